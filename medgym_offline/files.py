@@ -1,0 +1,121 @@
+"""Files: written whole or not at all, checksummed, and found in one place.
+
+The four declarative folders of a release (`datasets`, `generation`, `evaluation`, `leaderboard`) lie at the top
+of a checkout and inside the package in a wheel; :func:`release_folder` finds them in both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = [
+    "atomic_path",
+    "cache_folder",
+    "code_version",
+    "json_text",
+    "release_folder",
+    "sha256_file",
+    "write_json",
+    "write_text",
+]
+
+ReleaseFolder = Literal["datasets", "generation", "evaluation", "leaderboard"]
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; it becomes `path` when the block succeeds and vanishes when it fails.
+
+    The block may create a file or a folder under the yielded name. Missing parent folders are made.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix is kept, for writers that choose a format by it.
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix or ".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    temporary.unlink()
+    try:
+        yield temporary
+        if temporary.is_file():
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+        if target.is_dir() and temporary.is_dir():
+            # A folder cannot be replaced in one call: move the old one aside, so that it is never half there.
+            aside = temporary.with_name(temporary.name + ".old")
+            os.rename(target, aside)
+            os.rename(temporary, target)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(temporary, target)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """`value` as deterministic JSON: sorted keys, two spaces, no NaN."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write `value` to `path` atomically as deterministic JSON."""
+    write_text(path, json_text(value))
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def release_folder(name: ReleaseFolder) -> Path:
+    """The declarative folder `name` of this release: the checkout's, or the copy packaged in the wheel."""
+    package = Path(__file__).resolve().parent
+    packaged = package / "_release" / name
+    if packaged.is_dir():
+        return packaged
+    return package.parent / name
+
+
+def cache_folder() -> Path:
+    """Folder for what can be rebuilt: `$MEDGYM_CACHE`, or `~/.cache/medgym-offline`."""
+    return Path(os.environ.get("MEDGYM_CACHE") or Path.home() / ".cache" / "medgym-offline")
+
+
+@functools.cache
+def code_version() -> str:
+    """Version of this package, with the commit when it runs from a checkout."""
+    from medgym_offline import __version__
+
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return __version__
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+        return f"{__version__}+{commit.stdout.strip()}"
+    return __version__

@@ -1,0 +1,86 @@
+"""Progress for anything longer than two seconds: a live bar on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+__all__ = ["Progress", "track"]
+
+T = TypeVar("T")
+
+
+class Progress:
+    """One task's progress on standard error.
+
+    On a terminal it is a rich bar with elapsed and remaining time. Elsewhere (CI, a log file) a line is printed at
+    most every `every` seconds, and only once the task has lasted two. `note` shows live numbers (loss, return).
+    """
+
+    def __init__(self, description: str, total: int | None = None, *, enabled: bool = True, every: float = 15.0):
+        self.description, self.total, self.enabled, self.every = description, total, enabled, every
+        self.done = 0
+        self.note = ""
+        self._started = self._last = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if self.enabled and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.description, total=self.total, note="")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self.enabled and exc[0] is None and time.monotonic() - self._started > 2:
+            self._line()
+
+    def _line(self) -> None:
+        of = f"/{self.total}" if self.total else ""
+        text = f"{self.description}: {self.done}{of}, {time.monotonic() - self._started:.0f} s {self.note}"
+        print(text.rstrip(), file=sys.stderr, flush=True)
+
+    def advance(self, steps: int = 1, **numbers: float | str) -> None:
+        """Count `steps` more; `numbers` are shown as name=value."""
+        self.done += steps
+        if numbers:
+            self.note = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items())
+        if self._bar is not None:
+            self._bar.update(self._task, advance=steps, note=self.note)
+        elif self.enabled and time.monotonic() - self._last > self.every:
+            self._last = time.monotonic()
+            self._line()
+
+
+def track(iterable: Iterable[T], description: str, total: int | None = None, *, enabled: bool = True) -> Iterator[T]:
+    """Iterate with progress.
+
+    Args:
+        iterable: What to go through.
+        description: Shown before the bar.
+        total: Number of items, when `iterable` has no length.
+        enabled: False shows nothing.
+    """
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    with Progress(description, total, enabled=enabled) as progress:
+        for item in iterable:
+            yield item
+            progress.advance()
