@@ -1,0 +1,186 @@
+"""`Transitions`: an offline dataset as flat arrays, one row per decision."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medgym_offline.errors import DatasetError, unknown_name
+
+__all__ = ["COLUMNS", "HORIZON", "Transitions"]
+
+HORIZON = 96.0
+"""Hours of an episode; the terminal row of every episode has `time` equal to it."""
+
+COLUMNS: dict[str, str] = {
+    "observations": "float32",
+    "actions": "float32",
+    "rewards": "float32",
+    "costs": "float32",
+    "next_observations": "float32",
+    "terminations": "bool",
+    "truncations": "bool",
+    "dt": "float32",
+    "time": "float32",
+    "sofa": "float32",
+    "lactate": "float32",
+    "patient": "int32",
+    "episode": "int32",
+}
+"""The array fields of `Transitions` and their NumPy types, in storage order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Transitions:
+    """N decisions of many episodes, in order of patient, then episode, then decision.
+
+    An episode of T decisions visits T + 1 observations; it fills T consecutive rows::
+
+        hour       0        t1        t2          ...         t(T-1)        96
+        observed   o0 ----- o1 ------ o2 --       ...     --- o(T-1) ------ oT
+        decision       a0        a1                                 a(T-1)
+
+        row          observations  actions  next_observations  dt          time  sofa, lactate  terminations
+        first + 0    o0            a0       o1                 t1 - 0      t1    at t1          False
+        first + 1    o1            a1       o2                 t2 - t1     t2    at t2          False
+        ...
+        first + T-1  o(T-1)        a(T-1)   oT                 96 - t(T-1) 96    at 96 h        True
+
+    So `observations[i]` is what the policy saw, everything else in row i is a consequence of `actions[i]`:
+    `time` is the hour at which the decision *ends*, `sofa` and `lactate` are read there, `rewards` and
+    `costs` belong to the decision. `next_observations[i]` equals `observations[i + 1]` inside an episode.
+
+    Shapes and units:
+        observations, next_observations (N, 9): the six physiological variables and the fluid balance in
+            normalised units, remaining time / 96, remaining decisions / K.
+        actions (N, 3 fixed | 4 adaptive): as executed, in [-1, 1].
+        rewards, costs (N,): of the decision (kind of reward: see the dataset's recipe).
+        terminations, truncations (N,) bool: 96 h reached; never truncated.
+        dt, time (N,) hours.  sofa (N,) surrogate points.  lactate (N,) mmol/L.
+        patient (N,) int32: index into the bank, and into `patients`.
+        episode (N,) int32: the episode's number in the dataset (unchanged by `select`).
+
+    The arrays may be memory-mapped and read-only: copy before writing.
+    """
+
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    costs: np.ndarray
+    next_observations: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+    dt: np.ndarray
+    time: np.ndarray
+    sofa: np.ndarray
+    lactate: np.ndarray
+    patient: np.ndarray
+    episode: np.ndarray
+    patients: tuple[str, ...] = ()
+    """Patient ids of the whole bank: row i belongs to `patients[patient[i]]`."""
+    timing: str = "adaptive"
+    decisions: int = 20
+    dataset_id: str = ""
+    content_hash: str = ""
+    """Hash of the whole stored dataset; unchanged by `select`."""
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def observation_dim(self) -> int:
+        return int(self.observations.shape[1])
+
+    @property
+    def action_dim(self) -> int:
+        return int(self.actions.shape[1])
+
+    @property
+    def present(self) -> np.ndarray:
+        """Sorted bank indices (int32) of the patients that have rows here."""
+        return np.unique(self.patient)
+
+    @property
+    def present_ids(self) -> tuple[str, ...]:
+        """Ids of the patients that have rows here, in bank order."""
+        return tuple(self.patients[i] for i in self.present)
+
+    def index_of(self, patient: int | str) -> int:
+        """Bank index of a patient given by id or index; `UnknownNameError` if there is none."""
+        if isinstance(patient, (int, np.integer)) and not isinstance(patient, bool):
+            if 0 <= patient < len(self.patients):
+                return int(patient)
+            name, last = self.dataset_id or "transitions", len(self.patients) - 1
+            raise DatasetError(f"{name}: patient index {patient} is outside 0..{last}")
+        if patient in self.patients:
+            return self.patients.index(str(patient))
+        raise unknown_name("patient", str(patient), self.patients)
+
+    def select(
+        self, mask: np.ndarray | slice | None = None, *, patients: Sequence[int | str] | None = None
+    ) -> Transitions:
+        """Rows chosen by `mask` (bool (N,), integer rows or a slice) and/or the rows of `patients`.
+
+        Row order, `patient` numbers and `episode` numbers stay. Patients are ids or bank indices; a
+        patient that the bank has but the dataset has not gives no rows. Contiguous selections are views.
+        """
+        rows: np.ndarray | slice = slice(None) if mask is None else mask
+        if patients is not None:
+            wanted = np.isin(self.patient, [self.index_of(p) for p in patients])
+            if isinstance(rows, np.ndarray) and rows.dtype == bool:
+                rows = rows & wanted
+            else:
+                numbers = np.arange(len(self))[rows]
+                rows = numbers[wanted[numbers]]
+        if isinstance(rows, np.ndarray):
+            rows = _as_slice(np.flatnonzero(rows) if rows.dtype == bool else rows)
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    def episode_starts(self) -> np.ndarray:
+        """Row numbers (int64) at which an episode begins, found from `episode`."""
+        if not len(self):
+            return np.zeros(0, dtype=np.int64)
+        return np.flatnonzero(np.r_[True, np.diff(self.episode) != 0])
+
+    def validate(self) -> Transitions:
+        """Return self if shapes, types and values are those documented; else raise `DatasetError`.
+
+        Checks the container, not the medicine: `medgym_offline.datasets.verify` checks what rows mean.
+        """
+        name = self.dataset_id or "transitions"
+        rows = len(self.rewards)
+        for column, kind in COLUMNS.items():
+            array = getattr(self, column)
+            wanted = 2 if column in ("observations", "actions", "next_observations") else 1
+            if not isinstance(array, np.ndarray) or array.ndim != wanted or len(array) != rows:
+                shape = getattr(array, "shape", None)
+                raise DatasetError(
+                    f"{name}: {column} has shape {shape}, expected {wanted} axes and {rows} rows; regenerate"
+                )
+            if array.dtype != np.dtype(kind):
+                raise DatasetError(f"{name}: {column} is {array.dtype}, expected {kind}; regenerate")
+            if kind == "float32" and not np.isfinite(array).all():
+                row = int(np.flatnonzero(~np.isfinite(array).reshape(rows, -1).all(axis=1))[0])
+                raise DatasetError(f"{name}: {column} is not finite at row {row}; regenerate")
+        if self.next_observations.shape != self.observations.shape:
+            raise DatasetError(f"{name}: next_observations and observations differ in width; regenerate")
+        if self.timing not in ("adaptive", "fixed"):
+            raise DatasetError(f"{name}: timing {self.timing!r} is not 'adaptive' or 'fixed'")
+        width = 4 if self.timing == "adaptive" else 3
+        if self.action_dim != width:
+            raise DatasetError(
+                f"{name}: actions have width {self.action_dim}, {self.timing} timing needs {width}"
+            )
+        if rows and (self.patient.min() < 0 or self.patient.max() >= len(self.patients)):
+            raise DatasetError(f"{name}: patient numbers exceed the {len(self.patients)} patient ids")
+        return self
+
+
+def _as_slice(rows: np.ndarray) -> np.ndarray | slice:
+    """The same rows as a slice where they are consecutive (a view instead of a copy)."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
