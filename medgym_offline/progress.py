@@ -19,7 +19,9 @@ class Progress:
     most every `every` seconds, and only once the task has lasted two. `note` shows live numbers (loss, return).
     """
 
-    def __init__(self, description: str, total: int | None = None, *, enabled: bool = True, every: float = 15.0):
+    def __init__(
+        self, description: str, total: int | None = None, *, enabled: bool = True, every: float = 15.0
+    ):
         self.description, self.total, self.enabled, self.every = description, total, enabled, every
         self.done = 0
         self.note = ""
@@ -30,7 +32,13 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.enabled and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
             from rich.progress import Progress as RichProgress
 
             self._bar = RichProgress(
@@ -61,7 +69,9 @@ class Progress:
         """Count `steps` more; `numbers` are shown as name=value."""
         self.done += steps
         if numbers:
-            self.note = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items())
+            self.note = " ".join(
+                f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items()
+            )
         if self._bar is not None:
             self._bar.update(self._task, advance=steps, note=self.note)
         elif self.enabled and time.monotonic() - self._last > self.every:
@@ -69,7 +79,9 @@ class Progress:
             self._line()
 
 
-def track(iterable: Iterable[T], description: str, total: int | None = None, *, enabled: bool = True) -> Iterator[T]:
+def track(
+    iterable: Iterable[T], description: str, total: int | None = None, *, enabled: bool = True
+) -> Iterator[T]:
     """Iterate with progress.
 
     Args:

@@ -1,0 +1,125 @@
+"""Stacked layers: one network per patient, trained and evaluated together.
+
+A stack holds `P` networks of one shape as tensors with a leading patient axis: weights `(P, in, out)`, inputs
+`(P, B, in)`. Losses are summed over patients, so each network sees exactly the gradient it would see alone, and
+Adam (elementwise) keeps them independent. A model shared by all patients is a stack of one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medgym_offline.seeds import torch_generator
+
+__all__ = ["StackedLinear", "StackedMLP", "clip_gradients"]
+
+_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "silu": nn.functional.silu, "identity": lambda x: x}
+
+
+class StackedLinear(nn.Module):
+    """`y[p] = x[p] @ weight[p] + bias[p]` for every patient at once.
+
+    Args:
+        patients: Number of stacked layers, P.
+        inputs, outputs: Widths.
+        generators: One torch generator per patient; each draws its own patient's weights.
+        gain: Scale of the LeCun-uniform initialisation (variance gain^2 / inputs).
+    """
+
+    def __init__(
+        self,
+        patients: int,
+        inputs: int,
+        outputs: int,
+        generators: Sequence[torch.Generator] | None = None,
+        gain: float = 1.0,
+    ):
+        super().__init__()
+        generators = generators or [torch_generator(0, "stack", p) for p in range(patients)]
+        if len(generators) != patients:
+            raise ValueError(f"{patients} stacked layers need as many generators, not {len(generators)}")
+        bound = gain * math.sqrt(3.0 / inputs)
+        weight = torch.stack([torch.rand((inputs, outputs), generator=g) for g in generators])
+        self.weight = nn.Parameter(bound * (2.0 * weight - 1.0))
+        self.bias = nn.Parameter(torch.zeros(patients, 1, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(P, B, in) -> (P, B, out)."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class StackedMLP(nn.Module):
+    """A multilayer perceptron per patient.
+
+    Args:
+        patients: Number of stacked networks, P.
+        sizes: Widths from input to output, e.g. `(9, 64, 64, 3)`.
+        activation: "tanh", "relu" or "silu" between layers.
+        output: Activation of the last layer.
+        seeds: One integer per patient for the initial weights; default 0, 1, ..., P - 1. A patient's initial
+            network depends on its own seed alone.
+        output_gain: Scale of the last layer's initial weights (small: near-zero outputs at the start).
+    """
+
+    def __init__(
+        self,
+        patients: int,
+        sizes: Sequence[int],
+        activation: str = "tanh",
+        output: str = "identity",
+        seeds: Sequence[int] | None = None,
+        output_gain: float = 1.0,
+    ):
+        super().__init__()
+        seeds = list(range(patients)) if seeds is None else list(seeds)
+        if len(seeds) != patients:
+            raise ValueError(f"{patients} stacked networks need as many seeds, not {len(seeds)}")
+        generators = [torch_generator(int(s), "stacked-mlp") for s in seeds]
+        self.sizes, self.activation, self.output = tuple(sizes), activation, output
+        last = len(sizes) - 2
+        self.layers = nn.ModuleList(
+            StackedLinear(patients, a, b, generators, output_gain if i == last else 1.0)
+            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:]))
+        )
+
+    @property
+    def patients(self) -> int:
+        """Number of stacked networks, P."""
+        return int(self.layers[0].weight.shape[0])  # type: ignore[union-attr,index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(P, B, in) -> (P, B, out)."""
+        hidden, last = _ACTIVATIONS[self.activation], len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            x = hidden(x) if i < last else _ACTIVATIONS[self.output](x)
+        return x
+
+    def select(self, indices: Sequence[int] | Tensor) -> StackedMLP:
+        """A copy that holds only the networks at `indices` (repeats allowed), in that order."""
+        index = torch.as_tensor(indices, dtype=torch.long)
+        copy = StackedMLP(len(index), self.sizes, self.activation, self.output, seeds=[0] * len(index))
+        copy.load_state_dict({name: value[index].clone() for name, value in self.state_dict().items()})
+        return copy.to(next(self.parameters()).device)
+
+
+def clip_gradients(parameters: Sequence[Tensor], limit: float) -> Tensor:
+    """Scale each patient's gradient to at most `limit` in Euclidean norm, patient by patient, in place.
+
+    Args:
+        parameters: Stacked parameters `(P, ...)` whose `.grad` is set.
+        limit: Largest norm.
+
+    Returns:
+        (P,) norms before clipping.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+    factor = (limit / (norm + 1e-12)).clamp(max=1.0)
+    for g in gradients:
+        g.mul_(factor.view(-1, *[1] * (g.dim() - 1)))
+    return norm
