@@ -1,0 +1,80 @@
+"""MedGym Offline: offline reinforcement learning for treatment, on simulators learned from ICU records.
+
+The public API is in this module; everything else is imported when it is first used, so `import medgym_offline`
+costs neither torch nor Minari. Importing it registers the Gymnasium environments.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+from medgym_offline import sepsis
+from medgym_offline.errors import MedGymError
+
+if TYPE_CHECKING:
+    from medgym_offline.datasets import DatasetInfo, Transitions, list_datasets, load_dataset
+    from medgym_offline.evaluation import Evaluation, evaluate, support_distance
+    from medgym_offline.policies import Policy, load_policy, save_policy
+    from medgym_offline.simulators import SimulatorBank, load_simulators
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "DatasetInfo",
+    "Evaluation",
+    "MedGymError",
+    "Policy",
+    "SimulatorBank",
+    "Transitions",
+    "__version__",
+    "evaluate",
+    "list_datasets",
+    "load_dataset",
+    "load_policy",
+    "load_simulators",
+    "save_policy",
+    "sepsis",
+    "support_distance",
+]
+
+_LAZY = {
+    "DatasetInfo": "datasets",
+    "Transitions": "datasets",
+    "list_datasets": "datasets",
+    "load_dataset": "datasets",
+    "Evaluation": "evaluation",
+    "evaluate": "evaluation",
+    "support_distance": "evaluation",
+    "Policy": "policies",
+    "load_policy": "policies",
+    "save_policy": "policies",
+    "SimulatorBank": "simulators",
+    "load_simulators": "simulators",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'medgym_offline' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"medgym_offline.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _register() -> None:
+    if "medgym/Sepsis-v0" not in gymnasium.registry:
+        gymnasium.register(
+            id="medgym/Sepsis-v0",
+            entry_point="medgym_offline.envs:SepsisEnv",
+            vector_entry_point="medgym_offline.envs:SepsisVectorEnv",
+        )
+
+
+_register()

@@ -1,0 +1,195 @@
+"""The vector field of a patient: sign-constrained physics plus a small residual network that never sees treatment.
+
+In normalised coordinates, per hour, for every patient of a stack at once:
+
+    dx/dt = bounded( physics(x, u) + R (B - x) ) + rho tanh(network(x))            the six physiological variables
+    db/dt = (fluids - urine/24 - insensible) / scale                                fluid balance, litres, exact
+    dm/dt = -m/tau + kappa h (1 - m/2)                                              hidden shock severity
+
+The physics are the fourteen terms of the paper's prior with every rate k >= 0, and, with `Physics.extension`, what
+the paper's prior lacks (without it zero treatment beats every clinician, `docs/science.md`):
+
+- *Perfusion need* n = n_base + n_shock m, met by a vasopressor that is potent at low dose and by fluids as a poorer
+  substitute, S(u) = 1.3 v/(v + 0.06) + 0.25 f/(f + 0.35). Unmet need h = r(n - S) raises lactate, lowers urine and
+  GCS, and keeps the shock going (kappa): time lost early is paid for later.
+- Fluid *overload* acts through the balance, not the rate: above a threshold it lowers PaO2, SpO2 and urine.
+- *Ischaemia* above a vasopressor threshold (lactate up, urine down) and mild *hyperoxia* above an FiO2 threshold.
+- Mean reversion of every variable to a set point B at rate R.
+
+The residual network sees the six variables only. Given the treatments as well, it learns confounding by indication
+(FiO2 then lowers SpO2 in most patients) and forecasts no better: measured, `docs/science.md`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medgym_offline.disease import Disease, Scales
+
+__all__ = ["K_MAX", "FieldParameters", "Physics", "field", "supply"]
+
+K_MAX = (0.5, 0.1, 0.05, 0.3, 0.1, 0.1, 0.5, 0.5, 0.1, 0.5, 0.1, 0.1, 0.05, 0.1)
+"""Upper bounds of the fourteen rates k1..k14, per hour (benchmark specification, section 3)."""
+
+R_MAX = 0.25
+"""Upper bound of the mean-reversion rates, per hour."""
+
+RATE_BOUND = (1.0, 2.0, 0.2, 0.5, 2.0, 2.0)
+"""Smooth bound of the physics per variable (SpO2, PaO2, bilirubin, GCS, urine, lactate), per hour."""
+
+
+@dataclass(frozen=True)
+class Physics:
+    """Strengths that are choices, not estimates; stored in every bank.
+
+    Attributes:
+        extension: False is the paper's prior alone (with mean reversion and residual), for the ablation bank.
+        fio2_gain: PaO2, in SD, that FiO2 1.0 pulls towards above room air.
+        perfusion: Multiplies the harm of unmet need; 1.6 is where vasopressor is worth its SOFA points for a third
+            of the patients (feasibility study, section 4).
+        lactate, urine, gcs: Harm of one unit of unmet need, SD per hour, before `perfusion` and the patient's draw.
+        vasopressor_half: Normalised dose of half the vasopressor's effect.
+        vasopressor_supply, fluids_supply: Largest need each can meet.
+        fluids_half: Normalised rate of half the fluids' effect.
+        persistence: kappa, how fast unmet need renews the shock, per hour.
+        overload: Harm of fluid balance above the threshold: PaO2, SpO2, urine, SD per hour per 5 litres.
+        ischaemia: Lactate and urine harm of vasopressor above its threshold, SD per hour at full dose.
+        hyperoxia: SpO2 harm of FiO2 above its threshold, SD per hour at FiO2 1.
+        residual: rho, bound of the residual network, SD per hour.
+        insensible: Fluid lost unseen, mL/h.
+    """
+
+    extension: bool = True
+    fio2_gain: float = 3.5
+    perfusion: float = 1.6
+    lactate: float = 0.30
+    urine: float = 0.50
+    gcs: float = 0.24
+    vasopressor_half: float = 0.06
+    vasopressor_supply: float = 1.3
+    fluids_half: float = 0.35
+    fluids_supply: float = 0.25
+    persistence: float = 0.06
+    overload: tuple[float, float, float] = (0.12, 0.06, 0.12)
+    ischaemia: tuple[float, float] = (0.5, 0.3)
+    hyperoxia: float = 0.04
+    residual: float = 0.1
+    insensible: float = 40.0
+
+
+@dataclass
+class FieldParameters:
+    """Patient-specific numbers of the field; every tensor has a leading patient axis (1 broadcasts).
+
+    Attributes:
+        k: (P, 14) rates of the paper's prior, per hour, in [0, K_MAX].
+        set_point, reversion: (P, 6) B and R.
+        need: (P, 3) n_base, n_shock, tau (hours).
+        response: (P, 3) patient's share of the harm to lactate, urine, GCS, in (0, 1).
+        threshold: (P, 3) vasopressor ischaemia, fluid overload (normalised balance), hyperoxia.
+        w1, b1, w2, b2, w3, b3: residual network 6 -> H -> H -> 6, weights (P, in, out), biases (P, 1, out).
+    """
+
+    k: Tensor
+    set_point: Tensor
+    reversion: Tensor
+    need: Tensor
+    response: Tensor
+    threshold: Tensor
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+    w3: Tensor
+    b3: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def select(self, index: Tensor) -> FieldParameters:
+        """Parameters of the patients at `index`; tensors shared by all (leading 1) stay shared."""
+        return FieldParameters(**{n: t if t.shape[0] == 1 else t[index] for n, t in self.tensors().items()})
+
+    def to(self, device: torch.device | str) -> FieldParameters:
+        """The same parameters on `device`."""
+        return FieldParameters(**{n: t.to(device) for n, t in self.tensors().items()})
+
+
+def _soft(z: Tensor) -> Tensor:
+    """r(z), a smooth max(z, 0): the solution map cannot follow kinks."""
+    return torch.nn.functional.softplus(z, beta=5.0)
+
+
+def supply(physics: Physics, u: Tensor) -> Tensor:
+    """Perfusion need met by a treatment: S(u), (..., 3) -> (...)."""
+    v, f = u[..., 1], u[..., 2]
+    met = physics.vasopressor_supply * v / (v + physics.vasopressor_half)
+    return met + physics.fluids_supply * f / (f + physics.fluids_half)
+
+
+def _residual(params: FieldParameters, x: Tensor, bound: float) -> Tensor:
+    rows = x.shape[:-1]
+    if params.w1.shape[0] == 1:  # one network for everybody
+        x = x.reshape(1, -1, x.shape[-1])
+    h = torch.tanh(torch.baddbmm(params.b1, x, params.w1))
+    h = torch.tanh(torch.baddbmm(params.b2, h, params.w2))
+    return (bound * torch.tanh(torch.baddbmm(params.b3, h, params.w3))).reshape(*rows, -1)
+
+
+def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParameters, x: Tensor, u: Tensor) -> Tensor:
+    """dx/dt of every patient.
+
+    Args:
+        disease, scales: Give urine and fluids their physical units for the balance.
+        physics, params: The field.
+        x: (P, B, D) normalised states, D = 8.
+        u: (P, B, 3) treatments in [0, 1].
+
+    Returns:
+        (P, B, D) per hour.
+    """
+    spo2, pao2, bili, gcs, urine, lactate, balance, shock = x.unbind(-1)
+    fio2, vaso, fluids = u.unbind(-1)
+    k = params.k.unsqueeze(1).unbind(-1)
+    low_spo2, high_lactate = _soft(-spo2), _soft(lactate)
+
+    d_pao2 = k[0] * (physics.fio2_gain * fio2 - pao2) - k[1] * lactate + k[2] * fluids
+    d_spo2 = k[3] * (pao2 - spo2)
+    d_gcs = -k[4] * high_lactate - k[5] * low_spo2
+    d_lactate = 0.05 * low_spo2 - k[7] * high_lactate - k[8] * fluids
+    d_urine = k[9] * fluids - k[10] * high_lactate
+    d_bili = k[12] * high_lactate - k[13] * _soft(bili)
+    n_base, n_shock, tau = params.need.unsqueeze(1).unbind(-1)
+    if physics.extension:
+        unmet = _soft(n_base + n_shock * shock - supply(physics, u))
+        harm = physics.perfusion * params.response.unsqueeze(1)
+        at, over_at, oxygen_at = params.threshold.unsqueeze(1).unbind(-1)
+        excess, overload = _soft(vaso - at), _soft(balance - over_at)
+        d_lactate = d_lactate + physics.lactate * harm[..., 0] * unmet + (k[6] + physics.ischaemia[0]) * excess
+        d_urine = d_urine - physics.urine * harm[..., 1] * unmet - (k[11] + physics.ischaemia[1]) * excess
+        d_urine = d_urine - physics.overload[2] * overload
+        d_gcs = d_gcs - physics.gcs * harm[..., 2] * unmet
+        d_pao2 = d_pao2 - physics.overload[0] * overload
+        d_spo2 = d_spo2 - physics.overload[1] * overload - physics.hyperoxia * _soft(fio2 - oxygen_at)
+        d_shock = -shock / tau + physics.persistence * unmet * (1.0 - 0.5 * shock)
+    else:
+        d_lactate = d_lactate + k[6] * vaso
+        d_urine = d_urine - k[11] * vaso
+        d_shock = -shock / tau
+
+    observed = x[..., :6]
+    rate = torch.stack([d_spo2, d_pao2, d_bili, d_gcs, d_urine, d_lactate], -1)
+    rate = rate + params.reversion.unsqueeze(1) * (params.set_point.unsqueeze(1) - observed)
+    bound = rate.new_tensor(RATE_BOUND)
+    rate = bound * torch.tanh(rate / bound) + _residual(params, observed, physics.residual)
+
+    knee, upper = disease.treatments[2].knee, scales.treatment_upper[2]
+    inflow = knee * torch.expm1(fluids * float(torch.log1p(torch.tensor(upper / knee, dtype=torch.float64))))
+    root = (urine * scales.scale[4] + scales.center[4]).clamp(0.0, disease.variables[4].upper ** 0.5)
+    d_balance = (inflow - root.square() / 24.0 - physics.insensible) / (1000.0 * disease.balance_litres)
+    return torch.cat([rate, d_balance.unsqueeze(-1), d_shock.unsqueeze(-1)], -1)

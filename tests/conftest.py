@@ -1,0 +1,52 @@
+"""Shared fixtures: one torch thread, isolated folders, no network, a small bank."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest
+import torch
+
+from medgym_offline.simulators import SimulatorBank
+from medgym_offline.simulators.prior import prior_bank
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every test has its own Minari root and cache, and cannot reach beyond this machine."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
+    monkeypatch.setenv("MEDGYM_CACHE", str(folder / "cache"))
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else ""
+        if isinstance(address, tuple) and host not in ("127.0.0.1", "localhost", "::1"):
+            raise OSError(f"tests do not use the network ({host})")
+        connect(self, address)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+    yield
+
+
+@pytest.fixture(scope="session")
+def tiny_bank() -> SimulatorBank:
+    """Four unfitted patients, solver backend."""
+    return prior_bank(patients=4, seed=0)
+
+
+@pytest.fixture(scope="session")
+def clinical_data() -> Path:
+    """Folder of the open ICU data, or skip."""
+    folder = os.environ.get("MEDGYM_CLINICAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs the open ICU data: set MEDGYM_CLINICAL_DATA to the folder of mimic-iii-demo-1.4")
+    return Path(folder)
