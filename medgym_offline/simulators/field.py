@@ -132,13 +132,18 @@ def supply(physics: Physics, u: Tensor) -> Tensor:
     return met + physics.fluids_supply * f / (f + physics.fluids_half)
 
 
+def _layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(P, B, in) -> (P, B, out), with weights per patient or one (leading 1) for everybody."""
+    if weight.shape[0] == x.shape[0]:
+        return torch.baddbmm(bias, x, weight)
+    rows = x.reshape(1, -1, x.shape[-1])
+    return torch.baddbmm(bias, rows, weight).reshape(*x.shape[:-1], -1)
+
+
 def _residual(params: FieldParameters, x: Tensor, bound: float) -> Tensor:
-    rows = x.shape[:-1]
-    if params.w1.shape[0] == 1:  # one network for everybody
-        x = x.reshape(1, -1, x.shape[-1])
-    h = torch.tanh(torch.baddbmm(params.b1, x, params.w1))
-    h = torch.tanh(torch.baddbmm(params.b2, h, params.w2))
-    return (bound * torch.tanh(torch.baddbmm(params.b3, h, params.w3))).reshape(*rows, -1)
+    h = torch.tanh(_layer(x, params.w1, params.b1))
+    h = torch.tanh(_layer(h, params.w2, params.b2))
+    return bound * torch.tanh(_layer(h, params.w3, params.b3))
 
 
 def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParameters, x: Tensor, u: Tensor) -> Tensor:
@@ -153,7 +158,7 @@ def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParam
     Returns:
         (P, B, D) per hour.
     """
-    spo2, pao2, bili, gcs, urine, lactate, balance, shock = x.unbind(-1)
+    spo2, pao2, bili, _, urine, lactate, balance, shock = x.unbind(-1)
     fio2, vaso, fluids = u.unbind(-1)
     k = params.k.unsqueeze(1).unbind(-1)
     low_spo2, high_lactate = _soft(-spo2), _soft(lactate)
