@@ -1,0 +1,46 @@
+"""Environments: the decision process over a bank, whole-episode rollouts, and the Gymnasium interfaces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
+    from medgym_offline.envs.rollout import EpisodeNoise, Rollout, dense, draw_noise, episode_seeds
+    from medgym_offline.envs.sepsis_env import SepsisEnv
+    from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
+    from medgym_offline.envs.vector_env import SepsisVectorEnv
+
+__all__ = [
+    "DecisionProcess",
+    "EpisodeNoise",
+    "Episodes",
+    "Outcome",
+    "ProcessConfig",
+    "RewardKind",
+    "Rollout",
+    "SepsisEnv",
+    "SepsisVectorEnv",
+    "Timing",
+    "dense",
+    "draw_noise",
+    "episode_seeds",
+]
+
+_HOMES = {
+    "process": ("DecisionProcess", "Episodes", "Outcome"),
+    "rollout": ("EpisodeNoise", "Rollout", "dense", "draw_noise", "episode_seeds"),
+    "sepsis_env": ("SepsisEnv",),
+    "timing": ("ProcessConfig", "RewardKind", "Timing"),
+    "vector_env": ("SepsisVectorEnv",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # torch and gymnasium are imported with the first name asked for, not with the package.
+    import importlib
+
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,205 @@
+"""The decision process: P patients, B episodes each, one batched step.
+
+    state x, time s, decisions left k   --- action --->   treatment u held for dt hours   --->   x', s + dt, k - 1
+
+Everything is a stack over patients: tensors are (P, B, ...), the simulator is a bank of P patients, and no number of
+one episode depends on another. Noise comes in from outside (see :mod:`medgym_offline.envs.rollout`), one standard
+normal vector per decision, so the process itself draws nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from medgym_offline.envs.reward import authors_reward, integrate_severity, paper_reward, severity
+from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing, action_to_interval, decision_interval
+from medgym_offline.errors import MedGymError
+
+if TYPE_CHECKING:
+    from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = ["DecisionProcess", "Episodes", "Outcome", "ProcessConfig", "RewardKind", "Timing"]
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Where P x B episodes stand.
+
+    Attributes:
+        x: State (P, B, D), normalised: physiological variables, fluid balance, hidden components.
+        time: Hours since the start (P, B).
+        left: Decisions left (P, B), whole numbers as floats.
+        calm: Hours for which severity has been below the remission threshold (P, B); 0 where remission is off.
+    """
+
+    x: Tensor
+    time: Tensor
+    left: Tensor
+    calm: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one decision of P x B episodes led to. Episodes that had ended before are inert: dt, reward and cost 0.
+
+    Attributes:
+        next: Where the episodes stand now.
+        treatment: Treatment held (P, B, 3) in [0, 1].
+        dt: Hours it was held (P, B).
+        reward: Reward of the decision (P, B).
+        cost: Safety cost of the decision (P, B).
+        sofa: Severity at the end, under the treatment held (P, B).
+        lactate: Monitored variable at the end (P, B), mmol/L.
+        terminated: The horizon (or remission) has been reached (P, B), bool.
+        displacement: What the residual noise added to the state by the end (P, B, D), normalised units.
+    """
+
+    next: Episodes
+    treatment: Tensor
+    dt: Tensor
+    reward: Tensor
+    cost: Tensor
+    sofa: Tensor
+    lactate: Tensor
+    terminated: Tensor
+    displacement: Tensor
+
+
+class DecisionProcess:
+    """Decisions over a bank of simulators.
+
+    Args:
+        bank: Simulators of P patients.
+        config: Timing, budget, reward and noise.
+    """
+
+    def __init__(self, bank: SimulatorBank, config: ProcessConfig | None = None) -> None:
+        self.bank = bank
+        self.config = config or ProcessConfig()
+
+    def start(self, episodes: int, noise: Tensor | None = None) -> Episodes:
+        """First states of `episodes` episodes per patient: x0 + N(0, initial_noise^2) on the physiological variables.
+
+        Args:
+            episodes: B.
+            noise: Standard normal (P, B, D); None, or a process without noise, starts at x0 itself.
+
+        Returns:
+            Episodes at time 0; fluid balance and hidden components are the simulator's own.
+        """
+        first = self.bank.initial_state()
+        x = first[:, None, :].expand(-1, episodes, -1).clone()
+        if noise is not None and self.config.noise:
+            self._expect(noise, tuple(x.shape), "noise")
+            n = len(self.bank.disease.variables)
+            x[..., :n] += self.config.initial_noise * noise[..., :n].to(x.dtype)
+            x = self.bank.clamp(x)
+        zero = x.new_zeros(x.shape[:2])
+        return Episodes(x, zero, torch.full_like(zero, self.config.decisions), zero)
+
+    def observe(self, episodes: Episodes) -> Tensor:
+        """Observations (P, B, 9), float32.
+
+        Columns: spo2, pao2, bilirubin, gcs, urine, lactate, fluid balance (all normalised), remaining time / horizon,
+        remaining decisions / K.
+        """
+        state = episodes.x[..., : self.bank.disease.observed_dim]
+        time = (self.config.horizon - episodes.time) / self.config.horizon
+        left = episodes.left / self.config.decisions
+        return torch.cat([state, time[..., None], left[..., None]], -1).float()
+
+    def active(self, episodes: Episodes) -> Tensor:
+        """Which episodes go on (P, B), bool."""
+        running = episodes.time < self.config.horizon
+        if self.config.remission:
+            running = running & (episodes.calm < self.config.remission_hours)
+        return running
+
+    def decode(self, episodes: Episodes, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Treatment (P, B, 3) in [0, 1] and hold (P, B) in hours that actions (P, B, A) lead to.
+
+        Finite actions outside [-1, 1] are clipped.
+
+        Raises:
+            MedGymError: Actions of the wrong shape, or not finite.
+        """
+        self._expect(actions, (*episodes.time.shape, self.config.action_dim), "actions")
+        if not bool(torch.isfinite(actions).all()):
+            p, b, a = torch.nonzero(~torch.isfinite(actions))[0].tolist()
+            raise MedGymError(
+                f"action component {a} of patient {self.bank.patients[p]}, episode {b}, is {actions[p, b, a].item()}; "
+                "actions must be finite, in [-1, 1]"
+            )
+        bounded = actions.to(episodes.x.dtype).clamp(-1.0, 1.0)
+        wish = action_to_interval(bounded[..., 3], self.config) if self.config.timing == "adaptive" else None
+        dt = decision_interval(episodes.time, episodes.left, self.config, wish)
+        return (bounded[..., :3] + 1.0) / 2.0, torch.where(self.active(episodes), dt, torch.zeros_like(dt))
+
+    def step(self, episodes: Episodes, actions: Tensor, noise: Tensor | None = None) -> Outcome:
+        """Carry out one decision in every episode that goes on.
+
+        Args:
+            episodes: Where they stand.
+            actions: (P, B, A) in [-1, 1]; clipped.
+            noise: Standard normal (P, B, D) of this decision's residual; None, or a process without noise: none.
+
+        Raises:
+            MedGymError: Actions or noise of the wrong shape, actions that are not finite.
+        """
+        config, bank, disease = self.config, self.bank, self.bank.disease
+        u, dt = self.decode(episodes, actions)
+        x = episodes.x
+        running = dt > 0
+        if noise is not None and config.noise:
+            self._expect(noise, tuple(x.shape), "noise")
+            # W ~ N(0, sigma^2 dt): variance linear in time.
+            displacement = bank.noise_scale[:, None, :] * dt.sqrt()[..., None] * noise.to(x.dtype)
+        else:
+            displacement = torch.zeros_like(x)
+        burden = disease.burden(u)
+        harm, calm = torch.zeros_like(dt), episodes.calm
+        if config.reward == "integral" or config.remission:
+            threshold = config.remission_severity if config.remission else None
+            harm, end, quiet = integrate_severity(bank, x, u, dt, displacement, config.cell, threshold)
+            if config.remission:
+                calm = torch.where(quiet < dt, quiet, episodes.calm + dt)
+        else:
+            end = bank.clamp(bank.flow(x, u, dt) + displacement)
+        end = torch.where(running[..., None], end, x)
+        before, after = bank.denormalize(x), bank.denormalize(end)
+        dose = bank.denormalize_treatment(u)
+        sofa = disease.severity(after, dose)
+        if config.reward == "integral":
+            reward = -0.1 * (harm + burden * dt)
+        elif config.reward == "paper":
+            reward = paper_reward(sofa, burden)
+        else:
+            reward = authors_reward(disease.severity(before, dose), sofa, burden, dt)
+        lactate = after[..., disease.monitored]
+        cost = disease.cost(before[..., disease.monitored], lactate)
+        zero = torch.zeros_like(dt)
+        following = Episodes(end, episodes.time + dt, torch.where(running, episodes.left - 1.0, episodes.left), calm)
+        return Outcome(
+            next=following,
+            treatment=u,
+            dt=dt,
+            reward=torch.where(running, reward, zero),
+            cost=torch.where(running, cost, zero),
+            sofa=sofa,
+            lactate=lactate,
+            terminated=~self.active(following),
+            displacement=displacement,
+        )
+
+    def severity(self, x: Tensor, u: Tensor) -> Tensor:
+        """Severity of normalised states (..., D) under normalised treatments (..., 3): (...)."""
+        return severity(self.bank, x, u)
+
+    @staticmethod
+    def _expect(value: Tensor, shape: tuple[int, ...], name: str) -> None:
+        if tuple(value.shape) != shape:
+            raise MedGymError(f"{name} have shape {tuple(value.shape)}; expected {shape} (patients, episodes, ...)")
