@@ -1,0 +1,132 @@
+"""Clinical files in, one cohort table out: what `medgym-offline cohort build` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medgym_offline.cohorts.assemble import assemble
+from medgym_offline.cohorts.cohort import Cohort, combine
+from medgym_offline.cohorts.normalised import NormalisedTables
+from medgym_offline.cohorts.schema import VARIABLES, Rejections, require_polars
+from medgym_offline.cohorts.selection import select_stays
+from medgym_offline.cohorts.source import CohortSource
+from medgym_offline.errors import CohortError
+from medgym_offline.progress import track
+
+__all__ = ["SOURCES", "CohortSummary", "build_cohort", "detect_source", "read_source"]
+
+#: Layouts known, in the order they are tried. A new one is a class in its own file and a line here.
+SOURCES: tuple[CohortSource, ...] = (NormalisedTables(),)
+
+
+@dataclass(frozen=True)
+class CohortSummary:
+    """What a build did.
+
+    Attributes:
+        path: The table written.
+        stays: Stays in it.
+        subjects: People in it.
+        rows: Rows of each variable.
+        layouts: Layout detected for each source path.
+        rejections: Counts by reason.
+        selection: How stays were chosen, None when all were kept.
+    """
+
+    path: Path
+    stays: int
+    subjects: int
+    rows: dict[str, int]
+    layouts: dict[str, str]
+    rejections: Rejections
+    selection: dict[str, Any] | None
+
+    def lines(self) -> list[str]:
+        """The summary as lines of text."""
+        out = [f"{source}: {layout}" for source, layout in self.layouts.items()]
+        out.append(
+            f"{self.stays} stays of {self.subjects} people; " + ", ".join(f"{k} {v}" for k, v in self.rows.items())
+        )
+        if self.selection:
+            chosen = self.selection
+            out.append(
+                f"chosen from {chosen['considered_stays']} stays ({chosen['eligible_stays']} eligible), "
+                + ("one stay a person" if chosen["one_stay_per_subject"] else "several stays of some people")
+            )
+        return [*out, *self.rejections.lines(), f"written to {self.path}"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "path": str(self.path),
+            "stays": self.stays,
+            "subjects": self.subjects,
+            "rows": self.rows,
+            "layouts": self.layouts,
+            "rejections": self.rejections.to_json(),
+            "selection": self.selection,
+        }
+
+
+def detect_source(path: Path) -> CohortSource:
+    """The layout of the files at `path`.
+
+    Raises:
+        CohortError: nothing there, or no known layout.
+    """
+    if not path.exists():
+        raise CohortError(f"{path}: no such folder; give the folder that holds the clinical tables")
+    for source in SOURCES:
+        if source.matches(path):
+            return source
+    raise CohortError(
+        f"{path}: no known layout; expected the raw MIMIC-III tables (ICUSTAYS, CHARTEVENTS, ...) or the normalised "
+        "tables (stays, observations, vasopressors, fluids) as .csv or .csv.gz"
+    )
+
+
+def read_source(path: str | Path) -> Cohort:
+    """The validated cohort of one source: a folder of a known layout, or a Parquet cohort table.
+
+    Raises:
+        CohortError: unknown layout or a structural fault.
+    """
+    path = Path(path)
+    if path.is_file() and path.suffix == ".parquet":
+        return Cohort.read(path)
+    return assemble(detect_source(path).read(path))
+
+
+def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | None = None) -> CohortSummary:
+    """Read every source, combine, choose stays, write one Parquet table.
+
+    Args:
+        source_paths: Folders (layout detected) or cohort tables.
+        output: Parquet file to write, whole or not at all.
+        patients: Choose this many stays by the coverage rule; None keeps all.
+
+    Raises:
+        CohortError: see `read_source`, `combine`, `select_stays`.
+    """
+    if not source_paths:
+        raise CohortError("cohort build: no source named; give at least one folder of clinical tables")
+    paths = [Path(p) for p in source_paths]
+    layouts = {str(p): "cohort table" if p.suffix == ".parquet" else detect_source(p).layout for p in paths}
+    cohort = combine([read_source(p) for p in track(paths, "reading clinical records", total=len(paths))])
+    if patients is not None:
+        cohort = select_stays(cohort, patients)
+    cohort.write(output)
+    pl = require_polars()
+    counts = dict(cohort.table.group_by("variable").agg(pl.len()).iter_rows())
+    return CohortSummary(
+        path=Path(output),
+        stays=len(cohort),
+        subjects=len(set(cohort.subjects)),
+        rows={name: counts.get(name, 0) for name in VARIABLES},
+        layouts=layouts,
+        rejections=cohort.rejections,
+        selection=cohort.metadata.get("selection"),
+    )

@@ -1,0 +1,266 @@
+"""`Cohort`: one validated table of observations and treatments, the stays it describes, and where they came from."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgym_offline.cohorts.grid import GridCohort, make_grid
+from medgym_offline.cohorts.schema import (
+    COLUMNS,
+    FORMAT,
+    STATES,
+    STAY_COLUMNS,
+    TREATMENTS,
+    UNITS,
+    Rejections,
+    require_polars,
+)
+from medgym_offline.cohorts.validate import validate
+from medgym_offline.errors import CohortError, MissingExtraError, unknown_name
+from medgym_offline.files import atomic_path
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["Cohort", "combine"]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Stays with their observations and treatments. Build one with :meth:`read`, :meth:`from_table` or `combine`.
+
+    Attributes:
+        table: Long form: patient, time_h, end_h (null for observations), variable, value, source; sorted by patient
+            and time. Units in `schema.UNITS`; treatment intervals of one variable are disjoint.
+        stays: One row a stay: patient, dataset, stay_id, subject, los_h, age, sex, weight_kg, sepsis, died.
+        metadata: format, units, datasets, licence, provenance, definitions, selection (JSON-able).
+        rejections: What was turned away or repaired on the way here.
+    """
+
+    table: pl.DataFrame
+    stays: pl.DataFrame
+    metadata: dict[str, Any]
+    rejections: Rejections
+
+    def __len__(self) -> int:
+        return self.stays.height
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Ids, sorted: "mimic-iii/201006"."""
+        return tuple(self.stays["patient"].to_list())
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The person behind each stay, in the order of `patients`."""
+        return tuple(self.stays["subject"].to_list())
+
+    @property
+    def observations(self) -> pl.DataFrame:
+        """patient, time_h, variable, value, source of the six observed variables."""
+        pl = require_polars()
+        return self.table.filter(pl.col("variable").is_in(STATES)).drop("end_h")
+
+    @property
+    def treatments(self) -> pl.DataFrame:
+        """patient, time_h, end_h, variable, value, source of the three treatments."""
+        pl = require_polars()
+        return self.table.filter(pl.col("variable").is_in(TREATMENTS))
+
+    def to_grid(self, hours: float = 1.0, horizon: float = 96.0) -> GridCohort:
+        """The cohort on a regular grid as NumPy arrays.
+
+        Args:
+            hours: Width of a cell.
+            horizon: Hours covered from admission.
+
+        Raises:
+            CohortError: `hours` or `horizon` is not positive.
+        """
+        if not (hours > 0 and horizon >= hours):
+            raise CohortError(f"to_grid: hours={hours}, horizon={horizon}; give 0 < hours <= horizon")
+        return make_grid(self.table, self.stays, hours, horizon)
+
+    def select(self, patients: Sequence[str]) -> Cohort:
+        """The named stays.
+
+        Raises:
+            UnknownNameError: no such patient.
+        """
+        pl = require_polars()
+        known = set(self.patients)
+        for patient in patients:
+            if patient not in known:
+                raise unknown_name("patient", patient, known)
+        keep = pl.col("patient").is_in(list(patients))
+        return Cohort(
+            self.table.filter(keep),
+            self.stays.filter(keep),
+            copy.deepcopy(self.metadata),
+            copy.deepcopy(self.rejections),
+        )
+
+    @classmethod
+    def from_table(
+        cls,
+        table: pl.DataFrame,
+        stays: pl.DataFrame | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        rejections: Rejections | None = None,
+        where: str = "cohort table",
+    ) -> Cohort:
+        """Validate a long-form table.
+
+        Args:
+            table: See `validate`.
+            stays: Columns of `STAY_COLUMNS`, of which only patient and los_h must be there. Without it a stay lasts
+                until its last row and its covariates are unknown.
+            metadata: `units` names the unit of each variable where it is not the package's own.
+            rejections: Counts from earlier steps, kept.
+            where: Name of the table in messages.
+
+        Raises:
+            CohortError: a structural fault; see `validate`.
+        """
+        metadata = copy.deepcopy(dict(metadata or {}))
+        clean, found = validate(table, metadata.get("units"), where)
+        total = Rejections()
+        total.add(rejections or Rejections())
+        total.add(found)
+        stays = _stays_of(clean, stays, total, where)
+        pl = require_polars()
+        clean = clean.filter(pl.col("patient").is_in(stays["patient"].to_list()))
+        metadata.update(format=FORMAT, units=dict(UNITS), datasets=sorted(set(stays["dataset"].to_list())))
+        return cls(clean, stays, metadata, total)
+
+    def write(self, path: str | Path) -> None:
+        """Write one Parquet file, whole or not at all; metadata, stays and counts are JSON under the key `medgym`."""
+        pl = require_polars()
+        parquet, arrow = _require_pyarrow()
+        payload = {
+            **self.metadata,
+            "rejections": self.rejections.to_json(),
+            "stays": self.stays.to_dict(as_series=False),
+        }
+        text = json.dumps(payload, sort_keys=True, allow_nan=False)
+        data = self.table.select(COLUMNS).to_arrow(compat_level=pl.CompatLevel.oldest())
+        # Plain types, whatever polars prefers: other readers must open the file.
+        plain = {"patient": arrow.string(), "variable": arrow.string(), "source": arrow.string()}
+        fields = [arrow.field(name, plain.get(name, arrow.float64())) for name in COLUMNS]
+        data = data.cast(arrow.schema(fields)).replace_schema_metadata({b"medgym": text.encode()})
+        with atomic_path(path) as temporary:
+            parquet.write_table(data, temporary, compression="zstd")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Cohort:
+        """Read and validate a cohort table.
+
+        Raises:
+            CohortError: no such file, no Parquet, a damaged file, or a structural fault (see `validate`).
+        """
+        pl = require_polars()
+        parquet, arrow = _require_pyarrow()
+        path = Path(path)
+        if not path.is_file():
+            raise CohortError(
+                f"{path}: no such file; build one with: medgym-offline cohort build PATH... --output {path}"
+            )
+        try:
+            data = parquet.read_table(path)
+            payload = json.loads((data.schema.metadata or {}).get(b"medgym", b"{}"))
+            table = pl.from_arrow(data)
+        except (arrow.ArrowException, OSError, ValueError) as error:
+            raise CohortError(
+                f"{path}: not a readable Parquet table (damaged or another format); build it again"
+            ) from error
+        if not isinstance(table, pl.DataFrame) or not isinstance(payload, dict):
+            raise CohortError(f"{path}: metadata key 'medgym' is not a JSON object; build the table again")
+        rejections = Rejections.from_json(payload.pop("rejections", {}))
+        described = payload.pop("stays", None)
+        stays = pl.DataFrame(described, schema_overrides=_stay_types()) if described else None
+        return cls.from_table(table, stays, payload, rejections, where=str(path))
+
+
+def combine(cohorts: Sequence[Cohort]) -> Cohort:
+    """One cohort of several.
+
+    Raises:
+        CohortError: none given, units or columns differ, or a patient occurs twice.
+    """
+    pl = require_polars()
+    if not cohorts:
+        raise CohortError("combine: no cohort given; name at least one")
+    first = cohorts[0]
+    for other in cohorts[1:]:
+        mine, theirs = first.metadata.get("units", UNITS), other.metadata.get("units", UNITS)
+        for variable in sorted({*mine, *theirs}):
+            if mine.get(variable) != theirs.get(variable):
+                raise CohortError(
+                    f"combine: {variable!r} is in {mine.get(variable)!r} in one cohort and {theirs.get(variable)!r} in "
+                    "another; convert one of them"
+                )
+        if set(first.table.columns) != set(other.table.columns):
+            raise CohortError(
+                f"combine: columns differ ({', '.join(first.table.columns)} against {', '.join(other.table.columns)}); "
+                "build both with the same version"
+            )
+    stays = pl.concat([c.stays.select(STAY_COLUMNS) for c in cohorts])
+    twice = stays.filter(stays["patient"].is_duplicated())["patient"]
+    if len(twice):
+        raise CohortError(f"combine: patient {twice[0]!r} occurs in two cohorts; name each source once")
+    rejections = Rejections()
+    for cohort in cohorts:
+        rejections.add(cohort.rejections)
+    metadata = copy.deepcopy(first.metadata)
+    metadata["provenance"] = [entry for c in cohorts for entry in c.metadata.get("provenance", [])]
+    metadata["licence"] = "; ".join(dict.fromkeys(c.metadata["licence"] for c in cohorts if c.metadata.get("licence")))
+    metadata["datasets"] = sorted({name for c in cohorts for name in c.metadata.get("datasets", [])})
+    table = pl.concat([c.table.select(COLUMNS) for c in cohorts]).sort("patient", "time_h", "variable")
+    return Cohort(table, stays.sort("patient"), metadata, rejections)
+
+
+def _stay_types() -> dict[str, Any]:
+    pl = require_polars()
+    kinds = dict.fromkeys(STAY_COLUMNS, pl.String)
+    kinds.update(los_h=pl.Float64, age=pl.Float64, weight_kg=pl.Float64, sepsis=pl.Boolean, died=pl.Boolean)
+    return kinds
+
+
+def _stays_of(table: pl.DataFrame, stays: pl.DataFrame | None, rejections: Rejections, where: str) -> pl.DataFrame:
+    """`stays` with every column, one row for each patient of `table`, sorted; patients without a row are rejected."""
+    pl = require_polars()
+    ends = table.group_by("patient").agg(los_h=pl.max_horizontal(pl.col("time_h").max(), pl.col("end_h").max()))
+    if stays is None:
+        stays = ends
+    for column in ("patient", "los_h"):
+        if column not in stays.columns:
+            raise CohortError(f"{where}: the stays lack the column {column!r}; add it (one row a stay)")
+    kinds = _stay_types()
+    stays = stays.with_columns([pl.lit(None, kinds[c]).alias(c) for c in STAY_COLUMNS if c not in stays.columns])
+    stays = stays.select([pl.col(c).cast(kinds[c], strict=False) for c in STAY_COLUMNS]).unique("patient", keep="first")
+    stays = stays.with_columns(
+        # Without a name for the person, each stay is its own: nothing better is known.
+        pl.col("subject").fill_null(pl.col("patient")),
+        pl.col("dataset").fill_null(pl.col("patient").str.extract(r"^(.+)/").fill_null("cohort")),
+        pl.col("stay_id").fill_null(pl.col("patient").str.extract(r"([^/]+)$")),
+    )
+    bad = stays.filter(~(pl.col("los_h") > 0).fill_null(False))["patient"].to_list()
+    stays = stays.filter(~pl.col("patient").is_in(bad))
+    described = set(stays["patient"].to_list())
+    for patient in sorted(set(ends["patient"].to_list()) - described):
+        rejections.stays[patient] = "no length of stay" if patient in bad else "no row in the stays table"
+    return stays.filter(pl.col("patient").is_in(ends["patient"].to_list())).sort("patient")
+
+
+def _require_pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError.of("pyarrow", "cohort", "A cohort table") from error
+    return pyarrow.parquet, pyarrow

@@ -1,0 +1,108 @@
+"""Source: the normalised clinical tables (stays, observations, vasopressors, fluids), one clock per stay."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medgym_offline.cohorts.schema import STATES, Rejections, require_polars
+from medgym_offline.cohorts.source import Records, dataset_licence
+from medgym_offline.cohorts.tables import find_table, numbers, scan_table
+from medgym_offline.errors import CohortError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["NormalisedTables"]
+
+_TABLES = ("stays", "observations", "vasopressors", "fluids")
+_SEPSIS = ("sepsis_icd9_explicit", "sepsis_icd_explicit", "sepsis")
+
+
+class NormalisedTables:
+    """`stays`, `observations`, `vasopressors`, `fluids` as .csv or .csv.gz in one folder.
+
+    Columns: stays `stay_id, subject_id, los_h, age, gender, weight_kg, hospital_expire_flag` and a sepsis flag;
+    observations `stay_id, var, t_h, value`; vasopressors `stay_id, t0_h, t1_h, neq`; fluids `stay_id, t0_h, t1_h, ml`.
+    """
+
+    layout = "normalised tables"
+
+    def matches(self, path: Path) -> bool:
+        """Whether all four tables lie in the folder `path`."""
+        return path.is_dir() and all(find_table(path, name) is not None for name in _TABLES)
+
+    def read(self, path: Path) -> Records:
+        """Read the four tables of folder `path`.
+
+        Raises:
+            CohortError: a table or column is missing.
+        """
+        pl = require_polars()
+        rejections = Rejections()
+        stays, dataset = _read_stays(path)
+        wanted = [*STATES, "fio2"]
+        observations = (
+            scan_table(path, "observations", ("stay_id", "var", "t_h", "value"))
+            .filter(pl.col("var").is_in(wanted))
+            .with_columns(numbers("t_h", "value"))
+            .rename({"var": "variable"})
+            .collect()
+        )
+        vasopressors = scan_table(path, "vasopressors", ("stay_id", "t0_h", "t1_h", "neq"))
+        fluids = scan_table(path, "fluids", ("stay_id", "t0_h", "t1_h", "ml"))
+        return Records(
+            dataset=dataset,
+            stays=stays,
+            observations=observations,
+            vasopressors=vasopressors.with_columns(numbers("t0_h", "t1_h", "neq")).collect(),
+            fluids=fluids.with_columns(numbers("t0_h", "t1_h", "ml")).collect(),
+            rejections=rejections,
+            provenance={
+                "layout": self.layout,
+                "folder": path.name,
+                "licence": dataset_licence(path, dataset),
+                "files": [found.name for name in _TABLES if (found := find_table(path, name)) is not None],
+            },
+        )
+
+
+def _read_stays(path: Path) -> tuple[pl.DataFrame, str]:
+    pl = require_polars()
+    base = ("stay_id", "subject_id", "los_h", "age", "gender", "weight_kg", "hospital_expire_flag")
+    sepsis, frame = _sepsis_column(path, base)
+    stays = (
+        frame.with_columns(numbers("los_h", "age", "weight_kg", "hospital_expire_flag", sepsis))
+        .select(
+            "stay_id",
+            pl.col("subject_id").alias("subject"),
+            "los_h",
+            "age",
+            pl.col("gender").alias("sex"),
+            "weight_kg",
+            (pl.col(sepsis) > 0).alias("sepsis"),
+            (pl.col("hospital_expire_flag") > 0).alias("died"),
+        )
+        .collect()
+    )
+    found = re.search(r"mimic-(iii|iv)", path.resolve().name.lower())
+    if found:
+        dataset = found.group(0)
+    elif sepsis == "sepsis_icd9_explicit":
+        dataset = "mimic-iii"
+    elif sepsis == "sepsis_icd_explicit":
+        dataset = "mimic-iv"
+    else:
+        dataset = re.sub(r"[^a-z0-9]+", "-", path.resolve().name.lower()).strip("-") or "cohort"
+    return stays, dataset
+
+
+def _sepsis_column(path: Path, base: tuple[str, ...]) -> tuple[str, pl.LazyFrame]:
+    pl = require_polars()
+    table = find_table(path, "stays")
+    names = {c.lower() for c in pl.scan_csv(table, infer_schema=False).collect_schema().names()}
+    for column in _SEPSIS:
+        if column in names:
+            return column, scan_table(path, "stays", (*base, column))
+    raise CohortError(f"{table}: no sepsis flag; add a column {_SEPSIS[-1]!r} of 0 and 1")

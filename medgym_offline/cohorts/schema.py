@@ -1,0 +1,185 @@
+"""The cohort table: its columns, variables, units and ranges, and the numbers every adapter shares.
+
+Nothing here needs polars; :func:`require_polars` imports it when a function is called that does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from medgym_offline.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = [
+    "COLUMNS",
+    "CONVERSIONS",
+    "FIO2_HOLD_HOURS",
+    "FLUIDS_MIN_HOURS",
+    "FORMAT",
+    "INSENSIBLE_LITRES_PER_HOUR",
+    "LOOKBACK_HOURS",
+    "RANGES",
+    "REQUIRED_COLUMNS",
+    "ROOM_AIR",
+    "STATES",
+    "STAY_COLUMNS",
+    "TREATMENTS",
+    "UNITS",
+    "URINE_CAP",
+    "URINE_MAX_GAP_HOURS",
+    "URINE_MERGE_HOURS",
+    "VARIABLES",
+    "VASOPRESSOR_TABLE",
+    "Rejections",
+    "require_polars",
+]
+
+FORMAT = "medgym-cohort/1"
+
+STATES = ("spo2", "pao2", "bilirubin", "gcs", "urine", "lactate")
+TREATMENTS = ("fio2", "vasopressor", "fluids")
+VARIABLES = STATES + TREATMENTS
+
+COLUMNS = ("patient", "time_h", "end_h", "variable", "value", "source")
+REQUIRED_COLUMNS = ("patient", "time_h", "end_h", "variable", "value")
+STAY_COLUMNS = ("patient", "dataset", "stay_id", "subject", "los_h", "age", "sex", "weight_kg", "sepsis", "died")
+
+UNITS: dict[str, str] = {
+    "spo2": "%",
+    "pao2": "mmHg",
+    "bilirubin": "mg/dL",
+    "gcs": "points",
+    "urine": "mL/day",
+    "lactate": "mmol/L",
+    "fio2": "%",
+    "vasopressor": "mcg/kg/min",
+    "fluids": "mL/h",
+}
+
+#: Units a table may declare instead, as a factor to ours. `fio2` as a fraction is repaired by value, row by row.
+CONVERSIONS: dict[tuple[str, str], float] = {
+    ("spo2", "fraction"): 100.0,
+    ("pao2", "kPa"): 7.50062,
+    ("bilirubin", "umol/L"): 1.0 / 17.104,
+    ("urine", "mL/h"): 24.0,
+    ("urine", "L/day"): 1000.0,
+    ("lactate", "mg/dL"): 1.0 / 9.008,
+    ("fio2", "fraction"): 1.0,
+    ("vasopressor", "ug/kg/min"): 1.0,
+    ("fluids", "L/h"): 1000.0,
+    ("fluids", "mL/day"): 1.0 / 24.0,
+}
+
+#: Values outside are impossible, or artefacts (SpO2 of 0 is a probe off the finger), and rejected.
+RANGES: dict[str, tuple[float, float]] = {
+    "spo2": (20.0, 100.0),
+    "pao2": (20.0, 700.0),
+    "bilirubin": (0.05, 80.0),
+    "gcs": (3.0, 15.0),
+    "urine": (0.0, 5000.0),
+    "lactate": (0.1, 40.0),
+    "fio2": (21.0, 100.0),
+    "vasopressor": (0.0, 20.0),
+    "fluids": (0.0, 60000.0),
+}
+
+#: How long before admission a value still describes the patient at admission. Laboratory values, blood gases, the
+#: coma scale and the oxygen setting last for hours; a saturation or a urine volume from before is another place's.
+LOOKBACK_HOURS: dict[str, float] = {
+    "spo2": 0.0,
+    "pao2": 6.0,
+    "bilirubin": 6.0,
+    "gcs": 6.0,
+    "urine": 0.0,
+    "lactate": 6.0,
+    "fio2": 6.0,
+    "vasopressor": 6.0,
+    "fluids": 6.0,
+}
+
+ROOM_AIR = 21.0
+#: A charted oxygen setting holds until the next one, at most this long, then room air. Charted gaps have median
+#: 3 h and 95th percentile 6 h, so 12 h bridges every real gap and ends an extubated patient's last setting.
+FIO2_HOLD_HOURS = 12.0
+
+URINE_CAP = 5000.0
+URINE_MERGE_HOURS = 0.75
+URINE_MAX_GAP_HOURS = 12.0
+#: A bolus charted over a minute is spread over a quarter of an hour; its volume stays.
+FLUIDS_MIN_HOURS = 0.25
+INSENSIBLE_LITRES_PER_HOUR = 0.04
+
+VASOPRESSOR_TABLE = (
+    "Goradia 2020 (used by mimic-code): norepinephrine x 1, epinephrine x 1, phenylephrine / 10, dopamine / 100 "
+    "(mcg/kg/min), vasopressin (U/min) x 2.5"
+)
+
+
+@dataclass
+class Rejections:
+    """What validation turned away or repaired: every row that does not reach the table unchanged is counted here.
+
+    Attributes:
+        rows: Rows rejected, by reason.
+        repairs: Rows changed and kept, by reason.
+        stays: Stays rejected whole, id -> reason.
+    """
+
+    rows: dict[str, int] = field(default_factory=dict)
+    repairs: dict[str, int] = field(default_factory=dict)
+    stays: dict[str, str] = field(default_factory=dict)
+
+    def reject(self, reason: str, count: int) -> None:
+        """Count `count` rows rejected for `reason` (nothing when zero)."""
+        if count:
+            self.rows[reason] = self.rows.get(reason, 0) + int(count)
+
+    def repair(self, reason: str, count: int) -> None:
+        """Count `count` rows repaired for `reason` (nothing when zero)."""
+        if count:
+            self.repairs[reason] = self.repairs.get(reason, 0) + int(count)
+
+    def add(self, other: Rejections) -> None:
+        """Add the counts of `other`."""
+        for reason, count in other.rows.items():
+            self.reject(reason, count)
+        for reason, count in other.repairs.items():
+            self.repair(reason, count)
+        self.stays.update(other.stays)
+
+    def lines(self) -> list[str]:
+        """One line a reason, largest first; stays after rows, at most ten of them named."""
+        out = [f"{n} rows rejected: {why}" for why, n in sorted(self.rows.items(), key=lambda item: -item[1])]
+        out += [f"{n} rows repaired: {why}" for why, n in sorted(self.repairs.items(), key=lambda item: -item[1])]
+        reasons: dict[str, list[str]] = {}
+        for stay, why in sorted(self.stays.items()):
+            reasons.setdefault(why, []).append(stay)
+        for why, stays in reasons.items():
+            more = f" and {len(stays) - 10} more" if len(stays) > 10 else ""
+            out.append(f"{len(stays)} stays rejected: {why}: {', '.join(stays[:10])}{more}")
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionaries, for the metadata of a table."""
+        return {"rows": dict(self.rows), "repairs": dict(self.repairs), "stays": dict(self.stays)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Rejections:
+        """Inverse of :meth:`to_json`."""
+        return cls(dict(data.get("rows", {})), dict(data.get("repairs", {})), dict(data.get("stays", {})))
+
+
+def require_polars() -> ModuleType:
+    """The polars module.
+
+    Raises:
+        MissingExtraError: polars is not installed (extra `cohort`).
+    """
+    try:
+        import polars
+    except ImportError as error:
+        raise MissingExtraError.of("polars", "cohort", "Reading clinical records") from error
+    return polars
