@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 __all__ = ["Progress", "track"]
@@ -19,9 +19,7 @@ class Progress:
     most every `every` seconds, and only once the task has lasted two. `note` shows live numbers (loss, return).
     """
 
-    def __init__(
-        self, description: str, total: int | None = None, *, enabled: bool = True, every: float = 15.0
-    ):
+    def __init__(self, description: str, total: int | None = None, *, enabled: bool = True, every: float = 15.0):
         self.description, self.total, self.enabled, self.every = description, total, enabled, every
         self.done = 0
         self.note = ""
@@ -69,9 +67,7 @@ class Progress:
         """Count `steps` more; `numbers` are shown as name=value."""
         self.done += steps
         if numbers:
-            self.note = " ".join(
-                f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items()
-            )
+            self.note = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items())
         if self._bar is not None:
             self._bar.update(self._task, advance=steps, note=self.note)
         elif self.enabled and time.monotonic() - self._last > self.every:
@@ -79,9 +75,7 @@ class Progress:
             self._line()
 
 
-def track(
-    iterable: Iterable[T], description: str, total: int | None = None, *, enabled: bool = True
-) -> Iterator[T]:
+def track(iterable: Iterable[T], description: str, total: int | None = None, *, enabled: bool = True) -> Iterator[T]:
     """Iterate with progress.
 
     Args:
@@ -90,7 +84,7 @@ def track(
         total: Number of items, when `iterable` has no length.
         enabled: False shows nothing.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with Progress(description, total, enabled=enabled) as progress:
         for item in iterable:

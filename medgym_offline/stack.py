@@ -89,7 +89,7 @@ class StackedMLP(nn.Module):
     @property
     def patients(self) -> int:
         """Number of stacked networks, P."""
-        return int(self.layers[0].weight.shape[0])  # type: ignore[union-attr,index]
+        return int(self.layers[0].weight.shape[0])  # type: ignore[index]
 
     def forward(self, x: Tensor) -> Tensor:
         """(P, B, in) -> (P, B, out)."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -144,23 +145,25 @@ class SolutionMap:
 
     def to(self, device: torch.device | str) -> SolutionMap:
         """The same map on `device`."""
-        moved = {n: t.to(device) for n, t in self.tensors().items()}
+        moved: dict[str, Any] = {n: t.to(device) for n, t in self.tensors().items()}
         return dataclasses.replace(self, code=self.code.to(device), **moved)
 
     def amplitudes(self, field: FieldFunction, x: Tensor, u: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """A_k(x, u, patient): (P, B, D), (P, B, 3) -> (P, B, K, D)."""
-        patients, rows, dim = x.shape
         parts, y = [x, u], x
         for h in self.config.skeleton:
             y = heun_step(field, y, u, x.new_full((1, 1, 1), h), lower, upper)
             parts.append(y - x)
         # Bounded inputs: a state far outside the training range must not extrapolate linearly.
-        z = torch.cat(parts, -1).clamp(-6.0, 6.0)
-        width = self.config.width
-        scale1, shift1, scale2, shift2 = (self.code @ self.film).unsqueeze(1).split(width, -1)
-        h1 = torch.nn.functional.silu((z @ self.w1 + self.b1) * (1.0 + scale1) + shift1)
+        return self.amplitudes_from(torch.cat(parts, -1).clamp(-6.0, 6.0), x.shape[-1])
+
+    def amplitudes_from(self, inputs: Tensor, state_dim: int) -> Tensor:
+        """Amplitudes from the trunk's inputs (state, treatment, skeleton displacements): (P, B, N) -> (P, B, K, D)."""
+        patients, rows, _ = inputs.shape
+        scale1, shift1, scale2, shift2 = (self.code @ self.film).unsqueeze(1).split(self.config.width, -1)
+        h1 = torch.nn.functional.silu((inputs @ self.w1 + self.b1) * (1.0 + scale1) + shift1)
         h2 = torch.nn.functional.silu((h1 @ self.w2 + self.b2) * (1.0 + scale2) + shift2)
-        return (h2 @ self.w3 + self.b3).reshape(patients, rows, -1, dim)
+        return (h2 @ self.w3 + self.b3).reshape(patients, rows, -1, state_dim)
 
     def basis(self, times: Tensor) -> Tensor:
         """phi_k(t): (..., T) hours -> (..., T, K)."""

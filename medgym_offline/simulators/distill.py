@@ -1,0 +1,183 @@
+"""Distilling the solution map from the solver on states that policies visit.
+
+The pool is what the map is trained on: from every patient's first state (with noise) three holds in a row under
+random, extreme and small treatments, each solved for 42 h at steps of at most an hour. Longer than any hold in use
+(36 h), because the error grows towards the end of the range. Physics residual and composition error are measured
+afterwards (:func:`map_errors`); as training losses they did not help (feasibility study, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.progress import Progress
+from medgym_offline.seeds import torch_generator
+from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig, heun_step
+
+__all__ = ["DistillConfig", "distill", "map_errors", "random_treatments"]
+
+TIMES = (0.25, 0.5, 1.0, *range(2, 43))
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """How the solution map is trained.
+
+    Attributes:
+        steps: Optimiser steps.
+        pool: Starts per patient; three holds each.
+        batch: Holds per patient and step.
+        times: Times per hold and step.
+        lr: Peak learning rate (one-cycle).
+        seed: Root seed.
+    """
+
+    steps: int = 2500
+    pool: int = 120
+    batch: int = 40
+    times: int = 6
+    lr: float = 4e-3
+    seed: int = 0
+
+
+def random_treatments(patients: int, rows: int, generator: torch.Generator) -> Tensor:
+    """(P, B, 3): half uniform, a quarter small (as at the bedside), a quarter at corners of the box."""
+    u = torch.rand((patients, rows, 3), generator=generator)
+    kind = torch.rand((patients, rows, 1), generator=generator)
+    corner = (torch.rand((patients, rows, 3), generator=generator) < 0.5).float()
+    return torch.where(kind < 0.5, u, torch.where(kind < 0.75, u**3, corner))
+
+
+def _pool(banks: Sequence[SimulatorBank], config: DistillConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Starts (F, N, D), treatments (F, N, 3) and solutions (F, N, T, D) of all patients of all banks."""
+    times = torch.tensor(TIMES)
+    starts, treatments, curves = [], [], []
+    for number, bank in enumerate(banks):
+        g = torch_generator(config.seed, "distill-pool", number)
+        x = bank.initial_state().unsqueeze(1).repeat(1, config.pool, 1)
+        noise = torch.randn(x.shape, generator=g)
+        x = bank.clamp(x + noise * noise.new_tensor([0.3] * 6 + [0.0, 0.1]))
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        solver = bank.with_backend("ode")
+        for _ in range(3):
+            u = random_treatments(len(bank), config.pool, g)
+            curve = solver.trajectory(x, u, times)
+            parts.append((x, u, curve))
+            at = torch.randint(2, len(TIMES), x.shape[:2], generator=g)
+            x = torch.take_along_dim(curve, at[..., None, None], 2).squeeze(2)
+        starts.append(torch.cat([p[0] for p in parts], 1))
+        treatments.append(torch.cat([p[1] for p in parts], 1))
+        curves.append(torch.cat([p[2] for p in parts], 1))
+    return torch.cat(starts), torch.cat(treatments), torch.cat(curves)
+
+
+def distill(
+    banks: Sequence[SimulatorBank],
+    config: DistillConfig,
+    shape: SolutionMapConfig | None = None,
+    show: bool = True,
+) -> tuple[SolutionMap, list[Tensor]]:
+    """Train one map for all patients of all `banks` (worlds, population).
+
+    Returns:
+        The map (with the codes of all, one after the other) and the codes of each bank, (P_i, C).
+    """
+    shape = shape or SolutionMapConfig()
+    sizes = [len(b) for b in banks]
+    total, dim = sum(sizes), banks[0].state_dim
+    learned = SolutionMap.initial(shape, total, dim, config.seed)
+    g = torch_generator(config.seed, "distill-batches")
+    with torch.no_grad():
+        x, u, curve = _pool(banks, config)
+    times = torch.tensor(TIMES)
+    tensors = {**learned.tensors(), "code": learned.code}
+    for t in tensors.values():
+        t.requires_grad_(True)
+    optimiser = torch.optim.Adam(list(tensors.values()), lr=config.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=config.lr, total_steps=config.steps, pct_start=0.15
+    )
+    lower, upper = banks[0].lower, banks[0].upper
+    split = np.cumsum([0, *sizes])
+
+    def fields(x: Tensor, u: Tensor) -> Tensor:
+        return torch.cat([b.field(x[a:z], u[a:z]) for b, a, z in zip(banks, split[:-1], split[1:])])
+
+    with torch.no_grad():
+        # The skeleton needs the field, not the map: computed once for the pool.
+        y, skeleton = x, []
+        for h in shape.skeleton:
+            y = heun_step(fields, y, u, torch.full((1, 1, 1), h), lower, upper)
+            skeleton.append(y - x)
+        inputs = torch.cat([x, u, *skeleton], -1).clamp(-6.0, 6.0)
+    rows = torch.arange(total).unsqueeze(1)
+    with Progress("distil solution map", config.steps, enabled=show) as progress:
+        for _ in range(config.steps):
+            pick = torch.randint(0, x.shape[1], (total, config.batch), generator=g)
+            at = torch.randint(0, len(TIMES), (total, config.batch, config.times), generator=g)
+            target = curve[rows.unsqueeze(-1), pick.unsqueeze(-1), at]
+            change = learned.basis(times[at]) @ learned.amplitudes_from(inputs[rows, pick], dim)
+            # Unclamped prediction: at a bound the clamped one would have no gradient.
+            error = x[rows, pick].unsqueeze(-2) + change - target
+            loss = 2.0 * torch.nn.functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
+            loss = loss + 2.0 * error.square().clamp(max=4.0).mean()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            progress.advance(1, loss=float(loss.detach()))
+    for t in tensors.values():
+        t.requires_grad_(False)
+    codes = list(learned.code.detach().split(sizes))
+    return learned, codes
+
+
+def map_errors(bank: SimulatorBank, rows: int = 24, seed: int = 1) -> dict[str, dict[str, list[float]]]:
+    """Error of the solution map against an accurate solve, and of composition, on held-out random holds.
+
+    Args:
+        bank: A bank with a solution map.
+        rows: Holds per patient; a third from the first state, the rest from states visited under random treatment.
+        seed: Another seed than the training pool's.
+
+    Returns:
+        `{"error": {dt: [median, p99]}, "composition": {dt: [median, p99]}}` over all variables, normalised units;
+        composition compares F(F(x, u, dt/3), u, 2 dt/3) with F(x, u, dt).
+    """
+    g = torch_generator(seed, "map-errors")
+    grid = (0.5, 2.0, 6.0, 12.0, 24.0, 36.0)
+    times = torch.tensor(grid)
+    errors: list[Tensor] = []
+    compositions: list[Tensor] = []
+    with torch.inference_mode():
+        x = bank.initial_state().unsqueeze(1).repeat(1, rows, 1)
+        x = bank.clamp(x + torch.randn(x.shape, generator=g) * x.new_tensor([0.15] * 6 + [0.0, 0.05]))
+        for _ in range(3):
+            u = random_treatments(len(bank), rows, g)
+            truth = bank.with_backend("ode").trajectory(x, u, torch.arange(0.25, 36.01, 0.25))
+            learned = bank.trajectory(x, u, times)
+            at = [round(t / 0.25) - 1 for t in grid]
+            errors.append((learned - truth[:, :, at]).abs())
+            parts = []
+            for t in grid:
+                first = bank.flow(x, u, torch.full(x.shape[:2], t / 3.0))
+                parts.append(bank.flow(first, u, torch.full(x.shape[:2], 2.0 * t / 3.0)))
+            compositions.append((torch.stack(parts, -2) - learned).abs())
+            hold = torch.rand(x.shape[:2], generator=g) * 20.0 + 0.5
+            x = bank.flow(x, u, hold)
+
+    def summary(parts: list[Tensor]) -> dict[str, list[float]]:
+        joined = torch.cat(parts, 1)
+        out = {}
+        for j, t in enumerate(grid):
+            flat = joined[:, :, j].flatten().double().numpy()
+            out[str(t)] = [round(float(np.quantile(flat, q)), 5) for q in (0.5, 0.99)]
+        return out
+
+    return {"error": summary(errors), "composition": summary(compositions)}

@@ -1,0 +1,243 @@
+"""Fitting the field: population first, then every patient as population plus a regularised deviation.
+
+For patient p, from causal start states of the record (with state noise), the field is rolled out for up to a day
+under the charted treatment, and compared with what was observed:
+
+    L_p = sum_j (1/rate_j) mean_windows sum_t mask * huber( x_j(t) - observed_j(t) ) / hours  + lambda |deviation_p|^2
+
+`rate_j` is how often variable j is observed per hour in the cohort, so a variable counts as much as another however
+rarely it is measured. The deviation is of the rates k, the set points B, the reversion rates R and the residual's last
+layer (partial pooling). Fitting each patient from scratch has a lower error on what it saw and a higher one on what it
+did not: `docs/science.md`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.progress import Progress
+from medgym_offline.seeds import generator
+from medgym_offline.sepsis import SEPSIS
+from medgym_offline.simulators.data import FitData
+from medgym_offline.simulators.field import K_MAX, R_MAX, FieldParameters, Physics, field
+from medgym_offline.simulators.flow import heun_step
+from medgym_offline.simulators.needs import shock_course
+from medgym_offline.simulators.prior import RESIDUAL_HIDDEN
+
+__all__ = ["FitConfig", "FittedField", "fit_individuals", "fit_population"]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How the field is fitted.
+
+    Attributes:
+        population_steps, individual_steps: Optimiser steps.
+        population_lr, individual_lr: Peak learning rates (one-cycle).
+        windows: Rollouts per patient and step.
+        hours: Length of a rollout.
+        start_noise: State noise on the starts, SD, against overfitting and measurement error.
+        pooling: lambda, pull of a patient towards the population.
+        weight_decay: On the residual network's weights.
+        seed: Root seed.
+    """
+
+    population_steps: int = 600
+    individual_steps: int = 300
+    population_lr: float = 1e-2
+    individual_lr: float = 2e-2
+    windows: int = 3
+    hours: int = 24
+    start_noise: float = 0.1
+    pooling: float = 1.0
+    weight_decay: float = 0.1
+    seed: int = 0
+
+
+@dataclass
+class FittedField:
+    """Fitted parameters and the training loss at the end of the fit."""
+
+    params: FieldParameters
+    loss: float
+    raw: dict[str, Tensor]
+
+
+class _Windows:
+    """Random rollout windows; every patient draws from its own stream."""
+
+    def __init__(self, data: FitData, shock: np.ndarray, config: FitConfig, purpose: str):
+        self.data, self.shock, self.config = data, shock, config
+        # A patient stacked once per world draws a different stream in each: the n-th time it occurs.
+        seen: Counter[str] = Counter()
+        self.streams = []
+        for p in data.patients:
+            self.streams.append(generator(config.seed, purpose, p, seen[p]))
+            seen[p] += 1
+        rate = data.mask.sum((0, 1)) / max(1, int(data.length.sum()))
+        self.weight = torch.tensor((1.0 / np.maximum(rate, 1e-3)).astype(np.float32))
+
+    def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Starts (P, W, 8), treatments (P, W, L, 3), targets and weights (P, W, L, 6)."""
+        data, config = self.data, self.config
+        draws = np.stack([g.random(config.windows) for g in self.streams])
+        start = (draws * np.maximum(data.length - 1, 1)[:, None]).astype(int)
+        noise = np.stack([g.normal(0.0, config.start_noise, (config.windows, 6)) for g in self.streams])
+        row = np.arange(len(data.patients))[:, None]
+        x = np.concatenate(
+            [data.start[row, start] + noise, data.balance[row, start][..., None], self.shock[row, start][..., None]], -1
+        )
+        last = data.u.shape[1] - 1
+        hours = start[..., None] + np.arange(config.hours)  # treatment of hour t acts from t to t + 1
+        inside = hours + 1 <= last
+        at = np.minimum(hours + 1, last)
+        target = data.values[row[..., None], at]
+        usable = data.mask[row[..., None], at] & inside[..., None]
+        u = data.u[row[..., None], np.minimum(hours, last)]
+        weight = torch.from_numpy(usable.astype(np.float32)) * self.weight
+        return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(u), torch.from_numpy(target), weight
+
+    def loss(self, params: FieldParameters, physics: Physics) -> Tensor:
+        """(P,) data term of every patient on freshly drawn windows."""
+        x, u, target, weight = self.draw()
+        lower, upper = (torch.from_numpy(b) for b in self.data.scales.bounds(SEPSIS))
+        hour = torch.ones(1, 1, 1)
+
+        def rhs(x: Tensor, u: Tensor) -> Tensor:
+            return field(SEPSIS, self.data.scales, physics, params, x, u)
+
+        total = x.new_zeros(x.shape[0])
+        for t in range(self.config.hours):
+            x = heun_step(rhs, x, u[:, :, t], hour, lower, upper)
+            error = torch.nn.functional.smooth_l1_loss(x[..., :6], target[:, :, t], reduction="none", beta=0.5)
+            total = total + (weight[:, :, t] * error).sum((1, 2))
+        return total / (self.config.windows * self.config.hours)
+
+
+def _initial_raw(seed: int) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    h = RESIDUAL_HIDDEN
+
+    def uniform(a: int, b: int, gain: float) -> Tensor:
+        return (2.0 * torch.rand((1, a, b), generator=g) - 1.0) * gain * (3.0 / a) ** 0.5
+
+    return {
+        "k": torch.full((1, 14), -1.0),
+        "set_point": torch.zeros(1, 6),
+        "reversion": torch.full((1, 6), -1.5),
+        "w1": uniform(6, h, 1.0),
+        "b1": torch.zeros(1, 1, h),
+        "w2": uniform(h, h, 1.0),
+        "b2": torch.zeros(1, 1, h),
+        "w3": uniform(h, 6, 0.1),
+        "b3": torch.zeros(1, 1, 6),
+    }
+
+
+def _params(raw: dict[str, Tensor], need: Tensor, response: Tensor, threshold: Tensor) -> FieldParameters:
+    return FieldParameters(
+        k=torch.sigmoid(raw["k"]) * raw["k"].new_tensor(K_MAX),
+        set_point=raw["set_point"],
+        reversion=R_MAX * torch.sigmoid(raw["reversion"]),
+        need=need,
+        response=response,
+        threshold=threshold,
+        **{n: raw[n] for n in ("w1", "b1", "w2", "b2", "w3", "b3")},
+    )
+
+
+def _optimise(
+    trained: dict[str, Tensor],
+    loss_of: Callable[[], tuple[Tensor, Tensor]],
+    steps: int,
+    lr: float,
+    progress: Progress,
+) -> float:
+    variables = [t.requires_grad_(True) for t in trained.values()]
+    optimiser = torch.optim.Adam(variables, lr=lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=lr, total_steps=steps, pct_start=0.2)
+    recent: list[float] = []
+    for _ in range(steps):
+        optimiser.zero_grad(set_to_none=True)
+        loss, shown = loss_of()
+        loss.backward()
+        torch.nn.utils.clip_grad_value_(variables, 1.0)
+        optimiser.step()
+        schedule.step()
+        recent.append(float(shown))
+        progress.advance(1, loss=float(np.mean(recent[-50:])))
+    for t in variables:
+        t.requires_grad_(False)
+    return float(np.mean(recent[-50:]))
+
+
+def fit_population(
+    data: FitData,
+    need: np.ndarray,
+    response: np.ndarray,
+    threshold: np.ndarray,
+    physics: Physics,
+    config: FitConfig,
+    show: bool = True,
+) -> FittedField:
+    """Fit one field to all patients; their needs, responses and thresholds are given, the rest is shared.
+
+    Returns:
+        Parameters with leading axis 1 (needs, responses and thresholds keep P).
+    """
+    raw = _initial_raw(config.seed)
+    fixed = [torch.from_numpy(a) for a in (need, response, threshold)]
+    windows = _Windows(data, shock_course(physics, need, data.u), config, "fit-population")
+
+    def loss_of() -> tuple[Tensor, Tensor]:
+        data_term = windows.loss(_params(raw, *fixed), physics).mean()
+        decay = torch.stack([raw[n].square().sum() for n in ("w1", "w2", "w3")]).sum()
+        return data_term + 1e-3 * config.weight_decay * decay, data_term.detach()
+
+    with Progress("fit population", config.population_steps, enabled=show) as progress:
+        loss = _optimise(raw, loss_of, config.population_steps, config.population_lr, progress)
+    return FittedField(_params(raw, *fixed), loss, raw)
+
+
+def fit_individuals(
+    data: FitData,
+    population: FittedField,
+    need: np.ndarray,
+    response: np.ndarray,
+    threshold: np.ndarray,
+    physics: Physics,
+    config: FitConfig,
+    show: bool = True,
+) -> FittedField:
+    """Fit every patient as population plus deviation, all patients of the stack together.
+
+    Args:
+        data: P patients (patients of several worlds may be stacked one after the other).
+        population: Where every patient starts and is pulled to.
+    """
+    patients = len(data.patients)
+    pooled = ("k", "set_point", "reversion", "w3", "b3")
+    base = {n: t.detach() for n, t in population.raw.items()}
+    deviation = {n: torch.zeros(patients, *base[n].shape[1:]) for n in pooled}
+    fixed = [torch.from_numpy(a) for a in (need, response, threshold)]
+    windows = _Windows(data, shock_course(physics, need, data.u), config, "fit-individual")
+
+    def current() -> dict[str, Tensor]:
+        return {n: base[n] + deviation[n] if n in pooled else base[n] for n in base}
+
+    def loss_of() -> tuple[Tensor, Tensor]:
+        data_term = windows.loss(_params(current(), *fixed), physics)
+        pull = torch.stack([d.square().flatten(1).sum(1) for d in deviation.values()]).sum(0)
+        return (data_term + config.pooling * pull).sum(), data_term.detach().mean()
+
+    with Progress("fit individuals", config.individual_steps, enabled=show) as progress:
+        loss = _optimise(deviation, loss_of, config.individual_steps, config.individual_lr, progress)
+    raw = {n: t.detach() for n, t in current().items()}
+    params = _params(raw, *fixed)
+    return FittedField(params, loss, raw)
