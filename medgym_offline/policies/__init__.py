@@ -1,0 +1,32 @@
+"""Policies: the protocol, stacked actors, safe files, and policies without learning."""
+
+from __future__ import annotations
+
+from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.builtin import (
+    BUILTIN_POLICIES,
+    ClinicianPolicy,
+    ConstantPolicy,
+    RandomPolicy,
+    builtin_policy,
+)
+from medgym_offline.policies.export import export_torchscript
+from medgym_offline.policies.files import load_policy, save_policy
+from medgym_offline.policies.foreign import ModulePolicy, PolicyCollection
+from medgym_offline.policies.protocol import Policy, reset_policy
+
+__all__ = [
+    "BUILTIN_POLICIES",
+    "ClinicianPolicy",
+    "ConstantPolicy",
+    "ModulePolicy",
+    "Policy",
+    "PolicyCollection",
+    "RandomPolicy",
+    "StackedActor",
+    "builtin_policy",
+    "export_torchscript",
+    "load_policy",
+    "reset_policy",
+    "save_policy",
+]

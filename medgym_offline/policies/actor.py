@@ -1,0 +1,162 @@
+"""`StackedActor`: a tanh-squashed network per patient, or one for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medgym_offline.errors import PolicyError, unknown_name
+from medgym_offline.policies.protocol import timing_of_width, torch_or_numpy
+from medgym_offline.stack import StackedMLP
+
+__all__ = ["StackedActor"]
+
+_EDGE = 1.0 - 1e-6
+
+
+class StackedActor(nn.Module):
+    """Squashed Gaussian policies of P patients as one stack, or one network shared by all patients.
+
+        m = net_p(o)                     (P, B, A)
+        act(o) = tanh(m)                 deterministic
+        a = tanh(m + exp(log_std_p) * e), e ~ N(0, I)     the stochastic policy, when `log_std` is given
+
+    `log_std` does not depend on the observation. It is stored with the network, so log-probabilities of actions
+    of a dataset's behaviour can be recomputed from its policy file.
+
+    Args:
+        net: Stack of P networks (P = 1 when shared) of sizes (d, ..., A).
+        patients: P ids in the order of the stack, or None: one network shared by all patients.
+        decisions: Decisions per episode K it was trained for; None where unknown.
+        log_std: (P, A) or (1, A), or None for a deterministic policy.
+        provenance: JSON-able facts about its origin, kept in its file.
+
+    Raises:
+        PolicyError: If P and the number of ids differ, or A is neither 3 (fixed timing) nor 4 (adaptive).
+    """
+
+    log_std: Tensor | None
+
+    def __init__(
+        self,
+        net: StackedMLP,
+        patients: Sequence[str] | None = None,
+        decisions: int | None = None,
+        log_std: Tensor | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.patients: tuple[str, ...] | None = None if patients is None else tuple(patients)
+        wanted = 1 if self.patients is None else len(self.patients)
+        if net.patients != wanted:
+            what = "a shared actor" if self.patients is None else f"{wanted} patient ids"
+            raise PolicyError(f"{what} cannot hold a stack of {net.patients} networks")
+        if self.patients is not None and len(set(self.patients)) != wanted:
+            raise PolicyError("a policy names the same patient twice")
+        self.net = net
+        self.observation_dim, self.action_dim = net.sizes[0], net.sizes[-1]
+        self.timing = timing_of_width(self.action_dim)
+        self.decisions = decisions
+        self.provenance: dict[str, Any] = dict(provenance or {})
+        if log_std is not None:
+            if log_std.dim() != 2 or log_std.shape[0] not in (1, wanted) or log_std.shape[1] != self.action_dim:
+                shape = tuple(log_std.shape)
+                raise PolicyError(f"log_std has shape {shape}, expected ({wanted} or 1, {self.action_dim})")
+            log_std = log_std.detach().clone().to(torch.float32)
+        self.register_buffer("log_std", log_std)
+
+    @property
+    def scope(self) -> str:
+        """ "ind" (a network per patient) or "pop" (one for all)."""
+        return "pop" if self.patients is None else "ind"
+
+    def extra_repr(self) -> str:
+        count = "all" if self.patients is None else len(self.patients)
+        return f"scope={self.scope}, patients={count}, timing={self.timing}, decisions={self.decisions}"
+
+    def mean(self, observations: Tensor) -> Tensor:
+        """Mean before squashing, (P, B, d) -> (P, B, A). A shared network is applied to each patient by itself,
+        so that a patient's actions do not depend on how many others are in the batch."""
+        if self.patients is not None or observations.shape[0] == 1:
+            return self.net(observations)
+        count = observations.shape[0]
+        copies = {name: p.expand(count, *p.shape[1:]) for name, p in self.net.named_parameters()}
+        return torch.func.functional_call(self.net, copies, (observations,))
+
+    @torch_or_numpy
+    def act(self, observations: Tensor) -> Tensor:
+        """Deterministic actions: (P, B, d) -> (P, B, A) in [-1, 1]; torch in, torch out; NumPy in, NumPy out.
+
+        Raises:
+            PolicyError: If the observations' width or number of patients is not the policy's.
+        """
+        return torch.tanh(self.mean(observations))
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Log-density of `actions` (P, B, A) under the squashed Gaussian -> (P, B).
+
+        Actions are drawn in to +-(1 - 1e-6), where the density is finite.
+
+        Raises:
+            PolicyError: If the policy has no `log_std`.
+        """
+        if self.log_std is None:
+            raise PolicyError("a deterministic policy has no action probabilities (its file holds no log_std)")
+        inside = actions.clamp(-_EDGE, _EDGE)
+        log_std = self.log_std[:, None, :]
+        z = (torch.atanh(inside) - self.mean(observations)) * torch.exp(-log_std)
+        normal = -0.5 * z.square() - log_std - 0.5 * math.log(2.0 * math.pi)
+        return (normal - torch.log1p(-inside.square())).sum(-1)
+
+    def index(self, patient: str) -> int:
+        """Position of a patient in the stack (0 for a shared actor); `UnknownNameError` if absent."""
+        if self.patients is None:
+            return 0
+        if patient not in self.patients:
+            raise unknown_name("patient of this policy", patient, self.patients)
+        return self.patients.index(patient)
+
+    def select(self, patients: Sequence[str]) -> StackedActor:
+        """A copy for these patient ids, in that order; a shared actor serves every patient and returns itself.
+
+        Raises:
+            UnknownNameError: If an id is not one of the policy's patients.
+        """
+        if self.patients is None:
+            return self
+        index = [self.index(p) for p in patients]
+        log_std = self.log_std
+        if log_std is not None and log_std.shape[0] > 1:
+            log_std = log_std[index]
+        return StackedActor(self.net.select(index), patients, self.decisions, log_std, self.provenance)
+
+    @classmethod
+    def concatenate(cls, actors: Sequence[StackedActor]) -> StackedActor:
+        """One stack from several of equal shape, patients in the order given; provenance of the first.
+
+        Raises:
+            PolicyError: If one is shared, or sizes, activations, decisions or the presence of `log_std` differ.
+        """
+        first = actors[0]
+
+        def form(actor: StackedActor) -> tuple[Any, ...]:
+            return (*actor.net.sizes, actor.net.activation, actor.net.output, actor.decisions, actor.log_std is None)
+
+        for actor in actors:
+            if actor.patients is None:
+                raise PolicyError("a shared actor cannot be stacked with others")
+            if form(actor) != form(first):
+                raise PolicyError("actors of different shape, activation or decisions cannot be stacked")
+        ids = [p for actor in actors for p in actor.patients or ()]
+        net = StackedMLP(len(ids), first.net.sizes, first.net.activation, first.net.output, seeds=[0] * len(ids))
+        states = [actor.net.state_dict() for actor in actors]
+        net.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
+        log_std = None
+        if first.log_std is not None:
+            rows = [a.log_std.expand(a.net.patients, -1) for a in actors if a.log_std is not None]
+            log_std = torch.cat(rows)
+        return cls(net, ids, first.decisions, log_std, first.provenance)

@@ -1,0 +1,226 @@
+"""Policy files: written atomically, recognised by content, opened without running anything inside them.
+
+Two formats of our own hold the same thing, a JSON header and the tensors of a :class:`StackedActor`:
+
+    .safetensors    header under the metadata key "medgym-policy"
+    .pt             torch checkpoint {"header": JSON text, "tensors": {name: tensor}}, read with weights_only=True
+
+Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), optional `log_std` (P or 1, A).
+Header: format "medgym-policy/1", scope "ind" | "pop", timing, decisions, patients (ids or null), sizes,
+activation, provenance.
+
+A Python pickle can run any code when it is opened, so it is recognised by its bytes and refused unopened.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medgym_offline.errors import PolicyError
+from medgym_offline.files import atomic_path, code_version
+from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.protocol import ACTION_WIDTH, OBSERVATION_DIM, Policy
+from medgym_offline.stack import StackedMLP
+
+__all__ = ["FORMAT", "MAX_BYTES", "actor_header", "load_policy", "patient_file_stem", "save_policy"]
+
+FORMAT = "medgym-policy/1"
+MAX_BYTES = 512 * 2**20
+"""Largest policy file that is opened (110 patients at hidden width 256 take 30 MB)."""
+
+_KEY = "medgym-policy"
+_ACTIVATIONS = ("tanh", "relu", "silu")
+_REMEDY = "save it with medgym_offline.policies.save_policy, export it as TorchScript, or as ONNX"
+
+
+def patient_file_stem(patient: str) -> str:
+    """File name, without suffix, of one patient's policy in a folder of policies ("/" becomes "__")."""
+    return patient.replace("/", "__")
+
+
+def actor_header(policy: StackedActor) -> dict[str, Any]:
+    """What a policy file says about its policy."""
+    return {
+        "format": FORMAT,
+        "scope": policy.scope,
+        "timing": policy.timing,
+        "decisions": policy.decisions,
+        "patients": None if policy.patients is None else list(policy.patients),
+        "sizes": list(policy.net.sizes),
+        "activation": policy.net.activation,
+        "provenance": {"written_by": code_version(), **policy.provenance},
+    }
+
+
+def save_policy(policy: StackedActor, path: str | Path) -> Path:
+    """Write `policy` to `path` (.safetensors or .pt), whole or not at all; the same policy gives the same bytes.
+
+    Raises:
+        PolicyError: If the suffix is another one, or the policy is not a `StackedActor`.
+    """
+    target = Path(path)
+    if not isinstance(policy, StackedActor):
+        raise PolicyError(f"only stacked actors have a file format, not {type(policy).__name__}")
+    if policy.net.output != "identity":
+        raise PolicyError(f"the actor's last layer has activation {policy.net.output!r}; 'identity' is expected")
+    header = json.dumps(actor_header(policy), sort_keys=True, allow_nan=False)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in policy.net.state_dict().items()}
+    if policy.log_std is not None:
+        tensors["log_std"] = policy.log_std.detach().cpu().contiguous()
+    with atomic_path(target) as temporary:
+        if target.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(tensors, temporary, metadata={_KEY: header})
+        elif target.suffix == ".pt":
+            buffer = io.BytesIO()  # torch.save writes the name of a file into it, and the temporary name is random
+            torch.save({"header": header, "tensors": tensors}, buffer)
+            temporary.write_bytes(buffer.getvalue())
+        else:
+            raise PolicyError(f"{target}: a policy file ends in .safetensors or .pt, not {target.suffix!r}")
+    return target
+
+
+def load_policy(path: str | Path, max_bytes: int = MAX_BYTES) -> Policy:
+    """Open a policy file, or a folder with one file per patient; the kind is recognised by content.
+
+    Accepted: our .safetensors and weights-only .pt; a TorchScript module from observations (N, 9) to actions
+    (N, 3 or 4), as d3rlpy's `save_policy` writes; an ONNX model of the same signature (extra `onnx`); a folder
+    of such files named by patient id, "/" written as "__".
+
+    Args:
+        path: File or folder.
+        max_bytes: Larger files are refused.
+
+    Raises:
+        PolicyError: One line with the file, what was found and the remedy. Pickles are refused unopened.
+    """
+    from medgym_offline.policies.foreign import load_folder, load_onnx, load_torchscript
+
+    path = Path(path)
+    if path.is_dir():
+        return load_folder(path, max_bytes)
+    if not path.is_file():
+        raise PolicyError(f"{path}: no such policy file or folder")
+    size = path.stat().st_size
+    if size == 0:
+        raise PolicyError(f"{path}: the file is empty; {_REMEDY}")
+    if size > max_bytes:
+        raise PolicyError(f"{path}: {size / 2**20:.0f} MB is over the limit of {max_bytes / 2**20:.0f} MB for a policy")
+    with open(path, "rb") as stream:
+        head = stream.read(16)
+    if head[:4] == b"PK\x03\x04":
+        names = _zip_names(path, max_bytes)
+        if any(part.split("/")[1:2] == ["code"] for part in names):
+            return load_torchscript(path)
+        return _load_checkpoint(path)
+    if len(head) > 8 and head[8:9] == b"{":
+        return _load_safetensors(path)
+    if head[:1] == b"\x80":
+        raise PolicyError(f"{path}: a Python pickle, which could run code when opened, so it was not; {_REMEDY}")
+    if head[:1] == b"\x08" and path.suffix == ".onnx":
+        return load_onnx(path)
+    raise PolicyError(f"{path}: not a policy file (begins with {head[:8]!r}); {_REMEDY}")
+
+
+def _zip_names(path: Path, max_bytes: int) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise PolicyError(f"{path}: damaged or truncated ({error}); copy or save it again") from None
+    if sum(e.file_size for e in entries) > max_bytes:
+        raise PolicyError(f"{path}: unpacks to more than {max_bytes / 2**20:.0f} MB, the limit for a policy")
+    return [e.filename for e in entries]
+
+
+def _load_safetensors(path: Path) -> StackedActor:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise PolicyError(f"{path}: damaged or truncated safetensors file ({error}); copy or save it again") from None
+    if header is None:
+        raise PolicyError(f"{path}: safetensors without the metadata {_KEY!r}, so not a policy; {_REMEDY}")
+    return _build(path, header, tensors)
+
+
+def _load_checkpoint(path: Path) -> StackedActor:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; the unpickler that refuses is one of them
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "weights" in first.lower() or "unsupported" in first.lower():
+            first = "it holds Python objects besides tensors, which could run code, so they were not opened"
+        raise PolicyError(f"{path}: not a weights-only checkpoint ({first[:160]}); {_REMEDY}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("header"), str):
+        raise PolicyError(f"{path}: a torch checkpoint without the policy header; {_REMEDY}")
+    tensors = content.get("tensors")
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise PolicyError(f"{path}: a torch checkpoint whose 'tensors' are missing; {_REMEDY}")
+    return _build(path, content["header"], tensors)
+
+
+def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor:
+    """The actor that header and tensors describe, with everything checked against everything."""
+
+    def bad(what: str) -> PolicyError:
+        return PolicyError(f"{path}: {what}; save the policy again")
+
+    try:
+        header = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise bad(f"its header is not JSON ({error})") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        found = header.get("format") if isinstance(header, dict) else type(header).__name__
+        raise PolicyError(f"{path}: policy format {found!r} is not {FORMAT!r}; update medgym-offline or save it again")
+    sizes, patients, timing = header.get("sizes"), header.get("patients"), header.get("timing")
+    if not isinstance(sizes, list) or len(sizes) < 2 or not all(isinstance(s, int) and s > 0 for s in sizes):
+        raise bad(f"header field sizes is {sizes!r}, not a list of layer widths")
+    if sizes[0] != OBSERVATION_DIM:
+        raise PolicyError(
+            f"{path}: input width {sizes[0]}, expected {OBSERVATION_DIM} observation columns; retrain on this suite's data"
+        )
+    if timing not in ACTION_WIDTH or ACTION_WIDTH[timing] != sizes[-1]:
+        raise PolicyError(
+            f"{path}: output width {sizes[-1]} with timing {timing!r}; fixed timing needs 3 actions, adaptive 4"
+        )
+    if patients is not None and not (
+        isinstance(patients, list) and patients and all(isinstance(p, str) for p in patients)
+    ):
+        raise bad("header field patients is neither null nor a list of ids")
+    if header.get("activation") not in _ACTIVATIONS:
+        raise bad(f"header field activation is {header.get('activation')!r}, not one of {', '.join(_ACTIVATIONS)}")
+    decisions = header.get("decisions")
+    if decisions is not None and not (isinstance(decisions, int) and decisions > 0):
+        raise bad(f"header field decisions is {decisions!r}, not a positive number")
+    count = 1 if patients is None else len(patients)
+    wanted: dict[str, tuple[int, ...]] = {}
+    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])):
+        wanted[f"layers.{i}.weight"], wanted[f"layers.{i}.bias"] = (count, a, b), (count, 1, b)
+    weights = {name: t for name, t in tensors.items() if name != "log_std"}
+    if {name: tuple(t.shape) for name, t in weights.items()} != wanted:
+        raise bad(f"its tensors do not have the shapes of {count} networks of sizes {sizes}")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise bad(f"tensor {name} is not finite floating point")
+    net = StackedMLP(count, sizes, header["activation"], seeds=[0] * count)
+    net.load_state_dict({name: t.to(torch.float32) for name, t in weights.items()})
+    provenance = header.get("provenance")
+    try:
+        return StackedActor(
+            net, patients, decisions, tensors.get("log_std"), provenance if isinstance(provenance, dict) else {}
+        )
+    except PolicyError as error:
+        raise bad(str(error)) from None

@@ -1,0 +1,199 @@
+"""Policies from elsewhere: TorchScript and ONNX modules, and folders with one file per patient."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.errors import MissingExtraError, PolicyError, unknown_name
+from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.protocol import OBSERVATION_DIM, Policy, timing_of_width, torch_or_numpy
+
+__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "load_folder", "load_onnx", "load_torchscript"]
+
+EXTRA_FILE = "medgym-policy.json"
+"""Name of the header inside TorchScript files that this package exports."""
+
+# TorchScript runs in its own interpreter without Python, but these operators reach the file system, and
+# __setstate__ would run while loading. A policy needs none of them.
+_FORBIDDEN = re.compile(rb"\b(from_file|__setstate__|torch\.save|torch\.load|ops\.(?!aten\b|prim\b)\w+|aten\.save)\b")
+_SUFFIXES = (".pt", ".safetensors", ".onnx")
+
+
+class ModulePolicy:
+    """A function from observations (N, 9) to actions (N, 3 or 4), shared by all patients.
+
+    Timing follows from the width of the answer to a probe of zeros.
+
+    Args:
+        module: The function; float32 tensors in and out.
+        name: Shown in errors.
+        decisions: Decisions per episode K it was trained for, where known.
+
+    Raises:
+        PolicyError: If the probe fails, or its answer has another shape or is not finite.
+    """
+
+    observation_dim = OBSERVATION_DIM
+    patients: tuple[str, ...] | None = None
+
+    def __init__(self, module: Callable[[Tensor], Any], name: str, decisions: int | None = None):
+        self._module, self._name = module, name
+        self.decisions = decisions
+        try:
+            with torch.no_grad():
+                answer = module(torch.zeros(2, OBSERVATION_DIM))
+        except Exception as error:  # whatever the foreign module raises; its last line says why
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+            raise PolicyError(
+                f"{name}: does not accept {OBSERVATION_DIM} observation columns ({reason[:160]}); "
+                "export a module from observations (N, 9) to actions (N, 3 or 4)"
+            ) from None
+        if not isinstance(answer, Tensor) or answer.dim() != 2 or answer.shape[0] != 2:
+            found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+            raise PolicyError(f"{name}: answers 2 observations with {found}, expected actions (2, 3) or (2, 4)")
+        if not bool(torch.isfinite(answer.float()).all()):
+            raise PolicyError(f"{name}: answers an observation of zeros with values that are not finite; retrain it")
+        self.action_dim = int(answer.shape[1])
+        try:
+            self.timing = timing_of_width(self.action_dim)
+        except PolicyError as error:
+            raise PolicyError(f"{name}: {error}") from None
+
+    @torch_or_numpy
+    def act(self, observations: Tensor) -> Tensor:
+        """(P, B, 9) -> (P, B, A), all rows in one call of the module."""
+        count, episodes = observations.shape[:2]
+        with torch.no_grad():
+            rows = self._module(observations.reshape(-1, OBSERVATION_DIM).to(torch.float32))
+        return rows.to(observations.dtype).reshape(count, episodes, self.action_dim)
+
+    def select(self, patients: Sequence[str]) -> ModulePolicy:
+        """Itself: it serves every patient."""
+        return self
+
+
+class PolicyCollection:
+    """One shared policy per patient, for modules that cannot be stacked (a folder of TorchScript files).
+
+    Args:
+        policies: Patient id -> policy; all of one timing.
+
+    Raises:
+        PolicyError: If there is none, or timings or decisions differ.
+    """
+
+    observation_dim = OBSERVATION_DIM
+
+    def __init__(self, policies: dict[str, Policy]):
+        if not policies:
+            raise PolicyError("a collection of policies needs at least one")
+        self._policies = dict(policies)
+        first_id, first = next(iter(self._policies.items()))
+        for patient, policy in self._policies.items():
+            if policy.timing != first.timing or policy.decisions != first.decisions:
+                raise PolicyError(
+                    f"the policies of {first_id} and {patient} differ: {first.timing} timing, K={first.decisions} "
+                    f"and {policy.timing} timing, K={policy.decisions}"
+                )
+        self.patients: tuple[str, ...] | None = tuple(self._policies)
+        self.timing, self.decisions, self.action_dim = first.timing, first.decisions, first.action_dim
+
+    @torch_or_numpy
+    def act(self, observations: Tensor) -> Tensor:
+        """(P, B, 9) -> (P, B, A); a loop over patients, since foreign modules cannot be stacked."""
+        return torch.cat([p.act(observations[i : i + 1]) for i, p in enumerate(self._policies.values())])
+
+    def select(self, patients: Sequence[str]) -> PolicyCollection:
+        """The policies of these patients, in that order."""
+        for patient in patients:
+            if patient not in self._policies:
+                raise unknown_name("patient of this policy", patient, self._policies)
+        return PolicyCollection({p: self._policies[p] for p in patients})
+
+
+def load_torchscript(path: Path) -> ModulePolicy:
+    """A TorchScript module as a policy; refused if its code touches files. See `load_policy`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.namelist():
+                found = _FORBIDDEN.search(archive.read(entry)) if entry.endswith(".py") else None
+                if found:
+                    raise PolicyError(
+                        f"{path}: the TorchScript code uses {found.group(1).decode()!r}, which a policy does not need; "
+                        "export the bare network"
+                    )
+        extra = {EXTRA_FILE: ""}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()
+    except (RuntimeError, zipfile.BadZipFile, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PolicyError(f"{path}: damaged TorchScript file ({reason[:160]}); export it again") from None
+    return ModulePolicy(module, str(path), _decisions_of(extra[EXTRA_FILE]))
+
+
+def _decisions_of(header: str | bytes) -> int | None:
+    try:
+        decisions = json.loads(header).get("decisions")
+    except (ValueError, AttributeError):
+        return None
+    return decisions if isinstance(decisions, int) and decisions > 0 else None
+
+
+def load_onnx(path: Path) -> ModulePolicy:
+    """An ONNX model with one input (N, 9) and one output (N, 3 or 4) as a policy. See `load_policy`."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError.of("onnxruntime", "onnx", f"{path}: an ONNX policy") from None
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PolicyError(f"{path}: damaged ONNX file ({reason[:160]}); export it again") from None
+    name = session.get_inputs()[0].name
+
+    def run(observations: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))
+
+    return ModulePolicy(run, str(path))
+
+
+def load_folder(path: Path, max_bytes: int) -> Policy:
+    """A folder of policy files, one per patient, as one policy. See `load_policy`."""
+    from medgym_offline.policies.files import load_policy
+
+    files = sorted(f for f in path.iterdir() if f.suffix in _SUFFIXES and not f.name.startswith("."))
+    if not files:
+        raise PolicyError(f"{path}: no policy files ({', '.join(_SUFFIXES)}) in this folder")
+    policies: dict[str, Policy] = {}
+    for file in files:
+        patient = file.stem.replace("__", "/")
+        policy = load_policy(file, max_bytes)
+        if patient in policies:
+            raise PolicyError(f"{path}: two files for patient {patient}; keep one")
+        if policy.patients is not None and policy.patients != (patient,):
+            inside = ", ".join(policy.patients[:3])
+            raise PolicyError(f"{file}: holds the policy of {inside}, its name says {patient}; rename the file")
+        policies[patient] = policy
+    try:
+        actors = [
+            StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance)
+            for patient, p in policies.items()
+            if isinstance(p, StackedActor)
+        ]
+        if len(actors) == len(policies) and len({(a.net.sizes, a.net.activation) for a in actors}) == 1:
+            return StackedActor.concatenate(actors)
+        return PolicyCollection(policies)
+    except PolicyError as error:
+        raise PolicyError(f"{path}: {error}") from None

@@ -1,0 +1,129 @@
+"""What a policy is: a function from observations to actions, stacked over patients.
+
+Anything with `act` and the attributes below is a policy; no base class is needed. Two methods are optional and
+reached through the functions here: `reset(seeds)` for policies that draw random numbers, and `select(patients)`
+for policies that hold something per patient.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.errors import PolicyError
+
+__all__ = [
+    "ACTION_WIDTH",
+    "OBSERVATION_DIM",
+    "Policy",
+    "Timing",
+    "check_observations",
+    "default_interval_action",
+    "interval_action",
+    "reset_policy",
+    "timing_of_width",
+    "torch_or_numpy",
+]
+
+Timing = Literal["adaptive", "fixed"]
+
+OBSERVATION_DIM = 9
+"""Six physiological variables, fluid balance, remaining time / 96, remaining decisions / K."""
+
+ACTION_WIDTH: dict[str, int] = {"fixed": 3, "adaptive": 4}
+"""Three treatments; adaptive timing adds the interval."""
+
+HORIZON, MIN_INTERVAL, MAX_INTERVAL = 96.0, 0.5, 36.0
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Acts for every patient at once.
+
+    Attributes:
+        timing: "adaptive" (the policy chooses when to decide next) or "fixed".
+        decisions: Decisions per episode K it was made for, or None where any will do.
+        patients: Ids in the order of the patient axis, or None for a policy shared by all patients.
+        observation_dim, action_dim: Widths d and A.
+
+    Optional methods:
+        reset(seeds): called before an episode with integer seeds (P, B), one per patient and episode.
+        select(patients): the same policy for these patient ids, in that order.
+    """
+
+    @property
+    def timing(self) -> str: ...
+    @property
+    def decisions(self) -> int | None: ...
+    @property
+    def patients(self) -> tuple[str, ...] | None: ...
+    @property
+    def observation_dim(self) -> int: ...
+    @property
+    def action_dim(self) -> int: ...
+
+    def act(self, observations: Any) -> Any:
+        """Observations (P, B, d) -> actions (P, B, A) in [-1, 1]; torch in, torch out; NumPy in, NumPy out."""
+        ...
+
+
+def reset_policy(policy: Any, seeds: np.ndarray) -> None:
+    """Call `policy.reset(seeds)` if it has that method. `seeds` is (P, B) int64, one per patient and episode."""
+    reset = getattr(policy, "reset", None)
+    if reset is not None:
+        reset(np.asarray(seeds, dtype=np.int64))
+
+
+def timing_of_width(width: int) -> str:
+    """ "fixed" for actions of width 3, "adaptive" for 4; else `PolicyError`."""
+    for timing, wanted in ACTION_WIDTH.items():
+        if width == wanted:
+            return timing
+    raise PolicyError(f"actions have width {width}; fixed timing needs 3, adaptive timing 4")
+
+
+def interval_action(hours: float) -> float:
+    """The action in [-1, 1] that asks for an interval of `hours` (affine on 0.5..36 h, clipped)."""
+    hours = min(max(hours, MIN_INTERVAL), MAX_INTERVAL)
+    return 2.0 * (hours - MIN_INTERVAL) / (MAX_INTERVAL - MIN_INTERVAL) - 1.0
+
+
+def default_interval_action(decisions: int) -> float:
+    """The action that asks for the default interval 96 / K."""
+    return interval_action(HORIZON / decisions)
+
+
+def check_observations(policy: Policy, observations: Tensor) -> None:
+    """Raise `PolicyError` unless `observations` is (P, B, d) with the policy's d and number of patients."""
+    shape = tuple(observations.shape)
+    if observations.dim() != 3 or shape[-1] != policy.observation_dim:
+        raise PolicyError(f"observations have shape {shape}, expected (patients, episodes, {policy.observation_dim})")
+    if policy.patients is not None and shape[0] != len(policy.patients):
+        raise PolicyError(
+            f"observations hold {shape[0]} patients, the policy {len(policy.patients)}; "
+            "choose the policy's patients with policy.select(ids)"
+        )
+
+
+P = TypeVar("P")
+
+
+def torch_or_numpy(act: Callable[[P, Tensor], Tensor]) -> Callable[[P, Any], Any]:
+    """Let a method over float32 tensors also take NumPy arrays, and answer in kind; shapes are checked."""
+
+    @functools.wraps(act)
+    def wrapped(self: P, observations: Any) -> Any:
+        if isinstance(observations, Tensor):
+            check_observations(self, observations)  # type: ignore[arg-type]
+            return act(self, observations)
+        tensor = torch.as_tensor(np.asarray(observations, dtype=np.float32))
+        check_observations(self, tensor)  # type: ignore[arg-type]
+        with torch.no_grad():
+            return act(self, tensor).numpy()
+
+    return wrapped
