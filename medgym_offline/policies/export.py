@@ -38,7 +38,8 @@ def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequen
     last = len(policy.net.layers) - 1
     for i, layer in enumerate(policy.net.layers):
         weight, bias = layer.weight, layer.bias
-        assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
+        assert isinstance(weight, Tensor)
+        assert isinstance(bias, Tensor)
         linear = nn.Linear(weight.shape[1], weight.shape[2])
         with torch.no_grad():
             linear.weight.copy_(weight[at].T)

@@ -190,7 +190,7 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
         raise bad(f"header field sizes is {sizes!r}, not a list of layer widths")
     if sizes[0] != OBSERVATION_DIM:
         raise PolicyError(
-            f"{path}: input width {sizes[0]}, expected {OBSERVATION_DIM} observation columns; retrain on this suite's data"
+            f"{path}: input width {sizes[0]}, expected {OBSERVATION_DIM} observation columns; retrain on our data"
         )
     if timing not in ACTION_WIDTH or ACTION_WIDTH[timing] != sizes[-1]:
         raise PolicyError(

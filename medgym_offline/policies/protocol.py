@@ -114,13 +114,17 @@ P = TypeVar("P")
 
 
 def torch_or_numpy(act: Callable[[P, Tensor], Tensor]) -> Callable[[P, Any], Any]:
-    """Let a method over float32 tensors also take NumPy arrays, and answer in kind; shapes are checked."""
+    """Let a method over float32 tensors also take NumPy arrays, and answer in kind; shapes are checked.
+
+    No gradient flows through it: acting is not training.
+    """
 
     @functools.wraps(act)
     def wrapped(self: P, observations: Any) -> Any:
         if isinstance(observations, Tensor):
             check_observations(self, observations)  # type: ignore[arg-type]
-            return act(self, observations)
+            with torch.no_grad():
+                return act(self, observations)
         tensor = torch.as_tensor(np.asarray(observations, dtype=np.float32))
         check_observations(self, tensor)  # type: ignore[arg-type]
         with torch.no_grad():
