@@ -1,0 +1,9 @@
+"""Online learning on simulators: stacked trust-region policies, and the behaviour policies of a release."""
+
+from __future__ import annotations
+
+from medgym_offline.online.behavior import load_behavior, train_behavior, train_behavior_files
+from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.train import TrainResult, train
+
+__all__ = ["TrainConfig", "TrainResult", "load_behavior", "train", "train_behavior", "train_behavior_files"]

@@ -1,0 +1,107 @@
+"""The recipe of a release's behaviour policies: `generation/behaviors.toml`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medgym_offline.errors import MedGymError, unknown_name
+from medgym_offline.files import release_folder
+from medgym_offline.online.config import TrainConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["SCOPES", "BehaviorRecipe", "load_recipe"]
+
+SCOPES: dict[str, str] = {
+    "pop": "one policy trained on the population simulator",
+    "dr": "one policy trained on every patient's own simulator",
+    "ind": "the dr policy, fine-tuned for each patient on the patient's own simulator",
+    "ind-scratch": "a policy per patient, trained from scratch on the patient's own simulator",
+}
+
+
+@dataclass(frozen=True)
+class BehaviorRecipe:
+    """How behaviour policies are trained.
+
+    Args:
+        seed: Root of every random stream.
+        decisions: Budget K.
+        reward: Reward kind of the process.
+        algorithm: "trpo-lag" or "trpo".
+        settings: Scope -> settings of :class:`TrainConfig` that differ from its defaults.
+    """
+
+    seed: int = 0
+    decisions: int = 20
+    reward: str = "integral"
+    algorithm: str = "trpo-lag"
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for scope in self.settings:
+            if scope not in SCOPES:
+                raise unknown_name("behaviour scope", scope, SCOPES)
+
+    def config(self, scope: str, fine_tune_from: str | None = None) -> TrainConfig:
+        """Training settings of one scope.
+
+        Raises:
+            UnknownNameError: If there is no such scope, or a setting has an unknown name.
+        """
+        if scope not in SCOPES:
+            raise unknown_name("behaviour scope", scope, SCOPES)
+        fixed = {
+            "algorithm": self.algorithm,
+            "seed": self.seed,
+            "shared": scope in ("pop", "dr"),
+            "fine_tune_from": fine_tune_from,
+        }
+        return TrainConfig.from_dict({**self.settings.get(scope, {}), **fixed})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able recipe."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the recipe."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def load_recipe(path: str | Path | None = None) -> BehaviorRecipe:
+    """Read a recipe file; by default the release's `generation/behaviors.toml`.
+
+    Raises:
+        MedGymError: If the file is missing, is not TOML, or holds an unknown or ill-typed entry.
+    """
+    file = Path(path) if path is not None else release_folder("generation") / "behaviors.toml"
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MedGymError(f"{file}: cannot read the behaviour recipe ({error.strerror})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise MedGymError(f"{file}: not valid TOML ({error})") from None
+    known = {f.name for f in dataclasses.fields(BehaviorRecipe)}
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"entry of {file.name}", name, known)
+    try:
+        recipe = BehaviorRecipe(**values)
+        for scope in SCOPES:
+            recipe.config(scope)
+    except TypeError as error:
+        raise MedGymError(f"{file}: a setting has the wrong type ({error})") from None
+    except MedGymError as error:
+        raise type(error)(f"{file}: {error}") from None
+    return recipe

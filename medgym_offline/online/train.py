@@ -1,0 +1,331 @@
+"""Training of stacked policies on simulators: rollouts, advantages, multiplier, trust region, critic; repeat.
+
+One update of every policy:
+
+1. roll `episodes` whole episodes out on each simulator (stochastic policy);
+2. advantages of reward (centred) and cost from one critic with two outputs, discounted by elapsed time;
+3. TRPO-Lag: lambda from the mean cost per decision, A = (A_r - lambda A_c) / (1 + lambda); TRPO: A = A_r;
+4. one trust-region step per policy;
+5. the critic regresses on the lambda-returns.
+
+Policies of a stack never exchange a number. They are worked on in shards of about ten, which is where the activations of a
+batch fit the cache; the shard size does not change results. A shared policy (scopes "pop", "dr") is a stack of one that
+sees the rows of all simulators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.envs.process import DecisionProcess, ProcessConfig
+from medgym_offline.errors import MedGymError
+from medgym_offline.online.actors import actor_parameters, stacked_actor
+from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.critic import critic_network, fit_critic, return_scale
+from medgym_offline.online.gae import advantages, centred, discounts, standardise
+from medgym_offline.online.gaussian import GaussianActor, interval_bias
+from medgym_offline.online.lagrange import penalised, update_multiplier
+from medgym_offline.online.networks import Adam, TanhMLP
+from medgym_offline.online.rollouts import Collected, collect, training_noise
+from medgym_offline.online.state import TrainState, load_state, save_state
+from medgym_offline.online.trpo import PolicyBatch, trust_region_step
+from medgym_offline.progress import Progress
+from medgym_offline.seeds import generator
+
+if TYPE_CHECKING:
+    from medgym_offline.policies.actor import StackedActor
+    from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = ["TrainResult", "train"]
+
+SHARED = "shared"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained stack.
+
+    Args:
+        actor: The policies, deterministic action tanh(mean).
+        log: Name -> `(updates, S or P)`: return, cost, decisions, first and last interval (hours), multiplier, kl, gain,
+            accepted, value_loss.
+        state: What training would go on from.
+        stopped: Patient id -> update at which a non-finite number ended its training.
+    """
+
+    actor: StackedActor
+    log: dict[str, Tensor]
+    state: TrainState
+    stopped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Shapes:
+    """Networks of a run."""
+
+    actor: GaussianActor
+    critic: TanhMLP
+
+
+def _initial_state(
+    bank: SimulatorBank, process: ProcessConfig, config: TrainConfig, shapes: _Shapes, initial: StackedActor | None
+) -> TrainState:
+    names = (SHARED,) if config.shared else bank.patients
+    width = process.action_dim
+    if initial is None:
+        mean, std = [0.0] * width, [config.initial_std] * width
+        if width == 4:
+            low, high = process.min_interval, process.max_interval
+            mean[3], std[3] = interval_bias(process.decisions, process.horizon, low, high), config.interval_std
+        actor = shapes.actor.initial([generator(config.seed, "online-actor", name) for name in names], mean, std)
+    else:
+        actor = actor_parameters(initial, shapes.actor, names, config.shared, config.initial_std)
+    if config.reset_std is not None:
+        shapes.actor.split(actor)[1].fill_(math.log(config.reset_std))
+    actor = shapes.actor.project(actor)
+    critic = shapes.critic.initial([generator(config.seed, "online-critic", name) for name in names])
+    return TrainState(
+        update=0,
+        actor=actor,
+        critic=critic,
+        optimiser=Adam.zeros(critic),
+        scale=torch.zeros(len(names), 2),
+        multiplier=torch.zeros(len(names)),
+        harm=torch.zeros(len(bank)),
+        stopped=torch.full((len(bank),), -1, dtype=torch.int64),
+    )
+
+
+def _episode_numbers(batch: Collected) -> dict[str, Tensor]:
+    """Per simulator `(S,)`: undiscounted return, cost per decision, decisions used, first and last interval (hours)."""
+    used = batch.valid.sum((1, 2)).clamp_min(1.0)
+    count = batch.valid.sum(1)
+    last = (count.long() - 1).clamp_min(0).unsqueeze(1)
+    return {
+        "return": batch.rewards.sum(1).mean(-1),
+        "cost": batch.costs.sum((1, 2)) / used,
+        "decisions": count.mean(-1),
+        "first": batch.dt[:, 0].mean(-1),
+        "last": batch.dt.gather(1, last).squeeze(1).mean(-1),
+    }
+
+
+def _join(parts: Sequence[Collected]) -> Collected:
+    if len(parts) == 1:
+        return parts[0]
+    names = Collected.__dataclass_fields__
+    return Collected(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def _improve(
+    config: TrainConfig, shapes: _Shapes, state: TrainState, rows: slice, simulators: slice, batch: Collected
+) -> dict[str, Tensor]:
+    """Update the policies `rows` of `state` in place from the episodes of `simulators`; returns their numbers `(P,)`."""
+    theta, critic = state.actor[rows], state.critic[rows]
+    policies = theta.shape[0]
+    optimiser = Adam(state.optimiser.mean[rows], state.optimiser.square[rows], state.optimiser.steps[rows])
+
+    def flat(value: Tensor) -> Tensor:
+        return value.reshape(policies, -1, *value.shape[3:])
+
+    # Harm per hour of each simulator, then rewards around it.
+    hours = batch.dt.sum((1, 2))
+    now = torch.where(hours > 0, -batch.rewards.sum((1, 2)) / hours.clamp_min(1e-6), state.harm[simulators])
+    rate = 1.0 if state.update == 0 else config.centre_rate
+    state.harm[simulators] += rate * (now - state.harm[simulators])
+    rewards = centred(batch.rewards, batch.dt, state.harm[simulators]) if config.centre else batch.rewards
+
+    observations, valid = flat(batch.observations), flat(batch.valid)
+    weights = valid / valid.sum(-1, keepdim=True).clamp_min(1.0)
+    shrink = discounts(batch.dt, config.discount)
+    signals = (rewards, batch.costs)
+    scale = state.scale[rows]
+    if state.update == 0:
+        plain = [advantages(signal, torch.zeros_like(signal), shrink, batch.valid, 1.0)[1] for signal in signals]
+        scale.copy_(return_scale(torch.stack([flat(p) for p in plain], -1), weights))
+    values = (shapes.critic.forward(critic, observations) * scale.unsqueeze(1)).view(*batch.valid.shape, 2)
+    found = [advantages(signal, values[..., i], shrink, batch.valid, config.gae) for i, signal in enumerate(signals)]
+    advantage = standardise(flat(found[0][0]), weights)
+    cost = (flat(batch.costs) * weights).sum(-1)
+    if config.algorithm == "trpo-lag":
+        multiplier = update_multiplier(
+            state.multiplier[rows], cost, config.cost_limit, config.multiplier_rate, config.multiplier_max
+        )
+        state.multiplier[rows] = multiplier
+        advantage = penalised(advantage, standardise(flat(found[1][0]), weights), multiplier)
+        advantage = standardise(advantage, weights)
+
+    numbers = {name: theta.new_zeros(policies) for name in ("kl", "gain", "accepted")}
+    improved = theta
+    if state.update >= config.value_warmup:
+        policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
+        step = trust_region_step(shapes.actor, theta, policy, config.trust_region)
+        improved = step.theta
+        numbers = {"kl": step.kl, "gain": step.gain, "accepted": step.accepted.float()}
+    targets = torch.stack([flat(f[1]) for f in found], -1) / scale.unsqueeze(1)
+    fitted = critic.clone()
+    loss = fit_critic(
+        shapes.critic,
+        fitted,
+        optimiser,
+        observations,
+        targets,
+        weights,
+        epochs=config.value_epochs,
+        minibatches=config.value_minibatches,
+        rate=config.value_rate,
+    )
+    _accept(config, state, rows, simulators, improved, fitted, batch.broken)
+    return numbers | {"multiplier": state.multiplier[rows].clone(), "value_loss": loss}
+
+
+def _accept(
+    config: TrainConfig,
+    state: TrainState,
+    rows: slice,
+    simulators: slice,
+    actor: Tensor,
+    critic: Tensor,
+    broken: Tensor,
+) -> None:
+    """Take over new parameters where all is finite; a patient where it is not keeps its last good ones for ever."""
+    finite = torch.isfinite(actor).all(-1) & torch.isfinite(critic).all(-1)
+    stopped = state.stopped[simulators]
+    if config.shared:
+        if not bool(finite.all()):
+            raise MedGymError(
+                f"training of the shared policy met a non-finite number at update {state.update}; "
+                "lower the learning rate or the radius, or check the simulators"
+            )
+        failing = broken
+    else:
+        failing = broken | ~finite
+    stopped[failing & (stopped < 0)] = state.update
+    go = finite if config.shared else stopped < 0
+    state.actor[rows] = torch.where(go.unsqueeze(-1), actor, state.actor[rows])
+    state.critic[rows] = torch.where(go.unsqueeze(-1), critic, state.critic[rows])
+
+
+def _update(
+    processes: Sequence[tuple[slice, DecisionProcess]], config: TrainConfig, shapes: _Shapes, state: TrainState
+) -> dict[str, Tensor]:
+    """One update of every policy; returns the log's next row."""
+    numbers: list[dict[str, Tensor]] = []
+    collected: list[Collected] = []
+    for members, process in processes:
+        bank = process.bank
+        noise = training_noise(
+            config.seed,
+            "online-shared" if config.shared else "online",
+            bank.patients,
+            state.update,
+            episodes=config.episodes,
+            decisions=process.config.decisions,
+            state_dim=bank.state_dim,
+            action_dim=process.config.action_dim,
+        )
+        theta = state.actor if config.shared else state.actor[members]
+        batch = collect(process, shapes.actor, theta, noise)
+        row = _episode_numbers(batch)
+        if config.shared:
+            collected.append(batch)
+        else:
+            row |= _improve(config, shapes, state, members, members, batch)
+        numbers.append(row)
+    joined = {name: torch.cat([row[name] for row in numbers]) for name in numbers[0]}
+    if config.shared:
+        joined |= _improve(config, shapes, state, slice(0, 1), slice(None), _join(collected))
+    state.update += 1
+    return joined
+
+
+def _recipe(bank: SimulatorBank, process: ProcessConfig, config: TrainConfig) -> dict[str, Any]:
+    return {
+        "config": config.to_dict(),
+        "process": process.to_dict(),
+        "bank": bank.content_hash,
+        "world": bank.current_world,
+        "patients": list(bank.patients),
+    }
+
+
+def train(
+    bank: SimulatorBank,
+    process: ProcessConfig,
+    config: TrainConfig,
+    initial: StackedActor | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 25,
+    shard: int = 11,
+    progress: bool = True,
+    watch: Callable[[TrainState], bool | None] | None = None,
+) -> TrainResult:
+    """Train one policy per simulator of `bank`, or one for all of them.
+
+    Args:
+        bank: Simulators of S patients.
+        process: Timing, budget, reward.
+        config: Algorithm and its settings.
+        initial: Start from these policies (a shared one is copied to every patient) instead of from scratch.
+        checkpoint: File to resume from when it exists, written every `checkpoint_every` updates and at the end.
+            A resumed run equals an uninterrupted one.
+        checkpoint_every: Updates between checkpoints.
+        shard: Simulators worked on at a time; results do not depend on it.
+        progress: Show progress on standard error.
+        watch: Called with the state after every update (to log, or to keep early policies); return True to stop.
+
+    Raises:
+        MedGymError: If the checkpoint is of another recipe, or `initial` does not fit the process.
+    """
+    shapes = _Shapes(
+        GaussianActor((process.observation_dim, config.hidden, config.hidden, process.action_dim)),
+        critic_network(process.observation_dim, config.hidden),
+    )
+    recipe = _recipe(bank, process, config)
+    if checkpoint is not None and Path(checkpoint).exists():
+        state = load_state(checkpoint, recipe)
+    else:
+        state = _initial_state(bank, process, config, shapes, initial)
+    processes = []
+    for start in range(0, len(bank), shard):
+        members = slice(start, min(start + shard, len(bank)))
+        processes.append((members, DecisionProcess(bank.select(range(len(bank))[members]), process)))
+
+    title = f"{config.algorithm} {process.timing}, {'one policy on' if config.shared else ''} {len(bank)} patients"
+    with torch.no_grad(), Progress(title.replace("  ", " "), config.updates, enabled=progress) as bar:
+        bar.advance(state.update)
+        while state.update < config.updates:
+            row = _update(processes, config, shapes, state)
+            state.append(row)
+            bar.advance(
+                1,
+                ret=float(row["return"].nanmean()),
+                cost=float(row["cost"].nanmean()),
+                lam=float(row["multiplier"].mean()),
+                kl=float(row["kl"].mean()),
+            )
+            done = state.update >= config.updates
+            stop = bool(watch(state)) if watch is not None else False
+            if checkpoint is not None and (done or stop or state.update % checkpoint_every == 0):
+                save_state(checkpoint, state, recipe)
+            if stop:
+                break
+    stopped = {bank.patients[i]: int(state.stopped[i]) for i in np.flatnonzero(state.stopped.numpy() >= 0)}
+    provenance = {
+        "training": config.to_dict(),
+        "process": process.to_dict(),
+        "updates": state.update,
+        "stopped": stopped,
+    }
+    patients = None if config.shared else bank.patients
+    actor = stacked_actor(shapes.actor, state.actor, patients, process.decisions, provenance)
+    return TrainResult(actor, state.log, state, stopped)

@@ -1,0 +1,157 @@
+"""One trust-region policy step, for a whole stack of policies at once (Schulman et al., 2015).
+
+    maximise  L(theta) = mean_s[ ratio_theta(a|s) A ]   subject to   mean_s KL(old || theta) <= radius
+
+    x = F^-1 g              conjugate gradients on Fisher-vector products, (F + damping I) x = g
+    beta = sqrt(2 radius / x^T F x)
+    theta <- theta + 0.5^j beta x    for the first j < 10 with L improved and KL <= radius
+
+Patients share every matrix product but nothing else: step length, convergence and acceptance are per patient, under masks.
+Conjugate gradients see F on every `fisher_stride`-th row. The step length and the KL of the line search use all rows: the
+few rows underrate the curvature of the direction fitted to them, and most steps would be halved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medgym_offline.online.gaussian import GaussianActor
+
+__all__ = ["PolicyBatch", "TrustRegion", "TrustRegionStep", "conjugate_gradients", "trust_region_step"]
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """Settings of the step (defaults: the paper's Table of online settings).
+
+    Args:
+        radius: Largest mean KL of one update.
+        iterations: Conjugate-gradient iterations.
+        damping: Added to the diagonal of F.
+        line_search: Candidates tried, each half as long as the one before.
+        fisher_stride: Every how many rows F is estimated on.
+    """
+
+    radius: float = 0.01
+    iterations: int = 10
+    damping: float = 1e-2
+    line_search: int = 10
+    fisher_stride: int = 5
+
+
+@dataclass(frozen=True)
+class PolicyBatch:
+    """Rows of a rollout as a policy step sees them.
+
+    Args:
+        observations: `(P, N, d)`.
+        noise: Standard normal draws behind the actions, `(P, N, A)`.
+        advantages: `(P, N)`.
+        weights: `(P, N)`, 0 for padding, summing to 1 per patient.
+    """
+
+    observations: Tensor
+    noise: Tensor
+    advantages: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class TrustRegionStep:
+    """Outcome of a step: `theta (P, n)`; `kl`, `gain` (of the surrogate), `accepted` (bool), all `(P,)`."""
+
+    theta: Tensor
+    kl: Tensor
+    gain: Tensor
+    accepted: Tensor
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor], target: Tensor, iterations: int, tolerance: float = 1e-10
+) -> Tensor:
+    """Solve `A x = target` per patient for symmetric positive definite A given by `product`.
+
+    Args:
+        product: `v (P, n) -> A v (P, n)`.
+        target: `(P, n)`.
+        iterations: At most this many products.
+        tolerance: A patient whose squared residual is below this is left alone.
+
+    Returns:
+        `x (P, n)`.
+    """
+    solution, residual, direction = torch.zeros_like(target), target.clone(), target.clone()
+    size = residual.square().sum(-1, keepdim=True)
+    for _ in range(iterations):
+        active = size > tolerance
+        if not bool(active.any()):
+            break
+        image = product(direction)
+        curvature = (direction * image).sum(-1, keepdim=True)
+        length = torch.where(active & (curvature > 0), size / curvature, torch.zeros_like(size))
+        solution = solution + length * direction
+        residual = residual - length * image
+        renewed = residual.square().sum(-1, keepdim=True)
+        direction = residual + torch.where(active, renewed / size.clamp_min(1e-38), torch.zeros_like(size)) * direction
+        size = torch.where(active, renewed, size)
+    return solution
+
+
+def trust_region_step(
+    actor: GaussianActor, theta: Tensor, batch: PolicyBatch, settings: TrustRegion
+) -> TrustRegionStep:
+    """One step for every patient of the stack from `theta (P, n)`; a patient with no acceptable candidate stays.
+
+    The log standard deviations are projected into their range in every candidate, so the KL that is checked is that of the
+    policy that results.
+    """
+    network, old_log_std = actor.split(theta)
+    activations = actor.network.activations(network, batch.observations)
+    slopes, old_mean = actor.network.slopes(activations), activations[-1]
+    weighted = batch.advantages * batch.weights
+    gradient = actor.policy_gradient(theta, activations, slopes, batch.noise, weighted)
+
+    rows = slice(None, None, settings.fisher_stride)
+    few = batch.weights[:, rows]
+    few = few / few.sum(-1, keepdim=True).clamp_min(1e-12)
+    fisher = actor.fisher_batch(theta, batch.observations[:, rows].contiguous(), few)
+
+    def product(vector: Tensor) -> Tensor:
+        return actor.fisher_product(theta, fisher, vector).add_(vector, alpha=settings.damping)
+
+    direction = conjugate_gradients(product, gradient, settings.iterations)
+    curvature = actor.curvature(theta, activations, slopes, batch.weights, direction).unsqueeze(-1)
+    step = direction * torch.where(
+        curvature > 0, (2.0 * settings.radius / curvature).sqrt(), torch.zeros_like(curvature)
+    )
+
+    before = weighted.sum(-1)
+    found = TrustRegionStep(
+        theta.clone(),
+        torch.zeros_like(before),
+        torch.zeros_like(before),
+        torch.zeros_like(before, dtype=torch.bool),
+    )
+    pending = torch.arange(theta.shape[0], device=theta.device)
+    for halvings in range(settings.line_search):
+        # Only patients still searching are evaluated: usually a few after the first candidate.
+        every = len(pending) == theta.shape[0]
+        pick = (lambda t: t) if every else (lambda t, index=pending: t.index_select(0, index))
+        candidate = actor.project(pick(theta) + 0.5**halvings * pick(step))
+        mean = actor.mean(candidate, pick(batch.observations))
+        log_std, start = actor.split(candidate)[1], pick(old_log_std)
+        ratio = actor.log_ratio(mean, log_std, pick(batch.noise), pick(old_mean), start).exp()
+        gain = (ratio * pick(weighted)).sum(-1) - pick(before)
+        kl = actor.kl(pick(old_mean), start, mean, log_std, pick(batch.weights))
+        good = (gain > 0) & (kl <= settings.radius) & torch.isfinite(candidate).all(-1)
+        chosen = pending[good]
+        found.theta[chosen], found.kl[chosen] = candidate[good], kl[good]
+        found.gain[chosen], found.accepted[chosen] = gain[good], True
+        pending = pending[~good]
+        if not len(pending):
+            break
+    return found

@@ -1,0 +1,215 @@
+"""Hand-written derivatives against autograd; the stack against its members."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.online.gaussian import LOG_STD_RANGE, FisherBatch, GaussianActor, interval_bias
+from medgym_offline.online.networks import Adam, TanhMLP
+
+P, N = 3, 17
+SIZES = (5, 7, 6, 2)
+
+
+def _double(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+@pytest.fixture
+def network() -> TanhMLP:
+    return TanhMLP(SIZES)
+
+
+@pytest.fixture
+def theta(network: TanhMLP) -> Tensor:
+    return 0.4 * _double(0, P, network.count)
+
+
+def test_layers_are_views_and_flatten_inverts_them(network: TanhMLP, theta: Tensor) -> None:
+    layers = network.layers(theta)
+    assert [tuple(w.shape) for w, _ in layers] == [(P, 5, 7), (P, 7, 6), (P, 6, 2)]
+    assert torch.equal(network.flatten(layers), theta)
+    layers[1][0].zero_()
+    assert (theta == 0).sum() == P * 7 * 6
+
+
+def test_forward_is_the_stacked_mlp_of_the_package(network: TanhMLP, theta: Tensor) -> None:
+    from medgym_offline.stack import StackedMLP
+
+    module = StackedMLP(P, SIZES, activation="tanh").double()
+    with torch.no_grad():
+        for layer, (weight, bias) in zip(module.layers, network.layers(theta)):
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
+        x = _double(1, P, N, 5)
+        torch.testing.assert_close(network.forward(theta, x), module(x), rtol=1e-12, atol=1e-12)
+
+
+def test_jvp_and_vjp_are_autograds(network: TanhMLP, theta: Tensor) -> None:
+    x, v, g = _double(1, P, N, 5), _double(2, *theta.shape), _double(3, P, N, 2)
+    activations = network.activations(theta, x)
+    slopes = network.slopes(activations)
+    _, pushed = torch.func.jvp(lambda t: network_out(network, t, x), (theta,), (v,))
+    torch.testing.assert_close(network.jvp(theta, activations, slopes, v), pushed, rtol=1e-10, atol=1e-12)
+    _, back = torch.func.vjp(lambda t: network_out(network, t, x), theta)
+    torch.testing.assert_close(network.vjp(theta, activations, slopes, g), back(g)[0], rtol=1e-10, atol=1e-12)
+
+
+def network_out(network: TanhMLP, theta: Tensor, x: Tensor) -> Tensor:
+    """The same function without in-place operations, which forward-mode autograd cannot trace."""
+    for i, (weight, bias) in enumerate(network.layers(theta)):
+        x = x @ weight + bias
+        if i < len(SIZES) - 2:
+            x = torch.tanh(x)
+    return x
+
+
+def test_vjp_is_the_adjoint_of_jvp(network: TanhMLP, theta: Tensor) -> None:
+    x, v, g = _double(1, P, N, 5), _double(2, *theta.shape), _double(3, P, N, 2)
+    activations = network.activations(theta, x)
+    slopes = network.slopes(activations)
+    left = (network.jvp(theta, activations, slopes, v) * g).sum((1, 2))
+    right = (network.vjp(theta, activations, slopes, g) * v).sum(1)
+    torch.testing.assert_close(left, right)
+
+
+def test_initial_belongs_to_the_patient_not_to_the_batch(network: TanhMLP) -> None:
+    def draw(names: list[int]) -> Tensor:
+        return network.initial([np.random.default_rng(name) for name in names], output_gain=0.1)
+
+    together = draw([4, 5, 6])
+    torch.testing.assert_close(draw([6, 4]), together[[2, 0]], rtol=0, atol=0)
+    last = network.layers(together)[-1][0]
+    assert last.abs().max() <= 0.1 * (6 / 8) ** 0.5
+
+
+def test_adam_is_torchs_adam(theta: Tensor) -> None:
+    ours, theirs = theta.clone(), theta.clone().requires_grad_()
+    mine, reference = Adam.zeros(ours), torch.optim.Adam([theirs], lr=0.01)
+    for step in range(5):
+        gradient = _double(10 + step, *theta.shape)
+        mine.step_(ours, gradient, 0.01)
+        theirs.grad = gradient
+        reference.step()
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-7)
+
+
+# -- the Gaussian ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def actor() -> GaussianActor:
+    return GaussianActor(SIZES)
+
+
+@pytest.fixture
+def policy(actor: GaussianActor) -> Tensor:
+    values = 0.4 * _double(0, P, actor.count)
+    actor.split(values)[1].copy_(-1.0 + 0.3 * _double(1, P, 2))
+    return values
+
+
+def _weights(zeros: bool = True) -> Tensor:
+    weights = torch.from_numpy(np.random.default_rng(5).uniform(0.5, 1.5, (P, N)))
+    if zeros:
+        weights[:, ::4] = 0
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _kl(actor: GaussianActor, old: Tensor, new: Tensor, x: Tensor, weights: Tensor) -> Tensor:
+    def mean(theta: Tensor) -> Tensor:
+        return network_out(actor.network, actor.split(theta)[0], x)
+
+    return actor.kl(mean(old), actor.split(old)[1], mean(new), actor.split(new)[1], weights)
+
+
+def test_kl_is_torchs(actor: GaussianActor, policy: Tensor) -> None:
+    from torch.distributions import Normal, kl_divergence
+
+    x, weights = _double(2, P, N, 5), _weights()
+    other = policy + 0.1 * _double(3, *policy.shape)
+    dists = [Normal(actor.mean(t, x), actor.split(t)[1].exp().unsqueeze(1)) for t in (policy, other)]
+    expected = (kl_divergence(*dists).sum(-1) * weights).sum(-1)
+    torch.testing.assert_close(_kl(actor, policy, other, x, weights), expected)
+
+
+def test_kl_is_unchanged_by_squashing(actor: GaussianActor) -> None:
+    """Monte Carlo over the squashed actions of one state agrees with the closed form before squashing."""
+    from torch.distributions import Normal, TransformedDistribution
+    from torch.distributions.transforms import TanhTransform
+
+    torch.manual_seed(0)
+    old, new = (
+        (torch.tensor([0.2, -0.4]), torch.tensor([0.5, 0.3])),
+        (torch.tensor([0.4, -0.3]), torch.tensor([0.4, 0.4])),
+    )
+    squashed = [TransformedDistribution(Normal(*pair), TanhTransform(cache_size=1)) for pair in (old, new)]
+    a = squashed[0].sample((200_000,))
+    sampled = (squashed[0].log_prob(a) - squashed[1].log_prob(a)).sum(-1)
+    closed = actor.kl(old[0][None, None], old[1].log()[None], new[0][None, None], new[1].log()[None], torch.ones(1, 1))
+    assert abs(float(sampled.mean()) - float(closed)) < 4 * float(sampled.std()) / 200_000**0.5
+
+
+def test_fisher_product_is_the_dense_hessian_of_kl(actor: GaussianActor, policy: Tensor) -> None:
+    x, weights = _double(2, P, N, 5), _weights()
+    batch = actor.fisher_batch(policy, x, weights)
+    assert isinstance(batch, FisherBatch)
+    for p in range(P):
+        one = slice(p, p + 1)
+
+        def divergence(flat: Tensor, one: slice = one) -> Tensor:
+            return _kl(actor, policy[one], flat[None], x[one], weights[one])[0]
+
+        dense = torch.autograd.functional.hessian(divergence, policy[p])
+        basis = torch.eye(actor.count, dtype=torch.float64)
+        single = actor.fisher_batch(policy[one], x[one], weights[one])
+        columns = torch.cat([actor.fisher_product(policy[one], single, row[None]) for row in basis])
+        torch.testing.assert_close(columns, dense, rtol=1e-8, atol=1e-10)
+        assert torch.linalg.eigvalsh(dense).min() > -1e-10
+        vector = _double(9, P, actor.count)
+        torch.testing.assert_close(actor.fisher_product(policy, batch, vector)[p], dense @ vector[p])
+        activations = actor.network.activations(actor.split(policy)[0], x)
+        slopes = actor.network.slopes(activations)
+        form = actor.curvature(policy, activations, slopes, weights, vector)[p]
+        torch.testing.assert_close(form, vector[p] @ dense @ vector[p])
+
+
+def test_log_ratio_and_policy_gradient(actor: GaussianActor, policy: Tensor) -> None:
+    x, noise = _double(2, P, N, 5), _double(3, P, N, 2)
+    old_mean, old_log_std = actor.mean(policy, x), actor.split(policy)[1]
+    z = old_mean + old_log_std.exp().unsqueeze(1) * noise
+
+    def surrogate(theta: Tensor, weighted: Tensor) -> Tensor:
+        network, log_std = actor.split(theta)
+        mean = network_out(actor.network, network, x)
+        dist = torch.distributions.Normal(mean, log_std.exp().unsqueeze(1))
+        old = torch.distributions.Normal(old_mean, old_log_std.exp().unsqueeze(1))
+        return ((dist.log_prob(z) - old.log_prob(z)).sum(-1).exp() * weighted).sum()
+
+    weighted = _double(4, P, N) * _weights()
+    moved = policy + 0.05 * _double(6, *policy.shape)
+    log_ratio = actor.log_ratio(actor.mean(moved, x), actor.split(moved)[1], noise, old_mean, old_log_std)
+    torch.testing.assert_close((log_ratio.exp() * weighted).sum(), surrogate(moved, weighted))
+    expected = torch.func.grad(surrogate)(policy, weighted)
+    activations = actor.network.activations(actor.split(policy)[0], x)
+    slopes = actor.network.slopes(activations)
+    ours = actor.policy_gradient(policy, activations, slopes, noise, weighted)
+    torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_projection_keeps_the_spread_in_range(actor: GaussianActor, policy: Tensor) -> None:
+    wild = policy.clone()
+    actor.split(wild)[1].copy_(torch.tensor([[-9.0, 4.0]], dtype=torch.float64))
+    log_std = actor.split(actor.project(wild))[1]
+    assert log_std.min() == LOG_STD_RANGE[0]
+    assert log_std.max() == LOG_STD_RANGE[1]
+    assert torch.equal(actor.project(policy), policy)
+
+
+@pytest.mark.parametrize("decisions", [3, 5, 10, 20])
+def test_interval_bias_is_the_mean_interval(decisions: int) -> None:
+    share = (np.tanh(interval_bias(decisions, 96.0, 0.5, 36.0)) + 1) / 2
+    assert 0.5 + share * 35.5 == pytest.approx(96.0 / decisions, rel=1e-6)

@@ -1,0 +1,142 @@
+"""The trust-region step: conjugate gradients, radius, line search, independence of patients."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.online.gaussian import GaussianActor
+from medgym_offline.online.trpo import PolicyBatch, TrustRegion, conjugate_gradients, trust_region_step
+
+P, N, A = 6, 240, 3
+ACTOR = GaussianActor((9, 16, 16, A))
+
+
+def _tensor(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+@pytest.fixture
+def theta() -> Tensor:
+    rngs = [np.random.default_rng(p) for p in range(P)]
+    return ACTOR.initial(rngs, [0.0] * A, [0.5] * A, output_gain=1.0)
+
+
+@pytest.fixture
+def batch() -> PolicyBatch:
+    weights = torch.ones(P, N)
+    weights[:, 200:] = 0.0
+    noise = _tensor(1, P, N, A)
+    # Advantage rewards the first action component, more in some states than in others.
+    observations = _tensor(0, P, N, 9)
+    advantages = noise[..., 0] * (1 + observations[..., 0]) + 0.3 * _tensor(2, P, N)
+    return PolicyBatch(observations, noise, advantages, weights / weights.sum(1, keepdim=True))
+
+
+def test_conjugate_gradients_solve_each_patient() -> None:
+    root = _tensor(0, P, 12, 12).double()
+    matrix = root @ root.transpose(1, 2) + torch.eye(12, dtype=torch.float64)
+    target = _tensor(1, P, 12).double()
+    target[2] = 0.0
+    solution = conjugate_gradients(lambda v: torch.bmm(matrix, v.unsqueeze(-1)).squeeze(-1), target, 40)
+    torch.testing.assert_close(solution, torch.linalg.solve(matrix, target), rtol=1e-4, atol=1e-4)
+    assert (solution[2] == 0).all()
+
+
+def _surrogate(theta: Tensor, old: Tensor, batch: PolicyBatch) -> Tensor:
+    """The surrogate from torch's own densities."""
+    dists = [
+        torch.distributions.Normal(ACTOR.mean(t, batch.observations), ACTOR.split(t)[1].exp().unsqueeze(1))
+        for t in (theta, old)
+    ]
+    z = dists[1].mean + dists[1].stddev * batch.noise
+    ratio = (dists[0].log_prob(z) - dists[1].log_prob(z)).sum(-1).exp()
+    return (ratio * batch.advantages * batch.weights).sum(-1)
+
+
+@pytest.mark.parametrize("radius", [0.001, 0.01, 0.1])
+def test_step_improves_within_the_radius(theta: Tensor, batch: PolicyBatch, radius: float) -> None:
+    step = trust_region_step(ACTOR, theta, batch, TrustRegion(radius=radius))
+    dists = [
+        torch.distributions.Normal(ACTOR.mean(t, batch.observations), ACTOR.split(t)[1].exp().unsqueeze(1))
+        for t in (theta, step.theta)
+    ]
+    kl = (torch.distributions.kl_divergence(*dists).sum(-1) * batch.weights).sum(-1)
+    assert step.accepted.all()
+    assert (kl <= radius * (1 + 1e-3)).all()
+    assert (kl >= 0.1 * radius).all(), "a step that short wastes the update"
+    torch.testing.assert_close(kl, step.kl, rtol=1e-3, atol=1e-6)
+    gain = _surrogate(step.theta, theta, batch) - _surrogate(theta, theta, batch)
+    assert (gain > 0).all()
+    torch.testing.assert_close(gain, step.gain, rtol=1e-3, atol=1e-5)
+
+
+def test_full_fisher_step_is_the_natural_gradient(theta: Tensor, batch: PolicyBatch) -> None:
+    """On all rows, with many iterations, the step is parallel to the solution of the dense system."""
+    actor = GaussianActor((9, 4, A))
+    rngs = [np.random.default_rng(p) for p in range(P)]
+    small = actor.initial(rngs, [0.0] * A, [0.5] * A, output_gain=1.0)
+    settings = TrustRegion(radius=1e-4, iterations=200, fisher_stride=1)
+    step = trust_region_step(actor, small, batch, settings).theta - small
+    fisher = actor.fisher_batch(small, batch.observations, batch.weights)
+    basis = torch.eye(actor.count)
+    columns = torch.stack([actor.fisher_product(small, fisher, row.expand(P, -1)) for row in basis], -1)
+    dense = (columns + settings.damping * basis).double()
+    activations = actor.network.activations(actor.split(small)[0], batch.observations)
+    slopes = actor.network.slopes(activations)
+    weighted = batch.advantages * batch.weights
+    gradient = actor.policy_gradient(small, activations, slopes, batch.noise, weighted).double()
+    expected = torch.linalg.solve(dense, gradient)
+    cosine = torch.nn.functional.cosine_similarity(step.double(), expected, dim=-1)
+    assert (cosine > 0.999).all()
+
+
+def test_surrogate_is_never_worse(theta: Tensor, batch: PolicyBatch) -> None:
+    """Pure noise as advantage, a radius far too large: every patient improves or stays exactly where it was."""
+    noisy = dataclasses.replace(batch, advantages=_tensor(7, P, N))
+    step = trust_region_step(ACTOR, theta, noisy, TrustRegion(radius=5.0, line_search=2))
+    gain = _surrogate(step.theta, theta, noisy) - _surrogate(theta, theta, noisy)
+    assert (gain[step.accepted] > 0).all()
+    assert torch.equal(step.theta[~step.accepted], theta[~step.accepted])
+
+
+def test_no_advantage_no_step(theta: Tensor, batch: PolicyBatch) -> None:
+    step = trust_region_step(ACTOR, theta, dataclasses.replace(batch, advantages=torch.zeros(P, N)), TrustRegion())
+    assert not step.accepted.any()
+    assert torch.equal(step.theta, theta)
+
+
+def test_stacked_equals_looped_in_any_order(theta: Tensor, batch: PolicyBatch) -> None:
+    def take(index: list[int]) -> Tensor:
+        part = PolicyBatch(**{name: value[index] for name, value in vars(batch).items()})
+        return trust_region_step(ACTOR, theta[index], part, TrustRegion()).theta
+
+    together = take(list(range(P)))
+    looped = torch.cat([take([p]) for p in range(P)])
+    torch.testing.assert_close(together, looped, rtol=1e-4, atol=1e-5)
+    order = [3, 0, 5, 1, 4, 2]
+    torch.testing.assert_close(take(order), together[order], rtol=1e-4, atol=1e-5)
+
+
+def test_a_broken_patient_leaves_the_others_alone(theta: Tensor, batch: PolicyBatch) -> None:
+    bad = batch.advantages.clone()
+    bad[2] = float("nan")
+    step = trust_region_step(ACTOR, theta, dataclasses.replace(batch, advantages=bad), TrustRegion())
+    clean = trust_region_step(ACTOR, theta, batch, TrustRegion())
+    others = [p for p in range(P) if p != 2]
+    torch.testing.assert_close(step.theta[others], clean.theta[others], rtol=1e-4, atol=1e-5)
+    assert not step.accepted[2]
+    assert torch.equal(step.theta[2], theta[2])
+
+
+def test_spread_stays_in_range(theta: Tensor, batch: PolicyBatch) -> None:
+    """An advantage that wants ever less exploration runs into the bound and not through it."""
+    actor = theta.clone()
+    ACTOR.split(actor)[1].fill_(-2.98)
+    calm = dataclasses.replace(batch, advantages=-batch.noise.square().sum(-1))
+    step = trust_region_step(ACTOR, actor, calm, TrustRegion(radius=0.1))
+    assert ACTOR.split(step.theta)[1].min() >= -3.0
