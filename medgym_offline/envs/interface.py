@@ -1,0 +1,154 @@
+"""What the single and the vector environment share: arguments to process, spaces, checked actions, starts and infos."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
+from medgym_offline.envs.timing import ProcessConfig
+from medgym_offline.errors import MedGymError
+from medgym_offline.simulators.bank import Backend, SimulatorBank
+from medgym_offline.simulators.files import load_simulators
+
+__all__ = [
+    "MAX_SEED",
+    "action_space",
+    "checked_actions",
+    "checked_start",
+    "infos",
+    "observation_space",
+    "open_bank",
+    "start_infos",
+]
+
+MAX_SEED = 2**63 - 1
+"""Episode seeds are below this, so that they fit the integers of arrays and files."""
+
+# Policies end in tanh or clip; float arithmetic may overshoot by this much, which is clipped without a word.
+_TOLERANCE = 1e-6
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str) -> SimulatorBank:
+    return load_simulators(name)
+
+
+def open_bank(bank: str | SimulatorBank, world: str, backend: Backend | None) -> SimulatorBank:
+    """The bank given, or named (release banks are read once), in the world and with the backend asked for."""
+    if isinstance(bank, SimulatorBank):
+        opened = bank
+    elif Path(bank).suffix:
+        opened = load_simulators(bank)  # a file of the user's own may change between two environments
+    else:
+        opened = _load(bank)
+    opened = opened.world(world)
+    return opened if backend is None else opened.with_backend(backend)
+
+
+def observation_space(bank: SimulatorBank) -> spaces.Box:
+    """Bounds of the 9 observation columns: the bank's for the state, [0, 1] for remaining time and decisions."""
+    n = bank.disease.observed_dim
+    low = np.concatenate([bank.lower[:n].cpu().numpy(), np.zeros(2)]).astype(np.float32)
+    high = np.concatenate([bank.upper[:n].cpu().numpy(), np.ones(2)]).astype(np.float32)
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+def action_space(config: ProcessConfig) -> spaces.Box:
+    """[-1, 1] per component: the treatments, and under adaptive timing the interval."""
+    return spaces.Box(-1.0, 1.0, (config.action_dim,), np.float32)
+
+
+def checked_actions(actions: Any, shape: tuple[int, ...], bank: SimulatorBank) -> np.ndarray:
+    """Actions as float32 within [-1, 1].
+
+    Raises:
+        MedGymError: Wrong shape, a component that is not finite or out of its range (beyond rounding).
+    """
+    try:
+        values = np.asarray(actions, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise MedGymError(f"action is no array of numbers; give {shape} numbers in [-1, 1]") from None
+    if values.shape != shape:
+        raise MedGymError(f"action has shape {values.shape}; expected {shape}")
+    wrong = ~(np.abs(values) <= 1.0 + _TOLERANCE)
+    if wrong.any():
+        where = tuple(int(i) for i in np.argwhere(wrong)[0])
+        names = (*(t.name for t in bank.disease.treatments), "interval")
+        row = f" of environment {where[0]}" if len(where) > 1 else ""
+        raise MedGymError(
+            f"action component {where[-1]} ({names[where[-1]]}){row} is {values[where]:g}; give a number in [-1, 1]"
+        )
+    return np.clip(values, -1.0, 1.0).astype(np.float32)
+
+
+def checked_start(state: Any, bank: SimulatorBank, x: Tensor) -> Tensor:
+    """Start states `x` (P, B, D) with their observed columns replaced by `state`.
+
+    Args:
+        state: Physical units, (6 or 7,) or (P, B, 6 or 7): the variables, and fluid balance in litres.
+        bank: Simulators.
+        x: What the columns not given keep (hidden components, and fluid balance if only the variables are given).
+
+    Raises:
+        MedGymError: Wrong shape, a value that is not finite or outside its physical bounds.
+    """
+    variables = bank.disease.variables
+    try:
+        values = np.asarray(state, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    if values.ndim == 0 or values.shape[-1] not in (len(variables), len(variables) + 1):
+        raise MedGymError(
+            f"options['state'] has shape {values.shape}; give {len(variables)} values in physical units "
+            f"({', '.join(v.name for v in variables)}), or those and fluid balance in litres"
+        )
+    limits = [(v.name, v.unit, v.lower, v.upper) for v in variables]
+    limits.append(("fluid_balance", "litres", *bank.disease.balance_bounds))
+    for j, (name, unit, lower, upper) in enumerate(limits[: values.shape[-1]]):
+        column = values[..., j]
+        if not bool(((column >= lower) & (column <= upper)).all()):
+            raise MedGymError(f"options['state']: {name} must lie in [{lower:g}, {upper:g}] {unit}")
+    given = torch.as_tensor(bank.normalize(values), dtype=x.dtype)
+    given = given.expand(*x.shape[:2], given.shape[-1])
+    return bank.clamp(torch.cat([given, x[..., given.shape[-1] :]], -1))
+
+
+def _observed(process: DecisionProcess, x: Tensor) -> np.ndarray:
+    n = process.bank.disease.observed_dim
+    return process.bank.denormalize(x)[..., :n].float().numpy()
+
+
+def start_infos(process: DecisionProcess, episodes: Episodes) -> dict[str, np.ndarray]:
+    """Info columns (P, B, ...) at the start: nothing done yet, severity without treatment."""
+    untreated = torch.zeros(*episodes.time.shape, len(process.bank.disease.treatments))
+    state = _observed(process, episodes.x)
+    zero = np.zeros(state.shape[:2])
+    return {
+        "cost": zero,
+        "dt": zero.copy(),
+        "time": zero.copy(),
+        "sofa": process.severity(episodes.x, untreated).double().numpy(),
+        "lactate": state[..., process.bank.disease.monitored].astype(np.float64),
+        "state": state,
+    }
+
+
+def infos(process: DecisionProcess, outcome: Outcome) -> dict[str, np.ndarray]:
+    """Info columns (P, B, ...) of one decision."""
+    columns: Sequence[tuple[str, Tensor]] = (
+        ("cost", outcome.cost),
+        ("dt", outcome.dt),
+        ("time", outcome.next.time),
+        ("sofa", outcome.sofa),
+        ("lactate", outcome.lactate),
+    )
+    named = {name: value.double().numpy() for name, value in columns}
+    return named | {"state": _observed(process, outcome.next.x)}
