@@ -1,6 +1,6 @@
 """Datasets: recipes -> perturbed rollouts -> Minari files, with a flat cache, checksums and cards.
 
-Names are imported on first use, so that `list_datasets` needs neither torch, Minari nor h5py.
+Names are imported on first use, so that `list_datasets` needs neither torch nor h5py.
 """
 
 from __future__ import annotations
@@ -9,18 +9,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medgym_offline.datasets.card import dataset_card
+    from medgym_offline.datasets.catalogue import DatasetInfo, dataset_folder, dataset_info, list_datasets, minari_root
+    from medgym_offline.datasets.generate import GeneratedDataset, generate
+    from medgym_offline.datasets.load import load_dataset
+    from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, find_recipe, list_recipes, read_recipe
     from medgym_offline.datasets.transitions import COLUMNS, HORIZON, Transitions
+    from medgym_offline.datasets.verify import VerificationReport, verify
 
-__all__ = ["COLUMNS", "HORIZON", "Transitions"]
+__all__ = [
+    "COLUMNS",
+    "HORIZON",
+    "DatasetInfo",
+    "GeneratedDataset",
+    "Recipe",
+    "Transitions",
+    "UnknownDatasetError",
+    "VerificationReport",
+    "dataset_card",
+    "dataset_folder",
+    "dataset_info",
+    "find_recipe",
+    "generate",
+    "list_datasets",
+    "list_recipes",
+    "load_dataset",
+    "minari_root",
+    "read_recipe",
+    "verify",
+]
 
-_HOME = {
-    "COLUMNS": "transitions",
-    "HORIZON": "transitions",
-    "Transitions": "transitions",
+_HOMES = {
+    "card": ("dataset_card",),
+    "catalogue": ("DatasetInfo", "dataset_folder", "dataset_info", "list_datasets", "minari_root"),
+    "generate": ("GeneratedDataset", "generate"),
+    "load": ("load_dataset",),
+    "recipes": ("Recipe", "UnknownDatasetError", "find_recipe", "list_recipes", "read_recipe"),
+    "transitions": ("COLUMNS", "HORIZON", "Transitions"),
+    "verify": ("VerificationReport", "verify"),
 }
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    # Kept: two functions share their module's name, and importing a submodule puts the module here.
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

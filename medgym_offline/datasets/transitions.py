@@ -171,9 +171,7 @@ class Transitions:
             raise DatasetError(f"{name}: timing {self.timing!r} is not 'adaptive' or 'fixed'")
         width = 4 if self.timing == "adaptive" else 3
         if self.action_dim != width:
-            raise DatasetError(
-                f"{name}: actions have width {self.action_dim}, {self.timing} timing needs {width}"
-            )
+            raise DatasetError(f"{name}: actions have width {self.action_dim}, {self.timing} timing needs {width}")
         if rows and (self.patient.min() < 0 or self.patient.max() >= len(self.patients)):
             raise DatasetError(f"{name}: patient numbers exceed the {len(self.patients)} patient ids")
         return self

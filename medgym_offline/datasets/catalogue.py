@@ -1,0 +1,133 @@
+"""Which datasets exist: the release's recipes and manifests, and what lies in the local Minari folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medgym_offline.datasets.recipes import Recipe, list_recipes, unknown_dataset
+from medgym_offline.errors import DatasetError
+from medgym_offline.files import release_folder
+
+__all__ = [
+    "DATA_FILE",
+    "MANIFEST_FORMAT",
+    "NAMESPACE",
+    "DatasetInfo",
+    "dataset_folder",
+    "dataset_info",
+    "list_datasets",
+    "local_ids",
+    "minari_root",
+    "read_manifest",
+]
+
+NAMESPACE = "medgym"
+DATA_FILE = "data/main_data.hdf5"
+MANIFEST_FORMAT = "medgym-dataset/1"
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a dataset without reading its rows.
+
+    Attributes:
+        id: As `minari.load_dataset` and `load_dataset` take it.
+        description: One sentence.
+        episodes, steps: Counts; None for a dataset that was never generated here and ships no manifest.
+        sha256: Of `main_data.hdf5`; None likewise.
+        reference_returns: Mean undiscounted returns of `random`, `zero`, `behavior` and `expert`; empty likewise.
+        timing, decisions, reward, bank, behavior: See `Recipe`.
+        patients: Number of patients with episodes; None where unknown.
+        content_hash: Hash of the rows, see `ContentHash`; None where unknown.
+        path: Local folder; None if it is not on this machine.
+    """
+
+    id: str
+    description: str
+    episodes: int | None
+    steps: int | None
+    sha256: str | None
+    reference_returns: dict[str, float] = field(default_factory=dict)
+    timing: str = "adaptive"
+    decisions: int = 20
+    reward: str = "integral"
+    bank: str = ""
+    behavior: str = ""
+    patients: int | None = None
+    content_hash: str | None = None
+    path: Path | None = None
+
+
+def minari_root(root: str | Path | None = None) -> Path:
+    """Folder of local Minari datasets: `root`, or Minari's own (`$MINARI_DATASETS_PATH`, `~/.minari/datasets`)."""
+    if root is not None:
+        return Path(root)
+    from minari.storage import get_dataset_path
+
+    return Path(get_dataset_path())
+
+
+def dataset_folder(dataset: str, root: str | Path | None = None) -> Path:
+    """Local folder of a dataset id (it need not exist)."""
+    return minari_root(root) / dataset
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """A manifest as JSON values; `DatasetError` if it is missing, no manifest or of another format."""
+    path = Path(path)
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: there is no manifest; regenerate the dataset") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path}: not a readable manifest ({error}); regenerate the dataset") from None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != MANIFEST_FORMAT:
+        raise DatasetError(f"{path}: format is {found!r}, expected {MANIFEST_FORMAT!r}; regenerate the dataset")
+    return manifest
+
+
+def local_ids(root: str | Path | None = None) -> list[str]:
+    """Ids of the datasets of this project's namespace in the local Minari folder, in alphabetical order."""
+    base = minari_root(root)
+    manifests = (base / NAMESPACE).glob("*/data/manifest.json")
+    return sorted(m.parent.parent.relative_to(base).as_posix() for m in manifests if m.parent.parent.name[0] != ".")
+
+
+def _info(recipe: Recipe, manifest: dict[str, Any] | None, path: Path | None) -> DatasetInfo:
+    known: dict[str, Any] = {"episodes": None, "steps": None, "sha256": None}
+    if manifest is not None:
+        known = {name: manifest[name] for name in ("episodes", "steps", "content_hash")}
+        known["patients"] = len(manifest["patients"])
+        known["sha256"] = manifest["files"][DATA_FILE]["sha256"]
+        known["reference_returns"] = manifest["references"]["returns"]
+    fields = ("timing", "decisions", "reward", "bank", "behavior")
+    shared = {name: getattr(recipe, name) for name in fields}
+    return DatasetInfo(id=recipe.id, description=recipe.description, path=path, **shared, **known)
+
+
+def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
+    """What is known of one dataset: from its local manifest, else the release's, else its recipe.
+
+    Raises:
+        UnknownDatasetError: no such id, with the nearest ones.
+    """
+    recipes = list_recipes()
+    folder = dataset_folder(dataset, root)
+    local = folder / "data" / "manifest.json"
+    if local.is_file():
+        manifest = read_manifest(local)
+        return _info(Recipe.from_fields(manifest["recipe"] | {"id": dataset}, str(local)), manifest, folder)
+    if dataset not in recipes:
+        raise unknown_dataset(dataset, sorted({*recipes, *local_ids(root)}))
+    recipe = recipes[dataset]
+    released = release_folder("datasets") / f"{recipe.name}.manifest.json"
+    return _info(recipe, read_manifest(released) if released.is_file() else None, None)
+
+
+def list_datasets(root: str | Path | None = None) -> list[DatasetInfo]:
+    """The release's datasets and the local ones of its namespace, in alphabetical order of their ids."""
+    return [dataset_info(name, root) for name in sorted({*list_recipes(), *local_ids(root)})]

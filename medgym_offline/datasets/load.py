@@ -1,0 +1,174 @@
+"""Loading: the flat cache if it is there, else rebuilt from the HDF5 file, else the dataset is regenerated."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgym_offline.datasets.catalogue import dataset_folder, local_ids
+from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
+from medgym_offline.datasets.hdf5 import read_blocks
+from medgym_offline.datasets.recipes import list_recipes, unknown_dataset
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.errors import DatasetError
+from medgym_offline.files import atomic_path, cache_folder
+from medgym_offline.progress import Progress
+
+__all__ = ["load_dataset", "read_columns", "read_metadata"]
+
+OBSERVATIONS = 9
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Minari's `metadata.json` of a dataset of ours; `DatasetError` if it is missing, damaged or another's."""
+    path = folder / "data" / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        ours = metadata["medgym"]
+        _ = [ours[key] for key in ("patients", "timing", "decisions", "content_hash", "bytes")]
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: there is no such file; regenerate the dataset") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path}: not readable as JSON ({error}); regenerate the dataset") from None
+    except (KeyError, TypeError):
+        raise DatasetError(
+            f"{path}: no complete 'medgym' block, so not a dataset of this project; read it with minari.load_dataset"
+        ) from None
+    return metadata
+
+
+def read_columns(folder: Path, metadata: dict[str, Any], progress: bool = False) -> dict[str, np.ndarray]:
+    """All columns of a dataset from its HDF5 file, in memory (seconds for 10,000 episodes).
+
+    Raises:
+        DatasetError: the file is missing, truncated or does not have the layout.
+    """
+    width = 4 if metadata["medgym"]["timing"] == "adaptive" else 3
+    blocks = []
+    total = int(metadata["total_episodes"])
+    with Progress(f"reading {metadata['dataset_id']} (episodes)", total, enabled=progress) as bar:
+        for block in read_blocks(folder / "data" / "main_data.hdf5", (OBSERVATIONS, width)):
+            blocks.append(block.columns())
+            bar.advance(len(block))
+    if not blocks:
+        raise DatasetError(f"{folder / 'data' / 'main_data.hdf5'}: holds no episodes; regenerate the dataset")
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str, np.ndarray]:
+    """Columns from the HDF5 file, also written as a flat cache: beside it, or in the user's cache folder."""
+    ours = metadata["medgym"]
+    columns = read_columns(folder, metadata, progress)
+    digest = ContentHash()
+    digest.update(columns)
+    found = digest.hexdigest(patients=ours["patients"], timing=ours["timing"], decisions=ours["decisions"])
+    if found != ours["content_hash"]:
+        raise DatasetError(
+            f"{folder}: rows do not have the content hash of its metadata; run `medgym-offline verify "
+            f"{metadata['dataset_id']}` or regenerate it"
+        )
+    name = flat_name(found)
+    for home in (folder, cache_folder() / "datasets"):
+        try:
+            with atomic_path(home / name) as temporary, FlatWriter(temporary) as writer:
+                writer.write(columns)
+        except OSError:
+            continue  # a read-only or full place: the next one, or memory
+        return read_flat(home / name)
+    return columns
+
+
+def load_dataset(
+    dataset: str,
+    patients: int | str | Sequence[int | str] | None = None,
+    *,
+    root: str | Path | None = None,
+    generate: bool = True,
+    progress: bool = True,
+) -> Transitions:
+    """Rows of a dataset; see `Transitions` for what each means.
+
+    Args:
+        dataset: Dataset id, for example `medgym/sepsis-ind-v0`.
+        patients: None (all), a number n (the first n of the dataset), an id, or a sequence of ids and bank indices.
+        root: Folder of Minari datasets; Minari's own by default.
+        generate: Regenerate from the recipe what is not on this machine (seconds to a minute).
+        progress: Show progress on standard error.
+
+    Returns:
+        Read-only, memory-mapped arrays.
+
+    Raises:
+        UnknownDatasetError: no such dataset, with the nearest ids.
+        DatasetError: it is damaged, or not here and `generate` is False.
+        UnknownNameError: no such patient.
+    """
+    folder = dataset_folder(dataset, root)
+    recipes = list_recipes()
+    if not (folder / "data").is_dir():
+        if dataset not in recipes:
+            raise unknown_dataset(dataset, sorted({*recipes, *local_ids(root)}))
+        if not generate:
+            raise DatasetError(
+                f"{dataset} is not on this machine ({folder}); make it: medgym-offline generate {dataset}"
+            )
+        from medgym_offline.datasets.generate import generate as make
+
+        if progress:
+            print(f"{dataset} is not on this machine; generating it from its recipe", file=sys.stderr)
+        make(dataset, root=root, progress=progress)
+    metadata = read_metadata(folder)
+    ours = metadata["medgym"]
+    _check_size(folder, int(ours["bytes"]))
+    _warn_if_older(dataset, ours, recipes)
+    columns = None
+    for home in (folder, cache_folder() / "datasets"):
+        flat = home / flat_name(ours["content_hash"])
+        if flat.is_dir():
+            try:
+                columns = read_flat(flat)
+                break
+            except DatasetError:
+                continue  # a damaged cache is rebuilt
+    transitions = Transitions(
+        **(columns or _rebuild(folder, metadata, progress)),
+        patients=tuple(ours["patients"]),
+        timing=ours["timing"],
+        decisions=int(ours["decisions"]),
+        dataset_id=dataset,
+        content_hash=ours["content_hash"],
+    )
+    if patients is None:
+        return transitions
+    if isinstance(patients, (int, np.integer)):
+        present = transitions.present
+        if not 1 <= patients <= len(present):
+            raise DatasetError(f"{dataset}: {patients} patients asked for, it has 1..{len(present)}")
+        return transitions.select(patients=present[: int(patients)].tolist())
+    chosen = transitions.select(patients=[patients] if isinstance(patients, str) else list(patients))
+    if not len(chosen):
+        raise DatasetError(f"{dataset} has no episodes of the patients asked for ({patients})")
+    return chosen
+
+
+def _check_size(folder: Path, wanted: int) -> None:
+    """A truncated file is noticed although the flat cache could still be read."""
+    path = folder / "data" / "main_data.hdf5"
+    if not path.is_file():
+        raise DatasetError(f"{path}: there is no such file; regenerate the dataset")
+    if (size := path.stat().st_size) != wanted:
+        raise DatasetError(f"{path}: {size} bytes, {wanted} were written; truncated or changed, regenerate the dataset")
+
+
+def _warn_if_older(dataset: str, ours: dict[str, Any], recipes: dict[str, Any]) -> None:
+    if dataset in recipes and ours.get("recipe_digest") not in (None, recipes[dataset].digest):
+        warnings.warn(
+            f"{dataset} on this machine was made by another version of its recipe; medgym-offline generate {dataset}",
+            stacklevel=3,
+        )

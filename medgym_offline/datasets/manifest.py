@@ -1,0 +1,209 @@
+"""What is written beside the rows: Minari's metadata, our manifest, the namespace file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medgym_offline.datasets.catalogue import MANIFEST_FORMAT
+from medgym_offline.datasets.flat import HASH_DECIMALS
+from medgym_offline.datasets.recipes import Recipe
+from medgym_offline.datasets.transitions import COLUMNS, Transitions
+from medgym_offline.files import code_version, sha256_file, write_json
+
+__all__ = ["build_manifest", "build_metadata", "env_specs", "statistics", "statistics_differ", "write_namespace"]
+
+AUTHOR = "The MedGym Offline developers"
+
+
+def env_specs(recipe: Recipe, patient: str) -> tuple[str, str]:
+    """Gymnasium specs (JSON) of the environment that made the data and of the one to evaluate in.
+
+    The entry point is a string, so `recover_environment()` works without importing this package first. Minari's
+    users get the named patient; `recover_environment(patient=...)` gives another. `max_episode_steps` is K + 1:
+    d3rlpy wants a positive number, and an episode ends by itself after at most K decisions, so it never truncates.
+    """
+    from gymnasium.envs.registration import EnvSpec
+
+    kwargs = {"patient": patient, "timing": recipe.timing, "decisions": recipe.decisions, "bank": recipe.bank}
+
+    def spec(reward: str) -> str:
+        made = EnvSpec(
+            id="medgym/Sepsis-v0",
+            entry_point="medgym_offline.envs:SepsisEnv",
+            vector_entry_point="medgym_offline.envs:SepsisVectorEnv",
+            max_episode_steps=recipe.decisions + 1,
+            kwargs=kwargs | {"reward": reward, "noise": True},
+        )
+        return str(made.to_json())
+
+    return spec(recipe.reward), spec("integral")
+
+
+def _package() -> dict[str, Any]:
+    """Author, e-mail and project address as the installed package states them."""
+    found: dict[str, Any] = {"author": [AUTHOR]}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        package = importlib.metadata.metadata("medgym-offline")
+        if "Author-email" in package:
+            found["author_email"] = [package["Author-email"]]
+        urls = package.get_all("Project-URL") or []
+        if urls:
+            found["code_permalink"] = urls[0].split(",")[-1].strip()
+    return found
+
+
+def build_metadata(
+    recipe: Recipe,
+    source: Recipe,
+    patients: tuple[str, ...],
+    first: str,
+    counts: tuple[int, int],
+    content_hash: str,
+    data_file: Path,
+    references: dict[str, Any],
+) -> dict[str, Any]:
+    """Minari's `metadata.json`: plain JSON values only, for any other value makes Minari destroy the file.
+
+    Args:
+        recipe: With the id of the dataset as it is written.
+        source: The recipe it was made from.
+        patients: Ids of the whole bank.
+        first: Patient of the environment specs.
+        counts: Episodes and steps.
+        content_hash: Of the rows.
+        data_file: The finished HDF5 file.
+        references: From `reference_returns`.
+    """
+    import minari
+    from minari.serialization import serialize_space
+
+    from medgym_offline import __version__
+    from medgym_offline.envs import SepsisEnv
+
+    spec, eval_spec = env_specs(recipe, first)
+    env = SepsisEnv(**json.loads(spec)["kwargs"])
+    returns = references["returns"]
+    size = data_file.stat().st_size
+    return {
+        "dataset_id": recipe.id,
+        "total_episodes": counts[0],
+        "total_steps": counts[1],
+        "data_format": "hdf5",
+        "jpeg_encoding": False,
+        "observation_space": serialize_space(env.observation_space),
+        "action_space": serialize_space(env.action_space),
+        "env_spec": spec,
+        "eval_env_spec": eval_spec,
+        "minari_version": minari.__version__,
+        "dataset_size": round(size / 1e6, 1),
+        "algorithm_name": recipe.behavior,
+        "code_permalink": f"medgym-offline {code_version()}",
+        "description": recipe.description,
+        "requirements": [f"medgym-offline>={__version__}"],
+        "ref_min_score": returns["random"],
+        "ref_max_score": returns["expert"],
+        "num_episodes_average_score": references["episodes"],
+        **_package(),
+        # Our own block: what the flat loader needs without the manifest.
+        "medgym": {
+            "patients": list(patients),
+            "timing": recipe.timing,
+            "decisions": recipe.decisions,
+            "reward": recipe.reward,
+            "content_hash": content_hash,
+            "recipe_digest": source.digest,
+            "bytes": size,
+        },
+    }
+
+
+def statistics(transitions: Transitions) -> dict[str, dict[str, Any]]:
+    """Minimum, maximum, mean and standard deviation of every column (lists for columns of vectors)."""
+    found = {}
+    for name in COLUMNS:
+        if name in ("patient", "episode"):
+            continue
+        array = getattr(transitions, name)
+        numbers = {
+            "min": array.min(0),
+            "max": array.max(0),
+            "mean": array.mean(0, dtype=np.float64),
+            "std": array.std(0, dtype=np.float64),
+        }
+        found[name] = {k: np.round(np.asarray(v, np.float64), 6).tolist() for k, v in numbers.items()}
+    return found
+
+
+def statistics_differ(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-3) -> list[str]:
+    """Columns whose means or deviations differ by more than `tolerance` of the deviation (plus 1e-6)."""
+    differ = []
+    for name, numbers in one.items():
+        scale = np.asarray(numbers["std"]) * tolerance + 1e-6
+        gaps = [np.abs(np.asarray(numbers[k]) - np.asarray(other[name][k])) for k in ("mean", "std")]
+        if any((gap > scale).any() for gap in gaps):
+            differ.append(name)
+    return differ
+
+
+def build_manifest(
+    recipe: Recipe,
+    source: Recipe,
+    transitions: Transitions,
+    folder: Path,
+    references: dict[str, Any],
+    bank: dict[str, str],
+    behavior: dict[str, str],
+) -> dict[str, Any]:
+    """The manifest of a finished dataset folder: what it is, what made it, and a checksum of every file.
+
+    Args:
+        recipe: With the id and the number of episodes as written.
+        source: The recipe it was made from; its id names the random streams.
+        transitions: All rows.
+        folder: The dataset's folder, with its files under `data/`.
+        references: From `reference_returns`.
+        bank, behavior: `name` and hash of what made it.
+    """
+    starts = transitions.episode_starts()
+    lengths = np.diff(np.r_[starts, len(transitions)])
+    returns = np.add.reduceat(transitions.rewards.astype(np.float64), starts)
+    files = sorted(p for p in (folder / "data").iterdir() if p.is_file() and p.name != "manifest.json")
+    spec, eval_spec = env_specs(recipe, transitions.present_ids[0])
+    return {
+        "format": MANIFEST_FORMAT,
+        "id": recipe.id,
+        "recipe": recipe.to_json(),
+        "recipe_digest": source.digest,
+        "source": source.id,
+        "patients": transitions.present.tolist(),
+        "episodes": len(starts),
+        "steps": len(transitions),
+        "episode_steps": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
+        "episode_returns": {"mean": float(returns.mean()), "std": float(returns.std())},
+        "content_hash": transitions.content_hash,
+        "hash_decimals": HASH_DECIMALS,
+        "columns": statistics(transitions),
+        "references": references,
+        "env_spec": json.loads(spec),
+        "eval_env_spec": json.loads(eval_spec),
+        "bank": bank,
+        "behavior": behavior,
+        "code_version": code_version(),
+        "files": {f"data/{p.name}": {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in files},
+    }
+
+
+def write_namespace(root: Path, namespace: str) -> None:
+    """Create Minari's `namespace_metadata.json` of a namespace, and of those around it, where it is missing."""
+    parts = namespace.split("/")
+    for depth in range(1, len(parts) + 1):
+        path = root.joinpath(*parts[:depth]) / "namespace_metadata.json"
+        if not path.exists():
+            text = "Offline reinforcement learning for treatment, on simulators learned from ICU records."
+            write_json(path, {"description": text})

@@ -1,0 +1,165 @@
+"""Recipes: one TOML file per dataset says everything that decides its content."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
+from medgym_offline.files import release_folder
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Recipe", "UnknownDatasetError", "find_recipe", "list_recipes", "read_recipe", "unknown_dataset"]
+
+# Minari's own rule, with the namespace and the version required: an id without a version cannot be loaded by it.
+_ID = re.compile(r"^[-_\w][-_\w/]*[-_\w]+/[-_\w]+?-v\d+$")
+
+
+class UnknownDatasetError(DatasetError, UnknownNameError):
+    """No dataset has this id."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the content of a dataset.
+
+    Episode e of patient p starts from and is perturbed by (paper, eq. 15)
+
+        x_0 <- clip(x_0 + 0.05 N),   a <- clip(behavior(o) + perturbation N)
+
+    with every draw from the stream seeded by `episode_seeds(seed, "dataset:<id>", p, e)`.
+
+    Attributes:
+        id: `namespace/name-vN`.
+        description: One sentence.
+        bank: Name or path of the simulator bank; every episode runs in its patient's own simulator.
+        behavior: Scope of a shipped policy (`ind`, `dr`, `pop`), a built-in (`random`, `zero`, `max`) or the path
+            of a policy file.
+        timing: `adaptive` or `fixed`.
+        decisions: K, the largest number of decisions in 96 h.
+        reward: `integral`, `paper` or `authors`.
+        episodes: Per patient.
+        perturbation: Standard deviation of the noise on actions, in units of an action in [-1, 1]. The initial
+            state's is the environment's own, 0.05 normalised units.
+        seed: Root seed.
+    """
+
+    id: str
+    description: str
+    bank: str
+    behavior: str
+    timing: str = "adaptive"
+    decisions: int = 20
+    reward: str = "integral"
+    episodes: int = 100
+    perturbation: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not _ID.match(self.id):
+            raise DatasetError(
+                f"dataset id {self.id!r} is not of the form namespace/name-vN (for example medgym/sepsis-ind-v0)"
+            )
+        _one_of(self.id, "timing", self.timing, ("adaptive", "fixed"))
+        _one_of(self.id, "reward", self.reward, ("integral", "paper", "authors"))
+        for field, least in (("decisions", 1), ("episodes", 1), ("perturbation", 0), ("seed", 0)):
+            if getattr(self, field) < least:
+                raise DatasetError(f"recipe {self.id}: {field} = {getattr(self, field)} must be at least {least}")
+
+    @property
+    def name(self) -> str:
+        """The id without its namespace: the stem of the recipe's and manifest's files."""
+        return self.id.rsplit("/", 1)[1]
+
+    @property
+    def stream(self) -> str:
+        """Purpose of the seeds of this recipe's episodes."""
+        return f"dataset:{self.id}"
+
+    @property
+    def action_dim(self) -> int:
+        return 4 if self.timing == "adaptive" else 3
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the fields that decide content (all but the description)."""
+        fields = {k: v for k, v in self.to_json().items() if k != "description"}
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    @staticmethod
+    def from_fields(fields: dict[str, Any], source: str) -> Recipe:
+        """Recipe from parsed fields; `DatasetError` names `source` and the field that is wrong."""
+        known = {f.name: f for f in dataclasses.fields(Recipe)}
+        for name in fields:
+            if name not in known:
+                raise DatasetError(f"{source}: {unknown_name('recipe field', name, known)}")
+        kinds: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
+        for name, field in known.items():
+            if name not in fields:
+                if field.default is dataclasses.MISSING:
+                    raise DatasetError(f"{source}: recipe field {name!r} is missing")
+                continue
+            if isinstance(fields[name], bool) or not isinstance(fields[name], kinds[str(field.type)]):
+                raise DatasetError(f"{source}: recipe field {name!r} is {fields[name]!r}, expected {field.type}")
+        return Recipe(**fields)
+
+
+def _one_of(dataset: str, field: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise DatasetError(f"recipe {dataset}: {unknown_name(field, value, known)}")
+
+
+def unknown_dataset(name: str, known: list[str]) -> UnknownDatasetError:
+    """Error for an id that names no dataset, with the nearest ones."""
+    return UnknownDatasetError(str(unknown_name("dataset", name, known)))
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Recipe from a TOML file; `DatasetError` if it is missing, no TOML, or has a wrong field."""
+    path = Path(path)
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot read the recipe ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: not a TOML recipe ({error})") from None
+    recipe = Recipe.from_fields(fields, str(path))
+    behavior, bank = Path(recipe.behavior), Path(recipe.bank)
+    # Files named by a recipe lie relative to it.
+    if behavior.suffix and not behavior.is_absolute():
+        recipe = dataclasses.replace(recipe, behavior=str(path.parent / behavior))
+    if bank.suffix == ".safetensors" and not bank.is_absolute():
+        recipe = dataclasses.replace(recipe, bank=str(path.parent / bank))
+    return recipe
+
+
+def list_recipes() -> dict[str, Recipe]:
+    """The recipes of this release by id, in alphabetical order."""
+    recipes = (read_recipe(path) for path in sorted(release_folder("datasets").glob("*.toml")))
+    return {recipe.id: recipe for recipe in recipes}
+
+
+def find_recipe(name: str | Path | Recipe) -> Recipe:
+    """Recipe by dataset id, or from the path of a `.toml` file; `UnknownDatasetError` names the nearest id."""
+    if isinstance(name, Recipe):
+        return name
+    if str(name).endswith(".toml"):
+        return read_recipe(name)
+    recipes = list_recipes()
+    if str(name) not in recipes:
+        raise unknown_dataset(str(name), list(recipes))
+    return recipes[str(name)]
