@@ -9,6 +9,7 @@ from typing import Any
 
 from medgym_offline.cohorts.assemble import assemble
 from medgym_offline.cohorts.cohort import Cohort, combine
+from medgym_offline.cohorts.mimic3 import MimicThreeTables
 from medgym_offline.cohorts.normalised import NormalisedTables
 from medgym_offline.cohorts.schema import VARIABLES, Rejections, require_polars
 from medgym_offline.cohorts.selection import select_stays
@@ -19,7 +20,7 @@ from medgym_offline.progress import track
 __all__ = ["SOURCES", "CohortSummary", "build_cohort", "detect_source", "read_source"]
 
 #: Layouts known, in the order they are tried. A new one is a class in its own file and a line here.
-SOURCES: tuple[CohortSource, ...] = (NormalisedTables(),)
+SOURCES: tuple[CohortSource, ...] = (NormalisedTables(), MimicThreeTables())
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ def _heading(cohort: Cohort) -> str:
         "",
         f"{len(cohort)} ICU stays of {len(set(cohort.subjects))} people from {datasets}.",
         "",
-        f"Licence of the source data: {cohort.metadata.get('licence') or 'not stated'}. The table is derived from it and "
-        "keeps its licence.",
+        f"Licence of the source data: {cohort.metadata.get('licence') or 'not stated'}. The table is derived from it "
+        "and keeps its licence.",
     ]
     for entry in cohort.metadata.get("provenance", []):
         lines.append(f"- {entry.get('dataset')}: {entry.get('layout')} in `{entry.get('folder')}`")

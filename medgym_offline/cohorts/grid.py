@@ -198,11 +198,11 @@ def _treated(table: pl.DataFrame, patients: tuple[str, ...], hours: float, cells
 def _urine_litres_per_hour(
     table: pl.DataFrame, patients: tuple[str, ...], hours: float, cells: int, inside: np.ndarray
 ) -> np.ndarray:
-    """(P, T) litres per hour; a charted rate holds back to the record before it, other hours take the patient's mean."""
+    """(P, T) litres per hour: a charted rate holds back to the record before it; other hours take the mean."""
     pl = require_polars()
     gap = pl.col("time_h") - pl.col("time_h").shift(1, fill_value=0.0).over("patient")
     # After a gap too long to be a rate, the rejected record's own time is unknown: the next covers a charting hour.
-    back = pl.when(gap > URINE_MAX_GAP_HOURS).then(1.0).otherwise(gap)
+    back = pl.when(gap > URINE_MAX_GAP_HOURS + 1e-3).then(1.0).otherwise(gap)
     rows = _indexed(table, patients, ("urine",)).sort("row", "time_h").with_columns(start=pl.col("time_h") - back)
     total, covered = cell_sums(
         rows["row"].to_numpy(),

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["clip_intervals", "fluid_rates", "hold_settings", "sum_overlapping", "urine_rates"]
 
 
+#: Charting times are whole minutes; differences of rounded hours are not.
+_SLACK = 1e-3
+
+
 def urine_rates(volumes: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """Rate in mL/day from mL per record.
 
@@ -49,7 +53,7 @@ def urine_rates(volumes: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     )
     rejections.repair("urine: records closer than 0.75 h merged", volumes.height - merged.height)
     rejections.repair("urine: negative after irrigation, set to 0", int((merged["value"] < 0).sum()))
-    far = merged["gap"] > URINE_MAX_GAP_HOURS
+    far = merged["gap"] > URINE_MAX_GAP_HOURS + _SLACK
     rejections.reject("urine: more than 12 h since the record before it", int(far.sum()))
     # Two records cannot be closer than the merging window, but the first can be that close to admission.
     rate = pl.col("value").clip(lower_bound=0.0) * 24.0 / pl.col("gap").clip(lower_bound=URINE_MERGE_HOURS)
@@ -65,7 +69,7 @@ def _merge_groups(patient: pl.Series, time: np.ndarray) -> np.ndarray:
     current, start, owner = -1, -np.inf, -1
     # Sequential by nature (each group starts where the last one ended), and cheap: one pass over plain numbers.
     for row, (who, when) in enumerate(zip(code.tolist(), time.tolist())):
-        if who != owner or when - start >= URINE_MERGE_HOURS:
+        if who != owner or when - start >= URINE_MERGE_HOURS - _SLACK:
             current, start, owner = current + 1, when, who
         group[row] = current
     return group

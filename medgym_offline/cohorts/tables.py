@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medgym_offline.cohorts.schema import require_polars
+from medgym_offline.cohorts.schema import LOOKBACK_HOURS, Rejections, require_polars
 from medgym_offline.errors import CohortError
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["find_table", "hours_since", "numbers", "scan_table"]
+__all__ = ["attach", "collect", "find_table", "hours_since", "numbers", "scan_table", "times"]
 
+_LOOKBACK = max(LOOKBACK_HOURS.values())
 _SUFFIXES = (".csv.gz", ".csv")
 
 
@@ -69,6 +70,75 @@ def hours_since(column: str, origin: str) -> pl.Expr:
     """Hours from datetime column `origin` to datetime column `column`."""
     pl = require_polars()
     return (pl.col(column) - pl.col(origin)).dt.total_milliseconds() / 3_600_000.0
+
+
+def times(*columns: str) -> list[pl.Expr]:
+    """Expressions that turn text columns into datetimes (null where a cell is none)."""
+    pl = require_polars()
+    return [
+        pl.coalesce(
+            pl.col(column).str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_unit="ms"),
+            pl.col(column).str.to_datetime("%Y-%m-%d %H:%M", strict=False, time_unit="ms"),
+            pl.col(column).str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False, time_unit="ms"),
+        ).alias(column)
+        for column in columns
+    ]
+
+
+def collect(frame: pl.LazyFrame) -> pl.DataFrame:
+    """Run a lazy frame in batches, so that a table larger than memory passes through.
+
+    Raises:
+        CohortError: the file breaks off or is no table.
+    """
+    pl = require_polars()
+    try:
+        return frame.collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CohortError(
+            f"a clinical table cannot be read to its end ({_first_line(error)}); download it again"
+        ) from error
+
+
+def attach(
+    events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections | None, name: str, extra: Sequence[str] = ()
+) -> pl.DataFrame:
+    """Events with the stay they belong to and hours since its start.
+
+    By stay id where the event has one; otherwise (laboratory) by person and time, from 6 h before admission to
+    discharge; an event within both of two stays belongs to both.
+
+    Args:
+        events: subject_id, charttime, perhaps icustay_id, and more.
+        stays: stay_id, subject, intime, los_h.
+        rejections: Where rows without a stay are counted; None does not count them (most laboratory rows).
+        name: What the events are, for the reason.
+        extra: Columns to keep besides itemid, value, valuenum.
+    """
+    pl = require_polars()
+    base = stays.select("stay_id", "intime", "los_h", pl.col("subject").alias("subject_id"))
+    if "icustay_id" in events.columns:
+        named = events.join(
+            base.drop("subject_id"), left_on="icustay_id", right_on="stay_id", how="inner", maintain_order="left"
+        )
+        named = named.with_columns(stay_id=pl.col("icustay_id"))
+        unnamed = events.filter(pl.col("icustay_id").is_null())
+    else:
+        named, unnamed = None, events
+    by_time = unnamed.join(base, on="subject_id", how="inner", maintain_order="left")
+    hour = hours_since("charttime", "intime")
+    by_time = by_time.filter((hour >= -_LOOKBACK) & (hour <= pl.col("los_h")))
+    placed = by_time if named is None else pl.concat([named, by_time.select(named.columns)])
+    placed = placed.with_columns(t_h=hour)
+    if rejections is not None:
+        rejections.reject(f"{name}: no ICU stay at that time", max(events.height - placed.height, 0))
+    early = (pl.col("t_h") < -_LOOKBACK) | pl.col("t_h").is_null()
+    if rejections is not None:
+        rejections.reject(
+            f"{name}: no time, or more than 6 h before admission", placed.select(early.fill_null(True).sum()).item()
+        )
+    keep = [c for c in ("itemid", "value", "valuenum", *extra) if c in placed.columns]
+    return placed.filter(~early.fill_null(True)).select("stay_id", "t_h", *keep)
 
 
 def _first_line(error: Exception) -> str:
