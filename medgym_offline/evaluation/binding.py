@@ -1,0 +1,237 @@
+"""From whatever a user calls a policy to a function on the patients of one shard.
+
+A policy is a built-in name, a file, or any object with `act(observations (P, B, 9)) -> actions (P, B, 3 | 4)`, in NumPy
+or torch. What it returns is checked on every call: the shape, and that every number is finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.errors import PolicyError, unknown_name
+from medgym_offline.files import sha256_file
+
+if TYPE_CHECKING:
+    from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = ["BUILTIN_NAMES", "BoundPolicy", "resolve_policy"]
+
+BUILTIN_NAMES = ("behavior", "clinician", "constant", "max", "random", "zero")
+"""Names that stand for a policy; `behavior:SCOPE` names another scope, `constant:F,V,L` a treatment."""
+
+_WIDTH = {"fixed": 3, "adaptive": 4}
+_OBSERVATION_DIM = 9
+
+
+@dataclass(frozen=True)
+class BoundPolicy:
+    """A policy whose timing, budget and patients are settled.
+
+    Attributes:
+        policy: The object with `act`.
+        name: What to call it in tables.
+        timing: "adaptive" or "fixed".
+        decisions: K of the process it is evaluated in.
+        info: Provenance for the result: kind, scope, file hash, training facts.
+        takes_torch: Whether `act` is called with tensors (else with NumPy arrays).
+    """
+
+    policy: Any
+    name: str
+    timing: str
+    decisions: int
+    info: dict[str, Any] = field(default_factory=dict)
+    takes_torch: bool = True
+
+    def act_on(self, patients: Sequence[str], seeds: np.ndarray) -> Callable[[Tensor], Tensor]:
+        """The policy as a function (P, B, 9) -> (P, B, A) of exactly these patients.
+
+        Args:
+            patients: Ids in the order of the patient axis.
+            seeds: (P, B) integers, given to a policy that draws random numbers.
+
+        The function raises `PolicyError` for actions of the wrong shape or not finite, naming the patient.
+        """
+        chosen, scatter = self.policy, None
+        declared = getattr(self.policy, "patients", None)
+        own = tuple(patients) if declared is None else tuple(declared)
+        if own != tuple(patients):
+            if hasattr(self.policy, "select"):
+                chosen = self.policy.select(patients)
+            else:
+                # It only knows its whole stack: give it one, with our patients in their places.
+                scatter = [own.index(p) for p in patients]
+        if hasattr(chosen, "reset"):
+            chosen.reset(np.asarray(seeds, dtype=np.int64))
+        shape = (len(patients), seeds.shape[1], _WIDTH[self.timing])
+
+        def act(observations: Tensor) -> Tensor:
+            given = observations
+            if scatter is not None:
+                given = observations.new_zeros(len(own), *observations.shape[1:])
+                given[scatter] = observations
+            actions = _call(chosen, given, self.takes_torch, self.name)
+            if scatter is not None and actions.ndim == 3 and actions.shape[0] == len(own):
+                actions = actions[scatter]
+            return _checked(actions, shape, patients, self.name, self.timing)
+
+        return act
+
+
+def resolve_policy(
+    policy: Any, bank: SimulatorBank, timing: str | None, decisions: int | None, default_decisions: int
+) -> BoundPolicy:
+    """Settle what to evaluate.
+
+    Args:
+        policy: Built-in name, path of a policy file, or object with `act`.
+        bank: The bank, for its patients.
+        timing: "adaptive", "fixed", or None: the policy's own.
+        decisions: K, or None: the policy's own, else `default_decisions`.
+
+    Raises:
+        PolicyError: If it is no policy, its timing is another than `timing`, or it lacks patients of `bank` (named).
+        UnknownNameError: For an unknown name or timing.
+    """
+    if timing is not None and timing not in _WIDTH:
+        raise unknown_name("timing", timing, _WIDTH)
+    info: dict[str, Any] = {"kind": "object", "sha256": None}
+    name = ""
+    if isinstance(policy, str | Path):
+        text = str(policy)
+        base = text.partition(":")[0]
+        if base in BUILTIN_NAMES and not Path(text).exists():
+            name, info["kind"] = text, "built-in"
+            policy = _builtin(text, bank, timing or "adaptive", decisions or default_decisions)
+        else:
+            policy, name = _from_file(text), Path(text).stem
+            info |= {"kind": "file", "sha256": sha256_file(text) if Path(text).is_file() else None}
+    if not callable(getattr(policy, "act", None)):
+        raise PolicyError(
+            f"{policy!r} is not a policy: it has no act(observations); pass a policy file, an object with act, "
+            f"or one of {', '.join(BUILTIN_NAMES)}"
+        )
+    _require_patients(policy, bank, name or type(policy).__name__)
+    name = name or type(policy).__name__
+    own_decisions = getattr(policy, "decisions", None)
+    budget = int(decisions or own_decisions or default_decisions)
+    takes_torch, width = _probe(policy, bank, name)
+    own = getattr(policy, "timing", None) or {3: "fixed", 4: "adaptive"}[width]
+    if own not in _WIDTH:
+        raise unknown_name("timing", own, _WIDTH)
+    if timing is not None and own != timing:
+        raise PolicyError(
+            f"policy {name!r} is for {own} timing and cannot be evaluated with {timing} timing; "
+            f"leave timing out, or train one with timing={timing!r}"
+        )
+    if width != _WIDTH[own]:
+        raise PolicyError(
+            f"policy {name!r} says {own} timing, which needs actions of width {_WIDTH[own]}, but gives width {width}"
+        )
+    patients = getattr(policy, "patients", None)
+    info |= {
+        "scope": "baseline"
+        if info["kind"] == "built-in" and not name.startswith("behavior")
+        else getattr(policy, "scope", None) or ("pop" if patients is None else "ind"),
+        "timing": own,
+        "decisions": own_decisions,
+        "patients": None if patients is None else len(patients),
+        "class": type(policy).__name__,
+        "provenance": dict(getattr(policy, "provenance", None) or {}),
+    }
+    return BoundPolicy(policy, name, own, budget, info, takes_torch)
+
+
+def _builtin(text: str, bank: SimulatorBank, timing: str, decisions: int) -> Any:
+    base, _, rest = text.partition(":")
+    if base == "behavior":
+        from medgym_offline.online.behavior import load_behavior
+
+        return load_behavior(bank.name, scope=rest or "ind", timing=timing)
+    from medgym_offline.policies.builtin import builtin_policy
+
+    return builtin_policy(text, bank, timing, decisions)
+
+
+def _from_file(text: str) -> Any:
+    path = Path(text)
+    if not path.exists():
+        if not path.suffix and path.name == text:
+            raise unknown_name("policy (no such file, nor built-in)", text, BUILTIN_NAMES)
+        raise PolicyError(f"there is no policy file {text}; give a path, or one of {', '.join(BUILTIN_NAMES)}")
+    from medgym_offline.policies.files import load_policy
+
+    return load_policy(path)
+
+
+def _require_patients(policy: Any, bank: SimulatorBank, name: str) -> None:
+    own = getattr(policy, "patients", None)
+    if own is None:
+        return
+    known = set(own)
+    if missing := [p for p in bank.patients if p not in known]:
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        raise PolicyError(
+            f"policy {name!r} has no network for {len(missing)} of the {len(bank)} patients of bank {bank.name!r}: "
+            f"{shown}; evaluate only the patients it has, or train it on these"
+        )
+
+
+def _probe(policy: Any, bank: SimulatorBank, name: str) -> tuple[bool, int]:
+    """Whether `act` takes tensors, and the width of its actions, from one call on the patients' first states."""
+    own = getattr(policy, "patients", None)
+    count = len(bank) if own is None else len(own)
+    observations = torch.zeros(count, 1, _OBSERVATION_DIM)
+    observations[..., 7:] = 1.0
+    width = getattr(policy, "observation_dim", None)
+    if width is not None and width != _OBSERVATION_DIM:
+        raise PolicyError(f"policy {name!r} takes observations of width {width}; ours have {_OBSERVATION_DIM}")
+    ours = type(policy).__module__.startswith("medgym_offline.")
+    order = (True, False) if ours or isinstance(policy, torch.nn.Module) else (False, True)
+    problems = []
+    for takes_torch in order:
+        try:
+            actions = _call(policy, observations, takes_torch, name)
+        except PolicyError:
+            raise
+        except Exception as error:
+            # Someone else's code may fail in any way, and may simply want the other kind of array.
+            problems.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip())
+            continue
+        if actions.ndim != 3 or actions.shape[:2] != observations.shape[:2] or actions.shape[2] not in (3, 4):
+            raise PolicyError(
+                f"policy {name!r} answered observations of shape {tuple(observations.shape)} with actions of shape "
+                f"{tuple(actions.shape)}; expected ({count}, 1, 3) for fixed or ({count}, 1, 4) for adaptive timing"
+            )
+        return takes_torch, int(actions.shape[2])
+    raise PolicyError(f"policy {name!r} failed on observations of shape {tuple(observations.shape)}: {problems[0]}")
+
+
+def _call(policy: Any, observations: Tensor, takes_torch: bool, name: str) -> Tensor:
+    with torch.no_grad():
+        answer = policy.act(observations if takes_torch else observations.numpy())
+    if isinstance(answer, Tensor):
+        return answer.detach().to("cpu", torch.float32)
+    array = np.asarray(answer)
+    if array.dtype.kind not in "fiu":
+        raise PolicyError(f"policy {name!r} returned {type(answer).__name__} of {array.dtype}, not an array of numbers")
+    return torch.from_numpy(np.array(array, dtype=np.float32))
+
+
+def _checked(actions: Tensor, shape: tuple[int, ...], patients: Sequence[str], name: str, timing: str) -> Tensor:
+    if tuple(actions.shape) != shape:
+        raise PolicyError(
+            f"policy {name!r} returned actions of shape {tuple(actions.shape)}; {timing} timing needs {shape}"
+        )
+    finite = torch.isfinite(actions).all(-1).all(-1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0, 0])
+        raise PolicyError(f"policy {name!r} returned actions that are not finite for patient {patients[row]}")
+    return actions

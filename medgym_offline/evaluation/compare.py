@@ -1,0 +1,182 @@
+"""Paired comparisons of evaluations: Pop against Ind, fixed against adaptive, behaviour against method.
+
+Each is a percentage of the reference's SOFA (all):
+
+    PopInd %         = 100 (SOFA_pop - SOFA_ind) / SOFA_pop
+    FixAdap %        = 100 (SOFA_fixed - SOFA_adaptive) / SOFA_fixed
+    BehaviorMethod % = 100 (SOFA_behavior - SOFA_method) / SOFA_behavior
+
+positive where the second is better. Patients are matched by id; several training seeds of a method are given as a
+sequence of evaluations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from medgym_offline.errors import ProtocolError
+from medgym_offline.evaluation.metrics import METRICS
+from medgym_offline.evaluation.protocol import Bootstrap
+from medgym_offline.evaluation.result import Evaluation
+from medgym_offline.evaluation.statistics import Interval, paired_difference, seed_label
+
+__all__ = ["Comparison", "behavior_name", "compare", "find_pairs", "pairs_of"]
+
+Evaluations = Evaluation | Sequence[Evaluation]
+
+# Settings that must agree for two results to be comparable; timing may differ (that is what FixAdap compares).
+_SAME = ("episodes", "reward", "noise", "initial_noise", "critical_hour", "lactate_threshold", "grid_hours", "horizon")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`method` against `reference` on one metric, paired over patients.
+
+    Attributes:
+        percent: Gain of the method as a percentage of the reference's mean: positive where the method is better.
+        share: Share of patients where the method is better, ties one half.
+        probability: Probability that a run of the method beats a run of the reference on the same patient.
+        per_patient: Ids, and each side's score per patient (mean over seeds).
+        label: What limits the intervals, or empty.
+    """
+
+    metric: str
+    world: str
+    reference: str
+    method: str
+    reference_mean: float
+    method_mean: float
+    percent: float
+    percent_interval: Interval
+    difference: float
+    difference_interval: Interval
+    share: float
+    share_interval: Interval
+    probability: float
+    seeds: tuple[int, int]
+    label: str
+    per_patient: dict[str, list[Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def compare(
+    reference: Evaluations, method: Evaluations, metric: str = "sofa_all", world: str | None = None
+) -> Comparison:
+    """Compare `method` with `reference`, paired over patients.
+
+    Args:
+        reference, method: An evaluation, or one per training seed.
+        metric: Key of a per-patient column.
+        world: World to compare in; by default the first of `reference`.
+
+    Raises:
+        ProtocolError: If the two were not scored on the same bank, patients and settings, or lack the metric or world.
+    """
+    references, methods = _sequence(reference), _sequence(method)
+    where = world or references[0].world
+    for other in (*references[1:], *methods):
+        _require_comparable(references[0], other, where)
+    ids = [str(p) for p in references[0].worlds[where].per_patient["patient"]]
+    a, b = (_scores(side, where, metric, ids) for side in (methods, references))
+    better = METRICS[metric].better or -1 if metric in METRICS else -1
+    settings = references[0].protocol.get("bootstrap", {})
+    paired = paired_difference(a, b, better, Bootstrap(**settings))
+    return Comparison(
+        metric=metric,
+        world=where,
+        reference=references[0].name,
+        method=methods[0].name,
+        reference_mean=float(b.mean()),
+        method_mean=float(a.mean()),
+        percent=paired.percent,
+        percent_interval=paired.percent_interval,
+        difference=paired.difference,
+        difference_interval=paired.interval,
+        share=paired.share,
+        share_interval=paired.share_interval,
+        probability=paired.probability,
+        seeds=(len(references), len(methods)),
+        label=seed_label(min(len(references), len(methods))),
+        per_patient={"patient": ids, "reference": b.mean(axis=0).tolist(), "method": a.mean(axis=0).tolist()},
+    )
+
+
+def find_pairs(names: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names that differ in one word only: `first` in the one, `second` in the other, in the order given.
+
+    >>> find_pairs(["cql-ind", "cql-pop", "zero"], ["pop"], ["ind"])
+    [('cql-pop', 'cql-ind')]
+    """
+
+    def without(name: str, words: Sequence[str]) -> tuple[str, ...] | None:
+        parts = re.split(r"[\s\-_/:.]+", name.lower())
+        return tuple(p for p in parts if p not in words) if any(p in words for p in parts) else None
+
+    seconds = {key: n for n in reversed(names) if (key := without(n, second)) is not None}
+    found = [(n, seconds[key]) for n in names if (key := without(n, first)) is not None and key in seconds]
+    return [(a, b) for a, b in found if a != b]
+
+
+def behavior_name(names: Sequence[str]) -> str | None:
+    """The name of the behaviour policy among `names`: the first that starts with "behavior" or "behaviour"."""
+    return next((n for n in names if re.match(r"behaviou?r", n.lower())), None)
+
+
+def pairs_of(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Comparison]]:
+    """Every comparison of the benchmark that the names allow: (PopInd | FixAdap | BehaviorMethod, comparison)."""
+    names = list(evaluations)
+    found = [("PopInd", pair) for pair in find_pairs(names, ["pop"], ["ind"])]
+    found += [("FixAdap", pair) for pair in find_pairs(names, ["fixed", "fix"], ["adaptive", "adap"])]
+    base = behavior_name(names)
+    learned = [n for n in names if evaluations[n].policy.get("scope") != "baseline" and behavior_name([n]) is None]
+    found += [("BehaviorMethod", (base, n)) for n in learned if base is not None]
+    result = []
+    for kind, (a, b) in found:
+        comparison = compare(evaluations[a], evaluations[b])
+        # Shown under the caller's names, which may be shorter than the files'.
+        result.append((kind, Comparison(**(vars(comparison) | {"reference": a, "method": b}))))
+    return result
+
+
+def _sequence(evaluations: Evaluations) -> list[Evaluation]:
+    found = [evaluations] if isinstance(evaluations, Evaluation) else list(evaluations)
+    if not found:
+        raise ProtocolError("nothing to compare: give at least one evaluation on each side")
+    return found
+
+
+def _require_comparable(a: Evaluation, b: Evaluation, world: str) -> None:
+    for side in (a, b):
+        if world not in side.worlds:
+            raise ProtocolError(f"{side.name!r} was not evaluated in world {world!r}; it has {', '.join(side.worlds)}")
+    if a.bank["content_hash"] != b.bank["content_hash"]:
+        raise ProtocolError(
+            f"{a.name!r} and {b.name!r} were scored on different banks ({a.bank['name']!r}, {b.bank['name']!r}); "
+            "evaluate both on the same one"
+        )
+    for setting in _SAME:
+        x, y = a.protocol.get(setting), b.protocol.get(setting)
+        if x != y:
+            raise ProtocolError(f"{a.name!r} and {b.name!r} differ in {setting} ({x} and {y}); evaluate both alike")
+
+
+def _scores(side: Sequence[Evaluation], world: str, metric: str, ids: Sequence[str]) -> np.ndarray:
+    """(S, P) scores in the order of `ids`."""
+    rows = []
+    for evaluation in side:
+        table = evaluation.worlds[world].per_patient
+        if metric not in table:
+            raise ProtocolError(f"{evaluation.name!r} has no metric {metric!r}; it has {', '.join(sorted(table))}")
+        by_id = dict(zip((str(p) for p in table["patient"]), table[metric]))
+        if set(by_id) != set(ids):
+            raise ProtocolError(f"{evaluation.name!r} was scored on other patients; evaluate both on the same ones")
+        rows.append([by_id[p] for p in ids])
+    return np.array(rows, dtype=float)

@@ -1,0 +1,245 @@
+"""`evaluate`: one policy in, an :class:`Evaluation` out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medgym_offline.errors import DatasetError, ProtocolError
+from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
+from medgym_offline.evaluation.metrics import METRICS, normalized_score
+from medgym_offline.evaluation.protocol import Protocol, load_protocol
+from medgym_offline.evaluation.result import Evaluation, WorldResult
+from medgym_offline.evaluation.statistics import mean_intervals, seed_label, summarize
+from medgym_offline.evaluation.support import HISTOGRAM_EDGES, SupportReference
+from medgym_offline.evaluation.worlds import PatientScores, process_config, score_world, summarise_distances
+from medgym_offline.files import code_version
+from medgym_offline.progress import Progress
+
+if TYPE_CHECKING:
+    from medgym_offline.datasets.transitions import Transitions
+    from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = ["evaluate"]
+
+_SUMMARISED = ("sofa_all", "return")  # also as interquartile mean and worst decile
+_QUANTILES = tuple(range(101))  # per cent, of the stored support distances
+
+
+def evaluate(
+    policy: Any,
+    timing: str | None = None,
+    decisions: int | None = None,
+    patients: int | Sequence[int | str] | None = None,
+    episodes: int | None = None,
+    seed: int | None = None,
+    bank: str | Path | SimulatorBank | None = None,
+    worlds: Sequence[str] | None = None,
+    dataset: str | Transitions | None = None,
+    progress: bool = False,
+    *,
+    protocol: str | Path | Protocol = "protocol-v0",
+    name: str | None = None,
+) -> Evaluation:
+    """Score a policy on every patient's own simulator (benchmark specification, section 8).
+
+    Whatever is left out is as the protocol file says; whatever departs from it is listed in `deviations`.
+
+    Args:
+        policy: Path of a policy file, a built-in name (zero, max, random, clinician, behavior, constant:F,V,L), or any
+            object with `act(observations (P, B, 9)) -> actions (P, B, 3 | 4)` in NumPy or torch. A policy that names
+            its `patients` is matched to the bank's by id.
+        timing: "adaptive" or "fixed"; by default the policy's own. Another than the policy's own is an error.
+        decisions: K; by default the policy's own, else the protocol's.
+        patients: Ids or indices into the bank, or a number: the first so many. All by default.
+        episodes: Per patient.
+        seed: Of the episodes. An episode's noise depends on (seed, patient id, episode number) alone.
+        bank: Name or path of a bank, or a `SimulatorBank`.
+        worlds: Names among "own", "held-out" and "true"; the first is shown by `.metrics`. By default those of the
+            protocol that the bank has.
+        dataset: Dataset id or `Transitions` of the behaviour data: adds support distances and, where the evaluated
+            patients are the dataset's, the normalised score.
+        progress: Show progress on standard error.
+        protocol: Name or path of a protocol file, or a `Protocol`.
+        name: What to call the policy; by default its file name, built-in name or class.
+
+    Raises:
+        PolicyError: If it is no policy, its timing differs, patients are missing (named), or it answers with actions of
+            the wrong shape or not finite (patient named).
+        UnknownNameError: For an unknown patient, world, bank, dataset, timing or built-in policy.
+        ProtocolError: For settings that are out of range or infeasible (K * 36 h < 96 h).
+        DatasetError: If the dataset has another timing, or lacks an evaluated patient.
+    """
+    official = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
+    full = _load_bank(official.bank if bank is None else bank)
+    notes: list[str] = []
+    chosen = _choose(full, patients)
+    selected = full if chosen is None else full.select(chosen)
+    named_worlds = tuple(w for w in official.worlds if w in full.worlds) if worlds is None else tuple(worlds)
+    if not named_worlds:
+        raise ProtocolError(f"no world to evaluate in: bank {full.name!r} has {', '.join(full.worlds)}")
+    bound = resolve_policy(policy, selected, timing, decisions, official.decisions)
+    used, deviations = official.override(
+        bank=full.name, worlds=named_worlds, decisions=bound.decisions, episodes=episodes, seed=seed
+    )
+    # The protocol says "as the policy was trained"; settling it is no deviation.
+    used = used.override(timing=bound.timing)[0]
+    process_config(used)  # refuses an infeasible budget before anything runs
+    if chosen is not None and len(selected) != len(full):
+        deviations["patients"] = {"protocol": len(full), "used": len(selected)}
+    if bound.info["decisions"] not in (None, bound.decisions):
+        notes.append(f"the policy was made for K = {bound.info['decisions']} and is scored with K = {bound.decisions}")
+    support, dataset_info = _behavior_data(dataset, bound, selected, official.reward)
+    results: dict[str, WorldResult] = {}
+    total = len(selected) * used.episodes * len(named_worlds)
+    with Progress(f"evaluate {name or bound.name}", total, enabled=progress) as bar:
+        for world in named_worlds:
+            scores = score_world(bound, selected.world(world), used, support, bar.advance)
+            results[world] = _world_result(scores, selected.patients, used, support, dataset_info)
+    if named_worlds == ("own",):
+        notes.append("own world only: the policy may exploit errors of the simulator it was trained in")
+    notes.append(seed_label(1))
+    return Evaluation(
+        name=name or bound.name,
+        policy=bound.info,
+        bank={"name": full.name, "content_hash": full.content_hash, "patients": len(full)},
+        protocol=used.to_dict(),
+        protocol_hash=official.hash,
+        deviations=deviations,
+        worlds=results,
+        dataset=dataset_info,
+        software=_software(),
+        notes=tuple(notes),
+    )
+
+
+def _load_bank(bank: str | Path | SimulatorBank) -> SimulatorBank:
+    if isinstance(bank, str | Path):
+        from medgym_offline.simulators import load_simulators
+
+        return load_simulators(bank)
+    return bank
+
+
+def _choose(bank: SimulatorBank, patients: int | Sequence[int | str] | None) -> list[int] | None:
+    """Positions of the chosen patients; None for all."""
+    if patients is None:
+        return None
+    if isinstance(patients, bool):
+        raise ProtocolError("patients must be a number, or ids or indices")
+    if isinstance(patients, int | np.integer):
+        if not 1 <= patients <= len(bank):
+            raise ProtocolError(f"patients is {patients}; bank {bank.name!r} has {len(bank)}: choose 1..{len(bank)}")
+        return list(range(int(patients)))
+    wanted = [patients] if isinstance(patients, str) else list(patients)
+    if not wanted:
+        raise ProtocolError("patients is empty; name at least one")
+    positions = [bank.index(p if isinstance(p, str) else int(p)) for p in wanted]
+    if len(set(positions)) != len(positions):
+        raise ProtocolError("patients names the same patient twice")
+    return positions
+
+
+def _behavior_data(
+    dataset: str | Transitions | None, bound: BoundPolicy, bank: SimulatorBank, reward: str
+) -> tuple[SupportReference | None, dict[str, Any]]:
+    """The dataset prepared for support distances, and what the result says of it."""
+    if dataset is None:
+        return None, {}
+    if isinstance(dataset, str):
+        from medgym_offline.datasets import load_dataset
+
+        dataset = load_dataset(dataset)
+    assert not isinstance(dataset, str)
+    if dataset.timing != bound.timing:
+        raise DatasetError(
+            f"dataset {dataset.dataset_id!r} has {dataset.timing} timing, the policy {bound.timing}: their actions "
+            "cannot be compared; name a dataset with the policy's timing"
+        )
+    support = SupportReference.from_transitions(dataset, bank.patients)
+    info: dict[str, Any] = {"id": dataset.dataset_id, "content_hash": dataset.content_hash, "reference_returns": {}}
+    # Reference returns are means over the dataset's patients: they say nothing about some of them.
+    if set(dataset.present_ids) == set(bank.patients):
+        info["reference_returns"] = _reference_returns(dataset.dataset_id, reward)
+    return support, info
+
+
+def _reference_returns(identifier: str, reward: str) -> dict[str, float]:
+    from medgym_offline.datasets import list_datasets
+
+    for known in list_datasets():
+        if known.id == identifier and known.reward == reward:
+            return dict(known.reference_returns)
+    return {}
+
+
+def _world_result(
+    scores: PatientScores,
+    patients: Sequence[str],
+    protocol: Protocol,
+    support: SupportReference | None,
+    dataset: dict[str, Any],
+) -> WorldResult:
+    columns = dict(scores.columns)
+    reference = dataset.get("reference_returns", {})
+    if {"random", "expert"} <= set(reference):
+        score = normalized_score(columns["return"], reference["random"], reference["expert"])
+        if np.isfinite(score).all():
+            columns["normalized_score"] = score
+    distribution: dict[str, Any] = {}
+    if support is not None:
+        extra = summarise_distances(scores.distances, support, protocol.support.outside_percentile)
+        columns |= {k: v for k, v in extra.items() if np.isfinite(v).all()}
+        distribution = _distribution(scores.distances, [support.behavior[p] for p in patients])
+    columns = {name: _rounded(columns[name]) for name in METRICS if name in columns}
+    values = np.stack(list(columns.values()))
+    metrics = {name: float(v.mean()) for name, v in columns.items()}
+    intervals = dict(zip(columns, mean_intervals(values, protocol.bootstrap)))
+    for name in _SUMMARISED:
+        summary = summarize(columns[name], protocol.bootstrap, METRICS[name].better)
+        metrics |= {f"{name}_iqm": summary.iqm, f"{name}_worst_decile": summary.worst_decile}
+        intervals |= {f"{name}_iqm": summary.iqm_interval, f"{name}_worst_decile": summary.worst_decile_interval}
+    curves: dict[str, Any] = {"hours": scores.hours.tolist()}
+    for name, curve in (("sofa", scores.sofa), ("lactate", scores.lactate)):
+        curves[name] = {"mean": _rounded(curve.mean(axis=0)).tolist()}
+        for q in (10, 50, 90):
+            curves[name][f"q{q}"] = _rounded(np.percentile(curve, q, axis=0)).tolist()
+    return WorldResult(metrics, intervals, {"patient": np.array(patients), **columns}, curves, distribution)
+
+
+def _distribution(policy: list[np.ndarray], behavior: list[np.ndarray]) -> dict[str, Any]:
+    """Distribution over all evaluated z and patients, and the behaviour's own, as quantiles and histogram counts."""
+    result: dict[str, Any] = {"edges": [round(float(e), 6) for e in HISTOGRAM_EDGES[:-1]]}
+    for name, parts in (("policy", policy), ("behavior", behavior)):
+        values = np.concatenate(parts)
+        if len(values):
+            result[name] = {
+                "count": len(values),
+                "mean": float(values.mean()),
+                "quantiles": _rounded(np.percentile(values, _QUANTILES)).tolist(),
+                # One count more than there are bins between edges: the last is everything beyond.
+                "histogram": np.histogram(values, HISTOGRAM_EDGES)[0].tolist(),
+            }
+    return result
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Seven significant digits: single precision, and text that a person can read."""
+    magnitude = np.where(values == 0, 1.0, np.abs(values))
+    digits = 10.0 ** (6 - np.floor(np.log10(magnitude)))
+    return np.round(values * digits) / digits
+
+
+def _software() -> dict[str, str]:
+    import torch
+
+    return {
+        "medgym-offline": code_version(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,164 @@
+"""The evaluation protocol: a versioned file that says how every number was made, and its hash.
+
+`evaluation/protocol-v0.json` is the release's protocol. A call that departs from it (fewer episodes, another seed)
+is allowed and useful, but every departure is recorded beside the result, so that two results are never compared by
+accident.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medgym_offline.errors import ProtocolError
+from medgym_offline.files import release_folder
+
+__all__ = ["Bootstrap", "Protocol", "SupportSettings", "load_protocol"]
+
+DEFAULT = "protocol-v0"
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Settings of the stratified bootstrap: resamples, two-sided confidence, seed."""
+
+    resamples: int = 10_000
+    confidence: float = 0.95
+    seed: int = 7
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1:
+            raise ProtocolError(f"bootstrap.resamples is {self.resamples}; it must be at least 1")
+        if not 0 < self.confidence < 1:
+            raise ProtocolError(f"bootstrap.confidence is {self.confidence}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class SupportSettings:
+    """Which half of a dataset is the reference, and the behaviour percentile beyond which z counts as outside."""
+
+    reference: str = "even episodes"
+    query: str = "odd episodes"
+    outside_percentile: float = 95.0
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How policies are scored (benchmark specification, section 8).
+
+    Every policy is rolled out on every patient's own simulator in each of `worlds`: `episodes` episodes of `horizon`
+    hours and at most `decisions` decisions, from the patient's first state + N(0, `initial_noise`^2), with residual
+    noise if `noise`. Metrics are read on an absolute grid: at hours 0, `grid_hours`, ... the state *at* that hour.
+    Safety is read for hours after `critical_hour` where lactate is below `lactate_threshold` (mmol/L), hourly and every
+    `safety_grid_hours`. `timing` "policy" means: as the policy was trained.
+    """
+
+    name: str = DEFAULT
+    version: int = 0
+    bank: str = "sepsis-v0"
+    worlds: tuple[str, ...] = ("own", "held-out")
+    timing: str = "policy"
+    decisions: int = 20
+    episodes: int = 50
+    seed: int = 20260
+    horizon: float = 96.0
+    min_interval: float = 0.5
+    max_interval: float = 36.0
+    reward: str = "integral"
+    noise: bool = True
+    initial_noise: float = 0.05
+    action_noise: float = 0.0
+    grid_hours: float = 1.0
+    safety_grid_hours: float = 0.25
+    critical_hour: float = 20.0
+    lactate_threshold: float = 4.0
+    clearance_hours: float = 6.0
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    support: SupportSettings = field(default_factory=SupportSettings)
+
+    def __post_init__(self) -> None:
+        if self.timing not in ("policy", "adaptive", "fixed"):
+            raise ProtocolError(f"timing is {self.timing!r}; it must be 'policy', 'adaptive' or 'fixed'")
+        for name in ("decisions", "episodes"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ProtocolError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if not self.worlds:
+            raise ProtocolError("worlds is empty; name at least one of 'own', 'held-out', 'true'")
+        for name in ("grid_hours", "safety_grid_hours"):
+            if not _divides(getattr(self, name), self.horizon):
+                raise ProtocolError(f"{name} is {getattr(self, name)}; it must divide the horizon of {self.horizon} h")
+        if not _divides(self.safety_grid_hours, self.grid_hours):
+            raise ProtocolError("safety_grid_hours must divide grid_hours, so that one grid serves both")
+        if not 0 <= self.critical_hour < self.horizon:
+            raise ProtocolError(f"critical_hour is {self.critical_hour}; it must lie in 0..{self.horizon}")
+        if not _divides(self.grid_hours, self.clearance_hours):
+            raise ProtocolError("clearance_hours must be a multiple of grid_hours")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as in the protocol file."""
+        value = dataclasses.asdict(self)
+        value["worlds"] = list(self.worlds)
+        return value
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any], source: str = "protocol") -> Protocol:
+        """The protocol in `value`; `ProtocolError` names `source` and the field that is unknown or wrong."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(value) - known):
+            raise ProtocolError(f"{source}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        fields = dict(value)
+        try:
+            fields["worlds"] = tuple(fields.get("worlds", ("own",)))
+            fields["bootstrap"] = Bootstrap(**fields.get("bootstrap", {}))
+            fields["support"] = SupportSettings(**fields.get("support", {}))
+            return cls(**fields)
+        except ProtocolError as error:
+            raise ProtocolError(f"{source}: {error}") from None
+        except TypeError as error:
+            raise ProtocolError(f"{source}: {error}; compare it with evaluation/{DEFAULT}.json") from None
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the protocol's canonical JSON: independent of the file's layout and key order."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def override(self, **changes: Any) -> tuple[Protocol, dict[str, Any]]:
+        """The protocol with the `changes` that are not None, and the deviations {field: {protocol, used}}."""
+        applied = {k: v for k, v in changes.items() if v is not None and v != getattr(self, k)}
+        deviations = {k: {"protocol": _plain(getattr(self, k)), "used": _plain(v)} for k, v in applied.items()}
+        return (dataclasses.replace(self, **applied) if applied else self), deviations
+
+
+def load_protocol(name_or_path: str | Path = DEFAULT) -> Protocol:
+    """A protocol by name (a file of the release's `evaluation/` folder) or by path.
+
+    Raises:
+        ProtocolError: if there is no such file, or it is not a protocol.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        path = release_folder("evaluation") / f"{name_or_path}.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ProtocolError(f"there is no protocol file {path}; the release's is {DEFAULT!r}") from None
+    except (OSError, ValueError) as error:
+        raise ProtocolError(f"{path} is not a protocol file: {error}") from None
+    if not isinstance(value, dict):
+        raise ProtocolError(f"{path} is not a protocol file: it holds a {type(value).__name__}, not an object")
+    return Protocol.from_dict(value, str(path))
+
+
+def _divides(step: float, whole: float) -> bool:
+    return step > 0 and abs(whole / step - round(whole / step)) < 1e-9
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,232 @@
+"""Intervals and comparisons over (training seed x patient).
+
+Scores are arrays (S, P): S training seeds of one method, P patients. Patients are the strata: a resample draws
+patients with replacement and, within each drawn patient, its seeds with replacement, so the interval speaks of new
+patients of this cohort and new training runs. With one seed only patients are resampled, and the result says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medgym_offline.evaluation.protocol import Bootstrap
+
+__all__ = [
+    "Interval",
+    "Paired",
+    "Summary",
+    "bootstrap_interval",
+    "iqm",
+    "mean_intervals",
+    "paired_difference",
+    "probability_of_improvement",
+    "seed_label",
+    "summarize",
+    "worst_decile",
+]
+
+Array = NDArray[np.floating]
+Interval = tuple[float, float]
+
+MINIMUM_SEEDS = 3
+_BLOCK = 4_000_000  # resampled numbers held at once
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean, interquartile mean and worst decile over patients, each with its bootstrap interval."""
+
+    mean: float
+    mean_interval: Interval
+    iqm: float
+    iqm_interval: Interval
+    worst_decile: float
+    worst_decile_interval: Interval
+    patients: int
+    seeds: int
+    label: str
+    """Empty, or what limits the interval (fewer than three training seeds)."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Paired comparison of a against b over the same patients."""
+
+    difference: float
+    """Mean of a - b."""
+    interval: Interval
+    percent: float
+    """Gain of a in per cent of the mean of b: 100 (mean b - mean a) / |mean b| where smaller is better."""
+    percent_interval: Interval
+    share: float
+    """Share of patients where a is better; ties count one half."""
+    share_interval: Interval
+    probability: float
+    """Probability that a run of a beats a run of b on the same patient."""
+    patients: int
+    seeds: tuple[int, int]
+
+
+def iqm(values: Array) -> Array:
+    """Interquartile mean over the last axis: the mean of the middle half, end points weighted by their fraction.
+
+    >>> float(iqm(np.array([0.0, 1.0, 2.0, 100.0])))
+    1.5
+    """
+    ordered = np.sort(values, axis=-1)
+    n = ordered.shape[-1]
+    # Sorted value i covers the quantile range [i/n, (i+1)/n]; its weight is the overlap with [1/4, 3/4].
+    edges = np.arange(n + 1) / n
+    weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0.0, None) * 2.0
+    return ordered @ weights
+
+
+def worst_decile(values: Array, better: int = -1) -> Array:
+    """Mean over the worst tenth of the last axis (at least one entry).
+
+    Args:
+        values: (..., P).
+        better: 1 if larger is better, -1 if smaller is.
+    """
+    ordered = np.sort(better * values, axis=-1)
+    return better * ordered[..., : max(1, math.ceil(0.1 * ordered.shape[-1]))].mean(axis=-1)
+
+
+def seed_label(seeds: int) -> str:
+    """What to print beside an interval that rests on fewer than three training seeds; empty otherwise."""
+    if seeds >= MINIMUM_SEEDS:
+        return ""
+    return f"{seeds} training seed{'s' if seeds > 1 else ''}: the interval speaks of patients, not of retraining"
+
+
+def summarize(scores: Array, bootstrap: Bootstrap | None = None, better: int = -1) -> Summary:
+    """Summary of one method's scores.
+
+    Args:
+        scores: (S, P) or (P,): one number per training seed and patient. Seeds are averaged per patient first.
+        bootstrap: Settings; the protocol's by default.
+        better: Direction of the metric; only the worst decile depends on it.
+    """
+    scores = _two_axes(scores)
+    settings = bootstrap or Bootstrap()
+    statistics = (
+        lambda x: x.mean(axis=-1),
+        iqm,
+        lambda x: worst_decile(x, better or -1),
+    )
+    patients = scores.mean(axis=0)
+    point = [float(f(patients)) for f in statistics]
+    draws: list[list[Array]] = [[], [], []]
+    for sample in _resamples([scores], settings):
+        for collected, f in zip(draws, statistics):
+            collected.append(f(sample[0]))
+    intervals = [_percentile(np.concatenate(d), settings.confidence) for d in draws]
+    return Summary(
+        point[0], intervals[0], point[1], intervals[1], point[2], intervals[2],
+        patients=scores.shape[1], seeds=scores.shape[0], label=seed_label(scores.shape[0]),
+    )  # fmt: skip
+
+
+def bootstrap_interval(scores: Array, bootstrap: Bootstrap | None = None) -> Interval:
+    """Percentile interval of the mean of `scores`, (S, P) or (P,)."""
+    settings = bootstrap or Bootstrap()
+    means = [sample[0].mean(axis=-1) for sample in _resamples([_two_axes(scores)], settings)]
+    return _percentile(np.concatenate(means), settings.confidence)
+
+
+def mean_intervals(columns: Array, bootstrap: Bootstrap | None = None) -> list[Interval]:
+    """:func:`bootstrap_interval` of every row of `columns` (M, P), one seed each, from the same drawn patients.
+
+    Each resample is a vector of how often each patient was drawn, so all M means are one matrix product.
+    """
+    settings = bootstrap or Bootstrap()
+    values = np.asarray(columns, dtype=float)
+    patients = values.shape[1]
+    means = []
+    for (drawn,) in _resamples([np.arange(patients, dtype=float)[None]], settings):
+        rows = np.arange(len(drawn))[:, None] * patients + drawn.astype(np.int64)
+        counts = np.bincount(rows.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        means.append(counts @ values.T / patients)
+    draws = np.concatenate(means)
+    return [_percentile(draws[:, m], settings.confidence) for m in range(len(values))]
+
+
+def paired_difference(a: Array, b: Array, better: int = -1, bootstrap: Bootstrap | None = None) -> Paired:
+    """Compare two methods over the same patients.
+
+    Args:
+        a, b: (S, P) or (P,), patients in the same order; the numbers of seeds may differ. Each resample draws the
+            same patients for both.
+        better: -1 if smaller is better, 1 if larger is.
+    """
+    first, second = _two_axes(a), _two_axes(b)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"paired scores need the same patients, got {first.shape[1]} and {second.shape[1]}")
+    settings = bootstrap or Bootstrap()
+
+    def share(x: Array, y: Array) -> Array:
+        return np.mean((better * (x - y) > 0) + 0.5 * (x == y), axis=-1)
+
+    def percent(x: Array, y: Array) -> Array:
+        base = y.mean(axis=-1)
+        return 100.0 * better * (x.mean(axis=-1) - base) / np.maximum(np.abs(base), 1e-12)
+
+    differences, shares, percents = [], [], []
+    for x, y in _resamples([first, second], settings):
+        differences.append((x - y).mean(axis=-1))
+        percents.append(percent(x, y))
+        shares.append(share(x, y))
+    return Paired(
+        difference=float((first.mean(0) - second.mean(0)).mean()),
+        interval=_percentile(np.concatenate(differences), settings.confidence),
+        percent=float(percent(first.mean(0), second.mean(0))),
+        percent_interval=_percentile(np.concatenate(percents), settings.confidence),
+        share=float(share(first.mean(0), second.mean(0))),
+        share_interval=_percentile(np.concatenate(shares), settings.confidence),
+        probability=probability_of_improvement(first, second, better),
+        patients=first.shape[1],
+        seeds=(first.shape[0], second.shape[0]),
+    )
+
+
+def probability_of_improvement(a: Array, b: Array, better: int = -1) -> float:
+    """Mean over patients of P(run of a beats run of b), ties one half (the Mann-Whitney form)."""
+    first, second = better * _two_axes(a), better * _two_axes(b)
+    gap = first[:, None, :] - second[None, :, :]
+    return float(((gap > 0) + 0.5 * (gap == 0)).mean())
+
+
+def _resamples(scores: list[Array], settings: Bootstrap) -> Iterator[tuple[Array, ...]]:
+    """Yield blocks of resampled per-patient means: an (R, P) array per method, the same drawn patients in all."""
+    rng = np.random.default_rng(settings.seed)
+    patients = scores[0].shape[1]
+    block = max(1, _BLOCK // (patients * max(s.shape[0] for s in scores)))
+    for start in range(0, settings.resamples, block):
+        size = min(block, settings.resamples - start)
+        chosen = rng.integers(patients, size=(size, patients))
+        sample = []
+        for method in scores:
+            seeds = method.shape[0]
+            if seeds == 1:
+                sample.append(method[0][chosen])
+            else:
+                runs = rng.integers(seeds, size=(size, patients, seeds))
+                sample.append(method[runs, chosen[..., None]].mean(axis=-1))
+        yield tuple(sample)
+
+
+def _percentile(draws: Array, confidence: float) -> Interval:
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _two_axes(scores: Array) -> Array:
+    array = np.atleast_2d(np.asarray(scores, dtype=float))
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"scores must be (seeds, patients) and not empty, got shape {array.shape}")
+    return array
