@@ -1,0 +1,90 @@
+"""Settings of the offline algorithms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medgym_offline.errors import MedGymError, unknown_name
+
+__all__ = ["PROFILES", "OfflineConfig"]
+
+
+@dataclass(frozen=True)
+class OfflineConfig:
+    """Settings shared by DQN, CQL and GCQL; the equations are in `dqn.py`, `cql.py` and `gcql.py`.
+
+    Attributes:
+        updates, batch: Gradient steps, and transitions per learner and step.
+        hidden, depth: Width and number of hidden layers of critic (ReLU) and actor (tanh).
+        critic_lr, actor_lr: Adam step sizes.
+        gamma: Discount of one decision.
+        discount: "decision": gamma per decision, whatever it lasts; "elapsed": gamma**(dt / 4.8), so that 4.8 h (the
+            default interval at K = 20) cost one gamma and splitting an interval changes nothing.
+        tau: Step of the target critic, Qbar <- Qbar + tau*(Q - Qbar).
+        alpha: Weight of the conservative term (CQL, GCQL).
+        candidates: Actions in its logsumexp: (near the policy, near the data, uniform).
+        noise: Standard deviation of the candidates near policy and data, in action units.
+        theta: Radius of GCQL's ball as a fraction of the farthest data point.
+        beta_actor, beta_critic: Weights of GCQL's guard in the actor and inside the logsumexp.
+        explosion: A learner whose |Q| exceeds this many reward standard deviations is stopped.
+    """
+
+    updates: int = 1000
+    batch: int = 64
+    hidden: int = 64
+    depth: int = 2
+    critic_lr: float = 1e-3
+    actor_lr: float = 5e-4
+    gamma: float = 0.99
+    discount: str = "decision"
+    tau: float = 0.005
+    alpha: float = 5.0
+    candidates: tuple[int, int, int] = (4, 4, 4)
+    noise: float = 0.1
+    theta: float = 0.5
+    beta_actor: float = 2.0
+    beta_critic: float = 2.0
+    explosion: float = 1e4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", tuple(self.candidates))
+        for name in ("updates", "batch", "hidden", "depth"):
+            if getattr(self, name) < 1:
+                raise MedGymError(f"offline config: {name} is {getattr(self, name)}; at least 1 is needed")
+        if not 0.0 < self.gamma <= 1.0 or not 0.0 < self.tau <= 1.0:
+            raise MedGymError(f"offline config: gamma {self.gamma} and tau {self.tau} must lie in (0, 1]")
+        if self.discount not in ("decision", "elapsed"):
+            raise unknown_name("discount", self.discount, ("decision", "elapsed"))
+        if len(self.candidates) != 3 or min(self.candidates) < 0 or self.candidates[1] < 1:
+            raise MedGymError(
+                f"offline config: candidates {self.candidates} must be three counts, the second (data) at least 1"
+            )
+        for name in ("critic_lr", "actor_lr", "explosion"):
+            if not getattr(self, name) > 0:
+                raise MedGymError(f"offline config: {name} is {getattr(self, name)}; it must be positive")
+        for name in ("alpha", "noise", "theta", "beta_actor", "beta_critic"):
+            if not getattr(self, name) >= 0:
+                raise MedGymError(f"offline config: {name} is {getattr(self, name)}; it must not be negative")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields as JSON-able values."""
+        return dataclasses.asdict(self) | {"candidates": list(self.candidates)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> OfflineConfig:
+        """Inverse of `to_dict`; missing fields take defaults, unknown ones raise `UnknownNameError`."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise unknown_name("offline setting", name, known)
+        return cls(**values)
+
+
+PROFILES: dict[str, OfflineConfig] = {
+    "quick": OfflineConfig(),
+    "paper": OfflineConfig(updates=4000, batch=256, hidden=256),
+}
+"""Named settings: "quick" (minutes for 110 patients on one core) and "paper" (the published sizes)."""

@@ -1,0 +1,204 @@
+"""Transitions as stacked slices: one learner per patient, or one for all, and the batches they draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.errors import DatasetError, unknown_name
+from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.seeds import generator
+
+__all__ = ["POPULATION", "SCOPES", "Batch", "BatchSampler", "StackedData", "stack_transitions"]
+
+SCOPES = ("ind", "pop")
+POPULATION = "population"
+"""Key of the random streams of the learner that all patients share."""
+
+_DEFAULT_INTERVAL = 4.8  # hours; 96 / 20
+# A column that hardly varies in the data is not blown up: outside the data it would swamp the rest.
+_SMALLEST_SCALE = 0.1
+
+
+@dataclass(frozen=True)
+class StackedData:
+    """The transitions of P learners, padded to a common length.
+
+    Attributes:
+        keys: P names: patient ids (scope "ind"), or `("population",)`.
+        rows: (P, N, 2d + A + 2) columns: state, action, reward, discount, next state. The state is the
+            standardised observation, the reward is divided by the learner's own standard deviation, and the
+            discount is 0 at a terminal row.
+        counts: (P,) rows that are data; the rest is padding.
+        mean, scale: (P, 1, d): state = (observation - mean) / scale.
+        reward_scale: (P,).
+        state_dim, action_dim: d and A.
+    """
+
+    keys: tuple[str, ...]
+    rows: Tensor
+    counts: np.ndarray
+    mean: Tensor
+    scale: Tensor
+    reward_scale: Tensor
+    state_dim: int
+    action_dim: int
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def present(self) -> Tensor:
+        """(P, N) bool: which rows are data."""
+        return torch.arange(self.rows.shape[1]) < torch.as_tensor(self.counts)[:, None]
+
+    def to(self, device: str) -> StackedData:
+        """A copy whose tensors lie on `device`."""
+        moved = {name: getattr(self, name).to(device) for name in ("rows", "mean", "scale", "reward_scale")}
+        return dataclasses.replace(self, **moved)
+
+    def select(self, start: int, stop: int) -> StackedData:
+        """Learners start..stop-1."""
+        part = slice(start, stop)
+        longest = int(self.counts[part].max())
+        return StackedData(
+            self.keys[part],
+            self.rows[part, :longest].contiguous(),
+            self.counts[part],
+            self.mean[part],
+            self.scale[part],
+            self.reward_scale[part],
+            self.state_dim,
+            self.action_dim,
+        )
+
+
+def stack_transitions(
+    transitions: Transitions, scope: str, config: OfflineConfig, patients: Sequence[str] | None = None
+) -> StackedData:
+    """Slice a dataset by learner.
+
+    Args:
+        transitions: The dataset.
+        scope: "ind": one learner per patient on its own episodes; "pop": one learner on all rows.
+        config: Discount settings.
+        patients: Ids to learn for; None takes those that have episodes.
+
+    Raises:
+        UnknownNameError: If the scope or a patient does not exist.
+        DatasetError: If the dataset is malformed or empty, or a patient asked for has no episodes.
+    """
+    if scope not in SCOPES:
+        raise unknown_name("scope", scope, SCOPES)
+    transitions.validate()
+    name = transitions.dataset_id or "transitions"
+    ids = transitions.present_ids if patients is None else tuple(patients)
+    groups = [np.flatnonzero(transitions.patient == transitions.index_of(p)) for p in ids]
+    for patient, group in zip(ids, groups):
+        if not len(group):
+            raise DatasetError(f"{name}: patient {patient} has no episodes; generate them or leave the patient out")
+    if not groups:
+        raise DatasetError(f"{name}: no transitions to learn from; generate the dataset again")
+    if scope == "pop":
+        ids, groups = (POPULATION,), [np.sort(np.concatenate(groups))]
+
+    d, actions = transitions.observation_dim, transitions.action_dim
+    counts = np.array([len(g) for g in groups])
+    rows = np.zeros((len(ids), int(counts.max()), 2 * d + actions + 2), dtype=np.float32)
+    mean, scale = np.zeros((len(ids), 1, d)), np.ones((len(ids), 1, d))
+    reward_scale = np.ones(len(ids))
+    for p, group in enumerate(groups):
+        observations = transitions.observations[group].astype(np.float64)
+        mean[p, 0] = observations.mean(0)
+        scale[p, 0] = np.maximum(observations.std(0), _SMALLEST_SCALE)
+        rewards = transitions.rewards[group].astype(np.float64)
+        reward_scale[p] = spread if (spread := rewards.std()) > 1e-6 else 1.0
+        exponent = transitions.dt[group] / _DEFAULT_INTERVAL if config.discount == "elapsed" else 1.0
+        discount = np.where(transitions.terminations[group], 0.0, config.gamma**exponent)
+        own = rows[p, : len(group)]
+        own[:, :d] = (observations - mean[p]) / scale[p]
+        own[:, d : d + actions] = transitions.actions[group]
+        own[:, d + actions] = rewards / reward_scale[p]
+        own[:, d + actions + 1] = discount
+        own[:, d + actions + 2 :] = (transitions.next_observations[group] - mean[p]) / scale[p]
+    mean32, scale32, reward32 = (torch.as_tensor(a.astype(np.float32)) for a in (mean, scale, reward_scale))
+    return StackedData(ids, torch.from_numpy(rows), counts, mean32, scale32, reward32, d, actions)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B transitions of each of P learners, and the random numbers of one update.
+
+    Attributes:
+        state, next_state: (P, B, d) standardised.  action: (P, B, A).
+        reward: (P, B) scaled.  discount: (P, B), 0 at terminal rows.
+        normal: (P, C, B, A) standard normal.  uniform: (P, C', B, A) in [-1, 1]. For candidate actions.
+    """
+
+    state: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_state: Tensor
+    normal: Tensor
+    uniform: Tensor
+
+
+class BatchSampler:
+    """Draws batches with replacement, each learner from its own streams.
+
+    Args:
+        data: The slices.
+        seed: Root seed; the streams are (seed, purpose, learner key).
+        batch: Rows per learner, B.
+        normals, uniforms: Candidate noises per row, C and C'.
+    """
+
+    def __init__(self, data: StackedData, seed: int, batch: int, normals: int = 0, uniforms: int = 0):
+        self._data, self._batch = data, batch
+        self._rows = data.rows.flatten(0, 1)
+        self._offsets = np.arange(len(data))[:, None] * data.rows.shape[1]
+        self._picks = [generator(seed, "offline-batches", key) for key in data.keys]
+        self._noises = [generator(seed, "offline-candidates", key) for key in data.keys]
+        shape = (batch, data.action_dim)
+        self._normal = np.zeros((len(data), normals, *shape), dtype=np.float32)
+        self._uniform = np.zeros((len(data), uniforms, *shape), dtype=np.float32)
+
+    def draw(self) -> Batch:
+        """The next batch. Its noise arrays are reused by the following call."""
+        u = np.stack([g.random(self._batch) for g in self._picks])
+        index = (u * self._data.counts[:, None]).astype(np.int64) + self._offsets
+        for p, g in enumerate(self._noises):
+            if self._normal.shape[1]:
+                g.standard_normal(out=self._normal[p], dtype=np.float32)
+            if self._uniform.shape[1]:
+                g.random(out=self._uniform[p], dtype=np.float32)
+        device = self._rows.device
+        rows = self._rows[torch.from_numpy(index).to(device)]
+        d, a = self._data.state_dim, self._data.action_dim
+        return Batch(
+            state=rows[..., :d],
+            action=rows[..., d : d + a],
+            reward=rows[..., d + a],
+            discount=rows[..., d + a + 1],
+            next_state=rows[..., d + a + 2 :],
+            normal=torch.from_numpy(self._normal).to(device),
+            uniform=(2.0 * torch.from_numpy(self._uniform) - 1.0).to(device),
+        )
+
+    def state(self) -> str:
+        """Position of every stream, as JSON."""
+        return json.dumps([[g.bit_generator.state for g in streams] for streams in (self._picks, self._noises)])
+
+    def restore(self, state: str) -> None:
+        """Continue from a position that `state` returned."""
+        for streams, saved in zip((self._picks, self._noises), json.loads(state)):
+            for g, position in zip(streams, saved):
+                g.bit_generator.state = position

@@ -1,0 +1,63 @@
+"""DQN with continuous actions: fitted Q-learning in which an actor approximates the argmax.
+
+    L_critic(phi) = E_(s,a,r,s')~D [ (Q_phi(s, a) - y)^2 ],    y = r + gamma*(1 - d)*Qbar(s', pi(s'))
+    L_actor(psi)  = -E_s~D [ Q_phi(s, pi_psi(s)) ]
+
+    s, s'    state (standardised observation, with remaining time and remaining decisions) before and after
+    a        action in [-1, 1]: treatment, and the interval under adaptive timing
+    r        reward of the decision, divided by the standard deviation of the learner's rewards
+    d        1 where the 96 h have been reached
+    gamma    discount of the decision (`OfflineConfig.discount`)
+    Q_phi    critic;  Qbar  its slowly moving copy
+    pi_psi   deterministic actor; max_a' Q(s', a') of DQN is approximated by Q(s', pi(s'))
+    D        the learner's dataset: one patient's episodes (ind) or everyone's (pop)
+
+Nothing keeps pi near the data: where Q is overestimated between the data, the actor goes there. That is what
+this baseline is for. Source: Mnih et al. 2015 for the target network, Lillicrap et al. 2016 for the actor;
+MedGym paper, appendix C.2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.networks import Networks
+
+__all__ = ["DQN"]
+
+
+class DQN:
+    """Objective of the module's docstring, for P learners at once; every loss is (P,).
+
+    Args:
+        config: Settings.
+        data: The learners' slices, for objectives that need constants of the dataset.
+    """
+
+    name = "dqn"
+    normals = 0
+    """Candidate actions drawn with normal noise, per batch row."""
+    uniforms = 0
+    """Candidate actions drawn uniformly, per batch row."""
+
+    def __init__(self, config: OfflineConfig, data: StackedData):
+        self.config = config
+
+    def target(self, networks: Networks, batch: Batch) -> Tensor:
+        """y of the Bellman error, (P, B), without gradient."""
+        with torch.no_grad():
+            following = networks.target_q(batch.next_state, networks.policy(batch.next_state))
+            return batch.reward + batch.discount * following
+
+    def critic_loss(self, networks: Networks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (P,) and numbers to watch, each (P,): "td" (squared Bellman error), "q" (largest |Q| seen)."""
+        q = networks.q(batch.state, batch.action)
+        td = (q - self.target(networks, batch)).square().mean(1)
+        return td, {"td": td.detach(), "q": q.detach().abs().amax(1)}
+
+    def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
+        """Loss (P,)."""
+        return -networks.q(batch.state, networks.policy(batch.state)).mean(1)

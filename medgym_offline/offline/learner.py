@@ -1,0 +1,137 @@
+"""Training of P stacked learners: one objective, independent gradients, exact resume, failures kept apart."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medgym_offline.offline.algorithms import make_objective
+from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.offline.data import BatchSampler, StackedData
+from medgym_offline.offline.networks import build_networks
+from medgym_offline.seeds import derive_seed
+from medgym_offline.stack import StackedMLP
+
+__all__ = ["CHECK_EVERY", "Learner"]
+
+CHECK_EVERY = 50
+"""Updates between two looks at the learners' health, and between two lines of the log."""
+
+
+class Learner:
+    """P learners of one algorithm on their own slices, updated together.
+
+    The losses are summed over learners and Adam works element by element, so each sees the gradients it would see
+    alone. A learner whose loss or Q is not finite, or beyond `config.explosion`, is stopped: its networks go back to
+    the last healthy look, its name and the update are kept in `stopped`, and the others go on.
+
+    Args:
+        algorithm: Name in `ALGORITHMS`.
+        data: The slices.
+        seed: Root seed; a learner's streams and initial weights follow from (seed, its key).
+        config: Settings.
+    """
+
+    def __init__(self, algorithm: str, data: StackedData, seed: int, config: OfflineConfig):
+        self.config, self.keys = config, data.keys
+        self.objective = make_objective(algorithm, config, data)
+        seeds = [derive_seed(seed, "offline-networks", key) >> 2 for key in data.keys]
+        self.networks = build_networks(seeds, data.state_dim, data.action_dim, config)
+        self.networks.target.load_state_dict(self.networks.critic.state_dict())
+        for net in (self.networks.critic, self.networks.target, self.networks.actor):
+            net.to(data.rows.device)
+        self._critic = list(self.networks.critic.parameters())
+        self._actor = list(self.networks.actor.parameters())
+        self._critic_step = torch.optim.Adam(self._critic, lr=config.critic_lr, fused=True)
+        self._actor_step = torch.optim.Adam(self._actor, lr=config.actor_lr, fused=True)
+        self._sampler = BatchSampler(data, seed, config.batch, self.objective.normals, self.objective.uniforms)
+        self._data = data
+        self.done = 0
+        self.log: list[dict[str, float]] = []
+        self.stopped: dict[str, str] = {}
+        self._live = torch.ones(len(data), dtype=torch.bool, device=data.rows.device)
+        self._healthy = self._snapshot()
+        self._numbers: dict[str, Tensor] = {}
+
+    def _snapshot(self) -> list[Tensor]:
+        return [p.detach().clone() for p in (*self._critic, *self._actor)]
+
+    def update(self) -> None:
+        """One gradient step of critic and actor, then the target critic."""
+        batch = self._sampler.draw()
+        loss, self._numbers = self.objective.critic_loss(self.networks, batch)
+        _step(self._critic_step, self._critic, loss)
+        _step(self._actor_step, self._actor, self.objective.actor_loss(self.networks, batch))
+        self.networks.update_target(self.config.tau)
+        self.done += 1
+        if self.done % CHECK_EVERY == 0 or self.done == self.config.updates:
+            self._check()
+
+    def _check(self) -> None:
+        """Log, and stop learners that have failed since the last look."""
+        values = torch.stack(list(self._numbers.values()))
+        finite = torch.isfinite(values).all(0)
+        for parameter in (*self._critic, *self._actor):
+            finite &= torch.isfinite(parameter).flatten(1).all(1)
+        largest = self._numbers["q"]
+        healthy = finite & (largest <= self.config.explosion)
+        for i in torch.nonzero(self._live & ~healthy).flatten().tolist():
+            what = f"|Q| = {float(largest[i]):.3g}" if bool(finite[i]) else "values that are not finite"
+            self.stopped[self.keys[i]] = f"stopped at update {self.done}: {what}"
+        self._live &= healthy
+        for kept, current in zip(self._healthy, (*self._critic, *self._actor)):
+            kept[self._live] = current.detach()[self._live]
+        if bool(self._live.any()):
+            means = {name: float(v[self._live].mean()) for name, v in self._numbers.items()}
+            self.log.append({"update": float(self.done), **means})
+
+    def finished_actor(self) -> StackedMLP:
+        """The actors (on CPU) as functions of the raw observation: (o - mean) / scale is folded into layer 0."""
+        with torch.no_grad():
+            for kept, current in zip(self._healthy, (*self._critic, *self._actor)):
+                current[~self._live] = kept[~self._live]
+        actor = self.networks.actor
+        copy = StackedMLP(actor.patients, actor.sizes, actor.activation, seeds=[0] * actor.patients)
+        state = {name: value.detach().cpu().double() for name, value in actor.state_dict().items()}
+        mean, scale = self._data.mean.cpu().double(), self._data.scale.cpu().double()
+        first_weight = state["layers.0.weight"] / scale.transpose(1, 2)
+        state["layers.0.bias"] = state["layers.0.bias"] - mean @ first_weight
+        state["layers.0.weight"] = first_weight
+        copy.load_state_dict({name: value.float() for name, value in state.items()})
+        return copy
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs to go on as if never interrupted; tensors, numbers and text only."""
+        nets = self.networks
+        return {
+            "networks": [net.state_dict() for net in (nets.critic, nets.target, nets.actor)],
+            "optimizers": [self._critic_step.state_dict(), self._actor_step.state_dict()],
+            "healthy": self._healthy,
+            "live": self._live,
+            "sampler": self._sampler.state(),
+            "done": self.done,
+            "log": json.dumps(self.log),
+            "stopped": dict(self.stopped),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        nets = self.networks
+        for net, saved in zip((nets.critic, nets.target, nets.actor), state["networks"]):
+            net.load_state_dict(saved)
+        for optimizer, saved in zip((self._critic_step, self._actor_step), state["optimizers"]):
+            optimizer.load_state_dict(saved)
+        self._healthy = [t.to(self._live.device) for t in state["healthy"]]
+        self._live = state["live"].to(self._live.device)
+        self._sampler.restore(state["sampler"])
+        self.done, self.log, self.stopped = state["done"], json.loads(state["log"]), dict(state["stopped"])
+
+
+def _step(optimizer: torch.optim.Optimizer, parameters: list[Any], loss: Tensor) -> None:
+    """One step down the summed losses; gradients of `parameters` only."""
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss.sum(), parameters)):
+        parameter.grad = gradient
+    optimizer.step()

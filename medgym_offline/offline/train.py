@@ -1,0 +1,207 @@
+"""`train`: an offline dataset in, a policy out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.errors import MedGymError, unknown_name
+from medgym_offline.files import atomic_path, code_version
+from medgym_offline.offline.algorithms import ALGORITHMS
+from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.offline.data import stack_transitions
+from medgym_offline.offline.learner import Learner
+from medgym_offline.policies.actor import StackedActor
+from medgym_offline.progress import Progress
+from medgym_offline.stack import StackedMLP
+
+__all__ = ["SHARD", "TrainResult", "train"]
+
+SHARD = 10
+"""Learners trained side by side on a CPU: larger stacks fall out of the cache and run slower."""
+
+_SAVE_EVERY = 250  # updates between two writes of the resume file
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training leaves behind.
+
+    Attributes:
+        policy: The actors after the last update (the protocol scores the last, never the best).
+        log: One line per 50 updates, means over learners: update, td, q and, for CQL and GCQL, gap.
+        stopped: Learner -> why it was stopped early; its actor is the one of its last healthy look.
+    """
+
+    policy: StackedActor
+    log: list[dict[str, float]]
+    stopped: dict[str, str]
+
+
+def train(
+    algorithm: str,
+    transitions: Transitions,
+    scope: str = "ind",
+    seed: int = 0,
+    config: OfflineConfig | None = None,
+    *,
+    patients: Sequence[str] | None = None,
+    progress: bool = True,
+    resume: str | Path | None = None,
+    shard: int | None = None,
+    device: str = "cpu",
+    on_update: Callable[[int], None] | None = None,
+) -> TrainResult:
+    """Train `algorithm` on a dataset.
+
+    Learners are independent, so they are trained in shards that fit the cache; neither the shard's size nor who
+    else is in it changes a learner's result.
+
+    Args:
+        algorithm: "dqn", "cql" or "gcql".
+        transitions: The dataset; timing and decisions of the policy are taken from it.
+        scope: "ind": one learner per patient on its own episodes; "pop": one learner on all.
+        seed: Root seed.
+        config: Settings; default the quick profile.
+        patients: Ids to train for; None takes all that have episodes.
+        progress: Show progress.
+        resume: State file, written every 250 updates and removed at the end. If it exists, training goes on from it.
+        shard: Learners per shard; default 10 on a CPU, all on a GPU.
+        device: Torch device of the training; the policy is returned on the CPU.
+        on_update: Called with the number of updates done, over all shards, after each.
+
+    Returns:
+        Policy, log and the learners that were stopped.
+
+    Raises:
+        UnknownNameError: If the algorithm, scope or a patient does not exist.
+        DatasetError: If the dataset is malformed or empty or a patient has no episodes.
+        MedGymError: If every learner diverged, or the resume file belongs to another training.
+    """
+    if algorithm not in ALGORITHMS:
+        raise unknown_name("offline algorithm", algorithm, ALGORITHMS)
+    config = config or OfflineConfig()
+    data = stack_transitions(transitions, scope, config, patients)
+    size = shard or (SHARD if device == "cpu" else len(data))
+    bounds = [(a, min(a + size, len(data))) for a in range(0, len(data), size)]
+    task = {
+        "algorithm": algorithm,
+        "dataset": transitions.dataset_id,
+        "content_hash": transitions.content_hash,
+        "scope": scope,
+        "seed": seed,
+        "config": config.to_dict(),
+    }
+    identity = json.dumps({**task, "learners": data.keys, "rows": data.counts.tolist(), "shard": size}, sort_keys=True)
+    saved = _read_state(resume, identity)
+    finished: list[dict[str, Any]] = saved["finished"] if saved else []
+
+    name = f"{algorithm} {scope}, {len(data)} learner{'s' if len(data) > 1 else ''}"
+    with _one_thread(device), Progress(name, len(bounds) * config.updates, enabled=progress) as bar:
+        done = len(finished) * config.updates
+        bar.advance(done)
+        for start, stop in bounds[len(finished) :]:
+            learner = Learner(algorithm, data.select(start, stop).to(device), seed, config)
+            if saved and saved["current"] is not None:
+                learner.restore(saved["current"])
+                bar.advance(learner.done)
+                done += learner.done
+                saved = None
+            while learner.done < config.updates:
+                learner.update()
+                done += 1
+                if learner.done % 10 == 0 or learner.done == config.updates:
+                    bar.advance(learner.done - 10 * ((learner.done - 1) // 10), **_shown(learner))
+                if resume and learner.done % _SAVE_EVERY == 0 and learner.done < config.updates:
+                    _write_state(resume, identity, finished, learner.state())
+                if on_update is not None:
+                    on_update(done)
+            finished.append(_outcome(learner))
+            if resume:
+                _write_state(resume, identity, finished, None)
+
+    sizes = (data.state_dim, *[config.hidden] * config.depth, data.action_dim)
+    net = StackedMLP(len(data), sizes, "tanh", seeds=[0] * len(data))
+    parts = [part["actor"] for part in finished]
+    net.load_state_dict({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
+    stopped = {key: why for part in finished for key, why in part["stopped"].items()}
+    if len(stopped) == len(data):
+        first = next(iter(stopped))
+        raise MedGymError(
+            f"{algorithm}: every learner failed ({first}: {stopped[first]}); lower the learning rates, check the rewards"
+        )
+    for key, why in stopped.items():
+        warnings.warn(f"{algorithm}: learner {key} {why}; its last healthy actor is used", stacklevel=2)
+    provenance = {**task, "stopped": stopped, "code": code_version(), "torch": torch.__version__}
+    policy = StackedActor(net, None if scope == "pop" else data.keys, transitions.decisions, provenance=provenance)
+    if resume:
+        Path(resume).unlink(missing_ok=True)
+    return TrainResult(policy.requires_grad_(False), _merge([json.loads(p["log"]) for p in finished], bounds), stopped)
+
+
+def _outcome(learner: Learner) -> dict[str, Any]:
+    """What is kept of a finished shard: plain tensors and text."""
+    actor = {key: value.detach() for key, value in learner.finished_actor().state_dict().items()}
+    return {"actor": actor, "log": json.dumps(learner.log), "stopped": dict(learner.stopped)}
+
+
+def _shown(learner: Learner) -> dict[str, float | str]:
+    last = learner.log[-1] if learner.log else {}
+    return {key: last[key] for key in ("td", "gap", "q") if key in last}
+
+
+def _merge(logs: list[list[dict[str, float]]], bounds: list[tuple[int, int]]) -> list[dict[str, float]]:
+    """Mean over shards, weighted by their learners, line by line ("update" identifies a line)."""
+    merged: dict[float, dict[str, float]] = {}
+    weights: dict[float, int] = {}
+    for log, (start, stop) in zip(logs, bounds):
+        for line in log:
+            total = merged.setdefault(line["update"], dict.fromkeys(line, 0.0))
+            weights[line["update"]] = weights.get(line["update"], 0) + stop - start
+            for key, value in line.items():
+                total[key] += value * (stop - start)
+    return [{key: value / weights[at] for key, value in merged[at].items()} for at in sorted(merged)]
+
+
+@contextlib.contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    """Small stacked matrices run fastest on one thread; a second makes them several times slower on a busy machine."""
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _write_state(path: str | Path, identity: str, finished: list[dict[str, Any]], current: Any) -> None:
+    with atomic_path(path) as temporary:
+        torch.save({"identity": identity, "finished": finished, "current": current}, temporary)
+
+
+def _read_state(path: str | Path | None, identity: str) -> dict[str, Any] | None:
+    """The saved state of this very training, or None if there is none."""
+    if path is None or not os.path.exists(path):
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = state["identity"]
+    except Exception as error:
+        raise MedGymError(
+            f"{path}: unreadable training state ({type(error).__name__}); delete it to start again"
+        ) from None
+    if found != identity:
+        raise MedGymError(
+            f"{path}: state of another training (other algorithm, dataset, seed or settings); delete it or name another"
+        )
+    return dict(state)
