@@ -64,19 +64,18 @@ class StackedData:
         moved = {name: getattr(self, name).to(device) for name in ("rows", "mean", "scale", "reward_scale")}
         return dataclasses.replace(self, **moved)
 
-    def select(self, start: int, stop: int) -> StackedData:
-        """Learners start..stop-1."""
-        part = slice(start, stop)
-        longest = int(self.counts[part].max())
-        return StackedData(
-            self.keys[part],
-            self.rows[part, :longest].contiguous(),
-            self.counts[part],
-            self.mean[part],
-            self.scale[part],
-            self.reward_scale[part],
-            self.state_dim,
-            self.action_dim,
+    def select(self, learners: Sequence[int]) -> StackedData:
+        """The slices of these learners, in that order (repeats allowed)."""
+        index = list(learners)
+        longest = int(self.counts[index].max())
+        return dataclasses.replace(
+            self,
+            keys=tuple(self.keys[i] for i in index),
+            rows=self.rows[index, :longest],
+            counts=self.counts[index],
+            mean=self.mean[index],
+            scale=self.scale[index],
+            reward_scale=self.reward_scale[index],
         )
 
 

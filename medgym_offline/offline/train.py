@@ -110,7 +110,10 @@ def train(
         done = len(finished) * config.updates
         bar.advance(done)
         for start, stop in bounds[len(finished) :]:
-            learner = Learner(algorithm, data.select(start, stop).to(device), seed, config)
+            # torch multiplies a stack of one with other kernels than a larger stack, which differ in the last bit: a
+            # patient alone is trained twice, so that its result is the one it has among others.
+            members = list(range(start, stop)) * (2 if scope == "ind" and stop - start == 1 else 1)
+            learner = Learner(algorithm, data.select(members).to(device), seed, config)
             if saved and saved["current"] is not None:
                 learner.restore(saved["current"])
                 bar.advance(learner.done)
@@ -125,7 +128,7 @@ def train(
                     _write_state(resume, identity, finished, learner.state())
                 if on_update is not None:
                     on_update(done)
-            finished.append(_outcome(learner))
+            finished.append(_outcome(learner, stop - start))
             if resume:
                 _write_state(resume, identity, finished, None)
 
@@ -136,9 +139,8 @@ def train(
     stopped = {key: why for part in finished for key, why in part["stopped"].items()}
     if len(stopped) == len(data):
         first = next(iter(stopped))
-        raise MedGymError(
-            f"{algorithm}: every learner failed ({first}: {stopped[first]}); lower the learning rates, check the rewards"
-        )
+        why = f"{first} {stopped[first]}"
+        raise MedGymError(f"{algorithm}: every learner failed ({why}); lower the learning rates or check the rewards")
     for key, why in stopped.items():
         warnings.warn(f"{algorithm}: learner {key} {why}; its last healthy actor is used", stacklevel=2)
     provenance = {**task, "stopped": stopped, "code": code_version(), "torch": torch.__version__}
@@ -148,9 +150,9 @@ def train(
     return TrainResult(policy.requires_grad_(False), _merge([json.loads(p["log"]) for p in finished], bounds), stopped)
 
 
-def _outcome(learner: Learner) -> dict[str, Any]:
-    """What is kept of a finished shard: plain tensors and text."""
-    actor = {key: value.detach() for key, value in learner.finished_actor().state_dict().items()}
+def _outcome(learner: Learner, count: int) -> dict[str, Any]:
+    """What is kept of the first `count` learners of a finished shard: plain tensors and text."""
+    actor = {key: value.detach()[:count] for key, value in learner.finished_actor().state_dict().items()}
     return {"actor": actor, "log": json.dumps(learner.log), "stopped": dict(learner.stopped)}
 
 
