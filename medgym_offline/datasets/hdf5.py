@@ -106,7 +106,11 @@ class EpisodeWriter:
         access.set_libver_bounds(h5f.LIBVER_LATEST, h5f.LIBVER_LATEST)
         # Closing the file closes what is open in it, so that it is complete on disk.
         access.set_fclose_degree(h5f.CLOSE_STRONG)
-        self._file = h5f.create(str(self.path).encode(), h5f.ACC_TRUNC, fapl=access)
+        # Without time stamps, anywhere, the same data gives the same bytes on another day.
+        creation, self._group = h5p.create(h5p.FILE_CREATE), h5p.create(h5p.GROUP_CREATE)
+        creation.set_obj_track_times(False)
+        self._group.set_obj_track_times(False)
+        self._file = h5f.create(str(self.path).encode(), h5f.ACC_TRUNC, creation, access)
         self._root = h5g.open(self._file, b"/")
         self._layout = h5p.create(h5p.DATASET_CREATE)
         self._layout.set_layout(h5d.COMPACT)
@@ -129,7 +133,7 @@ class EpisodeWriter:
 
         for e in range(len(block)):
             steps, patient = int(block.lengths[e]), int(block.patient[e])
-            group = h5g.create(self._root, b"episode_%d" % self.episodes)
+            group = h5g.create(self._root, b"episode_%d" % self.episodes, gcpl=self._group)
             self._attribute(group, b"id", self.episodes)
             self._attribute(group, b"seed", int(block.seeds[e]))
             self._attribute(group, b"total_steps", steps)
@@ -138,7 +142,7 @@ class EpisodeWriter:
             self._array(group, b"observations", block.observations[e, : steps + 1], "float32")
             for name, kind in _STEP_ARRAYS.items():
                 self._array(group, name.encode(), getattr(block, name)[e, :steps], kind)
-            infos = h5g.create(group, b"infos")
+            infos = h5g.create(group, b"infos", gcpl=self._group)
             for name in INFOS:
                 self._array(infos, name.encode(), block.infos[name][e, : steps + 1], "float32")
             self.episodes += 1

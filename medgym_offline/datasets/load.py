@@ -43,28 +43,31 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def read_columns(folder: Path, metadata: dict[str, Any], progress: bool = False) -> dict[str, np.ndarray]:
-    """All columns of a dataset from its HDF5 file, in memory (seconds for 10,000 episodes).
+def read_columns(
+    folder: Path, metadata: dict[str, Any], progress: bool = False
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """All columns of a dataset from its HDF5 file, in memory (seconds for 10,000 episodes), and its episodes' seeds.
 
     Raises:
         DatasetError: the file is missing, truncated or does not have the layout.
     """
     width = 4 if metadata["medgym"]["timing"] == "adaptive" else 3
-    blocks = []
+    blocks, seeds = [], []
     total = int(metadata["total_episodes"])
     with Progress(f"reading {metadata['dataset_id']} (episodes)", total, enabled=progress) as bar:
         for block in read_blocks(folder / "data" / "main_data.hdf5", (OBSERVATIONS, width)):
             blocks.append(block.columns())
+            seeds.append(block.seeds)
             bar.advance(len(block))
     if not blocks:
         raise DatasetError(f"{folder / 'data' / 'main_data.hdf5'}: holds no episodes; regenerate the dataset")
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, np.concatenate(seeds)
 
 
 def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str, np.ndarray]:
     """Columns from the HDF5 file, also written as a flat cache: beside it, or in the user's cache folder."""
     ours = metadata["medgym"]
-    columns = read_columns(folder, metadata, progress)
+    columns, _ = read_columns(folder, metadata, progress)
     digest = ContentHash()
     digest.update(columns)
     found = digest.hexdigest(patients=ours["patients"], timing=ours["timing"], decisions=ours["decisions"])

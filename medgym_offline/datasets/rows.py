@@ -1,0 +1,153 @@
+"""What the rows of a dataset must mean, checked on every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medgym_offline.datasets.transitions import HORIZON, Transitions
+from medgym_offline.errors import DatasetError
+
+if TYPE_CHECKING:
+    from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = ["TOLERANCE", "Check", "check_rows"]
+
+TOLERANCE = 1e-3
+"""Largest difference allowed where a column is recomputed in float32: points, mmol/L, hours."""
+
+TIME, LEFT = 7, 8
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of a dataset.
+
+    Attributes:
+        name: Short name.
+        ok: Whether it holds.
+        detail: What was looked at, or the first fault and the number of them.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def _rows(name: str, wrong: np.ndarray, transitions: Transitions, meaning: str) -> Check:
+    """A check over rows: `wrong` (N,) bool."""
+    if not wrong.any():
+        return Check(name, True, meaning)
+    row = int(np.flatnonzero(wrong)[0])
+    where = f"first at row {row} (episode {int(transitions.episode[row])})"
+    return Check(name, False, f"not so in {int(wrong.sum())} of {len(wrong)} rows, {where}: {meaning}")
+
+
+def _far(one: np.ndarray, other: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
+    """Rows in which two arrays differ by more than the tolerance; NaN counts as different."""
+    gap = np.abs(np.asarray(one, np.float64) - np.asarray(other, np.float64)).reshape(len(one), -1)
+    return np.asarray(~(gap <= tolerance).all(axis=1))
+
+
+def check_rows(transitions: Transitions, bank: SimulatorBank, reward: str = "integral") -> list[Check]:
+    """Check the meaning of every row.
+
+    Chaining of observations, the clock (time, dt, remaining time and decisions, termination), the action box, dt as
+    the action asks for it, and lactate, severity, cost and (for the kinds "paper" and "authors") reward recomputed
+    from the observations and actions. The "integral" reward needs the path between decisions: replay checks it.
+
+    Args:
+        transitions: Rows in order.
+        bank: The bank they were made with, for its units.
+        reward: Kind of reward.
+    """
+    checks: list[Check] = []
+    try:
+        transitions.validate()
+    except DatasetError as error:
+        return [Check("schema", False, str(error))]
+    if not len(transitions):
+        return [Check("schema", False, "there are no rows")]
+    checks.append(Check("schema", True, "shapes, types and finite values as documented"))
+
+    def check(name: str, wrong: np.ndarray, meaning: str) -> None:
+        checks.append(_rows(name, wrong, transitions, meaning))
+
+    _check_clock(transitions, check)
+    _check_medicine(transitions, bank, reward, check)
+    return checks
+
+
+def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None]) -> None:
+    import torch
+
+    from medgym_offline.envs.timing import ProcessConfig, action_to_interval, decision_interval
+
+    first = np.zeros(len(t), bool)
+    first[t.episode_starts()] = True
+    last = np.r_[first[1:], True]
+    start = t.time.astype(np.float64) - t.dt
+    step = np.arange(len(t)) - np.flatnonzero(first)[np.cumsum(first) - 1]
+
+    inside = ~last[:-1]
+    broken = _far(t.next_observations[:-1], t.observations[1:], 0.0) & inside
+    check("chain", np.r_[broken, False], "next_observations of a row are the observations of the next in the episode")
+    jump = np.r_[False, (np.diff(t.episode) != 1) & first[1:]] | np.r_[False, (np.diff(t.patient) != 0) & inside]
+    check("order", jump, "episodes are numbered one after the other, each of one patient")
+    sums = np.cumsum(t.dt, dtype=np.float64)
+    before = np.where(first, sums - t.dt, 0.0)[np.maximum.accumulate(np.where(first, np.arange(len(t)), 0))]
+    check("time", _far(t.time, sums - before), "time is the running sum of dt within the episode")
+    gone = _far(t.observations[:, TIME] * HORIZON, HORIZON - start)
+    gone |= _far(t.next_observations[:, TIME] * HORIZON, HORIZON - t.time)
+    check("remaining time", gone, "observed remaining time is (96 - hour)/96 before and after the decision")
+    left = t.decisions - step
+    wrong = _far(t.observations[:, LEFT] * t.decisions, left) | _far(
+        t.next_observations[:, LEFT] * t.decisions, left - 1
+    )
+    check("remaining decisions", wrong | (left < 1), "remaining decisions start at K and fall by one")
+    at_end = np.abs(t.time - HORIZON) <= TOLERANCE
+    check("termination", (t.terminations != at_end) | (t.terminations != last), "terminated at 96 h, there only, once")
+    check("truncation", t.truncations.copy(), "no episode is truncated")
+    check("action box", (np.abs(t.actions) > 1.0).any(axis=1), "actions lie in [-1, 1]")
+
+    config = ProcessConfig(timing=t.timing, decisions=t.decisions)  # type: ignore[arg-type]
+    wish = action_to_interval(torch.from_numpy(t.actions[:, 3].copy()), config) if t.timing == "adaptive" else None
+    clock = torch.from_numpy(start.astype(np.float32))
+    hours = decision_interval(clock, torch.from_numpy(np.maximum(left, 1).astype(np.float32)), config, wish)
+    check("dt", _far(t.dt, hours.numpy()), "dt is the feasible interval that the action asks for")
+
+
+def _check_medicine(
+    t: Transitions, bank: SimulatorBank, reward: str, check: Callable[[str, np.ndarray, str], None]
+) -> None:
+    disease = bank.disease
+    observed = disease.observed_dim
+    before = bank.denormalize(t.observations[:, :observed].astype(np.float64))
+    after = bank.denormalize(t.next_observations[:, :observed].astype(np.float64))
+    u = (t.actions[:, : len(disease.treatments)].astype(np.float64) + 1.0) / 2.0
+    dose = bank.denormalize_treatment(u)
+    lactate = after[:, disease.monitored]
+    check("lactate", _far(t.lactate, lactate), "lactate is the next observation's, in mmol/L")
+    severity = disease.severity(after, dose)
+    check("sofa", _far(t.sofa, severity), "sofa is that of the next observation under the dose given")
+    cost = disease.cost(before[:, disease.monitored], lactate)
+    check("cost", _far(t.costs, cost), "cost is that of the lactate before and after")
+    burden = disease.burden(u)
+    if reward == "paper":
+        check("reward", _far(t.rewards, -severity - burden), "reward is that of the paper's eq. 4")
+    elif reward == "authors":
+        import torch
+
+        from medgym_offline.envs.reward import authors_reward
+
+        numbers = (disease.severity(before, dose), severity, burden, t.dt.astype(np.float64))
+        expected = authors_reward(*(torch.from_numpy(n) for n in numbers)).numpy()
+        check("reward", _far(t.rewards, expected, 5 * TOLERANCE), "reward is that of the authors' code")
+    else:
+        # Severity lies in [0, 17.8]: the integral over dt cannot leave this range.
+        low = -0.1 * t.dt * (17.8 + burden)
+        outside = (t.rewards < low - TOLERANCE) | (t.rewards > -0.1 * t.dt * burden + TOLERANCE)
+        check("reward", outside, "reward is in the range of the integral over dt")

@@ -1,0 +1,293 @@
+"""Verification: is a dataset on this machine what its manifest says, and do its rows mean what they should?"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medgym_offline.datasets.behaviors import play, process_config, resolve_behavior
+from medgym_offline.datasets.catalogue import dataset_folder, local_ids, read_manifest
+from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
+from medgym_offline.datasets.load import read_columns, read_metadata
+from medgym_offline.datasets.recipes import Recipe, list_recipes, unknown_dataset
+from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
+from medgym_offline.datasets.transitions import COLUMNS, Transitions
+from medgym_offline.errors import DatasetError, MedGymError
+from medgym_offline.files import sha256_file
+
+if TYPE_CHECKING:
+    from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = ["VerificationReport", "verify"]
+
+REPLAY_TOLERANCE = 5e-3
+"""Largest difference allowed between a stored episode and its replay, over all columns: a replay computes one episode
+where generation computed a thousand at once, and float32 sums differ in their last digits, for up to 20 decisions."""
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """Result of `verify`.
+
+    Attributes:
+        id: Dataset.
+        checks: Each with a name, whether it holds, and a detail.
+    """
+
+    id: str
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check holds."""
+        return all(check.ok for check in self.checks)
+
+    @property
+    def faults(self) -> tuple[Check, ...]:
+        """The checks that do not hold."""
+        return tuple(check for check in self.checks if not check.ok)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"id": self.id, "ok": self.ok, "checks": [dataclasses.asdict(check) for check in self.checks]}
+
+    def __str__(self) -> str:
+        width = max(len(check.name) for check in self.checks)
+        lines = [f"{'ok   ' if c.ok else 'FAULT'}  {c.name:<{width}}  {c.detail}" for c in self.checks]
+        verdict = "verified" if self.ok else f"{len(self.faults)} of {len(self.checks)} checks failed"
+        return "\n".join([*lines, f"{self.id}: {verdict}"])
+
+
+def verify(
+    dataset: str, *, root: str | Path | None = None, replay: int = 8, progress: bool = True
+) -> VerificationReport:
+    """Check a dataset on this machine: its files, its rows, and sampled episodes replayed from their seeds.
+
+    Args:
+        dataset: Dataset id.
+        root: Folder of Minari datasets; Minari's own by default.
+        replay: Number of episodes to replay, spread over the dataset; 0 leaves it out.
+        progress: Show progress on standard error.
+
+    Returns:
+        All checks; a damaged dataset gives a report with faults, not an error.
+
+    Raises:
+        UnknownDatasetError: no such dataset.  DatasetError: it is not on this machine.
+    """
+    folder = dataset_folder(dataset, root)
+    if not (folder / "data").is_dir():
+        known = sorted({*list_recipes(), *local_ids(root)})
+        if dataset not in known:
+            raise unknown_dataset(dataset, known)
+        raise DatasetError(
+            f"{dataset} is not on this machine ({folder}); make it with: medgym-offline generate {dataset}"
+        )
+    checks: list[Check] = []
+    _check_all(dataset, folder, replay, progress, checks)
+    return VerificationReport(dataset, tuple(checks))
+
+
+def _check_all(dataset: str, folder: Path, replay: int, progress: bool, checks: list[Check]) -> None:
+    """Append checks in order; stop where nothing further can be read."""
+    try:
+        manifest = read_manifest(folder / "data" / "manifest.json")
+        recipe = Recipe.from_fields(manifest["recipe"], "manifest.json")
+        checks.append(Check("manifest", manifest["id"] == dataset, f"manifest of {manifest['id']}"))
+        _check_files(folder, manifest, checks)
+        metadata = read_metadata(folder)
+        columns, seeds = read_columns(folder, metadata, progress)
+    except (DatasetError, KeyError) as error:
+        text = f"manifest.json: {error} is missing" if isinstance(error, KeyError) else str(error)
+        checks.append(Check("readable", False, text))
+        return
+    checks.append(Check("readable", True, f"{len(seeds)} episodes, {len(columns['rewards'])} steps"))
+    _check_metadata(dataset, metadata, manifest, columns, len(seeds), checks)
+    ours = metadata["medgym"]
+    transitions = Transitions(
+        **columns,
+        patients=tuple(ours["patients"]),
+        timing=recipe.timing,
+        decisions=recipe.decisions,
+        dataset_id=dataset,
+        content_hash=ours["content_hash"],
+    )
+    _check_content(folder, transitions, manifest, checks)
+    try:
+        from medgym_offline.simulators import load_simulators
+
+        bank = load_simulators(recipe.bank)
+    except MedGymError as error:
+        checks.append(Check("bank", False, str(error)))
+        return
+    same = bank.content_hash == manifest["bank"]["content_hash"] and bank.patients == transitions.patients
+    checks.append(Check("bank", same, f"bank {bank.name} is the one the dataset was made with"))
+    checks.extend(check_rows(transitions, bank, recipe.reward))
+    # Replay needs rows that can be read as episodes, and the same simulators.
+    if replay and same and all(c.ok for c in checks if c.name in ("schema", "order", "time", "action box")):
+        _check_replay(transitions, seeds, bank, recipe, manifest, replay, checks)
+
+
+def _check_files(folder: Path, manifest: dict[str, Any], checks: list[Check]) -> None:
+    for name, wanted in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            checks.append(Check(f"sha256 {path.name}", False, "there is no such file"))
+            continue
+        size, digest = path.stat().st_size, sha256_file(path)
+        detail = digest[:16] if digest == wanted["sha256"] else f"{digest[:16]}, expected {wanted['sha256'][:16]}"
+        if size != wanted["bytes"]:
+            detail += f"; {size} bytes, expected {wanted['bytes']}"
+        checks.append(Check(f"sha256 {path.name}", digest == wanted["sha256"], detail))
+
+
+def _check_metadata(
+    dataset: str,
+    metadata: dict[str, Any],
+    manifest: dict[str, Any],
+    columns: dict[str, np.ndarray],
+    episodes: int,
+    checks: list[Check],
+) -> None:
+    """Minari's metadata agree with the rows and the manifest."""
+    import json
+
+    from minari.serialization import deserialize_space
+
+    steps = len(columns["rewards"])
+    wrong = [name for name, value in (("total_episodes", episodes), ("total_steps", steps)) if metadata[name] != value]
+    wrong += [name for name, value in (("episodes", episodes), ("steps", steps)) if manifest[name] != value]
+    if metadata.get("dataset_id") != dataset:
+        wrong.append("dataset_id")
+    try:
+        wrong += [name for name in ("env_spec", "eval_env_spec") if json.loads(metadata[name]) != manifest[name]]
+        for name, column in (("observation_space", "observations"), ("action_space", "actions")):
+            space: Any = deserialize_space(metadata[name])
+            rows = columns[column]
+            inside = (rows >= space.low - TOLERANCE) & (rows <= space.high + TOLERANCE)
+            if space.shape != rows.shape[1:] or not inside.all():
+                wrong.append(f"{column} outside {name}")
+    except (KeyError, TypeError, ValueError, NotImplementedError) as error:
+        wrong.append(f"spaces and specs ({type(error).__name__}: {error})")
+    detail = f"wrong: {', '.join(wrong)}" if wrong else "counts, id, spaces and environment specs agree"
+    checks.append(Check("metadata", not wrong, detail))
+
+
+def _check_content(folder: Path, transitions: Transitions, manifest: dict[str, Any], checks: list[Check]) -> None:
+    """The rows have the manifest's content hash, and so has the flat cache where there is one."""
+    meaning = {
+        "patients": list(transitions.patients),
+        "timing": transitions.timing,
+        "decisions": transitions.decisions,
+    }
+    digest = ContentHash()
+    digest.update({name: getattr(transitions, name) for name in COLUMNS})
+    found = digest.hexdigest(**meaning)
+    wanted = manifest["content_hash"]
+    checks.append(Check("content hash", found == wanted, f"{found[:16]}, manifest {wanted[:16]}"))
+    flat = folder / flat_name(wanted)
+    if flat.is_dir():
+        try:
+            columns = read_flat(flat)
+        except DatasetError as error:
+            checks.append(Check("flat cache", False, str(error)))
+            return
+        different = [name for name in COLUMNS if not np.array_equal(columns[name], getattr(transitions, name))]
+        detail = f"{', '.join(different)} differ from the HDF5 file; delete {flat}" if different else "same rows"
+        checks.append(Check("flat cache", not different, detail))
+
+
+def _check_replay(
+    transitions: Transitions,
+    seeds: np.ndarray,
+    bank: SimulatorBank,
+    recipe: Recipe,
+    manifest: dict[str, Any],
+    count: int,
+    checks: list[Check],
+) -> None:
+    """Seeds are the recipe's; sampled episodes come out again, from the environment and from the behaviour."""
+    from medgym_offline.envs.rollout import episode_seeds
+
+    starts = transitions.episode_starts()
+    patient = transitions.patient[starts]
+    ids = [bank.patients[i] for i in transitions.present]
+    expected = episode_seeds(recipe.seed, f"dataset:{manifest['source']}", ids, recipe.episodes).reshape(-1)
+    layout = np.repeat(transitions.present, recipe.episodes)
+    same = np.array_equal(seeds, expected) and np.array_equal(patient, layout)
+    detail = f"{recipe.episodes} episodes of each of {len(ids)} patients, seeded from {recipe.seed}"
+    checks.append(Check("seeds", same, detail if same else f"seeds or patients are not those of the recipe ({detail})"))
+    sample = np.unique(np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int))
+    ends = np.r_[starts[1:], len(transitions)]
+    worst, where = 0.0, -1
+    for number in sample:
+        rows = transitions.select(slice(int(starts[number]), int(ends[number])))
+        gap = _replay_gap(rows, int(seeds[number]), bank, recipe)
+        if not gap <= worst:
+            worst, where = gap, int(number)
+    ok = worst <= REPLAY_TOLERANCE
+    at = "" if ok else f" in episode {where}"
+    checks.append(Check("replay", ok, f"{len(sample)} episodes in the environment, largest difference {worst:.1e}{at}"))
+    _check_behavior(transitions, seeds, starts, ends, sample, bank, recipe, manifest, checks)
+
+
+def _replay_gap(rows: Transitions, seed: int, bank: SimulatorBank, recipe: Recipe) -> float:
+    """Largest difference between a stored episode and its replay in the single environment; inf if it ends earlier."""
+    from medgym_offline.envs import SepsisEnv
+
+    env = SepsisEnv(
+        patient=int(rows.patient[0]),
+        timing=recipe.timing,  # type: ignore[arg-type]
+        decisions=recipe.decisions,
+        reward=recipe.reward,  # type: ignore[arg-type]
+        bank=bank,
+    )
+    observation, _ = env.reset(seed=seed)
+    gap, over = 0.0, False
+    for i in range(len(rows)):
+        if over:
+            return float("inf")
+        gap = max(gap, float(np.abs(observation - rows.observations[i]).max()))
+        observation, reward, over, _, info = env.step(rows.actions[i])
+        found = [reward, info["cost"], info["dt"], info["time"], info["sofa"], info["lactate"]]
+        stored = [getattr(rows, name)[i] for name in ("rewards", "costs", "dt", "time", "sofa", "lactate")]
+        gap = max(gap, float(np.abs(np.subtract(found, stored)).max()))
+        gap = max(gap, float(np.abs(observation - rows.next_observations[i]).max()))
+    return gap if over else float("inf")
+
+
+def _check_behavior(
+    transitions: Transitions,
+    seeds: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    sample: np.ndarray,
+    bank: SimulatorBank,
+    recipe: Recipe,
+    manifest: dict[str, Any],
+    checks: list[Check],
+) -> None:
+    """The behaviour policy, run again from the sampled seeds, takes the stored actions."""
+    try:
+        behavior = resolve_behavior(recipe.behavior, bank, recipe.timing, recipe.decisions)
+    except MedGymError as error:
+        checks.append(Check("behavior", False, str(error)))
+        return
+    if behavior.digest != manifest["behavior"]["sha256"]:
+        checks.append(Check("behavior", False, f"policy {behavior.name} is not the one the dataset was made with"))
+        return
+    worst = 0.0
+    for number in sample:
+        rows = slice(int(starts[number]), int(ends[number]))
+        one = bank.select([int(transitions.patient[rows.start])])
+        rolled = play(one, behavior, process_config(recipe), seeds[number].reshape(1, 1), recipe.perturbation)
+        actions = rolled.actions[0, 0][rolled.valid[0, 0]].numpy()
+        stored = transitions.actions[rows]
+        gap = float(np.abs(actions - stored).max()) if actions.shape == stored.shape else float("inf")
+        worst = max(worst, gap)
+    detail = f"{len(sample)} episodes of policy {behavior.name} again from their seeds, largest difference {worst:.1e}"
+    checks.append(Check("behavior", worst <= REPLAY_TOLERANCE, detail))
