@@ -27,12 +27,13 @@ def stacked_actor(
 ) -> StackedActor:
     """The policy with parameters `theta (P, n)`; `patients` None makes it shared (P = 1)."""
     from medgym_offline.policies.actor import StackedActor
-    from medgym_offline.stack import StackedMLP
+    from medgym_offline.stack import StackedLinear, StackedMLP
 
     network, log_std = shape.split(theta.detach().cpu())
     net = StackedMLP(theta.shape[0], shape.sizes, activation="tanh")
     with torch.no_grad():
         for layer, (weight, bias) in zip(net.layers, shape.network.layers(network)):
+            assert isinstance(layer, StackedLinear)
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
     return StackedActor(net, patients, decisions, log_std.clone(), provenance)
@@ -61,7 +62,8 @@ def actor_parameters(
     if shared and actor.patients is not None:
         raise PolicyError("a shared policy cannot start from a policy per patient; give a shared one")
     chosen = actor.select(patients)
-    layers = [(layer.weight.detach(), layer.bias.detach()) for layer in chosen.net.layers]
+    weights = chosen.net.state_dict()
+    layers = [(weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]) for i in range(len(shape.sizes) - 1)]
     network = shape.network.flatten(layers)
     if chosen.log_std is None:
         log_std = torch.full((network.shape[0], shape.action_dim), math.log(default_std))

@@ -1,8 +1,8 @@
 """Behaviour policies of a release: the policies that generate its datasets.
 
-Scope "ind" is trained in two stages, because a policy trained from scratch on one patient's simulator mostly learns that
-simulator's errors (its gain vanished on held-out simulators in a study), while one fine-tuned from a policy that knows all
-patients keeps two thirds of it:
+Scope "ind" is trained in two stages, because a policy trained from scratch on one patient's simulator mostly learns
+that simulator's errors (its gain vanished on held-out simulators in a study), while one fine-tuned from a policy that
+knows all patients keeps two thirds of it:
 
     dr   one policy on every patient's own simulator
     ind  a copy of it per patient: spread reset, critic warmed up, then trained on the patient's simulator
@@ -106,8 +106,8 @@ def train_behavior(
         progress: Show progress on standard error.
 
     Returns:
-        The policies with provenance (recipe and its hash, seed, bank and its content hash, code version, command), and the
-        training log.
+        The policies with provenance (recipe and its hash, seed, bank and its content hash, code version, command),
+        and the training log.
 
     Raises:
         UnknownNameError: For an unknown scope or timing.
@@ -151,7 +151,7 @@ def train_behavior_files(
     recipe: BehaviorRecipe | None = None,
     checkpoints: str | Path | None = None,
 ) -> list[Path]:
-    """Train and write behaviour policies `<bank>-<scope>-<timing>.safetensors`; the dr policy is trained once per timing.
+    """Train behaviour policies and write `<bank>-<scope>-<timing>.safetensors`; dr is trained once per timing.
 
     Args:
         bank: Simulators of P patients.

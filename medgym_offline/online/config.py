@@ -23,8 +23,8 @@ class TrainConfig:
 
     Args:
         algorithm: "trpo", or "trpo-lag" with the safety constraint.
-        shared: One policy for all simulators of the bank (scope "dr", or "pop" on the population simulator) instead of one
-            per patient (scope "ind").
+        shared: One policy for all simulators of the bank (scope "dr", or "pop" on the population simulator)
+            instead of one per patient (scope "ind").
         updates: Policy updates.
         episodes: Episodes per simulator and update. Episodes, not decisions, are what is held equal when K is compared.
         seed: Root of every random stream.

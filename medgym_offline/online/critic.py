@@ -2,9 +2,9 @@
 
     loss_p = mean over rows and outputs of ( V_p(s) - G(s) / scale_p )^2
 
-Targets are divided by a per-patient scale, fixed from the first batch, so that one learning rate suits every patient; the
-gradient is written out (:class:`medgym_offline.online.networks.TanhMLP`). Rows are visited in minibatches of whole strides
-(rows i, i + m, i + 2m, ..), which needs no shuffle and no copy of the index.
+Targets are divided by a per-patient scale, fixed from the first batch, so that one learning rate suits every patient;
+the gradient is written out (:class:`medgym_offline.online.networks.TanhMLP`). Rows are visited in minibatches of
+whole strides (rows i, i + m, i + 2m, ..), which needs no shuffle and no copy of the index.
 """
 
 from __future__ import annotations

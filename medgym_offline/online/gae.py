@@ -1,7 +1,8 @@
 """Generalised advantage estimation for decisions of unequal length.
 
-With intervals dt_k the discount of one decision is elapsed-time based, gamma_k = gamma^(dt_k / 4.8) (4.8 h = 96 h / 20, so
-at K = 20 fixed it is the paper's gamma per decision), and (Schulman et al., 2016, eq. 16, with a discount per step)
+With intervals dt_k the discount of one decision is that of the time it takes, gamma_k = gamma^(dt_k / 4.8); 4.8 h is
+96 h / 20, so at K = 20 fixed it is the paper's gamma per decision. Then (Schulman et al., 2016, eq. 16, with a
+discount per step)
 
     delta_k = r_k + gamma_k V(s_{k+1}) - V(s_k)
     A_k     = delta_k + gamma_k lambda A_{k+1}

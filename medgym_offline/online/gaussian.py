@@ -87,7 +87,7 @@ class GaussianActor:
         generators: Sequence[np.random.Generator],
         mean: Sequence[float],
         std: Sequence[float],
-        output_gain: float = 0.1,
+        output_gain: float = 0.01,
     ) -> Tensor:
         """Flat parameter `(P, n)` whose pre-squash mean starts near `mean` with spread `std`, each of length A."""
         theta = self.network.initial(generators, output_gain)
@@ -138,7 +138,7 @@ class GaussianActor:
         return torch.cat([g_mean, g_std], dim=1)
 
     def fisher_batch(self, theta: Tensor, observations: Tensor, weights: Tensor) -> FisherBatch:
-        """Prepare :meth:`fisher_product` on `observations (P, N, d)` with `weights (P, N)` that sum to 1 per patient."""
+        """Prepare :meth:`fisher_product` on `observations (P, N, d)`; `weights (P, N)` sum to 1 per patient."""
         network, log_std = self.split(theta)
         activations = self.network.activations(network, observations)
         precision = weights.unsqueeze(-1) * (-2.0 * log_std).exp().unsqueeze(1)

@@ -5,9 +5,9 @@
     A_pen  = (A_r - lambda A_c) / (1 + lambda)
     lambda <- clip(lambda + rate (mean cost - limit), 0, ceiling)
 
-Both advantages are standardised first, so that one multiplier means the same for every patient whatever the scale of its
-rewards. The ceiling keeps a patient whose limit is out of reach (lactate high whatever is done) from being trained on cost
-alone: at lambda = 1 the two count equally.
+Both advantages are standardised first, so that one multiplier means the same for every patient whatever the scale of
+its rewards. The ceiling keeps a patient whose limit is out of reach (lactate high whatever is done) from being
+trained on cost alone: at lambda = 1 the two count equally.
 """
 
 from __future__ import annotations

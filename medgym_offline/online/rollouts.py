@@ -1,11 +1,11 @@
 """Rollouts for training: whole episodes of every simulator, in lockstep, masked after their end.
 
-All tensors are decision before episode, `(S, K, B, ..)` for S simulators, K decisions and B episodes: the recursion of the
-advantages runs over K, and flattening to rows is free. There is no auto-reset: every episode starts at hour 0 and ends in
-the terminal at hour 96, so each update sees the same number of episodes whatever the policy's intervals.
+All tensors are decision before episode, `(S, K, B, ..)` for S simulators, K decisions and B episodes: the recursion
+of the advantages runs over K, and flattening to rows is free. There is no auto-reset: every episode starts at hour 0
+and ends in the terminal at hour 96, so each update sees the same number of episodes whatever the policy's intervals.
 
-Noise is drawn in blocks, one generator per (root, patient, update): a patient's rollouts are the same alone, in any shard
-and after a resume.
+Noise is drawn in blocks, one generator per (root, patient, update): a patient's rollouts are the same alone, in any
+shard and after a resume.
 """
 
 from __future__ import annotations

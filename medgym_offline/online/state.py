@@ -1,7 +1,7 @@
 """What training carries from one update to the next, and its checkpoint file.
 
-A checkpoint is safetensors with a JSON header (format, recipe); nothing in it can run. Resuming from it continues the very
-same run, because every random draw is derived from (seed, patient, update) and not from a generator that moves.
+A checkpoint is safetensors with a JSON header (format, recipe); nothing in it can run. Resuming from it continues the
+very same run, because every random draw is derived from (seed, patient, update) and not from a generator that moves.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ One update of every policy:
 4. one trust-region step per policy;
 5. the critic regresses on the lambda-returns.
 
-Policies of a stack never exchange a number. They are worked on in shards of about ten, which is where the activations of a
-batch fit the cache; the shard size does not change results. A shared policy (scopes "pop", "dr") is a stack of one that
-sees the rows of all simulators.
+Policies of a stack never exchange a number. They are worked on in shards of about ten, which is where the activations
+of a batch fit the cache; the shard size does not change results. A shared policy (scopes "pop", "dr") is a stack of
+one that sees the rows of all simulators.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class TrainResult:
 
     Args:
         actor: The policies, deterministic action tanh(mean).
-        log: Name -> `(updates, S or P)`: return, cost, decisions, first and last interval (hours), multiplier, kl, gain,
-            accepted, value_loss.
+        log: Name -> `(updates, S or P)`: return, cost, decisions, first and last interval (hours), multiplier,
+            kl, gain, accepted, value_loss.
         state: What training would go on from.
         stopped: Patient id -> update at which a non-finite number ended its training.
     """
@@ -128,7 +128,7 @@ def _join(parts: Sequence[Collected]) -> Collected:
 def _improve(
     config: TrainConfig, shapes: _Shapes, state: TrainState, rows: slice, simulators: slice, batch: Collected
 ) -> dict[str, Tensor]:
-    """Update the policies `rows` of `state` in place from the episodes of `simulators`; returns their numbers `(P,)`."""
+    """Update the policies `rows` of `state` in place from episodes of `simulators`; returns their numbers `(P,)`."""
     theta, critic = state.actor[rows], state.critic[rows]
     policies = theta.shape[0]
     optimiser = Adam(state.optimiser.mean[rows], state.optimiser.square[rows], state.optimiser.steps[rows])

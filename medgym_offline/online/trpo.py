@@ -3,12 +3,14 @@
     maximise  L(theta) = mean_s[ ratio_theta(a|s) A ]   subject to   mean_s KL(old || theta) <= radius
 
     x = F^-1 g              conjugate gradients on Fisher-vector products, (F + damping I) x = g
-    beta = sqrt(2 radius / x^T F x)
+    beta = 0.9 sqrt(2 radius / x^T F x)
     theta <- theta + 0.5^j beta x    for the first j < 10 with L improved and KL <= radius
 
-Patients share every matrix product but nothing else: step length, convergence and acceptance are per patient, under masks.
-Conjugate gradients see F on every `fisher_stride`-th row. The step length and the KL of the line search use all rows: the
-few rows underrate the curvature of the direction fitted to them, and most steps would be halved.
+Patients share every matrix product but nothing else: step length, convergence and acceptance are per patient, under
+masks. Conjugate gradients see F on every `fisher_stride`-th row. The step length and the KL of the line search use
+all rows: the few rows underrate the curvature of the direction fitted to them. KL of a step that is exactly `radius`
+in the quadratic model is 1-15 % more in truth; the factor 0.9 keeps the first candidate from being halved, to a
+quarter of the radius, for those few percent.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from torch import Tensor
 from medgym_offline.online.gaussian import GaussianActor
 
 __all__ = ["PolicyBatch", "TrustRegion", "TrustRegionStep", "conjugate_gradients", "trust_region_step"]
+
+MARGIN = 0.9
+"""Share of the quadratic model's longest step that the first candidate takes."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,8 @@ def trust_region_step(
 ) -> TrustRegionStep:
     """One step for every patient of the stack from `theta (P, n)`; a patient with no acceptable candidate stays.
 
-    The log standard deviations are projected into their range in every candidate, so the KL that is checked is that of the
-    policy that results.
+    The log standard deviations are projected into their range in every candidate, so the KL that is checked is that
+    of the policy that results.
     """
     network, old_log_std = actor.split(theta)
     activations = actor.network.activations(network, batch.observations)
@@ -125,9 +130,8 @@ def trust_region_step(
 
     direction = conjugate_gradients(product, gradient, settings.iterations)
     curvature = actor.curvature(theta, activations, slopes, batch.weights, direction).unsqueeze(-1)
-    step = direction * torch.where(
-        curvature > 0, (2.0 * settings.radius / curvature).sqrt(), torch.zeros_like(curvature)
-    )
+    length = MARGIN * (2.0 * settings.radius / curvature).sqrt()
+    step = direction * torch.where(curvature > 0, length, torch.zeros_like(length))
 
     before = weighted.sum(-1)
     found = TrustRegionStep(
@@ -140,7 +144,10 @@ def trust_region_step(
     for halvings in range(settings.line_search):
         # Only patients still searching are evaluated: usually a few after the first candidate.
         every = len(pending) == theta.shape[0]
-        pick = (lambda t: t) if every else (lambda t, index=pending: t.index_select(0, index))
+
+        def pick(value: Tensor, index: Tensor | None = None if every else pending) -> Tensor:
+            return value if index is None else value.index_select(0, index)
+
         candidate = actor.project(pick(theta) + 0.5**halvings * pick(step))
         mean = actor.mean(candidate, pick(batch.observations))
         log_std, start = actor.split(candidate)[1], pick(old_log_std)
