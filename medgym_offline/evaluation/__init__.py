@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medgym_offline.evaluation.compare import Comparison, compare
+    from medgym_offline.evaluation.comparison import Comparison, compare
     from medgym_offline.evaluation.console import comparison_table, evaluation_table, print_evaluations
-    from medgym_offline.evaluation.evaluate import evaluate
+    from medgym_offline.evaluation.evaluator import evaluate
     from medgym_offline.evaluation.metrics import METRICS, Metric
     from medgym_offline.evaluation.protocol import Protocol, load_protocol
     from medgym_offline.evaluation.report import write_report
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation.support import SupportReference, split_halves, support_distance
 
 _HOME = {
-    "Comparison": "compare",
+    "Comparison": "comparison",
     "Evaluation": "result",
     "METRICS": "metrics",
     "Metric": "metrics",
     "Protocol": "protocol",
     "SupportReference": "support",
     "WorldResult": "result",
-    "compare": "compare",
+    "compare": "comparison",
     "comparison_table": "console",
-    "evaluate": "evaluate",
+    "evaluate": "evaluator",
     "evaluation_table": "console",
     "load_protocol": "protocol",
     "paired_difference": "statistics",

@@ -130,7 +130,7 @@ def behavior_name(names: Sequence[str]) -> str | None:
     return next((n for n in names if re.match(r"behaviou?r", n.lower())), None)
 
 
-def pairs_of(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Comparison]]:
+def pairs_of(evaluations: Mapping[str, Evaluation], world: str | None = None) -> list[tuple[str, Comparison]]:
     """Every comparison of the benchmark that the names allow: (PopInd | FixAdap | BehaviorMethod, comparison)."""
     names = list(evaluations)
     found = [("PopInd", pair) for pair in find_pairs(names, ["pop"], ["ind"])]
@@ -140,7 +140,7 @@ def pairs_of(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Compariso
     found += [("BehaviorMethod", (base, n)) for n in learned if base is not None]
     result = []
     for kind, (a, b) in found:
-        comparison = compare(evaluations[a], evaluations[b])
+        comparison = compare(evaluations[a], evaluations[b], world=world)
         # Shown under the caller's names, which may be shorter than the files'.
         result.append((kind, Comparison(**(vars(comparison) | {"reference": a, "method": b}))))
     return result
