@@ -1,0 +1,141 @@
+"""Results a person can read in ten seconds: tables for the terminal, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from medgym_offline.evaluation.comparison import Comparison, pairs_of
+from medgym_offline.evaluation.metrics import METRICS
+from medgym_offline.evaluation.result import Evaluation, WorldResult
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["comparison_table", "evaluation_table", "gain_lines", "metric_text", "print_evaluations"]
+
+_ROWS = (
+    "sofa_all", "sofa_all_worst_decile", "sofa_96h", "safe_hourly", "safe_dense", "return", "normalized_score", "",
+    "lactate_mean", "lactate_clearance_6h", "hours_lactate_above_4", "vasopressor_total", "fluids_total", "",
+    "decisions_used", "dt_q50", "support_distance", "support_outside",
+)  # fmt: skip
+
+
+def metric_label(name: str, unit: bool = True) -> str:
+    """Name of a metric for tables, with its unit; derived ones (worst decile, IQM) are named after their base."""
+    for suffix, words in (("_worst_decile", ", worst decile"), ("_iqm", ", IQM")):
+        if name.endswith(suffix):
+            return METRICS[name.removesuffix(suffix)].label + words
+    metric = METRICS[name]
+    return f"{metric.label} ({metric.unit})" if unit and metric.unit not in ("", "points") else metric.label
+
+
+def metric_text(result: WorldResult, name: str, interval: bool = True) -> str:
+    """`3.12 [3.01, 3.24]`, or a dash where the metric was not measured."""
+    if name not in result.metrics:
+        return "-"
+    digits = METRICS[name.removesuffix("_worst_decile").removesuffix("_iqm")].digits
+    text = f"{result.metrics[name]:.{digits}f}"
+    if not interval or name not in result.intervals:
+        return text
+    low, high = result.intervals[name]
+    return f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def evaluation_table(evaluation: Evaluation) -> Table:
+    """One policy: a row per metric, a column per world, bootstrap intervals over patients."""
+    from rich.table import Table
+
+    protocol, bank = evaluation.protocol, evaluation.bank
+    count = len(evaluation.per_patient["patient"])
+    table = Table(
+        title=f"{evaluation.name} on {bank['name']}: {count} patients x {protocol['episodes']} episodes, "
+        f"{protocol['timing']} timing, K = {protocol['decisions']}",
+        title_style="bold",
+        caption=provenance_line(evaluation),
+        caption_justify="left",
+        title_justify="left",
+    )
+    table.add_column("Metric")
+    for world in evaluation.worlds:
+        table.add_column(f"{world} world", justify="right")
+    for name in _ROWS:
+        if not name:
+            table.add_section()
+        elif name in evaluation.metrics:
+            table.add_row(metric_label(name), *(metric_text(r, name) for r in evaluation.worlds.values()))
+    return table
+
+
+def comparison_table(evaluations: Mapping[str, Evaluation], title: str = "Results") -> Table:
+    """Several policies: a row each, in order of SOFA (all) in the first world, best first."""
+    from rich.table import Table
+
+    first = next(iter(evaluations.values()))
+    world = first.world
+    others = [w for w in first.worlds if w != world]
+    table = Table(title=title, title_style="bold", title_justify="left", caption=provenance_line(first))
+    table.caption_justify = "left"
+    table.add_column("Policy", no_wrap=True)
+    table.add_column(f"SOFA (all), {world}", justify="right", no_wrap=True)
+    for other in others:
+        table.add_column(f"SOFA, {other}", justify="right", no_wrap=True)
+    for label in ("Safe %", "Return", "Support SD"):
+        table.add_column(label, justify="right")
+    for name, evaluation in sorted(evaluations.items(), key=lambda item: item[1].metrics["sofa_all"]):
+        result = evaluation.worlds[world] if world in evaluation.worlds else evaluation.worlds[evaluation.world]
+        cells = [metric_text(result, "sofa_all")]
+        cells += [metric_text(evaluation.worlds[w], "sofa_all", False) if w in evaluation.worlds else "-" for w in others]
+        cells += [metric_text(result, m, False) for m in ("safe_hourly", "return", "support_distance")]
+        table.add_row(name, *cells)
+    return table
+
+
+def gain_lines(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """One line per paired comparison, with a warning where worlds disagree in sign."""
+    worlds = [w for w in next(iter(evaluations.values())).worlds if all(w in e.worlds for e in evaluations.values())]
+    by_world = {world: pairs_of(evaluations, world) for world in worlds}
+    lines = []
+    for row in zip(*by_world.values()):
+        kind, first = row[0]
+        text = f"{kind} {first.percent:+.1f} % [{first.percent_interval[0]:+.1f}, {first.percent_interval[1]:+.1f}] "
+        text += f"{first.method} over {first.reference}, better in {100 * first.share:.0f} % of patients ({first.world})"
+        for _, other in row[1:]:
+            text += f"; {other.percent:+.1f} % {other.world}"
+        if disagree([c for _, c in row]):
+            text += "  WARNING: worlds disagree in sign"
+        lines.append(text)
+    return lines
+
+
+def disagree(comparisons: list[Comparison]) -> bool:
+    """Whether the gain is positive in one world and negative in another."""
+    return min(c.percent for c in comparisons) < 0 < max(c.percent for c in comparisons)
+
+
+def provenance_line(evaluation: Evaluation) -> str:
+    """Protocol, its hash, every deviation and note, for a caption."""
+    text = f"{evaluation.protocol['name']} {evaluation.protocol_hash[:12]}"
+    text += f", {100 * evaluation.protocol['bootstrap']['confidence']:.0f} % bootstrap intervals over patients"
+    if evaluation.deviations:
+        changes = (f"{k} {_short(v['used'])} instead of {_short(v['protocol'])}" for k, v in evaluation.deviations.items())
+        text += "\nDeviates: " + "; ".join(changes)
+    return text + "".join(f"\nNote: {note}" for note in evaluation.notes)
+
+
+def _short(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def print_evaluations(evaluations: Evaluation | Mapping[str, Evaluation], console: Console | None = None) -> None:
+    """Print one evaluation, or several as a table with their paired comparisons."""
+    from rich.console import Console
+
+    out = console or Console()
+    if isinstance(evaluations, Evaluation):
+        out.print(evaluation_table(evaluations))
+        return
+    out.print(comparison_table(evaluations))
+    for line in gain_lines(evaluations):
+        out.print(line, highlight=False, markup=False)
