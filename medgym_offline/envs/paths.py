@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["gather_rows", "hold_path", "rectangles"]
 
 # A rectangle costs about as much as this many state evaluations before it computes anything.
-_OVERHEAD = 2000
+_OVERHEAD = 8000
 
 
 def gather_rows(values: Tensor, rows: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ intervals are exact, and an episode ends at exactly the horizon, however it was 
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -72,7 +73,8 @@ class ProcessConfig:
             raise ProtocolError(f"timing is {self.timing!r}; choose one of {', '.join(get_args(Timing))}")
         if self.reward not in get_args(RewardKind):
             raise ProtocolError(f"reward is {self.reward!r}; choose one of {', '.join(get_args(RewardKind))}")
-        if isinstance(self.decisions, bool) or int(self.decisions) != self.decisions or self.decisions < 1:
+        count = self.decisions
+        if isinstance(count, bool) or not isinstance(count, numbers.Real) or count % 1 != 0 or count < 1:
             raise ProtocolError(f"decisions is {self.decisions!r}; give a whole number of at least 1")
         object.__setattr__(self, "decisions", int(self.decisions))
         for name in ("horizon", "min_interval", "max_interval", "cell", "remission_hours"):

@@ -1,0 +1,298 @@
+"""The batched process: rewards and costs against independent computations, invariances, noise, bad input."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.envs.paths import rectangles
+from medgym_offline.envs.process import DecisionProcess, Episodes, ProcessConfig
+from medgym_offline.envs.timing import interval_to_action
+from medgym_offline.errors import MedGymError, ProtocolError
+from medgym_offline.simulators import SimulatorBank
+
+
+def _process(bank: SimulatorBank, **arguments: Any) -> DecisionProcess:
+    return DecisionProcess(bank, ProcessConfig(**arguments))
+
+
+def _actions(process: DecisionProcess, batch: int, seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.rand(len(process.bank), batch, process.config.action_dim, generator=random) * 2 - 1
+
+
+def _hold(process: DecisionProcess, batch: int, treatment: list[float], hours: float) -> Tensor:
+    """Actions that hold a treatment (in [-1, 1]) for `hours`."""
+    interval = interval_to_action(torch.tensor(hours), process.config).item()
+    return torch.tensor([*treatment, interval]).expand(len(process.bank), batch, 4)
+
+
+# -- the specification's formulas, once more, in plain Python ----------------------------------------------------------
+
+
+def _s(z: float, a: float, b: float) -> float:
+    return 0.7 / (1 + math.exp(-z / a)) + 0.3 / (1 + math.exp(-z / b))
+
+
+def _sofa(state: np.ndarray, d: float) -> float:
+    spo2, _, bilirubin, gcs, urine = (float(v) for v in state[:5])
+    total = 0.7 * sum(_s(c - spo2, 1, 3) for c in (94, 90, 85, 80))
+    total += sum(_s(bilirubin - c, 0.3, 1.5) for c in (1.2, 2, 6, 12))
+    total += sum(_s(c - gcs, 0.5, 1.5) for c in (15, 13, 10, 6))
+    total += _s(500 - urine, 50, 120) + 2 * _s(200 - urine, 50, 120)
+    total += _s(d - 0.01, 0.003, 0.01) + _s(d - 0.05, 0.01, 0.03) + _s(d - 0.1, 0.02, 0.05) + _s(d - 0.25, 0.03, 0.08)
+    return total
+
+
+def _cost(start: float, end: float) -> float:
+    if end < 1.5:
+        base = 0.0
+    elif end < 2:
+        base = 0.3 * (end - 1.5) / 0.5
+    elif end < 4:
+        base = 0.3 + 1.7 * ((end - 2) / 2) ** 0.7
+    else:
+        base = 2 + (end - 4)
+    return min(min(base, 3.0) + 0.5 * min(max(end - start, 0) / 1.5, 1), 3.5)
+
+
+@pytest.mark.parametrize("reward", ["integral", "paper", "authors"])
+def test_reward_and_cost_against_the_formulas(tiny_bank: SimulatorBank, reward: str) -> None:
+    bank = tiny_bank
+    process = _process(bank, reward=reward, noise=False)
+    episodes = process.start(3)
+    actions = _actions(process, 3)
+    outcome = process.step(episodes, actions)
+    u = (actions[..., :3] + 1) / 2
+    doses = bank.denormalize_treatment(u)[..., 1]
+    for p in range(len(bank)):
+        for b in range(3):
+            dt, d, v = float(outcome.dt[p, b]), float(doses[p, b]), float(u[p, b, 1])
+            one = bank.select([p])
+            start, treatment = episodes.x[p, b][None, None], u[p, b][None, None]
+            before = bank.denormalize(episodes.x[p, b]).double().numpy()
+            after = bank.denormalize(outcome.next.x[p, b]).double().numpy()
+            reached = one.flow(start, treatment, outcome.dt[p, b][None, None])[0, 0]
+            torch.testing.assert_close(outcome.next.x[p, b], reached, atol=2e-5, rtol=1e-5)
+            end = _sofa(after, d)
+            if reward == "integral":
+                cells = math.ceil(dt)
+                values = [_sofa(before, d)]
+                for j in range(1, cells + 1):
+                    x = one.flow(start, treatment, torch.tensor([[dt * j / cells]]))[0, 0]
+                    values.append(_sofa(bank.denormalize(x).double().numpy(), d))
+                harm = sum((m + n) / 2 for m, n in zip(values, values[1:])) * dt / cells
+                expected = -0.1 * (harm + 0.2 * v * dt)
+            elif reward == "paper":
+                expected = -end - 0.2 * v
+            else:
+                expected = 0.1 * dt * (-end - 0.2 * v) + 4 * (_sofa(before, d) - end)
+                expected += -0.15 * dt - 0.02 / (dt + 0.001) + 0.3
+            assert float(outcome.reward[p, b]) == pytest.approx(expected, rel=1e-3, abs=2e-3)
+            assert float(outcome.sofa[p, b]) == pytest.approx(end, abs=1e-3)
+            assert float(outcome.cost[p, b]) == pytest.approx(_cost(before[5], after[5]), abs=1e-3)
+            assert float(outcome.lactate[p, b]) == pytest.approx(after[5], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("whole", "parts"), [(8.0, (4.0, 4.0)), (8.0, (3.0, 5.0)), (36.0, (12.0, 24.0)), (5.5, (2.5, 3.0))]
+)
+def test_integral_reward_does_not_depend_on_cuts(
+    tiny_bank: SimulatorBank, whole: float, parts: tuple[float, ...]
+) -> None:
+    process = _process(tiny_bank, noise=False)
+    treatment = [-0.3, 0.2, -0.5]
+    once = process.step(process.start(1), _hold(process, 1, treatment, whole))
+    total, episodes = torch.zeros_like(once.reward), process.start(1)
+    for hours in parts:
+        outcome = process.step(episodes, _hold(process, 1, treatment, hours))
+        total, episodes = total + outcome.reward, outcome.next
+    assert bool((episodes.time == once.next.time).all())
+    torch.testing.assert_close(episodes.x, once.next.x, atol=5e-3, rtol=0)
+    torch.testing.assert_close(total, once.reward, atol=0, rtol=2e-3)
+
+
+def test_quadrature_converges_to_a_fine_grid(tiny_bank: SimulatorBank) -> None:
+    coarse, fine = (_process(tiny_bank, noise=False, cell=cell) for cell in (1.0, 1 / 16))
+    actions = _hold(coarse, 1, [0.5, -0.9, -0.2], 20.0)
+    a, b = (p.step(p.start(1), actions).reward for p in (coarse, fine))
+    torch.testing.assert_close(a, b, rtol=5e-3, atol=0)
+
+
+def test_noise_variance_is_linear_in_time(tiny_bank: SimulatorBank) -> None:
+    process = _process(tiny_bank)
+    random = torch.Generator().manual_seed(1)
+    draws = torch.randn(4, 4000, 8, generator=random)
+    for hours in (1.0, 4.0, 16.0):
+        outcome = process.step(process.start(4000), _hold(process, 4000, [0.0, 0.0, 0.0], hours), draws)
+        expected = tiny_bank.noise_scale * hours**0.5
+        torch.testing.assert_close(outcome.displacement.std(1), expected, rtol=0.05, atol=1e-7)
+    half = process.step(process.start(4000), _hold(process, 4000, [0.0] * 3, 8.0), draws)
+    again = process.step(half.next, _hold(process, 4000, [0.0] * 3, 8.0), torch.randn(draws.shape, generator=random))
+    two = (half.displacement + again.displacement).std(1)
+    torch.testing.assert_close(two, tiny_bank.noise_scale * 4.0, rtol=0.05, atol=1e-7)
+
+
+def test_start_perturbs_only_the_physiology(tiny_bank: SimulatorBank) -> None:
+    process = _process(tiny_bank)
+    draws = torch.randn(4, 3000, 8, generator=torch.Generator().manual_seed(2))
+    first = tiny_bank.initial_state()[:, None]
+    change = process.start(3000, draws).x - first
+    assert bool((change[..., 6:] == 0).all())
+    inside = ((first + 0.25 > tiny_bank.lower) & (first + 0.25 < tiny_bank.upper) & (first - 0.25 > tiny_bank.lower))[
+        ..., :6
+    ]
+    spread = change[..., :6].std(1)[inside[:, 0]]
+    torch.testing.assert_close(spread, torch.full_like(spread, 0.05), rtol=0.1, atol=0)
+    assert bool((process.start(5).x == first).all())
+    assert bool((_process(tiny_bank, noise=False).start(3000, draws).x == first).all())
+
+
+def test_patients_and_episodes_do_not_touch(tiny_bank: SimulatorBank) -> None:
+    """Patient i alone is patient i in the stack; an episode alone is that episode in a batch of unlike holds."""
+    together = _process(tiny_bank)
+    random = torch.Generator().manual_seed(3)
+    starts, noise = (torch.randn(4, 40, 8, generator=random) for _ in range(2))
+    actions = _actions(together, 40)
+    all_of_them = together.step(together.start(40, starts), actions, noise)
+    for p, b in ((0, 0), (3, 39), (2, 17)):
+        alone = _process(tiny_bank.select([p]))
+        view = slice(p, p + 1), slice(b, b + 1)
+        one = alone.step(alone.start(1, starts[view]), actions[view], noise[view])
+        for name in ("dt", "reward", "cost", "sofa", "lactate", "displacement", "treatment"):
+            torch.testing.assert_close(getattr(one, name), getattr(all_of_them, name)[view], atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(one.next.x, all_of_them.next.x[view], atol=2e-5, rtol=2e-5)
+
+
+def test_rectangles_cover_every_row_once_and_little_more() -> None:
+    random = torch.Generator().manual_seed(4)
+    counts = (36 * torch.rand(5, 3000, generator=random) ** 4).long()
+    seen, area = torch.zeros_like(counts), 0
+    for rows, width in rectangles(counts):
+        asked = torch.gather(counts, 1, rows)
+        assert bool((asked <= width).all())
+        seen.scatter_add_(1, rows, torch.ones_like(rows))
+        area += rows.numel() * width
+    assert bool((seen[counts > 0] == 1).all())
+    assert bool((seen <= 1).all())
+    assert area < 1.5 * int(counts.sum())
+    assert area < 0.5 * counts.numel() * 35  # far from the one rectangle of the longest hold
+    assert list(rectangles(torch.zeros(2, 3, dtype=torch.long))) == []
+
+
+def test_finished_episodes_are_inert(tiny_bank: SimulatorBank) -> None:
+    process = _process(tiny_bank, decisions=3)
+    episodes = process.start(2)
+    x = episodes.x.clone()
+    time = torch.tensor([[96.0, 40.0]]).expand(4, 2)
+    outcome = process.step(
+        Episodes(x, time, torch.full_like(time, 2.0), torch.zeros_like(time)),
+        _actions(process, 2),
+        torch.randn(4, 2, 8),
+    )
+    assert bool((outcome.next.x[:, 0] == x[:, 0]).all())
+    for name in ("dt", "reward", "cost"):
+        assert bool((getattr(outcome, name)[:, 0] == 0).all())
+    assert bool((outcome.displacement[:, 0] == 0).all())
+    assert bool((outcome.next.left[:, 0] == 2).all())
+    assert bool(outcome.terminated[:, 0].all())
+    assert bool((outcome.dt[:, 1] >= 20).all())  # 56 h remain, two decisions: at least 20
+    assert bool((outcome.next.left[:, 1] == 1).all())
+
+
+@pytest.mark.parametrize("timing", ["adaptive", "fixed"])
+@pytest.mark.parametrize("decisions", [3, 7, 20])
+def test_terminates_at_96_hours_within_the_budget(tiny_bank: SimulatorBank, timing: str, decisions: int) -> None:
+    process = _process(tiny_bank, timing=timing, decisions=decisions, reward="paper")
+    episodes, used = process.start(6), 0
+    while bool(process.active(episodes).any()):
+        outcome = process.step(episodes, _actions(process, 6, seed=used))
+        assert bool((outcome.terminated == (outcome.next.time == 96.0)).all())
+        episodes, used = outcome.next, used + 1
+    assert used == decisions if timing == "fixed" else used <= decisions
+    assert bool((episodes.left >= 0).all())
+
+
+def test_observation_columns(tiny_bank: SimulatorBank) -> None:
+    process = _process(tiny_bank, decisions=20, noise=False)
+    outcome = process.step(process.start(1), _hold(process, 1, [0.0] * 3, 12.0))
+    observation = process.observe(outcome.next)
+    assert observation.dtype == torch.float32
+    assert observation.shape == (4, 1, 9)
+    torch.testing.assert_close(observation[..., :7], outcome.next.x[..., :7])
+    assert bool((observation[..., 7] == (96 - 12) / 96).all())
+    torch.testing.assert_close(observation[..., 8], torch.full((4, 1), 19 / 20))
+
+
+def test_actions_outside_the_box_are_clipped(tiny_bank: SimulatorBank) -> None:
+    process = _process(tiny_bank, noise=False)
+    far = process.step(process.start(1), torch.tensor([3.0, -5.0, 1.5, 9.0]).expand(4, 1, 4))
+    edge = process.step(process.start(1), torch.tensor([1.0, -1.0, 1.0, 1.0]).expand(4, 1, 4))
+    torch.testing.assert_close(far.next.x, edge.next.x)
+    assert bool((far.treatment == torch.tensor([1.0, 0.0, 1.0])).all())
+    assert bool((far.dt == 36.0).all())
+
+
+def test_remission_ends_an_episode(tiny_bank: SimulatorBank) -> None:
+    """With a threshold above any severity, twelve calm hours pass in any twelve hours; with one below, never."""
+    always = _process(tiny_bank, noise=False, remission=True, remission_severity=100.0)
+    first = always.step(always.start(1), _hold(always, 1, [0.0] * 3, 7.0))
+    assert bool((first.next.calm == 7.0).all())
+    assert not bool(first.terminated.any())
+    second = always.step(first.next, _hold(always, 1, [0.0] * 3, 5.0))
+    assert bool((second.next.calm == 12.0).all())
+    assert bool(second.terminated.all())
+    third = always.step(second.next, _hold(always, 1, [0.0] * 3, 5.0))
+    assert bool((third.dt == 0).all())
+    never = _process(tiny_bank, noise=False, remission=True, remission_severity=0.0)
+    assert bool((never.step(never.start(1), _hold(never, 1, [0.0] * 3, 36.0)).next.calm == 0).all())
+
+
+def test_remission_counts_only_unbroken_calm(tiny_bank: SimulatorBank) -> None:
+    """The calm at the end of a hold is the time since severity was last at or above the threshold on the cells."""
+    bank = tiny_bank
+    plain = _process(bank, noise=False)
+    actions = _hold(plain, 1, [0.4, -0.6, -0.4], 30.0)
+    u = (actions[..., :3] + 1) / 2
+    times = torch.arange(31.0)
+    curve = plain.severity(bank.trajectory(plain.start(1).x, u, times), u[..., None, :])[:, 0]
+    threshold = float(curve.median())
+    process = _process(bank, noise=False, remission=True, remission_severity=threshold)
+    calm = process.step(process.start(1), actions).next.calm[:, 0]
+    for p in range(4):
+        above = [t for t in range(31) if curve[p, t] >= threshold]
+        assert float(calm[p]) == pytest.approx(30 - max(above) if above else 30, abs=1e-4)
+    assert len(set(calm.tolist())) > 1  # the patients differ, or the test shows nothing
+
+
+def test_gradient_reaches_dose_and_interval(tiny_bank: SimulatorBank) -> None:
+    process = _process(tiny_bank, noise=False)
+    actions = (0.3 * _actions(process, 2)).requires_grad_()
+    process.step(process.start(2), actions).reward.sum().backward()
+    assert actions.grad is not None
+    assert bool(torch.isfinite(actions.grad).all())
+    assert bool((actions.grad.abs().amax((0, 1)) > 0).all())
+
+
+def test_bad_actions_and_noise(tiny_bank: SimulatorBank) -> None:
+    process = _process(tiny_bank)
+    episodes = process.start(2)
+    actions = _actions(process, 2)
+    with pytest.raises(MedGymError, match=r"actions have shape \(4, 2, 3\); expected \(4, 2, 4\)"):
+        process.step(episodes, actions[..., :3])
+    for bad in (float("nan"), float("inf")):
+        wrong = actions.clone()
+        wrong[2, 1, 3] = bad
+        with pytest.raises(MedGymError, match=f"component 3 of patient {tiny_bank.patients[2]}, episode 1, is {bad}"):
+            process.step(episodes, wrong)
+    with pytest.raises(MedGymError, match="noise have shape"):
+        process.step(episodes, actions, torch.zeros(4, 2, 7))
+    with pytest.raises(MedGymError, match="noise have shape"):
+        process.start(3, torch.zeros(4, 2, 8))
+    with pytest.raises(ProtocolError, match="set decisions to 3"):
+        _process(tiny_bank, decisions=2)

@@ -1,0 +1,133 @@
+"""The decision clock: golden feasible ranges, exact sums, limits of every hold."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medgym_offline.envs.timing import (
+    ProcessConfig,
+    action_to_interval,
+    decision_interval,
+    feasible_interval,
+    interval_to_action,
+)
+from medgym_offline.errors import ProtocolError
+
+ADAPTIVE = ProcessConfig()
+
+
+def _one(value: float) -> torch.Tensor:
+    return torch.tensor([[value]], dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("time", "left", "lower", "upper"),
+    [
+        (0.0, 20, 0.5, 36.0),  # 96 - 36*19 < 0.5
+        (0.0, 3, 24.0, 36.0),  # 96 - 72
+        (0.0, 4, 0.5, 36.0),  # 96 - 108 < 0.5
+        (30.0, 2, 30.0, 36.0),  # 66 - 36
+        (60.0, 1, 36.0, 36.0),  # the last takes all
+        (80.0, 5, 0.5, 16.0),  # no more than remains
+        (95.5, 7, 0.5, 0.5),
+        (96.0, 3, 0.0, 0.0),  # over
+    ],
+)
+def test_feasible_range_golden(time: float, left: int, lower: float, upper: float) -> None:
+    low, high = feasible_interval(_one(time), _one(left), ADAPTIVE)
+    assert (low.item(), high.item()) == (lower, upper)
+
+
+@pytest.mark.parametrize(
+    ("time", "left", "wish", "expected"),
+    [
+        (0.0, 20, 4.8, 4.8),
+        (0.0, 3, 1.0, 24.0),
+        (0.0, 20, 99.0, 36.0),
+        (90.0, 20, 5.75, 6.0),  # would leave 0.25 h: takes it
+        (90.0, 20, 5.5, 5.5),  # leaves exactly 0.5 h
+        (59.75, 20, 36.0, 35.75),  # 36.25 h remain: 36 would leave 0.25, so 0.5 is left
+        (60.0, 20, 36.0, 36.0),
+        (70.0, 1, 0.5, 26.0),  # last decision: all that remains
+        (96.0, 4, 3.0, 0.0),
+    ],
+)
+def test_interval_golden(time: float, left: int, wish: float, expected: float) -> None:
+    hours = decision_interval(_one(time), _one(left), ADAPTIVE, _one(wish))
+    assert hours.item() == pytest.approx(expected, abs=ADAPTIVE.tick)
+
+
+def test_action_map_ends_and_inverse() -> None:
+    action = torch.linspace(-1, 1, 41)
+    hours = action_to_interval(action, ADAPTIVE)
+    assert (hours[0].item(), hours[-1].item(), hours[20].item()) == (0.5, 36.0, 18.25)
+    torch.testing.assert_close(interval_to_action(hours, ADAPTIVE), action, atol=1e-6, rtol=0)
+    assert interval_to_action(torch.tensor([0.1, 50.0]), ADAPTIVE).tolist() == [-1.0, 1.0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(decisions=st.integers(3, 60), seed=st.integers(0, 2**31 - 1), timing=st.sampled_from(["adaptive", "fixed"]))
+def test_holds_fill_the_horizon_exactly(decisions: int, seed: int, timing: str) -> None:
+    config = ProcessConfig(timing=timing, decisions=decisions)  # type: ignore[arg-type]
+    random = torch.Generator().manual_seed(seed)
+    time, left = torch.zeros(1, 64), torch.full((1, 64), float(decisions))
+    total, holds = torch.zeros(1, 64, dtype=torch.float64), []
+    for _ in range(decisions):
+        # Mixture of styles: mostly short wishes spend the budget, long ones meet the ends of the horizon.
+        power = torch.randint(1, 6, time.shape, generator=random)
+        wish = 0.5 + 35.5 * torch.rand(time.shape, generator=random) ** power
+        dt = decision_interval(time, left, config, wish)
+        over = time == 96.0
+        assert bool((dt[over] == 0).all())
+        assert bool((dt[~over] >= 0.5).all())
+        assert bool((dt <= 36.0).all())
+        holds.append(dt)
+        time, left, total = time + dt, left - 1, total + dt.double()
+    assert bool((time == 96.0).all())
+    assert bool((total == 96.0).all())  # in double precision too: every hold lies on a tick
+    if timing == "fixed":
+        torch.testing.assert_close(
+            torch.stack(holds), torch.full((decisions, 1, 64), 96 / decisions), atol=2e-5, rtol=0
+        )
+
+
+def test_interval_passes_gradients() -> None:
+    wish = _one(7.3).requires_grad_()
+    decision_interval(_one(0.0), _one(20), ADAPTIVE, wish).sum().backward()
+    assert wish.grad is not None
+    assert wish.grad.item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"decisions": 2}, "cannot fill 96 h; set decisions to 3"),
+        ({"decisions": 193}, "do not fit in 96 h; set decisions to 192"),
+        ({"decisions": 0}, "whole number"),
+        ({"decisions": 7.5}, "whole number"),
+        ({"decisions": True}, "whole number"),
+        ({"decisions": "many"}, "whole number"),
+        ({"decisions": float("inf")}, "whole number"),
+        ({"timing": "sometimes"}, "adaptive, fixed"),
+        ({"reward": "sofa"}, "integral, paper, authors"),
+        ({"horizon": float("nan")}, "horizon"),
+        ({"horizon": -1.0}, "horizon"),
+        ({"horizon": 96.0001}, "multiple of 1/1024"),
+        ({"min_interval": 20.0}, "twice min_interval"),
+        ({"initial_noise": -0.1}, "initial_noise"),
+        ({"cell": 0.0}, "cell"),
+    ],
+)
+def test_bad_configuration(arguments: dict, message: str) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        ProcessConfig(**arguments)
+
+
+def test_least_and_most_decisions_are_accepted() -> None:
+    assert ProcessConfig(decisions=3).decisions == 3
+    assert ProcessConfig(decisions=192).decisions == 192
+    assert ProcessConfig(timing="fixed").action_dim == 3
+    assert ProcessConfig().action_dim == 4
