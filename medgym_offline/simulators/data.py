@@ -18,7 +18,7 @@ __all__ = ["FitData", "block_hours", "clinician_schedule", "cohort_scales", "fit
 HORIZON = 96
 SMOOTHED = (0, 4)  # SpO2 and urine are noisy and frequent: their start value is an exponentially weighted mean
 SMOOTHING_HOURS = 2.0
-# Doses at u = 1: the 99.5th percentile of hours, kept within these so that one cohort's outliers do not set the scale.
+# Doses at u = 1: the 99.5th percentile of all charted hours, kept within these so that one cohort's outliers do not set the scale.
 UPPER_RANGE = ((100.0, 100.0), (0.3, 1.5), (500.0, 2000.0))
 
 
@@ -88,8 +88,7 @@ def cohort_scales(grid: GridCohort, disease: Disease = SEPSIS) -> Scales:
     upper = []
     for j, (low, high) in enumerate(UPPER_RANGE):
         dose = grid.treatment[..., j][inside]
-        given = dose[dose > disease.treatments[j].lower]
-        top = float(np.quantile(given, 0.995)) if given.size else disease.treatments[j].upper
+        top = float(np.quantile(dose, 0.995)) if dose.any() else disease.treatments[j].upper
         upper.append(round(float(np.clip(top, low, high)), 3))
     return Scales(tuple(center), tuple(scale), tuple(upper))
 

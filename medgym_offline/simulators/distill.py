@@ -123,8 +123,11 @@ def distill(
             at = torch.randint(0, len(TIMES), (total, config.batch, config.times), generator=g)
             target = curve[rows.unsqueeze(-1), pick.unsqueeze(-1), at]
             change = learned.basis(times[at]) @ learned.amplitudes_from(inputs[rows, pick], dim)
-            # Unclamped prediction: at a bound the clamped one would have no gradient.
-            error = x[rows, pick].unsqueeze(-2) + change - target
+            raw = x[rows, pick].unsqueeze(-2) + change
+            # Where the truth sits at a bound, beyond it is as good as at it; elsewhere the prediction is not
+            # clamped, since a clamped one has no gradient to come back.
+            held = (target <= lower) | (target >= upper)
+            error = torch.where(held, raw.clamp(lower, upper), raw) - target
             loss = 2.0 * torch.nn.functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
             loss = loss + 2.0 * error.square().clamp(max=4.0).mean()
             optimiser.zero_grad(set_to_none=True)

@@ -56,7 +56,7 @@ class Physics:
         vasopressor_supply, fluids_supply: Largest need each can meet.
         fluids_half: Normalised rate of half the fluids' effect.
         persistence: kappa, how fast unmet need renews the shock, per hour.
-        overload: Harm of fluid balance above the threshold: PaO2, SpO2, urine, SD per hour per 5 litres.
+        overload: Harm of fluid balance far above the threshold: PaO2, SpO2, urine, SD per hour.
         ischaemia: Lactate and urine harm of vasopressor above its threshold, SD per hour at full dose.
         hyperoxia: SpO2 harm of FiO2 above its threshold, SD per hour at FiO2 1.
         residual: rho, bound of the residual network, SD per hour.
@@ -74,9 +74,9 @@ class Physics:
     fluids_half: float = 0.35
     fluids_supply: float = 0.25
     persistence: float = 0.06
-    overload: tuple[float, float, float] = (0.12, 0.06, 0.12)
+    overload: tuple[float, float, float] = (0.25, 0.08, 0.05)
     ischaemia: tuple[float, float] = (0.5, 0.3)
-    hyperoxia: float = 0.04
+    hyperoxia: float = 0.01
     residual: float = 0.1
     insensible: float = 40.0
 
@@ -174,7 +174,8 @@ def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParam
         unmet = _soft(n_base + n_shock * shock - supply(physics, u))
         harm = physics.perfusion * params.response.unsqueeze(1)
         at, over_at, oxygen_at = params.threshold.unsqueeze(1).unbind(-1)
-        excess, overload = _soft(vaso - at), _soft(balance - over_at)
+        excess, beyond = _soft(vaso - at), _soft(balance - over_at)
+        overload = beyond / (1.0 + beyond)  # half of the harm at 5 litres above the threshold
         d_lactate = d_lactate + physics.lactate * harm[..., 0] * unmet + (k[6] + physics.ischaemia[0]) * excess
         d_urine = d_urine - physics.urine * harm[..., 1] * unmet - (k[11] + physics.ischaemia[1]) * excess
         d_urine = d_urine - physics.overload[2] * overload

@@ -1,0 +1,185 @@
+"""The field's structure, the solver's order and the solution map's identities."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from medgym_offline.errors import BankError, UnknownNameError
+from medgym_offline.simulators import SimulatorBank
+from medgym_offline.simulators.field import RATE_BOUND, Physics, field
+from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig, solve
+from medgym_offline.simulators.prior import prior_bank
+
+
+def _states(bank: SimulatorBank, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    x = bank.initial_state().unsqueeze(1) + 0.3 * torch.randn((len(bank), rows, bank.state_dim), generator=g)
+    return bank.clamp(x), torch.rand((len(bank), rows, 3), generator=g)
+
+
+def test_balance_is_exact_bookkeeping(tiny_bank: SimulatorBank) -> None:
+    x, u = _states(tiny_bank, 5)
+    rate = tiny_bank.field(x, u)[..., 6] * tiny_bank.disease.balance_litres
+    inflow = tiny_bank.denormalize_treatment(u)[..., 2]
+    urine = tiny_bank.denormalize(x)[..., 4]
+    assert torch.allclose(rate, (inflow - urine / 24 - 40) / 1000, atol=1e-5)
+
+
+def test_physics_is_bounded_and_treatments_act_in_their_direction(tiny_bank: SimulatorBank) -> None:
+    x, u = _states(tiny_bank, 64)
+    rate = tiny_bank.field(10 * x, u)[..., :6].abs()
+    assert (rate <= torch.tensor(RATE_BOUND) + tiny_bank.physics.residual + 1e-6).all()
+    more = u.clone()
+    more[..., 0] = (u[..., 0] + 0.3).clamp(max=1)
+    assert (tiny_bank.field(x, more)[..., 1] >= tiny_bank.field(x, u)[..., 1]).all()  # FiO2 raises PaO2
+    some, none = u.clone(), u.clone()
+    some[..., 1], none[..., 1] = 0.1, 0.0  # below every ischaemia threshold
+    assert (tiny_bank.field(x, some)[..., 5] < tiny_bank.field(x, none)[..., 5]).all()  # met need lowers lactate
+
+
+def test_residual_never_sees_treatment(tiny_bank: SimulatorBank) -> None:
+    world = tiny_bank._worlds["own"]
+    silent = Physics(extension=False, fio2_gain=0.0)
+    params = type(world.params)(**{**world.params.tensors(), "k": torch.zeros_like(world.params.k)})
+    x, u = _states(tiny_bank, 6)
+    other = torch.rand_like(u)
+    rates = [field(tiny_bank.disease, tiny_bank.scales, silent, params, x, v)[..., :6] for v in (u, other)]
+    assert torch.equal(*rates)
+
+
+def test_solver_agrees_with_scipy(tiny_bank: SimulatorBank) -> None:
+    x, u = _states(tiny_bank, 1)
+    times = torch.tensor([0.0, 2.5, 11.0, 36.0])
+    ours = tiny_bank.trajectory(x, u, times)
+    for p in range(len(tiny_bank)):
+        one = tiny_bank.select([p])
+
+        def rhs(_: float, y: np.ndarray, one: SimulatorBank = one, p: int = p) -> np.ndarray:
+            state = torch.tensor(y, dtype=torch.float32).view(1, 1, -1)
+            return one.field(state, u[p : p + 1]).flatten().numpy()
+
+        truth = solve_ivp(rhs, (0, 36), x[p, 0].numpy(), t_eval=times.numpy(), rtol=1e-6, atol=1e-6, max_step=1.0)
+        inside = ((ours[p, 0] > tiny_bank.lower + 1e-3) & (ours[p, 0] < tiny_bank.upper - 1e-3)).all(0)
+        # A variable that met a bound is projected by ours and not by SciPy.
+        error = np.abs(ours[p, 0].numpy() - truth.y.T)[:, inside.numpy()]
+        assert error.max() < 0.02
+
+
+def test_heun_is_second_order(tiny_bank: SimulatorBank) -> None:
+    x, u = _states(tiny_bank, 4, seed=3)
+    u = 0.2 + 0.2 * u
+    wide = torch.full((8,), 1e6)
+    times = torch.full((len(tiny_bank), 4, 1), 4.0, dtype=torch.float64)
+
+    def solution(step: float) -> torch.Tensor:
+        world = tiny_bank._worlds["own"]
+        params = type(world.params)(**{n: t.double() for n, t in world.params.tensors().items()})
+
+        def rhs(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+            return field(tiny_bank.disease, tiny_bank.scales, tiny_bank.physics, params, x, u)
+
+        return solve(rhs, x.double(), u.double(), times, -wide.double(), wide.double(), step)[..., 0, :]
+
+    truth = solution(1 / 64)
+    coarse, fine = ((solution(h) - truth).abs().max() for h in (1 / 2, 1 / 4))
+    assert 3.0 < coarse / fine < 5.5
+
+
+def test_a_row_does_not_depend_on_its_batch(tiny_bank: SimulatorBank) -> None:
+    x, u = _states(tiny_bank, 6)
+    dt = torch.linspace(0.5, 36, 24).view(4, 6)
+    together = tiny_bank.flow(x, u, dt)
+    alone = tiny_bank.select([2]).flow(x[2:3, 3:4], u[2:3, 3:4], dt[2:3, 3:4])
+    assert torch.allclose(alone[0, 0], together[2, 3], atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["ode", "map"])
+def test_identity_at_zero(backend: str, mapped_bank: SimulatorBank) -> None:
+    bank = mapped_bank.with_backend(backend)  # type: ignore[arg-type]
+    x, u = _states(bank, 8)
+    assert torch.equal(bank.flow(x, u, torch.zeros(len(bank), 8)), x)
+
+
+@pytest.fixture(scope="module")
+def mapped_bank() -> SimulatorBank:
+    """A prior bank with a briefly distilled map (both worlds and population)."""
+    from medgym_offline.simulators.distill import DistillConfig, distill
+
+    bank = prior_bank(3)
+    config = DistillConfig(steps=500, pool=24, batch=64, times=6)
+    parts = [bank.world("own"), bank.world("held-out"), bank.population()]
+    trunk, codes = distill(parts, config, SolutionMapConfig(width=48, code=8), show=False)
+    for world, code in zip((bank._worlds["own"], bank._worlds["held-out"], bank._population), codes):
+        world.code = code  # type: ignore[union-attr]
+    return bank._with(_trunk=trunk, backend="map", _content_hash=None)
+
+
+def test_distilled_map_follows_the_solver_and_beats_no_map(mapped_bank: SimulatorBank) -> None:
+    from medgym_offline.simulators.distill import map_errors
+
+    errors = map_errors(mapped_bank, rows=8)
+    # A short training on three patients; the shipped bank's tolerances are tested on the shipped bank.
+    assert errors["error"]["6.0"][0] < 0.05
+    x, u = _states(mapped_bank, 16, seed=9)
+    hold = torch.full((3, 16), 12.0)
+    truth = mapped_bank.with_backend("ode").flow(x, u, hold)
+    assert (mapped_bank.flow(x, u, hold) - truth).abs().mean() < 0.25 * (x - truth).abs().mean()
+
+
+def test_map_gives_the_whole_curve_in_one_call(mapped_bank: SimulatorBank) -> None:
+    x, u = _states(mapped_bank, 2)
+    times = torch.tensor([0.0, 1.0, 7.3, 36.0])
+    curve = mapped_bank.trajectory(x, u, times)
+    for j, t in enumerate(times):
+        assert torch.allclose(curve[:, :, j], mapped_bank.flow(x, u, t.expand(3, 2)), atol=1e-6)
+
+
+def test_derivative_of_the_map_is_near_the_field_on_average(mapped_bank: SimulatorBank) -> None:
+    x, u = _states(mapped_bank, 32, seed=4)
+    hold = torch.full((3, 32), 5.0)
+    y, slope = torch.autograd.functional.jvp(lambda t: mapped_bank.flow(x, u, t), hold, torch.ones_like(hold))
+    free = ((y > mapped_bank.lower + 1e-3) & (y < mapped_bank.upper - 1e-3))[..., :6]
+    gap = (slope - mapped_bank.field(y, u))[..., :6][free].abs().mean()
+    assert gap < 0.5 * mapped_bank.field(x, u)[..., :6].abs().mean()
+
+
+def test_map_starts_at_identity_before_training() -> None:
+    bank = prior_bank(2)
+    fresh = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 2, bank.state_dim, seed=0)
+    x, u = _states(bank, 3)
+    y = fresh(bank.field, x, u, torch.full((2, 3, 1), 24.0), bank.lower, bank.upper)
+    assert (y[:, :, 0] - x).abs().max() < 0.5
+
+
+def test_noise_is_linear_in_time_and_seeded(tiny_bank: SimulatorBank) -> None:
+    x = tiny_bank.initial_state().unsqueeze(1).expand(-1, 4000, -1)
+    x = x * torch.tensor([0.2, 1, 1, 0.2, 0.5, 1, 1, 1])  # away from the bounds
+    u = torch.full((len(tiny_bank), 4000, 3), 0.2)
+    spread = []
+    for dt in (1.0, 4.0):
+        hold = torch.full((len(tiny_bank), 4000), dt)
+        g = torch.Generator().manual_seed(1)
+        noise = tiny_bank.step(x, u, hold, g) - tiny_bank.flow(x, u, hold)
+        spread.append(noise[..., 1].var().item())
+        again = tiny_bank.step(x, u, hold, torch.Generator().manual_seed(1))
+        assert torch.equal(again, tiny_bank.flow(x, u, hold) + noise) or torch.allclose(
+            again, tiny_bank.flow(x, u, hold) + noise, atol=1e-6
+        )
+    assert spread[1] / spread[0] == pytest.approx(4.0, rel=0.05)
+    assert spread[0] == pytest.approx(float(tiny_bank.noise_scale[0, 1]) ** 2, rel=0.1)
+
+
+def test_views(tiny_bank: SimulatorBank) -> None:
+    assert tiny_bank.population().patients == ("population",)
+    assert tiny_bank.world("held-out").field(*_states(tiny_bank, 2)).shape == (4, 2, 8)
+    with pytest.raises(UnknownNameError, match="world"):
+        tiny_bank.world("heldout")
+    with pytest.raises(UnknownNameError, match="prior/1"):
+        tiny_bank.select(["prior/11"])
+    with pytest.raises(UnknownNameError):
+        tiny_bank.select([4])
+    with pytest.raises(BankError, match="solution map"):
+        tiny_bank.with_backend("map")

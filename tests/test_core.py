@@ -1,0 +1,103 @@
+"""Seeds, files, errors and stacked networks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.errors import MedGymError, UnknownNameError, unknown_name
+from medgym_offline.files import atomic_path, release_folder, sha256_file, write_json
+from medgym_offline.seeds import derive_seed, generator, torch_generator
+from medgym_offline.stack import StackedMLP, clip_gradients
+
+
+def test_streams_differ_by_every_part_of_their_name_and_repeat() -> None:
+    names = [(0, "a", "p"), (1, "a", "p"), (0, "b", "p"), (0, "a", "q"), (0, "a", "p", 0), (0, "ap")]
+    seeds = [derive_seed(*n) for n in names]  # type: ignore[arg-type]
+    assert len(set(seeds)) == len(names)
+    assert all(0 <= s < 2**63 for s in seeds)
+    assert (generator(3, "x", 5).random(4) == generator(3, "x", 5).random(4)).all()
+    assert torch.equal(
+        torch.rand(3, generator=torch_generator(3, "x")), torch.rand(3, generator=torch_generator(3, "x"))
+    )
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, {"old": 1})
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("interrupted")
+    assert json.loads(target.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "d"
+    for text in ("one", "two"):
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            (temporary / text).write_text(text)
+    assert [p.name for p in target.iterdir()] == ["two"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_json_refuses_what_readers_cannot_parse(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_sha256_of_a_known_text(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    error = unknown_name("dataset", "sepsis-idn", ["sepsis-ind", "twin"])
+    assert isinstance(error, UnknownNameError)
+    assert isinstance(error, MedGymError)
+    assert "did you mean 'sepsis-ind'" in str(error)
+
+
+def test_release_folders_exist() -> None:
+    for name in ("datasets", "generation", "evaluation", "leaderboard"):
+        assert release_folder(name).is_dir()  # type: ignore[arg-type]
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, medgym_offline, gymnasium; heavy = {'torch', 'minari', 'h5py', 'matplotlib', 'polars', 'rich'};"
+        "loaded = heavy & set(sys.modules); assert not loaded, loaded;"
+        "assert 'medgym/Sepsis-v0' in gymnasium.registry; dir(medgym_offline)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_stack_is_its_networks_one_by_one() -> None:
+    stack = StackedMLP(3, (5, 8, 2), seeds=[11, 12, 13])
+    x = torch.randn(3, 7, 5)
+    for p, seed in enumerate((11, 12, 13)):
+        alone = StackedMLP(1, (5, 8, 2), seeds=[seed])
+        assert torch.allclose(alone(x[p : p + 1])[0], stack(x)[p], atol=1e-6)
+    swapped = stack.select([2, 0])
+    assert torch.allclose(swapped(x[[2, 0]]), stack(x)[[2, 0]], atol=1e-6)
+
+
+def test_gradients_are_clipped_patient_by_patient() -> None:
+    stack = StackedMLP(2, (3, 4, 1))
+    x = torch.randn(2, 6, 3)
+    (stack(x) * torch.tensor([1.0, 1000.0]).view(2, 1, 1)).sum().backward()
+    parameters = list(stack.parameters())
+    before = parameters[0].grad[0].clone()  # type: ignore[index]
+    norm = clip_gradients(parameters, 50.0)
+    assert norm[0] < 50.0 < norm[1]
+    assert torch.equal(parameters[0].grad[0], before)  # type: ignore[index]
+    after = np.sqrt(sum(float(p.grad[1].square().sum()) for p in parameters))  # type: ignore[index]
+    assert after == pytest.approx(50.0, rel=1e-4)
