@@ -203,6 +203,7 @@ def dense(process: DecisionProcess, episodes: Rollout, hours: Tensor) -> tuple[T
     counts = torch.searchsorted(hours, ends.contiguous(), right=True) - first
     x = episodes.states[:, :, :-1].reshape(*rows, -1)
     u = episodes.treatments.reshape(*rows, -1)
+    reached = episodes.states[:, :, 1:].reshape(*rows, -1)
     displacement = episodes.displacement.reshape(*rows, -1)
     dt = episodes.dt.reshape(rows)
     # One column more than there are hours: padding of the rectangles lands there.
@@ -220,6 +221,9 @@ def dense(process: DecisionProcess, episodes: Rollout, hours: Tensor) -> tuple[T
         since = torch.minimum(since, hold[..., None])
         held = gather_rows(u, chosen)
         path = hold_path(process.bank, gather_rows(x, chosen), held, hold, gather_rows(displacement, chosen), since)
+        # At its end a hold is where the episode went, to the bit: a solver's other steps would differ by its tolerance.
+        at_end = (since == hold[..., None])[..., None]
+        path = torch.where(at_end, gather_rows(reached, chosen)[..., None, :], path)
         column = torch.where(step < n, at, total)
         episode = (chosen // decisions)[..., None].expand_as(column)
         states[patient, episode, column] = path

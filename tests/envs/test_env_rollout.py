@@ -1,0 +1,205 @@
+"""Whole episodes: seeds, bookkeeping, and the dense path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.envs.process import DecisionProcess, Episodes, ProcessConfig
+from medgym_offline.envs.rollout import Rollout, dense, draw_noise, episode_seeds, rollout
+from medgym_offline.errors import MedGymError
+from medgym_offline.simulators import SimulatorBank
+
+
+def _policy(observations: Tensor) -> Tensor:
+    """A deterministic policy with varied intervals, a function of each row alone."""
+    mix = torch.sin(torch.arange(36.0).reshape(9, 4) * 7.0) * 0.5
+    wish = torch.sin(observations @ mix * 3.0)
+    return torch.cat([wish[..., :3], wish[..., 3:] * 0.5 - 0.5], -1)
+
+
+def _fixed_policy(observations: Tensor) -> Tensor:
+    return _policy(observations)[..., :3]
+
+
+def _run(bank: SimulatorBank, batch: int = 5, action_noise: float = 0.05, **arguments: Any) -> tuple[Any, Rollout]:
+    process = DecisionProcess(bank, ProcessConfig(**arguments))
+    config = process.config
+    seeds = episode_seeds(0, "test", bank.patients, batch)
+    noise = draw_noise(seeds, config.decisions, bank.state_dim, config.action_dim)
+    return process, rollout(process, _policy if config.timing == "adaptive" else _fixed_policy, noise, action_noise)
+
+
+@pytest.mark.parametrize("timing", ["adaptive", "fixed"])
+def test_bookkeeping(tiny_bank: SimulatorBank, timing: str) -> None:
+    process, run = _run(tiny_bank, timing=timing, decisions=12)
+    assert run.observations.shape == (4, 5, 13, 9)
+    assert run.actions.shape == (4, 5, 12, process.config.action_dim)
+    assert run.states.shape == (4, 5, 13, 8)
+    assert run.treatments.shape == (4, 5, 12, 3)
+    assert bool((run.dt.sum(-1) == 96).all())
+    torch.testing.assert_close(run.time, run.dt.cumsum(-1), atol=0, rtol=0)
+    assert bool(run.valid[..., 0].all())
+    assert bool((run.valid == (run.dt > 0)).all())
+    assert bool((run.valid[..., 1:] == ~run.terminated[..., :-1]).all())
+    assert bool((run.terminated == (run.time == 96)).all())
+    assert bool(run.terminated[..., -1].all())
+    # Observations are the process's own view of the states, one row ahead of the decision.
+    torch.testing.assert_close(run.observations[..., :7], run.states[..., :7])
+    torch.testing.assert_close(run.observations[:, :, 1:, 7], (96 - run.time) / 96)
+    assert float(run.actions.abs().max()) <= 1.0
+    # Rows after the end repeat the end.
+    over = ~run.valid
+    for name in ("rewards", "costs", "dt"):
+        assert bool((getattr(run, name)[over] == 0).all())
+    for name in ("sofa", "lactate", "treatments"):
+        value = getattr(run, name)
+        assert bool((value[:, :, 1:][over[:, :, 1:]] == value[:, :, :-1][over[:, :, 1:]]).all())
+    assert bool(over.any()) is (timing == "adaptive")
+
+
+def test_stored_actions_replay_the_rollout(tiny_bank: SimulatorBank) -> None:
+    process, run = _run(tiny_bank)
+    noise = draw_noise(episode_seeds(0, "test", tiny_bank.patients, 5), 20, 8, 4)
+    episodes = process.start(5, noise.initial)
+    for k in range(20):
+        outcome = process.step(episodes, run.actions[:, :, k], noise.process[:, :, k])
+        episodes = outcome.next
+        torch.testing.assert_close(outcome.reward, run.rewards[:, :, k])
+        torch.testing.assert_close(episodes.x, run.states[:, :, k + 1])
+
+
+def test_noise_belongs_to_the_episode() -> None:
+    seeds = episode_seeds(7, "purpose", ["a", "b", "c"], 4)
+    assert seeds.dtype == np.int64
+    assert len(set(seeds.ravel().tolist())) == 12
+    assert (episode_seeds(7, "purpose", ["c", "a"], 2)[1] == seeds[0, :2]).all()
+    assert (episode_seeds(8, "purpose", ["a"], 4) != seeds[0]).all()
+    together = draw_noise(seeds, 20, 8, 4)
+    alone = draw_noise(seeds[1:2, 3:4], 20, 8, 4)
+    assert bool((together.process[1, 3] == alone.process[0, 0]).all())
+    assert bool((together.initial[1, 3] == alone.initial[0, 0]).all())
+    shorter = draw_noise(seeds, 5, 8, 3)  # a smaller budget and fixed timing see the same numbers
+    assert bool((shorter.process == together.process[:, :, :5]).all())
+    assert bool((shorter.action == together.action[:, :, :5, :3]).all())
+    many = draw_noise(np.arange(400).reshape(2, 200), 20, 8, 4)
+    for values in (many.initial, many.process, many.action):
+        assert abs(float(values.mean())) < 0.05
+        assert abs(float(values.std()) - 1.0) < 0.05
+    columns = many.process.reshape(400, -1)
+    assert float(torch.corrcoef(columns.T)[0, 1:].abs().max()) < 0.25
+
+
+def test_perturbed_actions_have_the_stated_spread(tiny_bank: SimulatorBank) -> None:
+    process = DecisionProcess(tiny_bank, ProcessConfig(decisions=4))
+    noise = draw_noise(np.arange(4 * 500).reshape(4, 500), 4, 8, 4)
+    run = rollout(process, lambda o: torch.zeros(*o.shape[:2], 4), noise, action_noise=0.05)
+    first = run.actions[:, :, 0]
+    assert abs(float(first.std()) - 0.05) < 0.003
+    still = rollout(process, lambda o: torch.zeros(*o.shape[:2], 4), noise)
+    assert bool((still.actions == 0).all())
+
+
+def test_an_episode_alone_equals_the_episode_in_a_batch(tiny_bank: SimulatorBank) -> None:
+    _, run = _run(tiny_bank)
+    bank = tiny_bank.select([2])
+    process = DecisionProcess(bank, ProcessConfig())
+    seeds = episode_seeds(0, "test", tiny_bank.patients, 5)[2:3, 4:5]
+    alone = rollout(process, _policy, draw_noise(seeds, 20, 8, 4), 0.05)
+    for name in Rollout.__dataclass_fields__:
+        ours, theirs = getattr(alone, name)[0, 0], getattr(run, name)[2, 4]
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
+        assert bool((ours.isfinite()).all())
+
+
+def _between(process: DecisionProcess, run: Rollout, p: int, b: int, hour: float) -> Tensor:
+    """State of one episode at `hour`, by stepping the ODE from the start of the hold it falls in."""
+    k = next(k for k in range(run.time.shape[2]) if float(run.time[p, b, k]) >= hour)
+    start = float(run.time[p, b, k] - run.dt[p, b, k])
+    one = process.bank.select([p])
+    x, u = run.states[p, b, k][None, None], run.treatments[p, b, k][None, None]
+    share = (hour - start) / float(run.dt[p, b, k])
+    return one.clamp(one.flow(x, u, torch.tensor([[hour - start]])) + share * run.displacement[p, b, k])[0, 0]
+
+
+@pytest.mark.parametrize("step", [1.0, 0.25])
+def test_dense_path_is_the_state_at_the_hour(tiny_bank: SimulatorBank, step: float) -> None:
+    process, run = _run(tiny_bank)
+    hours = torch.arange(0.0, 96.0 + step / 2, step)
+    states, treatments = dense(process, run, hours)
+    assert states.shape == (4, 5, len(hours), 8)
+    assert treatments.shape == (4, 5, len(hours), 3)
+    assert bool((states[:, :, 0] == run.states[:, :, 0]).all())
+    assert bool((states[:, :, -1] == run.states[:, :, -1]).all())
+    for p, b in ((0, 0), (1, 3), (3, 4)):
+        for t in (1, 10, len(hours) // 2, len(hours) - 2):
+            hour = float(hours[t])
+            torch.testing.assert_close(states[p, b, t], _between(process, run, p, b, hour), atol=5e-3, rtol=0)
+            k = int((run.time[p, b] < hour).sum())
+            assert bool((treatments[p, b, t] == run.treatments[p, b, k]).all())
+
+
+def test_dense_path_at_the_ends_of_decisions(tiny_bank: SimulatorBank) -> None:
+    """The value at hour t equals the state that stepping to t reached."""
+    process, run = _run(tiny_bank, timing="fixed", decisions=16)  # decisions end every 6 h
+    states, treatments = dense(process, run, torch.arange(0.0, 96.5, 6.0))
+    assert bool((states == run.states).all())
+    torch.testing.assert_close(treatments[:, :, 1:], run.treatments)
+    torch.testing.assert_close(treatments[:, :, 0], run.treatments[:, :, 0])
+    torch.testing.assert_close(process.severity(states, treatments)[:, :, 1:], run.sofa, atol=1e-3, rtol=0)
+
+
+def test_dense_grid_does_not_change_values(tiny_bank: SimulatorBank) -> None:
+    process, run = _run(tiny_bank)
+    fine, _ = dense(process, run, torch.arange(0.0, 96.1, 0.25))
+    coarse, _ = dense(process, run, torch.tensor([5.0, 24.0, 50.5, 95.75]))
+    torch.testing.assert_close(fine[:, :, [20, 96, 202, 383]], coarse, atol=5e-3, rtol=0)
+
+
+def test_return_is_the_integral_of_dense_severity(tiny_bank: SimulatorBank) -> None:
+    """The integral reward and the evaluation's dense path look at the same curve."""
+    process, run = _run(tiny_bank)
+    hours = torch.arange(0.0, 96.01, 0.0625)
+    states, treatments = dense(process, run, hours)
+    harm = process.severity(states, treatments) + 0.2 * treatments[..., 1]
+    total = -0.1 * 0.0625 * ((harm[..., 1:] + harm[..., :-1]) / 2).sum(-1)
+    torch.testing.assert_close(run.rewards.sum(-1), total, rtol=5e-3, atol=0)
+
+
+def test_dense_keeps_the_last_value_after_remission(tiny_bank: SimulatorBank) -> None:
+    process, run = _run(tiny_bank, remission=True, remission_severity=100.0)
+    ends = run.time[:, :, -1]
+    assert bool((ends < 96).all())
+    assert bool((ends >= 12).all())
+    states, treatments = dense(process, run, torch.tensor([2.0, 96.0]))
+    torch.testing.assert_close(states[:, :, 1], run.states[:, :, -1])
+    torch.testing.assert_close(treatments[:, :, 1], run.treatments[:, :, -1])
+    assert not torch.allclose(states[:, :, 0], states[:, :, 1])
+
+
+def test_bad_input(tiny_bank: SimulatorBank) -> None:
+    process, run = _run(tiny_bank)
+    with pytest.raises(MedGymError, match="noise is for 5 decisions; the process has 20"):
+        rollout(process, _policy, draw_noise(np.zeros((4, 2), np.int64), 5, 8, 4))
+    with pytest.raises(MedGymError, match="must be finite"):
+        rollout(process, lambda o: _policy(o) * float("nan"), draw_noise(np.zeros((4, 2), np.int64), 20, 8, 4))
+    with pytest.raises(MedGymError, match="actions have shape"):
+        rollout(process, _fixed_policy, draw_noise(np.zeros((4, 2), np.int64), 20, 8, 4))
+    with pytest.raises(MedGymError, match="seeds have shape"):
+        draw_noise(np.zeros(4, np.int64), 20, 8, 4)
+    with pytest.raises(MedGymError, match="seeds have shape"):
+        draw_noise(np.zeros((4, 2)), 20, 8, 4)
+    for hours in ([], [-1.0], [97.0], [3.0, 2.0]):
+        with pytest.raises(MedGymError, match="hours must"):
+            dense(process, run, torch.tensor(hours))
+
+
+def test_episodes_are_plain_tensors(tiny_bank: SimulatorBank) -> None:
+    """No graph is kept: a rollout in a loop must not grow."""
+    _, run = _run(tiny_bank, batch=1)
+    assert not any(getattr(run, name).requires_grad for name in Rollout.__dataclass_fields__)
+    assert set(Episodes.__dataclass_fields__) == {"x", "time", "left", "calm"}
