@@ -119,6 +119,10 @@ def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | Non
     cohort = combine([read_source(p) for p in track(paths, "reading clinical records", total=len(paths))])
     if patients is not None:
         cohort = select_stays(cohort, patients)
+    if not len(cohort):
+        raise CohortError(
+            f"{paths[0]}: no stay with two observations is left; {'; '.join(cohort.rejections.lines()[:3])}"
+        )
     cohort.write(output)
     pl = require_polars()
     counts = dict(cohort.table.group_by("variable").agg(pl.len()).iter_rows())

@@ -87,7 +87,7 @@ class Cohort:
         return make_grid(self.table, self.stays, hours, horizon)
 
     def select(self, patients: Sequence[str]) -> Cohort:
-        """The named stays.
+        """The named stays, in sorted order. The counts of rejected rows stay those of all stays read.
 
         Raises:
             UnknownNameError: no such patient.

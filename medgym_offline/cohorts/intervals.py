@@ -55,7 +55,7 @@ def urine_rates(volumes: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     rejections.repair("urine: negative after irrigation, set to 0", int((merged["value"] < 0).sum()))
     far = merged["gap"] > URINE_MAX_GAP_HOURS + _SLACK
     rejections.reject("urine: more than 12 h since the record before it", int(far.sum()))
-    # Two records cannot be closer than the merging window, but the first can be that close to admission.
+    # A gap shorter than the window (just after admission, or after a merged group) is charting noise, not a rate.
     rate = pl.col("value").clip(lower_bound=0.0) * 24.0 / pl.col("gap").clip(lower_bound=URINE_MERGE_HOURS)
     out = merged.filter(~far).select("patient", "t_h", rate.alias("value"))
     rejections.repair("urine: above 5000 mL/day, kept at the cap as censored", int((out["value"] > URINE_CAP).sum()))

@@ -84,10 +84,10 @@ class MimicThreeTables:
 def _read_stays(path: Path) -> pl.DataFrame:
     """stay_id, subject, hadm_id, intime, los_h, age, sex, sepsis, died."""
     pl = require_polars()
-    icu = scan_table(path, "ICUSTAYS", ("subject_id", "hadm_id", "icustay_id", "intime", "outtime"))
-    people = scan_table(path, "PATIENTS", ("subject_id", "gender", "dob")).unique("subject_id")
-    admitted = scan_table(path, "ADMISSIONS", ("hadm_id", "hospital_expire_flag")).unique("hadm_id")
-    codes = scan_table(path, "DIAGNOSES_ICD", ("hadm_id", "icd9_code"))
+    icu = _table(path, "ICUSTAYS", "subject_id", "hadm_id", "icustay_id", "intime", "outtime")
+    people = _table(path, "PATIENTS", "subject_id", "gender", "dob").unique("subject_id")
+    admitted = _table(path, "ADMISSIONS", "hadm_id", "hospital_expire_flag").unique("hadm_id")
+    codes = _table(path, "DIAGNOSES_ICD", "hadm_id", "icd9_code")
     septic = codes.filter(pl.col("icd9_code").str.strip_chars().is_in(items.SEPSIS_CODES)).select("hadm_id").unique()
     years = (pl.col("intime") - pl.col("dob")).dt.total_seconds() / (365.2425 * 86400.0)
     frame = (
@@ -108,7 +108,11 @@ def _read_stays(path: Path) -> pl.DataFrame:
             (pl.col("hospital_expire_flag").str.strip_chars() == "1").alias("died"),
         )
     )
-    return collect(frame).unique("stay_id", keep="first").sort("stay_id")
+    return frame.collect().unique("stay_id", keep="first").sort("stay_id")
+
+
+def _table(path: Path, name: str, *columns: str) -> pl.LazyFrame:
+    return collect(scan_table(path, name, columns), path / name).lazy()
 
 
 def _scan_chart(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
@@ -118,7 +122,7 @@ def _scan_chart(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.D
     frame = scan_table(
         path, "CHARTEVENTS", ("subject_id", "icustay_id", "itemid", "charttime", "valuenum", "error")
     ).filter(pl.col("itemid").is_in([*wanted, *items.WEIGHT_ITEMS]))
-    events = collect(frame.with_columns(*times("charttime"), *numbers("valuenum")))
+    events = collect(frame.with_columns(*times("charttime"), *numbers("valuenum")), path / "CHARTEVENTS")
     wrong = pl.col("error").str.strip_chars() == "1"
     rejections.reject("chart: marked as an error", events.select(wrong.sum()).item())
     empty = pl.col("valuenum").is_null()
@@ -172,7 +176,7 @@ def _scan_labs(path: Path, stays: pl.DataFrame) -> pl.DataFrame:
     frame = scan_table(path, "LABEVENTS", ("subject_id", "itemid", "charttime", "value", "valuenum")).filter(
         pl.col("itemid").is_in(wanted)
     )
-    events = collect(frame.with_columns(*times("charttime"), *numbers("valuenum")))
+    events = collect(frame.with_columns(*times("charttime"), *numbers("valuenum")), path / "LABEVENTS")
     return attach(events, stays, None, "laboratory")
 
 
@@ -203,7 +207,7 @@ def _urine(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFr
     pl = require_polars()
     frame = scan_table(path, "OUTPUTEVENTS", ("subject_id", "icustay_id", "itemid", "charttime", "value", "iserror"))
     frame = frame.filter(pl.col("itemid").is_in([*items.URINE_ITEMS, items.URINE_IRRIGANT]))
-    events = collect(frame.with_columns(*times("charttime"), *numbers("value")))
+    events = collect(frame.with_columns(*times("charttime"), *numbers("value")), path / "OUTPUTEVENTS")
     bad = (pl.col("iserror").str.strip_chars() == "1").fill_null(False)
     rejections.reject("urine: marked as an error", events.select(bad.sum()).item())
     events = events.filter(~bad)

@@ -70,7 +70,8 @@ def infusion_weights(path: Path) -> pl.DataFrame:
     return collect(
         frame.filter(usable & pl.col("icustay_id").is_not_null())
         .group_by(pl.col("icustay_id").alias("stay_id"))
-        .agg(pl.col("patientweight").median().alias("ordered_kg"))
+        .agg(pl.col("patientweight").median().alias("ordered_kg")),
+        path / "INPUTEVENTS_MV",
     )
 
 
@@ -101,7 +102,7 @@ def _carevue_doses(path: Path, stays: pl.DataFrame, rejections: Rejections) -> p
         return None
     columns = ("subject_id", "icustay_id", "itemid", "charttime", "rate", "rateuom", "stopped")
     frame = scan_table(path, "INPUTEVENTS_CV", columns).filter(pl.col("itemid").is_in(list(items.PRESSOR_ITEMS)))
-    events = collect(frame.with_columns(*times("charttime"), *numbers("rate")))
+    events = collect(frame.with_columns(*times("charttime"), *numbers("rate")), path / "INPUTEVENTS_CV")
     events = attach(events, stays, rejections, "vasopressor", extra=("rate", "rateuom", "stopped"))
     ends = pl.col("stopped").is_in(_STOPPED).fill_null(False)
     # Every record ends the dose before it, also one that charts a volume and no rate: the rate is then unknown.
@@ -148,7 +149,7 @@ def _carevue_volumes(path: Path, stays: pl.DataFrame, rejections: Rejections) ->
         return None
     columns = ("subject_id", "icustay_id", "itemid", "charttime", "amount", "amountuom")
     frame = scan_table(path, "INPUTEVENTS_CV", columns).filter(pl.col("itemid").is_in(items.FLUID_ITEMS))
-    events = collect(frame.with_columns(*times("charttime"), *numbers("amount")))
+    events = collect(frame.with_columns(*times("charttime"), *numbers("amount")), path / "INPUTEVENTS_CV")
     events = events.filter(pl.col("amount").is_not_null())
     events = attach(events, stays, rejections, "fluids", extra=("amount", "amountuom"))
     volumes = (
@@ -188,7 +189,9 @@ def _metavision(
         *("amount", "amountuom", "rate", "rateuom", "statusdescription"),
     )
     frame = scan_table(path, "INPUTEVENTS_MV", columns).filter(pl.col("itemid").is_in(list(wanted)))
-    events = collect(frame.with_columns(*times("starttime", "endtime"), *numbers("amount", "rate")))
+    events = collect(
+        frame.with_columns(*times("starttime", "endtime"), *numbers("amount", "rate")), path / "INPUTEVENTS_MV"
+    )
     rewritten = (pl.col("statusdescription").str.strip_chars() == "Rewritten").fill_null(False)
     rejections.reject(f"{name}: order rewritten by another", events.select(rewritten.sum()).item())
     events = events.filter(~rewritten).rename({"starttime": "charttime"})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from medgym_offline.cohorts.schema import STATES, Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
-from medgym_offline.cohorts.tables import find_table, numbers, scan_table
+from medgym_offline.cohorts.tables import collect, column_names, find_table, numbers, scan_table
 from medgym_offline.errors import CohortError
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class NormalisedTables:
         rejections = Rejections()
         stays, dataset = _read_stays(path)
         wanted = [*STATES, "fio2"]
-        observations = (
+        observations = collect(
             scan_table(path, "observations", ("stay_id", "var", "t_h", "value"))
             .filter(pl.col("var").is_in(wanted))
             .with_columns(numbers("t_h", "value"))
-            .rename({"var": "variable"})
-            .collect()
+            .rename({"var": "variable"}),
+            path / "observations",
         )
         vasopressors = scan_table(path, "vasopressors", ("stay_id", "t0_h", "t1_h", "neq"))
         fluids = scan_table(path, "fluids", ("stay_id", "t0_h", "t1_h", "ml"))
@@ -56,8 +56,8 @@ class NormalisedTables:
             dataset=dataset,
             stays=stays,
             observations=observations,
-            vasopressors=vasopressors.with_columns(numbers("t0_h", "t1_h", "neq")).collect(),
-            fluids=fluids.with_columns(numbers("t0_h", "t1_h", "ml")).collect(),
+            vasopressors=collect(vasopressors.with_columns(numbers("t0_h", "t1_h", "neq")), path / "vasopressors"),
+            fluids=collect(fluids.with_columns(numbers("t0_h", "t1_h", "ml")), path / "fluids"),
             rejections=rejections,
             provenance={
                 "layout": self.layout,
@@ -72,9 +72,8 @@ def _read_stays(path: Path) -> tuple[pl.DataFrame, str]:
     pl = require_polars()
     base = ("stay_id", "subject_id", "los_h", "age", "gender", "weight_kg", "hospital_expire_flag")
     sepsis, frame = _sepsis_column(path, base)
-    stays = (
-        frame.with_columns(numbers("los_h", "age", "weight_kg", "hospital_expire_flag", sepsis))
-        .select(
+    stays = collect(
+        frame.with_columns(numbers("los_h", "age", "weight_kg", "hospital_expire_flag", sepsis)).select(
             "stay_id",
             pl.col("subject_id").alias("subject"),
             "los_h",
@@ -83,8 +82,8 @@ def _read_stays(path: Path) -> tuple[pl.DataFrame, str]:
             "weight_kg",
             (pl.col(sepsis) > 0).alias("sepsis"),
             (pl.col("hospital_expire_flag") > 0).alias("died"),
-        )
-        .collect()
+        ),
+        path / "stays",
     )
     found = re.search(r"mimic-(iii|iv)", path.resolve().name.lower())
     if found:
@@ -99,9 +98,8 @@ def _read_stays(path: Path) -> tuple[pl.DataFrame, str]:
 
 
 def _sepsis_column(path: Path, base: tuple[str, ...]) -> tuple[str, pl.LazyFrame]:
-    pl = require_polars()
     table = find_table(path, "stays")
-    names = {c.lower() for c in pl.scan_csv(table, infer_schema=False).collect_schema().names()}
+    names = column_names(path, "stays")
     for column in _SEPSIS:
         if column in names:
             return column, scan_table(path, "stays", (*base, column))

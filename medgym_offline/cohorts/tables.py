@@ -12,7 +12,7 @@ from medgym_offline.errors import CohortError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["attach", "collect", "find_table", "hours_since", "numbers", "scan_table", "times"]
+__all__ = ["attach", "collect", "column_names", "find_table", "hours_since", "numbers", "scan_table", "times"]
 
 _LOOKBACK = max(LOOKBACK_HOURS.values())
 _SUFFIXES = (".csv.gz", ".csv")
@@ -27,6 +27,15 @@ def find_table(folder: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
+def column_names(folder: Path, name: str) -> set[str]:
+    """Lower-case column names of a table.
+
+    Raises:
+        CohortError: no such table, or an unreadable file.
+    """
+    return set(_open(folder, name)[2])
+
+
 def scan_table(folder: Path, name: str, columns: Sequence[str]) -> pl.LazyFrame:
     """Lazy frame of the named columns of a table, lower case, as text.
 
@@ -39,14 +48,7 @@ def scan_table(folder: Path, name: str, columns: Sequence[str]) -> pl.LazyFrame:
         CohortError: no such table, a missing column or an unreadable file.
     """
     pl = require_polars()
-    path = find_table(folder, name)
-    if path is None:
-        raise CohortError(f"{folder}: table {name}.csv or {name}.csv.gz is missing; put it there")
-    try:
-        frame = pl.scan_csv(path, infer_schema=False)
-        actual = {column.strip().lower(): column for column in frame.collect_schema().names()}
-    except pl.exceptions.PolarsError as error:
-        raise CohortError(f"{path}: cannot be read as a table ({_first_line(error)}); download it again") from error
+    path, frame, actual = _open(folder, name)
     missing = [column for column in columns if column not in actual]
     if missing:
         raise CohortError(
@@ -54,6 +56,18 @@ def scan_table(folder: Path, name: str, columns: Sequence[str]) -> pl.LazyFrame:
             "export the table with its original columns"
         )
     return frame.select([pl.col(actual[column]).alias(column) for column in columns])
+
+
+def _open(folder: Path, name: str) -> tuple[Path, pl.LazyFrame, dict[str, str]]:
+    pl = require_polars()
+    path = find_table(folder, name)
+    if path is None:
+        raise CohortError(f"{folder}: table {name}.csv or {name}.csv.gz is missing; put it there")
+    try:
+        frame = pl.scan_csv(path, infer_schema=False)
+        return path, frame, {column.strip().lower(): column for column in frame.collect_schema().names()}
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CohortError(f"{path}: cannot be read as a table ({_first_line(error)}); download it again") from error
 
 
 def numbers(*columns: str) -> list[pl.Expr]:
@@ -85,8 +99,12 @@ def times(*columns: str) -> list[pl.Expr]:
     ]
 
 
-def collect(frame: pl.LazyFrame) -> pl.DataFrame:
+def collect(frame: pl.LazyFrame, where: Path | str) -> pl.DataFrame:
     """Run a lazy frame in batches, so that a table larger than memory passes through.
+
+    Args:
+        frame: From `scan_table`, filtered.
+        where: File or table, for the message.
 
     Raises:
         CohortError: the file breaks off or is no table.
@@ -95,9 +113,7 @@ def collect(frame: pl.LazyFrame) -> pl.DataFrame:
     try:
         return frame.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise CohortError(
-            f"a clinical table cannot be read to its end ({_first_line(error)}); download it again"
-        ) from error
+        raise CohortError(f"{where}: cannot be read to its end ({_first_line(error)}); download it again") from error
 
 
 def attach(

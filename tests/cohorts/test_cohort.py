@@ -1,0 +1,291 @@
+"""Cohort object: files, grid, selection, combination, card, build."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from medgym_offline.cohorts import (
+    Cohort,
+    Rejections,
+    build_cohort,
+    cohort_card,
+    combine,
+    coverage,
+    read_source,
+    select_stays,
+)
+from medgym_offline.cohorts.schema import STATES, TREATMENTS, UNITS
+from medgym_offline.errors import CohortError, UnknownNameError
+from medgym_offline.sepsis import SEPSIS
+from tests.cohorts.conftest import Row, long_table, write_normalised
+
+
+def stays_table(los: float = 30.0) -> pl.DataFrame:
+    return pl.DataFrame({"patient": ["a/1", "a/2"], "los_h": [los, los], "subject": ["x", "x"]})
+
+
+@pytest.fixture
+def cohort(rows: list[Row]) -> Cohort:
+    return Cohort.from_table(long_table(rows), stays_table(), {"licence": "test", "provenance": [{"dataset": "a"}]})
+
+
+def test_variables_and_units_are_those_of_the_disease() -> None:
+    assert tuple(v.name for v in SEPSIS.variables) == STATES
+    assert tuple(t.name for t in SEPSIS.treatments) == TREATMENTS
+    for part in (*SEPSIS.variables, *SEPSIS.treatments):
+        assert part.unit.startswith(UNITS[part.name])
+
+
+def test_a_file_round_trips(cohort: Cohort, tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    cohort.rejections.reject("a reason", 3)
+    cohort.write(path)
+    back = Cohort.read(path)
+    assert back.table.equals(cohort.table)
+    assert back.stays.equals(cohort.stays)
+    assert back.metadata == cohort.metadata
+    assert back.rejections == cohort.rejections
+    assert [p.name for p in tmp_path.iterdir()] == ["c.parquet"]
+
+
+def test_the_file_is_plain_parquet_with_json_metadata(cohort: Cohort, tmp_path: Path) -> None:
+    cohort.write(tmp_path / "c.parquet")
+    data = pq.read_table(tmp_path / "c.parquet")
+    assert {f.name: str(f.type) for f in data.schema} == {
+        "patient": "string",
+        "time_h": "double",
+        "end_h": "double",
+        "variable": "string",
+        "value": "double",
+        "source": "string",
+    }
+    payload = json.loads(data.schema.metadata[b"medgym"])
+    assert payload["units"] == UNITS
+    assert payload["licence"] == "test"
+    assert payload["stays"]["subject"] == ["x", "x"]
+    assert set(payload["rejections"]) == {"rows", "repairs", "stays"}
+
+
+def test_a_damaged_or_foreign_file_is_an_error(cohort: Cohort, tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    with pytest.raises(CohortError, match="no such file; build one with: medgym-offline cohort build"):
+        Cohort.read(path)
+    cohort.write(path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"patient,time_h\n", b""):
+        path.write_bytes(content)
+        with pytest.raises(CohortError, match=r"c\.parquet: not a readable Parquet table"):
+            Cohort.read(path)
+
+
+def test_a_foreign_table_without_metadata_is_validated(rows: list[Row], tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    long_table([*rows[::-1], ("a/1", 9.0, None, "heart", 80.0)]).drop("source").write_parquet(path)
+    cohort = Cohort.read(path)
+    assert cohort.patients == ("a/1", "a/2")
+    assert cohort.stays["los_h"].to_list() == [2.0, 2.0]
+    assert cohort.rejections.rows == {"unknown variable 'heart'": 1}
+    long_table(rows).drop("value").write_parquet(path)
+    with pytest.raises(CohortError, match=r"c\.parquet: column 'value' is missing"):
+        Cohort.read(path)
+
+
+def test_stays_without_a_length_are_rejected_by_name(rows: list[Row]) -> None:
+    stays = stays_table().with_columns(los_h=pl.Series([30.0, None]))
+    cohort = Cohort.from_table(long_table(rows), stays)
+    assert cohort.patients == ("a/1",)
+    assert cohort.rejections.stays == {"a/2": "no length of stay"}
+    cohort = Cohort.from_table(long_table(rows), stays_table().head(1))
+    assert cohort.rejections.stays == {"a/2": "no row in the stays table"}
+    with pytest.raises(CohortError, match="stays lack the column 'los_h'"):
+        Cohort.from_table(long_table(rows), stays_table().drop("los_h"))
+
+
+def test_grid_places_observations_and_averages_treatments(rows: list[Row]) -> None:
+    extra: list[Row] = [
+        ("a/1", 1.4, None, "spo2", 91.0),
+        ("a/1", 1.45, None, "spo2", 90.0),
+        ("a/1", 4.0, 4.5, "fluids", 1000.0),
+        ("a/1", 5.6, None, "spo2", 80.0),
+        ("a/1", 25.0, None, "spo2", 70.0),
+    ]
+    grid = Cohort.from_table(long_table([*rows, *extra]), stays_table(5.9)).to_grid()
+    assert grid.patients == ("a/1", "a/2")
+    assert grid.subjects == ("x", "x")
+    assert grid.values.shape == (2, 96, 6)
+    assert grid.length.tolist() == [5, 5]
+    observed = {(p, t, STATES[j]): grid.values[p, t, j] for p, t, j in zip(*np.nonzero(grid.mask))}
+    # The lactate from two hours before admission counts at 0; three saturations share hour 1; 5.6 h lies beyond.
+    assert observed == {
+        (0, 0, "lactate"): 3.0,
+        (0, 1, "spo2"): 91.0,
+        (0, 2, "spo2"): 95.0,
+        (1, 1, "gcs"): 15.0,
+        (1, 2, "urine"): 1200.0,
+    }
+    assert np.array_equal(np.isnan(grid.values), ~grid.mask)
+    np.testing.assert_allclose(grid.treatment[0, :6, 0], [40, 40, 21, 21, 21, 21])
+    np.testing.assert_allclose(grid.treatment[0, :3, 1], [0.05, 0.05, 0])
+    np.testing.assert_allclose(grid.treatment[0, :6, 2], [0, 0, 0, 0, 500, 0])
+    assert not grid.mask[~grid.inside].any()
+
+
+def test_fluid_balance_is_what_was_charted(rows: list[Row]) -> None:
+    extra: list[Row] = [("a/2", 0.0, 4.0, "fluids", 500.0), ("a/2", 4.0, None, "urine", 2400.0)]
+    grid = Cohort.from_table(long_table([*rows, *extra]), stays_table(6.0)).to_grid()
+    # Urine: 1200 mL/day over (0, 2], 2400 over (2, 4], then the mean of the charted hours, 1800.
+    urine = np.array([0.05, 0.05, 0.1, 0.1, 0.075, 0.075])
+    change = np.array([0.5] * 4 + [0.0] * 2) - urine - 0.04
+    expected = np.concatenate([[0.0], np.cumsum(change)])[:6]
+    np.testing.assert_allclose(grid.fluid_balance[1, :6], expected, atol=1e-12)
+    # Nobody charted urine for the first: fluids and insensible loss alone; held after the end of the stay.
+    np.testing.assert_allclose(grid.fluid_balance[0, :6], -0.04 * np.arange(6), atol=1e-12)
+    assert (grid.fluid_balance[:, 6:] == grid.fluid_balance[:, 6:7]).all()
+
+
+def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(tmp_path: Path) -> None:
+    cohort = read_source(write_normalised(tmp_path / "mimic-iii", stays=6))
+    grid = cohort.to_grid()
+    alone = cohort.select([cohort.patients[3]]).to_grid()
+    for name in ("values", "treatment", "fluid_balance", "length"):
+        np.testing.assert_array_equal(getattr(grid.select([cohort.patients[3]]), name), getattr(alone, name))
+    coarse = cohort.to_grid(hours=4.0)
+    assert coarse.values.shape == (6, 24, 6)
+    np.testing.assert_allclose(coarse.treatment[:, :15], grid.treatment[:, :60].reshape(6, 15, 4, 3).mean(axis=2))
+    np.testing.assert_allclose(coarse.fluid_balance[:, :15], grid.fluid_balance[:, :60:4], atol=1e-9)
+    with pytest.raises(CohortError, match="hours=0"):
+        cohort.to_grid(hours=0)
+    with pytest.raises(UnknownNameError, match="did you mean 'mimic-iii/103'"):
+        grid.select(["mimic-iii/1033"])
+
+
+def test_normalised_tables_give_rates_intervals_and_prefixed_ids(tmp_path: Path) -> None:
+    cohort = read_source(write_normalised(tmp_path / "mimic-iv-demo", stays=4, dataset="mimic-iv"))
+    assert cohort.patients[0] == "mimic-iv/100"
+    assert cohort.metadata["datasets"] == ["mimic-iv"]
+    one = cohort.table.filter(pl.col("patient") == "mimic-iv/100")
+    assert one.filter(pl.col("variable") == "fluids").select("time_h", "end_h", "value").rows() == [(0.0, 10.0, 100.0)]
+    urine = one.filter(pl.col("variable") == "urine")["value"].to_list()
+    assert urine[0] == pytest.approx(40 * 24)
+    assert urine[1:] == pytest.approx([40 * 24 / 2] * (len(urine) - 1))
+    oxygen = one.filter(pl.col("variable") == "fio2").select("time_h", "end_h").rows()
+    assert oxygen == [(2.0, 8.0), (8.0, 20.0), (20.0, 32.0)]
+
+
+def test_selection_follows_the_rule(tmp_path: Path) -> None:
+    cohort = read_source(write_normalised(tmp_path / "mimic-iii", stays=8))
+    found = coverage(cohort)
+    assert found.covered.tolist() == [6, 4] * 4
+    # Sepsis for odd stays, vasopressor for even ones, lactate 1 + i.
+    assert found.severity.tolist() == [1, 2, 2, 3, 3, 3, 3, 3]
+    ranked = [select_stays(cohort, n, one_per_subject=False).patients for n in range(1, 9)]
+    order = [next(iter(set(b) - set(a))) for a, b in zip([(), *ranked[:-1]], ranked)]
+    assert order == [f"mimic-iii/{n}" for n in (104, 106, 102, 100, 103, 105, 107, 101)]
+
+
+def test_selection_takes_each_person_once_while_it_can(tmp_path: Path) -> None:
+    cohort = read_source(write_normalised(tmp_path / "mimic-iii", stays=8))
+    four = select_stays(cohort, 4)
+    assert four.patients == tuple(f"mimic-iii/{n}" for n in (100, 102, 104, 106))
+    assert four.metadata["selection"]["one_stay_per_subject"] is True
+    six = select_stays(cohort, 6)
+    assert six.metadata["selection"]["one_stay_per_subject"] is False
+    assert six.metadata["selection"]["subjects"] == 4
+    with pytest.raises(CohortError, match="9 stays asked for, 8 eligible"):
+        select_stays(cohort, 9)
+    with pytest.raises(CohortError, match=r"5 stays asked for, 4 eligible .*one stay a person"):
+        select_stays(cohort, 5, one_per_subject=True)
+    with pytest.raises(CohortError, match="0 stays asked for"):
+        select_stays(cohort, 0)
+
+
+def test_short_or_uncovered_stays_are_not_eligible(tmp_path: Path) -> None:
+    cohort = read_source(write_normalised(tmp_path / "mimic-iii", stays=4, los=23.0))
+    assert not coverage(cohort).eligible.any()
+    cohort = read_source(write_normalised(tmp_path / "other" / "mimic-iii", stays=4))
+    kept = (pl.col("patient") != "mimic-iii/101") | (pl.col("variable") != "gcs")
+    partial = Cohort.from_table(cohort.table.filter(kept), cohort.stays)
+    assert coverage(partial).eligible.tolist() == [True, False, True, True]
+
+
+def test_combining_checks_units_and_patients(cohort: Cohort, tmp_path: Path) -> None:
+    other = read_source(write_normalised(tmp_path / "mimic-iii", stays=3))
+    both = combine([cohort, other])
+    assert len(both) == 5
+    assert both.table.height == cohort.table.height + other.table.height
+    assert both.metadata["datasets"] == ["a", "mimic-iii"]
+    assert len(both.metadata["provenance"]) == 2
+    with pytest.raises(CohortError, match="patient 'a/1' occurs in two cohorts"):
+        combine([cohort, cohort])
+    strange = Cohort(other.table, other.stays, {**other.metadata, "units": {**UNITS, "lactate": "mg/dL"}}, Rejections())
+    with pytest.raises(CohortError, match="'lactate' is in 'mmol/L' in one cohort and 'mg/dL' in another; convert"):
+        combine([cohort, strange])
+    wider = Cohort(other.table.with_columns(more=1), other.stays, other.metadata, Rejections())
+    with pytest.raises(CohortError, match="columns differ"):
+        combine([cohort, wider])
+    with pytest.raises(CohortError, match="no cohort given"):
+        combine([])
+
+
+def test_build_writes_whole_or_not_at_all(tmp_path: Path) -> None:
+    source = write_normalised(tmp_path / "in" / "mimic-iii", stays=8)
+    output = tmp_path / "out" / "c.parquet"
+    summary = build_cohort([source], output, patients=4)
+    assert summary.stays == 4
+    assert summary.layouts == {str(source): "normalised tables"}
+    assert any("8 eligible" in line for line in summary.lines())
+    assert json.loads(json.dumps(summary.to_json()))["stays"] == 4
+    before = output.read_bytes()
+    with pytest.raises(CohortError, match="asked for"):
+        build_cohort([source], output, patients=99)
+    assert output.read_bytes() == before
+    again = build_cohort([output], tmp_path / "out" / "again.parquet")
+    assert again.layouts == {str(output): "cohort table"}
+    assert Cohort.read(tmp_path / "out" / "again.parquet").table.equals(Cohort.read(output).table)
+
+
+def test_build_names_what_it_cannot_read(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="no such folder"):
+        build_cohort([tmp_path / "nowhere"], tmp_path / "c.parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CohortError, match="no known layout; expected the raw MIMIC-III tables"):
+        build_cohort([tmp_path / "empty"], tmp_path / "c.parquet")
+    with pytest.raises(CohortError, match="no source named"):
+        build_cohort([], tmp_path / "c.parquet")
+    source = write_normalised(tmp_path / "mimic-iii", stays=2)
+    text = (source / "observations.csv").read_text().splitlines()
+    (source / "observations.csv").write_text("\n".join(text[:1]) + "\n")
+    with pytest.raises(CohortError, match="no stay with two observations is left"):
+        build_cohort([source], tmp_path / "c.parquet")
+
+
+def test_the_card_states_counts_units_gaps_and_licence(tmp_path: Path) -> None:
+    cohort = select_stays(read_source(write_normalised(tmp_path / "mimic-iii", stays=8)), 4)
+    card = cohort_card(cohort)
+    for heading in ("## Stays", "## Observations", "## Treatments", "## Rejected and repaired", "## Definitions"):
+        assert heading in card
+    for variable, unit in UNITS.items():
+        assert f"| {variable} | {unit} |" in card
+    assert "4 ICU stays of 4 people" in card
+    assert "| lactate | mmol/L | 12 | 3/3/3 | 1/2.5/4/5.5/7 |" in card
+    assert "Goradia" in card
+    assert "Licence" in card
+
+
+def test_importing_the_package_needs_no_polars() -> None:
+    code = (
+        "import sys; sys.modules['polars'] = None; sys.modules['pyarrow'] = None\n"
+        "import medgym_offline.cohorts as c\n"
+        "try:\n    c.Cohort.read('x.parquet')\n"
+        "except ImportError as e:\n    print(e)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 'pip install "medgym-offline[cohort]"' in done.stdout

@@ -1,0 +1,125 @@
+"""Rates and intervals: conservation, brute force and hand-computed cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medgym_offline.cohorts.grid import cell_sums
+from medgym_offline.cohorts.intervals import clip_intervals, fluid_rates, hold_settings, sum_overlapping, urine_rates
+from medgym_offline.cohorts.schema import Rejections
+
+quarter = st.integers(0, 60).map(lambda n: n / 4)
+interval = st.tuples(st.sampled_from(["a", "b"]), quarter, st.integers(1, 40).map(lambda n: n / 4), st.integers(0, 5))
+
+
+def frame(rows: list[tuple[str, float, float, float]]) -> pl.DataFrame:
+    schema = {"patient": pl.String, "t0_h": pl.Float64, "t1_h": pl.Float64, "value": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+@given(st.lists(interval, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_summed_intervals_equal_brute_force(rows: list[tuple[str, float, float, int]]) -> None:
+    given_rows = [(p, start, start + width, value / 10) for p, start, width, value in rows]
+    summed = sum_overlapping(frame(given_rows))
+    for patient in ("a", "b"):
+        mine = summed.filter(pl.col("patient") == patient)
+        assert (mine["t1_h"] > mine["t0_h"]).all()
+        assert (mine["t0_h"].to_numpy()[1:] >= mine["t1_h"].to_numpy()[:-1]).all()
+        for t in np.arange(0.125, 26.0, 0.25):
+            expected = sum(v for p, a, b, v in given_rows if p == patient and a <= t < b)
+            found = sum(v for a, b, v in mine.select("t0_h", "t1_h", "value").iter_rows() if a <= t < b)
+            assert found == pytest.approx(expected, abs=1e-8)
+
+
+def test_summed_intervals_leave_no_residue_and_join_equal_neighbours() -> None:
+    rows = [("a", 0.0, 1.0, 0.1), ("a", 1.0, 2.0, 0.1), ("a", 0.5, 0.75, 0.2), ("a", 3.0, 4.0, 0.3)]
+    summed = sum_overlapping(frame(rows))
+    assert summed.rows() == [
+        ("a", 0.0, 0.5, 0.1),
+        ("a", 0.5, 0.75, pytest.approx(0.3)),
+        ("a", 0.75, 2.0, pytest.approx(0.1)),
+        ("a", 3.0, 4.0, 0.3),
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 20), st.floats(0, 9), st.floats(0, 5)), max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_cells_conserve_the_integral(rows: list[tuple[int, float, float, float]]) -> None:
+    row = np.array([r[0] for r in rows], dtype=np.int64)
+    start = np.array([r[1] for r in rows], dtype=float)
+    end = start + np.array([r[2] for r in rows], dtype=float)
+    value = np.array([r[3] for r in rows], dtype=float)
+    total, covered = cell_sums(row, start, end, value, (3, 24), 1.0)
+    for p in range(3):
+        mine = row == p
+        inside = np.minimum(end, 24.0)[mine] - start[mine]
+        assert total[p].sum() == pytest.approx((inside * value[mine]).sum(), abs=1e-6)
+        assert covered[p].sum() == pytest.approx(inside.sum(), abs=1e-6)
+    assert (covered >= -1e-9).all()
+
+
+def test_cells_split_an_interval_by_overlap() -> None:
+    total, covered = cell_sums(np.array([0]), np.array([0.5]), np.array([2.25]), np.array([4.0]), (1, 4), 1.0)
+    np.testing.assert_allclose(total[0], [2.0, 4.0, 1.0, 0.0])
+    np.testing.assert_allclose(covered[0], [0.5, 1.0, 0.25, 0.0])
+
+
+def urine(rows: list[tuple[float, float]]) -> tuple[list[tuple[float, float]], Rejections]:
+    counts = Rejections()
+    volumes = pl.DataFrame([("a", t, v) for t, v in rows], schema=["patient", "t_h", "value"], orient="row")
+    return urine_rates(volumes, counts).select("t_h", "value").rows(), counts
+
+
+def test_urine_volume_becomes_a_rate_over_the_gap() -> None:
+    rates, _ = urine([(2.0, 100.0), (3.0, 50.0), (7.0, 200.0)])
+    assert rates == [(2.0, 1200.0), (3.0, 1200.0), (7.0, 1200.0)]
+
+
+def test_urine_records_closer_than_the_window_are_one() -> None:
+    rates, counts = urine([(1.0, 10.0), (1.5, 20.0), (1.7, 30.0), (1.8, 24.0)])
+    # The group of 1.0 ends before 1.75: the record at 1.8 starts the next.
+    assert rates[0] == (1.7, pytest.approx(60.0 * 24 / 1.7))
+    assert rates[1] == (1.8, pytest.approx(24.0 * 24 / 0.75))
+    assert counts.repairs["urine: records closer than 0.75 h merged"] == 2
+
+
+def test_urine_long_gap_is_rejected_negative_is_zero_and_cap_kept() -> None:
+    rates, counts = urine([(1.0, -50.0), (14.0, 900.0), (15.0, 3000.0)])
+    assert rates == [(1.0, 0.0), (15.0, 5000.0)]
+    assert counts.rows == {"urine: more than 12 h since the record before it": 1}
+    assert counts.repairs["urine: negative after irrigation, set to 0"] == 1
+    assert counts.repairs["urine: above 5000 mL/day, kept at the cap as censored"] == 1
+
+
+def test_urine_irrigation_is_netted_before_it_is_cut_to_zero() -> None:
+    rates, _ = urine([(1.0, -50.0), (1.5, 80.0)])
+    assert rates == [(1.5, pytest.approx(30.0 * 24 / 1.5))]
+
+
+def test_a_setting_holds_until_the_next_or_twelve_hours() -> None:
+    points = pl.DataFrame({"patient": ["a", "a", "b"], "t_h": [0.0, 3.0, 1.0], "value": [40.0, 50.0, 60.0]})
+    assert hold_settings(points).rows() == [("a", 0.0, 3.0, 40.0), ("a", 3.0, 15.0, 50.0), ("b", 1.0, 13.0, 60.0)]
+
+
+def test_pushes_are_spread_and_keep_their_volume() -> None:
+    counts = Rejections()
+    volumes = pl.DataFrame({"patient": ["a", "a"], "t0_h": [1.0, 2.0], "t1_h": [1.01, 4.0], "ml": [100.0, 100.0]})
+    rates = fluid_rates(volumes, counts)
+    given_ml = ((rates["t1_h"] - rates["t0_h"]) * rates["value"]).to_list()
+    assert given_ml == pytest.approx([100.0, 100.0])
+    assert rates["value"].to_list() == pytest.approx([400.0, 50.0])
+    assert sum(counts.repairs.values()) == 1
+
+
+def test_intervals_are_cut_to_the_stay_and_counted() -> None:
+    counts = Rejections()
+    los = pl.DataFrame({"patient": ["a"], "los_h": [10.0]})
+    rows = frame([("a", -1.0, 1.0, 1.0), ("a", 9.0, 12.0, 1.0), ("a", 10.0, 12.0, 1.0), ("a", -3.0, -1.0, 1.0)])
+    assert clip_intervals(rows, los, "fluids", counts).rows() == [("a", 0.0, 1.0, 1.0), ("a", 9.0, 10.0, 1.0)]
+    assert counts.rows == {"fluids: outside the stay": 2}
+    assert counts.repairs == {"fluids: interval cut to the stay": 2}
