@@ -1,0 +1,94 @@
+"""The command line: `medgym-offline`. Each command is a few lines over the library, in `medgym_offline.commands`.
+
+Nothing heavy is imported here or there at module level, so that `--help` and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from medgym_offline.commands import board, clinical, data, judge, learn
+from medgym_offline.errors import MedGymError
+
+__all__ = ["app", "main"]
+
+_EPILOG = "Example: medgym-offline demo.  Every command has --help with an example. A full traceback: MEDGYM_DEBUG=1."
+
+
+def _debug() -> bool:
+    return os.environ.get("MEDGYM_DEBUG", "") not in ("", "0")
+
+
+def _fail(message: str) -> NoReturn:
+    line = " ".join(message.split())  # one line, however the message was made
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    print(f"\033[31merror:\033[0m {line}" if colour else f"error: {line}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+class _OneLine(TyperGroup):
+    """Turns a user's mistake into one line and exit code 1; wrong usage stays 2, an interrupt is 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except MedGymError as error:
+            if _debug():
+                raise
+            _fail(str(error))
+        except OSError as error:
+            if _debug() or error.errno in (None, errno.EPIPE):
+                raise
+            _fail(f"{error.filename or 'file system'}: {error.strerror}")
+
+
+app = typer.Typer(
+    cls=_OneLine,
+    name="medgym-offline",
+    help="Offline reinforcement learning for treatment: simulators, datasets, algorithms, evaluator, leaderboard.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from medgym_offline.files import code_version
+
+        print(f"medgym-offline {code_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show a full traceback on errors (or set MEDGYM_DEBUG=1).")
+    ] = False,
+) -> None:
+    if traceback:
+        os.environ["MEDGYM_DEBUG"] = "1"
+
+
+for _module in (judge, data, learn, board, clinical):
+    _module.register(app)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line on `argv` (the process's arguments if None); always ends in `SystemExit`."""
+    app(args=None if argv is None else list(argv), prog_name="medgym-offline")

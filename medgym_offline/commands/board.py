@@ -1,0 +1,136 @@
+"""submit and leaderboard {add, verify, build}: from results to the leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgym_offline.commands.common import Json, print_json, print_table, say
+
+__all__ = ["register"]
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A submission folder, as `submit` writes it.")]
+Board = Annotated[
+    Path | None, typer.Option("--file", help="Another leaderboard.json (default: this checkout's leaderboard/).")
+]
+
+
+def submit_command(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS...", help="result.json files, or the folders of `eval --output`.")
+    ],
+    name: Annotated[str, typer.Option("--name", help="Name of the method, as the board shows it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Submission folder to write.")],
+    authors: Annotated[str, typer.Option("--authors", help="Names, separated by semicolons.")] = "",
+    link: Annotated[str | None, typer.Option("--link", help="Paper or code (http or https).")] = None,
+) -> None:
+    """Build a leaderboard submission: one method, one result per training seed.
+
+    Example: medgym-offline submit runs/gcql/gcql-ind-seed* --name GCQL --output runs/submission
+    """
+    from medgym_offline.leaderboard import submit
+
+    people = [person.strip() for person in authors.split(";") if person.strip()]
+    # A shell pattern also finds the policy and log files beside the result folders.
+    chosen = [path for path in results if path.is_dir() or path.suffix not in (".safetensors", ".csv", ".pt", ".onnx")]
+    made = submit(chosen or results, name, output, people, link)
+    say(f"{made.entry['id']}: {len(made.policies)} run(s) in {made.folder}")
+    for what in sorted(set(made.entry["protocol"]["deviations"]) - {"worlds", "bank"}):
+        say(f"note: departs from the protocol in {what}; shown apart from entries that follow it")
+    say(f"next: medgym-offline leaderboard verify {made.folder}")
+
+
+def leaderboard_verify(
+    folder: Folder,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="On success, also record the verification on this leaderboard.json.")
+    ] = None,
+    bank: Annotated[str | None, typer.Option("--bank", help="Bank file, where the bank does not ship.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh/--no-fresh", help="Also evaluate on fresh seeds.")] = True,
+    json: Json = False,
+) -> None:
+    """Run the policies of a submission again and compare every number. Exit code 1 if one does not hold.
+
+    Example: medgym-offline leaderboard verify runs/submission
+    """
+    from medgym_offline.leaderboard import add_entry, read_submission, verify_submission
+
+    report = verify_submission(folder, bank, fresh)
+    if report.accepted and file is not None:
+        add_entry(read_submission(folder).entry | {"verification": report.record}, file)
+    if json:
+        print_json(report.to_json())
+    else:
+        shown = [r for r in report.rows if r.metric in ("sofa_all", "safe_hourly", "return") and r.check != "interval"]
+        rows = [
+            (
+                r.check,
+                r.world,
+                r.metric,
+                f"{r.claimed:.4g}",
+                f"{r.found:.4g}",
+                f"{r.tolerance:.2g}",
+                "ok" if r.ok else "NO",
+            )
+            for r in shown
+        ]
+        print_table(("check", "world", "metric", "claimed", "found", "tolerance", ""), rows)
+        for fault in report.faults[:20]:
+            say(f"fault: {fault}")
+        verdict = (
+            "accepted"
+            if report.accepted
+            else f"refused, {len(report.faults)} of {len(report.rows)} numbers do not hold"
+        )
+        say(f"{report.id}: {verdict}")
+        if report.accepted:
+            say(f"next: medgym-offline leaderboard add {folder}")
+    if not report.accepted:
+        raise typer.Exit(1)
+
+
+def leaderboard_add(folder: Folder, file: Board = None) -> None:
+    """Add a submission to the leaderboard; adding it twice changes nothing.
+
+    Example: medgym-offline leaderboard add runs/submission
+    """
+    from medgym_offline.leaderboard import add_entry, default_board, read_submission
+    from medgym_offline.policies import load_policy
+
+    submission = read_submission(folder)
+    for policy in submission.policies:
+        if isinstance(policy, Path):
+            load_policy(policy)
+    target = file or default_board()
+    changed = add_entry(submission.entry, target)
+    say(f"{submission.entry['id']}: {'added to' if changed else 'already in'} {target}")
+
+
+def leaderboard_build(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page.")],
+    file: Board = None,
+) -> None:
+    """Write the leaderboard as a static web page.
+
+    Example: medgym-offline leaderboard build --output site
+    """
+    from medgym_offline.errors import SubmissionError
+    from medgym_offline.leaderboard import build_page, read_board
+
+    if file is not None and not file.exists():
+        raise SubmissionError(f"{file}: no such leaderboard; `leaderboard add` makes one")
+    entries = read_board(file)
+    page = build_page(entries, output)
+    say(f"{len(entries)} entries in {page}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("submit")(submit_command)
+    board = typer.Typer(no_args_is_help=True, help="Entries, re-executed. Example: leaderboard verify runs/submission")
+    board.command("add")(leaderboard_add)
+    board.command("verify")(leaderboard_verify)
+    board.command("build")(leaderboard_build)
+    app.add_typer(board, name="leaderboard")

@@ -1,0 +1,155 @@
+"""cohort {build, card} and simulators {fit, info, audit}: from clinical records to a bank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgym_offline.commands.common import Json, print_json, print_table, say
+
+__all__ = ["register"]
+
+BankName = Annotated[str, typer.Argument(metavar="BANK", help="Name of a shipped bank, or the path of a bank file.")]
+
+
+def cohort_build(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="Folders of clinical tables, or cohort tables (.parquet).")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The cohort table to write (.parquet).")],
+    patients: Annotated[
+        int | None, typer.Option("--patients", min=1, help="Choose this many stays by the coverage rule.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Read clinical records, check them, and write one cohort table; says what was rejected and why.
+
+    Example: medgym-offline cohort build mimic-iii-demo-1.4/raw_subset --output runs/cohort.parquet
+    """
+    from medgym_offline.cohorts import build_cohort
+
+    summary = build_cohort(sources, output, patients)
+    if json:
+        print_json(summary.to_json())
+        return
+    for line in summary.lines():
+        say(line)
+    say(f"next: medgym-offline simulators fit {output} --output runs/bank.safetensors")
+
+
+def cohort_card(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A cohort table (.parquet).")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Markdown file to write (default: print it).")
+    ] = None,
+) -> None:
+    """Describe a cohort in numbers: stays, gaps, missing values, treatments, rejections, licence.
+
+    Example: medgym-offline cohort card runs/cohort.parquet --output runs/cohort.md
+    """
+    from medgym_offline import cohorts
+    from medgym_offline.files import write_text
+
+    card = cohorts.cohort_card(cohorts.Cohort.read(table))
+    if output is None:
+        say(card)
+    else:
+        write_text(output, card)
+        say(f"written to {output}")
+
+
+def simulators_fit(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A cohort table (.parquet).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bank to write (.safetensors).")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Bank recipe (.toml); default: the release's settings.")
+    ] = None,
+    patients: Annotated[
+        int | None, typer.Option("--patients", min=1, help="Stays to fit, chosen by the coverage rule (default: all).")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the bank (default: the output's stem).")] = None,
+) -> None:
+    """Fit a simulator to every stay of a cohort table: the population first, then each patient.
+
+    Example: medgym-offline simulators fit runs/cohort.parquet --patients 16 --output runs/bank.safetensors
+    """
+    from dataclasses import replace
+
+    from medgym_offline.cohorts import Cohort
+    from medgym_offline.errors import BankError
+    from medgym_offline.files import sha256_file
+    from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
+
+    if output.suffix != ".safetensors":
+        raise BankError(f"{output}: a bank is a .safetensors file; choose such an --output")
+    cohort = Cohort.read(table)
+    settings = read_recipe(recipe) if recipe is not None else BankRecipe(name=output.stem, patients=0)
+    settings = replace(
+        settings,
+        name=settings.name if name is None else name,
+        patients=settings.patients if patients is None else patients,
+    )
+    licence = cohort.metadata.get("licence", "")
+    source = {"cohort_table": {"name": table.name, "sha256": sha256_file(table)}, "licence": licence}
+    bank = build_bank(cohort, settings, source)
+    bank.save(output)
+    say(f"{output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}, {output.stat().st_size / 1e6:.1f} MB")
+    say(f"next: medgym-offline behavior train --bank {output}")
+
+
+def simulators_info(bank: BankName = "sepsis-v0", json: Json = False) -> None:
+    """Show what a bank holds and where it came from.
+
+    Example: medgym-offline simulators info sepsis-v0
+    """
+    from medgym_offline.simulators import load_simulators
+
+    loaded = load_simulators(bank)
+    facts = {
+        "name": loaded.name,
+        "patients": len(loaded),
+        "worlds": list(loaded.worlds),
+        "backend": loaded.backend,
+        "state_dim": loaded.state_dim,
+        "content_hash": loaded.content_hash,
+    }
+    if json:
+        print_json(facts | {"patient_ids": list(loaded.patients), "metadata": loaded.metadata})
+        return
+    print_table(("", ""), [(k, ", ".join(v) if isinstance(v, list) else v) for k, v in facts.items()])
+    for key in ("licence", "recipe_hash", "code_version", "build_seconds"):
+        if key in loaded.metadata:
+            say(f"{key.replace('_', ' ')}: {loaded.metadata[key]}")
+    say(f"patients: {', '.join(loaded.patients)}")
+
+
+def simulators_audit(
+    bank: BankName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report and its figures.")],
+) -> None:
+    """Check a bank before anyone trusts it: solution map, fit, treatment effects, bounds.
+
+    Example: medgym-offline simulators audit sepsis-v0 --output runs/audit
+    """
+    from medgym_offline.simulators import load_simulators
+    from medgym_offline.simulators.audit import audit
+
+    audit(load_simulators(bank), output)
+    say(f"written to {output}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    cohort = typer.Typer(
+        no_args_is_help=True, help="Clinical records to one cohort table. Example: cohort build DIR -o T"
+    )
+    cohort.command("build")(cohort_build)
+    cohort.command("card")(cohort_card)
+    simulators = typer.Typer(no_args_is_help=True, help="Patient simulators. Example: simulators info sepsis-v0")
+    simulators.command("fit")(simulators_fit)
+    simulators.command("info")(simulators_info)
+    simulators.command("audit")(simulators_audit)
+    app.add_typer(cohort, name="cohort")
+    app.add_typer(simulators, name="simulators")

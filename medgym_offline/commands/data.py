@@ -1,0 +1,152 @@
+"""list, info, download, verify, generate: datasets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medgym_offline.commands.common import Json, parse_list, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from medgym_offline.datasets import DatasetInfo
+
+__all__ = ["register"]
+
+DatasetId = Annotated[str, typer.Argument(metavar="ID", help="Dataset id, for example medgym/sepsis-ind-v0.")]
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Folder of Minari datasets (default: Minari's, $MINARI_DATASETS_PATH).")
+]
+
+
+def _plain(info: DatasetInfo) -> dict[str, Any]:
+    return asdict(info) | {"path": None if info.path is None else str(info.path)}
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def list_command(json: Json = False, root: Root = None) -> None:
+    """Show the datasets of this release and those on this machine.
+
+    Example: medgym-offline list
+    """
+    from medgym_offline.datasets import list_datasets
+
+    infos = list_datasets(root)
+    if json:
+        print_json([_plain(info) for info in infos])
+        return
+    columns = ("id", "timing", "episodes", "steps", "random", "behaviour", "here", "description")
+    rows = [
+        (
+            i.id,
+            i.timing,
+            _count(i.episodes),
+            _count(i.steps),
+            *(f"{i.reference_returns[k]:.2f}" if k in i.reference_returns else "" for k in ("random", "behavior")),
+            "yes" if i.path else "no",
+            i.description,
+        )
+        for i in infos
+    ]
+    print_table(columns, rows)
+    say("\nreturns are means per episode; make one with: medgym-offline generate ID")
+
+
+def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> None:
+    """Show what is known of one dataset: size, checksums, reference returns, where it lies.
+
+    Example: medgym-offline info medgym/sepsis-ind-v0
+    """
+    from medgym_offline.datasets import dataset_info
+
+    info = dataset_info(dataset, root)
+    if json:
+        print_json(_plain(info))
+        return
+    missing = f"not on this machine; medgym-offline generate {info.id}"
+    for name, value in _plain(info).items():
+        if name == "reference_returns":
+            value = ", ".join(f"{k} {v:.2f}" for k, v in value.items())
+        elif name == "path":
+            value = value or missing
+        elif name in ("episodes", "steps"):
+            value = _count(value)
+        say(f"{name.replace('_', ' '):>18}  {'unknown' if value in (None, '') else value}")
+
+
+def generate_command(
+    dataset: Annotated[str, typer.Argument(metavar="ID", help="Dataset id, or the path of a recipe (.toml).")],
+    patients: Annotated[
+        str | None, typer.Option("--patients", help="Only the first N patients, or ids; needs --as.")
+    ] = None,
+    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="Per patient; needs --as.")] = None,
+    output_id: Annotated[
+        str | None, typer.Option("--as", metavar="ID", help="Id to write a part of a dataset under.")
+    ] = None,
+    root: Root = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Maintainers: also write the manifest beside the recipe.")
+    ] = False,
+) -> None:
+    """Make a dataset from its recipe, where Minari finds it.
+
+    Example: medgym-offline generate medgym/sepsis-ind-v0
+    """
+    from medgym_offline.datasets import generate
+
+    chosen: int | list[str] | None = None
+    if patients is not None:
+        chosen = int(patients) if patients.lstrip("+-").isdigit() else parse_list(patients)
+    made = generate(dataset, root=root, patients=chosen, episodes=episodes, output_id=output_id, release=release)
+    say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
+    where = "" if root is None else f"MINARI_DATASETS_PATH={root} "
+    say(f"next: {where}medgym-offline train gcql --dataset {made.id} --output runs/gcql --eval")
+
+
+def verify_command(dataset: DatasetId, json: Json = False, root: Root = None) -> None:
+    """Check a dataset: checksums, layout, and the meaning of its rows. Exit code 1 if anything is wrong.
+
+    Example: medgym-offline verify medgym/sepsis-ind-v0
+    """
+    from medgym_offline.datasets import verify
+
+    report = verify(dataset, root=root)
+    if json:
+        print_json(report.to_json())
+    else:
+        say(str(report))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def download_command(
+    dataset: DatasetId,
+    remote: Annotated[
+        str | None, typer.Option("--remote", metavar="URL", help="For example hf://ORG (default: $MINARI_REMOTE).")
+    ] = None,
+    regenerate: Annotated[
+        bool, typer.Option("--regenerate", help="Make it from its recipe if no remote has it.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is here.")] = False,
+) -> None:
+    """Fetch a dataset from a Minari remote and verify it; --regenerate makes it here if none answers.
+
+    Example: medgym-offline download medgym/sepsis-ind-v0 --regenerate
+    """
+    from medgym_offline.commands.fetch import fetch
+
+    say(fetch(dataset, remote=remote, regenerate=regenerate, force=force))
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("list")(list_command)
+    app.command("info")(info_command)
+    app.command("download")(download_command)
+    app.command("verify")(verify_command)
+    app.command("generate")(generate_command)

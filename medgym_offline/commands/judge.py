@@ -1,0 +1,164 @@
+"""demo, eval and report: what a policy is worth."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medgym_offline.commands.common import Bank, Json, Patients, parse_list, parse_patients, print_json, say
+
+if TYPE_CHECKING:
+    from medgym_offline.evaluation import Evaluation
+
+__all__ = ["evaluate_to", "keep", "register"]
+
+
+def keep(evaluation: Evaluation, policy: str, output: Path) -> None:
+    """Write `result.json` into `output`, with a copy of the policy file, which `submit` needs beside it."""
+    output.mkdir(parents=True, exist_ok=True)
+    source = Path(policy)
+    if evaluation.policy.get("kind") == "file" and source.is_file():
+        copy = output / f"policy{source.suffix}"
+        if not (copy.exists() and copy.samefile(source)):
+            shutil.copyfile(source, copy)
+    evaluation.save(output / "result.json")
+
+
+def evaluate_to(
+    policy: str,
+    output: Path | None,
+    *,
+    dataset: str | None = None,
+    bank: str = "sepsis-v0",
+    patients: Sequence[str] | None = None,
+    show: bool = True,
+    timing: str | None = None,
+    decisions: int | None = None,
+    episodes: int | None = None,
+    seed: int | None = None,
+    worlds: Sequence[str] | None = None,
+) -> Evaluation:
+    """Evaluate one policy; print its table unless `show` is False; write result and report into `output` if named."""
+    from medgym_offline.evaluation import evaluate, print_evaluations, write_report
+
+    evaluation = evaluate(
+        policy,
+        timing=timing,
+        decisions=decisions,
+        patients=None if patients is None else list(patients),
+        episodes=episodes,
+        seed=seed,
+        bank=bank,
+        worlds=worlds,
+        dataset=dataset,
+        progress=True,
+    )
+    if show:
+        print_evaluations(evaluation)
+    if output is not None:
+        keep(evaluation, policy, output)
+        write_report({evaluation.name: evaluation}, output / "report.html")
+    return evaluation
+
+
+def eval_command(
+    policy: Annotated[
+        str, typer.Option("--policy", help="Policy file or folder, or zero, max, random, clinician, behavior.")
+    ],
+    patients: Patients = None,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", min=1, help="Per patient (default: protocol's).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the episodes (default: protocol's).")] = None,
+    timing: Annotated[str | None, typer.Option("--timing", help="adaptive or fixed (default: the policy's).")] = None,
+    decisions: Annotated[
+        int | None, typer.Option("--decisions", min=1, help="Most decisions in 96 h (default: the policy's).")
+    ] = None,
+    worlds: Annotated[
+        str | None, typer.Option("--worlds", help="own, held-out, true; several separated by commas.")
+    ] = None,
+    bank: Bank = "sepsis-v0",
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Behaviour data: adds support distance and normalised score.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for result.json, report.html and the policy.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Score a policy on every patient's own simulator.
+
+    Example: medgym-offline eval --policy runs/gcql/gcql-ind-seed0.safetensors --worlds own,held-out -o runs/result
+    """
+    chosen = None
+    if patients is not None:
+        from medgym_offline.simulators import load_simulators
+
+        chosen = parse_patients(patients, load_simulators(bank).patients)
+    evaluation = evaluate_to(
+        policy,
+        output,
+        dataset=dataset,
+        bank=bank,
+        patients=chosen,
+        show=not json,
+        timing=timing,
+        decisions=decisions,
+        episodes=episodes,
+        seed=seed,
+        worlds=None if worlds is None else parse_list(worlds),
+    )
+    if json:
+        print_json(evaluation.to_dict())
+    elif output is not None:
+        say(f"\nwrote {output / 'result.json'} and {output / 'report.html'}")
+        say(f"next: medgym-offline submit {output} --name NAME --output runs/submission")
+
+
+def report_command(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULT...", help="result.json files, or the folders of `eval --output`.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
+) -> None:
+    """Put results side by side in one self-contained HTML report.
+
+    Example: medgym-offline report runs/a/result.json runs/b/result.json --output runs/report.html
+    """
+    from medgym_offline.evaluation import Evaluation, print_evaluations, write_report
+
+    evaluations: dict[str, Evaluation] = {}
+    for path in results:
+        found = Evaluation.from_json(path / "result.json" if path.is_dir() else path)
+        alike = sum(name == found.name or name.startswith(f"{found.name} (") for name in evaluations)
+        evaluations[found.name if not alike else f"{found.name} ({alike + 1})"] = found
+    print_evaluations(evaluations)
+    write_report(evaluations, output)
+    say(f"\nwrote {output}")
+
+
+def demo_command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
+        "runs/demo"
+    ),
+    patients: Annotated[int, typer.Option("--patients", min=1, help="How many patients (the bank's first N).")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training.")] = 0,
+) -> None:
+    """Run the whole chain on a handful of patients: dataset, training, evaluation, report, leaderboard entry.
+
+    Example: medgym-offline demo --output runs/demo
+    """
+    from medgym_offline.demo import run_demo
+
+    run_demo(output, patients, seed)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("demo")(demo_command)
+    app.command("eval")(eval_command)
+    app.command("report")(report_command)

@@ -1,0 +1,158 @@
+"""train and behavior {train}: policies from data, and the policies that make the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medgym_offline.commands.common import Patients, parse_list, parse_patients, say
+
+if TYPE_CHECKING:
+    from medgym_offline.datasets import Transitions
+
+__all__ = ["register", "write_log"]
+
+
+def write_log(path: str | Path, log: list[dict[str, Any]]) -> None:
+    """Write a training log as CSV, one line per look."""
+    import csv
+
+    from medgym_offline.files import atomic_path
+
+    columns = list(dict.fromkeys(name for line in log for name in line))
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(log)
+
+
+def train_command(
+    algorithm: Annotated[str, typer.Argument(metavar="ALGO", help="dqn, cql or gcql.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="Dataset id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and logs.")],
+    scope: Annotated[str, typer.Option("--scope", help="ind: a policy per patient; pop: one for all.")] = "ind",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of training seeds: 0 to N-1.")] = 1,
+    patients: Patients = None,
+    profile: Annotated[str, typer.Option("--profile", help="quick, or paper (the published sizes).")] = "quick",
+    updates: Annotated[
+        int | None, typer.Option("--updates", min=1, help="Gradient steps (default: profile's).")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Torch device of the training.")] = "cpu",
+    evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each policy afterwards.")] = False,
+) -> None:
+    """Train an offline algorithm on a dataset, all patients at once. An interrupted run resumes.
+
+    Example: medgym-offline train gcql --dataset medgym/sepsis-ind-v0 --scope ind --seeds 3 --output runs/gcql
+    """
+    from medgym_offline.datasets import load_dataset
+    from medgym_offline.errors import unknown_name
+    from medgym_offline.offline import ALGORITHMS, PROFILES, train
+    from medgym_offline.policies import save_policy
+
+    for kind, value, known in (
+        ("offline algorithm", algorithm, list(ALGORITHMS)),
+        ("scope", scope, ["ind", "pop"]),
+        ("profile", profile, list(PROFILES)),
+    ):
+        if value not in known:
+            raise unknown_name(kind, value, known)
+    transitions = load_dataset(dataset)
+    chosen = parse_patients(patients, transitions.present_ids)
+    config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for seed in range(seeds):
+        path = output / f"{algorithm}-{scope}-seed{seed}.safetensors"
+        state = path.with_suffix(".state")
+        found = train(algorithm, transitions, scope, seed, config, patients=chosen, resume=state, device=device)
+        save_policy(found.policy, path)
+        write_log(path.with_suffix(".csv"), found.log)
+        written.append(path)
+        say(f"wrote {path}" + (f" ({len(found.stopped)} learners stopped early)" if found.stopped else ""))
+    ids = _evaluated_patients(transitions, chosen)
+    if evaluate:
+        from medgym_offline.commands.judge import evaluate_to
+
+        for path in written:
+            evaluate_to(str(path), path.with_suffix(""), dataset=dataset, patients=ids, bank=_bank_of(dataset))
+    for path in written:
+        extra = "" if ids is None else f" --patients {','.join(ids)}"
+        bank = "" if _bank_of(dataset) == "sepsis-v0" else f" --bank {_bank_of(dataset)}"
+        command = f"eval --policy {path} --dataset {dataset}{bank}{extra} --output {path.with_suffix('')}"
+        if evaluate:
+            command = f"submit {path.with_suffix('')} --name NAME --output runs/submission"
+        say(f"next: medgym-offline {command}")
+
+
+def _evaluated_patients(transitions: Transitions, chosen: list[str] | None) -> list[str] | None:
+    """Patients to evaluate on: those trained on, or None where that is everybody in the bank."""
+    ids = list(transitions.present_ids) if chosen is None else chosen
+    return None if len(ids) == len(transitions.patients) else ids
+
+
+def _bank_of(dataset: str) -> str:
+    from medgym_offline.datasets import dataset_info
+
+    return dataset_info(dataset).bank or "sepsis-v0"
+
+
+def behavior_train(
+    bank: Annotated[
+        str, typer.Option("--bank", help="Name of a shipped bank, or the path of a bank file.")
+    ] = "sepsis-v0",
+    scope: Annotated[
+        str, typer.Option("--scope", help="ind, pop, dr or ind-scratch; several separated by commas.")
+    ] = "ind",
+    timing: Annotated[
+        str, typer.Option("--timing", help="adaptive, fixed, or both separated by a comma.")
+    ] = "adaptive",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the policies and checkpoints.")] = Path(
+        "runs/behaviors"
+    ),
+    patients: Patients = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Recipe (.toml); default: the release's behaviors.toml.")
+    ] = None,
+    updates: Annotated[
+        int | None, typer.Option("--updates", min=1, help="Updates of every scope (default: the recipe's).")
+    ] = None,
+) -> None:
+    """Train the behaviour policies of a bank by TRPO-Lagrangian, all patients at once. A killed run resumes.
+
+    Example: medgym-offline behavior train --bank sepsis-v0 --scope ind --timing adaptive --output runs/behaviors
+    """
+    from medgym_offline.online.behavior import train_behavior_files
+    from medgym_offline.online.recipe import SCOPES, load_recipe
+    from medgym_offline.simulators import load_simulators
+
+    settings = load_recipe(recipe)
+    if updates is not None:
+        changed = {name: {**settings.settings.get(name, {}), "updates": updates} for name in SCOPES}
+        settings = replace(settings, settings=changed)
+    loaded = load_simulators(bank)
+    chosen = parse_patients(patients, loaded.patients)
+    simulators = loaded if chosen is None else loaded.select(chosen)
+    checkpoints = output / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    paths = train_behavior_files(
+        simulators, parse_list(timing), parse_list(scope), output, recipe=settings, checkpoints=checkpoints
+    )
+    for path in paths:
+        say(f"wrote {path}")
+    extra = "" if chosen is None else f" --patients {','.join(chosen)}"
+    say(f"next: medgym-offline eval --policy {paths[-1]} --bank {bank}{extra}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("train")(train_command)
+    behavior = typer.Typer(
+        no_args_is_help=True, help="Policies that generate the datasets. Example: behavior train --bank sepsis-v0"
+    )
+    # A callback keeps `train` a subcommand although it is the only one.
+    behavior.callback()(lambda: None)
+    behavior.command("train")(behavior_train)
+    app.add_typer(behavior, name="behavior")

@@ -1,0 +1,228 @@
+"""The demo: the product's whole chain on a handful of patients, in minutes, on a laptop.
+
+dataset -> DQN, CQL, GCQL (Ind and Pop) -> evaluation in two worlds -> report, results, leaderboard entries
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgym_offline.errors import MedGymError
+
+if TYPE_CHECKING:
+    from medgym_offline.datasets import Transitions
+    from medgym_offline.evaluation import Evaluation
+    from medgym_offline.simulators import SimulatorBank
+
+__all__ = ["DATASET", "orderings", "run_demo"]
+
+DATASET = "medgym/sepsis-ind-v0"
+ALGORITHMS = ("dqn", "cql", "gcql")
+SCOPES = ("ind", "pop")
+BASELINES = ("behavior", "clinician", "random", "zero")
+
+
+def run_demo(output: str | Path = "runs/demo", patients: int = 8, seed: int = 0) -> dict[str, Evaluation]:
+    """Run the chain and say what came out.
+
+    Writes into `output`: `minari/` (the dataset), `policies/`, `results/<policy>/result.json`, `report.html`,
+    `submissions/<policy>/`, `leaderboard.json` and `leaderboard/index.html`. A dataset already there is used again.
+
+    Args:
+        output: Folder.
+        patients: The bank's first so many are trained and evaluated on (the dataset has all).
+        seed: Of the training.
+
+    Returns:
+        The evaluations by name.
+
+    Raises:
+        MedGymError: the bank or its behaviour policies are missing, or it has fewer patients.
+    """
+    from medgym_offline.datasets import find_recipe, load_dataset
+    from medgym_offline.simulators import load_simulators
+
+    folder = Path(output).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    bank = load_simulators(find_recipe(DATASET).bank)
+    if not 1 <= patients <= len(bank):
+        raise MedGymError(f"the demo can use 1 to {len(bank)} patients of bank {bank.name!r}, not {patients}")
+    ids = list(bank.patients[:patients])
+    started = time.monotonic()
+    with _environment(MINARI_DATASETS_PATH=str(folder / "minari")), _two_threads():
+        with _stage("1/5 dataset"):
+            _dataset(bank)
+            data = load_dataset(DATASET)
+        with _stage("2/5 training"):
+            policies = _train(data, ids, seed, folder / "policies")
+        with _stage("3/5 evaluation"):
+            evaluations = _evaluate(policies, data, bank, ids, folder / "results")
+        with _stage("4/5 report"):
+            from medgym_offline.evaluation import write_report
+
+            write_report(evaluations, folder / "report.html")
+        with _stage("5/5 leaderboard"):
+            _leaderboard(evaluations, folder)
+    _tell(evaluations, folder, time.monotonic() - started)
+    return evaluations
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _two_threads() -> Iterator[None]:
+    """At most two torch threads: small stacks get slower, not faster, with more."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(2, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _stage(name: str) -> Iterator[None]:
+    print(f"{name} ...", flush=True)
+    started = time.monotonic()
+    yield
+    print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _dataset(bank: SimulatorBank) -> None:
+    """Generate the dataset, unless it is there, of this very recipe and bank."""
+    from medgym_offline.datasets import dataset_folder, find_recipe, generate
+    from medgym_offline.datasets.catalogue import read_manifest
+
+    path = dataset_folder(DATASET) / "data" / "manifest.json"
+    if path.is_file():
+        manifest = read_manifest(path)
+        same_recipe = manifest["recipe_digest"] == find_recipe(DATASET).digest
+        if same_recipe and manifest["bank"]["content_hash"] == bank.content_hash:
+            print(f"  {DATASET} is there already: {manifest['episodes']:,} episodes")
+            return
+    made = generate(DATASET)
+    print(f"  {made.id}: {made.episodes:,} episodes, {made.steps:,} steps of {len(bank)} patients")
+
+
+def _train(data: Transitions, ids: list[str], seed: int, folder: Path) -> dict[str, Path]:
+    from medgym_offline.commands.learn import write_log
+    from medgym_offline.offline import train
+    from medgym_offline.policies import save_policy
+
+    written = {}
+    for algorithm in ALGORITHMS:
+        for scope in SCOPES:
+            found = train(algorithm, data, scope, seed, patients=ids)
+            path = folder / f"{algorithm}-{scope}-seed{seed}.safetensors"
+            save_policy(found.policy, path)
+            write_log(path.with_suffix(".csv"), found.log)
+            written[f"{algorithm}-{scope}"] = path
+    return written
+
+
+def _evaluate(
+    policies: Mapping[str, Path], data: Transitions, bank: SimulatorBank, ids: list[str], folder: Path
+) -> dict[str, Evaluation]:
+    from medgym_offline.commands.judge import keep
+    from medgym_offline.evaluation import evaluate
+
+    worlds = [world for world in ("own", "held-out") if world in bank.worlds]
+    named = {**{name: name for name in BASELINES}, **{name: str(path) for name, path in policies.items()}}
+    evaluations = {}
+    for name, policy in named.items():
+        timing = data.timing if name in BASELINES else None
+        evaluations[name] = evaluate(
+            policy, timing=timing, patients=ids, bank=bank, worlds=worlds, dataset=data, progress=True
+        )
+        keep(evaluations[name], policy, folder / name)
+    return evaluations
+
+
+def _leaderboard(evaluations: Mapping[str, Evaluation], folder: Path) -> None:
+    from medgym_offline.leaderboard import add_entry, build_page, read_board, submit
+
+    board = folder / "leaderboard.json"
+    board.unlink(missing_ok=True)  # this run's entries only
+    for name in evaluations:
+        made = submit([folder / "results" / name], name, folder / "submissions" / name)
+        add_entry(made.entry, board)
+    build_page(read_board(board), folder / "leaderboard")
+
+
+def orderings(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """What the paper leads one to expect, and what these numbers say: one line each, also where it does not hold."""
+    import numpy as np
+
+    lines = []
+    behaviour = evaluations["behavior"]
+    for world in behaviour.worlds:
+        for name in ("random", "zero"):
+            a = np.asarray(behaviour.worlds[world].per_patient["sofa_all"], float)
+            b = np.asarray(evaluations[name].worlds[world].per_patient["sofa_all"], float)
+            wins = int((a < b).sum())
+            verdict = "holds" if 2 * wins > len(a) else "does NOT hold"
+            lines.append(
+                f"{verdict}: behaviour beats {name} in {wins} of {len(a)} patients ({world} world, "
+                f"mean surrogate SOFA {a.mean():.2f} against {b.mean():.2f})"
+            )
+    own = _support(behaviour)
+    for name in ("dqn-ind", "dqn-pop"):
+        distance = _support(evaluations[name])
+        verdict = "holds" if distance > own else "does NOT hold"
+        lines.append(f"{verdict}: support distance of {name} ({distance:.2f}) is above the behaviour's ({own:.2f})")
+    guarded = {name: _support(evaluations[name]) for name in ("dqn-ind", "cql-ind", "gcql-ind")}
+    nearest = min(guarded, key=lambda name: guarded[name])
+    verdict = "holds" if nearest == "gcql-ind" else "does NOT hold"
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in guarded.items())
+    lines.append(f"{verdict}: GCQL stays nearest to the data among the offline methods ({shown})")
+    return lines
+
+
+def _support(evaluation: Evaluation) -> float:
+    return float(evaluation.metrics["support_distance"])
+
+
+def _tell(evaluations: dict[str, Evaluation], folder: Path, seconds: float) -> None:
+    from medgym_offline.evaluation import print_evaluations
+
+    print()
+    print_evaluations(evaluations)
+    print("\nExpected orderings, in these numbers (one training seed, few patients: no evidence beyond them):")
+    for line in orderings(evaluations):
+        print(f"  {line}")
+    print(f"\nDone in {seconds:.0f} s. What to do next:")
+    for line in _next(folder):
+        print(f"  {line}")
+
+
+def _next(folder: Path) -> Sequence[str]:
+    shown: Any = folder
+    with contextlib.suppress(ValueError):
+        shown = folder.relative_to(Path.cwd())
+    minari = f"MINARI_DATASETS_PATH={shown / 'minari'}"
+    return (
+        f"look at             {shown / 'report.html'} and {shown / 'leaderboard' / 'index.html'}",
+        f"re-execute an entry {minari} medgym-offline leaderboard verify {shown / 'submissions' / 'gcql-ind'}",
+        "the whole benchmark medgym-offline generate medgym/sepsis-ind-v0",
+        "                    medgym-offline train gcql --dataset medgym/sepsis-ind-v0 --seeds 3 -o runs/gcql --eval",
+        "your own algorithm  examples/own_policy_torch.py",
+    )

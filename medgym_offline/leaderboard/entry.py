@@ -1,0 +1,201 @@
+"""From evaluation results to a leaderboard entry: one method, over one or more training seeds."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgym_offline.errors import SubmissionError
+from medgym_offline.files import sha256_file
+
+if TYPE_CHECKING:
+    from medgym_offline.evaluation import Evaluation
+
+__all__ = ["FORMAT", "build_entry", "entry_id", "policy_of", "slug"]
+
+FORMAT = "medgym-entry/1"
+
+_TRAINING_KEYS = 40  # facts kept of a policy file's provenance
+
+
+def slug(name: str) -> str:
+    """`name` in lower-case ASCII letters, digits and hyphens.
+
+    Raises:
+        SubmissionError: nothing is left of it.
+    """
+    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    found = re.sub(r"[^a-z0-9]+", "-", text).strip("-")[:60].strip("-")
+    if not found:
+        raise SubmissionError(f"--name {name!r} has no letter or digit; choose another")
+    return found
+
+
+def entry_id(entry: Mapping[str, Any]) -> str:
+    """The id that follows from an entry's name, dataset (else bank), scope, timing and budget.
+
+    Two names that look alike have the same id, so that neither can pass for the other.
+    """
+    data = entry["dataset"]["id"].rpartition("/")[2] if entry["dataset"] else entry["bank"]["name"]
+    return f"{slug(entry['name'])}/{slug(data)}/{entry['scope']}/{entry['timing']}-{entry['decisions']}"
+
+
+def build_entry(
+    evaluations: Sequence[Evaluation],
+    policies: Sequence[Path | str],
+    name: str,
+    authors: Sequence[str] = (),
+    link: str | None = None,
+) -> dict[str, Any]:
+    """The entry of a method from the evaluations of its training seeds.
+
+    Metrics are means over (seed x patient), intervals the stratified bootstrap over both (specification, section 8).
+
+    Args:
+        evaluations: One per training seed, all of the same scope, timing, protocol, patients, bank and dataset.
+        policies: What each evaluated, in the same order: a policy file, or a built-in's name.
+        name: Of the method, as the board shows it.
+        authors: Names.
+        link: Paper or code, http(s).
+
+    Raises:
+        SubmissionError: no evaluation, two of the same policy, or evaluations that do not belong together (says how).
+    """
+    if not evaluations:
+        raise SubmissionError("no evaluation result given; run `medgym-offline eval --policy ... --output DIR` first")
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        _same(first, other)
+    described = [_describe(e, p, n) for n, (e, p) in enumerate(zip(evaluations, policies, strict=True))]
+    keys = [d.get("sha256") or d["builtin"] for d in described]
+    if len(set(keys)) < len(keys):
+        raise SubmissionError("two of the results are of the same policy; give one result per training seed")
+    metrics, intervals = _aggregate(evaluations)
+    patients = [str(p) for p in first.per_patient["patient"]]
+    entry: dict[str, Any] = {
+        "format": FORMAT,
+        "name": name,
+        "authors": list(authors),
+        "link": link,
+        "scope": first.policy["scope"],
+        "timing": first.policy["timing"],
+        "decisions": int(first.protocol["decisions"]),
+        "dataset": _dataset(first),
+        "bank": {"name": first.bank["name"], "content_hash": first.bank["content_hash"]},
+        "protocol": {
+            "hash": first.protocol_hash,
+            "settings": dict(first.protocol),
+            "deviations": dict(first.deviations),
+            "patients": patients if "patients" in first.deviations else None,
+        },
+        "seeds": [_seed(e) for e in evaluations],
+        "metrics": metrics,
+        "intervals": intervals,
+        "runs": [{w: _numbers(r.metrics) for w, r in e.worlds.items()} for e in evaluations],
+        "policies": described,
+        "software": {k: str(v) for k, v in first.software.items()},
+        "notes": list(dict.fromkeys(note for e in evaluations for note in e.notes)),
+        "verification": None,
+    }
+    return {**entry, "id": entry_id(entry)}
+
+
+def policy_of(result: Path, evaluation: Evaluation) -> Path | str:
+    """What a result evaluated: a built-in's name, or the copy of the policy file that lies beside the result.
+
+    Raises:
+        SubmissionError: the policy was neither, or no file beside the result has the sha256 that the result states.
+    """
+    if evaluation.policy.get("kind") == "built-in":
+        return evaluation.name
+    digest = evaluation.policy.get("sha256")
+    if evaluation.policy.get("kind") != "file" or digest is None:
+        raise SubmissionError(
+            f"{result}: only policies in one file can be submitted; save the policy to a file, evaluate that"
+        )
+    for path in sorted(result.parent.iterdir()):
+        if path.is_file() and path.suffix in (".safetensors", ".pt", ".onnx") and sha256_file(path) == digest:
+            return path
+    raise SubmissionError(
+        f"{result}: the policy it evaluated (sha256 {digest[:12]}...) is not beside it; "
+        "evaluate again with `eval --policy FILE --output DIR`, which keeps a copy there"
+    )
+
+
+def _describe(evaluation: Evaluation, policy: Path | str, number: int) -> dict[str, Any]:
+    if isinstance(policy, str):
+        return {"builtin": policy}
+    digest = sha256_file(policy)
+    if digest != evaluation.policy.get("sha256"):
+        raise SubmissionError(f"{policy} is not the file that was evaluated (its sha256 differs); evaluate it again")
+    training = dict(list(evaluation.policy.get("provenance", {}).items())[:_TRAINING_KEYS])
+    seed = _seed(evaluation)
+    stem = f"seed{seed}" if seed is not None else f"run{number}"
+    file = f"policies/{slug(evaluation.name)}-{stem}-{digest[:8]}{policy.suffix}"
+    return {"file": file, "sha256": digest, "bytes": policy.stat().st_size, "training": training}
+
+
+def _seed(evaluation: Evaluation) -> int | None:
+    seed = evaluation.policy.get("provenance", {}).get("seed")
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+
+def _dataset(evaluation: Evaluation) -> dict[str, Any] | None:
+    if not evaluation.dataset:
+        return None
+    return {"id": evaluation.dataset["id"], "content_hash": evaluation.dataset.get("content_hash")}
+
+
+def _same(first: Evaluation, other: Evaluation) -> None:
+    pairs = {
+        "scope": (first.policy["scope"], other.policy["scope"]),
+        "timing": (first.policy["timing"], other.policy["timing"]),
+        "bank": (first.bank["content_hash"], other.bank["content_hash"]),
+        "dataset": (_dataset(first), _dataset(other)),
+        "patients": (list(first.per_patient["patient"]), list(other.per_patient["patient"])),
+        **{
+            key: (first.protocol.get(key), other.protocol.get(key))
+            for key in sorted({*first.protocol, *other.protocol})
+        },
+        "worlds": (list(first.worlds), list(other.worlds)),
+    }
+    for what, (a, b) in pairs.items():
+        if a != b:
+            raise SubmissionError(
+                f"results {first.name!r} and {other.name!r} differ in {what} ({str(a)[:60]} and {str(b)[:60]}); "
+                "an entry is one method under one protocol: submit them as two entries, or evaluate alike"
+            )
+
+
+def _aggregate(evaluations: Sequence[Evaluation]) -> tuple[dict[str, Any], dict[str, Any]]:
+    import numpy as np
+
+    from medgym_offline.evaluation.metrics import METRICS
+    from medgym_offline.evaluation.protocol import Bootstrap
+    from medgym_offline.evaluation.statistics import summarize
+
+    first = evaluations[0]
+    bootstrap = Bootstrap(**first.protocol.get("bootstrap", {}))
+    metrics: dict[str, Any] = {}
+    intervals: dict[str, Any] = {}
+    for world in first.worlds:
+        metrics[world], intervals[world] = {}, {}
+        for name, metric in METRICS.items():
+            columns = [e.worlds[world].per_patient.get(name) for e in evaluations]
+            if any(c is None for c in columns):
+                continue
+            scores = np.array(columns, dtype=float)
+            if not np.isfinite(scores).all():
+                continue
+            summary = summarize(scores, bootstrap, metric.better)
+            metrics[world][name] = summary.mean
+            intervals[world][name] = list(summary.mean_interval)
+    return metrics, intervals
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if value is not None and math.isfinite(value)}
