@@ -59,7 +59,10 @@ def assemble(records: Records) -> Cohort:
     rejections.add(records.rejections)
     prefix = pl.lit(records.dataset + "/")
     stays = records.stays.with_columns(
-        patient=prefix + pl.col("stay_id"), dataset=pl.lit(records.dataset), subject=prefix + pl.col("subject")
+        pl.col("los_h").round(_TIME_DIGITS),
+        patient=prefix + pl.col("stay_id"),
+        dataset=pl.lit(records.dataset),
+        subject=prefix + pl.col("subject"),
     )
     observations = _within(_named(records.observations, prefix, stays, rejections), stays, rejections)
     volumes = _named(records.fluids, prefix, stays, rejections)
