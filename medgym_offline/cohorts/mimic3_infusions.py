@@ -107,9 +107,12 @@ def _carevue_doses(path: Path, stays: pl.DataFrame, rejections: Rejections) -> p
     ends = pl.col("stopped").is_in(_STOPPED).fill_null(False)
     # Every record ends the dose before it, also one that charts a volume and no rate: the rate is then unknown.
     points = (
-        events.with_columns(rate=pl.when(ends).then(0.0).otherwise(pl.col("rate")))
-        .group_by("stay_id", "itemid", "t_h")
-        .agg(pl.col("rate").max(), pl.col("rateuom").drop_nulls().first())
+        events.group_by("stay_id", "itemid", "t_h")
+        # A stop charted at the minute of a rate wins.
+        .agg(
+            pl.when(ends.any()).then(0.0).otherwise(pl.col("rate").max()).alias("rate"),
+            pl.col("rateuom").drop_nulls().first(),
+        )
         .sort("stay_id", "itemid", "t_h")
     )
     following = pl.col("t_h").shift(-1).over("stay_id", "itemid")
