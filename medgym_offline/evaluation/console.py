@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["comparison_table", "evaluation_table", "gain_lines", "metric_text", "print_evaluations"]
+__all__ = ["comparison_table", "evaluation_table", "gain_table", "metric_label", "metric_text", "print_evaluations"]
 
 _ROWS = (
     "sofa_all", "sofa_all_worst_decile", "sofa_96h", "safe_hourly", "safe_dense", "return", "normalized_score", "",
@@ -31,11 +31,12 @@ def metric_label(name: str, unit: bool = True) -> str:
     return f"{metric.label} ({metric.unit})" if unit and metric.unit not in ("", "points") else metric.label
 
 
-def metric_text(result: WorldResult, name: str, interval: bool = True) -> str:
+def metric_text(result: WorldResult, name: str, interval: bool = True, digits: int | None = None) -> str:
     """`3.12 [3.01, 3.24]`, or a dash where the metric was not measured."""
     if name not in result.metrics:
         return "-"
-    digits = METRICS[name.removesuffix("_worst_decile").removesuffix("_iqm")].digits
+    if digits is None:
+        digits = METRICS[name.removesuffix("_worst_decile").removesuffix("_iqm")].digits
     text = f"{result.metrics[name]:.{digits}f}"
     if not interval or name not in result.intervals:
         return text
@@ -70,48 +71,76 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def comparison_table(evaluations: Mapping[str, Evaluation], title: str = "Results") -> Table:
     """Several policies: a row each, in order of SOFA (all) in the first world, best first."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     first = next(iter(evaluations.values()))
     world = first.world
     others = [w for w in first.worlds if w != world]
-    table = Table(title=title, title_style="bold", title_justify="left", caption=provenance_line(first))
+    table = Table(
+        title=title, title_style="bold", title_justify="left", caption=provenance_line(first), box=SIMPLE_HEAD
+    )
     table.caption_justify = "left"
+    columns = [
+        ("Safe %", "safe_hourly"),
+        ("Return", "return"),
+        ("Score", "normalized_score"),
+        ("Support", "support_distance"),
+    ]
+    columns = [c for c in columns if any(c[1] in e.metrics for e in evaluations.values())]
     table.add_column("Policy", no_wrap=True)
-    table.add_column(f"SOFA (all), {world}", justify="right", no_wrap=True)
-    for other in others:
-        table.add_column(f"SOFA, {other}", justify="right", no_wrap=True)
-    for label in ("Safe %", "Return", "Support SD"):
-        table.add_column(label, justify="right")
+    table.add_column(f"SOFA, {world}", justify="right", no_wrap=True)
+    for label in (*others, *(c[0] for c in columns)):
+        table.add_column(label, justify="right", no_wrap=True)
     for name, evaluation in sorted(evaluations.items(), key=lambda item: item[1].metrics["sofa_all"]):
         result = evaluation.worlds[world] if world in evaluation.worlds else evaluation.worlds[evaluation.world]
-        cells = [metric_text(result, "sofa_all")]
-        cells += [metric_text(evaluation.worlds[w], "sofa_all", False) if w in evaluation.worlds else "-" for w in others]
-        cells += [metric_text(result, m, False) for m in ("safe_hourly", "return", "support_distance")]
+        cells = [metric_text(result, "sofa_all", digits=2)]
+        cells += [
+            metric_text(evaluation.worlds[w], "sofa_all", False, 2) if w in evaluation.worlds else "-" for w in others
+        ]
+        cells += [metric_text(result, m, False, 2 if m == "support_distance" else 1) for _, m in columns]
         table.add_row(name, *cells)
     return table
 
 
-def gain_lines(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """One line per paired comparison, with a warning where worlds disagree in sign."""
+def gain_table(evaluations: Mapping[str, Evaluation]) -> Table | None:
+    """Paired comparisons: a row each, with a warning where worlds disagree in sign; None if the names form no pair."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     worlds = [w for w in next(iter(evaluations.values())).worlds if all(w in e.worlds for e in evaluations.values())]
     by_world = {world: pairs_of(evaluations, world) for world in worlds}
-    lines = []
+    if not by_world or not by_world[worlds[0]]:
+        return None
+    table = Table(title="Gain in SOFA, paired over patients", title_style="bold", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("Comparison")
+    table.add_column(f"Gain %, {worlds[0]}", justify="right", no_wrap=True)
+    for world in worlds[1:]:
+        table.add_column(world, justify="right", no_wrap=True)
+    table.add_column("Better in", justify="right", no_wrap=True)
+    warned = False
     for row in zip(*by_world.values()):
-        kind, first = row[0]
-        text = f"{kind} {first.percent:+.1f} % [{first.percent_interval[0]:+.1f}, {first.percent_interval[1]:+.1f}] "
-        text += f"{first.method} over {first.reference}, better in {100 * first.share:.0f} % of patients ({first.world})"
-        for _, other in row[1:]:
-            text += f"; {other.percent:+.1f} % {other.world}"
-        if disagree([c for _, c in row]):
-            text += "  WARNING: worlds disagree in sign"
-        lines.append(text)
-    return lines
+        first, found = row[0][1], [c for _, c in row]
+        mark = "  !" if disagree(found) else ""
+        warned = warned or bool(mark)
+        low, high = first.percent_interval
+        table.add_row(
+            f"{first.method} over {first.reference}",
+            f"{first.percent:+.1f} [{low:+.1f}, {high:+.1f}]",
+            *(f"{c.percent:+.1f}{mark}" for c in found[1:]),
+            f"{100 * first.share:.0f} %",
+        )
+    if warned:
+        table.caption, table.caption_justify = (
+            "! worlds disagree in sign: do not report the own-world gain alone",
+            "left",
+        )
+    return table
 
 
 def disagree(comparisons: list[Comparison]) -> bool:
-    """Whether the gain is positive in one world and negative in another."""
-    return min(c.percent for c in comparisons) < 0 < max(c.percent for c in comparisons)
+    """Whether the gain is positive in one world and negative in another, beyond what is printed as 0.0 %."""
+    return min(c.percent for c in comparisons) < -0.05 and max(c.percent for c in comparisons) > 0.05
 
 
 def provenance_line(evaluation: Evaluation) -> str:
@@ -119,7 +148,9 @@ def provenance_line(evaluation: Evaluation) -> str:
     text = f"{evaluation.protocol['name']} {evaluation.protocol_hash[:12]}"
     text += f", {100 * evaluation.protocol['bootstrap']['confidence']:.0f} % bootstrap intervals over patients"
     if evaluation.deviations:
-        changes = (f"{k} {_short(v['used'])} instead of {_short(v['protocol'])}" for k, v in evaluation.deviations.items())
+        changes = (
+            f"{k} {_short(v['used'])} instead of {_short(v['protocol'])}" for k, v in evaluation.deviations.items()
+        )
         text += "\nDeviates: " + "; ".join(changes)
     return text + "".join(f"\nNote: {note}" for note in evaluation.notes)
 
@@ -137,5 +168,5 @@ def print_evaluations(evaluations: Evaluation | Mapping[str, Evaluation], consol
         out.print(evaluation_table(evaluations))
         return
     out.print(comparison_table(evaluations))
-    for line in gain_lines(evaluations):
-        out.print(line, highlight=False, markup=False)
+    if (gains := gain_table(evaluations)) is not None:
+        out.print(gains)

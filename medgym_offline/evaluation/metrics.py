@@ -51,13 +51,13 @@ METRICS: dict[str, Metric] = {
         Metric("sofa_all", "SOFA (all)", "points", -1, 3, "mean surrogate SOFA over hours 0..96"),
         Metric("sofa_96h", "SOFA (96 h)", "points", -1, 3, "surrogate SOFA at 96 h"),
         Metric("safe_hourly", "Safe", "%", 1, 1, "share of hours after hour 20 with lactate < 4 mmol/L"),
-        Metric("safe_dense", "Safe (0.25 h)", "%", 1, 1, "the same on the 0.25 h grid"),
+        Metric("safe_dense", "Safe, 0.25 h grid", "%", 1, 1, "the same on the 0.25 h grid"),
         Metric("return", "Return", "", 1, 2, "undiscounted sum of rewards"),
         Metric("normalized_score", "Normalised score", "", 1, 1, "100 (return - random) / (expert - random)"),
         Metric("lactate_mean", "Lactate", "mmol/L", -1, 2, "mean over hours 0..96"),
-        Metric("lactate_clearance_6h", "Lactate clearance 6 h", "%", 1, 1, "100 (l(0) - l(6)) / l(0)"),
-        Metric("hours_lactate_above_2", "Hours lactate > 2", "h", -1, 1, "time above 2 mmol/L, 0.25 h grid"),
-        Metric("hours_lactate_above_4", "Hours lactate > 4", "h", -1, 1, "time above 4 mmol/L, 0.25 h grid"),
+        Metric("lactate_clearance_6h", "Clearance at 6 h", "%", 1, 1, "100 (l(0) - l(6)) / l(0)"),
+        Metric("hours_lactate_above_2", "Lactate above 2", "h", -1, 1, "time above 2 mmol/L, 0.25 h grid"),
+        Metric("hours_lactate_above_4", "Lactate above 4", "h", -1, 1, "time above 4 mmol/L, 0.25 h grid"),
         Metric("cost_mean", "Cost per decision", "", -1, 3, "mean safety cost of a decision"),
         Metric("vasopressor_total", "Vasopressor", "mg/kg", 0, 2, "norepinephrine equivalents given in 96 h"),
         Metric("fluids_total", "Fluids", "L", 0, 1, "fluids given in 96 h"),
@@ -65,7 +65,9 @@ METRICS: dict[str, Metric] = {
         Metric("first_hold", "First hold", "h", 0, 1, "length of the first interval"),
         Metric("last_hold", "Last hold", "h", 0, 1, "length of the last interval"),
         *(
-            Metric(f"dt_q{100 * q:02.0f}", f"Interval q{100 * q:.0f}", "h", 0, 2, "quantile of the intervals")
+            Metric(
+                f"dt_q{100 * q:02.0f}", f"Interval, {100 * q:.0f} % quantile", "h", 0, 2, "quantile of the intervals"
+            )
             for q in DT_QUANTILES
         ),
         Metric("support_distance", "Support distance", "SD", -1, 2, "mean distance to the behaviour data (eq. 16)"),

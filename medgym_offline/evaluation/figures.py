@@ -1,0 +1,225 @@
+"""Figures of a report as inline SVG that follows the page's colours.
+
+matplotlib draws with placeholder colours; they are then replaced by CSS variables, so one SVG serves the light and the
+dark page. Text stays text. Every figure comes with a description for those who do not see it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medgym_offline.errors import MissingExtraError
+from medgym_offline.evaluation.comparison import Comparison, behavior_name
+from medgym_offline.evaluation.result import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Figure", "Style", "curve_figure", "line_styles", "pair_figure", "support_figure"]
+
+# Placeholders -> CSS variables. Colours that no palette of ours uses, so that replacing them cannot go wrong.
+_VARIABLES = {"#0a0b01": "var(--ink)", "#0a0b02": "var(--muted)", "#0a0b03": "var(--line)"}
+_VARIABLES |= {f"#0a0c0{n}": f"var(--series-{n})" for n in range(1, 7)}
+_INK, _MUTED, _LINE = "#0a0b01", "#0a0b02", "#0a0b03"
+SERIES = 6
+
+_BASELINE_DASHES = ((1, 2), (4, 2, 1, 2), (8, 3), (2, 4), (6, 2, 1, 2, 1, 2))
+_SCOPE_WORDS = {"ind", "pop", "adaptive", "fixed"}
+_SIZE = (5.0, 3.3)  # inches; 360 points wide, so that a phone shows the text at its nominal size
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one policy is drawn in every figure: colour placeholder, dash pattern (empty: solid), width in points."""
+
+    color: str
+    dash: tuple[float, ...]
+    width: float
+
+    @property
+    def css(self) -> str:
+        """The colour as a CSS value."""
+        return _VARIABLES[self.color]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An SVG, its heading, and what it shows in words (for the alternative text)."""
+
+    title: str
+    svg: str
+    description: str
+
+
+def line_styles(evaluations: Mapping[str, Evaluation]) -> dict[str, Style]:
+    """Colour by algorithm, solid for Ind and dashed for Pop; behaviour in ink, baselines grey with their own dashes."""
+    behavior, styles, families, baselines = behavior_name(list(evaluations)), {}, {}, 0
+    for name, evaluation in evaluations.items():
+        words = re.split(r"[\s\-_/:.]+", name.lower())
+        family = " ".join(w for w in words if w not in _SCOPE_WORDS)
+        dash: tuple[float, ...] = (5, 2) if "pop" in words else (3, 1) if "fixed" in words else ()
+        if name == behavior:
+            styles[name] = Style(_INK, (), 2.4)
+        elif evaluation.policy.get("scope") == "baseline":
+            styles[name] = Style(_MUTED, _BASELINE_DASHES[baselines % len(_BASELINE_DASHES)], 1.4)
+            baselines += 1
+        else:
+            number = families.setdefault(family, len(families)) % SERIES + 1
+            styles[name] = Style(f"#0a0c0{number}", dash, 1.7)
+    return styles
+
+
+def curve_figure(evaluations: Mapping[str, Evaluation], variable: str, styles: Mapping[str, Style]) -> Figure:
+    """Mean over patients of `variable` ("sofa" or "lactate") against the hour, one line per policy.
+
+    With at most three policies a band shows the 10 % to 90 % range over patients.
+    """
+    label = {"sofa": "SOFA surrogate (points)", "lactate": "Lactate (mmol/L)"}[variable]
+    title = {"sofa": "SOFA over time", "lactate": "Lactate over time"}[variable]
+
+    def draw(axes: Axes) -> None:
+        for name, evaluation in evaluations.items():
+            style, curve, hours = styles[name], evaluation.curves[variable], evaluation.curves["hours"]
+            if len(evaluations) <= 3:
+                axes.fill_between(hours, curve["q10"], curve["q90"], color=style.color, alpha=0.12, linewidth=0)
+            axes.plot(hours, curve["mean"], **_line(style))
+        protocol = next(iter(evaluations.values())).protocol
+        if variable == "lactate":
+            axes.axhline(protocol["lactate_threshold"], color=_MUTED, linewidth=0.8)
+            axes.axvline(protocol["critical_hour"], color=_MUTED, linewidth=0.8)
+        axes.set_xlim(0, protocol["horizon"])
+        axes.set_xticks(np.arange(0, protocol["horizon"] + 1, 24))
+        axes.set_xlabel("Hours since admission")
+        axes.set_ylabel(label)
+
+    ends = (
+        f"{name} from {e.curves[variable]['mean'][0]:.1f} to {e.curves[variable]['mean'][-1]:.1f}"
+        for name, e in evaluations.items()
+    )
+    description = f"Line chart of mean {label} over {len(styles)} policies from hour 0 to 96: " + "; ".join(ends) + "."
+    return Figure(title, _svg(draw, f"curve-{variable}"), description)
+
+
+def support_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[str, Style]) -> Figure | None:
+    """Cumulative distribution of support distances, and the behaviour data's own; None if nobody has them."""
+    measured = {n: e for n, e in evaluations.items() if "policy" in e.support}
+    if not measured:
+        return None
+    own = next((e.support["behavior"] for e in measured.values() if "behavior" in e.support), None)
+    share = np.arange(101)
+
+    def draw(axes: Axes) -> None:
+        from matplotlib.ticker import LogLocator, NullLocator
+
+        if own is not None:
+            axes.plot(own["quantiles"], share, color=_INK, linewidth=5, alpha=0.22, solid_capstyle="butt")
+        for name, evaluation in measured.items():
+            axes.plot(evaluation.support["policy"]["quantiles"], share, **_line(styles[name]))
+        axes.set_xscale("log")
+        low = min(np.quantile(e.support["policy"]["quantiles"], 0.01) for e in measured.values())
+        if own is not None:
+            low = min(low, np.quantile(own["quantiles"], 0.01))
+        axes.set_xlim(left=max(low, 0.02))
+        # 1, 2, 5 steps: a range of one decade would otherwise show a single tick.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("Distance to the nearest behaviour data (SD)")
+        axes.set_ylabel("Share of decisions within it (%)")
+
+    middle = "; ".join(f"{n} {e.support['policy']['quantiles'][50]:.2f}" for n, e in measured.items())
+    description = "Cumulative distribution of support distance over all decisions and patients. Medians: " + middle
+    if own is not None:
+        description += f"; held-out behaviour data {own['quantiles'][50]:.2f} (the wide grey line)"
+    return Figure("Support distance", _svg(draw, "support"), description + ".")
+
+
+def pair_figure(comparison: Comparison, style: Style, number: int, metric_label: str = "SOFA (all)") -> Figure:
+    """Per-patient scatter of a method against its reference; below the diagonal the method has the lower score."""
+    x, y = (np.array(comparison.per_patient[side]) for side in ("reference", "method"))
+
+    def draw(axes: Axes) -> None:
+        low, high = min(x.min(), y.min()), max(x.max(), y.max())
+        pad = 0.05 * (high - low) or 0.5
+        limits = low - pad, high + pad
+        axes.plot(limits, limits, color=_MUTED, linewidth=0.8)
+        axes.scatter(x, y, s=22, color=style.color, alpha=0.75, linewidths=0)
+        axes.set_xlim(*limits)
+        axes.set_ylim(*limits)
+        axes.set_aspect("equal")
+        axes.set_xlabel(f"{comparison.reference}: {metric_label}")
+        axes.set_ylabel(f"{comparison.method}: {metric_label}")
+
+    won = 100 * comparison.share
+    description = (
+        f"Scatter of {len(x)} patients, {metric_label} under {comparison.reference} (horizontal) and {comparison.method} "
+        f"(vertical). {comparison.method} is better for {won:.0f} % of patients; mean gain {comparison.percent:+.1f} %."
+    )
+    title = f"{comparison.method} against {comparison.reference}"
+    return Figure(title, _svg(draw, f"pair-{number}", (5.0, 4.4)), description)
+
+
+def _line(style: Style) -> dict[str, Any]:
+    return {
+        "color": style.color,
+        "linewidth": style.width,
+        "linestyle": (0, style.dash) if style.dash else "-",
+        "dash_capstyle": "butt",
+    }
+
+
+def _svg(draw: Any, key: str, size: tuple[float, float] = _SIZE) -> str:
+    """Run `draw(axes)` and return the SVG element: no XML head, no metadata, ids prefixed by `key`."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure as MplFigure
+    except ImportError:
+        raise MissingExtraError.of("matplotlib", "report", "the HTML report") from None
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": key,
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 9.5,
+        "text.color": _INK,
+        "axes.labelcolor": _INK,
+        "axes.edgecolor": _LINE,
+        "xtick.color": _MUTED,
+        "ytick.color": _MUTED,
+        "grid.color": _LINE,
+        "grid.linewidth": 0.6,
+    }
+    with matplotlib.rc_context(settings):
+        figure = MplFigure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot()
+        axes.grid(True, axis="both")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        draw(axes)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # A style element inside an SVG would apply to the whole page.
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
+    # Inside HTML the namespaces are implied, and the page is to name no address at all.
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", text, count=1)
+    # Several figures on one page: ids must not meet.
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\1{key}-", text)
+    text = re.sub(r"font-family: [^;\"]+; ", "", text)
+    for placeholder, variable in _VARIABLES.items():
+        text = text.replace(placeholder, variable)
+    return re.sub(r"\n\s*", "\n", text).strip()

@@ -1,0 +1,247 @@
+"""One self-contained HTML page from several evaluations: no request leaves the page, light and dark, any width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medgym_offline.errors import MissingExtraError, ProtocolError
+from medgym_offline.evaluation.comparison import Comparison, pairs_of
+from medgym_offline.evaluation.console import disagree, metric_label
+from medgym_offline.evaluation.figures import (
+    Figure,
+    Style,
+    curve_figure,
+    line_styles,
+    pair_figure,
+    support_figure,
+)
+from medgym_offline.evaluation.metrics import METRICS
+from medgym_offline.evaluation.result import Evaluation, WorldResult
+from medgym_offline.files import write_text
+
+__all__ = ["Table", "report_html", "write_report"]
+
+_HEADLINE = ("sofa_all", "sofa_96h", "safe_hourly", "return", "normalized_score", "support_distance")
+_TABLE_HOURS = (0, 6, 12, 24, 48, 72, 96)
+
+Cell = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page: rows of a row header and cells; a cell is a text, or (number, interval)."""
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    labels: int = 1
+    """How many leading columns are names rather than numbers."""
+    text: bool = False
+    """Whether cells are prose, which wraps, rather than numbers."""
+
+
+def write_report(evaluations: Mapping[str, Evaluation], path: str | Path, title: str = "Evaluation") -> Path:
+    """Write the report of `evaluations` to `path` (HTML), atomically; return the path.
+
+    Args:
+        evaluations: Name to show -> result. Pairs are found by their names: `cql-ind` is compared with `cql-pop`,
+            `x-adaptive` with `x-fixed`, and every learned policy with the one whose name starts with "behavior".
+        path: Of the page.
+        title: Heading of the page.
+
+    Raises:
+        MissingExtraError: If matplotlib or jinja2 is not installed (extra `report`).
+        ProtocolError: If there is nothing to show, or two results to be compared are not comparable.
+    """
+    target = Path(path)
+    write_text(target, report_html(evaluations, title))
+    return target
+
+
+def report_html(evaluations: Mapping[str, Evaluation], title: str = "Evaluation") -> str:
+    """The page of :func:`write_report` as text."""
+    try:
+        import jinja2
+        from markupsafe import Markup
+    except ImportError:
+        raise MissingExtraError.of("jinja2", "report", "the HTML report") from None
+    if not evaluations:
+        raise ProtocolError("a report needs at least one evaluation")
+    first = next(iter(evaluations.values()))
+    worlds = [w for w in first.worlds if all(w in e.worlds for e in evaluations.values())]
+    if not worlds:
+        raise ProtocolError(f"the evaluations share no world; evaluate all of them in world {first.world!r}")
+    by_world = {w: pairs_of(evaluations, w) for w in worlds}
+    styles = line_styles(evaluations)
+    figures = [curve_figure(evaluations, variable, styles) for variable in ("sofa", "lactate")]
+    if (support := support_figure(evaluations, styles)) is not None:
+        figures.append(support)
+    individual = [c for kind, c in by_world[worlds[0]] if kind == "PopInd"]
+    pairs = [pair_figure(c, styles[c.method], number) for number, c in enumerate(individual)]
+    captions = [
+        f"{c.method} is better for {_share(c)} of {len(c.per_patient['patient'])} patients." for c in individual
+    ]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string((Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        lead=_lead(first, worlds, len(evaluations)),
+        notes=sorted({note for e in evaluations.values() for note in e.notes}),
+        results=_results(evaluations, worlds),
+        gains=_gains(by_world) if by_world[worlds[0]] else None,
+        disagreements=_disagreements(by_world),
+        legend=_legend(styles, support is not None),
+        figures=[_shown(f, _caption(f), Markup) for f in figures],
+        curve_tables=[_curve_table(evaluations, v) for v in ("sofa", "lactate")],
+        pairs=[_shown(f, caption, Markup) for f, caption in zip(pairs, captions)],
+        first_world=worlds[0],
+        metrics=[_metrics(evaluations, w) for w in worlds],
+        protocol=_protocol(first),
+        provenance=_provenance(evaluations),
+        settings=[(k, str(v)) for k, v in first.protocol.items()],
+    )
+
+
+def _lead(first: Evaluation, worlds: Sequence[str], policies: int) -> str:
+    count, protocol = len(first.per_patient["patient"]), first.protocol
+    where = f"{worlds[0]} world" if len(worlds) == 1 else f"{', '.join(worlds[:-1])} and {worlds[-1]} worlds"
+    return (
+        f"{policies} {'policy' if policies == 1 else 'policies'} on {count} patients of {first.bank['name']}, "
+        f"{protocol['episodes']} episodes each of {protocol['horizon']:g} hours, at most {protocol['decisions']} decisions; "
+        f"{where}. Intervals: {100 * protocol['bootstrap']['confidence']:.0f} % bootstrap over patients."
+    )
+
+
+def _cell(result: WorldResult, name: str) -> Cell:
+    if name not in result.metrics:
+        return "-"
+    digits = METRICS[name.removesuffix("_worst_decile").removesuffix("_iqm")].digits
+    low, high = result.intervals[name]
+    return f"{result.metrics[name]:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _ordered(evaluations: Mapping[str, Evaluation], world: str) -> list[tuple[str, Evaluation]]:
+    return sorted(evaluations.items(), key=lambda item: item[1].worlds[world].metrics["sofa_all"])
+
+
+def _results(evaluations: Mapping[str, Evaluation], worlds: Sequence[str]) -> Table:
+    base = worlds[0]
+    names = [n for n in _HEADLINE if any(n in e.worlds[base].metrics for e in evaluations.values())]
+    heads = ["Policy", metric_label("sofa_all"), *(f"SOFA (all), {w}" for w in worlds[1:])]
+    heads += [metric_label(n) for n in names[1:]]
+    rows = [
+        [name, *(_cell(e.worlds[w], "sofa_all") for w in worlds), *(_cell(e.worlds[base], n) for n in names[1:])]
+        for name, e in _ordered(evaluations, base)
+    ]
+    return Table(
+        f"Mean over patients with its interval, best first; {base} world unless a column says otherwise", heads, rows
+    )
+
+
+def _metrics(evaluations: Mapping[str, Evaluation], world: str) -> Table:
+    shown = [n for n in METRICS if any(n in e.worlds[world].metrics for e in evaluations.values())]
+    shown[1:1] = ["sofa_all_iqm", "sofa_all_worst_decile"]
+    order = _ordered(evaluations, world)
+    rows = [[metric_label(n), *(_cell(e.worlds[world], n) for _, e in order)] for n in shown]
+    return Table(f"Every metric, {world} world", ["Metric", *(name for name, _ in order)], rows)
+
+
+def _share(comparison: Comparison) -> str:
+    return f"{100 * comparison.share:.0f} %"
+
+
+def _gains(by_world: Mapping[str, list[tuple[str, Comparison]]]) -> Table:
+    heads = ["Comparison", "First", "Second"]
+    heads += [f"Gain %, {w}" for w in by_world] + [f"Second better, {w}" for w in by_world]
+    rows: list[list[Cell]] = []
+    for row in zip(*by_world.values()):
+        cells = [c for _, c in row]
+        gains: list[Cell] = [
+            (f"{c.percent:+.1f}", f"{c.percent_interval[0]:+.1f} to {c.percent_interval[1]:+.1f}") for c in cells
+        ]
+        rows.append([row[0][0], cells[0].reference, cells[0].method, *gains, *(_share(c) for c in cells)])
+    label = next((c.label for pairs in by_world.values() for _, c in pairs if c.label), "")
+    return Table("Paired over patients" + (f"; {label}" if label else ""), heads, rows, labels=3)
+
+
+def _disagreements(by_world: Mapping[str, list[tuple[str, Comparison]]]) -> list[str]:
+    lines = []
+    for row in zip(*by_world.values()):
+        cells = [c for _, c in row]
+        if disagree(cells):
+            values = ", ".join(f"{c.percent:+.1f} % ({c.world})" for c in cells)
+            lines.append(f"Worlds disagree: {cells[0].method} over {cells[0].reference} is {values}.")
+    return lines
+
+
+def _legend(styles: Mapping[str, Style], data: bool) -> list[dict[str, Any]]:
+    def item(name: str, style: Style, opacity: float = 1.0) -> dict[str, Any]:
+        # Dash lengths of a plot are in units of its line width; those of an SVG are not.
+        dash = " ".join(f"{style.width * d:g}" for d in style.dash)
+        return {"name": name, "color": style.css, "width": style.width, "dash": dash, "opacity": opacity}
+
+    items = [item(name, style) for name, style in styles.items()]
+    if data:
+        items.append(item("held-out behaviour data (support only)", Style("#0a0b01", (), 6.0), 0.25))
+    return items
+
+
+def _caption(figure: Figure) -> str:
+    if figure.title.startswith("Lactate"):
+        return "Horizontal line: the limit of 4 mmol/L. Vertical line: hour 20, after which safety is counted."
+    if figure.title.startswith("Support"):
+        return (
+            "Further left is closer to the data. The wide grey line is what data of the same behaviour, held out, has."
+        )
+    return ""
+
+
+def _shown(figure: Figure, caption: str, markup: Any) -> dict[str, Any]:
+    return {"title": figure.title, "svg": markup(figure.svg), "description": figure.description, "caption": caption}
+
+
+def _curve_table(evaluations: Mapping[str, Evaluation], variable: str) -> Table:
+    label = {"sofa": "SOFA", "lactate": "Lactate (mmol/L)"}[variable]
+    rows = []
+    for name, evaluation in evaluations.items():
+        hours = evaluation.curves["hours"]
+        shown = [hours.index(h) for h in map(float, _TABLE_HOURS) if h in hours]
+        rows.append([name, *(f"{evaluation.curves[variable]['mean'][i]:.2f}" for i in shown)])
+    heads = ["Policy", *(f"{hours[i]:g} h" for i in shown)]
+    return Table(f"{label}, mean over patients, by hour", heads, rows)
+
+
+def _protocol(first: Evaluation) -> list[tuple[str, str]]:
+    entries = [
+        ("Protocol", f"{first.protocol['name']} (sha256 {first.protocol_hash})"),
+        ("Bank", f"{first.bank['name']}, {first.bank['patients']} patients (content {first.bank['content_hash']})"),
+        ("Seed", str(first.protocol["seed"])),
+    ]
+    if first.dataset:
+        entries.append(("Behaviour data", f"{first.dataset['id']} (content {first.dataset['content_hash']})"))
+    changes = [f"{k}: {v['used']} instead of {v['protocol']}" for k, v in first.deviations.items()]
+    entries.append(("Deviations", "; ".join(changes) or "none"))
+    entries.append(("Software", ", ".join(f"{k} {v}" for k, v in first.software.items())))
+    return entries
+
+
+def _provenance(evaluations: Mapping[str, Evaluation]) -> Table:
+    rows: list[list[Cell]] = []
+    for name, evaluation in evaluations.items():
+        policy = evaluation.policy
+        facts = policy.get("provenance") or {}
+        made = ", ".join(f"{k} {facts[k]}" for k in ("algorithm", "dataset", "seed", "updates", "code") if k in facts)
+        rows.append(
+            [
+                name,
+                f"{policy['kind']}, {policy['scope']}, {policy['timing']}, K = {evaluation.protocol['decisions']}",
+                policy.get("sha256") or "-",
+                made or "-",
+            ]
+        )
+    return Table(
+        "Policies: file hashes and how they were made", ["Policy", "Kind", "sha256", "Made by"], rows, text=True
+    )
