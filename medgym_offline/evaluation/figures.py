@@ -28,6 +28,7 @@ _VARIABLES = {"#0a0b01": "var(--ink)", "#0a0b02": "var(--muted)", "#0a0b03": "va
 _VARIABLES |= {f"#0a0c0{n}": f"var(--series-{n})" for n in range(1, 7)}
 _INK, _MUTED, _LINE = "#0a0b01", "#0a0b02", "#0a0b03"
 SERIES = 6
+BAND_POLICIES = 3  # with more lines than this, bands hide each other
 
 _BASELINE_DASHES = ((1, 2), (4, 2, 1, 2), (8, 3), (2, 4), (6, 2, 1, 2, 1, 2))
 _SCOPE_WORDS = {"ind", "pop", "adaptive", "fixed"}
@@ -59,7 +60,9 @@ class Figure:
 
 def line_styles(evaluations: Mapping[str, Evaluation]) -> dict[str, Style]:
     """Colour by algorithm, solid for Ind and dashed for Pop; behaviour in ink, baselines grey with their own dashes."""
-    behavior, styles, families, baselines = behavior_name(list(evaluations)), {}, {}, 0
+    behavior, baselines = behavior_name(list(evaluations)), 0
+    styles: dict[str, Style] = {}
+    families: dict[str, int] = {}
     for name, evaluation in evaluations.items():
         words = re.split(r"[\s\-_/:.]+", name.lower())
         family = " ".join(w for w in words if w not in _SCOPE_WORDS)
@@ -78,7 +81,7 @@ def line_styles(evaluations: Mapping[str, Evaluation]) -> dict[str, Style]:
 def curve_figure(evaluations: Mapping[str, Evaluation], variable: str, styles: Mapping[str, Style]) -> Figure:
     """Mean over patients of `variable` ("sofa" or "lactate") against the hour, one line per policy.
 
-    With at most three policies a band shows the 10 % to 90 % range over patients.
+    With few policies a band shows the 10 % to 90 % range over patients.
     """
     label = {"sofa": "SOFA surrogate (points)", "lactate": "Lactate (mmol/L)"}[variable]
     title = {"sofa": "SOFA over time", "lactate": "Lactate over time"}[variable]
@@ -86,7 +89,7 @@ def curve_figure(evaluations: Mapping[str, Evaluation], variable: str, styles: M
     def draw(axes: Axes) -> None:
         for name, evaluation in evaluations.items():
             style, curve, hours = styles[name], evaluation.curves[variable], evaluation.curves["hours"]
-            if len(evaluations) <= 3:
+            if len(evaluations) <= BAND_POLICIES:
                 axes.fill_between(hours, curve["q10"], curve["q90"], color=style.color, alpha=0.12, linewidth=0)
             axes.plot(hours, curve["mean"], **_line(style))
         protocol = next(iter(evaluations.values())).protocol
@@ -159,8 +162,8 @@ def pair_figure(comparison: Comparison, style: Style, number: int, metric_label:
 
     won = 100 * comparison.share
     description = (
-        f"Scatter of {len(x)} patients, {metric_label} under {comparison.reference} (horizontal) and {comparison.method} "
-        f"(vertical). {comparison.method} is better for {won:.0f} % of patients; mean gain {comparison.percent:+.1f} %."
+        f"Scatter of {len(x)} patients, {metric_label} under {comparison.reference} (horizontal) and under "
+        f"{comparison.method} (vertical). {comparison.method} is better for {won:.0f} % of patients; mean gain {comparison.percent:+.1f} %."
     )
     title = f"{comparison.method} against {comparison.reference}"
     return Figure(title, _svg(draw, f"pair-{number}", (5.0, 4.4)), description)
@@ -183,7 +186,7 @@ def _svg(draw: Any, key: str, size: tuple[float, float] = _SIZE) -> str:
         from matplotlib.figure import Figure as MplFigure
     except ImportError:
         raise MissingExtraError.of("matplotlib", "report", "the HTML report") from None
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": key,
         "font.family": "sans-serif",

@@ -11,6 +11,7 @@ from medgym_offline.errors import MissingExtraError, ProtocolError
 from medgym_offline.evaluation.comparison import Comparison, pairs_of
 from medgym_offline.evaluation.console import disagree, metric_label
 from medgym_offline.evaluation.figures import (
+    BAND_POLICIES,
     Figure,
     Style,
     curve_figure,
@@ -94,7 +95,7 @@ def report_html(evaluations: Mapping[str, Evaluation], title: str = "Evaluation"
         gains=_gains(by_world) if by_world[worlds[0]] else None,
         disagreements=_disagreements(by_world),
         legend=_legend(styles, support is not None),
-        figures=[_shown(f, _caption(f), Markup) for f in figures],
+        figures=[_shown(f, _caption(f, len(evaluations)), Markup) for f in figures],
         curve_tables=[_curve_table(evaluations, v) for v in ("sofa", "lactate")],
         pairs=[_shown(f, caption, Markup) for f, caption in zip(pairs, captions)],
         first_world=worlds[0],
@@ -110,7 +111,7 @@ def _lead(first: Evaluation, worlds: Sequence[str], policies: int) -> str:
     where = f"{worlds[0]} world" if len(worlds) == 1 else f"{', '.join(worlds[:-1])} and {worlds[-1]} worlds"
     return (
         f"{policies} {'policy' if policies == 1 else 'policies'} on {count} patients of {first.bank['name']}, "
-        f"{protocol['episodes']} episodes each of {protocol['horizon']:g} hours, at most {protocol['decisions']} decisions; "
+        f"{protocol['episodes']} episodes each of {protocol['horizon']:g} h, at most {protocol['decisions']} decisions, "
         f"{where}. Intervals: {100 * protocol['bootstrap']['confidence']:.0f} % bootstrap over patients."
     )
 
@@ -154,17 +155,17 @@ def _share(comparison: Comparison) -> str:
 
 
 def _gains(by_world: Mapping[str, list[tuple[str, Comparison]]]) -> Table:
-    heads = ["Comparison", "First", "Second"]
-    heads += [f"Gain %, {w}" for w in by_world] + [f"Second better, {w}" for w in by_world]
+    heads = ["Comparison", "Kind"]
+    heads += [f"Gain %, {w}" for w in by_world] + [f"Better in, {w}" for w in by_world]
     rows: list[list[Cell]] = []
     for row in zip(*by_world.values()):
         cells = [c for _, c in row]
         gains: list[Cell] = [
             (f"{c.percent:+.1f}", f"{c.percent_interval[0]:+.1f} to {c.percent_interval[1]:+.1f}") for c in cells
         ]
-        rows.append([row[0][0], cells[0].reference, cells[0].method, *gains, *(_share(c) for c in cells)])
+        rows.append([f"{cells[0].method} over {cells[0].reference}", row[0][0], *gains, *(_share(c) for c in cells)])
     label = next((c.label for pairs in by_world.values() for _, c in pairs if c.label), "")
-    return Table("Paired over patients" + (f"; {label}" if label else ""), heads, rows, labels=3)
+    return Table("Paired over patients" + (f"; {label}" if label else ""), heads, rows, labels=2)
 
 
 def _disagreements(by_world: Mapping[str, list[tuple[str, Comparison]]]) -> list[str]:
@@ -189,14 +190,15 @@ def _legend(styles: Mapping[str, Style], data: bool) -> list[dict[str, Any]]:
     return items
 
 
-def _caption(figure: Figure) -> str:
+def _caption(figure: Figure, policies: int) -> str:
+    band = "Band: the middle 80 % of patients. " if policies <= BAND_POLICIES else ""
     if figure.title.startswith("Lactate"):
-        return "Horizontal line: the limit of 4 mmol/L. Vertical line: hour 20, after which safety is counted."
+        return f"{band}Horizontal line: the limit of 4 mmol/L. Vertical line: hour 20, after which safety is counted."
     if figure.title.startswith("Support"):
         return (
             "Further left is closer to the data. The wide grey line is what data of the same behaviour, held out, has."
         )
-    return ""
+    return band
 
 
 def _shown(figure: Figure, caption: str, markup: Any) -> dict[str, Any]:
