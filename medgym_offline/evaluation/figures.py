@@ -160,10 +160,10 @@ def pair_figure(comparison: Comparison, style: Style, number: int, metric_label:
         axes.set_xlabel(f"{comparison.reference}: {metric_label}")
         axes.set_ylabel(f"{comparison.method}: {metric_label}")
 
-    won = 100 * comparison.share
+    method, reference = comparison.method, comparison.reference
     description = (
-        f"Scatter of {len(x)} patients, {metric_label} under {comparison.reference} (horizontal) and under "
-        f"{comparison.method} (vertical). {comparison.method} is better for {won:.0f} % of patients; mean gain {comparison.percent:+.1f} %."
+        f"Scatter of {len(x)} patients, {metric_label} under {reference} (horizontal) and under {method} (vertical). "
+        f"{method} is better for {100 * comparison.share:.0f} % of patients; mean gain {comparison.percent:+.1f} %."
     )
     title = f"{comparison.method} against {comparison.reference}"
     return Figure(title, _svg(draw, f"pair-{number}", (5.0, 4.4)), description)

@@ -108,10 +108,11 @@ def report_html(evaluations: Mapping[str, Evaluation], title: str = "Evaluation"
 
 def _lead(first: Evaluation, worlds: Sequence[str], policies: int) -> str:
     count, protocol = len(first.per_patient["patient"]), first.protocol
+    episodes, decisions = protocol["episodes"], protocol["decisions"]
     where = f"{worlds[0]} world" if len(worlds) == 1 else f"{', '.join(worlds[:-1])} and {worlds[-1]} worlds"
     return (
         f"{policies} {'policy' if policies == 1 else 'policies'} on {count} patients of {first.bank['name']}, "
-        f"{protocol['episodes']} episodes each of {protocol['horizon']:g} h, at most {protocol['decisions']} decisions, "
+        f"{episodes} episodes each of {protocol['horizon']:g} h, at most {decisions} decisions, "
         f"{where}. Intervals: {100 * protocol['bootstrap']['confidence']:.0f} % bootstrap over patients."
     )
 
