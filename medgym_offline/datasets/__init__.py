@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medgym_offline.datasets.card import dataset_card
     from medgym_offline.datasets.catalogue import DatasetInfo, dataset_folder, dataset_info, list_datasets, minari_root
-    from medgym_offline.datasets.generate import GeneratedDataset, generate
+    from medgym_offline.datasets.generation import GeneratedDataset, generate
     from medgym_offline.datasets.load import load_dataset
     from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, find_recipe, list_recipes, read_recipe
     from medgym_offline.datasets.transitions import COLUMNS, HORIZON, Transitions
-    from medgym_offline.datasets.verify import VerificationReport, verify
+    from medgym_offline.datasets.verification import VerificationReport, verify
 
 __all__ = [
     "COLUMNS",
@@ -42,11 +42,11 @@ __all__ = [
 _HOMES = {
     "card": ("dataset_card",),
     "catalogue": ("DatasetInfo", "dataset_folder", "dataset_info", "list_datasets", "minari_root"),
-    "generate": ("GeneratedDataset", "generate"),
+    "generation": ("GeneratedDataset", "generate"),
     "load": ("load_dataset",),
     "recipes": ("Recipe", "UnknownDatasetError", "find_recipe", "list_recipes", "read_recipe"),
     "transitions": ("COLUMNS", "HORIZON", "Transitions"),
-    "verify": ("VerificationReport", "verify"),
+    "verification": ("VerificationReport", "verify"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -55,7 +55,6 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    # Kept: two functions share their module's name, and importing a submodule puts the module here.
     globals()[name] = value
     return value
 

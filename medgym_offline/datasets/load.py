@@ -121,7 +121,7 @@ def load_dataset(
             raise DatasetError(
                 f"{dataset} is not on this machine ({folder}); make it: medgym-offline generate {dataset}"
             )
-        from medgym_offline.datasets.generate import generate as make
+        from medgym_offline.datasets.generation import generate as make
 
         if progress:
             print(f"{dataset} is not on this machine; generating it from its recipe", file=sys.stderr)

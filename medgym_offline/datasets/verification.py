@@ -281,13 +281,23 @@ def _check_behavior(
         checks.append(Check("behavior", False, f"policy {behavior.name} is not the one the dataset was made with"))
         return
     worst = 0.0
-    for number in sample:
-        rows = slice(int(starts[number]), int(ends[number]))
-        one = bank.select([int(transitions.patient[rows.start])])
-        rolled = play(one, behavior, process_config(recipe), seeds[number].reshape(1, 1), recipe.perturbation)
-        actions = rolled.actions[0, 0][rolled.valid[0, 0]].numpy()
-        stored = transitions.actions[rows]
-        gap = float(np.abs(actions - stored).max()) if actions.shape == stored.shape else float("inf")
-        worst = max(worst, gap)
+    remaining = list(sample)
+    while remaining:
+        # One batch of one episode each of different patients.
+        of_patient = {int(transitions.patient[starts[number]]): number for number in reversed(remaining)}
+        remaining = [number for number in remaining if number not in of_patient.values()]
+        numbers = list(of_patient.values())
+        rolled = play(
+            bank.select(list(of_patient)),
+            behavior,
+            process_config(recipe),
+            seeds[numbers][:, None],
+            recipe.perturbation,
+        )
+        for i, number in enumerate(numbers):
+            actions = rolled.actions[i, 0][rolled.valid[i, 0]].numpy()
+            stored = transitions.actions[starts[number] : ends[number]]
+            gap = float(np.abs(actions - stored).max()) if actions.shape == stored.shape else float("inf")
+            worst = max(worst, gap)
     detail = f"{len(sample)} episodes of policy {behavior.name} again from their seeds, largest difference {worst:.1e}"
     checks.append(Check("behavior", worst <= REPLAY_TOLERANCE, detail))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.datasets.behaviors import Behavior, play, process_config, resolve_behavior
+from medgym_offline.datasets.card import dataset_card
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter
@@ -145,9 +146,9 @@ def generate(
 ) -> GeneratedDataset:
     """Make a dataset from its recipe and write it where Minari finds it.
 
-    Writes `<root>/<id>/data/{main_data.hdf5, metadata.json, manifest.json}` and the flat cache
-    `<root>/<id>/flat-<hash>/`, all or nothing; a dataset of that id is replaced. Rows are the same whenever and
-    with whatever other patients they are made (to float32 rounding).
+    Writes `<root>/<id>/data/{main_data.hdf5, metadata.json, manifest.json}`, the card `<root>/<id>/README.md` and the
+    flat cache `<root>/<id>/flat-<hash>/`, all or nothing; a dataset of that id is replaced. Rows are the same
+    whenever and with whatever other patients they are made (to float32 rounding).
 
     Args:
         dataset: A dataset id, the path of a recipe (`.toml`), or a `Recipe`.
@@ -237,8 +238,9 @@ def _write(
         dataset_id=recipe.id,
         content_hash=content,
     ).validate()
-    made = {"name": bank.name, "content_hash": bank.content_hash}
+    made = {"name": bank.name, "content_hash": bank.content_hash, "source": str(bank.metadata.get("source", ""))}
     who = {"name": behavior.name, "sha256": behavior.digest}
     manifest = build_manifest(recipe, source, transitions, folder, references, made, who)
     (data / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
+    (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
     return manifest

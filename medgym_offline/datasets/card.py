@@ -1,0 +1,174 @@
+"""Dataset cards: a README with Hub front matter, from the manifest alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medgym_offline.datasets.catalogue import DATA_FILE
+
+__all__ = ["dataset_card"]
+
+_OBSERVED = (
+    ("spo2", "oxygen saturation, normalised (%)"),
+    ("pao2", "arterial oxygen pressure, normalised (mmHg)"),
+    ("bilirubin", "total bilirubin, normalised (mg/dL)"),
+    ("gcs", "Glasgow coma scale, normalised (points)"),
+    ("urine", "urine output, normalised (mL/day)"),
+    ("lactate", "lactate, normalised (mmol/L)"),
+    ("fluid balance", "since the start, in 5 L"),
+    ("remaining time", "hours / 96"),
+    ("remaining decisions", "decisions / K"),
+)
+_TREATMENTS = (
+    ("fio2", "inspired oxygen; -1 is room air"),
+    ("vasopressor", "norepinephrine equivalents; -1 is none"),
+    ("fluids", "intravenous fluids; -1 is none"),
+    ("interval", "hours until the next decision: -1 is 0.5 h, 1 is 36 h"),
+)
+_SINGLE = (
+    ("rewards", "reward of the decision"),
+    ("costs", "safety cost of the decision, from lactate (`infos/cost`)"),
+    ("dt", "hours the decision was held (`infos/dt`)"),
+    ("time", "hour at which it ended (`infos/time`)"),
+    ("sofa", "SOFA surrogate at that hour, points (`infos/sofa`); not the clinical score"),
+    ("lactate", "lactate at that hour, mmol/L (`infos/lactate`)"),
+)
+_REWARDS = {
+    "integral": "-0.1 x the integral over the decision of (SOFA surrogate + 0.2 x normalised vasopressor)",
+    "paper": "-(SOFA surrogate at the end) - 0.2 x normalised vasopressor",
+    "authors": "that of the paper's public code",
+}
+
+
+def _numbers(statistics: dict[str, Any], index: int | None = None) -> str:
+    values = [statistics[name] if index is None else statistics[name][index] for name in ("min", "mean", "max")]
+    return " | ".join(f"{value:.4g}" for value in values)
+
+
+def _columns(manifest: dict[str, Any]) -> str:
+    columns = manifest["columns"]
+    lines = ["| column | meaning | min | mean | max |", "|---|---|---|---|---|"]
+    for i, (name, meaning) in enumerate(_OBSERVED):
+        lines.append(f"| `observations[{i}]` {name} | {meaning} | {_numbers(columns['observations'], i)} |")
+    for i in range(len(columns["actions"]["min"])):
+        name, meaning = _TREATMENTS[i]
+        lines.append(f"| `actions[{i}]` {name} | {meaning} | {_numbers(columns['actions'], i)} |")
+    for name, meaning in _SINGLE:
+        lines.append(f"| `{name}` | {meaning} | {_numbers(columns[name])} |")
+    return "\n".join(lines)
+
+
+def _size_category(rows: int) -> str:
+    bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    return next((name for bound, name in bounds if rows < bound), "1M<n<10M")
+
+
+def dataset_card(manifest: dict[str, Any]) -> str:
+    """Card of a dataset as markdown with Hub front matter.
+
+    Args:
+        manifest: From `generate` or `read_manifest`.
+    """
+    recipe, references = manifest["recipe"], manifest["references"]
+    returns = references["returns"]
+    name = manifest["id"]
+    policy = manifest["behavior"]["name"]
+    noise = f"actions perturbed by N(0, {recipe['perturbation']:g}^2) and clipped" if recipe["perturbation"] else ""
+    origin = f" ({manifest['bank']['source']})" if manifest["bank"]["source"] else ""
+    steps, file = manifest["episode_steps"], manifest["files"][DATA_FILE]
+    scores = "\n".join(
+        f"| {label} | {returns[key]:.2f} |"
+        for key, label in (
+            ("random", "random (uniform actions)"),
+            ("zero", "zero treatment"),
+            ("behavior", f"behaviour ({policy}, unperturbed)"),
+            ("expert", f"expert ({references['expert']})"),
+        )
+    )
+    return f"""---
+license: odbl
+pretty_name: {name}
+task_categories:
+- reinforcement-learning
+tags:
+- offline-rl
+- minari
+- medical
+- sepsis
+- simulation
+size_categories:
+- {_size_category(manifest["steps"])}
+---
+
+# {name}
+
+{recipe["description"]}
+
+Simulated episodes of treating sepsis for 96 hours, for research on offline reinforcement learning. No row is a
+record of a patient, and nothing learned from it is fit for care.
+
+```python
+import medgym_offline as mgo
+data = mgo.load_dataset("{name}")  # flat NumPy arrays, one row per decision
+
+import minari
+dataset = minari.load_dataset("{name}")  # the same episodes in Minari's format
+env = dataset.recover_environment()
+```
+
+## What is in it
+
+| | |
+|---|---|
+| patients | {len(manifest["patients"])} |
+| episodes | {manifest["episodes"]} ({recipe["episodes"]} per patient) |
+| decisions | {manifest["steps"]}; per episode {steps["min"]} to {steps["max"]}, mean {steps["mean"]:.1f} |
+| timing | {recipe["timing"]}, at most K = {recipe["decisions"]} decisions in 96 h |
+| reward | {_REWARDS[recipe["reward"]]} |
+| return of an episode | {manifest["episode_returns"]["mean"]:.2f} +- {manifest["episode_returns"]["std"]:.2f} |
+| file | `main_data.hdf5`, {file["bytes"] / 1e6:.1f} MB, sha256 `{file["sha256"]}` |
+| content hash | `{manifest["content_hash"]}` |
+
+Every episode ends at 96 h with `terminated`; none is truncated. Patient id and seed are in each episode's metadata.
+
+## How it was made
+
+Simulator bank `{manifest["bank"]["name"]}` (sha256 `{manifest["bank"]["content_hash"][:16]}`), behaviour policy
+`{policy}` (`{manifest["behavior"]["sha256"][:16]}`){", " + noise if noise else ""}; initial states perturbed by
+N(0, 0.05^2), residual noise of the simulator on. Root seed {recipe["seed"]}, code {manifest["code_version"]}. To make
+it again: `medgym-offline generate {manifest["source"]}`; to check it: `medgym-offline verify {name}`.
+
+## Columns
+
+{_columns(manifest)}
+
+`next_observations`, `terminations`, `truncations`, `patient` (index into the bank) and `episode` complete a row.
+
+## Scores
+
+Mean undiscounted returns in the patients' own simulators, {references["episodes"]} episodes per patient:
+
+| policy | return |
+|---|---|
+{scores}
+
+Normalised score: 100 x (return - random) / (expert - random).
+
+## Limitations
+
+- The simulators are fitted to few, short, confounded records; what those cannot identify is a stated prior. A
+  policy's score here says how it does in these simulators, not on patients.
+- The SOFA surrogate is smooth, has no coagulation term and reads oxygenation from SpO2.
+- Each behaviour policy was trained in the same simulators that made the data.
+
+## Licence and lineage
+
+Open Database Licence 1.0 (ODbL). The episodes are output of simulators{origin}. Those of the
+release's banks were fitted or calibrated to the MIMIC-III Clinical Database Demo v1.4 and the MIMIC-IV Clinical
+Database Demo v2.2 (PhysioNet, ODbL 1.0). The code is under the MIT licence.
+
+## Citation
+
+Cite MedGym Offline (code {manifest["code_version"]}), this dataset's id and its content hash, and the two MIMIC
+demo databases.
+"""

@@ -1,0 +1,69 @@
+"""A small dataset of unfitted patients, made once and copied for tests that damage it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from medgym_offline.datasets import GeneratedDataset, Recipe, Transitions, generate, load_dataset
+from medgym_offline.simulators import SimulatorBank
+
+ID = "medgym/sepsis-prior-v0"
+
+
+@pytest.fixture(scope="session")
+def bank_file(tiny_bank: SimulatorBank, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bank") / "prior.safetensors"
+    tiny_bank.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def recipe(bank_file: Path) -> Recipe:
+    return Recipe(
+        id=ID,
+        description="Uniform actions.",
+        bank=str(bank_file),
+        behavior="random",
+        episodes=3,
+        perturbation=0.0,
+        seed=7,
+    )
+
+
+@pytest.fixture(scope="session")
+def zero_recipe(recipe: Recipe) -> Recipe:
+    """Deterministic behaviour, perturbed, at fixed times."""
+    return dataclasses.replace(
+        recipe, id="medgym/sepsis-zero-v0", behavior="zero", timing="fixed", decisions=8, perturbation=0.05
+    )
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("minari")
+
+
+@pytest.fixture(scope="session")
+def made(recipe: Recipe, root: Path) -> GeneratedDataset:
+    return generate(recipe, root=root, progress=False)
+
+
+@pytest.fixture(scope="session")
+def made_zero(zero_recipe: Recipe, root: Path) -> GeneratedDataset:
+    return generate(zero_recipe, root=root, progress=False)
+
+
+@pytest.fixture(scope="session")
+def rows(made: GeneratedDataset, root: Path) -> Transitions:
+    return load_dataset(made.id, root=root, progress=False)
+
+
+@pytest.fixture
+def copy(made: GeneratedDataset, root: Path, tmp_path: Path) -> Path:
+    """Root of a copy of the dataset that a test may damage."""
+    shutil.copytree(root / "medgym" / "sepsis-prior-v0", tmp_path / "medgym" / "sepsis-prior-v0")
+    return tmp_path

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline import sepsis
+from medgym_offline.datasets import (
+    GeneratedDataset,
+    Recipe,
+    Transitions,
+    generate,
+    generation,
+    list_datasets,
+    load_dataset,
+)
+from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.envs import SepsisVectorEnv, draw_noise, episode_seeds
+from medgym_offline.errors import DatasetError, MedGymError, UnknownNameError
+from medgym_offline.files import sha256_file
+from medgym_offline.simulators import SimulatorBank
+
+
+def test_counts_and_shapes(made: GeneratedDataset, rows: Transitions) -> None:
+    rows.validate()
+    assert (made.episodes, made.steps) == (12, len(rows))
+    np.testing.assert_array_equal(rows.patient[rows.episode_starts()], np.repeat(np.arange(4), 3))
+    np.testing.assert_array_equal(rows.episode[rows.episode_starts()], np.arange(12))
+    assert rows.patients == ("prior/0", "prior/1", "prior/2", "prior/3")
+    assert (rows.timing, rows.decisions, rows.dataset_id) == ("adaptive", 20, made.id)
+
+
+def test_terminal_rows_are_at_the_horizon(rows: Transitions) -> None:
+    assert (rows.time[rows.terminations] == 96.0).all()
+    assert (rows.time[~rows.terminations] < 96.0).all()
+    assert np.bincount(rows.episode, weights=rows.dt) == pytest.approx(96.0)
+
+
+def test_made_again_it_is_the_same_to_the_byte(
+    recipe: Recipe, made: GeneratedDataset, root: Path, tmp_path: Path
+) -> None:
+    again = generate(recipe, root=tmp_path, progress=False)
+    assert again.manifest == made.manifest
+    for name in (DATA_FILE, "data/metadata.json", "data/manifest.json"):
+        assert sha256_file(again.path / name) == sha256_file(root / made.id / name)
+
+
+def test_a_part_has_the_rows_of_the_whole(recipe: Recipe, rows: Transitions, tmp_path: Path) -> None:
+    part = generate(
+        recipe, root=tmp_path, patients=["prior/3", 1], episodes=2, output_id="medgym/part-v0", progress=False
+    )
+    found = load_dataset(part.id, root=tmp_path, progress=False)
+    assert found.patients == rows.patients
+    wanted = rows.select(np.isin(rows.episode, [3, 4, 9, 10]))
+    np.testing.assert_array_equal(found.patient, wanted.patient)
+    np.testing.assert_allclose(found.observations, wanted.observations, atol=1e-4)
+    np.testing.assert_allclose(found.actions, wanted.actions, atol=1e-6)
+    assert found.content_hash != rows.content_hash
+
+
+def test_actions_are_perturbed_as_in_equation_15(
+    zero_recipe: Recipe, made_zero: GeneratedDataset, root: Path, tiny_bank: SimulatorBank
+) -> None:
+    """a <- clip(a + 0.05 e): the zero policy's action is -1, the noise the episode's own."""
+    rows = load_dataset(made_zero.id, root=root, progress=False)
+    seeds = episode_seeds(zero_recipe.seed, f"dataset:{zero_recipe.id}", tiny_bank.patients, 3)
+    noise = draw_noise(seeds, 8, tiny_bank.state_dim, 3).action.reshape(-1, 3).numpy()
+    np.testing.assert_allclose(rows.actions, np.clip(-1.0 + 0.05 * noise, -1.0, 1.0), atol=1e-6)
+    assert rows.action_dim == 3
+    assert rows.dt == pytest.approx(12.0)
+
+
+def test_initial_states_are_perturbed_once(rows: Transitions, tiny_bank: SimulatorBank) -> None:
+    first = rows.observations[rows.episode_starts()].reshape(4, 3, 9)
+    start = tiny_bank.initial_state().numpy()[:, None, :7]
+    gap = first[..., :7] - start
+    assert (gap[..., 6] == 0).all()
+    assert 0.0 < np.abs(gap[..., :6]).mean() < 0.1
+    assert np.abs(gap).max() < 0.3
+
+
+def test_rows_are_what_the_vector_environment_gives(
+    rows: Transitions, made: GeneratedDataset, recipe: Recipe, tiny_bank: SimulatorBank
+) -> None:
+    """An independent route to the same numbers: step all episodes with the stored actions."""
+    seeds = episode_seeds(recipe.seed, f"dataset:{recipe.id}", tiny_bank.patients, 3)
+    starts, lengths = rows.episode_starts(), np.bincount(rows.episode)
+    for number in (0, 4, 11):
+        own = slice(starts[number], starts[number] + lengths[number])
+        env = SepsisVectorEnv(num_envs=1, patient=int(rows.patient[starts[number]]), bank=tiny_bank)
+        observation, _ = env.reset(seed=[int(seeds.reshape(-1)[number])])
+        np.testing.assert_allclose(observation[0], rows.observations[starts[number]], atol=1e-5)
+        for i in range(own.start, own.stop):
+            observation, reward, terminated, _, info = env.step(rows.actions[i : i + 1])
+            assert reward[0] == pytest.approx(rows.rewards[i], abs=1e-3)
+            assert terminated[0] == rows.terminations[i]
+            assert info["lactate"][0] == pytest.approx(rows.lactate[i], abs=1e-3)
+
+
+def test_severity_is_that_of_the_next_state_under_the_dose_given(rows: Transitions, tiny_bank: SimulatorBank) -> None:
+    physical = tiny_bank.denormalize(torch.from_numpy(rows.next_observations[:, :7].copy())).numpy()
+    dose = tiny_bank.denormalize_treatment(torch.from_numpy((rows.actions[:, :3] + 1) / 2)).numpy()
+    np.testing.assert_allclose(rows.sofa, sepsis.sofa(physical, dose[:, 1]), atol=1e-3)
+
+
+def test_reference_returns_and_manifest(made: GeneratedDataset, made_zero: GeneratedDataset) -> None:
+    references = made.manifest["references"]
+    returns = references["returns"]
+    assert set(returns) == {"random", "zero", "behavior", "expert"}
+    assert returns["behavior"] == returns["random"]
+    assert returns["expert"] == max(references["candidates"].values())
+    zero = made_zero.manifest["references"]["returns"]
+    assert zero["behavior"] == zero["zero"]
+    assert set(made.manifest["files"]) == {DATA_FILE, "data/metadata.json"}
+    json.dumps(made.manifest, allow_nan=False)
+
+
+def test_a_listed_dataset_knows_its_numbers(made: GeneratedDataset, root: Path) -> None:
+    info = {item.id: item for item in list_datasets(root)}[made.id]
+    assert (info.episodes, info.steps, info.patients) == (12, made.steps, 4)
+    assert info.sha256 == sha256_file(made.path / DATA_FILE)
+    assert info.reference_returns == made.manifest["references"]["returns"]
+
+
+def test_a_part_needs_a_name_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="output_id"):
+        generate(recipe, root=tmp_path, patients=2, progress=False)
+    with pytest.raises(DatasetError, match="output_id"):
+        generate(recipe, root=tmp_path, episodes=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"behavior": "randon"}, "did you mean 'random'"),
+        ({"behavior": "/nowhere/policy.pt"}, "no such policy file"),
+        ({"behavior": "ind"}, "no behaviour policy"),
+        ({"bank": "sepsis-v9"}, "simulator bank"),
+        ({"decisions": 2}, "cannot fill 96 h"),
+    ],
+)
+def test_wrong_recipes_leave_nothing_behind(
+    recipe: Recipe, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(MedGymError, match=message) as caught:
+        generate(dataclasses.replace(recipe, **change), root=tmp_path, progress=False)
+    assert "\n" not in str(caught.value)
+    assert not any(tmp_path.rglob("*.hdf5"))
+
+
+@pytest.mark.parametrize("patients", [0, 5, [], ["prior/8"], [7]])
+def test_wrong_patients(recipe: Recipe, tmp_path: Path, patients: object) -> None:
+    with pytest.raises((DatasetError, UnknownNameError)):
+        generate(recipe, root=tmp_path, patients=patients, output_id="medgym/part-v0", progress=False)  # type: ignore[arg-type]
+
+
+def test_an_interrupted_generation_keeps_the_old_dataset(
+    recipe: Recipe, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sha256_file(copy / recipe.id / DATA_FILE)
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generation, "reference_returns", stop)
+    with pytest.raises(KeyboardInterrupt):
+        generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
+    assert sha256_file(copy / recipe.id / DATA_FILE) == before
+    assert [p.name for p in (copy / "medgym").iterdir()] == ["sepsis-prior-v0"]
+
+
+def test_a_root_that_is_a_file(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="cannot write the dataset"):
+        generate(recipe, root=tmp_path / "file", progress=False)
+
+
+def test_replacing_a_dataset_changes_it_whole(recipe: Recipe, copy: Path) -> None:
+    old = load_dataset(recipe.id, root=copy, progress=False).content_hash
+    made = generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
+    new = load_dataset(recipe.id, root=copy, progress=False)
+    assert new.content_hash == made.manifest["content_hash"] != old
+    assert len([p for p in (copy / recipe.id).iterdir() if p.name.startswith("flat-")]) == 1

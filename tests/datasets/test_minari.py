@@ -1,0 +1,144 @@
+"""What a user of Minari sees, through Minari's own code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import minari
+import numpy as np
+import pytest
+from minari.storage import get_dataset_path
+
+from medgym_offline.datasets import GeneratedDataset, Transitions, generate, minari_root
+from medgym_offline.datasets.catalogue import DATA_FILE
+
+
+@pytest.fixture(autouse=True)
+def _here(root: Path, made: GeneratedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+
+
+def test_the_root_is_minaris_own() -> None:
+    assert minari_root() == get_dataset_path()
+
+
+def test_it_loads_iterates_and_samples(made: GeneratedDataset) -> None:
+    dataset = minari.load_dataset(made.id)
+    assert (dataset.total_episodes, dataset.total_steps) == (12, made.steps)
+    assert sum(len(episode) for episode in dataset) == made.steps
+    dataset.set_seed(0)
+    for episode in dataset.sample_episodes(3):
+        assert episode.observations.shape == (len(episode) + 1, 9)
+        assert dataset.observation_space.contains(episode.observations[0])
+        assert dataset.action_space.contains(episode.actions[0])
+    half = dataset.filter_episodes(lambda e: len(e) > 5)
+    assert 0 < half.total_episodes < 12
+
+
+def test_its_episodes_are_the_flat_rows(made: GeneratedDataset, rows: Transitions) -> None:
+    for episode in minari.load_dataset(made.id):
+        own = rows.select(rows.episode == episode.id)
+        np.testing.assert_array_equal(episode.observations[:-1], own.observations)
+        np.testing.assert_array_equal(episode.observations[1:], own.next_observations)
+        for name, array in (("actions", own.actions), ("rewards", own.rewards), ("terminations", own.terminations)):
+            np.testing.assert_array_equal(getattr(episode, name), array)
+        assert not episode.truncations.any()
+        assert episode.terminations.dtype == bool
+        for name, array in (("cost", own.costs), ("dt", own.dt), ("time", own.time), ("sofa", own.sofa)):
+            assert episode.infos[name].shape == (len(episode) + 1,)
+            np.testing.assert_array_equal(episode.infos[name][1:], array)
+        np.testing.assert_array_equal(episode.infos["lactate"][1:], own.lactate)
+        assert episode.infos["dt"][0] == episode.infos["time"][0] == episode.infos["cost"][0] == 0.0
+
+
+def test_infos_at_reset_are_the_environments(made: GeneratedDataset) -> None:
+    dataset = minari.load_dataset(made.id)
+    metadata = next(iter(dataset.storage.get_episode_metadata([7])))
+    env = dataset.recover_environment(patient=metadata["options"]["patient"])
+    observation, info = env.reset(seed=metadata["seed"])
+    np.testing.assert_allclose(observation, dataset[7].observations[0], atol=1e-5)
+    for name in ("cost", "dt", "time", "sofa", "lactate"):
+        assert info[name] == pytest.approx(dataset[7].infos[name][0], abs=1e-4)
+
+
+def test_episode_metadata(made: GeneratedDataset) -> None:
+    storage = minari.load_dataset(made.id).storage
+    for number, metadata in enumerate(storage.get_episode_metadata(range(12))):
+        assert metadata["id"] == number
+        assert metadata["options"] == {"patient": f"prior/{number // 3}", "patient_index": number // 3}
+        assert metadata["seed"] >= 0
+
+
+def test_metadata_survives_minaris_update(copy: Path, made: GeneratedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(copy))
+    dataset = minari.load_dataset(made.id)
+    dataset.storage.update_metadata({"note": "x"})
+    assert minari.load_dataset(made.id).storage.metadata["note"] == "x"
+    listed = minari.list_local_datasets()
+    assert listed[made.id]["total_episodes"] == 12
+
+
+def test_minari_knows_the_namespace(made: GeneratedDataset) -> None:
+    from minari.namespace import get_namespace_metadata, list_local_namespaces
+
+    assert list_local_namespaces() == ["medgym"]
+    assert "ICU" in get_namespace_metadata("medgym")["description"]
+
+
+def test_normalised_scores(made: GeneratedDataset) -> None:
+    returns = made.manifest["references"]["returns"]
+    dataset = minari.load_dataset(made.id)
+    ends = np.array([returns["random"], returns["expert"]])
+    np.testing.assert_allclose(minari.get_normalized_score(dataset, ends), [0.0, 1.0], atol=1e-6)
+
+
+def test_recover_environment_in_a_fresh_process(made: GeneratedDataset, root: Path, tmp_path: Path) -> None:
+    """Nothing of this package is imported by hand; the episode is replayed to its end."""
+    code = f"""
+import json, minari
+dataset = minari.load_dataset({made.id!r})
+episode = dataset[0]
+metadata = next(iter(dataset.storage.get_episode_metadata([0])))
+for evaluation in (False, True):
+    env = dataset.recover_environment(eval_env=evaluation)
+    observation, _ = env.reset(seed=metadata["seed"])
+    total = 0.0
+    for action in episode.actions:
+        observation, reward, terminated, truncated, info = env.step(action)
+        total += reward
+    print(json.dumps([total, float(episode.rewards.sum()), bool(terminated), bool(truncated), info["time"]]))
+"""
+    environment = os.environ | {"MINARI_DATASETS_PATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        total, stored, terminated, truncated, time = json.loads(line)
+        assert total == pytest.approx(stored, abs=1e-2)
+        assert (terminated, truncated, time) == (True, False, 96.0)
+
+
+def test_a_full_length_episode_is_not_truncated(made_zero: GeneratedDataset) -> None:
+    """K decisions: the time limit Minari's environment carries must not strike on the last."""
+    env = minari.load_dataset(made_zero.id).recover_environment()
+    env.reset(seed=0)
+    for k in range(8):
+        *_, terminated, truncated, _ = env.step(np.zeros(3, np.float32))
+        assert not truncated
+        assert terminated == (k == 7)
+
+
+def test_size_of_an_episode_of_20_decisions(made_zero: GeneratedDataset, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from medgym_offline.datasets import Recipe
+
+    recipe = replace(Recipe(**made_zero.manifest["recipe"]), decisions=20, episodes=25, id="medgym/size-v0")
+    made = generate(recipe, root=tmp_path, progress=False)
+    assert made.steps == 20 * made.episodes
+    assert made.manifest["files"][DATA_FILE]["bytes"] <= 6000 * made.episodes

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from medgym_offline.datasets import Recipe, find_recipe, list_recipes, read_recipe
+from medgym_offline.errors import DatasetError, UnknownNameError
+
+GOOD = 'id = "medgym/x-v0"\ndescription = "d"\nbank = "sepsis-v0"\nbehavior = "zero"\n'
+
+
+def test_the_release_has_its_recipes() -> None:
+    recipes = list_recipes()
+    assert {"medgym/sepsis-ind-v0", "medgym/sepsis-ind-fixed-v0", "medgym/sepsis-random-v0"} <= set(recipes)
+    for name, recipe in recipes.items():
+        assert recipe.id == name
+        assert recipe.episodes == 100
+        assert (recipe.timing == "fixed") == ("fixed" in name)
+        assert recipe.perturbation == (0.0 if recipe.behavior == "random" else 0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id = ", "not a TOML recipe"),
+        ('description = "d"\n', "'id' is missing"),
+        (GOOD + "episodess = 3\n", "did you mean 'episodes'"),
+        (GOOD + 'episodes = "many"\n', "'episodes' is 'many', expected int"),
+        (GOOD + "episodes = true\n", "expected int"),
+        (GOOD + "episodes = 0\n", "episodes = 0 must be at least 1"),
+        (GOOD + 'timing = "adaptiv"\n', "did you mean 'adaptive'"),
+        (GOOD + 'reward = "dense"\n', "unknown reward"),
+        (GOOD.replace("x-v0", "x"), "namespace/name-vN"),
+        (GOOD.replace("medgym/", ""), "namespace/name-vN"),
+    ],
+)
+def test_a_wrong_recipe_names_its_field(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_recipe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_named_by_a_recipe_lie_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(GOOD.replace('"zero"', '"policy.safetensors"').replace('"sepsis-v0"', '"bank.safetensors"'))
+    recipe = read_recipe(path)
+    assert (recipe.behavior, recipe.bank) == (str(tmp_path / "policy.safetensors"), str(tmp_path / "bank.safetensors"))
+
+
+def test_the_digest_is_of_what_decides_content() -> None:
+    recipe = Recipe(id="medgym/x-v0", description="d", bank="b", behavior="zero")
+    assert recipe.digest == dataclasses.replace(recipe, description="other words").digest
+    assert recipe.digest != dataclasses.replace(recipe, seed=1).digest
+
+
+def test_an_unknown_id_suggests_the_nearest() -> None:
+    for error in (DatasetError, UnknownNameError):
+        with pytest.raises(error, match="did you mean 'medgym/sepsis-ind-v0'"):
+            find_recipe("medgym/sepsis-ind")

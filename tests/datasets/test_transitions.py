@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from medgym_offline.datasets import COLUMNS, Transitions
+from medgym_offline.errors import DatasetError, UnknownNameError
+
+
+def test_select_by_patient_is_the_rows_of_that_patient(rows: Transitions) -> None:
+    part = rows.select(patients=["prior/2"])
+    assert part.present.tolist() == [2]
+    assert part.present_ids == ("prior/2",)
+    assert part.patients == rows.patients
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(part, name), getattr(rows, name)[rows.patient == 2])
+
+
+def test_selections_of_all_patients_partition_the_rows(rows: Transitions) -> None:
+    parts = [rows.select(patients=[i]) for i in rows.present]
+    assert sum(len(part) for part in parts) == len(rows)
+    np.testing.assert_array_equal(np.concatenate([p.rewards for p in parts]), rows.rewards)
+
+
+def test_masks_slices_and_row_numbers_agree(rows: Transitions) -> None:
+    mask = rows.dt > np.median(rows.dt)
+    by_mask, by_number = rows.select(mask), rows.select(np.flatnonzero(mask))
+    np.testing.assert_array_equal(by_mask.actions, by_number.actions)
+    np.testing.assert_array_equal(rows.select(slice(3, 9)).time, rows.time[3:9])
+    both = rows.select(mask, patients=[1])
+    np.testing.assert_array_equal(both.time, rows.time[mask & (rows.patient == 1)])
+    both = rows.select(slice(0, 20), patients=[0])
+    np.testing.assert_array_equal(both.time, rows.time[:20][rows.patient[:20] == 0])
+
+
+def test_a_contiguous_selection_shares_memory(rows: Transitions) -> None:
+    assert np.shares_memory(rows.select(patients=[1]).observations, rows.observations)
+
+
+def test_repeated_and_permuted_rows_keep_their_order(rows: Transitions) -> None:
+    order = np.array([5, 3, 4, 4])
+    np.testing.assert_array_equal(rows.select(order).time, rows.time[order])
+
+
+@pytest.mark.parametrize("patient", [4, -1])
+def test_a_patient_number_out_of_range(rows: Transitions, patient: int) -> None:
+    with pytest.raises(DatasetError, match=r"outside 0\.\.3"):
+        rows.select(patients=[patient])
+
+
+def test_an_unknown_patient_suggests_the_nearest(rows: Transitions) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'prior/"):
+        rows.select(patients=["prior/9"])
+
+
+def test_episode_starts(rows: Transitions) -> None:
+    starts = rows.episode_starts()
+    np.testing.assert_array_equal(np.flatnonzero(rows.terminations) + 1, np.r_[starts[1:], len(rows)])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("rewards", lambda a: a.astype(np.float64), "rewards is float64"),
+        ("observations", lambda a: a[:, 0], "observations has shape"),
+        ("dt", lambda a: a[:-1], "dt has shape"),
+        ("actions", lambda a: a[:, :3].copy(), "adaptive timing needs 4"),
+        ("costs", lambda a: np.where(np.arange(len(a)) == 2, np.nan, a).astype(np.float32), "not finite at row 2"),
+        ("patient", lambda a: a + np.int32(4), "patient numbers exceed"),
+    ],
+)
+def test_validate_names_the_column(rows: Transitions, column: str, value: object, message: str) -> None:
+    rows.validate()
+    with pytest.raises(DatasetError, match=message):
+        dataclasses.replace(rows, **{column: value(getattr(rows, column))}).validate()  # type: ignore[operator]
