@@ -45,8 +45,9 @@ class Learner:
             net.to(data.rows.device)
         self._critic = list(self.networks.critic.parameters())
         self._actor = list(self.networks.actor.parameters())
-        self._critic_step = torch.optim.Adam(self._critic, lr=config.critic_lr, fused=True)
-        self._actor_step = torch.optim.Adam(self._actor, lr=config.actor_lr, fused=True)
+        # Not fused: its vector and scalar paths round differently, so a result would depend on the place in the stack.
+        self._critic_step = torch.optim.Adam(self._critic, lr=config.critic_lr, foreach=True)
+        self._actor_step = torch.optim.Adam(self._actor, lr=config.actor_lr, foreach=True)
         self._sampler = BatchSampler(data, seed, config.batch, self.objective.normals, self.objective.uniforms)
         self._data = data
         self.done = 0

@@ -1,0 +1,127 @@
+"""Slices of a dataset and the batches drawn from them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.errors import DatasetError, MedGymError, UnknownNameError
+from medgym_offline.offline import OfflineConfig
+from medgym_offline.offline.data import BatchSampler, stack_transitions
+from tests.offline.toy import toy
+
+CONFIG = OfflineConfig(gamma=0.9)
+
+
+def test_slices_hold_each_patients_rows_standardised() -> None:
+    transitions = toy(patients=3, episodes=20)
+    stacked = stack_transitions(transitions, "ind", CONFIG)
+    assert stacked.keys == transitions.patients
+    for p in range(3):
+        own = transitions.select(patients=[p])
+        rows = stacked.rows[p, : stacked.counts[p]].numpy()
+        back = rows[:, :9] * stacked.scale[p].numpy() + stacked.mean[p].numpy()
+        np.testing.assert_allclose(back, own.observations, atol=1e-5)
+        np.testing.assert_array_equal(rows[:, 9:13], own.actions)
+        np.testing.assert_allclose(rows[:, 13] * own.rewards.std(), own.rewards, atol=1e-5)
+        np.testing.assert_allclose(rows[:, 14], np.where(own.terminations, 0, 0.9), rtol=1e-6)
+        np.testing.assert_allclose(rows[:-1, 15:][~own.terminations[:-1]], rows[1:, :9][~own.terminations[:-1]])
+
+
+def test_population_is_a_stack_of_one_over_all_rows() -> None:
+    stacked = stack_transitions(toy(patients=3, episodes=20), "pop", CONFIG)
+    assert len(stacked) == 1
+    assert stacked.counts.tolist() == [3 * 20 * 3]
+
+
+def test_elapsed_discount_composes_over_a_split_interval() -> None:
+    transitions = toy(patients=1, episodes=2)
+    dt = np.array([4.8, 9.6, 2.4, 4.8, 9.6, 2.4], dtype=np.float32)
+    stacked = stack_transitions(
+        dataclasses.replace(transitions, dt=dt), "ind", OfflineConfig(gamma=0.9, discount="elapsed")
+    )
+    np.testing.assert_allclose(stacked.rows[0, :2, 14], [0.9, 0.81], rtol=1e-6)
+    assert stacked.rows[0, 2, 14] == 0  # terminal
+
+
+def test_padding_is_never_drawn_and_every_row_is() -> None:
+    transitions = toy(patients=2, episodes=10)
+    short = transitions.select((transitions.patient == 1) | (transitions.episode < 2))
+    stacked = stack_transitions(short, "ind", CONFIG)
+    assert stacked.counts.tolist() == [6, 30]
+    stacked.rows[~stacked.present] = torch.nan
+    sampler = BatchSampler(stacked, 0, 50)
+    drawn = torch.cat([sampler.draw().action for _ in range(20)], 1)
+    assert torch.isfinite(drawn).all()
+    assert [len(drawn[p].unique(dim=0)) for p in range(2)] == [6, 30]
+
+
+def test_a_learners_batches_do_not_depend_on_its_mates() -> None:
+    transitions = toy(patients=3, episodes=10)
+    both = BatchSampler(stack_transitions(transitions, "ind", CONFIG), 5, 8, normals=2, uniforms=1)
+    alone = BatchSampler(stack_transitions(transitions, "ind", CONFIG, ["toy/2"]), 5, 8, normals=2, uniforms=1)
+    for _ in range(3):
+        a, b = both.draw(), alone.draw()
+        for field in dataclasses.fields(a):
+            assert torch.equal(getattr(a, field.name)[2], getattr(b, field.name)[0])
+
+
+def test_sampler_continues_from_a_saved_position() -> None:
+    stacked = stack_transitions(toy(patients=2, episodes=10), "ind", CONFIG)
+    first = BatchSampler(stacked, 5, 8, normals=3, uniforms=1)
+    first.draw()
+    position = first.state()
+    wanted = first.draw()
+    second = BatchSampler(stacked, 5, 8, normals=3, uniforms=1)
+    second.restore(position)
+    got = second.draw()
+    assert torch.equal(wanted.action, got.action)
+    assert torch.equal(wanted.normal, got.normal)
+    assert torch.equal(wanted.uniform, got.uniform)
+
+
+def test_constant_rewards_and_columns_stay_finite() -> None:
+    transitions = toy(patients=1, episodes=5)
+    flat = dataclasses.replace(transitions, rewards=np.full(len(transitions), -2.0, dtype=np.float32))
+    stacked = stack_transitions(flat, "ind", CONFIG)
+    assert torch.isfinite(stacked.rows).all()
+    assert (stacked.scale >= 0.1).all()
+
+
+def test_bad_input_is_named() -> None:
+    transitions = toy(patients=3, episodes=4)
+    gap = transitions.select(transitions.patient != 1)
+    assert stack_transitions(gap, "ind", CONFIG).keys == ("toy/0", "toy/2")
+    with pytest.raises(DatasetError, match="toy/1 has no episodes"):
+        stack_transitions(gap, "ind", CONFIG, ["toy/0", "toy/1"])
+    with pytest.raises(UnknownNameError, match="toy/2"):
+        stack_transitions(transitions, "ind", CONFIG, ["toy/22"])
+    with pytest.raises(UnknownNameError, match="did you mean 'pop'"):
+        stack_transitions(transitions, "popp", CONFIG)
+    with pytest.raises(DatasetError, match="no transitions"):
+        stack_transitions(transitions.select(np.zeros(len(transitions), bool)), "ind", CONFIG)
+    with pytest.raises(DatasetError, match="width 4"):
+        stack_transitions(dataclasses.replace(transitions, timing="fixed"), "ind", CONFIG)
+    broken = transitions.rewards.copy()
+    broken[7] = np.nan
+    with pytest.raises(DatasetError, match="rewards is not finite at row 7"):
+        stack_transitions(dataclasses.replace(transitions, rewards=broken), "ind", CONFIG)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"updates": 0}, {"gamma": 1.5}, {"tau": 0.0}, {"candidates": (4, 0, 4)}, {"alpha": -1.0}, {"discount": "hour"}],
+)
+def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(MedGymError, match=next(iter(values))):
+        OfflineConfig.from_dict(values)
+
+
+def test_settings_survive_json_and_unknown_ones_are_named() -> None:
+    config = OfflineConfig(candidates=(1, 2, 3), gamma=0.5)
+    assert OfflineConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(UnknownNameError, match="did you mean 'alpha'"):
+        OfflineConfig.from_dict({"alpa": 1.0})

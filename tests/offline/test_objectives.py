@@ -1,0 +1,197 @@
+"""The losses, against values worked out with NumPy, and the guard's gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.offline import OfflineConfig
+from medgym_offline.offline.algorithms import make_objective
+from medgym_offline.offline.data import Batch, StackedData, stack_transitions
+from medgym_offline.offline.networks import Networks, build_networks
+from tests.offline.toy import toy
+
+CONFIG = OfflineConfig(hidden=5, depth=1, batch=6, candidates=(2, 2, 1), alpha=3.0, noise=0.1)
+
+
+def data() -> StackedData:
+    return stack_transitions(toy(patients=2, episodes=4), "ind", CONFIG)
+
+
+def nets(config: OfflineConfig = CONFIG) -> Networks:
+    networks = build_networks([11, 12], 9, 4, config)
+    with torch.no_grad():  # an actor away from zero, so that tanh and clipping matter
+        networks.actor.layers[-1].bias.add_(torch.tensor([0.3, -0.2, 1.5, 0.0]))
+    return networks
+
+
+def batch_of(stacked: StackedData, normals: int = 0, uniforms: int = 0) -> Batch:
+    d, rows = stacked.state_dim, stacked.rows[:, :6]
+    g = torch.Generator().manual_seed(0)
+    return Batch(
+        state=rows[..., :d],
+        action=rows[..., d : d + 4],
+        reward=rows[..., d + 4],
+        discount=rows[..., d + 5],
+        next_state=rows[..., d + 6 :],
+        normal=torch.randn((2, normals, 6, 4), generator=g),
+        uniform=2.0 * torch.rand((2, uniforms, 6, 4), generator=g) - 1.0,
+    )
+
+
+def forward(net: torch.nn.Module, p: int, x: np.ndarray, hidden: str) -> np.ndarray:
+    """A one-hidden-layer network of patient p in float64 NumPy."""
+    w = {k: v.detach().double().numpy() for k, v in net.state_dict().items()}
+    h = x @ w["layers.0.weight"][p] + w["layers.0.bias"][p, 0]
+    h = np.tanh(h) if hidden == "tanh" else np.maximum(h, 0.0)
+    return h @ w["layers.1.weight"][p] + w["layers.1.bias"][p, 0]
+
+
+def by_hand(algorithm: str, networks: Networks, batch: Batch, stacked: StackedData) -> tuple[list[float], list[float]]:
+    """Critic and actor loss of each learner, sample by sample."""
+    critic, actor = [], []
+    for p in range(2):
+        s, a, r, disc, s2 = (
+            getattr(batch, n)[p].double().numpy() for n in ("state", "action", "reward", "discount", "next_state")
+        )
+        normal, uniform = batch.normal[p].double().numpy(), batch.uniform[p].double().numpy()
+        raw = s * stacked.scale[p].double().numpy() + stacked.mean[p].double().numpy()
+        rows = stacked.rows[p, : stacked.counts[p]].double().numpy()
+        every = rows[:, :9] * stacked.scale[p].double().numpy() + stacked.mean[p].double().numpy()
+        z_all = np.concatenate([every[:, :7], rows[:, 9:13]], 1)
+        zbar = z_all.mean(0)
+        radius = np.linalg.norm(z_all - zbar, axis=1).max()
+
+        def q(state: np.ndarray, action: np.ndarray, net: torch.nn.Module = networks.critic, p: int = p) -> float:
+            return float(forward(net, p, np.concatenate([state, action]), "relu")[0])
+
+        def guard(x: np.ndarray, action: np.ndarray, zbar: np.ndarray = zbar, radius: float = radius) -> float:
+            z = np.concatenate([x[:7], action])
+            return max(0.0, float(np.linalg.norm(z - zbar)) - 0.5 * radius)
+
+        total_critic = total_actor = 0.0
+        for i in range(6):
+            pi = np.tanh(forward(networks.actor, p, s[i], "tanh"))
+            pi2 = np.tanh(forward(networks.actor, p, s2[i], "tanh"))
+            y = r[i] + disc[i] * q(s2[i], pi2, networks.target)
+            loss = (q(s[i], a[i]) - y) ** 2
+            if algorithm != "dqn":
+                near = [pi + 0.1 * normal[0, i], pi + 0.1 * normal[1, i], a[i] + 0.1 * normal[2, i]]
+                options = [a[i], *(np.clip(c, -1, 1) for c in near), uniform[0, i]]
+                beta = 2.0 if algorithm == "gcql" else 0.0
+                values = [q(s[i], c) + beta * guard(raw[i], c) for c in options]
+                loss += 3.0 * (np.log(np.sum(np.exp(values))) - q(s[i], a[i]))
+            total_critic += loss / 6
+            total_actor += -q(s[i], pi) / 6 + (2.0 * guard(raw[i], pi) / 6 if algorithm == "gcql" else 0.0)
+        critic.append(total_critic)
+        actor.append(total_actor)
+    return critic, actor
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "cql", "gcql"])
+def test_losses_equal_their_formula(algorithm: str) -> None:
+    stacked, networks = data(), nets()
+    objective = make_objective(algorithm, CONFIG, stacked)
+    batch = batch_of(stacked, objective.normals, objective.uniforms)
+    critic, numbers = objective.critic_loss(networks, batch)
+    wanted_critic, wanted_actor = by_hand(algorithm, networks, batch, stacked)
+    np.testing.assert_allclose(critic.detach().numpy(), wanted_critic, rtol=2e-5)
+    np.testing.assert_allclose(objective.actor_loss(networks, batch).detach().numpy(), wanted_actor, rtol=2e-5)
+    assert all(value.shape == (2,) for value in numbers.values())
+
+
+def test_guard_is_positive_in_the_golden_case() -> None:
+    """Without this the comparison above would hold for a guard that is never used."""
+    stacked, networks = data(), nets()
+    objective = make_objective("gcql", CONFIG, stacked)
+    outside = objective.distance_outside(stacked.rows[:, :6, :9], networks.policy(stacked.rows[:, :6, :9]))  # type: ignore[attr-defined]
+    assert (outside > 0).any()
+    assert (outside == 0).any()
+
+
+def test_terminal_rows_do_not_bootstrap() -> None:
+    stacked, networks = data(), nets()
+    d = stacked.state_dim
+    last = stacked.rows[0, 2]  # third decision of the first episode
+    assert last[d + 5] == 0.0
+    objective = make_objective("dqn", CONFIG, stacked)
+    batch = batch_of(stacked)
+    torch.testing.assert_close(objective.target(networks, batch)[:, 2], batch.reward[:, 2])  # type: ignore[attr-defined]
+
+
+def test_conservative_gap_is_bounded_below() -> None:
+    """The data's own action is a candidate, so logsumexp >= Q(s, a) whatever the critic."""
+    stacked = data()
+    objective = make_objective("cql", CONFIG, stacked)
+    batch = batch_of(stacked, objective.normals, objective.uniforms)
+    for scale in (0.1, 1.0, 100.0):
+        networks = nets()
+        with torch.no_grad():
+            networks.critic.layers[-1].weight.mul_(scale)
+        assert (objective.critic_loss(networks, batch)[1]["gap"] >= -1e-5).all()
+
+
+def _actor_guard_gradient(action: Tensor) -> tuple[Tensor, Tensor]:
+    """g and its gradient with respect to the action, for a state at the centre of the data."""
+    stacked = data()
+    objective = make_objective("gcql", CONFIG, stacked)
+    state = torch.zeros(2, 1, 9)  # standardised: the mean of the data
+    action = action.clone().requires_grad_()
+    value = objective.distance_outside(state, action)  # type: ignore[attr-defined]
+    return value.detach(), torch.autograd.grad(value.sum(), action)[0]
+
+
+def test_actor_guard_has_a_gradient_outside_the_ball_and_none_inside() -> None:
+    objective = make_objective("gcql", CONFIG, data())
+    center, limit = objective.center, 0.5 * objective.radius  # type: ignore[attr-defined]
+    direction = torch.nn.functional.normalize(torch.tensor([1.0, -1.0, 0.5, 2.0]), dim=0)
+    value, gradient = _actor_guard_gradient(center + 0.9 * limit[:, None, None] * direction)
+    assert (value == 0).all()
+    assert (gradient == 0).all()
+    value, gradient = _actor_guard_gradient(center + 1.5 * limit[:, None, None] * direction)
+    torch.testing.assert_close(value[:, 0], 0.5 * limit)
+    torch.testing.assert_close(gradient, direction.expand_as(gradient))
+
+
+def test_guard_changes_the_critic_gradient_only_when_candidates_leave_the_ball() -> None:
+    stacked, networks = data(), nets()
+    parameters = list(networks.critic.parameters())
+    gradients = {}
+    for theta in (0.5, 10.0):  # a ball of ten radii holds every candidate
+        config = OfflineConfig.from_dict(CONFIG.to_dict() | {"theta": theta})
+        for algorithm in ("cql", "gcql"):
+            objective = make_objective(algorithm, config, stacked)
+            batch = batch_of(stacked, objective.normals, objective.uniforms)
+            loss = objective.critic_loss(networks, batch)[0].sum()
+            gradients[algorithm, theta] = torch.autograd.grad(loss, parameters)
+    inside = [torch.equal(a, b) for a, b in zip(gradients["cql", 10.0], gradients["gcql", 10.0])]
+    outside = [float((a - b).abs().max()) for a, b in zip(gradients["cql", 0.5], gradients["gcql", 0.5])]
+    assert all(inside)
+    assert max(outside) > 1e-3
+
+
+def test_guard_pushes_the_far_candidate_harder() -> None:
+    """d loss / d Q(far) grows with beta_c: the pessimism acts where candidates leave the ball."""
+    stacked, networks = data(), nets()
+    weights = []
+    for beta in (0.0, 2.0):
+        config = OfflineConfig.from_dict(CONFIG.to_dict() | {"beta_critic": beta})
+        objective = make_objective("gcql", config, stacked)
+        batch = batch_of(stacked, objective.normals, objective.uniforms)
+        actions = torch.zeros(2, 2, 6, 4) + objective.center[:, None]  # type: ignore[attr-defined]
+        actions[:, 1] = 1.0
+        q = networks.q_candidates(batch.state, actions).detach().requires_grad_()
+        torch.logsumexp(q + objective.guard(batch, actions), 1).sum().backward()  # type: ignore[attr-defined]
+        assert q.grad is not None
+        weights.append(q.grad[:, 1])
+    assert (weights[1] > weights[0] + 0.05).all()
+
+
+def test_candidates_through_one_pass_equal_single_evaluations() -> None:
+    networks, stacked = nets(), data()
+    batch = batch_of(stacked, 3, 0)
+    many = networks.q_candidates(batch.state, batch.normal)
+    for c in range(3):
+        torch.testing.assert_close(many[:, c], networks.q(batch.state, batch.normal[:, c]))

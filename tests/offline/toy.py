@@ -1,0 +1,70 @@
+"""A semi-Markov decision process whose optimum is known, as a dataset.
+
+K decisions. Column 0 of the observation is a context c, uniform in [-1, 1] and drawn afresh at every decision;
+column 8 is the share of decisions left. With h_p a constant of the patient,
+
+    r = 1 - (a_0 - h_p - 0.4*c)^2 - (a_3 - 0.2)^2,    a_3 the interval (adaptive timing),
+
+so the best action is (h_p + 0.4*c, anything, anything, 0.2), and with k decisions left
+V*(k) = 1 + gamma + ... + gamma^(k-1),  Q*(s, a) = r(s, a) + gamma*V*(k-1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medgym_offline.datasets.transitions import Transitions
+
+DECISIONS = 3
+
+
+def center(patient: np.ndarray, context: np.ndarray) -> np.ndarray:
+    """The best first action."""
+    return 0.3 * (patient - 1) + 0.4 * context
+
+
+def optimal_value(left: np.ndarray, gamma: float) -> np.ndarray:
+    """V* with `left` decisions to go."""
+    return (1.0 - gamma**left) / (1.0 - gamma)
+
+
+def toy(patients: int = 3, episodes: int = 300, width: int = 4, seed: int = 0, spread: float = 1.0) -> Transitions:
+    """The dataset; behaviour is uniform within +-`spread` of 0. Patient p's rows do not depend on `patients`."""
+    parts = []
+    for p in range(patients):
+        rng = np.random.default_rng([seed, p])
+        obs = np.zeros((episodes, DECISIONS + 1, 9), dtype=np.float32)
+        obs[..., 0] = rng.uniform(-1, 1, obs.shape[:2])
+        obs[..., 8] = 1.0 - np.arange(DECISIONS + 1) / DECISIONS
+        obs[..., 7] = obs[..., 8]
+        action = rng.uniform(-spread, spread, (episodes, DECISIONS, width)).astype(np.float32)
+        reward = 1.0 - (action[..., 0] - center(np.array(p), obs[:, :-1, 0])) ** 2
+        if width == 4:
+            reward = reward - (action[..., 3] - 0.2) ** 2
+        parts.append((obs, action, reward))
+    obs, action, reward = (np.stack([part[i] for part in parts]) for i in range(3))
+    rows = patients * episodes * DECISIONS
+    dt = np.full((patients, episodes, DECISIONS), 96.0 / DECISIONS, dtype=np.float32)
+    end = np.zeros(dt.shape, dtype=bool)
+    end[..., -1] = True
+    zeros = np.zeros(rows, dtype=np.float32)
+    return Transitions(
+        observations=obs[:, :, :-1].reshape(rows, 9),
+        actions=action.reshape(rows, width),
+        rewards=reward.reshape(rows).astype(np.float32),
+        costs=zeros,
+        next_observations=obs[:, :, 1:].reshape(rows, 9),
+        terminations=end.reshape(rows),
+        truncations=np.zeros(rows, dtype=bool),
+        dt=dt.reshape(rows),
+        time=np.cumsum(dt, 2).reshape(rows),
+        sofa=zeros,
+        lactate=zeros,
+        patient=np.repeat(np.arange(patients), episodes * DECISIONS).astype(np.int32),
+        episode=np.repeat(np.arange(patients * episodes), DECISIONS).astype(np.int32),
+        patients=tuple(f"toy/{p}" for p in range(patients)),
+        timing="adaptive" if width == 4 else "fixed",
+        decisions=DECISIONS,
+        dataset_id="medgym/toy",
+        content_hash="toy",
+    ).validate()
