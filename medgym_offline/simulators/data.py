@@ -18,7 +18,7 @@ __all__ = ["FitData", "block_hours", "clinician_schedule", "cohort_scales", "fit
 HORIZON = 96
 SMOOTHED = (0, 4)  # SpO2 and urine are noisy and frequent: their start value is an exponentially weighted mean
 SMOOTHING_HOURS = 2.0
-# Doses at u = 1: the 99.5th percentile of all charted hours, kept within these so that one cohort's outliers do not set the scale.
+# Doses at u = 1 are the 99.5th percentile of all charted hours, kept within these: outliers must not set the scale.
 UPPER_RANGE = ((100.0, 100.0), (0.3, 1.5), (500.0, 2000.0))
 
 

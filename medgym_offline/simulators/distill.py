@@ -18,6 +18,7 @@ from torch import Tensor
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import torch_generator
 from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.fit import warm_cosine
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig, heun_step
 
 __all__ = ["DistillConfig", "distill", "map_errors", "random_treatments"]
@@ -100,9 +101,7 @@ def distill(
     for t in tensors.values():
         t.requires_grad_(True)
     optimiser = torch.optim.Adam(list(tensors.values()), lr=config.lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=config.lr, total_steps=config.steps, pct_start=0.15
-    )
+    schedule = warm_cosine(optimiser, config.steps, 0.15)
     lower, upper = banks[0].lower, banks[0].upper
     split = np.cumsum([0, *sizes])
 

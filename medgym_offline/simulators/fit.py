@@ -13,6 +13,7 @@ did not: `docs/science.md`.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from medgym_offline.simulators.flow import heun_step
 from medgym_offline.simulators.needs import shock_course
 from medgym_offline.simulators.prior import RESIDUAL_HIDDEN
 
-__all__ = ["FitConfig", "FittedField", "fit_individuals", "fit_population"]
+__all__ = ["FitConfig", "FittedField", "fit_individuals", "fit_population", "warm_cosine"]
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,16 @@ def _params(raw: dict[str, Tensor], need: Tensor, response: Tensor, threshold: T
     )
 
 
+def warm_cosine(optimiser: torch.optim.Optimizer, steps: int, warm: float) -> torch.optim.lr_scheduler.LambdaLR:
+    """Learning rate: linear rise over the first `warm` share of `steps`, then a cosine to zero."""
+
+    def factor(step: int) -> float:
+        done = (step + 1) / steps
+        return done / warm if done < warm else 0.5 * (1.0 + math.cos(math.pi * (done - warm) / (1.0 - warm)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+
+
 def _optimise(
     trained: dict[str, Tensor],
     loss_of: Callable[[], tuple[Tensor, Tensor]],
@@ -161,7 +172,7 @@ def _optimise(
 ) -> float:
     variables = [t.requires_grad_(True) for t in trained.values()]
     optimiser = torch.optim.Adam(variables, lr=lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=lr, total_steps=steps, pct_start=0.2)
+    schedule = warm_cosine(optimiser, steps, 0.2)
     recent: list[float] = []
     for _ in range(steps):
         optimiser.zero_grad(set_to_none=True)

@@ -18,7 +18,7 @@ from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.data import FitData
 from medgym_offline.simulators.prior import NOISE_DEFAULT
 
-__all__ = ["estimate_noise", "one_step_residuals"]
+__all__ = ["estimate_noise", "noise_variance", "one_step_residuals"]
 
 LARGEST_GAP = 12
 SHRINK = 20.0
@@ -68,6 +68,19 @@ def one_step_residuals(
     return error, np.where(usable, gap, 0), forecast
 
 
+def noise_variance(error: np.ndarray, gap: np.ndarray) -> tuple[float, float]:
+    """Measurement part 2 s^2 and variance per hour sigma^2 from errors (n,) at gaps (n,) hours, both >= 0.
+
+    The variance per hour is the slope of a line. Where the dynamics contract, errors grow less than linearly, and the
+    slope is the best line over gaps of 1 to 12 h: what a hold of that length sees, not the instantaneous rate.
+    """
+    squared = error.astype(float) ** 2
+    # Clipped beyond about 3 SD: a handful of charting errors must not set the variance.
+    squared = np.minimum(squared, 25.0 * np.median(squared) + 1e-9)
+    (measurement, variance), _ = nnls(np.stack([np.ones(len(gap)), gap], 1), squared)
+    return float(measurement), float(variance)
+
+
 def estimate_noise(bank: SimulatorBank, data: FitData, shock: np.ndarray) -> np.ndarray:
     """(P, 8) residual standard deviation per square root of an hour, normalised."""
     error, gap, _ = one_step_residuals(bank, data, shock)
@@ -77,9 +90,7 @@ def estimate_noise(bank: SimulatorBank, data: FitData, shock: np.ndarray) -> np.
         if seen.sum() < 30:
             continue
         g = gap[..., j][seen].astype(float)
-        # Clipped: a handful of charting errors must not set the variance.
-        e2 = np.minimum(error[..., j][seen].astype(float) ** 2, 9.0 * np.median(error[..., j][seen] ** 2) + 1e-6)
-        (measurement, variance), _ = nnls(np.stack([np.ones_like(g), g], 1), e2)
+        measurement, variance = noise_variance(error[..., j][seen], g)
         low, high = (f * NOISE_DEFAULT[j] for f in FACTOR)
         cohort = float(np.clip(np.sqrt(variance), low, high))
         expected = measurement + variance * gap[..., j]

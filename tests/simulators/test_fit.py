@@ -1,0 +1,244 @@
+"""Fitting: causality, disjoint worlds, recovery of known noise and needs, independence of batch mates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.cohorts import Cohort
+from medgym_offline.cohorts.grid import GridCohort
+from medgym_offline.errors import BankError
+from medgym_offline.sepsis import SEPSIS
+from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
+from medgym_offline.simulators.data import (
+    FitData,
+    block_hours,
+    clinician_schedule,
+    cohort_scales,
+    fit_data,
+    start_states,
+)
+from medgym_offline.simulators.distill import DistillConfig
+from medgym_offline.simulators.field import Physics
+from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
+from medgym_offline.simulators.flow import SolutionMapConfig
+from medgym_offline.simulators.needs import estimate_need, shock_course
+from medgym_offline.simulators.noise import estimate_noise, noise_variance
+from medgym_offline.simulators.prior import draw_response, draw_threshold, prior_bank
+
+PATIENTS = 6
+
+
+@pytest.fixture(scope="module")
+def grid() -> GridCohort:
+    """Records of prior patients: simulated with noise under a tapering treatment, observed irregularly."""
+    bank = prior_bank(PATIENTS, seed=5)
+    g = torch.Generator().manual_seed(0)
+    x = bank.initial_state().unsqueeze(1)
+    states, rng = [x], np.random.default_rng(0)
+    vaso = 0.3 * np.exp(-np.arange(96) / 30.0)[None] * rng.random((PATIENTS, 1))
+    u = np.stack([np.full_like(vaso, 0.4), vaso, np.full_like(vaso, 0.2)], -1).astype(np.float32)
+    for t in range(95):
+        x = bank.step(x, torch.from_numpy(u[:, t : t + 1]), torch.ones(PATIENTS, 1), g)
+        states.append(x)
+    path = torch.cat(states, 1)
+    mask = rng.random((PATIENTS, 96, 6)) < np.array([0.9, 0.2, 0.1, 0.3, 0.9, 0.25])
+    mask[:, 0] = True
+    physical = bank.denormalize(path[..., :6]).numpy()
+    ids = tuple(f"toy/{i}" for i in range(PATIENTS))
+    treatment = bank.denormalize_treatment(torch.from_numpy(u)).numpy()
+    length = np.array([96, 96, 80, 96, 60, 96])
+    balance = 5.0 * path[..., 6].numpy()
+    return GridCohort(ids, ids, 1.0, np.where(mask, physical, np.nan), mask, treatment, length, balance)
+
+
+@pytest.fixture(scope="module")
+def data(grid: GridCohort) -> FitData:
+    return fit_data(grid)
+
+
+def test_scales_centre_what_was_observed(grid: GridCohort, data: FitData) -> None:
+    for j in range(6):
+        seen = data.values[..., j][data.mask[..., j]]
+        assert abs(seen.mean()) < 0.1
+        assert seen.std() == pytest.approx(1.0, abs=0.1)
+    constant = replace(grid, values=np.where(grid.mask, 15.0, np.nan))
+    scales = cohort_scales(constant)  # a variable that never varies keeps its default scale
+    assert scales.scale == tuple(v.scale for v in SEPSIS.variables)
+
+
+def test_nothing_after_the_stay_is_used(data: FitData) -> None:
+    assert not data.mask[2, 80:].any()
+    schedule = clinician_schedule(data)
+    assert np.allclose(schedule[4, 60:], data.u[4, 36:60].mean(0))
+
+
+def test_start_states_are_causal_after_the_first_value(data: FitData) -> None:
+    later = data.values.copy()
+    later[:, 50:] += 7.0
+    first, second = (start_states(v, data.mask) for v in (data.values, later))
+    assert np.array_equal(first[:, :50], second[:, :50])
+    slow = [j for j in range(6) if j not in (0, 4)]
+    carried = first[:, :, slow][data.mask[:, :, slow]]
+    assert np.array_equal(carried, data.values[:, :, slow][data.mask[:, :, slow]])
+
+
+def test_worlds_read_disjoint_hours(data: FitData) -> None:
+    even, odd = data.restrict(block_hours(0)), data.restrict(block_hours(1))
+    assert not (even.mask & odd.mask).any()
+    assert ((even.mask | odd.mask) == data.mask).all()
+
+
+def test_needs_follow_what_was_given(data: FitData) -> None:
+    hours = np.ones(96, bool)
+    quiet = replace(data, start=np.zeros_like(data.start))
+    given, none = quiet.u.copy(), quiet.u.copy()
+    given[..., 1], none[..., 1] = 0.3, 0.0
+    more = estimate_need(replace(quiet, u=given), hours, Physics(), root=1)
+    less = estimate_need(replace(quiet, u=none), hours, Physics(), root=1)
+    assert (more[:, 0] > less[:, 0] + 0.4).all()
+    other = estimate_need(replace(quiet, u=given), hours, Physics(), root=2)
+    assert not np.allclose(more, other)  # independent prior draws
+    alone = estimate_need(
+        FitData(*(getattr(quiet, f)[2:3] if f != "scales" else quiet.scales for f in FitData.__dataclass_fields__)),
+        hours,
+        Physics(),
+        root=1,
+    )
+    assert np.allclose(alone[0], estimate_need(quiet, hours, Physics(), root=1)[2])
+
+
+def test_shock_resolves_when_need_is_met() -> None:
+    need = np.array([[0.3, 1.0, 12.0]], np.float32)
+    u = np.zeros((1, 96, 3), np.float32)
+    untreated = shock_course(Physics(), need, u)
+    u[..., 1] = 0.5
+    treated = shock_course(Physics(), need, u)
+    assert (treated[0, 1:] < untreated[0, 1:]).all()
+    plain = shock_course(Physics(extension=False), need, u)
+    assert np.allclose(plain[0], np.exp(-np.arange(96) / 12.0), atol=2e-3)
+
+
+def test_fit_improves_and_individuals_fit_better_than_the_population(data: FitData) -> None:
+    physics, hours = Physics(), np.ones(96, bool)
+    draws = (estimate_need(data, hours, physics, 0), draw_response(0, data.patients), draw_threshold(0, data.patients))
+    short = FitConfig(population_steps=2, individual_steps=1, hours=6)
+    config = FitConfig(population_steps=60, individual_steps=50, pooling=0.1, hours=6)
+    start = fit_population(data, *draws, physics, short, show=False)
+    population = fit_population(data, *draws, physics, config, show=False)
+    individuals = fit_individuals(data, population, *draws, physics, config, show=False)
+    assert population.loss < 0.9 * start.loss
+    assert individuals.loss < population.loss
+    assert (individuals.params.k >= 0).all()
+    assert individuals.params.w1.shape[0] == 1  # the first layers stay shared
+    assert individuals.params.w3.shape[0] == PATIENTS
+
+
+def test_a_patients_fit_does_not_depend_on_batch_mates(data: FitData) -> None:
+    physics, hours = Physics(), np.ones(96, bool)
+    draws = (estimate_need(data, hours, physics, 0), draw_response(0, data.patients), draw_threshold(0, data.patients))
+    config = FitConfig(population_steps=2, individual_steps=5, hours=6)
+    population = fit_population(data, *draws, physics, config, show=False)
+    together = fit_individuals(data, population, *draws, physics, config, show=False)
+    order = np.array([3, 0, 5, 1, 4, 2])
+    shuffled = FitData(
+        **{
+            f: (getattr(data, f) if f == "scales" else np.asarray(getattr(data, f))[order])
+            for f in FitData.__dataclass_fields__
+        }
+    )
+    again = fit_individuals(shuffled, population, *(d[order] for d in draws), physics, config, show=False)
+    assert torch.allclose(again.params.set_point, together.params.set_point[order], atol=1e-5)
+
+
+def test_noise_variance_separates_measurement_from_process() -> None:
+    rng = np.random.default_rng(0)
+    gap = rng.integers(1, 13, 20000).astype(float)
+    error = rng.normal(0.0, np.sqrt(2 * 0.1**2 + 0.08**2 * gap))
+    measurement, variance = noise_variance(error, gap)
+    assert np.sqrt(variance) == pytest.approx(0.08, rel=0.1)
+    assert np.sqrt(measurement / 2) == pytest.approx(0.1, rel=0.25)
+
+
+def test_noise_of_a_simulated_record_is_found_and_the_balance_has_none() -> None:
+    bank = prior_bank(12, seed=2)
+    g = torch.Generator().manual_seed(0)
+    x = bank.initial_state().unsqueeze(1)
+    u, path = torch.full((12, 1, 3), 0.3), [x]
+    for _ in range(95):
+        x = bank.step(x, u, torch.ones(12, 1), g)
+        path.append(x)
+    states = torch.cat(path, 1).numpy()
+    # Observed at random hours, so that gaps vary.
+    mask = np.random.default_rng(3).random((12, 96, 6)) < 0.3
+    stay = np.full(12, 96)
+    treatment = np.repeat(u.numpy(), 96, 1)
+    values = states[..., :6]
+    raw = FitData(bank.patients, bank.scales, values, mask, treatment, states[..., 6], stay, values)
+    sigma = estimate_noise(bank, raw, states[..., 7])
+    free = [1, 2, 3, 5]  # SpO2 and urine may sit at a bound, where noise is cut
+    ratio = sigma[:, free].mean(0) / bank.noise_scale[0, free].numpy()
+    # The dynamics contract, so the best line over gaps of 1..12 h is below the instantaneous rate, never above.
+    assert (ratio > 0.35).all()
+    assert (ratio < 1.15).all()
+    assert (sigma[:, 6] == 0).all()
+
+
+def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
+    recipe = BankRecipe(
+        name="toy",
+        patients=0,
+        fit=FitConfig(population_steps=4, individual_steps=3, hours=4),
+        distill=DistillConfig(steps=5, pool=4),
+        solution_map=SolutionMapConfig(width=16, code=4),
+    )
+    bank = build_bank(toy_cohort, recipe, {"licence": "none"}, show=False)
+    assert len(bank) == len(toy_cohort)
+    assert bank.worlds == ("own", "held-out")
+    assert bank.metadata["recipe_hash"] == recipe.hash
+    assert bank.metadata["cohort"]["never_observed"]["bilirubin"] == [bank.patients[1]]
+    x, u = bank.initial_state().unsqueeze(1), torch.full((len(bank), 1, 3), 0.2)
+    for world in bank.worlds:
+        assert torch.isfinite(bank.world(world).flow(x, u, torch.full((len(bank), 1), 36.0))).all()
+    with pytest.raises(BankError, match="asks for 99"):
+        build_bank(toy_cohort, replace(recipe, patients=99), show=False)
+
+
+@pytest.fixture
+def toy_cohort() -> Cohort:
+    """Three stays; the second has no bilirubin at all."""
+    import polars as pl
+
+    rng = np.random.default_rng(1)
+    rows: list[tuple[str, float, float | None, str, float]] = []
+    for i in range(3):
+        for t in range(0, 72, 4):
+            values = {"spo2": 95, "pao2": 90, "gcs": 12, "urine": 1400, "lactate": 2, "bilirubin": 1.0}
+            for name, value in values.items():
+                if not (name == "bilirubin" and i == 1):
+                    rows.append((f"toy/{i}", float(t), None, name, float(value * (1 + 0.02 * rng.standard_normal()))))
+        rows.append((f"toy/{i}", 0.0, 60.0, "fio2", 40.0))
+        rows.append((f"toy/{i}", 0.0, 20.0, "vasopressor", 0.05 * i))
+        rows.append((f"toy/{i}", 0.0, 60.0, "fluids", 80.0))
+    table = pl.DataFrame(rows, schema=["patient", "time_h", "end_h", "variable", "value"], orient="row", infer_schema_length=None)
+    table = table.with_columns(pl.lit("toy").alias("source"), pl.col("end_h").cast(pl.Float64))
+    table = table.with_columns(
+        pl.when(pl.col("variable") == "gcs").then(pl.col("value").clip(3, 15)).otherwise("value").alias("value")
+    )
+    return Cohort.from_table(table)
+
+
+def test_recipes_are_read_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('name = "x"\npatients = 16\n[physics]\nperfusion = 1.7\noverload = [0.1, 0.1, 0.1]\n')
+    recipe = read_recipe(path)
+    assert (recipe.name, recipe.patients, recipe.physics.perfusion) == ("x", 16, 1.7)
+    assert recipe.physics.overload == (0.1, 0.1, 0.1)
+    for text in ("patients = [", 'colour = "red"', "[fit]\nsteps = 3"):
+        path.write_text(text)
+        with pytest.raises(BankError, match=r"r\.toml"):
+            read_recipe(path)
