@@ -158,7 +158,8 @@ def _load_safetensors(path: Path) -> StackedActor:
 
 def _load_checkpoint(path: Path) -> StackedActor:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as stream:  # not by name: torch chooses another reader by suffix
+            content = torch.load(stream, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds; the unpickler that refuses is one of them
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "weights" in first.lower() or "unsupported" in first.lower():

@@ -1,0 +1,311 @@
+"""Policy files: what is written is read back, and everything else is refused in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from medgym_offline.errors import MedGymError, PolicyError
+from medgym_offline.policies import ModulePolicy, PolicyCollection, StackedActor, load_policy, save_policy
+from medgym_offline.policies.export import export_torchscript
+from medgym_offline.stack import StackedMLP
+
+IDS = ("mimic-iii/1", "mimic-iv/2", "c")
+OBSERVATIONS = torch.randn(3, 5, 9, generator=torch.Generator().manual_seed(0))
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def actor(width: int = 4, shared: bool = False, log_std: bool = False, inputs: int = 9) -> StackedActor:
+    count = 1 if shared else 3
+    net = StackedMLP(count, (inputs, 8, 8, width), seeds=range(count))
+    spread = torch.linspace(-2, -1, count * width).view(count, width) if log_std else None
+    return StackedActor(net, None if shared else IDS, 20, spread, {"algorithm": "test"})
+
+
+def one_line(error: pytest.ExceptionInfo[MedGymError], path: Path) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert str(path) in text
+    assert len(text) < 400
+    return text
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("width", [3, 4])
+def test_round_trip(tmp_path: Path, suffix: str, shared: bool, width: int) -> None:
+    policy = actor(width, shared, log_std=True)
+    again = load_policy(save_policy(policy, tmp_path / f"p{suffix}"))
+    assert isinstance(again, StackedActor)
+    assert torch.equal(again.act(OBSERVATIONS), policy.act(OBSERVATIONS))
+    actions = policy.act(OBSERVATIONS) * 0.5
+    assert torch.equal(again.log_prob(OBSERVATIONS, actions), policy.log_prob(OBSERVATIONS, actions))
+    for field in ("patients", "decisions", "timing", "scope", "action_dim", "observation_dim"):
+        assert getattr(again, field) == getattr(policy, field)
+    assert again.provenance["algorithm"] == "test"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_same_policy_same_bytes_and_nothing_left_behind(tmp_path: Path, suffix: str) -> None:
+    save_policy(actor(), tmp_path / f"a{suffix}")
+    save_policy(actor(), tmp_path / f"b{suffix}")
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_kind_is_recognised_by_content_not_by_name(tmp_path: Path) -> None:
+    save_policy(actor(), tmp_path / "p.safetensors")
+    (tmp_path / "p.safetensors").rename(tmp_path / "p.pt")
+    assert load_policy(tmp_path / "p.pt").patients == IDS
+
+
+def test_unknown_suffix_is_refused_on_saving(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"\.safetensors or \.pt"):
+        save_policy(actor(), tmp_path / "p.pkl")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Trap:
+    """Unpickling this creates a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".pkl", ".d3"])
+@pytest.mark.parametrize("kind", ["pickle", "torch", "torch-legacy"])
+def test_a_pickle_is_refused_unopened(tmp_path: Path, suffix: str, kind: str) -> None:
+    marker, path = tmp_path / "executed", tmp_path / f"p{suffix}"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Trap(marker)))
+    else:
+        content = {"header": "{}", "tensors": Trap(marker)}
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "torch")
+    with pytest.raises(PolicyError, match="run code") as error:
+        load_policy(path)
+    one_line(error, path)
+    assert not marker.exists()
+    if kind == "pickle":
+        pickle.loads(path.read_bytes())
+        assert marker.exists()  # the trap works
+
+
+def test_a_whole_module_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.Linear(9, 4), tmp_path / "p.pt")
+    with pytest.raises(PolicyError, match="run code"):
+        load_policy(tmp_path / "p.pt")
+
+
+def _edit(policy: StackedActor, path: Path, header: dict[str, Any] | None = None, **tensors: Any) -> None:
+    """Save with some header fields or tensors changed (None removes a tensor)."""
+    save_policy(policy, path)
+    content = load_file(path)
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["medgym-policy"])
+    content.update({k: v for k, v in tensors.items() if v is not None})
+    content = {k: v for k, v in content.items() if tensors.get(k, 0) is not None}
+    save_file(content, path, {"medgym-policy": json.dumps(metadata | (header or {}))})
+
+
+@pytest.mark.parametrize(
+    ("header", "tensors", "words"),
+    [
+        ({"format": "medgym-policy/9"}, {}, "'medgym-policy/9' is not 'medgym-policy/1'"),
+        ({"timing": "fixed"}, {}, "output width 4 with timing 'fixed'"),
+        ({"timing": "sometimes"}, {}, "timing 'sometimes'"),
+        ({"sizes": [9, 8, 4]}, {}, "do not have the shapes"),
+        ({"sizes": "big"}, {}, "sizes is 'big'"),
+        ({"patients": ["a", "b"]}, {}, "2 networks"),
+        ({"patients": ["a", "a", "b"]}, {}, "same patient twice"),
+        ({"patients": 3}, {}, "patients is neither"),
+        ({"activation": "eval"}, {}, "activation is 'eval'"),
+        ({"decisions": -2}, {}, "decisions is -2"),
+        ({}, {"layers.0.bias": None}, "do not have the shapes"),
+        ({}, {"extra": torch.zeros(2)}, "do not have the shapes"),
+        ({}, {"layers.2.bias": torch.full((3, 1, 4), torch.nan)}, "layers.2.bias is not finite"),
+        ({}, {"log_std": torch.zeros(2, 4)}, "log_std has shape"),
+    ],
+)
+def test_header_and_tensors_are_checked(
+    tmp_path: Path, header: dict[str, Any], tensors: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "p.safetensors"
+    _edit(actor(), path, header, **tensors)
+    with pytest.raises(PolicyError, match=words) as error:
+        load_policy(path)
+    one_line(error, path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_wrong_input_width(tmp_path: Path, suffix: str) -> None:
+    path = save_policy(actor(inputs=8), tmp_path / f"p{suffix}")
+    with pytest.raises(PolicyError, match="input width 8, expected 9") as error:
+        load_policy(path)
+    one_line(error, path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("keep", [0.02, 0.5, 0.99])
+def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
+    path = save_policy(actor(), tmp_path / f"p{suffix}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole))])
+    with pytest.raises(PolicyError) as error:
+        load_policy(path)
+    one_line(error, path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, world, this is text", b"{}", b"PK\x03\x04", bytes(100)])
+def test_files_that_are_no_policy(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "p.pt"
+    path.write_bytes(content)
+    with pytest.raises(PolicyError) as error:
+        load_policy(path)
+    one_line(error, path)
+
+
+def test_foreign_tensors_and_archives(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(PolicyError, match="without the metadata"):
+        load_policy(tmp_path / "w.safetensors")
+    torch.save({"w": torch.zeros(2)}, tmp_path / "w.pt")
+    with pytest.raises(PolicyError, match="without the policy header"):
+        load_policy(tmp_path / "w.pt")
+    with zipfile.ZipFile(tmp_path / "z.pt", "w") as archive:
+        archive.writestr("readme.txt", "no policy")
+    with pytest.raises(PolicyError):
+        load_policy(tmp_path / "z.pt")
+    with pytest.raises(PolicyError, match="no such policy"):
+        load_policy(tmp_path / "absent.pt")
+
+
+def test_size_limit_counts_unpacked_bytes(tmp_path: Path) -> None:
+    path = save_policy(actor(), tmp_path / "p.safetensors")
+    with pytest.raises(PolicyError, match="over the limit"):
+        load_policy(path, max_bytes=100)
+    bomb = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10_000_000))
+    assert bomb.stat().st_size < 100_000
+    with pytest.raises(PolicyError, match="unpacks to more than"):
+        load_policy(bomb, max_bytes=1_000_000)
+
+
+def script(path: Path, module: nn.Module, inputs: int = 9) -> Path:
+    torch.jit.save(torch.jit.trace(module, torch.zeros(2, inputs)), str(path))
+    return path
+
+
+@pytest.mark.parametrize(("width", "timing"), [(3, "fixed"), (4, "adaptive")])
+def test_torchscript_is_batched_over_patients(tmp_path: Path, width: int, timing: str) -> None:
+    module = nn.Sequential(nn.Linear(9, width), nn.Tanh())
+    policy = load_policy(script(tmp_path / "p.pt", module))
+    assert isinstance(policy, ModulePolicy)
+    assert (policy.timing, policy.patients, policy.decisions) == (timing, None, None)
+    wanted = torch.stack([module(OBSERVATIONS[p]) for p in range(3)])
+    torch.testing.assert_close(policy.act(OBSERVATIONS), wanted, rtol=0, atol=1e-6)
+    assert isinstance(policy.act(OBSERVATIONS.numpy()), np.ndarray)
+
+
+def test_torchscript_of_wrong_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="does not accept 9 observation columns") as error:
+        load_policy(script(tmp_path / "in.pt", nn.Linear(8, 4), 8))
+    one_line(error, tmp_path / "in.pt")
+    with pytest.raises(PolicyError, match="width 5") as error:
+        load_policy(script(tmp_path / "out.pt", nn.Linear(9, 5)))
+    one_line(error, tmp_path / "out.pt")
+    broken = nn.Linear(9, 4)
+    nn.init.constant_(broken.bias, float("nan"))
+    with pytest.raises(PolicyError, match="not finite"):
+        load_policy(script(tmp_path / "nan.pt", broken))
+
+
+class Reader(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :4] + torch.from_file("/tmp/medgym-torchscript-marker", shared=True, size=4)
+
+
+def test_torchscript_that_touches_files_is_refused(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(Reader()), str(tmp_path / "p.pt"))
+    with pytest.raises(PolicyError, match="from_file"):
+        load_policy(tmp_path / "p.pt")
+    assert not Path("/tmp/medgym-torchscript-marker").exists()
+
+
+def test_truncated_torchscript(tmp_path: Path) -> None:
+    path = script(tmp_path / "p.pt", nn.Linear(9, 4))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(PolicyError) as error:
+        load_policy(path)
+    one_line(error, path)
+
+
+def test_export_of_shared_and_of_one_patient(tmp_path: Path) -> None:
+    shared = actor(shared=True)
+    module = torch.jit.load(str(export_torchscript(shared, tmp_path / "s.pt")))
+    assert (module(OBSERVATIONS.flatten(0, 1)).view(3, 5, 4) - shared.act(OBSERVATIONS)).abs().max() < 1e-6
+    again = load_policy(tmp_path / "s.pt")
+    assert again.decisions == 20
+    stack = actor()
+    one = load_policy(export_torchscript(stack, tmp_path / "one.pt", patient="mimic-iv/2"))
+    assert (one.act(OBSERVATIONS[1:2]) - stack.act(OBSERVATIONS)[1:2]).abs().max() < 1e-6
+    with pytest.raises(MedGymError, match="mimic-iv/2"):
+        export_torchscript(stack, tmp_path / "x.pt", patient="mimic-iv/22")
+
+
+def test_folder_of_torchscript(tmp_path: Path) -> None:
+    stack = actor()
+    again = load_policy(export_torchscript(stack, tmp_path / "folder"))
+    assert isinstance(again, PolicyCollection)
+    assert sorted(f.name for f in (tmp_path / "folder").iterdir()) == ["c.pt", "mimic-iii__1.pt", "mimic-iv__2.pt"]
+    assert sorted(again.patients or ()) == sorted(IDS)
+    assert (again.select(IDS).act(OBSERVATIONS) - stack.act(OBSERVATIONS)).abs().max() < 1e-6
+    with pytest.raises(MedGymError, match="unknown patient"):
+        again.select(["nobody"])
+
+
+def test_folder_of_our_files_becomes_one_stack(tmp_path: Path) -> None:
+    stack = actor(log_std=True)
+    for patient in IDS:
+        save_policy(stack.select([patient]), tmp_path / f"{patient.replace('/', '__')}.safetensors")
+    again = load_policy(tmp_path)
+    assert isinstance(again, StackedActor)
+    assert torch.equal(again.select(IDS).act(OBSERVATIONS), stack.act(OBSERVATIONS))
+    (tmp_path / "c.safetensors").rename(tmp_path / "d.safetensors")
+    with pytest.raises(PolicyError, match="its name says d"):
+        load_policy(tmp_path)
+
+
+def test_folders_that_are_no_policy(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="no policy files"):
+        load_policy(tmp_path)
+    script(tmp_path / "a.pt", nn.Linear(9, 4))
+    script(tmp_path / "b.pt", nn.Linear(9, 3))
+    with pytest.raises(PolicyError, match="the policies of a and b differ"):
+        load_policy(tmp_path)
+
+
+def test_reading_needs_no_more_than_the_file(tmp_path: Path) -> None:
+    """A checkpoint whose header is fine but whose tensors are not tensors."""
+    buffer = io.BytesIO()
+    torch.save({"header": "{}", "tensors": [1, 2]}, buffer)
+    (tmp_path / "p.pt").write_bytes(buffer.getvalue())
+    with pytest.raises(PolicyError, match="'tensors' are missing"):
+        load_policy(tmp_path / "p.pt")
