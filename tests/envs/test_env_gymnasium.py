@@ -311,6 +311,21 @@ def test_vector_start_state(tiny_bank: SimulatorBank) -> None:
         envs.reset(options={"state": rows[:4]})
 
 
+def test_actions_of_finished_environments_are_ignored(tiny_bank: SimulatorBank) -> None:
+    """Two environments end at different steps; the one that starts anew may be sent anything."""
+    envs = _vector(tiny_bank, num_envs=2, decisions=4)
+    envs.reset(seed=0)
+    long, short = [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 0.0, -0.5]
+    for _ in range(3):
+        _, _, over, _, _ = envs.step(np.array([long, short], np.float32))
+    assert over.tolist() == [True, False]
+    _, rewards, over, _, infos = envs.step(np.array([[np.nan, 9.0, 0.0, 0.0], short], np.float32))
+    assert rewards[0] == 0.0
+    assert infos["time"].tolist() == [0.0, 96.0]
+    with pytest.raises(MedGymError, match="of environment 0 is nan"):
+        envs.step(np.array([[np.nan, 0.0, 0.0, 0.0], short], np.float32))
+
+
 def test_vector_bad_input(tiny_bank: SimulatorBank) -> None:
     envs = _vector(tiny_bank, num_envs=3, decisions=3)
     with pytest.raises(ResetNeeded):

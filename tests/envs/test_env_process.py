@@ -185,8 +185,9 @@ def test_rectangles_cover_every_row_once_and_little_more() -> None:
     assert list(rectangles(torch.zeros(2, 3, dtype=torch.long))) == []
 
 
-def test_finished_episodes_are_inert(tiny_bank: SimulatorBank) -> None:
-    process = _process(tiny_bank, decisions=3)
+@pytest.mark.parametrize("reward", ["integral", "paper", "authors"])
+def test_finished_episodes_are_inert(tiny_bank: SimulatorBank, reward: str) -> None:
+    process = _process(tiny_bank, decisions=3, reward=reward)
     episodes = process.start(2)
     x = episodes.x.clone()
     time = torch.tensor([[96.0, 40.0]]).expand(4, 2)
