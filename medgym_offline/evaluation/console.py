@@ -149,7 +149,8 @@ def provenance_line(evaluation: Evaluation) -> str:
     text += f", {100 * evaluation.protocol['bootstrap']['confidence']:.0f} % bootstrap intervals over patients"
     if evaluation.deviations:
         changes = (
-            f"{k} {_short(v['used'])} instead of {_short(v['protocol'])}" for k, v in evaluation.deviations.items()
+            f"{k} {_short(v['used'])} instead of {_short(v['protocol'])}"
+            for k, v in sorted(evaluation.deviations.items())
         )
         text += "\nDeviates: " + "; ".join(changes)
     return text + "".join(f"\nNote: {note}" for note in evaluation.notes)

@@ -191,7 +191,7 @@ def _svg(draw: Any, key: str, size: tuple[float, float] = _SIZE) -> str:
         "svg.hashsalt": key,
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 9.5,
+        "font.size": 10.5,
         "text.color": _INK,
         "axes.labelcolor": _INK,
         "axes.edgecolor": _LINE,

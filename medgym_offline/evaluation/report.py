@@ -38,8 +38,6 @@ class Table:
     caption: str
     heads: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    labels: int = 1
-    """How many leading columns are names rather than numbers."""
     text: bool = False
     """Whether cells are prose, which wraps, rather than numbers."""
 
@@ -102,7 +100,7 @@ def report_html(evaluations: Mapping[str, Evaluation], title: str = "Evaluation"
         metrics=[_metrics(evaluations, w) for w in worlds],
         protocol=_protocol(first),
         provenance=_provenance(evaluations),
-        settings=[(k, str(v)) for k, v in first.protocol.items()],
+        settings=[(k, _plain(v)) for k, v in sorted(first.protocol.items())],
     )
 
 
@@ -156,17 +154,16 @@ def _share(comparison: Comparison) -> str:
 
 
 def _gains(by_world: Mapping[str, list[tuple[str, Comparison]]]) -> Table:
-    heads = ["Comparison", "Kind"]
-    heads += [f"Gain %, {w}" for w in by_world] + [f"Better in, {w}" for w in by_world]
+    heads = ["Comparison", *(f"Gain %, {w}" for w in by_world), *(f"Better in, {w}" for w in by_world), "Kind"]
     rows: list[list[Cell]] = []
     for row in zip(*by_world.values()):
         cells = [c for _, c in row]
         gains: list[Cell] = [
             (f"{c.percent:+.1f}", f"{c.percent_interval[0]:+.1f} to {c.percent_interval[1]:+.1f}") for c in cells
         ]
-        rows.append([f"{cells[0].method} over {cells[0].reference}", row[0][0], *gains, *(_share(c) for c in cells)])
+        rows.append([f"{cells[0].method} over {cells[0].reference}", *gains, *(_share(c) for c in cells), row[0][0]])
     label = next((c.label for pairs in by_world.values() for _, c in pairs if c.label), "")
-    return Table("Paired over patients" + (f"; {label}" if label else ""), heads, rows, labels=2)
+    return Table("Paired over patients" + (f"; {label}" if label else ""), heads, rows)
 
 
 def _disagreements(by_world: Mapping[str, list[tuple[str, Comparison]]]) -> list[str]:
@@ -217,6 +214,13 @@ def _curve_table(evaluations: Mapping[str, Evaluation], variable: str) -> Table:
     return Table(f"{label}, mean over patients, by hour", heads, rows)
 
 
+def _plain(value: Any) -> str:
+    """A setting as text: `a, b` for lists and `key value, ...` for groups, in one order whatever its source."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {v}" for k, v in sorted(value.items()))
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _protocol(first: Evaluation) -> list[tuple[str, str]]:
     entries = [
         ("Protocol", f"{first.protocol['name']} (sha256 {first.protocol_hash})"),
@@ -225,9 +229,11 @@ def _protocol(first: Evaluation) -> list[tuple[str, str]]:
     ]
     if first.dataset:
         entries.append(("Behaviour data", f"{first.dataset['id']} (content {first.dataset['content_hash']})"))
-    changes = [f"{k}: {v['used']} instead of {v['protocol']}" for k, v in first.deviations.items()]
+    changes = [
+        f"{k}: {_plain(v['used'])} instead of {_plain(v['protocol'])}" for k, v in sorted(first.deviations.items())
+    ]
     entries.append(("Deviations", "; ".join(changes) or "none"))
-    entries.append(("Software", ", ".join(f"{k} {v}" for k, v in first.software.items())))
+    entries.append(("Software", ", ".join(f"{k} {v}" for k, v in sorted(first.software.items()))))
     return entries
 
 

@@ -1,0 +1,98 @@
+"""A bank, behaviour data rolled out from it, and evaluations that several tests read."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.envs.process import DecisionProcess, ProcessConfig
+from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
+from medgym_offline.evaluation import Evaluation, evaluate
+from medgym_offline.simulators import SimulatorBank
+
+
+class Constant:
+    """A constant treatment per patient (Ind) or for all (Pop), at 4.8 h; a policy without `select`."""
+
+    timing = "adaptive"
+
+    def __init__(self, treatment: np.ndarray, patients: tuple[str, ...] | None = None):
+        self.u, self.patients = torch.as_tensor(treatment, dtype=torch.float32), patients
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        observations = torch.as_tensor(observations)
+        if self.patients is not None:
+            assert observations.shape[0] == len(self.patients)
+        u = self.u if self.patients is None else self.u[:, None]
+        # A little feedback, so that actions differ between states.
+        a = (2 * u - 1).expand(*observations.shape[:2], 3) + 0.1 * torch.tanh(observations[..., :3])
+        return torch.cat([a.clamp(-1, 1), torch.full_like(a[..., :1], -0.76)], -1).numpy()
+
+
+@pytest.fixture(scope="session")
+def treatments() -> np.ndarray:
+    """A treatment per patient of `tiny_bank`."""
+    return np.array([[0.4, 0.10, 0.3], [0.5, 0.20, 0.2], [0.3, 0.05, 0.4], [0.6, 0.15, 0.1]])
+
+
+@pytest.fixture(scope="session")
+def behavior(tiny_bank: SimulatorBank, treatments: np.ndarray) -> Constant:
+    return Constant(treatments, tiny_bank.patients)
+
+
+@pytest.fixture(scope="session")
+def transitions(tiny_bank: SimulatorBank, behavior: Constant) -> Transitions:
+    """Six episodes per patient of the behaviour, perturbed as in eq. 15."""
+    episodes = 6
+
+    def act(observations: Tensor) -> Tensor:
+        return torch.as_tensor(behavior.act(observations.numpy()))
+
+    seeds = episode_seeds(1, "test-dataset", tiny_bank.patients, episodes)
+    noise = draw_noise(seeds, 20, tiny_bank.state_dim, 4)
+    played = rollout(DecisionProcess(tiny_bank, ProcessConfig()), act, noise, action_noise=0.05)
+    valid = played.valid.numpy()
+    patient, episode, _ = np.nonzero(valid)
+
+    def flat(values: Tensor) -> np.ndarray:
+        return values.numpy()[valid]
+
+    return Transitions(
+        observations=flat(played.observations[:, :, :-1]),
+        actions=flat(played.actions),
+        rewards=flat(played.rewards),
+        costs=flat(played.costs),
+        next_observations=flat(played.observations[:, :, 1:]),
+        terminations=flat(played.terminated),
+        truncations=np.zeros(valid.sum(), bool),
+        dt=flat(played.dt),
+        time=flat(played.time),
+        sofa=flat(played.sofa),
+        lactate=flat(played.lactate),
+        patient=patient.astype(np.int32),
+        episode=(patient * episodes + episode).astype(np.int32),
+        patients=tiny_bank.patients,
+        dataset_id="medgym/unpublished-v0",
+        content_hash="0" * 64,
+    )
+
+
+@pytest.fixture(scope="session")
+def results(
+    tiny_bank: SimulatorBank, behavior: Constant, treatments: np.ndarray, transitions: Transitions
+) -> dict[str, Evaluation]:
+    """Five policies, with support distances, in both worlds."""
+    policies = {
+        "behavior": behavior,
+        "near-ind": Constant(treatments + 0.05, tiny_bank.patients),
+        "near-pop": Constant(treatments.mean(0)),
+        "max": "max",
+        "zero": "zero",
+    }
+    return {
+        name: evaluate(policy, bank=tiny_bank, episodes=3, dataset=transitions, name=name)
+        for name, policy in policies.items()
+    }

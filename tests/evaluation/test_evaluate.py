@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline import sepsis
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.envs.process import DecisionProcess, ProcessConfig
+from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
+from medgym_offline.errors import DatasetError, MedGymError, PolicyError, ProtocolError, UnknownNameError
+from medgym_offline.evaluation import METRICS, Evaluation, evaluate, load_protocol
+from medgym_offline.evaluation import worlds as worlds_module
+from medgym_offline.policies import StackedActor, save_policy
+from medgym_offline.simulators import SimulatorBank
+from medgym_offline.stack import StackedMLP
+from tests.evaluation.conftest import Constant
+
+
+def actor(patients: tuple[str, ...] | None, width: int = 4, decisions: int | None = 20) -> StackedActor:
+    count = 1 if patients is None else len(patients)
+    return StackedActor(StackedMLP(count, (9, 16, width), seeds=range(count)), patients, decisions)
+
+
+class Answer:
+    """A policy that answers with whatever a function of the observations gives."""
+
+    def __init__(self, answer, **attributes) -> None:
+        self.act = answer
+        self.__dict__.update(attributes)
+
+
+def table(evaluation: Evaluation) -> np.ndarray:
+    return np.stack([v for k, v in evaluation.per_patient.items() if k != "patient"])
+
+
+# -- the numbers -------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_those_of_the_rollout(tiny_bank: SimulatorBank, behavior: Constant) -> None:
+    """Every headline metric again, from the simulator up, without the evaluator's own code."""
+    protocol = load_protocol()
+    found = evaluate(behavior, bank=tiny_bank, episodes=2, seed=5, worlds=["held-out"])
+    bank = tiny_bank.world("held-out")
+    process = DecisionProcess(bank, ProcessConfig(timing="adaptive", decisions=20))
+    seeds = episode_seeds(5, "evaluation", bank.patients, 2)
+    played = rollout(process, lambda o: torch.as_tensor(behavior.act(o)), draw_noise(seeds, 20, bank.state_dim, 4))
+    np.testing.assert_allclose(found.per_patient["return"], played.rewards.double().sum(-1).mean(-1), rtol=1e-5)
+    # The solver's steps follow the hours asked for, so an hourly grid agrees to its accuracy, not to the bit.
+    states, treatments = dense(process, played, torch.arange(97.0))
+    physical = bank.denormalize(states)
+    severity = sepsis.sofa(physical, bank.denormalize_treatment(treatments)[..., 1]).double()
+    np.testing.assert_allclose(found.per_patient["sofa_all"], severity.mean((1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(found.per_patient["sofa_96h"], severity[..., -1].mean(1), rtol=1e-4)
+    safe = (physical[:, :, 21:, 5] < protocol.lactate_threshold).double().mean((1, 2))
+    np.testing.assert_allclose(found.per_patient["safe_hourly"], 100 * safe, atol=0.7)
+    assert found.metrics["sofa_all"] == pytest.approx(severity.mean().item(), rel=1e-4)
+    np.testing.assert_allclose(found.curves["sofa"]["mean"], severity.mean((0, 1)), rtol=1e-3)
+    # The end of the last decision is the state at 96 h.
+    np.testing.assert_allclose(found.per_patient["sofa_96h"], played.sofa[:, :, -1].double().mean(1), rtol=1e-5)
+
+
+def test_return_is_minus_the_harm_of_the_dense_path(results: dict[str, Evaluation]) -> None:
+    """Integral reward: -0.1 times 96 h of SOFA, without the vasopressor term, which zero treatment does not have."""
+    zero = results["zero"].per_patient
+    np.testing.assert_allclose(zero["return"], -9.6 * zero["sofa_all"], rtol=0.01)
+    assert not zero["vasopressor_total"].any()
+    assert not zero["fluids_total"].any()
+
+
+def test_doses_of_max(results: dict[str, Evaluation], tiny_bank: SimulatorBank) -> None:
+    full = tiny_bank.denormalize_treatment(torch.ones(1, 3))[0]
+    column = results["max"].per_patient
+    np.testing.assert_allclose(column["vasopressor_total"], full[1].item() * 96 * 60 / 1000, rtol=1e-4)
+    np.testing.assert_allclose(column["fluids_total"], full[2].item() * 96 / 1000, rtol=1e-4)
+
+
+# -- independence, seeds ---------------------------------------------------------------------------------------------
+
+
+def test_a_patient_alone_equals_its_row(tiny_bank: SimulatorBank, behavior: Constant, transitions: Transitions) -> None:
+    for policy in (behavior, "random", "clinician"):
+        whole = evaluate(policy, bank=tiny_bank, episodes=2, worlds=["own"], dataset=transitions)
+        alone = evaluate(policy, bank=tiny_bank, episodes=2, worlds=["own"], dataset=transitions, patients=[2])
+        assert alone.per_patient["patient"].tolist() == ["prior/2"]
+        np.testing.assert_allclose(table(alone)[:, 0], table(whole)[:, 2], rtol=1e-5, atol=1e-5)
+
+
+def test_shards_and_blocks_of_episodes_do_not_matter(
+    tiny_bank: SimulatorBank, behavior: Constant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for policy in (behavior, "random"):
+        tables = []
+        for budget in (10_000_000, 1):  # all at once; one patient and one episode at a time
+            monkeypatch.setattr(worlds_module, "_BUDGET", budget)
+            tables.append(table(evaluate(policy, decisions=5, bank=tiny_bank, episodes=2, patients=2, worlds=["own"])))
+        np.testing.assert_allclose(tables[1], tables[0], rtol=1e-5, atol=1e-5)
+
+
+def test_more_episodes_extend_the_same_ones(tiny_bank: SimulatorBank) -> None:
+    one, two, again = (evaluate("zero", bank=tiny_bank, episodes=n, worlds=["own"], patients=1) for n in (1, 2, 2))
+    assert again.to_json() == two.to_json()
+    assert one.metrics["return"] != two.metrics["return"]
+    assert (
+        evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"], patients=1, seed=9).metrics["return"]
+        != (one.metrics["return"])
+    )
+
+
+# -- which policy, which patients --------------------------------------------------------------------------------------
+
+
+def test_individual_policies_are_matched_by_id(tiny_bank: SimulatorBank, treatments: np.ndarray) -> None:
+    straight = evaluate(Constant(treatments, tiny_bank.patients), bank=tiny_bank, episodes=1, worlds=["own"])
+    order = [3, 0, 2, 1]
+    shuffled = Constant(treatments[order], tuple(tiny_bank.patients[i] for i in order))
+    assert np.array_equal(table(evaluate(shuffled, bank=tiny_bank, episodes=1, worlds=["own"])), table(straight))
+    stacked = actor(tiny_bank.patients)
+    a = evaluate(stacked, bank=tiny_bank, episodes=1, worlds=["own"])
+    reordered = stacked.select([tiny_bank.patients[i] for i in order])
+    np.testing.assert_allclose(
+        table(evaluate(reordered, bank=tiny_bank, episodes=1, worlds=["own"])), table(a), rtol=1e-5
+    )
+
+
+def test_file_object_and_hash(tmp_path: Path, tiny_bank: SimulatorBank) -> None:
+    path = tmp_path / "policy.safetensors"
+    save_policy(actor(None), path)
+    loaded = evaluate(path, bank=tiny_bank, episodes=1, worlds=["own"])
+    direct = evaluate(actor(None), bank=tiny_bank, episodes=1, worlds=["own"])
+    assert np.array_equal(table(loaded), table(direct))
+    assert loaded.name == "policy"
+    assert len(loaded.policy["sha256"]) == 64
+    assert (loaded.policy["kind"], loaded.policy["scope"], direct.policy["sha256"]) == ("file", "pop", None)
+
+
+def test_numpy_and_torch_policies(tiny_bank: SimulatorBank) -> None:
+    in_torch = Answer(lambda o: torch.tanh(o @ torch.ones(9, 3)))
+    in_numpy = Answer(lambda o: np.tanh(np.asarray(o) @ np.ones((9, 3), np.float32)))
+    a, b = (evaluate(p, bank=tiny_bank, episodes=1, worlds=["own"]) for p in (in_torch, in_numpy))
+    np.testing.assert_allclose(table(a), table(b), rtol=1e-4)
+    assert a.policy["timing"] == "fixed"  # from the width of its actions
+    assert a.metrics["decisions_used"] == 20
+
+
+def test_missing_patients_are_named(tiny_bank: SimulatorBank, treatments: np.ndarray) -> None:
+    some = Constant(treatments[:2], tiny_bank.patients[:2])
+    with pytest.raises(PolicyError, match=r"2 of the 4 patients.*prior/2, prior/3"):
+        evaluate(some, bank=tiny_bank)
+    assert evaluate(some, bank=tiny_bank, patients=2, episodes=1).deviations["patients"] == {"protocol": 4, "used": 2}
+
+
+def test_patients_by_id_index_and_number(tiny_bank: SimulatorBank) -> None:
+    for chosen in (["prior/0", "prior/1"], [0, 1], 2):
+        found = evaluate("zero", bank=tiny_bank, patients=chosen, episodes=1, worlds=["own"])
+        assert found.per_patient["patient"].tolist() == ["prior/0", "prior/1"]
+    for wrong, error in (
+        (["prior/9"], UnknownNameError),
+        ([7], UnknownNameError),
+        (0, ProtocolError),
+        (5, ProtocolError),
+        ([], ProtocolError),
+        ([1, 1], ProtocolError),
+    ):
+        with pytest.raises(error):
+            evaluate("zero", bank=tiny_bank, patients=wrong, episodes=1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda o: np.zeros((*o.shape[:2], 5)), "shape"),
+        (lambda o: np.zeros(o.shape[:2]), "shape"),
+        (lambda o: "treat", "not an array of numbers"),
+        (lambda o: o.no_such_method(), "failed on observations"),
+    ],
+)
+def test_wrong_answers(answer, message: str, tiny_bank: SimulatorBank) -> None:
+    with pytest.raises(PolicyError, match=message):
+        evaluate(Answer(answer), bank=tiny_bank, episodes=1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_actions_that_are_not_finite_name_the_patient(value: float, tiny_bank: SimulatorBank) -> None:
+    def act(observations: np.ndarray) -> np.ndarray:
+        actions = np.zeros((*observations.shape[:2], 3), np.float32)
+        if observations[0, 0, 7] < 0.5 and len(actions) > 1:  # only in the second half of the stay
+            actions[1] = value
+        return actions
+
+    with pytest.raises(PolicyError, match="not finite for patient prior/1"):
+        evaluate(Answer(act), bank=tiny_bank, episodes=1)
+
+
+def test_timing_mismatch_and_unknown_names(tiny_bank: SimulatorBank) -> None:
+    with pytest.raises(PolicyError, match="adaptive timing and cannot be evaluated with fixed"):
+        evaluate(actor(None), timing="fixed", bank=tiny_bank)
+    with pytest.raises(PolicyError, match="width 3"):
+        evaluate(Answer(lambda o: np.zeros((*o.shape[:2], 3)), timing="adaptive"), bank=tiny_bank)
+    with pytest.raises(PolicyError, match="observations of width 8"):
+        evaluate(Answer(lambda o: np.zeros((*o.shape[:2], 3)), observation_dim=8), bank=tiny_bank)
+    for arguments in ({"timing": "hourly"}, {"worlds": ["heaven"]}):
+        with pytest.raises(UnknownNameError):
+            evaluate("zero", bank=tiny_bank, episodes=1, **arguments)
+    with pytest.raises(UnknownNameError, match="did you mean 'zero'"):
+        evaluate("zerro", bank=tiny_bank)
+    with pytest.raises(PolicyError, match="no policy file"):
+        evaluate("missing/policy.pt", bank=tiny_bank)
+    with pytest.raises(PolicyError, match="no act"):
+        evaluate(42, bank=tiny_bank)
+    with pytest.raises(MedGymError):
+        evaluate("zero", bank="no-such-bank")
+
+
+def test_infeasible_budget(tiny_bank: SimulatorBank) -> None:
+    with pytest.raises(ProtocolError, match="cannot fill 96 h"):
+        evaluate("zero", decisions=2, bank=tiny_bank)
+    five = evaluate("zero", decisions=5, timing="fixed", bank=tiny_bank, episodes=1, worlds=["own"])
+    assert five.metrics["decisions_used"] == 5
+    assert five.metrics["dt_q50"] == pytest.approx(19.2, abs=1e-3)
+
+
+def test_another_budget_than_trained_for_is_noted(tiny_bank: SimulatorBank) -> None:
+    found = evaluate(actor(None), decisions=10, bank=tiny_bank, episodes=1, worlds=["own"])
+    assert any("made for K = 20" in note for note in found.notes)
+    assert found.deviations["decisions"] == {"protocol": 20, "used": 10}
+
+
+# -- the dataset -------------------------------------------------------------------------------------------------------
+
+
+def test_support_orders_policies(results: dict[str, Evaluation]) -> None:
+    distance = {name: e.metrics["support_distance"] for name, e in results.items()}
+    assert distance["behavior"] < distance["near-ind"] < distance["max"]
+    own = results["behavior"].support
+    assert sum(own["policy"]["histogram"]) == own["policy"]["count"] == 4 * 3 * 20
+    assert own["behavior"]["mean"] > 0
+    assert results["max"].metrics["support_outside"] == 100.0
+    # The stored median is that of the per-decision distances that the mean summarises.
+    assert own["policy"]["quantiles"][0] <= own["policy"]["mean"] <= own["policy"]["quantiles"][100]
+
+
+def test_dataset_with_other_timing(tiny_bank: SimulatorBank, transitions: Transitions) -> None:
+    with pytest.raises(DatasetError, match="adaptive timing, the policy fixed"):
+        evaluate("zero", timing="fixed", bank=tiny_bank, dataset=transitions)
+
+
+def test_normalized_score_only_for_the_datasets_patients(
+    tiny_bank: SimulatorBank, transitions: Transitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import medgym_offline.datasets as datasets
+    from medgym_offline.datasets.catalogue import DatasetInfo
+
+    known = DatasetInfo("medgym/unpublished-v0", "", None, None, None, {"random": -100.0, "expert": -50.0})
+    monkeypatch.setattr(datasets, "list_datasets", lambda: [known], raising=False)
+    whole = evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"], dataset=transitions)
+    assert whole.metrics["normalized_score"] == pytest.approx(2 * (whole.metrics["return"] + 100), rel=1e-5)
+    some = evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"], dataset=transitions, patients=2)
+    assert "normalized_score" not in some.metrics
+    other = dataclasses.replace(known, reward="paper")
+    monkeypatch.setattr(datasets, "list_datasets", lambda: [other], raising=False)
+    assert "normalized_score" not in evaluate("zero", bank=tiny_bank, episodes=1, dataset=transitions).metrics
+
+
+# -- the record --------------------------------------------------------------------------------------------------------
+
+
+def test_record_is_complete(results: dict[str, Evaluation], tiny_bank: SimulatorBank) -> None:
+    found = results["near-ind"]
+    assert found.protocol_hash == load_protocol().hash
+    assert set(found.deviations) == {"bank", "episodes"}
+    assert list(found.worlds) == ["own", "held-out"]
+    assert found.bank == {"name": tiny_bank.name, "content_hash": tiny_bank.content_hash, "patients": 4}
+    assert found.protocol["timing"] == "adaptive"
+    assert found.policy["scope"] == "ind"
+    assert {"torch", "numpy", "python", "medgym-offline"} <= set(found.software)
+    for result in found.worlds.values():
+        assert set(result.per_patient) - {"patient"} == set(METRICS) - {"normalized_score"}
+        assert set(result.metrics) == set(result.intervals)
+        for name, (low, high) in result.intervals.items():
+            # IQM and worst decile of four patients are extremes; means lie inside their interval.
+            if name in METRICS:
+                assert low <= result.metrics[name] + 1e-9, name
+                assert result.metrics[name] - 1e-9 <= high, name
+        assert all(len(v) == 4 for v in result.per_patient.values())
+
+
+def test_json_round_trip(results: dict[str, Evaluation], tmp_path: Path) -> None:
+    found = results["behavior"]
+    text = found.to_json()
+    again = Evaluation.from_json(text)
+    assert again.to_json() == text
+    assert json.loads(text)["metrics"] == found.metrics
+    assert list(again.worlds) == list(found.worlds)
+    assert again.intervals["sofa_all"] == found.intervals["sofa_all"]
+    found.save(tmp_path / "e.json")
+    assert Evaluation.from_json(tmp_path / "e.json").to_json() == text
+    assert Evaluation.from_json(str(tmp_path / "e.json")).to_json() == text
+
+
+def test_not_an_evaluation(results: dict[str, Evaluation], tmp_path: Path) -> None:
+    value = json.loads(results["zero"].to_json())
+    del value["protocol_hash"]
+    for text, message in (
+        ("{}", "not an evaluation"),
+        ("{", "not JSON"),
+        (json.dumps(value), "protocol_hash"),
+        (json.dumps(value | {"protocol_hash": "0", "worlds": []}), "worlds"),
+    ):
+        with pytest.raises(ProtocolError, match=message):
+            Evaluation.from_json(text)
+    with pytest.raises(ProtocolError, match="cannot read"):
+        Evaluation.from_json(tmp_path / "none.json")
+
+
+def test_public_names() -> None:
+    import medgym_offline
+
+    assert medgym_offline.evaluate is evaluate
+    assert callable(medgym_offline.support_distance)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medgym_offline.errors import ProtocolError
+from medgym_offline.evaluation import Protocol, load_protocol
+from medgym_offline.files import release_folder
+
+
+def test_shipped_file_says_what_the_benchmark_says() -> None:
+    p = load_protocol()
+    assert (p.name, p.decisions, p.horizon, p.max_interval, p.initial_noise) == ("protocol-v0", 20, 96.0, 36.0, 0.05)
+    assert (p.episodes, p.grid_hours, p.safety_grid_hours) == (50, 1.0, 0.25)
+    assert (p.critical_hour, p.lactate_threshold) == (20.0, 4.0)
+
+
+def test_file_states_every_field() -> None:
+    """A field left to a default would change silently with the code."""
+    stored = json.loads((release_folder("evaluation") / "protocol-v0.json").read_text())
+    assert set(stored) == set(Protocol().to_dict())
+    assert stored == load_protocol().to_dict()
+
+
+def test_hash_follows_content_not_layout(tmp_path: Path) -> None:
+    value = load_protocol().to_dict()
+    shuffled = tmp_path / "p.json"
+    shuffled.write_text(json.dumps(dict(reversed(value.items()))))
+    assert load_protocol(shuffled).hash == load_protocol().hash
+    shuffled.write_text(json.dumps(value | {"seed": value["seed"] + 1}))
+    assert load_protocol(shuffled).hash != load_protocol().hash
+
+
+def test_override_records_only_what_differs() -> None:
+    protocol = load_protocol()
+    used, deviations = protocol.override(episodes=5, decisions=20, seed=None)
+    assert used.episodes == 5
+    assert deviations == {"episodes": {"protocol": 50, "used": 5}}
+    assert used.hash != protocol.hash
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"episodes": 0}, "episodes"),
+        ({"decisions": 2.5}, "decisions"),
+        ({"timing": "sometimes"}, "timing"),
+        ({"worlds": []}, "worlds"),
+        ({"safety_grid_hours": 0.7}, "safety_grid_hours"),
+        ({"critical_hour": 200}, "critical_hour"),
+        ({"bootstrap": {"resamples": 0}}, "resamples"),
+        ({"bootstrap": {"samples": 10}}, "samples"),
+        ({"epsiodes": 50}, "epsiodes"),
+    ],
+)
+def test_bad_field_is_named(tmp_path: Path, change: dict, names: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(load_protocol().to_dict() | change))
+    with pytest.raises(ProtocolError, match=names) as error:
+        load_protocol(path)
+    assert "bad.json" in str(error.value)
+
+
+def test_not_a_protocol_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    with pytest.raises(ProtocolError, match="no protocol file"):
+        load_protocol(path)
+    for text in ("[1]", "{"):
+        path.write_text(text)
+        with pytest.raises(ProtocolError, match="not a protocol file"):
+            load_protocol(path)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.errors import DatasetError
+from medgym_offline.evaluation import SupportReference, split_halves, support_distance
+from medgym_offline.evaluation import support as module
+
+
+def brute_force(reference: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """The definition, in float64, one query at a time."""
+    reference, query = reference.astype(np.float64), query.astype(np.float64)
+    mean, deviation = reference.mean(0), reference.std(0)
+    deviation[reference.max(0) == reference.min(0)] = 1.0
+    a, b = (reference - mean) / deviation, (query - mean) / deviation
+    return np.array([np.sqrt(((a - z) ** 2).sum(1)).min() for z in b])
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300, 6000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exact_by_either_method(rows: int, dtype: type) -> None:
+    """6000 reference rows go through the tree, fewer through blocked brute force."""
+    rng = np.random.default_rng(rows)
+    reference = (rng.normal(size=(rows, 13)) * rng.uniform(0.01, 50, 13) + 7).astype(dtype)
+    query = np.concatenate([reference[:5] * 1.01, rng.normal(size=(40, 13)) * 30]).astype(dtype)
+    assert (rows > module._TREE_FROM) == (rows == 6000)
+    np.testing.assert_allclose(
+        support_distance(reference, query), brute_force(reference, query), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    reference, query = rng.normal(size=(50, 4)), rng.normal(size=(33, 4))
+    whole = support_distance(reference, query)
+    monkeypatch.setattr(module, "_BLOCK", 120)
+    assert np.array_equal(support_distance(reference, query), whole)
+
+
+def test_zero_on_the_data_and_invariant_to_units() -> None:
+    rng = np.random.default_rng(1)
+    reference, query = rng.normal(size=(200, 5)), rng.normal(size=(50, 5))
+    assert not support_distance(reference, reference).any()
+    shift, scale = rng.normal(size=5) * 10, rng.uniform(0.1, 10, 5)
+    np.testing.assert_allclose(
+        support_distance(reference * scale + shift, query * scale + shift),
+        support_distance(reference, query),
+        rtol=1e-9,
+    )
+
+
+def test_constant_coordinate_counts_in_its_own_unit() -> None:
+    reference = np.array([[0.0, 3.0], [2.0, 3.0]])  # SD 1 and constant
+    assert support_distance(reference, np.array([[0.0, 5.0]])) == pytest.approx([2.0])
+    # 0.1 is not a binary fraction: the mean of copies differs from it by rounding, and must not count as spread.
+    reference = np.full((7, 1), 0.1)
+    assert support_distance(reference, np.array([[1.1]])) == pytest.approx([1.0])
+
+
+def test_bad_input_is_named() -> None:
+    good = np.zeros((3, 2))
+    with pytest.raises(DatasetError, match=r"\(3, 2\) and \(3, 5\)"):
+        support_distance(good, np.zeros((3, 5)))
+    with pytest.raises(DatasetError, match="at least one"):
+        support_distance(np.zeros((0, 2)), good)
+    with pytest.raises(DatasetError, match="query row 1"):
+        support_distance(good, np.array([[0.0, 0.0], [np.nan, 0.0]]))
+    assert support_distance(good, np.zeros((0, 2))).shape == (0,)
+
+
+def test_halves_keep_episodes_whole_and_patients_apart() -> None:
+    patient = np.array([0] * 6 + [1] * 4 + [2] * 2)
+    episode = np.array([4, 4, 5, 5, 9, 9, 10, 10, 11, 11, 20, 20])
+    reference, query = split_halves(patient, episode)
+    assert reference.tolist() == [True, True, False, False, True, True, True, True, False, False, True, True]
+    assert (reference ^ query).all()
+    # Dropping patient 0 moves nobody else, and the order of rows is free.
+    assert split_halves(patient[6:], episode[6:])[0].tolist() == reference[6:].tolist()
+    order = np.random.default_rng(0).permutation(12)
+    assert split_halves(patient[order], episode[order])[0].tolist() == reference[order].tolist()
+
+
+def test_reference_of_a_dataset_is_the_definition_per_patient(transitions: Transitions) -> None:
+    support = SupportReference.from_transitions(transitions)
+    name = transitions.patients[2]
+    z = np.concatenate([transitions.observations, transitions.actions], 1)[transitions.patient == 2].astype(np.float64)
+    episode = transitions.episode[transitions.patient == 2]
+    even = (episode - episode.min()) % 2 == 0
+    deviation = z.std(0)  # of both halves
+    deviation[np.ptp(z, axis=0) == 0] = 1.0
+    expected = [np.sqrt((((z[even] - q) / deviation) ** 2).sum(1)).min() for q in z[~even]]
+    np.testing.assert_allclose(support.behavior[name], expected, rtol=1e-9)
+    assert (support.behavior[name] > 0).all()
+    rows = transitions.select(patients=[2])
+    np.testing.assert_allclose(
+        support.distances(name, rows.observations[~even], rows.actions[~even]), support.behavior[name]
+    )
+
+
+def test_missing_patient_is_named(transitions: Transitions) -> None:
+    some = transitions.select(patients=[0, 1])
+    with pytest.raises(DatasetError, match="prior/3"):
+        SupportReference.from_transitions(some, ["prior/0", "prior/3"])
+
+
+def test_single_episode_leaves_no_behaviour_curve(transitions: Transitions) -> None:
+    one = transitions.select(transitions.episode == transitions.episode[0])
+    support = SupportReference.from_transitions(one)
+    assert len(support.behavior["prior/0"]) == 0
+    assert len(support.reference["prior/0"]) == len(one)
