@@ -71,7 +71,7 @@ def leaderboard_verify(
                 r.metric,
                 f"{r.claimed:.4g}",
                 f"{r.found:.4g}",
-                f"{r.tolerance:.2g}",
+                f"{r.tolerance:.3g}",
                 "ok" if r.ok else "NO",
             )
             for r in shown

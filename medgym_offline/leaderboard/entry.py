@@ -28,8 +28,8 @@ def slug(name: str) -> str:
     Raises:
         SubmissionError: nothing is left of it.
     """
-    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    found = re.sub(r"[^a-z0-9]+", "-", text).strip("-")[:60].strip("-")
+    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    found = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:60].strip("-")
     if not found:
         raise SubmissionError(f"--name {name!r} has no letter or digit; choose another")
     return found
@@ -98,7 +98,7 @@ def build_entry(
         "runs": [{w: _numbers(r.metrics) for w, r in e.worlds.items()} for e in evaluations],
         "policies": described,
         "software": {k: str(v) for k, v in first.software.items()},
-        "notes": list(dict.fromkeys(note for e in evaluations for note in e.notes)),
+        "notes": _notes(evaluations),
         "verification": None,
     }
     return {**entry, "id": entry_id(entry)}
@@ -192,10 +192,25 @@ def _aggregate(evaluations: Sequence[Evaluation]) -> tuple[dict[str, Any], dict[
             if not np.isfinite(scores).all():
                 continue
             summary = summarize(scores, bootstrap, metric.better)
-            metrics[world][name] = summary.mean
-            intervals[world][name] = list(summary.mean_interval)
+            metrics[world][name] = _digits(summary.mean)
+            intervals[world][name] = [_digits(bound) for bound in summary.mean_interval]
     return metrics, intervals
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items() if value is not None and math.isfinite(value)}
+    return {name: _digits(value) for name, value in metrics.items() if value is not None and math.isfinite(value)}
+
+
+def _digits(value: float) -> float:
+    """Seven significant digits: all that single precision holds, and a file that a person can compare."""
+    return float(f"{float(value):.7g}")
+
+
+def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Every result's notes, the number of training seeds counted over all of them."""
+    from medgym_offline.evaluation.statistics import seed_label
+
+    alone = seed_label(1)
+    trained = evaluations[0].policy["scope"] != "baseline"
+    notes = [note for e in evaluations for note in e.notes if note != alone]
+    return list(dict.fromkeys([*notes, *filter(None, [seed_label(len(evaluations)) if trained else ""])]))

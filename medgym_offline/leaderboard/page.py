@@ -87,9 +87,9 @@ def _table(key: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> str:
 
     worlds = list(dict.fromkeys(w for row in rows for w in row["protocol"]["settings"]["worlds"]))
     shown = [(w, m) for w in worlds for m in COLUMNS if any(m in row["metrics"].get(w, {}) for row in rows)]
+    units = {m: ", ".join(filter(None, ("{}", METRICS[m].unit))) for m in COLUMNS}
     heads = "".join(
-        f'<th scope="col">{escape(METRICS[m].label)}<small>{escape(", ".join(filter(None, (w, METRICS[m].unit))))}</small></th>'
-        for w, m in shown
+        f'<th scope="col">{escape(METRICS[m].label)}<small>{escape(units[m].format(w))}</small></th>' for w, m in shown
     )
     title = escape(key[0])
     ranks = _ranks(rows)

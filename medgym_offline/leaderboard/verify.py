@@ -130,8 +130,8 @@ def verify_submission(
     """Re-execute the policies of a submission and compare every metric.
 
     Each run is evaluated as its entry says (same protocol, patients, seeds): runs, means and intervals must agree
-    within :func:`tolerance`. With `fresh` it is evaluated again on other evaluation seeds, and the headline metrics must agree
-    with the first within the noise of the episodes (t test over patients, level 1e-4).
+    within :func:`tolerance`. With `fresh` it is evaluated again on other evaluation seeds, and the headline metrics
+    must agree with the first within the noise of the episodes (t test over patients, level 1e-4).
 
     Args:
         folder: A submission folder.
@@ -246,14 +246,15 @@ def _missing(pairs: list[tuple[str, Any, Any]]) -> Iterator[str]:
     for check, claimed, found in pairs:
         a, b = _flat(claimed), _flat(found)
         yield from (
-            f"{w} {m} ({check}): claimed, but the re-execution has no such number" for w, m in a.keys() - b.keys()
+            f"{w} {m} ({check}): claimed, but the re-execution has no such number"
+            for w, m in sorted(a.keys() - b.keys())
         )
-        yield from (f"{w} {m} ({check}): missing in the entry" for w, m in b.keys() - a.keys())
+        yield from (f"{w} {m} ({check}): missing in the entry" for w, m in sorted(b.keys() - a.keys()))
 
 
 def _rows(check: str, claimed: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
     a, b = _flat(claimed), _flat(found)
-    for world, metric in a.keys() & b.keys():
+    for world, metric in [key for key in b if key in a]:
         value = b[world, metric]
         yield Row(check, world, metric, a[world, metric], value, tolerance(metric.removesuffix("_iqm"), value))
 

@@ -1,0 +1,196 @@
+"""The commands: every help, the order of the chain, machine-readable output."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.leaderboard.workshop import DATASET, PATIENTS, Workshop, run
+
+COMMANDS = (
+    "demo",
+    "list",
+    "info",
+    "download",
+    "verify",
+    "generate",
+    "train",
+    "eval",
+    "report",
+    "submit",
+    "leaderboard add",
+    "leaderboard verify",
+    "leaderboard build",
+    "cohort build",
+    "cohort card",
+    "simulators fit",
+    "simulators info",
+    "simulators audit",
+    "behavior train",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_with_an_example(command: str) -> None:
+    done = run(*command.split(), "--help")
+    assert done.code == 0
+    assert f"Example: medgym-offline {command}" in " ".join(done.out.replace("│", " ").split())
+
+
+def test_the_top_help_names_every_command() -> None:
+    done = run("--help")
+    assert done.code == 0
+    for command in COMMANDS:
+        assert f" {command.split()[0]} " in done.out
+
+
+def test_version_names_the_package() -> None:
+    import medgym_offline
+
+    done = run("--version")
+    assert (done.code, done.out.split()[0]) == (0, "medgym-offline")
+    assert done.out.split()[1].startswith(medgym_offline.__version__)
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    for argv in (["eval"], ["eval", "--policy"], ["no-such-command"], ["eval", "--policy", "zero", "--episodes", "x"]):
+        done = run(*argv)
+        assert done.code == 2, argv
+        assert "Traceback" not in done.err
+
+
+def test_the_command_line_starts_without_torch_and_quickly() -> None:
+    code = "import sys, medgym_offline.cli as c; print([m for m in ('torch', 'minari', 'h5py') if m in sys.modules])"
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - started
+    print(f"import of the command line, interpreter included: {seconds:.2f} s")
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    import medgym_offline.datasets
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(medgym_offline.datasets, "list_datasets", interrupted)
+    done = run("list")
+    assert done.code == 130
+    assert "Traceback" not in done.err
+
+
+def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    from medgym_offline.cli import main
+    from medgym_offline.errors import MedGymError
+
+    monkeypatch.setenv("MEDGYM_DEBUG", "1")
+    with pytest.raises(MedGymError):
+        main(["info", "medgym/nothing-v0"])
+
+
+def test_list_and_info_speak_json(shop: Workshop) -> None:
+    listed = {info["id"]: info for info in json.loads(run("list", "--json").out)}
+    assert listed[DATASET]["episodes"] == 4 * PATIENTS
+    assert "medgym/sepsis-ind-v0" in listed
+    info = json.loads(run("info", DATASET, "--json").out)
+    assert info == listed[DATASET]
+    assert DATASET in run("list").out
+    assert info["content_hash"] in run("info", DATASET).out
+
+
+def test_verify_accepts_a_good_dataset(shop: Workshop) -> None:
+    done = run("verify", DATASET, "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["ok"] is True
+
+
+def test_train_leaves_policies_and_logs_and_names_the_next_command(shop: Workshop) -> None:
+    for seed in (0, 1):
+        assert shop.policy(seed).is_file()
+        with open(shop.policy(seed).with_suffix(".csv"), newline="") as stream:
+            assert int(float(list(csv.DictReader(stream))[-1]["update"])) == 5
+    done = run("train", "dqn", "--dataset", DATASET, "--updates", "2", "--patients", "2", "--output", "runs/two")
+    assert done.code == 0
+    (line,) = [line for line in done.out.splitlines() if line.startswith("next: medgym-offline ")]
+    # The printed command is a command: it names the patients that the policy knows, and runs.
+    argv = line.removeprefix("next: medgym-offline ").split()
+    assert run(*argv[:-1], "runs/told", "--bank", shop.bank, "--episodes", "1").code == 0
+
+
+def test_train_evaluates_on_request(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medgym_offline.commands.learn._bank_of", lambda dataset: str(shop.bank))
+    done = run(
+        "train", "cql", "--dataset", DATASET, "--updates", "2", "--patients", "1", "--eval", "--output", "runs/e"
+    )
+    assert done.code == 0, done.err
+    result = json.loads(Path("runs/e/cql-ind-seed0/result.json").read_text())
+    assert result["policy"]["provenance"]["algorithm"] == "cql"
+
+
+def test_eval_prints_json_that_equals_the_file(shop: Workshop) -> None:
+    argv = shop.evaluate("--policy", "zero", "--patients", "2", "--worlds", "own,held-out", "--seed", "5")
+    done = run(*argv, "--json", "--output", "out")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result == json.loads(Path("out/result.json").read_text())
+    assert [world["world"] for world in result["worlds"]] == ["own", "held-out"]
+    assert result["worlds"][0]["per_patient"]["patient"] == ["prior/0", "prior/1"]
+    assert result["protocol"]["seed"] == 5
+    page = Path("out/report.html").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html")
+
+
+def test_patients_by_number_and_by_id_are_the_same(shop: Workshop) -> None:
+    by_number = json.loads(run(*shop.evaluate("--policy", "zero", "--patients", "1", "--json")).out)
+    by_id = json.loads(run(*shop.evaluate("--policy", "zero", "--patients", "prior/0", "--json")).out)
+    assert by_number["metrics"] == by_id["metrics"]
+
+
+@pytest.mark.parametrize("policy", ["zero", "max", "random", "clinician"])
+def test_eval_knows_the_built_in_policies(shop: Workshop, policy: str) -> None:
+    done = run(*shop.evaluate("--policy", policy, "--patients", "1", "--timing", "fixed", "--decisions", "4", "--json"))
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["protocol"]["timing"] == "fixed"
+
+
+def test_report_puts_results_side_by_side(shop: Workshop) -> None:
+    done = run("report", shop.result(0), shop.result(1) / "result.json", "--output", "both.html")
+    assert done.code == 0, done.err
+    page = Path("both.html").read_text()
+    assert "dqn-ind-seed0" in page
+    assert "dqn-ind-seed1" in page
+
+
+def test_simulators_info_speaks_json(shop: Workshop) -> None:
+    done = run("simulators", "info", shop.bank, "--json")
+    assert json.loads(done.out)["patient_ids"] == [f"prior/{n}" for n in range(PATIENTS)]
+    assert "prior/0" in run("simulators", "info", shop.bank).out
+
+
+def test_download_says_that_no_remote_answered_and_regenerates_on_request(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medgym_offline.commands import fetch
+
+    assert "already here" in run("download", DATASET).out
+    done = run("download", "medgym/sepsis-random-v0", "--remote", "hf://no-such-organisation")
+    assert done.code == 1
+    assert "--regenerate" in done.err
+    assert "hf://no-such-organisation" in done.err
+    made = {}
+
+    def generate(name: str) -> object:
+        made["name"] = name
+        return type("Made", (), {"episodes": 1, "path": "there"})()
+
+    monkeypatch.setattr(fetch, "generate", generate)  # the real one needs the release's bank
+    done = run("download", "medgym/sepsis-random-v0", "--remote", "hf://no-such-organisation", "--regenerate")
+    assert (done.code, made) == (0, {"name": "medgym/sepsis-random-v0"})
+    assert "regenerated" in done.out

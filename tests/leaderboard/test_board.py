@@ -1,0 +1,192 @@
+"""The board: sorted, idempotent, locked; the schema; the page."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medgym_offline.errors import SubmissionError
+from medgym_offline.files import release_folder
+from medgym_offline.leaderboard import add_entry, build_page, entry_id, entry_schema, read_board, read_submission
+from medgym_offline.leaderboard.page import groups
+from medgym_offline.leaderboard.schema import violations
+from tests.leaderboard.workshop import Workshop, refused, run
+
+
+@pytest.fixture
+def entry(shop: Workshop) -> dict[str, Any]:
+    """A real entry."""
+    assert run("submit", shop.result(0), "--name", "Method", "--output", "submission").code == 0
+    return read_submission("submission").entry
+
+
+def variant(entry: dict[str, Any], name: str, sofa: float | None = None) -> dict[str, Any]:
+    """The same entry under another name, with other policies."""
+    other = copy.deepcopy(entry)
+    other["name"] = name
+    other["policies"][0]["sha256"] = f"{abs(hash(name)):064x}"[:64]
+    other["id"] = entry_id(other)
+    if sofa is not None:
+        other["metrics"]["own"]["sofa_all"] = sofa
+        other["intervals"]["own"]["sofa_all"] = [sofa - 0.1, sofa + 0.1]
+    return other
+
+
+def test_adding_is_idempotent_and_sorted(entry: dict[str, Any]) -> None:
+    board = Path("board.json")
+    for name in ("zeta", "alpha", "mu"):
+        assert add_entry(variant(entry, name), board)
+    before = board.read_bytes()
+    assert not add_entry(variant(entry, "alpha"), board)
+    assert board.read_bytes() == before
+    assert [e["name"] for e in read_board(board)] == ["alpha", "mu", "zeta"]
+    other = Path("other.json")
+    for name in ("alpha", "zeta", "mu"):
+        add_entry(variant(entry, name), other)
+    assert other.read_bytes() == before
+
+
+def test_taken_names_and_copied_policies_are_refused(entry: dict[str, Any]) -> None:
+    add_entry(entry, "board.json")
+    changed = variant(entry, "METHOD!")  # the same id, since the names look alike
+    with pytest.raises(SubmissionError, match="different entry"):
+        add_entry(changed, "board.json")
+    renamed = copy.deepcopy(entry) | {"name": "Mine"}
+    renamed["id"] = entry_id(renamed)
+    with pytest.raises(SubmissionError, match="already has these policies"):
+        add_entry(renamed, "board.json")
+    assert len(read_board("board.json")) == 1
+
+
+def test_a_verification_is_recorded_and_kept(entry: dict[str, Any]) -> None:
+    record = {"accepted": True, "version": "x", "result_hash": "0" * 64, "largest_deviation": 0.0}
+    add_entry(entry, "board.json")
+    assert add_entry(entry | {"verification": record}, "board.json")
+    assert not add_entry(entry, "board.json")
+    assert read_board("board.json")[0]["verification"] == record
+
+
+def test_adds_at_once_lose_nothing(entry: dict[str, Any]) -> None:
+    code = (
+        "import json, sys; from medgym_offline.leaderboard import add_entry\n"
+        "for e in json.load(open(sys.argv[1])): add_entry(e, 'board.json')"
+    )
+    workers = []
+    for w in range(2):
+        Path(f"{w}.json").write_text(json.dumps([variant(entry, f"worker {w} entry {n}") for n in range(12)]))
+        workers.append(subprocess.Popen([sys.executable, "-c", code, f"{w}.json"]))
+    assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
+    assert len(read_board("board.json")) == 24
+
+
+def test_a_damaged_board_is_refused_and_not_overwritten(entry: dict[str, Any]) -> None:
+    board = Path("board.json")
+    for text in ("{", "[]", '{"format": "x", "entries": []}', '{"format": "medgym-leaderboard/1", "entries": [{}]}'):
+        board.write_text(text)
+        with pytest.raises(SubmissionError, match=r"board\.json"):
+            add_entry(entry, board)
+        assert board.read_text() == text
+
+
+def test_the_shipped_board_and_schema_are_valid() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    jsonschema.Draft202012Validator.check_schema(entry_schema())
+    read_board(release_folder("leaderboard") / "leaderboard.json")
+
+
+def test_our_validator_agrees_with_jsonschema(entry: dict[str, Any]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(entry_schema())
+
+    def both(value: Any) -> bool:
+        ours = not list(violations(value, entry_schema()))
+        assert ours == validator.is_valid(value), value
+        return ours
+
+    assert both(entry)
+    assert both(entry | {"link": None, "dataset": None})
+    for field in entry:
+        assert not both({k: v for k, v in entry.items() if k != field})
+        for value in (None, True, 1.5, -1, "x", "", [], ["x"], {}, {"x": 1}, [{}], "a/b/c/d"):
+            both(entry | {field: value})
+    deep = [("protocol", "hash"), ("protocol", "patients"), ("bank", "content_hash"), ("dataset", "id")]
+    for field, inner in deep:
+        for value in (None, 1, "x", [], [""], "0" * 64):
+            both(entry | {field: entry[field] | {inner: value}})
+    for policy in ({}, {"builtin": "zero"}, {"builtin": "evil"}, entry["policies"][0] | {"builtin": "zero"}):
+        both(entry | {"policies": [policy]})
+
+
+class _Page(HTMLParser):
+    """Tags, texts and addresses of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.rows: list[list[str]] = []
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src")]
+        if tag not in ("meta", "link", "br"):
+            self.stack.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and ("td" in self.stack or "th" in self.stack):
+            self.rows[-1].append(data)
+
+
+def test_the_page_ranks_ties_and_escapes(entry: dict[str, Any]) -> None:
+    rows = [
+        variant(entry, "worst", 9.0),
+        variant(entry, "best", 3.0),
+        variant(entry, "tied", 3.15),
+        variant(entry, "third", 4.0),
+    ]
+    rows[0]["authors"] = ["<script>alert(1)</script>"]  # no schema between: the page escapes by itself
+    page = build_page(rows, "site")
+    parsed = _Page()
+    parsed.feed(page.read_text())
+    assert parsed.stack == []
+    assert "script" not in parsed.tags
+    assert parsed.addresses == ["leaderboard.json"]
+    assert [(row[0], row[1]) for row in parsed.rows[1:]] == [
+        ("1", "best"),
+        ("1", "tied"),
+        ("3", "third"),
+        ("4", "worst"),
+    ]
+    assert json.loads(Path("site/leaderboard.json").read_text())["entries"] == rows
+
+
+def test_entries_made_differently_are_not_ranked_together(entry: dict[str, Any]) -> None:
+    other = variant(entry, "other")
+    other["protocol"]["settings"] |= {"episodes": 50}
+    other["protocol"]["deviations"].pop("episodes")
+    assert len(groups([entry, variant(entry, "alike"), other])) == 2
+
+
+def test_an_empty_board_still_makes_a_page(tmp_path: Path) -> None:
+    assert "No entries yet" in build_page([], tmp_path / "site").read_text()
+
+
+def test_the_commands_add_and_build(entry: dict[str, Any]) -> None:
+    assert "added" in run("leaderboard", "add", "submission", "--file", "b/board.json").out
+    assert "already" in run("leaderboard", "add", "submission", "--file", "b/board.json").out
+    assert run("leaderboard", "build", "--file", "b/board.json", "--output", "site").code == 0
+    assert "Method" in Path("site/index.html").read_text()
+    assert "absent.json" in refused("leaderboard", "build", "--file", "absent.json", "--output", "site")

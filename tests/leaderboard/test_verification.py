@@ -1,0 +1,92 @@
+"""Verification: claims are compared with what the policies do when they are run again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medgym_offline.leaderboard import read_board, verify_submission
+from medgym_offline.leaderboard.verify import Row, tolerance
+from tests.leaderboard.test_submission import change
+from tests.leaderboard.workshop import DATASET, Workshop, refused, run
+
+
+@pytest.fixture
+def folder(shop: Workshop, tmp_path: Path) -> Path:
+    """A good submission of two seeds."""
+    target = tmp_path / "submission"
+    done = run("submit", shop.result(0), shop.result(1), "--name", "My Method", "--output", target)
+    assert done.code == 0, done.err
+    return target
+
+
+def test_an_honest_submission_is_accepted_and_recorded(folder: Path, shop: Workshop) -> None:
+    assert run("leaderboard", "add", folder, "--file", "board.json").code == 0
+    done = run("leaderboard", "verify", folder, "--bank", shop.bank, "--file", "board.json", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert report["accepted"] is True
+    assert report["faults"] == []
+    assert {row["check"] for row in report["rows"]} >= {"mean", "interval", "run 1", "run 2", "fresh seeds run 2"}
+    (entry,) = read_board("board.json")
+    assert entry["verification"]["result_hash"] == report["result_hash"]
+    assert verify_submission(folder, shop.bank, fresh=False, progress=False).result_hash == report["result_hash"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda e: e["metrics"]["own"].update(sofa_all=e["metrics"]["own"]["sofa_all"] - 0.5),
+        lambda e: e["metrics"]["held-out"].update(safe_hourly=e["metrics"]["held-out"]["safe_hourly"] + 5),
+        lambda e: e["runs"][1]["own"].update({"return": e["runs"][1]["own"]["return"] + 2}),
+        lambda e: e["metrics"]["own"].update(support_distance=0.1),
+        lambda e: e["intervals"]["own"].update(sofa_all=[0.0, 1.0]),
+        lambda e: e["intervals"]["own"].pop("return"),
+        lambda e: e["metrics"]["own"].update(invented=1.0),
+        lambda e: e["runs"].pop(),
+    ],
+)
+def test_false_numbers_are_refused(folder: Path, shop: Workshop, edit: Callable[[dict[str, Any]], object]) -> None:
+    change(folder, edit)
+    done = run("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh", "--file", "board.json")
+    assert done.code == 1
+    assert "refused" in done.out
+    assert not Path("board.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda e: e["bank"].update(content_hash="0" * 64), "bank"),
+        (lambda e: e["protocol"].update(hash="0" * 64), "protocol"),
+        (lambda e: e["protocol"]["settings"].update(critical_hour=0.0), "critical_hour"),
+        (lambda e: e["protocol"].update(deviations={}), "deviations"),
+        (lambda e: e["dataset"].update(content_hash="0" * 64), "other rows"),
+        (lambda e: e.update(seeds=[5, 6]), "seeds"),
+        (lambda e: e["policies"][0]["training"].update(updates=10**9), "policies"),
+    ],
+)
+def test_another_protocol_bank_or_history_is_refused(
+    folder: Path, shop: Workshop, edit: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    change(folder, edit)
+    assert reason in refused("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh")
+
+
+def test_built_in_policies_verify_too(shop: Workshop) -> None:
+    evaluate = shop.evaluate("--policy", "random", "--timing", "adaptive", "--dataset", DATASET, "--output", "result")
+    assert run(*evaluate).code == 0
+    assert run("submit", "result", "--name", "Random", "--output", "s").code == 0
+    assert run("leaderboard", "verify", "s", "--bank", shop.bank).code == 0
+
+
+def test_rows_hold_within_their_tolerance_only() -> None:
+    assert Row("mean", "own", "sofa_all", 3.0, 3.01, 0.02).ok
+    assert not Row("mean", "own", "sofa_all", 3.0, 3.03, 0.02).ok
+    assert not Row("mean", "own", "sofa_all", float("nan"), 3.0, 0.02).ok
+    assert tolerance("sofa_all", 4.0) == pytest.approx(0.025)
+    assert tolerance("safe_hourly", 80.0) == pytest.approx(0.9)

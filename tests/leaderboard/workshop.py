@@ -1,0 +1,97 @@
+"""A small bank, a dataset made from it, and policies: what the tests of the command line and the leaderboard use."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from medgym_offline.cli import main
+
+DATASET = "medgym/workshop-v0"
+PATIENTS = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command printed and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run(*argv: str | Path) -> Run:
+    """Run the command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main([str(a) for a in argv])
+    code = ended.value.code
+    return Run(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
+
+
+def refused(*argv: str | Path) -> str:
+    """Run a command that must fail with exit code 1 and one line; returns the line."""
+    done = run(*argv)
+    assert done.code == 1, (done.code, done.out, done.err)
+    assert "Traceback" not in done.err
+    # On a slow machine, progress lines may stand before it.
+    *before, line = [line for line in done.err.splitlines() if line]
+    assert line.startswith("error: ")
+    assert not any(other.startswith("error") for other in before)
+    return line
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Paths of what was built once for the session."""
+
+    root: Path
+
+    @property
+    def bank(self) -> Path:
+        return self.root / "bank.safetensors"
+
+    @property
+    def minari(self) -> Path:
+        return self.root / "minari"
+
+    def policy(self, seed: int = 0, scope: str = "ind") -> Path:
+        return self.root / f"dqn-{scope}" / f"dqn-{scope}-seed{seed}.safetensors"
+
+    def result(self, seed: int = 0) -> Path:
+        return self.root / f"result{seed}"
+
+    def evaluate(self, *extra: str | Path) -> tuple[str | Path, ...]:
+        """Arguments of a quick `eval` in the workshop's bank."""
+        return ("eval", "--bank", self.bank, "--episodes", "2", *extra)
+
+
+def build(root: Path) -> Workshop:
+    """Bank, dataset, two DQN seeds (Ind), one Pop, and the results of the two."""
+    from medgym_offline.simulators.prior import prior_bank
+
+    shop = Workshop(root)
+    prior_bank(patients=PATIENTS, seed=0).save(shop.bank)
+    recipe = root / "recipe.toml"
+    fields = {"id": DATASET, "description": "Random.", "bank": "bank.safetensors", "behavior": "random"}
+    recipe.write_text("".join(f'{key} = "{value}"\n' for key, value in fields.items()) + "episodes = 4\n")
+    os.environ["MINARI_DATASETS_PATH"] = str(shop.minari)
+    os.environ["MEDGYM_CACHE"] = str(root / "cache")
+    train = ("train", "dqn", "--dataset", DATASET, "--updates", "5")
+    steps: list[tuple[str | Path, ...]] = [
+        ("generate", recipe),
+        (*train, "--seeds", "2", "--output", root / "dqn-ind"),
+        (*train, "--scope", "pop", "--output", root / "dqn-pop"),
+    ]
+    for seed in (0, 1):
+        evaluate = shop.evaluate("--policy", shop.policy(seed), "--dataset", DATASET, "--worlds", "own,held-out")
+        steps.append((*evaluate, "--output", shop.result(seed)))
+    for step in steps:
+        done = run(*step)
+        assert done.code == 0, (step, done.err)
+    return shop
