@@ -96,7 +96,7 @@ class DecisionProcess:
         if noise is not None and self.config.noise:
             self._expect(noise, tuple(x.shape), "noise")
             n = len(self.bank.disease.variables)
-            x[..., :n] += self.config.initial_noise * noise[..., :n].to(x.dtype)
+            x[..., :n] += self.config.initial_noise * noise[..., :n].to(x)
             x = self.bank.clamp(x)
         zero = x.new_zeros(x.shape[:2])
         return Episodes(x, zero, torch.full_like(zero, self.config.decisions), zero)
@@ -134,7 +134,7 @@ class DecisionProcess:
                 f"action component {a} of patient {self.bank.patients[p]}, episode {b}, is {actions[p, b, a].item()}; "
                 "actions must be finite, in [-1, 1]"
             )
-        bounded = actions.to(episodes.x.dtype).clamp(-1.0, 1.0)
+        bounded = actions.to(episodes.x).clamp(-1.0, 1.0)
         wish = action_to_interval(bounded[..., 3], self.config) if self.config.timing == "adaptive" else None
         dt = decision_interval(episodes.time, episodes.left, self.config, wish)
         return (bounded[..., :3] + 1.0) / 2.0, torch.where(self.active(episodes), dt, torch.zeros_like(dt))
@@ -157,7 +157,7 @@ class DecisionProcess:
         if noise is not None and config.noise:
             self._expect(noise, tuple(x.shape), "noise")
             # W ~ N(0, sigma^2 dt): variance linear in time.
-            displacement = bank.noise_scale[:, None, :] * dt.sqrt()[..., None] * noise.to(x.dtype)
+            displacement = bank.noise_scale[:, None, :] * dt.sqrt()[..., None] * noise.to(x)
         else:
             displacement = torch.zeros_like(x)
         burden = disease.burden(u)
@@ -166,7 +166,7 @@ class DecisionProcess:
             threshold = config.remission_severity if config.remission else None
             harm, end, quiet = integrate_severity(bank, x, u, dt, displacement, config.cell, threshold)
             if config.remission:
-                calm = torch.where(quiet < dt, quiet, episodes.calm + dt)
+                calm = torch.where(running, torch.minimum(quiet, calm + dt), calm)
         else:
             end = bank.clamp(bank.flow(x, u, dt) + displacement)
         end = torch.where(running[..., None], end, x)

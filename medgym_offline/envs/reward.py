@@ -62,9 +62,8 @@ def integrate_severity(
         threshold: Severity below which the patient counts as recovered, if that is asked for.
 
     Returns:
-        Integral (P, B) in severity points times hours; state at the end (P, B, D); and the hours (P, B) for which
-        severity has been below `threshold` at the end of the hold without a break: dt if it was so throughout,
-        0 without a threshold.
+        Integral (P, B) in severity points times hours; state at the end (P, B, D); and the hours (P, B) since
+        severity was last at or above `threshold`: infinite if it was below throughout, 0 without a threshold.
     """
     cells = torch.ceil(dt.detach() / cell).long()
     total, end, calm = torch.zeros_like(dt), x, torch.zeros_like(dt)
@@ -85,7 +84,7 @@ def integrate_severity(
         if threshold is not None:
             hours = torch.cat([torch.zeros_like(dt_)[..., None], share * dt_[..., None]], -1)
             last_above = torch.where(height >= threshold, hours, -1.0).amax(-1)
-            quiet = torch.where(last_above < 0, dt_, dt_ - last_above)
+            quiet = torch.where(last_above < 0, torch.inf, dt_ - last_above)
         if whole:
             return area, reached, quiet
         patients = torch.arange(len(dt), device=dt.device)[:, None]

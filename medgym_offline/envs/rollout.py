@@ -211,10 +211,10 @@ def dense(process: DecisionProcess, episodes: Rollout, hours: Tensor) -> tuple[T
     states = x.new_empty(patients, batch, total + 1, x.shape[-1])
     treatments = u.new_empty(patients, batch, total + 1, u.shape[-1])
     beyond = hours > episodes.time[:, :, -1:]
-    patient = torch.arange(patients)[:, None, None]
+    patient = torch.arange(patients, device=x.device)[:, None, None]
     for chosen, width in rectangles(counts):
         begin, n = gather_rows(first, chosen)[..., None], gather_rows(counts, chosen)[..., None]
-        step = torch.arange(width)
+        step = torch.arange(width, device=x.device)
         at = begin + torch.minimum(step, (n - 1).clamp_min(0))
         hold = gather_rows(dt, chosen)
         since = (hours[at.clamp_max(total - 1)] - gather_rows(starts, chosen)[..., None]).clamp_min(0.0)

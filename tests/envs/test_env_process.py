@@ -271,6 +271,27 @@ def test_remission_counts_only_unbroken_calm(tiny_bank: SimulatorBank) -> None:
     assert len(set(calm.tolist())) > 1  # the patients differ, or the test shows nothing
 
 
+def test_remission_is_final(tiny_bank: SimulatorBank) -> None:
+    """A dose that would raise severity again does not bring an ended episode back."""
+    plain = _process(tiny_bank, noise=False)
+    none, most = ([0.0, -1.0, 0.0], [0.0, 1.0, 0.0])
+    u = (_hold(plain, 1, none, 12.0)[..., :3] + 1) / 2
+    curve = plain.severity(tiny_bank.trajectory(plain.start(1).x, u, torch.arange(13.0)), u[..., None, :])
+    process = _process(tiny_bank, noise=False, remission=True, remission_severity=float(curve.max()) + 0.1)
+    ended = process.step(process.start(1), _hold(process, 1, none, 12.0))
+    assert bool(ended.terminated.all())
+    after = process.step(ended.next, _hold(process, 1, most, 12.0))
+    assert float(after.sofa.max()) > process.config.remission_severity
+    assert bool((after.dt == 0).all())
+    assert bool(after.terminated.all())
+    # The same dose in time breaks the calm.
+    early = process.step(process.start(1), _hold(process, 1, none, 6.0))
+    broken = process.step(early.next, _hold(process, 1, most, 6.0))
+    assert bool((early.next.calm == 6.0).all())
+    sickest = int(curve.amax((1, 2)).argmax())
+    assert float(broken.next.calm[sickest, 0]) < 6.0
+
+
 def test_gradient_reaches_dose_and_interval(tiny_bank: SimulatorBank) -> None:
     process = _process(tiny_bank, noise=False)
     actions = (0.3 * _actions(process, 2)).requires_grad_()
