@@ -111,7 +111,7 @@ class FlatWriter:
 
 
 def read_flat(folder: str | Path) -> dict[str, np.ndarray]:
-    """The columns of a flat cache, memory-mapped and read-only.
+    """The columns of a flat cache, memory-mapped copy-on-write: changing them changes memory, never the files.
 
     Raises:
         DatasetError: a file is missing, truncated or of another type; the cache can be deleted and is rebuilt.
@@ -120,7 +120,7 @@ def read_flat(folder: str | Path) -> dict[str, np.ndarray]:
     for name, kind in COLUMNS.items():
         path = Path(folder) / f"{name}.npy"
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.load(path, mmap_mode="c", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             text = " ".join(str(error).split())
             raise DatasetError(f"{path}: unreadable flat cache ({text}); delete {folder}, it is rebuilt") from None

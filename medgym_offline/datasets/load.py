@@ -105,7 +105,7 @@ def load_dataset(
         progress: Show progress on standard error.
 
     Returns:
-        Read-only, memory-mapped arrays.
+        Arrays memory-mapped copy-on-write: writing to one changes it in memory, never the file.
 
     Raises:
         UnknownDatasetError: no such dataset, with the nearest ids.

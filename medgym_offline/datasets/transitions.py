@@ -63,7 +63,7 @@ class Transitions:
         patient (N,) int32: index into the bank, and into `patients`.
         episode (N,) int32: the episode's number in the dataset (unchanged by `select`).
 
-    The arrays may be memory-mapped and read-only: copy before writing.
+    The arrays may be memory-mapped copy-on-write: a write stays in memory and never reaches the file.
     """
 
     observations: np.ndarray

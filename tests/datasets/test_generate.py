@@ -185,3 +185,30 @@ def test_replacing_a_dataset_changes_it_whole(recipe: Recipe, copy: Path) -> Non
     new = load_dataset(recipe.id, root=copy, progress=False)
     assert new.content_hash == made.manifest["content_hash"] != old
     assert len([p for p in (copy / recipe.id).iterdir() if p.name.startswith("flat-")]) == 1
+
+
+def test_a_policy_file_of_each_patient_as_behavior(recipe: Recipe, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+    """Policies in another order than the bank's, some patients only: each acts for its own patient."""
+    from medgym_offline.datasets import verify
+    from medgym_offline.policies import StackedActor, save_policy
+    from medgym_offline.stack import StackedMLP
+
+    ids = tuple(reversed(tiny_bank.patients))
+    actor = StackedActor(StackedMLP(4, (9, 8, 4), seeds=[3, 4, 5, 6]), ids, decisions=20)
+    path = tmp_path / "behavior.safetensors"
+    save_policy(actor, path)
+    own = dataclasses.replace(recipe, behavior=str(path), perturbation=0.0, episodes=2)
+    made = generate(own, root=tmp_path, patients=[0, 2], output_id="medgym/actor-v0", progress=False)
+    rows = load_dataset(made.id, root=tmp_path, progress=False)
+    for patient in (0, 2):
+        one = rows.select(patients=[patient])
+        wanted = actor.select([tiny_bank.patients[patient]]).act(one.observations[None])[0]
+        np.testing.assert_allclose(one.actions, wanted, atol=1e-5)
+    assert made.manifest["behavior"]["sha256"] == sha256_file(path)
+    assert verify(made.id, root=tmp_path, replay=2, progress=False).ok
+    assert made.manifest["references"]["expert"] == "behavior.safetensors-adaptive"
+    with pytest.raises(DatasetError, match="made for adaptive timing"):
+        generate(dataclasses.replace(own, timing="fixed"), root=tmp_path, progress=False)
+    # Another policy under the same name is noticed.
+    save_policy(StackedActor(StackedMLP(4, (9, 8, 4), seeds=[7, 8, 9, 10]), ids, decisions=20), path)
+    assert [c.name for c in verify(made.id, root=tmp_path, replay=2, progress=False).faults] == ["behavior"]
