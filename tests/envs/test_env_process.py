@@ -82,10 +82,9 @@ def test_reward_and_cost_against_the_formulas(tiny_bank: SimulatorBank, reward: 
             end = _sofa(after, d)
             if reward == "integral":
                 cells = math.ceil(dt)
-                values = [_sofa(before, d)]
-                for j in range(1, cells + 1):
-                    x = one.flow(start, treatment, torch.tensor([[dt * j / cells]]))[0, 0]
-                    values.append(_sofa(bank.denormalize(x).double().numpy(), d))
+                nodes = torch.arange(1, cells + 1)[None] * dt / cells
+                path = one.flow(start.expand(1, cells, 8), treatment.expand(1, cells, 3), nodes)[0]
+                values = [_sofa(before, d)] + [_sofa(x, d) for x in bank.denormalize(path).double().numpy()]
                 harm = sum((m + n) / 2 for m, n in zip(values, values[1:])) * dt / cells
                 expected = -0.1 * (harm + 0.2 * v * dt)
             elif reward == "paper":
