@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["PatientScores", "process_config", "score_world"]
 
 SEED_PURPOSE = "evaluation"
-_BUDGET = 2_500_000  # dense state numbers held at once (10 MB); a few times that with temporaries
+_BUDGET = 5_000_000  # dense state numbers held at once (20 MB); a few times that with temporaries
 
 
 @dataclass(frozen=True)

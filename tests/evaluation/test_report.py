@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -207,3 +208,12 @@ def test_report_without_its_extra(
     assert not (tmp_path / "r.html").exists()
     with pytest.raises(ProtocolError, match="at least one"):
         write_report({}, tmp_path / "r.html")
+
+
+def test_reading_and_showing_results_needs_no_torch() -> None:
+    """`report` and the leaderboard read results; they should not wait for torch."""
+    code = (
+        "import sys; from medgym_offline.evaluation import Evaluation, compare, print_evaluations, write_report; "
+        "assert not {'torch', 'matplotlib', 'scipy', 'h5py', 'minari'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
