@@ -224,6 +224,11 @@ class SimulatorBank:
         """The vector field, (P, B, D), (P, B, 3) -> (P, B, D) per hour."""
         return field(self.disease, self.scales, self.physics, self._current.params, x, u)
 
+    @property
+    def relaxation(self) -> Tensor:
+        """(P, D) rough linear rate at which each component returns, per hour (for the solution map's inputs)."""
+        return self._current.params.relaxation()
+
     def trajectory(self, x: Tensor, u: Tensor, times: Tensor) -> Tensor:
         """The whole curve while a treatment is held, without noise.
 
@@ -242,7 +247,7 @@ class SimulatorBank:
         code = self._current.code
         if self._trunk is None or code is None:
             raise BankError(f"bank {self.name!r}: world {self.current_world!r} has no solution map; use backend='ode'")
-        return self._trunk.with_code(code)(self.field, x, u, times, self.lower, self.upper)
+        return self._trunk.with_code(code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
 
     def flow(self, x: Tensor, u: Tensor, dt: Tensor) -> Tensor:
         """State after holding `u` for `dt` hours, without noise: (P, B, D), (P, B, 3), (P, B) -> (P, B, D)."""

@@ -19,7 +19,7 @@ from medgym_offline.progress import Progress
 from medgym_offline.seeds import torch_generator
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.fit import warm_cosine
-from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig, heun_step
+from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
 
 __all__ = ["DistillConfig", "distill", "map_errors", "random_treatments"]
 
@@ -105,23 +105,17 @@ def distill(
     lower, upper = banks[0].lower, banks[0].upper
     split = np.cumsum([0, *sizes])
 
-    def fields(x: Tensor, u: Tensor) -> Tensor:
-        return torch.cat([b.field(x[a:z], u[a:z]) for b, a, z in zip(banks, split[:-1], split[1:])])
-
     with torch.no_grad():
-        # The skeleton needs the field, not the map: computed once for the pool.
-        y, skeleton = x, []
-        for h in shape.skeleton:
-            y = heun_step(fields, y, u, torch.full((1, 1, 1), h), lower, upper)
-            skeleton.append(y - x)
-        inputs = torch.cat([x, u, *skeleton], -1).clamp(-6.0, 6.0)
+        # The skeleton needs the fields, not the map: computed once for the pool.
+        parts = zip(banks, split[:-1], split[1:])
+        inputs = torch.cat([learned.inputs(b.field, x[a:z], u[a:z], b.relaxation, lower, upper) for b, a, z in parts])
     rows = torch.arange(total).unsqueeze(1)
     with Progress("distil solution map", config.steps, enabled=show) as progress:
         for _ in range(config.steps):
             pick = torch.randint(0, x.shape[1], (total, config.batch), generator=g)
             at = torch.randint(0, len(TIMES), (total, config.batch, config.times), generator=g)
             target = curve[rows.unsqueeze(-1), pick.unsqueeze(-1), at]
-            change = learned.basis(times[at]) @ learned.amplitudes_from(inputs[rows, pick], dim)
+            change = learned.basis(times[at]) @ learned.amplitudes(inputs[rows, pick], dim)
             raw = x[rows, pick].unsqueeze(-2) + change
             # Where the truth sits at a bound, beyond it is as good as at it; elsewhere the prediction is not
             # clamped, since a clamped one has no gradient to come back.

@@ -30,10 +30,14 @@ from torch import Tensor
 
 from medgym_offline.disease import Disease, Scales
 
-__all__ = ["K_MAX", "FieldParameters", "Physics", "field", "supply"]
+__all__ = ["K_MAX", "K_MIN", "FieldParameters", "Physics", "field", "supply"]
 
 K_MAX = (0.5, 0.1, 0.05, 0.3, 0.1, 0.1, 0.5, 0.5, 0.1, 0.5, 0.1, 0.1, 0.05, 0.1)
 """Upper bounds of the fourteen rates k1..k14, per hour (benchmark specification, section 3)."""
+
+K_MIN = (0.0, 0.0, 0.0, 0.08, 0.0, 0.0, 0.0, 0.0, 0.04, 0.0, 0.0, 0.0, 0.0, 0.0)
+"""Lower bounds. Two effects that physiology is sure of and one stay is too confounded to show: oxygen pressure carries
+saturation (k4), and fluid lowers lactate (k9). Fitted freely, both came out at almost 0 for a third of the patients."""
 
 R_MAX = 0.25
 """Upper bound of the mean-reversion rates, per hour."""
@@ -114,6 +118,15 @@ class FieldParameters:
     def select(self, index: Tensor) -> FieldParameters:
         """Parameters of the patients at `index`; tensors shared by all (leading 1) stay shared."""
         return FieldParameters(**{n: t if t.shape[0] == 1 else t[index] for n, t in self.tensors().items()})
+
+    def relaxation(self) -> Tensor:
+        """(P, 8) rough linear rates per hour: mean reversion plus the physics' own pull."""
+        k, zero = self.k, torch.zeros_like(self.k[:, 0])
+        physics = torch.stack([k[:, 3], k[:, 0], 0.5 * k[:, 13], zero, zero, 0.5 * k[:, 7]], -1)
+        rates = self.reversion + physics
+        shock = 1.0 / self.need[:, 2:]
+        rates = rates.expand(shock.shape[0], -1)
+        return torch.cat([rates, torch.zeros_like(shock), shock], -1)
 
     def to(self, device: torch.device | str) -> FieldParameters:
         """The same parameters on `device`."""

@@ -26,7 +26,7 @@ from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.data import FitData
-from medgym_offline.simulators.field import K_MAX, R_MAX, FieldParameters, Physics, field
+from medgym_offline.simulators.field import K_MAX, K_MIN, R_MAX, FieldParameters, Physics, field
 from medgym_offline.simulators.flow import heun_step
 from medgym_offline.simulators.needs import shock_course
 from medgym_offline.simulators.prior import RESIDUAL_HIDDEN
@@ -142,8 +142,9 @@ def _initial_raw(seed: int) -> dict[str, Tensor]:
 
 
 def _params(raw: dict[str, Tensor], need: Tensor, response: Tensor, threshold: Tensor) -> FieldParameters:
+    low, high = raw["k"].new_tensor(K_MIN), raw["k"].new_tensor(K_MAX)
     return FieldParameters(
-        k=torch.sigmoid(raw["k"]) * raw["k"].new_tensor(K_MAX),
+        k=low + torch.sigmoid(raw["k"]) * (high - low),
         set_point=raw["set_point"],
         reversion=R_MAX * torch.sigmoid(raw["reversion"]),
         need=need,

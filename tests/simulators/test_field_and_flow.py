@@ -150,7 +150,7 @@ def test_map_starts_at_identity_before_training() -> None:
     bank = prior_bank(2)
     fresh = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 2, bank.state_dim, seed=0)
     x, u = _states(bank, 3)
-    y = fresh(bank.field, x, u, torch.full((2, 3, 1), 24.0), bank.lower, bank.upper)
+    y = fresh(bank.field, x, u, torch.full((2, 3, 1), 24.0), bank.relaxation, bank.lower, bank.upper)
     assert (y[:, :, 0] - x).abs().max() < 0.5
 
 

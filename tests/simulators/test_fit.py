@@ -224,7 +224,9 @@ def toy_cohort() -> Cohort:
         rows.append((f"toy/{i}", 0.0, 60.0, "fio2", 40.0))
         rows.append((f"toy/{i}", 0.0, 20.0, "vasopressor", 0.05 * i))
         rows.append((f"toy/{i}", 0.0, 60.0, "fluids", 80.0))
-    table = pl.DataFrame(rows, schema=["patient", "time_h", "end_h", "variable", "value"], orient="row", infer_schema_length=None)
+    table = pl.DataFrame(
+        rows, schema=["patient", "time_h", "end_h", "variable", "value"], orient="row", infer_schema_length=None
+    )
     table = table.with_columns(pl.lit("toy").alias("source"), pl.col("end_h").cast(pl.Float64))
     table = table.with_columns(
         pl.when(pl.col("variable") == "gcs").then(pl.col("value").clip(3, 15)).otherwise("value").alias("value")
