@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -300,6 +301,34 @@ def test_folders_that_are_no_policy(tmp_path: Path) -> None:
     script(tmp_path / "b.pt", nn.Linear(9, 3))
     with pytest.raises(PolicyError, match="the policies of a and b differ"):
         load_policy(tmp_path)
+
+
+def test_onnx_without_its_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "p.onnx").write_bytes(b"\x08\x09" + bytes(50))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MedGymError, match=r"pip install .medgym-offline\[onnx\]."):
+        load_policy(tmp_path / "p.onnx")
+
+
+def test_onnx_acts_like_the_network_it_came_from(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    linear = nn.Linear(9, 4)
+    weight = onnx.numpy_helper.from_array(linear.weight.T.contiguous().detach().numpy(), "w")
+    bias = onnx.numpy_helper.from_array(linear.bias.detach().numpy(), "b")
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"])],
+        "policy",
+        [value("x", onnx.TensorProto.FLOAT, ["n", 9])],
+        [value("y", onnx.TensorProto.FLOAT, ["n", 4])],
+        [weight, bias],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "p.onnx")
+    policy = load_policy(tmp_path / "p.onnx")
+    assert policy.timing == "adaptive"
+    assert (policy.act(OBSERVATIONS) - linear(OBSERVATIONS)).abs().max() < 1e-5
 
 
 def test_reading_needs_no_more_than_the_file(tmp_path: Path) -> None:
