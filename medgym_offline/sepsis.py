@@ -7,7 +7,10 @@ term, reads oxygenation from SpO2, and must not be used for care.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from typing import Any
+
+import numpy as np
 
 from medgym_offline.disease import Array, Disease, Treatment, Variable, namespace
 
@@ -34,17 +37,49 @@ TREATMENTS = (
 )
 
 
-def _sigmoid(z: Array) -> Array:
-    # tanh saturates without overflow, and exists under the same name in NumPy and torch.
-    return 0.5 * (1.0 + namespace(z).tanh(0.5 * z))
+# One row per cut-off: organ, state column (6 is the dose), sign (+1: worse above), cut-off, the two widths, weight.
+_CUTOFFS = (
+    *((0, SPO2, -1.0, c, 1.0, 3.0, 0.7) for c in (94.0, 90.0, 85.0, 80.0)),
+    *((1, BILIRUBIN, 1.0, c, 0.3, 1.5, 1.0) for c in (1.2, 2.0, 6.0, 12.0)),
+    *((2, GCS, -1.0, c, 0.5, 1.5, 1.0) for c in (15.0, 13.0, 10.0, 6.0)),
+    (3, URINE, -1.0, 500.0, 50.0, 120.0, 1.0),
+    (3, URINE, -1.0, 200.0, 50.0, 120.0, 2.0),
+    (4, 6, 1.0, 0.01, 0.003, 0.01, 1.0),
+    (4, 6, 1.0, 0.05, 0.01, 0.03, 1.0),
+    (4, 6, 1.0, 0.1, 0.02, 0.05, 1.0),
+    (4, 6, 1.0, 0.25, 0.03, 0.08, 1.0),
+)
+_COLUMNS = [row[1] for row in _CUTOFFS]
 
 
-def _steps(z: Array, cutoffs: Sequence[float], narrow: Sequence[float], wide: Sequence[float]) -> Array:
-    """Sum over cut-offs c of s(z - c; a, b), s(z; a, b) = 0.7 sigmoid(z/a) + 0.3 sigmoid(z/b)."""
-    total = 0.0
-    for c, a, b in zip(cutoffs, narrow, wide):
-        total = total + 0.7 * _sigmoid((z - c) / a) + 0.3 * _sigmoid((z - c) / b)
-    return total
+@functools.lru_cache(maxsize=16)
+def _constants(like: tuple[Any, ...]) -> tuple[Array, ...]:
+    """Sign/narrow, cut/narrow, narrow/wide and the weights (18, 5), as arrays of one kind, precision and device."""
+    table = np.array([row[2:] for row in _CUTOFFS])
+    sign, cut, narrow, wide, weight = table.T
+    organs = np.zeros((len(table), 5))
+    organs[np.arange(len(table)), [row[0] for row in _CUTOFFS]] = weight
+    parts = (sign / narrow, sign * cut / narrow, narrow / wide, organs)
+    if like[0] == "numpy":
+        return tuple(p.astype(like[1]) for p in parts)
+    import torch
+
+    # Made outside inference mode: these are cached, and gradients may flow past them later.
+    with torch.inference_mode(False):
+        return tuple(torch.tensor(p, dtype=like[1], device=like[2]) for p in parts)
+
+
+def _scores(state: Array, vasopressor: Array) -> tuple[Array, Array]:
+    """s(z; a, b) = 0.7 sigmoid(z/a) + 0.3 sigmoid(z/b) of every cut-off (..., 18), and the weights (18, 5)."""
+    xp = namespace(state)
+    torch_like = xp is not np
+    dose = vasopressor + 0.0 * state[..., SPO2]  # a dose shared by many states broadcasts
+    seven = xp.concatenate([state[..., :6], dose[..., None]], -1)
+    like = ("torch", seven.dtype, seven.device) if torch_like else ("numpy", np.result_type(seven, np.float32).str)
+    gain, offset, ratio, weights = _constants(like)
+    z = seven[..., _COLUMNS] * gain - offset
+    # sigmoid(z) = (1 + tanh(z/2))/2: tanh saturates without overflow and has one name in NumPy and torch.
+    return 0.5 + 0.35 * xp.tanh(0.5 * z) + 0.15 * xp.tanh(0.5 * ratio * z), weights
 
 
 def sofa_components(state: Array, vasopressor: Array) -> Array:
@@ -57,15 +92,8 @@ def sofa_components(state: Array, vasopressor: Array) -> Array:
     Returns:
         (..., 5): respiratory, hepatic, neurologic, renal, cardiovascular.
     """
-    xp = namespace(state)
-    urine = state[..., URINE]
-    respiratory = 0.7 * _steps(-state[..., SPO2], (-94, -90, -85, -80), (1,) * 4, (3,) * 4)
-    hepatic = _steps(state[..., BILIRUBIN], (1.2, 2, 6, 12), (0.3,) * 4, (1.5,) * 4)
-    neurologic = _steps(-state[..., GCS], (-15, -13, -10, -6), (0.5,) * 4, (1.5,) * 4)
-    renal = _steps(-urine, (-500,), (50,), (120,)) + 2.0 * _steps(-urine, (-200,), (50,), (120,))
-    cardio = _steps(vasopressor, (0.01, 0.05, 0.1, 0.25), (0.003, 0.01, 0.02, 0.03), (0.01, 0.03, 0.05, 0.08))
-    # A vasopressor of another shape (one dose for many states) broadcasts.
-    return xp.stack([respiratory, hepatic, neurologic, renal, cardio + 0.0 * urine], -1)
+    scores, weights = _scores(state, vasopressor)
+    return scores @ weights
 
 
 def sofa(state: Array, vasopressor: Array) -> Array:
@@ -78,7 +106,8 @@ def sofa(state: Array, vasopressor: Array) -> Array:
     Returns:
         (...) severity points, between 0 and about 17.8.
     """
-    return sofa_components(state, vasopressor).sum(-1)
+    scores, weights = _scores(state, vasopressor)
+    return scores @ weights.sum(-1)
 
 
 def cost(lactate_start: Array, lactate_end: Array) -> Array:
@@ -99,9 +128,7 @@ def cost(lactate_start: Array, lactate_end: Array) -> Array:
     # Clipped inside the power, so that the branch not taken has no NaN and no infinite gradient.
     moderate = 0.3 + 1.7 * xp.clip((level - 2.0) / 2.0, 1e-6, 1.0) ** 0.7
     severe = 2.0 + (level - 4.0)
-    base = xp.where(
-        level < 1.5, 0.0 * level, xp.where(level < 2.0, mild, xp.where(level < 4.0, moderate, severe))
-    )
+    base = xp.where(level < 1.5, 0.0 * level, xp.where(level < 2.0, mild, xp.where(level < 4.0, moderate, severe)))
     base = xp.clip(base, 0.0, 3.0)
     rise = xp.clip((lactate_end - lactate_start) / 1.5, 0.0, 1.0)
     return xp.clip(base + 0.5 * rise, 0.0, 3.5)

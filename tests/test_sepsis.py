@@ -106,3 +106,14 @@ def test_normalised_bounds_are_the_images_of_the_physical_bounds() -> None:
     # Below the bounds the inverse must not fold back (a square root is not injective there).
     below = low[:6] - 3.0
     assert np.allclose(scales.denormalize(SEPSIS, below), [v.lower for v in SEPSIS.variables], atol=1e-4)
+
+
+def test_severity_is_differentiable_after_use_in_inference_mode() -> None:
+    state = torch.tensor([[91.0, 60, 2.5, 9, 420, 3]])
+    with torch.inference_mode():
+        sepsis.sofa(state, torch.tensor([0.1]))
+    dose = torch.tensor([0.1], requires_grad=True)
+    sepsis.sofa(state, dose).sum().backward()
+    low, high = (sepsis.sofa(state, torch.tensor([0.1 + h])) for h in (-1e-3, 1e-3))
+    assert dose.grad is not None
+    assert float(dose.grad) == pytest.approx(float(high - low) / 2e-3, rel=1e-2)
