@@ -79,15 +79,16 @@ def evaluate(
     notes: list[str] = []
     chosen = _choose(full, patients)
     selected = full if chosen is None else full.select(chosen)
-    named_worlds = tuple(w for w in official.worlds if w in full.worlds) if worlds is None else tuple(worlds)
+    standard = tuple(w for w in official.worlds if w in full.worlds)
+    named_worlds = standard if worlds is None else tuple(worlds)
     if not named_worlds:
         raise ProtocolError(f"no world to evaluate in: bank {full.name!r} has {', '.join(full.worlds)}")
     bound = resolve_policy(policy, selected, timing, decisions, official.decisions)
-    used, deviations = official.override(
-        bank=full.name, worlds=named_worlds, decisions=bound.decisions, episodes=episodes, seed=seed
-    )
-    # The protocol says "as the policy was trained"; settling it is no deviation.
-    used = used.override(timing=bound.timing)[0]
+    used, deviations = official.override(bank=full.name, decisions=bound.decisions, episodes=episodes, seed=seed)
+    # The protocol says "as the policy was trained" and "worlds that the bank has"; settling that is no deviation.
+    used = used.override(timing=bound.timing, worlds=named_worlds)[0]
+    if named_worlds != standard:
+        deviations["worlds"] = {"protocol": list(standard), "used": list(named_worlds)}
     process_config(used)  # refuses an infeasible budget before anything runs
     if chosen is not None and len(selected) != len(full):
         deviations["patients"] = {"protocol": len(full), "used": len(selected)}
@@ -102,7 +103,8 @@ def evaluate(
             results[world] = _world_result(scores, selected.patients, used, support, dataset_info)
     if named_worlds == ("own",):
         notes.append("own world only: the policy may exploit errors of the simulator it was trained in")
-    notes.append(seed_label(1))
+    if bound.info["scope"] != "baseline":
+        notes.append(seed_label(1))
     return Evaluation(
         name=name or bound.name,
         policy=bound.info,

@@ -51,17 +51,18 @@ class SupportSettings:
 class Protocol:
     """How policies are scored (benchmark specification, section 8).
 
-    Every policy is rolled out on every patient's own simulator in each of `worlds`: `episodes` episodes of `horizon`
-    hours and at most `decisions` decisions, from the patient's first state + N(0, `initial_noise`^2), with residual
-    noise if `noise`. Metrics are read on an absolute grid: at hours 0, `grid_hours`, ... the state *at* that hour.
-    Safety is read for hours after `critical_hour` where lactate is below `lactate_threshold` (mmol/L), hourly and every
-    `safety_grid_hours`. `timing` "policy" means: as the policy was trained.
+    Every policy is rolled out on every patient's own simulator in each of `worlds` that the bank has: `episodes`
+    episodes of `horizon` hours and at most `decisions` decisions, from the patient's first state
+    + N(0, `initial_noise`^2), with residual noise if `noise`. Metrics are read on an absolute grid: at hours 0,
+    `grid_hours`, ... the state *at* that hour. Safety is read for hours after `critical_hour` where lactate is below
+    `lactate_threshold` (mmol/L), hourly and every `safety_grid_hours`. `timing` "policy" means: as the policy was
+    trained.
     """
 
     name: str = DEFAULT
     version: int = 0
     bank: str = "sepsis-v0"
-    worlds: tuple[str, ...] = ("own", "held-out")
+    worlds: tuple[str, ...] = ("own", "held-out", "true")
     timing: str = "policy"
     decisions: int = 20
     episodes: int = 50

@@ -216,6 +216,16 @@ def test_timing_mismatch_and_unknown_names(tiny_bank: SimulatorBank) -> None:
         evaluate("zero", bank="no-such-bank")
 
 
+def test_worlds_of_the_bank_are_the_protocols(tiny_bank: SimulatorBank) -> None:
+    """A bank without a `true` world follows the protocol; leaving out a world that it has does not."""
+    both = evaluate("zero", bank=tiny_bank, episodes=1)
+    assert list(both.worlds) == ["own", "held-out"]
+    assert "worlds" not in both.deviations
+    own = evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"])
+    assert own.deviations["worlds"] == {"protocol": ["own", "held-out"], "used": ["own"]}
+    assert any("own world only" in note for note in own.notes)
+
+
 def test_infeasible_budget(tiny_bank: SimulatorBank) -> None:
     with pytest.raises(ProtocolError, match="cannot fill 96 h"):
         evaluate("zero", decisions=2, bank=tiny_bank)
