@@ -1,0 +1,149 @@
+"""Checks a simulator must pass before anyone trusts it (benchmark specification, section 9), as numbers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.seeds import torch_generator
+from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.distill import random_treatments
+
+__all__ = ["GRID", "bounded", "constant_policies", "constant_scores", "schedule_scores", "treatment_effects"]
+
+GRID = (
+    (0.0, 0.25, 0.5, 0.75, 1.0),
+    (0.0, 0.02, 0.05, 0.1, 0.2, 0.4),
+    (0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
+)
+"""Constant treatments tried, normalised: FiO2, vasopressor, fluids. Fine near zero, where doses matter."""
+
+HORIZON, PIECE, CRITICAL = 96, 24, 20
+
+
+def schedule_scores(bank: SimulatorBank, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Score treatment schedules without noise, from every patient's first state.
+
+    Args:
+        bank: P patients.
+        u: (P, B, 96, 3) treatment of each hour, or (P, B, 1, 3) constant.
+
+    Returns:
+        Mean severity over hours 1..96 (P, B); share of hours after the critical hour with the monitored variable
+        below its limit (P, B); final state (P, B, D).
+    """
+    with torch.inference_mode():
+        x = bank.initial_state().unsqueeze(1).expand(-1, u.shape[1], -1).contiguous()
+        total, safe = x.new_zeros(x.shape[:2]), x.new_zeros(x.shape[:2])
+        piece = PIECE if u.shape[2] == 1 else 1
+        times = torch.arange(1.0, piece + 1.0)
+        for start in range(0, HORIZON, piece):
+            now = u[:, :, 0 if u.shape[2] == 1 else start]
+            curve = bank.trajectory(x, now, times)
+            x = curve[:, :, -1]
+            physical = bank.denormalize(curve[..., :6])
+            dose = bank.denormalize_treatment(now).unsqueeze(2).expand(*physical.shape[:-1], -1)
+            total += bank.disease.severity(physical, dose).sum(-1)
+            low = physical[..., bank.disease.monitored] < bank.disease.monitored_limit
+            hours = torch.arange(start + 1, start + piece + 1) > CRITICAL
+            safe += (low & hours).float().sum(-1)
+    return total / HORIZON, safe / (HORIZON - CRITICAL), x
+
+
+def constant_scores(bank: SimulatorBank) -> tuple[Tensor, Tensor, Tensor]:
+    """The grid of constant treatments (B, 3), and each patient's mean severity (P, B) and safe share (P, B)."""
+    grid = torch.tensor(list(itertools.product(*GRID)))
+    severity, safe, _ = schedule_scores(bank, grid[None, :, None].expand(len(bank), -1, -1, -1))
+    return grid, severity, safe
+
+
+def constant_policies(bank: SimulatorBank) -> dict[str, Any]:
+    """Do treatments matter? Zero, maximal, the clinicians' and the best constant treatments compared over 96 h.
+
+    Returns:
+        `table` (mean severity and safe share of named policies), `gain` of the per-patient best over the cohort's
+        best constant, share of bests at corners, patients whose best has vasopressor, by whether clinicians gave it,
+        and the regret of another patient's best constant.
+    """
+    grid, severity, safe = constant_scores(bank)
+    rows = torch.arange(len(bank))
+    named = {"zero": torch.zeros(3), "maximal": torch.ones(3), "worst of the grid": grid[severity.mean(0).argmax()]}
+    table = {}
+    for name, u in named.items():
+        s, ok, _ = schedule_scores(bank, u.expand(len(bank), 1, 1, 3))
+        table[name] = {"severity": float(s.mean()), "safe": float(ok.mean()), "treatment": u.tolist()}
+    s, ok, _ = schedule_scores(bank, bank.clinician_treatment.unsqueeze(1))
+    table["clinician"] = {"severity": float(s.mean()), "safe": float(ok.mean())}
+    shared = int(severity.mean(0).argmin())
+    table["best constant of the cohort"] = {
+        "severity": float(severity[:, shared].mean()),
+        "safe": float(safe[:, shared].mean()),
+        "treatment": grid[shared].tolist(),
+    }
+    best = severity.argmin(1)
+    table["best constant of each patient"] = {
+        "severity": float(severity[rows, best].mean()),
+        "safe": float(safe[rows, best].mean()),
+    }
+    chosen = grid[best]
+    given = bank.denormalize_treatment(bank.clinician_treatment)[..., 1] > 0.02
+    treated = given.float().mean(1) > 0.1
+    regret = severity[:, best] - severity[rows, best].unsqueeze(1)
+    off_diagonal = regret[~torch.eye(len(bank), dtype=torch.bool)]
+    return {
+        "table": table,
+        "gain": float(1.0 - severity[rows, best].mean() / severity[:, shared].mean()),
+        "corners": float(((chosen == 0) | (chosen == 1)).all(1).float().mean()),
+        "distinct": len({tuple(c) for c in chosen.tolist()}),
+        "vasopressor_best": int((chosen[:, 1] > 0).sum()),
+        "vasopressor_best_treated": [int((chosen[:, 1] > 0)[treated].sum()), int(treated.sum())],
+        "wrong_patient_regret": {
+            "mean": float(off_diagonal.mean()),
+            "median": float(off_diagonal.median()),
+            "p90": float(off_diagonal.quantile(0.9)) if off_diagonal.numel() else 0.0,
+        },
+    }
+
+
+def treatment_effects(bank: SimulatorBank, hours: float = 24.0) -> dict[str, np.ndarray]:
+    """Response of every variable to +1 step (normalised 0 to 1) of each treatment, others at the patient's mean.
+
+    Returns:
+        Per treatment name, (P, 6) difference after `hours`, normalised.
+    """
+    mean = bank.clinician_treatment.mean(1, keepdim=True)
+    x = bank.initial_state().unsqueeze(1)
+    out = {}
+    with torch.inference_mode():
+        for j, treatment in enumerate(bank.disease.treatments):
+            low, high = mean.clone(), mean.clone()
+            low[..., j], high[..., j] = 0.0, 1.0
+            hold = torch.full((len(bank), 1), hours)
+            out[treatment.name] = (bank.flow(x, high, hold) - bank.flow(x, low, hold))[:, 0, :6].numpy()
+    return out
+
+
+def bounded(bank: SimulatorBank, rows: int = 4, seed: int = 0) -> dict[str, float]:
+    """96 h under random, zero and maximal treatment with noise: any NaN, and the share of patients stuck at a bound.
+
+    Returns:
+        `finite` (1.0 when every state is finite) and, per state component, the share of patients whose final state
+        is at a bound under all three.
+    """
+    g = torch_generator(seed, "bounded")
+    stuck, finite = torch.ones(len(bank), bank.state_dim, dtype=torch.bool), True
+    with torch.inference_mode():
+        for kind in ("random", "zero", "maximal"):
+            x = bank.initial_state().unsqueeze(1).repeat(1, rows, 1)
+            for _ in range(16):
+                u = random_treatments(len(bank), rows, g)
+                u = u if kind == "random" else torch.full_like(u, float(kind == "maximal"))
+                x = bank.step(x, u, torch.full(x.shape[:2], 6.0), g)
+            finite = finite and bool(torch.isfinite(x).all())
+            stuck &= ((x <= bank.lower + 1e-4) | (x >= bank.upper - 1e-4)).all(1)
+    shares = stuck.float().mean(0)
+    return {"finite": float(finite), **{n: float(s) for n, s in zip(bank.disease.state_names, shares)}}
