@@ -81,11 +81,13 @@ def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[object]])
     return f"<table><caption>{html.escape(caption)}</caption><tr>{cells(heads, 'th')}</tr>{body}</table>"
 
 
-_STYLE = (
-    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;margin:1.5rem 0;display:block;overflow-x:auto}caption{text-align:left;font-weight:600}"
-    "td,th{padding:.3rem .8rem;border-bottom:1px solid #8886;text-align:left}"
-)
+_STYLE = """
+:root { color-scheme: light dark }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: 1.5rem 0; display: block; overflow-x: auto }
+caption { text-align: left; font-weight: 600 }
+td, th { padding: .3rem .8rem; border-bottom: 1px solid #8886; text-align: left }
+"""
 
 
 def audit(bank: SimulatorBank, output: str | Path, show: bool = True) -> dict[str, Any]:
