@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medgym_offline.errors import MedGymError
 
@@ -24,10 +26,18 @@ __all__ = ["DATASET", "orderings", "run_demo"]
 DATASET = "medgym/sepsis-ind-v0"
 ALGORITHMS = ("dqn", "cql", "gcql")
 SCOPES = ("ind", "pop")
-BASELINES = ("behavior", "clinician", "random", "zero")
+BASELINES = ("clinician", "random", "zero")
 
 
-def run_demo(output: str | Path = "runs/demo", patients: int = 8, seed: int = 0) -> dict[str, Evaluation]:
+def run_demo(
+    output: str | Path = "runs/demo",
+    patients: int = 8,
+    seed: int = 0,
+    *,
+    recipe: str | Path = DATASET,
+    updates: int | None = None,
+    episodes: int | None = None,
+) -> dict[str, Evaluation]:
     """Run the chain and say what came out.
 
     Writes into `output`: `minari/` (the dataset), `policies/`, `results/<policy>/result.json`, `report.html`,
@@ -37,6 +47,8 @@ def run_demo(output: str | Path = "runs/demo", patients: int = 8, seed: int = 0)
         output: Folder.
         patients: The bank's first so many are trained and evaluated on (the dataset has all).
         seed: Of the training.
+        recipe: Dataset id, or the path of a recipe: another dataset, of a bank of your own.
+        updates, episodes: Of training and evaluation; by default the quick profile's and the protocol's.
 
     Returns:
         The evaluations by name.
@@ -49,26 +61,28 @@ def run_demo(output: str | Path = "runs/demo", patients: int = 8, seed: int = 0)
 
     folder = Path(output).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    bank = load_simulators(find_recipe(DATASET).bank)
+    source = find_recipe(recipe)
+    bank = load_simulators(source.bank)
     if not 1 <= patients <= len(bank):
         raise MedGymError(f"the demo can use 1 to {len(bank)} patients of bank {bank.name!r}, not {patients}")
     ids = list(bank.patients[:patients])
     started = time.monotonic()
     with _environment(MINARI_DATASETS_PATH=str(folder / "minari")), _two_threads():
         with _stage("1/5 dataset"):
-            _dataset(bank)
-            data = load_dataset(DATASET)
+            _dataset(recipe, bank)
+            data = load_dataset(source.id)
         with _stage("2/5 training"):
-            policies = _train(data, ids, seed, folder / "policies")
+            learned = _train(data, ids, seed, updates, folder / "policies")
         with _stage("3/5 evaluation"):
-            evaluations = _evaluate(policies, data, bank, ids, folder / "results")
+            policies = {"behavior": _behavior(source.behavior), **{name: name for name in BASELINES}, **learned}
+            evaluations = _evaluate(policies, data, bank, ids, episodes, folder / "results")
         with _stage("4/5 report"):
             from medgym_offline.evaluation import write_report
 
             write_report(evaluations, folder / "report.html")
         with _stage("5/5 leaderboard"):
             _leaderboard(evaluations, folder)
-    _tell(evaluations, folder, time.monotonic() - started)
+    _tell(evaluations, folder, source.id, time.monotonic() - started)
     return evaluations
 
 
@@ -107,51 +121,70 @@ def _stage(name: str) -> Iterator[None]:
     print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _dataset(bank: SimulatorBank) -> None:
+def _behavior(name: str) -> str:
+    """What `evaluate` calls the policy that a recipe calls `name`."""
+    from medgym_offline.datasets.behaviors import SCOPES as SHIPPED
+
+    return f"behavior:{name}" if name in SHIPPED else name
+
+
+def _dataset(recipe: str | Path, bank: SimulatorBank) -> None:
     """Generate the dataset, unless it is there, of this very recipe and bank."""
     from medgym_offline.datasets import dataset_folder, find_recipe, generate
     from medgym_offline.datasets.catalogue import read_manifest
 
-    path = dataset_folder(DATASET) / "data" / "manifest.json"
+    source = find_recipe(recipe)
+    path = dataset_folder(source.id) / "data" / "manifest.json"
     if path.is_file():
         manifest = read_manifest(path)
-        same_recipe = manifest["recipe_digest"] == find_recipe(DATASET).digest
+        same_recipe = manifest["recipe_digest"] == source.digest
         if same_recipe and manifest["bank"]["content_hash"] == bank.content_hash:
-            print(f"  {DATASET} is there already: {manifest['episodes']:,} episodes")
+            print(f"  {source.id} is there already: {manifest['episodes']:,} episodes")
             return
-    made = generate(DATASET)
+    made = generate(recipe)
     print(f"  {made.id}: {made.episodes:,} episodes, {made.steps:,} steps of {len(bank)} patients")
 
 
-def _train(data: Transitions, ids: list[str], seed: int, folder: Path) -> dict[str, Path]:
+def _train(data: Transitions, ids: list[str], seed: int, updates: int | None, folder: Path) -> dict[str, str]:
     from medgym_offline.commands.learn import write_log
-    from medgym_offline.offline import train
+    from medgym_offline.offline import OfflineConfig, train
     from medgym_offline.policies import save_policy
 
+    config = OfflineConfig() if updates is None else OfflineConfig(updates=updates)
     written = {}
     for algorithm in ALGORITHMS:
         for scope in SCOPES:
-            found = train(algorithm, data, scope, seed, patients=ids)
+            found = train(algorithm, data, scope, seed, config, patients=ids)
             path = folder / f"{algorithm}-{scope}-seed{seed}.safetensors"
             save_policy(found.policy, path)
             write_log(path.with_suffix(".csv"), found.log)
-            written[f"{algorithm}-{scope}"] = path
+            written[f"{algorithm}-{scope}"] = str(path)
     return written
 
 
 def _evaluate(
-    policies: Mapping[str, Path], data: Transitions, bank: SimulatorBank, ids: list[str], folder: Path
+    policies: Mapping[str, str],
+    data: Transitions,
+    bank: SimulatorBank,
+    ids: list[str],
+    episodes: int | None,
+    folder: Path,
 ) -> dict[str, Evaluation]:
     from medgym_offline.commands.judge import keep
     from medgym_offline.evaluation import evaluate
 
     worlds = [world for world in ("own", "held-out") if world in bank.worlds]
-    named = {**{name: name for name in BASELINES}, **{name: str(path) for name, path in policies.items()}}
     evaluations = {}
-    for name, policy in named.items():
-        timing = data.timing if name in BASELINES else None
+    for name, policy in policies.items():
         evaluations[name] = evaluate(
-            policy, timing=timing, patients=ids, bank=bank, worlds=worlds, dataset=data, progress=True
+            policy,
+            timing=data.timing,
+            patients=ids,
+            episodes=episodes,
+            bank=bank,
+            worlds=worlds,
+            dataset=data,
+            progress=True,
         )
         keep(evaluations[name], policy, folder / name)
     return evaluations
@@ -185,10 +218,14 @@ def orderings(evaluations: Mapping[str, Evaluation]) -> list[str]:
                 f"mean surrogate SOFA {a.mean():.2f} against {b.mean():.2f})"
             )
     own = _support(behaviour)
+    half = behaviour.support["behavior"]["mean"] if "behavior" in behaviour.support else float("nan")
     for name in ("dqn-ind", "dqn-pop"):
         distance = _support(evaluations[name])
         verdict = "holds" if distance > own else "does NOT hold"
-        lines.append(f"{verdict}: support distance of {name} ({distance:.2f}) is above the behaviour's ({own:.2f})")
+        lines.append(
+            f"{verdict}: support distance of {name} ({distance:.2f}) is above the behaviour policy's ({own:.2f}; "
+            f"held-out half of its data {half:.2f})"
+        )
     guarded = {name: _support(evaluations[name]) for name in ("dqn-ind", "cql-ind", "gcql-ind")}
     nearest = min(guarded, key=lambda name: guarded[name])
     verdict = "holds" if nearest == "gcql-ind" else "does NOT hold"
@@ -201,7 +238,7 @@ def _support(evaluation: Evaluation) -> float:
     return float(evaluation.metrics["support_distance"])
 
 
-def _tell(evaluations: dict[str, Evaluation], folder: Path, seconds: float) -> None:
+def _tell(evaluations: dict[str, Evaluation], folder: Path, dataset: str, seconds: float) -> None:
     from medgym_offline.evaluation import print_evaluations
 
     print()
@@ -210,19 +247,27 @@ def _tell(evaluations: dict[str, Evaluation], folder: Path, seconds: float) -> N
     for line in orderings(evaluations):
         print(f"  {line}")
     print(f"\nDone in {seconds:.0f} s. What to do next:")
-    for line in _next(folder):
+    for line in _next(folder, dataset):
         print(f"  {line}")
 
 
-def _next(folder: Path) -> Sequence[str]:
-    shown: Any = folder
-    with contextlib.suppress(ValueError):
-        shown = folder.relative_to(Path.cwd())
+def _next(folder: Path, dataset: str) -> Sequence[str]:
+    shown = _near(folder)
+    # Inside a virtual environment that is not activated, the bare name would not be found.
+    command = "medgym-offline"
+    if shutil.which(command) is None:
+        command = str(_near(Path(sys.executable).parent / command))
     minari = f"MINARI_DATASETS_PATH={shown / 'minari'}"
     return (
         f"look at             {shown / 'report.html'} and {shown / 'leaderboard' / 'index.html'}",
-        f"re-execute an entry {minari} medgym-offline leaderboard verify {shown / 'submissions' / 'gcql-ind'}",
-        "the whole benchmark medgym-offline generate medgym/sepsis-ind-v0",
-        "                    medgym-offline train gcql --dataset medgym/sepsis-ind-v0 --seeds 3 -o runs/gcql --eval",
+        f"re-execute an entry {minari} {command} leaderboard verify {shown / 'submissions' / 'gcql-ind'}",
+        f"all patients        {minari} {command} train gcql --dataset {dataset} --seeds 3 -o runs/gcql --eval",
         "your own algorithm  examples/own_policy_torch.py",
     )
+
+
+def _near(path: Path) -> Path:
+    """`path` from the working directory where it lies below it."""
+    with contextlib.suppress(ValueError):
+        return path.relative_to(Path.cwd())
+    return path

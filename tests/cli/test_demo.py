@@ -1,0 +1,129 @@
+"""The demo and the examples, on a small bank."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medgym_offline.demo import orderings, run_demo
+from medgym_offline.leaderboard import read_board
+from tests.leaderboard.workshop import DATASET, Workshop, refused
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+METHODS = [f"{algorithm}-{scope}" for algorithm in ("dqn", "cql", "gcql") for scope in ("ind", "pop")]
+
+
+def play(script: Path, *argv: str) -> str:
+    """Run a script as a user would and return what it printed."""
+    single = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), *argv]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=single)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from medgym_offline.policies import StackedActor, save_policy
+    from medgym_offline.simulators.prior import prior_bank
+    from medgym_offline.stack import StackedMLP
+
+    bank = prior_bank(patients=3, seed=0)
+    bank.save(tmp_path / "bank.safetensors")
+    actor = StackedActor(StackedMLP(3, (9, 8, 4), seeds=[1, 2, 3]), bank.patients, 20)
+    save_policy(actor, tmp_path / "behaviour.safetensors")
+    fields = {"id": "medgym/small-v0", "description": "Small.", "bank": "bank.safetensors"}
+    fields["behavior"] = "behaviour.safetensors"
+    (tmp_path / "r.toml").write_text("".join(f'{k} = "{v}"\n' for k, v in fields.items()) + "episodes = 4\n")
+    before = os.environ["MINARI_DATASETS_PATH"]
+
+    evaluations = run_demo(tmp_path / "demo", patients=2, recipe=tmp_path / "r.toml", updates=3, episodes=1)
+    out = capsys.readouterr().out
+
+    assert set(evaluations) == {"behavior", "clinician", "random", "zero", *METHODS}
+    assert os.environ["MINARI_DATASETS_PATH"] == before
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
+    entries = read_board(tmp_path / "demo" / "leaderboard.json")
+    assert {e["name"] for e in entries} == set(evaluations)
+    for name in evaluations:
+        assert (tmp_path / "demo" / "submissions" / name / "entry.json").is_file()
+    result = json.loads((tmp_path / "demo" / "results" / "gcql-pop" / "result.json").read_text())
+    assert [w["world"] for w in result["worlds"]] == ["own", "held-out"]
+    assert result["policy"]["scope"] == "pop"
+    assert "What to do next" in out
+    for line in orderings(evaluations):
+        assert line in out
+
+    # Again: the dataset is used as it is, and the numbers are the same.
+    again = run_demo(tmp_path / "demo", patients=2, recipe=tmp_path / "r.toml", updates=3, episodes=1)
+    assert "is there already" in capsys.readouterr().out
+    assert again["gcql-ind"].metrics == evaluations["gcql-ind"].metrics
+
+
+def test_orderings_say_what_does_not_hold() -> None:
+    class Result:
+        def __init__(self, sofa: list[float], support: float):
+            self.per_patient = {"sofa_all": np.array(sofa)}
+            self.worlds = {"own": self}
+            self.metrics = {"support_distance": support}
+            self.support = {"behavior": {"mean": 1.5}}
+
+    results = {
+        "behavior": Result([1, 1, 5], 2.0),
+        "random": Result([2, 2, 2], 9.0),
+        "zero": Result([0, 0, 9], 9.0),
+        "dqn-ind": Result([1, 1, 1], 3.0),
+        "dqn-pop": Result([1, 1, 1], 1.0),
+        "cql-ind": Result([1, 1, 1], 2.5),
+        "gcql-ind": Result([1, 1, 1], 2.6),
+    }
+    lines = orderings(results)  # type: ignore[arg-type]
+    assert [line.split(":")[0] for line in lines] == [
+        "holds",
+        "does NOT hold",
+        "holds",
+        "does NOT hold",
+        "does NOT hold",
+    ]
+    assert "2 of 3 patients" in lines[0]
+    assert "1 of 3 patients" in lines[1]
+
+
+def test_the_demo_refuses_more_patients_than_there_are(shop: Workshop) -> None:
+    from medgym_offline.errors import MedGymError
+
+    with pytest.raises(MedGymError, match="1 to 3"):
+        run_demo("demo", patients=4, recipe=shop.root / "recipe.toml")
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("load_dataset", "episodes end at hour {96.0}"),
+        ("train_and_evaluate", "Ind over Pop, held-out world"),
+        ("own_policy_torch", "two patients: surrogate SOFA"),
+        ("gymnasium_loop", "returns of eight random episodes"),
+    ],
+)
+def test_examples_are_short_and_run(shop: Workshop, script: str, says: str) -> None:
+    path = EXAMPLES / f"{script}.py"
+    assert len(path.read_text().splitlines()) <= 60
+    arguments = {"load_dataset": [DATASET], "gymnasium_loop": [str(shop.bank)]}
+    given = arguments.get(script, [DATASET, str(shop.bank), "3", "1"])
+    assert says in play(path, *given)
+
+
+def test_what_the_cloning_example_exports_can_be_submitted(shop: Workshop) -> None:
+    from tests.leaderboard.workshop import run
+
+    play(EXAMPLES / "own_policy_torch.py", DATASET, str(shop.bank), "3", "1")
+    assert run(*shop.evaluate("--policy", "cloned.pt", "--dataset", DATASET, "--output", "result")).code == 0
+    assert run("submit", "result", "--name", "Cloning", "--output", "submission").code == 0
+    assert run("leaderboard", "verify", "submission", "--bank", shop.bank, "--no-fresh").code == 0
+    Path("cloned.pt").write_bytes(b"")
+    assert "empty" in refused(*shop.evaluate("--policy", "cloned.pt"))
