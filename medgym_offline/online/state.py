@@ -79,6 +79,11 @@ class TrainState:
             {name[4:]: value for name, value in tensors.items() if name.startswith("log.")},
         )
 
+    def to(self, device: torch.device | str) -> TrainState:
+        """The same state on `device` (the log stays on the CPU)."""
+        moved = {n: t if n.startswith("log.") else t.to(device) for n, t in self.tensors().items()}
+        return TrainState.from_tensors(self.update, moved)
+
     def append(self, row: dict[str, Tensor]) -> None:
         """Add one update's numbers, name -> `(S,)` or `(P,)`, to the log."""
         for name, value in row.items():

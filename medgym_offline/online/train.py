@@ -8,9 +8,9 @@ One update of every policy:
 4. one trust-region step per policy;
 5. the critic regresses on the lambda-returns.
 
-Policies of a stack never exchange a number. They are worked on in shards of about ten, which is where the activations
-of a batch fit the cache; the shard size does not change results. A shared policy (scopes "pop", "dr") is a stack of
-one that sees the rows of all simulators.
+Policies of a stack never exchange a number. They are worked on in shards, which bound the memory of a batch; the shard
+size does not change results. A shared policy (scopes "pop", "dr") is a stack of one that sees the rows of all
+simulators.
 """
 
 from __future__ import annotations
@@ -26,17 +26,14 @@ import torch
 from torch import Tensor
 
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.errors import MedGymError
 from medgym_offline.online.actors import actor_parameters, stacked_actor
 from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.critic import critic_network, fit_critic, return_scale
-from medgym_offline.online.gae import advantages, centred, discounts, standardise
+from medgym_offline.online.critic import critic_network
 from medgym_offline.online.gaussian import GaussianActor, interval_bias
-from medgym_offline.online.lagrange import penalised, update_multiplier
-from medgym_offline.online.networks import Adam, TanhMLP
+from medgym_offline.online.networks import Adam
 from medgym_offline.online.rollouts import Collected, collect, training_noise
 from medgym_offline.online.state import TrainState, load_state, save_state
-from medgym_offline.online.trpo import PolicyBatch, trust_region_step
+from medgym_offline.online.update import Shapes, episode_numbers, improve
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 
@@ -67,16 +64,8 @@ class TrainResult:
     stopped: dict[str, int]
 
 
-@dataclass(frozen=True)
-class _Shapes:
-    """Networks of a run."""
-
-    actor: GaussianActor
-    critic: TanhMLP
-
-
 def _initial_state(
-    bank: SimulatorBank, process: ProcessConfig, config: TrainConfig, shapes: _Shapes, initial: StackedActor | None
+    bank: SimulatorBank, process: ProcessConfig, config: TrainConfig, shapes: Shapes, initial: StackedActor | None
 ) -> TrainState:
     names = (SHARED,) if config.shared else bank.patients
     width = process.action_dim
@@ -104,20 +93,6 @@ def _initial_state(
     )
 
 
-def _episode_numbers(batch: Collected) -> dict[str, Tensor]:
-    """Per simulator `(S,)`: undiscounted return, cost per decision, decisions used, first and last interval (hours)."""
-    used = batch.valid.sum((1, 2)).clamp_min(1.0)
-    count = batch.valid.sum(1)
-    last = (count.long() - 1).clamp_min(0).unsqueeze(1)
-    return {
-        "return": batch.rewards.sum(1).mean(-1),
-        "cost": batch.costs.sum((1, 2)) / used,
-        "decisions": count.mean(-1),
-        "first": batch.dt[:, 0].mean(-1),
-        "last": batch.dt.gather(1, last).squeeze(1).mean(-1),
-    }
-
-
 def _join(parts: Sequence[Collected]) -> Collected:
     if len(parts) == 1:
         return parts[0]
@@ -125,97 +100,8 @@ def _join(parts: Sequence[Collected]) -> Collected:
     return Collected(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
-def _improve(
-    config: TrainConfig, shapes: _Shapes, state: TrainState, rows: slice, simulators: slice, batch: Collected
-) -> dict[str, Tensor]:
-    """Update the policies `rows` of `state` in place from episodes of `simulators`; returns their numbers `(P,)`."""
-    theta, critic = state.actor[rows], state.critic[rows]
-    policies = theta.shape[0]
-    optimiser = Adam(state.optimiser.mean[rows], state.optimiser.square[rows], state.optimiser.steps[rows])
-
-    def flat(value: Tensor) -> Tensor:
-        return value.reshape(policies, -1, *value.shape[3:])
-
-    # Harm per hour of each simulator, then rewards around it.
-    hours = batch.dt.sum((1, 2))
-    now = torch.where(hours > 0, -batch.rewards.sum((1, 2)) / hours.clamp_min(1e-6), state.harm[simulators])
-    rate = 1.0 if state.update == 0 else config.centre_rate
-    state.harm[simulators] += rate * (now - state.harm[simulators])
-    rewards = centred(batch.rewards, batch.dt, state.harm[simulators]) if config.centre else batch.rewards
-
-    observations, valid = flat(batch.observations), flat(batch.valid)
-    weights = valid / valid.sum(-1, keepdim=True).clamp_min(1.0)
-    shrink = discounts(batch.dt, config.discount)
-    signals = (rewards, batch.costs)
-    scale = state.scale[rows]
-    if state.update == 0:
-        plain = [advantages(signal, torch.zeros_like(signal), shrink, batch.valid, 1.0)[1] for signal in signals]
-        scale.copy_(return_scale(torch.stack([flat(p) for p in plain], -1), weights))
-    values = (shapes.critic.forward(critic, observations) * scale.unsqueeze(1)).view(*batch.valid.shape, 2)
-    found = [advantages(signal, values[..., i], shrink, batch.valid, config.gae) for i, signal in enumerate(signals)]
-    advantage = standardise(flat(found[0][0]), weights)
-    cost = (flat(batch.costs) * weights).sum(-1)
-    if config.algorithm == "trpo-lag":
-        multiplier = update_multiplier(
-            state.multiplier[rows], cost, config.cost_limit, config.multiplier_rate, config.multiplier_max
-        )
-        state.multiplier[rows] = multiplier
-        advantage = penalised(advantage, standardise(flat(found[1][0]), weights), multiplier)
-        advantage = standardise(advantage, weights)
-
-    numbers = {name: theta.new_zeros(policies) for name in ("kl", "gain", "accepted")}
-    improved = theta
-    if state.update >= config.value_warmup:
-        policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
-        step = trust_region_step(shapes.actor, theta, policy, config.trust_region)
-        improved = step.theta
-        numbers = {"kl": step.kl, "gain": step.gain, "accepted": step.accepted.float()}
-    targets = torch.stack([flat(f[1]) for f in found], -1) / scale.unsqueeze(1)
-    fitted = critic.clone()
-    loss = fit_critic(
-        shapes.critic,
-        fitted,
-        optimiser,
-        observations,
-        targets,
-        weights,
-        epochs=config.value_epochs,
-        minibatches=config.value_minibatches,
-        rate=config.value_rate,
-    )
-    _accept(config, state, rows, simulators, improved, fitted, batch.broken)
-    return numbers | {"multiplier": state.multiplier[rows].clone(), "value_loss": loss}
-
-
-def _accept(
-    config: TrainConfig,
-    state: TrainState,
-    rows: slice,
-    simulators: slice,
-    actor: Tensor,
-    critic: Tensor,
-    broken: Tensor,
-) -> None:
-    """Take over new parameters where all is finite; a patient where it is not keeps its last good ones for ever."""
-    finite = torch.isfinite(actor).all(-1) & torch.isfinite(critic).all(-1)
-    stopped = state.stopped[simulators]
-    if config.shared:
-        if not bool(finite.all()):
-            raise MedGymError(
-                f"training of the shared policy met a non-finite number at update {state.update}; "
-                "lower the learning rate or the radius, or check the simulators"
-            )
-        failing = broken
-    else:
-        failing = broken | ~finite
-    stopped[failing & (stopped < 0)] = state.update
-    go = finite if config.shared else stopped < 0
-    state.actor[rows] = torch.where(go.unsqueeze(-1), actor, state.actor[rows])
-    state.critic[rows] = torch.where(go.unsqueeze(-1), critic, state.critic[rows])
-
-
 def _update(
-    processes: Sequence[tuple[slice, DecisionProcess]], config: TrainConfig, shapes: _Shapes, state: TrainState
+    processes: Sequence[tuple[slice, DecisionProcess]], config: TrainConfig, shapes: Shapes, state: TrainState
 ) -> dict[str, Tensor]:
     """One update of every policy; returns the log's next row."""
     numbers: list[dict[str, Tensor]] = []
@@ -234,15 +120,15 @@ def _update(
         )
         theta = state.actor if config.shared else state.actor[members]
         batch = collect(process, shapes.actor, theta, noise)
-        row = _episode_numbers(batch)
+        row = episode_numbers(batch)
         if config.shared:
             collected.append(batch)
         else:
-            row |= _improve(config, shapes, state, members, members, batch)
+            row |= improve(config, shapes, state, members, members, batch)
         numbers.append(row)
     joined = {name: torch.cat([row[name] for row in numbers]) for name in numbers[0]}
     if config.shared:
-        joined |= _improve(config, shapes, state, slice(0, 1), slice(None), _join(collected))
+        joined |= improve(config, shapes, state, slice(0, 1), slice(None), _join(collected))
     state.update += 1
     return joined
 
@@ -265,7 +151,7 @@ def train(
     *,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 25,
-    shard: int = 11,
+    shard: int = 55,
     progress: bool = True,
     watch: Callable[[TrainState], bool | None] | None = None,
 ) -> TrainResult:
@@ -286,7 +172,7 @@ def train(
     Raises:
         MedGymError: If the checkpoint is of another recipe, or `initial` does not fit the process.
     """
-    shapes = _Shapes(
+    shapes = Shapes(
         GaussianActor((process.observation_dim, config.hidden, config.hidden, process.action_dim)),
         critic_network(process.observation_dim, config.hidden),
     )
@@ -295,6 +181,7 @@ def train(
         state = load_state(checkpoint, recipe)
     else:
         state = _initial_state(bank, process, config, shapes, initial)
+    state = state.to(bank.device)
     processes = []
     for start in range(0, len(bank), shard):
         members = slice(start, min(start + shard, len(bank)))
@@ -319,7 +206,7 @@ def train(
                 save_state(checkpoint, state, recipe)
             if stop:
                 break
-    stopped = {bank.patients[i]: int(state.stopped[i]) for i in np.flatnonzero(state.stopped.numpy() >= 0)}
+    stopped = {bank.patients[i]: int(state.stopped[i]) for i in np.flatnonzero(state.stopped.cpu().numpy() >= 0)}
     provenance = {
         "training": config.to_dict(),
         "process": process.to_dict(),

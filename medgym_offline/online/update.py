@@ -1,0 +1,136 @@
+"""One update of a stack of on-policy learners: from the episodes of its simulators to better parameters.
+
+This is where algorithms differ: what advantage they use, and what step they take with it. A further on-policy algorithm
+is a step function like :func:`medgym_offline.online.trpo.trust_region_step` and a branch in :func:`improve`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medgym_offline.errors import MedGymError
+from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.critic import fit_critic, return_scale
+from medgym_offline.online.gae import advantages, centred, discounts, standardise
+from medgym_offline.online.gaussian import GaussianActor
+from medgym_offline.online.lagrange import penalised, update_multiplier
+from medgym_offline.online.networks import Adam, TanhMLP
+from medgym_offline.online.rollouts import Collected
+from medgym_offline.online.state import TrainState
+from medgym_offline.online.trpo import PolicyBatch, trust_region_step
+
+__all__ = ["Shapes", "episode_numbers", "improve"]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Networks of a run."""
+
+    actor: GaussianActor
+    critic: TanhMLP
+
+
+def episode_numbers(batch: Collected) -> dict[str, Tensor]:
+    """Per simulator `(S,)`: undiscounted return, cost per decision, decisions used, first and last interval (hours)."""
+    used = batch.valid.sum((1, 2)).clamp_min(1.0)
+    count = batch.valid.sum(1)
+    last = (count.long() - 1).clamp_min(0).unsqueeze(1)
+    return {
+        "return": batch.rewards.sum(1).mean(-1),
+        "cost": batch.costs.sum((1, 2)) / used,
+        "decisions": count.mean(-1),
+        "first": batch.dt[:, 0].mean(-1),
+        "last": batch.dt.gather(1, last).squeeze(1).mean(-1),
+    }
+
+
+def improve(
+    config: TrainConfig, shapes: Shapes, state: TrainState, rows: slice, simulators: slice, batch: Collected
+) -> dict[str, Tensor]:
+    """Update the policies `rows` of `state` in place from episodes of `simulators`; returns their numbers `(P,)`."""
+    theta, critic = state.actor[rows], state.critic[rows]
+    policies = theta.shape[0]
+    optimiser = Adam(state.optimiser.mean[rows], state.optimiser.square[rows], state.optimiser.steps[rows])
+
+    def flat(value: Tensor) -> Tensor:
+        return value.reshape(policies, -1, *value.shape[3:])
+
+    # Harm per hour of each simulator, then rewards around it.
+    hours = batch.dt.sum((1, 2))
+    now = torch.where(hours > 0, -batch.rewards.sum((1, 2)) / hours.clamp_min(1e-6), state.harm[simulators])
+    rate = 1.0 if state.update == 0 else config.centre_rate
+    state.harm[simulators] += rate * (now - state.harm[simulators])
+    rewards = centred(batch.rewards, batch.dt, state.harm[simulators]) if config.centre else batch.rewards
+
+    observations, valid = flat(batch.observations), flat(batch.valid)
+    weights = valid / valid.sum(-1, keepdim=True).clamp_min(1.0)
+    shrink = discounts(batch.dt, config.discount)
+    signals = (rewards, batch.costs)
+    scale = state.scale[rows]
+    if state.update == 0:
+        plain = [advantages(signal, torch.zeros_like(signal), shrink, batch.valid, 1.0)[1] for signal in signals]
+        scale.copy_(return_scale(torch.stack([flat(p) for p in plain], -1), weights))
+    values = (shapes.critic.forward(critic, observations) * scale.unsqueeze(1)).view(*batch.valid.shape, 2)
+    found = [advantages(signal, values[..., i], shrink, batch.valid, config.gae) for i, signal in enumerate(signals)]
+    advantage = standardise(flat(found[0][0]), weights)
+    cost = (flat(batch.costs) * weights).sum(-1)
+    if config.algorithm == "trpo-lag":
+        multiplier = update_multiplier(
+            state.multiplier[rows], cost, config.cost_limit, config.multiplier_rate, config.multiplier_max
+        )
+        state.multiplier[rows] = multiplier
+        advantage = penalised(advantage, standardise(flat(found[1][0]), weights), multiplier)
+        advantage = standardise(advantage, weights)
+
+    numbers = {name: theta.new_zeros(policies) for name in ("kl", "gain", "accepted")}
+    improved = theta
+    if state.update >= config.value_warmup:
+        policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
+        step = trust_region_step(shapes.actor, theta, policy, config.trust_region)
+        improved = step.theta
+        numbers = {"kl": step.kl, "gain": step.gain, "accepted": step.accepted.float()}
+    targets = torch.stack([flat(f[1]) for f in found], -1) / scale.unsqueeze(1)
+    fitted = critic.clone()
+    loss = fit_critic(
+        shapes.critic,
+        fitted,
+        optimiser,
+        observations,
+        targets,
+        weights,
+        epochs=config.value_epochs,
+        minibatches=config.value_minibatches,
+        rate=config.value_rate,
+    )
+    _accept(config, state, rows, simulators, improved, fitted, batch.broken)
+    return numbers | {"multiplier": state.multiplier[rows].clone(), "value_loss": loss}
+
+
+def _accept(
+    config: TrainConfig,
+    state: TrainState,
+    rows: slice,
+    simulators: slice,
+    actor: Tensor,
+    critic: Tensor,
+    broken: Tensor,
+) -> None:
+    """Take over new parameters where all is finite; a patient where it is not keeps its last good ones for ever."""
+    finite = torch.isfinite(actor).all(-1) & torch.isfinite(critic).all(-1)
+    stopped = state.stopped[simulators]
+    if config.shared:
+        if not bool(finite.all()):
+            raise MedGymError(
+                f"training of the shared policy met a non-finite number at update {state.update}; "
+                "lower the learning rate or the radius, or check the simulators"
+            )
+        failing = broken
+    else:
+        failing = broken | ~finite
+    stopped[failing & (stopped < 0)] = state.update
+    go = finite if config.shared else stopped < 0
+    state.actor[rows] = torch.where(go.unsqueeze(-1), actor, state.actor[rows])
+    state.critic[rows] = torch.where(go.unsqueeze(-1), critic, state.critic[rows])
