@@ -37,6 +37,8 @@ class _OneLine(TyperGroup):
     """Turns a user's mistake into one line and exit code 1; wrong usage stays 2, an interrupt is 130."""
 
     def invoke(self, ctx: Any) -> Any:
+        # The tensors are small stacks: a second thread makes them slower, on a busy machine ten times slower.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -67,7 +67,7 @@ def run_demo(
         raise MedGymError(f"the demo can use 1 to {len(bank)} patients of bank {bank.name!r}, not {patients}")
     ids = list(bank.patients[:patients])
     started = time.monotonic()
-    with _environment(MINARI_DATASETS_PATH=str(folder / "minari")), _two_threads():
+    with _environment(MINARI_DATASETS_PATH=str(folder / "minari")), _one_thread():
         with _stage("1/5 dataset"):
             _dataset(recipe, bank)
             data = load_dataset(source.id)
@@ -101,12 +101,12 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _two_threads() -> Iterator[None]:
-    """At most two torch threads: small stacks get slower, not faster, with more."""
+def _one_thread() -> Iterator[None]:
+    """One torch thread: on stacks this small a second one costs more than it brings."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(min(2, before))
+    torch.set_num_threads(1)
     try:
         yield
     finally:

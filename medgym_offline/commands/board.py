@@ -37,7 +37,7 @@ def submit_command(
     chosen = [path for path in results if path.is_dir() or path.suffix not in (".safetensors", ".csv", ".pt", ".onnx")]
     made = submit(chosen or results, name, output, people, link)
     say(f"{made.entry['id']}: {len(made.policies)} run(s) in {made.folder}")
-    for what in sorted(set(made.entry["protocol"]["deviations"]) - {"worlds", "bank"}):
+    for what in sorted(set(made.entry["protocol"]["deviations"]) - {"bank"}):
         say(f"note: departs from the protocol in {what}; shown apart from entries that follow it")
     say(f"next: medgym-offline leaderboard verify {made.folder}")
 

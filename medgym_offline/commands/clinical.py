@@ -136,8 +136,9 @@ def simulators_audit(
     from medgym_offline.simulators import load_simulators
     from medgym_offline.simulators.audit import audit
 
-    audit(load_simulators(bank), output)
-    say(f"written to {output}")
+    facts = audit(load_simulators(bank), output)  # raises after writing if a check that must hold does not
+    print_table(("holds", "check", "found"), [("yes", c["check"], c["found"]) for c in facts["hard_checks"]])
+    say(f"\nwritten to {output}")
 
 
 def register(app: typer.Typer) -> None:

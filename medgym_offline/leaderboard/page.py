@@ -45,7 +45,7 @@ def _group(entry: Mapping[str, Any]) -> tuple[str, ...]:
     data = entry["dataset"]["id"] if entry["dataset"] else f"bank {entry['bank']['name']}"
     count = f"{len(protocol['patients'])} patients" if protocol["patients"] else "all patients"
     how = f"{settings['name']}: {count}, {settings['episodes']} episodes each, seed {settings['seed']}"
-    if departs := sorted(set(protocol["deviations"]) - {"worlds", "bank"}):
+    if departs := sorted(set(protocol["deviations"]) - {"bank"}):
         how += f" (departs from the protocol in {', '.join(departs)})"
     return data, how, protocol["hash"], entry["bank"]["content_hash"], ",".join(protocol["patients"] or [])
 
