@@ -13,7 +13,7 @@ from medgym_offline.leaderboard.board import FORMAT
 
 __all__ = ["COLUMNS", "build_page", "groups"]
 
-COLUMNS = ("sofa_all", "sofa_96h", "safe_hourly", "return", "support_distance")
+COLUMNS = ("sofa_all", "safe_hourly", "sofa_96h", "return", "support_distance")
 """Metrics shown, in order; entries are ranked by the first."""
 
 _STYLE = """
@@ -23,7 +23,7 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1.
 caption{text-align:left;padding:.5rem 0;opacity:.8}
 th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:nth-child(-n+5),td:nth-child(-n+5){text-align:left}tbody tr:hover{background:var(--soft)}
-small{opacity:.7;display:block}footer{border-top:1px solid var(--line);padding-top:1rem;font-size:.9rem}
+small{opacity:.7;display:block;font-weight:normal}footer{border-top:1px solid var(--line);padding-top:1rem;font-size:.9rem}
 """
 
 
@@ -86,7 +86,8 @@ def _table(key: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> str:
     from medgym_offline.evaluation.metrics import METRICS
 
     worlds = list(dict.fromkeys(w for row in rows for w in row["protocol"]["settings"]["worlds"]))
-    shown = [(w, m) for w in worlds for m in COLUMNS if any(m in row["metrics"].get(w, {}) for row in rows)]
+    # Worlds side by side: the own world alone is never the headline.
+    shown = [(w, m) for m in COLUMNS for w in worlds if any(m in row["metrics"].get(w, {}) for row in rows)]
     units = {m: ", ".join(filter(None, ("{}", METRICS[m].unit))) for m in COLUMNS}
     heads = "".join(
         f'<th scope="col">{escape(METRICS[m].label)}<small>{escape(units[m].format(w))}</small></th>' for w, m in shown
