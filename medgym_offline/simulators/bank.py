@@ -16,7 +16,7 @@ from torch import Tensor
 from medgym_offline.disease import Disease, Scales
 from medgym_offline.errors import BankError, unknown_name
 from medgym_offline.sepsis import SEPSIS
-from medgym_offline.simulators.field import FieldParameters, Physics, field
+from medgym_offline.simulators.field import Dynamics, Physics
 from medgym_offline.simulators.flow import SolutionMap, solve
 
 __all__ = ["Backend", "SimulatorBank", "World"]
@@ -29,13 +29,13 @@ class World:
     """One version of every patient's dynamics: the simulator policies train in, a held-out one, the population's.
 
     Attributes:
-        params: Field parameters, leading axis P.
+        params: The field, leading axis P: `FieldParameters`, or `TwinField` where the truth is known.
         noise: (P, D) residual standard deviation per square root of an hour, normalised.
         initial: (P, D) normalised first state.
         code: (P, C) codes of the solution map, or None where only the solver exists.
     """
 
-    params: FieldParameters
+    params: Dynamics
     noise: Tensor
     initial: Tensor
     code: Tensor | None = None
@@ -68,7 +68,8 @@ class SimulatorBank:
         clinician: (P, H, 3) charted treatment per hour, normalised.
         metadata: Provenance; plain JSON types.
         disease: The disease simulated.
-        backend: "map" (solution map) or "ode" (solver); "ode" where there is no map.
+        backend: "map" (solution map) or "ode" (solver). A world without codes of the map is solved whatever it says:
+            a known truth is not approximated.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class SimulatorBank:
         self._worlds, self._population, self._trunk = worlds, population, trunk
         self.clinician_treatment, self.metadata, self.disease = clinician, dict(metadata or {}), disease
         self.current_world = "own" if "own" in worlds else next(iter(worlds))
-        self.backend: Backend = backend or ("map" if trunk is not None else "ode")
+        self._backend: Backend = backend or ("map" if trunk is not None else "ode")
         self._content_hash = content_hash
         lower, upper = scales.bounds(disease)
         self.lower, self.upper = torch.from_numpy(lower), torch.from_numpy(upper)
@@ -137,6 +138,11 @@ class SimulatorBank:
                 digest.update(key.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
             self._content_hash = digest.hexdigest()
         return self._content_hash
+
+    @property
+    def backend(self) -> Backend:
+        """How the current world's flow is computed."""
+        return self._backend if self._trunk is not None and self._current.code is not None else "ode"
 
     @property
     def _current(self) -> World:
@@ -199,9 +205,11 @@ class SimulatorBank:
         """The same bank with "map" (solution map) or "ode" (solver) as its flow."""
         if backend not in ("map", "ode"):
             raise unknown_name("backend", backend, ("map", "ode"))
-        if backend == "map" and self._trunk is None:
-            raise BankError(f"bank {self.name!r} has no solution map; use backend='ode' or rebuild the bank")
-        return self._with(backend=backend)
+        if backend == "map" and (self._trunk is None or self._current.code is None):
+            raise BankError(
+                f"bank {self.name!r}: world {self.current_world!r} has no solution map; use backend='ode' or rebuild it"
+            )
+        return self._with(_backend=backend)
 
     def to(self, device: torch.device | str) -> SimulatorBank:
         """The same bank on `device`."""
@@ -222,7 +230,7 @@ class SimulatorBank:
 
     def field(self, x: Tensor, u: Tensor) -> Tensor:
         """The vector field, (P, B, D), (P, B, 3) -> (P, B, D) per hour."""
-        return field(self.disease, self.scales, self.physics, self._current.params, x, u)
+        return self._current.params.rate(self.disease, self.scales, self.physics, x, u)
 
     @property
     def relaxation(self) -> Tensor:
@@ -242,11 +250,9 @@ class SimulatorBank:
         """
         times = times.expand(*x.shape[:-1], times.shape[-1])
         x = self.clamp(x)
-        if self.backend == "ode":
-            return solve(self.field, x, u, times, self.lower, self.upper)
         code = self._current.code
-        if self._trunk is None or code is None:
-            raise BankError(f"bank {self.name!r}: world {self.current_world!r} has no solution map; use backend='ode'")
+        if self.backend == "ode" or self._trunk is None or code is None:
+            return solve(self.field, x, u, times, self.lower, self.upper)
         return self._trunk.with_code(code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
 
     def flow(self, x: Tensor, u: Tensor, dt: Tensor) -> Tensor:
@@ -290,4 +296,4 @@ class SimulatorBank:
 
     def replace_physics(self, **changes: Any) -> SimulatorBank:
         """The same patients with other strengths (an ablation); the solution map no longer applies, so "ode"."""
-        return self._with(physics=replace(self.physics, **changes), backend="ode", _trunk=None)
+        return self._with(physics=replace(self.physics, **changes), _backend="ode", _trunk=None)

@@ -15,12 +15,15 @@ from medgym_offline.errors import BankError, unknown_name
 from medgym_offline.files import atomic_path, release_folder
 from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.bank import SimulatorBank, World
-from medgym_offline.simulators.field import FieldParameters, Physics
+from medgym_offline.simulators.field import Dynamics, FieldParameters, Physics
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
+from medgym_offline.simulators.twin import TwinField
 
 __all__ = ["FORMAT", "bank_tensors", "list_banks", "load_simulators", "save_bank"]
 
 FORMAT = "medgym-bank/1"
+FIELDS: dict[str, type[Any]] = {kind.kind: kind for kind in (FieldParameters, TwinField)}
+"""Classes a world's dynamics may be of, by the kind in the header."""
 
 
 def _world_tensors(name: str, world: World) -> dict[str, Tensor]:
@@ -55,6 +58,7 @@ def save_bank(bank: SimulatorBank, path: str | Path) -> None:
         "scales": asdict(bank.scales),
         "physics": asdict(bank.physics),
         "worlds": list(bank.worlds),
+        "kinds": {name: world.params.kind for name, world in bank._worlds.items()},
         "solution_map": None if bank._trunk is None else asdict(bank._trunk.config),
         "content_hash": bank.content_hash,
         "metadata": bank.metadata,
@@ -68,9 +72,9 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _world(tensors: dict[str, Tensor], name: str) -> World:
+def _world(tensors: dict[str, Tensor], name: str, kind: str = FieldParameters.kind) -> World:
     prefix = f"{name}/field/"
-    params = FieldParameters(**{k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+    params: Dynamics = FIELDS[kind](**{k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
     return World(params, tensors[f"{name}/noise"], tensors[f"{name}/initial"], tensors.get(f"{name}/code"))
 
 
@@ -132,7 +136,8 @@ def _read(path: Path) -> SimulatorBank:
             patients=header["patients"],
             scales=Scales(**_tuples(header["scales"])),
             physics=Physics(**_tuples(header["physics"])),
-            worlds={w: _world(tensors, w) for w in header["worlds"]},
+            # Banks written before a world could be a known truth name no kinds: all of theirs are fitted.
+            worlds={w: _world(tensors, w, header.get("kinds", {}).get(w, "hybrid")) for w in header["worlds"]},
             population=population,
             trunk=trunk,
             clinician=tensors["clinician"],
