@@ -1,0 +1,221 @@
+"""The true field of the synthetic twin: known, and deliberately outside the class that is fitted to its records.
+
+In physical units (S SpO2 %, P PaO2 mmHg, B bilirubin, G GCS, U urine mL/day, L lactate mmol/L, W fluid balance in
+litres, m severity; F inspired oxygen fraction, v vasopressor mcg/kg/min, f fluids mL/h), with the Hill function
+h(z; c, n) = z^n / (z^n + c^n) and r(z) a smooth max(z, 0):
+
+    every variable y = transform(Y) relaxes to a target that the rest of the patient sets:   dy/dt = (y*(x, u) - y)/tau
+
+    perfusion   gap  = r( n0 + n1 h(m;1,2) - V h(v; c_v (1 + 0.8 h(L;6,3)), 1.5) - Q (1 - O) h(f;250,1)
+                          - 0.25 tanh(W/3) + 0.35 O ),      H = h(gap; 0.45, 2)          H: how hypoperfused, in [0, 1)
+    overload    O    = h(r(W - w); 3, 2)                     ischaemia   J = h(v; c_J (1 + 0.35 tanh(W/3)), 4)
+    hypoxia     D    = h(r(92 - S); 6, 2)                    liver       K = h(B; 8, 2)
+    PaO2        P*   = 30 + q F^0.85 (1 - 0.3 h(m;1.2,2)) (1 - 0.5 O) (1 - 0.3 h(F;0.85,12))
+    SpO2        S*   = 100 h(P; 26.8 (1 + 0.15 h(L;6,3)), 2.7) + s                        the Hill curve of haemoglobin
+    lactate     L*   = (l0 + l1 H + 3 D + 4 J) (1 + 0.5 K)
+    urine       U*   = u0 (1 - 0.85 H) (1 - 0.5 J) (1 - 0.4 O) (1 + 0.9 h(f;200,1.5)) (1 + 0.2 tanh(W/3))
+    GCS         G*   = 3 + 12 g (1 - 0.55 H) (1 - 0.4 D) (1 - 0.35 K) (1 - 0.35 h(m;1.5,2))
+    bilirubin   B*   = b0 (1 + 4 h(L;5,2)) + 2 O + 2 J                                    tau 36 h: lactate's history
+    balance     dW/dt = (f - U/24 - 40)/1000                                              exact
+    severity    dm/dt = (1 - m/4) [ a (0.3 + 0.7 H) h(m;0.9,3) + 0.05 H + 0.06 h(P;180,6) ] - m (1 - 0.4 K)/tau_m
+
+The severity is bistable: self-sustaining while the patient is hypoperfused, dying out when perfused. That one equation
+gives onset (m grows from above its threshold), resolution, and relapse (support withdrawn, fluid lost, or noise, while
+m is still near the threshold). Every treatment has an optimum: vasopressor perfuses and then starves the gut; fluid
+fills and then floods; oxygen saturates haemoglobin at 0.4, and above 0.6 injures the lung it is given for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.disease import Disease, Scales
+from medgym_offline.seeds import generator
+from medgym_offline.simulators.field import Physics, balance_rate
+
+__all__ = ["NOISE", "TwinField", "draw_twin", "perfusion_gap"]
+
+NOISE = (0.30, 0.035, 0.008, 0.10, 1.2, 0.025, 0.0, 0.04)
+"""Process noise, SD per square root of an hour: SpO2 %, ln PaO2, ln(1 + bilirubin), GCS, sqrt(urine), ln(1 + lactate),
+balance, severity."""
+
+PARAMETERS = {
+    "lungs": ("q", "s", "w"),
+    "circulation": ("n0", "n1", "V", "c_v", "c_J", "Q"),
+    "organs": ("l0", "l1", "u0", "g", "b0"),
+    "severity": ("a", "tau_m"),
+    "tau": ("spo2", "pao2", "bilirubin", "gcs", "urine", "lactate"),
+}
+"""Columns of the tensors of a :class:`TwinField`."""
+
+
+@dataclass
+class TwinField:
+    """True parameters of every patient, leading axis P; columns in `PARAMETERS`, symbols in the module's docstring.
+
+    Attributes:
+        lungs: (P, 3) q mmHg, s %, w litres.
+        circulation: (P, 6) n0, n1, V, c_v mcg/kg/min, c_J mcg/kg/min, Q.
+        organs: (P, 5) l0, l1 mmol/L, u0 mL/day, g, b0 mg/dL.
+        severity: (P, 2) a per hour, tau_m hours.
+        tau: (P, 6) relaxation times of the variables, hours.
+    """
+
+    kind: ClassVar[str] = "twin"
+
+    lungs: Tensor
+    circulation: Tensor
+    organs: Tensor
+    severity: Tensor
+    tau: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def select(self, index: Tensor) -> TwinField:
+        """The patients at `index`."""
+        return TwinField(**{n: t[index] for n, t in self.tensors().items()})
+
+    def to(self, device: torch.device | str) -> TwinField:
+        """The same on `device`."""
+        return TwinField(**{n: t.to(device) for n, t in self.tensors().items()})
+
+    def relaxation(self) -> Tensor:
+        """(P, 8) linear rates per hour."""
+        balance = torch.zeros_like(self.tau[:, :1])
+        return torch.cat([1.0 / self.tau, balance, 1.0 / self.severity[:, 1:]], -1)
+
+    def rate(self, disease: Disease, scales: Scales, physics: Physics, x: Tensor, u: Tensor) -> Tensor:
+        """dx/dt of every patient, (P, B, D) normalised per hour; shapes as in `field.field`."""
+        physical, dose = scales.denormalize(disease, x), scales.denormalize_treatment(disease, u)
+        spo2, pao2, bili, _, _, lactate, balance, m = physical.unbind(-1)
+        oxygen, v, f = 0.01 * dose[..., 0], dose[..., 1], dose[..., 2]
+        q, s, w = self.lungs.unsqueeze(1).unbind(-1)
+        _, _, _, _, c_ischaemia, _ = self.circulation.unsqueeze(1).unbind(-1)
+        l0, l1, u0, g, b0 = self.organs.unsqueeze(1).unbind(-1)
+        a, tau_m = self.severity.unsqueeze(1).unbind(-1)
+
+        fill = torch.tanh(balance / 3.0)
+        over = _overload(balance, w)
+        gap = _softplus(perfusion_gap(self, physical, dose), 6.0)
+        hypoperfused = _hill(gap, 0.45, 2.0)
+        ischaemia = _hill(v, c_ischaemia * (1.0 + 0.35 * fill), 4.0)
+        hypoxia = _hill(_softplus(92.0 - spo2, 1.0), 6.0, 2.0)
+        liver = _hill(bili, 8.0, 2.0)
+        acid = _hill(lactate, 6.0, 3.0)
+
+        shunt = (1.0 - 0.3 * _hill(m, 1.2, 2.0)) * (1.0 - 0.5 * over) * (1.0 - 0.3 * _hill(oxygen, 0.85, 12.0))
+        target = torch.stack(
+            [
+                100.0 * _hill(pao2, 26.8 * (1.0 + 0.15 * acid), 2.7) + s,
+                30.0 + q * oxygen**0.85 * shunt,
+                b0 * (1.0 + 4.0 * _hill(lactate, 5.0, 2.0)) + 2.0 * over + 2.0 * ischaemia,
+                3.0
+                + 12.0
+                * g
+                * (1.0 - 0.55 * hypoperfused)
+                * (1.0 - 0.4 * hypoxia)
+                * (1.0 - 0.35 * liver)
+                * (1.0 - 0.35 * _hill(m, 1.5, 2.0)),
+                u0
+                * (1.0 - 0.85 * hypoperfused)
+                * (1.0 - 0.5 * ischaemia)
+                * (1.0 - 0.4 * over)
+                * (1.0 + 0.9 * _hill(f, 200.0, 1.5))
+                * (1.0 + 0.2 * fill),
+                (l0 + l1 * hypoperfused + 3.0 * hypoxia + 4.0 * ischaemia) * (1.0 + 0.5 * liver),
+            ],
+            -1,
+        )
+        rate = (scales.normalize(disease, target) - x[..., :6]) / self.tau.unsqueeze(1)
+        d_balance = balance_rate(disease, scales, physics.insensible, x[..., 4], u[..., 2])
+        growth = a * (0.3 + 0.7 * hypoperfused) * _hill(m, 0.9, 3.0) + 0.05 * hypoperfused
+        injury = 0.06 * _hill(pao2, 180.0, 6.0)
+        d_m = (1.0 - m / 4.0) * (growth + injury) - m * (1.0 - 0.4 * liver) / tau_m
+        return torch.cat([rate, d_balance.unsqueeze(-1), d_m.unsqueeze(-1)], -1)
+
+
+def _hill(z: Tensor, half: Tensor | float, n: float) -> Tensor:
+    """z^n / (z^n + half^n) for z >= 0, as 1/(1 + (half/z)^n) without overflow or infinite gradients at 0."""
+    z = torch.clamp(z, min=1e-6)
+    return torch.sigmoid(n * (torch.log(z) - torch.log(torch.as_tensor(half, dtype=z.dtype, device=z.device))))
+
+
+def _softplus(z: Tensor, beta: float) -> Tensor:
+    return torch.nn.functional.softplus(z, beta=beta)
+
+
+def _overload(balance: Tensor, threshold: Tensor) -> Tensor:
+    return _hill(_softplus(balance - threshold, 2.0), 3.0, 2.0)
+
+
+def perfusion_gap(params: TwinField, physical: Tensor, dose: Tensor) -> Tensor:
+    """Perfusion needed less perfusion supplied, before r(.): what a bedside monitor shows as a low pressure.
+
+    Args:
+        params: P patients.
+        physical: (P, B, 8) state, physical units.
+        dose: (P, B, 3) treatment, physical units.
+
+    Returns:
+        (P, B); negative when perfused with room to spare.
+    """
+    lactate, balance, m = physical[..., 5], physical[..., 6], physical[..., 7]
+    n0, n1, supply, half, _, fluid = params.circulation.unsqueeze(1).unbind(-1)
+    over = _overload(balance, params.lungs[:, 2:])
+    pressed = supply * _hill(dose[..., 1], half * (1.0 + 0.8 * _hill(lactate, 6.0, 3.0)), 1.5)
+    bolus = fluid * (1.0 - over) * _hill(dose[..., 2], 250.0, 1.0)
+    need = n0 + n1 * _hill(m, 1.0, 2.0)
+    return need - pressed - bolus - 0.25 * torch.tanh(balance / 3.0) + 0.35 * over
+
+
+def draw_twin(root: int, patients: Sequence[str]) -> tuple[TwinField, np.ndarray]:
+    """True parameters of the named patients, each from its own stream, and their severity before admission.
+
+    Returns:
+        The field, and (P,) m at the onset of the illness.
+    """
+    z = np.stack([generator(root, "twin-field", p).normal(size=24) for p in patients])
+    sick = z[:, 0]  # shared by need, persistence and onset: severe patients are severe throughout
+    logit = 1.3 + 1.2 * z[:, 1] - 0.3 * sick
+
+    def lognormal(median: float, sd: float, column: int, loading: float = 0.0) -> np.ndarray:
+        return median * np.exp(sd * z[:, column] + loading * sick)
+
+    columns = {
+        "q": lognormal(215.0, 0.26, 2, -0.08),
+        "s": 0.3 + 0.8 * z[:, 3],
+        "w": lognormal(2.5, 0.35, 4),
+        "n0": lognormal(0.12, 0.5, 5, 0.2),
+        "n1": lognormal(0.9, 0.25, 6, 0.25),
+        "V": lognormal(1.15, 0.15, 7),
+        "c_v": lognormal(0.035, 0.35, 8),
+        "c_J": lognormal(0.35, 0.2, 9),
+        "Q": lognormal(0.3, 0.4, 10),
+        "l0": lognormal(1.15, 0.2, 11),
+        "l1": lognormal(5.0, 0.35, 12),
+        "u0": lognormal(1500.0, 0.45, 13),
+        "g": 1.0 / (1.0 + np.exp(-logit)),
+        "b0": lognormal(0.7, 1.0, 14),
+        "a": lognormal(0.24, 0.2, 15, 0.1),
+        "tau_m": lognormal(14.0, 0.3, 16),
+        "spo2": lognormal(1.2, 0.15, 17),
+        "pao2": lognormal(2.0, 0.2, 18),
+        "bilirubin": lognormal(36.0, 0.25, 19),
+        "gcs": lognormal(9.0, 0.25, 20),
+        "urine": lognormal(3.0, 0.2, 21),
+        "lactate": lognormal(5.0, 0.25, 22),
+    }
+    groups = {
+        group: torch.tensor(np.stack([columns[n] for n in names], 1).astype(np.float32))
+        for group, names in PARAMETERS.items()
+    }
+    return TwinField(**groups), np.clip(1.0 * np.exp(0.3 * z[:, 23] + 0.25 * sick), 0.3, 3.0)
