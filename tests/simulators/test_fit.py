@@ -26,6 +26,7 @@ from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.field import Physics
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
+from medgym_offline.simulators.forecast import forecast_held_out
 from medgym_offline.simulators.needs import estimate_need, shock_course
 from medgym_offline.simulators.noise import estimate_noise, noise_variance
 from medgym_offline.simulators.prior import draw_response, draw_threshold, prior_bank
@@ -244,3 +245,17 @@ def test_recipes_are_read_and_checked(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(BankError, match=r"r\.toml"):
             read_recipe(path)
+
+
+def test_forecasts_by_the_true_dynamics_beat_the_patient_mean(data: FitData, grid: GridCohort) -> None:
+    truth = prior_bank(PATIENTS, seed=5)
+    record = fit_data(grid, truth.scales)
+    found = forecast_held_out(truth, record)
+    models = found["models"]
+    assert found["counts"][0] > found["counts"][2] > 0
+    assert models["ind"]["mae_mean"] < models["patient mean"]["mae_mean"]
+    assert models["ind"]["mae_mean"] < models["pop"]["mae_mean"]  # this "population" is another random patient
+    assert found["paired"]["pop"]["ind_better"] > 0.5
+    # Persistence is the start state itself: a still world forecasts the same.
+    error = np.abs(record.values - np.roll(record.start, 1, 1))
+    assert error[:, 1:][record.mask[:, 1:]].mean() > 0
