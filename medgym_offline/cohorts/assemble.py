@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.cohorts.cohort import Cohort
-from medgym_offline.cohorts.intervals import clip_intervals, fluid_rates, hold_settings, sum_overlapping, urine_rates
+from medgym_offline.cohorts.intervals import (
+    capped_urine,
+    clip_intervals,
+    fluid_rates,
+    hold_settings,
+    sum_overlapping,
+    urine_rates,
+)
 from medgym_offline.cohorts.schema import (
     COLUMNS,
     FIO2_HOLD_HOURS,
@@ -69,8 +76,10 @@ def assemble(records: Records) -> Cohort:
     doses = _named(records.vasopressors, prefix, stays, rejections)
     urine = observations.filter((pl.col("variable") == "urine") & pl.col("value").is_not_null())
     rejections.reject("urine: negative time (too long before admission)", int((urine["t_h"] < 0).sum()))
+    flow = capped_urine(observations.filter(pl.col("variable") == "urine_rate"), rejections)
     parts = [
-        _points(observations.filter(~pl.col("variable").is_in(["urine", "fio2"]))),
+        _points(observations.filter(~pl.col("variable").is_in(["urine", "urine_rate", "fio2"]))),
+        _points(flow.with_columns(variable=pl.lit("urine"))),
         _points(urine_rates(urine.filter(pl.col("t_h") >= 0), rejections).with_columns(variable=pl.lit("urine"))),
         _oxygen(observations.filter(pl.col("variable") == "fio2"), stays, rejections),
         _infusion(doses.select("patient", "t0_h", "t1_h", value=pl.col("neq")), "vasopressor", stays, rejections),
@@ -138,7 +147,9 @@ def _oxygen(settings: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections)
     early = settings.filter(good & (pl.col("t_h") < -LOOKBACK_HOURS["fio2"])).height
     rejections.reject("fio2: negative time (too long before admission)", early)
     settings = settings.filter(good & (pl.col("t_h") >= -LOOKBACK_HOURS["fio2"]))
-    merged = settings.group_by("patient", "t_h").agg(pl.col("value").mean())
+    if "t1_h" not in settings.columns:
+        settings = settings.with_columns(t1_h=pl.lit(None, pl.Float64))
+    merged = settings.group_by("patient", "t_h").agg(pl.col("value").mean(), pl.col("t1_h").max())
     rejections.repair("several values at one time, averaged", settings.height - merged.height)
     held = hold_settings(merged)
     # A setting from before admission ended before it began matters to nobody and is no fault: not counted.

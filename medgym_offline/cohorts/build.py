@@ -9,7 +9,10 @@ from typing import Any
 
 from medgym_offline.cohorts.assemble import assemble
 from medgym_offline.cohorts.cohort import Cohort, combine
+from medgym_offline.cohorts.long_table import LongTable
+from medgym_offline.cohorts.meds import MedsEvents
 from medgym_offline.cohorts.mimic3 import MimicThreeTables
+from medgym_offline.cohorts.mimic4 import MimicFourTables
 from medgym_offline.cohorts.normalised import NormalisedTables
 from medgym_offline.cohorts.schema import VARIABLES, Rejections, require_polars
 from medgym_offline.cohorts.selection import select_stays
@@ -20,7 +23,13 @@ from medgym_offline.progress import track
 __all__ = ["SOURCES", "CohortSummary", "build_cohort", "detect_source", "read_source"]
 
 #: Layouts known, in the order they are tried. A new one is a class in its own file and a line here.
-SOURCES: tuple[CohortSource, ...] = (NormalisedTables(), MimicThreeTables())
+SOURCES: tuple[CohortSource, ...] = (
+    NormalisedTables(),
+    MimicThreeTables(),
+    MimicFourTables(),
+    LongTable(),
+    MedsEvents(),
+)
 
 
 @dataclass(frozen=True)
@@ -79,13 +88,14 @@ def detect_source(path: Path) -> CohortSource:
         CohortError: nothing there, or no known layout.
     """
     if not path.exists():
-        raise CohortError(f"{path}: no such folder; give the folder that holds the clinical tables")
+        raise CohortError(f"{path}: no such folder or file; give the folder that holds the clinical tables")
     for source in SOURCES:
         if source.matches(path):
             return source
     raise CohortError(
-        f"{path}: no known layout; expected the raw MIMIC-III tables (ICUSTAYS, CHARTEVENTS, ...) or the normalised "
-        "tables (stays, observations, vasopressors, fluids) as .csv or .csv.gz"
+        f"{path}: no known layout; expected the raw MIMIC-III tables (ICUSTAYS, CHARTEVENTS, ...), the raw MIMIC-IV "
+        "tables (icu/, hosp/), MEDS events, the normalised tables (stays, observations, vasopressors, fluids) or a "
+        "long table (columns stay, time, variable, value, unit); docs/cohorts.md describes each"
     )
 
 
@@ -96,9 +106,15 @@ def read_source(path: str | Path) -> Cohort:
         CohortError: unknown layout or a structural fault.
     """
     path = Path(path)
+    source = _source_of(path)
+    return Cohort.read(path) if source is None else assemble(source.read(path))
+
+
+def _source_of(path: Path) -> CohortSource | None:
+    """The layout at `path`; None for a cohort table, which is what a Parquet file of no other layout is taken for."""
     if path.is_file() and path.suffix == ".parquet":
-        return Cohort.read(path)
-    return assemble(detect_source(path).read(path))
+        return next((source for source in SOURCES if source.matches(path)), None)
+    return detect_source(path)
 
 
 def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | None = None) -> CohortSummary:
@@ -115,7 +131,7 @@ def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | Non
     if not source_paths:
         raise CohortError("cohort build: no source named; give at least one folder of clinical tables")
     paths = [Path(p) for p in source_paths]
-    layouts = {str(p): "cohort table" if p.suffix == ".parquet" else detect_source(p).layout for p in paths}
+    layouts = {str(p): "cohort table" if (found := _source_of(p)) is None else found.layout for p in paths}
     cohort = combine([read_source(p) for p in track(paths, "reading clinical records", total=len(paths))])
     if patients is not None:
         cohort = select_stays(cohort, patients)

@@ -19,7 +19,7 @@ from medgym_offline.cohorts.schema import (
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["clip_intervals", "fluid_rates", "hold_settings", "sum_overlapping", "urine_rates"]
+__all__ = ["capped_urine", "clip_intervals", "fluid_rates", "hold_settings", "sum_overlapping", "urine_rates"]
 
 
 #: Charting times are whole minutes; differences of rounded hours are not.
@@ -57,9 +57,14 @@ def urine_rates(volumes: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     rejections.reject("urine: more than 12 h since the record before it", int(far.sum()))
     # A gap shorter than the window (just after admission, or after a merged group) is charting noise, not a rate.
     rate = pl.col("value").clip(lower_bound=0.0) * 24.0 / pl.col("gap").clip(lower_bound=URINE_MERGE_HOURS)
-    out = merged.filter(~far).select("patient", "t_h", rate.alias("value"))
-    rejections.repair("urine: above 5000 mL/day, kept at the cap as censored", int((out["value"] > URINE_CAP).sum()))
-    return out.with_columns(pl.col("value").clip(upper_bound=URINE_CAP))
+    return capped_urine(merged.filter(~far).select("patient", "t_h", rate.alias("value")), rejections)
+
+
+def capped_urine(rates: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
+    """`rates` with `value` (mL/day) at most 5000: a value at the cap reads "at least so much"."""
+    pl = require_polars()
+    rejections.repair("urine: above 5000 mL/day, kept at the cap as censored", int((rates["value"] > URINE_CAP).sum()))
+    return rates.with_columns(pl.col("value").clip(upper_bound=URINE_CAP))
 
 
 def _merge_groups(patient: pl.Series, time: np.ndarray) -> np.ndarray:
@@ -79,7 +84,7 @@ def hold_settings(settings: pl.DataFrame, hold: float = FIO2_HOLD_HOURS) -> pl.D
     """Intervals from point settings: each holds until the next one, at most `hold` hours.
 
     Args:
-        settings: patient, t_h, value; one row per patient and time.
+        settings: patient, t_h, value, and t1_h where an end is charted; one row per patient and time.
         hold: Hours after which an unconfirmed setting ends.
 
     Returns:
@@ -87,9 +92,12 @@ def hold_settings(settings: pl.DataFrame, hold: float = FIO2_HOLD_HOURS) -> pl.D
     """
     pl = require_polars()
     following = pl.col("t_h").shift(-1).over("patient")
+    end = pl.col("t_h") + hold
+    if "t1_h" in settings.columns:
+        end = pl.coalesce("t1_h", end)
     return (
         settings.sort("patient", "t_h")
-        .with_columns(t1_h=pl.min_horizontal(pl.col("t_h") + hold, following))
+        .with_columns(t1_h=pl.min_horizontal(end, following))
         .select("patient", pl.col("t_h").alias("t0_h"), "t1_h", "value")
         .filter(pl.col("t1_h") > pl.col("t0_h"))
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medgym_offline.cohorts import mimic3_items as items
+from medgym_offline.cohorts import mimic_items as items
+from medgym_offline.cohorts.events import drop_repeated
+from medgym_offline.cohorts.infusions import equivalents, order_doses, order_volumes, order_weights, read_orders
 from medgym_offline.cohorts.schema import Rejections, require_polars
-from medgym_offline.cohorts.tables import attach, collect, find_table, hours_since, numbers, scan_table, times
+from medgym_offline.cohorts.tables import attach, collect, find_table, numbers, scan_table, times
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,8 +22,6 @@ _DOSE_HOLD_HOURS = 4.0
 _LAST_DOSE_HOURS = 1.0
 #: A CareVue volume was given over the hour before it was charted, or since the record before if that is shorter.
 _VOLUME_HOURS = 1.0
-_PER_WEIGHT_MINUTE = ("mcgkgmin", "mcg/kg/min")
-_PER_MINUTE = ("mcgmin", "mcg/min")
 _STOPPED = ("Stopped", "D/C'd")
 
 
@@ -34,30 +34,26 @@ def read_vasopressors(path: Path, stays: pl.DataFrame, rejections: Rejections) -
         rejections: Counts are added here.
     """
     pl = require_polars()
-    weights = stays.select("stay_id", pl.col("weight_kg").fill_null(items.DEFAULT_WEIGHT_KG))
-    parts = [_carevue_doses(path, stays, rejections), _metavision_doses(path, stays, rejections)]
-    doses = pl.concat([p for p in parts if p is not None]).join(
-        weights, on="stay_id", how="left", maintain_order="left"
-    )
-    doses = doses.with_columns(
-        _standard_dose(), limit=pl.col("drug").replace_strict(items.DOSE_LIMITS, return_dtype=pl.Float64)
-    )
-    unit = pl.col("dose").is_null()
-    rejections.reject("vasopressor: unit of the rate unknown", doses.select(unit.sum()).item())
-    doses = doses.filter(~unit)
-    high = pl.col("dose") > pl.col("limit")
-    rejections.reject("vasopressor: impossible dose", doses.select(high.sum()).item())
-    factor = pl.col("drug").replace_strict(items.EQUIVALENTS, return_dtype=pl.Float64)
-    return doses.filter(~high & (pl.col("dose") > 0)).select(
-        "stay_id", "drug", "t0_h", "t1_h", "dose", neq=pl.col("dose") * factor
-    )
+    parts = []
+    if find_table(path, "INPUTEVENTS_CV") is not None:
+        parts.append(_carevue_doses(path, stays, rejections))
+    if find_table(path, "INPUTEVENTS_MV") is not None:
+        wanted = tuple(items.PRESSOR_ITEMS)
+        orders = read_orders(path, "INPUTEVENTS_MV", "icustay_id", stays, rejections, wanted, "vasopressor")
+        parts.append(order_doses(orders, rejections))
+    return equivalents(pl.concat(parts), stays, rejections)
 
 
 def read_fluids(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """stay_id, itemid, t0_h, t1_h, ml; arguments as for `read_vasopressors`."""
     pl = require_polars()
-    parts = [_carevue_volumes(path, stays, rejections), _metavision_volumes(path, stays, rejections)]
-    return pl.concat([p for p in parts if p is not None])
+    parts = []
+    if find_table(path, "INPUTEVENTS_CV") is not None:
+        parts.append(_carevue_volumes(path, stays, rejections))
+    if find_table(path, "INPUTEVENTS_MV") is not None:
+        orders = read_orders(path, "INPUTEVENTS_MV", "icustay_id", stays, rejections, items.FLUID_ITEMS, "fluids")
+        parts.append(order_volumes(orders, rejections))
+    return pl.concat(parts)
 
 
 def infusion_weights(path: Path) -> pl.DataFrame:
@@ -65,44 +61,17 @@ def infusion_weights(path: Path) -> pl.DataFrame:
     pl = require_polars()
     if find_table(path, "INPUTEVENTS_MV") is None:
         return pl.DataFrame(schema={"stay_id": pl.String, "ordered_kg": pl.Float64})
-    frame = scan_table(path, "INPUTEVENTS_MV", ("icustay_id", "patientweight")).with_columns(*numbers("patientweight"))
-    usable = pl.col("patientweight").is_between(*items.WEIGHT_RANGE)
-    return collect(
-        frame.filter(usable & pl.col("icustay_id").is_not_null())
-        .group_by(pl.col("icustay_id").alias("stay_id"))
-        .agg(pl.col("patientweight").median().alias("ordered_kg")),
-        path / "INPUTEVENTS_MV",
-    )
+    return order_weights(path, "INPUTEVENTS_MV", "icustay_id")
 
 
-def _standard_dose() -> pl.Expr:
-    """Rate in mcg/kg/min, or U/min for vasopressin; null where the unit is unknown."""
+def _carevue_doses(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     pl = require_polars()
-    rate, unit, vasopressin = (
-        pl.col("rate"),
-        pl.col("rateuom").str.strip_chars().str.to_lowercase(),
-        pl.col("drug") == "vasopressin",
-    )
-    hourly = unit.is_in(["units/hour", "uhr", "u/hr", "units/hr"])
-    minutely = unit.is_in(["umin", "u/min", "units/min"])
-    # No patient gets 0.3 U/min: such a "per minute" is an hourly rate with the wrong unit.
-    units = pl.when(hourly | (minutely & (rate > 0.3))).then(rate / 60.0).when(minutely).then(rate)
-    mass = (
-        pl.when(unit.is_in(_PER_WEIGHT_MINUTE))
-        .then(rate)
-        .when(unit.is_in(_PER_MINUTE))
-        .then(rate / pl.col("weight_kg"))
-    )
-    return pl.when(vasopressin).then(units).otherwise(mass).alias("dose")
-
-
-def _carevue_doses(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame | None:
-    pl = require_polars()
-    if find_table(path, "INPUTEVENTS_CV") is None:
-        return None
     columns = ("subject_id", "icustay_id", "itemid", "charttime", "rate", "rateuom", "stopped")
-    frame = scan_table(path, "INPUTEVENTS_CV", columns).filter(pl.col("itemid").is_in(list(items.PRESSOR_ITEMS)))
+    frame = scan_table(path, "INPUTEVENTS_CV", columns, optional=("row_id",)).filter(
+        pl.col("itemid").is_in(list(items.PRESSOR_ITEMS))
+    )
     events = collect(frame.with_columns(*times("charttime"), *numbers("rate")), path / "INPUTEVENTS_CV")
+    events = drop_repeated(events, rejections, "vasopressor")
     events = attach(events, stays, rejections, "vasopressor", extra=("rate", "rateuom", "stopped"))
     ends = pl.col("stopped").is_in(_STOPPED).fill_null(False)
     # Every record ends the dose before it, also one that charts a volume and no rate: the rate is then unknown.
@@ -129,31 +98,14 @@ def _carevue_doses(path: Path, stays: pl.DataFrame, rejections: Rejections) -> p
     )
 
 
-def _metavision_doses(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame | None:
+def _carevue_volumes(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     pl = require_polars()
-    events = _metavision(path, stays, rejections, tuple(items.PRESSOR_ITEMS), "vasopressor")
-    if events is None:
-        return None
-    empty = pl.col("rate").is_null()
-    rejections.reject("vasopressor: no rate", events.select(empty.sum()).item())
-    return events.filter(~empty & (pl.col("rate") > 0)).select(
-        "stay_id",
-        pl.col("itemid").replace_strict(items.PRESSOR_ITEMS, return_dtype=pl.String).alias("drug"),
-        "t0_h",
-        "t1_h",
-        "rate",
-        "rateuom",
-    )
-
-
-def _carevue_volumes(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame | None:
-    pl = require_polars()
-    if find_table(path, "INPUTEVENTS_CV") is None:
-        return None
     columns = ("subject_id", "icustay_id", "itemid", "charttime", "amount", "amountuom")
-    frame = scan_table(path, "INPUTEVENTS_CV", columns).filter(pl.col("itemid").is_in(items.FLUID_ITEMS))
+    frame = scan_table(path, "INPUTEVENTS_CV", columns, optional=("row_id",)).filter(
+        pl.col("itemid").is_in(items.FLUID_ITEMS)
+    )
     events = collect(frame.with_columns(*times("charttime"), *numbers("amount")), path / "INPUTEVENTS_CV")
-    events = events.filter(pl.col("amount").is_not_null())
+    events = drop_repeated(events.filter(pl.col("amount").is_not_null()), rejections, "fluids")
     events = attach(events, stays, rejections, "fluids", extra=("amount", "amountuom"))
     volumes = (
         events.group_by("stay_id", "itemid", "t_h")
@@ -168,36 +120,3 @@ def _carevue_volumes(path: Path, stays: pl.DataFrame, rejections: Rejections) ->
         pl.col("t_h").alias("t1_h"),
         "ml",
     ).filter(pl.col("ml") > 0)
-
-
-def _metavision_volumes(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame | None:
-    pl = require_polars()
-    events = _metavision(path, stays, rejections, items.FLUID_ITEMS, "fluids")
-    if events is None:
-        return None
-    given = events.filter(pl.col("amount") > 0)
-    volume = pl.col("amountuom").str.strip_chars().str.to_lowercase() == "ml"
-    rejections.reject("fluids: amount not in mL", given.filter(~volume.fill_null(False)).height)
-    return given.filter(volume).select("stay_id", "itemid", "t0_h", "t1_h", pl.col("amount").alias("ml"))
-
-
-def _metavision(
-    path: Path, stays: pl.DataFrame, rejections: Rejections, wanted: tuple[str, ...], name: str
-) -> pl.DataFrame | None:
-    pl = require_polars()
-    if find_table(path, "INPUTEVENTS_MV") is None:
-        return None
-    columns = (
-        *("subject_id", "icustay_id", "starttime", "endtime", "itemid"),
-        *("amount", "amountuom", "rate", "rateuom", "statusdescription"),
-    )
-    frame = scan_table(path, "INPUTEVENTS_MV", columns).filter(pl.col("itemid").is_in(list(wanted)))
-    events = collect(
-        frame.with_columns(*times("starttime", "endtime"), *numbers("amount", "rate")), path / "INPUTEVENTS_MV"
-    )
-    rewritten = (pl.col("statusdescription").str.strip_chars() == "Rewritten").fill_null(False)
-    rejections.reject(f"{name}: order rewritten by another", events.select(rewritten.sum()).item())
-    events = events.filter(~rewritten).rename({"starttime": "charttime"})
-    extra = ("endtime", "intime", "amount", "amountuom", "rate", "rateuom")
-    events = attach(events, stays, rejections, name, extra=extra)
-    return events.with_columns(t0_h=pl.col("t_h"), t1_h=hours_since("endtime", "intime"))

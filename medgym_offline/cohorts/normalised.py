@@ -99,7 +99,7 @@ def _read_stays(path: Path) -> tuple[pl.DataFrame, str]:
 
 def _sepsis_column(path: Path, base: tuple[str, ...]) -> tuple[str, pl.LazyFrame]:
     table = find_table(path, "stays")
-    names = column_names(path, "stays")
+    names = column_names(table) if table is not None else set()
     for column in _SEPSIS:
         if column in names:
             return column, scan_table(path, "stays", (*base, column))

@@ -33,7 +33,9 @@ class Records:
     Attributes:
         dataset: Name that prefixes patient ids, for example "mimic-iii".
         stays: stay_id, subject (str), los_h, age (years), sex ("F" or "M"), weight_kg, sepsis (bool), died (bool).
-        observations: stay_id, variable, t_h, value. `urine` is mL per record, `fio2` % as charted, GCS the sum.
+        observations: stay_id, variable, t_h, value. `urine` is mL per record (`urine_rate`: mL/day, where a source
+            charts rates), `fio2` % as charted, GCS the sum. Optional `t1_h`: when an oxygen setting ended, null where
+            nobody said (it then holds as `intervals.hold_settings` says).
         vasopressors: stay_id, t0_h, t1_h, neq (norepinephrine equivalents, mcg/kg/min), one row a drug and interval.
         fluids: stay_id, t0_h, t1_h, ml (volume given over the interval).
         rejections: Rows the source itself turned away, by reason.

@@ -12,7 +12,17 @@ from medgym_offline.errors import CohortError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["attach", "collect", "column_names", "find_table", "hours_since", "numbers", "scan_table", "times"]
+__all__ = [
+    "attach",
+    "collect",
+    "column_names",
+    "find_table",
+    "hours_since",
+    "numbers",
+    "scan_file",
+    "scan_table",
+    "times",
+]
 
 _LOOKBACK = max(LOOKBACK_HOURS.values())
 _SUFFIXES = (".csv.gz", ".csv")
@@ -27,47 +37,71 @@ def find_table(folder: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
-def column_names(folder: Path, name: str) -> set[str]:
-    """Lower-case column names of a table.
+def column_names(path: Path) -> set[str]:
+    """Lower-case column names of a .csv, .csv.gz or .parquet file.
 
     Raises:
-        CohortError: no such table, or an unreadable file.
+        CohortError: an unreadable file.
     """
-    return set(_open(folder, name)[2])
+    return set(_open(path)[1])
 
 
-def scan_table(folder: Path, name: str, columns: Sequence[str]) -> pl.LazyFrame:
+def scan_table(folder: Path, name: str, columns: Sequence[str], optional: Sequence[str] = ()) -> pl.LazyFrame:
     """Lazy frame of the named columns of a table, lower case, as text.
 
     Args:
         folder: Where the table lies.
         name: Table name without suffix.
         columns: Lower-case names wanted; any case in the file.
+        optional: Further columns, taken where the file has them.
 
     Raises:
         CohortError: no such table, a missing column or an unreadable file.
     """
+    path = find_table(folder, name)
+    if path is None:
+        raise CohortError(f"{folder}: table {name}.csv or {name}.csv.gz is missing; put it there")
+    return scan_file(path, columns, optional)
+
+
+def scan_file(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pl.LazyFrame:
+    """As `scan_table`, of one .csv, .csv.gz or .parquet file.
+
+    Raises:
+        CohortError: a missing column or an unreadable file.
+    """
     pl = require_polars()
-    path, frame, actual = _open(folder, name)
+    frame, actual = _open(path)
     missing = [column for column in columns if column not in actual]
     if missing:
         raise CohortError(
             f"{path}: column {missing[0]!r} is missing (the file has: {', '.join(sorted(actual))}); "
             "export the table with its original columns"
         )
-    return frame.select([pl.col(actual[column]).alias(column) for column in columns])
+    wanted = [*columns, *(column for column in optional if column in actual)]
+    return frame.select([pl.col(actual[column]).alias(column) for column in wanted])
 
 
-def _open(folder: Path, name: str) -> tuple[Path, pl.LazyFrame, dict[str, str]]:
+def _open(path: Path) -> tuple[pl.LazyFrame, dict[str, str]]:
     pl = require_polars()
-    path = find_table(folder, name)
-    if path is None:
-        raise CohortError(f"{folder}: table {name}.csv or {name}.csv.gz is missing; put it there")
     try:
-        frame = pl.scan_csv(path, infer_schema=False)
-        return path, frame, {column.strip().lower(): column for column in frame.collect_schema().names()}
+        if path.suffix == ".parquet":
+            frame = _as_text(pl.scan_parquet(path))
+        else:
+            frame = pl.scan_csv(path, infer_schema=False)
+        return frame, {column.strip().lower(): column for column in frame.collect_schema().names()}
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CohortError(f"{path}: cannot be read as a table ({_first_line(error)}); download it again") from error
+
+
+def _as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """A typed frame as if it had been read from text, so that one set of rules judges both."""
+    pl = require_polars()
+    out = []
+    for name, kind in frame.collect_schema().items():
+        column = pl.col(name)
+        out.append(column.dt.strftime("%Y-%m-%d %H:%M:%S") if kind.is_temporal() else column.cast(pl.String))
+    return frame.select(out)
 
 
 def numbers(*columns: str) -> list[pl.Expr]:
@@ -94,6 +128,7 @@ def times(*columns: str) -> list[pl.Expr]:
             pl.col(column).str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_unit="ms"),
             pl.col(column).str.to_datetime("%Y-%m-%d %H:%M", strict=False, time_unit="ms"),
             pl.col(column).str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False, time_unit="ms"),
+            pl.col(column).str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit="ms"),
         ).alias(column)
         for column in columns
     ]

@@ -1,4 +1,4 @@
-"""Item ids of the MIMIC-III tables that the cohort reads (CareVue below 220000, MetaVision from 220000)."""
+"""Item ids that the cohort reads: CareVue below 220000 (MIMIC-III only), MetaVision from 220000, laboratory 5xxxx."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ __all__ = [
     "LAB_ITEMS",
     "PRESSOR_ITEMS",
     "SEPSIS_CODES",
-    "SPECIMEN_ITEM",
+    "SEPSIS_PREFIXES",
+    "SPECIMEN_ITEMS",
     "URINE_IRRIGANT",
     "URINE_ITEMS",
     "VENOUS_SPECIMENS",
@@ -40,7 +41,8 @@ DEFAULT_WEIGHT_KG = 80.0
 
 #: Bilirubin and lactate are charted as copies too; the laboratory alone has each value once.
 LAB_ITEMS: dict[str, str] = {"50821": "pao2", "50885": "bilirubin", "50813": "lactate", "50816": "fio2"}
-SPECIMEN_ITEM = "50800"
+#: Where a blood gas says what blood it is: MIMIC-III, MIMIC-IV (which ends the words with a full stop).
+SPECIMEN_ITEMS = _ids("50800 52033")
 VENOUS_SPECIMENS = ("VEN", "MIX", "CENTRAL VENOUS")
 
 URINE_ITEMS = _ids(
@@ -87,3 +89,5 @@ FLUID_ITEMS = _ids(
 
 #: ICD-9: sepsis, severe sepsis, septic shock.
 SEPSIS_CODES = ("99591", "99592", "78552")
+#: ICD-10: streptococcal and other sepsis, severe sepsis; any code that starts so.
+SEPSIS_PREFIXES = ("A40", "A41", "R652")

@@ -1,0 +1,262 @@
+"""Source: MIMIC-IV in the Medical Event Data Standard: one row an event (subject_id, time, code, value).
+
+The conversion kept numeric values only: what kind of blood a gas was is not in it (so arterial oxygen is the charted
+item 220224, not the laboratory's), nor are units of rates, the status of an order, or stay ids.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medgym_offline.cohorts import mimic_items as items
+from medgym_offline.cohorts.events import gcs_sums, join_observations, possible_urine, urine_volumes
+from medgym_offline.cohorts.infusions import equivalents
+from medgym_offline.cohorts.schema import Rejections, require_polars
+from medgym_offline.cohorts.source import Records, dataset_licence
+from medgym_offline.cohorts.tables import attach, collect, column_names, hours_since, numbers, scan_file, times
+from medgym_offline.errors import CohortError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = ["MedsEvents"]
+
+#: Item -> variable; the laboratory's own copies of arterial oxygen cannot be told from venous ones here.
+_VALUES: dict[str, str] = {
+    **{item: name for name, group in items.CHART_ITEMS.items() for item in group},
+    **{item: name for item, name in items.LAB_ITEMS.items() if name != "pao2"},
+    "220224": "pao2",
+}
+_GCS = tuple(item for group in items.GCS_ITEMS.values() for item in group)
+_URINE = (*items.URINE_ITEMS, items.URINE_IRRIGANT)
+_INFUSED = (*items.PRESSOR_ITEMS, *items.FLUID_ITEMS)
+#: First part of the code -> item ids kept (None: the code has none, keep all).
+_KEPT: dict[str, tuple[str, ...] | None] = {
+    "LAB": (*_VALUES, *_GCS),
+    "SUBJECT_FLUID_OUTPUT": _URINE,
+    "INFUSION_START": _INFUSED,
+    "INFUSION_END": _INFUSED,
+    "SUBJECT_WEIGHT_AT_INFUSION": None,
+    "ICU_ADMISSION": None,
+    "ICU_DISCHARGE": None,
+    "HOSPITAL_ADMISSION": None,
+    "HOSPITAL_DISCHARGE": None,
+    "MEDS_BIRTH": None,
+    "GENDER": None,
+    "DIAGNOSIS": None,
+}
+#: Diagnoses are stamped with the end of their admission, to within this.
+_CODING_HOURS = 48.0
+
+
+class MedsEvents:
+    """One file of events (.csv, .csv.gz or .parquet), or a folder with one or with the standard's `data/*.parquet`.
+
+    Columns `subject_id`, `time`, `code` and `value` or `numeric_value`; codes as the MIMIC-IV conversion writes them.
+    """
+
+    layout = "MEDS events of MIMIC-IV"
+
+    def matches(self, path: Path) -> bool:
+        """Whether there is such a file (by its header)."""
+        return bool(_event_files(path))
+
+    def read(self, path: Path) -> Records:
+        """Read the events of `path`.
+
+        Raises:
+            CohortError: no ICU stay in them, or a damaged file.
+        """
+        pl = require_polars()
+        rejections = Rejections()
+        files = _event_files(path)
+        events = pl.concat([_scan(file) for file in files]).sort("subject_id", "time", maintain_order=True)
+        stays = _read_stays(events, path)
+        placed = attach(
+            events.filter(pl.col("kind").is_in(["LAB", "SUBJECT_FLUID_OUTPUT"])).rename({"time": "charttime"}),
+            stays,
+            None,
+            "events",
+            extra=("kind",),
+        )
+        measured = placed.filter((pl.col("kind") == "LAB") & pl.col("value").is_not_null())
+        urine = placed.filter(pl.col("kind") == "SUBJECT_FLUID_OUTPUT")
+        observations = join_observations(
+            [
+                measured.filter(pl.col("itemid").is_in(list(_VALUES))).with_columns(
+                    variable=pl.col("itemid").replace_strict(_VALUES, return_dtype=pl.String)
+                ),
+                gcs_sums(measured, rejections),
+                urine_volumes(possible_urine(urine, rejections)),
+            ]
+        )
+        orders = _orders(events, stays, rejections)
+        doses = _doses(orders, rejections)
+        volumes = orders.filter(pl.col("itemid").is_in(items.FLUID_ITEMS) & (pl.col("amount") > 0))
+        return Records(
+            dataset="mimic-iv",
+            stays=stays.drop("intime"),
+            observations=observations,
+            vasopressors=equivalents(doses, stays, rejections),
+            fluids=volumes.select("stay_id", "itemid", "t0_h", "t1_h", pl.col("amount").alias("ml")),
+            rejections=rejections,
+            provenance={
+                "layout": self.layout,
+                "folder": path.parent.name if path.is_file() else path.name,
+                "licence": dataset_licence(path.parent if path.is_file() else path, "mimic-iv"),
+                "files": [file.name for file in files],
+            },
+        )
+
+
+def _event_files(path: Path) -> list[Path]:
+    if path.is_file():
+        candidates = [path]
+    else:
+        folder = path / "data" if (path / "data").is_dir() else path
+        candidates = sorted(p for p in folder.glob("**/*") if p.is_file() and len(p.relative_to(folder).parts) <= 2)
+    named = [p for p in candidates if p.name.endswith((".csv", ".csv.gz", ".parquet"))]
+    return [p for p in named if _value_column(p) is not None]
+
+
+def _value_column(path: Path) -> str | None:
+    """`value` or `numeric_value` where the file's columns are those of MEDS, else None."""
+    try:
+        names = column_names(path)
+    except CohortError:
+        return None
+    if not {"subject_id", "time", "code"} <= names:
+        return None
+    return next((name for name in ("numeric_value", "value") if name in names), None)
+
+
+def _scan(file: Path) -> pl.DataFrame:
+    """subject_id, time, kind, itemid (second part of the code), detail (the rest), value; one pass, filtered."""
+    pl = require_polars()
+    column = _value_column(file) or "value"
+    parts = pl.col("code").str.splitn("//", 3).struct
+    frame = scan_file(file, ("subject_id", "time", "code", column)).with_columns(
+        kind=parts.field("field_0"), itemid=parts.field("field_1"), detail=parts.field("field_2")
+    )
+    wanted = pl.any_horizontal(
+        [
+            (pl.col("kind") == kind) & (pl.lit(True) if kept is None else pl.col("itemid").is_in(kept).fill_null(False))
+            for kind, kept in _KEPT.items()
+        ]
+    )
+    frame = (
+        frame.filter(wanted)
+        .with_columns(*times("time"), *numbers(column))
+        .rename({column: "value"} if column != "value" else {})
+    )
+    return collect(frame.drop("code"), file)
+
+
+def _read_stays(events: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """stay_id (subject and ordinal), subject, intime, los_h, age, sex, weight_kg, sepsis, died."""
+    pl = require_polars()
+    moves = events.filter(pl.col("kind").is_in(["ICU_ADMISSION", "ICU_DISCHARGE"])).sort(
+        # A move between units ends one stay and begins the next at one time.
+        "subject_id",
+        "time",
+        pl.col("kind") == "ICU_ADMISSION",
+    )
+    leaves = pl.col("kind").shift(-1).over("subject_id") == "ICU_DISCHARGE"
+    stays = (
+        moves.with_columns(outtime=pl.when(leaves).then(pl.col("time").shift(-1).over("subject_id")))
+        .filter((pl.col("kind") == "ICU_ADMISSION") & pl.col("outtime").is_not_null())
+        .with_columns(ordinal=pl.int_range(1, pl.len() + 1).over("subject_id").cast(pl.String))
+        .select(
+            pl.concat_str("subject_id", pl.lit("_"), "ordinal").alias("stay_id"),
+            pl.col("subject_id").alias("subject"),
+            pl.col("time").alias("intime"),
+            "outtime",
+        )
+        .with_columns(los_h=hours_since("outtime", "intime"))
+    )
+    if stays.is_empty():
+        raise CohortError(f"{path}: no ICU_ADMISSION followed by an ICU_DISCHARGE; are these events of MIMIC-IV?")
+    born = events.filter(pl.col("kind") == "MEDS_BIRTH").select(pl.col("subject_id").alias("subject"), birth="time")
+    sexes = events.filter(pl.col("kind") == "GENDER").select(pl.col("subject_id").alias("subject"), sex="itemid")
+    years = (pl.col("intime") - pl.col("birth")).dt.total_seconds() / (365.2425 * 86400.0)
+    stays = (
+        stays.join(born.unique("subject"), on="subject", how="left", maintain_order="left")
+        .join(sexes.unique("subject"), on="subject", how="left", maintain_order="left")
+        .with_columns(age=years)
+    )
+    for part in (_outcomes(events, stays), _weights(events, stays)):
+        stays = stays.join(part, on="stay_id", how="left", maintain_order="left")
+    flags = [pl.col(name).fill_null(False) for name in ("sepsis", "died")]
+    return stays.select("stay_id", "subject", "intime", "los_h", "age", "sex", "weight_kg", *flags).sort("stay_id")
+
+
+def _outcomes(events: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
+    """stay_id, sepsis, died: of the first hospital discharge after the latest hospital admission before the stay."""
+    pl = require_polars()
+
+    timed = stays.select("stay_id", "subject", "intime").sort("intime")
+    admissions = _of(events, "HOSPITAL_ADMISSION").select("subject", admitted="time").sort("admitted")
+    ends = _of(events, "HOSPITAL_DISCHARGE").select("subject", discharged="time", ending="itemid").sort("discharged")
+    timed = timed.join_asof(
+        admissions, left_on="intime", right_on="admitted", by="subject", check_sortedness=False
+    ).with_columns(since=pl.coalesce("admitted", "intime"))
+    timed = timed.sort("since").join_asof(
+        ends, left_on="since", right_on="discharged", by="subject", strategy="forward", check_sortedness=False
+    )
+    codes = _of(events, "DIAGNOSIS")
+    parts = pl.col("detail").str.splitn("//", 2).struct
+    version, code = parts.field("field_0"), parts.field("field_1")
+    tenth = pl.any_horizontal([code.str.starts_with(prefix) for prefix in items.SEPSIS_PREFIXES])
+    septic = codes.filter(((version == "9") & code.is_in(items.SEPSIS_CODES)) | ((version == "10") & tenth))
+    near = hours_since("time", "discharged").abs() <= _CODING_HOURS
+    sepsis = timed.join(septic, on="subject").filter(near).select("stay_id").unique().with_columns(sepsis=pl.lit(True))
+    return timed.select("stay_id", died=pl.col("ending") == "DIED").join(sepsis, on="stay_id", how="left")
+
+
+def _of(events: pl.DataFrame, kind: str) -> pl.DataFrame:
+    pl = require_polars()
+    mine = events.filter(pl.col("kind") == kind)
+    return mine.select(pl.col("subject_id").alias("subject"), "time", "itemid", "detail")
+
+
+def _weights(events: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
+    """stay_id, weight_kg: median weight at the infusions of the stay."""
+    pl = require_polars()
+    weights = events.filter(
+        (pl.col("kind") == "SUBJECT_WEIGHT_AT_INFUSION") & pl.col("value").is_between(*items.WEIGHT_RANGE)
+    )
+    placed = attach(weights.rename({"time": "charttime"}), stays, None, "weight")
+    return placed.group_by("stay_id").agg(pl.col("value").median().alias("weight_kg"))
+
+
+def _orders(events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
+    """stay_id, itemid, t0_h, t1_h, rate, amount: the k-th start of an item belongs to its k-th end, per person."""
+    pl = require_polars()
+    order = pl.int_range(pl.len()).over("subject_id", "itemid").alias("k")
+    starts = events.filter(pl.col("kind") == "INFUSION_START").with_columns(order)
+    ends = events.filter(pl.col("kind") == "INFUSION_END").with_columns(order)
+    paired = starts.join(
+        ends.select("subject_id", "itemid", "k", endtime="time", amount="value"),
+        on=["subject_id", "itemid", "k"],
+        how="left",
+        maintain_order="left",
+    )
+    lonely = pl.col("endtime").is_null()
+    rejections.reject("infusion: a start without an end", paired.select(lonely.sum()).item())
+    paired = paired.filter(~lonely).rename({"time": "charttime", "value": "rate"})
+    placed = attach(paired, stays, None, "infusion", extra=("rate", "amount", "endtime", "intime"))
+    return placed.with_columns(t0_h=pl.col("t_h"), t1_h=hours_since("endtime", "intime"))
+
+
+def _doses(orders: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
+    """stay_id, drug, t0_h, t1_h, rate, rateuom; rates are mcg/kg/min, vasopressin's U/h (checked against amounts)."""
+    pl = require_polars()
+    pressors = orders.filter(pl.col("itemid").is_in(list(items.PRESSOR_ITEMS)))
+    empty = pl.col("rate").is_null()
+    rejections.reject("vasopressor: no rate", pressors.select(empty.sum()).item())
+    drug = pl.col("itemid").replace_strict(items.PRESSOR_ITEMS, return_dtype=pl.String)
+    unit = pl.when(drug == "vasopressin").then(pl.lit("units/hour")).otherwise(pl.lit("mcg/kg/min"))
+    return pressors.filter(~empty & (pl.col("rate") > 0)).select(
+        "stay_id", drug.alias("drug"), "t0_h", "t1_h", "rate", unit.alias("rateuom")
+    )
