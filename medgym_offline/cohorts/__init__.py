@@ -12,6 +12,7 @@ from medgym_offline.cohorts.assemble import assemble
 from medgym_offline.cohorts.build import SOURCES, CohortSummary, build_cohort, detect_source, read_source
 from medgym_offline.cohorts.card import cohort_card
 from medgym_offline.cohorts.cohort import Cohort, combine
+from medgym_offline.cohorts.flags import ObservationFlags, observation_flags
 from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.cohorts.schema import COLUMNS, STATES, TREATMENTS, UNITS, VARIABLES, Rejections
 from medgym_offline.cohorts.selection import SELECTION_RULE, Coverage, coverage, select_stays
@@ -31,6 +32,7 @@ __all__ = [
     "CohortSummary",
     "Coverage",
     "GridCohort",
+    "ObservationFlags",
     "Records",
     "Rejections",
     "assemble",
@@ -39,6 +41,7 @@ __all__ = [
     "combine",
     "coverage",
     "detect_source",
+    "observation_flags",
     "read_source",
     "select_stays",
     "validate",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from medgym_offline.cohorts.assemble import assemble
 from medgym_offline.cohorts.cohort import Cohort, combine
+from medgym_offline.cohorts.flags import ObservationFlags, observation_flags
 from medgym_offline.cohorts.long_table import LongTable
 from medgym_offline.cohorts.meds import MedsEvents
 from medgym_offline.cohorts.mimic3 import MimicThreeTables
@@ -44,6 +45,7 @@ class CohortSummary:
         layouts: Layout detected for each source path.
         rejections: Counts by reason.
         selection: How stays were chosen, None when all were kept.
+        flags: What the cohort does not know about its stays.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class CohortSummary:
     layouts: dict[str, str]
     rejections: Rejections
     selection: dict[str, Any] | None
+    flags: ObservationFlags
 
     def lines(self) -> list[str]:
         """The summary as lines of text."""
@@ -66,7 +69,7 @@ class CohortSummary:
                 f"chosen from {chosen['considered_stays']} stays ({chosen['eligible_stays']} eligible), "
                 + ("one stay a person" if chosen["one_stay_per_subject"] else "several stays of some people")
             )
-        return [*out, *self.rejections.lines(), f"written to {self.path}"]
+        return [*out, *self.flags.lines(), *self.rejections.lines(), f"written to {self.path}"]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -78,6 +81,7 @@ class CohortSummary:
             "layouts": self.layouts,
             "rejections": self.rejections.to_json(),
             "selection": self.selection,
+            "flags": asdict(self.flags),
         }
 
 
@@ -139,6 +143,9 @@ def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | Non
         raise CohortError(
             f"{paths[0]}: no stay with two observations is left; {'; '.join(cohort.rejections.lines()[:3])}"
         )
+    # Names, not places: where the data lie on one machine says nothing to another.
+    words = [*(p.name for p in paths), *([] if patients is None else ["--patients", str(patients)])]
+    cohort.metadata["command"] = f"medgym-offline cohort build {' '.join(words)} --output {Path(output).name}"
     cohort.write(output)
     pl = require_polars()
     counts = dict(cohort.table.group_by("variable").agg(pl.len()).iter_rows())
@@ -150,4 +157,5 @@ def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | Non
         layouts=layouts,
         rejections=cohort.rejections,
         selection=cohort.metadata.get("selection"),
+        flags=observation_flags(cohort.to_grid()),
     )

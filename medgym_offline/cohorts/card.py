@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medgym_offline.cohorts.cohort import Cohort
+from medgym_offline.cohorts.flags import ObservationFlags, observation_flags
 from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.cohorts.schema import ROOM_AIR, STATES, TREATMENTS, UNITS, require_polars
 
@@ -25,10 +26,12 @@ def cohort_card(cohort: Cohort, horizon: float = 96.0) -> str:
         horizon: Hours from admission that the statistics cover.
     """
     grid = cohort.to_grid(horizon=horizon)
+    flags = observation_flags(grid)
     sections = [
         _heading(cohort),
         _stays(cohort, grid),
-        _observed(cohort, grid, horizon),
+        _observed(cohort, grid, horizon, flags),
+        _flagged(flags),
         _treated(grid),
         _rejected(cohort),
         _definitions(cohort),
@@ -41,6 +44,7 @@ def _heading(cohort: Cohort) -> str:
     lines = [
         "# Cohort card",
         "",
+        *_commands(cohort),
         f"{len(cohort)} ICU stays of {len(set(cohort.subjects))} people from {datasets}.",
         "",
         f"Licence of the source data: {cohort.metadata.get('licence') or 'not stated'}. The table is derived from it "
@@ -58,6 +62,14 @@ def _heading(cohort: Cohort) -> str:
             + f" Rule: {selection['rule']}",
         ]
     return "\n".join(lines)
+
+
+def _commands(cohort: Cohort) -> list[str]:
+    built = cohort.metadata.get("command")
+    if not built:
+        return []
+    table = built.split("--output ")[-1]
+    return ["Made by:", "", "```", built, f"medgym-offline cohort card {table}", "```", ""]
 
 
 def _stays(cohort: Cohort, grid: GridCohort) -> str:
@@ -87,7 +99,7 @@ def _stays(cohort: Cohort, grid: GridCohort) -> str:
     return "## Stays\n\n" + _table(("", ""), rows)
 
 
-def _observed(cohort: Cohort, grid: GridCohort, horizon: float) -> str:
+def _observed(cohort: Cohort, grid: GridCohort, horizon: float, flags: ObservationFlags) -> str:
     pl = require_polars()
     inside = grid.inside.sum()
     window = cohort.observations.filter(pl.col("time_h").is_between(0.0, horizon))
@@ -104,7 +116,8 @@ def _observed(cohort: Cohort, grid: GridCohort, horizon: float) -> str:
                 _quantiles(counts, (25, 50, 75)),
                 _quantiles(values, (5, 25, 50, 75, 95)),
                 _quantiles(_gaps(window, name), (5, 25, 50, 75, 95)),
-                str(int((counts == 0).sum())),
+                str(len(flags.absent[name])),
+                str(len(flags.constant[name])),
                 f"{100.0 * (1.0 - mask.sum() / max(int(inside), 1)):.0f} %",
             )
         )
@@ -116,9 +129,18 @@ def _observed(cohort: Cohort, grid: GridCohort, horizon: float) -> str:
         "value q05/25/50/75/95",
         "gap h q05/25/50/75/95",
         "stays without any",
+        "stays where constant",
         "hours without",
     )
     return f"## Observations, first {horizon:g} h\n\n" + _table(names, rows)
+
+
+def _flagged(flags: ObservationFlags) -> str:
+    lines = [f"- {line}" for line in flags.lines()]
+    for name, stays in flags.absent.items():
+        if stays:
+            lines.append(f"- without {name}: {', '.join(stays)}")
+    return "## Flags\n\n" + ("\n".join(lines) if lines else "None: every stay has every variable.")
 
 
 def _gaps(window: pl.DataFrame, name: str) -> np.ndarray:

@@ -194,7 +194,6 @@ def _read_stays(events: pl.DataFrame, path: Path) -> pl.DataFrame:
 def _outcomes(events: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
     """stay_id, sepsis, died: of the first hospital discharge after the latest hospital admission before the stay."""
     pl = require_polars()
-
     timed = stays.select("stay_id", "subject", "intime").sort("intime")
     admissions = _of(events, "HOSPITAL_ADMISSION").select("subject", admitted="time").sort("admitted")
     ends = _of(events, "HOSPITAL_DISCHARGE").select("subject", discharged="time", ending="itemid").sort("discharged")

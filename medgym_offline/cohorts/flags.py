@@ -1,0 +1,65 @@
+"""What a cohort does not know: stays without any value of a variable, and variables that never vary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medgym_offline.cohorts.grid import GridCohort
+from medgym_offline.cohorts.schema import STATES, UNITS
+
+__all__ = ["ObservationFlags", "observation_flags"]
+
+#: Fewer equal values than this say little about whether a variable varies.
+_ENOUGH = 3
+
+
+@dataclass(frozen=True)
+class ObservationFlags:
+    """Stays are kept whatever is flagged: a simulator's prior carries what was not seen.
+
+    Attributes:
+        absent: Variable -> stays without any value on the grid.
+        constant: Variable -> stays with at least three values on the grid, all equal.
+        single: Variable -> the one value it has in the whole cohort (at least three values, over all stays).
+    """
+
+    absent: dict[str, tuple[str, ...]]
+    constant: dict[str, tuple[str, ...]]
+    single: dict[str, float]
+
+    def lines(self) -> list[str]:
+        """One line a fact worth knowing before a fit."""
+        out = [
+            f"{name}: no value in {len(stays)} stays, kept (the prior carries it there)"
+            for name, stays in self.absent.items()
+            if stays
+        ]
+        out += [
+            f"{name}: one value in the whole cohort, {value:g} {UNITS[name]}: nothing can be learned from it; is the "
+            "column right?"
+            for name, value in self.single.items()
+        ]
+        return out
+
+
+def observation_flags(grid: GridCohort) -> ObservationFlags:
+    """The flags of a cohort on its grid (values inside the stay and the horizon)."""
+    count = grid.mask.sum(axis=1)
+    low = np.where(grid.mask, grid.values, np.inf).min(axis=1, initial=np.inf)
+    high = np.where(grid.mask, grid.values, -np.inf).max(axis=1, initial=-np.inf)
+    same = (count >= _ENOUGH) & (low == high)
+
+    def named(which: np.ndarray) -> dict[str, tuple[str, ...]]:
+        return {
+            name: tuple(grid.patients[row] for row in np.flatnonzero(which[:, column]))
+            for column, name in enumerate(STATES)
+        }
+
+    single = {
+        name: float(low[:, column].min())
+        for column, name in enumerate(STATES)
+        if count[:, column].sum() >= _ENOUGH and low[:, column].min() == high[:, column].max()
+    }
+    return ObservationFlags(named(count == 0), named(same), single)
