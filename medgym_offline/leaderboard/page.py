@@ -23,7 +23,8 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1.
 caption{text-align:left;padding:.5rem 0;opacity:.8}
 th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:nth-child(-n+5),td:nth-child(-n+5){text-align:left}tbody tr:hover{background:var(--soft)}
-small{opacity:.7;display:block;font-weight:normal}footer{border-top:1px solid var(--line);padding-top:1rem;font-size:.9rem}
+small{opacity:.7;display:block;font-weight:normal}
+footer{border-top:1px solid var(--line);padding-top:1rem;font-size:.9rem}
 """
 
 
