@@ -190,6 +190,15 @@ class SimulatorBank:
             raise unknown_name(f"world of bank {self.name!r}", name, self._worlds)
         return self._with(current_world=name)
 
+    def with_world(self, name: str, world: World) -> SimulatorBank:
+        """The same patients with one world more (or another in its place); a new bank with a hash of its own."""
+        if world.initial.shape != self.initial_state().shape:
+            shapes = tuple(world.initial.shape), tuple(self.initial_state().shape)
+            raise BankError(f"bank {self.name!r}: world {name!r} has first states {shapes[0]}, the bank's are {shapes[1]}")
+        other = self._with(_worlds={**self._worlds, name: world})
+        other._content_hash = None
+        return other
+
     def population(self) -> SimulatorBank:
         """The population simulator: a bank of one patient, `population`."""
         if self._population is None:

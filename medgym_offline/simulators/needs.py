@@ -21,7 +21,7 @@ TAUS = np.array([6.0, 9.0, 13.0, 18.0, 25.0, 30.0])
 PRIOR_MEAN = np.array([0.25, 0.4])
 PRIOR_HOURS = 6.0  # the prior counts as this many observed hours
 LACTATE_SHARE = 0.35
-DRAW_SD = 0.2
+DRAW_SD = 0.1
 
 
 def estimate_need(data: FitData, hours: np.ndarray, physics: Physics, root: int) -> np.ndarray:

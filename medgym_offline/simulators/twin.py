@@ -17,7 +17,7 @@ h(z; c, n) = z^n / (z^n + c^n) and r(z) a smooth max(z, 0):
     GCS         G*   = 3 + 12 g (1 - 0.55 H) (1 - 0.4 D) (1 - 0.35 K) (1 - 0.35 h(m;1.5,2))
     bilirubin   B*   = b0 (1 + 4 h(L;5,2)) + 2 O + 2 J                                    tau 36 h: lactate's history
     balance     dW/dt = (f - U/24 - 40)/1000                                              exact
-    severity    dm/dt = (1 - m/4) [ a (0.3 + 0.7 H) h(m;0.9,3) + 0.05 H + 0.06 h(P;180,6) ] - m (1 - 0.4 K)/tau_m
+    severity    dm/dt = (1 - m/4) [ a (0.3 + 0.7 H) h(m;0.9,3) + 0.05 H + 0.08 h(P;160,6) ] - m (1 - 0.4 K)/tau_m
 
 The severity is bistable: self-sustaining while the patient is hypoperfused, dying out when perfused. That one equation
 gives onset (m grows from above its threshold), resolution, and relapse (support withdrawn, fluid lost, or noise, while
@@ -42,7 +42,7 @@ from medgym_offline.simulators.field import Physics, balance_rate
 
 __all__ = ["NOISE", "TwinField", "draw_twin", "perfusion_gap"]
 
-NOISE = (0.30, 0.035, 0.008, 0.10, 1.2, 0.025, 0.0, 0.04)
+NOISE = (0.45, 0.10, 0.012, 0.28, 1.6, 0.045, 0.0, 0.05)
 """Process noise, SD per square root of an hour: SpO2 %, ln PaO2, ln(1 + bilirubin), GCS, sqrt(urine), ln(1 + lactate),
 balance, severity."""
 
@@ -138,7 +138,7 @@ class TwinField:
         rate = (scales.normalize(disease, target) - x[..., :6]) / self.tau.unsqueeze(1)
         d_balance = balance_rate(disease, scales, physics.insensible, x[..., 4], u[..., 2])
         growth = a * (0.3 + 0.7 * hypoperfused) * _hill(m, 0.9, 3.0) + 0.05 * hypoperfused
-        injury = 0.06 * _hill(pao2, 180.0, 6.0)
+        injury = 0.08 * _hill(pao2, 160.0, 6.0)
         d_m = (1.0 - m / 4.0) * (growth + injury) - m * (1.0 - 0.4 * liver) / tau_m
         return torch.cat([rate, d_balance.unsqueeze(-1), d_m.unsqueeze(-1)], -1)
 
@@ -185,26 +185,26 @@ def draw_twin(root: int, patients: Sequence[str]) -> tuple[TwinField, np.ndarray
     """
     z = np.stack([generator(root, "twin-field", p).normal(size=24) for p in patients])
     sick = z[:, 0]  # shared by need, persistence and onset: severe patients are severe throughout
-    logit = 1.3 + 1.2 * z[:, 1] - 0.3 * sick
+    logit = 2.3 + 3.2 * z[:, 1] - 0.4 * sick
 
     def lognormal(median: float, sd: float, column: int, loading: float = 0.0) -> np.ndarray:
         return median * np.exp(sd * z[:, column] + loading * sick)
 
     columns = {
-        "q": lognormal(215.0, 0.26, 2, -0.08),
+        "q": lognormal(225.0, 0.4, 2, -0.1),
         "s": 0.3 + 0.8 * z[:, 3],
         "w": lognormal(2.5, 0.35, 4),
         "n0": lognormal(0.12, 0.5, 5, 0.2),
-        "n1": lognormal(0.9, 0.25, 6, 0.25),
+        "n1": lognormal(0.8, 0.3, 6, 0.3),
         "V": lognormal(1.15, 0.15, 7),
-        "c_v": lognormal(0.035, 0.35, 8),
+        "c_v": lognormal(0.04, 0.4, 8),
         "c_J": lognormal(0.35, 0.2, 9),
         "Q": lognormal(0.3, 0.4, 10),
-        "l0": lognormal(1.15, 0.2, 11),
-        "l1": lognormal(5.0, 0.35, 12),
-        "u0": lognormal(1500.0, 0.45, 13),
+        "l0": lognormal(1.1, 0.35, 11),
+        "l1": lognormal(5.5, 0.7, 12),
+        "u0": lognormal(1450.0, 0.6, 13),
         "g": 1.0 / (1.0 + np.exp(-logit)),
-        "b0": lognormal(0.7, 1.0, 14),
+        "b0": 0.2 + lognormal(0.4, 1.5, 14),
         "a": lognormal(0.24, 0.2, 15, 0.1),
         "tau_m": lognormal(14.0, 0.3, 16),
         "spo2": lognormal(1.2, 0.15, 17),
