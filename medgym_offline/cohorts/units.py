@@ -66,10 +66,10 @@ def _plain(unit: str) -> str:
 def _table() -> dict[str, dict[str, tuple[str, Conversion]]]:
     known: dict[str, dict[str, tuple[str, Conversion]]] = {name: {} for name in (*UNITS, *DRUGS)}
     entries = [(name, unit, Conversion(1.0)) for name, unit in (*UNITS.items(), *DRUGS.items())]
-    entries += [(name, unit, Conversion(factor)) for (name, unit), factor in CONVERSIONS.items()]
     entries += [(name, unit, found) for (name, unit), found in _MORE.items()]
+    entries += [(name, unit, Conversion(factor)) for (name, unit), factor in CONVERSIONS.items()]
     for name, unit, found in entries:
-        known[name][_plain(unit)] = (unit, found)
+        known[name].setdefault(_plain(unit), (unit, found))
     return known
 
 

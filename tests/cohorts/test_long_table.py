@@ -1,0 +1,225 @@
+"""The long table of any hospital: clocks, units, treatments, and what it refuses."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from medgym_offline.cohorts import UNITS, Cohort, build_cohort, combine, read_source
+from medgym_offline.cohorts.schema import CONVERSIONS
+from medgym_offline.cohorts.units import DRUGS, accepted_units, conversion
+from medgym_offline.errors import CohortError
+
+HEADER = "stay,subject,time,end,variable,value,unit"
+#: In the package's own units, hours as the clock.
+ROWS = """\
+1,p,0.5,,spo2,96,%
+1,p,2,,spo2,94,%
+1,p,-1,,lactate,4,mmol/L
+1,p,3,,pao2,75,mmHg
+1,p,3,,bilirubin,1.0,mg/dL
+1,p,4,,gcs,13,points
+1,p,5,,urine,1200,mL/day
+1,p,1,,fio2,50,%
+1,p,6,8,fio2,30,%
+1,p,1,3,vasopressor,0.1,mcg/kg/min
+1,p,1,5,fluids,100,mL/h
+2,p,1,,spo2,99,%
+2,p,2,,spo2,98,%
+"""
+#: The same in other units, as timestamps, with volumes, out of order.
+OTHER = """\
+2,p,2150-03-01 11:00,,SpO2,0.99,fraction
+2,p,2150-03-01 12:00,,SpO2,98,percent
+1,p,2150-03-01 13:00:00,,pao2,9.99917,kPa
+1,p,2150-03-01 13:00:00,,bilirubin,17.104,µmol/L
+1,p,2150-03-01 09:00:00,,lactate,36.032,mg/dL
+1,p,2150-03-01 14:00:00,,gcs,13,
+1,p,2150-03-01 15:00:00,,urine,50,ml/hr
+1,p,2150-03-01 10:30:00,,spo2,96,%
+1,p,2150-03-01 12:00:00,,spo2,94,%
+1,p,2150-03-01 11:00:00,,fio2,0.5,fraction
+1,p,2150-03-01 16:00:00,2150-03-01 18:00:00,fio2,0.3,fraction
+1,p,2150-03-01 11:00:00,2150-03-01 13:00:00,norepinephrine,0.05,ug/kg/min
+1,p,2150-03-01 11:00:00,2150-03-01 13:00:00,vasopressin,1.2,units/hour
+1,p,2150-03-01 11:00:00,2150-03-01 15:00:00,fluids,0.4,L
+"""
+STAYS = """\
+stay,admission,discharge,sex,age,weight_kg,sepsis,died
+1,2150-03-01 10:00:00,2150-03-02 16:00:00,female,61,70,yes,0
+2,2150-03-01 10:00:00,2150-03-01 20:00:00,M,,,,1
+3,2150-03-01 10:00:00,2150-03-01 20:00:00,M,,,,1
+"""
+
+
+def write(folder: Path, rows: str, stays: str = "", header: str = HEADER) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "events.csv").write_text(header + "\n" + rows, encoding="utf-8")
+    if stays:
+        (folder / "stays.csv").write_text(stays, encoding="utf-8")
+    return folder
+
+
+def values(cohort: Cohort, stay: str) -> dict[str, list[object]]:
+    mine = cohort.table.filter(pl.col("patient").str.ends_with("/" + stay))
+    out: dict[str, list[object]] = {}
+    for variable, *numbers in mine.select("variable", "time_h", "end_h", "value").iter_rows():
+        row = tuple(v if v is None else pytest.approx(v, rel=1e-4, abs=1e-9) for v in numbers)
+        out.setdefault(variable, []).append(row)
+    return out
+
+
+def test_hours_and_own_units(tmp_path: Path) -> None:
+    cohort = read_source(write(tmp_path / "St. Mary's", ROWS))
+    assert cohort.patients == ("st-mary-s/1", "st-mary-s/2")
+    assert cohort.subjects == ("st-mary-s/p", "st-mary-s/p")
+    assert cohort.stays["los_h"].to_list() == [8.0, 2.0]  # nobody wrote it: to the last event
+    assert values(cohort, "1") == {
+        "lactate": [(-1.0, None, 4.0)],
+        "spo2": [(0.5, None, 96.0), (2.0, None, 94.0)],
+        "fio2": [(1.0, 6.0, 50.0), (6.0, 8.0, 30.0)],
+        "fluids": [(1.0, 5.0, 100.0)],
+        "vasopressor": [(1.0, 3.0, 0.1)],
+        "bilirubin": [(3.0, None, 1.0)],
+        "pao2": [(3.0, None, 75.0)],
+        "gcs": [(4.0, None, 13.0)],
+        "urine": [(5.0, None, 1200.0)],
+    }
+    assert cohort.rejections.rows == {}
+    assert cohort.rejections.repairs == {}
+
+
+def test_timestamps_other_units_drugs_and_volumes_give_the_same(tmp_path: Path) -> None:
+    plain = read_source(write(tmp_path / "a", ROWS, "stay,los_h\n1,30\n2,10\n"))
+    other = read_source(write(tmp_path / "b", OTHER, STAYS))
+    for stay in ("1", "2"):
+        assert values(other, stay) == values(plain, stay)
+    repairs = other.rejections.repairs
+    assert repairs["pao2: converted from kPa"] == repairs["lactate: converted from mg/dL"] == 1
+    first, second = other.stays.to_dicts()
+    assert (first["los_h"], first["sex"], first["age"], first["weight_kg"]) == (30.0, "F", 61.0, 70.0)
+    assert (first["sepsis"], first["died"]) == (True, False)
+    assert (second["los_h"], second["sepsis"], second["died"]) == (10.0, None, True)
+    assert other.rejections.stays == {"b/3": "no observation"}
+
+
+def test_two_hospitals_with_different_units_make_one_cohort(tmp_path: Path) -> None:
+    both = combine([read_source(write(tmp_path / "a", ROWS)), read_source(write(tmp_path / "b", OTHER, STAYS))])
+    assert both.metadata["units"] == UNITS
+    medians = both.observations.group_by("variable").agg(pl.col("value").min().alias("low"), pl.col("value").max())
+    for variable, low, high in medians.filter(pl.col("variable") != "spo2").iter_rows():
+        assert low == pytest.approx(high, rel=1e-4), variable
+
+
+def test_urine_volumes_become_rates(tmp_path: Path) -> None:
+    rows = "1,p,2,,urine,100,mL\n1,p,3,,urine,0.05,L\n1,p,3,,spo2,96,%\n1,p,4,,urine,9000,mL/day\n"
+    cohort = read_source(write(tmp_path / "a", rows))
+    assert values(cohort, "1")["urine"] == [(2.0, None, 1200.0), (3.0, None, 1200.0), (4.0, None, 5000.0)]
+    assert cohort.rejections.repairs["urine: above 5000 mL/day, kept at the cap as censored"] == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "unit", "message"),
+    [
+        ("lactate", "furlongs", r"2 rows of 'lactate' have unit 'furlongs'; convert them to one of: mmol/L, .*mg/dL"),
+        ("pao2", "%", r"2 rows of 'pao2' have unit '%'; convert them to one of: mmHg, kPa, torr"),
+        ("lactate", "", r"2 rows of 'lactate' have an empty unit; convert them to one of: mmol/L"),
+        ("vasopressor", "mcg/min", r"2 rows of 'vasopressor' have unit 'mcg/min'; convert them to one of: mcg/kg/min"),
+        (
+            "vasopressin",
+            "mcg/kg/min",
+            r"2 rows of 'vasopressin' have unit 'mcg/kg/min'; convert them to one of: U/min, U/h",
+        ),
+    ],
+)
+def test_an_unknown_unit_is_refused_by_name(tmp_path: Path, variable: str, unit: str, message: str) -> None:
+    rows = ROWS + f"1,p,1,2,{variable},1,{unit}\n1,p,2,3,{variable},1,{unit}\n"
+    with pytest.raises(CohortError, match=r"events\.csv: " + message):
+        read_source(write(tmp_path / "a", rows))
+
+
+def test_every_documented_factor_and_spelling() -> None:
+    for (variable, unit), factor in CONVERSIONS.items():
+        found = conversion(variable, unit)
+        assert found is not None
+        assert found.factor == (100.0 if (variable, unit) == ("fio2", "fraction") else factor)
+    for variable, unit in (*UNITS.items(), *DRUGS.items()):
+        own = conversion(variable, unit.upper() + " ")
+        assert own is not None
+        assert (own.factor, own.volume) == (1.0, False)
+        assert accepted_units(variable)[0] == unit
+    assert conversion("pao2", "kPa").factor == pytest.approx(760 / 101.325, rel=1e-4)
+    assert conversion("bilirubin", "μmol / L").factor == pytest.approx(1 / 17.1, rel=1e-3)
+    assert conversion("lactate", "MG/DL").factor == pytest.approx(1 / 9.01, rel=1e-3)
+    assert conversion("lactate", "mmHg") is None
+
+
+def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:
+    bad = """\
+1,p,5,,heart rate,80,/min
+1,p,0.5,,spo2,96,%
+1,p,3,,spo2,high,%
+1,p,4,,spo2,0,%
+1,p,soon,,spo2,91,%
+1,p,5,,fluids,100,mL/h
+1,p,5,4,fio2,50,%
+1,p,6,5,vasopressor,0.1,mcg/kg/min
+1,p,-9,,lactate,3,mmol/L
+1,p,6,,fio2,40,fraction
+"""
+    clean, cohort = read_source(write(tmp_path / "h", ROWS)), read_source(write(tmp_path / "x" / "h", ROWS + bad))
+    assert cohort.table.equals(clean.table)
+    assert cohort.rejections.rows == {
+        "unknown variable 'heart rate'": 1,
+        "events: the same row again": 1,
+        "spo2: value is missing or not a number": 1,
+        "spo2: impossible value": 1,
+        "events: time is missing or cannot be read": 1,
+        "fluids: interval without an end": 1,
+        "fio2: interval ends before it starts": 1,
+        "vasopressor: interval ends before it starts": 1,
+        "lactate: negative time (too long before admission)": 1,
+        "fio2: impossible value": 1,
+    }
+
+
+def test_timestamps_need_an_admission(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match=r"'time' holds timestamps; add a table of stays .* stay and admission"):
+        read_source(write(tmp_path / "a", OTHER))
+    with pytest.raises(CohortError, match=r"'time' holds timestamps"):
+        read_source(write(tmp_path / "b", OTHER, "stay,los_h\n1,30\n2,10\n"))
+    partial = read_source(write(tmp_path / "c", OTHER, "\n".join(STAYS.splitlines()[:2]) + "\n"))
+    assert partial.patients == ("c/1",)
+    assert partial.rejections.rows["no admission time of the stay"] == 2
+
+
+def test_parquet_with_typed_columns_and_a_single_file(tmp_path: Path) -> None:
+    folder = write(tmp_path / "src", OTHER, STAYS)
+    expected = read_source(folder)
+    texts = pl.read_csv(folder / "events.csv", infer_schema=False)
+    padded = [pl.col(c).str.replace(r"^(.{16})$", "${1}:00").str.to_datetime(strict=False) for c in ("time", "end")]
+    typed = texts.with_columns(*padded, pl.col("value").cast(pl.Float64), pl.col("stay").cast(pl.Int32))
+    stays = pl.read_csv(folder / "stays.csv", try_parse_dates=True)
+    assert stays["admission"].dtype.is_temporal()
+    typed.write_parquet(tmp_path / "hospital.parquet")
+    stays.write_parquet(tmp_path / "hospital-stays.parquet")
+    cohort = read_source(tmp_path / "hospital.parquet")
+    assert cohort.patients == ("hospital/1", "hospital/2")
+    for stay in ("1", "2"):
+        assert values(cohort, stay) == values(expected, stay)
+    summary = build_cohort([tmp_path / "hospital.parquet"], tmp_path / "c.parquet")
+    assert summary.layouts == {str(tmp_path / "hospital.parquet"): "long table"}
+    assert Cohort.read(tmp_path / "c.parquet").metadata["provenance"][0]["files"] == [
+        "hospital.parquet",
+        "hospital-stays.parquet",
+    ]
+    assert isinstance(typed["time"][0], dt.datetime)
+
+
+def test_order_of_rows_does_not_matter(tmp_path: Path) -> None:
+    lines = ROWS.splitlines()
+    backwards = read_source(write(tmp_path / "x" / "h", "\n".join(lines[::-1]) + "\n"))
+    assert backwards.table.equals(read_source(write(tmp_path / "h", ROWS)).table)
