@@ -124,8 +124,7 @@ def test_train_leaves_policies_and_logs_and_names_the_next_command(shop: Worksho
     assert run(*argv[:-1], "runs/told", "--bank", shop.bank, "--episodes", "1").code == 0
 
 
-def test_train_evaluates_on_request(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medgym_offline.commands.learn._bank_of", lambda dataset: str(shop.bank))
+def test_train_evaluates_on_request(shop: Workshop) -> None:
     done = run(
         "train", "cql", "--dataset", DATASET, "--updates", "2", "--patients", "1", "--eval", "--output", "runs/e"
     )
@@ -175,22 +174,24 @@ def test_simulators_info_speaks_json(shop: Workshop) -> None:
 
 
 def test_download_says_that_no_remote_answered_and_regenerates_on_request(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from medgym_offline.commands import fetch
+    from medgym_offline.datasets import recipes
 
     assert "already here" in run("download", DATASET).out
-    done = run("download", "medgym/sepsis-random-v0", "--remote", "hf://no-such-organisation")
+    # A release with one recipe, and a machine without its dataset.
+    release = tmp_path / "release"
+    release.mkdir()
+    recipe = (shop.root / "recipe.toml").read_text().replace("bank.safetensors", str(shop.bank))
+    (release / "workshop-v0.toml").write_text(recipe)
+    monkeypatch.setattr(recipes, "release_folder", lambda name: release)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    nowhere = ("download", DATASET, "--remote", "hf://no-such-organisation")
+    done = run(*nowhere)
     assert done.code == 1
     assert "--regenerate" in done.err
     assert "hf://no-such-organisation" in done.err
-    made = {}
-
-    def generate(name: str) -> object:
-        made["name"] = name
-        return type("Made", (), {"episodes": 1, "path": "there"})()
-
-    monkeypatch.setattr(fetch, "generate", generate)  # the real one needs the release's bank
-    done = run("download", "medgym/sepsis-random-v0", "--remote", "hf://no-such-organisation", "--regenerate")
-    assert (done.code, made) == (0, {"name": "medgym/sepsis-random-v0"})
+    done = run(*nowhere, "--regenerate")
+    assert done.code == 0, done.err
     assert "regenerated" in done.out
+    assert run("verify", DATASET).code == 0
