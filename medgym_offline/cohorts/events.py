@@ -31,10 +31,21 @@ CHARTED: tuple[str, ...] = (
 )
 
 
-def drop_repeated(events: pl.DataFrame, rejections: Rejections, name: str) -> pl.DataFrame:
-    """Rows that are the same in every column count once: twice the row must not be twice the volume."""
+def drop_repeated(events: pl.DataFrame, rejections: Rejections, name: str, tolerated: float = 0.0) -> pl.DataFrame:
+    """Rows that are the same in every column count once: twice the row must not be twice the volume.
+
+    Args:
+        events: With the row's own id, where the table has one.
+        rejections: Counts are added here.
+        name: What the events are, for the reason.
+        tolerated: For a table without ids, the share of repeated rows up to which each is taken for an event of its
+            own (two bags of one volume hung at one minute); a larger share is a table written twice.
+    """
     kept = events.unique(maintain_order=True)
-    rejections.reject(f"{name}: the same row again", events.height - kept.height)
+    repeated = events.height - kept.height
+    if repeated <= tolerated * events.height:
+        return events
+    rejections.reject(f"{name}: the same row again", repeated)
     return kept
 
 

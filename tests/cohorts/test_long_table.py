@@ -125,7 +125,7 @@ def test_urine_volumes_become_rates(tmp_path: Path) -> None:
     ("variable", "unit", "message"),
     [
         ("lactate", "furlongs", r"2 rows of 'lactate' have unit 'furlongs'; convert them to one of: mmol/L, .*mg/dL"),
-        ("pao2", "%", r"2 rows of 'pao2' have unit '%'; convert them to one of: mmHg, kPa, torr"),
+        ("pao2", "%", r"2 rows of 'pao2' have unit '%'; convert them to one of: mmHg, torr, kPa"),
         ("lactate", "", r"2 rows of 'lactate' have an empty unit; convert them to one of: mmol/L"),
         ("vasopressor", "mcg/min", r"2 rows of 'vasopressor' have unit 'mcg/min'; convert them to one of: mcg/kg/min"),
         (
