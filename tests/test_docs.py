@@ -54,8 +54,9 @@ def test_block(
 
 
 def test_commands_in_the_readme_exist() -> None:
-    from medgym_offline.cli import app
     from typer.main import get_command
+
+    from medgym_offline.cli import app
 
     root = get_command(app)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
