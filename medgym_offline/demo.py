@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medgym_offline.errors import MedGymError
+from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
@@ -67,7 +68,7 @@ def run_demo(
         raise MedGymError(f"the demo can use 1 to {len(bank)} patients of bank {bank.name!r}, not {patients}")
     ids = list(bank.patients[:patients])
     started = time.monotonic()
-    with _environment(MINARI_DATASETS_PATH=str(folder / "minari")), _one_thread():
+    with _environment(MINARI_DATASETS_PATH=str(folder / "minari")), one_thread():
         with _stage("1/5 dataset"):
             _dataset(recipe, bank)
             data = load_dataset(source.id)
@@ -98,19 +99,6 @@ def _environment(**values: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One torch thread: on stacks this small a second one costs more than it brings."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

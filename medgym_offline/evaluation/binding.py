@@ -107,7 +107,7 @@ def resolve_policy(
     if isinstance(policy, str | Path):
         text = str(policy)
         base = text.partition(":")[0]
-        if base in BUILTIN_NAMES and not Path(text).exists():
+        if base in BUILTIN_NAMES:  # a file of that name is reached as ./random
             name, info["kind"] = text, "built-in"
             policy = _builtin(text, bank, timing or "adaptive", decisions or default_decisions)
         else:

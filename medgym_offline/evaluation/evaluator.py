@@ -19,6 +19,7 @@ from medgym_offline.evaluation.support import HISTOGRAM_EDGES, SupportReference
 from medgym_offline.evaluation.worlds import PatientScores, process_config, score_world, summarise_distances
 from medgym_offline.files import code_version
 from medgym_offline.progress import Progress
+from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
     from medgym_offline.datasets.transitions import Transitions
@@ -30,6 +31,7 @@ _SUMMARISED = ("sofa_all", "return")  # also as interquartile mean and worst dec
 _QUANTILES = tuple(range(101))  # per cent, of the stored support distances
 
 
+@one_thread()
 def evaluate(
     policy: Any,
     timing: str | None = None,

@@ -18,7 +18,7 @@ FORMAT = "medgym-leaderboard/1"
 
 
 def default_board() -> Path:
-    """The release's own `leaderboard/leaderboard.json`."""
+    """The `leaderboard/leaderboard.json` of a checkout; an installed package shows its copy and cannot add to it."""
     return release_folder("leaderboard") / "leaderboard.json"
 
 
@@ -51,6 +51,10 @@ def add_entry(entry: Mapping[str, Any], path: str | Path | None = None) -> bool:
         SubmissionError: if the id is taken by a different entry, or the same policy files are there under another name.
     """
     target = Path(path) if path is not None else default_board()
+    if path is None and "_release" in target.parts:
+        raise SubmissionError(
+            "an installed package's leaderboard is read-only; name yours with --file, or use a checkout"
+        )
     new = require_valid(entry, f"entry {entry.get('id', '')!r}")
     with _locked(target):
         entries = read_board(target)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from medgym_offline.offline.learner import Learner
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.progress import Progress
 from medgym_offline.stack import StackedMLP
+from medgym_offline.threads import one_thread
 
 __all__ = ["SHARD", "TrainResult", "train"]
 
@@ -106,7 +106,7 @@ def train(
     finished: list[dict[str, Any]] = saved["finished"] if saved else []
 
     name = f"{algorithm} {scope}, {len(data)} learner{'s' if len(data) > 1 else ''}"
-    with _one_thread(device), Progress(name, len(bounds) * config.updates, enabled=progress) as bar:
+    with one_thread(device), Progress(name, len(bounds) * config.updates, enabled=progress) as bar:
         done = len(finished) * config.updates
         bar.advance(done)
         for start, stop in bounds[len(finished) :]:
@@ -172,18 +172,6 @@ def _merge(logs: list[list[dict[str, float]]], bounds: list[tuple[int, int]]) ->
             for key, value in line.items():
                 total[key] += value * (stop - start)
     return [{key: value / weights[at] for key, value in merged[at].items()} for at in sorted(merged)]
-
-
-@contextlib.contextmanager
-def _one_thread(device: str) -> Iterator[None]:
-    """Small stacked matrices run fastest on one thread; a second makes them several times slower on a busy machine."""
-    before = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _write_state(path: str | Path, identity: str, finished: list[dict[str, Any]], current: Any) -> None:

@@ -39,8 +39,8 @@ K_MAX = (0.5, 0.1, 0.05, 0.3, 0.1, 0.1, 0.5, 0.5, 0.1, 0.5, 0.1, 0.1, 0.05, 0.1)
 
 K_MIN = (0.0, 0.0, 0.0, 0.08, 0.0, 0.0, 0.0, 0.0, 0.05, 0.06, 0.0, 0.0, 0.0, 0.0)
 """Lower bounds. Three effects that physiology is sure of and one stay is too confounded to show: oxygen pressure
-carries saturation (k4), fluid lowers lactate (k9) and raises urine (k10). Fitted freely, the first two came out at almost 0 for
-a third of the patients."""
+carries saturation (k4), fluid lowers lactate (k9) and raises urine (k10). Fitted freely, the first two came out at
+almost 0 for a third of the patients."""
 
 R_MAX = 0.25
 """Upper bound of the mean-reversion rates, per hour."""
