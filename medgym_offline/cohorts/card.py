@@ -136,10 +136,7 @@ def _observed(cohort: Cohort, grid: GridCohort, horizon: float, flags: Observati
 
 
 def _flagged(flags: ObservationFlags) -> str:
-    lines = [f"- {line}" for line in flags.lines()]
-    for name, stays in flags.absent.items():
-        if stays:
-            lines.append(f"- without {name}: {', '.join(stays)}")
+    lines = [f"- {line}" for line in flags.lines(named=True)]
     return "## Flags\n\n" + ("\n".join(lines) if lines else "None: every stay has every variable.")
 
 
@@ -163,8 +160,8 @@ def _treated(grid: GridCohort) -> str:
                 f"{100.0 * given.sum() / max(int(inside.sum()), 1):.0f} %",
                 str(int(given.any(axis=1).sum())),
                 _quantiles(dose[given], (5, 25, 50, 75, 95)),
-                f"{np.percentile(hours, 99.5):.3g}" if len(hours) else "-",
-                f"{hours.max():.3g}" if len(hours) else "-",
+                _number(np.percentile(hours, 99.5)) if len(hours) else "-",
+                _number(hours.max()) if len(hours) else "-",
             )
         )
     last = np.maximum(grid.length - 1, 0)
@@ -195,7 +192,11 @@ def _definitions(cohort: Cohort) -> str:
 def _quantiles(values: np.ndarray, at: Sequence[float]) -> str:
     if len(values) == 0:
         return "-"
-    return "/".join(f"{q:.3g}" if abs(q) < 1000 else f"{q:.0f}" for q in np.percentile(values, at))
+    return "/".join(_number(q) for q in np.percentile(values, at))
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -29,10 +29,11 @@ class ObservationFlags:
     constant: dict[str, tuple[str, ...]]
     single: dict[str, float]
 
-    def lines(self) -> list[str]:
-        """One line a fact worth knowing before a fit."""
+    def lines(self, named: bool = False) -> list[str]:
+        """One line a fact worth knowing before a fit; `named` lists the stays too."""
         out = [
             f"{name}: no value in {len(stays)} stays, kept (the prior carries it there)"
+            + (f": {', '.join(stays)}" if named else "")
             for name, stays in self.absent.items()
             if stays
         ]

@@ -39,7 +39,7 @@ def test_stays_without_a_variable_are_kept_and_flagged(tmp_path: Path) -> None:
     assert not grid.mask[1, :, column].any()
     assert np.isnan(grid.values[1, :, column]).all()
     card = cohort_card(cohort)
-    assert "- without pao2: mimic-iii/101, mimic-iii/103" in card
+    assert "(the prior carries it there): mimic-iii/101, mimic-iii/103" in card
 
 
 def test_no_stay_of_the_cohort_may_have_a_variable(rows: list[Row]) -> None:
