@@ -79,8 +79,7 @@ def simulators_fit(
 
     from medgym_offline.cohorts import Cohort
     from medgym_offline.errors import BankError
-    from medgym_offline.files import sha256_file
-    from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
+    from medgym_offline.simulators.build import BankRecipe, build_bank, cohort_provenance, read_recipe
 
     if output.suffix != ".safetensors":
         raise BankError(f"{output}: a bank is a .safetensors file; choose such an --output")
@@ -91,9 +90,7 @@ def simulators_fit(
         name=settings.name if name is None else name,
         patients=settings.patients if patients is None else patients,
     )
-    licence = cohort.metadata.get("licence", "")
-    source = {"cohort_table": {"name": table.name, "sha256": sha256_file(table)}, "licence": licence}
-    bank = build_bank(cohort, settings, source)
+    bank = build_bank(cohort, settings, cohort_provenance(cohort, table))
     bank.save(output)
     say(f"{output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}, {output.stat().st_size / 1e6:.1f} MB")
     say(f"next: medgym-offline behavior train --bank {output}")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from medgym_offline.errors import BankError
-from medgym_offline.files import code_version, json_text
+from medgym_offline.files import code_version, json_text, sha256_file
 from medgym_offline.seeds import derive_seed
 from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.bank import SimulatorBank, World
@@ -34,7 +34,7 @@ from medgym_offline.simulators.prior import NOISE_DEFAULT, draw_response, draw_t
 if TYPE_CHECKING:
     from medgym_offline.cohorts import Cohort
 
-__all__ = ["BankRecipe", "build_bank", "read_recipe"]
+__all__ = ["BankRecipe", "build_bank", "cohort_provenance", "read_recipe"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,28 @@ def read_recipe(path: str | Path) -> BankRecipe:
         return BankRecipe(**values, **parts)
     except TypeError as error:
         raise BankError(f"{path}: {error}") from None
+
+
+def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
+    """Where a bank's records came from, for its metadata: sources, licence, definitions, the table's checksum.
+
+    Args:
+        cohort: The cohort.
+        table: The file it was read from.
+    """
+    known = cohort.metadata
+    folders = [f"{p.get('folder', p.get('dataset'))} ({p.get('layout')})" for p in known.get("provenance", [])]
+    return {
+        "source": f"{len(cohort)} ICU stays from " + " and ".join(folders or [Path(table).name]),
+        "licence": known.get("licence", "not stated in the cohort table"),
+        "cohort_table": {
+            "sha256": sha256_file(table),
+            "command": known.get("command"),
+            "provenance": known.get("provenance"),
+            "definitions": known.get("definitions"),
+        },
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
 
 
 @dataclass
