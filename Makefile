@@ -22,10 +22,10 @@ demo: install ## The whole chain on a handful of patients: runs/demo/report.html
 	$(BIN)/medgym-offline demo --output runs/demo
 
 test: install ## All tests but the slow ones
-	$(BIN)/python -m pytest -q -m "not slow" $(PYTEST)
+	$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 test-all: install ## All tests
-	$(BIN)/python -m pytest -q $(PYTEST)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
