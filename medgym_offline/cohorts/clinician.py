@@ -62,14 +62,14 @@ class Clinician:
         self._normal = np.stack([g.normal(size=(hours, _DRAWS)) for g in streams])
         self._uniform = np.stack([g.random((hours, _DRAWS)) for g in streams])
         count = len(patients)
-        self.goal = 77.0 + 6.0 * z[:, 0]  # mmHg
+        self.goal = 75.0 + 4.5 * z[:, 0]  # mmHg
         self.start_dose = 0.1 * np.exp(0.5 * z[:, 1])
-        self.weaning = 0.2 * np.exp(0.3 * z[:, 2])  # chance an hour of acting on a pressure above the goal
+        self.weaning = 0.3 * np.exp(0.3 * z[:, 2])  # chance an hour of acting on a pressure above the goal
         self.oxygen_goal = np.clip(96.0 + 1.2 * z[:, 3], 93.5, 98.5)
         self.oxygen_floor = 42.0 + 4.0 * z[:, 4]
-        self.oxygen_start = np.where(z[:, 5] < -0.8, np.inf, np.where(z[:, 5] < 0.25, 0.0, 5.0 * np.abs(z[:, 6])))
+        self.oxygen_start = np.where(z[:, 5] < -0.7, np.inf, np.where(z[:, 5] < 0.25, 0.0, 5.0 * np.abs(z[:, 6])))
         self.maintenance = 22.0 * np.exp(1.0 * z[:, 7])
-        self.bolus_habit = 0.12 * np.exp(0.5 * z[:, 8])
+        self.bolus_habit = 0.08 * np.exp(0.5 * z[:, 8])
         self.drip = z[:, 9]
         self.vasopressor, self.oxygen = np.zeros(count), np.full(count, 21.0)
         self.supported, self.weaned = np.zeros(count, bool), np.zeros(count, bool)
@@ -94,25 +94,26 @@ class Clinician:
 
     def _titrate_vasopressor(self, z: np.ndarray, chance: np.ndarray) -> None:
         dose, running = self.vasopressor, self.vasopressor > 0
-        begins = ~running & (self._pressure < self.goal - 20.0) & (chance[:, 0] < 0.5)
-        up = running & (self._pressure < self.goal) & (chance[:, 1] < 0.6)
-        down = running & (self._pressure > self.goal + 6.0) & (chance[:, 1] < self.weaning)
+        begins = ~running & (self._pressure < self.goal - 14.0) & (chance[:, 0] < 0.5)
+        # The higher the dose, the more a clinician hesitates to raise it.
+        up = running & (self._pressure < self.goal) & (chance[:, 1] < 0.6 / (1.0 + (dose / 0.25) ** 2))
+        down = running & (self._pressure > self.goal + 2.0) & (chance[:, 1] < self.weaning)
         dose = np.where(begins, self.start_dose * np.exp(0.3 * z[:, 0]), dose)
         dose = np.where(up, dose * np.exp(0.15 + 0.2 * np.abs(z[:, 1])), dose)
         dose = np.where(down, dose * np.exp(-0.1 - 0.25 * np.abs(z[:, 1])), dose)
-        stops = down & (dose < 0.015)
+        stops = down & (dose < 0.025)
         self.vasopressor = np.where(stops, 0.0, np.minimum(np.round(dose, 4), 1.2))
 
     def _titrate_oxygen(self, hour: int, z: np.ndarray, chance: np.ndarray, now: Reading) -> None:
         begins = ~self.supported & ~self.weaned & (hour >= self.oxygen_start)
-        begins |= ~self.supported & (now.spo2 < 89.0) & (chance[:, 2] < 0.5)
+        begins |= ~self.supported & (now.spo2 < 88.0) & (chance[:, 2] < 0.5)
         first = 50.0 + 8.0 * z[:, 2] + 50.0 * (chance[:, 3] < 0.35)
         self.supported |= begins
         acts = self.supported & ~begins & (chance[:, 4] < 0.3)
         high = acts & (now.spo2 > self.oxygen_goal) & (self.oxygen > self.oxygen_floor)
         low = acts & (now.spo2 < self.oxygen_goal - 3.0)
         well = (self.oxygen < 46.0) & (now.gcs > 8.0) & (now.spo2 > 93.0) & (self._pressure > self.goal)
-        ends = self.supported & ~begins & well & (chance[:, 5] < 0.008)
+        ends = self.supported & ~begins & well & (chance[:, 5] < 0.014)
         self.supported &= ~ends
         self.weaned |= ends
         oxygen = np.where(begins, first, self.oxygen)

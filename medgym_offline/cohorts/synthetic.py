@@ -27,7 +27,7 @@ from medgym_offline.cohorts.schema import (
     URINE_CAP,
     require_polars,
 )
-from medgym_offline.seeds import generator
+from medgym_offline.seeds import derive_seed, generator
 
 __all__ = ["CHARTING", "Charting", "Course", "Ward", "chart", "live", "synthetic_cohort"]
 
@@ -61,12 +61,12 @@ class Charting:
 
 
 CHARTING = {
-    "spo2": Charting(1.0, 0.12, 0.05, clumps=0.22, error=1.4),
-    "pao2": Charting(3.9, 0.9, 0.3, never=0.07, ends=0.85, clumps=0.05, error=0.15),
-    "bilirubin": Charting(15.0, 0.65, 0.3, never=0.17, ends=0.75, error=0.05, decimals=1),
-    "gcs": Charting(3.5, 0.5, 0.25, error=1.2),
-    "urine": Charting(1.25, 0.35, 0.25, error=0.6),
-    "lactate": Charting(4.6, 1.0, 0.3, never=0.03, ends=0.85, error=0.07, decimals=1),
+    "spo2": Charting(1.0, 0.15, 0.06, clumps=0.22, error=1.7),
+    "pao2": Charting(3.9, 0.9, 0.3, never=0.07, ends=0.85, clumps=0.05, error=0.2),
+    "bilirubin": Charting(15.0, 0.65, 0.3, never=0.22, ends=0.75, error=0.05, decimals=1),
+    "gcs": Charting(3.6, 0.55, 0.25, error=0.9),
+    "urine": Charting(1.25, 0.35, 0.25, error=0.5),
+    "lactate": Charting(4.6, 1.0, 0.3, never=0.06, ends=0.85, error=0.07, decimals=1),
 }
 """The six variables. Errors: SpO2 % and GCS points; ln for PaO2, bilirubin, lactate; ln, mean-corrected, for urine."""
 
@@ -101,19 +101,20 @@ class Course:
     doses: np.ndarray
 
 
-def live(ward: Ward, root: int, purpose: str = "records") -> Course:
+def live(ward: Ward, root: int, purpose: str = "records", noise: bool = True) -> Course:
     """Treat every patient of `ward` for 96 h.
 
     Args:
         ward: The patients.
         root: Root seed.
         purpose: Another purpose gives another clinician and other noise for the same patients.
+        noise: Whether the patients have process noise; the clinician's readings always err.
     """
     patients = tuple(ward.patients)
     streams = [generator(root, f"course-{purpose}", p) for p in patients]
-    noise = np.stack([g.normal(size=(HORIZON * STEPS, 8)) for g in streams])
+    process = float(noise) * np.stack([g.normal(size=(HORIZON * STEPS, 8)) for g in streams])
     reading = np.stack([g.normal(size=(HORIZON, 5)) for g in streams])
-    clinician = Clinician(_root_of(root, purpose), patients, HORIZON)
+    clinician = Clinician(derive_seed(root, "clinician-of", purpose), patients, HORIZON)
     state = ward.admit()
     states, doses = [state], []
     dose = np.tile([ROOM_AIR, 0.0, 0.0], (len(patients), 1))
@@ -130,15 +131,9 @@ def live(ward: Ward, root: int, purpose: str = "records") -> Course:
         dose = clinician.decide(hour, seen)
         doses.append(dose)
         for part in range(STEPS):
-            state = ward.advance(state, dose, 1.0 / STEPS, noise[:, hour * STEPS + part])
+            state = ward.advance(state, dose, 1.0 / STEPS, process[:, hour * STEPS + part])
             states.append(state)
     return Course(patients, np.stack(states, 1), np.stack(doses, 1))
-
-
-def _root_of(root: int, purpose: str) -> int:
-    from medgym_offline.seeds import derive_seed
-
-    return derive_seed(root, "clinician-of", purpose)
 
 
 def stay_lengths(root: int, patients: Sequence[str]) -> np.ndarray:

@@ -12,10 +12,10 @@ h(z; c, n) = z^n / (z^n + c^n) and r(z) a smooth max(z, 0):
     hypoxia     D    = h(r(92 - S); 6, 2)                    liver       K = h(B; 8, 2)
     PaO2        P*   = 30 + q F^0.85 (1 - 0.3 h(m;1.2,2)) (1 - 0.5 O) (1 - 0.3 h(F;0.85,12))
     SpO2        S*   = 100 h(P; 26.8 (1 + 0.15 h(L;6,3)), 2.7) + s                        the Hill curve of haemoglobin
-    lactate     L*   = (l0 + l1 H + 3 D + 4 J) (1 + 0.5 K)
+    lactate     L*   = (l0 + l1 H + 3 D + 4 J + 1.5 h(m;1.2,2)) (1 + 0.5 K)
     urine       U*   = u0 (1 - 0.85 H) (1 - 0.5 J) (1 - 0.4 O) (1 + 0.9 h(f;200,1.5)) (1 + 0.2 tanh(W/3))
-    GCS         G*   = 3 + 12 g (1 - 0.55 H) (1 - 0.4 D) (1 - 0.35 K) (1 - 0.35 h(m;1.5,2))
-    bilirubin   B*   = b0 (1 + 4 h(L;5,2)) + 2 O + 2 J                                    tau 36 h: lactate's history
+    GCS         G*   = 3 + 12 g (1 - 0.65 H) (1 - 0.4 D) (1 - 0.4 K) (1 - 0.65 h(m;1.2,2))
+    bilirubin   B*   = b0 (1 + 6 h(L;4,2)) + 2 O + 2 J                                    tau 24 h: lactate's history
     balance     dW/dt = (f - U/24 - 40)/1000                                              exact
     severity    dm/dt = (1 - m/4) [ a (0.3 + 0.7 H) h(m;0.9,3) + 0.05 H + 0.08 h(P;160,6) ] - m (1 - 0.4 K)/tau_m
 
@@ -42,9 +42,9 @@ from medgym_offline.simulators.field import Physics, balance_rate
 
 __all__ = ["NOISE", "TwinField", "draw_twin", "perfusion_gap"]
 
-NOISE = (0.45, 0.10, 0.012, 0.28, 1.6, 0.045, 0.0, 0.05)
-"""Process noise, SD per square root of an hour: SpO2 %, ln PaO2, ln(1 + bilirubin), GCS, sqrt(urine), ln(1 + lactate),
-balance, severity."""
+NOISE = (1.1, 0.15, 0.025, 0.8, 4.5, 0.07, 0.0, 0.07)
+"""Process noise of the records, SD per square root of an hour: SpO2 %, ln PaO2, ln(1 + bilirubin), GCS,
+sqrt(urine), ln(1 + lactate), balance, severity."""
 
 PARAMETERS = {
     "lungs": ("q", "s", "w"),
@@ -117,21 +117,22 @@ class TwinField:
             [
                 100.0 * _hill(pao2, 26.8 * (1.0 + 0.15 * acid), 2.7) + s,
                 30.0 + q * oxygen**0.85 * shunt,
-                b0 * (1.0 + 4.0 * _hill(lactate, 5.0, 2.0)) + 2.0 * over + 2.0 * ischaemia,
+                b0 * (1.0 + 6.0 * _hill(lactate, 4.0, 2.0)) + 2.0 * over + 2.0 * ischaemia,
                 3.0
                 + 12.0
                 * g
-                * (1.0 - 0.55 * hypoperfused)
+                * (1.0 - 0.65 * hypoperfused)
                 * (1.0 - 0.4 * hypoxia)
-                * (1.0 - 0.35 * liver)
-                * (1.0 - 0.35 * _hill(m, 1.5, 2.0)),
+                * (1.0 - 0.4 * liver)
+                * (1.0 - 0.65 * _hill(m, 1.2, 2.0)),
                 u0
                 * (1.0 - 0.85 * hypoperfused)
                 * (1.0 - 0.5 * ischaemia)
                 * (1.0 - 0.4 * over)
                 * (1.0 + 0.9 * _hill(f, 200.0, 1.5))
                 * (1.0 + 0.2 * fill),
-                (l0 + l1 * hypoperfused + 3.0 * hypoxia + 4.0 * ischaemia) * (1.0 + 0.5 * liver),
+                (l0 + l1 * hypoperfused + 3.0 * hypoxia + 4.0 * ischaemia + 1.5 * _hill(m, 1.2, 2.0))
+                * (1.0 + 0.5 * liver),
             ],
             -1,
         )
@@ -185,31 +186,31 @@ def draw_twin(root: int, patients: Sequence[str]) -> tuple[TwinField, np.ndarray
     """
     z = np.stack([generator(root, "twin-field", p).normal(size=24) for p in patients])
     sick = z[:, 0]  # shared by need, persistence and onset: severe patients are severe throughout
-    logit = 2.3 + 3.2 * z[:, 1] - 0.4 * sick
+    logit = 3.0 + 2.2 * z[:, 1] - 0.9 * sick
 
     def lognormal(median: float, sd: float, column: int, loading: float = 0.0) -> np.ndarray:
         return median * np.exp(sd * z[:, column] + loading * sick)
 
     columns = {
-        "q": lognormal(225.0, 0.4, 2, -0.1),
-        "s": 0.3 + 0.8 * z[:, 3],
+        "q": lognormal(225.0, 0.36, 2, -0.2),
+        "s": 0.2 + 1.2 * z[:, 3],
         "w": lognormal(2.5, 0.35, 4),
-        "n0": lognormal(0.12, 0.5, 5, 0.2),
-        "n1": lognormal(0.8, 0.3, 6, 0.3),
-        "V": lognormal(1.15, 0.15, 7),
+        "n0": lognormal(0.12, 0.5, 5, 0.4),
+        "n1": lognormal(0.75, 0.25, 6, 0.4),
+        "V": lognormal(1.0, 0.15, 7),
         "c_v": lognormal(0.04, 0.4, 8),
         "c_J": lognormal(0.35, 0.2, 9),
         "Q": lognormal(0.3, 0.4, 10),
-        "l0": lognormal(1.1, 0.35, 11),
-        "l1": lognormal(5.5, 0.7, 12),
-        "u0": lognormal(1450.0, 0.6, 13),
+        "l0": lognormal(0.9, 0.3, 11, 0.2),
+        "l1": lognormal(5.5, 0.55, 12, 0.25),
+        "u0": lognormal(1550.0, 0.55, 13, -0.15),
         "g": 1.0 / (1.0 + np.exp(-logit)),
-        "b0": 0.2 + lognormal(0.4, 1.5, 14),
+        "b0": 0.15 + lognormal(0.4, 1.4, 14, 0.2),
         "a": lognormal(0.24, 0.2, 15, 0.1),
         "tau_m": lognormal(14.0, 0.3, 16),
-        "spo2": lognormal(1.2, 0.15, 17),
-        "pao2": lognormal(2.0, 0.2, 18),
-        "bilirubin": lognormal(36.0, 0.25, 19),
+        "spo2": lognormal(2.0, 0.15, 17),
+        "pao2": lognormal(2.5, 0.2, 18),
+        "bilirubin": lognormal(24.0, 0.25, 19),
         "gcs": lognormal(9.0, 0.25, 20),
         "urine": lognormal(3.0, 0.2, 21),
         "lactate": lognormal(5.0, 0.25, 22),
@@ -218,4 +219,4 @@ def draw_twin(root: int, patients: Sequence[str]) -> tuple[TwinField, np.ndarray
         group: torch.tensor(np.stack([columns[n] for n in names], 1).astype(np.float32))
         for group, names in PARAMETERS.items()
     }
-    return TwinField(**groups), np.clip(1.0 * np.exp(0.3 * z[:, 23] + 0.25 * sick), 0.3, 3.0)
+    return TwinField(**groups), np.clip(1.1 * np.exp(0.35 * z[:, 23] + 0.25 * sick), 0.3, 3.0)
