@@ -194,7 +194,9 @@ class SimulatorBank:
         """The same patients with one world more (or another in its place); a new bank with a hash of its own."""
         if world.initial.shape != self.initial_state().shape:
             shapes = tuple(world.initial.shape), tuple(self.initial_state().shape)
-            raise BankError(f"bank {self.name!r}: world {name!r} has first states {shapes[0]}, the bank's are {shapes[1]}")
+            raise BankError(
+                f"bank {self.name!r}: world {name!r} has first states {shapes[0]}, the bank's are {shapes[1]}"
+            )
         other = self._with(_worlds={**self._worlds, name: world})
         other._content_hash = None
         return other
