@@ -1,4 +1,4 @@
-"""cohort {build, card} and simulators {fit, info, audit}: from clinical records to a bank."""
+"""cohort {build, card} and simulators {fit, info, audit, ceilings}: from clinical records to a bank."""
 
 from __future__ import annotations
 
@@ -124,18 +124,69 @@ def simulators_info(bank: BankName = "sepsis-v0", json: Json = False) -> None:
 
 def simulators_audit(
     bank: BankName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report and its figures.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for audit.html and audit.json.")],
+    cohort: Annotated[
+        Path | None,
+        typer.Option("--cohort", help="The cohort table the bank was fitted to: adds forecasts and rollouts."),
+    ] = None,
+    ceilings: Annotated[
+        bool, typer.Option("--ceilings", help="Also search the best open-loop schedules (some minutes).")
+    ] = False,
 ) -> None:
     """Check a bank before anyone trusts it: solution map, fit, treatment effects, bounds.
 
-    Example: medgym-offline simulators audit sepsis-v0 --output runs/audit
+    Example: medgym-offline simulators audit sepsis-v0 --cohort runs/cohort.parquet --output runs/audit
     """
     from medgym_offline.simulators import load_simulators
     from medgym_offline.simulators.audit import audit
 
-    facts = audit(load_simulators(bank), output)  # raises after writing if a check that must hold does not
+    table = None
+    if cohort is not None:
+        from medgym_offline.cohorts import Cohort
+
+        table = Cohort.read(cohort)
+    # Raises after writing if a check that must hold does not.
+    facts = audit(load_simulators(bank), output, cohort=table, ceilings=ceilings)
     print_table(("holds", "check", "found"), [("yes", c["check"], c["found"]) for c in facts["hard_checks"]])
+    rows = [("met" if g["met"] else "missed", g["goal"], g["found"]) for g in facts["goals"]]
+    print_table(("", "goal", "found"), rows)
     say(f"\nwritten to {output}")
+
+
+def simulators_ceilings(
+    bank: BankName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The result to write (.json).")],
+    patients: Annotated[int | None, typer.Option("--patients", min=1, help="The first N patients only.")] = None,
+    world: Annotated[str, typer.Option("--world", help="World to search in: own, held-out, true.")] = "own",
+    decisions: Annotated[int, typer.Option("--decisions", min=1, help="Doses per schedule, K.")] = 5,
+) -> None:
+    """Search the best constant, fixed and adaptive schedule of every patient: what timing could gain at most.
+
+    Example: medgym-offline simulators ceilings sepsis-v0 --patients 10 --output runs/ceilings.json
+    """
+    from medgym_offline.errors import BankError
+    from medgym_offline.files import write_json
+    from medgym_offline.simulators import load_simulators
+    from medgym_offline.simulators.ceilings import CeilingConfig
+    from medgym_offline.simulators.ceilings import ceilings as search
+
+    config = CeilingConfig(decisions=decisions)
+    loaded = load_simulators(bank).world(world)
+    if patients is not None:
+        if patients > len(loaded):
+            raise BankError(f"--patients {patients}: bank {loaded.name!r} has {len(loaded)}")
+        loaded = loaded.select(range(patients))
+    found = search(loaded, config)
+    write_json(output, found.to_dict())
+    rows = []
+    for key, gain in found.summary.items():
+        if " over " in key:
+            low, high = gain["interval"]
+            rows.append(
+                (key, f"{gain['median']:.2f} %", f"{low:.2f} to {high:.2f}", f"{100 * gain['share_above_2']:.0f} %")
+            )
+    print_table(("gain", "median", "95 % interval", "patients above 2 %"), rows)
+    say(f"\n{len(loaded)} patients, {found.seconds:.0f} s; written to {output}")
 
 
 def register(app: typer.Typer) -> None:
@@ -149,5 +200,6 @@ def register(app: typer.Typer) -> None:
     simulators.command("fit")(simulators_fit)
     simulators.command("info")(simulators_info)
     simulators.command("audit")(simulators_audit)
+    simulators.command("ceilings")(simulators_ceilings)
     app.add_typer(cohort, name="cohort")
     app.add_typer(simulators, name="simulators")

@@ -13,7 +13,17 @@ from medgym_offline.seeds import torch_generator
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.distill import random_treatments
 
-__all__ = ["GRID", "bounded", "constant_policies", "constant_scores", "schedule_scores", "treatment_effects"]
+__all__ = [
+    "GRID",
+    "best_constants",
+    "bounded",
+    "constant_policies",
+    "constant_scores",
+    "noise_partition",
+    "response_curves",
+    "schedule_scores",
+    "treatment_effects",
+]
 
 GRID = (
     (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -61,8 +71,18 @@ def constant_scores(bank: SimulatorBank) -> tuple[Tensor, Tensor, Tensor]:
     return grid, severity, safe
 
 
-def constant_policies(bank: SimulatorBank) -> dict[str, Any]:
+def best_constants(bank: SimulatorBank) -> Tensor:
+    """(P, 3) each patient's constant of the grid with the lowest mean severity in the current world."""
+    grid, severity, _ = constant_scores(bank)
+    return grid[severity.argmin(1)]
+
+
+def constant_policies(bank: SimulatorBank, chosen_elsewhere: Tensor | None = None) -> dict[str, Any]:
     """Do treatments matter? Zero, maximal, the clinicians' and the best constant treatments compared over 96 h.
+
+    Args:
+        bank: P patients in one world.
+        chosen_elsewhere: (P, 3) each patient's best constant of another world, to be scored in this one.
 
     Returns:
         `table` (mean severity and safe share of named policies), `gain` of the per-patient best over the cohort's
@@ -89,6 +109,9 @@ def constant_policies(bank: SimulatorBank) -> dict[str, Any]:
         "severity": float(severity[rows, best].mean()),
         "safe": float(safe[rows, best].mean()),
     }
+    if chosen_elsewhere is not None:
+        s, ok, _ = schedule_scores(bank, chosen_elsewhere[:, None, None])
+        table["best constant of each patient, chosen in own"] = {"severity": float(s.mean()), "safe": float(ok.mean())}
     chosen = grid[best]
     given = bank.denormalize_treatment(bank.clinician_treatment)[..., 1] > 0.02
     treated = given.float().mean(1) > 0.1
@@ -109,11 +132,15 @@ def constant_policies(bank: SimulatorBank) -> dict[str, Any]:
     }
 
 
-def treatment_effects(bank: SimulatorBank, hours: float = 24.0) -> dict[str, np.ndarray]:
+def response_curves(bank: SimulatorBank, hours: Tensor) -> dict[str, np.ndarray]:
     """Response of every variable to +1 step (normalised 0 to 1) of each treatment, others at the patient's mean.
 
+    Args:
+        bank: P patients.
+        hours: (T,) hours since the step, ascending.
+
     Returns:
-        Per treatment name, (P, 6) difference after `hours`, normalised.
+        Per treatment name, (P, T, 6) difference between full and no treatment, normalised.
     """
     mean = bank.clinician_treatment.mean(1, keepdim=True)
     x = bank.initial_state().unsqueeze(1)
@@ -122,8 +149,45 @@ def treatment_effects(bank: SimulatorBank, hours: float = 24.0) -> dict[str, np.
         for j, treatment in enumerate(bank.disease.treatments):
             low, high = mean.clone(), mean.clone()
             low[..., j], high[..., j] = 0.0, 1.0
-            hold = torch.full((len(bank), 1), hours)
-            out[treatment.name] = (bank.flow(x, high, hold) - bank.flow(x, low, hold))[:, 0, :6].numpy()
+            change = bank.trajectory(x, high, hours) - bank.trajectory(x, low, hours)
+            out[treatment.name] = change[:, 0, :, :6].numpy()
+    return out
+
+
+def treatment_effects(bank: SimulatorBank, hours: float = 24.0) -> dict[str, np.ndarray]:
+    """:func:`response_curves` after `hours` only: per treatment name, (P, 6)."""
+    return {name: curve[:, 0] for name, curve in response_curves(bank, torch.tensor([hours])).items()}
+
+
+def noise_partition(
+    bank: SimulatorBank, hours: tuple[float, ...] = (1.0, 4.8, 12.0), draws: int = 64, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Is the residual noise the same however an interval is cut? One step of `hours` against two half-steps.
+
+    From the first states under the clinicians' mean doses. The displacement's own variance is linear in time, so the
+    halves' variances add up to the whole's exactly; what is measured here includes what the dynamics do with the first
+    half's displacement (they contract, so the ratio falls below 1 with the length of the hold) and the bounds.
+
+    Returns:
+        {hours: {"mean_difference": largest |difference of means| over variables, averaged over patients (SD),
+        "variance_ratio": {variable: halves over whole}}}.
+    """
+    g = torch_generator(seed, "noise-partition")
+    u = bank.clinician_treatment.mean(1, keepdim=True).expand(-1, draws, -1)
+    x = bank.initial_state().unsqueeze(1).expand(-1, draws, -1)
+    out: dict[str, dict[str, Any]] = {}
+    with torch.inference_mode():
+        for h in hours:
+            whole, half = torch.full(x.shape[:2], h), torch.full(x.shape[:2], h / 2.0)
+            one = bank.step(x, u, whole, g)[..., :6]
+            two = bank.step(bank.step(x, u, half, g), u, half, g)[..., :6]
+            shift = (two.mean(1) - one.mean(1)).mean(0).abs()
+            ratio = two.var(1).mean(0) / one.var(1).mean(0).clamp(min=1e-12)
+            names = [v.name for v in bank.disease.variables]
+            out[f"{h:g}"] = {
+                "mean_difference": round(float(shift.max()), 4),
+                "variance_ratio": {n: round(float(r), 3) for n, r in zip(names, ratio)},
+            }
     return out
 
 

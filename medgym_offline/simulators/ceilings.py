@@ -1,0 +1,235 @@
+"""Open-loop ceilings: how much could changing the treatment, and choosing when, be worth for a patient at all?
+
+For every patient, without noise and from the first state, gradient search minimises the mean harm over the horizon
+
+    J = 1/96 integral_0^96 [ severity(x(t), u(t)) + burden(u(t)) ] dt
+
+over three nested classes of treatment: one constant; K doses at equal intervals; K doses at intervals chosen freely,
+as the decision process allows (each 0.5 to 36 h, sum 96). What a search finds is attained, so it bounds the optimum
+from one side; a gain between two classes is a difference of two such bounds. No learned policy needs to reach it (a
+policy does not know the patient), and a claim that timing pays beyond it is wrong.
+
+The search follows gradients through the solution map where there is one (multi-start Adam), continues the best start
+through the solver, and every value reported is an accurate solve. A class always contains the best of the one before,
+so J never rises along constant, fixed, adaptive.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.progress import Progress
+from medgym_offline.seeds import generator
+from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.checks import constant_scores
+from medgym_offline.simulators.schedules import CeilingConfig, Schedules, interval_logits, intervals, schedule_harm
+
+__all__ = ["CeilingConfig", "Ceilings", "ceilings"]
+
+GROUPS = ((0.0, 0.0), (0.01, 0.06), (0.06, 0.15), (0.15, 1.0))
+"""Ranges of vasopressor: the best grid constant within each is a start, as the optima differ by it."""
+
+EARLY = ((2.0, 5.0, 17.0, 36.0, 36.0), (6.0, 12.0, 18.0, 26.0, 34.0), (0.5, 12.5, 24.0, 29.0, 30.0))
+"""Intervals that adaptive searches of K = 5 start from, besides equal ones."""
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Ceilings of every patient of a bank.
+
+    Attributes:
+        bank, content_hash, world, patients: What was searched.
+        config: How.
+        classes: `constant`, `fixed`, `adaptive`.
+        seconds: Wall time.
+    """
+
+    bank: str
+    content_hash: str
+    world: str
+    patients: tuple[str, ...]
+    config: CeilingConfig
+    classes: dict[str, Schedules]
+    seconds: float
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, JSON-ready."""
+        return {
+            "bank": self.bank,
+            "content_hash": self.content_hash,
+            "world": self.world,
+            "patients": list(self.patients),
+            "config": asdict(self.config),
+            "seconds": round(self.seconds, 1),
+            "summary": self.summary,
+            "classes": {name: s.to_dict() for name, s in self.classes.items()},
+        }
+
+
+class _Search:
+    """Adam on the logits of doses and intervals of P x S schedules, all at once; each keeps its own best."""
+
+    def __init__(self, bank: SimulatorBank, config: CeilingConfig, progress: Progress):
+        self.bank, self.config, self.progress = bank, config, progress
+        self.solver = bank.with_backend("ode")
+
+    def run(
+        self, bank: SimulatorBank, u: Tensor, hours: Tensor, free: bool, steps: int, lr: float
+    ) -> tuple[Tensor, Tensor]:
+        """Improve schedules (P, S, k, 3), (P, S, K); k = 1 is one dose for all holds. `free` moves intervals too."""
+        config, holds = self.config, hours.shape[-1]
+        dose = torch.logit(u.clamp(0.003, 0.997)).requires_grad_(True)
+        clock = interval_logits(hours, config).requires_grad_(free) if free else None
+        moved = [dose] if clock is None else [dose, clock]
+        optimiser = torch.optim.Adam(moved, lr=lr, betas=(0.9, 0.98))
+        best = torch.full(u.shape[:2], torch.inf)
+        best_u, best_hours = u.expand(-1, -1, holds, -1).clone(), hours.clone()
+        for step in range(steps + 1):
+            now = torch.sigmoid(dose).expand(-1, -1, holds, -1)
+            dt = hours if clock is None else intervals(clock, config)
+            cells = config.cells if bank.backend == "map" else max(config.cells, round(config.horizon / holds))
+            harm = schedule_harm(bank, now, dt, cells)
+            with torch.no_grad():
+                better = harm < best
+                best = torch.where(better, harm, best)
+                best_u = torch.where(better[..., None, None], now, best_u)
+                best_hours = torch.where(better[..., None], dt, best_hours)
+            if step == steps:
+                break
+            for group in optimiser.param_groups:
+                group["lr"] = lr * 0.5 * (1.0 + math.cos(math.pi * step / steps))
+            optimiser.zero_grad(set_to_none=True)
+            # Rows do not depend on each other, so the sum's gradient is each row's own.
+            harm.sum().backward()
+            optimiser.step()
+            self.progress.advance(1, harm=float(best.amin(1).mean()))
+        return best_u, best_hours
+
+    def best(self, u: Tensor, hours: Tensor) -> Schedules:
+        """The best of S schedules per patient, scored by the solver."""
+        with torch.no_grad():
+            harm = schedule_harm(self.solver, u, hours)
+        row, pick = torch.arange(len(u)), harm.argmin(1)
+        return Schedules(harm[row, pick], u[row, pick].detach(), hours[row, pick].detach())
+
+    def search(self, u: Tensor, hours: Tensor, free: bool, known: Schedules | None) -> Schedules:
+        """Search from the starts, refine the best through the solver, and never do worse than `known`."""
+        config = self.config
+        u_found, found = self.run(self.bank, u, hours, free, config.steps, config.lr)
+        u_all, all_hours = [u_found], [found]
+        if known is not None:
+            u_all.append(known.treatment.unsqueeze(1))
+            all_hours.append(known.hours.unsqueeze(1))
+        best = self.best(torch.cat(u_all, 1), torch.cat(all_hours, 1))
+        if config.refine and self.bank.backend == "map":
+            one = best.treatment[:, None, :1] if u.shape[2] == 1 else best.treatment[:, None]
+            u_fine, fine = self.run(self.solver, one, best.hours[:, None], free, config.refine, 0.4 * config.lr)
+            both = torch.cat([best.treatment[:, None], u_fine], 1), torch.cat([best.hours[:, None], fine], 1)
+            best = self.best(*both)
+        return best
+
+
+def _constant_starts(bank: SimulatorBank) -> Tensor:
+    """(P, S, 1, 3): the best grid constant within each range of vasopressor."""
+    grid, severity, _ = constant_scores(bank)
+    harm = severity + bank.disease.burden(grid)
+    starts = []
+    for low, high in GROUPS:
+        inside = torch.nonzero((grid[:, 1] >= low) & (grid[:, 1] <= high)).squeeze(1)
+        starts.append(grid[inside[harm[:, inside].argmin(1)]])
+    return torch.stack(starts, 1).unsqueeze(2)
+
+
+def _fixed_starts(bank: SimulatorBank, constant: Tensor, best: Schedules, config: CeilingConfig) -> Tensor:
+    """(P, S, K, 3): the best constant, falling and front-loaded versions of it, other constants, a random one."""
+    holds = config.decisions
+    base = best.treatment[:, None, :1].expand(-1, 1, holds, -1)
+    fall = torch.linspace(1.5, 0.5, holds)[:, None]
+    bolus = torch.linspace(1.0, 0.0, holds)
+    front = base.clone()
+    front[..., 2] = bolus
+    noise = np.stack([generator(config.seed, "ceiling-start", p).normal(0.0, 1.0, (holds, 3)) for p in bank.patients])
+    random = torch.sigmoid(torch.logit(base.clamp(0.02, 0.98)) + torch.from_numpy(noise).float().unsqueeze(1))
+    others = constant.expand(-1, -1, holds, -1)[:, 1:3]
+    return torch.cat([base, (base * fall).clamp(0.0, 1.0), front, random, others], 1)
+
+
+def _adaptive_starts(fixed: Schedules, config: CeilingConfig) -> tuple[Tensor, Tensor]:
+    """The best fixed schedule, and it read at other break points: (P, S, K, 3), (P, S, K)."""
+    holds = config.decisions
+    clocks = [fixed.hours[0]]
+    if holds == len(EARLY[0]) and config.horizon == 96.0 and config.max_interval >= 36.0 and config.min_interval <= 0.5:
+        clocks += [torch.tensor(c) for c in EARLY]
+    treatments = []
+    for clock in clocks:
+        middle = clock.cumsum(0) - 0.5 * clock
+        at = (middle / config.horizon * holds).long().clamp(max=holds - 1)
+        treatments.append(fixed.treatment[:, at])
+    hours = torch.stack(clocks)[None].expand(len(fixed.harm), -1, -1)
+    return torch.stack(treatments, 1), hours
+
+
+def ceilings(bank: SimulatorBank, config: CeilingConfig | None = None, show: bool = True) -> Ceilings:
+    """Search the best constant, fixed and adaptive schedules of every patient of the bank's current world.
+
+    Args:
+        bank: P patients; searched through its backend, scored by the solver.
+        config: See :class:`CeilingConfig`.
+        show: Progress on standard error.
+    """
+    config = config or CeilingConfig()
+    started = time.monotonic()
+    holds = config.decisions
+    equal = torch.full((holds,), config.horizon / holds)
+    refine = config.refine if bank.backend == "map" else 0
+    with Progress("open-loop ceilings", 3 * (config.steps + refine), enabled=show) as progress:
+        search = _Search(bank, config, progress)
+        starts = _constant_starts(bank)
+        hours = equal.expand(*starts.shape[:2], holds)
+        constant = search.search(starts, hours, False, None)
+        starts = _fixed_starts(bank, starts, constant, config)
+        hours = equal.expand(*starts.shape[:2], holds)
+        fixed = search.search(starts, hours, False, constant)
+        adaptive = search.search(*_adaptive_starts(fixed, config), True, fixed)
+    classes = {"constant": constant, "fixed": fixed, "adaptive": adaptive}
+    return Ceilings(
+        bank=bank.name,
+        content_hash=bank.content_hash,
+        world=bank.current_world,
+        patients=bank.patients,
+        config=config,
+        classes=classes,
+        seconds=time.monotonic() - started,
+        summary=_summary(classes, config),
+    )
+
+
+def _summary(classes: dict[str, Schedules], config: CeilingConfig) -> dict[str, Any]:
+    """Means of J, and gains with 95 % bootstrap intervals over patients."""
+    harm = {n: s.harm.double().numpy() for n, s in classes.items()}
+    out: dict[str, Any] = {"harm": {n: round(float(h.mean()), 4) for n, h in harm.items()}}
+    for better, worse in (("fixed", "constant"), ("adaptive", "fixed"), ("adaptive", "constant")):
+        gain = 100.0 * (1.0 - harm[better] / harm[worse])
+        draws = generator(config.seed, "ceiling-bootstrap", better, worse).integers(0, len(gain), (2000, len(gain)))
+        medians = np.median(gain[draws], 1)
+        out[f"{better} over {worse}"] = {
+            "median": round(float(np.median(gain)), 3),
+            "interval": [round(float(q), 3) for q in np.quantile(medians, (0.025, 0.975))],
+            "mean": round(float(gain.mean()), 3),
+            "q90": round(float(np.quantile(gain, 0.9)), 3),
+            "share_above_2": round(float((gain > 2.0).mean()), 3),
+        }
+    hours = classes["adaptive"].hours
+    out["adaptive_hours"] = {
+        "quantiles": [round(float(q), 2) for q in np.quantile(hours.numpy(), (0.05, 0.25, 0.5, 0.75, 0.95))],
+        "median_per_decision": [round(float(h), 2) for h in hours.median(0).values],
+    }
+    return out
