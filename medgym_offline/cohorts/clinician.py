@@ -62,7 +62,7 @@ class Clinician:
         self._normal = np.stack([g.normal(size=(hours, _DRAWS)) for g in streams])
         self._uniform = np.stack([g.random((hours, _DRAWS)) for g in streams])
         count = len(patients)
-        self.goal = 75.0 + 4.5 * z[:, 0]  # mmHg
+        self.goal = 75.0 + 3.0 * z[:, 0]  # mmHg
         self.start_dose = 0.1 * np.exp(0.5 * z[:, 1])
         self.weaning = 0.3 * np.exp(0.3 * z[:, 2])  # chance an hour of acting on a pressure above the goal
         self.oxygen_goal = np.clip(96.0 + 1.2 * z[:, 3], 93.5, 98.5)
@@ -94,7 +94,7 @@ class Clinician:
 
     def _titrate_vasopressor(self, z: np.ndarray, chance: np.ndarray) -> None:
         dose, running = self.vasopressor, self.vasopressor > 0
-        begins = ~running & (self._pressure < self.goal - 14.0) & (chance[:, 0] < 0.5)
+        begins = ~running & (self._pressure < self.goal - 12.0) & (chance[:, 0] < 0.5)
         # The higher the dose, the more a clinician hesitates to raise it.
         up = running & (self._pressure < self.goal) & (chance[:, 1] < 0.6 / (1.0 + (dose / 0.25) ** 2))
         down = running & (self._pressure > self.goal + 2.0) & (chance[:, 1] < self.weaning)

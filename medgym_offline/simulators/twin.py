@@ -17,7 +17,7 @@ h(z; c, n) = z^n / (z^n + c^n) and r(z) a smooth max(z, 0):
     GCS         G*   = 3 + 12 g (1 - 0.65 H) (1 - 0.4 D) (1 - 0.4 K) (1 - 0.65 h(m;1.2,2))
     bilirubin   B*   = b0 (1 + 6 h(L;4,2)) + 2 O + 2 J                                    tau 24 h: lactate's history
     balance     dW/dt = (f - U/24 - 40)/1000                                              exact
-    severity    dm/dt = (1 - m/4) [ a (0.3 + 0.7 H) h(m;0.9,3) + 0.05 H + 0.08 h(P;160,6) ] - m (1 - 0.4 K)/tau_m
+    severity    dm/dt = (1 - m/4) [ a (0.2 + 0.8 H) h(m;0.9,3) + 0.05 H + 0.08 h(P;160,6) ] - m (1 - 0.4 K)/tau_m
 
 The severity is bistable: self-sustaining while the patient is hypoperfused, dying out when perfused. That one equation
 gives onset (m grows from above its threshold), resolution, and relapse (support withdrawn, fluid lost, or noise, while
@@ -138,7 +138,7 @@ class TwinField:
         )
         rate = (scales.normalize(disease, target) - x[..., :6]) / self.tau.unsqueeze(1)
         d_balance = balance_rate(disease, scales, physics.insensible, x[..., 4], u[..., 2])
-        growth = a * (0.3 + 0.7 * hypoperfused) * _hill(m, 0.9, 3.0) + 0.05 * hypoperfused
+        growth = a * (0.2 + 0.8 * hypoperfused) * _hill(m, 0.9, 3.0) + 0.05 * hypoperfused
         injury = 0.08 * _hill(pao2, 160.0, 6.0)
         d_m = (1.0 - m / 4.0) * (growth + injury) - m * (1.0 - 0.4 * liver) / tau_m
         return torch.cat([rate, d_balance.unsqueeze(-1), d_m.unsqueeze(-1)], -1)
@@ -201,11 +201,11 @@ def draw_twin(root: int, patients: Sequence[str]) -> tuple[TwinField, np.ndarray
         "c_v": lognormal(0.04, 0.4, 8),
         "c_J": lognormal(0.35, 0.2, 9),
         "Q": lognormal(0.3, 0.4, 10),
-        "l0": lognormal(0.9, 0.3, 11, 0.2),
-        "l1": lognormal(5.5, 0.55, 12, 0.25),
+        "l0": lognormal(0.85, 0.3, 11, 0.2),
+        "l1": lognormal(5.5, 0.6, 12, 0.3),
         "u0": lognormal(1550.0, 0.55, 13, -0.15),
         "g": 1.0 / (1.0 + np.exp(-logit)),
-        "b0": 0.15 + lognormal(0.4, 1.4, 14, 0.2),
+        "b0": 0.1 + lognormal(0.3, 1.9, 14, 0.2),
         "a": lognormal(0.24, 0.2, 15, 0.1),
         "tau_m": lognormal(14.0, 0.3, 16),
         "spo2": lognormal(2.0, 0.15, 17),
