@@ -4,14 +4,15 @@ For every patient, without noise and from the first state, gradient search minim
 
     J = 1/96 integral_0^96 [ severity(x(t), u(t)) + burden(u(t)) ] dt
 
-over three nested classes of treatment: one constant; K doses at equal intervals; K doses at intervals chosen freely,
-as the decision process allows (each 0.5 to 36 h, sum 96). What a search finds is attained, so it bounds the optimum
+over nested classes of treatment: one constant; K doses at equal intervals; K doses at intervals chosen freely, as the
+decision process allows (each 0.5 to 36 h, sum 96); and, to show what more decisions would be worth, 4K doses at equal
+intervals. What a search finds is attained, so it bounds the optimum
 from one side; a gain between two classes is a difference of two such bounds. No learned policy needs to reach it (a
 policy does not know the patient), and a claim that timing pays beyond it is wrong.
 
 The search follows gradients through the solution map where there is one (multi-start Adam), continues the best start
 through the solver, and every value reported is an accurate solve. A class always contains the best of the one before,
-so J never rises along constant, fixed, adaptive.
+so J never rises along constant, fixed, adaptive, nor along constant, fixed, fine.
 """
 
 from __future__ import annotations
@@ -29,15 +30,25 @@ from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import constant_scores
-from medgym_offline.simulators.schedules import CeilingConfig, Schedules, interval_logits, intervals, schedule_harm
+from medgym_offline.simulators.schedules import (
+    CELLS,
+    CeilingConfig,
+    Schedules,
+    interval_logits,
+    intervals,
+    schedule_harm,
+)
 
 __all__ = ["CeilingConfig", "Ceilings", "ceilings"]
 
 GROUPS = ((0.0, 0.0), (0.01, 0.06), (0.06, 0.15), (0.15, 1.0))
 """Ranges of vasopressor: the best grid constant within each is a start, as the optima differ by it."""
 
-EARLY = ((2.0, 5.0, 17.0, 36.0, 36.0), (6.0, 12.0, 18.0, 26.0, 34.0), (0.5, 12.5, 24.0, 29.0, 30.0))
-"""Intervals that adaptive searches of K = 5 start from, besides equal ones."""
+GROWTH = (1.4, 2.0, 0.75)
+"""Ratios of an interval to the one before that adaptive searches start from, besides 1."""
+
+FINER = 4
+"""Holds of the fine class per hold of the fixed one; with K = 5 it has the release's 20 decisions."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Ceilings:
     Attributes:
         bank, content_hash, world, patients: What was searched.
         config: How.
-        classes: `constant`, `fixed`, `adaptive`.
+        classes: `constant`, `fixed`, `adaptive`, `fine`.
         seconds: Wall time.
     """
 
@@ -86,7 +97,7 @@ class _Search:
     ) -> tuple[Tensor, Tensor]:
         """Improve schedules (P, S, k, 3), (P, S, K); k = 1 is one dose for all holds. `free` moves intervals too."""
         config, holds = self.config, hours.shape[-1]
-        dose = torch.logit(u.clamp(0.003, 0.997)).requires_grad_(True)
+        dose = torch.logit(u.clamp(0.005, 0.995)).requires_grad_(True)
         clock = interval_logits(hours, config).requires_grad_(free) if free else None
         moved = [dose] if clock is None else [dose, clock]
         optimiser = torch.optim.Adam(moved, lr=lr, betas=(0.9, 0.98))
@@ -95,7 +106,9 @@ class _Search:
         for step in range(steps + 1):
             now = torch.sigmoid(dose).expand(-1, -1, holds, -1)
             dt = hours if clock is None else intervals(clock, config)
-            cells = config.cells if bank.backend == "map" else max(config.cells, round(config.horizon / holds))
+            cells = max(2, config.cells * config.decisions // holds)
+            if bank.backend == "ode":
+                cells = max(cells, round(config.horizon / holds))
             harm = schedule_harm(bank, now, dt, cells)
             with torch.no_grad():
                 better = harm < best
@@ -115,8 +128,10 @@ class _Search:
 
     def best(self, u: Tensor, hours: Tensor) -> Schedules:
         """The best of S schedules per patient, scored by the solver."""
+        # Cells of the same length in every class of equal holds, so that quadrature favours none.
+        cells = max(1, CELLS * self.config.decisions // hours.shape[-1])
         with torch.no_grad():
-            harm = schedule_harm(self.solver, u, hours)
+            harm = schedule_harm(self.solver, u, hours, cells)
         row, pick = torch.arange(len(u)), harm.argmin(1)
         return Schedules(harm[row, pick], u[row, pick].detach(), hours[row, pick].detach())
 
@@ -124,7 +139,8 @@ class _Search:
         """Search from the starts, refine the best through the solver, and never do worse than `known`."""
         config = self.config
         u_found, found = self.run(self.bank, u, hours, free, config.steps, config.lr)
-        u_all, all_hours = [u_found], [found]
+        # The starts compete as they are: a logit never reaches a dose of exactly 0.
+        u_all, all_hours = [u_found, u.expand(-1, -1, hours.shape[-1], -1)], [found, hours]
         if known is not None:
             u_all.append(known.treatment.unsqueeze(1))
             all_hours.append(known.hours.unsqueeze(1))
@@ -166,8 +182,9 @@ def _adaptive_starts(fixed: Schedules, config: CeilingConfig) -> tuple[Tensor, T
     """The best fixed schedule, and it read at other break points: (P, S, K, 3), (P, S, K)."""
     holds = config.decisions
     clocks = [fixed.hours[0]]
-    if holds == len(EARLY[0]) and config.horizon == 96.0 and config.max_interval >= 36.0 and config.min_interval <= 0.5:
-        clocks += [torch.tensor(c) for c in EARLY]
+    for ratio in GROWTH:
+        clock = ratio ** torch.arange(float(holds))
+        clocks.append(intervals(interval_logits(config.horizon * clock / clock.sum(), config), config))
     treatments = []
     for clock in clocks:
         middle = clock.cumsum(0) - 0.5 * clock
@@ -175,6 +192,15 @@ def _adaptive_starts(fixed: Schedules, config: CeilingConfig) -> tuple[Tensor, T
         treatments.append(fixed.treatment[:, at])
     hours = torch.stack(clocks)[None].expand(len(fixed.harm), -1, -1)
     return torch.stack(treatments, 1), hours
+
+
+def _fine_starts(fixed: Schedules, adaptive: Schedules, config: CeilingConfig) -> Tensor:
+    """(P, 2, 4K, 3): the best fixed schedule, and the adaptive one read in the middle of each short hold."""
+    count = FINER * config.decisions
+    middle = (torch.arange(count) + 0.5) * config.horizon / count
+    at = (adaptive.hours.cumsum(1).unsqueeze(1) <= middle[:, None]).sum(-1).clamp(max=config.decisions - 1)
+    read = torch.take_along_dim(adaptive.treatment, at.unsqueeze(-1), 1)
+    return torch.stack([fixed.treatment.repeat_interleave(FINER, 1), read], 1)
 
 
 def ceilings(bank: SimulatorBank, config: CeilingConfig | None = None, show: bool = True) -> Ceilings:
@@ -190,7 +216,7 @@ def ceilings(bank: SimulatorBank, config: CeilingConfig | None = None, show: boo
     holds = config.decisions
     equal = torch.full((holds,), config.horizon / holds)
     refine = config.refine if bank.backend == "map" else 0
-    with Progress("open-loop ceilings", 3 * (config.steps + refine), enabled=show) as progress:
+    with Progress("open-loop ceilings", 4 * (config.steps + refine), enabled=show) as progress:
         search = _Search(bank, config, progress)
         starts = _constant_starts(bank)
         hours = equal.expand(*starts.shape[:2], holds)
@@ -199,7 +225,11 @@ def ceilings(bank: SimulatorBank, config: CeilingConfig | None = None, show: boo
         hours = equal.expand(*starts.shape[:2], holds)
         fixed = search.search(starts, hours, False, constant)
         adaptive = search.search(*_adaptive_starts(fixed, config), True, fixed)
-    classes = {"constant": constant, "fixed": fixed, "adaptive": adaptive}
+        short = torch.full((FINER * holds,), config.horizon / (FINER * holds)).expand(len(bank), -1)
+        cut = Schedules(fixed.harm, fixed.treatment.repeat_interleave(FINER, 1), short)
+        starts = _fine_starts(fixed, adaptive, config)
+        fine = search.search(starts, short.unsqueeze(1).expand(-1, 2, -1), False, cut)
+    classes = {"constant": constant, "fixed": fixed, "adaptive": adaptive, "fine": fine}
     return Ceilings(
         bank=bank.name,
         content_hash=bank.content_hash,
@@ -216,7 +246,7 @@ def _summary(classes: dict[str, Schedules], config: CeilingConfig) -> dict[str, 
     """Means of J, and gains with 95 % bootstrap intervals over patients."""
     harm = {n: s.harm.double().numpy() for n, s in classes.items()}
     out: dict[str, Any] = {"harm": {n: round(float(h.mean()), 4) for n, h in harm.items()}}
-    for better, worse in (("fixed", "constant"), ("adaptive", "fixed"), ("adaptive", "constant")):
+    for better, worse in (("fixed", "constant"), ("adaptive", "fixed"), ("adaptive", "constant"), ("fine", "fixed")):
         gain = 100.0 * (1.0 - harm[better] / harm[worse])
         draws = generator(config.seed, "ceiling-bootstrap", better, worse).integers(0, len(gain), (2000, len(gain)))
         medians = np.median(gain[draws], 1)

@@ -13,9 +13,10 @@ from torch import Tensor
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["CeilingConfig", "Schedules", "interval_logits", "intervals", "schedule_harm"]
+__all__ = ["CELLS", "CeilingConfig", "Schedules", "interval_logits", "intervals", "schedule_harm"]
 
-LONGEST_CELL = 1.0
+CELLS = 36
+"""Quadrature cells of a hold where values are reported: at most an hour each for the longest hold."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class CeilingConfig:
         steps: Adam steps through the solution map per class (a bank without a map uses the solver).
         refine: Further steps through the solver, for the best start only.
         lr: First learning rate, in logits (cosine to 0).
-        cells: Quadrature cells per hold during the search; values reported use cells of at most an hour.
+        cells: Quadrature cells per hold during the search; values reported use 36.
         seed: Of the random starts.
     """
 
@@ -37,7 +38,7 @@ class CeilingConfig:
     min_interval: float = 0.5
     max_interval: float = 36.0
     steps: int = 150
-    refine: int = 20
+    refine: int = 60
     lr: float = 0.15
     cells: int = 12
     seed: int = 0
@@ -112,7 +113,7 @@ def schedule_harm(bank: SimulatorBank, treatment: Tensor, hours: Tensor, cells: 
         bank: P patients.
         treatment: (P, B, K, 3) in [0, 1].
         hours: (P, B, K) holds.
-        cells: Quadrature cells per hold (trapezoid); default: of at most an hour.
+        cells: Quadrature cells per hold (trapezoid); default 36, at most an hour each.
 
     Returns:
         (P, B).
@@ -121,7 +122,7 @@ def schedule_harm(bank: SimulatorBank, treatment: Tensor, hours: Tensor, cells: 
     total = x.new_zeros(x.shape[:2])
     for k in range(treatment.shape[2]):
         u, dt = treatment[:, :, k], hours[..., k]
-        count = cells or max(1, math.ceil(float(dt.max()) / LONGEST_CELL))
+        count = cells or CELLS
         share = torch.arange(1, count + 1) / count
         curve = bank.trajectory(x, u, dt.unsqueeze(-1) * share)
         path = torch.cat([x.unsqueeze(2), curve], 2)

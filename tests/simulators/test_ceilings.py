@@ -1,0 +1,170 @@
+"""Open-loop ceilings: classes nested, the grid beaten, and a known optimum found."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from medgym_offline.disease import Disease, Scales
+from medgym_offline.errors import BankError
+from medgym_offline.sepsis import SEPSIS
+from medgym_offline.simulators import SimulatorBank
+from medgym_offline.simulators.bank import World
+from medgym_offline.simulators.ceilings import CeilingConfig, ceilings
+from medgym_offline.simulators.checks import GRID
+from medgym_offline.simulators.field import Physics
+from medgym_offline.simulators.schedules import CELLS, interval_logits, intervals, schedule_harm
+
+SWITCH = torch.tensor([10.0, 40.0])
+
+
+@dataclass
+class Clock:
+    """A patient whose first variable is the hour: dx0/dt = 1."""
+
+    kind: ClassVar[str] = "clock"
+    zero: Tensor
+
+    def rate(self, disease: Disease, scales: Scales, physics: Physics, x: Tensor, u: Tensor) -> Tensor:
+        return torch.zeros_like(x) + torch.nn.functional.one_hot(torch.tensor(0), x.shape[-1])
+
+    def relaxation(self) -> Tensor:
+        return self.zero
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"zero": self.zero}
+
+    def select(self, index: Tensor) -> Clock:
+        return Clock(self.zero[index])
+
+    def to(self, device: Any) -> Clock:
+        return Clock(self.zero.to(device))
+
+
+def clock_bank() -> SimulatorBank:
+    """Two patients for whom full FiO2 is right until hour 10 (40) and none after it; nothing else matters.
+
+    Best constant m/96 (m the hour of the switch), harm (m/96)(1 - m/96); best adaptive schedule: harm about 0.
+    """
+    scales = Scales((0.0,) * 6, (1.0,) * 6, (100.0, 0.75, 1100.0))
+
+    def severity(state: Tensor, dose: Tensor) -> Tensor:
+        wanted = torch.sigmoid((SWITCH.reshape(2, *[1] * (state.ndim - 2)) - state[..., 0]) / 0.25)
+        return (scales.normalize_treatment(SEPSIS, dose)[..., 0] - wanted) ** 2
+
+    variables = (replace(SEPSIS.variables[0], transform="identity"), *SEPSIS.variables[1:])
+    disease = replace(SEPSIS, variables=variables, severity=severity, burden=lambda u: 0.0 * u[..., 0])
+    world = World(Clock(torch.zeros(2, 8)), torch.zeros(2, 8), torch.zeros(2, 8))
+    return SimulatorBank(
+        "clock", ("a", "b"), scales, Physics(), {"own": world}, None, None, torch.zeros(2, 96, 3), disease=disease
+    )
+
+
+def test_the_optimum_of_a_patient_with_a_clock_is_found() -> None:
+    found = ceilings(clock_bank(), CeilingConfig(steps=40, lr=0.3), show=False)
+    share = SWITCH / 96.0
+    constant, fixed, adaptive = (found.classes[n] for n in ("constant", "fixed", "adaptive"))
+    assert torch.allclose(constant.treatment[:, 0, 0], share, atol=0.02)
+    assert torch.allclose(constant.harm, share * (1.0 - share), atol=0.005)
+    # Equal holds of 19.2 h cut the switch at hour 10 in the middle of the first, at hour 40 near the end of the third.
+    inside = torch.tensor([10.0, 40.0 - 38.4]) / 19.2
+    assert torch.allclose(fixed.harm, inside * (1.0 - inside) / 5.0, atol=0.006)
+    assert (adaptive.harm < 0.006).all()
+    ends = adaptive.hours.cumsum(1)
+    assert ((ends - SWITCH[:, None]).abs().amin(1) < 1.0).all()
+
+
+SHORT = CeilingConfig(decisions=3, horizon=24.0, steps=8)
+
+
+@pytest.fixture(scope="module")
+def searched(tiny_bank: SimulatorBank) -> Any:
+    return ceilings(tiny_bank, SHORT, show=False)
+
+
+def test_classes_are_nested_and_beat_the_grid(tiny_bank: SimulatorBank, searched: Any) -> None:
+    constant, fixed, adaptive = (searched.classes[n].harm for n in ("constant", "fixed", "adaptive"))
+    assert (fixed <= constant).all()
+    assert (adaptive <= fixed).all()
+    assert (searched.classes["fine"].harm <= fixed).all()
+    assert (fixed < constant).any()
+    assert (adaptive < fixed).any()
+    grid = torch.tensor(list(itertools.product(*GRID)))
+    u = grid[None, :, None].expand(4, -1, -1, -1)
+    with torch.inference_mode():
+        harm = schedule_harm(tiny_bank, u, torch.full((4, len(grid), 1), 24.0), 24)
+    assert (constant <= harm.amin(1) + 0.01).all()
+    assert (constant < harm.amin(1)).any()
+
+
+def test_what_is_reported_is_what_the_schedule_attains(tiny_bank: SimulatorBank, searched: Any) -> None:
+    for name, found in searched.classes.items():
+        cells = CELLS // 4 if name == "fine" else CELLS
+        again = schedule_harm(tiny_bank.with_backend("ode"), found.treatment[:, None], found.hours[:, None], cells)
+        assert torch.allclose(again[:, 0], found.harm, atol=1e-5)
+        assert torch.allclose(found.hours.sum(1), torch.full((4,), 24.0), atol=1e-3)
+        assert (found.hours >= 0.5 - 1e-3).all()
+        assert (found.hours <= 36 + 1e-3).all()
+        assert (found.treatment >= 0).all()
+        assert (found.treatment <= 1).all()
+
+
+def test_a_patient_alone_has_the_same_ceiling(tiny_bank: SimulatorBank) -> None:
+    config = CeilingConfig(decisions=2, horizon=12.0, steps=4)
+    together, alone = (ceilings(b, config, show=False) for b in (tiny_bank.select([1, 2]), tiny_bank.select([2])))
+    for name, found in alone.classes.items():
+        assert torch.allclose(found.harm, together.classes[name].harm[1:], atol=1e-4)
+
+
+def test_intervals_are_feasible_and_inverted() -> None:
+    config = CeilingConfig()
+    logits = 4.0 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    hours = intervals(logits, config)
+    assert hours.min() >= 0.5 - 1e-4
+    assert hours.max() <= 36 + 1e-4
+    assert torch.allclose(hours.sum(-1), torch.full((200,), 96.0), atol=1e-4)
+    assert torch.allclose(intervals(interval_logits(hours, config), config), hours, atol=0.3)
+    with pytest.raises(BankError, match="cannot fill"):
+        CeilingConfig(decisions=2)
+
+
+def test_harm_is_severity_and_burden_over_time(tiny_bank: SimulatorBank) -> None:
+    u = torch.tensor([0.3, 0.2, 0.1]).expand(4, 1, 3)
+    whole = schedule_harm(tiny_bank, u[:, :, None].expand(-1, -1, 4, -1), torch.full((4, 1, 4), 24.0))
+    cut = schedule_harm(tiny_bank, u[:, :, None].expand(-1, -1, 6, -1), torch.full((4, 1, 6), 16.0))
+    assert torch.allclose(whole, cut, atol=2e-3)
+    curve = tiny_bank.trajectory(tiny_bank.initial_state()[:, None], u, torch.arange(0.0, 36.5, 0.5))
+    severity = tiny_bank.disease.severity(tiny_bank.denormalize(curve), tiny_bank.denormalize_treatment(u)[:, :, None])
+    by_hand = (severity[..., :-1] + severity[..., 1:]).sum(-1) / 2 / 72 + 0.2 * 0.2
+    first = schedule_harm(tiny_bank, u[:, :, None], torch.full((4, 1, 1), 36.0))
+    assert torch.allclose(first, by_hand, atol=5e-3)
+
+
+def test_the_command_writes_and_refuses(tiny_bank: SimulatorBank, tmp_path: Path, monkeypatch: Any) -> None:
+    import json
+
+    from medgym_offline.cli import app
+    from medgym_offline.simulators import ceilings as module
+
+    path = tmp_path / "bank.safetensors"
+    tiny_bank.save(path)
+    quick = CeilingConfig(steps=0)
+    monkeypatch.setattr(module, "CeilingConfig", lambda decisions: replace(quick, decisions=decisions))
+    output = tmp_path / "ceilings.json"
+    command = ["simulators", "ceilings", str(path), "--patients", "2", "--world", "held-out", "--output", str(output)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    facts = json.loads(output.read_text())
+    assert facts["world"] == "held-out"
+    assert len(facts["patients"]) == 2
+    assert len(facts["classes"]["adaptive"]["hours"][0]) == 5
+    result = CliRunner().invoke(app, ["simulators", "ceilings", str(path), "--patients", "9", "--output", str(output)])
+    assert result.exit_code != 0
