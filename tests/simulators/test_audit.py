@@ -1,17 +1,71 @@
-"""The audit: its numbers against direct rollouts, and a failing bank is named."""
+"""The audit: its numbers against direct rollouts, its page, and a failing bank is named."""
 
 from __future__ import annotations
 
 import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from medgym_offline.errors import BankError
+from medgym_offline.cohorts import Cohort
+from medgym_offline.errors import BankError, MissingExtraError
 from medgym_offline.simulators import SimulatorBank
-from medgym_offline.simulators.audit import audit, hard_checks
-from medgym_offline.simulators.checks import bounded, constant_scores, schedule_scores, treatment_effects
+from medgym_offline.simulators.audit import add_forecasts, audit, goals, hard_checks
+from medgym_offline.simulators.bank import World
+from medgym_offline.simulators.checks import (
+    best_constants,
+    bounded,
+    constant_policies,
+    constant_scores,
+    noise_partition,
+    response_curves,
+    schedule_scores,
+    treatment_effects,
+)
+from medgym_offline.simulators.fidelity import free_rollout
+from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
+from medgym_offline.simulators.map_checks import _rate, map_checks
+from medgym_offline.simulators.schedules import CeilingConfig
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_bank: SimulatorBank) -> SimulatorBank:
+    """The paper's prior alone, in which vasopressor only harms."""
+    return tiny_bank.replace_physics(extension=False)
+
+
+@pytest.fixture(scope="module")
+def mapped(tiny_bank: SimulatorBank) -> SimulatorBank:
+    """The bank with a map that was never trained."""
+    trunk = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 4, tiny_bank.state_dim, 0)
+    worlds = {n: World(w.params, w.noise, w.initial, trunk.code) for n, w in tiny_bank._worlds.items()}
+    return tiny_bank._with(_worlds=worlds, _trunk=trunk, _backend="map")
+
+
+@pytest.fixture(scope="module")
+def cohort(tiny_bank: SimulatorBank) -> Cohort:
+    """Records of the bank's own patients: their free course under constant doses, observed every third hour."""
+    doses = torch.tensor([40.0, 0.05, 60.0])
+    u = tiny_bank.normalize_treatment(doses).float().expand(4, 1, 3)
+    course = tiny_bank.trajectory(tiny_bank.initial_state()[:, None], u, torch.arange(0.0, 41.0))[:, 0]
+    physical = tiny_bank.denormalize(course[..., :6]).numpy()
+    rows: list[tuple[str, float, float | None, str, float, str]] = []
+    for i, patient in enumerate(tiny_bank.patients):
+        for hour in range(0, 40, 3):
+            for j, variable in enumerate(tiny_bank.disease.variables):
+                rows.append((patient, hour + 0.1, None, variable.name, float(physical[i, hour, j]), "test"))
+        for j, treatment in enumerate(tiny_bank.disease.treatments):
+            rows.append((patient, 0.0, 40.0, treatment.name, float(doses[j]), "test"))
+    names = ["patient", "time_h", "end_h", "variable", "value", "source"]
+    table = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
+    return Cohort.from_table(table, pl.DataFrame({"patient": list(tiny_bank.patients), "los_h": [40.0] * 4}))
 
 
 def test_scores_are_those_of_an_hourly_rollout(tiny_bank: SimulatorBank) -> None:
@@ -37,17 +91,133 @@ def test_a_schedule_that_does_not_change_is_a_constant(tiny_bank: SimulatorBank)
 def test_effects_and_bounds(tiny_bank: SimulatorBank) -> None:
     effects = treatment_effects(tiny_bank)
     assert (effects["fio2"][:, 1] > 0).all()
+    curves = response_curves(tiny_bank, torch.tensor([0.0, 12.0, 24.0]))
+    assert (curves["fluids"][:, 0] == 0).all()
+    assert np.allclose(curves["fluids"][:, -1], effects["fluids"], atol=1e-3)
     assert bounded(tiny_bank)["finite"] == 1.0
     grid, severity, _ = constant_scores(tiny_bank)
     assert severity.shape == (4, len(grid))
 
 
-def test_a_bank_that_fails_is_named_and_its_report_written(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
-    plain = tiny_bank.replace_physics(extension=False)
+def test_a_constant_chosen_elsewhere_is_scored_here(tiny_bank: SimulatorBank) -> None:
+    here, there = best_constants(tiny_bank), best_constants(tiny_bank.world("held-out"))
+    table = constant_policies(tiny_bank, there)["table"]
+    own, other = (table[f"best constant of each patient{t}"]["severity"] for t in ("", ", chosen in own"))
+    assert own <= other
+    again = constant_policies(tiny_bank, here)["table"]["best constant of each patient, chosen in own"]["severity"]
+    assert again == pytest.approx(own, abs=1e-3)
+
+
+def test_noise_of_two_halves_is_that_of_the_whole_where_nothing_contracts(tiny_bank: SimulatorBank) -> None:
+    # In the shortest holds the dynamics have no time to act, so only the variance's linearity in time is left.
+    found = noise_partition(tiny_bank, hours=(0.05,), draws=2000)["0.05"]
+    assert found["mean_difference"] < 0.01
+    assert all(0.9 < r < 1.1 for r in found["variance_ratio"].values())
+
+
+def test_rate_of_the_solver_is_the_field(tiny_bank: SimulatorBank) -> None:
+    x = tiny_bank.initial_state()[:, None]
+    u = torch.tensor([0.3, 0.1, 0.2]).expand(4, 1, 3)
+    error = _rate(tiny_bank, x, u, torch.tensor([0.25, 0.5]))
+    assert torch.nan_to_num(error).max() < 0.02  # Heun's own error
+
+
+def test_an_untrained_map_is_the_identity_at_once_and_wrong_later(mapped: SimulatorBank) -> None:
+    found = map_checks(mapped, rows=2)
+    assert found["identity"] <= 1e-6
+    assert found["error"]["24.0"][0] > 0.05
+    per = found["by_variable"]["error"]["24.0"]
+    assert set(per) == set(mapped.disease.state_names)
+    assert min(m for m, _ in per.values()) <= found["error"]["24.0"][0] <= max(m for m, _ in per.values())
+
+
+def test_rollouts_of_a_simulator_meet_its_own_record(tiny_bank: SimulatorBank, cohort: Cohort) -> None:
+    facts: dict[str, Any] = {}
+    record = add_forecasts(facts, tiny_bank, cohort)
+    data = record["data"]
+    assert data.patients == tiny_bank.patients
+    path = free_rollout(tiny_bank, data)
+    seen = data.mask[..., 0]
+    assert np.abs(path - data.values)[seen][:, [0, 1, 2, 3, 5]].max() < 0.1
+    held_out = facts["rollout"]["held out"]
+    assert held_out["ind"]["mae"]["lactate"] < 0.05 < held_out["pop"]["mae"]["lactate"]
+    assert held_out["ind"]["rmse"]["lactate"] >= held_out["ind"]["mae"]["lactate"]
+    assert len(record["examples"]) == len(set(record["examples"])) == 4
+    with pytest.raises(BankError, match="lacks 1 of the 4 patients"):
+        add_forecasts({}, tiny_bank, cohort.select(tiny_bank.patients[:3]))
+
+
+class _Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.captions = self.unnamed = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        values = dict(attributes)
+        self.ids += [str(values["id"])] if "id" in values else []
+        self.links += [str(values[a]) for a in ("href", "src") if a in values]
+        self.captions += tag in ("caption", "figcaption")
+        self.unnamed += values.get("role") in ("img", "region") and not values.get("aria-label")
+
+
+@pytest.fixture(scope="module")
+def failed(mapped: SimulatorBank, cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the audit of a bank that fails, with every section but the truth."""
+    folder = tmp_path_factory.mktemp("audit")
+    short = CeilingConfig(decisions=2, horizon=6.0, steps=2, refine=0)
     with pytest.raises(BankError, match="fails"):
-        audit(plain, tmp_path, show=False)
-    facts = json.loads((tmp_path / "audit.json").read_text())
+        audit(mapped.select([0, 1, 2, 3]), folder, show=False, cohort=cohort, ceilings=short)
+    return folder
+
+
+def test_the_page_has_every_section_and_asks_for_nothing(failed: Path) -> None:
+    text = (failed / "audit.html").read_text()
+    page = _Page(text)
+    for section in ("verdict", "map", "record", "effects", "constants", "ceilings", "bounds"):
+        assert section in page.ids
+    assert len(page.ids) == len(set(page.ids))
+    assert all(link.startswith("#") and link[1:] in page.ids for link in page.links)
+    assert page.unnamed == 0
+    assert page.captions > 15
+    assert not re.search(r"https?://|//[a-z]|url\((?!#)|@import|<script", text)
+    assert "prefers-color-scheme: dark" in text
+    assert text.count("<svg") == 4 + 1 + 3 + 1  # four patients, the bars, three treatments, the ceilings
+    assert not re.search(r"#0a0[bc]", text)  # placeholder colours
+
+
+def test_facts_are_plain_json_and_verdicts_follow_from_them(failed: Path) -> None:
+    facts = json.loads((failed / "audit.json").read_text())
+    assert [c["check"] for c in facts["hard_checks"]] == [c for c, _, _ in hard_checks(facts)]
+    assert [g["met"] for g in facts["goals"]] == [m for _, m, _ in goals(facts)]
+    assert any("map against the solver" in g["goal"] and not g["met"] for g in facts["goals"])
+    assert any(c["check"].startswith("solution map at dt = 0") and c["passed"] for c in facts["hard_checks"])
+
+
+def test_without_matplotlib_the_tables_remain(
+    failed: Path, mapped: SimulatorBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medgym_offline.simulators import audit_figures, audit_page
+
+    def missing(*_: object) -> str:
+        raise MissingExtraError.of("matplotlib", "report", "figures of the audit")
+
+    monkeypatch.setattr(audit_figures, "_svg", missing)
+    text = audit_page.audit_page(json.loads((failed / "audit.json").read_text()), mapped)
+    assert "Hard checks" in text
+    assert "Figures are left out" in text
+    assert "<svg" not in text
+
+
+def test_the_command_exits_with_an_error_when_a_check_fails(plain: SimulatorBank, tmp_path: Path) -> None:
+    from medgym_offline.cli import app
+
+    path = tmp_path / "plain.safetensors"
+    plain.save(path)
+    result = CliRunner().invoke(app, ["simulators", "audit", str(path), "--output", str(tmp_path / "out")])
+    assert result.exit_code != 0
+    facts = json.loads((tmp_path / "out" / "audit.json").read_text())
     failed = [c["check"] for c in facts["hard_checks"] if not c["passed"]]
     assert any("vasopressor above 0" in c for c in failed)  # the paper's prior: vasopressor only harms
-    assert "Checks in the own world" in (tmp_path / "audit.html").read_text()
-    assert len(hard_checks(facts)) == len(facts["hard_checks"])
