@@ -41,8 +41,8 @@ def summarise(cohort: Cohort) -> dict[str, Any]:
     Returns:
         `stays`; `length` quartiles; per variable `value` (q05, 25, 50, 75, 95), `gap` (q25, 50, 75 in hours),
         `per_stay` (q25, 50, 75), `absent` (share of stays), `between` and `within` SD in the bank's transform; per
-        treatment `hours` and `stays` (shares given it), `dose` (q05, 25, 50, 75, 95 when given), `first_day` and `later` share of
-        hours; `confounding` rank correlations; `balance` quartiles at the end, litres.
+        treatment `hours` and `stays` (shares given it), `dose` (q05, 25, 50, 75, 95 when given), `first_day` and
+        `later` share of hours; `confounding` rank correlations; `balance` quartiles at the end, litres.
     """
     pl = require_polars()
     grid = cohort.to_grid()
@@ -156,11 +156,8 @@ def comparison(real: dict[str, Any], synthetic: dict[str, Any]) -> str:
     def table(heads: tuple[str, ...]) -> list[str]:
         return ["| " + " | ".join(("real · twin", *heads)) + " |", "|" + "---|" * (len(heads) + 1)]
 
-    lines = table(
-        ("value q05/25/50/75/95", "gap h q25/50/75", "values per stay q25/50/75", "stays without", "SD between")
-    )
-    lines[0] = lines[0][:-1] + " SD within |"
-    lines[1] += "---|"
+    heads = ("value q05/25/50/75/95", "gap h q25/50/75", "values per stay q25/50/75", "stays without")
+    lines = table((*heads, "SD between stays", "SD within"))
     lines += cells("variables", STATES, ("value", "gap", "per_stay", "absent", "between", "within"))
     lines += [
         "",

@@ -31,7 +31,7 @@ from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.field import FieldParameters
 from medgym_offline.simulators.needs import shock_course
 
-__all__ = ["Model", "TrueCases", "bank_model", "population_model", "score", "true_cases", "truth_checks"]
+__all__ = ["Model", "TrueCases", "bank_model", "population_model", "score", "true_cases", "truth_checks", "truth_table"]
 
 LEADS = (4, 24)
 STARTS = tuple(range(0, 72, 6))
@@ -196,3 +196,18 @@ def truth_checks(
         models["ind from scratch"] = bank_model(solved(scratch), cases)
     still = Model(lambda x, u, dt: x, cases.states[..., 7])
     return {name: score(m, cases, variables) for name, m in {**models, "no change": still}.items()}
+
+
+def truth_table(facts: dict[str, Any]) -> str:
+    """Markdown table of :func:`truth_checks`: NMSE, MAE, and R2 (sums over all variables; mean of the six) per case."""
+    first = next(iter(facts.values()))
+    cases = [(regime, f"{lead} h") for regime in sorted(first["r2"]) for lead in LEADS]
+    lines = [
+        "| simulator | NMSE 96 h | MAE 96 h, SD | " + " | ".join(f"R2 {r} {h}: all, mean" for r, h in cases) + " |",
+        "|" + "---|" * (3 + len(cases)),
+    ]
+    for name in sorted(facts, key=lambda n: (n == "no change", n != "pop", n)):
+        found = facts[name]
+        r2 = (f"{found['r2'][r][h]['all']:.2f}, {found['r2'][r][h]['mean']:.2f}" for r, h in cases)
+        lines.append(f"| {name} | {found['nmse']['mean']:.2f} | {found['mae']['mean']:.2f} | " + " | ".join(r2) + " |")
+    return "\n".join(lines)

@@ -182,7 +182,7 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """`build` the twin bank from its recipe, or `compare` the twin's records with a real cohort's."""
+    """The synthetic twin: build its bank, write its records, compare them with real ones, show the truth checks."""
     parser = argparse.ArgumentParser(prog="python -m medgym_offline.simulators.twin_bank", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="fit the bank and add the truth")
@@ -191,6 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     build.add_argument("--patients", type=int, help="another number of patients than the recipe's")
     records = commands.add_parser("records", help="write the twin's records as a cohort table")
     records.add_argument("output", type=Path)
+    truth = commands.add_parser("truth", help="Markdown table: a twin bank's simulators against the truth")
+    truth.add_argument("bank", type=Path)
     compare = commands.add_parser("compare", help="Markdown table: the twin's records beside a real cohort's")
     compare.add_argument("real", type=Path, help="a cohort table (.parquet), or a summary written before (.json)")
     compare.add_argument("--summary", type=Path, help="also write the real cohort's summary statistics (.json)")
@@ -206,7 +208,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> None:
     from medgym_offline.cohorts import Cohort
     from medgym_offline.cohorts.calibration import comparison, read_summary, summarise
+    from medgym_offline.simulators.files import load_simulators
+    from medgym_offline.simulators.truth import truth_table
 
+    if options.command == "truth":
+        facts = load_simulators(options.bank).metadata.get("truth")
+        if facts is None:
+            raise BankError(f"{options.bank}: no truth checks in this bank; a twin is built by the command `build`")
+        print(truth_table(facts))
+        return
     recipe = read_recipe(options.recipe)
     if options.command == "build":
         bank = build_twin(recipe if options.patients is None else replace(recipe, patients=options.patients))

@@ -114,10 +114,12 @@ def test_severity_grows_resolves_and_relapses() -> None:
     assert grows.sum() >= 3
     partly = x.clone()
     partly[..., 7] = 1.0
-    assert (_hold(truth, none, 24.0, partly)[grows, 7] > 1.05).any()  # relapse when support goes too early
+    early = _hold(truth, none, 24.0, partly)[grows, 7]
+    assert (early > 1.05).float().mean() > 0.5  # relapse when support goes too early
     over = x.clone()
     over[..., 7] = 0.15
-    assert (_hold(truth, none, 24.0, over)[grows, 7] < 0.9).all()  # and none when it goes late
+    late = _hold(truth, none, 24.0, over)[grows, 7]
+    assert (late < early - 0.3).all()  # and less, or none, when it goes late
 
 
 def test_saturation_is_the_curve_of_haemoglobin() -> None:
