@@ -143,11 +143,12 @@ def goals(facts: dict[str, Any]) -> list[tuple[str, bool, str]]:
             out.append((f"{name}: p99 below 0.2 SD to 24 h, 0.25 at 36 h", met, f"{to_day:.3f}, {late:.3f}"))
             worst = max(to_day, late)
             out.append((f"{name}: p99 below 0.1 SD (stretch)", worst < 0.1, f"{worst:.3f}"))
-    short = own["noise_partition"]["1"]
-    ratios = list(short["variance_ratio"].values())
-    near = short["mean_difference"] < 0.05 and min(ratios) >= 0.85 and max(ratios) <= 1.15
-    shown = f"mean {short['mean_difference']:.3f} SD, variance {min(ratios):.2f} to {max(ratios):.2f}"
-    out.append(("noise of an hour as of two half hours: means within 0.05 SD, variances within 15 %", near, shown))
+    for hours in ("1", "4.8"):
+        found = own["noise_partition"][hours]
+        spread = max(abs(two - one) for one, two in found["spread"].values())
+        text = f"means {found['mean_difference']:.3f}, spreads {spread:.3f}"
+        met = found["mean_difference"] < 0.05 and spread < 0.05
+        out.append((f"noise of {hours} h as of two halves: means and spreads within 0.05 SD", met, text))
     if "forecast" in facts:
         paired = facts["forecast"]["paired"]
         for other in ("pop", "patient mean", "persistence"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from medgym_offline.disease import Disease
 
-__all__ = ["Figure", "bars", "gains", "responses", "rollout"]
+__all__ = ["Figure", "bars", "gains", "label", "responses", "rollout"]
 
 _INK, _MUTED, _LINE = "#0a0b01", "#0a0b02", "#0a0b03"
 _SERIES = ("#0a0c01", "#0a0c02", "#0a0c03")

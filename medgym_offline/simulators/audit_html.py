@@ -38,6 +38,7 @@ th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); tex
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom }
 th:first-child, td.text, th.text { text-align: left; white-space: normal }
 tbody th { font-weight: 500; min-width: 8.5rem }
+.sub { display: block; color: var(--muted); font-size: .8rem }
 .yes { color: var(--good); font-weight: 600 }
 .no { color: var(--bad); font-weight: 600 }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.25rem;
@@ -52,7 +53,8 @@ summary { cursor: pointer; padding: .25rem 0 }
 
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[object]], prose: Sequence[int] = ()) -> str:
-    """A table whose first column heads its rows; columns in `prose` are text that wraps. Cells are escaped."""
+    """A table whose first column heads its rows; columns in `prose` are text that wraps. Cells are escaped;
+    what follows a line break in one is set smaller below it."""
 
     def cell(value: object, n: int) -> str:
         text = html.escape(str(value))
@@ -60,6 +62,8 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[object]], 
             text = f'<span class="yes">{text}</span>'
         elif text in ("FAILED", "missed"):
             text = f'<span class="no">{text}</span>'
+        first, *more = text.split("\n")
+        text = first + "".join(f'<span class="sub">{line}</span>' for line in more)
         kind = ' class="text"' if n in prose else ""
         return f'<th scope="row">{text}</th>' if n == 0 else f"<td{kind}>{text}</td>"
 

@@ -59,7 +59,9 @@ def _map(facts: dict[str, Any]) -> str:
         parts = []
         for k, text in kinds.items():
             by = checks["by_variable"][k]
-            rows = [(v, *(f"{by[h][v][0]:.3f} / {by[h][v][1]:.3f}" for h in hours)) for v in facts["variables"]]
+            rows = [
+                (draw.label(v), *(f"{by[h][v][0]:.3f} / {by[h][v][1]:.3f}" for h in hours)) for v in facts["variables"]
+            ]
             parts.append(table(f"{text}, world {world}", ("median / p99", *(f"{h} h" for h in hours)), rows))
         out += f"<details><summary>Per variable, world {html.escape(world)}</summary>{''.join(parts)}</details>"
     return out
@@ -97,12 +99,12 @@ def _effects(facts: dict[str, Any]) -> str:
     statements = next(iter(worlds.values()))["signs"]
     rows = [(s, *(_percent(w["signs"][s]) for w in worlds.values())) for s in statements]
     out += table("Signs after 24 h: share of patients", ("statement", *worlds), rows)
-    variables = facts["variables"][:6]
+    variables = list(map(draw.label, facts["variables"][:6]))
     for name, world in worlds.items():
         rows = []
         for t, median in world["effects_median"].items():
             low, high = world["effects_range"][t]
-            rows.append((t, *(f"{m:+.2f} ({a:+.2f} to {b:+.2f})" for m, a, b in zip(median, low, high))))
+            rows.append((draw.label(t), *(f"{m:+.2f}\n{a:+.2f} to {b:+.2f}" for m, a, b in zip(median, low, high))))
         out += table(
             f"Effect of a full step after 24 h (SD): median and 5 to 95 % of patients, {name}", ("", *variables), rows
         )
@@ -112,17 +114,21 @@ def _effects(facts: dict[str, Any]) -> str:
 def _bounds(facts: dict[str, Any]) -> str:
     worlds = facts["worlds"]
     rows = [("every state finite", *("yes" if w["bounded"]["finite"] == 1 else "NO" for w in worlds.values()))]
-    rows += [(f"stuck: {v}", *(_percent(w["bounded"][v]) for w in worlds.values())) for v in facts["variables"]]
+    rows += [
+        (f"stuck: {draw.label(v)}", *(_percent(w["bounded"][v]) for w in worlds.values())) for v in facts["variables"]
+    ]
     out = table("Patients stuck at a bound after 96 h of random, zero and maximal treatment alike", ("", *worlds), rows)
-    rows = [(v, *(f"{w['noise'][j]:.3f}" for w in worlds.values())) for j, v in enumerate(facts["variables"])]
-    out += table("Residual noise, mean over patients (SD per square root of an hour)", ("", *worlds), rows)
-    heads = ("world, hold", "means differ by", *facts["variables"][:6])
     rows = [
-        (f"{name}, {h} h", f"{f['mean_difference']:.3f}", *(f"{r:.2f}" for r in f["variance_ratio"].values()))
+        (draw.label(v), *(f"{w['noise'][j]:.3f}" for w in worlds.values())) for j, v in enumerate(facts["variables"])
+    ]
+    out += table("Residual noise, mean over patients (SD per square root of an hour)", ("", *worlds), rows)
+    heads = ("world, hold", "means differ by", *map(draw.label, facts["variables"][:6]))
+    rows = [
+        (f"{name}, {h} h", f"{f['mean_difference']:.3f}", *(f"{a:.3f}, {b:.3f}" for a, b in f["spread"].values()))
         for name, w in worlds.items()
         for h, f in w["noise_partition"].items()
     ]
-    return out + table("Noise of two half-steps against one: means (SD), and ratio of variances", heads, rows)
+    return out + table("Noise of one step, two half-steps: spread (SD, median over patients)", heads, rows)
 
 
 def _record(facts: dict[str, Any]) -> str:
@@ -134,7 +140,7 @@ def _record(facts: dict[str, Any]) -> str:
     ]
     out = table(
         "Forecasts of held-out blocks, from a variable's previous value to its next (SD): MAE, NMSE, MAE per variable",
-        ("", "MAE", "NMSE", *variables),
+        ("", "MAE", "NMSE", *map(draw.label, variables)),
         rows,
     )
     rows = [
@@ -154,7 +160,9 @@ def _record(facts: dict[str, Any]) -> str:
         for metric, found in metrics.items()
     ]
     return out + table(
-        "Free rollouts from the first state over the whole stay (SD)", ("", "", "mean", *variables), rows
+        "Free rollouts from the first state over the whole stay (SD)",
+        ("", "", "mean", *map(draw.label, variables)),
+        rows,
     )
 
 
