@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -45,12 +45,15 @@ class BankRecipe:
         name: Name of the bank.
         patients: Stays to keep, chosen by the cohort's coverage rule; 0 keeps all of the table.
         seed: Root seed of fits and prior draws.
+        population_need: Which average of the patients' needs the population simulator has. Needs are skewed; the
+            median is nearer to most patients.
         physics, fit, distill, solution_map: See there.
     """
 
     name: str = "sepsis-v0"
     patients: int = 110
     seed: int = 20260101
+    population_need: Literal["mean", "median"] = "mean"
     physics: Physics = field(default_factory=Physics)
     fit: FitConfig = field(default_factory=FitConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -147,10 +150,12 @@ def _world(fit: _WorldFit, first: np.ndarray) -> World:
     return World(fit.individuals.params, noise, torch.tensor(initial.astype(np.float32)))
 
 
-def _population_world(fit: _WorldFit, own: World) -> World:
-    """The population's world: shared field, the cohort's mean need, median thresholds, mean first state."""
+def _population_world(fit: _WorldFit, own: World, need: str) -> World:
+    """The population's world: shared field, the cohort's mean or median need, mean thresholds and first state."""
     params = fit.population.params
     average = {n: getattr(params, n).mean(0, keepdim=True) for n in ("need", "response", "threshold")}
+    if need == "median":
+        average["need"] = params.need.median(0, keepdim=True).values
     return World(replace(params, **average), own.noise.mean(0, keepdim=True), own.initial.mean(0, keepdim=True))
 
 
@@ -201,7 +206,7 @@ def build_bank(
 
     for name, fit in fits.items():
         worlds[name].noise = torch.from_numpy(estimate_noise(bank_of(None).world(name), fit.data, fit.shock))
-    population = _population_world(fits["own"], worlds["own"])
+    population = _population_world(fits["own"], worlds["own"], recipe.population_need)
     bare = bank_of(population)
     trunk, codes = distill(
         [bare.world("own"), bare.world("held-out"), bare.population()], recipe.distill, recipe.solution_map, show
