@@ -1,0 +1,94 @@
+"""What ships: banks, behaviours and manifests agree with each other and with their recipes, and keep their promises."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline import evaluate, load_simulators
+from medgym_offline.datasets import list_datasets
+from medgym_offline.files import release_folder
+from medgym_offline.online import load_behavior
+from medgym_offline.simulators import SimulatorBank
+from medgym_offline.simulators.build import read_recipe
+from medgym_offline.simulators.checks import treatment_effects
+from medgym_offline.simulators.distill import map_errors
+
+TIMINGS = ("adaptive", "fixed")
+
+
+@pytest.fixture(scope="module")
+def bank() -> SimulatorBank:
+    return load_simulators("sepsis-v0")
+
+
+def test_bank_is_of_its_recipe_and_names_its_source(bank: SimulatorBank) -> None:
+    recipe = read_recipe(release_folder("generation") / "sepsis-v0.toml")
+    assert bank.metadata["recipe_hash"] == recipe.hash
+    assert len(bank) == recipe.patients == len(set(bank.metadata["cohort"]["subjects"]))
+    assert "ODbL" in bank.metadata["licence"]
+    assert bank.worlds == ("own", "held-out")
+    assert (release_folder("generation") / "banks" / "sepsis-v0.safetensors").stat().st_size < 10e6
+    claimed = bank.content_hash
+    bank._content_hash = None
+    assert bank.content_hash == claimed
+
+
+def test_solution_map_is_exact_at_zero_and_within_its_stated_errors(bank: SimulatorBank) -> None:
+    some = bank.select(range(0, 110, 5))
+    x, u = some.initial_state().unsqueeze(1), torch.full((len(some), 1, 3), 0.4)
+    assert torch.equal(some.flow(x, u, torch.zeros(len(some), 1)), x)
+    errors = map_errors(some, rows=4)
+    for hours, median, p99 in (("0.5", 0.01, 0.06), ("6.0", 0.03, 0.2), ("24.0", 0.03, 0.35), ("36.0", 0.045, 0.5)):
+        for kind in ("error", "composition"):
+            assert errors[kind][hours][0] < median
+            assert errors[kind][hours][1] < p99
+
+
+def test_treatments_act_in_the_direction_physiology_is_sure_of(bank: SimulatorBank) -> None:
+    effects = treatment_effects(bank)
+    assert (effects["fio2"][:, 1] > 0).mean() >= 0.95
+    assert (effects["fio2"][:, 0] > 0).mean() >= 0.85
+    assert (effects["fluids"][:, 4] > 0).mean() >= 0.95
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_behaviours_were_trained_on_this_bank(bank: SimulatorBank, timing: str) -> None:
+    for scope in ("ind", "dr", "pop"):
+        policy = load_behavior("sepsis-v0", scope, timing)
+        assert policy.timing == timing
+        assert policy.provenance["bank_hash"] == bank.content_hash
+        assert policy.provenance["recipe_hash"]
+    folder = release_folder("generation") / "behaviors"
+    assert sum(p.stat().st_size for p in folder.glob("*.safetensors")) < 12e6
+    assert load_behavior("sepsis-v0", "ind", timing).patients == bank.patients
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_behaviours_beat_random_and_zero_for_almost_every_patient(bank: SimulatorBank, timing: str) -> None:
+    some = bank.select(range(0, 110, 4))
+    scores = {
+        name: np.asarray(
+            evaluate(name, timing=timing, bank=some, episodes=6, worlds=("own",)).worlds["own"].per_patient["return"]
+        )
+        for name in ("behavior", "random", "zero")
+    }
+    for other in ("random", "zero"):
+        assert (scores["behavior"] > scores[other]).mean() >= 0.9
+
+
+def test_manifests_belong_to_these_artefacts(bank: SimulatorBank) -> None:
+    described = [d for d in list_datasets() if d.sha256]
+    assert {"medgym/sepsis-ind-v0", "medgym/sepsis-ind-fixed-v0"} <= {d.id for d in described}
+    for path in release_folder("datasets").glob("*.manifest.json"):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["recipe"]["bank"] == "sepsis-v0":
+            assert bank.content_hash in json.dumps(manifest)
+    for dataset in described:
+        if dataset.id.startswith("medgym/sepsis-ind"):
+            returns = dataset.reference_returns
+            assert returns["random"] < returns["behavior"] <= returns["expert"] + 1e-6
+            assert dataset.episodes == 110 * 100
