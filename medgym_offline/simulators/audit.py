@@ -44,6 +44,16 @@ REPORTED_SIGNS = (
 )
 
 
+EARLY = 6.0
+"""Hours at which signs are also reported: before a full rate of fluids has become an overload."""
+
+
+def _signs(effects: dict[str, np.ndarray]) -> dict[str, float]:
+    """Share of patients each statement holds for, from effects {treatment: (P, 6)}."""
+    shares = {s: float((sign * effects[t][:, j] > 0).mean()) for s, t, j, sign, _ in SIGNS}
+    return shares | {s: float((effects[t][:, j] > 0).mean()) for s, t, j in REPORTED_SIGNS}
+
+
 def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
     """All checks of a bank, per world, as plain numbers (see `medgym_offline.simulators.checks`)."""
     facts: dict[str, Any] = {
@@ -57,12 +67,13 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
     for name in track(bank.worlds, "audit worlds", enabled=show):
         world = bank.world(name)
         effects = treatment_effects(world)
-        signs = {s: float((sign * effects[t][:, j] > 0).mean()) for s, t, j, sign, _ in SIGNS}
-        signs |= {s: float((effects[t][:, j] > 0).mean()) for s, t, j in REPORTED_SIGNS}
+        solved = treatment_effects(world.with_backend("ode"))
         facts["worlds"][name] = {
             "backend": world.backend,
             "constant_policies": constant_policies(world, None if name == "own" else chosen),
-            "signs": signs,
+            "signs": _signs(effects),
+            "signs_solver": _signs(solved),
+            "signs_early": _signs(treatment_effects(world.with_backend("ode"), EARLY)),
             "effects_median": {t: [round(float(m), 3) for m in np.median(e, 0)] for t, e in effects.items()},
             "effects_range": {
                 t: np.round(np.quantile(e, (0.05, 0.95), axis=0), 3).tolist() for t, e in effects.items()

@@ -86,9 +86,10 @@ def responses(treatment: str, hours: np.ndarray, curves: np.ndarray, disease: Di
     def draw(canvas: Canvas) -> None:
         from matplotlib.collections import LineCollection
 
+        alpha = min(0.9, max(0.35, 15.0 / len(curves)))
         for axes, (j, variable) in zip(_panels(canvas), enumerate(disease.variables)):
             lines = [np.stack([hours, c], 1) for c in curves[:, :, j]]
-            axes.add_collection(LineCollection(lines, colors=_SERIES[0], linewidths=0.5, alpha=0.35))
+            axes.add_collection(LineCollection(lines, colors=_SERIES[0], linewidths=0.5, alpha=alpha))
             axes.plot(hours, np.median(curves[:, :, j], 0), color=_INK, linewidth=2)
             axes.axhline(0, color=_MUTED, linewidth=0.8)
             axes.set_title(label(variable.name), fontsize=10.5, loc="left")

@@ -97,8 +97,10 @@ def _effects(facts: dict[str, Any]) -> str:
     out = ""
     worlds = facts["worlds"]
     statements = next(iter(worlds.values()))["signs"]
-    rows = [(s, *(_percent(w["signs"][s]) for w in worlds.values())) for s in statements]
-    out += table("Signs after 24 h: share of patients", ("statement", *worlds), rows)
+    kinds = {"signs": "24 h", "signs_solver": "24 h, solver", "signs_early": "6 h, solver"}
+    rows = [(s, *(_percent(w[k][s]) for w in worlds.values() for k in kinds)) for s in statements]
+    heads = ("statement", *(f"{w}, {text}" for w in worlds for text in kinds.values()))
+    out += table("Signs of the effect of a full step: share of patients", heads, rows)
     variables = list(map(draw.label, facts["variables"][:6]))
     for name, world in worlds.items():
         rows = []
