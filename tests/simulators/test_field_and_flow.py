@@ -114,7 +114,9 @@ def mapped_bank() -> SimulatorBank:
     trunk, codes = distill(parts, config, SolutionMapConfig(width=48, code=8), show=False)
     for world, code in zip((bank._worlds["own"], bank._worlds["held-out"], bank._population), codes):
         world.code = code  # type: ignore[union-attr]
-    return bank._with(_trunk=trunk, backend="map", _content_hash=None)
+    mapped = bank._with(_trunk=trunk, _backend="map", _content_hash=None)
+    assert mapped.backend == "map"
+    return mapped
 
 
 def test_distilled_map_follows_the_solver_and_beats_no_map(mapped_bank: SimulatorBank) -> None:
