@@ -1,0 +1,49 @@
+"""Behaviour policies and baselines in the own and the held-out world, paired over all patients.
+
+    python benchmarks/behavior_worlds.py [EPISODES]
+
+Writes benchmarks/results/behavior_worlds.json. The table of docs/science.md is its fixed-timing part.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import medgym_offline as mgo
+from medgym_offline.files import write_json
+
+POLICIES = ("behavior", "behavior:dr", "behavior:pop", "clinician", "zero", "random")
+
+
+def main() -> None:
+    """Evaluate, print a row per policy, timing and world, and write them all."""
+    episodes = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    rows = []
+    for timing in ("fixed", "adaptive"):
+        found = {name: mgo.evaluate(name, timing=timing, episodes=episodes) for name in POLICIES}
+        for name, result in found.items():
+            for world, scores in result.worlds.items():
+                ours = np.asarray(found["behavior"].worlds[world].per_patient["sofa_all"])
+                theirs = np.asarray(scores.per_patient["sofa_all"])
+                row = {
+                    "timing": timing,
+                    "policy": name,
+                    "world": world,
+                    "sofa_all": round(float(scores.metrics["sofa_all"]), 3),
+                    "safe_hourly": round(float(scores.metrics["safe_hourly"]), 2),
+                    "return": round(float(scores.metrics["return"]), 2),
+                    "individual_policy_better_in": int((ours < theirs).sum()),
+                    "patients": len(ours),
+                }
+                rows.append(row)
+                print(*row.values(), sep="\t")
+    target = Path(__file__).parent / "results" / "behavior_worlds.json"
+    command = f"python benchmarks/behavior_worlds.py {episodes}"
+    write_json(target, {"command": command, "bank": found["behavior"].bank, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
