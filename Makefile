@@ -46,6 +46,7 @@ banks: install
 	$(BIN)/medgym-offline behavior train --bank sepsis-v0 --scope ind,pop,dr --timing fixed --output runs/behaviors & \
 	$(BIN)/medgym-offline behavior train --bank sepsis-v0 --scope ind,pop,dr --timing adaptive --output runs/behaviors; \
 	wait
+	$(BIN)/python -m medgym_offline.simulators.twin_bank build
 	cp runs/behaviors/sepsis-v0-*.safetensors generation/behaviors/
 	for recipe in datasets/*.toml; do $(BIN)/medgym-offline generate $$recipe --release; done
 

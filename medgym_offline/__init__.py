@@ -69,12 +69,18 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    if "medgym/Sepsis-v0" not in gymnasium.registry:
-        gymnasium.register(
-            id="medgym/Sepsis-v0",
-            entry_point="medgym_offline.envs:SepsisEnv",
-            vector_entry_point="medgym_offline.envs:SepsisVectorEnv",
-        )
+    worlds = {
+        "medgym/Sepsis-v0": {"bank": "sepsis-v0", "world": "own"},
+        "medgym/SepsisTwin-v0": {"bank": "sepsis-twin-v0", "world": "true"},
+    }
+    for name, world in worlds.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(
+                id=name,
+                entry_point="medgym_offline.envs:SepsisEnv",
+                vector_entry_point="medgym_offline.envs:SepsisVectorEnv",
+                kwargs=world,
+            )
 
 
 _register()
