@@ -1,33 +1,26 @@
-"""Figures of a report as inline SVG that follows the page's colours.
+"""Figures of a report as inline SVG that follows the page's colours (`medgym_offline.svg`).
 
-matplotlib draws with placeholder colours; they are then replaced by CSS variables, so one SVG serves the light and the
-dark page. Text stays text. Every figure comes with a description for those who do not see it.
+Text stays text. Every figure comes with a description for those who do not see it.
 """
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.errors import MissingExtraError
 from medgym_offline.evaluation.comparison import Comparison, behavior_name
 from medgym_offline.evaluation.result import Evaluation
+from medgym_offline.svg import INK, MUTED, SERIES, VARIABLES, Figure, inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["Figure", "Style", "curve_figure", "line_styles", "pair_figure", "support_figure"]
 
-# Placeholders -> CSS variables. Colours that no palette of ours uses, so that replacing them cannot go wrong.
-_VARIABLES = {"#0a0b01": "var(--ink)", "#0a0b02": "var(--muted)", "#0a0b03": "var(--line)"}
-_VARIABLES |= {f"#0a0c0{n}": f"var(--series-{n})" for n in range(1, 7)}
-_INK, _MUTED, _LINE = "#0a0b01", "#0a0b02", "#0a0b03"
-SERIES = 6
 BAND_POLICIES = 3  # with more lines than this, bands hide each other
 
 _BASELINE_DASHES = ((1, 2), (4, 2, 1, 2), (8, 3), (2, 4), (6, 2, 1, 2, 1, 2))
@@ -46,16 +39,7 @@ class Style:
     @property
     def css(self) -> str:
         """The colour as a CSS value."""
-        return _VARIABLES[self.color]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """An SVG, its heading, and what it shows in words (for the alternative text)."""
-
-    title: str
-    svg: str
-    description: str
+        return VARIABLES[self.color]
 
 
 def line_styles(evaluations: Mapping[str, Evaluation]) -> dict[str, Style]:
@@ -68,13 +52,13 @@ def line_styles(evaluations: Mapping[str, Evaluation]) -> dict[str, Style]:
         family = " ".join(w for w in words if w not in _SCOPE_WORDS)
         dash: tuple[float, ...] = (5, 2) if "pop" in words else (3, 1) if "fixed" in words else ()
         if name == behavior:
-            styles[name] = Style(_INK, (), 2.4)
+            styles[name] = Style(INK, (), 2.4)
         elif evaluation.policy.get("scope") == "baseline":
-            styles[name] = Style(_MUTED, _BASELINE_DASHES[baselines % len(_BASELINE_DASHES)], 1.4)
+            styles[name] = Style(MUTED, _BASELINE_DASHES[baselines % len(_BASELINE_DASHES)], 1.4)
             baselines += 1
         else:
-            number = families.setdefault(family, len(families)) % SERIES + 1
-            styles[name] = Style(f"#0a0c0{number}", dash, 1.7)
+            number = families.setdefault(family, len(families)) % len(SERIES)
+            styles[name] = Style(SERIES[number], dash, 1.7)
     return styles
 
 
@@ -94,8 +78,8 @@ def curve_figure(evaluations: Mapping[str, Evaluation], variable: str, styles: M
             axes.plot(hours, curve["mean"], **_line(style))
         protocol = next(iter(evaluations.values())).protocol
         if variable == "lactate":
-            axes.axhline(protocol["lactate_threshold"], color=_MUTED, linewidth=0.8)
-            axes.axvline(protocol["critical_hour"], color=_MUTED, linewidth=0.8)
+            axes.axhline(protocol["lactate_threshold"], color=MUTED, linewidth=0.8)
+            axes.axvline(protocol["critical_hour"], color=MUTED, linewidth=0.8)
         axes.set_xlim(0, protocol["horizon"])
         axes.set_xticks(np.arange(0, protocol["horizon"] + 1, 24))
         axes.set_xlabel("Hours since admission")
@@ -121,7 +105,7 @@ def support_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[str, S
         from matplotlib.ticker import LogLocator, NullLocator
 
         if own is not None:
-            axes.plot(own["quantiles"], share, color=_INK, linewidth=5, alpha=0.22, solid_capstyle="butt")
+            axes.plot(own["quantiles"], share, color=INK, linewidth=5, alpha=0.22, solid_capstyle="butt")
         for name, evaluation in measured.items():
             axes.plot(evaluation.support["policy"]["quantiles"], share, **_line(styles[name]))
         axes.set_xscale("log")
@@ -152,7 +136,7 @@ def pair_figure(comparison: Comparison, style: Style, number: int, metric_label:
         low, high = min(x.min(), y.min()), max(x.max(), y.max())
         pad = 0.05 * (high - low) or 0.5
         limits = low - pad, high + pad
-        axes.plot(limits, limits, color=_MUTED, linewidth=0.8)
+        axes.plot(limits, limits, color=MUTED, linewidth=0.8)
         axes.scatter(x, y, s=22, color=style.color, alpha=0.75, linewidths=0)
         axes.set_xlim(*limits)
         axes.set_ylim(*limits)
@@ -178,51 +162,12 @@ def _line(style: Style) -> dict[str, Any]:
     }
 
 
-def _svg(draw: Any, key: str, size: tuple[float, float] = _SIZE) -> str:
-    """Run `draw(axes)` and return the SVG element: no XML head, no metadata, ids prefixed by `key`."""
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure as MplFigure
-    except ImportError:
-        raise MissingExtraError.of("matplotlib", "report", "the HTML report") from None
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": key,
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 10.5,
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _LINE,
-        "xtick.color": _MUTED,
-        "ytick.color": _MUTED,
-        "grid.color": _LINE,
-        "grid.linewidth": 0.6,
-    }
-    with matplotlib.rc_context(settings):
-        figure = MplFigure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
+def _svg(draw: Callable[[Any], None], key: str, size: tuple[float, float] = _SIZE) -> str:
+    """Run `draw(axes)` on one pair of axes with a grid and return the SVG element."""
+
+    def on(canvas: Any) -> None:
+        axes = canvas.add_subplot()
         axes.grid(True, axis="both")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
         draw(axes)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # A style element inside an SVG would apply to the whole page.
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
-    # Inside HTML the namespaces are implied, and the page is to name no address at all.
-    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", text, count=1)
-    # Several figures on one page: ids must not meet.
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\1{key}-", text)
-    text = re.sub(r"font-family: [^;\"]+; ", "", text)
-    for placeholder, variable in _VARIABLES.items():
-        text = text.replace(placeholder, variable)
-    return re.sub(r"\n\s*", "\n", text).strip()
+
+    return inline_svg(on, key, size)

@@ -1,20 +1,16 @@
-"""Figures of an audit: inline SVG that follows the page's colours, each with a description in words.
+"""Figures of an audit: inline SVG (`medgym_offline.svg`), each with a description in words.
 
-matplotlib (extra `report`) draws with placeholder colours, which are then replaced by the page's CSS variables: one
-SVG serves the light and the dark page. Every figure is as wide as a phone shows at nominal text size.
+Every figure is as wide as a phone shows at nominal text size.
 """
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.errors import MissingExtraError
+from medgym_offline.svg import INK, MUTED, SERIES, Figure, inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -23,25 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Figure", "bars", "gains", "label", "responses", "rollout"]
 
-_INK, _MUTED, _LINE = "#0a0b01", "#0a0b02", "#0a0b03"
-_SERIES = ("#0a0c01", "#0a0c02", "#0a0c03")
-_VARIABLES = {_INK: "var(--ink)", _MUTED: "var(--muted)", _LINE: "var(--line)"}
-_VARIABLES |= {c: f"var(--series-{n})" for n, c in enumerate(_SERIES, 1)}
 _LABELS = {
     "spo2": "SpO2",
     "pao2": "PaO2",
     "gcs": "GCS",
     "fio2": "FiO2",
 }
-
-
-@dataclass(frozen=True)
-class Figure:
-    """An SVG element, its heading, and what it shows in words."""
-
-    title: str
-    svg: str
-    description: str
 
 
 def label(name: str) -> str:
@@ -60,9 +43,9 @@ def bars(tables: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
         for n, world in enumerate(worlds):
             known = [(k, tables[world][p]["severity"]) for k, p in enumerate(names) if p in tables[world]]
             at = [k + (n - (len(worlds) - 1) / 2) * height for k, _ in known]
-            axes.barh(at, [v for _, v in known], 0.9 * height, color=_SERIES[n], label=f"{world} world")
+            axes.barh(at, [v for _, v in known], 0.9 * height, color=SERIES[n], label=f"{world} world")
             for y, (_, value) in zip(at, known):
-                axes.text(value + 0.08, y, f"{value:.2f}", va="center", fontsize=8, color=_MUTED)
+                axes.text(value + 0.08, y, f"{value:.2f}", va="center", fontsize=8, color=MUTED)
         axes.set_yticks(range(len(names)), [_wrap(n) for n in names])
         axes.invert_yaxis()
         axes.grid(True, axis="x")
@@ -75,7 +58,7 @@ def bars(tables: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
     )
     return Figure(
         "Constant treatments in every world",
-        _svg(draw, "bars", (5.0, 0.9 + 0.2 * len(names) * (len(worlds) + 1))),
+        inline_svg(draw, "bars", (5.0, 0.9 + 0.2 * len(names) * (len(worlds) + 1))),
         f"Bar chart of mean severity. {described}.",
     )
 
@@ -89,9 +72,9 @@ def responses(treatment: str, hours: np.ndarray, curves: np.ndarray, disease: Di
         alpha = min(0.9, max(0.35, 15.0 / len(curves)))
         for axes, (j, variable) in zip(_panels(canvas), enumerate(disease.variables)):
             lines = [np.stack([hours, c], 1) for c in curves[:, :, j]]
-            axes.add_collection(LineCollection(lines, colors=_SERIES[0], linewidths=0.5, alpha=alpha))
-            axes.plot(hours, np.median(curves[:, :, j], 0), color=_INK, linewidth=2)
-            axes.axhline(0, color=_MUTED, linewidth=0.8)
+            axes.add_collection(LineCollection(lines, colors=SERIES[0], linewidths=0.5, alpha=alpha))
+            axes.plot(hours, np.median(curves[:, :, j], 0), color=INK, linewidth=2)
+            axes.axhline(0, color=MUTED, linewidth=0.8)
             axes.set_title(label(variable.name), fontsize=10.5, loc="left")
             axes.set_xticks((0, 12, 24))
             axes.set_xlim(0, 24)
@@ -105,7 +88,7 @@ def responses(treatment: str, hours: np.ndarray, curves: np.ndarray, disease: Di
     )
     return Figure(
         f"{label(treatment)}: none to full",
-        _svg(draw, f"response-{treatment}", (5.0, 5.4)),
+        inline_svg(draw, f"response-{treatment}", (5.0, 5.4)),
         f"Line charts of the change of six variables over 24 h, a line per patient. Patients after 24 h: {described}.",
     )
 
@@ -132,15 +115,15 @@ def rollout(
 
     def draw(canvas: Canvas) -> None:
         for axes, (j, variable) in zip(_panels(canvas), enumerate(disease.variables)):
-            axes.plot(hours, paths["pop"][:, j], color=_SERIES[1], linewidth=1.5, linestyle=(0, (5, 2)), label="Pop")
-            axes.plot(hours, paths["ind"][:, j], color=_SERIES[0], linewidth=1.7, label="Ind")
-            for chosen, fill, name in ((~held_out, _INK, "fitted to"), (held_out, "none", "held out")):
+            axes.plot(hours, paths["pop"][:, j], color=SERIES[1], linewidth=1.5, linestyle=(0, (5, 2)), label="Pop")
+            axes.plot(hours, paths["ind"][:, j], color=SERIES[0], linewidth=1.7, label="Ind")
+            for chosen, fill, name in ((~held_out, INK, "fitted to"), (held_out, "none", "held out")):
                 axes.scatter(
                     hours[chosen],
                     observed[chosen, j],
                     s=9,
                     facecolors=fill,
-                    edgecolors=_INK,
+                    edgecolors=INK,
                     linewidths=0.7,
                     label=name,
                 )
@@ -155,7 +138,7 @@ def rollout(
     )
     return Figure(
         f"Patient {patient}",
-        _svg(draw, f"rollout-{number}", (5.0, 5.6)),
+        inline_svg(draw, f"rollout-{number}", (5.0, 5.6)),
         f"Line charts of six variables over 96 h: individual (solid) and population (dashed) rollouts from the first "
         f"state, and the observations as dots ({counts}).",
     )
@@ -169,7 +152,7 @@ def gains(groups: Mapping[str, Sequence[float]]) -> Figure:
         for n, (name, values) in enumerate(groups.items()):
             share = 100.0 * (np.arange(len(values)) + 0.5) / len(values)
             axes.plot(
-                share, np.sort(values), color=_SERIES[n], linewidth=1.8, linestyle=("-", (0, (5, 2)))[n % 2], label=name
+                share, np.sort(values), color=SERIES[n], linewidth=1.8, linestyle=("-", (0, (5, 2)))[n % 2], label=name
             )
         axes.grid(True)
         axes.set_xlim(0, 100)
@@ -179,7 +162,7 @@ def gains(groups: Mapping[str, Sequence[float]]) -> Figure:
 
     described = "; ".join(f"{n}: median {np.median(v):.1f} %, largest {max(v):.1f} %" for n, v in groups.items())
     return Figure(
-        "What schedules could gain", _svg(draw, "gains", (5.0, 3.6)), f"Sorted gains per patient. {described}."
+        "What schedules could gain", inline_svg(draw, "gains", (5.0, 3.6)), f"Sorted gains per patient. {described}."
     )
 
 
@@ -204,51 +187,3 @@ def _wrap(text: str) -> str:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
     return "\n".join(lines)
-
-
-def _svg(draw: Callable[[Canvas], None], key: str, size: tuple[float, float]) -> str:
-    """Run `draw(figure)` and return an SVG element without XML head, addresses or ids that could meet others'."""
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure as MplFigure
-    except ImportError:
-        raise MissingExtraError.of("matplotlib", "report", "figures of the audit") from None
-    settings: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": key,
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 10,
-        "text.color": _INK,
-        "axes.labelcolor": _INK,
-        "axes.edgecolor": _LINE,
-        "axes.axisbelow": True,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "xtick.color": _MUTED,
-        "ytick.color": _MUTED,
-        "grid.color": _LINE,
-        "grid.linewidth": 0.6,
-    }
-    with matplotlib.rc_context(settings):
-        canvas = MplFigure(figsize=size, layout="constrained")
-        FigureCanvasSVG(canvas)
-        draw(canvas)
-        stream = io.StringIO()
-        canvas.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
-    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r'(<svg[^>]*?)\s(?:width|height)="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?)\s(?:width|height)="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', text)
-    text = re.sub(r'(href="#|url\(#)', rf"\1{key}-", text)
-    text = re.sub(r"font-family: [^;\"]+; ", "", text)
-    # A tenth of a point is finer than any screen. Coordinates only: text keeps its digits.
-    text = re.sub(r'\b(?:d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\d\.\d)\d+", r"\1", m[0]), text)
-    for placeholder, variable in _VARIABLES.items():
-        text = text.replace(placeholder, variable)
-    return re.sub(r"\n\s*", "\n", text).strip()

@@ -207,7 +207,7 @@ def test_without_matplotlib_the_tables_remain(
     def missing(*_: object) -> str:
         raise MissingExtraError.of("matplotlib", "report", "figures of the audit")
 
-    monkeypatch.setattr(audit_figures, "_svg", missing)
+    monkeypatch.setattr(audit_figures, "inline_svg", missing)
     text = audit_page.audit_page(json.loads((failed / "audit.json").read_text()), mapped)
     assert "Hard checks" in text
     assert "Figures are left out" in text
