@@ -141,8 +141,12 @@ def _initial_raw(seed: int) -> dict[str, Tensor]:
     }
 
 
-def _params(raw: dict[str, Tensor], need: Tensor, response: Tensor, threshold: Tensor) -> FieldParameters:
-    low, high = raw["k"].new_tensor(K_MIN), raw["k"].new_tensor(K_MAX)
+def _params(
+    raw: dict[str, Tensor], physics: Physics, need: Tensor, response: Tensor, threshold: Tensor
+) -> FieldParameters:
+    high = raw["k"].new_tensor(K_MAX)
+    # The floors are part of our extension, not of the paper's prior.
+    low = raw["k"].new_tensor(K_MIN) if physics.extension else torch.zeros_like(high)
     return FieldParameters(
         k=low + torch.sigmoid(raw["k"]) * (high - low),
         set_point=raw["set_point"],
@@ -208,13 +212,13 @@ def fit_population(
     windows = _Windows(data, shock_course(physics, need, data.u), config, "fit-population")
 
     def loss_of() -> tuple[Tensor, Tensor]:
-        data_term = windows.loss(_params(raw, *fixed), physics).mean()
+        data_term = windows.loss(_params(raw, physics, *fixed), physics).mean()
         decay = torch.stack([raw[n].square().sum() for n in ("w1", "w2", "w3")]).sum()
         return data_term + 1e-3 * config.weight_decay * decay, data_term.detach()
 
     with Progress("fit population", config.population_steps, enabled=show) as progress:
         loss = _optimise(raw, loss_of, config.population_steps, config.population_lr, progress)
-    return FittedField(_params(raw, *fixed), loss, raw)
+    return FittedField(_params(raw, physics, *fixed), loss, raw)
 
 
 def fit_individuals(
@@ -244,12 +248,12 @@ def fit_individuals(
         return {n: base[n] + deviation[n] if n in pooled else base[n] for n in base}
 
     def loss_of() -> tuple[Tensor, Tensor]:
-        data_term = windows.loss(_params(current(), *fixed), physics)
+        data_term = windows.loss(_params(current(), physics, *fixed), physics)
         pull = torch.stack([d.square().flatten(1).sum(1) for d in deviation.values()]).sum(0)
         return (data_term + config.pooling * pull).sum(), data_term.detach().mean()
 
     with Progress("fit individuals", config.individual_steps, enabled=show) as progress:
         loss = _optimise(deviation, loss_of, config.individual_steps, config.individual_lr, progress)
     raw = {n: t.detach() for n, t in current().items()}
-    params = _params(raw, *fixed)
+    params = _params(raw, physics, *fixed)
     return FittedField(params, loss, raw)

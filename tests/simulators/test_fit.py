@@ -23,7 +23,7 @@ from medgym_offline.simulators.data import (
     start_states,
 )
 from medgym_offline.simulators.distill import DistillConfig
-from medgym_offline.simulators.field import Physics
+from medgym_offline.simulators.field import K_MAX, K_MIN, Physics
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
 from medgym_offline.simulators.forecast import forecast_held_out
@@ -259,3 +259,19 @@ def test_forecasts_by_the_true_dynamics_beat_the_patient_mean(data: FitData, gri
     # Persistence is the start state itself: a still world forecasts the same.
     error = np.abs(record.values - np.roll(record.start, 1, 1))
     assert error[:, 1:][record.mask[:, 1:]].mean() > 0
+
+
+def test_floors_belong_to_the_extension(data: FitData) -> None:
+    hours = np.ones(96, bool)
+    for extension in (True, False):
+        physics = Physics(extension=extension)
+        draws = (
+            estimate_need(data, hours, physics, 0),
+            draw_response(0, data.patients),
+            draw_threshold(0, data.patients),
+        )
+        config = FitConfig(population_steps=1, individual_steps=1, hours=2)
+        k = fit_population(data, *draws, physics, config, show=False).params.k
+        # At the start every rate is sigmoid(-1) of its range, above its floor.
+        floor = torch.tensor(K_MIN) if extension else torch.zeros(14)
+        assert torch.allclose(k[0], floor + (torch.tensor(K_MAX) - floor) * torch.sigmoid(torch.tensor(-1.0)), rtol=0.1)
