@@ -1,8 +1,8 @@
-"""Behaviour policies and baselines in the own and the held-out world, paired over all patients.
+"""Behaviour policies and baselines in every world of a bank, paired over all patients.
 
-    python benchmarks/behavior_worlds.py [EPISODES]
+    python benchmarks/behavior_worlds.py [EPISODES] [BANK]
 
-Writes benchmarks/results/behavior_worlds.json. The table of docs/science.md is its fixed-timing part.
+Writes benchmarks/results/behavior_worlds-BANK.json. The table of docs/science.md is its fixed-timing part.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ POLICIES = ("behavior", "behavior:dr", "behavior:pop", "clinician", "zero", "ran
 
 def main() -> None:
     """Evaluate, print a row per policy, timing and world, and write them all."""
-    episodes = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    episodes, bank = int(sys.argv[1]) if len(sys.argv) > 1 else 10, (sys.argv[2:] or ["sepsis-v0"])[0]
     rows = []
     for timing in ("fixed", "adaptive"):
-        found = {name: mgo.evaluate(name, timing=timing, episodes=episodes) for name in POLICIES}
+        found = {name: mgo.evaluate(name, timing=timing, episodes=episodes, bank=bank) for name in POLICIES}
         for name, result in found.items():
             for world, scores in result.worlds.items():
                 ours = np.asarray(found["behavior"].worlds[world].per_patient["sofa_all"])
@@ -40,8 +40,8 @@ def main() -> None:
                 }
                 rows.append(row)
                 print(*row.values(), sep="\t")
-    target = Path(__file__).parent / "results" / "behavior_worlds.json"
-    command = f"python benchmarks/behavior_worlds.py {episodes}"
+    target = Path(__file__).parent / "results" / f"behavior_worlds-{bank}.json"
+    command = f"python benchmarks/behavior_worlds.py {episodes} {bank}"
     write_json(target, {"command": command, "bank": found["behavior"].bank, "rows": rows})
 
 
