@@ -36,7 +36,7 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Rebuilds what ships under generation/ and datasets/ from the open ICU data, in about half an hour on two cores.
+# Rebuilds what ships under generation/ and datasets/ from the open ICU data, in about an hour on two cores.
 CLINICAL ?= $(MEDGYM_CLINICAL_DATA)
 banks: install
 	$(BIN)/medgym-offline cohort build $(CLINICAL)/mimic-iii-demo-1.4 $(CLINICAL)/mimic-iv-demo-2.2 \
@@ -46,8 +46,13 @@ banks: install
 	$(BIN)/medgym-offline behavior train --bank sepsis-v0 --scope ind,pop,dr --timing fixed --output runs/behaviors & \
 	$(BIN)/medgym-offline behavior train --bank sepsis-v0 --scope ind,pop,dr --timing adaptive --output runs/behaviors; \
 	wait
+	$(BIN)/medgym-offline simulators fit runs/cohort.parquet --recipe generation/sepsis-plain-v0.toml \
+	  --output generation/banks/sepsis-plain-v0.safetensors
 	$(BIN)/python -m medgym_offline.simulators.twin_bank build
-	cp runs/behaviors/sepsis-v0-*.safetensors generation/behaviors/
+	for timing in fixed adaptive; do \
+	  $(BIN)/medgym-offline behavior train --bank sepsis-twin-v0 --scope ind,pop,dr --timing $$timing --output runs/behaviors; \
+	done
+	cp runs/behaviors/sepsis-*.safetensors generation/behaviors/
 	for recipe in datasets/*.toml; do $(BIN)/medgym-offline generate $$recipe --release; done
 
 clean:

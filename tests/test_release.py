@@ -14,7 +14,7 @@ from medgym_offline.files import release_folder
 from medgym_offline.online import load_behavior
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.build import read_recipe
-from medgym_offline.simulators.checks import treatment_effects
+from medgym_offline.simulators.checks import constant_policies, treatment_effects
 from medgym_offline.simulators.distill import map_errors
 
 TIMINGS = ("adaptive", "fixed")
@@ -25,16 +25,25 @@ def bank() -> SimulatorBank:
     return load_simulators("sepsis-v0")
 
 
-def test_bank_is_of_its_recipe_and_names_its_source(bank: SimulatorBank) -> None:
-    recipe = read_recipe(release_folder("generation") / "sepsis-v0.toml")
+@pytest.mark.parametrize("name", ["sepsis-v0", "sepsis-plain-v0", "sepsis-twin-v0"])
+def test_banks_are_of_their_recipes_and_name_their_source(name: str) -> None:
+    bank = load_simulators(name)
+    recipe = read_recipe(release_folder("generation") / f"{name}.toml")
     assert bank.metadata["recipe_hash"] == recipe.hash
+    assert bank.physics == recipe.physics
     assert len(bank) == recipe.patients == len(set(bank.metadata["cohort"]["subjects"]))
-    assert "ODbL" in bank.metadata["licence"]
-    assert bank.worlds == ("own", "held-out")
-    assert (release_folder("generation") / "banks" / "sepsis-v0.safetensors").stat().st_size < 10e6
+    assert ("synthetic" if "twin" in name else "ODbL") in bank.metadata["licence"]
+    assert bank.worlds[:2] == ("own", "held-out")
+    assert (release_folder("generation") / "banks" / f"{name}.safetensors").stat().st_size < 10e6
     claimed = bank.content_hash
     bank._content_hash = None
     assert bank.content_hash == claimed
+
+
+def test_the_plain_prior_is_degenerate_as_the_documentation_says() -> None:
+    found = constant_policies(load_simulators("sepsis-plain-v0"))
+    assert found["table"]["zero"]["severity"] < found["table"]["clinician"]["severity"]
+    assert found["vasopressor_best"] <= 0.1 * 110
 
 
 def test_solution_map_is_exact_at_zero_and_within_its_stated_errors(bank: SimulatorBank) -> None:
