@@ -13,16 +13,20 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
+
+from medgym_offline.errors import MedGymError
 
 __all__ = [
     "atomic_path",
     "cache_folder",
     "code_version",
     "json_text",
+    "read_toml",
     "release_folder",
     "sha256_file",
     "write_json",
@@ -80,6 +84,20 @@ def json_text(value: Any) -> str:
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` to `path` atomically as deterministic JSON."""
     write_text(path, json_text(value))
+
+
+def read_toml(path: str | Path, error: type[MedGymError]) -> dict[str, Any]:
+    """The contents of a TOML file; a file that is missing or no TOML is an `error` that names it."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise error(f"{path}: cannot read the recipe ({problem.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: not a TOML recipe ({problem})") from None
 
 
 def sha256_file(path: str | Path) -> str:

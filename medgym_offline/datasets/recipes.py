@@ -6,18 +6,12 @@ import dataclasses
 import hashlib
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
-from medgym_offline.files import release_folder
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from medgym_offline.files import read_toml, release_folder
 
 __all__ = ["Recipe", "UnknownDatasetError", "find_recipe", "list_recipes", "read_recipe", "unknown_dataset"]
 
@@ -131,12 +125,7 @@ def unknown_dataset(name: str, known: list[str]) -> UnknownDatasetError:
 def read_recipe(path: str | Path) -> Recipe:
     """Recipe from a TOML file; `DatasetError` if it is missing, no TOML, or has a wrong field."""
     path = Path(path)
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot read the recipe ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: not a TOML recipe ({error})") from None
+    fields = read_toml(path, DatasetError)
     recipe = Recipe.from_fields(fields, str(path))
     behavior, bank = Path(recipe.behavior), Path(recipe.bank)
     # Files named by a recipe lie relative to it.

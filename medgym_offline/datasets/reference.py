@@ -70,7 +70,8 @@ def reference_returns(
     from medgym_offline.envs.rollout import episode_seeds
 
     candidates = _candidates(recipe, whole, behavior)
-    seeds = episode_seeds(recipe.seed, f"reference:{recipe.bank}", bank.patients, episodes)
+    # The name, not the path: the same bank in another folder has the same references.
+    seeds = episode_seeds(recipe.seed, f"reference:{whole.name}", bank.patients, episodes)
     scores: dict[str, float] = {}
     shards = [range(i, min(i + shard, len(bank))) for i in range(0, len(bank), shard)]
     with Progress("reference returns", total=len(candidates) * len(shards), enabled=progress) as bar:

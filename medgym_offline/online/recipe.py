@@ -5,20 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medgym_offline.errors import MedGymError, unknown_name
-from medgym_offline.files import release_folder
+from medgym_offline.files import read_toml, release_folder
 from medgym_offline.online.config import TrainConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 __all__ = ["SCOPES", "BehaviorRecipe", "load_recipe"]
 
@@ -86,12 +80,7 @@ def load_recipe(path: str | Path | None = None) -> BehaviorRecipe:
         MedGymError: If the file is missing, is not TOML, or holds an unknown or ill-typed entry.
     """
     file = Path(path) if path is not None else release_folder("generation") / "behaviors.toml"
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MedGymError(f"{file}: cannot read the behaviour recipe ({error.strerror})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise MedGymError(f"{file}: not valid TOML ({error})") from None
+    values = read_toml(file, MedGymError)
     known = {f.name for f in dataclasses.fields(BehaviorRecipe)}
     for name in values:
         if name not in known:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from medgym_offline.errors import BankError
-from medgym_offline.files import code_version, json_text, sha256_file
+from medgym_offline.files import code_version, json_text, read_toml, sha256_file
 from medgym_offline.seeds import derive_seed
 from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.bank import SimulatorBank, World
@@ -71,14 +71,7 @@ def read_recipe(path: str | Path) -> BankRecipe:
     Raises:
         BankError: Not TOML, or an unknown field.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BankError(f"{path}: not a readable recipe ({error})") from None
+    values = read_toml(path, BankError)
     parts: dict[str, Any] = {}
     kinds: tuple[tuple[str, Any], ...] = (
         ("physics", Physics),

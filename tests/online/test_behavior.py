@@ -71,7 +71,7 @@ def test_the_release_recipe_is_valid() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed = ", "not valid TOML"),
+        ("seed = ", "not a TOML recipe"),
         ("sed = 1", "did you mean 'seed'"),
         ("[settings.inds]\nupdates = 1", "did you mean"),
         ("[settings.ind]\nupdate = 1", "did you mean 'updates'"),
