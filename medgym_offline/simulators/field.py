@@ -18,7 +18,7 @@ the paper's prior lacks (without it zero treatment beats every clinician, `docs/
 
 The residual network sees the variables only, and of those not PaO2. Given the treatments, it learns confounding by
 indication (FiO2 then lowers SpO2 in most patients) and forecasts no better. PaO2 follows FiO2 within hours and let the
-same confounding in by the back door: with it, FiO2 raised SpO2 in 47 % of patients only (docs/science.md).
+same confounding in by the back door (docs/science.md).
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def test_fit_improves_and_individuals_fit_better_than_the_population(data: FitDa
     individuals = fit_individuals(data, population, *draws, physics, config, show=False)
     assert population.loss < 0.9 * start.loss
     assert individuals.loss < population.loss
-    assert (individuals.params.k >= 0).all()
+    assert (individuals.params.set_point.std(0) > 0).all()  # patients have come to differ
     assert individuals.params.w1.shape[0] == 1  # the first layers stay shared
     assert individuals.params.w3.shape[0] == PATIENTS
 
@@ -256,9 +256,6 @@ def test_forecasts_by_the_true_dynamics_beat_the_patient_mean(data: FitData, gri
     assert models["ind"]["mae_mean"] < models["patient mean"]["mae_mean"]
     assert models["ind"]["mae_mean"] < models["pop"]["mae_mean"]  # this "population" is another random patient
     assert found["paired"]["pop"]["ind_better"] > 0.5
-    # Persistence is the start state itself: a still world forecasts the same.
-    error = np.abs(record.values - np.roll(record.start, 1, 1))
-    assert error[:, 1:][record.mask[:, 1:]].mean() > 0
 
 
 def test_floors_belong_to_the_extension(data: FitData) -> None:
