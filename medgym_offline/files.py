@@ -25,6 +25,7 @@ __all__ = [
     "atomic_path",
     "cache_folder",
     "code_version",
+    "json_difference",
     "json_text",
     "read_toml",
     "release_folder",
@@ -79,6 +80,16 @@ def write_text(path: str | Path, text: str) -> None:
 def json_text(value: Any) -> str:
     """`value` as deterministic JSON: sorted keys, two spaces, no NaN."""
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def json_difference(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
+    """Lines `name: theirs -> ours` for every entry in which two JSON values differ."""
+    if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+        return [] if ours == theirs else [f"{prefix.removesuffix('.') or 'value'}: {theirs!r} -> {ours!r}"]
+    lines = []
+    for name in sorted(ours.keys() | theirs.keys()):
+        lines += json_difference(ours.get(name), theirs.get(name), f"{prefix}{name}.")
+    return lines
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -21,8 +21,9 @@ class Progress:
 
     def __init__(self, description: str, total: int | None = None, *, enabled: bool = True, every: float = 15.0):
         self.description, self.total, self.enabled, self.every = description, total, enabled, every
-        self.done = 0
+        self.done: float = 0
         self.note = ""
+        self._skipped: float = 0
         self._started = self._last = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -60,10 +61,20 @@ class Progress:
 
     def _line(self) -> None:
         of = f"/{self.total}" if self.total else ""
-        text = f"{self.description}: {self.done}{of}, {time.monotonic() - self._started:.0f} s {self.note}"
-        print(text.rstrip(), file=sys.stderr, flush=True)
+        seconds, worked = time.monotonic() - self._started, self.done - self._skipped
+        text = f"{self.description}: {round(self.done, 2):g}{of}, {seconds:.0f} s"
+        if self.total and 0 < worked and self.done < self.total:
+            text += f", {seconds * (self.total - self.done) / worked:.0f} s to go"
+        print(f"{text} {self.note}".rstrip(), file=sys.stderr, flush=True)
 
-    def advance(self, steps: int = 1, **numbers: float | str) -> None:
+    def skip(self, steps: float) -> None:
+        """Count `steps` that an earlier run did; they say nothing about the time that is left."""
+        self.done += steps
+        self._skipped += steps
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done)
+
+    def advance(self, steps: float = 1, **numbers: float | str) -> None:
         """Count `steps` more; `numbers` are shown as name=value."""
         self.done += steps
         if numbers:

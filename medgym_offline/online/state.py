@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from medgym_offline.errors import MedGymError
-from medgym_offline.files import atomic_path
+from medgym_offline.files import atomic_path, json_difference
 from medgym_offline.online.networks import Adam
 
-__all__ = ["TrainState", "load_state", "recipe_difference", "save_state"]
+__all__ = ["TrainState", "load_state", "save_state"]
 
 FORMAT = "medgym-online-state/1"
 
@@ -100,18 +100,6 @@ def save_state(path: str | Path, state: TrainState, recipe: dict[str, Any]) -> N
         save_file({name: t.detach().cpu().contiguous() for name, t in state.tensors().items()}, temporary, header)
 
 
-def recipe_difference(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """Lines `name: theirs -> ours` for every entry in which two recipes differ."""
-    lines = []
-    for name in sorted(ours.keys() | theirs.keys()):
-        a, b = theirs.get(name), ours.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            lines += recipe_difference(b, a, f"{prefix}{name}.")
-        elif a != b:
-            lines.append(f"{prefix}{name}: {a!r} -> {b!r}")
-    return lines
-
-
 def load_state(path: str | Path, recipe: dict[str, Any]) -> TrainState:
     """Read a checkpoint of exactly this `recipe`.
 
@@ -130,6 +118,6 @@ def load_state(path: str | Path, recipe: dict[str, Any]) -> TrainState:
         raise MedGymError(f"{path}: not a training checkpoint (format {header.get('format')!r}, expected {FORMAT!r})")
     theirs = json.loads(header["recipe"])
     if theirs != json.loads(json.dumps(recipe)):
-        lines = "; ".join(recipe_difference(json.loads(json.dumps(recipe)), theirs))
+        lines = "; ".join(json_difference(json.loads(json.dumps(recipe)), theirs))
         raise MedGymError(f"{path}: checkpoint of another recipe ({lines}); delete it or use its recipe")
     return TrainState.from_tensors(int(header["update"]), tensors)

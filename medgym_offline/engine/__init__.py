@@ -1,0 +1,10 @@
+"""Where shards of patients run: in this process, on all local cores, or on a Ray cluster. Results are the same."""
+
+from __future__ import annotations
+
+from medgym_offline.engine.backends import ENGINES, check_engine
+from medgym_offline.engine.live import report
+from medgym_offline.engine.results import RunFolder, decode, encode
+from medgym_offline.engine.run import blocks, run
+
+__all__ = ["ENGINES", "RunFolder", "blocks", "check_engine", "decode", "encode", "report", "run"]
