@@ -63,7 +63,7 @@ class Progress:
         of = f"/{self.total}" if self.total else ""
         seconds, worked = time.monotonic() - self._started, self.done - self._skipped
         text = f"{self.description}: {round(self.done, 2):g}{of}, {seconds:.0f} s"
-        if self.total and 0 < worked and self.done < self.total:
+        if self.total and worked > 0 and self.done < self.total:
             text += f", {seconds * (self.total - self.done) / worked:.0f} s to go"
         print(f"{text} {self.note}".rstrip(), file=sys.stderr, flush=True)
 

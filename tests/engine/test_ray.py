@@ -1,0 +1,79 @@
+"""A Ray cluster of two nodes on this machine: the same results, and what the death of a node costs."""
+
+from __future__ import annotations
+
+import _socket
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medgym_offline.engine import encode, run
+from tests.engine.shards import chain, killed_once, slow_on_node
+
+ray = pytest.importorskip("ray", reason="ray is not installed (extra `cluster`)")
+pytestmark = pytest.mark.slow
+NAMES = ("a", "b", "c", "d")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without cores, so that all work is on the two nodes that follow; small object stores."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    store = {"object_store_memory": 80 * 2**20}
+    # A node counts as dead after a second of silence (Ray's own default is half a minute).
+    health = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": health, **store})
+    found.nodes = [found.add_node(num_cpus=1, **store) for _ in range(2)]
+    found.wait_for_nodes()
+    guarded, own = socket.socket.connect, found.address.split(":")[0]
+
+    def connect(self: socket.socket, address: Any) -> None:
+        """Ray's address is this machine's own, which the guard against the network does not know."""
+        (_socket.socket.connect if address[0] == own else guarded)(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+def test_the_death_of_a_worker_and_of_a_node_cost_their_shard_only(cluster: Any, tmp_path: Path) -> None:
+    wanted = run(chain, {name: (name,) for name in NAMES}, progress=False)
+    for part in ("worker", "node"):
+        (tmp_path / part).mkdir()
+
+    shards = {name: (name, str(tmp_path / "worker"), "b") for name in NAMES}
+    found = run(killed_once, shards, engine="ray", address=cluster.address, progress=False)
+    assert {n: encode(v) for n, v in found.items()} == {n: encode(v) for n, v in wanted.items()}
+    assert {n: len((tmp_path / "worker" / n).read_text().split()) for n in NAMES} == {"a": 1, "b": 2, "c": 1, "d": 1}
+
+    marks = tmp_path / "node"
+
+    def kill_node() -> None:
+        """Once two shards run, take away the node that runs one of them."""
+        while len(list(marks.iterdir())) < 2:
+            time.sleep(0.05)
+        cluster.remove_node(cluster.nodes[1], allow_graceful=False)
+
+    killer = threading.Thread(target=kill_node)
+    killer.start()
+    shards = {name: (name, str(marks)) for name in NAMES}
+    gone = cluster.nodes[1].node_id
+    found = run(slow_on_node, shards, engine="ray", address=cluster.address, workers=2, progress=False)
+    killer.join()
+    assert {n: encode(v) for n, v in found.items()} == {n: encode(v) for n, v in wanted.items()}
+    visits = {name: (marks / name).read_text().split() for name in NAMES}
+    lost = [name for name, nodes in visits.items() if len(nodes) > 1]
+    assert len(lost) == 1
+    assert visits[lost[0]][0] == gone
+    assert all(nodes[-1] != gone for nodes in visits.values())
