@@ -197,8 +197,11 @@ def build_bank(
             disease=SEPSIS,
         )
 
+    noise: dict[str, dict[str, Any]] = {name: {} for name in fits}
     for name, fit in fits.items():
-        worlds[name].noise = torch.from_numpy(estimate_noise(bank_of(None).world(name), fit.data, fit.shock))
+        worlds[name].noise = torch.from_numpy(
+            estimate_noise(bank_of(None).world(name), fit.data, fit.shock, noise[name])
+        )
     population = _population_world(fits["own"], worlds["own"], recipe.population_need)
     bare = bank_of(population)
     trunk, codes = distill(
@@ -218,6 +221,7 @@ def build_bank(
                 for j, v in enumerate(SEPSIS.variables)
             },
         },
+        "noise": noise,
         "fit_loss": {n: [f.population.loss, f.individuals.loss] for n, f in fits.items()},
         **(provenance or {}),
     }

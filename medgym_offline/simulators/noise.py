@@ -1,29 +1,70 @@
-"""Residual noise, estimated from one-step residuals of the cohort.
+"""Residual noise, estimated from the errors of holds that begin and end at an observation.
 
-For consecutive observations of one variable, a gap of g hours apart, the squared forecast error is about
+For two observations of one variable, g = 1 to 12 hours apart, the simulator is started from the record at the first and
+held under the charted treatment to the second. The squared error is about
 
-    E[e^2] = 2 s^2 + sigma^2 g          s: measurement error (both ends), sigma^2: residual variance per hour
+    E[e^2] = f_p (m + v g)       m: measurement error at both ends, v = sigma^2: residual variance per hour
 
-fitted by non-negative least squares over the cohort, then shrunk per patient: sigma_p^2 = sigma^2 (n0 + sum e^2 ratio)
-/ (n0 + n_p). Variance is linear in time, so two half-steps have the noise of one step.
+with a level f_p of the patient. All pairs are used, not consecutive ones alone: a variable charted hourly says nothing
+about longer gaps otherwise, and one charted only when the patient is unstable says the wrong thing. A pair weighs one
+over the number of pairs that end at the same observation, so an observation counts once.
+
+(m, v) of the cohort has a posterior on a grid: a Gaussian quasi-likelihood of the errors, tempered by the dispersion of
+the slope's score over patients (heavy tails, overlapping holds and differing patients carry less information than
+their count), times a prior: sigma is the default within a factor of two (one standard deviation of its logarithm), m is
+flat in its logarithm. The estimate is the posterior's geometric mean, with its 90 % interval. Where the records say
+nothing, that is the default; where they say much, the prior is lost. Levels are shrunk as
+f_p = (n0 + sum e^2 / (m + v g)) / (n0 + n_p).
+
+Variance is linear in time, so two half-steps have the noise of one step.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
-from scipy.optimize import nnls
 
+from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.data import FitData
 from medgym_offline.simulators.prior import NOISE_DEFAULT
 
-__all__ = ["estimate_noise", "noise_variance", "one_step_residuals"]
+__all__ = ["Noise", "estimate_noise", "hold_residuals", "noise_evidence", "noise_variance", "one_step_residuals"]
 
 LARGEST_GAP = 12
-SHRINK = 20.0
-# Between these fractions of the default: a variable seen four times in a cohort must not get no noise, or all of it.
-FACTOR = (0.25, 3.0)
+LEVEL_OBSERVATIONS = 20.0
+"""n0: the cohort's level counts as this many observations of a patient."""
+PRIOR_FACTOR = 2.0
+"""The prior's standard deviation of log sigma is the logarithm of this."""
+FACTOR = (0.25, 4.0)
+"""A patient's noise stays between these fractions of the default."""
+CLIP = 25.0
+"""Squared errors are cut at this many times their median: charting errors must not set the variance."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Posterior of one variable's noise.
+
+    Attributes:
+        sigma: SD per square root of an hour, geometric mean.
+        low, high: 5th and 95th percentile.
+        measurement: m, variance of a hold of no length.
+        level: (P,) f_p of each patient.
+        observations: Observations at which a hold ends.
+        dispersion: Variance of the slope's score over that of independent Gaussian errors; at least 1.
+    """
+
+    sigma: float
+    low: float
+    high: float
+    measurement: float
+    level: np.ndarray
+    observations: int
+    dispersion: float
 
 
 def one_step_residuals(
@@ -48,53 +89,138 @@ def one_step_residuals(
         last = np.where(data.mask[:, t], t, last)
     gap = np.arange(hours)[None, :, None] - previous
     usable = data.mask & (previous >= 0) & (gap <= LARGEST_GAP)
-    start = torch.from_numpy(np.concatenate([data.start, data.balance[..., None], shock[..., None]], -1))
-    u = torch.from_numpy(data.u)
     error = np.full(data.values.shape, np.nan, np.float32)
     forecast = np.full(data.values.shape, np.nan, np.float32)
-    hour = torch.ones(patients, hours)
-    with torch.inference_mode():
-        x = start.float()
-        solver = bank.with_backend("ode")
-        for step in range(1, LARGEST_GAP + 1):
-            # All start hours advance together: after `step` hours row t is the forecast for hour t + step.
-            treatment = torch.roll(u, -(step - 1), 1)
-            x = solver.flow(x, treatment, hour)
-            at = np.arange(hours - step) + step
-            value = x[:, : hours - step, :6].numpy()
-            hit = usable[:, at] & (gap[:, at] == step)
-            error[:, at] = np.where(hit, data.values[:, at] - value, error[:, at])
-            forecast[:, at] = np.where(hit, value, forecast[:, at])
+    for step, value in enumerate(_holds(bank, data, shock), 1):
+        at = np.arange(step, hours)
+        hit = usable[:, at] & (gap[:, at] == step)
+        error[:, at] = np.where(hit, data.values[:, at] - value, error[:, at])
+        forecast[:, at] = np.where(hit, value, forecast[:, at])
     return error, np.where(usable, gap, 0), forecast
 
 
-def noise_variance(error: np.ndarray, gap: np.ndarray) -> tuple[float, float]:
-    """Measurement part 2 s^2 and variance per hour sigma^2 from errors (n,) at gaps (n,) hours, both >= 0.
+def _holds(bank: SimulatorBank, data: FitData, shock: np.ndarray) -> list[np.ndarray]:
+    """Forecasts 1, 2, ... hours after every hour: element g - 1 is (P, T - g, 6), its row t the forecast for t + g."""
+    x = torch.from_numpy(np.concatenate([data.start, data.balance[..., None], shock[..., None]], -1)).float()
+    u, hour = torch.from_numpy(data.u), torch.ones(data.u.shape[:2])
+    solver, out = bank.with_backend("ode"), []
+    with torch.inference_mode():
+        for step in range(1, min(LARGEST_GAP, data.u.shape[1] - 1) + 1):
+            # All start hours advance together.
+            x = solver.flow(x, torch.roll(u, -(step - 1), 1), hour)
+            out.append(x[:, : data.u.shape[1] - step, :6].numpy().copy())
+    return out
 
-    The variance per hour is the slope of a line. Where the dynamics contract, errors grow less than linearly, and the
-    slope is the best line over gaps of 1 to 12 h: what a hold of that length sees, not the instantaneous rate.
+
+def hold_residuals(bank: SimulatorBank, data: FitData, shock: np.ndarray) -> np.ndarray:
+    """Errors of all holds of 1 to 12 h that begin and end at an observation of the variable.
+
+    Args:
+        bank, data, shock: As for :func:`one_step_residuals`.
+
+    Returns:
+        (12, P, T, 6) normalised, at the later hour; NaN where there is no such pair.
     """
-    squared = error.astype(float) ** 2
-    # Clipped beyond about 3 SD: a handful of charting errors must not set the variance.
-    squared = np.minimum(squared, 25.0 * np.median(squared) + 1e-9)
-    (measurement, variance), _ = nnls(np.stack([np.ones(len(gap)), gap], 1), squared)
-    return float(measurement), float(variance)
+    out = np.full((LARGEST_GAP, *data.values.shape), np.nan, np.float32)
+    for step, value in enumerate(_holds(bank, data, shock), 1):
+        pair = data.mask[:, step:] & data.mask[:, :-step]
+        out[step - 1, :, step:] = np.where(pair, data.values[:, step:] - value, np.nan)
+    return out
 
 
-def estimate_noise(bank: SimulatorBank, data: FitData, shock: np.ndarray) -> np.ndarray:
-    """(P, 8) residual standard deviation per square root of an hour, normalised."""
-    error, gap, _ = one_step_residuals(bank, data, shock)
+def noise_variance(error: np.ndarray, default: float) -> Noise:
+    """Posterior of the noise of one variable.
+
+    Args:
+        error: (G, P, T) errors of holds of 1..G hours, NaN where there is none.
+        default: Prior median of sigma, SD per square root of an hour.
+
+    Returns:
+        The default, with the prior's interval, where no hold ends at an observation.
+    """
+    seen = np.isfinite(error)
+    gap = np.arange(1.0, len(error) + 1.0)
+    pairs = seen.sum(0)
+    share = seen / np.maximum(pairs, 1)  # (G, P, T): an observation counts once
+    weight = share.sum(2)  # (G, P)
+    spread = PRIOR_FACTOR ** np.linspace(-4.0, 4.0, 161)
+    prior = np.exp(-0.5 * np.linspace(-4.0, 4.0, 161) ** 2)
+    level = np.ones(error.shape[1])
+    if not seen.any():
+        return _posterior(default * spread, prior, 0.0, level, 0, 1.0)
+    squared = np.where(seen, error.astype(float), 0.0) ** 2
+    squared = np.minimum(squared, CLIP * np.median(squared[seen]) + 1e-9)
+    total = (share * squared).sum(2)  # (G, P)
+    overall = total.sum() / weight.sum()
+    measurement = overall * np.logspace(-3.0, 0.5, 100)
+    sigma, dispersion, found = default * spread, 1.0, None
+    mean = np.full(len(gap), overall)
+    for _ in range(6):
+        at_gap, scaled = weight.sum(1), (total / level).sum(1)
+        mu = measurement[:, None, None] + sigma[None, :, None] ** 2 * gap  # (M, S, G)
+        likelihood = -0.5 * (at_gap * np.log(mu) + scaled / mu).sum(2) / dispersion
+        posterior = np.exp(likelihood - likelihood.max()) * prior
+        posterior /= posterior.sum()
+        over_m = posterior.sum(1)
+        found = _posterior(
+            sigma,
+            posterior.sum(0),
+            float(np.exp(over_m @ np.log(measurement))),
+            level,
+            int((pairs > 0).sum()),
+            dispersion,
+        )
+        mean = found.measurement + found.sigma**2 * gap
+        level = (LEVEL_OBSERVATIONS + (total / mean[:, None]).sum(0)) / (LEVEL_OBSERVATIONS + weight.sum(0))
+        dispersion = _dispersion(weight, total / level, mean, gap)
+    assert found is not None
+    return found
+
+
+def _dispersion(weight: np.ndarray, total: np.ndarray, mean: np.ndarray, gap: np.ndarray) -> float:
+    """Variance of the slope's score, summed within patients, over that of independent Gaussian errors."""
+    information = weight.sum(1) / mean**2
+    lever = (gap - (information @ gap) / information.sum()) / mean
+    score = (lever[:, None] * (total / mean[:, None] - weight)).sum(0)
+    expected = 2.0 * (weight.sum(1) * lever**2).sum()
+    return max(1.0, float((score**2).sum() / max(expected, 1e-12)))
+
+
+def _posterior(
+    sigma: np.ndarray, mass: np.ndarray, measurement: float, level: np.ndarray, observations: int, dispersion: float
+) -> Noise:
+    mass = mass / mass.sum()
+    low, high = np.interp((0.05, 0.95), np.cumsum(mass), sigma)
+    middle = float(np.exp(mass @ np.log(sigma)))
+    return Noise(middle, float(low), float(high), measurement, level, observations, dispersion)
+
+
+def noise_evidence(bank: SimulatorBank, data: FitData, shock: np.ndarray) -> list[Noise]:
+    """Posterior of the noise of each of the six variables; arguments as for :func:`one_step_residuals`."""
+    error = hold_residuals(bank, data, shock)
+    return [noise_variance(error[..., j], NOISE_DEFAULT[j]) for j in range(6)]
+
+
+def estimate_noise(
+    bank: SimulatorBank, data: FitData, shock: np.ndarray, found: dict[str, Any] | None = None
+) -> np.ndarray:
+    """(P, 8) residual standard deviation per square root of an hour, normalised.
+
+    Args:
+        bank, data, shock: As for :func:`one_step_residuals`.
+        found: Filled, per variable, with sigma, its 90 % interval, m, and what they rest on, for a bank's metadata.
+    """
     noise = np.tile(np.array(NOISE_DEFAULT, np.float32), (len(data.patients), 1))
-    for j in range(6):
-        seen = np.isfinite(error[..., j])
-        if seen.sum() < 30:
-            continue
-        g = gap[..., j][seen].astype(float)
-        measurement, variance = noise_variance(error[..., j][seen], g)
+    for j, posterior in enumerate(noise_evidence(bank, data, shock)):
         low, high = (f * NOISE_DEFAULT[j] for f in FACTOR)
-        cohort = float(np.clip(np.sqrt(variance), low, high))
-        expected = measurement + variance * gap[..., j]
-        ratio = np.where(seen, np.minimum(error[..., j] ** 2, 9.0 * expected) / np.maximum(expected, 1e-6), 0.0)
-        factor = (SHRINK + np.nansum(ratio, 1)) / (SHRINK + seen.sum(1))
-        noise[:, j] = np.clip(cohort * np.sqrt(factor), low, high)
+        noise[:, j] = np.clip(posterior.sigma * np.sqrt(posterior.level), low, high)
+        if found is not None:
+            found[SEPSIS.variables[j].name] = {
+                "sigma": round(posterior.sigma, 4),
+                "interval_90": [round(posterior.low, 4), round(posterior.high, 4)],
+                "measurement_variance": round(posterior.measurement, 4),
+                "observations": posterior.observations,
+                "dispersion": round(posterior.dispersion, 2),
+                "prior": NOISE_DEFAULT[j],
+            }
     return noise
