@@ -1,4 +1,4 @@
-"""cohort {build, card} and simulators {fit, info, audit, ceilings}: from clinical records to a bank."""
+"""cohort {build, card} and simulators {fit, study, info, audit, ceilings}: from clinical records to a bank."""
 
 from __future__ import annotations
 
@@ -94,6 +94,45 @@ def simulators_fit(
     bank.save(output)
     say(f"{output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}, {output.stat().st_size / 1e6:.1f} MB")
     say(f"next: medgym-offline behavior train --bank {output}")
+
+
+def simulators_study(
+    table: Annotated[Path, typer.Argument(metavar="COHORT", help="A cohort table (.parquet).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pooling-study.json.")],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="Bank recipe (.toml) that gives physics and fit.")
+    ] = None,
+    patients: Annotated[
+        int | None, typer.Option("--patients", min=2, help="Stays to use, chosen by the coverage rule (default: all).")
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 3,
+) -> None:
+    """Choose the pooling strength on the third quarter of every stay, and score forecasts of the last.
+
+    Example: medgym-offline simulators study runs/cohort.parquet --output runs/study
+    """
+    from dataclasses import replace
+
+    from medgym_offline.cohorts import Cohort
+    from medgym_offline.files import write_json
+    from medgym_offline.simulators.build import BankRecipe, read_recipe
+    from medgym_offline.simulators.pooling_study import StudyConfig, pooling_study, study_rows
+
+    settings = read_recipe(recipe) if recipe is not None else BankRecipe(patients=0)
+    if patients is not None:
+        settings = replace(settings, patients=patients)
+    found = pooling_study(Cohort.read(table), settings, StudyConfig(seeds=tuple(range(seeds))))
+    write_json(output / "pooling-study.json", found)
+    third = found["third_quarter"]
+    rows = [(s, *(f"{e:.4f}" for e in row)) for s, row in zip(third["strengths"], third["mae"])]
+    print_table(("pooling", *(f"{n} steps" for n in third["stops"])), rows, "Third quarter, MAE in SD")
+    chosen = found["chosen"]
+    say(f"Pop {third['mae_pop']:.4f}, from scratch at best {min(third['mae_from_scratch']):.4f}")
+    say(f"chosen: pooling {chosen['pooling']:g}, {chosen['stop']} steps\n")
+    columns = ("", *found["variables"], "mean", "NMSE", "Ind better", "p")
+    print_table(columns, study_rows(found, "ahead"), f"Last quarter, 24 h ahead, MAE in SD, {seeds} seeds")
+    print_table(columns, study_rows(found, "step"), "Last quarter, previous value to next, at most 12 h")
+    say(f"\nwritten to {output / 'pooling-study.json'}")
 
 
 def simulators_info(bank: BankName = "sepsis-v0", json: Json = False) -> None:
@@ -198,6 +237,7 @@ def register(app: typer.Typer) -> None:
     cohort.command("card")(cohort_card)
     simulators = typer.Typer(no_args_is_help=True, help="Patient simulators. Example: simulators info sepsis-v0")
     simulators.command("fit")(simulators_fit)
+    simulators.command("study")(simulators_study)
     simulators.command("info")(simulators_info)
     simulators.command("audit")(simulators_audit)
     simulators.command("ceilings")(simulators_ceilings)

@@ -8,7 +8,8 @@ under the charted treatment, and compared with what was observed:
 `rate_j` is how often variable j is observed per hour in the cohort, so a variable counts as much as another however
 rarely it is measured. The deviation is of the rates k, the set points B, the reversion rates R and the residual's last
 layer (partial pooling). Fitting each patient from scratch has a lower error on what it saw and a higher one on what it
-did not: `docs/science.md`.
+did not: `docs/science.md`. `medgym_offline.simulators.pooling_study` chooses lambda, and the step to stop at, on
+held-out time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,7 +32,10 @@ from medgym_offline.simulators.flow import heun_step
 from medgym_offline.simulators.needs import shock_course
 from medgym_offline.simulators.prior import RESIDUAL_HIDDEN
 
-__all__ = ["FitConfig", "FittedField", "fit_individuals", "fit_population", "warm_cosine"]
+__all__ = ["FitConfig", "FittedField", "Watch", "fit_alone", "fit_individuals", "fit_population", "warm_cosine"]
+
+Watch = Callable[[int, FieldParameters], None]
+"""Called as `(steps done, parameters)` every so often during a fit, for early stopping."""
 
 
 @dataclass(frozen=True)
@@ -174,12 +178,15 @@ def _optimise(
     steps: int,
     lr: float,
     progress: Progress,
+    stop: int | None = None,
+    watch: Callable[[int], None] | None = None,
 ) -> float:
+    """Minimise; the learning rate follows a schedule of `steps` steps, of which only the first `stop` are taken."""
     variables = [t.requires_grad_(True) for t in trained.values()]
     optimiser = torch.optim.Adam(variables, lr=lr)
     schedule = warm_cosine(optimiser, steps, 0.2)
     recent: list[float] = []
-    for _ in range(steps):
+    for done in range(1, (stop or steps) + 1):
         optimiser.zero_grad(set_to_none=True)
         loss, shown = loss_of()
         loss.backward()
@@ -188,6 +195,9 @@ def _optimise(
         schedule.step()
         recent.append(float(shown))
         progress.advance(1, loss=float(np.mean(recent[-50:])))
+        if watch is not None:
+            with torch.no_grad():
+                watch(done)
     for t in variables:
         t.requires_grad_(False)
     return float(np.mean(recent[-50:]))
@@ -230,12 +240,22 @@ def fit_individuals(
     physics: Physics,
     config: FitConfig,
     show: bool = True,
+    pooling: np.ndarray | None = None,
+    stop: int | None = None,
+    watch: Watch | None = None,
+    every: int = 50,
 ) -> FittedField:
     """Fit every patient as population plus deviation, all patients of the stack together.
 
     Args:
         data: P patients (patients of several worlds may be stacked one after the other).
         population: Where every patient starts and is pulled to.
+        need, response, threshold: (P, 3) each, given.
+        physics, config, show: See there.
+        pooling: (P,) each patient's own pull, instead of `config.pooling`; a patient may be stacked once per strength.
+        stop: Early stopping: take this many steps of a schedule of `config.individual_steps`.
+        watch: Called with the parameters after every `every` steps, and after the last.
+        every: See `watch`.
     """
     patients = len(data.patients)
     pooled = ("k", "set_point", "reversion", "w3", "b3")
@@ -243,6 +263,8 @@ def fit_individuals(
     deviation = {n: torch.zeros(patients, *base[n].shape[1:]) for n in pooled}
     fixed = [torch.from_numpy(a) for a in (need, response, threshold)]
     windows = _Windows(data, shock_course(physics, need, data.u), config, "fit-individual")
+    strength = torch.full((patients,), config.pooling) if pooling is None else torch.from_numpy(np.float32(pooling))
+    last = config.individual_steps if stop is None else stop
 
     def current() -> dict[str, Tensor]:
         return {n: base[n] + deviation[n] if n in pooled else base[n] for n in base}
@@ -250,10 +272,39 @@ def fit_individuals(
     def loss_of() -> tuple[Tensor, Tensor]:
         data_term = windows.loss(_params(current(), physics, *fixed), physics)
         pull = torch.stack([d.square().flatten(1).sum(1) for d in deviation.values()]).sum(0)
-        return (data_term + config.pooling * pull).sum(), data_term.detach().mean()
+        return (data_term + strength * pull).sum(), data_term.detach().mean()
 
-    with Progress("fit individuals", config.individual_steps, enabled=show) as progress:
-        loss = _optimise(deviation, loss_of, config.individual_steps, config.individual_lr, progress)
+    def look(done: int) -> None:
+        if watch is not None and (done % every == 0 or done == last):
+            watch(done, _params(current(), physics, *fixed))
+
+    with Progress("fit individuals", last, enabled=show) as progress:
+        steps, lr = config.individual_steps, config.individual_lr
+        loss = _optimise(deviation, loss_of, steps, lr, progress, last, look)
     raw = {n: t.detach() for n, t in current().items()}
     params = _params(raw, physics, *fixed)
     return FittedField(params, loss, raw)
+
+
+def fit_alone(
+    data: FitData,
+    need: np.ndarray,
+    response: np.ndarray,
+    threshold: np.ndarray,
+    physics: Physics,
+    config: FitConfig,
+    show: bool = True,
+    stop: int | None = None,
+    watch: Watch | None = None,
+    every: int = 50,
+) -> FittedField:
+    """Fit every patient from scratch: no population and no pull towards one, as many steps as both fits together.
+
+    Every patient starts from the same untrained network and mid-range rates. Arguments as for :func:`fit_individuals`.
+    """
+    untrained = replace(config, population_steps=1, population_lr=0.0)
+    nobody = fit_population(data, need, response, threshold, physics, untrained, show=False)
+    alone = replace(config, individual_steps=config.individual_steps + config.population_steps, pooling=0.0)
+    return fit_individuals(
+        data, nobody, need, response, threshold, physics, alone, show, stop=stop, watch=watch, every=every
+    )

@@ -1,8 +1,9 @@
 """Forecasts of observations a simulator never saw: Ind against Pop, persistence and the patient's mean.
 
-The `own` world is fitted to the even 12-hour blocks of every stay; here it forecasts the observations of the odd
-blocks, each from the hour of the variable's previous observation (at most 12 h before). The start state may come from
-anywhere earlier in the record, as at the bedside. Errors are in SD of the cohort, so NMSE is against variance 1.
+:func:`forecast_ahead` forecasts a day from one hour. :func:`forecast_held_out` is the bank's audit: the `own` world is
+fitted to the even 12-hour blocks of every stay; here it forecasts the observations of the odd blocks, each from the
+hour of the variable's previous observation (at most 12 h before). The start state may come from anywhere earlier in the
+record, as at the bedside. Errors are in SD of the cohort, so NMSE is against variance 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from medgym_offline.simulators.field import FieldParameters
 from medgym_offline.simulators.needs import shock_course
 from medgym_offline.simulators.noise import one_step_residuals
 
-__all__ = ["forecast_held_out", "population_for_all"]
+__all__ = ["compare", "forecast_ahead", "forecast_held_out", "paired", "patient_errors", "population_for_all"]
 
 MODELS = ("ind", "pop", "persistence", "patient mean")
 
@@ -70,10 +71,66 @@ def forecast_held_out(bank: SimulatorBank, data: FitData, parity: int = 1) -> di
     count = np.maximum(seen.mask.sum(1), 1)
     mean = (seen.values * seen.mask).sum(1) / count
     errors["patient mean"] = data.values - mean[:, None]
+    return compare({name: errors[name] for name in MODELS}, used)
+
+
+def forecast_ahead(
+    bank: SimulatorBank, data: FitData, shock: np.ndarray, begin: np.ndarray, hours: int = 24
+) -> np.ndarray:
+    """Forecasts of every patient from one hour of the record on, under the charted treatment.
+
+    Args:
+        bank: Simulators, one per patient of `data`; no noise is added.
+        data: Its start states, balance and treatment are read, no value after `begin`.
+        shock: (P, T) hidden shock severity at each hour.
+        begin: (P,) hour each forecast starts from.
+        hours: How far.
+
+    Returns:
+        (P, T, 6) normalised; NaN outside `begin` + 1 to `begin` + `hours`.
+    """
+    row, last = np.arange(len(begin)), data.u.shape[1] - 1
+    x = np.concatenate([data.start, data.balance[..., None], shock[..., None]], -1)[row, begin]
+    out = np.full(data.values.shape, np.nan, np.float32)
+    solver, hour = bank.with_backend("ode"), torch.ones(len(begin), 1)
+    with torch.inference_mode():
+        state = torch.from_numpy(x).float().unsqueeze(1)
+        for step in range(hours):
+            at = begin + step
+            u = torch.from_numpy(data.u[row, np.minimum(at, last)]).unsqueeze(1)
+            state = solver.flow(state, u, hour)
+            inside = at < last
+            out[row[inside], at[inside] + 1] = state[inside, 0, :6].numpy()
+    return out
+
+
+def patient_errors(error: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """(P,) mean absolute error of each patient from errors (P, T, 6) at `used`; NaN where none is.
+
+    The mean is over variables first, so that hourly SpO2 does not drown the laboratory.
+    """
+    n = used.sum(1)
+    total = np.abs(np.where(used, np.nan_to_num(error), 0.0)).sum(1)
+    seen = (n > 0).sum(1)
+    mean = np.where(n > 0, total / np.maximum(n, 1), 0.0).sum(1) / np.maximum(seen, 1)
+    return np.where(seen > 0, mean, np.nan)
+
+
+def compare(errors: dict[str, np.ndarray], used: np.ndarray) -> dict[str, Any]:
+    """Models beside each other on the same observations, the first against every other paired over patients.
+
+    Args:
+        errors: Per model, (P, T, 6) normalised errors.
+        used: (P, T, 6) observations that count.
+
+    Returns:
+        `counts` per variable; per model MAE per variable, their mean, NMSE (against cohort variance 1); `paired`: share
+        of patients where the first model is better, median gain, Wilcoxon p-value.
+    """
     out: dict[str, Any] = {"counts": [int(n) for n in used.sum((0, 1))], "models": {}}
-    per_patient = {}
-    for name in MODELS:
-        e = np.where(used, np.nan_to_num(errors[name]), 0.0)
+    per_patient = {name: patient_errors(e, used) for name, e in errors.items()}
+    for name, error in errors.items():
+        e = np.where(used, np.nan_to_num(error), 0.0)
         total = np.maximum(used.sum((0, 1)), 1)
         mae, mse = np.abs(e).sum((0, 1)) / total, (e**2).sum((0, 1)) / total
         out["models"][name] = {
@@ -81,16 +138,16 @@ def forecast_held_out(bank: SimulatorBank, data: FitData, parity: int = 1) -> di
             "mae_mean": round(float(mae.mean()), 4),
             "nmse_mean": round(float(mse.mean()), 4),
         }
-        # A patient counts through the mean over variables, so that hourly SpO2 does not drown the laboratory.
-        n = used.sum(1)
-        per_variable = np.where(n > 0, np.abs(e).sum(1) / np.maximum(n, 1), np.nan)
-        per_patient[name] = np.nanmean(per_variable[(n > 0).any(1)], 1)
-    out["paired"] = {}
-    for name in MODELS[1:]:
-        gain = per_patient[name] - per_patient["ind"]
-        out["paired"][name] = {
-            "ind_better": round(float((gain > 0).mean()), 3),
-            "median_gain": round(float(np.median(gain)), 4),
-            "p": float(wilcoxon(gain).pvalue) if np.abs(gain).max() > 0 else 1.0,
-        }
+    first, *others = per_patient
+    out["paired"] = {name: paired(per_patient[first], per_patient[name], first) for name in others}
     return out
+
+
+def paired(first: np.ndarray, other: np.ndarray, name: str = "ind") -> dict[str, float]:
+    """Errors (P,) of a model against another's, over patients who have both: share better, median gain, Wilcoxon p."""
+    gain = (other - first)[np.isfinite(other - first)]
+    return {
+        f"{name}_better": round(float((gain > 0).mean()), 3),
+        "median_gain": round(float(np.median(gain)), 4),
+        "p": float(wilcoxon(gain).pvalue) if np.abs(gain).max() > 0 else 1.0,
+    }

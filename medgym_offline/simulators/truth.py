@@ -13,6 +13,10 @@ and from states along the noisy course, for the expected displacement d = x(t + 
 once under the treatment the clinician then gave (`behaviour`) and once under a uniformly random treatment held instead
 (`random`). A fit that has learnt the clinician's indications rather than the treatments' effects is good at the first
 and bad at the second.
+
+R2 of displacements is the strict reading: no change scores 0 or less, and a variable that hardly moves has next to no
+denominator. Beside it is `r2_state`, the same errors against the spread of the true states after h hours; there no
+change scores well, since patients differ. `rmse` and `change_sd` are the two parts of R2_j, in SD of the cohort.
 """
 
 from __future__ import annotations
@@ -31,7 +35,17 @@ from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.field import FieldParameters
 from medgym_offline.simulators.needs import shock_course
 
-__all__ = ["Model", "TrueCases", "bank_model", "population_model", "score", "true_cases", "truth_checks", "truth_table"]
+__all__ = [
+    "Model",
+    "TrueCases",
+    "bank_model",
+    "change_table",
+    "population_model",
+    "score",
+    "true_cases",
+    "truth_checks",
+    "truth_table",
+]
 
 LEADS = (4, 24)
 STARTS = tuple(range(0, 72, 6))
@@ -141,7 +155,8 @@ def score(model: Model, cases: TrueCases, variables: Sequence[str]) -> dict[str,
     """NMSE of full-horizon forecasts, and R2 of displacements, mean and per variable.
 
     Returns:
-        `nmse`, `mae` (normalised units), and per regime and lead `r2`, each {"mean": ..., variable: ...}.
+        `nmse`, `mae` (normalised units), and per regime and lead `r2`, `r2_state`, `rmse` and `change_sd`, each
+        {"mean": ..., variable: ...}, R2 also {"all": ...}.
     """
     first = torch.cat([cases.states[:, :1, :7], model.hidden[:, :1, None]], -1)
     forecast = _follow(model.flow, first, cases.treatment.unsqueeze(1))[:, 0, :, :6]
@@ -151,17 +166,26 @@ def score(model: Model, cases: TrueCases, variables: Sequence[str]) -> dict[str,
         "nmse": _named((forecast - truth).square().mean((0, 1)) / variance, variables),
         "mae": _named((forecast - truth).abs().mean((0, 1)), variables),
         "r2": {},
+        "r2_state": {},
+        "rmse": {},
+        "change_sd": {},
     }
     x = torch.cat([cases.states[:, cases.starts, :7], model.hidden[:, cases.starts].unsqueeze(-1)], -1)
     for regime, schedule in cases.schedules.items():
         path = _follow(model.flow, x, schedule)
-        out["r2"][regime] = {}
+        for part in ("r2", "r2_state", "rmse", "change_sd"):
+            out[part][regime] = {}
         for lead in LEADS:
             true = (cases.ends[regime][:, :, lead - 1, :6] - x[..., :6]).flatten(0, 1)
             error = (path[:, :, lead - 1, :6] - x[..., :6]).flatten(0, 1) - true
-            total = (true - true.mean(0)).square().sum(0)
-            r2 = _named(1.0 - error.square().sum(0) / total, variables)
-            out["r2"][regime][f"{lead} h"] = {"all": round(float(1.0 - error.square().sum() / total.sum()), 4), **r2}
+            end = cases.ends[regime][:, :, lead - 1, :6].flatten(0, 1)
+            squared, when = error.square().sum(0), f"{lead} h"
+            for part, reference in (("r2", true), ("r2_state", end)):
+                total = (reference - reference.mean(0)).square().sum(0)
+                r2 = _named(1.0 - squared / total, variables)
+                out[part][regime][when] = {"all": round(float(1.0 - squared.sum() / total.sum()), 4), **r2}
+            out["rmse"][regime][when] = _named((squared / len(error)).sqrt(), variables)
+            out["change_sd"][regime][when] = _named(true.std(0, unbiased=False), variables)
     return out
 
 
@@ -210,4 +234,32 @@ def truth_table(facts: dict[str, Any]) -> str:
         found = facts[name]
         r2 = (f"{found['r2'][r][h]['all']:.2f}, {found['r2'][r][h]['mean']:.2f}" for r, h in cases)
         lines.append(f"| {name} | {found['nmse']['mean']:.2f} | {found['mae']['mean']:.2f} | " + " | ".join(r2) + " |")
+    return "\n".join(lines)
+
+
+def change_table(facts: dict[str, Any], regime: str = "random") -> str:
+    """Markdown table of :func:`truth_checks` per variable: true change, and each simulator's RMSE and both R2."""
+    first = next(iter(facts.values()))
+    names = [n for n in first["change_sd"][regime][f"{LEADS[0]} h"] if n != "mean"]
+    lines = [
+        f"| {regime} treatment | SD of the true change | "
+        + " | ".join(f"{n}: RMSE, R2, R2 of states" for n in facts)
+        + " |",
+        "|" + "---|" * (2 + len(facts)),
+    ]
+    for lead in LEADS:
+        when = f"{lead} h"
+        for name in names:
+            parts = (
+                ", ".join(f"{found[part][regime][when][name]:.2f}" for part in ("rmse", "r2", "r2_state"))
+                for found in facts.values()
+            )
+            lines.append(
+                f"| {name}, {when} | {first['change_sd'][regime][when][name]:.2f} | " + " | ".join(parts) + " |"
+            )
+        parts = (
+            f"{found['r2'][regime][when]['all']:.2f}, {found['r2_state'][regime][when]['all']:.2f}"
+            for found in facts.values()
+        )
+        lines.append(f"| all, {when} (R2, R2 of states) | | " + " | ".join(parts) + " |")
     return "\n".join(lines)

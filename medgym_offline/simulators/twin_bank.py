@@ -21,7 +21,7 @@ from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
 from medgym_offline.simulators.data import HORIZON, block_hours, fit_data
 from medgym_offline.simulators.field import FieldParameters, Physics
-from medgym_offline.simulators.fit import fit_individuals, fit_population
+from medgym_offline.simulators.fit import fit_alone
 from medgym_offline.simulators.twin import NOISE, TwinField, draw_twin, perfusion_gap
 
 if TYPE_CHECKING:
@@ -144,12 +144,8 @@ def scratch_world(cohort: Cohort, bank: SimulatorBank, recipe: BankRecipe, show:
     params = own.params
     assert isinstance(params, FieldParameters)
     need, response, threshold = (t.numpy() for t in (params.need, params.response, params.threshold))
-    config = replace(recipe.fit, seed=derive_seed(recipe.seed, "scratch"), pooling=0.0)
-    nobody = fit_population(
-        data, need, response, threshold, recipe.physics, replace(config, population_steps=1, population_lr=0.0), show
-    )
-    alone = replace(config, individual_steps=config.individual_steps + config.population_steps)
-    fit = fit_individuals(data, nobody, need, response, threshold, recipe.physics, alone, show)
+    config = replace(recipe.fit, seed=derive_seed(recipe.seed, "scratch"))
+    fit = fit_alone(data, need, response, threshold, recipe.physics, config, show)
     return World(fit.params, own.noise, own.initial)
 
 
@@ -209,13 +205,15 @@ def _run(options: argparse.Namespace) -> None:
     from medgym_offline.cohorts import Cohort
     from medgym_offline.cohorts.calibration import comparison, read_summary, summarise
     from medgym_offline.simulators.files import load_simulators
-    from medgym_offline.simulators.truth import truth_table
+    from medgym_offline.simulators.truth import change_table, truth_table
 
     if options.command == "truth":
         facts = load_simulators(options.bank).metadata.get("truth")
         if facts is None:
             raise BankError(f"{options.bank}: no truth checks in this bank; a twin is built by the command `build`")
         print(truth_table(facts))
+        if "change_sd" in next(iter(facts.values())):  # not in banks built before the table was
+            print("\n" + change_table(facts))
         return
     recipe = read_recipe(options.recipe)
     if options.command == "build":

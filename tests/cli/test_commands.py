@@ -30,6 +30,7 @@ COMMANDS = (
     "cohort build",
     "cohort card",
     "simulators fit",
+    "simulators study",
     "simulators info",
     "simulators audit",
     "behavior train",

@@ -28,7 +28,7 @@ from medgym_offline.simulators.checks import bounded
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.simulators.flow import SolutionMapConfig, solve
-from medgym_offline.simulators.truth import Model, bank_model, score, true_cases, truth_checks
+from medgym_offline.simulators.truth import Model, bank_model, change_table, score, true_cases, truth_checks
 from medgym_offline.simulators.twin_bank import WIDE, TwinWard, _bare, build_twin, true_world, twin_cohort, twin_ids
 
 SEED = 11
@@ -295,6 +295,13 @@ def test_score_by_hand(bank: SimulatorBank) -> None:
     true = (cases.ends["random"][:, :, 3, :6] - cases.states[:, cases.starts, :6]).double().numpy().reshape(-1, 6)
     r2 = 1.0 - (true**2).sum(0) / ((true - true.mean(0)) ** 2).sum(0)
     assert [still["r2"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(r2), abs=1e-3)
+    end = cases.ends["random"][:, :, 3, :6].double().numpy().reshape(-1, 6)
+    state = 1.0 - (true**2).sum(0) / ((end - end.mean(0)) ** 2).sum(0)
+    assert [still["r2_state"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(state), abs=1e-3)
+    spread, rmse = true.std(0), np.sqrt((true**2).mean(0))
+    assert [still["change_sd"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(spread), abs=1e-3)
+    assert [still["rmse"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(rmse), abs=1e-3)
+    assert change_table({"no change": still}).count("\n") == 15  # two lines of head, six variables and all, twice
     error = (cases.states[:, :1, :6] - cases.expected[..., :6]).double().numpy()
     spread = cases.states[:, 1:, :6].double().numpy().reshape(-1, 6).var(0)
     nmse = (error**2).mean((0, 1)) / spread

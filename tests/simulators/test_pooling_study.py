@@ -1,0 +1,165 @@
+"""The pooling study: nothing later is read, early stopping is a cut, forecasts and comparisons are what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.cohorts import Cohort
+from medgym_offline.errors import BankError
+from medgym_offline.simulators.build import BankRecipe
+from medgym_offline.simulators.data import HORIZON, FitData, fit_data
+from medgym_offline.simulators.field import FieldParameters, Physics
+from medgym_offline.simulators.fit import FitConfig, fit_alone, fit_individuals, fit_population
+from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
+from medgym_offline.simulators.needs import estimate_need, shock_course
+from medgym_offline.simulators.pooling_study import StudyConfig, _score, _Split, before, pooling_study, study_rows
+from medgym_offline.simulators.prior import draw_response, draw_threshold, prior_bank
+from medgym_offline.simulators.twin_bank import twin_cohort
+
+PATIENTS = 4
+RECIPE = BankRecipe(patients=0, fit=FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2))
+CONFIG = StudyConfig(strengths=(0.1, 1.0), seeds=(0, 1), every=2, hours=6)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return twin_cohort(PATIENTS, 1)[0]
+
+
+@pytest.fixture(scope="module")
+def data(cohort: Cohort) -> FitData:
+    return fit_data(cohort.to_grid(1.0, float(HORIZON)))
+
+
+def _draws(data: FitData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    need = estimate_need(data, np.ones(96, bool), Physics(), 0)
+    return need, draw_response(0, data.patients), draw_threshold(0, data.patients)
+
+
+def _same(a: FieldParameters, b: FieldParameters) -> bool:
+    return all(torch.equal(x, b.tensors()[n]) for n, x in a.tensors().items())
+
+
+def test_a_cut_record_has_nothing_later(data: FitData) -> None:
+    end = np.array([10, 40, 30, 5])
+    later = np.arange(96)[None] >= end[:, None]
+    other = replace(data, values=np.where(later[..., None], 9.0, data.values), mask=data.mask | later[..., None])
+    one, two = before(data, end), before(other, end)
+    assert np.array_equal(one.mask, two.mask)
+    assert np.array_equal(one.start, two.start)
+    assert not one.mask[later].any()
+    assert (one.length == end).all()
+
+
+def test_forecasts_ahead_of_the_last_quarter_do_not_depend_on_what_happened_then(data: FitData) -> None:
+    split = _Split.of(data, 3, RECIPE, CONFIG)
+    late = (np.arange(96)[None] > split.begin[:, None])[..., None]
+    other = replace(data, values=np.where(late, data.values + 3.0, data.values).astype(np.float32))
+    changed = _Split.of(other, 3, RECIPE, CONFIG)
+    first, second = (_score(s, 7, 0.1, 3, 5, False)["ahead"] for s in (split, changed))
+    for model in first:
+        shift = (second[model] - first[model])[split.scored("ahead")]
+        assert shift.size > 10
+        assert np.allclose(shift, 3.0, atol=1e-5), model
+
+
+def test_only_the_quarter_after_the_training_hours_is_scored(data: FitData) -> None:
+    for quarters in (2, 3):
+        split = _Split.of(data, quarters, RECIPE, CONFIG)
+        for forecast in ("ahead", "step"):
+            scored = split.scored(forecast)
+            assert not (scored & split.training.mask).any()
+            assert not (scored & ~data.mask).any()
+        hours = np.nonzero(split.scored("ahead"))[1]
+        assert hours.max() <= split.begin.max() + CONFIG.hours
+    third, last = (_Split.of(data, q, RECIPE, CONFIG).scored("step") for q in (2, 3))
+    assert not (third & last).any()  # what chooses is not what is reported
+
+
+def test_early_stopping_is_a_cut_of_the_same_fit(data: FitData) -> None:
+    config, draws = FitConfig(population_steps=3, individual_steps=8, hours=3, windows=1), _draws(data)
+    population = fit_population(data, *draws, Physics(), config, show=False)
+    seen: dict[int, FieldParameters] = {}
+
+    def watch(done: int, params: FieldParameters) -> None:
+        seen[done] = params
+
+    fit_individuals(data, population, *draws, Physics(), config, show=False, watch=watch, every=3)
+    assert list(seen) == [3, 6, 8]
+    cut = fit_individuals(data, population, *draws, Physics(), config, show=False, stop=6)
+    assert _same(cut.params, seen[6])
+    assert not _same(cut.params, seen[8])
+    alone: dict[int, FieldParameters] = {}
+    fit_alone(data, *draws, Physics(), config, show=False, watch=alone.__setitem__, every=4)
+    assert list(alone) == [4, 8, 11]
+    assert _same(fit_alone(data, *draws, Physics(), config, show=False, stop=4).params, alone[4])
+
+
+def test_strengths_may_be_stacked(data: FitData) -> None:
+    config, draws = FitConfig(population_steps=2, individual_steps=6, hours=3, windows=1), _draws(data)
+    population = fit_population(data, *draws, Physics(), config, show=False)
+    pull = np.repeat([0.1, 30.0], PATIENTS)
+    need, response, threshold = (np.concatenate([d, d]) for d in draws)
+    both = fit_individuals(
+        data.stack(data), population, need, response, threshold, Physics(), config, show=False, pooling=pull
+    )
+    one = fit_individuals(data, population, *draws, Physics(), replace(config, pooling=0.1), show=False)
+    assert torch.allclose(both.params.set_point[:PATIENTS], one.params.set_point, atol=1e-6)
+    moved = (both.params.set_point - population.params.set_point).abs().mean(1)
+    assert (moved[PATIENTS:] < moved[:PATIENTS]).all()  # the stronger pull keeps patients nearer to the population
+
+
+def test_forecasts_ahead_are_the_flow_hour_by_hour(data: FitData) -> None:
+    bank = prior_bank(PATIENTS, seed=1)
+    begin = np.array([3, 20, 50, 94])
+    shock = shock_course(bank.physics, _draws(data)[0], data.u)
+    found = forecast_ahead(bank, data, shock, begin, 4)
+    i = 1
+    x = torch.tensor([*data.start[i, 20], data.balance[i, 20], shock[i, 20]]).float().expand(PATIENTS, 1, 8)
+    for t in range(20, 24):
+        x = bank.flow(x, torch.from_numpy(data.u[i, t]).expand(PATIENTS, 1, 3), torch.ones(PATIENTS, 1))
+        assert np.allclose(found[i, t + 1], x[i, 0, :6].numpy(), atol=1e-5)
+    assert np.isfinite(found).all(-1).sum(1).tolist() == [4, 4, 4, 1]  # the grid ends at hour 95
+    assert np.isnan(found[0, :4]).all()
+
+
+def test_patients_count_through_the_mean_over_their_variables() -> None:
+    error, used = np.full((2, 5, 6), np.nan), np.zeros((2, 5, 6), bool)
+    error[0, :4, 0], used[0, :4, 0] = 1.0, True
+    error[0, 1, 5], used[0, 1, 5] = -3.0, True
+    assert patient_errors(error, used)[0] == 2.0
+    assert np.isnan(patient_errors(error, used)[1])
+    found = compare({"ind": error, "pop": 2.0 * error}, used)
+    assert found["models"]["ind"]["mae"] == [1.0, 0, 0, 0, 0, 3.0]
+    assert found["paired"]["pop"]["ind_better"] == 1.0
+    assert found["paired"]["pop"]["median_gain"] == 2.0
+
+
+@pytest.fixture(scope="module")
+def found(cohort: Cohort) -> dict[str, Any]:
+    return pooling_study(cohort, RECIPE, CONFIG, show=False)
+
+
+def test_the_study_chooses_the_lowest_error_of_the_third_quarter(found: dict[str, Any]) -> None:
+    third, chosen = found["third_quarter"], found["chosen"]
+    row = third["strengths"].index(chosen["pooling"])
+    assert third["mae"][row][third["stops"].index(chosen["stop"])] == min(min(r) for r in third["mae"])
+    assert third["stops"] == [2, 4]
+    assert third["stops_from_scratch"] == [2, 4, 6, 8]
+    ahead = found["last_quarter"]["ahead"]
+    seeds = [s["models"]["ind"]["mae_mean"] for s in ahead["by_seed"]]
+    assert seeds[0] != seeds[1]
+    assert ahead["models"]["ind"]["mae_mean"] == pytest.approx(np.mean(seeds), abs=1e-4)
+    assert ahead["models"]["persistence"]["mae_sd_over_seeds"] == 0.0
+    rows = study_rows(found, "step")
+    assert [r[0] for r in rows] == ["ind", "pop", "ind from scratch", "persistence", "patient mean"]
+
+
+def test_too_few_stays_are_refused(cohort: Cohort) -> None:
+    with pytest.raises(BankError, match="4 stays, the study needs 9"):
+        pooling_study(cohort, replace(RECIPE, patients=9), CONFIG, show=False)
