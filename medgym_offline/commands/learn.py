@@ -1,4 +1,4 @@
-"""train and behavior {train}: policies from data, and the policies that make the data."""
+"""train: policies from data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands.common import Patients, parse_list, parse_patients, say
+from medgym_offline.commands import behavior
+from medgym_offline.commands.common import Patients, parse_patients, say
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
@@ -99,60 +100,7 @@ def _bank_of(dataset: str) -> str:
     return dataset_info(dataset).bank or "sepsis-v0"
 
 
-def behavior_train(
-    bank: Annotated[
-        str, typer.Option("--bank", help="Name of a shipped bank, or the path of a bank file.")
-    ] = "sepsis-v0",
-    scope: Annotated[
-        str, typer.Option("--scope", help="ind, pop, dr or ind-scratch; several separated by commas.")
-    ] = "ind",
-    timing: Annotated[
-        str, typer.Option("--timing", help="adaptive, fixed, or both separated by a comma.")
-    ] = "adaptive",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the policies and checkpoints.")] = Path(
-        "runs/behaviors"
-    ),
-    patients: Patients = None,
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="Recipe (.toml); default: the release's behaviors.toml.")
-    ] = None,
-    updates: Annotated[
-        int | None, typer.Option("--updates", min=1, help="Updates of every scope (default: the recipe's).")
-    ] = None,
-) -> None:
-    """Train the behaviour policies of a bank by TRPO-Lagrangian, all patients at once. A killed run resumes.
-
-    Example: medgym-offline behavior train --bank sepsis-v0 --scope ind --timing adaptive --output runs/behaviors
-    """
-    from medgym_offline.online.behavior import train_behavior_files
-    from medgym_offline.online.recipe import SCOPES, load_recipe
-    from medgym_offline.simulators import load_simulators
-
-    settings = load_recipe(recipe)
-    if updates is not None:
-        changed = {name: {**settings.settings.get(name, {}), "updates": updates} for name in SCOPES}
-        settings = replace(settings, settings=changed)
-    loaded = load_simulators(bank)
-    chosen = parse_patients(patients, loaded.patients)
-    simulators = loaded if chosen is None else loaded.select(chosen)
-    checkpoints = output / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    paths = train_behavior_files(
-        simulators, parse_list(timing), parse_list(scope), output, recipe=settings, checkpoints=checkpoints
-    )
-    for path in paths:
-        say(f"wrote {path}")
-    extra = "" if chosen is None else f" --patients {','.join(chosen)}"
-    say(f"next: medgym-offline eval --policy {paths[-1]} --bank {bank}{extra}")
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     app.command("train")(train_command)
-    behavior = typer.Typer(
-        no_args_is_help=True, help="Policies that generate the datasets. Example: behavior train --bank sepsis-v0"
-    )
-    # A callback keeps `train` a subcommand although it is the only one.
-    behavior.callback()(lambda: None)
-    behavior.command("train")(behavior_train)
-    app.add_typer(behavior, name="behavior")
+    behavior.register(app)

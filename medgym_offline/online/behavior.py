@@ -6,29 +6,37 @@ knows all patients keeps two thirds of it:
 
     dr   one policy on every patient's own simulator
     ind  a copy of it per patient: spread reset, critic warmed up, then trained on the patient's simulator
+
+Early-stopped ones (`medgym_offline.online.recipe.EARLY`) are part of the way from random to expert.
 """
 
 from __future__ import annotations
 
-import hashlib
-import sys
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from medgym_offline.envs.process import ProcessConfig
+import torch
+
 from medgym_offline.errors import PolicyError, unknown_name
-from medgym_offline.files import code_version, release_folder
-from medgym_offline.online.recipe import SCOPES, BehaviorRecipe, load_recipe
-from medgym_offline.online.train import TrainResult, train
+from medgym_offline.files import release_folder
+from medgym_offline.online.recipe import BEHAVIORS, EARLY, SCOPES, BehaviorRecipe, load_recipe
+from medgym_offline.online.runs import BehaviorRun, EngineOptions
+from medgym_offline.online.train import TrainResult
 
 if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["behavior_path", "load_behavior", "train_behavior", "train_behavior_files"]
+__all__ = ["RELEASE", "TIMINGS", "behavior_path", "load_behavior", "train_behavior", "train_behavior_files"]
 
 TIMINGS = ("adaptive", "fixed")
+RELEASE: tuple[tuple[str, str], ...] = (
+    *((scope, timing) for timing in TIMINGS for scope in ("ind", "pop", "dr")),
+    *((name, "adaptive") for name in EARLY),
+)
+"""The behaviour policies that ship with a bank: (name, timing)."""
 
 
 def behavior_path(
@@ -36,11 +44,14 @@ def behavior_path(
 ) -> Path:
     """Where the behaviour policy of (bank, scope, timing) lies: `<bank>-<scope>-<timing>.safetensors`.
 
+    `scope` is any of `medgym_offline.online.recipe.BEHAVIORS`: "ind", "pop", "dr", "ind-scratch", or early-stopped:
+    "ind-medium", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75".
+
     Raises:
         UnknownNameError: For an unknown scope or timing.
     """
-    if scope not in SCOPES:
-        raise unknown_name("behaviour scope", scope, SCOPES)
+    if scope not in BEHAVIORS:
+        raise unknown_name("behaviour scope", scope, BEHAVIORS)
     if timing not in TIMINGS:
         raise unknown_name("timing", timing, TIMINGS)
     home = Path(folder) if folder is not None else release_folder("generation") / "behaviors"
@@ -70,20 +81,6 @@ def load_behavior(bank_name: str, scope: str = "ind", timing: str = "adaptive") 
     return policy
 
 
-def _fingerprint(actor: StackedActor) -> str:
-    """SHA-256 of a policy's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(actor.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _summary(result: TrainResult) -> dict[str, Any]:
-    """Means over simulators of the last ten updates, for the provenance."""
-    return {name: round(float(values[-10:].nanmean()), 5) for name, values in sorted(result.log.items())}
-
-
 def train_behavior(
     bank: SimulatorBank,
     timing: str,
@@ -93,6 +90,7 @@ def train_behavior(
     initial: StackedActor | None = None,
     checkpoints: str | Path | None = None,
     progress: bool = True,
+    options: EngineOptions | None = None,
 ) -> TrainResult:
     """Train the behaviour policy of one scope and timing.
 
@@ -101,9 +99,10 @@ def train_behavior(
         timing: "adaptive" or "fixed".
         scope: "pop", "dr", "ind" (fine-tuned from dr) or "ind-scratch".
         recipe: Settings; the release's by default.
-        initial: For scope "ind", the dr policy to start from; trained first when left out.
-        checkpoints: Folder for checkpoints; a killed run resumes from there.
+        initial: For scope "ind", the shared policy to start from; dr is trained first when left out.
+        checkpoints: Folder for finished parts and checkpoints; a killed run resumes from there.
         progress: Show progress on standard error.
+        options: Engine, workers, device.
 
     Returns:
         The policies with provenance (recipe and its hash, seed, bank and its content hash, code version, command),
@@ -111,34 +110,14 @@ def train_behavior(
 
     Raises:
         UnknownNameError: For an unknown scope or timing.
+        MedGymError: If `checkpoints` belongs to another recipe, or as `EngineOptions.check`.
     """
-    recipe = recipe or load_recipe()
-    target = behavior_path(bank.name, scope, timing)
-    process = ProcessConfig(timing=timing, decisions=recipe.decisions, reward=recipe.reward)  # type: ignore[arg-type]
-    if scope == "ind" and initial is None:
-        shared = train_behavior(bank, timing, "dr", recipe=recipe, checkpoints=checkpoints, progress=progress)
-        initial = shared.actor
-    origin = None if initial is None else _fingerprint(initial)
-    config = recipe.config(scope, origin)
-    checkpoint = None if checkpoints is None else Path(checkpoints) / f"{target.stem}.state.safetensors"
-    simulators = bank.population() if scope == "pop" else bank
-    result = train(simulators, process, config, initial, checkpoint=checkpoint, progress=progress)
-    result.actor.provenance.update(
-        {
-            "scope": scope,
-            "algorithm": recipe.algorithm,
-            "seed": recipe.seed,
-            "recipe": recipe.to_dict(),
-            "recipe_hash": recipe.content_hash,
-            "bank": bank.name,
-            "bank_hash": bank.content_hash,
-            "world": bank.current_world,
-            "code": code_version(),
-            "command": " ".join(sys.argv),
-            "final": _summary(result),
-        }
-    )
-    return result
+    behavior_path(bank.name, scope, timing)
+    if scope not in SCOPES:
+        raise unknown_name("trained scope", scope, SCOPES)
+    run = BehaviorRun(bank, recipe or load_recipe(), checkpoints, options, initial, progress)
+    run.train([(scope, timing)])
+    return run.results[scope, timing]
 
 
 def train_behavior_files(
@@ -150,39 +129,44 @@ def train_behavior_files(
     *,
     recipe: BehaviorRecipe | None = None,
     checkpoints: str | Path | None = None,
+    options: EngineOptions | None = None,
+    wanted: Sequence[tuple[str, str]] | None = None,
+    fresh: bool = False,
+    report: bool = False,
 ) -> list[Path]:
-    """Train behaviour policies and write `<bank>-<scope>-<timing>.safetensors`; dr is trained once per timing.
+    """Train behaviour policies and write `<bank>-<scope>-<timing>.safetensors`; what several need is trained once.
 
     Args:
         bank: Simulators of P patients.
-        timings, scopes: Which policies.
+        timings, scopes: Which policies: every scope (or early policy) with every timing.
         output: Folder; the release's `generation/behaviors` by default.
         progress: Show progress on standard error.
         recipe: Settings; the release's by default.
-        checkpoints: Folder for checkpoints, to resume a killed run.
+        checkpoints: Folder for finished parts and checkpoints, to resume a killed run.
+        options: Engine, workers, device.
+        wanted: Pairs (scope, timing) instead of `timings` and `scopes`, for instance :data:`RELEASE`.
+        fresh: Forget what `checkpoints` holds.
+        report: Write `<bank>-training.html` beside the policies (extra `report`).
 
     Returns:
-        The files written.
+        The files written, policies first. Early-stopped policies are stored in float16.
     """
     from medgym_offline.policies.files import save_policy
 
-    recipe = recipe or load_recipe()
+    pairs = list(wanted) if wanted is not None else [(scope, timing) for timing in timings for scope in scopes]
     # Every name is looked at before the first minute of training.
-    paths = {(t, s): behavior_path(bank.name, s, t, output) for t in timings for s in scopes}
+    paths = {(scope, timing): behavior_path(bank.name, scope, timing, output) for scope, timing in pairs}
+    run = BehaviorRun(bank, recipe or load_recipe(), checkpoints, options, progress=progress)
+    if fresh and checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    run.train(pairs)
     written = []
-    for timing in timings:
-        shared: StackedActor | None = None
-        # dr first, because ind starts from it.
-        for scope in sorted(scopes, key=lambda name: (name != "dr", name)):
-            if scope == "ind" and shared is None:
-                shared = train_behavior(
-                    bank, timing, "dr", recipe=recipe, checkpoints=checkpoints, progress=progress
-                ).actor
-            start = shared if scope == "ind" else None
-            result = train_behavior(
-                bank, timing, scope, recipe=recipe, initial=start, checkpoints=checkpoints, progress=progress
-            )
-            shared = result.actor if scope == "dr" else shared
-            save_policy(result.actor, paths[timing, scope])
-            written.append(paths[timing, scope])
+    for name, path in paths.items():
+        early = name in run.early
+        actor = run.early[name] if early else run.results[name].actor
+        written.append(save_policy(actor, path, torch.float16 if early else torch.float32))
+    if report:
+        from medgym_offline.online.report import write_training_report
+
+        written.append(write_training_report(run, paths[pairs[0]].with_name(f"{bank.name}-training.html")))
     return written

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgym_offline.envs.timing import ProcessConfig
 from medgym_offline.errors import MedGymError, unknown_name
 from medgym_offline.files import read_toml, release_folder
 from medgym_offline.online.config import TrainConfig
 
-__all__ = ["SCOPES", "BehaviorRecipe", "load_recipe"]
+__all__ = ["BEHAVIORS", "EARLY", "SCOPES", "BehaviorRecipe", "load_recipe"]
 
 SCOPES: dict[str, str] = {
     "pop": "one policy trained on the population simulator",
@@ -22,6 +23,21 @@ SCOPES: dict[str, str] = {
     "ind": "the dr policy, fine-tuned for each patient on the patient's own simulator",
     "ind-scratch": "a policy per patient, trained from scratch on the patient's own simulator",
 }
+
+EARLY: dict[str, tuple[str, float]] = {
+    "ind-medium": ("ind-scratch", 0.5),
+    "pop-medium": ("pop", 0.5),
+    "dr-replay-25": ("dr", 0.25),
+    "dr-replay-50": ("dr", 0.5),
+    "dr-replay-75": ("dr", 0.75),
+}
+"""Early-stopped policy -> (whose training it is taken from, share of the return gap between random and expert).
+
+The expert is the fully trained policy of the first word: ind for ind-medium, although that starts from dr and its early
+form cannot (dr is past nine tenths of the gap before the first update)."""
+
+BEHAVIORS: tuple[str, ...] = (*SCOPES, *EARLY)
+"""Names of the behaviour policies of a bank."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +48,32 @@ class BehaviorRecipe:
         seed: Root of every random stream.
         decisions: Budget K.
         reward: Reward kind of the process.
-        algorithm: "trpo-lag" or "trpo".
+        algorithm: One of `medgym_offline.online.config.ALGORITHMS`.
+        shard: Patients trained together. It is part of the result: float32 sums of another batch differ in their
+            last digits. The number of workers is not.
+        patience: Stop a policy after this many updates without a better return (running mean of 10 updates); 0: never.
+        early_updates: Longest training of ind-medium.
+        early_episodes: Episodes per patient from which a share of the return gap is measured.
         settings: Scope -> settings of :class:`TrainConfig` that differ from its defaults.
+
+    Raises:
+        MedGymError: If a number is out of range; UnknownNameError for an unknown scope.
     """
 
     seed: int = 0
     decisions: int = 20
     reward: str = "integral"
     algorithm: str = "trpo-lag"
+    shard: int = 55
+    patience: int = 0
+    early_updates: int = 80
+    early_episodes: int = 16
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, least in (("shard", 1), ("patience", 0), ("early_updates", 1), ("early_episodes", 1)):
+            if getattr(self, name) < least:
+                raise MedGymError(f"recipe entry {name} is {getattr(self, name)}; it must be at least {least}")
         for scope in self.settings:
             if scope not in SCOPES:
                 raise unknown_name("behaviour scope", scope, SCOPES)
@@ -62,6 +93,10 @@ class BehaviorRecipe:
             "fine_tune_from": fine_tune_from,
         }
         return TrainConfig.from_dict({**self.settings.get(scope, {}), **fixed})
+
+    def process(self, timing: str) -> ProcessConfig:
+        """The decision process that is trained in; infeasible budgets are refused here."""
+        return ProcessConfig(timing=timing, decisions=self.decisions, reward=self.reward)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able recipe."""

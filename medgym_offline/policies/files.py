@@ -60,8 +60,10 @@ def actor_header(policy: StackedActor) -> dict[str, Any]:
     }
 
 
-def save_policy(policy: StackedActor, path: str | Path) -> Path:
+def save_policy(policy: StackedActor, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write `policy` to `path` (.safetensors or .pt), whole or not at all; the same policy gives the same bytes.
+
+    `dtype` float16 halves the file; :func:`load_policy` gives float32 again, with the weights rounded.
 
     Raises:
         PolicyError: If the suffix is another one, or the policy is not a `StackedActor`.
@@ -72,9 +74,9 @@ def save_policy(policy: StackedActor, path: str | Path) -> Path:
     if policy.net.output != "identity":
         raise PolicyError(f"the actor's last layer has activation {policy.net.output!r}; 'identity' is expected")
     header = json.dumps(actor_header(policy), sort_keys=True, allow_nan=False)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in policy.net.state_dict().items()}
+    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in policy.net.state_dict().items()}
     if policy.log_std is not None:
-        tensors["log_std"] = policy.log_std.detach().cpu().contiguous()
+        tensors["log_std"] = policy.log_std.detach().to("cpu", dtype).contiguous()
     with atomic_path(target) as temporary:
         if target.suffix == ".safetensors":
             from safetensors.torch import save_file

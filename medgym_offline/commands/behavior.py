@@ -1,0 +1,164 @@
+"""behavior {train, train-all}: the policies that make the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medgym_offline.commands.common import Patients, parse_list, parse_patients, say
+
+__all__ = ["register"]
+
+BankName = Annotated[str, typer.Option("--bank", help="Name of a shipped bank, or the path of a bank file.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for policies, report and checkpoints.")]
+Recipe = Annotated[Path | None, typer.Option("--recipe", help="Recipe (.toml); default: the release's behaviors.toml.")]
+Updates = Annotated[
+    int | None, typer.Option("--updates", min=1, help="Updates of every scope (default: the recipe's).")
+]
+Engine = Annotated[str, typer.Option("--engine", help="local (this process), process (all local cores) or ray.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Jobs at a time (default: every core).")]
+Address = Annotated[str | None, typer.Option("--address", help="Ray cluster, HOST:PORT (default: one started here).")]
+Device = Annotated[str, typer.Option("--device", help="Torch device: cpu, or cuda for everything on one GPU.")]
+Resume = Annotated[
+    bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or forget it and start again.")
+]
+
+
+def _train(
+    bank: str,
+    wanted: Sequence[tuple[str, str]],
+    output: Path,
+    patients: str | None,
+    recipe: Path | None,
+    changes: dict[str, object],
+    updates: int | None,
+    engine: tuple[str, int | None, str | None, str],
+    resume: bool,
+) -> None:
+    """Train the (scope, timing) pairs `wanted` and print what was written."""
+    from medgym_offline.online.behavior import behavior_path, train_behavior_files
+    from medgym_offline.online.config import ALGORITHMS
+    from medgym_offline.online.recipe import SCOPES, load_recipe
+    from medgym_offline.online.runs import EngineOptions
+    from medgym_offline.simulators import load_simulators
+
+    # Everything that can be wrong is looked at before the bank is read.
+    for scope, timing in wanted:
+        behavior_path("bank", scope, timing)
+    options = EngineOptions(*engine)
+    options.check()
+    settings = load_recipe(recipe)
+    if updates is not None:
+        changes["settings"] = {name: {**settings.settings.get(name, {}), "updates": updates} for name in SCOPES}
+        changes["early_updates"] = min(updates, settings.early_updates)
+    settings = replace(settings, **changes)  # type: ignore[arg-type]
+    if settings.algorithm not in ALGORITHMS:
+        from medgym_offline.errors import unknown_name
+
+        raise unknown_name("algorithm", settings.algorithm, ALGORITHMS)
+    for _, timing in wanted:
+        settings.process(timing)
+    loaded = load_simulators(bank)
+    chosen = parse_patients(patients, loaded.patients)
+    simulators = loaded if chosen is None else loaded.select(chosen)
+    paths = train_behavior_files(
+        simulators,
+        output=output,
+        recipe=settings,
+        checkpoints=output / "checkpoints" / loaded.name,
+        options=options,
+        wanted=wanted,
+        fresh=not resume,
+        report=_has_matplotlib(),
+    )
+    for path in paths:
+        say(f"wrote {path}")
+    extra = "" if chosen is None else f" --patients {','.join(chosen)}"
+    say(f"next: medgym-offline eval --policy {paths[0]} --bank {bank}{extra}")
+
+
+def _has_matplotlib() -> bool:
+    import importlib.util
+
+    found = importlib.util.find_spec("matplotlib") is not None
+    if not found:
+        say('no training report: pip install "medgym-offline[report]"')
+    return found
+
+
+def behavior_train(
+    bank: BankName = "sepsis-v0",
+    scope: Annotated[
+        str,
+        typer.Option(
+            "--scope",
+            help="ind, pop, dr, ind-scratch, or early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); "
+            "several separated by commas.",
+        ),
+    ] = "ind",
+    timing: Annotated[
+        str, typer.Option("--timing", help="adaptive, fixed, or both separated by a comma.")
+    ] = "adaptive",
+    algorithm: Annotated[str | None, typer.Option("--algorithm", help="Default: the recipe's (trpo-lag).")] = None,
+    decisions: Annotated[int | None, typer.Option("--decisions", help="Budget K (default: the recipe's).")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Root seed (default: the recipe's).")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option("--patience", min=0, help="Early stop after so many updates without a better return; 0: never."),
+    ] = None,
+    output: Output = Path("runs/behaviors"),
+    patients: Patients = None,
+    recipe: Recipe = None,
+    updates: Updates = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    address: Address = None,
+    device: Device = "cpu",
+    resume: Resume = True,
+) -> None:
+    """Train behaviour policies of a bank, all patients at once. A killed run goes on where it was.
+
+    Example: medgym-offline behavior train --bank sepsis-v0 --scope ind --timing adaptive --engine process
+    """
+    given = {"algorithm": algorithm, "decisions": decisions, "seed": seed, "patience": patience}
+    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    wanted = [(s, t) for t in parse_list(timing) for s in parse_list(scope)]
+    if not wanted:
+        raise typer.BadParameter("name at least one scope and one timing")
+    where = (engine, workers, address, device)
+    _train(bank, wanted, output, patients, recipe, changes, updates, where, resume)
+
+
+def behavior_train_all(
+    bank: BankName = "sepsis-v0",
+    output: Output = Path("runs/behaviors"),
+    patients: Patients = None,
+    recipe: Recipe = None,
+    updates: Updates = None,
+    engine: Engine = "process",
+    workers: Workers = None,
+    address: Address = None,
+    device: Device = "cpu",
+    resume: Resume = True,
+) -> None:
+    """Train every behaviour policy that ships with a bank: ind, pop, dr in both timings, and the early-stopped ones.
+
+    Example: medgym-offline behavior train-all --bank sepsis-v0 --output runs/behaviors
+    """
+    from medgym_offline.online.behavior import RELEASE
+
+    _train(bank, RELEASE, output, patients, recipe, {}, updates, (engine, workers, address, device), resume)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    behavior = typer.Typer(
+        no_args_is_help=True, help="Policies that generate the datasets. Example: behavior train --bank sepsis-v0"
+    )
+    behavior.command("train")(behavior_train)
+    behavior.command("train-all")(behavior_train_all)
+    app.add_typer(behavior, name="behavior")

@@ -1,0 +1,29 @@
+"""Torch devices by name, refused in one line where they cannot be used."""
+
+from __future__ import annotations
+
+from medgym_offline.errors import MedGymError
+
+__all__ = ["check_device"]
+
+
+def check_device(name: str) -> str:
+    """`name` if tensors can be put there ("cpu", "cuda", "cuda:1", "mps").
+
+    Raises:
+        MedGymError: No such kind of device, or none on this machine.
+    """
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise MedGymError(f"unknown device {name!r}; known: cpu, cuda, cuda:N, mps") from None
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise MedGymError(
+            f"device {name!r} is not available here (torch {torch.__version__}, "
+            f"{torch.cuda.device_count()} CUDA GPUs); use --device cpu"
+        ) from None
+    return name

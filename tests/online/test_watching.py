@@ -1,0 +1,139 @@
+"""Snapshots, early stop and early-stopped policies: what they keep, and that a resume changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.envs.process import ProcessConfig
+from medgym_offline.online import TrainConfig, train
+from medgym_offline.online.early import Gap, Passing, nearest_to_share, rounded
+from medgym_offline.online.networks import Adam
+from medgym_offline.online.state import TrainState
+from medgym_offline.online.watching import Patience, Snapshots, snapshot_updates
+from medgym_offline.simulators import SimulatorBank
+
+PROCESS = ProcessConfig(timing="adaptive", decisions=4)
+
+
+def state_at(update: int, returns: torch.Tensor) -> TrainState:
+    """A state whose parameters are its update's number; `returns` (updates, S)."""
+    count = returns.shape[1]
+    actor = torch.full((count, 3), float(update))
+    zero = torch.zeros(count)
+    log = {"return": returns[:update]}
+    return TrainState(update, actor, actor, Adam.zeros(actor), zero, zero, zero, zero.long(), log)
+
+
+@pytest.mark.parametrize("updates", [1, 7, 200])
+def test_snapshots_are_dense_at_first_and_end_at_the_end(updates: int) -> None:
+    chosen = snapshot_updates(updates)
+    assert chosen[0] == 0
+    assert chosen[-1] == updates
+    gaps = np.diff(chosen)
+    assert (gaps >= 1).all()
+    assert all(b <= max(1, 0.26 * a + 1) for a, b in zip(chosen, gaps))
+
+
+def test_patience_stops_each_policy_by_its_own_curve(tmp_path: Path) -> None:
+    updates = np.arange(60)
+    returns = torch.tensor(np.stack([np.minimum(updates, 20), np.minimum(updates, 35), 0.0 * updates], 1)).float()
+    watch = Patience(5, tmp_path / "kept")
+    ends = next(u for u in range(1, 61) if watch(state_at(u, returns)))
+    # The mean of updates u-9..u last grows at the first index of the plateau + 9; five updates later patience is over.
+    expected = [21 + 9 + 5, 36 + 9 + 5, 10 + 5]
+    at = watch.at()
+    assert at is not None
+    assert at.tolist() == expected
+    assert ends == max(expected)
+    final = watch.apply(torch.zeros(3, 3))
+    assert final[:, 0].tolist() == expected
+    # A run that was killed and goes on from an earlier update ends with the same parameters.
+    again = Patience(5, tmp_path / "kept")
+    for u in range(40, ends + 1):
+        again(state_at(u, returns))
+    assert torch.equal(again.apply(torch.zeros(3, 3)), final)
+
+
+def test_snapshots_survive_a_kill(tmp_path: Path) -> None:
+    returns = torch.zeros(10, 1)
+    whole = Snapshots((1, 3, 9), None)
+    for u in range(1, 11):
+        whole(state_at(u, returns))
+    first = Snapshots((1, 3, 9), tmp_path / "way")
+    for u in range(1, 6):
+        first(state_at(u, returns))
+    second = Snapshots((1, 3, 9), tmp_path / "way")
+    for u in range(3, 11):  # resumed from an earlier checkpoint
+        second(state_at(u, returns))
+    assert list(second.found()) == [1, 3, 9]
+    assert all(torch.equal(second.found()[u], theta) for u, theta in whole.found().items())
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_bank: SimulatorBank) -> tuple[Gap, dict[int, torch.Tensor]]:
+    """A shared policy's way, and the gap between random and its end."""
+    way: dict[int, torch.Tensor] = {}
+    config = TrainConfig(updates=14, episodes=16, hidden=8, shared=True, radius=0.2, value_warmup=1)
+
+    def watch(state: TrainState) -> None:
+        way[state.update] = state.actor.clone()
+
+    result = train(tiny_bank, PROCESS, config, progress=False, watch=watch)
+    return Gap.measure(tiny_bank, PROCESS, result.actor, seed=0, episodes=6), way
+
+
+def test_shares_are_zero_at_random_and_one_at_the_expert(trained: tuple[Gap, dict[int, torch.Tensor]]) -> None:
+    gap, way = trained
+    assert (gap.expert > gap.random).all()
+    assert np.allclose(gap.share(gap.returns(way[14])), 1.0, atol=1e-5)
+    assert np.allclose(gap.share(gap.random), 0.0)
+    assert gap.mean_share(gap.expert) == pytest.approx(1.0)
+
+
+def test_a_patients_share_does_not_depend_on_its_batch_mates(
+    trained: tuple[Gap, dict[int, torch.Tensor]], tiny_bank: SimulatorBank
+) -> None:
+    gap, way = trained
+    from medgym_offline.online.actors import stacked_actor
+
+    expert = stacked_actor(gap.shape, way[14], None, 4)
+    alone = Gap.measure(tiny_bank.select([2]), PROCESS, expert, seed=0, episodes=6)
+    assert alone.random[0] == pytest.approx(gap.random[2], rel=1e-5)
+    assert alone.returns(way[5])[0] == pytest.approx(gap.returns(way[5])[2], rel=1e-5)
+
+
+def test_the_nearest_of_the_way_is_chosen_up_to_the_first_that_passes(
+    trained: tuple[Gap, dict[int, torch.Tensor]],
+) -> None:
+    gap, way = trained
+    share = {u: gap.mean_share(gap.returns(rounded(theta))) for u, theta in way.items()}
+    for wanted, (update, theta, reached) in zip((0.25, 0.5, 0.75), nearest_to_share(gap, way, [0.25, 0.5, 0.75])):
+        first = min(u for u, value in share.items() if value >= wanted)
+        assert update <= first
+        assert abs(reached - wanted) == min(abs(share[u] - wanted) for u in way if u <= first)
+        assert torch.equal(theta, rounded(way[update]))
+
+
+def test_passing_keeps_for_each_patient_its_own_update(trained: tuple[Gap, dict[int, torch.Tensor]]) -> None:
+    gap, way = trained
+    passing = Passing(gap, 0.5)
+    table = {}
+    ended = None
+    for update, theta in way.items():
+        state = state_at(update, torch.zeros(14, 4))
+        state.actor = theta.expand(4, -1)
+        table[update] = gap.share(gap.returns(rounded(state.actor)))
+        if passing(state):
+            ended = update
+            break
+    assert ended is not None
+    for p in range(4):
+        first = min(u for u in table if table[u][p] >= 0.5)
+        best = min((u for u in table if u <= first), key=lambda u: abs(table[u][p] - 0.5))
+        assert passing.update[p] == best
+        assert passing.share[p] == table[best][p]
+        assert torch.equal(passing.theta[p], rounded(way[best])[0])
