@@ -80,7 +80,13 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
 
 
 def generate_command(
-    dataset: Annotated[str, typer.Argument(metavar="ID", help="Dataset id, or the path of a recipe (.toml).")],
+    dataset: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="Dataset id (or its -large form), or the path of a recipe (.toml)."),
+    ] = None,
+    all_recipes: Annotated[
+        bool, typer.Option("--all", help="Every dataset of this release, one after the other.")
+    ] = False,
     patients: Annotated[
         str | None, typer.Option("--patients", help="Only the first N patients, or ids; needs --as.")
     ] = None,
@@ -89,23 +95,52 @@ def generate_command(
         str | None, typer.Option("--as", metavar="ID", help="Id to write a part of a dataset under.")
     ] = None,
     root: Root = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the result is the same.")] = 1,
     release: Annotated[
         bool, typer.Option("--release", help="Maintainers: also write the manifest beside the recipe.")
     ] = False,
 ) -> None:
-    """Make a dataset from its recipe, where Minari finds it.
+    """Make a dataset from its recipe, where Minari finds it. An interrupted run continues where it stopped.
 
     Example: medgym-offline generate medgym/sepsis-ind-v0
     """
-    from medgym_offline.datasets import generate
+    from medgym_offline.datasets import generate, list_recipes
+    from medgym_offline.errors import DatasetError, MedGymError
 
     chosen: int | list[str] | None = None
     if patients is not None:
         chosen = int(patients) if patients.lstrip("+-").isdigit() else parse_list(patients)
-    made = generate(dataset, root=root, patients=chosen, episodes=episodes, output_id=output_id, release=release)
-    say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
-    where = "" if root is None else f"MINARI_DATASETS_PATH={root} "
-    say(f"next: {where}medgym-offline train gcql --dataset {made.id} --output runs/gcql --eval")
+    if all_recipes == (dataset is not None):
+        raise typer.BadParameter("name one dataset, or use --all")
+    if not all_recipes:
+        assert dataset is not None
+        made = generate(
+            dataset,
+            root=root,
+            patients=chosen,
+            episodes=episodes,
+            output_id=output_id,
+            release=release,
+            workers=workers,
+        )
+        say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
+        where = "" if root is None else f"MINARI_DATASETS_PATH={root} "
+        say(f"next: {where}medgym-offline train gcql --dataset {made.id} --output runs/gcql --eval")
+        return
+    if (patients, episodes, output_id) != (None, None, None):
+        raise typer.BadParameter("--all makes whole datasets: leave out --patients, --episodes and --as")
+    failed = []
+    for name in list_recipes():
+        try:
+            made = generate(name, root=root, release=release, workers=workers)
+            say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
+        except MedGymError as error:  # the others are made nevertheless
+            failed.append(name)
+            say(f"{name}: {error}")
+    if failed:
+        raise DatasetError(
+            f"{len(failed)} datasets could not be made: {', '.join(failed)}; correct the above, run again"
+        )
 
 
 def verify_command(dataset: DatasetId, json: Json = False, root: Root = None) -> None:

@@ -1,7 +1,8 @@
-"""The policy that a recipe names, and its rollouts."""
+"""The policies that a recipe names, and their rollouts."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,36 +15,92 @@ from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.files import sha256_file
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from medgym_offline.envs.process import ProcessConfig
     from medgym_offline.envs.rollout import Rollout
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["Behavior", "play", "process_config", "resolve_behavior"]
+__all__ = ["Behavior", "play", "process_config", "recipe_behavior", "resolve_behavior"]
 
 BUILTINS = ("random", "zero", "max", "clinician")
 SCOPES = ("ind", "dr", "pop", "ind-scratch")
+EARLY = ("ind-medium", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75")
+"""Early-stopped policies of a bank, beside the fully trained ones."""
 _POLICY_FILES = (".safetensors", ".pt", ".onnx")
 
 
 @dataclass(frozen=True)
 class Behavior:
-    """A policy that acts in a dataset.
+    """A policy that acts in a dataset, or several that take turns.
 
     Attributes:
         name: As the recipe names it.
-        digest: SHA-256 of its file, or `builtin:<name>`.
-        policy: A `medgym_offline.policies.Policy`.
+        digest: SHA-256 of its file, or `builtin:<name>`; of a mix, the SHA-256 of those of its parts.
+        policy: A `medgym_offline.policies.Policy`; None for a mix.
+        parts: Of a mix: part e mod n plays episode e of every patient.
     """
 
     name: str
     digest: str
     policy: Any
+    parts: tuple[Behavior, ...] = ()
 
     def for_patients(self, patients: Sequence[str]) -> Any:
         """The policy for these ids, in this order."""
+        if self.parts:
+            return _Turns([part.for_patients(patients) for part in self.parts])
         if self.policy.patients is None or tuple(self.policy.patients) == tuple(patients):
             return self.policy
         return self.policy.select(list(patients))
+
+    def select(self, patients: Sequence[str]) -> Behavior:
+        """The same behaviour for these patients alone (smaller to send to a worker)."""
+        if self.parts:
+            return Behavior(self.name, self.digest, None, tuple(part.select(patients) for part in self.parts))
+        return Behavior(self.name, self.digest, self.for_patients(patients))
+
+    def of_episode(self, number: int) -> Behavior:
+        """Who plays a patient's episode of this number."""
+        return self.parts[number % len(self.parts)] if self.parts else self
+
+    def starting_at(self, number: int) -> Behavior:
+        """The same behaviour where the first episode it is shown is a patient's episode of this number."""
+        turned = tuple(self.of_episode(number + i) for i in range(len(self.parts)))
+        return Behavior(self.name, self.digest, self.policy, turned)
+
+    def to_json(self) -> dict[str, Any]:
+        """Name and digest, as the manifest has them."""
+        found: dict[str, Any] = {"name": self.name, "sha256": self.digest}
+        return found | ({"parts": [part.to_json() for part in self.parts]} if self.parts else {})
+
+
+class _Turns:
+    """Policies that take turns along the axis of episodes: policy i acts in columns i, i + n, i + 2n, ..."""
+
+    def __init__(self, policies: Sequence[Any]):
+        self.policies = list(policies)
+
+    def reset(self, seeds: np.ndarray) -> None:
+        """Give every policy the seeds of its own episodes."""
+        from medgym_offline.policies.protocol import reset_policy
+
+        for i, policy in enumerate(self.policies):
+            if seeds[:, i :: len(self.policies)].size:
+                reset_policy(policy, seeds[:, i :: len(self.policies)])
+
+    def act(self, observations: Tensor) -> Tensor:
+        """(P, B, 9) -> (P, B, A)."""
+        n = len(self.policies)
+        found = [
+            p.act(observations[:, i::n]) if i < observations.shape[1] else None for i, p in enumerate(self.policies)
+        ]
+        assert found[0] is not None
+        actions = found[0].new_empty(*observations.shape[:2], found[0].shape[-1])
+        for i, part in enumerate(found):
+            if part is not None:
+                actions[:, i::n] = part
+        return actions
 
 
 def process_config(recipe: Recipe) -> ProcessConfig:
@@ -54,10 +111,11 @@ def process_config(recipe: Recipe) -> ProcessConfig:
 
 
 def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int) -> Behavior:
-    """The policy called `name`: a shipped scope, a built-in, or a policy file.
+    """The policy called `name`: a shipped one, a built-in, or a policy file.
 
     Args:
-        name: `ind`, `dr`, `pop` (shipped with the bank), `random`, `zero`, `max`, `clinician`, or a file's path.
+        name: `ind`, `dr`, `pop` and the early-stopped ones (shipped with the bank), `random`, `zero`, `max`,
+            `clinician`, or a file's path.
         bank: The whole bank.
         timing, decisions: Of the process it will act in.
 
@@ -65,7 +123,7 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
         DatasetError: no such name, or a policy made for the other timing.
         PolicyError: the policy is not shipped for this bank, or its file is damaged.
     """
-    if name in SCOPES:
+    if name in (*SCOPES, *EARLY):
         from medgym_offline.online.behavior import behavior_path, load_behavior
 
         digest = sha256_file(path) if (path := behavior_path(bank.name, name, timing)).is_file() else ""
@@ -81,12 +139,21 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
             raise DatasetError(f"behavior {name}: there is no such policy file; correct the recipe's `behavior`")
         found = Behavior(Path(name).name, sha256_file(name), load_policy(name))
     else:
-        raise DatasetError(str(unknown_name("behavior", name, (*SCOPES, *BUILTINS))))
+        raise DatasetError(str(unknown_name("behavior", name, (*SCOPES, *EARLY, *BUILTINS))))
     if found.policy.timing != timing:
         raise DatasetError(
             f"behavior {name} was made for {found.policy.timing} timing, the recipe asks for {timing}; change one"
         )
     return found
+
+
+def recipe_behavior(recipe: Recipe, bank: SimulatorBank) -> Behavior:
+    """The behaviour of a recipe, one policy or a mix; errors as `resolve_behavior`."""
+    parts = [resolve_behavior(name, bank, recipe.timing, recipe.decisions) for name in recipe.policies]
+    if len(parts) == 1:
+        return parts[0]
+    digest = hashlib.sha256("\n".join(part.digest for part in parts).encode()).hexdigest()
+    return Behavior(" + ".join(part.name for part in parts), digest, None, tuple(parts))
 
 
 def play(
@@ -96,7 +163,7 @@ def play(
 
     Args:
         bank: P patients.
-        behavior: Acts for them.
+        behavior: Acts for them; of a mix, part b mod n acts in column b.
         config: The process.
         seeds: (P, B) int64, one per episode: everything random in it derives from its seed alone.
         perturbation: Standard deviation of the action noise.

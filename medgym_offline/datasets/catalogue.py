@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.datasets.recipes import Recipe, list_recipes, unknown_dataset
+from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import release_folder
 
@@ -115,15 +115,14 @@ def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
     Raises:
         UnknownDatasetError: no such id, with the nearest ones.
     """
-    recipes = list_recipes()
     folder = dataset_folder(dataset, root)
     local = folder / "data" / "manifest.json"
     if local.is_file():
         manifest = read_manifest(local)
         return _info(Recipe.from_fields(manifest["recipe"] | {"id": dataset}, str(local)), manifest, folder)
-    if dataset not in recipes:
-        raise unknown_dataset(dataset, sorted({*recipes, *local_ids(root)}))
-    recipe = recipes[dataset]
+    recipe = known_recipe(dataset)
+    if recipe is None:
+        raise unknown_dataset(dataset, sorted({*list_recipes(), *local_ids(root)}))
     released = release_folder("datasets") / f"{recipe.name}.manifest.json"
     return _info(recipe, read_manifest(released) if released.is_file() else None, None)
 

@@ -14,7 +14,7 @@ import numpy as np
 from medgym_offline.datasets.catalogue import dataset_folder, local_ids
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import read_blocks
-from medgym_offline.datasets.recipes import list_recipes, unknown_dataset
+from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, cache_folder
@@ -113,10 +113,10 @@ def load_dataset(
         UnknownNameError: no such patient.
     """
     folder = dataset_folder(dataset, root)
-    recipes = list_recipes()
+    recipe = known_recipe(dataset)
     if not (folder / "data").is_dir():
-        if dataset not in recipes:
-            raise unknown_dataset(dataset, sorted({*recipes, *local_ids(root)}))
+        if recipe is None:
+            raise unknown_dataset(dataset, sorted({*list_recipes(), *local_ids(root)}))
         if not generate:
             raise DatasetError(
                 f"{dataset} is not on this machine ({folder}); make it: medgym-offline generate {dataset}"
@@ -129,7 +129,7 @@ def load_dataset(
     metadata = read_metadata(folder)
     ours = metadata["medgym"]
     _check_size(folder, int(ours["bytes"]))
-    _warn_if_older(dataset, ours, recipes)
+    _warn_if_older(dataset, ours, recipe)
     columns = None
     for home in (folder, cache_folder() / "datasets"):
         flat = home / flat_name(ours["content_hash"])
@@ -169,8 +169,8 @@ def _check_size(folder: Path, wanted: int) -> None:
         raise DatasetError(f"{path}: {size} bytes, {wanted} were written; truncated or changed, regenerate the dataset")
 
 
-def _warn_if_older(dataset: str, ours: dict[str, Any], recipes: dict[str, Any]) -> None:
-    if dataset in recipes and ours.get("recipe_digest") not in (None, recipes[dataset].digest):
+def _warn_if_older(dataset: str, ours: dict[str, Any], recipe: Recipe | None) -> None:
+    if recipe is not None and ours.get("recipe_digest") not in (None, recipe.digest):
         warnings.warn(
             f"{dataset} on this machine was made by another version of its recipe; medgym-offline generate {dataset}",
             stacklevel=3,

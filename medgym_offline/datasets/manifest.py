@@ -31,10 +31,11 @@ def env_specs(recipe: Recipe, patient: str) -> tuple[str, str]:
     from gymnasium.envs.registration import EnvSpec
 
     kwargs = {"patient": patient, "timing": recipe.timing, "decisions": recipe.decisions, "bank": recipe.bank}
+    kwargs["world"] = recipe.world
 
     def spec(reward: str) -> str:
         made = EnvSpec(
-            id="medgym/Sepsis-v0",
+            id="medgym/SepsisTwin-v0" if recipe.world == "true" else "medgym/Sepsis-v0",
             entry_point="medgym_offline.envs:SepsisEnv",
             vector_entry_point="medgym_offline.envs:SepsisVectorEnv",
             max_episode_steps=recipe.decisions + 1,
@@ -158,7 +159,7 @@ def build_manifest(
     folder: Path,
     references: dict[str, Any],
     bank: dict[str, str],
-    behavior: dict[str, str],
+    behavior: dict[str, Any],
 ) -> dict[str, Any]:
     """The manifest of a finished dataset folder: what it is, what made it, and a checksum of every file.
 
@@ -168,7 +169,7 @@ def build_manifest(
         transitions: All rows.
         folder: The dataset's folder, with its files under `data/`.
         references: From `reference_returns`.
-        bank, behavior: `name` and hash of what made it.
+        bank, behavior: Name and hash of what made it.
     """
     starts = transitions.episode_starts()
     lengths = np.diff(np.r_[starts, len(transitions)])

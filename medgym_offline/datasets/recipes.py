@@ -13,10 +13,24 @@ from typing import Any
 from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
 from medgym_offline.files import read_toml, release_folder
 
-__all__ = ["Recipe", "UnknownDatasetError", "find_recipe", "list_recipes", "read_recipe", "unknown_dataset"]
+__all__ = [
+    "LARGE_EPISODES",
+    "Recipe",
+    "UnknownDatasetError",
+    "find_recipe",
+    "known_recipe",
+    "list_recipes",
+    "read_recipe",
+    "stream_of",
+    "unknown_dataset",
+]
+
+LARGE_EPISODES = 1000
+"""Episodes per patient of the `-large` form of a dataset, made on demand and never shipped."""
 
 # Minari's own rule, with the namespace and the version required: an id without a version cannot be loaded by it.
 _ID = re.compile(r"^[-_\w][-_\w/]*[-_\w]+/[-_\w]+?-v\d+$")
+_LARGE = re.compile(r"-large(-v\d+)$")
 
 
 class UnknownDatasetError(DatasetError, UnknownNameError):
@@ -37,8 +51,9 @@ class Recipe:
         id: `namespace/name-vN`.
         description: One sentence.
         bank: Name or path of the simulator bank; every episode runs in its patient's own simulator.
-        behavior: Scope of a shipped policy (`ind`, `dr`, `pop`), a built-in (`random`, `zero`, `max`) or the path
-            of a policy file.
+        behavior: Name of a shipped policy (`ind`, `dr`, `pop`, `ind-medium`, ...), a built-in (`random`, `zero`,
+            `max`, `clinician`) or the path of a policy file. Several joined by ` + ` take turns: of n policies,
+            policy e mod n plays episode e of every patient.
         timing: `adaptive` or `fixed`.
         decisions: K, the largest number of decisions in 96 h.
         reward: `integral`, `paper` or `authors`.
@@ -46,6 +61,8 @@ class Recipe:
         perturbation: Standard deviation of the noise on actions, in units of an action in [-1, 1]. The initial
             state's is the environment's own, 0.05 normalised units.
         seed: Root seed.
+        world: World of the bank that the episodes run in: `own` (the fitted simulators), `held-out`, or `true` (the
+            twin's known truth, which stands for the real patients).
     """
 
     id: str
@@ -58,6 +75,7 @@ class Recipe:
     episodes: int = 100
     perturbation: float = 0.05
     seed: int = 0
+    world: str = "own"
 
     def __post_init__(self) -> None:
         if not _ID.match(self.id):
@@ -66,6 +84,9 @@ class Recipe:
             )
         _one_of(self.id, "timing", self.timing, ("adaptive", "fixed"))
         _one_of(self.id, "reward", self.reward, ("integral", "paper", "authors"))
+        _one_of(self.id, "world", self.world, ("own", "held-out", "true"))
+        if not all(self.policies):
+            raise DatasetError(f"recipe {self.id}: behavior {self.behavior!r} has an empty name in its mix")
         for field, least in (("decisions", 1), ("episodes", 1), ("perturbation", 0), ("seed", 0)):
             if getattr(self, field) < least:
                 raise DatasetError(f"recipe {self.id}: {field} = {getattr(self, field)} must be at least {least}")
@@ -78,7 +99,12 @@ class Recipe:
     @property
     def stream(self) -> str:
         """Purpose of the seeds of this recipe's episodes."""
-        return f"dataset:{self.id}"
+        return stream_of(self.id)
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Names of the behaviour policies, one or the parts of a mix, in turn."""
+        return tuple(name.strip() for name in self.behavior.split(" + "))
 
     @property
     def action_dim(self) -> int:
@@ -90,8 +116,11 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the fields that decide content (all but the description)."""
-        fields = {k: v for k, v in self.to_json().items() if k != "description"}
+        """SHA-256 of the fields that decide content (all but the description).
+
+        The own world is left out: recipes from before there was a choice keep their digest.
+        """
+        fields = {k: v for k, v in self.to_json().items() if k != "description" and (k, v) != ("world", "own")}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
@@ -117,8 +146,20 @@ def _one_of(dataset: str, field: str, value: str, known: tuple[str, ...]) -> Non
         raise DatasetError(f"recipe {dataset}: {unknown_name(field, value, known)}")
 
 
+def stream_of(dataset: str) -> str:
+    """Purpose of the seeds of a dataset id; the `-large` form continues the episodes of the dataset it enlarges."""
+    return "dataset:" + _LARGE.sub(r"\1", dataset)
+
+
 def unknown_dataset(name: str, known: list[str]) -> UnknownDatasetError:
-    """Error for an id that names no dataset, with the nearest ones."""
+    """Error for an id that names no dataset, with the nearest ones; it says so if the version is what is missing."""
+    versions = [other for other in known if re.fullmatch(re.escape(name) + r"-v\d+", other)]
+    if versions:
+        return UnknownDatasetError(f"dataset {name!r} lacks its version; did you mean {versions[-1]!r}?")
+    other_versions = [o for o in known if re.sub(r"-v\d+$", "", o) == re.sub(r"-v\d+$", "", name)]
+    if other_versions:
+        found = " or ".join(repr(other) for other in other_versions)
+        return UnknownDatasetError(f"dataset {name!r} has no such version; did you mean {found}?")
     return UnknownDatasetError(str(unknown_name("dataset", name, known)))
 
 
@@ -127,10 +168,10 @@ def read_recipe(path: str | Path) -> Recipe:
     path = Path(path)
     fields = read_toml(path, DatasetError)
     recipe = Recipe.from_fields(fields, str(path))
-    behavior, bank = Path(recipe.behavior), Path(recipe.bank)
-    # Files named by a recipe lie relative to it.
-    if behavior.suffix and not behavior.is_absolute():
-        recipe = dataclasses.replace(recipe, behavior=str(path.parent / behavior))
+    bank = Path(recipe.bank)
+    # Files named by a recipe lie relative to it; an absolute name stays itself when joined to a folder.
+    behavior = " + ".join(str(path.parent / name) if Path(name).suffix else name for name in recipe.policies)
+    recipe = dataclasses.replace(recipe, behavior=behavior)
     if bank.suffix == ".safetensors" and not bank.is_absolute():
         recipe = dataclasses.replace(recipe, bank=str(path.parent / bank))
     return recipe
@@ -142,13 +183,25 @@ def list_recipes() -> dict[str, Recipe]:
     return {recipe.id: recipe for recipe in recipes}
 
 
+def known_recipe(dataset: str) -> Recipe | None:
+    """The release's recipe of an id, or of the `-large` form of one; None if it has none."""
+    recipes = list_recipes()
+    if dataset in recipes or not _LARGE.search(dataset):
+        return recipes.get(dataset)
+    base = recipes.get(_LARGE.sub(r"\1", dataset))
+    if base is None:
+        return None
+    text = f"{base.description} {LARGE_EPISODES} episodes per patient."
+    return dataclasses.replace(base, id=dataset, episodes=LARGE_EPISODES, description=text)
+
+
 def find_recipe(name: str | Path | Recipe) -> Recipe:
     """Recipe by dataset id, or from the path of a `.toml` file; `UnknownDatasetError` names the nearest id."""
     if isinstance(name, Recipe):
         return name
     if str(name).endswith(".toml"):
         return read_recipe(name)
-    recipes = list_recipes()
-    if str(name) not in recipes:
-        raise unknown_dataset(str(name), list(recipes))
-    return recipes[str(name)]
+    recipe = known_recipe(str(name))
+    if recipe is None:
+        raise unknown_dataset(str(name), list(list_recipes()))
+    return recipe

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medgym_offline.datasets.behaviors import SCOPES, Behavior, play, process_config, resolve_behavior
 from medgym_offline.datasets.recipes import Recipe
+from medgym_offline.datasets.shards import SHARD
 from medgym_offline.errors import PolicyError
 from medgym_offline.progress import Progress
 
@@ -19,6 +22,9 @@ __all__ = ["REFERENCE_EPISODES", "reference_returns"]
 
 REFERENCE_EPISODES = 10
 """Episodes per patient and policy."""
+
+_SCORED: dict[str, float] = {}
+"""What this process has scored: the datasets of a bank share most of their references."""
 
 
 def _candidates(recipe: Recipe, bank: SimulatorBank, behavior: Behavior) -> dict[str, tuple[Behavior, Recipe]]:
@@ -42,55 +48,74 @@ def _candidates(recipe: Recipe, bank: SimulatorBank, behavior: Behavior) -> dict
 def reference_returns(
     recipe: Recipe,
     bank: SimulatorBank,
-    whole: SimulatorBank,
+    chosen: Sequence[int],
     behavior: Behavior,
     *,
     episodes: int = REFERENCE_EPISODES,
-    shard: int = 10,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Mean undiscounted returns in the patients' own simulators, with residual and initial noise, actions unperturbed.
 
-    `expert` is the best of the policies shipped for the bank (either timing: with the "integral" reward returns do
-    not depend on how time is cut) and the dataset's own. All policies meet the same noise.
+    `expert` is the best in the own world of the policies shipped for the bank (either timing: with the "integral"
+    reward returns do not depend on how time is cut) and the dataset's own. All policies meet the same noise. Where
+    the data come from another world (the twin's truth) its returns stand beside: the expert is still chosen in the
+    own world, for the true one is not known at a bedside.
 
     Args:
         recipe: Of the dataset.
-        bank: Its patients.
-        whole: The whole bank, for policies that are made from it.
+        bank: The whole bank, in the recipe's world.
+        chosen: Indices of the dataset's patients.
         behavior: The dataset's behaviour policy.
         episodes: Per patient and policy.
-        shard: Patients rolled out together.
         progress: Show progress on standard error.
 
     Returns:
         `returns` {random, zero, behavior, expert}, `expert` (the name of the best), `candidates` (all scores),
-        `episodes` (per patient), `patients`, `reward`.
+        `episodes` (per patient), `patients`, `reward`, `world` ("own"), and, for data of another world,
+        `data_world` {world, returns}.
     """
     from medgym_offline.envs.rollout import episode_seeds
 
-    candidates = _candidates(recipe, whole, behavior)
+    candidates = _candidates(recipe, bank, behavior)
     # The name, not the path: the same bank in another folder has the same references.
-    seeds = episode_seeds(recipe.seed, f"reference:{whole.name}", bank.patients, episodes)
-    scores: dict[str, float] = {}
-    shards = [range(i, min(i + shard, len(bank))) for i in range(0, len(bank), shard)]
-    with Progress("reference returns", total=len(candidates) * len(shards), enabled=progress) as bar:
-        for name, (policy, how) in candidates.items():
+    ids = [bank.patients[i] for i in chosen]
+    seeds = episode_seeds(recipe.seed, f"reference:{bank.name}", ids, episodes)
+    shards = [range(i, min(i + SHARD, len(chosen))) for i in range(0, len(chosen), SHARD)]
+    other = recipe.world != "own"
+    names = ("random", "zero", "behavior")
+    with Progress("reference returns", (len(candidates) + 4 * other) * len(shards), enabled=progress) as bar:
+
+        def score(name: str, world: SimulatorBank) -> float:
+            policy, how = candidates[name]
+            settings = (how.timing, how.decisions, how.reward, how.seed, episodes, list(chosen))
+            key = json.dumps([world.content_hash, world.current_world, policy.digest, *settings])
+            if policy.digest and key in _SCORED:
+                bar.advance(len(shards), policy=name)
+                return _SCORED[key]
             totals = []
             for rows in shards:
-                rolled = play(bank.select(list(rows)), policy, process_config(how), seeds[rows.start : rows.stop], 0.0)
+                part = world.select([chosen[i] for i in rows])
+                rolled = play(part, policy, process_config(how), seeds[rows.start : rows.stop], 0.0)
                 totals.append(rolled.rewards.double().sum(-1).mean(-1).numpy())
                 bar.advance(1, policy=name)
-            scores[name] = round(float(np.concatenate(totals).mean()), 4)
-    learned = [name for name in candidates if not candidates[name][0].digest.startswith("builtin:")]
-    # A bank without any trained policy has no expert; the best of what there is keeps the score defined.
-    expert = max(learned or scores, key=lambda name: scores[name])
-    returns = {name: scores[name] for name in ("random", "zero", "behavior")} | {"expert": scores[expert]}
-    return {
-        "returns": returns,
+            _SCORED[key] = round(float(np.concatenate(totals).mean()), 4)
+            return _SCORED[key]
+
+        own = bank.world("own")
+        scores = {name: score(name, own) for name in candidates}
+        learned = [name for name in candidates if not candidates[name][0].digest.startswith("builtin:")]
+        # A bank without any trained policy has no expert; the best of what there is keeps the score defined.
+        expert = max(learned or scores, key=lambda name: scores[name])
+        found: dict[str, Any] = {"returns": {name: scores[name] for name in names} | {"expert": scores[expert]}}
+        if other:
+            there = {name: score(name, bank) for name in names}
+            there["expert"] = there["behavior"] if expert == "behavior" else score(expert, bank)
+            found["data_world"] = {"world": recipe.world, "returns": there}
+    return found | {
         "expert": f"{behavior.name}-{recipe.timing}" if expert == "behavior" else expert,
         "candidates": scores,
         "episodes": episodes,
-        "patients": len(bank),
+        "patients": len(chosen),
         "reward": recipe.reward,
+        "world": "own",
     }

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.behaviors import play, process_config, resolve_behavior
+from medgym_offline.datasets.behaviors import Behavior, play, process_config, recipe_behavior
 from medgym_offline.datasets.catalogue import dataset_folder, local_ids, read_manifest
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
 from medgym_offline.datasets.load import read_columns, read_metadata
-from medgym_offline.datasets.recipes import Recipe, list_recipes, unknown_dataset
+from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, stream_of, unknown_dataset
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.errors import DatasetError, MedGymError
@@ -81,9 +81,8 @@ def verify(
     """
     folder = dataset_folder(dataset, root)
     if not (folder / "data").is_dir():
-        known = sorted({*list_recipes(), *local_ids(root)})
-        if dataset not in known:
-            raise unknown_dataset(dataset, known)
+        if known_recipe(dataset) is None:
+            raise unknown_dataset(dataset, sorted({*list_recipes(), *local_ids(root)}))
         raise DatasetError(
             f"{dataset} is not on this machine ({folder}); make it with: medgym-offline generate {dataset}"
         )
@@ -120,7 +119,7 @@ def _check_all(dataset: str, folder: Path, replay: int, progress: bool, checks: 
     try:
         from medgym_offline.simulators import load_simulators
 
-        bank = load_simulators(recipe.bank)
+        bank = load_simulators(recipe.bank).world(recipe.world)
     except MedGymError as error:
         checks.append(Check("bank", False, str(error)))
         return
@@ -216,7 +215,7 @@ def _check_replay(
     starts = transitions.episode_starts()
     patient = transitions.patient[starts]
     ids = [bank.patients[i] for i in transitions.present]
-    expected = episode_seeds(recipe.seed, f"dataset:{manifest['source']}", ids, recipe.episodes).reshape(-1)
+    expected = episode_seeds(recipe.seed, stream_of(manifest["source"]), ids, recipe.episodes).reshape(-1)
     layout = np.repeat(transitions.present, recipe.episodes)
     same = np.array_equal(seeds, expected) and np.array_equal(patient, layout)
     detail = f"{recipe.episodes} episodes of each of {len(ids)} patients, seeded from {recipe.seed}"
@@ -245,6 +244,7 @@ def _replay_gap(rows: Transitions, seed: int, bank: SimulatorBank, recipe: Recip
         decisions=recipe.decisions,
         reward=recipe.reward,  # type: ignore[arg-type]
         bank=bank,
+        world=recipe.world,
     )
     observation, _ = env.reset(seed=seed)
     gap, over = 0.0, False
@@ -260,6 +260,11 @@ def _replay_gap(rows: Transitions, seed: int, bank: SimulatorBank, recipe: Recip
     return gap if over else float("inf")
 
 
+def _turn(number: int, recipe: Recipe, behavior: Behavior) -> int:
+    """Which policy of a mix plays episode `number` of the dataset: patients have `recipe.episodes` each."""
+    return (number % recipe.episodes) % max(len(behavior.parts), 1)
+
+
 def _check_behavior(
     transitions: Transitions,
     seeds: np.ndarray,
@@ -273,7 +278,7 @@ def _check_behavior(
 ) -> None:
     """The behaviour policy, run again from the sampled seeds, takes the stored actions."""
     try:
-        behavior = resolve_behavior(recipe.behavior, bank, recipe.timing, recipe.decisions)
+        behavior = recipe_behavior(recipe, bank)
     except MedGymError as error:
         checks.append(Check("behavior", False, str(error)))
         return
@@ -283,13 +288,15 @@ def _check_behavior(
     worst = 0.0
     remaining = list(sample)
     while remaining:
-        # One batch of one episode each of different patients.
-        of_patient = {int(transitions.patient[starts[number]]): number for number in reversed(remaining)}
+        # One batch of one episode each of different patients, all of the same policy of a mix.
+        turn = _turn(remaining[0], recipe, behavior)
+        same = [number for number in remaining if _turn(number, recipe, behavior) == turn]
+        of_patient = {int(transitions.patient[starts[number]]): number for number in reversed(same)}
         remaining = [number for number in remaining if number not in of_patient.values()]
         numbers = list(of_patient.values())
         rolled = play(
             bank.select(list(of_patient)),
-            behavior,
+            behavior.of_episode(turn),
             process_config(recipe),
             seeds[numbers][:, None],
             recipe.perturbation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,11 @@ def zero_recipe(recipe: Recipe) -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("minari")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of the shared datasets; what is made for the whole session has a cache of its own too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDGYM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield tmp_path_factory.mktemp("minari")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,149 @@
+"""Mixes of policies, worlds, large forms, and the family of recipes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medgym_offline.datasets import (
+    GeneratedDataset,
+    Recipe,
+    Transitions,
+    dataset_info,
+    find_recipe,
+    generate,
+    list_recipes,
+    load_dataset,
+    shards,
+    verify,
+)
+from medgym_offline.datasets.behaviors import recipe_behavior
+from medgym_offline.datasets.recipes import known_recipe, stream_of
+from medgym_offline.errors import DatasetError
+from medgym_offline.simulators import SimulatorBank, load_simulators
+
+KINDS = ("ind", "ind-fixed", "pop", "pop-fixed", "ind-medium", "pop-medium", "mixed", "random", "clinician")
+
+
+def test_the_family_is_whole_on_both_banks() -> None:
+    recipes = list_recipes()
+    for prefix, bank, world in (("", "sepsis-v0", "own"), ("twin-", "sepsis-twin-v0", "true")):
+        for kind in KINDS:
+            recipe = recipes[f"medgym/sepsis-{prefix}{kind}-v0"]
+            assert (recipe.bank, recipe.world, recipe.episodes) == (bank, world, 100)
+    for kind in KINDS:  # the twins differ in nothing else
+        own, twin = (recipes[f"medgym/sepsis-{prefix}{kind}-v0"] for prefix in ("", "twin-"))
+        same = dataclasses.replace(twin, id=own.id, description=own.description, bank=own.bank, world="own")
+        assert same == own
+
+
+def test_every_behavior_that_a_recipe_names_is_one_that_can_be_trained() -> None:
+    from medgym_offline.datasets.behaviors import BUILTINS
+    from medgym_offline.online.recipe import BEHAVIORS
+
+    for recipe in list_recipes().values():
+        assert set(recipe.policies) <= {*BEHAVIORS, *BUILTINS}
+
+
+def test_a_large_form_is_found_and_not_listed() -> None:
+    large = find_recipe("medgym/sepsis-ind-large-v0")
+    base = find_recipe("medgym/sepsis-ind-v0")
+    assert large.episodes == 1000
+    assert dataclasses.replace(large, id=base.id, episodes=100, description=base.description) == base
+    assert large.id not in list_recipes()
+    assert stream_of(large.id) == stream_of(base.id)
+    info = dataset_info(large.id)
+    assert (info.id, info.sha256) == (large.id, None)
+    assert known_recipe("medgym/sepsis-idn-large-v0") is None
+    with pytest.raises(DatasetError, match="did you mean"):
+        find_recipe("medgym/sepsis-idn-large-v0")
+
+
+def test_a_large_form_goes_on_where_the_dataset_ends(
+    recipe: Recipe, rows: Transitions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also over several shards of episodes, which are put together patient by patient."""
+    monkeypatch.setattr(shards, "SHARD_EPISODES", 3)
+    large = dataclasses.replace(recipe, id="medgym/sepsis-prior-large-v0", episodes=7)
+    made = generate(large, root=tmp_path, progress=False)
+    found = load_dataset(made.id, root=tmp_path, progress=False)
+    assert made.episodes == 28
+    start = found.select(np.isin(found.episode % 7, [0, 1, 2]))
+    np.testing.assert_array_equal(start.patient, rows.patient)
+    np.testing.assert_array_equal(start.observations, rows.observations)
+    assert verify(made.id, root=tmp_path, replay=3, progress=False).ok
+
+
+def test_a_mix_takes_turns(recipe: Recipe, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+    """Episode e of every patient is that of policy e mod n alone, in any cut; verification knows it."""
+    mix = dataclasses.replace(recipe, behavior="zero + max + random", episodes=5)
+    made = generate(mix, root=tmp_path / "mix", progress=False)
+    rows = load_dataset(made.id, root=tmp_path / "mix", progress=False)
+    for turn, name in enumerate(("zero", "max", "random")):
+        alone = generate(dataclasses.replace(mix, behavior=name), root=tmp_path / name, progress=False)
+        one = load_dataset(alone.id, root=tmp_path / name, progress=False)
+        own = rows.select((rows.episode % 5) % 3 == turn)
+        wanted = one.select((one.episode % 5) % 3 == turn)
+        np.testing.assert_array_equal(own.actions, wanted.actions)
+        np.testing.assert_allclose(own.next_observations, wanted.next_observations, atol=1e-5)
+    parts = made.manifest["behavior"]["parts"]
+    assert [part["sha256"] for part in parts] == ["builtin:zero", "builtin:max", "builtin:random"]
+    report = verify(made.id, root=tmp_path / "mix", replay=20, progress=False)
+    assert report.ok, str(report)
+    assert "20 episodes" in next(check.detail for check in report.checks if check.name == "behavior")
+
+
+def test_a_mix_keeps_its_turns_over_shards(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mix = dataclasses.replace(recipe, behavior="zero + max + random", episodes=7)
+    whole = generate(mix, root=tmp_path / "whole", progress=False)
+    monkeypatch.setattr(shards, "SHARD_EPISODES", 4)  # no multiple of three
+    cut = generate(mix, root=tmp_path / "cut", progress=False)
+    one, other = (load_dataset(m.id, root=m.path.parent.parent, progress=False) for m in (whole, cut))
+    np.testing.assert_allclose(one.actions, other.actions, atol=1e-5)
+
+
+def test_a_wrong_part_of_a_mix_is_found(recipe: Recipe, tmp_path: Path, tiny_bank: SimulatorBank) -> None:
+    with pytest.raises(DatasetError, match="did you mean 'random'"):
+        recipe_behavior(dataclasses.replace(recipe, behavior="zero + randon"), tiny_bank)
+    with pytest.raises(DatasetError, match="empty name"):
+        dataclasses.replace(recipe, behavior="zero + ")
+
+
+@pytest.mark.parametrize("world", ["held-out", "true"])
+def test_data_come_from_the_world_that_the_recipe_names(recipe: Recipe, tmp_path: Path, world: str) -> None:
+    twin = dataclasses.replace(recipe, bank="sepsis-twin-v0", world=world, behavior="zero", episodes=2)
+    made = generate(twin, root=tmp_path, patients=2, output_id="medgym/part-v0", progress=False)
+    rows = load_dataset(made.id, root=tmp_path, progress=False)
+    bank = load_simulators("sepsis-twin-v0")
+    first = rows.observations[rows.episode_starts(), :6].reshape(2, 2, 6)
+    for name in ("own", world):
+        gap = np.abs(first - bank.world(name).initial_state()[:2, None, :6].numpy()).max()
+        assert (gap < 0.3) == (name == world)
+    assert verify(made.id, root=tmp_path, replay=2, progress=False).ok
+    assert made.manifest["env_spec"]["kwargs"]["world"] == world
+    there = made.manifest["references"]["data_world"]
+    assert there["world"] == world
+    assert there["returns"]["behavior"] == there["returns"]["zero"] != made.manifest["references"]["returns"]["zero"]
+
+
+def test_the_recovered_environment_is_of_that_world(recipe: Recipe, tmp_path: Path) -> None:
+    import minari
+
+    twin = dataclasses.replace(recipe, bank="sepsis-twin-v0", world="true", behavior="zero", episodes=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+        made: GeneratedDataset = generate(twin, patients=1, output_id="medgym/part-v0", progress=False)
+        dataset = minari.load_dataset(made.id)
+        env = dataset.recover_environment()
+        seed = next(iter(dataset.storage.get_episode_metadata([0])))["seed"]
+        np.testing.assert_allclose(env.reset(seed=seed)[0], dataset[0].observations[0], atol=1e-5)
+
+
+def test_an_unknown_world(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="did you mean 'true'"):
+        dataclasses.replace(recipe, world="treu")
+    with pytest.raises(ValueError, match="world"):
+        generate(dataclasses.replace(recipe, world="true"), root=tmp_path, progress=False)
