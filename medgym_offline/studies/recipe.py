@@ -1,0 +1,176 @@
+"""The recipe of an online study: who is treated, by whom, trained how long, scored how."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgym_offline.errors import MedGymError, ProtocolError, unknown_name
+from medgym_offline.files import read_toml, release_folder
+from medgym_offline.online.config import ALGORITHMS
+from medgym_offline.online.recipe import SCOPES, BehaviorRecipe
+
+if TYPE_CHECKING:
+    from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = ["BACKENDS", "SOURCES", "Sets", "StudyRecipe", "load_study_recipe"]
+
+BACKENDS = ("ode", "map")
+SOURCES = ("shipped", "trained")
+_TIMINGS = ("adaptive", "fixed")
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Patient ids of a study: `release` are scored by the release behaviours and baselines, `table`, some of them,
+    by every other policy too."""
+
+    release: tuple[str, ...]
+    table: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudyRecipe:
+    """An online study.
+
+    Args:
+        name: Of the study.
+        bank: Name or path of a bank.
+        patients: Patients of the study, evenly spread over the bank; 0: all.
+        every: Every so many of them is in the table's subset, on which the 20 rows are trained and compared.
+        algorithms, timings: Of the table: each with one policy per patient and one for all.
+        individual: Scope of the table's individual policies: "ind-scratch" (the paper's) or "ind".
+        decisions: K of the table and of the release behaviours.
+        seed: Root of the training; seeds are `seed`, `seed` + 1, ...
+        seeds: Trainings per row.
+        behaviors: The release behaviours are "shipped" with the bank, or "trained" here.
+        safe_limit: Cost per decision that Lagrangian algorithms keep to, in every row.
+        episodes: Per patient, policy and world in evaluation; at least 50 for numbers to be cited.
+        backend: Flow that scores: "ode" (solver) or "map" (solution map, whose errors policies exploit).
+        shard: Patients trained together; part of the result.
+        budget_decisions: K values of the budget study; empty for none.
+        budget_algorithm, budget_scope: What is trained there, with equally many episodes at every K.
+        case_percentiles: Severity percentiles, under the clinicians' doses, of the patients of the case studies.
+        ceiling_steps, ceiling_refine: Gradient steps of the open-loop ceilings; 0 steps: none are searched.
+        settings: Scope -> settings of `TrainConfig`, for every algorithm.
+        algorithm_settings: Algorithm -> scope -> settings that differ for it.
+
+    Raises:
+        MedGymError: If a value is out of range; UnknownNameError for an unknown name.
+    """
+
+    name: str
+    bank: str = "sepsis-v0"
+    patients: int = 0
+    every: int = 1
+    algorithms: tuple[str, ...] = ALGORITHMS
+    timings: tuple[str, ...] = _TIMINGS
+    individual: str = "ind-scratch"
+    decisions: int = 20
+    seed: int = 0
+    seeds: int = 1
+    behaviors: str = "shipped"
+    safe_limit: float = 0.25
+    episodes: int = 50
+    backend: str = "ode"
+    shard: int = 11
+    budget_decisions: tuple[int, ...] = (5, 10, 15, 20)
+    budget_algorithm: str = "trpo-lag"
+    budget_scope: str = "ind"
+    case_percentiles: tuple[float, ...] = (50.0, 90.0)
+    ceiling_steps: int = 150
+    ceiling_refine: int = 60
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    algorithm_settings: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("algorithms", "timings", "budget_decisions", "case_percentiles"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, least in (("patients", 0), ("every", 1), ("seeds", 1), ("episodes", 1), ("shard", 1)):
+            self._require(name, getattr(self, name) >= least, f"at least {least}")
+        self._require("ceiling_steps", self.ceiling_steps >= 0, "0 or more")
+        self._require("timings", bool(self.timings), "at least one timing")
+        self._require("case_percentiles", all(0 <= p <= 100 for p in self.case_percentiles), "between 0 and 100")
+        for kind, given, known in (
+            ("algorithm", [*self.algorithms, self.budget_algorithm, *self.algorithm_settings], ALGORITHMS),
+            ("timing", self.timings, _TIMINGS),
+            ("individual scope", [self.individual, self.budget_scope], ("ind", "ind-scratch")),
+            ("source of behaviors", [self.behaviors], SOURCES),
+            ("backend", [self.backend], BACKENDS),
+        ):
+            for value in given:
+                if value not in known:
+                    raise unknown_name(f"{kind} of study {self.name!r}", value, known)
+        for algorithm in {*self.algorithms, self.budget_algorithm}:
+            training = self.training(algorithm)
+            for scope in SCOPES:
+                training.config(scope)
+        for decisions in (self.decisions, *self.budget_decisions):
+            self.training(self.budget_algorithm, decisions).process("fixed")
+
+    def _require(self, name: str, holds: bool, wanted: str) -> None:
+        if not holds:
+            raise MedGymError(f"study {self.name!r}: {name} is {getattr(self, name)!r}; it must be {wanted}")
+
+    def training(self, algorithm: str, decisions: int | None = None, number: int = 0) -> BehaviorRecipe:
+        """How `algorithm` is trained for K = `decisions`, at the `number`-th seed."""
+        special = self.algorithm_settings.get(algorithm, {})
+        for scope in special:
+            if scope not in SCOPES:
+                raise unknown_name(f"scope of study {self.name!r}, {algorithm}", scope, SCOPES)
+        limit = {"cost_limit": self.safe_limit}
+        settings = {s: {**limit, **self.settings.get(s, {}), **special.get(s, {})} for s in SCOPES}
+        return BehaviorRecipe(
+            seed=self.seed + number,
+            decisions=decisions or self.decisions,
+            algorithm=algorithm,
+            shard=self.shard,
+            settings=settings | {s: v for s, v in self.settings.items() if s not in SCOPES},
+        )
+
+    def sets(self, bank: SimulatorBank) -> Sets:
+        """Who is in the study."""
+        if self.patients > len(bank):
+            raise ProtocolError(f"study {self.name!r}: patients is {self.patients}; bank {bank.name!r} has {len(bank)}")
+        count = self.patients or len(bank)
+        chosen = tuple(bank.patients[i * len(bank) // count] for i in range(count))
+        return Sets(chosen, chosen[:: self.every])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able recipe."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the recipe."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def load_study_recipe(name_or_path: str | Path) -> StudyRecipe:
+    """A recipe by name (`study-online-v0`, a file of the release's `evaluation/` folder) or by path.
+
+    Raises:
+        MedGymError: If the file is missing, is no TOML, or holds an unknown or ill-typed entry.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = release_folder("evaluation") / f"{name_or_path}.toml"
+        if not path.exists():
+            recipes = [p.stem for p in path.parent.glob("study-*.toml")]
+            raise unknown_name("study recipe", str(name_or_path), recipes)
+    values = {"name": path.stem, **read_toml(path, MedGymError)}
+    known = {f.name for f in dataclasses.fields(StudyRecipe)}
+    for name in values:
+        if name not in known:
+            raise unknown_name(f"entry of {path.name}", name, known)
+    try:
+        return StudyRecipe(**values)
+    except TypeError as error:
+        raise MedGymError(f"{path}: an entry has the wrong type ({error})") from None
+    except MedGymError as error:
+        raise type(error)(f"{path}: {error}") from None
