@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.simulators import SimulatorBank, load_simulators
+from medgym_offline.threads import keep_memory
 
 RESULTS = Path(__file__).parent / "results" / "simulators.json"
 EPISODES = 64
@@ -227,9 +228,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--fit-steps", type=int, default=3)
     parser.add_argument("--fit-sample", type=int, default=4)
+    parser.add_argument("--return-memory", action="store_true", help="without what the command line does to memory")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    kept = not options.return_memory and keep_memory()
     bank = load_simulators(options.bank)
     machine = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     results: dict[str, Any] = {
@@ -238,7 +241,7 @@ def main() -> None:
         "bank": bank.name,
         "patients": len(bank),
         "episodes": EPISODES,
-        "machine": machine | {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": machine | {"python": platform.python_version(), "torch": torch.__version__, "keep_memory": kept},
         "environment_step": environment_steps(bank, options.repeats),
         "dense_36h": holds(bank, torch.arange(1.0, 37.0), options.repeats, 10),
         "hold_4.8h": holds(bank, torch.tensor([4.8]), options.repeats, 2),

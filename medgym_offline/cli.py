@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from medgym_offline.commands import board, clinical, data, judge, learn
 from medgym_offline.errors import MedGymError
+from medgym_offline.threads import keep_memory
 
 __all__ = ["app", "main"]
 
@@ -39,6 +40,7 @@ class _OneLine(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         # The tensors are small stacks: a second thread makes them slower, on a busy machine ten times slower.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        keep_memory()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -1,15 +1,26 @@
-"""One torch thread per process.
+"""How a process computes: one torch thread, and memory that is kept for the next tensor.
 
 Stacked products of small matrices run fastest on one thread: on a busy two-core machine a second one makes them 5 to 13
 times slower. Work is spread over processes instead.
+
+Tensors of a stack are a few megabytes each. The C library of Linux hands such blocks back to the system at once and
+asks for them anew, page by page, which was measured to cost a third of an environment step
+(`benchmarks/simulators.py --return-memory` shows it).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import sys
 from collections.abc import Iterator
 
-__all__ = ["one_thread"]
+__all__ = ["keep_memory", "one_thread"]
+
+# Names and values of <malloc.h>: when free memory is returned, how much is asked for at once, how many blocks come
+# from the system directly.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_NEVER, _AT_ONCE = 2**31 - 1, 64 * 2**20
 
 
 @contextlib.contextmanager
@@ -24,3 +35,21 @@ def one_thread(device: str = "cpu") -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keep_memory() -> bool:
+    """Keep freed memory in this process instead of returning it to the system; results do not change.
+
+    For programs (the command line, the engine's workers): a library should leave its host's memory alone, so nothing
+    calls this on import.
+
+    Returns:
+        Whether the C library took it (Linux with glibc); elsewhere nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return all(mallopt(*pair) == 1 for pair in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _AT_ONCE)))

@@ -101,3 +101,29 @@ def test_gradients_are_clipped_patient_by_patient() -> None:
     assert torch.equal(parameters[0].grad[0], before)  # type: ignore[index]
     after = np.sqrt(sum(float(p.grad[1].square().sum()) for p in parameters))  # type: ignore[index]
     assert after == pytest.approx(50.0, rel=1e-4)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library of Linux")
+def test_kept_memory_is_used_again() -> None:
+    """A freed block of 64 MB stays with the process, so that writing the next one takes no new pages."""
+    program = (
+        "import resource, sys\n"
+        "from medgym_offline.threads import keep_memory\n"
+        "kept = sys.argv[1] == 'keep' and keep_memory()\n"
+        "before = None\n"
+        "for i in range(10):\n"
+        "    block = bytearray(b'1') * 2**26\n"
+        "    del block\n"
+        "    before = before or (i == 2 and resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
+        "print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+
+    def faults(how: str) -> tuple[int, int]:
+        done = subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True)
+        kept, pages = done.stdout.split()
+        return int(kept), int(pages)
+
+    kept, pages = faults("keep")
+    if not kept:
+        pytest.skip("this C library has no mallopt")
+    assert pages < 0.2 * faults("return")[1]

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from medgym_offline.engine.live import Sink, file_sink, reporting_to
 from medgym_offline.engine.results import encode
 from medgym_offline.errors import MedGymError, MissingExtraError, unknown_name
-from medgym_offline.threads import one_thread
+from medgym_offline.threads import keep_memory, one_thread
 
 __all__ = ["ENGINES", "Backend", "Outcome", "check_engine", "make_backend"]
 
@@ -98,6 +98,7 @@ def _cores() -> int:
 
 def _execute(payload: bytes, live: str) -> tuple[bytes | None, bytes | None]:
     """Run a pickled (function, arguments) on one thread: (encoded result, None) or (None, pickled error)."""
+    keep_memory()
     try:
         function, arguments = pickle.loads(payload)
         with one_thread(), reporting_to(file_sink(live)):

@@ -259,10 +259,10 @@ class SimulatorBank:
         Returns:
             (P, B, T, D); at time 0 exactly `x`.
         """
-        times = times.expand(*x.shape[:-1], times.shape[-1])
         x = self.clamp(x)
         code = self._current.code
         if self.backend == "ode" or self._trunk is None or code is None:
+            times = times.expand(*x.shape[:-1], times.shape[-1])
             return solve(self.field, x, u, times, self.lower, self.upper)
         return self._trunk.with_code(code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
 

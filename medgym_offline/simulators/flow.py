@@ -176,9 +176,18 @@ class SolutionMap:
         """A_k(x, u, patient) from the trunk's inputs: (P, B, N) -> (P, B, K, D)."""
         patients, rows, _ = inputs.shape
         scale1, shift1, scale2, shift2 = (self.code @ self.film).unsqueeze(1).split(self.config.width, -1)
-        h1 = torch.nn.functional.silu((inputs @ self.w1 + self.b1) * (1.0 + scale1) + shift1)
-        h2 = torch.nn.functional.silu((h1 @ self.w2 + self.b2) * (1.0 + scale2) + shift2)
-        return (h2 @ self.w3 + self.b3).reshape(patients, rows, -1, state_dim)
+        spare = not torch.is_grad_enabled()  # then a layer's memory is used again by the next operation
+
+        def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return torch.addmm(bias, x.reshape(patients * rows, -1), weight).reshape(patients, rows, -1)
+
+        def hidden(z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+            moved = z.mul_(1.0 + scale).add_(shift) if spare else z * (1.0 + scale) + shift
+            return torch.nn.functional.silu(moved, inplace=spare)
+
+        h1 = hidden(layer(inputs, self.w1, self.b1), scale1, shift1)
+        h2 = hidden(layer(h1, self.w2, self.b2), scale2, shift2)
+        return layer(h2, self.w3, self.b3).reshape(patients, rows, -1, state_dim)
 
     def basis(self, times: Tensor) -> Tensor:
         """phi_k(t): (..., T) hours -> (..., T, K)."""
@@ -195,7 +204,7 @@ class SolutionMap:
         lower: Tensor,
         upper: Tensor,
     ) -> Tensor:
-        """Curve at `times` (P, B, T): (P, B, T, D); `relaxation` (P, D) rates per hour for the skeleton."""
+        """Curve at `times` (P, B, T), or (T,) the same for all: (P, B, T, D); `relaxation` (P, D) for the skeleton."""
         inputs = self.inputs(field, x, u, relaxation, lower, upper)
         change = self.basis(times) @ self.amplitudes(inputs, x.shape[-1])
         return (x.unsqueeze(-2) + change).clamp(lower, upper)
