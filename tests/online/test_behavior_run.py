@@ -156,11 +156,13 @@ def test_the_report_shows_curves_and_quantiles_of_intervals(local: BehaviorRun) 
     assert re.search(r"<td>last hold</td><td>24\.00</td>", page)
 
 
+PATIENCE = 300
+"""Seconds that a busy machine may take for what takes a few."""
 SETTINGS = """
 decisions = 4
 shard = 2
 [settings.ind-scratch]
-updates = 300
+updates = 60
 episodes = 4
 hidden = 8
 """
@@ -184,12 +186,11 @@ def test_a_killed_run_ends_with_the_same_bits(tiny_bank: SimulatorBank, tmp_path
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    whole = start("whole")
     killed = start("killed")
     checkpoint = (
         tmp_path / "killed/checkpoints" / tiny_bank.name / "checkpoints/ind-scratch-adaptive-000.state.safetensors"
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     killed.send_signal(signal.SIGKILL)
@@ -199,8 +200,7 @@ def test_a_killed_run_ends_with_the_same_bits(tiny_bank: SimulatorBank, tmp_path
     from safetensors import safe_open
 
     with safe_open(checkpoint, "pt") as stream:
-        assert 0 < int(stream.metadata()["update"]) < 300
-    again = start("killed")
-    assert again.wait(60) == 0
-    assert whole.wait(60) == 0
+        assert 0 < int(stream.metadata()["update"]) < 60
+    for folder in ("killed", "whole"):
+        assert start(folder).wait(PATIENCE) == 0
     assert equal(tmp_path / "whole" / name, tmp_path / "killed" / name)
