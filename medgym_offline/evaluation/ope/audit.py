@@ -1,0 +1,327 @@
+"""The audit: estimates of a set of policies from a dataset, beside their returns in the simulators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.datasets.behaviors import Behavior, process_config, recipe_behavior
+from medgym_offline.datasets.catalogue import dataset_folder, read_manifest
+from medgym_offline.datasets.load import load_dataset
+from medgym_offline.datasets.recipes import Recipe
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.errors import DatasetError, MedGymError
+from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
+from medgym_offline.evaluation.ope import estimators
+from medgym_offline.evaluation.ope.density import PerturbedPolicy
+from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
+from medgym_offline.evaluation.ope.logged import Logged, episode_grid
+from medgym_offline.evaluation.ope.returns import monte_carlo_returns
+from medgym_offline.evaluation.ope.scores import score_estimates
+from medgym_offline.files import code_version
+from medgym_offline.progress import Progress
+from medgym_offline.threads import one_thread
+
+if TYPE_CHECKING:
+    from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = ["ESTIMATORS", "OpeAudit", "OpeSettings", "audit", "audit_dataset"]
+
+ESTIMATORS = ("fqe", "wis", "dr", "model")
+_FAR = 8.0  # standard deviations; one of 1e5 normal draws lies beyond with probability 1e-10
+
+
+@dataclass(frozen=True)
+class OpeSettings:
+    """Settings of an audit.
+
+    Attributes:
+        gamma: Discount per hour, in (0, 1]; 1 is undiscounted.
+        episodes: Monte-Carlo episodes per patient and policy, of the truth and of the model-based estimate each.
+        seed: Root seed.
+        min_sample_size: Below this effective sample size (median over patients) WIS and DR carry a warning.
+        fqe: Settings of fitted Q evaluation.
+    """
+
+    gamma: float = 1.0
+    episodes: int = 50
+    seed: int = 0
+    min_sample_size: float = 10.0
+    fqe: FqeConfig = field(default_factory=FqeConfig)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.gamma <= 1.0:
+            raise MedGymError(f"gamma is {self.gamma}; a discount per hour lies in (0, 1], and 1 means undiscounted")
+        if self.episodes < 2:
+            raise MedGymError(f"episodes is {self.episodes}; the truth needs at least 2 per patient")
+
+
+@dataclass(frozen=True)
+class OpeAudit:
+    """Estimates and truths of N policies for P patients.
+
+    Attributes:
+        policies, patients: Names and ids.
+        estimates: Estimator -> (N, P).
+        truth: World -> (N, P), of the perturbed policies.
+        error: World -> (N,), standard error of the mean over patients of `truth`.
+        unperturbed: (N, P), returns without action noise in the first world.
+        sample_size: (N, P), effective sample sizes.
+        scores: World -> estimator -> scores, see `score_estimates`.
+        warnings: What to read before the numbers.
+        info: Settings and provenance, JSON-able.
+    """
+
+    policies: tuple[str, ...]
+    patients: tuple[str, ...]
+    estimates: dict[str, np.ndarray]
+    truth: dict[str, np.ndarray]
+    error: dict[str, np.ndarray]
+    unperturbed: np.ndarray
+    sample_size: np.ndarray
+    scores: dict[str, dict[str, dict[str, Any]]]
+    warnings: tuple[str, ...]
+    info: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        found: dict[str, Any] = {
+            **self.__dict__,
+            "unperturbed": self.unperturbed.tolist(),
+            "sample_size": self.sample_size.tolist(),
+        }
+        for name in ("estimates", "truth", "error"):
+            found[name] = {key: values.tolist() for key, values in found[name].items()}
+        return found | {"policies": list(self.policies), "patients": list(self.patients), "format": "medgym-ope/1"}
+
+
+def audit_dataset(
+    dataset: str,
+    policies: Sequence[Any],
+    *,
+    bank: str | Path | None = None,
+    patients: int | str | Sequence[int | str] | None = None,
+    worlds: Sequence[str] | None = None,
+    settings: OpeSettings | None = None,
+    root: str | Path | None = None,
+    progress: bool = False,
+) -> OpeAudit:
+    """Audit on a dataset of this project: behaviour and process follow from its manifest's recipe.
+
+    Args:
+        dataset: Id.
+        policies: As `evaluate` takes them: built-in names, files, objects with `act`.
+        bank: Simulators for truth and model; the recipe's by default. Another is named in a warning.
+        patients: As `load_dataset`; all by default.
+        worlds: For the truth; all that the bank has by default.
+        settings, root, progress: As `audit` and `load_dataset`.
+
+    Raises:
+        DatasetError: The dataset is damaged, has no perturbation, or its behaviour policy is no longer the same.
+    """
+    from medgym_offline.simulators import load_simulators
+
+    transitions = load_dataset(dataset, patients, root=root, progress=progress)
+    path = dataset_folder(dataset, root) / "data" / "manifest.json"
+    manifest = read_manifest(path)
+    recipe = Recipe.from_fields(manifest["recipe"] | {"id": dataset}, str(path))
+    home = load_simulators(recipe.bank)
+    behavior = recipe_behavior(recipe, home)
+    if (made := manifest.get("behavior", {}).get("sha256", behavior.digest)) != behavior.digest:
+        raise DatasetError(
+            f"{path}: made by another version of behavior {recipe.behavior!r} (sha256 {made[:12]}, here "
+            f"{behavior.digest[:12]}), so its action probabilities are unknown; generate {dataset} again"
+        )
+    simulators = home if bank is None else load_simulators(bank)
+    found = audit(
+        transitions, recipe, behavior, simulators, policies, worlds=worlds, settings=settings, progress=progress
+    )
+    if simulators.content_hash != manifest["bank"]["content_hash"]:
+        note = f"bank {simulators.name!r} is not the one that made the dataset: estimates and truth differ in patients"
+        found = OpeAudit(**{**found.__dict__, "warnings": (note, *found.warnings)})
+    return found
+
+
+@one_thread()
+def audit(
+    transitions: Transitions,
+    recipe: Recipe,
+    behavior: Behavior,
+    bank: SimulatorBank,
+    policies: Sequence[Any],
+    *,
+    worlds: Sequence[str] | None = None,
+    settings: OpeSettings | None = None,
+    progress: bool = False,
+) -> OpeAudit:
+    """Estimate every policy from `transitions` and compare with its returns in the worlds of `bank`.
+
+    All policies are evaluated as they act with the dataset's own perturbation: a deterministic policy has no
+    probability of a logged action, the perturbed one has.
+
+    Args:
+        transitions: Rows of whole episodes, all of a patient's.
+        recipe: Timing, decisions, reward and perturbation of the dataset.
+        behavior: Who acted in it.
+        bank: Simulators that hold the dataset's patients.
+        policies: To evaluate.
+        worlds: For the truth; all of the bank's by default, the dataset's own world first.
+        settings: Settings.
+        progress: Show progress on standard error.
+
+    Raises:
+        DatasetError: No perturbation, or the behaviour did not act in this dataset.
+        PolicyError, UnknownNameError: As `evaluate`.
+    """
+    settings = settings or OpeSettings()
+    if not policies:
+        raise MedGymError("no policy to evaluate; name at least one")
+    if not recipe.perturbation > 0:
+        raise DatasetError(f"{recipe.id}: perturbation is 0, so no other policy has a probability of its actions")
+    logged = episode_grid(transitions)
+    selected = bank.select([bank.index(p) for p in logged.patients])
+    named = tuple(worlds) if worlds else tuple(sorted(bank.worlds, key=lambda w: w != recipe.world))
+    places = {world: selected.world(world) for world in named}
+    bound = _named([resolve_policy(p, selected, recipe.timing, recipe.decisions, recipe.decisions) for p in policies])
+    log_behavior = behavior_log_prob(logged, recipe, behavior, selected)
+    config = process_config(recipe)
+    estimates: dict[str, list[Tensor]] = {name: [] for name in ESTIMATORS}
+    truth: dict[str, list[Tensor]] = {world: [] for world in named}
+    plain: list[Tensor] = []
+    sizes: list[Tensor] = []
+    with Progress("off-policy evaluation (policies)", len(bound), enabled=progress) as bar:
+        for policy in bound:
+            perturbed = _perturbed(policy, logged.patients, recipe.perturbation, logged)
+            for name, value in _estimate(transitions, logged, perturbed, log_behavior, settings).items():
+                (sizes if name == "sample_size" else estimates[name]).append(value)
+
+            def play(place: SimulatorBank, sigma: float, purpose: str, policy: BoundPolicy = policy) -> Tensor:
+                root, gamma = settings.seed, settings.gamma
+                return monte_carlo_returns(policy, place, config, settings.episodes, sigma, gamma, root, purpose)
+
+            estimates["model"].append(play(selected.world("own"), recipe.perturbation, "ope-model").mean(1))
+            for world, place in places.items():
+                truth[world].append(play(place, recipe.perturbation, "ope-truth"))
+            plain.append(play(places[named[0]], 0.0, "ope-truth").mean(1))
+            bar.advance(1)
+    guessed = {name: torch.stack(values).numpy() for name, values in estimates.items()}
+    returns = {world: torch.stack(values).numpy() for world, values in truth.items()}  # (N, P, B)
+    actual = {world: values.mean(2) for world, values in returns.items()}
+    spread = {w: np.sqrt((v.var(2, ddof=1) / v.shape[2]).sum(1)) / v.shape[1] for w, v in returns.items()}
+    sample_size = torch.stack(sizes).numpy()
+    names = tuple(policy.name for policy in bound)
+    scores = {w: {name: score_estimates(guessed[name], actual[w]) for name in ESTIMATORS} for w in named}
+    info = {
+        "dataset": transitions.dataset_id,
+        "content_hash": transitions.content_hash,
+        "behavior": behavior.to_json(),
+        "world_of_dataset": recipe.world,
+        "reward": recipe.reward,
+        "timing": recipe.timing,
+        "decisions": recipe.decisions,
+        "perturbation": recipe.perturbation,
+        "logged_episodes": int(logged.valid.shape[1]),
+        "bank": {"name": bank.name, "content_hash": bank.content_hash},
+        "settings": asdict(settings),
+        "code": code_version(),
+    }
+    warnings = _warnings(names, sample_size, settings, recipe.world, named)
+    return OpeAudit(
+        names, logged.patients, guessed, actual, spread, torch.stack(plain).numpy(), sample_size, scores, warnings, info
+    )
+
+
+def behavior_log_prob(logged: Logged, recipe: Recipe, behavior: Behavior, bank: SimulatorBank) -> Tensor:
+    """Log-probability of every logged action under the behaviour, (P, E, K); of a mix, under the episode's own part.
+
+    Raises:
+        DatasetError: An action so far from the behaviour's that it did not act here.
+    """
+    parts = behavior.parts or (behavior,)
+    found = torch.zeros(logged.valid.shape, dtype=torch.float64)
+    for i, part in enumerate(parts):
+        rows = slice(i, None, len(parts))
+        observations, actions = logged.observations[:, rows], logged.actions[:, rows]
+        if not observations.shape[1]:
+            continue
+        bound = resolve_policy(part.policy, bank, recipe.timing, recipe.decisions, recipe.decisions)
+        policy = PerturbedPolicy(bound, logged.patients, recipe.perturbation)
+        flat = observations.flatten(1, 2)
+        found[:, rows] = policy.log_prob(flat, actions.flatten(1, 2)).view(actions.shape[:3])
+        if not policy.uniform:
+            off = (actions - policy.mean(flat).view(actions.shape)).abs() * (actions.abs() < 1.0)
+            if float((off * logged.valid[:, rows, :, None]).max()) > _FAR * recipe.perturbation:
+                raise DatasetError(
+                    f"{recipe.id}: actions lie more than {_FAR:g} perturbations from those of behavior {part.name!r}, "
+                    "which therefore did not act here; generate the dataset again"
+                )
+    return found
+
+
+def _perturbed(bound: BoundPolicy, patients: tuple[str, ...], sigma: float, logged: Logged) -> PerturbedPolicy:
+    """The policy with noise; refused if its actions depend on more than the observation."""
+    policy = PerturbedPolicy(bound, patients, sigma)
+    if not policy.uniform:
+        first = logged.observations[:, :, 0]
+        again = policy.mean(first.flip(1)).flip(1)
+        if not torch.allclose(policy.mean(first), again, atol=1e-4):
+            raise MedGymError(
+                f"policy {bound.name!r} answers the same observations differently; off-policy evaluation needs a "
+                "function of the observation (or the built-in random policy)"
+            )
+    return policy
+
+
+def _estimate(
+    transitions: Transitions, logged: Logged, policy: PerturbedPolicy, log_behavior: Tensor, settings: OpeSettings
+) -> dict[str, Tensor]:
+    """FQE, WIS, DR and the effective sample size of one policy, (P,) each."""
+    gamma, dt, rewards = settings.gamma, logged.dt, logged.rewards
+    flat = policy.log_prob(logged.observations.flatten(1, 2), logged.actions.flatten(1, 2))
+    log_rho = estimators.log_ratios(flat.view(log_behavior.shape), log_behavior, logged.valid)
+    weights = estimators.self_normalised(log_rho)
+    fitted = fit_fqe(transitions, logged, policy, gamma, settings.seed, settings.fqe)
+    discount = estimators.discount_at_start(dt, gamma)
+    return {
+        "fqe": fitted.value,
+        "wis": estimators.per_decision(rewards, weights, discount),
+        "dr": estimators.doubly_robust(rewards, dt, logged.valid, weights, gamma, fitted.q, fitted.v, fitted.v_next),
+        "sample_size": estimators.effective_sample_size(log_rho),
+    }
+
+
+def _named(bound: list[BoundPolicy]) -> list[BoundPolicy]:
+    names = [policy.name for policy in bound]
+    for name in names:
+        if names.count(name) > 1:
+            raise MedGymError(
+                f"two policies are called {name!r}; rename one file, so that the table can tell them apart"
+            )
+    return bound
+
+
+def _warnings(
+    names: tuple[str, ...], sample_size: np.ndarray, settings: OpeSettings, home: str, worlds: tuple[str, ...]
+) -> tuple[str, ...]:
+    low = [
+        f"{name} ({size:.1f})"
+        for name, size in zip(names, np.median(sample_size, 1))
+        if size < settings.min_sample_size
+    ]
+    found = []
+    if low:
+        found.append(
+            f"effective sample size below {settings.min_sample_size:g} episodes, so WIS and DR rest on a few: "
+            + ", ".join(low)
+        )
+    if home == "own" and "own" in worlds:
+        found.append(
+            "the dataset comes from the own world: there the model-based estimate is the truth, up to sampling"
+        )
+    return tuple(found)

@@ -1,0 +1,88 @@
+"""Probabilities of perturbed actions: a Gaussian clipped to [-1, 1] has a density inside and two atoms.
+
+    a = clip(m + sigma*N(0, 1), -1, 1)              (a component; components are independent)
+
+    P(a = -1) = Phi((-1 - m)/sigma)        P(a = 1) = Phi((m - 1)/sigma)        p(a) = phi((a - m)/sigma)/sigma between
+
+These are densities with respect to one reference measure, Lebesgue on (-1, 1) plus a unit mass at each of -1 and 1.
+It is the same for every m, so the ratio of two of them is the likelihood ratio, at the atoms too. Treating a clipped
+action as if its density were the Gaussian's would give the wrong weight to every action at a bound.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.evaluation.binding import BoundPolicy
+from medgym_offline.policies.builtin import RandomPolicy
+
+__all__ = ["PerturbedPolicy", "clipped_normal_log_prob", "clipped_uniform_log_prob"]
+
+_LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def clipped_normal_log_prob(actions: Tensor, mean: Tensor, sigma: float) -> Tensor:
+    """Log-probability of clip(mean + sigma*N): actions and mean (..., A) -> (...), float64, summed over components."""
+    a, m = actions.double(), mean.double()
+    inside = -0.5 * ((a - m) / sigma).square() - math.log(sigma) - _LOG_SQRT_2PI
+    low = torch.special.log_ndtr((-1.0 - m) / sigma)
+    high = torch.special.log_ndtr((m - 1.0) / sigma)
+    return torch.where(a <= -1.0, low, torch.where(a >= 1.0, high, inside)).sum(-1)
+
+
+def clipped_uniform_log_prob(actions: Tensor, sigma: float) -> Tensor:
+    """Log-probability of clip(U + sigma*N), U uniform in [-1, 1], per component: actions (..., A) -> (...), float64.
+
+    Inside, p(a) = (Phi((a + 1)/sigma) - Phi((a - 1)/sigma))/2. Each atom is the mean of Phi((u - 1)/sigma) over u,
+    sigma*(h(0) - h(-2/sigma))/2 with h(z) = z*Phi(z) + phi(z), the antiderivative of Phi.
+    """
+    a = actions.double()
+    inside = 0.5 * (torch.special.ndtr((a + 1.0) / sigma) - torch.special.ndtr((a - 1.0) / sigma))
+    z = torch.tensor([0.0, -2.0 / sigma], dtype=torch.float64)
+    h = z * torch.special.ndtr(z) + torch.exp(-0.5 * z.square() - _LOG_SQRT_2PI)
+    atom = 0.5 * sigma * (h[0] - h[1])
+    return torch.where(a.abs() >= 1.0, atom, inside).log().sum(-1)
+
+
+@dataclass(frozen=True)
+class PerturbedPolicy:
+    """A policy as it acts with perturbed actions: clip(act(o) + sigma*N, -1, 1).
+
+    The built-in random policy is uniform in the box before the noise; every other must be a function of the
+    observation.
+
+    Attributes:
+        bound: The policy.
+        patients: P ids, in the order of the patient axis.
+        sigma: Standard deviation of the perturbation, above 0.
+    """
+
+    bound: BoundPolicy
+    patients: tuple[str, ...]
+    sigma: float
+
+    @property
+    def uniform(self) -> bool:
+        """Whether the action before the noise is uniform in [-1, 1]^A."""
+        return isinstance(self.bound.policy, RandomPolicy)
+
+    def mean(self, observations: Tensor) -> Tensor:
+        """Actions before the noise: (P, B, 9) -> (P, B, A); not for the uniform policy."""
+        seeds = np.zeros(observations.shape[:2], dtype=np.int64)
+        return self.bound.act_on(self.patients, seeds)(observations)
+
+    def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Log-probability of executed actions: (P, B, 9), (P, B, A) -> (P, B), float64."""
+        if self.uniform:
+            return clipped_uniform_log_prob(actions, self.sigma)
+        return clipped_normal_log_prob(actions, self.mean(observations), self.sigma)
+
+    def sample(self, mean: Tensor | None, normal: Tensor, uniform: Tensor) -> Tensor:
+        """Actions from what :meth:`mean` gave (None for the uniform policy) and noise, all (..., A)."""
+        centre = uniform if mean is None else mean
+        return (centre + self.sigma * normal).clamp(-1.0, 1.0)

@@ -1,0 +1,191 @@
+"""Off-policy estimators on a finite semi-Markov decision process whose values are known exactly."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.evaluation.ope import estimators as ope
+from medgym_offline.evaluation.ope.density import clipped_normal_log_prob, clipped_uniform_log_prob
+from medgym_offline.evaluation.ope.scores import rank_correlation, regret_at, score_estimates
+
+DECISIONS, GAMMA = 3, 0.97
+HOLD = torch.tensor([2.0, 5.0], dtype=torch.float64)  # hours, by action
+REWARD = torch.tensor([[1.0, 0.3], [-0.5, 0.8]], dtype=torch.float64)  # by state and action
+MOVE = torch.tensor([[0.2, 0.7], [0.5, 0.9]], dtype=torch.float64)  # probability of state 1 next
+TARGET = torch.tensor([[0.7, 0.3], [0.2, 0.8]], dtype=torch.float64)
+BEHAVIOR = torch.tensor([[0.4, 0.6], [0.5, 0.5]], dtype=torch.float64)
+
+
+def values(policy: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
+    """Q (K, S, A) and V (K + 1, S) by backward induction."""
+    v = torch.zeros(DECISIONS + 1, 2, dtype=torch.float64)
+    q = torch.zeros(DECISIONS, 2, 2, dtype=torch.float64)
+    for k in reversed(range(DECISIONS)):
+        following = (1 - move) * v[k + 1, 0] + move * v[k + 1, 1]
+        q[k] = REWARD + GAMMA**HOLD * following
+        v[k] = (policy * q[k]).sum(-1)
+    return q, v
+
+
+class Log:
+    """Episodes (P, E, K) of the behaviour, from state 0."""
+
+    def __init__(self, patients: int, episodes: int, move: Tensor, behavior: Tensor = BEHAVIOR, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        shape = (patients, episodes)
+        states, actions = [np.zeros(shape, int)], []
+        for _ in range(DECISIONS):
+            a = (rng.random(shape) < behavior.numpy()[states[-1], 1]).astype(int)
+            states.append((rng.random(shape) < move.numpy()[states[-1], a]).astype(int))
+            actions.append(a)
+        self.states = torch.from_numpy(np.stack(states, -1))
+        self.actions = torch.from_numpy(np.stack(actions, -1))
+        self.now = self.states[..., :-1]
+        self.rewards, self.dt = REWARD[self.now, self.actions], HOLD[self.actions]
+        self.valid = torch.ones_like(self.now, dtype=torch.bool)
+        self.log_behavior = behavior[self.now, self.actions].log()
+        self.log_target = TARGET[self.now, self.actions].log()
+        self.log_rho = ope.log_ratios(self.log_target, self.log_behavior, self.valid)
+        self.discount = ope.discount_at_start(self.dt, GAMMA)
+
+    def returns(self) -> Tensor:
+        return (self.discount * self.rewards).sum(-1)
+
+    def robust(self, weights: Tensor, q: Tensor, v: Tensor) -> Tensor:
+        k = torch.arange(DECISIONS)
+        at = (k, self.now, self.actions)
+        return ope.doubly_robust(
+            self.rewards, self.dt, self.valid, weights, GAMMA, q[at], v[k, self.now], v[k + 1, self.states[..., 1:]]
+        )
+
+
+def z_score(estimates: Tensor, truth: float) -> float:
+    return float((estimates.mean() - truth) / (estimates.std() / len(estimates) ** 0.5))
+
+
+def test_unweighted_estimates_are_unbiased() -> None:
+    """400 data sets of 20 episodes: their mean is the known value, also where DR has a wrong Q."""
+    log = Log(400, 20, MOVE)
+    _, v = values(TARGET, MOVE)
+    truth = float(v[0, 0])
+    weights = ope.plain_weights(log.log_rho)
+    assert abs(z_score(ope.per_decision(log.rewards, weights, log.discount), truth)) < 3.5
+    wrong_q, wrong_v = values(TARGET.flip(1), MOVE)
+    wrong_v = torch.cat([(TARGET * wrong_q).sum(-1), wrong_v[-1:]])
+    assert abs(z_score(log.robust(weights, wrong_q, wrong_v), truth)) < 3.5
+    # The behaviour's own mean is another number: the test could fail.
+    assert abs(z_score(log.returns().mean(1), truth)) > 10
+
+
+def test_weighted_estimates_are_consistent() -> None:
+    truth = float(values(TARGET, MOVE)[1][0, 0])
+    q, v = values(TARGET.flip(1), MOVE)
+    v = torch.cat([(TARGET * q).sum(-1), v[-1:]])
+    errors = []
+    for episodes in (50, 50_000):
+        log = Log(20, episodes, MOVE, seed=1)
+        weights = ope.self_normalised(log.log_rho)
+        found = torch.stack([ope.per_decision(log.rewards, weights, log.discount), log.robust(weights, q, v)])
+        errors.append((found - truth).abs().mean(1))
+    assert bool((errors[1] < 0.01).all())
+    assert bool((errors[1] < errors[0] / 10).all())  # about 1 / sqrt(1000)
+
+
+def test_a_perfect_model_in_a_deterministic_process_gives_the_truth() -> None:
+    move = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    log = Log(5, 7, move)
+    q, v = values(TARGET, move)
+    for weights in (ope.self_normalised(log.log_rho), ope.plain_weights(log.log_rho)):
+        torch.testing.assert_close(log.robust(weights, q, v), v[0, 0].expand(5))
+
+
+def test_the_behavior_itself_gives_the_mean_of_the_data() -> None:
+    log = Log(5, 30, MOVE)
+    same = ope.log_ratios(log.log_behavior, log.log_behavior, log.valid)
+    weights = ope.self_normalised(same)
+    torch.testing.assert_close(ope.per_decision(log.rewards, weights, log.discount), log.returns().mean(1))
+    torch.testing.assert_close(ope.effective_sample_size(same), torch.full((5,), 30.0, dtype=torch.float64))
+    nothing = torch.zeros(DECISIONS, 2, 2, dtype=torch.float64), torch.zeros(DECISIONS + 1, 2, dtype=torch.float64)
+    torch.testing.assert_close(log.robust(weights, *nothing), log.returns().mean(1))
+
+
+def test_stacked_equals_looped_and_order_does_not_matter() -> None:
+    log = Log(6, 25, MOVE)
+
+    def estimate(rows: Tensor) -> Tensor:
+        rho = ope.log_ratios(log.log_target[rows], log.log_behavior[rows], log.valid[rows])
+        return ope.per_decision(log.rewards[rows], ope.self_normalised(rho), ope.discount_at_start(log.dt[rows], GAMMA))
+
+    whole = estimate(torch.arange(6))
+    looped = torch.cat([estimate(torch.tensor([p])) for p in range(6)])
+    torch.testing.assert_close(whole, looped, rtol=0, atol=1e-14)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    torch.testing.assert_close(estimate(order), whole[order], rtol=0, atol=1e-14)
+
+
+def test_far_policies_neither_overflow_nor_vanish() -> None:
+    log_rho = torch.tensor([[[-4e4, -9e5], [-3e4, -8e5]]], dtype=torch.float64)
+    torch.testing.assert_close(ope.self_normalised(log_rho).sum(1), torch.ones(1, 2, dtype=torch.float64))
+    assert float(ope.effective_sample_size(log_rho)) == pytest.approx(1.0)
+
+
+def test_discount_does_not_depend_on_how_time_is_cut() -> None:
+    """A hold split in two changes no discount at the hours that both have; with gamma 1 no return either."""
+    whole = torch.tensor([4.0, 10.0, 6.0], dtype=torch.float64)
+    split = torch.tensor([4.0, 3.0, 7.0, 1.0, 5.0], dtype=torch.float64)
+    torch.testing.assert_close(ope.discount_at_start(split, GAMMA)[[0, 1, 3]], ope.discount_at_start(whole, GAMMA))
+    torch.testing.assert_close(ope.discount_at_start(whole, GAMMA), GAMMA ** torch.tensor([0.0, 4.0, 14.0]).double())
+    assert bool((ope.discount_at_start(split, 1.0) == 1).all())
+
+
+@pytest.mark.parametrize("mean", [-1.0, -0.98, -0.3, 0.0, 0.93, 1.0])
+def test_probabilities_sum_to_one_with_their_atoms(mean: float) -> None:
+    grid = torch.linspace(-1, 1, 200_001, dtype=torch.float64)[1:-1, None]
+    ends = torch.tensor([[-1.0], [1.0]])
+    for log_prob in (
+        lambda a: clipped_normal_log_prob(a, torch.full_like(a, mean), 0.05),
+        lambda a: clipped_uniform_log_prob(a, 0.05),
+    ):
+        inside = float(log_prob(grid).exp().sum()) * 1e-5
+        assert inside + float(log_prob(ends).exp().sum()) == pytest.approx(1.0, abs=2e-4)
+
+
+def test_probabilities_are_those_of_what_is_drawn() -> None:
+    """Share of draws at the bounds, and below a point inside, in two dimensions."""
+    rng = np.random.default_rng(0)
+    mean, sigma, n = np.array([0.97, -0.5]), 0.05, 400_000
+    drawn = np.clip(mean + sigma * rng.standard_normal((n, 2)), -1, 1)
+    atom = clipped_normal_log_prob(torch.ones(1), torch.tensor([0.97]), sigma).exp()
+    assert (drawn[:, 0] == 1).mean() == pytest.approx(float(atom), abs=4e-3)
+    uniform = np.clip(rng.uniform(-1, 1, n) + sigma * rng.standard_normal(n), -1, 1)
+    assert (uniform == 1).mean() == pytest.approx(float(clipped_uniform_log_prob(torch.ones(1), sigma).exp()), abs=1e-3)
+    # E_mu[pi / mu] = 1: the two have the same atoms.
+    a, m = torch.from_numpy(drawn), torch.from_numpy(mean)
+    other = m + torch.tensor([0.02, 0.03])
+    ratio = (
+        clipped_normal_log_prob(a, other.expand_as(a), sigma) - clipped_normal_log_prob(a, m.expand_as(a), sigma)
+    ).exp()
+    assert float(ratio.mean()) == pytest.approx(1.0, abs=5 * float(ratio.std()) / n**0.5)
+
+
+def test_scores() -> None:
+    truth = np.array([3.0, 2.0, 1.0, 0.0])
+    for order in itertools.permutations(range(4)):
+        guess = -np.array(order, float)  # policy with order 0 looks best
+        best = [int(np.argmax(guess)), int(np.argsort(-guess)[1])]
+        assert regret_at(1, guess, truth) == 3.0 - truth[best[0]]
+        assert regret_at(2, guess, truth) == 3.0 - truth[best].max()
+        assert regret_at(4, guess, truth) == 0
+    assert rank_correlation(truth * 5 - 7, truth) == pytest.approx(1.0)
+    assert rank_correlation(-truth, truth) == pytest.approx(-1.0)
+    assert rank_correlation(np.ones(4), truth) is None
+    both = np.stack([truth, truth], 1)
+    scores = score_estimates(both + np.array([1.0, -1.0]), both)
+    assert scores["absolute_error"] == pytest.approx(0.0)
+    assert scores["patient_error"] == pytest.approx(1.0)
+    assert scores["regret@1"] == 0
