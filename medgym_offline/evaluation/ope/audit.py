@@ -183,7 +183,10 @@ def audit(
     if not policies:
         raise MedGymError("no policy to evaluate; name at least one")
     if not recipe.perturbation > 0:
-        raise DatasetError(f"{recipe.id}: perturbation is 0, so no other policy has a probability of its actions")
+        raise DatasetError(
+            f"{recipe.id}: perturbation is 0, so a deterministic policy has no probability of its actions; "
+            "choose a dataset whose recipe perturbs actions"
+        )
     logged = episode_grid(transitions)
     selected = bank.select([bank.index(p) for p in logged.patients])
     named = tuple(worlds) if worlds else tuple(sorted(bank.worlds, key=lambda w: w != recipe.world))

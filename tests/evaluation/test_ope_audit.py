@@ -1,0 +1,181 @@
+"""Fitted Q evaluation on a process of known value, and the whole audit on a small bank."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.datasets.behaviors import Behavior
+from medgym_offline.datasets.recipes import Recipe
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.envs.process import ProcessConfig
+from medgym_offline.errors import DatasetError, MedGymError
+from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
+from medgym_offline.evaluation.ope import OpeAudit, OpeSettings, audit
+from medgym_offline.evaluation.ope.density import PerturbedPolicy
+from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
+from medgym_offline.evaluation.ope.logged import episode_grid
+from medgym_offline.evaluation.ope.returns import monte_carlo_returns
+from medgym_offline.simulators import SimulatorBank
+from tests.evaluation.conftest import Constant
+from tests.offline.toy import DECISIONS, toy
+
+GAMMA = 0.99
+FAST = FqeConfig(updates=300, batch=64, hidden=32)
+
+
+class Follow:
+    """The best action of the toy process, off by `offset`; a network per patient would do the same."""
+
+    timing = "adaptive"
+
+    def __init__(self, patients: tuple[str, ...], offset: float = 0.2):
+        self.patients, self.offset = patients, offset
+        self.centre = torch.tensor([0.3 * (int(p.rsplit("/", 1)[1]) - 1) for p in patients])[:, None]
+
+    def act(self, observations: Tensor) -> Tensor:
+        action = torch.zeros(*observations.shape[:2], 4)
+        action[..., 0] = self.centre + 0.4 * observations[..., 0] + self.offset
+        action[..., 3] = 0.2
+        return action
+
+
+class Near(Constant):
+    """A behaviour that differs a little; tables call it by its class."""
+
+
+def perturbed(patients: tuple[str, ...]) -> PerturbedPolicy:
+    return PerturbedPolicy(BoundPolicy(Follow(patients), "follow", "adaptive", DECISIONS), patients, 0.05)
+
+
+def test_fqe_finds_the_known_value() -> None:
+    """r = 1 - (0.2 + 0.05 N)^2 - (0.05 N)^2 at hours 0, 32 and 64."""
+    data = toy(patients=2, episodes=300)
+    logged = episode_grid(data)
+    found = fit_fqe(data, logged, perturbed(logged.patients), GAMMA, config=FqeConfig(updates=1500, batch=128))
+    reward = 1.0 - 0.2**2 - 2 * 0.05**2
+    truth = sum(reward * GAMMA ** (32.0 * k) for k in range(DECISIONS))
+    assert found.value.numpy() == pytest.approx(truth, abs=0.06)
+    # Last decision: Q is the reward, which no expectation enters.
+    last = logged.rewards[..., -1]
+    assert float((found.q[..., -1] - last).abs().mean()) < 0.06
+    assert bool((found.v_next[..., -1] == 0).all())
+
+
+def test_fqe_stacked_equals_looped_in_any_order() -> None:
+    data = toy(patients=3, episodes=20)
+    config = FqeConfig(updates=30, batch=16, hidden=16)
+
+    def values(ids: tuple[str, ...]) -> Tensor:
+        return fit_fqe(data, episode_grid(data, ids), perturbed(ids), GAMMA, config=config).value
+
+    ids = data.present_ids
+    whole = values(ids)
+    torch.testing.assert_close(torch.cat([values((p,)) for p in ids]), whole, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(values(ids[::-1]), whole.flip(0), rtol=1e-4, atol=1e-4)
+
+
+def test_grid_holds_the_rows_of_the_dataset(transitions: Transitions) -> None:
+    logged = episode_grid(transitions)
+    assert logged.valid.shape[:2] == (4, 6)
+    assert int(logged.valid.sum()) == len(transitions)
+    np.testing.assert_array_equal(logged.rewards[logged.valid].numpy(), transitions.rewards.astype(float))
+    assert torch.allclose(logged.dt.sum(-1), torch.full((4, 6), 96.0, dtype=torch.float64))
+    chosen = episode_grid(transitions, transitions.patients[2:0:-1])
+    torch.testing.assert_close(chosen.actions, logged.actions[[2, 1]])
+    with pytest.raises(DatasetError, match="as many for everyone"):
+        episode_grid(transitions.select(np.arange(len(transitions)) > transitions.episode_starts()[1] - 1))
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return Recipe("medgym/unpublished-v0", "Test.", "tiny", "ind")
+
+
+@pytest.fixture(scope="module")
+def acted(behavior: Constant) -> Behavior:
+    return Behavior("ind", "0", behavior)
+
+
+@pytest.fixture(scope="module")
+def found(
+    transitions: Transitions, recipe: Recipe, acted: Behavior, tiny_bank: SimulatorBank, treatments: np.ndarray
+) -> OpeAudit:
+    near = Near(treatments + 0.005, tiny_bank.patients)
+    settings = OpeSettings(episodes=4, fqe=FAST, min_sample_size=3.0)
+    return audit(transitions, recipe, acted, tiny_bank, [acted.policy, near, "zero", "random"], settings=settings)
+
+
+def test_the_behavior_is_estimated_by_its_own_data(found: OpeAudit, transitions: Transitions) -> None:
+    """Equal probabilities to the bit: weights are 1/E and WIS is the mean return of the data."""
+    logged = episode_grid(transitions)
+    i = found.policies.index("Constant")
+    np.testing.assert_allclose(found.estimates["wis"][i], logged.rewards.sum(-1).mean(-1).numpy(), rtol=1e-12)
+    np.testing.assert_allclose(found.sample_size[i], 6.0)
+    assert (found.sample_size >= 1 - 1e-9).all()
+    assert (
+        found.sample_size[found.policies.index("Near")].mean() > found.sample_size[found.policies.index("zero")].mean()
+    )
+
+
+def test_model_and_truth_are_returns_of_the_simulators(found: OpeAudit, tiny_bank: SimulatorBank) -> None:
+    bound = resolve_policy("zero", tiny_bank, "adaptive", 20, 20)
+    i = found.policies.index("zero")
+    for purpose, shown in (("ope-model", found.estimates["model"]), ("ope-truth", found.truth["own"])):
+        again = monte_carlo_returns(bound, tiny_bank, ProcessConfig(), 4, 0.05, 1.0, 0, purpose)
+        np.testing.assert_allclose(shown[i], again.mean(1).numpy(), rtol=1e-12)
+    alone = tiny_bank.select([2])
+    one = monte_carlo_returns(bound, alone, ProcessConfig(), 4, 0.05, 1.0, 0, "ope-truth")
+    np.testing.assert_allclose(one.mean(1).numpy(), found.truth["own"][i, [2]], rtol=1e-4)
+    assert not np.allclose(found.estimates["model"], found.truth["own"], rtol=1e-6)
+
+
+def test_warnings_and_json(found: OpeAudit) -> None:
+    low, same = found.warnings
+    assert "zero" in low
+    assert "Constant" not in low
+    assert "model-based estimate is the truth" in same
+    value = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert value["policies"] == ["Constant", "Near", "zero", "random"]
+    assert set(value["estimates"]) == {"fqe", "wis", "dr", "model"}
+    assert np.shape(value["truth"]["own"]) == (4, 4)
+
+
+def test_a_mix_uses_the_part_that_played(
+    transitions: Transitions, recipe: Recipe, behavior: Constant, tiny_bank: SimulatorBank
+) -> None:
+    """Odd episodes attributed to another policy: refused, since its actions are not there."""
+    one = Behavior("ind", "0", behavior)
+    other = Behavior("other", "1", Constant(1.0 - behavior.u.numpy(), tiny_bank.patients))
+    fast = OpeSettings(episodes=2, fqe=FqeConfig(updates=1, hidden=4))
+    audit(transitions, recipe, Behavior("mix", "2", None, (one, one)), tiny_bank, ["zero"], settings=fast)
+    with pytest.raises(DatasetError, match="did not act here"):
+        audit(transitions, recipe, Behavior("mix", "2", None, (one, other)), tiny_bank, ["zero"], settings=fast)
+
+
+def test_mistakes_are_named(
+    transitions: Transitions, recipe: Recipe, acted: Behavior, tiny_bank: SimulatorBank
+) -> None:
+    with pytest.raises(DatasetError, match="perturbation is 0"):
+        audit(transitions, dataclasses.replace(recipe, perturbation=0.0), acted, tiny_bank, ["zero"])
+    with pytest.raises(MedGymError, match="two policies are called 'zero'"):
+        audit(transitions, recipe, acted, tiny_bank, ["zero", "zero"])
+    with pytest.raises(MedGymError, match="discount per hour"):
+        OpeSettings(gamma=1.5)
+    with pytest.raises(MedGymError, match="no policy"):
+        audit(transitions, recipe, acted, tiny_bank, [])
+
+    class Counter:
+        timing, calls = "adaptive", 0
+
+        def act(self, observations: Tensor) -> np.ndarray:
+            self.calls += 1
+            return np.full((*observations.shape[:2], 4), 0.01 * self.calls)
+
+    with pytest.raises(MedGymError, match="answers the same observations differently"):
+        audit(transitions, recipe, acted, tiny_bank, [Counter()])
