@@ -17,6 +17,7 @@ from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
 from medgym_offline.evaluation.ope import OpeAudit, OpeSettings, audit
+from medgym_offline.evaluation.ope.audit import _warnings
 from medgym_offline.evaluation.ope.density import PerturbedPolicy
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import episode_grid
@@ -136,7 +137,7 @@ def test_model_and_truth_are_returns_of_the_simulators(found: OpeAudit, tiny_ban
 
 
 def test_warnings_and_json(found: OpeAudit) -> None:
-    low, same = found.warnings
+    low, *_, same = found.warnings
     assert "zero" in low
     assert "Constant" not in low
     assert "model-based estimate is the truth" in same
@@ -179,3 +180,11 @@ def test_mistakes_are_named(
 
     with pytest.raises(MedGymError, match="answers the same observations differently"):
         audit(transitions, recipe, acted, tiny_bank, [Counter()])
+
+
+def test_fqe_beyond_the_data_is_said() -> None:
+    """Patient 0 inside the range of its logged returns, patient 1 above it."""
+    data, fqe = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[0.5, 4.0], [1.0, 2.5]])
+    sizes = np.full((2, 2), 20.0)
+    (said,) = _warnings(("a", "b"), sizes, fqe, data, OpeSettings(), "true", ("true",))
+    assert said.endswith("patients: a (1 of 2)")

@@ -234,7 +234,8 @@ def audit(
         "settings": asdict(settings),
         "code": code_version(),
     }
-    warnings = _warnings(names, sample_size, settings, recipe.world, named)
+    data = (estimators.discount_at_start(logged.dt, settings.gamma) * logged.rewards).sum(-1).numpy()
+    warnings = _warnings(names, sample_size, guessed["fqe"], data, settings, recipe.world, named)
     return OpeAudit(
         names, logged.patients, guessed, actual, spread, torch.stack(plain).numpy(), sample_size, scores, warnings, info
     )
@@ -310,19 +311,25 @@ def _named(bound: list[BoundPolicy]) -> list[BoundPolicy]:
 
 
 def _warnings(
-    names: tuple[str, ...], sample_size: np.ndarray, settings: OpeSettings, home: str, worlds: tuple[str, ...]
+    names: tuple[str, ...],
+    sample_size: np.ndarray,
+    fqe: np.ndarray,
+    data: np.ndarray,
+    settings: OpeSettings,
+    home: str,
+    worlds: tuple[str, ...],
 ) -> tuple[str, ...]:
-    low = [
-        f"{name} ({size:.1f})"
-        for name, size in zip(names, np.median(sample_size, 1))
-        if size < settings.min_sample_size
-    ]
+    """What to read before the numbers; `data` holds the logged returns (P, E)."""
     found = []
-    if low:
+    median = np.median(sample_size, 1)
+    if low := [f"{n} ({size:.1f})" for n, size in zip(names, median) if size < settings.min_sample_size]:
         found.append(
             f"effective sample size below {settings.min_sample_size:g} episodes, so WIS and DR rest on a few: "
             + ", ".join(low)
         )
+    beyond = ((fqe < data.min(1)) | (fqe > data.max(1))).sum(1)
+    if far := [f"{n} ({count} of {fqe.shape[1]})" for n, count in zip(names, beyond) if count]:
+        found.append("FQE extrapolates beyond the patient's logged returns, patients: " + ", ".join(far))
     if home == "own" and "own" in worlds:
         found.append(
             "the dataset comes from the own world: there the model-based estimate is the truth, up to sampling"
