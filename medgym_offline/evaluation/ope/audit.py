@@ -22,6 +22,7 @@ from medgym_offline.evaluation.ope import estimators
 from medgym_offline.evaluation.ope.density import PerturbedPolicy
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import Logged, episode_grid
+from medgym_offline.evaluation.ope.probabilities import behavior_log_prob, perturbed_policy
 from medgym_offline.evaluation.ope.returns import monte_carlo_returns
 from medgym_offline.evaluation.ope.scores import score_estimates
 from medgym_offline.files import code_version
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["ESTIMATORS", "OpeAudit", "OpeSettings", "audit", "audit_dataset"]
 
 ESTIMATORS = ("fqe", "wis", "dr", "model")
-_FAR = 8.0  # standard deviations; one of 1e5 normal draws lies beyond with probability 1e-10
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def audit(
     sizes: list[Tensor] = []
     with Progress("off-policy evaluation (policies)", len(bound), enabled=progress) as bar:
         for policy in bound:
-            perturbed = _perturbed(policy, logged.patients, recipe.perturbation, logged)
+            perturbed = perturbed_policy(policy, logged.patients, recipe.perturbation, logged)
             for name, value in _estimate(transitions, logged, perturbed, log_behavior, settings).items():
                 (sizes if name == "sample_size" else estimates[name]).append(value)
 
@@ -239,47 +239,6 @@ def audit(
     return OpeAudit(
         names, logged.patients, guessed, actual, spread, torch.stack(plain).numpy(), sample_size, scores, warnings, info
     )
-
-
-def behavior_log_prob(logged: Logged, recipe: Recipe, behavior: Behavior, bank: SimulatorBank) -> Tensor:
-    """Log-probability of every logged action under the behaviour, (P, E, K); of a mix, under the episode's own part.
-
-    Raises:
-        DatasetError: An action so far from the behaviour's that it did not act here.
-    """
-    parts = behavior.parts or (behavior,)
-    found = torch.zeros(logged.valid.shape, dtype=torch.float64)
-    for i, part in enumerate(parts):
-        rows = slice(i, None, len(parts))
-        observations, actions = logged.observations[:, rows], logged.actions[:, rows]
-        if not observations.shape[1]:
-            continue
-        bound = resolve_policy(part.policy, bank, recipe.timing, recipe.decisions, recipe.decisions)
-        policy = PerturbedPolicy(bound, logged.patients, recipe.perturbation)
-        flat = observations.flatten(1, 2)
-        found[:, rows] = policy.log_prob(flat, actions.flatten(1, 2)).view(actions.shape[:3])
-        if not policy.uniform:
-            off = (actions - policy.mean(flat).view(actions.shape)).abs() * (actions.abs() < 1.0)
-            if float((off * logged.valid[:, rows, :, None]).max()) > _FAR * recipe.perturbation:
-                raise DatasetError(
-                    f"{recipe.id}: actions lie more than {_FAR:g} perturbations from those of behavior {part.name!r}, "
-                    "which therefore did not act here; generate the dataset again"
-                )
-    return found
-
-
-def _perturbed(bound: BoundPolicy, patients: tuple[str, ...], sigma: float, logged: Logged) -> PerturbedPolicy:
-    """The policy with noise; refused if its actions depend on more than the observation."""
-    policy = PerturbedPolicy(bound, patients, sigma)
-    if not policy.uniform:
-        first = logged.observations[:, :, 0]
-        again = policy.mean(first.flip(1)).flip(1)
-        if not torch.allclose(policy.mean(first), again, atol=1e-4):
-            raise MedGymError(
-                f"policy {bound.name!r} answers the same observations differently; off-policy evaluation needs a "
-                "function of the observation (or the built-in random policy)"
-            )
-    return policy
 
 
 def _estimate(
