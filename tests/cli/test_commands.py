@@ -22,6 +22,7 @@ COMMANDS = (
     "generate",
     "train",
     "eval",
+    "ope",
     "report",
     "submit",
     "leaderboard add",
