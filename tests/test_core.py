@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +129,18 @@ def test_kept_memory_is_used_again() -> None:
     if not kept:
         pytest.skip("this C library has no mallopt")
     assert pages < 0.2 * faults("return")[1]
+
+
+def test_every_module_imports() -> None:
+    """A module that nothing imports yet must not be broken unseen."""
+    import medgym_offline
+
+    found = pkgutil.walk_packages(medgym_offline.__path__, "medgym_offline.", onerror=_raise)
+    names = [module.name for module in found]
+    assert "medgym_offline.studies.recipe" in names
+    for name in names:
+        importlib.import_module(name)
+
+
+def _raise(name: str) -> None:
+    raise ImportError(f"{name} cannot be imported")

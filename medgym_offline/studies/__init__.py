@@ -5,7 +5,6 @@ A study is a recipe (TOML, in `evaluation/`) and what came of it: numbers with p
 
 from __future__ import annotations
 
-from medgym_offline.studies.online import run_online_study
 from medgym_offline.studies.recipe import StudyRecipe, load_study_recipe
 
-__all__ = ["StudyRecipe", "load_study_recipe", "run_online_study"]
+__all__ = ["StudyRecipe", "load_study_recipe"]
