@@ -14,7 +14,7 @@ from medgym_offline.evaluation.statistics import mean_intervals, paired_differen
 from medgym_offline.studies.recipe import Sets
 from medgym_offline.studies.scoring import Scored
 
-__all__ = ["KEPT", "pair", "pair_list", "row", "wilcoxon"]
+__all__ = ["KEPT", "common", "pair", "pair_list", "row", "wilcoxon"]
 
 KEPT = ("sofa_all", "sofa_96h", "safe_hourly", "lactate_mean", "cost_mean", "return")
 """Metrics that a study keeps patient by patient."""
@@ -138,12 +138,12 @@ def pair_list(scored: Mapping[str, Scored], sets: Sets, bootstrap: Bootstrap) ->
         if method.entry.group == "release" and method.entry.scope == "ind":
             pairs.append(("DrInd", scored[method.entry.key.replace("-ind-", "-dr-")], method))
     return [
-        pair(kind, reference, method, world, _common(reference, method), bootstrap)
+        pair(kind, reference, method, world, common(reference, method), bootstrap)
         for kind, reference, method in pairs
         for world in method.worlds
     ]
 
 
-def _common(a: Scored, b: Scored) -> tuple[str, ...]:
+def common(a: Scored, b: Scored) -> tuple[str, ...]:
     """Patients both were scored on: one of the study's sets is part of the other."""
     return min(a.entry.patients, b.entry.patients, key=len)

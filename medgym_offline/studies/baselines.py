@@ -41,12 +41,13 @@ def baseline_candidates(
     bank's backend, and then scored in every world like any policy.
 
     Args:
-        bank: The patients, own world.
-        patients: Their ids.
+        bank: The whole bank, with the backend that scores.
+        patients: Ids of the study's patients; they are the cohort of the cohort's best constant.
         timings: Of the study; baselines that do not depend on timing use equal holds.
         decisions: K.
         individual: Timing -> individual policies, for the wrong-patient control.
     """
+    bank = bank.select(patients)
     grid, severity, _ = constant_scores(bank.world("own"))
     cohort = grid[int(severity.mean(0).argmin())]
     best = grid[severity.argmin(1)]

@@ -8,11 +8,15 @@ from typing import Any
 
 from medgym_offline.studies.recipe import Sets, StudyRecipe
 
-__all__ = ["ALGORITHM_LABELS", "PAPER_STEPS", "Candidate", "Entry", "training_facts", "wanted_entries"]
+__all__ = ["PAPER_STEPS", "Candidate", "Entry", "algorithm_label", "training_facts", "wanted_entries"]
 
-ALGORITHM_LABELS = {"sac": "SAC", "ppo": "PPO", "ppo-lag": "PPO-Lag", "trpo": "TRPO", "trpo-lag": "TRPO-Lag"}
 PAPER_STEPS = {"sac": 100_000, "ppo": 200_000, "ppo-lag": 200_000, "trpo": 200_000, "trpo-lag": 200_000}
 """Environment steps per policy in the paper (Table 5)."""
+
+def algorithm_label(algorithm: str) -> str:
+    """ "trpo-lag" -> "TRPO-Lag"."""
+    return "-".join("Lag" if part == "lag" else part.upper() for part in algorithm.split("-"))
+
 
 _SCOPE_LABELS = {"ind": "Ind (from dr)", "ind-scratch": "Ind", "pop": "Pop", "dr": "dr"}
 
@@ -53,7 +57,7 @@ def wanted_entries(recipe: StudyRecipe, sets: Sets) -> list[Entry]:
 
     def entry(group: str, algorithm: str, scope: str, timing: str, decisions: int) -> Entry:
         letter = {"adaptive": "A", "fixed": "F"}[timing]
-        name = f"{ALGORITHM_LABELS[algorithm]}-{letter}-{_SCOPE_LABELS[scope]}"
+        name = f"{algorithm_label(algorithm)}-{letter}-{_SCOPE_LABELS[scope]}"
         if group == "release":
             name = f"release {letter}-{_SCOPE_LABELS[scope]}"
         if group == "budget":
@@ -100,7 +104,7 @@ def training_facts(provenance: Mapping[str, Any], algorithm: str, scope: str, si
         "simulators": seen,
         "episodes": updates * episodes * seen,
         "steps": round(updates * episodes * seen * used),
-        "paper_steps": PAPER_STEPS[algorithm],
+        "paper_steps": PAPER_STEPS.get(algorithm),
         "cost_limit": training.get("cost_limit") if algorithm.endswith("-lag") else None,
         "final_cost": provenance.get("final", {}).get("cost"),
         "final_multiplier": provenance.get("final", {}).get("multiplier"),

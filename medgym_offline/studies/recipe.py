@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,32 @@ from medgym_offline.online.recipe import SCOPES, BehaviorRecipe
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["BACKENDS", "SOURCES", "Sets", "StudyRecipe", "load_study_recipe"]
+__all__ = ["BACKENDS", "SOURCES", "Sets", "StudyRecipe", "load_study_recipe", "spread"]
 
 BACKENDS = ("ode", "map")
 SOURCES = ("shipped", "trained")
 _TIMINGS = ("adaptive", "fixed")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    type: type | tuple[type, ...]
+    one: str
+    plural: str = ""
+
+
+_TYPES = {
+    "int": _Kind(int, "a whole number", "whole numbers"),
+    "float": _Kind((int, float), "a number", "numbers"),
+    "str": _Kind(str, "a text", "texts"),
+    "tuple": _Kind(tuple, "a list"),
+    "Mapping": _Kind(dict, "a table"),
+}
+
+
+def _is(value: Any, wanted: type | tuple[type, ...]) -> bool:
+    """Whether `value` has the wanted type; true and false are no numbers here, nor is NaN."""
+    return isinstance(value, wanted) and not isinstance(value, bool) and value == value
 
 
 @dataclass(frozen=True)
@@ -57,11 +78,13 @@ class StudyRecipe:
         budget_algorithm, budget_scope: What is trained there, with equally many episodes at every K.
         case_percentiles: Severity percentiles, under the clinicians' doses, of the patients of the case studies.
         ceiling_steps, ceiling_refine: Gradient steps of the open-loop ceilings; 0 steps: none are searched.
+        ceiling_patients: Patients of the release set whose ceilings are searched, evenly spread; 0: all.
+        case_episodes: Episodes per patient of the case studies; at most `episodes`.
         settings: Scope -> settings of `TrainConfig`, for every algorithm.
         algorithm_settings: Algorithm -> scope -> settings that differ for it.
 
     Raises:
-        MedGymError: If a value is out of range; UnknownNameError for an unknown name.
+        MedGymError: If a value has the wrong type or is out of range, named; UnknownNameError for an unknown name.
     """
 
     name: str
@@ -85,16 +108,24 @@ class StudyRecipe:
     case_percentiles: tuple[float, ...] = (50.0, 90.0)
     ceiling_steps: int = 150
     ceiling_refine: int = 60
+    ceiling_patients: int = 0
+    case_episodes: int = 20
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     algorithm_settings: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            self._check_type(entry.name, str(entry.type))
         for name in ("algorithms", "timings", "budget_decisions", "case_percentiles"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, least in (("patients", 0), ("every", 1), ("seeds", 1), ("episodes", 1), ("shard", 1)):
+            self._require(name, len(set(getattr(self, name))) == len(getattr(self, name)), "a list without repetition")
+        for name, least in (("every", 1), ("decisions", 1), ("seeds", 1), ("episodes", 1), ("shard", 1)):
             self._require(name, getattr(self, name) >= least, f"at least {least}")
-        self._require("ceiling_steps", self.ceiling_steps >= 0, "0 or more")
-        self._require("timings", bool(self.timings), "at least one timing")
+        for name in ("patients", "seed", "ceiling_steps", "ceiling_refine", "ceiling_patients", "safe_limit"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("case_episodes", 1 <= self.case_episodes <= self.episodes, "1 to episodes")
+        for name in ("algorithms", "timings"):
+            self._require(name, bool(getattr(self, name)), "a list of at least one name")
         self._require("case_percentiles", all(0 <= p <= 100 for p in self.case_percentiles), "between 0 and 100")
         for kind, given, known in (
             ("algorithm", [*self.algorithms, self.budget_algorithm, *self.algorithm_settings], ALGORITHMS),
@@ -109,9 +140,42 @@ class StudyRecipe:
         for algorithm in {*self.algorithms, self.budget_algorithm}:
             training = self.training(algorithm)
             for scope in SCOPES:
-                training.config(scope)
+                self._check_settings(training, scope, algorithm)
         for decisions in (self.decisions, *self.budget_decisions):
             self.training(self.budget_algorithm, decisions).process("fixed")
+
+    def _check_type(self, name: str, annotation: str) -> None:
+        value, wanted = getattr(self, name), _TYPES[annotation.partition("[")[0]]
+        if annotation.startswith("tuple"):
+            kind, items = _TYPES[annotation[6:].partition(",")[0]], value
+            fits = isinstance(value, list | tuple) and all(_is(item, kind.type) for item in items)
+            self._require(name, fits, f"a list of {kind.plural}")
+        elif annotation.startswith("Mapping"):
+            self._tables(name, value, annotation.count("Mapping"))
+        else:
+            self._require(name, _is(value, wanted.type), wanted.one)
+
+    def _tables(self, name: str, value: Any, depth: int) -> None:
+        """Require tables within tables, `depth` deep."""
+        if not isinstance(value, Mapping):
+            raise MedGymError(f"study {self.name!r}: {name} is {value!r}; it must be a table, [{name}] in TOML")
+        if depth > 1:
+            for key, item in value.items():
+                self._tables(f"{name}.{key}", item, depth - 1)
+
+    def _check_settings(self, training: BehaviorRecipe, scope: str, algorithm: str) -> None:
+        given, where = training.settings.get(scope, {}), f"study {self.name!r}, settings of {algorithm}, {scope}"
+        try:
+            config = training.config(scope)
+        except TypeError as error:
+            raise MedGymError(f"{where}: an entry has the wrong type ({error})") from None
+        except MedGymError as error:
+            raise type(error)(f"{where}: {error}") from None
+        defaults = {f.name: f.default for f in dataclasses.fields(config)}
+        for name, value in given.items():
+            kind = _TYPES.get(type(defaults.get(name)).__name__)
+            if kind is not None and not _is(value, kind.type):
+                raise MedGymError(f"{where}: {name} is {value!r}; it must be {kind.one}")
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
@@ -137,8 +201,7 @@ class StudyRecipe:
         """Who is in the study."""
         if self.patients > len(bank):
             raise ProtocolError(f"study {self.name!r}: patients is {self.patients}; bank {bank.name!r} has {len(bank)}")
-        count = self.patients or len(bank)
-        chosen = tuple(bank.patients[i * len(bank) // count] for i in range(count))
+        chosen = spread(bank.patients, self.patients)
         return Sets(chosen, chosen[:: self.every])
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,8 +214,15 @@ class StudyRecipe:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
+def spread(patients: Sequence[str], count: int) -> tuple[str, ...]:
+    """`count` of `patients`, evenly spread, in order; 0, or more than there are: all."""
+    total = len(patients)
+    count = min(count or total, total)
+    return tuple(patients[i * total // count] for i in range(count))
+
+
 def load_study_recipe(name_or_path: str | Path) -> StudyRecipe:
-    """A recipe by name (`study-online-v0`, a file of the release's `evaluation/` folder) or by path.
+    """A recipe by name (`study-online-quick`, a file of the release's `evaluation/` folder) or by path.
 
     Raises:
         MedGymError: If the file is missing, is no TOML, or holds an unknown or ill-typed entry.

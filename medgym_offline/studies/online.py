@@ -1,0 +1,170 @@
+"""`run_online_study`: the paper's online results (Tables 2, 4, 6; Figures 4 to 6, 8 to 10), and what they rest on.
+
+    train     the table's rows, the budgets, the release behaviours
+    score     every policy and baseline in every world of the bank
+    ceilings  what timing could be worth at all, some patients
+    cases     closed-loop courses of single patients
+    result    one JSON and one page
+
+Every unit of work is kept as it finishes under `work/`, so that a killed study goes on where it was.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgym_offline.engine.results import RunFolder
+from medgym_offline.evaluation.protocol import load_protocol
+from medgym_offline.files import code_version, json_text, write_text
+from medgym_offline.online.runs import EngineOptions
+from medgym_offline.policies.files import save_policy
+from medgym_offline.studies.analysis import pair_list, row
+from medgym_offline.studies.baselines import baseline_candidates
+from medgym_offline.studies.cases import case_studies
+from medgym_offline.studies.ceiling import search_ceilings
+from medgym_offline.studies.claims import headline_world, study_claims
+from medgym_offline.studies.entries import Candidate, wanted_entries
+from medgym_offline.studies.recipe import Sets, StudyRecipe
+from medgym_offline.studies.scoring import score_candidates
+from medgym_offline.studies.training import train_entries
+
+if TYPE_CHECKING:
+    from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = ["FORMAT", "RESULT", "run_online_study"]
+
+FORMAT = "medgym-study-online/1"
+RESULT = "result.json"
+
+
+def run_online_study(
+    recipe: StudyRecipe,
+    output: str | Path,
+    *,
+    bank: SimulatorBank | None = None,
+    options: EngineOptions | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train, score and compare everything a recipe asks for.
+
+    Args:
+        recipe: Of the study.
+        output: Folder of the study: `result.json`, `policies/`, and `work/` with finished units.
+        bank: Simulators; by default the recipe's.
+        options: Engine, workers, device.
+        fresh: Forget what `output` holds.
+        progress: Show progress on standard error.
+
+    Returns:
+        The result, plain JSON values (docs/studies.md lists its entries); also written to `output`.
+
+    Raises:
+        MedGymError: If `output` holds a study of another recipe or bank (the difference is named), as
+            `EngineOptions.check`, and for a recipe that does not fit the bank.
+    """
+    options = options or EngineOptions()
+    options.check()
+    started = time.monotonic()
+    if bank is None:
+        from medgym_offline.simulators import load_simulators
+
+        bank = load_simulators(recipe.bank)
+    sets = recipe.sets(bank)
+    protocol = load_protocol()
+    home = Path(output)
+    work = home / "work"
+    if fresh:
+        shutil.rmtree(work, ignore_errors=True)
+    RunFolder(work, {"recipe": recipe.to_dict(), "bank": bank.content_hash, "protocol": protocol.hash})
+
+    scoring = bank.with_backend("ode") if recipe.backend == "ode" else bank
+    trained = train_entries(bank, recipe, wanted_entries(recipe, sets), work / "training", options, progress)
+    individual = {
+        c.entry.timing: c.policies[0] for c in trained if c.entry.group == "release" and c.entry.scope == "ind"
+    }
+    baselines = baseline_candidates(scoring, sets.release, recipe.timings, recipe.decisions, individual)
+    candidates = {c.entry.key: c for c in (*trained, *baselines)}
+    scored = score_candidates(
+        scoring, list(candidates.values()), protocol, recipe.episodes, work / "scores", options, progress
+    )
+    ceilings = search_ceilings(bank, recipe, sets, work / "ceilings", options, progress)
+    cases = case_studies(scoring, recipe, candidates, scored, protocol, work / "cases", options, progress)
+
+    result: dict[str, Any] = {
+        "format": FORMAT,
+        "provenance": _provenance(bank, recipe, sets, protocol.hash),
+        "recipe": recipe.to_dict(),
+        "protocol": protocol.to_dict(),
+        "worlds": list(next(iter(scored.values())).worlds),
+        "patients": {"release": list(sets.release), "table": list(sets.table)},
+        "departures": _departures(bank, recipe, sets, protocol.episodes),
+        "rows": {key: row(one, sets, protocol.bootstrap) for key, one in scored.items()},
+        "pairs": pair_list(scored, sets, protocol.bootstrap),
+        "ceilings": ceilings,
+        "cases": cases,
+        "claims": study_claims(scored, recipe, protocol.bootstrap, ceilings),
+    }
+    result["headline_world"] = headline_world(result["worlds"])
+    _save_policies(trained, home / "policies")
+    write_text(home / RESULT, compact_json(result))
+    result["seconds"] = round(time.monotonic() - started, 1)  # of this call: shown, not part of the file
+    return result
+
+
+def _provenance(bank: SimulatorBank, recipe: StudyRecipe, sets: Sets, protocol_hash: str) -> dict[str, Any]:
+    return {
+        "study": recipe.name,
+        "recipe_hash": recipe.content_hash,
+        "bank": bank.name,
+        "bank_hash": bank.content_hash,
+        "bank_patients": len(bank),
+        "protocol_hash": protocol_hash,
+        "training_seeds": list(range(recipe.seed, recipe.seed + recipe.seeds)),
+        "backend_training": bank.backend,
+        "backend_scores": recipe.backend,
+        "code": code_version(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def _departures(bank: SimulatorBank, recipe: StudyRecipe, sets: Sets, episodes: int) -> list[str]:
+    """What makes this less than a full study, in words."""
+    found = []
+    if len(sets.release) < len(bank):
+        found.append(f"{len(sets.release)} of the bank's {len(bank)} patients")
+    if len(sets.table) < len(sets.release):
+        found.append(f"the table's rows are trained and compared on {len(sets.table)} of them")
+    if recipe.episodes < episodes:
+        found.append(f"{recipe.episodes} episodes per patient, policy and world; the protocol asks for {episodes}")
+    if recipe.seeds < 3:
+        found.append(
+            f"{recipe.seeds} training seed{'s' if recipe.seeds > 1 else ''}: intervals speak of patients, not of retraining"
+        )
+    if recipe.ceiling_steps and recipe.ceiling_patients and recipe.ceiling_patients < len(sets.release):
+        found.append(f"open-loop ceilings of {recipe.ceiling_patients} patients, {recipe.ceiling_steps} search steps")
+    if recipe.backend != "ode":
+        found.append("scored by the solution map, whose errors policies may exploit")
+    if len(sets.table) < 20:
+        found.append("bootstrap intervals of fewer than 20 patients are too narrow")
+    return found
+
+
+def _save_policies(candidates: list[Candidate], folder: Path) -> None:
+    """What was trained here, one file per seed; shipped behaviours stay where they are."""
+    for candidate in candidates:
+        for number, policy in enumerate(candidate.policies):
+            path = folder / f"{candidate.entry.key}-{number}.safetensors"
+            if not path.exists():
+                save_policy(policy, path)
+
+
+def compact_json(value: Any) -> str:
+    """JSON with every list of plain values on one line: a tenth of the lines, the same values."""
+    # A line break inside a JSON text is always layout: in strings it is escaped.
+    return re.sub(r"\[[^\[\]{}]*\]", lambda m: re.sub(r"\s*\n\s*", " ", m[0]), json_text(value))
