@@ -23,7 +23,7 @@ from medgym_offline.evaluation.metrics import METRICS
 from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.files import write_text
 
-__all__ = ["Table", "report_html", "write_report"]
+__all__ = ["Table", "page_template", "report_html", "write_report"]
 
 _HEADLINE = ("sofa_all", "sofa_96h", "safe_hourly", "return", "normalized_score", "support_distance")
 _TABLE_HOURS = (0, 6, 12, 24, 48, 72, 96)
@@ -60,10 +60,25 @@ def write_report(evaluations: Mapping[str, Evaluation], path: str | Path, title:
     return target
 
 
+def page_template(name: str, folder: Path | None = None) -> Any:
+    """A page's template: the file `name` of `folder` (this one by default), which may extend `page.html.j2`.
+
+    Raises:
+        MissingExtraError: If jinja2 is not installed (extra `report`).
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise MissingExtraError.of("jinja2", "report", "the HTML report") from None
+    here = Path(__file__).parent
+    loader = jinja2.FileSystemLoader([folder or here, here])
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.get_template(name)
+
+
 def report_html(evaluations: Mapping[str, Evaluation], title: str = "Evaluation") -> str:
     """The page of :func:`write_report` as text."""
     try:
-        import jinja2
         from markupsafe import Markup
     except ImportError:
         raise MissingExtraError.of("jinja2", "report", "the HTML report") from None
@@ -83,9 +98,7 @@ def report_html(evaluations: Mapping[str, Evaluation], title: str = "Evaluation"
     captions = [
         f"{c.method} is better for {_share(c)} of {len(c.per_patient['patient'])} patients." for c in individual
     ]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return page_template("report.html.j2").render(
         title=title,
         lead=_lead(first, worlds, len(evaluations)),
         notes=sorted({note for e in evaluations.values() for note in e.notes}),
