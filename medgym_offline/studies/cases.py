@@ -153,7 +153,11 @@ def case_studies(
         "policies": {name: fingerprint(policy) for name, policy in policies.items()},
         "worlds": list(worlds),
     }
-    shards = {f"case-{patient}": (bank.select([patient]), policies, used, recipe.decisions, worlds) for patient in chosen}
+    # Ids may hold characters that a file name may not.
+    names = {patient: f"case-{bank.index(patient):04d}" for patient in chosen}
+    shards = {
+        name: (bank.select([patient]), policies, used, recipe.decisions, worlds) for patient, name in names.items()
+    }
     found = run(
         _case,
         shards,
@@ -173,7 +177,7 @@ def case_studies(
             "severity": float(by_id[patient]),
             "percentile": float(100.0 * (severity < by_id[patient]).mean()),
             "episodes": recipe.case_episodes,
-            "worlds": found[f"case-{patient}"],
+            "worlds": found[names[patient]],
             "model_error": {w: by_patient[patient] for w, by_patient in errors.items()},
         }
         for patient in chosen

@@ -98,7 +98,9 @@ class _Claims:
             p = pair("", a, b, world, common(a, b), self.bootstrap)
             share = {"share": 100 * p["share"], "share_interval": [100 * v for v in p["share_interval"]]}
             gain = {"percent": p["percent"], "percent_interval": p["percent_interval"]}
-            value, interval = (100 * p["share"], share["share_interval"]) if most else (p["percent"], p["percent_interval"])
+            value, interval = (
+                (100 * p["share"], share["share_interval"]) if most else (p["percent"], p["percent_interval"])
+            )
             cell = {"value": value, "low": interval[0], "high": interval[1], **share, **gain, "p": p["p"]}
             worlds[world] = cell | {"patients": p["patients"], "reference": reference, "method": method}
         measure = "patients in whom it is better, %" if most else "gain in mean SOFA (all), %"
@@ -150,7 +152,8 @@ def _timing(claims: _Claims, recipe: StudyRecipe, ceilings: Mapping[str, Any] | 
         return
     least = min(recipe.budget_decisions)
     keys = [
-        claims.key("budget|table", recipe.budget_scope, t, recipe.budget_algorithm, least) for t in ("fixed", "adaptive")
+        claims.key("budget|table", recipe.budget_scope, t, recipe.budget_algorithm, least)
+        for t in ("fixed", "adaptive")
     ]
     label, note = algorithm_label(recipe.budget_algorithm), ""
     if ceilings is not None and ceilings["decisions"] == least:

@@ -13,6 +13,7 @@ __all__ = ["PAPER_STEPS", "Candidate", "Entry", "algorithm_label", "training_fac
 PAPER_STEPS = {"sac": 100_000, "ppo": 200_000, "ppo-lag": 200_000, "trpo": 200_000, "trpo-lag": 200_000}
 """Environment steps per policy in the paper (Table 5)."""
 
+
 def algorithm_label(algorithm: str) -> str:
     """ "trpo-lag" -> "TRPO-Lag"."""
     return "-".join("Lag" if part == "lag" else part.upper() for part in algorithm.split("-"))
