@@ -83,7 +83,7 @@ def model_errors(bank: SimulatorBank, reference: str) -> dict[str, dict[str, flo
 def _case(
     bank: SimulatorBank, policies: Mapping[str, Any], protocol: Protocol, decisions: int, worlds: Sequence[str]
 ) -> dict[str, Any]:
-    """Closed-loop courses of one patient: world -> policy -> hourly means and bands; runs in a worker."""
+    """Closed-loop courses of one patient: world -> policy -> hourly means; runs in a worker."""
     out: dict[str, Any] = {}
     for world in worlds:
         here = bank.world(world)
@@ -101,18 +101,12 @@ def _case(
             courses |= {v.name: doses[..., i] for i, v in enumerate(here.disease.treatments)}
             holds = played.dt[0, 0][played.valid[0, 0]]
             out.setdefault(world, {})[key] = {
-                "courses": {name: _band(values[0].double().numpy()) for name, values in courses.items()},
+                "courses": {n: values[0].double().mean(0).numpy().round(3).tolist() for n, values in courses.items()},
                 "holds": [round(float(h), 2) for h in holds],
                 "sofa_all": float(courses["sofa"].double().mean()),
                 "lactate_mean": float(courses["lactate"].double().mean()),
             }
     return out
-
-
-def _band(values: np.ndarray) -> dict[str, list[float]]:
-    """Mean and 10 to 90 % over episodes of (B, T)."""
-    low, high = np.percentile(values, (10, 90), axis=0)
-    return {"mean": values.mean(0).round(4).tolist(), "q10": low.round(4).tolist(), "q90": high.round(4).tolist()}
 
 
 def case_studies(

@@ -66,8 +66,15 @@ class _Claims:
         return None
 
     def add(
-        self, group: str, requirement: str, measure: str, null: float, better: int, worlds: dict[str, Any], note: str = ""
-    ) -> None:  # fmt: skip
+        self,
+        group: str,
+        requirement: str,
+        measure: str,
+        null: float,
+        better: int,
+        worlds: dict[str, Any],
+        note: str = "",
+    ) -> None:
         """One claim; `worlds`: world -> value, low, high and facts."""
         for cell in worlds.values():
             cell["verdict"] = verdict(cell["low"], cell["high"], null, better)
@@ -144,7 +151,8 @@ def _individual(claims: _Claims, recipe: StudyRecipe, timing: str) -> None:
         label = algorithm_label(algorithm)
         method = claims.key("table", recipe.individual, timing, algorithm)
         reference = claims.key("table", "pop", timing, algorithm)
-        claims.better_than("The table: Ind over Pop", f"{label}, {timing}: Ind beats Pop in most patients", reference, method, True)  # fmt: skip
+        words = f"{label}, {timing}: Ind beats Pop in most patients"
+        claims.better_than("Individual policies of the table", words, reference, method, True)
 
 
 def _timing(claims: _Claims, recipe: StudyRecipe, ceilings: Mapping[str, Any] | None) -> None:
@@ -160,8 +168,8 @@ def _timing(claims: _Claims, recipe: StudyRecipe, ceilings: Mapping[str, Any] | 
         gain = ceilings["gains"]["adaptive over fixed"]
         room = sum(g >= ROOM for g in gain["per_patient"])
         note = (
-            f"Room by the open-loop ceilings, own world: median {gain['median']:.2f} %, at least {ROOM:g} % in {room} of "
-            f"{len(gain['per_patient'])} patients."
+            f"Room by the open-loop ceilings, own world: median {gain['median']:.2f} %, at least {ROOM:g} % in {room} "
+            f"of {len(gain['per_patient'])} patients."
         )
     claims.better_than("Timing", f"{label} at K = {least}: adaptive beats fixed", keys[0], keys[1], False, note)
 
@@ -179,8 +187,10 @@ def _safety(claims: _Claims, recipe: StudyRecipe, timing: str) -> None:
             assert key is not None
             lagrangian = claims.scored[key]
             if other is not None:
-                _safer(claims, f"{who}: higher Safe than {algorithm_label(base)}", claims.scored[other], lagrangian)
-                _limit(claims, recipe, f"{who}: the limit binds ({algorithm_label(base)}'s cost is above it)", claims.scored[other], 1.0, 1)  # fmt: skip
+                plain = algorithm_label(base)
+                _safer(claims, f"{who}: higher Safe % than {plain}", claims.scored[other], lagrangian)
+                words = f"{who}: the limit binds ({plain}'s cost is above it)"
+                _limit(claims, recipe, words, claims.scored[other], 1.0, 1)
             _limit(claims, recipe, f"{who}: stays near its limit", lagrangian, NEAR, -1)
 
 

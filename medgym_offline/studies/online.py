@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from medgym_offline.engine.results import RunFolder
 from medgym_offline.evaluation.protocol import load_protocol
+from medgym_offline.evaluation.statistics import seed_label
 from medgym_offline.files import code_version, json_text, write_text
 from medgym_offline.online.runs import EngineOptions
 from medgym_offline.policies.files import save_policy
@@ -143,9 +144,7 @@ def _departures(bank: SimulatorBank, recipe: StudyRecipe, sets: Sets, episodes: 
     if recipe.episodes < episodes:
         found.append(f"{recipe.episodes} episodes per patient, policy and world; the protocol asks for {episodes}")
     if recipe.seeds < 3:
-        found.append(
-            f"{recipe.seeds} training seed{'s' if recipe.seeds > 1 else ''}: intervals speak of patients, not of retraining"
-        )
+        found.append(seed_label(recipe.seeds))
     if recipe.ceiling_steps and recipe.ceiling_patients and recipe.ceiling_patients < len(sets.release):
         found.append(f"open-loop ceilings of {recipe.ceiling_patients} patients, {recipe.ceiling_steps} search steps")
     if recipe.backend != "ode":
@@ -165,6 +164,9 @@ def _save_policies(candidates: list[Candidate], folder: Path) -> None:
 
 
 def compact_json(value: Any) -> str:
-    """JSON with every list of plain values on one line: a tenth of the lines, the same values."""
+    """JSON with every list and dict of plain values on one line: the same values on a tenth of the lines."""
     # A line break inside a JSON text is always layout: in strings it is escaped.
-    return re.sub(r"\[[^\[\]{}]*\]", lambda m: re.sub(r"\s*\n\s*", " ", m[0]), json_text(value))
+    text = json_text(value)
+    for pattern in (r"\[[^\[\]{}]*\]", r"\{[^\[\]{}]*\}"):
+        text = re.sub(pattern, lambda m: re.sub(r"\s*\n\s*", " ", m[0]), text)
+    return text

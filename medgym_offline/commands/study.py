@@ -1,0 +1,89 @@
+"""study {online}: many policies trained, scored in every world, and written down as one page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medgym_offline.commands.common import Json, print_json, print_table, say
+
+__all__ = ["register"]
+
+
+def study_online(
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="Name of a recipe (study-online, study-online-quick), or a .toml file.")
+    ] = "study-online",
+    output: Annotated[
+        Path, typer.Option("--output", "--out", "-o", help="Folder for result.json, report.html, policies, work.")
+    ] = Path("runs/study-online"),
+    bank: Annotated[
+        str | None, typer.Option("--bank", help="Name or path of a simulator bank (default: the recipe's).")
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="local (this process), process (local cores) or ray.")] = (
+        "process"
+    ),
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Units of work at a time (default: every core).")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Ray cluster, HOST:PORT (default: one started here).")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="Torch device of the training: cpu, or cuda.")] = "cpu",
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or forget it and start again.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Reproduce the paper's online results: algorithms, Ind and Pop, adaptive and fixed, in every world of a bank.
+
+    Example: medgym-offline study online --recipe study-online-quick --output runs/study-quick
+    """
+    from medgym_offline.online.runs import EngineOptions
+    from medgym_offline.studies.online import RESULT, run_online_study
+    from medgym_offline.studies.page import write_study_page
+    from medgym_offline.studies.recipe import load_study_recipe
+
+    options = EngineOptions(engine, workers, address, device)
+    options.check()
+    settings = load_study_recipe(recipe)
+    if bank is not None:
+        settings = replace(settings, bank=bank)
+    result = run_online_study(settings, output, options=options, fresh=not resume)
+    page = write_study_page(result, output / "report.html")
+    if json:
+        print_json(result)
+        return
+    _show(result)
+    say(f"\nwrote {output / RESULT} and {page}")
+
+
+def _show(result: dict[str, Any]) -> None:
+    from medgym_offline.studies.tables import claim_cell, main_table
+
+    head = result["headline_world"]
+    table = main_table(result, head)
+    rows = [[c if isinstance(c, str) else f"{c[0]} ({c[1]})" for c in row] for row in table.rows]
+    print_table(table.heads, rows, title=table.caption)
+    say()
+    claims = [
+        [c["requirement"], c["verdict"], claim_cell(c["worlds"][head], c["measure"])[0], c["measure"]]
+        for c in result["claims"]
+    ]
+    print_table(["What must hold", "verdict", head, "measure"], claims, title=f"{head.capitalize()} world")
+    for line in result["departures"]:
+        say(f"note: {line}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    study = typer.Typer(
+        no_args_is_help=True,
+        help="Studies of many policies. Example: study online --recipe study-online-quick",
+    )
+    study.callback()(lambda: None)  # one command in a group stays a group
+    study.command("online")(study_online)
+    app.add_typer(study, name="study")
