@@ -50,8 +50,8 @@ def _cases(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     head = result["headline_world"]
     return [
         {
-            "text": f"Patient {case['patient']}: mean SOFA {case['severity']:.2f} under the clinicians' doses, own world "
-            f"(more severe than {case['percentile']:.0f} % of the study's patients). {case['episodes']} episodes.",
+            "text": f"Patient {case['patient']}: mean SOFA {case['severity']:.2f} under the clinicians' doses, own "
+            f"world (more severe than {case['percentile']:.0f} % of the study's patients). {case['episodes']} episodes.",
             "figure": _shown(figures.case_figure(case, head, result["rows"], number)),
             "table": tables.case_table(case, result),
         }
