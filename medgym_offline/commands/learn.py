@@ -31,7 +31,7 @@ def write_log(path: str | Path, log: list[dict[str, Any]]) -> None:
 
 
 def train_command(
-    algorithm: Annotated[str, typer.Argument(metavar="ALGO", help="dqn, cql or gcql.")],
+    algorithm: Annotated[str, typer.Argument(metavar="ALGO", help="bc, dqn, cql or gcql.")],
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset id.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and logs.")],
     scope: Annotated[str, typer.Option("--scope", help="ind: a policy per patient; pop: one for all.")] = "ind",

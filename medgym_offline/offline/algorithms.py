@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from medgym_offline.errors import unknown_name
+from medgym_offline.offline.bc import BC
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql import CQL
-from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.dqn import DQN
+from medgym_offline.offline.data import StackedData
+from medgym_offline.offline.dqn import DQN, Step
 from medgym_offline.offline.gcql import GCQL
-from medgym_offline.offline.networks import Networks
+from medgym_offline.stack import StackedMLP
 
-__all__ = ["ALGORITHMS", "Objective", "make_objective"]
+__all__ = ["ALGORITHMS", "AnyNetworks", "Objective", "make_objective"]
+
+
+class AnyNetworks(Protocol):
+    """The networks of P learners, as a `Learner` sees them."""
+
+    codebook: Any
+    """(P, C, A) codewords of the discrete algorithms, None where actions are continuous."""
+
+    def parts(self) -> tuple[StackedMLP, ...]:
+        """Every stack, in the order of a saved state."""
+        ...
+
+    def acting(self) -> StackedMLP:
+        """The stack that decides, from the standardised state to the output before tanh or argmax."""
+        ...
+
+    def policy(self, state: Tensor) -> Tensor:
+        """Actions: (P, B, d) -> (P, B, A)."""
+        ...
+
+    def update_target(self, tau: float) -> None:
+        """Move slowly moving copies, if there are any."""
+        ...
 
 
 class Objective(Protocol):
-    """What a learner minimises: one loss per learner for the critic and one for the actor.
+    """What a learner minimises.
 
     Attributes:
         name: As in `ALGORITHMS`.
@@ -29,20 +54,26 @@ class Objective(Protocol):
     normals: int
     uniforms: int
 
-    def critic_loss(self, networks: Networks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (P,), and numbers to watch (P,); "q", the largest |Q|, must be among them."""
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0): ...
+
+    def build(self, seeds: Sequence[int]) -> Any:
+        """Fresh networks (`AnyNetworks`), one per seed."""
         ...
 
-    def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
-        """Loss (P,)."""
+    def steps(self, networks: Any) -> list[Step]:
+        """The gradient steps of one update, in order: which stack, its step size, and its loss.
+
+        A loss takes (networks, batch) and returns (P,) and numbers to watch (P,); "q" among them is the largest |Q|,
+        by which a learner that diverges is stopped.
+        """
         ...
 
 
-ALGORITHMS: dict[str, type[DQN]] = {"dqn": DQN, "cql": CQL, "gcql": GCQL}
+ALGORITHMS: dict[str, type[Objective]] = {"bc": BC, "dqn": DQN, "cql": CQL, "gcql": GCQL}
 
 
-def make_objective(algorithm: str, config: OfflineConfig, data: StackedData) -> Objective:
+def make_objective(algorithm: str, config: OfflineConfig, data: StackedData, seed: int = 0) -> Objective:
     """The objective called `algorithm`; `UnknownNameError` with the nearest names if there is none."""
     if algorithm not in ALGORITHMS:
         raise unknown_name("offline algorithm", algorithm, ALGORITHMS)
-    return ALGORITHMS[algorithm](config, data)
+    return ALGORITHMS[algorithm](config, data, seed)

@@ -35,8 +35,8 @@ class CQL(DQN):
 
     name = "cql"
 
-    def __init__(self, config: OfflineConfig, data: StackedData):
-        super().__init__(config, data)
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+        super().__init__(config, data, seed)
         near_policy, near_data, self.uniforms = config.candidates
         self.normals = near_policy + near_data - 1
 

@@ -19,14 +19,21 @@ MedGym paper, appendix C.2.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.networks import Networks
+from medgym_offline.offline.networks import Networks, build_networks
+from medgym_offline.stack import StackedMLP
 
-__all__ = ["DQN"]
+__all__ = ["DQN", "Step"]
+
+Step = tuple[StackedMLP, float, Callable[[Any, Batch], tuple[Tensor, dict[str, Tensor]]]]
+"""What one gradient step changes, its step size, and its loss (P,) with numbers to watch (P,)."""
 
 
 class DQN:
@@ -35,6 +42,7 @@ class DQN:
     Args:
         config: Settings.
         data: The learners' slices, for objectives that need constants of the dataset.
+        seed: Root seed, for objectives that draw random numbers while they are set up.
     """
 
     name = "dqn"
@@ -43,8 +51,20 @@ class DQN:
     uniforms = 0
     """Candidate actions drawn uniformly, per batch row."""
 
-    def __init__(self, config: OfflineConfig, data: StackedData):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
         self.config = config
+        self._widths = data.state_dim, data.action_dim
+
+    def build(self, seeds: Sequence[int]) -> Networks:
+        """Fresh networks, one per seed."""
+        return build_networks(seeds, *self._widths, self.config)
+
+    def steps(self, networks: Networks) -> list[Step]:
+        """Critic first, then the actor."""
+        return [
+            (networks.critic, self.config.critic_lr, self.critic_loss),
+            (networks.actor, self.config.actor_lr, lambda nets, batch: (self.actor_loss(nets, batch), {})),
+        ]
 
     def target(self, networks: Networks, batch: Batch) -> Tensor:
         """y of the Bellman error, (P, B), without gradient."""

@@ -46,8 +46,8 @@ class GCQL(CQL):
 
     name = "gcql"
 
-    def __init__(self, config: OfflineConfig, data: StackedData):
-        super().__init__(config, data)
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+        super().__init__(config, data, seed)
         d, a = data.state_dim, data.action_dim
         self._columns = min(_PHYSIOLOGY, d)
         # x - xbar = scale * state, since the state is the observation standardised by its mean over D.

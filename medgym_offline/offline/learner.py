@@ -11,7 +11,6 @@ from torch import Tensor
 from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import BatchSampler, StackedData
-from medgym_offline.offline.networks import build_networks
 from medgym_offline.seeds import derive_seed
 from medgym_offline.stack import StackedMLP
 
@@ -37,35 +36,38 @@ class Learner:
 
     def __init__(self, algorithm: str, data: StackedData, seed: int, config: OfflineConfig):
         self.config, self.keys = config, data.keys
-        self.objective = make_objective(algorithm, config, data)
+        self.objective = make_objective(algorithm, config, data, seed)
         seeds = [derive_seed(seed, "offline-networks", key) >> 2 for key in data.keys]
-        self.networks = build_networks(seeds, data.state_dim, data.action_dim, config)
-        self.networks.target.load_state_dict(self.networks.critic.state_dict())
-        for net in (self.networks.critic, self.networks.target, self.networks.actor):
+        self.networks = self.objective.build(seeds)
+        for net in self.networks.parts():
             net.to(data.rows.device)
-        self._critic = list(self.networks.critic.parameters())
-        self._actor = list(self.networks.actor.parameters())
+        self._steps = [(list(net.parameters()), loss) for net, _, loss in self.objective.steps(self.networks)]
         # Not fused: its vector and scalar paths round differently, so a result would depend on the place in the stack.
-        self._critic_step = torch.optim.Adam(self._critic, lr=config.critic_lr, foreach=True)
-        self._actor_step = torch.optim.Adam(self._actor, lr=config.actor_lr, foreach=True)
+        self._optimizers = [
+            torch.optim.Adam(parameters, lr=rate, foreach=True)
+            for (parameters, _), (_, rate, _) in zip(self._steps, self.objective.steps(self.networks))
+        ]
         self._sampler = BatchSampler(data, seed, config.batch, self.objective.normals, self.objective.uniforms)
         self._data = data
         self.done = 0
         self.log: list[dict[str, float]] = []
         self.stopped: dict[str, str] = {}
         self._live = torch.ones(len(data), dtype=torch.bool, device=data.rows.device)
-        self._healthy = self._snapshot()
+        self._healthy = [p.clone() for p in self._trained()]
         self._numbers: dict[str, Tensor] = {}
 
-    def _snapshot(self) -> list[Tensor]:
-        return [p.detach().clone() for p in (*self._critic, *self._actor)]
+    def _trained(self) -> list[Tensor]:
+        """The parameters as (P, numbers of that learner), sharing their memory."""
+        return [p.detach().view(len(self.keys), -1) for parameters, _ in self._steps for p in parameters]
 
     def update(self) -> None:
-        """One gradient step of critic and actor, then the target critic."""
+        """One pass through the objective's gradient steps, then the target critic."""
         batch = self._sampler.draw()
-        loss, self._numbers = self.objective.critic_loss(self.networks, batch)
-        _step(self._critic_step, self._critic, loss)
-        _step(self._actor_step, self._actor, self.objective.actor_loss(self.networks, batch))
+        self._numbers = {}
+        for (parameters, loss_of), optimizer in zip(self._steps, self._optimizers):
+            loss, numbers = loss_of(self.networks, batch)
+            _step(optimizer, parameters, loss)
+            self._numbers |= numbers
         self.networks.update_target(self.config.tau)
         self.done += 1
         if self.done % CHECK_EVERY == 0 or self.done == self.config.updates:
@@ -75,26 +77,25 @@ class Learner:
         """Log, and stop learners that have failed since the last look."""
         values = torch.stack(list(self._numbers.values()))
         finite = torch.isfinite(values).all(0)
-        for parameter in (*self._critic, *self._actor):
-            finite &= torch.isfinite(parameter).flatten(1).all(1)
-        largest = self._numbers["q"]
+        for parameter in self._trained():
+            finite &= torch.isfinite(parameter).all(1)
+        largest = self._numbers.get("q", torch.zeros_like(values[0]))
         healthy = finite & (largest <= self.config.explosion)
         for i in torch.nonzero(self._live & ~healthy).flatten().tolist():
             what = f"|Q| = {float(largest[i]):.3g}" if bool(finite[i]) else "values that are not finite"
             self.stopped[self.keys[i]] = f"stopped at update {self.done}: {what}"
         self._live &= healthy
-        for kept, current in zip(self._healthy, (*self._critic, *self._actor)):
-            kept[self._live] = current.detach()[self._live]
+        for kept, current in zip(self._healthy, self._trained()):
+            kept[self._live] = current[self._live]
         if bool(self._live.any()):
             means = {name: float(v[self._live].mean()) for name, v in self._numbers.items()}
             self.log.append({"update": float(self.done), **means})
 
     def finished_actor(self) -> StackedMLP:
         """The actors (on CPU) as functions of the raw observation: (o - mean) / scale is folded into layer 0."""
-        with torch.no_grad():
-            for kept, current in zip(self._healthy, (*self._critic, *self._actor)):
-                current[~self._live] = kept[~self._live]
-        actor = self.networks.actor
+        for kept, current in zip(self._healthy, self._trained()):
+            current[~self._live] = kept[~self._live]
+        actor: StackedMLP = self.networks.acting()
         copy = StackedMLP(actor.patients, actor.sizes, actor.activation, seeds=[0] * actor.patients)
         state = {name: value.detach().cpu().double() for name, value in actor.state_dict().items()}
         mean, scale = self._data.mean.cpu().double(), self._data.scale.cpu().double()
@@ -106,10 +107,9 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if never interrupted; tensors, numbers and text only."""
-        nets = self.networks
         return {
-            "networks": [net.state_dict() for net in (nets.critic, nets.target, nets.actor)],
-            "optimizers": [self._critic_step.state_dict(), self._actor_step.state_dict()],
+            "networks": [net.state_dict() for net in self.networks.parts()],
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "healthy": self._healthy,
             "live": self._live,
             "sampler": self._sampler.state(),
@@ -120,10 +120,9 @@ class Learner:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
-        nets = self.networks
-        for net, saved in zip((nets.critic, nets.target, nets.actor), state["networks"]):
+        for net, saved in zip(self.networks.parts(), state["networks"]):
             net.load_state_dict(saved)
-        for optimizer, saved in zip((self._critic_step, self._actor_step), state["optimizers"]):
+        for optimizer, saved in zip(self._optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
         self._healthy = [t.to(self._live.device) for t in state["healthy"]]
         self._live = state["live"].to(self._live.device)

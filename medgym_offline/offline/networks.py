@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,30 @@ from torch import Tensor
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["Networks", "build_networks"]
+__all__ = ["Actors", "Networks", "build_actor", "build_networks"]
+
+
+@dataclass(frozen=True)
+class Actors:
+    """pi alone, a stack of P, for algorithms without a critic."""
+
+    actor: StackedMLP
+    codebook: ClassVar[None] = None
+
+    def parts(self) -> tuple[StackedMLP, ...]:
+        """Every stack, in the order of a saved state."""
+        return (self.actor,)
+
+    def acting(self) -> StackedMLP:
+        """The stack that decides: a function of the standardised state whose tanh is the action."""
+        return self.actor
+
+    def policy(self, state: Tensor) -> Tensor:
+        """pi(s): (P, B, d) -> (P, B, A) in [-1, 1]."""
+        return torch.tanh(self.actor(state))
+
+    def update_target(self, tau: float) -> None:
+        """There is no target."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +45,15 @@ class Networks:
     critic: StackedMLP
     target: StackedMLP
     actor: StackedMLP
+    codebook: ClassVar[None] = None
+
+    def parts(self) -> tuple[StackedMLP, ...]:
+        """Every stack, in the order of a saved state."""
+        return self.critic, self.target, self.actor
+
+    def acting(self) -> StackedMLP:
+        """The stack that decides: a function of the standardised state whose tanh is the action."""
+        return self.actor
 
     def policy(self, state: Tensor) -> Tensor:
         """pi(s): (P, B, d) -> (P, B, A) in [-1, 1]."""
@@ -56,8 +89,12 @@ def build_networks(seeds: Sequence[int], state_dim: int, action_dim: int, config
         for _ in range(2)
     ]
     critics[1].requires_grad_(False)
+    critics[1].load_state_dict(critics[0].state_dict())
+    return Networks(critics[0], critics[1], build_actor(seeds, state_dim, action_dim, config))
+
+
+def build_actor(seeds: Sequence[int], state_dim: int, action_dim: int, config: OfflineConfig) -> StackedMLP:
+    """Fresh actors, one per seed, the output before the tanh."""
     # A small last layer: the first actions are moderate and the tanh is not saturated from the start.
-    actor = StackedMLP(
-        len(seeds), (state_dim, *hidden, action_dim), "tanh", seeds=[2 * s + 1 for s in seeds], output_gain=0.1
-    )
-    return Networks(critics[0], critics[1], actor)
+    sizes = (state_dim, *[config.hidden] * config.depth, action_dim)
+    return StackedMLP(len(seeds), sizes, "tanh", seeds=[2 * s + 1 for s in seeds], output_gain=0.1)

@@ -38,7 +38,7 @@ class TrainResult:
 
     Attributes:
         policy: The actors after the last update (the protocol scores the last, never the best).
-        log: One line per 50 updates, means over learners: update, td, q and, for CQL and GCQL, gap.
+        log: One line per 50 updates, means over learners: update, and what the objective reports (mse; or td, q, gap).
         stopped: Learner -> why it was stopped early; its actor is the one of its last healthy look.
     """
 
@@ -67,7 +67,7 @@ def train(
     else is in it changes a learner's result.
 
     Args:
-        algorithm: "dqn", "cql" or "gcql".
+        algorithm: A name in `ALGORITHMS`.
         transitions: The dataset; timing and decisions of the policy are taken from it.
         scope: "ind": one learner per patient on its own episodes; "pop": one learner on all.
         seed: Root seed.
@@ -158,7 +158,7 @@ def _outcome(learner: Learner, count: int) -> dict[str, Any]:
 
 def _shown(learner: Learner) -> dict[str, float | str]:
     last = learner.log[-1] if learner.log else {}
-    return {key: last[key] for key in ("td", "gap", "q") if key in last}
+    return {key: last[key] for key in ("mse", "td", "gap", "q") if key in last}
 
 
 def _merge(logs: list[list[dict[str, float]]], bounds: list[tuple[int, int]]) -> list[dict[str, float]]:

@@ -28,8 +28,18 @@ def optimal_value(left: np.ndarray, gamma: float) -> np.ndarray:
     return (1.0 - gamma**left) / (1.0 - gamma)
 
 
-def toy(patients: int = 3, episodes: int = 300, width: int = 4, seed: int = 0, spread: float = 1.0) -> Transitions:
-    """The dataset; behaviour is uniform within +-`spread` of 0. Patient p's rows do not depend on `patients`."""
+def toy(
+    patients: int = 3,
+    episodes: int = 300,
+    width: int = 4,
+    seed: int = 0,
+    spread: float = 1.0,
+    expert: bool = False,
+) -> Transitions:
+    """The dataset; behaviour is uniform within +-`spread` of 0, or of the best action (`expert`).
+
+    Patient p's rows do not depend on `patients`.
+    """
     parts = []
     for p in range(patients):
         rng = np.random.default_rng([seed, p])
@@ -38,6 +48,10 @@ def toy(patients: int = 3, episodes: int = 300, width: int = 4, seed: int = 0, s
         obs[..., 8] = 1.0 - np.arange(DECISIONS + 1) / DECISIONS
         obs[..., 7] = obs[..., 8]
         action = rng.uniform(-spread, spread, (episodes, DECISIONS, width)).astype(np.float32)
+        if expert:
+            action[..., 0] += center(np.array(p), obs[:, :-1, 0])
+            action[..., 3:] += np.float32(0.2)
+            action = action.clip(-1.0, 1.0)
         reward = 1.0 - (action[..., 0] - center(np.array(p), obs[:, :-1, 0])) ** 2
         if width == 4:
             reward = reward - (action[..., 3] - 0.2) ** 2

@@ -1,0 +1,52 @@
+"""Behaviour cloning: the actor repeats the mean action of the data.
+
+    L_actor(psi) = E_(s,a)~D [ ||pi_psi(s) - a||^2 ]
+
+    s        state (standardised observation, with remaining time and remaining decisions)
+    a        action in [-1, 1]: treatment, and the interval under adaptive timing; the norm sums over its columns
+    pi_psi   deterministic actor, tanh of a network; its optimum is E[a | s]
+    D        the learner's dataset: one patient's episodes (ind) or everyone's (pop)
+
+No rewards and no critic: it is the floor that an offline algorithm has to beat to have learned anything from the
+rewards. Where the behaviour is deterministic up to symmetric noise, the optimum is the behaviour without its noise.
+
+Source: Pomerleau 1991 (neural networks trained on demonstrations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.dqn import Step
+from medgym_offline.offline.networks import Actors, build_actor
+
+__all__ = ["BC"]
+
+
+class BC:
+    """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
+
+    name = "bc"
+    normals = 0
+    uniforms = 0
+
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+        self.config = config
+        self._widths = data.state_dim, data.action_dim
+
+    def build(self, seeds: Sequence[int]) -> Actors:
+        """Fresh actors, one per seed."""
+        return Actors(build_actor(seeds, *self._widths, self.config))
+
+    def steps(self, networks: Actors) -> list[Step]:
+        """The actor alone."""
+        return [(networks.actor, self.config.actor_lr, self.loss)]
+
+    def loss(self, networks: Actors, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (P,) and "mse", the same without gradient."""
+        loss = (networks.policy(batch.state) - batch.action).square().sum(-1).mean(1)
+        return loss, {"mse": loss.detach()}
