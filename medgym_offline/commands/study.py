@@ -55,7 +55,7 @@ def study_online(
     result = run_online_study(settings, output, options=options, fresh=not resume)
     page = write_study_page(result, output / "report.html")
     if json:
-        print_json(result)
+        print_json({**result, "rows": list(result["rows"].values())})
         return
     _show(result)
     say(f"\nwrote {output / RESULT} and {page}")

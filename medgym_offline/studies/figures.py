@@ -180,7 +180,7 @@ def _ind_pop(result: Result, timing: str) -> list[tuple[str, Row, Row]]:
         if all(pair):
             found.append((algorithm_label(algorithm), *pair))
     pair = tuple(rows.get(f"release-{s}-{timing}-k{recipe['decisions']}") for s in ("ind", "pop"))
-    return found + ([("release", *pair)] if all(pair) else [])  # type: ignore[return-value]
+    return found + ([("release", *pair)] if all(pair) else [])
 
 
 def distribution_figure(result: Result, world: str, timing: str) -> Figure:

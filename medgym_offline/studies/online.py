@@ -11,14 +11,15 @@ Every unit of work is kept as it finishes under `work/`, so that a killed study 
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.engine.results import RunFolder
+from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation.protocol import load_protocol
 from medgym_offline.evaluation.statistics import seed_label
 from medgym_offline.files import code_version, json_text, write_text
@@ -37,7 +38,7 @@ from medgym_offline.studies.training import train_entries
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["FORMAT", "RESULT", "run_online_study"]
+__all__ = ["FORMAT", "RESULT", "compact_json", "load_study", "run_online_study"]
 
 FORMAT = "medgym-study-online/1"
 RESULT = "result.json"
@@ -63,7 +64,7 @@ def run_online_study(
         progress: Show progress on standard error.
 
     Returns:
-        The result, plain JSON values (docs/studies.md lists its entries); also written to `output`.
+        The result, plain JSON values (docs/studies.md lists its entries), `rows` by key; also written to `output`.
 
     Raises:
         MedGymError: If `output` holds a study of another recipe or bank (the difference is named), as
@@ -71,7 +72,6 @@ def run_online_study(
     """
     options = options or EngineOptions()
     options.check()
-    started = time.monotonic()
     if bank is None:
         from medgym_offline.simulators import load_simulators
 
@@ -82,7 +82,9 @@ def run_online_study(
     work = home / "work"
     if fresh:
         shutil.rmtree(work, ignore_errors=True)
-    RunFolder(work, {"recipe": recipe.to_dict(), "bank": bank.content_hash, "protocol": protocol.hash})
+    RunFolder(
+        work, {"format": FORMAT, "recipe": recipe.to_dict(), "bank": bank.content_hash, "protocol": protocol.hash}
+    )
 
     scoring = bank.with_backend("ode") if recipe.backend == "ode" else bank
     trained = train_entries(bank, recipe, wanted_entries(recipe, sets), work / "training", options, progress)
@@ -113,9 +115,28 @@ def run_online_study(
     }
     result["headline_world"] = headline_world(result["worlds"])
     _save_policies(trained, home / "policies")
-    write_text(home / RESULT, compact_json(result))
-    result["seconds"] = round(time.monotonic() - started, 1)  # of this call: shown, not part of the file
+    # Rows as a list: their order is that of the tables, and JSON objects have none.
+    write_text(home / RESULT, compact_json({**result, "rows": list(result["rows"].values())}))
     return result
+
+
+def load_study(path: str | Path) -> dict[str, Any]:
+    """What `run_online_study` returned, from its `result.json` or the folder that holds it.
+
+    Raises:
+        MedGymError: If the file is missing or no result of an online study.
+    """
+    file = Path(path)
+    file = file / RESULT if file.is_dir() else file
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        if value["format"] != FORMAT:
+            raise MedGymError(f"{file}: format {value['format']!r}; this version reads {FORMAT!r}: run the study again")
+        return {**value, "rows": {row["key"]: row for row in value["rows"]}}
+    except OSError as error:
+        raise MedGymError(f"{file}: cannot read the result of a study ({error.strerror})") from None
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise MedGymError(f"{file}: not the result of an online study") from None
 
 
 def _provenance(bank: SimulatorBank, recipe: StudyRecipe, sets: Sets, protocol_hash: str) -> dict[str, Any]:

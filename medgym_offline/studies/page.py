@@ -19,7 +19,7 @@ def write_study_page(result: Mapping[str, Any], path: str | Path) -> Path:
     """Write the page of a study's result to `path`, atomically.
 
     Args:
-        result: What `run_online_study` returned, or its `result.json`.
+        result: What `run_online_study` or `load_study` returned.
         path: HTML file.
 
     Raises:
@@ -35,11 +35,17 @@ def _shown(figure: figures.Figure, caption: str = "") -> dict[str, Any]:
     return {"title": figure.title, "svg": Markup(figure.svg), "description": figure.description, "caption": caption}
 
 
+def _by_weight(result: Mapping[str, Any]) -> list[str]:
+    """The worlds, the headline's first."""
+    return sorted(result["worlds"], key=lambda world: world != result["headline_world"])
+
+
 def _claims(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Claims in groups, cells as texts."""
     groups: dict[str, list[dict[str, Any]]] = {}
+    worlds = _by_weight(result)
     for claim in result["claims"]:
-        cells = [tables.claim_cell(claim["worlds"].get(w), claim["measure"]) for w in result["worlds"]]
+        cells = [tables.claim_cell(claim["worlds"].get(w), claim["measure"]) for w in worlds]
         row = {"requirement": claim["requirement"], "measure": claim["measure"], "note": claim["note"], "cells": cells}
         row |= {"verdict": claim["verdict"], "mark": _WORDS[claim["verdict"]]}
         groups.setdefault(claim["group"], []).append(row)
@@ -51,7 +57,7 @@ def _cases(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "text": f"Patient {case['patient']}: mean SOFA {case['severity']:.2f} under the clinicians' doses, own "
-            f"world (more severe than {case['percentile']:.0f} % of the study's patients). {case['episodes']} episodes.",
+            f"world (more severe than {case['percentile']:.0f} % of the patients). {case['episodes']} episodes.",
             "figure": _shown(figures.case_figure(case, head, result["rows"], number)),
             "table": tables.case_table(case, result),
         }
@@ -63,8 +69,7 @@ def study_html(result: Mapping[str, Any]) -> str:
     """The page of :func:`write_study_page` as text."""
     template = page_template("study.html.j2", Path(__file__).parent)
     head, recipe = result["headline_world"], result["recipe"]
-    others = [w for w in result["worlds"] if w != head]
-    own_first = [head, *others]
+    by_weight = _by_weight(result)
     counts = {v: sum(c["verdict"] == v for c in result["claims"]) for v in _WORDS}
     budgets = bool(recipe["budget_decisions"])
     both = len(recipe["timings"]) > 1
@@ -75,18 +80,18 @@ def study_html(result: Mapping[str, Any]) -> str:
         lead=tables.lead(result),
         departures=result["departures"],
         headline=head,
-        worlds=result["worlds"],
+        worlds=by_weight,
         counts=counts,
         claims=_claims(result),
         main=tables.main_table(result, head),
-        other_tables=[tables.main_table(result, w) for w in others],
+        other_tables=[tables.main_table(result, w) for w in by_weight[1:]],
         paper=recipe["individual"] == "ind-scratch",
         world_table=tables.world_table(result),
         world_figure=_shown(figures.world_figure(result)),
-        budget_figures=[_shown(figures.budget_figure(result, w)) for w in own_first] if budgets else [],
+        budget_figures=[_shown(figures.budget_figure(result, w)) for w in by_weight] if budgets else [],
         budget_curve=_shown(figures.budget_curves(result, head)) if budgets else None,
         budget_table=tables.budget_table(result) if budgets and both else None,
-        spreads=[_shown(figures.distribution_figure(result, w, t)) for w in own_first for t in recipe["timings"]],
+        spreads=[_shown(figures.distribution_figure(result, w, t)) for w in by_weight for t in recipe["timings"]],
         wins=None if win is None else _shown(win, "Line: 50 %. Bars: intervals over patients."),
         win_table=tables.win_table(result),
         safety=[_shown(f) for f in figures.curve_pair(result, head)]
