@@ -10,7 +10,7 @@ from medgym_offline.policies.builtin import (
     RandomPolicy,
     builtin_policy,
 )
-from medgym_offline.policies.export import export_torchscript
+from medgym_offline.policies.export import export_onnx, export_torchscript
 from medgym_offline.policies.files import load_policy, save_policy
 from medgym_offline.policies.foreign import ModulePolicy, PolicyCollection
 from medgym_offline.policies.protocol import Policy, reset_policy
@@ -25,6 +25,7 @@ __all__ = [
     "RandomPolicy",
     "StackedActor",
     "builtin_policy",
+    "export_onnx",
     "export_torchscript",
     "load_policy",
     "reset_policy",

@@ -1,4 +1,4 @@
-"""`StackedActor`: a tanh-squashed network per patient, or one for all."""
+"""`StackedActor`: a network per patient, or one for all; squashed by tanh, or choosing from a codebook."""
 
 from __future__ import annotations
 
@@ -25,21 +25,29 @@ class StackedActor(nn.Module):
         act(o) = tanh(m)                 deterministic
         a = tanh(m + exp(log_std_p) * e), e ~ N(0, I)     the stochastic policy, when `log_std` is given
 
+    With a `codebook` of C actions the network has one output per codeword, and the policy chooses:
+
+        m = net_p(o)                     (P, B, C)
+        act(o) = codebook_p[argmax_c m_c]                 the first of equals
+
     `log_std` does not depend on the observation. It is stored with the network, so log-probabilities of actions
     of a dataset's behaviour can be recomputed from its policy file.
 
     Args:
-        net: Stack of P networks (P = 1 when shared) of sizes (d, ..., A).
+        net: Stack of P networks (P = 1 when shared) of sizes (d, ..., A), or (d, ..., C) with a codebook.
         patients: P ids in the order of the stack, or None: one network shared by all patients.
         decisions: Decisions per episode K it was trained for; None where unknown.
         log_std: (P, A) or (1, A), or None for a deterministic policy.
         provenance: JSON-able facts about its origin, kept in its file.
+        codebook: (P, C, A) or (1, C, A) actions in [-1, 1], or None for a continuous policy.
 
     Raises:
-        PolicyError: If P and the number of ids differ, or A is neither 3 (fixed timing) nor 4 (adaptive).
+        PolicyError: If P and the number of ids differ, A is neither 3 (fixed timing) nor 4 (adaptive), the codebook
+            does not fit the network, or `log_std` is given with a codebook.
     """
 
     log_std: Tensor | None
+    codebook: Tensor | None
 
     def __init__(
         self,
@@ -48,6 +56,7 @@ class StackedActor(nn.Module):
         decisions: int | None = None,
         log_std: Tensor | None = None,
         provenance: Mapping[str, Any] | None = None,
+        codebook: Tensor | None = None,
     ):
         super().__init__()
         self.patients: tuple[str, ...] | None = None if patients is None else tuple(patients)
@@ -58,7 +67,10 @@ class StackedActor(nn.Module):
         if self.patients is not None and len(set(self.patients)) != wanted:
             raise PolicyError("a policy names the same patient twice")
         self.net = net
-        self.observation_dim, self.action_dim = net.sizes[0], net.sizes[-1]
+        if codebook is not None:
+            codebook = _checked_codebook(codebook, wanted, net.sizes[-1], log_std)
+        self.observation_dim = net.sizes[0]
+        self.action_dim = net.sizes[-1] if codebook is None else codebook.shape[-1]
         self.timing = timing_of_width(self.action_dim)
         self.decisions = decisions
         self.provenance: dict[str, Any] = dict(provenance or {})
@@ -68,6 +80,7 @@ class StackedActor(nn.Module):
                 raise PolicyError(f"log_std has shape {shape}, expected ({wanted} or 1, {self.action_dim})")
             log_std = log_std.detach().clone().to(torch.float32)
         self.register_buffer("log_std", log_std)
+        self.register_buffer("codebook", codebook)
 
     @property
     def scope(self) -> str:
@@ -76,11 +89,15 @@ class StackedActor(nn.Module):
 
     def extra_repr(self) -> str:
         count = "all" if self.patients is None else len(self.patients)
-        return f"scope={self.scope}, patients={count}, timing={self.timing}, decisions={self.decisions}"
+        text = f"scope={self.scope}, patients={count}, timing={self.timing}, decisions={self.decisions}"
+        return text if self.codebook is None else f"{text}, codewords={self.codebook.shape[1]}"
 
     def mean(self, observations: Tensor) -> Tensor:
-        """Mean before squashing, (P, B, d) -> (P, B, A). A shared network is applied to each patient by itself,
-        so that a patient's actions do not depend on how many others are in the batch."""
+        """Output of the network, (P, B, d) -> (P, B, A), the mean before squashing; (P, B, C) with a codebook.
+
+        A shared network is applied to each patient by itself, so that a patient's actions do not depend on how many
+        others are in the batch.
+        """
         if self.patients is not None or observations.shape[0] == 1:
             return self.net(observations)
         count = observations.shape[0]
@@ -94,7 +111,11 @@ class StackedActor(nn.Module):
         Raises:
             PolicyError: If the observations' width or number of patients is not the policy's.
         """
-        return torch.tanh(self.mean(observations))
+        output = self.mean(observations)
+        if self.codebook is None:
+            return torch.tanh(output)
+        chosen = output.argmax(-1, keepdim=True).expand(-1, -1, self.action_dim)
+        return self.codebook.expand(len(output), -1, -1).gather(1, chosen)
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Log-density of `actions` (P, B, A) under the squashed Gaussian -> (P, B).
@@ -132,19 +153,25 @@ class StackedActor(nn.Module):
         log_std = self.log_std
         if log_std is not None and log_std.shape[0] > 1:
             log_std = log_std[index]
-        return StackedActor(self.net.select(index), patients, self.decisions, log_std, self.provenance)
+        codebook = self.codebook
+        if codebook is not None and codebook.shape[0] > 1:
+            codebook = codebook[index]
+        return StackedActor(self.net.select(index), patients, self.decisions, log_std, self.provenance, codebook)
 
     @classmethod
     def concatenate(cls, actors: Sequence[StackedActor]) -> StackedActor:
         """One stack from several of equal shape, patients in the order given; provenance of the first.
 
         Raises:
-            PolicyError: If one is shared, or sizes, activations, decisions or the presence of `log_std` differ.
+            PolicyError: If one is shared, or sizes, activations, decisions or the presence of `log_std` or of a
+                codebook differ.
         """
         first = actors[0]
 
         def form(actor: StackedActor) -> tuple[Any, ...]:
-            return (*actor.net.sizes, actor.net.activation, actor.net.output, actor.decisions, actor.log_std is None)
+            code = None if actor.codebook is None else actor.codebook.shape[1:]
+            net = actor.net
+            return (*net.sizes, net.activation, net.output, actor.decisions, actor.log_std is None, code)
 
         for actor in actors:
             if actor.patients is None:
@@ -159,4 +186,18 @@ class StackedActor(nn.Module):
         if first.log_std is not None:
             rows = [a.log_std.expand(a.net.patients, -1) for a in actors if a.log_std is not None]
             log_std = torch.cat(rows)
-        return cls(net, ids, first.decisions, log_std, first.provenance)
+        codebook = None
+        if first.codebook is not None:
+            codebook = torch.cat([a.codebook.expand(a.net.patients, -1, -1) for a in actors if a.codebook is not None])
+        return cls(net, ids, first.decisions, log_std, first.provenance, codebook)
+
+
+def _checked_codebook(codebook: Tensor, patients: int, outputs: int, log_std: Tensor | None) -> Tensor:
+    """A float32 copy, if it fits the network."""
+    if log_std is not None:
+        raise PolicyError("a policy with a codebook is deterministic; it cannot have a log_std")
+    if codebook.dim() != 3 or codebook.shape[0] not in (1, patients) or codebook.shape[1] != outputs:
+        raise PolicyError(f"codebook has shape {tuple(codebook.shape)}, expected ({patients} or 1, {outputs}, A)")
+    if not bool((codebook.abs() <= 1.0).all()):
+        raise PolicyError("codebook holds actions outside [-1, 1]")
+    return codebook.detach().clone().to(torch.float32)

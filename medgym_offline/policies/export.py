@@ -1,23 +1,49 @@
-"""Export of stacked actors to plain TorchScript, for use without this package."""
+"""Export of stacked actors to plain TorchScript and ONNX, for use without this package.
+
+Either file is a function from observations (N, d) to actions (N, A), and holds our header (as an extra file, or as
+model metadata), from which `load_policy` takes the number of decisions.
+"""
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medgym_offline.errors import PolicyError
+from medgym_offline.errors import MissingExtraError, PolicyError
 from medgym_offline.files import atomic_path
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.files import actor_header, patient_file_stem
 from medgym_offline.policies.foreign import EXTRA_FILE
 
-__all__ = ["export_torchscript", "plain_network"]
+__all__ = ["export_onnx", "export_torchscript", "plain_network"]
 
 _MODULES: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "identity": nn.Identity}
+# IR 8 and operators 17 (2022): old enough for every runtime that `onnxruntime>=1.17` can be.
+_ONNX_IR, _ONNX_OPERATORS = 8, 17
+
+
+class Lookup(nn.Module):
+    """The codeword of the largest score: (N, C) -> (N, A).
+
+    Args:
+        codebook: (C, A).
+    """
+
+    codebook: Tensor
+
+    def __init__(self, codebook: Tensor):
+        super().__init__()
+        self.register_buffer("codebook", codebook.detach().clone())
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """See the class."""
+        return self.codebook[scores.argmax(-1)]
 
 
 def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequential:
@@ -45,7 +71,9 @@ def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequen
             linear.weight.copy_(weight[at].T)
             linear.bias.copy_(bias[at, 0])
         modules += [linear, _MODULES[policy.net.output if i == last else policy.net.activation]()]
-    return nn.Sequential(*modules, nn.Tanh()).eval()
+    if policy.codebook is None:
+        return nn.Sequential(*modules, nn.Tanh()).eval()
+    return nn.Sequential(*modules, Lookup(policy.codebook[at if len(policy.codebook) > 1 else 0])).eval()
 
 
 def export_torchscript(policy: StackedActor, path: str | Path, patient: str | None = None) -> Path:
@@ -58,21 +86,96 @@ def export_torchscript(policy: StackedActor, path: str | Path, patient: str | No
     Raises:
         UnknownNameError: If the patient is not in the stack.
     """
+    return _export(policy, path, patient, ".pt", _write_torchscript)
+
+
+def export_onnx(policy: StackedActor, path: str | Path, patient: str | None = None) -> Path:
+    """Write a deterministic policy as ONNX: "observations" (N, d) -> "actions" (N, A), float32.
+
+    Files and folders as in `export_torchscript`, with the suffix .onnx. Operators: Gemm, the activation, and Tanh, or
+    for a codebook ArgMax and Gather.
+
+    Raises:
+        UnknownNameError: If the patient is not in the stack.
+        MissingExtraError: If onnx is not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+    except ImportError:
+        raise MissingExtraError.of("onnx", "onnx", f"{path}: an ONNX policy") from None
+    return _export(policy, path, patient, ".onnx", _write_onnx)
+
+
+def _export(
+    policy: StackedActor,
+    path: str | Path,
+    patient: str | None,
+    suffix: str,
+    write: Callable[[nn.Sequential, dict[str, Any], Path], None],
+) -> Path:
     target = Path(path)
-    if patient is None and policy.patients is not None and len(policy.patients) > 1:
-        with atomic_path(target) as folder:
-            folder.mkdir()
-            for name in policy.patients:
-                _write(policy, folder / f"{patient_file_stem(name)}.pt", name)
-        return target
+
+    def one(file: Path, name: str | None) -> None:
+        write(plain_network(policy, name), actor_header(policy if name is None else policy.select([name])), file)
+
     with atomic_path(target) as temporary:
-        _write(policy, temporary, patient)
+        if patient is None and policy.patients is not None and len(policy.patients) > 1:
+            temporary.mkdir()
+            for name in policy.patients:
+                one(temporary / f"{patient_file_stem(name)}{suffix}", name)
+        else:
+            one(temporary, patient)
     return target
 
 
-def _write(policy: StackedActor, path: Path, patient: str | None) -> None:
-    header = actor_header(policy if patient is None else policy.select([patient]))
+def _write_torchscript(network: nn.Sequential, header: dict[str, Any], path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces TorchScript's retirement on every call
-        module = torch.jit.trace(plain_network(policy, patient), torch.zeros(2, policy.observation_dim))
+        module = torch.jit.trace(network, torch.zeros(2, header["sizes"][0]))
         torch.jit.save(module, str(path), _extra_files={EXTRA_FILE: json.dumps(header, sort_keys=True)})
+
+
+def _write_onnx(network: nn.Sequential, header: dict[str, Any], path: Path) -> None:
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    nodes: list[Any] = []
+    constants: list[Any] = []
+    current, width = "observations", header["sizes"][-1]
+
+    def add(operator: str, *inputs: str, **attributes: Any) -> None:
+        nonlocal current
+        name = f"t{len(nodes)}"
+        nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        current = name
+
+    def constant(name: str, value: Tensor) -> str:
+        constants.append(numpy_helper.from_array(value.detach().cpu().contiguous().numpy(), name))
+        return name
+
+    for i, module in enumerate(network):
+        if isinstance(module, nn.Linear):
+            weight, bias = constant(f"weight{i}", module.weight.T), constant(f"bias{i}", module.bias)
+            add("Gemm", current, weight, bias)
+        elif isinstance(module, Lookup):
+            add("ArgMax", current, axis=1, keepdims=0)
+            add("Gather", constant("codebook", module.codebook), current, axis=0)
+            width = module.codebook.shape[1]
+        elif isinstance(module, nn.SiLU):
+            before = current
+            add("Sigmoid", before)
+            add("Mul", before, current)
+        elif not isinstance(module, nn.Identity):
+            add({nn.Tanh: "Tanh", nn.ReLU: "Relu"}[type(module)], current)
+    add("Identity", current)
+    nodes[-1].output[0] = "actions"
+    graph = helper.make_graph(
+        nodes,
+        "policy",
+        [helper.make_tensor_value_info("observations", TensorProto.FLOAT, ["N", header["sizes"][0]])],
+        [helper.make_tensor_value_info("actions", TensorProto.FLOAT, ["N", width])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _ONNX_OPERATORS)])
+    model.ir_version = _ONNX_IR
+    helper.set_model_props(model, {EXTRA_FILE: json.dumps(header, sort_keys=True)})
+    save(model, str(path))

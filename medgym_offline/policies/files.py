@@ -5,7 +5,8 @@ Two formats of our own hold the same thing, a JSON header and the tensors of a :
     .safetensors    header under the metadata key "medgym-policy"
     .pt             torch checkpoint {"header": JSON text, "tensors": {name: tensor}}, read with weights_only=True
 
-Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), optional `log_std` (P or 1, A).
+Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), optional `log_std` (P or 1, A) or `codebook`
+(P or 1, C, A).
 Header: format "medgym-policy/1", scope "ind" | "pop", timing, decisions, patients (ids or null), sizes,
 activation, provenance.
 
@@ -77,6 +78,8 @@ def save_policy(policy: StackedActor, path: str | Path, dtype: torch.dtype = tor
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in policy.net.state_dict().items()}
     if policy.log_std is not None:
         tensors["log_std"] = policy.log_std.detach().to("cpu", dtype).contiguous()
+    if policy.codebook is not None:
+        tensors["codebook"] = policy.codebook.detach().to("cpu", dtype).contiguous()
     with atomic_path(target) as temporary:
         if target.suffix == ".safetensors":
             from safetensors.torch import save_file
@@ -195,9 +198,11 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
         raise PolicyError(
             f"{path}: input width {sizes[0]}, expected {OBSERVATION_DIM} observation columns; retrain on our data"
         )
-    if timing not in ACTION_WIDTH or ACTION_WIDTH[timing] != sizes[-1]:
+    codebook = tensors.get("codebook")
+    width = sizes[-1] if codebook is None or codebook.dim() != 3 else codebook.shape[-1]
+    if timing not in ACTION_WIDTH or ACTION_WIDTH[timing] != width:
         raise PolicyError(
-            f"{path}: output width {sizes[-1]} with timing {timing!r}; fixed timing needs 3 actions, adaptive 4"
+            f"{path}: output width {width} with timing {timing!r}; fixed timing needs 3 actions, adaptive 4"
         )
     if patients is not None and not (
         isinstance(patients, list) and patients and all(isinstance(p, str) for p in patients)
@@ -212,7 +217,7 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
     wanted: dict[str, tuple[int, ...]] = {}
     for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])):
         wanted[f"layers.{i}.weight"], wanted[f"layers.{i}.bias"] = (count, a, b), (count, 1, b)
-    weights = {name: t for name, t in tensors.items() if name != "log_std"}
+    weights = {name: t for name, t in tensors.items() if name not in ("log_std", "codebook")}
     if {name: tuple(t.shape) for name, t in weights.items()} != wanted:
         raise bad(f"its tensors do not have the shapes of {count} networks of sizes {sizes}")
     for name, tensor in tensors.items():
@@ -222,8 +227,7 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
     net.load_state_dict({name: t.to(torch.float32) for name, t in weights.items()})
     provenance = header.get("provenance")
     try:
-        return StackedActor(
-            net, patients, decisions, tensors.get("log_std"), provenance if isinstance(provenance, dict) else {}
-        )
+        known = provenance if isinstance(provenance, dict) else {}
+        return StackedActor(net, patients, decisions, tensors.get("log_std"), known, codebook)
     except PolicyError as error:
         raise bad(str(error)) from None

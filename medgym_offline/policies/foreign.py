@@ -21,7 +21,7 @@ from medgym_offline.policies.protocol import OBSERVATION_DIM, Policy, timing_of_
 __all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "load_folder", "load_onnx", "load_torchscript"]
 
 EXTRA_FILE = "medgym-policy.json"
-"""Name of the header inside TorchScript files that this package exports."""
+"""Name of the header inside the TorchScript and ONNX files that this package exports."""
 
 # TorchScript runs in its own interpreter without Python, but these operators reach the file system, and
 # __setstate__ would run while loading. A policy needs none of them.
@@ -166,7 +166,8 @@ def load_onnx(path: Path) -> ModulePolicy:
     def run(observations: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))
 
-    return ModulePolicy(run, str(path))
+    header = session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, "")
+    return ModulePolicy(run, str(path), _decisions_of(header))
 
 
 def load_folder(path: Path, max_bytes: int) -> Policy:
@@ -188,7 +189,7 @@ def load_folder(path: Path, max_bytes: int) -> Policy:
         policies[patient] = policy
     try:
         actors = [
-            StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance)
+            StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance, p.codebook)
             for patient, p in policies.items()
             if isinstance(p, StackedActor)
         ]
