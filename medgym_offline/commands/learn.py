@@ -31,7 +31,9 @@ def write_log(path: str | Path, log: list[dict[str, Any]]) -> None:
 
 
 def train_command(
-    algorithm: Annotated[str, typer.Argument(metavar="ALGO", help="bc, dqn, cql or gcql.")],
+    algorithm: Annotated[
+        str, typer.Argument(metavar="ALGO", help="bc; dqn, cql or gcql; or one of these three with -discrete.")
+    ],
     dataset: Annotated[str, typer.Option("--dataset", help="Dataset id.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and logs.")],
     scope: Annotated[str, typer.Option("--scope", help="ind: a policy per patient; pop: one for all.")] = "ind",
@@ -50,16 +52,16 @@ def train_command(
     """
     from medgym_offline.datasets import load_dataset
     from medgym_offline.errors import unknown_name
-    from medgym_offline.offline import ALGORITHMS, PROFILES, train
+    from medgym_offline.offline import PROFILES, algorithm_name, train
     from medgym_offline.policies import save_policy
 
     for kind, value, known in (
-        ("offline algorithm", algorithm, list(ALGORITHMS)),
         ("scope", scope, ["ind", "pop"]),
         ("profile", profile, list(PROFILES)),
     ):
         if value not in known:
             raise unknown_name(kind, value, known)
+    algorithm = algorithm_name(algorithm)
     transitions = load_dataset(dataset)
     chosen = parse_patients(patients, transitions.present_ids)
     config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)

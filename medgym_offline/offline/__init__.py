@@ -1,9 +1,9 @@
-"""Offline algorithms, stacked over patients: DQN, CQL and GCQL with continuous actions."""
+"""Offline algorithms, stacked over patients: behaviour cloning, and DQN, CQL and GCQL in two forms."""
 
 from __future__ import annotations
 
-from medgym_offline.offline.algorithms import ALGORITHMS
+from medgym_offline.offline.algorithms import ALGORITHMS, algorithm_name
 from medgym_offline.offline.config import PROFILES, OfflineConfig
 from medgym_offline.offline.train import TrainResult, train
 
-__all__ = ["ALGORITHMS", "PROFILES", "OfflineConfig", "TrainResult", "train"]
+__all__ = ["ALGORITHMS", "PROFILES", "OfflineConfig", "TrainResult", "algorithm_name", "train"]

@@ -11,12 +11,15 @@ from medgym_offline.errors import unknown_name
 from medgym_offline.offline.bc import BC
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql import CQL
+from medgym_offline.offline.cql_discrete import DiscreteCQL
 from medgym_offline.offline.data import StackedData
 from medgym_offline.offline.dqn import DQN, Step
+from medgym_offline.offline.dqn_discrete import DiscreteDQN
 from medgym_offline.offline.gcql import GCQL
+from medgym_offline.offline.gcql_discrete import DiscreteGCQL
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["ALGORITHMS", "AnyNetworks", "Objective", "make_objective"]
+__all__ = ["ALGORITHMS", "ALIASES", "AnyNetworks", "Objective", "algorithm_name", "make_objective"]
 
 
 class AnyNetworks(Protocol):
@@ -69,11 +72,28 @@ class Objective(Protocol):
         ...
 
 
-ALGORITHMS: dict[str, type[Objective]] = {"bc": BC, "dqn": DQN, "cql": CQL, "gcql": GCQL}
+ALGORITHMS: dict[str, type[Objective]] = {
+    "bc": BC,
+    "dqn": DQN,
+    "cql": CQL,
+    "gcql": GCQL,
+    "dqn-discrete": DiscreteDQN,
+    "cql-discrete": DiscreteCQL,
+    "gcql-discrete": DiscreteGCQL,
+}
+
+ALIASES = {"dqn-continuous": "dqn", "cql-continuous": "cql", "gcql-continuous": "gcql"}
+"""Other names, accepted wherever an algorithm is asked for."""
+
+
+def algorithm_name(name: str) -> str:
+    """The name in `ALGORITHMS` of an algorithm or alias; `UnknownNameError` with the nearest names if there is none."""
+    name = ALIASES.get(name, name)
+    if name not in ALGORITHMS:
+        raise unknown_name("offline algorithm", name, ALGORITHMS)
+    return name
 
 
 def make_objective(algorithm: str, config: OfflineConfig, data: StackedData, seed: int = 0) -> Objective:
     """The objective called `algorithm`; `UnknownNameError` with the nearest names if there is none."""
-    if algorithm not in ALGORITHMS:
-        raise unknown_name("offline algorithm", algorithm, ALGORITHMS)
-    return ALGORITHMS[algorithm](config, data, seed)
+    return ALGORITHMS[algorithm_name(algorithm)](config, data, seed)

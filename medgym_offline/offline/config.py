@@ -14,7 +14,7 @@ __all__ = ["PROFILES", "OfflineConfig"]
 
 @dataclass(frozen=True)
 class OfflineConfig:
-    """Settings shared by DQN, CQL and GCQL; the equations are in `dqn.py`, `cql.py` and `gcql.py`.
+    """Settings of all algorithms; the equations are in the module of each (`dqn.py`, `cql.py`, ...).
 
     Attributes:
         updates, batch: Gradient steps, and transitions per learner and step.
@@ -28,7 +28,9 @@ class OfflineConfig:
         candidates: Actions in its logsumexp: (near the policy, near the data, uniform).
         noise: Standard deviation of the candidates near policy and data, in action units.
         theta: Radius of GCQL's ball as a fraction of the farthest data point.
+        theta_quantile: If given, that quantile (0 to 1) of the data's distances is the radius instead.
         beta_actor, beta_critic: Weights of GCQL's guard in the actor and inside the logsumexp.
+        codewords: Actions in the codebook of a discrete form.
         explosion: A learner whose |Q| exceeds this many reward standard deviations is stopped.
     """
 
@@ -45,8 +47,10 @@ class OfflineConfig:
     candidates: tuple[int, int, int] = (4, 4, 4)
     noise: float = 0.1
     theta: float = 0.5
+    theta_quantile: float | None = None
     beta_actor: float = 2.0
     beta_critic: float = 2.0
+    codewords: int = 32
     explosion: float = 1e4
 
     def __post_init__(self) -> None:
@@ -58,6 +62,10 @@ class OfflineConfig:
             raise MedGymError(f"offline config: gamma {self.gamma} and tau {self.tau} must lie in (0, 1]")
         if self.discount not in ("decision", "elapsed"):
             raise unknown_name("discount", self.discount, ("decision", "elapsed"))
+        if self.codewords < 2:
+            raise MedGymError(f"offline config: codewords is {self.codewords}; at least 2 are needed")
+        if self.theta_quantile is not None and not 0.0 <= self.theta_quantile <= 1.0:
+            raise MedGymError(f"offline config: theta_quantile is {self.theta_quantile}; it must lie in [0, 1]")
         if len(self.candidates) != 3 or min(self.candidates) < 0 or self.candidates[1] < 1:
             raise MedGymError(
                 f"offline config: candidates {self.candidates} must be three counts, the second (data) at least 1"

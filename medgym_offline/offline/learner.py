@@ -92,7 +92,8 @@ class Learner:
             self.log.append({"update": float(self.done), **means})
 
     def finished_actor(self) -> StackedMLP:
-        """The actors (on CPU) as functions of the raw observation: (o - mean) / scale is folded into layer 0."""
+        """What decides, before tanh or argmax, on the CPU, as a function of the raw observation: (o - mean) / scale is
+        folded into layer 0."""
         for kept, current in zip(self._healthy, self._trained()):
             current[~self._live] = kept[~self._live]
         actor: StackedMLP = self.networks.acting()
@@ -104,6 +105,11 @@ class Learner:
         state["layers.0.weight"] = first_weight
         copy.load_state_dict({name: value.float() for name, value in state.items()})
         return copy
+
+    def codebook(self) -> Tensor | None:
+        """(P, C, A) on the CPU; None where actions are continuous."""
+        book = self.networks.codebook
+        return None if book is None else book.cpu()
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if never interrupted; tensors, numbers and text only."""

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.errors import MedGymError, unknown_name
+from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
-from medgym_offline.offline.algorithms import ALGORITHMS
+from medgym_offline.offline.algorithms import algorithm_name
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import Learner
@@ -67,7 +67,7 @@ def train(
     else is in it changes a learner's result.
 
     Args:
-        algorithm: A name in `ALGORITHMS`.
+        algorithm: A name in `ALGORITHMS` or `ALIASES`.
         transitions: The dataset; timing and decisions of the policy are taken from it.
         scope: "ind": one learner per patient on its own episodes; "pop": one learner on all.
         seed: Root seed.
@@ -84,11 +84,11 @@ def train(
 
     Raises:
         UnknownNameError: If the algorithm, scope or a patient does not exist.
-        DatasetError: If the dataset is malformed or empty or a patient has no episodes.
+        DatasetError: If the dataset is malformed or empty, a patient has no episodes, or fewer distinct actions than a
+            discrete form has codewords.
         MedGymError: If every learner diverged, or the resume file belongs to another training.
     """
-    if algorithm not in ALGORITHMS:
-        raise unknown_name("offline algorithm", algorithm, ALGORITHMS)
+    algorithm = algorithm_name(algorithm)
     config = config or OfflineConfig()
     data = stack_transitions(transitions, scope, config, patients)
     size = shard or (SHARD if device == "cpu" else len(data))
@@ -132,9 +132,10 @@ def train(
             if resume:
                 _write_state(resume, identity, finished, None)
 
-    sizes = (data.state_dim, *[config.hidden] * config.depth, data.action_dim)
-    net = StackedMLP(len(data), sizes, "tanh", seeds=[0] * len(data))
+    net = StackedMLP(len(data), finished[0]["sizes"], finished[0]["activation"], seeds=[0] * len(data))
     parts = [part["actor"] for part in finished]
+    books = [part["codebook"] for part in finished]
+    codebook = None if books[0] is None else torch.cat(books)
     net.load_state_dict({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
     stopped = {key: why for part in finished for key, why in part["stopped"].items()}
     if len(stopped) == len(data):
@@ -144,7 +145,8 @@ def train(
     for key, why in stopped.items():
         warnings.warn(f"{algorithm}: learner {key} {why}; its last healthy actor is used", stacklevel=2)
     provenance = {**task, "stopped": stopped, "code": code_version(), "torch": torch.__version__}
-    policy = StackedActor(net, None if scope == "pop" else data.keys, transitions.decisions, provenance=provenance)
+    ids = None if scope == "pop" else data.keys
+    policy = StackedActor(net, ids, transitions.decisions, provenance=provenance, codebook=codebook)
     if resume:
         Path(resume).unlink(missing_ok=True)
     return TrainResult(policy.requires_grad_(False), _merge([json.loads(p["log"]) for p in finished], bounds), stopped)
@@ -152,8 +154,15 @@ def train(
 
 def _outcome(learner: Learner, count: int) -> dict[str, Any]:
     """What is kept of the first `count` learners of a finished shard: plain tensors and text."""
-    actor = {key: value.detach()[:count] for key, value in learner.finished_actor().state_dict().items()}
-    return {"actor": actor, "log": json.dumps(learner.log), "stopped": dict(learner.stopped)}
+    net, book = learner.finished_actor(), learner.codebook()
+    return {
+        "actor": {key: value.detach()[:count] for key, value in net.state_dict().items()},
+        "sizes": list(net.sizes),
+        "activation": net.activation,
+        "codebook": None if book is None else book[:count],
+        "log": json.dumps(learner.log),
+        "stopped": dict(learner.stopped),
+    }
 
 
 def _shown(learner: Learner) -> dict[str, float | str]:

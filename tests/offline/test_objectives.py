@@ -106,7 +106,7 @@ def test_guard_is_positive_in_the_golden_case() -> None:
     """Without this the comparison above would hold for a guard that is never used."""
     stacked, networks = data(), nets()
     objective = make_objective("gcql", CONFIG, stacked)
-    outside = objective.distance_outside(stacked.rows[:, :6, :9], networks.policy(stacked.rows[:, :6, :9]))  # type: ignore[attr-defined]
+    outside = objective.ball.outside(stacked.rows[:, :6, :9], networks.policy(stacked.rows[:, :6, :9]))  # type: ignore[attr-defined]
     assert (outside > 0).any()
     assert (outside == 0).any()
 
@@ -139,13 +139,13 @@ def _actor_guard_gradient(action: Tensor) -> tuple[Tensor, Tensor]:
     objective = make_objective("gcql", CONFIG, stacked)
     state = torch.zeros(2, 1, 9)  # standardised: the mean of the data
     action = action.clone().requires_grad_()
-    value = objective.distance_outside(state, action)  # type: ignore[attr-defined]
+    value = objective.ball.outside(state, action)  # type: ignore[attr-defined]
     return value.detach(), torch.autograd.grad(value.sum(), action)[0]
 
 
 def test_actor_guard_has_a_gradient_outside_the_ball_and_none_inside() -> None:
     objective = make_objective("gcql", CONFIG, data())
-    center, limit = objective.center, 0.5 * objective.radius  # type: ignore[attr-defined]
+    center, limit = objective.ball.center, 0.5 * objective.ball.radius  # type: ignore[attr-defined]
     direction = torch.nn.functional.normalize(torch.tensor([1.0, -1.0, 0.5, 2.0]), dim=0)
     value, gradient = _actor_guard_gradient(center + 0.9 * limit[:, None, None] * direction)
     assert (value == 0).all()
@@ -180,7 +180,7 @@ def test_guard_pushes_the_far_candidate_harder() -> None:
         config = OfflineConfig.from_dict(CONFIG.to_dict() | {"beta_critic": beta})
         objective = make_objective("gcql", config, stacked)
         batch = batch_of(stacked, objective.normals, objective.uniforms)
-        actions = torch.zeros(2, 2, 6, 4) + objective.center[:, None]  # type: ignore[attr-defined]
+        actions = torch.zeros(2, 2, 6, 4) + objective.ball.center[:, None]  # type: ignore[attr-defined]
         actions[:, 1] = 1.0
         q = networks.q_candidates(batch.state, actions).detach().requires_grad_()
         torch.logsumexp(q + objective.guard(batch, actions), 1).sum().backward()  # type: ignore[attr-defined]

@@ -7,6 +7,13 @@ column 8 is the share of decisions left. With h_p a constant of the patient,
 
 so the best action is (h_p + 0.4*c, anything, anything, 0.2), and with k decisions left
 V*(k) = 1 + gamma + ... + gamma^(k-1),  Q*(s, a) = r(s, a) + gamma*V*(k-1).
+
+With `elapsed` the decision lasts dt = 4.8*(1 + a_3) hours and costs gamma**(dt/4.8), so a_3 trades its reward against
+the discount; a_0 does not enter the discount, and
+
+    V*(k) = E_c max_a0 [-(a_0 - h_p - 0.4*c)^2] + max_a3 [1 - (a_3 - 0.2)^2 + gamma**(1 + a_3)*V*(k-1)].
+
+With `levels` L the actions 0 and 3 take L equally spaced values (the others are 0), and the maxima run over these.
 """
 
 from __future__ import annotations
@@ -23,9 +30,17 @@ def center(patient: np.ndarray, context: np.ndarray) -> np.ndarray:
     return 0.3 * (patient - 1) + 0.4 * context
 
 
-def optimal_value(left: np.ndarray, gamma: float) -> np.ndarray:
-    """V* with `left` decisions to go."""
-    return (1.0 - gamma**left) / (1.0 - gamma)
+def optimal_value(
+    left: int, gamma: float, *, patient: int = 0, levels: int | None = None, elapsed: bool = False
+) -> float:
+    """V* with `left` decisions to go, over contexts; see the module for the settings."""
+    if left == 0:
+        return 0.0
+    following = optimal_value(left - 1, gamma, patient=patient, levels=levels, elapsed=elapsed)
+    grid = np.linspace(-1, 1, levels or 2001)
+    wanted = center(np.array(patient), np.linspace(-1, 1, 2001))
+    first = -((grid[:, None] - wanted) ** 2).min(0).mean()
+    return float(first + (1.0 - (grid - 0.2) ** 2 + gamma ** (1.0 + elapsed * grid) * following).max())
 
 
 def toy(
@@ -35,6 +50,8 @@ def toy(
     seed: int = 0,
     spread: float = 1.0,
     expert: bool = False,
+    levels: int | None = None,
+    elapsed: bool = False,
 ) -> Transitions:
     """The dataset; behaviour is uniform within +-`spread` of 0, or of the best action (`expert`).
 
@@ -48,10 +65,14 @@ def toy(
         obs[..., 8] = 1.0 - np.arange(DECISIONS + 1) / DECISIONS
         obs[..., 7] = obs[..., 8]
         action = rng.uniform(-spread, spread, (episodes, DECISIONS, width)).astype(np.float32)
+        if levels is not None:
+            steps = (levels - 1) / 2.0
+            action = np.floor((action + 1.0) * (levels / 2.0)).clip(0, levels - 1).astype(np.float32) / steps - 1.0
+            action[..., 1:3] = 0.0
         if expert:
             action[..., 0] += center(np.array(p), obs[:, :-1, 0])
             action[..., 3:] += np.float32(0.2)
-            action = action.clip(-1.0, 1.0)
+            action = action.clip(-1.0, 1.0).astype(np.float32)
         reward = 1.0 - (action[..., 0] - center(np.array(p), obs[:, :-1, 0])) ** 2
         if width == 4:
             reward = reward - (action[..., 3] - 0.2) ** 2
@@ -59,6 +80,8 @@ def toy(
     obs, action, reward = (np.stack([part[i] for part in parts]) for i in range(3))
     rows = patients * episodes * DECISIONS
     dt = np.full((patients, episodes, DECISIONS), 96.0 / DECISIONS, dtype=np.float32)
+    if elapsed:
+        dt = (4.8 * (1.0 + action[..., 3])).astype(np.float32)
     end = np.zeros(dt.shape, dtype=bool)
     end[..., -1] = True
     zeros = np.zeros(rows, dtype=np.float32)

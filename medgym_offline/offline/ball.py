@@ -1,0 +1,105 @@
+"""The ball around a learner's data that GCQL guards.
+
+    z        = (x, a)                                      state-action vector
+    zbar     = mean of z over D
+    R        = max over D of ||z - zbar||
+    g(s, a)  = max(0, ||z - zbar|| - L)                    the guard: distance outside the ball
+    L        = theta*R, or a quantile of ||z - zbar|| over D (`OfflineConfig.theta_quantile`)
+
+    x        the physiological columns and the fluid balance of the observation, in the cohort's normalised units
+             (not remaining time and decisions: every episode runs through all of them)
+    a        action in [-1, 1], the interval included under adaptive timing
+
+R belongs to a single row, the farthest; a quantile does not hang on one row and says which share of the data lies
+outside.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.offline.data import StackedData
+
+__all__ = ["Ball"]
+
+_PHYSIOLOGY = 7  # leading observation columns that describe the patient
+
+
+class Ball:
+    """The ball of the module's docstring, for P learners at once.
+
+    Args:
+        config: `theta` and `theta_quantile`.
+        data: The learners' slices.
+
+    Attributes:
+        center: zbar's action part, (P, 1, A).
+        radius: R, (P,).
+        limit: L, (P,).
+    """
+
+    def __init__(self, config: OfflineConfig, data: StackedData):
+        d, a = data.state_dim, data.action_dim
+        self._columns = min(_PHYSIOLOGY, d)
+        self._scale = data.scale[..., : self._columns]
+        present = data.present.numpy()
+        # Float64, and sums in row order, so that the ball does not depend on the padding beside the learner's rows.
+        rows = data.rows.cpu().numpy()
+        x = rows[..., : self._columns] * self._scale.cpu().double().numpy()
+        z = np.concatenate([x, rows[..., d : d + a]], -1)
+        center = _mean(z, present)
+        squared = np.square(z - center)
+        distance = np.where(present, np.sqrt(squared.sum(-1)), 0.0)
+        radius = distance.max(1)
+        limit = config.theta * radius
+        if config.theta_quantile is not None:
+            limit = _quantile(distance, present, config.theta_quantile)
+        self._state, self._present = squared[..., : self._columns].sum(-1), present
+        self._center, self._limit = center[..., self._columns :], limit
+        self._middle, self.center, self.radius, self.limit = (
+            torch.from_numpy(part.astype(np.float32)).to(data.rows.device)
+            for part in (center[..., : self._columns], center[..., self._columns :], radius, limit)
+        )
+
+    def outside(self, state: Tensor, actions: Tensor) -> Tensor:
+        """g(s, a): (P, B, d), (P, ..., B, A) -> (P, ..., B)."""
+        extra = actions.dim() - 3
+        x = (self._scale * state[..., : self._columns] - self._middle).square().sum(-1)
+        x = x.view(x.shape[0], *[1] * extra, x.shape[1])
+        center = self.center.view(self.center.shape[0], *[1] * (extra + 1), -1)
+        limit = self.limit.view(-1, *[1] * (extra + 1))
+        distance = torch.sqrt(x + (actions - center).square().sum(-1) + 1e-12)
+        return torch.relu(distance - limit)
+
+    def mean_outside(self, codebook: Tensor) -> Tensor:
+        """E_s~D g(s, a_c) of codewords: (P, C, A) -> (P, C)."""
+        words = codebook.cpu().double().numpy() - self._center
+        owner = np.nonzero(self._present)[0]
+        sums = []
+        for c in range(words.shape[1]):
+            distance = np.sqrt(self._state + np.square(words[:, c]).sum(-1)[:, None])
+            excess = np.maximum(distance - self._limit[:, None], 0.0)
+            sums.append(np.bincount(owner, weights=excess[self._present], minlength=len(words)))
+        mean = np.stack(sums, 1) / self._present.sum(1)[:, None]
+        return torch.from_numpy(mean.astype(np.float32)).to(codebook.device)
+
+
+def _mean(z: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """(P, N, W), (P, N) -> (P, 1, W)."""
+    learners, _, width = z.shape
+    owner = np.nonzero(present)[0]
+    sums = [np.bincount(owner, weights=z[..., column][present], minlength=learners) for column in range(width)]
+    return (np.stack(sums, 1) / present.sum(1)[:, None])[:, None]
+
+
+def _quantile(values: np.ndarray, present: np.ndarray, share: float) -> np.ndarray:
+    """Quantile over the rows that are data, interpolated linearly: (P, N), (P, N) -> (P,)."""
+    ordered = np.sort(np.where(present, values, np.inf), 1)
+    last = present.sum(1) - 1
+    at = share * last
+    low = np.floor(at).astype(np.int64)
+    picked = np.take_along_axis(ordered, np.stack([low, np.minimum(low + 1, last)], 1), 1)
+    return picked[:, 0] + (at - low) * (picked[:, 1] - picked[:, 0])

@@ -1,0 +1,87 @@
+"""DQN with discrete actions: fitted Q-learning over a codebook, with a true argmax.
+
+    L(phi) = E_(s,a,r,s')~D [ (Q_phi(s, c(a)) - y)^2 ],    y = r + gamma*(1 - d)*max_c Qbar(s', c)
+    pi(s)  = a_c*,   c* = argmax_c Q_phi(s, c)
+
+    a_1..a_C   the learner's codebook (`codebook.py`), C = `OfflineConfig.codewords`; under adaptive timing a codeword
+               holds the interval too, so the argmax also chooses when to decide next
+    c(a)       number of the codeword nearest to the data's action a
+    Q_phi      network from the state to C values;  Qbar  its slowly moving copy
+
+s, r, d, gamma and D as in `dqn.py`. What is learned is the value of a codeword as the data's actions near it turned
+out, so the rounding of actions costs accuracy, never consistency: more codewords are finer and have fewer rows each.
+The policy can only do what some row of the data nearly did, in any state.
+
+Source: Mnih et al. 2015; MedGym paper, section 5 (its text; its code is the continuous form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medgym_offline.offline.codebook import build_codebook, nearest
+from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete
+from medgym_offline.offline.dqn import Step
+
+__all__ = ["DiscreteDQN"]
+
+
+class DiscreteDQN:
+    """Objective of the module's docstring, for P learners at once; every loss is (P,).
+
+    Args:
+        config: Settings.
+        data: The learners' slices, from which the codebooks are made.
+        seed: Root seed of the codebooks.
+
+    Raises:
+        DatasetError: If a learner has fewer distinct actions than codewords.
+    """
+
+    name = "dqn-discrete"
+    normals = 0
+    uniforms = 0
+
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+        self.config = config
+        self.codebook = build_codebook(data, config.codewords, seed)
+        self._state_dim = data.state_dim
+
+    def penalty(self) -> Tensor:
+        """(P, C), taken from Q where a codeword is chosen; nothing but in GCQL."""
+        return torch.zeros_like(self.codebook[..., 0])
+
+    def build(self, seeds: Sequence[int]) -> DiscreteNetworks:
+        """Fresh networks, one per seed."""
+        return build_discrete(seeds, self._state_dim, self.codebook, self.penalty(), self.config)
+
+    def steps(self, networks: DiscreteNetworks) -> list[Step]:
+        """The critic alone: the argmax needs no actor."""
+        return [(networks.critic, self.config.critic_lr, self.critic_loss)]
+
+    def target(self, networks: DiscreteNetworks, batch: Batch) -> Tensor:
+        """y of the Bellman error, (P, B), without gradient."""
+        with torch.no_grad():
+            values = networks.target(batch.next_state)
+            following = values.gather(-1, networks.choice(values)[..., None]).squeeze(-1)
+            return batch.reward + batch.discount * following
+
+    def conservative(self, batch: Batch, values: Tensor, q: Tensor) -> Tensor | None:
+        """What is added to the loss, (P,), given Q of all codewords (P, B, C) and of the data's (P, B)."""
+        return None
+
+    def critic_loss(self, networks: DiscreteNetworks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (P,) and numbers to watch, each (P,): "td", "q" (largest |Q|), and with a conservative term "gap"."""
+        values = networks.critic(batch.state)
+        q = values.gather(-1, nearest(self.codebook, batch.action)[..., None]).squeeze(-1)
+        td = (q - self.target(networks, batch)).square().mean(1)
+        numbers = {"td": td.detach(), "q": values.detach().abs().amax((1, 2))}
+        gap = self.conservative(batch, values, q)
+        if gap is None:
+            return td, numbers
+        return td + self.config.alpha * gap, numbers | {"gap": gap.detach()}

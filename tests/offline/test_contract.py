@@ -1,0 +1,174 @@
+"""The contract of every offline algorithm: what is registered in `ALGORITHMS` is tested here.
+
+It learns the optimum of a semi-Markov process within a bound; it equals itself stacked and looped, reordered, repeated,
+resumed, saved and exported.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.offline import ALGORITHMS, OfflineConfig, TrainResult, train
+from medgym_offline.offline.data import stack_transitions
+from medgym_offline.offline.learner import Learner
+from medgym_offline.policies import StackedActor, export_onnx, export_torchscript, load_policy, save_policy
+from tests.offline.toy import DECISIONS, center, optimal_value, toy
+
+each_algorithm = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+SHORT = OfflineConfig(updates=60, hidden=16, batch=16, codewords=12)
+OBSERVATIONS = torch.randn(3, 5, 9, generator=torch.Generator().manual_seed(0))
+
+
+def short(algorithm: str, **options: object) -> TrainResult:
+    return train(algorithm, toy(episodes=20), seed=1, config=SHORT, progress=False, **options)  # type: ignore[arg-type]
+
+
+@cache
+def base(algorithm: str) -> StackedActor:
+    return short(algorithm).policy
+
+
+@each_algorithm
+def test_stacked_equals_looped(algorithm: str) -> None:
+    """To the bit: all three together, one shard each, and each patient by itself."""
+    wanted = base(algorithm).act(OBSERVATIONS)
+    assert torch.equal(short(algorithm, shard=1).policy.act(OBSERVATIONS), wanted)
+    assert torch.equal(short(algorithm, shard=2).policy.act(OBSERVATIONS), wanted)
+    for p in range(3):
+        alone = short(algorithm, patients=[f"toy/{p}"]).policy
+        assert alone.patients == (f"toy/{p}",)
+        torch.testing.assert_close(alone.act(OBSERVATIONS[p : p + 1])[0], wanted[p], rtol=0, atol=1e-6)
+
+
+@each_algorithm
+def test_patient_order_is_irrelevant(algorithm: str) -> None:
+    mixed = short(algorithm, patients=["toy/2", "toy/0", "toy/1"]).policy
+    assert mixed.patients == ("toy/2", "toy/0", "toy/1")
+    assert torch.equal(mixed.select(["toy/0", "toy/1", "toy/2"]).act(OBSERVATIONS), base(algorithm).act(OBSERVATIONS))
+
+
+@each_algorithm
+def test_seed_decides(algorithm: str) -> None:
+    wanted = base(algorithm).act(OBSERVATIONS)
+    assert torch.equal(short(algorithm).policy.act(OBSERVATIONS), wanted)
+    other = train(algorithm, toy(episodes=20), seed=2, config=SHORT, progress=False).policy
+    assert (other.act(OBSERVATIONS) - wanted).abs().max() > 1e-3
+
+
+@each_algorithm
+@pytest.mark.parametrize("after", [33, 90])
+def test_resume_equals_uninterrupted(
+    algorithm: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the first or in the second shard, between two writes of the state."""
+    monkeypatch.setattr(sys.modules["medgym_offline.offline.train"], "_SAVE_EVERY", 10)
+
+    def stop(done: int) -> None:
+        if done == after:
+            raise KeyboardInterrupt
+
+    state = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        short(algorithm, shard=2, resume=state, on_update=stop)
+    assert state.exists()
+    counted: list[int] = []
+    result = short(algorithm, shard=2, resume=state, on_update=counted.append)
+    assert counted[0] == after - after % 10 + 1
+    assert torch.equal(result.policy.act(OBSERVATIONS), base(algorithm).act(OBSERVATIONS))
+    assert result.log == short(algorithm, shard=2).log
+    assert not state.exists()
+
+
+@each_algorithm
+def test_files_and_exports_act_alike(algorithm: str, tmp_path: Path) -> None:
+    policy = base(algorithm)
+    for name in ("policy.safetensors", "policy.pt"):
+        again = load_policy(save_policy(policy, tmp_path / name))
+        assert torch.equal(again.act(OBSERVATIONS), policy.act(OBSERVATIONS))
+    module = torch.jit.load(str(export_torchscript(policy, tmp_path / "one.pt", patient="toy/1")))
+    assert (module(OBSERVATIONS[1]) - policy.act(OBSERVATIONS)[1]).abs().max() < 1e-6
+    assert policy.provenance["algorithm"] == algorithm
+    assert policy.provenance["dataset"] == "medgym/toy"
+
+
+@each_algorithm
+def test_onnx_acts_alike(algorithm: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    policy = base(algorithm)
+    again = load_policy(export_onnx(policy, tmp_path / "folder"))
+    assert (again.act(OBSERVATIONS) - policy.act(OBSERVATIONS)).abs().max() < 1e-6
+
+
+@each_algorithm
+def test_finished_policy_is_the_learners_policy(algorithm: str) -> None:
+    """Folding the standardisation into the first layer, and a penalty into the last, changes nothing."""
+    data = stack_transitions(toy(episodes=20), "ind", SHORT)
+    learner = Learner(algorithm, data, 1, SHORT)
+    for _ in range(5):
+        learner.update()
+    state = (OBSERVATIONS - data.mean) / data.scale
+    policy = StackedActor(learner.finished_actor(), data.keys, codebook=learner.codebook())
+    torch.testing.assert_close(policy.act(OBSERVATIONS), learner.networks.policy(state), rtol=0, atol=1e-6)
+
+
+GAMMA = 0.8
+LEVELS = 5
+# What each may lose of the reward (uniform actions lose about 0.75), and how far its value may lie below and above V*.
+# The conservative term (alpha 0.2) lowers values of the data too, decision by decision; it never raises them.
+BOUNDS = {
+    "dqn": (0.12, 0.4, 0.4),
+    "cql": (0.12, 0.9, 0.0),
+    "gcql": (0.12, 0.9, 0.0),
+    "dqn-discrete": (0.03, 0.05, 0.05),
+    "cql-discrete": (0.12, 0.4, 0.02),
+    "gcql-discrete": (0.12, 0.4, 0.02),
+}
+
+
+@pytest.mark.parametrize("algorithm", sorted(set(ALGORITHMS) - {"bc"}))
+def test_learns_the_optimum_of_a_semi_markov_process(algorithm: str) -> None:
+    """Values and choices against dynamic programming; decisions differ in length, so gamma**dt matters."""
+    discrete = algorithm.endswith("-discrete")
+    levels = LEVELS if discrete else None
+    config = OfflineConfig(
+        updates=1000,
+        hidden=32,
+        gamma=GAMMA,
+        discount="elapsed",
+        tau=0.02,
+        critic_lr=3e-3,
+        actor_lr=3e-3,
+        alpha=0.2,
+        codewords=LEVELS**2,
+    )
+    data = stack_transitions(toy(levels=levels, elapsed=True), "ind", config)
+    learner = Learner(algorithm, data, 1, config)
+    for _ in range(config.updates):
+        learner.update()
+    context = torch.linspace(-0.95, 0.95, 39)
+    wanted = torch.tensor(center(np.arange(3)[:, None], context.numpy()[None]), dtype=torch.float32)
+    loss, below, above = BOUNDS[algorithm]
+    for left in range(DECISIONS, 0, -1):
+        observations = torch.zeros(3, 39, 9)
+        observations[..., 0] = context
+        observations[..., 7:] = left / DECISIONS
+        state = (observations - data.mean) / data.scale
+        with torch.no_grad():
+            action = learner.networks.policy(state)
+            value = (learner.networks.q(state, action) * data.reward_scale[:, None]).mean(1)
+        for p in range(3):
+            optimum, following = (
+                optimal_value(k, GAMMA, patient=p, levels=levels, elapsed=True) for k in (left, left - 1)
+            )
+            # The value of choosing so now and optimally afterwards.
+            a0, a3 = action[p, :, 0], action[p, :, 3]
+            reached = 1 - (a0 - wanted[p]).square() - (a3 - 0.2).square() + GAMMA ** (1 + a3) * following
+            assert optimum - float(reached.mean()) < loss
+            assert -below < float(value[p]) - optimum < above

@@ -1,0 +1,185 @@
+"""The discrete forms: codebooks, losses against NumPy, the guard, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.errors import DatasetError, MedGymError
+from medgym_offline.offline import OfflineConfig, algorithm_name, train
+from medgym_offline.offline.algorithms import make_objective
+from medgym_offline.offline.ball import Ball
+from medgym_offline.offline.codebook import MAX_ROWS, build_codebook, nearest
+from medgym_offline.offline.data import Batch, stack_transitions
+from medgym_offline.offline.discrete import DiscreteNetworks
+from tests.offline.toy import toy
+
+CONFIG = OfflineConfig(hidden=5, depth=1, batch=6, alpha=3.0, codewords=7)
+FORMS = ["dqn-discrete", "cql-discrete", "gcql-discrete"]
+
+
+def test_codebook_of_few_actions_is_these_actions() -> None:
+    """k-means++ finds every distinct action when there are as many codewords, and Lloyd leaves them there."""
+    data = stack_transitions(toy(patients=2, episodes=100, levels=5), "ind", CONFIG)
+    book = build_codebook(data, 25)
+    grid = np.array([[a, 0, 0, b] for a in np.linspace(-1, 1, 5) for b in np.linspace(-1, 1, 5)])
+    for words in book.double().numpy():
+        ordered = words[np.lexsort((words[:, 3], words[:, 0]))]
+        np.testing.assert_allclose(ordered, grid, atol=1e-7)
+    actions = data.rows[..., 9:13]
+    torch.testing.assert_close(
+        book.gather(1, nearest(book, actions)[..., None].expand(-1, -1, 4)), actions, rtol=0, atol=1e-7
+    )
+
+
+def test_codewords_are_the_means_of_what_is_nearest_to_them() -> None:
+    """The fixed point of Lloyd, and far closer to the data than as many random actions of it."""
+    data = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
+    book = build_codebook(data, 7)
+    actions = data.rows[..., 9:13].double()
+    owner = nearest(book, data.rows[..., 9:13])
+    for p in range(2):
+        for c in range(7):
+            torch.testing.assert_close(book[p, c].double(), actions[p][owner[p] == c].mean(0), rtol=0, atol=0.05)
+        error = (actions[p] - book[p].double()[owner[p]]).square().sum(1).mean()
+        random = torch.cdist(actions[p], actions[p][:7]).amin(1).square().mean()
+        assert error < 0.8 * random
+
+
+def test_a_learners_codebook_does_not_depend_on_its_mates_or_padding() -> None:
+    long, short = toy(patients=3, episodes=20), toy(patients=3, episodes=20)
+    short = short.select((short.patient != 1) | (short.episode < 25))
+    assert long.dataset_id
+    stacked = stack_transitions(short, "ind", CONFIG)
+    assert len(set(stacked.counts.tolist())) == 2
+    together = build_codebook(stacked, 7, seed=3)
+    for p in range(3):
+        assert torch.equal(build_codebook(stacked.select([p]), 7, seed=3)[0], together[p])
+        assert torch.equal(build_codebook(stacked.select([p, 0, p]), 7, seed=3)[2], together[p])
+    assert not torch.equal(build_codebook(stacked, 7, seed=4), together)
+
+
+def test_many_rows_are_thinned() -> None:
+    transitions = toy(patients=1, episodes=(MAX_ROWS + 5) // 3 + 1)
+    data = stack_transitions(transitions, "pop", CONFIG)
+    assert data.counts[0] > MAX_ROWS
+    every_second = dataclasses.replace(data, rows=data.rows[:, ::2], counts=(data.counts + 1) // 2)
+    assert torch.equal(build_codebook(data, 4), build_codebook(every_second, 4))
+
+
+def test_more_codewords_than_actions_names_the_patient() -> None:
+    transitions = toy(patients=3, episodes=40, levels=3)
+    actions = transitions.actions.copy()
+    actions[transitions.patient == 1, 3] = 0.0  # three distinct actions are left
+    poor = dataclasses.replace(transitions, actions=actions)
+    assert build_codebook(stack_transitions(poor, "ind", CONFIG), 3).shape == (3, 3, 4)
+    for algorithm in FORMS:
+        with pytest.raises(DatasetError, match=r"toy/1 has only 3 distinct actions.* set codewords to 3 or fewer"):
+            train(algorithm, poor, config=CONFIG, progress=False)
+    with pytest.raises(MedGymError, match="codewords is 1"):
+        OfflineConfig(codewords=1)
+
+
+def relu_network(net: torch.nn.Module, p: int, x: np.ndarray) -> np.ndarray:
+    w = {k: v.detach().double().numpy() for k, v in net.state_dict().items()}
+    h = np.maximum(x @ w["layers.0.weight"][p] + w["layers.0.bias"][p, 0], 0.0)
+    return h @ w["layers.1.weight"][p] + w["layers.1.bias"][p, 0]
+
+
+@pytest.mark.parametrize("algorithm", FORMS)
+def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm: str) -> None:
+    stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
+    objective = make_objective(algorithm, CONFIG, stacked, seed=2)
+    networks: DiscreteNetworks = objective.build([11, 12])
+    with torch.no_grad():  # target and critic apart, so that it matters which is used where
+        for parameter in networks.target.parameters():
+            parameter.mul_(1.5)
+    rows, none = stacked.rows[:, :6], torch.zeros(2, 0, 6, 4)
+    batch = Batch(rows[..., :9], rows[..., 9:13], rows[..., 13], rows[..., 14], rows[..., 15:], none, none)
+    loss, numbers = objective.steps(networks)[0][2](networks, batch)
+    chosen = networks.policy(batch.state).double().numpy()
+    book = networks.codebook.double().numpy()
+    outside_seen = 0
+    for p in range(2):
+        scale, mean = stacked.scale[p].double().numpy(), stacked.mean[p].double().numpy()
+        data = stacked.rows[p, : stacked.counts[p]].double().numpy()
+        x_all = (data[:, :9] * scale + mean)[:, :7]
+        z_all = np.concatenate([x_all, data[:, 9:13]], 1)
+        zbar = z_all.mean(0)
+        limit = 0.5 * np.linalg.norm(z_all - zbar, axis=1).max()
+
+        def guard(x: np.ndarray, a: np.ndarray, zbar: np.ndarray = zbar, limit: float = limit) -> float:
+            return max(0.0, float(np.linalg.norm(np.concatenate([x, a]) - zbar)) - limit)
+
+        guarded = algorithm == "gcql-discrete"
+        penalty = np.array([2.0 * guarded * np.mean([guard(x, a) for x in x_all]) for a in book[p]])
+        total = 0.0
+        for i in range(6):
+            s, a, r, disc, s2 = data[i, :9], data[i, 9:13], data[i, 13], data[i, 14], data[i, 15:]
+            q, following = relu_network(networks.critic, p, s), relu_network(networks.target, p, s2)
+            own = q[np.argmin(np.square(book[p] - a).sum(1))]
+            total += (own - (r + disc * following[np.argmax(following - penalty)])) ** 2
+            if algorithm != "dqn-discrete":
+                g = np.array([2.0 * guarded * guard((s * scale[0] + mean[0])[:7], word) for word in book[p]])
+                outside_seen += int((g > 0).sum())
+                total += 3.0 * (np.log(np.exp(q + g).sum()) - own)
+            np.testing.assert_allclose(chosen[p, i], book[p][np.argmax(q - penalty)])
+        np.testing.assert_allclose(float(loss[p].detach()), total / 6, rtol=1e-4)
+    assert (outside_seen > 0) == (algorithm == "gcql-discrete")
+    assert all(value.shape == (2,) for value in numbers.values())
+
+
+def test_the_guard_pushes_codewords_outside_the_ball_harder() -> None:
+    """d L / d Q(s, c) = alpha*softmax(Q + beta_c*g)_c on codewords that are not the data's: it grows with g."""
+    stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
+    rows, none = stacked.rows[:, :6], torch.zeros(2, 0, 6, 4)
+    batch = Batch(rows[..., :9], rows[..., 9:13], rows[..., 13], rows[..., 14], rows[..., 15:], none, none)
+    pushes = {}
+    for beta in (0.0, 2.0):
+        config = dataclasses.replace(CONFIG, beta_critic=beta, theta=0.3)
+        objective = make_objective("gcql-discrete", config, stacked)
+        values = torch.zeros(2, 6, 7, requires_grad=True)
+        gap = objective.conservative(batch, values, torch.zeros(2, 6))  # type: ignore[attr-defined]
+        (pushes[beta],) = torch.autograd.grad(gap.sum(), values)
+    outside = objective.guard(batch)  # type: ignore[attr-defined]
+    torch.testing.assert_close(pushes[0.0], torch.full((2, 6, 7), 1 / 42))
+    torch.testing.assert_close(pushes[2.0], torch.softmax(outside, -1) / 6)
+    farthest = outside.argmax(-1, keepdim=True)
+    assert (pushes[2.0].gather(-1, farthest) > pushes[0.0].gather(-1, farthest)).all()
+
+
+def test_the_balls_limit_as_a_quantile_of_distances() -> None:
+    stacked = stack_transitions(toy(patients=3, episodes=20), "ind", CONFIG)
+    for share in (0.0, 0.37, 1.0):
+        ball = Ball(dataclasses.replace(CONFIG, theta_quantile=share), stacked)
+        for p in range(3):
+            rows = stacked.rows[p].double()
+            raw = rows[:, :9] * stacked.scale[p].double() + stacked.mean[p].double()
+            z = torch.cat([raw[:, :7], rows[:, 9:13]], 1).numpy()
+            distance = np.linalg.norm(z - z.mean(0), axis=1)
+            assert float(ball.limit[p]) == pytest.approx(np.quantile(distance, share), rel=1e-5)
+        inside = ball.outside(stacked.rows[..., :9], stacked.rows[..., 9:13]) <= 1e-5
+        assert inside.double().mean().item() == pytest.approx(max(share, 1 / 60), abs=0.02)
+    with pytest.raises(MedGymError, match="theta_quantile"):
+        OfflineConfig(theta_quantile=1.2)
+
+
+def test_a_learners_ball_does_not_depend_on_padding() -> None:
+    whole = toy(patients=3, episodes=20)
+    ragged = stack_transitions(whole.select((whole.patient != 1) | (whole.episode < 25)), "ind", CONFIG)
+    together = Ball(dataclasses.replace(CONFIG, theta_quantile=0.9), ragged)
+    alone = Ball(dataclasses.replace(CONFIG, theta_quantile=0.9), ragged.select([1]))
+    book = build_codebook(ragged, 5)
+    for name in ("center", "radius", "limit"):
+        assert torch.equal(getattr(together, name)[1], getattr(alone, name)[0])
+    assert torch.equal(together.mean_outside(book)[1], alone.mean_outside(book[1:2])[0])
+
+
+def test_names_of_the_paper_are_aliases() -> None:
+    assert [algorithm_name(f"{name}-continuous") for name in ("dqn", "cql", "gcql")] == ["dqn", "cql", "gcql"]
+    config = dataclasses.replace(CONFIG, updates=2)
+    result = train("dqn-continuous", toy(patients=1, episodes=5), config=config, progress=False)
+    assert result.policy.provenance["algorithm"] == "dqn"
