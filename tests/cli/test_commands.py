@@ -35,6 +35,7 @@ COMMANDS = (
     "simulators info",
     "simulators audit",
     "behavior train",
+    "study online",
 )
 
 
