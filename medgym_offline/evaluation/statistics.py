@@ -140,18 +140,26 @@ def bootstrap_interval(scores: Array, bootstrap: Bootstrap | None = None) -> Int
 
 
 def mean_intervals(columns: Array, bootstrap: Bootstrap | None = None) -> list[Interval]:
-    """:func:`bootstrap_interval` of every row of `columns` (M, P), one seed each, from the same drawn patients.
+    """:func:`bootstrap_interval` of every row of `columns`, (M, P) or (M, S, P), from the same drawn runs.
 
-    Each resample is a vector of how often each patient was drawn, so all M means are one matrix product.
+    Each resample is a vector of how often each run was drawn, so all M means are one matrix product.
     """
     settings = bootstrap or Bootstrap()
     values = np.asarray(columns, dtype=float)
-    patients = values.shape[1]
+    patients, seeds = values.shape[-1], values.shape[1] if values.ndim == 3 else 1
+    runs = seeds * patients
+    flat = values.reshape(len(values), runs)
+    rng = np.random.default_rng(settings.seed)
+    block = max(1, _BLOCK // runs)
     means = []
-    for (drawn,) in _resamples([np.arange(patients, dtype=float)[None]], settings):
-        rows = np.arange(len(drawn))[:, None] * patients + drawn.astype(np.int64)
-        counts = np.bincount(rows.ravel(), minlength=drawn.size).reshape(drawn.shape)
-        means.append(counts @ values.T / patients)
+    for start in range(0, settings.resamples, block):
+        size = min(block, settings.resamples - start)
+        drawn = rng.integers(patients, size=(size, patients))
+        if seeds > 1:
+            drawn = drawn[..., None] + patients * rng.integers(seeds, size=(size, patients, seeds))
+        rows = np.arange(size)[:, None] * runs + drawn.reshape(size, -1)
+        counts = np.bincount(rows.ravel(), minlength=size * runs).reshape(size, runs)
+        means.append(counts @ flat.T / runs)
     draws = np.concatenate(means)
     return [_percentile(draws[:, m], settings.confidence) for m in range(len(values))]
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from medgym_offline.evaluation.metrics import METRICS
 from medgym_offline.evaluation.protocol import Bootstrap
-from medgym_offline.evaluation.statistics import bootstrap_interval as seeds_interval
 from medgym_offline.evaluation.statistics import mean_intervals, paired_difference, seed_label
 from medgym_offline.studies.recipe import Sets
 from medgym_offline.studies.scoring import Scored
@@ -33,10 +32,7 @@ def _statistics(scored: Scored, world: str, patients: Sequence[str], bootstrap: 
     columns = scored.evaluations[0].worlds[world].per_patient
     names = [n for n in METRICS if n in columns]
     stacks = [scored.values(world, n, patients) for n in names]
-    if len(scored.evaluations) == 1:  # all metrics from the same resamples, in one product
-        intervals = mean_intervals(np.concatenate(stacks), bootstrap)
-    else:
-        intervals = [seeds_interval(s, bootstrap) for s in stacks]
+    intervals = mean_intervals(np.stack(stacks), bootstrap)
     return {
         n: {"mean": float(s.mean()), "low": float(i[0]), "high": float(i[1])}
         for n, s, i in zip(names, stacks, intervals)

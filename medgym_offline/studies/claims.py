@@ -5,6 +5,7 @@ A verdict is a comparison of the interval with the value of no effect, nothing e
     holds           the whole interval lies on the wanted side
     does not hold   the whole interval lies on the other side
     not shown       the interval contains it
+    too few         fewer than six patients: not even a sign test could tell anything at the 5 % level
 
 The headline is the true world where there is one, else the held-out world: a policy may exploit the errors of the
 simulator it was trained in.
@@ -24,7 +25,10 @@ from medgym_offline.studies.entries import algorithm_label
 from medgym_offline.studies.recipe import StudyRecipe
 from medgym_offline.studies.scoring import Scored
 
-__all__ = ["NEAR", "ROOM", "headline_world", "study_claims", "verdict"]
+__all__ = ["MINIMUM", "NEAR", "ROOM", "headline_world", "study_claims", "verdict"]
+
+MINIMUM = 6
+"""Patients for a verdict: with five, all of them better, the two-sided sign test has p = 2 / 2**5 > 0.05."""
 
 NEAR = 1.1
 """A policy is near its limit if its mean cost per decision is at most so many times the limit."""
@@ -75,9 +79,10 @@ class _Claims:
         worlds: dict[str, Any],
         note: str = "",
     ) -> None:
-        """One claim; `worlds`: world -> value, low, high and facts."""
+        """One claim; `worlds`: world -> value, low, high, patients and other facts."""
         for cell in worlds.values():
-            cell["verdict"] = verdict(cell["low"], cell["high"], null, better)
+            enough = cell["patients"] >= MINIMUM
+            cell["verdict"] = verdict(cell["low"], cell["high"], null, better) if enough else "too few"
         headline = headline_world(list(worlds))
         self.found.append(
             {
@@ -94,15 +99,25 @@ class _Claims:
         )
 
     def better_than(
-        self, group: str, requirement: str, reference: str | None, method: str | None, most: bool, note: str = ""
+        self,
+        group: str,
+        requirement: str,
+        reference: str | None,
+        method: str | None,
+        most: bool,
+        note: str = "",
+        patients: Sequence[str] | None = None,
     ) -> None:
-        """`method` has lower SOFA (all) than `reference`: in most patients (`most`), or on average."""
+        """`method` has lower SOFA (all) than `reference`: in most patients (`most`), or on average.
+
+        `patients`: some of those that both were scored on; all by default.
+        """
         if reference is None or method is None:
             return
         a, b = self.scored[reference], self.scored[method]
         worlds = {}
         for world in b.worlds:
-            p = pair("", a, b, world, common(a, b), self.bootstrap)
+            p = pair("", a, b, world, patients or common(a, b), self.bootstrap)
             share = {"share": 100 * p["share"], "share_interval": [100 * v for v in p["share_interval"]]}
             gain = {"percent": p["percent"], "percent_interval": p["percent_interval"]}
             value, interval = (
@@ -163,15 +178,20 @@ def _timing(claims: _Claims, recipe: StudyRecipe, ceilings: Mapping[str, Any] | 
         claims.key("budget|table", recipe.budget_scope, t, recipe.budget_algorithm, least)
         for t in ("fixed", "adaptive")
     ]
-    label, note = algorithm_label(recipe.budget_algorithm), ""
+    words, note, roomy = f"{algorithm_label(recipe.budget_algorithm)} at K = {least}: adaptive beats fixed", "", []
     if ceilings is not None and ceilings["decisions"] == least:
         gain = ceilings["gains"]["adaptive over fixed"]
-        room = sum(g >= ROOM for g in gain["per_patient"])
+        found = dict(zip(ceilings["patients"], gain["per_patient"]))
         note = (
-            f"Room by the open-loop ceilings, own world: median {gain['median']:.2f} %, at least {ROOM:g} % in {room} "
-            f"of {len(gain['per_patient'])} patients."
+            f"Room by the open-loop ceilings, own world: median {gain['median']:.2f} %, at least {ROOM:g} % in "
+            f"{sum(g >= ROOM for g in found.values())} of {len(found)} patients."
         )
-    claims.better_than("Timing", f"{label} at K = {least}: adaptive beats fixed", keys[0], keys[1], False, note)
+        if keys[0] is not None:
+            roomy = [p for p in claims.scored[keys[0]].entry.patients if found.get(p, 0.0) >= ROOM]
+    claims.better_than("Timing", words, keys[0], keys[1], False, note)
+    if roomy:
+        where = f"{words}, where the ceilings leave room"
+        claims.better_than("Timing", where, keys[0], keys[1], False, f"{len(roomy)} patients.", roomy)
 
 
 def _safety(claims: _Claims, recipe: StudyRecipe, timing: str) -> None:

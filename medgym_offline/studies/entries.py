@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,16 +89,20 @@ def wanted_entries(recipe: StudyRecipe, sets: Sets) -> list[Entry]:
     return rows
 
 
+def _number(value: Any) -> float | None:
+    """`value`, or None where there is none: a training that was stopped has logs without a number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
 def training_facts(provenance: Mapping[str, Any], algorithm: str, scope: str, simulators: int) -> dict[str, Any]:
     """What one policy's training cost, from a policy's provenance, beside the paper's budget.
 
     Steps are decisions: updates x episodes x simulators x decisions per episode, the last as it was at the end of
     training.
     """
-    training = provenance.get("training", {})
+    training, final = provenance.get("training", {}), provenance.get("final", {})
     updates, episodes = int(provenance.get("updates", 0)), int(training.get("episodes", 0))
-    process = provenance.get("process", {})
-    used = float(provenance.get("final", {}).get("decisions", process.get("decisions", 0)))
+    used = _number(final.get("decisions")) or float(provenance.get("process", {}).get("decisions", 0))
     seen = simulators if scope == "dr" else 1
     return {
         "updates": updates,
@@ -107,8 +112,8 @@ def training_facts(provenance: Mapping[str, Any], algorithm: str, scope: str, si
         "steps": round(updates * episodes * seen * used),
         "paper_steps": PAPER_STEPS.get(algorithm),
         "cost_limit": training.get("cost_limit") if algorithm.endswith("-lag") else None,
-        "final_cost": provenance.get("final", {}).get("cost"),
-        "final_multiplier": provenance.get("final", {}).get("multiplier"),
+        "final_cost": _number(final.get("cost")),
+        "final_multiplier": _number(final.get("multiplier")),
         "hidden": training.get("hidden"),
         "fine_tune_from": training.get("fine_tune_from"),
         "stopped": provenance.get("stopped", {}),

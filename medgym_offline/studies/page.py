@@ -12,7 +12,7 @@ from medgym_offline.studies import figures, tables
 
 __all__ = ["study_html", "write_study_page"]
 
-_WORDS = {"holds": "yes", "does not hold": "no", "not shown": "open"}
+_WORDS = {"holds": "yes", "does not hold": "no", "not shown": "open", "too few": "open"}
 
 
 def write_study_page(result: Mapping[str, Any], path: str | Path) -> Path:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from medgym_offline.evaluation.protocol import Bootstrap
+from medgym_offline.evaluation.statistics import bootstrap_interval, mean_intervals
 from medgym_offline.studies.analysis import wilcoxon
 from medgym_offline.studies.cases import case_patients
 from medgym_offline.studies.ceiling import ceiling_gains
 from medgym_offline.studies.claims import headline_world, verdict
+from medgym_offline.studies.entries import training_facts
 from medgym_offline.studies.tables import cut
 
 
@@ -62,3 +64,27 @@ def test_case_patients_are_those_at_the_percentiles_each_once() -> None:
 def test_wilcoxon_of_no_difference_is_one_and_of_a_clear_one_is_exact() -> None:
     assert wilcoxon(np.zeros(5)) == 1.0
     assert wilcoxon(np.arange(1.0, 9.0)) == pytest.approx(2 / 2**8)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_of_many_metrics_at_once_are_those_of_each(seeds: int) -> None:
+    scores = np.random.default_rng(0).normal(size=(4, seeds, 9))
+    settings = Bootstrap(resamples=500)
+    together = mean_intervals(scores, settings)
+    for row, interval in zip(scores, together):
+        assert interval == pytest.approx(bootstrap_interval(row, settings))
+
+
+def test_facts_of_a_training_that_was_stopped_hold_no_nan() -> None:
+    made = {
+        "updates": 3,
+        "training": {"episodes": 5, "cost_limit": 0.25},
+        "process": {"decisions": 20},
+        "final": {"cost": float("nan"), "decisions": float("nan"), "multiplier": 0.5},
+        "stopped": {"p": 3},
+    }
+    facts = training_facts(made, "trpo-lag", "dr", 7)
+    assert (facts["final_cost"], facts["final_multiplier"], facts["cost_limit"]) == (None, 0.5, 0.25)
+    assert (facts["episodes"], facts["steps"]) == (3 * 5 * 7, 3 * 5 * 7 * 20)
+    assert training_facts(made | {"final": {"decisions": 6.5}}, "trpo", "pop", 7)["steps"] == round(3 * 5 * 6.5)
+    assert facts["stopped"] == {"p": 3}

@@ -80,6 +80,7 @@ def test_pairs_are_the_percentages_of_the_benchmark(result: dict[str, Any]) -> N
 def test_claims_name_rows_and_follow_their_numbers(result: dict[str, Any]) -> None:
     claims = {c["requirement"]: c for c in result["claims"]}
     assert len(claims) == len(result["claims"])
+    assert {c["verdict"] for c in result["claims"]} == {"too few"}  # two patients show nothing
     one = claims["release Ind, fixed beats the clinicians' doses"]
     rows, world = result["rows"], one["headline"]
     a, b = (
