@@ -11,6 +11,8 @@ from medgym_offline.errors import MedGymError, unknown_name
 
 __all__ = ["PROFILES", "OfflineConfig"]
 
+_SCALINGS = ("learner", "dataset", "none")
+
 
 @dataclass(frozen=True)
 class OfflineConfig:
@@ -23,6 +25,9 @@ class OfflineConfig:
         gamma: Discount of one decision.
         discount: "decision": gamma per decision, whatever it lasts; "elapsed": gamma**(dt / 4.8), so that 4.8 h (the
             default interval at K = 20) cost one gamma and splitting an interval changes nothing.
+        state_scaling, reward_scaling: What observations and rewards are standardised with: "learner" (the learner's own
+            rows), "dataset" (all rows of the dataset, the numbers its manifest lists) or "none".
+        ensemble: Critics per learner. Targets use the smallest of their values, choices and actor their mean.
         tau: Step of the target critic, Qbar <- Qbar + tau*(Q - Qbar).
         alpha: Weight of the conservative term (CQL, GCQL).
         candidates: Actions in its logsumexp: (near the policy, near the data, uniform).
@@ -31,7 +36,7 @@ class OfflineConfig:
         theta_quantile: If given, that quantile (0 to 1) of the data's distances is the radius instead.
         beta_actor, beta_critic: Weights of GCQL's guard in the actor and inside the logsumexp.
         codewords: Actions in the codebook of a discrete form.
-        explosion: A learner whose |Q| exceeds this many reward standard deviations is stopped.
+        explosion: A learner whose |Q| exceeds this many units of its scaled reward is stopped.
     """
 
     updates: int = 1000
@@ -42,6 +47,9 @@ class OfflineConfig:
     actor_lr: float = 5e-4
     gamma: float = 0.99
     discount: str = "decision"
+    state_scaling: str = "learner"
+    reward_scaling: str = "learner"
+    ensemble: int = 1
     tau: float = 0.005
     alpha: float = 5.0
     candidates: tuple[int, int, int] = (4, 4, 4)
@@ -55,7 +63,7 @@ class OfflineConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", tuple(self.candidates))
-        for name in ("updates", "batch", "hidden", "depth"):
+        for name in ("updates", "batch", "hidden", "depth", "ensemble"):
             if getattr(self, name) < 1:
                 raise MedGymError(f"offline config: {name} is {getattr(self, name)}; at least 1 is needed")
         if not 0.0 < self.gamma <= 1.0 or not 0.0 < self.tau <= 1.0:
@@ -66,6 +74,9 @@ class OfflineConfig:
             raise MedGymError(f"offline config: codewords is {self.codewords}; at least 2 are needed")
         if self.theta_quantile is not None and not 0.0 <= self.theta_quantile <= 1.0:
             raise MedGymError(f"offline config: theta_quantile is {self.theta_quantile}; it must lie in [0, 1]")
+        for name in ("state_scaling", "reward_scaling"):
+            if getattr(self, name) not in _SCALINGS:
+                raise unknown_name(name, getattr(self, name), _SCALINGS)
         if len(self.candidates) != 3 or min(self.candidates) < 0 or self.candidates[1] < 1:
             raise MedGymError(
                 f"offline config: candidates {self.candidates} must be three counts, the second (data) at least 1"

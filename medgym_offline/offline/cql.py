@@ -51,14 +51,15 @@ class CQL(DQN):
             return torch.cat([batch.action[:, None], near, batch.uniform], 1)
 
     def guard(self, batch: Batch, actions: Tensor) -> Tensor | float:
-        """Added to Q inside the logsumexp; nothing in CQL."""
+        """Added to Q of every member inside the logsumexp, (P, 1, C, B); nothing in CQL."""
         return 0.0
 
     def critic_loss(self, networks: Networks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td", "q", "gap" (the conservative bracket)."""
         actions = self.candidates(networks, batch)
         q = networks.q_candidates(batch.state, actions)
-        td = (q[:, 0] - self.target(networks, batch)).square().mean(1)
-        gap = (torch.logsumexp(q + self.guard(batch, actions), 1) - q[:, 0]).mean(1)
-        numbers = {"td": td.detach(), "gap": gap.detach(), "q": q.detach().abs().amax((1, 2))}
-        return td + self.config.alpha * gap, numbers
+        own, guard = q[:, :, 0], self.guard(batch, actions)
+        td = (own - self.target(networks, batch)[:, None]).square().mean(2)
+        gap = (torch.logsumexp(q + guard, 2) - own).mean(2)
+        numbers = {"td": td.detach().mean(1), "gap": gap.detach().mean(1), "q": q.detach().abs().amax((1, 2, 3))}
+        return (td + self.config.alpha * gap).sum(1), numbers

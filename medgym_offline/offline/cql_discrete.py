@@ -27,9 +27,9 @@ class DiscreteCQL(DiscreteDQN):
     name = "cql-discrete"
 
     def guard(self, batch: Batch) -> Tensor | float:
-        """Added to Q inside the logsumexp, (P, B, C); nothing in CQL."""
+        """Added to Q of every member inside the logsumexp, (P, 1, B, C); nothing in CQL."""
         return 0.0
 
     def conservative(self, batch: Batch, values: Tensor, q: Tensor) -> Tensor | None:
-        """The bracket, (P,)."""
-        return (torch.logsumexp(values + self.guard(batch), -1) - q).mean(1)
+        """The bracket, (P, E)."""
+        return (torch.logsumexp(values + self.guard(batch), -1) - q).mean(2)

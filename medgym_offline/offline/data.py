@@ -34,8 +34,8 @@ class StackedData:
     Attributes:
         keys: P names: patient ids (scope "ind"), or `("population",)`.
         rows: (P, N, 2d + A + 2) columns: state, action, reward, discount, next state. The state is the
-            standardised observation, the reward is divided by the learner's own standard deviation, and the
-            discount is 0 at a terminal row.
+            standardised observation, the reward is divided by a standard deviation (`OfflineConfig.state_scaling`,
+            `reward_scaling`), and the discount is 0 at a terminal row.
         counts: (P,) rows that are data; the rest is padding.
         mean, scale: (P, 1, d): state = (observation - mean) / scale.
         reward_scale: (P,).
@@ -87,7 +87,7 @@ def stack_transitions(
     Args:
         transitions: The dataset.
         scope: "ind": one learner per patient on its own episodes; "pop": one learner on all rows.
-        config: Discount settings.
+        config: Discount and scaling settings.
         patients: Ids to learn for; None takes those that have episodes.
 
     Raises:
@@ -113,12 +113,17 @@ def stack_transitions(
     rows = np.zeros((len(ids), int(counts.max()), 2 * d + actions + 2), dtype=np.float32)
     mean, scale = np.zeros((len(ids), 1, d)), np.ones((len(ids), 1, d))
     reward_scale = np.ones(len(ids))
+    if config.state_scaling == "dataset":
+        mean[:, 0], scale[:, 0] = _standard(transitions.observations)
+    if config.reward_scaling == "dataset":
+        reward_scale[:] = _spread(transitions.rewards)
     for p, group in enumerate(groups):
         observations = transitions.observations[group].astype(np.float64)
-        mean[p, 0] = observations.mean(0)
-        scale[p, 0] = np.maximum(observations.std(0), _SMALLEST_SCALE)
+        if config.state_scaling == "learner":
+            mean[p, 0], scale[p, 0] = _standard(observations)
         rewards = transitions.rewards[group].astype(np.float64)
-        reward_scale[p] = spread if (spread := rewards.std()) > 1e-6 else 1.0
+        if config.reward_scaling == "learner":
+            reward_scale[p] = _spread(rewards)
         exponent = transitions.dt[group] / _DEFAULT_INTERVAL if config.discount == "elapsed" else 1.0
         discount = np.where(transitions.terminations[group], 0.0, config.gamma**exponent)
         own = rows[p, : len(group)]
@@ -129,6 +134,18 @@ def stack_transitions(
         own[:, d + actions + 2 :] = (transitions.next_observations[group] - mean[p]) / scale[p]
     mean32, scale32, reward32 = (torch.as_tensor(a.astype(np.float32)) for a in (mean, scale, reward_scale))
     return StackedData(ids, torch.from_numpy(rows), counts, mean32, scale32, reward32, d, actions)
+
+
+def _standard(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale (d,) of observations (N, d)."""
+    spread = observations.std(0, dtype=np.float64)
+    return observations.mean(0, dtype=np.float64), np.maximum(spread, _SMALLEST_SCALE)
+
+
+def _spread(rewards: np.ndarray) -> float:
+    """Standard deviation of rewards, 1 where they do not vary."""
+    spread = float(rewards.std(dtype=np.float64))
+    return spread if spread > 1e-6 else 1.0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medgym_offline.offline.codebook import nearest
 from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.offline.networks import each_member, member_seeds
 from medgym_offline.stack import StackedMLP
 
 __all__ = ["DiscreteNetworks", "build_discrete"]
@@ -17,26 +18,28 @@ __all__ = ["DiscreteNetworks", "build_discrete"]
 
 @dataclass(frozen=True)
 class DiscreteNetworks:
-    """Q_phi(s, .) (critic) and Qbar (its slowly moving copy), stacks of P networks from the state to C values.
+    """Q_phi(s, .) (critic) and Qbar (its slowly moving copy): networks from the state to C values.
 
     Attributes:
-        critic, target: The stacks.
+        critic, target: Stacks of P*E, the E members of a learner side by side.
         codebook: a_1 .. a_C, (P, C, A).
         penalty: (P, C), taken from the values where a codeword is chosen; zeros in all but GCQL.
+        members: E.
     """
 
     critic: StackedMLP
     target: StackedMLP
     codebook: Tensor
     penalty: Tensor
+    members: int = 1
 
     def parts(self) -> tuple[StackedMLP, ...]:
         """Every stack, in the order of a saved state."""
         return self.critic, self.target
 
     def acting(self) -> StackedMLP:
-        """The stack that decides: a copy of the critic, from the standardised state to Q - penalty."""
-        copy = self.critic.select(range(self.critic.patients))
+        """The stack that decides: a copy, from the standardised state to Q (mean over members) - penalty."""
+        copy = _mean_network(self.critic, self.members)
         with torch.no_grad():
             copy.layers[-1].bias.sub_(self.penalty[:, None])  # type: ignore[operator]
         return copy
@@ -45,14 +48,25 @@ class DiscreteNetworks:
         """Number of the codeword chosen on values (P, B, C) -> (P, B); the first of equals."""
         return (values - self.penalty[:, None]).argmax(-1)
 
+    def values_each(self, state: Tensor) -> Tensor:
+        """Q(s, .) of each member: (P, B, d) -> (P, E, B, C)."""
+        return each_member(self.critic, state, self.members)
+
+    def target_value(self, state: Tensor) -> Tensor:
+        """Qbar(s, c*), c* chosen on the members' mean, the smallest of their values: (P, B, d) -> (P, B)."""
+        values = each_member(self.target, state, self.members)
+        chosen = self.choice(values.mean(1))[:, None, :, None].expand(-1, self.members, -1, 1)
+        return values.gather(-1, chosen).squeeze(-1).amin(1)
+
     def policy(self, state: Tensor) -> Tensor:
         """The chosen codeword: (P, B, d) -> (P, B, A)."""
-        chosen = self.choice(self.critic(state))[..., None]
+        chosen = self.choice(self.values_each(state).mean(1))[..., None]
         return self.codebook.gather(1, chosen.expand(-1, -1, self.codebook.shape[-1]))
 
     def q(self, state: Tensor, action: Tensor) -> Tensor:
-        """Q of the codeword nearest to an action: (P, B, d), (P, B, A) -> (P, B)."""
-        return self.critic(state).gather(-1, nearest(self.codebook, action)[..., None]).squeeze(-1)
+        """Q (mean over members) of the codeword nearest to an action: (P, B, d), (P, B, A) -> (P, B)."""
+        values = self.values_each(state).mean(1)
+        return values.gather(-1, nearest(self.codebook, action)[..., None]).squeeze(-1)
 
     @torch.no_grad()
     def update_target(self, tau: float) -> None:
@@ -65,6 +79,31 @@ def build_discrete(
 ) -> DiscreteNetworks:
     """Fresh networks, one per seed; a learner's initial weights depend on its own seed alone."""
     sizes = (state_dim, *[config.hidden] * config.depth, codebook.shape[1])
-    critic, target = (StackedMLP(len(seeds), sizes, "relu", seeds=[2 * s for s in seeds]) for _ in range(2))
+    members = member_seeds(seeds, config.ensemble)
+    critic, target = (StackedMLP(len(members), sizes, "relu", seeds=members) for _ in range(2))
     target.requires_grad_(False)
-    return DiscreteNetworks(critic, target, codebook, penalty)
+    return DiscreteNetworks(critic, target, codebook, penalty, config.ensemble)
+
+
+def _mean_network(net: StackedMLP, members: int) -> StackedMLP:
+    """P networks whose outputs are the means of E members': their hidden layers side by side."""
+    if members == 1:
+        return net.select(range(net.patients))
+    patients, last = net.patients // members, len(net.sizes) - 2
+    sizes = (net.sizes[0], *[members * width for width in net.sizes[1:-1]], net.sizes[-1])
+    merged = StackedMLP(patients, sizes, net.activation, net.output, seeds=[0] * patients)
+    state = {}
+    for i, (a, b) in enumerate(zip(net.sizes[:-1], net.sizes[1:])):
+        weight = net.state_dict()[f"layers.{i}.weight"].view(patients, members, a, b)
+        bias = net.state_dict()[f"layers.{i}.bias"].view(patients, members, b)
+        if i == last:
+            state[f"layers.{i}.weight"] = (weight / members).flatten(1, 2) if i else weight.mean(1)
+            state[f"layers.{i}.bias"] = bias.mean(1, keepdim=True)
+            continue
+        blocks = weight.new_zeros(patients, 1 if i == 0 else members, a, members, b)
+        for e in range(members):
+            blocks[:, 0 if i == 0 else e, :, e] = weight[:, e]
+        state[f"layers.{i}.weight"] = blocks.flatten(3).flatten(1, 2)
+        state[f"layers.{i}.bias"] = bias.view(patients, 1, -1)
+    merged.load_state_dict(state)
+    return merged.to(weight.device)

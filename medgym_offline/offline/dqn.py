@@ -12,9 +12,12 @@
     pi_psi   deterministic actor; max_a' Q(s', a') of DQN is approximated by Q(s', pi(s'))
     D        the learner's dataset: one patient's episodes (ind) or everyone's (pop)
 
+With an ensemble of E critics the loss is the sum of theirs, Qbar(s', a') in y the smallest of their values, and Q in
+the actor's loss their mean.
+
 Nothing keeps pi near the data: where Q is overestimated between the data, the actor goes there. That is what
-this baseline is for. Source: Mnih et al. 2015 for the target network, Lillicrap et al. 2016 for the actor;
-MedGym paper, appendix C.2.
+this baseline is for. Source: Mnih et al. 2015 for the target network, Lillicrap et al. 2016 for the actor,
+Fujimoto et al. 2018 for the smallest value; MedGym paper, appendix C.2.
 """
 
 from __future__ import annotations
@@ -74,9 +77,9 @@ class DQN:
 
     def critic_loss(self, networks: Networks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td" (squared Bellman error), "q" (largest |Q| seen)."""
-        q = networks.q(batch.state, batch.action)
-        td = (q - self.target(networks, batch)).square().mean(1)
-        return td, {"td": td.detach(), "q": q.detach().abs().amax(1)}
+        q = networks.q_each(batch.state, batch.action)
+        td = (q - self.target(networks, batch)[:, None]).square().mean(2)
+        return td.sum(1), {"td": td.detach().mean(1), "q": q.detach().abs().amax((1, 2))}
 
     def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
         """Loss (P,)."""

@@ -8,9 +8,9 @@
     c(a)       number of the codeword nearest to the data's action a
     Q_phi      network from the state to C values;  Qbar  its slowly moving copy
 
-s, r, d, gamma and D as in `dqn.py`. What is learned is the value of a codeword as the data's actions near it turned
-out, so the rounding of actions costs accuracy, never consistency: more codewords are finer and have fewer rows each.
-The policy can only do what some row of the data nearly did, in any state.
+s, r, d, gamma, D and ensembles as in `dqn.py`. What is learned is the value of a codeword as the data's actions near it
+turned out, so the rounding of actions costs accuracy, never consistency: more codewords are finer and have fewer rows
+each. The policy can only do what some row of the data nearly did, in any state.
 
 Source: Mnih et al. 2015; MedGym paper, section 5 (its text; its code is the continuous form).
 """
@@ -67,21 +67,20 @@ class DiscreteDQN:
     def target(self, networks: DiscreteNetworks, batch: Batch) -> Tensor:
         """y of the Bellman error, (P, B), without gradient."""
         with torch.no_grad():
-            values = networks.target(batch.next_state)
-            following = values.gather(-1, networks.choice(values)[..., None]).squeeze(-1)
-            return batch.reward + batch.discount * following
+            return batch.reward + batch.discount * networks.target_value(batch.next_state)
 
     def conservative(self, batch: Batch, values: Tensor, q: Tensor) -> Tensor | None:
-        """What is added to the loss, (P,), given Q of all codewords (P, B, C) and of the data's (P, B)."""
+        """Added to each member's loss, (P, E), given Q of all codewords (P, E, B, C) and of the data's (P, E, B)."""
         return None
 
     def critic_loss(self, networks: DiscreteNetworks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td", "q" (largest |Q|), and with a conservative term "gap"."""
-        values = networks.critic(batch.state)
-        q = values.gather(-1, nearest(self.codebook, batch.action)[..., None]).squeeze(-1)
-        td = (q - self.target(networks, batch)).square().mean(1)
-        numbers = {"td": td.detach(), "q": values.detach().abs().amax((1, 2))}
+        values = networks.values_each(batch.state)
+        code = nearest(self.codebook, batch.action)[:, None, :, None].expand(-1, values.shape[1], -1, 1)
+        q = values.gather(-1, code).squeeze(-1)
+        td = (q - self.target(networks, batch)[:, None]).square().mean(2)
+        numbers = {"td": td.detach().mean(1), "q": values.detach().abs().amax((1, 2, 3))}
         gap = self.conservative(batch, values, q)
         if gap is None:
-            return td, numbers
-        return td + self.config.alpha * gap, numbers | {"gap": gap.detach()}
+            return td.sum(1), numbers
+        return (td + self.config.alpha * gap).sum(1), numbers | {"gap": gap.detach().mean(1)}

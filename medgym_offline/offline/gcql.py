@@ -41,9 +41,9 @@ class GCQL(CQL):
         self.ball = Ball(config, data)
 
     def guard(self, batch: Batch, actions: Tensor) -> Tensor:
-        """beta_c*g of candidate actions (P, C, B, A) -> (P, C, B), without gradient."""
+        """beta_c*g of candidate actions (P, C, B, A) -> (P, 1, C, B), without gradient."""
         with torch.no_grad():
-            return self.config.beta_critic * self.ball.outside(batch.state, actions)
+            return self.config.beta_critic * self.ball.outside(batch.state, actions)[:, None]
 
     def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
         """Loss (P,)."""

@@ -42,7 +42,7 @@ class DiscreteGCQL(DiscreteCQL):
         return self.config.beta_actor * self.ball.mean_outside(self.codebook)
 
     def guard(self, batch: Batch) -> Tensor:
-        """beta_c*g of every codeword, (P, B, C), without gradient."""
+        """beta_c*g of every codeword, (P, 1, B, C), without gradient."""
         with torch.no_grad():
             words = self.codebook[:, :, None].expand(-1, -1, batch.state.shape[1], -1)
-            return self.config.beta_critic * self.ball.outside(batch.state, words).transpose(1, 2)
+            return self.config.beta_critic * self.ball.outside(batch.state, words).transpose(1, 2)[:, None]

@@ -10,9 +10,22 @@ import torch
 from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.seeds import derive_seed
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["Actors", "Networks", "build_actor", "build_networks"]
+__all__ = ["Actors", "Networks", "build_actor", "build_networks", "each_member", "member_seeds"]
+
+
+def member_seeds(seeds: Sequence[int], members: int) -> list[int]:
+    """Seeds of the critics of an ensemble, those of a learner side by side; the first does not depend on how many."""
+    return [derive_seed(s, "offline-member", e) if e else 2 * s for s in seeds for e in range(members)]
+
+
+def each_member(critic: StackedMLP, rows: Tensor, members: int) -> Tensor:
+    """Every member on the learner's rows: (P, N, W) -> (P, E, N, out)."""
+    spread = rows if members == 1 else rows.repeat_interleave(members, 0)
+    values = critic(spread)
+    return values.view(rows.shape[0], members, *values.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -40,11 +53,18 @@ class Actors:
 
 @dataclass(frozen=True)
 class Networks:
-    """Q_phi (critic), Qbar (its slowly moving copy) and pi (actor), each a stack of P."""
+    """Q_phi (critic), Qbar (its slowly moving copy) and pi (actor).
+
+    Attributes:
+        critic, target: Stacks of P*E, the E members of a learner side by side.
+        actor: A stack of P.
+        members: E.
+    """
 
     critic: StackedMLP
     target: StackedMLP
     actor: StackedMLP
+    members: int = 1
     codebook: ClassVar[None] = None
 
     def parts(self) -> tuple[StackedMLP, ...]:
@@ -60,20 +80,25 @@ class Networks:
         return torch.tanh(self.actor(state))
 
     def q(self, state: Tensor, action: Tensor) -> Tensor:
-        """Q(s, a): (P, B, d), (P, B, A) -> (P, B)."""
-        return self.critic(torch.cat([state, action], -1)).squeeze(-1)
+        """Q(s, a), mean over members: (P, B, d), (P, B, A) -> (P, B)."""
+        return self.q_each(state, action).mean(1)
+
+    def q_each(self, state: Tensor, action: Tensor) -> Tensor:
+        """Q(s, a) of each member: (P, B, d), (P, B, A) -> (P, E, B)."""
+        return each_member(self.critic, torch.cat([state, action], -1), self.members).squeeze(-1)
 
     def target_q(self, state: Tensor, action: Tensor) -> Tensor:
-        """Qbar(s, a): (P, B, d), (P, B, A) -> (P, B)."""
-        return self.target(torch.cat([state, action], -1)).squeeze(-1)
+        """Qbar(s, a), the smallest of the members': (P, B, d), (P, B, A) -> (P, B)."""
+        return each_member(self.target, torch.cat([state, action], -1), self.members).squeeze(-1).amin(1)
 
     def q_candidates(self, state: Tensor, actions: Tensor) -> Tensor:
-        """Q of C actions per state in one pass: (P, B, d), (P, C, B, A) -> (P, C, B)."""
+        """Q of C actions per state and member, in one pass: (P, B, d), (P, C, B, A) -> (P, E, C, B)."""
         count, candidates, batch, width = actions.shape
         rows = torch.empty((count, candidates, batch, state.shape[-1] + width), dtype=state.dtype, device=state.device)
         rows[..., : state.shape[-1]] = state[:, None]
         rows[..., state.shape[-1] :] = actions
-        return self.critic(rows.flatten(1, 2)).view(count, candidates, batch)
+        values = each_member(self.critic, rows.flatten(1, 2), self.members)
+        return values.view(count, self.members, candidates, batch)
 
     @torch.no_grad()
     def update_target(self, tau: float) -> None:
@@ -83,14 +108,11 @@ class Networks:
 
 def build_networks(seeds: Sequence[int], state_dim: int, action_dim: int, config: OfflineConfig) -> Networks:
     """Fresh networks, one per seed; a learner's initial weights depend on its own seed alone."""
-    hidden = [config.hidden] * config.depth
-    critics = [
-        StackedMLP(len(seeds), (state_dim + action_dim, *hidden, 1), "relu", seeds=[2 * s for s in seeds])
-        for _ in range(2)
-    ]
-    critics[1].requires_grad_(False)
-    critics[1].load_state_dict(critics[0].state_dict())
-    return Networks(critics[0], critics[1], build_actor(seeds, state_dim, action_dim, config))
+    hidden, members = [config.hidden] * config.depth, member_seeds(seeds, config.ensemble)
+    sizes = (state_dim + action_dim, *hidden, 1)
+    critic, target = (StackedMLP(len(members), sizes, "relu", seeds=members) for _ in range(2))
+    target.requires_grad_(False)
+    return Networks(critic, target, build_actor(seeds, state_dim, action_dim, config), config.ensemble)
 
 
 def build_actor(seeds: Sequence[int], state_dim: int, action_dim: int, config: OfflineConfig) -> StackedMLP:

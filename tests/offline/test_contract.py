@@ -6,6 +6,7 @@ resumed, saved and exported.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from functools import cache
 from pathlib import Path
@@ -20,52 +21,56 @@ from medgym_offline.offline.learner import Learner
 from medgym_offline.policies import StackedActor, export_onnx, export_torchscript, load_policy, save_policy
 from tests.offline.toy import DECISIONS, center, optimal_value, toy
 
-each_algorithm = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 SHORT = OfflineConfig(updates=60, hidden=16, batch=16, codewords=12)
+CASES = {name: (name, SHORT) for name in sorted(ALGORITHMS)} | {
+    f"{name}, ensemble": (name, dataclasses.replace(SHORT, ensemble=2, hidden=8))
+    for name in ("dqn", "gcql", "gcql-discrete")
+}
+each_case = pytest.mark.parametrize("case", CASES)
 OBSERVATIONS = torch.randn(3, 5, 9, generator=torch.Generator().manual_seed(0))
 
 
-def short(algorithm: str, **options: object) -> TrainResult:
-    return train(algorithm, toy(episodes=20), seed=1, config=SHORT, progress=False, **options)  # type: ignore[arg-type]
+def short(case: str, **options: object) -> TrainResult:
+    algorithm, config = CASES[case]
+    return train(algorithm, toy(episodes=20), seed=1, config=config, progress=False, **options)  # type: ignore[arg-type]
 
 
 @cache
-def base(algorithm: str) -> StackedActor:
-    return short(algorithm).policy
+def base(case: str) -> StackedActor:
+    return short(case).policy
 
 
-@each_algorithm
-def test_stacked_equals_looped(algorithm: str) -> None:
+@each_case
+def test_stacked_equals_looped(case: str) -> None:
     """To the bit: all three together, one shard each, and each patient by itself."""
-    wanted = base(algorithm).act(OBSERVATIONS)
-    assert torch.equal(short(algorithm, shard=1).policy.act(OBSERVATIONS), wanted)
-    assert torch.equal(short(algorithm, shard=2).policy.act(OBSERVATIONS), wanted)
+    wanted = base(case).act(OBSERVATIONS)
+    assert torch.equal(short(case, shard=1).policy.act(OBSERVATIONS), wanted)
+    assert torch.equal(short(case, shard=2).policy.act(OBSERVATIONS), wanted)
     for p in range(3):
-        alone = short(algorithm, patients=[f"toy/{p}"]).policy
+        alone = short(case, patients=[f"toy/{p}"]).policy
         assert alone.patients == (f"toy/{p}",)
         torch.testing.assert_close(alone.act(OBSERVATIONS[p : p + 1])[0], wanted[p], rtol=0, atol=1e-6)
 
 
-@each_algorithm
-def test_patient_order_is_irrelevant(algorithm: str) -> None:
-    mixed = short(algorithm, patients=["toy/2", "toy/0", "toy/1"]).policy
+@each_case
+def test_patient_order_is_irrelevant(case: str) -> None:
+    mixed = short(case, patients=["toy/2", "toy/0", "toy/1"]).policy
     assert mixed.patients == ("toy/2", "toy/0", "toy/1")
-    assert torch.equal(mixed.select(["toy/0", "toy/1", "toy/2"]).act(OBSERVATIONS), base(algorithm).act(OBSERVATIONS))
+    assert torch.equal(mixed.select(["toy/0", "toy/1", "toy/2"]).act(OBSERVATIONS), base(case).act(OBSERVATIONS))
 
 
-@each_algorithm
-def test_seed_decides(algorithm: str) -> None:
-    wanted = base(algorithm).act(OBSERVATIONS)
-    assert torch.equal(short(algorithm).policy.act(OBSERVATIONS), wanted)
-    other = train(algorithm, toy(episodes=20), seed=2, config=SHORT, progress=False).policy
+@each_case
+def test_seed_decides(case: str) -> None:
+    wanted = base(case).act(OBSERVATIONS)
+    assert torch.equal(short(case).policy.act(OBSERVATIONS), wanted)
+    algorithm, config = CASES[case]
+    other = train(algorithm, toy(episodes=20), seed=2, config=config, progress=False).policy
     assert (other.act(OBSERVATIONS) - wanted).abs().max() > 1e-3
 
 
-@each_algorithm
+@each_case
 @pytest.mark.parametrize("after", [33, 90])
-def test_resume_equals_uninterrupted(
-    algorithm: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_equals_uninterrupted(case: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the first or in the second shard, between two writes of the state."""
     monkeypatch.setattr(sys.modules["medgym_offline.offline.train"], "_SAVE_EVERY", 10)
 
@@ -75,42 +80,43 @@ def test_resume_equals_uninterrupted(
 
     state = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        short(algorithm, shard=2, resume=state, on_update=stop)
+        short(case, shard=2, resume=state, on_update=stop)
     assert state.exists()
     counted: list[int] = []
-    result = short(algorithm, shard=2, resume=state, on_update=counted.append)
+    result = short(case, shard=2, resume=state, on_update=counted.append)
     assert counted[0] == after - after % 10 + 1
-    assert torch.equal(result.policy.act(OBSERVATIONS), base(algorithm).act(OBSERVATIONS))
-    assert result.log == short(algorithm, shard=2).log
+    assert torch.equal(result.policy.act(OBSERVATIONS), base(case).act(OBSERVATIONS))
+    assert result.log == short(case, shard=2).log
     assert not state.exists()
 
 
-@each_algorithm
-def test_files_and_exports_act_alike(algorithm: str, tmp_path: Path) -> None:
-    policy = base(algorithm)
+@each_case
+def test_files_and_exports_act_alike(case: str, tmp_path: Path) -> None:
+    policy = base(case)
     for name in ("policy.safetensors", "policy.pt"):
         again = load_policy(save_policy(policy, tmp_path / name))
         assert torch.equal(again.act(OBSERVATIONS), policy.act(OBSERVATIONS))
     module = torch.jit.load(str(export_torchscript(policy, tmp_path / "one.pt", patient="toy/1")))
     assert (module(OBSERVATIONS[1]) - policy.act(OBSERVATIONS)[1]).abs().max() < 1e-6
-    assert policy.provenance["algorithm"] == algorithm
+    assert policy.provenance["algorithm"] == CASES[case][0]
     assert policy.provenance["dataset"] == "medgym/toy"
 
 
-@each_algorithm
-def test_onnx_acts_alike(algorithm: str, tmp_path: Path) -> None:
+@each_case
+def test_onnx_acts_alike(case: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    policy = base(algorithm)
+    policy = base(case)
     again = load_policy(export_onnx(policy, tmp_path / "folder"))
     assert (again.act(OBSERVATIONS) - policy.act(OBSERVATIONS)).abs().max() < 1e-6
 
 
-@each_algorithm
-def test_finished_policy_is_the_learners_policy(algorithm: str) -> None:
+@each_case
+def test_finished_policy_is_the_learners_policy(case: str) -> None:
     """Folding the standardisation into the first layer, and a penalty into the last, changes nothing."""
-    data = stack_transitions(toy(episodes=20), "ind", SHORT)
-    learner = Learner(algorithm, data, 1, SHORT)
+    algorithm, config = CASES[case]
+    data = stack_transitions(toy(episodes=20), "ind", config)
+    learner = Learner(algorithm, data, 1, config)
     for _ in range(5):
         learner.update()
     state = (OBSERVATIONS - data.mean) / data.scale
@@ -120,7 +126,7 @@ def test_finished_policy_is_the_learners_policy(algorithm: str) -> None:
 
 GAMMA = 0.8
 LEVELS = 5
-# What each may lose of the reward (uniform actions lose about 0.75), and how far its value may lie below and above V*.
+# What each may lose (mean over learners; uniform actions lose about 0.75), and how far its value may lie below and above V*.
 # The conservative term (alpha 0.2) lowers values of the data too, decision by decision; it never raises them.
 BOUNDS = {
     "dqn": (0.12, 0.4, 0.4),
@@ -144,7 +150,7 @@ def test_learns_the_optimum_of_a_semi_markov_process(algorithm: str) -> None:
         discount="elapsed",
         tau=0.02,
         critic_lr=3e-3,
-        actor_lr=3e-3,
+        actor_lr=1e-3,
         alpha=0.2,
         codewords=LEVELS**2,
     )
@@ -163,6 +169,7 @@ def test_learns_the_optimum_of_a_semi_markov_process(algorithm: str) -> None:
         with torch.no_grad():
             action = learner.networks.policy(state)
             value = (learner.networks.q(state, action) * data.reward_scale[:, None]).mean(1)
+        regret = []
         for p in range(3):
             optimum, following = (
                 optimal_value(k, GAMMA, patient=p, levels=levels, elapsed=True) for k in (left, left - 1)
@@ -170,5 +177,6 @@ def test_learns_the_optimum_of_a_semi_markov_process(algorithm: str) -> None:
             # The value of choosing so now and optimally afterwards.
             a0, a3 = action[p, :, 0], action[p, :, 3]
             reached = 1 - (a0 - wanted[p]).square() - (a3 - 0.2).square() + GAMMA ** (1 + a3) * following
-            assert optimum - float(reached.mean()) < loss
+            regret.append(optimum - float(reached.mean()))
             assert -below < float(value[p]) - optimum < above
+        assert np.mean(regret) < loss

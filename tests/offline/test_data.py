@@ -91,6 +91,26 @@ def test_constant_rewards_and_columns_stay_finite() -> None:
     assert (stacked.scale >= 0.1).all()
 
 
+def test_scaling_by_the_dataset_or_not_at_all() -> None:
+    transitions = toy(patients=3, episodes=20)
+    rewards, observations = transitions.rewards.astype(np.float64), transitions.observations.astype(np.float64)
+    whole = OfflineConfig(gamma=0.9, state_scaling="dataset", reward_scaling="dataset")
+    some = stack_transitions(transitions, "ind", whole, ["toy/2", "toy/0"])
+    np.testing.assert_allclose(some.reward_scale, rewards.std(), rtol=1e-6)
+    np.testing.assert_allclose(some.mean[:, 0], observations.mean(0)[None].repeat(2, 0), atol=1e-6)
+    np.testing.assert_allclose(some.scale[0, 0], np.maximum(observations.std(0), 0.1), rtol=1e-6)
+    own = transitions.select(patients=["toy/2"])
+    back = some.rows[0, :, :9].numpy() * some.scale[0].numpy() + some.mean[0].numpy()
+    np.testing.assert_allclose(back, own.observations, atol=1e-5)
+    plain = stack_transitions(
+        transitions, "ind", OfflineConfig(gamma=0.9, state_scaling="none", reward_scaling="none"), ["toy/2"]
+    )
+    np.testing.assert_array_equal(plain.rows[0, :, :9], own.observations)
+    np.testing.assert_array_equal(plain.rows[0, :, 13], own.rewards)
+    with pytest.raises(UnknownNameError, match="did you mean 'dataset'"):
+        OfflineConfig(state_scaling="datasets")
+
+
 def test_bad_input_is_named() -> None:
     transitions = toy(patients=3, episodes=4)
     gap = transitions.select(transitions.patient != 1)
@@ -113,7 +133,15 @@ def test_bad_input_is_named() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"updates": 0}, {"gamma": 1.5}, {"tau": 0.0}, {"candidates": (4, 0, 4)}, {"alpha": -1.0}, {"discount": "hour"}],
+    [
+        {"updates": 0},
+        {"gamma": 1.5},
+        {"tau": 0.0},
+        {"candidates": (4, 0, 4)},
+        {"alpha": -1.0},
+        {"discount": "hour"},
+        {"ensemble": 0},
+    ],
 )
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(MedGymError, match=next(iter(values))):

@@ -141,11 +141,11 @@ def test_the_guard_pushes_codewords_outside_the_ball_harder() -> None:
     for beta in (0.0, 2.0):
         config = dataclasses.replace(CONFIG, beta_critic=beta, theta=0.3)
         objective = make_objective("gcql-discrete", config, stacked)
-        values = torch.zeros(2, 6, 7, requires_grad=True)
-        gap = objective.conservative(batch, values, torch.zeros(2, 6))  # type: ignore[attr-defined]
+        values = torch.zeros(2, 1, 6, 7, requires_grad=True)
+        gap = objective.conservative(batch, values, torch.zeros(2, 1, 6))  # type: ignore[attr-defined]
         (pushes[beta],) = torch.autograd.grad(gap.sum(), values)
     outside = objective.guard(batch)  # type: ignore[attr-defined]
-    torch.testing.assert_close(pushes[0.0], torch.full((2, 6, 7), 1 / 42))
+    torch.testing.assert_close(pushes[0.0], torch.full((2, 1, 6, 7), 1 / 42))
     torch.testing.assert_close(pushes[2.0], torch.softmax(outside, -1) / 6)
     farthest = outside.argmax(-1, keepdim=True)
     assert (pushes[2.0].gather(-1, farthest) > pushes[0.0].gather(-1, farthest)).all()

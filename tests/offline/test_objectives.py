@@ -183,9 +183,9 @@ def test_guard_pushes_the_far_candidate_harder() -> None:
         actions = torch.zeros(2, 2, 6, 4) + objective.ball.center[:, None]  # type: ignore[attr-defined]
         actions[:, 1] = 1.0
         q = networks.q_candidates(batch.state, actions).detach().requires_grad_()
-        torch.logsumexp(q + objective.guard(batch, actions), 1).sum().backward()  # type: ignore[attr-defined]
+        torch.logsumexp(q + objective.guard(batch, actions), 2).sum().backward()  # type: ignore[attr-defined]
         assert q.grad is not None
-        weights.append(q.grad[:, 1])
+        weights.append(q.grad[:, 0, 1])
     assert (weights[1] > weights[0] + 0.05).all()
 
 
@@ -194,4 +194,4 @@ def test_candidates_through_one_pass_equal_single_evaluations() -> None:
     batch = batch_of(stacked, 3, 0)
     many = networks.q_candidates(batch.state, batch.normal)
     for c in range(3):
-        torch.testing.assert_close(many[:, c], networks.q(batch.state, batch.normal[:, c]))
+        torch.testing.assert_close(many[:, 0, c], networks.q(batch.state, batch.normal[:, c]))

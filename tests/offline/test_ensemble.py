@@ -1,0 +1,104 @@
+"""Ensembles of critics: what their members see, what is chosen, and the network their mean is merged into."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medgym_offline.offline import OfflineConfig
+from medgym_offline.offline.algorithms import make_objective
+from medgym_offline.offline.data import Batch, StackedData, stack_transitions
+from medgym_offline.stack import StackedMLP
+from tests.offline.toy import toy
+
+CONFIG = OfflineConfig(hidden=6, batch=6, alpha=3.0, codewords=7, ensemble=3)
+ALONE = OfflineConfig(hidden=6, batch=6, alpha=3.0, codewords=7)
+
+
+def slices() -> StackedData:
+    return stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
+
+
+def batch_of(data: StackedData, normals: int, uniforms: int) -> Batch:
+    rows, generator = data.rows[:, :6], torch.Generator().manual_seed(0)
+    normal = torch.randn((2, normals, 6, 4), generator=generator)
+    uniform = 2.0 * torch.rand((2, uniforms, 6, 4), generator=generator) - 1.0
+    return Batch(rows[..., :9], rows[..., 9:13], rows[..., 13], rows[..., 14], rows[..., 15:], normal, uniform)
+
+
+def member(stack: StackedMLP, e: int) -> StackedMLP:
+    """Member e of every learner."""
+    return stack.select(range(e, stack.patients, 3))
+
+
+def test_the_first_member_is_the_critic_without_an_ensemble() -> None:
+    data = slices()
+    for algorithm in ("dqn", "dqn-discrete"):
+        many = make_objective(algorithm, CONFIG, data).build([11, 12])
+        one = make_objective(algorithm, ALONE, data).build([11, 12])
+        for name, value in one.critic.state_dict().items():
+            assert torch.equal(member(many.critic, 0).state_dict()[name], value)
+        first, second = (member(many.critic, e).state_dict()["layers.0.weight"] for e in (0, 1))
+        assert (first - second).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "cql", "gcql", "dqn-discrete", "cql-discrete", "gcql-discrete"])
+def test_each_member_has_the_gradient_of_its_own_loss(algorithm: str) -> None:
+    """With one target for all (gamma 0), the members are as many critics trained apart."""
+    data = slices()
+    data.rows[..., 14] = 0.0
+    objective = make_objective(algorithm, CONFIG, data)
+    networks = objective.build([11, 12])
+    batch = batch_of(data, objective.normals, objective.uniforms)
+    loss, numbers = objective.steps(networks)[0][2](networks, batch)
+    gradients = torch.autograd.grad(loss.sum(), list(networks.critic.parameters()))
+    lone = make_objective(algorithm, ALONE, data)
+    td, total = [], torch.zeros(2)
+    for e in range(3):
+        nets = lone.build([11, 12])
+        nets.critic.load_state_dict(member(networks.critic, e).state_dict())
+        own, seen = lone.steps(nets)[0][2](nets, batch)
+        td.append(seen["td"])
+        total = total + own.detach()
+        for gradient, wanted in zip(gradients, torch.autograd.grad(own.sum(), list(nets.critic.parameters()))):
+            torch.testing.assert_close(gradient[e::3], wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(loss.detach(), total, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(numbers["td"], torch.stack(td).mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_targets_use_the_smallest_value_and_choices_the_mean() -> None:
+    data = slices()
+    batch = batch_of(data, 0, 0)
+    objective = make_objective("dqn", CONFIG, data)
+    networks = objective.build([11, 12])
+    joined = torch.cat([batch.next_state, networks.policy(batch.next_state)], -1)
+    values = torch.stack([member(networks.target, e)(joined).squeeze(-1) for e in range(3)])
+    target = objective.target(networks, batch)  # type: ignore[attr-defined]
+    torch.testing.assert_close(target, batch.reward + batch.discount * values.amin(0))
+    torch.testing.assert_close(
+        networks.q(batch.next_state, networks.policy(batch.next_state)),
+        torch.stack([member(networks.critic, e)(joined).squeeze(-1) for e in range(3)]).mean(0),
+    )
+    discrete = make_objective("dqn-discrete", CONFIG, data)
+    nets = discrete.build([11, 12])
+    values = torch.stack([member(nets.target, e)(batch.next_state) for e in range(3)])
+    chosen = values.mean(0).argmax(-1)
+    smallest = values.gather(-1, chosen[None, ..., None].expand(3, -1, -1, 1)).squeeze(-1).amin(0)
+    target = discrete.target(nets, batch)  # type: ignore[attr-defined]
+    torch.testing.assert_close(target, batch.reward + batch.discount * smallest)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_merged_network_is_the_mean_of_the_members(depth: int) -> None:
+    data = slices()
+    config = OfflineConfig(hidden=6, depth=depth, codewords=7, ensemble=3)
+    networks = make_objective("gcql-discrete", config, data).build([11, 12])
+    with torch.no_grad():
+        for layer in networks.critic.layers:
+            layer.bias.normal_()
+    state = data.rows[:, :30, :9]
+    mean = torch.stack([member(networks.critic, e)(state) for e in range(3)]).mean(0)
+    merged = networks.acting()
+    assert merged.sizes == (9, *[18] * depth, 7)
+    torch.testing.assert_close(merged(state), mean - networks.penalty[:, None], rtol=1e-5, atol=1e-5)
+    assert (networks.penalty > 0).any()
