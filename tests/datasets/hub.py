@@ -1,0 +1,396 @@
+"""A Hub on this machine: as much of the Hugging Face server's protocol as datasets are published and fetched by.
+
+The real clients (`huggingface_hub`, the `minari` command, this package's commands) talk to it over HTTP when
+HF_ENDPOINT names it. Every commit keeps its whole file list, so that revisions, tags and the check of the parent
+commit are those of a repository. Faults are switched on by tests: a transfer that breaks off, wrong bytes, a commit
+that arrives between another's reading and writing.
+
+Not the Hub: no Xet transfers (clients need HF_HUB_DISABLE_XET=1), no redirect to other hosts, no rate limits.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+ORG = "medgym-test"
+TOKEN = "hf_writer"
+READER = "hf_reader"
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Content of a file, and whether it was sent as a large file."""
+
+    data: bytes
+    lfs: bool
+
+    @property
+    def oid(self) -> str:
+        return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
+
+    @property
+    def etag(self) -> str:
+        return hashlib.sha256(self.data).hexdigest() if self.lfs else self.oid
+
+
+@dataclass
+class Repository:
+    """Commits (newest last) of one dataset repository, and its tags."""
+
+    commits: list[tuple[str, str, dict[str, Blob]]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def head(self) -> str:
+        return self.commits[-1][0]
+
+    @property
+    def files(self) -> dict[str, Blob]:
+        return self.commits[-1][2]
+
+    def at(self, revision: str) -> tuple[str, dict[str, Blob]] | None:
+        wanted = self.head if revision in ("main", "refs/heads/main") else self.tags.get(revision, revision)
+        return next(((sha, files) for sha, _, files in self.commits if sha == wanted), None)
+
+    def commit(self, title: str, files: dict[str, Blob]) -> str:
+        content = {path: blob.etag for path, blob in files.items()}
+        parent = self.head if self.commits else ""
+        sha = hashlib.sha1(json.dumps([parent, title, content], sort_keys=True).encode()).hexdigest()
+        self.commits.append((sha, title, files))
+        return sha
+
+
+class Hub:
+    """State of the server. Tests read `repositories` and `log`, and set the faults.
+
+    Attributes:
+        writers: Token -> organisations it may write to.
+        cut: Name ending -> number of bytes after which a GET of such a file breaks off; a list is used up in order.
+        wrong: Name ending -> how many GETs of such a file answer with right sized, wrong bytes.
+        before_commit: Called once, after the client has read the head and before its commit is taken.
+        log: (method, path, range header, status) of every request.
+    """
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, Repository] = {}
+        self.objects: dict[str, bytes] = {}
+        self.writers: dict[str, set[str]] = {TOKEN: {ORG}, READER: set()}
+        self.cut: dict[str, list[int]] = {}
+        self.wrong: dict[str, int] = {}
+        self.before_commit: Callable[[], None] | None = None
+        self.log: list[tuple[str, str, str, int]] = []
+        self.lock = threading.RLock()
+        self.url = ""
+
+    def environment(self, token: str | None = TOKEN) -> dict[str, str]:
+        """Variables that send a client here."""
+        here = {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": token or ""}
+        return here | {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+    def gets(self, ending: str) -> list[tuple[str, str, str, int]]:
+        """The GETs of files whose path ends so."""
+        return [
+            entry for entry in self.log if entry[0] == "GET" and "/resolve/" in entry[1] and entry[1].endswith(ending)
+        ]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing on standard error."""
+
+    def _answer(self, status: int, body: Any = b"", headers: dict[str, str] | None = None) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.hub.log.append((self.command, self.path, self.headers.get("Range", ""), status))
+        self.send_response(status)
+        sent = {"Content-Length": str(len(data))} | (headers or {})
+        if not isinstance(body, bytes):
+            sent["Content-Type"] = "application/json"
+        for name, value in sent.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def _error(self, status: int, code: str, message: str) -> None:
+        self._answer(status, {"error": message}, {"X-Error-Code": code, "X-Error-Message": message})
+
+    def _handle(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = urlsplit(self.path)
+        self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip()
+        if self.token and self.token not in self.hub.writers:
+            return self._error(401, "", "Invalid credentials in Authorization header")
+        for methods, pattern, action in _ROUTES:
+            match = re.fullmatch(pattern, unquote(parts.path))
+            if match and self.command in methods:
+                with self.hub.lock if action is not _Handler.commit else threading.Lock():
+                    return action(self, *match.groups())
+        return self._error(404, "", f"no such address: {self.command} {parts.path}")
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 - names of the standard library
+
+    def _repository(self, name: str) -> Repository | None:
+        found = self.hub.repositories.get(name)
+        if found is None:
+            self._error(404, "RepoNotFound", f"Repository {name} not found")
+        return found
+
+    def _may_write(self, name: str) -> bool:
+        owner = name.partition("/")[0]
+        if owner in self.hub.writers.get(self.token, ()):
+            return True
+        message = f"You don't have the rights to write under the namespace {owner!r}"
+        self._error(403 if self.token else 401, "", message if self.token else "Invalid username or password.")
+        return False
+
+    def whoami(self) -> None:
+        if not self.token:
+            return self._error(401, "", "Invalid username or password.")
+        orgs = [{"name": name, "type": "org"} for name in sorted(self.hub.writers[self.token])]
+        return self._answer(200, {"type": "user", "name": "tester", "orgs": orgs, "auth": {"accessToken": {}}})
+
+    def create(self) -> None:
+        wanted = json.loads(self.body)
+        name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
+        if not self._may_write(name):
+            return None
+        about = {"url": f"{self.hub.url}/datasets/{name}", "name": name, "id": name}
+        if name in self.hub.repositories:
+            return self._answer(409, about | {"error": "You already created this dataset repo"})
+        self.hub.repositories[name] = made = Repository()
+        made.commit("initial commit", {".gitattributes": Blob(b"*.hdf5 filter=lfs diff=lfs merge=lfs -text\n", False)})
+        return self._answer(200, about)
+
+    def check_card(self) -> None:
+        """Front matter is what the card says it is: a README that does not open with it is refused."""
+        text = json.loads(self.body)["content"]
+        problems = [] if re.match(r"---\n.*?\n---\n", text, re.DOTALL) else [{"message": "no front matter"}]
+        self._answer(400 if problems else 200, {"errors": problems, "warnings": []})
+
+    def preupload(self, name: str, revision: str) -> None:
+        if self._repository(name) is None or not self._may_write(name):
+            return
+        large = (".hdf5", ".png", ".npy")
+        files = [
+            {
+                "path": f["path"],
+                "uploadMode": "lfs" if f["path"].endswith(large) or f["size"] > 10e6 else "regular",
+                "shouldIgnore": False,
+                "oid": None,
+            }
+            for f in json.loads(self.body)["files"]
+        ]
+        self._answer(200, {"files": files, "commitOid": self.hub.repositories[name].head})
+
+    def batch(self, name: str) -> None:
+        if self._repository(name) is None or not self._may_write(name):
+            return
+        objects = []
+        for wanted in json.loads(self.body)["objects"]:
+            entry: dict[str, Any] = {"oid": wanted["oid"], "size": wanted["size"]}
+            if wanted["oid"] not in self.hub.objects:
+                address = f"{self.hub.url}/lfs/{wanted['oid']}"
+                entry["actions"] = {"upload": {"href": address}, "verify": {"href": f"{address}/verify"}}
+            objects.append(entry)
+        self._answer(200, {"transfer": "basic", "objects": objects})
+
+    def put_object(self, oid: str) -> None:
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            return self._error(422, "", "content does not have the announced hash")
+        self.hub.objects[oid] = self.body
+        return self._answer(200)
+
+    def verify_object(self, oid: str) -> None:
+        same = oid in self.hub.objects and len(self.hub.objects[oid]) == json.loads(self.body)["size"]
+        self._answer(200 if same else 422, {})
+
+    def commit(self, name: str, revision: str) -> None:
+        if self._repository(name) is None or not self._may_write(name):
+            return None
+        hook, self.hub.before_commit = self.hub.before_commit, None
+        if hook is not None:
+            hook()
+        with self.hub.lock:
+            repository = self.hub.repositories[name]
+            files, title = dict(repository.files), ""
+            for line in self.body.splitlines():
+                entry = json.loads(line)
+                value = entry["value"]
+                if entry["key"] == "header":
+                    title = value["summary"]
+                    if value.get("parentCommit") not in (None, repository.head):
+                        return self._error(412, "", "The expected parent commit is not the head: please retry")
+                elif entry["key"] == "file":
+                    files[value["path"]] = Blob(base64.b64decode(value["content"]), False)
+                elif entry["key"] == "lfsFile":
+                    if value["oid"] not in self.hub.objects:
+                        return self._error(422, "", f"object {value['oid']} was not uploaded")
+                    files[value["path"]] = Blob(self.hub.objects[value["oid"]], True)
+                elif entry["key"] == "deletedFile":
+                    files.pop(value["path"], None)
+                else:
+                    return self._error(400, "", f"unknown entry {entry['key']}")
+            sha = repository.commit(title, files)
+        url = f"{self.hub.url}/datasets/{name}/commit/{sha}"
+        return self._answer(200, {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
+
+    def tag(self, name: str, revision: str) -> None:
+        repository = self._repository(name)
+        if repository is None or not self._may_write(name):
+            return None
+        if self.command == "DELETE":
+            repository.tags.pop(revision, None)
+            return self._answer(200, {})
+        found, wanted = repository.at(revision), json.loads(self.body)["tag"]
+        if found is None:
+            return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        if wanted in repository.tags:
+            return self._error(409, "", f"Tag reference exists already: {wanted}")
+        repository.tags[wanted] = found[0]
+        return self._answer(200, {})
+
+    def refs(self, name: str) -> None:
+        repository = self._repository(name)
+        if repository is not None:
+            branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.head}
+            tags = [{"name": t, "ref": f"refs/tags/{t}", "targetCommit": s} for t, s in repository.tags.items()]
+            self._answer(200, {"branches": [branch], "converts": [], "tags": tags})
+
+    def _about(self, name: str, sha: str, files: dict[str, Blob]) -> dict[str, Any]:
+        about = {
+            "_id": name,
+            "id": name,
+            "author": name.partition("/")[0],
+            "sha": sha,
+            "private": False,
+            "gated": False,
+        }
+        about |= {"disabled": False, "downloads": 0, "likes": 0, "tags": [], "lastModified": "2025-01-01T00:00:00.000Z"}
+        return about | {"siblings": [{"rfilename": path} for path in sorted(files)]}
+
+    def _at(self, name: str, revision: str) -> tuple[str, dict[str, Blob]] | None:
+        repository = self._repository(name)
+        if repository is None:
+            return None
+        found = repository.at(revision)
+        if found is None:
+            self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        return found
+
+    def info(self, name: str, revision: str | None = None) -> None:
+        if found := self._at(name, revision or "main"):
+            self._answer(200, self._about(name, *found))
+
+    def listing(self) -> None:
+        author, words = self.query.get("author", ""), self.query.get("search", "")
+        found = [
+            self._about(name, repository.head, repository.files)
+            for name, repository in sorted(self.hub.repositories.items())
+            if name.startswith(f"{author}/" if author else "") and words in name
+        ]
+        self._answer(200, found)
+
+    def tree(self, name: str, revision: str, below: str | None = None) -> None:
+        if (found := self._at(name, revision)) is None:
+            return None
+        entries = []
+        for path, blob in sorted(found[1].items()):
+            if below and not path.startswith(f"{below}/"):
+                continue
+            entry: dict[str, Any] = {"type": "file", "oid": blob.oid, "size": len(blob.data), "path": path}
+            if blob.lfs:
+                entry["lfs"] = {"oid": blob.etag, "size": len(blob.data), "pointerSize": 130}
+            entries.append(entry)
+        if below and not entries:
+            return self._error(404, "EntryNotFound", f"{below} does not exist")
+        return self._answer(200, entries)
+
+    def resolve(self, name: str, revision: str, path: str) -> None:
+        if (found := self._at(name, revision)) is None:
+            return None
+        sha, files = found
+        if path not in files:
+            message = f"Entry not found: {path}"
+            headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": message, "X-Repo-Commit": sha}
+            return self._answer(404, {"error": message}, headers)
+        blob = files[path]
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
+        headers["Content-Type"] = "application/octet-stream"
+        data, first, total = self._faulty(path, blob.data), 0, len(blob.data)
+        if span := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            first = int(span[1])
+            if first >= total:
+                return self._answer(416, b"", headers | {"Content-Range": f"bytes */{total}"})
+            data = data[first : int(span[2]) + 1 if span[2] else total]
+            headers["Content-Range"] = f"bytes {first}-{first + len(data) - 1}/{total}"
+        limits = next((sizes for end, sizes in self.hub.cut.items() if path.endswith(end) and sizes), [])
+        if self.command == "GET" and limits:
+            self.close_connection = True
+            headers["Content-Length"] = str(len(data))
+            return self._answer(206 if first else 200, data[: limits.pop(0)], headers)
+        if self.command == "HEAD":
+            headers["Content-Length"] = str(total)
+        return self._answer(206 if span else 200, data, headers)
+
+    def _faulty(self, path: str, data: bytes) -> bytes:
+        """The content, or wrong content of the same size where a test asked for it."""
+        for ending, times in self.hub.wrong.items():
+            if self.command == "GET" and times and path.endswith(ending):
+                self.hub.wrong[ending] = times - 1
+                middle = len(data) // 2
+                return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        return data
+
+
+_NAME, _REV = r"([^/]+/[^/]+)", r"([^/]+|refs/heads/[^/]+)"
+_ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
+    (("GET",), r"/api/whoami-v2", _Handler.whoami),
+    (("POST",), r"/api/repos/create", _Handler.create),
+    (("POST",), r"/api/validate-yaml", _Handler.check_card),
+    (("POST",), rf"/api/datasets/{_NAME}/preupload/{_REV}", _Handler.preupload),
+    (("POST",), rf"/datasets/{_NAME}\.git/info/lfs/objects/batch", _Handler.batch),
+    (("PUT",), r"/lfs/([0-9a-f]{64})", _Handler.put_object),
+    (("POST",), r"/lfs/([0-9a-f]{64})/verify", _Handler.verify_object),
+    (("POST",), rf"/api/datasets/{_NAME}/commit/{_REV}", _Handler.commit),
+    (("POST", "DELETE"), rf"/api/datasets/{_NAME}/tag/{_REV}", _Handler.tag),
+    (("GET",), rf"/api/datasets/{_NAME}/refs", _Handler.refs),
+    (("GET",), rf"/api/datasets/{_NAME}/tree/{_REV}(?:/(.+))?", _Handler.tree),
+    (("GET",), rf"/api/datasets/{_NAME}/revision/{_REV}", _Handler.info),
+    (("GET",), rf"/api/datasets/{_NAME}", _Handler.info),
+    (("GET",), r"/api/datasets", _Handler.listing),
+    (("GET", "HEAD"), rf"/datasets/{_NAME}/resolve/{_REV}/(.+)", _Handler.resolve),
+]
+_COUNTER = itertools.count()
+
+
+@contextmanager
+def local_hub() -> Iterator[Hub]:
+    """A server on a free port of 127.0.0.1 for the time of the block."""
+    hub = Hub()
+    handler = type(f"Handler{next(_COUNTER)}", (_Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
