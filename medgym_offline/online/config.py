@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from medgym_offline.errors import MedGymError, unknown_name
+from medgym_offline.online.ppo import Proximal
 from medgym_offline.online.trpo import TrustRegion
 
 __all__ = ["ALGORITHMS", "Algorithm", "TrainConfig"]
 
-Algorithm = Literal["trpo", "trpo-lag"]
-ALGORITHMS: tuple[str, ...] = ("trpo", "trpo-lag")
+Algorithm = Literal["trpo", "trpo-lag", "ppo", "ppo-lag"]
+ALGORITHMS: tuple[str, ...] = ("trpo", "trpo-lag", "ppo", "ppo-lag")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class TrainConfig:
         maximise  E sum_k gamma^(t_k / 4.8) (r_k + rho dt_k)    subject to    E[cost per decision] <= cost_limit
 
     Args:
-        algorithm: "trpo", or "trpo-lag" with the safety constraint.
+        algorithm: "trpo" or "ppo"; "trpo-lag" or "ppo-lag" with the safety constraint.
         shared: One policy for all simulators of the bank (scope "dr", or "pop" on the population simulator)
             instead of one per patient (scope "ind").
         updates: Policy updates.
@@ -33,6 +34,7 @@ class TrainConfig:
         interval_std: Spread of the interval head before squashing at the start.
         reset_std: When starting from a given actor, its spreads are set to this; None keeps them.
         radius, iterations, damping, line_search, fisher_stride: The trust region (:class:`TrustRegion`).
+        clip, policy_epochs, minibatch, entropy, policy_rate: The clipped surrogate (:class:`Proximal`).
         discount: gamma per 4.8 hours.
         gae: Decay of generalised advantage estimation, per decision.
         centre: Add rho dt to the reward, rho a running mean harm per hour of each simulator.
@@ -61,6 +63,11 @@ class TrainConfig:
     damping: float = 1e-2
     line_search: int = 10
     fisher_stride: int = 5
+    clip: float = 0.2
+    policy_epochs: int = 10
+    minibatch: int = 64
+    entropy: float = 0.01
+    policy_rate: float = 3e-4
     discount: float = 0.997
     gae: float = 0.95
     centre: bool = True
@@ -79,19 +86,34 @@ class TrainConfig:
             raise unknown_name("on-policy algorithm", self.algorithm, ALGORITHMS)
         for name in ("updates", "episodes", "hidden", "iterations", "line_search", "fisher_stride"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("value_epochs", "value_minibatches"):
+        for name in ("value_epochs", "value_minibatches", "policy_epochs", "minibatch"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("initial_std", "interval_std", "radius", "damping", "value_rate"):
+        for name in ("initial_std", "interval_std", "radius", "damping", "value_rate", "clip", "policy_rate"):
             self._require(name, getattr(self, name) > 0, "above 0")
         for name in ("discount", "gae", "centre_rate"):
             self._require(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
-        for name in ("multiplier_rate", "multiplier_max", "value_warmup"):
+        for name in ("multiplier_rate", "multiplier_max", "value_warmup", "entropy"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("reset_std", self.reset_std is None or self.reset_std > 0, "above 0, or left out")
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:
             raise MedGymError(f"training setting {name} is {getattr(self, name)!r}; it must be {wanted}")
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a Lagrange multiplier weighs the cost: the algorithms whose name ends in "-lag"."""
+        return self.algorithm.endswith("-lag")
+
+    @property
+    def base(self) -> str:
+        """The algorithm without its constraint: "trpo" or "ppo"."""
+        return self.algorithm.removesuffix("-lag")
+
+    @property
+    def proximal(self) -> Proximal:
+        """The part of the clipped surrogate."""
+        return Proximal(self.clip, self.policy_epochs, self.minibatch, self.entropy, self.policy_rate)
 
     @property
     def trust_region(self) -> TrustRegion:

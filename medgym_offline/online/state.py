@@ -37,6 +37,8 @@ class TrainState:
         harm: Mean harm per hour of each simulator, rho `(S,)`.
         stopped: Update at which a simulator's training was stopped by a non-finite number, else -1, `(S,)`.
         log: Name -> `(updates done, S or P)`.
+        learner: What the algorithm itself carries along, name -> tensor with leading axis P (PPO: Adam moments of the
+            actor). Empty for TRPO.
     """
 
     update: int
@@ -48,6 +50,7 @@ class TrainState:
     harm: Tensor
     stopped: Tensor
     log: dict[str, Tensor] = field(default_factory=dict)
+    learner: dict[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name, as in a checkpoint."""
@@ -62,6 +65,7 @@ class TrainState:
             "harm": self.harm,
             "stopped": self.stopped,
         }
+        own |= {f"learner.{name}": value for name, value in self.learner.items()}
         return own | {f"log.{name}": value for name, value in self.log.items()}
 
     @classmethod
@@ -77,6 +81,7 @@ class TrainState:
             tensors["harm"],
             tensors["stopped"],
             {name[4:]: value for name, value in tensors.items() if name.startswith("log.")},
+            {name[8:]: value for name, value in tensors.items() if name.startswith("learner.")},
         )
 
     def to(self, device: torch.device | str) -> TrainState:

@@ -4,8 +4,8 @@ One update of every policy:
 
 1. roll `episodes` whole episodes out on each simulator (stochastic policy);
 2. advantages of reward (centred) and cost from one critic with two outputs, discounted by elapsed time;
-3. TRPO-Lag: lambda from the mean cost per decision, A = (A_r - lambda A_c) / (1 + lambda); TRPO: A = A_r;
-4. one trust-region step per policy;
+3. Lagrangian forms: lambda from the mean cost per decision, A = (A_r - lambda A_c) / (1 + lambda); else A = A_r;
+4. one trust-region step per policy (TRPO), or passes of Adam over the clipped surrogate (PPO);
 5. the critic regresses on the lambda-returns.
 
 Policies of a stack never exchange a number. They are worked on in shards, which bound the memory of a batch; the shard
@@ -53,7 +53,7 @@ class TrainResult:
     Args:
         actor: The policies, deterministic action tanh(mean).
         log: Name -> `(updates, S or P)`: return, cost, decisions, first and last interval (hours), multiplier,
-            kl, gain, accepted, value_loss.
+            kl, gain, accepted (TRPO) or clipped (PPO), value_loss.
         state: What training would go on from.
         stopped: Patient id -> update at which a non-finite number ended its training.
     """
@@ -81,6 +81,8 @@ def _initial_state(
         shapes.actor.split(actor)[1].fill_(math.log(config.reset_std))
     actor = shapes.actor.project(actor)
     critic = shapes.critic.initial([generator(config.seed, "online-critic", name) for name in names])
+    moments = Adam.zeros(actor)
+    learner = {} if config.base == "trpo" else {"mean": moments.mean, "square": moments.square, "steps": moments.steps}
     return TrainState(
         update=0,
         actor=actor,
@@ -90,6 +92,7 @@ def _initial_state(
         multiplier=torch.zeros(len(names)),
         harm=torch.zeros(len(bank)),
         stopped=torch.full((len(bank),), -1, dtype=torch.int64),
+        learner=learner,
     )
 
 
@@ -124,11 +127,11 @@ def _update(
         if config.shared:
             collected.append(batch)
         else:
-            row |= improve(config, shapes, state, members, members, batch)
+            row |= improve(config, shapes, state, members, members, batch, bank.patients)
         numbers.append(row)
     joined = {name: torch.cat([row[name] for row in numbers]) for name in numbers[0]}
     if config.shared:
-        joined |= improve(config, shapes, state, slice(0, 1), slice(None), _join(collected))
+        joined |= improve(config, shapes, state, slice(0, 1), slice(None), _join(collected), (SHARED,))
     state.update += 1
     return joined
 

@@ -6,6 +6,7 @@ is a step function like :func:`medgym_offline.online.trpo.trust_region_step` and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +19,11 @@ from medgym_offline.online.gae import advantages, centred, discounts, standardis
 from medgym_offline.online.gaussian import GaussianActor
 from medgym_offline.online.lagrange import penalised, update_multiplier
 from medgym_offline.online.networks import Adam, TanhMLP
+from medgym_offline.online.ppo import proximal_step
 from medgym_offline.online.rollouts import Collected
 from medgym_offline.online.state import TrainState
 from medgym_offline.online.trpo import PolicyBatch, trust_region_step
+from medgym_offline.seeds import generator
 
 __all__ = ["Shapes", "episode_numbers", "improve"]
 
@@ -48,9 +51,18 @@ def episode_numbers(batch: Collected) -> dict[str, Tensor]:
 
 
 def improve(
-    config: TrainConfig, shapes: Shapes, state: TrainState, rows: slice, simulators: slice, batch: Collected
+    config: TrainConfig,
+    shapes: Shapes,
+    state: TrainState,
+    rows: slice,
+    simulators: slice,
+    batch: Collected,
+    names: Sequence[str],
 ) -> dict[str, Tensor]:
-    """Update the policies `rows` of `state` in place from episodes of `simulators`; returns their numbers `(P,)`."""
+    """Update the policies `rows` of `state` in place from episodes of `simulators`; returns their numbers `(P,)`.
+
+    `names` are those of the policies, to which their random streams belong.
+    """
     theta, critic = state.actor[rows], state.critic[rows]
     policies = theta.shape[0]
     optimiser = Adam(state.optimiser.mean[rows], state.optimiser.square[rows], state.optimiser.steps[rows])
@@ -77,7 +89,7 @@ def improve(
     found = [advantages(signal, values[..., i], shrink, batch.valid, config.gae) for i, signal in enumerate(signals)]
     advantage = standardise(flat(found[0][0]), weights)
     cost = (flat(batch.costs) * weights).sum(-1)
-    if config.algorithm == "trpo-lag":
+    if config.constrained:
         multiplier = update_multiplier(
             state.multiplier[rows], cost, config.cost_limit, config.multiplier_rate, config.multiplier_max
         )
@@ -85,13 +97,9 @@ def improve(
         advantage = penalised(advantage, standardise(flat(found[1][0]), weights), multiplier)
         advantage = standardise(advantage, weights)
 
-    numbers = {name: theta.new_zeros(policies) for name in ("kl", "gain", "accepted")}
-    improved = theta
-    if state.update >= config.value_warmup:
-        policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
-        step = trust_region_step(shapes.actor, theta, policy, config.trust_region)
-        improved = step.theta
-        numbers = {"kl": step.kl, "gain": step.gain, "accepted": step.accepted.float()}
+    policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
+    learner = {name: value[rows].clone() for name, value in state.learner.items()}
+    improved, numbers = _policy_step(config, shapes, state.update, theta, policy, learner, names)
     targets = torch.stack([flat(f[1]) for f in found], -1) / scale.unsqueeze(1)
     fitted = critic.clone()
     loss = fit_critic(
@@ -105,8 +113,30 @@ def improve(
         minibatches=config.value_minibatches,
         rate=config.value_rate,
     )
-    _accept(config, state, rows, simulators, improved, fitted, batch.broken)
+    _accept(config, state, rows, simulators, improved, fitted, learner, batch.broken)
     return numbers | {"multiplier": state.multiplier[rows].clone(), "value_loss": loss}
+
+
+def _policy_step(
+    config: TrainConfig,
+    shapes: Shapes,
+    update: int,
+    theta: Tensor,
+    batch: PolicyBatch,
+    learner: dict[str, Tensor],
+    names: Sequence[str],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The algorithm's own step: new parameters `(P, n)` and its numbers `(P,)`; `learner` is changed in place."""
+    extra = "accepted" if config.base == "trpo" else "clipped"
+    if update < config.value_warmup:
+        return theta, {name: theta.new_zeros(theta.shape[0]) for name in ("kl", "gain", extra)}
+    if config.base == "trpo":
+        region = trust_region_step(shapes.actor, theta, batch, config.trust_region)
+        return region.theta, {"kl": region.kl, "gain": region.gain, "accepted": region.accepted.float()}
+    order = [generator(config.seed, "online-minibatches", name, update) for name in names]
+    moments = Adam(learner["mean"], learner["square"], learner["steps"])
+    step = proximal_step(shapes.actor, theta, batch, moments, order, config.proximal)
+    return step.theta, {"kl": step.kl, "gain": step.gain, "clipped": step.clipped}
 
 
 def _accept(
@@ -116,6 +146,7 @@ def _accept(
     simulators: slice,
     actor: Tensor,
     critic: Tensor,
+    learner: dict[str, Tensor],
     broken: Tensor,
 ) -> None:
     """Take over new parameters where all is finite; a patient where it is not keeps its last good ones for ever."""
@@ -133,4 +164,6 @@ def _accept(
     stopped[failing & (stopped < 0)] = state.update
     go = finite if config.shared else stopped < 0
     state.actor[rows] = torch.where(go.unsqueeze(-1), actor, state.actor[rows])
+    for name, value in learner.items():
+        state.learner[name][rows] = torch.where(go.unsqueeze(-1), value, state.learner[name][rows])
     state.critic[rows] = torch.where(go.unsqueeze(-1), critic, state.critic[rows])

@@ -1,0 +1,244 @@
+"""The clipped surrogate: gradient against autograd, clipping, entropy, minibatches, independence, resume, damage."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.envs.process import DecisionProcess, ProcessConfig
+from medgym_offline.errors import MedGymError
+from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.gaussian import GaussianActor
+from medgym_offline.online.networks import Adam
+from medgym_offline.online.ppo import (
+    Proximal,
+    ProximalRows,
+    minibatch_rows,
+    proximal_gradient,
+    proximal_rows,
+    proximal_step,
+)
+from medgym_offline.online.state import TrainState
+from medgym_offline.online.train import train
+from medgym_offline.online.trpo import PolicyBatch
+from medgym_offline.simulators import SimulatorBank
+
+P, N, A = 4, 90, 3
+ACTOR = GaussianActor((9, 8, 8, A))
+SMALL = TrainConfig("ppo-lag", updates=4, episodes=4, hidden=8, value_warmup=1, policy_epochs=2, minibatch=8)
+FIXED = ProcessConfig(timing="fixed", decisions=5)
+ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5)
+
+
+def _tensor(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+@pytest.fixture
+def old() -> Tensor:
+    rngs = [np.random.default_rng(p) for p in range(P)]
+    return ACTOR.initial(rngs, [0.0] * A, [0.5] * A, output_gain=1.0).double()
+
+
+@pytest.fixture
+def batch() -> PolicyBatch:
+    """Patients with 60, 70, 80 and 90 rows."""
+    weights = (torch.arange(N) < torch.tensor([60, 70, 80, 90]).unsqueeze(1)).double()
+    observations, noise = _tensor(0, P, N, 9), _tensor(1, P, N, A)
+    advantages = noise[..., 0] * (1 + observations[..., 0]) + 0.3 * _tensor(2, P, N)
+    return PolicyBatch(observations, noise, advantages, weights / weights.sum(1, keepdim=True))
+
+
+def _objective(theta: Tensor, old: Tensor, batch: PolicyBatch, clip: float, entropy: float) -> tuple[Tensor, Tensor]:
+    """Objective `(P,)` and ratios `(P, N)` from torch's own densities."""
+
+    def normal(t: Tensor) -> torch.distributions.Normal:
+        mean = ACTOR.network.layers(ACTOR.split(t)[0])
+        x = batch.observations
+        for i, (weight, bias) in enumerate(mean):
+            x = x @ weight + bias
+            x = torch.tanh(x) if i < len(mean) - 1 else x
+        return torch.distributions.Normal(x, ACTOR.split(t)[1].exp().unsqueeze(1).expand_as(x))
+
+    new, was = normal(theta), normal(old)
+    z = (was.mean + was.stddev * batch.noise).detach()
+    ratio = (new.log_prob(z) - was.log_prob(z).detach()).sum(-1).exp()
+    surrogate = torch.minimum(ratio * batch.advantages, ratio.clamp(1 - clip, 1 + clip) * batch.advantages)
+    return ((surrogate + entropy * new.entropy().sum(-1)) * batch.weights).sum(-1), ratio
+
+
+@pytest.mark.parametrize("entropy", [0.0, 0.3])
+def test_gradient_is_that_of_autograd(old: Tensor, batch: PolicyBatch, entropy: float) -> None:
+    theta = (old + 0.05 * _tensor(3, *old.shape)).requires_grad_()
+    objective, ratio = _objective(theta, old, batch, 0.2, entropy)
+    outside = ((ratio - 1).abs() > 0.2).double().mean()
+    assert 0.2 < outside < 0.9, "some rows are clipped and some are not"
+    (expected,) = torch.autograd.grad(objective.sum(), theta)
+    with torch.no_grad():
+        found = proximal_gradient(ACTOR, theta, proximal_rows(ACTOR, old, batch), 0.2, entropy)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_first_gradient_is_the_policy_gradient_at_ratio_one(old: Tensor, batch: PolicyBatch) -> None:
+    """Before the first step every ratio is 1, nothing is clipped, and PPO's gradient is the plain one."""
+    assert torch.allclose(_objective(old, old, batch, 0.2, 0.0)[1], torch.ones(P, N, dtype=torch.float64))
+    found = proximal_gradient(ACTOR, old, proximal_rows(ACTOR, old, batch), 1e-6, 0.0)
+    activations = ACTOR.network.activations(ACTOR.split(old)[0], batch.observations)
+    slopes = ACTOR.network.slopes(activations)
+    plain = ACTOR.policy_gradient(old, activations, slopes, batch.noise, batch.advantages * batch.weights)
+    torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)
+
+
+def _one_row(ratio: float, advantage: float) -> tuple[Tensor, ProximalRows]:
+    theta = ACTOR.initial([np.random.default_rng(0)], [0.0] * A, [0.5] * A).double()
+    x, noise = _tensor(4, 1, 1, 9), _tensor(5, 1, 1, A)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    rows = proximal_rows(ACTOR, theta, PolicyBatch(x, noise, one * advantage, one))
+    return theta, dataclasses.replace(rows, old=rows.old - np.log(ratio))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "held"),
+    [(1.3, 1.0, True), (0.7, -1.0, True), (1.3, -1.0, False), (0.7, 1.0, False), (1.1, 1.0, False)],
+)
+def test_gradient_is_zero_exactly_where_clipped_on_the_paying_side(ratio: float, advantage: float, held: bool) -> None:
+    theta, rows = _one_row(ratio, advantage)
+    gradient = proximal_gradient(ACTOR, theta, rows, 0.2, 0.0)
+    assert bool((gradient == 0).all()) == held
+    bonus = proximal_gradient(ACTOR, theta, rows, 0.2, 0.5) - gradient
+    torch.testing.assert_close(bonus[:, -A:], torch.full((1, A), 0.5, dtype=torch.float64))
+    assert (bonus[:, :-A] == 0).all(), "entropy depends on the spread only"
+
+
+def test_minibatches_visit_every_valid_row_once_whatever_the_batch_mates() -> None:
+    valid = torch.zeros(3, 50, dtype=torch.bool)
+    valid[0, :17], valid[1], valid[2, 10:20] = True, True, True
+
+    def order(members: list[int], size: int) -> tuple[Tensor, Tensor]:
+        return minibatch_rows(valid[members], [np.random.default_rng(10 + p) for p in members], size)
+
+    index, weights = order([0, 1, 2], 8)
+    for p in range(3):
+        used = weights[:, p] > 0
+        seen = index[:, p][used]
+        assert sorted(seen.tolist()) == torch.nonzero(valid[p]).flatten().tolist()
+        assert (used.sum(-1) <= 8).all()
+        sums = weights[:, p].sum(-1)
+        torch.testing.assert_close(sums[sums > 0], torch.ones(-(-len(seen) // 8), dtype=torch.float64))
+        alone, share = order([p], 8)
+        assert torch.equal(alone[:, 0][share[:, 0] > 0], seen)
+    assert not torch.equal(index[0, 1].sort()[0], torch.arange(8)), "the order is random"
+
+
+def _step(old: Tensor, batch: PolicyBatch, members: list[int], settings: Proximal) -> tuple[Tensor, Adam]:
+    part = PolicyBatch(*(value[members] for value in vars(batch).values()))
+    moments = Adam.zeros(old[members])
+    rngs = [np.random.default_rng(20 + p) for p in members]
+    return proximal_step(ACTOR, old[members], part, moments, rngs, settings).theta, moments
+
+
+def test_stacked_equals_looped_with_unequal_row_counts(old: Tensor, batch: PolicyBatch) -> None:
+    settings = Proximal(epochs=3, minibatch=16)
+    together, moments = _step(old, batch, list(range(P)), settings)
+    looped = torch.cat([_step(old, batch, [p], settings)[0] for p in range(P)])
+    torch.testing.assert_close(together, looped, rtol=1e-8, atol=1e-10)
+    assert moments.steps.flatten().tolist() == [3 * 4, 3 * 5, 3 * 5, 3 * 6]
+
+
+def test_passes_improve_the_surrogate_and_stay_near(old: Tensor, batch: PolicyBatch) -> None:
+    settings = Proximal(epochs=10, minibatch=16, entropy=0.0, rate=1e-3)
+    before = old.clone()
+    step = proximal_step(ACTOR, old, batch, Adam.zeros(old), [np.random.default_rng(p) for p in range(P)], settings)
+    assert torch.equal(old, before)
+    gain = _objective(step.theta, old, batch, 0.2, 0.0)[0] - _objective(old, old, batch, 0.2, 0.0)[0]
+    assert (gain > 0.02).all()
+    torch.testing.assert_close(gain, step.gain, rtol=1e-8, atol=1e-10)
+    assert ((step.kl > 0) & (step.kl < 0.2)).all()
+    ratio = _objective(step.theta, old, batch, 0.2, 0.0)[1]
+    over = torch.where(batch.advantages > 0, ratio > 1.2, ratio < 0.8).double()
+    torch.testing.assert_close(step.clipped, (over * batch.weights).sum(-1), rtol=1e-8, atol=1e-10)
+    assert (step.clipped > 0).all()
+
+
+def test_one_mad_patient_leaves_the_others_alone(old: Tensor, batch: PolicyBatch) -> None:
+    clean, _ = _step(old, batch, list(range(P)), Proximal(epochs=2, minibatch=16))
+    advantages = batch.advantages.clone()
+    advantages[1, 5] = float("nan")
+    mad, _ = _step(old, dataclasses.replace(batch, advantages=advantages), list(range(P)), Proximal(2e-1, 2, 16))
+    assert not torch.isfinite(mad[1]).all()
+    assert torch.equal(mad[[0, 2, 3]], clean[[0, 2, 3]])
+
+
+@pytest.mark.parametrize("process", [FIXED, ADAPTIVE], ids=["fixed", "adaptive"])
+def test_learning_improves_every_patient(tiny_bank: SimulatorBank, process: ProcessConfig) -> None:
+    config = TrainConfig("ppo", updates=15, episodes=16, hidden=16, initial_std=1.0, minibatch=16, policy_rate=2e-3)
+    log = train(tiny_bank, process, config, progress=False).log
+    assert (log["return"][-3:].mean(0) > log["return"][:2].mean(0) + 5).all(), log["return"]
+    assert (log["multiplier"] == 0).all()
+    assert (log["kl"][:2] == 0).all(), "the critic learns first"
+    assert (log["kl"][2:] > 0).all()
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["ind", "dr"])
+def test_resume_equals_uninterrupted(tiny_bank: SimulatorBank, tmp_path: Path, shared: bool) -> None:
+    config = dataclasses.replace(SMALL, updates=5, shared=shared)
+    whole = train(tiny_bank, ADAPTIVE, config, progress=False)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(state: TrainState) -> None:
+        if state.update == 3:
+            raise KilledError
+
+    settings = {"checkpoint": tmp_path / "run.safetensors", "checkpoint_every": 2, "progress": False}
+    with pytest.raises(KilledError):
+        train(tiny_bank, ADAPTIVE, config, watch=kill, **settings)  # type: ignore[arg-type]
+    resumed = train(tiny_bank, ADAPTIVE, config, **settings)  # type: ignore[arg-type]
+    assert "learner.mean" in whole.state.tensors()
+    for name, value in whole.state.tensors().items():
+        assert torch.equal(value, resumed.state.tensors()[name]), name
+
+
+def test_results_do_not_depend_on_shards_or_order(tiny_bank: SimulatorBank) -> None:
+    def parameters(bank: SimulatorBank, shard: int) -> Tensor:
+        return train(bank, ADAPTIVE, SMALL, shard=shard, progress=False).state.actor
+
+    together = parameters(tiny_bank, 4)
+    torch.testing.assert_close(parameters(tiny_bank, 1), together, rtol=1e-3, atol=1e-3)
+    order = [2, 0, 3, 1]
+    torch.testing.assert_close(parameters(tiny_bank.select(order), 3), together[order], rtol=1e-3, atol=1e-3)
+
+
+def test_a_broken_simulator_stops_its_patient_only(tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = train(tiny_bank, FIXED, SMALL, progress=False)
+    observe, calls = DecisionProcess.observe, 0
+
+    def damaged(self: DecisionProcess, episodes: object) -> Tensor:
+        nonlocal calls
+        calls += 1
+        seen = observe(self, episodes)  # type: ignore[arg-type]
+        if calls > 10:  # from the third update on
+            seen[1] = float("nan")
+        return seen
+
+    monkeypatch.setattr(DecisionProcess, "observe", damaged)
+    result = train(tiny_bank, FIXED, SMALL, progress=False)
+    assert result.stopped == {tiny_bank.patients[1]: 2}
+    others = [0, 2, 3]
+    torch.testing.assert_close(result.state.actor[others], clean.state.actor[others], rtol=1e-3, atol=1e-3)
+    for value in (result.state.actor, *result.state.learner.values()):
+        assert torch.isfinite(value).all()
+
+
+def test_settings_are_checked() -> None:
+    assert TrainConfig("ppo-lag").constrained
+    assert not TrainConfig("ppo").constrained
+    for name, value in (("clip", 0.0), ("policy_epochs", 0), ("minibatch", 0), ("entropy", -1.0), ("policy_rate", 0.0)):
+        with pytest.raises(MedGymError, match=name):
+            TrainConfig("ppo", **{name: value})  # type: ignore[arg-type]
