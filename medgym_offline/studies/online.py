@@ -80,8 +80,9 @@ def run_online_study(
     protocol = load_protocol()
     home = Path(output)
     work = home / "work"
-    if fresh:
-        shutil.rmtree(work, ignore_errors=True)
+    if fresh and (work / "run.json").exists():  # else these are not a study's folders, and not ours to delete
+        for old in (work, home / "policies"):
+            shutil.rmtree(old, ignore_errors=True)
     RunFolder(
         work, {"format": FORMAT, "recipe": recipe.to_dict(), "bank": bank.content_hash, "protocol": protocol.hash}
     )
@@ -114,7 +115,8 @@ def run_online_study(
         "claims": study_claims(scored, recipe, protocol.bootstrap, ceilings),
     }
     result["headline_world"] = headline_world(result["worlds"])
-    _save_policies(trained, home / "policies")
+    shipped = "release" if recipe.behaviors == "shipped" else ""
+    _save_policies([c for c in trained if c.entry.group != shipped], home / "policies")
     # Rows as a list: their order is that of the tables, and JSON objects have none.
     write_text(home / RESULT, compact_json({**result, "rows": list(result["rows"].values())}))
     return result
@@ -176,12 +178,10 @@ def _departures(bank: SimulatorBank, recipe: StudyRecipe, sets: Sets, episodes: 
 
 
 def _save_policies(candidates: list[Candidate], folder: Path) -> None:
-    """What was trained here, one file per seed; shipped behaviours stay where they are."""
+    """One file per candidate and seed."""
     for candidate in candidates:
         for number, policy in enumerate(candidate.policies):
-            path = folder / f"{candidate.entry.key}-{number}.safetensors"
-            if not path.exists():
-                save_policy(policy, path)
+            save_policy(policy, folder / f"{candidate.entry.key}-{number}.safetensors")
 
 
 def compact_json(value: Any) -> str:

@@ -110,6 +110,26 @@ def test_another_recipe_is_refused_in_the_same_folder(result: dict[str, Any], fo
         run_online_study(replace(RECIPE, episodes=3), folder, bank=two, progress=False)
 
 
+def test_fresh_deletes_a_study_and_nothing_else(two: SimulatorBank, tmp_path: Path) -> None:
+    recipe = replace(
+        RECIPE, algorithms=("trpo",), timings=("fixed",), budget_decisions=(), ceiling_steps=0, case_percentiles=()
+    )
+    mine = tmp_path / "work" / "thesis.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    first = run_online_study(recipe, tmp_path, bank=two, fresh=True, progress=False)
+    assert mine.exists()
+    stale = tmp_path / "policies" / "ppo-pop-fixed-k4-0.safetensors"
+    stale.write_bytes(b"")
+    again = run_online_study(replace(recipe, seed=1), tmp_path, bank=two, fresh=True, progress=False)
+    assert not stale.exists()
+    assert again["provenance"]["training_seeds"] == [1]
+    key = "trpo-pop-fixed-k4"
+    assert first["rows"][key]["per_patient"] != again["rows"][key]["per_patient"]
+    kept = load_policy(tmp_path / "policies" / f"{key}-0.safetensors")
+    assert kept.provenance["seed"] == 1  # type: ignore[attr-defined]
+
+
 _STUDY = """
 import sys
 from pathlib import Path
