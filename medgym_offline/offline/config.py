@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,43 @@ class OfflineConfig:
                 raise unknown_name("offline setting", name, known)
         return cls(**values)
 
+    def changed(self, assignments: Sequence[str]) -> OfflineConfig:
+        """A copy with settings given as text, "name=value"; lists as "4,4,4", no value as "none".
+
+        Raises:
+            UnknownNameError: There is no such setting; with the nearest names.
+            MedGymError: The text is not an assignment, or the value not of the setting's type.
+        """
+        values = self.to_dict()
+        for text in assignments:
+            name, sign, value = text.partition("=")
+            name = name.strip().replace("-", "_")
+            if not sign:
+                raise MedGymError(f"setting {text!r} is not of the form name=value, for example gamma=0.95")
+            if name not in values:
+                raise unknown_name("offline setting", name, values)
+            kind = "optional" if name == "theta_quantile" else type(values[name]).__name__
+            try:
+                values[name] = _PARSERS[kind](value.strip())
+            except ValueError:
+                raise MedGymError(f"setting {name}: {value.strip()!r} is not {_KINDS[kind]}") from None
+        return type(self).from_dict(values)
+
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "optional": lambda text: None if text == "none" else float(text),
+    "str": str,
+    "list": lambda text: [int(part) for part in text.split(",")],
+}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "optional": "a number or none",
+    "str": "text",
+    "list": "whole numbers separated by commas",
+}
 
 PROFILES: dict[str, OfflineConfig] = {
     "quick": OfflineConfig(),

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,13 @@ from medgym_offline.files import atomic_path, code_version
 from medgym_offline.offline.algorithms import algorithm_name
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
-from medgym_offline.offline.learner import Learner
+from medgym_offline.offline.learner import CHECK_EVERY, Learner
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.progress import Progress
 from medgym_offline.stack import StackedMLP
 from medgym_offline.threads import one_thread
 
-__all__ = ["SHARD", "TrainResult", "train"]
+__all__ = ["SHARD", "TrainResult", "checkpoint_updates", "train"]
 
 SHARD = 10
 """Learners trained side by side on a CPU: larger stacks fall out of the cache and run slower."""
@@ -38,6 +38,7 @@ class TrainResult:
 
     Attributes:
         policy: The actors after the last update (the protocol scores the last, never the best).
+        checkpoints: Update -> the actors then, the last included; empty unless asked for.
         log: One line per 50 updates, means over learners: update, and what the objective reports (mse; or td, q, gap).
         stopped: Learner -> why it was stopped early; its actor is the one of its last healthy look.
     """
@@ -45,6 +46,7 @@ class TrainResult:
     policy: StackedActor
     log: list[dict[str, float]]
     stopped: dict[str, str]
+    checkpoints: dict[int, StackedActor] = field(default_factory=dict)
 
 
 def train(
@@ -59,6 +61,7 @@ def train(
     resume: str | Path | None = None,
     shard: int | None = None,
     device: str = "cpu",
+    checkpoints: int = 0,
     on_update: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Train `algorithm` on a dataset.
@@ -77,6 +80,8 @@ def train(
         resume: State file, written every 250 updates and removed at the end. If it exists, training goes on from it.
         shard: Learners per shard; default 10 on a CPU, all on a GPU.
         device: Torch device of the training; the policy is returned on the CPU.
+        checkpoints: How many policies to keep along the way, evenly spaced (in steps of 50 updates), the last included.
+            Which of them is best can only be told by evaluating them, which makes that best one optimistic.
         on_update: Called with the number of updates done, over all shards, after each.
 
     Returns:
@@ -93,6 +98,7 @@ def train(
     data = stack_transitions(transitions, scope, config, patients)
     size = shard or (SHARD if device == "cpu" else len(data))
     bounds = [(a, min(a + size, len(data))) for a in range(0, len(data), size)]
+    kept = checkpoint_updates(config.updates, checkpoints)
     task = {
         "algorithm": algorithm,
         "dataset": transitions.dataset_id,
@@ -101,7 +107,9 @@ def train(
         "seed": seed,
         "config": config.to_dict(),
     }
-    identity = json.dumps({**task, "learners": data.keys, "rows": data.counts.tolist(), "shard": size}, sort_keys=True)
+    identity = json.dumps(
+        {**task, "learners": data.keys, "rows": data.counts.tolist(), "shard": size, "keep": kept}, sort_keys=True
+    )
     saved = _read_state(resume, identity)
     finished: list[dict[str, Any]] = saved["finished"] if saved else []
 
@@ -114,8 +122,10 @@ def train(
             # patient alone is trained twice, so that its result is the one it has among others.
             members = list(range(start, stop)) * (2 if scope == "ind" and stop - start == 1 else 1)
             learner = Learner(algorithm, data.select(members).to(device), seed, config)
+            early: dict[str, Any] = {}
             if saved and saved["current"] is not None:
-                learner.restore(saved["current"])
+                early = saved["current"]["early"]
+                learner.restore(saved["current"]["learner"])
                 bar.advance(learner.done)
                 done += learner.done
                 saved = None
@@ -124,19 +134,16 @@ def train(
                 done += 1
                 if learner.done % 10 == 0 or learner.done == config.updates:
                     bar.advance(learner.done - 10 * ((learner.done - 1) // 10), **_shown(learner))
+                if learner.done in kept and learner.done < config.updates:
+                    early[str(learner.done)] = _actor(learner, stop - start)
                 if resume and learner.done % _SAVE_EVERY == 0 and learner.done < config.updates:
-                    _write_state(resume, identity, finished, learner.state())
+                    _write_state(resume, identity, finished, {"learner": learner.state(), "early": early})
                 if on_update is not None:
                     on_update(done)
-            finished.append(_outcome(learner, stop - start))
+            finished.append(_outcome(learner, stop - start) | {"early": early})
             if resume:
                 _write_state(resume, identity, finished, None)
 
-    net = StackedMLP(len(data), finished[0]["sizes"], finished[0]["activation"], seeds=[0] * len(data))
-    parts = [part["actor"] for part in finished]
-    books = [part["codebook"] for part in finished]
-    codebook = None if books[0] is None else torch.cat(books)
-    net.load_state_dict({key: torch.cat([part[key] for part in parts]) for key in parts[0]})
     stopped = {key: why for part in finished for key, why in part["stopped"].items()}
     if len(stopped) == len(data):
         first = next(iter(stopped))
@@ -144,24 +151,52 @@ def train(
         raise MedGymError(f"{algorithm}: every learner failed ({why}); lower the learning rates or check the rewards")
     for key, why in stopped.items():
         warnings.warn(f"{algorithm}: learner {key} {why}; its last healthy actor is used", stacklevel=2)
-    provenance = {**task, "stopped": stopped, "code": code_version(), "torch": torch.__version__}
     ids = None if scope == "pop" else data.keys
-    policy = StackedActor(net, ids, transitions.decisions, provenance=provenance, codebook=codebook)
+    origin = {**task, "stopped": stopped, "code": code_version(), "torch": torch.__version__}
+    policy = _assemble([part["actor"] for part in finished], ids, transitions.decisions, origin)
+    early_policies = {
+        at: _assemble([p["early"][str(at)] for p in finished], ids, transitions.decisions, {**origin, "update": at})
+        for at in kept
+        if at < config.updates
+    }
     if resume:
         Path(resume).unlink(missing_ok=True)
-    return TrainResult(policy.requires_grad_(False), _merge([json.loads(p["log"]) for p in finished], bounds), stopped)
+    log = _merge([json.loads(p["log"]) for p in finished], bounds)
+    return TrainResult(policy, log, stopped, early_policies | ({config.updates: policy} if kept else {}))
+
+
+def checkpoint_updates(updates: int, count: int) -> list[int]:
+    """After which updates `count` checkpoints are kept: multiples of 50 (when learners are looked at), and the last."""
+    looks = (-(-updates * i // (count * CHECK_EVERY)) for i in range(1, count + 1))
+    return sorted({min(updates, CHECK_EVERY * look) for look in looks})
+
+
+def _assemble(
+    parts: list[dict[str, Any]], ids: Sequence[str] | None, decisions: int, provenance: dict[str, Any]
+) -> StackedActor:
+    """One policy from the actors of all shards."""
+    tensors = [part["net"] for part in parts]
+    count = sum(len(t["layers.0.weight"]) for t in tensors)
+    net = StackedMLP(count, parts[0]["sizes"], parts[0]["activation"], seeds=[0] * count)
+    net.load_state_dict({key: torch.cat([t[key] for t in tensors]) for key in tensors[0]})
+    books = [part["codebook"] for part in parts]
+    codebook = None if books[0] is None else torch.cat(books)
+    return StackedActor(net, ids, decisions, provenance=provenance, codebook=codebook).requires_grad_(False)
 
 
 def _outcome(learner: Learner, count: int) -> dict[str, Any]:
     """What is kept of the first `count` learners of a finished shard: plain tensors and text."""
+    return {"actor": _actor(learner, count), "log": json.dumps(learner.log), "stopped": dict(learner.stopped)}
+
+
+def _actor(learner: Learner, count: int) -> dict[str, Any]:
+    """The actors of the first `count` learners as they are now, as plain tensors and text."""
     net, book = learner.finished_actor(), learner.codebook()
     return {
-        "actor": {key: value.detach()[:count] for key, value in net.state_dict().items()},
+        "net": {key: value.detach()[:count].clone() for key, value in net.state_dict().items()},
         "sizes": list(net.sizes),
         "activation": net.activation,
-        "codebook": None if book is None else book[:count],
-        "log": json.dumps(learner.log),
-        "stopped": dict(learner.stopped),
+        "codebook": None if book is None else book[:count].clone(),
     }
 
 

@@ -126,8 +126,8 @@ def test_finished_policy_is_the_learners_policy(case: str) -> None:
 
 GAMMA = 0.8
 LEVELS = 5
-# What each may lose (mean over learners; uniform actions lose about 0.75), and how far its value may lie below and above V*.
-# The conservative term (alpha 0.2) lowers values of the data too, decision by decision; it never raises them.
+# What each may lose (mean over learners; uniform actions lose about 0.75), and how far its value may lie below and
+# above V*. The conservative term (alpha 0.2) lowers values of the data too, decision by decision; it never raises them.
 BOUNDS = {
     "dqn": (0.12, 0.4, 0.4),
     "cql": (0.12, 0.9, 0.0),

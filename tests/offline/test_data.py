@@ -153,3 +153,20 @@ def test_settings_survive_json_and_unknown_ones_are_named() -> None:
     assert OfflineConfig.from_dict(config.to_dict()) == config
     with pytest.raises(UnknownNameError, match="did you mean 'alpha'"):
         OfflineConfig.from_dict({"alpa": 1.0})
+
+
+def test_settings_as_text() -> None:
+    config = OfflineConfig().changed(
+        ["gamma=0.95", "discount = elapsed", "ensemble=2", "candidates=1,2,3", "theta-quantile=0.9"]
+    )
+    assert config == OfflineConfig(gamma=0.95, discount="elapsed", ensemble=2, candidates=(1, 2, 3), theta_quantile=0.9)
+    assert config.changed(["theta_quantile=none"]).theta_quantile is None
+    for text, wanted in (
+        ("gama=0.9", "did you mean 'gamma'"),
+        ("gamma", "name=value"),
+        ("gamma=high", "gamma: 'high' is not a number"),
+        ("updates=1.5", "updates: '1.5' is not a whole number"),
+        ("alpha=none", "alpha: 'none' is not a number"),
+    ):
+        with pytest.raises(MedGymError, match=wanted):
+            OfflineConfig().changed([text])

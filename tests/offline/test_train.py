@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -102,3 +103,53 @@ def test_bad_input_is_named() -> None:
         train("dqn", transitions, "individual", progress=False)
     with pytest.raises(DatasetError, match="toy/1 has no episodes"):
         train("dqn", transitions.select(transitions.patient != 1), patients=["toy/1"], progress=False)
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "gcql-discrete"])
+def test_checkpoints_are_the_policies_of_shorter_trainings(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the run is stopped between two of them and resumed."""
+    monkeypatch.setattr(sys.modules["medgym_offline.offline.train"], "_SAVE_EVERY", 10)
+    config = dataclasses.replace(SHORT, updates=120, codewords=12)
+    state = tmp_path / "state.pt"
+
+    def run(**options: object) -> TrainResult:
+        return train(algorithm, toy(episodes=20), seed=1, config=config, progress=False, shard=2, **options)  # type: ignore[arg-type]
+
+    def stop(done: int) -> None:
+        if done == 75:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoints=3, resume=state, on_update=stop)
+    with pytest.raises(MedGymError, match="another training"):
+        run(checkpoints=2, resume=state)
+    result = run(checkpoints=3, resume=state)
+    assert list(result.checkpoints) == [50, 100, 120]
+    assert result.checkpoints[120] is result.policy
+    assert result.checkpoints[50].provenance["update"] == 50
+    shorter = dataclasses.replace(config, updates=50)
+    wanted = train(algorithm, toy(episodes=20), seed=1, config=shorter, progress=False).policy
+    assert torch.equal(result.checkpoints[50].act(OBSERVATIONS), wanted.act(OBSERVATIONS))
+    assert torch.equal(result.policy.act(OBSERVATIONS), run().policy.act(OBSERVATIONS))
+    assert not run().checkpoints
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("algorithm", ["cql", "dqn-discrete", "gcql-discrete"])
+def test_an_exploding_learner_is_stopped_alone(algorithm: str) -> None:
+    """Rewards that grow with the state's row make Q exceed the limit for one patient only."""
+    transitions = toy(episodes=20)
+    rewards = transitions.rewards.copy()
+    rewards[transitions.patient == 1] *= np.float32(1e6)
+    config = dataclasses.replace(SHORT, codewords=12, reward_scaling="none", explosion=50.0, critic_lr=0.1, updates=150)
+    one = dataclasses.replace(transitions, rewards=rewards)
+    result = train(algorithm, one, seed=1, config=config, progress=False)
+    assert list(result.stopped) == ["toy/1"]
+    assert "|Q| =" in result.stopped["toy/1"]
+    assert torch.isfinite(result.policy.act(OBSERVATIONS)).all()
+    plain = train(algorithm, transitions, seed=1, config=config, progress=False)
+    assert not plain.stopped
+    for p in (0, 2):
+        assert torch.equal(result.policy.act(OBSERVATIONS)[p], plain.policy.act(OBSERVATIONS)[p])
