@@ -109,6 +109,15 @@ class TanhMLP:
                 back = torch.bmm(back, layers[i][0].transpose(1, 2)).mul_(slopes[i - 1])
         return gradient
 
+    def input_vjp(self, theta: Tensor, slopes: Sequence[Tensor], cotangent: Tensor) -> Tensor:
+        """Gradient `(P, N, sizes[0])` of `sum(output * cotangent)` with respect to the input."""
+        layers, back = self.layers(theta), cotangent
+        for i in reversed(range(len(layers))):
+            back = torch.bmm(back, layers[i][0].transpose(1, 2))
+            if i:
+                back = back.mul_(slopes[i - 1])
+        return back
+
 
 @dataclass
 class Adam:

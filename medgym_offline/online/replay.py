@@ -1,0 +1,84 @@
+"""Replay buffers of a stack: the transitions of every policy in one tensor `(P, N, W)`.
+
+A row is (observation, action, next observation, reward, cost, hours, terminal). Raw reward and hours are kept, not the
+centred or penalised reward: the mean harm and the multiplier that a row is learnt with are today's, not those of the
+day it was collected. The oldest rows are written over. What a policy holds depends on its own episodes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.online.rollouts import Collected
+
+__all__ = ["Transitions", "append", "draw_rows", "row_width", "transitions"]
+
+
+def row_width(observation_dim: int, action_dim: int) -> int:
+    """Numbers in a row."""
+    return 2 * observation_dim + action_dim + 4
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Rows `(P, N, ..)`: `observations`, `following` (d), `actions` (A), `rewards`, `costs`, `dt` (hours), `ended`."""
+
+    observations: Tensor
+    actions: Tensor
+    following: Tensor
+    rewards: Tensor
+    costs: Tensor
+    dt: Tensor
+    ended: Tensor
+
+    def packed(self) -> Tensor:
+        """One tensor `(P, N, W)`."""
+        scalars = torch.stack([self.rewards, self.costs, self.dt, self.ended], -1)
+        return torch.cat([self.observations, self.actions, self.following, scalars], -1)
+
+    @classmethod
+    def unpacked(cls, rows: Tensor, observation_dim: int) -> Transitions:
+        """Inverse of :meth:`packed`."""
+        action_dim = rows.shape[-1] - 2 * observation_dim - 4
+        seen, action, following, scalars = rows.split([observation_dim, action_dim, observation_dim, 4], -1)
+        return cls(seen, action, following, *scalars.unbind(-1))
+
+
+def transitions(batch: Collected, actions: Tensor) -> Transitions:
+    """Rows of whole episodes `(S, K, B, ..)`; the last decision of an episode is terminal (hour 96).
+
+    Args:
+        batch: The episodes.
+        actions: Squashed actions `(S, K, B, A)`.
+    """
+    # The decision after the last one of the budget does not exist.
+    following = torch.zeros_like(batch.observations)
+    following[:, :-1] = batch.observations[:, 1:]
+    goes_on = torch.zeros_like(batch.valid)
+    goes_on[:, :-1] = batch.valid[:, 1:]
+    following = following * goes_on.unsqueeze(-1)
+    return Transitions(
+        batch.observations, actions, following, batch.rewards, batch.costs, batch.dt, batch.valid * (1.0 - goes_on)
+    )
+
+
+def append(buffer: Tensor, filled: Tensor, rows: Tensor, valid: Tensor) -> None:
+    """Write the valid ones of `rows (P, R, W)` into `buffer (P, N, W)` and count them in `filled (P, 1)`, in place.
+
+    `filled` counts all rows ever written; R must not be above N. `valid` is `(P, R)` bool.
+    """
+    place = (filled + valid.long().cumsum(1) - 1) % buffer.shape[1]
+    policy, row = valid.nonzero(as_tuple=True)
+    buffer[policy, place[policy, row]] = rows[policy, row]
+    filled += valid.sum(1, keepdim=True)
+
+
+def draw_rows(filled: Tensor, capacity: int, generators: Sequence[np.random.Generator], count: int) -> Tensor:
+    """Row numbers `(P, count)`, uniform with replacement over what each policy holds, from its own generator."""
+    held = filled.flatten().clamp(1, capacity).tolist()
+    return torch.from_numpy(np.stack([rng.integers(0, n, count) for rng, n in zip(generators, held)]))

@@ -1,0 +1,195 @@
+"""Soft actor-critic: gradients against autograd, targets by hand, buffers, independence of patients."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.online.gaussian import GaussianActor
+from medgym_offline.online.networks import Adam, TanhMLP
+from medgym_offline.online.replay import Transitions, append, draw_rows, row_width
+from medgym_offline.online.sac import (
+    SoftLearner,
+    SoftSettings,
+    actor_gradient,
+    critic_gradient,
+    soft_step,
+    soft_targets,
+    twin_values,
+)
+
+P, N, D, A = 3, 40, 9, 3
+ACTOR, CRITIC = GaussianActor((D, 8, 8, A)), TanhMLP((D + A, 8, 8, 1))
+
+
+def _tensor(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
+
+
+def _learner() -> SoftLearner:
+    actor = ACTOR.initial([np.random.default_rng(p) for p in range(P)], [0.1] * A, [0.5] * A, 1.0).double()
+    critic = CRITIC.initial([np.random.default_rng(9 + i) for i in range(2 * P)]).double().view(P, -1)
+    alpha = torch.tensor([[0.05], [0.3], [1.0]], dtype=torch.float64).log()
+    target = critic + 0.1 * _tensor(5, *critic.shape)
+    return SoftLearner(actor, critic, target, alpha, Adam.zeros(actor), Adam.zeros(critic), Adam.zeros(alpha))
+
+
+def _rows() -> Transitions:
+    ended = (torch.arange(N) % 5 == 4).double().expand(P, N)
+    scalars = [_tensor(20, P, N), _tensor(21, P, N).abs(), 4.8 + _tensor(22, P, N).abs()]
+    return Transitions(_tensor(23, P, N, D), torch.tanh(_tensor(24, P, N, A)), _tensor(25, P, N, D), *scalars, ended)
+
+
+def _density(theta: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Action and log density from torch's own transformed distribution."""
+    x, layers = observations, ACTOR.network.layers(ACTOR.split(theta)[0])
+    for i, (weight, bias) in enumerate(layers):
+        x = x @ weight + bias
+        x = torch.tanh(x) if i < len(layers) - 1 else x
+    std = ACTOR.split(theta)[1].exp().unsqueeze(1).expand_as(x)
+    normal = torch.distributions.Normal(x, std)
+    squashed = torch.distributions.TransformedDistribution(normal, [torch.distributions.TanhTransform(cache_size=1)])
+    action = torch.tanh(x + std * noise)
+    z = x + std * noise
+    density = normal.log_prob(z) - torch.log1p(-action.square())
+    with torch.no_grad():
+        torch.testing.assert_close(density, squashed.log_prob(action), rtol=1e-4, atol=1e-4)
+    return action, density.sum(-1)
+
+
+def _values(critic: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+    found = []
+    for theta in critic.view(P, 2, -1).unbind(1):
+        x, layers = torch.cat([observations, actions], -1), CRITIC.layers(theta)
+        for i, (weight, bias) in enumerate(layers):
+            x = x @ weight + bias
+            x = torch.tanh(x) if i < len(layers) - 1 else x
+        found.append(x.squeeze(-1))
+    return torch.stack(found, 1)
+
+
+def test_actor_gradient_is_that_of_autograd() -> None:
+    learner, rows, noise = _learner(), _rows(), _tensor(1, P, N, A)
+    alpha, theta = learner.log_alpha.exp(), learner.actor.clone().requires_grad_()
+    action, density = _density(theta, rows.observations, noise)
+    values = _values(learner.critic, rows.observations, action)
+    assert 0 < float(values.argmin(1).double().mean()) < 1, "either critic is the smaller one somewhere"
+    (expected,) = torch.autograd.grad((alpha * density - values.amin(1)).mean(1).sum(), theta)
+    found, mean = actor_gradient(ACTOR, learner.actor, CRITIC, learner.critic, rows.observations, noise, alpha)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-11)
+    torch.testing.assert_close(mean, density.detach().mean(1), rtol=1e-9, atol=1e-10)
+
+
+def test_critic_gradient_is_that_of_autograd() -> None:
+    learner, rows, targets = _learner(), _rows(), _tensor(2, P, N)
+    critic = learner.critic.clone().requires_grad_()
+    values = _values(critic, rows.observations, rows.actions)
+    loss = 0.5 * (values - targets.unsqueeze(1)).square().mean(2)
+    (expected,) = torch.autograd.grad(loss.sum(), critic)
+    found, mean = critic_gradient(CRITIC, learner.critic, rows.observations, rows.actions, targets)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(mean, loss.detach().mean(1))
+    torch.testing.assert_close(twin_values(CRITIC, learner.critic, rows.observations, rows.actions), values.detach())
+
+
+def test_targets_discount_by_elapsed_time_and_stop_at_the_end() -> None:
+    learner, rows, noise = _learner(), _rows(), _tensor(3, P, N, A)
+    rows.following[rows.ended > 0] = float("nan")  # nobody may look there
+    discount = 0.9 ** (rows.dt / 4.8)
+    found = soft_targets(ACTOR, CRITIC, learner, rows, rows.rewards, discount, noise)
+    action, density = _density(learner.actor, rows.following.nan_to_num(0.0), noise)
+    ahead = _values(learner.target, rows.following.nan_to_num(0.0), action).amin(1)
+    ahead = ahead - learner.log_alpha.exp() * density
+    expected = torch.where(rows.ended > 0, rows.rewards, rows.rewards + discount * ahead)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def _take(learner: SoftLearner, index: list[int]) -> SoftLearner:
+    def part(value: Tensor | Adam) -> Tensor | Adam:
+        if isinstance(value, Adam):
+            return Adam(value.mean[index], value.square[index], value.steps[index])
+        return value[index]
+
+    return SoftLearner(**{name: part(value) for name, value in vars(learner).items()})  # type: ignore[arg-type]
+
+
+def test_stacked_steps_equal_looped_and_move_alpha_towards_the_wanted_entropy() -> None:
+    rows, settings = _rows(), SoftSettings(rate=1e-2, tau=0.1)
+    discount, noise = 0.99 ** (rows.dt / 4.8), _tensor(4, 2, P, N, A)
+    acts = torch.tensor([True, False, True])
+
+    def run(index: list[int]) -> SoftLearner:
+        learner = _take(_learner(), index)
+        part = Transitions(*(value[index] for value in vars(rows).values()))
+        for _ in range(3):
+            soft_step(
+                ACTOR, CRITIC, learner, part, part.rewards, discount[index], noise[:, index], settings, acts[index]
+            )
+        return learner
+
+    together, looped, start = run([0, 1, 2]), [run([p]) for p in range(P)], _learner()
+    for name in ("actor", "critic", "target", "log_alpha"):
+        torch.testing.assert_close(
+            getattr(together, name), torch.cat([getattr(one, name) for one in looped]), rtol=1e-8, atol=1e-10
+        )
+    assert torch.equal(together.actor[1], start.actor[1]), "only the critics of this patient learn"
+    assert not torch.equal(together.critic[1], start.critic[1])
+    density = actor_gradient(
+        ACTOR, start.actor, CRITIC, start.critic, rows.observations, noise[1], start.log_alpha.exp()
+    )[1]
+    moved = (together.log_alpha - start.log_alpha).flatten()
+    for p in (0, 2):  # entropy above -A: alpha falls; below: it grows
+        assert float(moved[p]) * float(-density[p] + A) < 0
+
+
+def test_copies_follow_by_tau() -> None:
+    learner, rows, settings = _learner(), _rows(), SoftSettings(tau=0.25)
+    before = copy.deepcopy(learner.target)
+    soft_step(
+        ACTOR, CRITIC, learner, rows, rows.rewards, rows.dt * 0, _tensor(4, 2, P, N, A), settings, torch.ones(P) > 0
+    )
+    torch.testing.assert_close(learner.target, 0.75 * before + 0.25 * learner.critic)
+
+
+def test_buffers_keep_the_newest_rows_of_each_patient() -> None:
+    buffer, filled = torch.zeros(2, 5, 1), torch.zeros(2, 1, dtype=torch.int64)
+    valid = torch.tensor([[True, True, True, True], [True, False, True, False]])
+    for start in (0.0, 10.0):
+        rows = (start + torch.arange(4.0)).expand(2, 4).unsqueeze(-1)
+        append(buffer, filled, rows, valid)
+    assert filled.flatten().tolist() == [8, 4]
+    assert sorted(buffer[0].flatten().tolist()) == [3.0, 10.0, 11.0, 12.0, 13.0]
+    assert buffer[1].flatten().tolist() == [0.0, 2.0, 10.0, 12.0, 0.0]
+
+
+def test_draws_belong_to_the_patient_and_stay_among_its_rows() -> None:
+    filled = torch.tensor([[7], [900]])
+    drawn = draw_rows(filled, 50, [np.random.default_rng(p) for p in (1, 2)], 400)
+    assert drawn[0].unique().tolist() == list(range(7))
+    assert int(drawn[1].max()) == 49
+    assert torch.equal(draw_rows(filled[1:], 50, [np.random.default_rng(2)], 400)[0], drawn[1])
+
+
+def test_rows_pack_and_unpack() -> None:
+    rows = _rows()
+    packed = rows.packed()
+    assert packed.shape == (P, N, row_width(D, A))
+    for name, value in vars(Transitions.unpacked(packed, D)).items():
+        assert torch.equal(value, getattr(rows, name)), name
+
+
+@pytest.mark.parametrize("sizes", [(4, 6, 2), (5, 7, 6, 1)])
+def test_input_gradient_is_that_of_autograd(sizes: tuple[int, ...]) -> None:
+    network = TanhMLP(sizes)
+    theta = network.initial([np.random.default_rng(p) for p in range(P)]).double()
+    x = _tensor(6, P, N, sizes[0]).requires_grad_()
+    cotangent = _tensor(7, P, N, sizes[-1])
+    with torch.enable_grad():
+        (expected,) = torch.autograd.grad((network.forward(theta, x) * cotangent).sum(), x)
+    activations = network.activations(theta, x.detach())
+    found = network.input_vjp(theta, network.slopes(activations), cotangent)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
