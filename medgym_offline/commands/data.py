@@ -1,4 +1,4 @@
-"""list, info, download, verify, generate: datasets."""
+"""list, info, download, publish, verify, generate: datasets."""
 
 from __future__ import annotations
 
@@ -162,20 +162,57 @@ def verify_command(dataset: DatasetId, json: Json = False, root: Root = None) ->
 def download_command(
     dataset: DatasetId,
     remote: Annotated[
-        str | None, typer.Option("--remote", metavar="URL", help="For example hf://ORG (default: $MINARI_REMOTE).")
+        list[str] | None,
+        typer.Option(
+            "--remote",
+            metavar="URL",
+            help="hf://ORG; several are tried in order (default: $MINARI_REMOTE, then the project's).",
+        ),
     ] = None,
     regenerate: Annotated[
-        bool, typer.Option("--regenerate", help="Make it from its recipe if no remote has it.")
+        bool, typer.Option("--regenerate", help="Make it from its recipe if no remote gives it.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is here.")] = False,
+    root: Root = None,
 ) -> None:
-    """Fetch a dataset from a Minari remote and verify it; --regenerate makes it here if none answers.
+    """Fetch a dataset to where Minari finds it, and compare it with the release's checksums.
+
+    What is damaged here is fetched again, and an interrupted transfer is continued.
 
     Example: medgym-offline download medgym/sepsis-ind-v0 --regenerate
     """
-    from medgym_offline.commands.fetch import fetch
+    from medgym_offline.datasets import download
 
-    say(fetch(dataset, remote=remote, regenerate=regenerate, force=force))
+    say(download(dataset, remotes=remote, root=root, force=force, regenerate=regenerate).message)
+
+
+def publish_command(
+    datasets: Annotated[list[str], typer.Argument(metavar="ID...", help="Dataset ids.")],
+    remote: Annotated[str, typer.Option("--remote", metavar="URL", help="hf://ORG to publish at.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the files with sizes and checksums; send nothing.")
+    ] = False,
+    root: Root = None,
+) -> None:
+    """Publish datasets of this machine, each in one commit with its card and a tag. They are verified first.
+
+    The token is read from HF_TOKEN or from the login (hf auth login), never from the command line.
+
+    Example: medgym-offline publish medgym/sepsis-ind-v0 --remote hf://ORG --dry-run
+    """
+    from medgym_offline.datasets import publish
+
+    for dataset in datasets:
+        sent = publish(dataset, remote, root=root, dry_run=dry_run)
+        for note in sent.notes:
+            say(note)
+        if sent.commit is None:
+            say("\n".join(f"{digest}  {size:>12,}  {path}" for path, size, digest in sent.files))
+            total = sum(size for _, size, _ in sent.files)
+            where = f"{sent.repository}, tag {sent.tag}"
+            say(f"{dataset}: {len(sent.files)} files, {total:,} bytes, for {where}; nothing sent")
+        else:
+            say(f"{dataset}: published at {remote} as {sent.repository}, commit {sent.commit[:12]}, tag {sent.tag}")
 
 
 def register(app: typer.Typer) -> None:
@@ -183,5 +220,6 @@ def register(app: typer.Typer) -> None:
     app.command("list")(list_command)
     app.command("info")(info_command)
     app.command("download")(download_command)
+    app.command("publish")(publish_command)
     app.command("verify")(verify_command)
     app.command("generate")(generate_command)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medgym_offline.datasets.card import dataset_card
     from medgym_offline.datasets.catalogue import DatasetInfo, dataset_folder, dataset_info, list_datasets, minari_root
+    from medgym_offline.datasets.download import Download, download
     from medgym_offline.datasets.generation import GeneratedDataset, generate
     from medgym_offline.datasets.load import load_dataset
+    from medgym_offline.datasets.publish import Publication, publish
     from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, find_recipe, list_recipes, read_recipe
     from medgym_offline.datasets.transitions import COLUMNS, HORIZON, Transitions
     from medgym_offline.datasets.verification import VerificationReport, verify
@@ -21,7 +23,9 @@ __all__ = [
     "COLUMNS",
     "HORIZON",
     "DatasetInfo",
+    "Download",
     "GeneratedDataset",
+    "Publication",
     "Recipe",
     "Transitions",
     "UnknownDatasetError",
@@ -29,12 +33,14 @@ __all__ = [
     "dataset_card",
     "dataset_folder",
     "dataset_info",
+    "download",
     "find_recipe",
     "generate",
     "list_datasets",
     "list_recipes",
     "load_dataset",
     "minari_root",
+    "publish",
     "read_recipe",
     "verify",
 ]
@@ -42,8 +48,10 @@ __all__ = [
 _HOMES = {
     "card": ("dataset_card",),
     "catalogue": ("DatasetInfo", "dataset_folder", "dataset_info", "list_datasets", "minari_root"),
+    "download": ("Download", "download"),
     "generation": ("GeneratedDataset", "generate"),
     "load": ("load_dataset",),
+    "publish": ("Publication", "publish"),
     "recipes": ("Recipe", "UnknownDatasetError", "find_recipe", "list_recipes", "read_recipe"),
     "transitions": ("COLUMNS", "HORIZON", "Transitions"),
     "verification": ("VerificationReport", "verify"),

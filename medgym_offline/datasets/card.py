@@ -1,12 +1,18 @@
-"""Dataset cards: a README with Hub front matter, from the manifest alone."""
+"""Dataset cards: a README with Hub front matter, from the manifest, and figures from the rows."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medgym_offline.datasets.catalogue import DATA_FILE
 
-__all__ = ["dataset_card"]
+if TYPE_CHECKING:
+    from medgym_offline.datasets.card_figures import CardFigure
+    from medgym_offline.datasets.transitions import Transitions
+
+__all__ = ["dataset_card", "write_card"]
 
 _OBSERVED = (
     ("spo2", "oxygen saturation, normalised (%)"),
@@ -63,11 +69,31 @@ def _size_category(rows: int) -> str:
     return next((name for bound, name in bounds if rows < bound), "1M<n<10M")
 
 
-def dataset_card(manifest: dict[str, Any]) -> str:
+def write_card(folder: Path, manifest: dict[str, Any], rows: Transitions, figures: bool = True) -> None:
+    """Write `README.md` and, with `figures`, `figures/*.png` into a dataset's folder.
+
+    Raises:
+        MissingExtraError: figures are wanted and matplotlib is not installed.
+    """
+    from medgym_offline.datasets.card_figures import draw_figures
+
+    drawn = draw_figures(folder / "figures", rows) if figures else []
+    (folder / "README.md").write_text(dataset_card(manifest, drawn), encoding="utf-8")
+
+
+def _gallery(figures: Sequence[CardFigure]) -> str:
+    if not figures:
+        return ""
+    parts = [f"![{figure.caption}](figures/{figure.file})\n\n{figure.caption}" for figure in figures]
+    return "\n## Figures\n\n" + "\n\n".join(parts) + "\n"
+
+
+def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -> str:
     """Card of a dataset as markdown with Hub front matter.
 
     Args:
         manifest: From `generate` or `read_manifest`.
+        figures: Those beside it, from `draw_figures`.
     """
     recipe, references = manifest["recipe"], manifest["references"]
     returns = references["returns"]
@@ -96,6 +122,7 @@ tags:
 - medical
 - sepsis
 - simulation
+viewer: false
 size_categories:
 - {_size_category(manifest["steps"])}
 ---
@@ -143,7 +170,7 @@ it again: `medgym-offline generate {manifest["source"]}`; to check it: `medgym-o
 {_columns(manifest)}
 
 `next_observations`, `terminations`, `truncations`, `patient` (index into the bank) and `episode` complete a row.
-
+{_gallery(figures)}
 ## Scores
 
 Mean undiscounted returns in the patients' own simulators, {references["episodes"]} episodes per patient:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.datasets.behaviors import Behavior, recipe_behavior
-from medgym_offline.datasets.card import dataset_card
+from medgym_offline.datasets.card import write_card
+from medgym_offline.datasets.card_figures import can_draw
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import EpisodeWriter
@@ -101,7 +102,8 @@ def generate(
 ) -> GeneratedDataset:
     """Make a dataset from its recipe and write it where Minari finds it.
 
-    Writes `<root>/<id>/data/{main_data.hdf5, metadata.json, manifest.json}`, the card `<root>/<id>/README.md` and the
+    Writes `<root>/<id>/data/{main_data.hdf5, metadata.json, manifest.json}`, the card `<root>/<id>/README.md`
+    (with figures if matplotlib is installed) and the
     flat cache `<root>/<id>/flat-<hash>/`, all or nothing; a dataset of that id is replaced. Rows are the same
     whenever and with whatever other patients they are made (to float32 rounding). Shards of patients are kept in the
     cache folder as they finish: an interrupted run continues there, and ends with the same bytes.
@@ -213,5 +215,5 @@ def _write(
     made = {"name": bank.name, "content_hash": bank.content_hash, "source": str(bank.metadata.get("source", ""))}
     manifest = build_manifest(recipe, source, transitions, folder, references, made, behavior.to_json())
     (data / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
-    (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
+    write_card(folder, manifest, transitions, figures=can_draw())
     return manifest

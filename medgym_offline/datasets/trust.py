@@ -1,0 +1,123 @@
+"""What a manifest from elsewhere must be before anything it names is believed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST_FORMAT, read_manifest
+from medgym_offline.datasets.recipes import known_recipe
+from medgym_offline.errors import DatasetError, MedGymError
+from medgym_offline.files import release_folder, sha256_file
+
+__all__ = ["check_manifest", "check_metadata", "damaged_files", "departures", "release_manifest"]
+
+_KINDS: dict[str, type] = {
+    "id": str, "recipe": dict, "recipe_digest": str, "source": str, "patients": list, "episodes": int, "steps": int,
+    "episode_steps": dict, "episode_returns": dict, "content_hash": str, "columns": dict, "references": dict,
+    "env_spec": dict, "eval_env_spec": dict, "bank": dict, "behavior": dict, "code_version": str, "files": dict,
+}  # fmt: skip
+_FIXED = ("id", "recipe_digest", "content_hash", "episodes", "steps", "env_spec", "eval_env_spec", "bank", "behavior")
+
+
+def release_manifest(dataset: str) -> dict[str, Any] | None:
+    """The manifest that this release ships for a dataset; None if it ships none."""
+    recipe = known_recipe(dataset)
+    if recipe is None:
+        return None
+    path = release_folder("datasets") / f"{recipe.name}.manifest.json"
+    return read_manifest(path) if path.is_file() else None
+
+
+def check_manifest(manifest: Any, dataset: str, where: str) -> dict[str, Any]:
+    """A manifest whose fields have the right types and that is of `dataset`; else a `DatasetError` naming the field.
+
+    Args:
+        manifest: JSON values from anywhere.
+        dataset: Id it should have.
+        where: Names the source in the error.
+    """
+    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise DatasetError(f"{where}: format is {found!r}, expected {MANIFEST_FORMAT!r}")
+    for name, kind in _KINDS.items():
+        if not isinstance(manifest.get(name), kind) or isinstance(manifest[name], bool):
+            raise DatasetError(f"{where}: {name!r} is {manifest.get(name)!r}, expected {kind.__name__}")
+    if manifest["id"] != dataset:
+        raise DatasetError(f"{where}: it is the manifest of {manifest['id']!r}")
+    for name, entry in manifest["files"].items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or path.parts[:1] != ("data",):
+            raise DatasetError(f"{where}: files names {name!r}, which is not below data/")
+        good = isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+        if not good or not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
+            raise DatasetError(f"{where}: files[{name!r}] is {entry!r}, expected sha256 and bytes")
+    if missing := {DATA_FILE, "data/metadata.json"} - manifest["files"].keys():
+        raise DatasetError(f"{where}: files lacks {sorted(missing)[0]!r}")
+    return manifest
+
+
+def departures(manifest: dict[str, Any], release: dict[str, Any]) -> list[str]:
+    """Fields in which a dataset is not the one the release names.
+
+    The code's version may differ, and with it `metadata.json`, which states it; the rows and the environment may not.
+    """
+    wrong = [name for name in _FIXED if manifest[name] != release[name]]
+    if manifest["files"][DATA_FILE] != release["files"][DATA_FILE]:
+        wrong.append(f"sha256 of {DATA_FILE}")
+    return wrong
+
+
+def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
+    """Minari's metadata of a fetched dataset names the manifest's environment and counts; else a `DatasetError`.
+
+    `recover_environment` imports what these specs name, so they are looked at before they can be used.
+    """
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        found = {
+            "dataset_id": metadata["dataset_id"],
+            "total_episodes": metadata["total_episodes"],
+            "total_steps": metadata["total_steps"],
+            "env_spec": json.loads(metadata["env_spec"]),
+            "eval_env_spec": json.loads(metadata["eval_env_spec"]),
+            "content_hash": metadata["medgym"]["content_hash"],
+            "bytes": metadata["medgym"]["bytes"],
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{where}: metadata.json is not one of this project's ({type(error).__name__}: {error})"
+        ) from None
+    wanted = {
+        "dataset_id": manifest["id"],
+        "total_episodes": manifest["episodes"],
+        "total_steps": manifest["steps"],
+        "env_spec": manifest["env_spec"],
+        "eval_env_spec": manifest["eval_env_spec"],
+        "content_hash": manifest["content_hash"],
+        "bytes": manifest["files"][DATA_FILE]["bytes"],
+    }
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise DatasetError(f"{where}: metadata.json and the manifest disagree on {name!r}")
+    for name in ("env_spec", "eval_env_spec"):
+        for point in ("entry_point", "vector_entry_point"):
+            entry = found[name].get(point)
+            if not isinstance(entry, str) or not entry.startswith("medgym_offline.envs:"):
+                raise DatasetError(f"{where}: {name} has the {point} {entry!r}, which is not of this package")
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Files of a local dataset that are missing or do not have the bytes its own manifest states."""
+    try:
+        manifest = read_manifest(folder / "data" / "manifest.json")
+        entries = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    except (MedGymError, KeyError, TypeError, AttributeError):
+        return ["data/manifest.json"]
+    wrong = []
+    for name, wanted in entries.items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != wanted:
+            wrong.append(name)
+    return wrong
