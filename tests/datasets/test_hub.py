@@ -1,0 +1,405 @@
+"""Publishing and downloading through a Hub on this machine: our commands, `minari` and `huggingface_hub`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medgym_offline.datasets import GeneratedDataset, Recipe, download, publish, recipes, remotes, trust
+from medgym_offline.datasets import download as _download_function
+from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.errors import DatasetError, UnknownNameError
+from medgym_offline.files import sha256_file
+from tests.datasets.hub import ORG, READER, TOKEN, Blob, Hub, local_hub
+
+ID = "medgym/sepsis-prior-v0"
+REMOTE = f"hf://{ORG}"
+REPOSITORY = f"{ORG}/medgym"
+down = sys.modules[_download_function.__module__]
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A Hub, and a process that talks to it as the writer."""
+    from huggingface_hub import constants
+
+    with local_hub() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
+        monkeypatch.setattr(remotes, "PAUSE", 0.0)
+        yield server
+
+
+@pytest.fixture
+def published(hub: Hub, made: GeneratedDataset, root: Path) -> Hub:
+    assert publish(ID, REMOTE, root=root, progress=False).commit == hub.repositories[REPOSITORY].head
+    return hub
+
+
+@pytest.fixture
+def release(recipe: Recipe, made: GeneratedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A release with this dataset's recipe and manifest."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    lines = [f"{name} = {json.dumps(value)}" for name, value in recipe.to_json().items()]
+    (folder / "sepsis-prior-v0.toml").write_text("\n".join(lines))
+    (folder / "sepsis-prior-v0.manifest.json").write_text(json.dumps(made.manifest))
+    for module in (recipes, trust):
+        monkeypatch.setattr(module, "release_folder", lambda name: folder)
+    return folder
+
+
+def get(root: Path, **options: Any) -> Any:
+    return download(ID, remotes=[REMOTE], root=root, progress=False, **options)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def core(folder: Path) -> dict[str, bytes]:
+    """Without the flat cache, which is not published."""
+    return {name: data for name, data in files_of(folder).items() if not name.startswith("flat-")}
+
+
+def minari(hub: Hub, root: Path, *words: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | hub.environment(token)
+    environment |= {"MINARI_REMOTE": REMOTE, "MINARI_DATASETS_PATH": str(root), "HF_HOME": str(root) + "-hf"}
+    command = [sys.executable, "-c", "from minari.cli import app; app()", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_one_commit_and_a_tag(published: Hub, made: GeneratedDataset) -> None:
+    repository = published.repositories[REPOSITORY]
+    assert len(repository.commits) == 2  # the Hub's own first one, and ours
+    assert repository.tags == {"sepsis-prior-v0": repository.head}
+    metadata = json.loads(repository.files["namespace_metadata.json"].data)
+    assert metadata["datasets"] == [ID]
+    readme = repository.files["README.md"].data.decode()
+    assert f"{made.steps:,}" in readme
+    card = repository.files["sepsis-prior-v0/README.md"].data.decode()
+    assert card.startswith("---\nlicense: odbl\n")
+    for figure in ("trajectories", "actions", "intervals", "patients"):
+        assert f"](figures/{figure}.png)" in card
+        assert repository.files[f"sepsis-prior-v0/figures/{figure}.png"].data.startswith(b"\x89PNG")
+
+
+def test_published_again_nothing_changes(published: Hub, root: Path) -> None:
+    files = published.repositories[REPOSITORY].files
+    publish(ID, REMOTE, root=root, progress=False)
+    assert published.repositories[REPOSITORY].files == files
+
+
+def test_a_second_dataset_joins_the_first(
+    published: Hub, made_zero: GeneratedDataset, root: Path, tmp_path: Path
+) -> None:
+    publish(made_zero.id, REMOTE, root=root, progress=False)
+    files = published.repositories[REPOSITORY].files
+    assert json.loads(files["namespace_metadata.json"].data)["datasets"] == [ID, made_zero.id]
+    assert f"[`{ID}`](sepsis-prior-v0/README.md) | Uniform actions. | 12 |" in files["README.md"].data.decode()
+    assert get(tmp_path / "one").path.is_dir()
+    assert download(made_zero.id, remotes=[REMOTE], root=tmp_path / "one", progress=False).path.is_dir()
+
+
+def test_ours_and_minaris_client_give_the_same_bytes(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
+    ours = get(tmp_path / "ours").path
+    done = minari(published, tmp_path / "minari", "download", ID, token=None)
+    assert done.returncode == 0, done.stderr
+    assert core(made.path) == files_of(ours) == files_of(tmp_path / "minari" / ID)
+    assert sorted(p.name for p in (tmp_path / "ours" / "medgym").iterdir()) == [
+        "namespace_metadata.json",
+        "sepsis-prior-v0",
+    ]
+
+
+def test_what_minari_uploads_we_download(hub: Hub, copy: Path, made: GeneratedDataset, tmp_path: Path) -> None:
+    shutil.copyfile(made.path.parent / "namespace_metadata.json", copy / "medgym" / "namespace_metadata.json")
+    done = minari(hub, copy, "upload", ID, "--key-path", TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert files_of(get(tmp_path / "ours").path) == core(made.path)
+
+
+def test_huggingface_hub_reads_the_tag(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
+    from huggingface_hub import HfApi
+
+    folder = HfApi(endpoint=published.url).snapshot_download(
+        REPOSITORY, repo_type="dataset", revision="sepsis-prior-v0", local_dir=tmp_path / "snapshot"
+    )
+    assert sha256_file(Path(folder) / "sepsis-prior-v0" / DATA_FILE) == made.manifest["files"][DATA_FILE]["sha256"]
+
+
+def test_a_dry_run_sends_nothing(hub: Hub, made: GeneratedDataset, root: Path) -> None:
+    listed = publish(ID, REMOTE, root=root, dry_run=True, progress=False)
+    assert hub.log == []
+    row = next(row for row in listed.files if row[0] == f"sepsis-prior-v0/{DATA_FILE}")
+    assert row[1:] == ((made.path / DATA_FILE).stat().st_size, sha256_file(made.path / DATA_FILE))
+    sent = publish(ID, REMOTE, root=root, progress=False)
+    assert sent.files == listed.files
+    assert {path for path, *_ in sent.files} == hub.repositories[REPOSITORY].files.keys() - {".gitattributes"}
+
+
+def test_the_second_of_two_publishers_builds_on_the_first(hub: Hub, made_zero: GeneratedDataset, root: Path) -> None:
+    publish(made_zero.id, REMOTE, root=root, progress=False)
+    repository = hub.repositories[REPOSITORY]
+
+    def other() -> None:
+        text = json.dumps({"datasets": [made_zero.id, "medgym/other-v0"]}).encode()
+        repository.commit("another publisher", repository.files | {"namespace_metadata.json": Blob(text, False)})
+
+    hub.before_commit = other
+    publish(ID, REMOTE, root=root, progress=False)
+    assert 412 in [status for method, path, _, status in hub.log if "/commit/" in path]
+    names = json.loads(repository.files["namespace_metadata.json"].data)["datasets"]
+    assert names == ["medgym/other-v0", ID, made_zero.id]
+
+
+def test_a_race_without_end_is_said(hub: Hub, root: Path, made: GeneratedDataset) -> None:
+    def again() -> None:
+        repository = hub.repositories[REPOSITORY]
+        repository.commit(f"number {len(repository.commits)}", repository.files)
+        hub.before_commit = again
+
+    hub.before_commit = again
+    with pytest.raises(DatasetError, match="others kept committing"):
+        publish(ID, REMOTE, root=root, progress=False)
+    assert hub.repositories[REPOSITORY].tags == {}
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [("", "needs a token"), ("hf_wrong", "refused the token"), (READER, "may not do this \\(403\\)")],
+)
+def test_tokens(
+    hub: Hub, made: GeneratedDataset, root: Path, monkeypatch: pytest.MonkeyPatch, token: str, message: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(DatasetError, match=message) as caught:
+        publish(ID, REMOTE, root=root, progress=False)
+    assert "\n" not in str(caught.value)
+    assert hub.repositories == {}
+
+
+def test_what_does_not_verify_is_not_published(hub: Hub, copy: Path) -> None:
+    path = copy / ID / DATA_FILE
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(DatasetError):
+        publish(ID, REMOTE, root=copy, progress=False)
+    assert hub.log == []
+
+
+def test_published_rows_do_not_change(published: Hub, recipe: Recipe, copy: Path) -> None:
+    import dataclasses
+
+    from medgym_offline.datasets import generate
+
+    generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
+    with pytest.raises(DatasetError, match="sepsis-prior-v1"):
+        publish(ID, REMOTE, root=copy, progress=False)
+
+
+def test_older_recipe(hub: Hub, release: Path, root: Path) -> None:
+    path = release / "sepsis-prior-v0.toml"
+    path.write_text(path.read_text().replace("seed = 7", "seed = 8"))
+    with pytest.raises(DatasetError, match="another version of its recipe"):
+        publish(ID, REMOTE, root=root, progress=False)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_broken_transfer_is_continued(published: Hub, made: GeneratedDataset, tmp_path: Path, times: int) -> None:
+    published.cut["main_data.hdf5"] = [5000] * times
+    assert core(made.path) == files_of(get(tmp_path / "one").path)
+    ranges = [span for _, _, span, _ in published.gets("main_data.hdf5")]
+    assert ranges == ["", *(f"bytes={5000 * n}-" for n in range(1, times + 1))]
+
+
+def test_a_later_run_continues(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
+    published.cut["main_data.hdf5"] = [5000, *[0] * remotes.TRIES]
+    with pytest.raises(DatasetError, match="run again to continue"):
+        get(tmp_path)
+    assert not (tmp_path / ID).exists()
+    published.log.clear()
+    assert files_of(get(tmp_path).path) == core(made.path)
+    assert [span for _, _, span, _ in published.gets("main_data.hdf5")] == ["bytes=5000-"]
+    assert len(published.gets(".json")) == 1  # the metadata; the manifest had come
+
+
+def test_wrong_bytes_are_fetched_again(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
+    published.wrong |= {"main_data.hdf5": 1, "sepsis-prior-v0/README.md": 1}
+    assert files_of(get(tmp_path).path) == core(made.path)
+    assert len(published.gets("main_data.hdf5")) == 2
+
+
+def test_always_wrong_bytes_are_refused(published: Hub, tmp_path: Path) -> None:
+    published.wrong["main_data.hdf5"] = 100
+    with pytest.raises(DatasetError, match="wrong checksum in 3 transfers"):
+        get(tmp_path)
+    assert not (tmp_path / ID).exists()
+
+
+@pytest.mark.parametrize("name", [DATA_FILE, "data/metadata.json", "data/manifest.json"])
+def test_damage_here_is_repaired(published: Hub, copy: Path, made: GeneratedDataset, name: str) -> None:
+    path = copy / ID / name
+    path.write_bytes(path.read_bytes()[:-9] + b"corrupted")
+    published.log.clear()
+    assert "had been damaged" in get(copy).message
+    assert files_of(copy / ID) == core(made.path)
+    assert len([e for e in published.log if e[0] == "GET" and "/resolve/" in e[1]]) == 1
+
+
+def test_the_release_is_believed_before_the_remote(published: Hub, release: Path, tmp_path: Path) -> None:
+    assert "this release's manifest" in get(tmp_path / "good").message
+    path = release / "sepsis-prior-v0.manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][DATA_FILE]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    published.log.clear()
+    with pytest.raises(DatasetError, match=r"another .* than this release names.*--regenerate"):
+        get(tmp_path / "bad")
+    assert published.gets("main_data.hdf5") == []
+    assert not (tmp_path / "bad" / ID).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": None}, "'files' is None"),
+        ({"files": {"../x": {"sha256": "0" * 64, "bytes": 1}}}, "not below data/"),
+        ({"files": {DATA_FILE: {"sha256": 7, "bytes": 1}}}, "expected sha256 and bytes"),
+        ({"steps": "many"}, "'steps' is 'many'"),
+        ({"id": "medgym/other-v0"}, "manifest of 'medgym/other-v0'"),
+        ({"format": 3}, "format is 3"),
+        ({"env_spec": {"entry_point": "os:system"}}, "disagree on 'env_spec'"),
+    ],
+)
+def test_a_manifest_of_odd_types(published: Hub, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    repository = published.repositories[REPOSITORY]
+    name = "sepsis-prior-v0/data/manifest.json"
+    text = json.dumps(json.loads(repository.files[name].data) | change).encode()
+    repository.commit("odd", repository.files | {name: Blob(text, False)})
+    with pytest.raises(DatasetError) as caught:
+        get(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / ID).exists()
+
+
+@pytest.mark.parametrize("text", ["[]", '{"datasets": null}', '{"datasets": [3]}', "{"])
+def test_namespace_metadata_of_odd_types(published: Hub, root: Path, text: str) -> None:
+    repository = published.repositories[REPOSITORY]
+    repository.commit("odd", repository.files | {"namespace_metadata.json": Blob(text.encode(), False)})
+    with pytest.raises(DatasetError, match=r"namespace_metadata\.json"):
+        publish(ID, REMOTE, root=root, progress=False)
+
+
+def test_missing_namespace(hub: Hub, release: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no such dataset repository.*--regenerate") as caught:
+        get(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert minari(hub, tmp_path / "minari", "download", ID, token=None).returncode != 0
+
+
+def test_a_repository_without_namespace_metadata(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
+    repository = published.repositories[REPOSITORY]
+    files = {name: blob for name, blob in repository.files.items() if name != "namespace_metadata.json"}
+    repository.commit("lost", files)
+    assert files_of(get(tmp_path).path) == core(made.path)
+    assert (tmp_path / "medgym" / "namespace_metadata.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("medgym/sepsis-prio-v0", ID), ("medgym/sepsis-prior", ID), ("medgym/sepsis-prior-v3", ID)],
+)
+def test_unknown_ids(published: Hub, release: Path, tmp_path: Path, name: str, near: str) -> None:
+    with pytest.raises(UnknownNameError, match=near):
+        download(name, remotes=[REMOTE], root=tmp_path, progress=False)
+    with pytest.raises(UnknownNameError, match=near):
+        publish(name, REMOTE, root=tmp_path, progress=False)
+
+
+def test_mirrors_in_order(published: Hub, tmp_path: Path) -> None:
+    found = download(ID, remotes=["hf://nobody", REMOTE], root=tmp_path, progress=False)
+    assert found.source == REMOTE
+    asked = [path for _, path, *_ in published.log if path.startswith("/api/datasets/") and "/revision" not in path]
+    assert any("nobody/medgym" in path for path in asked)
+
+
+def test_regenerated_where_no_remote_answers(hub: Hub, release: Path, made: GeneratedDataset, tmp_path: Path) -> None:
+    found = download(ID, remotes=["hf://nobody"], root=tmp_path, regenerate=True, progress=False)
+    assert found.source == "recipe"
+    assert sha256_file(found.path / DATA_FILE) == sha256_file(made.path / DATA_FILE)
+
+
+def test_offline(published: Hub, release: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    published.log.clear()
+    assert get(root).source == "local"
+    with pytest.raises(DatasetError, match="offline: HF_HUB_OFFLINE is set"):
+        get(tmp_path)
+    assert published.log == []
+
+
+def test_full_disk(published: Hub, made: GeneratedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = remotes._write
+
+    def full(out: Any, block: bytes) -> None:
+        if out.tell() == 0:
+            return write(out, block[:100])
+        raise remotes._DiskError(OSError(errno.ENOSPC, "No space left on device", out.name))
+
+    monkeypatch.setattr(remotes, "_write", full)
+    monkeypatch.setattr(remotes, "BLOCK", 1000)
+    with pytest.raises(DatasetError, match=r"No space left on device.*run again") as caught:
+        get(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / ID).exists()
+    monkeypatch.undo()
+
+
+def test_too_little_space_is_noticed_first(published: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 99, 1))
+    published.log.clear()
+    with pytest.raises(DatasetError, match="MB are needed"):
+        get(tmp_path)
+    assert published.gets("main_data.hdf5") == []
+
+
+def test_a_root_that_cannot_be_written(published: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="cannot write the dataset"):
+        get(tmp_path / "file")
+    # No user may make folders here, root neither.
+    if Path("/sys/kernel").is_dir():
+        with pytest.raises(DatasetError, match="cannot write the dataset"):
+            get(Path("/sys/kernel/medgym"))
+
+
+@pytest.mark.parametrize("remote", ["medgym", "gcp://x", "hf://", "hf://a/b", "https://x"])
+def test_remotes_that_are_none(hub: Hub, tmp_path: Path, remote: str) -> None:
+    with pytest.raises(DatasetError, match="hf://ORG"):
+        download(ID, remotes=[remote], root=tmp_path, progress=False)
+
+
+def test_one_process_at_a_time(published: Hub, tmp_path: Path) -> None:
+    with down._staging(tmp_path / ID), pytest.raises(DatasetError, match="another process is downloading"):
+        get(tmp_path)
+    assert get(tmp_path).path.is_dir()
