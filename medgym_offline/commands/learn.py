@@ -13,6 +13,7 @@ from medgym_offline.commands.common import Patients, parse_patients, say
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
+    from medgym_offline.evaluation import Evaluation
 
 __all__ = ["register", "write_log"]
 
@@ -43,6 +44,11 @@ def train_command(
     updates: Annotated[
         int | None, typer.Option("--updates", min=1, help="Gradient steps (default: profile's).")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as discount=elapsed; may be repeated."),
+    ] = None,
+    checkpoints: Annotated[int, typer.Option("--checkpoints", min=0, help="Also keep N policies along the way.")] = 0,
     device: Annotated[str, typer.Option("--device", help="Torch device of the training.")] = "cpu",
     evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each policy afterwards.")] = False,
 ) -> None:
@@ -62,16 +68,33 @@ def train_command(
         if value not in known:
             raise unknown_name(kind, value, known)
     algorithm = algorithm_name(algorithm)
+    config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
+    config = config.changed(settings or [])
     transitions = load_dataset(dataset)
     chosen = parse_patients(patients, transitions.present_ids)
-    config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
     output.mkdir(parents=True, exist_ok=True)
-    written = []
+    written: list[Path] = []
+    series: dict[Path, dict[int, Path]] = {}
     for seed in range(seeds):
         path = output / f"{algorithm}-{scope}-seed{seed}.safetensors"
         state = path.with_suffix(".state")
-        found = train(algorithm, transitions, scope, seed, config, patients=chosen, resume=state, device=device)
+        found = train(
+            algorithm,
+            transitions,
+            scope,
+            seed,
+            config,
+            patients=chosen,
+            resume=state,
+            device=device,
+            checkpoints=checkpoints,
+        )
         save_policy(found.policy, path)
+        for update, policy in found.checkpoints.items():
+            early = path.with_name(f"{path.stem}-update{update}.safetensors")
+            if update < config.updates:
+                save_policy(policy, early)
+            series.setdefault(path, {})[update] = early if update < config.updates else path
         write_log(path.with_suffix(".csv"), found.log)
         written.append(path)
         say(f"wrote {path}" + (f" ({len(found.stopped)} learners stopped early)" if found.stopped else ""))
@@ -80,7 +103,21 @@ def train_command(
         from medgym_offline.commands.judge import evaluate_to
 
         for path in written:
-            evaluate_to(str(path), path.with_suffix(""), dataset=dataset, patients=ids, bank=_bank_of(dataset))
+            last = evaluate_to(str(path), path.with_suffix(""), dataset=dataset, patients=ids, bank=_bank_of(dataset))
+            if path in series:
+                rows = []
+                for update, file in series[path].items():
+                    found_there = last
+                    if file != path:
+                        where = {"dataset": dataset, "patients": ids, "bank": _bank_of(dataset)}
+                        found_there = evaluate_to(str(file), None, show=False, **where)  # type: ignore[arg-type]
+                    rows.append({"update": update, **_scores(found_there)})
+                table = path.with_name(f"{path.stem}-checkpoints.csv")
+                write_log(table, rows)
+                best = max(rows, key=lambda row: row["return"])
+                say(f"checkpoints of {path.name}, own world: last (update {rows[-1]['update']}) {_told(rows[-1])};")
+                say(f"  best return (update {best['update']}) {_told(best)}: chosen on this score, so optimistic")
+                say(f"wrote {table}")
     for path in written:
         extra = "" if ids is None else f" --patients {','.join(ids)}"
         bank = "" if _bank_of(dataset) == "sepsis-v0" else f" --bank {_bank_of(dataset)}"
@@ -88,6 +125,16 @@ def train_command(
         if evaluate:
             command = f"submit {path.with_suffix('')} --name NAME --output runs/submission"
         say(f"next: medgym-offline {command}")
+
+
+def _scores(evaluation: Evaluation) -> dict[str, Any]:
+    """Return and mean SOFA of an evaluation in the patients' own simulators."""
+    metrics = evaluation.worlds["own"].metrics
+    return {"return": metrics["return"], "sofa": metrics["sofa_all"]}
+
+
+def _told(row: dict[str, Any]) -> str:
+    return f"return {row['return']:.2f}, SOFA {row['sofa']:.3f}"
 
 
 def _evaluated_patients(transitions: Transitions, chosen: list[str] | None) -> list[str] | None:

@@ -16,7 +16,7 @@ from medgym_offline.evaluation.protocol import Protocol, load_protocol
 from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import mean_intervals, seed_label, summarize
 from medgym_offline.evaluation.support import HISTOGRAM_EDGES, SupportReference
-from medgym_offline.evaluation.worlds import PatientScores, process_config, score_world, summarise_distances
+from medgym_offline.evaluation.worlds import SUPPORT_HOURS, PatientScores, process_config, score_world
 from medgym_offline.files import code_version
 from medgym_offline.progress import Progress
 from medgym_offline.threads import one_thread
@@ -196,9 +196,9 @@ def _world_result(
             columns["normalized_score"] = score
     distribution: dict[str, Any] = {}
     if support is not None:
-        extra = summarise_distances(scores.distances, support, protocol.support.outside_percentile)
-        columns |= {k: v for k, v in extra.items() if np.isfinite(v).all()}
+        columns |= {k: v for k, v in scores.support_columns.items() if np.isfinite(v).all()}
         distribution = _distribution(scores.distances, [support.behavior[p] for p in patients])
+        distribution["time"] = _over_time(scores.support_curve)
     columns = {name: _rounded(columns[name]) for name in METRICS if name in columns}
     values = np.stack(list(columns.values()))
     metrics = {name: float(v.mean()) for name, v in columns.items()}
@@ -228,6 +228,18 @@ def _distribution(policy: list[np.ndarray], behavior: list[np.ndarray]) -> dict[
                 # One count more than there are bins between edges: the last is everything beyond.
                 "histogram": np.histogram(values, HISTOGRAM_EDGES)[0].tolist(),
             }
+    return result
+
+
+def _over_time(curve: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Mean over patients of distance and percentile by the hour a decision began; None where nobody decided."""
+    result: dict[str, Any] = {"hours": SUPPORT_HOURS.tolist()}
+    for name, values in curve.items():
+        known = np.isfinite(values)
+        count = known.sum(axis=0)
+        mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1)
+        result[name] = [float(m) if c else None for m, c in zip(_rounded(mean), count)]
+        result["patients"] = count.tolist()
     return result
 
 

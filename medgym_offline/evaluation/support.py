@@ -21,7 +21,7 @@ from medgym_offline.errors import DatasetError
 if TYPE_CHECKING:
     from medgym_offline.datasets.transitions import Transitions
 
-__all__ = ["SupportReference", "coordinate_scale", "split_halves", "support_distance"]
+__all__ = ["PARTS", "SupportReference", "calibrated", "coordinate_scale", "split_halves", "support_distance"]
 
 Array = NDArray[np.float64]
 
@@ -29,6 +29,11 @@ Array = NDArray[np.float64]
 # twice as fast for far ones; above it, near queries (the usual case) are 2.5 times faster in a tree.
 _TREE_FROM = 4_000
 _BLOCK = 4_000_000  # distances held at once, 32 MB
+
+PARTS = ("all", "states", "actions")
+"""Readings of the distance: of z whole, of its observation alone, of its action alone."""
+
+_STATE_WIDTH = 9  # columns of z that are the observation; the action follows
 
 HISTOGRAM_EDGES: Array = np.concatenate([np.linspace(0.0, 20.0, 201), [np.inf]])
 """Bin edges of the stored distributions: 0.1 SD wide up to 20 SD, then one open bin."""
@@ -92,6 +97,43 @@ def _by_force(reference: Array, query: Array) -> Array:
     return np.sqrt(np.concatenate(parts)) if parts else np.zeros(0)
 
 
+def _part_distances(reference: Array, query: Array) -> dict[str, Array]:
+    """Nearest distance (m,) for each of :data:`PARTS`; each part has its own nearest neighbour. Scaled rows in."""
+    cut = _STATE_WIDTH
+    if len(reference) > _TREE_FROM:
+        return {
+            "all": _by_tree(reference, query),
+            "states": _by_tree(reference[:, :cut], query[:, :cut]),
+            "actions": _by_tree(reference[:, cut:], query[:, cut:]),
+        }
+    from scipy.spatial.distance import cdist
+
+    found = {part: np.zeros(len(query)) for part in PARTS}
+    block = max(1, _BLOCK // (2 * len(reference)))
+    for i in range(0, len(query), block):
+        rows = slice(i, i + block)
+        # Squared distances add over coordinates: two tables serve all three readings.
+        states = cdist(query[rows, :cut], reference[:, :cut], "sqeuclidean")
+        actions = cdist(query[rows, cut:], reference[:, cut:], "sqeuclidean")
+        found["states"][rows], found["actions"][rows] = states.min(axis=1), actions.min(axis=1)
+        states += actions
+        found["all"][rows] = states.min(axis=1)
+    return {part: np.sqrt(values) for part, values in found.items()}
+
+
+def calibrated(distances: Array, own: Array) -> Array:
+    """Percentile (m,), 0..100, of each distance among the behaviour's own held-out ones `own` (n,), ties one half.
+
+    A policy that keeps to the data as the behaviour does has percentiles uniform on 0..100, mean 50. NaN if `own` is
+    empty.
+    """
+    if not len(own):
+        return np.full(len(distances), np.nan)
+    ordered = np.sort(own)
+    below, upto = np.searchsorted(ordered, distances, "left"), np.searchsorted(ordered, distances, "right")
+    return 50.0 * (below + upto) / len(ordered)
+
+
 def split_halves(patient: NDArray[Any], episode: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Masks (N,) of the reference and the query half: even- and odd-numbered episodes of each patient.
 
@@ -121,6 +163,7 @@ class SupportReference:
         scale: Per patient mean and SD per coordinate, over all its rows (both halves; eq. 16).
         behavior: Per patient distances of the query half to the reference half (m,), the behaviour's own curve; empty
             for a patient with a single episode.
+        behavior_parts: The same for states and actions alone: part -> patient -> (m,).
     """
 
     dataset_id: str
@@ -130,6 +173,7 @@ class SupportReference:
     reference: dict[str, Array]
     scale: dict[str, tuple[Array, Array]]
     behavior: dict[str, Array]
+    behavior_parts: dict[str, dict[str, Array]]
 
     @classmethod
     def from_transitions(cls, transitions: Transitions, patients: Sequence[str] | None = None) -> SupportReference:
@@ -147,18 +191,42 @@ class SupportReference:
             )
         is_reference, _ = split_halves(transitions.patient, transitions.episode)
         z = np.concatenate([transitions.observations, transitions.actions], axis=1)
-        reference, scale, behavior = {}, {}, {}
+        reference, scale = {}, {}
+        own: dict[str, dict[str, Array]] = {part: {} for part in PARTS}
         for name in wanted:
             rows = np.flatnonzero(transitions.patient == transitions.index_of(name))
             all_rows, first = z[rows].astype(np.float64), is_reference[rows]
             reference[name], scale[name] = all_rows[first], coordinate_scale(all_rows)
             query = all_rows[~first]
-            behavior[name] = support_distance(all_rows[first], query, scale[name]) if len(query) else np.zeros(0)
+            mean, deviation = scale[name]
+            found = _part_distances((all_rows[first] - mean) / deviation, (query - mean) / deviation)
+            for part in PARTS:
+                own[part][name] = found[part]
         return cls(
-            transitions.dataset_id, transitions.content_hash, transitions.action_dim, wanted, reference, scale, behavior
+            transitions.dataset_id,
+            transitions.content_hash,
+            transitions.action_dim,
+            wanted,
+            reference,
+            scale,
+            own["all"],
+            {part: own[part] for part in PARTS[1:]},
         )
 
     def distances(self, patient: str, observations: ArrayLike, actions: ArrayLike) -> Array:
         """Support distances (m,) of observations (m, 9) and executed actions (m, A) of one patient."""
         query = np.concatenate([np.asarray(observations, np.float64), np.asarray(actions, np.float64)], axis=1)
         return support_distance(self.reference[patient], query, self.scale[patient])
+
+    def part_distances(self, patient: str, observations: ArrayLike, actions: ArrayLike) -> dict[str, Array]:
+        """:meth:`distances` of one patient for each of :data:`PARTS`, each (m,)."""
+        z = np.concatenate([np.asarray(observations, np.float64), np.asarray(actions, np.float64)], axis=1)
+        if not np.isfinite(z).all():
+            row = int(np.flatnonzero(~np.isfinite(z).all(axis=1))[0])
+            raise DatasetError(f"support distance: row {row} of patient {patient} is not finite")
+        mean, deviation = self.scale[patient]
+        return _part_distances((self.reference[patient] - mean) / deviation, (z - mean) / deviation)
+
+    def own(self, part: str, patient: str) -> Array:
+        """The behaviour's own held-out distances (m,) of one patient for one of :data:`PARTS`."""
+        return self.behavior[patient] if part == "all" else self.behavior_parts[part][patient]

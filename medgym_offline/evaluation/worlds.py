@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,14 +19,17 @@ from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollou
 from medgym_offline.evaluation import metrics
 from medgym_offline.evaluation.binding import BoundPolicy
 from medgym_offline.evaluation.protocol import Protocol
-from medgym_offline.evaluation.support import SupportReference
+from medgym_offline.evaluation.support import SupportReference, calibrated
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["PatientScores", "process_config", "score_world"]
+__all__ = ["SUPPORT_HOURS", "PatientScores", "process_config", "score_world"]
 
 SEED_PURPOSE = "evaluation"
+SUPPORT_HOURS = np.arange(0.0, 97.0, 12.0)
+"""Edges (hours) of the bins in which support distance is followed through the episode."""
+
 _BUDGET = 5_000_000  # dense state numbers held at once (20 MB); a few times that with temporaries
 
 
@@ -39,6 +42,9 @@ class PatientScores:
         sofa, lactate: Mean curves (P, T) on the hourly grid.
         hours: (T,).
         distances: Support distances of all evaluated z, per patient; empty without a dataset.
+        support_columns: Metric -> (P,) of the support distances; empty without a dataset.
+        support_curve: "distance" and "percentile", means (P, bins) over decisions begun in each bin of
+            :data:`SUPPORT_HOURS`; NaN where a patient has none. Empty without a dataset.
     """
 
     columns: dict[str, np.ndarray]
@@ -46,6 +52,8 @@ class PatientScores:
     lactate: np.ndarray
     hours: np.ndarray
     distances: list[np.ndarray]
+    support_columns: dict[str, np.ndarray]
+    support_curve: dict[str, np.ndarray]
 
 
 def process_config(protocol: Protocol) -> ProcessConfig:
@@ -93,12 +101,12 @@ def score_world(
     grid = np.arange(points) * protocol.safety_grid_hours
     parts: list[dict[str, np.ndarray]] = []
     distances: list[np.ndarray] = []
+    far: list[tuple[dict[str, float], np.ndarray, np.ndarray]] = []
     for rows, cuts in _blocks(len(bank), protocol.episodes, points * bank.state_dim):
         shard = bank.select(list(rows))
         process = DecisionProcess(shard, config)
         seeds = episode_seeds(protocol.seed, SEED_PURPOSE, shard.patients, protocol.episodes)
         pieces: dict[str, list[np.ndarray]] = defaultdict(list)
-        far: list[list[np.ndarray]] = [[] for _ in rows]
         for cut in cuts:
             part = _score_block(bound, process, protocol, seeds[:, cut.start : cut.stop], grid, stride)
             for name, values in part.items():
@@ -109,14 +117,20 @@ def score_world(
         observations, actions = block.pop("observations"), block.pop("actions")
         block |= metrics.hold_metrics(dt, valid)
         if support is not None:
+            begun = np.cumsum(dt, axis=-1) - dt
             for p, patient in enumerate(shard.patients):
-                far[p] = [support.distances(patient, observations[p][valid[p]], actions[p][valid[p]])]
-            distances.extend(f[0] for f in far)
+                took = valid[p]
+                found = support.part_distances(patient, observations[p][took], actions[p][took])
+                distances.append(found["all"])
+                outside = protocol.support.outside_percentile
+                far.append(_support_summary(found, begun[p][took], support, patient, outside))
         # Quantiles of intervals are per patient already; everything else has an episode axis to average over.
         parts.append({name: v if v.ndim == 1 else v.mean(axis=1, dtype=np.float64) for name, v in block.items()})
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     sofa, lactate = columns.pop("sofa"), columns.pop("lactate")
-    return PatientScores(columns, sofa, lactate, grid[::stride], distances)
+    support_columns = {name: np.array([f[0][name] for f in far]) for name in (far[0][0] if far else ())}
+    curve = {"distance": np.stack([f[1] for f in far]), "percentile": np.stack([f[2] for f in far])} if far else {}
+    return PatientScores(columns, sofa, lactate, grid[::stride], distances, support_columns, curve)
 
 
 def _score_block(
@@ -159,11 +173,22 @@ def _score_block(
     }
 
 
-def summarise_distances(distances: list[np.ndarray], support: SupportReference, percentile: float) -> dict[str, Any]:
-    """Support columns per patient: mean distance, and the share (%) beyond the behaviour's own percentile."""
-    mean = np.array([d.mean() for d in distances])
-    outside = []
-    for patient, d in zip(support.patients, distances):
-        own = support.behavior[patient]
-        outside.append(100.0 * (d > np.percentile(own, percentile)).mean() if len(own) else np.nan)
-    return {"support_distance": mean, "support_outside": np.array(outside)}
+def _support_summary(
+    found: dict[str, np.ndarray], begun: np.ndarray, support: SupportReference, patient: str, outside: float
+) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+    """Columns of one patient, and its mean distance and percentile in each bin of the hour a decision began."""
+    whole, own = found["all"], support.own("all", patient)
+    percentile = calibrated(whole, own)
+    columns = {
+        "support_distance": float(whole.mean()),
+        "support_percentile": float(percentile.mean()),
+        "support_states": float(found["states"].mean()),
+        "support_actions": float(found["actions"].mean()),
+        "support_outside": float(100.0 * (whole > np.percentile(own, outside)).mean()) if len(own) else float("nan"),
+    }
+    bins = len(SUPPORT_HOURS) - 1
+    place = np.clip(np.searchsorted(SUPPORT_HOURS, begun, side="right") - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(place, values, minlength=bins) / count for values in (whole, percentile)]
+    return columns, means[0], means[1]

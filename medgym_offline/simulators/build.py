@@ -27,7 +27,7 @@ from medgym_offline.simulators.distill import DistillConfig, distill, map_errors
 from medgym_offline.simulators.field import Physics
 from medgym_offline.simulators.fit import FitConfig, FittedField, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
-from medgym_offline.simulators.needs import estimate_need, shock_course
+from medgym_offline.simulators.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.simulators.noise import estimate_noise
 from medgym_offline.simulators.prior import NOISE_DEFAULT, draw_response, draw_threshold
 
@@ -47,6 +47,7 @@ class BankRecipe:
         seed: Root seed of fits and prior draws.
         population_need: Which average of the patients' needs the population simulator has. Needs are skewed; the
             median is nearer to most patients.
+        need_prior: Prior of the patients' needs.
         physics, fit, distill, solution_map: See there.
     """
 
@@ -54,6 +55,7 @@ class BankRecipe:
     patients: int = 110
     seed: int = 20260101
     population_need: Literal["mean", "median"] = "mean"
+    need_prior: NeedPrior = field(default_factory=NeedPrior)
     physics: Physics = field(default_factory=Physics)
     fit: FitConfig = field(default_factory=FitConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -61,12 +63,15 @@ class BankRecipe:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the recipe as JSON."""
-        return hashlib.sha256(json_text(asdict(self)).encode()).hexdigest()
+        """SHA-256 of the recipe as JSON; a default prior of the needs is left out, as banks built before it had it."""
+        values = asdict(self)
+        if self.need_prior == NeedPrior():
+            del values["need_prior"]
+        return hashlib.sha256(json_text(values).encode()).hexdigest()
 
 
 def read_recipe(path: str | Path) -> BankRecipe:
-    """Read a bank recipe (TOML with tables physics, fit, distill, solution_map).
+    """Read a bank recipe (TOML with tables need_prior, physics, fit, distill, solution_map).
 
     Raises:
         BankError: Not TOML, or an unknown field.
@@ -74,6 +79,7 @@ def read_recipe(path: str | Path) -> BankRecipe:
     values = read_toml(path, BankError)
     parts: dict[str, Any] = {}
     kinds: tuple[tuple[str, Any], ...] = (
+        ("need_prior", NeedPrior),
         ("physics", Physics),
         ("fit", FitConfig),
         ("distill", DistillConfig),
@@ -127,7 +133,7 @@ class _WorldFit:
 def _fit_world(data: FitData, hours: np.ndarray, recipe: BankRecipe, name: str, show: bool) -> _WorldFit:
     root = derive_seed(recipe.seed, "world", name)
     usable = data.restrict(hours)
-    need = estimate_need(usable, hours, recipe.physics, root)
+    need = estimate_need(usable, hours, recipe.physics, root, recipe.need_prior)
     response, threshold = draw_response(root, data.patients), draw_threshold(root, data.patients)
     config = replace(recipe.fit, seed=derive_seed(root, "fit"))
     draws = (need, response, threshold)

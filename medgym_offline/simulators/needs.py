@@ -8,6 +8,8 @@ tell is drawn from the prior: a lognormal factor on each of the three numbers, f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -15,16 +17,33 @@ from medgym_offline.seeds import generator
 from medgym_offline.simulators.data import FitData
 from medgym_offline.simulators.field import Physics, supply
 
-__all__ = ["estimate_need", "shock_course"]
+__all__ = ["NeedPrior", "estimate_need", "shock_course"]
 
 TAUS = np.array([6.0, 9.0, 13.0, 18.0, 25.0, 30.0])
-PRIOR_MEAN = np.array([0.25, 0.4])
-PRIOR_HOURS = 6.0  # the prior counts as this many observed hours
 LACTATE_SHARE = 0.35
 DRAW_SD = 0.1
 
 
-def estimate_need(data: FitData, hours: np.ndarray, physics: Physics, root: int) -> np.ndarray:
+@dataclass(frozen=True)
+class NeedPrior:
+    """Prior of a patient's need, as if it had been seen for some hours.
+
+    Doses alone overstate later need: they follow the sick first hours, and are weaned after the need has gone. A strong
+    prior of a small base (100 hours, 0.02 and 0.6) forecasts better (docs/science.md).
+
+    Attributes:
+        base, shock: Means of n_base and n_shock.
+        hours: Observed hours that it counts as.
+    """
+
+    base: float = 0.25
+    shock: float = 0.4
+    hours: float = 6.0
+
+
+def estimate_need(
+    data: FitData, hours: np.ndarray, physics: Physics, root: int, prior: NeedPrior | None = None
+) -> np.ndarray:
     """(P, 3) n_base, n_shock, tau from the charted hours in `hours`, with prior draws from stream `root`.
 
     Args:
@@ -32,7 +51,10 @@ def estimate_need(data: FitData, hours: np.ndarray, physics: Physics, root: int)
         hours: (T,) or (P, T) bool, hours whose charts may be read.
         physics: Gives the supply function.
         root: Root seed of the prior draws; another root gives independent draws.
+        prior: Default: `NeedPrior()`.
     """
+    prior = prior or NeedPrior()
+    mean = np.array([prior.base, prior.shock])
     patients, count = data.u.shape[:2]
     time = np.arange(count)
     use = (hours if hours.ndim == 2 else np.broadcast_to(hours, (patients, count))).astype(float)
@@ -43,11 +65,11 @@ def estimate_need(data: FitData, hours: np.ndarray, physics: Physics, root: int)
     need = np.zeros((patients, 3))
     for tau in TAUS:
         basis = np.stack([np.ones(count), np.exp(-time / tau)], 1)
-        gram = np.einsum("pt,ti,tj->pij", use, basis, basis) + PRIOR_HOURS * np.eye(2)
-        moment = np.einsum("pt,ti,pt->pi", use, basis, sight) + PRIOR_HOURS * PRIOR_MEAN
+        gram = np.einsum("pt,ti,tj->pij", use, basis, basis) + prior.hours * np.eye(2)
+        moment = np.einsum("pt,ti,pt->pi", use, basis, sight) + prior.hours * mean
         coefficient = np.maximum(np.linalg.solve(gram, moment[..., None])[..., 0], 0.0)
         error = (use * (sight - coefficient @ basis.T) ** 2).sum(1)
-        error += PRIOR_HOURS * (((coefficient - PRIOR_MEAN) ** 2).sum(1) + 0.05 * (np.log(tau / 14.0) / 0.4) ** 2)
+        error += prior.hours * (((coefficient - mean) ** 2).sum(1) + 0.05 * (np.log(tau / 14.0) / 0.4) ** 2)
         better = error < best
         best = np.where(better, error, best)
         need[better] = np.concatenate([coefficient, np.full((patients, 1), tau)], 1)[better]

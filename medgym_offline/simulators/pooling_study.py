@@ -94,7 +94,7 @@ class _Split:
 
     def draws(self, root: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         hours = np.arange(self.data.u.shape[1])[None] <= self.begin[:, None]
-        need = estimate_need(self.training, hours, self.recipe.physics, root)
+        need = estimate_need(self.training, hours, self.recipe.physics, root, self.recipe.need_prior)
         return need, draw_response(root, self.data.patients), draw_threshold(root, self.data.patients)
 
     def _bank(self, params: FieldParameters) -> SimulatorBank:

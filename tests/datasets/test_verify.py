@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -292,7 +293,11 @@ def test_the_card_states_what_the_manifest_holds(made: GeneratedDataset) -> None
         assert fact in text
     for name in ("random", "zero", "behavior", "expert"):
         assert f"{made.manifest['references']['returns'][name]:.2f}" in text
-    assert (made.path / "README.md").read_text() == text
+    card, figures = (made.path / "README.md").read_text(), sorted((made.path / "figures").glob("*.png"))
+    shown = re.findall(r"\]\(figures/([a-z]+\.png)\)", card)
+    assert sorted(shown) == [f.name for f in figures]
+    # Without its figures the card is made of the manifest alone.
+    assert re.sub(r"\n## Figures\n.*?(?=\n## )", "", card, flags=re.DOTALL) == text
 
 
 def test_column_statistics_compare_within_tolerance(made: GeneratedDataset, made_zero: GeneratedDataset) -> None:

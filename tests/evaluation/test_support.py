@@ -110,3 +110,21 @@ def test_single_episode_leaves_no_behaviour_curve(transitions: Transitions) -> N
     support = SupportReference.from_transitions(one)
     assert len(support.behavior["prior/0"]) == 0
     assert len(support.reference["prior/0"]) == len(one)
+
+
+@pytest.mark.parametrize("rows", [300, 5000])
+def test_parts_are_the_definition_in_float64(rows: int) -> None:
+    """States alone, actions alone and both, by force and by tree, against the loop over all pairs."""
+    rng = np.random.default_rng(5)
+    near, far = rng.normal(size=(rows, 13)), rng.normal(size=(40, 13))
+    found = module._part_distances(near, far)
+    for part, columns in (("all", slice(0, 13)), ("states", slice(0, 9)), ("actions", slice(9, 13))):
+        exact = [min(np.sqrt(((q - near[:, columns]) ** 2).sum(1))) for q in far[:, columns]]
+        np.testing.assert_allclose(found[part], exact, rtol=1e-13)
+
+
+def test_calibrated_percentile() -> None:
+    own = np.array([3.0, 1.0, 2.0, 2.0])
+    assert module.calibrated(np.array([0.5, 1.0, 2.0, 9.0]), own).tolist() == [0.0, 12.5, 50.0, 100.0]
+    assert module.calibrated(own, own).mean() == 50.0  # the behaviour itself, ties one half
+    assert np.isnan(module.calibrated(own, np.zeros(0))).all()

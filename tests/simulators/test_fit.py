@@ -27,7 +27,7 @@ from medgym_offline.simulators.field import K_MAX, K_MIN, Physics
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
 from medgym_offline.simulators.forecast import forecast_held_out
-from medgym_offline.simulators.needs import estimate_need, shock_course
+from medgym_offline.simulators.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.simulators.noise import estimate_noise, noise_variance
 from medgym_offline.simulators.prior import draw_response, draw_threshold, prior_bank
 
@@ -111,6 +111,35 @@ def test_needs_follow_what_was_given(data: FitData) -> None:
         root=1,
     )
     assert np.allclose(alone[0], estimate_need(quiet, hours, Physics(), root=1)[2])
+
+
+def test_a_prior_of_needs_counts_as_its_hours(data: FitData) -> None:
+    """With a prior of ever more hours the needs go to its means, whatever was given."""
+    hours, u = np.ones(96, bool), data.u.copy()
+    u[..., 1] = 0.3
+    treated = replace(data, u=u, start=np.zeros_like(data.start))
+    distances = []
+    for count in (6.0, 100.0, 1e6):
+        prior = NeedPrior(0.1, 0.6, count)
+        need = estimate_need(treated, hours, Physics(), 1, prior)
+        draw = need / estimate_need(treated, hours, Physics(), 1, NeedPrior(0.1, 0.6, 1e9))
+        distances.append(np.abs(draw[:, :2] - 1.0).max(1))
+    assert (distances[0] > distances[1]).all()
+    assert (distances[1] > distances[2]).all()
+    assert distances[2].max() < 1e-2
+
+
+def test_a_recipe_may_state_the_prior_of_needs(tmp_path: Path) -> None:
+    path = tmp_path / "bank.toml"
+    path.write_text("[need_prior]\nbase = 0.02\nhours = 100.0\n")
+    assert read_recipe(path).need_prior == NeedPrior(0.02, 0.4, 100.0)
+    assert read_recipe(path).hash != BankRecipe().hash
+    # Naming the default decides nothing, so the hash of a bank built before there was a choice stays.
+    path.write_text("[need_prior]\nhours = 6.0\n")
+    assert read_recipe(path).hash == BankRecipe().hash
+    path.write_text("[need_prior]\nweeks = 6.0\n")
+    with pytest.raises(BankError, match="need_prior"):
+        read_recipe(path)
 
 
 def test_shock_resolves_when_need_is_met() -> None:
