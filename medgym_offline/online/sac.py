@@ -1,5 +1,7 @@
 """Soft actor-critic for a whole stack of policies at once (Haarnoja et al., 2018, arXiv:1812.05905).
 
+The updates and their tests are here; the training loop (`online/train.py`, `behavior train`) does not offer SAC yet.
+
 With a = tanh(z), z = mu(s) + sigma eps and two critics Q_1, Q_2 with slow copies Q'_1, Q'_2:
 
     log pi(a|s) = sum_i [ -eps_i^2 / 2 - log sigma_i - log(2 pi) / 2 - log(1 - a_i^2) ]
