@@ -12,7 +12,18 @@ if TYPE_CHECKING:
     from medgym_offline.datasets.card_figures import CardFigure
     from medgym_offline.datasets.transitions import Transitions
 
-__all__ = ["dataset_card", "write_card"]
+__all__ = ["HUB_TAGS", "dataset_card", "write_card"]
+
+HUB_TAGS = """task_categories:
+- reinforcement-learning
+tags:
+- offline-rl
+- minari
+- medical
+- sepsis
+- simulation
+"""
+"""Front matter that all cards on the Hub share."""
 
 _OBSERVED = (
     ("spo2", "oxygen saturation, normalised (%)"),
@@ -114,15 +125,7 @@ def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -
     return f"""---
 license: odbl
 pretty_name: {name}
-task_categories:
-- reinforcement-learning
-tags:
-- offline-rl
-- minari
-- medical
-- sepsis
-- simulation
-viewer: false
+{HUB_TAGS}viewer: false
 size_categories:
 - {_size_category(manifest["steps"])}
 ---

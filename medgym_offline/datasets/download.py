@@ -200,16 +200,18 @@ def _from_remote(snapshot: Snapshot, dataset: str, folder: Path, base: Path, pro
         with atomic_path(folder) as temporary:
             for name, source in objects.items():
                 (temporary / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, temporary / name) if source.parent != work else _link(source, temporary / name)
+                _place(source, temporary / name, fetched=source.parent == work)
         write_namespace(base, dataset.rpartition("/")[0])
     return "as this release's manifest says" if release else "as its own manifest says (this release has none of it)"
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)  # two names of the same contents may be needed, so not moved
-    except OSError:
-        shutil.copyfile(source, target)
+def _place(source: Path, target: Path, fetched: bool) -> None:
+    """Put a file in the new folder: a fetched one as a second name of the same bytes, one from here as a copy."""
+    if fetched:
+        with contextlib.suppress(OSError):
+            os.link(source, target)  # not moved: two files of a dataset may have the same bytes
+            return
+    shutil.copyfile(source, target)
 
 
 def _require_space(folder: Path, needed: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from medgym_offline.datasets.card import HUB_TAGS
+
 __all__ = ["family_card"]
 
 
@@ -32,15 +34,7 @@ def family_card(namespace: str, remote: str, manifests: dict[str, dict[str, Any]
 license: odbl
 pretty_name: {namespace}
 viewer: false
-task_categories:
-- reinforcement-learning
-tags:
-- offline-rl
-- minari
-- medical
-- sepsis
-- simulation
----
+{HUB_TAGS}---
 
 # {namespace}
 

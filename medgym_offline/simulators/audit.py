@@ -21,6 +21,7 @@ from medgym_offline.simulators.checks import (
     constant_policies,
     noise_partition,
     treatment_effects,
+    unstable_share,
 )
 from medgym_offline.simulators.map_checks import map_checks
 
@@ -79,6 +80,7 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
                 t: np.round(np.quantile(e, (0.05, 0.95), axis=0), 3).tolist() for t, e in effects.items()
             },
             "bounded": bounded(world),
+            "unstable": round(unstable_share(world), 4),
             "noise": [round(float(n), 4) for n in world.noise_scale.mean(0)],
             "noise_partition": noise_partition(world),
             **({"solution_map": map_checks(world)} if world.backend == "map" else {}),

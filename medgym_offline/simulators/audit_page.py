@@ -119,6 +119,7 @@ def _bounds(facts: dict[str, Any]) -> str:
     rows += [
         (f"stuck: {draw.label(v)}", *(_percent(w["bounded"][v]) for w in worlds.values())) for v in facts["variables"]
     ]
+    rows.append(("states where like patients are pushed apart", *(_percent(w["unstable"]) for w in worlds.values())))
     out = table("Patients stuck at a bound after 96 h of random, zero and maximal treatment alike", ("", *worlds), rows)
     rows = [
         (draw.label(v), *(f"{w['noise'][j]:.3f}" for w in worlds.values())) for j, v in enumerate(facts["variables"])

@@ -23,6 +23,7 @@ __all__ = [
     "response_curves",
     "schedule_scores",
     "treatment_effects",
+    "unstable_share",
 ]
 
 GRID = (
@@ -211,3 +212,22 @@ def bounded(bank: SimulatorBank, rows: int = 4, seed: int = 0) -> dict[str, floa
             stuck &= ((x <= bank.lower + 1e-4) | (x >= bank.upper - 1e-4)).all(1)
     shares = stuck.float().mean(0)
     return {"finite": float(finite), **{n: float(s) for n, s in zip(bank.disease.state_names, shares)}}
+
+
+def unstable_share(bank: SimulatorBank, rows: int = 6, seed: int = 1) -> float:
+    """Share of visited states where the field pushes two like patients apart.
+
+    Visited: after 12 h of random treatment from the first states, by the solver. There the Jacobian of the field with
+    respect to the six variables has an eigenvalue with a positive real part, so a small difference grows. A solution
+    map cannot be accurate for long where that is common.
+    """
+    g = torch_generator(seed, "unstable-share")
+    u = random_treatments(len(bank), rows, g)
+    x = bank.initial_state().unsqueeze(1).expand(-1, rows, -1)
+    with torch.no_grad():
+        x = bank.with_backend("ode").flow(x, u, torch.full(x.shape[:2], 12.0))
+    x = x.clone().requires_grad_(True)
+    rate = bank.field(x, u)
+    lines = [torch.autograd.grad(rate[..., j].sum(), x, retain_graph=True)[0][..., :6] for j in range(6)]
+    growth = torch.linalg.eigvals(torch.stack(lines, -2)).real.amax(-1)
+    return float((growth > 0.0).double().mean())

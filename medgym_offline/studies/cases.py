@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from medgym_offline.policies.builtin import builtin_policy
 from medgym_offline.simulators.forecast import population_for_all
 from medgym_offline.studies.entries import Candidate
 from medgym_offline.studies.recipe import StudyRecipe
-from medgym_offline.studies.scoring import Scored
+from medgym_offline.studies.scoring import Scored, units_folder
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
@@ -158,7 +157,7 @@ def case_studies(
         engine=options.engine,
         workers=options.workers,
         address=options.address,
-        folder=folder / hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:12],
+        folder=units_folder(folder, key),
         key=key,
         title="case studies",
         progress=progress,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from medgym_offline.evaluation.statistics import bootstrap_interval
 from medgym_offline.online.runs import EngineOptions
 from medgym_offline.simulators.schedules import CeilingConfig
 from medgym_offline.studies.recipe import Sets, StudyRecipe, spread
+from medgym_offline.studies.scoring import units_folder
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
@@ -68,7 +68,7 @@ def search_ceilings(
         engine=options.engine,
         workers=options.workers,
         address=options.address,
-        folder=folder / hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:12],
+        folder=units_folder(folder, key),
         key=key,
         title="open-loop ceilings",
         progress=progress,

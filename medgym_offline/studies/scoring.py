@@ -21,7 +21,7 @@ from medgym_offline.studies.entries import Candidate, Entry
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["Scored", "score_candidates"]
+__all__ = ["Scored", "score_candidates", "units_folder"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Scored:
             by_id = dict(zip((str(p) for p in table["patient"]), table[metric]))
             rows.append([by_id[p] for p in patients or self.entry.patients])
         return np.array(rows, dtype=float)
+
+
+def units_folder(folder: Path, key: Mapping[str, Any]) -> Path:
+    """Where units of work that share a key are kept below `folder`; another key never reads them."""
+    return folder / hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:12]
 
 
 def _digest(policy: Any, patients: Sequence[str]) -> str:
@@ -118,7 +123,7 @@ def score_candidates(
         engine=options.engine,
         workers=options.workers,
         address=options.address,
-        folder=folder / hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:12],
+        folder=units_folder(folder, key),
         key=key,
         title=f"score {len(shards)} policies",
         progress=progress,
