@@ -43,15 +43,11 @@ banks: install
 	  --patients 110 --output runs/cohort.parquet
 	$(BIN)/medgym-offline simulators fit runs/cohort.parquet --recipe generation/sepsis-v0.toml \
 	  --output generation/banks/sepsis-v0.safetensors
-	$(BIN)/medgym-offline behavior train --bank sepsis-v0 --scope ind,pop,dr --timing fixed --output runs/behaviors & \
-	$(BIN)/medgym-offline behavior train --bank sepsis-v0 --scope ind,pop,dr --timing adaptive --output runs/behaviors; \
-	wait
+	$(BIN)/medgym-offline behavior train-all --bank sepsis-v0 --output runs/behaviors
 	$(BIN)/medgym-offline simulators fit runs/cohort.parquet --recipe generation/sepsis-plain-v0.toml \
 	  --output generation/banks/sepsis-plain-v0.safetensors
 	$(BIN)/python -m medgym_offline.simulators.twin_bank build
-	for timing in fixed adaptive; do \
-	  $(BIN)/medgym-offline behavior train --bank sepsis-twin-v0 --scope ind,pop,dr --timing $$timing --output runs/behaviors; \
-	done
+	$(BIN)/medgym-offline behavior train-all --bank sepsis-twin-v0 --output runs/behaviors
 	cp runs/behaviors/sepsis-*.safetensors generation/behaviors/
 	for recipe in datasets/*.toml; do $(BIN)/medgym-offline generate $$recipe --release; done
 
