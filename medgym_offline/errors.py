@@ -77,7 +77,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameEr
     if near:
         hint = "did you mean " + " or ".join(repr(n) for n in near) + "?"
     elif names:
-        shown = ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
+        shown = ", ".join(names) if len(names) <= 10 else ", ".join(names[:6]) + f", ... ({len(names)} in all)"
         hint = f"known: {shown}"
     else:
         hint = "none exist"

@@ -9,22 +9,26 @@ from typing import Annotated
 
 import typer
 
-from medgym_offline.commands.common import Patients, parse_list, parse_patients, say
+from medgym_offline.commands import completion
+from medgym_offline.commands.common import (
+    Address,
+    Bank,
+    Device,
+    Engine,
+    Patients,
+    Resume,
+    Workers,
+    parse_list,
+    parse_patients,
+    say,
+)
 
 __all__ = ["register"]
 
-BankName = Annotated[str, typer.Option("--bank", help="Name of a shipped bank, or the path of a bank file.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for policies, report and checkpoints.")]
 Recipe = Annotated[Path | None, typer.Option("--recipe", help="Recipe (.toml); default: the release's behaviors.toml.")]
 Updates = Annotated[
     int | None, typer.Option("--updates", min=1, help="Updates of every scope (default: the recipe's).")
-]
-Engine = Annotated[str, typer.Option("--engine", help="local (this process), process (all local cores) or ray.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Jobs at a time (default: every core).")]
-Address = Annotated[str | None, typer.Option("--address", help="Ray cluster, HOST:PORT (default: one started here).")]
-Device = Annotated[str, typer.Option("--device", help="Torch device: cpu, or cuda for everything on one GPU.")]
-Resume = Annotated[
-    bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or forget it and start again.")
 ]
 
 
@@ -91,20 +95,35 @@ def _has_matplotlib() -> bool:
 
 
 def behavior_train(
-    bank: BankName = "sepsis-v0",
+    bank: Bank = "sepsis-v0",
     scope: Annotated[
         str,
         typer.Option(
             "--scope",
             help="ind, pop, dr, ind-scratch, or early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); "
             "several separated by commas.",
+            autocompletion=completion.several_of(*completion.BEHAVIORS),
         ),
     ] = "ind",
     timing: Annotated[
-        str, typer.Option("--timing", help="adaptive, fixed, or both separated by a comma.")
+        str,
+        typer.Option(
+            "--timing",
+            help="adaptive, fixed, or both separated by a comma.",
+            autocompletion=completion.several_of("adaptive", "fixed"),
+        ),
     ] = "adaptive",
-    algorithm: Annotated[str | None, typer.Option("--algorithm", help="Default: the recipe's (trpo-lag).")] = None,
-    decisions: Annotated[int | None, typer.Option("--decisions", help="Budget K (default: the recipe's).")] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(
+            "--algorithm",
+            help="Default: the recipe's (trpo-lag).",
+            autocompletion=completion.one_of(*completion.ONLINE_ALGORITHMS),
+        ),
+    ] = None,
+    decisions: Annotated[
+        int | None, typer.Option("--decisions", min=1, help="Budget K (default: the recipe's).")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Root seed (default: the recipe's).")] = None,
     patience: Annotated[
         int | None,
@@ -134,7 +153,7 @@ def behavior_train(
 
 
 def behavior_train_all(
-    bank: BankName = "sepsis-v0",
+    bank: Bank = "sepsis-v0",
     output: Output = Path("runs/behaviors"),
     patients: Patients = None,
     recipe: Recipe = None,

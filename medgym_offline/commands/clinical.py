@@ -7,11 +7,18 @@ from typing import Annotated
 
 import typer
 
-from medgym_offline.commands.common import Json, print_json, print_table, say
+from medgym_offline.commands import completion
+from medgym_offline.commands.common import BankArgument, Json, Patients, parse_patients, print_json, print_table, say
 
 __all__ = ["register"]
 
-BankName = Annotated[str, typer.Argument(metavar="BANK", help="Name of a shipped bank, or the path of a bank file.")]
+CohortTable = Annotated[
+    Path, typer.Argument(metavar="COHORT", help="A cohort table (.parquet), as `cohort build` writes.")
+]
+Recipe = Annotated[Path | None, typer.Option("--recipe", help="Bank recipe (.toml); default: the release's settings.")]
+Chosen = Annotated[
+    int | None, typer.Option("--patients", min=1, help="How many stays, chosen by the coverage rule (default: all).")
+]
 
 
 def cohort_build(
@@ -19,9 +26,7 @@ def cohort_build(
         list[Path], typer.Argument(metavar="SOURCE...", help="Folders of clinical tables, or cohort tables (.parquet).")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The cohort table to write (.parquet).")],
-    patients: Annotated[
-        int | None, typer.Option("--patients", min=1, help="Choose this many stays by the coverage rule.")
-    ] = None,
+    patients: Chosen = None,
     json: Json = False,
 ) -> None:
     """Read clinical records, check them, and write one cohort table; says what was rejected and why.
@@ -40,7 +45,7 @@ def cohort_build(
 
 
 def cohort_card(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A cohort table (.parquet).")],
+    table: CohortTable,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Markdown file to write (default: print it).")
     ] = None,
@@ -61,14 +66,10 @@ def cohort_card(
 
 
 def simulators_fit(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="A cohort table (.parquet).")],
+    table: CohortTable,
     output: Annotated[Path, typer.Option("--output", "-o", help="The bank to write (.safetensors).")],
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="Bank recipe (.toml); default: the release's settings.")
-    ] = None,
-    patients: Annotated[
-        int | None, typer.Option("--patients", min=1, help="Stays to fit, chosen by the coverage rule (default: all).")
-    ] = None,
+    recipe: Recipe = None,
+    patients: Chosen = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the bank (default: the output's stem).")] = None,
 ) -> None:
     """Fit a simulator to every stay of a cohort table: the population first, then each patient.
@@ -97,14 +98,10 @@ def simulators_fit(
 
 
 def simulators_study(
-    table: Annotated[Path, typer.Argument(metavar="COHORT", help="A cohort table (.parquet).")],
+    table: CohortTable,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pooling-study.json.")],
-    recipe: Annotated[
-        Path | None, typer.Option("--recipe", help="Bank recipe (.toml) that gives physics and fit.")
-    ] = None,
-    patients: Annotated[
-        int | None, typer.Option("--patients", min=2, help="Stays to use, chosen by the coverage rule (default: all).")
-    ] = None,
+    recipe: Recipe = None,
+    patients: Chosen = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 3,
 ) -> None:
     """Choose the pooling strength on the third quarter of every stay, and score forecasts of the last.
@@ -135,7 +132,7 @@ def simulators_study(
     say(f"\nwritten to {output / 'pooling-study.json'}")
 
 
-def simulators_info(bank: BankName = "sepsis-v0", json: Json = False) -> None:
+def simulators_info(bank: BankArgument = "sepsis-v0", json: Json = False) -> None:
     """Show what a bank holds and where it came from.
 
     Example: medgym-offline simulators info sepsis-v0
@@ -162,7 +159,7 @@ def simulators_info(bank: BankName = "sepsis-v0", json: Json = False) -> None:
 
 
 def simulators_audit(
-    bank: BankName,
+    bank: BankArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for audit.html and audit.json.")],
     cohort: Annotated[
         Path | None,
@@ -193,17 +190,23 @@ def simulators_audit(
 
 
 def simulators_ceilings(
-    bank: BankName,
+    bank: BankArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The result to write (.json).")],
-    patients: Annotated[int | None, typer.Option("--patients", min=1, help="The first N patients only.")] = None,
-    world: Annotated[str, typer.Option("--world", help="World to search in: own, held-out, true.")] = "own",
+    patients: Patients = None,
+    world: Annotated[
+        str,
+        typer.Option(
+            "--world",
+            help="World to search in: own, held-out, true.",
+            autocompletion=completion.one_of("own", "held-out", "true"),
+        ),
+    ] = "own",
     decisions: Annotated[int, typer.Option("--decisions", min=1, help="Doses per schedule, K.")] = 5,
 ) -> None:
     """Search the best constant, fixed and adaptive schedule of every patient: what timing could gain at most.
 
     Example: medgym-offline simulators ceilings sepsis-v0 --patients 10 --output runs/ceilings.json
     """
-    from medgym_offline.errors import BankError
     from medgym_offline.files import write_json
     from medgym_offline.simulators import load_simulators
     from medgym_offline.simulators.ceilings import CeilingConfig
@@ -211,10 +214,9 @@ def simulators_ceilings(
 
     config = CeilingConfig(decisions=decisions)
     loaded = load_simulators(bank).world(world)
-    if patients is not None:
-        if patients > len(loaded):
-            raise BankError(f"--patients {patients}: bank {loaded.name!r} has {len(loaded)}")
-        loaded = loaded.select(range(patients))
+    chosen = parse_patients(patients, loaded.patients)
+    if chosen is not None:
+        loaded = loaded.select(chosen)
     found = search(loaded, config)
     write_json(output, found.to_dict())
     rows = []

@@ -9,14 +9,76 @@ from typing import Annotated, Any
 
 import typer
 
+from medgym_offline.commands import completion
 from medgym_offline.errors import MedGymError
 
-__all__ = ["Bank", "Json", "Patients", "parse_list", "parse_patients", "print_json", "print_table", "say"]
+__all__ = [
+    "Address",
+    "Bank",
+    "BankArgument",
+    "Device",
+    "Engine",
+    "Json",
+    "MaybeBank",
+    "Patients",
+    "Resume",
+    "Timing",
+    "Workers",
+    "Worlds",
+    "ask_patients",
+    "parse_list",
+    "parse_patients",
+    "print_json",
+    "print_table",
+    "say",
+    "terminal_width",
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for another program to read.")]
-Bank = Annotated[str, typer.Option("--bank", help="Simulator bank: a name, or the path of a bank file.")]
+
+_BANK = "Simulator bank: the name of a shipped one, or the path of a bank file"
+Bank = Annotated[str, typer.Option("--bank", help=f"{_BANK}.", autocompletion=completion.banks)]
+MaybeBank = Annotated[
+    str | None, typer.Option("--bank", help=f"{_BANK} (default: the one recorded).", autocompletion=completion.banks)
+]
+BankArgument = Annotated[str, typer.Argument(metavar="BANK", help=f"{_BANK}.", autocompletion=completion.banks)]
 Patients = Annotated[
     str | None, typer.Option("--patients", help="How many patients (the first N), or ids separated by commas.")
+]
+Timing = Annotated[
+    str | None,
+    typer.Option(
+        "--timing",
+        help="adaptive or fixed (default: the policy's).",
+        autocompletion=completion.one_of("adaptive", "fixed"),
+    ),
+]
+Worlds = Annotated[
+    str | None,
+    typer.Option(
+        "--worlds",
+        help="own, held-out, true; several separated by commas (default: all the bank has).",
+        autocompletion=completion.several_of("own", "held-out", "true"),
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="Torch device of the training: cpu, or cuda.", autocompletion=completion.one_of("cpu", "cuda")
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="local (this process), process (all local cores) or ray.",
+        autocompletion=completion.one_of("local", "process", "ray"),
+    ),
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Jobs at a time (default: every core).")]
+Address = Annotated[str | None, typer.Option("--address", help="Ray cluster, HOST:PORT (default: one started here).")]
+Resume = Annotated[
+    bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or forget it and start again.")
 ]
 
 
@@ -43,13 +105,26 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title:
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
-    # Piped into a file, lines are not cut at 80 columns.
-    Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+    Console(width=terminal_width()).print(table, markup=False)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 160 where output is piped, so that lines are not cut there."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
 
 
 def parse_list(text: str) -> list[str]:
     """The non-empty parts of a comma-separated list."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def ask_patients(text: str | None) -> int | list[str] | None:
+    """What `--patients` asks for, where the library looks the ids up: a number, ids, or None for all."""
+    if text is None or text == "all":
+        return None
+    return int(text) if text.lstrip("+-").isdigit() else parse_list(text)
 
 
 def parse_patients(text: str | None, known: Sequence[str]) -> list[str] | None:
@@ -58,14 +133,13 @@ def parse_patients(text: str | None, known: Sequence[str]) -> list[str] | None:
     Raises:
         MedGymError: more patients than there are, fewer than one, or an unknown id.
     """
-    if text is None or text == "all":
+    ids = ask_patients(text)
+    if ids is None:
         return None
-    if text.lstrip("+-").isdigit():
-        count = int(text)
-        if not 1 <= count <= len(known):
-            raise MedGymError(f"--patients {count}: there are {len(known)} patients; choose 1 to {len(known)}, or ids")
-        return list(known[:count])
-    ids = parse_list(text)
+    if isinstance(ids, int):
+        if not 1 <= ids <= len(known):
+            raise MedGymError(f"--patients {ids}: there are {len(known)} patients; choose 1 to {len(known)}, or ids")
+        return list(known[:ids])
     if not ids:
         raise MedGymError("--patients names nobody; give a number or ids separated by commas")
     from medgym_offline.errors import unknown_name

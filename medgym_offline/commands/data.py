@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands.common import Json, parse_list, print_json, print_table, say
+from medgym_offline.commands import completion
+from medgym_offline.commands.common import Json, ask_patients, print_json, print_table, say, terminal_width
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import DatasetInfo
 
 __all__ = ["register"]
 
-DatasetId = Annotated[str, typer.Argument(metavar="ID", help="Dataset id, for example medgym/sepsis-ind-v0.")]
+DatasetId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="Dataset id, for example medgym/sepsis-ind-v0.", autocompletion=completion.datasets
+    ),
+]
 Root = Annotated[
     Path | None, typer.Option("--root", help="Folder of Minari datasets (default: Minari's, $MINARI_DATASETS_PATH).")
 ]
@@ -25,64 +31,76 @@ def _plain(info: DatasetInfo) -> dict[str, Any]:
     return asdict(info) | {"path": None if info.path is None else str(info.path)}
 
 
-def _count(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
-
-
-def list_command(json: Json = False, root: Root = None) -> None:
-    """Show the datasets of this release and those on this machine.
+def list_command(
+    json: Json = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the release's datasets as a markdown table, from their manifests.")
+    ] = False,
+    root: Root = None,
+) -> None:
+    """Show the datasets of this release and those on this machine, with sizes and scores.
 
     Example: medgym-offline list
     """
-    from medgym_offline.datasets import list_datasets
+    from medgym_offline.datasets import list_datasets, listing_row, listing_table, released_datasets
+    from medgym_offline.datasets.listing import COLUMNS
 
+    if markdown:
+        say(listing_table(released_datasets()))
+        return
     infos = list_datasets(root)
     if json:
         print_json([_plain(info) for info in infos])
         return
-    columns = ("id", "timing", "episodes", "steps", "random", "behaviour", "here", "description")
-    rows = [
-        (
-            i.id,
-            i.timing,
-            _count(i.episodes),
-            _count(i.steps),
-            *(f"{i.reference_returns[k]:.2f}" if k in i.reference_returns else "" for k in ("random", "behavior")),
-            "yes" if i.path else "no",
-            i.description,
-        )
-        for i in infos
+    columns = (*COLUMNS, "here")
+    rows = [(*listing_row(info), "yes" if info.path else "no") for info in infos]
+    # A narrow terminal would fold every cell: it gets the columns that choose a dataset.
+    narrow = terminal_width() < 120
+    shown = [
+        n for n, name in enumerate(columns) if not narrow or name in ("id", "timing", "decisions", "score", "here")
     ]
-    print_table(columns, rows)
-    say("\nreturns are means per episode; make one with: medgym-offline generate ID")
+    print_table([columns[n] for n in shown], [[row[n] for n in shown] for row in rows])
+    say("\nreturns are means per episode; score: the behaviour's, 0 = random, 100 = the best policy shipped")
+    say("next: medgym-offline info ID, or medgym-offline generate ID" + ("; --json shows more" if narrow else ""))
 
 
 def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> None:
-    """Show what is known of one dataset: size, checksums, reference returns, where it lies.
+    """Show what is known of one dataset: size, checksums, scores, where it lies.
 
     Example: medgym-offline info medgym/sepsis-ind-v0
     """
-    from medgym_offline.datasets import dataset_info
+    from medgym_offline.datasets import dataset_info, normalized_score
 
     info = dataset_info(dataset, root)
     if json:
         print_json(_plain(info))
         return
-    missing = f"not on this machine; medgym-offline generate {info.id}"
-    for name, value in _plain(info).items():
-        if name == "reference_returns":
-            value = ", ".join(f"{k} {v:.2f}" for k, v in value.items())
-        elif name == "path":
-            value = value or missing
-        elif name in ("episodes", "steps"):
-            value = _count(value)
-        say(f"{name.replace('_', ' '):>18}  {'unknown' if value in (None, '') else value}")
+    values = _plain(info)
+    returns = values.pop("reference_returns")
+    for name in ("episodes", "steps", "size"):
+        values[name] = None if values[name] is None else f"{values[name]:,}"
+    values["size"] = values["size"] and f"{values['size']} bytes"
+    path = values.pop("path") or "not on this machine"
+    for name, value in (values | {"path": path}).items():
+        say(f"{name.replace('_', ' '):>13}  {'unknown' if value in (None, '') else value}")
+    if returns:
+        say(f"{'scores':>13}  mean return of an episode, and normalised: 0 = random, 100 = expert")
+        for key in sorted(returns, key=lambda key: returns[key]):
+            score = normalized_score(returns, key)
+            say(f"{key:>13}  {returns[key]:8.2f}" + ("" if score is None else f"  {score:6.1f}"))
+    where = "" if root is None else f" --root {root}"
+    action = f"verify {info.id}{where}" if info.path else f"generate {info.id}{where}"
+    say(f"\nnext: medgym-offline {action}")
 
 
 def generate_command(
     dataset: Annotated[
         str | None,
-        typer.Argument(metavar="ID", help="Dataset id (or its -large form), or the path of a recipe (.toml)."),
+        typer.Argument(
+            metavar="ID",
+            help="Dataset id (or its -large form), or the path of a recipe (.toml).",
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     all_recipes: Annotated[
         bool, typer.Option("--all", help="Every dataset of this release, one after the other.")
@@ -107,9 +125,6 @@ def generate_command(
     from medgym_offline.datasets import generate, list_recipes
     from medgym_offline.errors import DatasetError, MedGymError
 
-    chosen: int | list[str] | None = None
-    if patients is not None:
-        chosen = int(patients) if patients.lstrip("+-").isdigit() else parse_list(patients)
     if all_recipes == (dataset is not None):
         raise typer.BadParameter("name one dataset, or use --all")
     if not all_recipes:
@@ -117,7 +132,7 @@ def generate_command(
         made = generate(
             dataset,
             root=root,
-            patients=chosen,
+            patients=ask_patients(patients),
             episodes=episodes,
             output_id=output_id,
             release=release,
@@ -187,7 +202,9 @@ def download_command(
 
 
 def publish_command(
-    datasets: Annotated[list[str], typer.Argument(metavar="ID...", help="Dataset ids.")],
+    datasets: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Dataset ids.", autocompletion=completion.datasets)
+    ],
     remote: Annotated[str, typer.Option("--remote", metavar="URL", help="hf://ORG to publish at.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files with sizes and checksums; send nothing.")

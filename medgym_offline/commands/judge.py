@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medgym_offline.commands.common import Bank, Json, Patients, parse_list, parse_patients, print_json, say
+from medgym_offline.commands import completion
+from medgym_offline.commands.common import (
+    Bank,
+    Json,
+    Patients,
+    Timing,
+    Worlds,
+    parse_list,
+    parse_patients,
+    print_json,
+    say,
+)
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
@@ -67,23 +78,32 @@ def evaluate_to(
 
 def eval_command(
     policy: Annotated[
-        str, typer.Option("--policy", help="Policy file or folder, or zero, max, random, clinician, behavior.")
+        str,
+        typer.Option(
+            "--policy",
+            help="Policy file or folder, or zero, max, random, clinician, behavior.",
+            autocompletion=completion.policies,
+        ),
     ],
     patients: Patients = None,
     episodes: Annotated[
         int | None, typer.Option("--episodes", min=1, help="Per patient (default: protocol's).")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the episodes (default: protocol's).")] = None,
-    timing: Annotated[str | None, typer.Option("--timing", help="adaptive or fixed (default: the policy's).")] = None,
+    timing: Timing = None,
     decisions: Annotated[
         int | None, typer.Option("--decisions", min=1, help="Most decisions in 96 h (default: the policy's).")
     ] = None,
-    worlds: Annotated[
-        str | None, typer.Option("--worlds", help="own, held-out, true; several separated by commas.")
-    ] = None,
+    worlds: Worlds = None,
     bank: Bank = "sepsis-v0",
     dataset: Annotated[
-        str | None, typer.Option("--dataset", help="Behaviour data: adds support distance and normalised score.")
+        str | None,
+        typer.Option(
+            "--dataset",
+            metavar="ID",
+            help="Behaviour data: adds support distance and normalised score.",
+            autocompletion=completion.datasets,
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for result.json, report.html and the policy.")

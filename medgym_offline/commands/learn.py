@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands import behavior
-from medgym_offline.commands.common import Patients, parse_patients, say
+from medgym_offline.commands import behavior, completion
+from medgym_offline.commands.common import Device, Patients, parse_patients, say
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
@@ -33,14 +33,35 @@ def write_log(path: str | Path, log: list[dict[str, Any]]) -> None:
 
 def train_command(
     algorithm: Annotated[
-        str, typer.Argument(metavar="ALGO", help="bc; dqn, cql or gcql; or one of these three with -discrete.")
+        str,
+        typer.Argument(
+            metavar="ALGO",
+            help="bc; dqn, cql or gcql; or one of these three with -discrete.",
+            autocompletion=completion.one_of(*completion.ALGORITHMS),
+        ),
     ],
-    dataset: Annotated[str, typer.Option("--dataset", help="Dataset id.")],
+    dataset: Annotated[
+        str, typer.Option("--dataset", metavar="ID", help="Dataset id.", autocompletion=completion.datasets)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and logs.")],
-    scope: Annotated[str, typer.Option("--scope", help="ind: a policy per patient; pop: one for all.")] = "ind",
+    scope: Annotated[
+        str,
+        typer.Option(
+            "--scope",
+            help="ind: a policy per patient; pop: one for all.",
+            autocompletion=completion.one_of("ind", "pop"),
+        ),
+    ] = "ind",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of training seeds: 0 to N-1.")] = 1,
     patients: Patients = None,
-    profile: Annotated[str, typer.Option("--profile", help="quick, or paper (the published sizes).")] = "quick",
+    profile: Annotated[
+        str,
+        typer.Option(
+            "--profile",
+            help="quick, or paper (the published sizes).",
+            autocompletion=completion.one_of("quick", "paper"),
+        ),
+    ] = "quick",
     updates: Annotated[
         int | None, typer.Option("--updates", min=1, help="Gradient steps (default: profile's).")
     ] = None,
@@ -49,7 +70,7 @@ def train_command(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as discount=elapsed; may be repeated."),
     ] = None,
     checkpoints: Annotated[int, typer.Option("--checkpoints", min=0, help="Also keep N policies along the way.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="Torch device of the training.")] = "cpu",
+    device: Device = "cpu",
     evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each policy afterwards.")] = False,
 ) -> None:
     """Train an offline algorithm on a dataset, all patients at once. An interrupted run resumes.

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medgym_offline.commands.common import Json, Patients, parse_list, print_json, print_table, say
+from medgym_offline.commands import completion
+from medgym_offline.commands.common import (
+    Json,
+    MaybeBank,
+    Patients,
+    Worlds,
+    ask_patients,
+    parse_list,
+    print_json,
+    print_table,
+    say,
+)
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation.ope import OpeAudit
@@ -50,19 +61,22 @@ def print_audit(found: OpeAudit) -> None:
 
 
 def ope_command(
-    dataset: Annotated[str, typer.Option("--dataset", metavar="ID", help="Dataset to estimate from.")],
+    dataset: Annotated[
+        str,
+        typer.Option("--dataset", metavar="ID", help="Dataset to estimate from.", autocompletion=completion.datasets),
+    ],
     policy: Annotated[
         list[str],
-        typer.Option("--policy", help="Policy file, or zero, max, random, clinician, behavior; repeat for several."),
+        typer.Option(
+            "--policy",
+            help="Policy file, or zero, max, random, clinician, behavior; repeat for several.",
+            autocompletion=completion.policies,
+        ),
     ],
-    bank: Annotated[
-        str | None, typer.Option("--bank", help="Simulators for truth and model (default: the dataset's).")
-    ] = None,
+    bank: MaybeBank = None,
     patients: Patients = None,
     episodes: Annotated[int, typer.Option("--episodes", min=2, help="Monte-Carlo episodes per patient.")] = 50,
-    worlds: Annotated[
-        str | None, typer.Option("--worlds", help="own, held-out, true; several separated by commas (default: all).")
-    ] = None,
+    worlds: Worlds = None,
     gamma: Annotated[float, typer.Option("--gamma", help="Discount per hour, in (0, 1]; 1 is undiscounted.")] = 1.0,
     updates: Annotated[int, typer.Option("--updates", min=1, help="Gradient steps of fitted Q evaluation.")] = 2000,
     min_ess: Annotated[
@@ -81,14 +95,11 @@ def ope_command(
     from medgym_offline.files import write_json
 
     settings = OpeSettings(gamma, episodes, seed, min_ess, FqeConfig(updates=updates))
-    chosen: int | list[str] | None = None
-    if patients is not None and patients != "all":
-        chosen = int(patients) if patients.lstrip("+-").isdigit() else parse_list(patients)
     found = audit_dataset(
         dataset,
         policy,
         bank=bank,
-        patients=chosen,
+        patients=ask_patients(patients),
         worlds=None if worlds is None else parse_list(worlds),
         settings=settings,
         progress=True,

@@ -8,34 +8,41 @@ from typing import Annotated, Any
 
 import typer
 
-from medgym_offline.commands.common import Json, print_json, print_table, say
+from medgym_offline.commands import completion
+from medgym_offline.commands.common import (
+    Address,
+    Device,
+    Engine,
+    Json,
+    MaybeBank,
+    Resume,
+    Workers,
+    print_json,
+    print_table,
+    say,
+)
 
 __all__ = ["register"]
 
 
 def study_online(
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Name of a recipe (study-online, study-online-quick), or a .toml file.")
+        str,
+        typer.Option(
+            "--recipe",
+            help="Name of a recipe (study-online, study-online-quick), or a .toml file.",
+            autocompletion=completion.study_recipes,
+        ),
     ] = "study-online",
     output: Annotated[
-        Path, typer.Option("--output", "--out", "-o", help="Folder for result.json, report.html, policies, work.")
+        Path, typer.Option("--output", "-o", help="Folder for result.json, report.html, policies, work.")
     ] = Path("runs/study-online"),
-    bank: Annotated[
-        str | None, typer.Option("--bank", help="Name or path of a simulator bank (default: the recipe's).")
-    ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="local (this process), process (local cores) or ray.")] = (
-        "process"
-    ),
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Units of work at a time (default: every core).")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", help="Ray cluster, HOST:PORT (default: one started here).")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="Torch device of the training: cpu, or cuda.")] = "cpu",
-    resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or forget it and start again.")
-    ] = True,
+    bank: MaybeBank = None,
+    engine: Engine = "process",
+    workers: Workers = None,
+    address: Address = None,
+    device: Device = "cpu",
+    resume: Resume = True,
     json: Json = False,
 ) -> None:
     """Reproduce the paper's online results: algorithms, Ind and Pop, adaptive and fixed, in every world of a bank.

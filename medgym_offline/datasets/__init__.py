@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medgym_offline.datasets.card import dataset_card
-    from medgym_offline.datasets.catalogue import DatasetInfo, dataset_folder, dataset_info, list_datasets, minari_root
+    from medgym_offline.datasets.catalogue import (
+        DatasetInfo,
+        dataset_folder,
+        dataset_info,
+        list_datasets,
+        minari_root,
+        released_datasets,
+    )
     from medgym_offline.datasets.download import Download, download
     from medgym_offline.datasets.generation import GeneratedDataset, generate
+    from medgym_offline.datasets.listing import listing_row, listing_table, normalized_score
     from medgym_offline.datasets.load import load_dataset
     from medgym_offline.datasets.publish import Publication, publish
     from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, find_recipe, list_recipes, read_recipe
@@ -38,18 +46,23 @@ __all__ = [
     "generate",
     "list_datasets",
     "list_recipes",
+    "listing_row",
+    "listing_table",
     "load_dataset",
     "minari_root",
+    "normalized_score",
     "publish",
     "read_recipe",
+    "released_datasets",
     "verify",
 ]
 
 _HOMES = {
     "card": ("dataset_card",),
-    "catalogue": ("DatasetInfo", "dataset_folder", "dataset_info", "list_datasets", "minari_root"),
+    "catalogue": ("DatasetInfo", "dataset_folder", "dataset_info", "list_datasets", "minari_root", "released_datasets"),
     "download": ("Download", "download"),
     "generation": ("GeneratedDataset", "generate"),
+    "listing": ("listing_row", "listing_table", "normalized_score"),
     "load": ("load_dataset",),
     "publish": ("Publication", "publish"),
     "recipes": ("Recipe", "UnknownDatasetError", "find_recipe", "list_recipes", "read_recipe"),

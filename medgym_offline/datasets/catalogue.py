@@ -22,6 +22,7 @@ __all__ = [
     "local_ids",
     "minari_root",
     "read_manifest",
+    "released_datasets",
 ]
 
 NAMESPACE = "medgym"
@@ -42,6 +43,7 @@ class DatasetInfo:
         timing, decisions, reward, bank, behavior: See `Recipe`.
         patients: Number of patients with episodes; None where unknown.
         content_hash: Hash of the rows, see `ContentHash`; None where unknown.
+        size: Bytes of its files; None where unknown.
         path: Local folder; None if it is not on this machine.
     """
 
@@ -58,6 +60,7 @@ class DatasetInfo:
     behavior: str = ""
     patients: int | None = None
     content_hash: str | None = None
+    size: int | None = None
     path: Path | None = None
 
 
@@ -103,6 +106,7 @@ def _info(recipe: Recipe, manifest: dict[str, Any] | None, path: Path | None) ->
         known = {name: manifest[name] for name in ("episodes", "steps", "content_hash")}
         known["patients"] = len(manifest["patients"])
         known["sha256"] = manifest["files"][DATA_FILE]["sha256"]
+        known["size"] = sum(file["bytes"] for file in manifest["files"].values())
         known["reference_returns"] = manifest["references"]["returns"]
     fields = ("timing", "decisions", "reward", "bank", "behavior")
     shared = {name: getattr(recipe, name) for name in fields}
@@ -123,10 +127,19 @@ def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
     recipe = known_recipe(dataset)
     if recipe is None:
         raise unknown_dataset(dataset, sorted({*list_recipes(), *local_ids(root)}))
-    released = release_folder("datasets") / f"{recipe.name}.manifest.json"
-    return _info(recipe, read_manifest(released) if released.is_file() else None, None)
+    return _released(recipe)
+
+
+def _released(recipe: Recipe) -> DatasetInfo:
+    manifest = release_folder("datasets") / f"{recipe.name}.manifest.json"
+    return _info(recipe, read_manifest(manifest) if manifest.is_file() else None, None)
 
 
 def list_datasets(root: str | Path | None = None) -> list[DatasetInfo]:
     """The release's datasets and the local ones of its namespace, in alphabetical order of their ids."""
     return [dataset_info(name, root) for name in sorted({*list_recipes(), *local_ids(root)})]
+
+
+def released_datasets() -> list[DatasetInfo]:
+    """The release's datasets as its recipes and manifests say, whatever lies on this machine."""
+    return [_released(recipe) for recipe in list_recipes().values()]

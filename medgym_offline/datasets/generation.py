@@ -83,8 +83,8 @@ def _named(recipe: Recipe, bank: SimulatorBank, chosen: list[int], output: str |
     partial = len(chosen) < len(bank)
     if output is None and partial:
         raise DatasetError(
-            f"{recipe.id} has all {len(bank)} patients; give the part of it another name (output_id), for example "
-            f"{recipe.id.rpartition('-v')[0]}-{len(chosen)}-v0"
+            f"{recipe.id} has all {len(bank)} patients; give the part of it another name (--as, in "
+            f"Python output_id), for example {recipe.id.rpartition('-v')[0]}-{len(chosen)}-v0"
         )
     return recipe if output is None else dataclasses.replace(recipe, id=output)
 

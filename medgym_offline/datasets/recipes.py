@@ -160,7 +160,7 @@ def unknown_dataset(name: str, known: list[str]) -> UnknownDatasetError:
     if other_versions:
         found = " or ".join(repr(other) for other in other_versions)
         return UnknownDatasetError(f"dataset {name!r} has no such version; did you mean {found}?")
-    return UnknownDatasetError(str(unknown_name("dataset", name, known)))
+    return UnknownDatasetError(f"{unknown_name('dataset', name, known)}; see: medgym-offline list")
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -182,6 +182,9 @@ class Evaluation:
             where = text
             try:
                 text = Path(text).read_text(encoding="utf-8")
+            except FileNotFoundError:
+                remedy = "write one with `medgym-offline eval --policy ... --output DIR`"
+                raise ProtocolError(f"{where}: no such result; {remedy}") from None
             except (OSError, UnicodeDecodeError) as error:
                 raise ProtocolError(f"cannot read the evaluation {where}: {error}") from None
         try:

@@ -7,7 +7,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,8 +36,11 @@ COMMANDS = (
     "simulators study",
     "simulators info",
     "simulators audit",
+    "simulators ceilings",
     "behavior train",
+    "behavior train-all",
     "study online",
+    "publish",
 )
 
 
@@ -106,6 +111,52 @@ def test_list_and_info_speak_json(shop: Workshop) -> None:
     assert info == listed[DATASET]
     assert DATASET in run("list").out
     assert info["content_hash"] in run("info", DATASET).out
+
+
+def test_list_and_info_show_sizes_and_scores(shop: Workshop) -> None:
+    known = json.loads(run("info", DATASET, "--json").out)
+    (line,) = [line for line in run("list").out.splitlines() if line.startswith(DATASET)]
+    assert f"{known['size'] / 1e6:.1f}" in line.split()
+    assert f"{known['reference_returns']['random']:.1f}" in line.split()
+    told = run("info", DATASET).out
+    assert f"{known['size']:,} bytes" in told
+    # The behaviour of this dataset is the random policy: by definition its score is 0, and the expert's 100.
+    scores = {words[0]: words[1:] for words in map(str.split, told.splitlines()) if len(words) == 3}
+    assert scores["behavior"] == scores["random"] == [f"{known['reference_returns']['random']:.2f}", "0.0"]
+    assert scores["expert"][1] == "100.0"
+    assert f"next: medgym-offline verify {DATASET}" in told
+
+
+def test_a_narrow_terminal_gets_fewer_columns(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from medgym_offline.commands import common, data
+
+    for module in (common, data):
+        monkeypatch.setattr(module, "terminal_width", lambda: 80)
+    lines = [line for line in run("list").out.splitlines() if line.startswith("medgym/")]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines] == sorted({line.split()[0] for line in lines})
+
+
+def test_options_mean_the_same_in_every_command() -> None:
+    """A parameter of one name is spelled alike wherever it appears, and every option says what it does."""
+    from typer.main import get_command
+
+    from medgym_offline.cli import app
+
+    def leaves(command: Any) -> Iterator[Any]:
+        for child in getattr(command, "commands", {}).values():
+            yield from leaves(child)
+        if not hasattr(command, "commands"):
+            yield command
+
+    forms: dict[str, set[tuple[str, ...]]] = {}
+    for command in leaves(get_command(app)):
+        for option in command.params:
+            if option.param_type_name == "option":
+                forms.setdefault(option.name, set()).add((*option.opts, *option.secondary_opts))
+                assert option.help, (command.name, option.name)
+    assert forms["output"] == {("--output", "-o")}
+    assert {name for name, spelled in forms.items() if len(spelled) > 1} == set()
 
 
 def test_verify_accepts_a_good_dataset(shop: Workshop) -> None:

@@ -323,7 +323,7 @@ def test_not_an_evaluation(results: dict[str, Evaluation], tmp_path: Path) -> No
     ):
         with pytest.raises(ProtocolError, match=message):
             Evaluation.from_json(text)
-    with pytest.raises(ProtocolError, match="cannot read"):
+    with pytest.raises(ProtocolError, match="no such result"):
         Evaluation.from_json(tmp_path / "none.json")
 
 

@@ -241,7 +241,7 @@ def test_the_command_names_a_mistake_in_one_line(
     from medgym_offline.cli import main
 
     with pytest.raises(SystemExit) as end:
-        main(["study", "online", "--recipe", "study-online-quick", "--out", str(tmp_path / "x"), *arguments])
+        main(["study", "online", "--recipe", "study-online-quick", "--output", str(tmp_path / "x"), *arguments])
     assert end.value.code == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
