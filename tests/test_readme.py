@@ -1,0 +1,81 @@
+"""What the front page says is what the release holds."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+
+import medgym_offline
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def front() -> ModuleType:
+    """docs/front.py, which is not part of the package."""
+    spec = importlib.util.spec_from_file_location("front", ROOT / "docs" / "front.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_those_of_the_manifests(front: ModuleType) -> None:
+    for page in front.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert len(front.BLOCK.findall(text)) == 1, page
+        assert text == front.with_table(text), f"{page.name}: run python docs/front.py"
+
+
+def test_a_table_out_of_date_is_noticed(front: ModuleType) -> None:
+    lines = README.splitlines(keepends=True)
+    (row,) = [n for n, line in enumerate(lines) if line.startswith("| `medgym/sepsis-ind-v0`")]
+    changed = "".join([*lines[:row], "| `medgym/sepsis-ind-v0` | none |\n", *lines[row + 1 :]])
+    assert front.with_table(changed) == README
+
+
+def test_counts_are_those_of_the_library() -> None:
+    from medgym_offline.datasets import list_recipes
+    from medgym_offline.offline import ALGORITHMS
+    from medgym_offline.simulators import load_simulators
+
+    def counted(what: str) -> int:
+        found = re.search(rf"\*\*(\d+) {what}", README)
+        assert found is not None, what
+        return int(found[1])
+
+    assert counted("datasets") == len(list_recipes())
+    assert counted("offline algorithms") == len(ALGORITHMS)
+    assert counted("real patients") == len(load_simulators("sepsis-v0"))
+    assert counted("twins") == len(load_simulators("sepsis-twin-v0"))
+
+
+def test_the_figure_is_small_complete_and_asks_nobody(front: ModuleType) -> None:
+    text = front.FIGURE.read_text(encoding="utf-8")
+    assert len(text) < 60_000
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    words = " ".join(node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text"))
+    for label in front.POLICIES.values():
+        assert label in words
+    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    used, known = set(re.findall(r"var\((--[\w-]+)\)", text)), set(re.findall(r"(--[\w-]+):", text))
+    assert used <= known  # every colour has a value in both themes
+    assert all(text.count(f"{name}:") == len(front.THEMES) for name in known)
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_citation_has_the_version_of_the_package() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.+)$", text, re.MULTILINE)[1] == medgym_offline.__version__  # type: ignore[index]
