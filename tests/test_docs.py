@@ -1,38 +1,81 @@
-"""Every Python block of the README and of the documentation runs, page by page, in order.
+"""Every Python and bash block of the README and of the documentation runs, page by page, in order.
 
-A block after `<!-- slow -->` runs only in the slow tests; one after `<!-- skip: reason -->` does not run.
+Python runs in this process, on the release; bash in a shell of its own, on a release of eight patients under the same
+names (`tests/small_release.py`). Both stand in one folder a page. A comment before a block says what else it needs:
+
+    <!-- slow -->               runs in the slow tests
+    <!-- clinical -->           runs in the slow tests where MEDGYM_CLINICAL_DATA names the open ICU data
+    <!-- needs: MODULE -->      runs where this module is installed
+    <!-- skip: reason -->       does not run; a command in it is still looked up, with its options
 """
 
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.small_release import SmallRelease, build
+
 ROOT = Path(__file__).parent.parent
-# docs/environments.md has its own test, which puts a small bank in place of the release's.
-PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").glob("*.md") if p.name != "environments.md")]
-BLOCK = re.compile(r"(?:<!-- (?P<mark>slow|skip: [^>]*) -->\n)?```python\n(?P<code>.*?)```", re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>slow|clinical|needs: \w+|skip: [^>]*) -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)^```",
+    re.DOTALL | re.MULTILINE,
+)
+SECONDS = 1800
 
 
-def _blocks() -> list[object]:
-    found = []
+@dataclass(frozen=True)
+class Block:
+    """A block of code: its page, the line it begins in, its language, its text and the comment before it."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    mark: str
+
+
+def read_blocks(page: Path) -> Iterator[Block]:
+    """The blocks of a page in order."""
+    text = page.read_text(encoding="utf-8")
+    for match in BLOCK.finditer(text):
+        line = text.count("\n", 0, match.start("code")) + 1
+        yield Block(page, line, match["language"], match["code"], match["mark"] or "")
+
+
+def _parameters() -> Iterator[object]:
     for page in PAGES:
-        for number, match in enumerate(BLOCK.finditer(page.read_text(encoding="utf-8"))):
-            mark = match["mark"] or ""
-            marks = [pytest.mark.slow] if mark == "slow" else []
-            if mark.startswith("skip"):
-                marks.append(pytest.mark.skip(reason=mark.removeprefix("skip: ")))
-            name = f"{page.stem}-{number}"
-            found.append(pytest.param(page, match["code"], id=name, marks=marks))
-    return found
+        for block in read_blocks(page):
+            if block.language == "python" and page.name == "environments.md":
+                continue  # tests/envs/test_env_docs.py puts a small bank in place of the release's
+            kind, _, what = block.mark.partition(": ")
+            marks = {
+                "": [],
+                "slow": [pytest.mark.slow],
+                "clinical": [pytest.mark.slow, pytest.mark.clinical],
+                "needs": [],
+                "skip": [pytest.mark.skip(reason=what)],
+            }[kind]
+            yield pytest.param(block, id=f"{page.stem}:{block.line}", marks=marks)
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all pages: what one page generates (a dataset), the next finds."""
+    """Holds a folder for each page, and the datasets they share."""
     return tmp_path_factory.mktemp("docs")
+
+
+@pytest.fixture(scope="module")
+def small_release(tmp_path_factory: pytest.TempPathFactory) -> SmallRelease:
+    """What the commands of the documentation run on."""
+    return build(tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture(scope="module")
@@ -40,32 +83,71 @@ def namespaces() -> dict[Path, dict[str, object]]:
     return {}
 
 
-@pytest.mark.parametrize(("page", "code"), _blocks())
+@pytest.mark.parametrize("block", list(_parameters()))
 def test_block(
-    page: Path,
-    code: str,
+    block: Block,
     workplace: Path,
     namespaces: dict[Path, dict[str, object]],
+    request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(workplace / "minari"))
-    exec(compile(code, str(page), "exec"), namespaces.setdefault(page, {"__name__": "__main__"}))
+    folder = workplace / block.page.stem
+    folder.mkdir(exist_ok=True)
+    if block.mark.startswith("needs: "):
+        pytest.importorskip(block.mark.removeprefix("needs: "))
+    if block.mark == "clinical":
+        for source in request.getfixturevalue("clinical_data").iterdir():
+            link = folder / source.name
+            if not link.exists():
+                link.symlink_to(source)
+    monkeypatch.chdir(folder)
+    if block.language == "python":
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(workplace / "minari"))
+        namespace = namespaces.setdefault(block.page, {"__name__": "__main__"})
+        # As many lines before it as on the page, so that a traceback names the page's line.
+        exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), namespace)
+        return
+    release: SmallRelease = request.getfixturevalue("small_release")
+    command = ["bash", "-euo", "pipefail", "-c", block.code]
+    done = subprocess.run(
+        command, env=release.environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, f"{block.page.name}, line {block.line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
-def test_commands_in_the_readme_exist() -> None:
+def _commands(code: str) -> Iterator[list[str]]:
+    """The words of every `medgym-offline` command of a bash block."""
+    for line in code.replace("\\\n", " ").splitlines():
+        found = re.search(r"(?:^|[\s;(])medgym-offline (.+)", line)
+        if found is not None:
+            yield shlex.split(found[1].split("; do")[0], comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_commands_and_their_options_exist(page: Path) -> None:
+    """Also of blocks that are slow or do not run."""
     from typer.main import get_command
 
     from medgym_offline.cli import app
 
-    root = get_command(app)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^medgym-offline (.+)$", text, re.MULTILINE)
-    assert len(commands) >= 8
-    for line in commands:
-        command, words = root, line.split()
-        while hasattr(command, "commands"):
-            assert words[0] in command.commands, line
-            command, words = command.commands[words[0]], words[1:]
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {w for w in words if w.startswith("--")} <= known, line
+    for block in read_blocks(page):
+        if block.language != "bash":
+            continue
+        for words in _commands(block.code):
+            command, rest = get_command(app), words
+            while hasattr(command, "commands") and not rest[0].startswith("-"):
+                assert rest[0] in command.commands, words
+                command, rest = command.commands[rest[0]], rest[1:]
+            known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "|"}
+            asked = {word.partition("=")[0] for word in rest if word.startswith("-") and not word[1:2].isdigit()}
+            assert asked <= known, (page.name, block.line, asked - known)
+
+
+def test_no_block_escapes_for_its_form() -> None:
+    """A fence that is indented, or a comment that is no known marker, would silently leave a block out."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fences = re.findall(r"^[ \t]*```(?:python|bash)\b", text, re.MULTILINE)
+        assert len(fences) == len(list(read_blocks(page))), page
+        for comment in re.findall(r"<!-- (.*?) -->\n```(?:python|bash)", text):
+            assert re.fullmatch(r"slow|clinical|needs: \w+|skip: [^>]+", comment), (page, comment)

@@ -1,0 +1,84 @@
+"""A whole release of eight patients under the names of the real one, in a folder of its own.
+
+The commands of the documentation run there as they are written, in seconds. Nothing is put in place of the program: it
+is a copy of the package beside a smaller `generation`, `datasets`, `evaluation` and `leaderboard`, exactly as in a
+checkout, and the banks and policies are the release's own, cut to their first patients.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PATIENTS = 8
+EPISODES = 4
+SIZES = {"train": "--updates 3", "behavior": "--updates 1", "ope": "--updates 5 --episodes 2 --min-ess 1"}
+"""What a command is given where its line leaves it out, to be quick."""
+
+_PROGRAM = """#!{python}
+import os, sys
+sys.path.insert(0, {root!r})
+for command, options in {sizes!r}.items():
+    if command in sys.argv[1:2]:
+        words = options.split()
+        for name, value in zip(words[::2], words[1::2]):
+            if name not in sys.argv and "--help" not in sys.argv:
+                sys.argv += [name, value]
+from medgym_offline.cli import main
+main()
+"""
+
+
+@dataclass(frozen=True)
+class SmallRelease:
+    """Where it lies."""
+
+    root: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of a shell in which `medgym-offline` and `python` are those of this release."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEDGYM", "MINARI"))}
+        path = f"{self.root / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        home = {"HOME": str(self.root / "home"), "PYTHONPATH": str(self.root), "PATH": path}
+        return kept | home | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def build(root: Path) -> SmallRelease:
+    """Make the release in an empty folder."""
+    from medgym_offline.policies import load_policy, save_policy
+    from medgym_offline.simulators import load_simulators
+
+    without_caches = shutil.ignore_patterns("__pycache__")
+    for folder in ("medgym_offline", "evaluation", "datasets"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=without_caches)
+    for folder in ("home", "bin", "generation/banks", "generation/behaviors", "leaderboard/submissions"):
+        (root / folder).mkdir(parents=True)
+    for recipe in (ROOT / "generation").glob("*.toml"):
+        shutil.copy(recipe, root / "generation")
+    shutil.copy(ROOT / "leaderboard" / "schema.json", root / "leaderboard")
+    for bank in (ROOT / "generation" / "banks").glob("*.safetensors"):
+        load_simulators(bank).select(range(PATIENTS)).save(root / "generation" / "banks" / bank.name)
+    for file in (ROOT / "generation" / "behaviors").glob("*.safetensors"):
+        policy = load_policy(file)
+        if policy.patients is not None:
+            policy = policy.select(policy.patients[:PATIENTS])
+        save_policy(policy, root / "generation" / "behaviors" / file.name)
+    for manifest in (root / "datasets").glob("*.manifest.json"):
+        manifest.unlink()  # they speak of the full release
+    for recipe in (root / "datasets").glob("*.toml"):
+        text = re.sub(r"^episodes = .*$", f"episodes = {EPISODES}", recipe.read_text("utf-8"), flags=re.MULTILINE)
+        recipe.write_text(text, encoding="utf-8")
+    for file in (root / "evaluation").glob("protocol-*.json"):
+        protocol = json.loads(file.read_text("utf-8")) | {"episodes": 2}
+        file.write_text(json.dumps(protocol), encoding="utf-8")
+    program = root / "bin" / "medgym-offline"
+    program.write_text(_PROGRAM.format(python=sys.executable, root=str(root), sizes=SIZES), encoding="utf-8")
+    program.chmod(0o755)
+    return SmallRelease(root)
