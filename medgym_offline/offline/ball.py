@@ -51,14 +51,11 @@ class Ball:
         x = rows[..., : self._columns] * self._scale.cpu().double().numpy()
         z = np.concatenate([x, rows[..., d : d + a]], -1)
         center = _mean(z, present)
-        squared = np.square(z - center)
-        distance = np.where(present, np.sqrt(squared.sum(-1)), 0.0)
+        distance = np.where(present, np.sqrt(np.square(z - center).sum(-1)), 0.0)
         radius = distance.max(1)
         limit = config.theta * radius
         if config.theta_quantile is not None:
             limit = _quantile(distance, present, config.theta_quantile)
-        self._state, self._present = squared[..., : self._columns].sum(-1), present
-        self._center, self._limit = center[..., self._columns :], limit
         self._middle, self.center, self.radius, self.limit = (
             torch.from_numpy(part.astype(np.float32)).to(data.rows.device)
             for part in (center[..., : self._columns], center[..., self._columns :], radius, limit)
@@ -74,17 +71,12 @@ class Ball:
         distance = torch.sqrt(x + (actions - center).square().sum(-1) + 1e-12)
         return torch.relu(distance - limit)
 
-    def mean_outside(self, codebook: Tensor) -> Tensor:
-        """E_s~D g(s, a_c) of codewords: (P, C, A) -> (P, C)."""
-        words = codebook.cpu().double().numpy() - self._center
-        owner = np.nonzero(self._present)[0]
-        sums = []
-        for c in range(words.shape[1]):
-            distance = np.sqrt(self._state + np.square(words[:, c]).sum(-1)[:, None])
-            excess = np.maximum(distance - self._limit[:, None], 0.0)
-            sums.append(np.bincount(owner, weights=excess[self._present], minlength=len(words)))
-        mean = np.stack(sums, 1) / self._present.sum(1)[:, None]
-        return torch.from_numpy(mean.astype(np.float32)).to(codebook.device)
+    def words_outside(self, state: Tensor, codebook: Tensor) -> Tensor:
+        """g(s, a_c) of every codeword in every state: (P, B, d), (P, C, A) -> (P, B, C)."""
+        x = (self._scale * state[..., : self._columns] - self._middle).square().sum(-1)
+        words = (codebook - self.center).square().sum(-1)
+        distance = torch.sqrt(x[:, :, None] + words[:, None] + 1e-12)
+        return torch.relu(distance - self.limit[:, None, None])
 
 
 def _mean(z: np.ndarray, present: np.ndarray) -> np.ndarray:

@@ -28,7 +28,8 @@ from medgym_offline.seeds import generator
 __all__ = ["MAX_ROWS", "build_codebook", "nearest"]
 
 MAX_ROWS = 20_000
-"""A learner with more rows is thinned to every n-th of them before its book is built."""
+"""Of a learner with more rows, this many drawn without replacement make its book. Not every n-th: an episode of K
+decisions would then show the same few of them each time, those that n hits in a row of K."""
 
 _ROUNDS = 25
 
@@ -47,9 +48,9 @@ def build_codebook(data: StackedData, count: int, seed: int = 0) -> Tensor:
     Raises:
         DatasetError: If a learner's data have fewer than C distinct actions; it names the learner.
     """
-    actions, present = _thinned(data)
     streams = [generator(seed, "offline-codebook", key) for key in data.keys]
     draws = np.stack([stream.random(count) for stream in streams])
+    actions, present = _thinned(data, streams)
     words = _start(actions, present, draws, data.keys)
     for _ in range(_ROUNDS):
         words = _moved(actions, present, words)
@@ -65,15 +66,15 @@ def nearest(codebook: Tensor, actions: Tensor) -> Tensor:
     return distance.argmin(-1)
 
 
-def _thinned(data: StackedData) -> tuple[np.ndarray, np.ndarray]:
-    """Actions (P, N', A) in float64, and which of them are data (P, N')."""
-    stride = -(-data.counts // MAX_ROWS)
-    kept = -(-data.counts // stride)
-    index = np.arange(int(kept.max()))[None] * stride[:, None]
-    present = index < data.counts[:, None]
+def _thinned(data: StackedData, streams: list[np.random.Generator]) -> tuple[np.ndarray, np.ndarray]:
+    """Actions (P, N', A) in float64, at most `MAX_ROWS` each, in row order; and which of them are data (P, N')."""
+    kept = np.minimum(data.counts, MAX_ROWS)
+    index = np.tile(np.arange(int(kept.max())), (len(data), 1))
+    present = index < kept[:, None]
+    for p in np.flatnonzero(data.counts > MAX_ROWS):
+        index[p] = np.sort(streams[p].choice(data.counts[p], MAX_ROWS, replace=False))
     first = data.state_dim
     columns = data.rows[..., first : first + data.action_dim].cpu().numpy()
-    index = np.minimum(index, data.rows.shape[1] - 1)
     return np.take_along_axis(columns, index[..., None], 1).astype(np.float64), present
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,19 +18,22 @@ __all__ = ["DiscreteNetworks", "build_discrete"]
 
 @dataclass(frozen=True)
 class DiscreteNetworks:
-    """Q_phi(s, .) (critic) and Qbar (its slowly moving copy): networks from the state to C values.
+    """f_phi(s, .) (critic) and its slowly moving copy fbar: networks from the state to a score of each codeword.
+
+        c*(s)      = argmax_c f_phi(s, c)             the choice, on the members' mean
+        Q_phi(s, c) = f_phi(s, c) + extra(s, c)       the value; Qbar likewise with fbar
 
     Attributes:
         critic, target: Stacks of P*E, the E members of a learner side by side.
         codebook: a_1 .. a_C, (P, C, A).
-        penalty: (P, C), taken from the values where a codeword is chosen; zeros in all but GCQL.
+        extra: (P, B, d) -> (P, B, C); None is nothing: the score is the value in all but GCQL.
         members: E.
     """
 
     critic: StackedMLP
     target: StackedMLP
     codebook: Tensor
-    penalty: Tensor
+    extra: Callable[[Tensor], Tensor] | None = None
     members: int = 1
 
     def parts(self) -> tuple[StackedMLP, ...]:
@@ -38,29 +41,27 @@ class DiscreteNetworks:
         return self.critic, self.target
 
     def acting(self) -> StackedMLP:
-        """The stack that decides: a copy, from the standardised state to Q (mean over members) - penalty."""
-        copy = _mean_network(self.critic, self.members)
-        with torch.no_grad():
-            copy.layers[-1].bias.sub_(self.penalty[:, None])  # type: ignore[operator]
-        return copy
+        """The stack that decides, from the standardised state to f (mean over members); the critic itself if E = 1."""
+        return self.critic if self.members == 1 else _mean_network(self.critic, self.members)
 
-    def choice(self, values: Tensor) -> Tensor:
-        """Number of the codeword chosen on values (P, B, C) -> (P, B); the first of equals."""
-        return (values - self.penalty[:, None]).argmax(-1)
+    def _values(self, scores: Tensor, state: Tensor) -> Tensor:
+        """Q from f, (P, E, B, C)."""
+        return scores if self.extra is None else scores + self.extra(state)[:, None]
 
     def values_each(self, state: Tensor) -> Tensor:
         """Q(s, .) of each member: (P, B, d) -> (P, E, B, C)."""
-        return each_member(self.critic, state, self.members)
+        return self._values(each_member(self.critic, state, self.members), state)
 
     def target_value(self, state: Tensor) -> Tensor:
         """Qbar(s, c*), c* chosen on the members' mean, the smallest of their values: (P, B, d) -> (P, B)."""
-        values = each_member(self.target, state, self.members)
-        chosen = self.choice(values.mean(1))[:, None, :, None].expand(-1, self.members, -1, 1)
-        return values.gather(-1, chosen).squeeze(-1).amin(1)
+        scores = each_member(self.target, state, self.members)
+        chosen = scores.mean(1).argmax(-1)[:, None, :, None].expand(-1, self.members, -1, 1)
+        return self._values(scores, state).gather(-1, chosen).squeeze(-1).amin(1)
 
     def policy(self, state: Tensor) -> Tensor:
-        """The chosen codeword: (P, B, d) -> (P, B, A)."""
-        chosen = self.choice(self.values_each(state).mean(1))[..., None]
+        """The chosen codeword, the first of equals: (P, B, d) -> (P, B, A)."""
+        scores = each_member(self.critic, state, self.members).mean(1)
+        chosen = scores.argmax(-1, keepdim=True)
         return self.codebook.gather(1, chosen.expand(-1, -1, self.codebook.shape[-1]))
 
     def q(self, state: Tensor, action: Tensor) -> Tensor:
@@ -75,20 +76,22 @@ class DiscreteNetworks:
 
 
 def build_discrete(
-    seeds: Sequence[int], state_dim: int, codebook: Tensor, penalty: Tensor, config: OfflineConfig
+    seeds: Sequence[int],
+    state_dim: int,
+    codebook: Tensor,
+    config: OfflineConfig,
+    extra: Callable[[Tensor], Tensor] | None = None,
 ) -> DiscreteNetworks:
     """Fresh networks, one per seed; a learner's initial weights depend on its own seed alone."""
     sizes = (state_dim, *[config.hidden] * config.depth, codebook.shape[1])
     members = member_seeds(seeds, config.ensemble)
     critic, target = (StackedMLP(len(members), sizes, "relu", seeds=members) for _ in range(2))
     target.requires_grad_(False)
-    return DiscreteNetworks(critic, target, codebook, penalty, config.ensemble)
+    return DiscreteNetworks(critic, target, codebook, extra, config.ensemble)
 
 
 def _mean_network(net: StackedMLP, members: int) -> StackedMLP:
     """P networks whose outputs are the means of E members': their hidden layers side by side."""
-    if members == 1:
-        return net.select(range(net.patients))
     patients, last = net.patients // members, len(net.sizes) - 2
     sizes = (net.sizes[0], *[members * width for width in net.sizes[1:-1]], net.sizes[-1])
     merged = StackedMLP(patients, sizes, net.activation, net.output, seeds=[0] * patients)

@@ -52,13 +52,9 @@ class DiscreteDQN:
         self.codebook = build_codebook(data, config.codewords, seed)
         self._state_dim = data.state_dim
 
-    def penalty(self) -> Tensor:
-        """(P, C), taken from Q where a codeword is chosen; nothing but in GCQL."""
-        return torch.zeros_like(self.codebook[..., 0])
-
     def build(self, seeds: Sequence[int]) -> DiscreteNetworks:
         """Fresh networks, one per seed."""
-        return build_discrete(seeds, self._state_dim, self.codebook, self.penalty(), self.config)
+        return build_discrete(seeds, self._state_dim, self.codebook, self.config)
 
     def steps(self, networks: DiscreteNetworks) -> list[Step]:
         """The critic alone: the argmax needs no actor."""

@@ -116,7 +116,7 @@ def train(
     name = f"{algorithm} {scope}, {len(data)} learner{'s' if len(data) > 1 else ''}"
     with one_thread(device), Progress(name, len(bounds) * config.updates, enabled=progress) as bar:
         done = len(finished) * config.updates
-        bar.advance(done)
+        bar.skip(done)
         for start, stop in bounds[len(finished) :]:
             # torch multiplies a stack of one with other kernels than a larger stack, which differ in the last bit: a
             # patient alone is trained twice, so that its result is the one it has among others.
@@ -126,7 +126,7 @@ def train(
             if saved and saved["current"] is not None:
                 early = saved["current"]["early"]
                 learner.restore(saved["current"]["learner"])
-                bar.advance(learner.done)
+                bar.skip(learner.done)
                 done += learner.done
                 saved = None
             while learner.done < config.updates:

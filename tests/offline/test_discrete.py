@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from medgym_offline.offline.data import Batch, stack_transitions
 from medgym_offline.offline.discrete import DiscreteNetworks
 from tests.offline.toy import toy
 
-CONFIG = OfflineConfig(hidden=5, depth=1, batch=6, alpha=3.0, codewords=7)
+CONFIG = OfflineConfig(hidden=5, depth=1, batch=6, alpha=3.0, codewords=7, beta_actor=1.5)
 FORMS = ["dqn-discrete", "cql-discrete", "gcql-discrete"]
 
 
@@ -62,12 +63,17 @@ def test_a_learners_codebook_does_not_depend_on_its_mates_or_padding() -> None:
     assert not torch.equal(build_codebook(stacked, 7, seed=4), together)
 
 
-def test_many_rows_are_thinned() -> None:
-    transitions = toy(patients=1, episodes=(MAX_ROWS + 5) // 3 + 1)
-    data = stack_transitions(transitions, "pop", CONFIG)
-    assert data.counts[0] > MAX_ROWS
-    every_second = dataclasses.replace(data, rows=data.rows[:, ::2], counts=(data.counts + 1) // 2)
-    assert torch.equal(build_codebook(data, 4), build_codebook(every_second, 4))
+def test_many_rows_are_thinned_without_missing_a_decision() -> None:
+    """Six decisions per episode, each with an action of its own: every n-th row would see some of them only."""
+    transitions = toy(patients=1, episodes=6 * MAX_ROWS // 3)
+    decision = np.arange(len(transitions)) % 6
+    actions = np.zeros_like(transitions.actions)
+    actions[:, 0] = decision / 5.0
+    data = stack_transitions(dataclasses.replace(transitions, actions=actions), "pop", CONFIG)
+    assert data.counts[0] == 6 * MAX_ROWS
+    book = build_codebook(data, 6)
+    np.testing.assert_allclose(np.sort(book[0, :, 0].numpy()), np.arange(6) / 5.0, atol=1e-6)
+    assert torch.equal(build_codebook(data, 6), book)
 
 
 def test_more_codewords_than_actions_names_the_patient() -> None:
@@ -115,18 +121,23 @@ def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm: str) -> No
             return max(0.0, float(np.linalg.norm(np.concatenate([x, a]) - zbar)) - limit)
 
         guarded = algorithm == "gcql-discrete"
-        penalty = np.array([2.0 * guarded * np.mean([guard(x, a) for x in x_all]) for a in book[p]])
+
+        def guards(s: np.ndarray, p: int = p, guarded: bool = guarded, guard: Any = guard) -> np.ndarray:
+            """g of every codeword."""
+            x = (s * stacked.scale[p, 0].double().numpy() + stacked.mean[p, 0].double().numpy())[:7]
+            return np.array([guarded * guard(x, word) for word in book[p]])
+
         total = 0.0
         for i in range(6):
             s, a, r, disc, s2 = data[i, :9], data[i, 9:13], data[i, 13], data[i, 14], data[i, 15:]
-            q, following = relu_network(networks.critic, p, s), relu_network(networks.target, p, s2)
+            q = relu_network(networks.critic, p, s) + 1.5 * guards(s)  # the network's output is Q - beta_a*g
+            following = relu_network(networks.target, p, s2) + 1.5 * guards(s2)
             own = q[np.argmin(np.square(book[p] - a).sum(1))]
-            total += (own - (r + disc * following[np.argmax(following - penalty)])) ** 2
+            total += (own - (r + disc * following[np.argmax(following - 1.5 * guards(s2))])) ** 2
             if algorithm != "dqn-discrete":
-                g = np.array([2.0 * guarded * guard((s * scale[0] + mean[0])[:7], word) for word in book[p]])
-                outside_seen += int((g > 0).sum())
-                total += 3.0 * (np.log(np.exp(q + g).sum()) - own)
-            np.testing.assert_allclose(chosen[p, i], book[p][np.argmax(q - penalty)])
+                outside_seen += int((guards(s) > 0).sum())
+                total += 3.0 * (np.log(np.exp(q + 2.0 * guards(s)).sum()) - own)
+            np.testing.assert_allclose(chosen[p, i], book[p][np.argmax(q - 1.5 * guards(s))])
         np.testing.assert_allclose(float(loss[p].detach()), total / 6, rtol=1e-4)
     assert (outside_seen > 0) == (algorithm == "gcql-discrete")
     assert all(value.shape == (2,) for value in numbers.values())
@@ -172,10 +183,50 @@ def test_a_learners_ball_does_not_depend_on_padding() -> None:
     ragged = stack_transitions(whole.select((whole.patient != 1) | (whole.episode < 25)), "ind", CONFIG)
     together = Ball(dataclasses.replace(CONFIG, theta_quantile=0.9), ragged)
     alone = Ball(dataclasses.replace(CONFIG, theta_quantile=0.9), ragged.select([1]))
-    book = build_codebook(ragged, 5)
     for name in ("center", "radius", "limit"):
         assert torch.equal(getattr(together, name)[1], getattr(alone, name)[0])
-    assert torch.equal(together.mean_outside(book)[1], alone.mean_outside(book[1:2])[0])
+
+
+def test_words_outside_is_outside_of_each_word() -> None:
+    stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
+    ball, book = Ball(dataclasses.replace(CONFIG, theta=0.7), stacked), build_codebook(stacked, 7)
+    state = stacked.rows[:, :6, :9]
+    every = ball.words_outside(state, book)
+    assert (every > 0).any()
+    assert (every == 0).any()
+    for c in range(7):
+        torch.testing.assert_close(every[..., c], ball.outside(state, book[:, c : c + 1].expand(-1, 6, -1)))
+
+
+def test_inside_the_ball_gcql_is_cql() -> None:
+    """To the bit, from the same start: neither guard acts there."""
+    transitions = toy(episodes=20)
+    wide = dataclasses.replace(CONFIG, updates=30, theta=10.0)
+    states = torch.randn(3, 50, 9, generator=torch.Generator().manual_seed(0))
+    guarded, plain = (
+        train(name, transitions, config=wide, progress=False).policy for name in ("gcql-discrete", "cql-discrete")
+    )
+    for name, value in plain.state_dict().items():
+        assert torch.equal(guarded.state_dict()[name], value)
+    narrow = train("gcql-discrete", transitions, config=dataclasses.replace(wide, theta=0.5), progress=False).policy
+    assert (narrow.mean(states) - plain.mean(states)).abs().max() > 0.01
+
+
+def test_the_choices_guard_is_that_of_the_state_and_codeword() -> None:
+    stacked = stack_transitions(toy(patients=1, episodes=20), "ind", CONFIG)
+    config = dataclasses.replace(CONFIG, theta=0.7)
+    objective = make_objective("gcql-discrete", config, stacked)
+    networks: DiscreteNetworks = objective.build([11])
+    state = stacked.rows[:, :6, :9]
+    outside = objective.ball.words_outside(state, networks.codebook)  # type: ignore[attr-defined]
+    q = networks.values_each(state)[:, 0]
+    scores = networks.acting()(state)
+    torch.testing.assert_close(scores, q - 1.5 * outside)
+    # Inside, nothing is held back: a constant per codeword would hold some back in every state.
+    inside = (outside == 0).all(-1)
+    assert inside.any()
+    assert not inside.all()
+    assert torch.equal(scores[inside], q[inside])
 
 
 def test_names_of_the_paper_are_aliases() -> None:
