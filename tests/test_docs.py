@@ -125,22 +125,23 @@ def _commands(code: str) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_commands_and_their_options_exist(page: Path) -> None:
-    """Also of blocks that are slow or do not run."""
+    """In blocks that run, in those that do not, and in the sentences and tables between them."""
     from typer.main import get_command
 
     from medgym_offline.cli import app
 
-    for block in read_blocks(page):
-        if block.language != "bash":
-            continue
-        for words in _commands(block.code):
-            command, rest = get_command(app), words
-            while hasattr(command, "commands") and not rest[0].startswith("-"):
-                assert rest[0] in command.commands, words
-                command, rest = command.commands[rest[0]], rest[1:]
-            known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help", "|"}
-            asked = {word.partition("=")[0] for word in rest if word.startswith("-") and not word[1:2].isdigit()}
-            assert asked <= known, (page.name, block.line, asked - known)
+    text = page.read_text(encoding="utf-8")
+    written = [block.code for block in read_blocks(page) if block.language == "bash"]
+    # `medgym-offline COMMAND ...` stands for any command.
+    written += [" ".join(code.split()) for code in re.findall(r"`(medgym-offline [a-z][^`]*)`", text)]
+    for words in (words for code in written for words in _commands(code)):
+        command, rest = get_command(app), words
+        while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
+            assert rest[0] in command.commands, words
+            command, rest = command.commands[rest[0]], rest[1:]
+        known = {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
+        asked = {word.partition("=")[0] for word in rest if word.startswith("-") and not word[1:2].isdigit()}
+        assert asked <= known, (page.name, words, asked - known)
 
 
 def test_no_block_escapes_for_its_form() -> None:
