@@ -18,6 +18,16 @@ def fence(source: str, language: str, css_class: str, options: Any, md: Any, **_
     return f'<div class="{css_class}">{convert(" ".join(source.split()), display="block")}</div>'
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Formulas in a sentence, which the page holds as \\(LaTeX\\), as MathML."""
+    from html import unescape
+
+    from latex2mathml.converter import convert
+
+    inline = r'<span class="arithmatex">\\\((.*?)\\\)</span>'
+    return re.sub(inline, lambda match: convert(unescape(match[1])), html, flags=re.DOTALL)
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links to files of the repository, which are no pages, become their names."""
     return re.sub(r"\[([^\]]+)" + REPOSITORY_FILES.pattern, r"\1", markdown)
