@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: install demo test test-all lint format banks clean
+.PHONY: install demo test test-all lint format docs banks clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,10 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install ## The documentation site: runs/site/index.html
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --strict
 
 # Rebuilds what ships under generation/ and datasets/ from the open ICU data, in about an hour on two cores.
 CLINICAL ?= $(MEDGYM_CLINICAL_DATA)

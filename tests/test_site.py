@@ -1,0 +1,60 @@
+"""The documentation site builds without a warning, and asks nothing of other machines (extra `docs`)."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mkdocs")
+ROOT = Path(__file__).parent.parent
+LOADS = re.compile(
+    r"<(?:script|img|iframe|source)[^>]+src=[\"']?(?P<src>[^\"' >]+)"
+    r"|<link(?![^>]*rel=[\"']?canonical)[^>]+href=[\"']?(?P<href>[^\"' >]+)"
+    r"|url\([\"']?(?P<url>[^\"')]+)|@import [\"'](?P<css>[^\"']+)"
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_every_page_is_in_the_navigation(site: Path) -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f": {page.name}\n" in nav
+        assert (site / page.with_suffix(".html").name).is_file()
+
+
+def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
+    found = 0
+    for file in [*site.rglob("*.html"), *site.rglob("*.css")]:
+        for match in LOADS.finditer(file.read_text(encoding="utf-8")):
+            target = next(group for group in match.groups() if group)
+            assert not re.match(r"(?:https?:)?//", target), (file.name, target)
+            found += 1
+    assert found > 100  # the expression does find what pages load
+
+
+def test_formulas_are_drawn_without_a_script(site: Path) -> None:
+    text = (site / "formulas.html").read_text(encoding="utf-8")
+    assert text.count("<math") > 30
+    assert "arithmatex" not in text
+    assert "\\frac" not in re.sub(r"<code.*?</code>", "", text, flags=re.DOTALL)
+
+
+def test_the_reference_shows_what_docstrings_say(site: Path) -> None:
+    text = (site / "api.html").read_text(encoding="utf-8")
+    for name in re.findall(r"^::: (\S+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE):
+        assert f'id="{name}"' in text, name
+    assert "A policy that names its <code>patients</code> is matched to the bank's by id" in " ".join(text.split())
