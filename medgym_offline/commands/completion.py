@@ -22,7 +22,10 @@ __all__ = [
     "study_recipes",
 ]
 
-ALGORITHMS = ("bc", "cql", "cql-discrete", "dqn", "dqn-discrete", "gcql", "gcql-discrete")
+ALGORITHMS = (
+    *("bc", "cql", "cql-discrete", "dqn", "dqn-discrete", "gcql", "gcql-discrete"),
+    *("d3rlpy-bc", "d3rlpy-cql", "d3rlpy-discrete-cql", "d3rlpy-iql", "d3rlpy-td3bc"),
+)
 """Offline algorithms."""
 ONLINE_ALGORITHMS = ("ppo", "ppo-lag", "trpo", "trpo-lag")
 BEHAVIORS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +11,12 @@ import typer
 
 from medgym_offline.commands import behavior, completion
 from medgym_offline.commands.common import Device, Patients, parse_patients, say
+from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
     from medgym_offline.evaluation import Evaluation
+    from medgym_offline.offline import OfflineConfig
 
 __all__ = ["register", "write_log"]
 
@@ -36,7 +39,7 @@ def train_command(
         str,
         typer.Argument(
             metavar="ALGO",
-            help="bc; dqn, cql or gcql; or one of these three with -discrete.",
+            help="bc; dqn, cql or gcql; one of these with -discrete; or d3rlpy-bc, -iql, -td3bc, -cql, -discrete-cql.",
             autocompletion=completion.one_of(*completion.ALGORITHMS),
         ),
     ],
@@ -45,13 +48,13 @@ def train_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and logs.")],
     scope: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--scope",
-            help="ind: a policy per patient; pop: one for all.",
+            help="ind: a policy per patient (default); pop: one for all (default, and the only one, of d3rlpy's).",
             autocompletion=completion.one_of("ind", "pop"),
         ),
-    ] = "ind",
+    ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of training seeds: 0 to N-1.")] = 1,
     patients: Patients = None,
     profile: Annotated[
@@ -73,52 +76,48 @@ def train_command(
     device: Device = "cpu",
     evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each policy afterwards.")] = False,
 ) -> None:
-    """Train an offline algorithm on a dataset, all patients at once. An interrupted run resumes.
+    """Train an offline algorithm on a dataset, all patients at once. An interrupted run resumes (not d3rlpy's).
 
     Example: medgym-offline train gcql --dataset medgym/sepsis-ind-v0 --scope ind --seeds 3 --output runs/gcql
     """
     from medgym_offline.datasets import load_dataset
     from medgym_offline.errors import unknown_name
-    from medgym_offline.offline import PROFILES, algorithm_name, train
-    from medgym_offline.policies import save_policy
+    from medgym_offline.offline import ALGORITHMS, PROFILES, algorithm_name
+    from medgym_offline.third_party import BASELINES, read_settings
 
+    foreign = algorithm.startswith("d3rlpy")
+    if foreign and algorithm not in BASELINES:
+        raise unknown_name("offline algorithm", algorithm, [*ALGORITHMS, *BASELINES])
+    scope = scope or ("pop" if foreign else "ind")
     for kind, value, known in (
         ("scope", scope, ["ind", "pop"]),
         ("profile", profile, list(PROFILES)),
     ):
         if value not in known:
             raise unknown_name(kind, value, known)
-    algorithm = algorithm_name(algorithm)
+    if foreign and scope == "ind":
+        raise MedGymError(f"{algorithm} learns one policy for all patients; use --scope pop, or leave it out")
     config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
-    config = config.changed(settings or [])
+    fit: Fit
+    if foreign:
+        config, own = read_settings(algorithm, config, settings or [])
+        fit = _third_party(algorithm, config, own, device)
+    else:
+        algorithm, config = algorithm_name(algorithm), config.changed(settings or [])
+        fit = _stacked(algorithm, scope, config, device)
     transitions = load_dataset(dataset)
     chosen = parse_patients(patients, transitions.present_ids)
     output.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     series: dict[Path, dict[int, Path]] = {}
     for seed in range(seeds):
-        path = output / f"{algorithm}-{scope}-seed{seed}.safetensors"
-        state = path.with_suffix(".state")
-        found = train(
-            algorithm,
-            transitions,
-            scope,
-            seed,
-            config,
-            patients=chosen,
-            resume=state,
-            device=device,
-            checkpoints=checkpoints,
-        )
-        save_policy(found.policy, path)
-        for update, policy in found.checkpoints.items():
-            early = path.with_name(f"{path.stem}-update{update}.safetensors")
-            if update < config.updates:
-                save_policy(policy, early)
-            series.setdefault(path, {})[update] = early if update < config.updates else path
-        write_log(path.with_suffix(".csv"), found.log)
+        path = output / f"{algorithm}-{scope}-seed{seed}{'.pt' if foreign else '.safetensors'}"
+        early, log, note = fit(transitions, chosen, seed, path, checkpoints)
+        if checkpoints:
+            series[path] = {**early, config.updates: path}
+        write_log(path.with_suffix(".csv"), log)
         written.append(path)
-        say(f"wrote {path}" + (f" ({len(found.stopped)} learners stopped early)" if found.stopped else ""))
+        say(f"wrote {path}{note}")
     ids = _evaluated_patients(transitions, chosen)
     if evaluate:
         from medgym_offline.commands.judge import evaluate_to
@@ -146,6 +145,73 @@ def train_command(
         if evaluate:
             command = f"submit {path.with_suffix('')} --name NAME --output runs/submission"
         say(f"next: medgym-offline {command}")
+
+
+Fit = Callable[["Transitions", "list[str] | None", int, Path, int], tuple[dict[int, Path], list[dict[str, float]], str]]
+"""Trains one seed: (transitions, patients, seed, path, checkpoints) -> checkpoint files by update, log, note."""
+
+
+def _stacked(algorithm: str, scope: str, config: OfflineConfig, device: str) -> Fit:
+    """One of our algorithms."""
+    from medgym_offline.offline import train
+    from medgym_offline.policies import save_policy
+
+    def fit(
+        transitions: Transitions, patients: list[str] | None, seed: int, path: Path, checkpoints: int
+    ) -> tuple[dict[int, Path], list[dict[str, float]], str]:
+        found = train(
+            algorithm,
+            transitions,
+            scope,
+            seed,
+            config,
+            patients=patients,
+            resume=path.with_suffix(".state"),
+            device=device,
+            checkpoints=checkpoints,
+        )
+        save_policy(found.policy, path)
+        early = {at: _early(path, at) for at in found.checkpoints if at < config.updates}
+        for at, file in early.items():
+            save_policy(found.checkpoints[at], file)
+        note = f" ({len(found.stopped)} learners stopped early)" if found.stopped else ""
+        return early, found.log, note
+
+    return fit
+
+
+def _third_party(algorithm: str, config: OfflineConfig, own: dict[str, Any], device: str) -> Fit:
+    """One of d3rlpy's algorithms."""
+    from medgym_offline.third_party.training import Baseline, train_baseline
+
+    def fit(
+        transitions: Transitions, patients: list[str] | None, seed: int, path: Path, checkpoints: int
+    ) -> tuple[dict[int, Path], list[dict[str, float]], str]:
+        early: dict[int, Path] = {}
+
+        def keep(at: int, baseline: Baseline) -> None:
+            early[at] = baseline.save(_early(path, at))
+
+        found = train_baseline(
+            algorithm,
+            transitions,
+            seed,
+            config,
+            own,
+            patients=patients,
+            device=device,
+            checkpoints=checkpoints,
+            on_checkpoint=keep,
+        )
+        found.save(path)
+        return early, found.log, f", and d3rlpy's checkpoint {path.with_suffix('.d3').name}"
+
+    return fit
+
+
+def _early(path: Path, update: int) -> Path:
+    """The file of a checkpoint of the policy `path`."""
+    return path.with_name(f"{path.stem}-update{update}{path.suffix}")
 
 
 def _scores(evaluation: Evaluation) -> dict[str, Any]:

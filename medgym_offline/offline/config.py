@@ -9,7 +9,7 @@ from typing import Any
 
 from medgym_offline.errors import MedGymError, unknown_name
 
-__all__ = ["PROFILES", "OfflineConfig"]
+__all__ = ["PROFILES", "OfflineConfig", "assignment", "parse_setting"]
 
 _SCALINGS = ("learner", "dataset", "none")
 
@@ -110,21 +110,36 @@ class OfflineConfig:
         """
         values = self.to_dict()
         for text in assignments:
-            name, sign, value = text.partition("=")
-            name = name.strip().replace("-", "_")
-            if not sign:
-                raise MedGymError(f"setting {text!r} is not of the form name=value, for example gamma=0.95")
+            name, value = assignment(text)
             if name not in values:
                 raise unknown_name("offline setting", name, values)
             kind = "optional" if name == "theta_quantile" else type(values[name]).__name__
-            try:
-                values[name] = _PARSERS[kind](value.strip())
-            except ValueError:
-                raise MedGymError(f"setting {name}: {value.strip()!r} is not {_KINDS[kind]}") from None
+            values[name] = parse_setting(name, kind, value)
         return type(self).from_dict(values)
 
 
+def assignment(text: str) -> tuple[str, str]:
+    """Name and value of "name=value"; `MedGymError` if it is none."""
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise MedGymError(f"setting {text!r} is not of the form name=value, for example gamma=0.95")
+    return name.strip().replace("-", "_"), value.strip()
+
+
+def parse_setting(name: str, kind: str, text: str) -> Any:
+    """The value of a setting given as text; `kind` is the name of its type, "optional" for a number or none.
+
+    Raises:
+        MedGymError: The text is no such value.
+    """
+    try:
+        return _PARSERS[kind](text)
+    except (ValueError, KeyError):
+        raise MedGymError(f"setting {name}: {text!r} is not {_KINDS[kind]}") from None
+
+
 _PARSERS: dict[str, Callable[[str], Any]] = {
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
     "int": int,
     "float": float,
     "optional": lambda text: None if text == "none" else float(text),
@@ -132,6 +147,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "list": lambda text: [int(part) for part in text.split(",")],
 }
 _KINDS = {
+    "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
     "optional": "a number or none",

@@ -16,7 +16,7 @@ from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.seeds import generator
 
-__all__ = ["POPULATION", "SCOPES", "Batch", "BatchSampler", "StackedData", "stack_transitions"]
+__all__ = ["POPULATION", "SCOPES", "Batch", "BatchSampler", "StackedData", "discount_powers", "stack_transitions"]
 
 SCOPES = ("ind", "pop")
 POPULATION = "population"
@@ -124,8 +124,8 @@ def stack_transitions(
         rewards = transitions.rewards[group].astype(np.float64)
         if config.reward_scaling == "learner":
             reward_scale[p] = _spread(rewards)
-        exponent = transitions.dt[group] / _DEFAULT_INTERVAL if config.discount == "elapsed" else 1.0
-        discount = np.where(transitions.terminations[group], 0.0, config.gamma**exponent)
+        powers = discount_powers(transitions.dt[group], config)
+        discount = np.where(transitions.terminations[group], 0.0, config.gamma**powers)
         own = rows[p, : len(group)]
         own[:, :d] = (observations - mean[p]) / scale[p]
         own[:, d : d + actions] = transitions.actions[group]
@@ -134,6 +134,11 @@ def stack_transitions(
         own[:, d + actions + 2 :] = (transitions.next_observations[group] - mean[p]) / scale[p]
     mean32, scale32, reward32 = (torch.as_tensor(a.astype(np.float32)) for a in (mean, scale, reward_scale))
     return StackedData(ids, torch.from_numpy(rows), counts, mean32, scale32, reward32, d, actions)
+
+
+def discount_powers(dt: np.ndarray, config: OfflineConfig) -> np.ndarray:
+    """By which power of gamma the value after a decision of `dt` hours is discounted, (N,) -> (N,)."""
+    return dt / _DEFAULT_INTERVAL if config.discount == "elapsed" else np.ones(len(dt))
 
 
 def _standard(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

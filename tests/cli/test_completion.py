@@ -59,8 +59,9 @@ def test_names_are_those_of_the_library() -> None:
     from medgym_offline.online.recipe import BEHAVIORS, SCOPES
     from medgym_offline.policies.builtin import BUILTIN_POLICIES
     from medgym_offline.simulators.files import list_banks
+    from medgym_offline.third_party import BASELINES
 
-    assert set(completion.ALGORITHMS) == set(ALGORITHMS)
+    assert set(completion.ALGORITHMS) == set(ALGORITHMS) | set(BASELINES)
     assert set(completion.ONLINE_ALGORITHMS) == set(ONLINE)
     assert set(completion.BEHAVIORS) == {*BEHAVIORS, *SCOPES}
     assert set(completion.POLICIES) == {*BUILTIN_POLICIES, "behavior"} - {"constant"}  # a constant needs its numbers

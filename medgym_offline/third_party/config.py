@@ -1,0 +1,78 @@
+"""Settings of d3rlpy's algorithms: those shared with ours, and d3rlpy's own by their own names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from medgym_offline.errors import unknown_name
+from medgym_offline.offline.config import OfflineConfig, assignment, parse_setting
+
+__all__ = ["BASELINES", "SHARED", "default_settings", "own_fields", "read_settings"]
+
+BASELINES: dict[str, str] = {
+    "d3rlpy-bc": "BC",
+    "d3rlpy-iql": "IQL",
+    "d3rlpy-td3bc": "TD3PlusBC",
+    "d3rlpy-cql": "CQL",
+    "d3rlpy-discrete-cql": "DiscreteCQL",
+}
+"""Name on the command line -> name in d3rlpy (its configuration is called `<name>Config`)."""
+
+SHARED = (
+    *("updates", "batch", "hidden", "depth", "critic_lr", "actor_lr", "gamma"),
+    *("discount", "state_scaling", "reward_scaling", "codewords"),
+)
+"""Settings of `OfflineConfig` that mean the same here."""
+
+# What our settings stand for in d3rlpy's configurations; these are not offered under d3rlpy's names as well.
+_TAKEN = (
+    *("batch_size", "gamma", "learning_rate", "actor_learning_rate", "critic_learning_rate"),
+    *("transform_type", "compile_graph", "policy_type"),
+)
+
+
+def default_settings(algorithm: str) -> dict[str, Any]:
+    """Where we depart from d3rlpy's own defaults, besides `SHARED`.
+
+    DiscreteCQL copies its target every 8000 updates, which is never in a training of 1000 or 4000; here every 100.
+    """
+    return {"target_update_interval": 100} if algorithm == "d3rlpy-discrete-cql" else {}
+
+
+def own_fields(algorithm: str) -> dict[str, Any]:
+    """d3rlpy's settings of an algorithm that are numbers, flags or text, with d3rlpy's defaults."""
+    from medgym_offline.third_party import import_d3rlpy
+
+    kind = getattr(import_d3rlpy().algos, f"{BASELINES[algorithm]}Config")
+    fields = {field.name: field.default for field in dataclasses.fields(kind) if field.name not in _TAKEN}
+    return {name: value for name, value in fields.items() if isinstance(value, (bool, int, float, str))}
+
+
+def read_settings(
+    algorithm: str, profile: OfflineConfig, assignments: Sequence[str]
+) -> tuple[OfflineConfig, dict[str, Any]]:
+    """Settings given as text, "name=value": the shared ones, and d3rlpy's own.
+
+    Args:
+        algorithm: A name in `BASELINES`.
+        profile: Where the shared settings start from.
+        assignments: As in `OfflineConfig.changed`; a name of d3rlpy's configuration is as good ("expectile=0.8").
+
+    Raises:
+        UnknownNameError: There is no such setting; with the nearest names.
+        MedGymError: The text is not an assignment, or the value not of the setting's type.
+        MissingExtraError: d3rlpy is not installed.
+    """
+    fields, own = own_fields(algorithm), default_settings(algorithm)
+    shared = []
+    for text in assignments:
+        name, value = assignment(text)
+        if name in SHARED:
+            shared.append(text)
+        elif name in fields:
+            own[name] = parse_setting(name, type(fields[name]).__name__, value)
+        else:
+            raise unknown_name(f"setting of {algorithm}", name, [*SHARED, *fields])
+    return profile.changed(shared), own

@@ -1,0 +1,224 @@
+"""d3rlpy's algorithms on our rows: what they see, what they learn, and that the evaluator reads what they leave."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.errors import DatasetError, MedGymError, UnknownNameError
+from medgym_offline.offline import OfflineConfig
+from medgym_offline.offline.data import stack_transitions
+from medgym_offline.policies import load_policy
+from medgym_offline.third_party import BASELINES, import_d3rlpy, own_fields, read_settings
+from tests.leaderboard.conftest import _workshop, shop
+from tests.leaderboard.workshop import DATASET, Workshop, run
+from tests.offline.toy import DECISIONS, center, toy
+
+pytest.importorskip("d3rlpy")
+d3rlpy = import_d3rlpy()
+
+from medgym_offline.third_party.episodes import replay_buffer  # noqa: E402
+from medgym_offline.third_party.training import _buffer, make_algorithm, train_baseline  # noqa: E402
+
+__all__ = ["_workshop", "shop"]
+
+SHORT = OfflineConfig(updates=60, hidden=16, batch=16, codewords=12)
+OBSERVATIONS = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(0))
+each_algorithm = pytest.mark.parametrize("algorithm", sorted(BASELINES))
+
+
+def every_transition(buffer: Any) -> list[Any]:
+    """Through d3rlpy's own picker, the one its batches use."""
+    return [
+        buffer.transition_picker(*buffer._buffer[i])  # no public way to a transition by number
+        for i in range(buffer.transition_count)
+    ]
+
+
+@pytest.mark.parametrize("width", [3, 4])
+def test_each_of_d3rlpys_transitions_is_a_row_of_ours(width: int) -> None:
+    """In every episode, not only the first: observation, action, reward, next observation, terminal, interval."""
+    config = OfflineConfig(discount="elapsed", gamma=0.9)
+    rows = toy(patients=3, episodes=7, width=width, elapsed=width == 4)
+    data = stack_transitions(rows, "pop", config)
+    seen = every_transition(_buffer(rows, data, config, None))
+    assert len(seen) == len(rows) == 63
+    for i, transition in enumerate(seen):
+        np.testing.assert_array_equal(transition.observation, rows.observations[i])
+        np.testing.assert_array_equal(transition.action, rows.actions[i])
+        assert float(transition.reward[0]) == pytest.approx(rows.rewards[i] / float(data.reward_scale[0]), rel=1e-5)
+        assert transition.terminal == float(rows.terminations[i])
+        if not rows.terminations[i]:
+            np.testing.assert_array_equal(transition.next_observation, rows.next_observations[i])
+            discount = 0.9**transition.interval
+            assert discount == pytest.approx(float(data.rows[0, i, 9 + width + 1]), rel=1e-5)
+
+
+def test_selected_patients_keep_their_rows() -> None:
+    rows = toy(patients=3, episodes=5)
+    data = stack_transitions(rows, "pop", SHORT, ["toy/2", "toy/0"])
+    chosen = rows.select(patients=["toy/2", "toy/0"])
+    seen = every_transition(_buffer(chosen, data, SHORT, None))
+    standardised = (chosen.observations - data.mean[0].numpy()) / data.scale[0].numpy()
+    np.testing.assert_allclose(standardised, data.rows[0, :, :9].numpy(), atol=1e-5)
+    assert [float(t.reward[0]) for t in seen] == pytest.approx(data.rows[0, :, 13].tolist(), rel=1e-6)
+
+
+def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do() -> None:
+    """The batch that d3rlpy's loss gets: gamma**(dt/4.8), standardised observations."""
+    from d3rlpy.torch_utility import TorchMiniBatch
+
+    config = OfflineConfig(discount="elapsed", gamma=0.9)
+    rows = toy(patients=1, episodes=20, elapsed=True)
+    data = stack_transitions(rows, "pop", config)
+    algorithm = make_algorithm("d3rlpy-iql", data, config, {})
+    buffer = _buffer(rows, data, config, None)
+    batch = TorchMiniBatch.from_batch(
+        batch=d3rlpy.dataset.TransitionMiniBatch.from_transitions(every_transition(buffer)),
+        gamma=0.9,
+        compute_returns_to_go=False,
+        device="cpu:0",
+        observation_scaler=algorithm.config.observation_scaler,
+    )
+    torch.testing.assert_close(batch.observations, data.rows[0, :, :9], rtol=1e-4, atol=1e-5)
+    discount = 0.9**batch.intervals * (1.0 - batch.terminals)
+    torch.testing.assert_close(discount[:, 0], data.rows[0, :, 14], rtol=1e-5, atol=1e-6)
+
+
+def test_an_episode_cut_short_is_refused() -> None:
+    rows = toy(patients=1, episodes=4)
+    with pytest.raises(DatasetError, match="row 10 is cut short"):
+        replay_buffer(rows.select(slice(0, 11)), rows.rewards[:11], np.ones(11))
+
+
+@each_algorithm
+@pytest.mark.parametrize("width", [3, 4])
+def test_the_policy_file_acts_as_d3rlpy_does(algorithm: str, width: int, tmp_path: Path) -> None:
+    """In the box, with its timing and decisions; d3rlpy's checkpoint gives the same back."""
+    result = train_baseline(algorithm, toy(patients=2, episodes=20, width=width), 1, SHORT, progress=False)
+    assert [line["update"] for line in result.log] == [50.0, 60.0]
+    policy = load_policy(result.save(tmp_path / "policy.pt"))
+    actions = policy.act(OBSERVATIONS)
+    assert actions.shape == (2, 50, width)
+    assert (policy.timing, policy.decisions) == ({3: "fixed", 4: "adaptive"}[width], DECISIONS)
+    assert (actions.abs() <= 1.0).all()
+    assert actions.flatten(0, 1).std(0).max() > 1e-4
+    again = d3rlpy.load_learnable(str(tmp_path / "policy.d3"))
+    wanted = again.predict(OBSERVATIONS.flatten(0, 1).numpy())
+    if result.codebook is not None:
+        wanted = result.codebook.numpy()[wanted]
+    np.testing.assert_allclose(actions.flatten(0, 1).numpy(), wanted, atol=1e-6)
+
+
+@each_algorithm
+def test_seeds_decide_and_leave_the_global_generators_alone(algorithm: str) -> None:
+    rows = toy(patients=2, episodes=20)
+    np.random.seed(3)  # noqa: NPY002
+    torch.manual_seed(3)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[union-attr] # noqa: NPY002
+    logs = [train_baseline(algorithm, rows, seed, SHORT, progress=False).log for seed in (0, 0, 1)]
+    assert logs[0] == logs[1] != logs[2]
+    np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_checkpoints_are_policies_of_shorter_trainings(tmp_path: Path) -> None:
+    rows, kept = toy(patients=1, episodes=20), {}
+    config = OfflineConfig(updates=120, hidden=16, batch=16)
+
+    def keep(update: int, baseline: Any) -> None:
+        kept[update] = load_policy(baseline.save(tmp_path / f"{update}.pt")).act(OBSERVATIONS[:1])
+
+    train_baseline("d3rlpy-td3bc", rows, 0, config, progress=False, checkpoints=3, on_checkpoint=keep)
+    assert list(kept) == [50, 100]
+    shorter = OfflineConfig(updates=50, hidden=16, batch=16)
+    alone = train_baseline("d3rlpy-td3bc", rows, 0, shorter, progress=False).save(tmp_path / "alone.pt")
+    assert torch.equal(load_policy(alone).act(OBSERVATIONS[:1]), kept[50])
+
+
+@pytest.mark.parametrize("algorithm", ["d3rlpy-bc", "d3rlpy-discrete-cql"])
+def test_it_learns_from_our_rows(algorithm: str) -> None:
+    """The behaviour's mean action, or the codeword that pays, of the toy: misaligned rows would show neither."""
+    levels = 5 if "discrete" in algorithm else None
+    rows = toy(patients=1, episodes=300, spread=0.3 if levels is None else 1.0, expert=levels is None, levels=levels)
+    config = OfflineConfig(updates=600, hidden=32, gamma=0.5, critic_lr=3e-3, actor_lr=3e-3, codewords=25)
+    own = {"alpha": 0.05, "target_update_interval": 20} if levels else {}
+    result = train_baseline(algorithm, rows, 0, config, own, progress=False)
+    observations = rows.observations[:200]
+    actions = result.algorithm.predict(observations)
+    if result.codebook is not None:
+        actions = result.codebook.numpy()[actions]
+    best = np.stack([center(np.array(0), observations[:, 0]), np.full(200, 0.2)], 1)
+    lost = np.square(actions[:, [0, 3]] - best).sum(1).mean()
+    assert lost < 0.15, lost  # uniform actions lose about 0.9
+
+
+def test_settings_have_our_names_or_d3rlpys() -> None:
+    config, own = read_settings(
+        "d3rlpy-iql", OfflineConfig(), ["gamma=0.9", "critic_lr=0.01", "expectile=0.8", "n_critics=3", "hidden=8"]
+    )
+    assert (config.gamma, own) == (0.9, {"expectile": 0.8, "n_critics": 3})
+    rows = toy(patients=1, episodes=5)
+    made = make_algorithm("d3rlpy-iql", stack_transitions(rows, "pop", config), config, own).config
+    assert (made.gamma, made.expectile, made.n_critics, made.critic_learning_rate) == (0.9, 0.8, 3, 0.01)
+    assert made.actor_learning_rate == OfflineConfig().actor_lr
+    assert {made.actor_encoder_factory.hidden_units[0], *made.critic_encoder_factory.hidden_units} == {8}
+    assert read_settings("d3rlpy-cql", config, ["max_q_backup=true"])[1] == {"max_q_backup": True}
+    assert "batch_size" not in own_fields("d3rlpy-iql")
+    with pytest.raises(UnknownNameError, match="did you mean 'expectile'"):
+        read_settings("d3rlpy-iql", config, ["expectil=0.8"])
+    with pytest.raises(UnknownNameError, match="setting of d3rlpy-iql 'theta'"):
+        read_settings("d3rlpy-iql", config, ["theta=0.5"])
+    with pytest.raises(MedGymError, match="n_critics: 'many' is not a whole number"):
+        read_settings("d3rlpy-iql", config, ["n_critics=many"])
+    with pytest.raises(MedGymError, match="max_q_backup: 'perhaps' is not true or false"):
+        read_settings("d3rlpy-cql", config, ["max_q_backup=perhaps"])
+
+
+def test_a_training_that_diverges_says_so() -> None:
+    with pytest.raises(MedGymError, match=r"d3rlpy-td3bc: seed 0 diverged before update \d+ .*learning rates"):
+        train_baseline(
+            "d3rlpy-td3bc",
+            toy(patients=1, episodes=5),
+            config=OfflineConfig(updates=200, hidden=16, batch=16, critic_lr=1e30, actor_lr=1e30),
+            progress=False,
+        )
+
+
+def test_the_command_line_trains_and_evaluates(shop: Workshop) -> None:
+    done = run(
+        *(
+            "train",
+            "d3rlpy-discrete-cql",
+            "--dataset",
+            DATASET,
+            "--updates",
+            "60",
+            "--seeds",
+            "2",
+            "--output",
+            "runs/d",
+        ),
+        *("--set", "codewords=8", "--set", "alpha=2", "--checkpoints", "2"),
+    )
+    assert done.code == 0, done.err
+    stem = Path("runs/d/d3rlpy-discrete-cql-pop-seed1")
+    with open(stem.with_suffix(".csv"), newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert [line["update"] for line in lines] == ["50.0", "60.0"]
+    assert "conservative_loss" in lines[0]
+    assert stem.with_suffix(".d3").is_file()
+    assert stem.with_name(f"{stem.name}-update50.pt").is_file()
+    told = [line for line in done.out.splitlines() if line.startswith("next: medgym-offline ")]
+    assert len(told) == 2
+    argv = told[1].removeprefix("next: medgym-offline ").split()
+    done = run(*argv[:-1], "runs/scored", "--bank", shop.bank, "--episodes", "1")
+    assert done.code == 0, done.err
+    result = json.loads(Path("runs/scored/result.json").read_text())
+    assert result["protocol"]["timing"] == "adaptive"
