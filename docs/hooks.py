@@ -19,13 +19,14 @@ def fence(source: str, language: str, css_class: str, options: Any, md: Any, **_
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Formulas in a sentence, which the page holds as \\(LaTeX\\), as MathML."""
+    """Formulas in a sentence, which the page holds as \\(LaTeX\\), as MathML; docstrings' `::` as a colon."""
     from html import unescape
 
     from latex2mathml.converter import convert
 
     inline = r'<span class="arithmatex">\\\((.*?)\\\)</span>'
-    return re.sub(inline, lambda match: convert(unescape(match[1])), html, flags=re.DOTALL)
+    html = re.sub(inline, lambda match: convert(unescape(match[1])), html, flags=re.DOTALL)
+    return html.replace("::</p>", ":</p>")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
