@@ -45,6 +45,7 @@ def test_counts_are_those_of_the_library() -> None:
     from medgym_offline.datasets import list_recipes
     from medgym_offline.offline import ALGORITHMS
     from medgym_offline.simulators import load_simulators
+    from medgym_offline.third_party import BASELINES
 
     def counted(what: str) -> int:
         found = re.search(rf"\*\*(\d+) {what}", README)
@@ -53,6 +54,7 @@ def test_counts_are_those_of_the_library() -> None:
 
     assert counted("datasets") == len(list_recipes())
     assert counted("offline algorithms") == len(ALGORITHMS)
+    assert counted("of d3rlpy's") == len(BASELINES)
     assert counted("real patients") == len(load_simulators("sepsis-v0"))
     assert counted("twins") == len(load_simulators("sepsis-twin-v0"))
 
