@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 ORG = "medgym-test"
@@ -71,6 +71,16 @@ class Repository:
         return sha
 
 
+class Request(NamedTuple):
+    """A request that was answered: `span` is its Range header, `sent` the bytes of the answer's body."""
+
+    method: str
+    path: str
+    span: str
+    status: int
+    sent: int
+
+
 class Hub:
     """State of the server. Tests read `repositories` and `log`, and set the faults.
 
@@ -78,8 +88,9 @@ class Hub:
         writers: Token -> organisations it may write to.
         cut: Name ending -> number of bytes after which a GET of such a file breaks off; a list is used up in order.
         wrong: Name ending -> how many GETs of such a file answer with right sized, wrong bytes.
+        ranges: Whether Range headers are heeded; a server that does not answers 200 with the whole file.
         before_commit: Called once, after the client has read the head and before its commit is taken.
-        log: (method, path, range header, status) of every request.
+        log: Every request.
     """
 
     def __init__(self) -> None:
@@ -88,8 +99,9 @@ class Hub:
         self.writers: dict[str, set[str]] = {TOKEN: {ORG}, READER: set()}
         self.cut: dict[str, list[int]] = {}
         self.wrong: dict[str, int] = {}
+        self.ranges = True
         self.before_commit: Callable[[], None] | None = None
-        self.log: list[tuple[str, str, str, int]] = []
+        self.log: list[Request] = []
         self.lock = threading.RLock()
         self.url = ""
 
@@ -98,11 +110,17 @@ class Hub:
         here = {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": token or ""}
         return here | {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
-    def gets(self, ending: str) -> list[tuple[str, str, str, int]]:
+    def adopt(self, other: Hub) -> None:
+        """Hold what another holds, as if it had been sent here too; what happens here stays here."""
+        self.repositories = {
+            name: Repository(list(repository.commits), dict(repository.tags))
+            for name, repository in other.repositories.items()
+        }
+        self.objects = dict(other.objects)
+
+    def gets(self, ending: str) -> list[Request]:
         """The GETs of files whose path ends so."""
-        return [
-            entry for entry in self.log if entry[0] == "GET" and "/resolve/" in entry[1] and entry[1].endswith(ending)
-        ]
+        return [r for r in self.log if r.method == "GET" and "/resolve/" in r.path and r.path.endswith(ending)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -114,7 +132,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: Any = b"", headers: dict[str, str] | None = None) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.hub.log.append((self.command, self.path, self.headers.get("Range", ""), status))
+        sent_bytes = 0 if self.command == "HEAD" else len(data)
+        self.hub.log.append(Request(self.command, self.path, self.headers.get("Range", ""), status, sent_bytes))
         self.send_response(status)
         sent = {"Content-Length": str(len(data))} | (headers or {})
         if not isinstance(body, bytes):
@@ -332,7 +351,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
         headers["Content-Type"] = "application/octet-stream"
         data, first, total = self._faulty(path, blob.data), 0, len(blob.data)
-        if span := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if self.hub.ranges else None
+        if span:
             first = int(span[1])
             if first >= total:
                 return self._answer(416, b"", headers | {"Content-Range": f"bytes */{total}"})
@@ -342,7 +362,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and limits:
             self.close_connection = True
             headers["Content-Length"] = str(len(data))
-            return self._answer(206 if first else 200, data[: limits.pop(0)], headers)
+            return self._answer(206 if span else 200, data[: limits.pop(0)], headers)
         if self.command == "HEAD":
             headers["Content-Length"] = str(total)
         return self._answer(206 if span else 200, data, headers)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +29,42 @@ REPOSITORY = f"{ORG}/medgym"
 down = sys.modules[_download_function.__module__]
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+@contextmanager
+def connected(patch: pytest.MonkeyPatch, home: Path) -> Iterator[Hub]:
     """A Hub, and a process that talks to it as the writer."""
     from huggingface_hub import constants
 
     with local_hub() as server:
         for name, value in server.environment().items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "hf" / "token"))
-        monkeypatch.setattr(remotes, "PAUSE", 0.0)
+            patch.setenv(name, value)
+        patch.setenv("HF_HOME", str(home))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+        patch.setattr(remotes, "PAUSE", 0.0)
         yield server
 
 
 @pytest.fixture
-def published(hub: Hub, made: GeneratedDataset, root: Path) -> Hub:
-    assert publish(ID, REMOTE, root=root, progress=False).commit == hub.repositories[REPOSITORY].head
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """An empty Hub of the test's own."""
+    with connected(monkeypatch, tmp_path / "hf") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def publication(made: GeneratedDataset, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Hub:
+    """What one publication of the dataset leaves on a Hub: seconds of verifying and drawing, shared by all tests."""
+    with pytest.MonkeyPatch.context() as patch, connected(patch, tmp_path_factory.mktemp("hf")) as server:
+        sent = publish(ID, REMOTE, root=root, progress=False)
+        assert sent.commit == server.repositories[REPOSITORY].head
+    return server
+
+
+@pytest.fixture
+def published(hub: Hub, publication: Hub) -> Hub:
+    """A Hub of the test's own that holds the dataset."""
+    hub.adopt(publication)
     return hub
 
 
@@ -162,7 +180,7 @@ def test_the_second_of_two_publishers_builds_on_the_first(hub: Hub, made_zero: G
 
     hub.before_commit = other
     publish(ID, REMOTE, root=root, progress=False)
-    assert 412 in [status for method, path, _, status in hub.log if "/commit/" in path]
+    assert 412 in [request.status for request in hub.log if "/commit/" in request.path]
     names = json.loads(repository.files["namespace_metadata.json"].data)["datasets"]
     assert names == ["medgym/other-v0", ID, made_zero.id]
 
@@ -222,10 +240,16 @@ def test_older_recipe(hub: Hub, release: Path, root: Path) -> None:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_broken_transfer_is_continued(published: Hub, made: GeneratedDataset, tmp_path: Path, times: int) -> None:
+    """206 Partial Content, from the byte where it broke: no byte crosses the wire twice."""
+    total = (made.path / DATA_FILE).stat().st_size
     published.cut["main_data.hdf5"] = [5000] * times
     assert core(made.path) == files_of(get(tmp_path / "one").path)
-    ranges = [span for _, _, span, _ in published.gets("main_data.hdf5")]
-    assert ranges == ["", *(f"bytes={5000 * n}-" for n in range(1, times + 1))]
+    first, *rest = published.gets("main_data.hdf5")
+    assert (first.span, first.status, first.sent) == ("", 200, 5000)
+    assert [request.span for request in rest] == [f"bytes={5000 * n}-" for n in range(1, times + 1)]
+    assert {request.status for request in rest} == {206}
+    assert rest[-1].sent == total - 5000 * times
+    assert first.sent + sum(request.sent for request in rest) == total
 
 
 def test_a_later_run_continues(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
@@ -235,8 +259,27 @@ def test_a_later_run_continues(published: Hub, made: GeneratedDataset, tmp_path:
     assert not (tmp_path / ID).exists()
     published.log.clear()
     assert files_of(get(tmp_path).path) == core(made.path)
-    assert [span for _, _, span, _ in published.gets("main_data.hdf5")] == ["bytes=5000-"]
+    (rest,) = published.gets("main_data.hdf5")
+    assert (rest.span, rest.status) == ("bytes=5000-", 206)
+    assert rest.sent == (made.path / DATA_FILE).stat().st_size - 5000
     assert len(published.gets(".json")) == 1  # the metadata; the manifest had come
+
+
+def test_a_mirror_continues_what_another_began(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
+    """Parts are kept by checksum, so the rest may come from anywhere."""
+    published.repositories["mirror/medgym"] = published.repositories[REPOSITORY]
+    published.cut["main_data.hdf5"] = [5000, *[0] * remotes.TRIES]
+    found = download(ID, remotes=[REMOTE, "hf://mirror"], root=tmp_path, progress=False)
+    assert (found.source, files_of(found.path)) == ("hf://mirror", core(made.path))
+    last = published.gets("main_data.hdf5")[-1]
+    assert "mirror/medgym" in last.path
+    assert (last.span, last.status) == ("bytes=5000-", 206)
+
+
+def test_a_server_without_ranges_sends_it_whole(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
+    published.cut["main_data.hdf5"], published.ranges = [5000], False
+    assert files_of(get(tmp_path).path) == core(made.path)
+    assert [(r.span, r.status) for r in published.gets("main_data.hdf5")] == [("", 200), ("bytes=5000-", 200)]
 
 
 def test_wrong_bytes_are_fetched_again(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
@@ -259,7 +302,7 @@ def test_damage_here_is_repaired(published: Hub, copy: Path, made: GeneratedData
     published.log.clear()
     assert "had been damaged" in get(copy).message
     assert files_of(copy / ID) == core(made.path)
-    assert len([e for e in published.log if e[0] == "GET" and "/resolve/" in e[1]]) == 1
+    assert len(published.gets("")) == 1
 
 
 def test_the_release_is_believed_before_the_remote(published: Hub, release: Path, tmp_path: Path) -> None:
@@ -336,7 +379,7 @@ def test_unknown_ids(published: Hub, release: Path, tmp_path: Path, name: str, n
 def test_mirrors_in_order(published: Hub, tmp_path: Path) -> None:
     found = download(ID, remotes=["hf://nobody", REMOTE], root=tmp_path, progress=False)
     assert found.source == REMOTE
-    asked = [path for _, path, *_ in published.log if path.startswith("/api/datasets/") and "/revision" not in path]
+    asked = [r.path for r in published.log if r.path.startswith("/api/datasets/") and "/revision" not in r.path]
     assert any("nobody/medgym" in path for path in asked)
 
 
