@@ -99,6 +99,58 @@ def _gallery(figures: Sequence[CardFigure]) -> str:
     return "\n## Figures\n\n" + "\n\n".join(parts) + "\n"
 
 
+def _remake(manifest: dict[str, Any]) -> str:
+    """The command that makes these rows again; of a part of a dataset as far as the manifest can name it."""
+    command = f"medgym-offline generate {manifest['source']}"
+    if manifest["id"] == manifest["source"]:
+        return f"To make it again: `{command}`"
+    patients, episodes = manifest["patients"], manifest["recipe"]["episodes"]
+    if patients == list(range(len(patients))):
+        command += f" --patients {len(patients)} --episodes {episodes} --as {manifest['id']}"
+        return f"It is a part of `{manifest['source']}`; to make it again: `{command}`"
+    return f"It is a part of `{manifest['source']}`: patients {', '.join(map(str, patients))} of the bank"
+
+
+def _scores(references: dict[str, Any], policy: str) -> str:
+    """Table of reference returns; a second column where the data come from another world than the own one."""
+    there = references.get("data_world")
+    columns = [references["returns"], *([there["returns"]] if there else [])]
+    worlds = ["own", *([there["world"]] if there else [])]
+    lines = [
+        "| policy | " + " | ".join(f"return, `{world}`" for world in worlds) + " |",
+        "|---" * (1 + len(worlds)) + "|",
+    ]
+    for key, label in (
+        ("random", "random (uniform actions)"),
+        ("zero", "zero treatment"),
+        ("behavior", f"behaviour ({policy}, unperturbed)"),
+        ("expert", f"expert ({references['expert']})"),
+    ):
+        lines.append(f"| {label} | " + " | ".join(f"{column[key]:.2f}" for column in columns) + " |")
+    return "\n".join(lines)
+
+
+_WORLDS = {
+    "own": "every patient's own simulator",
+    "held-out": "every patient's held-out simulator, fitted to the other hours of the stay",
+    "true": "the twin patients themselves, whose truth is known, in place of fitted simulators",
+}
+
+
+def _origin(digest: str) -> str:
+    return "built in" if digest.startswith("builtin:") else f"sha256 `{digest[:16]}`"
+
+
+def _training(manifest: dict[str, Any]) -> str:
+    """How the behaviour relates to the simulators, as a limitation."""
+    parts = manifest["behavior"].get("parts", [manifest["behavior"]])
+    if all(part["sha256"].startswith("builtin:") for part in parts):
+        return "The behaviour is built in and learned nothing."
+    if manifest["recipe"].get("world", "own") == "own":
+        return "The behaviour was trained in the same simulators that made the data."
+    return "The behaviour was trained in the patients' own simulators; the data come from another world."
+
+
 def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -> str:
     """Card of a dataset as markdown with Hub front matter.
 
@@ -107,21 +159,12 @@ def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -
         figures: Those beside it, from `draw_figures`.
     """
     recipe, references = manifest["recipe"], manifest["references"]
-    returns = references["returns"]
     name = manifest["id"]
     policy = manifest["behavior"]["name"]
     noise = f"actions perturbed by N(0, {recipe['perturbation']:g}^2) and clipped" if recipe["perturbation"] else ""
     origin = f" ({manifest['bank']['source']})" if manifest["bank"]["source"] else ""
     steps, file = manifest["episode_steps"], manifest["files"][DATA_FILE]
-    scores = "\n".join(
-        f"| {label} | {returns[key]:.2f} |"
-        for key, label in (
-            ("random", "random (uniform actions)"),
-            ("zero", "zero treatment"),
-            ("behavior", f"behaviour ({policy}, unperturbed)"),
-            ("expert", f"expert ({references['expert']})"),
-        )
-    )
+    returned = manifest["episode_returns"]
     return f"""---
 license: odbl
 pretty_name: {name}
@@ -151,11 +194,11 @@ env = dataset.recover_environment()
 | | |
 |---|---|
 | patients | {len(manifest["patients"])} |
-| episodes | {manifest["episodes"]} ({recipe["episodes"]} per patient) |
-| decisions | {manifest["steps"]}; per episode {steps["min"]} to {steps["max"]}, mean {steps["mean"]:.1f} |
+| episodes | {manifest["episodes"]:,} ({recipe["episodes"]} per patient) |
+| decisions | {manifest["steps"]:,}; per episode {steps["min"]} to {steps["max"]}, mean {steps["mean"]:.1f} |
 | timing | {recipe["timing"]}, at most K = {recipe["decisions"]} decisions in 96 h |
 | reward | {_REWARDS[recipe["reward"]]} |
-| return of an episode | {manifest["episode_returns"]["mean"]:.2f} +- {manifest["episode_returns"]["std"]:.2f} |
+| return of an episode | mean {returned["mean"]:.2f}, standard deviation {returned["std"]:.2f} |
 | file | `main_data.hdf5`, {file["bytes"] / 1e6:.1f} MB, sha256 `{file["sha256"]}` |
 | content hash | `{manifest["content_hash"]}` |
 
@@ -164,9 +207,9 @@ Every episode ends at 96 h with `terminated`; none is truncated. Patient id and 
 ## How it was made
 
 Simulator bank `{manifest["bank"]["name"]}` (sha256 `{manifest["bank"]["content_hash"][:16]}`), behaviour policy
-`{policy}` (`{manifest["behavior"]["sha256"][:16]}`){", " + noise if noise else ""}; initial states perturbed by
-N(0, 0.05^2), residual noise of the simulator on. Root seed {recipe["seed"]}, code {manifest["code_version"]}. To make
-it again: `medgym-offline generate {manifest["source"]}`; to check it: `medgym-offline verify {name}`.
+`{policy}` ({_origin(manifest["behavior"]["sha256"])}){", " + noise if noise else ""}; initial states perturbed by
+N(0, 0.05^2), residual noise on. Episodes run in {_WORLDS[recipe.get("world", "own")]}. Root seed {recipe["seed"]}, code
+{manifest["code_version"]}. {_remake(manifest)}; to check it: `medgym-offline verify {name}`.
 
 ## Columns
 
@@ -176,11 +219,10 @@ it again: `medgym-offline generate {manifest["source"]}`; to check it: `medgym-o
 {_gallery(figures)}
 ## Scores
 
-Mean undiscounted returns in the patients' own simulators, {references["episodes"]} episodes per patient:
+Mean undiscounted returns of an episode, {references["episodes"]} episodes per patient; `own` is the world of the
+patients' fitted simulators, in which the expert is chosen.
 
-| policy | return |
-|---|---|
-{scores}
+{_scores(references, policy)}
 
 Normalised score: 100 x (return - random) / (expert - random).
 
@@ -189,7 +231,7 @@ Normalised score: 100 x (return - random) / (expert - random).
 - The simulators are fitted to few, short, confounded records; what those cannot identify is a stated prior. A
   policy's score here says how it does in these simulators, not on patients.
 - The SOFA surrogate is smooth, has no coagulation term and reads oxygenation from SpO2.
-- Each behaviour policy was trained in the same simulators that made the data.
+- {_training(manifest)}
 
 ## Licence and lineage
 

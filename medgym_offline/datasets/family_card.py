@@ -11,13 +11,14 @@ __all__ = ["family_card"]
 
 def _row(dataset: str, manifest: dict[str, Any] | None) -> str:
     folder = dataset.partition("/")[2]
-    link = f"[`{dataset}`]({folder}/README.md)"
+    link = f"[`{folder}`]({folder}/README.md)"
     if manifest is None:
-        return f"| {link} | | | | | |"
+        return f"| {link} | | | | | | | |"
     returns = manifest["references"]["returns"]
-    recipe = manifest["recipe"]
-    numbers = f"{manifest['episodes']:,} | {manifest['steps']:,} | {returns['random']:.2f} | {returns['behavior']:.2f}"
-    return f"| {link} | {recipe['description']} | {numbers} |"
+    size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
+    cells = [manifest["recipe"]["description"], f"{manifest['episodes']:,}", f"{manifest['steps']:,}", f"{size:.1f}"]
+    cells += [f"{returns[name]:.2f}" for name in ("random", "behavior", "expert")]
+    return f"| {link} | {' | '.join(cells)} |"
 
 
 def family_card(namespace: str, remote: str, manifests: dict[str, dict[str, Any] | None]) -> str:
@@ -42,12 +43,13 @@ Datasets of simulated episodes of treating sepsis for 96 hours, for research on 
 [Minari](https://minari.farama.org)'s format. No row is a record of a patient, and nothing learned from them is fit for
 care.
 
-| dataset | behaviour | episodes | decisions | random | behaviour's return |
-|---|---|---|---|---|---|
+| dataset | policy | episodes | decisions | MB | random | policy | expert |
+|---|---|--:|--:|--:|--:|--:|--:|
 {rows}
 
-Returns are mean undiscounted returns of an episode. Each dataset has its own card, a manifest with the checksums of its
-files (`data/manifest.json`) and a tag of its name.
+Ids start with `{namespace}/`. `random`, `policy` and `expert` (the best policy shipped for the simulators) are mean
+undiscounted returns of an episode in the patients' fitted simulators. Each dataset has its own card, a manifest with
+the checksums of its files (`data/manifest.json`) and a tag of its name.
 
 ## Download
 
@@ -56,7 +58,8 @@ medgym-offline download {first} --remote {remote}
 MINARI_REMOTE={remote} minari download {first}
 ```
 
-The first compares every file with the checksums that the package ships or the manifest states.
+The first compares every file with the checksums that the package ships or the manifest states. Without `MINARI_REMOTE`
+Minari looks at `farama-minari/{namespace}` alone.
 
 ## Licence and lineage
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +71,13 @@ def publish(
     """
     place = parse_remote(remote)
     folder = dataset_folder(dataset, root)
-    manifest = _require_publishable(dataset, folder, root, progress)
+    manifest = _require_publishable(dataset, folder, root)
     namespace, name = split_id(dataset)
     tag = name.replace("/", "-")
+    token = "" if dry_run else _token()
+    if not dry_run:
+        _require_welcome(place, dataset, manifest, token)
+    _require_verified(dataset, root, progress)
     with tempfile.TemporaryDirectory() as made:
         files = _files(folder, manifest, Path(made))
         notes = _notes(manifest)
@@ -80,21 +86,25 @@ def publish(
             return Publication(
                 dataset, f"{place.organisation}/{namespace}", _listing(name, files, texts), None, tag, notes
             )
-        token = _token()
-        try:
+        with _hub_errors(place, dataset):
             commit, texts = _send(place, dataset, manifest, files, tag, token)
-        except MedGymError:
-            raise
-        except Exception as error:  # the hub's errors and those of the network below share no base class
-            raise RemoteError(f"{place.url} did not take {dataset}: {hub_reason(error)}") from error
         listing = _listing(name, files, texts)
     return Publication(dataset, f"{place.organisation}/{namespace}", listing, commit, tag, notes)
 
 
-def _require_publishable(dataset: str, folder: Path, root: str | Path | None, progress: bool) -> dict[str, Any]:
-    """The manifest of a dataset that may be published; else a `DatasetError`."""
-    from medgym_offline.datasets.verification import verify
+@contextlib.contextmanager
+def _hub_errors(place: Remote, dataset: str) -> Iterator[None]:
+    """Errors of the Hub's client and of the network below it, which share no base class, as one line."""
+    try:
+        yield
+    except MedGymError:
+        raise
+    except Exception as error:
+        raise RemoteError(f"{place.url} did not take {dataset}: {hub_reason(error)}") from error
 
+
+def _require_publishable(dataset: str, folder: Path, root: str | Path | None) -> dict[str, Any]:
+    """The manifest of a dataset that may be published, before its rows are looked at; else a `DatasetError`."""
     recipe = known_recipe(dataset)
     if not (folder / "data").is_dir():
         if recipe is None:
@@ -114,11 +124,36 @@ def _require_publishable(dataset: str, folder: Path, root: str | Path | None, pr
             f"{dataset} is not the one of this release ({wrong[0]} differs from datasets/{recipe and recipe.name}"
             f".manifest.json): generate it again, with --release if the release is to change"
         )
+    return manifest
+
+
+def _require_verified(dataset: str, root: str | Path | None, progress: bool) -> None:
+    from medgym_offline.datasets.verification import verify
+
     report = verify(dataset, root=root, progress=progress)
     if not report.ok:
         faults = "; ".join(f"{check.name}: {check.detail}" for check in report.faults[:3])
         raise DatasetError(f"{dataset} does not verify and is not published ({faults}); generate it again")
-    return manifest
+
+
+def _require_welcome(place: Remote, dataset: str, manifest: dict[str, Any], token: str) -> None:
+    """What the remote would refuse is noticed before minutes of verifying: the token, other rows, odd metadata."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api, namespace = place.api(token), split_id(dataset)[0]
+    with _hub_errors(place, dataset):
+        try:
+            api.whoami()
+        except HfHubHTTPError as error:
+            if error.response.status_code == 401:
+                raise RemoteError(
+                    f"{place.url} refused the token; set HF_TOKEN to a valid one, or: hf auth login"
+                ) from None
+            raise
+        if api.repo_exists(f"{place.organisation}/{namespace}", repo_type="dataset"):
+            snapshot = place.snapshot(namespace, token)
+            _require_same_rows(snapshot, dataset, manifest)
+            _namespace_metadata(snapshot, place, namespace)
 
 
 def _files(folder: Path, manifest: dict[str, Any], made: Path) -> dict[str, Path]:
@@ -157,27 +192,28 @@ def _listing(name: str, files: dict[str, Path], texts: dict[str, str]) -> tuple[
     return tuple(sorted(rows))
 
 
-def _ids(metadata: Any, key: str, where: str) -> list[str]:
-    """A list of ids in a namespace's metadata; absent is empty, anything else an error that names it."""
-    value = metadata.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise RemoteError(
-            f"{where}: {NAMESPACE_FILE} has {key} = {str(value)[:80]!r}, expected a list of ids; correct it"
-        )
-    return value
+def _namespace_metadata(snapshot: Snapshot | None, place: Remote, namespace: str) -> dict[str, Any]:
+    """A namespace's metadata with its lists of ids, empty where absent; a `RemoteError` for any other type."""
+    found: Any = {} if snapshot is None else snapshot.read_json(NAMESPACE_FILE)
+    found = {} if found is None else found
+    where = f"{place.url} ({place.organisation}/{namespace})"
+    if not isinstance(found, dict):
+        raise RemoteError(f"{where}: {NAMESPACE_FILE} is a {type(found).__name__}, expected an object; correct it")
+    found = {"datasets": [], "namespaces": []} | found
+    for key in ("datasets", "namespaces"):
+        if not isinstance(found[key], list) or not all(isinstance(item, str) for item in found[key]):
+            text = str(found[key])[:80]
+            raise RemoteError(f"{where}: {NAMESPACE_FILE} has {key} = {text!r}, expected a list of ids; correct it")
+    return found
 
 
 def _shared(dataset: str, manifest: dict[str, Any], snapshot: Snapshot | None, place: Remote) -> dict[str, str]:
     """The files that all datasets of the repository share, with this dataset added: path -> text."""
     namespace = split_id(dataset)[0]
-    before: Any = {} if snapshot is None else snapshot.read_json(NAMESPACE_FILE)
-    before = {} if before is None else before
-    where = f"{place.url} ({place.organisation}/{namespace})"
-    if not isinstance(before, dict):
-        raise RemoteError(f"{where}: {NAMESPACE_FILE} is a {type(before).__name__}, expected an object; correct it")
-    ids = sorted({*_ids(before, "datasets", where), dataset})
+    before = _namespace_metadata(snapshot, place, namespace)
+    ids = sorted({*before["datasets"], dataset})
     inner = ["/".join(dataset.split("/")[: depth + 1]) for depth in range(1, dataset.count("/"))]
-    namespaces = sorted({*_ids(before, "namespaces", where), *inner})
+    namespaces = sorted({*before["namespaces"], *inner})
     description = "Offline reinforcement learning for treatment, on simulators learned from ICU records."
     metadata = {"description": description} | before | {"datasets": ids, "namespaces": namespaces}
     manifests: dict[str, dict[str, Any] | None] = {dataset: manifest}
@@ -208,14 +244,6 @@ def _send(
     api = place.api(token)
     namespace, name = split_id(dataset)
     repository = f"{place.organisation}/{namespace}"
-    try:
-        api.whoami()
-    except HfHubHTTPError as error:
-        if error.response.status_code == 401:
-            raise RemoteError(
-                f"{place.url} refused the token; set HF_TOKEN to a valid one, or: hf auth login"
-            ) from None
-        raise
     api.create_repo(repository, repo_type="dataset", exist_ok=True)
     for _ in range(RACES):
         snapshot = place.snapshot(namespace, token)

@@ -27,6 +27,7 @@ ID = "medgym/sepsis-prior-v0"
 REMOTE = f"hf://{ORG}"
 REPOSITORY = f"{ORG}/medgym"
 down = sys.modules[_download_function.__module__]
+publishing = sys.modules[publish.__module__]
 
 
 @contextmanager
@@ -128,7 +129,8 @@ def test_a_second_dataset_joins_the_first(
     publish(made_zero.id, REMOTE, root=root, progress=False)
     files = published.repositories[REPOSITORY].files
     assert json.loads(files["namespace_metadata.json"].data)["datasets"] == [ID, made_zero.id]
-    assert f"[`{ID}`](sepsis-prior-v0/README.md) | Uniform actions. | 12 |" in files["README.md"].data.decode()
+    readme = files["README.md"].data.decode()
+    assert "[`sepsis-prior-v0`](sepsis-prior-v0/README.md) | Uniform actions. | 12 |" in readme
     assert get(tmp_path / "one").path.is_dir()
     assert download(made_zero.id, remotes=[REMOTE], root=tmp_path / "one", progress=False).path.is_dir()
 
@@ -216,9 +218,25 @@ def test_what_does_not_verify_is_not_published(hub: Hub, copy: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(DatasetError):
+    with pytest.raises(DatasetError, match="does not verify and is not published"):
         publish(ID, REMOTE, root=copy, progress=False)
-    assert hub.log == []
+    assert {request.method for request in hub.log} == {"GET"}
+
+
+def test_what_would_be_refused_is_said_before_the_rows_are_read(
+    published: Hub, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verifying and drawing take minutes; a wrong token or a taken id is known without them."""
+    monkeypatch.setattr(publishing, "_require_verified", lambda *_: pytest.fail("rows were read"))
+    repository = published.repositories[REPOSITORY]
+    name = "sepsis-prior-v0/data/manifest.json"
+    other = json.loads(repository.files[name].data) | {"content_hash": "0" * 64}
+    repository.commit("other", repository.files | {name: Blob(json.dumps(other).encode(), False)})
+    with pytest.raises(DatasetError, match="other rows"):
+        publish(ID, REMOTE, root=copy, progress=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(DatasetError, match="refused the token"):
+        publish(ID, REMOTE, root=copy, progress=False)
 
 
 def test_published_rows_do_not_change(published: Hub, recipe: Recipe, copy: Path) -> None:
