@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.offline.fused import relu_network
 from medgym_offline.seeds import derive_seed
 from medgym_offline.stack import StackedMLP
 
@@ -97,8 +98,8 @@ class Networks:
         rows = torch.empty((count, candidates, batch, state.shape[-1] + width), dtype=state.dtype, device=state.device)
         rows[..., : state.shape[-1]] = state[:, None]
         rows[..., state.shape[-1] :] = actions
-        values = each_member(self.critic, rows.flatten(1, 2), self.members)
-        return values.view(count, self.members, candidates, batch)
+        spread = rows.flatten(1, 2).repeat_interleave(self.members, 0) if self.members > 1 else rows.flatten(1, 2)
+        return relu_network(self.critic, spread).view(count, self.members, candidates, batch)
 
     @torch.no_grad()
     def update_target(self, tau: float) -> None:
