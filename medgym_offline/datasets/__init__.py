@@ -9,6 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medgym_offline.datasets.adapters import (
+        to_arrow,
+        to_d3rlpy,
+        to_huggingface,
+        to_numpy,
+        to_parquet,
+        to_tensordict,
+        to_torch,
+    )
     from medgym_offline.datasets.card import dataset_card
     from medgym_offline.datasets.catalogue import (
         DatasetInfo,
@@ -54,10 +63,26 @@ __all__ = [
     "publish",
     "read_recipe",
     "released_datasets",
+    "to_arrow",
+    "to_d3rlpy",
+    "to_huggingface",
+    "to_numpy",
+    "to_parquet",
+    "to_tensordict",
+    "to_torch",
     "verify",
 ]
 
 _HOMES = {
+    "adapters": (
+        "to_arrow",
+        "to_d3rlpy",
+        "to_huggingface",
+        "to_numpy",
+        "to_parquet",
+        "to_tensordict",
+        "to_torch",
+    ),
     "card": ("dataset_card",),
     "catalogue": ("DatasetInfo", "dataset_folder", "dataset_info", "list_datasets", "minari_root", "released_datasets"),
     "download": ("Download", "download"),

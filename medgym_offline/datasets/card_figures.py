@@ -154,6 +154,7 @@ def draw_figures(folder: Path, rows: Transitions) -> list[CardFigure]:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as MplFigure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
         raise MissingExtraError.of("matplotlib", "report", "the figures of a dataset card") from None
     settings: Any = {
@@ -167,9 +168,8 @@ def draw_figures(folder: Path, rows: Transitions) -> list[CardFigure]:
     made = []
     for file, caption, draw, size in _FIGURES:
         with matplotlib.rc_context(settings):
-            canvas = MplFigure(figsize=size, layout="constrained")
+            canvas = MplFigure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.06))
             FigureCanvasAgg(canvas)
-            canvas.get_layout_engine().set(wspace=0.06)
             draw(canvas, rows)
             # White, because the Hub's page may be dark; no software version, so that bytes depend on the rows alone.
             canvas.savefig(folder / file, dpi=110, facecolor="white", metadata={"Software": None})

@@ -1,0 +1,171 @@
+"""Every form given to another library has the verified rows, each where it belongs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.datasets import COLUMNS, Transitions, adapters
+from medgym_offline.datasets.adapters import (
+    to_arrow,
+    to_d3rlpy,
+    to_huggingface,
+    to_numpy,
+    to_parquet,
+    to_tensordict,
+    to_torch,
+)
+from medgym_offline.datasets.rows import check_rows
+from medgym_offline.errors import DatasetError, MissingExtraError
+from medgym_offline.simulators import SimulatorBank
+
+
+def check(found: dict[str, Any], rows: Transitions, bank: SimulatorBank) -> None:
+    """Columns that came back are the rows, bit for bit, and mean what `verify` asks of rows."""
+    import dataclasses
+
+    columns = {name: np.asarray(found[name]).astype(COLUMNS[name], copy=False) for name in COLUMNS}
+    for name in COLUMNS:
+        np.testing.assert_array_equal(columns[name], getattr(rows, name))
+    assert [c for c in check_rows(dataclasses.replace(rows, **columns), bank) if not c.ok] == []
+
+
+def test_numpy(rows: Transitions, tiny_bank: SimulatorBank) -> None:
+    found = to_numpy(rows)
+    check(found, rows, tiny_bank)
+    for name, array in found.items():
+        assert array.dtype == COLUMNS[name]
+        assert not isinstance(array.base, np.memmap)
+        assert not np.shares_memory(array, getattr(rows, name))
+
+
+def test_torch(rows: Transitions, tiny_bank: SimulatorBank) -> None:
+    found = to_torch(rows)
+    check({name: tensor.numpy() for name, tensor in found.items()}, rows, tiny_bank)
+    assert {str(tensor.dtype).removeprefix("torch.") for tensor in found.values()} == {"float32", "bool", "int32"}
+    before = rows.rewards[0]
+    found["rewards"][0] = 1.0
+    assert rows.rewards[0] == before
+
+
+def test_tensordict(rows: Transitions, tiny_bank: SimulatorBank) -> None:
+    pytest.importorskip("tensordict")
+    found = to_tensordict(rows)
+    assert found.batch_size == (len(rows),)
+    after = found["next"]
+    single = {"rewards": "reward", "costs": "cost", "terminations": "terminated", "truncations": "truncated"}
+    single |= {name: name for name in ("dt", "time", "sofa", "lactate")}
+    columns = {name: after[theirs].squeeze(-1).numpy() for name, theirs in single.items()}
+    columns |= {"observations": found["observation"], "actions": found["action"]}
+    columns |= {"next_observations": after["observation"], "patient": found["patient"], "episode": found["episode"]}
+    check(columns, rows, tiny_bank)
+    assert torch.equal(after["done"], after["terminated"])
+    # A batch keeps its parts together.
+    batch = found[torch.tensor([5, 2])]
+    np.testing.assert_array_equal(batch["next", "time"][:, 0], rows.time[[5, 2]])
+
+
+def test_arrow_and_parquet(rows: Transitions, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = to_parquet(rows.select(patients=[1, 3]), tmp_path / "new" / "rows.parquet")
+    part = rows.select(patients=[1, 3])
+    table = pq.read_table(path)
+    assert table.equals(to_arrow(part))
+    found = {name: np.array(table[name].to_pylist()) for name in COLUMNS}
+    for name in COLUMNS:
+        np.testing.assert_array_equal(found[name].astype(COLUMNS[name]), getattr(part, name))
+    assert table["patient_id"].to_pylist() == [rows.patients[i] for i in part.patient]
+    meaning = json.loads(table.schema.metadata[b"medgym"])
+    assert meaning["content_hash"] == rows.content_hash
+    assert tuple(meaning["patients"]) == rows.patients
+    whole = to_arrow(rows)
+    check({name: whole[name].to_pylist() for name in COLUMNS}, rows, tiny_bank)
+
+
+def test_polars_reads_the_parquet_file(rows: Transitions, tmp_path: Path) -> None:
+    pl = pytest.importorskip("polars")
+    frame = pl.read_parquet(to_parquet(rows, tmp_path / "rows.parquet"))
+    assert frame.height == len(rows)
+    np.testing.assert_array_equal(frame["observations"].to_numpy(), rows.observations)
+    ends = frame.group_by("episode", maintain_order=True).agg(pl.col("time").last())["time"]
+    assert ends.to_list() == [96.0] * 12
+
+
+def test_a_parquet_file_that_cannot_be_written(rows: Transitions, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatasetError, match="cannot write the file") as caught:
+        to_parquet(rows, tmp_path / "file" / "rows.parquet")
+    assert "\n" not in str(caught.value)
+
+
+def test_hugging_face(rows: Transitions, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+    pytest.importorskip("datasets.arrow_dataset")  # in a checkout the folder of recipes has the package's name
+    import datasets
+
+    found = to_huggingface(rows)
+    numbers = found.with_format("numpy")
+    check({name: numbers[name][:] for name in COLUMNS}, rows, tiny_bank)
+    assert found[7]["patient_id"] == rows.patients[rows.patient[7]]
+    assert found.with_format("torch")[3]["observations"].shape == (9,)
+    path = to_parquet(rows, tmp_path / "rows.parquet")
+    again = datasets.load_dataset("parquet", data_files=str(path), cache_dir=str(tmp_path), split="train")
+    np.testing.assert_array_equal(again.with_format("numpy")["actions"][:], rows.actions)
+
+
+def test_d3rlpy(rows: Transitions) -> None:
+    """Through d3rlpy's own picker: in every episode, not only the first, a transition is a row."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("d3rlpy")
+    found = to_d3rlpy(rows)
+    assert (len(found.episodes), found.transition_count, found.dataset_info.action_size) == (12, len(rows), 4)
+    row = 0
+    for number, episode in enumerate(found.episodes):
+        for step in range(episode.transition_count):
+            seen = found.transition_picker(episode, step)
+            assert rows.episode[row] == number
+            np.testing.assert_array_equal(seen.observation, rows.observations[row])
+            np.testing.assert_array_equal(seen.action, rows.actions[row])
+            assert float(seen.reward[0]) == rows.rewards[row]
+            assert seen.terminal == float(rows.terminations[row])
+            if not rows.terminations[row]:
+                np.testing.assert_array_equal(seen.next_observation, rows.next_observations[row])
+            row += 1
+    assert row == len(rows)
+
+
+@pytest.mark.parametrize("take", ["cut", "gap", "order", "none"])
+def test_d3rlpy_is_not_given_what_it_would_misread(rows: Transitions, take: str) -> None:
+    whole = np.arange(len(rows))
+    first_end = int(np.flatnonzero(rows.terminations)[0])
+    chosen = {"cut": whole[:-1], "gap": np.delete(whole, first_end - 1), "order": whole[::-1], "none": whole[:0]}[take]
+    if take == "gap":
+        assert first_end >= 2
+    with pytest.raises(DatasetError, match=r"no rows" if take == "none" else r"row \d+ \(episode \d+\) is neither"):
+        to_d3rlpy(rows.select(chosen))
+
+
+@pytest.mark.parametrize(
+    ("package", "make"),
+    [("pyarrow", to_arrow), ("datasets", to_huggingface), ("tensordict", to_tensordict), ("d3rlpy", to_d3rlpy)],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    rows: Transitions, monkeypatch: pytest.MonkeyPatch, package: str, make: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"needs {package}; install it with: pip install") as caught:
+        make(rows)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_are_exported() -> None:
+    import medgym_offline.datasets as package
+
+    for name in adapters.__all__:
+        assert getattr(package, name) is getattr(adapters, name)
