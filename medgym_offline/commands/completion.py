@@ -27,7 +27,7 @@ ALGORITHMS = (
     *("d3rlpy-bc", "d3rlpy-cql", "d3rlpy-discrete-cql", "d3rlpy-iql", "d3rlpy-td3bc"),
 )
 """Offline algorithms."""
-ONLINE_ALGORITHMS = ("ppo", "ppo-lag", "trpo", "trpo-lag")
+ONLINE_ALGORITHMS = ("ppo", "ppo-lag", "sac", "trpo", "trpo-lag")
 BEHAVIORS = (
     *("ind", "pop", "dr", "ind-scratch", "ind-medium", "pop-medium"),
     *("dr-replay-25", "dr-replay-50", "dr-replay-75"),

@@ -1,4 +1,4 @@
-"""Settings of on-policy training, saved with everything they produced."""
+"""Settings of online training, saved with everything they produced."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Any, Literal
 
 from medgym_offline.errors import MedGymError, unknown_name
 from medgym_offline.online.ppo import Proximal
+from medgym_offline.online.sac import SoftSettings
 from medgym_offline.online.trpo import TrustRegion
 
 __all__ = ["ALGORITHMS", "Algorithm", "TrainConfig"]
 
-Algorithm = Literal["trpo", "trpo-lag", "ppo", "ppo-lag"]
-ALGORITHMS: tuple[str, ...] = ("trpo", "trpo-lag", "ppo", "ppo-lag")
+Algorithm = Literal["trpo", "trpo-lag", "ppo", "ppo-lag", "sac"]
+ALGORITHMS: tuple[str, ...] = ("trpo", "trpo-lag", "ppo", "ppo-lag", "sac")
+_SOFT = "soft_"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """On-policy training of a stack of tanh-squashed Gaussian policies.
+    """Online training of a stack of tanh-squashed Gaussian policies.
 
         maximise  E sum_k gamma^(t_k / 4.8) (r_k + rho dt_k)    subject to    E[cost per decision] <= cost_limit
 
     Args:
-        algorithm: "trpo" or "ppo"; "trpo-lag" or "ppo-lag" with the safety constraint.
+        algorithm: "trpo", "ppo" or "sac"; "trpo-lag" or "ppo-lag" with the safety constraint.
         shared: One policy for all simulators of the bank (scope "dr", or "pop" on the population simulator)
             instead of one per patient (scope "ind").
         updates: Policy updates.
@@ -35,6 +37,8 @@ class TrainConfig:
         reset_std: When starting from a given actor, its spreads are set to this; None keeps them.
         radius, iterations, damping, line_search, fisher_stride: The trust region (:class:`TrustRegion`).
         clip, policy_epochs, minibatch, entropy, policy_rate: The clipped surrogate (:class:`Proximal`).
+        soft_steps, soft_batch, soft_rate, soft_tau, soft_alpha, soft_capacity: Soft actor-critic
+            (:class:`~medgym_offline.online.sac.SoftSettings`).
         discount: gamma per 4.8 hours.
         gae: Decay of generalised advantage estimation, per decision.
         centre: Add rho dt to the reward, rho a running mean harm per hour of each simulator.
@@ -68,6 +72,12 @@ class TrainConfig:
     minibatch: int = 64
     entropy: float = 0.01
     policy_rate: float = 3e-4
+    soft_steps: int = SoftSettings.steps
+    soft_batch: int = SoftSettings.batch
+    soft_rate: float = SoftSettings.rate
+    soft_tau: float = SoftSettings.tau
+    soft_alpha: float = SoftSettings.alpha
+    soft_capacity: int = SoftSettings.capacity
     discount: float = 0.997
     gae: float = 0.95
     centre: bool = True
@@ -83,14 +93,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
-            raise unknown_name("on-policy algorithm", self.algorithm, ALGORITHMS)
+            raise unknown_name("online algorithm", self.algorithm, ALGORITHMS)
         for name in ("updates", "episodes", "hidden", "iterations", "line_search", "fisher_stride"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("value_epochs", "value_minibatches", "policy_epochs", "minibatch"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("soft_steps", "soft_batch", "soft_capacity"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("initial_std", "interval_std", "radius", "damping", "value_rate", "clip", "policy_rate"):
             self._require(name, getattr(self, name) > 0, "above 0")
-        for name in ("discount", "gae", "centre_rate"):
+        for name in ("soft_rate", "soft_alpha"):
+            self._require(name, getattr(self, name) > 0, "above 0")
+        for name in ("discount", "gae", "centre_rate", "soft_tau"):
             self._require(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
         for name in ("multiplier_rate", "multiplier_max", "value_warmup", "entropy"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
@@ -107,7 +121,7 @@ class TrainConfig:
 
     @property
     def base(self) -> str:
-        """The algorithm without its constraint: "trpo" or "ppo"."""
+        """The algorithm without its constraint: "trpo", "ppo" or "sac"."""
         return self.algorithm.removesuffix("-lag")
 
     @property
@@ -116,13 +130,20 @@ class TrainConfig:
         return Proximal(self.clip, self.policy_epochs, self.minibatch, self.entropy, self.policy_rate)
 
     @property
+    def soft(self) -> SoftSettings:
+        """The part of soft actor-critic."""
+        names = [field.name for field in dataclasses.fields(SoftSettings)]
+        return SoftSettings(**{name: getattr(self, _SOFT + name) for name in names})
+
+    @property
     def trust_region(self) -> TrustRegion:
         """The trust-region part."""
         return TrustRegion(self.radius, self.iterations, self.damping, self.line_search, self.fisher_stride)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able settings."""
-        return dataclasses.asdict(self)
+        """JSON-able settings; those of soft actor-critic only if it is the algorithm."""
+        values = dataclasses.asdict(self)
+        return {n: v for n, v in values.items() if self.base == "sac" or not n.startswith(_SOFT)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TrainConfig:

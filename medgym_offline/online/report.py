@@ -34,6 +34,8 @@ _CURVES = {
     "return": "Return per episode",
     "cost": "Cost per decision",
     "multiplier": "Lagrange multiplier",
+    "alpha": "Entropy weight",
+    "entropy": "Entropy of the policy",
     "kl": "KL of the update",
     "first": "First hold (h)",
     "last": "Last hold (h)",

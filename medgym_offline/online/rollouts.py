@@ -42,6 +42,7 @@ class Collected:
 
     Args:
         observations: `(S, K, B, d)`.
+        actions: In [-1, 1], `(S, K, B, A)`.
         noise: Standard normal draws behind the actions, `(S, K, B, A)`.
         rewards, costs: `(S, K, B)`, 0 where not valid.
         dt: Hours, `(S, K, B)`, 0 where not valid.
@@ -50,6 +51,7 @@ class Collected:
     """
 
     observations: Tensor
+    actions: Tensor
     noise: Tensor
     rewards: Tensor
     costs: Tensor
@@ -101,6 +103,7 @@ def collect(process: DecisionProcess, actor: GaussianActor, theta: Tensor, noise
     process_noise, action_noise = noise.process.to(device), noise.action.to(device)
     first = process.observe(episodes)
     observations = first.new_zeros(simulators, decisions, count, first.shape[-1])
+    actions = torch.zeros_like(action_noise)
     rewards, costs, dt, valid = (first.new_zeros(simulators, decisions, count) for _ in range(4))
     broken = torch.zeros(simulators, dtype=torch.bool, device=device)
     running = torch.ones(simulators, count, dtype=torch.bool, device=device)
@@ -111,7 +114,7 @@ def collect(process: DecisionProcess, actor: GaussianActor, theta: Tensor, noise
         observations[:, k] = seen
         mean = actor.mean(theta, seen.reshape(theta.shape[0], -1, seen.shape[-1])).view(simulators, count, width)
         broken |= ~torch.isfinite(mean).flatten(1).all(-1)
-        action = torch.tanh(mean + std * action_noise[:, k]).nan_to_num(0.0)
+        action = actions[:, k] = torch.tanh(mean + std * action_noise[:, k]).nan_to_num(0.0)
         outcome = process.step(episodes, action, process_noise[:, k])
         bad = ~(torch.isfinite(outcome.reward) & torch.isfinite(outcome.cost)).all(-1)
         broken |= bad
@@ -125,6 +128,7 @@ def collect(process: DecisionProcess, actor: GaussianActor, theta: Tensor, noise
     zero = torch.zeros_like(rewards)
     return Collected(
         observations,
+        actions,
         action_noise,
         torch.where(used, rewards, zero),
         torch.where(used, costs, zero),

@@ -1,6 +1,6 @@
 """Soft actor-critic for a whole stack of policies at once (Haarnoja et al., 2018, arXiv:1812.05905).
 
-The updates and their tests are here; the training loop (`online/train.py`, `behavior train`) does not offer SAC yet.
+One gradient step is here; what an update of the training loop does with it is in `soft_update`.
 
 With a = tanh(z), z = mu(s) + sigma eps and two critics Q_1, Q_2 with slow copies Q'_1, Q'_2:
 
@@ -43,25 +43,23 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SoftSettings:
-    """Settings of the update (defaults: the paper's table of online settings, but for `steps`).
+    """Settings of soft actor-critic.
 
     Args:
-        batch: Transitions of one step.
         steps: Gradient steps per update of the loop.
-        tau: Share of the critics that their copies take over in each step.
+        batch: Transitions of one step.
         rate: Adam's learning rate of actor, critics and log alpha.
-        warmup: Transitions a policy must hold before it learns.
-        capacity: Transitions a policy holds at most.
+        tau: Share of the critics that their copies take over in each step.
         alpha: Entropy weight at the start.
+        capacity: Transitions a policy holds at most.
     """
 
-    batch: int = 512
-    steps: int = 100
-    tau: float = 0.002
-    rate: float = 1e-4
-    warmup: int = 20_000
-    capacity: int = 200_000
+    steps: int = 20
+    batch: int = 256
+    rate: float = 1e-3
+    tau: float = 0.01
     alpha: float = 0.05
+    capacity: int = 50_000
 
 
 @dataclass
@@ -174,7 +172,7 @@ def soft_step(
     discount: Tensor,
     noise: Tensor,
     settings: SoftSettings,
-    acts: Tensor,
+    acts: bool,
 ) -> tuple[Tensor, Tensor]:
     """One gradient step of critics, actor, alpha and copies; returns the critics' loss and mean log density `(P,)`.
 
@@ -185,7 +183,7 @@ def soft_step(
         reward, discount: Of each, `(P, N)`.
         noise: Standard normal draws `(2, P, N, A)`, for the next and for the present action.
         settings: Rates.
-        acts: `(P,)` bool: whose actor and alpha learn too, and not the critics alone.
+        acts: Actor and alpha learn too, and not the critics alone.
     """
     target = soft_targets(actor, network, learner, rows, reward, discount, noise[0])
     gradient, loss = critic_gradient(network, learner.critic, rows.observations, rows.actions, target)
@@ -194,10 +192,10 @@ def soft_step(
     gradient, density = actor_gradient(
         actor, learner.actor, network, learner.critic, rows.observations, noise[1], alpha
     )
-    active = None if bool(acts.all()) else acts
-    learner.actor_adam.step_(learner.actor, gradient, settings.rate, active=active)
-    learner.actor.copy_(actor.project(learner.actor))
-    missing = (actor.action_dim - density).unsqueeze(-1)  # -(mean log pi + H)
-    learner.alpha_adam.step_(learner.log_alpha, missing, settings.rate, active=active)
+    if acts:
+        learner.actor_adam.step_(learner.actor, gradient, settings.rate)
+        learner.actor.copy_(actor.project(learner.actor))
+        missing = (actor.action_dim - density).unsqueeze(-1)  # -(mean log pi + H)
+        learner.alpha_adam.step_(learner.log_alpha, missing, settings.rate)
     learner.target.lerp_(learner.critic, settings.tau)
     return loss, density

@@ -5,7 +5,6 @@ A job is one policy for all patients (scopes pop, dr), or the policies of one bl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.early import Gap, Passing, nearest_to_share
 from medgym_offline.online.state import TrainState
 from medgym_offline.online.train import train
-from medgym_offline.online.watching import Patience, Snapshots, snapshot_updates
+from medgym_offline.online.watching import Patience, Snapshots, live_numbers, snapshot_updates
 
 if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
@@ -51,7 +50,7 @@ class TrainJob:
 
 
 def train_block(job: TrainJob) -> dict[str, Any]:
-    """Train; returns the state's tensors, the update reached, the snapshots of a shared policy, and early stops."""
+    """Train; returns the state's tensors (but a replay buffer's), the update reached, snapshots and early stops."""
 
     def beside(suffix: str) -> Path | None:
         return None if job.checkpoint is None else Path(f"{job.checkpoint}.{suffix}")
@@ -74,7 +73,7 @@ def train_block(job: TrainJob) -> dict[str, Any]:
         progress=False,
         watch=watch,
     )
-    state = result.state.to("cpu")
+    state = result.state.without_replay().to("cpu")
     if patience is not None:
         state.actor = patience.apply(state.actor)
     at = None if patience is None else patience.at()
@@ -87,10 +86,7 @@ def train_block(job: TrainJob) -> dict[str, Any]:
 
 
 def _report(state: TrainState, updates: int) -> None:
-    last = {name: state.log[name][-1] for name in ("return", "cost", "multiplier", "kl") if name in state.log}
-    shown = {"return": "ret", "cost": "cost", "multiplier": "lam", "kl": "kl"}
-    numbers = {shown[name]: float(value.nanmean()) for name, value in last.items()}
-    report(state.update / updates, **{name: value for name, value in numbers.items() if math.isfinite(value)})
+    report(state.update / updates, **live_numbers({name: values[-1] for name, values in state.log.items()}))
 
 
 @dataclass(frozen=True)

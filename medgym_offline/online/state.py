@@ -7,7 +7,7 @@ very same run, because every random draw is derived from (seed, patient, update)
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, json_difference
 from medgym_offline.online.networks import Adam
 
-__all__ = ["TrainState", "load_state", "save_state"]
+__all__ = ["REPLAY", "TrainState", "load_state", "save_state"]
 
 FORMAT = "medgym-online-state/1"
+REPLAY = ("replay", "filled")
+"""Entries of a learner that hold its past transitions."""
 
 
 @dataclass
@@ -32,13 +34,13 @@ class TrainState:
         actor: Flat actor parameters `(P, n)`.
         critic: Flat critic parameters `(P, m)`.
         optimiser: Adam moments of the critic.
-        scale: Scale of the critic's targets `(P, 2)`; 0 before the first update.
+        scale: Scale of the critic's targets `(P, 2)`; 0 before the first update. SAC uses the first.
         multiplier: Lagrange multipliers `(P,)`.
         harm: Mean harm per hour of each simulator, rho `(S,)`.
         stopped: Update at which a simulator's training was stopped by a non-finite number, else -1, `(S,)`.
         log: Name -> `(updates done, S or P)`.
         learner: What the algorithm itself carries along, name -> tensor with leading axis P (PPO: Adam moments of the
-            actor). Empty for TRPO.
+            actor; SAC: `medgym_offline.online.soft_update`). Empty for TRPO.
     """
 
     update: int
@@ -88,6 +90,10 @@ class TrainState:
         """The same state on `device` (the log stays on the CPU)."""
         moved = {n: t if n.startswith("log.") else t.to(device) for n, t in self.tensors().items()}
         return TrainState.from_tensors(self.update, moved)
+
+    def without_replay(self) -> TrainState:
+        """The same state without the replay buffer, which nobody needs once training is over."""
+        return replace(self, learner={n: v for n, v in self.learner.items() if n not in REPLAY})
 
     def append(self, row: dict[str, Tensor]) -> None:
         """Add one update's numbers, name -> `(S,)` or `(P,)`, to the log."""

@@ -1,12 +1,14 @@
 """Training of stacked policies on simulators: rollouts, advantages, multiplier, trust region, critic; repeat.
 
-One update of every policy:
+One update of every policy, on-policy (:mod:`medgym_offline.online.update`):
 
 1. roll `episodes` whole episodes out on each simulator (stochastic policy);
 2. advantages of reward (centred) and cost from one critic with two outputs, discounted by elapsed time;
 3. Lagrangian forms: lambda from the mean cost per decision, A = (A_r - lambda A_c) / (1 + lambda); else A = A_r;
 4. one trust-region step per policy (TRPO), or passes of Adam over the clipped surrogate (PPO);
 5. the critic regresses on the lambda-returns.
+
+SAC puts the episodes into a replay buffer and learns from that (:mod:`medgym_offline.online.soft_update`).
 
 Policies of a stack never exchange a number. They are worked on in shards, which bound the memory of a batch; the shard
 size does not change results. A shared policy (scopes "pop", "dr") is a stack of one that sees the rows of all
@@ -32,8 +34,16 @@ from medgym_offline.online.critic import critic_network
 from medgym_offline.online.gaussian import GaussianActor, interval_bias
 from medgym_offline.online.networks import Adam
 from medgym_offline.online.rollouts import Collected, collect, training_noise
+from medgym_offline.online.soft_update import (
+    check_capacity,
+    first_critics,
+    first_learner,
+    improve_soft,
+    soft_critic,
+)
 from medgym_offline.online.state import TrainState, load_state, save_state
 from medgym_offline.online.update import Shapes, episode_numbers, improve
+from medgym_offline.online.watching import live_numbers
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 
@@ -53,8 +63,8 @@ class TrainResult:
     Args:
         actor: The policies, deterministic action tanh(mean).
         log: Name -> `(updates, S or P)`: return, cost, decisions, first and last interval (hours), multiplier,
-            kl, gain, accepted (TRPO) or clipped (PPO), value_loss.
-        state: What training would go on from.
+            kl, gain, accepted (TRPO) or clipped (PPO), alpha and entropy (SAC), value_loss.
+        state: What training would go on from; of `train_behavior`, without a replay buffer.
         stopped: Patient id -> update at which a non-finite number ended its training.
     """
 
@@ -80,9 +90,12 @@ def _initial_state(
     if config.reset_std is not None:
         shapes.actor.split(actor)[1].fill_(math.log(config.reset_std))
     actor = shapes.actor.project(actor)
-    critic = shapes.critic.initial([generator(config.seed, "online-critic", name) for name in names])
-    moments = Adam.zeros(actor)
-    learner = {} if config.base == "trpo" else {"mean": moments.mean, "square": moments.square, "steps": moments.steps}
+    if config.base == "sac":
+        critic = first_critics(shapes.critic, config.seed, names)
+        learner = first_learner(config, shapes, actor, critic)
+    else:
+        critic = shapes.critic.initial([generator(config.seed, "online-critic", name) for name in names])
+        learner = {} if config.base == "trpo" else dict(vars(Adam.zeros(actor)))
     return TrainState(
         update=0,
         actor=actor,
@@ -107,6 +120,7 @@ def _update(
     processes: Sequence[tuple[slice, DecisionProcess]], config: TrainConfig, shapes: Shapes, state: TrainState
 ) -> dict[str, Tensor]:
     """One update of every policy; returns the log's next row."""
+    learn = improve_soft if config.base == "sac" else improve
     numbers: list[dict[str, Tensor]] = []
     collected: list[Collected] = []
     for members, process in processes:
@@ -127,11 +141,11 @@ def _update(
         if config.shared:
             collected.append(batch)
         else:
-            row |= improve(config, shapes, state, members, members, batch, bank.patients)
+            row |= learn(config, shapes, state, members, members, batch, bank.patients)
         numbers.append(row)
     joined = {name: torch.cat([row[name] for row in numbers]) for name in numbers[0]}
     if config.shared:
-        joined |= improve(config, shapes, state, slice(0, 1), slice(None), _join(collected), (SHARED,))
+        joined |= learn(config, shapes, state, slice(0, 1), slice(None), _join(collected), (SHARED,))
     state.update += 1
     return joined
 
@@ -173,12 +187,13 @@ def train(
         watch: Called with the state after every update (to log, or to keep early policies); return True to stop.
 
     Raises:
-        MedGymError: If the checkpoint is of another recipe, or `initial` does not fit the process.
+        MedGymError: If the checkpoint is of another recipe, `initial` does not fit the process, or a replay buffer
+            cannot hold one update.
     """
-    shapes = Shapes(
-        GaussianActor((process.observation_dim, config.hidden, config.hidden, process.action_dim)),
-        critic_network(process.observation_dim, config.hidden),
-    )
+    check_capacity(config, len(bank), process.decisions)
+    width, hidden, actions = process.observation_dim, config.hidden, process.action_dim
+    critic = soft_critic(width, actions, hidden) if config.base == "sac" else critic_network(width, hidden)
+    shapes = Shapes(GaussianActor((width, hidden, hidden, actions)), critic)
     recipe = _recipe(bank, process, config)
     if checkpoint is not None and Path(checkpoint).exists():
         state = load_state(checkpoint, recipe)
@@ -196,17 +211,11 @@ def train(
         while state.update < config.updates:
             row = _update(processes, config, shapes, state)
             state.append(row)
-            bar.advance(
-                1,
-                ret=float(row["return"].nanmean()),
-                cost=float(row["cost"].nanmean()),
-                lam=float(row["multiplier"].mean()),
-                kl=float(row["kl"].mean()),
-            )
+            bar.advance(1, **live_numbers(row))
             done = state.update >= config.updates
             stop = bool(watch(state)) if watch is not None else False
             if checkpoint is not None and (done or stop or state.update % checkpoint_every == 0):
-                save_state(checkpoint, state, recipe)
+                save_state(checkpoint, state.without_replay() if done else state, recipe)
             if stop:
                 break
     stopped = {bank.patients[i]: int(state.stopped[i]) for i in np.flatnonzero(state.stopped.cpu().numpy() >= 0)}

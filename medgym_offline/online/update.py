@@ -1,7 +1,8 @@
 """One update of a stack of on-policy learners: from the episodes of its simulators to better parameters.
 
 This is where algorithms differ: what advantage they use, and what step they take with it. A further on-policy algorithm
-is a step function like :func:`medgym_offline.online.trpo.trust_region_step` and a branch in :func:`improve`.
+is a step function like :func:`medgym_offline.online.trpo.trust_region_step` and a branch in :func:`improve`. One with a
+replay buffer has an update of its own, of the same form (:mod:`medgym_offline.online.soft_update`).
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from medgym_offline.online.state import TrainState
 from medgym_offline.online.trpo import PolicyBatch, trust_region_step
 from medgym_offline.seeds import generator
 
-__all__ = ["Shapes", "episode_numbers", "improve"]
+__all__ = ["Shapes", "accept", "centre_rewards", "episode_numbers", "first_scale", "improve"]
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Networks of a run."""
+    """Networks of a run (the critic of soft actor-critic is two of the shape)."""
 
     actor: GaussianActor
     critic: TanhMLP
@@ -48,6 +49,23 @@ def episode_numbers(batch: Collected) -> dict[str, Tensor]:
         "first": batch.dt[:, 0].mean(-1),
         "last": batch.dt.gather(1, last).squeeze(1).mean(-1),
     }
+
+
+def centre_rewards(config: TrainConfig, state: TrainState, simulators: slice, batch: Collected) -> Tensor:
+    """Bring rho, the mean harm per hour of `simulators`, up to date in `state`; the rewards around it `(S, K, B)`."""
+    hours = batch.dt.sum((1, 2))
+    now = torch.where(hours > 0, -batch.rewards.sum((1, 2)) / hours.clamp_min(1e-6), state.harm[simulators])
+    rate = 1.0 if state.update == 0 else config.centre_rate
+    state.harm[simulators] += rate * (now - state.harm[simulators])
+    return centred(batch.rewards, batch.dt, state.harm[simulators]) if config.centre else batch.rewards
+
+
+def first_scale(signals: Sequence[Tensor], discount: Tensor, batch: Collected, policies: int) -> Tensor:
+    """Root mean square `(P, signals)` of the discounted sums to come of each signal `(S, K, B)`."""
+    weights = batch.valid.reshape(policies, -1)
+    weights = weights / weights.sum(-1, keepdim=True).clamp_min(1.0)
+    ahead = [advantages(signal, torch.zeros_like(signal), discount, batch.valid, 1.0)[1] for signal in signals]
+    return return_scale(torch.stack([value.reshape(policies, -1) for value in ahead], -1), weights)
 
 
 def improve(
@@ -70,21 +88,14 @@ def improve(
     def flat(value: Tensor) -> Tensor:
         return value.reshape(policies, -1, *value.shape[3:])
 
-    # Harm per hour of each simulator, then rewards around it.
-    hours = batch.dt.sum((1, 2))
-    now = torch.where(hours > 0, -batch.rewards.sum((1, 2)) / hours.clamp_min(1e-6), state.harm[simulators])
-    rate = 1.0 if state.update == 0 else config.centre_rate
-    state.harm[simulators] += rate * (now - state.harm[simulators])
-    rewards = centred(batch.rewards, batch.dt, state.harm[simulators]) if config.centre else batch.rewards
-
+    rewards = centre_rewards(config, state, simulators, batch)
     observations, valid = flat(batch.observations), flat(batch.valid)
     weights = valid / valid.sum(-1, keepdim=True).clamp_min(1.0)
     shrink = discounts(batch.dt, config.discount)
     signals = (rewards, batch.costs)
     scale = state.scale[rows]
     if state.update == 0:
-        plain = [advantages(signal, torch.zeros_like(signal), shrink, batch.valid, 1.0)[1] for signal in signals]
-        scale.copy_(return_scale(torch.stack([flat(p) for p in plain], -1), weights))
+        scale.copy_(first_scale(signals, shrink, batch, policies))
     values = (shapes.critic.forward(critic, observations) * scale.unsqueeze(1)).view(*batch.valid.shape, 2)
     found = [advantages(signal, values[..., i], shrink, batch.valid, config.gae) for i, signal in enumerate(signals)]
     advantage = standardise(flat(found[0][0]), weights)
@@ -113,7 +124,7 @@ def improve(
         minibatches=config.value_minibatches,
         rate=config.value_rate,
     )
-    _accept(config, state, rows, simulators, improved, fitted, learner, batch.broken)
+    accept(config, state, rows, simulators, improved, fitted, learner, batch.broken)
     return numbers | {"multiplier": state.multiplier[rows].clone(), "value_loss": loss}
 
 
@@ -139,7 +150,7 @@ def _policy_step(
     return step.theta, {"kl": step.kl, "gain": step.gain, "clipped": step.clipped}
 
 
-def _accept(
+def accept(
     config: TrainConfig,
     state: TrainState,
     rows: slice,

@@ -1,11 +1,13 @@
-"""What is watched during training: policies of the way (snapshots), and early stop.
+"""What is watched during training: live numbers, policies of the way (snapshots), and early stop.
 
-Both keep parameters of earlier updates, in a file beside the training's checkpoint, so that a killed and resumed run
-ends with the same ones. The file may be ahead of the checkpoint: updates that are done again find their entry there.
+The last two keep parameters of earlier updates, in a file beside the training's checkpoint, so that a killed and
+resumed run ends with the same ones. The file may be ahead of the checkpoint: updates that are done again find their
+entry there.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -14,10 +16,18 @@ from torch import Tensor
 from medgym_offline.files import atomic_path
 from medgym_offline.online.state import TrainState
 
-__all__ = ["Patience", "Snapshots", "snapshot_updates"]
+__all__ = ["Patience", "Snapshots", "live_numbers", "snapshot_updates"]
 
 WINDOW = 10
 """Updates of the running mean that early stop looks at."""
+
+_LIVE = {"return": "ret", "cost": "cost", "multiplier": "lam", "alpha": "alpha", "kl": "kl"}
+
+
+def live_numbers(row: dict[str, Tensor]) -> dict[str, float]:
+    """What progress shows of one row of a training log: means over those that have a number."""
+    means = {short: float(row[name].nanmean()) for name, short in _LIVE.items() if name in row}
+    return {short: value for short, value in means.items() if math.isfinite(value)}
 
 
 def snapshot_updates(updates: int) -> tuple[int, ...]:

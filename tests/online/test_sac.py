@@ -40,8 +40,8 @@ def _learner() -> SoftLearner:
 
 def _rows() -> Transitions:
     ended = (torch.arange(N) % 5 == 4).double().expand(P, N)
-    scalars = [_tensor(20, P, N), _tensor(21, P, N).abs(), 4.8 + _tensor(22, P, N).abs()]
-    return Transitions(_tensor(23, P, N, D), torch.tanh(_tensor(24, P, N, A)), _tensor(25, P, N, D), *scalars, ended)
+    scalars = [_tensor(20, P, N), 4.8 + _tensor(22, P, N).abs(), ended, torch.zeros(P, N, dtype=torch.float64)]
+    return Transitions(_tensor(23, P, N, D), torch.tanh(_tensor(24, P, N, A)), _tensor(25, P, N, D), *scalars)
 
 
 def _density(theta: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,15 +120,12 @@ def _take(learner: SoftLearner, index: list[int]) -> SoftLearner:
 def test_stacked_steps_equal_looped_and_move_alpha_towards_the_wanted_entropy() -> None:
     rows, settings = _rows(), SoftSettings(rate=1e-2, tau=0.1)
     discount, noise = 0.99 ** (rows.dt / 4.8), _tensor(4, 2, P, N, A)
-    acts = torch.tensor([True, False, True])
 
-    def run(index: list[int]) -> SoftLearner:
+    def run(index: list[int], acts: bool = True) -> SoftLearner:
         learner = _take(_learner(), index)
         part = Transitions(*(value[index] for value in vars(rows).values()))
         for _ in range(3):
-            soft_step(
-                ACTOR, CRITIC, learner, part, part.rewards, discount[index], noise[:, index], settings, acts[index]
-            )
+            soft_step(ACTOR, CRITIC, learner, part, part.rewards, discount[index], noise[:, index], settings, acts)
         return learner
 
     together, looped, start = run([0, 1, 2]), [run([p]) for p in range(P)], _learner()
@@ -136,22 +133,22 @@ def test_stacked_steps_equal_looped_and_move_alpha_towards_the_wanted_entropy() 
         torch.testing.assert_close(
             getattr(together, name), torch.cat([getattr(one, name) for one in looped]), rtol=1e-8, atol=1e-10
         )
-    assert torch.equal(together.actor[1], start.actor[1]), "only the critics of this patient learn"
-    assert not torch.equal(together.critic[1], start.critic[1])
+    critics = run([0, 1, 2], acts=False)
+    assert torch.equal(critics.actor, start.actor), "only the critics learn"
+    assert torch.equal(critics.log_alpha, start.log_alpha)
+    assert (critics.critic != start.critic).any(1).all()
     density = actor_gradient(
         ACTOR, start.actor, CRITIC, start.critic, rows.observations, noise[1], start.log_alpha.exp()
     )[1]
     moved = (together.log_alpha - start.log_alpha).flatten()
-    for p in (0, 2):  # entropy above -A: alpha falls; below: it grows
+    for p in range(P):  # entropy above -A: alpha falls; below: it grows
         assert float(moved[p]) * float(-density[p] + A) < 0
 
 
 def test_copies_follow_by_tau() -> None:
     learner, rows, settings = _learner(), _rows(), SoftSettings(tau=0.25)
     before = copy.deepcopy(learner.target)
-    soft_step(
-        ACTOR, CRITIC, learner, rows, rows.rewards, rows.dt * 0, _tensor(4, 2, P, N, A), settings, torch.ones(P) > 0
-    )
+    soft_step(ACTOR, CRITIC, learner, rows, rows.rewards, rows.dt * 0, _tensor(4, 2, P, N, A), settings, True)
     torch.testing.assert_close(learner.target, 0.75 * before + 0.25 * learner.critic)
 
 
