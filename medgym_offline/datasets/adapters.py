@@ -67,7 +67,7 @@ def to_d3rlpy(rows: Transitions) -> Any:
     """
     from medgym_offline.third_party import import_d3rlpy
 
-    _require_whole_episodes(rows)
+    require_whole_episodes(rows)
     d3rlpy = import_d3rlpy()
     return d3rlpy.dataset.MDPDataset(
         observations=np.array(rows.observations),
@@ -79,8 +79,8 @@ def to_d3rlpy(rows: Transitions) -> Any:
     )
 
 
-def _require_whole_episodes(rows: Transitions) -> None:
-    """Every row but a terminal one is followed by the next decision of its episode."""
+def require_whole_episodes(rows: Transitions) -> None:
+    """Refuse rows of which one, not terminal, is not followed by the next decision of its episode: `DatasetError`."""
     if not len(rows):
         raise DatasetError(f"{rows.dataset_id}: there are no rows")
     follows = np.zeros(len(rows), bool)

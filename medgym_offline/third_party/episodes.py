@@ -1,9 +1,7 @@
-"""Our transitions as d3rlpy's replay buffer.
+"""Our transitions as d3rlpy's replay buffer, with what its `MDPDataset` has no place for.
 
-d3rlpy holds an episode as T observations, T actions and T rewards, and takes the next observation of decision t from
-place t + 1. Row t of an episode of `Transitions` has what the policy saw and did, so the columns go over as they are.
-(`d3rlpy.datasets.get_minari` joins T + 1 observations of an episode with T actions, which slips every episode but the
-first.) Of an episode's last decision d3rlpy keeps no next observation; all of ours are terminal, so none is needed.
+`medgym_offline.datasets.to_d3rlpy` is the plain form and says how rows line up. Here rewards are scaled, decisions take
+different times, and actions may be numbers of codewords.
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ import numpy as np
 from d3rlpy.constants import ActionSpace
 from d3rlpy.dataset import BasicTransitionPicker, Episode, InfiniteBuffer, ReplayBuffer, Transition
 
+from medgym_offline.datasets.adapters import require_whole_episodes
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.errors import DatasetError
 
 __all__ = ["TimedEpisode", "TimedPicker", "replay_buffer"]
 
@@ -55,13 +53,11 @@ def replay_buffer(
         count: How many codewords there are (d3rlpy would guess it from those that occur).
 
     Raises:
-        DatasetError: An episode does not end with its terminal row, without which d3rlpy would drop its last decision.
+        DatasetError: Rows that do not follow one another to the end of their episode.
     """
+    require_whole_episodes(transitions)
     starts = transitions.episode_starts()
     ends = np.r_[starts[1:], len(transitions)]
-    if not transitions.terminations[ends - 1].all():
-        row = int(ends[np.argmin(transitions.terminations[ends - 1])] - 1)
-        raise DatasetError(f"{transitions.dataset_id}: the episode that ends in row {row} is cut short; regenerate")
     actions = transitions.actions if codes is None else codes.astype(np.int64)[:, None]
     rewards = rewards.astype(np.float32)[:, None]
     episodes = [
