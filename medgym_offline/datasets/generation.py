@@ -26,6 +26,7 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
 from medgym_offline.progress import Progress
+from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
@@ -89,6 +90,7 @@ def _named(recipe: Recipe, bank: SimulatorBank, chosen: list[int], output: str |
     return recipe if output is None else dataclasses.replace(recipe, id=output)
 
 
+@one_thread()  # also where a program has not asked for it: load_dataset makes what is not there
 def generate(
     dataset: str | Path | Recipe,
     *,

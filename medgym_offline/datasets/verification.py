@@ -18,6 +18,7 @@ from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import sha256_file
+from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
@@ -62,6 +63,7 @@ class VerificationReport:
         return "\n".join([*lines, f"{self.id}: {verdict}"])
 
 
+@one_thread()
 def verify(
     dataset: str, *, root: str | Path | None = None, replay: int = 8, progress: bool = True
 ) -> VerificationReport:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,3 +213,24 @@ def test_a_policy_file_of_each_patient_as_behavior(recipe: Recipe, tiny_bank: Si
     # Another policy under the same name is noticed.
     save_policy(StackedActor(StackedMLP(4, (9, 8, 4), seeds=[7, 8, 9, 10]), ids, decisions=20), path)
     assert [c.name for c in verify(made.id, root=tmp_path, replay=2, progress=False).faults] == ["behavior"]
+
+
+def test_generation_uses_one_torch_thread_whatever_the_program_has(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    original = generation.reference_returns
+
+    def watched(*args: Any, **options: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return original(*args, **options)
+
+    monkeypatch.setattr(generation, "reference_returns", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        generate(recipe, root=tmp_path, patients=1, episodes=1, output_id="medgym/one-v0", progress=False)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1]
