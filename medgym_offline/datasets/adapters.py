@@ -68,7 +68,7 @@ def to_d3rlpy(rows: Transitions) -> Any:
     from medgym_offline.third_party import import_d3rlpy
 
     require_whole_episodes(rows)
-    d3rlpy = import_d3rlpy()
+    d3rlpy = import_d3rlpy("an MDPDataset")
     return d3rlpy.dataset.MDPDataset(
         observations=np.array(rows.observations),
         actions=np.array(rows.actions),

@@ -12,8 +12,11 @@ from medgym_offline.third_party.config import BASELINES, SHARED, default_setting
 __all__ = ["BASELINES", "SHARED", "default_settings", "import_d3rlpy", "own_fields", "read_settings"]
 
 
-def import_d3rlpy() -> ModuleType:
+def import_d3rlpy(purpose: str = "this") -> ModuleType:
     """The package d3rlpy, imported without the banner of the old `gym` it depends on.
+
+    Args:
+        purpose: What needs it, for the error.
 
     Raises:
         MissingExtraError: It is not installed.
@@ -22,5 +25,5 @@ def import_d3rlpy() -> ModuleType:
         with contextlib.redirect_stderr(io.StringIO()):
             import d3rlpy
     except ImportError:
-        raise MissingExtraError.of("d3rlpy", "d3rlpy", "this algorithm") from None
+        raise MissingExtraError.of("d3rlpy", "d3rlpy", purpose) from None
     return d3rlpy  # type: ignore[no-any-return,unused-ignore]

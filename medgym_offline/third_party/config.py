@@ -45,7 +45,7 @@ def own_fields(algorithm: str) -> dict[str, Any]:
     """d3rlpy's settings of an algorithm that are numbers, flags or text, with d3rlpy's defaults."""
     from medgym_offline.third_party import import_d3rlpy
 
-    kind = getattr(import_d3rlpy().algos, f"{BASELINES[algorithm]}Config")
+    kind = getattr(import_d3rlpy(algorithm).algos, f"{BASELINES[algorithm]}Config")
     fields = {field.name: field.default for field in dataclasses.fields(kind) if field.name not in _TAKEN}
     return {name: value for name, value in fields.items() if isinstance(value, (bool, int, float, str))}
 
