@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class ModulePolicy:
         module: The function; float32 tensors in and out.
         name: Shown in errors.
         decisions: Decisions per episode K it was trained for, where known.
+        provenance: Facts about its origin, where known.
 
     Raises:
         PolicyError: If the probe fails, or its answer has another shape or is not finite.
@@ -46,9 +47,15 @@ class ModulePolicy:
     observation_dim = OBSERVATION_DIM
     patients: tuple[str, ...] | None = None
 
-    def __init__(self, module: Callable[[Tensor], Any], name: str, decisions: int | None = None):
+    def __init__(
+        self,
+        module: Callable[[Tensor], Any],
+        name: str,
+        decisions: int | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ):
         self._module, self._name = module, name
-        self.decisions = decisions
+        self.decisions, self.provenance = decisions, dict(provenance or {})
         try:
             with torch.no_grad():
                 answer = module(torch.zeros(2, OBSERVATION_DIM))
@@ -107,6 +114,7 @@ class PolicyCollection:
                 )
         self.patients: tuple[str, ...] | None = tuple(self._policies)
         self.timing, self.decisions, self.action_dim = first.timing, first.decisions, first.action_dim
+        self.provenance: dict[str, Any] = getattr(first, "provenance", {})
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:
@@ -139,15 +147,18 @@ def load_torchscript(path: Path) -> ModulePolicy:
     except (RuntimeError, zipfile.BadZipFile, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PolicyError(f"{path}: damaged TorchScript file ({reason[:160]}); export it again") from None
-    return ModulePolicy(module, str(path), _decisions_of(extra[EXTRA_FILE]))
+    return ModulePolicy(module, str(path), *_facts_of(extra[EXTRA_FILE]))
 
 
-def _decisions_of(header: str | bytes) -> int | None:
+def _facts_of(header: str | bytes) -> tuple[int | None, dict[str, Any]]:
+    """Decisions and provenance that our header inside a foreign file states, where there is one."""
     try:
-        decisions = json.loads(header).get("decisions")
-    except (ValueError, AttributeError):
-        return None
-    return decisions if isinstance(decisions, int) and decisions > 0 else None
+        found = json.loads(header, parse_constant=lambda _: None)  # results are JSON, which knows no NaN
+        decisions, provenance = found.get("decisions"), found.get("provenance")
+    except (ValueError, AttributeError, RecursionError):
+        return None, {}
+    known = isinstance(decisions, int) and not isinstance(decisions, bool) and decisions > 0
+    return decisions if known else None, provenance if isinstance(provenance, dict) else {}
 
 
 def load_onnx(path: Path) -> ModulePolicy:
@@ -167,7 +178,7 @@ def load_onnx(path: Path) -> ModulePolicy:
         return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))
 
     header = session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, "")
-    return ModulePolicy(run, str(path), _decisions_of(header))
+    return ModulePolicy(run, str(path), *_facts_of(header))
 
 
 def load_folder(path: Path, max_bytes: int) -> Policy:

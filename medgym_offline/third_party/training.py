@@ -93,7 +93,8 @@ class Baseline:
             d3rlpy.load_learnable(str(checkpoint), device="cpu:0").save_policy(str(temporary))
             policy = Exported(torch.jit.load(str(temporary)), self.codebook)
             traced = torch.jit.trace(policy, torch.zeros(2, OBSERVATION_DIM))
-            header = json.dumps(self.facts, sort_keys=True)
+            about = {name: self.facts[name] for name in ("scope", "timing", "decisions")}
+            header = json.dumps({**about, "provenance": self.facts}, sort_keys=True)
             torch.jit.save(traced, str(temporary), _extra_files={EXTRA_FILE: header})
         return target
 

@@ -96,7 +96,9 @@ def test_files_and_exports_act_alike(case: str, tmp_path: Path) -> None:
     for name in ("policy.safetensors", "policy.pt"):
         again = load_policy(save_policy(policy, tmp_path / name))
         assert torch.equal(again.act(OBSERVATIONS), policy.act(OBSERVATIONS))
-    module = torch.jit.load(str(export_torchscript(policy, tmp_path / "one.pt", patient="toy/1")))
+    exported = export_torchscript(policy, tmp_path / "one.pt", patient="toy/1")
+    assert load_policy(exported).provenance["algorithm"] == CASES[case][0]  # type: ignore[attr-defined]
+    module = torch.jit.load(str(exported))
     assert (module(OBSERVATIONS[1]) - policy.act(OBSERVATIONS)[1]).abs().max() < 1e-6
     assert policy.provenance["algorithm"] == CASES[case][0]
     assert policy.provenance["dataset"] == "medgym/toy"

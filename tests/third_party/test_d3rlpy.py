@@ -222,3 +222,6 @@ def test_the_command_line_trains_and_evaluates(shop: Workshop) -> None:
     assert done.code == 0, done.err
     result = json.loads(Path("runs/scored/result.json").read_text())
     assert result["protocol"]["timing"] == "adaptive"
+    origin = result["policy"]["provenance"]
+    assert (origin["algorithm"], origin["seed"], origin["dataset"]) == ("d3rlpy-discrete-cql", 1, DATASET)
+    assert origin["config"]["alpha"] == 2.0
