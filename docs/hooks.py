@@ -1,4 +1,4 @@
-"""Hooks of the documentation site (mkdocs.yml): formulas as MathML, and links that leave the pages.
+"""Hooks of the documentation site (mkdocs.yml): formulas as MathML, cards from manifests, links that leave the pages.
 
 Browsers draw MathML by themselves, so the site needs no script for formulas; GitHub draws the same blocks its own way.
 """
@@ -16,6 +16,29 @@ def fence(source: str, language: str, css_class: str, options: Any, md: Any, **_
     from latex2mathml.converter import convert
 
     return f'<div class="{css_class}">{convert(" ".join(source.split()), display="block")}</div>'
+
+
+def on_files(files: Any, config: Any, **_: Any) -> Any:
+    """A page for each dataset of the release, from its manifest, and one that lists them."""
+    from mkdocs.structure.files import File
+
+    from medgym_offline.datasets import dataset_card, listing_table, released_datasets
+    from medgym_offline.datasets.trust import release_manifest
+
+    infos = [info for info in released_datasets() if info.episodes is not None]
+    table = listing_table(infos)
+    for info in infos:
+        page = f"{info.id.rpartition('/')[2]}.md"
+        manifest = release_manifest(info.id)
+        assert manifest is not None
+        card = re.sub(r"\A---\n.*?\n---\n", "", dataset_card(manifest), flags=re.DOTALL)  # the Hub's front matter
+        files.append(File.generated(config, f"cards/{page}", content=card))
+        table = table.replace(f"`{info.id}`", f"[`{info.id}`]({page})")
+    head = (
+        "# Dataset cards\n\nFrom the manifests of the release; [datasets](../datasets.md) says what the columns mean."
+    )
+    files.append(File.generated(config, "cards/index.md", content=f"{head}\n\n{table}\n"))
+    return files
 
 
 def on_page_content(html: str, **_: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -34,6 +35,17 @@ def test_every_page_is_in_the_navigation(site: Path) -> None:
     for page in (ROOT / "docs").glob("*.md"):
         assert f": {page.name}\n" in nav
         assert (site / page.with_suffix(".html").name).is_file()
+
+
+def test_every_dataset_of_the_release_has_a_card(site: Path) -> None:
+    index = (site / "cards" / "index.html").read_text(encoding="utf-8")
+    manifests = list((ROOT / "datasets").glob("*.manifest.json"))
+    assert manifests
+    for manifest in manifests:
+        name = manifest.name.removesuffix(".manifest.json")
+        assert f'href="{name}.html"' in index
+        card = (site / "cards" / f"{name}.html").read_text(encoding="utf-8")
+        assert json.loads(manifest.read_text(encoding="utf-8"))["content_hash"] in card
 
 
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
