@@ -24,21 +24,34 @@ def submit_command(
     name: Annotated[str, typer.Option("--name", help="Name of the method, as the board shows it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Submission folder to write.")],
     authors: Annotated[str, typer.Option("--authors", help="Names, separated by semicolons.")] = "",
-    link: Annotated[str | None, typer.Option("--link", help="Paper or code (http or https).")] = None,
+    link: Annotated[
+        list[str] | None, typer.Option("--link", help="Paper or project (http or https); may be repeated.")
+    ] = None,
+    code: Annotated[str | None, typer.Option("--code", help="Where the code lies (http or https).")] = None,
+    hardware: Annotated[
+        str | None, typer.Option("--hardware", help="It was trained on (default: as `train` recorded it).")
+    ] = None,
+    wall_seconds: Annotated[
+        float | None, typer.Option("--wall-seconds", min=0, help="Of all trainings together (default: as recorded).")
+    ] = None,
+    updates: Annotated[
+        int | None, typer.Option("--updates", min=1, help="Gradient steps of each training (default: as recorded).")
+    ] = None,
 ) -> None:
     """Build a leaderboard submission: one method, one result per training seed.
 
     Example: medgym-offline submit runs/gcql/gcql-ind-seed* --name GCQL --output runs/submission
     """
-    from medgym_offline.leaderboard import submit
+    from medgym_offline.leaderboard import gaps, submit
 
     people = [person.strip() for person in authors.split(";") if person.strip()]
-    # A shell pattern also finds the policy and log files beside the result folders.
-    chosen = [path for path in results if path.is_dir() or path.suffix not in (".safetensors", ".csv", ".pt", ".onnx")]
-    made = submit(chosen or results, name, output, people, link)
+    # A shell pattern also finds the policy, log and other files beside the result folders.
+    chosen = [p for p in results if p.is_dir() or (p.suffix == ".json" and not p.name.endswith(".compute.json"))]
+    cost = {"hardware": hardware, "wall_seconds": wall_seconds, "updates": updates}
+    made = submit(chosen or results, name, output, people, link or (), code, cost)
     say(f"{made.entry['id']}: {len(made.policies)} run(s) in {made.folder}")
-    for what in sorted(set(made.entry["protocol"]["deviations"]) - {"bank"}):
-        say(f"note: departs from the protocol in {what}; shown apart from entries that follow it")
+    for line in gaps(made.entry):
+        say(f"lacks {line}")
     say(f"next: medgym-offline leaderboard verify {made.folder}")
 
 
@@ -55,11 +68,11 @@ def leaderboard_verify(
 
     Example: medgym-offline leaderboard verify runs/submission
     """
-    from medgym_offline.leaderboard import add_entry, read_submission, verify_submission
+    from medgym_offline.leaderboard import add_entry, read_submission, sealed, verify_submission
 
     report = verify_submission(folder, bank, fresh)
     if report.accepted and file is not None:
-        add_entry(read_submission(folder).entry | {"verification": report.record}, file)
+        add_entry(sealed(read_submission(folder).entry, report.record), file)
     if json:
         print_json(report.to_json())
     else:

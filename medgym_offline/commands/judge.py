@@ -29,13 +29,17 @@ __all__ = ["evaluate_to", "keep", "register"]
 
 
 def keep(evaluation: Evaluation, policy: str, output: Path) -> None:
-    """Write `result.json` into `output`, with a copy of the policy file, which `submit` needs beside it."""
+    """Write `result.json` into `output`, with copies of what `submit` needs: the policy file and what it cost."""
+    from medgym_offline.compute import compute_file
+
     output.mkdir(parents=True, exist_ok=True)
     source = Path(policy)
     if evaluation.policy.get("kind") == "file" and source.is_file():
         copy = output / f"policy{source.suffix}"
         if not (copy.exists() and copy.samefile(source)):
             shutil.copyfile(source, copy)
+            if compute_file(source).is_file():
+                shutil.copyfile(compute_file(source), compute_file(copy))
     evaluation.save(output / "result.json")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,7 @@ def train_command(
 
     Example: medgym-offline train gcql --dataset medgym/sepsis-ind-v0 --scope ind --seeds 3 --output runs/gcql
     """
+    from medgym_offline.compute import Compute, hardware
     from medgym_offline.datasets import load_dataset
     from medgym_offline.errors import unknown_name
     from medgym_offline.offline import ALGORITHMS, PROFILES, algorithm_name
@@ -112,7 +114,10 @@ def train_command(
     series: dict[Path, dict[int, Path]] = {}
     for seed in range(seeds):
         path = output / f"{algorithm}-{scope}-seed{seed}{'.pt' if foreign else '.safetensors'}"
+        resumed, started = path.with_suffix(".state").exists(), time.monotonic()
         early, log, note = fit(transitions, chosen, seed, path, checkpoints)
+        wall = None if resumed else round(time.monotonic() - started, 1)
+        Compute(hardware(device), wall, config.updates).save(path)
         if checkpoints:
             series[path] = {**early, config.updates: path}
         write_log(path.with_suffix(".csv"), log)

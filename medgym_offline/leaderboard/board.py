@@ -11,6 +11,7 @@ from typing import Any
 from medgym_offline.errors import SubmissionError
 from medgym_offline.files import json_text, release_folder, write_text
 from medgym_offline.leaderboard.schema import require_valid
+from medgym_offline.leaderboard.seal import seal_holds
 
 __all__ = ["FORMAT", "add_entry", "default_board", "read_board"]
 
@@ -26,7 +27,8 @@ def read_board(path: str | Path | None = None) -> list[dict[str, Any]]:
     """Entries of the leaderboard at `path` (the release's if None); an absent file is an empty board.
 
     Raises:
-        SubmissionError: if the file is not a leaderboard or one of its entries does not fit the schema.
+        SubmissionError: if the file is not a leaderboard, or one of its entries does not fit the schema or was changed
+            after its verification.
     """
     source = Path(path) if path is not None else default_board()
     if not source.exists():
@@ -39,7 +41,14 @@ def read_board(path: str | Path | None = None) -> list[dict[str, Any]]:
         ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("entries"), list):
         raise SubmissionError(f"{source} is not a leaderboard (format {FORMAT}); name another with --file")
-    return [require_valid(entry, f"{source}, entry {n + 1}") for n, entry in enumerate(content["entries"])]
+    entries = [require_valid(entry, f"{source}, entry {n + 1}") for n, entry in enumerate(content["entries"])]
+    for entry in entries:
+        if not seal_holds(entry):
+            raise SubmissionError(
+                f"{source}: entry {entry['id']!r} was changed after it was verified (its seal does not fit); "
+                "restore the file from git"
+            )
+    return entries
 
 
 def add_entry(entry: Mapping[str, Any], path: str | Path | None = None) -> bool:
@@ -56,6 +65,8 @@ def add_entry(entry: Mapping[str, Any], path: str | Path | None = None) -> bool:
             "an installed package's leaderboard is read-only; name yours with --file, or use a checkout"
         )
     new = require_valid(entry, f"entry {entry.get('id', '')!r}")
+    if not seal_holds(new):
+        raise SubmissionError(f"entry {new['id']!r} was changed after it was verified; verify it again")
     with _locked(target):
         entries = read_board(target)
         for known in entries:

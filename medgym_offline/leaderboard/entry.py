@@ -19,6 +19,7 @@ __all__ = ["FORMAT", "build_entry", "entry_id", "policy_of", "slug"]
 
 FORMAT = "medgym-entry/1"
 
+_CURVE_HOURS = 6.0
 _TRAINING_KEYS = 40  # facts kept of a policy file's provenance
 
 
@@ -49,7 +50,9 @@ def build_entry(
     policies: Sequence[Path | str],
     name: str,
     authors: Sequence[str] = (),
-    link: str | None = None,
+    links: Sequence[str] = (),
+    code: str | None = None,
+    compute: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The entry of a method from the evaluations of its training seeds.
 
@@ -60,7 +63,9 @@ def build_entry(
         policies: What each evaluated, in the same order: a policy file, or a built-in's name.
         name: Of the method, as the board shows it.
         authors: Names.
-        link: Paper or code, http(s).
+        links: Of the method (paper, project), http(s).
+        code: Where the method's code lies, http(s).
+        compute: `hardware`, `wall_seconds` of all runs together, `updates` of each; None if nothing was trained.
 
     Raises:
         SubmissionError: no evaluation, two of the same policy, or evaluations that do not belong together (says how).
@@ -80,7 +85,8 @@ def build_entry(
         "format": FORMAT,
         "name": name,
         "authors": list(authors),
-        "link": link,
+        "links": list(links),
+        "code": code,
         "scope": first.policy["scope"],
         "timing": first.policy["timing"],
         "decisions": int(first.protocol["decisions"]),
@@ -95,8 +101,10 @@ def build_entry(
         "seeds": [_seed(e) for e in evaluations],
         "metrics": metrics,
         "intervals": intervals,
+        "curves": _curves(evaluations),
         "runs": [{w: _numbers(r.metrics) for w, r in e.worlds.items()} for e in evaluations],
         "policies": described,
+        "compute": None if compute is None else dict(compute),
         "software": {k: str(v) for k, v in first.software.items()},
         "notes": _notes(evaluations),
         "verification": None,
@@ -195,6 +203,22 @@ def _aggregate(evaluations: Sequence[Evaluation]) -> tuple[dict[str, Any], dict[
             metrics[world][name] = _digits(summary.mean)
             intervals[world][name] = [_digits(bound) for bound in summary.mean_interval]
     return metrics, intervals
+
+
+def _curves(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """SOFA and lactate over time, mean over patients and runs, every few hours."""
+    import numpy as np
+
+    curves: dict[str, Any] = {}
+    for world in evaluations[0].worlds:
+        found = [e.worlds[world].curves for e in evaluations]
+        hours = [hour for hour in found[0]["hours"] if hour % _CURVE_HOURS == 0]
+        chosen = [found[0]["hours"].index(hour) for hour in hours]
+        curves[world] = {"hours": hours}
+        for name in ("sofa", "lactate"):
+            mean = np.mean([curve[name]["mean"] for curve in found], axis=0)
+            curves[world][name] = [_digits(mean[i]) for i in chosen]
+    return curves
 
 
 def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:

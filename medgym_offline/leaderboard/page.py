@@ -124,8 +124,8 @@ def _cells(row: Mapping[str, Any], shown: Sequence[tuple[str, str]]) -> str:
     from medgym_offline.evaluation.metrics import METRICS
 
     name = escape(row["name"])
-    if row["link"]:
-        name = f'<a href="{escape(row["link"])}" rel="nofollow noopener">{name}</a>'
+    if row["links"]:
+        name = f'<a href="{escape(row["links"][0])}" rel="nofollow noopener">{name}</a>'
     seeds = f"{len(row['seeds'])} training seed{'s' if len(row['seeds']) > 1 else ''}"
     who = escape(", ".join([*row["authors"][:3], *(["..."] if len(row["authors"]) > 3 else [])]))
     detail = seeds if row["scope"] != "baseline" else "no training"

@@ -15,6 +15,7 @@ from typing import Any
 
 from medgym_offline.errors import SubmissionError
 from medgym_offline.files import atomic_path, json_text, sha256_file
+from medgym_offline.leaderboard.assets import locate_asset
 from medgym_offline.leaderboard.entry import entry_id
 from medgym_offline.leaderboard.schema import require_valid
 
@@ -91,6 +92,12 @@ def _policy_file(root: Path, policy: Mapping[str, Any]) -> Path:
     path = root / name
     if path.parent.is_symlink():
         raise SubmissionError(f"{path.parent} is a link; a submission holds its own files")
+    if policy["bytes"] > MAX_POLICY_BYTES:
+        raise SubmissionError(
+            f"{path}: {policy['bytes'] / 2**20:.0f} MB; at most {MAX_POLICY_BYTES >> 20} are accepted"
+        )
+    if not path.exists() and not path.is_symlink():
+        return locate_asset(policy, root)
     _regular(path, MAX_POLICY_BYTES)
     if path.stat().st_size != policy["bytes"] or sha256_file(path) != policy["sha256"]:
         raise SubmissionError(

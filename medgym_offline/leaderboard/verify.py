@@ -37,7 +37,7 @@ class Row:
     """One compared number.
 
     Attributes:
-        check: "mean" (of all runs), "interval", "run N", or "fresh seeds run N".
+        check: "mean" (of all runs), "interval", "curve", "run N", or "fresh seeds run N".
         world, metric: Which number.
         claimed, found: As submitted, and as re-executed.
         tolerance: Largest accepted |claimed - found|.
@@ -65,12 +65,14 @@ class VerificationReport:
         rows: Every number compared.
         missing: Numbers that only one side has.
         result_hash: SHA-256 of what the re-execution gave.
+        fresh_seeds: Whether the policies were also evaluated on fresh seeds.
     """
 
     id: str
     rows: tuple[Row, ...]
     missing: tuple[str, ...]
     result_hash: str
+    fresh_seeds: bool
 
     @property
     def faults(self) -> list[str]:
@@ -90,13 +92,16 @@ class VerificationReport:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a board stores beside an accepted entry."""
+        """What a board stores beside an accepted entry, once `sealed`; never of one that was refused."""
+        if not self.accepted:
+            raise SubmissionError(f"entry {self.id!r} was refused: {self.faults[0]}")
         same = [abs(r.claimed - r.found) / r.tolerance for r in self.rows if r.tolerance > 0]
         return {
             "accepted": True,
             "version": code_version(),
             "result_hash": self.result_hash,
             "largest_deviation": round(max(same, default=0.0), 4),
+            "fresh_seeds": self.fresh_seeds,
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -149,7 +154,7 @@ def verify_submission(
     simulators = _bank(entry, bank)
     again = [_evaluate(submission, n, simulators, progress) for n in range(len(submission.policies))]
     _same_protocol(entry, again[0])
-    rebuilt = build_entry(again, submission.policies, entry["name"], entry["authors"], entry["link"])
+    rebuilt = build_entry(again, submission.policies, entry["name"])
     for name in ("scope", "timing", "decisions", "dataset", "seeds", "policies"):
         if rebuilt[name] != entry[name]:
             raise SubmissionError(
@@ -163,13 +168,15 @@ def verify_submission(
     )
     rows = [row for check, claimed, found in pairs for row in _rows(check, claimed, found)]
     rows += _interval_rows(entry["intervals"], rebuilt["intervals"])
+    rows += _curve_rows(entry["curves"], rebuilt["curves"])
     if fresh:
         seed = derive_seed(entry["protocol"]["settings"]["seed"], "leaderboard-fresh") % 2**31
         for n, first in enumerate(again):
             other = _evaluate(submission, n, simulators, progress, seed)
             rows += _fresh_rows(f"fresh seeds run {n + 1}", first, other)
     text = json.dumps([rebuilt["metrics"], rebuilt["runs"]], sort_keys=True)
-    return VerificationReport(entry["id"], tuple(rows), tuple(missing), hashlib.sha256(text.encode()).hexdigest())
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return VerificationReport(entry["id"], tuple(rows), tuple(missing), digest, fresh)
 
 
 def _bank(entry: Mapping[str, Any], bank: str | Path | SimulatorBank | None) -> SimulatorBank:
@@ -265,6 +272,18 @@ def _interval_rows(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> Iter
             stated = claimed.get(world, {}).get(metric, [float("nan")] * 2)
             for a, b in zip(stated, interval):
                 yield Row("interval", world, metric, a, b, tolerance(metric, b))
+
+
+def _curve_rows(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
+    """The curves an entry's page draws, point by point; a curve of other hours or length agrees nowhere."""
+    for world, curves in found.items():
+        stated = claimed.get(world, {})
+        same = stated.get("hours") == curves["hours"] and all(
+            len(stated[name]) == len(curves[name]) for name in ("sofa", "lactate")
+        )
+        for name, metric in (("sofa", "sofa_all"), ("lactate", "lactate_mean")):
+            for n, b in enumerate(curves[name]):
+                yield Row("curve", world, metric, stated[name][n] if same else float("nan"), b, tolerance(metric, b))
 
 
 def _fresh_rows(check: str, first: Evaluation, other: Evaluation) -> Iterator[Row]:

@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ import pytest
 
 from medgym_offline.errors import SubmissionError
 from medgym_offline.files import release_folder
-from medgym_offline.leaderboard import add_entry, build_page, entry_id, entry_schema, read_board, read_submission
+from medgym_offline.leaderboard import (
+    add_entry,
+    build_page,
+    entry_id,
+    entry_schema,
+    read_board,
+    read_submission,
+    sealed,
+)
 from medgym_offline.leaderboard.page import groups
 from medgym_offline.leaderboard.schema import violations
 from tests.leaderboard.workshop import Workshop, refused, run
@@ -66,11 +75,36 @@ def test_taken_names_and_copied_policies_are_refused(entry: dict[str, Any]) -> N
 
 
 def test_a_verification_is_recorded_and_kept(entry: dict[str, Any]) -> None:
-    record = {"accepted": True, "version": "x", "result_hash": "0" * 64, "largest_deviation": 0.0}
+    record = {"accepted": True, "version": "x", "result_hash": "0" * 64, "largest_deviation": 0.0, "fresh_seeds": True}
+    signed = sealed(entry, record)
     add_entry(entry, "board.json")
-    assert add_entry(entry | {"verification": record}, "board.json")
+    assert add_entry(signed, "board.json")
     assert not add_entry(entry, "board.json")
-    assert read_board("board.json")[0]["verification"] == record
+    assert read_board("board.json")[0] == signed
+    assert signed["verification"] == record | {"seal": signed["verification"]["seal"]}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda e: e["metrics"]["own"].update(sofa_all=1.0),
+        lambda e: e["policies"][0].update(sha256="0" * 64),
+        lambda e: e["verification"].update(version="other"),
+        lambda e: e["verification"].update(fresh_seeds=False),
+        lambda e: e["authors"].append("Somebody Else"),
+    ],
+)
+def test_a_seal_shows_what_was_changed_after_verification(entry: dict[str, Any], edit: Callable[[Any], None]) -> None:
+    record = {"accepted": True, "version": "x", "result_hash": "0" * 64, "largest_deviation": 0.0, "fresh_seeds": True}
+    signed = sealed(entry, record)
+    add_entry(signed, "board.json")
+    edited = copy.deepcopy(signed)
+    edit(edited)
+    with pytest.raises(SubmissionError, match="changed after it was verified"):
+        add_entry(edited, "another.json")
+    Path("board.json").write_text(json.dumps({"format": "medgym-leaderboard/1", "entries": [edited]}))
+    with pytest.raises(SubmissionError, match=r"board\.json: entry .* changed after it was verified"):
+        read_board("board.json")
 
 
 def test_adds_at_once_lose_nothing(entry: dict[str, Any]) -> None:
@@ -111,7 +145,10 @@ def test_our_validator_agrees_with_jsonschema(entry: dict[str, Any]) -> None:
         return ours
 
     assert both(entry)
-    assert both(entry | {"link": None, "dataset": None})
+    assert both(entry | {"links": [], "code": None, "dataset": None, "compute": None})
+    assert both(entry | {"links": ["https://x.org/a"] * 8, "code": "http://x"})
+    for links in (["https://x.org"] * 9, ["javascript:alert(1)"], ["https://a b"], "https://x.org"):
+        assert not both(entry | {"links": links})
     for field in entry:
         assert not both({k: v for k, v in entry.items() if k != field})
         for value in (None, True, 1.5, -1, "x", "", [], ["x"], {}, {"x": 1}, [{}], "a/b/c/d"):
