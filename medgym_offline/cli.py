@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -34,6 +35,10 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 class _OneLine(TyperGroup):
     """Turns a user's mistake into one line and exit code 1; wrong usage stays 2, an interrupt is 130."""
 
@@ -42,7 +47,10 @@ class _OneLine(TyperGroup):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         keep_memory()
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                if not _debug():
+                    warnings.showwarning = _warn
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(130) from None

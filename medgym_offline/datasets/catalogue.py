@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgym_offline.datasets.fields import MANIFEST, check_fields
 from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import release_folder
@@ -74,22 +75,25 @@ def minari_root(root: str | Path | None = None) -> Path:
 
 
 def dataset_folder(dataset: str, root: str | Path | None = None) -> Path:
-    """Local folder of a dataset id (it need not exist)."""
+    """Local folder of a dataset id (it need not exist); `DatasetError` for an id that is no text."""
+    if not isinstance(dataset, str) or "\0" in dataset:
+        raise DatasetError(f"dataset id {dataset!r} is not of the form namespace/name-vN")
     return minari_root(root) / dataset
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """A manifest as JSON values; `DatasetError` if it is missing, no manifest or of another format."""
+    """A manifest as JSON values, each of its type; else a `DatasetError` that names the file and the field."""
     path = Path(path)
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no manifest; regenerate the dataset") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not a readable manifest ({error}); regenerate the dataset") from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != MANIFEST_FORMAT:
         raise DatasetError(f"{path}: format is {found!r}, expected {MANIFEST_FORMAT!r}; regenerate the dataset")
+    check_fields(manifest, MANIFEST, str(path))
     return manifest
 
 

@@ -18,7 +18,7 @@ from medgym_offline.datasets.catalogue import dataset_folder, local_ids, minari_
 from medgym_offline.datasets.manifest import write_namespace
 from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.remotes import RemoteError, RemoteFile, Snapshot, fetch, parse_remote, split_id
-from medgym_offline.datasets.trust import check_manifest, check_metadata, damaged_files, departures, release_manifest
+from medgym_offline.datasets.trust import check_metadata, damaged_files, departures, fetched_manifest, release_manifest
 from medgym_offline.errors import DatasetError, UnknownNameError
 from medgym_offline.files import atomic_path
 from medgym_offline.progress import Progress
@@ -112,7 +112,9 @@ def download(
             return Download(dataset, folder, remote.url, f"{dataset} from {remote.url}, {names}: {folder}{repaired}")
     tried = "; ".join(reasons)
     if recipe is None:
-        raise DatasetError(f"no remote gave {dataset}: {tried}; this release has no recipe of it either")
+        raise DatasetError(
+            f"no remote gave {dataset}: {tried}; this release has no recipe: {unknown_dataset(dataset, known)}"
+        )
     if not regenerate:
         raise DatasetError(
             f"no remote gave {dataset}: {tried}; name another with --remote, or make it from its recipe: "
@@ -128,7 +130,7 @@ def download(
 def _is_an_id(dataset: str) -> bool:
     from medgym_offline.datasets.recipes import _ID
 
-    return _ID.match(dataset) is not None and ".." not in dataset.split("/")
+    return _ID.fullmatch(dataset) is not None and ".." not in dataset.split("/")
 
 
 def _already_here(dataset: str, folder: Path) -> str:
@@ -187,7 +189,7 @@ def _from_remote(snapshot: Snapshot, dataset: str, folder: Path, base: Path, pro
             release = release_manifest(dataset)
             manifest_file = _bring(snapshot, files[MANIFEST], folder / MANIFEST, work, bar)
             try:
-                manifest = check_manifest(read_manifest(manifest_file), dataset, f"{where}: {MANIFEST}")
+                manifest = fetched_manifest(manifest_file, dataset, f"{where}: {MANIFEST}")
                 if release is not None and (wrong := departures(manifest, release)):
                     raise DatasetError(f"{where} holds another {dataset} than this release names: {wrong[0]} differs")
                 wanted = _expected(files, manifest, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -165,6 +166,9 @@ def _require_writable(parent: Path) -> None:
 
 def _cannot_write(folder: Path, error: OSError | RuntimeError) -> DatasetError:
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
+    # HDF5's own report is a paragraph around the message of the operating system.
+    if inner := re.search(r"error message = '([^']+)'", text):
+        text = inner[1]
     place = getattr(error, "filename", None)
     where = f"{folder}: cannot write the dataset ({text}{f': {place}' if place else ''})"
     remedy = "free some space, or set MINARI_DATASETS_PATH (datasets) and MEDGYM_CACHE (work) to other folders"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from medgym_offline.datasets.catalogue import dataset_folder, local_ids
+from medgym_offline.datasets.fields import METADATA, check_fields
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import read_blocks
 from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
@@ -30,16 +31,15 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / "data" / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
-        ours = metadata["medgym"]
-        _ = [ours[key] for key in ("patients", "timing", "decisions", "content_hash", "bytes")]
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not readable as JSON ({error}); regenerate the dataset") from None
-    except (KeyError, TypeError):
+    if not isinstance(metadata, dict) or "medgym" not in metadata:
         raise DatasetError(
-            f"{path}: no complete 'medgym' block, so not a dataset of this project; read it with minari.load_dataset"
-        ) from None
+            f"{path}: no 'medgym' block, so not a dataset of this project; read it with minari.load_dataset"
+        )
+    check_fields(metadata, METADATA, str(path))
     return metadata
 
 

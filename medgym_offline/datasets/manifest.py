@@ -16,7 +16,16 @@ from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.files import code_version, sha256_file, write_json
 
-__all__ = ["build_manifest", "build_metadata", "env_specs", "statistics", "statistics_differ", "write_namespace"]
+__all__ = [
+    "build_manifest",
+    "build_metadata",
+    "env_specs",
+    "facts",
+    "facts_differ",
+    "statistics",
+    "statistics_differ",
+    "write_namespace",
+]
 
 AUTHOR = "The MedGym Offline developers"
 
@@ -141,6 +150,36 @@ def statistics(transitions: Transitions) -> dict[str, dict[str, Any]]:
     return found
 
 
+def facts(transitions: Transitions) -> dict[str, Any]:
+    """What a manifest says of the rows alone: patients, counts, lengths, returns and column statistics."""
+    starts = transitions.episode_starts()
+    lengths = np.diff(np.r_[starts, len(transitions)])
+    returns = np.add.reduceat(transitions.rewards.astype(np.float64), starts)
+    return {
+        "patients": transitions.present.tolist(),
+        "episodes": len(starts),
+        "steps": len(transitions),
+        "episode_steps": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
+        "episode_returns": {"mean": float(returns.mean()), "std": float(returns.std())},
+        "columns": statistics(transitions),
+    }
+
+
+def facts_differ(found: Any, stated: Any, name: str = "") -> str | None:
+    """Name of the first entry in which stated facts are not those found, to 1e-5; None if all agree."""
+    if isinstance(found, dict):
+        if not isinstance(stated, dict) or found.keys() - stated.keys():
+            return name
+        differ = (facts_differ(found[key], stated[key], f"{name}.{key}" if name else key) for key in found)
+        return next((entry for entry in differ if entry is not None), None)
+    try:
+        numbers = np.asarray(stated, np.float64)
+    except (TypeError, ValueError):
+        return name
+    same = np.shape(numbers) == np.shape(found) and np.allclose(numbers, found, rtol=1e-5, atol=1e-5)
+    return None if same else name
+
+
 def statistics_differ(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-3) -> list[str]:
     """Columns whose means or deviations differ by more than `tolerance` of the deviation (plus 1e-6)."""
     differ = []
@@ -171,9 +210,6 @@ def build_manifest(
         references: From `reference_returns`.
         bank, behavior: Name and hash of what made it.
     """
-    starts = transitions.episode_starts()
-    lengths = np.diff(np.r_[starts, len(transitions)])
-    returns = np.add.reduceat(transitions.rewards.astype(np.float64), starts)
     files = sorted(p for p in (folder / "data").iterdir() if p.is_file() and p.name != "manifest.json")
     spec, eval_spec = env_specs(recipe, transitions.present_ids[0])
     return {
@@ -182,14 +218,9 @@ def build_manifest(
         "recipe": recipe.to_json(),
         "recipe_digest": source.digest,
         "source": source.id,
-        "patients": transitions.present.tolist(),
-        "episodes": len(starts),
-        "steps": len(transitions),
-        "episode_steps": {"min": int(lengths.min()), "mean": float(lengths.mean()), "max": int(lengths.max())},
-        "episode_returns": {"mean": float(returns.mean()), "std": float(returns.std())},
+        **facts(transitions),
         "content_hash": transitions.content_hash,
         "hash_decimals": HASH_DECIMALS,
-        "columns": statistics(transitions),
         "references": references,
         "env_spec": json.loads(spec),
         "eval_env_spec": json.loads(eval_spec),

@@ -30,6 +30,8 @@ LARGE_EPISODES = 1000
 
 # Minari's own rule, with the namespace and the version required: an id without a version cannot be loaded by it.
 _ID = re.compile(r"^[-_\w][-_\w/]*[-_\w]+/[-_\w]+?-v\d+$")
+# Perturbations beyond the width of an action do nothing more; more episodes than these no machine holds.
+_RANGES = {"decisions": (1, 192), "episodes": (1, 1_000_000), "perturbation": (0, 2), "seed": (0, 2**63 - 1)}
 _LARGE = re.compile(r"-large(-v\d+)$")
 
 
@@ -78,7 +80,7 @@ class Recipe:
     world: str = "own"
 
     def __post_init__(self) -> None:
-        if not _ID.match(self.id):
+        if not _ID.fullmatch(self.id):
             raise DatasetError(
                 f"dataset id {self.id!r} is not of the form namespace/name-vN (for example medgym/sepsis-ind-v0)"
             )
@@ -87,9 +89,12 @@ class Recipe:
         _one_of(self.id, "world", self.world, ("own", "held-out", "true"))
         if not all(self.policies):
             raise DatasetError(f"recipe {self.id}: behavior {self.behavior!r} has an empty name in its mix")
-        for field, least in (("decisions", 1), ("episodes", 1), ("perturbation", 0), ("seed", 0)):
-            if getattr(self, field) < least:
-                raise DatasetError(f"recipe {self.id}: {field} = {getattr(self, field)} must be at least {least}")
+        for field, (least, most) in _RANGES.items():
+            value = getattr(self, field)
+            if not least <= value <= most:  # NaN too
+                raise DatasetError(
+                    f"recipe {self.id}: {field} = {value} must be at least {least} and at most {most}; correct it"
+                )
 
     @property
     def name(self) -> str:

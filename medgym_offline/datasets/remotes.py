@@ -179,7 +179,7 @@ class Snapshot:
             raise RemoteError(f"{self.remote} ({path}: {error})") from None
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RemoteError(f"{self.remote} ({path} is not JSON: {error})") from None
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST_FORMAT, read_manifest
+from medgym_offline.datasets.fields import MANIFEST, check_fields
 from medgym_offline.datasets.recipes import known_recipe
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import release_folder, sha256_file
 
-__all__ = ["check_manifest", "check_metadata", "damaged_files", "departures", "release_manifest"]
+__all__ = [
+    "check_manifest",
+    "check_metadata",
+    "damaged_files",
+    "departures",
+    "fetched_manifest",
+    "release_manifest",
+]
 
-_KINDS: dict[str, type] = {
-    "id": str, "recipe": dict, "recipe_digest": str, "source": str, "patients": list, "episodes": int, "steps": int,
-    "episode_steps": dict, "episode_returns": dict, "content_hash": str, "columns": dict, "references": dict,
-    "env_spec": dict, "eval_env_spec": dict, "bank": dict, "behavior": dict, "code_version": str, "files": dict,
-}  # fmt: skip
 _FIXED = ("id", "recipe_digest", "content_hash", "episodes", "steps", "env_spec", "eval_env_spec", "bank", "behavior")
 
 
@@ -31,6 +33,15 @@ def release_manifest(dataset: str) -> dict[str, Any] | None:
     return read_manifest(path) if path.is_file() else None
 
 
+def fetched_manifest(path: Path, dataset: str, where: str) -> dict[str, Any]:
+    """A manifest that came from elsewhere, as `check_manifest` wants it; errors name `where`, not the file here."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{where}: not readable as JSON ({error})") from None
+    return check_manifest(manifest, dataset, where)
+
+
 def check_manifest(manifest: Any, dataset: str, where: str) -> dict[str, Any]:
     """A manifest whose fields have the right types and that is of `dataset`; else a `DatasetError` naming the field.
 
@@ -39,23 +50,16 @@ def check_manifest(manifest: Any, dataset: str, where: str) -> dict[str, Any]:
         dataset: Id it should have.
         where: Names the source in the error.
     """
-    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+    if found != MANIFEST_FORMAT:
         raise DatasetError(f"{where}: format is {found!r}, expected {MANIFEST_FORMAT!r}")
-    for name, kind in _KINDS.items():
-        if not isinstance(manifest.get(name), kind) or isinstance(manifest[name], bool):
-            raise DatasetError(f"{where}: {name!r} is {manifest.get(name)!r}, expected {kind.__name__}")
+    check_fields(manifest, MANIFEST, where, "it cannot be used")
     if manifest["id"] != dataset:
         raise DatasetError(f"{where}: it is the manifest of {manifest['id']!r}")
-    for name, entry in manifest["files"].items():
+    for name in manifest["files"]:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or path.parts[:1] != ("data",):
             raise DatasetError(f"{where}: files names {name!r}, which is not below data/")
-        good = isinstance(entry, dict) and isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
-        if not good or not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
-            raise DatasetError(f"{where}: files[{name!r}] is {entry!r}, expected sha256 and bytes")
-    if missing := {DATA_FILE, "data/metadata.json"} - manifest["files"].keys():
-        raise DatasetError(f"{where}: files lacks {sorted(missing)[0]!r}")
     return manifest
 
 
@@ -86,7 +90,7 @@ def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
             "content_hash": metadata["medgym"]["content_hash"],
             "bytes": metadata["medgym"]["bytes"],
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(
             f"{where}: metadata.json is not one of this project's ({type(error).__name__}: {error})"
         ) from None
@@ -114,7 +118,7 @@ def damaged_files(folder: Path) -> list[str]:
     try:
         manifest = read_manifest(folder / "data" / "manifest.json")
         entries = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except (MedGymError, KeyError, TypeError, AttributeError):
+    except MedGymError:
         return ["data/manifest.json"]
     wrong = []
     for name, wanted in entries.items():

@@ -5,29 +5,24 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from medgym_offline.datasets.behaviors import Behavior, play, process_config, recipe_behavior
+from medgym_offline.datasets.behaviors import process_config
 from medgym_offline.datasets.catalogue import dataset_folder, local_ids, read_manifest
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
 from medgym_offline.datasets.load import read_columns, read_metadata
-from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, stream_of, unknown_dataset
+from medgym_offline.datasets.manifest import facts, facts_differ
+from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
+from medgym_offline.datasets.replay import check_replay
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import sha256_file
 from medgym_offline.threads import one_thread
 
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
-
 __all__ = ["VerificationReport", "verify"]
-
-REPLAY_TOLERANCE = 5e-3
-"""Largest difference allowed between a stored episode and its replay, over all columns: a replay computes one episode
-where generation computed a thousand at once, and float32 sums differ in their last digits, for up to 20 decisions."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +93,14 @@ def _check_all(dataset: str, folder: Path, replay: int, progress: bool, checks: 
     try:
         manifest = read_manifest(folder / "data" / "manifest.json")
         recipe = Recipe.from_fields(manifest["recipe"], "manifest.json")
+        process_config(recipe)  # K decisions must fill 96 h
         checks.append(Check("manifest", manifest["id"] == dataset, f"manifest of {manifest['id']}"))
+        _check_recipe(dataset, manifest, checks)
         _check_files(folder, manifest, checks)
         metadata = read_metadata(folder)
         columns, seeds = read_columns(folder, metadata, progress)
-    except (DatasetError, KeyError) as error:
-        text = f"manifest.json: {error} is missing" if isinstance(error, KeyError) else str(error)
-        checks.append(Check("readable", False, text))
+    except MedGymError as error:
+        checks.append(Check("readable", False, str(error)))
         return
     checks.append(Check("readable", True, f"{len(seeds)} episodes, {len(columns['rewards'])} steps"))
     _check_metadata(dataset, metadata, manifest, columns, len(seeds), checks)
@@ -130,7 +126,16 @@ def _check_all(dataset: str, folder: Path, replay: int, progress: bool, checks: 
     checks.extend(check_rows(transitions, bank, recipe.reward))
     # Replay needs rows that can be read as episodes, and the same simulators.
     if replay and same and all(c.ok for c in checks if c.name in ("schema", "order", "time", "action box")):
-        _check_replay(transitions, seeds, bank, recipe, manifest, replay, checks)
+        check_replay(transitions, seeds, bank, recipe, manifest, replay, checks)
+
+
+def _check_recipe(dataset: str, manifest: dict[str, Any], checks: list[Check]) -> None:
+    """Where this release has a recipe of this id, it is the one the dataset was made from."""
+    recipe = known_recipe(dataset)
+    if recipe is not None:
+        same = manifest["recipe_digest"] == recipe.digest
+        older = f"another version of the recipe made it; make it again: medgym-offline generate {dataset}"
+        checks.append(Check("recipe", same, "made from this release's recipe" if same else older))
 
 
 def _check_files(folder: Path, manifest: dict[str, Any], checks: list[Check]) -> None:
@@ -161,7 +166,6 @@ def _check_metadata(
 
     steps = len(columns["rewards"])
     wrong = [name for name, value in (("total_episodes", episodes), ("total_steps", steps)) if metadata[name] != value]
-    wrong += [name for name, value in (("episodes", episodes), ("steps", steps)) if manifest[name] != value]
     if metadata.get("dataset_id") != dataset:
         wrong.append("dataset_id")
     try:
@@ -190,6 +194,9 @@ def _check_content(folder: Path, transitions: Transitions, manifest: dict[str, A
     found = digest.hexdigest(**meaning)
     wanted = manifest["content_hash"]
     checks.append(Check("content hash", found == wanted, f"{found[:16]}, manifest {wanted[:16]}"))
+    wrong = facts_differ(facts(transitions), manifest) if len(transitions) else "steps"
+    detail = f"the manifest's {wrong} is not that of the rows" if wrong else "counts, returns and columns as stated"
+    checks.append(Check("statistics", wrong is None, detail))
     flat = folder / flat_name(wanted)
     if flat.is_dir():
         try:
@@ -200,113 +207,3 @@ def _check_content(folder: Path, transitions: Transitions, manifest: dict[str, A
         different = [name for name in COLUMNS if not np.array_equal(columns[name], getattr(transitions, name))]
         detail = f"{', '.join(different)} differ from the HDF5 file; delete {flat}" if different else "same rows"
         checks.append(Check("flat cache", not different, detail))
-
-
-def _check_replay(
-    transitions: Transitions,
-    seeds: np.ndarray,
-    bank: SimulatorBank,
-    recipe: Recipe,
-    manifest: dict[str, Any],
-    count: int,
-    checks: list[Check],
-) -> None:
-    """Seeds are the recipe's; sampled episodes come out again, from the environment and from the behaviour."""
-    from medgym_offline.envs.rollout import episode_seeds
-
-    starts = transitions.episode_starts()
-    patient = transitions.patient[starts]
-    ids = [bank.patients[i] for i in transitions.present]
-    expected = episode_seeds(recipe.seed, stream_of(manifest["source"]), ids, recipe.episodes).reshape(-1)
-    layout = np.repeat(transitions.present, recipe.episodes)
-    same = np.array_equal(seeds, expected) and np.array_equal(patient, layout)
-    detail = f"{recipe.episodes} episodes of each of {len(ids)} patients, seeded from {recipe.seed}"
-    checks.append(Check("seeds", same, detail if same else f"seeds or patients are not those of the recipe ({detail})"))
-    sample = np.unique(np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int))
-    ends = np.r_[starts[1:], len(transitions)]
-    worst, where = 0.0, -1
-    for number in sample:
-        rows = transitions.select(slice(int(starts[number]), int(ends[number])))
-        gap = _replay_gap(rows, int(seeds[number]), bank, recipe)
-        if not gap <= worst:
-            worst, where = gap, int(number)
-    ok = worst <= REPLAY_TOLERANCE
-    at = "" if ok else f" in episode {where}"
-    checks.append(Check("replay", ok, f"{len(sample)} episodes in the environment, largest difference {worst:.1e}{at}"))
-    _check_behavior(transitions, seeds, starts, ends, sample, bank, recipe, manifest, checks)
-
-
-def _replay_gap(rows: Transitions, seed: int, bank: SimulatorBank, recipe: Recipe) -> float:
-    """Largest difference between a stored episode and its replay in the single environment; inf if it ends earlier."""
-    from medgym_offline.envs import SepsisEnv
-
-    env = SepsisEnv(
-        patient=int(rows.patient[0]),
-        timing=recipe.timing,  # type: ignore[arg-type]
-        decisions=recipe.decisions,
-        reward=recipe.reward,  # type: ignore[arg-type]
-        bank=bank,
-        world=recipe.world,
-    )
-    observation, _ = env.reset(seed=seed)
-    gap, over = 0.0, False
-    for i in range(len(rows)):
-        if over:
-            return float("inf")
-        gap = max(gap, float(np.abs(observation - rows.observations[i]).max()))
-        observation, reward, over, _, info = env.step(rows.actions[i])
-        found = [reward, info["cost"], info["dt"], info["time"], info["sofa"], info["lactate"]]
-        stored = [getattr(rows, name)[i] for name in ("rewards", "costs", "dt", "time", "sofa", "lactate")]
-        gap = max(gap, float(np.abs(np.subtract(found, stored)).max()))
-        gap = max(gap, float(np.abs(observation - rows.next_observations[i]).max()))
-    return gap if over else float("inf")
-
-
-def _turn(number: int, recipe: Recipe, behavior: Behavior) -> int:
-    """Which policy of a mix plays episode `number` of the dataset: patients have `recipe.episodes` each."""
-    return (number % recipe.episodes) % max(len(behavior.parts), 1)
-
-
-def _check_behavior(
-    transitions: Transitions,
-    seeds: np.ndarray,
-    starts: np.ndarray,
-    ends: np.ndarray,
-    sample: np.ndarray,
-    bank: SimulatorBank,
-    recipe: Recipe,
-    manifest: dict[str, Any],
-    checks: list[Check],
-) -> None:
-    """The behaviour policy, run again from the sampled seeds, takes the stored actions."""
-    try:
-        behavior = recipe_behavior(recipe, bank)
-    except MedGymError as error:
-        checks.append(Check("behavior", False, str(error)))
-        return
-    if behavior.digest != manifest["behavior"]["sha256"]:
-        checks.append(Check("behavior", False, f"policy {behavior.name} is not the one the dataset was made with"))
-        return
-    worst = 0.0
-    remaining = list(sample)
-    while remaining:
-        # One batch of one episode each of different patients, all of the same policy of a mix.
-        turn = _turn(remaining[0], recipe, behavior)
-        same = [number for number in remaining if _turn(number, recipe, behavior) == turn]
-        of_patient = {int(transitions.patient[starts[number]]): number for number in reversed(same)}
-        remaining = [number for number in remaining if number not in of_patient.values()]
-        numbers = list(of_patient.values())
-        rolled = play(
-            bank.select(list(of_patient)),
-            behavior.of_episode(turn),
-            process_config(recipe),
-            seeds[numbers][:, None],
-            recipe.perturbation,
-        )
-        for i, number in enumerate(numbers):
-            actions = rolled.actions[i, 0][rolled.valid[i, 0]].numpy()
-            stored = transitions.actions[starts[number] : ends[number]]
-            gap = float(np.abs(actions - stored).max()) if actions.shape == stored.shape else float("inf")
-            worst = max(worst, gap)
-    detail = f"{len(sample)} episodes of policy {behavior.name} again from their seeds, largest difference {worst:.1e}"
-    checks.append(Check("behavior", worst <= REPLAY_TOLERANCE, detail))

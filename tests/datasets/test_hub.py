@@ -26,6 +26,7 @@ from tests.datasets.hub import ORG, READER, TOKEN, Blob, Hub, local_hub
 ID = "medgym/sepsis-prior-v0"
 REMOTE = f"hf://{ORG}"
 REPOSITORY = f"{ORG}/medgym"
+ENTRY = {"sha256": "0" * 64, "bytes": 1}
 down = sys.modules[_download_function.__module__]
 publishing = sys.modules[publish.__module__]
 
@@ -340,8 +341,12 @@ def test_the_release_is_believed_before_the_remote(published: Hub, release: Path
     ("change", "message"),
     [
         ({"files": None}, "'files' is None"),
-        ({"files": {"../x": {"sha256": "0" * 64, "bytes": 1}}}, "not below data/"),
-        ({"files": {DATA_FILE: {"sha256": 7, "bytes": 1}}}, "expected sha256 and bytes"),
+        ({"files": dict.fromkeys(("../x", DATA_FILE, "data/metadata.json"), ENTRY)}, "not below data/"),
+        ({"files": {DATA_FILE: ENTRY}}, "'files.data/metadata.json' is missing"),
+        (
+            {"files": {DATA_FILE: {"sha256": 7, "bytes": 1}}},
+            "'files.data/main_data.hdf5.sha256' is 7, expected a sha256",
+        ),
         ({"steps": "many"}, "'steps' is 'many'"),
         ({"id": "medgym/other-v0"}, "manifest of 'medgym/other-v0'"),
         ({"format": 3}, "format is 3"),
@@ -356,8 +361,20 @@ def test_a_manifest_of_odd_types(published: Hub, tmp_path: Path, change: dict[st
     with pytest.raises(DatasetError) as caught:
         get(tmp_path)
     assert message in str(caught.value)
+    assert REMOTE in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / ID).exists()
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"null", b"\xff", b"[" * 100_000])
+def test_a_manifest_that_is_none(published: Hub, tmp_path: Path, text: bytes) -> None:
+    repository = published.repositories[REPOSITORY]
+    repository.commit("odd", repository.files | {"sepsis-prior-v0/data/manifest.json": Blob(text, False)})
+    with pytest.raises(
+        DatasetError, match=rf"{REMOTE} .*data/manifest\.json: (not readable as JSON|format is)"
+    ) as caught:
+        get(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["[]", '{"datasets": null}', '{"datasets": [3]}', "{"])

@@ -99,7 +99,7 @@ def test_changed_rows_are_not_cached(made: GeneratedDataset, copy: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "not readable as JSON"), ("{}", "no complete 'medgym' block"), (None, "no such file")]
+    ("text", "message"), [("{", "not readable as JSON"), ("{}", "no 'medgym' block"), (None, "no such file")]
 )
 def test_damaged_metadata(made: GeneratedDataset, copy: Path, text: str | None, message: str) -> None:
     path = copy / made.id / "data" / "metadata.json"

@@ -1,0 +1,222 @@
+"""What a user, a full disk or an editor can do to datasets and recipes: one line that names the file and the field."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medgym_offline.datasets import (
+    GeneratedDataset,
+    Recipe,
+    dataset_info,
+    generate,
+    list_datasets,
+    listing_table,
+    load_dataset,
+    read_recipe,
+    verify,
+)
+from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.fields import MANIFEST, METADATA, check_fields
+from medgym_offline.errors import MedGymError
+from medgym_offline.files import sha256_file
+from tests.leaderboard.workshop import refused, run
+
+ODD: tuple[Any, ...] = (None, True, -1, 10**30, 1.5, float("nan"), "", "many", [], [1], ["a"], {}, {"a": 1})
+
+
+def paths(form: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every named field of a form."""
+    for key, inner in form.items() if isinstance(form, dict) else ():
+        if key is not str:
+            yield (*before, key)
+            yield from paths(inner, (*before, key))
+
+
+def said(action: Callable[[], Any]) -> str:
+    """The line of the error, empty if there is none; any other exception fails the test."""
+    line = ""
+    try:
+        action()
+    except MedGymError as error:
+        line = str(error)
+    assert "\n" not in line
+    return line
+
+
+def spoiled(text: str, path: tuple[str, ...], value: Any) -> str:
+    whole = json.loads(text)
+    inner = whole
+    for key in path[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[path[-1]]
+    else:
+        inner[path[-1]] = value
+    return json.dumps(whole)
+
+
+FIELDS = [("metadata", path) for path in paths(METADATA)] + [("manifest", path) for path in paths(MANIFEST)]
+
+
+@pytest.mark.parametrize(("file", "path"), FIELDS, ids=lambda part: part if isinstance(part, str) else ".".join(part))
+def test_odd_types_in_a_dataset_are_named(made: GeneratedDataset, copy: Path, file: str, path: tuple[str, ...]) -> None:
+    """Whatever stands in a field: a result or a line with the file's name, never a crash."""
+    place = copy / made.id / "data" / f"{file}.json"
+    text = place.read_text()
+    form: Any = {"metadata": METADATA, "manifest": MANIFEST}[file]
+    for key in path:
+        form = form[key]
+    for value in (*ODD, ...):
+        place.write_text(spoiled(text, path, value))
+        lines = [said(lambda: load_dataset(made.id, root=copy, progress=False))]
+        if file == "manifest":
+            lines = [said(lambda: listing_table([dataset_info(made.id, copy)])), said(lambda: list_datasets(copy))]
+        report = verify(made.id, root=copy, replay=0, progress=False)
+        wrong = value is ... or bool(said(lambda v=value: check_fields(v, form, "x")))
+        for line in lines:
+            assert bool(line) >= wrong, (value, line)
+            assert not wrong or (place.name in line and path[-1] in line)
+        if wrong:
+            assert place.name in str(report)
+            assert path[-1] in str(report)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "3", '"x"', "", "{", "[" * 100_000, "\xff"])
+@pytest.mark.parametrize("name", ["metadata.json", "manifest.json"])
+def test_files_that_hold_something_else(made: GeneratedDataset, copy: Path, name: str, text: str) -> None:
+    place = copy / made.id / "data" / name
+    place.write_bytes(text.encode("latin-1"))
+    report = verify(made.id, root=copy, replay=0, progress=False)
+    assert name in next(check.detail for check in report.faults if check.name == "readable")
+    action = load_dataset if name == "metadata.json" else dataset_info
+    assert name in said(lambda: action(made.id, root=copy))
+
+
+TOML = {"text": "'many'", "whole": "7", "half": "1.5", "nan": "nan", "truth": "true", "list": "[1]", "table": "{a = 1}"}
+TOML |= {"day": "1979-05-27", "minus": "-1", "huge": "9" * 30, "empty": "''", "line": '"medgym/x-v0\\n"'}
+FITS = {"id": (), "description": ("text", "empty", "line"), "bank": (), "behavior": (), "timing": (), "reward": ()}
+FITS |= {"world": (), "decisions": ("whole",), "episodes": ("whole",), "perturbation": ("half",), "seed": ("whole",)}
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])
+def test_odd_types_in_a_recipe_are_named(recipe: Recipe, tmp_path: Path, field: str) -> None:
+    path = tmp_path / "r.toml"
+    fields = {name: json.dumps(value) for name, value in recipe.to_json().items()}
+    for kind, value in TOML.items():
+        path.write_text("\n".join(f"{k} = {v}" for k, v in (fields | {field: value}).items()))
+        if kind in FITS[field]:
+            read_recipe(path)
+            continue
+        line = said(lambda: generate(path, root=tmp_path, progress=False))
+        assert line, (field, kind)
+        # A value of the right type but of no sense is repeated; one of another type is named with its field.
+        assert field in line or json.loads(value.replace("'", '"')).strip() in line, (kind, line)
+    assert not any(tmp_path.rglob("*.hdf5"))
+
+
+def test_a_version_that_is_missing(tmp_path: Path) -> None:
+    for command in ("info", "verify", "generate", "download"):
+        assert "did you mean 'medgym/sepsis-ind-v0'?" in refused(command, "medgym/sepsis-ind")
+        assert "did you mean 'medgym/sepsis-ind-v0'?" in refused(command, "medgym/sepsis-ind-v3")
+    assert "did you mean 'medgym/sepsis-ind-v0'?" in refused("publish", "medgym/sepsis-ind", "--remote", "hf://x")
+    assert "namespace/name-vN" in said(lambda: load_dataset(None, root=tmp_path))  # type: ignore[arg-type]
+
+
+_FULL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+from medgym_offline.cli import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 20_000, 60_000])
+def test_a_disk_that_takes_no_more(recipe: Recipe, made: GeneratedDataset, copy: Path, limit: int) -> None:
+    """The operating system refuses to let a file grow: the work, or the rows, or what is written last."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    assert hard == resource.RLIM_INFINITY or hard > 10**6
+    before = sha256_file(copy / made.id / DATA_FILE)
+    path = copy / "recipe.toml"
+    path.write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in (recipe.to_json() | {"seed": 8}).items()))
+    words = [str(limit), "generate", str(path), "--root", str(copy)]
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", _FULL, *words], env=dict(os.environ), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert "cannot write the dataset (File too large" in line
+    assert "free some space" in line
+    assert sha256_file(copy / made.id / DATA_FILE) == before
+    assert [p.name for p in (copy / "medgym").iterdir()] == ["sepsis-prior-v0"]
+
+
+def test_a_root_that_no_one_can_write(recipe: Recipe) -> None:
+    if not Path("/sys/kernel").is_dir():
+        pytest.skip("needs a folder that even the superuser cannot write")
+    line = said(lambda: generate(recipe, root="/sys/kernel/medgym", progress=False))
+    assert "/sys/kernel/medgym" in line
+    assert "cannot write the dataset" in line
+    assert "MINARI_DATASETS_PATH" in line
+
+
+def test_reading_from_a_root_that_cannot_be_written(
+    made: GeneratedDataset, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flat cache then goes to the user's cache, or is done without."""
+    import errno
+    import tempfile
+
+    for flat in (copy / made.id).glob("flat-*"):
+        shutil.rmtree(flat)
+    create, frozen = tempfile.mkstemp, [str(copy)]
+
+    def read_only(*_: Any, dir: Any = None, **options: Any) -> tuple[int, str]:
+        if any(str(dir).startswith(place) for place in frozen):
+            raise OSError(errno.EROFS, "Read-only file system", str(dir))
+        return create(dir=dir, **options)
+
+    monkeypatch.setattr(tempfile, "mkstemp", read_only)
+    cached = load_dataset(made.id, root=copy, progress=False)
+    assert str(os.environ["MEDGYM_CACHE"]) in str(cached.rewards.base.filename)
+    shutil.rmtree(os.environ["MEDGYM_CACHE"])
+    frozen.append(os.environ["MEDGYM_CACHE"])
+    assert load_dataset(made.id, root=copy, progress=False).rewards.tolist() == cached.rewards.tolist()
+
+
+@pytest.fixture
+def older(made: GeneratedDataset, copy: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root with a dataset whose recipe has since been changed in the release."""
+    from medgym_offline.datasets import catalogue, recipes, trust
+
+    folder = tmp_path / "release"
+    folder.mkdir()
+    fields = recipe.to_json() | {"perturbation": 0.05}
+    (folder / "sepsis-prior-v0.toml").write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in fields.items()))
+    for module in (catalogue, recipes, trust):
+        monkeypatch.setattr(module, "release_folder", lambda name: folder)
+    return copy
+
+
+def test_a_dataset_of_an_older_recipe(made: GeneratedDataset, older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = verify(made.id, root=older, replay=2, progress=False)
+    assert [check.name for check in report.faults] == ["recipe"]
+    assert f"medgym-offline generate {made.id}" in report.faults[0].detail
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(older))
+    done = run("train", "dqn", "--dataset", made.id, "--updates", "1", "--output", older / "out")
+    assert done.code == 0, done.err
+    warned = [line for line in done.err.splitlines() if "another version of its recipe" in line]
+    assert [line.startswith("warning: ") for line in warned] == [True]
+    with pytest.warns(UserWarning, match="another version of its recipe"):
+        assert load_dataset(made.id, 1, root=older).present.tolist() == [0]
