@@ -32,6 +32,7 @@ __all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "read_blocks"]
 INFOS = ("cost", "dt", "time", "sofa", "lactate")
 """Names under `infos`, each (T + 1,) float32."""
 
+_ATTRIBUTES = ("id", "seed", "total_steps", "options/patient_index")
 _STEP_ARRAYS = {"actions": "float32", "rewards": "float32", "terminations": "bool", "truncations": "bool"}
 
 
@@ -129,59 +130,101 @@ class EpisodeWriter:
 
     def write(self, block: EpisodeBlock) -> None:
         """Append the episodes of `block`; their numbers continue those written before."""
-        from h5py import h5g
+        from h5py import h5d, h5g, h5s
 
+        every, layout = h5s.ALL, self._layout
+
+        def array(group: Any, name: bytes, values: np.ndarray, kind: str) -> None:
+            space = self._spaces.get(values.shape)
+            if space is None:
+                space = self._spaces[values.shape] = h5s.create_simple(values.shape)
+            # Naming the type of the memory spares h5py to find it out: a sixth of the time.
+            h5d.create(group, name, self._types[kind], space, layout).write(every, every, values, self._types[kind])
+
+        observations = np.ascontiguousarray(block.observations, "float32")
+        steps = [(n.encode(), np.ascontiguousarray(getattr(block, n), k), k) for n, k in _STEP_ARRAYS.items()]
+        infos = [(name.encode(), np.ascontiguousarray(block.infos[name], "float32")) for name in INFOS]
         for e in range(len(block)):
-            steps, patient = int(block.lengths[e]), int(block.patient[e])
+            count, patient = int(block.lengths[e]), int(block.patient[e])
             group = h5g.create(self._root, b"episode_%d" % self.episodes, gcpl=self._group)
             self._attribute(group, b"id", self.episodes)
             self._attribute(group, b"seed", int(block.seeds[e]))
-            self._attribute(group, b"total_steps", steps)
+            self._attribute(group, b"total_steps", count)
             self._attribute(group, b"options/patient", self.patients[patient])
             self._attribute(group, b"options/patient_index", patient)
-            self._array(group, b"observations", block.observations[e, : steps + 1], "float32")
-            for name, kind in _STEP_ARRAYS.items():
-                self._array(group, name.encode(), getattr(block, name)[e, :steps], kind)
-            infos = h5g.create(group, b"infos", gcpl=self._group)
-            for name in INFOS:
-                self._array(infos, name.encode(), block.infos[name][e, : steps + 1], "float32")
+            array(group, b"observations", observations[e, : count + 1], "float32")
+            for name, values, kind in steps:
+                array(group, name, values[e, :count], kind)
+            inner = h5g.create(group, b"infos", gcpl=self._group)
+            for name, values in infos:
+                array(inner, name, values[e, : count + 1], "float32")
             self.episodes += 1
-            self.steps += steps
+            self.steps += count
 
     def _attribute(self, group: Any, name: bytes, value: int | str) -> None:
         from h5py import h5a
 
-        kind = "text" if isinstance(value, str) else "int64"
-        array = np.array(value, dtype=self._text if kind == "text" else np.int64)
-        h5a.create(group, name, self._types[kind], self._scalar).write(array)
+        if isinstance(value, str):
+            h5a.create(group, name, self._types["text"], self._scalar).write(np.array(value, self._text))
+        else:
+            kind = self._types["int64"]
+            h5a.create(group, name, kind, self._scalar).write(np.array(value, np.int64), mtype=kind)
 
-    def _array(self, group: Any, name: bytes, array: np.ndarray, kind: str) -> None:
+
+class _Reader:
+    """Reads episodes of an open file; knows HDF5's types of what it expects, which h5py would look up every time."""
+
+    def __init__(self, file: Any, path: Path, widths: tuple[int, int]):
+        from h5py import h5t
+
+        self.root, self.path, self.widths = file.id, path, widths
+        self._types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in ("float32", "bool", "int64")}
+
+    def episode(self, number: int) -> dict[str, Any]:
+        """Arrays by name, and `steps`, `seed` and `patient`."""
+        from h5py import h5g
+
+        where = f"{self.path}: episode_{number}"
+        try:
+            group = h5g.open(self.root, b"episode_%d" % number)
+            found = {name: self._number(group, name) for name in _ATTRIBUTES}
+            infos = h5g.open(group, b"infos")
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            text = " ".join(str(error).strip("'\"").split())
+            raise DatasetError(f"{where}: {text}; regenerate the dataset") from None
+        if found["id"] != number:
+            raise DatasetError(f"{where}: its id attribute is {found['id']}; regenerate the dataset")
+        steps = found["total_steps"]
+        episode: dict[str, Any] = {"steps": steps, "seed": found["seed"], "patient": found["options/patient_index"]}
+        episode["observations"] = self._array(group, "observations", where, (steps + 1, self.widths[0]), "float32")
+        for name, kind in _STEP_ARRAYS.items():
+            shape = (steps, self.widths[1]) if name == "actions" else (steps,)
+            episode[name] = self._array(group, name, where, shape, kind)
+        for name in INFOS:
+            episode[name] = self._array(infos, name, where, (steps + 1,), "float32")
+        return episode
+
+    def _number(self, group: Any, name: str) -> int:
+        from h5py import h5a
+
+        value = np.empty((), np.int64)
+        h5a.open(group, name.encode()).read(value, mtype=self._types["int64"])
+        return int(value)
+
+    def _array(self, group: Any, name: str, where: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
         from h5py import h5d, h5s
 
-        array = np.ascontiguousarray(array, dtype=kind)
-        space = self._spaces.get(array.shape)
-        if space is None:
-            space = self._spaces[array.shape] = h5s.create_simple(array.shape)
-        h5d.create(group, name, self._types[kind], space, self._layout).write(h5s.ALL, h5s.ALL, array)
-
-
-def _read(group: Any, name: bytes, where: str, width: int | None, length: int, kind: str) -> np.ndarray:
-    from h5py import h5d, h5s
-
-    try:
-        dataset = h5d.open(group, name)
-    except KeyError:
-        raise DatasetError(f"{where}: {name.decode()!r} is missing; regenerate the dataset") from None
-    shape = (length,) if width is None else (length, width)
-    if dataset.shape != shape:
-        raise DatasetError(
-            f"{where}: {name.decode()!r} has shape {dataset.shape}, expected {shape}; regenerate the dataset"
-        )
-    if dataset.dtype != np.dtype(kind):
-        raise DatasetError(f"{where}: {name.decode()!r} is {dataset.dtype}, expected {kind}; regenerate the dataset")
-    array = np.empty(shape, kind)
-    dataset.read(h5s.ALL, h5s.ALL, array)
-    return array
+        try:
+            dataset = h5d.open(group, name.encode())
+        except KeyError:
+            raise DatasetError(f"{where}: {name!r} is missing; regenerate the dataset") from None
+        if dataset.shape != shape:
+            raise DatasetError(f"{where}: {name!r} has shape {dataset.shape}, expected {shape}; regenerate the dataset")
+        if not dataset.get_type().equal(self._types[kind]):
+            raise DatasetError(f"{where}: {name!r} is {dataset.dtype}, expected {kind}; regenerate the dataset")
+        array = np.empty(shape, kind)
+        dataset.read(h5s.ALL, h5s.ALL, array, self._types[kind])
+        return array
 
 
 def read_blocks(path: str | Path, widths: tuple[int, int], size: int = 1000) -> Iterator[EpisodeBlock]:
@@ -201,40 +244,15 @@ def read_blocks(path: str | Path, widths: tuple[int, int], size: int = 1000) -> 
     path = Path(path)
     try:
         with h5py.File(path, "r") as file:
-            total = len(file)
+            reader, total = _Reader(file, path, widths), len(file)
             for first in range(0, total, size):
                 numbers = range(first, min(first + size, total))
-                yield _pack([_read_episode(file, path, number, widths) for number in numbers], first)
+                yield _pack([reader.episode(number) for number in numbers], first)
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset") from None
     except (OSError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise DatasetError(f"{path}: not a readable HDF5 file ({text}); regenerate the dataset") from None
-
-
-def _read_episode(file: Any, path: Path, number: int, widths: tuple[int, int]) -> dict[str, Any]:
-    from h5py import h5g
-
-    where = f"{path}: episode_{number}"
-    try:
-        group = file[f"episode_{number}"]
-        attributes = {name: group.attrs[name] for name in ("id", "seed", "total_steps", "options/patient_index")}
-        infos = h5g.open(group.id, b"infos")
-    except KeyError as error:
-        text = " ".join(str(error).strip("'\"").split())
-        raise DatasetError(f"{where}: {text}; regenerate the dataset") from None
-    if int(attributes["id"]) != number:
-        raise DatasetError(f"{where}: its id attribute is {attributes['id']}; regenerate the dataset")
-    steps = int(attributes["total_steps"])
-    episode: dict[str, Any] = {"steps": steps, "seed": int(attributes["seed"])}
-    episode["patient"] = int(attributes["options/patient_index"])
-    episode["observations"] = _read(group.id, b"observations", where, widths[0], steps + 1, "float32")
-    for name, kind in _STEP_ARRAYS.items():
-        width = widths[1] if name == "actions" else None
-        episode[name] = _read(group.id, name.encode(), where, width, steps, kind)
-    for name in INFOS:
-        episode[name] = _read(infos, name.encode(), where, None, steps + 1, "float32")
-    return episode
 
 
 def _pack(episodes: list[dict[str, Any]], first: int) -> EpisodeBlock:

@@ -220,3 +220,47 @@ def test_a_dataset_of_an_older_recipe(made: GeneratedDataset, older: Path, monke
     assert [line.startswith("warning: ") for line in warned] == [True]
     with pytest.warns(UserWarning, match="another version of its recipe"):
         assert load_dataset(made.id, 1, root=older).present.tolist() == [0]
+
+
+def _reseed(file: Any) -> None:
+    del file["episode_3"].attrs["seed"]
+    file["episode_3"].attrs["seed"] = "many"
+
+
+def _lengthen(file: Any) -> None:
+    file["episode_3"].attrs.modify("total_steps", 2**40)
+
+
+def _flatten(file: Any) -> None:
+    del file["episode_3/infos"]
+    file["episode_3/infos"] = [1.0, 2.0]
+
+
+def _replace(file: Any) -> None:
+    del file["episode_3"]
+    file["episode_3"] = 7
+
+
+def _forget(file: Any) -> None:
+    del file["episode_3"]
+
+
+def _widen(file: Any) -> None:
+    values = file["episode_3/rewards"][...]
+    del file["episode_3/rewards"]
+    file["episode_3/rewards"] = values.astype("float64")
+
+
+def _renumber(file: Any) -> None:
+    file["episode_3"].attrs.modify("id", 4)
+
+
+@pytest.mark.parametrize("change", [_reseed, _lengthen, _flatten, _replace, _forget, _widen, _renumber])
+def test_a_data_file_of_another_layout(made: GeneratedDataset, copy: Path, change: Callable[[Any], None]) -> None:
+    import h5py
+
+    with h5py.File(copy / made.id / DATA_FILE, "r+") as file:
+        change(file)
+    report = verify(made.id, root=copy, replay=0, progress=False)
+    assert "episode_" in next(check.detail for check in report.faults if check.name == "readable")
+    assert "\n" not in str(report.faults[-1].detail)
