@@ -1,4 +1,4 @@
-"""submit and leaderboard {add, verify, build}: from results to the leaderboard."""
+"""submit and leaderboard {add, verify, build, seed}: from results to the leaderboard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medgym_offline.commands.common import Json, print_json, print_table, say
+from medgym_offline.commands.common import Json, parse_list, print_json, print_table, say
 
 __all__ = ["register"]
 
@@ -139,6 +139,55 @@ def leaderboard_build(
     say(f"{len(entries)} entries in {page}")
 
 
+def leaderboard_seed(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe (default: leaderboard/seed_entries.toml).")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Working folder; what is there already is not made again.")
+    ] = Path("runs/seed"),
+    submissions: Annotated[
+        Path | None, typer.Option("--submissions", help="Where submissions go (default: beside the leaderboard).")
+    ] = None,
+    file: Board = None,
+    only: Annotated[
+        str | None,
+        typer.Option("--only", help="Only entries whose folder name contains one of these, comma-separated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and run none.")] = False,
+) -> None:
+    """Train, evaluate, submit and verify the release's own entries onto the board. An interrupted run resumes.
+
+    Example: medgym-offline leaderboard seed --only gcql --dry-run
+    """
+    import shlex
+
+    from medgym_offline.errors import SubmissionError
+    from medgym_offline.leaderboard import default_board
+    from medgym_offline.leaderboard.seeding import plan, read_seed_recipe, run_entry
+
+    board = file or default_board()
+    entries = plan(read_seed_recipe(recipe), output, submissions or board.parent / "submissions", board)
+    wanted = parse_list(only or "")
+    entries = [e for e in entries if not wanted or any(part in e.label for part in wanted)]
+    made, failed = 0, 0
+    for entry in entries:
+        if dry_run:
+            for done, argv in entry.steps:
+                say(("# done: " if done.exists() else "") + f"medgym-offline {shlex.join(argv)}")
+            continue
+        try:
+            made += run_entry(entry, say)
+        except SubmissionError as error:
+            failed += 1
+            say(f"failed: {error}")
+    if not dry_run:
+        say(f"{made} of {len(entries)} entries are verified on {board}")
+        say(f"next: medgym-offline leaderboard build --file {board} --output runs/board")
+    if failed:
+        raise SubmissionError(f"{failed} entries failed (above); run the command again to go on")
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     app.command("submit")(submit_command)
@@ -146,4 +195,5 @@ def register(app: typer.Typer) -> None:
     board.command("add")(leaderboard_add)
     board.command("verify")(leaderboard_verify)
     board.command("build")(leaderboard_build)
+    board.command("seed")(leaderboard_seed)
     app.add_typer(board, name="leaderboard")

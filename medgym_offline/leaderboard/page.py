@@ -1,147 +1,221 @@
-"""The leaderboard as one static HTML page: no server, no script, nothing fetched from elsewhere."""
+"""The leaderboard as static pages: no server, no framework, nothing fetched from elsewhere.
+
+`index.html` has every entry, `entries/` a page and the JSON of each. Without its script the index is a list of sorted
+tables; the script sorts and filters them.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medgym_offline.files import json_text, write_text
+from medgym_offline.errors import SubmissionError
+from medgym_offline.files import atomic_path, json_text
 from medgym_offline.leaderboard.board import FORMAT
+from medgym_offline.leaderboard.plots import SCOPES, bar, curve_figure, scatter_figure, world_legend
+from medgym_offline.leaderboard.ranking import RULE, Entry, deciding_world, groups, interval_of, ranks, worlds_of
+from medgym_offline.svg import VARIABLES, Figure
 
-__all__ = ["COLUMNS", "build_page", "groups"]
+if TYPE_CHECKING:
+    from medgym_offline.evaluation.metrics import Metric
 
-COLUMNS = ("sofa_all", "safe_hourly", "sofa_96h", "return", "support_distance")
-"""Metrics shown, in order; entries are ranked by the first."""
+__all__ = ["COLUMNS", "build_page", "entry_file", "groups"]
 
-_STYLE = """
-:root{color-scheme:light dark;--line:#8884;--soft:#8882}
-body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:0 auto;padding:1.5rem}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;margin:.5rem 0 2rem}
-caption{text-align:left;padding:.5rem 0;opacity:.8}
-th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
-th:nth-child(-n+5),td:nth-child(-n+5){text-align:left}tbody tr:hover{background:var(--soft)}
-small{opacity:.7;display:block;font-weight:normal}
-footer{border-top:1px solid var(--line);padding-top:1rem;font-size:.9rem}
-"""
+COLUMNS = ("sofa_all", "safe_hourly", "return", "support_distance")
+"""Metrics of the index, in order; an entry's page has all."""
+
+_MARK = ".medgym-leaderboard"
 
 
-def groups(entries: Sequence[Mapping[str, Any]]) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
-    """Entries that may be compared: same data, bank, protocol with its deviations, and patients.
-
-    Keys are (dataset or bank, how it was evaluated, then hashes that keep groups apart); entries are sorted by mean
-    surrogate SOFA in the first world, smallest first.
-    """
-    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for entry in entries:
-        found[_group(entry)].append(entry)
-    return {key: sorted(rows, key=lambda e: _first(e)["sofa_all"]) for key, rows in sorted(found.items())}
+def entry_file(entry: Entry) -> str:
+    """File name, without suffix, of an entry's page: its id, whose alphabet has no underscore, with "_" for "/"."""
+    return str(entry["id"]).replace("/", "_")
 
 
-def _group(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    protocol = entry["protocol"]
-    settings = protocol["settings"]
-    data = entry["dataset"]["id"] if entry["dataset"] else f"bank {entry['bank']['name']}"
-    count = f"{len(protocol['patients'])} patients" if protocol["patients"] else "all patients"
-    how = f"{settings['name']}: {count}, {settings['episodes']} episodes each, seed {settings['seed']}"
-    if departs := sorted(set(protocol["deviations"]) - {"bank"}):
-        how += f" (departs from the protocol in {', '.join(departs)})"
-    return data, how, protocol["hash"], entry["bank"]["content_hash"], ",".join(protocol["patients"] or [])
+def build_page(entries: Sequence[Entry], output: str | Path) -> Path:
+    """Write the pages and the raw JSON into the folder `output`, whole or not at all.
 
-
-def _first(entry: Mapping[str, Any]) -> Mapping[str, float]:
-    """Metrics of the first world; which that is, only the protocol's list says."""
-    metrics: Mapping[str, float] = entry["metrics"][entry["protocol"]["settings"]["worlds"][0]]
-    return metrics
-
-
-def build_page(entries: Sequence[Mapping[str, Any]], output: str | Path) -> Path:
-    """Write `index.html`, and `leaderboard.json` with the raw entries, into the folder `output`.
-
-    Everything in an entry was written by a stranger: all of it is escaped.
+    Everything in an entry was written by a stranger: all of it is escaped, and the pages' own policy (CSP) forbids any
+    request.
 
     Returns:
-        The page.
+        `index.html`.
+
+    Raises:
+        MissingExtraError: If matplotlib or jinja2 is not installed (extra `report`).
+        SubmissionError: If `output` holds something that is no leaderboard page.
     """
     folder = Path(output)
-    body = "".join(_table(key, rows) for key, rows in groups(entries).items()) or "<p>No entries yet.</p>"
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>MedGym Offline leaderboard</title><style>{_STYLE}</style></head><body>"
-        "<header><h1>MedGym Offline leaderboard</h1><p>Treatment policies learned offline, scored on patient "
-        "simulators. A research benchmark, not clinical decision support.</p></header>"
-        f"<main>{body}</main><footer><p>Means over patients and training seeds with bootstrap 95 % intervals. Tables "
-        "are ranked by mean surrogate SOFA (lower is better); while an entry's interval reaches that of the entry that "
-        "leads its rank, it shares the rank. "
-        'Raw data: <a href="leaderboard.json">leaderboard.json</a>.</p></footer></body></html>\n'
-    )
-    write_text(folder / "leaderboard.json", json_text({"format": FORMAT, "entries": list(entries)}))
-    write_text(folder / "index.html", page)
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / _MARK).is_file())):
+        raise SubmissionError(f"{folder} exists and holds something else; choose another --output")
+    grouped = [_group(n, key, rows) for n, (key, rows) in enumerate(groups(entries).items())]
+    with atomic_path(folder) as temporary:
+        (temporary / "entries").mkdir(parents=True)
+        (temporary / _MARK).write_text("")
+        _write(temporary / "leaderboard.json", json_text({"format": FORMAT, "entries": [dict(e) for e in entries]}))
+        _write(temporary / "index.html", _template("board.html.j2").render(groups=grouped, **_index(entries)))
+        for group in grouped:
+            for row in group["rows"]:
+                stem = temporary / "entries" / row["file"]
+                _write(stem.with_name(stem.name + ".json"), json_text(dict(row["entry"])))
+                _write(stem.with_name(stem.name + ".html"), _entry_html(row, group))
     return folder / "index.html"
 
 
-def _table(key: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> str:
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _template(name: str) -> Any:
+    from medgym_offline.evaluation.report import page_template
+
+    return page_template(name, Path(__file__).parent)
+
+
+def _index(entries: Sequence[Entry]) -> dict[str, Any]:
+    scopes = [s for s in SCOPES if any(e["scope"] == s for e in entries)]
+    return {
+        "title": "MedGym Offline leaderboard",
+        "count": len(entries),
+        "verified": sum(e["verification"] is not None for e in entries),
+        "datasets": sorted({_data(e) for e in entries}),
+        "scopes": [(s, SCOPES[s][2]) for s in scopes],
+        "timings": sorted({e["timing"] for e in entries}),
+        "rule": RULE,
+        "legend": [(SCOPES[s][2], VARIABLES[SCOPES[s][0]], SCOPES[s][1]) for s in scopes],
+        "worlds": worlds_of(entries),
+    }
+
+
+def _data(entry: Entry) -> str:
+    return str(entry["dataset"]["id"] if entry["dataset"] else f"bank {entry['bank']['name']}")
+
+
+def _group(number: int, key: tuple[str, ...], entries: Sequence[Entry]) -> dict[str, Any]:
     from medgym_offline.evaluation.metrics import METRICS
 
-    worlds = list(dict.fromkeys(w for row in rows for w in row["protocol"]["settings"]["worlds"]))
-    # Worlds side by side: the own world alone is never the headline.
-    shown = [(w, m) for m in COLUMNS for w in worlds if any(m in row["metrics"].get(w, {}) for row in rows)]
-    units = {m: ", ".join(filter(None, ("{}", METRICS[m].unit))) for m in COLUMNS}
-    heads = "".join(
-        f'<th scope="col">{escape(METRICS[m].label)}<small>{escape(units[m].format(w))}</small></th>' for w, m in shown
-    )
-    title = escape(key[0])
-    ranks = _ranks(rows)
-    lines = "".join(f"<tr><td>{rank}</td>{_cells(row, shown)}</tr>" for rank, row in zip(ranks, rows))
-    return (
-        f'<section><h2>{title}</h2><div class="scroll" tabindex="0" role="region" aria-label="{title}">'
-        f"<table><caption>{escape(key[1])}</caption><thead><tr>"
-        f"{''.join(f'<th scope=col>{h}</th>' for h in ('Rank', 'Method', 'Scope', 'Timing', 'Verified'))}{heads}"
-        f"</tr></thead><tbody>{lines}</tbody></table></div></section>"
-    )
+    worlds = worlds_of(entries)
+    metrics = [METRICS[m] for m in COLUMNS if any(m in e["metrics"][w] for e in entries for w in e["metrics"])]
+    spans = {name: _span(entries, worlds, name) for name in METRICS}
+    by_world = {w: ranks(entries, w) for w in worlds}
+    figures = [scatter_figure(entries, metric, f"g{number}-{metric}") for metric in ("safe_hourly", "support_distance")]
+    return {
+        "number": number,
+        "data": key[0],
+        "how": key[1],
+        "worlds": worlds,
+        "metrics": metrics,
+        "spans": spans,
+        "sorted_by": (deciding_world(entries[0]), "sofa_all"),
+        "rows": [_row(n, entry, worlds, metrics, spans, by_world) for n, entry in enumerate(entries)],
+        "figures": [_shown(figure) for figure in figures if figure is not None],
+    }
 
 
-def _ranks(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """A row shares the rank of the row that leads it while its interval reaches that leader's."""
-    ranks: list[int] = []
-    top = -float("inf")
-    for number, row in enumerate(rows, 1):
-        world = row["protocol"]["settings"]["worlds"][0]
-        value = row["metrics"][world]["sofa_all"]
-        low, high = row["intervals"].get(world, {}).get("sofa_all", (value, value))
-        if low > top:
-            ranks.append(number)
-            top = high
-        else:
-            ranks.append(ranks[-1])
-    return ranks
+def _span(entries: Sequence[Entry], worlds: Sequence[str], metric: str) -> tuple[float, float]:
+    """What a drawn line of a metric stands for: all intervals of a group, in every world."""
+    found = [i for e in entries for w in worlds if (i := interval_of(e, w, metric)) is not None]
+    return min((low for low, _ in found), default=0.0), max((high for _, high in found), default=1.0)
 
 
-def _cells(row: Mapping[str, Any], shown: Sequence[tuple[str, str]]) -> str:
+def _shown(figure: Figure) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    return {"title": figure.title, "svg": Markup(figure.svg), "description": figure.description}
+
+
+def _row(
+    number: int,
+    entry: Entry,
+    worlds: Sequence[str],
+    metrics: Sequence[Metric],
+    spans: Mapping[str, tuple[float, float]],
+    by_world: Mapping[str, Mapping[str, tuple[int, bool]]],
+) -> dict[str, Any]:
+    return {
+        "number": number,
+        "entry": entry,
+        "file": entry_file(entry),
+        "data": _data(entry),
+        "scope": SCOPES[entry["scope"]][2],
+        "detail": _detail(entry),
+        "ranks": [by_world[w].get(entry["id"]) for w in worlds],
+        "cells": [_cell(entry, w, m, spans[m.name]) for m in metrics for w in worlds],
+    }
+
+
+def _detail(entry: Entry) -> str:
+    seeds = len(entry["seeds"])
+    trained = f"{seeds} seed{'s' if seeds > 1 else ''}" if entry["scope"] != "baseline" else "not trained"
+    return f"{SCOPES[entry['scope']][2]}, {entry['timing']}, K = {entry['decisions']}, {trained}"
+
+
+def _cell(entry: Entry, world: str, metric: Metric, span: tuple[float, float]) -> dict[str, Any] | None:
+    interval = interval_of(entry, world, metric.name)
+    if interval is None:
+        return None
+    value = entry["metrics"][world][metric.name]
+    return {
+        "value": value,
+        "text": f"{value:.{metric.digits}f}",
+        "interval": f"{interval[0]:.{metric.digits}f} to {interval[1]:.{metric.digits}f}",
+        "bar": bar(value, *interval, span),
+    }
+
+
+def _entry_html(row: Mapping[str, Any], group: Mapping[str, Any]) -> str:
     from medgym_offline.evaluation.metrics import METRICS
 
-    name = escape(row["name"])
-    if row["links"]:
-        name = f'<a href="{escape(row["links"][0])}" rel="nofollow noopener">{name}</a>'
-    seeds = f"{len(row['seeds'])} training seed{'s' if len(row['seeds']) > 1 else ''}"
-    who = escape(", ".join([*row["authors"][:3], *(["..."] if len(row["authors"]) > 3 else [])]))
-    detail = seeds if row["scope"] != "baseline" else "no training"
-    cells = [
-        f'<th scope="row">{name}<small>{who + ", " if who else ""}{detail}</small></th>',
-        f"<td>{escape(row['scope'])}</td>",
-        f"<td>{escape(row['timing'])}<small>K = {row['decisions']}</small></td>",
-        f"<td>{'yes' if row['verification'] else 'not yet'}</td>",
+    entry = row["entry"]
+    worlds = worlds_of([entry])
+    known = [m for m in METRICS.values() if any(m.name in entry["metrics"][w] for w in worlds)]
+    lines = [(m, [_cell(entry, w, m, group["spans"][m.name]) for w in worlds]) for m in known]
+    runs = [
+        (
+            f"run {n}" if seed is None else f"seed {seed}",
+            [_number(run.get(w, {}), METRICS[m]) for m in COLUMNS for w in worlds],
+        )
+        for n, (seed, run) in enumerate(zip(entry["seeds"], entry["runs"]), 1)
     ]
-    for world, metric in shown:
-        value = row["metrics"].get(world, {}).get(metric)
-        if value is None:
-            cells.append("<td>-</td>")
-            continue
-        digits = METRICS[metric].digits
-        interval = row["intervals"].get(world, {}).get(metric)
-        text = "" if interval is None else f"<small>{interval[0]:.{digits}f} to {interval[1]:.{digits}f}</small>"
-        cells.append(f"<td>{value:.{digits}f}{text}</td>")
-    return "".join(cells)
+    return str(
+        _template("entry.html.j2").render(
+            title=f"{entry['name']} on {_data(entry)}",
+            entry=entry,
+            row=row,
+            how=group["how"],
+            worlds=worlds,
+            lines=lines,
+            run_heads=[(METRICS[m], w) for m in COLUMNS for w in worlds],
+            runs=runs,
+            ranks=[(w, rank) for w, rank in zip(group["worlds"], row["ranks"]) if rank is not None],
+            count=len(group["rows"]),
+            figures=[_shown(curve_figure(entry, variable)) for variable in ("sofa", "lactate")],
+            legend=world_legend(entry),
+            cost=_cost(entry),
+            rule=RULE,
+        )
+    )
+
+
+def _number(metrics: Mapping[str, float], metric: Metric) -> str:
+    return f"{metrics[metric.name]:.{metric.digits}f}" if metric.name in metrics else "-"
+
+
+def _cost(entry: Entry) -> str:
+    """The training's cost in words."""
+    found = entry["compute"]
+    if found is None:
+        return "nothing was trained"
+    seconds = found["wall_seconds"]
+    long = seconds is not None and seconds >= 600
+    parts = [
+        found["hardware"] or "hardware not stated",
+        "wall time not stated"
+        if seconds is None
+        else f"{seconds / 60:.0f} min for all runs"
+        if long
+        else f"{seconds:.0f} s for all runs",
+        "updates not stated" if found["updates"] is None else f"{found['updates']:,} updates each",
+    ]
+    return "; ".join(parts)

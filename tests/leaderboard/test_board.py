@@ -24,7 +24,7 @@ from medgym_offline.leaderboard import (
     read_submission,
     sealed,
 )
-from medgym_offline.leaderboard.page import groups
+from medgym_offline.leaderboard.ranking import deciding_world, groups, ranks
 from medgym_offline.leaderboard.schema import violations
 from tests.leaderboard.workshop import Workshop, refused, run
 
@@ -43,8 +43,9 @@ def variant(entry: dict[str, Any], name: str, sofa: float | None = None) -> dict
     other["policies"][0]["sha256"] = f"{abs(hash(name)):064x}"[:64]
     other["id"] = entry_id(other)
     if sofa is not None:
-        other["metrics"]["own"]["sofa_all"] = sofa
-        other["intervals"]["own"]["sofa_all"] = [sofa - 0.1, sofa + 0.1]
+        for world in other["metrics"]:
+            other["metrics"][world]["sofa_all"] = sofa
+            other["intervals"][world]["sofa_all"] = [sofa - 0.1, sofa + 0.1]
     return other
 
 
@@ -174,7 +175,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.addresses += [value or "" for name, value in attrs if name in ("href", "src")]
-        if tag not in ("meta", "link", "br"):
+        if tag not in ("meta", "link", "br", "input"):
             self.stack.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -199,15 +200,50 @@ def test_the_page_ranks_ties_and_escapes(entry: dict[str, Any]) -> None:
     parsed = _Page()
     parsed.feed(page.read_text())
     assert parsed.stack == []
-    assert "script" not in parsed.tags
-    assert parsed.addresses == ["leaderboard.json"]
-    assert [(row[0], row[1]) for row in parsed.rows[1:]] == [
-        ("1", "best"),
-        ("1", "tied"),
-        ("3", "third"),
-        ("4", "worst"),
+    assert "<script>alert" not in page.read_text()
+    ids = [f"entries/{name}_workshop-v0_ind_adaptive-20.html" for name in ("best", "tied", "third", "worst")]
+    assert [a for a in parsed.addresses if not a.startswith("#")] == ["data:,", *ids, "leaderboard.json"]
+    shown = [[part for part in row if part.strip()] for row in parsed.rows[2:]]
+    assert [(row[0], row[3:5]) for row in shown] == [
+        ("best", ["1", "="]),
+        ("tied", ["1", "="]),
+        ("third", ["3", "3"]),
+        ("worst", ["4", "4"]),
     ]
     assert json.loads(Path("site/leaderboard.json").read_text())["entries"] == rows
+    for name in ids:
+        own = _Page()
+        own.feed((Path("site") / name).read_text())
+        assert own.stack == []
+        assert "script" not in own.tags
+        assert "http-equiv" in (Path("site") / name).read_text()
+        assert json.loads((Path("site") / name).with_suffix(".json").read_text()) in rows
+
+
+def test_ranks_are_shared_while_intervals_reach_the_leader(entry: dict[str, Any]) -> None:
+    # Intervals of half width 0.1: 3.0 leads 3.15 and 3.2 (which touches), not 3.35, although that reaches 3.2's.
+    rows = [variant(entry, f"m{value}", value) for value in (3.35, 3.0, 3.2, 3.15, 5.0)]
+    found = {name.partition("/")[0]: rank for name, rank in ranks(rows, "own").items()}
+    assert found == {"m3-0": (1, True), "m3-15": (1, True), "m3-2": (1, True), "m3-35": (4, False), "m5-0": (5, False)}
+
+
+def test_the_strictest_world_orders_a_table(entry: dict[str, Any]) -> None:
+    flattered, honest = variant(entry, "flattered", 3.0), variant(entry, "honest", 3.0)
+    flattered["metrics"]["held-out"]["sofa_all"] = 8.0
+    honest["metrics"]["own"]["sofa_all"] = 4.0
+    (rows,) = groups([flattered, honest]).values()
+    assert [row["name"] for row in rows] == ["honest", "flattered"]
+    assert deciding_world(honest) == "held-out"
+
+
+def test_a_folder_with_other_things_is_left_alone(entry: dict[str, Any]) -> None:
+    Path("full").mkdir()
+    Path("full/thesis.tex").write_text("years of work")
+    with pytest.raises(SubmissionError, match="holds something else"):
+        build_page([entry], "full")
+    for rows in ([entry, variant(entry, "gone")], [entry]):
+        build_page(rows, "site")
+    assert len(list(Path("site/entries").glob("*.html"))) == 1
 
 
 def test_entries_made_differently_are_not_ranked_together(entry: dict[str, Any]) -> None:
