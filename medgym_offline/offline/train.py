@@ -24,10 +24,11 @@ from medgym_offline.progress import Progress
 from medgym_offline.stack import StackedMLP
 from medgym_offline.threads import one_thread
 
-__all__ = ["SHARD", "TrainResult", "checkpoint_updates", "train"]
+__all__ = ["TrainResult", "checkpoint_updates", "shard_size", "train"]
 
-SHARD = 10
-"""Learners trained side by side on a CPU: larger stacks fall out of the cache and run slower."""
+# Of one hidden layer of a stack's critic on all candidates. Wide stacks pay each operation's cost once for many
+# learners; beyond this a training at the paper's size, where a dozen such layers live at a time, would take gigabytes.
+_LAYER_BYTES = 32 * 2**20
 
 _SAVE_EVERY = 250  # updates between two writes of the resume file
 
@@ -66,7 +67,7 @@ def train(
 ) -> TrainResult:
     """Train `algorithm` on a dataset.
 
-    Learners are independent, so they are trained in shards that fit the cache; neither the shard's size nor who
+    Learners are independent, so they are trained in shards that fit the memory; neither the shard's size nor who
     else is in it changes a learner's result.
 
     Args:
@@ -78,7 +79,7 @@ def train(
         patients: Ids to train for; None takes all that have episodes.
         progress: Show progress.
         resume: State file, written every 250 updates and removed at the end. If it exists, training goes on from it.
-        shard: Learners per shard; default 10 on a CPU, all on a GPU.
+        shard: Learners per shard; default `shard_size` on a CPU, all on a GPU.
         device: Torch device of the training; the policy is returned on the CPU.
         checkpoints: How many policies to keep along the way, evenly spaced (in steps of 50 updates), the last included.
             Which of them is best can only be told by evaluating them, which makes that best one optimistic.
@@ -96,7 +97,7 @@ def train(
     algorithm = algorithm_name(algorithm)
     config = config or OfflineConfig()
     data = stack_transitions(transitions, scope, config, patients)
-    size = shard or (SHARD if device == "cpu" else len(data))
+    size = shard or (shard_size(config) if device == "cpu" else len(data))
     bounds = [(a, min(a + size, len(data))) for a in range(0, len(data), size)]
     kept = checkpoint_updates(config.updates, checkpoints)
     task = {
@@ -163,6 +164,12 @@ def train(
         Path(resume).unlink(missing_ok=True)
     log = _merge([json.loads(p["log"]) for p in finished], bounds)
     return TrainResult(policy, log, stopped, early_policies | ({config.updates: policy} if kept else {}))
+
+
+def shard_size(config: OfflineConfig) -> int:
+    """Learners trained side by side on a CPU: 170 with the quick profile, 10 with the paper's."""
+    layer = 4 * config.batch * sum(config.candidates) * config.hidden * config.ensemble
+    return max(1, _LAYER_BYTES // layer)
 
 
 def checkpoint_updates(updates: int, count: int) -> list[int]:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from medgym_offline.errors import DatasetError, MedGymError, UnknownNameError
-from medgym_offline.offline import ALGORITHMS, OfflineConfig, TrainResult, train
+from medgym_offline.offline import ALGORITHMS, PROFILES, OfflineConfig, TrainResult, train
+from medgym_offline.offline.train import shard_size
 from medgym_offline.policies import StackedActor
 from tests.offline.toy import DECISIONS, toy
 
@@ -153,3 +154,11 @@ def test_an_exploding_learner_is_stopped_alone(algorithm: str) -> None:
     assert not plain.stopped
     for p in (0, 2):
         assert torch.equal(result.policy.act(OBSERVATIONS)[p], plain.policy.act(OBSERVATIONS)[p])
+
+
+def test_shards_are_as_large_as_memory_allows() -> None:
+    """All patients of the release at the quick size; ten at the paper's; one learner however large it is."""
+    assert shard_size(PROFILES["quick"]) >= 110
+    assert shard_size(PROFILES["paper"]) == 10
+    assert shard_size(dataclasses.replace(PROFILES["paper"], ensemble=5)) == 2
+    assert shard_size(OfflineConfig(batch=10_000, hidden=1000)) == 1
