@@ -140,8 +140,12 @@ def _row(
         "data": _data(entry),
         "scope": SCOPES[entry["scope"]][2],
         "detail": _detail(entry),
-        "ranks": [by_world[w].get(entry["id"]) for w in worlds],
-        "cells": [_cell(entry, w, m, spans[m.name]) for m in metrics for w in worlds],
+        "ranks": {w: by_world[w][entry["id"]] for w in worlds if entry["id"] in by_world[w]},
+        "cells": [
+            _cell(entry, w, m, spans[m.name], by_world[w].get(entry["id"]) if m.name == "sofa_all" else None)
+            for m in metrics
+            for w in worlds
+        ],
     }
 
 
@@ -151,7 +155,9 @@ def _detail(entry: Entry) -> str:
     return f"{SCOPES[entry['scope']][2]}, {entry['timing']}, K = {entry['decisions']}, {trained}"
 
 
-def _cell(entry: Entry, world: str, metric: Metric, span: tuple[float, float]) -> dict[str, Any] | None:
+def _cell(
+    entry: Entry, world: str, metric: Metric, span: tuple[float, float], rank: tuple[int, bool] | None = None
+) -> dict[str, Any] | None:
     interval = interval_of(entry, world, metric.name)
     if interval is None:
         return None
@@ -161,6 +167,7 @@ def _cell(entry: Entry, world: str, metric: Metric, span: tuple[float, float]) -
         "text": f"{value:.{metric.digits}f}",
         "interval": f"{interval[0]:.{metric.digits}f} to {interval[1]:.{metric.digits}f}",
         "bar": bar(value, *interval, span),
+        "rank": rank,
     }
 
 
@@ -188,7 +195,7 @@ def _entry_html(row: Mapping[str, Any], group: Mapping[str, Any]) -> str:
             lines=lines,
             run_heads=[(METRICS[m], w) for m in COLUMNS for w in worlds],
             runs=runs,
-            ranks=[(w, rank) for w, rank in zip(group["worlds"], row["ranks"]) if rank is not None],
+            ranks=list(row["ranks"].items()),
             count=len(group["rows"]),
             figures=[_shown(curve_figure(entry, variable)) for variable in ("sofa", "lactate")],
             legend=world_legend(entry),

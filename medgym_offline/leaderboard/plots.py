@@ -46,19 +46,19 @@ def scatter_figure(entries: Sequence[Entry], metric: str, key: str) -> Figure | 
         axes.grid(True)
         axes.set_xlabel(_axis("sofa_all"))
         axes.set_ylabel(label)
-        heads = []
+        heads: dict[int, list[tuple[float, float]]] = {}
         for n in shown:
-            heads.append((n, *_points(axes, entries[n], n, metric)))
+            heads[n] = _points(axes, entries[n], n, metric)
         axes.margins(0.09)
-        _labels(canvas, axes, [(n, entries[n]["name"], x, y) for n, x, y in heads])
+        _labels(canvas, axes, [(n, entries[n]["name"], points) for n, points in heads.items()])
 
     lines = "; ".join(_told(entries[n], metric) for n in shown)
     against = METRICS[metric].label
-    return Figure(f"SOFA against {against}", inline_svg(draw, key, (5.4, 4.2)), f"Scatter, {label}: {lines}.")
+    return Figure(f"SOFA against {against}", inline_svg(draw, key, (4.7, 3.9)), f"Scatter, {label}: {lines}.")
 
 
-def _points(axes: Axes, entry: Entry, number: int, metric: str) -> tuple[float, float]:
-    """Draw an entry; returns where its first world's point is."""
+def _points(axes: Axes, entry: Entry, number: int, metric: str) -> list[tuple[float, float]]:
+    """Draw an entry; returns where its points are, the first world's first."""
     colour, marker, _ = SCOPES[entry["scope"]]
     worlds = [w for w in worlds_of([entry]) if metric in entry["metrics"][w]]
     at = [(entry["metrics"][w]["sofa_all"], entry["metrics"][w][metric]) for w in worlds]
@@ -69,19 +69,21 @@ def _points(axes: Axes, entry: Entry, number: int, metric: str) -> tuple[float, 
         face = colour if world == "own" else "none"
         size = 6.5 if world != "true" else 4.0
         axes.plot([x], [y], marker, color=colour, markerfacecolor=face, markersize=size, gid=f"e{number}-{world}")
-    return at[0]
+    return at
 
 
-def _labels(canvas: Any, axes: Axes, points: Sequence[tuple[int, str, float, float]]) -> None:
-    """Names beside the points, each where it covers neither a point nor another name; left out where there is no room.
+def _labels(canvas: Any, axes: Axes, entries: Sequence[tuple[int, str, list[tuple[float, float]]]]) -> None:
+    """Names beside the first point of each entry, where they cover neither a point nor another name.
 
-    Widths are estimated, since an SVG is drawn without fonts; the table beside the figure has every name.
+    Where there is no room a name is left out. Widths are estimated, since an SVG is drawn without fonts; the table
+    beside the figure has every name.
     """
     canvas.draw_without_rendering()
-    spots = [(n, name, *axes.transData.transform((x, y))) for n, name, x, y in points]
     frame = axes.get_window_extent()
-    taken = [(x - 4, y - 4, x + 4, y + 4) for _, _, x, y in spots]
-    for n, name, x, y in spots:
+    spots = [(n, name, axes.transData.transform(points)) for n, name, points in entries]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for _, _, at in spots for x, y in at]
+    for n, name, at in spots:
+        x, y = at[0]
         short = name if len(name) <= 22 else name[:21] + "\u2026"
         width, height = 4.9 * len(short), 9.0
         for side, left, bottom in (
