@@ -18,7 +18,7 @@ from medgym_offline.errors import MissingExtraError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["INK", "LINE", "MUTED", "SERIES", "VARIABLES", "Figure", "inline_svg"]
+__all__ = ["INK", "LINE", "MUTED", "SERIES", "VARIABLES", "Figure", "inline_svg", "standalone_svg"]
 
 INK, MUTED, LINE = "#0a0b01", "#0a0b02", "#0a0b03"
 SERIES = tuple(f"#0a0c0{n}" for n in range(1, 7))
@@ -94,3 +94,16 @@ def inline_svg(draw: Callable[[Canvas], None], key: str, size: tuple[float, floa
     for placeholder, variable in VARIABLES.items():
         text = text.replace(placeholder, variable)
     return re.sub(r"\n\s*", "\n", text).strip()
+
+
+def standalone_svg(svg: str, palette: str) -> str:
+    """The element of :func:`inline_svg` as a file of its own, on white, in the colours of a light page.
+
+    Args:
+        svg: The element.
+        palette: CSS custom properties of the page ("--ink: #...; ...").
+    """
+    head = f"<style>svg {{ {palette} background: #fff; font-family: sans-serif }}</style>"
+    opened = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    cut = opened.index(">") + 1
+    return opened[:cut] + head + opened[cut:] + "\n"

@@ -29,8 +29,10 @@ __all__ = ["evaluate_to", "keep", "register"]
 
 
 def keep(evaluation: Evaluation, policy: str, output: Path) -> None:
-    """Write `result.json` into `output`, with copies of what `submit` needs: the policy file and what it cost."""
+    """Write `result.json` and the per-patient tables into `output`, with copies of what `submit` needs: the policy file
+    and what it cost."""
     from medgym_offline.compute import compute_file
+    from medgym_offline.evaluation.tables import write_patient_tables
 
     output.mkdir(parents=True, exist_ok=True)
     source = Path(policy)
@@ -40,6 +42,7 @@ def keep(evaluation: Evaluation, policy: str, output: Path) -> None:
             shutil.copyfile(source, copy)
             if compute_file(source).is_file():
                 shutil.copyfile(compute_file(source), compute_file(copy))
+    write_patient_tables(evaluation, output)
     evaluation.save(output / "result.json")
 
 
@@ -56,6 +59,7 @@ def evaluate_to(
     episodes: int | None = None,
     seed: int | None = None,
     worlds: Sequence[str] | None = None,
+    transfer: int = 0,
 ) -> Evaluation:
     """Evaluate one policy; print its table unless `show` is False; write result and report into `output` if named."""
     from medgym_offline.evaluation import evaluate, print_evaluations, write_report
@@ -71,12 +75,14 @@ def evaluate_to(
         worlds=worlds,
         dataset=dataset,
         progress=True,
+        transfer=transfer,
+        partial=None if output is None else output / "partial",
     )
     if show:
         print_evaluations(evaluation)
     if output is not None:
         keep(evaluation, policy, output)
-        write_report({evaluation.name: evaluation}, output / "report.html")
+        write_report({evaluation.name: evaluation}, output / "report.html", figures=output / "figures")
     return evaluation
 
 
@@ -109,8 +115,15 @@ def eval_command(
             autocompletion=completion.datasets,
         ),
     ] = None,
+    transfer: Annotated[
+        int,
+        typer.Option("--transfer", min=0, help="Also treat every patient with the policies of so many others (Ind)."),
+    ] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for result.json, report.html and the policy.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder for result.json, report.html, figures, patient tables, the policy."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -135,6 +148,7 @@ def eval_command(
         episodes=episodes,
         seed=seed,
         worlds=None if worlds is None else parse_list(worlds),
+        transfer=transfer,
     )
     if json:
         print_json(evaluation.to_dict())
@@ -145,16 +159,22 @@ def eval_command(
 
 def report_command(
     results: Annotated[
-        list[Path], typer.Argument(metavar="RESULT...", help="result.json files, or the folders of `eval --output`.")
+        list[Path],
+        typer.Argument(
+            metavar="[compare] RESULT...",
+            help="result.json files, or the folders of `eval --output`; `compare` may be said.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
 ) -> None:
-    """Put results side by side in one self-contained HTML report.
+    """Put results side by side in one self-contained HTML report, with paired intervals between those that pair.
 
-    Example: medgym-offline report runs/a/result.json runs/b/result.json --output runs/report.html
+    Example: medgym-offline report compare runs/a/result.json runs/b/result.json --output runs/report.html
     """
     from medgym_offline.evaluation import Evaluation, print_evaluations, write_report
 
+    if len(results) > 1 and results[0].name == "compare" and not results[0].exists():
+        results = results[1:]
     evaluations: dict[str, Evaluation] = {}
     for path in results:
         found = Evaluation.from_json(path / "result.json" if path.is_dir() else path)

@@ -21,7 +21,7 @@ from medgym_offline.files import sha256_file
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["BUILTIN_NAMES", "BoundPolicy", "resolve_policy"]
+__all__ = ["BUILTIN_NAMES", "BoundPolicy", "require_repeatable", "resolve_policy"]
 
 BUILTIN_NAMES = ("behavior", "clinician", "constant", "max", "random", "zero")
 """Names that stand for a policy; `behavior:SCOPE` names another scope, `constant:F,V,L` a treatment."""
@@ -147,6 +147,38 @@ def resolve_policy(
         "provenance": dict(getattr(policy, "provenance", None) or {}),
     }
     return BoundPolicy(policy, name, own, budget, info, takes_torch)
+
+
+def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
+    """Refuse a policy whose answers depend on what it was asked before, or beside what.
+
+    The same observations of up to three patients are asked twice, in another order of episodes, and alone. A policy
+    with `reset` may remember an episode: it is reset before each, with the seeds of the episodes asked.
+
+    Raises:
+        PolicyError: If answers differ by more than rounding.
+    """
+    some, episodes = list(patients[:3]), 4
+    g = np.random.default_rng(0)
+    asked = torch.from_numpy(g.normal(size=(len(some), episodes, _OBSERVATION_DIM)).astype(np.float32))
+    asked[..., 7:] = torch.from_numpy(g.uniform(0.1, 1.0, (len(some), episodes, 2)).astype(np.float32))
+    seeds = np.arange(len(some) * episodes).reshape(len(some), episodes)
+    order = [2, 0, 3, 1]
+    first = bound.act_on(some, seeds)(asked)
+    remedy = "results would depend on the batch; make act a function of the observation alone, or give it reset(seeds)"
+    if _differ(bound.act_on(some, seeds)(asked), first):
+        raise PolicyError(
+            f"policy {bound.name!r} answers the same observations differently when asked again (it remembers earlier "
+            f"calls or draws random numbers): {remedy}"
+        )
+    if _differ(bound.act_on(some, seeds[:, order])(asked[:, order]), first[:, order]):
+        raise PolicyError(f"policy {bound.name!r} answers episodes in another order differently: {remedy}")
+    if _differ(bound.act_on(some, seeds[:, :1])(asked[:, :1]), first[:, :1]):
+        raise PolicyError(f"policy {bound.name!r} answers an episode alone differently from one among others: {remedy}")
+
+
+def _differ(found: Tensor, wanted: Tensor) -> bool:
+    return not torch.allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 def _builtin(text: str, bank: SimulatorBank, timing: str, decisions: int) -> Any:

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.errors import DatasetError, ProtocolError
-from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
+from medgym_offline.evaluation.binding import BoundPolicy, require_repeatable, resolve_policy
 from medgym_offline.evaluation.metrics import METRICS, normalized_score
+from medgym_offline.evaluation.partial import PartialResults
 from medgym_offline.evaluation.protocol import Protocol, load_protocol
 from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import mean_intervals, seed_label, summarize
+from medgym_offline.evaluation.subgroups import patient_facts, subgroup_rows
 from medgym_offline.evaluation.support import HISTOGRAM_EDGES, SupportReference
+from medgym_offline.evaluation.transfer import transfer as score_transfer
 from medgym_offline.evaluation.worlds import SUPPORT_HOURS, PatientScores, process_config, score_world
 from medgym_offline.files import code_version
 from medgym_offline.progress import Progress
@@ -46,6 +49,8 @@ def evaluate(
     *,
     protocol: str | Path | Protocol = "protocol-v0",
     name: str | None = None,
+    transfer: int = 0,
+    partial: str | Path | None = None,
 ) -> Evaluation:
     """Score a policy on every patient's own simulator (benchmark specification, section 8).
 
@@ -68,10 +73,13 @@ def evaluate(
         progress: Show progress on standard error.
         protocol: Name or path of a protocol file, or a `Protocol`.
         name: What to call the policy; by default its file name, built-in name or class.
+        transfer: Also treat every patient with the policies of so many other patients (individual policies only).
+        partial: Folder that keeps every finished world, so that a killed evaluation of a policy file or built-in goes
+            on; what it kept is deleted at the end.
 
     Raises:
-        PolicyError: If it is no policy, its timing differs, patients are missing (named), or it answers with actions of
-            the wrong shape or not finite (patient named).
+        PolicyError: If it is no policy, its timing differs, patients are missing (named), it answers with actions of
+            the wrong shape or not finite (patient named), or it answers the same question differently.
         UnknownNameError: For an unknown patient, world, bank, dataset, timing or built-in policy.
         ProtocolError: For settings that are out of range or infeasible (K * 36 h < 96 h).
         DatasetError: If the dataset has another timing, or lacks an evaluated patient.
@@ -97,16 +105,39 @@ def evaluate(
     if bound.info["decisions"] not in (None, bound.decisions):
         notes.append(f"the policy was made for K = {bound.info['decisions']} and is scored with K = {bound.decisions}")
     support, dataset_info = _behavior_data(dataset, bound, selected, official.reward)
+    require_repeatable(bound, selected.patients)
+    facts = patient_facts(selected)
+    key = {
+        "policy": bound.info,
+        "bank": full.content_hash,
+        "patients": list(selected.patients),
+        "protocol": used.to_dict(),
+        "dataset": dataset_info,
+        "transfer": transfer,
+        "code": code_version(),
+    }
+    kept = PartialResults(None if bound.info["kind"] == "object" else partial, key)
+    partners = min(transfer, len(selected) - 1)
     results: dict[str, WorldResult] = {}
-    total = len(selected) * used.episodes * len(named_worlds)
+    total = len(selected) * used.episodes * len(named_worlds) * (1 + partners)
     with Progress(f"evaluate {name or bound.name}", total, enabled=progress) as bar:
         for world in named_worlds:
-            scores = score_world(bound, selected.world(world), used, support, bar.advance)
-            results[world] = _world_result(scores, selected.patients, used, support, dataset_info)
+            if (finished := kept.load(world)) is not None:
+                results[world] = finished
+                bar.advance(len(selected) * used.episodes * (1 + partners))
+                continue
+            simulators = selected.world(world)
+            scores = score_world(bound, simulators, used, support, bar.advance)
+            exchanged: dict[str, Any] = {}
+            if transfer:
+                exchanged = score_transfer(bound, simulators, used, scores.columns["sofa_all"], transfer, bar.advance)
+            results[world] = _world_result(scores, facts, used, support, dataset_info, exchanged)
+            kept.save(world, results[world])
     if named_worlds == ("own",):
         notes.append("own world only: the policy may exploit errors of the simulator it was trained in")
     if bound.info["scope"] != "baseline":
         notes.append(seed_label(1))
+    kept.clear()
     return Evaluation(
         name=name or bound.name,
         policy=bound.info,
@@ -118,6 +149,7 @@ def evaluate(
         dataset=dataset_info,
         software=_software(),
         notes=tuple(notes),
+        patients=facts,
     )
 
 
@@ -183,12 +215,13 @@ def _reference_returns(identifier: str, reward: str) -> dict[str, float]:
 
 def _world_result(
     scores: PatientScores,
-    patients: Sequence[str],
+    facts: dict[str, list[Any]],
     protocol: Protocol,
     support: SupportReference | None,
     dataset: dict[str, Any],
+    exchanged: dict[str, Any],
 ) -> WorldResult:
-    columns = dict(scores.columns)
+    columns, patients = dict(scores.columns), facts["patient"]
     reference = dataset.get("reference_returns", {})
     if {"random", "expert"} <= set(reference):
         score = normalized_score(columns["return"], reference["random"], reference["expert"])
@@ -212,7 +245,9 @@ def _world_result(
         curves[name] = {"mean": _rounded(curve.mean(axis=0)).tolist()}
         for q in (10, 50, 90):
             curves[name][f"q{q}"] = _rounded(np.percentile(curve, q, axis=0)).tolist()
-    return WorldResult(metrics, intervals, {"patient": np.array(patients), **columns}, curves, distribution)
+    groups = subgroup_rows(facts, columns, protocol.bootstrap)
+    per_patient = {"patient": np.array(patients), **columns}
+    return WorldResult(metrics, intervals, per_patient, curves, distribution, groups, exchanged)
 
 
 def _distribution(policy: list[np.ndarray], behavior: list[np.ndarray]) -> dict[str, Any]:

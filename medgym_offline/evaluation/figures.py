@@ -128,6 +128,31 @@ def support_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[str, S
     return Figure("Support distance", _svg(draw, "support"), description + ".")
 
 
+def support_time_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[str, Style]) -> Figure | None:
+    """Mean support distance by the hour a decision began; None if nobody has it."""
+    measured = {n: e.support["time"] for n, e in evaluations.items() if e.support.get("time", {}).get("distance")}
+    if not measured:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for name, found in measured.items():
+            edges = np.asarray(found["hours"], float)
+            values = np.array([np.nan if v is None else v for v in found["distance"]])
+            axes.plot((edges[:-1] + edges[1:]) / 2, values, marker="o", markersize=3.5, **_line(styles[name]))
+        axes.set_xticks(edges)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("Hour the decision began")
+        axes.set_ylabel("Distance to the nearest behaviour data (SD)")
+
+    def ends(values: list[float | None]) -> str:
+        known = [v for v in values if v is not None]
+        return f"{known[0]:.2f} to {known[-1]:.2f}" if known else "unknown"
+
+    middle = "; ".join(f"{n} {ends(found['distance'])}" for n, found in measured.items())
+    description = "Line chart of mean support distance over the hours of an episode. From the first to the last hours: "
+    return Figure("Support distance over the episode", _svg(draw, "support-time"), description + middle + ".")
+
+
 def pair_figure(comparison: Comparison, style: Style, number: int, metric_label: str = "SOFA (all)") -> Figure:
     """Per-patient scatter of a method against its reference; below the diagonal the method has the lower score."""
     x, y = (np.array(comparison.per_patient[side]) for side in ("reference", "method"))

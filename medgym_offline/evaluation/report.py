@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from medgym_offline.evaluation.figures import (
     line_styles,
     pair_figure,
     support_figure,
+    support_time_figure,
 )
 from medgym_offline.evaluation.metrics import METRICS
 from medgym_offline.evaluation.result import Evaluation, WorldResult
@@ -25,7 +27,9 @@ from medgym_offline.files import write_text
 
 __all__ = ["Table", "page_template", "report_html", "write_report"]
 
-_HEADLINE = ("sofa_all", "sofa_96h", "safe_hourly", "return", "normalized_score", "support_distance")
+_HEADLINE = (
+    "sofa_all", "sofa_96h", "safe_hourly", "return", "normalized_score", "support_distance", "support_percentile",
+)  # fmt: skip
 _TABLE_HOURS = (0, 6, 12, 24, 48, 72, 96)
 
 Cell = str | tuple[str, str]
@@ -42,7 +46,12 @@ class Table:
     """Whether cells are prose, which wraps, rather than numbers."""
 
 
-def write_report(evaluations: Mapping[str, Evaluation], path: str | Path, title: str = "Evaluation") -> Path:
+def write_report(
+    evaluations: Mapping[str, Evaluation],
+    path: str | Path,
+    title: str = "Evaluation",
+    figures: str | Path | None = None,
+) -> Path:
     """Write the report of `evaluations` to `path` (HTML), atomically; return the path.
 
     Args:
@@ -50,13 +59,24 @@ def write_report(evaluations: Mapping[str, Evaluation], path: str | Path, title:
             `x-adaptive` with `x-fixed`, and every learned policy with the one whose name starts with "behavior".
         path: Of the page.
         title: Heading of the page.
+        figures: Folder for the figures as SVG files of their own.
 
     Raises:
         MissingExtraError: If matplotlib or jinja2 is not installed (extra `report`).
         ProtocolError: If there is nothing to show, or two results to be compared are not comparable.
     """
     target = Path(path)
-    write_text(target, report_html(evaluations, title))
+    shown: list[Figure] = []
+    write_text(target, report_html(evaluations, title, shown))
+    if figures is not None:
+        from medgym_offline.svg import standalone_svg
+
+        # The light colours of the page, which are written there once.
+        palette = re.findall(r"--[\w-]+: #\w+;", (Path(__file__).parent / "page.html.j2").read_text(encoding="utf-8"))
+        light = " ".join({entry.partition(":")[0]: entry for entry in reversed(palette)}.values())
+        for figure in shown:
+            stem = re.sub(r"[^a-z0-9]+", "-", figure.title.lower()).strip("-")
+            write_text(Path(figures) / f"{stem}.svg", standalone_svg(figure.svg, light))
     return target
 
 
@@ -76,8 +96,10 @@ def page_template(name: str, folder: Path | None = None) -> Any:
     return environment.get_template(name)
 
 
-def report_html(evaluations: Mapping[str, Evaluation], title: str = "Evaluation") -> str:
-    """The page of :func:`write_report` as text."""
+def report_html(
+    evaluations: Mapping[str, Evaluation], title: str = "Evaluation", shown: list[Figure] | None = None
+) -> str:
+    """The page of :func:`write_report` as text; its figures are added to `shown`."""
     try:
         from markupsafe import Markup
     except ImportError:
@@ -93,8 +115,12 @@ def report_html(evaluations: Mapping[str, Evaluation], title: str = "Evaluation"
     figures = [curve_figure(evaluations, variable, styles) for variable in ("sofa", "lactate")]
     if (support := support_figure(evaluations, styles)) is not None:
         figures.append(support)
+    if (over_time := support_time_figure(evaluations, styles)) is not None:
+        figures.append(over_time)
     individual = [c for kind, c in by_world[worlds[0]] if kind == "PopInd"]
     pairs = [pair_figure(c, styles[c.method], number) for number, c in enumerate(individual)]
+    if shown is not None:
+        shown += [*figures, *pairs]
     captions = [
         f"{c.method} is better for {_share(c)} of {len(c.per_patient['patient'])} patients." for c in individual
     ]
@@ -110,6 +136,8 @@ def report_html(evaluations: Mapping[str, Evaluation], title: str = "Evaluation"
         curve_tables=[_curve_table(evaluations, v) for v in ("sofa", "lactate")],
         pairs=[_shown(f, caption, Markup) for f, caption in zip(pairs, captions)],
         first_world=worlds[0],
+        subgroups=_subgroups(evaluations, worlds[0]),
+        transfers=_transfers(evaluations, worlds),
         metrics=[_metrics(evaluations, w) for w in worlds],
         protocol=_protocol(first),
         provenance=_provenance(evaluations),
@@ -162,6 +190,59 @@ def _metrics(evaluations: Mapping[str, Evaluation], world: str) -> Table:
     return Table(f"Every metric, {world} world", ["Metric", *(name for name, _ in order)], rows)
 
 
+def _subgroups(evaluations: Mapping[str, Evaluation], world: str) -> Table | None:
+    """Surrogate SOFA by subgroup; None for results made before subgroups were."""
+    order = [(n, e) for n, e in _ordered(evaluations, world) if e.worlds[world].subgroups]
+    if not order:
+        return None
+    digits = METRICS["sofa_all"].digits
+    found = {(r["by"], r["group"]): r["patients"] for _, e in order for r in e.worlds[world].subgroups}
+    rows: list[list[Cell]] = []
+    for by, group in found:
+        cells: list[Cell] = []
+        for _, evaluation in order:
+            row = next((r for r in evaluation.worlds[world].subgroups if (r["by"], r["group"]) == (by, group)), None)
+            if row is None:
+                cells.append("-")
+                continue
+            mean, low, high = row["sofa_all"]
+            cells.append(
+                f"{mean:.{digits}f}"
+                if low is None
+                else (f"{mean:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}")
+            )
+        rows.append([f"{by}: {group}", str(found[by, group]), *cells])
+    heads = ["Subgroup", "Patients", *(name for name, _ in order)]
+    return Table(f"Surrogate SOFA (all) by what is known at admission, {world} world", heads, rows)
+
+
+def _transfers(evaluations: Mapping[str, Evaluation], worlds: Sequence[str]) -> Table | None:
+    """The patient's own policy against other patients'; None if nobody was asked."""
+    rows: list[list[Cell]] = []
+    for name, evaluation in evaluations.items():
+        for world in worlds:
+            if t := evaluation.worlds[world].transfer:
+                low, high = t["percent_interval"]
+                gain = (f"{t['percent']:+.1f}", f"{low:+.1f} to {high:+.1f}")
+                rows.append(
+                    [
+                        name,
+                        world,
+                        f"{t['own']:.2f}",
+                        f"{t['others']:.2f}",
+                        gain,
+                        f"{100 * t['share']:.0f} %",
+                        str(t["partners"]),
+                    ]
+                )
+    heads = ["Policy", "World", "Own policy", "Others' policies", "Gain %", "Own better in", "Partners"]
+    return (
+        Table("Surrogate SOFA (all) under the patient's own policy and under other patients'", heads, rows)
+        if rows
+        else None
+    )
+
+
 def _share(comparison: Comparison) -> str:
     return f"{100 * comparison.share:.0f} %"
 
@@ -205,6 +286,8 @@ def _caption(figure: Figure, policies: int) -> str:
     band = "Band: the middle 80 % of patients. " if policies <= BAND_POLICIES else ""
     if figure.title.startswith("Lactate"):
         return f"{band}Horizontal line: the limit of 4 mmol/L. Vertical line: hour 20, after which safety is counted."
+    if figure.title.startswith("Support distance over"):
+        return "Mean over patients of the decisions that began in each stretch of hours."
     if figure.title.startswith("Support"):
         return (
             "Further left is closer to the data. The wide grey line is what data of the same behaviour, held out, has."

@@ -30,6 +30,8 @@ class WorldResult:
         per_patient: Columns of equal length: `patient` (ids) and every metric, mean over the patient's episodes.
         curves: `hours`, and for `sofa` and `lactate` mean, q10, q50, q90 over patients of the patients' mean curves.
         support: Distribution of support distances (quantiles, histogram counts, behaviour's own); empty if not asked.
+        subgroups: One row per subgroup (`medgym_offline.evaluation.subgroups`).
+        transfer: Own policies against other patients' (`medgym_offline.evaluation.transfer`); empty if not asked.
     """
 
     metrics: dict[str, float]
@@ -37,6 +39,8 @@ class WorldResult:
     per_patient: dict[str, np.ndarray]
     curves: dict[str, Any]
     support: dict[str, Any] = field(default_factory=dict)
+    subgroups: list[dict[str, Any]] = field(default_factory=list)
+    transfer: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -46,6 +50,8 @@ class WorldResult:
             "per_patient": {k: v.tolist() for k, v in self.per_patient.items()},
             "curves": self.curves,
             "support": self.support,
+            "subgroups": self.subgroups,
+            "transfer": self.transfer,
         }
 
     @classmethod
@@ -57,6 +63,9 @@ class WorldResult:
             per_patient={k: np.array(v) for k, v in value["per_patient"].items()},
             curves=dict(value["curves"]),
             support=dict(value["support"]),
+            # Results written before these two existed lack them.
+            subgroups=list(value.get("subgroups", [])),
+            transfer=dict(value.get("transfer", {})),
         )
 
 
@@ -75,6 +84,7 @@ class Evaluation:
         dataset: Id, content hash and reference returns of the dataset of support and score, or empty.
         software: Versions.
         notes: What a reader must know to read the numbers (few seeds, no held-out world).
+        patients: What is known of every patient at admission (`subgroups.patient_facts`).
     """
 
     name: str
@@ -87,6 +97,7 @@ class Evaluation:
     dataset: dict[str, Any] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    patients: dict[str, list[Any]] = field(default_factory=dict)
 
     @property
     def world(self) -> str:
@@ -135,6 +146,7 @@ class Evaluation:
             "dataset": self.dataset,
             "software": self.software,
             "notes": list(self.notes),
+            "patients": self.patients,
         }
 
     def to_json(self) -> str:
@@ -166,6 +178,7 @@ class Evaluation:
                 dataset=dict(value["dataset"]),
                 software=dict(value["software"]),
                 notes=tuple(value["notes"]),
+                patients=dict(value.get("patients", {})),
             )
         except (KeyError, TypeError, IndexError) as error:
             raise ProtocolError(f"{source}: field {error} is missing or malformed; evaluate again") from None

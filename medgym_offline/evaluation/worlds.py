@@ -7,30 +7,38 @@ not depend on the shard it is in.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from typing import Protocol as TypingProtocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.evaluation import metrics
-from medgym_offline.evaluation.binding import BoundPolicy
 from medgym_offline.evaluation.protocol import Protocol
 from medgym_offline.evaluation.support import SupportReference, calibrated
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["SUPPORT_HOURS", "PatientScores", "process_config", "score_world"]
+__all__ = ["SUPPORT_HOURS", "Acts", "PatientScores", "process_config", "score_world"]
 
 SEED_PURPOSE = "evaluation"
 SUPPORT_HOURS = np.arange(0.0, 97.0, 12.0)
 """Edges (hours) of the bins in which support distance is followed through the episode."""
 
 _BUDGET = 5_000_000  # dense state numbers held at once (20 MB); a few times that with temporaries
+
+
+class Acts(TypingProtocol):
+    """What is rolled out: a :class:`~medgym_offline.evaluation.binding.BoundPolicy`, or one with patients exchanged."""
+
+    def act_on(self, patients: Sequence[str], seeds: np.ndarray) -> Callable[[Tensor], Tensor]:
+        """The policy as a function (P, B, 9) -> (P, B, A) of exactly these patients."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def _blocks(patients: int, episodes: int, per_episode: int) -> Iterator[tuple[ra
 
 
 def score_world(
-    bound: BoundPolicy,
+    bound: Acts,
     bank: SimulatorBank,
     protocol: Protocol,
     support: SupportReference | None = None,
@@ -134,7 +142,7 @@ def score_world(
 
 
 def _score_block(
-    bound: BoundPolicy, process: DecisionProcess, protocol: Protocol, seeds: np.ndarray, grid: np.ndarray, stride: int
+    bound: Acts, process: DecisionProcess, protocol: Protocol, seeds: np.ndarray, grid: np.ndarray, stride: int
 ) -> dict[str, np.ndarray]:
     """Metrics (P, B), hourly curves (P, B, T) and raw decisions (P, B, K, ...) of one block of episodes."""
     bank, config = process.bank, process.config

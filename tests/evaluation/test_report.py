@@ -158,10 +158,15 @@ def test_report_is_well_formed_and_escaped(page: str) -> None:
 def test_report_shows_the_figures_and_the_numbers(page: str, results: dict[str, Evaluation]) -> None:
     parsed = Page(page)
     text = " ".join(parsed.text)
-    for heading in ("SOFA over time", "Lactate over time", "Support distance", "near-ind against near-pop"):
+    for heading in (
+        "SOFA over time",
+        "Lactate over time",
+        "Support distance over the episode",
+        "near-ind against near-pop",
+    ):
         assert heading in text
     pictures = [a["aria-label"] for tag, a in parsed.tags if a.get("role") == "img"]
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     assert all(label and len(label) > 60 for label in pictures)
     for name, evaluation in results.items():
         assert name in text
