@@ -8,7 +8,7 @@
 
     x        the physiological columns and the fluid balance of the observation, in the cohort's normalised units
              (not remaining time and decisions: every episode runs through all of them)
-    a        action in [-1, 1], the interval included under adaptive timing
+    a        action in [-1, 1], the interval included under adaptive timing; with `OfflineConfig.guard` "state" z = x
 
 R belongs to a single row, the farthest; a quantile does not hang on one row and says which share of the data lies
 outside.
@@ -32,11 +32,11 @@ class Ball:
     """The ball of the module's docstring, for P learners at once.
 
     Args:
-        config: `theta` and `theta_quantile`.
+        config: `theta`, `theta_quantile` and `guard`.
         data: The learners' slices.
 
     Attributes:
-        center: zbar's action part, (P, 1, A).
+        center: zbar's action part, (P, 1, A), or (P, 1, 0) where z is the state alone.
         radius: R, (P,).
         limit: L, (P,).
     """
@@ -44,12 +44,13 @@ class Ball:
     def __init__(self, config: OfflineConfig, data: StackedData):
         d, a = data.state_dim, data.action_dim
         self._columns = min(_PHYSIOLOGY, d)
+        self._actions = a if config.guard == "pair" else 0
         self._scale = data.scale[..., : self._columns]
         present = data.present.numpy()
         # Float64, and sums in row order, so that the ball does not depend on the padding beside the learner's rows.
         rows = data.rows.cpu().numpy()
         x = rows[..., : self._columns] * self._scale.cpu().double().numpy()
-        z = np.concatenate([x, rows[..., d : d + a]], -1)
+        z = np.concatenate([x, rows[..., d : d + self._actions]], -1)
         center = _mean(z, present)
         distance = np.where(present, np.sqrt(np.square(z - center).sum(-1)), 0.0)
         radius = distance.max(1)
@@ -68,7 +69,7 @@ class Ball:
         x = x.view(x.shape[0], *[1] * extra, x.shape[1])
         center = self.center.view(self.center.shape[0], *[1] * (extra + 1), -1)
         limit = self.limit.view(-1, *[1] * (extra + 1))
-        distance = torch.sqrt(x + (actions - center).square().sum(-1) + 1e-12)
+        distance = torch.sqrt(x + (actions[..., : self._actions] - center).square().sum(-1) + 1e-12)
         return torch.relu(distance - limit)
 
     def words_outside(self, state: Tensor, codebook: Tensor) -> Tensor:

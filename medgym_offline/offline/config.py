@@ -12,6 +12,7 @@ from medgym_offline.errors import MedGymError, unknown_name
 __all__ = ["PROFILES", "OfflineConfig", "assignment", "parse_setting"]
 
 _SCALINGS = ("learner", "dataset", "none")
+_GUARDS = ("pair", "state")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class OfflineConfig:
         theta: Radius of GCQL's ball as a fraction of the farthest data point.
         theta_quantile: If given, that quantile (0 to 1) of the data's distances is the radius instead.
         beta_actor, beta_critic: Weights of GCQL's guard in the actor and inside the logsumexp.
+        beta_target: Its weight in the Bellman target (continuous form; 0 in the default variant).
+        guard: What the ball holds: "pair" (state and action) or "state" alone (continuous form, needs `beta_target`).
         codewords: Actions in the codebook of a discrete form.
         explosion: A learner whose |Q| exceeds this many units of its scaled reward is stopped.
     """
@@ -58,6 +61,8 @@ class OfflineConfig:
     theta_quantile: float | None = None
     beta_actor: float = 2.0
     beta_critic: float = 2.0
+    beta_target: float = 0.0
+    guard: str = "pair"
     codewords: int = 32
     explosion: float = 1e4
 
@@ -77,6 +82,13 @@ class OfflineConfig:
         for name in ("state_scaling", "reward_scaling"):
             if getattr(self, name) not in _SCALINGS:
                 raise unknown_name(name, getattr(self, name), _SCALINGS)
+        if self.guard not in _GUARDS:
+            raise unknown_name("guard", self.guard, _GUARDS)
+        if self.guard == "state" and self.beta_target == 0:
+            raise MedGymError(
+                "offline config: guard is 'state' and beta_target is 0; a guard on states is the same for all actions, "
+                "so it acts in the Bellman target alone: set beta_target"
+            )
         if len(self.candidates) != 3 or min(self.candidates) < 0 or self.candidates[1] < 1:
             raise MedGymError(
                 f"offline config: candidates {self.candidates} must be three counts, the second (data) at least 1"
@@ -84,7 +96,7 @@ class OfflineConfig:
         for name in ("critic_lr", "actor_lr", "explosion"):
             if not getattr(self, name) > 0:
                 raise MedGymError(f"offline config: {name} is {getattr(self, name)}; it must be positive")
-        for name in ("alpha", "noise", "theta", "beta_actor", "beta_critic"):
+        for name in ("alpha", "noise", "theta", "beta_actor", "beta_critic", "beta_target"):
             if not getattr(self, name) >= 0:
                 raise MedGymError(f"offline config: {name} is {getattr(self, name)}; it must not be negative")
 

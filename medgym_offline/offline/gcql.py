@@ -14,6 +14,13 @@ beta_c*g), so candidates outside the ball are pushed first, and their Q settles 
 leave it. The data's own action is a candidate, so the term stays bounded below. The actor's hinge has the gradient
 beta_a*(z_a - zbar_a)/||z - zbar|| outside the ball and none inside.
 
+Variants, for the ablation: any weight may be 0, and beta_t (`beta_target`, 0 by default) puts the guard in the target,
+
+    y = r + gamma*(1 - d)*(Qbar(s', pi(s')) - beta_t*g(s', pi(s')))
+
+With `guard` "state" the ball holds x alone. g(s) is then the same for every action and cancels from the gradients of
+the logsumexp and the actor: the target is the only place where it acts.
+
 Source: MedGym paper, appendix C.2 (there the distance to the centre stands in for a density).
 """
 
@@ -44,6 +51,15 @@ class GCQL(CQL):
         """beta_c*g of candidate actions (P, C, B, A) -> (P, 1, C, B), without gradient."""
         with torch.no_grad():
             return self.config.beta_critic * self.ball.outside(batch.state, actions)[:, None]
+
+    def target(self, networks: Networks, batch: Batch) -> Tensor:
+        """y of the Bellman error, (P, B), without gradient."""
+        y, weight = super().target(networks, batch), self.config.beta_target
+        if not weight:
+            return y
+        with torch.no_grad():
+            outside = self.ball.outside(batch.next_state, networks.policy(batch.next_state))
+            return y - weight * batch.discount * outside
 
     def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
         """Loss (P,)."""

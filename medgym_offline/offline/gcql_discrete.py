@@ -28,6 +28,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medgym_offline.errors import MedGymError
 from medgym_offline.offline.ball import Ball
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql_discrete import DiscreteCQL
@@ -43,6 +44,11 @@ class DiscreteGCQL(DiscreteCQL):
     name = "gcql-discrete"
 
     def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+        if config.beta_target or config.guard != "pair":
+            raise MedGymError(
+                "gcql-discrete: its guard is on state-action pairs, in the logsumexp and the choice; leave guard and "
+                "beta_target out, or use gcql"
+            )
         super().__init__(config, data, seed)
         self.ball = Ball(config, data)
 
