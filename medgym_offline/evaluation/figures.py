@@ -142,7 +142,7 @@ def support_time_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[s
         axes.set_xticks(edges)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("Hour the decision began")
-        axes.set_ylabel("Distance to the nearest behaviour data (SD)")
+        axes.set_ylabel("Support distance (SD)")
 
     def ends(values: list[float | None]) -> str:
         known = [v for v in values if v is not None]
