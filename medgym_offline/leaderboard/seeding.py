@@ -26,7 +26,7 @@ from medgym_offline.leaderboard.entry import slug
 
 __all__ = ["SeedEntry", "SeedRecipe", "plan", "read_seed_recipe", "run_entry"]
 
-_FIELDS = {"datasets", "seeds", "authors", "links", "code", "train", "evaluate", "entries"}
+_FIELDS = {"datasets", "bank", "seeds", "authors", "links", "code", "train", "evaluate", "entries"}
 _ENTRY_FIELDS = {"name", "policy", "algorithm", "scopes"}
 
 
@@ -36,6 +36,7 @@ class SeedRecipe:
 
     Attributes:
         datasets: Ids; every entry is made on each.
+        bank: Where to evaluate; None for the bank that a dataset was made in.
         seeds: Training seeds of a learned entry.
         train, evaluate: Further options of every `train` and `eval`.
         options: Of every `submit`: authors, links, code.
@@ -43,6 +44,7 @@ class SeedRecipe:
     """
 
     datasets: tuple[str, ...]
+    bank: str | None
     seeds: int
     train: tuple[str, ...]
     evaluate: tuple[str, ...]
@@ -101,7 +103,10 @@ def read_seed_recipe(path: str | Path | None = None) -> SeedRecipe:
     options += [part for link in texts(content, "links", []) for part in ("--link", link)]
     options += ["--code", str(content["code"])] if "code" in content else []
     train, evaluate = texts(content, "train", []), texts(content, "evaluate", [])
-    return SeedRecipe(texts(content, "datasets"), seeds, train, evaluate, tuple(options), tuple(entries))
+    bank = content.get("bank")
+    if bank is not None and not isinstance(bank, str):
+        raise SubmissionError(f"{source}: bank must be a name or a path, not {bank!r}")
+    return SeedRecipe(texts(content, "datasets"), bank, seeds, train, evaluate, tuple(options), tuple(entries))
 
 
 def plan(recipe: SeedRecipe, work: Path, submissions: Path, board: Path) -> list[SeedEntry]:
@@ -123,12 +128,12 @@ def plan(recipe: SeedRecipe, work: Path, submissions: Path, board: Path) -> list
                 f"{dataset} at {info.path} has other rows than this release's; make it again: "
                 f"medgym-offline generate {dataset} --force"
             )
-        bank = load_simulators(info.bank or "sepsis-v0")
-        inputs = [info.content_hash, bank.content_hash]
+        bank = recipe.bank or info.bank or "sepsis-v0"
+        inputs = [info.content_hash, load_simulators(bank).content_hash]
         for name, policy, algorithm, scopes in recipe.entries:
             for scope in scopes:
                 label = "-".join(part for part in (slug(name), dataset.rpartition("/")[2], scope) if part)
-                where = ("--dataset", dataset, "--bank", info.bank or "sepsis-v0", *recipe.evaluate)
+                where = ("--dataset", dataset, "--bank", bank, *recipe.evaluate)
                 make = functools.partial(
                     *(_entry, label, policy, algorithm, scope, info.timing, where, ("--name", name, *recipe.options)),
                     *(recipe, submissions, board),
