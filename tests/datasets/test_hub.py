@@ -188,6 +188,36 @@ def test_the_second_of_two_publishers_builds_on_the_first(hub: Hub, made_zero: G
     assert names == ["medgym/other-v0", ID, made_zero.id]
 
 
+@pytest.mark.slow
+def test_two_commands_at_once(hub: Hub, made: GeneratedDataset, made_zero: GeneratedDataset, root: Path) -> None:
+    """Two processes publish two datasets; a third fetches both: nothing of either is lost, whoever came first."""
+    environment = os.environ | hub.environment() | {"OMP_NUM_THREADS": "1"}
+
+    def command(*words: str, **places: str) -> subprocess.Popen[str]:
+        line = [sys.executable, "-c", "from medgym_offline.cli import main; main()", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(line, env=environment | places, stdout=pipe, stderr=pipe, text=True)
+
+    ids = (made.id, made_zero.id)
+    both = [command("publish", name, "--remote", REMOTE, "--root", str(root)) for name in ids]
+    for process, name in zip(both, ids):
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        assert f"{name}: published at {REMOTE} as {REPOSITORY}" in out
+    repository = hub.repositories[REPOSITORY]
+    assert json.loads(repository.files["namespace_metadata.json"].data)["datasets"] == sorted(ids)
+    assert set(repository.tags) == {"sepsis-prior-v0", "sepsis-zero-v0"}
+    readme = repository.files["README.md"].data.decode()
+    assert all(f"[`{name.partition('/')[2]}`]" in readme for name in ids)
+    for name, dataset in zip(ids, (made, made_zero)):
+        fetch = command("download", name, MINARI_REMOTE=REMOTE, MINARI_DATASETS_PATH=str(root) + "-fetched")
+        out, err = fetch.communicate(timeout=300)
+        assert fetch.returncode == 0, err
+        assert f"{name} from {REMOTE}" in out
+        assert files_of(Path(str(root) + "-fetched") / name) == core(dataset.path)
+    assert os.environ["HF_TOKEN"] not in out + err
+
+
 def test_a_race_without_end_is_said(hub: Hub, root: Path, made: GeneratedDataset) -> None:
     def again() -> None:
         repository = hub.repositories[REPOSITORY]
