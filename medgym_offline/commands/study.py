@@ -1,4 +1,4 @@
-"""study {online}: many policies trained, scored in every world, and written down as one page."""
+"""study {online, gcql}: many policies trained, scored in every world, and written down as one page."""
 
 from __future__ import annotations
 
@@ -85,12 +85,48 @@ def _show(result: dict[str, Any]) -> None:
         say(f"note: {line}")
 
 
+def study_gcql(
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            help="Name of a recipe (ablation-gcql), or a .toml file.",
+            autocompletion=completion.study_recipes,
+        ),
+    ] = "ablation-gcql",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for ablation.json, ablation.md, work.")] = Path(
+        "runs/ablation-gcql"
+    ),
+    engine: Engine = "process",
+    workers: Workers = None,
+    address: Address = None,
+    device: Device = "cpu",
+    resume: Resume = True,
+    json: Json = False,
+) -> None:
+    """Compare GCQL's variants with each other and with CQL: every variant, dataset and seed, in every world.
+
+    Example: medgym-offline study gcql --recipe ablation-gcql --output runs/ablation-gcql
+    """
+    from medgym_offline.online.runs import EngineOptions
+    from medgym_offline.studies.ablation import load_ablation_recipe, run_ablation
+
+    options = EngineOptions(engine, workers, address, device)
+    options.check()
+    result = run_ablation(load_ablation_recipe(recipe), output, options=options, fresh=not resume)
+    if json:
+        print_json(result)
+        return
+    say((output / "ablation.md").read_text(encoding="utf-8"))
+    say(f"wrote {output / 'ablation.json'} and {output / 'ablation.md'}")
+
+
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     study = typer.Typer(
         no_args_is_help=True,
         help="Studies of many policies. Example: study online --recipe study-online-quick",
     )
-    study.callback()(lambda: None)  # one command in a group stays a group
     study.command("online")(study_online)
+    study.command("gcql")(study_gcql)
     app.add_typer(study, name="study")

@@ -13,7 +13,7 @@ from medgym_offline.evaluation.statistics import mean_intervals, paired_differen
 from medgym_offline.studies.recipe import Sets
 from medgym_offline.studies.scoring import Scored
 
-__all__ = ["KEPT", "common", "pair", "pair_list", "row", "wilcoxon"]
+__all__ = ["KEPT", "common", "pair", "pair_list", "row", "statistics", "wilcoxon"]
 
 KEPT = ("sofa_all", "sofa_96h", "safe_hourly", "lactate_mean", "cost_mean", "return")
 """Metrics that a study keeps patient by patient."""
@@ -28,7 +28,8 @@ def wilcoxon(difference: np.ndarray) -> float:
     return float(test(difference).pvalue)
 
 
-def _statistics(scored: Scored, world: str, patients: Sequence[str], bootstrap: Bootstrap) -> dict[str, Any]:
+def statistics(scored: Scored, world: str, patients: Sequence[str], bootstrap: Bootstrap) -> dict[str, Any]:
+    """Metric -> mean, low, high in one world, over `patients` and training seeds."""
     columns = scored.evaluations[0].worlds[world].per_patient
     names = [n for n in METRICS if n in columns]
     stacks = [scored.values(world, n, patients) for n in names]
@@ -68,7 +69,7 @@ def row(scored: Scored, sets: Sets, bootstrap: Bootstrap) -> dict[str, Any]:
         "bank": first.bank["name"],
         "bank_hash": first.bank["content_hash"],
         "training": dict(scored.training),
-        "statistics": {s: {w: _statistics(scored, w, p, bootstrap) for w in scored.worlds} for s, p in chosen.items()},
+        "statistics": {s: {w: statistics(scored, w, p, bootstrap) for w in scored.worlds} for s, p in chosen.items()},
         "per_patient": {
             w: {m: scored.values(w, m).mean(0).round(6).tolist() for m in KEPT} for w in scored.worlds
         },

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medgym_offline.errors import MedGymError, ProtocolError, unknown_name
 from medgym_offline.files import read_toml, release_folder
@@ -18,10 +18,11 @@ from medgym_offline.online.recipe import SCOPES, BehaviorRecipe
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["BACKENDS", "SOURCES", "Sets", "StudyRecipe", "load_study_recipe", "spread"]
+__all__ = ["BACKENDS", "SOURCES", "CheckedRecipe", "Sets", "StudyRecipe", "load_study_recipe", "read_recipe", "spread"]
 
 BACKENDS = ("ode", "map")
 SOURCES = ("shipped", "trained")
+Recipe = TypeVar("Recipe")
 _TIMINGS = ("adaptive", "fixed")
 
 
@@ -47,6 +48,55 @@ def _is(value: Any, wanted: type | tuple[type, ...]) -> bool:
 
 
 @dataclass(frozen=True)
+class CheckedRecipe:
+    """Entries whose types are checked against their annotations, and a hash of all of them.
+
+    Args:
+        name: Of the study.
+    """
+
+    name: str
+
+    def check_types(self) -> None:
+        """Require every entry to have the type of its annotation; true and false are no numbers."""
+        for entry in dataclasses.fields(self):
+            self._check_type(entry.name, str(entry.type))
+
+    def _check_type(self, name: str, annotation: str) -> None:
+        value, wanted = getattr(self, name), _TYPES[annotation.partition("[")[0]]
+        if annotation.startswith("tuple"):
+            kind, items = _TYPES[annotation[6:].partition(",")[0]], value
+            fits = isinstance(value, list | tuple) and all(_is(item, kind.type) for item in items)
+            self.require(name, fits, f"a list of {kind.plural}")
+        elif annotation.startswith("Mapping"):
+            self._tables(name, value, annotation.count("Mapping"))
+        else:
+            self.require(name, _is(value, wanted.type), wanted.one)
+
+    def _tables(self, name: str, value: Any, depth: int) -> None:
+        """Require tables within tables, `depth` deep."""
+        if not isinstance(value, Mapping):
+            raise MedGymError(f"study {self.name!r}: {name} is {value!r}; it must be a table, [{name}] in TOML")
+        if depth > 1:
+            for key, item in value.items():
+                self._tables(f"{name}.{key}", item, depth - 1)
+
+    def require(self, name: str, holds: bool, wanted: str) -> None:
+        """Refuse the entry `name` unless `holds`; `wanted` says what it must be."""
+        if not holds:
+            raise MedGymError(f"study {self.name!r}: {name} is {getattr(self, name)!r}; it must be {wanted}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able recipe."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the recipe."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Sets:
     """Patient ids of a study: `release` are scored by the release behaviours and baselines, `table`, some of them,
     by every other policy too."""
@@ -56,7 +106,7 @@ class Sets:
 
 
 @dataclass(frozen=True)
-class StudyRecipe:
+class StudyRecipe(CheckedRecipe):
     """An online study.
 
     Args:
@@ -87,7 +137,6 @@ class StudyRecipe:
         MedGymError: If a value has the wrong type or is out of range, named; UnknownNameError for an unknown name.
     """
 
-    name: str
     bank: str = "sepsis-v0"
     patients: int = 0
     every: int = 1
@@ -114,19 +163,18 @@ class StudyRecipe:
     algorithm_settings: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for entry in dataclasses.fields(self):
-            self._check_type(entry.name, str(entry.type))
+        self.check_types()
         for name in ("algorithms", "timings", "budget_decisions", "case_percentiles"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-            self._require(name, len(set(getattr(self, name))) == len(getattr(self, name)), "a list without repetition")
+            self.require(name, len(set(getattr(self, name))) == len(getattr(self, name)), "a list without repetition")
         for name, least in (("every", 1), ("decisions", 1), ("seeds", 1), ("episodes", 1), ("shard", 1)):
-            self._require(name, getattr(self, name) >= least, f"at least {least}")
+            self.require(name, getattr(self, name) >= least, f"at least {least}")
         for name in ("patients", "seed", "ceiling_steps", "ceiling_refine", "ceiling_patients", "safe_limit"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("case_episodes", 1 <= self.case_episodes <= self.episodes, "1 to episodes")
+            self.require(name, getattr(self, name) >= 0, "0 or more")
+        self.require("case_episodes", 1 <= self.case_episodes <= self.episodes, "1 to episodes")
         for name in ("algorithms", "timings"):
-            self._require(name, bool(getattr(self, name)), "a list of at least one name")
-        self._require("case_percentiles", all(0 <= p <= 100 for p in self.case_percentiles), "between 0 and 100")
+            self.require(name, bool(getattr(self, name)), "a list of at least one name")
+        self.require("case_percentiles", all(0 <= p <= 100 for p in self.case_percentiles), "between 0 and 100")
         for kind, given, known in (
             ("algorithm", [*self.algorithms, self.budget_algorithm, *self.algorithm_settings], ALGORITHMS),
             ("timing", self.timings, _TIMINGS),
@@ -144,25 +192,6 @@ class StudyRecipe:
         for decisions in (self.decisions, *self.budget_decisions):
             self.training(self.budget_algorithm, decisions).process("fixed")
 
-    def _check_type(self, name: str, annotation: str) -> None:
-        value, wanted = getattr(self, name), _TYPES[annotation.partition("[")[0]]
-        if annotation.startswith("tuple"):
-            kind, items = _TYPES[annotation[6:].partition(",")[0]], value
-            fits = isinstance(value, list | tuple) and all(_is(item, kind.type) for item in items)
-            self._require(name, fits, f"a list of {kind.plural}")
-        elif annotation.startswith("Mapping"):
-            self._tables(name, value, annotation.count("Mapping"))
-        else:
-            self._require(name, _is(value, wanted.type), wanted.one)
-
-    def _tables(self, name: str, value: Any, depth: int) -> None:
-        """Require tables within tables, `depth` deep."""
-        if not isinstance(value, Mapping):
-            raise MedGymError(f"study {self.name!r}: {name} is {value!r}; it must be a table, [{name}] in TOML")
-        if depth > 1:
-            for key, item in value.items():
-                self._tables(f"{name}.{key}", item, depth - 1)
-
     def _check_settings(self, training: BehaviorRecipe, scope: str, algorithm: str) -> None:
         given, where = training.settings.get(scope, {}), f"study {self.name!r}, settings of {algorithm}, {scope}"
         try:
@@ -176,10 +205,6 @@ class StudyRecipe:
             kind = _TYPES.get(type(defaults.get(name)).__name__)
             if kind is not None and not _is(value, kind.type):
                 raise MedGymError(f"{where}: {name} is {value!r}; it must be {kind.one}")
-
-    def _require(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise MedGymError(f"study {self.name!r}: {name} is {getattr(self, name)!r}; it must be {wanted}")
 
     def training(self, algorithm: str, decisions: int | None = None, number: int = 0) -> BehaviorRecipe:
         """How `algorithm` is trained for K = `decisions`, at the `number`-th seed."""
@@ -204,15 +229,6 @@ class StudyRecipe:
         chosen = spread(bank.patients, self.patients)
         return Sets(chosen, chosen[:: self.every])
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able recipe."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    @property
-    def content_hash(self) -> str:
-        """SHA-256 of the recipe."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
-
 
 def spread(patients: Sequence[str], count: int) -> tuple[str, ...]:
     """`count` of `patients`, evenly spread, in order; 0, or more than there are: all."""
@@ -222,7 +238,17 @@ def spread(patients: Sequence[str], count: int) -> tuple[str, ...]:
 
 
 def load_study_recipe(name_or_path: str | Path) -> StudyRecipe:
+    """A recipe of an online study; see :func:`read_recipe`."""
+    return read_recipe(name_or_path, StudyRecipe, "study-online*")
+
+
+def read_recipe(name_or_path: str | Path, kind: type[Recipe], pattern: str) -> Recipe:
     """A recipe by name (`study-online-quick`, a file of the release's `evaluation/` folder) or by path.
+
+    Args:
+        name_or_path: What to read.
+        kind: A dataclass whose fields are the entries, `name` among them.
+        pattern: Of the names that ship, for the message about one that does not.
 
     Raises:
         MedGymError: If the file is missing, is no TOML, or holds an unknown or ill-typed entry.
@@ -231,15 +257,15 @@ def load_study_recipe(name_or_path: str | Path) -> StudyRecipe:
     if path.suffix != ".toml":
         path = release_folder("evaluation") / f"{name_or_path}.toml"
         if not path.exists():
-            recipes = [p.stem for p in path.parent.glob("study-*.toml")]
+            recipes = [p.stem for p in path.parent.glob(f"{pattern}.toml")]
             raise unknown_name("study recipe", str(name_or_path), recipes)
     values = {"name": path.stem, **read_toml(path, MedGymError)}
-    known = {f.name for f in dataclasses.fields(StudyRecipe)}
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for name in values:
         if name not in known:
             raise unknown_name(f"entry of {path.name}", name, known)
     try:
-        return StudyRecipe(**values)
+        return kind(**values)
     except TypeError as error:
         raise MedGymError(f"{path}: an entry has the wrong type ({error})") from None
     except MedGymError as error:
