@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medgym_offline.errors import MedGymError
+from medgym_offline.files import shown_path
 from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
@@ -240,11 +241,11 @@ def _tell(evaluations: dict[str, Evaluation], folder: Path, dataset: str, second
 
 
 def _next(folder: Path, dataset: str) -> Sequence[str]:
-    shown = _near(folder)
+    shown = shown_path(folder)
     # Inside a virtual environment that is not activated, the bare name would not be found.
     command = "medgym-offline"
     if shutil.which(command) is None:
-        command = str(_near(Path(sys.executable).parent / command))
+        command = str(shown_path(Path(sys.executable).parent / command))
     minari = f"MINARI_DATASETS_PATH={shown / 'minari'}"
     return (
         f"look at             {shown / 'report.html'} and {shown / 'leaderboard' / 'index.html'}",
@@ -252,10 +253,3 @@ def _next(folder: Path, dataset: str) -> Sequence[str]:
         f"all patients        {minari} {command} train gcql --dataset {dataset} --seeds 3 -o runs/gcql --eval",
         "your own algorithm  examples/own_policy_torch.py",
     )
-
-
-def _near(path: Path) -> Path:
-    """`path` from the working directory where it lies below it."""
-    with contextlib.suppress(ValueError):
-        return path.relative_to(Path.cwd())
-    return path

@@ -30,6 +30,7 @@ __all__ = [
     "read_toml",
     "release_folder",
     "sha256_file",
+    "shown_path",
     "write_json",
     "write_text",
 ]
@@ -132,6 +133,13 @@ def release_folder(name: ReleaseFolder) -> Path:
 def cache_folder() -> Path:
     """Folder for what can be rebuilt: `$MEDGYM_CACHE`, or `~/.cache/medgym-offline`."""
     return Path(os.environ.get("MEDGYM_CACHE") or Path.home() / ".cache" / "medgym-offline")
+
+
+def shown_path(path: str | Path) -> Path:
+    """`path` as a command line in the working directory would name it: relative where it lies below it."""
+    with contextlib.suppress(ValueError):
+        return Path(path).absolute().relative_to(Path.cwd())
+    return Path(path)
 
 
 @functools.cache

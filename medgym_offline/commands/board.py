@@ -163,10 +163,11 @@ def leaderboard_seed(
     import shlex
 
     from medgym_offline.errors import SubmissionError
+    from medgym_offline.files import shown_path
     from medgym_offline.leaderboard import default_board
     from medgym_offline.leaderboard.seeding import plan, read_seed_recipe, run_entry
 
-    board = file or default_board()
+    board = file or shown_path(default_board())
     entries = plan(read_seed_recipe(recipe), output, submissions or board.parent / "submissions", board)
     wanted = parse_list(only or "")
     entries = [e for e in entries if not wanted or any(part in e.label for part in wanted)]

@@ -76,7 +76,10 @@ def _download(policy: Mapping[str, Any], target: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with Progress(f"fetch {target.name[:12]}", file.bytes) as bar:
                 fetch(snapshot, file, target, bar.advance)
-            return
+            if file.matches(target):
+                return
+            target.unlink()
+            failures.append(f"{remote} (sends other bytes than the entry states)")
         except DatasetError as error:
             failures.append(str(error))
     raise DatasetError("; ".join(failures))

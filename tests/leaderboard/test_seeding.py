@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from medgym_offline.errors import SubmissionError
 from medgym_offline.files import cache_folder, release_folder
 from medgym_offline.leaderboard import read_board, read_submission
 from medgym_offline.leaderboard.seeding import plan, read_seed_recipe, run_entry
+from tests.datasets.hub import ORG, TOKEN
+from tests.datasets.test_hub import connected
 from tests.leaderboard.workshop import DATASET, Workshop, refused, run
 
 
@@ -154,6 +157,35 @@ def test_large_policies_leave_the_folder_and_are_found_by_their_sha256(shop: Wor
     text["policies"][0]["sha256"] = "../" * 20 + "etc/passwd"
     Path("s/entry.json").write_text(json.dumps(text))
     assert "sha256" in refused("leaderboard", "verify", "s", "--bank", shop.bank)
+
+
+def test_large_policies_are_fetched_from_the_hub(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import HfApi
+
+    from medgym_offline.leaderboard.assets import FOLDER, REPOSITORY, slim
+
+    monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
+    with connected(monkeypatch, tmp_path / "hf") as server:
+        monkeypatch.setenv("MINARI_REMOTE", f"hf://{ORG}")
+        assert run("submit", shop.result(0), "--name", "X", "--output", "s").code == 0
+        entry = read_submission("s").entry
+        (kept,) = slim(Path("s"), entry, limit=1)
+        api = HfApi(endpoint=os.environ["HF_ENDPOINT"], token=TOKEN)
+        api.create_repo(f"{ORG}/{REPOSITORY}", repo_type="dataset")
+        where = {"repo_id": f"{ORG}/{REPOSITORY}", "repo_type": "dataset", "path_in_repo": f"{FOLDER}/{kept.name}"}
+        content = kept.read_bytes()
+        for sent in (content[:-1] + bytes([content[-1] ^ 1]), content):
+            api.upload_file(path_or_fileobj=sent, **where)
+            kept.unlink(missing_ok=True)
+            if sent != content:
+                assert "sends other bytes" in refused("leaderboard", "add", "s", "--file", "b.json")
+                assert not kept.exists()
+            else:
+                assert read_submission("s").policies == (kept,)
+                assert kept.read_bytes() == content
+        assert server.repositories
 
 
 def test_an_asset_with_other_bytes_is_not_kept(shop: Workshop, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from medgym_offline.errors import SubmissionError
 from medgym_offline.leaderboard import read_submission
 from medgym_offline.leaderboard.entry import slug
+from medgym_offline.leaderboard.submission import MAX_POLICY_BYTES
 from tests.leaderboard.workshop import DATASET, Workshop, refused, run
 
 
@@ -165,6 +167,81 @@ def test_links_and_strangers_in_the_folder_are_refused(folder: Path, tmp_path: P
     (folder / "run.sh").unlink()
     (folder / "README.md").write_text("how it was made")
     assert run("leaderboard", "add", folder, "--file", "board.json").code == 0
+
+
+def test_oversize_policies_are_refused_before_they_are_read(folder: Path) -> None:
+    policy = folder / json.loads((folder / "entry.json").read_text())["policies"][0]["file"]
+    with open(policy, "r+b") as stream:
+        stream.truncate(MAX_POLICY_BYTES + 1)  # a hole: takes no room on the disk
+    assert "at most 256" in refused("leaderboard", "add", folder, "--file", "board.json")
+    change(folder, lambda e: _first(e).update(bytes=MAX_POLICY_BYTES + 1))
+    assert "at most 256" in refused("leaderboard", "add", folder, "--file", "board.json")
+
+
+def test_a_folder_of_links_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    assert "not a folder" in refused("leaderboard", "verify", tmp_path / "link")
+    shutil.move(folder / "policies", tmp_path / "elsewhere")
+    (folder / "policies").symlink_to(tmp_path / "elsewhere")
+    assert "is a link" in refused("leaderboard", "verify", folder)
+    (folder / "policies").unlink()
+    shutil.move(tmp_path / "elsewhere", folder / "policies")
+    shutil.move(folder / "entry.json", tmp_path / "entry.json")
+    (folder / "entry.json").symlink_to(tmp_path / "entry.json")
+    assert "is a link" in refused("leaderboard", "verify", folder)
+
+
+def test_things_that_are_no_files_are_refused(folder: Path) -> None:
+    os.mkfifo(folder / "policies" / "pipe.pt")  # opening it would wait for ever
+    assert "not named" in refused("leaderboard", "verify", folder)
+    change(folder, lambda e: _first(e).update(file="policies/pipe.pt"))
+    assert "is missing" in refused("leaderboard", "verify", folder)
+    (folder / "policies" / "pipe.pt").unlink()
+    (folder / "policies" / "pipe.pt").mkdir()
+    assert "is missing" in refused("leaderboard", "verify", folder)
+
+
+def test_one_policy_under_two_names_is_refused(folder: Path, shop: Workshop) -> None:
+    first, second = sorted((folder / "policies").iterdir())
+    second.write_bytes(first.read_bytes())
+
+    def claim(entry: dict[str, Any]) -> None:
+        known = {p["file"]: p for p in entry["policies"]}
+        source = known[f"policies/{first.name}"]
+        known[f"policies/{second.name}"].update(sha256=source["sha256"], bytes=source["bytes"])
+
+    change(folder, claim)
+    assert "same policy" in refused("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh")
+
+
+def test_submit_says_what_an_entry_lacks(shop: Workshop) -> None:
+    done = run("submit", shop.result(0), "--name", "X", "--output", "s")
+    lacks = [line for line in done.out.splitlines() if line.startswith("lacks ")]
+    for word in ("authors", "code", "training seeds: 1 of at least 3", "episodes"):
+        assert any(word in line for line in lacks), (word, lacks)
+    assert not any("cost" in line for line in lacks)  # `train` recorded it
+    cost = read_submission("s").entry["compute"]
+    assert cost["updates"] == 5
+    assert cost["hardware"]
+    assert cost["wall_seconds"] >= 0
+
+    more = ("--authors", "A; B", "--code", "https://x.org/c", "--link", "https://x.org/p", "--link", "https://x.org/q")
+    known = ("--hardware", "one core", "--wall-seconds", "12.5", "--updates", "7")
+    again = run("submit", shop.result(0), "--name", "X", "--output", "s", *more, *known)
+    assert not any(word in again.out for word in ("lacks authors", "lacks the code"))
+    entry = read_submission("s").entry
+    assert entry["authors"] == ["A", "B"]
+    assert (entry["code"], entry["links"]) == ("https://x.org/c", ["https://x.org/p", "https://x.org/q"])
+    assert entry["compute"] == {"hardware": "one core", "wall_seconds": 12.5, "updates": 7}
+
+
+def test_a_baseline_has_no_cost_and_misses_its_data(shop: Workshop) -> None:
+    assert run(*shop.evaluate("--policy", "zero", "--worlds", "own", "--output", "zero")).code == 0
+    out = run("submit", "zero", "--name", "Zero", "--output", "s").out
+    assert "lacks support distance" in out
+    assert "lacks the held-out world" in out
+    assert "training" not in out
+    assert read_submission("s").entry["compute"] is None
 
 
 def test_entries_that_are_no_json_or_too_large_are_refused(folder: Path) -> None:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from medgym_offline.leaderboard import read_board, verify_submission
+from medgym_offline.errors import SubmissionError
+from medgym_offline.files import code_version, sha256_file
+from medgym_offline.leaderboard import VerificationReport, read_board, verify_submission
 from medgym_offline.leaderboard.verify import Row, tolerance
+from medgym_offline.policies import load_policy
 from tests.leaderboard.test_submission import change
 from tests.leaderboard.workshop import DATASET, Workshop, refused, run
 
@@ -33,7 +36,11 @@ def test_an_honest_submission_is_accepted_and_recorded(folder: Path, shop: Works
     assert report["faults"] == []
     assert {row["check"] for row in report["rows"]} >= {"mean", "interval", "run 1", "run 2", "fresh seeds run 2"}
     (entry,) = read_board("board.json")
-    assert entry["verification"]["result_hash"] == report["result_hash"]
+    record = entry["verification"]
+    assert record["result_hash"] == report["result_hash"]
+    assert record["version"] == report["version"] == code_version()
+    assert record["fresh_seeds"] is True
+    assert 0 <= record["largest_deviation"] < 1
     assert verify_submission(folder, shop.bank, fresh=False, progress=False).result_hash == report["result_hash"]
 
 
@@ -48,6 +55,9 @@ def test_an_honest_submission_is_accepted_and_recorded(folder: Path, shop: Works
         lambda e: e["intervals"]["own"].pop("return"),
         lambda e: e["metrics"]["own"].update(invented=1.0),
         lambda e: e["runs"].pop(),
+        lambda e: e["curves"]["own"]["sofa"].__setitem__(3, 1.0),
+        lambda e: e["curves"]["own"]["lactate"].pop(),
+        lambda e: e["curves"].pop("held-out"),
     ],
 )
 def test_false_numbers_are_refused(folder: Path, shop: Workshop, edit: Callable[[dict[str, Any]], object]) -> None:
@@ -65,6 +75,7 @@ def test_false_numbers_are_refused(folder: Path, shop: Workshop, edit: Callable[
         (lambda e: e["protocol"].update(hash="0" * 64), "protocol"),
         (lambda e: e["protocol"]["settings"].update(critical_hour=0.0), "critical_hour"),
         (lambda e: e["protocol"].update(deviations={}), "deviations"),
+        (lambda e: e["protocol"]["settings"].update(version=7), "version"),
         (lambda e: e["dataset"].update(content_hash="0" * 64), "other rows"),
         (lambda e: e.update(seeds=[5, 6]), "seeds"),
         (lambda e: e["policies"][0]["training"].update(updates=10**9), "policies"),
@@ -75,6 +86,41 @@ def test_another_protocol_bank_or_history_is_refused(
 ) -> None:
     change(folder, edit)
     assert reason in refused("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh")
+
+
+def test_a_policy_swapped_together_with_its_sha256_is_refused(folder: Path, shop: Workshop) -> None:
+    """The entry's numbers are those of the first policy; the folder is consistent, and holds another one."""
+    assert run("train", "dqn", "--dataset", DATASET, "--updates", "40", "--seeds", "1", "-o", "other").code == 0
+    (other,) = Path("other").glob("*.safetensors")
+    entry = json.loads((folder / "entry.json").read_text())
+    target = folder / entry["policies"][0]["file"]
+    target.write_bytes(other.read_bytes())
+
+    def claim(entry: dict[str, Any]) -> None:
+        entry["policies"][0].update(sha256=sha256_file(target), bytes=target.stat().st_size)
+
+    change(folder, claim)
+    assert "policies" in refused("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh")
+
+    def claim_all(entry: dict[str, Any]) -> None:
+        named = target.with_name(f"{target.stem.rpartition('-')[0]}-{sha256_file(target)[:8]}.safetensors")
+        target.rename(named)
+        training = load_policy(named).provenance
+        entry["policies"][0].update(file=f"policies/{named.name}", training=dict(training))
+
+    change(folder, claim_all)
+    done = run("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh", "--file", "board.json")
+    assert done.code == 1
+    assert "refused" in done.out, done.err
+    assert "fault: own" in done.out
+    assert not Path("board.json").exists()
+
+
+def test_a_refused_report_has_no_record() -> None:
+    report = VerificationReport("x", (Row("mean", "own", "sofa_all", 3.0, 4.0, 0.1),), (), "0" * 64, True)
+    assert not report.accepted
+    with pytest.raises(SubmissionError, match="refused"):
+        _ = report.record
 
 
 def test_built_in_policies_verify_too(shop: Workshop) -> None:
