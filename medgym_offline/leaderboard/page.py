@@ -150,9 +150,12 @@ def _row(
 
 
 def _detail(entry: Entry) -> str:
-    seeds = len(entry["seeds"])
-    trained = f"{seeds} seed{'s' if seeds > 1 else ''}" if entry["scope"] != "baseline" else "not trained"
-    return f"{SCOPES[entry['scope']][2]}, {entry['timing']}, K = {entry['decisions']}, {trained}"
+    parts = [SCOPES[entry["scope"]][2], entry["timing"]]
+    if "decisions" in entry["protocol"]["deviations"]:
+        parts.append(f"K = {entry['decisions']}")
+    if entry["scope"] != "baseline":
+        parts.append(f"{len(entry['seeds'])} seed{'s' if len(entry['seeds']) > 1 else ''}")
+    return ", ".join(parts)
 
 
 def _cell(

@@ -86,20 +86,20 @@ def _labels(canvas: Any, axes: Axes, entries: Sequence[tuple[int, str, list[tupl
         x, y = at[0]
         short = name if len(name) <= 22 else name[:21] + "\u2026"
         width, height = 4.9 * len(short), 9.0
-        for side, left, bottom in (
-            ("left", x + 6, y - height / 2),
-            ("right", x - 6 - width, y - height / 2),
-            ("center", x - width / 2, y + 6),
-            ("center", x - width / 2, y - 6 - height),
-        ):
+        beside = [("left", x + 6, y - height / 2), ("right", x - 6 - width, y - height / 2)]
+        if at[-1][0] > x:
+            beside.reverse()  # the entry's line leaves to the right
+        above = [("center", x - width / 2, y + 6), ("center", x - width / 2, y - 6 - height)]
+        for side, left, bottom in (*beside, *above):
             box = (left, bottom, left + width, bottom + height)
             inside = frame.x0 <= box[0] and box[2] <= frame.x1 and frame.y0 <= box[1] and box[3] <= frame.y1
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 anchor = {"left": left, "right": left + width, "center": x}[side]
+                spot = axes.transData.inverted().transform((anchor, bottom + height / 2))
                 axes.annotate(
                     short,
-                    axes.transData.inverted().transform((anchor, bottom + height / 2)),
+                    (float(spot[0]), float(spot[1])),
                     ha=side,
                     va="center_baseline",
                     fontsize=8.5,

@@ -134,9 +134,10 @@ def plan(recipe: SeedRecipe, work: Path, submissions: Path, board: Path) -> list
             for scope in scopes:
                 label = "-".join(part for part in (slug(name), dataset.rpartition("/")[2], scope) if part)
                 where = ("--dataset", dataset, "--bank", bank, *recipe.evaluate)
+                packing = ("--name", name, *recipe.options)
+                method = (label, policy, algorithm, scope, info.timing)
                 make = functools.partial(
-                    *(_entry, label, policy, algorithm, scope, info.timing, where, ("--name", name, *recipe.options)),
-                    *(recipe, submissions, board),
+                    _entry, *method, where, packing, recipe.seeds, recipe.train, submissions, board
                 )
                 # Commands name the folder, which is named after the commands: those in a folder called WORK.
                 steps = [argv for _, argv in make(Path("WORK")).steps]
@@ -153,7 +154,8 @@ def _entry(
     timing: str,
     where: tuple[str, ...],
     packing: tuple[str, ...],
-    recipe: SeedRecipe,
+    seeds: int,
+    train: tuple[str, ...],
     submissions: Path,
     board: Path,
     work: Path,
@@ -167,9 +169,9 @@ def _entry(
         steps.append((results[0] / "result.json", (*evaluate, "--output", str(results[0]))))
     else:
         suffix = ".pt" if algorithm.startswith("d3rlpy") else ".safetensors"
-        files = [work / f"{algorithm}-{scope}-seed{n}{suffix}" for n in range(recipe.seeds)]
-        train = ("train", algorithm, *where[:2], "--scope", scope, "--seeds", str(recipe.seeds))
-        steps.append((files[-1].with_suffix(".compute.json"), (*train, *recipe.train, "--output", str(work))))
+        files = [work / f"{algorithm}-{scope}-seed{n}{suffix}" for n in range(seeds)]
+        fit = ("train", algorithm, *where[:2], "--scope", scope, "--seeds", str(seeds))
+        steps.append((files[-1].with_suffix(".compute.json"), (*fit, *train, "--output", str(work))))
         for file in files:
             results.append(file.with_suffix(""))
             evaluate = ("eval", "--policy", str(file), *where)
