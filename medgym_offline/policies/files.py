@@ -126,7 +126,7 @@ def load_policy(path: str | Path, max_bytes: int = MAX_BYTES) -> Policy:
         names = _zip_names(path, max_bytes)
         if any(part.split("/")[1:2] == ["code"] for part in names):
             return load_torchscript(path)
-        return _load_checkpoint(path)
+        return _load_checkpoint(path, max_bytes)
     if len(head) > 8 and head[8:9] == b"{":
         return _load_safetensors(path)
     if head[:1] == b"\x80":
@@ -161,7 +161,7 @@ def _load_safetensors(path: Path) -> StackedActor:
     return _build(path, header, tensors)
 
 
-def _load_checkpoint(path: Path) -> StackedActor:
+def _load_checkpoint(path: Path, max_bytes: int) -> StackedActor:
     try:
         with open(path, "rb") as stream:  # not by name: torch chooses another reader by suffix
             content = torch.load(stream, map_location="cpu", weights_only=True)
@@ -175,6 +175,9 @@ def _load_checkpoint(path: Path) -> StackedActor:
     tensors = content.get("tensors")
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise PolicyError(f"{path}: a torch checkpoint whose 'tensors' are missing; {_REMEDY}")
+    # A checkpoint stores strides: one stored number, repeated with stride 0, may claim to be a matrix of terabytes.
+    if sum(t.numel() * t.element_size() for t in tensors.values()) > max_bytes:
+        raise PolicyError(f"{path}: its tensors take more than {max_bytes / 2**20:.0f} MB, the limit for a policy")
     return _build(path, content["header"], tensors)
 
 

@@ -209,6 +209,18 @@ def test_size_limit_counts_unpacked_bytes(tmp_path: Path) -> None:
         load_policy(bomb, max_bytes=1_000_000)
 
 
+def test_a_repeated_number_is_not_unpacked(tmp_path: Path) -> None:
+    """A few bytes of a checkpoint, with stride 0, may claim a matrix of terabytes."""
+    path = save_policy(actor(shared=True), tmp_path / "p.pt")
+    content = torch.load(path, weights_only=True)
+    content["tensors"]["layers.1.weight"] = torch.zeros(1).expand(1, 10**6, 10**6)
+    torch.save(content, path)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(PolicyError, match="tensors take more than 512 MB") as error:
+        load_policy(path)
+    one_line(error, path)
+
+
 def script(path: Path, module: nn.Module, inputs: int = 9) -> Path:
     torch.jit.save(torch.jit.trace(module, torch.zeros(2, inputs)), str(path))
     return path
