@@ -1,10 +1,11 @@
-"""study {online, gcql}: many policies trained, scored in every world, and written down as one page."""
+"""study {online, offline, gcql}: many policies trained, scored in every world, and written down as one page."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +22,9 @@ from medgym_offline.commands.common import (
     print_table,
     say,
 )
+
+if TYPE_CHECKING:
+    from medgym_offline.evaluation.report import Table
 
 __all__ = ["register"]
 
@@ -53,6 +57,7 @@ def study_online(
     from medgym_offline.studies.online import RESULT, run_online_study
     from medgym_offline.studies.page import write_study_page
     from medgym_offline.studies.recipe import load_study_recipe
+    from medgym_offline.studies.tables import main_table
 
     options = EngineOptions(engine, workers, address, device)
     options.check()
@@ -64,18 +69,18 @@ def study_online(
     if json:
         print_json({**result, "rows": list(result["rows"].values())})
         return
-    _show(result)
+    _show(result, [main_table(result, result["headline_world"])])
     say(f"\nwrote {output / RESULT} and {page}")
 
 
-def _show(result: dict[str, Any]) -> None:
-    from medgym_offline.studies.tables import claim_cell, main_table
+def _show(result: dict[str, Any], tables: Sequence[Table]) -> None:
+    from medgym_offline.studies.tables import claim_cell
 
     head = result["headline_world"]
-    table = main_table(result, head)
-    rows = [[c if isinstance(c, str) else f"{c[0]} ({c[1]})" for c in row] for row in table.rows]
-    print_table(table.heads, rows, title=table.caption)
-    say()
+    for table in tables:
+        rows = [[c if isinstance(c, str) else f"{c[0]} ({c[1]})" for c in row] for row in table.rows]
+        print_table(table.heads, rows, title=table.caption)
+        say()
     claims = [
         [c["requirement"], c["verdict"], claim_cell(c["worlds"][head], c["measure"])[0], c["measure"]]
         for c in result["claims"]
@@ -83,6 +88,46 @@ def _show(result: dict[str, Any]) -> None:
     print_table(["What must hold", "verdict", head, "measure"], claims, title=f"{head.capitalize()} world")
     for line in result["departures"]:
         say(f"note: {line}")
+
+
+def study_offline(
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            help="Name of a recipe (study-offline, study-offline-quick), or a .toml file.",
+            autocompletion=completion.study_recipes,
+        ),
+    ] = "study-offline",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for result.json, report.html, work.")] = Path(
+        "runs/study-offline"
+    ),
+    engine: Engine = "process",
+    workers: Workers = None,
+    address: Address = None,
+    device: Device = "cpu",
+    resume: Resume = True,
+    json: Json = False,
+) -> None:
+    """Reproduce the paper's offline results: algorithms, Ind and Pop, adaptive and fixed, in every world of a bank.
+
+    Example: medgym-offline study offline --recipe study-offline-quick --output runs/study-offline-quick
+    """
+    from medgym_offline.online.runs import EngineOptions
+    from medgym_offline.studies.offline import load_offline_recipe, run_offline_study
+    from medgym_offline.studies.offline_page import write_offline_page
+    from medgym_offline.studies.offline_tables import table7
+    from medgym_offline.studies.online import RESULT
+
+    options = EngineOptions(engine, workers, address, device)
+    options.check()
+    result = run_offline_study(load_offline_recipe(recipe), output, options=options, fresh=not resume)
+    page = write_offline_page(result, output / "report.html")
+    if json:
+        print_json({**result, "rows": list(result["rows"].values())})
+        return
+    _show(result, [table7(result, result["headline_world"], timing) for timing in result["timings"]])
+    say(f"\nwrote {output / RESULT} and {page}")
 
 
 def study_gcql(
@@ -128,5 +173,6 @@ def register(app: typer.Typer) -> None:
         help="Studies of many policies. Example: study online --recipe study-online-quick",
     )
     study.command("online")(study_online)
+    study.command("offline")(study_offline)
     study.command("gcql")(study_gcql)
     app.add_typer(study, name="study")

@@ -13,10 +13,13 @@ from medgym_offline.evaluation.statistics import mean_intervals, paired_differen
 from medgym_offline.studies.recipe import Sets
 from medgym_offline.studies.scoring import Scored
 
-__all__ = ["KEPT", "common", "pair", "pair_list", "row", "statistics", "wilcoxon"]
+__all__ = ["KEPT", "SUPPORT", "common", "kept_metrics", "pair", "pair_list", "row", "statistics", "wilcoxon"]
 
 KEPT = ("sofa_all", "sofa_96h", "safe_hourly", "lactate_mean", "cost_mean", "return")
-"""Metrics that a study keeps patient by patient."""
+"""Metrics that a study keeps patient by patient; of :data:`SUPPORT` those that were measured."""
+
+SUPPORT = ("support_distance", "support_outside")
+"""Distances to the behaviour data, of policies scored beside a dataset."""
 
 
 def wilcoxon(difference: np.ndarray) -> float:
@@ -38,6 +41,12 @@ def statistics(scored: Scored, world: str, patients: Sequence[str], bootstrap: B
         n: {"mean": float(s.mean()), "low": float(i[0]), "high": float(i[1])}
         for n, s, i in zip(names, stacks, intervals)
     }
+
+
+def kept_metrics(scored: Scored, world: str) -> list[str]:
+    """:data:`KEPT` and what there is of :data:`SUPPORT`."""
+    columns = scored.evaluations[0].worlds[world].per_patient
+    return [*KEPT, *(m for m in SUPPORT if m in columns)]
 
 
 def row(scored: Scored, sets: Sets, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -71,7 +80,8 @@ def row(scored: Scored, sets: Sets, bootstrap: Bootstrap) -> dict[str, Any]:
         "training": dict(scored.training),
         "statistics": {s: {w: statistics(scored, w, p, bootstrap) for w in scored.worlds} for s, p in chosen.items()},
         "per_patient": {
-            w: {m: scored.values(w, m).mean(0).round(6).tolist() for m in KEPT} for w in scored.worlds
+            w: {m: scored.values(w, m).mean(0).round(6).tolist() for m in kept_metrics(scored, w)}
+            for w in scored.worlds
         },
         "curves": curves,
     }  # fmt: skip

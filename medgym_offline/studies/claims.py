@@ -25,7 +25,7 @@ from medgym_offline.studies.entries import algorithm_label
 from medgym_offline.studies.recipe import StudyRecipe
 from medgym_offline.studies.scoring import Scored
 
-__all__ = ["MINIMUM", "NEAR", "ROOM", "headline_world", "study_claims", "verdict"]
+__all__ = ["Claims", "MINIMUM", "NEAR", "ROOM", "headline_world", "study_claims", "verdict"]
 
 MINIMUM = 6
 """Patients for a verdict: with five, all of them better, the two-sided sign test has p = 2 / 2**5 > 0.05."""
@@ -35,6 +35,9 @@ NEAR = 1.1
 
 ROOM = 2.0
 """Per cent by which the best adaptive schedule must beat the best fixed one for a patient to count as with room."""
+
+
+_NAMES = {"sofa_all": "SOFA (all)", "support_distance": "support distance"}
 
 
 def headline_world(worlds: Sequence[str]) -> str:
@@ -53,8 +56,13 @@ def verdict(low: float, high: float, null: float, better: int = 1) -> str:
     return "does not hold" if better * (low - null) < 0 and better * (high - null) < 0 else "not shown"
 
 
-class _Claims:
-    """Collects claims over the same scores and bootstrap."""
+class Claims:
+    """Collects claims over the same scores and bootstrap.
+
+    Args:
+        scored: Row key -> scores.
+        bootstrap: Of the intervals, over training seeds and patients.
+    """
 
     def __init__(self, scored: Mapping[str, Scored], bootstrap: Bootstrap):
         self.scored, self.bootstrap = scored, bootstrap
@@ -107,8 +115,9 @@ class _Claims:
         most: bool,
         note: str = "",
         patients: Sequence[str] | None = None,
+        metric: str = "sofa_all",
     ) -> None:
-        """`method` has lower SOFA (all) than `reference`: in most patients (`most`), or on average.
+        """`method` is better than `reference` in a metric: in most patients (`most`), or on average.
 
         `patients`: some of those that both were scored on; all by default.
         """
@@ -117,7 +126,7 @@ class _Claims:
         a, b = self.scored[reference], self.scored[method]
         worlds = {}
         for world in b.worlds:
-            p = pair("", a, b, world, patients or common(a, b), self.bootstrap)
+            p = pair("", a, b, world, patients or common(a, b), self.bootstrap, metric)
             share = {"share": 100 * p["share"], "share_interval": [100 * v for v in p["share_interval"]]}
             gain = {"percent": p["percent"], "percent_interval": p["percent_interval"]}
             value, interval = (
@@ -125,7 +134,7 @@ class _Claims:
             )
             cell = {"value": value, "low": interval[0], "high": interval[1], **share, **gain, "p": p["p"]}
             worlds[world] = cell | {"patients": p["patients"], "reference": reference, "method": method}
-        measure = "patients in whom it is better, %" if most else "gain in mean SOFA (all), %"
+        measure = "patients in whom it is better, %" if most else f"gain in mean {_NAMES[metric]}, %"
         self.add(group, requirement, measure, 50.0 if most else 0.0, 1, worlds, note)
 
 
@@ -140,7 +149,7 @@ def study_claims(
         bootstrap: Of the intervals, over training seeds and patients.
         ceilings: Result of `search_ceilings`, or None.
     """
-    claims = _Claims(scored, bootstrap)
+    claims = Claims(scored, bootstrap)
     for timing in recipe.timings:
         _individual(claims, recipe, timing)
     _timing(claims, recipe, ceilings)
@@ -149,7 +158,7 @@ def study_claims(
     return claims.found
 
 
-def _individual(claims: _Claims, recipe: StudyRecipe, timing: str) -> None:
+def _individual(claims: Claims, recipe: StudyRecipe, timing: str) -> None:
     ind = claims.key("release", "ind", timing)
     name, group = f"release Ind, {timing}", "Individual policies"
     against = (
@@ -170,7 +179,7 @@ def _individual(claims: _Claims, recipe: StudyRecipe, timing: str) -> None:
         claims.better_than("Individual policies of the table", words, reference, method, True)
 
 
-def _timing(claims: _Claims, recipe: StudyRecipe, ceilings: Mapping[str, Any] | None) -> None:
+def _timing(claims: Claims, recipe: StudyRecipe, ceilings: Mapping[str, Any] | None) -> None:
     if not recipe.budget_decisions or set(recipe.timings) != {"adaptive", "fixed"}:
         return
     least = min(recipe.budget_decisions)
@@ -194,7 +203,7 @@ def _timing(claims: _Claims, recipe: StudyRecipe, ceilings: Mapping[str, Any] | 
         claims.better_than("Timing", where, keys[0], keys[1], False, f"{len(roomy)} patients.", roomy)
 
 
-def _safety(claims: _Claims, recipe: StudyRecipe, timing: str) -> None:
+def _safety(claims: Claims, recipe: StudyRecipe, timing: str) -> None:
     """Lagrangian rows against the rows of the algorithm without constraint."""
     for algorithm in recipe.algorithms:
         base = algorithm.removesuffix("-lag")
@@ -214,7 +223,7 @@ def _safety(claims: _Claims, recipe: StudyRecipe, timing: str) -> None:
             _limit(claims, recipe, f"{who}: stays near its limit", lagrangian, NEAR, -1)
 
 
-def _safer(claims: _Claims, requirement: str, base: Scored, lagrangian: Scored) -> None:
+def _safer(claims: Claims, requirement: str, base: Scored, lagrangian: Scored) -> None:
     worlds = {}
     for world in lagrangian.worlds:
         a, b = (s.values(world, "safe_hourly", common(base, lagrangian)) for s in (lagrangian, base))
@@ -231,7 +240,7 @@ def _safer(claims: _Claims, requirement: str, base: Scored, lagrangian: Scored) 
 
 
 def _limit(
-    claims: _Claims, recipe: StudyRecipe, requirement: str, one: Scored, times: float, better: int
+    claims: Claims, recipe: StudyRecipe, requirement: str, one: Scored, times: float, better: int
 ) -> None:  # fmt: skip
     """Mean cost per decision against the limit times `times`; `better` 1: above is wanted."""
     limit = float(one.training.get("cost_limit") or recipe.safe_limit)

@@ -16,8 +16,9 @@ PAPER_STEPS = {"sac": 100_000, "ppo": 200_000, "ppo-lag": 200_000, "trpo": 200_0
 
 
 def algorithm_label(algorithm: str) -> str:
-    """ "trpo-lag" -> "TRPO-Lag"."""
-    return "-".join("Lag" if part == "lag" else part.upper() for part in algorithm.split("-"))
+    """ "trpo-lag" -> "TRPO-Lag", "cql-discrete" -> "CQL-discrete"."""
+    words = {"lag": "Lag", "discrete": "discrete"}
+    return "-".join(words.get(part, part.upper()) for part in algorithm.split("-"))
 
 
 _SCOPE_LABELS = {"ind": "Ind (from dr)", "ind-scratch": "Ind", "pop": "Pop", "dr": "dr"}

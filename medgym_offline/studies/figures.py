@@ -16,7 +16,9 @@ __all__ = [
     "case_figure",
     "ceiling_figure",
     "curve_pair",
+    "curves",
     "distribution_figure",
+    "one_axes",
     "trade_off_figure",
     "win_rate_figure",
     "world_figure",
@@ -37,7 +39,7 @@ def algorithm_colour(algorithm: str) -> str:
     return SERIES[place % len(SERIES)]
 
 
-def _figure(
+def one_axes(
     title: str, description: str, key: str, draw: Callable[[Any], None], size: tuple[float, float] = _SIZE
 ) -> Figure:
     """One pair of axes with a grid, and the legend above them."""
@@ -92,7 +94,7 @@ def budget_figure(result: Result, world: str) -> Figure:
         f"{timing}: " + ", ".join(f"{_statistic(r, world, 'sofa_all')[0]:.2f} at K = {r['decisions']}" for r in members)
         for timing, members in rows.items()
     )
-    return _figure(f"SOFA by budget, {world} world", f"Mean SOFA by budget. {words}.", f"budget-{world}", draw)
+    return one_axes(f"SOFA by budget, {world} world", f"Mean SOFA by budget. {words}.", f"budget-{world}", draw)
 
 
 def budget_curves(result: Result, world: str) -> Figure:
@@ -100,10 +102,11 @@ def budget_curves(result: Result, world: str) -> Figure:
     rows = {timing: members[0] for timing, members in budget_rows(result).items()}
     least = min(result["recipe"]["budget_decisions"])
     lines = [(row, timing, *_TIMING[timing][::2]) for timing, row in rows.items()]
-    return _curves(f"SOFA over time at K = {least}, {world} world", f"budget-curve-{world}", lines, world, "sofa")
+    return curves(f"SOFA over time at K = {least}, {world} world", f"budget-curve-{world}", lines, world, "sofa")
 
 
-def _curves(title: str, key: str, lines: Sequence[tuple[Row, str, str, Any]], world: str, variable: str) -> Figure:
+def curves(title: str, key: str, lines: Sequence[tuple[Row, str, str, Any]], world: str, variable: str) -> Figure:
+    """Hourly means of "sofa" or "lactate" in one world; a line is (row, name, colour, dash)."""
     label = {"sofa": "SOFA surrogate, points", "lactate": "Lactate, mmol/L"}[variable]
 
     def draw(axes: Any) -> None:
@@ -122,7 +125,7 @@ def _curves(title: str, key: str, lines: Sequence[tuple[Row, str, str, Any]], wo
         f"{name} from {row['curves'][world][variable][0]:.2f} to {row['curves'][world][variable][-1]:.2f}"
         for row, name, _, _ in lines
     )
-    return _figure(title, f"Mean {label} over 96 hours: {ends}.", key, draw)
+    return one_axes(title, f"Mean {label} over 96 hours: {ends}.", key, draw)
 
 
 def curve_pair(result: Result, world: str) -> list[Figure]:
@@ -140,7 +143,7 @@ def curve_pair(result: Result, world: str) -> list[Figure]:
     if not lines:
         return []
     return [
-        _curves(f"{words} over time, {timing}, {world} world", f"{variable}-{world}", lines, world, variable)
+        curves(f"{words} over time, {timing}, {world} world", f"{variable}-{world}", lines, world, variable)
         for variable, words in (("sofa", "SOFA"), ("lactate", "Lactate"))
     ]
 
@@ -167,24 +170,22 @@ def trade_off_figure(result: Result, world: str) -> Figure:
         f"{r['label']} {_statistic(r, world, 'sofa_all')[0]:.2f} and {_statistic(r, world, 'lactate_mean')[0]:.2f}"
         for r in rows
     )
-    return _figure(f"SOFA against lactate, {world} world", f"SOFA and lactate of {words}.", f"trade-{world}", draw)
+    return one_axes(f"SOFA against lactate, {world} world", f"SOFA and lactate of {words}.", f"trade-{world}", draw)
 
 
 def _ind_pop(result: Result, timing: str) -> list[tuple[str, Row, Row]]:
-    """(label, Ind row, Pop row) of every algorithm of the table, and of the release."""
-    recipe, rows = result["recipe"], result["rows"]
-    found = []
-    for algorithm in recipe["algorithms"]:
-        tail = f"{timing}-k{recipe['decisions']}"
-        pair = rows.get(f"{algorithm}-{recipe['individual']}-{tail}"), rows.get(f"{algorithm}-pop-{tail}")
-        if all(pair):
-            found.append((algorithm_label(algorithm), *pair))
-    pair = tuple(rows.get(f"release-{s}-{timing}-k{recipe['decisions']}") for s in ("ind", "pop"))
-    return found + ([("release", *pair)] if all(pair) else [])
+    """(label, Ind row, Pop row) of every pair that differs in scope alone, budgets left out."""
+    rows, found = result["rows"], {}
+    for pair in result["pairs"]:
+        ind, pop = rows[pair["method"]], rows[pair["reference"]]
+        if pair["kind"] == "PopInd" and ind["timing"] == timing and ind["group"] != "budget":
+            label = algorithm_label(ind["algorithm"]) if ind["group"] == "table" else ind["group"]
+            found[ind["key"]] = label, ind, pop
+    return list(found.values())
 
 
 def distribution_figure(result: Result, world: str, timing: str) -> Figure:
-    """Figures 5 and 9: SOFA over patients under Ind and Pop, per algorithm."""
+    """Figures 5, 9 and 12: SOFA over patients under Ind and Pop, per algorithm."""
     pairs = _ind_pop(result, timing)
 
     def draw(axes: Any) -> None:
@@ -207,7 +208,7 @@ def distribution_figure(result: Result, world: str, timing: str) -> Figure:
         for label, i, p in pairs
     )
     size = (5.0, 1.4 + 0.5 * len(pairs))
-    return _figure(
+    return one_axes(
         f"Ind and Pop over patients, {timing}, {world} world",
         f"Median SOFA over patients under Ind and Pop: {words}. Thick: the middle half, thin: 5 to 95 %.",
         f"spread-{world}-{timing}",
@@ -240,7 +241,7 @@ def win_rate_figure(result: Result) -> Figure | None:
 
     words = "; ".join(f"{result['rows'][p['method']]['label']}, {p['world']}: {100 * p['share']:.0f} %" for p in pairs)
     size = (5.0, 1.3 + 0.42 * len(names))
-    return _figure("Win rate of Ind over Pop", f"Share of patients: {words}.", "wins", draw, size)
+    return one_axes("Win rate of Ind over Pop", f"Share of patients: {words}.", "wins", draw, size)
 
 
 def world_figure(result: Result) -> Figure:
@@ -264,7 +265,7 @@ def world_figure(result: Result) -> Figure:
 
     words = "; ".join(f"{r['label']} {_statistic(r, head, 'sofa_all')[0]:.2f}" for r in rows)
     size = (5.0, 1.3 + 0.42 * len(rows))
-    return _figure("Release policies and baselines", f"Mean SOFA in the {head} world: {words}.", "worlds", draw, size)
+    return one_axes("Release policies and baselines", f"Mean SOFA in the {head} world: {words}.", "worlds", draw, size)
 
 
 def ceiling_figure(result: Result) -> Figure | None:
@@ -286,7 +287,7 @@ def ceiling_figure(result: Result) -> Figure | None:
 
     words = "; ".join(f"{name} {one['median']:.2f} %" for name, one in gains.items())
     decisions = result["ceilings"]["decisions"]
-    return _figure(f"Open-loop ceilings at K = {decisions}", f"Median gains: {words}.", "ceilings", draw, (5.0, 3.0))
+    return one_axes(f"Open-loop ceilings at K = {decisions}", f"Median gains: {words}.", "ceilings", draw, (5.0, 3.0))
 
 
 def case_figure(case: Mapping[str, Any], world: str, rows: Mapping[str, Row], number: int) -> Figure:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,15 @@ from medgym_offline.evaluation.evaluator import evaluate
 from medgym_offline.evaluation.protocol import Protocol
 from medgym_offline.evaluation.result import Evaluation
 from medgym_offline.offline import OfflineConfig, train
-from medgym_offline.online.runs import EngineOptions
+from medgym_offline.online.runs import EngineOptions, fingerprint
 from medgym_offline.studies.entries import Entry
 from medgym_offline.studies.recipe import spread
 from medgym_offline.studies.scoring import Scored, units_folder
+from medgym_offline.studies.training import shipped_behavior
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
+    from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["OfflineRow", "Source", "load_source", "run_rows"]
@@ -34,11 +36,21 @@ __all__ = ["OfflineRow", "Source", "load_source", "run_rows"]
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset, the bank whose worlds score what is learned from it, and the patients of the study in both."""
+    """A dataset, the bank whose worlds score what is learned from it, and the patients of the study in both.
+
+    Attributes:
+        transitions: The dataset.
+        bank: The whole bank.
+        patients: Ids of the study's patients.
+        behavior: Scope of the behaviour that made the data.
+        behaviors: Scope -> behaviour policy with the dataset's timing, where the study scores them too.
+    """
 
     transitions: Transitions
     bank: SimulatorBank
     patients: tuple[str, ...]
+    behavior: str = "ind"
+    behaviors: Mapping[str, StackedActor] = field(default_factory=dict)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -62,6 +74,7 @@ class OfflineRow:
         config: Settings.
         source: Data and bank.
         seeds: Of the trainings.
+        policy: Scored as it is, with nothing to train, if it is given; then there is one seed.
     """
 
     entry: Entry
@@ -69,18 +82,20 @@ class OfflineRow:
     config: OfflineConfig
     source: Source
     seeds: tuple[int, ...]
+    policy: StackedActor | None = None
 
 
-def load_source(dataset: str, patients: int, progress: bool = True) -> Source:
+def load_source(dataset: str, patients: int, progress: bool = True, behaviors: Sequence[str] = ()) -> Source:
     """A dataset of the release (generated if it is not on this machine) with its bank.
 
     Args:
         dataset: Id.
         patients: How many of its patients, evenly spread; 0: all.
         progress: Show progress.
+        behaviors: Scopes of shipped behaviour policies to load with it.
 
     Raises:
-        MedGymError: As `load_dataset` and `load_simulators`, or if the dataset has fewer patients.
+        MedGymError: As `load_dataset`, `load_simulators` and `shipped_behavior`, or if the dataset has fewer patients.
     """
     from medgym_offline.datasets import load_dataset
     from medgym_offline.simulators import load_simulators
@@ -92,26 +107,31 @@ def load_source(dataset: str, patients: int, progress: bool = True) -> Source:
     present = transitions.present_ids
     if patients > len(present):
         raise DatasetError(f"{dataset} has {len(present)} patients, the recipe asks for {patients}")
-    return Source(transitions, load_simulators(recipe.bank), spread(present, patients))
+    bank = load_simulators(recipe.bank)
+    found = {scope: shipped_behavior(bank, scope, transitions.timing) for scope in behaviors}
+    return Source(transitions, bank, spread(present, patients), recipe.behavior, found)
 
 
 def _unit(row: OfflineRow, seed: int, protocol: Protocol, episodes: int, device: str) -> dict[str, Any]:
     """Train and score; runs in a worker."""
     source, entry = row.source, row.entry
     started = time.monotonic()
-    found = train(
-        row.algorithm,
-        source.transitions,
-        entry.scope,
-        seed,
-        row.config,
-        patients=source.patients,
-        progress=False,
-        device=device,
-    )
+    policy, facts = row.policy, {"log": {}, "stopped": {}}
+    if policy is None:
+        found = train(
+            row.algorithm,
+            source.transitions,
+            entry.scope,
+            seed,
+            row.config,
+            patients=source.patients,
+            progress=False,
+            device=device,
+        )
+        policy, facts = found.policy, {"log": found.log[-1], "stopped": found.stopped}
     trained = time.monotonic()
     result = evaluate(
-        found.policy,
+        policy,
         episodes=episodes,
         bank=source.bank.select(source.patients),
         dataset=source.transitions,
@@ -120,8 +140,7 @@ def _unit(row: OfflineRow, seed: int, protocol: Protocol, episodes: int, device:
     )
     return {
         "evaluation": result.to_json(),
-        "log": found.log[-1],
-        "stopped": found.stopped,
+        **facts,
         "seconds": [round(trained - started, 1), round(time.monotonic() - trained, 1)],
     }
 
@@ -135,6 +154,8 @@ def _digest(row: OfflineRow, device: str) -> str:
         "config": row.config.to_dict(),
         "device": device,
     }
+    if row.policy is not None:
+        decides["policy"] = fingerprint(row.policy)
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 

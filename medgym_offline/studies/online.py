@@ -38,7 +38,7 @@ from medgym_offline.studies.training import train_entries
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["FORMAT", "RESULT", "compact_json", "load_study", "run_online_study"]
+__all__ = ["FORMAT", "RESULT", "compact_json", "load_study", "read_result", "run_online_study"]
 
 FORMAT = "medgym-study-online/1"
 RESULT = "result.json"
@@ -128,17 +128,22 @@ def load_study(path: str | Path) -> dict[str, Any]:
     Raises:
         MedGymError: If the file is missing or no result of an online study.
     """
+    return read_result(path, FORMAT, "an online study")
+
+
+def read_result(path: str | Path, kind: str, words: str) -> dict[str, Any]:
+    """The result of a study with format `kind` ("an online study", in words), `rows` by key; errors as `load_study`."""
     file = Path(path)
     file = file / RESULT if file.is_dir() else file
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-        if value["format"] != FORMAT:
-            raise MedGymError(f"{file}: format {value['format']!r}; this version reads {FORMAT!r}: run the study again")
+        if value["format"] != kind:
+            raise MedGymError(f"{file}: format {value['format']!r}; this version reads {kind!r}: run the study again")
         return {**value, "rows": {row["key"]: row for row in value["rows"]}}
     except OSError as error:
         raise MedGymError(f"{file}: cannot read the result of a study ({error.strerror})") from None
     except (KeyError, TypeError, json.JSONDecodeError):
-        raise MedGymError(f"{file}: not the result of an online study") from None
+        raise MedGymError(f"{file}: not the result of {words}") from None
 
 
 def _provenance(bank: SimulatorBank, recipe: StudyRecipe, sets: Sets, protocol_hash: str) -> dict[str, Any]:

@@ -18,10 +18,14 @@ __all__ = [
     "ceiling_table",
     "claim_cell",
     "cut",
+    "cut_cell",
     "lead",
     "main_table",
+    "pairs_by_method",
+    "percent_cell",
     "provenance",
     "safety_table",
+    "score_cell",
     "settings",
     "timing_table",
     "training_table",
@@ -44,19 +48,23 @@ def cut(value: float, digits: int = 1) -> str:
     return f"{math.floor(value * step + 1e-9) / step + 0.0:.{digits}f}"
 
 
-def _score(found: Mapping[str, float], digits: int = 2) -> Cell:
+def score_cell(found: Mapping[str, float], digits: int = 2) -> Cell:
+    """A score with its interval, rounded."""
     return f"{found['mean']:.{digits}f}", f"{found['low']:.{digits}f} to {found['high']:.{digits}f}"
 
 
-def _cut(value: float, interval: Sequence[float]) -> Cell:
+def cut_cell(value: float, interval: Sequence[float]) -> Cell:
+    """A percentage with its interval, cut."""
     return cut(value), f"{cut(interval[0])} to {cut(interval[1])}"
 
 
-def _percent(found: Mapping[str, float]) -> Cell:
-    return _cut(found["mean"], (found["low"], found["high"]))
+def percent_cell(found: Mapping[str, float]) -> Cell:
+    """A mean percentage with its interval, cut."""
+    return cut_cell(found["mean"], (found["low"], found["high"]))
 
 
-def _pairs(result: Result, kind: str, world: str) -> dict[str, Mapping[str, Any]]:
+def pairs_by_method(result: Result, kind: str, world: str) -> dict[str, Mapping[str, Any]]:
+    """Key of the method -> its comparison of a kind, in one world."""
     return {p["method"]: p for p in result["pairs"] if p["kind"] == kind and p["world"] == world}
 
 
@@ -83,7 +91,7 @@ def lead(result: Result) -> str:
 def main_table(result: Result, world: str) -> Table:
     """The paper's Tables 2 and 6 in one world, with win rates."""
     rows: list[list[Cell]] = []
-    pop_ind, fix_adap = _pairs(result, "PopInd", world), _pairs(result, "FixAdap", world)
+    pop_ind, fix_adap = pairs_by_method(result, "PopInd", world), pairs_by_method(result, "FixAdap", world)
     for key, row in result["rows"].items():
         if row["group"] != "table":
             continue
@@ -92,12 +100,12 @@ def main_table(result: Result, world: str) -> Table:
         rows.append(
             [
                 row["label"],
-                _score(found["sofa_all"]),
-                NONE if a is None else _cut(a["percent"], a["percent_interval"]),
-                NONE if a is None else _cut(100 * a["share"], [100 * v for v in a["share_interval"]]),
-                NONE if b is None else _cut(b["percent"], b["percent_interval"]),
-                _score(found["sofa_96h"]),
-                _percent(found["safe_hourly"]),
+                score_cell(found["sofa_all"]),
+                NONE if a is None else cut_cell(a["percent"], a["percent_interval"]),
+                NONE if a is None else cut_cell(100 * a["share"], [100 * v for v in a["share_interval"]]),
+                NONE if b is None else cut_cell(b["percent"], b["percent_interval"]),
+                score_cell(found["sofa_96h"]),
+                percent_cell(found["safe_hourly"]),
             ]
         )
     heads = ["Policy", "SOFA (all)", "PopInd %", "Ind wins %", "FixAdap %", "SOFA (96 h)", "Safe %"]
@@ -112,8 +120,10 @@ def world_table(result: Result) -> Table:
     body: list[list[Cell]] = []
     for row in rows:
         found = row["statistics"]["release"]
-        cells: list[Cell] = [_score(found[w]["sofa_all"]) for w in result["worlds"]]
-        body.append([row["label"], *cells, _percent(found[head]["safe_hourly"]), _score(found[head]["return"], 1)])
+        cells: list[Cell] = [score_cell(found[w]["sofa_all"]) for w in result["worlds"]]
+        body.append(
+            [row["label"], *cells, percent_cell(found[head]["safe_hourly"]), score_cell(found[head]["return"], 1)]
+        )
     heads = ["Policy", *(f"SOFA (all), {w}" for w in result["worlds"]), f"Safe %, {head}", f"Return, {head}"]
     return Table(f"{len(result['patients']['release'])} patients, best first in the {head} world", heads, body)
 
@@ -123,15 +133,15 @@ def budget_table(result: Result) -> Table:
     rows: list[list[Cell]] = []
     found = budget_rows(result)
     for world in result["worlds"]:
-        pairs = _pairs(result, "FixAdap", world)
+        pairs = pairs_by_method(result, "FixAdap", world)
         for fixed, adaptive in zip(found.get("fixed", []), found.get("adaptive", [])):
             pair = pairs[adaptive["key"]]
             rows.append(
                 [
                     f"K = {adaptive['decisions']}, {world}",
-                    *(_score(r["statistics"]["table"][world]["sofa_all"]) for r in (fixed, adaptive)),
-                    _cut(pair["percent"], pair["percent_interval"]),
-                    _cut(100 * pair["share"], [100 * v for v in pair["share_interval"]]),
+                    *(score_cell(r["statistics"]["table"][world]["sofa_all"]) for r in (fixed, adaptive)),
+                    cut_cell(pair["percent"], pair["percent_interval"]),
+                    cut_cell(100 * pair["share"], [100 * v for v in pair["share_interval"]]),
                     f"{pair['p']:.2g}",
                 ]
             )
@@ -150,8 +160,8 @@ def win_table(result: Result) -> Table:
         cells: list[Cell] = []
         for world in result["worlds"]:
             p = by_world[world]
-            cells.append(_cut(p["percent"], p["percent_interval"]))
-            cells.append(_cut(100 * p["share"], [100 * v for v in p["share_interval"]]))
+            cells.append(cut_cell(p["percent"], p["percent_interval"]))
+            cells.append(cut_cell(100 * p["share"], [100 * v for v in p["share_interval"]]))
         rows.append([f"{result['rows'][method]['label']} over {result['rows'][reference]['label']}", *cells])
     heads = ["Pair", *(f"{what}, {w}" for w in result["worlds"] for what in ("gain %", "wins %"))]
     return Table("Gain in mean SOFA, and patients in whom the first is better", heads, rows)
@@ -169,10 +179,10 @@ def safety_table(result: Result) -> Table:
         rows.append(
             [
                 row["label"],
-                _percent(found["safe_hourly"]),
-                _percent(found["safe_dense"]),
-                _score(found["lactate_mean"]),
-                _score(found["cost_mean"], 3),
+                percent_cell(found["safe_hourly"]),
+                percent_cell(found["safe_dense"]),
+                score_cell(found["lactate_mean"]),
+                score_cell(found["cost_mean"], 3),
                 NONE if limit is None else f"{limit:g}",
                 NONE if limit is None or multiplier is None else f"{multiplier:.3f}",
             ]

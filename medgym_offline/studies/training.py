@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["train_entries"]
+__all__ = ["shipped_behavior", "train_entries"]
 
 
 def train_entries(
@@ -51,15 +51,7 @@ def train_entries(
     found: dict[str, list[StackedActor]] = {entry.key: [] for entry in entries}
     shipped = [e for e in entries if e.group == "release" and recipe.behaviors == "shipped"]
     for entry in shipped:
-        actor = load_behavior(bank.name, entry.scope, entry.timing)
-        made_on = actor.provenance.get("bank_hash")
-        if made_on != bank.content_hash:
-            raise PolicyError(
-                f"the behaviour shipped as {bank.name}-{entry.scope}-{entry.timing} was trained on bank "
-                f"{str(made_on)[:12]}, not on this one ({bank.content_hash[:12]}); train it again with: medgym-offline "
-                'behavior train-all, or set behaviors = "trained" in the recipe'
-            )
-        found[entry.key].append(actor)
+        found[entry.key].append(shipped_behavior(bank, entry.scope, entry.timing))
     groups: dict[tuple[str, int, bool], list[Entry]] = {}
     for entry in entries:
         if entry not in shipped:
@@ -76,6 +68,23 @@ def train_entries(
         facts = training_facts(first.provenance, entry.algorithm, entry.scope, simulators)
         candidates.append(Candidate(entry, found[entry.key], facts))
     return candidates
+
+
+def shipped_behavior(bank: SimulatorBank, scope: str, timing: str) -> StackedActor:
+    """The behaviour policy that ships with a bank.
+
+    Raises:
+        PolicyError: If there is none, or it was trained on a bank of other content.
+    """
+    actor = load_behavior(bank.name, scope, timing)
+    made_on = actor.provenance.get("bank_hash")
+    if made_on != bank.content_hash:
+        raise PolicyError(
+            f"the behaviour shipped as {bank.name}-{scope}-{timing} was trained on bank {str(made_on)[:12]}, not on "
+            f"this one ({bank.content_hash[:12]}); train it again with: medgym-offline behavior train-all, or set "
+            'behaviors = "trained" in the recipe of an online study'
+        )
+    return actor
 
 
 def _train(
