@@ -33,9 +33,9 @@ def offline_lead(result: Result) -> str:
     data = ", ".join(facts["dataset"] for facts in made["datasets"].values())
     times = "each trained once" if recipe["seeds"] == 1 else f"each trained {recipe['seeds']} times"
     return (
-        f"{count} policies, {times} on fixed data ({data}), and the behaviours that made "
-        f"them, on {len(result['patients']['table'])} patients of {made['bank']}, {recipe['episodes']} episodes each of "
-        f"96 h, in the worlds {', '.join(result['worlds'])}. Intervals: 95 % bootstrap over patients"
+        f"{count} policies, {times} on fixed data ({data}), and the behaviours that made them, "
+        f"on {len(result['patients']['table'])} patients of {made['bank']}, {recipe['episodes']} episodes each of 96 h, "
+        f"in the worlds {', '.join(result['worlds'])}. Intervals: 95 % bootstrap over patients"
         + (" and training seeds." if recipe["seeds"] > 1 else ".")
     )
 
