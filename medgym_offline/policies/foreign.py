@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medgym_offline.errors import MissingExtraError, PolicyError, unknown_name
 from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.limits import TimeLimits
 from medgym_offline.policies.protocol import OBSERVATION_DIM, Policy, timing_of_width, torch_or_numpy
 
 __all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "load_folder", "load_onnx", "load_torchscript"]
@@ -39,9 +40,10 @@ class ModulePolicy:
         name: Shown in errors.
         decisions: Decisions per episode K it was trained for, where known.
         provenance: Facts about its origin, where known.
+        limits: How long it may take.
 
     Raises:
-        PolicyError: If the probe fails, or its answer has another shape or is not finite.
+        PolicyError: If the probe fails or takes too long, or its answer has another shape or is not finite.
     """
 
     observation_dim = OBSERVATION_DIM
@@ -53,12 +55,14 @@ class ModulePolicy:
         name: str,
         decisions: int | None = None,
         provenance: Mapping[str, Any] | None = None,
+        limits: TimeLimits | None = None,
     ):
-        self._module, self._name = module, name
+        self._module, self._name, self._limits = module, name, limits or TimeLimits()
         self.decisions, self.provenance = decisions, dict(provenance or {})
         try:
-            with torch.no_grad():
-                answer = module(torch.zeros(2, OBSERVATION_DIM))
+            answer = self._answer(torch.zeros(2, OBSERVATION_DIM))
+        except PolicyError:
+            raise
         except Exception as error:  # whatever the foreign module raises; its last line says why
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
             raise PolicyError(
@@ -76,12 +80,27 @@ class ModulePolicy:
         except PolicyError as error:
             raise PolicyError(f"{name}: {error}") from None
 
+    def _answer(self, rows: Tensor) -> Any:
+        def call() -> Any:
+            with torch.no_grad():  # of the thread that calls
+                return self._module(rows)
+
+        return self._limits.run(call, len(rows), self._name)
+
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:
-        """(P, B, 9) -> (P, B, A), all rows in one call of the module."""
+        """(P, B, 9) -> (P, B, A), all rows in one call of the module.
+
+        Raises:
+            PolicyError: If it takes too long, or answers with another shape.
+        """
         count, episodes = observations.shape[:2]
-        with torch.no_grad():
-            rows = self._module(observations.reshape(-1, OBSERVATION_DIM).to(torch.float32))
+        asked = observations.reshape(-1, OBSERVATION_DIM).to(torch.float32)
+        rows = self._answer(asked)
+        wanted = (len(asked), self.action_dim)
+        if not isinstance(rows, Tensor) or rows.shape != wanted:
+            found = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
+            raise PolicyError(f"{self._name}: answers {len(asked)} observations with {found}, expected {wanted}")
         return rows.to(observations.dtype).reshape(count, episodes, self.action_dim)
 
     def select(self, patients: Sequence[str]) -> ModulePolicy:

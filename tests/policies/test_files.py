@@ -262,6 +262,21 @@ def test_torchscript_that_touches_files_is_refused(tmp_path: Path) -> None:
     assert not Path("/tmp/medgym-torchscript-marker").exists()
 
 
+class FirstRow(nn.Module):
+    """Right for the probe of two rows, wrong for others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:2, :4]
+
+
+def test_torchscript_of_wrong_shape_for_larger_batches(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(FirstRow()), str(tmp_path / "p.pt"))
+    policy = load_policy(tmp_path / "p.pt")
+    with pytest.raises(PolicyError, match=r"answers 15 observations with \(2, 4\), expected \(15, 4\)") as error:
+        policy.act(OBSERVATIONS)
+    one_line(error, tmp_path / "p.pt")
+
+
 def test_truncated_torchscript(tmp_path: Path) -> None:
     path = script(tmp_path / "p.pt", nn.Linear(9, 4))
     path.write_bytes(path.read_bytes()[:-200])
