@@ -31,10 +31,11 @@ def offline_lead(result: Result) -> str:
     recipe, made = result["recipe"], result["provenance"]
     count = sum(row["group"] == "table" for row in result["rows"].values())
     data = ", ".join(facts["dataset"] for facts in made["datasets"].values())
+    patients = len(result["patients"]["table"])
     times = "each trained once" if recipe["seeds"] == 1 else f"each trained {recipe['seeds']} times"
     return (
         f"{count} policies, {times} on fixed data ({data}), and the behaviours that made them, "
-        f"on {len(result['patients']['table'])} patients of {made['bank']}, {recipe['episodes']} episodes each of 96 h, "
+        f"on {patients} patients of {made['bank']}, {recipe['episodes']} episodes each of 96 h, "
         f"in the worlds {', '.join(result['worlds'])}. Intervals: 95 % bootstrap over patients"
         + (" and training seeds." if recipe["seeds"] > 1 else ".")
     )

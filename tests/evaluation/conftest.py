@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
 from medgym_offline.evaluation import Evaluation, evaluate
 from medgym_offline.simulators import SimulatorBank
+from tests.rolled import rolled
 
 
 class Constant:
@@ -46,38 +45,11 @@ def behavior(tiny_bank: SimulatorBank, treatments: np.ndarray) -> Constant:
 @pytest.fixture(scope="session")
 def transitions(tiny_bank: SimulatorBank, behavior: Constant) -> Transitions:
     """Six episodes per patient of the behaviour, perturbed as in eq. 15."""
-    episodes = 6
 
     def act(observations: Tensor) -> Tensor:
         return torch.as_tensor(behavior.act(observations.numpy()))
 
-    seeds = episode_seeds(1, "test-dataset", tiny_bank.patients, episodes)
-    noise = draw_noise(seeds, 20, tiny_bank.state_dim, 4)
-    played = rollout(DecisionProcess(tiny_bank, ProcessConfig()), act, noise, action_noise=0.05)
-    valid = played.valid.numpy()
-    patient, episode, _ = np.nonzero(valid)
-
-    def flat(values: Tensor) -> np.ndarray:
-        return values.numpy()[valid]
-
-    return Transitions(
-        observations=flat(played.observations[:, :, :-1]),
-        actions=flat(played.actions),
-        rewards=flat(played.rewards),
-        costs=flat(played.costs),
-        next_observations=flat(played.observations[:, :, 1:]),
-        terminations=flat(played.terminated),
-        truncations=np.zeros(valid.sum(), bool),
-        dt=flat(played.dt),
-        time=flat(played.time),
-        sofa=flat(played.sofa),
-        lactate=flat(played.lactate),
-        patient=patient.astype(np.int32),
-        episode=(patient * episodes + episode).astype(np.int32),
-        patients=tiny_bank.patients,
-        dataset_id="medgym/unpublished-v0",
-        content_hash="0" * 64,
-    )
+    return rolled(tiny_bank, act)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from medgym_offline.errors import MedGymError
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.data import Batch, StackedData, stack_transitions
@@ -187,6 +188,56 @@ def test_guard_pushes_the_far_candidate_harder() -> None:
         assert q.grad is not None
         weights.append(q.grad[:, 0, 1])
     assert (weights[1] > weights[0] + 0.05).all()
+
+
+@pytest.mark.parametrize("guard", ["pair", "state"])
+def test_guard_in_the_target_is_subtracted_where_the_episode_goes_on(guard: str) -> None:
+    stacked, networks = data(), nets()
+    config = OfflineConfig.from_dict(CONFIG.to_dict() | {"beta_target": 3.0, "guard": guard})
+    plain, guarded = make_objective("dqn", CONFIG, stacked), make_objective("gcql", config, stacked)
+    batch = batch_of(stacked)
+    # The ball by hand: rows back in the cohort's units, mean and largest distance over the learner's own rows.
+    d, physiology = stacked.state_dim, 7
+    width = physiology + (4 if guard == "pair" else 0)
+    for p in range(2):
+        x = (stacked.rows[p, :, :physiology] * stacked.scale[p, :, :physiology]).double()
+        z = torch.cat([x, stacked.rows[p, :, d : d + 4].double()], -1)[: stacked.counts[p], :width]
+        middle = z.mean(0)
+        limit = config.theta * (z - middle).norm(dim=-1).max()
+        following = batch.next_state[p]
+        there = torch.cat(
+            [following[:, :physiology] * stacked.scale[p, :, :physiology], networks.policy(batch.next_state)[p]], -1
+        )[:, :width]
+        outside = ((there.double() - middle).norm(dim=-1) - limit).clamp(min=0)
+        assert (outside > 0).any()
+        wanted = plain.target(networks, batch)[p] - 3.0 * batch.discount[p] * outside  # type: ignore[attr-defined]
+        torch.testing.assert_close(guarded.target(networks, batch)[p], wanted.float())  # type: ignore[attr-defined]
+    last = batch.discount == 0
+    assert last.any()
+    assert torch.equal(guarded.target(networks, batch)[last], batch.reward[last])  # type: ignore[attr-defined]
+
+
+def test_a_guard_on_states_cancels_in_the_logsumexp_and_in_the_actor() -> None:
+    """So it acts in the Bellman target alone, and the settings that leave that out are refused."""
+    stacked, networks = data(), nets()
+    config = OfflineConfig.from_dict(CONFIG.to_dict() | {"beta_target": 1.0, "guard": "state", "theta": 0.1})
+    objective = make_objective("gcql", config, stacked)
+    batch = batch_of(stacked, objective.normals, objective.uniforms)
+    actions = objective.candidates(networks, batch)  # type: ignore[attr-defined]
+    guard = objective.guard(batch, actions)  # type: ignore[attr-defined]
+    assert (guard > 0).any()
+    q = networks.q_candidates(batch.state, actions).detach().requires_grad_()
+    weights = [torch.autograd.grad(torch.logsumexp(q + extra, 2).sum(), q)[0] for extra in (0.0, guard)]
+    torch.testing.assert_close(*weights)
+    action = networks.policy(batch.state).detach().requires_grad_()
+    outside = objective.ball.outside(batch.state, action)  # type: ignore[attr-defined]
+    assert torch.autograd.grad(outside.sum(), action)[0].abs().max() == 0
+    with pytest.raises(MedGymError, match="set beta_target"):
+        OfflineConfig(guard="state")
+    with pytest.raises(MedGymError, match="did you mean 'state'"):
+        OfflineConfig(guard="stat", beta_target=1.0)
+    with pytest.raises(MedGymError, match="gcql-discrete"):
+        make_objective("gcql-discrete", OfflineConfig(beta_target=1.0), stacked)
 
 
 def test_candidates_through_one_pass_equal_single_evaluations() -> None:

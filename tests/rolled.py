@@ -1,0 +1,53 @@
+"""Behaviour data rolled out from a bank, for tests that need a dataset which no recipe makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.envs.process import DecisionProcess, ProcessConfig
+from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
+from medgym_offline.simulators import SimulatorBank
+
+
+def rolled(
+    bank: SimulatorBank,
+    act: Callable[[Tensor], Tensor],
+    episodes: int = 6,
+    config: ProcessConfig | None = None,
+    name: str = "medgym/unpublished-v0",
+) -> Transitions:
+    """`episodes` episodes per patient of the behaviour `act`, perturbed as in eq. 15."""
+    config = config or ProcessConfig()
+    seeds = episode_seeds(1, "test-dataset", bank.patients, episodes)
+    noise = draw_noise(seeds, config.decisions, bank.state_dim, 4 if config.timing == "adaptive" else 3)
+    played = rollout(DecisionProcess(bank, config), act, noise, action_noise=0.05)
+    valid = played.valid.numpy()
+    patient, episode, _ = np.nonzero(valid)
+
+    def flat(values: Tensor) -> np.ndarray:
+        return values.numpy()[valid]
+
+    return Transitions(
+        observations=flat(played.observations[:, :, :-1]),
+        actions=flat(played.actions),
+        rewards=flat(played.rewards),
+        costs=flat(played.costs),
+        next_observations=flat(played.observations[:, :, 1:]),
+        terminations=flat(played.terminated),
+        truncations=np.zeros(valid.sum(), bool),
+        dt=flat(played.dt),
+        time=flat(played.time),
+        sofa=flat(played.sofa),
+        lactate=flat(played.lactate),
+        patient=patient.astype(np.int32),
+        episode=(patient * episodes + episode).astype(np.int32),
+        patients=bank.patients,
+        timing=config.timing,
+        decisions=config.decisions,
+        dataset_id=name,
+        content_hash="0" * 64,
+    )
