@@ -58,6 +58,7 @@ class Comparison:
     share: float
     share_interval: Interval
     probability: float
+    probability_interval: Interval
     seeds: tuple[int, int]
     label: str
     per_patient: dict[str, list[Any]]
@@ -103,6 +104,7 @@ def compare(
         share=paired.share,
         share_interval=paired.share_interval,
         probability=paired.probability,
+        probability_interval=paired.probability_interval,
         seeds=(len(references), len(methods)),
         label=seed_label(min(len(references), len(methods))),
         per_patient={"patient": ids, "reference": b.mean(axis=0).tolist(), "method": a.mean(axis=0).tolist()},
@@ -138,6 +140,8 @@ def pairs_of(evaluations: Mapping[str, Evaluation], world: str | None = None) ->
     base = behavior_name(names)
     learned = [n for n in names if evaluations[n].policy.get("scope") != "baseline" and behavior_name([n]) is None]
     found += [("BehaviorMethod", (base, n)) for n in learned if base is not None]
+    # Names that say nothing: everything against the first, as given.
+    found = found or [("Paired", (names[0], n)) for n in names[1:]]
     result = []
     for kind, (a, b) in found:
         comparison = compare(evaluations[a], evaluations[b], world=world)

@@ -248,14 +248,19 @@ def _share(comparison: Comparison) -> str:
 
 
 def _gains(by_world: Mapping[str, list[tuple[str, Comparison]]]) -> Table:
-    heads = ["Comparison", *(f"Gain %, {w}" for w in by_world), *(f"Better in, {w}" for w in by_world), "Kind"]
+    base = next(iter(by_world))
+    heads = ["Comparison", *(f"Gain %, {w}" for w in by_world), *(f"Better in, {w}" for w in by_world)]
+    heads += [f"P(better run), {base}", "Kind"]
     rows: list[list[Cell]] = []
     for row in zip(*by_world.values()):
         cells = [c for _, c in row]
         gains: list[Cell] = [
             (f"{c.percent:+.1f}", f"{c.percent_interval[0]:+.1f} to {c.percent_interval[1]:+.1f}") for c in cells
         ]
-        rows.append([f"{cells[0].method} over {cells[0].reference}", *gains, *(_share(c) for c in cells), row[0][0]])
+        chance, (low, high) = 100 * cells[0].probability, cells[0].probability_interval
+        probability = (f"{chance:.0f} %", f"{100 * low:.0f} to {100 * high:.0f}")
+        name = f"{cells[0].method} over {cells[0].reference}"
+        rows.append([name, *gains, *(_share(c) for c in cells), probability, row[0][0]])
     label = next((c.label for pairs in by_world.values() for _, c in pairs if c.label), "")
     return Table("Paired over patients" + (f"; {label}" if label else ""), heads, rows)
 

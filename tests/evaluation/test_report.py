@@ -109,6 +109,15 @@ def test_pairs_of_results(results: dict[str, Evaluation]) -> None:
     ]
 
 
+def test_results_whose_names_form_no_pair_are_compared_with_the_first(results: dict[str, Evaluation]) -> None:
+    plain = {"b": results["max"], "a": results["near-ind"], "c": results["near-pop"]}
+    assert [(kind, c.reference, c.method) for kind, c in pairs_of(plain)] == [
+        ("Paired", "b", "a"),
+        ("Paired", "b", "c"),
+    ]
+    assert pairs_of({"b": results["max"]}) == []
+
+
 def test_disagreement_between_worlds(results: dict[str, Evaluation]) -> None:
     c = compare(results["max"], results["near-ind"])
     assert not disagree([c, c])

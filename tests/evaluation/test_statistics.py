@@ -115,6 +115,21 @@ def test_probability_of_improvement_is_mann_whitney() -> None:
     assert probability_of_improvement(a, a) == pytest.approx(0.5)
 
 
+def test_interval_of_the_probability_of_improvement() -> None:
+    """With one run each it is the interval of the share; with more it narrows and holds the estimate."""
+    g = np.random.default_rng(1)
+    a, b = g.normal(0.0, 1.0, (4, 60)), g.normal(0.4, 1.0, (3, 60))
+    one = paired_difference(a[:1], b[:1])
+    assert one.probability_interval == pytest.approx(one.share_interval, abs=0.02)
+    many = paired_difference(a, b)
+    low, high = many.probability_interval
+    assert low < many.probability < high
+    assert high - low < one.probability_interval[1] - one.probability_interval[0]
+    swapped = paired_difference(b, a)
+    assert swapped.probability_interval == pytest.approx((1 - high, 1 - low), abs=0.01)
+    assert paired_difference(a - 100, b).probability_interval == (1.0, 1.0)
+
+
 def test_other_patients_are_refused() -> None:
     with pytest.raises(ValueError, match="same patients"):
         paired_difference(np.zeros(3), np.zeros(4))
