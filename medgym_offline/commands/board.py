@@ -76,7 +76,11 @@ def leaderboard_verify(
     if json:
         print_json(report.to_json())
     else:
-        shown = [r for r in report.rows if r.metric in ("sofa_all", "safe_hourly", "return") and r.check != "interval"]
+        shown = [
+            r
+            for r in report.rows
+            if r.metric in ("sofa_all", "safe_hourly", "return") and r.check not in ("interval", "curve")
+        ]
         rows = [
             (
                 r.check,

@@ -235,6 +235,23 @@ def test_the_strictest_world_orders_a_table(entry: dict[str, Any]) -> None:
     assert deciding_world(honest) == "held-out"
 
 
+def test_own_held_out_and_true_worlds_stand_side_by_side(entry: dict[str, Any]) -> None:
+    other = copy.deepcopy(entry)
+    other["protocol"]["settings"]["worlds"].append("true")
+    for field in ("metrics", "intervals", "curves"):
+        other[field]["true"] = copy.deepcopy(other[field]["held-out"])
+    other["metrics"]["true"]["sofa_all"] = 7.25
+    assert deciding_world(other) == "true"
+    assert len(groups([entry, other])) == 2  # worlds are part of how an entry was made
+    parsed = _Page()
+    parsed.feed(build_page([other], "site").read_text())
+    heads = [part.strip() for part in parsed.rows[1] if part.strip()]
+    assert heads[:9] == [x for w in ("own", "held-out", "true") for x in ("SOFA (all),", w, "world")]
+    assert "7.250" in parsed.rows[2]
+    text = (Path("site/entries") / "method_workshop-v0_ind_adaptive-20.html").read_text()
+    assert text.count("true world") >= 3
+
+
 def test_a_folder_with_other_things_is_left_alone(entry: dict[str, Any]) -> None:
     Path("full").mkdir()
     Path("full/thesis.tex").write_text("years of work")

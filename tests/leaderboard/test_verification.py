@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medgym_offline.errors import SubmissionError
+from medgym_offline.evaluation import Evaluation
 from medgym_offline.files import code_version, sha256_file
 from medgym_offline.leaderboard import VerificationReport, read_board, verify_submission
-from medgym_offline.leaderboard.verify import Row, tolerance
+from medgym_offline.leaderboard.verify import FRESH_METRICS, Row, _fresh_rows, _fresh_seed, tolerance
 from medgym_offline.policies import load_policy
 from tests.leaderboard.test_submission import change
 from tests.leaderboard.workshop import DATASET, Workshop, refused, run
@@ -136,3 +139,27 @@ def test_rows_hold_within_their_tolerance_only() -> None:
     assert not Row("mean", "own", "sofa_all", float("nan"), 3.0, 0.02).ok
     assert tolerance("sofa_all", 4.0) == pytest.approx(0.025)
     assert tolerance("safe_hourly", 80.0) == pytest.approx(0.9)
+
+
+def test_fresh_seeds_follow_from_the_policies(folder: Path) -> None:
+    entry = json.loads((folder / "entry.json").read_text())
+    first = _fresh_seed(entry)
+    assert first == _fresh_seed(entry) != entry["protocol"]["settings"]["seed"]
+    entry["policies"][0]["sha256"] = "0" * 64
+    assert _fresh_seed(entry) != first
+
+
+def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop: Workshop) -> None:
+    """Honest entries of pure noise pass; one whose runs were better on the claimed seeds does not."""
+    result = Evaluation.from_json(shop.result(0) / "result.json")
+    world, patients = result.worlds["own"], 30
+    rng = np.random.default_rng(0)
+
+    def like(shift: float) -> list[Evaluation]:
+        columns = {m: rng.normal(5.0 + shift, 0.3, patients) for m in FRESH_METRICS}
+        columns["patient"] = np.array([str(p) for p in range(patients)])
+        return [replace(result, worlds={"own": replace(world, per_patient=columns)}) for _ in range(2)]
+
+    honest = [all(row.ok for row in _fresh_rows(like(0.0), like(0.0))) for _ in range(300)]
+    assert all(honest)
+    assert not any(all(row.ok for row in _fresh_rows(like(-1.0), like(0.0))) for _ in range(50))
