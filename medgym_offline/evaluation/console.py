@@ -140,7 +140,12 @@ def gain_table(evaluations: Mapping[str, Evaluation]) -> Table | None:
 
 def disagree(comparisons: list[Comparison]) -> bool:
     """Whether the gain is positive in one world and negative in another, beyond what is printed as 0.0 %."""
-    return min(c.percent for c in comparisons) < -0.05 and max(c.percent for c in comparisons) > 0.05
+    return signs_differ([c.percent for c in comparisons])
+
+
+def signs_differ(percents: list[float]) -> bool:
+    """Whether some are positive and others negative, beyond what is printed as 0.0 %."""
+    return min(percents, default=0.0) < -0.05 and max(percents, default=0.0) > 0.05
 
 
 def provenance_line(evaluation: Evaluation) -> str:
@@ -156,6 +161,20 @@ def provenance_line(evaluation: Evaluation) -> str:
     return text + "".join(f"\nNote: {note}" for note in evaluation.notes)
 
 
+def transfer_lines(evaluation: Evaluation) -> list[str]:
+    """What the patient's own policy gains over others', a line per world, and a warning where the signs differ."""
+    found = {world: result.transfer for world, result in evaluation.worlds.items() if result.transfer}
+    lines = []
+    for world, t in found.items():
+        low, high = t["percent_interval"]
+        lines.append(
+            f"Own policy over others' ({t['partners']} each), {world}: {t['percent']:+.1f} % [{low:+.1f}, {high:+.1f}]"
+        )
+    if signs_differ([t["percent"] for t in found.values()]):
+        lines.append("! worlds disagree in sign: do not report the own-world gain alone")
+    return lines
+
+
 def _short(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
@@ -167,6 +186,8 @@ def print_evaluations(evaluations: Evaluation | Mapping[str, Evaluation], consol
     out = console or Console()
     if isinstance(evaluations, Evaluation):
         out.print(evaluation_table(evaluations))
+        for line in transfer_lines(evaluations):
+            out.print(line, highlight=False, style="yellow" if line.startswith("!") else None)
         return
     out.print(comparison_table(evaluations))
     if (gains := gain_table(evaluations)) is not None:

@@ -14,12 +14,23 @@ import numpy as np
 
 from medgym_offline.evaluation.comparison import Comparison, behavior_name
 from medgym_offline.evaluation.result import Evaluation
-from medgym_offline.svg import INK, MUTED, SERIES, VARIABLES, Figure, inline_svg
+from medgym_offline.svg import INK, LINE, MUTED, SERIES, VARIABLES, Figure, inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Figure", "Style", "curve_figure", "line_styles", "pair_figure", "support_figure"]
+__all__ = [
+    "Figure",
+    "Style",
+    "curve_figure",
+    "line_styles",
+    "pair_figure",
+    "subgroup_figure",
+    "support_figure",
+    "support_parts_figure",
+    "support_time_figure",
+    "transfer_figure",
+]
 
 BAND_POLICIES = 3  # with more lines than this, bands hide each other
 
@@ -128,35 +139,134 @@ def support_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[str, S
     return Figure("Support distance", _svg(draw, "support"), description + ".")
 
 
-def support_time_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[str, Style]) -> Figure | None:
-    """Mean support distance by the hour a decision began; None if nobody has it."""
-    measured = {n: e.support["time"] for n, e in evaluations.items() if e.support.get("time", {}).get("distance")}
+def support_time_figure(
+    evaluations: Mapping[str, Evaluation], styles: Mapping[str, Style], reading: str = "distance"
+) -> Figure | None:
+    """Mean support `reading` ("distance" or "percentile") by the hour a decision began; None if nobody has it."""
+    measured = {n: e.support["time"] for n, e in evaluations.items() if e.support.get("time", {}).get(reading)}
     if not measured:
         return None
+    title, label = {
+        "distance": ("Support distance over the episode", "Support distance (SD)"),
+        "percentile": ("Support percentile over the episode", "Percentile among held-out data (%)"),
+    }[reading]
 
     def draw(axes: Axes) -> None:
         for name, found in measured.items():
             edges = np.asarray(found["hours"], float)
-            values = np.array([np.nan if v is None else v for v in found["distance"]])
+            values = np.array([np.nan if v is None else v for v in found[reading]])
             axes.plot((edges[:-1] + edges[1:]) / 2, values, marker="o", markersize=3.5, **_line(styles[name]))
         axes.set_xticks(edges)
-        axes.set_ylim(bottom=0)
+        if reading == "percentile":
+            axes.axhline(50, color=MUTED, linewidth=0.8)
+        axes.set_ylim(0, 103 if reading == "percentile" else None)
         axes.set_xlabel("Hour the decision began")
-        axes.set_ylabel("Support distance (SD)")
+        axes.set_ylabel(label)
 
     def ends(values: list[float | None]) -> str:
         known = [v for v in values if v is not None]
         return f"{known[0]:.2f} to {known[-1]:.2f}" if known else "unknown"
 
-    middle = "; ".join(f"{n} {ends(found['distance'])}" for n, found in measured.items())
-    description = "Line chart of mean support distance over the hours of an episode. From the first to the last hours: "
-    return Figure("Support distance over the episode", _svg(draw, "support-time"), description + middle + ".")
+    middle = "; ".join(f"{n} {ends(found[reading])}" for n, found in measured.items())
+    description = (
+        f"Line chart of mean support {reading} over the hours of an episode. From the first to the last hours: "
+    )
+    return Figure(title, _svg(draw, f"support-time-{reading}"), description + middle + ".")
+
+
+def support_parts_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[str, Style]) -> Figure | None:
+    """Support distance of states and actions together, and of each alone, with intervals; None if nobody has them."""
+    parts = {
+        "support_distance": "State and action",
+        "support_states": "State alone",
+        "support_actions": "Action alone",
+    }
+    rows = []
+    for key, label in parts.items():
+        values = {n: (e.metrics[key], *e.intervals[key]) for n, e in evaluations.items() if key in e.metrics}
+        rows.append((label, values))
+    if not all(values for _, values in rows):
+        return None
+    svg = _dots(rows, styles, "Distance to the nearest behaviour data (SD)", "support-parts")
+    return Figure("Support distance by part", svg, _told("support distance", rows))
+
+
+def subgroup_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[str, Style]) -> Figure | None:
+    """Surrogate SOFA of each subgroup with its interval; None for results made before subgroups were."""
+    found: dict[str, dict[str, tuple[float, ...]]] = {}
+    for name, evaluation in evaluations.items():
+        for row in evaluation.worlds[evaluation.world].subgroups:
+            values = tuple(v for v in row["sofa_all"] if v is not None)
+            found.setdefault(f"{row['by']}:\n{row['group']}", {})[name] = values
+    if not found:
+        return None
+    rows = list(found.items())
+    svg = _dots(rows, styles, "SOFA (all)", "subgroups")
+    return Figure("SOFA by subgroup", svg, _told("SOFA (all)", rows))
+
+
+def _dots(
+    rows: list[tuple[str, dict[str, tuple[float, ...]]]], styles: Mapping[str, Style], label: str, key: str
+) -> str:
+    """A row per label, in it a dot and its interval per policy: (value,) or (value, low, high)."""
+    count = max(len(styles), 1)
+
+    def draw(axes: Axes) -> None:
+        for place, (_, values) in enumerate(rows):
+            for number, (name, style) in enumerate(styles.items()):
+                if name not in values:
+                    continue
+                y = place + 0.7 * ((number + 0.5) / count - 0.5)
+                value, *interval = values[name]
+                if interval:
+                    axes.plot(interval, (y, y), **_line(style))
+                axes.plot([value], [y], marker="o", markersize=4.5, color=style.color)
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+        for edge in range(1, len(rows)):
+            axes.axhline(edge - 0.5, color=LINE, linewidth=0.6)
+        axes.set_xlabel(label)
+
+    return _svg(draw, key, (_SIZE[0], 0.9 + len(rows) * max(0.42, 0.12 * count)))
+
+
+def _told(what: str, rows: list[tuple[str, dict[str, tuple[float, ...]]]]) -> str:
+    each = (
+        f"{label.replace(chr(10), ' ')}: " + ", ".join(f"{name} {value[0]:.2f}" for name, value in values.items())
+        for label, values in rows
+    )
+    return f"Dot chart of {what} with intervals. " + "; ".join(each) + "."
 
 
 def pair_figure(comparison: Comparison, style: Style, number: int, metric_label: str = "SOFA (all)") -> Figure:
     """Per-patient scatter of a method against its reference; below the diagonal the method has the lower score."""
     x, y = (np.array(comparison.per_patient[side]) for side in ("reference", "method"))
+    method, reference = comparison.method, comparison.reference
+    svg = _scatter(x, y, f"{reference}: {metric_label}", f"{method}: {metric_label}", style, f"pair-{number}")
+    description = (
+        f"Scatter of {len(x)} patients, {metric_label} under {reference} (horizontal) and under {method} (vertical). "
+        f"{method} is better for {100 * comparison.share:.0f} % of patients; mean gain {comparison.percent:+.1f} %."
+    )
+    return Figure(f"{method} against {reference}", svg, description)
 
+
+def transfer_figure(name: str, evaluation: Evaluation, style: Style, number: int) -> Figure | None:
+    """Per-patient scatter of the patient's own policy against the mean of others'; None if nobody was asked."""
+    found = evaluation.worlds[evaluation.world].transfer
+    if not found:
+        return None
+    others, own = np.mean(found["scores"], axis=0), np.array(evaluation.per_patient[found["metric"]])
+    svg = _scatter(others, own, "Others' policies: SOFA (all)", "Own policy: SOFA (all)", style, f"transfer-{number}")
+    description = (
+        f"Scatter of {len(own)} patients, SOFA (all) under the mean of {found['partners']} other patients' policies "
+        f"(horizontal) and under the own policy (vertical). The own is better for {100 * found['share']:.0f} %; "
+        f"mean gain {found['percent']:+.1f} %."
+    )
+    return Figure(f"{name}: own policy against others'", svg, description)
+
+
+def _scatter(x: np.ndarray, y: np.ndarray, across: str, up: str, style: Style, key: str) -> str:
     def draw(axes: Axes) -> None:
         low, high = min(x.min(), y.min()), max(x.max(), y.max())
         pad = 0.05 * (high - low) or 0.5
@@ -166,16 +276,10 @@ def pair_figure(comparison: Comparison, style: Style, number: int, metric_label:
         axes.set_xlim(*limits)
         axes.set_ylim(*limits)
         axes.set_aspect("equal")
-        axes.set_xlabel(f"{comparison.reference}: {metric_label}")
-        axes.set_ylabel(f"{comparison.method}: {metric_label}")
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
 
-    method, reference = comparison.method, comparison.reference
-    description = (
-        f"Scatter of {len(x)} patients, {metric_label} under {reference} (horizontal) and under {method} (vertical). "
-        f"{method} is better for {100 * comparison.share:.0f} % of patients; mean gain {comparison.percent:+.1f} %."
-    )
-    title = f"{comparison.method} against {comparison.reference}"
-    return Figure(title, _svg(draw, f"pair-{number}", (5.0, 4.4)), description)
+    return _svg(draw, key, (5.0, 4.4))
 
 
 def _line(style: Style) -> dict[str, Any]:

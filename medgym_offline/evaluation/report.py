@@ -18,8 +18,11 @@ from medgym_offline.evaluation.figures import (
     curve_figure,
     line_styles,
     pair_figure,
+    subgroup_figure,
     support_figure,
+    support_parts_figure,
     support_time_figure,
+    transfer_figure,
 )
 from medgym_offline.evaluation.metrics import METRICS
 from medgym_offline.evaluation.result import Evaluation, WorldResult
@@ -113,14 +116,21 @@ def report_html(
     by_world = {w: pairs_of(evaluations, w) for w in worlds}
     styles = line_styles(evaluations)
     figures = [curve_figure(evaluations, variable, styles) for variable in ("sofa", "lactate")]
-    if (support := support_figure(evaluations, styles)) is not None:
-        figures.append(support)
-    if (over_time := support_time_figure(evaluations, styles)) is not None:
-        figures.append(over_time)
+    support = support_figure(evaluations, styles)
+    readings = [
+        support,
+        support_parts_figure(evaluations, styles),
+        support_time_figure(evaluations, styles),
+        support_time_figure(evaluations, styles, "percentile"),
+    ]
+    figures += [f for f in readings if f is not None]
+    groups = [f for f in [subgroup_figure(evaluations, styles)] if f is not None]
+    exchanged = [transfer_figure(n, e, styles[n], i) for i, (n, e) in enumerate(evaluations.items())]
+    transfers = [f for f in exchanged if f is not None]
     individual = [c for kind, c in by_world[worlds[0]] if kind == "PopInd"]
     pairs = [pair_figure(c, styles[c.method], number) for number, c in enumerate(individual)]
     if shown is not None:
-        shown += [*figures, *pairs]
+        shown += [*figures, *groups, *transfers, *pairs]
     captions = [
         f"{c.method} is better for {_share(c)} of {len(c.per_patient['patient'])} patients." for c in individual
     ]
@@ -137,6 +147,8 @@ def report_html(
         pairs=[_shown(f, caption, Markup) for f, caption in zip(pairs, captions)],
         first_world=worlds[0],
         subgroups=_subgroups(evaluations, worlds[0]),
+        subgroup_figures=[_shown(f, "Dot: mean; line: its interval.", Markup) for f in groups],
+        transfer_figures=[_shown(f, "Below the diagonal the own policy is better.", Markup) for f in transfers],
         transfers=_transfers(evaluations, worlds),
         metrics=[_metrics(evaluations, w) for w in worlds],
         protocol=_protocol(first),
@@ -291,6 +303,10 @@ def _caption(figure: Figure, policies: int) -> str:
     band = "Band: the middle 80 % of patients. " if policies <= BAND_POLICIES else ""
     if figure.title.startswith("Lactate"):
         return f"{band}Horizontal line: the limit of 4 mmol/L. Vertical line: hour 20, after which safety is counted."
+    if figure.title.startswith("Support percentile over"):
+        return "50: as far as the behaviour's own held-out data. 100: further than all of it."
+    if figure.title == "Support distance by part":
+        return "Dot: mean; line: its interval. States far away and actions close: the policy led the patient elsewhere."
     if figure.title.startswith("Support distance over"):
         return "Mean over patients of the decisions that began in each stretch of hours."
     if figure.title.startswith("Support"):

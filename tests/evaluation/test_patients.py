@@ -215,6 +215,7 @@ def test_report_shows_subgroups_transfer_and_figures_as_files(
     page = write_report({**results, "moved": moved}, tmp_path / "report.html", figures=tmp_path / "figures").read_text()
     assert "initial lactate: " in page
     assert "Own better in" in page
+    assert "moved: own policy against others" in page
     assert "Support distance over the episode" in page
     files = sorted(p.name for p in (tmp_path / "figures").iterdir())
     assert {"support-distance.svg", "support-distance-over-the-episode.svg"} <= set(files)

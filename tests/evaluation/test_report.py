@@ -171,11 +171,14 @@ def test_report_shows_the_figures_and_the_numbers(page: str, results: dict[str, 
         "SOFA over time",
         "Lactate over time",
         "Support distance over the episode",
+        "Support percentile over the episode",
+        "Support distance by part",
+        "SOFA by subgroup",
         "near-ind against near-pop",
     ):
         assert heading in text
     pictures = [a["aria-label"] for tag, a in parsed.tags if a.get("role") == "img"]
-    assert len(pictures) == 5
+    assert len(pictures) == 8
     assert all(label and len(label) > 60 for label in pictures)
     for name, evaluation in results.items():
         assert name in text
