@@ -22,6 +22,7 @@ from typing import Any
 
 from medgym_offline.errors import SubmissionError
 from medgym_offline.files import read_toml, release_folder, write_text
+from medgym_offline.leaderboard.board import read_board
 from medgym_offline.leaderboard.entry import slug
 
 __all__ = ["SeedEntry", "SeedRecipe", "plan", "read_seed_recipe", "run_entry"]
@@ -62,6 +63,7 @@ class SeedEntry:
         needs: Package that must be installed, or "".
         steps: (file that exists once the step is done, arguments of `medgym-offline`), in order.
         submission: Where it is packed.
+        board: Where it is recorded.
     """
 
     label: str
@@ -69,6 +71,7 @@ class SeedEntry:
     needs: str
     steps: tuple[tuple[Path, tuple[str, ...]], ...]
     submission: Path
+    board: Path
 
 
 def read_seed_recipe(path: str | Path | None = None) -> SeedRecipe:
@@ -181,7 +184,7 @@ def _entry(
     verify = ("leaderboard", "verify", str(submission), *where[2:4], "--file", str(board))
     steps.append((work / "verified", verify))
     needs = "d3rlpy" if algorithm and algorithm.startswith("d3rlpy") else ""
-    return SeedEntry(label, work, needs, tuple(steps), submission)
+    return SeedEntry(label, work, needs, tuple(steps), submission, board)
 
 
 def run_entry(entry: SeedEntry, say: Callable[[str], None], limit: int | None = None) -> bool:
@@ -201,8 +204,7 @@ def run_entry(entry: SeedEntry, say: Callable[[str], None], limit: int | None = 
     if entry.needs and importlib.util.find_spec(entry.needs) is None:
         say(f'{entry.label}: skipped, needs {entry.needs}: pip install "medgym-offline[{entry.needs}]"')
         return False
-    if (entry.submission / "entry.json").exists() and not (entry.work / "submitted").exists():
-        say(f"{entry.label}: {entry.submission} is of an earlier run and is written again")
+    _forget_lost(entry)
     for done, argv in entry.steps:
         if done.exists():
             continue
@@ -218,6 +220,17 @@ def run_entry(entry: SeedEntry, say: Callable[[str], None], limit: int | None = 
     moved = slim(entry.submission, read_submission(entry.submission).entry, LARGE if limit is None else limit)
     say(f"{entry.label}: verified" + (f"; {len(moved)} policy files moved to {moved[0].parent}" if moved else ""))
     return True
+
+
+def _forget_lost(entry: SeedEntry) -> None:
+    """Steps whose outcome was removed since, such as an entry of a board that was emptied, are to be done again."""
+    packed = entry.submission / "entry.json"
+    if not packed.is_file():
+        (entry.work / "submitted").unlink(missing_ok=True)
+    known = json.loads(packed.read_text("utf-8"))["id"] if packed.is_file() else None
+    verified = {e["id"] for e in read_board(entry.board) if e["verification"] is not None}
+    if known not in verified or not (entry.work / "submitted").exists():
+        (entry.work / "verified").unlink(missing_ok=True)
 
 
 def _readme(entry: SeedEntry) -> str:

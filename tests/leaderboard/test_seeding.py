@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,7 @@ def test_the_shipped_recipe_names_every_seed_entry() -> None:
 
 
 @pytest.mark.slow
-def test_entries_are_made_verified_and_not_made_again(
-    recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_entries_are_made_verified_and_not_made_again(recipe: Path) -> None:
     arguments = ("leaderboard", "seed", recipe, "-o", "work", "--file", "b/board.json")
     first = run(*arguments)
     assert first.code == 0, first.out + first.err
@@ -79,12 +78,15 @@ def test_entries_are_made_verified_and_not_made_again(
     assert again.code == 0
     assert "medgym-offline train" not in again.out
     assert read_board("b/board.json") == board
-    # What is missing is made again, and nothing else.
-    (done,) = Path("work").glob("dqn-*/verified")
-    done.unlink()
+    # What is missing is made again, and nothing else: an entry of the board, a submission.
+    text = json.loads(Path("b/board.json").read_text())
+    text["entries"] = text["entries"][1:]
+    Path("b/board.json").write_text(json.dumps(text))
+    shutil.rmtree("b/submissions/zero-workshop-v0")
     out = run(*arguments).out
-    assert out.count("leaderboard verify") == 1
-    assert "medgym-offline eval" not in out
+    commands = [line for line in out.splitlines() if ": medgym-offline" in line and not line.startswith("next")]
+    assert [line.split()[2] for line in commands] == ["submit", "leaderboard", "leaderboard"]
+    assert read_board("b/board.json") == board
 
 
 def test_a_dry_run_prints_the_commands_and_runs_none(recipe: Path) -> None:
