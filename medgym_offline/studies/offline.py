@@ -227,6 +227,7 @@ def _result(
             "protocol_hash": protocol.hash,
             "training_seeds": list(range(recipe.seed, recipe.seed + recipe.seeds)),
             "device": options.device,
+            "backend_scores": sources[0].bank.backend,
             "code": code_version(),
             "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },

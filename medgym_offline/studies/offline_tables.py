@@ -30,7 +30,7 @@ def offline_lead(result: Result) -> str:
     """What the study is, in two sentences."""
     recipe, made = result["recipe"], result["provenance"]
     count = sum(row["group"] == "table" for row in result["rows"].values())
-    data = ", ".join(facts["dataset"] for facts in made["datasets"].values())
+    data = ", ".join(made["datasets"][timing]["dataset"] for timing in result["timings"])
     patients = len(result["patients"]["table"])
     times = "each trained once" if recipe["seeds"] == 1 else f"each trained {recipe['seeds']} times"
     return (
@@ -118,9 +118,10 @@ def training_cost_table(result: Result) -> Table:
 def offline_provenance(result: Result) -> list[tuple[str, str]]:
     """Where everything came from."""
     made = result["provenance"]
+    facts = [(timing, made["datasets"][timing]) for timing in result["timings"]]
     data = [
-        (f"Data, {timing}", f"{facts['dataset']}, {facts['patients']} patients (content {facts['content_hash']})")
-        for timing, facts in made["datasets"].items()
+        (f"Data, {timing}", f"{one['dataset']}, {one['patients']} patients (content {one['content_hash']})")
+        for timing, one in facts
     ]
     return [
         ("Command", made["command"]),
@@ -130,5 +131,6 @@ def offline_provenance(result: Result) -> list[tuple[str, str]]:
         *data,
         ("Protocol", f"sha256 {made['protocol_hash']}"),
         ("Training seeds", ", ".join(map(str, made["training_seeds"]))),
+        ("Flow", f"scores: {made['backend_scores']}"),
         ("Device", made["device"]),
     ]
