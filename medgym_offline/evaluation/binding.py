@@ -152,8 +152,8 @@ def resolve_policy(
 def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
     """Refuse a policy whose answers depend on what it was asked before, or beside what.
 
-    The same observations of up to three patients are asked twice, in another order of episodes, and alone. A policy
-    with `reset` may remember an episode: it is reset before each, with the seeds of the episodes asked.
+    The same observations of up to three patients are asked twice, in another order of episodes, of patients, and
+    alone. A policy with `reset` may remember an episode: it is reset before each, with the seeds of the episodes asked.
 
     Raises:
         PolicyError: If answers differ by more than rounding.
@@ -173,6 +173,11 @@ def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
         )
     if _differ(bound.act_on(some, seeds[:, order])(asked[:, order]), first[:, order]):
         raise PolicyError(f"policy {bound.name!r} answers episodes in another order differently: {remedy}")
+    turned = [*range(1, len(some)), 0]
+    if _differ(bound.act_on([some[p] for p in turned], seeds[turned])(asked[turned]), first[turned]):
+        raise PolicyError(f"policy {bound.name!r} answers patients in another order differently: {remedy}")
+    if _differ(bound.act_on(some[:1], seeds[:1])(asked[:1]), first[:1]):
+        raise PolicyError(f"policy {bound.name!r} answers a patient alone differently from one among others: {remedy}")
     if _differ(bound.act_on(some, seeds[:, :1])(asked[:, :1]), first[:, :1]):
         raise PolicyError(f"policy {bound.name!r} answers an episode alone differently from one among others: {remedy}")
 

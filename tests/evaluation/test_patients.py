@@ -154,9 +154,34 @@ class _Batch:
         return torch.tanh(observations[..., :3] - observations[..., :3].mean(1, keepdim=True))
 
 
+class _Place:
+    """Answers by the place of the patient in the batch."""
+
+    timing = "fixed"
+
+    def act(self, observations: Tensor) -> Tensor:
+        place = torch.arange(len(observations)) / 10.0
+        return place[:, None, None].expand(*observations.shape[:2], 3)
+
+
+class _Cohort:
+    """Answers relative to the other patients."""
+
+    timing = "fixed"
+
+    def act(self, observations: Tensor) -> Tensor:
+        return torch.tanh(observations[..., :3] - observations[..., :3].mean(0, keepdim=True))
+
+
 @pytest.mark.parametrize(
     ("policy", "message"),
-    [(_Counts(), "when asked again"), (_First(), "in another order"), (_Batch(), "alone differently")],
+    [
+        (_Counts(), "when asked again"),
+        (_First(), "episodes in another order"),
+        (_Batch(), "an episode alone differently"),
+        (_Place(), "patients in another order"),
+        (_Cohort(), "a patient alone differently"),
+    ],
 )
 def test_policies_that_depend_on_the_batch_are_refused(policy: object, message: str, tiny_bank: SimulatorBank) -> None:
     with pytest.raises(PolicyError, match=message):
