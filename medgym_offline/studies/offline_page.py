@@ -70,7 +70,7 @@ def behaviour_curves(result: Result, world: str, timing: str) -> Figure | None:
     if not learned:
         return None
     behaviour = result["rows"][result["behaviour"][timing]]
-    lines = [(behaviour, behaviour["label"], INK, "-")]
+    lines: list[tuple[Any, str, str, Any]] = [(behaviour, behaviour["label"], INK, "-")]
     for row in learned:
         colour = SERIES[3] if row["algorithm"] == "gcql" else SERIES[0]
         lines.append((row, row["label"], colour, "-" if row["scope"] == "ind" else _DASHED))

@@ -116,7 +116,8 @@ def _unit(row: OfflineRow, seed: int, protocol: Protocol, episodes: int, device:
     """Train and score; runs in a worker."""
     source, entry = row.source, row.entry
     started = time.monotonic()
-    policy, facts = row.policy, {"log": {}, "stopped": {}}
+    policy = row.policy
+    facts: dict[str, Any] = {"log": {}, "stopped": {}}
     if policy is None:
         found = train(
             row.algorithm,

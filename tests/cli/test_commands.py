@@ -40,6 +40,8 @@ COMMANDS = (
     "behavior train",
     "behavior train-all",
     "study online",
+    "study offline",
+    "study gcql",
     "publish",
 )
 
