@@ -5,11 +5,15 @@ One gradient step is here; what an update of the training loop does with it is i
 With a = tanh(z), z = mu(s) + sigma eps and two critics Q_1, Q_2 with slow copies Q'_1, Q'_2:
 
     log pi(a|s) = sum_i [ -eps_i^2 / 2 - log sigma_i - log(2 pi) / 2 - log(1 - a_i^2) ]
-    y           = r + gamma^(dt / 4.8) (1 - ended) ( min_j Q'_j(s', a') - alpha log pi(a'|s') ),   a' ~ pi(.|s')
+    y           = r + gamma^(dt / 4.8) (1 - ended) ( min_j Q'_j(s', a') - alpha (log pi(a'|s') + H) ),   a' ~ pi(.|s')
     critics     minimise  mean (Q_j(s, a) - y)^2 / 2
     actor       minimise  mean ( alpha log pi(a|s) - min_j Q_j(s, a) )
     alpha       minimise  -log alpha (mean log pi(a|s) + H),   H = -A, the wanted entropy
     copies      Q' <- (1 - tau) Q' + tau Q
+
+The bonus of a decision is counted from H, so that it is 0 on average at the wanted entropy. From 0, as usual, every
+decision costs alpha A then, and an adaptive policy saves by deciding rarely; under fixed timing the difference is a
+constant.
 
 The actor is that of the on-policy algorithms (:mod:`medgym_offline.online.gaussian`: sigma does not depend on the
 state), so that policies of all algorithms are one kind of file. Gradients are written out; with eps fixed and
@@ -118,7 +122,8 @@ def soft_targets(
     """y `(P, N)` from `reward` and `discount` `(P, N)` and standard normal `noise (P, N, A)`."""
     mean = actor.mean(learner.actor, rows.following)
     action, density = _act(actor, learner.actor, mean, noise)
-    ahead = twin_values(network, learner.target, rows.following, action).amin(1) - learner.log_alpha.exp() * density
+    bonus = learner.log_alpha.exp() * (actor.action_dim - density)
+    ahead = twin_values(network, learner.target, rows.following, action).amin(1) + bonus
     # where, not a product: what follows a terminal is no state.
     return reward + torch.where(rows.ended > 0, torch.zeros_like(ahead), discount * ahead)
 

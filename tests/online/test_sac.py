@@ -103,7 +103,7 @@ def test_targets_discount_by_elapsed_time_and_stop_at_the_end() -> None:
     found = soft_targets(ACTOR, CRITIC, learner, rows, rows.rewards, discount, noise)
     action, density = _density(learner.actor, rows.following.nan_to_num(0.0), noise)
     ahead = _values(learner.target, rows.following.nan_to_num(0.0), action).amin(1)
-    ahead = ahead - learner.log_alpha.exp() * density
+    ahead = ahead - learner.log_alpha.exp() * (density - A)
     expected = torch.where(rows.ended > 0, rows.rewards, rows.rewards + discount * ahead)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
