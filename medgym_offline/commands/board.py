@@ -145,7 +145,7 @@ def leaderboard_build(
 
 def leaderboard_seed(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe (default: leaderboard/seed_entries.toml).")
+        Path | None, typer.Argument(metavar="RECIPE", help="A recipe (default: leaderboard/seed_entries.toml).")
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Working folder; what is there already is not made again.")
