@@ -62,7 +62,7 @@ class SoftSettings:
     batch: int = 256
     rate: float = 1e-3
     tau: float = 0.01
-    alpha: float = 0.05
+    alpha: float = 0.005
     capacity: int = 50_000
 
 
