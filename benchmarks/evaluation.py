@@ -68,6 +68,12 @@ def main() -> None:
     with timed(found["evaluation"]):
         mgo.evaluate(policy, bank=bank, episodes=options.episodes)
     print(found["evaluation"], flush=True)
+    twin = load_simulators("sepsis-twin-v0")
+    found["twin"] = {"patients": len(twin), "episodes": options.episodes, "decisions": 20, "worlds": 3}
+    mgo.evaluate("behavior", bank=twin, patients=2, episodes=1)
+    with timed(found["twin"]):
+        mgo.evaluate("behavior", bank=twin, episodes=options.episodes)
+    print(found["twin"], flush=True)
     try:
         data = mgo.load_dataset(options.dataset)
         found["with_support"] = {"dataset": options.dataset, "rows": len(data.rewards)}

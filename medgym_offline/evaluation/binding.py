@@ -6,6 +6,7 @@ or torch. What it returns is checked on every call: the shape, and that every nu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,10 @@ def resolve_policy(
             policy = _builtin(text, bank, timing or "adaptive", decisions or default_decisions)
         else:
             policy, name = _from_file(text), Path(text).stem
-            info |= {"kind": "file", "sha256": sha256_file(text) if Path(text).is_file() else None}
+            if Path(text).is_file():
+                info |= {"kind": "file", "sha256": sha256_file(text)}
+            else:
+                info |= {"kind": "folder", "sha256": _folder_hash(Path(text))}
     if not callable(getattr(policy, "act", None)):
         raise PolicyError(
             f"{policy!r} is not a policy: it has no act(observations); pass a policy file, an object with act, "
@@ -184,6 +188,12 @@ def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
 
 def _differ(found: Tensor, wanted: Tensor) -> bool:
     return not torch.allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def _folder_hash(folder: Path) -> str:
+    """SHA-256 over the names and SHA-256 of the files of a folder, in order of their names."""
+    listing = "".join(f"{sha256_file(f)}  {f.name}\n" for f in sorted(folder.iterdir()) if f.is_file())
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def _builtin(text: str, bank: SimulatorBank, timing: str, decisions: int) -> Any:

@@ -31,7 +31,9 @@ SEED_PURPOSE = "evaluation"
 SUPPORT_HOURS = np.arange(0.0, 97.0, 12.0)
 """Edges (hours) of the bins in which support distance is followed through the episode."""
 
-_BUDGET = 5_000_000  # dense state numbers held at once (20 MB); a few times that with temporaries
+# Dense state numbers held at once (72 MB; a few times that with temporaries). The protocol's size is one block: the
+# twin's true world takes as many small steps per block whatever is in it.
+_BUDGET = 18_000_000
 
 
 class Acts(TypingProtocol):

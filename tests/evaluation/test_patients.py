@@ -19,7 +19,9 @@ from medgym_offline.evaluation.statistics import bootstrap_interval
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_members, subgroup_rows
 from medgym_offline.evaluation.tables import write_patient_tables
 from medgym_offline.evaluation.transfer import partner_shifts
+from medgym_offline.policies import StackedActor, save_policy
 from medgym_offline.simulators import SimulatorBank
+from medgym_offline.stack import StackedMLP
 
 from .conftest import Constant
 
@@ -219,6 +221,19 @@ def test_an_interrupted_evaluation_goes_on(
     assert scored == ["own", "own", "held-out", "held-out"]
     assert not folder.exists()
     assert found.to_json() == evaluate("max", bank=tiny_bank, episodes=2).to_json()
+
+
+def test_a_folder_has_a_hash_of_its_content(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+    """Otherwise a retrained folder of the same name would go on from the results of the old one."""
+
+    def found(seed: int) -> str:
+        net = StackedMLP(len(tiny_bank), (9, 4, 3), seeds=range(seed, seed + len(tiny_bank)))
+        policy = StackedActor(net, tiny_bank.patients, 20)
+        for patient in tiny_bank.patients:
+            save_policy(policy.select([patient]), tmp_path / "ind" / f"{patient.replace('/', '__')}.safetensors")
+        return evaluate(tmp_path / "ind", bank=tiny_bank, episodes=1, worlds=("own",)).policy["sha256"]
+
+    assert found(0) == found(0) != found(1)
 
 
 def test_a_broken_partial_file_counts_as_not_finished(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
