@@ -102,7 +102,8 @@ def test_manifests_belong_to_these_artefacts(bank: SimulatorBank) -> None:
     described = [d for d in list_datasets() if d.sha256]
     assert {"medgym/sepsis-ind-v0", "medgym/sepsis-ind-fixed-v0"} <= {d.id for d in described}
     recipes = {p.name.removesuffix(".toml") for p in release_folder("datasets").glob("*.toml")}
-    assert {p.name.removesuffix(".manifest.json") for p in release_folder("datasets").glob("*.manifest.json")} == recipes
+    manifests = {p.name.removesuffix(".manifest.json") for p in release_folder("datasets").glob("*.manifest.json")}
+    assert manifests == recipes
     for path in release_folder("datasets").glob("*.manifest.json"):
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["recipe"]["bank"] == "sepsis-v0":
