@@ -65,7 +65,9 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         if not name:
             table.add_section()
         elif name in evaluation.metrics:
-            table.add_row(metric_label(name), *(metric_text(r, name) for r in evaluation.worlds.values()))
+            cells = [metric_text(r, name) for r in evaluation.worlds.values()]
+            # Three intervals do not fit a line of 80 columns; break where it reads best.
+            table.add_row(metric_label(name), *(c.replace(" [", "\n[") if len(cells) > 2 else c for c in cells))
     return table
 
 

@@ -39,6 +39,10 @@ _SCOPE_WORDS = {"ind", "pop", "adaptive", "fixed"}
 _SIZE = (5.0, 3.3)  # inches; 360 points wide, so that a phone shows the text at its nominal size
 
 
+Row = tuple[str, dict[str, tuple[float, ...]]]
+"""Of a dot chart: label, and per policy its value, or value, low and high."""
+
+
 @dataclass(frozen=True)
 class Style:
     """How one policy is drawn in every figure: colour placeholder, dash pattern (empty: solid), width in points."""
@@ -181,9 +185,10 @@ def support_parts_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[
         "support_states": "State alone",
         "support_actions": "Action alone",
     }
-    rows = []
+    rows: list[Row] = []
     for key, label in parts.items():
-        values = {n: (e.metrics[key], *e.intervals[key]) for n, e in evaluations.items() if key in e.metrics}
+        measured = [(name, e) for name, e in evaluations.items() if key in e.metrics]
+        values: dict[str, tuple[float, ...]] = {name: (e.metrics[key], *e.intervals[key]) for name, e in measured}
         rows.append((label, values))
     if not all(values for _, values in rows):
         return None
@@ -205,9 +210,7 @@ def subgroup_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[str, 
     return Figure("SOFA by subgroup", svg, _told("SOFA (all)", rows))
 
 
-def _dots(
-    rows: list[tuple[str, dict[str, tuple[float, ...]]]], styles: Mapping[str, Style], label: str, key: str
-) -> str:
+def _dots(rows: list[Row], styles: Mapping[str, Style], label: str, key: str) -> str:
     """A row per label, in it a dot and its interval per policy: (value,) or (value, low, high)."""
     count = max(len(styles), 1)
 
@@ -231,7 +234,7 @@ def _dots(
     return _svg(draw, key, (_SIZE[0], 0.9 + len(rows) * max(0.42, 0.12 * count)))
 
 
-def _told(what: str, rows: list[tuple[str, dict[str, tuple[float, ...]]]]) -> str:
+def _told(what: str, rows: list[Row]) -> str:
     each = (
         f"{label.replace(chr(10), ' ')}: " + ", ".join(f"{name} {value[0]:.2f}" for name, value in values.items())
         for label, values in rows

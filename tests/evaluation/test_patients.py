@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 import medgym_offline.evaluation.evaluator as evaluator
 from medgym_offline.errors import PolicyError, ProtocolError
-from medgym_offline.evaluation import Evaluation, evaluate, write_report
+from medgym_offline.evaluation import Evaluation, evaluate, print_evaluations, write_report
+from medgym_offline.evaluation.console import transfer_lines
 from medgym_offline.evaluation.protocol import Bootstrap
 from medgym_offline.evaluation.statistics import bootstrap_interval
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_members, subgroup_rows
@@ -115,6 +118,20 @@ def test_transfer_is_the_other_policy_on_this_simulator(tiny_bank: SimulatorBank
     own, others = found.per_patient["sofa_all"], np.mean(matrix["scores"], axis=0)
     assert matrix["difference"] == pytest.approx((own - others).mean(), abs=1e-4)
     assert matrix["share"] == pytest.approx((own < others).mean())
+
+
+def test_transfer_on_the_console_warns_where_worlds_disagree(tiny_bank: SimulatorBank, treatments: np.ndarray) -> None:
+    found = evaluate(Constant(treatments, tiny_bank.patients), bank=tiny_bank, episodes=1, transfer=1)
+    for world, percent in zip(found.worlds, (3.0, -2.0)):
+        found.worlds[world].transfer.update(percent=percent, percent_interval=[percent - 1, percent + 1])
+    lines = transfer_lines(found)
+    assert lines[0] == "Own policy over others' (1 each), own: +3.0 % [+2.0, +4.0]"
+    assert lines[-1].startswith("! worlds disagree in sign")
+    stream = io.StringIO()
+    print_evaluations(found, Console(file=stream, width=80))
+    assert all(line in stream.getvalue() for line in lines)
+    found.worlds["held-out"].transfer["percent"] = 2.0
+    assert not any(line.startswith("!") for line in transfer_lines(found))
 
 
 def test_one_policy_for_all_has_nothing_to_exchange(tiny_bank: SimulatorBank, treatments: np.ndarray) -> None:
