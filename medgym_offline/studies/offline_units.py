@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgym_offline.datasets.recipes import known_recipe
+from medgym_offline.datasets.behaviors import recipe_behavior
+from medgym_offline.datasets.catalogue import dataset_folder, read_manifest
+from medgym_offline.datasets.recipes import Recipe, known_recipe
 from medgym_offline.engine import run
 from medgym_offline.errors import DatasetError
 from medgym_offline.evaluation.evaluator import evaluate
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["OfflineRow", "Source", "load_source", "run_rows"]
+__all__ = ["OfflineRow", "Source", "load_source", "require_current", "run_rows"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def load_source(dataset: str, patients: int, progress: bool = True, behaviors: S
         behaviors: Scopes of shipped behaviour policies to load with it.
 
     Raises:
+        DatasetError: If the dataset on this machine is not of this release's bank and behaviour.
         MedGymError: As `load_dataset`, `load_simulators` and `shipped_behavior`, or if the dataset has fewer patients.
     """
     from medgym_offline.datasets import load_dataset
@@ -108,8 +111,27 @@ def load_source(dataset: str, patients: int, progress: bool = True, behaviors: S
     if patients > len(present):
         raise DatasetError(f"{dataset} has {len(present)} patients, the recipe asks for {patients}")
     bank = load_simulators(recipe.bank)
+    require_current(dataset, recipe, bank)
     found = {scope: shipped_behavior(bank, scope, transitions.timing) for scope in behaviors}
     return Source(transitions, bank, spread(present, patients), recipe.behavior, found)
+
+
+def require_current(dataset: str, recipe: Recipe, bank: SimulatorBank) -> None:
+    """Refuse a dataset on this machine that was made on another bank, or by another behaviour, than those here.
+
+    Raises:
+        DatasetError: With the command that makes it again.
+    """
+    manifest = read_manifest(dataset_folder(dataset) / "data" / "manifest.json")
+    for what, theirs, ours in (
+        ("bank", manifest["bank"]["content_hash"], bank.content_hash),
+        ("behaviour", manifest["behavior"]["sha256"], recipe_behavior(recipe, bank).digest),
+    ):
+        if theirs != ours:
+            raise DatasetError(
+                f"{dataset} on this machine was made with another {what} ({theirs[:12]}) than this release has "
+                f"({ours[:12]}); make it again with: medgym-offline generate {dataset}"
+            )
 
 
 def _unit(row: OfflineRow, seed: int, protocol: Protocol, episodes: int, device: str) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medgym_offline.datasets.generation import generate
+from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.envs.timing import ProcessConfig
 from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation import evaluate
 from medgym_offline.offline import train
 from medgym_offline.online.runs import EngineOptions
 from medgym_offline.policies.actor import StackedActor
-from medgym_offline.simulators import load_simulators
+from medgym_offline.simulators import SimulatorBank, load_simulators
 from medgym_offline.stack import StackedMLP
 from medgym_offline.studies.ablation import COMPARED, AblationRecipe, load_ablation_recipe, run_ablation
 from medgym_offline.studies.ablation_table import ablation_markdown
@@ -30,7 +32,7 @@ from medgym_offline.studies.offline import (
 )
 from medgym_offline.studies.offline_page import offline_html
 from medgym_offline.studies.offline_tables import support_table, table7
-from medgym_offline.studies.offline_units import Source
+from medgym_offline.studies.offline_units import Source, require_current
 from medgym_offline.studies.tables import cut
 from tests.evaluation.test_report import Page
 from tests.rolled import rolled
@@ -400,3 +402,13 @@ def test_the_commands_name_a_mistake_in_one_line(
     assert len(lines) == 1
     assert named in lines[0]
     assert not (tmp_path / "x").exists()
+
+
+def test_data_of_another_bank_or_behaviour_are_refused(tiny_bank: SimulatorBank) -> None:
+    made = generate("medgym/sepsis-ind-fixed-v0", patients=1, episodes=2, output_id="medgym/mine-v0", progress=False)
+    recipe, bank = find_recipe("medgym/sepsis-ind-fixed-v0"), load_simulators("sepsis-v0")
+    require_current(made.id, recipe, bank)
+    with pytest.raises(MedGymError, match=r"another bank .* medgym-offline generate medgym/mine-v0"):
+        require_current(made.id, replace(recipe, behavior="zero"), tiny_bank)
+    with pytest.raises(MedGymError, match="another behaviour"):
+        require_current(made.id, replace(recipe, behavior="pop"), bank)
