@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import warnings
@@ -129,7 +130,7 @@ def load_dataset(
     metadata = read_metadata(folder)
     ours = metadata["medgym"]
     _check_size(folder, int(ours["bytes"]))
-    _warn_if_older(dataset, ours, recipe)
+    _warn_if_older(folder, dataset, ours, recipe)
     columns = None
     for home in (folder, cache_folder() / "datasets"):
         flat = home / flat_name(ours["content_hash"])
@@ -169,9 +170,22 @@ def _check_size(folder: Path, wanted: int) -> None:
         raise DatasetError(f"{path}: {size} bytes, {wanted} were written; truncated or changed, regenerate the dataset")
 
 
-def _warn_if_older(dataset: str, ours: dict[str, Any], recipe: Recipe | None) -> None:
-    if recipe is not None and ours.get("recipe_digest") not in (None, recipe.digest):
+def _warn_if_older(folder: Path, dataset: str, ours: dict[str, Any], recipe: Recipe | None) -> None:
+    """Warn where rows are not what this release would make: another recipe, or another bank or behaviour behind it."""
+    if recipe is None:
+        return
+    changed = "version of its recipe" if ours.get("recipe_digest") not in (None, recipe.digest) else ""
+    if not changed:
+        from medgym_offline.datasets.trust import release_manifest
+
+        with contextlib.suppress(DatasetError, OSError, ValueError, KeyError, TypeError):
+            release = release_manifest(dataset)
+            made = json.loads((folder / "data" / "manifest.json").read_text(encoding="utf-8"))
+            if release is not None and made["bank"]["content_hash"] != release["bank"]["content_hash"]:
+                changed = f"version of bank {release['bank']['name']}"
+            elif release is not None and made["behavior"] != release["behavior"]:
+                changed = "behaviour"
+    if changed:
         warnings.warn(
-            f"{dataset} on this machine was made by another version of its recipe; medgym-offline generate {dataset}",
-            stacklevel=3,
+            f"{dataset} on this machine was made by another {changed}; medgym-offline generate {dataset}", stacklevel=3
         )

@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -264,3 +265,34 @@ def test_a_data_file_of_another_layout(made: GeneratedDataset, copy: Path, chang
     report = verify(made.id, root=copy, replay=0, progress=False)
     assert "episode_" in next(check.detail for check in report.faults if check.name == "readable")
     assert "\n" not in str(report.faults[-1].detail)
+
+
+@pytest.mark.parametrize(("field", "message"), [("bank", "version of bank"), ("behavior", "another behaviour")])
+def test_a_dataset_of_another_bank_or_behaviour_than_the_releases(
+    field: str,
+    message: str,
+    made: GeneratedDataset,
+    copy: Path,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from medgym_offline.datasets import catalogue, recipes, trust
+
+    folder = tmp_path / "release"
+    folder.mkdir()
+    (folder / "sepsis-prior-v0.toml").write_text(
+        "\n".join(f"{k} = {json.dumps(v)}" for k, v in recipe.to_json().items())
+    )
+    for module in (catalogue, recipes, trust):
+        monkeypatch.setattr(module, "release_folder", lambda name: folder)
+    manifest = json.loads(next(copy.rglob("manifest.json")).read_text(encoding="utf-8"))
+    shipped = folder / "sepsis-prior-v0.manifest.json"
+    shipped.write_text(json.dumps(manifest), encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_dataset(made.id, 1, root=copy)
+    manifest[field] = {**manifest[field], **{k: "0" * 64 for k in ("content_hash", "sha256") if k in manifest[field]}}
+    shipped.write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.warns(UserWarning, match=message):
+        load_dataset(made.id, 1, root=copy)
