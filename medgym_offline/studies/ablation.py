@@ -7,7 +7,6 @@ Comparisons are paired over patients; intervals resample patients and, within ea
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from medgym_offline.engine.results import RunFolder
 from medgym_offline.errors import MedGymError, unknown_name
 from medgym_offline.evaluation.metrics import METRICS
 from medgym_offline.evaluation.protocol import Bootstrap, load_protocol
-from medgym_offline.files import code_version, write_text
+from medgym_offline.files import write_text
 from medgym_offline.offline import PROFILES, OfflineConfig, algorithm_name
 from medgym_offline.offline.ball import Ball
 from medgym_offline.offline.data import SCOPES, stack_transitions
@@ -175,15 +174,7 @@ def run_ablation(
     scored = run_rows(flat, protocol, recipe.episodes, home / "work" / "units", options, progress, fresh)
     result = {
         "format": FORMAT,
-        "provenance": {
-            "study": recipe.name,
-            "recipe_hash": recipe.content_hash,
-            "protocol_hash": protocol.hash,
-            "training_seeds": list(range(recipe.seed, recipe.seed + recipe.seeds)),
-            "device": options.device,
-            "code": code_version(),
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        },
+        "provenance": recipe.provenance(protocol.hash, recipe.seed, recipe.seeds) | {"device": options.device},
         "recipe": recipe.to_dict(),
         "datasets": [_dataset(recipe, source, by, scored, protocol.bootstrap) for source, by in zip(found, rows)],
     }

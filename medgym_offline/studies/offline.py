@@ -10,7 +10,6 @@ that a killed study goes on where it was.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from medgym_offline.engine.results import RunFolder
 from medgym_offline.errors import MedGymError, unknown_name
 from medgym_offline.evaluation.protocol import Bootstrap, Protocol, load_protocol
 from medgym_offline.evaluation.statistics import seed_label
-from medgym_offline.files import code_version, write_text
+from medgym_offline.files import write_text
 from medgym_offline.offline import ALGORITHMS, PROFILES, OfflineConfig, algorithm_name
 from medgym_offline.offline.data import SCOPES
 from medgym_offline.online.runs import EngineOptions
@@ -217,19 +216,14 @@ def _result(
     made_by = {s.transitions.timing: _key("trpo-lag", s.behavior, s) for s in sources}
     return {
         "format": FORMAT,
-        "provenance": {
-            "study": recipe.name,
-            "recipe_hash": recipe.content_hash,
+        "provenance": recipe.provenance(protocol.hash, recipe.seed, recipe.seeds)
+        | {
             "bank": sources[0].bank.name,
             "bank_hash": sources[0].bank.content_hash,
             "bank_patients": len(sources[0].bank),
             "datasets": {s.transitions.timing: s.facts | {"patients": len(s.patients)} for s in sources},
-            "protocol_hash": protocol.hash,
-            "training_seeds": list(range(recipe.seed, recipe.seed + recipe.seeds)),
             "device": options.device,
             "backend_scores": sources[0].bank.backend,
-            "code": code_version(),
-            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         },
         "recipe": recipe.to_dict(),
         "protocol": protocol.to_dict(),

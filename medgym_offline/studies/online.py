@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from medgym_offline.engine.results import RunFolder
 from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation.protocol import load_protocol
 from medgym_offline.evaluation.statistics import seed_label
-from medgym_offline.files import code_version, json_text, write_text
+from medgym_offline.files import json_text, write_text
 from medgym_offline.online.runs import EngineOptions
 from medgym_offline.policies.files import save_policy
 from medgym_offline.studies.analysis import pair_list, row
@@ -147,18 +146,12 @@ def read_result(path: str | Path, kind: str, words: str) -> dict[str, Any]:
 
 
 def _provenance(bank: SimulatorBank, recipe: StudyRecipe, sets: Sets, protocol_hash: str) -> dict[str, Any]:
-    return {
-        "study": recipe.name,
-        "recipe_hash": recipe.content_hash,
+    return recipe.provenance(protocol_hash, recipe.seed, recipe.seeds) | {
         "bank": bank.name,
         "bank_hash": bank.content_hash,
         "bank_patients": len(bank),
-        "protocol_hash": protocol_hash,
-        "training_seeds": list(range(recipe.seed, recipe.seed + recipe.seeds)),
         "backend_training": bank.backend,
         "backend_scores": recipe.backend,
-        "code": code_version(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

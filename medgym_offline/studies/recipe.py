@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medgym_offline.errors import MedGymError, ProtocolError, unknown_name
-from medgym_offline.files import read_toml, release_folder
+from medgym_offline.files import code_version, read_toml, release_folder
 from medgym_offline.online.config import ALGORITHMS
 from medgym_offline.online.recipe import SCOPES, BehaviorRecipe
 
@@ -94,6 +95,17 @@ class CheckedRecipe:
     def content_hash(self) -> str:
         """SHA-256 of the recipe."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def provenance(self, protocol_hash: str, first_seed: int, seeds: int) -> dict[str, Any]:
+        """What every study's result says of how it was made; `seeds` training seeds from `first_seed` on."""
+        return {
+            "study": self.name,
+            "recipe_hash": self.content_hash,
+            "protocol_hash": protocol_hash,
+            "training_seeds": list(range(first_seed, first_seed + seeds)),
+            "code": code_version(),
+            "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        }
 
 
 @dataclass(frozen=True)
