@@ -12,7 +12,9 @@ the paper's prior lacks (without it zero treatment beats every clinician, `docs/
 - *Perfusion need* n = n_base + n_shock m, met by a vasopressor that is potent at low dose and by fluids as a poorer
   substitute, S(u) = 1.3 v/(v + 0.06) + 0.25 f/(f + 0.35). Unmet need h = r(n - S) raises lactate, lowers urine and
   GCS, and keeps the shock going (kappa): time lost early is paid for later.
-- Fluid *overload* acts through the balance, not the rate: above a threshold it lowers PaO2, SpO2 and urine.
+- Fluid *overload* acts through the balance, not the rate: above a threshold it lowers PaO2, SpO2 and urine. Its harm
+  levels off, or, with `Physics.growing_overload`, grows with log(1 + litres above / 5) while fluid ceases to lower
+  lactate in the overfilled: a harm that levels off beside a benefit that does not pays for 30 litres in 96 hours.
 - *Ischaemia* above a vasopressor threshold (lactate up, urine down) and mild *hyperoxia* above an FiO2 threshold.
 - Mean reversion of every variable to a set point B at rate R.
 
@@ -67,6 +69,8 @@ class Physics:
         fluids_half: Normalised rate of half the fluids' effect.
         persistence: kappa, how fast unmet need renews the shock, per hour.
         overload: Harm of fluid balance far above the threshold: PaO2, SpO2, urine, SD per hour.
+        growing_overload: The harm grows with the balance (1 at 8.6 litres above the threshold) instead of levelling
+            off (half at 5 litres, at most 1), and fluid's effect on lactate fades (half at 5 litres).
         ischaemia: Lactate and urine harm of vasopressor above its threshold, SD per hour at full dose.
         hyperoxia: SpO2 harm of FiO2 above its threshold, SD per hour at FiO2 1.
         residual: rho, bound of the residual network, SD per hour.
@@ -85,6 +89,7 @@ class Physics:
     fluids_supply: float = 0.25
     persistence: float = 0.06
     overload: tuple[float, float, float] = (0.25, 0.08, 0.05)
+    growing_overload: bool = False
     ischaemia: tuple[float, float] = (0.5, 0.3)
     hyperoxia: float = 0.01
     residual: float = 0.1
@@ -241,7 +246,10 @@ def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParam
         harm = physics.perfusion * params.response.unsqueeze(1)
         at, over_at, oxygen_at = params.threshold.unsqueeze(1).unbind(-1)
         excess, beyond = _soft(vaso - at), _soft(balance - over_at)
-        overload = beyond / (1.0 + beyond)  # half of the harm at 5 litres above the threshold
+        overload = beyond / (1.0 + beyond)
+        if physics.growing_overload:
+            d_lactate = d_lactate + k[8] * overload * fluids
+            overload = torch.log1p(beyond)
         d_lactate = d_lactate + physics.lactate * harm[..., 0] * unmet + (k[6] + physics.ischaemia[0]) * excess
         d_urine = d_urine - physics.urine * harm[..., 1] * unmet - (k[11] + physics.ischaemia[1]) * excess
         d_urine = d_urine - physics.overload[2] * overload

@@ -29,7 +29,7 @@ class NeedPrior:
     """Prior of a patient's need, as if it had been seen for some hours.
 
     Doses alone overstate later need: they follow the sick first hours, and are weaned after the need has gone. A strong
-    prior of a small base (100 hours, 0.02 and 0.6) is that of the next recipe (docs/science.md).
+    prior of a small base (100 hours, 0.02 and 0.6) is that of the release (docs/science.md).
 
     Attributes:
         base, shock: Means of n_base and n_shock.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,32 @@ def test_residual_never_sees_treatment(tiny_bank: SimulatorBank) -> None:
     other = torch.rand_like(u)
     rates = [field(tiny_bank.disease, tiny_bank.scales, silent, params, x, v)[..., :6] for v in (u, other)]
     assert torch.equal(*rates)
+
+
+def test_growing_overload_has_no_ceiling_and_ends_the_response_to_fluid(tiny_bank: SimulatorBank) -> None:
+    """Balance far above the threshold: harm of log(1 + excess) instead of excess/(1 + excess), by hand."""
+    bank, params = tiny_bank, tiny_bank._worlds["own"].params
+    physics = {grows: replace(bank.physics, growing_overload=grows) for grows in (False, True)}
+    x, u = _states(bank, 3)
+    x, u = 0.1 * x, 0.1 * u  # far from the bounds of the rates
+
+    def rate(grows: bool, balance: float, fluids: float) -> torch.Tensor:
+        state, dose = x.clone(), u.clone()
+        state[..., 6], dose[..., 2] = balance, fluids
+        return field(bank.disease, bank.scales, physics[grows], params, state, dose)[..., :6]
+
+    # Urine carries the strength itself; the smooth bound of 2 per hour bends it by less than a per cent here.
+    excess = [balance - params.threshold[:, 1] for balance in (3.0, 12.0)]
+    for grows, shape in ((False, lambda z: z / (1 + z)), (True, torch.log1p)):
+        step = (rate(grows, 12.0, 0.0) - rate(grows, 3.0, 0.0))[..., 4]
+        expected = -bank.physics.overload[2] * (shape(excess[1]) - shape(excess[0]))
+        assert torch.allclose(step, expected.unsqueeze(1).expand_as(step), rtol=0.05, atol=1e-3), grows
+    effects = {b: (rate(True, b, 0.5) - rate(False, b, 0.5))[..., 5] for b in (-3.0, 1.0, 12.0)}
+    assert effects[-3.0].abs().max() < 1e-4  # nothing changes in those who are not overfilled
+    assert (effects[1.0] >= 0).all()
+    assert (effects[12.0] > effects[1.0]).all()
+    lost = params.k[:, 8] * 0.5 * excess[1] / (1 + excess[1])
+    assert torch.allclose(effects[12.0], lost.unsqueeze(1).expand_as(effects[12.0]), rtol=0.1, atol=1e-3)
 
 
 def test_solver_agrees_with_scipy(tiny_bank: SimulatorBank) -> None:

@@ -310,10 +310,13 @@ def toy_cohort() -> Cohort:
 
 def test_recipes_are_read_and_checked(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    path.write_text('name = "x"\npatients = 16\n[physics]\nperfusion = 1.7\noverload = [0.1, 0.1, 0.1]\n')
+    path.write_text(
+        'name = "x"\npatients = 16\n[physics]\nperfusion = 1.7\noverload = [0.1, 0.1, 0.1]\ngrowing_overload = true\n'
+    )
     recipe = read_recipe(path)
     assert (recipe.name, recipe.patients, recipe.physics.perfusion) == ("x", 16, 1.7)
     assert recipe.physics.overload == (0.1, 0.1, 0.1)
+    assert recipe.physics.growing_overload is True
     for text in ("patients = [", 'colour = "red"', "[fit]\nsteps = 3"):
         path.write_text(text)
         with pytest.raises(BankError, match=r"r\.toml"):
