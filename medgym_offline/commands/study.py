@@ -24,7 +24,7 @@ from medgym_offline.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from medgym_offline.evaluation.report import Table
+    from medgym_offline.evaluation.report_tables import Table
 
 __all__ = ["register"]
 

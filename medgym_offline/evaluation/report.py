@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medgym_offline.errors import MissingExtraError, ProtocolError
 from medgym_offline.evaluation.comparison import Comparison, pairs_of
-from medgym_offline.evaluation.console import disagree, metric_label
+from medgym_offline.evaluation.console import disagree
 from medgym_offline.evaluation.figures import (
     BAND_POLICIES,
     Figure,
@@ -24,29 +23,21 @@ from medgym_offline.evaluation.figures import (
     support_time_figure,
     transfer_figure,
 )
-from medgym_offline.evaluation.metrics import METRICS
-from medgym_offline.evaluation.result import Evaluation, WorldResult
+from medgym_offline.evaluation.report_tables import (
+    curve_table,
+    gain_table,
+    metric_table,
+    plain,
+    provenance_table,
+    result_table,
+    share,
+    subgroup_table,
+    transfer_table,
+)
+from medgym_offline.evaluation.result import Evaluation
 from medgym_offline.files import write_text
 
-__all__ = ["Table", "page_template", "report_html", "write_report"]
-
-_HEADLINE = (
-    "sofa_all", "sofa_96h", "safe_hourly", "return", "normalized_score", "support_distance", "support_percentile",
-)  # fmt: skip
-_TABLE_HOURS = (0, 6, 12, 24, 48, 72, 96)
-
-Cell = str | tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the page: rows of a row header and cells; a cell is a text, or (number, interval)."""
-
-    caption: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    text: bool = False
-    """Whether cells are prose, which wraps, rather than numbers."""
+__all__ = ["page_template", "report_html", "write_report"]
 
 
 def write_report(
@@ -131,29 +122,27 @@ def report_html(
     pairs = [pair_figure(c, styles[c.method], number) for number, c in enumerate(individual)]
     if shown is not None:
         shown += [*figures, *groups, *transfers, *pairs]
-    captions = [
-        f"{c.method} is better for {_share(c)} of {len(c.per_patient['patient'])} patients." for c in individual
-    ]
+    captions = [f"{c.method} is better for {share(c)} of {len(c.per_patient['patient'])} patients." for c in individual]
     return page_template("report.html.j2").render(
         title=title,
         lead=_lead(first, worlds, len(evaluations)),
         notes=sorted({note for e in evaluations.values() for note in e.notes}),
-        results=_results(evaluations, worlds),
-        gains=_gains(by_world) if by_world[worlds[0]] else None,
+        results=result_table(evaluations, worlds),
+        gains=gain_table(by_world) if by_world[worlds[0]] else None,
         disagreements=_disagreements(by_world),
         legend=_legend(styles, support is not None),
         figures=[_shown(f, _caption(f, len(evaluations)), Markup) for f in figures],
-        curve_tables=[_curve_table(evaluations, v) for v in ("sofa", "lactate")],
+        curve_tables=[curve_table(evaluations, v) for v in ("sofa", "lactate")],
         pairs=[_shown(f, caption, Markup) for f, caption in zip(pairs, captions)],
         first_world=worlds[0],
-        subgroups=_subgroups(evaluations, worlds[0]),
+        subgroups=subgroup_table(evaluations, worlds[0]),
         subgroup_figures=[_shown(f, "Dot: mean; line: its interval.", Markup) for f in groups],
         transfer_figures=[_shown(f, "Below the diagonal the own policy is better.", Markup) for f in transfers],
-        transfers=_transfers(evaluations, worlds),
-        metrics=[_metrics(evaluations, w) for w in worlds],
+        transfers=transfer_table(evaluations, worlds),
+        metrics=[metric_table(evaluations, w) for w in worlds],
         protocol=_protocol(first),
-        provenance=_provenance(evaluations),
-        settings=[(k, _plain(v)) for k, v in sorted(first.protocol.items())],
+        provenance=provenance_table(evaluations),
+        settings=[(k, plain(v)) for k, v in sorted(first.protocol.items())],
     )
 
 
@@ -166,115 +155,6 @@ def _lead(first: Evaluation, worlds: Sequence[str], policies: int) -> str:
         f"{episodes} episodes each of {protocol['horizon']:g} h, at most {decisions} decisions, "
         f"{where}. Intervals: {100 * protocol['bootstrap']['confidence']:.0f} % bootstrap over patients."
     )
-
-
-def _cell(result: WorldResult, name: str) -> Cell:
-    if name not in result.metrics:
-        return "-"
-    digits = METRICS[name.removesuffix("_worst_decile").removesuffix("_iqm")].digits
-    low, high = result.intervals[name]
-    return f"{result.metrics[name]:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
-
-
-def _ordered(evaluations: Mapping[str, Evaluation], world: str) -> list[tuple[str, Evaluation]]:
-    return sorted(evaluations.items(), key=lambda item: item[1].worlds[world].metrics["sofa_all"])
-
-
-def _results(evaluations: Mapping[str, Evaluation], worlds: Sequence[str]) -> Table:
-    base = worlds[0]
-    names = [n for n in _HEADLINE if any(n in e.worlds[base].metrics for e in evaluations.values())]
-    heads = ["Policy", metric_label("sofa_all"), *(f"SOFA (all), {w}" for w in worlds[1:])]
-    heads += [metric_label(n) for n in names[1:]]
-    rows = [
-        [name, *(_cell(e.worlds[w], "sofa_all") for w in worlds), *(_cell(e.worlds[base], n) for n in names[1:])]
-        for name, e in _ordered(evaluations, base)
-    ]
-    return Table(
-        f"Mean over patients with its interval, best first; {base} world unless a column says otherwise", heads, rows
-    )
-
-
-def _metrics(evaluations: Mapping[str, Evaluation], world: str) -> Table:
-    shown = [n for n in METRICS if any(n in e.worlds[world].metrics for e in evaluations.values())]
-    shown[1:1] = ["sofa_all_iqm", "sofa_all_worst_decile"]
-    order = _ordered(evaluations, world)
-    rows = [[metric_label(n), *(_cell(e.worlds[world], n) for _, e in order)] for n in shown]
-    return Table(f"Every metric, {world} world", ["Metric", *(name for name, _ in order)], rows)
-
-
-def _subgroups(evaluations: Mapping[str, Evaluation], world: str) -> Table | None:
-    """Surrogate SOFA by subgroup; None for results made before subgroups were."""
-    order = [(n, e) for n, e in _ordered(evaluations, world) if e.worlds[world].subgroups]
-    if not order:
-        return None
-    digits = METRICS["sofa_all"].digits
-    found = {(r["by"], r["group"]): r["patients"] for _, e in order for r in e.worlds[world].subgroups}
-    rows: list[list[Cell]] = []
-    for by, group in found:
-        cells: list[Cell] = []
-        for _, evaluation in order:
-            row = next((r for r in evaluation.worlds[world].subgroups if (r["by"], r["group"]) == (by, group)), None)
-            if row is None:
-                cells.append("-")
-                continue
-            mean, low, high = row["sofa_all"]
-            cells.append(
-                f"{mean:.{digits}f}"
-                if low is None
-                else (f"{mean:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}")
-            )
-        rows.append([f"{by}: {group}", str(found[by, group]), *cells])
-    heads = ["Subgroup", "Patients", *(name for name, _ in order)]
-    return Table(f"Surrogate SOFA (all) by what is known at admission, {world} world", heads, rows)
-
-
-def _transfers(evaluations: Mapping[str, Evaluation], worlds: Sequence[str]) -> Table | None:
-    """The patient's own policy against other patients'; None if nobody was asked."""
-    rows: list[list[Cell]] = []
-    for name, evaluation in evaluations.items():
-        for world in worlds:
-            if t := evaluation.worlds[world].transfer:
-                low, high = t["percent_interval"]
-                gain = (f"{t['percent']:+.1f}", f"{low:+.1f} to {high:+.1f}")
-                rows.append(
-                    [
-                        name,
-                        world,
-                        f"{t['own']:.2f}",
-                        f"{t['others']:.2f}",
-                        gain,
-                        f"{100 * t['share']:.0f} %",
-                        str(t["partners"]),
-                    ]
-                )
-    heads = ["Policy", "World", "Own policy", "Others' policies", "Gain %", "Own better in", "Partners"]
-    return (
-        Table("Surrogate SOFA (all) under the patient's own policy and under other patients'", heads, rows)
-        if rows
-        else None
-    )
-
-
-def _share(comparison: Comparison) -> str:
-    return f"{100 * comparison.share:.0f} %"
-
-
-def _gains(by_world: Mapping[str, list[tuple[str, Comparison]]]) -> Table:
-    base = next(iter(by_world))
-    heads = ["Comparison", *(f"Gain %, {w}" for w in by_world), *(f"Better in, {w}" for w in by_world)]
-    heads += [f"P(better run), {base}", "Kind"]
-    rows: list[list[Cell]] = []
-    for row in zip(*by_world.values()):
-        cells = [c for _, c in row]
-        gains: list[Cell] = [
-            (f"{c.percent:+.1f}", f"{c.percent_interval[0]:+.1f} to {c.percent_interval[1]:+.1f}") for c in cells
-        ]
-        chance, (low, high) = 100 * cells[0].probability, cells[0].probability_interval
-        probability = (f"{chance:.0f} %", f"{100 * low:.0f} to {100 * high:.0f}")
-        name = f"{cells[0].method} over {cells[0].reference}"
-        rows.append([name, *gains, *(_share(c) for c in cells), probability, row[0][0]])
-    label = next((c.label for pairs in by_world.values() for _, c in pairs if c.label), "")
-    return Table("Paired over patients" + (f"; {label}" if label else ""), heads, rows)
 
 
 def _disagreements(by_world: Mapping[str, list[tuple[str, Comparison]]]) -> list[str]:
@@ -320,24 +200,6 @@ def _shown(figure: Figure, caption: str, markup: Any) -> dict[str, Any]:
     return {"title": figure.title, "svg": markup(figure.svg), "description": figure.description, "caption": caption}
 
 
-def _curve_table(evaluations: Mapping[str, Evaluation], variable: str) -> Table:
-    label = {"sofa": "SOFA", "lactate": "Lactate (mmol/L)"}[variable]
-    rows = []
-    for name, evaluation in evaluations.items():
-        hours = evaluation.curves["hours"]
-        shown = [hours.index(h) for h in map(float, _TABLE_HOURS) if h in hours]
-        rows.append([name, *(f"{evaluation.curves[variable]['mean'][i]:.2f}" for i in shown)])
-    heads = ["Policy", *(f"{hours[i]:g} h" for i in shown)]
-    return Table(f"{label}, mean over patients, by hour", heads, rows)
-
-
-def _plain(value: Any) -> str:
-    """A setting as text: `a, b` for lists and `key value, ...` for groups, in one order whatever its source."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k} {v}" for k, v in sorted(value.items()))
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _protocol(first: Evaluation) -> list[tuple[str, str]]:
     entries = [
         ("Protocol", f"{first.protocol['name']} (sha256 {first.protocol_hash})"),
@@ -347,27 +209,8 @@ def _protocol(first: Evaluation) -> list[tuple[str, str]]:
     if first.dataset:
         entries.append(("Behaviour data", f"{first.dataset['id']} (content {first.dataset['content_hash']})"))
     changes = [
-        f"{k}: {_plain(v['used'])} instead of {_plain(v['protocol'])}" for k, v in sorted(first.deviations.items())
+        f"{k}: {plain(v['used'])} instead of {plain(v['protocol'])}" for k, v in sorted(first.deviations.items())
     ]
     entries.append(("Deviations", "; ".join(changes) or "none"))
     entries.append(("Software", ", ".join(f"{k} {v}" for k, v in sorted(first.software.items()))))
     return entries
-
-
-def _provenance(evaluations: Mapping[str, Evaluation]) -> Table:
-    rows: list[list[Cell]] = []
-    for name, evaluation in evaluations.items():
-        policy = evaluation.policy
-        facts = policy.get("provenance") or {}
-        made = ", ".join(f"{k} {facts[k]}" for k in ("algorithm", "dataset", "seed", "updates", "code") if k in facts)
-        rows.append(
-            [
-                name,
-                f"{policy['kind']}, {policy['scope']}, {policy['timing']}, K = {evaluation.protocol['decisions']}",
-                policy.get("sha256") or "-",
-                made or "-",
-            ]
-        )
-    return Table(
-        "Policies: file hashes and how they were made", ["Policy", "Kind", "sha256", "Made by"], rows, text=True
-    )

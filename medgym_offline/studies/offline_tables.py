@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medgym_offline.evaluation.report import Cell, Table
+from medgym_offline.evaluation.report_tables import Cell, Table
 from medgym_offline.studies.tables import cut_cell, pairs_by_method, percent_cell, score_cell
 
 __all__ = ["offline_lead", "offline_provenance", "support_table", "table7", "training_cost_table"]

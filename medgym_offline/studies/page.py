@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.evaluation.report import Table, page_template
+from medgym_offline.evaluation.report import page_template
+from medgym_offline.evaluation.report_tables import Table
 from medgym_offline.files import write_text
 from medgym_offline.studies import figures, tables
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medgym_offline.evaluation.report import Cell, Table
+from medgym_offline.evaluation.report_tables import Cell, Table
 from medgym_offline.studies.figures import budget_rows
 
 __all__ = [
