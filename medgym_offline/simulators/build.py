@@ -63,10 +63,12 @@ class BankRecipe:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the recipe as JSON; a default prior of the needs is left out, as banks built before it had it."""
+        """SHA-256 of the recipe as JSON; choices younger than the first banks are left out at their defaults."""
         values = asdict(self)
         if self.need_prior == NeedPrior():
             del values["need_prior"]
+        if not self.physics.growing_overload:
+            del values["physics"]["growing_overload"]
         return hashlib.sha256(json_text(values).encode()).hexdigest()
 
 
