@@ -14,7 +14,7 @@ the paper's prior lacks (without it zero treatment beats every clinician, `docs/
   GCS, and keeps the shock going (kappa): time lost early is paid for later.
 - Fluid *overload* acts through the balance, not the rate: above a threshold it lowers PaO2, SpO2 and urine. Its harm
   levels off, or, with `Physics.growing_overload`, grows with log(1 + litres above / 5) while fluid ceases to lower
-  lactate in the overfilled: a harm that levels off beside a benefit that does not pays for 30 litres in 96 hours.
+  lactate in the overfilled. A harm that levels off beside a benefit that does not rewards fluid without end.
 - *Ischaemia* above a vasopressor threshold (lactate up, urine down) and mild *hyperoxia* above an FiO2 threshold.
 - Mean reversion of every variable to a set point B at rate R.
 
