@@ -8,7 +8,7 @@ tensors and return the same kind.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,12 @@ def namespace(x: Array) -> Any:
     if torch is not None and isinstance(x, torch.Tensor):
         return torch
     return np
+
+
+def stack_last(columns: Sequence[Array]) -> Array:
+    """Arrays of one shape (...) to (..., n), contiguous; torch transposes n columns faster than it interleaves them."""
+    xp = namespace(columns[0])
+    return np.stack(columns, -1) if xp is np else xp.stack(columns).movedim(0, -1).contiguous()
 
 
 def _forward(transform: Transform, x: Array) -> Array:
@@ -174,7 +180,7 @@ class Scales:
                 columns.append(xp.clip(column, *disease.balance_bounds) / disease.balance_litres)
             else:
                 columns.append(column)
-        return xp.stack(columns, -1)
+        return stack_last(columns)
 
     def denormalize(self, disease: Disease, x: Array) -> Array:
         """Inverse of :meth:`normalize`; the result is within the physical bounds."""
@@ -194,7 +200,7 @@ class Scales:
                 columns.append(column * disease.balance_litres)
             else:
                 columns.append(column)
-        return xp.stack(columns, -1)
+        return stack_last(columns)
 
     def bound(self, disease: Disease, j: int) -> tuple[float, float]:
         """Normalised lower and upper bound of state component `j`."""
@@ -221,7 +227,7 @@ class Scales:
             low, high = np.log1p(t.lower / t.knee), np.log1p(self.treatment_upper[j] / t.knee)
             dose = xp.clip(physical[..., j], t.lower, self.treatment_upper[j])
             columns.append((xp.log1p(dose / t.knee) - float(low)) / float(high - low))
-        return xp.stack(columns, -1)
+        return stack_last(columns)
 
     def denormalize_treatment(self, disease: Disease, u: Array) -> Array:
         """Inverse of :meth:`normalize_treatment`; `u` is clipped to [0, 1]."""
@@ -231,4 +237,4 @@ class Scales:
             low, high = np.log1p(t.lower / t.knee), np.log1p(self.treatment_upper[j] / t.knee)
             unit = xp.clip(u[..., j], 0.0, 1.0)
             columns.append(t.knee * xp.expm1(float(low) + unit * float(high - low)))
-        return xp.stack(columns, -1)
+        return stack_last(columns)

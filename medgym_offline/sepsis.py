@@ -54,12 +54,17 @@ _COLUMNS = [row[1] for row in _CUTOFFS]
 
 @functools.lru_cache(maxsize=16)
 def _constants(like: tuple[Any, ...]) -> tuple[Array, ...]:
-    """Sign/narrow, cut/narrow, narrow/wide and the weights (18, 5), as arrays of one kind, precision and device."""
+    """Column of each cut-off (7, 18), half of sign/narrow and of cut/narrow, narrow/wide and the weights (18, 5).
+
+    As arrays of one kind, precision and device.
+    """
     table = np.array([row[2:] for row in _CUTOFFS])
     sign, cut, narrow, wide, weight = table.T
     organs = np.zeros((len(table), 5))
     organs[np.arange(len(table)), [row[0] for row in _CUTOFFS]] = weight
-    parts = (sign / narrow, sign * cut / narrow, narrow / wide, organs)
+    picked = np.zeros((7, len(table)))
+    picked[_COLUMNS, np.arange(len(table))] = 1.0
+    parts = (picked, 0.5 * sign / narrow, 0.5 * sign * cut / narrow, narrow / wide, organs)
     if like[0] == "numpy":
         return tuple(p.astype(like[1]) for p in parts)
     import torch
@@ -69,6 +74,15 @@ def _constants(like: tuple[Any, ...]) -> tuple[Array, ...]:
         return tuple(torch.tensor(p, dtype=like[1], device=like[2]) for p in parts)
 
 
+def _exact_matmul(x: Array) -> bool:
+    """Whether a product with zeros and ones keeps every digit: on a CPU torch multiplies far faster than it gathers.
+
+    Not on a GPU or at lowered precision, and not in NumPy, where a record's NaN must stay in its own column.
+    """
+    torch = namespace(x)
+    return torch is not np and x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+
+
 def _scores(state: Array, vasopressor: Array) -> tuple[Array, Array]:
     """s(z; a, b) = 0.7 sigmoid(z/a) + 0.3 sigmoid(z/b) of every cut-off (..., 18), and the weights (18, 5)."""
     xp = namespace(state)
@@ -76,10 +90,14 @@ def _scores(state: Array, vasopressor: Array) -> tuple[Array, Array]:
     dose = vasopressor + 0.0 * state[..., SPO2]  # a dose shared by many states broadcasts
     seven = xp.concatenate([state[..., :6], dose[..., None]], -1)
     like = ("torch", seven.dtype, seven.device) if torch_like else ("numpy", np.result_type(seven, np.float32).str)
-    gain, offset, ratio, weights = _constants(like)
-    z = seven[..., _COLUMNS] * gain - offset
-    # sigmoid(z) = (1 + tanh(z/2))/2: tanh saturates without overflow and has one name in NumPy and torch.
-    return 0.5 + 0.35 * xp.tanh(0.5 * z) + 0.15 * xp.tanh(0.5 * ratio * z), weights
+    picked, gain, offset, ratio, weights = _constants(like)
+    z = (seven @ picked if _exact_matmul(seven) else seven[..., _COLUMNS]) * gain
+    z -= offset
+    # sigmoid(2 z) = (1 + tanh z)/2: tanh saturates without overflow and has one name in NumPy and torch.
+    scores = 0.35 * xp.tanh(z)
+    scores += 0.5
+    scores += 0.15 * xp.tanh(ratio * z)
+    return scores, weights
 
 
 def sofa_components(state: Array, vasopressor: Array) -> Array:

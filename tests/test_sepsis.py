@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from medgym_offline import sepsis
+from medgym_offline.disease import stack_last
 from medgym_offline.sepsis import SEPSIS
 
 
@@ -117,3 +118,36 @@ def test_severity_is_differentiable_after_use_in_inference_mode() -> None:
     low, high = (sepsis.sofa(state, torch.tensor([0.1 + h])) for h in (-1e-3, 1e-3))
     assert dose.grad is not None
     assert float(dose.grad) == pytest.approx(float(high - low) / 2e-3, rel=1e-2)
+
+
+def test_severity_keeps_its_digits_at_lowered_matmul_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    state = torch.tensor([97.0, 90, 1.2, 14, 1500, 1.5]) * (0.5 + torch.rand((500, 6), generator=generator))
+    dose = 0.3 * torch.rand(500, generator=generator)
+    exact = sepsis.sofa_components(state, dose)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        z, _ = sepsis._scores(state, dose)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    same, weights = sepsis._scores(state, dose)
+    assert torch.equal(z, same)
+    assert torch.equal(same @ weights, exact)
+    assert np.allclose(exact, sepsis.sofa_components(state.double().numpy(), dose.double().numpy()), atol=1e-4)
+
+
+def test_a_missing_value_of_a_record_leaves_the_other_organs_alone() -> None:
+    organs = sepsis.sofa(np.array([90.0, 60, 1.0, 10, 400, 3]), np.array(0.1))
+    scores, weights = sepsis._scores(np.array([90.0, 60, np.nan, 10, 400, 3]), np.array(0.1))
+    assert np.isfinite(organs)
+    assert np.isnan(scores).sum() == 4  # the four cut-offs of bilirubin
+    assert weights.shape == (18, 5)
+
+
+def test_columns_are_stacked_along_the_last_axis_alike_in_numpy_and_torch() -> None:
+    columns = [torch.arange(6.0).reshape(2, 3) + 10 * j for j in range(4)]
+    stacked = stack_last(columns)
+    assert stacked.is_contiguous()
+    assert torch.equal(stacked, torch.stack(columns, -1))
+    assert np.array_equal(stacked, stack_last([c.numpy() for c in columns]))

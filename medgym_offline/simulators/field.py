@@ -32,7 +32,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from medgym_offline.disease import Disease, Scales
+from medgym_offline.disease import Disease, Scales, stack_last
 
 __all__ = ["K_MAX", "K_MIN", "Dynamics", "FieldParameters", "Physics", "balance_rate", "field", "supply"]
 
@@ -263,10 +263,10 @@ def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParam
         d_shock = -shock / tau
 
     observed = x[..., :6]
-    rate = torch.stack([d_spo2, d_pao2, d_bili, d_gcs, d_urine, d_lactate], -1)
+    rate = stack_last([d_spo2, d_pao2, d_bili, d_gcs, d_urine, d_lactate])
     rate = rate + params.reversion.unsqueeze(1) * (params.set_point.unsqueeze(1) - observed)
     bound = rate.new_tensor(RATE_BOUND)
     rate = bound * torch.tanh(rate / bound) + _residual(params, observed, physics.residual)
 
     d_balance = balance_rate(disease, scales, physics.insensible, urine, fluids)
-    return torch.cat([rate, d_balance.unsqueeze(-1), d_shock.unsqueeze(-1)], -1)
+    return stack_last([*rate.unbind(-1), d_balance, d_shock])

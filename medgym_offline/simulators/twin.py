@@ -28,6 +28,7 @@ fills and then floods; oxygen saturates haemoglobin at 0.4, and above 0.6 injure
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,7 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.disease import Disease, Scales
+from medgym_offline.disease import Disease, Scales, stack_last
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.field import Physics, balance_rate
 
@@ -97,7 +98,8 @@ class TwinField:
         """dx/dt of every patient, (P, B, D) normalised per hour; shapes as in `field.field`."""
         physical, dose = scales.denormalize(disease, x), scales.denormalize_treatment(disease, u)
         spo2, pao2, bili, _, _, lactate, balance, m = physical.unbind(-1)
-        oxygen, v, f = 0.01 * dose[..., 0], dose[..., 1], dose[..., 2]
+        oxygen, v = 0.01 * dose[..., 0], dose[..., 1]
+        log_pao2, log_lactate, log_m, log_f = _log(pao2), _log(lactate), _log(m), _log(dose[..., 2])
         q, s, w = self.lungs.unsqueeze(1).unbind(-1)
         _, _, _, _, c_ischaemia, _ = self.circulation.unsqueeze(1).unbind(-1)
         l0, l1, u0, g, b0 = self.organs.unsqueeze(1).unbind(-1)
@@ -105,49 +107,64 @@ class TwinField:
 
         fill = torch.tanh(balance / 3.0)
         over = _overload(balance, w)
-        gap = _softplus(perfusion_gap(self, physical, dose), 6.0)
+        acid = _hill_of_log(log_lactate, 6.0, 3.0)
+        gap = _softplus(_perfusion_gap(self, v, fill, over, acid, log_f, log_m), 6.0)
         hypoperfused = _hill(gap, 0.45, 2.0)
         ischaemia = _hill(v, c_ischaemia * (1.0 + 0.35 * fill), 4.0)
         hypoxia = _hill(_softplus(92.0 - spo2, 1.0), 6.0, 2.0)
         liver = _hill(bili, 8.0, 2.0)
-        acid = _hill(lactate, 6.0, 3.0)
+        sick = _hill_of_log(log_m, 1.2, 2.0)
 
-        shunt = (1.0 - 0.3 * _hill(m, 1.2, 2.0)) * (1.0 - 0.5 * over) * (1.0 - 0.3 * _hill(oxygen, 0.85, 12.0))
-        target = torch.stack(
+        shunt = (1.0 - 0.3 * sick) * (1.0 - 0.5 * over) * (1.0 - 0.3 * _hill(oxygen, 0.85, 12.0))
+        target = stack_last(
             [
-                100.0 * _hill(pao2, 26.8 * (1.0 + 0.15 * acid), 2.7) + s,
+                100.0 * _hill_of_log(log_pao2, 26.8 * (1.0 + 0.15 * acid), 2.7) + s,
                 30.0 + q * oxygen**0.85 * shunt,
-                b0 * (1.0 + 6.0 * _hill(lactate, 4.0, 2.0)) + 2.0 * over + 2.0 * ischaemia,
+                b0 * (1.0 + 6.0 * _hill_of_log(log_lactate, 4.0, 2.0)) + 2.0 * over + 2.0 * ischaemia,
                 3.0
                 + 12.0
                 * g
                 * (1.0 - 0.65 * hypoperfused)
                 * (1.0 - 0.4 * hypoxia)
                 * (1.0 - 0.4 * liver)
-                * (1.0 - 0.65 * _hill(m, 1.2, 2.0)),
+                * (1.0 - 0.65 * sick),
                 u0
                 * (1.0 - 0.85 * hypoperfused)
                 * (1.0 - 0.5 * ischaemia)
                 * (1.0 - 0.4 * over)
-                * (1.0 + 0.9 * _hill(f, 200.0, 1.5))
+                * (1.0 + 0.9 * _hill_of_log(log_f, 200.0, 1.5))
                 * (1.0 + 0.2 * fill),
-                (l0 + l1 * hypoperfused + 3.0 * hypoxia + 4.0 * ischaemia + 1.5 * _hill(m, 1.2, 2.0))
+                (l0 + l1 * hypoperfused + 3.0 * hypoxia + 4.0 * ischaemia + 1.5 * sick)
                 * (1.0 + 0.5 * liver),
-            ],
-            -1,
+            ]
         )
         rate = (scales.normalize(disease, target) - x[..., :6]) / self.tau.unsqueeze(1)
         d_balance = balance_rate(disease, scales, physics.insensible, x[..., 4], u[..., 2])
-        growth = a * (0.2 + 0.8 * hypoperfused) * _hill(m, 0.9, 3.0) + 0.05 * hypoperfused
-        injury = 0.08 * _hill(pao2, 160.0, 6.0)
+        growth = a * (0.2 + 0.8 * hypoperfused) * _hill_of_log(log_m, 0.9, 3.0) + 0.05 * hypoperfused
+        injury = 0.08 * _hill_of_log(log_pao2, 160.0, 6.0)
         d_m = (1.0 - m / 4.0) * (growth + injury) - m * (1.0 - 0.4 * liver) / tau_m
-        return torch.cat([rate, d_balance.unsqueeze(-1), d_m.unsqueeze(-1)], -1)
+        return stack_last([*rate.unbind(-1), d_balance, d_m])
 
 
 def _hill(z: Tensor, half: Tensor | float, n: float) -> Tensor:
     """z^n / (z^n + half^n) for z >= 0, as 1/(1 + (half/z)^n) without overflow or infinite gradients at 0."""
-    z = torch.clamp(z, min=1e-6)
-    return torch.sigmoid(n * (torch.log(z) - torch.log(torch.as_tensor(half, dtype=z.dtype, device=z.device))))
+    return _hill_of_log(_log(z), half, n)
+
+
+def _log(z: Tensor) -> Tensor:
+    """log z, finite at 0. Shared by the Hill curves of one variable: the field is the cost of a true world."""
+    return torch.log(torch.clamp(z, min=1e-6))
+
+
+def _hill_of_log(log_z: Tensor, half: Tensor | float, n: float) -> Tensor:
+    log_half = torch.log(half) if isinstance(half, Tensor) else _log_of_number(half, log_z.dtype, log_z.device)
+    return torch.sigmoid(n * (log_z - log_half))
+
+
+@functools.lru_cache(maxsize=256)
+def _log_of_number(number: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # else a first call in inference mode would leave a tensor autograd refuses
+        return torch.log(torch.tensor(number, dtype=dtype, device=device))
 
 
 def _softplus(z: Tensor, beta: float) -> Tensor:
@@ -170,12 +187,20 @@ def perfusion_gap(params: TwinField, physical: Tensor, dose: Tensor) -> Tensor:
         (P, B); negative when perfused with room to spare.
     """
     lactate, balance, m = physical[..., 5], physical[..., 6], physical[..., 7]
-    n0, n1, supply, half, _, fluid = params.circulation.unsqueeze(1).unbind(-1)
     over = _overload(balance, params.lungs[:, 2:])
-    pressed = supply * _hill(dose[..., 1], half * (1.0 + 0.8 * _hill(lactate, 6.0, 3.0)), 1.5)
-    bolus = fluid * (1.0 - over) * _hill(dose[..., 2], 250.0, 1.0)
-    need = n0 + n1 * _hill(m, 1.0, 2.0)
-    return need - pressed - bolus - 0.25 * torch.tanh(balance / 3.0) + 0.35 * over
+    acid = _hill(lactate, 6.0, 3.0)
+    return _perfusion_gap(params, dose[..., 1], torch.tanh(balance / 3.0), over, acid, _log(dose[..., 2]), _log(m))
+
+
+def _perfusion_gap(
+    params: TwinField, v: Tensor, fill: Tensor, over: Tensor, acid: Tensor, log_f: Tensor, log_m: Tensor
+) -> Tensor:
+    """The same from what `TwinField.rate` has already: (P, B) each."""
+    n0, n1, supply, half, _, fluid = params.circulation.unsqueeze(1).unbind(-1)
+    pressed = supply * _hill(v, half * (1.0 + 0.8 * acid), 1.5)
+    bolus = fluid * (1.0 - over) * _hill_of_log(log_f, 250.0, 1.0)
+    need = n0 + n1 * _hill_of_log(log_m, 1.0, 2.0)
+    return need - pressed - bolus - 0.25 * fill + 0.35 * over
 
 
 def draw_twin(root: int, patients: Sequence[str]) -> tuple[TwinField, np.ndarray]:
