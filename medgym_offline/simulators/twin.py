@@ -134,8 +134,7 @@ class TwinField:
                 * (1.0 - 0.4 * over)
                 * (1.0 + 0.9 * _hill_of_log(log_f, 200.0, 1.5))
                 * (1.0 + 0.2 * fill),
-                (l0 + l1 * hypoperfused + 3.0 * hypoxia + 4.0 * ischaemia + 1.5 * sick)
-                * (1.0 + 0.5 * liver),
+                (l0 + l1 * hypoperfused + 3.0 * hypoxia + 4.0 * ischaemia + 1.5 * sick) * (1.0 + 0.5 * liver),
             ]
         )
         rate = (scales.normalize(disease, target) - x[..., :6]) / self.tau.unsqueeze(1)
