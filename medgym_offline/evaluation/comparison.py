@@ -114,12 +114,14 @@ def compare(
 def find_pairs(names: Sequence[str], first: Sequence[str], second: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of names that differ in one word only: `first` in the one, `second` in the other, in the order given.
 
+    `behavior`, the built-in of `medgym-offline eval`, is the individual policies': `behavior:ind`.
+
     >>> find_pairs(["cql-ind", "cql-pop", "zero"], ["pop"], ["ind"])
     [('cql-pop', 'cql-ind')]
     """
 
     def without(name: str, words: Sequence[str]) -> tuple[str, ...] | None:
-        parts = re.split(r"[\s\-_/:.]+", name.lower())
+        parts = re.split(r"[\s\-_/:.]+", "behavior:ind" if name == "behavior" else name.lower())
         return tuple(p for p in parts if p not in words) if any(p in words for p in parts) else None
 
     seconds = {key: n for n in reversed(names) if (key := without(n, second)) is not None}

@@ -98,6 +98,7 @@ def test_pairs_by_name() -> None:
     names = ["cql-ind", "dqn_pop", "DQN Ind", "cql-pop", "zero", "behavior-ind", "x-fixed-ind", "x-adaptive-ind"]
     assert find_pairs(names, ["pop"], ["ind"]) == [("dqn_pop", "DQN Ind"), ("cql-pop", "cql-ind")]
     assert find_pairs(names, ["fixed"], ["adaptive"]) == [("x-fixed-ind", "x-adaptive-ind")]
+    assert find_pairs(["behavior:pop", "behavior"], ["pop"], ["ind"]) == [("behavior:pop", "behavior")]
 
 
 def test_pairs_of_results(results: dict[str, Evaluation]) -> None:
