@@ -39,7 +39,7 @@ def study_online(
         ),
     ] = "study-online",
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for result.json, report.html, policies, work.")
+        Path, typer.Option("--output", "-o", help="Folder for result.json, report.html, report.md, policies, work.")
     ] = Path("runs/study-online"),
     bank: MaybeBank = None,
     engine: Engine = "process",
@@ -53,7 +53,9 @@ def study_online(
 
     Example: medgym-offline study online --recipe study-online-quick --output runs/study-quick
     """
+    from medgym_offline.files import write_text
     from medgym_offline.online.runs import EngineOptions
+    from medgym_offline.studies.markdown import online_markdown
     from medgym_offline.studies.online import RESULT, run_online_study
     from medgym_offline.studies.page import write_study_page
     from medgym_offline.studies.recipe import load_study_recipe
@@ -65,12 +67,13 @@ def study_online(
     if bank is not None:
         settings = replace(settings, bank=bank)
     result = run_online_study(settings, output, options=options, fresh=not resume)
+    write_text(output / "report.md", online_markdown(result))
     page = write_study_page(result, output / "report.html")
     if json:
         print_json({**result, "rows": list(result["rows"].values())})
         return
     _show(result, [main_table(result, result["headline_world"])])
-    say(f"\nwrote {output / RESULT} and {page}")
+    say(f"\nwrote {output / RESULT}, {page} and {output / 'report.md'}")
 
 
 def _show(result: dict[str, Any], tables: Sequence[Table]) -> None:
@@ -99,9 +102,9 @@ def study_offline(
             autocompletion=completion.study_recipes,
         ),
     ] = "study-offline",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for result.json, report.html, work.")] = Path(
-        "runs/study-offline"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for result.json, report.html, report.md, work.")
+    ] = Path("runs/study-offline"),
     engine: Engine = "process",
     workers: Workers = None,
     address: Address = None,
@@ -113,7 +116,9 @@ def study_offline(
 
     Example: medgym-offline study offline --recipe study-offline-quick --output runs/study-offline-quick
     """
+    from medgym_offline.files import write_text
     from medgym_offline.online.runs import EngineOptions
+    from medgym_offline.studies.markdown import offline_markdown
     from medgym_offline.studies.offline import load_offline_recipe, run_offline_study
     from medgym_offline.studies.offline_page import write_offline_page
     from medgym_offline.studies.offline_tables import table7
@@ -122,12 +127,13 @@ def study_offline(
     options = EngineOptions(engine, workers, address, device)
     options.check()
     result = run_offline_study(load_offline_recipe(recipe), output, options=options, fresh=not resume)
+    write_text(output / "report.md", offline_markdown(result))
     page = write_offline_page(result, output / "report.html")
     if json:
         print_json({**result, "rows": list(result["rows"].values())})
         return
     _show(result, [table7(result, result["headline_world"], timing) for timing in result["timings"]])
-    say(f"\nwrote {output / RESULT} and {page}")
+    say(f"\nwrote {output / RESULT}, {page} and {output / 'report.md'}")
 
 
 def study_gcql(

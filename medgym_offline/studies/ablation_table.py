@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ablation_markdown", "markdown_table"]
+from medgym_offline.studies.markdown import markdown_table
+
+__all__ = ["ablation_markdown"]
 
 _HEADS = ("Variant", "SOFA (all)", "Return", "Safe %", "Support distance", "Outside %", "Data outside %")
 _DIGITS = {"sofa_all": 3, "return": 2, "safe_hourly": 1, "support_distance": 3, "support_outside": 1}
 _WORDS = {"sofa_all": "SOFA (all)", "support_distance": "support distance", "return": "return"}
-
-
-def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; the first column left-aligned, the others right-aligned.
-
-    >>> print(markdown_table(["a", "b"], [["x", "1"]]))
-    | a | b |
-    |:-|-:|
-    | x | 1 |
-    """
-    lines = [heads, *rows]
-    text = ["| " + " | ".join(cells) + " |" for cells in lines]
-    return "\n".join([text[0], "|:-|" + "-:|" * (len(heads) - 1), *text[1:]])
 
 
 def _interval(found: Mapping[str, float], digits: int) -> str:

@@ -12,7 +12,7 @@ from medgym_offline.evaluation.report import page_template
 from medgym_offline.files import write_text
 from medgym_offline.studies import figures, offline_tables, tables
 from medgym_offline.studies.entries import algorithm_label
-from medgym_offline.studies.page import claim_groups, shown_figure, verdict_counts, worlds_by_weight
+from medgym_offline.studies.page import claim_groups, shown_figure, verdict_counts
 from medgym_offline.svg import INK, SERIES, Figure
 
 __all__ = ["behaviour_curves", "offline_html", "score_figure", "support_figure", "write_offline_page"]
@@ -127,7 +127,7 @@ def write_offline_page(result: Result, path: str | Path) -> Path:
 def offline_html(result: Result) -> str:
     """The page of :func:`write_offline_page` as text."""
     template = page_template("offline.html.j2", Path(__file__).parent)
-    head, worlds, timings = result["headline_world"], worlds_by_weight(result), result["timings"]
+    head, worlds, timings = result["headline_world"], tables.worlds_by_weight(result), result["timings"]
     win = figures.win_rate_figure(result)
     over_time = [behaviour_curves(result, w, t) for t in timings for w in worlds]
     return template.render(

@@ -17,7 +17,6 @@ __all__ = [
     "shown_figure",
     "study_html",
     "verdict_counts",
-    "worlds_by_weight",
     "write_study_page",
 ]
 
@@ -46,15 +45,10 @@ def shown_figure(figure: figures.Figure, caption: str = "") -> dict[str, Any]:
     return {"title": figure.title, "svg": Markup(figure.svg), "description": figure.description, "caption": caption}
 
 
-def worlds_by_weight(result: Mapping[str, Any]) -> list[str]:
-    """The worlds, the headline's first."""
-    return sorted(result["worlds"], key=lambda world: world != result["headline_world"])
-
-
 def claim_groups(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Claims in groups, cells as texts."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    worlds = worlds_by_weight(result)
+    worlds = tables.worlds_by_weight(result)
     for claim in result["claims"]:
         cells = [tables.claim_cell(claim["worlds"].get(w), claim["measure"]) for w in worlds]
         row = {"requirement": claim["requirement"], "measure": claim["measure"], "note": claim["note"], "cells": cells}
@@ -85,7 +79,7 @@ def study_html(result: Mapping[str, Any]) -> str:
     """The page of :func:`write_study_page` as text."""
     template = page_template("study.html.j2", Path(__file__).parent)
     head, recipe = result["headline_world"], result["recipe"]
-    by_weight = worlds_by_weight(result)
+    by_weight = tables.worlds_by_weight(result)
     budgets = bool(recipe["budget_decisions"])
     both = len(recipe["timings"]) > 1
     win, ceiling = figures.win_rate_figure(result), figures.ceiling_figure(result)

@@ -68,6 +68,11 @@ def pairs_by_method(result: Result, kind: str, world: str) -> dict[str, Mapping[
     return {p["method"]: p for p in result["pairs"] if p["kind"] == kind and p["world"] == world}
 
 
+def worlds_by_weight(result: Result) -> list[str]:
+    """The worlds, the headline's first."""
+    return sorted(result["worlds"], key=lambda world: world != result["headline_world"])
+
+
 def claim_cell(found: Mapping[str, Any] | None, measure: str) -> tuple[str, str]:
     """Value with interval, and the verdict in that world."""
     if found is None:

@@ -24,6 +24,7 @@ from medgym_offline.simulators import SimulatorBank, load_simulators
 from medgym_offline.stack import StackedMLP
 from medgym_offline.studies.ablation import COMPARED, AblationRecipe, load_ablation_recipe, run_ablation
 from medgym_offline.studies.ablation_table import ablation_markdown
+from medgym_offline.studies.markdown import offline_markdown
 from medgym_offline.studies.offline import (
     OfflineStudyRecipe,
     load_offline_recipe,
@@ -248,6 +249,19 @@ def test_the_page_is_whole_reaches_nowhere_and_says_what_the_result_says(result:
     assert offline_html(load_offline_study(folder)) == text
 
 
+def test_the_markdown_has_the_numbers_of_the_page(result: dict[str, Any]) -> None:
+    text = offline_markdown(result)
+    for world in result["worlds"]:
+        for timing in ("fixed", "adaptive"):
+            for table in (table7(result, world, timing), support_table(result, world, timing)):
+                assert f"**{table.caption}**" in text
+                for name, (value, interval), *_ in table.rows[1:]:
+                    assert f"| {name} | {value} ({interval}) |" in text
+    for claim in result["claims"]:
+        assert text.count(f"| {claim['requirement']} | {claim['verdict']} |") == 1
+    assert {line.count("|") for line in text.split("## What is claimed")[1].splitlines() if line[:1] == "|"} == {6}
+
+
 def test_a_study_of_one_scope_and_dataset_still_makes_a_page(sources: list[Source], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     recipe = replace(RECIPE, algorithms=("cql",), scopes=("pop",), seeds=1)
@@ -255,6 +269,7 @@ def test_a_study_of_one_scope_and_dataset_still_makes_a_page(sources: list[Sourc
     found = run_offline_study(recipe, tmp_path, sources=[source], progress=False)
     assert {p["kind"] for p in found["pairs"]} == {"BehaviorMethod", "BehaviorSupport"}
     assert Page(offline_html(found)).open == []
+    assert "| CQL" in offline_markdown(found)
 
 
 def test_ablation_recomputed_from_the_scores(ablation: dict[str, Any]) -> None:

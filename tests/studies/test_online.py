@@ -24,8 +24,10 @@ from medgym_offline.policies import load_policy
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.studies.baselines import wrong_patient
 from medgym_offline.studies.cases import model_errors
+from medgym_offline.studies.markdown import online_markdown
 from medgym_offline.studies.online import RESULT, load_study, run_online_study
 from medgym_offline.studies.page import study_html
+from medgym_offline.studies.tables import main_table
 from tests.evaluation.test_report import Page
 from tests.studies.conftest import RECIPE
 
@@ -214,6 +216,17 @@ def test_the_page_is_whole_reaches_nowhere_and_says_what_the_result_says(result:
     assert study_html(json.loads(json.dumps(result))) == text
 
 
+def test_the_markdown_has_the_numbers_of_the_page(result: dict[str, Any]) -> None:
+    text = online_markdown(result)
+    for world in result["worlds"]:
+        table = main_table(result, world)
+        assert f"**{table.caption}**" in text
+        for name, (value, interval), *_ in table.rows:
+            assert f"| {name} | {value} ({interval}) |" in text
+    for claim in result["claims"]:
+        assert f"| {claim['requirement']} | {claim['verdict']} |" in text
+
+
 def test_one_timing_without_budgets_and_ceilings_still_makes_a_page(two: SimulatorBank, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     recipe = replace(
@@ -224,6 +237,7 @@ def test_one_timing_without_budgets_and_ceilings_still_makes_a_page(two: Simulat
     assert found["cases"] == []
     assert {c["group"] for c in found["claims"]} == {"Individual policies", "Individual policies of the table"}
     assert Page(study_html(found)).open == []
+    assert online_markdown(found).startswith("# Online study of")
 
 
 @pytest.mark.parametrize(
