@@ -98,7 +98,7 @@ def study_offline(
         str,
         typer.Option(
             "--recipe",
-            help="Name of a recipe (study-offline, study-offline-twin, study-offline-quick), or a .toml file.",
+            help="Name of a recipe (study-offline, or with -twin, -pop, -quick behind it), or a .toml file.",
             autocompletion=completion.study_recipes,
         ),
     ] = "study-offline",

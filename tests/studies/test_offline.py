@@ -392,6 +392,9 @@ def test_shipped_recipes_are_valid() -> None:
         recipe = load_offline_recipe(name)
         assert recipe.algorithms == RECIPE.algorithms
         assert len(recipe.datasets) == 2
+    longer = load_offline_recipe("study-offline-pop")
+    assert longer.scopes == ("pop",)
+    assert longer.config("cql") == replace(load_offline_recipe("study-offline").config("cql"), updates=10_000)
     ablation = load_ablation_recipe("ablation-gcql")
     assert ablation.seeds >= 5
     assert len(ablation.datasets) == 2
