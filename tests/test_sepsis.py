@@ -145,6 +145,13 @@ def test_a_missing_value_of_a_record_leaves_the_other_organs_alone() -> None:
     assert weights.shape == (18, 5)
 
 
+def test_whole_numbers_are_scored_as_numbers() -> None:
+    state = np.array([[91, 60, 3, 9, 420, 3], [97, 90, 1, 15, 1500, 1]])
+    expected = sepsis.sofa(state.astype(float), np.zeros(2))
+    assert np.allclose(sepsis.sofa(state, np.zeros(2, int)), expected)
+    assert np.allclose(sepsis.sofa(torch.tensor(state), torch.zeros(2, dtype=torch.int64)), expected, atol=1e-5)
+
+
 def test_columns_are_stacked_along_the_last_axis_alike_in_numpy_and_torch() -> None:
     columns = [torch.arange(6.0).reshape(2, 3) + 10 * j for j in range(4)]
     stacked = stack_last(columns)
