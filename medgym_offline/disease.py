@@ -7,6 +7,7 @@ tensors and return the same kind.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,13 @@ class Disease:
         )
 
 
+@functools.lru_cache(maxsize=256)
+def _normalised_bound(v: Variable, center: float, scale: float) -> tuple[float, float]:
+    ends = (_forward(v.transform, np.float64(end)) for end in (v.lower, v.upper))
+    lower, upper = ((float(end) - center) / scale for end in ends)
+    return lower, upper
+
+
 @dataclass(frozen=True)
 class Scales:
     """One affine map per variable for a whole cohort, stored with its simulators.
@@ -184,6 +192,10 @@ class Scales:
 
     def denormalize(self, disease: Disease, x: Array) -> Array:
         """Inverse of :meth:`normalize`; the result is within the physical bounds."""
+        return stack_last(self.physical_columns(disease, x))
+
+    def physical_columns(self, disease: Disease, x: Array) -> list[Array]:
+        """The columns of :meth:`denormalize`, each (...)."""
         xp = namespace(x)
         columns = []
         for j in range(x.shape[-1]):
@@ -200,15 +212,12 @@ class Scales:
                 columns.append(column * disease.balance_litres)
             else:
                 columns.append(column)
-        return stack_last(columns)
+        return columns
 
     def bound(self, disease: Disease, j: int) -> tuple[float, float]:
         """Normalised lower and upper bound of state component `j`."""
         if j < len(disease.variables):
-            v = disease.variables[j]
-            ends = (_forward(v.transform, np.float64(end)) for end in (v.lower, v.upper))
-            lower, upper = ((float(end) - self.center[j]) / self.scale[j] for end in ends)
-            return lower, upper
+            return _normalised_bound(disease.variables[j], self.center[j], self.scale[j])
         if j == len(disease.variables):
             low, high = disease.balance_bounds
             return low / disease.balance_litres, high / disease.balance_litres
