@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
+Record = Annotated[
+    Path | None,
+    typer.Option("--record", help="Maintainers: also write this path with .md and .json.gz behind it.", metavar="STEM"),
+]
+
+
 def study_online(
     recipe: Annotated[
         str,
@@ -47,6 +53,7 @@ def study_online(
     address: Address = None,
     device: Device = "cpu",
     resume: Resume = True,
+    record: Record = None,
     json: Json = False,
 ) -> None:
     """Reproduce the paper's online results: algorithms, Ind and Pop, adaptive and fixed, in every world of a bank.
@@ -59,6 +66,7 @@ def study_online(
     from medgym_offline.studies.online import RESULT, run_online_study
     from medgym_offline.studies.page import write_study_page
     from medgym_offline.studies.recipe import load_study_recipe
+    from medgym_offline.studies.record import record_study
     from medgym_offline.studies.tables import main_table
 
     options = EngineOptions(engine, workers, address, device)
@@ -67,7 +75,10 @@ def study_online(
     if bank is not None:
         settings = replace(settings, bank=bank)
     result = run_online_study(settings, output, options=options, fresh=not resume)
-    write_text(output / "report.md", online_markdown(result))
+    markdown = online_markdown(result)
+    write_text(output / "report.md", markdown)
+    if record is not None:
+        record_study(result, markdown, record)
     page = write_study_page(result, output / "report.html")
     if json:
         print_json({**result, "rows": list(result["rows"].values())})
@@ -110,6 +121,7 @@ def study_offline(
     address: Address = None,
     device: Device = "cpu",
     resume: Resume = True,
+    record: Record = None,
     json: Json = False,
 ) -> None:
     """Reproduce the paper's offline results: algorithms, Ind and Pop, adaptive and fixed, in every world of a bank.
@@ -123,11 +135,15 @@ def study_offline(
     from medgym_offline.studies.offline_page import write_offline_page
     from medgym_offline.studies.offline_tables import table7
     from medgym_offline.studies.online import RESULT
+    from medgym_offline.studies.record import record_study
 
     options = EngineOptions(engine, workers, address, device)
     options.check()
     result = run_offline_study(load_offline_recipe(recipe), output, options=options, fresh=not resume)
-    write_text(output / "report.md", offline_markdown(result))
+    markdown = offline_markdown(result)
+    write_text(output / "report.md", markdown)
+    if record is not None:
+        record_study(result, markdown, record)
     page = write_offline_page(result, output / "report.html")
     if json:
         print_json({**result, "rows": list(result["rows"].values())})

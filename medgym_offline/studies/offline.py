@@ -109,7 +109,7 @@ def load_offline_recipe(name_or_path: str | Path) -> OfflineStudyRecipe:
 
 
 def load_offline_study(path: str | Path) -> dict[str, Any]:
-    """What `run_offline_study` returned, from its `result.json` or the folder that holds it.
+    """What `run_offline_study` returned, from its `result.json`, the folder that holds it, or a record (`.json.gz`).
 
     Raises:
         MedGymError: If the file is missing or no result of an offline study.

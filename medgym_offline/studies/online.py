@@ -11,9 +11,11 @@ Every unit of work is kept as it finishes under `work/`, so that a killed study 
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +124,7 @@ def run_online_study(
 
 
 def load_study(path: str | Path) -> dict[str, Any]:
-    """What `run_online_study` returned, from its `result.json` or the folder that holds it.
+    """What `run_online_study` returned, from its `result.json`, the folder that holds it, or a record (`.json.gz`).
 
     Raises:
         MedGymError: If the file is missing or no result of an online study.
@@ -135,14 +137,15 @@ def read_result(path: str | Path, kind: str, words: str) -> dict[str, Any]:
     file = Path(path)
     file = file / RESULT if file.is_dir() else file
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        data = file.read_bytes()
+        value = json.loads(gzip.decompress(data) if file.suffix == ".gz" else data)
         if value["format"] != kind:
             raise MedGymError(f"{file}: format {value['format']!r}; this version reads {kind!r}: run the study again")
         return {**value, "rows": {row["key"]: row for row in value["rows"]}}
+    except (KeyError, TypeError, ValueError, EOFError, zlib.error, gzip.BadGzipFile):
+        raise MedGymError(f"{file}: not the result of {words}") from None
     except OSError as error:
         raise MedGymError(f"{file}: cannot read the result of a study ({error.strerror})") from None
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise MedGymError(f"{file}: not the result of {words}") from None
 
 
 def _provenance(bank: SimulatorBank, recipe: StudyRecipe, sets: Sets, protocol_hash: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shutil
@@ -34,6 +35,7 @@ from medgym_offline.studies.offline import (
 from medgym_offline.studies.offline_page import offline_html
 from medgym_offline.studies.offline_tables import support_table, table7
 from medgym_offline.studies.offline_units import Source, require_current
+from medgym_offline.studies.record import record_study
 from medgym_offline.studies.tables import cut
 from tests.evaluation.test_report import Page
 from tests.rolled import rolled
@@ -260,6 +262,25 @@ def test_the_markdown_has_the_numbers_of_the_page(result: dict[str, Any]) -> Non
     for claim in result["claims"]:
         assert text.count(f"| {claim['requirement']} | {claim['verdict']} |") == 1
     assert {line.count("|") for line in text.split("## What is claimed")[1].splitlines() if line[:1] == "|"} == {6}
+
+
+def test_a_record_makes_the_same_page_and_is_the_same_file_again(result: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page, data = record_study(result, offline_markdown(result), tmp_path / "kept")
+    first = data.read_bytes()
+    found = load_offline_study(data)
+    assert offline_markdown(found) == offline_markdown(result) == page.read_text()
+    assert offline_html(found) == offline_html(result)
+    row, whole = next((found["rows"][k], r) for k, r in result["rows"].items() if r["group"] == "table")
+    assert row["scores"]["own"] == {"sofa_all": whole["scores"]["own"]["sofa_all"]}
+    record_study(found, offline_markdown(found), tmp_path / "kept")
+    assert data.read_bytes() == first
+    for text in (first[:100], b"no gzip", gzip.compress(b"[]"), gzip.compress(b"no json")):
+        data.write_bytes(text)
+        with pytest.raises(MedGymError, match=r"kept\.json\.gz: not the result of an offline study"):
+            load_offline_study(data)
+    with pytest.raises(MedGymError, match=r"cannot read the result"):
+        load_offline_study(tmp_path / "nowhere.json.gz")
 
 
 def test_a_study_of_one_scope_and_dataset_still_makes_a_page(sources: list[Source], tmp_path: Path) -> None:
