@@ -88,11 +88,11 @@ def study_online(
 
 
 def _show(result: dict[str, Any], tables: Sequence[Table]) -> None:
-    from medgym_offline.studies.tables import claim_cell
+    from medgym_offline.studies.tables import cell_text, claim_cell
 
     head = result["headline_world"]
     for table in tables:
-        rows = [[c if isinstance(c, str) else f"{c[0]} ({c[1]})" for c in row] for row in table.rows]
+        rows = [[cell_text(cell) for cell in row] for row in table.rows]
         print_table(table.heads, rows, title=table.caption)
         say()
     claims = [

@@ -57,18 +57,14 @@ def _page(kind: str, result: Result, lead: str, shown: Sequence[Table], provenan
 
 
 def _table(table: Table) -> str:
-    rows = [[cell if isinstance(cell, str) else _with_interval(*cell) for cell in row] for row in table.rows]
+    rows = [[tables.cell_text(cell) for cell in row] for row in table.rows]
     return f"**{table.caption}**\n\n{markdown_table(table.heads, rows)}"
-
-
-def _with_interval(value: str, interval: str) -> str:
-    return f"{value} ({interval})" if interval else value
 
 
 def _claims(result: Result) -> str:
     worlds = tables.worlds_by_weight(result)
     rows = []
     for claim in result["claims"]:
-        cells = [_with_interval(*tables.claim_cell(claim["worlds"].get(w), claim["measure"])) for w in worlds]
+        cells = [tables.cell_text(tables.claim_cell(claim["worlds"].get(w), claim["measure"])) for w in worlds]
         rows.append([claim["requirement"], claim["verdict"], *cells, claim["measure"]])
     return markdown_table(["What must hold", "Verdict", *worlds, "Measure"], rows)

@@ -16,6 +16,7 @@ __all__ = [
     "budget_table",
     "case_table",
     "ceiling_table",
+    "cell_text",
     "claim_cell",
     "cut",
     "cut_cell",
@@ -31,6 +32,7 @@ __all__ = [
     "training_table",
     "win_table",
     "world_table",
+    "worlds_by_weight",
 ]
 
 Result = Mapping[str, Any]
@@ -66,6 +68,17 @@ def percent_cell(found: Mapping[str, float]) -> Cell:
 def pairs_by_method(result: Result, kind: str, world: str) -> dict[str, Mapping[str, Any]]:
     """Key of the method -> its comparison of a kind, in one world."""
     return {p["method"]: p for p in result["pairs"] if p["kind"] == kind and p["world"] == world}
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell in one line.
+
+    >>> cell_text(("3.14", "2.77 to 3.54")), cell_text("-")
+    ('3.14 (2.77 to 3.54)', '-')
+    """
+    if isinstance(cell, str):
+        return cell
+    return f"{cell[0]} ({cell[1]})" if cell[1] else cell[0]
 
 
 def worlds_by_weight(result: Result) -> list[str]:
