@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from medgym_offline.files import write_json
+from medgym_offline.threads import cores
 
 __all__ = ["Compute", "compute_file", "hardware", "read_compute"]
 
@@ -53,8 +53,8 @@ def hardware(device: str = "cpu") -> str:
 
         if device.startswith("cuda") and torch.cuda.is_available():
             return str(torch.cuda.get_device_name(device))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{_processor()}, {cores} core{'s' if cores > 1 else ''}"
+    count = cores()
+    return f"{_processor()}, {count} core{'s' if count > 1 else ''}"
 
 
 def _processor() -> str:

@@ -176,43 +176,31 @@ class Scales:
 
     def normalize(self, disease: Disease, physical: Array) -> Array:
         """Physical state (..., n) to normalised; columns beyond the variables are balance (litres) and hidden ones."""
-        xp = namespace(physical)
-        columns = []
-        for j in range(physical.shape[-1]):
-            column = physical[..., j]
-            if j < len(disease.variables):
-                v = disease.variables[j]
-                column = xp.clip(column, v.lower, v.upper)
-                columns.append((_forward(v.transform, column) - self.center[j]) / self.scale[j])
-            elif j == len(disease.variables):
-                columns.append(xp.clip(column, *disease.balance_bounds) / disease.balance_litres)
-            else:
-                columns.append(column)
-        return stack_last(columns)
+        return stack_last([self.normal_column(disease, physical[..., j], j) for j in range(physical.shape[-1])])
+
+    def normal_column(self, disease: Disease, column: Array, j: int) -> Array:
+        """Column `j` of :meth:`normalize` from the physical one, (...)."""
+        xp = namespace(column)
+        if j < len(disease.variables):
+            v = disease.variables[j]
+            return (_forward(v.transform, xp.clip(column, v.lower, v.upper)) - self.center[j]) / self.scale[j]
+        if j == len(disease.variables):
+            return xp.clip(column, *disease.balance_bounds) / disease.balance_litres
+        return column
 
     def denormalize(self, disease: Disease, x: Array) -> Array:
         """Inverse of :meth:`normalize`; the result is within the physical bounds."""
-        return stack_last(self.physical_columns(disease, x))
+        return stack_last([self.physical_column(disease, x[..., j], j) for j in range(x.shape[-1])])
 
-    def physical_columns(self, disease: Disease, x: Array) -> list[Array]:
-        """The columns of :meth:`denormalize`, each (...)."""
-        xp = namespace(x)
-        columns = []
-        for j in range(x.shape[-1]):
-            column = x[..., j]
-            if j < len(disease.variables):
-                v = disease.variables[j]
-                # Bounds are applied before the inverse: squaring a negative root would fold it back.
-                lower, upper = self.bound(disease, j)
-                column = xp.clip(column, lower, upper)
-                columns.append(
-                    xp.clip(_inverse(v.transform, column * self.scale[j] + self.center[j]), v.lower, v.upper)
-                )
-            elif j == len(disease.variables):
-                columns.append(column * disease.balance_litres)
-            else:
-                columns.append(column)
-        return columns
+    def physical_column(self, disease: Disease, column: Array, j: int) -> Array:
+        """Column `j` of :meth:`denormalize` from the normalised one, (...)."""
+        xp = namespace(column)
+        if j < len(disease.variables):
+            v = disease.variables[j]
+            # Bounds are applied before the inverse: squaring a negative root would fold it back.
+            bounded = xp.clip(column, *self.bound(disease, j))
+            return xp.clip(_inverse(v.transform, bounded * self.scale[j] + self.center[j]), v.lower, v.upper)
+        return column * disease.balance_litres if j == len(disease.variables) else column
 
     def bound(self, disease: Disease, j: int) -> tuple[float, float]:
         """Normalised lower and upper bound of state component `j`."""

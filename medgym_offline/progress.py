@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ class Progress:
         self.note = ""
         self._skipped: float = 0
         self._started = self._last = time.monotonic()
+        self._lock = threading.Lock()
         self._bar: Any = None
         self._task: Any = None
 
@@ -75,15 +77,16 @@ class Progress:
             self._bar.update(self._task, completed=self.done)
 
     def advance(self, steps: float = 1, **numbers: float | str) -> None:
-        """Count `steps` more; `numbers` are shown as name=value."""
-        self.done += steps
-        if numbers:
-            self.note = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items())
-        if self._bar is not None:
-            self._bar.update(self._task, advance=steps, note=self.note)
-        elif self.enabled and time.monotonic() - self._last > self.every:
-            self._last = time.monotonic()
-            self._line()
+        """Count `steps` more, from any thread; `numbers` are shown as name=value."""
+        with self._lock:
+            self.done += steps
+            if numbers:
+                self.note = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items())
+            if self._bar is not None:
+                self._bar.update(self._task, advance=steps, note=self.note)
+            elif self.enabled and time.monotonic() - self._last > self.every:
+                self._last = time.monotonic()
+                self._line()
 
 
 def track(iterable: Iterable[T], description: str, total: int | None = None, *, enabled: bool = True) -> Iterator[T]:

@@ -1,7 +1,8 @@
 """How a process computes: one torch thread, and memory that is kept for the next tensor.
 
 Stacked products of small matrices run fastest on one thread: on a busy two-core machine a second one makes them 5 to 13
-times slower. Work is spread over processes instead.
+times slower. Work is spread over processes instead, or, where its pieces are few and large, over threads of our own
+(:func:`side_by_side`).
 
 Tensors of a stack are a few megabytes each. The C library of Linux hands such blocks back to the system at once and
 asks for them anew, page by page, which was measured to cost a third of an environment step
@@ -12,10 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
-__all__ = ["keep_memory", "one_thread"]
+__all__ = ["cores", "keep_memory", "one_thread", "side_by_side"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # Names and values of <malloc.h>: when free memory is returned, how much is asked for at once, how many blocks come
 # from the system directly.
@@ -35,6 +42,27 @@ def one_thread(device: str = "cpu") -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def side_by_side(work: Callable[[T], R], items: Sequence[T], threads: int) -> list[R]:
+    """`work` of every item, in order, on so many threads; what begins first stands first.
+
+    If one fails, those that have not begun never do, running ones are waited for, and its error is raised.
+    """
+    if threads == 1 or len(items) == 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(threads, len(items)), "medgym") as pool:
+        begun = [pool.submit(work, item) for item in items]
+        try:
+            return [task.result() for task in begun]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def keep_memory() -> bool:

@@ -7,6 +7,8 @@ import json
 import pkgutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from medgym_offline.errors import MedGymError, UnknownNameError, unknown_name
 from medgym_offline.files import atomic_path, release_folder, sha256_file, write_json
 from medgym_offline.seeds import derive_seed, generator, torch_generator
 from medgym_offline.stack import StackedMLP, clip_gradients
+from medgym_offline.threads import side_by_side
 
 
 def test_streams_differ_by_every_part_of_their_name_and_repeat() -> None:
@@ -28,6 +31,23 @@ def test_streams_differ_by_every_part_of_their_name_and_repeat() -> None:
     assert torch.equal(
         torch.rand(3, generator=torch_generator(3, "x")), torch.rand(3, generator=torch_generator(3, "x"))
     )
+
+
+def test_side_by_side_keeps_order_and_stops_after_a_failure() -> None:
+    assert side_by_side(lambda n: n * n, range(7), 3) == [n * n for n in range(7)]
+    together = threading.Barrier(2, timeout=20)
+    assert len(side_by_side(lambda n: together.wait(), (0, 1), 2)) == 2  # or the barrier breaks
+    begun: list[int] = []
+
+    def work(n: int) -> None:
+        begun.append(n)
+        if n == 0:
+            raise MedGymError("no more")
+        time.sleep(0.05)
+
+    with pytest.raises(MedGymError, match="no more"):
+        side_by_side(work, range(40), 2)
+    assert len(begun) < 40
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def evaluate_to(
     seed: int | None = None,
     worlds: Sequence[str] | None = None,
     transfer: int = 0,
+    workers: int | None = 1,
 ) -> Evaluation:
     """Evaluate one policy; print its table unless `show` is False; write result and report into `output` if named."""
     from medgym_offline.evaluation import evaluate, print_evaluations, write_report
@@ -77,6 +78,7 @@ def evaluate_to(
         progress=True,
         transfer=transfer,
         partial=None if output is None else output / "partial",
+        workers=workers,
     )
     if show:
         print_evaluations(evaluation)
@@ -119,6 +121,9 @@ def eval_command(
         int,
         typer.Option("--transfer", min=0, help="Also treat every patient with the policies of so many others (Ind)."),
     ] = 0,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Worlds scored at a time (default: one per core).")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -149,6 +154,7 @@ def eval_command(
         seed=seed,
         worlds=None if worlds is None else parse_list(worlds),
         transfer=transfer,
+        workers=workers,
     )
     if json:
         print_json(evaluation.to_dict())

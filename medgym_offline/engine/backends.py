@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from medgym_offline.engine.live import Sink, file_sink, reporting_to
 from medgym_offline.engine.results import encode
 from medgym_offline.errors import MedGymError, MissingExtraError, unknown_name
-from medgym_offline.threads import keep_memory, one_thread
+from medgym_offline.threads import cores, keep_memory, one_thread
 
 __all__ = ["ENGINES", "Backend", "Outcome", "check_engine", "make_backend"]
 
@@ -85,12 +85,8 @@ def make_backend(
     if engine == "local":
         return _Local(sink)
     if engine == "process":
-        return _Process(workers or _cores())
+        return _Process(workers or cores())
     return _Ray(workers, address)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # -- what runs in a worker ---------------------------------------------------------------------------------------------
@@ -227,7 +223,7 @@ class _Ray:
         self._owned = not ray.is_initialized()
         if self._owned:
             # Without an address a cluster is started here, for this run.
-            here = {"num_cpus": workers or _cores(), "include_dashboard": False} if address in (None, "local") else {}
+            here = {"num_cpus": workers or cores(), "include_dashboard": False} if address in (None, "local") else {}
             try:
                 ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
             except (ConnectionError, RuntimeError, ValueError) as error:

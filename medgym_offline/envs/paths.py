@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
+    from medgym_offline.simulators.bank import Backend, SimulatorBank
 
 __all__ = ["gather_rows", "hold_path", "rectangles"]
 
-# A rectangle costs about as much as this many state evaluations before it computes anything.
-_OVERHEAD = 8000
+# What a rectangle may hold, in states, before another one is begun. A call of the solution map costs about as much as
+# so many states before it computes anything, so padding is what to save. A solver leaves out the padding and pays for
+# every step of every rectangle, so few large ones; their size is what memory (16 MB a tensor) and caches allow.
+_PADDING, _SIZE = 8000, 500_000
 
 
 def gather_rows(values: Tensor, rows: Tensor) -> Tensor:
@@ -35,15 +37,17 @@ def gather_rows(values: Tensor, rows: Tensor) -> Tensor:
     return values[patients, rows]
 
 
-def rectangles(counts: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Cut rows with unequal counts into rectangles with little padding.
+def rectangles(counts: Tensor, backend: Backend = "map") -> Iterator[tuple[Tensor, int]]:
+    """Cut rows with unequal counts into rectangles: with little padding for the map, few and large for a solver.
 
     Args:
         counts: Number of times that each row asks for (P, R), whole numbers; 0 leaves the row out.
+        backend: Of the bank that is to follow the rows.
 
     Yields:
-        Rows (P, G) and the rectangle's width, at least the count of each of its rows. Every row with a count above 0
-        is yielded once; a row may be yielded with a count of 0 beside a patient that has more to do.
+        Rows (P, G), each patient's by rising count, and the rectangle's width, at least the count of each of its
+        rows. Every row with a count above 0 is yielded once; a row may be yielded with a count of 0 beside a patient
+        that has more to do.
     """
     ordered, order = torch.sort(counts, dim=1, stable=True)
     widths = ordered.amax(0).tolist()
@@ -52,15 +56,24 @@ def rectangles(counts: Tensor) -> Iterator[tuple[Tensor, int]]:
         width, start, padding = int(widths[stop - 1]), stop, 0
         while start > 0 and widths[start - 1] > 0:
             padding += patients * (width - int(widths[start - 1]))
-            # Cut where the padding so far would pay for another rectangle, at a change of width.
-            if padding > _OVERHEAD and widths[start - 1] < widths[min(start, stop - 1)]:
+            # Cut at a change of width only: what has one width costs the same in one piece.
+            full = padding > _PADDING if backend == "map" else patients * (stop - start) * width > _SIZE
+            if full and widths[start - 1] < widths[min(start, stop - 1)]:
                 break
             start -= 1
         yield order[:, start:stop], width
         stop = start
 
 
-def hold_path(bank: SimulatorBank, x: Tensor, u: Tensor, dt: Tensor, displacement: Tensor, times: Tensor) -> Tensor:
+def hold_path(
+    bank: SimulatorBank,
+    x: Tensor,
+    u: Tensor,
+    dt: Tensor,
+    displacement: Tensor,
+    times: Tensor,
+    between: bool = False,
+) -> Tensor:
     """States at `times` hours after the start of each hold.
 
     Args:
@@ -70,9 +83,12 @@ def hold_path(bank: SimulatorBank, x: Tensor, u: Tensor, dt: Tensor, displacemen
         dt: Lengths of the holds (P, R), hours.
         displacement: `W`, what the residual noise adds by the end (P, R, D).
         times: Hours since the start of the hold (P, R, T), non-decreasing, at most `dt`.
+        between: Whether the times lie between the steps of a solver, rather than being its steps' ends.
 
     Returns:
         (P, R, T, D) normalised, within bounds.
     """
     share = times / dt.clamp_min(torch.finfo(dt.dtype).tiny)[..., None]
-    return bank.clamp(bank.trajectory(x, u, times) + share[..., None] * displacement[..., None, :])
+    return bank.clamp(
+        bank.trajectory(x, u, times, dt if between else None) + share[..., None] * displacement[..., None, :]
+    )

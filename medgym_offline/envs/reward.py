@@ -67,8 +67,9 @@ def integrate_severity(
     """
     cells = torch.ceil(dt.detach() / cell).long()
     total, end, calm = torch.zeros_like(dt), x, torch.zeros_like(dt)
-    for rows, width in rectangles(cells):
-        whole = rows.shape[1] == dt.shape[1]
+    for rows, width in rectangles(cells, bank.backend):
+        # A solver wants the rows in their order; the map does not mind, and copying them costs.
+        whole = rows.shape[1] == dt.shape[1] and bank.backend == "map"
         x_, u_, dt_, n_, w_ = (v if whole else gather_rows(v, rows) for v in (x, u, dt, cells, displacement))
         node = torch.arange(1, width + 1, device=dt.device)
         # Beyond a row's own cells the nodes stay at its end: cells of no length, which add nothing.

@@ -212,7 +212,7 @@ def dense(process: DecisionProcess, episodes: Rollout, hours: Tensor) -> tuple[T
     treatments = u.new_empty(patients, batch, total + 1, u.shape[-1])
     beyond = hours > episodes.time[:, :, -1:]
     patient = torch.arange(patients, device=x.device)[:, None, None]
-    for chosen, width in rectangles(counts):
+    for chosen, width in rectangles(counts, process.bank.backend):
         begin, n = gather_rows(first, chosen)[..., None], gather_rows(counts, chosen)[..., None]
         step = torch.arange(width, device=x.device)
         at = begin + torch.minimum(step, (n - 1).clamp_min(0))
@@ -220,8 +220,9 @@ def dense(process: DecisionProcess, episodes: Rollout, hours: Tensor) -> tuple[T
         since = (hours[at.clamp_max(total - 1)] - gather_rows(starts, chosen)[..., None]).clamp_min(0.0)
         since = torch.minimum(since, hold[..., None])
         held = gather_rows(u, chosen)
-        path = hold_path(process.bank, gather_rows(x, chosen), held, hold, gather_rows(displacement, chosen), since)
-        # At its end a hold is where the episode went, to the bit: a solver's other steps would differ by its tolerance.
+        start, push = gather_rows(x, chosen), gather_rows(displacement, chosen)
+        path = hold_path(process.bank, start, held, hold, push, since, between=True)
+        # At its end a hold is where the episode went, to the bit: interpolation would differ by rounding.
         at_end = (since == hold[..., None])[..., None]
         path = torch.where(at_end, gather_rows(reached, chosen)[..., None, :], path)
         column = torch.where(step < n, at, total)
@@ -232,6 +233,8 @@ def dense(process: DecisionProcess, episodes: Rollout, hours: Tensor) -> tuple[T
     if hours[0] == 0:
         states[:, :, 0] = episodes.states[:, :, 0]
         treatments[:, :, 0] = episodes.treatments[:, :, 0]
+    if not bool(beyond.any()):
+        return states, treatments
     states = torch.where(beyond[..., None], episodes.states[:, :, -1:], states)
     last = episodes.valid.sum(-1).clamp_min(1) - 1
     final = torch.gather(episodes.treatments, 2, last[..., None, None].expand(-1, -1, 1, u.shape[-1]))

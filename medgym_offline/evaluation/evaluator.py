@@ -22,7 +22,7 @@ from medgym_offline.evaluation.transfer import transfer as score_transfer
 from medgym_offline.evaluation.worlds import SUPPORT_HOURS, PatientScores, process_config, score_world
 from medgym_offline.files import code_version
 from medgym_offline.progress import Progress
-from medgym_offline.threads import one_thread
+from medgym_offline.threads import cores, one_thread, side_by_side
 
 if TYPE_CHECKING:
     from medgym_offline.datasets.transitions import Transitions
@@ -51,6 +51,7 @@ def evaluate(
     name: str | None = None,
     transfer: int = 0,
     partial: str | Path | None = None,
+    workers: int | None = 1,
 ) -> Evaluation:
     """Score a policy on every patient's own simulator (benchmark specification, section 8).
 
@@ -76,6 +77,8 @@ def evaluate(
         transfer: Also treat every patient with the policies of so many other patients (individual policies only).
         partial: Folder that keeps every finished world, so that a killed evaluation of a policy file or built-in goes
             on; what it kept is deleted at the end.
+        workers: Threads, each scoring one world at a time (None: one per core); the result is the same. A Python object
+            or a policy with `reset` is scored by one, whatever is said here: it may not bear being asked twice at once.
 
     Raises:
         PolicyError: If it is no policy, its timing differs, patients are missing (named), it answers with actions of
@@ -118,21 +121,25 @@ def evaluate(
     }
     kept = PartialResults(None if bound.info["kind"] == "object" else partial, key)
     partners = min(transfer, len(selected) - 1)
-    results: dict[str, WorldResult] = {}
     total = len(selected) * used.episodes * len(named_worlds) * (1 + partners)
     with Progress(f"evaluate {name or bound.name}", total, enabled=progress) as bar:
-        for world in named_worlds:
+
+        def score(world: str) -> WorldResult:
             if (finished := kept.load(world)) is not None:
-                results[world] = finished
                 bar.advance(len(selected) * used.episodes * (1 + partners))
-                continue
+                return finished
             simulators = selected.world(world)
             scores = score_world(bound, simulators, used, support, bar.advance)
             exchanged: dict[str, Any] = {}
             if transfer:
                 exchanged = score_transfer(bound, simulators, used, scores.columns["sofa_all"], transfer, bar.advance)
-            results[world] = _world_result(scores, facts, used, support, dataset_info, exchanged)
-            kept.save(world, results[world])
+            result = _world_result(scores, facts, used, support, dataset_info, exchanged)
+            kept.save(world, result)
+            return result
+
+        # The last world takes longest where it is solved (a twin's true one): it begins first.
+        found = side_by_side(score, named_worlds[::-1], _threads(workers, bound))
+        results = dict(zip(named_worlds, found[::-1]))
     if named_worlds == ("own",):
         notes.append("own world only: the policy may exploit errors of the simulator it was trained in")
     if bound.info["scope"] != "baseline":
@@ -151,6 +158,15 @@ def evaluate(
         notes=tuple(notes),
         patients=facts,
     )
+
+
+def _threads(workers: int | None, bound: BoundPolicy) -> int:
+    """Threads that may ask the policy at once."""
+    if workers is not None and workers < 1:
+        raise ProtocolError(f"workers is {workers}; give at least 1, or None for one per core")
+    if bound.info["kind"] == "object" or hasattr(bound.policy, "reset"):
+        return 1
+    return workers or cores()
 
 
 def _load_bank(bank: str | Path | SimulatorBank) -> SimulatorBank:

@@ -152,7 +152,7 @@ def _score_block(
     played = rollout(process, bound.act_on(bank.patients, seeds), noise, protocol.action_noise)
     states, treatments = dense(process, played, torch.from_numpy(grid).float())
     disease = bank.disease
-    lactate_fine = bank.denormalize(states)[..., disease.monitored].double().numpy()
+    lactate_fine = bank.monitored(states).double().numpy()
     hourly_states = bank.denormalize(states[:, :, ::stride])
     hourly_doses = bank.denormalize_treatment(treatments[:, :, ::stride])
     sofa = disease.severity(hourly_states, hourly_doses).double().numpy()

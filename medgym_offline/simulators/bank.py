@@ -17,7 +17,7 @@ from medgym_offline.disease import Disease, Scales
 from medgym_offline.errors import BankError, unknown_name
 from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.field import Dynamics, Physics
-from medgym_offline.simulators.flow import SolutionMap, solve
+from medgym_offline.simulators.flow import SolutionMap, solve, solve_between
 
 __all__ = ["Backend", "SimulatorBank", "World"]
 
@@ -248,13 +248,16 @@ class SimulatorBank:
         """(P, D) rough linear rate at which each component returns, per hour (for the solution map's inputs)."""
         return self._current.params.relaxation()
 
-    def trajectory(self, x: Tensor, u: Tensor, times: Tensor) -> Tensor:
+    def trajectory(self, x: Tensor, u: Tensor, times: Tensor, hold: Tensor | None = None) -> Tensor:
         """The whole curve while a treatment is held, without noise.
 
         Args:
             x: (P, B, D) states at the start.
             u: (P, B, 3) treatment.
             times: (P, B, T) or (T,) hours since the start, ascending, in [0, 42].
+            hold: (P, B) hours that the treatment is held, at least the last of `times`. With it a solver steps
+                through the hold as it would to reach its end, and interpolates (:func:`.flow.solve_between`); without
+                it, from time to time. The map gives the same either way.
 
         Returns:
             (P, B, T, D); at time 0 exactly `x`.
@@ -263,6 +266,8 @@ class SimulatorBank:
         code = self._current.code
         if self.backend == "ode" or self._trunk is None or code is None:
             times = times.expand(*x.shape[:-1], times.shape[-1])
+            if hold is not None:
+                return solve_between(self.field, x, u, hold, times, self.lower, self.upper)
             return solve(self.field, x, u, times, self.lower, self.upper)
         return self._trunk.with_code(code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
 
@@ -290,6 +295,11 @@ class SimulatorBank:
     def denormalize(self, x: Any) -> Any:
         """Normalised states (..., 6, 7 or D) to physical units, within the physical bounds."""
         return self.scales.denormalize(self.disease, x)
+
+    def monitored(self, x: Any) -> Any:
+        """The monitored variable (...) of normalised states (..., D), in its unit (sepsis: lactate, mmol/L)."""
+        j = self.disease.monitored
+        return self.scales.physical_column(self.disease, x[..., j], j)
 
     def normalize_treatment(self, physical: Any) -> Any:
         """Doses (..., 3): FiO2 %, vasopressor mcg/kg/min, fluids mL/h, to [0, 1]."""

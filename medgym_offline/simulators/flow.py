@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["SolutionMap", "SolutionMapConfig", "exponential_step", "heun_step", "solve"]
+__all__ = ["SolutionMap", "SolutionMapConfig", "exponential_step", "heun_step", "solve", "solve_between"]
 
 FieldFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -54,7 +54,8 @@ def solve(
     """Dense solution of dx/dt = field(x, u) with u held.
 
     Every row takes its own number of equal steps between its own times, so a row's result does not depend on the
-    rows it shares a batch with.
+    rows it shares a batch with. Rows whose last time has passed take no more part: with rows sorted by it (as
+    :func:`medgym_offline.envs.paths.rectangles` does) the work is the sum of their lengths.
 
     Args:
         field: `(x, u) -> dx/dt`.
@@ -72,13 +73,83 @@ def solve(
     for j in range(times.shape[-1]):
         gap = (times[..., j] - now).clamp(min=0.0)
         steps = torch.ceil(gap / max_step - 1e-6).clamp(min=1.0)
-        h = (gap / steps).unsqueeze(-1)
-        for i in range(int(steps.max())):
-            active = (steps > i).unsqueeze(-1)
-            x = heun_step(field, x, u, torch.where(active, h, torch.zeros_like(h)), lower, upper)
+        h = gap / steps
+        begin = _first_running(times[..., -1] > now)
+        y, held = x[:, begin:], u[:, begin:]
+        for i in range(int(steps[:, begin:].max()) if begin < x.shape[1] else 0):
+            length = torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None]
+            y = heun_step(field, y, held, length, lower, upper)
+        x = torch.cat([x[:, :begin], y], 1) if begin else y
         now = times[..., j]
         curve.append(x)
     return torch.stack(curve, -2)
+
+
+def solve_between(
+    field: FieldFunction,
+    x: Tensor,
+    u: Tensor,
+    hold: Tensor,
+    times: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    max_step: float = 1.0,
+) -> Tensor:
+    """The curve inside holds on the very steps that :func:`solve` takes to their ends, for any number of times.
+
+    Between the ends of a step the state is the cubic with their states and rates (Hermite; its error is of order h^4,
+    the step's own of order h^2), so the work does not grow with the times asked for.
+
+    Args:
+        field, x, u, lower, upper, max_step: As in :func:`solve`.
+        hold: (P, B) hours that the treatment is held.
+        times: (P, B, T) hours in [0, hold], in any order.
+
+    Returns:
+        (P, B, T, D).
+    """
+    steps = torch.ceil(hold / max_step - 1e-6).clamp(min=1.0)
+    h = hold / steps
+    count = int(steps.max())
+    ends, slopes = [x], []
+    for i in range(count):
+        begin = _first_running(steps > i)
+        y, held, length = x[:, begin:], u[:, begin:], torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None]
+        first = field(y, held)
+        second = field((y + length * first).clamp(lower, upper), held)
+        y = (y + 0.5 * length * (first + second)).clamp(lower, upper)
+        x = torch.cat([x[:, :begin], y], 1) if begin else y
+        ends.append(x)
+        slopes.append(torch.cat([torch.zeros_like(x[:, :begin]), first], 1) if begin else first)
+    last = field(x, u)
+    # A row's last step ends with the rate there; steps after it have no length and are not asked for.
+    scaled = h[..., None, None] * torch.stack(slopes, 2)
+    following = torch.cat([scaled[:, :, 1:], torch.zeros_like(scaled[:, :, :1])], 2)
+    at_last = torch.arange(count, device=x.device) == (steps - 1.0)[..., None]
+    following = torch.where(at_last[..., None], (h[..., None] * last)[:, :, None], following)
+    path = torch.stack(ends, 2)
+    change = path[:, :, 1:] - path[:, :, :-1]
+    cubic = scaled + following - 2.0 * change
+    square = 3.0 * change - 2.0 * scaled - following
+    place = times / h.clamp_min(torch.finfo(h.dtype).tiny)[..., None]
+    cell = torch.minimum(place.floor(), steps[..., None] - 1.0).clamp(min=0.0)
+    share = (place - cell).unsqueeze(-1)
+    row = torch.arange(cell[..., 0].numel(), device=x.device).reshape(*cell.shape[:2], 1)
+    index = (row * count + cell.long()).flatten()
+
+    def there(values: Tensor) -> Tensor:
+        return values.reshape(-1, values.shape[-1]).index_select(0, index).reshape(*cell.shape, -1)
+
+    out = there(cubic)
+    for coefficient in (square, scaled, path[:, :, :-1]):
+        out = out * share + there(coefficient)
+    return out.clamp(lower, upper)
+
+
+def _first_running(running: Tensor) -> int:
+    """Number of leading columns of (P, B) in which nobody is running."""
+    columns = running.any(0)
+    return int(columns.to(torch.uint8).argmax()) if bool(columns.any()) else running.shape[1]
 
 
 @dataclass(frozen=True)

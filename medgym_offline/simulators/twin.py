@@ -97,7 +97,8 @@ class TwinField:
     def rate(self, disease: Disease, scales: Scales, physics: Physics, x: Tensor, u: Tensor) -> Tensor:
         """dx/dt of every patient, (P, B, D) normalised per hour; shapes as in `field.field`."""
         dose = scales.denormalize_treatment(disease, u)
-        spo2, pao2, bili, _, _, lactate, balance, m = scales.physical_columns(disease, x)
+        columns = enumerate(x.unbind(-1))
+        spo2, pao2, bili, _, _, lactate, balance, m = (scales.physical_column(disease, c, j) for j, c in columns)
         oxygen, v = 0.01 * dose[..., 0], dose[..., 1]
         log_pao2, log_lactate, log_m, log_f = _log(pao2), _log(lactate), _log(m), _log(dose[..., 2])
         q, s, w = self.lungs.unsqueeze(1).unbind(-1)

@@ -184,6 +184,20 @@ def test_rectangles_cover_every_row_once_and_little_more() -> None:
     assert list(rectangles(torch.zeros(2, 3, dtype=torch.long))) == []
 
 
+def test_rectangles_of_a_solver_are_few_and_bounded() -> None:
+    counts = (144 * torch.rand(5, 3000, generator=torch.Generator().manual_seed(4)) ** 4).long()
+    pieces = list(rectangles(counts, "ode"))
+    assert 1 < len(pieces) < len(list(rectangles(counts)))
+    seen = torch.zeros_like(counts)
+    for rows, width in pieces:
+        asked = torch.gather(counts, 1, rows)
+        assert int(asked.max()) == width
+        assert bool((asked.diff(dim=1) >= 0).all())  # rows that end early stand first: a solver leaves them out
+        assert rows.numel() * width < 600_000
+        seen.scatter_add_(1, rows, torch.ones_like(rows))
+    assert bool((seen[counts > 0] == 1).all())
+
+
 @pytest.mark.parametrize("reward", ["integral", "paper", "authors"])
 def test_finished_episodes_are_inert(tiny_bank: SimulatorBank, reward: str) -> None:
     process = _process(tiny_bank, decisions=3, reward=reward)

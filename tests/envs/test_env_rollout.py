@@ -157,7 +157,7 @@ def test_dense_grid_does_not_change_values(tiny_bank: SimulatorBank) -> None:
     process, run = _run(tiny_bank)
     fine, _ = dense(process, run, torch.arange(0.0, 96.1, 0.25))
     coarse, _ = dense(process, run, torch.tensor([5.0, 24.0, 50.5, 95.75]))
-    torch.testing.assert_close(fine[:, :, [20, 96, 202, 383]], coarse, atol=5e-3, rtol=0)
+    torch.testing.assert_close(fine[:, :, [20, 96, 202, 383]], coarse, atol=1e-5, rtol=0)
 
 
 def test_return_is_the_integral_of_dense_severity(tiny_bank: SimulatorBank) -> None:

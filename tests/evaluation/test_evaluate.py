@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.errors import DatasetError, MedGymError, PolicyError, ProtocolError, UnknownNameError
 from medgym_offline.evaluation import METRICS, Evaluation, evaluate, load_protocol
+from medgym_offline.evaluation import evaluator as evaluator_module
 from medgym_offline.evaluation import worlds as worlds_module
 from medgym_offline.policies import StackedActor, save_policy
 from medgym_offline.simulators import SimulatorBank
@@ -50,11 +52,10 @@ def test_numbers_are_those_of_the_rollout(tiny_bank: SimulatorBank, behavior: Co
     seeds = episode_seeds(5, "evaluation", bank.patients, 2)
     played = rollout(process, lambda o: torch.as_tensor(behavior.act(o)), draw_noise(seeds, 20, bank.state_dim, 4))
     np.testing.assert_allclose(found.per_patient["return"], played.rewards.double().sum(-1).mean(-1), rtol=1e-5)
-    # The solver's steps follow the hours asked for, so an hourly grid agrees to its accuracy, not to the bit.
     states, treatments = dense(process, played, torch.arange(97.0))
     physical = bank.denormalize(states)
     severity = sepsis.sofa(physical, bank.denormalize_treatment(treatments)[..., 1]).double()
-    np.testing.assert_allclose(found.per_patient["sofa_all"], severity.mean((1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(found.per_patient["sofa_all"], severity.mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(found.per_patient["sofa_96h"], severity[..., -1].mean(1), rtol=1e-4)
     safe = (physical[:, :, 21:, 5] < protocol.lactate_threshold).double().mean((1, 2))
     np.testing.assert_allclose(found.per_patient["safe_hourly"], 100 * safe, atol=0.7)
@@ -109,6 +110,32 @@ def test_more_episodes_extend_the_same_ones(tiny_bank: SimulatorBank) -> None:
         evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"], patients=1, seed=9).metrics["return"]
         != (one.metrics["return"])
     )
+
+
+def test_worlds_side_by_side_give_the_same_result(
+    tmp_path: Path, tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "policy.safetensors"
+    save_policy(actor(tiny_bank.patients), path)
+    threads: set[str] = set()
+    scored = evaluator_module.score_world
+
+    def watched(*arguments):
+        threads.add(threading.current_thread().name)
+        return scored(*arguments)
+
+    monkeypatch.setattr(evaluator_module, "score_world", watched)
+    one, two = (evaluate(path, bank=tiny_bank, episodes=2, transfer=1, workers=n) for n in (1, 2))
+    assert one.to_json() == two.to_json()
+    assert list(two.worlds) == ["own", "held-out"]
+    assert len(threads) == 3  # this one, and two of ours
+    threads.clear()
+    # An object's act may not bear being asked twice at once, nor a policy with reset (random has one).
+    for policy in (Constant(np.array([0.4, 0.1, 0.3])), "random"):
+        evaluate(policy, bank=tiny_bank, episodes=1, workers=None)
+    assert threads == {threading.current_thread().name}
+    with pytest.raises(ProtocolError, match="workers is 0; give at least 1"):
+        evaluate("zero", bank=tiny_bank, episodes=1, workers=0)
 
 
 # -- which policy, which patients --------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from scipy.integrate import solve_ivp
 from medgym_offline.errors import BankError, UnknownNameError
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.field import RATE_BOUND, Physics, field
-from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig, solve
+from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig, solve, solve_between
 from medgym_offline.simulators.prior import prior_bank
 
 
@@ -122,6 +122,72 @@ def test_a_row_does_not_depend_on_its_batch(tiny_bank: SimulatorBank) -> None:
     together = tiny_bank.flow(x, u, dt)
     alone = tiny_bank.select([2]).flow(x[2:3, 3:4], u[2:3, 3:4], dt[2:3, 3:4])
     assert torch.allclose(alone[0, 0], together[2, 3], atol=1e-6)
+
+
+def test_the_solver_leaves_out_rows_that_have_ended(tiny_bank: SimulatorBank) -> None:
+    """The field is asked about running rows only, and every row gets what it gets alone."""
+    x, u = _states(tiny_bank, 5)
+    ends = torch.tensor([0.0, 1.5, 2.0, 5.0, 9.0])
+    times = torch.minimum(torch.arange(1.0, 10.0), ends[:, None]).expand(4, 5, 9).contiguous()
+    asked = []
+
+    def counted(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        asked.append(x.shape[1])
+        return tiny_bank.field(x, u)
+
+    found = solve(counted, x, u, times, tiny_bank.lower, tiny_bank.upper)
+    assert asked == [4, 4, 4, 4, 2, 2, 2, 2, 2, 2, *[1] * 8]  # two evaluations a step
+    for b in range(5):
+        one = solve(tiny_bank.field, x[:, b : b + 1], u[:, b : b + 1], times[:, b : b + 1], *_bounds(tiny_bank))
+        torch.testing.assert_close(found[:, b], one[:, 0], atol=1e-6, rtol=0)
+
+
+def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank: SimulatorBank) -> None:
+    """At the ends of steps it is the solver's state; the grid and the other rows do not matter; nor does order."""
+    x, u = _states(tiny_bank, 3)
+    hold = torch.tensor([0.4, 7.3, 36.0]).expand(4, 3).contiguous()
+    steps = torch.ceil(hold)
+    nodes = torch.arange(37.0).clamp(max=steps[0, 2].item()) * (hold / steps)[..., None]
+    nodes = torch.minimum(nodes, hold[..., None])
+    found = solve_between(tiny_bank.field, x, u, hold, nodes, *_bounds(tiny_bank))
+    torch.testing.assert_close(found, solve(tiny_bank.field, x, u, nodes, *_bounds(tiny_bank)), atol=1e-5, rtol=0)
+    times = torch.rand((4, 3, 50), generator=torch.Generator().manual_seed(0)) * hold[..., None]
+    many = solve_between(tiny_bank.field, x, u, hold, times, *_bounds(tiny_bank))
+    few = solve_between(tiny_bank.field, x, u, hold, times[..., 7:9], *_bounds(tiny_bank))
+    assert torch.equal(many[..., 7:9, :], few)
+    alone = solve_between(tiny_bank.field, x[:, 1:2], u[:, 1:2], hold[:, 1:2], times[:, 1:2], *_bounds(tiny_bank))
+    torch.testing.assert_close(alone[:, 0], many[:, 1], atol=1e-6, rtol=0)
+    start = solve_between(tiny_bank.field, x, u, hold, torch.zeros(4, 3, 1), *_bounds(tiny_bank))
+    assert torch.equal(start[..., 0, :], x)
+    truth = solve(tiny_bank.field, x, u, times.sort(-1).values, *_bounds(tiny_bank), max_step=1 / 32)
+    between = solve_between(tiny_bank.field, x, u, hold, times.sort(-1).values, *_bounds(tiny_bank))
+    at_ends = (
+        (
+            solve(tiny_bank.field, x, u, hold[..., None], *_bounds(tiny_bank))
+            - solve(tiny_bank.field, x, u, hold[..., None], *_bounds(tiny_bank), max_step=1 / 32)
+        )
+        .abs()
+        .max()
+    )
+    assert (between - truth).abs().mean() < 2e-3
+    assert (between - truth).abs().max() < max(0.05, 4 * float(at_ends))
+
+
+def test_a_cubic_is_followed_exactly_between_steps() -> None:
+    """dx/dt = t by a second component that is time itself: Heun is exact, and so is its interpolation."""
+
+    def field(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[..., 1], torch.ones_like(x[..., 1])], -1)
+
+    x, u, wide = torch.zeros(2, 3, 2, dtype=torch.float64), torch.zeros(2, 3, 3), torch.full((2,), 1e6)
+    hold = torch.tensor([[0.3, 2.0, 9.5], [4.0, 0.1, 5.2]], dtype=torch.float64)
+    times = torch.rand((2, 3, 20), dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * hold[..., None]
+    found = solve_between(field, x, u, hold, times, -wide, wide)
+    torch.testing.assert_close(found, torch.stack([times**2 / 2, times], -1), atol=1e-12, rtol=0)
+
+
+def _bounds(bank: SimulatorBank) -> tuple[torch.Tensor, torch.Tensor]:
+    return bank.lower, bank.upper
 
 
 @pytest.mark.parametrize("backend", ["ode", "map"])
