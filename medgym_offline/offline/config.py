@@ -27,9 +27,11 @@ class OfflineConfig:
         discount: "decision": gamma per decision, whatever it lasts; "elapsed": gamma**(dt / 4.8), so that 4.8 h (the
             default interval at K = 20) cost one gamma and splitting an interval changes nothing.
         state_scaling, reward_scaling: What observations and rewards are standardised with: "learner" (the learner's own
-            rows), "dataset" (all rows of the dataset, the numbers its manifest lists) or "none".
+            rows), "dataset" (all rows of the dataset, the numbers its manifest lists) or "none". A patient's own
+            spread is no scale for the states that another simulator leads to, so states have the dataset's.
         ensemble: Critics per learner. Targets use the smallest of their values, choices and actor their mean.
         tau: Step of the target critic, Qbar <- Qbar + tau*(Q - Qbar).
+        saturation: lambda, weight of the squared output of the actor before its tanh (continuous forms with a critic).
         alpha: Weight of the conservative term (CQL, GCQL).
         candidates: Actions in its logsumexp: (near the policy, near the data, uniform).
         noise: Standard deviation of the candidates near policy and data, in action units.
@@ -50,10 +52,11 @@ class OfflineConfig:
     actor_lr: float = 5e-4
     gamma: float = 0.99
     discount: str = "decision"
-    state_scaling: str = "learner"
+    state_scaling: str = "dataset"
     reward_scaling: str = "learner"
     ensemble: int = 1
     tau: float = 0.005
+    saturation: float = 0.1
     alpha: float = 5.0
     candidates: tuple[int, int, int] = (4, 4, 4)
     noise: float = 0.1
@@ -96,7 +99,7 @@ class OfflineConfig:
         for name in ("critic_lr", "actor_lr", "explosion"):
             if not getattr(self, name) > 0:
                 raise MedGymError(f"offline config: {name} is {getattr(self, name)}; it must be positive")
-        for name in ("alpha", "noise", "theta", "beta_actor", "beta_critic", "beta_target"):
+        for name in ("saturation", "alpha", "noise", "theta", "beta_actor", "beta_critic", "beta_target"):
             if not getattr(self, name) >= 0:
                 raise MedGymError(f"offline config: {name} is {getattr(self, name)}; it must not be negative")
 

@@ -1,7 +1,7 @@
 """CQL, conservative Q-learning: DQN with Q pushed down on candidate actions and up on the data's.
 
     L_critic(phi) = L_DQN(phi) + alpha*E_s,a~D [ logsumexp_{a' in A(s)} Q_phi(s, a') - Q_phi(s, a) ]
-    L_actor(psi)  = -E_s~D [ Q_phi(s, pi_psi(s)) ]
+    L_actor(psi)  = E_s~D [ -Q_phi(s, pi_psi(s)) + lambda*mean(h_psi(s)^2) ]
 
     alpha    weight of the conservative term
     A(s)     candidate actions, `OfflineConfig.candidates` = (4, 4, 4) by default:

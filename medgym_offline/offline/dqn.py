@@ -1,7 +1,7 @@
 """DQN with continuous actions: fitted Q-learning in which an actor approximates the argmax.
 
     L_critic(phi) = E_(s,a,r,s')~D [ (Q_phi(s, a) - y)^2 ],    y = r + gamma*(1 - d)*Qbar(s', pi(s'))
-    L_actor(psi)  = -E_s~D [ Q_phi(s, pi_psi(s)) ]
+    L_actor(psi)  = E_s~D [ -Q_phi(s, pi_psi(s)) + lambda*mean(h_psi(s)^2) ],    pi_psi(s) = tanh(h_psi(s))
 
     s, s'    state (standardised observation, with remaining time and remaining decisions) before and after
     a        action in [-1, 1]: treatment, and the interval under adaptive timing
@@ -10,10 +10,15 @@
     gamma    discount of the decision (`OfflineConfig.discount`)
     Q_phi    critic;  Qbar  its slowly moving copy
     pi_psi   deterministic actor; max_a' Q(s', a') of DQN is approximated by Q(s', pi(s'))
+    h_psi    its output before the tanh;  lambda  `OfflineConfig.saturation`
     D        the learner's dataset: one patient's episodes (ind) or everyone's (pop)
 
 With an ensemble of E critics the loss is the sum of theirs, Qbar(s', a') in y the smallest of their values, and Q in
 the actor's loss their mean.
+
+The square of h keeps the actor off the walls of the box, where tanh has no gradient to bring it back; the mean is over
+the action's components. In actor-critics with a random policy the entropy does that: d3rlpy's CQL without its
+entropy term is as much worse as ours without lambda (`docs/algorithms.md`, "Saturation").
 
 Nothing keeps pi near the data: where Q is overestimated between the data, the actor goes there. That is what
 this baseline is for. Source: Mnih et al. 2015 for the target network, Lillicrap et al. 2016 for the actor,
@@ -83,4 +88,12 @@ class DQN:
 
     def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
         """Loss (P,)."""
-        return -networks.q(batch.state, networks.policy(batch.state)).mean(1)
+        output = networks.actor(batch.state)
+        action = torch.tanh(output)
+        loss = (self.hinge(batch, action) - networks.q(batch.state, action)).mean(1)
+        weight = self.config.saturation
+        return loss + weight * output.square().mean((1, 2)) if weight else loss
+
+    def hinge(self, batch: Batch, action: Tensor) -> Tensor | float:
+        """Added to -Q of the actor's actions (P, B, A), (P, B); nothing here."""
+        return 0.0

@@ -3,7 +3,7 @@
     g(s, a)  = max(0, ||z - zbar|| - L)     the guard, z = (x, a): distance outside the ball, see `ball.py`
 
     L_critic(phi) = L_DQN(phi) + alpha*E_s,a~D [ logsumexp_{a' in A(s)} (Q_phi(s, a') + beta_c*g(s, a')) - Q_phi(s, a) ]
-    L_actor(psi)  = E_s~D [ -Q_phi(s, pi_psi(s)) + beta_a*g(s, pi_psi(s)) ]
+    L_actor(psi)  = E_s~D [ -Q_phi(s, pi_psi(s)) + beta_a*g(s, pi_psi(s)) + lambda*mean(h_psi(s)^2) ]
 
     L             theta*R, R the largest distance of the data from their mean zbar; or a quantile of those distances
     beta_c, beta_a  weights of the guard.  Other symbols: `cql.py`.
@@ -61,9 +61,6 @@ class GCQL(CQL):
             outside = self.ball.outside(batch.next_state, networks.policy(batch.next_state))
             return y - weight * batch.discount * outside
 
-    def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
-        """Loss (P,)."""
-        action = networks.policy(batch.state)
-        return (self.config.beta_actor * self.ball.outside(batch.state, action) - networks.q(batch.state, action)).mean(
-            1
-        )
+    def hinge(self, batch: Batch, action: Tensor) -> Tensor:
+        """beta_a*g of the actor's actions, (P, B)."""
+        return self.config.beta_actor * self.ball.outside(batch.state, action)

@@ -14,7 +14,9 @@ from medgym_offline.offline.data import Batch, StackedData, stack_transitions
 from medgym_offline.offline.networks import Networks, build_networks
 from tests.offline.toy import toy
 
-CONFIG = OfflineConfig(hidden=5, depth=1, batch=6, candidates=(2, 2, 1), alpha=3.0, noise=0.1)
+CONFIG = OfflineConfig(
+    hidden=5, depth=1, batch=6, candidates=(2, 2, 1), alpha=3.0, noise=0.1, saturation=0.7, state_scaling="learner"
+)
 
 
 def data() -> StackedData:
@@ -86,6 +88,7 @@ def by_hand(algorithm: str, networks: Networks, batch: Batch, stacked: StackedDa
                 loss += 3.0 * (np.log(np.sum(np.exp(values))) - q(s[i], a[i]))
             total_critic += loss / 6
             total_actor += -q(s[i], pi) / 6 + (2.0 * guard(raw[i], pi) / 6 if algorithm == "gcql" else 0.0)
+            total_actor += 0.7 * float(np.mean(forward(networks.actor, p, s[i], "tanh") ** 2)) / 6
         critic.append(total_critic)
         actor.append(total_actor)
     return critic, actor
