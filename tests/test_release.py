@@ -131,12 +131,14 @@ def test_the_twin_is_fitted_well_enough_to_be_a_model_of_its_truth() -> None:
     assert set(result.worlds) == {"own", "true"}
 
 
-@pytest.mark.parametrize("name", ["study-offline", "study-offline-twin", "study-offline-pop", "study-online"])
+@pytest.mark.parametrize(
+    "name", ["study-offline", "study-offline-twin", "study-offline-pop", "study-online", "study-online-twin"]
+)
 def test_recorded_tables_are_those_of_the_recorded_result(name: str) -> None:
     from medgym_offline.studies.markdown import offline_markdown, online_markdown
     from medgym_offline.studies.offline import load_offline_study
     from medgym_offline.studies.online import load_study
 
-    read, show = (load_study, online_markdown) if name == "study-online" else (load_offline_study, offline_markdown)
+    read, show = (load_study, online_markdown) if "online" in name else (load_offline_study, offline_markdown)
     stem = release_folder("evaluation") / name
     assert show(read(f"{stem}.json.gz")) == stem.with_suffix(".md").read_text(encoding="utf-8")

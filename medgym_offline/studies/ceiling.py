@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,15 @@ from medgym_offline.studies.scoring import units_folder
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["GAINS", "ceiling_gains", "search_ceilings"]
+__all__ = ["GAINS", "ceiling_gains", "gains_in_order", "search_ceilings"]
 
 GAINS = (("fixed", "constant"), ("adaptive", "fixed"), ("adaptive", "constant"), ("fine", "fixed"))
 """Classes of schedules compared: (better, worse)."""
+
+
+def gains_in_order(ceilings: Mapping[str, Any]) -> dict[str, Any]:
+    """`gains` of a result of `search_ceilings` in the order of `GAINS`; a file sorts them by name."""
+    return {name: ceilings["gains"][name] for name in (f"{better} over {worse}" for better, worse in GAINS)}
 
 
 def _search(bank: SimulatorBank, config: CeilingConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from medgym_offline.studies.ceiling import gains_in_order
 from medgym_offline.studies.entries import algorithm_label
 from medgym_offline.svg import INK, MUTED, SERIES, Figure, inline_svg
 
@@ -272,7 +273,7 @@ def ceiling_figure(result: Result) -> Figure | None:
     """Gains between classes of open-loop schedules, one dot per patient."""
     if result["ceilings"] is None:
         return None
-    gains = result["ceilings"]["gains"]
+    gains = gains_in_order(result["ceilings"])
 
     def draw(axes: Any) -> None:
         for place, one in enumerate(gains.values()):

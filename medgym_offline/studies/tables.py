@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medgym_offline.evaluation.report_tables import Cell, Table
+from medgym_offline.studies.ceiling import gains_in_order
 from medgym_offline.studies.figures import budget_rows
 
 __all__ = [
@@ -239,7 +240,7 @@ def ceiling_table(result: Result) -> Table:
     found = result["ceilings"]
     rows: list[list[Cell]] = [
         [name, f"{g['median']:.2f}", (f"{g['mean']:.2f}", f"{g['low']:.2f} to {g['high']:.2f}"), f"{g['q90']:.2f}"]
-        for name, g in found["gains"].items()
+        for name, g in gains_in_order(found).items()
     ]
     caption = f"Gain in mean harm, %, {len(found['patients'])} patients, own world, K = {found['decisions']}"
     return Table(caption, ["Schedules", "Median", "Mean", "90 % quantile"], rows)
