@@ -2,9 +2,10 @@
 
     python benchmarks/evaluation.py [--episodes 50] [--dataset medgym/sepsis-ind-fixed-v0]
 
-Writes benchmarks/results/evaluation.json. Times are wall and processor seconds of this process (one torch thread); the
-processor's are what a quiet core would show when others work on the machine. The big bank is the release's, tiled, each
-copy with ids of its own. Support distances need the dataset in the Minari root (`medgym-offline generate ID`).
+Writes benchmarks/results/evaluation.json. Times are wall and processor seconds of this process (one torch thread a
+worker); the processor's are what quiet cores would show when others work on the machine. The big bank is the
+release's, tiled, each copy with ids of its own. Support distances need the dataset in the Minari root
+(`medgym-offline generate ID`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,16 +66,18 @@ def main() -> None:
     bank, policy = load_simulators("sepsis-v0"), load_behavior("sepsis-v0", "ind", "fixed")
     found: dict[str, Any] = {"command": "python " + " ".join(sys.argv), "load_average": os.getloadavg()[0]}
     mgo.evaluate(policy, bank=bank, patients=2, episodes=1)  # imports and warm-up are not what is asked about
-    found["evaluation"] = {"patients": len(bank), "episodes": options.episodes, "decisions": 20, "worlds": 2}
-    with timed(found["evaluation"]):
-        mgo.evaluate(policy, bank=bank, episodes=options.episodes)
-    print(found["evaluation"], flush=True)
+    kept = Path(tempfile.mkdtemp()) / "policy.safetensors"
+    mgo.save_policy(policy, kept)  # a file: its worlds may be scored side by side
     twin = load_simulators("sepsis-twin-v0")
-    found["twin"] = {"patients": len(twin), "episodes": options.episodes, "decisions": 20, "worlds": 3}
     mgo.evaluate("behavior", bank=twin, patients=2, episodes=1)
-    with timed(found["twin"]):
-        mgo.evaluate("behavior", bank=twin, episodes=options.episodes)
-    print(found["twin"], flush=True)
+    for name, scored, where in (("evaluation", kept, bank), ("twin", "behavior", twin)):
+        for workers in (1, 2):
+            label = name if workers == 1 else f"{name}_2_workers"
+            worlds = len(where.worlds)
+            found[label] = {"patients": len(where), "episodes": options.episodes, "decisions": 20, "worlds": worlds}
+            with timed(found[label]):
+                mgo.evaluate(scored, bank=where, episodes=options.episodes, workers=workers)
+            print(label, found[label], flush=True)
     try:
         data = mgo.load_dataset(options.dataset)
         found["with_support"] = {"dataset": options.dataset, "rows": len(data.rewards)}
