@@ -174,6 +174,7 @@ def _evaluate(
             worlds=worlds,
             dataset=data,
             progress=True,
+            workers=None,
         )
         keep(evaluations[name], policy, folder / name)
     return evaluations

@@ -60,7 +60,7 @@ def evaluate_to(
     seed: int | None = None,
     worlds: Sequence[str] | None = None,
     transfer: int = 0,
-    workers: int | None = 1,
+    workers: int | None = None,
 ) -> Evaluation:
     """Evaluate one policy; print its table unless `show` is False; write result and report into `output` if named."""
     from medgym_offline.evaluation import evaluate, print_evaluations, write_report

@@ -216,6 +216,7 @@ def _evaluate(
         dataset=None if dataset is None else dataset["id"],
         progress=progress,
         name=policy if isinstance(policy, str) else _stem(submission, number),
+        workers=None,
     )
     if dataset is not None and evaluation.dataset.get("content_hash") != dataset["content_hash"]:
         raise SubmissionError(f"entry {entry['id']!r}: {dataset['id']} on this machine has other rows; regenerate it")

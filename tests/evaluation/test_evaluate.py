@@ -17,7 +17,7 @@ from medgym_offline.errors import DatasetError, MedGymError, PolicyError, Protoc
 from medgym_offline.evaluation import METRICS, Evaluation, evaluate, load_protocol
 from medgym_offline.evaluation import evaluator as evaluator_module
 from medgym_offline.evaluation import worlds as worlds_module
-from medgym_offline.policies import StackedActor, save_policy
+from medgym_offline.policies import StackedActor, export_torchscript, save_policy
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.stack import StackedMLP
 from tests.evaluation.conftest import Constant
@@ -129,6 +129,9 @@ def test_worlds_side_by_side_give_the_same_result(
     assert one.to_json() == two.to_json()
     assert list(two.worlds) == ["own", "held-out"]
     assert len(threads) == 3  # this one, and two of ours
+    export_torchscript(actor(None), tmp_path / "policy.pt")  # d3rlpy's save_policy writes such files
+    same = [evaluate(tmp_path / "policy.pt", bank=tiny_bank, episodes=2, workers=n).to_json() for n in (1, 2)]
+    assert same[0] == same[1]
     threads.clear()
     # An object's act may not bear being asked twice at once, nor a policy with reset (random has one).
     for policy in (Constant(np.array([0.4, 0.1, 0.3])), "random"):
