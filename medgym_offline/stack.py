@@ -48,8 +48,9 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(patients, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(P, B, in) -> (P, B, out)."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        """(P, B, in) -> (P, B, out). A stack of one is applied to each of P by itself, as P equal layers would be."""
+        count = x.shape[0]
+        return torch.baddbmm(self.bias.expand(count, -1, -1), x, self.weight.expand(count, -1, -1))
 
 
 class StackedMLP(nn.Module):

@@ -98,11 +98,7 @@ class StackedActor(nn.Module):
         A shared network is applied to each patient by itself, so that a patient's actions do not depend on how many
         others are in the batch.
         """
-        if self.patients is not None or observations.shape[0] == 1:
-            return self.net(observations)
-        count = observations.shape[0]
-        copies = {name: p.expand(count, *p.shape[1:]) for name, p in self.net.named_parameters()}
-        return torch.func.functional_call(self.net, copies, (observations,))
+        return self.net(observations)
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:

@@ -129,9 +129,11 @@ def test_worlds_side_by_side_give_the_same_result(
     assert one.to_json() == two.to_json()
     assert list(two.worlds) == ["own", "held-out"]
     assert len(threads) == 3  # this one, and two of ours
-    export_torchscript(actor(None), tmp_path / "policy.pt")  # d3rlpy's save_policy writes such files
-    same = [evaluate(tmp_path / "policy.pt", bank=tiny_bank, episodes=2, workers=n).to_json() for n in (1, 2)]
-    assert same[0] == same[1]
+    export_torchscript(actor(None), tmp_path / "exported.pt")  # d3rlpy's save_policy writes such files
+    save_policy(actor(None), tmp_path / "shared.safetensors")  # one network for all, asked from both threads
+    for name in ("exported.pt", "shared.safetensors"):
+        same = [evaluate(tmp_path / name, bank=tiny_bank, episodes=8, workers=n).to_json() for n in (1, 2, 2)]
+        assert same[0] == same[1] == same[2]
     threads.clear()
     # An object's act may not bear being asked twice at once, nor a policy with reset (random has one).
     for policy in (Constant(np.array([0.4, 0.1, 0.3])), "random"):
