@@ -137,9 +137,11 @@ def evaluate(
             kept.save(world, result)
             return result
 
-        # The last world takes longest where it is solved (a twin's true one): it begins first.
-        found = side_by_side(score, named_worlds[::-1], _threads(workers, bound))
-        results = dict(zip(named_worlds, found[::-1]))
+        threads = _threads(workers, bound)
+        # Side by side the last world begins first: it takes longest where it is solved (a twin's true one).
+        order = named_worlds if threads == 1 else named_worlds[::-1]
+        found = dict(zip(order, side_by_side(score, order, threads)))
+        results = {world: found[world] for world in named_worlds}
     if named_worlds == ("own",):
         notes.append("own world only: the policy may exploit errors of the simulator it was trained in")
     if bound.info["scope"] != "baseline":

@@ -97,7 +97,8 @@ def fit_fqe(
         MedGymError: The fit is not finite.
     """
     config = config or FqeConfig()
-    scale = OfflineConfig(gamma=gamma**_HOURS, discount="elapsed")
+    # A patient's own scale: the rows at hand may be a few patients', and nobody's estimate depends on the others.
+    scale = OfflineConfig(gamma=gamma**_HOURS, discount="elapsed", state_scaling="learner")
     data = stack_transitions(transitions, "ind", scale, logged.patients)
     following = _policy_actions(policy, _rows(logged.next_observations, logged, data))
     if following is not None:
