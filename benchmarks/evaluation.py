@@ -66,7 +66,8 @@ def main() -> None:
     bank, policy = load_simulators("sepsis-v0"), load_behavior("sepsis-v0", "ind", "fixed")
     found: dict[str, Any] = {"command": "python " + " ".join(sys.argv), "load_average": os.getloadavg()[0]}
     mgo.evaluate(policy, bank=bank, patients=2, episodes=1)  # imports and warm-up are not what is asked about
-    kept = Path(tempfile.mkdtemp()) / "policy.safetensors"
+    folder = tempfile.TemporaryDirectory()
+    kept = Path(folder.name) / "policy.safetensors"
     mgo.save_policy(policy, kept)  # a file: its worlds may be scored side by side
     twin = load_simulators("sepsis-twin-v0")
     mgo.evaluate("behavior", bank=twin, patients=2, episodes=1)

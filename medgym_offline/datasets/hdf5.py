@@ -15,8 +15,8 @@ inside its object header (COMPACT layout, latest file format, no time stamps): a
 same bytes. Such a file cannot be appended to by Minari; it is written once.
 
 HDF5 takes longest to create objects, seventeen an episode. They are created once for every length of episode, in a
-file in memory; an episode is written into these and HDF5 copies them to their place, in half the time and half the
-space of creating them there (a copied header has no room to grow).
+file in memory; an episode is written into these and HDF5 copies them to their place. That is faster than creating them
+there, and smaller: a copied header has no room to grow.
 """
 
 from __future__ import annotations

@@ -29,9 +29,11 @@ __all__ = ["SolutionMap", "SolutionMapConfig", "exponential_step", "heun_step", 
 FieldFunction = Callable[[Tensor, Tensor], Tensor]
 
 
-def heun_step(field: FieldFunction, x: Tensor, u: Tensor, h: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """One step of Heun's method, projected on the bounds; `h` is (P, B, 1) hours and may be 0."""
-    first = field(x, u)
+def heun_step(
+    field: FieldFunction, x: Tensor, u: Tensor, h: Tensor, lower: Tensor, upper: Tensor, first: Tensor | None = None
+) -> Tensor:
+    """One step of Heun's method, projected on the bounds; `h` is (P, B, 1) hours and may be 0, `first` field(x, u)."""
+    first = field(x, u) if first is None else first
     second = field((x + h * first).clamp(lower, upper), u)
     return (x + 0.5 * h * (first + second)).clamp(lower, upper)
 
@@ -116,8 +118,7 @@ def solve_between(
         begin = _first_running(steps > i)
         y, held, length = x[:, begin:], u[:, begin:], torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None]
         first = field(y, held)
-        second = field((y + length * first).clamp(lower, upper), held)
-        y = (y + 0.5 * length * (first + second)).clamp(lower, upper)
+        y = heun_step(field, y, held, length, lower, upper, first)
         x = torch.cat([x[:, :begin], y], 1) if begin else y
         ends.append(x)
         slopes.append(torch.cat([torch.zeros_like(x[:, :begin]), first], 1) if begin else first)

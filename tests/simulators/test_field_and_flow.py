@@ -161,19 +161,11 @@ def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank: SimulatorBank) 
     assert torch.equal(start[..., 0, :], x)
     truth = solve(tiny_bank.field, x, u, times.sort(-1).values, *_bounds(tiny_bank), max_step=1 / 32)
     between = solve_between(tiny_bank.field, x, u, hold, times.sort(-1).values, *_bounds(tiny_bank))
-    at_ends = (
-        (
-            solve(tiny_bank.field, x, u, hold[..., None], *_bounds(tiny_bank))
-            - solve(tiny_bank.field, x, u, hold[..., None], *_bounds(tiny_bank), max_step=1 / 32)
-        )
-        .abs()
-        .max()
-    )
     assert (between - truth).abs().mean() < 2e-3
-    assert (between - truth).abs().max() < max(0.05, 4 * float(at_ends))
+    assert (between - truth).abs().max() < 0.05
 
 
-def test_a_cubic_is_followed_exactly_between_steps() -> None:
+def test_a_parabola_is_followed_exactly_between_steps() -> None:
     """dx/dt = t by a second component that is time itself: Heun is exact, and so is its interpolation."""
 
     def field(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
