@@ -279,4 +279,9 @@ class SolutionMap:
         """Curve at `times` (P, B, T), or (T,) the same for all: (P, B, T, D); `relaxation` (P, D) for the skeleton."""
         inputs = self.inputs(field, x, u, relaxation, lower, upper)
         change = self.basis(times) @ self.amplitudes(inputs, x.shape[-1])
-        return (x.unsqueeze(-2) + change).clamp(lower, upper)
+        if torch.is_grad_enabled():
+            return (x.unsqueeze(-2) + change).clamp(lower, upper)
+        # A dense curve is large: no second piece of memory for it, and bounds in rows as long as a whole curve.
+        curve, count = change.add_(x.unsqueeze(-2)), change.shape[-2]
+        curve.flatten(-2).clamp_(lower.repeat(count), upper.repeat(count))
+        return curve

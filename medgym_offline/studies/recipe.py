@@ -257,6 +257,9 @@ def load_study_recipe(name_or_path: str | Path) -> StudyRecipe:
 def read_recipe(name_or_path: str | Path, kind: type[Recipe], pattern: str) -> Recipe:
     """A recipe by name (`study-online-quick`, a file of the release's `evaluation/` folder) or by path.
 
+    `extends = "study-online"` takes every entry that the file leaves out from another recipe, by name or by path from the
+    file's folder. Tables such as `settings.pop` are replaced whole.
+
     Args:
         name_or_path: What to read.
         kind: A dataclass whose fields are the entries, `name` among them.
@@ -265,13 +268,18 @@ def read_recipe(name_or_path: str | Path, kind: type[Recipe], pattern: str) -> R
     Raises:
         MedGymError: If the file is missing, is no TOML, or holds an unknown or ill-typed entry.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = release_folder("evaluation") / f"{name_or_path}.toml"
-        if not path.exists():
-            recipes = [p.stem for p in path.parent.glob(f"{pattern}.toml")]
-            raise unknown_name("study recipe", str(name_or_path), recipes)
-    values = {"name": path.stem, **read_toml(path, MedGymError)}
+    path = _recipe_file(name_or_path, pattern)
+    values = read_toml(path, MedGymError)
+    if "extends" in values:
+        base = values.pop("extends")
+        if not isinstance(base, str):
+            raise MedGymError(f"{path}: extends is {base!r}; name another recipe, or its .toml file")
+        base_path = _recipe_file(path.parent / base if base.endswith(".toml") else base, pattern)
+        base_values = read_toml(base_path, MedGymError)
+        if "extends" in base_values:
+            raise MedGymError(f"{path}: extends {base!r}, which extends another recipe itself; name that one instead")
+        values = base_values | values
+    values = {"name": path.stem, **values}
     known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for name in values:
         if name not in known:
@@ -282,3 +290,14 @@ def read_recipe(name_or_path: str | Path, kind: type[Recipe], pattern: str) -> R
         raise MedGymError(f"{path}: an entry has the wrong type ({error})") from None
     except MedGymError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def _recipe_file(name_or_path: str | Path, pattern: str) -> Path:
+    """The file of a shipped recipe by its name, or `name_or_path` itself where it ends in .toml."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = release_folder("evaluation") / f"{name_or_path}.toml"
+        if not path.exists():
+            recipes = [p.stem for p in path.parent.glob(f"{pattern}.toml")]
+            raise unknown_name("study recipe", str(name_or_path), recipes)
+    return path

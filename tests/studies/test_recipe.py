@@ -45,6 +45,7 @@ from medgym_offline.studies.recipe import StudyRecipe, load_study_recipe, spread
         ("[settings.pop]\nupdates = 1.5", "updates is 1.5"),
         ("[algorithm_settings.trpo.popp]", "'popp'"),
         ("patient = 3", "did you mean 'patients'"),
+        ("extends = 3", "extends is 3"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_file_and_entry(tmp_path: Path, text: str, named: str) -> None:
@@ -54,6 +55,23 @@ def test_a_mistake_is_named_with_file_and_entry(tmp_path: Path, text: str, named
         load_study_recipe(file)
     assert named in str(raised.value)
     assert "study.toml" in str(raised.value)
+
+
+def test_a_recipe_takes_what_it_leaves_out_from_the_one_it_extends(tmp_path: Path) -> None:
+    base = tmp_path / "base.toml"
+    base.write_text("episodes = 7\ncase_episodes = 5\n[settings.pop]\nupdates = 3\nepisodes = 2")
+    child = tmp_path / "child.toml"
+    child.write_text('extends = "base.toml"\ncase_episodes = 4\n[settings.pop]\nupdates = 9')
+    recipe = load_study_recipe(child)
+    assert (recipe.name, recipe.episodes, recipe.case_episodes) == ("child", 7, 4)
+    assert recipe.settings == {"pop": {"updates": 9}}
+    grandchild = tmp_path / "grandchild.toml"
+    grandchild.write_text('extends = "child.toml"')
+    with pytest.raises(MedGymError, match="extends another recipe itself"):
+        load_study_recipe(grandchild)
+    grandchild.write_text('extends = "study-onlin"')
+    with pytest.raises(MedGymError, match="did you mean 'study-online'"):
+        load_study_recipe(grandchild)
 
 
 def test_an_unknown_recipe_suggests_those_that_ship() -> None:
