@@ -257,8 +257,8 @@ def load_study_recipe(name_or_path: str | Path) -> StudyRecipe:
 def read_recipe(name_or_path: str | Path, kind: type[Recipe], pattern: str) -> Recipe:
     """A recipe by name (`study-online-quick`, a file of the release's `evaluation/` folder) or by path.
 
-    `extends = "study-online"` takes every entry that the file leaves out from another recipe, by name or by path from the
-    file's folder. Tables such as `settings.pop` are replaced whole.
+    `extends = "study-online"` takes every entry that the file leaves out from another recipe: by name, or by path from
+    the file's folder. Tables such as `settings` are replaced whole.
 
     Args:
         name_or_path: What to read.
