@@ -132,7 +132,7 @@ def test_the_twin_is_fitted_well_enough_to_be_a_model_of_its_truth() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["study-offline", "study-offline-twin", "study-offline-pop", "study-online", "study-online-twin"]
+    "name", ["study-offline", "study-offline-twin", "study-offline-pop", "study-online-full", "study-online-twin"]
 )
 def test_recorded_tables_are_those_of_the_recorded_result(name: str) -> None:
     from medgym_offline.studies.markdown import offline_markdown, online_markdown
