@@ -156,7 +156,7 @@ def leaderboard_seed(
     file: Board = None,
     only: Annotated[
         str | None,
-        typer.Option("--only", help="Only entries whose folder name contains one of these, comma-separated."),
+        typer.Option("--only", help="Only entries whose folder name is or contains one of these, comma-separated."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and run none.")] = False,
 ) -> None:
@@ -174,7 +174,9 @@ def leaderboard_seed(
     board = file or shown_path(default_board())
     entries = plan(read_seed_recipe(recipe), output, submissions or board.parent / "submissions", board)
     wanted = parse_list(only or "")
-    entries = [e for e in entries if not wanted or any(part in e.label for part in wanted)]
+    whole = {e.label for e in entries}.intersection(wanted)  # a whole name is no part of a longer one
+    parts = [part for part in wanted if part not in whole]
+    entries = [e for e in entries if not wanted or e.label in whole or any(part in e.label for part in parts)]
     made, failed = 0, 0
     for entry in entries:
         if dry_run:

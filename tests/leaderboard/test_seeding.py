@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def test_the_shipped_recipe_names_every_seed_entry() -> None:
     assert recipe.datasets == ("medgym/sepsis-ind-v0", "medgym/sepsis-ind-fixed-v0")
     assert recipe.seeds >= 3
     learned = {(a, s) for _, _, a, scopes in recipe.entries if a for s in scopes}
-    both = {(a, s) for a in ("bc", "dqn", "cql", "gcql", "gcql-discrete") for s in ("ind", "pop")}
+    both = {(a, s) for a in ALGORITHMS for s in ("ind", "pop")}
     assert learned == both | {(f"d3rlpy-{a}", "pop") for a in ("iql", "td3bc", "cql")}
     assert {a for a, _ in learned} <= {*ALGORITHMS, *BASELINES}
     assert {p for _, p, _, _ in recipe.entries if p} == {"random", "zero", "clinician", "behavior:ind"}
@@ -96,6 +97,20 @@ def test_a_dry_run_prints_the_commands_and_runs_none(recipe: Path) -> None:
     assert kinds == ["train", "eval", "eval", "submit", "leaderboard"]
     assert not Path("work").exists()
     assert not Path("b").exists()
+
+
+def test_a_whole_name_picks_one_entry_and_part_of_a_name_all_that_have_it(recipe: Path) -> None:
+    longer = recipe.read_text().replace('name = "Zero"', 'name = "My DQN"')
+    recipe.write_text(longer.replace('policy = "zero"', 'algorithm = "dqn"\nscopes = ["pop"]'))
+
+    def made(only: str) -> list[str]:
+        done = run("leaderboard", "seed", recipe, "-o", "w", "--file", "b.json", "--dry-run", "--only", only)
+        lines = [shlex.split(line) for line in done.out.splitlines() if " submit " in line]
+        return [words[words.index("--name") + 1] for words in lines]
+
+    assert made("dqn-workshop-v0-pop") == ["DQN"]
+    assert made("my-dqn-workshop-v0-pop") == ["My DQN"]
+    assert made("qn-workshop-v0-pop") == ["My DQN", "DQN"]
 
 
 def test_folders_follow_what_they_depend_on(recipe: Path) -> None:
