@@ -282,6 +282,6 @@ class SolutionMap:
         if torch.is_grad_enabled():
             return (x.unsqueeze(-2) + change).clamp(lower, upper)
         # A dense curve is large: no second piece of memory for it, and bounds in rows as long as a whole curve.
-        curve, count = change.add_(x.unsqueeze(-2)), change.shape[-2]
-        curve.flatten(-2).clamp_(lower.repeat(count), upper.repeat(count))
-        return curve
+        count, state_dim = change.shape[-2:]
+        curve = change.add_(x.unsqueeze(-2)).flatten(-2)
+        return curve.clamp_(lower.repeat(count), upper.repeat(count)).unflatten(-1, (count, state_dim))

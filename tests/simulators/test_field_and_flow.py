@@ -269,3 +269,14 @@ def test_views(tiny_bank: SimulatorBank) -> None:
         tiny_bank.select([4])
     with pytest.raises(BankError, match="solution map"):
         tiny_bank.with_backend("map")
+
+
+def test_a_curve_is_the_same_with_and_without_gradients(tiny_bank: SimulatorBank) -> None:
+    g = torch.Generator().manual_seed(3)
+    x = 4.0 * torch.randn((len(tiny_bank), 5, tiny_bank.state_dim), generator=g)  # some beyond the bounds
+    u = torch.rand((len(tiny_bank), 5, 3), generator=g)
+    for times in (torch.arange(1.0, 37.0), 30.0 * torch.rand((*u.shape[:2], 4), generator=g).sort(-1).values):
+        with torch.no_grad():
+            fast = tiny_bank.trajectory(x, u, times)
+        assert torch.equal(fast, tiny_bank.trajectory(x, u, times))
+        assert bool(((fast >= tiny_bank.lower) & (fast <= tiny_bank.upper)).all())
