@@ -274,7 +274,7 @@ def read_recipe(name_or_path: str | Path, kind: type[Recipe], pattern: str) -> R
         base = values.pop("extends")
         if not isinstance(base, str):
             raise MedGymError(f"{path}: extends is {base!r}; name another recipe, or its .toml file")
-        base_path = _recipe_file(path.parent / base if base.endswith(".toml") else base, pattern)
+        base_path = _recipe_file(path.parent / base if base.endswith(".toml") else base, pattern, f"extends of {path}:")
         base_values = read_toml(base_path, MedGymError)
         if "extends" in base_values:
             raise MedGymError(f"{path}: extends {base!r}, which extends another recipe itself; name that one instead")
@@ -292,12 +292,12 @@ def read_recipe(name_or_path: str | Path, kind: type[Recipe], pattern: str) -> R
         raise type(error)(f"{path}: {error}") from None
 
 
-def _recipe_file(name_or_path: str | Path, pattern: str) -> Path:
+def _recipe_file(name_or_path: str | Path, pattern: str, where: str = "") -> Path:
     """The file of a shipped recipe by its name, or `name_or_path` itself where it ends in .toml."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = release_folder("evaluation") / f"{name_or_path}.toml"
         if not path.exists():
             recipes = [p.stem for p in path.parent.glob(f"{pattern}.toml")]
-            raise unknown_name("study recipe", str(name_or_path), recipes)
+            raise unknown_name(f"{where} study recipe".strip(), str(name_or_path), recipes)
     return path
