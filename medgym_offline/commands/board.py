@@ -62,6 +62,9 @@ def leaderboard_verify(
     ] = None,
     bank: Annotated[str | None, typer.Option("--bank", help="Bank file, where the bank does not ship.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh/--no-fresh", help="Also evaluate on fresh seeds.")] = True,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Train the policies again from what they record; needs no policy file.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run the policies of a submission again and compare every number. Exit code 1 if one does not hold.
@@ -70,9 +73,9 @@ def leaderboard_verify(
     """
     from medgym_offline.leaderboard import add_entry, read_submission, sealed, verify_submission
 
-    report = verify_submission(folder, bank, fresh)
+    report = verify_submission(folder, bank, fresh, retrain=retrain)
     if report.accepted and file is not None:
-        add_entry(sealed(read_submission(folder).entry, report.record), file)
+        add_entry(sealed(read_submission(folder, fetch=False).entry, report.record), file)
     if json:
         print_json(report.to_json())
     else:
@@ -101,6 +104,8 @@ def leaderboard_verify(
             if report.accepted
             else f"refused, {len(report.faults)} of {len(report.rows)} numbers do not hold"
         )
+        if report.retrained:
+            say(f"trained again: {report.retrained}")
         say(f"{report.id}: {verdict}")
         if report.accepted:
             say(f"next: medgym-offline leaderboard add {folder}")

@@ -56,7 +56,8 @@ def locate_asset(policy: Mapping[str, Any], where: Path) -> Path:
         except DatasetError as error:
             raise SubmissionError(
                 f"{where / policy['file']} is missing, and so is {target}; not fetched: {error}; "
-                "put the file in either place, or build the submission again"
+                "put the file in either place, build the submission again, or have the policy trained again: "
+                "`leaderboard verify --retrain`"
             ) from None
     if target.stat().st_size != policy["bytes"] or sha256_file(target) != policy["sha256"]:
         raise SubmissionError(f"{target}: sha256 does not match its name; delete it and try again")

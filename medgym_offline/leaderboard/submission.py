@@ -43,8 +43,13 @@ class Submission:
     policies: tuple[Path | str, ...]
 
 
-def read_submission(folder: str | Path) -> Submission:
+def read_submission(folder: str | Path, fetch: bool = True) -> Submission:
     """Read and check a submission folder.
+
+    Args:
+        folder: `entry.json`, and policies that are not too large for a repository.
+        fetch: Look for policy files that are not there in the cache and on the Hub (`assets.locate_asset`). If False,
+            `policies` names them where they would lie in the folder.
 
     Raises:
         SubmissionError: with the reason: no or malformed `entry.json`; a field missing; an id that does not follow from
@@ -75,13 +80,13 @@ def read_submission(folder: str | Path) -> Submission:
         if "builtin" in policy:
             policies.append(policy["builtin"])
             continue
-        policies.append(_policy_file(root, policy))
+        policies.append(_policy_file(root, policy, fetch))
         listed.add(policy["file"])
     _nothing_else(root, listed)
     return Submission(root, entry, tuple(policies))
 
 
-def _policy_file(root: Path, policy: Mapping[str, Any]) -> Path:
+def _policy_file(root: Path, policy: Mapping[str, Any], fetch: bool) -> Path:
     name = policy["file"]
     if not _FILE.fullmatch(name):
         raise SubmissionError(
@@ -97,7 +102,7 @@ def _policy_file(root: Path, policy: Mapping[str, Any]) -> Path:
             f"{path}: {policy['bytes'] / 2**20:.0f} MB; at most {MAX_POLICY_BYTES >> 20} are accepted"
         )
     if not path.exists() and not path.is_symlink():
-        return locate_asset(policy, root)
+        return locate_asset(policy, root) if fetch else path
     _regular(path, MAX_POLICY_BYTES)
     if path.stat().st_size != policy["bytes"] or sha256_file(path) != policy["sha256"]:
         raise SubmissionError(

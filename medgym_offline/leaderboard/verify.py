@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from medgym_offline.errors import SubmissionError
 from medgym_offline.files import code_version
+from medgym_offline.leaderboard.comparison import (
+    Row,
+    curve_rows,
+    fresh_rows,
+    interval_rows,
+    missing_numbers,
+    rows_of,
+    training_rows,
+)
 from medgym_offline.leaderboard.entry import build_entry
+from medgym_offline.leaderboard.retrain import WITHIN_NOISE, train_again
 from medgym_offline.leaderboard.submission import Submission, read_submission
 from medgym_offline.seeds import derive_seed
 
@@ -21,39 +30,7 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
     from medgym_offline.simulators import SimulatorBank
 
-__all__ = ["FRESH_METRICS", "Row", "VerificationReport", "tolerance", "verify_submission"]
-
-FRESH_METRICS = ("sofa_all", "sofa_96h", "safe_hourly", "return", "lactate_mean")
-"""Metrics that must also hold on evaluation seeds nobody has seen."""
-
-RELATIVE = 0.005
-_ABSOLUTE = {"%": 0.5, "h": 0.25}
-_FLOOR = 0.005
-_FRESH_LEVEL = 1e-4  # chance that an honest entry fails the fresh seeds
-
-
-@dataclass(frozen=True)
-class Row:
-    """One compared number.
-
-    Attributes:
-        check: "mean" (of all runs), "interval", "curve", "run N", or "fresh seeds run N".
-        world, metric: Which number.
-        claimed, found: As submitted, and as re-executed.
-        tolerance: Largest accepted |claimed - found|.
-    """
-
-    check: str
-    world: str
-    metric: str
-    claimed: float
-    found: float
-    tolerance: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether the two agree (never for a number that is not finite)."""
-        return bool(abs(self.claimed - self.found) <= self.tolerance)
+__all__ = ["VerificationReport", "verify_submission"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +43,7 @@ class VerificationReport:
         missing: Numbers that only one side has.
         result_hash: SHA-256 of what the re-execution gave.
         fresh_seeds: Whether the policies were also evaluated on fresh seeds.
+        retrained: If the policies were trained again: `SAME_BYTES` or `WITHIN_NOISE`; else empty.
     """
 
     id: str
@@ -73,6 +51,7 @@ class VerificationReport:
     missing: tuple[str, ...]
     result_hash: str
     fresh_seeds: bool
+    retrained: str = ""
 
     @property
     def faults(self) -> list[str]:
@@ -102,6 +81,7 @@ class VerificationReport:
             "result_hash": self.result_hash,
             "largest_deviation": round(max(same, default=0.0), 4),
             "fresh_seeds": self.fresh_seeds,
+            **({"retrained": self.retrained} if self.retrained else {}),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -113,17 +93,9 @@ class VerificationReport:
             "faults": self.faults,
             "result_hash": self.result_hash,
             "version": code_version(),
+            "retrained": self.retrained or None,
             "rows": rows,
         }
-
-
-def tolerance(metric: str, value: float) -> float:
-    """Largest accepted difference on the same seeds: 0.5 % of the value, plus what one hour on the edge of a threshold
-    moves (0.5 points of a percentage, 0.25 h, 0.005 of anything else). It covers float32 sums on another CPU."""
-    from medgym_offline.evaluation.metrics import METRICS
-
-    unit = METRICS[metric].unit if metric in METRICS else ""
-    return RELATIVE * abs(value) + _ABSOLUTE.get(unit, _FLOOR)
 
 
 def verify_submission(
@@ -131,6 +103,7 @@ def verify_submission(
     bank: str | Path | SimulatorBank | None = None,
     fresh: bool = True,
     progress: bool = True,
+    retrain: bool = False,
 ) -> VerificationReport:
     """Re-execute the policies of a submission and compare every metric.
 
@@ -144,19 +117,34 @@ def verify_submission(
         bank: The bank, where it does not ship with the release; its content hash must be the entry's.
         fresh: Also evaluate on fresh seeds.
         progress: Show progress on standard error.
+        retrain: Train the policies again from what they record, instead of using their files. Where that gives the
+            same bytes, all is compared as above. Where it does not (another kind of CPU), the headline metrics must
+            agree within the noise of training (:func:`~medgym_offline.leaderboard.comparison.training_rows`).
 
     Raises:
-        SubmissionError: the folder is refused (`read_submission`), or the entry is of another protocol, bank or dataset
-            than this release has.
+        SubmissionError: the folder is refused (`read_submission`), the entry is of another protocol, bank or dataset
+            than this release has, or its policies cannot be trained again (`train_again`).
         MedGymError: a policy does not load or act.
     """
-    submission = read_submission(folder)
+    submission, retrained = read_submission(folder, fetch=not retrain), ""
+    with tempfile.TemporaryDirectory(prefix="medgym-") as work:
+        if retrain:
+            submission, retrained = train_again(submission, Path(work), progress)
+        return _verify(submission, bank, fresh, progress, retrained)
+
+
+def _verify(
+    submission: Submission, bank: str | Path | SimulatorBank | None, fresh: bool, progress: bool, retrained: str
+) -> VerificationReport:
     entry = submission.entry
     simulators = _bank(entry, bank)
     again = [_evaluate(submission, n, simulators, progress) for n in range(len(submission.policies))]
     _same_protocol(entry, again[0])
     rebuilt = build_entry(again, submission.policies, entry["name"])
+    other_bytes = retrained == WITHIN_NOISE
     for name in ("scope", "timing", "decisions", "dataset", "seeds", "policies"):
+        if name == "policies" and other_bytes:
+            continue
         if rebuilt[name] != entry[name]:
             raise SubmissionError(
                 f"{submission.folder}: {name} is {str(entry[name])[:80]} in the entry, "
@@ -165,18 +153,23 @@ def verify_submission(
     pairs = [("mean", entry["metrics"], rebuilt["metrics"])]
     pairs += [(f"run {n + 1}", a, b) for n, (a, b) in enumerate(zip(entry["runs"], rebuilt["runs"]))]
     missing = (
-        list(_missing(pairs)) if len(entry["runs"]) == len(rebuilt["runs"]) else ["runs: one per policy is needed"]
+        list(missing_numbers(pairs))
+        if len(entry["runs"]) == len(rebuilt["runs"])
+        else ["runs: one per policy is needed"]
     )
-    rows = [row for check, claimed, found in pairs for row in _rows(check, claimed, found)]
-    rows += _interval_rows(entry["intervals"], rebuilt["intervals"])
-    rows += _curve_rows(entry["curves"], rebuilt["curves"])
+    if other_bytes:
+        rows = list(training_rows(entry["runs"], again))
+    else:
+        rows = [row for check, claimed, found in pairs for row in rows_of(check, claimed, found)]
+        rows += interval_rows(entry["intervals"], rebuilt["intervals"])
+        rows += curve_rows(entry["curves"], rebuilt["curves"])
     if fresh:
         seed = _fresh_seed(entry)
         others = [_evaluate(submission, n, simulators, progress, seed) for n in range(len(again))]
-        rows += _fresh_rows(again, others)
+        rows += fresh_rows(again, others)
     text = json.dumps([rebuilt["metrics"], rebuilt["runs"]], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return VerificationReport(entry["id"], tuple(rows), tuple(missing), digest, fresh)
+    return VerificationReport(entry["id"], tuple(rows), tuple(missing), digest, fresh, retrained)
 
 
 def _bank(entry: Mapping[str, Any], bank: str | Path | SimulatorBank | None) -> SimulatorBank:
@@ -246,71 +239,7 @@ def _same_protocol(entry: Mapping[str, Any], evaluation: Evaluation) -> None:
         )
 
 
-def _flat(values: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], float]:
-    return {(world, metric): number for world, metrics in values.items() for metric, number in metrics.items()}
-
-
-def _missing(pairs: list[tuple[str, Any, Any]]) -> Iterator[str]:
-    for check, claimed, found in pairs:
-        a, b = _flat(claimed), _flat(found)
-        yield from (
-            f"{w} {m} ({check}): claimed, but the re-execution has no such number"
-            for w, m in sorted(a.keys() - b.keys())
-        )
-        yield from (f"{w} {m} ({check}): missing in the entry" for w, m in sorted(b.keys() - a.keys()))
-
-
-def _rows(check: str, claimed: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
-    a, b = _flat(claimed), _flat(found)
-    for world, metric in [key for key in b if key in a]:
-        value = b[world, metric]
-        yield Row(check, world, metric, a[world, metric], value, tolerance(metric.removesuffix("_iqm"), value))
-
-
-def _interval_rows(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
-    for world, metrics in found.items():
-        for metric, interval in metrics.items():
-            stated = claimed.get(world, {}).get(metric, [float("nan")] * 2)
-            for a, b in zip(stated, interval):
-                yield Row("interval", world, metric, a, b, tolerance(metric, b))
-
-
-def _curve_rows(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
-    """The curves an entry's page draws, point by point; a curve of other hours or length agrees nowhere."""
-    for world, curves in found.items():
-        stated = claimed.get(world, {})
-        same = stated.get("hours") == curves["hours"] and all(
-            len(stated[name]) == len(curves[name]) for name in ("sofa", "lactate")
-        )
-        for name, metric in (("sofa", "sofa_all"), ("lactate", "lactate_mean")):
-            for n, b in enumerate(curves[name]):
-                yield Row("curve", world, metric, stated[name][n] if same else float("nan"), b, tolerance(metric, b))
-
-
 def _fresh_seed(entry: Mapping[str, Any]) -> int:
     """A seed that nobody knew before the policies were fixed, and everybody finds again."""
     policies = [p.get("sha256") or p["builtin"] for p in entry["policies"]]
     return derive_seed(entry["protocol"]["settings"]["seed"], "leaderboard-fresh", *policies) % 2**31
-
-
-def _fresh_rows(first: Sequence[Evaluation], other: Sequence[Evaluation]) -> Iterator[Row]:
-    """First evaluations against those on other seeds: the mean difference must be within the noise of the episodes.
-
-    That noise is the spread over patients of the difference, pooled over the runs; the level is shared among all
-    numbers compared, so that it holds for the entry as a whole.
-    """
-    from scipy.stats import t
-
-    patients = len(first[0].per_patient["patient"])
-    if patients < 2:
-        return  # the noise of one patient cannot be told from its difference
-    worlds = list(first[0].worlds)
-    level = _FRESH_LEVEL / (len(first) * len(worlds) * len(FRESH_METRICS))
-    factor = float(t.ppf(1 - level / 2, patients - 1))
-    for world in worlds:
-        for metric in FRESH_METRICS:
-            a, b = (np.array([e.worlds[world].per_patient[metric] for e in side], float) for side in (first, other))
-            error = float(np.sqrt((a - b).var(axis=1, ddof=1).mean() / patients))
-            for n, (x, y) in enumerate(zip(a.mean(axis=1), b.mean(axis=1)), 1):
-                allowed = tolerance(metric, float(y)) + factor * error
-                yield Row(f"fresh seeds run {n}", world, metric, float(x), float(y), allowed)

@@ -15,7 +15,8 @@ from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation import Evaluation
 from medgym_offline.files import code_version, sha256_file
 from medgym_offline.leaderboard import VerificationReport, read_board, verify_submission
-from medgym_offline.leaderboard.verify import FRESH_METRICS, Row, _fresh_rows, _fresh_seed, tolerance
+from medgym_offline.leaderboard.comparison import FRESH_METRICS, Row, fresh_rows, tolerance
+from medgym_offline.leaderboard.verify import _fresh_seed
 from medgym_offline.policies import load_policy
 from tests.leaderboard.test_submission import change
 from tests.leaderboard.workshop import DATASET, Workshop, refused, run
@@ -160,6 +161,6 @@ def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop: Workshop) -> None:
         columns["patient"] = np.array([str(p) for p in range(patients)])
         return [replace(result, worlds={"own": replace(world, per_patient=columns)}) for _ in range(2)]
 
-    honest = [all(row.ok for row in _fresh_rows(like(0.0), like(0.0))) for _ in range(300)]
+    honest = [all(row.ok for row in fresh_rows(like(0.0), like(0.0))) for _ in range(300)]
     assert all(honest)
-    assert not any(all(row.ok for row in _fresh_rows(like(-1.0), like(0.0))) for _ in range(50))
+    assert not any(all(row.ok for row in fresh_rows(like(-1.0), like(0.0))) for _ in range(50))
