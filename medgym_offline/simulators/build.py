@@ -47,6 +47,7 @@ class BankRecipe:
         seed: Root seed of fits and prior draws.
         population_need: Which average of the patients' needs the population simulator has. Needs are skewed; the
             median is nearer to most patients.
+        spread: Of a twin: multiplies what is individual in its patients (`twin.draw_twin`).
         need_prior: Prior of the patients' needs.
         physics, fit, distill, solution_map: See there.
     """
@@ -55,6 +56,7 @@ class BankRecipe:
     patients: int = 110
     seed: int = 20260101
     population_need: Literal["mean", "median"] = "mean"
+    spread: float = 1.0
     need_prior: NeedPrior = field(default_factory=NeedPrior)
     physics: Physics = field(default_factory=Physics)
     fit: FitConfig = field(default_factory=FitConfig)
@@ -67,6 +69,8 @@ class BankRecipe:
         values = asdict(self)
         if self.need_prior == NeedPrior():
             del values["need_prior"]
+        if self.spread == 1.0:
+            del values["spread"]
         if not self.physics.growing_overload:
             del values["physics"]["growing_overload"]
         return hashlib.sha256(json_text(values).encode()).hexdigest()

@@ -203,13 +203,18 @@ def _perfusion_gap(
     return need - pressed - bolus - 0.25 * fill + 0.35 * over
 
 
-def draw_twin(root: int, patients: Sequence[str]) -> tuple[TwinField, np.ndarray]:
+def draw_twin(root: int, patients: Sequence[str], spread: float = 1.0) -> tuple[TwinField, np.ndarray]:
     """True parameters of the named patients, each from its own stream, and their severity before admission.
+
+    Args:
+        root: Root seed.
+        patients: Ids.
+        spread: Multiplies every deviation from the median patient, so that 0 makes them all alike.
 
     Returns:
         The field, and (P,) m at the onset of the illness.
     """
-    z = np.stack([generator(root, "twin-field", p).normal(size=24) for p in patients])
+    z = spread * np.stack([generator(root, "twin-field", p).normal(size=24) for p in patients])
     sick = z[:, 0]  # shared by need, persistence and onset: severe patients are severe throughout
     logit = 3.0 + 2.2 * z[:, 1] - 0.9 * sick
 

@@ -56,12 +56,12 @@ def _noise(scales: Scales) -> np.ndarray:
     return np.asarray(np.array(NOISE) / np.array([*scales.scale, 1.0, 1.0]), np.float32)
 
 
-def true_world(root: int, patients: Sequence[str], scales: Scales) -> World:
+def true_world(root: int, patients: Sequence[str], scales: Scales, spread: float = 1.0) -> World:
     """The true dynamics, noise and first states of the named patients, in the coordinates of `scales`.
 
     A patient falls ill from rest, and is admitted 4 to 14 h later, on a little oxygen, fluid balance 0.
     """
-    field, onset = draw_twin(root, patients)
+    field, onset = draw_twin(root, patients, spread)
     count = len(patients)
     noise = torch.from_numpy(_noise(scales)).repeat(count, 1)
     rest = scales.normalize(SEPSIS, np.concatenate([_rest(field), np.zeros((count, 1)), onset[:, None]], 1))
@@ -129,12 +129,12 @@ class TwinWard:
         return torch.from_numpy(state).float().unsqueeze(1), torch.from_numpy(dose).float().unsqueeze(1)
 
 
-def twin_cohort(patients: int, seed: int) -> tuple[Cohort, Course]:
-    """Records of the twin's patients, and what truly happened to them."""
+def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, Course]:
+    """Records of the twin's patients (:func:`~medgym_offline.simulators.twin.draw_twin`), and what truly happened."""
     from medgym_offline.cohorts.synthetic import synthetic_cohort
 
     ids = twin_ids(patients)
-    return synthetic_cohort(TwinWard(_bare(ids, WIDE, true_world(seed, ids, WIDE))), seed)
+    return synthetic_cohort(TwinWard(_bare(ids, WIDE, true_world(seed, ids, WIDE, spread))), seed)
 
 
 def scratch_world(cohort: Cohort, bank: SimulatorBank, recipe: BankRecipe, show: bool = True) -> World:
@@ -157,7 +157,7 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
     length, which the records' process noise, pulled back by the patient, has not), so worlds differ in dynamics alone.
 
     Args:
-        recipe: Of the bank; `recipe.patients` and `recipe.seed` decide the twin.
+        recipe: Of the bank; `recipe.patients`, `recipe.seed` and `recipe.spread` decide the twin.
         scratch: Also fit Ind from scratch, to compare it (it is not kept).
         show: Progress on standard error.
 
@@ -168,9 +168,9 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
 
     if recipe.patients < 1:
         raise BankError(f"recipe {recipe.name!r}: a twin needs `patients`, how many to draw")
-    cohort, _ = twin_cohort(recipe.patients, recipe.seed)
+    cohort, _ = twin_cohort(recipe.patients, recipe.seed, recipe.spread)
     bank = build_bank(cohort, recipe, {"licence": "MIT, synthetic"}, show)
-    truth = replace(true_world(recipe.seed, bank.patients, bank.scales), noise=bank.noise_scale)
+    truth = replace(true_world(recipe.seed, bank.patients, bank.scales, recipe.spread), noise=bank.noise_scale)
     bank = bank.with_world("true", truth)
     alone = bank.with_world("own", scratch_world(cohort, bank, recipe, show)) if scratch else None
     bank.metadata["truth"] = truth_checks(bank, scratch=alone)
@@ -221,7 +221,7 @@ def _run(options: argparse.Namespace) -> None:
         bank.save(options.output)
         print(f"{options.output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}")
         return
-    cohort, _ = twin_cohort(recipe.patients, recipe.seed)
+    cohort, _ = twin_cohort(recipe.patients, recipe.seed, recipe.spread)
     if options.command == "records":
         cohort.write(options.output)
         return

@@ -23,12 +23,13 @@ from medgym_offline.errors import BankError, CohortError
 from medgym_offline.files import release_folder
 from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators import SimulatorBank, World
-from medgym_offline.simulators.build import BankRecipe
+from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.checks import bounded
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.simulators.flow import SolutionMapConfig, solve
 from medgym_offline.simulators.truth import Model, bank_model, change_table, score, true_cases, truth_checks
+from medgym_offline.simulators.twin import draw_twin
 from medgym_offline.simulators.twin_bank import WIDE, TwinWard, _bare, build_twin, true_world, twin_cohort, twin_ids
 
 SEED = 11
@@ -134,6 +135,28 @@ def test_saturation_is_the_curve_of_haemoglobin() -> None:
     half = 26.8 * (1 + 0.15 * acid)
     curve = 100.0 * state[:, 1] ** 2.7 / (state[:, 1] ** 2.7 + half**2.7) + params["lungs"][:, 1].double()
     assert torch.allclose(target.double(), curve.clamp(max=100.0), atol=0.02)
+
+
+def test_spread_scales_what_is_individual() -> None:
+    """Half the spread is half the deviation from the median patient, in the scale each number is drawn on."""
+    wide, half, none = (draw_twin(SEED, twin_ids(9), spread) for spread in (1.0, 0.5, 0.0))
+    for name, values in none[0].tensors().items():
+        assert (values == values[0]).all(), name
+    for group in ("circulation", "tau"):
+        logs = [field.tensors()[group].double().log() for field, _ in (wide, half, none)]
+        assert torch.allclose(logs[1] - logs[2], 0.5 * (logs[0] - logs[2]), atol=1e-5)
+        assert (logs[0] - logs[2]).std(0).min() > 0.05
+    onset = [np.log(onset) for _, onset in (wide, half, none)]
+    inside = (np.exp(onset[0]) > 0.3) & (np.exp(onset[0]) < 3.0)
+    assert np.allclose((onset[1] - onset[2])[inside], 0.5 * (onset[0] - onset[2])[inside])
+
+
+def test_a_wider_twin_is_another_bank() -> None:
+    """The recipe's hash changes with the spread, and is that of the banks made before there was one at 1."""
+    recipe = read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")
+    assert replace(recipe, spread=1.2).hash != recipe.hash == load_simulators("sepsis-twin-v0").metadata["recipe_hash"]
+    usual, wider = (twin_cohort(12, SEED, spread)[0].table for spread in (1.0, 1.2))
+    assert not usual.equals(wider)
 
 
 def test_bounded_and_smooth(truth: SimulatorBank) -> None:

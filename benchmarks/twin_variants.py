@@ -1,0 +1,77 @@
+"""What makes the twin's patients differ in the simulators that are fitted to them? Five twins, each built and judged.
+
+    python benchmarks/twin_variants.py [VARIANT ...]        # about four minutes each on one core
+
+A variant changes the recipe of `sepsis-twin-v0`: the fit is looser, or the true patients are more different. Judged by
+the solver, so no solution map is trained. Columns: how much better each patient's best constant treatment is than the
+cohort's (the audit wants 10 % in `own`); NMSE of new trajectories of the truth; R2 of displacements under random
+treatment; the spread between stays of the records in shares of the real cohort's. Writes
+benchmarks/results/twin_variants.json, keeping the variants that are there; docs/twin.md has the table.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medgym_offline.cohorts.calibration import read_summary, summarise
+from medgym_offline.files import release_folder, write_json
+from medgym_offline.simulators.build import BankRecipe, read_recipe
+from medgym_offline.simulators.checks import constant_policies
+from medgym_offline.simulators.twin_bank import build_twin, twin_cohort
+
+RESULTS = Path(__file__).parent / "results" / "twin_variants.json"
+
+
+def variants() -> dict[str, BankRecipe]:
+    """The recipes, by name."""
+    shipped = read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")
+    base = replace(shipped, distill=replace(shipped.distill, steps=10))
+
+    def looser(hours: float, pooling: float) -> BankRecipe:
+        return replace(base, need_prior=replace(base.need_prior, hours=hours), fit=replace(base.fit, pooling=pooling))
+
+    return {
+        "as shipped": base,
+        "prior of needs 25 h": looser(25.0, base.fit.pooling),
+        "pull 0.01": looser(base.need_prior.hours, 0.01),
+        "prior of needs 40 h, pull 0.01": looser(40.0, 0.01),
+        "patients 1.2 times as different": replace(base, spread=1.2),
+    }
+
+
+def judge(recipe: BankRecipe) -> dict[str, Any]:
+    """Build a twin and score it."""
+    bank = build_twin(recipe, scratch=False, show=False).with_backend("ode")
+    truth = bank.metadata["truth"]
+    real = read_summary(release_folder("generation") / "real-cohort-summary.json")["variables"]
+    twin = summarise(twin_cohort(recipe.patients, recipe.seed, recipe.spread)[0])["variables"]
+    return {
+        "gain": {world: constant_policies(bank.world(world))["gain"] for world in bank.worlds},
+        "nmse": {model: truth[model]["nmse"]["mean"] for model in ("ind", "pop")},
+        "r2_random": {
+            model: {hours: r2["all"] for hours, r2 in truth[model]["r2"]["random"].items()} for model in ("ind", "pop")
+        },
+        "between_stays": {name: twin[name]["between"] / real[name]["between"] for name in real},
+    }
+
+
+def main() -> None:
+    """Judge the variants named (default: all) and print what the file then holds."""
+    torch.set_num_threads(1)
+    known = variants()
+    found = json.loads(RESULTS.read_text("utf-8"))["variants"] if RESULTS.is_file() else {}
+    for name in sys.argv[1:] or known:
+        found[name] = judge(known[name])
+        print(name, json.dumps(found[name]), sep="\t", flush=True)
+        kept = {name: found[name] for name in known if name in found}
+        write_json(RESULTS, {"command": "python benchmarks/twin_variants.py", "variants": kept})
+
+
+if __name__ == "__main__":
+    main()
