@@ -1,11 +1,11 @@
-"""What makes the twin's patients differ in the simulators that are fitted to them? Five twins, each built and judged.
+"""What makes the twin's patients differ in the simulators that are fitted to them? Seven twins, each built and judged.
 
     python benchmarks/twin_variants.py [VARIANT ...]        # about four minutes each on one core
 
-A variant changes the recipe of `sepsis-twin-v0`: the fit is looser, or the true patients are more different. Judged by
-the solver, so no solution map is trained. Columns: how much better each patient's best constant treatment is than the
-cohort's (the audit wants 10 % in `own`); NMSE of new trajectories of the truth; R2 of displacements under random
-treatment; the spread between stays of the records in shares of the real cohort's. Writes
+A variant changes the recipe of `sepsis-twin-v0`: the fit is looser or stricter, or the true patients differ more.
+Judged by the solver, so no solution map is trained. Columns: how much better each patient's best constant treatment is
+than the cohort's (the audit wants 10 % in `own`); NMSE of new trajectories of the truth; R2 of displacements under
+random treatment; the spread between stays of the records in shares of the real cohort's. Writes
 benchmarks/results/twin_variants.json, keeping the variants that are there; docs/twin.md has the table.
 """
 
@@ -23,6 +23,7 @@ from medgym_offline.cohorts.calibration import read_summary, summarise
 from medgym_offline.files import release_folder, write_json
 from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.checks import constant_policies
+from medgym_offline.simulators.field import Physics
 from medgym_offline.simulators.twin_bank import build_twin, twin_cohort
 
 RESULTS = Path(__file__).parent / "results" / "twin_variants.json"
@@ -33,14 +34,17 @@ def variants() -> dict[str, BankRecipe]:
     shipped = read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")
     base = replace(shipped, distill=replace(shipped.distill, steps=10))
 
-    def looser(hours: float, pooling: float) -> BankRecipe:
+    def pooled(hours: float, pooling: float) -> BankRecipe:
         return replace(base, need_prior=replace(base.need_prior, hours=hours), fit=replace(base.fit, pooling=pooling))
 
+    levelling = replace(base.physics, growing_overload=False, overload=Physics().overload)
     return {
         "as shipped": base,
-        "prior of needs 25 h": looser(25.0, base.fit.pooling),
-        "pull 0.01": looser(base.need_prior.hours, 0.01),
-        "prior of needs 40 h, pull 0.01": looser(40.0, 0.01),
+        "prior of needs 25 h": pooled(25.0, base.fit.pooling),
+        "pull 0.01": pooled(base.need_prior.hours, 0.01),
+        "prior of needs 40 h, pull 0.01": pooled(40.0, 0.01),
+        "prior of needs 100 h": pooled(100.0, base.fit.pooling),
+        "overload that levels off": replace(base, physics=levelling),
         "patients 1.2 times as different": replace(base, spread=1.2),
     }
 

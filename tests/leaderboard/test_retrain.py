@@ -14,7 +14,7 @@ import torch
 
 from medgym_offline.evaluation import Evaluation
 from medgym_offline.files import cache_folder
-from medgym_offline.leaderboard import read_board, read_submission
+from medgym_offline.leaderboard import build_page, read_board, read_submission
 from medgym_offline.leaderboard.comparison import FRESH_METRICS, training_rows
 from medgym_offline.policies import StackedActor, load_policy, save_policy
 from tests.leaderboard.test_submission import change
@@ -55,11 +55,16 @@ def test_training_again_gives_the_same_bytes_and_needs_no_file(folder: Path, sho
     assert run("leaderboard", "verify", folder, "--bank", shop.bank, "--retrain", "--file", "board.json").code == 0
     (entry,) = read_board("board.json")
     assert entry["verification"]["retrained"] == "same bytes"
+    (page,) = (build_page([entry], "site").parent / "entries").glob("*.html")
+    assert "policies trained again: same bytes" in page.read_text("utf-8")
     # What was trained is kept: from now on the entry is verified as if its files had come with it.
     kept = read_submission(folder).policies
     assert [p.parent for p in kept if isinstance(p, Path)] == [cache_folder() / "policies"] * 2
     assert [p.read_bytes() for p in kept if isinstance(p, Path)] == [shop.policy(n).read_bytes() for n in (0, 1)]
-    assert run("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh").code == 0
+    assert run("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh", "--file", "other.json").code == 0
+    other = read_board("other.json")
+    assert "retrained" not in other[0]["verification"]
+    assert "trained again" not in (build_page(other, "other").parent / "entries" / page.name).read_text("utf-8")
 
 
 def test_a_false_number_is_refused_after_training_again(folder: Path, shop: Workshop) -> None:
