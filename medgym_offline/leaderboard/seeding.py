@@ -239,6 +239,6 @@ def _readme(entry: SeedEntry) -> str:
     commands = "\n".join(f"medgym-offline {shlex.join(argv)}" for _, argv in entry.steps)
     return (
         f"# {entry.label}\n\nMade by `medgym-offline leaderboard seed`, with these commands:\n\n"
-        f"```bash\n{commands}\n```\n\nPolicy files that are named in entry.json and not here are kept by their sha256 "
-        "(docs/leaderboard.md).\n"
+        f"```bash\n{commands}\n```\n\nPolicy files that are named in entry.json and not here are kept by their sha256, "
+        "or trained again by `leaderboard verify --retrain` (docs/leaderboard.md).\n"
     )
