@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,3 +144,12 @@ def test_recorded_tables_are_those_of_the_recorded_result(name: str) -> None:
     read, show = (load_study, online_markdown) if "online" in name else (load_offline_study, offline_markdown)
     stem = release_folder("evaluation") / name
     assert show(read(f"{stem}.json.gz")) == stem.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_the_recorded_ablation_has_the_tables_of_its_result() -> None:
+    from medgym_offline.studies.ablation_table import ablation_markdown
+
+    stem = release_folder("evaluation") / "ablation-gcql"
+    result = json.loads(gzip.decompress(Path(f"{stem}.json.gz").read_bytes()))
+    assert ablation_markdown(result) == stem.with_suffix(".md").read_text(encoding="utf-8")
+    assert sum(len(d["variants"]) for d in result["datasets"]) == 16

@@ -169,6 +169,7 @@ def study_gcql(
     address: Address = None,
     device: Device = "cpu",
     resume: Resume = True,
+    record: Record = None,
     json: Json = False,
 ) -> None:
     """Compare GCQL's variants with each other and with CQL: every variant, dataset and seed, in every world.
@@ -177,14 +178,18 @@ def study_gcql(
     """
     from medgym_offline.online.runs import EngineOptions
     from medgym_offline.studies.ablation import load_ablation_recipe, run_ablation
+    from medgym_offline.studies.record import write_record
 
     options = EngineOptions(engine, workers, address, device)
     options.check()
     result = run_ablation(load_ablation_recipe(recipe), output, options=options, fresh=not resume)
+    tables = (output / "ablation.md").read_text(encoding="utf-8")
+    if record is not None:
+        write_record(result, tables, record)
     if json:
         print_json(result)
         return
-    say((output / "ablation.md").read_text(encoding="utf-8"))
+    say(tables)
     say(f"wrote {output / 'ablation.json'} and {output / 'ablation.md'}")
 
 

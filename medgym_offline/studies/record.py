@@ -9,7 +9,7 @@ from typing import Any
 
 from medgym_offline.files import atomic_path, json_text, write_text
 
-__all__ = ["KEPT_SCORES", "record_study"]
+__all__ = ["KEPT_SCORES", "record_study", "write_record"]
 
 KEPT_SCORES = ("sofa_all",)
 """Metrics whose scores are kept for every seed and patient; of the others the means over seeds, in `per_patient`."""
@@ -30,8 +30,13 @@ def record_study(result: Mapping[str, Any], markdown: str, stem: str | Path) -> 
     for row in result["rows"].values():
         kept = {w: {m: v for m, v in found.items() if m in KEPT_SCORES} for w, found in row.get("scores", {}).items()}
         rows.append({**row, "scores": kept} if kept else row)
+    return write_record({**result, "rows": rows}, markdown, stem)
+
+
+def write_record(content: Mapping[str, Any], markdown: str, stem: str | Path) -> tuple[Path, Path]:
+    """Write `markdown` to `stem`.md and plain values to `stem`.json.gz, atomically; equal content gives equal bytes."""
     page, data = Path(f"{stem}.md"), Path(f"{stem}.json.gz")
     write_text(page, markdown)
     with atomic_path(data) as temporary:
-        temporary.write_bytes(gzip.compress(json_text({**result, "rows": rows}).encode(), 9, mtime=0))
+        temporary.write_bytes(gzip.compress(json_text(dict(content)).encode(), 9, mtime=0))
     return page, data
