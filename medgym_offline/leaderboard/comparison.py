@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ FRESH_METRICS = ("sofa_all", "sofa_96h", "safe_hourly", "return", "lactate_mean"
 RELATIVE = 0.005
 _ABSOLUTE = {"%": 0.5, "h": 0.25}
 _FLOOR = 0.005
+_PARTS = {"_iqm": 0.5, "_worst_decile": 0.1}  # share of the patients that a run's statistic rests on
 _LEVEL = 1e-4  # chance that an honest entry fails a comparison that allows for noise
 
 
@@ -38,7 +39,8 @@ class Row:
     """One compared number.
 
     Attributes:
-        check: "mean" (of all runs), "interval", "curve", "run N", "fresh seeds run N" or "trained again run N".
+        check: "mean" (of all runs), "interval", "curve", "run N" or "fresh seeds run N"; with "trained again, " before
+            it where :func:`training_rows` has widened the tolerance.
         world, metric: Which number.
         claimed, found: As submitted, and as re-executed.
         tolerance: Largest accepted |claimed - found|.
@@ -71,6 +73,7 @@ def _flat(values: Mapping[str, Mapping[str, float]]) -> dict[tuple[str, str], fl
 
 
 def missing_numbers(pairs: list[tuple[str, Any, Any]]) -> Iterator[str]:
+    """A line for each number that only one side of (check, claimed, found) has."""
     for check, claimed, found in pairs:
         a, b = _flat(claimed), _flat(found)
         yield from (
@@ -81,6 +84,7 @@ def missing_numbers(pairs: list[tuple[str, Any, Any]]) -> Iterator[str]:
 
 
 def rows_of(check: str, claimed: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
+    """The numbers that both have: world -> metric -> number."""
     a, b = _flat(claimed), _flat(found)
     for world, metric in [key for key in b if key in a]:
         value = b[world, metric]
@@ -88,6 +92,7 @@ def rows_of(check: str, claimed: Mapping[str, Any], found: Mapping[str, Any]) ->
 
 
 def interval_rows(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
+    """Both ends of every interval; one that is missing agrees nowhere."""
     for world, metrics in found.items():
         for metric, interval in metrics.items():
             stated = claimed.get(world, {}).get(metric, [float("nan")] * 2)
@@ -127,27 +132,38 @@ def fresh_rows(first: Sequence[Evaluation], other: Sequence[Evaluation]) -> Iter
                 yield Row(f"fresh seeds run {n}", world, metric, float(x), float(y), allowed)
 
 
-def training_rows(claimed: Sequence[Mapping[str, Any]], again: Sequence[Evaluation]) -> Iterator[Row]:
-    """Claimed runs against policies trained again on a machine whose sums end in other bits.
+def training_rows(rows: Sequence[Row], again: Sequence[Evaluation]) -> list[Row]:
+    """`rows` with room for the noise of training: for policies trained again where sums end in other bits.
 
     Training magnifies such bits until a patient's policy is, at worst, that of another training seed. A run's mean over
     patients with a learner each may so differ by the spread between seeds, sqrt(2 s^2 / patients), s^2 being the
-    variance between the seeds of `again` within a patient; the level is shared among all numbers compared.
+    variance between the seeds of `again` within a patient. The interquartile mean rests on half of the patients, the
+    worst decile on a tenth; an interval's end and one hour of a curve get twice the room of a mean over all hours. The
+    level is shared among all rows.
 
     Args:
-        claimed: World -> metric -> mean over patients, one per run.
-        again: The runs trained again, in the same order; at least two, of learners that are independent of each other.
+        rows: Claimed numbers against those of `again`, from the functions above.
+        again: The runs trained again; at least two, of learners that are independent of each other.
     """
-    patients, worlds = len(again[0].per_patient["patient"]), list(again[0].worlds)
-    factor = _factor(len(again) * len(worlds) * len(FRESH_METRICS), patients * (len(again) - 1))
-    for world in worlds:
-        for metric in FRESH_METRICS:
-            found = _scores(again, world, metric)
-            error = float(np.sqrt(2 * found.var(axis=0, ddof=1).mean() / patients))
-            for n, (run, y) in enumerate(zip(claimed, found.mean(axis=1)), 1):
-                x = run.get(world, {}).get(metric, float("nan"))
-                allowed = tolerance(metric, float(y)) + factor * error
-                yield Row(f"trained again run {n}", world, metric, x, float(y), allowed)
+    patients = len(again[0].per_patient["patient"])
+    factor = _factor(len(rows), patients * (len(again) - 1))
+    errors: dict[tuple[str, str], float] = {}
+
+    def error(world: str, metric: str) -> float:
+        if (world, metric) not in errors:
+            within = _scores(again, world, metric).var(axis=0, ddof=1).mean()
+            errors[world, metric] = float(np.sqrt(2 * within / patients))
+        return errors[world, metric]
+
+    found = []
+    for row in rows:
+        base, share = row.metric, 1.0
+        for ending, part in _PARTS.items():
+            if row.metric.endswith(ending):
+                base, share = row.metric.removesuffix(ending), part
+        room = factor * error(row.world, base) / share**0.5 * (2.0 if row.check in ("interval", "curve") else 1.0)
+        found.append(replace(row, check=f"trained again, {row.check}", tolerance=row.tolerance + room))
+    return found
 
 
 def _factor(comparisons: int, degrees: int) -> float:

@@ -15,7 +15,7 @@ import torch
 from medgym_offline.evaluation import Evaluation
 from medgym_offline.files import cache_folder
 from medgym_offline.leaderboard import build_page, read_board, read_submission
-from medgym_offline.leaderboard.comparison import FRESH_METRICS, training_rows
+from medgym_offline.leaderboard.comparison import FRESH_METRICS, Row, rows_of, training_rows
 from medgym_offline.policies import StackedActor, load_policy, save_policy
 from tests.leaderboard.test_submission import change
 from tests.leaderboard.workshop import DATASET, Workshop, refused, run
@@ -86,10 +86,22 @@ def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(
     assert "trained again: within the noise of training" in done.out
     assert read_board("board.json")[0]["verification"]["retrained"] == "within the noise of training"
     assert not (cache_folder() / "policies").exists()
-    change(other, lambda e: e["runs"][0]["held-out"].update(sofa_all=-100.0))
-    done = run(*arguments)
-    assert done.code == 1
-    assert "fault: held-out sofa_all (trained again run 1)" in done.out
+    honest = (other / "entry.json").read_text("utf-8")
+    lies: dict[str, Callable[[dict[str, Any]], object]] = {
+        "held-out sofa_all (trained again, run 1)": lambda e: e["runs"][0]["held-out"].update(sofa_all=-100.0),
+        "own support_distance (trained again, mean)": lambda e: e["metrics"]["own"].update(support_distance=-100.0),
+        "own sofa_all (trained again, interval)": lambda e: e["intervals"]["own"].update(sofa_all=[-100.0, 0.0]),
+        "own lactate_mean (trained again, curve)": lambda e: e["curves"]["own"]["lactate"].__setitem__(3, -100.0),
+        "own return_worst_decile (trained again, run 2)": lambda e: e["runs"][1]["own"].update(
+            return_worst_decile=1000.0
+        ),
+    }
+    for fault, lie in lies.items():
+        (other / "entry.json").write_text(honest, encoding="utf-8")
+        change(other, lie)
+        done = run(*arguments)
+        assert done.code == 1
+        assert f"fault: {fault}" in done.out, done.out
 
     for scope, seeds in (("ind", 1), ("pop", 1)):
         alone = nudged(shop, scope, seeds, tmp_path / scope)
@@ -140,8 +152,12 @@ def test_the_noise_of_training_accepts_other_seeds_and_refuses_a_shift(shop: Wor
             for _ in range(6)
         ]
         again = [replace(result, worlds={"own": replace(world, per_patient=columns)}) for columns in trained[:3]]
-        claimed = [{"own": {m: float(c[m].mean()) + shift for m in FRESH_METRICS}} for c in trained[3:]]
-        found = list(training_rows(claimed, again))
+        means = [
+            [{"own": {m: float(c[m].mean()) for m in FRESH_METRICS}} for c in part]
+            for part in (trained[:3], trained[3:])
+        ]
+        pairs = [row for n, (b, a) in enumerate(zip(*means)) for row in rows_of(f"run {n}", a, b)]
+        found = training_rows([replace(row, claimed=row.claimed + shift) for row in pairs], again)
         assert len(found) == 3 * len(FRESH_METRICS)
         return all(row.ok for row in found)
 
@@ -149,6 +165,11 @@ def test_the_noise_of_training_accepts_other_seeds_and_refuses_a_shift(shop: Wor
     assert not any(rows(-0.8) for _ in range(50))
 
 
-def test_a_claim_that_is_missing_fails(shop: Workshop) -> None:
-    result = Evaluation.from_json(shop.result(0) / "result.json")
-    assert not any(row.ok for row in training_rows([{}, {}], [result, result]))
+def test_parts_of_the_patients_get_the_room_that_their_number_asks_for(shop: Workshop) -> None:
+    """A tenth of the patients have the noise of a mean times the square root of ten, and so on."""
+    runs = [Evaluation.from_json(shop.result(n) / "result.json") for n in (0, 1)]
+    names = ("return", "return_iqm", "return_worst_decile")
+    rows = [Row(check, "own", name, 0.0, 0.0, 1.0) for name in names for check in ("run 1", "curve")]
+    room = [row.tolerance - 1.0 for row in training_rows(rows, runs)]
+    assert room[0] > 0
+    assert room == pytest.approx([room[0] * f for part in (1, 2, 10) for f in (part**0.5, 2 * part**0.5)])
