@@ -72,6 +72,7 @@ def leaderboard_verify(
     Example: medgym-offline leaderboard verify runs/submission
     """
     from medgym_offline.leaderboard import add_entry, read_submission, sealed, verify_submission
+    from medgym_offline.leaderboard.retrain import WITHIN_NOISE
 
     report = verify_submission(folder, bank, fresh, retrain=retrain)
     if report.accepted and file is not None:
@@ -107,7 +108,13 @@ def leaderboard_verify(
         if report.retrained:
             say(f"trained again: {report.retrained}")
         say(f"{report.id}: {verdict}")
-        if report.accepted:
+        if report.accepted and file is not None:
+            say(f"recorded on {file}")
+        elif (
+            report.accepted and report.retrained == WITHIN_NOISE
+        ):  # `add` wants the files, which this machine cannot make
+            say("next: the same command with --file BOARD records it; `leaderboard add` needs the policy files")
+        elif report.accepted:
             say(f"next: medgym-offline leaderboard add {folder}")
     if not report.accepted:
         raise typer.Exit(1)

@@ -84,6 +84,7 @@ def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(
     done = run(*arguments, "--file", "board.json")
     assert done.code == 0, done.out + done.err
     assert "trained again: within the noise of training" in done.out
+    assert "recorded on board.json" in done.out
     assert read_board("board.json")[0]["verification"]["retrained"] == "within the noise of training"
     assert not (cache_folder() / "policies").exists()
     honest = (other / "entry.json").read_text("utf-8")

@@ -338,6 +338,9 @@ def test_mistakes_are_named(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
         TwinWard(tiny_bank)
     with pytest.raises(BankError, match="how many to draw"):
         build_twin(replace(BankRecipe(), patients=0))
+    for spread in (-1.0, float("nan"), "wide"):
+        with pytest.raises(BankError, match="spread must be a number"):
+            build_twin(replace(BankRecipe(), spread=spread))  # type: ignore[arg-type]
     with pytest.raises(CohortError, match="not a readable summary"):
         read_summary(tmp_path / "nothing.json")
     (tmp_path / "other.json").write_text("{}")
