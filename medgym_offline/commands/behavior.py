@@ -27,6 +27,7 @@ __all__ = ["register"]
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for policies, report and checkpoints.")]
 Recipe = Annotated[Path | None, typer.Option("--recipe", help="Recipe (.toml); default: the release's behaviors.toml.")]
+Half = Annotated[bool, typer.Option("--half", help="Store the policies in float16: half the size, weights rounded.")]
 Updates = Annotated[
     int | None, typer.Option("--updates", min=1, help="Updates of every scope (default: the recipe's).")
 ]
@@ -42,6 +43,7 @@ def _train(
     updates: int | None,
     engine: tuple[str, int | None, str | None, str],
     resume: bool,
+    half: bool,
 ) -> None:
     """Train the (scope, timing) pairs `wanted` and print what was written."""
     from medgym_offline.online.behavior import behavior_path, train_behavior_files
@@ -78,6 +80,7 @@ def _train(
         wanted=wanted,
         fresh=not resume,
         report=_has_matplotlib(),
+        half=half,
     )
     for path in paths:
         say(f"wrote {path}")
@@ -138,6 +141,7 @@ def behavior_train(
     address: Address = None,
     device: Device = "cpu",
     resume: Resume = True,
+    half: Half = False,
 ) -> None:
     """Train behaviour policies of a bank, all patients at once. A killed run goes on where it was.
 
@@ -149,7 +153,7 @@ def behavior_train(
     if not wanted:
         raise typer.BadParameter("name at least one scope and one timing")
     where = (engine, workers, address, device)
-    _train(bank, wanted, output, patients, recipe, changes, updates, where, resume)
+    _train(bank, wanted, output, patients, recipe, changes, updates, where, resume, half)
 
 
 def behavior_train_all(
@@ -163,6 +167,7 @@ def behavior_train_all(
     address: Address = None,
     device: Device = "cpu",
     resume: Resume = True,
+    half: Half = False,
 ) -> None:
     """Train every behaviour policy that ships with a bank: ind, pop, dr in both timings, and the early-stopped ones.
 
@@ -170,7 +175,7 @@ def behavior_train_all(
     """
     from medgym_offline.online.behavior import RELEASE
 
-    _train(bank, RELEASE, output, patients, recipe, {}, updates, (engine, workers, address, device), resume)
+    _train(bank, RELEASE, output, patients, recipe, {}, updates, (engine, workers, address, device), resume, half)
 
 
 def register(app: typer.Typer) -> None:

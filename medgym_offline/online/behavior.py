@@ -133,6 +133,7 @@ def train_behavior_files(
     wanted: Sequence[tuple[str, str]] | None = None,
     fresh: bool = False,
     report: bool = False,
+    half: bool = False,
 ) -> list[Path]:
     """Train behaviour policies and write `<bank>-<scope>-<timing>.safetensors`; what several need is trained once.
 
@@ -147,9 +148,10 @@ def train_behavior_files(
         wanted: Pairs (scope, timing) instead of `timings` and `scopes`, for instance :data:`RELEASE`.
         fresh: Forget what `checkpoints` holds.
         report: Write `<bank>-training.html` beside the policies (extra `report`).
+        half: Store every policy in float16, half the size; training itself is the same. Early-stopped ones always are.
 
     Returns:
-        The files written, policies first. Early-stopped policies are stored in float16.
+        The files written, policies first.
     """
     from medgym_offline.policies.files import save_policy
 
@@ -164,7 +166,7 @@ def train_behavior_files(
     for name, path in paths.items():
         early = name in run.early
         actor = run.early[name] if early else run.results[name].actor
-        written.append(save_policy(actor, path, torch.float16 if early else torch.float32))
+        written.append(save_policy(actor, path, torch.float16 if early or half else torch.float32))
     if report:
         from medgym_offline.online.report import write_training_report
 

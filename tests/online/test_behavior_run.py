@@ -99,6 +99,19 @@ def test_early_policies_are_the_same_in_float16(local: BehaviorRun, tmp_path: Pa
     assert tensors(tmp_path / "m.safetensors")["layers.0.weight"].dtype == torch.float16
 
 
+def test_half_stores_the_same_training_rounded(bank: SimulatorBank, tmp_path: Path) -> None:
+    whole, half = (
+        train_behavior_files(bank, ["fixed"], ["dr"], tmp_path / str(half), False, recipe=RECIPE, half=half)[0]
+        for half in (False, True)
+    )
+    for name, value in tensors(whole).items():
+        assert value.dtype == torch.float32
+        assert torch.equal(tensors(half)[name], value.to(torch.float16)), name
+    assert half.stat().st_size < whole.stat().st_size
+    x = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(load_policy(half).act(x), load_policy(whole).act(x), rtol=0, atol=2e-3)
+
+
 def test_a_folder_of_another_recipe_is_refused(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     bank = tiny_bank.select([0])
     train_behavior(bank, "fixed", "ind-scratch", recipe=RECIPE, checkpoints=tmp_path, progress=False)

@@ -33,6 +33,8 @@ from medgym_offline.simulators.twin import draw_twin
 from medgym_offline.simulators.twin_bank import WIDE, TwinWard, _bare, build_twin, true_world, twin_cohort, twin_ids
 
 SEED = 11
+BEFORE_SPREAD = "a0df2829267b47cb"
+"""Hash of the twin's recipe with a spread of 1, made when recipes had none."""
 VARIABLES = [v.name for v in SEPSIS.variables]
 
 
@@ -152,9 +154,11 @@ def test_spread_scales_what_is_individual() -> None:
 
 
 def test_a_wider_twin_is_another_bank() -> None:
-    """The recipe's hash changes with the spread, and is that of the banks made before there was one at 1."""
+    """The recipe's hash changes with the spread; at 1 it is that of recipes made before there was one."""
     recipe = read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")
-    assert replace(recipe, spread=1.2).hash != recipe.hash == load_simulators("sepsis-twin-v0").metadata["recipe_hash"]
+    assert recipe.hash == load_simulators("sepsis-twin-v0").metadata["recipe_hash"]
+    assert replace(recipe, spread=1.0).hash.startswith(BEFORE_SPREAD)
+    assert not recipe.hash.startswith(BEFORE_SPREAD)
     usual, wider = (twin_cohort(12, SEED, spread)[0].table for spread in (1.0, 1.2))
     assert not usual.equals(wider)
 
