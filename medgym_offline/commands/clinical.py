@@ -103,8 +103,12 @@ def simulators_study(
     recipe: Recipe = None,
     patients: Chosen = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 3,
+    recency: Annotated[
+        str,
+        typer.Option("--recency", help="Hours after which a record counts 1/e, several to try; 0: never."),
+    ] = "0,24",
 ) -> None:
-    """Choose the pooling strength on the third quarter of every stay, and score forecasts of the last.
+    """Choose recency and pooling strength on the third quarter of every stay, and score forecasts of the last.
 
     Example: medgym-offline simulators study runs/cohort.parquet --output runs/study
     """
@@ -118,14 +122,23 @@ def simulators_study(
     settings = read_recipe(recipe) if recipe is not None else BankRecipe(patients=0)
     if patients is not None:
         settings = replace(settings, patients=patients)
-    found = pooling_study(Cohort.read(table), settings, StudyConfig(seeds=tuple(range(seeds))))
+    try:
+        tried = tuple(float(part) for part in recency.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{recency!r} is not hours separated by commas, such as 0,24") from None
+    config = StudyConfig(seeds=tuple(range(seeds)), recency=tried)
+    found = pooling_study(Cohort.read(table), settings, config)
     write_json(output / "pooling-study.json", found)
     third = found["third_quarter"]
+    rows = [(f"{e['recency']:g} h", *(f"{e[n]:.4f}" for n in ("ind", "pop", "scratch"))) for e in third["by_recency"]]
+    print_table(
+        ("recency (0: all alike)", "Ind at best", "Pop", "from scratch at best"), rows, "Third quarter, MAE in SD"
+    )
     rows = [(s, *(f"{e:.4f}" for e in row)) for s, row in zip(third["strengths"], third["mae"])]
     print_table(("pooling", *(f"{n} steps" for n in third["stops"])), rows, "Third quarter, MAE in SD")
     chosen = found["chosen"]
     say(f"Pop {third['mae_pop']:.4f}, from scratch at best {min(third['mae_from_scratch']):.4f}")
-    say(f"chosen: pooling {chosen['pooling']:g}, {chosen['stop']} steps\n")
+    say(f"chosen: recency {chosen['recency']:g} h, pooling {chosen['pooling']:g}, {chosen['stop']} steps\n")
     columns = ("", *found["variables"], "mean", "NMSE", "Ind better", "p")
     print_table(columns, study_rows(found, "ahead"), f"Last quarter, 24 h ahead, MAE in SD, {seeds} seeds")
     print_table(columns, study_rows(found, "step"), "Last quarter, previous value to next, at most 12 h")

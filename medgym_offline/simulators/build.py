@@ -71,6 +71,8 @@ class BankRecipe:
             del values["need_prior"]
         if self.spread == 1.0:
             del values["spread"]
+        if not self.fit.recency:
+            del values["fit"]["recency"]
         if not self.physics.growing_overload:
             del values["physics"]["growing_overload"]
         return hashlib.sha256(json_text(values).encode()).hexdigest()
@@ -139,7 +141,7 @@ class _WorldFit:
 def _fit_world(data: FitData, hours: np.ndarray, recipe: BankRecipe, name: str, show: bool) -> _WorldFit:
     root = derive_seed(recipe.seed, "world", name)
     usable = data.restrict(hours)
-    need = estimate_need(usable, hours, recipe.physics, root, recipe.need_prior)
+    need = estimate_need(usable, hours, recipe.physics, root, recipe.need_prior, recipe.fit.recency)
     response, threshold = draw_response(root, data.patients), draw_threshold(root, data.patients)
     config = replace(recipe.fit, seed=derive_seed(root, "fit"))
     draws = (need, response, threshold)

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 from medgym_offline.sepsis import SEPSIS
@@ -50,6 +51,8 @@ class FitConfig:
         start_noise: State noise on the starts, SD, against overfitting and measurement error.
         pooling: lambda, pull of a patient towards the population.
         weight_decay: On the residual network's weights.
+        recency: Hours; windows and charts so much older than the last hour count 1/e. 0, all hours alike, is right for
+            a bank, whose patients start at admission; forecasts of the next day want what the patient is now.
         seed: Root seed.
     """
 
@@ -62,7 +65,12 @@ class FitConfig:
     start_noise: float = 0.1
     pooling: float = 1.0
     weight_decay: float = 0.1
+    recency: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.recency, (int, float)) and 0.0 <= self.recency < math.inf):
+            raise BankError(f"fit.recency is {self.recency!r}; it is hours, 0 (all hours alike) or more")
 
 
 @dataclass
@@ -92,7 +100,10 @@ class _Windows:
         """Starts (P, W, 8), treatments (P, W, L, 3), targets and weights (P, W, L, 6)."""
         data, config = self.data, self.config
         draws = np.stack([g.random(config.windows) for g in self.streams])
-        start = (draws * np.maximum(data.length - 1, 1)[:, None]).astype(int)
+        last_start = np.maximum(data.length - 1, 1)[:, None]
+        if config.recency:
+            draws = _late(draws, last_start, config.recency)
+        start = (draws * last_start).astype(int)
         noise = np.stack([g.normal(0.0, config.start_noise, (config.windows, 6)) for g in self.streams])
         row = np.arange(len(data.patients))[:, None]
         x = np.concatenate(
@@ -123,6 +134,13 @@ class _Windows:
             error = torch.nn.functional.smooth_l1_loss(x[..., :6], target[:, :, t], reduction="none", beta=0.5)
             total = total + (weight[:, :, t] * error).sum((1, 2))
         return total / (self.config.windows * self.config.hours)
+
+
+def _late(draws: np.ndarray, hours: np.ndarray, recency: float) -> np.ndarray:
+    """Uniform `draws` in [0, 1) as shares of `hours` with density exp(-age / recency), age counted from the end."""
+    oldest = np.exp(-hours / recency)
+    share = 1.0 + recency / hours * np.log(np.maximum(oldest + draws * (1.0 - oldest), 1e-300))
+    return np.clip(share, 0.0, np.nextafter(1.0, 0.0))
 
 
 def _initial_raw(seed: int) -> dict[str, Tensor]:

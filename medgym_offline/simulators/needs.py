@@ -42,7 +42,12 @@ class NeedPrior:
 
 
 def estimate_need(
-    data: FitData, hours: np.ndarray, physics: Physics, root: int, prior: NeedPrior | None = None
+    data: FitData,
+    hours: np.ndarray,
+    physics: Physics,
+    root: int,
+    prior: NeedPrior | None = None,
+    recency: float = 0.0,
 ) -> np.ndarray:
     """(P, 3) n_base, n_shock, tau from the charted hours in `hours`, with prior draws from stream `root`.
 
@@ -52,6 +57,7 @@ def estimate_need(
         physics: Gives the supply function.
         root: Root seed of the prior draws; another root gives independent draws.
         prior: Default: `NeedPrior()`.
+        recency: As `FitConfig.recency`: an hour so much older than the last charted one in `hours` counts 1/e.
     """
     prior = prior or NeedPrior()
     mean = np.array([prior.base, prior.shock])
@@ -59,6 +65,9 @@ def estimate_need(
     time = np.arange(count)
     use = (hours if hours.ndim == 2 else np.broadcast_to(hours, (patients, count))).astype(float)
     use = use * (time[None] < data.length[:, None])
+    if recency:
+        age = (use * time).max(1, keepdims=True) - time
+        use = use * np.exp(-np.maximum(age, 0.0) / recency)
     met = supply(physics, torch.from_numpy(data.u)).numpy()
     sight = met + LACTATE_SHARE * np.maximum(data.start[..., 5] - 0.3, 0.0)
     best = np.full(patients, np.inf)

@@ -2,9 +2,10 @@
 
 Per seed, with T the hours of a stay:
 
-1. Pop, Ind and Ind-from-scratch are fitted to the hours before T/2. Every strength of the pull is scored on the third
-   quarter, after every 50 optimiser steps (early stopping on held-out time). Strength and stop with the lowest error,
-   on average over seeds, are kept; scratch is given its own best stop.
+1. Pop, Ind and Ind-from-scratch are fitted to the hours before T/2, with all hours alike and with late hours counting
+   more (`recency`). Every strength of the pull is scored on the third quarter, after every 50 optimiser steps (early
+   stopping on held-out time). Recency, strength and stop with the lowest error of Ind, on average over seeds, are kept;
+   scratch is given its own best stop.
 2. With those, all are fitted to the hours before 3T/4 and scored on the last quarter, which nothing above has read.
 
 Two forecasts are scored: `ahead`, everything in the 24 h after the last hour fitted to, from that hour's state (this
@@ -53,12 +54,14 @@ class StudyConfig:
 
     Attributes:
         strengths: Pulls lambda tried.
+        recency: Values of `FitConfig.recency` tried, hours; 0 is all hours alike, as a bank is fitted.
         seeds: Every seed draws its own priors, windows and initial network.
         every: Steps between looks at the third quarter.
         hours: Length of the `ahead` forecast.
     """
 
     strengths: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 4.0)
+    recency: tuple[float, ...] = (0.0, 24.0)
     seeds: tuple[int, ...] = (0, 1, 2)
     every: int = 50
     hours: int = 24
@@ -88,13 +91,15 @@ class _Split:
     config: StudyConfig
 
     @classmethod
-    def of(cls, data: FitData, quarters: int, recipe: BankRecipe, config: StudyConfig) -> _Split:
+    def of(cls, data: FitData, quarters: int, recipe: BankRecipe, config: StudyConfig, recency: float = 0.0) -> _Split:
+        recipe = replace(recipe, fit=replace(recipe.fit, recency=recency))
         cut = [np.maximum(np.floor(data.length * q / 4).astype(np.int64), 1) for q in (quarters, quarters + 1)]
         return cls(data, before(data, cut[0]), cut[0] - 1, cut[1], recipe, config)
 
     def draws(self, root: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         hours = np.arange(self.data.u.shape[1])[None] <= self.begin[:, None]
-        need = estimate_need(self.training, hours, self.recipe.physics, root, self.recipe.need_prior)
+        recipe = self.recipe
+        need = estimate_need(self.training, hours, recipe.physics, root, recipe.need_prior, recipe.fit.recency)
         return need, draw_response(root, self.data.patients), draw_threshold(root, self.data.patients)
 
     def _bank(self, params: FieldParameters) -> SimulatorBank:
@@ -214,6 +219,11 @@ def _choose(split: _Split, root: int, show: bool) -> dict[str, Any]:
     }
 
 
+def _lowest(tried: Sequence[dict[str, Any]], name: str) -> float:
+    """The error of the best strength and stop, on average over seeds."""
+    return float(np.mean([t[name] for t in tried], 0).min())
+
+
 def _score(
     split: _Split, root: int, strength: float, stop: int, stop_scratch: int, show: bool
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -237,7 +247,7 @@ def _score(
 def pooling_study(
     cohort: Cohort, recipe: BankRecipe | None = None, config: StudyConfig | None = None, show: bool = True
 ) -> dict[str, Any]:
-    """Choose strength and stop on the third quarter of every stay and score them on the last.
+    """Choose recency, strength and stop on the third quarter of every stay and score them on the last.
 
     Args:
         cohort: Its stays, `recipe.patients` of them by the coverage rule.
@@ -246,8 +256,9 @@ def pooling_study(
         show: Progress on standard error.
 
     Returns:
-        Plain JSON: `chosen`; `third_quarter` (errors of every strength and stop); `last_quarter` per forecast: means
-        over seeds, each seed by itself, and tests paired over patients on errors averaged over seeds.
+        Plain JSON: `chosen`; `third_quarter` (lowest errors at each recency; errors of every strength and stop at the
+        chosen one); `last_quarter` per forecast: means over seeds, each seed by itself, and tests paired over
+        patients on errors averaged over seeds.
 
     Raises:
         BankError: Fewer stays than the recipe asks for, or than two.
@@ -262,8 +273,12 @@ def pooling_study(
         cohort = select_stays(cohort, recipe.patients)
     data = fit_data(cohort.to_grid(1.0, float(HORIZON)))
     roots = [derive_seed(recipe.seed, "pooling-study", seed) for seed in config.seeds]
-    third, last = (_Split.of(data, quarters, recipe, config) for quarters in (2, 3))
-    tried = [_choose(third, root, show) for root in roots]
+    each = {}
+    for recency in config.recency:
+        third = _Split.of(data, 2, recipe, config, recency)
+        each[recency] = [_choose(third, root, show) for root in roots]
+    recency = min(each, key=lambda hours: _lowest(each[hours], "ind"))
+    last, tried = _Split.of(data, 3, recipe, config, recency), each[recency]
     grid, alone = np.mean([t["ind"] for t in tried], 0), np.mean([t["scratch"] for t in tried], 0)
     best, look = np.unravel_index(grid.argmin(), grid.shape)
     strength, stop = config.strengths[int(best)], tried[0]["stops"][int(look)]
@@ -276,8 +291,12 @@ def pooling_study(
         "variables": [v.name for v in SEPSIS.variables],
         "seeds": list(config.seeds),
         "fit": {"population_steps": recipe.fit.population_steps, "individual_steps": recipe.fit.individual_steps},
-        "chosen": {"pooling": strength, "stop": stop, "stop_from_scratch": stop_scratch},
+        "chosen": {"recency": recency, "pooling": strength, "stop": stop, "stop_from_scratch": stop_scratch},
         "third_quarter": {
+            "by_recency": [
+                {"recency": hours} | {n: round(_lowest(found, n), 4) for n in ("ind", "pop", "scratch")}
+                for hours, found in each.items()
+            ],
             "strengths": list(config.strengths),
             "stops": tried[0]["stops"],
             "mae": np.round(grid, 4).tolist(),

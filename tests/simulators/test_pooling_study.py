@@ -14,16 +14,16 @@ from medgym_offline.errors import BankError
 from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.data import HORIZON, FitData, fit_data
 from medgym_offline.simulators.field import FieldParameters, Physics
-from medgym_offline.simulators.fit import FitConfig, fit_alone, fit_individuals, fit_population
+from medgym_offline.simulators.fit import FitConfig, _late, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
-from medgym_offline.simulators.needs import estimate_need, shock_course
+from medgym_offline.simulators.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.simulators.pooling_study import StudyConfig, _score, _Split, before, pooling_study, study_rows
 from medgym_offline.simulators.prior import draw_response, draw_threshold, prior_bank
 from medgym_offline.simulators.twin_bank import twin_cohort
 
 PATIENTS = 4
 RECIPE = BankRecipe(patients=0, fit=FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2))
-CONFIG = StudyConfig(strengths=(0.1, 1.0), seeds=(0, 1), every=2, hours=6)
+CONFIG = StudyConfig(strengths=(0.1, 1.0), recency=(0.0, 6.0), seeds=(0, 1), every=2, hours=6)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +56,12 @@ def test_a_cut_record_has_nothing_later(data: FitData) -> None:
     assert (one.length == end).all()
 
 
-def test_forecasts_ahead_of_the_last_quarter_do_not_depend_on_what_happened_then(data: FitData) -> None:
-    split = _Split.of(data, 3, RECIPE, CONFIG)
+@pytest.mark.parametrize("recency", [0.0, 6.0])
+def test_forecasts_ahead_of_the_last_quarter_do_not_depend_on_what_happened_then(data: FitData, recency: float) -> None:
+    split = _Split.of(data, 3, RECIPE, CONFIG, recency)
     late = (np.arange(96)[None] > split.begin[:, None])[..., None]
     other = replace(data, values=np.where(late, data.values + 3.0, data.values).astype(np.float32))
-    changed = _Split.of(other, 3, RECIPE, CONFIG)
+    changed = _Split.of(other, 3, RECIPE, CONFIG, recency)
     first, second = (_score(s, 7, 0.1, 3, 5, False)["ahead"] for s in (split, changed))
     for model in first:
         shift = (second[model] - first[model])[split.scored("ahead")]
@@ -158,6 +159,51 @@ def test_the_study_chooses_the_lowest_error_of_the_third_quarter(found: dict[str
     assert ahead["models"]["persistence"]["mae_sd_over_seeds"] == 0.0
     rows = study_rows(found, "step")
     assert [r[0] for r in rows] == ["ind", "pop", "ind from scratch", "persistence", "patient mean"]
+
+
+def test_the_study_chooses_the_recency_with_the_lowest_error(found: dict[str, Any]) -> None:
+    tried = {e["recency"]: e["ind"] for e in found["third_quarter"]["by_recency"]}
+    assert list(tried) == list(CONFIG.recency)
+    assert len(set(tried.values())) == 2
+    assert tried[found["chosen"]["recency"]] == min(tried.values())
+    assert min(min(r) for r in found["third_quarter"]["mae"]) == pytest.approx(min(tried.values()), abs=1e-4)
+
+
+@pytest.mark.parametrize("hours", [5.0, 60.0])
+def test_late_windows_have_an_exponential_density_of_age(hours: float) -> None:
+    draws = (np.arange(20_000) + 0.5) / 20_000
+    share = _late(draws, np.array(hours), 12.0)
+    assert (np.diff(share) > 0).all()
+    assert 0.0 <= share[0] < share[-1] < 1.0
+    age = hours * (1.0 - share)
+    for since in (1.0, 4.0):  # the truncated exponential's distribution function
+        wanted = np.expm1(-since / 12.0) / np.expm1(-hours / 12.0)
+        assert (age < since).mean() == pytest.approx(wanted, abs=1e-4)
+    assert np.allclose(_late(draws, np.array(hours), 1e7), draws, atol=1e-4)  # a long memory is none of this
+    assert 0.0 <= float(_late(np.array(0.0), np.array(hours), 0.01)) < 1.0  # a memory of minutes is the last hour
+
+
+def test_recent_hours_decide_a_need(data: FitData) -> None:
+    """Vasopressors begun half a day ago are a lasting need where late hours count more; the last hour read has age 0."""
+    u, start = np.zeros_like(data.u), data.start.copy()
+    u[:, 48:60, 1], start[..., 5] = 0.4, -1.0
+    stay, prior = (
+        replace(data, u=u, start=start, length=np.full(PATIENTS, 60)),
+        NeedPrior(base=0.02, shock=0.6, hours=6.0),
+    )
+
+    def base(hours: int, recency: float) -> np.ndarray:
+        return estimate_need(stay, np.arange(96) < hours, Physics(), 0, prior, recency)[:, 0]
+
+    assert np.allclose(base(96, 0.0), base(96, 1e7), atol=1e-4)
+    assert (base(96, 6.0) > 1.5 * base(96, 0.0)).all()
+    assert (base(48, 6.0) < 0.1 * base(96, 6.0)).all()
+
+
+@pytest.mark.parametrize("recency", [-1.0, float("nan"), float("inf"), "24"])
+def test_a_wrong_recency_is_refused(recency: Any) -> None:
+    with pytest.raises(BankError, match=r"fit.recency is .*; it is hours, 0 \(all hours alike\) or more"):
+        FitConfig(recency=recency)
 
 
 def test_too_few_stays_are_refused(cohort: Cohort) -> None:
