@@ -184,7 +184,7 @@ def test_late_windows_have_an_exponential_density_of_age(hours: float) -> None:
 
 
 def test_recent_hours_decide_a_need(data: FitData) -> None:
-    """Vasopressors begun half a day ago are a lasting need where late hours count more; the last hour read has age 0."""
+    """Vasopressors begun half a day ago are a lasting need where late hours count more than early ones."""
     u, start = np.zeros_like(data.u), data.start.copy()
     u[:, 48:60, 1], start[..., 5] = 0.4, -1.0
     stay, prior = (
