@@ -106,7 +106,7 @@ def simulators_study(
     recency: Annotated[
         str,
         typer.Option("--recency", help="Hours after which a record counts 1/e, several to try; 0: never."),
-    ] = "0,24",
+    ] = "0,12",
 ) -> None:
     """Choose recency and pooling strength on the third quarter of every stay, and score forecasts of the last.
 
@@ -125,7 +125,7 @@ def simulators_study(
     try:
         tried = tuple(float(part) for part in recency.split(","))
     except ValueError:
-        raise typer.BadParameter(f"{recency!r} is not hours separated by commas, such as 0,24") from None
+        raise typer.BadParameter(f"{recency!r} is not hours separated by commas, such as 0,12") from None
     config = StudyConfig(seeds=tuple(range(seeds)), recency=tried)
     found = pooling_study(Cohort.read(table), settings, config)
     write_json(output / "pooling-study.json", found)

@@ -61,7 +61,7 @@ class StudyConfig:
     """
 
     strengths: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 4.0)
-    recency: tuple[float, ...] = (0.0, 24.0)
+    recency: tuple[float, ...] = (0.0, 12.0)
     seeds: tuple[int, ...] = (0, 1, 2)
     every: int = 50
     hours: int = 24
