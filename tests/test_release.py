@@ -16,6 +16,7 @@ from medgym_offline.files import release_folder
 from medgym_offline.online import load_behavior
 from medgym_offline.online.behavior import RELEASE
 from medgym_offline.simulators import SimulatorBank
+from medgym_offline.simulators.audit import audit
 from medgym_offline.simulators.build import read_recipe
 from medgym_offline.simulators.checks import constant_policies, treatment_effects
 from medgym_offline.simulators.distill import map_errors
@@ -41,6 +42,13 @@ def test_banks_are_of_their_recipes_and_name_their_source(name: str) -> None:
     claimed = bank.content_hash
     bank._content_hash = None
     assert bank.content_hash == claimed
+
+
+@pytest.mark.parametrize("name", ["sepsis-v0", "sepsis-twin-v0"])
+def test_banks_pass_every_hard_check_of_their_audit(name: str, tmp_path: Path) -> None:
+    found = audit(load_simulators(name), tmp_path, show=False)["hard_checks"]
+    assert len(found) == 12
+    assert [c["check"] for c in found if not c["passed"]] == []
 
 
 def test_the_plain_prior_is_degenerate_as_the_documentation_says() -> None:
@@ -106,10 +114,10 @@ def test_manifests_belong_to_these_artefacts(bank: SimulatorBank) -> None:
     recipes = {p.name.removesuffix(".toml") for p in release_folder("datasets").glob("*.toml")}
     manifests = {p.name.removesuffix(".manifest.json") for p in release_folder("datasets").glob("*.manifest.json")}
     assert manifests == recipes
+    hashes = {"sepsis-v0": bank.content_hash, "sepsis-twin-v0": load_simulators("sepsis-twin-v0").content_hash}
     for path in release_folder("datasets").glob("*.manifest.json"):
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["recipe"]["bank"] == "sepsis-v0":
-            assert bank.content_hash in json.dumps(manifest)
+        assert hashes[manifest["recipe"]["bank"]] in json.dumps(manifest), path.name
     for dataset in described:
         if dataset.id.startswith("medgym/sepsis-ind"):
             returns = dataset.reference_returns
@@ -128,7 +136,8 @@ def test_the_twin_is_fitted_well_enough_to_be_a_model_of_its_truth() -> None:
     for hours in ("4 h", "24 h"):
         scores = {name: truth[name]["r2"]["random"][hours]["all"] for name in ("ind", "pop", "ind from scratch")}
         assert scores["ind"] > scores["pop"] > scores["ind from scratch"]
-        assert scores["ind"] > 0.2
+        assert scores["ind"] > 0.15
+    assert truth["ind"]["nmse"]["mean"] < truth["no change"]["nmse"]["mean"]
     result = evaluate("clinician", bank=twin.select([0, 1]), episodes=2, worlds=("own", "true"))
     assert set(result.worlds) == {"own", "true"}
 

