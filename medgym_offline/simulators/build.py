@@ -97,7 +97,7 @@ def read_recipe(path: str | Path) -> BankRecipe:
         table = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop(key, {}).items()}
         try:
             parts[key] = kind(**table)
-        except TypeError as error:
+        except (TypeError, BankError) as error:
             raise BankError(f"{path}: table [{key}]: {error}") from None
     try:
         return BankRecipe(**values, **parts)

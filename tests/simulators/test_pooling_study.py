@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from medgym_offline.cohorts import Cohort
 from medgym_offline.errors import BankError
-from medgym_offline.simulators.build import BankRecipe
+from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.data import HORIZON, FitData, fit_data
 from medgym_offline.simulators.field import FieldParameters, Physics
 from medgym_offline.simulators.fit import FitConfig, _late, fit_alone, fit_individuals, fit_population
@@ -204,6 +205,13 @@ def test_recent_hours_decide_a_need(data: FitData) -> None:
 def test_a_wrong_recency_is_refused(recency: Any) -> None:
     with pytest.raises(BankError, match=r"fit.recency is .*; it is hours, 0 \(all hours alike\) or more"):
         FitConfig(recency=recency)
+
+
+def test_a_wrong_recency_of_a_recipe_names_the_file_and_the_table(tmp_path: Path) -> None:
+    file = tmp_path / "bank.toml"
+    file.write_text("[fit]\nrecency = -3\n", encoding="utf-8")
+    with pytest.raises(BankError, match=r"bank.toml: table \[fit\]: fit.recency is -3"):
+        read_recipe(file)
 
 
 def test_too_few_stays_are_refused(cohort: Cohort) -> None:
