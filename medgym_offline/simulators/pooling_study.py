@@ -285,7 +285,8 @@ def pooling_study(
     stop_scratch = tried[0]["stops_scratch"][int(alone.argmin())]
     errors = [_score(last, root, strength, stop, stop_scratch, show) for root in roots]
     return {
-        "command": "medgym-offline simulators study COHORT --output FOLDER",
+        "command": "medgym-offline simulators study COHORT --recipe RECIPE --output FOLDER --recency "
+        + ",".join(f"{hours:g}" for hours in config.recency),
         "code_version": code_version(),
         "patients": len(data.patients),
         "variables": [v.name for v in SEPSIS.variables],
