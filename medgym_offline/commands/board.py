@@ -110,9 +110,8 @@ def leaderboard_verify(
         say(f"{report.id}: {verdict}")
         if report.accepted and file is not None:
             say(f"recorded on {file}")
-        elif (
-            report.accepted and report.retrained == WITHIN_NOISE
-        ):  # `add` wants the files, which this machine cannot make
+        elif report.accepted and report.retrained == WITHIN_NOISE:
+            # `add` wants the files, which this machine cannot make.
             say("next: the same command with --file BOARD records it; `leaderboard add` needs the policy files")
         elif report.accepted:
             say(f"next: medgym-offline leaderboard add {folder}")

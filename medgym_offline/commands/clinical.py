@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from medgym_offline.commands import completion
-from medgym_offline.commands.common import BankArgument, Json, Patients, parse_patients, print_json, print_table, say
+from medgym_offline.commands.common import (
+    BankArgument,
+    Json,
+    Patients,
+    parse_list,
+    parse_patients,
+    print_json,
+    print_table,
+    say,
+)
 
 __all__ = ["register"]
 
@@ -119,13 +129,15 @@ def simulators_study(
     from medgym_offline.simulators.build import BankRecipe, read_recipe
     from medgym_offline.simulators.pooling_study import StudyConfig, pooling_study, study_rows
 
+    try:
+        tried = tuple(float(part) for part in parse_list(recency))
+    except ValueError:
+        tried = ()
+    if not tried or not all(0.0 <= hours < math.inf for hours in tried):
+        raise typer.BadParameter(f"--recency {recency!r} is not hours of 0 or more, separated by commas, such as 0,12")
     settings = read_recipe(recipe) if recipe is not None else BankRecipe(patients=0)
     if patients is not None:
         settings = replace(settings, patients=patients)
-    try:
-        tried = tuple(float(part) for part in recency.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"{recency!r} is not hours separated by commas, such as 0,12") from None
     config = StudyConfig(seeds=tuple(range(seeds)), recency=tried)
     found = pooling_study(Cohort.read(table), settings, config)
     write_json(output / "pooling-study.json", found)

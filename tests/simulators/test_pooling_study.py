@@ -188,10 +188,8 @@ def test_recent_hours_decide_a_need(data: FitData) -> None:
     """Vasopressors begun half a day ago are a lasting need where late hours count more than early ones."""
     u, start = np.zeros_like(data.u), data.start.copy()
     u[:, 48:60, 1], start[..., 5] = 0.4, -1.0
-    stay, prior = (
-        replace(data, u=u, start=start, length=np.full(PATIENTS, 60)),
-        NeedPrior(base=0.02, shock=0.6, hours=6.0),
-    )
+    stay = replace(data, u=u, start=start, length=np.full(PATIENTS, 60))
+    prior = NeedPrior(base=0.02, shock=0.6, hours=6.0)
 
     def base(hours: int, recency: float) -> np.ndarray:
         return estimate_need(stay, np.arange(96) < hours, Physics(), 0, prior, recency)[:, 0]
