@@ -121,13 +121,13 @@ def _dataset(recipe: str | Path, bank: SimulatorBank) -> None:
     """Generate the dataset, unless it is there, of this very recipe and bank."""
     from medgym_offline.datasets import dataset_folder, find_recipe, generate
     from medgym_offline.datasets.catalogue import read_manifest
+    from medgym_offline.datasets.manifest import expected_identity
 
     source = find_recipe(recipe)
     path = dataset_folder(source.id) / "data" / "manifest.json"
     if path.is_file():
         manifest = read_manifest(path)
-        same_recipe = manifest["recipe_digest"] == source.digest
-        if same_recipe and manifest["bank"]["content_hash"] == bank.content_hash:
+        if manifest["identity"] == expected_identity(source, bank):
             print(f"  {source.id} is there already: {manifest['episodes']:,} episodes")
             return
     made = generate(recipe)

@@ -100,7 +100,7 @@ def to_arrow(rows: Transitions) -> Any:
     """A `pyarrow.Table` with the columns of `Transitions` and `patient_id`.
 
     Observations and actions are lists of fixed size. The schema's metadata has, under `medgym`, a JSON object with
-    `dataset_id`, `content_hash`, `timing`, `decisions` and `patients` (the ids of the whole bank).
+    `dataset_id`, `identity`, `timing`, `decisions` and `patients` (the ids of the whole bank).
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -115,7 +115,7 @@ def to_arrow(rows: Transitions) -> Any:
         columns[name] = flat if array.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, array.shape[1])
     ids = pa.DictionaryArray.from_arrays(pa.array(rows.patient), pa.array(rows.patients, pa.string()))
     columns["patient_id"] = ids.cast(pa.string())
-    meaning = {name: getattr(rows, name) for name in ("dataset_id", "content_hash", "timing", "decisions")}
+    meaning = {name: getattr(rows, name) for name in ("dataset_id", "identity", "timing", "decisions")}
     text = json.dumps(meaning | {"patients": list(rows.patients)})
     return pa.table(columns).replace_schema_metadata({"medgym": text})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.files import sha256_file
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from medgym_offline.envs.process import ProcessConfig
@@ -46,13 +48,15 @@ class Behavior:
     policy: Any
     parts: tuple[Behavior, ...] = ()
 
-    def for_patients(self, patients: Sequence[str]) -> Any:
-        """The policy for these ids, in this order."""
+    def for_patients(self, patients: Sequence[str], precision: torch.dtype | None = None) -> Any:
+        """The policy for these ids, in this order; one of our own in `precision` (its own if None)."""
         if self.parts:
-            return _Turns([part.for_patients(patients) for part in self.parts])
-        if self.policy.patients is None or tuple(self.policy.patients) == tuple(patients):
-            return self.policy
-        return self.policy.select(list(patients))
+            return _Turns([part.for_patients(patients, precision) for part in self.parts])
+        policy = self.policy
+        if policy.patients is not None and tuple(policy.patients) != tuple(patients):
+            policy = policy.select(list(patients))
+        # Policies of other makers take float32 and are left as they are.
+        return copy.deepcopy(policy).to(precision) if precision and hasattr(policy, "log_std") else policy
 
     def select(self, patients: Sequence[str]) -> Behavior:
         """The same behaviour for these patients alone (smaller to send to a worker)."""
@@ -96,7 +100,7 @@ class _Turns:
             p.act(observations[:, i::n]) if i < observations.shape[1] else None for i, p in enumerate(self.policies)
         ]
         assert found[0] is not None
-        actions = found[0].new_empty(*observations.shape[:2], found[0].shape[-1])
+        actions = observations.new_empty(*observations.shape[:2], found[0].shape[-1])
         for i, part in enumerate(found):
             if part is not None:
                 actions[:, i::n] = part
@@ -168,11 +172,15 @@ def play(
         seeds: (P, B) int64, one per episode: everything random in it derives from its seed alone.
         perturbation: Standard deviation of the action noise.
     """
+    import torch
+
     from medgym_offline.envs.process import DecisionProcess
     from medgym_offline.envs.rollout import draw_noise, rollout
     from medgym_offline.policies.protocol import reset_policy
 
-    policy = behavior.for_patients(bank.patients)
+    # In float64: two kinds of processor then agree to the last digit that is stored, and data have one content.
+    exact = bank.to(torch.float64)
+    policy = behavior.for_patients(bank.patients, torch.float64)
     reset_policy(policy, seeds)
     noise = draw_noise(seeds, config.decisions, bank.state_dim, config.action_dim)
-    return rollout(DecisionProcess(bank, config), policy.act, noise, perturbation)
+    return rollout(DecisionProcess(exact, config), policy.act, noise, perturbation)

@@ -200,7 +200,7 @@ env = dataset.recover_environment()
 | reward | {_REWARDS[recipe["reward"]]} |
 | return of an episode | mean {returned["mean"]:.2f}, standard deviation {returned["std"]:.2f} |
 | file | `main_data.hdf5`, {file["bytes"] / 1e6:.1f} MB, sha256 `{file["sha256"]}` |
-| content hash | `{manifest["content_hash"]}` |
+| identity | `{manifest["identity"]}` |
 
 Every episode ends at 96 h with `terminated`; none is truncated. Patient id and seed are in each episode's metadata.
 
@@ -241,6 +241,6 @@ Database Demo v2.2 (PhysioNet, ODbL 1.0). The code is under the MIT licence.
 
 ## Citation
 
-Cite MedGym Offline (code {manifest["code_version"]}), this dataset's id and its content hash, and the two MIMIC
+Cite MedGym Offline (code {manifest["code_version"]}), this dataset's id and its identity, and the two MIMIC
 demo databases.
 """

@@ -43,7 +43,7 @@ class DatasetInfo:
         reference_returns: Mean undiscounted returns of `random`, `zero`, `behavior` and `expert`; empty likewise.
         timing, decisions, reward, bank, behavior: See `Recipe`.
         patients: Number of patients with episodes; None where unknown.
-        content_hash: Hash of the rows, see `ContentHash`; None where unknown.
+        identity: Hash of what made the rows, see `identity_of`; None where unknown.
         size: Bytes of its files; None where unknown.
         path: Local folder; None if it is not on this machine.
     """
@@ -60,7 +60,7 @@ class DatasetInfo:
     bank: str = ""
     behavior: str = ""
     patients: int | None = None
-    content_hash: str | None = None
+    identity: str | None = None
     size: int | None = None
     path: Path | None = None
 
@@ -107,7 +107,7 @@ def local_ids(root: str | Path | None = None) -> list[str]:
 def _info(recipe: Recipe, manifest: dict[str, Any] | None, path: Path | None) -> DatasetInfo:
     known: dict[str, Any] = {"episodes": None, "steps": None, "sha256": None}
     if manifest is not None:
-        known = {name: manifest[name] for name in ("episodes", "steps", "content_hash")}
+        known = {name: manifest[name] for name in ("episodes", "steps", "identity")}
         known["patients"] = len(manifest["patients"])
         known["sha256"] = manifest["files"][DATA_FILE]["sha256"]
         known["size"] = sum(file["bytes"] for file in manifest["files"].values())

@@ -7,6 +7,7 @@ download therefore goes on where it stopped, from any mirror; the finished folde
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.datasets.catalogue import dataset_folder, local_ids, minari_root, read_manifest
+from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_ids, minari_root, read_manifest
+from medgym_offline.datasets.load import read_columns, transitions_of
 from medgym_offline.datasets.manifest import write_namespace
 from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.remotes import RemoteError, RemoteFile, Snapshot, fetch, parse_remote, split_id
-from medgym_offline.datasets.trust import check_metadata, damaged_files, departures, fetched_manifest, release_manifest
+from medgym_offline.datasets.trust import (
+    check_metadata,
+    compare_rows,
+    damaged_files,
+    departures,
+    fetched_manifest,
+    release_manifest,
+    same_bytes,
+)
 from medgym_offline.errors import DatasetError, UnknownNameError
 from medgym_offline.files import atomic_path
 from medgym_offline.progress import Progress
@@ -136,7 +146,7 @@ def _is_an_id(dataset: str) -> bool:
 def _already_here(dataset: str, folder: Path) -> str:
     release = release_manifest(dataset)
     wrong = departures(read_manifest(folder / MANIFEST), release) if release else []
-    note = f"; it is not the one of this release: {wrong[0]} differs" if wrong else "; checksums agree"
+    note = f"; it is not the one of this release: {wrong[0]}" if wrong else "; checksums agree"
     return f"{dataset} is already here: {folder}{note} (fetch it again with --force)"
 
 
@@ -191,10 +201,12 @@ def _from_remote(snapshot: Snapshot, dataset: str, folder: Path, base: Path, pro
             try:
                 manifest = fetched_manifest(manifest_file, dataset, f"{where}: {MANIFEST}")
                 if release is not None and (wrong := departures(manifest, release)):
-                    raise DatasetError(f"{where} holds another {dataset} than this release names: {wrong[0]} differs")
+                    raise DatasetError(f"{where} holds another {dataset} than this release names: {wrong[0]}")
                 wanted = _expected(files, manifest, where)
                 objects = {name: _bring(snapshot, f, folder / name, work, bar) for name, f in wanted.items()}
                 check_metadata(objects["data/metadata.json"], manifest, where)
+                if release is not None and not same_bytes(manifest, release):
+                    _check_rows(objects, release, where)
             except RemoteError:
                 raise
             except DatasetError as error:
@@ -205,6 +217,14 @@ def _from_remote(snapshot: Snapshot, dataset: str, folder: Path, base: Path, pro
                 _place(source, temporary / name, fetched=source.parent == work)
         write_namespace(base, dataset.rpartition("/")[0])
     return "as this release's manifest says" if release else "as its own manifest says (this release has none of it)"
+
+
+def _check_rows(objects: dict[str, Path], release: dict[str, Any], where: str) -> None:
+    """Rows in other bytes than the release's (of another HDF5 library, another processor) are compared with it."""
+    metadata = json.loads(objects["data/metadata.json"].read_text(encoding="utf-8"))
+    rows = transitions_of(read_columns(objects[DATA_FILE], metadata)[0], metadata)
+    if faults := compare_rows(rows, release).faults:
+        raise DatasetError(f"{where} holds other rows than this release: {faults[0]}")
 
 
 def _place(source: Path, target: Path, fetched: bool) -> None:

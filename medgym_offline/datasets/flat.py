@@ -18,20 +18,14 @@ import numpy as np
 from medgym_offline.datasets.transitions import COLUMNS
 from medgym_offline.errors import DatasetError
 
-__all__ = ["HASH_DECIMALS", "ContentHash", "FlatWriter", "flat_name", "read_flat"]
-
-HASH_DECIMALS = 3
-"""Floating-point columns are rounded to this many decimals before they are hashed."""
+__all__ = ["ContentHash", "FlatWriter", "flat_name", "read_flat"]
 
 
 class ContentHash:
-    """SHA-256 of a dataset's columns, streamed in row order.
+    """SHA-256 of the bytes of a dataset's columns, streamed in row order.
 
-    Floats are rounded to 1e-3 of their unit (normalised units, hours, mmol/L, points) first: below every tolerance
-    that matters here and above the 1e-6 by which vectorised float32 kernels differ between thread counts and
-    library builds. A value that lies within 1e-6 of a rounding boundary can still fall to the other side, so
-    equal hashes mean equal content, and unequal hashes across CPU types call for a comparison of the manifests'
-    column statistics, which agree to 1e-3 (see `docs/datasets.md`).
+    Equal hashes mean the very same rows. Unequal ones need not mean other data: a value beside the middle of two
+    float32 numbers can be rounded either way on another processor (see :mod:`.fingerprint`).
     """
 
     def __init__(self) -> None:
@@ -42,12 +36,8 @@ class ContentHash:
     def update(self, columns: dict[str, np.ndarray]) -> None:
         """Add the next rows."""
         for name, kind in COLUMNS.items():
-            array = columns[name]
-            if kind == "float32":
-                array = np.rint(array.astype(np.float64) * 10**HASH_DECIMALS).astype("<i8")
-            else:
-                array = array.astype("<i4")
-            self._columns[name].update(np.ascontiguousarray(array).tobytes())
+            array = np.ascontiguousarray(columns[name], dtype=np.dtype(kind).newbyteorder("<"))
+            self._columns[name].update(array.tobytes())
             self._shapes[name] = array.shape[1:]
         self._rows += len(columns["rewards"])
 
@@ -55,7 +45,7 @@ class ContentHash:
         """Hash of the rows so far and of what gives them meaning (patients, timing, decisions)."""
         parts: dict[str, Any] = {name: digest.hexdigest() for name, digest in self._columns.items()}
         shapes = {name: list(shape) for name, shape in self._shapes.items()}
-        parts |= {"rows": self._rows, "shapes": shapes, "meaning": meaning, "decimals": HASH_DECIMALS}
+        parts |= {"rows": self._rows, "shapes": shapes, "meaning": meaning}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

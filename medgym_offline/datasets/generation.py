@@ -19,7 +19,8 @@ from medgym_offline.datasets.card_figures import can_draw
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import EpisodeWriter
-from medgym_offline.datasets.manifest import build_manifest, build_metadata, write_namespace
+from medgym_offline.datasets.identity import identity_of
+from medgym_offline.datasets.manifest import build_manifest, build_metadata, making, write_namespace
 from medgym_offline.datasets.recipes import Recipe, find_recipe
 from medgym_offline.datasets.reference import reference_returns
 from medgym_offline.datasets.shards import played_blocks, work_folder
@@ -106,10 +107,10 @@ def generate(
     """Make a dataset from its recipe and write it where Minari finds it.
 
     Writes `<root>/<id>/data/{main_data.hdf5, metadata.json, manifest.json}`, the card `<root>/<id>/README.md`
-    (with figures if matplotlib is installed) and the
-    flat cache `<root>/<id>/flat-<hash>/`, all or nothing; a dataset of that id is replaced. Rows are the same
-    whenever and with whatever other patients they are made (to float32 rounding). Shards of patients are kept in the
-    cache folder as they finish: an interrupted run continues there, and ends with the same bytes.
+    (with figures if matplotlib is installed) and the flat cache `<root>/<id>/flat-<hash>/`, all or nothing; a dataset
+    of that id is replaced. Rows are the same whenever, wherever and with whatever other patients they are made, to the
+    last digit that is stored (`docs/reproduce.md`). Shards of patients are kept in the cache folder as they finish: an
+    interrupted run continues there, and ends with the same bytes.
 
     Args:
         dataset: A dataset id (of a recipe, or its `-large` form), the path of a recipe (`.toml`), or a `Recipe`.
@@ -190,8 +191,12 @@ def _write(
     data, flat = folder / "data", folder / "flat"
     data.mkdir(parents=True)
     digest = ContentHash()
+    seeds = []
     writer = EpisodeWriter(data / "main_data.hdf5", bank.patients)
-    blocks = played_blocks(recipe, bank, chosen, behavior, source.stream, work, workers, progress)
+    made = {"name": bank.name, "content_hash": bank.content_hash, "source": str(bank.metadata.get("source", ""))}
+    who = behavior.to_json()
+    identity = identity_of(making(recipe, source, chosen, made, who))
+    blocks = played_blocks(recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress)
     total = len(chosen) * recipe.episodes
     with writer, FlatWriter(flat) as rows, Progress(f"writing {recipe.id} (episodes)", total, enabled=progress) as bar:
         for block in blocks:
@@ -199,6 +204,7 @@ def _write(
             writer.write(block)
             rows.write(columns)
             digest.update(columns)
+            seeds.append(block.seeds)
             bar.advance(len(block))
     content = digest.hexdigest(patients=list(bank.patients), timing=recipe.timing, decisions=recipe.decisions)
     shutil.move(flat, folder / flat_name(content))
@@ -206,7 +212,7 @@ def _write(
     counts = (writer.episodes, writer.steps)
     first = bank.patients[chosen[0]]
     metadata = build_metadata(
-        recipe, source, bank.patients, first, counts, content, data / "main_data.hdf5", references
+        recipe, bank.patients, first, counts, identity, content, data / "main_data.hdf5", references
     )
     # Minari rewrites this file in place when asked to update it; ours is complete from the start.
     (data / "metadata.json").write_text(json_text(metadata), encoding="utf-8")
@@ -216,10 +222,11 @@ def _write(
         timing=recipe.timing,
         decisions=recipe.decisions,
         dataset_id=recipe.id,
-        content_hash=content,
+        identity=identity,
     ).validate()
-    made = {"name": bank.name, "content_hash": bank.content_hash, "source": str(bank.metadata.get("source", ""))}
-    manifest = build_manifest(recipe, source, transitions, folder, references, made, behavior.to_json())
+    manifest = build_manifest(
+        recipe, source, transitions, np.concatenate(seeds), content, folder, references, made, who
+    )
     (data / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
     write_card(folder, manifest, transitions, figures=can_draw())
     return manifest

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.datasets.catalogue import dataset_folder, local_ids
+from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_ids
 from medgym_offline.datasets.fields import METADATA, check_fields
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import read_blocks
-from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
+from medgym_offline.datasets.identity import made_differently
+from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, cache_folder
 from medgym_offline.progress import Progress
 
-__all__ = ["load_dataset", "read_columns", "read_metadata"]
+__all__ = ["load_dataset", "read_columns", "read_metadata", "transitions_of"]
 
 OBSERVATIONS = 9
 
@@ -45,9 +46,14 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def read_columns(
-    folder: Path, metadata: dict[str, Any], progress: bool = False
+    file: Path, metadata: dict[str, Any], progress: bool = False
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """All columns of a dataset from its HDF5 file, in memory (seconds for 10,000 episodes), and its episodes' seeds.
+
+    Args:
+        file: `main_data.hdf5`.
+        metadata: Minari's, of the same dataset.
+        progress: Show progress on standard error.
 
     Raises:
         DatasetError: the file is missing, truncated or does not have the layout.
@@ -56,19 +62,32 @@ def read_columns(
     blocks, seeds = [], []
     total = int(metadata["total_episodes"])
     with Progress(f"reading {metadata['dataset_id']} (episodes)", total, enabled=progress) as bar:
-        for block in read_blocks(folder / "data" / "main_data.hdf5", (OBSERVATIONS, width)):
+        for block in read_blocks(file, (OBSERVATIONS, width)):
             blocks.append(block.columns())
             seeds.append(block.seeds)
             bar.advance(len(block))
     if not blocks:
-        raise DatasetError(f"{folder / 'data' / 'main_data.hdf5'}: holds no episodes; regenerate the dataset")
+        raise DatasetError(f"{file}: holds no episodes; regenerate the dataset")
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, np.concatenate(seeds)
+
+
+def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> Transitions:
+    """Columns with the meaning that Minari's metadata of the dataset give them."""
+    ours = metadata["medgym"]
+    return Transitions(
+        **columns,
+        patients=tuple(ours["patients"]),
+        timing=ours["timing"],
+        decisions=int(ours["decisions"]),
+        dataset_id=metadata["dataset_id"],
+        identity=ours["identity"],
+    )
 
 
 def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str, np.ndarray]:
     """Columns from the HDF5 file, also written as a flat cache: beside it, or in the user's cache folder."""
     ours = metadata["medgym"]
-    columns, _ = read_columns(folder, metadata, progress)
+    columns, _ = read_columns(folder / DATA_FILE, metadata, progress)
     digest = ContentHash()
     digest.update(columns)
     found = digest.hexdigest(patients=ours["patients"], timing=ours["timing"], decisions=ours["decisions"])
@@ -130,7 +149,7 @@ def load_dataset(
     metadata = read_metadata(folder)
     ours = metadata["medgym"]
     _check_size(folder, int(ours["bytes"]))
-    _warn_if_older(folder, dataset, ours, recipe)
+    _warn_if_older(folder, dataset)
     columns = None
     for home in (folder, cache_folder() / "datasets"):
         flat = home / flat_name(ours["content_hash"])
@@ -140,14 +159,7 @@ def load_dataset(
                 break
             except DatasetError:
                 continue  # a damaged cache is rebuilt
-    transitions = Transitions(
-        **(columns or _rebuild(folder, metadata, progress)),
-        patients=tuple(ours["patients"]),
-        timing=ours["timing"],
-        decisions=int(ours["decisions"]),
-        dataset_id=dataset,
-        content_hash=ours["content_hash"],
-    )
+    transitions = transitions_of(columns or _rebuild(folder, metadata, progress), metadata)
     if patients is None:
         return transitions
     if isinstance(patients, (int, np.integer)):
@@ -170,22 +182,15 @@ def _check_size(folder: Path, wanted: int) -> None:
         raise DatasetError(f"{path}: {size} bytes, {wanted} were written; truncated or changed, regenerate the dataset")
 
 
-def _warn_if_older(folder: Path, dataset: str, ours: dict[str, Any], recipe: Recipe | None) -> None:
-    """Warn where rows are not what this release would make: another recipe, or another bank or behaviour behind it."""
-    if recipe is None:
-        return
-    changed = "version of its recipe" if ours.get("recipe_digest") not in (None, recipe.digest) else ""
-    if not changed:
-        from medgym_offline.datasets.trust import release_manifest
+def _warn_if_older(folder: Path, dataset: str) -> None:
+    """Warn where rows are not what this release would make, and say what made them instead."""
+    from medgym_offline.datasets.trust import release_manifest
 
-        with contextlib.suppress(DatasetError, OSError, ValueError, KeyError, TypeError):
-            release = release_manifest(dataset)
-            made = json.loads((folder / "data" / "manifest.json").read_text(encoding="utf-8"))
-            if release is not None and made["bank"]["content_hash"] != release["bank"]["content_hash"]:
-                changed = f"version of bank {release['bank']['name']}"
-            elif release is not None and made["behavior"] != release["behavior"]:
-                changed = "behaviour"
-    if changed:
-        warnings.warn(
-            f"{dataset} on this machine was made by another {changed}; medgym-offline generate {dataset}", stacklevel=3
-        )
+    with contextlib.suppress(DatasetError, OSError, ValueError, KeyError, TypeError):
+        release = release_manifest(dataset)
+        made = json.loads((folder / "data" / "manifest.json").read_text(encoding="utf-8"))
+        if release is not None and (different := made_differently(made, release)):
+            warnings.warn(
+                f"{dataset} on this machine is not the release's: {different[0]}; medgym-offline generate {dataset}",
+                stacklevel=3,
+            )

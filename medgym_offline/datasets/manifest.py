@@ -6,22 +6,28 @@ import contextlib
 import importlib.metadata
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medgym_offline.datasets.catalogue import MANIFEST_FORMAT
-from medgym_offline.datasets.flat import HASH_DECIMALS
+from medgym_offline.datasets.fingerprint import Fingerprint
+from medgym_offline.datasets.identity import GENERATOR, identity_of
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.files import code_version, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
     "build_manifest",
     "build_metadata",
     "env_specs",
+    "expected_identity",
     "facts",
     "facts_differ",
+    "making",
     "statistics",
     "statistics_differ",
     "write_namespace",
@@ -70,10 +76,10 @@ def _package() -> dict[str, Any]:
 
 def build_metadata(
     recipe: Recipe,
-    source: Recipe,
     patients: tuple[str, ...],
     first: str,
     counts: tuple[int, int],
+    identity: str,
     content_hash: str,
     data_file: Path,
     references: dict[str, Any],
@@ -82,10 +88,10 @@ def build_metadata(
 
     Args:
         recipe: With the id of the dataset as it is written.
-        source: The recipe it was made from.
         patients: Ids of the whole bank.
         first: Patient of the environment specs.
         counts: Episodes and steps.
+        identity: Of the dataset, see :func:`.identity.identity_of`.
         content_hash: Of the rows.
         data_file: The finished HDF5 file.
         references: From `reference_returns`.
@@ -126,8 +132,8 @@ def build_metadata(
             "timing": recipe.timing,
             "decisions": recipe.decisions,
             "reward": recipe.reward,
+            "identity": identity,
             "content_hash": content_hash,
-            "recipe_digest": source.digest,
             "bytes": size,
         },
     }
@@ -191,21 +197,60 @@ def statistics_differ(one: dict[str, Any], other: dict[str, Any], tolerance: flo
     return differ
 
 
+def making(
+    recipe: Recipe, source: Recipe, patients: list[int], bank: dict[str, str], behavior: dict[str, Any]
+) -> dict[str, Any]:
+    """The part of a manifest that its identity is of.
+
+    Args:
+        recipe: With the id and the number of episodes as written.
+        source: The recipe it was made from; its id names the random streams.
+        patients: Their indices in the bank.
+        bank, behavior: Name and hash of what made it.
+    """
+    return {
+        "generator": GENERATOR,
+        "recipe": recipe.to_json(),
+        "source": source.id,
+        "patients": patients,
+        "bank": bank,
+        "behavior": behavior,
+    }
+
+
+def expected_identity(recipe: Recipe, bank: SimulatorBank) -> str:
+    """Identity that a dataset of this recipe has if it is made here and now.
+
+    Args:
+        recipe: Of the whole dataset.
+        bank: Its bank, of all patients.
+    """
+    from medgym_offline.datasets.behaviors import recipe_behavior
+
+    source = str(bank.metadata.get("source", ""))
+    made = {"name": bank.name, "content_hash": bank.content_hash, "source": source}
+    return identity_of(making(recipe, recipe, list(range(len(bank))), made, recipe_behavior(recipe, bank).to_json()))
+
+
 def build_manifest(
     recipe: Recipe,
     source: Recipe,
     transitions: Transitions,
+    seeds: np.ndarray,
+    content_hash: str,
     folder: Path,
     references: dict[str, Any],
     bank: dict[str, str],
     behavior: dict[str, Any],
 ) -> dict[str, Any]:
-    """The manifest of a finished dataset folder: what it is, what made it, and a checksum of every file.
+    """The manifest of a finished dataset folder: what made it, what it is, and a checksum of every file.
 
     Args:
         recipe: With the id and the number of episodes as written.
         source: The recipe it was made from; its id names the random streams.
         transitions: All rows.
+        seeds: (E,) of the episodes.
+        content_hash: Of the rows.
         folder: The dataset's folder, with its files under `data/`.
         references: From `reference_returns`.
         bank, behavior: Name and hash of what made it.
@@ -215,17 +260,14 @@ def build_manifest(
     return {
         "format": MANIFEST_FORMAT,
         "id": recipe.id,
-        "recipe": recipe.to_json(),
-        "recipe_digest": source.digest,
-        "source": source.id,
+        "identity": transitions.identity,
+        **making(recipe, source, transitions.present.tolist(), bank, behavior),
         **facts(transitions),
-        "content_hash": transitions.content_hash,
-        "hash_decimals": HASH_DECIMALS,
+        "content_hash": content_hash,
+        "fingerprint": Fingerprint.of(transitions, seeds).to_text(),
         "references": references,
         "env_spec": json.loads(spec),
         "eval_env_spec": json.loads(eval_spec),
-        "bank": bank,
-        "behavior": behavior,
         "code_version": code_version(),
         "files": {f"data/{p.name}": {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in files},
     }

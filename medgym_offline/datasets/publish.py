@@ -113,15 +113,10 @@ def _require_publishable(dataset: str, folder: Path, root: str | Path | None) ->
     manifest = check_manifest(read_manifest(folder / MANIFEST), dataset, str(folder / MANIFEST))
     if recipe is not None and dataset not in list_recipes():
         raise DatasetError(f"{dataset} is a -large form, which is made on demand and not published")
-    if recipe is not None and manifest["recipe_digest"] != recipe.digest:
-        raise DatasetError(
-            f"{dataset} on this machine was made by another version of its recipe; make it again: "
-            f"medgym-offline generate {dataset}"
-        )
     release = release_manifest(dataset)
     if release is not None and (wrong := departures(manifest, release)):
         raise DatasetError(
-            f"{dataset} is not the one of this release ({wrong[0]} differs from datasets/{recipe and recipe.name}"
+            f"{dataset} is not the one of this release ({wrong[0]}; datasets/{recipe and recipe.name}"
             f".manifest.json): generate it again, with --release if the release is to change"
         )
     return manifest
@@ -257,7 +252,7 @@ def _send(
             made = api.create_commit(
                 repository,
                 operations,
-                commit_message=f"{dataset}: content {manifest['content_hash'][:16]}",
+                commit_message=f"{dataset}: identity {manifest['identity'][:16]}",
                 parent_commit=snapshot.commit,
                 repo_type="dataset",
             )
@@ -276,11 +271,11 @@ def _require_same_rows(snapshot: Snapshot, dataset: str, manifest: dict[str, Any
     name = split_id(dataset)[1]
     there = set(snapshot.files(name))
     old = snapshot.read_json(f"{name}/{MANIFEST}") if MANIFEST in there else None
-    found = old.get("content_hash") if isinstance(old, dict) else None
-    if there and found != manifest["content_hash"]:
+    found = old.get("identity") if isinstance(old, dict) else None
+    if there and found != manifest["identity"]:
         stem, _, version = dataset.rpartition("-v")
         raise DatasetError(
-            f"{snapshot.remote} has other rows under {dataset} (content {str(found)[:16]}); published rows do not "
+            f"{snapshot.remote} has other rows under {dataset} (identity {str(found)[:16]}); published rows do not "
             f"change: give the recipe the id {stem}-v{int(version) + 1}"
         )
     return there

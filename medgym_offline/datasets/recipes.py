@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,15 +116,6 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         return dataclasses.asdict(self)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the fields that decide content (all but the description).
-
-        The own world is left out: recipes from before there was a choice keep their digest.
-        """
-        fields = {k: v for k, v in self.to_json().items() if k != "description" and (k, v) != ("world", "own")}
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
     def from_fields(fields: dict[str, Any], source: str) -> Recipe:

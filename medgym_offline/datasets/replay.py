@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.datasets.behaviors import Behavior, play, process_config, recipe_behavior
-from medgym_offline.datasets.recipes import Recipe, stream_of
+from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.rows import Check
 from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.datasets.trust import recipe_seeds
 from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
@@ -42,12 +43,10 @@ def check_replay(
         count: Episodes to replay, spread over the dataset.
         checks: Appended to.
     """
-    from medgym_offline.envs.rollout import episode_seeds
-
     starts = transitions.episode_starts()
     patient = transitions.patient[starts]
     ids = [bank.patients[i] for i in transitions.present]
-    expected = episode_seeds(recipe.seed, stream_of(manifest["source"]), ids, recipe.episodes).reshape(-1)
+    expected = recipe_seeds(manifest, ids)
     layout = np.repeat(transitions.present, recipe.episodes)
     same = np.array_equal(seeds, expected) and np.array_equal(patient, layout)
     detail = f"{recipe.episodes} episodes of each of {len(ids)} patients, seeded from {recipe.seed}"

@@ -1,7 +1,6 @@
 """The rollouts of a dataset, cut into shards of patients and episodes that are kept as they finish.
 
-The cut is part of the result (float32 sums of another batch differ in their last digits) and depends on nothing but
-the patients and episodes asked for: workers and interruptions leave no trace.
+Workers, interruptions and the cut leave no trace: rows are computed in float64 and stored in float32.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from medgym_offline.datasets.behaviors import Behavior, play, process_config
 from medgym_offline.datasets.hdf5 import EpisodeBlock
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.errors import DatasetError
-from medgym_offline.files import cache_folder, code_version
+from medgym_offline.files import cache_folder
 
 if TYPE_CHECKING:
     from medgym_offline.envs.rollout import Rollout
@@ -67,8 +66,8 @@ def rollout_block(
         for name, values in after.items()
     }
     return EpisodeBlock(
-        observations=flat(rolled.observations),
-        actions=flat(rolled.actions),
+        observations=flat(rolled.observations.float()),
+        actions=flat(rolled.actions.float()),
         rewards=flat(rolled.rewards.float()),
         terminations=flat(rolled.terminated),
         truncations=np.zeros((count * batch, steps), bool),
@@ -148,6 +147,7 @@ def played_blocks(
     chosen: list[int],
     behavior: Behavior,
     stream: str,
+    identity: str,
     folder: Path,
     workers: int = 1,
     progress: bool = True,
@@ -160,6 +160,7 @@ def played_blocks(
         chosen: Indices of the patients.
         behavior: Who plays.
         stream: Purpose of the episodes' seeds.
+        identity: Of the dataset; shards of another are not used.
         folder: Keeps finished shards; those of a run that was interrupted are not played again.
         workers: Processes.
         progress: Show progress on standard error.
@@ -178,15 +179,7 @@ def played_blocks(
         names.append([f"p{group[0]:04d}-e{cut.start:05d}" for cut in cuts])
         for name, cut in zip(names[-1], cuts):
             shards[name] = part, who.starting_at(cut.start), recipe, seeds[:, cut.start : cut.stop], group
-    key = {
-        "recipe": recipe.to_json(),
-        "stream": stream,
-        "patients": chosen,
-        "bank": bank.content_hash,
-        "behavior": behavior.digest,
-        "shard": [SHARD, SHARD_EPISODES],
-        "code": code_version(),
-    }
+    key = {"identity": identity, "shard": [SHARD, SHARD_EPISODES]}
     fresh = not _is_of(folder, key)
     before = 0 if fresh else len(list(folder.glob("*.safetensors")))
     if before and progress:

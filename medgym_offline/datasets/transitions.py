@@ -84,7 +84,7 @@ class Transitions:
     timing: str = "adaptive"
     decisions: int = 20
     dataset_id: str = ""
-    content_hash: str = ""
+    identity: str = ""
     """Hash of the whole stored dataset; unchanged by `select`."""
 
     def __len__(self) -> int:

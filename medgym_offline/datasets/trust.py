@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST_FORMAT, read_manifest
 from medgym_offline.datasets.fields import MANIFEST, check_fields
-from medgym_offline.datasets.recipes import known_recipe
+from medgym_offline.datasets.fingerprint import Comparison, Fingerprint
+from medgym_offline.datasets.identity import made_differently
+from medgym_offline.datasets.recipes import known_recipe, stream_of
+from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import release_folder, sha256_file
 
 __all__ = [
     "check_manifest",
     "check_metadata",
+    "compare_rows",
     "damaged_files",
     "departures",
     "fetched_manifest",
+    "recipe_seeds",
     "release_manifest",
+    "require_release_rows",
+    "same_bytes",
 ]
 
-_FIXED = ("id", "recipe_digest", "content_hash", "episodes", "steps", "env_spec", "eval_env_spec", "bank", "behavior")
+_FIXED = ("id", "identity", "episodes", "steps", "env_spec", "eval_env_spec")
 
 
 def release_manifest(dataset: str) -> dict[str, Any] | None:
@@ -64,14 +74,55 @@ def check_manifest(manifest: Any, dataset: str, where: str) -> dict[str, Any]:
 
 
 def departures(manifest: dict[str, Any], release: dict[str, Any]) -> list[str]:
-    """Fields in which a dataset is not the one the release names.
+    """In what a dataset is not the one the release names, in words: what made it, or a field of the manifest.
 
-    The code's version may differ, and with it `metadata.json`, which states it; the rows and the environment may not.
+    Versions of code and packages may differ, and with them the bytes of its files. Whether its rows are the release's
+    is :func:`compare_rows`.
     """
-    wrong = [name for name in _FIXED if manifest[name] != release[name]]
-    if manifest["files"][DATA_FILE] != release["files"][DATA_FILE]:
-        wrong.append(f"sha256 of {DATA_FILE}")
-    return wrong
+    different = made_differently(manifest, release)
+    return different or [f"{name} differs" for name in _FIXED if manifest[name] != release[name]]
+
+
+def same_bytes(manifest: dict[str, Any], release: dict[str, Any]) -> bool:
+    """Whether the rows are stored in the very bytes of the release's file."""
+    return bool(manifest["files"][DATA_FILE] == release["files"][DATA_FILE])
+
+
+def recipe_seeds(manifest: dict[str, Any], patients: Sequence[str]) -> np.ndarray:
+    """(E,) seeds of all episodes of a dataset, as its recipe gives them.
+
+    Args:
+        manifest: Of the dataset.
+        patients: Ids of its patients, in order.
+    """
+    from medgym_offline.envs.rollout import episode_seeds
+
+    recipe = manifest["recipe"]
+    return episode_seeds(recipe["seed"], stream_of(manifest["source"]), patients, recipe["episodes"]).reshape(-1)
+
+
+def compare_rows(rows: Transitions, release: dict[str, Any]) -> Comparison:
+    """Rows of a copy against the fingerprint of the release's manifest."""
+    fingerprint = Fingerprint.from_text(release["fingerprint"], f"the release's manifest of {release['id']}")
+    if (seeds := recipe_seeds(release, rows.present_ids)).shape != (len(rows.episode_starts()),):
+        seeds = np.zeros(len(rows.episode_starts()), np.int64)  # another number of episodes: no seed fits
+    return fingerprint.compare(rows, seeds)
+
+
+def require_release_rows(rows: Transitions) -> None:
+    """Refuse rows that are not the release's, where the release has a dataset of this id.
+
+    Raises:
+        DatasetError: with the first difference, and what to do.
+    """
+    release = release_manifest(rows.dataset_id)
+    if release is None:
+        return
+    remedy = f"make it again: medgym-offline generate {rows.dataset_id}"
+    if rows.identity != release["identity"]:
+        raise DatasetError(f"{rows.dataset_id} on this machine was made by other means than the release's; {remedy}")
+    if faults := compare_rows(rows, release).faults:
+        raise DatasetError(f"{rows.dataset_id} on this machine has other rows than the release: {faults[0]}; {remedy}")
 
 
 def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
@@ -87,6 +138,7 @@ def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
             "total_steps": metadata["total_steps"],
             "env_spec": json.loads(metadata["env_spec"]),
             "eval_env_spec": json.loads(metadata["eval_env_spec"]),
+            "identity": metadata["medgym"]["identity"],
             "content_hash": metadata["medgym"]["content_hash"],
             "bytes": metadata["medgym"]["bytes"],
         }
@@ -100,6 +152,7 @@ def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
         "total_steps": manifest["steps"],
         "env_spec": manifest["env_spec"],
         "eval_env_spec": manifest["eval_env_spec"],
+        "identity": manifest["identity"],
         "content_hash": manifest["content_hash"],
         "bytes": manifest["files"][DATA_FILE]["bytes"],
     }

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 
 from medgym_offline.datasets.behaviors import process_config
-from medgym_offline.datasets.catalogue import dataset_folder, local_ids, read_manifest
+from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_ids, read_manifest
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
-from medgym_offline.datasets.load import read_columns, read_metadata
+from medgym_offline.datasets.identity import GENERATOR, identity_of, made_differently
+from medgym_offline.datasets.load import read_columns, read_metadata, transitions_of
 from medgym_offline.datasets.manifest import facts, facts_differ
 from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.replay import check_replay
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
+from medgym_offline.datasets.trust import compare_rows, release_manifest
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import sha256_file
 from medgym_offline.threads import one_thread
@@ -98,22 +100,15 @@ def _check_all(dataset: str, folder: Path, replay: int, progress: bool, checks: 
         _check_recipe(dataset, manifest, checks)
         _check_files(folder, manifest, checks)
         metadata = read_metadata(folder)
-        columns, seeds = read_columns(folder, metadata, progress)
+        columns, seeds = read_columns(folder / DATA_FILE, metadata, progress)
     except MedGymError as error:
         checks.append(Check("readable", False, str(error)))
         return
     checks.append(Check("readable", True, f"{len(seeds)} episodes, {len(columns['rewards'])} steps"))
     _check_metadata(dataset, metadata, manifest, columns, len(seeds), checks)
-    ours = metadata["medgym"]
-    transitions = Transitions(
-        **columns,
-        patients=tuple(ours["patients"]),
-        timing=recipe.timing,
-        decisions=recipe.decisions,
-        dataset_id=dataset,
-        content_hash=ours["content_hash"],
-    )
+    transitions = transitions_of(columns, metadata)
     _check_content(folder, transitions, manifest, checks)
+    _check_release(transitions, manifest, checks)
     try:
         from medgym_offline.simulators import load_simulators
 
@@ -130,12 +125,46 @@ def _check_all(dataset: str, folder: Path, replay: int, progress: bool, checks: 
 
 
 def _check_recipe(dataset: str, manifest: dict[str, Any], checks: list[Check]) -> None:
-    """Where this release has a recipe of this id, it is the one the dataset was made from."""
-    recipe = known_recipe(dataset)
-    if recipe is not None:
-        same = manifest["recipe_digest"] == recipe.digest
-        older = f"another version of the recipe made it; make it again: medgym-offline generate {dataset}"
-        checks.append(Check("recipe", same, "made from this release's recipe" if same else older))
+    """The identity is that of what the manifest says made it, and the release's where this release has the dataset."""
+    stated = identity_of(manifest) == manifest["identity"]
+    checks.append(
+        Check(
+            "identity",
+            stated,
+            f"{manifest['identity'][:16]}, of recipe, bank, behavior and generator {manifest['generator']}"
+            if stated
+            else "the manifest's identity is not that of the recipe, bank and behavior it names",
+        )
+    )
+    recipe, release = known_recipe(dataset), release_manifest(dataset)
+    if release is not None:
+        different = made_differently(manifest, release)
+    elif recipe is not None:
+        wanted = {**manifest, "recipe": recipe.to_json(), "source": recipe.id, "generator": GENERATOR}
+        different = made_differently(manifest, wanted)
+    else:
+        return
+    again = f"not made as the release's: {'; '.join(different[:3])}; make it again: medgym-offline generate {dataset}"
+    checks.append(Check("recipe", not different, again if different else "made as this release makes it"))
+
+
+def _check_release(rows: Transitions, manifest: dict[str, Any], checks: list[Check]) -> None:
+    """The rows are those of the release's manifest (not of the one beside the copy): it says how nearly."""
+    release = release_manifest(rows.dataset_id)
+    if release is None or not len(rows):
+        return
+    try:
+        found = compare_rows(rows, release)
+    except MedGymError as error:
+        checks.append(Check("release", False, str(error)))
+        return
+    if found.faults:
+        text = f"different: {'; '.join(found.faults)}"
+    elif manifest["content_hash"] == release["content_hash"]:
+        text = "identical to the release's rows"
+    else:
+        text = f"equal to the release's rows within rounding (largest difference {found.largest:.1e})"
+    checks.append(Check("release", not found.faults, text))
 
 
 def _check_files(folder: Path, manifest: dict[str, Any], checks: list[Check]) -> None:

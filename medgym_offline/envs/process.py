@@ -102,7 +102,7 @@ class DecisionProcess:
         return Episodes(x, zero, torch.full_like(zero, self.config.decisions), zero)
 
     def observe(self, episodes: Episodes) -> Tensor:
-        """Observations (P, B, 9), float32.
+        """Observations (P, B, 9), of the precision of the bank.
 
         Columns: spo2, pao2, bilirubin, gcs, urine, lactate, fluid balance (all normalised), remaining time / horizon,
         remaining decisions / K.
@@ -110,7 +110,7 @@ class DecisionProcess:
         state = episodes.x[..., : self.bank.disease.observed_dim]
         time = (self.config.horizon - episodes.time) / self.config.horizon
         left = episodes.left / self.config.decisions
-        return torch.cat([state, time[..., None], left[..., None]], -1).float()
+        return torch.cat([state, time[..., None], left[..., None]], -1)
 
     def active(self, episodes: Episodes) -> Tensor:
         """Which episodes go on (P, B), bool."""

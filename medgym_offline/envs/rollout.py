@@ -138,7 +138,7 @@ def rollout(
     for k in range(decisions):
         valid = process.active(episodes)
         if bool(valid.any()):
-            actions = act(observation)
+            actions = act(observation).to(observation.dtype)
             if action_noise:
                 actions = actions + action_noise * noise.action[:, :, k].to(actions)
             actions = actions.clamp(-1.0, 1.0)
@@ -146,7 +146,7 @@ def rollout(
             episodes = outcome.next
             observation = process.observe(episodes)
             now = {
-                "actions": actions.to(torch.float32) * valid[..., None],
+                "actions": actions * valid[..., None],
                 "sofa": outcome.sofa,
                 "treatments": outcome.treatment,
                 "rewards": outcome.reward,

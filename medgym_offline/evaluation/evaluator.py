@@ -215,7 +215,7 @@ def _behavior_data(
             "cannot be compared; name a dataset with the policy's timing"
         )
     support = SupportReference.from_transitions(dataset, bank.patients)
-    info: dict[str, Any] = {"id": dataset.dataset_id, "content_hash": dataset.content_hash, "reference_returns": {}}
+    info: dict[str, Any] = {"id": dataset.dataset_id, "identity": dataset.identity, "reference_returns": {}}
     # Reference returns are means over the dataset's patients: they say nothing about some of them.
     if set(dataset.present_ids) == set(bank.patients):
         info["reference_returns"] = _reference_returns(dataset.dataset_id, reward)

@@ -207,7 +207,7 @@ def _protocol(first: Evaluation) -> list[tuple[str, str]]:
         ("Seed", str(first.protocol["seed"])),
     ]
     if first.dataset:
-        entries.append(("Behaviour data", f"{first.dataset['id']} (content {first.dataset['content_hash']})"))
+        entries.append(("Behaviour data", f"{first.dataset['id']} (identity {first.dataset['identity']})"))
     changes = [
         f"{k}: {plain(v['used'])} instead of {plain(v['protocol'])}" for k, v in sorted(first.deviations.items())
     ]

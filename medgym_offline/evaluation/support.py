@@ -156,7 +156,7 @@ class SupportReference:
     """One dataset prepared for support distances of several policies: per patient the reference half and its scale.
 
     Attributes:
-        dataset_id, content_hash: Of the dataset.
+        dataset_id, identity: Of the dataset.
         action_dim: Of its actions.
         patients: Ids that have episodes.
         reference: Per patient (n, d) rows of the even-numbered episodes.
@@ -167,7 +167,7 @@ class SupportReference:
     """
 
     dataset_id: str
-    content_hash: str
+    identity: str
     action_dim: int
     patients: tuple[str, ...]
     reference: dict[str, Array]
@@ -204,7 +204,7 @@ class SupportReference:
                 own[part][name] = found[part]
         return cls(
             transitions.dataset_id,
-            transitions.content_hash,
+            transitions.identity,
             transitions.action_dim,
             wanted,
             reference,

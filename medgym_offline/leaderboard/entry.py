@@ -155,7 +155,7 @@ def _seed(evaluation: Evaluation) -> int | None:
 def _dataset(evaluation: Evaluation) -> dict[str, Any] | None:
     if not evaluation.dataset:
         return None
-    return {"id": evaluation.dataset["id"], "content_hash": evaluation.dataset.get("content_hash")}
+    return {"id": evaluation.dataset["id"], "identity": evaluation.dataset.get("identity")}
 
 
 def _same(first: Evaluation, other: Evaluation) -> None:

@@ -39,7 +39,7 @@ def _group(entry: Entry) -> tuple[str, ...]:
     protocol = entry["protocol"]
     settings = protocol["settings"]
     data = entry["dataset"]["id"] if entry["dataset"] else f"bank {entry['bank']['name']}"
-    rows = (entry["dataset"] or {}).get("content_hash") or ""
+    rows = (entry["dataset"] or {}).get("identity") or ""
     count = f"{len(protocol['patients'])} patients" if protocol["patients"] else "all patients"
     how = f"{settings['name']}: {count}, {settings['episodes']} episodes each, seed {settings['seed']}"
     if departs := _departures(entry):

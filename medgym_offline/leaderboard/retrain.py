@@ -1,7 +1,7 @@
 """Policies of a submission trained again from what they record: a check that needs no policy file.
 
 The networks of 110 patients take megabytes, and their training minutes. Where the files do not travel with an entry,
-the training does: algorithm, settings, seed, and the content hash of the data.
+the training does: algorithm, settings, seed, and the identity of the data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["SAME_BYTES", "WITHIN_NOISE", "train_again"]
 SAME_BYTES, WITHIN_NOISE = "same bytes", "within the noise of training"
 """What training again gave: the very files of the entry, or policies that score like them."""
 
-_TEXTS = ("algorithm", "dataset", "content_hash", "scope")
+_TEXTS = ("algorithm", "dataset", "identity", "scope")
 
 
 def train_again(submission: Submission, work: Path, progress: bool = True) -> tuple[Submission, str]:
@@ -46,6 +46,7 @@ def train_again(submission: Submission, work: Path, progress: bool = True) -> tu
             a checkpoint, a record without a needed field, another dataset; or other bytes where no noise can be told.
     """
     from medgym_offline.datasets import load_dataset
+    from medgym_offline.datasets.trust import require_release_rows
 
     described = submission.entry["policies"]
     tasks = [_task(submission, policy) for policy in described]
@@ -54,11 +55,12 @@ def train_again(submission: Submission, work: Path, progress: bool = True) -> tu
     for policy, task in zip(described, tasks):
         if task["dataset"] not in loaded:
             loaded[task["dataset"]] = load_dataset(task["dataset"])
+            require_release_rows(loaded[task["dataset"]])
         data = loaded[task["dataset"]]
-        if data.content_hash != task["content_hash"]:
+        if data.identity != task["identity"]:
             raise SubmissionError(
-                f"{policy['file']} was trained on other rows than {task['dataset']} has on this machine; generate it "
-                "again, with the release that the entry names"
+                f"{policy['file']} was trained on data made by other means than {task['dataset']} on this machine; "
+                "generate it again, with the release that the entry names"
             )
         files.append(_train(submission, policy, data, work, progress))
     if all(sha256_file(file) == policy["sha256"] for file, policy in zip(files, described)):

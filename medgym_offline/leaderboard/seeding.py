@@ -126,13 +126,13 @@ def plan(recipe: SeedRecipe, work: Path, submissions: Path, board: Path) -> list
     for dataset in recipe.datasets:
         info = dataset_info(dataset)
         released = release_manifest(dataset)
-        if released is not None and info.content_hash != released["content_hash"]:
+        if released is not None and info.identity != released["identity"]:
             raise SubmissionError(
-                f"{dataset} at {info.path} has other rows than this release's; make it again: "
+                f"{dataset} at {info.path} was made by other means than this release's; make it again: "
                 f"medgym-offline generate {dataset} --force"
             )
         bank = recipe.bank or info.bank or "sepsis-v0"
-        inputs = [info.content_hash, load_simulators(bank).content_hash]
+        inputs = [info.identity, load_simulators(bank).content_hash]
         for name, policy, algorithm, scopes in recipe.entries:
             for scope in scopes:
                 label = "-".join(part for part in (slug(name), dataset.rpartition("/")[2], scope) if part)

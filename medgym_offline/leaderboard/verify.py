@@ -126,7 +126,12 @@ def verify_submission(
             than this release has, or its policies cannot be trained again (`train_again`).
         MedGymError: a policy does not load or act.
     """
+    from medgym_offline.datasets import load_dataset
+    from medgym_offline.datasets.trust import require_release_rows
+
     submission, retrained = read_submission(folder, fetch=not retrain), ""
+    if (dataset := submission.entry["dataset"]) is not None:
+        require_release_rows(load_dataset(dataset["id"], progress=progress))
     with tempfile.TemporaryDirectory(prefix="medgym-") as work:
         if retrain:
             submission, retrained = train_again(submission, Path(work), progress)
@@ -210,8 +215,12 @@ def _evaluate(
         name=policy if isinstance(policy, str) else _stem(submission, number),
         workers=None,
     )
-    if dataset is not None and evaluation.dataset.get("content_hash") != dataset["content_hash"]:
-        raise SubmissionError(f"entry {entry['id']!r}: {dataset['id']} on this machine has other rows; regenerate it")
+    if dataset is not None and evaluation.dataset.get("identity") != dataset["identity"]:
+        raise SubmissionError(
+            f"entry {entry['id']!r}: {dataset['id']} on this machine was made by other means than the entry's "
+            f"(identity {str(evaluation.dataset.get('identity'))[:12]}, entry {str(dataset['identity'])[:12]}); "
+            "generate it with the release that the entry names"
+        )
     return evaluation
 
 

@@ -103,7 +103,7 @@ def train(
     task = {
         "algorithm": algorithm,
         "dataset": transitions.dataset_id,
-        "content_hash": transitions.content_hash,
+        "identity": transitions.identity,
         "scope": scope,
         "seed": seed,
         "config": config.to_dict(),

@@ -173,7 +173,7 @@ class ClinicianPolicy(_Builtin):
             known = ~torch.isnan(row).any(-1)
             if not bool(known.any()):
                 raise PolicyError(f"patient {patient} has no charted treatment")
-            row[~known] = row[known][-24:].mean(0)
+            row[~known] = row[known][-24:].double().mean(0).float()
         if not bool(((u >= 0) & (u <= 1)).all()):
             raise PolicyError("the clinicians' treatment is not normalised to [0, 1]")
         self.schedule = u

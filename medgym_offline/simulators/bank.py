@@ -45,10 +45,10 @@ class World:
         code = None if self.code is None else self.code[index]
         return World(self.params.select(index), self.noise[index], self.initial[index], code)
 
-    def to(self, device: torch.device | str) -> World:
-        """The same world on `device`."""
-        code = None if self.code is None else self.code.to(device)
-        return World(self.params.to(device), self.noise.to(device), self.initial.to(device), code)
+    def to(self, where: torch.device | torch.dtype | str) -> World:
+        """The same world on another device or in another precision."""
+        code = None if self.code is None else self.code.to(where)
+        return World(self.params.to(where), self.noise.to(where), self.initial.to(where), code)
 
 
 class SimulatorBank:
@@ -222,15 +222,15 @@ class SimulatorBank:
             )
         return self._with(_backend=backend)
 
-    def to(self, device: torch.device | str) -> SimulatorBank:
-        """The same bank on `device`."""
+    def to(self, where: torch.device | torch.dtype | str) -> SimulatorBank:
+        """The same bank on another device, or in another precision (float64: what datasets are generated in)."""
         return self._with(
-            _worlds={name: world.to(device) for name, world in self._worlds.items()},
-            _population=None if self._population is None else self._population.to(device),
-            _trunk=None if self._trunk is None else self._trunk.to(device),
-            clinician_treatment=self.clinician_treatment.to(device),
-            lower=self.lower.to(device),
-            upper=self.upper.to(device),
+            _worlds={name: world.to(where) for name, world in self._worlds.items()},
+            _population=None if self._population is None else self._population.to(where),
+            _trunk=None if self._trunk is None else self._trunk.to(where),
+            clinician_treatment=self.clinician_treatment.to(where),
+            lower=self.lower.to(where),
+            upper=self.upper.to(where),
         )
 
     # -- dynamics --------------------------------------------------------------------------------------------------

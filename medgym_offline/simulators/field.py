@@ -117,8 +117,8 @@ class Dynamics(Protocol):
     def select(self, index: Tensor) -> Dynamics:
         """The patients at `index`."""
 
-    def to(self, device: torch.device | str) -> Dynamics:
-        """The same on `device`."""
+    def to(self, where: torch.device | torch.dtype | str) -> Dynamics:
+        """The same on another device or in another precision."""
 
 
 @dataclass
@@ -170,9 +170,9 @@ class FieldParameters:
         rates = rates.expand(shock.shape[0], -1)
         return torch.cat([rates, torch.zeros_like(shock), shock], -1)
 
-    def to(self, device: torch.device | str) -> FieldParameters:
-        """The same parameters on `device`."""
-        return FieldParameters(**{n: t.to(device) for n, t in self.tensors().items()})
+    def to(self, where: torch.device | torch.dtype | str) -> FieldParameters:
+        """The same on another device or in another precision."""
+        return FieldParameters(**{n: t.to(where) for n, t in self.tensors().items()})
 
 
 def _soft(z: Tensor) -> Tensor:

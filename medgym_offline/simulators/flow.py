@@ -228,10 +228,10 @@ class SolutionMap:
         """The same trunk with other patients' codes."""
         return dataclasses.replace(self, code=code)
 
-    def to(self, device: torch.device | str) -> SolutionMap:
-        """The same map on `device`."""
-        moved: dict[str, Any] = {n: t.to(device) for n, t in self.tensors().items()}
-        return dataclasses.replace(self, code=self.code.to(device), **moved)
+    def to(self, where: torch.device | torch.dtype | str) -> SolutionMap:
+        """The same on another device or in another precision."""
+        moved: dict[str, Any] = {n: t.to(where) for n, t in self.tensors().items()}
+        return dataclasses.replace(self, code=self.code.to(where), **moved)
 
     def inputs(
         self, field: FieldFunction, x: Tensor, u: Tensor, relaxation: Tensor, lower: Tensor, upper: Tensor

@@ -85,9 +85,9 @@ class TwinField:
         """The patients at `index`."""
         return TwinField(**{n: t[index] for n, t in self.tensors().items()})
 
-    def to(self, device: torch.device | str) -> TwinField:
-        """The same on `device`."""
-        return TwinField(**{n: t.to(device) for n, t in self.tensors().items()})
+    def to(self, where: torch.device | torch.dtype | str) -> TwinField:
+        """The same on another device or in another precision."""
+        return TwinField(**{n: t.to(where) for n, t in self.tensors().items()})
 
     def relaxation(self) -> Tensor:
         """(P, 8) linear rates per hour."""

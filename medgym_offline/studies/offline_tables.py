@@ -120,7 +120,7 @@ def offline_provenance(result: Result) -> list[tuple[str, str]]:
     made = result["provenance"]
     facts = [(timing, made["datasets"][timing]) for timing in result["timings"]]
     data = [
-        (f"Data, {timing}", f"{one['dataset']}, {one['patients']} patients (content {one['content_hash']})")
+        (f"Data, {timing}", f"{one['dataset']}, {one['patients']} patients (identity {one['identity']})")
         for timing, one in facts
     ]
     return [

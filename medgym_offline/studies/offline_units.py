@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgym_offline.datasets.behaviors import recipe_behavior
 from medgym_offline.datasets.catalogue import dataset_folder, read_manifest
+from medgym_offline.datasets.manifest import expected_identity
 from medgym_offline.datasets.recipes import Recipe, known_recipe
 from medgym_offline.engine import run
 from medgym_offline.errors import DatasetError
@@ -59,7 +59,7 @@ class Source:
         """What decides the results of its units, as JSON."""
         return {
             "dataset": self.transitions.dataset_id,
-            "content_hash": self.transitions.content_hash,
+            "identity": self.transitions.identity,
             "bank": self.bank.name,
             "bank_hash": self.bank.content_hash,
             "patients": list(self.patients),
@@ -123,15 +123,11 @@ def require_current(dataset: str, recipe: Recipe, bank: SimulatorBank) -> None:
         DatasetError: With the command that makes it again.
     """
     manifest = read_manifest(dataset_folder(dataset) / "data" / "manifest.json")
-    for what, theirs, ours in (
-        ("bank", manifest["bank"]["content_hash"], bank.content_hash),
-        ("behaviour", manifest["behavior"]["sha256"], recipe_behavior(recipe, bank).digest),
-    ):
-        if theirs != ours:
-            raise DatasetError(
-                f"{dataset} on this machine was made with another {what} ({theirs[:12]}) than this release has "
-                f"({ours[:12]}); make it again with: medgym-offline generate {dataset}"
-            )
+    if manifest["identity"] != expected_identity(recipe, bank):
+        raise DatasetError(
+            f"{dataset} on this machine was made with another bank, behavior or recipe than this release has; make it "
+            f"again with: medgym-offline generate {dataset}"
+        )
 
 
 def _unit(row: OfflineRow, seed: int, protocol: Protocol, episodes: int, device: str) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def train_baseline(
     facts = {
         "algorithm": algorithm,
         "dataset": transitions.dataset_id,
-        "content_hash": transitions.content_hash,
+        "identity": transitions.identity,
         "scope": "pop",
         "timing": transitions.timing,
         "decisions": transitions.decisions,

@@ -222,7 +222,7 @@ def audit(
     scores = {w: {name: score_estimates(guessed[name], actual[w]) for name in ESTIMATORS} for w in named}
     info = {
         "dataset": transitions.dataset_id,
-        "content_hash": transitions.content_hash,
+        "identity": transitions.identity,
         "behavior": behavior.to_json(),
         "world_of_dataset": recipe.world,
         "reward": recipe.reward,
