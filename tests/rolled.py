@@ -49,5 +49,5 @@ def rolled(
         timing=config.timing,
         decisions=config.decisions,
         dataset_id=name,
-        content_hash="0" * 64,
+        identity="0" * 64,
     )

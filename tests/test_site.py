@@ -45,7 +45,7 @@ def test_every_dataset_of_the_release_has_a_card(site: Path) -> None:
         name = manifest.name.removesuffix(".manifest.json")
         assert f'href="{name}.html"' in index
         card = (site / "cards" / f"{name}.html").read_text(encoding="utf-8")
-        assert json.loads(manifest.read_text(encoding="utf-8"))["content_hash"] in card
+        assert json.loads(manifest.read_text(encoding="utf-8"))["identity"] in card
 
 
 def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:

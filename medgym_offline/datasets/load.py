@@ -16,7 +16,6 @@ from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_i
 from medgym_offline.datasets.fields import METADATA, check_fields
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import read_blocks
-from medgym_offline.datasets.identity import made_differently
 from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
@@ -184,12 +183,11 @@ def _check_size(folder: Path, wanted: int) -> None:
 
 def _warn_if_older(folder: Path, dataset: str) -> None:
     """Warn where rows are not what this release would make, and say what made them instead."""
-    from medgym_offline.datasets.trust import release_manifest
+    from medgym_offline.datasets.trust import not_the_releases
 
     with contextlib.suppress(DatasetError, OSError, ValueError, KeyError, TypeError):
-        release = release_manifest(dataset)
         made = json.loads((folder / "data" / "manifest.json").read_text(encoding="utf-8"))
-        if release is not None and (different := made_differently(made, release)):
+        if different := not_the_releases(made, dataset):
             warnings.warn(
                 f"{dataset} on this machine is not the release's: {different[0]}; medgym-offline generate {dataset}",
                 stacklevel=3,

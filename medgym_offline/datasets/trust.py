@@ -12,7 +12,7 @@ import numpy as np
 from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST_FORMAT, read_manifest
 from medgym_offline.datasets.fields import MANIFEST, check_fields
 from medgym_offline.datasets.fingerprint import Comparison, Fingerprint
-from medgym_offline.datasets.identity import made_differently
+from medgym_offline.datasets.identity import GENERATOR, made_differently
 from medgym_offline.datasets.recipes import known_recipe, stream_of
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError, MedGymError
@@ -25,6 +25,7 @@ __all__ = [
     "damaged_files",
     "departures",
     "fetched_manifest",
+    "not_the_releases",
     "recipe_seeds",
     "release_manifest",
     "require_release_rows",
@@ -71,6 +72,19 @@ def check_manifest(manifest: Any, dataset: str, where: str) -> dict[str, Any]:
         if path.is_absolute() or ".." in path.parts or path.parts[:1] != ("data",):
             raise DatasetError(f"{where}: files names {name!r}, which is not below data/")
     return manifest
+
+
+def not_the_releases(manifest: dict[str, Any], dataset: str) -> list[str]:
+    """What made a dataset otherwise than this release makes the one of that id, in words; empty if nothing did.
+
+    Args:
+        manifest: Of the dataset.
+        dataset: Id; where the release has no manifest of it, its recipe is compared; where it has neither, nothing is.
+    """
+    release, recipe = release_manifest(dataset), known_recipe(dataset)
+    if release is None and recipe is not None:
+        release = {**manifest, "recipe": recipe.to_json(), "source": recipe.id, "generator": GENERATOR}
+    return [] if release is None else made_differently(manifest, release)
 
 
 def departures(manifest: dict[str, Any], release: dict[str, Any]) -> list[str]:

@@ -12,14 +12,14 @@ import numpy as np
 from medgym_offline.datasets.behaviors import process_config
 from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_ids, read_manifest
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
-from medgym_offline.datasets.identity import GENERATOR, identity_of, made_differently
+from medgym_offline.datasets.identity import identity_of
 from medgym_offline.datasets.load import read_columns, read_metadata, transitions_of
 from medgym_offline.datasets.manifest import facts, facts_differ
 from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.replay import check_replay
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
-from medgym_offline.datasets.trust import compare_rows, release_manifest
+from medgym_offline.datasets.trust import compare_rows, not_the_releases, release_manifest
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import sha256_file
 from medgym_offline.threads import one_thread
@@ -136,14 +136,9 @@ def _check_recipe(dataset: str, manifest: dict[str, Any], checks: list[Check]) -
             else "the manifest's identity is not that of the recipe, bank and behavior it names",
         )
     )
-    recipe, release = known_recipe(dataset), release_manifest(dataset)
-    if release is not None:
-        different = made_differently(manifest, release)
-    elif recipe is not None:
-        wanted = {**manifest, "recipe": recipe.to_json(), "source": recipe.id, "generator": GENERATOR}
-        different = made_differently(manifest, wanted)
-    else:
+    if known_recipe(dataset) is None:
         return
+    different = not_the_releases(manifest, dataset)
     again = f"not made as the release's: {'; '.join(different[:3])}; make it again: medgym-offline generate {dataset}"
     checks.append(Check("recipe", not different, again if different else "made as this release makes it"))
 

@@ -181,9 +181,7 @@ def _entry(
             steps.append((results[-1] / "result.json", (*evaluate, "--output", str(results[-1]))))
     submission = submissions / label
     steps.append((work / "submitted", ("submit", *map(str, results), *packing, "--output", str(submission))))
-    # Files of a policy per patient do not travel with the entry: it is verified in the way that is left to others.
-    retrain = ("--retrain",) if scope == "ind" else ()
-    verify = ("leaderboard", "verify", str(submission), *where[2:4], *retrain, "--file", str(board))
+    verify = ("leaderboard", "verify", str(submission), *where[2:4], "--file", str(board))
     steps.append((work / "verified", verify))
     needs = "d3rlpy" if algorithm and algorithm.startswith("d3rlpy") else ""
     return SeedEntry(label, work, needs, tuple(steps), submission, board)

@@ -112,7 +112,7 @@ def test_list_and_info_speak_json(shop: Workshop) -> None:
     info = json.loads(run("info", DATASET, "--json").out)
     assert info == listed[DATASET]
     assert DATASET in run("list").out
-    assert info["content_hash"] in run("info", DATASET).out
+    assert info["identity"] in run("info", DATASET).out
 
 
 def test_list_and_info_show_sizes_and_scores(shop: Workshop) -> None:

@@ -82,7 +82,7 @@ def test_arrow_and_parquet(rows: Transitions, tiny_bank: SimulatorBank, tmp_path
         np.testing.assert_array_equal(found[name].astype(COLUMNS[name]), getattr(part, name))
     assert table["patient_id"].to_pylist() == [rows.patients[i] for i in part.patient]
     meaning = json.loads(table.schema.metadata[b"medgym"])
-    assert meaning["content_hash"] == rows.content_hash
+    assert meaning["identity"] == rows.identity
     assert tuple(meaning["patients"]) == rows.patients
     whole = to_arrow(rows)
     check({name: whole[name].to_pylist() for name in COLUMNS}, rows, tiny_bank)

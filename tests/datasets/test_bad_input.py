@@ -217,9 +217,9 @@ def test_a_dataset_of_an_older_recipe(made: GeneratedDataset, older: Path, monke
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(older))
     done = run("train", "dqn", "--dataset", made.id, "--updates", "1", "--output", older / "out")
     assert done.code == 0, done.err
-    warned = [line for line in done.err.splitlines() if "another version of its recipe" in line]
+    warned = [line for line in done.err.splitlines() if "recipe field perturbation" in line]
     assert [line.startswith("warning: ") for line in warned] == [True]
-    with pytest.warns(UserWarning, match="another version of its recipe"):
+    with pytest.warns(UserWarning, match="recipe field perturbation"):
         assert load_dataset(made.id, 1, root=older).present.tolist() == [0]
 
 
@@ -267,7 +267,7 @@ def test_a_data_file_of_another_layout(made: GeneratedDataset, copy: Path, chang
     assert "\n" not in str(report.faults[-1].detail)
 
 
-@pytest.mark.parametrize(("field", "message"), [("bank", "version of bank"), ("behavior", "another behaviour")])
+@pytest.mark.parametrize(("field", "message"), [("bank", "bank prior"), ("behavior", "behavior random")])
 def test_a_dataset_of_another_bank_or_behaviour_than_the_releases(
     field: str,
     message: str,

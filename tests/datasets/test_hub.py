@@ -261,7 +261,7 @@ def test_what_would_be_refused_is_said_before_the_rows_are_read(
     monkeypatch.setattr(publishing, "_require_verified", lambda *_: pytest.fail("rows were read"))
     repository = published.repositories[REPOSITORY]
     name = "sepsis-prior-v0/data/manifest.json"
-    other = json.loads(repository.files[name].data) | {"content_hash": "0" * 64}
+    other = json.loads(repository.files[name].data) | {"identity": "0" * 64}
     repository.commit("other", repository.files | {name: Blob(json.dumps(other).encode(), False)})
     with pytest.raises(DatasetError, match="other rows"):
         publish(ID, REMOTE, root=copy, progress=False)

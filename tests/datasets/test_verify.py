@@ -168,7 +168,7 @@ def _rehash(folder: Path) -> None:
     from medgym_offline.files import sha256_file
 
     metadata = read_metadata(folder)
-    columns, _ = read_columns(folder, metadata)
+    columns, _ = read_columns(folder / DATA_FILE, metadata)
     content = ContentHash()
     content.update(columns)
     ours = metadata["medgym"]
@@ -312,7 +312,7 @@ def test_the_card_states_what_the_manifest_holds(made: GeneratedDataset) -> None
     assert text.startswith("---\nlicense: odbl\n")
     front = text.split("---")[1]
     assert "- reinforcement-learning" in front
-    for fact in (made.manifest["content_hash"], str(made.steps), "mmol/L", "Limitations", "Citation", "MIMIC-III"):
+    for fact in (made.manifest["identity"], str(made.steps), "mmol/L", "Limitations", "Citation", "MIMIC-III"):
         assert fact in text
     for name in ("random", "zero", "behavior", "expert"):
         assert f"{made.manifest['references']['returns'][name]:.2f}" in text

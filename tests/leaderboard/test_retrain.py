@@ -121,7 +121,7 @@ def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(
         (lambda e: e["policies"][0]["training"].update(update=50), "checkpoint"),
         (lambda e: e["policies"][0]["training"]["config"].update(invented=1), "invented"),
         (lambda e: e["policies"][0]["training"]["config"].update(hidden=-1), "config"),
-        (lambda e: e["policies"][0]["training"].update(content_hash="0" * 64), "other rows"),
+        (lambda e: e["policies"][0]["training"].update(identity="0" * 64), "made by other means"),
         (lambda e: e["policies"][0]["training"].update(dataset="medgym/nowhere-v0"), "nowhere"),
         (lambda e: e["policies"][0].update(file="policies/../../x.safetensors"), "refused"),
     ],

@@ -80,7 +80,7 @@ def test_false_numbers_are_refused(folder: Path, shop: Workshop, edit: Callable[
         (lambda e: e["protocol"]["settings"].update(critical_hour=0.0), "critical_hour"),
         (lambda e: e["protocol"].update(deviations={}), "deviations"),
         (lambda e: e["protocol"]["settings"].update(version=7), "version"),
-        (lambda e: e["dataset"].update(content_hash="0" * 64), "other rows"),
+        (lambda e: e["dataset"].update(identity="0" * 64), "made by other means"),
         (lambda e: e.update(seeds=[5, 6]), "seeds"),
         (lambda e: e["policies"][0]["training"].update(updates=10**9), "policies"),
     ],

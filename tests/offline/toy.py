@@ -103,5 +103,5 @@ def toy(
         timing="adaptive" if width == 4 else "fixed",
         decisions=DECISIONS,
         dataset_id="medgym/toy",
-        content_hash="toy",
+        identity="toy",
     ).validate()

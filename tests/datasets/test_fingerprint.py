@@ -1,0 +1,169 @@
+"""A copy is compared with the release: rounding passes, any moved value, lost episode or other making does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medgym_offline.datasets import GeneratedDataset, Recipe, Transitions, generate, verify
+from medgym_offline.datasets.fingerprint import TOLERANCE, Fingerprint
+from medgym_offline.datasets.identity import identity_of, made_differently
+from medgym_offline.datasets.transitions import COLUMNS
+from medgym_offline.datasets.trust import compare_rows, require_release_rows
+from medgym_offline.errors import DatasetError
+from medgym_offline.simulators import SimulatorBank
+
+VALUES = [name for name in COLUMNS if name not in ("patient", "episode", "terminations", "truncations")]
+EPISODES, LENGTH = 60, 7
+
+
+@pytest.fixture(scope="module")
+def many() -> tuple[Transitions, np.ndarray]:
+    """More episodes than are kept whole, of invented numbers, and their seeds."""
+    rng, count = np.random.default_rng(0), EPISODES * LENGTH
+    columns = {name: rng.normal(size=count).astype(np.float32) for name in VALUES}
+    columns |= {name: rng.normal(size=(count, 9)).astype(np.float32) for name in ("observations", "next_observations")}
+    columns["actions"] = rng.uniform(-1, 1, (count, 4)).astype(np.float32)
+    columns["terminations"] = np.arange(count) % LENGTH == LENGTH - 1
+    columns |= {"truncations": np.zeros(count, bool), "patient": np.zeros(count, np.int32)}
+    columns["episode"] = np.repeat(np.arange(EPISODES), LENGTH).astype(np.int32)
+    names = {"patients": ("someone",), "timing": "adaptive", "decisions": LENGTH}
+    return Transitions(**columns, **names, dataset_id="medgym/invented-v0"), rng.integers(0, 2**62, EPISODES)
+
+
+def moved(rows: Transitions, name: str, row: int, column: int, by: float) -> Transitions:
+    array = np.array(getattr(rows, name))
+    if array.ndim == 2:
+        array[row, column % array.shape[1]] += np.float32(by)
+    else:
+        array[row] += np.float32(by)
+    return dataclasses.replace(rows, **{name: array})
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    name=st.sampled_from(VALUES),
+    row=st.integers(0, EPISODES * LENGTH - 1),
+    column=st.integers(0, 8),
+    sign=st.sampled_from([-1.0, 1.0]),
+    size=st.floats(1.001e-3, 10.0),
+)
+def test_a_value_moved_by_a_thousandth_of_its_scale_is_found_in_its_episode(
+    many: tuple[Transitions, np.ndarray], name: str, row: int, column: int, sign: float, size: float
+) -> None:
+    rows, seeds = many
+    release = Fingerprint.of(rows, seeds)
+    other = moved(rows, name, row, column, sign * size * release.scales[name])
+    found = release.compare(other, seeds)
+    assert any(f"episode {row // LENGTH} " in fault for fault in found.faults), found
+    assert found.largest > 4 * TOLERANCE
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_noise_in_the_last_stored_digit_passes(many: tuple[Transitions, np.ndarray], seed: int) -> None:
+    rows, seeds = many
+    rng = np.random.default_rng(seed)
+    release = Fingerprint.of(rows, seeds)
+    noisy = {name: getattr(rows, name) for name in VALUES}
+    noisy = {n: np.nextafter(a, a + rng.choice([-1, 1], a.shape).astype(np.float32)) for n, a in noisy.items()}
+    found = release.compare(dataclasses.replace(rows, **noisy), seeds)
+    assert found.faults == ()
+    assert 0 < found.largest < TOLERANCE / 2
+
+
+def test_changes_that_cancel_in_a_plain_sum_are_found(many: tuple[Transitions, np.ndarray]) -> None:
+    rows, seeds = many
+    swapped = np.array(rows.actions)
+    swapped[[100, 101]] = swapped[[101, 100]]
+    found = Fingerprint.of(rows, seeds).compare(dataclasses.replace(rows, actions=swapped), seeds)
+    assert "episode 14 " in found.faults[0]
+
+
+def test_lengths_counts_and_weights_are_compared(many: tuple[Transitions, np.ndarray]) -> None:
+    rows, seeds = many
+    release = Fingerprint.of(rows, seeds)
+    assert release.compare(rows, seeds).largest == 0
+    fewer = rows.select(rows.episode != 31)
+    assert f"{EPISODES - 1} episodes" in release.compare(fewer, seeds[:-1]).faults[0]
+    shorter = rows.select(np.arange(len(rows)) != 31 * LENGTH + 2)
+    assert "episode 31 has 6 decisions" in release.compare(shorter, seeds).faults[0]
+    assert release.compare(rows, seeds[::-1].copy()).faults
+
+
+def test_text_is_deterministic_and_damage_is_one_line(many: tuple[Transitions, np.ndarray]) -> None:
+    release = Fingerprint.of(*many)
+    text = release.to_text()
+    assert text == Fingerprint.of(*many).to_text()
+    again = Fingerprint.from_text(text, "x")
+    assert again.compare(*many).largest == 0
+    for damaged in ("", text[:-8], "?" + text, text[: len(text) // 2]):
+        with pytest.raises(DatasetError, match="manifest x: fingerprint is damaged") as caught:
+            Fingerprint.from_text(damaged, "manifest x")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def released(
+    made: GeneratedDataset, copy: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Root of a copy of a dataset that a release names."""
+    from medgym_offline.datasets import catalogue, recipes, trust
+
+    folder = tmp_path / "release"
+    folder.mkdir()
+    fields = "\n".join(f"{k} = {json.dumps(v)}" for k, v in recipe.to_json().items())
+    (folder / "sepsis-prior-v0.toml").write_text(fields)
+    (folder / "sepsis-prior-v0.manifest.json").write_text(json.dumps(made.manifest))
+    for module in (catalogue, recipes, trust):
+        monkeypatch.setattr(module, "release_folder", lambda name: folder)
+    return copy
+
+
+def test_verify_says_how_a_copy_compares_with_the_release(
+    made: GeneratedDataset, released: Path, rows: Transitions, recipe: Recipe, bank_file: Path, tmp_path: Path
+) -> None:
+    def check(root: Path, name: str) -> tuple[bool, str]:
+        report = verify(made.id, root=root, replay=0, progress=False)
+        return next((c.ok, c.detail) for c in report.checks if c.name == name)
+
+    assert check(released, "release") == (True, "identical to the release's rows")
+    close = moved(rows, "rewards", 5, 0, 1e-6)
+    assert compare_rows(close, made.manifest).faults == ()
+    require_release_rows(rows)
+    require_release_rows(close)
+    far = moved(rows, "lactate", 5, 0, 1e-2)
+    with pytest.raises(DatasetError, match=rf"other rows .* generate {made.id}"):
+        require_release_rows(far)
+    # Another seed, and another bank under the same name: refused by what differs.
+    generate(dataclasses.replace(recipe, seed=8), root=tmp_path / "seed", progress=False)
+    assert check(tmp_path / "seed", "recipe")[1].startswith("not made as the release's: recipe field seed (8 here, 7")
+    assert not check(tmp_path / "seed", "release")[0]
+    with pytest.raises(DatasetError, match="other means"):
+        require_release_rows(dataclasses.replace(rows, identity="0" * 64))
+
+
+def test_identity_is_of_what_made_the_rows_alone(
+    made: GeneratedDataset, recipe: Recipe, tiny_bank: SimulatorBank, root: Path, tmp_path: Path
+) -> None:
+    manifest = made.manifest
+    assert identity_of(manifest) == manifest["identity"]
+    named = manifest | {"id": "hospital/x-v0", "recipe": manifest["recipe"] | {"id": "hospital/x-v0", "bank": "moved"}}
+    assert identity_of(named) == manifest["identity"]
+    for field, value in (("generator", 1), ("source", "medgym/other-v0"), ("patients", [0, 1])):
+        assert identity_of(manifest | {field: value}) != manifest["identity"]
+        assert made_differently(manifest | {field: value}, manifest)
+    other = manifest | {"bank": manifest["bank"] | {"content_hash": "1" * 64}}
+    assert made_differently(other, manifest) == [
+        f"bank {tiny_bank.name} (111111111111.. here, {manifest['bank']['content_hash'][:12]}.. there)"
+    ]
+    generate(recipe, root=tmp_path, output_id="hospital/copy-v0", progress=False)
+    copied = json.loads((tmp_path / "hospital/copy-v0/data/manifest.json").read_text())
+    assert copied["identity"] == manifest["identity"]
+    assert copied["content_hash"] == manifest["content_hash"]
