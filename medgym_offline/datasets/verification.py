@@ -107,6 +107,7 @@ def _check_all(dataset: str, folder: Path, replay: int, progress: bool, checks: 
     checks.append(Check("readable", True, f"{len(seeds)} episodes, {len(columns['rewards'])} steps"))
     _check_metadata(dataset, metadata, manifest, columns, len(seeds), checks)
     transitions = transitions_of(columns, metadata)
+    transitions = dataclasses.replace(transitions, timing=recipe.timing, decisions=recipe.decisions)
     _check_content(folder, transitions, manifest, checks)
     _check_release(transitions, manifest, checks)
     try:
@@ -192,6 +193,9 @@ def _check_metadata(
     wrong = [name for name, value in (("total_episodes", episodes), ("total_steps", steps)) if metadata[name] != value]
     if metadata.get("dataset_id") != dataset:
         wrong.append("dataset_id")
+    same = {name: manifest["recipe"][name] for name in ("timing", "decisions")}
+    same |= {name: manifest[name] for name in ("identity", "content_hash")}
+    wrong += [f"medgym.{name}" for name, value in same.items() if metadata["medgym"][name] != value]
     try:
         wrong += [name for name in ("env_spec", "eval_env_spec") if json.loads(metadata[name]) != manifest[name]]
         for name, column in (("observation_space", "observations"), ("action_space", "actions")):

@@ -1,0 +1,149 @@
+"""Two kinds of processor, as two sets of instructions: each accepts what the other made, and neither what was changed.
+
+Every step runs in a process of its own, whose torch and MKL see only the instructions named.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SETS = {
+    "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
+}
+DATASET = "medgym/sepsis-two-machines-v0"
+
+# The release of the test: its recipe, and the manifest as the first machine wrote it.
+STEPS = """
+import contextlib, io, json, os, sys
+from pathlib import Path
+from medgym_offline import cli
+from medgym_offline.datasets import catalogue, recipes, trust
+
+release = Path(os.environ["RELEASE"])
+for module in (catalogue, recipes, trust):
+    module.release_folder = lambda name: release
+done = []
+for argv in json.loads(sys.argv[1]):
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main(argv)
+        except SystemExit as ended:
+            code = ended.code or 0
+    done.append({"argv": argv, "code": code, "out": out.getvalue(), "err": err.getvalue()})
+print(json.dumps(done))
+"""
+
+
+class Machine:
+    """A place with its own datasets, cache and instructions."""
+
+    def __init__(self, root: Path, instructions: str):
+        self.home, self.instructions, self.release = root / instructions, instructions, root / "release"
+        self.home.mkdir(parents=True, exist_ok=True)
+
+    def run(self, *steps: tuple[str, ...]) -> list[dict[str, Any]]:
+        own = {
+            "MINARI_DATASETS_PATH": str(self.home / "minari"),
+            "MEDGYM_CACHE": str(self.home / "cache"),
+            "RELEASE": str(self.release),
+        }
+        environment = {**os.environ, **SETS[self.instructions], **own, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", STEPS, json.dumps(steps)]
+        ended = subprocess.run(command, env=environment, cwd=self.home, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        found: list[dict[str, Any]] = json.loads(ended.stdout.splitlines()[-1])
+        return found
+
+
+def good(steps: list[dict[str, Any]]) -> None:
+    for step in steps:
+        assert step["code"] == 0, step
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Machine]:
+    """Each has generated the data, trained two seeds, evaluated and packed them."""
+    from medgym_offline.simulators.prior import prior_bank
+
+    root = tmp_path_factory.mktemp("machines")
+    bank = root / "release" / "bank.safetensors"
+    bank.parent.mkdir()
+    prior_bank(patients=3, seed=0).save(bank)
+    fields = {"id": DATASET, "description": "Zero.", "bank": bank.name, "behavior": "zero", "timing": "adaptive"}
+    text = "".join(f"{k} = {json.dumps(v)}\n" for k, v in fields.items()) + "episodes = 30\n"
+    (bank.parent / "sepsis-two-machines-v0.toml").write_text(text)
+    found = {name: Machine(root, name) for name in SETS}
+    train = ("train", "bc", "--dataset", DATASET, "--updates", "40", "--seeds", "2", "--output", "bc")
+    results = [f"result{n}" for n in (0, 1)]
+    how = ("--dataset", DATASET, "--bank", str(bank), "--episodes", "4", "--output")
+    evaluate = [("eval", "--policy", f"bc/bc-ind-seed{n}.safetensors", *how, results[n]) for n in (0, 1)]
+    submit = ("submit", *results, "--name", "BC", "--output", "submission")
+
+    def make(machine: Machine) -> None:
+        good(machine.run(("generate", DATASET), train, *evaluate, submit))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(make, found.values()))
+    made = found["avx2"].home / "minari" / DATASET / "data" / "manifest.json"
+    shutil.copy(made, bank.parent / "sepsis-two-machines-v0.manifest.json")
+    return found
+
+
+def manifest(machine: Machine) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((machine.home / "minari" / DATASET / "data" / "manifest.json").read_text())
+    return found
+
+
+def test_each_verifies_what_the_other_made(machines: dict[str, Machine]) -> None:
+    one, other = machines["default"], machines["avx2"]
+    assert manifest(one)["identity"] == manifest(other)["identity"]
+    bank = str(one.release / "bank.safetensors")
+    check = ("leaderboard", "verify", str(other.home / "submission"), "--bank", bank)
+    checked, entry, again = one.run(("verify", DATASET), check, (*check, "--retrain", "--no-fresh"))
+    good([checked, entry, again])
+    assert "identical to the release's rows" in checked["out"] or "equal to the release's rows" in checked["out"]
+    assert "accepted" in entry["out"]
+    assert "trained again: " in again["out"]
+    good(other.run(("leaderboard", "verify", str(one.home / "submission"), "--bank", bank)))
+
+
+def test_one_value_moved_is_refused_by_name(machines: dict[str, Machine], tmp_path: Path) -> None:
+    """By a thousandth of its unit, in an episode that is not kept whole, with every checksum forged."""
+    from medgym_offline.datasets.catalogue import DATA_FILE
+    from tests.datasets.test_verify import _edit, _rehash
+
+    one = machines["default"]
+    away = Machine(tmp_path, "default")
+    away.release = one.release
+    shutil.copytree(one.home / "minari", away.home / "minari")
+    folder = away.home / "minari" / DATASET
+    assert (folder / DATA_FILE).is_file()
+
+    def nudge(values: Any) -> Any:
+        values[0, 5] += 1.1e-3
+        return values
+
+    _edit(folder, "episode_31/observations", nudge)
+    _rehash(folder)
+    for cache in folder.glob("flat-*"):
+        shutil.rmtree(cache)
+    bank = str(one.release / "bank.safetensors")
+    checked, entry = away.run(
+        ("verify", DATASET),
+        ("leaderboard", "verify", str(one.home / "submission"), "--bank", bank, "--no-fresh"),
+    )
+    assert checked["code"] == 1
+    assert "different: 1 of 90 episodes have other values, most so episode 31 of patient prior/1" in checked["out"]
+    assert entry["code"] == 1
+    assert "other rows than the release: 1 of 90 episodes" in entry["err"]
