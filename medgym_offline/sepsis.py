@@ -8,7 +8,7 @@ term, reads oxygenation from SpO2, and must not be used for care.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,19 +37,46 @@ TREATMENTS = (
 )
 
 
-# One row per cut-off: organ, state column (6 is the dose), sign (+1: worse above), cut-off, the two widths, weight.
-_CUTOFFS = (
-    *((0, SPO2, -1.0, c, 1.0, 3.0, 0.7) for c in (94.0, 90.0, 85.0, 80.0)),
-    *((1, BILIRUBIN, 1.0, c, 0.3, 1.5, 1.0) for c in (1.2, 2.0, 6.0, 12.0)),
-    *((2, GCS, -1.0, c, 0.5, 1.5, 1.0) for c in (15.0, 13.0, 10.0, 6.0)),
-    (3, URINE, -1.0, 500.0, 50.0, 120.0, 1.0),
-    (3, URINE, -1.0, 200.0, 50.0, 120.0, 2.0),
-    (4, 6, 1.0, 0.01, 0.003, 0.01, 1.0),
-    (4, 6, 1.0, 0.05, 0.01, 0.03, 1.0),
-    (4, 6, 1.0, 0.1, 0.02, 0.05, 1.0),
-    (4, 6, 1.0, 0.25, 0.03, 0.08, 1.0),
+class Cutoff(NamedTuple):
+    """One step of an organ's term: `weight` points as the variable passes `at`, spread over two widths.
+
+        weight * (0.7 sigmoid(z / narrow) + 0.3 sigmoid(z / wide)),   z = worse * (variable - at)
+
+    Attributes:
+        organ: Index into the organs of :func:`sofa_components`.
+        column: The variable; `DOSE` is the vasopressor.
+        worse: +1 if the patient is worse above `at`, -1 if below.
+        at: The cut-off, in the variable's unit.
+        narrow, wide: Widths of the step, in that unit. Chosen: about the error of a measurement, and a few of it.
+        weight: Points. SOFA gives one for each cut-off passed; respiration counts 0.7 of it (saturation stands in for
+            the ratio of PaO2 to FiO2), the last renal step two (SOFA has none between 500 and 200 mL/day).
+    """
+
+    organ: int
+    column: int
+    worse: float
+    at: float
+    narrow: float
+    wide: float
+    weight: float
+
+
+RESPIRATORY, HEPATIC, NEUROLOGIC, RENAL, CARDIOVASCULAR = range(5)
+DOSE = 6
+
+CUTOFFS = (
+    *(Cutoff(RESPIRATORY, SPO2, -1.0, at, 1.0, 3.0, 0.7) for at in (94.0, 90.0, 85.0, 80.0)),  # %
+    *(Cutoff(HEPATIC, BILIRUBIN, 1.0, at, 0.3, 1.5, 1.0) for at in (1.2, 2.0, 6.0, 12.0)),  # mg/dL
+    *(Cutoff(NEUROLOGIC, GCS, -1.0, at, 0.5, 1.5, 1.0) for at in (15.0, 13.0, 10.0, 6.0)),  # points
+    Cutoff(RENAL, URINE, -1.0, 500.0, 50.0, 120.0, 1.0),  # mL/day
+    Cutoff(RENAL, URINE, -1.0, 200.0, 50.0, 120.0, 2.0),
+    Cutoff(CARDIOVASCULAR, DOSE, 1.0, 0.01, 0.003, 0.01, 1.0),  # mcg/kg/min norepinephrine equivalents
+    Cutoff(CARDIOVASCULAR, DOSE, 1.0, 0.05, 0.01, 0.03, 1.0),
+    Cutoff(CARDIOVASCULAR, DOSE, 1.0, 0.1, 0.02, 0.05, 1.0),
+    Cutoff(CARDIOVASCULAR, DOSE, 1.0, 0.25, 0.03, 0.08, 1.0),
 )
-_COLUMNS = [row[1] for row in _CUTOFFS]
+"""Cut-offs of the paper (arXiv 2606.01028, section 5), after SOFA (Vincent et al., 1996)."""
+_COLUMNS = [cutoff.column for cutoff in CUTOFFS]
 
 
 @functools.lru_cache(maxsize=16)
@@ -58,12 +85,11 @@ def _constants(like: tuple[Any, ...]) -> tuple[Array, ...]:
 
     As arrays of one kind, precision and device.
     """
-    table = np.array([row[2:] for row in _CUTOFFS])
-    sign, cut, narrow, wide, weight = table.T
-    organs = np.zeros((len(table), 5))
-    organs[np.arange(len(table)), [row[0] for row in _CUTOFFS]] = weight
-    picked = np.zeros((7, len(table)))
-    picked[_COLUMNS, np.arange(len(table))] = 1.0
+    sign, cut, narrow, wide, weight = np.array([cutoff[2:] for cutoff in CUTOFFS]).T
+    organs = np.zeros((len(CUTOFFS), 5))
+    organs[np.arange(len(CUTOFFS)), [cutoff.organ for cutoff in CUTOFFS]] = weight
+    picked = np.zeros((7, len(CUTOFFS)))
+    picked[_COLUMNS, np.arange(len(CUTOFFS))] = 1.0
     parts = (picked, 0.5 * sign / narrow, 0.5 * sign * cut / narrow, narrow / wide, organs)
     if like[0] == "numpy":
         return tuple(p.astype(like[1]) for p in parts)

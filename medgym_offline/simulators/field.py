@@ -27,22 +27,76 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from medgym_offline.disease import Disease, Scales, stack_last
 
-__all__ = ["K_MAX", "K_MIN", "Dynamics", "FieldParameters", "Physics", "balance_rate", "field", "supply"]
+__all__ = ["K_MAX", "K_MIN", "Dynamics", "FieldParameters", "Physics", "Rates", "balance_rate", "field", "supply"]
 
-K_MAX = (0.5, 0.1, 0.05, 0.3, 0.1, 0.1, 0.5, 0.5, 0.1, 0.5, 0.1, 0.1, 0.05, 0.1)
-"""Upper bounds of the fourteen rates k1..k14, per hour (benchmark specification, section 3)."""
 
-K_MIN = (0.0, 0.0, 0.0, 0.08, 0.0, 0.0, 0.0, 0.0, 0.05, 0.06, 0.0, 0.0, 0.0, 0.0)
-"""Lower bounds. Three effects that physiology is sure of and one stay is too confounded to show: oxygen pressure
-carries saturation (k4), fluid lowers lactate (k9) and raises urine (k10). Fitted freely, the first two came out at
-almost 0 for a third of the patients."""
+class Rates(NamedTuple):
+    """The fourteen rates of the paper's prior, per hour, none negative (arXiv 2606.01028, eqs. 7 to 12).
+
+    Each names what it acts on and what by; k1 to k14 in the order of the equations.
+
+    Attributes:
+        pao2_to_fio2: Pull of PaO2 towards what FiO2 sustains.
+        pao2_by_lactate: Loss of PaO2 under metabolic stress.
+        pao2_by_fluids: Gain of PaO2 with fluids.
+        spo2_to_pao2: Pull of saturation towards oxygen tension.
+        gcs_by_lactate: Loss of consciousness under metabolic stress.
+        gcs_by_hypoxia: Loss of consciousness at low saturation.
+        lactate_by_vasopressor: Lactate from vasoconstriction.
+        lactate_clearance: Clearance of lactate above the cohort's mean.
+        lactate_by_fluids: Clearance of lactate with fluids.
+        urine_by_fluids: Urine from fluids.
+        urine_by_lactate: Loss of urine under metabolic stress.
+        urine_by_vasopressor: Loss of urine from vasoconstriction.
+        bilirubin_by_lactate: Bilirubin from metabolic stress.
+        bilirubin_clearance: Clearance of bilirubin above the cohort's mean.
+    """
+
+    pao2_to_fio2: Any
+    pao2_by_lactate: Any
+    pao2_by_fluids: Any
+    spo2_to_pao2: Any
+    gcs_by_lactate: Any
+    gcs_by_hypoxia: Any
+    lactate_by_vasopressor: Any
+    lactate_clearance: Any
+    lactate_by_fluids: Any
+    urine_by_fluids: Any
+    urine_by_lactate: Any
+    urine_by_vasopressor: Any
+    bilirubin_by_lactate: Any
+    bilirubin_clearance: Any
+
+
+K_MAX = Rates(
+    pao2_to_fio2=0.5,
+    pao2_by_lactate=0.1,
+    pao2_by_fluids=0.05,
+    spo2_to_pao2=0.3,
+    gcs_by_lactate=0.1,
+    gcs_by_hypoxia=0.1,
+    lactate_by_vasopressor=0.5,
+    lactate_clearance=0.5,
+    lactate_by_fluids=0.1,
+    urine_by_fluids=0.5,
+    urine_by_lactate=0.1,
+    urine_by_vasopressor=0.1,
+    bilirubin_by_lactate=0.05,
+    bilirubin_clearance=0.1,
+)
+"""Upper bounds, per hour. Chosen: no effect faster than two hours, bilirubin slower than half a day."""
+
+K_MIN = Rates(*(14 * (0.0,)))._replace(spo2_to_pao2=0.08, lactate_by_fluids=0.05, urine_by_fluids=0.06)
+"""Lower bounds. Chosen: three effects that physiology is sure of and one stay is too confounded to show: oxygen
+pressure carries saturation, fluid lowers lactate and raises urine. Fitted freely, the first two came out at almost 0
+for a third of the patients."""
 
 R_MAX = 0.25
 """Upper bound of the mean-reversion rates, per hour."""
@@ -126,7 +180,7 @@ class FieldParameters:
     """Patient-specific numbers of the field; every tensor has a leading patient axis (1 broadcasts).
 
     Attributes:
-        k: (P, 14) rates of the paper's prior, per hour, in [0, K_MAX].
+        k: (P, 14) the :class:`Rates`, in [0, K_MAX].
         set_point, reversion: (P, 6) B and R.
         need: (P, 3) n_base, n_shock, tau (hours).
         response: (P, 3) patient's share of the harm to lactate, urine, GCS, in (0, 1).
@@ -163,8 +217,11 @@ class FieldParameters:
 
     def relaxation(self) -> Tensor:
         """(P, 8) rough linear rates per hour: mean reversion plus the physics' own pull."""
-        k, zero = self.k, torch.zeros_like(self.k[:, 0])
-        physics = torch.stack([k[:, 3], k[:, 0], 0.5 * k[:, 13], zero, zero, 0.5 * k[:, 7]], -1)
+        k = Rates(*self.k.unbind(-1))
+        zero = torch.zeros_like(k.pao2_to_fio2)
+        physics = torch.stack(
+            [k.spo2_to_pao2, k.pao2_to_fio2, 0.5 * k.bilirubin_clearance, zero, zero, 0.5 * k.lactate_clearance], -1
+        )
         rates = self.reversion + physics
         shock = 1.0 / self.need[:, 2:]
         rates = rates.expand(shock.shape[0], -1)
@@ -231,15 +288,17 @@ def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParam
     """
     spo2, pao2, bili, _, urine, lactate, balance, shock = x.unbind(-1)
     fio2, vaso, fluids = u.unbind(-1)
-    k = params.k.unsqueeze(1).unbind(-1)
+    k = Rates(*params.k.unsqueeze(1).unbind(-1))
     low_spo2, high_lactate = _soft(-spo2), _soft(lactate)
 
-    d_pao2 = k[0] * (physics.fio2_gain * fio2 - pao2) - k[1] * lactate + k[2] * fluids
-    d_spo2 = k[3] * (pao2 - spo2)
-    d_gcs = -k[4] * high_lactate - k[5] * low_spo2
-    d_lactate = 0.05 * low_spo2 - k[7] * high_lactate - k[8] * fluids
-    d_urine = k[9] * fluids - k[10] * high_lactate
-    d_bili = k[12] * high_lactate - k[13] * _soft(bili)
+    d_pao2 = (
+        k.pao2_to_fio2 * (physics.fio2_gain * fio2 - pao2) - k.pao2_by_lactate * lactate + k.pao2_by_fluids * fluids
+    )
+    d_spo2 = k.spo2_to_pao2 * (pao2 - spo2)
+    d_gcs = -k.gcs_by_lactate * high_lactate - k.gcs_by_hypoxia * low_spo2
+    d_lactate = 0.05 * low_spo2 - k.lactate_clearance * high_lactate - k.lactate_by_fluids * fluids
+    d_urine = k.urine_by_fluids * fluids - k.urine_by_lactate * high_lactate
+    d_bili = k.bilirubin_by_lactate * high_lactate - k.bilirubin_clearance * _soft(bili)
     n_base, n_shock, tau = params.need.unsqueeze(1).unbind(-1)
     if physics.extension:
         unmet = _soft(n_base + n_shock * shock - supply(physics, u))
@@ -248,18 +307,24 @@ def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParam
         excess, beyond = _soft(vaso - at), _soft(balance - over_at)
         overload = beyond / (1.0 + beyond)
         if physics.growing_overload:
-            d_lactate = d_lactate + k[8] * overload * fluids
+            d_lactate = d_lactate + k.lactate_by_fluids * overload * fluids
             overload = torch.log1p(beyond)
-        d_lactate = d_lactate + physics.lactate * harm[..., 0] * unmet + (k[6] + physics.ischaemia[0]) * excess
-        d_urine = d_urine - physics.urine * harm[..., 1] * unmet - (k[11] + physics.ischaemia[1]) * excess
+        d_lactate = (
+            d_lactate
+            + physics.lactate * harm[..., 0] * unmet
+            + (k.lactate_by_vasopressor + physics.ischaemia[0]) * excess
+        )
+        d_urine = (
+            d_urine - physics.urine * harm[..., 1] * unmet - (k.urine_by_vasopressor + physics.ischaemia[1]) * excess
+        )
         d_urine = d_urine - physics.overload[2] * overload
         d_gcs = d_gcs - physics.gcs * harm[..., 2] * unmet
         d_pao2 = d_pao2 - physics.overload[0] * overload
         d_spo2 = d_spo2 - physics.overload[1] * overload - physics.hyperoxia * _soft(fio2 - oxygen_at)
         d_shock = -shock / tau + physics.persistence * unmet * (1.0 - 0.5 * shock)
     else:
-        d_lactate = d_lactate + k[6] * vaso
-        d_urine = d_urine - k[11] * vaso
+        d_lactate = d_lactate + k.lactate_by_vasopressor * vaso
+        d_urine = d_urine - k.urine_by_vasopressor * vaso
         d_shock = -shock / tau
 
     observed = x[..., :6]
