@@ -75,7 +75,8 @@ CUTOFFS = (
     Cutoff(CARDIOVASCULAR, DOSE, 1.0, 0.1, 0.02, 0.05, 1.0),
     Cutoff(CARDIOVASCULAR, DOSE, 1.0, 0.25, 0.03, 0.08, 1.0),
 )
-"""Cut-offs of the paper (arXiv 2606.01028, section 5), after SOFA (Vincent et al., 1996)."""
+"""Cut-offs of the paper (arXiv 2606.01028, appendix, "Reward Function"), after SOFA (Vincent et al., 1996). Its first
+vasopressor cut-off is 0; a smooth step there would score half a point without any dose, so ours is 0.01."""
 _COLUMNS = [cutoff.column for cutoff in CUTOFFS]
 
 
