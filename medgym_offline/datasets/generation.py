@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from medgym_offline.datasets.behaviors import Behavior, recipe_behavior
 from medgym_offline.datasets.card import write_card
 from medgym_offline.datasets.card_figures import can_draw
@@ -66,18 +64,9 @@ def choose_patients(bank: SimulatorBank, patients: int | str | Sequence[int | st
         patients: None (all), a number n (the first n), an id, or a sequence of ids and bank indices.
 
     Raises:
-        DatasetError: a number outside 1..P, or an empty selection.  UnknownNameError: no such patient.
+        UnknownNameError: no such patient, nobody, or somebody twice.
     """
-    if patients is None:
-        return list(range(len(bank)))
-    if isinstance(patients, (int, np.integer)):
-        if not 1 <= patients <= len(bank):
-            raise DatasetError(f"{patients} patients asked for; bank {bank.name!r} has 1..{len(bank)}")
-        return list(range(int(patients)))
-    wanted = [patients] if isinstance(patients, str) else list(patients)
-    if not wanted:
-        raise DatasetError("no patient asked for; name at least one, or None for all")
-    return sorted({bank.index(p if isinstance(p, str) else int(p)) for p in wanted})
+    return sorted(bank.patient_index.resolve(patients))
 
 
 def _named(recipe: Recipe, bank: SimulatorBank, chosen: list[int], output: str | None) -> Recipe:

@@ -111,7 +111,7 @@ def load_dataset(
     Raises:
         UnknownDatasetError: no such dataset, with the nearest ids.
         DatasetError: it is damaged, or not here and `generate` is False.
-        UnknownNameError: no such patient.
+        UnknownNameError: no such patient, one without episodes, nobody, or somebody twice.
     """
     folder = dataset_folder(dataset, root)
     recipe = known_recipe(dataset)
@@ -148,17 +148,7 @@ def load_dataset(
         dataset_id=dataset,
         content_hash=ours["content_hash"],
     )
-    if patients is None:
-        return transitions
-    if isinstance(patients, (int, np.integer)):
-        present = transitions.present
-        if not 1 <= patients <= len(present):
-            raise DatasetError(f"{dataset}: {patients} patients asked for, it has 1..{len(present)}")
-        return transitions.select(patients=present[: int(patients)].tolist())
-    chosen = transitions.select(patients=[patients] if isinstance(patients, str) else list(patients))
-    if not len(chosen):
-        raise DatasetError(f"{dataset} has no episodes of the patients asked for ({patients})")
-    return chosen
+    return transitions if patients is None else transitions.select(patients=transitions.resolve(patients))
 
 
 def _check_size(folder: Path, wanted: int) -> None:

@@ -84,7 +84,9 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 "and are not truncated: set decisions instead"
             )
         opened = interface.open_bank(bank, world, backend)
-        chosen = _chosen_patients(opened, patients, patient)
+        if patient is not None and patients is not None:
+            raise MedGymError("both patient and patients are given; give one of them")
+        chosen = opened.patient_index.resolve(patients if patient is None else [patient])
         self.num_envs = len(chosen) if num_envs is None else int(num_envs)
         if self.num_envs < 1:
             raise MedGymError(f"num_envs is {num_envs}; give a whole number of at least 1")
@@ -216,23 +218,3 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         columns = columns | {"seed": self._seeds.copy()}
         masks = {f"_{name}": np.ones(self.num_envs, bool) for name in columns}
         return {**columns, **masks}
-
-
-def _chosen_patients(
-    bank: SimulatorBank, patients: int | Sequence[int | str] | None, patient: int | str | None
-) -> list[int | str]:
-    if patient is not None:
-        if patients is not None:
-            raise MedGymError("both patient and patients are given; give one of them")
-        return [patient]
-    if patients is None:
-        return list(range(len(bank)))
-    if isinstance(patients, str):
-        return [patients]
-    if isinstance(patients, int):
-        if not 1 <= patients <= len(bank):
-            raise MedGymError(f"patients is {patients}; bank {bank.name!r} has 1 to {len(bank)}")
-        return list(range(patients))
-    if len(patients) == 0:
-        raise MedGymError("patients is empty; name at least one")
-    return list(patients)

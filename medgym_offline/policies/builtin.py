@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.errors import PolicyError, unknown_name
+from medgym_offline.patients import PatientIndex
 from medgym_offline.policies.protocol import (
     ACTION_WIDTH,
     HORIZON,
@@ -50,11 +51,7 @@ class _Builtin:
         return a
 
     def _positions(self, patients: Sequence[str]) -> list[int]:
-        known = self.patients or ()
-        for patient in patients:
-            if patient not in known:
-                raise unknown_name("patient of this policy", patient, known)
-        return [known.index(p) for p in patients]
+        return PatientIndex(self.patients or (), "this policy").resolve(patients, repeats=True)
 
 
 class ConstantPolicy(_Builtin):

@@ -341,9 +341,9 @@ def test_vector_bad_input(tiny_bank: SimulatorBank) -> None:
         envs.reset(seed=[1, 2])  # type: ignore[arg-type]
     with pytest.raises(MedGymError, match="both patient and patients"):
         SepsisVectorEnv(bank=tiny_bank, patient=0, patients=2)
-    for patients, message in ((5, "has 1 to 4"), ([], "is empty")):
-        with pytest.raises(MedGymError, match=message):
-            SepsisVectorEnv(bank=tiny_bank, patients=patients)
+    for patients in (5, [], [0, 0], 2.0):
+        with pytest.raises(UnknownNameError, match="bank 'prior-4-0'"):
+            SepsisVectorEnv(bank=tiny_bank, patients=patients)  # type: ignore[arg-type]
     with pytest.raises(MedGymError, match="num_envs is 0"):
         SepsisVectorEnv(bank=tiny_bank, num_envs=0)
     with pytest.raises(ProtocolError, match="max_episode_steps is 5"):
