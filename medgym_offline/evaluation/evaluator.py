@@ -110,7 +110,7 @@ def evaluate(
     require_repeatable(bound, selected.patients)
     facts = patient_facts(selected)
     key = {
-        "policy": bound.info,
+        "policy": bound.info | {"name": bound.name},  # built-in policies have no hash, and share a class
         "bank": full.content_hash,
         "patients": list(selected.patients),
         "protocol": used.to_dict(),

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.protocol import ACTION_WIDTH, OBSERVATION_DIM, Policy
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["FORMAT", "MAX_BYTES", "actor_header", "load_policy", "patient_file_stem", "save_policy"]
+__all__ = ["FORMAT", "MAX_BYTES", "actor_header", "load_policy", "patient_file_stem", "patient_of_stem", "save_policy"]
 
 FORMAT = "medgym-policy/1"
 MAX_BYTES = 512 * 2**20
@@ -43,8 +45,18 @@ _REMEDY = "save it with medgym_offline.policies.save_policy, export it as TorchS
 
 
 def patient_file_stem(patient: str) -> str:
-    """File name, without suffix, of one patient's policy in a folder of policies ("/" becomes "__")."""
-    return patient.replace("/", "__")
+    """File name, without suffix, of one patient's policy in a folder of policies; `patient_of_stem` inverts it.
+
+    "/" becomes "__". What that would make ambiguous, or hide the file, is written as a percent and two digits: "%", "_"
+    beside another "_" or "/", and a dot at the beginning.
+    """
+    plain = re.sub(r"_(?=[_/])|(?<=[_/])_", "%5F", patient.replace("%", "%25"))
+    return re.sub(r"^\.", "%2E", plain).replace("/", "__")
+
+
+def patient_of_stem(stem: str) -> str:
+    """Patient whose policy is in the file with this name (without suffix) in a folder of policies."""
+    return unquote(stem.replace("__", "/"))
 
 
 def actor_header(policy: StackedActor) -> dict[str, Any]:
@@ -99,7 +111,8 @@ def load_policy(path: str | Path, max_bytes: int = MAX_BYTES) -> Policy:
 
     Accepted: our .safetensors and weights-only .pt; a TorchScript module from observations (N, 9) to actions
     (N, 3 or 4), as d3rlpy's `save_policy` writes; an ONNX model of the same signature (extra `onnx`); a folder
-    of such files named by patient id, "/" written as "__".
+    of such files named by patient id, "/" written as "__" (`patient_file_stem`). A policy is its file: an ONNX model
+    whose weights lie in a second one is refused.
 
     Args:
         path: File or folder.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.errors import DatasetError, MedGymError, UnknownNameError
+from medgym_offline.errors import MedGymError, UnknownNameError
 from medgym_offline.offline import ALGORITHMS, PROFILES, OfflineConfig, TrainResult, train
 from medgym_offline.offline.train import shard_size
 from medgym_offline.policies import StackedActor
