@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from medgym_offline.errors import UnknownNameError, unknown_name
 
-__all__ = ["PatientIndex", "Patients"]
+__all__ = ["PatientIndex", "Patients", "whole_number"]
 
 Patients: TypeAlias = "int | str | Iterable[int | str] | None"
 """None (all), a number n (the first n), an id, or several ids and positions."""
@@ -38,7 +38,7 @@ class PatientIndex:
             if patient not in self.ids:
                 raise unknown_name(f"patient of {self.whose}", patient, self.ids)
             position = self.ids.index(patient)
-        elif (number := _whole(patient)) is None:
+        elif (number := whole_number(patient)) is None:
             raise UnknownNameError(
                 f"patient {patient!r} of {self.whose}: give an id as text, or a position as a whole number"
             )
@@ -68,7 +68,7 @@ class PatientIndex:
             return known
         if isinstance(patients, str):
             return [self.one(patients)]
-        if (count := _whole(patients)) is not None:
+        if (count := whole_number(patients)) is not None:
             if not 1 <= count <= len(known):
                 raise UnknownNameError(
                     f"{count} patients asked for, {self.whose} has {len(known)}: choose 1 to {len(known)}, or ids"
@@ -88,7 +88,7 @@ class PatientIndex:
         return positions
 
 
-def _whole(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """A whole number of Python, NumPy or torch as an int; None for anything else, booleans too."""
     if getattr(value, "ndim", 1) == 0:
         value = value.item()
