@@ -182,7 +182,8 @@ def _write(
     writer = EpisodeWriter(data / "main_data.hdf5", bank.patients)
     blocks = played_blocks(recipe, bank, chosen, behavior, source.stream, work, workers, progress)
     total = len(chosen) * recipe.episodes
-    with writer, FlatWriter(flat) as rows, Progress(f"writing {recipe.id} (episodes)", total, enabled=progress) as bar:
+    # The flat cache is closed last: one that is older than the HDF5 file is not trusted.
+    with FlatWriter(flat) as rows, writer, Progress(f"writing {recipe.id} (episodes)", total, enabled=progress) as bar:
         for block in blocks:
             columns = block.columns()
             writer.write(block)

@@ -129,17 +129,18 @@ def load_dataset(
         make(dataset, root=root, progress=progress)
     metadata = read_metadata(folder)
     ours = metadata["medgym"]
-    _check_size(folder, int(ours["bytes"]))
+    written = _written(folder, metadata)
     _warn_if_older(folder, dataset, ours, recipe)
     columns = None
     for home in (folder, cache_folder() / "datasets"):
         flat = home / flat_name(ours["content_hash"])
-        if flat.is_dir():
-            try:
+        try:
+            # A file that was opened for writing since may hold other rows: it is read, and its hash compared, again.
+            if (flat / "rewards.npy").stat().st_mtime_ns >= written:
                 columns = read_flat(flat)
                 break
-            except DatasetError:
-                continue  # a damaged cache is rebuilt
+        except (DatasetError, OSError):
+            continue  # a cache that is not there, or damaged, is rebuilt
     transitions = Transitions(
         **(columns or _rebuild(folder, metadata, progress)),
         patients=tuple(ours["patients"]),
@@ -151,13 +152,21 @@ def load_dataset(
     return transitions if patients is None else transitions.select(patients=transitions.resolve(patients))
 
 
-def _check_size(folder: Path, wanted: int) -> None:
-    """A truncated file is noticed although the flat cache could still be read."""
-    path = folder / "data" / "main_data.hdf5"
+def _written(folder: Path, metadata: dict[str, Any]) -> int:
+    """When the HDF5 file was last written (ns); another size is noticed although the flat cache could still be read."""
+    path, wanted = folder / "data" / "main_data.hdf5", int(metadata["medgym"]["bytes"])
     if not path.is_file():
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset")
-    if (size := path.stat().st_size) != wanted:
-        raise DatasetError(f"{path}: {size} bytes, {wanted} were written; truncated or changed, regenerate the dataset")
+    found = path.stat()
+    if found.st_size > wanted:
+        raise DatasetError(
+            f"{path}: {found.st_size} bytes, {wanted} were written; changed afterwards, as by adding to it through "
+            f"Minari ({metadata['total_episodes']} episodes now): read it with minari.load_dataset, or regenerate the "
+            "dataset"
+        )
+    if found.st_size != wanted:
+        raise DatasetError(f"{path}: {found.st_size} bytes, {wanted} were written; truncated, regenerate the dataset")
+    return found.st_mtime_ns
 
 
 def _warn_if_older(folder: Path, dataset: str, ours: dict[str, Any], recipe: Recipe | None) -> None:
