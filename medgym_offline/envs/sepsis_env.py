@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.envs import interface
 from medgym_offline.envs.process import DecisionProcess, Episodes
 from medgym_offline.envs.rollout import EpisodeNoise, draw_noise
@@ -133,6 +134,7 @@ class SepsisEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
 
+    @own_defaults()
     def __init__(
         self,
         patient: int | str = 0,
@@ -161,6 +163,7 @@ class SepsisEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Id of the patient of this episode."""
         return self._bank.patients[self._current]
 
+    @own_defaults()
     @torch.no_grad()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -181,6 +184,7 @@ class SepsisEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._episodes = episodes = first if "state" in given else process.start(1, self._noise.initial)
         return self._observation(), self._info(interface.start_infos(process, episodes))
 
+    @own_defaults()
     @torch.no_grad()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Carry out one decision."""

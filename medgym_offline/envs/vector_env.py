@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.envs import interface
 from medgym_offline.envs.process import DecisionProcess, Episodes
 from medgym_offline.envs.rollout import draw_noise
@@ -67,6 +68,7 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": _NEXT_STEP}  # type: ignore[misc]
     autoreset_mode: ClassVar[Any] = _NEXT_STEP
 
+    @own_defaults()
     def __init__(
         self,
         num_envs: int | None = None,
@@ -109,6 +111,7 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._noise = torch.zeros(self.num_envs, config.decisions, opened.state_dim)
         self._over = np.zeros(self.num_envs, bool)
 
+    @own_defaults()
     @torch.no_grad()
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -129,6 +132,7 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         columns = {n: self._rows(v) for n, v in interface.start_infos(self.process, self._episodes).items()}
         return self._observation(), self._infos(columns, which)
 
+    @own_defaults()
     @torch.no_grad()
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Carry out one decision per environment; environments whose episode is over start a new one."""

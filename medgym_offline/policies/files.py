@@ -27,6 +27,7 @@ from urllib.parse import unquote
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import PolicyError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.policies.actor import StackedActor
@@ -73,6 +74,7 @@ def actor_header(policy: StackedActor) -> dict[str, Any]:
     }
 
 
+@own_defaults()
 def save_policy(policy: StackedActor, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write `policy` to `path` (.safetensors or .pt), whole or not at all; the same policy gives the same bytes.
 
@@ -106,6 +108,7 @@ def save_policy(policy: StackedActor, path: str | Path, dtype: torch.dtype = tor
     return target
 
 
+@own_defaults()
 def load_policy(path: str | Path, max_bytes: int = MAX_BYTES) -> Policy:
     """Open a policy file, or a folder with one file per patient; the kind is recognised by content.
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.disease import Disease, Scales
 from medgym_offline.errors import BankError, unknown_name
 from medgym_offline.patients import PatientIndex, Patients
@@ -170,6 +171,7 @@ class SimulatorBank:
         other.__dict__.update(changes, _content_hash=self.content_hash)
         return other
 
+    @own_defaults()
     def select(self, patients: Patients) -> SimulatorBank:
         """The bank of the given patients (positions or ids), in that order; repeats are allowed.
 
@@ -239,6 +241,7 @@ class SimulatorBank:
         """(P, D) normalised first state of every patient."""
         return self._current.initial
 
+    @own_defaults()
     def field(self, x: Tensor, u: Tensor) -> Tensor:
         """The vector field, (P, B, D), (P, B, 3) -> (P, B, D) per hour."""
         return self._current.params.rate(self.disease, self.scales, self.physics, x, u)
@@ -248,6 +251,7 @@ class SimulatorBank:
         """(P, D) rough linear rate at which each component returns, per hour (for the solution map's inputs)."""
         return self._current.params.relaxation()
 
+    @own_defaults()
     def trajectory(self, x: Tensor, u: Tensor, times: Tensor, hold: Tensor | None = None) -> Tensor:
         """The whole curve while a treatment is held, without noise.
 
@@ -275,6 +279,7 @@ class SimulatorBank:
         """State after holding `u` for `dt` hours, without noise: (P, B, D), (P, B, 3), (P, B) -> (P, B, D)."""
         return self.trajectory(x, u, dt.unsqueeze(-1)).squeeze(-2)
 
+    @own_defaults()
     def step(self, x: Tensor, u: Tensor, dt: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Flow plus residual noise N(0, noise_scale^2 dt), clamped to the bounds. Shapes as in :meth:`flow`."""
         # Drawn on the CPU and moved, so that a seed means the same numbers on every device.
