@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, rea
 from medgym_offline.datasets.hdf5 import read_blocks
 from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.errors import DatasetError
+from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path, cache_folder
 from medgym_offline.progress import Progress
 
@@ -78,7 +78,7 @@ def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str
             f"{metadata['dataset_id']}` or regenerate it"
         )
     name = flat_name(found)
-    for home in (folder, cache_folder() / "datasets"):
+    for home in _homes(folder):
         try:
             with atomic_path(home / name) as temporary, FlatWriter(temporary) as writer:
                 writer.write(columns)
@@ -86,6 +86,13 @@ def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str
             continue  # a read-only or full place: the next one, or memory
         return read_flat(home / name)
     return columns
+
+
+def _homes(folder: Path) -> Iterator[Path]:
+    """Where the flat cache of a dataset may be: in its folder, else in the user's cache."""
+    yield folder
+    with contextlib.suppress(MedGymError):
+        yield cache_folder("datasets")
 
 
 def load_dataset(
@@ -132,7 +139,7 @@ def load_dataset(
     written = _written(folder, metadata)
     _warn_if_older(folder, dataset, ours, recipe)
     columns = None
-    for home in (folder, cache_folder() / "datasets"):
+    for home in _homes(folder):
         flat = home / flat_name(ours["content_hash"])
         try:
             # A file that was opened for writing since may hold other rows: it is read, and its hash compared, again.
