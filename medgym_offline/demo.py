@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medgym_offline.errors import MedGymError
 from medgym_offline.files import shown_path
 from medgym_offline.threads import one_thread
 
@@ -65,9 +64,7 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     source = find_recipe(recipe)
     bank = load_simulators(source.bank)
-    if not 1 <= patients <= len(bank):
-        raise MedGymError(f"the demo can use 1 to {len(bank)} patients of bank {bank.name!r}, not {patients}")
-    ids = list(bank.patients[:patients])
+    ids = [bank.patients[i] for i in bank.patient_index.resolve(patients)]
     started = time.monotonic()
     with _environment(MINARI_DATASETS_PATH=str(folder / "minari")), one_thread():
         with _stage("1/5 dataset"):

@@ -11,6 +11,8 @@ import functools
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +37,7 @@ __all__ = [
     "write_text",
 ]
 
+_REPLACED = ".replaced"
 ReleaseFolder = Literal["datasets", "generation", "evaluation", "leaderboard"]
 
 
@@ -46,8 +49,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept, for writers that choose a format by it.
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix or ".tmp")
+    _remove_leftovers(target)
+    # The suffix is kept, for writers that choose a format by it; the process is named, for who finds what it left.
+    prefix = f".{target.stem}-{_machine()}.{os.getpid()}-"
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=prefix, suffix=target.suffix or ".tmp")
     os.close(handle)
     temporary = Path(name)
     temporary.unlink()
@@ -59,7 +64,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.chmod(0o666 & ~umask)
         if target.is_dir() and temporary.is_dir():
             # A folder cannot be replaced in one call: move the old one aside, so that it is never half there.
-            aside = temporary.with_name(temporary.name + ".old")
+            aside = temporary.with_name(temporary.name + _REPLACED)
             os.rename(target, aside)
             os.rename(temporary, target)
             shutil.rmtree(aside, ignore_errors=True)
@@ -70,6 +75,35 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@functools.cache
+def _machine() -> str:
+    """Whose process numbers are ours: this machine, and on Linux this container."""
+    with contextlib.suppress(OSError):
+        return hashlib.sha256(f"{platform.node()} {os.stat('/proc/self/ns/pid').st_ino}".encode()).hexdigest()[:8]
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Delete temporary siblings of `target` whose process was killed; the old version stays where there is no new."""
+    if os.name != "posix":  # elsewhere a process cannot be asked whether it lives
+        return
+    form = re.compile(rf"\.{re.escape(target.stem)}-{_machine()}\.(\d+)-.*")
+    with os.scandir(target.parent) as entries:
+        found = [(entry.path, match) for entry in entries if (match := form.fullmatch(entry.name))]
+    for path, match in found:
+        try:
+            os.kill(int(match[1]), 0)
+        except ProcessLookupError:
+            if not path.endswith(_REPLACED):
+                shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else Path(path).unlink(missing_ok=True)
+            elif target.exists():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.rename(path, target)
+        except OSError:
+            continue  # somebody else's process
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -130,9 +164,30 @@ def release_folder(name: ReleaseFolder) -> Path:
     return package.parent / name
 
 
-def cache_folder() -> Path:
-    """Folder for what can be rebuilt: `$MEDGYM_CACHE`, or `~/.cache/medgym-offline`."""
-    return Path(os.environ.get("MEDGYM_CACHE") or Path.home() / ".cache" / "medgym-offline")
+def cache_folder(*parts: str, write: bool = False) -> Path:
+    """Folder for what can be rebuilt: `$MEDGYM_CACHE`, or `~/.cache/medgym-offline`; or a folder within it.
+
+    Args:
+        parts: Of the path within it.
+        write: Make the folder, and see that it can be written.
+
+    Raises:
+        MedGymError: It cannot be written (if asked), or nobody's home is known.
+    """
+    remedy = "set MEDGYM_CACHE to a folder that can be written"
+    try:
+        base = Path(os.environ.get("MEDGYM_CACHE") or Path.home() / ".cache" / "medgym-offline")
+    except RuntimeError:
+        raise MedGymError(f"there is no home folder for the cache; {remedy}") from None
+    folder = base.joinpath(*parts)
+    if write:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise MedGymError(f"{folder}: the cache cannot be written ({error.strerror}); {remedy}") from None
+    return folder
 
 
 def shown_path(path: str | Path) -> Path:

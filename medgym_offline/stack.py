@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.seeds import torch_generator
 
 __all__ = ["StackedLinear", "StackedMLP", "clip_gradients"]
@@ -30,6 +31,7 @@ class StackedLinear(nn.Module):
         gain: Scale of the LeCun-uniform initialisation (variance gain^2 / inputs).
     """
 
+    @own_defaults()
     def __init__(
         self,
         patients: int,
@@ -66,6 +68,7 @@ class StackedMLP(nn.Module):
         output_gain: Scale of the last layer's initial weights (small: near-zero outputs at the start).
     """
 
+    @own_defaults()
     def __init__(
         self,
         patients: int,
@@ -100,6 +103,7 @@ class StackedMLP(nn.Module):
             x = hidden(x) if i < last else _ACTIVATIONS[self.output](x)
         return x
 
+    @own_defaults()
     def select(self, indices: Sequence[int] | Tensor) -> StackedMLP:
         """A copy that holds only the networks at `indices` (repeats allowed), in that order."""
         index = torch.as_tensor(indices, dtype=torch.long)

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from medgym_offline.defaults import own_defaults
+
 __all__ = ["cores", "keep_memory", "one_thread", "side_by_side"]
 
 T = TypeVar("T")
@@ -32,14 +34,18 @@ _NEVER, _AT_ONCE = 2**31 - 1, 64 * 2**20
 
 @contextlib.contextmanager
 def one_thread(device: str = "cpu") -> Iterator[None]:
-    """Inside the block (or decorated function) torch uses one intra-op thread; other devices are left alone."""
+    """Inside the block (or decorated function) torch uses one intra-op thread and our defaults (`own_defaults`).
+
+    Threads of other devices than the CPU are left alone.
+    """
     import torch
 
     before = torch.get_num_threads()
     if device == "cpu":
         torch.set_num_threads(1)
     try:
-        yield
+        with own_defaults():
+            yield
     finally:
         torch.set_num_threads(before)
 

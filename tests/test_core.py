@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pkgutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import torch
 
 from medgym_offline.errors import MedGymError, UnknownNameError, unknown_name
-from medgym_offline.files import atomic_path, release_folder, sha256_file, write_json
+from medgym_offline.files import atomic_path, cache_folder, release_folder, sha256_file, write_json
 from medgym_offline.seeds import derive_seed, generator, torch_generator
 from medgym_offline.stack import StackedMLP, clip_gradients
 from medgym_offline.threads import side_by_side
@@ -164,3 +165,63 @@ def test_every_module_imports() -> None:
 
 def _raise(name: str) -> None:
     raise ImportError(f"{name} cannot be imported")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from medgym_offline.files import atomic_path
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+target, at = Path(sys.argv[1]), sys.argv[2]
+if at == "between":
+    rename = os.rename
+    os.rename = lambda a, b: (rename(a, b), die())
+with atomic_path(target) as temporary:
+    temporary.mkdir()
+    (temporary / "new").write_text("half")
+    if at == "inside":
+        die()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
+@pytest.mark.parametrize("at", ["inside", "between"])
+def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path, at: str) -> None:
+    """Also between the two renames of a replaced folder: then the old one is put back first."""
+    target, other = tmp_path / "folder", tmp_path / ".folder-other.tmp"
+    target.mkdir()
+    other.mkdir()
+    (target / "old").write_text("whole")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(target), at], check=False)
+    assert done.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 3
+    assert target.exists() == (at == "inside")
+    with pytest.raises(RuntimeError, match="fails"), atomic_path(target):
+        raise RuntimeError("the next run fails")
+    assert (target / "old").read_text() == "whole"
+    assert sorted(tmp_path.iterdir()) == [other, target]
+
+
+def test_temporaries_of_living_processes_are_left_alone(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.txt") as first:
+        first.write_text("first")
+        with atomic_path(tmp_path / "a.txt") as second:
+            second.write_text("second")
+        assert first.read_text() == "first"
+    assert (tmp_path / "a.txt").read_text() == "first"
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "file"))
+    assert cache_folder("datasets") == tmp_path / "file" / "datasets"
+    with pytest.raises(MedGymError, match="set MEDGYM_CACHE") as error:
+        cache_folder("generate", write=True)
+    assert "\n" not in str(error.value)
+    monkeypatch.delenv("MEDGYM_CACHE")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    with pytest.raises(MedGymError, match="set MEDGYM_CACHE"):
+        cache_folder()

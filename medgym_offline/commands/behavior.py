@@ -69,7 +69,7 @@ def _train(
     for _, timing in wanted:
         settings.process(timing)
     loaded = load_simulators(bank)
-    chosen = parse_patients(patients, loaded.patients)
+    chosen = parse_patients(patients, loaded.patients, f"bank {loaded.name!r}")
     simulators = loaded if chosen is None else loaded.select(chosen)
     paths = train_behavior_files(
         simulators,

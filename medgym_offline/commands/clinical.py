@@ -239,7 +239,7 @@ def simulators_ceilings(
 
     config = CeilingConfig(decisions=decisions)
     loaded = load_simulators(bank).world(world)
-    chosen = parse_patients(patients, loaded.patients)
+    chosen = parse_patients(patients, loaded.patients, f"bank {loaded.name!r}")
     if chosen is not None:
         loaded = loaded.select(chosen)
     found = search(loaded, config)

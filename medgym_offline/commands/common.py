@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medgym_offline.commands import completion
-from medgym_offline.errors import MedGymError
+from medgym_offline.patients import PatientIndex
 
 __all__ = [
     "Address",
@@ -124,27 +124,17 @@ def ask_patients(text: str | None) -> int | list[str] | None:
     """What `--patients` asks for, where the library looks the ids up: a number, ids, or None for all."""
     if text is None or text == "all":
         return None
-    return int(text) if text.lstrip("+-").isdigit() else parse_list(text)
+    try:
+        return int(text)
+    except ValueError:
+        return parse_list(text)
 
 
-def parse_patients(text: str | None, known: Sequence[str]) -> list[str] | None:
+def parse_patients(text: str | None, known: Sequence[str], whose: str) -> list[str] | None:
     """Patient ids from "N" (the first N of `known`) or "id,id"; None for all.
 
     Raises:
-        MedGymError: more patients than there are, fewer than one, or an unknown id.
+        UnknownNameError: more patients than there are, nobody, an unknown id, or one twice.
     """
-    ids = ask_patients(text)
-    if ids is None:
-        return None
-    if isinstance(ids, int):
-        if not 1 <= ids <= len(known):
-            raise MedGymError(f"--patients {ids}: there are {len(known)} patients; choose 1 to {len(known)}, or ids")
-        return list(known[:ids])
-    if not ids:
-        raise MedGymError("--patients names nobody; give a number or ids separated by commas")
-    from medgym_offline.errors import unknown_name
-
-    for name in ids:
-        if name not in known:
-            raise unknown_name("patient", name, known)
-    return list(dict.fromkeys(ids))
+    wanted = ask_patients(text)
+    return None if wanted is None else [known[i] for i in PatientIndex(known, whose).resolve(wanted)]

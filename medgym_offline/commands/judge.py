@@ -140,7 +140,8 @@ def eval_command(
     if patients is not None:
         from medgym_offline.simulators import load_simulators
 
-        chosen = parse_patients(patients, load_simulators(bank).patients)
+        loaded = load_simulators(bank)
+        chosen = parse_patients(patients, loaded.patients, f"bank {loaded.name!r}")
     evaluation = evaluate_to(
         policy,
         output,

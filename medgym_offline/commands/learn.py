@@ -108,7 +108,7 @@ def train_command(
         algorithm, config = algorithm_name(algorithm), config.changed(settings or [])
         fit = _stacked(algorithm, scope, config, device)
     transitions = load_dataset(dataset)
-    chosen = parse_patients(patients, transitions.present_ids)
+    chosen = parse_patients(patients, transitions.present_ids, dataset)
     output.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     series: dict[Path, dict[int, Path]] = {}

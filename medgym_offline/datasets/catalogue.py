@@ -71,7 +71,13 @@ def minari_root(root: str | Path | None = None) -> Path:
         return Path(root)
     from minari.storage import get_dataset_path
 
-    return Path(get_dataset_path())
+    try:
+        return Path(get_dataset_path())  # which makes it
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename}: the folder of datasets cannot be made ({error.strerror}); set MINARI_DATASETS_PATH to "
+            "one that can be written"
+        ) from None
 
 
 def dataset_folder(dataset: str, root: str | Path | None = None) -> Path:

@@ -67,18 +67,9 @@ def choose_patients(bank: SimulatorBank, patients: int | str | Sequence[int | st
         patients: None (all), a number n (the first n), an id, or a sequence of ids and bank indices.
 
     Raises:
-        DatasetError: a number outside 1..P, or an empty selection.  UnknownNameError: no such patient.
+        UnknownNameError: no such patient, nobody, or somebody twice.
     """
-    if patients is None:
-        return list(range(len(bank)))
-    if isinstance(patients, (int, np.integer)):
-        if not 1 <= patients <= len(bank):
-            raise DatasetError(f"{patients} patients asked for; bank {bank.name!r} has 1..{len(bank)}")
-        return list(range(int(patients)))
-    wanted = [patients] if isinstance(patients, str) else list(patients)
-    if not wanted:
-        raise DatasetError("no patient asked for; name at least one, or None for all")
-    return sorted({bank.index(p if isinstance(p, str) else int(p)) for p in wanted})
+    return sorted(bank.patient_index.resolve(patients))
 
 
 def _named(recipe: Recipe, bank: SimulatorBank, chosen: list[int], output: str | None) -> Recipe:
@@ -198,7 +189,8 @@ def _write(
     identity = identity_of(making(recipe, source, chosen, made, who))
     blocks = played_blocks(recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress)
     total = len(chosen) * recipe.episodes
-    with writer, FlatWriter(flat) as rows, Progress(f"writing {recipe.id} (episodes)", total, enabled=progress) as bar:
+    # The flat cache is closed last: one that is older than the HDF5 file is not trusted.
+    with FlatWriter(flat) as rows, writer, Progress(f"writing {recipe.id} (episodes)", total, enabled=progress) as bar:
         for block in blocks:
             columns = block.columns()
             writer.write(block)

@@ -12,7 +12,7 @@ One group per episode, as Minari reads it::
 
 Minari's own writer makes chunked, resizable arrays: about 29 kB for an episode of 20 decisions. Here an array lies
 inside its object header (COMPACT layout, latest file format, no time stamps): about 3 kB, and the same data gives the
-same bytes. Such a file cannot be appended to by Minari; it is written once.
+same bytes. It is written once: Minari can add episodes to it, but `load_dataset` then refuses it.
 
 HDF5 takes longest to create objects, seventeen an episode. They are created once for every length of episode, in a
 file in memory; an episode is written into these and HDF5 copies them to their place. That is faster than creating them
@@ -21,6 +21,7 @@ there, and smaller: a copied header has no room to grow.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,7 +129,10 @@ class EpisodeWriter:
                 access.set_fapl_core(2**16, False)
             return h5f.create(name, h5f.ACC_TRUNC, creation, access)
 
-        self._file = create(str(self.path).encode(), in_memory=False)
+        try:
+            self._file = create(str(self.path).encode(), in_memory=False)
+        except OSError as error:
+            raise _locked(self.path, error) or error from None
         self._memory = create(b"templates", in_memory=True)
         self._root, self._drafts = (h5g.open(file, b"/") for file in (self._file, self._memory))
         self._group, self._layout = h5p.create(h5p.GROUP_CREATE), h5p.create(h5p.DATASET_CREATE)
@@ -261,8 +265,8 @@ def read_blocks(path: str | Path, widths: tuple[int, int], size: int = 1000) -> 
         size: Episodes of a block.
 
     Raises:
-        DatasetError: the file is missing, truncated or damaged, or an episode lacks an array, has one of another
-            shape or type, or has another number than its place says.
+        DatasetError: the file is missing, locked, truncated or damaged, or an episode lacks an array, has one of
+            another shape or type, or has another number than its place says.
     """
     import h5py
 
@@ -277,7 +281,21 @@ def read_blocks(path: str | Path, widths: tuple[int, int], size: int = 1000) -> 
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset") from None
     except (OSError, RuntimeError) as error:
         text = " ".join(str(error).split())
-        raise DatasetError(f"{path}: not a readable HDF5 file ({text}); regenerate the dataset") from None
+        wrong = DatasetError(f"{path}: not a readable HDF5 file ({text}); regenerate the dataset")
+        raise _locked(path, error) or wrong from None
+
+
+def _locked(path: Path, error: Exception) -> DatasetError | None:
+    """What to say where HDF5 could not lock a file (with which nothing is wrong); None where it failed otherwise."""
+    text = " ".join(str(error).split())
+    if "lock" not in text and "already open" not in text:
+        return None
+    if inner := re.search(r"error message = '([^']+)'", text):
+        text = inner[1]
+    return DatasetError(
+        f"{path}: HDF5 cannot lock the file ({text}): another program has it open for writing, or this file system "
+        "has no locks; close that program, or set HDF5_USE_FILE_LOCKING=FALSE where nobody is writing"
+    )
 
 
 def _pack(episodes: list[dict[str, Any]], first: int) -> EpisodeBlock:

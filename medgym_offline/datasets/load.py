@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, rea
 from medgym_offline.datasets.hdf5 import read_blocks
 from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.errors import DatasetError
+from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path, cache_folder
 from medgym_offline.progress import Progress
 
@@ -96,7 +96,7 @@ def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str
             f"{metadata['dataset_id']}` or regenerate it"
         )
     name = flat_name(found)
-    for home in (folder, cache_folder() / "datasets"):
+    for home in _homes(folder):
         try:
             with atomic_path(home / name) as temporary, FlatWriter(temporary) as writer:
                 writer.write(columns)
@@ -104,6 +104,13 @@ def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str
             continue  # a read-only or full place: the next one, or memory
         return read_flat(home / name)
     return columns
+
+
+def _homes(folder: Path) -> Iterator[Path]:
+    """Where the flat cache of a dataset may be: in its folder, else in the user's cache."""
+    yield folder
+    with contextlib.suppress(MedGymError):
+        yield cache_folder("datasets")
 
 
 def load_dataset(
@@ -129,7 +136,7 @@ def load_dataset(
     Raises:
         UnknownDatasetError: no such dataset, with the nearest ids.
         DatasetError: it is damaged, or not here and `generate` is False.
-        UnknownNameError: no such patient.
+        UnknownNameError: no such patient, one without episodes, nobody, or somebody twice.
     """
     folder = dataset_folder(dataset, root)
     recipe = known_recipe(dataset)
@@ -147,38 +154,37 @@ def load_dataset(
         make(dataset, root=root, progress=progress)
     metadata = read_metadata(folder)
     ours = metadata["medgym"]
-    _check_size(folder, int(ours["bytes"]))
+    written = _written(folder, metadata)
     _warn_if_older(folder, dataset)
     columns = None
-    for home in (folder, cache_folder() / "datasets"):
+    for home in _homes(folder):
         flat = home / flat_name(ours["content_hash"])
-        if flat.is_dir():
-            try:
+        try:
+            # A file that was opened for writing since may hold other rows: it is read, and its hash compared, again.
+            if (flat / "rewards.npy").stat().st_mtime_ns >= written:
                 columns = read_flat(flat)
                 break
-            except DatasetError:
-                continue  # a damaged cache is rebuilt
+        except (DatasetError, OSError):
+            continue  # a cache that is not there, or damaged, is rebuilt
     transitions = transitions_of(columns or _rebuild(folder, metadata, progress), metadata)
-    if patients is None:
-        return transitions
-    if isinstance(patients, (int, np.integer)):
-        present = transitions.present
-        if not 1 <= patients <= len(present):
-            raise DatasetError(f"{dataset}: {patients} patients asked for, it has 1..{len(present)}")
-        return transitions.select(patients=present[: int(patients)].tolist())
-    chosen = transitions.select(patients=[patients] if isinstance(patients, str) else list(patients))
-    if not len(chosen):
-        raise DatasetError(f"{dataset} has no episodes of the patients asked for ({patients})")
-    return chosen
+    return transitions if patients is None else transitions.select(patients=transitions.resolve(patients))
 
 
-def _check_size(folder: Path, wanted: int) -> None:
-    """A truncated file is noticed although the flat cache could still be read."""
-    path = folder / "data" / "main_data.hdf5"
+def _written(folder: Path, metadata: dict[str, Any]) -> int:
+    """When the HDF5 file was last written (ns); another size is noticed although the flat cache could still be read."""
+    path, wanted = folder / "data" / "main_data.hdf5", int(metadata["medgym"]["bytes"])
     if not path.is_file():
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset")
-    if (size := path.stat().st_size) != wanted:
-        raise DatasetError(f"{path}: {size} bytes, {wanted} were written; truncated or changed, regenerate the dataset")
+    found = path.stat()
+    if found.st_size > wanted:
+        raise DatasetError(
+            f"{path}: {found.st_size} bytes, {wanted} were written; changed afterwards, as by adding to it through "
+            f"Minari ({metadata['total_episodes']} episodes now): read it with minari.load_dataset, or regenerate the "
+            "dataset"
+        )
+    if found.st_size != wanted:
+        raise DatasetError(f"{path}: {found.st_size} bytes, {wanted} were written; truncated, regenerate the dataset")
+    return found.st_mtime_ns
 
 
 def _warn_if_older(folder: Path, dataset: str) -> None:

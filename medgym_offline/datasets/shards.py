@@ -113,8 +113,7 @@ def work_folder(target: Path) -> Iterator[Path]:
     from filelock import FileLock, Timeout
 
     digest = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:8]
-    folder = cache_folder() / "generate" / f"{target.name}-{digest}"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = cache_folder("generate", f"{target.name}-{digest}", write=True)
     lock = FileLock(f"{folder}.lock")
     try:
         lock.acquire(timeout=0)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from medgym_offline.errors import DatasetError, unknown_name
+from medgym_offline.errors import DatasetError
+from medgym_offline.patients import PatientIndex, Patients
 
 __all__ = ["COLUMNS", "HORIZON", "Transitions"]
 
@@ -110,18 +110,20 @@ class Transitions:
 
     def index_of(self, patient: int | str) -> int:
         """Bank index of a patient given by id or index; `UnknownNameError` if there is none."""
-        if isinstance(patient, (int, np.integer)) and not isinstance(patient, bool):
-            if 0 <= patient < len(self.patients):
-                return int(patient)
-            name, last = self.dataset_id or "transitions", len(self.patients) - 1
-            raise DatasetError(f"{name}: patient index {patient} is outside 0..{last}")
-        if patient in self.patients:
-            return self.patients.index(str(patient))
-        raise unknown_name("patient", str(patient), self.patients)
+        return PatientIndex(self.patients, self.dataset_id or "transitions").one(patient)
 
-    def select(
-        self, mask: np.ndarray | slice | None = None, *, patients: Sequence[int | str] | None = None
-    ) -> Transitions:
+    def resolve(self, patients: Patients) -> list[int]:
+        """Bank indices of the patients meant, all of whom have rows here.
+
+        Args:
+            patients: None (all that have rows), a number n (the first n of them), an id, or several ids and indices.
+
+        Raises:
+            UnknownNameError: See :class:`~medgym_offline.patients.PatientIndex`.
+        """
+        return PatientIndex(self.patients, self.dataset_id or "transitions", self.present.tolist()).resolve(patients)
+
+    def select(self, mask: np.ndarray | slice | None = None, *, patients: Patients = None) -> Transitions:
         """Rows chosen by `mask` (bool (N,), integer rows or a slice) and/or the rows of `patients`.
 
         Row order, `patient` numbers and `episode` numbers stay. Patients are ids or bank indices; a
@@ -129,7 +131,8 @@ class Transitions:
         """
         rows: np.ndarray | slice = slice(None) if mask is None else mask
         if patients is not None:
-            wanted = np.isin(self.patient, [self.index_of(p) for p in patients])
+            index = PatientIndex(self.patients, self.dataset_id or "transitions")
+            wanted = np.isin(self.patient, index.resolve(patients, repeats=True))
             if isinstance(rows, np.ndarray) and rows.dtype == bool:
                 rows = rows & wanted
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
 from medgym_offline.envs.timing import ProcessConfig
-from medgym_offline.errors import MedGymError
+from medgym_offline.errors import MedGymError, unknown_name
+from medgym_offline.patients import PatientIndex, whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank
 from medgym_offline.simulators.files import load_simulators
 
@@ -22,7 +23,10 @@ __all__ = [
     "MAX_SEED",
     "action_space",
     "checked_actions",
+    "checked_options",
+    "checked_seed",
     "checked_start",
+    "chosen_patient",
     "infos",
     "observation_space",
     "open_bank",
@@ -87,6 +91,47 @@ def checked_actions(actions: Any, shape: tuple[int, ...], bank: SimulatorBank) -
             f"action component {where[-1]} ({names[where[-1]]}){row} is {values[where]:g}; give a number in [-1, 1]"
         )
     return np.clip(values, -1.0, 1.0).astype(np.float32)
+
+
+def checked_seed(seed: Any) -> int:
+    """`seed` as an int, if it is a whole number from 0 to `MAX_SEED`; else a `MedGymError`."""
+    number = whole_number(seed)
+    if number is None or not 0 <= number <= MAX_SEED:
+        raise MedGymError(f"seed is {seed!r}; give a whole number from 0 to 2^63 - 1")
+    return number
+
+
+def checked_options(options: Any, *more: str) -> dict[str, Any]:
+    """Options of a reset that have a value, by name: "state", "patient", "patient_index" and `more`.
+
+    Raises:
+        MedGymError: Another name, or no dictionary.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise MedGymError(f"options is {options!r}; give a dictionary, for example {{'patient': 0}}")
+    known = ("state", "patient", "patient_index", *more)
+    for name in options:
+        if name not in known:
+            raise unknown_name("reset option", name, known)
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def chosen_patient(index: PatientIndex, options: Mapping[str, Any], own: int) -> int:
+    """Position of the patient that `options` name, as stored episodes do by id and position; else `own`.
+
+    Raises:
+        UnknownNameError: No such patient.
+        MedGymError: Two patients are named.
+    """
+    found = {index.one(options[name]) for name in ("patient", "patient_index") if name in options}
+    if len(found) > 1:
+        raise MedGymError(
+            f"options name two patients of {index.whose}: patient {options['patient']!r} and position "
+            f"{options['patient_index']!r}; use the bank of the dataset they come from, or give one of them"
+        )
+    return found.pop() if found else own
 
 
 def checked_start(state: Any, bank: SimulatorBank, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.envs.reward import authors_reward, integrate_severity, paper_reward, severity
 from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing, action_to_interval, decision_interval
 from medgym_offline.errors import MedGymError
@@ -81,6 +82,7 @@ class DecisionProcess:
         self.bank = bank
         self.config = config or ProcessConfig()
 
+    @own_defaults()
     def start(self, episodes: int, noise: Tensor | None = None) -> Episodes:
         """First states of `episodes` episodes per patient: x0 + N(0, initial_noise^2) on the physiological variables.
 
@@ -119,6 +121,7 @@ class DecisionProcess:
             running = running & (episodes.calm < self.config.remission_hours)
         return running
 
+    @own_defaults()
     def decode(self, episodes: Episodes, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Treatment (P, B, 3) in [0, 1] and hold (P, B) in hours that actions (P, B, A) lead to.
 
@@ -139,6 +142,7 @@ class DecisionProcess:
         dt = decision_interval(episodes.time, episodes.left, self.config, wish)
         return (bounded[..., :3] + 1.0) / 2.0, torch.where(self.active(episodes), dt, torch.zeros_like(dt))
 
+    @own_defaults()
     def step(self, episodes: Episodes, actions: Tensor, noise: Tensor | None = None) -> Outcome:
         """Carry out one decision in every episode that goes on.
 

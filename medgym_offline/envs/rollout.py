@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import callers_defaults, own_defaults
 from medgym_offline.envs.paths import gather_rows, hold_path, rectangles
 from medgym_offline.envs.process import DecisionProcess
 from medgym_offline.errors import MedGymError
@@ -110,6 +111,7 @@ def draw_noise(seeds: np.ndarray, decisions: int, state_dim: int, action_dim: in
     )
 
 
+@own_defaults()
 @torch.no_grad()
 def rollout(
     process: DecisionProcess, act: Callable[[Tensor], Tensor], noise: EpisodeNoise, action_noise: float = 0.0
@@ -138,7 +140,8 @@ def rollout(
     for k in range(decisions):
         valid = process.active(episodes)
         if bool(valid.any()):
-            actions = act(observation).to(observation.dtype)
+            with callers_defaults():
+                actions = act(observation).to(observation.dtype)
             if action_noise:
                 actions = actions + action_noise * noise.action[:, :, k].to(actions)
             actions = actions.clamp(-1.0, 1.0)
@@ -172,6 +175,7 @@ def rollout(
     return Rollout(**{name: torch.stack(values, 2) for name, values in rows.items()})
 
 
+@own_defaults()
 @torch.no_grad()
 def dense(process: DecisionProcess, episodes: Rollout, hours: Tensor) -> tuple[Tensor, Tensor]:
     """States and treatments of rolled-out episodes on a grid of hours, from the solution map.

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from gymnasium.error import ResetNeeded
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.envs import interface
 from medgym_offline.envs.process import DecisionProcess, Episodes
 from medgym_offline.envs.rollout import EpisodeNoise, draw_noise
 from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
-from medgym_offline.errors import MedGymError
 from medgym_offline.simulators.bank import Backend, SimulatorBank
 
 __all__ = ["SepsisEnv"]
@@ -77,7 +77,8 @@ class SepsisEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     The patient's first recorded state plus N(0, 0.05^2) on the six variables (normalised), clamped to bounds.
     `reset(options={"state": [...]})` starts from the given values instead, exactly: six values in physical units in
-    the order above, or seven with the fluid balance in litres.
+    the order above, or seven with the fluid balance in litres. `reset(options={"patient": ...})` treats another patient
+    of the bank in this episode. Options without a meaning here are an error.
 
     ## Transition
 
@@ -91,10 +92,10 @@ class SepsisEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     ## Info
 
-    `cost` (safety cost of the decision, from lactate at its end and its rise), `dt` and `time` (hours; `time` is when
-    the decision ended), `sofa` and `lactate` (at that time; mmol/L), `state` (the first seven observations in
-    physical units), `seed` (of this episode: `reset(seed=info["seed"])` replays it). At reset `cost`, `dt` and `time`
-    are 0 and `sofa` is without treatment.
+    NumPy values: `cost` (safety cost of the decision, from lactate at its end and its rise), `dt` and `time` (hours;
+    `time` is when the decision ended), `sofa` and `lactate` (at that time; mmol/L), `state` (the first seven
+    observations in physical units), `seed` (of this episode: `reset(seed=info["seed"])` replays it). At reset `cost`,
+    `dt` and `time` are 0 and `sofa` is without treatment.
 
     ## Arguments
 
@@ -122,7 +123,9 @@ class SepsisEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ## Seeds
 
     `reset(seed=s)` plays the episode of seed s: the same noise as the episode with that seed in a dataset or in
-    `medgym_offline.envs.rollout`. A reset without seed draws the next episode's seed from `np_random`.
+    `medgym_offline.envs.rollout`. A dataset stores with each episode what repeats it, its patient by id and position:
+    `reset(seed=metadata["seed"], options=metadata["options"])`. A reset without seed draws the next episode's seed
+    from `np_random`.
 
     ## Version history
 
@@ -131,6 +134,7 @@ class SepsisEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
 
+    @own_defaults()
     def __init__(
         self,
         patient: int | str = 0,
@@ -145,33 +149,42 @@ class SepsisEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> None:
         config = ProcessConfig(timing=timing, decisions=decisions, reward=reward, noise=noise, remission=remission)
         opened = interface.open_bank(bank, world, backend)
-        self.process = DecisionProcess(opened.select([patient]), config)
-        self.patient = self.process.bank.patients[0]
+        self._bank = opened
+        self._own = self._current = opened.index(patient)
+        self.process = DecisionProcess(opened.select([self._own]), config)
         self.observation_space = interface.observation_space(self.process.bank)
         self.action_space = interface.action_space(config)
         self._episodes: Episodes | None = None
         self._noise: EpisodeNoise | None = None
         self._seed = 0
 
+    @property
+    def patient(self) -> str:
+        """Id of the patient of this episode."""
+        return self._bank.patients[self._current]
+
+    @own_defaults()
     @torch.no_grad()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; `options={"state": [...]}` sets the first state (see the class)."""
-        if seed is not None and not 0 <= seed <= interface.MAX_SEED:
-            raise MedGymError(f"seed is {seed}; give a whole number from 0 to 2^63 - 1")
+        """Start an episode; options "state" and "patient" (or "patient_index") set who and how ill (see the class)."""
+        seed = None if seed is None else interface.checked_seed(seed)
+        given = interface.checked_options(options)
+        config, patient = self.process.config, interface.chosen_patient(self._bank.patient_index, given, self._own)
+        other = patient != self._current
+        process = DecisionProcess(self._bank.select([patient]), config) if other else self.process
+        first = process.start(1)
+        if "state" in given:
+            first = replace(first, x=interface.checked_start(given["state"], process.bank, first.x))
         super().reset(seed=seed)
-        process = self.process
-        self._seed = int(self.np_random.integers(interface.MAX_SEED)) if seed is None else int(seed)
-        config = process.config
+        self.process, self._current = process, patient
+        self._seed = int(self.np_random.integers(interface.MAX_SEED)) if seed is None else seed
         self._noise = draw_noise(np.array([[self._seed]]), config.decisions, process.bank.state_dim, config.action_dim)
-        episodes = process.start(1, self._noise.initial)
-        if options and options.get("state") is not None:
-            first = process.start(1)
-            episodes = replace(first, x=interface.checked_start(options["state"], process.bank, first.x))
-        self._episodes = episodes
+        self._episodes = episodes = first if "state" in given else process.start(1, self._noise.initial)
         return self._observation(), self._info(interface.start_infos(process, episodes))
 
+    @own_defaults()
     @torch.no_grad()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Carry out one decision."""
@@ -190,5 +203,5 @@ class SepsisEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return self.process.observe(self._episodes)[0, 0].numpy()
 
     def _info(self, columns: dict[str, np.ndarray]) -> dict[str, Any]:
-        info = {name: value[0, 0] if value.ndim > 2 else float(value[0, 0]) for name, value in columns.items()}
-        return info | {"seed": self._seed}
+        # NumPy's numbers, which have a type: collectors of other libraries make room for each by it.
+        return {name: value[0, 0] for name, value in columns.items()} | {"seed": np.int64(self._seed)}

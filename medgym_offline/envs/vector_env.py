@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -15,11 +15,13 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.envs import interface
 from medgym_offline.envs.process import DecisionProcess, Episodes
 from medgym_offline.envs.rollout import draw_noise
 from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
 from medgym_offline.errors import MedGymError, ProtocolError
+from medgym_offline.patients import whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank
 
 # Gymnasium 1.1 and later name the mode by an enumeration, which its wrappers look at; 1.0 has only this behaviour.
@@ -41,11 +43,14 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     observation with reward 0 and no termination.
 
     **Seeds**: `reset(seed=s)` gives environment i the seed s + i, `reset(seed=[...])` one each; episodes after an
-    autoreset draw their seeds from the environment's own stream. `options={"state": ...}` is (6 or 7,) for all or
-    (num_envs, 6 or 7), in physical units.
+    autoreset draw their seeds from the environment's own stream, and treat its own patient.
+
+    **Options** of `reset` are those of the single environment: `state` is (6 or 7,) for all or (num_envs, 6 or 7), in
+    physical units; `patient` and `patient_index` are one for all or a list of `num_envs`. `reset_mask`, `num_envs`
+    booleans, resets some environments and leaves the others where they are.
 
     **Infos** hold `cost, dt, time, sofa, lactate, state, seed` as arrays of `num_envs` rows, each with its mask under
-    the same name with an underscore.
+    the same name with an underscore: all True, except after a partial reset, where rows of the others are 0.
 
     Args:
         num_envs: Number of environments; one per patient if not given.
@@ -61,7 +66,9 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": _NEXT_STEP}  # type: ignore[misc]
+    autoreset_mode: ClassVar[Any] = _NEXT_STEP
 
+    @own_defaults()
     def __init__(
         self,
         num_envs: int | None = None,
@@ -84,46 +91,48 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 "and are not truncated: set decisions instead"
             )
         opened = interface.open_bank(bank, world, backend)
-        chosen = _chosen_patients(opened, patients, patient)
-        self.num_envs = len(chosen) if num_envs is None else int(num_envs)
-        if self.num_envs < 1:
-            raise MedGymError(f"num_envs is {num_envs}; give a whole number of at least 1")
-        # Environment i is row (i % P, i // P) of the process; rows beyond num_envs are padding and stay inert.
-        self._stack = min(len(chosen), self.num_envs)
-        self._batch = -(-self.num_envs // self._stack)
-        self.process = DecisionProcess(opened.select(chosen[: self._stack]), config)
-        ids = self.process.bank.patients
-        self.patients = tuple(ids[i % self._stack] for i in range(self.num_envs))
+        if patient is not None and patients is not None:
+            raise MedGymError("both patient and patients are given; give one of them")
+        chosen = opened.patient_index.resolve(patients if patient is None else [patient])
+        count = len(chosen) if num_envs is None else whole_number(num_envs)
+        if count is None or count < 1:
+            raise MedGymError(f"num_envs is {num_envs!r}; give a whole number of at least 1")
+        self.num_envs, self._bank, self._config = count, opened, config
+        self._own, self._current = [chosen[i % len(chosen)] for i in range(count)], list[int]()
+        self._episodes: Episodes | None = None
+        self._seat(self._own)
+        self._episodes = None
         self.single_observation_space = interface.observation_space(self.process.bank)
         self.single_action_space = interface.action_space(config)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
         self._seeds = np.zeros(self.num_envs, np.int64)
-        self._noise = torch.zeros(self.num_envs, config.decisions, self.process.bank.state_dim)
-        self._episodes: Episodes | None = None
+        self._noise = torch.zeros(self.num_envs, config.decisions, opened.state_dim)
         self._over = np.zeros(self.num_envs, bool)
 
+    @own_defaults()
     @torch.no_grad()
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode in every environment (see the class for seeds and options)."""
-        seeds = self._expand_seeds(seed)
-        for i, one in enumerate(seeds):
-            if one is not None:
+        """Start an episode in every environment, or in those of `reset_mask` (see the class for seeds and options)."""
+        seeds, given = self._expand_seeds(seed), interface.checked_options(options, "reset_mask")
+        which = self._checked_mask(given.pop("reset_mask", np.ones(self.num_envs, bool)))
+        patients, states = self._chosen_patients(given), self._checked_states(given.get("state"))
+        if which.all():
+            self._episodes = None
+        for i in np.flatnonzero(which):
+            if (one := seeds[i]) is not None:
                 self._generators[i] = seeding.np_random(one)[0]
-        if isinstance(seed, (int, np.integer)):
-            super().reset(seed=int(seed))
-        zeros = torch.zeros(self._stack, self._batch)
-        blank = self.process.start(self._batch)
-        # Padding rows stand at the horizon from the beginning.
-        self._episodes = replace(blank, time=zeros + self.process.config.horizon)
-        state = None if not options else options.get("state")
-        self._begin(np.ones(self.num_envs, bool), seeds, state)
-        columns = interface.start_infos(self.process, self._episodes)
-        return self._observation(), self._infos({name: self._rows(v) for name, v in columns.items()})
+        if seed is not None and which.all() and (root := whole_number(seed)) is not None:
+            super().reset(seed=root)
+        self._begin(which, seeds, patients, states)
+        assert self._episodes is not None
+        columns = {n: self._rows(v) for n, v in interface.start_infos(self.process, self._episodes).items()}
+        return self._observation(), self._infos(columns, which)
 
+    @own_defaults()
     @torch.no_grad()
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Carry out one decision per environment; environments whose episode is over start a new one."""
@@ -143,29 +152,100 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         rewards = self._rows(outcome.reward).double().numpy()
         terminated = self._rows(outcome.terminated).numpy()
         if fresh.any():
-            self._begin(fresh, [None] * self.num_envs, None)
-            for name, value in interface.start_infos(process, self._episodes).items():
+            self._begin(fresh, [None] * self.num_envs, self._own, None)
+            for name, value in interface.start_infos(self.process, self._episodes).items():
                 columns[name][fresh] = self._rows(value)[fresh]
             rewards[fresh], terminated[fresh] = 0.0, False
         self._over = terminated.copy()
-        return self._observation(), rewards, terminated, np.zeros(self.num_envs, bool), self._infos(columns)
+        every = np.ones(self.num_envs, bool)
+        return self._observation(), rewards, terminated, ~every, self._infos(columns, every)
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Id of each environment's patient in its episode."""
+        return tuple(self._bank.patients[i] for i in self._current)
 
     def _expand_seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, (int, np.integer)):
-            seeds: list[int | None] = [int(seed) + i for i in range(self.num_envs)]
-        else:
-            seeds = [None if s is None else int(s) for s in seed]
+        if whole_number(seed) is not None or not isinstance(seed, Iterable):
+            first = interface.checked_seed(seed)
+            return [interface.checked_seed(first + i) for i in range(self.num_envs)]
+        seeds = [None if one is None else interface.checked_seed(one) for one in seed]
         if len(seeds) != self.num_envs:
             raise MedGymError(f"{len(seeds)} seeds for {self.num_envs} environments; give one each, or one number")
-        for one in seeds:
-            if one is not None and not 0 <= one <= interface.MAX_SEED:
-                raise MedGymError(f"seed is {one}; give whole numbers from 0 to 2^63 - 1")
         return seeds
 
-    def _begin(self, which: np.ndarray, seeds: Sequence[int | None], state: Any) -> None:
+    def _checked_mask(self, mask: Any) -> np.ndarray:
+        """The environments to reset, (num_envs,) bool."""
+        which = np.asarray(mask)
+        if which.dtype != bool or which.shape != (self.num_envs,) or not which.any():
+            raise MedGymError(
+                f"options['reset_mask'] has shape {which.shape} and type {which.dtype}; give {self.num_envs} booleans, "
+                "at least one of them True"
+            )
+        if self._episodes is None and not which.all():
+            raise ResetNeeded("no episode has begun; the first reset is of all environments, without reset_mask")
+        return which
+
+    def _chosen_patients(self, options: dict[str, Any]) -> list[int]:
+        """Position of the patient that each environment is to treat, from the options."""
+        each: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for name in ("patient", "patient_index"):
+            value = options.get(name)
+            if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value):
+                if len(value) != self.num_envs:
+                    raise MedGymError(
+                        f"options[{name!r}] has {len(value)} entries for {self.num_envs} environments; give one each, "
+                        "or one for all"
+                    )
+                for entry, one in zip(each, value):
+                    entry |= {} if one is None else {name: one}
+            elif value is not None:
+                each = [entry | {name: value} for entry in each]
+        index = self._bank.patient_index
+        return [interface.chosen_patient(index, entry, own) for entry, own in zip(each, self._own)]
+
+    def _checked_states(self, state: Any) -> np.ndarray | None:
+        """The first state that the options give each environment, (num_envs, 6 or 7)."""
+        if state is None:
+            return None
+        rows = np.asarray(state, dtype=object)
+        if rows.ndim == 2 and len(rows) != self.num_envs:
+            raise MedGymError(f"options['state'] has {len(rows)} rows for {self.num_envs} environments")
+        first = self.process.start(self.num_envs).x[:1]
+        interface.checked_start(rows if rows.ndim < 2 else rows[None], self.process.bank, first)
+        return np.broadcast_to(rows.astype(np.float64), (self.num_envs, rows.shape[-1]))
+
+    def _seat(self, patients: Sequence[int]) -> None:
+        """Let each environment treat the patient at its position; episodes that are under way go on.
+
+        Environment i is row (p_i, b_i) of the process; rows of nobody are padding, at the horizon from the beginning.
+        """
+        before = {} if self._episodes is None else {n: self._rows(v) for n, v in vars(self._episodes).items()}
+        if patients != self._current:
+            treating: dict[int, list[int]] = {}
+            for i, patient in enumerate(patients):
+                treating.setdefault(patient, []).append(i)
+            self._row, self._column = np.zeros((2, self.num_envs), np.int64)
+            for p, group in enumerate(treating.values()):
+                self._row[group], self._column[group] = p, np.arange(len(group))
+            self._shape = len(treating), max(map(len, treating.values()))
+            self.process = DecisionProcess(self._bank.select(treating), self._config)
+            self._current = list(patients)
+        blank = self.process.start(self._shape[1])
+        self._episodes = replace(blank, time=torch.full_like(blank.time, self._config.horizon))
+        if before:
+            grids = {name: self._grid(rows, getattr(self._episodes, name)) for name, rows in before.items()}
+            self._episodes = Episodes(**grids)
+
+    def _begin(
+        self, which: np.ndarray, seeds: Sequence[int | None], patients: Sequence[int], states: np.ndarray | None
+    ) -> None:
         """Start new episodes in the environments of the mask `which`."""
+        seated = [new if begins else old for new, old, begins in zip(patients, self._current, which)]
+        if self._episodes is None or seated != self._current:
+            self._seat(seated)
         assert self._episodes is not None
         process, config = self.process, self.process.config
         chosen = np.flatnonzero(which).tolist()
@@ -176,16 +256,11 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._noise[chosen] = drawn.process[0]
         initial = torch.zeros(self.num_envs, process.bank.state_dim)
         initial[chosen] = drawn.initial[0]
-        start = process.start(self._batch, self._grid(initial))
-        if state is not None:
-            rows = np.asarray(state, dtype=object)
-            if rows.ndim == 2 and len(rows) != self.num_envs:
-                raise MedGymError(f"options['state'] has {len(rows)} rows for {self.num_envs} environments")
-            first = process.start(self._batch)
-            if rows.ndim == 2:
-                padded = np.concatenate([rows, np.repeat(rows[:1], self._stack * self._batch - len(rows), 0)])
-                rows = padded.reshape(self._batch, self._stack, -1).swapaxes(0, 1)
-            start = replace(first, x=interface.checked_start(rows, process.bank, first.x))
+        start = process.start(self._shape[1], self._grid(initial))
+        if states is not None:
+            first, padded = process.start(self._shape[1]), np.tile(states[0], (*self._shape, 1))
+            padded[self._row, self._column] = states
+            start = replace(first, x=interface.checked_start(padded, process.bank, first.x))
         mask = self._grid(torch.from_numpy(which))
         old = self._episodes
         self._episodes = Episodes(
@@ -196,43 +271,22 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         )
         self._over[chosen] = False
 
-    def _grid(self, rows: Tensor) -> Tensor:
-        """Rows in the order of environments (N, ...) to the process's (P, B, ...); padding is zero."""
-        full = rows.new_zeros(self._stack * self._batch, *rows.shape[1:])
-        full[: self.num_envs] = rows
-        return full.reshape(self._batch, self._stack, *rows.shape[1:]).transpose(0, 1)
+    def _grid(self, rows: Tensor, padding: Tensor | None = None) -> Tensor:
+        """Rows in the order of environments (N, ...) to the process's (P, B, ...); padding is zero if not given."""
+        full = rows.new_zeros(*self._shape, *rows.shape[1:]) if padding is None else padding.clone()
+        full[self._row, self._column] = rows
+        return full
 
     def _rows(self, grid: Any) -> Any:
         """Inverse of :meth:`_grid`, for tensors and arrays; always a copy."""
-        moved = grid.transpose(0, 1) if isinstance(grid, Tensor) else grid.swapaxes(0, 1)
-        flat = moved.reshape(-1, *grid.shape[2:])[: self.num_envs]
-        return flat.clone() if isinstance(flat, Tensor) else flat.copy()
+        return grid[self._row, self._column]
 
     def _observation(self) -> np.ndarray:
         assert self._episodes is not None
         return self._rows(self.process.observe(self._episodes)).numpy()
 
-    def _infos(self, columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    def _infos(self, columns: dict[str, np.ndarray], which: np.ndarray) -> dict[str, Any]:
         columns = columns | {"seed": self._seeds.copy()}
-        masks = {f"_{name}": np.ones(self.num_envs, bool) for name in columns}
-        return {**columns, **masks}
-
-
-def _chosen_patients(
-    bank: SimulatorBank, patients: int | Sequence[int | str] | None, patient: int | str | None
-) -> list[int | str]:
-    if patient is not None:
-        if patients is not None:
-            raise MedGymError("both patient and patients are given; give one of them")
-        return [patient]
-    if patients is None:
-        return list(range(len(bank)))
-    if isinstance(patients, str):
-        return [patients]
-    if isinstance(patients, int):
-        if not 1 <= patients <= len(bank):
-            raise MedGymError(f"patients is {patients}; bank {bank.name!r} has 1 to {len(bank)}")
-        return list(range(patients))
-    if len(patients) == 0:
-        raise MedGymError("patients is empty; name at least one")
-    return list(patients)
+        for column in columns.values():
+            column[~which] = 0
+        return {**columns, **{f"_{name}": which.copy() for name in columns}}

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import callers_defaults
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.files import sha256_file
 
@@ -70,7 +71,8 @@ class BoundPolicy:
                 # It only knows its whole stack: give it one, with our patients in their places.
                 scatter = [own.index(p) for p in patients]
         if hasattr(chosen, "reset"):
-            chosen.reset(np.asarray(seeds, dtype=np.int64))
+            with callers_defaults():
+                chosen.reset(np.asarray(seeds, dtype=np.int64))
         shape = (len(patients), seeds.shape[1], _WIDTH[self.timing])
 
         def act(observations: Tensor) -> Tensor:
@@ -262,7 +264,7 @@ def _probe(policy: Any, bank: SimulatorBank, name: str) -> tuple[bool, int]:
 
 
 def _call(policy: Any, observations: Tensor, takes_torch: bool, name: str) -> Tensor:
-    with torch.no_grad():
+    with callers_defaults(), torch.no_grad():
         answer = policy.act(observations if takes_torch else observations.numpy())
     if isinstance(answer, Tensor):
         return answer.detach().to("cpu", torch.float32)

@@ -83,15 +83,14 @@ def evaluate(
     Raises:
         PolicyError: If it is no policy, its timing differs, patients are missing (named), it answers with actions of
             the wrong shape or not finite (patient named), or it answers the same question differently.
-        UnknownNameError: For an unknown patient, world, bank, dataset, timing or built-in policy.
+        UnknownNameError: For an unknown patient (or one named twice), world, bank, dataset, timing or built-in policy.
         ProtocolError: For settings that are out of range or infeasible (K * 36 h < 96 h).
         DatasetError: If the dataset has another timing, or lacks an evaluated patient.
     """
     official = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
     full = _load_bank(official.bank if bank is None else bank)
     notes: list[str] = []
-    chosen = _choose(full, patients)
-    selected = full if chosen is None else full.select(chosen)
+    selected = full if patients is None else full.select(full.patient_index.resolve(patients))
     standard = tuple(w for w in official.worlds if w in full.worlds)
     named_worlds = standard if worlds is None else tuple(worlds)
     if not named_worlds:
@@ -103,7 +102,7 @@ def evaluate(
     if named_worlds != standard:
         deviations["worlds"] = {"protocol": list(standard), "used": list(named_worlds)}
     process_config(used)  # refuses an infeasible budget before anything runs
-    if chosen is not None and len(selected) != len(full):
+    if len(selected) != len(full):
         deviations["patients"] = {"protocol": len(full), "used": len(selected)}
     if bound.info["decisions"] not in (None, bound.decisions):
         notes.append(f"the policy was made for K = {bound.info['decisions']} and is scored with K = {bound.decisions}")
@@ -111,7 +110,7 @@ def evaluate(
     require_repeatable(bound, selected.patients)
     facts = patient_facts(selected)
     key = {
-        "policy": bound.info,
+        "policy": bound.info | {"name": bound.name},  # built-in policies have no hash, and share a class
         "bank": full.content_hash,
         "patients": list(selected.patients),
         "protocol": used.to_dict(),
@@ -177,25 +176,6 @@ def _load_bank(bank: str | Path | SimulatorBank) -> SimulatorBank:
 
         return load_simulators(bank)
     return bank
-
-
-def _choose(bank: SimulatorBank, patients: int | Sequence[int | str] | None) -> list[int] | None:
-    """Positions of the chosen patients; None for all."""
-    if patients is None:
-        return None
-    if isinstance(patients, bool):
-        raise ProtocolError("patients must be a number, or ids or indices")
-    if isinstance(patients, int | np.integer):
-        if not 1 <= patients <= len(bank):
-            raise ProtocolError(f"patients is {patients}; bank {bank.name!r} has {len(bank)}: choose 1..{len(bank)}")
-        return list(range(int(patients)))
-    wanted = [patients] if isinstance(patients, str) else list(patients)
-    if not wanted:
-        raise ProtocolError("patients is empty; name at least one")
-    positions = [bank.index(p if isinstance(p, str) else int(p)) for p in wanted]
-    if len(set(positions)) != len(positions):
-        raise ProtocolError("patients names the same patient twice")
-    return positions
 
 
 def _behavior_data(

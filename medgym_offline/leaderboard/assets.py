@@ -25,7 +25,7 @@ LARGE = 256 * 2**10
 
 
 def _path(policy: Mapping[str, Any]) -> Path:
-    return cache_folder() / "policies" / f"{policy['sha256']}{Path(policy['file']).suffix}"
+    return cache_folder("policies") / f"{policy['sha256']}{Path(policy['file']).suffix}"
 
 
 def keep_asset(policy: Mapping[str, Any], source: Path) -> Path:
@@ -38,6 +38,7 @@ def keep_asset(policy: Mapping[str, Any], source: Path) -> Path:
         raise SubmissionError(f"{source}: sha256 is not the one of the entry; submit again")
     target = _path(policy)
     if not target.is_file():
+        cache_folder("policies", write=True)
         with atomic_path(target) as temporary:
             shutil.copyfile(source, temporary)
     return target
@@ -70,11 +71,11 @@ def _download(policy: Mapping[str, Any], target: Path) -> None:
     from medgym_offline.progress import Progress
 
     file = RemoteFile(f"{FOLDER}/{target.name}", policy["bytes"], f"sha256:{policy['sha256']}")
+    cache_folder("policies", write=True)
     failures = []
     for remote in remotes_of():
         try:
             snapshot = parse_remote(remote).snapshot(REPOSITORY)
-            target.parent.mkdir(parents=True, exist_ok=True)
             with Progress(f"fetch {target.name[:12]}", file.bytes) as bar:
                 fetch(snapshot, file, target, bar.advance)
             if file.matches(target):

@@ -142,7 +142,10 @@ def write_submission(entry: Mapping[str, Any], policies: Sequence[Path | str], f
 
     Raises:
         SubmissionError: as :func:`read_submission`, or if `folder` holds something else.
+        PolicyError: a file is no policy that anybody could run.
     """
+    from medgym_offline.policies import load_policy
+
     target = Path(folder)
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "entry.json").is_file())):
         raise SubmissionError(f"{target} exists and is no submission; choose another --output")
@@ -150,6 +153,7 @@ def write_submission(entry: Mapping[str, Any], policies: Sequence[Path | str], f
         (temporary / "policies").mkdir(parents=True)
         for described, source in zip(entry["policies"], policies, strict=True):
             if isinstance(source, Path):
+                load_policy(source)
                 shutil.copyfile(source, temporary / described["file"])
         if not any((temporary / "policies").iterdir()):
             (temporary / "policies").rmdir()

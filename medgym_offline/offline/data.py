@@ -88,21 +88,19 @@ def stack_transitions(
         transitions: The dataset.
         scope: "ind": one learner per patient on its own episodes; "pop": one learner on all rows.
         config: Discount and scaling settings.
-        patients: Ids to learn for; None takes those that have episodes.
+        patients: Whom to learn for, as `load_dataset`; None takes those that have episodes.
 
     Raises:
-        UnknownNameError: If the scope or a patient does not exist.
-        DatasetError: If the dataset is malformed or empty, or a patient asked for has no episodes.
+        UnknownNameError: If the scope or a patient does not exist, or has no episodes.
+        DatasetError: If the dataset is malformed or empty.
     """
     if scope not in SCOPES:
         raise unknown_name("scope", scope, SCOPES)
     transitions.validate()
     name = transitions.dataset_id or "transitions"
-    ids = transitions.present_ids if patients is None else tuple(patients)
-    groups = [np.flatnonzero(transitions.patient == transitions.index_of(p)) for p in ids]
-    for patient, group in zip(ids, groups):
-        if not len(group):
-            raise DatasetError(f"{name}: patient {patient} has no episodes; generate them or leave the patient out")
+    positions = transitions.resolve(patients)
+    ids = tuple(transitions.patients[p] for p in positions)
+    groups = [np.flatnonzero(transitions.patient == p) for p in positions]
     if not groups:
         raise DatasetError(f"{name}: no transitions to learn from; generate the dataset again")
     if scope == "pop":

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.offline.algorithms import algorithm_name
@@ -50,6 +51,7 @@ class TrainResult:
     checkpoints: dict[int, StackedActor] = field(default_factory=dict)
 
 
+@own_defaults()
 def train(
     algorithm: str,
     transitions: Transitions,

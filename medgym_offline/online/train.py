@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.online.actors import actor_parameters, stacked_actor
 from medgym_offline.online.config import TrainConfig
@@ -160,6 +161,7 @@ def _recipe(bank: SimulatorBank, process: ProcessConfig, config: TrainConfig) ->
     }
 
 
+@own_defaults()
 def train(
     bank: SimulatorBank,
     process: ProcessConfig,

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medgym_offline.errors import PolicyError, unknown_name
+from medgym_offline.defaults import own_defaults
+from medgym_offline.errors import PolicyError
+from medgym_offline.patients import PatientIndex
 from medgym_offline.policies.protocol import timing_of_width, torch_or_numpy
 from medgym_offline.stack import StackedMLP
 
@@ -133,10 +135,9 @@ class StackedActor(nn.Module):
         """Position of a patient in the stack (0 for a shared actor); `UnknownNameError` if absent."""
         if self.patients is None:
             return 0
-        if patient not in self.patients:
-            raise unknown_name("patient of this policy", patient, self.patients)
-        return self.patients.index(patient)
+        return PatientIndex(self.patients, "this policy").one(patient)
 
+    @own_defaults()
     def select(self, patients: Sequence[str]) -> StackedActor:
         """A copy for these patient ids, in that order; a shared actor serves every patient and returns itself.
 
@@ -155,6 +156,7 @@ class StackedActor(nn.Module):
         return StackedActor(self.net.select(index), patients, self.decisions, log_std, self.provenance, codebook)
 
     @classmethod
+    @own_defaults()
     def concatenate(cls, actors: Sequence[StackedActor]) -> StackedActor:
         """One stack from several of equal shape, patients in the order given; provenance of the first.
 

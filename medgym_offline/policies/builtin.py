@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import PolicyError, unknown_name
+from medgym_offline.patients import PatientIndex
 from medgym_offline.policies.protocol import (
     ACTION_WIDTH,
     HORIZON,
@@ -30,6 +32,7 @@ class _Builtin:
 
     observation_dim = OBSERVATION_DIM
 
+    @own_defaults()
     def __init__(self, timing: str, decisions: int, patients: Sequence[str] | None = None):
         if timing not in ACTION_WIDTH:
             raise unknown_name("timing", timing, ACTION_WIDTH)
@@ -50,11 +53,7 @@ class _Builtin:
         return a
 
     def _positions(self, patients: Sequence[str]) -> list[int]:
-        known = self.patients or ()
-        for patient in patients:
-            if patient not in known:
-                raise unknown_name("patient of this policy", patient, known)
-        return [known.index(p) for p in patients]
+        return PatientIndex(self.patients or (), "this policy").resolve(patients, repeats=True)
 
 
 class ConstantPolicy(_Builtin):
@@ -69,6 +68,7 @@ class ConstantPolicy(_Builtin):
         PolicyError: If the shape is wrong or a value lies outside [0, 1].
     """
 
+    @own_defaults()
     def __init__(
         self, treatment: Any, timing: str = "adaptive", decisions: int = 20, patients: Sequence[str] | None = None
     ):
@@ -107,12 +107,14 @@ class RandomPolicy(_Builtin):
         seed: Root of the streams used without `reset`.
     """
 
+    @own_defaults()
     def __init__(self, patients: Sequence[str], timing: str = "adaptive", decisions: int = 20, seed: int = 0):
         super().__init__(timing, decisions, patients)
         self.seed = seed
         self._table: Tensor | None = None
         self._was_reset = False
 
+    @own_defaults()
     def reset(self, seeds: np.ndarray) -> None:
         """Draw the episodes' actions from integer `seeds` (P, B)."""
         self._was_reset = True
@@ -161,6 +163,7 @@ class ClinicianPolicy(_Builtin):
         PolicyError: If the shape is wrong, a value lies outside [0, 1] or a patient has no charted hour.
     """
 
+    @own_defaults()
     def __init__(self, schedule: Any, patients: Sequence[str], timing: str = "adaptive", decisions: int = 20):
         super().__init__(timing, decisions, patients)
         given, hours = torch.as_tensor(schedule, dtype=torch.float32), int(HORIZON)
@@ -202,6 +205,7 @@ class ClinicianPolicy(_Builtin):
         return ClinicianPolicy(self.schedule[self._positions(patients)], patients, self.timing, self._budget)
 
 
+@own_defaults()
 def builtin_policy(
     name: str, bank: Any, timing: str = "adaptive", decisions: int = 20, treatment: Any = None
 ) -> ConstantPolicy | RandomPolicy | ClinicianPolicy:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import MissingExtraError, PolicyError
 from medgym_offline.files import atomic_path
 from medgym_offline.policies.actor import StackedActor
@@ -46,6 +47,7 @@ class Lookup(nn.Module):
         return self.codebook[scores.argmax(-1)]
 
 
+@own_defaults()
 def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequential:
     """One network of a stack as an ordinary module: observations (N, d) -> actions (N, A).
 
@@ -76,6 +78,7 @@ def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequen
     return nn.Sequential(*modules, Lookup(policy.codebook[at if len(policy.codebook) > 1 else 0])).eval()
 
 
+@own_defaults()
 def export_torchscript(policy: StackedActor, path: str | Path, patient: str | None = None) -> Path:
     """Write a deterministic policy as TorchScript: observations (N, d) -> actions (N, A).
 
@@ -89,6 +92,7 @@ def export_torchscript(policy: StackedActor, path: str | Path, patient: str | No
     return _export(policy, path, patient, ".pt", _write_torchscript)
 
 
+@own_defaults()
 def export_onnx(policy: StackedActor, path: str | Path, patient: str | None = None) -> Path:
     """Write a deterministic policy as ONNX: "observations" (N, d) -> "actions" (N, A), float32.
 

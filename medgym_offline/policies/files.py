@@ -17,21 +17,24 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import PolicyError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.protocol import ACTION_WIDTH, OBSERVATION_DIM, Policy
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["FORMAT", "MAX_BYTES", "actor_header", "load_policy", "patient_file_stem", "save_policy"]
+__all__ = ["FORMAT", "MAX_BYTES", "actor_header", "load_policy", "patient_file_stem", "patient_of_stem", "save_policy"]
 
 FORMAT = "medgym-policy/1"
 MAX_BYTES = 512 * 2**20
@@ -43,8 +46,18 @@ _REMEDY = "save it with medgym_offline.policies.save_policy, export it as TorchS
 
 
 def patient_file_stem(patient: str) -> str:
-    """File name, without suffix, of one patient's policy in a folder of policies ("/" becomes "__")."""
-    return patient.replace("/", "__")
+    """File name, without suffix, of one patient's policy in a folder of policies; `patient_of_stem` inverts it.
+
+    "/" becomes "__". What that would make ambiguous, or hide the file, is written as a percent and two digits: "%", "_"
+    beside another "_" or "/", and a dot at the beginning.
+    """
+    plain = re.sub(r"_(?=[_/])|(?<=[_/])_", "%5F", patient.replace("%", "%25"))
+    return re.sub(r"^\.", "%2E", plain).replace("/", "__")
+
+
+def patient_of_stem(stem: str) -> str:
+    """Patient whose policy is in the file with this name (without suffix) in a folder of policies."""
+    return unquote(stem.replace("__", "/"))
 
 
 def actor_header(policy: StackedActor) -> dict[str, Any]:
@@ -61,6 +74,7 @@ def actor_header(policy: StackedActor) -> dict[str, Any]:
     }
 
 
+@own_defaults()
 def save_policy(policy: StackedActor, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write `policy` to `path` (.safetensors or .pt), whole or not at all; the same policy gives the same bytes.
 
@@ -94,12 +108,14 @@ def save_policy(policy: StackedActor, path: str | Path, dtype: torch.dtype = tor
     return target
 
 
+@own_defaults()
 def load_policy(path: str | Path, max_bytes: int = MAX_BYTES) -> Policy:
     """Open a policy file, or a folder with one file per patient; the kind is recognised by content.
 
     Accepted: our .safetensors and weights-only .pt; a TorchScript module from observations (N, 9) to actions
     (N, 3 or 4), as d3rlpy's `save_policy` writes; an ONNX model of the same signature (extra `onnx`); a folder
-    of such files named by patient id, "/" written as "__".
+    of such files named by patient id, "/" written as "__" (`patient_file_stem`). A policy is its file: an ONNX model
+    whose weights lie in a second one is refused.
 
     Args:
         path: File or folder.

@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class ModulePolicy:
     Timing follows from the width of the answer to a probe of zeros.
 
     Args:
-        module: The function; float32 tensors in and out.
+        module: The function, for any number of observations N; float32 tensors in and out.
         name: Shown in errors.
         decisions: Decisions per episode K it was trained for, where known.
         provenance: Facts about its origin, where known.
@@ -64,11 +64,14 @@ class ModulePolicy:
         except PolicyError:
             raise
         except Exception as error:  # whatever the foreign module raises; its last line says why
+            self._refuse_fixed_batch()
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
             raise PolicyError(
-                f"{name}: does not accept {OBSERVATION_DIM} observation columns ({reason[:160]}); "
+                f"{name}: fails on 2 observations of {OBSERVATION_DIM} columns ({reason[:160]}); "
                 "export a module from observations (N, 9) to actions (N, 3 or 4)"
             ) from None
+        if isinstance(answer, Tensor) and len(answer.shape) and len(answer) != 2:
+            self._refuse_fixed_batch()
         if not isinstance(answer, Tensor) or answer.dim() != 2 or answer.shape[0] != 2:
             found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
             raise PolicyError(f"{name}: answers 2 observations with {found}, expected actions (2, 3) or (2, 4)")
@@ -79,6 +82,15 @@ class ModulePolicy:
             self.timing = timing_of_width(self.action_dim)
         except PolicyError as error:
             raise PolicyError(f"{name}: {error}") from None
+
+    def _refuse_fixed_batch(self) -> None:
+        """Raise `PolicyError` if the module, which cannot answer two observations, can answer one."""
+        try:
+            answer = self._answer(torch.zeros(1, OBSERVATION_DIM))
+        except Exception:  # not even one: the batch is not what is wrong
+            return
+        if isinstance(answer, Tensor) and answer.dim() == 2 and len(answer) == 1:
+            raise _fixed_batch(self._name, 1)
 
     def _answer(self, rows: Tensor) -> Any:
         def call() -> Any:
@@ -183,15 +195,35 @@ def _facts_of(header: str | bytes) -> tuple[int | None, dict[str, Any]]:
 def load_onnx(path: Path) -> ModulePolicy:
     """An ONNX model with one input (N, 9) and one output (N, 3 or 4) as a policy. See `load_policy`."""
     try:
+        import onnx
         import onnxruntime
     except ImportError:
-        raise MissingExtraError.of("onnxruntime", "onnx", f"{path}: an ONNX policy") from None
+        raise MissingExtraError.of("onnx and onnxruntime", "onnx", f"{path}: an ONNX policy") from None
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        content = path.read_bytes()
+        if (second := next(_outside(onnx.load_model_from_string(content)), None)) is not None:
+            raise PolicyError(
+                f"{path}: its weights lie in a second file ({second[:60]!r}), without which it is no policy; put them "
+                "into one: torch.onnx.export(..., external_data=False), or onnx.save(onnx.load(FILE), NEW_FILE)"
+            )
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    except PolicyError:
+        raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PolicyError(f"{path}: damaged ONNX file ({reason[:160]}); export it again") from None
-    name = session.get_inputs()[0].name
+    if len(inputs := session.get_inputs()) != 1:
+        names = ", ".join(i.name for i in inputs)
+        raise PolicyError(f"{path}: takes {len(inputs)} inputs ({names[:80]}); export a function of the observations")
+    name, shape = inputs[0].name, inputs[0].shape
+    # Axes without a name are numbers: fixed.
+    if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != OBSERVATION_DIM):
+        raise PolicyError(
+            f"{path}: takes observations of shape {tuple(shape)}, not (N, {OBSERVATION_DIM}); export a module from "
+            "observations (N, 9) to actions (N, 3 or 4)"
+        )
+    if isinstance(shape[0], int):
+        raise _fixed_batch(str(path), shape[0])
 
     def run(observations: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))
@@ -200,16 +232,38 @@ def load_onnx(path: Path) -> ModulePolicy:
     return ModulePolicy(run, str(path), *_facts_of(header))
 
 
+def _outside(message: Any) -> Iterator[str]:
+    """Files besides the model's own that a part of an ONNX model has its numbers in."""
+    from google.protobuf.message import Message
+
+    if message.DESCRIPTOR.name == "TensorProto" and (message.data_location or message.external_data):
+        yield next((entry.value for entry in message.external_data if entry.key == "location"), "")
+    for _, value in message.ListFields():
+        for part in [value] if isinstance(value, Message) else value if isinstance(value, Sequence) else ():
+            if isinstance(part, Message):
+                yield from _outside(part)
+            else:
+                break  # numbers or text
+
+
+def _fixed_batch(name: str, count: int) -> PolicyError:
+    return PolicyError(
+        f"{name}: its batch axis is fixed at {count}, and {count} observation{'s' * (count != 1)} at a time is all it "
+        "takes; export it with a free one: dynamic_axes={'INPUT': {0: 'N'}} of torch.onnx.export (dynamic_shapes with "
+        "dynamo=True), or trace TorchScript without the batch size in it"
+    )
+
+
 def load_folder(path: Path, max_bytes: int) -> Policy:
     """A folder of policy files, one per patient, as one policy. See `load_policy`."""
-    from medgym_offline.policies.files import load_policy
+    from medgym_offline.policies.files import load_policy, patient_of_stem
 
     files = sorted(f for f in path.iterdir() if f.suffix in _SUFFIXES and not f.name.startswith("."))
     if not files:
         raise PolicyError(f"{path}: no policy files ({', '.join(_SUFFIXES)}) in this folder")
     policies: dict[str, Policy] = {}
     for file in files:
-        patient = file.stem.replace("__", "/")
+        patient = patient_of_stem(file.stem)
         policy = load_policy(file, max_bytes)
         if patient in policies:
             raise PolicyError(f"{path}: two files for patient {patient}; keep one")

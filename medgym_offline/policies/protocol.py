@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import PolicyError
 
 __all__ = [
@@ -119,6 +120,7 @@ def torch_or_numpy(act: Callable[[P, Tensor], Tensor]) -> Callable[[P, Any], Any
     No gradient flows through it: acting is not training.
     """
 
+    @own_defaults()
     @functools.wraps(act)
     def wrapped(self: P, observations: Any) -> Any:
         if isinstance(observations, Tensor):

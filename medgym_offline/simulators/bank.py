@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.disease import Disease, Scales
 from medgym_offline.errors import BankError, unknown_name
+from medgym_offline.patients import PatientIndex, Patients
 from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.field import Dynamics, Physics
 from medgym_offline.simulators.flow import SolutionMap, solve, solve_between
@@ -148,21 +150,18 @@ class SimulatorBank:
     def _current(self) -> World:
         return self._worlds[self.current_world]
 
+    @property
+    def patient_index(self) -> PatientIndex:
+        """Finds this bank's patients by id or position."""
+        return PatientIndex(self.patients, f"bank {self.name!r}")
+
     def index(self, patient: int | str) -> int:
         """Position of a patient given by position or id.
 
         Raises:
             UnknownNameError: No such patient in this bank.
         """
-        if isinstance(patient, str):
-            if patient in self.patients:
-                return self.patients.index(patient)
-            if not patient.lstrip("-").isdigit():
-                raise unknown_name("patient", patient, self.patients)
-            patient = int(patient)
-        if not 0 <= patient < len(self):
-            raise unknown_name(f"patient of bank {self.name!r} (0..{len(self) - 1} or an id)", patient, self.patients)
-        return int(patient)
+        return self.patient_index.one(patient)
 
     # -- views -----------------------------------------------------------------------------------------------------
 
@@ -172,12 +171,15 @@ class SimulatorBank:
         other.__dict__.update(changes, _content_hash=self.content_hash)
         return other
 
-    def select(self, patients: Sequence[int | str]) -> SimulatorBank:
-        """The bank of the given patients (positions or ids), in that order."""
-        positions = [self.index(p) for p in patients]
-        if not positions:
-            raise BankError(f"bank {self.name!r}: an empty selection of patients; name at least one")
-        index = torch.tensor(positions)
+    @own_defaults()
+    def select(self, patients: Patients) -> SimulatorBank:
+        """The bank of the given patients (positions or ids), in that order; repeats are allowed.
+
+        Raises:
+            UnknownNameError: See :class:`~medgym_offline.patients.PatientIndex`.
+        """
+        positions = self.patient_index.resolve(patients, repeats=True)
+        index = torch.tensor(positions, device=self.device)
         return self._with(
             patients=tuple(self.patients[i] for i in positions),
             _worlds={name: world.select(index) for name, world in self._worlds.items()},
@@ -239,6 +241,7 @@ class SimulatorBank:
         """(P, D) normalised first state of every patient."""
         return self._current.initial
 
+    @own_defaults()
     def field(self, x: Tensor, u: Tensor) -> Tensor:
         """The vector field, (P, B, D), (P, B, 3) -> (P, B, D) per hour."""
         return self._current.params.rate(self.disease, self.scales, self.physics, x, u)
@@ -248,6 +251,7 @@ class SimulatorBank:
         """(P, D) rough linear rate at which each component returns, per hour (for the solution map's inputs)."""
         return self._current.params.relaxation()
 
+    @own_defaults()
     def trajectory(self, x: Tensor, u: Tensor, times: Tensor, hold: Tensor | None = None) -> Tensor:
         """The whole curve while a treatment is held, without noise.
 
@@ -275,6 +279,7 @@ class SimulatorBank:
         """State after holding `u` for `dt` hours, without noise: (P, B, D), (P, B, 3), (P, B) -> (P, B, D)."""
         return self.trajectory(x, u, dt.unsqueeze(-1)).squeeze(-2)
 
+    @own_defaults()
     def step(self, x: Tensor, u: Tensor, dt: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Flow plus residual noise N(0, noise_scale^2 dt), clamped to the bounds. Shapes as in :meth:`flow`."""
         # Drawn on the CPU and moved, so that a seed means the same numbers on every device.

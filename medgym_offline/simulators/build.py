@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import BankError
 from medgym_offline.files import code_version, json_text, read_toml, sha256_file
 from medgym_offline.seeds import derive_seed
@@ -166,6 +167,7 @@ def _population_world(fit: _WorldFit, own: World, need: str) -> World:
     return World(replace(params, **average), own.noise.mean(0, keepdim=True), own.initial.mean(0, keepdim=True))
 
 
+@own_defaults()
 def build_bank(
     cohort: Cohort, recipe: BankRecipe, provenance: dict[str, Any] | None = None, show: bool = True
 ) -> SimulatorBank:

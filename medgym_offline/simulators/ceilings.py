@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.bank import SimulatorBank
@@ -203,6 +204,7 @@ def _fine_starts(fixed: Schedules, adaptive: Schedules, config: CeilingConfig) -
     return torch.stack([fixed.treatment.repeat_interleave(FINER, 1), read], 1)
 
 
+@own_defaults()
 def ceilings(bank: SimulatorBank, config: CeilingConfig | None = None, show: bool = True) -> Ceilings:
     """Search the best constant, fixed and adaptive schedules of every patient of the bank's current world.
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import torch_generator
 from medgym_offline.simulators.bank import SimulatorBank
@@ -78,6 +79,7 @@ def _pool(banks: Sequence[SimulatorBank], config: DistillConfig) -> tuple[Tensor
     return torch.cat(starts), torch.cat(treatments), torch.cat(curves)
 
 
+@own_defaults()
 def distill(
     banks: Sequence[SimulatorBank],
     config: DistillConfig,

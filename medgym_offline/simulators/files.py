@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.disease import Scales
 from medgym_offline.errors import BankError, unknown_name
 from medgym_offline.files import atomic_path, release_folder
@@ -46,6 +47,7 @@ def bank_tensors(bank: SimulatorBank) -> dict[str, Tensor]:
     return tensors
 
 
+@own_defaults()
 def save_bank(bank: SimulatorBank, path: str | Path) -> None:
     """Write `bank` to `path` (safetensors), atomically."""
     from safetensors.torch import save_file
@@ -83,6 +85,7 @@ def list_banks() -> list[str]:
     return sorted(p.stem for p in (release_folder("generation") / "banks").glob("*.safetensors"))
 
 
+@own_defaults()
 def load_simulators(name: str | Path = "sepsis-v0") -> SimulatorBank:
     """Load a simulator bank that ships with the release, or one of your own.
 

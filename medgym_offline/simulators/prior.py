@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.bank import SimulatorBank, World
@@ -84,6 +85,7 @@ def prior_parameters(root: int, patients: Sequence[str], hidden: int = RESIDUAL_
     )
 
 
+@own_defaults()
 def prior_bank(patients: int = 8, seed: int = 0) -> SimulatorBank:
     """A bank of unfitted prior draws (backend "ode"), in two worlds with independent draws.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.defaults import own_defaults
 from medgym_offline.disease import Scales
 from medgym_offline.errors import BankError, MedGymError
 from medgym_offline.files import release_folder, write_json
@@ -129,6 +130,7 @@ class TwinWard:
         return torch.from_numpy(state).float().unsqueeze(1), torch.from_numpy(dose).float().unsqueeze(1)
 
 
+@own_defaults()
 def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, Course]:
     """Records of the twin's patients (:func:`~medgym_offline.simulators.twin.draw_twin`), and what truly happened."""
     from medgym_offline.cohorts.synthetic import synthetic_cohort
@@ -149,6 +151,7 @@ def scratch_world(cohort: Cohort, bank: SimulatorBank, recipe: BankRecipe, show:
     return World(fit.params, own.noise, own.initial)
 
 
+@own_defaults()
 def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> SimulatorBank:
     """Draw the twin's records, fit a bank to them, and add the world "true".
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.offline.codebook import build_codebook, nearest
@@ -99,6 +100,7 @@ class Baseline:
         return target
 
 
+@own_defaults()
 def train_baseline(
     algorithm: str,
     transitions: Transitions,

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import minari
 import numpy as np
 import pytest
+from minari.data_collector import EpisodeBuffer
 
-from medgym_offline.datasets import COLUMNS, GeneratedDataset, Recipe, Transitions, list_datasets, load_dataset
+from medgym_offline.datasets import COLUMNS, GeneratedDataset, Recipe, Transitions, list_datasets, load_dataset, verify
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
+from medgym_offline.datasets.hdf5 import EpisodeWriter
 from medgym_offline.errors import DatasetError, UnknownNameError
 
 
@@ -62,6 +66,54 @@ def test_a_damaged_flat_cache_is_rebuilt(rows: Transitions, made: GeneratedDatas
     again = load_dataset(made.id, root=copy, progress=False)
     np.testing.assert_array_equal(again.observations, rows.observations)
     read_flat(flat_of(copy, made))
+
+
+def test_a_locked_hdf5_file_is_not_called_damaged(made: GeneratedDataset, copy: Path) -> None:
+    """Another program has it open for writing: flock is what HDF5 locks with."""
+    fcntl = pytest.importorskip("fcntl")
+    shutil.rmtree(flat_of(copy, made))
+    with open(copy / made.id / DATA_FILE, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(DatasetError, match=r"main_data\.hdf5: .*lock.*HDF5_USE_FILE_LOCKING=FALSE") as caught:
+            load_dataset(made.id, root=copy, progress=False)
+    assert "\n" not in str(caught.value)
+    assert "regenerate" not in str(caught.value)
+    assert len(load_dataset(made.id, root=copy, progress=False)) == made.steps
+
+
+def test_a_file_that_cannot_be_locked_for_writing_names_the_lock(tmp_path: Path) -> None:
+    fcntl, path = pytest.importorskip("fcntl"), tmp_path / "main_data.hdf5"
+    with open(path, "w+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(DatasetError, match="HDF5_USE_FILE_LOCKING"), EpisodeWriter(path, ("a",)):
+            pass
+
+
+def test_episodes_added_through_minari_are_noticed(
+    made: GeneratedDataset, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(copy))
+    dataset = minari.load_dataset(made.id)
+    names = ("observations", "actions", "rewards", "terminations", "truncations", "infos")
+    added = EpisodeBuffer(seed=1, **{name: getattr(dataset[0], name) for name in names})
+    dataset.update_dataset_from_buffer([added])
+    assert minari.load_dataset(made.id).total_episodes == 13
+    with pytest.raises(DatasetError, match=r"Minari \(13 episodes now\): read it with minari") as caught:
+        load_dataset(made.id, progress=False)
+    assert "\n" not in str(caught.value)
+    assert not verify(made.id, progress=False).ok
+
+
+def test_rows_changed_in_place_are_noticed_beside_a_whole_flat_cache(made: GeneratedDataset, copy: Path) -> None:
+    path = copy / made.id / DATA_FILE
+    with h5py.File(path, "a") as file:
+        reward = file["episode_0/rewards"][0]
+        file["episode_0/rewards"][0] = reward - 1.0
+    with pytest.raises(DatasetError, match="content hash"):
+        load_dataset(made.id, root=copy, progress=False)
+    with h5py.File(path, "a") as file:
+        file["episode_0/rewards"][0] = reward
+    assert load_dataset(made.id, root=copy, progress=False).rewards[0] == reward
 
 
 @pytest.mark.parametrize("keep_flat", [True, False])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import minari
 import numpy as np
 import pytest
@@ -63,6 +64,29 @@ def test_infos_at_reset_are_the_environments(made: GeneratedDataset) -> None:
     np.testing.assert_allclose(observation, dataset[7].observations[0], atol=1e-5)
     for name in ("cost", "dt", "time", "sofa", "lactate"):
         assert info[name] == pytest.approx(dataset[7].infos[name][0], abs=1e-4)
+
+
+def test_stored_seed_and_options_replay_every_episode(made: GeneratedDataset) -> None:
+    """From one recovered environment, whoever the patient was; and three patients side by side."""
+    dataset = minari.load_dataset(made.id)
+    env = dataset.recover_environment()
+    for episode, stored in zip(dataset, dataset.storage.get_episode_metadata(range(12))):
+        observation, _ = env.reset(seed=stored["seed"], options=stored["options"])
+        for t in range(len(episode)):
+            np.testing.assert_allclose(observation, episode.observations[t], atol=1e-4)
+            observation, reward, over, _, info = env.step(episode.actions[t])
+            assert reward == pytest.approx(episode.rewards[t], rel=1e-3, abs=1e-4)
+            assert info["time"] == episode.infos["time"][t + 1]
+        np.testing.assert_allclose(observation, episode.observations[-1], atol=1e-4)
+        assert over
+    chosen = [1, 5, 10]
+    stored_all = list(dataset.storage.get_episode_metadata(chosen))
+    envs = gymnasium.make_vec(env.spec, num_envs=3, vectorization_mode="vector_entry_point")
+    options = {name: [one["options"][name] for one in stored_all] for name in ("patient", "patient_index")}
+    observations, _ = envs.reset(seed=[one["seed"] for one in stored_all], options=options)
+    np.testing.assert_allclose(observations, [dataset[e].observations[0] for e in chosen], atol=1e-4)
+    observations = envs.step(np.array([dataset[e].actions[0] for e in chosen]))[0]
+    np.testing.assert_allclose(observations, [dataset[e].observations[1] for e in chosen], atol=1e-4)
 
 
 def test_episode_metadata(made: GeneratedDataset) -> None:

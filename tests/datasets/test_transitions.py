@@ -46,7 +46,7 @@ def test_repeated_and_permuted_rows_keep_their_order(rows: Transitions) -> None:
 
 @pytest.mark.parametrize("patient", [4, -1])
 def test_a_patient_number_out_of_range(rows: Transitions, patient: int) -> None:
-    with pytest.raises(DatasetError, match=r"outside 0\.\.3"):
+    with pytest.raises(UnknownNameError, match=r"outside 0\.\.3"):
         rows.select(patients=[patient])
 
 

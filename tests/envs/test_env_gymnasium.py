@@ -197,6 +197,65 @@ def test_bad_arguments(tiny_bank: SimulatorBank, kind: Any) -> None:
         env.reset(seed=-1)
 
 
+def test_options_name_the_patient_of_the_episode(tiny_bank: SimulatorBank) -> None:
+    """As datasets store them; the next episode is the environment's own patient's again."""
+    env, ids = SepsisEnv(bank=tiny_bank, patient=1), tiny_bank.patients
+    other = SepsisEnv(bank=tiny_bank, patient=3)
+    action = np.array([0.1, -0.2, 0.3, -0.5], np.float32)
+    for options in ({"patient": ids[3], "patient_index": np.int64(3)}, {"patient": ids[3]}, {"patient_index": 3}):
+        assert data_equivalence(env.reset(seed=6, options=options), other.reset(seed=6))
+        assert env.patient == ids[3]
+        assert data_equivalence(env.step(action), other.step(action))
+    env.reset(seed=6)
+    assert env.patient == ids[1]
+
+
+WRONG_OPTIONS: list[tuple[Any, str]] = [
+    ({"State": [90, 80, 1, 10, 1000, 2]}, "did you mean 'state'"),
+    ({"seed": 3}, "reset option 'seed'"),
+    ({"patient": "nobody"}, "patient"),
+    ({"patient": 2.5}, "whole number"),
+    ({"patient": True}, "whole number"),
+    ({"patient_index": 4}, r"outside 0\.\.3"),
+    ({"patient": "prior/1", "patient_index": 2}, "two patients"),
+    ([1, 2], "dictionary"),
+]
+
+
+@pytest.mark.parametrize("kind", [SepsisEnv, SepsisVectorEnv])
+@pytest.mark.parametrize(("options", "message"), WRONG_OPTIONS)
+def test_wrong_options_change_nothing(tiny_bank: SimulatorBank, kind: Any, options: Any, message: str) -> None:
+    action = np.zeros((4, 4) if kind is SepsisVectorEnv else 4, np.float32)
+    env, twin = kind(bank=tiny_bank, timing="adaptive"), kind(bank=tiny_bank, timing="adaptive")
+    for one in (env, twin):
+        one.reset(seed=3)
+    with pytest.raises(MedGymError, match=message) as error:
+        env.reset(seed=4, options=options)
+    assert "\n" not in str(error.value)
+    with pytest.raises(MedGymError, match="lactate must lie"):
+        env.reset(seed=4, options={"patient": 2, "state": [91.0, 80.0, 1.1, 14.0, 900.0, 99.0]})
+    assert data_equivalence(env.step(action), twin.step(action))
+
+
+@pytest.mark.parametrize("seed", [1.5, True, "1", -1, 2**63])
+def test_seeds_are_whole_numbers(tiny_bank: SimulatorBank, seed: Any) -> None:
+    with pytest.raises(MedGymError, match="seed is"):
+        SepsisEnv(bank=tiny_bank).reset(seed=seed)
+    for wrong in (seed, [0, 1, seed, 3]):
+        with pytest.raises(MedGymError, match="seed is"):
+            SepsisVectorEnv(bank=tiny_bank).reset(seed=wrong)  # type: ignore[arg-type]
+
+
+def test_infos_have_types(tiny_bank: SimulatorBank) -> None:
+    env = SepsisEnv(bank=tiny_bank)
+    _, info = env.reset(seed=np.int64(2))  # type: ignore[arg-type]
+    kinds = {name: value.dtype for name, value in info.items()}
+    assert kinds == {n: np.dtype("float32" if n == "state" else "int64" if n == "seed" else "float64") for n in INFOS}
+    info = env.step(np.zeros(4, np.float32))[4]
+    assert {name: value.dtype for name, value in info.items()} == kinds
+    assert data_equivalence(env.reset(seed=info["seed"]), env.reset(seed=2))
+
+
 def test_worlds_differ(tiny_bank: SimulatorBank) -> None:
     action = np.array([0, 0, 0, 1], np.float32)
     seen = []
@@ -230,6 +289,7 @@ def test_vector_contract(tiny_bank: SimulatorBank) -> None:
     assert envs.action_space == gymnasium.vector.utils.batch_space(envs.single_action_space, 6)
     mode = envs.metadata["autoreset_mode"]
     assert getattr(mode, "value", mode) == "NextStep"
+    assert envs.autoreset_mode == mode  # type: ignore[attr-defined]
     envs.action_space.seed(0)
     observations, infos = envs.reset(seed=9)
     assert observations in envs.observation_space
@@ -274,6 +334,71 @@ def test_vector_equals_single_environments(tiny_bank: SimulatorBank) -> None:
                 assert ours_step[4][name].dtype == theirs_step[4][name].dtype
                 np.testing.assert_allclose(ours_step[4][name], theirs_step[4][name], atol=1e-3, rtol=1e-4)
                 np.testing.assert_array_equal(ours_step[4][f"_{name}"], theirs_step[4][f"_{name}"])
+
+
+def test_vector_options_name_patients(tiny_bank: SimulatorBank) -> None:
+    """One for all or one each, as of single environments; after an autoreset each is its own patient's again."""
+    ids = tiny_bank.patients
+    envs = _vector(tiny_bank, num_envs=6, timing="fixed", decisions=3)
+    singles = [SepsisEnv(bank=tiny_bank, patient=i % 4, timing="fixed", decisions=3) for i in range(6)]
+    treated = [2, 2, 0, 2, 3, 1]
+    actions = np.random.default_rng(0).uniform(-1, 1, (6, 3)).astype(np.float32)
+    for options in ({"patient": [ids[p] for p in treated], "patient_index": np.array(treated)}, {"patient": ids[2]}):
+        each = treated if len(options) > 1 else [2] * 6
+        seen = [envs.reset(seed=5, options=options)[0]]
+        assert envs.patients == tuple(ids[p] for p in each)  # type: ignore[attr-defined]
+        wanted = [[env.reset(seed=5 + i, options={"patient": p})[0] for i, (env, p) in enumerate(zip(singles, each))]]
+        for _ in range(3):
+            seen.append(envs.step(actions)[0])
+            wanted.append([env.step(action)[0] for env, action in zip(singles, actions)])
+        np.testing.assert_allclose(seen, wanted, atol=1e-5)
+        envs.step(actions)
+        assert envs.patients == tuple(ids[i % 4] for i in range(6))  # type: ignore[attr-defined]
+        np.testing.assert_allclose(envs.step(actions)[4]["dt"], 32.0)
+    for wrong in ([0, 1], [0, 1, 2, 3, 4, 5]):
+        with pytest.raises(MedGymError):
+            envs.reset(options={"patient": wrong})
+
+
+def test_vector_partial_reset(tiny_bank: SimulatorBank) -> None:
+    """Those of the mask start anew, with the seeds and patients given; the others go on as if nothing had been."""
+    envs, twin = (_vector(tiny_bank, num_envs=6, timing="fixed", decisions=4) for _ in range(2))
+    actions = np.random.default_rng(1).uniform(-1, 1, (6, 3)).astype(np.float32)
+    mask = np.array([True, False, False, True, False, True])
+    with pytest.raises(ResetNeeded):
+        envs.reset(options={"reset_mask": mask})
+    for one in (envs, twin):
+        one.reset(seed=0)
+        one.step(actions)
+    options = {"reset_mask": mask, "patient": 2}
+    before = twin.step(actions)  # twin goes one decision further, envs is reset in part and then steps
+    observations, infos = envs.reset(seed=list(range(20, 26)), options=options)
+    assert set(options) == {"reset_mask", "patient"}
+    for name in INFOS:
+        np.testing.assert_array_equal(infos[f"_{name}"], mask)
+        assert not infos[name][~mask].any()
+    np.testing.assert_array_equal(infos["seed"][mask], [20, 23, 25])
+    for i in np.flatnonzero(mask):
+        single = SepsisEnv(bank=tiny_bank, patient=2, timing="fixed", decisions=4)
+        np.testing.assert_allclose(observations[i], single.reset(seed=int(20 + i))[0], atol=1e-6)
+    after = envs.step(actions)
+    np.testing.assert_allclose(after[0][~mask], before[0][~mask], atol=1e-5)
+    np.testing.assert_allclose(after[1][~mask], before[1][~mask], rtol=1e-4)
+    np.testing.assert_array_equal(after[4]["time"], np.where(mask, 24.0, 48.0))
+    for _ in range(2):
+        over = envs.step(actions)[2]
+    np.testing.assert_array_equal(over, ~mask)
+    # An environment that has ended and is reset before its autoreset starts once, not twice.
+    envs.reset(options={"reset_mask": np.array([False, True, *[False] * 4])})
+    np.testing.assert_array_equal(envs.step(actions)[4]["time"], [96.0, 24.0, 0.0, 96.0, 0.0, 96.0])
+
+
+@pytest.mark.parametrize("mask", [[True] * 3, np.ones(4, int), np.zeros(4, bool), np.ones((4, 1), bool), True])
+def test_vector_wrong_masks(tiny_bank: SimulatorBank, mask: Any) -> None:
+    envs = _vector(tiny_bank)
+    envs.reset(seed=0)
+    with pytest.raises(MedGymError, match=r"options\['reset_mask'\] .* 4 booleans"):
+        envs.reset(options={"reset_mask": mask})
 
 
 def test_vector_seeding(tiny_bank: SimulatorBank) -> None:
@@ -341,9 +466,9 @@ def test_vector_bad_input(tiny_bank: SimulatorBank) -> None:
         envs.reset(seed=[1, 2])  # type: ignore[arg-type]
     with pytest.raises(MedGymError, match="both patient and patients"):
         SepsisVectorEnv(bank=tiny_bank, patient=0, patients=2)
-    for patients, message in ((5, "has 1 to 4"), ([], "is empty")):
-        with pytest.raises(MedGymError, match=message):
-            SepsisVectorEnv(bank=tiny_bank, patients=patients)
+    for patients in (5, [], [0, 0], 2.0):
+        with pytest.raises(UnknownNameError, match="bank 'prior-4-0'"):
+            SepsisVectorEnv(bank=tiny_bank, patients=patients)  # type: ignore[arg-type]
     with pytest.raises(MedGymError, match="num_envs is 0"):
         SepsisVectorEnv(bank=tiny_bank, num_envs=0)
     with pytest.raises(ProtocolError, match="max_episode_steps is 5"):

@@ -233,9 +233,10 @@ def test_an_interrupted_evaluation_goes_on(
 
     monkeypatch.setattr(evaluator, "score_world", counts)
     evaluate("max", bank=tiny_bank, episodes=3, partial=folder)  # other settings: nothing kept is used
-    assert scored == ["own", "own", "held-out"]
+    evaluate("zero", bank=tiny_bank, episodes=2, partial=folder)  # another policy of the same class: nor here
+    assert scored == ["own", *2 * ["own", "held-out"]]
     found = evaluate("max", bank=tiny_bank, episodes=2, partial=folder)
-    assert scored == ["own", "own", "held-out", "held-out"]
+    assert scored == ["own", *2 * ["own", "held-out"], "held-out"]
     assert not folder.exists()
     assert found.to_json() == evaluate("max", bank=tiny_bank, episodes=2).to_json()
 

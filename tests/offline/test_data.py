@@ -115,7 +115,7 @@ def test_bad_input_is_named() -> None:
     transitions = toy(patients=3, episodes=4)
     gap = transitions.select(transitions.patient != 1)
     assert stack_transitions(gap, "ind", CONFIG).keys == ("toy/0", "toy/2")
-    with pytest.raises(DatasetError, match="toy/1 has no episodes"):
+    with pytest.raises(UnknownNameError, match="no episodes of toy/1"):
         stack_transitions(gap, "ind", CONFIG, ["toy/0", "toy/1"])
     with pytest.raises(UnknownNameError, match="toy/2"):
         stack_transitions(transitions, "ind", CONFIG, ["toy/22"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.errors import DatasetError, MedGymError, UnknownNameError
+from medgym_offline.errors import MedGymError, UnknownNameError
 from medgym_offline.offline import ALGORITHMS, PROFILES, OfflineConfig, TrainResult, train
 from medgym_offline.offline.train import shard_size
 from medgym_offline.policies import StackedActor
@@ -102,7 +102,7 @@ def test_bad_input_is_named() -> None:
         train("gcqll", transitions, progress=False)
     with pytest.raises(UnknownNameError, match="scope"):
         train("dqn", transitions, "individual", progress=False)
-    with pytest.raises(DatasetError, match="toy/1 has no episodes"):
+    with pytest.raises(UnknownNameError, match="no episodes of toy/1"):
         train("dqn", transitions.select(transitions.patient != 1), patients=["toy/1"], progress=False)
 
 

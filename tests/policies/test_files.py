@@ -20,6 +20,7 @@ from torch import nn
 from medgym_offline.errors import MedGymError, PolicyError
 from medgym_offline.policies import ModulePolicy, PolicyCollection, StackedActor, load_policy, save_policy
 from medgym_offline.policies.export import export_torchscript
+from medgym_offline.policies.files import patient_file_stem, patient_of_stem
 from medgym_offline.stack import StackedMLP
 
 IDS = ("mimic-iii/1", "mimic-iv/2", "c")
@@ -238,7 +239,7 @@ def test_torchscript_is_batched_over_patients(tmp_path: Path, width: int, timing
 
 
 def test_torchscript_of_wrong_shape_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match="does not accept 9 observation columns") as error:
+    with pytest.raises(PolicyError, match="fails on 2 observations of 9 columns") as error:
         load_policy(script(tmp_path / "in.pt", nn.Linear(8, 4), 8))
     one_line(error, tmp_path / "in.pt")
     with pytest.raises(PolicyError, match="width 5") as error:
@@ -248,6 +249,25 @@ def test_torchscript_of_wrong_shape_is_refused(tmp_path: Path) -> None:
     nn.init.constant_(broken.bias, float("nan"))
     with pytest.raises(PolicyError, match="not finite"):
         load_policy(script(tmp_path / "nan.pt", broken))
+
+
+class OneRow(nn.Module):
+    """Right for one observation, whatever is asked."""
+
+    def __init__(self, strict: bool):
+        super().__init__()
+        self.strict = strict
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(1, 9)[:, :4] if self.strict else x[:1, :4]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_torchscript_for_one_observation_names_the_batch(tmp_path: Path, strict: bool) -> None:
+    torch.jit.save(torch.jit.script(OneRow(strict)), str(tmp_path / "p.pt"))
+    with pytest.raises(PolicyError, match="batch axis is fixed at 1") as error:
+        load_policy(tmp_path / "p.pt")
+    one_line(error, tmp_path / "p.pt")
 
 
 class Reader(nn.Module):
@@ -309,6 +329,21 @@ def test_folder_of_torchscript(tmp_path: Path) -> None:
         again.select(["nobody"])
 
 
+IDS_ALIKE = ("a/b", "a__b", "a_/b", "a/_b", "a___b", "a//b", "a%2Fb", "a%5F%5Fb", ".a", "_", "__", "/", "a_b", "a.b")
+
+
+def test_files_of_patients_have_names_of_their_own(tmp_path: Path) -> None:
+    stems = [patient_file_stem(name) for name in IDS_ALIKE]
+    assert [patient_of_stem(stem) for stem in stems] == list(IDS_ALIKE)
+    assert not any("/" in stem or stem.startswith(".") for stem in stems)
+    net = StackedMLP(len(IDS_ALIKE), (9, 8, 4), seeds=range(len(IDS_ALIKE)))
+    stack = StackedActor(net, IDS_ALIKE)
+    again = load_policy(export_torchscript(stack, tmp_path / "folder"))
+    observations = OBSERVATIONS[:1].expand(len(IDS_ALIKE), -1, -1)
+    found = again.select(IDS_ALIKE).act(observations)  # type: ignore[attr-defined]
+    torch.testing.assert_close(found, stack.act(observations), rtol=0, atol=1e-6)
+
+
 def test_folder_of_our_files_becomes_one_stack(tmp_path: Path) -> None:
     stack = actor(log_std=True)
     for patient in IDS:
@@ -335,6 +370,68 @@ def test_onnx_without_its_extra_says_what_to_install(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MedGymError, match=r"pip install .medgym-offline\[onnx\]."):
         load_policy(tmp_path / "p.onnx")
+
+
+def onnx_model(weight: np.ndarray, shape: tuple[int | str, ...] = ("n", 9), constant: bool = False) -> Any:
+    """tanh(x @ weight) as an ONNX model, its weights an initializer or an attribute."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    value, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    tensor = onnx.numpy_helper.from_array(weight.astype(np.float32), "w")
+    nodes = [node("Constant", [], ["w"], value=tensor)] if constant else []
+    nodes += [node("MatMul", ["x", "w"], ["m"]), node("Tanh", ["m"], ["y"])]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "policy",
+        [value("x", onnx.TensorProto.FLOAT, list(shape))],
+        [value("y", onnx.TensorProto.FLOAT, [shape[0], weight.shape[1]])],
+        [] if constant else [tensor],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_onnx_with_weights_in_a_second_file_is_refused(
+    tmp_path: Path, constant: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes, and so its sha256, are the same whatever the weights: what is read must be one file."""
+    weight, path = np.random.default_rng(0).normal(size=(9, 4)), tmp_path / "p.onnx"
+    seen = set()
+    for sign in (1.0, -1.0):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        model = onnx_model(sign * weight, constant=constant)
+        import onnx
+
+        onnx.save(
+            model, path, save_as_external_data=True, location="w.data", size_threshold=0, convert_attribute=constant
+        )
+        seen.add(path.read_bytes())
+        for where in (tmp_path, tmp_path.parent):
+            monkeypatch.chdir(where)
+            with pytest.raises(PolicyError, match=r"second file \('w.data'\).*external_data=False") as error:
+                load_policy(path)
+        assert "\n" not in str(error.value)
+        onnx.save(onnx.load(path), tmp_path / "whole.onnx")  # the remedy
+        found = load_policy(tmp_path / "whole.onnx").act(OBSERVATIONS).numpy()
+        np.testing.assert_allclose(found, np.tanh(OBSERVATIONS.numpy() @ (sign * weight)), atol=1e-5)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+def test_onnx_with_a_fixed_batch_names_the_axis(tmp_path: Path, batch: int) -> None:
+    (tmp_path / "p.onnx").write_bytes(onnx_model(np.ones((9, 4)), (batch, 9)).SerializeToString())
+    with pytest.raises(PolicyError, match=f"batch axis is fixed at {batch}, .*dynamic_axes") as error:
+        load_policy(tmp_path / "p.onnx")
+    one_line(error, tmp_path / "p.onnx")
+
+
+@pytest.mark.parametrize("shape", [("n", 17), ("n", "t", 9), (9,)])
+def test_onnx_of_another_shape_is_refused(tmp_path: Path, shape: tuple[int | str, ...]) -> None:
+    (tmp_path / "p.onnx").write_bytes(onnx_model(np.ones((shape[-1], 4)), shape).SerializeToString())
+    with pytest.raises(PolicyError, match=r"not \(N, 9\)") as error:
+        load_policy(tmp_path / "p.onnx")
+    one_line(error, tmp_path / "p.onnx")
 
 
 def test_onnx_acts_like_the_network_it_came_from(tmp_path: Path) -> None:

@@ -49,18 +49,19 @@ def episode_grid(transitions: Transitions, patients: Sequence[str] | None = None
         patients: Ids; None takes those that have episodes.
 
     Raises:
-        DatasetError: A patient without episodes, or patients with different numbers of them.
-        UnknownNameError: No such patient.
+        DatasetError: Patients with different numbers of episodes.
+        UnknownNameError: No such patient, or one without episodes.
     """
     transitions.validate()
     name = transitions.dataset_id or "transitions"
-    ids = transitions.present_ids if patients is None else tuple(patients)
+    positions = transitions.resolve(patients)
+    ids = tuple(transitions.patients[p] for p in positions)
     starts = transitions.episode_starts()
     lengths = np.diff(np.r_[starts, len(transitions)])
     owner = transitions.patient[starts]
-    groups = [np.flatnonzero(owner == transitions.index_of(p)) for p in ids]
+    groups = [np.flatnonzero(owner == p) for p in positions]
     for patient, group in zip(ids, groups):
-        if len(group) != len(groups[0]) or not len(group):
+        if len(group) != len(groups[0]):
             raise DatasetError(
                 f"{name}: patient {patient} has {len(group)} episodes, {ids[0]} has {len(groups[0])}; off-policy "
                 "evaluation needs as many for everyone: choose other --patients or generate the dataset again"

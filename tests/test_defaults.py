@@ -1,0 +1,140 @@
+"""Torch's default type and device are the caller's: results do not depend on them, and they are left as they are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.datasets import generate, load_dataset
+from medgym_offline.datasets.recipes import Recipe
+from medgym_offline.defaults import callers_defaults, own_defaults
+from medgym_offline.envs import SepsisEnv, SepsisVectorEnv
+from medgym_offline.evaluation import evaluate
+from medgym_offline.offline import PROFILES, train
+from medgym_offline.policies import StackedActor, export_torchscript, load_policy, save_policy
+from medgym_offline.simulators import load_simulators
+from medgym_offline.simulators.prior import prior_bank
+from medgym_offline.stack import StackedMLP
+
+
+def bits(*values: Any) -> tuple[bytes, ...]:
+    arrays = [v.detach().numpy() if isinstance(v, torch.Tensor) else np.asarray(v) for v in values]
+    return tuple(str(a.dtype).encode() + a.tobytes() for a in arrays)
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    """One result of each entry point, to the bit."""
+    folder.mkdir()
+    prior_bank(patients=1, seed=3).save(folder / "bank.safetensors")
+    bank = load_simulators(folder / "bank.safetensors")
+    found: dict[str, Any] = {"bank": (bank.content_hash, bits(bank.initial_state(), bank.noise_scale))}
+    for name, env in (("env", SepsisEnv(bank=bank)), ("envs", SepsisVectorEnv(bank=bank, num_envs=3))):
+        first = env.reset(seed=1, options={"state": [90.0, 80.0, 1.0, 10.0, 1000.0, 2.0]})
+        step = env.step(np.zeros(env.action_space.shape, np.float32))  # type: ignore[arg-type]
+        found[name] = bits(first[0], *first[1].values(), *step[:2], *step[4].values())
+    actor = StackedActor(StackedMLP(1, (9, 8, 4), seeds=[1]))
+    files = [save_policy(actor, folder / "p.safetensors"), save_policy(actor, folder / "p.pt")]
+    files.append(export_torchscript(actor, folder / "script.pt"))
+    observations = np.linspace(-1, 1, 18, dtype=np.float32).reshape(1, 2, 9)
+    found["policies"] = [bits(load_policy(file).act(observations)) for file in files]
+    for policy in ("random", "clinician", str(files[0]), str(files[2])):
+        result = evaluate(policy, bank=bank, decisions=4, episodes=1, worlds=["own"])
+        found[f"evaluate {Path(policy).name}"] = result.metrics
+    recipe = Recipe(
+        "medgym/default-v0", "", str(folder / "bank.safetensors"), "random", episodes=2, decisions=4, seed=3
+    )
+    found["generate"] = generate(recipe, root=folder, progress=False).manifest["content_hash"]
+    rows = load_dataset(recipe.id, root=folder, progress=False)
+    config = PROFILES["quick"].changed(["updates=2", "hidden=8"])
+    found["train"] = bits(*train("gcql", rows, config=config, progress=False).policy.state_dict().values())
+    return found
+
+
+@pytest.fixture(params=["float64", "meta"])
+def other(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Other defaults, as a caller's program may have set them."""
+    if request.param == "meta":
+        torch.set_default_device("meta")
+    else:
+        torch.set_default_dtype(getattr(torch, request.param))
+    yield request.param
+    torch.set_default_device(None)
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("plain")
+        patch.setenv("MEDGYM_CACHE", str(folder / "cache"))
+        return everything(folder / "all")
+
+
+def state() -> tuple[torch.dtype, str]:
+    return torch.get_default_dtype(), torch.empty(0).device.type
+
+
+def test_results_do_not_depend_on_the_callers_defaults(wanted: dict[str, Any], other: str, tmp_path: Path) -> None:
+    before = state()
+    found = everything(tmp_path / "all")
+    assert state() == before
+    for name, value in wanted.items():
+        assert found[name] == value, name
+
+
+def test_a_callers_policy_acts_with_its_own_defaults(other: str) -> None:
+    seen, before = set(), state()
+
+    class Own:
+        def act(self, observations: np.ndarray) -> np.ndarray:
+            seen.add(state())
+            return np.zeros((*observations.shape[:2], 3))
+
+    evaluate(Own(), bank=prior_bank(patients=1), decisions=3, episodes=1, worlds=["own"])
+    assert seen == {before}
+
+
+def test_defaults_inside_each_other(other: str) -> None:
+    before, ours = state(), (torch.float32, "cpu")
+    with own_defaults():
+        assert state() == ours
+        with callers_defaults():
+            assert state() == before
+            with own_defaults(), own_defaults():
+                assert state() == ours
+            with callers_defaults():
+                assert state() == before
+            assert state() == before
+        assert state() == ours
+    with pytest.raises(RuntimeError, match="inside"), own_defaults():
+        raise RuntimeError("inside")
+    assert state() == before
+
+
+def test_threads_do_not_take_each_others_defaults_away() -> None:
+    torch.set_default_dtype(torch.float64)
+    entered, left, seen = threading.Event(), threading.Event(), []
+
+    def second() -> None:
+        with own_defaults():
+            entered.set()
+            left.wait(10)
+            seen.append(torch.get_default_dtype())
+
+    try:
+        thread = threading.Thread(target=second)
+        with own_defaults():
+            thread.start()
+            entered.wait(10)
+        left.set()
+        thread.join()
+        assert seen == [torch.float32]
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -1,0 +1,111 @@
+"""Which patients are meant: the same words mean the same everywhere, and what means nobody is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.commands.common import parse_patients
+from medgym_offline.envs import SepsisEnv, SepsisVectorEnv
+from medgym_offline.errors import UnknownNameError
+from medgym_offline.evaluation import evaluate
+from medgym_offline.evaluation.ope.logged import episode_grid
+from medgym_offline.offline import PROFILES
+from medgym_offline.offline.data import stack_transitions
+from medgym_offline.patients import PatientIndex
+from medgym_offline.simulators import SimulatorBank
+from tests.offline.toy import toy
+
+INDEX = PatientIndex(("a/1", "a/2", "7", "b"), "bank 'toy'")
+PART = PatientIndex(INDEX.ids, "part", (1, 3))
+
+
+@pytest.mark.parametrize(
+    ("patients", "positions"),
+    [
+        (None, [0, 1, 2, 3]),
+        (2, [0, 1]),
+        (np.int64(2), [0, 1]),
+        (torch.tensor(2), [0, 1]),
+        ("b", [3]),
+        ("7", [2]),  # text is an id, whatever it looks like
+        (["b", 0], [3, 0]),
+        (np.array([2, 1]), [2, 1]),
+        (torch.tensor([2]), [2]),
+        (range(1, 3), [1, 2]),
+        ((p for p in ("a/2", "b")), [1, 3]),
+    ],
+)
+def test_words_for_patients(patients: Any, positions: list[int]) -> None:
+    assert INDEX.resolve(patients) == positions
+
+
+WRONG = [0, 5, -1, 2.0, 2.5, True, np.True_, torch.tensor(True), [], "", "a/9", "1", [4], [-1], [2.0], [True], [None]]
+WRONG += [np.array([True, False, True, False]), ["b", 3], [0, 0], [b"b"], {"a": 1}]
+
+
+@pytest.mark.parametrize("patients", WRONG, ids=repr)
+def test_words_for_nobody(patients: Any) -> None:
+    with pytest.raises(UnknownNameError) as error:
+        INDEX.resolve(patients)
+    assert "bank 'toy'" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_nearest_id_is_suggested() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'a/1'"):
+        INDEX.one("A/1")
+
+
+def test_a_part_has_only_those_present() -> None:
+    assert PART.resolve(None) == [1, 3]
+    assert PART.resolve(1) == [1]
+    assert PART.resolve(["b", 1]) == [3, 1]
+    for patients in (3, ["a/1"], [0], "7"):
+        with pytest.raises(UnknownNameError):
+            PART.resolve(patients)
+
+
+def readers(bank: SimulatorBank) -> dict[str, Callable[[Any], Any]]:
+    """Everything that is asked for patients, beside datasets on disk."""
+    rows = toy(patients=3, episodes=2)
+    return {
+        "bank": bank.select,
+        "environment": lambda p: SepsisEnv(bank=bank, patient=p),
+        "environments": lambda p: SepsisVectorEnv(bank=bank, patients=p),
+        "evaluate": lambda p: evaluate("zero", bank=bank, patients=p, episodes=1, worlds=["own"]),
+        "rows": lambda p: rows.select(patients=p),
+        "learners": lambda p: stack_transitions(rows, "ind", PROFILES["quick"], p),
+        "logged": lambda p: episode_grid(rows, p),
+        "command": lambda p: parse_patients(str(p), bank.patients, "bank"),
+    }
+
+
+@pytest.mark.parametrize("patients", [9.0, "nobody"])
+def test_every_reader_refuses_alike(tiny_bank: SimulatorBank, patients: Any) -> None:
+    for name, read in readers(tiny_bank).items():
+        with pytest.raises(UnknownNameError, match="patient"):
+            read(patients)
+            pytest.fail(name)
+
+
+def test_a_patient_named_twice_is_no_second_patient(tiny_bank: SimulatorBank) -> None:
+    for name, read in readers(tiny_bank).items():
+        if name in ("environments", "evaluate", "learners", "logged"):
+            with pytest.raises(UnknownNameError, match="twice"):
+                read([1, 1])
+    with pytest.raises(UnknownNameError, match="twice"):
+        parse_patients("prior/1,prior/1", tiny_bank.patients, "bank")
+
+
+def test_a_command_takes_a_number_or_ids(tiny_bank: SimulatorBank) -> None:
+    assert parse_patients("2", tiny_bank.patients, "bank") == ["prior/0", "prior/1"]
+    assert parse_patients("prior/3, prior/1", tiny_bank.patients, "bank") == ["prior/3", "prior/1"]
+    assert parse_patients("all", tiny_bank.patients, "bank") is None
+    for text in ("0", "5", "--3", "2.5", ",", "1,2"):
+        with pytest.raises(UnknownNameError):
+            parse_patients(text, tiny_bank.patients, "bank")
