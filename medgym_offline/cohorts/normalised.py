@@ -55,7 +55,8 @@ class NormalisedTables:
             path / "observations",
         )
         drugs = scan_table(path, "vasopressors", ("stay_id", "t0_h", "t1_h", "neq"), optional=("drug", "dose"))
-        vasopressors = collect(drugs.with_columns(numbers("t0_h", "t1_h", "neq")), path / "vasopressors")
+        numeric = [c for c in ("t0_h", "t1_h", "neq", "dose") if c in drugs.collect_schema().names()]
+        vasopressors = collect(drugs.with_columns(numbers(*numeric)), path / "vasopressors")
         volumes = scan_table(path, "fluids", ("stay_id", "t0_h", "t1_h", "ml"), optional=("itemid",))
         fluids = collect(volumes.with_columns(numbers("t0_h", "t1_h", "ml")), path / "fluids")
         return Records(
