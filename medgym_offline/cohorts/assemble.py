@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from medgym_offline.cohorts.cohort import Cohort
 from medgym_offline.cohorts.drugs import VASOPRESSORS
 from medgym_offline.cohorts.intervals import (
+    RATE_DIGITS,
     clip_intervals,
     fluid_rates,
     hold_settings,
@@ -22,9 +23,9 @@ from medgym_offline.cohorts.schema import (
     RANGES,
     UNITS,
     URINE_CAP,
-    URINE_LIMIT,
     URINE_MAX_GAP_HOURS,
     URINE_MERGE_HOURS,
+    URINE_RECORD_ML,
     VASOPRESSOR_TABLE,
     Rejections,
     require_polars,
@@ -131,14 +132,15 @@ def _urine(observations: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """Rates in mL/day, of records of a volume and of charted rates; the cap comes last, so that it hides no value."""
     pl = require_polars()
     charted = pl.col("variable") == "urine_rate"
-    observations = rejections.drop(
-        observations, ~charted & pl.col("value").is_null(), "urine: value is missing or not a number"
-    )
-    hourly = pl.when(charted).then(pl.col("value") / 24.0).otherwise(pl.col("value").abs())
-    reason = f"urine: {URINE_LIMIT:g} mL and more in a record or an hour (in another unit, or the sum of a day?)"
-    observations = rejections.drop(observations, hourly >= URINE_LIMIT, reason)
-    early = ~charted & ((pl.col("t_h") < 0.0) | pl.col("t_h").is_null())
-    observations = rejections.drop(observations, early, "urine: negative time (too long before admission)")
+    value, time = pl.col("value"), pl.col("t_h")
+    for bad, reason in (
+        (~charted & value.is_null(), "value is missing or not a number"),
+        (~charted & (value.abs() >= URINE_RECORD_ML), "5 litres or more in one record"),
+        (charted & (value >= 24.0 * URINE_RECORD_ML), "5 litres or more an hour"),
+        (time.is_null(), "time is missing or not a number"),
+        (time < 0.0, "negative time (too long before admission)"),
+    ):
+        observations = rejections.drop(observations, bad, f"urine: {reason}")
     columns = ("patient", "t_h", "value")
     volumes = urine_rates(observations.filter(~charted).select(columns), rejections)
     rates = pl.concat([observations.filter(charted).select(columns), volumes])
@@ -206,12 +208,14 @@ def _infusion(intervals: pl.DataFrame, variable: str, stays: pl.DataFrame, rejec
         (value.is_null() | ~value.is_finite(), "value is missing or not a number"),
         (value < 0.0, "impossible value"),
         (value > high, f"above {high:g} {UNITS[variable]}"),
-        (value == 0.0, "nothing given (0)"),
+        (value.round(RATE_DIGITS) == 0.0, "nothing given (0)"),
     ):
         intervals = rejections.drop(intervals, bad, f"{variable}: {reason}")
     intervals = clip_intervals(intervals, stays, variable, rejections)
     summed = sum_overlapping(intervals)
-    same = intervals.with_columns(value.round(9)).join(summed, on=["patient", "t0_h", "t1_h", "value"], how="semi")
+    same = intervals.with_columns(value.round(RATE_DIGITS)).join(
+        summed, on=["patient", "t0_h", "t1_h", "value"], how="semi"
+    )
     reason = f"{variable}: interval joined to or summed with others"
     rejections.repair(reason, intervals.height - same.height)
     return _spans(summed, variable)

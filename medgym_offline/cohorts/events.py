@@ -19,6 +19,7 @@ __all__ = [
     "described_stays",
     "drop_repeated",
     "gcs_sums",
+    "intubated",
     "join_observations",
     "lab_values",
     "possible_weights",
@@ -78,7 +79,7 @@ def chart_values(events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejectio
         rejections: Counts are added here.
     """
     pl = require_polars()
-    events = events.with_columns(intubated=_intubated())
+    events = events.with_columns(intubated=intubated("value"))
     empty = pl.col("valuenum").is_null() & ~pl.col("intubated")
     events = rejections.drop(events, empty, "chart: no numeric value").drop("value")
     return attach(events, stays, rejections, "chart", extra=("intubated",)).rename({"valuenum": "value"})
@@ -97,13 +98,14 @@ def charted_values(charted: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _intubated() -> pl.Expr:
+def intubated(text: str) -> pl.Expr:
     """Whether a charted row says that the verbal response cannot be given: a tube is in the way.
 
-    Columns itemid and value (the text: "No Response-ETT", CareVue's "1.0 ET/Trach").
+    Args:
+        text: Column beside itemid with the words ("No Response-ETT", CareVue's "1.0 ET/Trach").
     """
     pl = require_polars()
-    tube = pl.col("value").str.to_lowercase().str.contains("ett|et/trach")
+    tube = pl.col(text).str.to_lowercase().str.contains("ett|et/trach")
     return (pl.col("itemid").is_in(items.GCS_ITEMS["verbal"]) & tube).fill_null(False)
 
 

@@ -18,8 +18,11 @@ from medgym_offline.cohorts.schema import (
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["clip_intervals", "fluid_rates", "hold_settings", "sum_overlapping", "urine_rates"]
+__all__ = ["RATE_DIGITS", "clip_intervals", "fluid_rates", "hold_settings", "sum_overlapping", "urine_rates"]
 
+
+#: Sums of rates are rounded to so many digits: a rate below is none.
+RATE_DIGITS = 9
 
 #: Charting times are whole minutes; differences of rounded hours are not.
 _SLACK = 1e-3
@@ -121,7 +124,7 @@ def sum_overlapping(intervals: pl.DataFrame) -> pl.DataFrame:
             t1_h=pl.col("t").shift(-1).over("patient"),
         )
         # The running count, not the running sum, says when nothing runs: the sum keeps rounding residue.
-        .with_columns(value=pl.when(pl.col("running") > 0).then(pl.col("value").round(9)).otherwise(0.0))
+        .with_columns(value=pl.when(pl.col("running") > 0).then(pl.col("value").round(RATE_DIGITS)).otherwise(0.0))
         .filter(pl.col("t1_h").is_not_null())
     )
     joined = pl.struct("patient", "value").rle_id()

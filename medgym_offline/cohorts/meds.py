@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medgym_offline.cohorts import mimic_items as items
-from medgym_offline.cohorts.events import gcs_sums, join_observations, possible_weights, urine_volumes
+from medgym_offline.cohorts.events import gcs_sums, intubated, join_observations, possible_weights, urine_volumes
 from medgym_offline.cohorts.infusions import equivalents, order_doses
 from medgym_offline.cohorts.schema import Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
@@ -71,17 +71,24 @@ class MedsEvents:
         pl = require_polars()
         rejections = Rejections()
         files = _event_files(path)
-        events = pl.concat([_scan(file) for file in files]).sort("subject_id", "time", maintain_order=True)
+        events = pl.concat([_scan(file) for file in files], how="diagonal").sort(
+            "subject_id", "time", maintain_order=True
+        )
         stays = _read_stays(events, path, rejections)
         placed = attach(
             events.filter(pl.col("kind").is_in(["LAB", "SUBJECT_FLUID_OUTPUT"])).rename({"time": "charttime"}),
             stays,
             rejections,
             "events",
-            extra=("kind",),
+            extra=("kind", "text_value"),
         )
         measured = placed.filter(pl.col("kind") == "LAB")
-        measured = rejections.drop(measured, pl.col("value").is_null(), "events: value is missing or not a number")
+        tube = pl.lit(False)
+        if "text_value" in measured.columns:
+            tube = intubated("text_value")
+            measured = measured.with_columns(intubated=tube)
+        empty = pl.col("value").is_null() & ~tube
+        measured = rejections.drop(measured, empty, "events: value is missing or not a number")
         urine = placed.filter(pl.col("kind") == "SUBJECT_FLUID_OUTPUT")
         observations = join_observations(
             [
@@ -141,7 +148,7 @@ def _scan(file: Path) -> pl.DataFrame:
     pl = require_polars()
     column = _value_column(file) or "value"
     parts = pl.col("code").str.splitn("//", 3).struct
-    frame = scan_file(file, ("subject_id", "time", "code", column)).with_columns(
+    frame = scan_file(file, ("subject_id", "time", "code", column), optional=("text_value",)).with_columns(
         kind=parts.field("field_0"), itemid=parts.field("field_1"), detail=parts.field("field_2")
     )
     wanted = pl.any_horizontal(
@@ -261,6 +268,7 @@ def _orders(events: pl.DataFrame, stays: pl.DataFrame, labels: dict[str, str], r
         maintain_order="left",
     )
     paired = rejections.drop(paired, pl.col("endtime").is_null(), "infusion: a start without an end")
+    rejections.reject("infusion: an end without a start", ends.height - paired.height)
     paired = paired.rename({"time": "charttime", "value": "rate"})
     placed = attach(paired, stays, rejections, "infusion", extra=("rate", "amount", "endtime", "intime"))
     return placed.with_columns(t0_h=pl.col("t_h"), t1_h=hours_since("endtime", "intime"))

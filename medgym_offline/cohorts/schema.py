@@ -31,9 +31,9 @@ __all__ = [
     "TREATMENTS",
     "UNITS",
     "URINE_CAP",
-    "URINE_LIMIT",
     "URINE_MAX_GAP_HOURS",
     "URINE_MERGE_HOURS",
+    "URINE_RECORD_ML",
     "VARIABLES",
     "VASOPRESSOR_TABLE",
     "Rejections",
@@ -109,9 +109,8 @@ ROOM_AIR = 21.0
 FIO2_HOLD_HOURS = 12.0
 
 URINE_CAP = 5000.0
-#: mL of one record, and mL/h of a charted rate, from which on it is a mistake (mimic-code's limit): another unit, or a
-#: total of the day.
-URINE_LIMIT = 5000.0
+#: A record of so many mL, or a charted rate of so many mL/h, is a mistake (mimic-code's limit): another unit, or a sum.
+URINE_RECORD_ML = 5000.0
 URINE_MERGE_HOURS = 0.75
 URINE_MAX_GAP_HOURS = 12.0
 #: A bolus charted over a minute is spread over a quarter of an hour; its volume stays.
@@ -149,7 +148,7 @@ class Rejections:
         _count(self.repairs, reason, count)
 
     def doubt(self, reason: str, count: int) -> None:
-        """Count `count` rows kept in doubt for `reason` (nothing when zero)."""
+        """Count `count` rows kept, but doubted for `reason` (nothing when zero)."""
         _count(self.doubts, reason, count)
 
     def drop(self, frame: pl.DataFrame, bad: pl.Expr, reason: str | pl.Expr) -> pl.DataFrame:
@@ -177,9 +176,9 @@ class Rejections:
     def lines(self) -> list[str]:
         """One line a reason, largest first; stays after rows, at most ten of them named."""
         out = [
-            f"{n} rows {what}: {why}"
-            for what, counts in zip(("rejected", "repaired", "kept in doubt"), self._counts())
-            for why, n in sorted(counts.items(), key=lambda item: -item[1])
+            f"{count} rows {words}: {why}"
+            for words, reasons in zip(("rejected", "repaired", "doubted"), self._counts())
+            for why, count in sorted(reasons.items(), key=lambda item: -item[1])
         ]
         reasons: dict[str, list[str]] = {}
         for stay, why in sorted(self.stays.items()):
