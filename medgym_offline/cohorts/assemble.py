@@ -45,6 +45,8 @@ def definitions() -> dict[str, Any]:
     """What the numbers of a table mean: every choice made on the way, for its metadata."""
     return {
         "vasopressor_equivalents": VASOPRESSOR_TABLE,
+        "gcs": "sum of components; the verbal score of an intubated patient, where the source has the words, predicted "
+        "from eye and motor (Rutledge 1996, Meredith 1998)",
         "fio2_hold_hours": FIO2_HOLD_HOURS,
         "urine_cap_ml_per_day": URINE_CAP,
         "urine_merge_hours": URINE_MERGE_HOURS,
