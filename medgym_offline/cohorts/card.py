@@ -170,8 +170,8 @@ def _treated(grid: GridCohort) -> str:
     text = "## Treatments, mean of each hour\n\n" + _table(names, rows)
     return text + (
         f"\n\nCharted fluid balance at the end of the window, litres, q05/25/50/75/95: "
-        f"{_quantiles(balance, (5, 25, 50, 75, 95))} (oral and enteral intake and blood products are not in the "
-        "fluid items, so it runs low)."
+        f"{_quantiles(balance, (5, 25, 50, 75, 95))} (oral and enteral intake and plain dextrose are not in the fluid "
+        "items of MIMIC, so it runs low there)."
     )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from medgym_offline.cohorts.schema import (
     FIO2_HOLD_HOURS,
     FLUIDS_MIN_HOURS,
-    URINE_CAP,
     URINE_MAX_GAP_HOURS,
     URINE_MERGE_HOURS,
     Rejections,
@@ -19,8 +18,11 @@ from medgym_offline.cohorts.schema import (
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["capped_urine", "clip_intervals", "fluid_rates", "hold_settings", "sum_overlapping", "urine_rates"]
+__all__ = ["RATE_DIGITS", "clip_intervals", "fluid_rates", "hold_settings", "sum_overlapping", "urine_rates"]
 
+
+#: Sums of rates are rounded to so many digits: a rate below is none.
+RATE_DIGITS = 9
 
 #: Charting times are whole minutes; differences of rounded hours are not.
 _SLACK = 1e-3
@@ -31,7 +33,7 @@ def urine_rates(volumes: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
 
     A record is what collected since the record before it (the first: since admission). Records closer than 0.75 h
     to the first of their group are one record at the time of the last; gaps above 12 h say nothing about the rate
-    and are dropped; a sum below 0 (irrigation) counts as 0; rates above 5000 mL/day stay, censored, at 5000.
+    and are dropped; a sum below 0 (irrigation) counts as 0.
 
     Args:
         volumes: patient, t_h (hours since admission, >= 0), value (mL).
@@ -53,18 +55,11 @@ def urine_rates(volumes: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     )
     rejections.repair("urine: records closer than 0.75 h merged", volumes.height - merged.height)
     rejections.repair("urine: negative after irrigation, set to 0", int((merged["value"] < 0).sum()))
-    far = merged["gap"] > URINE_MAX_GAP_HOURS + _SLACK
-    rejections.reject("urine: more than 12 h since the record before it", int(far.sum()))
+    far = pl.col("gap") > URINE_MAX_GAP_HOURS + _SLACK
+    near = rejections.drop(merged, far, "urine: more than 12 h since the record before it")
     # A gap shorter than the window (just after admission, or after a merged group) is charting noise, not a rate.
     rate = pl.col("value").clip(lower_bound=0.0) * 24.0 / pl.col("gap").clip(lower_bound=URINE_MERGE_HOURS)
-    return capped_urine(merged.filter(~far).select("patient", "t_h", rate.alias("value")), rejections)
-
-
-def capped_urine(rates: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
-    """`rates` with `value` (mL/day) at most 5000: a value at the cap reads "at least so much"."""
-    pl = require_polars()
-    rejections.repair("urine: above 5000 mL/day, kept at the cap as censored", int((rates["value"] > URINE_CAP).sum()))
-    return rates.with_columns(pl.col("value").clip(upper_bound=URINE_CAP))
+    return near.select("patient", "t_h", rate.alias("value"))
 
 
 def _merge_groups(patient: pl.Series, time: np.ndarray) -> np.ndarray:
@@ -129,7 +124,7 @@ def sum_overlapping(intervals: pl.DataFrame) -> pl.DataFrame:
             t1_h=pl.col("t").shift(-1).over("patient"),
         )
         # The running count, not the running sum, says when nothing runs: the sum keeps rounding residue.
-        .with_columns(value=pl.when(pl.col("running") > 0).then(pl.col("value").round(9)).otherwise(0.0))
+        .with_columns(value=pl.when(pl.col("running") > 0).then(pl.col("value").round(RATE_DIGITS)).otherwise(0.0))
         .filter(pl.col("t1_h").is_not_null())
     )
     joined = pl.struct("patient", "value").rle_id()
@@ -176,9 +171,8 @@ def clip_intervals(intervals: pl.DataFrame, los: pl.DataFrame, name: str, reject
     """
     pl = require_polars()
     joined = intervals.join(los.select("patient", "los_h"), on="patient", how="inner", maintain_order="left")
-    outside = (pl.col("t1_h") <= 0.0) | (pl.col("t0_h") >= pl.col("los_h"))
-    inside = joined.filter(~outside)
-    rejections.reject(f"{name}: outside the stay", joined.height - inside.height)
+    inside = (pl.col("t1_h") > 0.0) & (pl.col("t0_h") < pl.col("los_h"))
+    inside = rejections.drop(joined, ~inside.fill_null(False), f"{name}: outside the stay")
     cut = inside.select(((pl.col("t0_h") < 0.0) | (pl.col("t1_h") > pl.col("los_h"))).sum()).item()
     rejections.repair(f"{name}: interval cut to the stay", cut)
     return inside.with_columns(

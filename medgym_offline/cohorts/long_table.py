@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medgym_offline.cohorts.drugs import VASOPRESSORS, drug_named
 from medgym_offline.cohorts.events import drop_repeated
-from medgym_offline.cohorts.mimic_items import EQUIVALENTS
 from medgym_offline.cohorts.schema import VARIABLES, Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
 from medgym_offline.cohorts.tables import collect, column_names, hours_since, numbers, scan_file, times
@@ -72,7 +72,8 @@ class LongTable:
         fluids = spans.filter(pl.col("variable") == "fluids")
         hours = pl.col("t1_h") - pl.col("t0_h")
         doses = spans.filter(pl.col("variable").is_in(["vasopressor", *DRUGS]))
-        factor = pl.col("variable").replace_strict({"vasopressor": 1.0, **EQUIVALENTS}, return_dtype=pl.Float64)
+        equivalents = {name: drug.equivalent for name, drug in VASOPRESSORS.items()}
+        factor = pl.col("variable").replace_strict({"vasopressor": 1.0, **equivalents}, return_dtype=pl.Float64)
         rate = (pl.col("variable") == "urine") & ~pl.col("volume")
         observed = events.filter(~pl.col("variable").is_in(_INFUSIONS)).select(
             "stay_id",
@@ -85,7 +86,9 @@ class LongTable:
             dataset=_dataset(path),
             stays=stays,
             observations=observed,
-            vasopressors=doses.select("stay_id", "t0_h", "t1_h", neq=pl.col("value") * factor),
+            vasopressors=doses.select(
+                "stay_id", "t0_h", "t1_h", drug="variable", dose="value", neq=pl.col("value") * factor
+            ),
             fluids=fluids.select(
                 "stay_id",
                 "t0_h",
@@ -130,9 +133,15 @@ def _scan(file: Path, rejections: Rejections) -> pl.DataFrame:
     frame = scan_file(file, _COLUMNS, optional=("subject", "end"))
     named = frame.with_columns(pl.col("variable").str.strip_chars().str.to_lowercase())
     mine = pl.col("variable").is_in(known).fill_null(False)
-    others = collect(named.filter(~mine).group_by("variable").len(), file)
-    for name, count in others.sort("variable").iter_rows():
-        rejections.reject(f"unknown variable {name!r}", count)
+    synonyms = {}
+    for name, count in collect(named.filter(~mine).group_by("variable").len(), file).sort("variable").iter_rows():
+        drug = drug_named(name or "")
+        if drug is None:
+            rejections.reject(f"unknown variable {name!r}", count)
+        else:
+            synonyms[name] = drug
+            rejections.repair(f"{drug}: written as {name!r}", count)
+    named = named.with_columns(pl.col("variable").replace(synonyms))
     events = collect(named.filter(mine).with_columns(*numbers("value")).rename({"stay": "stay_id"}), file)
     for column in ("end", "subject"):
         if column not in events.columns:

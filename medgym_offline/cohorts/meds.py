@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medgym_offline.cohorts import mimic_items as items
-from medgym_offline.cohorts.events import gcs_sums, join_observations, possible_urine, urine_volumes
-from medgym_offline.cohorts.infusions import equivalents
+from medgym_offline.cohorts.events import gcs_sums, intubated, join_observations, possible_weights, urine_volumes
+from medgym_offline.cohorts.infusions import equivalents, order_doses
 from medgym_offline.cohorts.schema import Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
 from medgym_offline.cohorts.tables import attach, collect, column_names, hours_since, numbers, scan_file, times
+from medgym_offline.cohorts.unlisted import LISTED, reject_unlisted
 from medgym_offline.errors import CohortError
 
 if TYPE_CHECKING:
@@ -30,13 +31,12 @@ _VALUES: dict[str, str] = {
 }
 _GCS = tuple(item for group in items.GCS_ITEMS.values() for item in group)
 _URINE = (*items.URINE_ITEMS, items.URINE_IRRIGANT)
-_INFUSED = (*items.PRESSOR_ITEMS, *items.FLUID_ITEMS)
 #: First part of the code -> item ids kept (None: the code has none, keep all).
 _KEPT: dict[str, tuple[str, ...] | None] = {
     "LAB": (*_VALUES, *_GCS),
     "SUBJECT_FLUID_OUTPUT": _URINE,
-    "INFUSION_START": _INFUSED,
-    "INFUSION_END": _INFUSED,
+    "INFUSION_START": None,
+    "INFUSION_END": LISTED,
     "SUBJECT_WEIGHT_AT_INFUSION": None,
     "ICU_ADMISSION": None,
     "ICU_DISCHARGE": None,
@@ -71,16 +71,24 @@ class MedsEvents:
         pl = require_polars()
         rejections = Rejections()
         files = _event_files(path)
-        events = pl.concat([_scan(file) for file in files]).sort("subject_id", "time", maintain_order=True)
-        stays = _read_stays(events, path)
+        events = pl.concat([_scan(file) for file in files], how="diagonal").sort(
+            "subject_id", "time", maintain_order=True
+        )
+        stays = _read_stays(events, path, rejections)
         placed = attach(
             events.filter(pl.col("kind").is_in(["LAB", "SUBJECT_FLUID_OUTPUT"])).rename({"time": "charttime"}),
             stays,
-            None,
+            rejections,
             "events",
-            extra=("kind",),
+            extra=("kind", "text_value"),
         )
-        measured = placed.filter((pl.col("kind") == "LAB") & pl.col("value").is_not_null())
+        measured = placed.filter(pl.col("kind") == "LAB")
+        tube = pl.lit(False)
+        if "text_value" in measured.columns:
+            tube = intubated("text_value")
+            measured = measured.with_columns(intubated=tube)
+        empty = pl.col("value").is_null() & ~tube
+        measured = rejections.drop(measured, empty, "events: value is missing or not a number")
         urine = placed.filter(pl.col("kind") == "SUBJECT_FLUID_OUTPUT")
         observations = join_observations(
             [
@@ -88,12 +96,16 @@ class MedsEvents:
                     variable=pl.col("itemid").replace_strict(_VALUES, return_dtype=pl.String)
                 ),
                 gcs_sums(measured, rejections),
-                urine_volumes(possible_urine(urine, rejections)),
+                urine_volumes(urine, rejections),
             ]
         )
-        orders = _orders(events, stays, rejections)
+        orders = _orders(events, stays, _labels(path), rejections)
         doses = _doses(orders, rejections)
-        volumes = orders.filter(pl.col("itemid").is_in(items.FLUID_ITEMS) & (pl.col("amount") > 0))
+        volumes = orders.filter(pl.col("itemid").is_in(items.FLUID_ITEMS))
+        volumes = rejections.drop(volumes, pl.col("amount").is_null(), "fluids: no amount")
+        grams = volumes.select((pl.col("itemid") == items.MANNITOL).sum()).item()
+        rejections.doubt("fluids: mannitol, charted in grams, read as mL", grams)
+        volumes = rejections.drop(volumes, pl.col("amount") == 0.0, "fluids: nothing given (0)")
         return Records(
             dataset="mimic-iv",
             stays=stays.drop("intime"),
@@ -136,7 +148,7 @@ def _scan(file: Path) -> pl.DataFrame:
     pl = require_polars()
     column = _value_column(file) or "value"
     parts = pl.col("code").str.splitn("//", 3).struct
-    frame = scan_file(file, ("subject_id", "time", "code", column)).with_columns(
+    frame = scan_file(file, ("subject_id", "time", "code", column), optional=("text_value",)).with_columns(
         kind=parts.field("field_0"), itemid=parts.field("field_1"), detail=parts.field("field_2")
     )
     wanted = pl.any_horizontal(
@@ -153,7 +165,7 @@ def _scan(file: Path) -> pl.DataFrame:
     return collect(frame.drop("code"), file)
 
 
-def _read_stays(events: pl.DataFrame, path: Path) -> pl.DataFrame:
+def _read_stays(events: pl.DataFrame, path: Path, rejections: Rejections) -> pl.DataFrame:
     """stay_id (subject and ordinal), subject, intime, los_h, age, sex, weight_kg, sepsis, died."""
     pl = require_polars()
     moves = events.filter(pl.col("kind").is_in(["ICU_ADMISSION", "ICU_DISCHARGE"])).sort(
@@ -185,7 +197,7 @@ def _read_stays(events: pl.DataFrame, path: Path) -> pl.DataFrame:
         .join(sexes.unique("subject"), on="subject", how="left", maintain_order="left")
         .with_columns(age=years)
     )
-    for part in (_outcomes(events, stays), _weights(events, stays)):
+    for part in (_outcomes(events, stays), _weights(events, stays, rejections)):
         stays = stays.join(part, on="stay_id", how="left", maintain_order="left")
     flags = [pl.col(name).fill_null(False) for name in ("sepsis", "died")]
     return stays.select("stay_id", "subject", "intime", "los_h", "age", "sex", "weight_kg", *flags).sort("stay_id")
@@ -219,21 +231,35 @@ def _of(events: pl.DataFrame, kind: str) -> pl.DataFrame:
     return mine.select(pl.col("subject_id").alias("subject"), "time", "itemid", "detail")
 
 
-def _weights(events: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
+def _weights(events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """stay_id, weight_kg: median weight at the infusions of the stay."""
     pl = require_polars()
-    weights = events.filter(
-        (pl.col("kind") == "SUBJECT_WEIGHT_AT_INFUSION") & pl.col("value").is_between(*items.WEIGHT_RANGE)
-    )
-    placed = attach(weights.rename({"time": "charttime"}), stays, None, "weight")
+    weights = events.filter((pl.col("kind") == "SUBJECT_WEIGHT_AT_INFUSION") & pl.col("value").is_not_null())
+    placed = attach(possible_weights(weights, rejections).rename({"time": "charttime"}), stays, rejections, "weight")
     return placed.group_by("stay_id").agg(pl.col("value").median().alias("weight_kg"))
 
 
-def _orders(events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
+def _labels(path: Path) -> dict[str, str]:
+    """Infused item -> words, from the standard's `metadata/codes.parquet`, where there is one."""
+    pl = require_polars()
+    codes = path / "metadata" / "codes.parquet"
+    if not codes.is_file():
+        return {}
+    frame = scan_file(codes, ("code",), optional=("description",))
+    if "description" not in frame.collect_schema().names():
+        return {}
+    infused = frame.filter(pl.col("code").str.starts_with("INFUSION_START//") & pl.col("description").is_not_null())
+    item = pl.col("code").str.splitn("//", 3).struct.field("field_1")
+    return dict(collect(infused.select(item, "description"), codes).iter_rows())
+
+
+def _orders(events: pl.DataFrame, stays: pl.DataFrame, labels: dict[str, str], rejections: Rejections) -> pl.DataFrame:
     """stay_id, itemid, t0_h, t1_h, rate, amount: the k-th start of an item belongs to its k-th end, per person."""
     pl = require_polars()
     order = pl.int_range(pl.len()).over("subject_id", "itemid").alias("k")
-    starts = events.filter(pl.col("kind") == "INFUSION_START").with_columns(order)
+    started, listed = pl.col("kind") == "INFUSION_START", pl.col("itemid").is_in(LISTED).fill_null(False)
+    reject_unlisted(events.filter(started & ~listed).group_by("itemid").len(), labels, rejections)
+    starts = events.filter(started & listed).with_columns(order)
     ends = events.filter(pl.col("kind") == "INFUSION_END").with_columns(order)
     paired = starts.join(
         ends.select("subject_id", "itemid", "k", endtime="time", amount="value"),
@@ -241,10 +267,10 @@ def _orders(events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections) -
         how="left",
         maintain_order="left",
     )
-    lonely = pl.col("endtime").is_null()
-    rejections.reject("infusion: a start without an end", paired.select(lonely.sum()).item())
-    paired = paired.filter(~lonely).rename({"time": "charttime", "value": "rate"})
-    placed = attach(paired, stays, None, "infusion", extra=("rate", "amount", "endtime", "intime"))
+    paired = rejections.drop(paired, pl.col("endtime").is_null(), "infusion: a start without an end")
+    rejections.reject("infusion: an end without a start", ends.height - paired.height)
+    paired = paired.rename({"time": "charttime", "value": "rate"})
+    placed = attach(paired, stays, rejections, "infusion", extra=("rate", "amount", "endtime", "intime"))
     return placed.with_columns(t0_h=pl.col("t_h"), t1_h=hours_since("endtime", "intime"))
 
 
@@ -252,10 +278,5 @@ def _doses(orders: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """stay_id, drug, t0_h, t1_h, rate, rateuom; rates are mcg/kg/min, vasopressin's U/h (checked against amounts)."""
     pl = require_polars()
     pressors = orders.filter(pl.col("itemid").is_in(list(items.PRESSOR_ITEMS)))
-    empty = pl.col("rate").is_null()
-    rejections.reject("vasopressor: no rate", pressors.select(empty.sum()).item())
-    drug = pl.col("itemid").replace_strict(items.PRESSOR_ITEMS, return_dtype=pl.String)
-    unit = pl.when(drug == "vasopressin").then(pl.lit("units/hour")).otherwise(pl.lit("mcg/kg/min"))
-    return pressors.filter(~empty & (pl.col("rate") > 0)).select(
-        "stay_id", drug.alias("drug"), "t0_h", "t1_h", "rate", unit.alias("rateuom")
-    )
+    unit = pl.when(pl.col("drug") == "vasopressin").then(pl.lit("units/hour")).otherwise(pl.lit("mcg/kg/min"))
+    return order_doses(pressors.with_columns(rateuom=pl.lit(None, pl.String)), rejections).with_columns(rateuom=unit)

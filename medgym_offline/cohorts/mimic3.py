@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from medgym_offline.cohorts import mimic_items as items
 from medgym_offline.cohorts.events import (
     CHARTED,
+    chart_values,
     charted_values,
+    described_stays,
     drop_repeated,
     gcs_sums,
+    intubated,
     join_observations,
     lab_values,
-    possible_urine,
     urine_volumes,
     with_weight,
 )
@@ -24,6 +26,7 @@ from medgym_offline.cohorts.mimic3_infusions import infusion_weights, read_fluid
 from medgym_offline.cohorts.schema import Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
 from medgym_offline.cohorts.tables import attach, collect, find_table, hours_since, numbers, scan_table, times
+from medgym_offline.cohorts.unlisted import count_unlisted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,17 +66,20 @@ class MimicThreeTables:
             CohortError: a table or column is missing.
         """
         rejections = Rejections()
-        stays = _read_stays(path)
+        stays = _read_stays(path, rejections)
         charted = _scan_chart(path, stays, rejections)
-        stays = with_weight(stays, charted, infusion_weights(path))
+        stays = with_weight(stays, charted, infusion_weights(path, rejections), rejections)
         observations = join_observations(
             [
                 charted_values(charted),
                 gcs_sums(charted, rejections),
-                lab_values(_scan_labs(path, stays), ("stay_id", "t_h"), rejections),
-                urine_volumes(_scan_outputs(path, stays, rejections)),
+                lab_values(_scan_labs(path, stays, rejections), ("stay_id", "t_h"), rejections),
+                urine_volumes(_scan_outputs(path, stays, rejections), rejections),
             ]
         )
+        for name in ("INPUTEVENTS_CV", "INPUTEVENTS_MV"):
+            if find_table(path, name) is not None:
+                count_unlisted(path, name, rejections)
         return Records(
             dataset="mimic-iii",
             stays=stays.drop("intime", "hadm_id"),
@@ -90,7 +96,7 @@ class MimicThreeTables:
         )
 
 
-def _read_stays(path: Path) -> pl.DataFrame:
+def _read_stays(path: Path, rejections: Rejections) -> pl.DataFrame:
     """stay_id, subject, hadm_id, intime, los_h, age, sex, sepsis, died."""
     pl = require_polars()
     icu = _table(path, "ICUSTAYS", "subject_id", "hadm_id", "icustay_id", "intime", "outtime")
@@ -104,20 +110,22 @@ def _read_stays(path: Path) -> pl.DataFrame:
         .join(admitted, on="hadm_id", how="left")
         .join(septic.with_columns(sepsis=pl.lit(True)), on="hadm_id", how="left")
         .with_columns(*times("intime", "outtime", "dob"))
-        .filter(pl.col("intime").is_not_null() & pl.col("outtime").is_not_null())
         .select(
             pl.col("icustay_id").alias("stay_id"),
             pl.col("subject_id").alias("subject"),
             "hadm_id",
             "intime",
             hours_since("outtime", "intime").alias("los_h"),
-            pl.when(years > 150.0).then(_AGE_OVER_89).otherwise(years).alias("age"),
+            years.alias("age"),
             pl.col("gender").alias("sex"),
             pl.col("sepsis").fill_null(False),
             (pl.col("hospital_expire_flag").str.strip_chars() == "1").alias("died"),
         )
     )
-    return frame.collect().unique("stay_id", keep="first").sort("stay_id")
+    stays = described_stays(frame.collect(), "mimic-iii", rejections)
+    shifted = pl.col("age") > 150.0
+    rejections.repair(f"age: over 89 and shifted, set to {_AGE_OVER_89}", stays.select(shifted.sum()).item())
+    return stays.with_columns(age=pl.when(shifted).then(_AGE_OVER_89).otherwise("age"))
 
 
 def _table(path: Path, name: str, *columns: str) -> pl.LazyFrame:
@@ -125,28 +133,24 @@ def _table(path: Path, name: str, *columns: str) -> pl.LazyFrame:
 
 
 def _scan_chart(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
-    """stay_id, itemid, t_h, value, value text; one pass over CHARTEVENTS."""
+    """stay_id, itemid, t_h, value, intubated; one pass over CHARTEVENTS."""
     pl = require_polars()
-    frame = scan_table(
-        path, "CHARTEVENTS", ("subject_id", "icustay_id", "itemid", "charttime", "valuenum", "error")
-    ).filter(pl.col("itemid").is_in(CHARTED))
-    events = collect(frame.with_columns(*times("charttime"), *numbers("valuenum")), path / "CHARTEVENTS")
-    wrong = pl.col("error").str.strip_chars() == "1"
-    rejections.reject("chart: marked as an error", events.select(wrong.sum()).item())
-    empty = pl.col("valuenum").is_null()
-    events = events.filter(~wrong.fill_null(False))
-    rejections.reject("chart: no numeric value", events.select(empty.sum()).item())
-    return attach(events.filter(~empty), stays, rejections, "chart").rename({"valuenum": "value"})
+    columns = ("subject_id", "icustay_id", "itemid", "charttime", "value", "valuenum", "error")
+    frame = scan_table(path, "CHARTEVENTS", columns).filter(pl.col("itemid").is_in(CHARTED))
+    frame = frame.with_columns(*times("charttime"), *numbers("valuenum"), intubated=intubated("value")).drop("value")
+    events = collect(frame, path / "CHARTEVENTS")
+    events = rejections.drop(events, pl.col("error").str.strip_chars() == "1", "chart: marked as an error")
+    return chart_values(events, stays, rejections)
 
 
-def _scan_labs(path: Path, stays: pl.DataFrame) -> pl.DataFrame:
+def _scan_labs(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     pl = require_polars()
     wanted = [*items.LAB_ITEMS, *items.SPECIMEN_ITEMS]
     frame = scan_table(path, "LABEVENTS", ("subject_id", "itemid", "charttime", "value", "valuenum")).filter(
         pl.col("itemid").is_in(wanted)
     )
     events = collect(frame.with_columns(*times("charttime"), *numbers("valuenum")), path / "LABEVENTS")
-    return attach(events, stays, None, "laboratory")
+    return attach(events, stays, rejections, "laboratory")
 
 
 def _scan_outputs(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
@@ -157,6 +161,5 @@ def _scan_outputs(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl
     frame = frame.filter(pl.col("itemid").is_in([*items.URINE_ITEMS, items.URINE_IRRIGANT]))
     events = collect(frame.with_columns(*times("charttime"), *numbers("value")), path / "OUTPUTEVENTS")
     events = drop_repeated(events, rejections, "urine")
-    bad = (pl.col("iserror").str.strip_chars() == "1").fill_null(False)
-    rejections.reject("urine: marked as an error", events.select(bad.sum()).item())
-    return attach(possible_urine(events.filter(~bad), rejections), stays, rejections, "urine")
+    events = rejections.drop(events, pl.col("iserror").str.strip_chars() == "1", "urine: marked as an error")
+    return attach(events, stays, rejections, "urine")

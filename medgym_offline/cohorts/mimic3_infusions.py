@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from medgym_offline.cohorts import mimic_items as items
 from medgym_offline.cohorts.events import drop_repeated
-from medgym_offline.cohorts.infusions import equivalents, order_doses, order_volumes, order_weights, read_orders
+from medgym_offline.cohorts.infusions import (
+    equivalents,
+    given_volumes,
+    order_doses,
+    order_volumes,
+    order_weights,
+    read_orders,
+)
 from medgym_offline.cohorts.schema import Rejections, require_polars
 from medgym_offline.cohorts.tables import attach, collect, find_table, numbers, scan_table, times
 
@@ -56,12 +63,12 @@ def read_fluids(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.D
     return pl.concat(parts)
 
 
-def infusion_weights(path: Path) -> pl.DataFrame:
+def infusion_weights(path: Path, rejections: Rejections) -> pl.DataFrame:
     """stay_id, ordered_kg: median weight that infusion orders of a stay name (MetaVision only)."""
     pl = require_polars()
     if find_table(path, "INPUTEVENTS_MV") is None:
         return pl.DataFrame(schema={"stay_id": pl.String, "ordered_kg": pl.Float64})
-    return order_weights(path, "INPUTEVENTS_MV", "icustay_id")
+    return order_weights(path, "INPUTEVENTS_MV", "icustay_id", rejections)
 
 
 def _carevue_doses(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
@@ -74,6 +81,10 @@ def _carevue_doses(path: Path, stays: pl.DataFrame, rejections: Rejections) -> p
     events = drop_repeated(events, rejections, "vasopressor")
     events = attach(events, stays, rejections, "vasopressor", extra=("rate", "rateuom", "stopped"))
     ends = pl.col("stopped").is_in(_STOPPED).fill_null(False)
+    silent = pl.col("rate").is_null() & ~ends
+    reason = "vasopressor: a record without a rate (CareVue charts the volume apart); the dose before it ends there"
+    rejections.reject(reason, events.select(silent.sum()).item())
+    events = rejections.drop(events, pl.col("rate") < 0.0, "vasopressor: impossible value")
     # Every record ends the dose before it, also one that charts a volume and no rate: the rate is then unknown.
     points = (
         events.group_by("stay_id", "itemid", "t_h")
@@ -81,9 +92,16 @@ def _carevue_doses(path: Path, stays: pl.DataFrame, rejections: Rejections) -> p
         .agg(
             pl.when(ends.any()).then(0.0).otherwise(pl.col("rate").max()).alias("rate"),
             pl.col("rateuom").drop_nulls().first(),
+            rates=(pl.col("rate") > 0.0).sum(),
         )
         .sort("stay_id", "itemid", "t_h")
     )
+    kept = (pl.col("rate") > 0.0).fill_null(False)
+    unused = points.select(
+        stopped=pl.col("rates").filter(~kept).sum(), lower=(pl.col("rates").filter(kept).cast(pl.Int64) - 1).sum()
+    )
+    rejections.reject("vasopressor: a rate at the minute of its stop", unused["stopped"].item())
+    rejections.reject("vasopressor: a lower rate of the item at one time", unused["lower"].item())
     following = pl.col("t_h").shift(-1).over("stay_id", "itemid")
     return (
         points.with_columns(
@@ -105,18 +123,16 @@ def _carevue_volumes(path: Path, stays: pl.DataFrame, rejections: Rejections) ->
         pl.col("itemid").is_in(items.FLUID_ITEMS)
     )
     events = collect(frame.with_columns(*times("charttime"), *numbers("amount")), path / "INPUTEVENTS_CV")
-    events = drop_repeated(events.filter(pl.col("amount").is_not_null()), rejections, "fluids")
-    events = attach(events, stays, rejections, "fluids", extra=("amount", "amountuom"))
-    volumes = (
-        events.group_by("stay_id", "itemid", "t_h")
-        .agg(pl.col("amount").sum().alias("ml"))
-        .sort("stay_id", "itemid", "t_h")
-    )
+    events = drop_repeated(events, rejections, "fluids")
+    events = given_volumes(attach(events, stays, rejections, "fluids", extra=("amount", "amountuom")), rejections)
+    volumes = events.group_by("stay_id", "itemid", "t_h").agg(pl.col("ml").sum()).sort("stay_id", "itemid", "t_h")
+    rejections.repair("fluids: records of an item at one time, summed", events.height - volumes.height)
     before = pl.col("t_h").shift(1).over("stay_id", "itemid")
-    return volumes.select(
+    volumes = volumes.select(
         "stay_id",
         "itemid",
         pl.max_horizontal(pl.col("t_h") - _VOLUME_HOURS, before).alias("t0_h"),
         pl.col("t_h").alias("t1_h"),
         "ml",
-    ).filter(pl.col("ml") > 0)
+    )
+    return rejections.drop(volumes, pl.col("ml") == 0.0, "fluids: nothing given (0)")

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from medgym_offline.cohorts import mimic_items as items
 from medgym_offline.cohorts.events import (
     CHARTED,
+    chart_values,
     charted_values,
+    described_stays,
     drop_repeated,
     gcs_sums,
+    intubated,
     join_observations,
     lab_values,
-    possible_urine,
     urine_volumes,
     with_weight,
 )
@@ -24,6 +26,7 @@ from medgym_offline.cohorts.infusions import equivalents, order_doses, order_vol
 from medgym_offline.cohorts.schema import Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
 from medgym_offline.cohorts.tables import attach, collect, find_table, hours_since, numbers, scan_table, times
+from medgym_offline.cohorts.unlisted import count_unlisted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,17 +59,18 @@ class MimicFourTables:
         """
         icu, hospital = _folders(path)
         rejections = Rejections()
-        stays = _read_stays(icu, hospital)
+        stays = _read_stays(icu, hospital, rejections)
         charted = _scan_chart(icu, stays, rejections)
-        stays = with_weight(stays, charted, order_weights(icu, "inputevents", "stay_id"))
+        stays = with_weight(stays, charted, order_weights(icu, "inputevents", "stay_id", rejections), rejections)
         observations = join_observations(
             [
                 charted_values(charted),
                 gcs_sums(charted, rejections),
-                lab_values(_scan_labs(hospital, stays), ("specimen_id",), rejections),
-                urine_volumes(_scan_outputs(icu, stays, rejections)),
+                lab_values(_scan_labs(hospital, stays, rejections), ("specimen_id",), rejections),
+                urine_volumes(_scan_outputs(icu, stays, rejections), rejections),
             ]
         )
+        count_unlisted(icu, "inputevents", rejections)
         pressors = tuple(items.PRESSOR_ITEMS)
         doses = read_orders(icu, "inputevents", "stay_id", stays, rejections, pressors, "vasopressor")
         volumes = read_orders(icu, "inputevents", "stay_id", stays, rejections, items.FLUID_ITEMS, "fluids")
@@ -93,7 +97,7 @@ def _folders(path: Path) -> tuple[Path, Path]:
     return (icu if icu.is_dir() else path), (hospital if hospital.is_dir() else path)
 
 
-def _read_stays(icu: Path, hospital: Path) -> pl.DataFrame:
+def _read_stays(icu: Path, hospital: Path, rejections: Rejections) -> pl.DataFrame:
     """stay_id, subject, hadm_id, intime, los_h, age, sex, sepsis, died."""
     pl = require_polars()
     beds = _table(icu, "icustays", "subject_id", "hadm_id", "stay_id", "intime", "outtime")
@@ -106,12 +110,11 @@ def _read_stays(icu: Path, hospital: Path) -> pl.DataFrame:
     septic = codes.filter(explicit).select("hadm_id").unique()
     start_of_year = pl.datetime(pl.col("anchor_year").cast(pl.Int32), 1, 1, time_unit="ms")
     years = (pl.col("intime") - start_of_year).dt.total_seconds() / (365.2425 * 86400.0)
-    return (
+    frame = (
         beds.join(people, on="subject_id", how="left")
         .join(admitted, on="hadm_id", how="left")
         .join(septic.with_columns(sepsis=pl.lit(True)), on="hadm_id", how="left")
         .with_columns(*times("intime", "outtime"), *numbers("anchor_age", "anchor_year"))
-        .filter(pl.col("intime").is_not_null() & pl.col("outtime").is_not_null())
         .select(
             "stay_id",
             pl.col("subject_id").alias("subject"),
@@ -123,10 +126,8 @@ def _read_stays(icu: Path, hospital: Path) -> pl.DataFrame:
             pl.col("sepsis").fill_null(False),
             (pl.col("hospital_expire_flag").str.strip_chars() == "1").alias("died"),
         )
-        .collect()
-        .unique("stay_id", keep="first")
-        .sort("stay_id")
     )
+    return described_stays(frame.collect(), "mimic-iv", rejections)
 
 
 def _table(folder: Path, name: str, *columns: str) -> pl.LazyFrame:
@@ -134,17 +135,16 @@ def _table(folder: Path, name: str, *columns: str) -> pl.LazyFrame:
 
 
 def _scan_chart(icu: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
-    """stay_id, itemid, t_h, value; one pass over chartevents."""
+    """stay_id, itemid, t_h, value, intubated; one pass over chartevents."""
     pl = require_polars()
-    frame = scan_table(icu, "chartevents", ("subject_id", "stay_id", "itemid", "charttime", "valuenum"))
+    frame = scan_table(icu, "chartevents", ("subject_id", "stay_id", "itemid", "charttime", "value", "valuenum"))
     frame = frame.filter(pl.col("itemid").is_in(CHARTED)).rename({"stay_id": "icustay_id"})
-    events = collect(frame.with_columns(*times("charttime"), *numbers("valuenum")), icu / "chartevents")
-    empty = pl.col("valuenum").is_null()
-    rejections.reject("chart: no numeric value", events.select(empty.sum()).item())
-    return attach(events.filter(~empty), stays, rejections, "chart").rename({"valuenum": "value"})
+    frame = frame.with_columns(*times("charttime"), *numbers("valuenum"), intubated=intubated("value")).drop("value")
+    events = collect(frame, icu / "chartevents")
+    return chart_values(events, stays, rejections)
 
 
-def _scan_labs(hospital: Path, stays: pl.DataFrame) -> pl.DataFrame:
+def _scan_labs(hospital: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """stay_id, itemid, t_h, value, valuenum, specimen_id of people who were in the ICU."""
     pl = require_polars()
     columns = ("subject_id", "specimen_id", "itemid", "charttime", "value", "valuenum")
@@ -153,7 +153,7 @@ def _scan_labs(hospital: Path, stays: pl.DataFrame) -> pl.DataFrame:
         & pl.col("subject_id").is_in(stays["subject"].unique().to_list())
     )
     events = collect(frame.with_columns(*times("charttime"), *numbers("valuenum")), hospital / "labevents")
-    return attach(events, stays, None, "laboratory", extra=("specimen_id",))
+    return attach(events, stays, rejections, "laboratory", extra=("specimen_id",))
 
 
 def _scan_outputs(icu: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
@@ -166,4 +166,4 @@ def _scan_outputs(icu: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.
         icu / "outputevents",
     )
     events = drop_repeated(events, rejections, "urine")
-    return attach(possible_urine(events, rejections), stays, rejections, "urine")
+    return attach(events, stays, rejections, "urine")

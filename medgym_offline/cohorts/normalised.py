@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["NormalisedTables"]
 
 _TABLES = ("stays", "observations", "vasopressors", "fluids")
+#: 1 where the verbal component of the coma scale at that time was a tube's.
+_TUBE = "gcs_intubated"
 _SEPSIS = ("sepsis_icd9_explicit", "sepsis_icd_explicit", "sepsis")
 
 #: Of the demos' fluid rows, 5 in 12,651 are the same as another: orders of their own, as the raw tables' ids show.
@@ -46,7 +48,7 @@ class NormalisedTables:
         pl = require_polars()
         rejections = Rejections()
         stays, dataset = _read_stays(path)
-        wanted = [*STATES, "fio2"]
+        wanted = [*STATES, "fio2", _TUBE]
         observations = collect(
             scan_table(path, "observations", ("stay_id", "var", "t_h", "value"))
             .filter(pl.col("var").is_in(wanted))
@@ -54,8 +56,13 @@ class NormalisedTables:
             .rename({"var": "variable"}),
             path / "observations",
         )
+        tube = pl.col("variable") == _TUBE
+        reason = "gcs: of an intubated patient, summed with 1 for the verbal response"
+        rejections.doubt(reason, observations.select((tube & (pl.col("value") > 0.0)).sum()).item())
+        observations = observations.filter(~tube)
         drugs = scan_table(path, "vasopressors", ("stay_id", "t0_h", "t1_h", "neq"), optional=("drug", "dose"))
-        vasopressors = collect(drugs.with_columns(numbers("t0_h", "t1_h", "neq")), path / "vasopressors")
+        numeric = [c for c in ("t0_h", "t1_h", "neq", "dose") if c in drugs.collect_schema().names()]
+        vasopressors = collect(drugs.with_columns(numbers(*numeric)), path / "vasopressors")
         volumes = scan_table(path, "fluids", ("stay_id", "t0_h", "t1_h", "ml"), optional=("itemid",))
         fluids = collect(volumes.with_columns(numbers("t0_h", "t1_h", "ml")), path / "fluids")
         return Records(

@@ -5,13 +5,15 @@ Nothing here needs polars; :func:`require_polars` imports it when a function is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    import polars as pl
 
 __all__ = [
     "COLUMNS",
@@ -31,6 +33,7 @@ __all__ = [
     "URINE_CAP",
     "URINE_MAX_GAP_HOURS",
     "URINE_MERGE_HOURS",
+    "URINE_RECORD_ML",
     "VARIABLES",
     "VASOPRESSOR_TABLE",
     "Rejections",
@@ -106,6 +109,8 @@ ROOM_AIR = 21.0
 FIO2_HOLD_HOURS = 12.0
 
 URINE_CAP = 5000.0
+#: A record of so many mL, or a charted rate of so many mL/h, is a mistake (mimic-code's limit): another unit, or a sum.
+URINE_RECORD_ML = 5000.0
 URINE_MERGE_HOURS = 0.75
 URINE_MAX_GAP_HOURS = 12.0
 #: A bolus charted over a minute is spread over a quarter of an hour; its volume stays.
@@ -125,35 +130,56 @@ class Rejections:
     Attributes:
         rows: Rows rejected, by reason.
         repairs: Rows changed and kept, by reason.
+        doubts: Rows kept as they are that may not mean what they say, by reason.
         stays: Stays rejected whole, id -> reason.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
     repairs: dict[str, int] = field(default_factory=dict)
+    doubts: dict[str, int] = field(default_factory=dict)
     stays: dict[str, str] = field(default_factory=dict)
 
     def reject(self, reason: str, count: int) -> None:
         """Count `count` rows rejected for `reason` (nothing when zero)."""
-        if count:
-            self.rows[reason] = self.rows.get(reason, 0) + int(count)
+        _count(self.rows, reason, count)
 
     def repair(self, reason: str, count: int) -> None:
         """Count `count` rows repaired for `reason` (nothing when zero)."""
-        if count:
-            self.repairs[reason] = self.repairs.get(reason, 0) + int(count)
+        _count(self.repairs, reason, count)
+
+    def doubt(self, reason: str, count: int) -> None:
+        """Count `count` rows kept, but doubted for `reason` (nothing when zero)."""
+        _count(self.doubts, reason, count)
+
+    def drop(self, frame: pl.DataFrame, bad: pl.Expr, reason: str | pl.Expr) -> pl.DataFrame:
+        """`frame` without the rows where `bad` holds (null: it does not), each counted under `reason`.
+
+        Args:
+            frame: Any frame.
+            bad: Condition over its columns.
+            reason: Text, or an expression of text where it differs from row to row.
+        """
+        pl = require_polars()
+        words = pl.lit(reason) if isinstance(reason, str) else reason
+        turned = frame.filter(bad.fill_null(False)).group_by(words.alias("reason")).len().sort("reason")
+        for text, count in turned.iter_rows():
+            self.reject(text, count)
+        return frame.filter(~bad.fill_null(False))
 
     def add(self, other: Rejections) -> None:
         """Add the counts of `other`."""
-        for reason, count in other.rows.items():
-            self.reject(reason, count)
-        for reason, count in other.repairs.items():
-            self.repair(reason, count)
+        for mine, theirs in zip(self._counts(), other._counts()):
+            for reason, count in theirs.items():
+                _count(mine, reason, count)
         self.stays.update(other.stays)
 
     def lines(self) -> list[str]:
         """One line a reason, largest first; stays after rows, at most ten of them named."""
-        out = [f"{n} rows rejected: {why}" for why, n in sorted(self.rows.items(), key=lambda item: -item[1])]
-        out += [f"{n} rows repaired: {why}" for why, n in sorted(self.repairs.items(), key=lambda item: -item[1])]
+        out = [
+            f"{count} rows {words}: {why}"
+            for words, reasons in zip(("rejected", "repaired", "doubted"), self._counts())
+            for why, count in sorted(reasons.items(), key=lambda item: -item[1])
+        ]
         reasons: dict[str, list[str]] = {}
         for stay, why in sorted(self.stays.items()):
             reasons.setdefault(why, []).append(stay)
@@ -164,12 +190,20 @@ class Rejections:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, for the metadata of a table."""
-        return {"rows": dict(self.rows), "repairs": dict(self.repairs), "stays": dict(self.stays)}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Rejections:
         """Inverse of :meth:`to_json`."""
-        return cls(dict(data.get("rows", {})), dict(data.get("repairs", {})), dict(data.get("stays", {})))
+        return cls(**{part.name: dict(data.get(part.name, {})) for part in fields(cls)})
+
+    def _counts(self) -> tuple[dict[str, int], ...]:
+        return self.rows, self.repairs, self.doubts
+
+
+def _count(counts: dict[str, int], reason: str, count: int) -> None:
+    if count:
+        counts[reason] = counts.get(reason, 0) + int(count)
 
 
 def require_polars() -> ModuleType:

@@ -152,7 +152,7 @@ def collect(frame: pl.LazyFrame, where: Path | str) -> pl.DataFrame:
 
 
 def attach(
-    events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections | None, name: str, extra: Sequence[str] = ()
+    events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections, name: str, extra: Sequence[str] = ()
 ) -> pl.DataFrame:
     """Events with the stay they belong to and hours since its start.
 
@@ -162,34 +162,28 @@ def attach(
     Args:
         events: subject_id, charttime, perhaps icustay_id, and more.
         stays: stay_id, subject, intime, los_h.
-        rejections: Where rows without a stay are counted; None does not count them (most laboratory rows).
+        rejections: Rows without a time or a stay are counted here.
         name: What the events are, for the reason.
         extra: Columns to keep besides itemid, value, valuenum.
     """
     pl = require_polars()
+    events = rejections.drop(events, pl.col("charttime").is_null(), f"{name}: time is missing or cannot be read")
+    events = events.with_row_index("event")
     base = stays.select("stay_id", "intime", "los_h", pl.col("subject").alias("subject_id"))
-    if "icustay_id" in events.columns:
-        named = events.join(
-            base.drop("subject_id"), left_on="icustay_id", right_on="stay_id", how="inner", maintain_order="left"
-        )
-        named = named.with_columns(stay_id=pl.col("icustay_id"))
-        unnamed = events.filter(pl.col("icustay_id").is_null())
-    else:
-        named, unnamed = None, events
-    by_time = unnamed.join(base, on="subject_id", how="inner", maintain_order="left")
     hour = hours_since("charttime", "intime")
-    by_time = by_time.filter((hour >= -_LOOKBACK) & (hour <= pl.col("los_h")))
-    placed = by_time if named is None else pl.concat([named, by_time.select(named.columns)])
+    unnamed = events.filter(pl.col("icustay_id").is_null()) if "icustay_id" in events.columns else events
+    by_time = unnamed.join(base, on="subject_id", how="inner", maintain_order="left")
+    placed = by_time.filter((hour >= -_LOOKBACK) & (hour <= pl.col("los_h")))
+    if "icustay_id" in events.columns:
+        mine = base.drop("subject_id").with_columns(icustay_id="stay_id")
+        named = events.join(mine, on="icustay_id", how="inner", maintain_order="left")
+        placed = pl.concat([named, placed.select(named.columns)])
+    found = placed["event"].n_unique()
+    rejections.reject(f"{name}: no ICU stay at that time", events.height - found)
+    rejections.repair(f"{name}: within two stays of a person, read for both", placed.height - found)
     placed = placed.with_columns(t_h=hour)
-    if rejections is not None:
-        rejections.reject(f"{name}: no ICU stay at that time", max(events.height - placed.height, 0))
-    early = (pl.col("t_h") < -_LOOKBACK) | pl.col("t_h").is_null()
-    if rejections is not None:
-        rejections.reject(
-            f"{name}: no time, or more than 6 h before admission", placed.select(early.fill_null(True).sum()).item()
-        )
-    keep = [c for c in ("itemid", "value", "valuenum", *extra) if c in placed.columns]
-    return placed.filter(~early.fill_null(True)).select("stay_id", "t_h", *keep)
+    placed = rejections.drop(placed, pl.col("t_h") < -_LOOKBACK, f"{name}: more than 6 h before admission")
+    return placed.select("stay_id", "t_h", *(c for c in ("itemid", "value", "valuenum", *extra) if c in placed.columns))
 
 
 def _first_line(error: Exception) -> str:

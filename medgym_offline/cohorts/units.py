@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medgym_offline.cohorts.mimic_items import EQUIVALENTS
+from medgym_offline.cohorts.drugs import VASOPRESSORS
 from medgym_offline.cohorts.schema import CONVERSIONS, UNITS
 
 __all__ = ["DRUGS", "Conversion", "accepted_units", "conversion"]
 
 #: Vasopressors that a table may name instead of giving equivalents, in the unit their factor is for.
-DRUGS: dict[str, str] = {name: "U/min" if name == "vasopressin" else "mcg/kg/min" for name in EQUIVALENTS}
+DRUGS: dict[str, str] = {name: drug.unit for name, drug in VASOPRESSORS.items()}
 
 
 @dataclass(frozen=True)

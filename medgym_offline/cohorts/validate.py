@@ -52,12 +52,12 @@ def validate(
     frame = _known_variables(frame, rejections)
     frame = _convert(frame, dict(units or {}), where, rejections)
     frame = _repair_fraction(frame, rejections)
-    frame = _drop(frame, pl.col("patient").is_null() | (pl.col("patient") == ""), "no patient id", rejections)
+    frame = rejections.drop(frame, pl.col("patient").is_null() | (pl.col("patient") == ""), "no patient id")
     for column, words in (("time_h", "time"), ("value", "value")):
-        frame = _drop_each(frame, pl.col(column).is_null(), f"{words} is missing or not a number", rejections)
-    frame = _drop_each(frame, _out_of_range(), "impossible value", rejections)
+        frame = rejections.drop(frame, pl.col(column).is_null(), _because(f"{words} is missing or not a number"))
+    frame = rejections.drop(frame, _out_of_range(), _because("impossible value"))
     early = pl.col("time_h") < -pl.col("variable").replace_strict(LOOKBACK_HOURS, return_dtype=pl.Float64)
-    frame = _drop_each(frame, early, "negative time (too long before admission)", rejections)
+    frame = rejections.drop(frame, early, _because("negative time (too long before admission)"))
     frame = _check_ends(frame, rejections)
     frame = _order(frame, rejections)
     frame = _merge_times(frame, rejections)
@@ -76,8 +76,7 @@ def _typed(table: pl.DataFrame, where: str, rejections: Rejections) -> pl.DataFr
     if "source" not in table.columns:
         table = table.with_columns(source=pl.lit(""))
     unreadable = pl.col("end_h").is_not_null() & pl.col("end_h").cast(pl.Float64, strict=False).is_null()
-    rejections.reject("end_h is not a number", table.select(unreadable.sum()).item())
-    table = table.filter(~unreadable)
+    table = rejections.drop(table, unreadable, "end_h is not a number")
     finite = [pl.col(c).cast(pl.Float64, strict=False) for c in ("time_h", "end_h", "value")]
     text = [pl.col(c).cast(pl.String) for c in ("patient", "variable", "source")]
     return table.select(
@@ -87,10 +86,15 @@ def _typed(table: pl.DataFrame, where: str, rejections: Rejections) -> pl.DataFr
 
 def _known_variables(frame: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     pl = require_polars()
-    unknown = frame.filter(~pl.col("variable").is_in(VARIABLES).fill_null(False))
-    for name, count in unknown.group_by("variable").len().sort("variable").iter_rows():
-        rejections.reject(f"unknown variable {name!r}", count)
-    return frame.filter(pl.col("variable").is_in(VARIABLES).fill_null(False))
+    unknown = ~pl.col("variable").is_in(VARIABLES).fill_null(False)
+    words = pl.format("unknown variable '{}'", pl.col("variable").fill_null(""))
+    return rejections.drop(frame, unknown, words)
+
+
+def _because(words: str) -> pl.Expr:
+    """The reason of a row: its variable, and what is wrong."""
+    pl = require_polars()
+    return pl.format("{}: " + words, pl.col("variable"))
 
 
 def _convert(frame: pl.DataFrame, units: dict[str, str], where: str, rejections: Rejections) -> pl.DataFrame:
@@ -124,7 +128,7 @@ def _repair_fraction(frame: pl.DataFrame, rejections: Rejections) -> pl.DataFram
         pl.when(fraction).then(pl.col("value") * 100.0).otherwise(pl.col("value")).alias("value")
     )
     neither = oxygen & ~fraction & (pl.col("value") > 1.0) & (pl.col("value") < RANGES["fio2"][0])
-    return _drop(frame, neither, "fio2: between 1 and 21, neither a fraction nor a percentage", rejections)
+    return rejections.drop(frame, neither, "fio2: between 1 and 21, neither a fraction nor a percentage")
 
 
 def _out_of_range() -> pl.Expr:
@@ -138,9 +142,9 @@ def _out_of_range() -> pl.Expr:
 def _check_ends(frame: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     pl = require_polars()
     treatment = pl.col("variable").is_in(TREATMENTS)
-    frame = _drop_each(frame, treatment & pl.col("end_h").is_null(), "interval without an end", rejections)
+    frame = rejections.drop(frame, treatment & pl.col("end_h").is_null(), _because("interval without an end"))
     backwards = treatment & (pl.col("end_h") <= pl.col("time_h"))
-    frame = _drop_each(frame, backwards, "interval ends before it starts", rejections)
+    frame = rejections.drop(frame, backwards, _because("interval ends before it starts"))
     pointless = ~treatment & pl.col("end_h").is_not_null()
     rejections.repair("an observation is a point; its end_h removed", frame.select(pointless.sum()).item())
     return frame.with_columns(pl.when(treatment).then(pl.col("end_h")).alias("end_h"))
@@ -202,17 +206,3 @@ def _drop_thin_stays(frame: pl.DataFrame, rejections: Rejections) -> pl.DataFram
         rejections.stays[patient] = "a single observation" if seen == 1 else "no observation"
         rejections.reject("stay rejected whole", rows)
     return frame.filter(~pl.col("patient").is_in(list(rejections.stays)))
-
-
-def _drop(frame: pl.DataFrame, bad: pl.Expr, reason: str, rejections: Rejections) -> pl.DataFrame:
-    bad = bad.fill_null(False)
-    rejections.reject(reason, frame.select(bad.sum()).item())
-    return frame.filter(~bad)
-
-
-def _drop_each(frame: pl.DataFrame, bad: pl.Expr, reason: str, rejections: Rejections) -> pl.DataFrame:
-    """As `_drop`, with one reason a variable."""
-    bad = bad.fill_null(False)
-    for variable, count in frame.filter(bad).group_by("variable").len().sort("variable").iter_rows():
-        rejections.reject(f"{variable}: {reason}", count)
-    return frame.filter(~bad)

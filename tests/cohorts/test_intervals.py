@@ -88,12 +88,11 @@ def test_urine_records_closer_than_the_window_are_one() -> None:
     assert counts.repairs["urine: records closer than 0.75 h merged"] == 2
 
 
-def test_urine_long_gap_is_rejected_negative_is_zero_and_cap_kept() -> None:
+def test_urine_long_gap_is_rejected_and_negative_is_zero() -> None:
     rates, counts = urine([(1.0, -50.0), (14.0, 900.0), (15.0, 3000.0)])
-    assert rates == [(1.0, 0.0), (15.0, 5000.0)]
+    assert rates == [(1.0, 0.0), (15.0, 72000.0)]
     assert counts.rows == {"urine: more than 12 h since the record before it": 1}
     assert counts.repairs["urine: negative after irrigation, set to 0"] == 1
-    assert counts.repairs["urine: above 5000 mL/day, kept at the cap as censored"] == 1
 
 
 def test_urine_irrigation_is_netted_before_it_is_cut_to_zero() -> None:

@@ -67,7 +67,8 @@ def test_treatments(cohort: Cohort) -> None:
     # MetaVision intervals: norepinephrine 0.1 and phenylephrine 1.0 (a tenth) overlap for an hour.
     assert values(cohort, two, "vasopressor") == approx([(1.0, 2.0, 0.1), (2.0, 3.0, 0.2), (3.0, 4.0, 0.1)])
     assert values(cohort, one, "fluids") == approx([(4.0, 5.0, 100.0), (5.0, 5.5, 120.0)])
-    assert values(cohort, two, "fluids") == approx([(6.0, 10.0, 100.0), (12.0, 12.25, 1000.0)])
+    # 50 mEq of sodium bicarbonate 8.4 % are 50 mL, beside saline from hour 8 on.
+    assert values(cohort, two, "fluids") == approx([(6.0, 8.0, 100.0), (8.0, 10.0, 125.0), (12.0, 12.25, 1000.0)])
 
 
 def test_every_row_left_out_is_counted(cohort: Cohort) -> None:
@@ -77,8 +78,8 @@ def test_every_row_left_out_is_counted(cohort: Cohort) -> None:
         "gcs: not all three components charted at the time": 1,
         "pao2: venous or mixed specimen": 1,
         "vasopressor: order rewritten by another": 1,
-        "vasopressor: impossible dose": 1,
-        "fluids: amount not in mL": 1,
+        "norepinephrine: above 5 mcg/kg/min (in mcg/min?)": 1,
+        "laboratory: no ICU stay at that time": 2,
         "fio2: between 1 and 21, neither a fraction nor a percentage": 1,
         "spo2: impossible value": 1,
     }

@@ -131,7 +131,8 @@ def write_mimic4(folder: Path, suffix: str = ".csv.gz", flat: bool = False) -> P
     order(31, 9, 10, 221906, 5, "mg", 0.3, "drops/h")
     order(32, 1, 5, 225158, 400, "ml", "", "")
     order(32, 6, 6, 225943, 100, "ml", "", "")  # a push
-    order(32, 7, 8, 220995, 50, "mEq", "", "")
+    order(32, 7, 8, 220995, 50, "mEq", "", "")  # sodium bicarbonate 8.4 %: a mL each
+    order(32, 7, 8, 227531, 50, "grams", "", "")
     put(icu, "inputevents", INPUT, [*orders, orders[6]])  # an order exported twice
     return folder
 
@@ -186,7 +187,7 @@ def test_treatments(cohort: Cohort) -> None:
         (5.0, 6.0, 0.12),
         (6.0, 7.0, 0.2),
     ]
-    assert rows(cohort, 32, "fluids") == [(1.0, 5.0, 100.0), (6.0, 6.25, 400.0)]
+    assert rows(cohort, 32, "fluids") == [(1.0, 5.0, 100.0), (6.0, 6.25, 400.0), (7.0, 8.0, 50.0)]
 
 
 def test_what_was_turned_away_is_counted(cohort: Cohort) -> None:
@@ -196,8 +197,8 @@ def test_what_was_turned_away_is_counted(cohort: Cohort) -> None:
         "chart: no numeric value": 1,
         "pao2: venous or mixed specimen": 1,
         "vasopressor: order rewritten by another": 1,
-        "vasopressor: unit of the rate unknown": 1,
-        "fluids: amount not in mL": 1,
+        "norepinephrine: unit 'drops/h' of the rate unknown": 1,
+        "fluids: amount in 'grams', not a volume": 1,
         "fluids: the same row again": 1,
         "urine: the same row again": 1,
     }

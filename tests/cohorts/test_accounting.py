@@ -1,0 +1,226 @@
+"""Nothing wrong silently: in every layout, a row is in the table as it was charted, or counted under a reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from medgym_offline.cohorts import Cohort, build_cohort, read_source
+from medgym_offline.cohorts.drugs import VASOPRESSORS
+from medgym_offline.cohorts.schema import RANGES
+from tests.cohorts.layouts import ALWAYS, LAYOUTS, Charted, at
+
+Reader = Callable[[Charted], Cohort]
+
+
+@pytest.fixture(params=list(LAYOUTS))
+def read(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """Writes what was charted in one layout and reads it."""
+
+    def run(charted: Charted) -> Cohort:
+        folder = tmp_path_factory.mktemp("source")
+        LAYOUTS[request.param](folder, charted)
+        return read_source(folder)
+
+    return run
+
+
+def counted(cohort: Cohort) -> int:
+    """Everything counted: rejected, repaired, doubted."""
+    found = cohort.rejections
+    return sum(sum(counts.values()) for counts in (found.rows, found.repairs, found.doubts))
+
+
+def rows(cohort: Cohort, variable: str) -> list[tuple[float, float | None, float]]:
+    mine = cohort.table.filter(pl.col("variable") == variable)
+    return [(round(a, 3), b and round(b, 3), c) for a, b, c in mine.select("time_h", "end_h", "value").iter_rows()]
+
+
+_MEASURED = ("spo2", "pao2", "bilirubin", "lactate")
+_VALUES = st.one_of(
+    st.floats(-1e3, 1e3).map(lambda value: f"{value:.6g}"),
+    st.sampled_from(["", "off", "0", "nan", "inf", "1e9", "50", "2.5"]),
+)
+#: Whole hours and a half: never the time of what is always there.
+_POINTS = st.lists(
+    st.tuples(st.sampled_from(_MEASURED), st.integers(-12, 60).map(lambda hour: hour + 0.5), _VALUES),
+    max_size=25,
+    unique_by=lambda row: row[:2],
+)
+_MANY = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@_MANY
+@given(points=_POINTS)
+def test_every_measurement_is_in_the_table_or_counted_once(read: Reader, points: list[tuple[str, float, str]]) -> None:
+    cohort = read(Charted(points=points))
+    assert cohort.table.height + sum(cohort.rejections.rows.values()) == len(points) + len(ALWAYS)
+    kept = {(name, hour): value for name, hour, _, value in _table(cohort)}
+    wanted = {(name, hour): value for name, hour, value in (*ALWAYS, *points)}
+    for key, value in kept.items():
+        assert value == pytest.approx(float(wanted[key]), rel=1e-9)
+    # What is left out was out of range or place, or no number.
+    for (name, hour), value in wanted.items():
+        low, high = RANGES[name]
+        inside = 0.0 <= hour <= 48.0
+        if inside and value not in ("", "off", "nan", "inf") and low <= float(value) <= high:
+            assert (name, hour) in kept
+
+
+def _table(cohort: Cohort) -> list[tuple[str, float, float | None, float]]:
+    columns = cohort.table.select("variable", pl.col("time_h").round(3), "end_h", "value")
+    return list(columns.iter_rows())
+
+
+_DOSES = st.lists(
+    st.tuples(st.sampled_from(list(VASOPRESSORS)), st.integers(0, 300).map(lambda part: part / 100) | st.just(1e-12)),
+    max_size=12,
+)
+
+
+@_MANY
+@given(doses=_DOSES)
+def test_limits_of_doses_hold_in_every_layout(read: Reader, doses: list[tuple[str, float]]) -> None:
+    given_doses = [
+        # An hour each with a pause between, and no two alike, so that none is joined to another.
+        (drug, 2.0 * slot, 2.0 * slot + 1.0, repr(share * VASOPRESSORS[drug].limit))
+        for slot, (drug, share) in enumerate(doses)
+    ]
+    cohort = read(Charted(doses=given_doses))
+    wanted = [
+        (start, end, float(dose) * VASOPRESSORS[drug].equivalent)
+        for drug, start, end, dose in given_doses
+        if 1e-9 < float(dose) <= VASOPRESSORS[drug].limit
+    ]
+    kept = rows(cohort, "vasopressor")
+    assert [row[:2] for row in kept] == [row[:2] for row in wanted]
+    assert [row[2] for row in kept] == pytest.approx([row[2] for row in wanted], abs=1e-8)
+    assert sum(cohort.rejections.rows.values()) == len(doses) - len(wanted)
+    for drug, share in doses:
+        if share > 1.0:
+            assert any(reason.startswith(f"{drug}: above") for reason in cohort.rejections.rows)
+
+
+def test_a_rate_of_fluids_that_no_line_carries_is_rejected(read: Reader) -> None:
+    limit = RANGES["fluids"][1]
+    cohort = read(Charted(volumes=[(1.0, 2.0, "500"), (3.0, 4.0, repr(1.01 * limit)), (5.0, 6.0, "0"), (7.0, 8.0, "")]))
+    assert rows(cohort, "fluids") == [(1.0, 2.0, 500.0)]
+    assert sum(cohort.rejections.rows.values()) == 3
+
+
+def test_twenty_litres_of_urine_in_an_hour_are_rejected_and_a_cap_is_counted(read: Reader) -> None:
+    cohort = read(Charted(urine=[(3.0, "150"), (4.0, "19990"), (5.0, "1000"), (6.0, "40"), (7.0, "-50"), (8.0, "")]))
+    found = {hour: value for hour, _, value in rows(cohort, "urine")}
+    # What collected in the hours of the impossible record is not known to be less: the next record spans both.
+    assert found[3.0] == pytest.approx(1200.0)
+    assert found[5.0] == 5000.0
+    assert found[6.0] == pytest.approx(960.0)
+    assert 4.0 not in found
+    assert cohort.rejections.rows["urine: 5 litres or more in one record"] == 1
+    assert cohort.rejections.repairs["urine: above 5000 mL/day, kept at the cap as censored"] == 1
+    assert counted(cohort) == 4
+
+
+def test_two_censored_values_at_one_time_are_counted_as_two(tmp_path: Path) -> None:
+    charted = Charted(extra={"events": [(1, 4, "", "urine", ml, "mL/day") for ml in (9000, 6000, 130000)]})
+    LAYOUTS["long table"](tmp_path, charted)
+    cohort = read_source(tmp_path)
+    assert rows(cohort, "urine") == [(4.0, None, 5000.0)]
+    assert cohort.rejections.rows == {"urine: 5 litres or more an hour": 1}
+    assert cohort.rejections.repairs == {
+        "several values at one time, averaged": 1,
+        "urine: above 5000 mL/day, kept at the cap as censored": 1,
+    }
+
+
+ORDER = (10, 1, at(9), at(10))
+#: Layout, table, a row that must not reach the table, what its reason says.
+FAULTS: list[tuple[str, str, tuple[object, ...], str]] = [
+    ("long table", "events", (1, 9, 10, "insulin", 1, "mg"), "insulin"),
+    ("long table", "events", (1, "soon", "", "spo2", 95, "%"), "time"),
+    ("long table", "events", (1, 9, "", "norepinephrine", 0.1, "mcg/kg/min"), "without an end"),
+    ("long table", "events", (1, 10, 9, "norepinephrine", 0.1, "mcg/kg/min"), "ends before"),
+    ("long table", "events", (1, 9, 10, "norepinephrine", 0, "mcg/kg/min"), "nothing given"),
+    ("long table", "events", (1, 9, 10, "vasopressor", 21, "mcg/kg/min"), "above 20"),
+    ("normalised", "observations", (7, "spo2", 9, 95), "no such stay"),
+    ("normalised", "observations", (1, "spo2", "", 95), "time"),
+    ("normalised", "observations", (1, "urine", 9, "much"), "not a number"),
+    ("normalised", "observations", (1, "fio2", 9, 10), "neither"),
+    ("normalised", "vasopressors", (1, "norepinephrine", 9, "", 0.1, 0.1), "without an end"),
+    ("normalised", "vasopressors", (1, "norepinephrine", 9, 10, "", ""), "not a number"),
+    ("normalised", "fluids", (1, 50, 51, 100), "outside the stay"),
+    ("mimic-iii", "CHARTEVENTS", (10, 1, 220277, "soon", 95, 95, ""), "time"),
+    ("mimic-iii", "CHARTEVENTS", (10, 7, 220277, at(9), 95, 95, ""), "no ICU stay"),
+    ("mimic-iii", "CHARTEVENTS", (10, 1, 220277, at(9), 95, 95, 1), "error"),
+    ("mimic-iii", "CHARTEVENTS", (10, 1, 226512, at(9), 400, 400, ""), "weight"),
+    ("mimic-iii", "CHARTEVENTS", (10, 1, 220739, at(9), 4, 4, ""), "three components"),
+    ("mimic-iii", "LABEVENTS", (10, 50813, at(200), 2, 2), "no ICU stay"),
+    ("mimic-iii", "LABEVENTS", (10, 50813, at(9), "high", ""), "no numeric value"),
+    ("mimic-iii", "OUTPUTEVENTS", (10, 1, 226559, at(9), -5, ""), "below 0"),
+    ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30120, "", "", 9, "mcgkgmin", ""), "above 5"),
+    ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30120, "", "", 0.1, "mlhr", ""), "unit"),
+    ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30120, 5, "mg", "", "", ""), "without a rate"),
+    ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30120, "", "", 0.1, "mcgkgmin", "Stopped"), "stop"),
+    ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30018, "", "ml", "", "", ""), "no amount"),
+    ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30018, 0, "ml", "", "", ""), "nothing given"),
+    ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30018, 5, "mg", "", "", ""), "'mg'"),
+    ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 42273, "", "", 2, "", ""), "42273"),
+    ("mimic-iii", "ICUSTAYS", (10, 100, 1, at(0), at(48)), "same stay"),
+    *[
+        ("mimic-iii" if table.isupper() else "mimic-iv", table, (*ORDER[:2], *row), words)
+        for table in ("INPUTEVENTS_MV", "inputevents")
+        for row, words in [
+            ((at(9), at(10), 229999, 1, "mg", 0.1, "mcg/kg/min", 70, "", "01-Drips", ""), "229999"),
+            ((at(9), at(10), 220949, 100, "ml", "", "", 70, "", "02-Fluids (Crystalloids)", ""), "220949"),
+            ((at(9), at(10), 220949, 100, "ml", "", "", 70, "", "01-Drips", "02-Fluids (Crystalloids)"), "220949"),
+            ((at(9), at(10), 221906, 1, "mg", 0.1, "mcg/kg/min", 70, "Rewritten", "01-Drips", ""), "rewritten"),
+            ((at(9), at(10), 221906, 1, "mg", "", "", 70, "", "01-Drips", ""), "no rate"),
+            ((at(9), at(10), 221906, 1, "mg", 0, "mcg/kg/min", 70, "", "01-Drips", ""), "nothing given"),
+            ((at(9), at(10), 221906, 1, "mg", 0.1, "mL/hour", 70, "", "01-Drips", ""), "unit 'ml/hour'"),
+            ((at(9), "", 221906, 1, "mg", 0.1, "mcg/kg/min", 70, "", "01-Drips", ""), "without an end"),
+            ((at(9), at(10), 225158, 1, "grams", "", "", 70, "", "03-IV Fluid Bolus", ""), "'grams'"),
+            ((at(9), at(10), 221906, 1, "mg", 0, "mcg/kg/min", 400, "", "01-Drips", ""), "weight"),
+        ]
+    ],
+    ("mimic-iv", "chartevents", (10, 1, 223900, at(9), "", 9), "impossible score"),
+    ("mimic-iv", "labevents", (10, 99, 50821, "", 80, 80), "time"),
+    ("mimic-iv", "outputevents", (10, 1, 226559, at(9), ""), "not a number"),
+    ("meds", "events", (10, at(60), "LAB//220277//%", 95), "no ICU stay"),
+    ("meds", "events", (10, at(9), "LAB//220277//%", ""), "not a number"),
+    ("meds", "events", (10, at(9), "INFUSION_START//229999", 0.1), "229999"),
+    ("meds", "events", (10, at(9), "INFUSION_START//221906", 0.1), "without an end"),
+    ("meds", "events", (10, at(9), "INFUSION_END//221906", 0.1), "without a start"),
+    ("meds", "events", (10, at(9), "SUBJECT_WEIGHT_AT_INFUSION//KG", 400), "weight"),
+]
+
+
+@pytest.mark.parametrize(("layout", "table", "row", "words"), FAULTS)
+def test_a_faulty_row_changes_nothing_and_is_counted(
+    tmp_path: Path, layout: str, table: str, row: tuple[object, ...], words: str
+) -> None:
+    good = Charted(doses=[("epinephrine", 3.0, 4.0, "0.1")], volumes=[(3.0, 4.0, "100")], urine=[(3.0, "100")])
+    found = []
+    for name, charted in (("clean", good), ("faulty", dataclasses.replace(good, extra={table: [row]}))):
+        (tmp_path / name).mkdir()
+        LAYOUTS[layout](tmp_path / name, charted)
+        found.append(read_source(tmp_path / name))
+    clean, faulty = found
+    assert faulty.table.drop("source", "patient").equals(clean.table.drop("source", "patient"))
+    new = {why: n for why, n in faulty.rejections.rows.items() if clean.rejections.rows.get(why) != n}
+    assert any(words in why for why in new), new
+
+
+def test_the_summary_says_what_was_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    given_doses = [("dopamine", 3.0, 4.0, "60"), ("dopamine", 5.0, 6.0, "6")]
+    LAYOUTS["mimic-iv"](folder, Charted(doses=given_doses, volumes=[(1.0, 2.0, "100")], urine=[(3.0, "100")]))
+    lines = build_cohort([folder], tmp_path / "c.parquet").lines()
+    assert any("dopamine" in line and "50" in line for line in lines)
+    assert Cohort.read(tmp_path / "c.parquet").rejections.rows == {"dopamine: above 50 mcg/kg/min (in mcg/min?)": 1}

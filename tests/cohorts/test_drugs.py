@@ -1,0 +1,122 @@
+"""Vasopressors by name and by item id: what is read as which drug, and what is counted because nobody knows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from medgym_offline.cohorts import read_source
+from medgym_offline.cohorts.drugs import VASOPRESSORS, drug_named, mentions_vasopressor
+from tests.cohorts.conftest import write_csv
+from tests.cohorts.layouts import LAYOUTS, Charted, at
+
+EQUIVALENT = {"norepinephrine": 1.0, "epinephrine": 1.0, "phenylephrine": 0.1, "dopamine": 0.01, "vasopressin": 2.5}
+#: As d_items of MIMIC-IV 3.1 names them.
+ITEMS = {
+    221906: "norepinephrine",
+    221289: "epinephrine",
+    229617: "epinephrine",
+    221749: "phenylephrine",
+    229630: "phenylephrine",
+    229631: "phenylephrine",
+    229632: "phenylephrine",
+    229789: "phenylephrine",
+    221662: "dopamine",
+    222315: "vasopressin",
+}
+
+
+def vasopressor(folder: Path) -> list[tuple[float, float, float]]:
+    table = read_source(folder).table.filter(pl.col("variable") == "vasopressor")
+    return [tuple(row) for row in table.select("time_h", "end_h", "value").iter_rows()]
+
+
+def order(item: int, rate: float, unit: str) -> tuple[object, ...]:
+    return (10, 1, at(3), at(5), item, 1, "mg", rate, unit, 70, "", "01-Drips", "")
+
+
+@pytest.mark.parametrize(("item", "drug"), list(ITEMS.items()))
+@pytest.mark.parametrize(("layout", "table"), [("mimic-iii", "INPUTEVENTS_MV"), ("mimic-iv", "inputevents")])
+def test_every_item_of_a_drug_is_that_drug(tmp_path: Path, layout: str, table: str, item: int, drug: str) -> None:
+    rate, unit = (2.4, "units/hour") if drug == "vasopressin" else (0.5, "mcg/kg/min")
+    LAYOUTS[layout](tmp_path, Charted(extra={table: [order(item, rate, unit)]}))
+    dose = 0.04 if drug == "vasopressin" else 0.5
+    assert vasopressor(tmp_path) == [(3.0, 5.0, pytest.approx(dose * EQUIVALENT[drug]))]
+
+
+@pytest.mark.parametrize(("item", "drug"), [(i, d) for i, d in ITEMS.items() if d != "vasopressin"])
+def test_a_rate_by_the_minute_is_divided_by_the_weight(tmp_path: Path, item: int, drug: str) -> None:
+    LAYOUTS["mimic-iv"](tmp_path, Charted(extra={"inputevents": [order(item, 70.0, "mcg/min")]}))
+    assert vasopressor(tmp_path) == [(3.0, 5.0, pytest.approx(EQUIVALENT[drug]))]
+
+
+@pytest.mark.parametrize(("item", "drug"), list(ITEMS.items()))
+def test_every_item_of_a_drug_is_that_drug_in_meds(tmp_path: Path, item: int, drug: str) -> None:
+    rate = 2.4 if drug == "vasopressin" else 0.5
+    events = [(10, at(3), f"INFUSION_START//{item}", rate), (10, at(5), f"INFUSION_END//{item}", 1)]
+    LAYOUTS["meds"](tmp_path, Charted(extra={"events": events}))
+    dose = 0.04 if drug == "vasopressin" else 0.5
+    assert vasopressor(tmp_path) == [(3.0, 5.0, pytest.approx(dose * EQUIVALENT[drug]))]
+
+
+def test_labels_tell_unlisted_vasopressors_from_other_drugs(tmp_path: Path) -> None:
+    orders = [order(item, 1.0, "mcg/kg/min") for item in (229991, 229992, 229992, 229993)]
+    LAYOUTS["mimic-iv"](tmp_path, Charted(extra={"inputevents": orders}))
+    labels = [(229991, "Norepinephrine (32/250)"), (229992, "Angiotensin II (Giapreza)"), (229993, "Propofol")]
+    write_csv(tmp_path / "d_items.csv", "itemid,label", labels)
+    cohort = read_source(tmp_path)
+    counts = {why: n for why, n in cohort.rejections.rows.items() if "not in the list" in why}
+    assert sorted(counts.values()) == [1, 2]
+    assert all(any(str(item) in why and label in why for why in counts) for item, label in labels[:2])
+    assert not any("229993" in why for why in counts)
+
+
+def test_labels_of_meds_codes_are_used_where_they_are(tmp_path: Path) -> None:
+    starts = [(10, at(3), f"INFUSION_START//{item}", 1.0) for item in (229991, 229993)]
+    (tmp_path / "data").mkdir()
+    LAYOUTS["meds"](tmp_path / "data", Charted(extra={"events": starts}))
+    assert any("229993" in why for why in read_source(tmp_path).rejections.rows)
+    (tmp_path / "metadata").mkdir()
+    labels = {"code": ["INFUSION_START//229991", "INFUSION_START//229993"], "description": ["Levophed", "Propofol"]}
+    pl.DataFrame(labels).write_parquet(tmp_path / "metadata" / "codes.parquet")
+    reasons = read_source(tmp_path).rejections.rows
+    assert any("229991" in why and "Levophed" in why for why in reasons)
+    assert not any("229993" in why for why in reasons)
+
+
+@pytest.mark.parametrize(
+    ("name", "drug"),
+    [
+        ("Noradrenaline", "norepinephrine"),
+        ("levophed", "norepinephrine"),
+        ("NOREPINEPHRINE BITARTRATE", "norepinephrine"),
+        ("noradrénaline", "norepinephrine"),
+        ("adrenaline", "epinephrine"),
+        ("Neo-Synephrine", "phenylephrine"),
+        ("neosynephrine", "phenylephrine"),
+        ("dopamine HCl", "dopamine"),
+        ("Argipressin", "vasopressin"),
+    ],
+)
+def test_a_synonym_is_the_drug(tmp_path: Path, name: str, drug: str) -> None:
+    unit = VASOPRESSORS[drug].unit
+    LAYOUTS["long table"](tmp_path, Charted(extra={"events": [(1, 3, 5, name, 0.1, unit)]}))
+    assert vasopressor(tmp_path) == [(3.0, 5.0, pytest.approx(0.1 * EQUIVALENT[drug]))]
+    assert sum(read_source(tmp_path).rejections.repairs.values()) == 1
+
+
+def test_names_of_other_things_are_no_vasopressors() -> None:
+    for name in ("", "adrenal insufficiency", "dobutamine", "norepinephrine given", "desmopressin", "pressin"):
+        assert drug_named(name) is None
+    for label in ("Phenylephrine (50/250)", "Epinephrine.", "Levophed-k", "vasopressin unit/min", "Neo Synephrine"):
+        assert mentions_vasopressor(label)
+    for label in ("Dobutamine", "Propofol", "Pseudo", "Heparin Sodium", ""):
+        assert not mentions_vasopressor(label)
+
+
+def test_no_name_belongs_to_two_drugs() -> None:
+    names = [name for drug, entry in VASOPRESSORS.items() for name in (drug, *entry.names)]
+    assert len(names) == len(set(names))
+    assert all(drug_named(name) is not None for name in names)

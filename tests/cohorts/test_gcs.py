@@ -1,0 +1,105 @@
+"""The coma scale from its components, with and without a tube in the way of the verbal response."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from medgym_offline.cohorts import Cohort, read_source
+from medgym_offline.cohorts.events import gcs_sums
+from medgym_offline.cohorts.schema import Rejections
+from tests.cohorts.conftest import write_csv
+from tests.cohorts.layouts import LAYOUTS, Charted, at
+
+Component = tuple[str, float]
+EYE, MOTOR = ("Spontaneously", 4.0), ("Obeys Commands", 6.0)
+TUBE, MUTE = ("No Response-ETT", 1.0), ("No Response", 1.0)
+REPAIR = "gcs: verbal score of an intubated patient, predicted from eye and motor"
+
+
+def gcs(cohort: Cohort) -> list[tuple[float, float]]:
+    return cohort.table.filter(pl.col("variable") == "gcs").select("time_h", "value").rows()
+
+
+def write(folder: Path, layout: str, sets: list[tuple[float, Component, Component, Component]]) -> Path:
+    """Sets of (hour, eye, verbal, motor), each a text and a number; "carevue" is MIMIC-III of the older items."""
+    items = (184, 723, 454) if layout == "carevue" else (220739, 223900, 223901)
+    rows = [(item, at(hour), *part) for hour, *parts in sets for item, part in zip(items, parts)]
+    if layout == "mimic-iv":
+        LAYOUTS["mimic-iv"](folder, Charted(extra={"chartevents": [(10, 1, *row) for row in rows]}))
+    elif layout == "meds":
+        LAYOUTS["meds"](folder, Charted())
+        events = pl.read_csv(folder / "events.csv", infer_schema=False).rows()
+        texts = [(10, when, f"LAB//{item}//UNK", number, text) for item, when, text, number in rows]
+        write_csv(
+            folder / "events.csv",
+            "subject_id,time,code,numeric_value,text_value",
+            [*((*row, "") for row in events), *texts],
+        )
+    else:
+        LAYOUTS["mimic-iii"](folder, Charted(extra={"CHARTEVENTS": [(10, 1, *row, "") for row in rows]}))
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["mimic-iii", "mimic-iv", "meds", "carevue"])
+def test_awake_and_intubated_is_fifteen_and_counted(tmp_path: Path, layout: str) -> None:
+    tube = ("1.0 ET/Trach", 1.0) if layout == "carevue" else TUBE
+    sets = [
+        (3, EYE, tube, MOTOR),
+        (4, EYE, MUTE, MOTOR),
+        (5, ("None", 1.0), tube, ("No response", 1.0)),
+        (6, EYE, ("Oriented", 5.0), MOTOR),
+    ]
+    cohort = read_source(write(tmp_path, layout, sets))
+    # A mute patient without a tube keeps the 1; one without any response is a 3 with a tube as well.
+    assert gcs(cohort) == [(3.0, 15.0), (4.0, 11.0), (5.0, 3.0), (6.0, 15.0)]
+    assert cohort.rejections.repairs[REPAIR] == 2
+
+
+def test_the_prediction_is_whole_in_range_and_grows_with_its_components(tmp_path: Path) -> None:
+    pairs = list(itertools.product(range(1, 5), range(1, 7)))
+    hours = {pair: 1.0 + hour for hour, pair in enumerate(pairs)}
+    sets = [(hours[e, m], ("", float(e)), TUBE, ("", float(m))) for e, m in pairs]
+    found = dict(gcs(read_source(write(tmp_path, "mimic-iv", sets))))
+    verbal = {(e, m): found[hours[e, m]] - e - m for e, m in pairs}
+    for (eye, motor), score in verbal.items():
+        assert score in (1.0, 2.0, 3.0, 4.0, 5.0)
+        # Meredith et al. 1998: within half a point of the regression, as far as the scale goes.
+        assert abs(score - min(max(-0.3756 + 0.5713 * motor + 0.4233 * eye, 1.0), 5.0)) <= 0.5
+        if eye < 4:
+            assert verbal[eye + 1, motor] >= score
+        if motor < 6:
+            assert verbal[eye, motor + 1] >= score
+
+
+def test_a_tube_without_a_number_counts_as_one(tmp_path: Path) -> None:
+    folder = write(tmp_path, "mimic-iv", [(3, EYE, ("No Response-ETT", 0.0), MOTOR)])
+    table = pl.read_csv(folder / "chartevents.csv", infer_schema=False)
+    unnumbered = pl.when(pl.col("value") == "No Response-ETT").then(pl.lit("")).otherwise(pl.col("valuenum"))
+    assert gcs(read_source(folder)) == [(3.0, 15.0)]
+    table.with_columns(unnumbered.alias("valuenum")).write_csv(folder / "chartevents.csv")
+    assert gcs(read_source(folder)) == [(3.0, 15.0)]
+
+
+def test_a_verbal_score_given_at_the_same_time_wins_over_the_tube() -> None:
+    rows = [("220739", 4.0, False), ("223900", 1.0, True), ("223900", 4.0, False), ("223901", 6.0, False)]
+    charted = pl.DataFrame(
+        [("1", item, 2.0, value, tube) for item, value, tube in rows],
+        schema=["stay_id", "itemid", "t_h", "value", "intubated"],
+        orient="row",
+    )
+    counts = Rejections()
+    assert gcs_sums(charted, counts)["value"].to_list() == [14.0]
+    assert counts.repairs == {"gcs: a component charted twice at one time, averaged": 1}
+
+
+def test_without_the_words_a_verbal_score_of_one_is_doubted(tmp_path: Path) -> None:
+    components = [(220739, 4), (223900, 1), (223901, 6)]
+    events = [(10, at(3), f"LAB//{item}//UNK", value) for item, value in components]
+    LAYOUTS["meds"](tmp_path, Charted(extra={"events": events}))
+    cohort = read_source(tmp_path)
+    assert gcs(cohort) == [(3.0, 11.0)]
+    assert sum(cohort.rejections.doubts.values()) == 1
