@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.cohorts.cohort import Cohort
+from medgym_offline.cohorts.events import drop_repeated
 from medgym_offline.cohorts.intervals import (
     capped_urine,
     clip_intervals,
@@ -13,6 +14,8 @@ from medgym_offline.cohorts.intervals import (
     sum_overlapping,
     urine_rates,
 )
+from medgym_offline.cohorts.names import nearly_equal_ids
+from medgym_offline.cohorts.plausible import doubt_clock, ranged_attributes
 from medgym_offline.cohorts.schema import (
     COLUMNS,
     FIO2_HOLD_HOURS,
@@ -23,11 +26,13 @@ from medgym_offline.cohorts.schema import (
     URINE_CAP,
     URINE_MAX_GAP_HOURS,
     URINE_MERGE_HOURS,
+    URINE_RECORD_ML,
     VASOPRESSOR_TABLE,
     Rejections,
     require_polars,
 )
 from medgym_offline.cohorts.source import Records
+from medgym_offline.errors import CohortError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -60,12 +65,18 @@ def assemble(records: Records) -> Cohort:
 
     Args:
         records: Events on one clock per stay; see `Records`.
+
+    Raises:
+        CohortError: two rows of one stay differ.
     """
     pl = require_polars()
     rejections = Rejections()
     rejections.add(records.rejections)
     prefix = pl.lit(records.dataset + "/")
-    stays = records.stays.with_columns(
+    _doubt_ids(records, rejections)
+    stays = ranged_attributes(_one_row_a_stay(records, rejections), rejections)
+    doubt_clock(records.observations, stays, rejections)
+    stays = stays.with_columns(
         pl.col("los_h").round(_TIME_DIGITS),
         patient=prefix + pl.col("stay_id"),
         dataset=pl.lit(records.dataset),
@@ -74,9 +85,18 @@ def assemble(records: Records) -> Cohort:
     observations = _within(_named(records.observations, prefix, stays, rejections), stays, rejections)
     volumes = _named(records.fluids, prefix, stays, rejections)
     doses = _named(records.vasopressors, prefix, stays, rejections)
-    urine = observations.filter((pl.col("variable") == "urine") & pl.col("value").is_not_null())
+    urine = observations.filter(pl.col("variable") == "urine")
+    rejections.reject("urine: value is missing or not a number", urine["value"].null_count())
+    large = (pl.col("value") >= URINE_RECORD_ML).fill_null(False)
+    rejections.reject("urine: 5 litres or more in one record", urine.select(large.sum()).item())
+    urine = urine.filter(pl.col("value").is_not_null() & ~large)
+    untimed = urine["t_h"].is_null()
+    rejections.reject("urine: time is missing or not a number", int(untimed.sum()))
     rejections.reject("urine: negative time (too long before admission)", int((urine["t_h"] < 0).sum()))
-    flow = capped_urine(observations.filter(pl.col("variable") == "urine_rate"), rejections)
+    flow = observations.filter(pl.col("variable") == "urine_rate")
+    torrent = (pl.col("value") >= 24.0 * URINE_RECORD_ML).fill_null(False)
+    rejections.reject("urine: 5 litres or more an hour", flow.select(torrent.sum()).item())
+    flow = capped_urine(flow.filter(~torrent), rejections)
     parts = [
         _points(observations.filter(~pl.col("variable").is_in(["urine", "urine_rate", "fio2"]))),
         _points(flow.with_columns(variable=pl.lit("urine"))),
@@ -97,6 +117,29 @@ def assemble(records: Records) -> Cohort:
     for patient in sorted(set(stays["patient"].to_list()) - seen):
         cohort.rejections.stays[patient] = "no observation"
     return cohort
+
+
+def _one_row_a_stay(records: Records, rejections: Rejections) -> pl.DataFrame:
+    stays = drop_repeated(records.stays, rejections, "stays")
+    twice = stays.filter(stays["stay_id"].is_duplicated()).sort("stay_id")
+    if twice.height:
+        first, second = twice.head(2).iter_rows()
+        differ = [name for name, one, other in zip(twice.columns, first, second) if one != other]
+        raise CohortError(
+            f"{records.provenance.get('folder', records.dataset)}: stay {twice['stay_id'][0]!r} has rows that differ "
+            f"in {', '.join(differ)}; keep one row a stay"
+        )
+    return stays
+
+
+def _doubt_ids(records: Records, rejections: Rejections) -> None:
+    ids = {"subjects": records.stays["subject"]}
+    pl = require_polars()
+    frames = (records.stays, records.observations, records.vasopressors, records.fluids)
+    ids["stays"] = pl.concat([frame["stay_id"].unique().cast(pl.String) for frame in frames])
+    for what, names in ids.items():
+        for group in nearly_equal_ids(names.unique()):
+            rejections.doubt(f"{what} {' and '.join(map(repr, group))}: one, written in two ways?", len(group))
 
 
 def _named(frame: pl.DataFrame, prefix: pl.Expr, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medgym_offline.cohorts import mimic_items as items
-from medgym_offline.cohorts.events import gcs_sums, join_observations, possible_urine, urine_volumes
+from medgym_offline.cohorts.cells import hours_since, numbers, on_one_clock, times
+from medgym_offline.cohorts.events import (
+    REPEATED_ORDERS,
+    drop_repeated,
+    gcs_sums,
+    join_observations,
+    possible_urine,
+    urine_volumes,
+)
 from medgym_offline.cohorts.infusions import equivalents
 from medgym_offline.cohorts.schema import Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
-from medgym_offline.cohorts.tables import attach, collect, column_names, hours_since, numbers, scan_file, times
+from medgym_offline.cohorts.tables import attach, collect, column_names, scan_file, table_files, table_stem
 from medgym_offline.errors import CohortError
 
 if TYPE_CHECKING:
@@ -51,7 +59,7 @@ _CODING_HOURS = 48.0
 
 
 class MedsEvents:
-    """One file of events (.csv, .csv.gz or .parquet), or a folder with one or with the standard's `data/*.parquet`.
+    """One file of events, or a folder with one or with the standard's `data/*.parquet`.
 
     Columns `subject_id`, `time`, `code` and `value` or `numeric_value`; codes as the MIMIC-IV conversion writes them.
     """
@@ -66,22 +74,20 @@ class MedsEvents:
         """Read the events of `path`.
 
         Raises:
-            CohortError: no ICU stay in them, or a damaged file.
+            CohortError: no ICU stay in them, a damaged file, or times with a zone in one and without in another.
         """
         pl = require_polars()
         rejections = Rejections()
         files = _event_files(path)
-        events = pl.concat([_scan(file) for file in files]).sort("subject_id", "time", maintain_order=True)
-        stays = _read_stays(events, path)
-        placed = attach(
-            events.filter(pl.col("kind").is_in(["LAB", "SUBJECT_FLUID_OUTPUT"])).rename({"time": "charttime"}),
-            stays,
-            None,
-            "events",
-            extra=("kind",),
-        )
-        measured = placed.filter((pl.col("kind") == "LAB") & pl.col("value").is_not_null())
-        urine = placed.filter(pl.col("kind") == "SUBJECT_FLUID_OUTPUT")
+        everything = _events(files, rejections)
+        infused = pl.col("kind").is_in(["INFUSION_START", "INFUSION_END"])
+        events = drop_repeated(everything.filter(~infused), rejections, "events")
+        stays = _read_stays(events, path, rejections)
+        charted = events.rename({"time": "charttime"})
+        measured = attach(charted.filter(pl.col("kind") == "LAB"), stays, None, "events")
+        rejections.reject("events: value is missing or not a number", measured["value"].null_count())
+        measured = measured.filter(pl.col("value").is_not_null())
+        urine = attach(charted.filter(pl.col("kind") == "SUBJECT_FLUID_OUTPUT"), stays, rejections, "urine")
         observations = join_observations(
             [
                 measured.filter(pl.col("itemid").is_in(list(_VALUES))).with_columns(
@@ -91,9 +97,11 @@ class MedsEvents:
                 urine_volumes(possible_urine(urine, rejections)),
             ]
         )
-        orders = _orders(events, stays, rejections)
+        orders = _orders(_infusions(everything.filter(infused), rejections), stays, rejections)
         doses = _doses(orders, rejections)
-        volumes = orders.filter(pl.col("itemid").is_in(items.FLUID_ITEMS) & (pl.col("amount") > 0))
+        volumes = orders.filter(pl.col("itemid").is_in(items.FLUID_ITEMS))
+        rejections.reject("fluids: no amount", volumes["amount"].null_count())
+        volumes = volumes.filter(pl.col("amount") > 0)
         return Records(
             dataset="mimic-iv",
             stays=stays.drop("intime"),
@@ -105,18 +113,18 @@ class MedsEvents:
                 "layout": self.layout,
                 "folder": path.parent.name if path.is_file() else path.name,
                 "licence": dataset_licence(path.parent if path.is_file() else path, "mimic-iv"),
-                "files": [file.name for file in files],
+                "files": [file.name if file == path else file.relative_to(path).as_posix() for file in files],
             },
         )
 
 
 def _event_files(path: Path) -> list[Path]:
     if path.is_file():
-        candidates = [path]
+        named = [path] if table_stem(path) else []
     else:
         folder = path / "data" if (path / "data").is_dir() else path
-        candidates = sorted(p for p in folder.glob("**/*") if p.is_file() and len(p.relative_to(folder).parts) <= 2)
-    named = [p for p in candidates if p.name.endswith((".csv", ".csv.gz", ".parquet"))]
+        places = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
+        named = [file for place in places for file in table_files(place).values()]
     return [p for p in named if _value_column(p) is not None]
 
 
@@ -131,7 +139,21 @@ def _value_column(path: Path) -> str | None:
     return next((name for name in ("numeric_value", "value") if name in names), None)
 
 
-def _scan(file: Path) -> pl.DataFrame:
+def _events(files: list[Path], rejections: Rejections) -> pl.DataFrame:
+    """The rows of all files, on one clock, in an order that does not depend on theirs."""
+    pl = require_polars()
+    parts = {file: _scan(file, rejections) for file in files}
+    timed = max(parts, key=lambda file: parts[file]["time"].count())
+    clock = parts[timed]["time"]
+    alike = [
+        on_one_clock(part, "time", clock, (f"{file}: column 'time'", f"{timed}: column 'time'"))
+        for file, part in parts.items()
+    ]
+    events = pl.concat(alike)
+    return events.sort("subject_id", "time", "kind", "itemid", "detail", "value")
+
+
+def _scan(file: Path, rejections: Rejections) -> pl.DataFrame:
     """subject_id, time, kind, itemid (second part of the code), detail (the rest), value; one pass, filtered."""
     pl = require_polars()
     column = _value_column(file) or "value"
@@ -150,10 +172,13 @@ def _scan(file: Path) -> pl.DataFrame:
         .with_columns(*times("time"), *numbers(column))
         .rename({column: "value"} if column != "value" else {})
     )
-    return collect(frame.drop("code"), file)
+    events = collect(frame.drop("code"), file, keep_marks=True)
+    unread = events["time"].is_null() & events["time|time"].is_not_null()
+    rejections.reject("events: time cannot be read", int(unread.sum()))
+    return events.filter(~unread).select("subject_id", "time", "kind", "itemid", "detail", "value")
 
 
-def _read_stays(events: pl.DataFrame, path: Path) -> pl.DataFrame:
+def _read_stays(events: pl.DataFrame, path: Path, rejections: Rejections) -> pl.DataFrame:
     """stay_id (subject and ordinal), subject, intime, los_h, age, sex, weight_kg, sepsis, died."""
     pl = require_polars()
     moves = events.filter(pl.col("kind").is_in(["ICU_ADMISSION", "ICU_DISCHARGE"])).sort(
@@ -163,9 +188,12 @@ def _read_stays(events: pl.DataFrame, path: Path) -> pl.DataFrame:
         pl.col("kind") == "ICU_ADMISSION",
     )
     leaves = pl.col("kind").shift(-1).over("subject_id") == "ICU_DISCHARGE"
+    admissions = moves.with_columns(outtime=pl.when(leaves).then(pl.col("time").shift(-1).over("subject_id"))).filter(
+        pl.col("kind") == "ICU_ADMISSION"
+    )
+    rejections.reject("stays: an ICU admission without a discharge", admissions["outtime"].null_count())
     stays = (
-        moves.with_columns(outtime=pl.when(leaves).then(pl.col("time").shift(-1).over("subject_id")))
-        .filter((pl.col("kind") == "ICU_ADMISSION") & pl.col("outtime").is_not_null())
+        admissions.filter(pl.col("outtime").is_not_null())
         .with_columns(ordinal=pl.int_range(1, pl.len() + 1).over("subject_id").cast(pl.String))
         .select(
             pl.concat_str("subject_id", pl.lit("_"), "ordinal").alias("stay_id"),
@@ -181,8 +209,8 @@ def _read_stays(events: pl.DataFrame, path: Path) -> pl.DataFrame:
     sexes = events.filter(pl.col("kind") == "GENDER").select(pl.col("subject_id").alias("subject"), sex="itemid")
     years = (pl.col("intime") - pl.col("birth")).dt.total_seconds() / (365.2425 * 86400.0)
     stays = (
-        stays.join(born.unique("subject"), on="subject", how="left", maintain_order="left")
-        .join(sexes.unique("subject"), on="subject", how="left", maintain_order="left")
+        stays.join(born.unique("subject", keep="first"), on="subject", how="left", maintain_order="left")
+        .join(sexes.unique("subject", keep="first"), on="subject", how="left", maintain_order="left")
         .with_columns(age=years)
     )
     for part in (_outcomes(events, stays), _weights(events, stays)):
@@ -196,7 +224,11 @@ def _outcomes(events: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
     pl = require_polars()
     timed = stays.select("stay_id", "subject", "intime").sort("intime")
     admissions = _of(events, "HOSPITAL_ADMISSION").select("subject", admitted="time").sort("admitted")
-    ends = _of(events, "HOSPITAL_DISCHARGE").select("subject", discharged="time", ending="itemid").sort("discharged")
+    ends = (
+        _of(events, "HOSPITAL_DISCHARGE")
+        .select("subject", discharged="time", ending="itemid")
+        .sort("discharged", "ending")
+    )
     timed = timed.join_asof(
         admissions, left_on="intime", right_on="admitted", by="subject", check_sortedness=False
     ).with_columns(since=pl.coalesce("admitted", "intime"))
@@ -229,10 +261,27 @@ def _weights(events: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
     return placed.group_by("stay_id").agg(pl.col("value").median().alias("weight_kg"))
 
 
+def _infusions(events: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
+    """Starts and ends, each delivered once: an item of a person has as many of one as of the other.
+
+    Two orders may begin alike and end differently, so that repeats are only dropped where this leaves no start or end
+    alone; where it would, and all of them pair up, they are an order written twice, which `_orders` sees.
+    """
+    pl = require_polars()
+    keys = ["subject_id", "itemid"]
+    kept = drop_repeated(events, rejections, "infusion", tolerated=REPEATED_ORDERS)
+    other = events if kept.height < events.height else events.unique(maintain_order=True)
+    odd = pl.when(pl.col("kind") == "INFUSION_START").then(1).otherwise(-1).sum() != 0
+    balance = kept.group_by(keys).agg(odd=odd).join(other.group_by(keys).agg(other=odd), on=keys)
+    better = balance.filter(pl.col("odd") & ~pl.col("other"))
+    return pl.concat([kept.join(better, on=keys, how="anti"), other.join(better, on=keys, how="semi")])
+
+
 def _orders(events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """stay_id, itemid, t0_h, t1_h, rate, amount: the k-th start of an item belongs to its k-th end, per person."""
     pl = require_polars()
     order = pl.int_range(pl.len()).over("subject_id", "itemid").alias("k")
+    events = events.sort("subject_id", "itemid", "time", "value")
     starts = events.filter(pl.col("kind") == "INFUSION_START").with_columns(order)
     ends = events.filter(pl.col("kind") == "INFUSION_END").with_columns(order)
     paired = starts.join(
@@ -244,7 +293,9 @@ def _orders(events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections) -
     lonely = pl.col("endtime").is_null()
     rejections.reject("infusion: a start without an end", paired.select(lonely.sum()).item())
     paired = paired.filter(~lonely).rename({"time": "charttime", "value": "rate"})
-    placed = attach(paired, stays, None, "infusion", extra=("rate", "amount", "endtime", "intime"))
+    rejections.reject("infusion: an end without a start", ends.height - paired.height)
+    paired = drop_repeated(paired.drop("k"), rejections, "order", tolerated=REPEATED_ORDERS)
+    placed = attach(paired, stays, rejections, "infusion", extra=("rate", "amount", "endtime", "intime"))
     return placed.with_columns(t0_h=pl.col("t_h"), t1_h=hours_since("endtime", "intime"))
 
 

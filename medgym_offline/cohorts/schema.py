@@ -5,7 +5,7 @@ Nothing here needs polars; :func:`require_polars` imports it when a function is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.errors import MissingExtraError
@@ -25,12 +25,15 @@ __all__ = [
     "REQUIRED_COLUMNS",
     "ROOM_AIR",
     "STATES",
+    "STAY_RANGES",
     "STAY_COLUMNS",
     "TREATMENTS",
     "UNITS",
     "URINE_CAP",
     "URINE_MAX_GAP_HOURS",
     "URINE_MERGE_HOURS",
+    "URINE_RECORD_ML",
+    "USUAL_MEDIANS",
     "VARIABLES",
     "VASOPRESSOR_TABLE",
     "Rejections",
@@ -86,6 +89,22 @@ RANGES: dict[str, tuple[float, float]] = {
     "fluids": (0.0, 60000.0),
 }
 
+#: Where the median of a whole cohort's values (treatments: while given) lies; outside it, the unit is in question.
+USUAL_MEDIANS: dict[str, tuple[float, float]] = {
+    "spo2": (85.0, 100.0),
+    "pao2": (45.0, 400.0),
+    "bilirubin": (0.1, 12.0),
+    "gcs": (3.0, 15.0),
+    "urine": (200.0, 4500.0),
+    "lactate": (0.4, 9.0),
+    "fio2": (21.0, 100.0),
+    "vasopressor": (0.003, 3.0),
+    "fluids": (4.0, 2500.0),
+}
+
+#: Age in years and weight in kg outside are no adult's, and left empty.
+STAY_RANGES: dict[str, tuple[float, float]] = {"age": (0.0, 120.0), "weight_kg": (20.0, 400.0)}
+
 #: How long before admission a value still describes the patient at admission. Laboratory values, blood gases, the
 #: coma scale and the oxygen setting last for hours; a saturation or a urine volume from before is another place's.
 LOOKBACK_HOURS: dict[str, float] = {
@@ -106,6 +125,8 @@ ROOM_AIR = 21.0
 FIO2_HOLD_HOURS = 12.0
 
 URINE_CAP = 5000.0
+#: A single record of so much is a slip of the pen, not a day's urine.
+URINE_RECORD_ML = 5000.0
 URINE_MERGE_HOURS = 0.75
 URINE_MAX_GAP_HOURS = 12.0
 #: A bolus charted over a minute is spread over a quarter of an hour; its volume stays.
@@ -120,17 +141,21 @@ VASOPRESSOR_TABLE = (
 
 @dataclass
 class Rejections:
-    """What validation turned away or repaired: every row that does not reach the table unchanged is counted here.
+    """What did not reach the table as it was: every such row, stay and file is counted here under a reason.
 
     Attributes:
         rows: Rows rejected, by reason.
         repairs: Rows changed and kept, by reason.
+        doubts: Rows kept as they are that are hardly what they seem, by reason.
         stays: Stays rejected whole, id -> reason.
+        files: Files not read, name -> reason.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
     repairs: dict[str, int] = field(default_factory=dict)
+    doubts: dict[str, int] = field(default_factory=dict)
     stays: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     def reject(self, reason: str, count: int) -> None:
         """Count `count` rows rejected for `reason` (nothing when zero)."""
@@ -142,34 +167,46 @@ class Rejections:
         if count:
             self.repairs[reason] = self.repairs.get(reason, 0) + int(count)
 
+    def doubt(self, reason: str, count: int) -> None:
+        """Count `count` rows kept, but doubted for `reason` (nothing when zero)."""
+        if count:
+            self.doubts[reason] = self.doubts.get(reason, 0) + int(count)
+
     def add(self, other: Rejections) -> None:
         """Add the counts of `other`."""
         for reason, count in other.rows.items():
             self.reject(reason, count)
         for reason, count in other.repairs.items():
             self.repair(reason, count)
+        for reason, count in other.doubts.items():
+            self.doubt(reason, count)
         self.stays.update(other.stays)
+        self.files.update(other.files)
 
     def lines(self) -> list[str]:
-        """One line a reason, largest first; stays after rows, at most ten of them named."""
-        out = [f"{n} rows rejected: {why}" for why, n in sorted(self.rows.items(), key=lambda item: -item[1])]
-        out += [f"{n} rows repaired: {why}" for why, n in sorted(self.repairs.items(), key=lambda item: -item[1])]
-        reasons: dict[str, list[str]] = {}
-        for stay, why in sorted(self.stays.items()):
-            reasons.setdefault(why, []).append(stay)
-        for why, stays in reasons.items():
-            more = f" and {len(stays) - 10} more" if len(stays) > 10 else ""
-            out.append(f"{len(stays)} stays rejected: {why}: {', '.join(stays[:10])}{more}")
+        """One line a reason, largest first; stays and files after rows, at most ten of each named."""
+        out = [
+            f"{count} rows {words}: {why}"
+            for words, reasons in (("doubted", self.doubts), ("rejected", self.rows), ("repaired", self.repairs))
+            for why, count in sorted(reasons.items(), key=lambda item: -item[1])
+        ]
+        for words, named in (("stays rejected", self.stays), ("files not read", self.files)):
+            by_reason: dict[str, list[str]] = {}
+            for name, why in sorted(named.items()):
+                by_reason.setdefault(why, []).append(name)
+            for why, names in by_reason.items():
+                more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+                out.append(f"{len(names)} {words}: {why}: {', '.join(names[:10])}{more}")
         return out
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, for the metadata of a table."""
-        return {"rows": dict(self.rows), "repairs": dict(self.repairs), "stays": dict(self.stays)}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Rejections:
         """Inverse of :meth:`to_json`."""
-        return cls(dict(data.get("rows", {})), dict(data.get("repairs", {})), dict(data.get("stays", {})))
+        return cls(**{part.name: dict(data.get(part.name, {})) for part in fields(cls)})
 
 
 def require_polars() -> ModuleType:
