@@ -15,16 +15,15 @@ from medgym_offline.errors import CohortError
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["MIDNIGHT", "hours_since", "identifier", "numbers", "on_one_clock", "settled", "times"]
+__all__ = ["hours_since", "identifier", "midnights", "numbers", "on_one_clock", "settled", "times"]
 
 _NUMBER, _TIME = "|number", "|time"
 _COMMA = r"^[+-]?\d+,\d+$"
-_CLOCK = r"\d:\d{2}(?::\d{2}(?:\.\d+)?)?"
+_CLOCK = r"\d:?\d{2}(?::?\d{2}(?:\.\d+)?)?"
 _ZONE = rf"(?i){_CLOCK}\s*(z|utc|gmt|[+-]\d{{2}}(?::?\d{{2}})?)$"
-_DATE = r"^\d{4}-\d{1,2}-\d{1,2}$"
-_ZONED = "a zone"
-#: Mark of a date without an hour of day, which is read as its midnight.
-MIDNIGHT = "a date"
+_DATE = r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}$"
+_PLAIN = "%Y-%m-%d %H:%M:%S"
+_COMPACT = r"^(\d{4})(\d{2})(\d{2})T(\d{2}):?(\d{2}):?(\d{2})"
 _FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 
 
@@ -60,32 +59,29 @@ def times(*columns: str) -> list[pl.Expr]:
     out = []
     for column in columns:
         text = pl.col(column).str.strip_chars()
-        text = pl.when(text != "").then(text)
-        # An offset of +01:00 ends in a clock time itself, so the zone is taken off by its length, not by a pattern.
-        compact = text.str.replace(r"^(\d{4})(\d{2})(\d{2})T(\d{2}):?(\d{2}):?(\d{2})", "$1-$2-$3 $4:$5:$6")
-        zone = compact.str.extract(_ZONE, 1)
-        body = compact.str.head(compact.str.len_chars() - zone.fill_null("").str.len_chars()).str.strip_chars()
+        plain = text.str.to_datetime(_PLAIN, strict=False, time_unit="ms")
+        # What is not written plainly is looked at closely; a large table has next to none of it.
+        odd = pl.when(plain.is_null() & (text != "")).then(text)
+        zone = odd.str.extract(_ZONE, 1)
+        body = odd.str.head(odd.str.len_chars() - zone.fill_null("").str.len_chars()).str.strip_chars()
         body = (
-            body.str.replace(r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})", "$1-$2-$3")
+            body.str.replace(_COMPACT, "$1-$2-$3 $4:$5:$6")
+            .str.replace(r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})", "$1-$2-$3")
             .str.replace(r"^(\d{1,2})\.(\d{1,2})\.(\d{4})", "$3-$2-$1")
             .str.replace(r"^([\d-]+)\s*[Tt ]\s*", "$1 ")
         )
-        at = pl.coalesce(body.str.to_datetime(form, strict=False, time_unit="ms") for form in _FORMATS)
+        at = pl.coalesce(plain, *(body.str.to_datetime(form, strict=False, time_unit="ms") for form in _FORMATS))
         sign = pl.when(zone.str.starts_with("-")).then(-1).otherwise(1)
         minutes = zone.str.extract(r"^[+-](\d{2})", 1).cast(pl.Int64) * 60
         minutes = minutes + zone.str.extract(r"^[+-]\d{2}:?(\d{2})$", 1).cast(pl.Int64).fill_null(0)
         at = at - pl.duration(minutes=(sign * minutes).fill_null(0))
-        out.append(at.alias(column))
-        out.append(
-            pl.when(at.is_null())
-            .then(text)
-            .when(zone.is_not_null())
-            .then(pl.lit(_ZONED))
-            .when(body.str.contains(_DATE))
-            .then(pl.lit(MIDNIGHT))
-            .alias(column + _TIME)
-        )
+        out += [at.alias(column), odd.alias(column + _TIME)]
     return out
+
+
+def midnights(marks: pl.Series) -> int:
+    """How many times, by the marks that `settled` kept, are a date alone, read as its midnight."""
+    return int(marks.str.contains(_DATE).sum())
 
 
 def settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) -> pl.DataFrame:
@@ -94,7 +90,7 @@ def settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) ->
     Args:
         frame: Collected, with marks.
         where: File or table, for messages.
-        keep_marks: Leave how each time was written in columns called "TIME|time" (`MIDNIGHT` where it had no hour).
+        keep_marks: Leave how each time was written, where not plainly, in columns called "TIME|time".
 
     Raises:
         CohortError: a column has decimal commas beside points, or commas that may separate thousands; more than half
@@ -113,7 +109,7 @@ def settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) ->
                 f"{where}: column {column!r} has times of a form that is not read ({unread.sort()[0]!r}); write them "
                 "as 2150-03-01 10:30:00, followed by Z or an offset such as +01:00 where they have a zone"
             )
-        zoned = (marks.filter(known) == _ZONED).fill_null(False)
+        zoned = marks.filter(known).str.contains(_ZONE).fill_null(False)
         for kind in (True, False):
             if int((zoned == kind).sum()):
                 clocks.setdefault(kind, column)

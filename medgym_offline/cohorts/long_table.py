@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medgym_offline.cohorts.cells import MIDNIGHT, hours_since, numbers, on_one_clock, settled, times
+from medgym_offline.cohorts.cells import hours_since, midnights, numbers, on_one_clock, settled, times
 from medgym_offline.cohorts.events import drop_repeated
 from medgym_offline.cohorts.mimic_items import EQUIVALENTS
 from medgym_offline.cohorts.names import own_variables, typed_attributes
@@ -142,7 +142,7 @@ def _scan_stays(file: Path, rejections: Rejections) -> pl.DataFrame:
     stays = collect(frame.rename({"stay": "stay_id"}).with_columns(times(*dated)), file, keep_marks=True)
     for name in dated:
         mark = stays[f"{name}|time"]
-        rejections.doubt(f"stays: {name} without an hour, read as midnight", int((mark == MIDNIGHT).sum()))
+        rejections.doubt(f"stays: {name} without an hour, read as midnight", midnights(mark))
         unread = int((stays[name].is_null() & mark.is_not_null()).sum())
         rejections.repair(f"stays: {name} cannot be read, left empty", unread)
     rejections.reject("stays: no id of the stay", stays["stay_id"].null_count())
@@ -167,8 +167,8 @@ def _timed(
         )
     else:
         dated = settled(events.with_columns(times("time", "end")), file, keep_marks=True)
-        midnights = (dated["time|time"] == MIDNIGHT) | (dated["end|time"] == MIDNIGHT)
-        rejections.doubt("events: a date without an hour, read as midnight", int(midnights.sum()))
+        alone = midnights(dated["time|time"]) + midnights(dated["end|time"])
+        rejections.doubt("events: a date without an hour, read as midnight", alone)
         names = (f"{file}: column 'time'", f"{stays_file}: column 'admission'")
         dated = on_one_clock(dated, "time", stays["admission"], names)
         dated = dated.join(

@@ -292,11 +292,29 @@ def _orders(events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections) -
     )
     lonely = pl.col("endtime").is_null()
     rejections.reject("infusion: a start without an end", paired.select(lonely.sum()).item())
-    paired = paired.filter(~lonely).rename({"time": "charttime", "value": "rate"})
+    paired = paired.filter(~lonely).select("subject_id", "itemid", "endtime", "amount", charttime="time", rate="value")
     rejections.reject("infusion: an end without a start", ends.height - paired.height)
-    paired = drop_repeated(paired.drop("k"), rejections, "order", tolerated=REPEATED_ORDERS)
+    hours = hours_since("endtime", "charttime")
+    paired = _ranked(paired, "charttime", "rate", pl.col("amount") / hours)
+    paired = _ranked(paired, "endtime", "amount", pl.col("rate") * hours)
+    paired = drop_repeated(paired, rejections, "order", tolerated=REPEATED_ORDERS)
     placed = attach(paired, stays, rejections, "infusion", extra=("rate", "amount", "endtime", "intime"))
     return placed.with_columns(t0_h=pl.col("t_h"), t1_h=hours_since("endtime", "intime"))
+
+
+def _ranked(orders: pl.DataFrame, tied: str, column: str, fits: pl.Expr) -> pl.DataFrame:
+    """Orders of one item with one time `tied`: the largest `column` to where it `fits` best, whatever the file's order.
+
+    The pairs of starts and ends that begin or end at one minute are otherwise those of the order of rows.
+    """
+    pl = require_polars()
+    keys = ["subject_id", "itemid", tied]
+    rank = pl.int_range(pl.len()).over(keys).alias("rank")
+    where = orders.drop(column).with_columns(fit=orders.select(fit=fits)["fit"])
+    rest = [name for name in ("charttime", "endtime", "rate", "amount") if name in where.columns]
+    where = where.sort(*keys, "fit", *rest).with_columns(rank)
+    what = orders.select(*keys, column).sort(*keys, column).with_columns(rank)
+    return where.join(what, on=[*keys, "rank"], how="left", maintain_order="left").select(orders.columns)
 
 
 def _doses(orders: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:

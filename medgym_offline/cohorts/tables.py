@@ -194,9 +194,9 @@ def _as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
         column = pl.col(name)
         if isinstance(kind, pl.Datetime):
             if kind.time_zone is not None:
-                out.append(column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%d %H:%M:%S%.3fZ"))
+                out.append(column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%d %H:%M:%S%.fZ"))
             else:
-                out.append(column.dt.strftime("%Y-%m-%d %H:%M:%S%.3f"))
+                out.append(column.dt.strftime("%Y-%m-%d %H:%M:%S%.f"))
         elif isinstance(kind, pl.Duration):
             out.append((column.dt.total_milliseconds() / 3_600_000.0).cast(pl.String))
         elif kind.is_float():

@@ -229,8 +229,8 @@ def audit(
         words = f"bank {bank.name!r} fails {len(failed)} of {len(checks)} checks: {'; '.join(failed)}"
         if facts["never_given"]:
             words += (
-                f". Its cohort charts no {' and no '.join(facts['never_given'])} at all (not charted is not the same as "
-                "not given), so that only the prior says what it does, which is why such checks fail: add what was given"
+                f". Its cohort charts no {' and no '.join(facts['never_given'])} at all (not charted is not 'not "
+                "given'), so that only the prior says what it does: why checks of treatment fail. Add what was given"
             )
         raise BankError(words)
     return facts
