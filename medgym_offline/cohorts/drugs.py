@@ -32,28 +32,24 @@ class Drug:
 
 
 _MASS = "mcg/kg/min"
+_NAMES: dict[str, str] = {
+    "norepinephrine": "noradrenaline noradrenalin noradrenalina norepinefrina norepinephrin norepi levophed "
+    "levarterenol arterenol",
+    "epinephrine": "adrenaline adrenalin adrenalina epinefrina epinephrin suprarenin",
+    "phenylephrine": "neosynephrine neosynephrin phenylephrin fenylefrin fenylefrine fenilefrina",
+    "dopamine": "dopamin dopamina intropin",
+    "vasopressin": "vasopressine vasopressina vasopresina argipressin pitressin vasostrict empressin",
+}
 
 VASOPRESSORS: dict[str, Drug] = {
-    "norepinephrine": Drug(
-        *(_MASS, 1.0, 5.0, "mcg/min"),
-        names=(
-            *("noradrenaline", "noradrenalin", "noradrenalina", "norepinefrina", "norepinephrin", "norepi"),
-            *("levophed", "levarterenol", "arterenol"),
-        ),
-    ),
-    "epinephrine": Drug(
-        *(_MASS, 1.0, 5.0, "mcg/min"),
-        names=("adrenaline", "adrenalin", "adrenalina", "epinefrina", "epinephrin", "suprarenin"),
-    ),
-    "phenylephrine": Drug(
-        *(_MASS, 0.1, 20.0, "mcg/min"),
-        names=("neosynephrine", "neosynephrin", "phenylephrin", "fenylefrin", "fenylefrine", "fenilefrina"),
-    ),
-    "dopamine": Drug(_MASS, 0.01, 50.0, "mcg/min", names=("dopamin", "dopamina", "intropin")),
-    "vasopressin": Drug(
-        *("U/min", 2.5, 0.2, "U/h"),
-        names=("vasopressine", "vasopressina", "vasopresina", "argipressin", "pitressin", "vasostrict", "empressin"),
-    ),
+    name: Drug(unit, equivalent, limit, other, tuple(_NAMES[name].split()))
+    for name, unit, equivalent, limit, other in (
+        ("norepinephrine", _MASS, 1.0, 5.0, "mcg/min"),
+        ("epinephrine", _MASS, 1.0, 5.0, "mcg/min"),
+        ("phenylephrine", _MASS, 0.1, 20.0, "mcg/min"),
+        ("dopamine", _MASS, 0.01, 50.0, "mcg/min"),
+        ("vasopressin", "U/min", 2.5, 0.2, "U/h"),
+    )
 }
 _SALTS = ("bitartrate", "tartrate", "hydrochloride", "hydrochlorid", "hcl", "acetate", "inj", "injection")
 #: Vasopressors that the table has no equivalent for; they are never read, and counted where they are seen.

@@ -81,14 +81,13 @@ def chart_values(events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejectio
     """stay_id, itemid, t_h, value, intubated of charted rows.
 
     Args:
-        events: subject_id, icustay_id, itemid, charttime, value (text), valuenum.
+        events: subject_id, icustay_id, itemid, charttime, valuenum, intubated.
         stays: stay_id, subject, intime, los_h.
         rejections: Counts are added here.
     """
     pl = require_polars()
-    events = events.with_columns(intubated=intubated("value"))
     empty = pl.col("valuenum").is_null() & ~pl.col("intubated")
-    events = rejections.drop(events, empty, "chart: no numeric value").drop("value")
+    events = rejections.drop(events, empty, "chart: no numeric value")
     return attach(events, stays, rejections, "chart", extra=("intubated",)).rename({"valuenum": "value"})
 
 

@@ -16,6 +16,7 @@ from medgym_offline.cohorts.events import (
     described_stays,
     drop_repeated,
     gcs_sums,
+    intubated,
     join_observations,
     lab_values,
     urine_volumes,
@@ -136,7 +137,8 @@ def _scan_chart(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.D
     pl = require_polars()
     columns = ("subject_id", "icustay_id", "itemid", "charttime", "value", "valuenum", "error")
     frame = scan_table(path, "CHARTEVENTS", columns).filter(pl.col("itemid").is_in(CHARTED))
-    events = collect(frame.with_columns(*times("charttime"), *numbers("valuenum")), path / "CHARTEVENTS")
+    frame = frame.with_columns(*times("charttime"), *numbers("valuenum"), intubated=intubated("value")).drop("value")
+    events = collect(frame, path / "CHARTEVENTS")
     events = rejections.drop(events, pl.col("error").str.strip_chars() == "1", "chart: marked as an error")
     return chart_values(events, stays, rejections)
 

@@ -16,6 +16,7 @@ from medgym_offline.cohorts.events import (
     described_stays,
     drop_repeated,
     gcs_sums,
+    intubated,
     join_observations,
     lab_values,
     urine_volumes,
@@ -138,7 +139,8 @@ def _scan_chart(icu: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.Da
     pl = require_polars()
     frame = scan_table(icu, "chartevents", ("subject_id", "stay_id", "itemid", "charttime", "value", "valuenum"))
     frame = frame.filter(pl.col("itemid").is_in(CHARTED)).rename({"stay_id": "icustay_id"})
-    events = collect(frame.with_columns(*times("charttime"), *numbers("valuenum")), icu / "chartevents")
+    frame = frame.with_columns(*times("charttime"), *numbers("valuenum"), intubated=intubated("value")).drop("value")
+    events = collect(frame, icu / "chartevents")
     return chart_values(events, stays, rejections)
 
 

@@ -60,10 +60,10 @@ URINE_ITEMS = _ids(
 URINE_IRRIGANT = "227488"
 
 #: Item -> drug. MetaVision's are those of mimic-code's MIMIC-IV concepts (norepinephrine, epinephrine, phenylephrine,
-#: vasopressin, dopamine), and the bags of other concentrations that later versions of MIMIC-IV chart under ids of their
-#: own (229617 "Epinephrine."; 229630, 229631, 229632 "Phenylephrine (50/250)", "(200/250)_OLD_1", "(200/250)"; 229789
-#: "Phenylephrine (Intubation)"; mimic-code issue 2159): the rate is the drug's all the same, not the bag's. CareVue's
-#: are those of mimic-code's MIMIC-III concepts. Inotropes (dobutamine, milrinone) are no vasopressors.
+#: vasopressin, dopamine), and those that the d_items of MIMIC-IV 3.1 has for bags of other concentrations: epinephrine
+#: 229617; "Phenylephrine (50/250)" 229630, "(200/250)" 229632, "(200/250)_OLD_1" 229631, "(Intubation)" 229789. A rate
+#: is the drug's all the same, not the bag's; its unit is read row by row. CareVue's are those of mimic-code's MIMIC-III
+#: concepts. Inotropes (dobutamine, milrinone) are no vasopressors.
 PRESSOR_ITEMS: dict[str, str] = {
     **dict.fromkeys(_ids("221906 30047 30120"), "norepinephrine"),
     **dict.fromkeys(_ids("221289 229617 30044 30119 30309"), "epinephrine"),
@@ -72,7 +72,7 @@ PRESSOR_ITEMS: dict[str, str] = {
     **dict.fromkeys(_ids("221662 30043 30307"), "dopamine"),
 }
 
-#: Free-form CareVue items of vasopressin with the dose in the amount (mimic-code, pull request 142): counted, not read.
+#: Free-form CareVue items of vasopressin with the dose in the amount, as mimic-code notes: counted, not read.
 UNREAD_ITEMS: dict[str, str] = {"42273": "vasopressin unit/min", "42802": "VASOPRESSIN CC/HR."}
 
 #: The list of the AI Clinician study (Komorowski et al. 2018), its typo "3000630061" read as 30006 and 30061:
