@@ -11,11 +11,6 @@ import pytest
 from medgym_offline.cohorts import Cohort, build_cohort, cohort_card, observation_flags, read_source
 from medgym_offline.cohorts.build import detect_source
 from medgym_offline.errors import CohortError
-from medgym_offline.simulators import load_simulators
-from medgym_offline.simulators.build import BankRecipe, build_bank
-from medgym_offline.simulators.distill import DistillConfig
-from medgym_offline.simulators.fit import FitConfig
-from medgym_offline.simulators.flow import SolutionMapConfig
 from tests.cohorts.conftest import write_mimic3, write_normalised
 
 HEADER = "stay,time,end,variable,value,unit\n"
@@ -94,6 +89,14 @@ def test_one_table_in_two_formats_is_refused(tmp_path: Path, name: str) -> None:
     pl.read_csv(folder / f"{table}.csv", infer_schema=False).write_parquet(folder / f"{table}.parquet")
     with pytest.raises(CohortError, match=rf"{table}\.csv and {table}\.parquet are one table in two files"):
         read_source(tmp_path / "h")
+
+
+def test_other_tables_beside_a_single_file_do_not_matter(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    for name in ("report.csv", "report.parquet"):
+        (folder / name).write_text("a\n")
+    assert len(read_source(folder / "events.csv")) == 2
+    assert read_source(folder).rejections.files.keys() == {"report.csv", "report.parquet"}
 
 
 def test_a_bracket_in_a_path_is_part_of_it(tmp_path: Path) -> None:
@@ -303,14 +306,6 @@ def test_drugs_beside_their_equivalents_are_doubted(tmp_path: Path) -> None:
 
 # Nobody charted it
 
-SHORT = BankRecipe(
-    name="short",
-    patients=0,
-    fit=FitConfig(population_steps=2, individual_steps=1, hours=4),
-    distill=DistillConfig(steps=2, pool=4),
-    solution_map=SolutionMapConfig(width=16, code=4),
-)
-
 
 @pytest.mark.parametrize("variable", ["urine", "spo2", "lactate"])
 def test_a_variable_nobody_charted_is_one_without_values(tmp_path: Path, variable: str) -> None:
@@ -320,17 +315,12 @@ def test_a_variable_nobody_charted_is_one_without_values(tmp_path: Path, variabl
     assert "(the prior carries it there): h/7, h/8" in cohort_card(Cohort.read(tmp_path / "c.parquet"))
 
 
-def test_a_cohort_without_treatments_is_flagged_down_to_the_bank(tmp_path: Path) -> None:
+def test_a_cohort_without_treatments_is_flagged(tmp_path: Path) -> None:
     assert build_cohort([write(tmp_path / "g")], tmp_path / "g.parquet").flags.untreated == ()
     summary = build_cohort([write(tmp_path / "h", left_out="urine", treated=False)], tmp_path / "c.parquet")
     assert summary.flags.untreated == ("fio2", "vasopressor", "fluids")
     line = next(line for line in summary.lines() if line.startswith("fio2, vasopressor, fluids: never given"))
-    cohort = Cohort.read(tmp_path / "c.parquet")
-    assert line in cohort_card(cohort)
-    build_bank(cohort, SHORT, show=False).save(tmp_path / "b.safetensors")
-    known = load_simulators(tmp_path / "b.safetensors").metadata["cohort"]
-    assert known["never_given"] == ["fio2", "vasopressor", "fluids"]
-    assert known["never_observed"]["urine"] == ["h/7", "h/8"]
+    assert line in cohort_card(Cohort.read(tmp_path / "c.parquet"))
 
 
 def test_no_table_stays_behind_where_nothing_is_left(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def failed(mapped: SimulatorBank, cohort: Cohort, tmp_path_factory: pytest.TempP
     short = CeilingConfig(decisions=2, horizon=6.0, steps=2, refine=0)
     bank = mapped.select([0, 1, 2, 3])
     bank.metadata["cohort"] = {"never_given": ["fluids"]}
-    with pytest.raises(BankError, match="fails .* checks: .* Its cohort charts no fluids at all"):
+    with pytest.raises(BankError, match=r"fails .* checks: .* Its cohort charts no fluids at all"):
         audit(bank, folder, show=False, cohort=cohort, ceilings=short)
     return folder
 
