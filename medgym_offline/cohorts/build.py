@@ -97,7 +97,7 @@ def detect_source(path: Path) -> CohortSource:
     for source in SOURCES:
         if source.matches(path):
             return source
-    held = sorted(file.name for file in table_files(path).values()) if path.is_dir() else []
+    held = sorted(file.name for files in table_files(path).values() for file in files) if path.is_dir() else []
     names = f" (it holds {', '.join(held[:5])}{', ...' if len(held) > 5 else ''})" if held else ""
     raise CohortError(
         f"{path}: no known layout{names}; expected the raw MIMIC-III tables (ICUSTAYS, CHARTEVENTS, ...), the raw "

@@ -23,7 +23,7 @@ from medgym_offline.cohorts.events import (
 from medgym_offline.cohorts.infusions import equivalents, order_doses
 from medgym_offline.cohorts.schema import Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
-from medgym_offline.cohorts.tables import attach, collect, column_names, scan_file, table_files, table_stem
+from medgym_offline.cohorts.tables import attach, collect, column_names, only_file, scan_file, table_files, table_stem
 from medgym_offline.cohorts.unlisted import LISTED, reject_unlisted
 from medgym_offline.errors import CohortError
 
@@ -134,7 +134,8 @@ def _event_files(path: Path) -> list[Path]:
     else:
         folder = path / "data" if (path / "data").is_dir() else path
         places = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
-        named = [file for place in places for file in table_files(place).values()]
+        tables = [files for place in places for files in table_files(place).values()]
+        named = [only_file(files) for files in tables if _value_column(files[0]) is not None]
     return [p for p in named if _value_column(p) is not None]
 
 

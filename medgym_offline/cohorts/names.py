@@ -79,11 +79,11 @@ def _meant(name: str, known: Iterable[str], present: set[str]) -> str | None:
     plain = _plain(name)
     if plain in _OTHERS:
         return None
+    words = [own for own in known if own in re.findall(r"[a-z0-9]+", name)]
+    if words:  # "urine ph" is something else where there is urine, and may be urine where there is none.
+        return next((own for own in words if own not in present), None)
     near = difflib.get_close_matches(plain.replace("0", "o"), known, n=1, cutoff=_NEAR)
-    if near:
-        return near[0]
-    words = re.findall(r"[a-z0-9]+", name)
-    return next((own for own in known if own in words and own not in present), None)
+    return near[0] if near else None
 
 
 def _plain(text: str) -> str:

@@ -25,6 +25,7 @@ __all__ = [
     "hours_since",
     "nearly_named",
     "numbers",
+    "only_file",
     "scan_file",
     "scan_table",
     "table_files",
@@ -47,24 +48,28 @@ def table_stem(path: Path) -> str | None:
     return _SUFFIX.sub("", path.name).lower() if _SUFFIX.search(path.name) else None
 
 
-def table_files(folder: Path) -> dict[str, Path]:
-    """The tables of a folder by `table_stem`.
-
-    Raises:
-        CohortError: one table in two files (as .csv and .parquet, or with a name in two cases).
-    """
-    found: dict[str, Path] = {}
+def table_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each table of a folder, by `table_stem`."""
+    found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         stem = table_stem(path)
-        if stem is None or not path.is_file():
-            continue
-        if stem in found:
-            raise CohortError(
-                f"{folder}: {found[stem].name} and {path.name} are one table in two files, and would count twice; "
-                "keep one of them there"
-            )
-        found[stem] = path
+        if stem is not None and path.is_file():
+            found.setdefault(stem, []).append(path)
     return found
+
+
+def only_file(files: Sequence[Path]) -> Path:
+    """The one file of a table.
+
+    Raises:
+        CohortError: there are two (.csv and .parquet, or a name in two cases).
+    """
+    if len(files) > 1:
+        raise CohortError(
+            f"{files[0].parent}: {' and '.join(file.name for file in files)} are one table in two files, and would "
+            "count twice; keep one of them there"
+        )
+    return files[0]
 
 
 def find_table(folder: Path, name: str) -> Path | None:
@@ -73,14 +78,15 @@ def find_table(folder: Path, name: str) -> Path | None:
     Raises:
         CohortError: there are two.
     """
-    return table_files(folder).get(name.lower())
+    files = table_files(folder).get(name.lower())
+    return only_file(files) if files else None
 
 
 def nearly_named(folder: Path, name: str) -> Path | None:
     """A table of `folder` whose name is not `name` but nearly."""
     files = table_files(folder)
     near = difflib.get_close_matches(name.lower(), [stem for stem in files if stem != name.lower()], n=1, cutoff=0.8)
-    return files[near[0]] if near else None
+    return files[near[0]][0] if near else None
 
 
 def unread_files(folder: Path, read: Iterable[str]) -> list[str]:
