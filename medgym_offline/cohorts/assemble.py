@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from medgym_offline.cohorts.cohort import Cohort
 from medgym_offline.cohorts.drugs import VASOPRESSORS
+from medgym_offline.cohorts.events import drop_repeated
 from medgym_offline.cohorts.intervals import (
     RATE_DIGITS,
     clip_intervals,
@@ -14,6 +15,8 @@ from medgym_offline.cohorts.intervals import (
     sum_overlapping,
     urine_rates,
 )
+from medgym_offline.cohorts.names import nearly_equal_ids
+from medgym_offline.cohorts.plausible import doubt_clock, ranged_attributes
 from medgym_offline.cohorts.schema import (
     COLUMNS,
     FIO2_HOLD_HOURS,
@@ -31,6 +34,7 @@ from medgym_offline.cohorts.schema import (
     require_polars,
 )
 from medgym_offline.cohorts.source import Records
+from medgym_offline.errors import CohortError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,12 +69,18 @@ def assemble(records: Records) -> Cohort:
 
     Args:
         records: Events on one clock per stay; see `Records`.
+
+    Raises:
+        CohortError: two rows of one stay differ.
     """
     pl = require_polars()
     rejections = Rejections()
     rejections.add(records.rejections)
     prefix = pl.lit(records.dataset + "/")
-    stays = records.stays.with_columns(
+    _doubt_ids(records, rejections)
+    stays = ranged_attributes(_one_row_a_stay(records, rejections), rejections)
+    doubt_clock(records.observations, stays, rejections)
+    stays = stays.with_columns(
         pl.col("los_h").round(_TIME_DIGITS),
         patient=prefix + pl.col("stay_id"),
         dataset=pl.lit(records.dataset),
@@ -99,6 +109,29 @@ def assemble(records: Records) -> Cohort:
     for patient in sorted(set(stays["patient"].to_list()) - seen):
         cohort.rejections.stays[patient] = "no observation"
     return cohort
+
+
+def _one_row_a_stay(records: Records, rejections: Rejections) -> pl.DataFrame:
+    stays = drop_repeated(records.stays, rejections, "stays")
+    twice = stays.filter(stays["stay_id"].is_duplicated()).sort("stay_id")
+    if twice.height:
+        first, second = twice.head(2).iter_rows()
+        differ = [name for name, one, other in zip(twice.columns, first, second) if one != other]
+        raise CohortError(
+            f"{records.provenance.get('folder', records.dataset)}: stay {twice['stay_id'][0]!r} has rows that differ "
+            f"in {', '.join(differ)}; keep one row a stay"
+        )
+    return stays
+
+
+def _doubt_ids(records: Records, rejections: Rejections) -> None:
+    ids = {"subjects": records.stays["subject"]}
+    pl = require_polars()
+    frames = (records.stays, records.observations, records.vasopressors, records.fluids)
+    ids["stays"] = pl.concat([frame["stay_id"].unique().cast(pl.String) for frame in frames])
+    for what, names in ids.items():
+        for group in nearly_equal_ids(names.unique()):
+            rejections.doubt(f"{what} {' and '.join(map(repr, group))}: one, written in two ways?", len(group))
 
 
 def _named(frame: pl.DataFrame, prefix: pl.Expr, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:

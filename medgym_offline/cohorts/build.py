@@ -18,6 +18,7 @@ from medgym_offline.cohorts.normalised import NormalisedTables
 from medgym_offline.cohorts.schema import VARIABLES, Rejections, require_polars
 from medgym_offline.cohorts.selection import select_stays
 from medgym_offline.cohorts.source import CohortSource
+from medgym_offline.cohorts.tables import table_files, unread_files
 from medgym_offline.errors import CohortError
 from medgym_offline.progress import track
 
@@ -96,10 +97,12 @@ def detect_source(path: Path) -> CohortSource:
     for source in SOURCES:
         if source.matches(path):
             return source
+    held = sorted(file.name for files in table_files(path).values() for file in files) if path.is_dir() else []
+    names = f" (it holds {', '.join(held[:5])}{', ...' if len(held) > 5 else ''})" if held else ""
     raise CohortError(
-        f"{path}: no known layout; expected the raw MIMIC-III tables (ICUSTAYS, CHARTEVENTS, ...), the raw MIMIC-IV "
-        "tables (icu/, hosp/), MEDS events, the normalised tables (stays, observations, vasopressors, fluids) or a "
-        "long table (columns stay, time, variable, value, unit); docs/cohorts.md describes each"
+        f"{path}: no known layout{names}; expected the raw MIMIC-III tables (ICUSTAYS, CHARTEVENTS, ...), the raw "
+        "MIMIC-IV tables (icu/, hosp/), MEDS events, the normalised tables (stays, observations, vasopressors, fluids) "
+        "or a long table (columns stay, time, variable, value, unit); docs/cohorts.md describes each"
     )
 
 
@@ -111,12 +114,18 @@ def read_source(path: str | Path) -> Cohort:
     """
     path = Path(path)
     source = _source_of(path)
-    return Cohort.read(path) if source is None else assemble(source.read(path))
+    if source is None:
+        return Cohort.read(path)
+    records = source.read(path)
+    if path.is_dir():
+        unread = unread_files(path, records.provenance.get("files", ()))
+        records.rejections.files.update(dict.fromkeys(unread, f"no table of the layout {source.layout!r}"))
+    return assemble(records)
 
 
 def _source_of(path: Path) -> CohortSource | None:
     """The layout at `path`; None for a cohort table, which is what a Parquet file of no other layout is taken for."""
-    if path.is_file() and path.suffix == ".parquet":
+    if path.is_file() and path.suffix.lower() == ".parquet":
         return next((source for source in SOURCES if source.matches(path)), None)
     return detect_source(path)
 
@@ -146,6 +155,7 @@ def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | Non
     # Names, not places: where the data lie on one machine says nothing to another.
     words = [*(p.name for p in paths), *([] if patients is None else ["--patients", str(patients)])]
     cohort.metadata["command"] = f"medgym-offline cohort build {' '.join(words)} --output {Path(output).name}"
+    flags = observation_flags(cohort.to_grid())
     cohort.write(output)
     pl = require_polars()
     counts = dict(cohort.table.group_by("variable").agg(pl.len()).iter_rows())
@@ -157,5 +167,5 @@ def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | Non
         layouts=layouts,
         rejections=cohort.rejections,
         selection=cohort.metadata.get("selection"),
-        flags=observation_flags(cohort.to_grid()),
+        flags=flags,
     )

@@ -137,7 +137,9 @@ def _observed(cohort: Cohort, grid: GridCohort, horizon: float, flags: Observati
 
 def _flagged(flags: ObservationFlags) -> str:
     lines = [f"- {line}" for line in flags.lines(named=True)]
-    return "## Flags\n\n" + ("\n".join(lines) if lines else "None: every stay has every variable.")
+    return "## Flags\n\n" + (
+        "\n".join(lines) if lines else "None: every stay has every variable, and every treatment was given."
+    )
 
 
 def _gaps(window: pl.DataFrame, name: str) -> np.ndarray:

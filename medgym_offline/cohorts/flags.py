@@ -1,4 +1,4 @@
-"""What a cohort does not know: stays without any value of a variable, and variables that never vary."""
+"""What a cohort does not know: variables and treatments nobody charted, never varied, or hardly in their unit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from medgym_offline.cohorts.grid import GridCohort
-from medgym_offline.cohorts.schema import STATES, UNITS
+from medgym_offline.cohorts.plausible import unusual_medians
+from medgym_offline.cohorts.schema import ROOM_AIR, STATES, TREATMENTS, UNITS
 
-__all__ = ["ObservationFlags", "observation_flags"]
+__all__ = ["ObservationFlags", "never_given", "observation_flags"]
 
 #: Fewer equal values than this say little about whether a variable varies.
 _ENOUGH = 3
@@ -23,15 +24,25 @@ class ObservationFlags:
         absent: Variable -> stays without any value on the grid.
         constant: Variable -> stays with at least three values on the grid, all equal.
         single: Variable -> the one value it has in the whole cohort (at least three values, over all stays).
+        untreated: Treatments that no stay was ever given.
+        unusual: Variable or treatment -> why its median over the whole cohort puts its unit in question.
     """
 
     absent: dict[str, tuple[str, ...]]
     constant: dict[str, tuple[str, ...]]
     single: dict[str, float]
+    untreated: tuple[str, ...]
+    unusual: dict[str, str]
 
     def lines(self, named: bool = False) -> list[str]:
         """One line a fact worth knowing before a fit; `named` lists the stays too."""
-        out = [
+        out = [f"{name}: {why}; is the unit right?" for name, why in self.unusual.items()]
+        if self.untreated:
+            out.append(
+                f"{', '.join(self.untreated)}: never given to anybody; what nobody charted is not what nobody gave, "
+                "and only the prior says what it would do"
+            )
+        out += [
             f"{name}: no value in {len(stays)} stays, kept (the prior carries it there)"
             + (f": {', '.join(stays)}" if named else "")
             for name, stays in self.absent.items()
@@ -63,4 +74,11 @@ def observation_flags(grid: GridCohort) -> ObservationFlags:
         for column, name in enumerate(STATES)
         if count[:, column].sum() >= _ENOUGH and low[:, column].min() == high[:, column].max()
     }
-    return ObservationFlags(named(count == 0), named(same), single)
+    return ObservationFlags(named(count == 0), named(same), single, never_given(grid), unusual_medians(grid))
+
+
+def never_given(grid: GridCohort) -> tuple[str, ...]:
+    """Treatments that no stay was given in any hour (oxygen: above room air)."""
+    least = [ROOM_AIR + 1e-9 if name == "fio2" else 0.0 for name in TREATMENTS]
+    highest = grid.treatment.max(axis=(0, 1), initial=0.0)
+    return tuple(name for name, high, low in zip(TREATMENTS, highest, least) if high <= low)

@@ -144,9 +144,10 @@ def cell_sums(
     overlap = np.minimum(end[owner], (cell + 1) * hours) - np.maximum(start[owner], cell * hours)
     flat = row[owner] * shape[1] + np.minimum(cell, shape[1] - 1)
     size = shape[0] * shape[1]
+    # Of no interval at all NumPy counts in integers.
     total = np.bincount(flat, weights=overlap * value[owner], minlength=size).reshape(shape)
     covered = np.bincount(flat, weights=overlap, minlength=size).reshape(shape)
-    return total, covered
+    return total.astype(float), covered.astype(float)
 
 
 def _indexed(table: pl.DataFrame, patients: tuple[str, ...], variables: tuple[str, ...]) -> pl.DataFrame:

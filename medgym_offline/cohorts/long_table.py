@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medgym_offline.cohorts.drugs import VASOPRESSORS, drug_named
+from medgym_offline.cohorts.cells import hours_since, midnights, numbers, on_one_clock, settled, times
+from medgym_offline.cohorts.drugs import VASOPRESSORS
 from medgym_offline.cohorts.events import drop_repeated
-from medgym_offline.cohorts.schema import VARIABLES, Rejections, require_polars
+from medgym_offline.cohorts.names import own_variables, typed_attributes
+from medgym_offline.cohorts.schema import Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
-from medgym_offline.cohorts.tables import collect, column_names, hours_since, numbers, scan_file, times
+from medgym_offline.cohorts.tables import collect, column_names, find_table, nearly_named, scan_file, table_stem
 from medgym_offline.cohorts.units import DRUGS, accepted_units, conversion
 from medgym_offline.errors import CohortError
 
@@ -20,16 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["LongTable"]
 
 _COLUMNS = ("stay", "time", "variable", "value", "unit")
-_SUFFIXES = (".csv", ".csv.gz", ".parquet")
 _NUMBERS = ("los_h", "age", "weight_kg")
 _FLAGS = ("sepsis", "died")
-_NAMES = ("events", "stays")
 _INFUSIONS = ("vasopressor", "fluids", *DRUGS)
-_TRUE, _FALSE = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
 
 
 class LongTable:
-    """A file, or a folder with `events` and perhaps `stays`, as .csv, .csv.gz or .parquet.
+    """A file, or a folder with `events` and perhaps `stays`, as .csv, .tsv (perhaps .gz) or .parquet.
 
     Events: `stay, time, variable, value, unit`, and `end` for treatments; `subject` may be here or in the stays.
     `time` and `end` are hours since ICU admission, or timestamps if the stays name the `admission`.
@@ -40,14 +39,9 @@ class LongTable:
     layout = "long table"
 
     def matches(self, path: Path) -> bool:
-        """Whether the events have the columns (by the header)."""
+        """Whether the events have the columns that name a value (by the header)."""
         events, _ = _files(path)
-        if events is None:
-            return False
-        try:
-            return set(_COLUMNS) <= column_names(events)
-        except CohortError:
-            return False
+        return events is not None and {"stay", "variable", "value"} <= column_names(events)
 
     def read(self, path: Path) -> Records:
         """Read the table.
@@ -62,10 +56,11 @@ class LongTable:
             raise CohortError(f"{path}: no events table; name it events.csv, events.csv.gz or events.parquet")
         rejections = Rejections()
         events = _scan(file, rejections)
-        described = None if stays_file is None else _scan_stays(stays_file)
-        events = _on_one_clock(events, described, file, rejections)
+        described = None if stays_file is None else _scan_stays(stays_file, rejections)
+        events = _timed(events, described, file, stays_file, rejections)
         events = _converted(events, file, rejections)
-        stays = _stays(events, described)
+        events = _valued(events, rejections)
+        stays = _stays(events, described, file)
         spans = events.select(
             "stay_id", "variable", "volume", t0_h=pl.col("t_h"), t1_h=pl.col("end_h"), value=pl.col("value")
         )
@@ -108,81 +103,79 @@ class LongTable:
 def _files(path: Path) -> tuple[Path | None, Path | None]:
     """The events and the stays of a folder; a single file has its stays in `NAME-stays` beside it, if anywhere."""
     if path.is_file():
-        stem = _stem(path)
-        beside = [path.with_name(f"{stem}-stays{suffix}") for suffix in _SUFFIXES]
-        events: Path | None = path if path.name.lower().endswith(_SUFFIXES) else None
-        return events, next((p for p in beside if p.is_file()), None)
-    found = [next((path / f"{name}{s}" for s in _SUFFIXES if (path / f"{name}{s}").is_file()), None) for name in _NAMES]
-    return found[0], found[1]
-
-
-def _stem(path: Path) -> str:
-    return re.sub(r"\.(csv|csv\.gz|parquet)$", "", path.name, flags=re.IGNORECASE)
+        folder, events, named = path.parent, path if table_stem(path) else None, f"{table_stem(path)}-stays"
+    else:
+        folder, events, named = path, find_table(path, "events"), "stays"
+    if events is None:
+        return None, None
+    stays = find_table(folder, named)
+    near = nearly_named(folder, named) if stays is None else None
+    if near is not None and near != events:
+        raise CohortError(f"{near}: is it the table of stays? Name it {named}{near.suffix}, or take it away")
+    return events, stays
 
 
 def _dataset(path: Path) -> str:
     """Prefix of patient ids: the name of the file or folder, in plain letters."""
-    name = _stem(path) if path.is_file() else path.resolve().name
+    name = table_stem(path) or "" if path.is_file() else path.resolve().name
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "hospital"
 
 
 def _scan(file: Path, rejections: Rejections) -> pl.DataFrame:
-    """stay_id, variable, unit, time and end (text), value; rows of other variables are passed over and counted."""
+    """stay_id, subject, variable, unit, time, end and value (text); rows of other variables are counted."""
     pl = require_polars()
-    known = (*VARIABLES, *DRUGS)
     frame = scan_file(file, _COLUMNS, optional=("subject", "end"))
-    named = frame.with_columns(pl.col("variable").str.strip_chars().str.to_lowercase())
-    mine = pl.col("variable").is_in(known).fill_null(False)
-    synonyms = {}
-    for name, count in collect(named.filter(~mine).group_by("variable").len(), file).sort("variable").iter_rows():
-        drug = drug_named(name or "")
-        if drug is None:
-            rejections.reject(f"unknown variable {name!r}", count)
-        else:
-            synonyms[name] = drug
-            rejections.repair(f"{drug}: written as {name!r}", count)
-    named = named.with_columns(pl.col("variable").replace(synonyms))
-    events = collect(named.filter(mine).with_columns(*numbers("value")).rename({"stay": "stay_id"}), file)
-    for column in ("end", "subject"):
-        if column not in events.columns:
-            events = events.with_columns(pl.lit(None, pl.String).alias(column))
-    events = drop_repeated(events, rejections, "events")
-    empty = pl.col("value").is_null()
-    for name, count in events.filter(empty).group_by("variable").len().sort("variable").iter_rows():
-        rejections.reject(f"{name}: value is missing or not a number", count)
-    return events.filter(~empty)
+    written = collect(frame.group_by("variable").len(), file)
+    own = own_variables(dict(written.iter_rows()), file, rejections)
+    mine = frame.filter(pl.col("variable").is_in(list(own))).with_columns(pl.col("variable").replace(own))
+    events = collect(mine.rename({"stay": "stay_id"}), file)
+    missing = [name for name in ("end", "subject") if name not in events.columns]
+    events = events.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+    nobody = events["stay_id"].is_null()
+    rejections.reject("events: no id of the stay", int(nobody.sum()))
+    return events.filter(~nobody)
 
 
-def _scan_stays(file: Path) -> pl.DataFrame:
+def _scan_stays(file: Path, rejections: Rejections) -> pl.DataFrame:
     """stay_id and whatever else the table of stays has, typed."""
     pl = require_polars()
     optional = ("subject", "admission", "discharge", "sex", *_NUMBERS, *_FLAGS)
     frame = scan_file(file, ("stay",), optional=optional)
-    has = set(frame.collect_schema().names())
-    typed = [*times(*(c for c in ("admission", "discharge") if c in has)), *numbers(*(c for c in _NUMBERS if c in has))]
-    for name in (n for n in _FLAGS if n in has):
-        text = pl.col(name).str.strip_chars().str.to_lowercase()
-        typed.append(pl.when(text.is_in(_TRUE)).then(True).when(text.is_in(_FALSE)).then(False).alias(name))
-    stays = collect(frame.with_columns(typed).rename({"stay": "stay_id"}), file)
-    return stays.filter(pl.col("stay_id").is_not_null()).unique("stay_id", keep="first", maintain_order=True)
+    dated = [name for name in ("admission", "discharge") if name in frame.collect_schema().names()]
+    stays = collect(frame.rename({"stay": "stay_id"}).with_columns(times(*dated)), file, keep_marks=True)
+    for name in dated:
+        mark = stays[f"{name}|time"]
+        rejections.doubt(f"stays: {name} without an hour, read as midnight", midnights(mark))
+        unread = int((stays[name].is_null() & mark.is_not_null()).sum())
+        rejections.repair(f"stays: {name} cannot be read, left empty", unread)
+    rejections.reject("stays: no id of the stay", stays["stay_id"].null_count())
+    stays = stays.drop(f"{name}|time" for name in dated).filter(pl.col("stay_id").is_not_null())
+    return typed_attributes(stays, file, rejections)
 
 
-def _on_one_clock(events: pl.DataFrame, stays: pl.DataFrame | None, file: Path, rejections: Rejections) -> pl.DataFrame:
+def _timed(
+    events: pl.DataFrame, stays: pl.DataFrame | None, file: Path, stays_file: Path | None, rejections: Rejections
+) -> pl.DataFrame:
     """`t_h` and `end_h` in hours since admission."""
     pl = require_polars()
-    hours = events.with_columns(*numbers("time", "end"))
-    written = events["time"].is_not_null() & (events["time"].str.strip_chars() != "")
+    hours = settled(events.with_columns(numbers("time")), file)
+    written = (events["time"].str.strip_chars() != "").fill_null(False)
     if 2 * int((written & hours["time"].is_null()).sum()) <= int(written.sum()):
-        out = hours.rename({"time": "t_h", "end": "end_h"})
+        hours = settled(hours.with_columns(numbers("end")), file)
+        out = hours.rename({"time": "t_h"}).with_columns(end_h="end")
     elif stays is None or "admission" not in stays.columns:
         raise CohortError(
             f"{file}: column 'time' holds timestamps; add a table of stays with the columns stay and admission "
             "(docs/cohorts.md), or give hours since ICU admission"
         )
     else:
-        admitted = stays.select("stay_id", "admission")
-        dated = events.with_columns(*times("time", "end")).join(
-            admitted, on="stay_id", how="left", maintain_order="left"
+        dated = settled(events.with_columns(times("time", "end")), file, keep_marks=True)
+        alone = midnights(dated["time|time"]) + midnights(dated["end|time"])
+        rejections.doubt("events: a date without an hour, read as midnight", alone)
+        names = (f"{file}: column 'time'", f"{stays_file}: column 'admission'")
+        dated = on_one_clock(dated, "time", stays["admission"], names)
+        dated = dated.join(
+            stays.select("stay_id", "admission").unique(), on="stay_id", how="left", maintain_order="left"
         )
         unknown = dated["admission"].is_null()
         rejections.reject("no admission time of the stay", int(unknown.sum()))
@@ -202,10 +195,34 @@ def _on_one_clock(events: pl.DataFrame, stays: pl.DataFrame | None, file: Path, 
     return out.filter(~backwards)
 
 
+def _valued(events: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
+    """Events with a value, each once: the same number at the same time is the same event, however it is written."""
+    pl = require_polars()
+    empty = pl.col("value").is_null()
+    for name, count in events.filter(empty).group_by("variable").len().sort("variable").iter_rows():
+        rejections.reject(f"{name}: value is missing or not a number", count)
+    keys = ("stay_id", "variable", "t_h", "end_h", "value", "volume", "subject")
+    events = drop_repeated(events.filter(~empty).select(keys), rejections, "events")
+    both = (
+        events.filter(pl.col("variable").is_in(["vasopressor", *DRUGS]))
+        .group_by("stay_id")
+        .agg(
+            both=(pl.col("variable") == "vasopressor").any() & (pl.col("variable") != "vasopressor").any(),
+            rows=pl.len(),
+        )
+    )
+    rejections.doubt(
+        "vasopressor: the stay has drugs by name as well as their equivalents, which add up",
+        int(both.filter("both")["rows"].sum()),
+    )
+    return events
+
+
 def _converted(events: pl.DataFrame, file: Path, rejections: Rejections) -> pl.DataFrame:
     """Values in the package's unit (volumes in mL), row by row as the unit column says."""
     pl = require_polars()
-    found = events.with_columns(pl.col("unit").fill_null("")).group_by("variable", "unit").len()
+    events = settled(events.with_columns(numbers("value")), file).with_columns(pl.col("unit").fill_null(""))
+    found = events.group_by("variable", "unit").len()
     rows = []
     for variable, unit, count in found.sort("variable", "unit").iter_rows():
         known = conversion(variable, unit)
@@ -220,18 +237,20 @@ def _converted(events: pl.DataFrame, file: Path, rejections: Rejections) -> pl.D
         rows.append((variable, unit, known.factor, known.volume))
     schema = {"variable": pl.String, "unit": pl.String, "factor": pl.Float64, "volume": pl.Boolean}
     factors = pl.DataFrame(rows, schema=schema, orient="row")
-    return (
-        events.with_columns(pl.col("unit").fill_null(""))
-        .join(factors, on=["variable", "unit"], how="left", maintain_order="left")
-        .with_columns(value=pl.col("value") * pl.col("factor"))
+    return events.join(factors, on=["variable", "unit"], how="left", maintain_order="left").with_columns(
+        value=pl.col("value") * pl.col("factor")
     )
 
 
-def _stays(events: pl.DataFrame, described: pl.DataFrame | None) -> pl.DataFrame:
-    """One row a stay; what nobody wrote is null, a length nobody wrote lasts to the last event."""
+def _stays(events: pl.DataFrame, described: pl.DataFrame | None, file: Path) -> pl.DataFrame:
+    """One row a stay as described; what nobody wrote is null, a length nobody wrote lasts to the last event."""
     pl = require_polars()
     last = pl.max_horizontal(pl.col("t_h").max(), pl.col("end_h").max())
-    seen = events.group_by("stay_id").agg(last.alias("last_h"), pl.col("subject").drop_nulls().first().alias("who"))
+    people = pl.col("subject").drop_nulls().unique().sort()
+    seen = events.group_by("stay_id").agg(last.alias("last_h"), people.alias("people")).sort("stay_id")
+    for stay, several in seen.filter(pl.col("people").list.len() > 1).select("stay_id", "people").iter_rows():
+        raise CohortError(f"{file}: stay {stay!r} belongs to {several[0]!r} and to {several[1]!r}; correct the subject")
+    seen = seen.with_columns(who=pl.col("people").list.first())
     stays = seen if described is None else described.join(seen, on="stay_id", how="left", maintain_order="left")
     kinds = {"subject": pl.String, "sex": pl.String, **dict.fromkeys(_NUMBERS, pl.Float64)}
     kinds |= dict.fromkeys(_FLAGS, pl.Boolean)
@@ -245,7 +264,7 @@ def _stays(events: pl.DataFrame, described: pl.DataFrame | None) -> pl.DataFrame
         pl.coalesce("subject", "who", "stay_id").alias("subject"),
         pl.coalesce("los_h", spent, "last_h").alias("los_h"),
         "age",
-        pl.col("sex").str.strip_chars().str.to_uppercase().str.slice(0, 1),
+        "sex",
         "weight_kg",
         *_FLAGS,
     ).sort("stay_id")

@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medgym_offline.cohorts import mimic_items as items
-from medgym_offline.cohorts.events import gcs_sums, intubated, join_observations, possible_weights, urine_volumes
+from medgym_offline.cohorts.cells import hours_since, numbers, on_one_clock, times
+from medgym_offline.cohorts.events import (
+    REPEATED_ORDERS,
+    drop_repeated,
+    gcs_sums,
+    intubated,
+    join_observations,
+    possible_weights,
+    urine_volumes,
+)
 from medgym_offline.cohorts.infusions import equivalents, order_doses
 from medgym_offline.cohorts.schema import Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
-from medgym_offline.cohorts.tables import attach, collect, column_names, hours_since, numbers, scan_file, times
+from medgym_offline.cohorts.tables import attach, collect, column_names, only_file, scan_file, table_files, table_stem
 from medgym_offline.cohorts.unlisted import LISTED, reject_unlisted
 from medgym_offline.errors import CohortError
 
@@ -51,7 +60,7 @@ _CODING_HOURS = 48.0
 
 
 class MedsEvents:
-    """One file of events (.csv, .csv.gz or .parquet), or a folder with one or with the standard's `data/*.parquet`.
+    """One file of events, or a folder with one or with the standard's `data/*.parquet`.
 
     Columns `subject_id`, `time`, `code` and `value` or `numeric_value`; codes as the MIMIC-IV conversion writes them.
     """
@@ -66,30 +75,25 @@ class MedsEvents:
         """Read the events of `path`.
 
         Raises:
-            CohortError: no ICU stay in them, or a damaged file.
+            CohortError: no ICU stay in them, a damaged file, or times with a zone in one and without in another.
         """
         pl = require_polars()
         rejections = Rejections()
         files = _event_files(path)
-        events = pl.concat([_scan(file) for file in files], how="diagonal").sort(
-            "subject_id", "time", maintain_order=True
-        )
+        everything = _events(files, rejections)
+        infused = pl.col("kind").is_in(["INFUSION_START", "INFUSION_END"])
+        events = drop_repeated(everything.filter(~infused), rejections, "events")
         stays = _read_stays(events, path, rejections)
-        placed = attach(
-            events.filter(pl.col("kind").is_in(["LAB", "SUBJECT_FLUID_OUTPUT"])).rename({"time": "charttime"}),
-            stays,
-            rejections,
-            "events",
-            extra=("kind", "text_value"),
-        )
-        measured = placed.filter(pl.col("kind") == "LAB")
+        charted = events.rename({"time": "charttime"})
+        laboratory = charted.filter(pl.col("kind") == "LAB")
+        measured = attach(laboratory, stays, rejections, "events", extra=("text_value",))
         tube = pl.lit(False)
         if "text_value" in measured.columns:
             tube = intubated("text_value")
             measured = measured.with_columns(intubated=tube)
         empty = pl.col("value").is_null() & ~tube
         measured = rejections.drop(measured, empty, "events: value is missing or not a number")
-        urine = placed.filter(pl.col("kind") == "SUBJECT_FLUID_OUTPUT")
+        urine = attach(charted.filter(pl.col("kind") == "SUBJECT_FLUID_OUTPUT"), stays, rejections, "urine")
         observations = join_observations(
             [
                 measured.filter(pl.col("itemid").is_in(list(_VALUES))).with_columns(
@@ -99,7 +103,9 @@ class MedsEvents:
                 urine_volumes(urine, rejections),
             ]
         )
-        orders = _orders(events, stays, _labels(path), rejections)
+        started = (pl.col("kind") == "INFUSION_START") & ~pl.col("itemid").is_in(LISTED).fill_null(False)
+        reject_unlisted(everything.filter(started).group_by("itemid").len(), _labels(path), rejections)
+        orders = _orders(_infusions(everything.filter(infused & ~started), rejections), stays, rejections)
         doses = _doses(orders, rejections)
         volumes = orders.filter(pl.col("itemid").is_in(items.FLUID_ITEMS))
         volumes = rejections.drop(volumes, pl.col("amount").is_null(), "fluids: no amount")
@@ -117,18 +123,19 @@ class MedsEvents:
                 "layout": self.layout,
                 "folder": path.parent.name if path.is_file() else path.name,
                 "licence": dataset_licence(path.parent if path.is_file() else path, "mimic-iv"),
-                "files": [file.name for file in files],
+                "files": [file.name if file == path else file.relative_to(path).as_posix() for file in files],
             },
         )
 
 
 def _event_files(path: Path) -> list[Path]:
     if path.is_file():
-        candidates = [path]
+        named = [path] if table_stem(path) else []
     else:
         folder = path / "data" if (path / "data").is_dir() else path
-        candidates = sorted(p for p in folder.glob("**/*") if p.is_file() and len(p.relative_to(folder).parts) <= 2)
-    named = [p for p in candidates if p.name.endswith((".csv", ".csv.gz", ".parquet"))]
+        places = [folder, *sorted(p for p in folder.iterdir() if p.is_dir())]
+        tables = [files for place in places for files in table_files(place).values()]
+        named = [only_file(files) for files in tables if _value_column(files[0]) is not None]
     return [p for p in named if _value_column(p) is not None]
 
 
@@ -143,7 +150,21 @@ def _value_column(path: Path) -> str | None:
     return next((name for name in ("numeric_value", "value") if name in names), None)
 
 
-def _scan(file: Path) -> pl.DataFrame:
+def _events(files: list[Path], rejections: Rejections) -> pl.DataFrame:
+    """The rows of all files, on one clock, in an order that does not depend on theirs."""
+    pl = require_polars()
+    parts = {file: _scan(file, rejections) for file in files}
+    timed = max(parts, key=lambda file: parts[file]["time"].count())
+    clock = parts[timed]["time"]
+    alike = [
+        on_one_clock(part, "time", clock, (f"{file}: column 'time'", f"{timed}: column 'time'"))
+        for file, part in parts.items()
+    ]
+    events = pl.concat(alike, how="diagonal")
+    return events.sort("subject_id", "time", "kind", "itemid", "detail", "value")
+
+
+def _scan(file: Path, rejections: Rejections) -> pl.DataFrame:
     """subject_id, time, kind, itemid (second part of the code), detail (the rest), value; one pass, filtered."""
     pl = require_polars()
     column = _value_column(file) or "value"
@@ -162,7 +183,10 @@ def _scan(file: Path) -> pl.DataFrame:
         .with_columns(*times("time"), *numbers(column))
         .rename({column: "value"} if column != "value" else {})
     )
-    return collect(frame.drop("code"), file)
+    events = collect(frame.drop("code"), file, keep_marks=True)
+    unread = events["time"].is_null() & events["time|time"].is_not_null()
+    rejections.reject("events: time cannot be read", int(unread.sum()))
+    return events.filter(~unread).drop("time|time", *(name for name in ("value|time",) if name in events.columns))
 
 
 def _read_stays(events: pl.DataFrame, path: Path, rejections: Rejections) -> pl.DataFrame:
@@ -175,9 +199,12 @@ def _read_stays(events: pl.DataFrame, path: Path, rejections: Rejections) -> pl.
         pl.col("kind") == "ICU_ADMISSION",
     )
     leaves = pl.col("kind").shift(-1).over("subject_id") == "ICU_DISCHARGE"
+    admissions = moves.with_columns(outtime=pl.when(leaves).then(pl.col("time").shift(-1).over("subject_id"))).filter(
+        pl.col("kind") == "ICU_ADMISSION"
+    )
+    rejections.reject("stays: an ICU admission without a discharge", admissions["outtime"].null_count())
     stays = (
-        moves.with_columns(outtime=pl.when(leaves).then(pl.col("time").shift(-1).over("subject_id")))
-        .filter((pl.col("kind") == "ICU_ADMISSION") & pl.col("outtime").is_not_null())
+        admissions.filter(pl.col("outtime").is_not_null())
         .with_columns(ordinal=pl.int_range(1, pl.len() + 1).over("subject_id").cast(pl.String))
         .select(
             pl.concat_str("subject_id", pl.lit("_"), "ordinal").alias("stay_id"),
@@ -193,8 +220,8 @@ def _read_stays(events: pl.DataFrame, path: Path, rejections: Rejections) -> pl.
     sexes = events.filter(pl.col("kind") == "GENDER").select(pl.col("subject_id").alias("subject"), sex="itemid")
     years = (pl.col("intime") - pl.col("birth")).dt.total_seconds() / (365.2425 * 86400.0)
     stays = (
-        stays.join(born.unique("subject"), on="subject", how="left", maintain_order="left")
-        .join(sexes.unique("subject"), on="subject", how="left", maintain_order="left")
+        stays.join(born.unique("subject", keep="first"), on="subject", how="left", maintain_order="left")
+        .join(sexes.unique("subject", keep="first"), on="subject", how="left", maintain_order="left")
         .with_columns(age=years)
     )
     for part in (_outcomes(events, stays), _weights(events, stays, rejections)):
@@ -208,7 +235,11 @@ def _outcomes(events: pl.DataFrame, stays: pl.DataFrame) -> pl.DataFrame:
     pl = require_polars()
     timed = stays.select("stay_id", "subject", "intime").sort("intime")
     admissions = _of(events, "HOSPITAL_ADMISSION").select("subject", admitted="time").sort("admitted")
-    ends = _of(events, "HOSPITAL_DISCHARGE").select("subject", discharged="time", ending="itemid").sort("discharged")
+    ends = (
+        _of(events, "HOSPITAL_DISCHARGE")
+        .select("subject", discharged="time", ending="itemid")
+        .sort("discharged", "ending")
+    )
     timed = timed.join_asof(
         admissions, left_on="intime", right_on="admitted", by="subject", check_sortedness=False
     ).with_columns(since=pl.coalesce("admitted", "intime"))
@@ -253,13 +284,28 @@ def _labels(path: Path) -> dict[str, str]:
     return dict(collect(infused.select(item, "description"), codes).iter_rows())
 
 
-def _orders(events: pl.DataFrame, stays: pl.DataFrame, labels: dict[str, str], rejections: Rejections) -> pl.DataFrame:
+def _infusions(events: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
+    """Starts and ends, each delivered once: an item of a person has as many of one as of the other.
+
+    Two orders may begin alike and end differently, so that repeats are only dropped where this leaves no start or end
+    alone; where it would, and all of them pair up, they are an order written twice, which `_orders` sees.
+    """
+    pl = require_polars()
+    keys = ["subject_id", "itemid"]
+    kept = drop_repeated(events, rejections, "infusion", tolerated=REPEATED_ORDERS)
+    other = events if kept.height < events.height else events.unique(maintain_order=True)
+    odd = pl.when(pl.col("kind") == "INFUSION_START").then(1).otherwise(-1).sum() != 0
+    balance = kept.group_by(keys).agg(odd=odd).join(other.group_by(keys).agg(other=odd), on=keys)
+    better = balance.filter(pl.col("odd") & ~pl.col("other"))
+    return pl.concat([kept.join(better, on=keys, how="anti"), other.join(better, on=keys, how="semi")])
+
+
+def _orders(events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """stay_id, itemid, t0_h, t1_h, rate, amount: the k-th start of an item belongs to its k-th end, per person."""
     pl = require_polars()
     order = pl.int_range(pl.len()).over("subject_id", "itemid").alias("k")
-    started, listed = pl.col("kind") == "INFUSION_START", pl.col("itemid").is_in(LISTED).fill_null(False)
-    reject_unlisted(events.filter(started & ~listed).group_by("itemid").len(), labels, rejections)
-    starts = events.filter(started & listed).with_columns(order)
+    events = events.sort("subject_id", "itemid", "time", "value")
+    starts = events.filter(pl.col("kind") == "INFUSION_START").with_columns(order)
     ends = events.filter(pl.col("kind") == "INFUSION_END").with_columns(order)
     paired = starts.join(
         ends.select("subject_id", "itemid", "k", endtime="time", amount="value"),
@@ -267,11 +313,31 @@ def _orders(events: pl.DataFrame, stays: pl.DataFrame, labels: dict[str, str], r
         how="left",
         maintain_order="left",
     )
-    paired = rejections.drop(paired, pl.col("endtime").is_null(), "infusion: a start without an end")
+    lonely = pl.col("endtime").is_null()
+    rejections.reject("infusion: a start without an end", paired.select(lonely.sum()).item())
+    paired = paired.filter(~lonely).select("subject_id", "itemid", "endtime", "amount", charttime="time", rate="value")
     rejections.reject("infusion: an end without a start", ends.height - paired.height)
-    paired = paired.rename({"time": "charttime", "value": "rate"})
+    hours = hours_since("endtime", "charttime")
+    paired = _ranked(paired, "charttime", "rate", pl.col("amount") / hours)
+    paired = _ranked(paired, "endtime", "amount", pl.col("rate") * hours)
+    paired = drop_repeated(paired, rejections, "order", tolerated=REPEATED_ORDERS)
     placed = attach(paired, stays, rejections, "infusion", extra=("rate", "amount", "endtime", "intime"))
     return placed.with_columns(t0_h=pl.col("t_h"), t1_h=hours_since("endtime", "intime"))
+
+
+def _ranked(orders: pl.DataFrame, tied: str, column: str, fits: pl.Expr) -> pl.DataFrame:
+    """Orders of one item with one time `tied`: the largest `column` to where it `fits` best, whatever the file's order.
+
+    The pairs of starts and ends that begin or end at one minute are otherwise those of the order of rows.
+    """
+    pl = require_polars()
+    keys = ["subject_id", "itemid", tied]
+    rank = pl.int_range(pl.len()).over(keys).alias("rank")
+    where = orders.drop(column).with_columns(fit=orders.select(fit=fits)["fit"])
+    rest = [name for name in ("charttime", "endtime", "rate", "amount") if name in where.columns]
+    where = where.sort(*keys, "fit", *rest).with_columns(rank)
+    what = orders.select(*keys, column).sort(*keys, column).with_columns(rank)
+    return where.join(what, on=[*keys, "rank"], how="left", maintain_order="left").select(orders.columns)
 
 
 def _doses(orders: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:

@@ -99,17 +99,18 @@ class MimicThreeTables:
 def _read_stays(path: Path, rejections: Rejections) -> pl.DataFrame:
     """stay_id, subject, hadm_id, intime, los_h, age, sex, sepsis, died."""
     pl = require_polars()
-    icu = _table(path, "ICUSTAYS", "subject_id", "hadm_id", "icustay_id", "intime", "outtime")
-    people = _table(path, "PATIENTS", "subject_id", "gender", "dob").unique("subject_id")
+    icu = _table(path, "ICUSTAYS", "subject_id", "hadm_id", "icustay_id", "intime", "outtime", dated=2)
+    people = _table(path, "PATIENTS", "subject_id", "gender", "dob", dated=1).unique("subject_id")
     admitted = _table(path, "ADMISSIONS", "hadm_id", "hospital_expire_flag").unique("hadm_id")
     codes = _table(path, "DIAGNOSES_ICD", "hadm_id", "icd9_code")
     septic = codes.filter(pl.col("icd9_code").str.strip_chars().is_in(items.SEPSIS_CODES)).select("hadm_id").unique()
-    years = (pl.col("intime") - pl.col("dob")).dt.total_seconds() / (365.2425 * 86400.0)
+    years = (
+        pl.col("intime").dt.replace_time_zone(None) - pl.col("dob").dt.replace_time_zone(None)
+    ).dt.total_seconds() / (365.2425 * 86400.0)
     frame = (
         icu.join(people, on="subject_id", how="left")
         .join(admitted, on="hadm_id", how="left")
         .join(septic.with_columns(sepsis=pl.lit(True)), on="hadm_id", how="left")
-        .with_columns(*times("intime", "outtime", "dob"))
         .select(
             pl.col("icustay_id").alias("stay_id"),
             pl.col("subject_id").alias("subject"),
@@ -128,8 +129,10 @@ def _read_stays(path: Path, rejections: Rejections) -> pl.DataFrame:
     return stays.with_columns(age=pl.when(shifted).then(_AGE_OVER_89).otherwise("age"))
 
 
-def _table(path: Path, name: str, *columns: str) -> pl.LazyFrame:
-    return collect(scan_table(path, name, columns), path / name).lazy()
+def _table(path: Path, name: str, *columns: str, dated: int = 0) -> pl.LazyFrame:
+    """The named columns, of which the last `dated` are times."""
+    frame = scan_table(path, name, columns).with_columns(times(*columns[len(columns) - dated :]))
+    return collect(frame, path / name).lazy()
 
 
 def _scan_chart(path: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:

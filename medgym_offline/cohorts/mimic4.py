@@ -100,7 +100,7 @@ def _folders(path: Path) -> tuple[Path, Path]:
 def _read_stays(icu: Path, hospital: Path, rejections: Rejections) -> pl.DataFrame:
     """stay_id, subject, hadm_id, intime, los_h, age, sex, sepsis, died."""
     pl = require_polars()
-    beds = _table(icu, "icustays", "subject_id", "hadm_id", "stay_id", "intime", "outtime")
+    beds = _table(icu, "icustays", "subject_id", "hadm_id", "stay_id", "intime", "outtime", dated=2)
     people = _table(hospital, "patients", "subject_id", "gender", "anchor_age", "anchor_year").unique("subject_id")
     admitted = _table(hospital, "admissions", "hadm_id", "hospital_expire_flag").unique("hadm_id")
     codes = _table(hospital, "diagnoses_icd", "hadm_id", "icd_code", "icd_version")
@@ -109,12 +109,12 @@ def _read_stays(icu: Path, hospital: Path, rejections: Rejections) -> pl.DataFra
     explicit = ((version == "9") & code.is_in(items.SEPSIS_CODES)) | ((version == "10") & tenth)
     septic = codes.filter(explicit).select("hadm_id").unique()
     start_of_year = pl.datetime(pl.col("anchor_year").cast(pl.Int32), 1, 1, time_unit="ms")
-    years = (pl.col("intime") - start_of_year).dt.total_seconds() / (365.2425 * 86400.0)
+    years = (pl.col("intime").dt.replace_time_zone(None) - start_of_year).dt.total_seconds() / (365.2425 * 86400.0)
     frame = (
         beds.join(people, on="subject_id", how="left")
         .join(admitted, on="hadm_id", how="left")
         .join(septic.with_columns(sepsis=pl.lit(True)), on="hadm_id", how="left")
-        .with_columns(*times("intime", "outtime"), *numbers("anchor_age", "anchor_year"))
+        .with_columns(*numbers("anchor_age", "anchor_year"))
         .select(
             "stay_id",
             pl.col("subject_id").alias("subject"),
@@ -130,8 +130,10 @@ def _read_stays(icu: Path, hospital: Path, rejections: Rejections) -> pl.DataFra
     return described_stays(frame.collect(), "mimic-iv", rejections)
 
 
-def _table(folder: Path, name: str, *columns: str) -> pl.LazyFrame:
-    return collect(scan_table(folder, name, columns), folder / name).lazy()
+def _table(folder: Path, name: str, *columns: str, dated: int = 0) -> pl.LazyFrame:
+    """The named columns, of which the last `dated` are times."""
+    frame = scan_table(folder, name, columns).with_columns(times(*columns[len(columns) - dated :]))
+    return collect(frame, folder / name).lazy()
 
 
 def _scan_chart(icu: Path, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:

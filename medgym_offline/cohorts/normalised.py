@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medgym_offline.cohorts.events import drop_repeated
+from medgym_offline.cohorts.events import REPEATED_ORDERS, drop_repeated
+from medgym_offline.cohorts.names import own_variables, typed_attributes
 from medgym_offline.cohorts.schema import STATES, Rejections, require_polars
 from medgym_offline.cohorts.source import Records, dataset_licence
 from medgym_offline.cohorts.tables import collect, column_names, find_table, numbers, scan_table
@@ -20,14 +21,12 @@ __all__ = ["NormalisedTables"]
 _TABLES = ("stays", "observations", "vasopressors", "fluids")
 #: 1 where the verbal component of the coma scale at that time was a tube's.
 _TUBE = "gcs_intubated"
+_NAMES = {"subject_id": "subject", "gender": "sex", "hospital_expire_flag": "died"}
 _SEPSIS = ("sepsis_icd9_explicit", "sepsis_icd_explicit", "sepsis")
-
-#: Of the demos' fluid rows, 5 in 12,651 are the same as another: orders of their own, as the raw tables' ids show.
-_REPEATED_ORDERS = 0.01
 
 
 class NormalisedTables:
-    """`stays`, `observations`, `vasopressors`, `fluids` as .csv or .csv.gz in one folder.
+    """`stays`, `observations`, `vasopressors`, `fluids` in one folder.
 
     Columns: stays `stay_id, subject_id, los_h, age, gender, weight_kg, hospital_expire_flag` and a sepsis flag;
     observations `stay_id, var, t_h, value`; vasopressors `stay_id, t0_h, t1_h, neq`; fluids `stay_id, t0_h, t1_h, ml`.
@@ -47,13 +46,18 @@ class NormalisedTables:
         """
         pl = require_polars()
         rejections = Rejections()
-        stays, dataset = _read_stays(path)
-        wanted = [*STATES, "fio2", _TUBE]
+        stays, dataset = _read_stays(path, rejections)
+        observed = scan_table(path, "observations", ("stay_id", "var", "t_h", "value"))
+        counts = dict(collect(observed.group_by("var").len(), path / "observations").iter_rows())
+        counts.pop(_TUBE, None)
+        own = own_variables(counts, path / "observations", rejections)
+        for name in sorted(name for name, meant in own.items() if meant not in (*STATES, "fio2")):
+            rejections.reject(f"{own.pop(name)}: a treatment among the observations", counts[name])
+        own[_TUBE] = _TUBE
         observations = collect(
-            scan_table(path, "observations", ("stay_id", "var", "t_h", "value"))
-            .filter(pl.col("var").is_in(wanted))
+            observed.filter(pl.col("var").is_in(list(own)))
             .with_columns(numbers("t_h", "value"))
-            .rename({"var": "variable"}),
+            .select("stay_id", "t_h", "value", pl.col("var").replace(own).alias("variable"), pl.col("^.*[|].*$")),
             path / "observations",
         )
         tube = pl.col("variable") == _TUBE
@@ -70,7 +74,7 @@ class NormalisedTables:
             stays=stays,
             observations=drop_repeated(observations, rejections, "observations"),
             vasopressors=drop_repeated(vasopressors, rejections, "vasopressor"),
-            fluids=drop_repeated(fluids, rejections, "fluids", tolerated=_REPEATED_ORDERS),
+            fluids=drop_repeated(fluids, rejections, "fluids", tolerated=REPEATED_ORDERS),
             rejections=rejections,
             provenance={
                 "layout": self.layout,
@@ -81,23 +85,10 @@ class NormalisedTables:
         )
 
 
-def _read_stays(path: Path) -> tuple[pl.DataFrame, str]:
-    pl = require_polars()
+def _read_stays(path: Path, rejections: Rejections) -> tuple[pl.DataFrame, str]:
     base = ("stay_id", "subject_id", "los_h", "age", "gender", "weight_kg", "hospital_expire_flag")
     sepsis, frame = _sepsis_column(path, base)
-    stays = collect(
-        frame.with_columns(numbers("los_h", "age", "weight_kg", "hospital_expire_flag", sepsis)).select(
-            "stay_id",
-            pl.col("subject_id").alias("subject"),
-            "los_h",
-            "age",
-            pl.col("gender").alias("sex"),
-            "weight_kg",
-            (pl.col(sepsis) > 0).alias("sepsis"),
-            (pl.col("hospital_expire_flag") > 0).alias("died"),
-        ),
-        path / "stays",
-    )
+    stays = typed_attributes(collect(frame.rename({**_NAMES, sepsis: "sepsis"}), path / "stays"), path, rejections)
     found = re.search(r"mimic-(iii|iv)", path.resolve().name.lower())
     if found:
         dataset = found.group(0)

@@ -27,6 +27,7 @@ __all__ = [
     "REQUIRED_COLUMNS",
     "ROOM_AIR",
     "STATES",
+    "STAY_RANGES",
     "STAY_COLUMNS",
     "TREATMENTS",
     "UNITS",
@@ -34,6 +35,7 @@ __all__ = [
     "URINE_MAX_GAP_HOURS",
     "URINE_MERGE_HOURS",
     "URINE_RECORD_ML",
+    "USUAL_MEDIANS",
     "VARIABLES",
     "VASOPRESSOR_TABLE",
     "Rejections",
@@ -89,6 +91,22 @@ RANGES: dict[str, tuple[float, float]] = {
     "fluids": (0.0, 60000.0),
 }
 
+#: Where the median of a whole cohort's values (treatments: while given) lies; outside it, the unit is in question.
+USUAL_MEDIANS: dict[str, tuple[float, float]] = {
+    "spo2": (85.0, 100.0),
+    "pao2": (45.0, 400.0),
+    "bilirubin": (0.1, 12.0),
+    "gcs": (3.0, 15.0),
+    "urine": (200.0, 4500.0),
+    "lactate": (0.4, 9.0),
+    "fio2": (21.0, 100.0),
+    "vasopressor": (0.003, 3.0),
+    "fluids": (4.0, 2500.0),
+}
+
+#: Age in years and weight in kg outside are no adult's, and left empty.
+STAY_RANGES: dict[str, tuple[float, float]] = {"age": (0.0, 120.0), "weight_kg": (20.0, 400.0)}
+
 #: How long before admission a value still describes the patient at admission. Laboratory values, blood gases, the
 #: coma scale and the oxygen setting last for hours; a saturation or a urine volume from before is another place's.
 LOOKBACK_HOURS: dict[str, float] = {
@@ -125,19 +143,21 @@ VASOPRESSOR_TABLE = (
 
 @dataclass
 class Rejections:
-    """What validation turned away or repaired: every row that does not reach the table unchanged is counted here.
+    """What did not reach the table as it was: every such row, stay and file is counted here under a reason.
 
     Attributes:
         rows: Rows rejected, by reason.
         repairs: Rows changed and kept, by reason.
         doubts: Rows kept as they are that may not mean what they say, by reason.
         stays: Stays rejected whole, id -> reason.
+        files: Files not read, name -> reason.
     """
 
     rows: dict[str, int] = field(default_factory=dict)
     repairs: dict[str, int] = field(default_factory=dict)
     doubts: dict[str, int] = field(default_factory=dict)
     stays: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     def reject(self, reason: str, count: int) -> None:
         """Count `count` rows rejected for `reason` (nothing when zero)."""
@@ -172,20 +192,22 @@ class Rejections:
             for reason, count in theirs.items():
                 _count(mine, reason, count)
         self.stays.update(other.stays)
+        self.files.update(other.files)
 
     def lines(self) -> list[str]:
-        """One line a reason, largest first; stays after rows, at most ten of them named."""
+        """One line a reason, largest first; stays and files after rows, at most ten of each named."""
         out = [
             f"{count} rows {words}: {why}"
-            for words, reasons in zip(("rejected", "repaired", "doubted"), self._counts())
+            for words, reasons in (("doubted", self.doubts), ("rejected", self.rows), ("repaired", self.repairs))
             for why, count in sorted(reasons.items(), key=lambda item: -item[1])
         ]
-        reasons: dict[str, list[str]] = {}
-        for stay, why in sorted(self.stays.items()):
-            reasons.setdefault(why, []).append(stay)
-        for why, stays in reasons.items():
-            more = f" and {len(stays) - 10} more" if len(stays) > 10 else ""
-            out.append(f"{len(stays)} stays rejected: {why}: {', '.join(stays[:10])}{more}")
+        for words, named in (("stays rejected", self.stays), ("files not read", self.files)):
+            by_reason: dict[str, list[str]] = {}
+            for name, why in sorted(named.items()):
+                by_reason.setdefault(why, []).append(name)
+            for why, names in by_reason.items():
+                more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+                out.append(f"{len(names)} {words}: {why}: {', '.join(names[:10])}{more}")
         return out
 
     def to_json(self) -> dict[str, Any]:

@@ -72,9 +72,8 @@ class CohortSource(Protocol):
 def dataset_licence(path: Path, dataset: str) -> str:
     """Licence of the data at `path`: the title of a LICENSE.txt beside it or one level up, else what is known."""
     for folder in (path, path.parent):
-        for name in ("LICENSE.txt", "LICENSE", "LICENCE.txt"):
-            file = folder / name
-            if file.is_file():
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if file.is_file() and file.name.lower() in ("license", "license.txt", "licence", "licence.txt"):
                 text = file.read_text(encoding="utf-8", errors="replace")[:400]
                 if "Open Database License" in text or "ODbL" in text or "ODC Open Database" in text:
                     return "ODC Open Database License v1.0 (ODbL)"

@@ -1,11 +1,16 @@
-"""Reading delimited tables with any case of column names, as text first, so that a bad cell is counted, not guessed."""
+"""Finding and reading tables with any case of names, as text first, so that a bad cell is counted, not guessed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import codecs
+import difflib
+import gzip
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medgym_offline.cohorts.cells import hours_since, identifier, numbers, on_one_clock, settled, times
 from medgym_offline.cohorts.schema import LOOKBACK_HOURS, Rejections, require_polars
 from medgym_offline.errors import CohortError
 
@@ -18,27 +23,82 @@ __all__ = [
     "column_names",
     "find_table",
     "hours_since",
+    "nearly_named",
     "numbers",
+    "only_file",
     "scan_file",
     "scan_table",
+    "table_files",
+    "table_stem",
     "times",
+    "unread_files",
 ]
 
 _LOOKBACK = max(LOOKBACK_HOURS.values())
-_SUFFIXES = (".csv.gz", ".csv")
+_SUFFIX = re.compile(r"\.(csv|csv\.gz|tsv|tsv\.gz|parquet)$", re.IGNORECASE)
+#: What stands beside tables and is none.
+_ABOUT = re.compile(r"^\.|^(licen[cs]e|readme|notice|changelog)|sums(\.txt)?$|\.(md|html|pdf)$", re.IGNORECASE)
+_IDS = re.compile(r"^(stay|subject|itemid|orderid)$|_id$")
+_SEPARATORS = (",", ";", "\t", "|")
+_HEAD_BYTES = 65_536
+
+
+def table_stem(path: Path) -> str | None:
+    """Lower-case name of a table's file without its suffix; None for a file that is no table."""
+    return _SUFFIX.sub("", path.name).lower() if _SUFFIX.search(path.name) else None
+
+
+def table_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each table of a folder, by `table_stem`."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        stem = table_stem(path)
+        if stem is not None and path.is_file():
+            found.setdefault(stem, []).append(path)
+    return found
+
+
+def only_file(files: Sequence[Path]) -> Path:
+    """The one file of a table.
+
+    Raises:
+        CohortError: there are two (.csv and .parquet, or a name in two cases).
+    """
+    if len(files) > 1:
+        raise CohortError(
+            f"{files[0].parent}: {' and '.join(file.name for file in files)} are one table in two files, and would "
+            "count twice; keep one of them there"
+        )
+    return files[0]
 
 
 def find_table(folder: Path, name: str) -> Path | None:
-    """The file of table `name` in `folder`, whatever its case and whether or not it is compressed."""
-    wanted = {name.lower() + suffix for suffix in _SUFFIXES}
-    if not folder.is_dir():
-        return None
-    found = sorted(p for p in folder.iterdir() if p.name.lower() in wanted and p.is_file())
-    return found[0] if found else None
+    """The file of table `name` in `folder`, whatever its case and suffix (.csv, .csv.gz, .tsv, .tsv.gz, .parquet).
+
+    Raises:
+        CohortError: there are two.
+    """
+    files = table_files(folder).get(name.lower())
+    return only_file(files) if files else None
+
+
+def nearly_named(folder: Path, name: str) -> Path | None:
+    """A table of `folder` whose name is not `name` but nearly."""
+    files = table_files(folder)
+    near = difflib.get_close_matches(name.lower(), [stem for stem in files if stem != name.lower()], n=1, cutoff=0.8)
+    return files[near[0]][0] if near else None
+
+
+def unread_files(folder: Path, read: Iterable[str]) -> list[str]:
+    """Files beside those that were `read` (relative to `folder`) which may hold data: all but licences and the like."""
+    done = {folder / name for name in read}
+    places = {folder, *(path.parent for path in done)}
+    beside = (path for place in places for path in place.iterdir() if path.is_file() and path not in done)
+    return sorted(path.relative_to(folder).as_posix() for path in beside if not _ABOUT.search(path.name))
 
 
 def column_names(path: Path) -> set[str]:
-    """Lower-case column names of a .csv, .csv.gz or .parquet file.
+    """Lower-case column names of a table's file.
 
     Raises:
         CohortError: an unreadable file.
@@ -60,12 +120,14 @@ def scan_table(folder: Path, name: str, columns: Sequence[str], optional: Sequen
     """
     path = find_table(folder, name)
     if path is None:
-        raise CohortError(f"{folder}: table {name}.csv or {name}.csv.gz is missing; put it there")
+        near = nearly_named(folder, name)
+        hint = "put it there" if near is None else f"is it {near.name}? Rename that"
+        raise CohortError(f"{folder}: table {name}.csv or {name}.csv.gz is missing; {hint}")
     return scan_file(path, columns, optional)
 
 
 def scan_file(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> pl.LazyFrame:
-    """As `scan_table`, of one .csv, .csv.gz or .parquet file.
+    """As `scan_table`, of one file. Ids lose blanks around them and the .0 of a table of floats.
 
     Raises:
         CohortError: a missing column or an unreadable file.
@@ -79,19 +141,55 @@ def scan_file(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
             "export the table with its original columns"
         )
     wanted = [*columns, *(column for column in optional if column in actual)]
-    return frame.select([pl.col(actual[column]).alias(column) for column in wanted])
+    named = frame.select([pl.col(actual[column]).alias(column) for column in wanted])
+    return named.with_columns(identifier(column) for column in wanted if _IDS.search(column))
 
 
 def _open(path: Path) -> tuple[pl.LazyFrame, dict[str, str]]:
     pl = require_polars()
     try:
-        if path.suffix == ".parquet":
-            frame = _as_text(pl.scan_parquet(path))
+        if path.suffix.lower() == ".parquet":
+            frame = _as_text(pl.scan_parquet(path, glob=False))
         else:
-            frame = pl.scan_csv(path, infer_schema=False)
-        return frame, {column.strip().lower(): column for column in frame.collect_schema().names()}
-    except (pl.exceptions.PolarsError, OSError) as error:
+            frame = pl.scan_csv(path, infer_schema=False, glob=False, separator=_separator(path))
+        names = frame.collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError, EOFError) as error:
         raise CohortError(f"{path}: cannot be read as a table ({_first_line(error)}); download it again") from error
+    actual: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"_duplicated_\d+$", "", name).strip().lower()
+        if plain in actual:
+            raise CohortError(f"{path}: two columns are called {plain!r}; rename or remove one")
+        actual[plain] = name
+    return frame, actual
+
+
+def _separator(path: Path) -> str:
+    """What separates the names in the first line: the sign that occurs most often outside quotes.
+
+    Raises:
+        CohortError: the file is not UTF-8.
+    """
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
+        raise _not_unicode(path, "UTF-16")
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
+    except UnicodeDecodeError:
+        raise _not_unicode(path, "WINDOWS-1252") from None
+    line = re.sub(r'"[^"]*"', "", text.splitlines()[0]) if text.strip() else ""
+    return max(_SEPARATORS, key=line.count)
+
+
+def _not_unicode(path: Path | str, encoding: str) -> CohortError:
+    also = " or Latin-1" if encoding == "WINDOWS-1252" else ""
+    return CohortError(
+        f"{path}: the text is not UTF-8 but perhaps {encoding}{also}; save it as UTF-8, for example with: "
+        f"iconv -f {encoding} -t UTF-8"
+    )
 
 
 def _as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -100,55 +198,49 @@ def _as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
     out = []
     for name, kind in frame.collect_schema().items():
         column = pl.col(name)
-        out.append(column.dt.strftime("%Y-%m-%d %H:%M:%S") if kind.is_temporal() else column.cast(pl.String))
+        if isinstance(kind, pl.Datetime):
+            if kind.time_zone is not None:
+                out.append(column.dt.convert_time_zone("UTC").dt.strftime("%Y-%m-%d %H:%M:%S%.fZ"))
+            else:
+                out.append(column.dt.strftime("%Y-%m-%d %H:%M:%S%.f"))
+        elif isinstance(kind, pl.Duration):
+            out.append((column.dt.total_milliseconds() / 3_600_000.0).cast(pl.String))
+        elif kind.is_float():
+            whole = (column == column.round()) & (column.abs() < 2**53)
+            integer = column.cast(pl.Int64, strict=False).cast(pl.String)
+            out.append(pl.when(whole).then(integer).otherwise(column.cast(pl.String)).alias(name))
+        elif kind.is_nested() or kind == pl.Binary:
+            continue  # No column of any layout; naming it as one that is wanted says that it is missing.
+        else:
+            out.append(column.cast(pl.String))
     return frame.select(out)
 
 
-def numbers(*columns: str) -> list[pl.Expr]:
-    """Expressions that turn text columns into floats (null where a cell is no finite number)."""
-    pl = require_polars()
-    out = []
-    for column in columns:
-        value = pl.col(column).str.strip_chars().cast(pl.Float64, strict=False)
-        out.append(pl.when(value.is_finite()).then(value).alias(column))
-    return out
-
-
-def hours_since(column: str, origin: str) -> pl.Expr:
-    """Hours from datetime column `origin` to datetime column `column`."""
-    pl = require_polars()
-    return (pl.col(column) - pl.col(origin)).dt.total_milliseconds() / 3_600_000.0
-
-
-def times(*columns: str) -> list[pl.Expr]:
-    """Expressions that turn text columns into datetimes (null where a cell is none)."""
-    pl = require_polars()
-    return [
-        pl.coalesce(
-            pl.col(column).str.to_datetime("%Y-%m-%d %H:%M:%S", strict=False, time_unit="ms"),
-            pl.col(column).str.to_datetime("%Y-%m-%d %H:%M", strict=False, time_unit="ms"),
-            pl.col(column).str.to_datetime("%Y-%m-%dT%H:%M:%S", strict=False, time_unit="ms"),
-            pl.col(column).str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit="ms"),
-        ).alias(column)
-        for column in columns
-    ]
-
-
-def collect(frame: pl.LazyFrame, where: Path | str) -> pl.DataFrame:
-    """Run a lazy frame in batches, so that a table larger than memory passes through.
+def collect(frame: pl.LazyFrame, where: Path | str, keep_marks: bool = False) -> pl.DataFrame:
+    """Run a lazy frame in batches, so that a table larger than memory passes through, and judge its cells.
 
     Args:
         frame: From `scan_table`, filtered.
         where: File or table, for the message.
+        keep_marks: See `cells.settled`.
 
     Raises:
-        CohortError: the file breaks off or is no table.
+        CohortError: the file breaks off or is no table, or a column's cells can mean two things (`cells.settled`).
     """
     pl = require_polars()
     try:
-        return frame.collect(engine="streaming")
+        found = frame.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise CohortError(f"{where}: cannot be read to its end ({_first_line(error)}); download it again") from error
+        reason = _first_line(error)
+        if "utf-8" in reason.lower():
+            raise _not_unicode(where, "WINDOWS-1252") from error
+        if "more fields" in reason:
+            raise CohortError(
+                f"{where}: a row has more cells than the header has names; put cells that hold the separator (a "
+                "decimal comma?) in quotes"
+            ) from error
+        raise CohortError(f"{where}: cannot be read to its end ({reason}); download it again") from error
+    return settled(found, where, keep_marks)
 
 
 def attach(
@@ -165,8 +257,12 @@ def attach(
         rejections: Rows without a time or a stay are counted here.
         name: What the events are, for the reason.
         extra: Columns to keep besides itemid, value, valuenum.
+
+    Raises:
+        CohortError: the events' times have a zone and those of the stays have none, or the other way round.
     """
     pl = require_polars()
+    events = on_one_clock(events, "charttime", stays["intime"], (f"{name}: their time", "the start of the stays"))
     events = rejections.drop(events, pl.col("charttime").is_null(), f"{name}: time is missing or cannot be read")
     events = events.with_row_index("event")
     base = stays.select("stay_id", "intime", "los_h", pl.col("subject").alias("subject_id"))

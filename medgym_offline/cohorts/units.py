@@ -51,13 +51,12 @@ _SPELLINGS = (
     ("/hr", "/h"),
     ("/24h", "/day"),
     ("/minute", "/min"),
-    (" ", ""),
 )
 
 
 def _plain(unit: str) -> str:
     """One spelling: lower case, no blanks, mcg as ug."""
-    out = unit.strip().lower()
+    out = "".join(unit.split()).lower()
     for written, meant in _SPELLINGS:
         out = out.replace(written, meant)
     return out

@@ -62,6 +62,7 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
         "content_hash": bank.content_hash,
         "patients": len(bank),
         "variables": list(bank.disease.state_names),
+        "never_given": bank.metadata.get("cohort", {}).get("never_given", []),
         "worlds": {},
     }
     chosen = best_constants(bank.world("own")) if "own" in bank.worlds else None
@@ -225,5 +226,11 @@ def audit(
     checks = facts["hard_checks"]
     failed = [c["check"] for c in checks if not c["passed"]]
     if failed:
-        raise BankError(f"bank {bank.name!r} fails {len(failed)} of {len(checks)} checks: {'; '.join(failed)}")
+        words = f"bank {bank.name!r} fails {len(failed)} of {len(checks)} checks: {'; '.join(failed)}"
+        if facts["never_given"]:
+            words += (
+                f". Its cohort charts no {' and no '.join(facts['never_given'])} at all (not charted is not 'not "
+                "given'), so that only the prior says what it does: why checks of treatment fail. Add what was given"
+            )
+        raise BankError(words)
     return facts

@@ -183,6 +183,7 @@ def build_bank(
         BankError: Fewer stays than the recipe asks for.
     """
     from medgym_offline.cohorts import select_stays
+    from medgym_offline.cohorts.flags import never_given
 
     started = time.monotonic()
     if recipe.patients:
@@ -191,7 +192,8 @@ def build_bank(
                 f"the cohort has {len(cohort)} stays, the recipe asks for {recipe.patients}; lower `patients`"
             )
         cohort = select_stays(cohort, recipe.patients)
-    data = fit_data(cohort.to_grid(1.0, float(HORIZON)))
+    grid = cohort.to_grid(1.0, float(HORIZON))
+    data = fit_data(grid)
     fits = {
         "own": _fit_world(data, block_hours(0), recipe, "own", show),
         "held-out": _fit_world(data, block_hours(1), recipe, "held-out", show),
@@ -232,6 +234,7 @@ def build_bank(
         "cohort": {
             "subjects": list(cohort.subjects),
             "hours": [int(n) for n in data.length],
+            "never_given": list(never_given(grid)),
             "never_observed": {
                 v.name: [p for p, missing in zip(data.patients, never[:, j]) if missing]
                 for j, v in enumerate(SEPSIS.variables)

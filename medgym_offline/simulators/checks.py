@@ -117,7 +117,8 @@ def constant_policies(bank: SimulatorBank, chosen_elsewhere: Tensor | None = Non
     given = bank.denormalize_treatment(bank.clinician_treatment)[..., 1] > 0.02
     treated = given.float().mean(1) > 0.1
     regret = severity[:, best] - severity[rows, best].unsqueeze(1)
-    off_diagonal = regret[~torch.eye(len(bank), dtype=torch.bool)]
+    # In a bank of one there is nobody whose policy could be given to another.
+    off_diagonal = regret[~torch.eye(len(bank), dtype=torch.bool)] if len(bank) > 1 else regret.new_zeros(1)
     return {
         "table": table,
         "gain": float(1.0 - severity[rows, best].mean() / severity[:, shared].mean()),
@@ -128,7 +129,7 @@ def constant_policies(bank: SimulatorBank, chosen_elsewhere: Tensor | None = Non
         "wrong_patient_regret": {
             "mean": float(off_diagonal.mean()),
             "median": float(off_diagonal.median()),
-            "p90": float(off_diagonal.quantile(0.9)) if off_diagonal.numel() else 0.0,
+            "p90": float(off_diagonal.quantile(0.9)),
         },
     }
 

@@ -120,6 +120,7 @@ def test_impossible_values_are_rejected_whatever_the_layout(tmp_path: Path) -> N
         "fio2: between 1 and 21, neither a fraction nor a percentage": 1,
         "lactate: after discharge": 1,
         "no such stay in the stays table": 1,
+        "unknown variable 'hr'": 60,
     }
 
 

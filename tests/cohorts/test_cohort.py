@@ -71,7 +71,7 @@ def test_the_file_is_plain_parquet_with_json_metadata(cohort: Cohort, tmp_path: 
     assert payload["units"] == UNITS
     assert payload["licence"] == "test"
     assert payload["stays"]["subject"] == ["x", "x"]
-    assert set(payload["rejections"]) >= {"rows", "repairs", "doubts", "stays"}
+    assert set(payload["rejections"]) == {"rows", "repairs", "doubts", "stays", "files"}
 
 
 def test_a_damaged_or_foreign_file_is_an_error(cohort: Cohort, tmp_path: Path) -> None:

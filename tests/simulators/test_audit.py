@@ -200,8 +200,10 @@ def failed(mapped: SimulatorBank, cohort: Cohort, tmp_path_factory: pytest.TempP
     """Folder of the audit of a bank that fails, with every section but the truth."""
     folder = tmp_path_factory.mktemp("audit")
     short = CeilingConfig(decisions=2, horizon=6.0, steps=2, refine=0)
-    with pytest.raises(BankError, match="fails"):
-        audit(mapped.select([0, 1, 2, 3]), folder, show=False, cohort=cohort, ceilings=short)
+    bank = mapped.select([0, 1, 2, 3])
+    bank.metadata["cohort"] = {"never_given": ["fluids"]}
+    with pytest.raises(BankError, match=r"fails .* checks: .* Its cohort charts no fluids at all"):
+        audit(bank, folder, show=False, cohort=cohort, ceilings=short)
     return folder
 
 

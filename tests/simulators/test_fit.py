@@ -270,11 +270,16 @@ def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
         distill=DistillConfig(steps=5, pool=4),
         solution_map=SolutionMapConfig(width=16, code=4),
     )
-    bank = build_bank(toy_cohort, recipe, {"licence": "none"}, show=False)
+    # Nobody's urine was charted and nobody got fluids: as of any other, only the prior knows of them.
+    charted = ~toy_cohort.table["variable"].is_in(["urine", "fluids"])
+    bare = Cohort.from_table(toy_cohort.table.filter(charted), toy_cohort.stays)
+    bank = build_bank(bare, recipe, {"licence": "none"}, show=False)
     assert len(bank) == len(toy_cohort)
     assert bank.worlds == ("own", "held-out")
     assert bank.metadata["recipe_hash"] == recipe.hash
     assert bank.metadata["cohort"]["never_observed"]["bilirubin"] == [bank.patients[1]]
+    assert bank.metadata["cohort"]["never_observed"]["urine"] == list(bank.patients)
+    assert bank.metadata["cohort"]["never_given"] == ["fluids"]
     x, u = bank.initial_state().unsqueeze(1), torch.full((len(bank), 1, 3), 0.2)
     for world in bank.worlds:
         assert torch.isfinite(bank.world(world).flow(x, u, torch.full((len(bank), 1), 36.0))).all()

@@ -1,0 +1,280 @@
+"""One record in many forms: zones, forms of time, order, repeats, files and separators change nothing in the table."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections.abc import Callable
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medgym_offline.cohorts import Cohort, read_source
+from medgym_offline.cohorts.units import DRUGS, accepted_units, conversion
+from medgym_offline.errors import CohortError
+from tests.cohorts.conftest import write_mimic3, write_normalised
+from tests.cohorts.test_meds import table as meds_table
+from tests.cohorts.test_mimic4 import write_mimic4
+
+QUICK = settings(max_examples=8, deadline=None)
+ADMITTED = dt.datetime(2024, 10, 26, 22, 0, tzinfo=dt.timezone.utc)
+UTC = dt.timezone.utc
+NAIVE: tuple[Callable[[dt.datetime], str], ...] = (
+    lambda at: f"{at:%Y-%m-%d %H:%M:%S}",
+    lambda at: f"{at:%Y-%m-%dT%H:%M}",
+    lambda at: f" {at:%Y/%m/%d %H:%M:%S.000} ",
+    lambda at: f"{at:%d.%m.%Y %H:%M}",
+    lambda at: f"{at:%Y%m%dT%H%M%S}",
+)
+ZONED: tuple[Callable[[dt.datetime], str], ...] = (
+    lambda at: f"{at:%Y-%m-%dT%H:%M:%S}Z",
+    lambda at: f"{at:%Y-%m-%d %H:%M} UTC",
+    lambda at: at.astimezone(dt.timezone(dt.timedelta(hours=5, minutes=30))).isoformat(),
+    lambda at: at.astimezone(ZoneInfo("Europe/Berlin")).isoformat(),
+    lambda at: f"{at.astimezone(ZoneInfo('America/New_York')):%Y-%m-%d %H:%M:%S%z}",
+)
+#: variable, hours of start and end, value, unit; the clocks of Berlin change at the third hour.
+EVENTS = (
+    *[("spo2", hour, None, 90 + hour, "%") for hour in range(1, 8)],
+    *[("urine", hour, None, 50, "mL/h") for hour in (2, 5)],
+    ("gcs", 2, None, 13, "points"),
+    ("norepinephrine", 1, 6, 0.1, "mcg/kg/min"),
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """A new folder called `h` at each call: hypothesis needs one an example."""
+
+    def fresh() -> Path:
+        folder = tmp_path_factory.mktemp("forms") / "h"
+        folder.mkdir()
+        return folder
+
+    return fresh
+
+
+def same(left: Cohort, right: Cohort) -> None:
+    """Equal but for the order in which floats were added."""
+    keys = ["patient", "time_h", "end_h", "variable"]
+    a, b = (cohort.table.sort(keys).drop("source") for cohort in (left, right))
+    assert a.select(keys).equals(b.select(keys))
+    assert a["value"].to_list() == pytest.approx(b["value"].to_list(), rel=1e-9)
+    stays = ["patient", "subject", "los_h", "sex", "sepsis", "died"]
+    assert left.stays.select(stays).equals(right.stays.select(stays))
+
+
+def repeats(cohort: Cohort) -> int:
+    return sum(rows for reason, rows in cohort.rejections.rows.items() if "the same row again" in reason)
+
+
+def write_events(
+    folder: Path, event: Callable[[dt.datetime], object], admission: Callable[[dt.datetime], object]
+) -> Path:
+    def at(hour: float | None) -> object:
+        return None if hour is None else event(ADMITTED + dt.timedelta(hours=hour))
+
+    rows = [("7", at(start), at(end), name, str(value), unit) for name, start, end, value, unit in EVENTS]
+    events = pl.DataFrame(rows, schema=["stay", "time", "end", "variable", "value", "unit"], orient="row")
+    stays = pl.DataFrame([("7", admission(ADMITTED))], schema=["stay", "admission"], orient="row")
+    if events["time"].dtype == pl.String:
+        events.write_csv(folder / "events.csv")
+        stays.write_csv(folder / "stays.csv")
+    else:
+        events.write_parquet(folder / "events.parquet")
+        stays.write_parquet(folder / "stays.parquet")
+    return folder
+
+
+@QUICK
+@given(data=st.data())
+def test_any_form_of_time_is_the_same_instant(place: Callable[[], Path], data: st.DataObject) -> None:
+    forms = data.draw(st.sampled_from([NAIVE, ZONED]))
+    event, admission = data.draw(st.sampled_from(forms)), data.draw(st.sampled_from(forms))
+    cohort = read_source(write_events(place(), event, admission))
+    assert cohort.table.filter(pl.col("variable") == "spo2")["time_h"].to_list() == list(range(1, 8))
+    assert cohort.table.filter(pl.col("variable") == "vasopressor").select("time_h", "end_h").rows() == [(1.0, 6.0)]
+    assert cohort.rejections.rows == {}
+
+
+@QUICK
+@given(zones=st.tuples(*[st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata"])] * 2))
+def test_typed_times_in_any_zone_are_instants(place: Callable[[], Path], zones: tuple[str, str]) -> None:
+    event, admission = (lambda at, zone=zone: at.astimezone(ZoneInfo(zone)) for zone in zones)
+    typed = read_source(write_events(place(), event, admission))
+    same(typed, read_source(write_events(place(), ZONED[0], ZONED[0])))
+
+
+@pytest.mark.parametrize(("event", "admission"), [(NAIVE[0], ZONED[0]), (ZONED[3], NAIVE[3])])
+def test_a_zone_beside_none_is_an_error_that_names_both(
+    tmp_path: Path, event: Callable[[dt.datetime], str], admission: Callable[[dt.datetime], str]
+) -> None:
+    with pytest.raises(
+        CohortError, match=r"column '(time|admission)' has times with a zone.* column '(time|admission)'"
+    ):
+        read_source(write_events(tmp_path, event, admission))
+
+
+def test_a_zone_beside_none_within_one_column_or_row_is_an_error(tmp_path: Path) -> None:
+    folder = write_events(tmp_path, NAIVE[0], NAIVE[0])
+    text = (folder / "events.csv").read_text()
+    (folder / "events.csv").write_text(text.replace(":00,,spo2", ":00Z,,spo2", 1))
+    with pytest.raises(CohortError, match=r"events.csv: column 'time' has times with a zone"):
+        read_source(folder)
+
+
+@pytest.mark.parametrize("form", ["%m/%d/%Y %H:%M", "%b %d, %Y %H:%M", "%Y-%m-%d %H:%M Europe/Berlin"])
+def test_a_form_that_is_not_read_is_named(tmp_path: Path, form: str) -> None:
+    with pytest.raises(CohortError, match=r"events.csv: column 'time' has times of a form that is not read \('.*2024"):
+        read_source(write_events(tmp_path, lambda at: at.strftime(form), NAIVE[0]))
+
+
+def test_a_date_without_an_hour_is_read_as_midnight_and_doubted(tmp_path: Path) -> None:
+    cohort = read_source(write_events(tmp_path, NAIVE[0], lambda at: f"{at:%Y-%m-%d}"))
+    assert cohort.rejections.doubts["stays: admission without an hour, read as midnight"] == 1
+
+
+def _long(folder: Path) -> Path:
+    return write_events(folder, NAIVE[0], NAIVE[0])
+
+
+def _meds(folder: Path) -> Path:
+    # Two orders of one item at one minute, written in an order that is not that of their values.
+    tied = [
+        ("8", "2180-01-01 10:00:00", "ICU_ADMISSION//MICU", None),
+        ("8", "2180-01-01 11:00:00", "INFUSION_START//221906", 0.2),
+        ("8", "2180-01-01 11:00:00", "INFUSION_START//221906", 0.1),
+        ("8", "2180-01-01 12:00:00", "INFUSION_START//225158", 300.0),
+        ("8", "2180-01-01 13:00:00", "INFUSION_END//221906", 20.0),
+        ("8", "2180-01-01 14:00:00", "INFUSION_END//221906", 15.0),
+        ("8", "2180-01-01 12:30:00", "INFUSION_START//225158", 10.0),
+        ("8", "2180-01-01 15:00:00", "INFUSION_END//225158", 25.0),
+        ("8", "2180-01-01 15:00:00", "INFUSION_END//225158", 900.0),
+        ("8", "2180-01-01 12:00:00", "LAB//220277//%", 95.0),
+        ("8", "2180-01-01 13:00:00", "LAB//220277//%", 96.0),
+        ("8", "2180-01-02 10:00:00", "ICU_DISCHARGE//MICU", None),
+    ]
+    rows = pl.DataFrame(tied, schema=meds_table().schema, orient="row")
+    pl.concat([meds_table(), rows]).write_csv(folder / "events.csv")
+    return folder
+
+
+READERS: dict[str, Callable[[Path], Path]] = {
+    "long table": _long,
+    "normalised": lambda folder: write_normalised(folder, stays=3),
+    "MEDS": _meds,
+    "MIMIC-III": lambda folder: write_mimic3(folder, suffix=".csv"),
+    "MIMIC-IV": lambda folder: write_mimic4(folder, suffix=".csv"),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 99), doubled=st.booleans(), suffix=st.sampled_from([".csv.gz", ".CSV", ".parquet", ".tsv"]))
+def test_order_repeats_and_files_change_nothing(
+    place: Callable[[], Path], reader: str, seed: int, doubled: bool, suffix: str
+) -> None:
+    clean = read_source(READERS[reader](place()))
+    folder = READERS[reader](place())
+    shuffle = random.Random(seed)
+    for file in sorted(folder.rglob("*.csv")):
+        table = pl.read_csv(file, infer_schema=False)
+        rows = table.rows() * (2 if doubled else 1)
+        shuffle.shuffle(rows)
+        table = pl.DataFrame(rows, schema=table.schema, orient="row")
+        file.unlink()
+        name = file.stem.upper() if suffix == ".CSV" else file.stem
+        if suffix == ".parquet":
+            table.write_parquet(file.with_name(name + suffix))
+        elif suffix == ".csv.gz":
+            table.write_csv(file.with_name(name + suffix), compression="gzip")
+        else:
+            table.write_csv(file.with_name(name + suffix), separator="\t" if suffix == ".tsv" else ",")
+    other = read_source(folder)
+    same(other, clean)
+    assert (repeats(other) > repeats(clean)) is doubled
+
+
+@pytest.mark.parametrize("reader", ["MEDS", "MIMIC-III", "MIMIC-IV"])
+def test_a_whole_export_with_zones_is_the_same(tmp_path: Path, reader: str) -> None:
+    clean = read_source(READERS[reader](_made(tmp_path / "a" / "h")))
+    folder = READERS[reader](_made(tmp_path / "b" / "h"))
+    for file in folder.rglob("*.csv"):
+        table = pl.read_csv(file, infer_schema=False)
+        zoned = pl.all().str.replace(r"^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)$", "${1}T${2}+00:00")
+        table.with_columns(zoned).write_csv(file)
+    same(read_source(folder), clean)
+    one = next(file for file in folder.rglob("*.csv") if "output" in file.name.lower() or reader == "MEDS")
+    text = one.read_text()
+    one.write_text(text.replace("+00:00", "", 1) if reader == "MEDS" else text.replace("+00:00", ""))
+    with pytest.raises(CohortError, match="with a zone"):
+        read_source(folder)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+@QUICK
+@given(split=st.integers(1, 40), backwards=st.booleans())
+def test_meds_in_any_files_is_the_same(place: Callable[[], Path], split: int, backwards: bool) -> None:
+    one = _meds(place())
+    table = pl.read_csv(one / "events.csv", infer_schema=False)
+    many = place()
+    (many / "data" / "train").mkdir(parents=True)
+    parts = [table.head(split), table.slice(split)]
+    for name, part in enumerate(parts[::-1] if backwards else parts):
+        part.write_parquet(many / "data" / "train" / f"{name}.parquet")
+    same(read_source(many), read_source(one))
+
+
+@QUICK
+@given(
+    variable=st.sampled_from(["urine", "fluids", "vasopressor", "vasopressin", "lactate", "pao2"]),
+    seed=st.integers(0, 99),
+)
+def test_blanks_and_case_of_a_unit_make_no_difference(variable: str, seed: int) -> None:
+    draw = random.Random(seed)
+    assert variable in (*DRUGS, "urine", "fluids", "vasopressor", "lactate", "pao2")
+    for unit in accepted_units(variable):
+        written = "".join(
+            draw.choice(["", " ", "\u00a0"]) + (sign.upper() if draw.random() < 0.5 else sign.lower()) for sign in unit
+        )
+        assert conversion(variable, written) == conversion(variable, unit), written
+
+
+@QUICK
+@given(cuts=st.lists(st.integers(5, 23), max_size=4, unique=True), seed=st.integers(0, 99))
+def test_an_infusion_in_pieces_is_the_same_infusion(place: Callable[[], Path], cuts: list[int], seed: int) -> None:
+    head = "stay,time,end,variable,value,unit\n7,1,,spo2,95,%\n7,8,,spo2,96,%\n"
+    whole, pieces = place(), place()
+    rows = [("fluids", 120, "mL/h"), ("norepinephrine", 0.1, "mcg/kg/min"), ("fio2", 40, "%")]
+    edges = [4, *sorted(cuts), 24]  # quarters of an hour: a shorter push of fluid is spread over one
+    lines = [
+        f"7,{a / 4},{b / 4},{name},{value},{unit}\n" for name, value, unit in rows for a, b in zip(edges, edges[1:])
+    ]
+    random.Random(seed).shuffle(lines)
+    (whole / "events.csv").write_text(head + "".join(f"7,1,6,{name},{value},{unit}\n" for name, value, unit in rows))
+    (pieces / "events.csv").write_text(head + "".join(lines))
+    left, right = (
+        read_source(whole).to_grid(hours=0.25, horizon=8.0),
+        read_source(pieces).to_grid(hours=0.25, horizon=8.0),
+    )
+    assert right.treatment == pytest.approx(left.treatment, abs=1e-9)
+
+
+@QUICK
+@given(separator=st.sampled_from(",;\t|"), comma=st.booleans())
+def test_separators_and_decimal_commas(place: Callable[[], Path], separator: str, comma: bool) -> None:
+    expected = read_source(_long(place()))
+    folder = _long(place())
+    table = pl.read_csv(folder / "events.csv", infer_schema=False)
+    if comma:
+        table = table.with_columns(pl.col("value").str.replace(".", ",", literal=True))
+    table.write_csv(folder / "events.csv", separator=separator)
+    same(read_source(folder), expected)

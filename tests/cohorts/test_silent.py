@@ -1,0 +1,373 @@
+"""Nothing goes wrong silently: what is left out, changed or hardly plausible is named, refused or counted."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from medgym_offline.cohorts import Cohort, build_cohort, cohort_card, observation_flags, read_source
+from medgym_offline.cohorts.build import detect_source
+from medgym_offline.errors import CohortError
+from tests.cohorts.conftest import write_mimic3, write_normalised
+
+HEADER = "stay,time,end,variable,value,unit\n"
+VALUES = {"spo2": (95.5, "%"), "gcs": (13, "points"), "lactate": (2.5, "mmol/L"), "urine": (80.5, "mL/h")}
+TREATMENTS = "{stay},1,20,norepinephrine,0.1,mcg/kg/min\n{stay},1,20,fluids,120,mL/h\n{stay},1,20,fio2,40,%\n"
+
+
+def write(folder: Path, left_out: str = "", stays: str = "", treated: bool = True, per_hour: float = 1.0) -> Path:
+    """Two stays of 20 hours; `per_hour` is how many of the written unit of time make an hour."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(0)
+    lines = [HEADER]
+    for stay in (7, 8):
+        for hour in range(1, 21):
+            for name, (value, unit) in VALUES.items():
+                if name != left_out:
+                    lines.append(f"{stay},{hour * per_hour},,{name},{value - draw.random():.3f},{unit}\n")
+        if treated:
+            lines.append(TREATMENTS.format(stay=stay))
+    (folder / "events.csv").write_text("".join(lines))
+    if stays:
+        (folder / "stays.csv").write_text(stays)
+    return folder
+
+
+# Files
+
+
+def test_names_of_files_in_any_case(tmp_path: Path) -> None:
+    stays = "stay,subject\n7,anna\n8,anna\n"
+    plain = read_source(write(tmp_path / "a" / "h", stays=stays))
+    folder = write(tmp_path / "b" / "h", stays=stays)
+    (folder / "events.csv").rename(folder / "EVENTS.CSV")
+    (folder / "stays.csv").rename(folder / "Stays.Csv")
+    assert read_source(folder).table.equals(plain.table)
+    assert read_source(folder).subjects == ("h/anna", "h/anna")
+
+
+def test_a_file_that_is_not_read_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    for name in ("weights.csv", "LICENSE.txt", "README.md"):
+        (folder / name).write_text("a,b\n")
+    summary = build_cohort([folder], tmp_path / "c.parquet")
+    assert list(summary.rejections.files) == ["weights.csv"]
+    assert any("weights.csv" in line for line in summary.lines())
+    assert "weights.csv" in cohort_card(Cohort.read(tmp_path / "c.parquet"))
+
+
+def test_a_file_nearly_called_as_a_table_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    (folder / "stay.csv").write_text("stay,subject\n7,anna\n")
+    with pytest.raises(CohortError, match=r"stay\.csv: is it the table of stays\? Name it stays\.csv"):
+        read_source(folder)
+    raw = write_mimic3(tmp_path / "raw")
+    (raw / "LABEVENTS.csv.gz").rename(raw / "LABEVENT.csv.gz")
+    with pytest.raises(CohortError, match=r"table LABEVENTS.* is missing; is it LABEVENT\.csv\.gz\?"):
+        read_source(raw)
+    (folder / "events.csv").rename(folder / "event.csv")
+    with pytest.raises(CohortError, match=r"no known layout \(it holds event\.csv, stay\.csv\)"):
+        read_source(folder)
+
+
+@pytest.mark.parametrize("name", ["long", "meds", "normalised"])
+def test_one_table_in_two_formats_is_refused(tmp_path: Path, name: str) -> None:
+    folder, table = tmp_path / "h", "events"
+    if name == "long":
+        write(folder)
+    elif name == "meds":
+        (folder / "data").mkdir(parents=True)
+        folder = folder / "data"
+        header = "subject_id,time,code,numeric_value\n"
+        (folder / "events.csv").write_text(header + "1,2150-01-01 00:00:00,ICU_ADMISSION//MICU,\n")
+    else:
+        write_normalised(folder, stays=2)
+        table = "fluids"
+    pl.read_csv(folder / f"{table}.csv", infer_schema=False).write_parquet(folder / f"{table}.parquet")
+    with pytest.raises(CohortError, match=rf"{table}\.csv and {table}\.parquet are one table in two files"):
+        read_source(tmp_path / "h")
+
+
+def test_other_tables_beside_a_single_file_do_not_matter(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    for name in ("report.csv", "report.parquet"):
+        (folder / name).write_text("a\n")
+    assert len(read_source(folder / "events.csv")) == 2
+    assert read_source(folder).rejections.files.keys() == {"report.csv", "report.parquet"}
+
+
+def test_a_bracket_in_a_path_is_part_of_it(tmp_path: Path) -> None:
+    plain = read_source(write(tmp_path / "a" / "ward-1"))
+    assert (
+        read_source(write(tmp_path / "[a-z]*" / "ward [1]"))
+        .table.drop("source", "patient")
+        .equals(plain.table.drop("source", "patient"))
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_text_that_is_not_utf8_is_refused_by_its_encoding(tmp_path: Path, encoding: str) -> None:
+    folder = write(tmp_path / "h")
+    text = (folder / "events.csv").read_text()
+    # Far behind the head that is looked at first.
+    text += "".join(f"7,5,,heart rate {n},80,/min\n" for n in range(4000)) + "7,5,,größe,80,cm\n"
+    (folder / "events.csv").write_bytes(text.encode(encoding))
+    with pytest.raises(
+        CohortError, match=r"events\.csv: the text is not UTF-8 but perhaps (UTF-16|WINDOWS-1252).*iconv -f"
+    ):
+        read_source(folder)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    expected = read_source(folder)
+    (folder / "events.csv").write_bytes(b"\xef\xbb\xbf" + (folder / "events.csv").read_bytes())
+    assert read_source(folder).table.equals(expected.table)
+
+
+# Cells
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("95,5", "96.5"), r"column 'value' has decimal commas \('95,5'\) beside decimal points"),
+        (("1,200", "2,400"), r"column 'value' has '1,200': a decimal comma or thousands\?"),
+    ],
+)
+def test_commas_are_all_read_or_all_refused(tmp_path: Path, values: tuple[str, str], message: str) -> None:
+    (tmp_path / "events.csv").write_text(HEADER + "".join(f'7,{n},,spo2,"{v}",%\n' for n, v in enumerate(values)))
+    with pytest.raises(CohortError, match=message):
+        read_source(tmp_path)
+    (tmp_path / "events.csv").write_text(HEADER + '7,1,,spo2,"95,5",%\n7,2,,spo2,96,%\n7,3,,lactate,"1,125",mmol/L\n')
+    assert read_source(tmp_path).table["value"].to_list() == [95.5, 96.0, 1.125]
+
+
+def test_an_unquoted_decimal_comma_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text(HEADER + "7,1,,spo2,95,5,%\n")
+    with pytest.raises(CohortError, match=r"events\.csv: a row has more cells than the header has names"):
+        read_source(tmp_path)
+
+
+def test_ids_lose_blanks_and_the_point_of_floats(tmp_path: Path) -> None:
+    expected = read_source(write(tmp_path / "a" / "h", stays="stay,subject\n7,anna\n8,bert\n"))
+    folder = write(tmp_path / "b" / "h", stays="stay,subject\n7.0, anna\n8 ,bert\n")
+    text = (folder / "events.csv").read_text()
+    (folder / "events.csv").write_text(text.replace("\n7,", "\n 7 ,").replace("\n8,", "\n8.0,"))
+    cohort = read_source(folder)
+    assert cohort.table.equals(expected.table)
+    assert cohort.stays.equals(expected.stays)
+
+
+def test_ids_that_differ_in_zeros_or_case_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    text = (folder / "events.csv").read_text()
+    (folder / "events.csv").write_text(text.replace("\n8,", "\n007,"))
+    cohort = read_source(folder)
+    assert cohort.rejections.doubts["stays '007' and '7': one, written in two ways?"] == 2
+    assert len(cohort) == 2
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("Sp02", "spo2"), ("lactat", "lactate"), ("norepinephrin", "norepinephrine"), ("total bilirubin", "bilirubin")],
+)
+def test_a_name_nearly_ours_is_an_error(tmp_path: Path, written: str, meant: str) -> None:
+    folder = write(tmp_path / "h")
+    with (folder / "events.csv").open("a") as stream:
+        stream.write(f"7,3,4,{written},1,mg/dL\n")
+    with pytest.raises(CohortError, match=rf"events\.csv: 1 rows of '{written.lower()}', .* is it '{meant}'\?"):
+        read_source(folder)
+
+
+def test_other_names_are_counted_and_synonyms_read(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    expected = read_source(folder)
+    with (folder / "events.csv").open("a") as stream:
+        stream.writelines(f"7,3,,{name},40,mmHg\n" for name in ("PaCO2", "heart rate", "urine ph"))
+    cohort = read_source(folder)
+    assert cohort.table.equals(expected.table)
+    assert cohort.rejections.rows == {f"unknown variable {name!r}": 1 for name in ("paco2", "heart rate", "urine ph")}
+    text = (folder / "events.csv").read_text()
+    (folder / "events.csv").write_text(text.replace("norepinephrine", "Noradrenaline"))
+    assert read_source(folder).table.equals(expected.table)
+
+
+def test_an_unknown_name_of_the_normalised_tables_is_counted_too(tmp_path: Path) -> None:
+    folder = write_normalised(tmp_path / "mimic-iii", stays=2)
+    text = (folder / "observations.csv").read_text()
+    assert read_source(folder).rejections.rows == {"unknown variable 'hr'": text.count(",hr,")}
+    (folder / "observations.csv").write_text(text.replace(",lactate,", ",lactat,"))
+    with pytest.raises(CohortError, match=r"rows of 'lactat', .* is it 'lactate'\?"):
+        read_source(folder)
+
+
+# Stays
+
+
+def test_attributes_in_words_of_many_languages(tmp_path: Path) -> None:
+    stays = 'stay,age,sex,weight_kg,sepsis,died\n7,>89,männlich,"70,5",ja,Y\n8,"61,5",Femme,80,t,nein\n'
+    cohort = read_source(write(tmp_path / "h", stays=stays))
+    first, second = cohort.stays.select("age", "sex", "weight_kg", "sepsis", "died").rows()
+    assert first == (91.4, "M", 70.5, True, True)
+    assert second == (61.5, "F", 80.0, True, False)
+    assert cohort.rejections.repairs["stays: an age above 89, read as 91.4"] == 1
+
+
+def test_absurd_attributes_are_left_empty_and_counted(tmp_path: Path) -> None:
+    stays = "stay,age,sex,weight_kg,sepsis,died\n7,732,x,70500,maybe,1\n8,-4,M,7,0,0\n"
+    cohort = read_source(write(tmp_path / "h", stays=stays))
+    assert cohort.stays["age"].to_list() == cohort.stays["weight_kg"].to_list() == [None, None]
+    assert cohort.rejections.repairs == {
+        "urine: converted from mL/h": 40,
+        "stays: sex 'x' cannot be read, left empty": 1,
+        "stays: sepsis 'maybe' cannot be read, left empty": 1,
+        "stays: age outside 0 to 120, left empty": 2,
+        "stays: weight_kg outside 20 to 400, left empty": 2,
+    }
+    one = read_source(write(tmp_path / "i", stays="stay,age,weight_kg\n7,732,70500\n8,61,70\n"))
+    assert one.rejections.repairs["stays: age outside 0 to 120, left empty; plausible in months"] == 1
+    assert one.rejections.repairs["stays: weight_kg outside 20 to 400, left empty; plausible in g"] == 1
+
+
+def test_a_stay_described_in_two_ways_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match="stay '7' has rows that differ in age; keep one row a stay"):
+        read_source(write(tmp_path / "h", stays="stay,age\n7,61\n7,16\n8,50\n"))
+    twice = read_source(write(tmp_path / "i", stays="stay,age\n7,61\n7,61.0\n8,50\n"))
+    assert twice.rejections.rows["stays: the same row again"] == 1
+    folder = write(tmp_path / "j")
+    text = (folder / "events.csv").read_text().splitlines()
+    people = [text[0] + ",subject", *(f"{line},{'anna' if n % 2 else 'bert'}" for n, line in enumerate(text[1:]))]
+    (folder / "events.csv").write_text("\n".join(people) + "\n")
+    with pytest.raises(CohortError, match="stay '7' belongs to 'anna' and to 'bert'"):
+        read_source(folder)
+
+
+# Units
+
+
+@pytest.mark.parametrize(("per_hour", "unit"), [(60.0, "minutes"), (3600.0, "seconds"), (1.0 / 24.0, "days")])
+def test_times_plausible_only_in_other_units_are_doubted(tmp_path: Path, per_hour: float, unit: str) -> None:
+    assert read_source(write(tmp_path / "h")).rejections.doubts == {}
+    found = read_source(write(tmp_path / "x", per_hour=per_hour, treated=False)).rejections.doubts
+    assert [rows for why, rows in found.items() if f"plausible only in {unit}" in why] == [160]
+
+
+def test_a_length_of_stay_in_days_is_doubted(tmp_path: Path) -> None:
+    found = read_source(write(tmp_path / "h", stays="stay,los_h\n7,1.5\n8,1.5\n")).rejections.doubts
+    assert found == {"los_h is a tenth of the times of the events: is it in days?": 2}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "unit", "meant"),
+    [
+        ("bilirubin", 20, "mg/dL", "umol/L"),
+        ("lactate", 20, "mmol/L", "mg/dL"),
+        ("urine", 80, "mL/day", "mL/h"),
+        ("fluids", 0.1, "mL/h", "L/h"),
+    ],
+)
+def test_values_plausible_only_in_another_unit_are_flagged(
+    tmp_path: Path, variable: str, value: float, unit: str, meant: str
+) -> None:
+    folder = write(tmp_path / "h", left_out=variable, treated=variable != "fluids")
+    assert build_cohort([folder], tmp_path / "a.parquet").flags.unusual == {}
+    with (folder / "events.csv").open("a") as stream:
+        stream.writelines(f"7,{h},{h + 1},{variable},{value},{unit}\n" for h in range(1, 20))
+    flags = build_cohort([folder], tmp_path / "c.parquet").flags
+    assert list(flags.unusual) == [variable]
+    assert f"plausible only in {meant}" in flags.unusual[variable]
+    assert flags.lines()[0].startswith(f"{variable}: median")
+
+
+def test_a_flood_of_urine_is_rejected_not_capped(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    expected = read_source(folder)
+    with (folder / "events.csv").open("a") as stream:
+        stream.write("7,10.2,,urine,19990,mL\n7,10.4,,urine,19990,mL/h\n")
+    cohort = read_source(folder)
+    assert cohort.table.equals(expected.table)
+    assert cohort.rejections.rows == {"urine: 5 litres or more in one record": 1, "urine: 5 litres or more an hour": 1}
+
+
+def test_drugs_beside_their_equivalents_are_doubted(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    with (folder / "events.csv").open("a") as stream:
+        stream.write("7,1,20,vasopressor,0.1,mcg/kg/min\n")
+    (why,) = read_source(folder).rejections.doubts
+    assert "drugs by name as well as their equivalents" in why
+
+
+# Nobody charted it
+
+
+@pytest.mark.parametrize("variable", ["urine", "spo2", "lactate"])
+def test_a_variable_nobody_charted_is_one_without_values(tmp_path: Path, variable: str) -> None:
+    summary = build_cohort([write(tmp_path / "h", left_out=variable)], tmp_path / "c.parquet")
+    assert summary.flags.absent[variable] == ("h/7", "h/8")
+    assert f"{variable}: no value in 2 stays, kept (the prior carries it there)" in summary.lines()
+    assert "(the prior carries it there): h/7, h/8" in cohort_card(Cohort.read(tmp_path / "c.parquet"))
+
+
+def test_a_cohort_without_treatments_is_flagged(tmp_path: Path) -> None:
+    assert build_cohort([write(tmp_path / "g")], tmp_path / "g.parquet").flags.untreated == ()
+    summary = build_cohort([write(tmp_path / "h", left_out="urine", treated=False)], tmp_path / "c.parquet")
+    assert summary.flags.untreated == ("fio2", "vasopressor", "fluids")
+    line = next(line for line in summary.lines() if line.startswith("fio2, vasopressor, fluids: never given"))
+    assert line in cohort_card(Cohort.read(tmp_path / "c.parquet"))
+
+
+def test_no_table_stays_behind_where_nothing_is_left(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    (folder / "events.csv").write_text(HEADER + "7,1,,spo2,0,%\n")
+    with pytest.raises(CohortError, match="no stay with two observations is left"):
+        build_cohort([folder], tmp_path / "c.parquet")
+    assert not (tmp_path / "c.parquet").exists()
+
+
+# MEDS
+
+
+def test_a_start_without_an_end_a_stay_without_one_and_a_time_without_form_are_counted(tmp_path: Path) -> None:
+    header = "subject_id,time,code,numeric_value\n"
+    day = "1,2150-01-01 "
+    (tmp_path / "events.csv").write_text(
+        header
+        + f"{day}00:00:00,ICU_ADMISSION//MICU,\n{day}01:00:00,LAB//220277//%,96\n{day}02:00:00,LAB//220277//%,97\n"
+        + f"{day}03:00:00,INFUSION_START//221906,0.1\n{day}04:00:00,INFUSION_END//225158,100\n"
+        + f"{day}05:00:00,LAB//220277//%,\n1,soon,LAB//220277//%,96\n{day}20:00:00,ICU_DISCHARGE//MICU,\n"
+        + "2,2150-01-01 00:00:00,ICU_ADMISSION//MICU,\n"
+    )
+    assert detect_source(tmp_path).layout == "MEDS events of MIMIC-IV"
+    assert read_source(tmp_path).rejections.rows == {
+        "events: time cannot be read": 1,
+        "stays: an ICU admission without a discharge": 1,
+        "events: value is missing or not a number": 1,
+        "infusion: a start without an end": 1,
+        "infusion: an end without a start": 1,
+    }
+
+
+def test_orders_that_begin_alike_stay_two_when_the_table_is_delivered_twice(tmp_path: Path) -> None:
+    day = "1,2150-01-01 "
+    rows = [f"{day}00:00:00,ICU_ADMISSION//MICU,", f"{day}20:00:00,ICU_DISCHARGE//MICU,"]
+    rows += [f"{day}{h:02d}:00:00,LAB//220277//%,96" for h in range(1, 20)]
+    rows += [f"{day}03:00:00,INFUSION_START//225158,"] * 2
+    rows += [f"{day}05:00:00,INFUSION_END//225158,100", f"{day}09:00:00,INFUSION_END//225158,300"]
+    tables = []
+    for name, lines in (("a", rows), ("b", rows * 2)):
+        (tmp_path / name / "h").mkdir(parents=True)
+        text = "subject_id,time,code,numeric_value\n" + "\n".join(lines) + "\n"
+        (tmp_path / name / "h" / "events.csv").write_text(text)
+        tables.append(read_source(tmp_path / name / "h").table)
+    assert tables[0].equals(tables[1])
+    fluids = tables[0].filter(pl.col("variable") == "fluids")
+    volume = ((fluids["end_h"] - fluids["time_h"]) * fluids["value"]).sum()
+    assert volume == pytest.approx(400.0)
+    assert observation_flags(Cohort.from_table(tables[0]).to_grid()).untreated == ("fio2", "vasopressor")
