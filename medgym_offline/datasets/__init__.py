@@ -27,11 +27,11 @@ if TYPE_CHECKING:
         minari_root,
         released_datasets,
     )
-    from medgym_offline.datasets.download import Download, download
+    from medgym_offline.datasets.downloading import Download, download
     from medgym_offline.datasets.generation import GeneratedDataset, generate
     from medgym_offline.datasets.listing import listing_row, listing_table, normalized_score
     from medgym_offline.datasets.load import load_dataset
-    from medgym_offline.datasets.publish import Publication, publish
+    from medgym_offline.datasets.publishing import Publication, publish
     from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, find_recipe, list_recipes, read_recipe
     from medgym_offline.datasets.transitions import COLUMNS, HORIZON, Transitions
     from medgym_offline.datasets.verification import VerificationReport, verify
@@ -85,11 +85,11 @@ _HOMES = {
     ),
     "card": ("dataset_card",),
     "catalogue": ("DatasetInfo", "dataset_folder", "dataset_info", "list_datasets", "minari_root", "released_datasets"),
-    "download": ("Download", "download"),
+    "downloading": ("Download", "download"),
     "generation": ("GeneratedDataset", "generate"),
     "listing": ("listing_row", "listing_table", "normalized_score"),
     "load": ("load_dataset",),
-    "publish": ("Publication", "publish"),
+    "publishing": ("Publication", "publish"),
     "recipes": ("Recipe", "UnknownDatasetError", "find_recipe", "list_recipes", "read_recipe"),
     "transitions": ("COLUMNS", "HORIZON", "Transitions"),
     "verification": ("VerificationReport", "verify"),

@@ -66,7 +66,7 @@ def locate_asset(policy: Mapping[str, Any], where: Path) -> Path:
 
 
 def _download(policy: Mapping[str, Any], target: Path) -> None:
-    from medgym_offline.datasets.download import remotes_of
+    from medgym_offline.datasets.downloading import remotes_of
     from medgym_offline.datasets.remotes import RemoteFile, fetch, parse_remote
     from medgym_offline.progress import Progress
 

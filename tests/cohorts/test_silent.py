@@ -176,7 +176,7 @@ def test_ids_that_differ_in_zeros_or_case_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("written", "meant"),
-    [("Sp02", "spo2"), ("lactat", "lactate"), ("norepinephrin", "norepinephrine"), ("total bilirubin", "bilirubin")],
+    [("Sp02", "spo2"), ("lactat", "lactate"), ("norepinephrne", "norepinephrine"), ("total bilirubin", "bilirubin")],
 )
 def test_a_name_nearly_ours_is_an_error(tmp_path: Path, written: str, meant: str) -> None:
     folder = write(tmp_path / "h")
