@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import types
 
 import medgym_offline
 
@@ -16,5 +17,4 @@ def test_no_exported_name_becomes_a_module_once_its_neighbours_are_imported() ->
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{name}.{module.name}")
         for exported in getattr(package, "__all__", ()):
-            value = getattr(package, exported)
-            assert not hasattr(value, "__path__") and type(value).__name__ != "module", f"{name}.{exported}"
+            assert not isinstance(getattr(package, exported), types.ModuleType), f"{name}.{exported}"
