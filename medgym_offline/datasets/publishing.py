@@ -14,7 +14,7 @@ from medgym_offline.datasets.catalogue import dataset_folder, local_ids, read_ma
 from medgym_offline.datasets.family_card import family_card
 from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.remotes import Remote, RemoteError, Snapshot, hub_reason, parse_remote, split_id
-from medgym_offline.datasets.trust import check_manifest, departures, release_manifest
+from medgym_offline.datasets.trust import check_manifest, departures, not_the_releases, release_manifest
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import json_text, sha256_file
 
@@ -114,7 +114,7 @@ def _require_publishable(dataset: str, folder: Path, root: str | Path | None) ->
     if recipe is not None and dataset not in list_recipes():
         raise DatasetError(f"{dataset} is a -large form, which is made on demand and not published")
     release = release_manifest(dataset)
-    if release is not None and (wrong := departures(manifest, release)):
+    if release is not None and (wrong := not_the_releases(manifest, dataset) or departures(manifest, release)):
         raise DatasetError(
             f"{dataset} is not the one of this release ({wrong[0]}; datasets/{recipe and recipe.name}"
             f".manifest.json): generate it again, with --release if the release is to change"

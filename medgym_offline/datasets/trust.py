@@ -79,12 +79,13 @@ def not_the_releases(manifest: dict[str, Any], dataset: str) -> list[str]:
 
     Args:
         manifest: Of the dataset.
-        dataset: Id; where the release has no manifest of it, its recipe is compared; where it has neither, nothing is.
+        dataset: Id; without a recipe in this release, nothing is compared.
     """
-    release, recipe = release_manifest(dataset), known_recipe(dataset)
-    if release is None and recipe is not None:
-        release = {**manifest, "recipe": recipe.to_json(), "source": recipe.id, "generator": GENERATOR}
-    return [] if release is None else made_differently(manifest, release)
+    recipe = known_recipe(dataset)
+    if recipe is None:
+        return []
+    made = {"recipe": recipe.to_json(), "source": recipe.id, "generator": GENERATOR}
+    return made_differently(manifest, {**(release_manifest(dataset) or manifest), **made})
 
 
 def departures(manifest: dict[str, Any], release: dict[str, Any]) -> list[str]:

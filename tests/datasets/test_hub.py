@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -14,11 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from medgym_offline.datasets import GeneratedDataset, Recipe, download, publish, recipes, remotes, trust
+from medgym_offline.datasets import GeneratedDataset, Recipe, Transitions, download, publish, recipes, remotes, trust
 from medgym_offline.datasets import download as _download_function
 from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.fingerprint import Fingerprint
+from medgym_offline.datasets.trust import recipe_seeds
 from medgym_offline.errors import DatasetError, UnknownNameError
 from medgym_offline.files import sha256_file
 from tests.datasets.hub import ORG, READER, TOKEN, Blob, Hub, local_hub
@@ -271,7 +275,6 @@ def test_what_would_be_refused_is_said_before_the_rows_are_read(
 
 
 def test_published_rows_do_not_change(published: Hub, recipe: Recipe, copy: Path) -> None:
-    import dataclasses
 
     from medgym_offline.datasets import generate
 
@@ -283,7 +286,7 @@ def test_published_rows_do_not_change(published: Hub, recipe: Recipe, copy: Path
 def test_older_recipe(hub: Hub, release: Path, root: Path) -> None:
     path = release / "sepsis-prior-v0.toml"
     path.write_text(path.read_text().replace("seed = 7", "seed = 8"))
-    with pytest.raises(DatasetError, match="another version of its recipe"):
+    with pytest.raises(DatasetError, match="recipe field seed"):
         publish(ID, REMOTE, root=root, progress=False)
 
 
@@ -354,16 +357,29 @@ def test_damage_here_is_repaired(published: Hub, copy: Path, made: GeneratedData
     assert len(published.gets("")) == 1
 
 
-def test_the_release_is_believed_before_the_remote(published: Hub, release: Path, tmp_path: Path) -> None:
+def test_the_release_is_believed_before_the_remote(
+    published: Hub, release: Path, rows: Transitions, tmp_path: Path
+) -> None:
     assert "this release's manifest" in get(tmp_path / "good").message
     path = release / "sepsis-prior-v0.manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["files"][DATA_FILE]["sha256"] = "0" * 64
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(manifest | {"generator": 1}))
     published.log.clear()
-    with pytest.raises(DatasetError, match=r"another .* than this release names.*--regenerate"):
+    with pytest.raises(
+        DatasetError, match=r"another .* than this release names: generator \(2 here, 1 there.*--regenerate"
+    ):
         get(tmp_path / "bad")
     assert published.gets("main_data.hdf5") == []
+    # Rows in other bytes are compared: those of another HDF5 library pass, other rows do not.
+    manifest["files"][DATA_FILE]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+    assert "this release's manifest" in get(tmp_path / "other-bytes").message
+    rewards = np.array(rows.rewards)
+    rewards[40] += 0.1
+    other = Fingerprint.of(dataclasses.replace(rows, rewards=rewards), recipe_seeds(manifest, rows.present_ids))
+    path.write_text(json.dumps(manifest | {"fingerprint": other.to_text()}))
+    with pytest.raises(DatasetError, match=r"other rows than this release: .*episode"):
+        get(tmp_path / "bad")
     assert not (tmp_path / "bad" / ID).exists()
 
 

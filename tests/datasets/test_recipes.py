@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
-from medgym_offline.datasets import Recipe, find_recipe, list_recipes, read_recipe
+from medgym_offline.datasets import find_recipe, list_recipes, read_recipe
 from medgym_offline.errors import DatasetError, UnknownNameError
 
 GOOD = 'id = "medgym/x-v0"\ndescription = "d"\nbank = "sepsis-v0"\nbehavior = "zero"\n'
@@ -49,12 +48,6 @@ def test_files_named_by_a_recipe_lie_beside_it(tmp_path: Path) -> None:
     path.write_text(GOOD.replace('"zero"', '"policy.safetensors"').replace('"sepsis-v0"', '"bank.safetensors"'))
     recipe = read_recipe(path)
     assert (recipe.behavior, recipe.bank) == (str(tmp_path / "policy.safetensors"), str(tmp_path / "bank.safetensors"))
-
-
-def test_the_digest_is_of_what_decides_content() -> None:
-    recipe = Recipe(id="medgym/x-v0", description="d", bank="b", behavior="zero")
-    assert recipe.digest == dataclasses.replace(recipe, description="other words").digest
-    assert recipe.digest != dataclasses.replace(recipe, seed=1).digest
 
 
 def test_an_unknown_id_suggests_the_nearest() -> None:
