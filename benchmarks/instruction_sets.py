@@ -147,6 +147,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--child", nargs=2, metavar=("PART", "NAME"), help=argparse.SUPPRESS)
@@ -155,9 +156,13 @@ def main() -> None:
         part, name = options.child
         print(json.dumps(PARTS[part](name)))
         return
+    import torch
+
     found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    found["processor"] = torch.backends.cpu.get_cpu_capability()
+    sets = [kind for kind in options.sets if kind != "avx2" or found["processor"] != "AVX2"]  # the same twice
     for part in options.parts:
-        jobs = [(name, kind) for name in tasks(part) if options.only in name for kind in SETS]
+        jobs = [(name, kind) for name in tasks(part) if options.only in name for kind in sets]
         with ThreadPoolExecutor(options.workers) as pool:
             results = pool.map(run, [part] * len(jobs), *zip(*jobs))
             for (name, kind), result in zip(jobs, results):
