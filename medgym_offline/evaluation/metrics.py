@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 
 __all__ = [
     "DT_QUANTILES",
@@ -113,7 +114,7 @@ def hours_above(lactate: Array, hours: Array, threshold: float = 4.0) -> Array:
         lactate: (..., T) mmol/L.
         hours: (T,) grid.
     """
-    return np.trapezoid((lactate > threshold).astype(float), hours, axis=-1)
+    return trapezoid((lactate > threshold).astype(float), hours, axis=-1)
 
 
 def clearance(lactate: Array, hours: Array, at: float = 6.0) -> Array:
