@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 # One thread per process: with more, small batched products run several times slower on a shared machine.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: install demo test test-all lint format docs banks clean
+.PHONY: install demo test test-all test-lowest lint format docs banks clean
 
 install: $(VENV)/.installed
 
@@ -26,6 +27,13 @@ test: install ## All tests but the slow ones
 
 test-all: install ## All tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+
+# UV_TORCH_BACKEND=cpu spares the gigabytes of CUDA where PyTorch's own index can be reached.
+test-lowest: ## The tests but the slow ones at the lowest versions pyproject.toml declares, in .venv-lowest
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -q uv
+	VIRTUAL_ENV=$(LOWEST) $(LOWEST)/bin/uv pip install -q --resolution lowest-direct -e ".[dev]"
+	$(LOWEST)/bin/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
@@ -56,4 +64,4 @@ banks: install
 	for recipe in datasets/*.toml; do $(BIN)/medgym-offline generate $$recipe --release; done
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) runs build dist .pytest_cache .mypy_cache .ruff_cache
