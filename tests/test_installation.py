@@ -26,12 +26,11 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def applicable(lines: list[str], python: str) -> Iterator[Requirement]:
-    """The requirements among `lines` that count on a Python, the project itself left out."""
+    """The requirements among `lines` that count on a Python, under canonical names; the project itself left out."""
     for requirement in map(Requirement, lines):
-        marker = requirement.marker
-        if canonicalize_name(requirement.name) != PROJECT["name"] and (
-            marker is None or marker.evaluate({"python_version": python})
-        ):
+        requirement.name = canonicalize_name(requirement.name)
+        counts = requirement.marker is None or requirement.marker.evaluate({"python_version": python})
+        if counts and requirement.name != PROJECT["name"]:
             yield requirement
 
 
@@ -52,11 +51,11 @@ def test_every_requirement_has_one_pin_within_its_bounds(python: str) -> None:
     for line in applicable(pins(), python):
         (specifier,) = line.specifier
         assert specifier.operator == "==", line
-        assert canonicalize_name(line.name) not in pinned, f"{line.name} is pinned twice on Python {python}"
-        pinned[canonicalize_name(line.name)] = Version(specifier.version)
+        assert line.name not in pinned, f"{line.name} is pinned twice on Python {python}"
+        pinned[line.name] = Version(specifier.version)
     for requirement in declared(python):
-        pin = pinned.get(canonicalize_name(requirement.name))
-        assert pin is not None and pin in requirement.specifier, f"{requirement} on Python {python}: pinned is {pin}"
+        assert requirement.name in pinned, f"{requirement} has no pin on Python {python}"
+        assert pinned[requirement.name] in requirement.specifier, f"{requirement} on Python {python}"
 
 
 def test_every_requirement_has_one_lower_bound_and_it_is_the_same_everywhere() -> None:
@@ -65,7 +64,7 @@ def test_every_requirement_has_one_lower_bound_and_it_is_the_same_everywhere() -
     for requirement in declared(PYTHONS[0]):
         bounds = [s.version for s in requirement.specifier if s.operator == ">="]
         assert len(bounds) == 1, requirement
-        assert lowest.setdefault(canonicalize_name(requirement.name), bounds[0]) == bounds[0], requirement
+        assert lowest.setdefault(requirement.name, bounds[0]) == bounds[0], requirement
 
 
 def test_continuous_integration_runs_the_oldest_and_the_newest_python_and_the_lowest_versions() -> None:
