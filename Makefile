@@ -33,7 +33,7 @@ test-lowest: ## The tests but the slow ones at the lowest versions pyproject.tom
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q uv
 	VIRTUAL_ENV=$(LOWEST) $(LOWEST)/bin/uv pip install -q --resolution lowest-direct -e ".[dev]"
-	$(LOWEST)/bin/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+	MEDGYM_LOWEST=1 $(LOWEST)/bin/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,16 @@ def test_continuous_integration_runs_the_oldest_and_the_newest_python_and_the_lo
     called = [step["run"].split() for job in jobs.values() for step in job["steps"] if "run" in step]
     targets = {line.partition(":")[0] for line in (ROOT / "Makefile").read_text().splitlines()}
     assert {"lint", "test", "test-lowest"} == {word for _, *words in called for word in words} <= targets
+
+
+@pytest.mark.skipif("MEDGYM_LOWEST" not in os.environ, reason="make test-lowest sets it")
+def test_the_lowest_versions_are_those_installed() -> None:
+    """A resolver goes above a bound where bounds contradict each other, and would then test something else."""
+    installed = {canonicalize_name(d.metadata["Name"]): Version(d.version).release for d in distributions()}
+    for requirement in declared(PYTHONS[0]):
+        (lowest,) = (Version(s.version).release for s in requirement.specifier if s.operator == ">=")
+        if requirement.name in installed:
+            assert installed[requirement.name][: len(lowest)] == lowest, f"{requirement}: {installed[requirement.name]}"
 
 
 def interpreter(python: str) -> str | None:
