@@ -12,12 +12,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 install: $(VENV)/.installed
 
+# An environment made with another Python than the one asked for is made anew.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell cat $(VENV)/.installed 2>/dev/null),$(PYTHON))
+CLEAR := --clear
+.PHONY: $(VENV)/.installed
+endif
+endif
+
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(CLEAR) $(VENV)
 	$(BIN)/python -m pip install -q "pip>=23"
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
-	@touch $@
+	@echo $(PYTHON) > $@
 
 demo: install ## The whole chain on a handful of patients: runs/demo/report.html
 	$(BIN)/medgym-offline demo --output runs/demo
