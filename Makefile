@@ -2,21 +2,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 # One thread per process: with more, small batched products run several times slower on a shared machine.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: install demo test test-all lint format docs banks clean
+.PHONY: install demo test test-all test-lowest lint format docs banks clean
 
 install: $(VENV)/.installed
 
+# An environment made with another Python than the one asked for is made anew.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell cat $(VENV)/.installed 2>/dev/null),$(PYTHON))
+CLEAR := --clear
+.PHONY: $(VENV)/.installed
+endif
+endif
+
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(CLEAR) $(VENV)
 	$(BIN)/python -m pip install -q "pip>=23"
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
-	@touch $@
+	@echo $(PYTHON) > $@
 
 demo: install ## The whole chain on a handful of patients: runs/demo/report.html
 	$(BIN)/medgym-offline demo --output runs/demo
@@ -26,6 +35,13 @@ test: install ## All tests but the slow ones
 
 test-all: install ## All tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+
+# UV_TORCH_BACKEND=cpu spares the gigabytes of CUDA where PyTorch's own index can be reached.
+test-lowest: ## The tests but the slow ones at the lowest versions pyproject.toml declares, in .venv-lowest
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install -q uv
+	VIRTUAL_ENV=$(LOWEST) $(LOWEST)/bin/uv pip install -q --resolution lowest-direct -e ".[dev]"
+	MEDGYM_LOWEST=1 $(LOWEST)/bin/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .
@@ -56,4 +72,4 @@ banks: install
 	for recipe in datasets/*.toml; do $(BIN)/medgym-offline generate $$recipe --release; done
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) runs build dist .pytest_cache .mypy_cache .ruff_cache

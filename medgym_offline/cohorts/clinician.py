@@ -71,9 +71,10 @@ class Clinician:
         self.maintenance = 22.0 * np.exp(1.0 * z[:, 7])
         self.bolus_habit = 0.08 * np.exp(0.5 * z[:, 8])
         self.drip = z[:, 9]
-        self.vasopressor, self.oxygen = np.zeros(count), np.full(count, 21.0)
+        self.vasopressor: np.ndarray = np.zeros(count)
+        self.oxygen: np.ndarray = np.full(count, 21.0)
         self.supported, self.weaned = np.zeros(count, bool), np.zeros(count, bool)
-        self._pressure = np.full(count, 80.0)
+        self._pressure: np.ndarray = np.full(count, 80.0)
         self._seen: list[Reading] = []
 
     def decide(self, hour: int, now: Reading) -> np.ndarray:

@@ -94,7 +94,8 @@ class Passing:
         self.gap, self.wanted = gap, share
         self.theta: Tensor | None = None
         count = len(gap.bank)
-        self.share, self.update = np.full(count, -np.inf), np.zeros(count, np.int64)
+        self.share: np.ndarray = np.full(count, -np.inf)
+        self.update: np.ndarray = np.zeros(count, np.int64)
         # Where the expert is not above random there is no gap: the first policy stays.
         self.passed = ~(gap.expert > gap.random)
 
@@ -103,7 +104,7 @@ class Passing:
         theta = rounded(state.actor)
         now = np.nan_to_num(self.gap.share(self.gap.returns(theta)), nan=0.0)
         if self.theta is None:
-            self.theta, nearer = theta.clone(), np.ones(len(now), bool)
+            self.theta, nearer = theta.clone(), np.full(now.shape, True)
         else:
             nearer = ~self.passed & (np.abs(now - self.wanted) < np.abs(self.share - self.wanted))
         rows = torch.from_numpy(nearer).to(theta.device)

@@ -145,7 +145,7 @@ def noise_variance(error: np.ndarray, default: float) -> Noise:
     weight = share.sum(2)  # (G, P)
     spread = PRIOR_FACTOR ** np.linspace(-4.0, 4.0, 161)
     prior = np.exp(-0.5 * np.linspace(-4.0, 4.0, 161) ** 2)
-    level = np.ones(error.shape[1])
+    level: np.ndarray = np.ones(error.shape[1])
     if not seen.any():
         return _posterior(default * spread, prior, 0.0, level, 0, 1.0)
     squared = np.where(seen, error.astype(float), 0.0) ** 2
@@ -154,7 +154,7 @@ def noise_variance(error: np.ndarray, default: float) -> Noise:
     overall = total.sum() / weight.sum()
     measurement = overall * np.logspace(-3.0, 0.5, 100)
     sigma, dispersion, found = default * spread, 1.0, None
-    mean = np.full(len(gap), overall)
+    mean: np.ndarray = np.full(len(gap), overall)
     for _ in range(6):
         at_gap, scaled = weight.sum(1), (total / level).sum(1)
         mu = measurement[:, None, None] + sigma[None, :, None] ** 2 * gap  # (M, S, G)
