@@ -365,9 +365,7 @@ def test_the_release_is_believed_before_the_remote(
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"generator": 1}))
     published.log.clear()
-    with pytest.raises(
-        DatasetError, match=r"than this release names: generator \(2 here, 1 there.*--regenerate"
-    ):
+    with pytest.raises(DatasetError, match=r"than this release names: generator \(2 here, 1 there.*--regenerate"):
         get(tmp_path / "bad")
     assert published.gets("main_data.hdf5") == []
     # Rows in other bytes are compared: those of another HDF5 library pass, other rows do not.
