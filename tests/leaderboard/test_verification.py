@@ -138,8 +138,8 @@ def test_rows_hold_within_their_tolerance_only() -> None:
     assert Row("mean", "own", "sofa_all", 3.0, 3.01, 0.02).ok
     assert not Row("mean", "own", "sofa_all", 3.0, 3.03, 0.02).ok
     assert not Row("mean", "own", "sofa_all", float("nan"), 3.0, 0.02).ok
-    assert tolerance("sofa_all", 4.0) == pytest.approx(0.025)
-    assert tolerance("safe_hourly", 80.0) == pytest.approx(0.9)
+    assert tolerance("sofa_all", 4.0) == pytest.approx(0.0025)
+    assert tolerance("safe_hourly", 80.0) == pytest.approx(0.09)
 
 
 def test_fresh_seeds_follow_from_the_policies(folder: Path) -> None:
