@@ -118,13 +118,14 @@ def _dataset(recipe: str | Path, bank: SimulatorBank) -> None:
     """Generate the dataset, unless it is there, of this very recipe and bank."""
     from medgym_offline.datasets import dataset_folder, find_recipe, generate
     from medgym_offline.datasets.catalogue import read_manifest
-    from medgym_offline.datasets.manifest import expected_identity
+    from medgym_offline.datasets.identity import identity_of
+    from medgym_offline.datasets.manifest import expected_making
 
     source = find_recipe(recipe)
     path = dataset_folder(source.id) / "data" / "manifest.json"
     if path.is_file():
         manifest = read_manifest(path)
-        if manifest["identity"] == expected_identity(source, bank):
+        if manifest["identity"] == identity_of(expected_making(source, bank)):
             print(f"  {source.id} is there already: {manifest['episodes']:,} episodes")
             return
     made = generate(recipe)

@@ -12,7 +12,7 @@ import numpy as np
 
 from medgym_offline.datasets.catalogue import MANIFEST_FORMAT
 from medgym_offline.datasets.fingerprint import Fingerprint
-from medgym_offline.datasets.identity import GENERATOR, identity_of
+from medgym_offline.datasets.identity import GENERATOR
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
 from medgym_offline.files import code_version, sha256_file, write_json
@@ -24,7 +24,7 @@ __all__ = [
     "build_manifest",
     "build_metadata",
     "env_specs",
-    "expected_identity",
+    "expected_making",
     "facts",
     "facts_differ",
     "making",
@@ -218,8 +218,8 @@ def making(
     }
 
 
-def expected_identity(recipe: Recipe, bank: SimulatorBank) -> str:
-    """Identity that a dataset of this recipe has if it is made here and now.
+def expected_making(recipe: Recipe, bank: SimulatorBank) -> dict[str, Any]:
+    """What makes a dataset of this recipe if it is made here and now: the part of a manifest its identity is of.
 
     Args:
         recipe: Of the whole dataset.
@@ -229,7 +229,7 @@ def expected_identity(recipe: Recipe, bank: SimulatorBank) -> str:
 
     source = str(bank.metadata.get("source", ""))
     made = {"name": bank.name, "content_hash": bank.content_hash, "source": source}
-    return identity_of(making(recipe, recipe, list(range(len(bank))), made, recipe_behavior(recipe, bank).to_json()))
+    return making(recipe, recipe, list(range(len(bank))), made, recipe_behavior(recipe, bank).to_json())
 
 
 def build_manifest(

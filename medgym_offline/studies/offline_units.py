@@ -9,12 +9,13 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.datasets.catalogue import dataset_folder, read_manifest
-from medgym_offline.datasets.manifest import expected_identity
+from medgym_offline.datasets.identity import made_differently
+from medgym_offline.datasets.manifest import expected_making
 from medgym_offline.datasets.recipes import Recipe, known_recipe
 from medgym_offline.engine import run
 from medgym_offline.errors import DatasetError
@@ -123,10 +124,12 @@ def require_current(dataset: str, recipe: Recipe, bank: SimulatorBank) -> None:
         DatasetError: With the command that makes it again.
     """
     manifest = read_manifest(dataset_folder(dataset) / "data" / "manifest.json")
-    if manifest["identity"] != expected_identity(recipe, bank):
+    # A part of a dataset, of fewer patients or episodes, is made like the whole.
+    wanted = expected_making(replace(recipe, episodes=manifest["recipe"]["episodes"]), bank)
+    if different := made_differently(manifest, wanted | {"patients": manifest["patients"]}):
         raise DatasetError(
-            f"{dataset} on this machine was made with another bank, behavior or recipe than this release has; make it "
-            f"again with: medgym-offline generate {dataset}"
+            f"{dataset} on this machine is not made as this release makes it: {'; '.join(different)}; make it again "
+            f"with: medgym-offline generate {dataset}"
         )
 
 
