@@ -55,8 +55,10 @@ class Behavior:
         policy = self.policy
         if policy.patients is not None and tuple(policy.patients) != tuple(patients):
             policy = policy.select(list(patients))
+        from medgym_offline.policies.actor import StackedActor
+
         # Policies of other makers take float32 and are left as they are.
-        return copy.deepcopy(policy).to(precision) if precision and hasattr(policy, "log_std") else policy
+        return copy.deepcopy(policy).to(precision) if precision and isinstance(policy, StackedActor) else policy
 
     def select(self, patients: Sequence[str]) -> Behavior:
         """The same behaviour for these patients alone (smaller to send to a worker)."""

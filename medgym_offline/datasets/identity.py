@@ -29,8 +29,8 @@ def _parts(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "random streams": manifest["source"],
         **{f"recipe field {name}": value for name, value in recipe.items()},
         "patients": list(manifest["patients"]),
-        f"bank {manifest['bank']['name']}": manifest["bank"]["content_hash"],
-        f"behavior {manifest['behavior']['name']}": manifest["behavior"]["sha256"],
+        "bank": manifest["bank"]["content_hash"],
+        "behavior": manifest["behavior"]["sha256"],
     }
 
 
@@ -41,9 +41,7 @@ def identity_of(manifest: Mapping[str, Any]) -> str:
         manifest: With `generator`, `source` (the id that names the random streams), `recipe`, `patients` (indices in
             the bank), and the hashes of `bank` and `behavior`.
     """
-    parts = _parts(manifest)
-    values = {key.split(" ")[0] if key.startswith(("bank ", "behavior ")) else key: v for key, v in parts.items()}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_parts(manifest), sort_keys=True).encode()).hexdigest()
 
 
 def made_differently(manifest: Mapping[str, Any], release: Mapping[str, Any]) -> list[str]:
@@ -57,7 +55,8 @@ def made_differently(manifest: Mapping[str, Any], release: Mapping[str, Any]) ->
     for name in [*ours, *(key for key in theirs if key not in ours)]:
         one, other = ours.get(name), theirs.get(name)
         if one != other:
-            lines.append(f"{name} ({_short(one)} here, {_short(other)} there)")
+            label = f"{name} {manifest[name]['name']}" if name in ("bank", "behavior") else name
+            lines.append(f"{label} ({_short(one)} here, {_short(other)} there)")
     return lines
 
 

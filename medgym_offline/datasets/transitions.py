@@ -85,7 +85,7 @@ class Transitions:
     decisions: int = 20
     dataset_id: str = ""
     identity: str = ""
-    """Hash of the whole stored dataset; unchanged by `select`."""
+    """Of what made the whole stored dataset (:mod:`.identity`); unchanged by `select`."""
 
     def __len__(self) -> int:
         return len(self.rewards)

@@ -163,6 +163,8 @@ def test_identity_is_of_what_made_the_rows_alone(
     assert made_differently(other, manifest) == [
         f"bank {tiny_bank.name} (111111111111.. here, {manifest['bank']['content_hash'][:12]}.. there)"
     ]
+    renamed = manifest | {"bank": manifest["bank"] | {"name": "another name"}}
+    assert made_differently(renamed, manifest) == []
     generate(recipe, root=tmp_path, output_id="hospital/copy-v0", progress=False)
     copied = json.loads((tmp_path / "hospital/copy-v0/data/manifest.json").read_text())
     assert copied["identity"] == manifest["identity"]
