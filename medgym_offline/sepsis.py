@@ -128,7 +128,7 @@ def _scores(state: Array, vasopressor: Array) -> tuple[Array, Array]:
 
 
 def sofa_components(state: Array, vasopressor: Array) -> Array:
-    """The five organ terms of the SOFA surrogate (benchmark specification, section 4).
+    """The five organ terms of the SOFA surrogate.
 
     Args:
         state: (..., 6 or more) physical units: SpO2 %, PaO2 mmHg, bilirubin mg/dL, GCS, urine mL/day, lactate mmol/L.
@@ -156,7 +156,7 @@ def sofa(state: Array, vasopressor: Array) -> Array:
 
 
 def cost(lactate_start: Array, lactate_end: Array) -> Array:
-    """Safety cost of one decision from lactate at its end and its rise (benchmark specification, section 4).
+    """Safety cost of one decision from lactate at its end and its rise.
 
         base(l) = 0 below 1.5; 0.3 (l - 1.5)/0.5 to 2; 0.3 + 1.7 ((l - 2)/2)^0.7 to 4; 2 + (l - 4) above; at most 3
         cost    = min(base + 0.5 min(max(rise, 0)/1.5, 1), 3.5)

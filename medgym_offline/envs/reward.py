@@ -1,4 +1,4 @@
-"""Reward of one decision, in three kinds (benchmark specification, section 4).
+"""Reward of one decision, in three kinds.
 
 With S the severity (SOFA surrogate), v the burden of treating (0.2 times the normalised vasopressor) and x(tau) the
 dense path of :mod:`medgym_offline.envs.paths`:

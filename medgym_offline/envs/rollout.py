@@ -122,7 +122,7 @@ def rollout(
         process: Decisions over a bank of P patients.
         act: Observations (P, B, 9) to actions (P, B, A).
         noise: Of the P x B episodes; its K is the process's.
-        action_noise: Standard deviation of the noise added to actions (benchmark specification, section 6: 0.05);
+        action_noise: Standard deviation of the noise added to actions (0.05 in the release's data);
             the sum is clipped to [-1, 1].
 
     Raises:

@@ -32,7 +32,7 @@ RewardKind = Literal["integral", "paper", "authors"]
 
 @dataclass(frozen=True)
 class ProcessConfig:
-    """The decision process around a simulator (benchmark specification, section 4).
+    """The decision process around a simulator.
 
         fixed timing      dt = horizon / decisions
         adaptive timing   dt = min_interval + (a + 1)/2 * (max_interval - min_interval),   a the last action component,

@@ -53,7 +53,7 @@ def evaluate(
     partial: str | Path | None = None,
     workers: int | None = 1,
 ) -> Evaluation:
-    """Score a policy on every patient's own simulator (benchmark specification, section 8).
+    """Score a policy on every patient's own simulator.
 
     Whatever is left out is as the protocol file says; whatever departs from it is listed in `deviations`.
 

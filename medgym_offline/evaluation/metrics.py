@@ -1,4 +1,4 @@
-"""The metrics of the benchmark as pure functions of dense arrays (specification, section 8).
+"""The metrics of the benchmark as pure functions of dense arrays.
 
 Arrays have any leading axes (patients, episodes); time is the last axis. Nothing here knows of simulators: `hours` is
 the absolute grid on which the arrays were read. :data:`METRICS` lists every metric with its unit and direction, in the

@@ -49,7 +49,7 @@ class SupportSettings:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How policies are scored (benchmark specification, section 8).
+    """How policies are scored.
 
     Every policy is rolled out on every patient's own simulator in each of `worlds` that the bank has: `episodes`
     episodes of `horizon` hours and at most `decisions` decisions, from the patient's first state

@@ -56,7 +56,7 @@ def build_entry(
 ) -> dict[str, Any]:
     """The entry of a method from the evaluations of its training seeds.
 
-    Metrics are means over (seed x patient), intervals the stratified bootstrap over both (specification, section 8).
+    Metrics are means over (seed x patient), intervals the stratified bootstrap over both.
 
     Args:
         evaluations: One per training seed, all of the same scope, timing, protocol, patients, bank and dataset.

@@ -1,4 +1,4 @@
-"""Checks a simulator must pass before anyone trusts it (benchmark specification, section 9), as numbers."""
+"""Checks a simulator must pass before anyone trusts it, as numbers."""
 
 from __future__ import annotations
 
