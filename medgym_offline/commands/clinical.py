@@ -223,7 +223,7 @@ def simulators_ceilings(
         typer.Option(
             "--world",
             help="World to search in: own, held-out, true.",
-            autocompletion=completion.one_of("own", "held-out", "true"),
+            autocompletion=completion.one_of("own", "crossfit", "true"),
         ),
     ] = "own",
     decisions: Annotated[int, typer.Option("--decisions", min=1, help="Doses per schedule, K.")] = 5,

@@ -21,6 +21,7 @@ _RETURNS = dict.fromkeys(("random", "zero", "behavior", "expert"), float)
 
 MANIFEST: dict[Any, Any] = {
     "id": str,
+    "disease": str,
     "recipe": {str: object},
     "generator": int,
     "identity": SHA256,
@@ -49,6 +50,7 @@ METADATA: dict[Any, Any] = {
     "total_steps": int,
     "medgym": {
         "patients": [str],
+        "disease": str,
         "timing": ("adaptive", "fixed"),
         "decisions": int,
         "identity": SHA256,

@@ -55,14 +55,14 @@ class Recipe:
             `max`, `clinician`) or the path of a policy file. Several joined by ` + ` take turns: of n policies,
             policy e mod n plays episode e of every patient.
         timing: `adaptive` or `fixed`.
-        decisions: K, the largest number of decisions in 96 h.
+        decisions: K, the largest number of decisions in an episode.
         reward: `integral`, `paper` or `authors`.
         episodes: Per patient.
         perturbation: Standard deviation of the noise on actions, in units of an action in [-1, 1]. The initial
-            state's is the environment's own, 0.05 normalised units.
+            state's is the environment's own.
         seed: Root seed.
-        world: World of the bank that the episodes run in: `own` (the fitted simulators), `held-out`, or `true` (the
-            twin's known truth, which stands for the real patients).
+        world: World of the bank that the episodes run in: `own` (the fitted simulators), `crossfit`, or `true` (the
+            known truth, which stands for the real patients).
     """
 
     id: str
@@ -84,7 +84,7 @@ class Recipe:
             )
         _one_of(self.id, "timing", self.timing, ("adaptive", "fixed"))
         _one_of(self.id, "reward", self.reward, ("integral", "paper", "authors"))
-        _one_of(self.id, "world", self.world, ("own", "held-out", "true"))
+        _one_of(self.id, "world", self.world, ("own", "crossfit", "true"))
         if not all(self.policies):
             raise DatasetError(f"recipe {self.id}: behavior {self.behavior!r} has an empty name in its mix")
         for field, (least, most) in _RANGES.items():
@@ -108,10 +108,6 @@ class Recipe:
     def policies(self) -> tuple[str, ...]:
         """Names of the behaviour policies, one or the parts of a mix, in turn."""
         return tuple(name.strip() for name in self.behavior.split(" + "))
-
-    @property
-    def action_dim(self) -> int:
-        return 4 if self.timing == "adaptive" else 3
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values."""

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.disease import Scales
+from medgym_offline.diseases.scales import Scales
+from medgym_offline.diseases.sepsis import DISEASE
+from medgym_offline.diseases.sepsis.field import FieldParameters, Physics
+from medgym_offline.diseases.sepsis.model import MODEL
+from medgym_offline.diseases.sepsis.twin import NOISE, TwinField, draw_twin, perfusion_gap
 from medgym_offline.errors import BankError, MedGymError
 from medgym_offline.files import release_folder, write_json
 from medgym_offline.seeds import derive_seed, generator
-from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
 from medgym_offline.simulators.data import HORIZON, block_hours, fit_data
-from medgym_offline.simulators.field import FieldParameters, Physics
 from medgym_offline.simulators.fit import fit_alone
-from medgym_offline.simulators.twin import NOISE, TwinField, draw_twin, perfusion_gap
 
 if TYPE_CHECKING:
     from medgym_offline.cohorts import Cohort
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TwinWard", "build_twin", "main", "scratch_world", "true_world", "twin_cohort", "twin_ids"]
 
-WIDE = Scales(SEPSIS.default_scales().center, SEPSIS.default_scales().scale, (100.0, 2.0, 5000.0))
+WIDE = Scales(DISEASE.default_scales().center, DISEASE.default_scales().scale, (100.0, 2.0, 5000.0))
 """Scales the twin lives in: doses wide enough that no clinician is clipped. A bank has the scales of its records."""
 
 ILLNESS = (4.0, 14.0)
@@ -65,7 +66,7 @@ def true_world(root: int, patients: Sequence[str], scales: Scales, spread: float
     field, onset = draw_twin(root, patients, spread)
     count = len(patients)
     noise = torch.from_numpy(_noise(scales)).repeat(count, 1)
-    rest = scales.normalize(SEPSIS, np.concatenate([_rest(field), np.zeros((count, 1)), onset[:, None]], 1))
+    rest = scales.normalize(DISEASE, np.concatenate([_rest(field), np.zeros((count, 1)), onset[:, None]], 1))
     world = World(field, noise, torch.tensor(rest.astype(np.float32)))
     bank = _bare(patients, scales, world)
     ill = torch.tensor([[generator(root, "illness", p).uniform(*ILLNESS)] for p in patients], dtype=torch.float32)
@@ -87,7 +88,7 @@ def _bare(patients: Sequence[str], scales: Scales, world: World) -> SimulatorBan
         population=None,
         trunk=None,
         clinician=torch.zeros(len(patients), 96, 3),
-        disease=SEPSIS,
+        disease=DISEASE,
     )
 
 
@@ -99,7 +100,7 @@ class TwinWard:
     """
 
     def __init__(self, bank: SimulatorBank):
-        params = bank._current.params
+        params = bank.current().params
         if not isinstance(params, TwinField):
             raise BankError(f"bank {bank.name!r}: world {bank.current_world!r} is fitted; take its world 'true'")
         self.patients: Sequence[str] = list(bank.patients)
@@ -132,7 +133,7 @@ class TwinWard:
 
 @own_defaults()
 def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, Course]:
-    """Records of the twin's patients (:func:`~medgym_offline.simulators.twin.draw_twin`), and what truly happened."""
+    """Records of the twin's patients (:func:`~medgym_offline.diseases.sepsis.twin.draw_twin`), and what truly happened."""
     from medgym_offline.cohorts.synthetic import synthetic_cohort
 
     ids = twin_ids(patients)
@@ -142,12 +143,11 @@ def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, 
 def scratch_world(cohort: Cohort, bank: SimulatorBank, recipe: BankRecipe, show: bool = True) -> World:
     """Ind fitted from scratch: the `own` world's records, needs and draws, no population and no pull towards one."""
     data = fit_data(cohort.to_grid(1.0, float(HORIZON)), bank.scales).restrict(block_hours(0))
-    own = bank._worlds["own"]
+    own = bank.current("own")
     params = own.params
     assert isinstance(params, FieldParameters)
-    need, response, threshold = (t.numpy() for t in (params.need, params.response, params.threshold))
     config = replace(recipe.fit, seed=derive_seed(recipe.seed, "scratch"))
-    fit = fit_alone(data, need, response, threshold, recipe.physics, config, show)
+    fit = fit_alone(data, MODEL.given_of(params), recipe.physics, config, show)
     return World(fit.params, own.noise, own.initial)
 
 
@@ -165,9 +165,9 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
         show: Progress on standard error.
 
     Returns:
-        A bank with worlds own, held-out and true; `metadata["truth"]` has the checks of `truth.truth_checks`.
+        A bank with worlds own, crossfit and true; `metadata["truth"]` has the checks of `truth.truth_checks`.
     """
-    from medgym_offline.simulators.truth import truth_checks
+    from medgym_offline.diseases.sepsis.truth import truth_checks
 
     if recipe.patients < 1:
         raise BankError(f"recipe {recipe.name!r}: a twin needs `patients`, how many to draw")
@@ -184,7 +184,7 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The synthetic twin: build its bank, write its records, compare them with real ones, show the truth checks."""
-    parser = argparse.ArgumentParser(prog="python -m medgym_offline.simulators.twin_bank", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m medgym_offline.diseases.sepsis.twin_bank", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="fit the bank and add the truth")
     build.add_argument("--recipe", type=Path, default=release_folder("generation") / "sepsis-twin-v0.toml")
@@ -210,7 +210,7 @@ def _run(options: argparse.Namespace) -> None:
     from medgym_offline.cohorts import Cohort
     from medgym_offline.cohorts.calibration import comparison, read_summary, summarise
     from medgym_offline.simulators.files import load_simulators
-    from medgym_offline.simulators.truth import change_table, truth_table
+    from medgym_offline.diseases.sepsis.truth import change_table, truth_table
 
     if options.command == "truth":
         facts = load_simulators(options.bank).metadata.get("truth")

@@ -27,14 +27,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from medgym_offline.disease import Disease, Scales, stack_last
+from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.scales import Scales, stack_last
 
-__all__ = ["K_MAX", "K_MIN", "Dynamics", "FieldParameters", "Physics", "Rates", "balance_rate", "field", "supply"]
+__all__ = ["K_MAX", "K_MIN", "FieldParameters", "Physics", "Rates", "balance_rate", "field", "supply"]
 
 
 class Rates(NamedTuple):
@@ -150,31 +151,6 @@ class Physics:
     insensible: float = 40.0
 
 
-class Dynamics(Protocol):
-    """Patient-specific numbers of a vector field, and the field itself; what a world of a bank is made of.
-
-    Attributes:
-        kind: Name of the class in a bank file.
-    """
-
-    kind: ClassVar[str]
-
-    def rate(self, disease: Disease, scales: Scales, physics: Physics, x: Tensor, u: Tensor) -> Tensor:
-        """dx/dt per hour, (P, B, D), at states x (P, B, D) and treatments u (P, B, 3) in [0, 1]."""
-
-    def relaxation(self) -> Tensor:
-        """(P, D) rough linear rates per hour."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name; the class is built from them by keyword."""
-
-    def select(self, index: Tensor) -> Dynamics:
-        """The patients at `index`."""
-
-    def to(self, where: torch.device | torch.dtype | str) -> Dynamics:
-        """The same on another device or in another precision."""
-
-
 @dataclass
 class FieldParameters:
     """Patient-specific numbers of the field; every tensor has a leading patient axis (1 broadcasts).
@@ -271,7 +247,7 @@ def balance_rate(disease: Disease, scales: Scales, insensible: float, urine: Ten
     knee, upper = disease.treatments[2].knee, scales.treatment_upper[2]
     inflow = knee * torch.expm1(fluids * float(torch.log1p(torch.tensor(upper / knee, dtype=torch.float64))))
     root = (urine * scales.scale[4] + scales.center[4]).clamp(0.0, disease.variables[4].upper ** 0.5)
-    return (inflow - root.square() / 24.0 - insensible) / (1000.0 * disease.balance_litres)
+    return (inflow - root.square() / 24.0 - insensible) / (1000.0 * disease.components[6].scale)
 
 
 def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParameters, x: Tensor, u: Tensor) -> Tensor:

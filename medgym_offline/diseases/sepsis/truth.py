@@ -30,10 +30,10 @@ import torch
 from torch import Tensor
 
 from medgym_offline.errors import BankError
+from medgym_offline.diseases.sepsis.field import FieldParameters
+from medgym_offline.diseases.sepsis.needs import shock_course
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank
-from medgym_offline.simulators.field import FieldParameters
-from medgym_offline.simulators.needs import shock_course
 
 __all__ = [
     "Model",
@@ -106,7 +106,7 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
         BankError: The bank knows no truth.
     """
     from medgym_offline.cohorts.synthetic import STEPS, live
-    from medgym_offline.simulators.twin_bank import TwinWard
+    from medgym_offline.diseases.sepsis.twin_bank import TwinWard
 
     if "true" not in bank.worlds:
         raise BankError(f"bank {bank.name!r} has no world 'true' to be checked against; its worlds are {bank.worlds}")
@@ -127,7 +127,7 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
 
 def bank_model(bank: SimulatorBank, cases: TrueCases) -> Model:
     """The bank's current world, each patient simulated by the patient's own simulator."""
-    params = bank._current.params
+    params = bank.current().params
     if not isinstance(params, FieldParameters):
         return Model(bank.flow, cases.states[..., 7])
     course = shock_course(bank.physics, params.need.expand(len(bank), -1).numpy(), _padded(cases))
@@ -137,7 +137,7 @@ def bank_model(bank: SimulatorBank, cases: TrueCases) -> Model:
 def population_model(bank: SimulatorBank, cases: TrueCases) -> Model:
     """The bank's population simulator for every patient."""
     pop = bank.population()
-    params = pop._current.params
+    params = pop.current().params
     assert isinstance(params, FieldParameters)
     course = shock_course(bank.physics, params.need.expand(len(bank), -1).numpy(), _padded(cases))
 
@@ -199,7 +199,7 @@ def _named(values: Tensor, variables: Sequence[str]) -> dict[str, float]:
 def truth_checks(
     bank: SimulatorBank, seed: int = 1, scratch: SimulatorBank | None = None, backend: str = "ode"
 ) -> dict[str, Any]:
-    """Pop, Ind, held-out Ind (and Ind from scratch) against the truth of a twin bank; see :func:`score`.
+    """Pop, Ind, crossfit Ind (and Ind from scratch) against the truth of a twin bank; see :func:`score`.
 
     Args:
         bank: A bank with worlds "own" and "true".
@@ -214,8 +214,8 @@ def truth_checks(
         return b.with_backend("ode") if backend == "ode" else b
 
     models = {"pop": population_model(solved(bank), cases), "ind": bank_model(solved(bank.world("own")), cases)}
-    if "held-out" in bank.worlds:
-        models["ind held out"] = bank_model(solved(bank.world("held-out")), cases)
+    if "crossfit" in bank.worlds:
+        models["ind crossfit"] = bank_model(solved(bank.world("crossfit")), cases)
     if scratch is not None:
         models["ind from scratch"] = bank_model(solved(scratch), cases)
     still = Model(lambda x, u, dt: x, cases.states[..., 7])
