@@ -121,14 +121,17 @@ class _Windows:
         """(P,) data term of every patient on freshly drawn windows."""
         x, u, target, weight = self.draw()
         lower, upper = (torch.from_numpy(b) for b in self.data.scales.bounds(self.data.disease))
-        hour = torch.ones(1, 1, 1)
+        # The solver's step: at most the disease's cell.
+        count = math.ceil(1.0 / self.data.disease.process.cell)
+        step = torch.full((1, 1, 1), 1.0 / count)
 
         def rhs(x: Tensor, u: Tensor) -> Tensor:
             return params.rate(self.data.disease, self.data.scales, physics, x, u)
 
         total = x.new_zeros(x.shape[0])
         for t in range(self.config.hours):
-            x = heun_step(rhs, x, u[:, :, t], hour, lower, upper)
+            for _ in range(count):
+                x = heun_step(rhs, x, u[:, :, t], step, lower, upper)
             error = torch.nn.functional.smooth_l1_loss(x[..., : self.data.values.shape[-1]], target[:, :, t], reduction="none", beta=0.5)
             total = total + (weight[:, :, t] * error).sum((1, 2))
         return total / (self.config.windows * self.config.hours)
