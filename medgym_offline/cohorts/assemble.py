@@ -161,7 +161,9 @@ def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
         hint = f" (in {named.mistaken}?)" if named.mistaken else ""
         high_dose = (pl.col("name") == named.name) & (value > limit)
         rows = rejections.drop(rows, (high_dose, f"{named.name}: above {limit:g} {unit}{hint}"))
-    factor = pl.col("name").replace_strict({name: 1.0, **{p.name: p.factor for p in concept.parts}}, return_dtype=pl.Float64)
+    factor = pl.col("name").replace_strict(
+        {name: 1.0, **{p.name: p.factor for p in concept.parts}}, return_dtype=pl.Float64
+    )
     rows = interval_rates(rows.with_columns(value=pl.coalesce("total", value * factor)), concept, rejections)
     rows = rejections.drop(
         rows,

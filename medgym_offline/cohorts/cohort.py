@@ -110,9 +110,7 @@ class Cohort:
                 raise unknown_name("patient", patient, known)
         keep = pl.col("patient").is_in(list(patients))
         kept = {"table": self.table.filter(keep), "stays": self.stays.filter(keep)}
-        return replace(
-            self, **kept, metadata=copy.deepcopy(self.metadata), rejections=copy.deepcopy(self.rejections)
-        )
+        return replace(self, **kept, metadata=copy.deepcopy(self.metadata), rejections=copy.deepcopy(self.rejections))
 
     @classmethod
     def from_table(
@@ -157,7 +155,10 @@ class Cohort:
         text = json.dumps(payload, sort_keys=True, allow_nan=False)
         data = self.table.select(COLUMNS).to_arrow(compat_level=pl.CompatLevel.oldest())
         # Plain types, whatever polars prefers: other readers must open the file.
-        kinds = {**dict.fromkeys(COLUMNS, arrow.string()), **dict.fromkeys(("time_h", "end_h", "value"), arrow.float64())}
+        kinds = {
+            **dict.fromkeys(COLUMNS, arrow.string()),
+            **dict.fromkeys(("time_h", "end_h", "value"), arrow.float64()),
+        }
         data = data.cast(arrow.schema(list(kinds.items()))).replace_schema_metadata({b"medgym": text.encode()})
         with atomic_path(path) as temporary:
             parquet.write_table(data, temporary, compression="zstd")
@@ -195,7 +196,9 @@ class Cohort:
             raise CohortError(f"{path}: names no disease; build the table again, or say which definition it follows")
         found = definition or definition_named(str(named), str(path))
         if named not in (None, found.disease):
-            raise CohortError(f"{path}: a cohort of disease {named!r}, not of {found.disease!r}; give one of the latter")
+            raise CohortError(
+                f"{path}: a cohort of disease {named!r}, not of {found.disease!r}; give one of the latter"
+            )
         rejections = Rejections.from_json(payload.pop("rejections", {}))
         described = payload.pop("stays", None)
         stays = pl.DataFrame(described, schema_overrides=_stay_types(found)) if described else None

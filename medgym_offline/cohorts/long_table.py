@@ -10,7 +10,15 @@ from medgym_offline.cohorts.cells import hours_since, identifier, midnights, num
 from medgym_offline.cohorts.frames import Rejections, pl
 from medgym_offline.cohorts.names import own_variables, typed_attributes
 from medgym_offline.cohorts.source import Records, dataset_licence, event_frame, flags_of
-from medgym_offline.cohorts.tables import as_text, collect, column_names, find_table, nearly_named, scan_file, table_stem
+from medgym_offline.cohorts.tables import (
+    as_text,
+    collect,
+    column_names,
+    find_table,
+    nearly_named,
+    scan_file,
+    table_stem,
+)
 from medgym_offline.cohorts.units import accepted_units, conversion
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
@@ -96,7 +104,9 @@ def long_records(
 
 def _text(frame: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
     texts = as_text(frame.lazy())
-    return texts.with_columns(identifier(name) for name in ("stay", "subject") if name in texts.collect_schema().names())
+    return texts.with_columns(
+        identifier(name) for name in ("stay", "subject") if name in texts.collect_schema().names()
+    )
 
 
 def _files(path: Path) -> tuple[Path | None, Path | None]:
@@ -130,7 +140,9 @@ def _scanned(frame: pl.LazyFrame, definition: CohortDefinition, where: str, reje
     return rejections.drop(events, (pl.col("stay_id").is_null(), "events: no id of the stay"))
 
 
-def _scanned_stays(frame: pl.LazyFrame, definition: CohortDefinition, where: str, rejections: Rejections) -> pl.DataFrame:
+def _scanned_stays(
+    frame: pl.LazyFrame, definition: CohortDefinition, where: str, rejections: Rejections
+) -> pl.DataFrame:
     """stay_id and whatever else the table of stays has, typed."""
     dated = [name for name in _DATED if name in frame.collect_schema().names()]
     stays = collect(frame.rename({"stay": "stay_id"}).with_columns(times(*dated)), where, keep_marks=True)
@@ -139,7 +151,9 @@ def _scanned_stays(frame: pl.LazyFrame, definition: CohortDefinition, where: str
         rejections.doubt(f"stays: {name} without an hour, read as midnight", midnights(mark))
         unread = int((stays[name].is_null() & mark.is_not_null()).sum())
         rejections.repair(f"stays: {name} cannot be read, left empty", unread)
-    stays = rejections.drop(stays.drop(f"{n}|time" for n in dated), (pl.col("stay_id").is_null(), "stays: no id of the stay"))
+    stays = rejections.drop(
+        stays.drop(f"{n}|time" for n in dated), (pl.col("stay_id").is_null(), "stays: no id of the stay")
+    )
     return typed_attributes(stays, flags_of(definition), where, rejections)
 
 
@@ -232,12 +246,16 @@ def _stays(
     people = pl.col("subject").drop_nulls().unique().sort()
     seen = events.group_by("stay_id").agg(last.alias("last_h"), people.alias("people")).sort("stay_id")
     for stay, several in seen.filter(pl.col("people").list.len() > 1).select("stay_id", "people").iter_rows():
-        raise CohortError(f"{where}: stay {stay!r} belongs to {several[0]!r} and to {several[1]!r}; correct the subject")
+        raise CohortError(
+            f"{where}: stay {stay!r} belongs to {several[0]!r} and to {several[1]!r}; correct the subject"
+        )
     seen = seen.with_columns(who=pl.col("people").list.first())
     stays = seen if described is None else described.join(seen, on="stay_id", how="left", maintain_order="left")
     kinds = {"subject": pl.String, "sex": pl.String, **dict.fromkeys(_NUMBERS, pl.Float64)}
     kinds |= dict.fromkeys(flags_of(definition), pl.Boolean)
-    stays = stays.with_columns(pl.lit(None, kind).alias(name) for name, kind in kinds.items() if name not in stays.columns)
+    stays = stays.with_columns(
+        pl.lit(None, kind).alias(name) for name, kind in kinds.items() if name not in stays.columns
+    )
     spent = hours_since("discharge", "admission") if set(_DATED) <= set(stays.columns) else pl.lit(None, pl.Float64)
     stays = stays.with_columns(
         subject=pl.coalesce("subject", "who", "stay_id"), los_h=pl.coalesce("los_h", spent, "last_h")

@@ -176,9 +176,7 @@ def _scan(file: Path, definition: CohortDefinition, rejections: Rejections) -> p
     return events.filter(~unread).select(columns)
 
 
-def _read_stays(
-    events: pl.DataFrame, path: Path, definition: CohortDefinition, rejections: Rejections
-) -> pl.DataFrame:
+def _read_stays(events: pl.DataFrame, path: Path, definition: CohortDefinition, rejections: Rejections) -> pl.DataFrame:
     """stay_id (subject and ordinal), subject, intime, los_h, age, sex, weight_kg, diagnoses, died."""
     moves = events.filter(pl.col("kind").is_in(["ICU_ADMISSION", "ICU_DISCHARGE"])).sort(
         # A move between units ends one stay and begins the next at one time.

@@ -79,7 +79,9 @@ class MimicTables:
         laboratory = self._laboratory(hospital, stays, definition, rejections)
         stays = self._weighed(icu, stays, chart, rejections)
         events = observed_events({"chart": chart, "laboratory": laboratory}, definition, rejections)
-        outputs = [self._outputs(icu, c, stays, definition, rejections) for c in definition.variables if c.ids("output")]
+        outputs = [
+            self._outputs(icu, c, stays, definition, rejections) for c in definition.variables if c.ids("output")
+        ]
         orders = []
         for table in self._inputs(icu):
             self._count_unlisted(icu, table, definition, rejections)
@@ -109,9 +111,7 @@ class MimicTables:
     def _inputs(self, icu: Path) -> list[str]:
         return [name for name in self.icu[3:] if find_table(icu, name) is not None]
 
-    def _stays(
-        self, icu: Path, hospital: Path, definition: CohortDefinition, rejections: Rejections
-    ) -> pl.DataFrame:
+    def _stays(self, icu: Path, hospital: Path, definition: CohortDefinition, rejections: Rejections) -> pl.DataFrame:
         """stay_id, subject, intime, los_h, age, sex, diagnoses and died; each stay once and with both times."""
 
         def table(folder: Path, name: str, *columns: str, dated: int = 0, numeric: Sequence[str] = ()) -> pl.DataFrame:
@@ -173,7 +173,14 @@ class MimicTables:
     def _laboratory(
         self, hospital: Path, stays: pl.DataFrame, definition: CohortDefinition, rejections: Rejections
     ) -> pl.DataFrame:
-        columns = ("subject_id", "itemid", "charttime", "value", "valuenum", *((self.specimen,) if self.specimen else ()))
+        columns = (
+            "subject_id",
+            "itemid",
+            "charttime",
+            "value",
+            "valuenum",
+            *((self.specimen,) if self.specimen else ()),
+        )
         items = list(named_items(definition, "laboratory"))
         return self._charted(hospital, self.hospital[2], "laboratory", columns, items, stays, definition, rejections)
 
@@ -278,9 +285,7 @@ class MimicTables:
         events = events.rename({self.stay: "icustay_id", "itemid": "item", value: "value", unit: "unit"})
         spelled = pl.col("unit").str.strip_chars().str.to_lowercase().replace(_CAREVUE_UNITS)
         extra = ("item", "value", "unit", "stopped")
-        rows = attach(
-            events.with_columns(unit=spelled), stays, rejections, concept.name, definition.lookback, extra
-        )
+        rows = attach(events.with_columns(unit=spelled), stays, rejections, concept.name, definition.lookback, extra)
         rows = _named(rows, concept)
         spread = _held_points if concept.given == "rate" else _summed_points
         return spread(rows, concept, rejections).select("stay_id", "item", "name", "t_h", "end_h", "value", "unit")

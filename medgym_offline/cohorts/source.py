@@ -74,7 +74,9 @@ def event_frame(*parts: pl.DataFrame) -> pl.DataFrame:
     columns = {"stay_id": pl.String, "name": pl.String, "t_h": pl.Float64, "end_h": pl.Float64, "value": pl.Float64}
     kinds = {**columns, "amount": pl.Boolean, "total": pl.Float64}
     empty = {name: pl.lit(False if name == "amount" else None, kind) for name, kind in kinds.items()}
-    full = [part.with_columns(empty[c].alias(c) for c in kinds if c not in part.columns).select(*kinds) for part in parts]
+    full = [
+        part.with_columns(empty[c].alias(c) for c in kinds if c not in part.columns).select(*kinds) for part in parts
+    ]
     return pl.concat([pl.DataFrame(schema=kinds), *full])
 
 

@@ -38,7 +38,11 @@ def conversion(named: Concept | Part, unit: str, item: str | None = None, orders
     """
     plain = _plain(unit)
     for known in _units(named):
-        if _plain(known.name) == plain and (orders or not known.per_patient) and (not known.items or item in known.items):
+        if (
+            _plain(known.name) == plain
+            and (orders or not known.per_patient)
+            and (not known.items or item in known.items)
+        ):
             return known
     return None
 
@@ -87,7 +91,9 @@ def in_own_units(
     rows = rows.join(weights.select("stay_id", "weight_kg"), on="stay_id", how="left", maintain_order="left")
     guessed = pl.col("per_patient") & pl.col("weight_kg").is_null()
     for name, count in rows.filter(guessed).group_by("name").len().sort("name").iter_rows():
-        reason = f"{definition.owner[name].name}: given per patient and the weight unknown, {default_weight:g} kg assumed"
+        reason = (
+            f"{definition.owner[name].name}: given per patient and the weight unknown, {default_weight:g} kg assumed"
+        )
         rejections.repair(reason, count)
     weight = pl.when("per_patient").then(pl.col("weight_kg").fill_null(default_weight)).otherwise(1.0)
     return rows.with_columns(value=pl.col("value") * pl.col("factor") / weight).drop("weight_kg")

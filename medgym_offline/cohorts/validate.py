@@ -121,7 +121,9 @@ def _convert(
         if known is None or known.amount:
             amounts = {u.name for u in concept.units if u.amount}
             choices = ", ".join(u for u in accepted_units(concept) if u not in amounts)
-            raise CohortError(f"{where}: unknown unit {unit!r} of {variable!r}; convert the column to one of: {choices}")
+            raise CohortError(
+                f"{where}: unknown unit {unit!r} of {variable!r}; convert the column to one of: {choices}"
+            )
         if known.factor != 1.0:
             mine = pl.col("variable") == variable
             rejections.repair(f"{variable}: converted from {unit}", frame.select(mine.sum()).item())

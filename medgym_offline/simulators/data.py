@@ -137,7 +137,7 @@ def fit_data(grid: GridCohort, scales: Scales | None = None, disease: Disease = 
     values = np.where(mask, values, 0.0).astype(np.float32)
     u = scales.normalize_treatment(disease, grid.treatment.astype(np.float64)).astype(np.float32)
     low, high = disease.balance_bounds
-    balance = (np.clip(grid.fluid_balance, low, high) / disease.balance_litres).astype(np.float32)
+    balance = (np.clip(grid.derived["fluid_balance"], low, high) / disease.balance_litres).astype(np.float32)
     return FitData(
         tuple(grid.patients), scales, values, mask, u, balance, grid.length.astype(np.int64), start_states(values, mask)
     )

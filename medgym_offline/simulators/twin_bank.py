@@ -27,7 +27,7 @@ from medgym_offline.simulators.twin import NOISE, TwinField, draw_twin, perfusio
 
 if TYPE_CHECKING:
     from medgym_offline.cohorts import Cohort
-    from medgym_offline.cohorts.synthetic import Course
+    from medgym_offline.diseases.sepsis.cohort.synthetic import Course
 
 __all__ = ["TwinWard", "build_twin", "main", "scratch_world", "true_world", "twin_cohort", "twin_ids"]
 
@@ -92,7 +92,7 @@ def _bare(patients: Sequence[str], scales: Scales, world: World) -> SimulatorBan
 
 
 class TwinWard:
-    """A bank's true patients for `medgym_offline.cohorts.synthetic`: see `Ward` there.
+    """A bank's true patients for `medgym_offline.diseases.sepsis.cohort.synthetic`: see `Ward` there.
 
     Args:
         bank: A bank in its world "true".
@@ -133,7 +133,7 @@ class TwinWard:
 @own_defaults()
 def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, Course]:
     """Records of the twin's patients (:func:`~medgym_offline.simulators.twin.draw_twin`), and what truly happened."""
-    from medgym_offline.cohorts.synthetic import synthetic_cohort
+    from medgym_offline.diseases.sepsis.cohort.synthetic import synthetic_cohort
 
     ids = twin_ids(patients)
     return synthetic_cohort(TwinWard(_bare(ids, WIDE, true_world(seed, ids, WIDE, spread))), seed)
@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from medgym_offline.cohorts import Cohort
-    from medgym_offline.cohorts.calibration import comparison, read_summary, summarise
+    from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarise
     from medgym_offline.simulators.files import load_simulators
     from medgym_offline.simulators.truth import change_table, truth_table
 

@@ -80,9 +80,7 @@ def urine_records(rows: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     """mL of each record, irrigant negative (so that sums over time can be)."""
     value = pl.col("value")
     rows = rejections.drop(
-        rows,
-        (value.is_null(), "urine: value is missing or not a number"),
-        (value < 0.0, "urine: a record below 0"),
+        rows, (value.is_null(), "urine: value is missing or not a number"), (value < 0.0, "urine: a record below 0")
     )
     return rows.with_columns(value=pl.when(pl.col("item") == IRRIGANT).then(-value).otherwise(value))
 
