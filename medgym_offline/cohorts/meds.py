@@ -6,19 +6,12 @@ rates, the status of an order, or stay ids.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from medgym_offline.cohorts.cells import hours_since, numbers, on_one_clock, times
-from medgym_offline.cohorts.clock import attach
 from medgym_offline.cohorts.frames import Rejections, pl
-from medgym_offline.cohorts.mimic import (
-    coded,
-    observed_events,
-    ordered_events,
-    possible_weights,
-    reject_unlisted,
-    years_between,
-)
+from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
 from medgym_offline.cohorts.source import Records, dataset_licence, event_frame
 from medgym_offline.cohorts.tables import collect, column_names, only_file, scan_file, table_files, table_stem
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
@@ -62,33 +55,28 @@ class MedsEvents:
         everything = _events(files, definition, rejections)
         infused = kind.is_in(["INFUSION_START", "INFUSION_END"])
         events = rejections.distinct(everything.filter(~infused), "events")
-        stays = _read_stays(events, path, definition, rejections)
-        lookback, charted = definition.lookback, events.rename({"time": "charttime"})
-        extra = ("item", "value", "text")
-        measured = attach(charted.filter(kind == "LAB"), stays, rejections, "events", lookback, extra)
+        intake = _read_stays(events, path, definition, rejections)
+        charted = events.rename({"time": "charttime"})
+        measured = intake.attach(charted.filter(kind == "LAB"), "events")
         wordy = [i for c in definition.variables if c.reads_text for i in _measured(c)]
         empty = pl.col("value").is_null() & ~(item.is_in(wordy) & pl.col("text").is_not_null())
         measured = rejections.drop(measured, (empty, "events: value is missing or not a number"))
-        observed = observed_events(
-            {"meds": measured.with_columns(key=pl.lit(None, pl.String))}, _of_meds(definition), rejections
-        )
-        parts = [observed]
-        for concept in (c for c in definition.variables if c.ids("output")):
-            wanted = [*concept.ids("output"), *concept.beside_ids("output")]
-            mine = charted.filter((kind == "SUBJECT_FLUID_OUTPUT") & item.is_in(wanted))
-            rows = attach(mine, stays, rejections, concept.name, lookback, ("item", "value"))
-            rows = rows.with_columns(name=pl.lit(concept.name), amount=pl.lit(True))
-            parts.append(rows if concept.prepare is None else concept.prepare(rows, rejections))
+        observed = replace(intake, definition=_of_meds(definition)).observed({"meds": measured})
+        outputs = charted.filter(kind == "SUBJECT_FLUID_OUTPUT")
+        recorded = [
+            intake.records(outputs.filter(item.is_in(concept.wanted("output"))), concept)
+            for concept in definition.variables
+            if concept.ids("output")
+        ]
         listed = [i for concept in definition.treatments for i in concept.ids("input")]
         started = (kind == "INFUSION_START") & ~item.is_in(listed).fill_null(False)
-        counts = everything.filter(started).group_by(itemid="item").len()
-        reject_unlisted(counts, _labels(path), definition, rejections)
-        orders = _orders(_infusions(everything.filter(infused & ~started), rejections), stays, lookback, rejections)
+        intake.count_unlisted(everything.filter(started).group_by("item").len(), _labels(path))
+        orders = _orders(_infusions(everything.filter(infused & ~started), rejections), intake)
         given = [_given(orders, concept, rejections) for concept in definition.treatments if concept.ids("input")]
         return Records(
             dataset="mimic-iv",
-            stays=stays.drop("intime"),
-            events=event_frame(*parts, ordered_events(given, stays, definition, rejections)),
+            stays=intake.stays.drop("intime"),
+            events=event_frame(observed, *recorded, intake.ordered(given)),
             rejections=rejections,
             provenance={
                 "layout": self.layout,
@@ -128,7 +116,6 @@ def _measured(concept: Concept) -> tuple[str, ...]:
 
 def _of_meds(definition: CohortDefinition) -> CohortDefinition:
     """The definition with all that is charted and measured under the role "meds"; there are no specimens here."""
-    from dataclasses import replace
 
     def changed(concept: Concept) -> Concept:
         prepare = None if concept.beside else concept.prepare
@@ -155,35 +142,29 @@ def _scan(file: Path, definition: CohortDefinition, rejections: Rejections) -> p
     concepts = definition.concepts.values()
     items = {
         "LAB": [i for c in concepts for i in _measured(c)],
-        "SUBJECT_FLUID_OUTPUT": [i for c in concepts for i in (*c.ids("output"), *c.beside_ids("output"))],
+        "SUBJECT_FLUID_OUTPUT": [i for c in concepts for i in c.wanted("output")],
         "INFUSION_END": [i for c in concepts for i in c.ids("input")],
     }
     column = _value_column(file) or "value"
+    frame = scan_file(file, ("subject_id", "time", "code", column), optional=("text_value",))
     parts = pl.col("code").str.splitn("//", 3).struct
-    frame = scan_file(file, ("subject_id", "time", "code", column), optional=("text_value",)).with_columns(
-        kind=parts.field("field_0"), item=parts.field("field_1"), detail=parts.field("field_2")
-    )
-    kind, item = pl.col("kind"), pl.col("item")
+    kind, item, detail = (parts.field(f"field_{n}") for n in range(3))
     wanted = [(kind == name) & item.is_in(ids).fill_null(False) for name, ids in items.items()]
     text = pl.col("text_value") if "text_value" in frame.collect_schema().names() else pl.lit(None, pl.String)
-    frame = frame.filter(pl.any_horizontal(kind.is_in(_KEPT), *wanted)).with_columns(text=text)
-    frame = frame.rename({column: "value"} if column != "value" else {})
-    columns = ("subject_id", "time", "kind", "item", "detail", "value", "text")
-    typed = frame.select(columns).with_columns(*times("time"), *numbers("value"))
-    events = collect(typed, file, keep_marks=True)
-    unread = events["time"].is_null() & events["time|time"].is_not_null()
-    rejections.reject("events: time cannot be read", int(unread.sum()))
-    return events.filter(~unread).select(columns)
-
-
-def _read_stays(events: pl.DataFrame, path: Path, definition: CohortDefinition, rejections: Rejections) -> pl.DataFrame:
-    """stay_id (subject and ordinal), subject, intime, los_h, age, sex, weight_kg, diagnoses, died."""
-    moves = events.filter(pl.col("kind").is_in(["ICU_ADMISSION", "ICU_DISCHARGE"])).sort(
-        # A move between units ends one stay and begins the next at one time.
-        "subject_id",
-        "time",
-        pl.col("kind") == "ICU_ADMISSION",
+    frame = frame.filter(pl.any_horizontal(kind.is_in(_KEPT), *wanted)).select(
+        "subject_id", "time", kind=kind, item=item, detail=detail, value=column, text=text, key=pl.lit(None, pl.String)
     )
+    events = collect(frame.with_columns(*times("time"), *numbers("value")), file, keep_marks=True)
+    unread = pl.col("time").is_null() & pl.col("time|time").is_not_null()
+    events = rejections.drop(events, (unread, "events: time cannot be read"))
+    return events.select(pl.exclude("^.*[|].*$"))
+
+
+def _read_stays(events: pl.DataFrame, path: Path, definition: CohortDefinition, rejections: Rejections) -> Intake:
+    """Stays: stay_id (subject and ordinal), subject, intime, los_h, age, sex, weight_kg, diagnoses, died."""
+    moves = events.filter(pl.col("kind").is_in(["ICU_ADMISSION", "ICU_DISCHARGE"]))
+    # A move between units ends one stay and begins the next at one time.
+    moves = moves.sort("subject_id", "time", pl.col("kind") == "ICU_ADMISSION")
     leaves = pl.col("kind").shift(-1).over("subject_id") == "ICU_DISCHARGE"
     left = pl.when(leaves).then(pl.col("time").shift(-1).over("subject_id"))
     admissions = moves.with_columns(outtime=left).filter(pl.col("kind") == "ICU_ADMISSION")
@@ -198,47 +179,35 @@ def _read_stays(events: pl.DataFrame, path: Path, definition: CohortDefinition, 
     )
     if stays.is_empty():
         raise CohortError(f"{path}: no ICU_ADMISSION followed by an ICU_DISCHARGE; are these events of MIMIC-IV?")
+    intake = Intake(definition, stays, rejections)
+    weights = events.filter(pl.col("kind") == "SUBJECT_WEIGHT_AT_INFUSION").drop_nulls("value")
+    weights = possible_weights(intake.attach(weights.rename({"time": "charttime"}), "weight"), rejections)
     births = _of(events, "MEDS_BIRTH").select("subject", birth="time").unique("subject", keep="first")
     sexes = _of(events, "GENDER").select("subject", sex="item").unique("subject", keep="first")
-    weights = events.filter((pl.col("kind") == "SUBJECT_WEIGHT_AT_INFUSION") & pl.col("value").is_not_null())
-    weights = possible_weights(weights, rejections).rename({"time": "charttime"})
-    placed = attach(weights, stays, rejections, "weight", definition.lookback, ("value",))
-    medians = placed.group_by("stay_id").agg(pl.col("value").median().alias("weight_kg"))
-    stays = stays.join(births, on="subject", how="left", maintain_order="left")
-    stays = stays.join(sexes, on="subject", how="left", maintain_order="left")
-    stays = stays.with_columns(age=years_between(pl.col("birth"), pl.col("intime")))
-    for part in (_outcomes(events, stays, definition), medians):
-        stays = stays.join(part, on="stay_id", how="left", maintain_order="left")
-    flags = [pl.col(name).fill_null(False) for name in (*(d.name for d in definition.diagnoses), "died")]
-    return stays.select("stay_id", "subject", "intime", "los_h", "age", "sex", "weight_kg", *flags).sort("stay_id")
+    outcomes = _outcomes(events, stays, definition)
+    for part, key in ((births, "subject"), (sexes, "subject"), (outcomes, "stay_id"), (weights, "stay_id")):
+        stays = stays.join(part, on=key, how="left", maintain_order="left")
+    died, age = pl.col("died").fill_null(False), years_between(pl.col("birth"), pl.col("intime")).alias("age")
+    names = ("stay_id", "subject", "intime", "los_h", age, "sex", "weight_kg", *(d.name for d in definition.diagnoses))
+    intake.stays = stays.select(*names, died).sort("stay_id")
+    return intake
 
 
 def _outcomes(events: pl.DataFrame, stays: pl.DataFrame, definition: CohortDefinition) -> pl.DataFrame:
     """stay_id, diagnoses, died: of the first hospital discharge after the latest hospital admission before the stay."""
     admissions = _of(events, "HOSPITAL_ADMISSION").select("subject", admitted="time").sort("admitted")
     ends = _of(events, "HOSPITAL_DISCHARGE").select("subject", discharged="time", ending="item")
-    timed = stays.select("stay_id", "subject", "intime").sort("intime")
-    timed = timed.join_asof(
-        admissions, left_on="intime", right_on="admitted", by="subject", check_sortedness=False
-    ).with_columns(since=pl.coalesce("admitted", "intime"))
-    timed = timed.sort("since").join_asof(
-        ends.sort("discharged", "ending"),
-        left_on="since",
-        right_on="discharged",
-        by="subject",
-        strategy="forward",
-        check_sortedness=False,
-    )
+    latest = {"left_on": "intime", "right_on": "admitted", "by": "subject", "check_sortedness": False}
+    first = {**latest, "left_on": "since", "right_on": "discharged", "strategy": "forward"}
+    timed = stays.select("stay_id", "subject", "intime").sort("intime").join_asof(admissions, **latest)
+    timed = timed.with_columns(since=pl.coalesce("admitted", "intime")).sort("since")
+    timed = timed.join_asof(ends.sort("discharged", "ending"), **first)
     parts = pl.col("detail").str.splitn("//", 2).struct
     codes = timed.join(_of(events, "DIAGNOSIS"), on="subject")
     codes = codes.filter(hours_since("time", "discharged").abs() <= _CODING_HOURS)
-    flags = {
-        d.name: pl.col("stay_id").is_in(
-            codes.filter(coded(d, parts.field("field_1"), parts.field("field_0")))["stay_id"].unique().to_list()
-        )
-        for d in definition.diagnoses
-    }
-    return timed.select("stay_id", died=pl.col("ending") == "DIED", **flags)
+    codes = codes.with_columns(icd_version=parts.field("field_0"), icd_code=parts.field("field_1"))
+    flags = (coded(diagnosis, codes, "stay_id") for diagnosis in definition.diagnoses)
+    return timed.select("stay_id", *flags, died=pl.col("ending") == "DIED")
 
 
 def _of(events: pl.DataFrame, kind: str) -> pl.DataFrame:
@@ -274,7 +243,7 @@ def _infusions(events: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
     return pl.concat([kept.join(better, on=keys, how="anti"), other.join(better, on=keys, how="semi")])
 
 
-def _orders(events: pl.DataFrame, stays: pl.DataFrame, lookback: float, rejections: Rejections) -> pl.DataFrame:
+def _orders(events: pl.DataFrame, intake: Intake) -> pl.DataFrame:
     """stay_id, item, t_h, end_h, rate, amount: the k-th start of an item belongs to its k-th end, per person."""
     keys = ["subject_id", "item", "k"]
     order = pl.int_range(pl.len()).over("subject_id", "item").alias("k")
@@ -283,6 +252,7 @@ def _orders(events: pl.DataFrame, stays: pl.DataFrame, lookback: float, rejectio
     ends = events.filter(pl.col("kind") == "INFUSION_END").with_columns(order)
     ends = ends.select(*keys, endtime="time", amount="value")
     paired = starts.join(ends, on=keys, how="left", maintain_order="left")
+    rejections = intake.rejections
     paired = rejections.drop(paired, (pl.col("endtime").is_null(), "infusion: a start without an end"))
     paired = paired.select("subject_id", "item", "endtime", "amount", charttime="time", rate="value")
     rejections.reject("infusion: an end without a start", ends.height - paired.height)
@@ -290,7 +260,7 @@ def _orders(events: pl.DataFrame, stays: pl.DataFrame, lookback: float, rejectio
     paired = _ranked(paired, "charttime", "rate", pl.col("amount") / hours)
     paired = _ranked(paired, "endtime", "amount", pl.col("rate") * hours)
     paired = rejections.distinct(paired, "order", tolerated=REPEATED_ORDERS)
-    return attach(paired, stays, rejections, "infusion", lookback, ("item", "rate", "amount"))
+    return intake.attach(paired, "infusion")
 
 
 def _ranked(orders: pl.DataFrame, tied: str, column: str, fits: pl.Expr) -> pl.DataFrame:
@@ -309,20 +279,14 @@ def _ranked(orders: pl.DataFrame, tied: str, column: str, fits: pl.Expr) -> pl.D
 
 def _given(orders: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.DataFrame:
     """Orders of one treatment, in the units that MIMIC-IV charts it in (checked against amounts)."""
-    names = {item: part.name for part in concept.parts for item in part.ids("input")}
-    units = {part.name: part.ordered_in or part.unit for part in concept.parts}
-    amount = next((unit.name for unit in concept.units if unit.amount and unit.factor == 1.0), concept.unit)
-    name = pl.col("item").replace_strict(names, default=concept.name, return_dtype=pl.String)
-    mine = orders.filter(pl.col("item").is_in(concept.ids("input"))).with_columns(
-        name=name, value=pl.col(concept.given)
-    )
-    unit = pl.col("name").replace_strict(units, default=amount if concept.given == "amount" else concept.unit)
-    mine = rejections.drop(
-        mine.with_columns(unit=unit),
-        (pl.col("value").is_null(), f"{concept.name}: no {concept.given}"),
-        (pl.col("value") == 0.0, f"{concept.name}: nothing given (0)"),
-    )
-    for item, words in concept.unitless.items():
-        doubted = mine.select((pl.col("item") == item).sum()).item()
-        rejections.doubt(f"{concept.name}: {words}, read as {amount}", doubted)
+    units = {item: part.ordered_in or part.unit for part in concept.parts for item in part.ids("input")}
+    own = concept.unit
+    if concept.given == "amount":
+        own = next((unit.name for unit in concept.units if unit.amount and unit.factor == 1.0), own)
+    item = pl.col("item")
+    unit = item.replace_strict(units, default=own, return_dtype=pl.String)
+    mine = orders.filter(item.is_in(concept.ids("input"))).with_columns(value=concept.given, unit=unit)
+    for unsaid, words in concept.unitless.items():
+        doubted = mine.select(((item == unsaid) & pl.col("value").is_not_null()).sum()).item()
+        rejections.doubt(f"{concept.name}: {words}, read as {own}", doubted)
     return mine

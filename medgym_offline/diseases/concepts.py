@@ -149,6 +149,10 @@ class Concept:
         """Item ids in tables of that role, of the concept and its parts."""
         return (*_ids(self.items, role), *(item for part in self.parts for item in part.ids(role)))
 
+    def wanted(self, role: str) -> tuple[str, ...]:
+        """Item ids to read of tables of that role, also those that `prepare` needs beside them."""
+        return (*self.ids(role), *self.beside_ids(role))
+
     def beside_ids(self, role: str) -> tuple[str, ...]:
         """Item ids that `prepare` needs beside them."""
         return _ids(self.beside, role)
