@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from medgym_offline.cohorts.calibration import read_summary, summarise
+from medgym_offline.diseases.sepsis.cohort.calibration import read_summary, summarise
 from medgym_offline.files import release_folder, write_json
 from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.checks import constant_policies

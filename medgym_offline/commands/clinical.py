@@ -25,6 +25,7 @@ __all__ = ["register"]
 CohortTable = Annotated[
     Path, typer.Argument(metavar="COHORT", help="A cohort table (.parquet), as `cohort build` writes.")
 ]
+DiseaseName = Annotated[str, typer.Option("--disease", help="Whose variables and treatments are read.")]
 Recipe = Annotated[Path | None, typer.Option("--recipe", help="Bank recipe (.toml); default: the release's settings.")]
 Chosen = Annotated[
     int | None, typer.Option("--patients", min=1, help="How many stays, chosen by the coverage rule (default: all).")
@@ -37,15 +38,16 @@ def cohort_build(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The cohort table to write (.parquet).")],
     patients: Chosen = None,
+    disease: DiseaseName = "sepsis",
     json: Json = False,
 ) -> None:
     """Read clinical records, check them, and write one cohort table; says what was rejected and why.
 
     Example: medgym-offline cohort build mimic-iii-demo-1.4/raw_subset --output runs/cohort.parquet
     """
-    from medgym_offline.cohorts import build_cohort
+    from medgym_offline.cohorts import build_cohort, definition_named
 
-    summary = build_cohort(sources, output, patients)
+    summary = build_cohort(sources, output, definition_named(disease, "--disease"), patients)
     if json:
         print_json(summary.to_json())
         return

@@ -428,7 +428,6 @@ class Disease:
         environments: Further Gymnasium environments beside `medgym/<Name>-v0`: {"NameTwin-v0": arguments}.
         truth_facts: A bank with a world "true" -> facts for its audit: how far the fits are from the truth.
         model: () -> :class:`Model`, imported when asked for; None if simulators are not learned.
-        derived_course: A cohort's grid -> (P, T, derived components) as charted, physical units.
         cohort: () -> the definition of its cohorts, for :mod:`medgym_offline.cohorts`; None without records.
         caution: One line for every card: what the severity is not.
         license: SPDX name of the license of its datasets, lower case.
@@ -459,7 +458,6 @@ class Disease:
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     truth_facts: Callable[[Any], dict[str, Any]] | None = None
     model: Callable[[], Model] | None = None
-    derived_course: Callable[[Any], np.ndarray] | None = None
     cohort: Callable[[], Any] | None = None
     caution: str = ""
     license: str = "mit"

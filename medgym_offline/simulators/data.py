@@ -139,9 +139,9 @@ def fit_data(grid: GridCohort, disease: Disease, scales: Scales | None = None) -
     values = np.where(mask, values, 0.0).astype(np.float32)
     u = scales.normalize_treatment(disease, grid.treatment.astype(np.float64)).astype(np.float32)
     derived = np.zeros((*values.shape[:2], 0), np.float32)
-    if disease.derived_course is not None:
-        charted, first = disease.derived_course(grid), len(disease.variables)
-        columns = [scales.normal_column(disease, charted[..., j], first + j) for j in range(charted.shape[-1])]
+    charted = [(j, c.name) for j, c in enumerate(disease.components) if c.kind == "derived"]
+    if charted:
+        columns = [scales.normal_column(disease, grid.derived[name], j) for j, name in charted]
         derived = np.stack(columns, -1).astype(np.float32)
     length, start = grid.length.astype(np.int64), start_states(values, mask, disease)
     return FitData(disease, tuple(grid.patients), scales, values, mask, u, derived, length, start)

@@ -16,6 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from medgym_offline.cohorts import Cohort
+from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import BankError, MissingExtraError
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.audit import add_forecasts, audit, goals, hard_checks
@@ -67,7 +68,7 @@ def cohort(tiny_bank: SimulatorBank) -> Cohort:
             rows.append((patient, 0.0, 40.0, treatment.name, float(doses[j]), "test"))
     names = ["patient", "time_h", "end_h", "variable", "value", "source"]
     table = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
-    return Cohort.from_table(table, pl.DataFrame({"patient": list(tiny_bank.patients), "los_h": [40.0] * 4}))
+    return Cohort.from_table(table, COHORT, pl.DataFrame({"patient": list(tiny_bank.patients), "los_h": [40.0] * 4}))
 
 
 def test_scores_are_those_of_an_hourly_rollout(tiny_bank: SimulatorBank) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.grid import GridCohort
+from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import BankError
 from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
@@ -54,7 +55,7 @@ def grid() -> GridCohort:
     treatment = bank.denormalize_treatment(torch.from_numpy(u)).numpy()
     length = np.array([96, 96, 80, 96, 60, 96])
     balance = 5.0 * path[..., 6].numpy()
-    return GridCohort(ids, ids, 1.0, np.where(mask, physical, np.nan), mask, treatment, length, balance)
+    return GridCohort(ids, ids, 1.0, np.where(mask, physical, np.nan), mask, treatment, length, {"fluid_balance": balance})
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +273,7 @@ def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
     )
     # Nobody's urine was charted and nobody got fluids: as of any other, only the prior knows of them.
     charted = ~toy_cohort.table["variable"].is_in(["urine", "fluids"])
-    bare = Cohort.from_table(toy_cohort.table.filter(charted), toy_cohort.stays)
+    bare = Cohort.from_table(toy_cohort.table.filter(charted), COHORT, toy_cohort.stays)
     bank = build_bank(bare, recipe, {"licence": "none"}, show=False)
     assert len(bank) == len(toy_cohort)
     assert bank.worlds == ("own", "held-out")
@@ -310,7 +311,7 @@ def toy_cohort() -> Cohort:
     table = table.with_columns(
         pl.when(pl.col("variable") == "gcs").then(pl.col("value").clip(3, 15)).otherwise("value").alias("value")
     )
-    return Cohort.from_table(table)
+    return Cohort.from_table(table, COHORT)
 
 
 def test_recipes_are_read_and_checked(tmp_path: Path) -> None:

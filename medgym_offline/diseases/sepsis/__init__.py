@@ -121,9 +121,10 @@ def _truth_facts(bank: Any) -> dict[str, Any]:
     return truth_checks(bank)
 
 
-def _derived_course(grid: Any) -> np.ndarray:
-    """Charted fluid balance, (P, T, 1) litres."""
-    return np.asarray(grid.fluid_balance)[..., None]
+def _cohort() -> Any:
+    from medgym_offline.diseases.sepsis.cohort import COHORT
+
+    return COHORT
 
 
 DISEASE = Disease(
@@ -181,7 +182,7 @@ DISEASE = Disease(
     environments={"SepsisTwin-v0": {"bank": "sepsis-twin-v0", "world": "true"}},
     truth_facts=_truth_facts,
     model=_model,
-    derived_course=_derived_course,
+    cohort=_cohort,
     caution="The SOFA surrogate is smooth, has no coagulation term and reads oxygenation from SpO2.",
     license="odbl",
     lineage=(

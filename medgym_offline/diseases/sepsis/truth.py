@@ -105,7 +105,7 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
     Raises:
         BankError: The bank knows no truth.
     """
-    from medgym_offline.cohorts.synthetic import STEPS, live
+    from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, live
     from medgym_offline.diseases.sepsis.twin_bank import TwinWard
 
     if "true" not in bank.worlds:

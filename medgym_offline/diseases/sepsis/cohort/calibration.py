@@ -15,7 +15,8 @@ import numpy as np
 
 from medgym_offline.cohorts.cohort import Cohort
 from medgym_offline.cohorts.grid import GridCohort
-from medgym_offline.cohorts.schema import ROOM_AIR, STATES, TREATMENTS, UNITS, require_polars
+from medgym_offline.cohorts.frames import pl
+from medgym_offline.diseases.sepsis.cohort.definition import COHORT
 from medgym_offline.errors import CohortError
 
 __all__ = ["CONFOUNDING", "comparison", "read_summary", "summarise"]
@@ -44,17 +45,16 @@ def summarise(cohort: Cohort) -> dict[str, Any]:
         treatment `hours` and `stays` (shares given it), `dose` (q05, 25, 50, 75, 95 when given), `first_day` and
         `later` share of hours; `confounding` rank correlations; `balance` quartiles at the end, litres.
     """
-    pl = require_polars()
     grid = cohort.to_grid()
     window = cohort.observations.filter(pl.col("time_h").is_between(0.0, 96.0))
     variables = {}
-    for column, name in enumerate(STATES):
+    for column, name in enumerate(COHORT.observed):
         mask = grid.mask[..., column]
         gaps = window.filter(pl.col("variable") == name).select(pl.col("time_h").diff().over("patient"))
         counts = mask.sum(1)
         between, within = _spread(grid, column)
         variables[name] = {
-            "unit": UNITS[name],
+            "unit": COHORT.units[name],
             "value": _quantiles(grid.values[..., column][mask], (5, 25, 50, 75, 95)),
             "gap": _quantiles(gaps.drop_nulls().to_series().to_numpy(), (25, 50, 75)),
             "per_stay": _quantiles(counts, (25, 50, 75)),
@@ -62,7 +62,7 @@ def summarise(cohort: Cohort) -> dict[str, Any]:
             "between": between,
             "within": within,
         }
-    treatments = {name: _treatment(grid, column, name) for column, name in enumerate(TREATMENTS)}
+    treatments = {name: _treatment(grid, column, name) for column, name in enumerate(COHORT.given)}
     last = np.maximum(grid.length - 1, 0)
     return {
         "stays": len(cohort),
@@ -71,7 +71,7 @@ def summarise(cohort: Cohort) -> dict[str, Any]:
         "variables": variables,
         "treatments": treatments,
         "confounding": {f"{t}, {v}": _rank_correlation(grid, t, v) for t, v in CONFOUNDING},
-        "balance": _quantiles(grid.fluid_balance[np.arange(len(grid)), last], (25, 50, 75)),
+        "balance": _quantiles(grid.derived["fluid_balance"][np.arange(len(grid)), last], (25, 50, 75)),
     }
 
 
@@ -98,10 +98,10 @@ def _spread(grid: GridCohort, column: int) -> tuple[float, float]:
 
 def _treatment(grid: GridCohort, column: int, name: str) -> dict[str, Any]:
     inside, dose = grid.inside, grid.treatment[..., column]
-    given = inside & (dose > (ROOM_AIR + 1e-9 if name == "fio2" else 0.0))
+    given = inside & (dose > COHORT.concepts[name].background + 1e-9)
     day = np.arange(dose.shape[1])[None] < 24
     return {
-        "unit": UNITS[name],
+        "unit": COHORT.units[name],
         "hours": round(float(given.sum() / max(1, inside.sum())), 3),
         "stays": round(float(given.any(1).mean()), 3),
         "dose": _quantiles(dose[given], (5, 25, 50, 75, 95)),
@@ -113,13 +113,13 @@ def _treatment(grid: GridCohort, column: int, name: str) -> dict[str, Any]:
 def _rank_correlation(grid: GridCohort, treatment: str, variable: str) -> float:
     from scipy.stats import spearmanr
 
-    column = STATES.index(variable)
+    column = COHORT.observed.index(variable)
     values, mask = grid.values[..., column], grid.mask[..., column]
     hours = np.arange(values.shape[1])
     last = np.maximum.accumulate(np.where(mask, hours, -1000), 1)
     use = grid.inside & (hours - last <= CARRIED_HOURS)
     carried = np.take_along_axis(values, np.maximum(last, 0), 1)
-    dose = grid.treatment[..., TREATMENTS.index(treatment)]
+    dose = grid.treatment[..., COHORT.given.index(treatment)]
     if use.sum() < 10 or np.ptp(dose[use]) == 0:
         return float("nan")
     return round(float(spearmanr(dose[use], carried[use]).statistic), 3)
@@ -158,12 +158,12 @@ def comparison(real: dict[str, Any], synthetic: dict[str, Any]) -> str:
 
     heads = ("value q05/25/50/75/95", "gap h q25/50/75", "values per stay q25/50/75", "stays without")
     lines = table((*heads, "SD between stays", "SD within"))
-    lines += cells("variables", STATES, ("value", "gap", "per_stay", "absent", "between", "within"))
+    lines += cells("variables", COHORT.observed, ("value", "gap", "per_stay", "absent", "between", "within"))
     lines += [
         "",
         *table(("share of stays", "of hours", "of the first day", "of later", "dose when on q05/25/50/75/95")),
     ]
-    lines += cells("treatments", TREATMENTS, ("stays", "hours", "first_day", "later", "dose"))
+    lines += cells("treatments", COHORT.given, ("stays", "hours", "first_day", "later", "dose"))
     lines += ["", *table(("rank correlation over hours",))]
     for key, value in real["confounding"].items():
         lines.append(f"| {key} | {value:+.2f} · {synthetic['confounding'][key]:+.2f} |")

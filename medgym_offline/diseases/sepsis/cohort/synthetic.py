@@ -2,7 +2,7 @@
 
 The patients come from a `Ward` (`medgym_offline.simulators.twin_bank` has the one of the twin), are treated by the
 `Clinician`, and are charted with gaps, missing variables and measurement error. What comes out is an ordinary
-`Cohort`, which the same pipeline reads as it reads MIMIC. `medgym_offline.cohorts.calibration` compares the two.
+`Cohort`, which the same pipeline reads as it reads MIMIC. `calibration` compares the two.
 
 Every random number of a patient comes from the patient's own streams, so patient 7 has the same record alone as among
 110, and nothing loops over patients while time runs.
@@ -16,17 +16,10 @@ from typing import Protocol
 
 import numpy as np
 
-from medgym_offline.cohorts.clinician import Clinician, Reading
 from medgym_offline.cohorts.cohort import Cohort
-from medgym_offline.cohorts.schema import (
-    INSENSIBLE_LITRES_PER_HOUR,
-    RANGES,
-    ROOM_AIR,
-    STATES,
-    TREATMENTS,
-    URINE_CAP,
-    require_polars,
-)
+from medgym_offline.cohorts.frames import pl
+from medgym_offline.diseases.sepsis.cohort.clinician import Clinician, Reading
+from medgym_offline.diseases.sepsis.cohort.definition import COHORT, INSENSIBLE_LITRES_PER_HOUR, ROOM_AIR, URINE_CAP
 from medgym_offline.seeds import derive_seed, generator
 
 __all__ = ["CHARTING", "Charting", "Course", "Ward", "chart", "live", "synthetic_cohort"]
@@ -156,7 +149,7 @@ def chart(course: Course, root: int) -> list[tuple[str, float, float | None, str
     voided = np.concatenate([np.zeros((len(urine), 1)), np.cumsum(0.5 * (urine[:, 1:] + urine[:, :-1]) / STEPS, 1)], 1)
     for row, patient in enumerate(course.patients):
         g = generator(root, "charting", patient)
-        for column, name in enumerate(STATES):
+        for column, name in enumerate(COHORT.observed):
             how = CHARTING[name]
             times = _times(how, g, float(end[row]), name == "urine")
             error = g.normal(size=len(times)) * how.error
@@ -169,10 +162,10 @@ def chart(course: Course, root: int) -> list[tuple[str, float, float | None, str
             else:
                 truth = np.interp(times, hours, course.states[row, :, column])
                 value = truth + error if name in ("spo2", "gcs") else truth * np.exp(error)
-            low, high = RANGES[name]
+            low, high = COHORT.concepts[name].range
             value = np.clip(np.round(value, how.decimals), low, min(high, URINE_CAP) if name == "urine" else high)
             rows += [(patient, float(t), None, name, float(v)) for t, v in zip(times, value)]
-        for column, name in enumerate(TREATMENTS):
+        for column, name in enumerate(COHORT.given):
             rows += _intervals(patient, name, course.doses[row, :, column], float(end[row]))
     return rows
 
@@ -218,7 +211,6 @@ def synthetic_cohort(ward: Ward, root: int) -> tuple[Cohort, Course]:
     Raises:
         MissingExtraError: polars is not installed.
     """
-    pl = require_polars()
     course = live(ward, root)
     rows = chart(course, root)
     kinds = {"patient": pl.String, "time_h": pl.Float64, "end_h": pl.Float64, "variable": pl.String}
@@ -233,4 +225,4 @@ def synthetic_cohort(ward: Ward, root: int) -> tuple[Cohort, Course]:
         "provenance": [{"dataset": "synthetic", "layout": "simulated", "folder": "none", "seed": root}],
         "definitions": {"insensible_litres_per_hour": INSENSIBLE_LITRES_PER_HOUR},
     }
-    return Cohort.from_table(table, stays, metadata, where="synthetic cohort"), course
+    return Cohort.from_table(table, COHORT, stays, metadata, where="synthetic cohort"), course
