@@ -37,7 +37,7 @@ def test_banks_are_of_their_recipes_and_name_their_source(name: str) -> None:
     assert bank.physics == recipe.physics
     assert len(bank) == recipe.patients == len(set(bank.metadata["cohort"]["subjects"]))
     assert ("synthetic" if "twin" in name else "ODbL") in bank.metadata["licence"]
-    assert bank.worlds[:2] == ("own", "held-out")
+    assert bank.worlds[:2] == ("own", "crossfit")
     assert (release_folder("generation") / "banks" / f"{name}.safetensors").stat().st_size < 10e6
     claimed = bank.content_hash
     bank._content_hash = None
@@ -129,7 +129,7 @@ def test_the_twin_is_fitted_well_enough_to_be_a_model_of_its_truth() -> None:
     twin = load_simulators("sepsis-twin-v0")
     recipe = read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")
     assert twin.metadata["recipe_hash"] == recipe.hash
-    assert twin.worlds == ("own", "held-out", "true")
+    assert twin.worlds == ("own", "crossfit", "true")
     truth = twin.metadata["truth"]
     assert truth["pop"]["nmse"]["mean"] < 1.0
     assert truth["ind"]["nmse"]["mean"] < truth["pop"]["nmse"]["mean"] < truth["ind from scratch"]["nmse"]["mean"]

@@ -28,7 +28,7 @@ import torch
 from medgym_offline.errors import BankError
 from medgym_offline.files import code_version
 from medgym_offline.seeds import derive_seed
-from medgym_offline.sepsis import SEPSIS
+from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.data import HORIZON, FitData, fit_data

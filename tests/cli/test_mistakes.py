@@ -17,7 +17,7 @@ def test_unknown_names_suggest_the_nearest(shop: Workshop) -> None:
     zero = shop.evaluate("--policy", "zero")
     assert "prior/0" in refused(*zero, "--patients", "prior/00")
     assert "adaptive" in refused(*zero, "--timing", "adaptiv")
-    assert "held-out" in refused(*zero, "--worlds", "heldout")
+    assert "crossfit" in refused(*zero, "--worlds", "heldout")
     assert "clinician" in refused(*shop.evaluate("--policy", "clinican"))
     assert "medgym/sepsis-ind-v0" in refused("info", "medgym/sepsis-in-v0")
     assert "medgym/sepsis-ind-v0" in refused("verify", "medgym/sepsis-in-v0")

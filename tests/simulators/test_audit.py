@@ -48,7 +48,7 @@ def plain(tiny_bank: SimulatorBank) -> SimulatorBank:
 def mapped(tiny_bank: SimulatorBank) -> SimulatorBank:
     """The bank with a map that was never trained."""
     trunk = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 4, tiny_bank.state_dim, 0)
-    worlds = {n: World(w.params, w.noise, w.initial, trunk.code) for n, w in tiny_bank._worlds.items()}
+    worlds = {n: World(w.params, w.noise, w.initial, trunk.code) for n, w in tiny_bank.world_data.items()}
     return tiny_bank._with(_worlds=worlds, _trunk=trunk, _backend="map")
 
 
@@ -103,7 +103,7 @@ def test_effects_and_bounds(tiny_bank: SimulatorBank) -> None:
 
 
 def test_a_constant_chosen_elsewhere_is_scored_here(tiny_bank: SimulatorBank) -> None:
-    here, there = best_constants(tiny_bank), best_constants(tiny_bank.world("held-out"))
+    here, there = best_constants(tiny_bank), best_constants(tiny_bank.world("crossfit"))
     table = constant_policies(tiny_bank, there)["table"]
     own, other = (table[f"best constant of each patient{t}"]["severity"] for t in ("", ", chosen in own"))
     assert own <= other
@@ -124,7 +124,7 @@ def test_noise_of_two_halves_is_that_of_the_whole_where_nothing_contracts(tiny_b
 def test_unstable_states_are_those_whose_variables_run_away(tiny_bank: SimulatorBank) -> None:
     """Reversion to a set point and no network: nothing grows. Away from it: everything does."""
     world = tiny_bank.world("own")
-    params = world._current.params
+    params = world.current().params
     shares = []
     for sign in (1.0, -1.0):
         quiet = replace(
@@ -139,7 +139,7 @@ def test_unstable_states_are_those_whose_variables_run_away(tiny_bank: Simulator
             patients=world.patients,
             scales=world.scales,
             physics=world.physics,
-            worlds={"own": World(quiet, torch.zeros(len(world), 8), world._current.initial)},
+            worlds={"own": World(quiet, torch.zeros(len(world), 8), world.current().initial)},
             population=None,
             trunk=None,
             clinician=world.clinician_treatment,

@@ -23,7 +23,7 @@ def test_round_trip(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     assert again.content_hash == tiny_bank.content_hash
     assert again._with().content_hash == tiny_bank.content_hash
     assert (again.patients, again.scales, again.physics) == (tiny_bank.patients, tiny_bank.scales, tiny_bank.physics)
-    held = (again.world("held-out"), tiny_bank.world("held-out"))
+    held = (again.world("crossfit"), tiny_bank.world("crossfit"))
     assert torch.equal(*(b.field(x, u) for b in held))
 
 

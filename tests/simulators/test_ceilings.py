@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from medgym_offline.disease import Disease, Scales
+from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.scales import Scales
 from medgym_offline.errors import BankError
-from medgym_offline.sepsis import SEPSIS
+from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.bank import World
 from medgym_offline.simulators.ceilings import CeilingConfig, ceilings
 from medgym_offline.simulators.checks import GRID
-from medgym_offline.simulators.field import Physics
+from medgym_offline.diseases.sepsis.field import Physics
 from medgym_offline.simulators.schedules import CELLS, interval_logits, intervals, schedule_harm
 
 SWITCH = torch.tensor([10.0, 40.0])
@@ -159,11 +160,11 @@ def test_the_command_writes_and_refuses(tiny_bank: SimulatorBank, tmp_path: Path
     quick = CeilingConfig(steps=0)
     monkeypatch.setattr(module, "CeilingConfig", lambda decisions: replace(quick, decisions=decisions))
     output = tmp_path / "ceilings.json"
-    command = ["simulators", "ceilings", str(path), "--patients", "2", "--world", "held-out", "--output", str(output)]
+    command = ["simulators", "ceilings", str(path), "--patients", "2", "--world", "crossfit", "--output", str(output)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     facts = json.loads(output.read_text())
-    assert facts["world"] == "held-out"
+    assert facts["world"] == "crossfit"
     assert len(facts["patients"]) == 2
     assert len(facts["classes"]["adaptive"]["hours"][0]) == 5
     result = CliRunner().invoke(app, ["simulators", "ceilings", str(path), "--patients", "9", "--output", str(output)])

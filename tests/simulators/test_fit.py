@@ -13,24 +13,24 @@ from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import BankError
-from medgym_offline.sepsis import SEPSIS
+from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
 from medgym_offline.simulators.data import (
     FitData,
-    block_hours,
+    block_steps,
     clinician_schedule,
     cohort_scales,
     fit_data,
     start_states,
 )
 from medgym_offline.simulators.distill import DistillConfig
-from medgym_offline.simulators.field import K_MAX, K_MIN, Physics
+from medgym_offline.diseases.sepsis.field import K_MAX, K_MIN, Physics
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
 from medgym_offline.simulators.forecast import forecast_held_out
-from medgym_offline.simulators.needs import NeedPrior, estimate_need, shock_course
+from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.simulators.noise import estimate_noise, noise_variance
-from medgym_offline.simulators.prior import draw_response, draw_threshold, prior_bank
+from medgym_offline.diseases.sepsis.prior import draw_response, draw_threshold, prior_bank
 
 PATIENTS = 6
 
@@ -90,7 +90,7 @@ def test_start_states_are_causal_after_the_first_value(data: FitData) -> None:
 
 
 def test_worlds_read_disjoint_hours(data: FitData) -> None:
-    even, odd = data.restrict(block_hours(0)), data.restrict(block_hours(1))
+    even, odd = data.restrict(block_steps(0, SEPSIS)), data.restrict(block_steps(1, SEPSIS))
     assert not (even.mask & odd.mask).any()
     assert ((even.mask | odd.mask) == data.mask).all()
 
@@ -276,7 +276,7 @@ def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
     bare = Cohort.from_table(toy_cohort.table.filter(charted), COHORT, toy_cohort.stays)
     bank = build_bank(bare, recipe, {"licence": "none"}, show=False)
     assert len(bank) == len(toy_cohort)
-    assert bank.worlds == ("own", "held-out")
+    assert bank.worlds == ("own", "crossfit")
     assert bank.metadata["recipe_hash"] == recipe.hash
     assert bank.metadata["cohort"]["never_observed"]["bilirubin"] == [bank.patients[1]]
     assert bank.metadata["cohort"]["never_observed"]["urine"] == list(bank.patients)

@@ -14,13 +14,13 @@ from medgym_offline.cohorts import Cohort
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.data import HORIZON, FitData, fit_data
-from medgym_offline.simulators.field import FieldParameters, Physics
+from medgym_offline.diseases.sepsis.field import FieldParameters, Physics
 from medgym_offline.simulators.fit import FitConfig, _late, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
-from medgym_offline.simulators.needs import NeedPrior, estimate_need, shock_course
+from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.simulators.pooling_study import StudyConfig, _score, _Split, before, pooling_study, study_rows
-from medgym_offline.simulators.prior import draw_response, draw_threshold, prior_bank
-from medgym_offline.simulators.twin_bank import twin_cohort
+from medgym_offline.diseases.sepsis.prior import draw_response, draw_threshold, prior_bank
+from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 
 PATIENTS = 4
 RECIPE = BankRecipe(patients=0, fit=FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2))

@@ -17,20 +17,20 @@ from medgym_offline import load_simulators
 from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarise
 from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, Course, live
-from medgym_offline.disease import Scales
-from medgym_offline.envs import SepsisEnv
+from medgym_offline.diseases.scales import Scales
+from medgym_offline.envs import TreatmentEnv
 from medgym_offline.errors import BankError, CohortError
 from medgym_offline.files import release_folder
-from medgym_offline.sepsis import SEPSIS
+from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.simulators import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.checks import bounded
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.simulators.flow import SolutionMapConfig, solve
-from medgym_offline.simulators.truth import Model, bank_model, change_table, score, true_cases, truth_checks
-from medgym_offline.simulators.twin import draw_twin
-from medgym_offline.simulators.twin_bank import WIDE, TwinWard, _bare, build_twin, true_world, twin_cohort, twin_ids
+from medgym_offline.diseases.sepsis.truth import Model, bank_model, change_table, score, true_cases, truth_checks
+from medgym_offline.diseases.sepsis.twin import draw_twin
+from medgym_offline.diseases.sepsis.twin_bank import WIDE, TwinWard, _bare, build_twin, true_world, twin_cohort, twin_ids
 
 SEED = 11
 BEFORE_SPREAD = "a0df2829267b47cb"
@@ -130,7 +130,7 @@ def test_saturation_is_the_curve_of_haemoglobin() -> None:
     x = truth.initial_state().unsqueeze(1)
     u = truth.normalize_treatment(torch.tensor([40.0, 0.1, 50.0])).expand(3, 1, 3)
     rate = truth.field(x, u)
-    params = truth._current.params.tensors()
+    params = truth.current().params.tensors()
     target = truth.denormalize(x + rate * torch.cat([params["tau"], torch.ones(3, 2)], -1).unsqueeze(1))[:, 0, 0]
     state = truth.denormalize(x)[:, 0].double()
     acid = state[:, 5] ** 3 / (state[:, 5] ** 3 + 6.0**3)
@@ -260,7 +260,7 @@ def test_records_are_a_clean_cohort(records: tuple[Cohort, Course], tmp_path: Pa
 
 
 def test_bank_with_a_truth_round_trips(bank: SimulatorBank, tmp_path: Path) -> None:
-    assert bank.worlds == ("own", "held-out", "true")
+    assert bank.worlds == ("own", "crossfit", "true")
     assert (bank.backend, bank.world("true").backend, bank.world("true").world("own").backend) == ("map", "ode", "map")
     bank.save(tmp_path / "b.safetensors")
     again = load_simulators(tmp_path / "b.safetensors")
@@ -274,7 +274,7 @@ def test_bank_with_a_truth_round_trips(bank: SimulatorBank, tmp_path: Path) -> N
     assert torch.allclose(chosen.flow(x[[2, 0]], u[:2], torch.full((2, 1), 7.0)), found[0][[2, 0]], atol=1e-5)
     with pytest.raises(BankError, match="'true' has no solution map"):
         bank.world("true").with_backend("map")
-    with_other = bank.with_world("true", World(**{**bank._worlds["true"].__dict__, "noise": bank.noise_scale * 2}))
+    with_other = bank.with_world("true", World(**{**bank.world_data["true"].__dict__, "noise": bank.noise_scale * 2}))
     assert with_other.content_hash != bank.content_hash
     with pytest.raises(BankError, match="first states"):
         bank.with_world("true", true_world(SEED, twin_ids(3), bank.scales))
@@ -295,7 +295,7 @@ def test_banks_written_before_kinds_still_load(tiny_bank: SimulatorBank, tmp_pat
 
 
 def test_environment_on_the_truth(bank: SimulatorBank) -> None:
-    env = SepsisEnv(bank=bank, world="true", patient="twin/001", timing="fixed", decisions=5)
+    env = TreatmentEnv(bank=bank, world="true", patient="twin/001", timing="fixed", decisions=5)
     observation, _ = env.reset(seed=0)
     done, total = False, 0.0
     while not done:
@@ -306,7 +306,7 @@ def test_environment_on_the_truth(bank: SimulatorBank) -> None:
 
 
 def test_truth_of_itself_is_perfect(bank: SimulatorBank) -> None:
-    itself = bank.with_world("own", bank._worlds["true"])
+    itself = bank.with_world("own", bank.world_data["true"])
     found = truth_checks(itself)
     assert found["ind"]["nmse"]["mean"] == pytest.approx(0.0, abs=1e-6)
     for regime in found["ind"]["r2"].values():

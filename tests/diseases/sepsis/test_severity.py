@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline import sepsis
-from medgym_offline.disease import stack_last
-from medgym_offline.sepsis import SEPSIS
+from medgym_offline.diseases import sepsis
+from medgym_offline.diseases.scales import stack_last
+from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
+from medgym_offline.diseases.sepsis import severity
 
 
 def _s(z: float, a: float, b: float) -> float:
@@ -128,18 +129,18 @@ def test_severity_keeps_its_digits_at_lowered_matmul_precision() -> None:
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
-        z, _ = sepsis._scores(state, dose)
+        z, _ = severity._scores(state, dose)
     finally:
         torch.set_float32_matmul_precision(before)
-    same, weights = sepsis._scores(state, dose)
+    same, weights = severity._scores(state, dose)
     assert torch.equal(z, same)
     assert torch.equal(same @ weights, exact)
     assert np.allclose(exact, sepsis.sofa_components(state.double().numpy(), dose.double().numpy()), atol=1e-4)
 
 
 def test_a_missing_value_of_a_record_leaves_the_other_organs_alone() -> None:
-    whole, weights = sepsis._scores(np.array([90.0, 60, 1.0, 10, 400, 3]), np.array(0.1))
-    scores, _ = sepsis._scores(np.array([90.0, 60, np.nan, 10, 400, 3]), np.array(0.1))
+    whole, weights = severity._scores(np.array([90.0, 60, 1.0, 10, 400, 3]), np.array(0.1))
+    scores, _ = severity._scores(np.array([90.0, 60, np.nan, 10, 400, 3]), np.array(0.1))
     hepatic = weights[:, 1] > 0
     assert np.isnan(scores[hepatic]).all()
     assert np.array_equal(scores[~hepatic], whole[~hepatic])
