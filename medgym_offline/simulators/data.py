@@ -50,6 +50,12 @@ class FitData:
         mask = self.mask & (hours if hours.ndim == 2 else hours[None])[..., None]
         return replace(self, mask=mask, start=start_states(self.values, mask, self.disease))
 
+    def select(self, patients: np.ndarray) -> FitData:
+        """The patients at these positions."""
+        arrays = ("values", "mask", "u", "derived", "length", "start")
+        chosen = {name: getattr(self, name)[patients] for name in arrays}
+        return replace(self, patients=tuple(self.patients[i] for i in patients), **chosen)
+
     def stack(self, other: FitData) -> FitData:
         """Both cohorts one after the other, as one stack."""
         pairs: dict[str, Any] = {

@@ -47,9 +47,9 @@ def plain(tiny_bank: SimulatorBank) -> SimulatorBank:
 @pytest.fixture(scope="module")
 def mapped(tiny_bank: SimulatorBank) -> SimulatorBank:
     """The bank with a map that was never trained."""
-    trunk = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 4, tiny_bank.state_dim, 0)
+    trunk = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 4, tiny_bank.state_dim, 3, 0)
     worlds = {n: World(w.params, w.noise, w.initial, trunk.code) for n, w in tiny_bank.world_data.items()}
-    return tiny_bank._with(_worlds=worlds, _trunk=trunk, _backend="map")
+    return tiny_bank.replace(worlds=worlds, trunk=trunk, backend="map")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_scores_are_those_of_an_hourly_rollout(tiny_bank: SimulatorBank) -> None
     for hour in range(1, 97):
         x = tiny_bank.flow(x, u, torch.ones(4, 1))
         physical = tiny_bank.denormalize(x[..., :6])
-        total = total + tiny_bank.disease.severity(physical, tiny_bank.denormalize_treatment(u))
+        total = total + tiny_bank.disease.severity.score(physical, tiny_bank.denormalize_treatment(u))
         safe = safe + ((physical[..., 5] < 4) & (hour > 20)).float()
     severity, share, final = schedule_scores(tiny_bank, u.unsqueeze(2))
     assert torch.allclose(severity, total / 96, atol=1e-3)
@@ -137,6 +137,7 @@ def test_unstable_states_are_those_whose_variables_run_away(tiny_bank: Simulator
         bank = SimulatorBank(
             name="linear",
             patients=world.patients,
+            disease=world.disease,
             scales=world.scales,
             physics=world.physics,
             worlds={"own": World(quiet, torch.zeros(len(world), 8), world.current().initial)},

@@ -24,7 +24,7 @@ def _states(bank: SimulatorBank, rows: int, seed: int = 0) -> tuple[torch.Tensor
 
 def test_balance_is_exact_bookkeeping(tiny_bank: SimulatorBank) -> None:
     x, u = _states(tiny_bank, 5)
-    rate = tiny_bank.field(x, u)[..., 6] * tiny_bank.disease.balance_litres
+    rate = tiny_bank.field(x, u)[..., 6] * tiny_bank.disease.components[6].scale
     inflow = tiny_bank.denormalize_treatment(u)[..., 2]
     urine = tiny_bank.denormalize(x)[..., 4]
     assert torch.allclose(rate, (inflow - urine / 24 - 40) / 1000, atol=1e-5)
@@ -200,7 +200,7 @@ def mapped_bank() -> SimulatorBank:
     trunk, codes = distill(parts, config, SolutionMapConfig(width=48, code=8), show=False)
     for world, code in zip((bank.world_data["own"], bank.world_data["crossfit"], bank.population_data), codes):
         world.code = code  # type: ignore[union-attr]
-    mapped = bank._with(_trunk=trunk, _backend="map", _content_hash=None)
+    mapped = bank.replace(trunk=trunk, backend="map", content_hash=None)
     assert mapped.backend == "map"
     return mapped
 
@@ -236,7 +236,7 @@ def test_derivative_of_the_map_is_near_the_field_on_average(mapped_bank: Simulat
 
 def test_map_starts_at_identity_before_training() -> None:
     bank = prior_bank(2)
-    fresh = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 2, bank.state_dim, seed=0)
+    fresh = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 2, bank.state_dim, 3, seed=0)
     x, u = _states(bank, 3)
     y = fresh(bank.field, x, u, torch.full((2, 3, 1), 24.0), bank.relaxation, bank.lower, bank.upper)
     assert (y[:, :, 0] - x).abs().max() < 0.5

@@ -85,7 +85,7 @@ def test_balance_is_bookkeeping(truth: SimulatorBank) -> None:
     urine = truth.denormalize(x)[..., 4].double()
     fluids = truth.denormalize_treatment(u)[..., 2].double()
     expected = (fluids - urine / 24.0 - 40.0) / 1000.0  # litres per hour
-    found = truth.field(x, u)[..., 6].double() * SEPSIS.balance_litres
+    found = truth.field(x, u)[..., 6].double() * SEPSIS.components[6].scale
     assert torch.allclose(found, expected, atol=2e-5)
 
 
@@ -342,10 +342,10 @@ def test_mistakes_are_named(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     with pytest.raises(BankError, match="is fitted"):
         TwinWard(tiny_bank)
     with pytest.raises(BankError, match="how many to draw"):
-        build_twin(replace(BankRecipe(), patients=0))
+        build_twin(replace(BankRecipe("sepsis-x"), patients=0))
     for spread in (-1.0, float("nan"), "wide"):
         with pytest.raises(BankError, match="spread must be a number"):
-            build_twin(replace(BankRecipe(), spread=spread))  # type: ignore[arg-type]
+            build_twin(replace(BankRecipe("sepsis-x"), spread=spread))  # type: ignore[arg-type]
     with pytest.raises(CohortError, match="not a readable summary"):
         read_summary(tmp_path / "nothing.json")
     (tmp_path / "other.json").write_text("{}")
