@@ -4,8 +4,8 @@ Scores are one tidy table: data, method, scope, timing, decisions, seed, patient
 single patient has the patient "all"; facts about a training have the world "training"; `sofa@12` is a course at hour
 12 and `support_distance@q95` a quantile over decisions.
 
-Intervals are percentile bootstrap intervals (`scipy.stats.bootstrap`) over patients and, within each drawn patient, over
-training seeds; comparisons are paired over patients, with `scipy.stats.wilcoxon`.
+Intervals are percentile bootstrap intervals (`scipy.stats.bootstrap`) over patients and, within each drawn patient,
+over training seeds; comparisons are paired over patients, with `scipy.stats.wilcoxon`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from medgym_offline import Evaluation, MedGymError
 from medgym_offline.files import atomic_path, read_toml, write_text
 
 __all__ = [
-    "BETTER", "HERE", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "arguments", "claims_table", "cut",
-    "digest", "facts", "markdown_table", "name_of", "read_scores", "shown", "shown_cut", "spread", "tidy", "units",
-    "write_results",
+    "BETTER", "HERE", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "arguments", "claims_table",
+    "cut", "digest", "estimate", "facts", "markdown_table", "name_of", "read_scores", "shown", "shown_cut", "spread",
+    "tidy", "tidy_rows", "units", "write_results",
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ MINIMUM = 6
 
 BETTER = {
     "severity_mean": -1, "severity_end": -1, "safe_hourly": 1, "safe_path": 1, "lactate_mean": -1, "cost_mean": -1,
-    "return": 1, "support_distance": -1, "support_outside": -1, "harm": -1, "decisions_used": 0, "first_interval": 0,
+    "return": 1, "support_distance": -1, "support_outside": -1, "error": -1, "decisions_used": 0, "first_interval": 0,
     "last_interval": 0, **dict.fromkeys(("dt_q05", "dt_q25", "dt_q50", "dt_q75", "dt_q95"), 0),
 }  # fmt: skip
 """Metrics that are kept, with the direction that is better."""
@@ -95,13 +95,15 @@ class Recipe(BaseModel):
             raise MedGymError(f"{path}: {'.'.join(map(str, first['loc'])) or 'recipe'}: {first['msg']}") from None
 
 
-def arguments(description: str, recipe: str) -> argparse.Namespace:
-    """The command line of an experiment: recipe, output, workers, tables."""
+def arguments(description: str, recipe: str, **files: str) -> argparse.Namespace:
+    """The command line of an experiment: recipe, output, workers, tables, and `files` (name -> help) that it reads."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("recipe", nargs="?", default=recipe, help="name of a recipe in experiments/, or a .toml file")
     parser.add_argument("--output", type=Path, help="folder for NAME.parquet, NAME.md and work/ (default: runs/NAME)")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
     parser.add_argument("--tables", action="store_true", help="only write NAME.md again, from NAME.parquet")
+    for name, words in files.items():
+        parser.add_argument(f"--{name}", type=Path, help=words)
     found = parser.parse_args()
     found.output = found.output or Path("runs") / Path(found.recipe).stem
     return found
@@ -171,15 +173,22 @@ def facts(
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def tidy(evaluation: Evaluation, data: str, row: Row, seed: int, hours: Iterable[int] = range(0, 97, 4)) -> pl.DataFrame:
+def tidy_rows(data: str, row: Row, seed: int, world: str, metric: str, values: Mapping[str, float]) -> pl.DataFrame:
+    """One metric, patient -> value, as tidy rows."""
+    rows = [(data, *row, seed, patient, world, metric, float(value)) for patient, value in values.items()]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def tidy(
+    evaluation: Evaluation, data: str, row: Row, seed: int, hours: Iterable[int] = range(0, 97, 4)
+) -> pl.DataFrame:
     """An evaluation as tidy rows: every metric of :data:`BETTER` per patient, mean courses, support quantiles."""
     parts = []
     for world, found in evaluation.worlds.items():
         columns = {name_of(metric): values for metric, values in found.per_patient.items()}
         patients = [str(p) for p in columns["patient"]]
         for metric in (m for m in BETTER if m in columns):
-            values = [(data, *row, seed, p, name_of(world), metric, float(v)) for p, v in zip(patients, columns[metric])]
-            parts.append(pl.DataFrame(values, schema=SCHEMA, orient="row"))
+            parts.append(tidy_rows(data, row, seed, name_of(world), metric, dict(zip(patients, columns[metric]))))
         courses = {name_of(k): v["mean"] for k, v in found.curves.items() if isinstance(v, Mapping)}
         single = {f"{name}@{h}": float(course[h]) for name, course in courses.items() for h in hours if h < len(course)}
         if found.support:
@@ -249,6 +258,15 @@ class Gain:
     difference: Estimate
     p: float
     ratio: float
+
+
+def estimate(values: np.ndarray, statistic: Callable[..., Any] = np.mean, resamples: int = RESAMPLES) -> Estimate:
+    """`statistic` of one number per patient, with its interval."""
+    low, high = scipy.stats.bootstrap(
+        (values,), statistic, n_resamples=resamples, method="percentile", confidence_level=CONFIDENCE,
+        random_state=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
+    return Estimate(float(statistic(values)), float(low), float(high), len(values))
 
 
 class Scores:

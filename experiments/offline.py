@@ -2,8 +2,9 @@
 
     python -m experiments.offline offline-quick
 
-Every algorithm learns from the data of one behavior, one policy per patient from the patient's own episodes (Ind) and one
-from the episodes of all (Pop), and is scored in every world of the bank beside the behaviors, with support distances.
+Every algorithm learns from the data of one behavior, one policy per patient from the patient's own episodes (Ind) and
+one from the episodes of all (Pop), and is scored in every world of the bank beside the behaviors, with
+support distances.
 """
 
 from __future__ import annotations
@@ -17,8 +18,21 @@ import polars as pl
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from experiments.common import (
-    Claim, Recipe, Row, Scores, arguments, claims_table, digest, facts, markdown_table, shown, shown_cut, spread, tidy,
-    units, write_results,
+    Claim,
+    Recipe,
+    Row,
+    Scores,
+    arguments,
+    claims_table,
+    digest,
+    facts,
+    markdown_table,
+    shown,
+    shown_cut,
+    spread,
+    tidy,
+    units,
+    write_results,
 )  # fmt: skip
 from experiments.online import algorithm_label
 from medgym_offline import SimulatorBank, Transitions, evaluate, load_dataset, load_simulators
@@ -52,8 +66,8 @@ class OfflineRecipe(Recipe):
     seeds: PositiveInt = 5
     episodes: PositiveInt = 50
     profile: Literal[tuple(PROFILES)] = "quick"  # type: ignore[valid-type]
-    settings: dict[str, Any] = {}
-    algorithm_settings: dict[Algorithm, dict[str, Any]] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
+    algorithm_settings: dict[Algorithm, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("settings")
     @classmethod
@@ -142,9 +156,9 @@ def markdown(recipe: OfflineRecipe, frame: pl.DataFrame, resamples: int = 10_000
     parts = [
         f"# Offline study of {recipe.bank}",
         f"    python -m experiments.offline {recipe.name}",
-        f"{len(recipe.algorithms)} algorithms on {', '.join(recipe.datasets)}, trained {recipe.seeds} times each, and the "
-        f"behaviors that made the data; {patients} patients, {recipe.episodes} episodes each. Intervals: 95 % bootstrap "
-        "over patients and training seeds. Gains and shares are cut, never rounded up.",
+        f"{len(recipe.algorithms)} algorithms on {', '.join(recipe.datasets)}, trained {recipe.seeds} times each, and "
+        f"the behaviors that made the data; {patients} patients, {recipe.episodes} episodes each. Intervals: 95 % "
+        "bootstrap over patients and training seeds. Gains and shares are cut, never rounded up.",
     ]
     for world in scores.worlds:
         for timing, members in rows.items():
@@ -160,7 +174,9 @@ def markdown(recipe: OfflineRecipe, frame: pl.DataFrame, resamples: int = 10_000
                     shown_cut(mean("safe_hourly")),
                 ])  # fmt: skip
             heads = ["Policy", "SOFA (all)", "PopInd %", "Ind wins %", "BehaviorMethod %", "SOFA (96 h)", "Safe %"]
-            parts.append(markdown_table(f"{timing.capitalize()} timing, {world} world, {patients} patients", heads, body))
+            parts.append(
+                markdown_table(f"{timing.capitalize()} timing, {world} world, {patients} patients", heads, body)
+            )
     for world in scores.worlds:
         for timing, members in rows.items():
             parts.append(_support(scores, recipe, world, timing, members))
@@ -184,7 +200,8 @@ def _support(scores: Scores, recipe: OfflineRecipe, world: str, timing: str, mem
         pair = scores.gain(row, made_by, world, "support_distance") if row.method != BEHAVIOR else None
         body.append([
             label(row), shown(scores.mean(row, world, "support_distance")), shown(pair and pair.ratio, 1),
-            *(shown(scores.fact(row, q, world)) for q in quantiles), shown_cut(scores.mean(row, world, "support_outside")),
+            *(shown(scores.fact(row, q, world)) for q in quantiles),
+            shown_cut(scores.mean(row, world, "support_outside")),
         ])  # fmt: skip
     heads = ["Policy", "Mean distance, SD", "Times the behavior's", "Median", "95 % quantile", "Outside %"]
     return markdown_table(f"Distance to the behavior data, {timing} timing, {world} world", heads, body)
@@ -199,7 +216,9 @@ def claims(recipe: OfflineRecipe, scores: Scores) -> list[Claim]:
         if gains:
             name = {"severity_mean": "SOFA (all)", "support_distance": "support distance"}[metric]
             measure = "patients in whom it is better, %" if most else f"gain in mean {name}, %"
-            found.append(Claim(text, measure, {w: g.wins if most else g.percent for w, g in gains.items()}, 50.0 * most))
+            found.append(
+                Claim(text, measure, {w: g.wins if most else g.percent for w, g in gains.items()}, 50.0 * most)
+            )
 
     for timing, k in dict.fromkeys((r.timing, r.decisions) for r in scores.rows):
         for a in recipe.algorithms:

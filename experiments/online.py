@@ -2,8 +2,8 @@
 
     python -m experiments.online online-quick
 
-Every algorithm with one policy per patient (Ind) and one for all (Pop), adaptive and fixed timing, scored in every world
-of a bank, beside budgets, the bank's shipped policies ("release") and policies that do not learn. Finished units are
+Every algorithm with one policy per patient (Ind) and one for all (Pop), adaptive and fixed timing, scored in every
+world of a bank, beside budgets, the bank's shipped policies ("release") and policies that do not learn. Finished units are
 kept, so that a killed study goes on where it was. The figures: `experiments.figures`.
 """
 
@@ -14,14 +14,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import polars as pl
-import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from experiments.common import (
-    HERE, Claim, Estimate, Gain, Recipe, Row, Scores, arguments, claims_table, cut, digest, facts, markdown_table,
-    name_of, read_scores, shown, shown_cut, spread, tidy, units, write_results,
+    HERE,
+    Claim,
+    Estimate,
+    Gain,
+    Recipe,
+    Row,
+    Scores,
+    arguments,
+    claims_table,
+    digest,
+    facts,
+    markdown_table,
+    read_scores,
+    shown,
+    shown_cut,
+    spread,
+    tidy,
+    units,
+    write_results,
 )  # fmt: skip
 from medgym_offline import SimulatorBank, evaluate, load_simulators, save_policy
 from medgym_offline.online import load_behavior, train_behavior
@@ -80,8 +95,8 @@ class OnlineRecipe(Recipe):
     budget_scope: Literal["ind", "ind-scratch"] = "ind"
     case_percentiles: tuple[float, ...] = (50.0, 90.0)
     ceilings: str = ""
-    settings: dict[str, dict[str, Any]] = {}
-    algorithm_settings: dict[str, dict[str, dict[str, Any]]] = {}
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    algorithm_settings: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
 
     def training(self, algorithm: str, decisions: int, seed: int) -> BehaviorRecipe:
         """How one policy is trained."""
@@ -90,16 +105,19 @@ class OnlineRecipe(Recipe):
         settings = {
             s: {"cost_limit": self.safe_limit, **self.settings.get(s, {}), **special.get(s, {})} for s in scopes
         }
-        return BehaviorRecipe(
-            seed=seed, decisions=decisions, algorithm=algorithm, shard=self.shard, settings=settings
-        )
+        return BehaviorRecipe(seed=seed, decisions=decisions, algorithm=algorithm, shard=self.shard, settings=settings)
 
     def rows(self) -> list[Row]:
         """The trained rows: the table, then the budgets that it does not hold."""
         table = [
-            Row(a, s, t, self.decisions) for a in self.algorithms for s in (self.individual, "pop") for t in self.timings
+            Row(a, s, t, self.decisions)
+            for a in self.algorithms
+            for s in (self.individual, "pop")
+            for t in self.timings
         ]
-        budget = [Row(self.budget_algorithm, self.budget_scope, t, k) for k in self.budget_decisions for t in self.timings]
+        budget = [
+            Row(self.budget_algorithm, self.budget_scope, t, k) for k in self.budget_decisions for t in self.timings
+        ]
         return list(dict.fromkeys([*table, *budget]))
 
 
@@ -247,8 +265,8 @@ def markdown(recipe: OnlineRecipe, frame: pl.DataFrame, resamples: int = 10_000)
         f"# Online study of {recipe.bank}",
         f"    python -m experiments.online {recipe.name}",
         f"{len(scores.rows) - len(ends) + len(release)} trained policies and {len(ends) - len(release)} others, "
-        f"{recipe.episodes} episodes of each patient; the table's on {len(own)} patients, the others on {len(everyone)}. "
-        f"Intervals: 95 % bootstrap over patients and training seeds (here {recipe.seeds}). Gains and shares are cut, "
+        f"{recipe.episodes} episodes of each patient; the table's on {len(own)} patients, the others on "
+        f"{len(everyone)}. Intervals: 95 % bootstrap over patients and training seeds (here {recipe.seeds}). Gains and shares are cut, "
         "never rounded up.",
     ]
     for world in worlds:
@@ -283,7 +301,8 @@ def markdown(recipe: OnlineRecipe, frame: pl.DataFrame, resamples: int = 10_000)
         mean = partial(scores.mean, row, head, patients=own)
         body.append([
             named(row), shown_cut(mean("safe_hourly")), shown_cut(mean("safe_path")), shown(mean("lactate_mean")),
-            shown(mean("cost_mean"), 3), shown(scores.fact(row, "cost_limit")), shown(scores.fact(row, "multiplier"), 3),
+            shown(mean("cost_mean"), 3), shown(scores.fact(row, "cost_limit")),
+            shown(scores.fact(row, "multiplier"), 3),
         ])  # fmt: skip
     heads = ["Policy", "Safe %", "Safe %, 0.25 h", "Lactate, mmol/L", "Cost per decision", "Limit", "Multiplier"]
     parts.append(markdown_table(f"Safety, {head} world, {len(own)} patients; multiplier: at the end", heads, body))
@@ -301,18 +320,24 @@ def markdown(recipe: OnlineRecipe, frame: pl.DataFrame, resamples: int = 10_000)
     names = ("dt_q05", "dt_q25", "dt_q50", "dt_q75", "dt_q95", "first_interval", "last_interval", "decisions_used")
     adaptive = [r for r in scores.rows if r.timing == "adaptive" and r.scope != "baseline"]
     body = [
-        [named(r), str(r.decisions), *(shown(e.value if (e := scores.mean(r, head, n, own)) else None, 1) for n in names)]
+        [
+            named(r),
+            str(r.decisions),
+            *(shown(e.value if (e := scores.mean(r, head, n, own)) else None, 1) for n in names),
+        ]
         for r in adaptive
     ]
     heads = ["Policy", "K", "5 %", "25 %", "50 %", "75 %", "95 %", "First", "Last", "Decisions"]
-    parts.append(markdown_table(f"Intervals of adaptive policies, hours, {head} world; mean over patients", heads, body))
+    parts.append(
+        markdown_table(f"Intervals of adaptive policies, hours, {head} world; mean over patients", heads, body)
+    )
     body = []
     for row in (r for r in scores.rows if r.scope != "baseline"):
         cells = [f"{scores.fact(row, n) or 0:,.0f}" for n in ("updates", "episodes", "steps", "stopped")]
         body.append([named(row), *cells, f"{PAPER_STEPS['trpo-lag' if row.method == 'release' else row.method]:,}"])
     heads = ["Policy", "Updates", "Episodes", "Steps", "Stopped (not finite)", "Steps, paper"]
     parts.append(markdown_table("Training of one policy", heads, body))
-    parts += _cases(scores, recipe) + [claims_table(claims(recipe, scores), worlds)]
+    parts += [*_cases(scores, recipe), claims_table(claims(recipe, scores), worlds)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -330,9 +355,11 @@ def _cases(scores: Scores, recipe: OnlineRecipe) -> list[str]:
                 at = partial(_at, scores, row, world, patient)
                 _, holds = scores.course(row, world, "interval", patient)
                 values = [shown(at("model_nmse"), 3), shown(at("case_sofa")), shown(at("case_lactate"))]
-                body.append([f"{label(row, recipe)}, {world}", *values, str(len(holds)), f"{holds[0]:g}", f"{holds[-1]:g}"])
+                body.append(
+                    [f"{label(row, recipe)}, {world}", *values, str(len(holds)), f"{holds[0]:g}", f"{holds[-1]:g}"]
+                )
         heads = ["Policy, world", "Model NMSE", "Mean SOFA", "Mean lactate", "Decisions", "First, h", "Last, h"]
-        caption = f"Patient {patient}; model NMSE: the policy's simulator against that world under the charted treatment"
+        caption = f"Patient {patient}; model NMSE: the policy's simulator against that world, charted treatment"
         parts.append(markdown_table(caption, heads, body))
     return parts
 
@@ -349,7 +376,9 @@ def claims(recipe: OnlineRecipe, scores: Scores) -> list[Claim]:
     """What must hold, with its numbers."""
     found: list[Claim] = []
 
-    def better(text: str, method: Row, reference: Row, most: bool, among: Any = None, metric: str = "severity_mean") -> None:
+    def better(
+        text: str, method: Row, reference: Row, most: bool, among: Any = None, metric: str = "severity_mean"
+    ) -> None:
         gains = {w: g for w in scores.worlds if (g := scores.gain(method, reference, w, metric, among))}
         if gains:
             measure = "patients in whom it is better, %" if most else "gain in mean SOFA (all), %"
