@@ -123,8 +123,8 @@ def markdown(recipe: AblationRecipe, frame: pl.DataFrame, resamples: int = 10_00
         f"{len(recipe.variants)} variants, {recipe.seeds} training seeds, scope {recipe.scope}, {recipe.episodes} "
         "episodes. In brackets: 95 % bootstrap intervals over patients and training seeds. Gains are paired over "
         "patients, in per cent of the other's mean, positive is better. Better or worse: the whole interval of the "
-        "difference lies on that side, without a correction for how many are looked at. Outside %: decisions beyond the "
-        "behavior's own 95th percentile of support distance; data outside %: rows of the data outside the ball.",
+        "difference lies on that side, without a correction for how many are looked at. Outside %: decisions beyond "
+        "the behavior's own 95th percentile of support distance; data outside %: rows of the data outside the ball.",
     ]
     for dataset in recipe.datasets:
         scores = Scores(frame.filter(pl.col("data") == dataset.id), resamples)

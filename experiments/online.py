@@ -3,8 +3,8 @@
     python -m experiments.online online-quick
 
 Every algorithm with one policy per patient (Ind) and one for all (Pop), adaptive and fixed timing, scored in every
-world of a bank, beside budgets, the bank's shipped policies ("release") and policies that do not learn. Finished units are
-kept, so that a killed study goes on where it was. The figures: `experiments.figures`.
+world of a bank, beside budgets, the bank's shipped policies ("release") and policies that do not learn. Finished
+units are kept, so that a killed study goes on where it was. The figures: `experiments.figures`.
 """
 
 from __future__ import annotations
@@ -266,8 +266,8 @@ def markdown(recipe: OnlineRecipe, frame: pl.DataFrame, resamples: int = 10_000)
         f"    python -m experiments.online {recipe.name}",
         f"{len(scores.rows) - len(ends) + len(release)} trained policies and {len(ends) - len(release)} others, "
         f"{recipe.episodes} episodes of each patient; the table's on {len(own)} patients, the others on "
-        f"{len(everyone)}. Intervals: 95 % bootstrap over patients and training seeds (here {recipe.seeds}). Gains and shares are cut, "
-        "never rounded up.",
+        f"{len(everyone)}. Intervals: 95 % bootstrap over patients and training seeds (here {recipe.seeds}). Gains "
+        "and shares are cut, never rounded up.",
     ]
     for world in worlds:
         body = []

@@ -271,7 +271,8 @@ def run(recipe: PoolingRecipe, folder: Path, workers: int, cohort: Cohort, setti
     cohort = select_stays(cohort, settings.patients) if settings.patients else cohort
     data = fit_data(cohort.to_grid(1.0, float(HORIZON)))
     roots = [derive_seed(settings.seed, "pooling-study", seed) for seed in range(recipe.seeds)]
-    made = digest(recipe.model_dump(), settings.hash(), data.values.tobytes().hex())
+    tried = recipe.model_dump(exclude={"name", "bank_recipe", "recency", "seeds"})
+    made = digest(tried, settings.hash, data.values.tobytes().hex())
     calls: dict[str, tuple[Any, ...]] = {}
     for recency in recipe.recency:
         third = Split.of(data, 2, settings, recipe.hours, recency)

@@ -1,4 +1,4 @@
-"""The pooling study: nothing later is read, early stopping is a cut, forecasts and comparisons are what they say."""
+"""Partial pooling: early stopping is a cut, strengths may be stacked, forecasts and comparisons are what they say."""
 
 from __future__ import annotations
 
@@ -12,19 +12,16 @@ import torch
 
 from medgym_offline.cohorts import Cohort
 from medgym_offline.errors import BankError
-from medgym_offline.simulators.build import BankRecipe, read_recipe
+from medgym_offline.simulators.build import read_recipe
 from medgym_offline.simulators.data import HORIZON, FitData, fit_data
 from medgym_offline.simulators.field import FieldParameters, Physics
 from medgym_offline.simulators.fit import FitConfig, _late, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
 from medgym_offline.simulators.needs import NeedPrior, estimate_need, shock_course
-from medgym_offline.simulators.pooling_study import StudyConfig, _score, _Split, before, pooling_study, study_rows
 from medgym_offline.simulators.prior import draw_response, draw_threshold, prior_bank
 from medgym_offline.simulators.twin_bank import twin_cohort
 
 PATIENTS = 4
-RECIPE = BankRecipe(patients=0, fit=FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2))
-CONFIG = StudyConfig(strengths=(0.1, 1.0), recency=(0.0, 6.0), seeds=(0, 1), every=2, hours=6)
 
 
 @pytest.fixture(scope="module")
@@ -44,43 +41,6 @@ def _draws(data: FitData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _same(a: FieldParameters, b: FieldParameters) -> bool:
     return all(torch.equal(x, b.tensors()[n]) for n, x in a.tensors().items())
-
-
-def test_a_cut_record_has_nothing_later(data: FitData) -> None:
-    end = np.array([10, 40, 30, 5])
-    later = np.arange(96)[None] >= end[:, None]
-    other = replace(data, values=np.where(later[..., None], 9.0, data.values), mask=data.mask | later[..., None])
-    one, two = before(data, end), before(other, end)
-    assert np.array_equal(one.mask, two.mask)
-    assert np.array_equal(one.start, two.start)
-    assert not one.mask[later].any()
-    assert (one.length == end).all()
-
-
-@pytest.mark.parametrize("recency", [0.0, 6.0])
-def test_forecasts_ahead_of_the_last_quarter_do_not_depend_on_what_happened_then(data: FitData, recency: float) -> None:
-    split = _Split.of(data, 3, RECIPE, CONFIG, recency)
-    late = (np.arange(96)[None] > split.begin[:, None])[..., None]
-    other = replace(data, values=np.where(late, data.values + 3.0, data.values).astype(np.float32))
-    changed = _Split.of(other, 3, RECIPE, CONFIG, recency)
-    first, second = (_score(s, 7, 0.1, 3, 5, False)["ahead"] for s in (split, changed))
-    for model in first:
-        shift = (second[model] - first[model])[split.scored("ahead")]
-        assert shift.size > 10
-        assert np.allclose(shift, 3.0, atol=1e-5), model
-
-
-def test_only_the_quarter_after_the_training_hours_is_scored(data: FitData) -> None:
-    for quarters in (2, 3):
-        split = _Split.of(data, quarters, RECIPE, CONFIG)
-        for forecast in ("ahead", "step"):
-            scored = split.scored(forecast)
-            assert not (scored & split.training.mask).any()
-            assert not (scored & ~data.mask).any()
-        hours = np.nonzero(split.scored("ahead"))[1]
-        assert hours.max() <= split.begin.max() + CONFIG.hours
-    third, last = (_Split.of(data, q, RECIPE, CONFIG).scored("step") for q in (2, 3))
-    assert not (third & last).any()  # what chooses is not what is reported
 
 
 def test_early_stopping_is_a_cut_of_the_same_fit(data: FitData) -> None:
@@ -142,34 +102,6 @@ def test_patients_count_through_the_mean_over_their_variables() -> None:
     assert found["paired"]["pop"]["median_gain"] == 2.0
 
 
-@pytest.fixture(scope="module")
-def found(cohort: Cohort) -> dict[str, Any]:
-    return pooling_study(cohort, RECIPE, CONFIG, show=False)
-
-
-def test_the_study_chooses_the_lowest_error_of_the_third_quarter(found: dict[str, Any]) -> None:
-    third, chosen = found["third_quarter"], found["chosen"]
-    row = third["strengths"].index(chosen["pooling"])
-    assert third["mae"][row][third["stops"].index(chosen["stop"])] == min(min(r) for r in third["mae"])
-    assert third["stops"] == [2, 4]
-    assert third["stops_from_scratch"] == [2, 4, 6, 8]
-    ahead = found["last_quarter"]["ahead"]
-    seeds = [s["models"]["ind"]["mae_mean"] for s in ahead["by_seed"]]
-    assert seeds[0] != seeds[1]
-    assert ahead["models"]["ind"]["mae_mean"] == pytest.approx(np.mean(seeds), abs=1e-4)
-    assert ahead["models"]["persistence"]["mae_sd_over_seeds"] == 0.0
-    rows = study_rows(found, "step")
-    assert [r[0] for r in rows] == ["ind", "pop", "ind from scratch", "persistence", "patient mean"]
-
-
-def test_the_study_chooses_the_recency_with_the_lowest_error(found: dict[str, Any]) -> None:
-    tried = {e["recency"]: e["ind"] for e in found["third_quarter"]["by_recency"]}
-    assert list(tried) == list(CONFIG.recency)
-    assert len(set(tried.values())) == 2
-    assert tried[found["chosen"]["recency"]] == min(tried.values())
-    assert min(min(r) for r in found["third_quarter"]["mae"]) == pytest.approx(min(tried.values()), abs=1e-4)
-
-
 @pytest.mark.parametrize("hours", [5.0, 60.0])
 def test_late_windows_have_an_exponential_density_of_age(hours: float) -> None:
     draws = (np.arange(20_000) + 0.5) / 20_000
@@ -210,8 +142,3 @@ def test_a_wrong_recency_of_a_recipe_names_the_file_and_the_table(tmp_path: Path
     file.write_text("[fit]\nrecency = -3\n", encoding="utf-8")
     with pytest.raises(BankError, match=r"bank.toml: table \[fit\]: fit.recency is -3"):
         read_recipe(file)
-
-
-def test_too_few_stays_are_refused(cohort: Cohort) -> None:
-    with pytest.raises(BankError, match="4 stays, the study needs 9"):
-        pooling_study(cohort, replace(RECIPE, patients=9), CONFIG, show=False)
