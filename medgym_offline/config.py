@@ -184,7 +184,7 @@ def _wanted(first: Any) -> str:
         word = _WORDS.get(first["type"].partition("_")[0])
         if word is not None:
             return f", expected {word}"
-    return "; " + str(first["msg"]).replace("Input should", "it should").replace("\n", " ")
+    return "; " + re.sub(r"^\w+ should", "it should", str(first["msg"]).replace("\n", " "))
 
 
 _WORDS = {"int": "a whole number", "float": "a number", "finite": "a finite number", "bool": "true or false"}
