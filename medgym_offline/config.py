@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def configuration(kind: str, error: type[MedGymError] = MedGymError) -> Callable[[type[T]], type[T]]:
-    """Decorator: a frozen dataclass (for `dataclasses.replace`, `fields`, `asdict` too) that is checked when it is made.
+    """Decorator: a frozen dataclass (for `dataclasses.replace`, `asdict` too) that is checked when it is made.
 
     Args:
         kind: What it is, in words: the beginning of the line of an error.
@@ -66,7 +66,7 @@ def configuration(kind: str, error: type[MedGymError] = MedGymError) -> Callable
 
 
 def check(form: Any, values: Any, where: str, error: type[MedGymError] = MedGymError, remedy: str = "") -> Any:
-    """JSON values as `form` (a configuration, or any type that pydantic knows); lists become tuples where it wants them.
+    """JSON values as `form` (a configuration, or any type that pydantic knows); lists become tuples if it wants them.
 
     Args:
         form: Type.
@@ -85,12 +85,12 @@ def check(form: Any, values: Any, where: str, error: type[MedGymError] = MedGymE
 
 def from_values(cls: type[T], values: Mapping[str, Any], where: str, error: type[MedGymError] | None = None) -> T:
     """A configuration from JSON values (lists become tuples, objects configurations); errors as of the class."""
-    return check(cls, dict(values), where, error or getattr(cls, "__config_error__", MedGymError))
+    return check(cls, dict(values), where, _error(cls, error))
 
 
 def read(cls: type[T], path: str | Path, error: type[MedGymError] | None = None) -> T:
     """A configuration from a `.toml` or `.json` file; the error names the file, and the field if it can be read."""
-    error = error or getattr(cls, "__config_error__", MedGymError)
+    error = _error(cls, error)
     values = read_json(path, error) if str(path).endswith(".json") else read_toml(path, error)
     return check(cls, values, str(path), error)
 
@@ -112,7 +112,9 @@ def to_values(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_text(forms: Mapping[str, Any], assignments: Sequence[str], kind: str, also: Iterable[str] = ()) -> dict[str, Any]:
+def from_text(
+    forms: Mapping[str, Any], assignments: Sequence[str], kind: str, also: Iterable[str] = ()
+) -> dict[str, Any]:
     """Settings given as text, "name=value"; lists as "4,4,4", no value as "none".
 
     Args:
@@ -139,6 +141,11 @@ def from_text(forms: Mapping[str, Any], assignments: Sequence[str], kind: str, a
             found[name] = _adapter(forms[name]).validate_python(given, strict=False)
         except pydantic.ValidationError as problem:
             raise MedGymError(f"{kind} {name} is {value!r}{_wanted(problem.errors()[0])}") from None
+    return found
+
+
+def _error(cls: type[Any], error: type[MedGymError] | None) -> type[MedGymError]:
+    found: type[MedGymError] = error or getattr(cls, "__config_error__", MedGymError)
     return found
 
 

@@ -113,7 +113,7 @@ def process_config(recipe: Recipe) -> ProcessConfig:
     """The decision process that a recipe describes."""
     from medgym_offline.envs.process import ProcessConfig
 
-    return ProcessConfig(timing=recipe.timing, decisions=recipe.decisions, reward=recipe.reward)  # type: ignore[arg-type]
+    return ProcessConfig(timing=recipe.timing, decisions=recipe.decisions, reward=recipe.reward)
 
 
 def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int) -> Behavior:

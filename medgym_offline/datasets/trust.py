@@ -119,8 +119,8 @@ def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
     found = check(Metadata, read_json(path, DatasetError, where=where), where, DatasetError)
     same = {"dataset_id": "id", "total_episodes": "episodes", "total_steps": "steps"}
     same |= {name: name for name in ("env_spec", "eval_env_spec", "identity", "content_hash")}
-    wanted = {name: manifest[stated] for name, stated in same.items()} | {"bytes": manifest["files"][DATA_FILE]["bytes"]}
-    for name, value in wanted.items():
+    wanted = {name: manifest[stated] for name, stated in same.items()}
+    for name, value in (wanted | {"bytes": manifest["files"][DATA_FILE]["bytes"]}).items():
         if {**found, **found["medgym"]}[name] != value:
             raise DatasetError(f"{where} and the manifest disagree on {name!r}")
     for name in ("env_spec", "eval_env_spec"):
