@@ -145,8 +145,8 @@ def from_text(
 
 
 def _error(cls: type[Any], error: type[MedGymError] | None) -> type[MedGymError]:
-    found: type[MedGymError] = error or getattr(cls, "__config_error__", MedGymError)
-    return found
+    own: type[MedGymError] = getattr(cls, "__config_error__", MedGymError)
+    return error or own
 
 
 @functools.cache

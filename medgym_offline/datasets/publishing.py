@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,16 @@ NAMESPACE_FILE = "namespace_metadata.json"
 class _Namespace(TypedDict, total=False):
     datasets: list[str]
     namespaces: list[str]
-    description: str
+
+
+@dataclass(frozen=True)
+class _State:
+    """A repository at a commit: files of the dataset there, the namespace's metadata, readable manifests by id."""
+
+    commit: str | None = None
+    there: frozenset[str] = frozenset()
+    namespace: Mapping[str, Any] = field(default_factory=dict)
+    manifests: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,30 +89,31 @@ def publish(
             under this id.
         RemoteError: no token, a token that was refused, or a remote that does not answer.
     """
-    place = parse_remote(remote)
-    folder = dataset_folder(dataset, root)
-    manifest = _require_publishable(dataset, folder, root)
+    place, folder = parse_remote(remote), dataset_folder(dataset, root)
     namespace, name = split_id(dataset)
     tag, repository = name.replace("/", "-"), f"{place.organisation}/{namespace}"
-    if not dry_run:
-        _require_welcome(place, dataset, manifest)
+    manifest = _require_publishable(dataset, folder, root)
+    if not dry_run:  # what the remote would refuse is noticed before minutes of verifying
+        with place.errors(f"{dataset} was not taken"):
+            place.api().whoami()
+            if place.api().repo_exists(repository, repo_type="dataset"):
+                _state(place, dataset, manifest)
     _require_verified(dataset, root, progress)
-    bank = str(manifest["recipe"].get("bank", ""))
-    notes = (
-        (f"note: bank {bank} is a file of this machine; others can load the rows but not recover the environment",)
-        if bank.endswith(".safetensors")
-        else ()
-    )
+    notes, bank = [], str(manifest["recipe"].get("bank", ""))
+    if bank.endswith(".safetensors"):
+        notes = [
+            f"note: bank {bank} is a file of this machine; others can load the rows but not recover the environment"
+        ]
     with tempfile.TemporaryDirectory() as made:
-        files = _files(folder, manifest, Path(made))
+        commit, files = None, _files(folder, manifest, Path(made))
         if dry_run:
-            commit, texts = None, _shared(dataset, manifest, place, None)
+            texts = _shared(place, dataset, manifest, _State())
         else:
             with place.errors(f"{dataset} was not taken"):
                 commit, texts = _send(place, dataset, manifest, files, tag)
         rows = [(f"{name}/{path}", file.stat().st_size, sha256_file(file)) for path, file in files.items()]
-    rows += [(p, len(t.encode()), hashlib.sha256(t.encode()).hexdigest()) for p, t in texts.items()]
-    return Publication(dataset, repository, tuple(sorted(rows)), commit, tag, notes)
+    rows += [(path, len(text.encode()), hashlib.sha256(text.encode()).hexdigest()) for path, text in texts.items()]
+    return Publication(dataset, repository, tuple(sorted(rows)), commit, tag, tuple(notes))
 
 
 def _require_publishable(dataset: str, folder: Path, root: str | Path | None) -> dict[str, Any]:
@@ -144,121 +156,71 @@ def _files(folder: Path, manifest: dict[str, Any], made: Path) -> dict[str, Path
     return files
 
 
-def _require_welcome(place: Remote, dataset: str, manifest: dict[str, Any]) -> None:
-    """What the remote would refuse is noticed before minutes of verifying: the token, other rows, odd metadata."""
-    from huggingface_hub import get_token
-    from huggingface_hub.errors import HfHubHTTPError
-
-    if not get_token():
-        raise RemoteError("publishing needs a token that may write: set HF_TOKEN, or log in with: hf auth login")
-    api, namespace = place.api(), split_id(dataset)[0]
-    with place.errors(f"{dataset} was not taken"):
-        try:
-            api.whoami()
-        except HfHubHTTPError as error:
-            if error.response.status_code != 401:
-                raise
-            raise RemoteError(
-                f"{place.url} refused the token; set HF_TOKEN to a valid one, or: hf auth login"
-            ) from None
-        if api.repo_exists(f"{place.organisation}/{namespace}", repo_type="dataset"):
-            with _Published(place, dataset) as published:
-                _shared(dataset, manifest, place, published)
-
-
-class _Published:
-    """The small files that a repository shares, at its newest commit, in a folder for the time of a block."""
-
-    def __init__(self, place: Remote, dataset: str):
-        self.namespace, self.name = split_id(dataset)
-        self.commit = place.commit(self.namespace)
-        self._folder = tempfile.TemporaryDirectory()
-        self.folder = Path(self._folder.name)
-        place.fetch(self.namespace, self.commit, [NAMESPACE_FILE, f"*/{MANIFEST}"], self.folder)
-        names = place.api().list_repo_files(
-            f"{place.organisation}/{self.namespace}", revision=self.commit, repo_type="dataset"
+def _state(place: Remote, dataset: str, manifest: dict[str, Any]) -> _State:
+    """The repository at its newest commit; a `DatasetError` if it has other rows under this id, or odd metadata."""
+    repository, name = split_id(dataset)
+    commit, full = place.commit(repository), f"{place.organisation}/{repository}"
+    paths = place.api().list_repo_files(full, revision=commit, repo_type="dataset")
+    there = frozenset(path.removeprefix(f"{name}/") for path in paths if path.startswith(f"{name}/"))
+    namespace, manifests = {}, {}
+    with tempfile.TemporaryDirectory() as work:
+        place.fetch(repository, commit, [NAMESPACE_FILE, f"*/{MANIFEST}"], Path(work))
+        if NAMESPACE_FILE in paths:
+            where = f"{place.url} ({full}: {NAMESPACE_FILE})"
+            namespace = read_json(Path(work) / NAMESPACE_FILE, RemoteError, "correct it", where)
+            check(_Namespace, namespace, where, RemoteError, "correct it")
+        for other in {*namespace.get("datasets", ()), dataset}:
+            with contextlib.suppress(DatasetError):  # one that cannot be read: the family's card has no numbers of it
+                manifests[other] = fetched_manifest(Path(work) / split_id(other)[1] / MANIFEST, other, other)
+    found = manifests[dataset]["identity"] if dataset in manifests else None
+    if there and found != manifest["identity"]:
+        stem, _, version = dataset.rpartition("-v")
+        raise DatasetError(
+            f"{place.url} has other rows under {dataset} (identity {str(found)[:16]}); published rows do not "
+            f"change: give the recipe the id {stem}-v{int(version) + 1}"
         )
-        self.there = {path.removeprefix(f"{self.name}/") for path in names if path.startswith(f"{self.name}/")}
-
-    def __enter__(self) -> _Published:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
-
-    def manifest(self, dataset: str) -> dict[str, Any] | None:
-        """A published manifest; None where there is none that can be read (the family's card then has no numbers)."""
-        try:
-            return fetched_manifest(self.folder / split_id(dataset)[1] / MANIFEST, dataset, dataset)
-        except DatasetError:
-            return None
+    return _State(commit, there, namespace, manifests)
 
 
-def _shared(dataset: str, manifest: dict[str, Any], place: Remote, published: _Published | None) -> dict[str, str]:
-    """The files that all datasets of the repository share, with this dataset added: path -> text.
-
-    Raises:
-        DatasetError: the repository has other rows under this id, or odd metadata.
-    """
-    namespace = split_id(dataset)[0]
-    before: dict[str, Any] = {}
-    if published is not None:
-        found = (published.manifest(dataset) or {}).get("identity")
-        if published.there and found != manifest["identity"]:
-            stem, _, version = dataset.rpartition("-v")
-            raise DatasetError(
-                f"{place.url} has other rows under {dataset} (identity {str(found)[:16]}); published rows do not "
-                f"change: give the recipe the id {stem}-v{int(version) + 1}"
-            )
-        file = published.folder / NAMESPACE_FILE
-        if file.is_file():
-            where = f"{place.url} ({place.organisation}/{namespace}: {NAMESPACE_FILE})"
-            before = read_json(file, RemoteError, "correct it", where)
-            check(_Namespace, before, where, RemoteError, "correct it")
+def _shared(place: Remote, dataset: str, manifest: dict[str, Any], state: _State) -> dict[str, str]:
+    """The files that all datasets of the repository share, with this dataset added: path -> text."""
+    before, parts = state.namespace, dataset.split("/")
     ids = sorted({*before.get("datasets", ()), dataset})
-    inner = ["/".join(dataset.split("/")[: depth + 1]) for depth in range(1, dataset.count("/"))]
-    spaces = sorted({*before.get("namespaces", ()), *inner})
-    metadata = {"description": NAMESPACE_DESCRIPTION} | before | {"datasets": ids, "namespaces": spaces}
-    manifests = {other: published.manifest(other) if published else None for other in ids} | {dataset: manifest}
-    texts = {NAMESPACE_FILE: json_text(metadata), "README.md": family_card(namespace, place.url, manifests)}
-    for space in inner:
-        texts[f"{split_id(space)[1]}/{NAMESPACE_FILE}"] = json_text({"description": NAMESPACE_DESCRIPTION})
-    return texts
+    inner = ["/".join(parts[:depth]) for depth in range(2, len(parts))]
+    about = {"description": NAMESPACE_DESCRIPTION}
+    metadata = {**about, **before, "datasets": ids, "namespaces": sorted({*before.get("namespaces", ()), *inner})}
+    card = family_card(parts[0], place.url, {other: state.manifests.get(other) for other in ids} | {dataset: manifest})
+    spaces = {f"{split_id(space)[1]}/{NAMESPACE_FILE}": json_text(about) for space in inner}
+    return {NAMESPACE_FILE: json_text(metadata), "README.md": card, **spaces}
 
 
 def _send(
     place: Remote, dataset: str, manifest: dict[str, Any], files: dict[str, Path], tag: str
 ) -> tuple[str, dict[str, str]]:
-    """Create the repository if need be, commit on top of its newest commit, tag."""
+    """Create the repository if need be, commit on top of its newest commit, tag; the commit, and the shared files."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.errors import HfHubHTTPError
 
-    api, name = place.api(), split_id(dataset)[1]
-    repository = f"{place.organisation}/{split_id(dataset)[0]}"
-    api.create_repo(repository, repo_type="dataset", exist_ok=True)
+    api, (namespace, name) = place.api(), split_id(dataset)
+    repository, data = f"{place.organisation}/{namespace}", "dataset"
+    api.create_repo(repository, repo_type=data, exist_ok=True)
+    title = f"{dataset}: identity {manifest['identity'][:16]}"
     for _ in range(RACES):
-        with _Published(place, dataset) as published:
-            texts = _shared(dataset, manifest, place, published)
+        state = _state(place, dataset, manifest)
+        texts = _shared(place, dataset, manifest, state)
         # Operations are used up by a commit, so they are made again each time; what was uploaded stays uploaded.
         operations: list[Any] = [CommitOperationAdd(f"{name}/{path}", str(file)) for path, file in files.items()]
         operations += [CommitOperationAdd(path, text.encode()) for path, text in texts.items()]
-        operations += [CommitOperationDelete(f"{name}/{path}") for path in sorted(published.there - files.keys())]
+        operations += [CommitOperationDelete(f"{name}/{path}") for path in sorted(state.there - files.keys())]
         try:
             made = api.create_commit(
-                repository,
-                operations,
-                commit_message=f"{dataset}: identity {manifest['identity'][:16]}",
-                parent_commit=published.commit,
-                repo_type="dataset",
+                repository, operations, commit_message=title, parent_commit=state.commit, repo_type=data
             )
         except HfHubHTTPError as error:
-            if error.response.status_code not in (409, 412):
-                raise
-            continue  # another commit came first
-        if tag not in {ref.name for ref in api.list_repo_refs(repository, repo_type="dataset").tags}:
-            about = f"{dataset} as first published"
-            api.create_tag(
-                repository, tag=tag, revision=made.oid, tag_message=about, repo_type="dataset", exist_ok=True
-            )
+            if error.response.status_code in (409, 412):
+                continue  # another commit came first
+            raise
+        if tag not in {ref.name for ref in api.list_repo_refs(repository, repo_type=data).tags}:
+            api.create_tag(repository, tag=tag, revision=made.oid, tag_message=title, repo_type=data, exist_ok=True)
         return str(made.oid), texts
     raise RemoteError(f"{place.url}: others kept committing to {repository}; publish {dataset} again later")

@@ -118,16 +118,16 @@ class Remote:
 
 def _reason(error: Exception) -> str:
     """An error of the Hub's client as a few words in one line."""
-    from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
+    from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, OfflineModeIsEnabled):
         return "offline: HF_HUB_OFFLINE is set"
-    if status == 401 and os.environ.get("HF_TOKEN"):
-        return "the token in HF_TOKEN was refused (401)"
-    if status == 403:
-        return "the token may not do this (403)"
     if isinstance(error, RepositoryNotFoundError):
         return "no such dataset repository, or not visible without another token"
+    if status == 401 or isinstance(error, LocalTokenNotFoundError):
+        return "it needs a valid token, and got none or refused it: set HF_TOKEN, or log in with: hf auth login"
+    if status == 403:
+        return "the token may not do this (403)"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no answer'}"[:200]

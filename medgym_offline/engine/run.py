@@ -82,6 +82,8 @@ def run(
     lost: dict[str, BaseException] = {}
     running: dict[Future[Ended], tuple[str, Slot]] = {}
     with contextlib.ExitStack() as stack:
+        if not todo:
+            engine = "local"  # no need to start any other
         live = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medgym-live-")))
         bar = stack.enter_context(Progress(title, len(shards), enabled=progress))
         bar.skip(len(results))

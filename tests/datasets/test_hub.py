@@ -233,7 +233,7 @@ def test_a_race_without_end_is_said(hub: Hub, root: Path, made: GeneratedDataset
 
 @pytest.mark.parametrize(
     ("token", "message"),
-    [("", "needs a token"), ("hf_wrong", "refused the token"), (READER, "may not do this \\(403\\)")],
+    [("", "needs a valid token"), ("hf_wrong", "needs a valid token"), (READER, "may not do this \\(403\\)")],
 )
 def test_tokens(
     hub: Hub, made: GeneratedDataset, root: Path, monkeypatch: pytest.MonkeyPatch, token: str, message: str
@@ -267,7 +267,7 @@ def test_what_would_be_refused_is_said_before_the_rows_are_read(
     with pytest.raises(DatasetError, match="other rows"):
         publish(ID, REMOTE, root=copy, progress=False)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(DatasetError, match="refused the token"):
+    with pytest.raises(DatasetError, match="needs a valid token"):
         publish(ID, REMOTE, root=copy, progress=False)
 
 
