@@ -81,6 +81,7 @@ class Manifest(TypedDict):
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     format: Literal["medgym-dataset/1"]
     id: str
+    disease: str
     recipe: dict[str, Any]
     generator: Count
     identity: Sha256
@@ -107,6 +108,7 @@ class Ours(TypedDict):
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     patients: list[str]
+    disease: str
     timing: Literal["adaptive", "fixed"]
     decisions: Count
     identity: Sha256

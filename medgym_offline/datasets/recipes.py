@@ -56,14 +56,14 @@ class Recipe:
             `max`, `clinician`) or the path of a policy file. Several joined by ` + ` take turns: of n policies,
             policy e mod n plays episode e of every patient.
         timing: `adaptive` or `fixed`.
-        decisions: K, the largest number of decisions in 96 h.
+        decisions: K, the largest number of decisions in an episode.
         reward: `integral`, `paper` or `authors`.
         episodes: Per patient.
         perturbation: Standard deviation of the noise on actions, in units of an action in [-1, 1]. The initial
-            state's is the environment's own, 0.05 normalised units.
+            state's is the environment's own.
         seed: Root seed.
-        world: World of the bank that the episodes run in: `own` (the fitted simulators), `held-out`, or `true` (the
-            twin's known truth, which stands for the real patients).
+        world: World of the bank that the episodes run in: `own` (the fitted simulators), `crossfit`, or `true` (the
+            known truth, which stands for the real patients).
     """
 
     id: str
@@ -76,7 +76,7 @@ class Recipe:
     episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 100  # more no machine holds
     perturbation: Annotated[float, Field(ge=0, le=2)] = 0.05  # beyond the width of an action it does nothing more
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    world: Literal["own", "held-out", "true"] = "own"
+    world: Literal["own", "crossfit", "true"] = "own"
 
     def __post_init__(self) -> None:
         if not is_id(self.id):
@@ -98,10 +98,6 @@ class Recipe:
     def policies(self) -> tuple[str, ...]:
         """Names of the behaviour policies, one or the parts of a mix, in turn."""
         return tuple(name.strip() for name in self.behavior.split(" + "))
-
-    @property
-    def action_dim(self) -> int:
-        return 4 if self.timing == "adaptive" else 3
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
