@@ -21,7 +21,6 @@ from experiments.common import (
     estimate,
     main,
     markdown_table,
-    name_of,
     shown,
     spread,
     tidy_rows,
@@ -56,7 +55,7 @@ class CeilingsRecipe(Recipe):
 
 def _search(bank: SimulatorBank, config: CeilingConfig) -> pl.DataFrame:
     found = ceilings(bank, config, show=False)
-    world, parts = name_of(bank.current_world), []
+    world, parts = bank.current_world, []
     for name, schedules in found.classes.items():
         harm = dict(zip(bank.patients, schedules.harm.double().tolist()))
         parts.append(tidy_rows(bank.name, Row(name, "ind", "open-loop", config.decisions), 0, world, "harm", harm))

@@ -32,7 +32,7 @@ from medgym_offline.files import atomic_path, read_toml, write_text
 
 __all__ = [
     "BETTER", "HERE", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "claims_table", "cut",
-    "digest", "estimate", "facts", "main", "markdown_table", "name_of", "read_scores", "shown", "shown_cut", "spread",
+    "digest", "estimate", "facts", "main", "markdown_table", "read_scores", "shown", "shown_cut", "spread",
     "tidy", "tidy_rows", "units",
 ]  # fmt: skip
 
@@ -49,22 +49,14 @@ BETTER = {
 }  # fmt: skip
 """Metrics that are kept, with the direction that is better."""
 
-NAMES = {
-    "sofa_all": "severity_mean", "sofa_96h": "severity_end", "safe_dense": "safe_path", "first_hold": "first_interval",
-    "last_hold": "last_interval", "held-out": "crossfit", "severity": "sofa", "monitored": "lactate",
-}  # fmt: skip
-"""A name in an evaluation -> the name in the results, where they differ."""
+CURVES = {"severity": "sofa", "monitored": "lactate"}
+"""A curve of an evaluation -> its name in the results of the studies, all of which are of sepsis."""
 
 SCHEMA = {
     "data": pl.String, "method": pl.String, "scope": pl.String, "timing": pl.String, "decisions": pl.Int16,
     "seed": pl.Int16, "patient": pl.String, "world": pl.String, "metric": pl.String, "value": pl.Float64,
 }  # fmt: skip
 R = TypeVar("R", bound="Recipe")
-
-
-def name_of(name: str) -> str:
-    """The name of a metric or world in the results."""
-    return NAMES.get(name, name)
 
 
 # -- recipes -----------------------------------------------------------------------------------------------------------
@@ -210,18 +202,18 @@ def tidy(
     """An evaluation as tidy rows: every metric of :data:`BETTER` per patient, mean courses, support quantiles."""
     parts = []
     for world, found in evaluation.worlds.items():
-        columns = {name_of(metric): values for metric, values in found.per_patient.items()}
+        columns = dict(found.per_patient)
         patients = [str(p) for p in columns["patient"]]
         for metric in (m for m in BETTER if m in columns):
-            parts.append(tidy_rows(data, row, seed, name_of(world), metric, dict(zip(patients, columns[metric]))))
-        courses = {name_of(k): v["mean"] for k, v in found.curves.items() if isinstance(v, Mapping)}
+            parts.append(tidy_rows(data, row, seed, world, metric, dict(zip(patients, columns[metric]))))
+        courses = {CURVES[k]: v["mean"] for k, v in found.curves.items() if isinstance(v, Mapping)}
         single = {f"{name}@{h}": float(course[h]) for name, course in courses.items() for h in hours if h < len(course)}
         if found.support:
             single |= _quantiles(found.support["policy"]["quantiles"])
             if "behavior" in found.support:
                 own = _quantiles(found.support["behavior"]["quantiles"])
-                parts.append(facts(data, Row("data", "data", row.timing, row.decisions), 0, own, name_of(world)))
-        parts.append(facts(data, row, seed, single, name_of(world)))
+                parts.append(facts(data, Row("data", "data", row.timing, row.decisions), 0, own, world))
+        parts.append(facts(data, row, seed, single, world))
     return pl.concat(parts)
 
 
