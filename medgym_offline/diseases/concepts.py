@@ -1,4 +1,4 @@
-"""What a cohort of a disease holds, as data: its variables and treatments, where records keep them, which stays count."""
+"""What a cohort of a disease holds, as data: variables and treatments, where records keep them, which stays count."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["CohortDefinition", "Concept", "Derived", "Diagnosis", "Gridding", "P
 #: median: observations as they are; rate: what collected since the record before, as a rate; held: a setting that
 #: holds until the next; infusion: intervals whose rates add up.
 Gridding = Literal["median", "rate", "held", "infusion"]
-#: The odd case of a concept: (rows, rejections) -> rows, before units are converted. Rows have stay_id, item, name, t_h,
-#: end_h, value, unit, text (as charted; null where the source has none) and key (what ties rows of one specimen).
+#: The odd case of a concept: (rows, rejections) -> rows, before units are converted. Rows have stay_id, item, name,
+#: t_h, end_h, value, unit, text (as charted; null where the source has none) and key (what ties rows of a specimen).
 Prepare = Callable[[Any, Any], Any]
 
 
