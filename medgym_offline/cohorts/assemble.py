@@ -16,7 +16,7 @@ from medgym_offline.cohorts.names import nearly_equal_ids
 from medgym_offline.cohorts.plausible import doubt_clock, ranged_attributes
 from medgym_offline.cohorts.source import Records
 from medgym_offline.cohorts.validate import fractions
-from medgym_offline.diseases.concepts import CohortDefinition, Concept
+from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part
 from medgym_offline.errors import CohortError
 
 __all__ = ["assemble"]
@@ -156,7 +156,8 @@ def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
     """Disjoint intervals with the sum over everything running, in the unit of the concept."""
     name, high = concept.name, concept.range[1]
     value, start, end = pl.col("value"), pl.col("t_h"), pl.col("end_h")
-    for named in (concept, *concept.parts) if concept.parts else ():
+    doses: tuple[Concept | Part, ...] = (concept, *concept.parts) if concept.parts else ()
+    for named in doses:
         limit, unit = named.limit, named.unit
         hint = f" (in {named.mistaken}?)" if named.mistaken else ""
         high_dose = (pl.col("name") == named.name) & (value > limit)

@@ -161,7 +161,8 @@ class MimicTables:
         frame = frame.filter(pl.col("itemid").is_in(items)).rename(
             {v: k for k, v in names.items()} | {"itemid": "item"}
         )
-        rows = typed(frame, folder / table, *([n for n in kind if n in names] for kind in _TYPES))
+        dated, numeric = ([n for n in kind if n in names] for kind in _TYPES)
+        rows = typed(frame, folder / table, dated, numeric)
         rows = intake.rejections.distinct(rows, label)
         marked = (pl.col("error").str.strip_chars() == "1", f"{label}: marked as an error")
         return intake.rejections.drop(rows, marked) if "error" in names else rows

@@ -21,8 +21,8 @@ _MASS = "mcg/kg/min"
 #: Drug -> equivalent, limit, items of orders, other names. Equivalents: Goradia et al. 2020, as in mimic-code's
 #: `norepinephrine_equivalent_dose`. Limits, chosen: several times what anybody is given. Items of bags of other
 #: concentrations too, as d_items of MIMIC-IV 3.1 has them: epinephrine 229617; "Phenylephrine (50/250)" 229630,
-#: "(200/250)" 229632, "(200/250)_OLD_1" 229631, "(Intubation)" 229789. A rate is the drug's all the same, not the bag's;
-#: its unit is read row by row. Inotropes (dobutamine, milrinone) are no vasopressors.
+#: "(200/250)" 229632, "(200/250)_OLD_1" 229631, "(Intubation)" 229789. A rate is the drug's all the same, not the
+#: bag's; its unit is read row by row. Inotropes (dobutamine, milrinone) are no vasopressors.
 _DRUGS: dict[str, tuple[float, float, str, str]] = {
     "norepinephrine": (
         *(1.0, 5.0, "221906 30047 30120"),
@@ -45,12 +45,18 @@ _DRUGS: dict[str, tuple[float, float, str, str]] = {
 
 
 def _drug(name: str, equivalent: float, limit: float, items: str, names: str) -> Part:
-    known = {"names": tuple(names.split()), "items": {"input": items}}
-    if name == "vasopressin":
-        hourly = Unit("U/h", 1.0 / 60.0)
-        return Part(name, "U/min", equivalent, limit, "U/h", (hourly,), ordered_in="U/h", **known)
-    others = (Unit("mcg/min", per_patient=True), Unit("mg/kg/min", 1000.0))
-    return Part(name, _MASS, equivalent, limit, "mcg/min", others, **known)
+    by_unit = name == "vasopressin"
+    return Part(
+        name=name,
+        unit="U/min" if by_unit else _MASS,
+        factor=equivalent,
+        limit=limit,
+        mistaken="U/h" if by_unit else "mcg/min",
+        units=(Unit("U/h", 1 / 60),) if by_unit else (Unit("mcg/min", per_patient=True), Unit("mg/kg/min", 1000.0)),
+        names=tuple(names.split()),
+        items={"input": items},
+        ordered_in="U/h" if by_unit else "",
+    )
 
 
 VASOPRESSORS = tuple(_drug(name, *row) for name, row in _DRUGS.items())
