@@ -1,4 +1,4 @@
-"""From charted events to rates and intervals: amounts since the last record, settings that hold, infusions that add up."""
+"""From charted events to rates and intervals: amounts since the last record, settings held, infusions added up."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 
 from medgym_offline.cohorts import Cohort, cohort_card
 from medgym_offline.errors import CohortError
-from tests.cohorts.conftest import write_mimic3, write_normalised
+from tests.cohorts.conftest import write_normalised
 from tests.cohorts.support import build_cohort, detect_source, from_table, observation_flags, read_source
 
 HEADER = "stay,time,end,variable,value,unit\n"
@@ -64,10 +64,6 @@ def test_a_file_nearly_called_as_a_table_is_refused(tmp_path: Path) -> None:
     (folder / "stay.csv").write_text("stay,subject\n7,anna\n")
     with pytest.raises(CohortError, match=r"stay\.csv: is it the table of stays\? Name it stays\.csv"):
         read_source(folder)
-    raw = write_mimic3(tmp_path / "raw")
-    (raw / "LABEVENTS.csv.gz").rename(raw / "LABEVENT.csv.gz")
-    with pytest.raises(CohortError, match=r"table LABEVENTS.* is missing; is it LABEVENT\.csv\.gz\?"):
-        read_source(raw)
     (folder / "events.csv").rename(folder / "event.csv")
     with pytest.raises(CohortError, match=r"no known layout \(it holds event\.csv, stay\.csv\)"):
         read_source(folder)
