@@ -107,7 +107,7 @@ def _doubt_ids(records: Records, rejections: Rejections) -> None:
 
 
 def _rate(rows: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.DataFrame:
-    """Rates per day, of records of an amount and of charted rates; the cap comes last, so that it hides no value."""
+    """Rates, of records of an amount and of charted rates; the cap comes last, so that it hides no value."""
     name, limit, cap = concept.name, concept.record_limit, concept.cap
     total = next((unit.name for unit in concept.units if unit.amount and unit.factor == 1.0), "")
     value, time, charted = pl.col("value"), pl.col("t_h"), ~pl.col("amount")
@@ -115,7 +115,7 @@ def _rate(rows: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.Da
         rows,
         (~charted & value.is_null(), f"{name}: value is missing or not a number"),
         (~charted & (value.abs() >= limit), f"{name}: {limit:g} {total} or more in one record"),
-        (charted & (value >= 24.0 * limit), f"{name}: {limit:g} {total} or more an hour"),
+        (charted & (value >= concept.period_hours * limit), f"{name}: {limit:g} {total} or more an hour"),
         (time.is_null(), f"{name}: time is missing or not a number"),
         (time < 0.0, f"{name}: negative time (too long before admission)"),
     )

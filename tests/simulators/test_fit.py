@@ -55,7 +55,8 @@ def grid() -> GridCohort:
     treatment = bank.denormalize_treatment(torch.from_numpy(u)).numpy()
     length = np.array([96, 96, 80, 96, 60, 96])
     balance = 5.0 * path[..., 6].numpy()
-    return GridCohort(ids, ids, 1.0, np.where(mask, physical, np.nan), mask, treatment, length, {"fluid_balance": balance})
+    values = np.where(mask, physical, np.nan)
+    return GridCohort(ids, ids, 1.0, values, mask, treatment, length, {"fluid_balance": balance})
 
 
 @pytest.fixture(scope="module")

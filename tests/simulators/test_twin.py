@@ -15,9 +15,9 @@ from scipy.stats import spearmanr
 
 from medgym_offline import load_simulators
 from medgym_offline.cohorts import Cohort
+from medgym_offline.disease import Scales
 from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarise
 from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, Course, live
-from medgym_offline.disease import Scales
 from medgym_offline.envs import SepsisEnv
 from medgym_offline.errors import BankError, CohortError
 from medgym_offline.files import release_folder
