@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
-from medgym_offline import sepsis
 from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import DatasetInfo, Transitions, list_datasets, load_dataset
+    from medgym_offline.diseases import Disease, disease, list_diseases, sepsis
     from medgym_offline.evaluation import Evaluation, evaluate, support_distance
     from medgym_offline.policies import Policy, load_policy, save_policy
     from medgym_offline.simulators import SimulatorBank, load_simulators
@@ -24,14 +24,17 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "DatasetInfo",
+    "Disease",
     "Evaluation",
     "MedGymError",
     "Policy",
     "SimulatorBank",
     "Transitions",
     "__version__",
+    "disease",
     "evaluate",
     "list_datasets",
+    "list_diseases",
     "load_dataset",
     "load_policy",
     "load_simulators",
@@ -41,6 +44,10 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Disease": "diseases",
+    "disease": "diseases",
+    "list_diseases": "diseases",
+    "sepsis": "diseases",
     "DatasetInfo": "datasets",
     "Transitions": "datasets",
     "list_datasets": "datasets",
@@ -69,17 +76,18 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    worlds = {
-        "medgym/Sepsis-v0": {"bank": "sepsis-v0", "world": "own"},
-        "medgym/SepsisTwin-v0": {"bank": "sepsis-twin-v0", "world": "true"},
+    from medgym_offline.diseases.registry import list_diseases, own_environments
+
+    chosen: dict[str, dict[str, Any]] = {
+        f"medgym/{name.capitalize()}-v0": {"disease": name} for name in list_diseases()
     }
-    for name, world in worlds.items():
+    for name, arguments in (chosen | own_environments()).items():
         if name not in gymnasium.registry:
             gymnasium.register(
                 id=name,
-                entry_point="medgym_offline.envs:SepsisEnv",
-                vector_entry_point="medgym_offline.envs:SepsisVectorEnv",
-                kwargs=world,
+                entry_point="medgym_offline.envs:TreatmentEnv",
+                vector_entry_point="medgym_offline.envs:TreatmentVectorEnv",
+                kwargs=arguments,
             )
 
 

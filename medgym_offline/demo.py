@@ -160,7 +160,7 @@ def _evaluate(
     from medgym_offline.commands.judge import keep
     from medgym_offline.evaluation import evaluate
 
-    worlds = [world for world in ("own", "held-out") if world in bank.worlds]
+    worlds = [world for world in ("own", "crossfit") if world in bank.worlds]
     evaluations = {}
     for name, policy in policies.items():
         evaluations[name] = evaluate(
@@ -197,8 +197,8 @@ def orderings(evaluations: Mapping[str, Evaluation]) -> list[str]:
     behaviour = evaluations["behavior"]
     for world in behaviour.worlds:
         for name in ("random", "zero"):
-            a = np.asarray(behaviour.worlds[world].per_patient["sofa_all"], float)
-            b = np.asarray(evaluations[name].worlds[world].per_patient["sofa_all"], float)
+            a = np.asarray(behaviour.worlds[world].per_patient["severity_mean"], float)
+            b = np.asarray(evaluations[name].worlds[world].per_patient["severity_mean"], float)
             wins = int((a < b).sum())
             verdict = "holds" if 2 * wins > len(a) else "does NOT hold"
             lines.append(

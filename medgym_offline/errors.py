@@ -13,6 +13,7 @@ __all__ = [
     "BankError",
     "CohortError",
     "DatasetError",
+    "DiseaseError",
     "MedGymError",
     "MissingExtraError",
     "PolicyError",
@@ -33,6 +34,10 @@ class CohortError(MedGymError):
 
 class BankError(MedGymError):
     """A simulator bank that is damaged, of another version, or lacks what was asked of it."""
+
+
+class DiseaseError(MedGymError):
+    """A definition of a disease that contradicts itself, or files of two diseases used together."""
 
 
 class DatasetError(MedGymError):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from medgym_offline.cohorts.grid import GridCohort, make_grid
 from medgym_offline.cohorts.source import flags_of
 from medgym_offline.cohorts.validate import COLUMNS, validate
 from medgym_offline.diseases.concepts import CohortDefinition
+from medgym_offline.diseases.registry import disease, list_diseases
 from medgym_offline.errors import CohortError, MissingExtraError, unknown_name
 from medgym_offline.files import atomic_path
 
@@ -26,20 +25,17 @@ _TEXT = ("patient", "dataset", "stay_id", "subject", "sex")
 _STAYS = ("patient", "dataset", "stay_id", "subject", "los_h", "age", "sex", "weight_kg")
 
 
-def definition_named(disease: str, where: str = "cohort") -> CohortDefinition:
+def definition_named(name: str, where: str = "cohort") -> CohortDefinition:
     """The cohort definition of a disease by its name.
 
     Raises:
         CohortError: no such disease, or one that makes no cohorts.
     """
-    module = f"medgym_offline.diseases.{disease}.cohort"
-    try:
-        found = getattr(importlib.import_module(module), "COHORT", None) if re.fullmatch(r"\w+", disease) else None
-    except ModuleNotFoundError:
-        found = None
-    if not isinstance(found, CohortDefinition):
-        raise CohortError(f"{where}: disease {disease!r} is not known here, or makes no cohorts; install its package")
-    return found
+    found = disease(name).cohort if name in list_diseases() else None
+    if found is None:
+        raise CohortError(f"{where}: disease {name!r} is not known here, or makes no cohorts; install its package")
+    definition: CohortDefinition = found()
+    return definition
 
 
 @dataclass(frozen=True)

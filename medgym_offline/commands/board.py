@@ -83,7 +83,7 @@ def leaderboard_verify(
         shown = [
             r
             for r in report.rows
-            if r.metric in ("sofa_all", "safe_hourly", "return") and not r.check.endswith(("interval", "curve"))
+            if r.metric in ("severity_mean", "safe_hourly", "return") and not r.check.endswith(("interval", "curve"))
         ]
         rows = [
             (

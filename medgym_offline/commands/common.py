@@ -58,7 +58,7 @@ Worlds = Annotated[
     typer.Option(
         "--worlds",
         help="own, held-out, true; several separated by commas (default: all the bank has).",
-        autocompletion=completion.several_of("own", "held-out", "true"),
+        autocompletion=completion.several_of("own", "crossfit", "true"),
     ),
 ]
 Device = Annotated[

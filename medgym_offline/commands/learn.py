@@ -222,7 +222,7 @@ def _early(path: Path, update: int) -> Path:
 def _scores(evaluation: Evaluation) -> dict[str, Any]:
     """Return and mean SOFA of an evaluation in the patients' own simulators."""
     metrics = evaluation.worlds["own"].metrics
-    return {"return": metrics["return"], "sofa": metrics["sofa_all"]}
+    return {"return": metrics["return"], "sofa": metrics["severity_mean"]}
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -33,12 +33,11 @@ if TYPE_CHECKING:
     from medgym_offline.datasets.load import load_dataset
     from medgym_offline.datasets.publishing import Publication, publish
     from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, find_recipe, list_recipes, read_recipe
-    from medgym_offline.datasets.transitions import COLUMNS, HORIZON, Transitions
+    from medgym_offline.datasets.transitions import COLUMNS, Transitions
     from medgym_offline.datasets.verification import VerificationReport, verify
 
 __all__ = [
     "COLUMNS",
-    "HORIZON",
     "DatasetInfo",
     "Download",
     "GeneratedDataset",
@@ -91,7 +90,7 @@ _HOMES = {
     "load": ("load_dataset",),
     "publishing": ("Publication", "publish"),
     "recipes": ("Recipe", "UnknownDatasetError", "find_recipe", "list_recipes", "read_recipe"),
-    "transitions": ("COLUMNS", "HORIZON", "Transitions"),
+    "transitions": ("COLUMNS", "Transitions"),
     "verification": ("VerificationReport", "verify"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

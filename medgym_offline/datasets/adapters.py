@@ -34,7 +34,7 @@ def to_tensordict(rows: Transitions, device: torch.device | str = "cpu") -> Any:
     """A `tensordict.TensorDict` of batch size (N,) with the names of TorchRL.
 
     `observation`, `action`, and under `next`: `observation`, `reward`, `terminated`, `truncated`, `done` (each (N, 1)
-    as there) and our `cost`, `dt`, `time`, `sofa`, `lactate`; `patient` and `episode` (N,) at the top.
+    as there) and our `cost`, `dt`, `time`, `severity`, `monitored`; `patient` and `episode` (N,) at the top.
 
     Raises:
         MissingExtraError: tensordict is not installed.
@@ -45,7 +45,7 @@ def to_tensordict(rows: Transitions, device: torch.device | str = "cpu") -> Any:
         raise MissingExtraError.of("tensordict", "export", "a TensorDict") from None
     columns = to_torch(rows, device)
     after = {"reward": "rewards", "terminated": "terminations", "truncated": "truncations", "cost": "costs"}
-    after |= {name: name for name in ("dt", "time", "sofa", "lactate")}
+    after |= {name: name for name in ("dt", "time", "severity", "monitored")}
     following = {name: columns[column][:, None] for name, column in after.items()}
     following |= {"observation": columns["next_observations"], "done": following["terminated"] | following["truncated"]}
     top = {"observation": columns["observations"], "action": columns["actions"]}

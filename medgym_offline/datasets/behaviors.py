@@ -109,11 +109,16 @@ class _Turns:
         return actions
 
 
-def process_config(recipe: Recipe) -> ProcessConfig:
-    """The decision process that a recipe describes."""
+def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
+    """The decision process that a recipe describes, of the disease of its bank."""
     from medgym_offline.envs.process import ProcessConfig
 
-    return ProcessConfig(timing=recipe.timing, decisions=recipe.decisions, reward=recipe.reward)  # type: ignore[arg-type]
+    return ProcessConfig(
+        timing=recipe.timing,
+        decisions=recipe.decisions,
+        reward=recipe.reward,
+        disease=disease,
+    )
 
 
 def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int) -> Behavior:
@@ -184,5 +189,5 @@ def play(
     exact = bank.to(torch.float64)
     policy = behavior.for_patients(bank.patients, torch.float64)
     reset_policy(policy, seeds)
-    noise = draw_noise(seeds, config.decisions, bank.state_dim, config.action_dim)
+    noise = draw_noise(seeds, bank, config)
     return rollout(DecisionProcess(exact, config), policy.act, noise, perturbation)

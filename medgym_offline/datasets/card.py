@@ -7,54 +7,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.registry import disease
 
 if TYPE_CHECKING:
     from medgym_offline.datasets.card_figures import CardFigure
     from medgym_offline.datasets.transitions import Transitions
 
-__all__ = ["HUB_TAGS", "dataset_card", "write_card"]
+__all__ = ["dataset_card", "hub_tags", "write_card"]
 
-HUB_TAGS = """task_categories:
-- reinforcement-learning
-tags:
-- offline-rl
-- minari
-- medical
-- sepsis
-- simulation
-"""
-"""Front matter that all cards on the Hub share."""
 
-_OBSERVED = (
-    ("spo2", "oxygen saturation, normalised (%)"),
-    ("pao2", "arterial oxygen pressure, normalised (mmHg)"),
-    ("bilirubin", "total bilirubin, normalised (mg/dL)"),
-    ("gcs", "Glasgow coma scale, normalised (points)"),
-    ("urine", "urine output, normalised (mL/day)"),
-    ("lactate", "lactate, normalised (mmol/L)"),
-    ("fluid balance", "since the start, in 5 L"),
-    ("remaining time", "hours / 96"),
-    ("remaining decisions", "decisions / K"),
-)
-_TREATMENTS = (
-    ("fio2", "inspired oxygen; -1 is room air"),
-    ("vasopressor", "norepinephrine equivalents; -1 is none"),
-    ("fluids", "intravenous fluids; -1 is none"),
-    ("interval", "hours until the next decision: -1 is 0.5 h, 1 is 36 h"),
-)
-_SINGLE = (
-    ("rewards", "reward of the decision"),
-    ("costs", "safety cost of the decision, from lactate (`infos/cost`)"),
-    ("dt", "hours the decision was held (`infos/dt`)"),
-    ("time", "hour at which it ended (`infos/time`)"),
-    ("sofa", "SOFA surrogate at that hour, points (`infos/sofa`); not the clinical score"),
-    ("lactate", "lactate at that hour, mmol/L (`infos/lactate`)"),
-)
-_REWARDS = {
-    "integral": "-0.1 x the integral over the decision of (SOFA surrogate + 0.2 x normalised vasopressor)",
-    "paper": "-(SOFA surrogate at the end) - 0.2 x normalised vasopressor",
-    "authors": "that of the paper's public code",
-}
+def hub_tags(diseases: Sequence[str]) -> str:
+    """Front matter that all cards on the Hub share."""
+    tags = "\n".join(f"- {tag}" for tag in ("offline-rl", "minari", "medical", *diseases, "simulation"))
+    return f"task_categories:\n- reinforcement-learning\ntags:\n{tags}\n"
+
+
+def _single(disease: Disease) -> tuple[tuple[str, str], ...]:
+    severity, cost, unit = disease.severity, disease.cost, disease.process.unit
+    monitored = disease.components[disease.monitored]
+    return (
+        ("rewards", "reward of the decision"),
+        ("costs", f"safety cost of the decision, {cost.definition} (`infos/cost`)"),
+        ("dt", f"length of the interval, {unit} (`infos/dt`)"),
+        ("time", f"when it ended, {unit} (`infos/time`)"),
+        ("severity", f"{severity.label} at that time, {severity.unit} (`infos/{severity.name}`)"),
+        ("monitored", f"{cost.component} at that time, {monitored.unit} (`infos/{cost.component}`)"),
+    )
+
+
+def _reward(kind: str, disease: Disease) -> str:
+    severity = disease.severity
+    return {
+        "integral": f"-0.1 x the integral over the decision of ({severity.label} + {severity.burden_text})",
+        "paper": f"-({severity.label} at the end) - {severity.burden_text}",
+        "authors": "that of the paper's public code",
+    }[kind]
 
 
 def _numbers(statistics: dict[str, Any], index: int | None = None) -> str:
@@ -62,15 +50,18 @@ def _numbers(statistics: dict[str, Any], index: int | None = None) -> str:
     return " | ".join(f"{value:.4g}" for value in values)
 
 
-def _columns(manifest: dict[str, Any]) -> str:
-    columns = manifest["columns"]
+def _columns(manifest: dict[str, Any], disease: Disease) -> str:
+    columns, process = manifest["columns"], disease.process
     lines = ["| column | meaning | min | mean | max |", "|---|---|---|---|---|"]
-    for i, (name, meaning) in enumerate(_OBSERVED):
-        lines.append(f"| `observations[{i}]` {name} | {meaning} | {_numbers(columns['observations'], i)} |")
+    for i, feature in enumerate(disease.observation):
+        numbers = _numbers(columns["observations"], i)
+        lines.append(f"| `observations[{i}]` {feature.name} | normalized from {feature.unit} | {numbers} |")
+    meanings = [f"{t.label or t.name}, {t.unit}; -1 is {t.lower:g}" for t in disease.treatments]
+    meanings.append(f"-1 is {process.min_interval:g} {process.unit}, 1 is {process.max_interval:g} {process.unit}")
     for i in range(len(columns["actions"]["min"])):
-        name, meaning = _TREATMENTS[i]
-        lines.append(f"| `actions[{i}]` {name} | {meaning} | {_numbers(columns['actions'], i)} |")
-    for name, meaning in _SINGLE:
+        numbers = _numbers(columns["actions"], i)
+        lines.append(f"| `actions[{i}]` {disease.action_names[i]} | {meanings[i]} | {numbers} |")
+    for name, meaning in _single(disease):
         lines.append(f"| `{name}` | {meaning} | {_numbers(columns[name])} |")
     return "\n".join(lines)
 
@@ -123,7 +114,7 @@ def _scores(references: dict[str, Any], policy: str) -> str:
     for key, label in (
         ("random", "random (uniform actions)"),
         ("zero", "zero treatment"),
-        ("behavior", f"behaviour ({policy}, unperturbed)"),
+        ("behavior", f"behavior ({policy}, unperturbed)"),
         ("expert", f"expert ({references['expert']})"),
     ):
         lines.append(f"| {label} | " + " | ".join(f"{column[key]:.2f}" for column in columns) + " |")
@@ -132,8 +123,8 @@ def _scores(references: dict[str, Any], policy: str) -> str:
 
 _WORLDS = {
     "own": "every patient's own simulator",
-    "held-out": "every patient's held-out simulator, fitted to the other hours of the stay",
-    "true": "the twin patients themselves, whose truth is known, in place of fitted simulators",
+    "crossfit": "every patient's second simulator, fitted to the other half of the record",
+    "true": "the true patients, whose dynamics are known, in place of fitted simulators",
 }
 
 
@@ -142,13 +133,13 @@ def _origin(digest: str) -> str:
 
 
 def _training(manifest: dict[str, Any]) -> str:
-    """How the behaviour relates to the simulators, as a limitation."""
+    """How the behavior relates to the simulators, as a limitation."""
     parts = manifest["behavior"].get("parts", [manifest["behavior"]])
     if all(part["sha256"].startswith("builtin:") for part in parts):
-        return "The behaviour is built in and learned nothing."
+        return "The behavior is built in and learned nothing."
     if manifest["recipe"].get("world", "own") == "own":
-        return "The behaviour was trained in the same simulators that made the data."
-    return "The behaviour was trained in the patients' own simulators; the data come from another world."
+        return "The behavior was trained in the same simulators that made the data."
+    return "The behavior was trained in the patients' own simulators; the data come from another world."
 
 
 def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -> str:
@@ -159,6 +150,9 @@ def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -
         figures: Those beside it, from `draw_figures`.
     """
     recipe, references = manifest["recipe"], manifest["references"]
+    of = disease(manifest["disease"])
+    process = of.process
+    end = f"{process.horizon:g} {process.unit}"
     name = manifest["id"]
     policy = manifest["behavior"]["name"]
     noise = f"actions perturbed by N(0, {recipe['perturbation']:g}^2) and clipped" if recipe["perturbation"] else ""
@@ -166,9 +160,9 @@ def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -
     steps, file = manifest["episode_steps"], manifest["files"][DATA_FILE]
     returned = manifest["episode_returns"]
     return f"""---
-license: odbl
+license: {of.license}
 pretty_name: {name}
-{HUB_TAGS}viewer: false
+{hub_tags([of.name])}viewer: false
 size_categories:
 - {_size_category(manifest["steps"])}
 ---
@@ -177,8 +171,8 @@ size_categories:
 
 {recipe["description"]}
 
-Simulated episodes of treating sepsis for 96 hours, for research on offline reinforcement learning. No row is a
-record of a patient, and nothing learned from it is fit for care.
+{of.description} Simulated episodes for research on offline reinforcement learning: no row is a record of a patient, and
+nothing learned from it is fit for care.
 
 ```python
 import medgym_offline as mgo
@@ -196,24 +190,24 @@ env = dataset.recover_environment()
 | patients | {len(manifest["patients"])} |
 | episodes | {manifest["episodes"]:,} ({recipe["episodes"]} per patient) |
 | decisions | {manifest["steps"]:,}; per episode {steps["min"]} to {steps["max"]}, mean {steps["mean"]:.1f} |
-| timing | {recipe["timing"]}, at most K = {recipe["decisions"]} decisions in 96 h |
-| reward | {_REWARDS[recipe["reward"]]} |
+| timing | {recipe["timing"]}, at most K = {recipe["decisions"]} decisions in {end} |
+| reward | {_reward(recipe["reward"], of)} |
 | return of an episode | mean {returned["mean"]:.2f}, standard deviation {returned["std"]:.2f} |
 | file | `main_data.hdf5`, {file["bytes"] / 1e6:.1f} MB, sha256 `{file["sha256"]}` |
 | identity | `{manifest["identity"]}` |
 
-Every episode ends at 96 h with `terminated`; none is truncated. Patient id and seed are in each episode's metadata.
+Every episode ends at {end} with `terminated`; none is truncated. Patient id and seed are in each episode's metadata.
 
 ## How it was made
 
-Simulator bank `{manifest["bank"]["name"]}` (sha256 `{manifest["bank"]["content_hash"][:16]}`), behaviour policy
+Simulator bank `{manifest["bank"]["name"]}` (sha256 `{manifest["bank"]["content_hash"][:16]}`), behavior policy
 `{policy}` ({_origin(manifest["behavior"]["sha256"])}){", " + noise if noise else ""}; initial states perturbed by
-N(0, 0.05^2), residual noise on. Episodes run in {_WORLDS[recipe.get("world", "own")]}. Root seed {recipe["seed"]}, code
+N(0, {process.initial_noise:g}^2), residual noise on. Episodes run in {_WORLDS[recipe.get("world", "own")]}. Root seed {recipe["seed"]}, code
 {manifest["code_version"]}. {_remake(manifest)}; to check it: `medgym-offline verify {name}`.
 
 ## Columns
 
-{_columns(manifest)}
+{_columns(manifest, of)}
 
 `next_observations`, `terminations`, `truncations`, `patient` (index into the bank) and `episode` complete a row.
 {_gallery(figures)}
@@ -230,17 +224,14 @@ Normalised score: 100 x (return - random) / (expert - random).
 
 - The simulators are fitted to few, short, confounded records; what those cannot identify is a stated prior. A
   policy's score here says how it does in these simulators, not on patients.
-- The SOFA surrogate is smooth, has no coagulation term and reads oxygenation from SpO2.
+- {of.caution}
 - {_training(manifest)}
 
-## Licence and lineage
+## License and lineage
 
-Open Database Licence 1.0 (ODbL). The episodes are output of simulators{origin}. Those of the
-release's banks were fitted or calibrated to the MIMIC-III Clinical Database Demo v1.4 and the MIMIC-IV Clinical
-Database Demo v2.2 (PhysioNet, ODbL 1.0). The code is under the MIT licence.
+{of.license.upper()}. The episodes are output of simulators{origin}. {of.lineage} The code is under the MIT license.
 
 ## Citation
 
-Cite MedGym Offline (code {manifest["code_version"]}), this dataset's id and its identity, and the two MIMIC
-demo databases.
+Cite MedGym Offline (code {manifest["code_version"]}), this dataset's id and its identity, and the sources above.
 """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.transitions import HORIZON, Transitions
+from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -38,15 +38,16 @@ def can_draw() -> bool:
 
 
 def _hourly(rows: Transitions, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hours 0, 4, ..., 96 (H,), and the values of all E episodes at them, (E, H).
+    """25 times from 0 to the horizon (H,), and the values of all E episodes at them, (E, H).
 
     `values[i]` was read where decision i ended. Between readings they lie on a straight line, before an episode's
     first on a level one.
     """
-    hours = np.arange(0.0, HORIZON + 1.0, 4.0)
+    horizon = rows.definition.process.horizon
+    hours = np.linspace(0.0, horizon, 25)
     starts = rows.episode_starts()
     # Each episode lies in its own stretch of one long clock, so that one interpolation serves all.
-    offset = np.arange(len(starts)) * 2.0 * HORIZON
+    offset = np.arange(len(starts)) * 2.0 * horizon
     lengths = np.diff(np.r_[starts, len(rows)])
     clock = np.insert(np.repeat(offset, lengths) + rows.time, starts, offset)
     readings = np.insert(values.astype(np.float64), starts, values[starts])
@@ -57,13 +58,17 @@ def _trajectories(canvas: Canvas, rows: Transitions) -> None:
     starts = rows.episode_starts()
     shown = np.unique(np.linspace(0, len(starts) - 1, min(SHOWN, len(starts))).round().astype(int))
     axes = canvas.subplots(1, 2)
-    for axis, values, name in zip(axes, (rows.sofa, rows.lactate), ("SOFA surrogate (points)", "lactate (mmol/L)")):
+    disease = rows.definition
+    process, monitored = disease.process, disease.components[disease.monitored]
+    labels = (f"{disease.severity.label} ({disease.severity.unit})", f"{monitored.name} ({monitored.unit})")
+    for axis, values, name in zip(axes, (rows.severity, rows.monitored), labels):
         hours, grid = _hourly(rows, values)
         axis.plot(hours, grid[shown].T, color=GREY, lw=0.6, alpha=0.45)
         low, middle, high = np.quantile(grid, (0.05, 0.5, 0.95), axis=0)
         axis.fill_between(hours, low, high, color=BLUE, alpha=0.2, lw=0)
         axis.plot(hours, middle, color=BLUE, lw=2)
-        axis.set(xlabel="hour", ylabel=name, xlim=(0, HORIZON), ylim=(0, None), xticks=np.arange(0, 97, 24))
+        ticks = np.linspace(0, process.horizon, 5)
+        axis.set(xlabel=process.unit, ylabel=name, xlim=(0, process.horizon), ylim=(0, None), xticks=ticks)
 
 
 def _shares(axis: Any, values: np.ndarray, bins: np.ndarray, label: str) -> None:
@@ -74,7 +79,8 @@ def _shares(axis: Any, values: np.ndarray, bins: np.ndarray, label: str) -> None
 
 
 def _actions(canvas: Canvas, rows: Transitions) -> None:
-    names = ("inspired oxygen", "vasopressor", "fluids", "interval")[: rows.action_dim]
+    treatments = rows.definition.treatments
+    names = (*(t.label or t.name for t in treatments), "interval")[: rows.action_dim]
     axes = canvas.subplots(1, len(names))
     for index, (axis, name) in enumerate(zip(axes, names)):
         _shares(axis, rows.actions[:, index], np.linspace(-1.0, 1.0, 41), f"actions[{index}]: {name}")
@@ -84,8 +90,9 @@ def _actions(canvas: Canvas, rows: Transitions) -> None:
 
 def _intervals(canvas: Canvas, rows: Transitions) -> None:
     left, right = canvas.subplots(1, 2)
-    _shares(left, rows.dt, np.arange(0.0, 37.0, 1.0), "dt (hours a decision was held)")
-    left.set(ylabel="% of decisions", xticks=np.arange(0, 37, 6))
+    process = rows.definition.process
+    _shares(left, rows.dt, np.linspace(0.0, process.max_interval, 37), f"dt (length of an interval, {process.unit})")
+    left.set(ylabel="% of decisions", xticks=np.linspace(0, process.max_interval, 7))
     lengths = np.diff(np.r_[rows.episode_starts(), len(rows)])
     _shares(right, lengths, np.arange(0.5, rows.decisions + 1.0), "decisions of an episode")
     right.set_ylabel("% of episodes")
@@ -103,7 +110,9 @@ def _patients(canvas: Canvas, rows: Transitions) -> None:
         return np.bincount(index, weights=values.astype(np.float64)) / count
 
     mean = by_patient(returns)
-    place = _map(np.stack([by_patient(rows.observations[starts, k]) for k in range(6)], axis=1))
+    place = _map(
+        np.stack([by_patient(rows.observations[starts, k]) for k in range(len(rows.definition.variables))], axis=1)
+    )
     dots = left.scatter(place[:, 0], place[:, 1], c=mean, cmap="viridis", s=22)
     canvas.colorbar(dots, ax=left).ax.set_title("mean return", fontsize=8)
     left.set(xlabel="first state, component 1", ylabel="first state, component 2")
@@ -115,7 +124,7 @@ def _patients(canvas: Canvas, rows: Transitions) -> None:
 
 
 def _map(states: np.ndarray) -> np.ndarray:
-    """Two principal components of the patients' mean first states (P, 6): (P, 2), in which neighbours began alike."""
+    """Two principal components of the patients' mean first states (P, V): (P, 2), in which neighbours began alike."""
     centred = states - states.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
@@ -127,7 +136,7 @@ def _map(states: np.ndarray) -> np.ndarray:
 _FIGURES: tuple[tuple[str, str, Callable[[Any, Transitions], None], tuple[float, float]], ...] = (
     (
         "trajectories.png",
-        "SOFA surrogate and lactate over the 96 hours: single episodes (grey), and the median and the middle 90 % of "
+        "Severity and the monitored component over the episode: single episodes (grey), and the median and the middle 90 % of "
         "all episodes (blue). Read where decisions end and drawn straight between.",
         _trajectories,
         (8.0, 2.8),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from medgym_offline.datasets.card import HUB_TAGS
+from medgym_offline.datasets.card import hub_tags
+from medgym_offline.diseases.registry import disease, disease_of_id
 
 __all__ = ["family_card"]
 
@@ -31,17 +32,19 @@ def family_card(namespace: str, remote: str, manifests: dict[str, dict[str, Any]
     """
     rows = "\n".join(_row(dataset, manifests[dataset]) for dataset in sorted(manifests))
     first = sorted(manifests)[0]
+    kinds = sorted({disease_of_id(dataset) for dataset in manifests})
+    licenses = {disease(kind).license for kind in kinds}
+    license = licenses.pop() if len(licenses) == 1 else "other"
     return f"""---
-license: odbl
+license: {license}
 pretty_name: {namespace}
 viewer: false
-{HUB_TAGS}---
+{hub_tags(kinds)}---
 
 # {namespace}
 
-Datasets of simulated episodes of treating sepsis for 96 hours, for research on offline reinforcement learning, in
-[Minari](https://minari.farama.org)'s format. No row is a record of a patient, and nothing learned from them is fit for
-care.
+Datasets of simulated episodes of treatment, for research on offline reinforcement learning, in [Minari](https://minari.farama.org)'s
+format. No row is a record of a patient, and nothing learned from them is fit for care.
 
 | dataset | policy | episodes | decisions | MB | random | policy | expert |
 |---|---|--:|--:|--:|--:|--:|--:|

@@ -183,7 +183,7 @@ def _write(
     data.mkdir(parents=True)
     digest = ContentHash()
     seeds = []
-    writer = EpisodeWriter(data / "main_data.hdf5", bank.patients)
+    writer = EpisodeWriter(data / "main_data.hdf5", bank.patients, bank.disease)
     made = {"name": bank.name, "content_hash": bank.content_hash, "source": str(bank.metadata.get("source", ""))}
     who = behavior.to_json()
     identity = identity_of(making(recipe, source, chosen, made, who))
@@ -203,9 +203,7 @@ def _write(
     references = reference_returns(recipe, bank, chosen, behavior, progress=progress)
     counts = (writer.episodes, writer.steps)
     first = bank.patients[chosen[0]]
-    metadata = build_metadata(
-        recipe, bank.patients, first, counts, identity, content, data / "main_data.hdf5", references
-    )
+    metadata = build_metadata(recipe, bank, first, counts, identity, content, data / "main_data.hdf5", references)
     # Minari rewrites this file in place when asked to update it; ours is complete from the start.
     (data / "metadata.json").write_text(json_text(metadata), encoding="utf-8")
     transitions = Transitions(
@@ -213,6 +211,7 @@ def _write(
         patients=bank.patients,
         timing=recipe.timing,
         decisions=recipe.decisions,
+        disease=bank.disease.name,
         dataset_id=recipe.id,
         identity=identity,
     ).validate()

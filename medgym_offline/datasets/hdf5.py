@@ -3,12 +3,12 @@
 One group per episode, as Minari reads it::
 
     episode_7/                  attributes: id, seed, total_steps, options/patient, options/patient_index
-      observations   (T+1, 9)   float32
+      observations   (T+1, d)   float32
       actions        (T, A)     float32
       rewards        (T,)       float32
       terminations   (T,)       bool
       truncations    (T,)       bool
-      infos/{cost, dt, time, sofa, lactate}   (T+1,) float32; index 0 is the reset, t + 1 the end of decision t
+      infos/{cost, dt, time, ..}   (T+1,) float32, with severity and monitored component by their own names; index 0 is the reset, t + 1 the end of decision t
 
 Minari's own writer makes chunked, resizable arrays: about 29 kB for an episode of 20 decisions. Here an array lies
 inside its object header (COMPACT layout, latest file format, no time stamps): about 3 kB, and the same data gives the
@@ -30,16 +30,22 @@ from typing import Any
 
 import numpy as np
 
+from medgym_offline.diseases.base import Disease
 from medgym_offline.errors import DatasetError
 
-__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "read_blocks"]
+__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "info_names", "read_blocks"]
 
-INFOS = ("cost", "dt", "time", "sofa", "lactate")
-"""Names under `infos`, each (T + 1,) float32."""
+INFOS = ("cost", "dt", "time", "severity", "monitored")
+"""What is under `infos`, each (T + 1,) float32; the last two by the disease's own names (:func:`info_names`)."""
 
 _ATTRIBUTES = ("id", "seed", "total_steps", "options/patient_index")
 _PATIENT = "options/patient"
 _STEP_ARRAYS = {"actions": "float32", "rewards": "float32", "terminations": "bool", "truncations": "bool"}
+
+
+def info_names(disease: Disease) -> dict[str, str]:
+    """The name that each of `INFOS` has in files."""
+    return {n: n for n in INFOS} | {"severity": disease.severity.name, "monitored": disease.cost.component}
 
 
 @dataclass
@@ -47,10 +53,10 @@ class EpisodeBlock:
     """E episodes padded to K decisions; rows of `lengths[e]` decisions are valid, the rest undefined.
 
     Attributes:
-        observations: (E, K+1, 9) float32.
+        observations: (E, K+1, d) float32.
         actions: (E, K, A) float32.
         rewards, terminations, truncations: (E, K).
-        infos: name -> (E, K+1) float32.
+        infos: one of `INFOS` -> (E, K+1) float32.
         lengths: (E,) decisions of each episode.
         seeds: (E,) int64.
         patient: (E,) int32 index into the bank.
@@ -84,8 +90,8 @@ class EpisodeBlock:
             "truncations": self.truncations[valid],
             "dt": self.infos["dt"][:, 1:][valid],
             "time": self.infos["time"][:, 1:][valid],
-            "sofa": self.infos["sofa"][:, 1:][valid],
-            "lactate": self.infos["lactate"][:, 1:][valid],
+            "severity": self.infos["severity"][:, 1:][valid],
+            "monitored": self.infos["monitored"][:, 1:][valid],
             "patient": np.repeat(self.patient, self.lengths).astype(np.int32),
             "episode": np.repeat(self.episode, self.lengths).astype(np.int32),
         }
@@ -107,10 +113,12 @@ class EpisodeWriter:
     Args:
         path: The file; replaced if it exists.
         patients: Ids of the whole bank, for the episodes' metadata.
+        disease: Gives infos their names.
     """
 
     path: Path
     patients: tuple[str, ...]
+    disease: Disease
     episodes: int = 0
     steps: int = 0
 
@@ -195,7 +203,8 @@ class EpisodeWriter:
         for step, kind in _STEP_ARRAYS.items():
             arrays[step] = array(group, step, (count, widths[1]) if step == "actions" else (count,), kind)
         inner = h5g.create(group, b"infos", gcpl=self._group)
-        arrays |= {info: array(inner, info, (count + 1,), "float32") for info in INFOS}
+        names = info_names(self.disease)
+        arrays |= {info: array(inner, names[info], (count + 1,), "float32") for info in INFOS}
         draft = self._templates[count] = _Template(name, attributes, arrays)
         return draft
 
@@ -203,10 +212,10 @@ class EpisodeWriter:
 class _Reader:
     """Reads episodes of an open file; knows HDF5's types of what it expects, which h5py would look up every time."""
 
-    def __init__(self, file: Any, path: Path, widths: tuple[int, int]):
+    def __init__(self, file: Any, path: Path, widths: tuple[int, int], names: dict[str, str]):
         from h5py import h5t
 
-        self.root, self.path, self.widths = file.id, path, widths
+        self.root, self.path, self.widths, self.names = file.id, path, widths, names
         self._types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in ("float32", "bool", "int64")}
 
     def episode(self, number: int) -> dict[str, Any]:
@@ -230,7 +239,7 @@ class _Reader:
             shape = (steps, self.widths[1]) if name == "actions" else (steps,)
             episode[name] = self._array(group, name, where, shape, kind)
         for name in INFOS:
-            episode[name] = self._array(infos, name, where, (steps + 1,), "float32")
+            episode[name] = self._array(infos, self.names[name], where, (steps + 1,), "float32")
         return episode
 
     def _number(self, group: Any, name: str) -> int:
@@ -256,12 +265,12 @@ class _Reader:
         return array
 
 
-def read_blocks(path: str | Path, widths: tuple[int, int], size: int = 1000) -> Iterator[EpisodeBlock]:
+def read_blocks(path: str | Path, disease: Disease, timing: str, size: int = 1000) -> Iterator[EpisodeBlock]:
     """Episodes of a `main_data.hdf5` in order, `size` at a time.
 
     Args:
         path: The file.
-        widths: Columns of the observations and of the actions.
+        disease, timing: Give the widths of observations and actions, and the names of infos.
         size: Episodes of a block.
 
     Raises:
@@ -273,7 +282,8 @@ def read_blocks(path: str | Path, widths: tuple[int, int], size: int = 1000) -> 
     path = Path(path)
     try:
         with h5py.File(path, "r") as file:
-            reader, total = _Reader(file, path, widths), len(file)
+            widths = disease.observation_dim, disease.action_dim(timing)
+            reader, total = _Reader(file, path, widths, info_names(disease)), len(file)
             for first in range(0, total, size):
                 numbers = range(first, min(first + size, total))
                 yield _pack([reader.episode(number) for number in numbers], first)

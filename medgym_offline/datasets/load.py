@@ -12,35 +12,31 @@ from typing import Any
 
 import numpy as np
 
+from medgym_offline.config import check, read_json
 from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_ids
-from medgym_offline.datasets.fields import METADATA, check_fields
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
+from medgym_offline.datasets.forms import METADATA, Metadata
 from medgym_offline.datasets.hdf5 import read_blocks
 from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.registry import disease, list_diseases
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path, cache_folder
 from medgym_offline.progress import Progress
 
 __all__ = ["load_dataset", "read_columns", "read_metadata", "transitions_of"]
 
-OBSERVATIONS = 9
-
 
 def read_metadata(folder: Path) -> dict[str, Any]:
     """Minari's `metadata.json` of a dataset of ours; `DatasetError` if it is missing, damaged or another's."""
-    path = folder / "data" / "metadata.json"
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: there is no such file; regenerate the dataset") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: not readable as JSON ({error}); regenerate the dataset") from None
+    path = folder / METADATA
+    metadata = read_json(path, DatasetError, "regenerate the dataset")
     if not isinstance(metadata, dict) or "medgym" not in metadata:
         raise DatasetError(
             f"{path}: no 'medgym' block, so not a dataset of this project; read it with minari.load_dataset"
         )
-    check_fields(metadata, METADATA, str(path))
+    check(Metadata, metadata, str(path), DatasetError, "regenerate the dataset")
     return metadata
 
 
@@ -57,17 +53,27 @@ def read_columns(
     Raises:
         DatasetError: the file is missing, truncated or does not have the layout.
     """
-    width = 4 if metadata["medgym"]["timing"] == "adaptive" else 3
+    ours = metadata["medgym"]
     blocks, seeds = [], []
     total = int(metadata["total_episodes"])
     with Progress(f"reading {metadata['dataset_id']} (episodes)", total, enabled=progress) as bar:
-        for block in read_blocks(file, (OBSERVATIONS, width)):
+        for block in read_blocks(file, disease_of(metadata), ours["timing"]):
             blocks.append(block.columns())
             seeds.append(block.seeds)
             bar.advance(len(block))
     if not blocks:
         raise DatasetError(f"{file}: holds no episodes; regenerate the dataset")
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, np.concatenate(seeds)
+
+
+def disease_of(metadata: dict[str, Any]) -> Disease:
+    """The disease that Minari's metadata of a dataset of ours name; a `DatasetError` if it is not installed."""
+    named = metadata["medgym"]["disease"]
+    if named not in list_diseases():
+        raise DatasetError(
+            f"{metadata['dataset_id']}: disease {named!r} is not installed; known: {', '.join(list_diseases())}"
+        )
+    return disease(named)
 
 
 def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> Transitions:
@@ -78,6 +84,7 @@ def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> 
         patients=tuple(ours["patients"]),
         timing=ours["timing"],
         decisions=int(ours["decisions"]),
+        disease=disease_of(metadata).name,
         dataset_id=metadata["dataset_id"],
         identity=ours["identity"],
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
+    "NAMESPACE_DESCRIPTION",
     "build_manifest",
     "build_metadata",
     "env_specs",
@@ -34,9 +35,11 @@ __all__ = [
 ]
 
 AUTHOR = "The MedGym Offline developers"
+NAMESPACE_DESCRIPTION = "Offline reinforcement learning for treatment, on simulators learned from ICU records."
+"""What Minari shows of the namespace."""
 
 
-def env_specs(recipe: Recipe, patient: str) -> tuple[str, str]:
+def env_specs(recipe: Recipe, disease: str, patient: str) -> tuple[str, str]:
     """Gymnasium specs (JSON) of the environment that made the data and of the one to evaluate in.
 
     The entry point is a string, so `recover_environment()` works without importing this package first. Minari's
@@ -46,13 +49,13 @@ def env_specs(recipe: Recipe, patient: str) -> tuple[str, str]:
     from gymnasium.envs.registration import EnvSpec
 
     kwargs = {"patient": patient, "timing": recipe.timing, "decisions": recipe.decisions, "bank": recipe.bank}
-    kwargs["world"] = recipe.world
+    kwargs |= {"world": recipe.world, "disease": disease}
 
     def spec(reward: str) -> str:
         made = EnvSpec(
-            id="medgym/SepsisTwin-v0" if recipe.world == "true" else "medgym/Sepsis-v0",
-            entry_point="medgym_offline.envs:SepsisEnv",
-            vector_entry_point="medgym_offline.envs:SepsisVectorEnv",
+            id=f"medgym/{disease.capitalize()}-v0",
+            entry_point="medgym_offline.envs:TreatmentEnv",
+            vector_entry_point="medgym_offline.envs:TreatmentVectorEnv",
             max_episode_steps=recipe.decisions + 1,
             kwargs=kwargs | {"reward": reward, "noise": True},
         )
@@ -76,7 +79,7 @@ def _package() -> dict[str, Any]:
 
 def build_metadata(
     recipe: Recipe,
-    patients: tuple[str, ...],
+    bank: SimulatorBank,
     first: str,
     counts: tuple[int, int],
     identity: str,
@@ -88,7 +91,7 @@ def build_metadata(
 
     Args:
         recipe: With the id of the dataset as it is written.
-        patients: Ids of the whole bank.
+        bank: The whole bank.
         first: Patient of the environment specs.
         counts: Episodes and steps.
         identity: Of the dataset, see :func:`.identity.identity_of`.
@@ -100,10 +103,10 @@ def build_metadata(
     from minari.serialization import serialize_space
 
     from medgym_offline import __version__
-    from medgym_offline.envs import SepsisEnv
+    from medgym_offline.envs import TreatmentEnv
 
-    spec, eval_spec = env_specs(recipe, first)
-    env = SepsisEnv(**json.loads(spec)["kwargs"])
+    spec, eval_spec = env_specs(recipe, bank.disease.name, first)
+    env = TreatmentEnv(**json.loads(spec)["kwargs"])
     returns = references["returns"]
     size = data_file.stat().st_size
     return {
@@ -128,7 +131,8 @@ def build_metadata(
         **_package(),
         # Our own block: what the flat loader needs without the manifest.
         "medgym": {
-            "patients": list(patients),
+            "patients": list(bank.patients),
+            "disease": bank.disease.name,
             "timing": recipe.timing,
             "decisions": recipe.decisions,
             "reward": recipe.reward,
@@ -256,10 +260,11 @@ def build_manifest(
         bank, behavior: Name and hash of what made it.
     """
     files = sorted(p for p in (folder / "data").iterdir() if p.is_file() and p.name != "manifest.json")
-    spec, eval_spec = env_specs(recipe, transitions.present_ids[0])
+    spec, eval_spec = env_specs(recipe, transitions.disease, transitions.present_ids[0])
     return {
         "format": MANIFEST_FORMAT,
         "id": recipe.id,
+        "disease": transitions.disease,
         "identity": transitions.identity,
         **making(recipe, source, transitions.present.tolist(), bank, behavior),
         **facts(transitions),
@@ -279,5 +284,4 @@ def write_namespace(root: Path, namespace: str) -> None:
     for depth in range(1, len(parts) + 1):
         path = root.joinpath(*parts[:depth]) / "namespace_metadata.json"
         if not path.exists():
-            text = "Offline reinforcement learning for treatment, on simulators learned from ICU records."
-            write_json(path, {"description": text})
+            write_json(path, {"description": NAMESPACE_DESCRIPTION})

@@ -95,7 +95,7 @@ def reference_returns(
             totals = []
             for rows in shards:
                 part = world.select([chosen[i] for i in rows])
-                rolled = play(part, policy, process_config(how), seeds[rows.start : rows.stop], 0.0)
+                rolled = play(part, policy, process_config(how, bank.disease.name), seeds[rows.start : rows.stop], 0.0)
                 totals.append(rolled.rewards.double().sum(-1).mean(-1).numpy())
                 bar.advance(1, policy=name)
             _SCORED[key] = round(float(np.concatenate(totals).mean()), 4)

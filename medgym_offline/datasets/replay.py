@@ -67,13 +67,13 @@ def check_replay(
 
 def _replay_gap(rows: Transitions, seed: int, bank: SimulatorBank, recipe: Recipe) -> float:
     """Largest difference between a stored episode and its replay in the single environment; inf if it ends earlier."""
-    from medgym_offline.envs import SepsisEnv
+    from medgym_offline.envs import TreatmentEnv
 
-    env = SepsisEnv(
+    env = TreatmentEnv(
         patient=int(rows.patient[0]),
-        timing=recipe.timing,  # type: ignore[arg-type]
+        timing=recipe.timing,
         decisions=recipe.decisions,
-        reward=recipe.reward,  # type: ignore[arg-type]
+        reward=recipe.reward,
         bank=bank,
         world=recipe.world,
     )
@@ -84,8 +84,9 @@ def _replay_gap(rows: Transitions, seed: int, bank: SimulatorBank, recipe: Recip
             return float("inf")
         gap = max(gap, float(np.abs(observation - rows.observations[i]).max()))
         observation, reward, over, _, info = env.step(rows.actions[i])
-        found = [reward, info["cost"], info["dt"], info["time"], info["sofa"], info["lactate"]]
-        stored = [getattr(rows, name)[i] for name in ("rewards", "costs", "dt", "time", "sofa", "lactate")]
+        names = info_names(bank.disease)
+        found = [reward, *(info[name] for name in names.values())]
+        stored = [getattr(rows, name)[i] for name in ("rewards", "costs", "dt", "time", "severity", "monitored")]
         gap = max(gap, float(np.abs(np.subtract(found, stored)).max()))
         gap = max(gap, float(np.abs(observation - rows.next_observations[i]).max()))
     return gap if over else float("inf")
@@ -128,7 +129,7 @@ def _check_behavior(
         rolled = play(
             bank.select(list(of_patient)),
             behavior.of_episode(turn),
-            process_config(recipe),
+            process_config(recipe, bank.disease.name),
             seeds[numbers][:, None],
             recipe.perturbation,
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medgym_offline.datasets.transitions import HORIZON, Transitions
+from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["TOLERANCE", "Check", "check_rows"]
 
 TOLERANCE = 1e-3
-"""Largest difference allowed where a column is recomputed in float32: points, mmol/L, hours."""
-
-TIME, LEFT = 7, 8
+"""Largest difference allowed where a column is recomputed in float32, in the units of the columns."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def check_rows(transitions: Transitions, bank: SimulatorBank, reward: str = "int
     """Check the meaning of every row.
 
     Chaining of observations, the clock (time, dt, remaining time and decisions, termination), the action box, dt as
-    the action asks for it, and lactate, severity, cost and (for the kinds "paper" and "authors") reward recomputed
+    the action asks for it, and the monitored component, severity, cost and (for the kinds "paper" and "authors") reward recomputed
     from the observations and actions. The "integral" reward needs the path between decisions: replay checks it.
 
     Args:
@@ -86,6 +84,8 @@ def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None]) 
 
     from medgym_offline.envs.timing import ProcessConfig, action_to_interval, decision_interval
 
+    horizon = t.definition.process.horizon
+    time, remaining = t.observation_dim - 2, t.observation_dim - 1
     first = np.zeros(len(t), bool)
     first[t.episode_starts()] = True
     last = np.r_[first[1:], True]
@@ -100,21 +100,25 @@ def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None]) 
     sums = np.cumsum(t.dt, dtype=np.float64)
     before = np.where(first, sums - t.dt, 0.0)[np.maximum.accumulate(np.where(first, np.arange(len(t)), 0))]
     check("time", _far(t.time, sums - before), "time is the running sum of dt within the episode")
-    gone = _far(t.observations[:, TIME] * HORIZON, HORIZON - start)
-    gone |= _far(t.next_observations[:, TIME] * HORIZON, HORIZON - t.time)
-    check("remaining time", gone, "observed remaining time is (96 - hour)/96 before and after the decision")
+    gone = _far(t.observations[:, time] * horizon, horizon - start)
+    gone |= _far(t.next_observations[:, time] * horizon, horizon - t.time)
+    check("remaining time", gone, "observed remaining time is (horizon - time)/horizon before and after the decision")
     left = t.decisions - step
-    wrong = _far(t.observations[:, LEFT] * t.decisions, left) | _far(
-        t.next_observations[:, LEFT] * t.decisions, left - 1
+    wrong = _far(t.observations[:, remaining] * t.decisions, left) | _far(
+        t.next_observations[:, remaining] * t.decisions, left - 1
     )
     check("remaining decisions", wrong | (left < 1), "remaining decisions start at K and fall by one")
-    at_end = np.abs(t.time - HORIZON) <= TOLERANCE
-    check("termination", (t.terminations != at_end) | (t.terminations != last), "terminated at 96 h, there only, once")
+    at_end = np.abs(t.time - horizon) <= TOLERANCE
+    check(
+        "termination",
+        (t.terminations != at_end) | (t.terminations != last),
+        "terminated at the horizon, there only, once",
+    )
     check("truncation", t.truncations.copy(), "no episode is truncated")
     check("action box", (np.abs(t.actions) > 1.0).any(axis=1), "actions lie in [-1, 1]")
 
-    config = ProcessConfig(timing=t.timing, decisions=t.decisions)  # type: ignore[arg-type]
-    wish = action_to_interval(torch.from_numpy(t.actions[:, 3].copy()), config) if t.timing == "adaptive" else None
+    config = ProcessConfig(timing=t.timing, decisions=t.decisions, disease=t.disease)  # type: ignore[arg-type]
+    wish = action_to_interval(torch.from_numpy(t.actions[:, -1].copy()), config) if t.timing == "adaptive" else None
     clock = torch.from_numpy(start.astype(np.float32))
     hours = decision_interval(clock, torch.from_numpy(np.maximum(left, 1).astype(np.float32)), config, wish)
     check("dt", _far(t.dt, hours.numpy()), "dt is the feasible interval that the action asks for")
@@ -124,18 +128,22 @@ def _check_medicine(
     t: Transitions, bank: SimulatorBank, reward: str, check: Callable[[str, np.ndarray, str], None]
 ) -> None:
     disease = bank.disease
+    if disease.features:
+        return  # what is observed there is not the state; replay checks the rest
     observed = disease.observed_dim
     before = bank.denormalize(t.observations[:, :observed].astype(np.float64))
     after = bank.denormalize(t.next_observations[:, :observed].astype(np.float64))
     u = (t.actions[:, : len(disease.treatments)].astype(np.float64) + 1.0) / 2.0
     dose = bank.denormalize_treatment(u)
-    lactate = after[:, disease.monitored]
-    check("lactate", _far(t.lactate, lactate), "lactate is the next observation's, in mmol/L")
-    severity = disease.severity(after, dose)
-    check("sofa", _far(t.sofa, severity), "sofa is that of the next observation under the dose given")
-    cost = disease.cost(before[:, disease.monitored], lactate)
-    check("cost", _far(t.costs, cost), "cost is that of the lactate before and after")
-    burden = disease.burden(u)
+    name, unit = disease.cost.component, disease.components[disease.monitored].unit
+    monitored = after[:, disease.monitored]
+    check(name, _far(t.monitored, monitored), f"{name} is the next observation's, in {unit}")
+    severity = disease.severity.score(after, dose)
+    key = disease.severity.name
+    check(key, _far(t.severity, severity), f"{key} is that of the next observation under the dose given")
+    cost = disease.cost.at_end(before[:, disease.monitored], monitored)
+    check("cost", _far(t.costs, cost), f"cost is that of the {name} before and after")
+    burden = disease.severity.burden(u)
     if reward == "paper":
         check("reward", _far(t.rewards, -severity - burden), "reward is that of the paper's eq. 4")
     elif reward == "authors":
@@ -143,11 +151,10 @@ def _check_medicine(
 
         from medgym_offline.envs.reward import authors_reward
 
-        numbers = (disease.severity(before, dose), severity, burden, t.dt.astype(np.float64))
+        numbers = (disease.severity.score(before, dose), severity, burden, t.dt.astype(np.float64))
         expected = authors_reward(*(torch.from_numpy(n) for n in numbers)).numpy()
         check("reward", _far(t.rewards, expected, 5 * TOLERANCE), "reward is that of the authors' code")
     else:
-        # Severity lies in [0, 17.8]: the integral over dt cannot leave this range.
-        low = -0.1 * t.dt * (17.8 + burden)
-        outside = (t.rewards < low - TOLERANCE) | (t.rewards > -0.1 * t.dt * burden + TOLERANCE)
+        # Severity is never negative: the integral over dt cannot be below that of the burden alone.
+        outside = t.rewards > -0.1 * t.dt * burden + TOLERANCE
         check("reward", outside, "reward is in the range of the integral over dt")

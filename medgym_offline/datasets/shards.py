@@ -59,8 +59,11 @@ def rollout_block(
     physical = bank.denormalize(start)
     # As the environment's reset reports them: severity without treatment, nothing else yet.
     untreated = bank.denormalize_treatment(torch.zeros(count, batch, len(disease.treatments)))
-    at_reset = {"sofa": disease.severity(physical, untreated), "lactate": physical[..., disease.monitored]}
-    after = {name: getattr(rolled, name) for name in ("dt", "time", "sofa", "lactate")} | {"cost": rolled.costs}
+    at_reset = {
+        "severity": disease.severity.score(physical, untreated),
+        "monitored": physical[..., disease.monitored],
+    }
+    after = {name: getattr(rolled, name) for name in ("dt", "time", "severity", "monitored")} | {"cost": rolled.costs}
     infos = {
         name: flat(torch.cat([at_reset.get(name, torch.zeros(count, batch))[..., None], values], -1).float())
         for name, values in after.items()
@@ -83,7 +86,7 @@ def play_shard(
     bank: SimulatorBank, behavior: Behavior, recipe: Recipe, seeds: np.ndarray, patients: list[int]
 ) -> dict[str, Any]:
     """One shard's episodes: the fields of an `EpisodeBlock` (a function of its arguments; workers run it)."""
-    rolled = play(bank, behavior, process_config(recipe), seeds, recipe.perturbation)
+    rolled = play(bank, behavior, process_config(recipe, bank.disease.name), seeds, recipe.perturbation)
     block = rollout_block(bank, rolled, seeds, patients)
     return {field.name: getattr(block, field.name) for field in dataclasses.fields(block)}
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.registry import DEFAULT
+from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import DatasetError
 from medgym_offline.patients import PatientIndex, Patients
 
-__all__ = ["COLUMNS", "HORIZON", "Transitions"]
+__all__ = ["COLUMNS", "Transitions"]
 
-HORIZON = 96.0
 """Hours of an episode; the terminal row of every episode has `time` equal to it."""
 
 COLUMNS: dict[str, str] = {
@@ -25,8 +27,8 @@ COLUMNS: dict[str, str] = {
     "truncations": "bool",
     "dt": "float32",
     "time": "float32",
-    "sofa": "float32",
-    "lactate": "float32",
+    "severity": "float32",
+    "monitored": "float32",
     "patient": "int32",
     "episode": "int32",
 }
@@ -39,27 +41,28 @@ class Transitions:
 
     An episode of T decisions visits T + 1 observations; it fills T consecutive rows::
 
-        hour       0        t1        t2          ...         t(T-1)        96
+        time       0        t1        t2          ...         t(T-1)        H
         observed   o0 ----- o1 ------ o2 --       ...     --- o(T-1) ------ oT
         decision       a0        a1                                 a(T-1)
 
-        row          observations  actions  next_observations  dt          time  sofa, lactate  terminations
-        first + 0    o0            a0       o1                 t1 - 0      t1    at t1          False
-        first + 1    o1            a1       o2                 t2 - t1     t2    at t2          False
+        row          observations  actions  next_observations  dt          time  severity, monitored  terminations
+        first + 0    o0            a0       o1                 t1 - 0      t1    at t1                False
+        first + 1    o1            a1       o2                 t2 - t1     t2    at t2                False
         ...
-        first + T-1  o(T-1)        a(T-1)   oT                 96 - t(T-1) 96    at 96 h        True
+        first + T-1  o(T-1)        a(T-1)   oT                 H - t(T-1)  H     at the horizon H     True
 
     So `observations[i]` is what the policy saw, everything else in row i is a consequence of `actions[i]`:
-    `time` is the hour at which the decision *ends*, `sofa` and `lactate` are read there, `rewards` and
-    `costs` belong to the decision. `next_observations[i]` equals `observations[i + 1]` inside an episode.
+    `time` is when the decision *ends*, `severity` and `monitored` are read there, `rewards` and `costs` belong to the
+    decision. `next_observations[i]` equals `observations[i + 1]` inside an episode.
 
     Shapes and units:
-        observations, next_observations (N, 9): the six physiological variables and the fluid balance in
-            normalised units, remaining time / 96, remaining decisions / K.
-        actions (N, 3 fixed | 4 adaptive): as executed, in [-1, 1].
+        observations, next_observations (N, d): the columns of `definition.observation`.
+        actions (N, A): as executed, in [-1, 1]; the columns of `definition.action_names`, under fixed timing without
+            the last.
         rewards, costs (N,): of the decision (kind of reward: see the dataset's recipe).
-        terminations, truncations (N,) bool: 96 h reached; never truncated.
-        dt, time (N,) hours.  sofa (N,) surrogate points.  lactate (N,) mmol/L.
+        terminations, truncations (N,) bool: horizon reached; never truncated.
+        dt, time (N,) in the disease's unit of time.  severity (N,) points.  monitored (N,) the component that the first
+            cost watches, in its unit. In Minari's infos the last two have the disease's own names.
         patient (N,) int32: index into the bank, and into `patients`.
         episode (N,) int32: the episode's number in the dataset (unchanged by `select`).
 
@@ -75,20 +78,26 @@ class Transitions:
     truncations: np.ndarray
     dt: np.ndarray
     time: np.ndarray
-    sofa: np.ndarray
-    lactate: np.ndarray
+    severity: np.ndarray
+    monitored: np.ndarray
     patient: np.ndarray
     episode: np.ndarray
     patients: tuple[str, ...] = ()
     """Patient ids of the whole bank: row i belongs to `patients[patient[i]]`."""
     timing: str = "adaptive"
     decisions: int = 20
+    disease: str = DEFAULT
     dataset_id: str = ""
     identity: str = ""
     """Of what made the whole stored dataset (:mod:`.identity`); unchanged by `select`."""
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @property
+    def definition(self) -> Disease:
+        """The disease itself."""
+        return find_disease(self.disease)
 
     @property
     def observation_dim(self) -> int:
@@ -172,7 +181,7 @@ class Transitions:
             raise DatasetError(f"{name}: next_observations and observations differ in width; regenerate")
         if self.timing not in ("adaptive", "fixed"):
             raise DatasetError(f"{name}: timing {self.timing!r} is not 'adaptive' or 'fixed'")
-        width = 4 if self.timing == "adaptive" else 3
+        width = self.definition.action_dim(self.timing)
         if self.action_dim != width:
             raise DatasetError(f"{name}: actions have width {self.action_dim}, {self.timing} timing needs {width}")
         if rows and (self.patient.min() < 0 or self.patient.max() >= len(self.patients)):

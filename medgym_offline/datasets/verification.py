@@ -95,7 +95,7 @@ def _check_all(dataset: str, folder: Path, replay: int, progress: bool, checks: 
     try:
         manifest = read_manifest(folder / "data" / "manifest.json")
         recipe = Recipe.from_fields(manifest["recipe"], "manifest.json")
-        process_config(recipe)  # K decisions must fill 96 h
+        process_config(recipe, manifest["disease"])  # K decisions must fill the horizon
         checks.append(Check("manifest", manifest["id"] == dataset, f"manifest of {manifest['id']}"))
         _check_recipe(dataset, manifest, checks)
         _check_files(folder, manifest, checks)

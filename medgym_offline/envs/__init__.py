@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
     from medgym_offline.envs.rollout import EpisodeNoise, Rollout, dense, draw_noise, episode_seeds
-    from medgym_offline.envs.sepsis_env import SepsisEnv
     from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
-    from medgym_offline.envs.vector_env import SepsisVectorEnv
+    from medgym_offline.envs.treatment_env import TreatmentEnv
+    from medgym_offline.envs.vector_env import TreatmentVectorEnv
 
 __all__ = [
     "DecisionProcess",
@@ -19,8 +19,8 @@ __all__ = [
     "ProcessConfig",
     "RewardKind",
     "Rollout",
-    "SepsisEnv",
-    "SepsisVectorEnv",
+    "TreatmentEnv",
+    "TreatmentVectorEnv",
     "Timing",
     "dense",
     "draw_noise",
@@ -30,9 +30,9 @@ __all__ = [
 _HOMES = {
     "process": ("DecisionProcess", "Episodes", "Outcome"),
     "rollout": ("EpisodeNoise", "Rollout", "dense", "draw_noise", "episode_seeds"),
-    "sepsis_env": ("SepsisEnv",),
+    "treatment_env": ("TreatmentEnv",),
     "timing": ("ProcessConfig", "RewardKind", "Timing"),
-    "vector_env": ("SepsisVectorEnv",),
+    "vector_env": ("TreatmentVectorEnv",),
 }
 
 

@@ -12,9 +12,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
-from medgym_offline.envs.timing import ProcessConfig
-from medgym_offline.errors import MedGymError, unknown_name
+from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
+from medgym_offline.errors import DiseaseError, MedGymError, unknown_name
 from medgym_offline.patients import PatientIndex, whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank
 from medgym_offline.simulators.files import load_simulators
@@ -30,6 +31,7 @@ __all__ = [
     "infos",
     "observation_space",
     "open_bank",
+    "process_config",
     "start_infos",
 ]
 
@@ -45,23 +47,56 @@ def _load(name: str) -> SimulatorBank:
     return load_simulators(name)
 
 
-def open_bank(bank: str | SimulatorBank, world: str, backend: Backend | None) -> SimulatorBank:
-    """The bank given, or named (release banks are read once), in the world and with the backend asked for."""
+def open_bank(
+    bank: str | SimulatorBank | None, world: str | None, backend: Backend | None, of: str = DEFAULT
+) -> SimulatorBank:
+    """The bank given, or named (release banks are read once), in the world and with the backend asked for.
+
+    Args:
+        bank: None: the default bank of the disease `of`.
+        world: None: the disease's default world.
+        backend: None: the bank's own.
+        of: Name of a disease.
+
+    Raises:
+        DiseaseError: The bank is of another disease.
+    """
+    definition = disease(of)
+    bank = definition.bank if bank is None else bank
     if isinstance(bank, SimulatorBank):
         opened = bank
     elif Path(bank).suffix:
         opened = load_simulators(bank)  # a file of the user's own may change between two environments
     else:
         opened = _load(bank)
-    opened = opened.world(world)
+    if opened.disease.name != of:
+        raise DiseaseError(f"bank {opened.name!r} is of disease {opened.disease.name!r}, this environment of {of!r}")
+    opened = opened.world(world or (definition.world if definition.world in opened.worlds else opened.current_world))
     return opened if backend is None else opened.with_backend(backend)
 
 
+def process_config(
+    disease: str, timing: Timing, decisions: int | None, reward: RewardKind, noise: bool, remission: bool
+) -> ProcessConfig:
+    """The decision process of an environment's arguments."""
+    return ProcessConfig(
+        timing=timing,
+        decisions=decisions,  # type: ignore[arg-type]
+        reward=reward,
+        noise=noise,
+        remission=remission,
+        disease=disease,
+    )
+
+
 def observation_space(bank: SimulatorBank) -> spaces.Box:
-    """Bounds of the 9 observation columns: the bank's for the state, [0, 1] for remaining time and decisions."""
-    n = bank.disease.observed_dim
-    low = np.concatenate([bank.lower[:n].cpu().numpy(), np.zeros(2)]).astype(np.float32)
-    high = np.concatenate([bank.upper[:n].cpu().numpy(), np.ones(2)]).astype(np.float32)
+    """Bounds of the observation's columns: the bank's for components, the disease's own for features of its own."""
+    disease = bank.disease
+    low = np.array([f.lower for f in disease.observation], np.float32)
+    high = np.array([f.upper for f in disease.observation], np.float32)
+    if not disease.features:
+        n = disease.observed_dim
+        low[:n], high[:n] = bank.lower[:n].cpu().numpy(), bank.upper[:n].cpu().numpy()
     return spaces.Box(low, high, dtype=np.float32)
 
 
@@ -85,7 +120,7 @@ def checked_actions(actions: Any, shape: tuple[int, ...], bank: SimulatorBank) -
     wrong = ~(np.abs(values) <= 1.0 + _TOLERANCE)
     if wrong.any():
         where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        names = (*(t.name for t in bank.disease.treatments), "interval")
+        names = bank.disease.action_names
         row = f" of environment {where[0]}" if len(where) > 1 else ""
         raise MedGymError(
             f"action component {where[-1]} ({names[where[-1]]}){row} is {values[where]:g}; give a number in [-1, 1]"
@@ -138,29 +173,29 @@ def checked_start(state: Any, bank: SimulatorBank, x: Tensor) -> Tensor:
     """Start states `x` (P, B, D) with their observed columns replaced by `state`.
 
     Args:
-        state: Physical units, (6 or 7,) or (P, B, 6 or 7): the variables, and fluid balance in litres.
+        state: Physical units, (n,) or (P, B, n): the observed components, or those and the derived ones.
         bank: Simulators.
-        x: What the columns not given keep (hidden components, and fluid balance if only the variables are given).
+        x: What the components not given keep.
 
     Raises:
         MedGymError: Wrong shape, a value that is not finite or outside its physical bounds.
     """
-    variables = bank.disease.variables
+    disease = bank.disease
+    seen, widths = disease.components[: disease.observed_dim], (len(disease.variables), disease.observed_dim)
     try:
         values = np.asarray(state, dtype=np.float64)
     except (TypeError, ValueError):
         values = np.empty(0)
-    if values.ndim == 0 or values.shape[-1] not in (len(variables), len(variables) + 1):
+    if values.ndim == 0 or values.shape[-1] not in widths:
         raise MedGymError(
-            f"options['state'] has shape {values.shape}; give {len(variables)} values in physical units "
-            f"({', '.join(v.name for v in variables)}), or those and fluid balance in litres"
+            f"options['state'] has shape {values.shape}; give {widths[0]} values in physical units "
+            f"({', '.join(c.name for c in disease.variables)})"
+            + (f", or {widths[1]} with {', '.join(c.name for c in seen[widths[0] :])}" if widths[1] > widths[0] else "")
         )
-    limits = [(v.name, v.unit, v.lower, v.upper) for v in variables]
-    limits.append(("fluid_balance", "litres", *bank.disease.balance_bounds))
-    for j, (name, unit, lower, upper) in enumerate(limits[: values.shape[-1]]):
+    for j, c in enumerate(seen[: values.shape[-1]]):
         column = values[..., j]
-        if not bool(((column >= lower) & (column <= upper)).all()):
-            raise MedGymError(f"options['state']: {name} must lie in [{lower:g}, {upper:g}] {unit}")
+        if not bool(((column >= c.lower) & (column <= c.upper)).all()):
+            raise MedGymError(f"options['state']: {c.name} must lie in [{c.lower:g}, {c.upper:g}] {c.unit}")
     given = torch.as_tensor(bank.normalize(values), dtype=x.dtype)
     given = given.expand(*x.shape[:2], given.shape[-1])
     return bank.clamp(torch.cat([given, x[..., given.shape[-1] :]], -1))
@@ -180,8 +215,8 @@ def start_infos(process: DecisionProcess, episodes: Episodes) -> dict[str, np.nd
         "cost": zero,
         "dt": zero.copy(),
         "time": zero.copy(),
-        "sofa": process.severity(episodes.x, untreated).double().numpy(),
-        "lactate": state[..., process.bank.disease.monitored].astype(np.float64),
+        process.bank.disease.severity.name: process.severity(episodes.x, untreated).double().numpy(),
+        process.bank.disease.cost.component: process.bank.monitored(episodes.x).double().numpy(),
         "state": state,
     }
 
@@ -192,8 +227,8 @@ def infos(process: DecisionProcess, outcome: Outcome) -> dict[str, np.ndarray]:
         ("cost", outcome.cost),
         ("dt", outcome.dt),
         ("time", outcome.next.time),
-        ("sofa", outcome.sofa),
-        ("lactate", outcome.lactate),
+        (process.bank.disease.severity.name, outcome.severity),
+        (process.bank.disease.cost.component, outcome.monitored),
     )
     named = {name: value.double().numpy() for name, value in columns}
     return named | {"state": _observed(process, outcome.next.x)}

@@ -1,13 +1,13 @@
-"""The path of the state inside holds: one definition for reward, safety grid and evaluation.
+"""The path of the state inside intervals: one definition for reward, safety grid and evaluation.
 
-Within a hold of dt hours the state follows
+Within an interval of dt the state follows
 
     x(tau) = clamp( F(x, u, tau) + (tau/dt) W ),      W = sigma sqrt(dt) N,   N standard normal, one draw per decision
 
-the solution map plus the conditional mean of the residual Brownian path given its end.
+the simulator's flow plus the conditional mean of the residual Brownian path given its end.
 
-Holds ask for unequal numbers of times (a 36 h hold has 36 quadrature cells, a half-hour hold one), while a stack over
-patients wants rectangles. :func:`rectangles` sorts each patient's holds by their number of times and cuts the sorted
+Intervals ask for unequal numbers of times (36 hours have 36 quadrature cells, half an hour has one), while a stack over
+patients wants rectangles. :func:`rectangles` sorts each patient's intervals by their number of times and cuts the sorted
 list into a few rectangles, so that the work follows the number of times asked for. What a row gets depends on that
 row alone: its times never change with the rectangle it lands in.
 """
@@ -15,6 +15,7 @@ row alone: its times never change with the rectangle it lands in.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import Backend, SimulatorBank
 
-__all__ = ["gather_rows", "hold_path", "rectangles"]
+__all__ = ["Held", "gather_rows", "held_path", "rectangles"]
 
 # What a rectangle may hold, in states, before another one is begun. A call of the solution map costs about as much as
 # so many states before it computes anything, so padding is what to save. A solver leaves out the padding and pays for
@@ -65,30 +66,45 @@ def rectangles(counts: Tensor, backend: Backend = "map") -> Iterator[tuple[Tenso
         stop = start
 
 
-def hold_path(
-    bank: SimulatorBank,
-    x: Tensor,
-    u: Tensor,
-    dt: Tensor,
-    displacement: Tensor,
-    times: Tensor,
-    between: bool = False,
-) -> Tensor:
-    """States at `times` hours after the start of each hold.
+@dataclass(frozen=True)
+class Held:
+    """Treatments held for an interval each, R per patient.
+
+    Attributes:
+        x: States at the start (P, R, D), normalized.
+        u: Treatments (P, R, treatments) in [0, 1].
+        dt: Lengths (P, R).
+        displacement: `W`, what the residual noise adds by the end (P, R, D).
+        time: Of the start, since the episode's (P, R).
+        exogenous: The episodes' events (P, R, F), or None.
+    """
+
+    x: Tensor
+    u: Tensor
+    dt: Tensor
+    displacement: Tensor
+    time: Tensor
+    exogenous: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> Held:
+        """The intervals at `rows` (P, G)."""
+        parts = (self.x, self.u, self.dt, self.displacement, self.time)
+        events = None if self.exogenous is None else gather_rows(self.exogenous, rows)
+        return Held(*(gather_rows(part, rows) for part in parts), events)
+
+
+def held_path(bank: SimulatorBank, held: Held, times: Tensor, between: bool = False) -> Tensor:
+    """States at `times` after the start of each interval.
 
     Args:
         bank: Simulators of the P patients.
-        x: States at the start (P, R, D), normalised.
-        u: Treatments held (P, R, 3) in [0, 1].
-        dt: Lengths of the holds (P, R), hours.
-        displacement: `W`, what the residual noise adds by the end (P, R, D).
-        times: Hours since the start of the hold (P, R, T), non-decreasing, at most `dt`.
+        held: The intervals.
+        times: Since the start of the interval (P, R, T), non-decreasing, at most `dt`.
         between: Whether the times lie between the steps of a solver, rather than being its steps' ends.
 
     Returns:
-        (P, R, T, D) normalised, within bounds.
+        (P, R, T, D) normalized, within bounds.
     """
-    share = times / dt.clamp_min(torch.finfo(dt.dtype).tiny)[..., None]
-    return bank.clamp(
-        bank.trajectory(x, u, times, dt if between else None) + share[..., None] * displacement[..., None, :]
-    )
+    share = times / held.dt.clamp_min(torch.finfo(held.dt.dtype).tiny)[..., None]
+    curve = bank.trajectory(held.x, held.u, times, held.dt if between else None, held.time, held.exogenous)
+    return bank.clamp(curve + share[..., None] * held.displacement[..., None, :])

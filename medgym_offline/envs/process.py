@@ -9,16 +9,25 @@ normal vector per decision, so the process itself draws nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.envs.reward import authors_reward, integrate_severity, paper_reward, severity
-from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing, action_to_interval, decision_interval
-from medgym_offline.errors import MedGymError
+from medgym_offline.diseases.base import Sight, default_observation
+from medgym_offline.envs.paths import Held
+from medgym_offline.envs.reward import authors_reward, integrate, paper_reward, severity
+from medgym_offline.envs.timing import (
+    ProcessConfig,
+    RewardKind,
+    Timing,
+    action_to_interval,
+    decision_interval,
+    on_tick,
+)
+from medgym_offline.errors import DiseaseError, MedGymError
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
@@ -31,16 +40,18 @@ class Episodes:
     """Where P x B episodes stand.
 
     Attributes:
-        x: State (P, B, D), normalised: physiological variables, fluid balance, hidden components.
-        time: Hours since the start (P, B).
+        x: State (P, B, D), normalized.
+        time: Since the start (P, B).
         left: Decisions left (P, B), whole numbers as floats.
-        calm: Hours for which severity has been below the remission threshold (P, B); 0 where remission is off.
+        calm: For how long severity has been below the remission threshold (P, B); 0 where remission is off.
+        exogenous: The episodes' events and errors of measurement (P, B, F); None where the disease has none.
     """
 
     x: Tensor
     time: Tensor
     left: Tensor
     calm: Tensor
+    exogenous: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,14 +60,16 @@ class Outcome:
 
     Attributes:
         next: Where the episodes stand now.
-        treatment: Treatment held (P, B, 3) in [0, 1].
-        dt: Hours it was held (P, B).
+        treatment: Treatment held (P, B, treatments) in [0, 1].
+        dt: For how long (P, B).
         reward: Reward of the decision (P, B).
         cost: Safety cost of the decision (P, B).
-        sofa: Severity at the end, under the treatment held (P, B).
-        lactate: Monitored variable at the end (P, B), mmol/L.
+        severity: At the end, under the treatment held (P, B).
+        monitored: Component that safety watches at the end (P, B), in its unit.
         terminated: The horizon (or remission) has been reached (P, B), bool.
-        displacement: What the residual noise added to the state by the end (P, B, D), normalised units.
+        displacement: What the residual noise added to the state by the end (P, B, D), normalized.
+        costs_path, costs_peak: Integral and largest rate of each cost along the path (P, B, number of costs), if the
+            process has `path_costs`.
     """
 
     next: Episodes
@@ -64,10 +77,12 @@ class Outcome:
     dt: Tensor
     reward: Tensor
     cost: Tensor
-    sofa: Tensor
-    lactate: Tensor
+    severity: Tensor
+    monitored: Tensor
     terminated: Tensor
     displacement: Tensor
+    costs_path: Tensor | None = None
+    costs_peak: Tensor | None = None
 
 
 class DecisionProcess:
@@ -75,23 +90,32 @@ class DecisionProcess:
 
     Args:
         bank: Simulators of P patients.
-        config: Timing, budget, reward and noise.
+        config: Timing, budget, reward and noise; the defaults of the bank's disease if not given.
+
+    Raises:
+        DiseaseError: The process is of another disease than the bank.
     """
 
     def __init__(self, bank: SimulatorBank, config: ProcessConfig | None = None) -> None:
         self.bank = bank
-        self.config = config or ProcessConfig()
+        self.config = config or ProcessConfig(disease=bank.disease.name)
+        if self.config.disease != bank.disease.name:
+            raise DiseaseError(
+                f"the process is of disease {self.config.disease!r}, bank {bank.name!r} of {bank.disease.name!r}; "
+                f"give ProcessConfig(disease={bank.disease.name!r})"
+            )
 
     @own_defaults()
-    def start(self, episodes: int, noise: Tensor | None = None) -> Episodes:
-        """First states of `episodes` episodes per patient: x0 + N(0, initial_noise^2) on the physiological variables.
+    def start(self, episodes: int, noise: Tensor | None = None, exogenous: Tensor | None = None) -> Episodes:
+        """First states of `episodes` episodes per patient: x0 + N(0, initial_noise^2) on the observed components.
 
         Args:
             episodes: B.
             noise: Standard normal (P, B, D); None, or a process without noise, starts at x0 itself.
+            exogenous: Events of the episodes (P, B, F).
 
         Returns:
-            Episodes at time 0; fluid balance and hidden components are the simulator's own.
+            Episodes at time 0; components that are not observed are the simulator's own.
         """
         first = self.bank.initial_state()
         x = first[:, None, :].expand(-1, episodes, -1).clone()
@@ -101,18 +125,23 @@ class DecisionProcess:
             x[..., :n] += self.config.initial_noise * noise[..., :n].to(x)
             x = self.bank.clamp(x)
         zero = x.new_zeros(x.shape[:2])
-        return Episodes(x, zero, torch.full_like(zero, self.config.decisions), zero)
+        return Episodes(x, zero, torch.full_like(zero, self.config.decisions), zero, exogenous)
 
     def observe(self, episodes: Episodes) -> Tensor:
-        """Observations (P, B, 9), of the precision of the bank.
-
-        Columns: spo2, pao2, bilirubin, gcs, urine, lactate, fluid balance (all normalised), remaining time / horizon,
-        remaining decisions / K.
-        """
-        state = episodes.x[..., : self.bank.disease.observed_dim]
-        time = (self.config.horizon - episodes.time) / self.config.horizon
-        left = episodes.left / self.config.decisions
-        return torch.cat([state, time[..., None], left[..., None]], -1)
+        """Observations (P, B, d), of the precision of the bank; the columns are `bank.disease.observation`."""
+        bank = self.bank
+        sight = Sight(
+            episodes.x,
+            episodes.time,
+            episodes.left,
+            self.config.horizon,
+            self.config.decisions,
+            episodes.exogenous,
+            bank.context,
+            bank.disease,
+            bank.scales,
+        )
+        return (bank.disease.observe or default_observation)(sight)
 
     def active(self, episodes: Episodes) -> Tensor:
         """Which episodes go on (P, B), bool."""
@@ -123,7 +152,7 @@ class DecisionProcess:
 
     @own_defaults()
     def decode(self, episodes: Episodes, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Treatment (P, B, 3) in [0, 1] and hold (P, B) in hours that actions (P, B, A) lead to.
+        """Treatment (P, B, treatments) in [0, 1] and interval (P, B) that actions (P, B, A) lead to.
 
         Finite actions outside [-1, 1] are clipped.
 
@@ -138,9 +167,10 @@ class DecisionProcess:
                 "actions must be finite, in [-1, 1]"
             )
         bounded = actions.to(episodes.x).clamp(-1.0, 1.0)
-        wish = action_to_interval(bounded[..., 3], self.config) if self.config.timing == "adaptive" else None
+        count = len(self.bank.disease.treatments)
+        wish = action_to_interval(bounded[..., count], self.config) if self.config.timing == "adaptive" else None
         dt = decision_interval(episodes.time, episodes.left, self.config, wish)
-        return (bounded[..., :3] + 1.0) / 2.0, torch.where(self.active(episodes), dt, torch.zeros_like(dt))
+        return (bounded[..., :count] + 1.0) / 2.0, torch.where(self.active(episodes), dt, torch.zeros_like(dt))
 
     @own_defaults()
     def step(self, episodes: Episodes, actions: Tensor, noise: Tensor | None = None) -> Outcome:
@@ -164,43 +194,49 @@ class DecisionProcess:
             displacement = bank.noise_scale[:, None, :] * dt.sqrt()[..., None] * noise.to(x)
         else:
             displacement = torch.zeros_like(x)
-        burden = disease.burden(u)
-        harm, calm = torch.zeros_like(dt), episodes.calm
-        if config.reward == "integral" or config.remission:
+        burden = disease.severity.burden(u)
+        calm, along = episodes.calm, None
+        if config.reward == "integral" or config.remission or config.path_costs:
             threshold = config.remission_severity if config.remission else None
-            harm, end, quiet = integrate_severity(bank, x, u, dt, displacement, config.cell, threshold)
+            held = Held(x, u, dt, displacement, episodes.time, episodes.exogenous)
+            along = integrate(bank, held, config.cell, threshold, config.path_costs)
+            end = along.end
             if config.remission:
-                calm = torch.where(running, torch.minimum(quiet, calm + dt), calm)
+                calm = torch.where(running, torch.minimum(along.calm, calm + dt), calm)
         else:
-            end = bank.clamp(bank.flow(x, u, dt) + displacement)
+            end = bank.clamp(bank.flow(x, u, dt, episodes.time, episodes.exogenous) + displacement)
         end = torch.where(running[..., None], end, x)
         before, after = bank.denormalize(x), bank.denormalize(end)
         dose = bank.denormalize_treatment(u)
-        sofa = disease.severity(after, dose)
+        reached = disease.severity.score(after, dose)
         if config.reward == "integral":
-            reward = -0.1 * (harm + burden * dt)
+            assert along is not None
+            reward = -0.1 * (along.severity + burden * dt)
         elif config.reward == "paper":
-            reward = paper_reward(sofa, burden)
+            reward = paper_reward(reached, burden)
         else:
-            reward = authors_reward(disease.severity(before, dose), sofa, burden, dt)
-        lactate = after[..., disease.monitored]
-        cost = disease.cost(before[..., disease.monitored], lactate)
+            reward = authors_reward(disease.severity.score(before, dose), reached, burden, dt)
+        monitored = after[..., disease.monitored]
+        cost = disease.cost.at_end(before[..., disease.monitored], monitored)
         zero = torch.zeros_like(dt)
-        following = Episodes(end, episodes.time + dt, torch.where(running, episodes.left - 1.0, episodes.left), calm)
+        time, left = on_tick(episodes.time + dt, config), torch.where(running, episodes.left - 1.0, episodes.left)
+        following = replace(episodes, x=end, time=time, left=left, calm=calm)
         return Outcome(
             next=following,
             treatment=u,
             dt=dt,
             reward=torch.where(running, reward, zero),
             cost=torch.where(running, cost, zero),
-            sofa=sofa,
-            lactate=lactate,
+            severity=reached,
+            monitored=monitored,
             terminated=~self.active(following),
             displacement=displacement,
+            costs_path=None if along is None else along.costs,
+            costs_peak=None if along is None else along.peaks,
         )
 
     def severity(self, x: Tensor, u: Tensor) -> Tensor:
-        """Severity of normalised states (..., D) under normalised treatments (..., 3): (...)."""
+        """Severity of normalized states (..., D) under normalized treatments (..., treatments): (...)."""
         return severity(self.bank, x, u)
 
     @staticmethod

@@ -1,28 +1,31 @@
 """Whole episodes: their noise, their rollout, and their dense path.
 
 Every episode has an integer seed of its own and draws all its noise from that seed, so that one episode can be
-replayed alone: `SepsisEnv.reset(seed=s)` and a row of a dataset with seed s are the same episode.
+replayed alone: `TreatmentEnv.reset(seed=s)` and a row of a dataset with seed s are the same episode.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medgym_offline.defaults import callers_defaults, own_defaults
-from medgym_offline.envs.paths import gather_rows, hold_path, rectangles
+from medgym_offline.envs.paths import Held, gather_rows, held_path, rectangles
 from medgym_offline.envs.process import DecisionProcess
 from medgym_offline.errors import MedGymError
-from medgym_offline.seeds import derive_seed
+from medgym_offline.seeds import derive_seed, generator
+
+if TYPE_CHECKING:
+    from medgym_offline.envs.timing import ProcessConfig
+    from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["EpisodeNoise", "Rollout", "dense", "draw_noise", "episode_seeds", "rollout"]
-
-# Drawn per decision whatever the timing, so that the same seed means the same noise under fixed and adaptive timing.
-_ACTION_DRAWS = 4
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,13 @@ class EpisodeNoise:
         initial: Of the first state (P, B, D).
         process: Of the residual, per decision (P, B, K, D).
         action: Of the action, per decision (P, B, K, A).
+        exogenous: Events and errors of measurement (P, B, F); None where the disease has none.
     """
 
     initial: Tensor
     process: Tensor
     action: Tensor
+    exogenous: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -45,17 +50,19 @@ class Rollout:
     """P x B episodes of at most K decisions; after the end of an episode rows repeat its last state with dt = 0.
 
     Attributes:
-        observations: (P, B, K+1, 9); row k is what decision k saw, row k+1 what it led to.
+        observations: (P, B, K+1, d); row k is what decision k saw, row k+1 what it led to.
         actions: As executed, after noise and clipping (P, B, K, A).
         rewards, costs: Of each decision (P, B, K).
-        dt: Hours of each decision (P, B, K).
-        time: Hour at which it ended (P, B, K).
-        sofa, lactate: At that hour (P, B, K).
+        dt: Interval of each decision (P, B, K).
+        time: At which it ended (P, B, K).
+        severity, monitored: At that time (P, B, K).
         terminated: Whether the episode has ended by then (P, B, K), bool.
         valid: Whether the decision took place (P, B, K), bool.
-        states: Normalised (P, B, K+1, D).
-        treatments: Held during each decision (P, B, K, 3) in [0, 1].
+        states: Normalized (P, B, K+1, D).
+        treatments: Held during each decision (P, B, K, treatments) in [0, 1].
         displacement: Of the residual noise by the end of each decision (P, B, K, D).
+        exogenous: Of the episodes (P, B, F), or None.
+        costs_path, costs_peak: (P, B, K, number of costs), or None if the process has no `path_costs`.
     """
 
     observations: Tensor
@@ -64,13 +71,16 @@ class Rollout:
     costs: Tensor
     dt: Tensor
     time: Tensor
-    sofa: Tensor
-    lactate: Tensor
+    severity: Tensor
+    monitored: Tensor
     terminated: Tensor
     valid: Tensor
     states: Tensor
     treatments: Tensor
     displacement: Tensor
+    exogenous: Tensor | None = None
+    costs_path: Tensor | None = None
+    costs_peak: Tensor | None = None
 
 
 def episode_seeds(root: int, purpose: str, patients: Sequence[str], episodes: int) -> np.ndarray:
@@ -79,35 +89,44 @@ def episode_seeds(root: int, purpose: str, patients: Sequence[str], episodes: in
     return np.array(rows, dtype=np.int64).reshape(len(patients), episodes)
 
 
-def draw_noise(seeds: np.ndarray, decisions: int, state_dim: int, action_dim: int) -> EpisodeNoise:
+def draw_noise(seeds: np.ndarray, bank: SimulatorBank, config: ProcessConfig) -> EpisodeNoise:
     """Noise of episodes from their seeds.
 
-    An episode's numbers depend on its seed and the state's size only: a longer budget of decisions extends the
-    sequence, and fixed timing uses the first action columns of what adaptive timing uses.
+    An episode's numbers depend on its seed, its patient's context and the state's size only: a longer budget of decisions
+    extends the sequence, and fixed timing uses the first action columns of what adaptive timing uses.
 
     Args:
         seeds: (P, B) non-negative integers.
-        decisions: K.
-        state_dim: D.
-        action_dim: A, 3 or 4.
+        bank: The P patients.
+        config: Budget and timing.
     """
-    seeds = np.asarray(seeds)
+    seeds, disease, decisions = np.asarray(seeds), bank.disease, config.decisions
     if seeds.ndim != 2 or seeds.dtype.kind not in "iu":
         raise MedGymError(
             f"seeds have shape {seeds.shape} and type {seeds.dtype}; expected integers (patients, episodes)"
         )
-    width = state_dim + _ACTION_DRAWS
+    # As many action columns whatever the timing, so that a seed means the same noise under both.
+    state_dim, width = disease.state_dim, disease.state_dim + disease.action_dim("adaptive")
     initial = np.empty((*seeds.shape, state_dim), np.float32)
     block = np.empty((*seeds.shape, decisions, width), np.float32)
+    events = None
+    if disease.exogenous is not None:
+        events = np.empty((*seeds.shape, len(disease.exogenous.names)), np.float32)
     for index in np.ndindex(*seeds.shape):
         source = np.random.default_rng(int(seeds[index]))
         initial[index] = source.standard_normal(state_dim, dtype=np.float32)
         block[index] = source.standard_normal((decisions, width), dtype=np.float32)
+        if events is not None and disease.exogenous is not None:
+            # A stream of their own: what happens does not depend on the budget of decisions.
+            own = generator(int(seeds[index]), "exogenous")
+            known = bank.context[index[0]].double().cpu().numpy()
+            events[index] = disease.exogenous.draw(own, known, config.horizon)
     process, action = np.split(block, [state_dim], axis=-1)
     return EpisodeNoise(
         torch.from_numpy(initial),
         torch.from_numpy(np.ascontiguousarray(process)),
-        torch.from_numpy(np.ascontiguousarray(action[..., :action_dim])),
+        torch.from_numpy(np.ascontiguousarray(action[..., : config.action_dim])),
+        None if events is None else torch.from_numpy(events),
     )
 
 
@@ -120,7 +139,7 @@ def rollout(
 
     Args:
         process: Decisions over a bank of P patients.
-        act: Observations (P, B, 9) to actions (P, B, A).
+        act: Observations (P, B, d) to actions (P, B, A).
         noise: Of the P x B episodes; its K is the process's.
         action_noise: Standard deviation of the noise added to actions (0.05 in the release's data);
             the sum is clipped to [-1, 1].
@@ -131,9 +150,10 @@ def rollout(
     decisions = process.config.decisions
     if noise.process.shape[2] != decisions:
         raise MedGymError(f"noise is for {noise.process.shape[2]} decisions; the process has {decisions}")
-    episodes = process.start(noise.initial.shape[1], noise.initial)
+    events = None if noise.exogenous is None else noise.exogenous.to(process.bank.lower)
+    episodes = process.start(noise.initial.shape[1], noise.initial, events)
     observation = process.observe(episodes)
-    rows: dict[str, list[Tensor]] = {name: [] for name in Rollout.__dataclass_fields__}
+    rows: dict[str, list[Tensor]] = defaultdict(list)
     rows["observations"].append(observation)
     rows["states"].append(episodes.x)
     record: dict[str, Tensor] = {}
@@ -150,91 +170,94 @@ def rollout(
             observation = process.observe(episodes)
             now = {
                 "actions": actions * valid[..., None],
-                "sofa": outcome.sofa,
+                "severity": outcome.severity,
                 "treatments": outcome.treatment,
                 "rewards": outcome.reward,
                 "costs": outcome.cost,
                 "dt": outcome.dt,
-                "lactate": outcome.lactate,
+                "monitored": outcome.monitored,
                 "terminated": outcome.terminated,
                 "displacement": outcome.displacement,
             }
+            if outcome.costs_path is not None and outcome.costs_peak is not None:
+                now |= {"costs_path": outcome.costs_path, "costs_peak": outcome.costs_peak}
             # What held at the end of an episode keeps holding in the rows after it, whatever the policy says there.
-            for name in ("sofa", "treatments"):
+            for name in ("severity", "treatments"):
                 if record:
-                    mask = valid if name == "sofa" else valid[..., None]
+                    mask = valid if name == "severity" else valid[..., None]
                     now[name] = torch.where(mask, now[name], record[name])
             record = now
         else:
-            record = record | {
-                n: torch.zeros_like(record[n]) for n in ("actions", "rewards", "costs", "dt", "displacement")
-            }
+            still = ("severity", "monitored", "treatments", "terminated")
+            record = {n: v if n in still else torch.zeros_like(v) for n, v in record.items()}
         reached = {"observations": observation, "valid": valid, "states": episodes.x, "time": episodes.time}
         for name, value in (record | reached).items():
             rows[name].append(value)
-    return Rollout(**{name: torch.stack(values, 2) for name, values in rows.items()})
+    return Rollout(**{name: torch.stack(values, 2) for name, values in rows.items()}, exogenous=events)
 
 
 @own_defaults()
 @torch.no_grad()
-def dense(process: DecisionProcess, episodes: Rollout, hours: Tensor) -> tuple[Tensor, Tensor]:
-    """States and treatments of rolled-out episodes on a grid of hours, from the solution map.
+def dense(process: DecisionProcess, episodes: Rollout, times: Tensor) -> tuple[Tensor, Tensor]:
+    """States and treatments of rolled-out episodes on a grid of times.
 
-    The value at hour t is the state at hour t, on the path that the reward saw; at the end of a decision it is the
+    The value at t is the state at t, on the path that the reward saw; at the end of a decision it is the
     state that the next decision starts from.
 
     Args:
         process: The process that made the episodes.
         episodes: From :func:`rollout`.
-        hours: Increasing hours (T,) in [0, horizon].
+        times: Increasing (T,), in [0, horizon].
 
     Returns:
-        States (P, B, T, D), normalised, and treatments in force (P, B, T, 3): at the end of a decision its own, at
-        hour 0 the first. Beyond the end of an episode (remission) both keep their last value.
+        States (P, B, T, D), normalized, and treatments in force (P, B, T, treatments): at the end of a decision its
+        own, at time 0 the first. Beyond the end of an episode (remission) both keep their last value.
     """
-    hours = hours.to(episodes.time)
+    times = times.to(episodes.time)
     horizon = process.config.horizon
-    if hours.ndim != 1 or len(hours) == 0 or not bool(((hours >= 0) & (hours <= horizon)).all()):
-        raise MedGymError(f"hours must be a non-empty list within [0, {horizon:g}]")
-    if not bool((hours.diff() > 0).all()):
-        raise MedGymError("hours must increase")
+    if times.ndim != 1 or len(times) == 0 or not bool(((times >= 0) & (times <= horizon)).all()):
+        raise MedGymError(f"times must be a non-empty list within [0, {horizon:g}]")
+    if not bool((times.diff() > 0).all()):
+        raise MedGymError("times must increase")
     patients, batch, decisions = episodes.time.shape
     rows = patients, batch * decisions
     ends = episodes.time.reshape(rows)
     starts = ends - episodes.dt.reshape(rows)
-    # Grid points in (start, end]; hour 0 is the first state, and comes for free.
-    first = torch.searchsorted(hours, starts.contiguous(), right=True)
-    counts = torch.searchsorted(hours, ends.contiguous(), right=True) - first
+    # Grid points in (start, end]; time 0 is the first state, and comes for free.
+    first = torch.searchsorted(times, starts.contiguous(), right=True)
+    counts = torch.searchsorted(times, ends.contiguous(), right=True) - first
     x = episodes.states[:, :, :-1].reshape(*rows, -1)
     u = episodes.treatments.reshape(*rows, -1)
     reached = episodes.states[:, :, 1:].reshape(*rows, -1)
     displacement = episodes.displacement.reshape(*rows, -1)
     dt = episodes.dt.reshape(rows)
-    # One column more than there are hours: padding of the rectangles lands there.
-    total = len(hours)
+    events = None
+    if episodes.exogenous is not None:
+        events = episodes.exogenous[:, :, None].expand(-1, -1, decisions, -1).reshape(*rows, -1)
+    intervals = Held(x, u, dt, displacement, starts, events)
+    # One column more than there are times: padding of the rectangles lands there.
+    total = len(times)
     states = x.new_empty(patients, batch, total + 1, x.shape[-1])
     treatments = u.new_empty(patients, batch, total + 1, u.shape[-1])
-    beyond = hours > episodes.time[:, :, -1:]
+    beyond = times > episodes.time[:, :, -1:]
     patient = torch.arange(patients, device=x.device)[:, None, None]
     for chosen, width in rectangles(counts, process.bank.backend):
         begin, n = gather_rows(first, chosen)[..., None], gather_rows(counts, chosen)[..., None]
         step = torch.arange(width, device=x.device)
         at = begin + torch.minimum(step, (n - 1).clamp_min(0))
-        hold = gather_rows(dt, chosen)
-        since = (hours[at.clamp_max(total - 1)] - gather_rows(starts, chosen)[..., None]).clamp_min(0.0)
-        since = torch.minimum(since, hold[..., None])
-        held = gather_rows(u, chosen)
-        start, push = gather_rows(x, chosen), gather_rows(displacement, chosen)
-        path = hold_path(process.bank, start, held, hold, push, since, between=True)
-        # At its end a hold is where the episode went, to the bit: interpolation would differ by rounding.
-        at_end = (since == hold[..., None])[..., None]
+        some = intervals.rows(chosen)
+        since = (times[at.clamp_max(total - 1)] - gather_rows(starts, chosen)[..., None]).clamp_min(0.0)
+        since = torch.minimum(since, some.dt[..., None])
+        path = held_path(process.bank, some, since, between=True)
+        # At its end an interval is where the episode went, to the bit: interpolation would differ by rounding.
+        at_end = (since == some.dt[..., None])[..., None]
         path = torch.where(at_end, gather_rows(reached, chosen)[..., None, :], path)
         column = torch.where(step < n, at, total)
         episode = (chosen // decisions)[..., None].expand_as(column)
         states[patient, episode, column] = path
-        treatments[patient, episode, column] = held[..., None, :].expand(*column.shape, -1)
+        treatments[patient, episode, column] = some.u[..., None, :].expand(*column.shape, -1)
     states, treatments = states[:, :, :total], treatments[:, :, :total]
-    if hours[0] == 0:
+    if times[0] == 0:
         states[:, :, 0] = episodes.states[:, :, 0]
         treatments[:, :, 0] = episodes.treatments[:, :, 0]
     if not bool(beyond.any()):

@@ -1,7 +1,7 @@
 """When to decide: the decision clock and the interval that an action asks for.
 
-Time runs in ticks of 2^-17 h (0.03 s, for the 96 h horizon): every hour that occurs is then a float32 number, sums of
-intervals are exact, and an episode ends at exactly the horizon, however it was cut.
+Time runs in whole ticks, the disease's own or the finest power of two that float32 counts up to the horizon: every time
+that occurs is one float32 number, and an episode ends at exactly the horizon, however it was cut.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.errors import ProtocolError
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "decision_interval",
     "feasible_interval",
     "interval_to_action",
+    "on_tick",
 ]
 
 Timing = Literal["adaptive", "fixed"]
@@ -37,38 +40,46 @@ class ProcessConfig:
         fixed timing      dt = horizon / decisions
         adaptive timing   dt = min_interval + (a + 1)/2 * (max_interval - min_interval),   a the last action component,
                           clipped to [max(min_interval, t - max_interval (k - 1)), min(max_interval, t)],
-                          t the hours and k the decisions that remain
+                          t the time and k the decisions that remain
 
     Attributes:
-        timing: "adaptive" (the policy chooses the interval; 4 action components) or "fixed" (3).
+        timing: "adaptive" (the policy chooses the interval, one action component more) or "fixed".
         decisions: K, most decisions in an episode.
         reward: Reward of one decision, see :mod:`medgym_offline.envs.reward`.
         noise: False switches off the initial perturbation and the residual noise: the process is deterministic.
-        horizon: Hours until the episode terminates.
-        min_interval, max_interval: Shortest and longest hold of one treatment, hours.
-        initial_noise: Standard deviation of the perturbation of the first state, normalised units.
-        cell: Longest quadrature cell of the integral reward, hours.
+        horizon: Time until the episode terminates, in the disease's unit, as all times here.
+        min_interval, max_interval: Shortest and longest interval.
+        initial_noise: SD of the perturbation of the first state, normalized.
+        cell: Longest quadrature cell of the integral reward.
+        path_costs: Whether costs are also integrated along the path.
         remission: Whether an episode also terminates when severity has stayed below `remission_severity` for
-            `remission_hours` hours (looked at on the quadrature cells, judged at decisions).
+            `remission_hours` (looked at on the quadrature cells, judged at decisions).
+        disease: Name of the disease. What is None above takes its value from the disease's process.
 
     Raises:
         ProtocolError: A value out of range, or a budget of decisions that cannot fill the horizon.
     """
 
     timing: Timing = "adaptive"
-    decisions: int = 20
+    decisions: int = None  # type: ignore[assignment]
     reward: RewardKind = "integral"
     noise: bool = True
-    horizon: float = 96.0
-    min_interval: float = 0.5
-    max_interval: float = 36.0
-    initial_noise: float = 0.05
-    cell: float = 1.0
+    horizon: float = None  # type: ignore[assignment]
+    min_interval: float = None  # type: ignore[assignment]
+    max_interval: float = None  # type: ignore[assignment]
+    initial_noise: float = None  # type: ignore[assignment]
+    cell: float = None  # type: ignore[assignment]
+    path_costs: bool = False
     remission: bool = False
     remission_severity: float = 2.0
     remission_hours: float = 12.0
+    disease: str = DEFAULT
 
     def __post_init__(self) -> None:
+        process = self.definition.process
+        for name in ("decisions", "horizon", "min_interval", "max_interval", "initial_noise", "cell"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(process, name))
         if self.timing not in get_args(Timing):
             raise ProtocolError(f"timing is {self.timing!r}; choose one of {', '.join(get_args(Timing))}")
         if self.reward not in get_args(RewardKind):
@@ -80,42 +91,53 @@ class ProcessConfig:
         for name in ("horizon", "min_interval", "max_interval", "cell", "remission_hours"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise ProtocolError(f"{name} is {value!r}; give a positive number of hours")
+                raise ProtocolError(f"{name} is {value!r}; give a positive number of {process.unit}")
         if not (math.isfinite(self.initial_noise) and self.initial_noise >= 0):
             raise ProtocolError(f"initial_noise is {self.initial_noise!r}; give a number of at least 0")
         if self.max_interval < 2 * self.min_interval:
             raise ProtocolError("max_interval is below twice min_interval; widen the range of intervals")
+        step = process.tick or 1 / 1024
         for name in ("horizon", "min_interval", "max_interval"):
-            if (getattr(self, name) * 1024) % 1 or self.horizon > 8192:
-                # Only such hours lie on the ticks of the clock.
-                raise ProtocolError(f"{name} is {getattr(self, name)!r} h; give a multiple of 1/1024 h, up to 8192 h")
+            value = getattr(self, name)
+            if abs(value / step - round(value / step)) > 1e-6 or value > 2**23 * step:
+                # Only such times lie on the ticks of the clock.
+                raise ProtocolError(
+                    f"{name} is {value!r} {process.unit}; give a multiple of {step:g}, within 2^23 of it"
+                )
         if self.decisions * self.max_interval < self.horizon:
             least = math.ceil(self.horizon / self.max_interval)
             raise ProtocolError(
-                f"{self.decisions} decisions of at most {self.max_interval:g} h cannot fill {self.horizon:g} h; "
+                f"{self.decisions} decisions of at most {self.max_interval:g} {process.unit} cannot fill "
+                f"{self.horizon:g} {process.unit}; "
                 f"set decisions to {least} or more"
             )
         if self.decisions * self.min_interval > self.horizon:
             most = math.floor(self.horizon / self.min_interval)
             raise ProtocolError(
-                f"{self.decisions} decisions of at least {self.min_interval:g} h do not fit in {self.horizon:g} h; "
+                f"{self.decisions} decisions of at least {self.min_interval:g} {process.unit} do not fit in "
+                f"{self.horizon:g} {process.unit}; "
                 f"set decisions to {most} or fewer"
             )
 
     @property
+    def definition(self) -> Disease:
+        """The disease itself."""
+        return disease(self.disease)
+
+    @property
     def tick(self) -> float:
-        """Resolution of the clock in hours: a power of two, so that every multiple up to the horizon is a float32."""
-        return 2.0 ** (math.ceil(math.log2(self.horizon)) - 24)
+        """Resolution of the clock; a power of two, unless the disease has ticks of its own."""
+        return self.definition.process.tick or 2.0 ** (math.ceil(math.log2(self.horizon)) - 24)
 
     @property
     def action_dim(self) -> int:
-        """3 treatments, and the interval if timing is adaptive."""
-        return 4 if self.timing == "adaptive" else 3
+        """The treatments, and the interval if timing is adaptive."""
+        return self.definition.action_dim(self.timing)
 
     @property
     def observation_dim(self) -> int:
-        """6 physiological variables, fluid balance, remaining time, remaining decisions."""
-        return 9
+        """Columns that a policy sees."""
+        return self.definition.observation_dim
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON-ready values."""
@@ -123,15 +145,21 @@ class ProcessConfig:
 
 
 def action_to_interval(action: Tensor, config: ProcessConfig) -> Tensor:
-    """Hours that an action component in [-1, 1] asks for, before feasibility: affine, -1 shortest, 1 longest."""
+    """Interval that an action component in [-1, 1] asks for, before feasibility: affine, -1 shortest, 1 longest."""
     share = (action.clamp(-1.0, 1.0) + 1.0) / 2.0
     return config.min_interval + share * (config.max_interval - config.min_interval)
 
 
 def interval_to_action(hours: Tensor, config: ProcessConfig) -> Tensor:
-    """Inverse of :func:`action_to_interval`; hours outside the range of intervals give the nearer end."""
+    """Inverse of :func:`action_to_interval`; those outside the range of intervals give the nearer end."""
     share = (hours - config.min_interval) / (config.max_interval - config.min_interval)
     return (2.0 * share - 1.0).clamp(-1.0, 1.0)
+
+
+def on_tick(time: Tensor, config: ProcessConfig) -> Tensor:
+    """The nearest whole number of ticks; the gradient passes, for schedules found by gradient search."""
+    ticked = torch.round(time / config.tick) * config.tick
+    return time + (ticked - time).detach() if time.requires_grad else ticked
 
 
 def feasible_interval(time: Tensor, left: Tensor, config: ProcessConfig) -> tuple[Tensor, Tensor]:
@@ -139,14 +167,14 @@ def feasible_interval(time: Tensor, left: Tensor, config: ProcessConfig) -> tupl
 
         lower = max(min_interval, t - max_interval (k - 1))        upper = min(max_interval, t)
 
-    with t the hours and k the decisions that remain. The last decision takes all that remains (lower = upper = t).
+    with t the time and k the decisions that remain. The last decision takes all that remains (lower = upper = t).
 
     Args:
-        time: Hours since the start.
+        time: Since the start.
         left: Decisions left, the next one included; same shape.
 
     Returns:
-        Lower and upper, hours; both 0 where the horizon has been reached.
+        Lower and upper; both 0 where the horizon has been reached.
     """
     remaining = config.horizon - time
     lower = (remaining - config.max_interval * (left - 1)).clamp_min(config.min_interval)
@@ -155,21 +183,21 @@ def feasible_interval(time: Tensor, left: Tensor, config: ProcessConfig) -> tupl
 
 
 def decision_interval(time: Tensor, left: Tensor, config: ProcessConfig, wish: Tensor | None = None) -> Tensor:
-    """Length of the next hold in hours, on the clock's ticks.
+    """Length of the next interval, on the clock's ticks.
 
     Fixed timing cuts what remains into equal parts. Adaptive timing takes the wish into the feasible range. A wish
-    that would leave less than the shortest interval takes the rest as well; where that would be too long a hold, it
-    leaves exactly the shortest interval. So every hold is within [min_interval, max_interval] and holds sum to the
+    that would leave less than the shortest interval takes the rest as well; where that would be too long, it
+    leaves exactly the shortest interval. So every interval is within [min_interval, max_interval] and they sum to the
     horizon exactly.
 
     Args:
-        time: Hours since the start (P, B).
+        time: Since the start (P, B).
         left: Decisions left, the next one included (P, B).
         config: Clock and limits.
-        wish: Hours asked for (P, B); needed for adaptive timing only.
+        wish: Interval asked for (P, B); needed for adaptive timing only.
 
     Returns:
-        Hours (P, B); 0 where the horizon has been reached.
+        (P, B); 0 where the horizon has been reached.
     """
     remaining = config.horizon - time
     if config.timing == "fixed":
@@ -183,6 +211,4 @@ def decision_interval(time: Tensor, left: Tensor, config: ProcessConfig, wish: T
         short = (rest > 0) & (rest < config.min_interval)
         absorbed = torch.where(remaining <= config.max_interval, remaining, remaining - config.min_interval)
         hours = torch.where(short, absorbed, hours)
-    ticked = torch.round(hours / config.tick) * config.tick
-    # Rounding passes the gradient on, for schedules found by gradient search.
-    return hours + (ticked - hours).detach() if hours.requires_grad else ticked
+    return on_tick(hours, config)

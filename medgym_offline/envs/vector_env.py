@@ -16,10 +16,11 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.envs import interface
 from medgym_offline.envs.process import DecisionProcess, Episodes
 from medgym_offline.envs.rollout import draw_noise
-from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
+from medgym_offline.envs.timing import RewardKind, Timing
 from medgym_offline.errors import MedGymError, ProtocolError
 from medgym_offline.patients import whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank
@@ -28,11 +29,11 @@ from medgym_offline.simulators.bank import Backend, SimulatorBank
 _MODES: Any = getattr(gymnasium.vector, "AutoresetMode", None)
 _NEXT_STEP: Any = "NextStep" if _MODES is None else _MODES.NEXT_STEP
 
-__all__ = ["SepsisVectorEnv"]
+__all__ = ["TreatmentVectorEnv"]
 
 
-class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """`num_envs` copies of :class:`~medgym_offline.envs.SepsisEnv`, stepped as one batch.
+class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """`num_envs` copies of :class:`~medgym_offline.envs.TreatmentEnv`, stepped as one batch.
 
     Spaces, reward, start, end and infos are those of the single environment, batched. Environment i treats patient
     `i % len(patients)` of the list; its episodes depend on its own seed only, and equal those of a single environment
@@ -45,11 +46,11 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     **Seeds**: `reset(seed=s)` gives environment i the seed s + i, `reset(seed=[...])` one each; episodes after an
     autoreset draw their seeds from the environment's own stream, and treat its own patient.
 
-    **Options** of `reset` are those of the single environment: `state` is (6 or 7,) for all or (num_envs, 6 or 7), in
+    **Options** of `reset` are those of the single environment: `state` is (n,) for all or (num_envs, n), in
     physical units; `patient` and `patient_index` are one for all or a list of `num_envs`. `reset_mask`, `num_envs`
     booleans, resets some environments and leaves the others where they are.
 
-    **Infos** hold `cost, dt, time, sofa, lactate, state, seed` as arrays of `num_envs` rows, each with its mask under
+    **Infos** hold those of the single environment as arrays of `num_envs` rows, each with its mask under
     the same name with an underscore: all True, except after a partial reset, where rows of the others are 0.
 
     Args:
@@ -58,7 +59,7 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         patient: One patient for all environments, as in the single environment.
         max_episode_steps: As a Gymnasium specification passes it; episodes are not truncated, so it cannot be below
             `decisions`.
-        timing, decisions, reward, noise, bank, world, remission, backend: As in the single environment.
+        timing, decisions, reward, noise, bank, world, remission, backend, disease: As in the single environment.
 
     Example:
         >>> import gymnasium, medgym_offline
@@ -75,22 +76,23 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         patients: int | Sequence[int | str] | None = None,
         patient: int | str | None = None,
         timing: Timing = "adaptive",
-        decisions: int = 20,
+        decisions: int | None = None,
         reward: RewardKind = "integral",
         noise: bool = True,
-        bank: str | SimulatorBank = "sepsis-v0",
-        world: str = "own",
+        bank: str | SimulatorBank | None = None,
+        world: str | None = None,
         remission: bool = False,
         backend: Backend | None = None,
+        disease: str = DEFAULT,
         max_episode_steps: int | None = None,
     ) -> None:
-        config = ProcessConfig(timing=timing, decisions=decisions, reward=reward, noise=noise, remission=remission)
+        config = interface.process_config(disease, timing, decisions, reward, noise, remission)
         if max_episode_steps is not None and max_episode_steps < config.decisions:
             raise ProtocolError(
-                f"max_episode_steps is {max_episode_steps}, below {config.decisions} decisions; episodes end at 96 h "
-                "and are not truncated: set decisions instead"
+                f"max_episode_steps is {max_episode_steps}, below {config.decisions} decisions; episodes end at the "
+                "horizon and are not truncated: set decisions instead"
             )
-        opened = interface.open_bank(bank, world, backend)
+        opened = interface.open_bank(bank, world, backend, disease)
         if patient is not None and patients is not None:
             raise MedGymError("both patient and patients are given; give one of them")
         chosen = opened.patient_index.resolve(patients if patient is None else [patient])
@@ -207,7 +209,7 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return [interface.chosen_patient(index, entry, own) for entry, own in zip(each, self._own)]
 
     def _checked_states(self, state: Any) -> np.ndarray | None:
-        """The first state that the options give each environment, (num_envs, 6 or 7)."""
+        """The first state that the options give each environment, (num_envs, n)."""
         if state is None:
             return None
         rows = np.asarray(state, dtype=object)
@@ -222,7 +224,9 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Environment i is row (p_i, b_i) of the process; rows of nobody are padding, at the horizon from the beginning.
         """
-        before = {} if self._episodes is None else {n: self._rows(v) for n, v in vars(self._episodes).items()}
+        before = {}
+        if self._episodes is not None:
+            before = {n: self._rows(v) for n, v in vars(self._episodes).items() if v is not None}
         if patients != self._current:
             treating: dict[int, list[int]] = {}
             for i, patient in enumerate(patients):
@@ -233,11 +237,11 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._shape = len(treating), max(map(len, treating.values()))
             self.process = DecisionProcess(self._bank.select(treating), self._config)
             self._current = list(patients)
-        blank = self.process.start(self._shape[1])
+        blank = self.process.start(self._shape[1], exogenous=self._no_events())
         self._episodes = replace(blank, time=torch.full_like(blank.time, self._config.horizon))
         if before:
             grids = {name: self._grid(rows, getattr(self._episodes, name)) for name, rows in before.items()}
-            self._episodes = Episodes(**grids)
+            self._episodes = replace(self._episodes, **grids)
 
     def _begin(
         self, which: np.ndarray, seeds: Sequence[int | None], patients: Sequence[int], states: np.ndarray | None
@@ -252,24 +256,35 @@ class SepsisVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         for i in chosen:
             given = seeds[i]
             self._seeds[i] = self._generators[i].integers(interface.MAX_SEED) if given is None else given
-        drawn = draw_noise(self._seeds[None, chosen], config.decisions, process.bank.state_dim, config.action_dim)
-        self._noise[chosen] = drawn.process[0]
+        treated = self._bank.select([self._current[i] for i in chosen])
+        drawn = draw_noise(self._seeds[chosen, None], treated, config)
+        self._noise[chosen] = drawn.process[:, 0]
         initial = torch.zeros(self.num_envs, process.bank.state_dim)
-        initial[chosen] = drawn.initial[0]
-        start = process.start(self._shape[1], self._grid(initial))
+        initial[chosen] = drawn.initial[:, 0]
+        events = None
+        if drawn.exogenous is not None:
+            rows = torch.zeros(self.num_envs, drawn.exogenous.shape[-1])
+            rows[chosen] = drawn.exogenous[:, 0]
+            events = self._grid(rows)
+        start = process.start(self._shape[1], self._grid(initial), events)
         if states is not None:
-            first, padded = process.start(self._shape[1]), np.tile(states[0], (*self._shape, 1))
+            first, padded = process.start(self._shape[1], exogenous=events), np.tile(states[0], (*self._shape, 1))
             padded[self._row, self._column] = states
             start = replace(first, x=interface.checked_start(padded, process.bank, first.x))
         mask = self._grid(torch.from_numpy(which))
         old = self._episodes
-        self._episodes = Episodes(
-            x=torch.where(mask[..., None], start.x, old.x),
-            time=torch.where(mask, start.time, old.time),
-            left=torch.where(mask, start.left, old.left),
-            calm=torch.where(mask, start.calm, old.calm),
-        )
+
+        def begun(name: str) -> Any:
+            new, before = getattr(start, name), getattr(old, name)
+            wide = mask[..., None] if new is not None and new.ndim == 3 else mask
+            return None if new is None else torch.where(wide, new, before)
+
+        self._episodes = Episodes(**{name: begun(name) for name in vars(start)})
         self._over[chosen] = False
+
+    def _no_events(self) -> Tensor | None:
+        events = self._bank.disease.exogenous
+        return None if events is None else torch.zeros(*self._shape, len(events.names))
 
     def _grid(self, rows: Tensor, padding: Tensor | None = None) -> Tensor:
         """Rows in the order of environments (N, ...) to the process's (P, B, ...); padding is zero if not given."""

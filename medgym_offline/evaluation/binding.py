@@ -1,7 +1,7 @@
 """From whatever a user calls a policy to a function on the patients of one shard.
 
-A policy is a built-in name, a file, or any object with `act(observations (P, B, 9)) -> actions (P, B, 3 | 4)`, in NumPy
-or torch. What it returns is checked on every call: the shape, and that every number is finite.
+A policy is a built-in name, a file, or any object with `act(observations (P, B, d)) -> actions (P, B, A)`, in NumPy or
+torch. What it returns is checked on every call: the shape, and that every number is finite.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import callers_defaults
+from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.files import sha256_file
+from medgym_offline.policies.protocol import timing_of_width
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
@@ -26,10 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["BUILTIN_NAMES", "BoundPolicy", "require_repeatable", "resolve_policy"]
 
 BUILTIN_NAMES = ("behavior", "clinician", "constant", "max", "random", "zero")
-"""Names that stand for a policy; `behavior:SCOPE` names another scope, `constant:F,V,L` a treatment."""
-
-_WIDTH = {"fixed": 3, "adaptive": 4}
-_OBSERVATION_DIM = 9
+"""Names that stand for a policy; `behavior:SCOPE` names another scope, `constant:A,B,..` a treatment."""
+TIMINGS = ("adaptive", "fixed")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class BoundPolicy:
         decisions: K of the process it is evaluated in.
         info: Provenance for the result: kind, scope, file hash, training facts.
         takes_torch: Whether `act` is called with tensors (else with NumPy arrays).
+        disease: Name of the disease it treats.
     """
 
     policy: Any
@@ -51,9 +52,15 @@ class BoundPolicy:
     decisions: int
     info: dict[str, Any] = field(default_factory=dict)
     takes_torch: bool = True
+    disease: str = DEFAULT
+
+    @property
+    def action_dim(self) -> int:
+        """Width of its actions."""
+        return disease(self.disease).action_dim(self.timing)
 
     def act_on(self, patients: Sequence[str], seeds: np.ndarray) -> Callable[[Tensor], Tensor]:
-        """The policy as a function (P, B, 9) -> (P, B, A) of exactly these patients.
+        """The policy as a function (P, B, d) -> (P, B, A) of exactly these patients.
 
         Args:
             patients: Ids in the order of the patient axis.
@@ -73,7 +80,7 @@ class BoundPolicy:
         if hasattr(chosen, "reset"):
             with callers_defaults():
                 chosen.reset(np.asarray(seeds, dtype=np.int64))
-        shape = (len(patients), seeds.shape[1], _WIDTH[self.timing])
+        shape = (len(patients), seeds.shape[1], self.action_dim)
 
         def act(observations: Tensor) -> Tensor:
             given = observations
@@ -103,8 +110,8 @@ def resolve_policy(
         PolicyError: If it is no policy, its timing is another than `timing`, or it lacks patients of `bank` (named).
         UnknownNameError: For an unknown name or timing.
     """
-    if timing is not None and timing not in _WIDTH:
-        raise unknown_name("timing", timing, _WIDTH)
+    if timing is not None and timing not in TIMINGS:
+        raise unknown_name("timing", timing, TIMINGS)
     info: dict[str, Any] = {"kind": "object", "sha256": None}
     name = ""
     if isinstance(policy, str | Path):
@@ -114,7 +121,7 @@ def resolve_policy(
             name, info["kind"] = text, "built-in"
             policy = _builtin(text, bank, timing or "adaptive", decisions or default_decisions)
         else:
-            policy, name = _from_file(text), Path(text).stem
+            policy, name = _from_file(text, bank.disease.name), Path(text).stem
             if Path(text).is_file():
                 info |= {"kind": "file", "sha256": sha256_file(text)}
             else:
@@ -124,22 +131,27 @@ def resolve_policy(
             f"{policy!r} is not a policy: it has no act(observations); pass a policy file, an object with act, "
             f"or one of {', '.join(BUILTIN_NAMES)}"
         )
+    if (made_for := getattr(policy, "disease", None) or bank.disease.name) != bank.disease.name:
+        raise PolicyError(
+            f"policy {name or type(policy).__name__!r} was made for {made_for}, bank {bank.name!r} is of "
+            f"{bank.disease.name}; evaluate it on a bank of {made_for}"
+        )
     _require_patients(policy, bank, name or type(policy).__name__)
     name = name or type(policy).__name__
     own_decisions = getattr(policy, "decisions", None)
     budget = int(decisions or own_decisions or default_decisions)
     takes_torch, width = _probe(policy, bank, name)
-    own = getattr(policy, "timing", None) or {3: "fixed", 4: "adaptive"}[width]
-    if own not in _WIDTH:
-        raise unknown_name("timing", own, _WIDTH)
+    own = getattr(policy, "timing", None) or timing_of_width(bank.disease, width)
+    if own not in TIMINGS:
+        raise unknown_name("timing", own, TIMINGS)
     if timing is not None and own != timing:
         raise PolicyError(
             f"policy {name!r} is for {own} timing and cannot be evaluated with {timing} timing; "
             f"leave timing out, or train one with timing={timing!r}"
         )
-    if width != _WIDTH[own]:
+    if width != (wanted := bank.disease.action_dim(own)):
         raise PolicyError(
-            f"policy {name!r} says {own} timing, which needs actions of width {_WIDTH[own]}, but gives width {width}"
+            f"policy {name!r} says {own} timing, which needs actions of width {wanted}, but gives width {width}"
         )
     patients = getattr(policy, "patients", None)
     info |= {
@@ -152,7 +164,7 @@ def resolve_policy(
         "class": type(policy).__name__,
         "provenance": dict(getattr(policy, "provenance", None) or {}),
     }
-    return BoundPolicy(policy, name, own, budget, info, takes_torch)
+    return BoundPolicy(policy, name, own, budget, info, takes_torch, bank.disease.name)
 
 
 def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
@@ -166,8 +178,9 @@ def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
     """
     some, episodes = list(patients[:3]), 4
     g = np.random.default_rng(0)
-    asked = torch.from_numpy(g.normal(size=(len(some), episodes, _OBSERVATION_DIM)).astype(np.float32))
-    asked[..., 7:] = torch.from_numpy(g.uniform(0.1, 1.0, (len(some), episodes, 2)).astype(np.float32))
+    width = disease(bound.disease).observation_dim
+    asked = torch.from_numpy(g.normal(size=(len(some), episodes, width)).astype(np.float32))
+    asked[..., -2:] = torch.from_numpy(g.uniform(0.1, 1.0, (len(some), episodes, 2)).astype(np.float32))
     seeds = np.arange(len(some) * episodes).reshape(len(some), episodes)
     order = [2, 0, 3, 1]
     first = bound.act_on(some, seeds)(asked)
@@ -209,7 +222,7 @@ def _builtin(text: str, bank: SimulatorBank, timing: str, decisions: int) -> Any
     return builtin_policy(text, bank, timing, decisions)
 
 
-def _from_file(text: str) -> Any:
+def _from_file(text: str, disease: str) -> Any:
     path = Path(text)
     if not path.exists():
         if not path.suffix and path.name == text:
@@ -217,7 +230,7 @@ def _from_file(text: str) -> Any:
         raise PolicyError(f"there is no policy file {text}; give a path, or one of {', '.join(BUILTIN_NAMES)}")
     from medgym_offline.policies.files import load_policy
 
-    return load_policy(path)
+    return load_policy(path, disease=disease)
 
 
 def _require_patients(policy: Any, bank: SimulatorBank, name: str) -> None:
@@ -237,11 +250,14 @@ def _probe(policy: Any, bank: SimulatorBank, name: str) -> tuple[bool, int]:
     """Whether `act` takes tensors, and the width of its actions, from one call on the patients' first states."""
     own = getattr(policy, "patients", None)
     count = len(bank) if own is None else len(own)
-    observations = torch.zeros(count, 1, _OBSERVATION_DIM)
-    observations[..., 7:] = 1.0
+    wanted, few, many = bank.disease.observation_dim, *(bank.disease.action_dim(t) for t in ("fixed", "adaptive"))
+    observations = torch.zeros(count, 1, wanted)
+    observations[..., -2:] = 1.0
     width = getattr(policy, "observation_dim", None)
-    if width is not None and width != _OBSERVATION_DIM:
-        raise PolicyError(f"policy {name!r} takes observations of width {width}; ours have {_OBSERVATION_DIM}")
+    if width is not None and width != wanted:
+        raise PolicyError(
+            f"policy {name!r} takes observations of width {width}; those of {bank.disease.name} have {wanted}"
+        )
     ours = type(policy).__module__.startswith("medgym_offline.")
     order = (True, False) if ours or isinstance(policy, torch.nn.Module) else (False, True)
     problems = []
@@ -254,10 +270,10 @@ def _probe(policy: Any, bank: SimulatorBank, name: str) -> tuple[bool, int]:
             # Someone else's code may fail in any way, and may simply want the other kind of array.
             problems.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip())
             continue
-        if actions.ndim != 3 or actions.shape[:2] != observations.shape[:2] or actions.shape[2] not in (3, 4):
+        if actions.ndim != 3 or actions.shape[:2] != observations.shape[:2] or actions.shape[2] not in (few, many):
             raise PolicyError(
                 f"policy {name!r} answered observations of shape {tuple(observations.shape)} with actions of shape "
-                f"{tuple(actions.shape)}; expected ({count}, 1, 3) for fixed or ({count}, 1, 4) for adaptive timing"
+                f"{tuple(actions.shape)}; expected ({count}, 1, {few}) for fixed or ({count}, 1, {many}) for adaptive timing"
             )
         return takes_torch, int(actions.shape[2])
     raise PolicyError(f"policy {name!r} failed on observations of shape {tuple(observations.shape)}: {problems[0]}")

@@ -69,7 +69,7 @@ class Comparison:
 
 
 def compare(
-    reference: Evaluations, method: Evaluations, metric: str = "sofa_all", world: str | None = None
+    reference: Evaluations, method: Evaluations, metric: str = "severity_mean", world: str | None = None
 ) -> Comparison:
     """Compare `method` with `reference`, paired over patients.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["comparison_table", "evaluation_table", "gain_table", "metric_label", "metric_text", "print_evaluations"]
 
 _ROWS = (
-    "sofa_all", "sofa_all_worst_decile", "sofa_96h", "safe_hourly", "safe_dense", "return", "normalized_score", "",
+    "severity_mean", "severity_mean_worst_decile", "severity_end", "safe_hourly", "safe_path", "return", "normalized_score", "",
     "lactate_mean", "lactate_clearance_6h", "hours_lactate_above_4", "vasopressor_total", "fluids_total", "",
     "decisions_used", "dt_q50", "support_distance", "support_outside",
 )  # fmt: skip
@@ -94,11 +94,12 @@ def comparison_table(evaluations: Mapping[str, Evaluation], title: str = "Result
     table.add_column(f"SOFA, {world}", justify="right", no_wrap=True)
     for label in (*others, *(c[0] for c in columns)):
         table.add_column(label, justify="right", no_wrap=True)
-    for name, evaluation in sorted(evaluations.items(), key=lambda item: item[1].metrics["sofa_all"]):
+    for name, evaluation in sorted(evaluations.items(), key=lambda item: item[1].metrics["severity_mean"]):
         result = evaluation.worlds[world] if world in evaluation.worlds else evaluation.worlds[evaluation.world]
-        cells = [metric_text(result, "sofa_all", digits=2)]
+        cells = [metric_text(result, "severity_mean", digits=2)]
         cells += [
-            metric_text(evaluation.worlds[w], "sofa_all", False, 2) if w in evaluation.worlds else "-" for w in others
+            metric_text(evaluation.worlds[w], "severity_mean", False, 2) if w in evaluation.worlds else "-"
+            for w in others
         ]
         cells += [metric_text(result, m, False, 2 if m == "support_distance" else 1) for _, m in columns]
         table.add_row(name, *cells)

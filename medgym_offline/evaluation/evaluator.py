@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.errors import DatasetError, ProtocolError
+from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.registry import disease
+from medgym_offline.errors import DatasetError, DiseaseError, ProtocolError
 from medgym_offline.evaluation.binding import BoundPolicy, require_repeatable, resolve_policy
-from medgym_offline.evaluation.metrics import METRICS, normalized_score
+from medgym_offline.evaluation.metrics import metrics_of, normalized_score
 from medgym_offline.evaluation.partial import PartialResults
 from medgym_offline.evaluation.protocol import Protocol, load_protocol
 from medgym_offline.evaluation.result import Evaluation, WorldResult
@@ -19,8 +21,9 @@ from medgym_offline.evaluation.statistics import mean_intervals, seed_label, sum
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_rows
 from medgym_offline.evaluation.support import HISTOGRAM_EDGES, SupportReference
 from medgym_offline.evaluation.transfer import transfer as score_transfer
-from medgym_offline.evaluation.worlds import SUPPORT_HOURS, PatientScores, process_config, score_world
+from medgym_offline.evaluation.worlds import PatientScores, process_config, score_world
 from medgym_offline.files import code_version
+from medgym_offline.policies.protocol import disease_of_policy
 from medgym_offline.progress import Progress
 from medgym_offline.threads import cores, one_thread, side_by_side
 
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-_SUMMARISED = ("sofa_all", "return")  # also as interquartile mean and worst decile
+_SUMMARISED = ("severity_mean", "return")  # also as interquartile mean and worst decile
 _QUANTILES = tuple(range(101))  # per cent, of the stored support distances
 
 
@@ -58,16 +61,16 @@ def evaluate(
     Whatever is left out is as the protocol file says; whatever departs from it is listed in `deviations`.
 
     Args:
-        policy: Path of a policy file, a built-in name (zero, max, random, clinician, behavior, constant:F,V,L), or any
-            object with `act(observations (P, B, 9)) -> actions (P, B, 3 | 4)` in NumPy or torch. A policy that names
+        policy: Path of a policy file, a built-in name (zero, max, random, clinician, behavior, constant:A,B,..), or any
+            object with `act(observations (P, B, d)) -> actions (P, B, A)` in NumPy or torch. A policy that names
             its `patients` is matched to the bank's by id.
         timing: "adaptive" or "fixed"; by default the policy's own. Another than the policy's own is an error.
         decisions: K; by default the policy's own, else the protocol's.
         patients: Ids or indices into the bank, or a number: the first so many. All by default.
         episodes: Per patient.
         seed: Of the episodes. An episode's noise depends on (seed, patient id, episode number) alone.
-        bank: Name or path of a bank, or a `SimulatorBank`.
-        worlds: Names among "own", "held-out" and "true"; the first is shown by `.metrics`. By default those of the
+        bank: Name or path of a bank, or a `SimulatorBank`; by default that of the disease the policy names.
+        worlds: Names among "own", "crossfit" and "true"; the first is shown by `.metrics`. By default those of the
             protocol that the bank has.
         dataset: Dataset id or `Transitions` of the behaviour data: adds support distances and, where the evaluated
             patients are the dataset's, the normalised score.
@@ -84,11 +87,15 @@ def evaluate(
         PolicyError: If it is no policy, its timing differs, patients are missing (named), it answers with actions of
             the wrong shape or not finite (patient named), or it answers the same question differently.
         UnknownNameError: For an unknown patient (or one named twice), world, bank, dataset, timing or built-in policy.
-        ProtocolError: For settings that are out of range or infeasible (K * 36 h < 96 h).
+        ProtocolError: For settings that are out of range or infeasible (K times the longest interval is below the horizon).
         DatasetError: If the dataset has another timing, or lacks an evaluated patient.
     """
-    official = protocol if isinstance(protocol, Protocol) else load_protocol(protocol)
-    full = _load_bank(official.bank if bank is None else bank)
+    if bank is None:
+        bank = protocol.bank if isinstance(protocol, Protocol) else disease(_disease_of(policy)).bank
+    full = _load_bank(bank)
+    official = protocol if isinstance(protocol, Protocol) else load_protocol(protocol, full.disease.name)
+    if official.disease != full.disease.name:
+        raise ProtocolError(f"the protocol is for {official.disease}, bank {full.name!r} is of {full.disease.name}")
     notes: list[str] = []
     selected = full if patients is None else full.select(full.patient_index.resolve(patients))
     standard = tuple(w for w in official.worlds if w in full.worlds)
@@ -131,8 +138,10 @@ def evaluate(
             scores = score_world(bound, simulators, used, support, bar.advance)
             exchanged: dict[str, Any] = {}
             if transfer:
-                exchanged = score_transfer(bound, simulators, used, scores.columns["sofa_all"], transfer, bar.advance)
-            result = _world_result(scores, facts, used, support, dataset_info, exchanged)
+                exchanged = score_transfer(
+                    bound, simulators, used, scores.columns["severity_mean"], transfer, bar.advance
+                )
+            result = _world_result(scores, facts, full.disease, used, support, dataset_info, exchanged)
             kept.save(world, result)
             return result
 
@@ -170,6 +179,15 @@ def _threads(workers: int | None, bound: BoundPolicy) -> int:
     return workers or cores()
 
 
+def _disease_of(policy: Any) -> str:
+    """Name of the disease that a policy, or its file, says it is for."""
+    if isinstance(policy, str | Path) and Path(policy).exists():
+        from medgym_offline.policies.files import load_policy
+
+        policy = load_policy(policy)
+    return disease_of_policy(policy)
+
+
 def _load_bank(bank: str | Path | SimulatorBank) -> SimulatorBank:
     if isinstance(bank, str | Path):
         from medgym_offline.simulators import load_simulators
@@ -189,6 +207,11 @@ def _behavior_data(
 
         dataset = load_dataset(dataset)
     assert not isinstance(dataset, str)
+    if dataset.disease != bank.disease.name:
+        raise DiseaseError(
+            f"dataset {dataset.dataset_id!r} is of {dataset.disease}, bank {bank.name!r} of {bank.disease.name}; name a "
+            "dataset of the same disease"
+        )
     if dataset.timing != bound.timing:
         raise DatasetError(
             f"dataset {dataset.dataset_id!r} has {dataset.timing} timing, the policy {bound.timing}: their actions "
@@ -214,6 +237,7 @@ def _reference_returns(identifier: str, reward: str) -> dict[str, float]:
 def _world_result(
     scores: PatientScores,
     facts: dict[str, list[Any]],
+    disease: Disease,
     protocol: Protocol,
     support: SupportReference | None,
     dataset: dict[str, Any],
@@ -229,21 +253,22 @@ def _world_result(
     if support is not None:
         columns |= {k: v for k, v in scores.support_columns.items() if np.isfinite(v).all()}
         distribution = _distribution(scores.distances, [support.behavior[p] for p in patients])
-        distribution["time"] = _over_time(scores.support_curve)
-    columns = {name: _rounded(columns[name]) for name in METRICS if name in columns}
+        distribution["time"] = _over_time(scores.support_curve, scores.support_edges)
+    known = metrics_of(disease)
+    columns = {name: _rounded(columns[name]) for name in known if name in columns}
     values = np.stack(list(columns.values()))
     metrics = {name: float(v.mean()) for name, v in columns.items()}
     intervals = dict(zip(columns, mean_intervals(values, protocol.bootstrap)))
     for name in _SUMMARISED:
-        summary = summarize(columns[name], protocol.bootstrap, METRICS[name].better)
+        summary = summarize(columns[name], protocol.bootstrap, known[name].better)
         metrics |= {f"{name}_iqm": summary.iqm, f"{name}_worst_decile": summary.worst_decile}
         intervals |= {f"{name}_iqm": summary.iqm_interval, f"{name}_worst_decile": summary.worst_decile_interval}
-    curves: dict[str, Any] = {"hours": scores.hours.tolist()}
-    for name, curve in (("sofa", scores.sofa), ("lactate", scores.lactate)):
+    curves: dict[str, Any] = {"times": scores.times.tolist()}
+    for name, curve in (("severity", scores.severity), ("monitored", scores.monitored)):
         curves[name] = {"mean": _rounded(curve.mean(axis=0)).tolist()}
         for q in (10, 50, 90):
             curves[name][f"q{q}"] = _rounded(np.percentile(curve, q, axis=0)).tolist()
-    groups = subgroup_rows(facts, columns, protocol.bootstrap)
+    groups = subgroup_rows(facts, columns, disease, protocol.bootstrap)
     per_patient = {"patient": np.array(patients), **columns}
     return WorldResult(metrics, intervals, per_patient, curves, distribution, groups, exchanged)
 
@@ -264,9 +289,9 @@ def _distribution(policy: list[np.ndarray], behavior: list[np.ndarray]) -> dict[
     return result
 
 
-def _over_time(curve: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Mean over patients of distance and percentile by the hour a decision began; None where nobody decided."""
-    result: dict[str, Any] = {"hours": SUPPORT_HOURS.tolist()}
+def _over_time(curve: dict[str, np.ndarray], edges: np.ndarray) -> dict[str, Any]:
+    """Mean over patients of distance and percentile by the time a decision began; None where nobody decided."""
+    result: dict[str, Any] = {"times": edges.tolist()}
     for name, values in curve.items():
         known = np.isfinite(values)
         count = known.sum(axis=0)

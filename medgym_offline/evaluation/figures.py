@@ -201,7 +201,7 @@ def subgroup_figure(evaluations: Mapping[str, Evaluation], styles: Mapping[str, 
     found: dict[str, dict[str, tuple[float, ...]]] = {}
     for name, evaluation in evaluations.items():
         for row in evaluation.worlds[evaluation.world].subgroups:
-            values = tuple(v for v in row["sofa_all"] if v is not None)
+            values = tuple(v for v in row["severity_mean"] if v is not None)
             found.setdefault(f"{row['by']}:\n{row['group']}", {})[name] = values
     if not found:
         return None

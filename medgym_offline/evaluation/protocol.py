@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgym_offline.diseases.registry import DEFAULT as DEFAULT_DISEASE
+from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import ProtocolError
 from medgym_offline.files import release_folder
 
@@ -52,37 +54,50 @@ class Protocol:
     """How policies are scored.
 
     Every policy is rolled out on every patient's own simulator in each of `worlds` that the bank has: `episodes`
-    episodes of `horizon` hours and at most `decisions` decisions, from the patient's first state
-    + N(0, `initial_noise`^2), with residual noise if `noise`. Metrics are read on an absolute grid: at hours 0,
-    `grid_hours`, ... the state *at* that hour. Safety is read for hours after `critical_hour` where lactate is below
-    `lactate_threshold` (mmol/L), hourly and every `safety_grid_hours`. `timing` "policy" means: as the policy was
-    trained.
+    episodes until `horizon` and at most `decisions` decisions, from the patient's first state + N(0, `initial_noise`^2),
+    with residual noise if `noise`. Metrics are read on an absolute grid: at 0, `grid`, ... the state *at* that time.
+    Safety is read after `settled`, on that grid and every `fine`. `timing` "policy" means: as the policy was trained.
+    What is None takes its value from the process of the `disease`, in its unit of time.
     """
 
     name: str = DEFAULT
     version: int = 0
-    bank: str = "sepsis-v0"
-    worlds: tuple[str, ...] = ("own", "held-out", "true")
+    disease: str = DEFAULT_DISEASE
+    bank: str = ""
+    worlds: tuple[str, ...] = ("own", "crossfit", "true")
     timing: str = "policy"
-    decisions: int = 20
+    decisions: int = None  # type: ignore[assignment]
     episodes: int = 50
     seed: int = 20260
-    horizon: float = 96.0
-    min_interval: float = 0.5
-    max_interval: float = 36.0
+    horizon: float = None  # type: ignore[assignment]
+    min_interval: float = None  # type: ignore[assignment]
+    max_interval: float = None  # type: ignore[assignment]
     reward: str = "integral"
     noise: bool = True
-    initial_noise: float = 0.05
+    initial_noise: float = None  # type: ignore[assignment]
     action_noise: float = 0.0
-    grid_hours: float = 1.0
-    safety_grid_hours: float = 0.25
-    critical_hour: float = 20.0
-    lactate_threshold: float = 4.0
-    clearance_hours: float = 6.0
+    grid: float = None  # type: ignore[assignment]
+    fine: float = None  # type: ignore[assignment]
+    settled: float = None  # type: ignore[assignment]
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     support: SupportSettings = field(default_factory=SupportSettings)
 
     def __post_init__(self) -> None:
+        definition = find_disease(self.disease)
+        if not self.bank:
+            object.__setattr__(self, "bank", definition.bank)
+        for name in (
+            "decisions",
+            "horizon",
+            "min_interval",
+            "max_interval",
+            "initial_noise",
+            "grid",
+            "fine",
+            "settled",
+        ):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(definition.process, name))
         if self.timing not in ("policy", "adaptive", "fixed"):
             raise ProtocolError(f"timing is {self.timing!r}; it must be 'policy', 'adaptive' or 'fixed'")
         for name in ("decisions", "episodes"):
@@ -90,16 +105,14 @@ class Protocol:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ProtocolError(f"{name} is {value!r}; it must be a whole number of at least 1")
         if not self.worlds:
-            raise ProtocolError("worlds is empty; name at least one of 'own', 'held-out', 'true'")
-        for name in ("grid_hours", "safety_grid_hours"):
+            raise ProtocolError("worlds is empty; name at least one of 'own', 'crossfit', 'true'")
+        for name in ("grid", "fine"):
             if not _divides(getattr(self, name), self.horizon):
-                raise ProtocolError(f"{name} is {getattr(self, name)}; it must divide the horizon of {self.horizon} h")
-        if not _divides(self.safety_grid_hours, self.grid_hours):
-            raise ProtocolError("safety_grid_hours must divide grid_hours, so that one grid serves both")
-        if not 0 <= self.critical_hour < self.horizon:
-            raise ProtocolError(f"critical_hour is {self.critical_hour}; it must lie in 0..{self.horizon}")
-        if not _divides(self.grid_hours, self.clearance_hours):
-            raise ProtocolError("clearance_hours must be a multiple of grid_hours")
+                raise ProtocolError(f"{name} is {getattr(self, name)}; it must divide the horizon of {self.horizon}")
+        if not _divides(self.fine, self.grid):
+            raise ProtocolError("fine must divide grid, so that one grid serves both")
+        if not 0 <= self.settled < self.horizon:
+            raise ProtocolError(f"settled is {self.settled}; it must lie in 0..{self.horizon}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as in the protocol file."""
@@ -137,8 +150,8 @@ class Protocol:
         return (dataclasses.replace(self, **applied) if applied else self), deviations
 
 
-def load_protocol(name_or_path: str | Path = DEFAULT) -> Protocol:
-    """A protocol by name (a file of the release's `evaluation/` folder) or by path.
+def load_protocol(name_or_path: str | Path = DEFAULT, disease: str = DEFAULT_DISEASE) -> Protocol:
+    """A protocol by name (a file of the release's `evaluation/` folder) or by path, for a disease.
 
     Raises:
         ProtocolError: if there is no such file, or it is not a protocol.
@@ -154,7 +167,7 @@ def load_protocol(name_or_path: str | Path = DEFAULT) -> Protocol:
         raise ProtocolError(f"{path} is not a protocol file: {error}") from None
     if not isinstance(value, dict):
         raise ProtocolError(f"{path} is not a protocol file: it holds a {type(value).__name__}, not an object")
-    return Protocol.from_dict(value, str(path))
+    return Protocol.from_dict({"disease": disease, **value}, str(path))
 
 
 def _divides(step: float, whole: float) -> bool:

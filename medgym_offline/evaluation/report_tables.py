@@ -17,7 +17,7 @@ __all__ = [
 ]  # fmt: skip
 
 _HEADLINE = (
-    "sofa_all", "sofa_96h", "safe_hourly", "return", "normalized_score", "support_distance", "support_percentile",
+    "severity_mean", "severity_end", "safe_hourly", "return", "normalized_score", "support_distance", "support_percentile",
 )  # fmt: skip
 _TABLE_HOURS = (0, 6, 12, 24, 48, 72, 96)
 
@@ -44,17 +44,17 @@ def _cell(result: WorldResult, name: str) -> Cell:
 
 
 def _ordered(evaluations: Mapping[str, Evaluation], world: str) -> list[tuple[str, Evaluation]]:
-    return sorted(evaluations.items(), key=lambda item: item[1].worlds[world].metrics["sofa_all"])
+    return sorted(evaluations.items(), key=lambda item: item[1].worlds[world].metrics["severity_mean"])
 
 
 def result_table(evaluations: Mapping[str, Evaluation], worlds: Sequence[str]) -> Table:
     """Headline metrics of every evaluation, best first; SOFA in every world."""
     base = worlds[0]
     names = [n for n in _HEADLINE if any(n in e.worlds[base].metrics for e in evaluations.values())]
-    heads = ["Policy", metric_label("sofa_all"), *(f"SOFA (all), {w}" for w in worlds[1:])]
+    heads = ["Policy", metric_label("severity_mean"), *(f"SOFA (all), {w}" for w in worlds[1:])]
     heads += [metric_label(n) for n in names[1:]]
     rows = [
-        [name, *(_cell(e.worlds[w], "sofa_all") for w in worlds), *(_cell(e.worlds[base], n) for n in names[1:])]
+        [name, *(_cell(e.worlds[w], "severity_mean") for w in worlds), *(_cell(e.worlds[base], n) for n in names[1:])]
         for name, e in _ordered(evaluations, base)
     ]
     return Table(
@@ -65,7 +65,7 @@ def result_table(evaluations: Mapping[str, Evaluation], worlds: Sequence[str]) -
 def metric_table(evaluations: Mapping[str, Evaluation], world: str) -> Table:
     """Every metric that any evaluation has, in one world."""
     shown = [n for n in METRICS if any(n in e.worlds[world].metrics for e in evaluations.values())]
-    shown[1:1] = ["sofa_all_iqm", "sofa_all_worst_decile"]
+    shown[1:1] = ["severity_mean_iqm", "severity_mean_worst_decile"]
     order = _ordered(evaluations, world)
     rows = [[metric_label(n), *(_cell(e.worlds[world], n) for _, e in order)] for n in shown]
     return Table(f"Every metric, {world} world", ["Metric", *(name for name, _ in order)], rows)
@@ -76,7 +76,7 @@ def subgroup_table(evaluations: Mapping[str, Evaluation], world: str) -> Table |
     order = [(n, e) for n, e in _ordered(evaluations, world) if e.worlds[world].subgroups]
     if not order:
         return None
-    digits = METRICS["sofa_all"].digits
+    digits = METRICS["severity_mean"].digits
     found = {(r["by"], r["group"]): r["patients"] for _, e in order for r in e.worlds[world].subgroups}
     rows: list[list[Cell]] = []
     for by, group in found:
@@ -86,7 +86,7 @@ def subgroup_table(evaluations: Mapping[str, Evaluation], world: str) -> Table |
             if row is None:
                 cells.append("-")
                 continue
-            mean, low, high = row["sofa_all"]
+            mean, low, high = row["severity_mean"]
             cells.append(
                 f"{mean:.{digits}f}"
                 if low is None

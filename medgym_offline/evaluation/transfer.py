@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TRANSFER_METRIC", "partner_shifts", "transfer"]
 
-TRANSFER_METRIC = "sofa_all"
+TRANSFER_METRIC = "severity_mean"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.base import Course
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.evaluation import metrics
@@ -25,11 +26,11 @@ from medgym_offline.evaluation.support import SupportReference, calibrated
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["SUPPORT_HOURS", "Acts", "PatientScores", "process_config", "score_world"]
+__all__ = ["SUPPORT_BINS", "Acts", "PatientScores", "process_config", "score_world"]
 
 SEED_PURPOSE = "evaluation"
-SUPPORT_HOURS = np.arange(0.0, 97.0, 12.0)
-"""Edges (hours) of the bins in which support distance is followed through the episode."""
+SUPPORT_BINS = 8
+"""Bins of equal length in which support distance is followed through the episode."""
 
 # Dense state numbers held at once (72 MB; a few times that with temporaries). The protocol's size is one block: the
 # twin's true world takes as many small steps per block whatever is in it.
@@ -40,7 +41,7 @@ class Acts(TypingProtocol):
     """What is rolled out: a :class:`~medgym_offline.evaluation.binding.BoundPolicy`, or one with patients exchanged."""
 
     def act_on(self, patients: Sequence[str], seeds: np.ndarray) -> Callable[[Tensor], Tensor]:
-        """The policy as a function (P, B, 9) -> (P, B, A) of exactly these patients."""
+        """The policy as a function (P, B, d) -> (P, B, A) of exactly these patients."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,20 @@ class PatientScores:
 
     Attributes:
         columns: Metric -> (P,), mean over the patient's episodes.
-        sofa, lactate: Mean curves (P, T) on the hourly grid.
-        hours: (T,).
+        severity, monitored: Mean curves (P, T) on the coarse grid.
+        times: (T,).
+        support_edges: Of the bins of time of `support_curve`.
         distances: Support distances of all evaluated z, per patient; empty without a dataset.
         support_columns: Metric -> (P,) of the support distances; empty without a dataset.
         support_curve: "distance" and "percentile", means (P, bins) over decisions begun in each bin of
-            :data:`SUPPORT_HOURS`; NaN where a patient has none. Empty without a dataset.
+            `support_edges`; NaN where a patient has none. Empty without a dataset.
     """
 
     columns: dict[str, np.ndarray]
-    sofa: np.ndarray
-    lactate: np.ndarray
-    hours: np.ndarray
+    severity: np.ndarray
+    monitored: np.ndarray
+    times: np.ndarray
+    support_edges: np.ndarray
     distances: list[np.ndarray]
     support_columns: dict[str, np.ndarray]
     support_curve: dict[str, np.ndarray]
@@ -77,6 +80,7 @@ def process_config(protocol: Protocol) -> ProcessConfig:
         min_interval=protocol.min_interval,
         max_interval=protocol.max_interval,
         initial_noise=protocol.initial_noise,
+        disease=protocol.disease,
     )
 
 
@@ -106,9 +110,9 @@ def score_world(
         advance: Called with the number of episodes done, for progress.
     """
     config = process_config(protocol)
-    points = round(protocol.horizon / protocol.safety_grid_hours) + 1
-    stride = round(protocol.grid_hours / protocol.safety_grid_hours)
-    grid = np.arange(points) * protocol.safety_grid_hours
+    points = round(protocol.horizon / protocol.fine) + 1
+    stride = round(protocol.grid / protocol.fine)
+    grid, edges = np.arange(points) * protocol.fine, np.linspace(0.0, protocol.horizon, SUPPORT_BINS + 1)
     parts: list[dict[str, np.ndarray]] = []
     distances: list[np.ndarray] = []
     far: list[tuple[dict[str, float], np.ndarray, np.ndarray]] = []
@@ -125,7 +129,7 @@ def score_world(
         block = {name: np.concatenate(values, axis=1) for name, values in pieces.items()}
         dt, valid = block.pop("dt"), block.pop("valid")
         observations, actions = block.pop("observations"), block.pop("actions")
-        block |= metrics.hold_metrics(dt, valid)
+        block |= metrics.interval_metrics(dt, valid)
         if support is not None:
             begun = np.cumsum(dt, axis=-1) - dt
             for p, patient in enumerate(shard.patients):
@@ -133,49 +137,41 @@ def score_world(
                 found = support.part_distances(patient, observations[p][took], actions[p][took])
                 distances.append(found["all"])
                 outside = protocol.support.outside_percentile
-                far.append(_support_summary(found, begun[p][took], support, patient, outside))
+                far.append(_support_summary(found, begun[p][took], edges, support, patient, outside))
         # Quantiles of intervals are per patient already; everything else has an episode axis to average over.
         parts.append({name: v if v.ndim == 1 else v.mean(axis=1, dtype=np.float64) for name, v in block.items()})
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    sofa, lactate = columns.pop("sofa"), columns.pop("lactate")
+    severity, monitored = columns.pop("severity"), columns.pop("monitored")
     support_columns = {name: np.array([f[0][name] for f in far]) for name in (far[0][0] if far else ())}
     curve = {"distance": np.stack([f[1] for f in far]), "percentile": np.stack([f[2] for f in far])} if far else {}
-    return PatientScores(columns, sofa, lactate, grid[::stride], distances, support_columns, curve)
+    return PatientScores(columns, severity, monitored, grid[::stride], edges, distances, support_columns, curve)
 
 
 def _score_block(
     bound: Acts, process: DecisionProcess, protocol: Protocol, seeds: np.ndarray, grid: np.ndarray, stride: int
 ) -> dict[str, np.ndarray]:
-    """Metrics (P, B), hourly curves (P, B, T) and raw decisions (P, B, K, ...) of one block of episodes."""
+    """Metrics (P, B), curves (P, B, T) and raw decisions (P, B, K, ...) of one block of episodes."""
     bank, config = process.bank, process.config
-    noise = draw_noise(seeds, config.decisions, bank.state_dim, config.action_dim)
+    noise = draw_noise(seeds, bank, config)
     played = rollout(process, bound.act_on(bank.patients, seeds), noise, protocol.action_noise)
     states, treatments = dense(process, played, torch.from_numpy(grid).float())
     disease = bank.disease
-    lactate_fine = bank.monitored(states).double().numpy()
-    hourly_states = bank.denormalize(states[:, :, ::stride])
-    hourly_doses = bank.denormalize_treatment(treatments[:, :, ::stride])
-    sofa = disease.severity(hourly_states, hourly_doses).double().numpy()
-    lactate, hours = lactate_fine[..., ::stride], grid[::stride]
-    doses = bank.denormalize_treatment(played.treatments).double().numpy()
+    fine = bank.monitored(states).double().numpy()
+    coarse = bank.denormalize(states[:, :, ::stride]), bank.denormalize_treatment(treatments[:, :, ::stride])
+    severity = disease.severity.score(*coarse).double().numpy()
+    monitored, times = fine[..., ::stride], grid[::stride]
     dt, valid = played.dt.double().numpy(), played.valid.numpy()
-    critical, threshold = protocol.critical_hour, protocol.lactate_threshold
-    vasopressor, fluids = metrics.treatment_totals(doses[..., 1], doses[..., 2], dt * valid)
+    course = Course(disease, bank.scales, grid, stride, states, played.treatments, dt * valid, played.exogenous)
     return {
-        "sofa_all": metrics.time_mean(sofa),
-        "sofa_96h": sofa[..., -1],
-        "safe_hourly": metrics.safe_share(lactate, hours, critical, threshold),
-        "safe_dense": metrics.safe_share(lactate_fine, grid, critical, threshold),
+        "severity_mean": metrics.time_mean(severity),
+        "severity_end": severity[..., -1],
+        "safe_hourly": metrics.safe_share(disease.unsafe(monitored), times, protocol.settled),
+        "safe_path": metrics.safe_share(disease.unsafe(fine), grid, protocol.settled),
         "return": (played.rewards * played.valid).double().sum(-1).numpy(),
-        "lactate_mean": metrics.time_mean(lactate),
-        "lactate_clearance_6h": metrics.clearance(lactate, hours, protocol.clearance_hours),
-        "hours_lactate_above_2": metrics.hours_above(lactate_fine, grid, 2.0),
-        "hours_lactate_above_4": metrics.hours_above(lactate_fine, grid, 4.0),
+        **{metric.name: metric.compute(course) for metric in disease.metrics if metric.compute is not None},
         "cost_mean": (played.costs * played.valid).double().sum(-1).numpy() / valid.sum(-1),
-        "vasopressor_total": vasopressor,
-        "fluids_total": fluids,
-        "sofa": sofa,
-        "lactate": lactate,
+        "severity": severity,
+        "monitored": monitored,
         "dt": dt,
         "valid": valid,
         "observations": played.observations[:, :, :-1].numpy(),
@@ -184,9 +180,14 @@ def _score_block(
 
 
 def _support_summary(
-    found: dict[str, np.ndarray], begun: np.ndarray, support: SupportReference, patient: str, outside: float
+    found: dict[str, np.ndarray],
+    begun: np.ndarray,
+    edges: np.ndarray,
+    support: SupportReference,
+    patient: str,
+    outside: float,
 ) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-    """Columns of one patient, and its mean distance and percentile in each bin of the hour a decision began."""
+    """Columns of one patient, and its mean distance and percentile in each bin of the time a decision began."""
     whole, own = found["all"], support.own("all", patient)
     percentile = calibrated(whole, own)
     columns = {
@@ -196,8 +197,8 @@ def _support_summary(
         "support_actions": float(found["actions"].mean()),
         "support_outside": float(100.0 * (whole > np.percentile(own, outside)).mean()) if len(own) else float("nan"),
     }
-    bins = len(SUPPORT_HOURS) - 1
-    place = np.clip(np.searchsorted(SUPPORT_HOURS, begun, side="right") - 1, 0, bins - 1)
+    bins = len(edges) - 1
+    place = np.clip(np.searchsorted(edges, begun, side="right") - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
         means = [np.bincount(place, values, minlength=bins) / count for values in (whole, percentile)]

@@ -18,7 +18,7 @@ def gaps(entry: Mapping[str, Any]) -> Iterator[str]:
         yield "support distance and normalised score: evaluate with --dataset ID, the data it was trained on"
     elif "normalized_score" not in first:
         yield "normalised score: its references are means over all patients of the dataset; evaluate on all"
-    if "held-out" not in entry["metrics"]:
+    if "crossfit" not in entry["metrics"]:
         yield "the held-out world: the own world alone may reward errors of its simulators; evaluate with it"
     if trained and len(entry["runs"]) < MINIMUM_SEEDS:
         count = len(entry["runs"])

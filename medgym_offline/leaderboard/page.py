@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "build_page", "entry_file", "groups"]
 
-COLUMNS = ("sofa_all", "safe_hourly", "return", "support_distance")
+COLUMNS = ("severity_mean", "safe_hourly", "return", "support_distance")
 """Metrics of the index, in order; an entry's page has all."""
 
 _MARK = ".medgym-leaderboard"
@@ -107,7 +107,7 @@ def _group(number: int, key: tuple[str, ...], entries: Sequence[Entry]) -> dict[
         "worlds": worlds,
         "metrics": metrics,
         "spans": spans,
-        "sorted_by": (deciding_world(entries[0]), "sofa_all"),
+        "sorted_by": (deciding_world(entries[0]), "severity_mean"),
         "rows": [_row(n, entry, worlds, metrics, spans, by_world) for n, entry in enumerate(entries)],
         "figures": [_shown(figure) for figure in figures if figure is not None],
     }
@@ -142,7 +142,7 @@ def _row(
         "detail": _detail(entry),
         "ranks": {w: by_world[w][entry["id"]] for w in worlds if entry["id"] in by_world[w]},
         "cells": [
-            _cell(entry, w, m, spans[m.name], by_world[w].get(entry["id"]) if m.name == "sofa_all" else None)
+            _cell(entry, w, m, spans[m.name], by_world[w].get(entry["id"]) if m.name == "severity_mean" else None)
             for m in metrics
             for w in worlds
         ],

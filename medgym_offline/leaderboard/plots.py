@@ -16,7 +16,7 @@ __all__ = ["SCOPES", "bar", "curve_figure", "scatter_figure", "world_legend"]
 SCOPES = {"ind": (SERIES[0], "o", "Ind"), "pop": (SERIES[1], "s", "Pop"), "baseline": (MUTED, "D", "baseline")}
 """Scope -> colour, marker, word."""
 
-_DASHES: dict[str, Any] = {"own": "-", "held-out": (0, (5, 2)), "true": (0, (1.5, 1.5))}
+_DASHES: dict[str, Any] = {"own": "-", "crossfit": (0, (5, 2)), "true": (0, (1.5, 1.5))}
 
 
 def bar(value: float, low: float, high: float, span: tuple[float, float]) -> dict[str, float]:
@@ -44,7 +44,7 @@ def scatter_figure(entries: Sequence[Entry], metric: str, key: str) -> Figure | 
     def draw(canvas: Any) -> None:
         axes = canvas.add_subplot()
         axes.grid(True)
-        axes.set_xlabel(_axis("sofa_all"))
+        axes.set_xlabel(_axis("severity_mean"))
         axes.set_ylabel(label)
         heads: dict[int, list[tuple[float, float]]] = {}
         for n in shown:
@@ -61,7 +61,7 @@ def _points(axes: Axes, entry: Entry, number: int, metric: str) -> list[tuple[fl
     """Draw an entry; returns where its points are, the first world's first."""
     colour, marker, _ = SCOPES[entry["scope"]]
     worlds = [w for w in worlds_of([entry]) if metric in entry["metrics"][w]]
-    at = [(entry["metrics"][w]["sofa_all"], entry["metrics"][w][metric]) for w in worlds]
+    at = [(entry["metrics"][w]["severity_mean"], entry["metrics"][w][metric]) for w in worlds]
     if len(at) > 1:
         xs, ys = zip(*at)
         axes.plot(xs, ys, color=colour, linewidth=0.8, alpha=0.6, zorder=2, gid=f"e{number}-line")
@@ -124,7 +124,7 @@ def _told(entry: Entry, metric: str) -> str:
     from medgym_offline.evaluation.metrics import METRICS
 
     parts = [
-        f"{w} {entry['metrics'][w]['sofa_all']:.2f} and {entry['metrics'][w][metric]:.{METRICS[metric].digits}f}"
+        f"{w} {entry['metrics'][w]['severity_mean']:.2f} and {entry['metrics'][w][metric]:.{METRICS[metric].digits}f}"
         for w in worlds_of([entry])
         if metric in entry["metrics"][w]
     ]
@@ -159,6 +159,6 @@ def curve_figure(entry: Entry, variable: str) -> Figure:
 
 def world_legend(entry: Entry) -> list[dict[str, str]]:
     """Colour and dash of every world in :func:`curve_figure`, as CSS values."""
-    dashes = {"own": "", "held-out": "5 2", "true": "1.5 1.5"}
+    dashes = {"own": "", "crossfit": "5 2", "true": "1.5 1.5"}
     names = [w for w in WORLDS if w in entry["curves"]]
     return [{"name": w, "color": VARIABLES[SERIES[WORLDS.index(w)]], "dash": dashes[w]} for w in names]

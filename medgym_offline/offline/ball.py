@@ -6,7 +6,7 @@
     g(s, a)  = max(0, ||z - zbar|| - L)                    the guard: distance outside the ball
     L        = theta*R, or a quantile of ||z - zbar|| over D (`OfflineConfig.theta_quantile`)
 
-    x        the physiological columns and the fluid balance of the observation, in the cohort's normalised units
+    x        the columns of the observation that describe the patient, in the cohort's normalized units
              (not remaining time and decisions: every episode runs through all of them)
     a        action in [-1, 1], the interval included under adaptive timing; with `OfflineConfig.guard` "state" z = x
 
@@ -25,8 +25,6 @@ from medgym_offline.offline.data import StackedData
 
 __all__ = ["Ball"]
 
-_PHYSIOLOGY = 7  # leading observation columns that describe the patient
-
 
 class Ball:
     """The ball of the module's docstring, for P learners at once.
@@ -43,7 +41,7 @@ class Ball:
 
     def __init__(self, config: OfflineConfig, data: StackedData):
         d, a = data.state_dim, data.action_dim
-        self._columns = min(_PHYSIOLOGY, d)
+        self._columns = data.described_dim
         self._actions = a if config.guard == "pair" else 0
         self._scale = data.scale[..., : self._columns]
         present = data.present.numpy()

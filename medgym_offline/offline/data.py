@@ -22,7 +22,6 @@ SCOPES = ("ind", "pop")
 POPULATION = "population"
 """Key of the random streams of the learner that all patients share."""
 
-_DEFAULT_INTERVAL = 4.8  # hours; 96 / 20
 # A column that hardly varies in the data is not blown up: outside the data it would swamp the rest.
 _SMALLEST_SCALE = 0.1
 
@@ -40,6 +39,7 @@ class StackedData:
         mean, scale: (P, 1, d): state = (observation - mean) / scale.
         reward_scale: (P,).
         state_dim, action_dim: d and A.
+        described_dim: Leading columns of the state that describe the patient (the clocks follow).
     """
 
     keys: tuple[str, ...]
@@ -50,6 +50,7 @@ class StackedData:
     reward_scale: Tensor
     state_dim: int
     action_dim: int
+    described_dim: int
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -111,6 +112,7 @@ def stack_transitions(
     rows = np.zeros((len(ids), int(counts.max()), 2 * d + actions + 2), dtype=np.float32)
     mean, scale = np.zeros((len(ids), 1, d)), np.ones((len(ids), 1, d))
     reward_scale = np.ones(len(ids))
+    reference = transitions.definition.process.reference_interval
     if config.state_scaling == "dataset":
         mean[:, 0], scale[:, 0] = _standard(transitions.observations)
     if config.reward_scaling == "dataset":
@@ -122,7 +124,7 @@ def stack_transitions(
         rewards = transitions.rewards[group].astype(np.float64)
         if config.reward_scaling == "learner":
             reward_scale[p] = _spread(rewards)
-        powers = discount_powers(transitions.dt[group], config)
+        powers = discount_powers(transitions.dt[group], config, reference)
         discount = np.where(transitions.terminations[group], 0.0, config.gamma**powers)
         own = rows[p, : len(group)]
         own[:, :d] = (observations - mean[p]) / scale[p]
@@ -130,13 +132,14 @@ def stack_transitions(
         own[:, d + actions] = rewards / reward_scale[p]
         own[:, d + actions + 1] = discount
         own[:, d + actions + 2 :] = (transitions.next_observations[group] - mean[p]) / scale[p]
+    described = min(transitions.definition.described_dim, d)
     mean32, scale32, reward32 = (torch.as_tensor(a.astype(np.float32)) for a in (mean, scale, reward_scale))
-    return StackedData(ids, torch.from_numpy(rows), counts, mean32, scale32, reward32, d, actions)
+    return StackedData(ids, torch.from_numpy(rows), counts, mean32, scale32, reward32, d, actions, described)
 
 
-def discount_powers(dt: np.ndarray, config: OfflineConfig) -> np.ndarray:
-    """By which power of gamma the value after a decision of `dt` hours is discounted, (N,) -> (N,)."""
-    return dt / _DEFAULT_INTERVAL if config.discount == "elapsed" else np.ones(len(dt))
+def discount_powers(dt: np.ndarray, config: OfflineConfig, reference: float) -> np.ndarray:
+    """By which power of gamma the value after a decision of length `dt` is discounted, (N,) -> (N,)."""
+    return dt / reference if config.discount == "elapsed" else np.ones(len(dt))
 
 
 def _standard(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

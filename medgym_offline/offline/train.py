@@ -156,9 +156,9 @@ def train(
         warnings.warn(f"{algorithm}: learner {key} {why}; its last healthy actor is used", stacklevel=2)
     ids = None if scope == "pop" else data.keys
     origin = {**task, "stopped": stopped, "code": code_version(), "torch": torch.__version__}
-    policy = _assemble([part["actor"] for part in finished], ids, transitions.decisions, origin)
+    policy = _assemble([part["actor"] for part in finished], ids, transitions, origin)
     early_policies = {
-        at: _assemble([p["early"][str(at)] for p in finished], ids, transitions.decisions, {**origin, "update": at})
+        at: _assemble([p["early"][str(at)] for p in finished], ids, transitions, {**origin, "update": at})
         for at in kept
         if at < config.updates
     }
@@ -181,7 +181,7 @@ def checkpoint_updates(updates: int, count: int) -> list[int]:
 
 
 def _assemble(
-    parts: list[dict[str, Any]], ids: Sequence[str] | None, decisions: int, provenance: dict[str, Any]
+    parts: list[dict[str, Any]], ids: Sequence[str] | None, data: Transitions, provenance: dict[str, Any]
 ) -> StackedActor:
     """One policy from the actors of all shards."""
     tensors = [part["net"] for part in parts]
@@ -190,7 +190,9 @@ def _assemble(
     net.load_state_dict({key: torch.cat([t[key] for t in tensors]) for key in tensors[0]})
     books = [part["codebook"] for part in parts]
     codebook = None if books[0] is None else torch.cat(books)
-    return StackedActor(net, ids, decisions, provenance=provenance, codebook=codebook).requires_grad_(False)
+    return StackedActor(
+        net, ids, data.decisions, provenance=provenance, codebook=codebook, disease=data.disease
+    ).requires_grad_(False)
 
 
 def _outcome(learner: Learner, count: int) -> dict[str, Any]:

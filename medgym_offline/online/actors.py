@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.errors import PolicyError
 from medgym_offline.online.gaussian import GaussianActor
 
@@ -24,6 +25,7 @@ def stacked_actor(
     patients: Sequence[str] | None,
     decisions: int,
     provenance: Mapping[str, Any] | None = None,
+    disease: str = DEFAULT,
 ) -> StackedActor:
     """The policy with parameters `theta (P, n)`; `patients` None makes it shared (P = 1)."""
     from medgym_offline.policies.actor import StackedActor
@@ -36,7 +38,7 @@ def stacked_actor(
             assert isinstance(layer, StackedLinear)
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
-    return StackedActor(net, patients, decisions, log_std.clone(), provenance)
+    return StackedActor(net, patients, decisions, log_std.clone(), provenance, disease=disease)
 
 
 def actor_parameters(

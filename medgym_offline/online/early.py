@@ -56,7 +56,7 @@ class Gap:
         from medgym_offline.policies.builtin import builtin_policy
 
         seeds = episode_seeds(seed, _PURPOSE, bank.patients, episodes)
-        noise = draw_noise(seeds, process.decisions, bank.state_dim, process.action_dim)
+        noise = draw_noise(seeds, bank, process)
         decisions = DecisionProcess(bank, process)
         random = builtin_policy("random", bank, process.timing, process.decisions)
         reset_policy(random, seeds)

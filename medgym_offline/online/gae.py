@@ -15,13 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["REFERENCE_INTERVAL", "advantages", "centred", "discounts", "standardise"]
-
-REFERENCE_INTERVAL = 4.8
-"""Hours over which the discount `gamma` is stated: 96 h / 20 decisions."""
+__all__ = ["advantages", "centred", "discounts", "standardise"]
 
 
-def discounts(dt: Tensor, gamma: float, reference: float = REFERENCE_INTERVAL) -> Tensor:
+def discounts(dt: Tensor, gamma: float, reference: float) -> Tensor:
     """gamma^(dt / reference), shape of `dt` (hours)."""
     return torch.pow(torch.tensor(gamma, dtype=dt.dtype, device=dt.device), dt / reference)
 

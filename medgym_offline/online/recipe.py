@@ -94,9 +94,14 @@ class BehaviorRecipe:
         }
         return TrainConfig.from_dict({**self.settings.get(scope, {}), **fixed})
 
-    def process(self, timing: str) -> ProcessConfig:
+    def process(self, timing: str, disease: str) -> ProcessConfig:
         """The decision process that is trained in; infeasible budgets are refused here."""
-        return ProcessConfig(timing=timing, decisions=self.decisions, reward=self.reward)  # type: ignore[arg-type]
+        return ProcessConfig(
+            timing=timing,  # type: ignore[arg-type]
+            decisions=self.decisions,  # type: ignore[arg-type]
+            reward=self.reward,  # type: ignore[arg-type]
+            disease=disease,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able recipe."""

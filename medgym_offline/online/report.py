@@ -107,9 +107,9 @@ def interval_table(run: BehaviorRun, actor: StackedActor, timing: str) -> dict[s
 
     From :data:`EPISODES` episodes per patient of the policy's deterministic actions in the patients' own simulators.
     """
-    bank, process = run.bank, run.recipe.process(timing)
+    bank, process = run.bank, run.recipe.process(timing, run.bank.disease.name)
     seeds = episode_seeds(run.recipe.seed, "training-report", bank.patients, EPISODES)
-    noise = draw_noise(seeds, process.decisions, bank.state_dim, process.action_dim)
+    noise = draw_noise(seeds, bank, process)
     played = rollout(DecisionProcess(bank, process), actor.act, noise)
     dt, valid = played.dt.numpy(), played.valid.numpy()
     used = valid.sum(-1)

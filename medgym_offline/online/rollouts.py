@@ -1,8 +1,8 @@
 """Rollouts for training: whole episodes of every simulator, in lockstep, masked after their end.
 
 All tensors are decision before episode, `(S, K, B, ..)` for S simulators, K decisions and B episodes: the recursion
-of the advantages runs over K, and flattening to rows is free. There is no auto-reset: every episode starts at hour 0
-and ends in the terminal at hour 96, so each update sees the same number of episodes whatever the policy's intervals.
+of the advantages runs over K, and flattening to rows is free. There is no auto-reset: every episode starts at time 0
+and ends in the terminal at the horizon, so each update sees the same number of episodes whatever the policy's intervals.
 
 Noise is drawn in blocks, one generator per (root, patient, update): a patient's rollouts are the same alone, in any
 shard and after a resume.
@@ -10,7 +10,6 @@ shard and after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,18 +21,20 @@ from medgym_offline.online.gaussian import GaussianActor
 from medgym_offline.seeds import generator
 
 if TYPE_CHECKING:
-    from medgym_offline.envs.process import DecisionProcess
+    from medgym_offline.envs.process import DecisionProcess, ProcessConfig
+    from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["Collected", "TrainingNoise", "collect", "training_noise"]
 
 
 @dataclass(frozen=True)
 class TrainingNoise:
-    """Standard normal draws: `initial (S, B, D)`, `process (S, K, B, D)`, `action (S, K, B, A)`."""
+    """Standard normal draws: `initial (S, B, D)`, `process (S, K, B, D)`, `action (S, K, B, A)`; events (S, B, F)."""
 
     initial: Tensor
     process: Tensor
     action: Tensor
+    exogenous: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Collected:
         actions: In [-1, 1], `(S, K, B, A)`.
         noise: Standard normal draws behind the actions, `(S, K, B, A)`.
         rewards, costs: `(S, K, B)`, 0 where not valid.
-        dt: Hours, `(S, K, B)`, 0 where not valid.
+        dt: `(S, K, B)`, 0 where not valid.
         valid: 1 where a decision was taken, else 0, `(S, K, B)`.
         broken: `(S,)` bool: the simulator produced a non-finite number; its rows are not valid.
     """
@@ -61,17 +62,10 @@ class Collected:
 
 
 def training_noise(
-    root: int,
-    purpose: str,
-    patients: Sequence[str],
-    update: int,
-    *,
-    episodes: int,
-    decisions: int,
-    state_dim: int,
-    action_dim: int,
+    root: int, purpose: str, bank: SimulatorBank, config: ProcessConfig, update: int, episodes: int
 ) -> TrainingNoise:
     """Noise of one update, a block per patient from the stream (root, purpose, patient, update)."""
+    patients, decisions, state_dim, action_dim = bank.patients, config.decisions, bank.state_dim, config.action_dim
     width = state_dim + decisions * (state_dim + action_dim)
     block = np.empty((len(patients), width * episodes), dtype=np.float32)
     for row, patient in zip(block, patients):
@@ -80,10 +74,19 @@ def training_noise(
     sizes = [state_dim, decisions * state_dim, decisions * action_dim]
     first, process, action = drawn.split([size * episodes for size in sizes], dim=1)
     shape = (len(patients), decisions, episodes)
+    events = None
+    if (exogenous := bank.disease.exogenous) is not None:
+        context = bank.context.double().cpu().numpy()
+        rows = []
+        for known, patient in zip(context, patients):
+            source = generator(root, purpose, patient, update, "exogenous")
+            rows.append([exogenous.draw(source, known, config.horizon) for _ in range(episodes)])
+        events = torch.from_numpy(np.asarray(rows, np.float32))
     return TrainingNoise(
         first.reshape(len(patients), episodes, state_dim),
         process.reshape(*shape, state_dim),
         action.reshape(*shape, action_dim),
+        events,
     )
 
 
@@ -99,7 +102,8 @@ def collect(process: DecisionProcess, actor: GaussianActor, theta: Tensor, noise
     simulators, decisions, count, width = noise.action.shape
     device = theta.device
     std = actor.split(theta)[1].exp().unsqueeze(1)
-    episodes = process.start(count, noise.initial.to(device))
+    events = None if noise.exogenous is None else noise.exogenous.to(device)
+    episodes = process.start(count, noise.initial.to(device), events)
     process_noise, action_noise = noise.process.to(device), noise.action.to(device)
     first = process.observe(episodes)
     observations = first.new_zeros(simulators, decisions, count, first.shape[-1])

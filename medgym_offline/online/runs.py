@@ -107,7 +107,9 @@ class BehaviorRun:
         """Train the policies `wanted`; they are then in `results` (scopes) and `early`."""
         names = list(dict.fromkeys(wanted))
         for _, timing in names:
-            self.recipe.process(timing)  # an infeasible budget is refused before the first minute of training
+            self.recipe.process(
+                timing, self.bank.disease.name
+            )  # an infeasible budget is refused before the first minute of training
         experts = {(self._expert(name), timing) for name, timing in names if name in EARLY}
         trained = {(name, timing) for name, timing in names if name not in EARLY} | experts
         starts = {("dr", timing) for scope, timing in trained if scope == "ind" and self.initial is None}
@@ -165,7 +167,13 @@ class BehaviorRun:
         config = self.recipe.config(scope, None if initial is None else fingerprint(initial))
         checkpoint = None if self.folder is None else str(self.folder / "checkpoints" / f"{key}.state.safetensors")
         return TrainJob(
-            bank, self.recipe.process(timing), config, initial, checkpoint, self.recipe.patience, self.options.device
+            bank,
+            self.recipe.process(timing, self.bank.disease.name),
+            config,
+            initial,
+            checkpoint,
+            self.recipe.patience,
+            self.options.device,
         )
 
     def _shared_jobs(self, name: Name) -> dict[str, TrainJob]:
@@ -201,10 +209,10 @@ class BehaviorRun:
     def _actor(self, theta: Tensor, name: Name, provenance: dict[str, Any]) -> StackedActor:
         """The policy with parameters `theta` of a scope and timing."""
         scope, timing = name
-        process, hidden = self.recipe.process(timing), self.recipe.config(scope).hidden
+        process, hidden = self.recipe.process(timing, self.bank.disease.name), self.recipe.config(scope).hidden
         shape = GaussianActor((process.observation_dim, hidden, hidden, process.action_dim))
         patients = None if scope in SHARED else self.bank.patients
-        return stacked_actor(shape, theta, patients, process.decisions, provenance)
+        return stacked_actor(shape, theta, patients, process.decisions, provenance, process.disease)
 
     def _provenance(self, scope: str) -> dict[str, Any]:
         return {
@@ -238,7 +246,7 @@ class BehaviorRun:
         expert = self.results[self._expert(members[0]), timing].actor
         whole = EarlyJob(
             self.bank,
-            recipe.process(timing),
+            recipe.process(timing, bank.disease.name),
             expert,
             recipe.seed,
             recipe.early_episodes,

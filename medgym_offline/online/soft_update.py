@@ -110,7 +110,7 @@ def improve_soft(
     policies = state.actor[rows].shape[0]
     rewards = centre_rewards(config, state, simulators, batch)
     if state.update == 0:
-        scale = first_scale((rewards,), discounts(batch.dt, config.discount), batch, policies)
+        scale = first_scale((rewards,), discounts(batch.dt, config.discount, shapes.reference), batch, policies)
         state.scale[rows] = scale.expand(-1, 2)
     found, valid = transitions(batch, policies)
     buffer, filled = (state.learner[name][rows] for name in REPLAY)
@@ -130,7 +130,7 @@ def improve_soft(
         reward = reward / state.scale[rows, :1]
         normal = [rng.standard_normal((2, config.soft_batch, width), dtype="float32") for rng in streams]
         noise = torch.from_numpy(np.stack(normal, 1)).to(buffer.device)
-        shrink = discounts(part.dt, config.discount)
+        shrink = discounts(part.dt, config.discount, shapes.reference)
         loss, density = soft_step(shapes.actor, shapes.critic, learner, part, reward, shrink, noise, config.soft, acts)
     numbers = {
         "value_loss": loss,

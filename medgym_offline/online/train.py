@@ -82,9 +82,9 @@ def _initial_state(
     width = process.action_dim
     if initial is None:
         mean, std = [0.0] * width, [config.initial_std] * width
-        if width == 4:
+        if process.timing == "adaptive":
             low, high = process.min_interval, process.max_interval
-            mean[3], std[3] = interval_bias(process.decisions, process.horizon, low, high), config.interval_std
+            mean[-1], std[-1] = interval_bias(process.decisions, process.horizon, low, high), config.interval_std
         actor = shapes.actor.initial([generator(config.seed, "online-actor", name) for name in names], mean, std)
     else:
         actor = actor_parameters(initial, shapes.actor, names, config.shared, config.initial_std)
@@ -126,16 +126,8 @@ def _update(
     collected: list[Collected] = []
     for members, process in processes:
         bank = process.bank
-        noise = training_noise(
-            config.seed,
-            "online-shared" if config.shared else "online",
-            bank.patients,
-            state.update,
-            episodes=config.episodes,
-            decisions=process.config.decisions,
-            state_dim=bank.state_dim,
-            action_dim=process.config.action_dim,
-        )
+        purpose = "online-shared" if config.shared else "online"
+        noise = training_noise(config.seed, purpose, bank, process.config, state.update, config.episodes)
         theta = state.actor if config.shared else state.actor[members]
         batch = collect(process, shapes.actor, theta, noise)
         row = episode_numbers(batch)
@@ -195,7 +187,8 @@ def train(
     check_capacity(config, len(bank), process.decisions)
     width, hidden, actions = process.observation_dim, config.hidden, process.action_dim
     critic = soft_critic(width, actions, hidden) if config.base == "sac" else critic_network(width, hidden)
-    shapes = Shapes(GaussianActor((width, hidden, hidden, actions)), critic)
+    reference = process.definition.process.reference_interval
+    shapes = Shapes(GaussianActor((width, hidden, hidden, actions)), critic, reference)
     recipe = _recipe(bank, process, config)
     if checkpoint is not None and Path(checkpoint).exists():
         state = load_state(checkpoint, recipe)
@@ -228,5 +221,5 @@ def train(
         "stopped": stopped,
     }
     patients = None if config.shared else bank.patients
-    actor = stacked_actor(shapes.actor, state.actor, patients, process.decisions, provenance)
+    actor = stacked_actor(shapes.actor, state.actor, patients, process.decisions, provenance, process.disease)
     return TrainResult(actor, state.log, state, stopped)

@@ -31,14 +31,15 @@ __all__ = ["Shapes", "accept", "centre_rewards", "episode_numbers", "first_scale
 
 @dataclass(frozen=True)
 class Shapes:
-    """Networks of a run (the critic of soft actor-critic is two of the shape)."""
+    """Networks of a run (the critic of soft actor-critic is two of the shape), and the time that discounts are per."""
 
     actor: GaussianActor
     critic: TanhMLP
+    reference: float
 
 
 def episode_numbers(batch: Collected) -> dict[str, Tensor]:
-    """Per simulator `(S,)`: undiscounted return, cost per decision, decisions used, first and last interval (hours)."""
+    """Per simulator `(S,)`: undiscounted return, cost per decision, decisions used, first and last interval."""
     used = batch.valid.sum((1, 2)).clamp_min(1.0)
     count = batch.valid.sum(1)
     last = (count.long() - 1).clamp_min(0).unsqueeze(1)
@@ -91,7 +92,7 @@ def improve(
     rewards = centre_rewards(config, state, simulators, batch)
     observations, valid = flat(batch.observations), flat(batch.valid)
     weights = valid / valid.sum(-1, keepdim=True).clamp_min(1.0)
-    shrink = discounts(batch.dt, config.discount)
+    shrink = discounts(batch.dt, config.discount, shapes.reference)
     signals = (rewards, batch.costs)
     scale = state.scale[rows]
     if state.update == 0:

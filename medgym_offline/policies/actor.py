@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.registry import DEFAULT
+from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import PolicyError
 from medgym_offline.patients import PatientIndex
 from medgym_offline.policies.protocol import timing_of_width, torch_or_numpy
@@ -42,9 +44,11 @@ class StackedActor(nn.Module):
         log_std: (P, A) or (1, A), or None for a deterministic policy.
         provenance: JSON-able facts about its origin, kept in its file.
         codebook: (P, C, A) or (1, C, A) actions in [-1, 1], or None for a continuous policy.
+        disease: Name of the disease it treats.
 
     Raises:
-        PolicyError: If P and the number of ids differ, A is neither 3 (fixed timing) nor 4 (adaptive), the codebook
+        PolicyError: If P and the number of ids differ, A is neither the number of treatments (fixed timing) nor
+            one more (adaptive), the codebook
             does not fit the network, or `log_std` is given with a codebook.
     """
 
@@ -59,6 +63,7 @@ class StackedActor(nn.Module):
         log_std: Tensor | None = None,
         provenance: Mapping[str, Any] | None = None,
         codebook: Tensor | None = None,
+        disease: str = DEFAULT,
     ):
         super().__init__()
         self.patients: tuple[str, ...] | None = None if patients is None else tuple(patients)
@@ -73,7 +78,8 @@ class StackedActor(nn.Module):
             codebook = _checked_codebook(codebook, wanted, net.sizes[-1], log_std)
         self.observation_dim = net.sizes[0]
         self.action_dim = net.sizes[-1] if codebook is None else codebook.shape[-1]
-        self.timing = timing_of_width(self.action_dim)
+        self.disease = disease
+        self.timing = timing_of_width(find_disease(disease), self.action_dim)
         self.decisions = decisions
         self.provenance: dict[str, Any] = dict(provenance or {})
         if log_std is not None:
@@ -153,7 +159,9 @@ class StackedActor(nn.Module):
         codebook = self.codebook
         if codebook is not None and codebook.shape[0] > 1:
             codebook = codebook[index]
-        return StackedActor(self.net.select(index), patients, self.decisions, log_std, self.provenance, codebook)
+        return StackedActor(
+            self.net.select(index), patients, self.decisions, log_std, self.provenance, codebook, self.disease
+        )
 
     @classmethod
     @own_defaults()
@@ -169,7 +177,7 @@ class StackedActor(nn.Module):
         def form(actor: StackedActor) -> tuple[Any, ...]:
             code = None if actor.codebook is None else actor.codebook.shape[1:]
             net = actor.net
-            return (*net.sizes, net.activation, net.output, actor.decisions, actor.log_std is None, code)
+            return (*net.sizes, net.activation, net.output, actor.decisions, actor.log_std is None, code, actor.disease)
 
         for actor in actors:
             if actor.patients is None:
@@ -187,7 +195,7 @@ class StackedActor(nn.Module):
         codebook = None
         if first.codebook is not None:
             codebook = torch.cat([a.codebook.expand(a.net.patients, -1, -1) for a in actors if a.codebook is not None])
-        return cls(net, ids, first.decisions, log_std, first.provenance, codebook)
+        return cls(net, ids, first.decisions, log_std, first.provenance, codebook, first.disease)
 
 
 def _checked_codebook(codebook: Tensor, patients: int, outputs: int, log_std: Tensor | None) -> Tensor:

@@ -10,43 +10,42 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.patients import PatientIndex
-from medgym_offline.policies.protocol import (
-    ACTION_WIDTH,
-    HORIZON,
-    OBSERVATION_DIM,
-    default_interval_action,
-    torch_or_numpy,
-)
+from medgym_offline.policies.protocol import default_interval_action, torch_or_numpy
 from medgym_offline.seeds import derive_seed, generator
 
 __all__ = ["BUILTIN_POLICIES", "ClinicianPolicy", "ConstantPolicy", "RandomPolicy", "builtin_policy"]
 
 BUILTIN_POLICIES = ("clinician", "constant", "max", "random", "zero")
-_TIME, _DECISIONS = 7, 8  # observation columns: remaining time / 96, remaining decisions / K
 
 
 class _Builtin:
     """What the built-in policies share: attributes, the default interval, choice of patients."""
 
-    observation_dim = OBSERVATION_DIM
-
     @own_defaults()
-    def __init__(self, timing: str, decisions: int, patients: Sequence[str] | None = None):
-        if timing not in ACTION_WIDTH:
-            raise unknown_name("timing", timing, ACTION_WIDTH)
+    def __init__(self, timing: str, decisions: int | None, patients: Sequence[str] | None = None, of: str = DEFAULT):
+        definition = disease(of)
+        decisions = definition.process.decisions if decisions is None else decisions
+        if timing not in ("adaptive", "fixed"):
+            raise unknown_name("timing", timing, ("adaptive", "fixed"))
         if decisions < 1:
             raise PolicyError(f"decisions is {decisions}; at least 1 is needed")
         self.timing: str = timing
+        self.disease = of
         self.decisions: int | None = decisions
         self.patients: tuple[str, ...] | None = None if patients is None else tuple(patients)
-        self.action_dim = ACTION_WIDTH[timing]
-        self._interval = default_interval_action(decisions)
+        self.observation_dim = definition.observation_dim
+        self.action_dim = definition.action_dim(timing)
+        self._horizon = definition.process.horizon
+        self._treatments = definition.treatment_names
+        self._time, self._left = self.observation_dim - 2, self.observation_dim - 1
+        self._interval = default_interval_action(definition, decisions)
         self._budget = decisions
 
     def _actions(self, u: Tensor) -> Tensor:
-        """Normalised treatments (P, B, 3) in [0, 1] -> actions; adaptive timing asks for 96 / K hours."""
+        """Normalized treatments (P, B, T) in [0, 1] -> actions; adaptive timing asks for horizon / K."""
         a = 2.0 * u - 1.0
         if self.timing == "adaptive":
             a = torch.cat([a, torch.full_like(a[..., :1], self._interval)], dim=-1)
@@ -57,12 +56,13 @@ class _Builtin:
 
 
 class ConstantPolicy(_Builtin):
-    """The same treatment at every decision, at intervals of 96 / K.
+    """The same treatment at every decision, at intervals of horizon / K.
 
     Args:
-        treatment: Normalised treatment in [0, 1], (3,) for everyone or (P, 3) with `patients`.
+        treatment: Normalized treatment in [0, 1], (T,) for everyone or (P, T) with `patients`.
         timing, decisions: Of the decision process.
         patients: P ids; None for a treatment shared by all.
+        of: Name of the disease.
 
     Raises:
         PolicyError: If the shape is wrong or a value lies outside [0, 1].
@@ -70,35 +70,42 @@ class ConstantPolicy(_Builtin):
 
     @own_defaults()
     def __init__(
-        self, treatment: Any, timing: str = "adaptive", decisions: int = 20, patients: Sequence[str] | None = None
+        self,
+        treatment: Any,
+        timing: str = "adaptive",
+        decisions: int | None = None,
+        patients: Sequence[str] | None = None,
+        of: str = DEFAULT,
     ):
-        super().__init__(timing, decisions, patients)
+        super().__init__(timing, decisions, patients, of)
         u = torch.as_tensor(treatment, dtype=torch.float32)
-        wanted = (3,) if patients is None else (len(patients), 3)
+        count = len(self._treatments)
+        wanted = (count,) if patients is None else (len(patients), count)
         if tuple(u.shape) != wanted:
             raise PolicyError(f"a constant treatment has shape {tuple(u.shape)}, expected {wanted}")
         if not bool(((u >= 0) & (u <= 1)).all()):  # NaN fails too
-            raise PolicyError("a constant treatment is normalised: fio2, vasopressor and fluids each in [0, 1]")
+            raise PolicyError(f"a constant treatment is normalized: {', '.join(self._treatments)} each in [0, 1]")
         self.treatment = u
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:
-        """(P, B, 9) -> (P, B, A)."""
+        """(P, B, d) -> (P, B, A)."""
         u = self.treatment if self.patients is None else self.treatment[:, None, :]
-        return self._actions(u.expand(*observations.shape[:2], 3))
+        return self._actions(u.expand(*observations.shape[:2], u.shape[-1]))
 
     def select(self, patients: Sequence[str]) -> ConstantPolicy:
         """The constants of these patients."""
         if self.patients is None:
             return self
-        return ConstantPolicy(self.treatment[self._positions(patients)], self.timing, self._budget, patients)
+        return ConstantPolicy(
+            self.treatment[self._positions(patients)], self.timing, self._budget, patients, self.disease
+        )
 
 
 class RandomPolicy(_Builtin):
     """Uniform actions in the box [-1, 1]^A, interval included.
 
-    Every episode has its own stream, drawn by :meth:`reset`; the decision's number is read from the observation
-    (column 8). The actions of one episode are therefore the same alone or in any batch. Without `reset`, episode
+    Every episode has its own stream, drawn by :meth:`reset`; the decision's number is read from the observation. The actions of one episode are therefore the same alone or in any batch. Without `reset`, episode
     b of a patient uses the seed (`seed`, patient id, b).
 
     Args:
@@ -108,8 +115,15 @@ class RandomPolicy(_Builtin):
     """
 
     @own_defaults()
-    def __init__(self, patients: Sequence[str], timing: str = "adaptive", decisions: int = 20, seed: int = 0):
-        super().__init__(timing, decisions, patients)
+    def __init__(
+        self,
+        patients: Sequence[str],
+        timing: str = "adaptive",
+        decisions: int | None = None,
+        seed: int = 0,
+        of: str = DEFAULT,
+    ):
+        super().__init__(timing, decisions, patients, of)
         self.seed = seed
         self._table: Tensor | None = None
         self._was_reset = False
@@ -127,7 +141,7 @@ class RandomPolicy(_Builtin):
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:
-        """(P, B, 9) -> (P, B, A)."""
+        """(P, B, d) -> (P, B, A)."""
         count, episodes = observations.shape[:2]
         if self._table is None or self._table.shape[:2] != (count, episodes):
             if self._was_reset:
@@ -139,38 +153,45 @@ class RandomPolicy(_Builtin):
             ]
             self._draw(keys)
         assert self._table is not None
-        done = torch.round((1.0 - observations[..., _DECISIONS]) * self._budget).long().clamp(0, self._budget - 1)
+        done = torch.round((1.0 - observations[..., self._left]) * self._budget).long().clamp(0, self._budget - 1)
         return self._table.gather(2, done[..., None, None].expand(-1, -1, 1, self.action_dim))[:, :, 0]
 
     def select(self, patients: Sequence[str]) -> RandomPolicy:
         """A random policy for these patients."""
         self._positions(patients)
-        return RandomPolicy(patients, self.timing, self._budget, self.seed)
+        return RandomPolicy(patients, self.timing, self._budget, self.seed, self.disease)
 
 
 class ClinicianPolicy(_Builtin):
-    """The treatment charted at the bedside: at hour t, its mean over the coming 96 / K hours.
+    """The treatment charted at the bedside: at time t, its mean over the coming horizon / K.
 
-    The hour is read from the observation (column 7). Hours after the end of the recorded stay (NaN in the
-    schedule, or beyond its length) take the mean of its last 24 recorded hours.
+    The time is read from the observation. Times after the end of the record (NaN in the schedule, or beyond its length)
+    take the mean of its last 24 steps.
 
     Args:
-        schedule: Charted treatment (P, H, 3), normalised, one row per hour; the first 96 count.
+        schedule: Charted treatment (P, H, T), normalized, one row per unit of time; those before the horizon count.
         patients: P ids.
         timing, decisions: Of the decision process.
 
     Raises:
-        PolicyError: If the shape is wrong, a value lies outside [0, 1] or a patient has no charted hour.
+        PolicyError: If the shape is wrong, a value lies outside [0, 1] or a patient has no charted time.
     """
 
     @own_defaults()
-    def __init__(self, schedule: Any, patients: Sequence[str], timing: str = "adaptive", decisions: int = 20):
-        super().__init__(timing, decisions, patients)
-        given, hours = torch.as_tensor(schedule, dtype=torch.float32), int(HORIZON)
-        if given.dim() != 3 or given.shape[0] != len(patients) or given.shape[2] != 3:
-            wanted = (len(patients), "hours", 3)
+    def __init__(
+        self,
+        schedule: Any,
+        patients: Sequence[str],
+        timing: str = "adaptive",
+        decisions: int | None = None,
+        of: str = DEFAULT,
+    ):
+        super().__init__(timing, decisions, patients, of)
+        given, hours, count = torch.as_tensor(schedule, dtype=torch.float32), int(self._horizon), len(self._treatments)
+        if given.dim() != 3 or given.shape[0] != len(patients) or given.shape[2] != count:
+            wanted = (len(patients), "times", count)
             raise PolicyError(f"the clinicians' treatment has shape {tuple(given.shape)}, expected {wanted}")
-        u = torch.full((len(patients), hours, 3), torch.nan)
+        u = torch.full((len(patients), hours, count), torch.nan)
         u[:, : given.shape[1]] = given[:, :hours]
         for row, patient in zip(u, patients):
             known = ~torch.isnan(row).any(-1)
@@ -178,45 +199,47 @@ class ClinicianPolicy(_Builtin):
                 raise PolicyError(f"patient {patient} has no charted treatment")
             row[~known] = row[known][-24:].double().mean(0).float()
         if not bool(((u >= 0) & (u <= 1)).all()):
-            raise PolicyError("the clinicians' treatment is not normalised to [0, 1]")
+            raise PolicyError("the clinicians' treatment is not normalized to [0, 1]")
         self.schedule = u
         # Amount given by hour h, piecewise linear in between: the mean over any interval is a difference of two reads.
         total = torch.cumsum(u.double(), 1)
         self._total = torch.cat([torch.zeros_like(total[:, :1]), total], 1)
 
     def _given(self, hour: Tensor) -> Tensor:
-        """Treatment summed from admission to `hour` (P, B) -> (P, B, 3)."""
-        low = hour.floor().clamp(0, HORIZON - 1).long()
+        """Treatment summed from the start to `hour` (P, B) -> (P, B, T)."""
+        low = hour.floor().clamp(0, self._horizon - 1).long()
         part = (hour - low)[..., None]
-        a, b = (self._total.gather(1, (low + i)[..., None].expand(-1, -1, 3)) for i in (0, 1))
+        a, b = (self._total.gather(1, (low + i)[..., None].expand(-1, -1, self._total.shape[-1])) for i in (0, 1))
         return a + part * (b - a)
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:
-        """(P, B, 9) -> (P, B, A)."""
-        left = observations[..., _TIME].double()
-        start = (HORIZON * (1.0 - left)).clamp(0.0, HORIZON - 1e-3)
-        end = (start + HORIZON / self._budget).clamp(max=HORIZON)
+        """(P, B, d) -> (P, B, A)."""
+        left = observations[..., self._time].double()
+        start = (self._horizon * (1.0 - left)).clamp(0.0, self._horizon - 1e-3)
+        end = (start + self._horizon / self._budget).clamp(max=self._horizon)
         u = (self._given(end) - self._given(start)) / (end - start)[..., None]
         return self._actions(u.clamp(0.0, 1.0).to(observations.dtype))
 
     def select(self, patients: Sequence[str]) -> ClinicianPolicy:
         """The schedules of these patients."""
-        return ClinicianPolicy(self.schedule[self._positions(patients)], patients, self.timing, self._budget)
+        return ClinicianPolicy(
+            self.schedule[self._positions(patients)], patients, self.timing, self._budget, self.disease
+        )
 
 
 @own_defaults()
 def builtin_policy(
-    name: str, bank: Any, timing: str = "adaptive", decisions: int = 20, treatment: Any = None
+    name: str, bank: Any, timing: str = "adaptive", decisions: int | None = None, treatment: Any = None
 ) -> ConstantPolicy | RandomPolicy | ClinicianPolicy:
     """A policy without learning, by name.
 
     Args:
-        name: "zero" (room air, no vasopressor, no fluids), "max", "random", "clinician", or "constant"; the
-            constant treatment is `treatment`, or written into the name: "constant:0.4,0.05,0.3".
-        bank: Simulator bank: its patients, and for "clinician" its `clinician_treatment` (P, 96, 3).
-        timing, decisions: Of the decision process.
-        treatment: Normalised (3,), or (P, 3) in the order of `bank.patients`.
+        name: "zero" (no treatment), "max", "random", "clinician", or "constant"; the constant treatment is `treatment`,
+            or written into the name: "constant:0.4,0.05,0.3".
+        bank: Simulator bank: its disease and patients, and for "clinician" its `clinician_treatment` (P, H, T).
+        timing, decisions: Of the decision process; None is the disease's K.
+        treatment: Normalized (T,), or (P, T) in the order of `bank.patients`.
 
     Raises:
         UnknownNameError: If the name or the timing is unknown.
@@ -225,12 +248,11 @@ def builtin_policy(
     base, _, values = name.partition(":")
     if base not in BUILTIN_POLICIES or (values and base != "constant"):
         raise unknown_name("built-in policy", name, BUILTIN_POLICIES)
-    if base == "zero":
-        return ConstantPolicy((0.0, 0.0, 0.0), timing, decisions)
-    if base == "max":
-        return ConstantPolicy((1.0, 1.0, 1.0), timing, decisions)
+    of, names = bank.disease.name, bank.disease.treatment_names
+    if base in ("zero", "max"):
+        return ConstantPolicy([float(base == "max")] * len(names), timing, decisions, of=of)
     if base == "random":
-        return RandomPolicy(bank.patients, timing, decisions)
+        return RandomPolicy(bank.patients, timing, decisions, of=of)
     if base == "clinician":
         schedule = getattr(bank, "clinician_treatment", None)
         if schedule is None:
@@ -238,13 +260,16 @@ def builtin_policy(
             raise PolicyError(
                 f"bank {bank_name!r} holds no charted treatment; the clinician policy needs a bank fitted to stays"
             )
-        return ClinicianPolicy(schedule, bank.patients, timing, decisions)
+        return ClinicianPolicy(schedule, bank.patients, timing, decisions, of)
     if values:
         try:
             treatment = [float(v) for v in values.split(",")]
         except ValueError:
-            raise PolicyError(f"cannot read {name!r}; write constant:FIO2,VASOPRESSOR,FLUIDS with numbers") from None
+            form = ",".join(n.upper() for n in names)
+            raise PolicyError(f"cannot read {name!r}; write constant:{form} with numbers") from None
     if treatment is None:
-        raise PolicyError("a constant policy needs a treatment; write for example constant:0.4,0.05,0.3")
+        raise PolicyError(
+            f"a constant policy needs a treatment; write for example constant:{','.join(['0.1'] * len(names))}"
+        )
     u = torch.as_tensor(treatment, dtype=torch.float32)
-    return ConstantPolicy(u, timing, decisions, bank.patients if u.dim() == 2 else None)
+    return ConstantPolicy(u, timing, decisions, bank.patients if u.dim() == 2 else None, of)

@@ -1,7 +1,7 @@
 """Export of stacked actors to plain TorchScript and ONNX, for use without this package.
 
 Either file is a function from observations (N, d) to actions (N, A), and holds our header (as an extra file, or as
-model metadata), from which `load_policy` takes the number of decisions.
+model metadata), from which `load_policy` takes the disease and the number of decisions.
 """
 
 from __future__ import annotations

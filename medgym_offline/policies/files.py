@@ -7,7 +7,7 @@ Two formats of our own hold the same thing, a JSON header and the tensors of a :
 
 Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), optional `log_std` (P or 1, A) or `codebook`
 (P or 1, C, A).
-Header: format "medgym-policy/1", scope "ind" | "pop", timing, decisions, patients (ids or null), sizes,
+Header: format "medgym-policy/1", disease, scope "ind" | "pop", timing, decisions, patients (ids or null), sizes,
 activation, provenance.
 
 A Python pickle can run any code when it is opened, so it is recognised by its bytes and refused unopened.
@@ -28,10 +28,12 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.registry import DEFAULT, list_diseases
+from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import PolicyError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.policies.actor import StackedActor
-from medgym_offline.policies.protocol import ACTION_WIDTH, OBSERVATION_DIM, Policy
+from medgym_offline.policies.protocol import Policy
 from medgym_offline.stack import StackedMLP
 
 __all__ = ["FORMAT", "MAX_BYTES", "actor_header", "load_policy", "patient_file_stem", "patient_of_stem", "save_policy"]
@@ -64,6 +66,7 @@ def actor_header(policy: StackedActor) -> dict[str, Any]:
     """What a policy file says about its policy."""
     return {
         "format": FORMAT,
+        "disease": policy.disease,
         "scope": policy.scope,
         "timing": policy.timing,
         "decisions": policy.decisions,
@@ -109,17 +112,18 @@ def save_policy(policy: StackedActor, path: str | Path, dtype: torch.dtype = tor
 
 
 @own_defaults()
-def load_policy(path: str | Path, max_bytes: int = MAX_BYTES) -> Policy:
+def load_policy(path: str | Path, max_bytes: int = MAX_BYTES, disease: str | None = None) -> Policy:
     """Open a policy file, or a folder with one file per patient; the kind is recognised by content.
 
-    Accepted: our .safetensors and weights-only .pt; a TorchScript module from observations (N, 9) to actions
-    (N, 3 or 4), as d3rlpy's `save_policy` writes; an ONNX model of the same signature (extra `onnx`); a folder
+    Accepted: our .safetensors and weights-only .pt; a TorchScript module from observations (N, d) to actions
+    (N, A), as d3rlpy's `save_policy` writes; an ONNX model of the same signature (extra `onnx`); a folder
     of such files named by patient id, "/" written as "__" (`patient_file_stem`). A policy is its file: an ONNX model
     whose weights lie in a second one is refused.
 
     Args:
         path: File or folder.
         max_bytes: Larger files are refused.
+        disease: Name of the disease that a file is for which names none; the default one if not given.
 
     Raises:
         PolicyError: One line with the file, what was found and the remedy. Pickles are refused unopened.
@@ -128,7 +132,7 @@ def load_policy(path: str | Path, max_bytes: int = MAX_BYTES) -> Policy:
 
     path = Path(path)
     if path.is_dir():
-        return load_folder(path, max_bytes)
+        return load_folder(path, max_bytes, disease)
     if not path.is_file():
         raise PolicyError(f"{path}: no such policy file or folder")
     size = path.stat().st_size
@@ -141,14 +145,14 @@ def load_policy(path: str | Path, max_bytes: int = MAX_BYTES) -> Policy:
     if head[:4] == b"PK\x03\x04":
         names = _zip_names(path, max_bytes)
         if any(part.split("/")[1:2] == ["code"] for part in names):
-            return load_torchscript(path)
+            return load_torchscript(path, disease)
         return _load_checkpoint(path, max_bytes)
     if len(head) > 8 and head[8:9] == b"{":
         return _load_safetensors(path)
     if head[:1] == b"\x80":
         raise PolicyError(f"{path}: a Python pickle, which could run code when opened, so it was not; {_REMEDY}")
     if head[:1] == b"\x08" and path.suffix == ".onnx":
-        return load_onnx(path)
+        return load_onnx(path, disease)
     raise PolicyError(f"{path}: not a policy file (begins with {head[:8]!r}); {_REMEDY}")
 
 
@@ -213,15 +217,21 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
     sizes, patients, timing = header.get("sizes"), header.get("patients"), header.get("timing")
     if not isinstance(sizes, list) or len(sizes) < 2 or not all(isinstance(s, int) and s > 0 for s in sizes):
         raise bad(f"header field sizes is {sizes!r}, not a list of layer widths")
-    if sizes[0] != OBSERVATION_DIM:
+    named = header.get("disease", DEFAULT)
+    if named not in list_diseases():
+        raise PolicyError(f"{path}: disease {named!r} is not installed; known: {', '.join(list_diseases())}")
+    disease = find_disease(named)
+    if sizes[0] != disease.observation_dim:
         raise PolicyError(
-            f"{path}: input width {sizes[0]}, expected {OBSERVATION_DIM} observation columns; retrain on our data"
+            f"{path}: input width {sizes[0]}, expected {disease.observation_dim} observation columns of "
+            f"{disease.name}; retrain on our data"
         )
     codebook = tensors.get("codebook")
     width = sizes[-1] if codebook is None or codebook.dim() != 3 else codebook.shape[-1]
-    if timing not in ACTION_WIDTH or ACTION_WIDTH[timing] != width:
+    if timing not in ("adaptive", "fixed") or disease.action_dim(timing) != width:
+        few, many = disease.action_dim("fixed"), disease.action_dim("adaptive")
         raise PolicyError(
-            f"{path}: output width {width} with timing {timing!r}; fixed timing needs 3 actions, adaptive 4"
+            f"{path}: output width {width} with timing {timing!r}; fixed timing needs {few} actions, adaptive {many}"
         )
     if patients is not None and not (
         isinstance(patients, list) and patients and all(isinstance(p, str) for p in patients)
@@ -247,6 +257,6 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
     provenance = header.get("provenance")
     try:
         known = provenance if isinstance(provenance, dict) else {}
-        return StackedActor(net, patients, decisions, tensors.get("log_std"), known, codebook)
+        return StackedActor(net, patients, decisions, tensors.get("log_std"), known, codebook, disease.name)
     except PolicyError as error:
         raise bad(str(error)) from None

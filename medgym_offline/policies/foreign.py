@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.registry import DEFAULT, list_diseases
+from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import MissingExtraError, PolicyError, unknown_name
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.limits import TimeLimits
-from medgym_offline.policies.protocol import OBSERVATION_DIM, Policy, timing_of_width, torch_or_numpy
+from medgym_offline.policies.protocol import Policy, disease_of_policy, timing_of_width, torch_or_numpy
 
 __all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "load_folder", "load_onnx", "load_torchscript"]
 
@@ -31,7 +33,7 @@ _SUFFIXES = (".pt", ".safetensors", ".onnx")
 
 
 class ModulePolicy:
-    """A function from observations (N, 9) to actions (N, 3 or 4), shared by all patients.
+    """A function from observations (N, d) to actions (N, A), shared by all patients.
 
     Timing follows from the width of the answer to a probe of zeros.
 
@@ -41,12 +43,12 @@ class ModulePolicy:
         decisions: Decisions per episode K it was trained for, where known.
         provenance: Facts about its origin, where known.
         limits: How long it may take.
+        disease: Name of the disease; gives d, and A for each timing.
 
     Raises:
         PolicyError: If the probe fails or takes too long, or its answer has another shape or is not finite.
     """
 
-    observation_dim = OBSERVATION_DIM
     patients: tuple[str, ...] | None = None
 
     def __init__(
@@ -56,37 +58,43 @@ class ModulePolicy:
         decisions: int | None = None,
         provenance: Mapping[str, Any] | None = None,
         limits: TimeLimits | None = None,
+        disease: str = DEFAULT,
     ):
+        self.disease, definition = disease, find_disease(disease)
+        self.observation_dim = width = definition.observation_dim
+        few, many = definition.action_dim("fixed"), definition.action_dim("adaptive")
         self._module, self._name, self._limits = module, name, limits or TimeLimits()
         self.decisions, self.provenance = decisions, dict(provenance or {})
         try:
-            answer = self._answer(torch.zeros(2, OBSERVATION_DIM))
+            answer = self._answer(torch.zeros(2, width))
         except PolicyError:
             raise
         except Exception as error:  # whatever the foreign module raises; its last line says why
             self._refuse_fixed_batch()
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
             raise PolicyError(
-                f"{name}: fails on 2 observations of {OBSERVATION_DIM} columns ({reason[:160]}); "
-                "export a module from observations (N, 9) to actions (N, 3 or 4)"
+                f"{name}: fails on 2 observations of {width} columns ({reason[:160]}); "
+                f"export a module from observations (N, {width}) to actions (N, {few} or {many})"
             ) from None
         if isinstance(answer, Tensor) and len(answer.shape) and len(answer) != 2:
             self._refuse_fixed_batch()
         if not isinstance(answer, Tensor) or answer.dim() != 2 or answer.shape[0] != 2:
             found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-            raise PolicyError(f"{name}: answers 2 observations with {found}, expected actions (2, 3) or (2, 4)")
+            raise PolicyError(
+                f"{name}: answers 2 observations with {found}, expected actions (2, {few}) or (2, {many})"
+            )
         if not bool(torch.isfinite(answer.float()).all()):
             raise PolicyError(f"{name}: answers an observation of zeros with values that are not finite; retrain it")
         self.action_dim = int(answer.shape[1])
         try:
-            self.timing = timing_of_width(self.action_dim)
+            self.timing = timing_of_width(definition, self.action_dim)
         except PolicyError as error:
             raise PolicyError(f"{name}: {error}") from None
 
     def _refuse_fixed_batch(self) -> None:
         """Raise `PolicyError` if the module, which cannot answer two observations, can answer one."""
         try:
-            answer = self._answer(torch.zeros(1, OBSERVATION_DIM))
+            answer = self._answer(torch.zeros(1, self.observation_dim))
         except Exception:  # not even one: the batch is not what is wrong
             return
         if isinstance(answer, Tensor) and answer.dim() == 2 and len(answer) == 1:
@@ -101,13 +109,13 @@ class ModulePolicy:
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:
-        """(P, B, 9) -> (P, B, A), all rows in one call of the module.
+        """(P, B, d) -> (P, B, A), all rows in one call of the module.
 
         Raises:
             PolicyError: If it takes too long, or answers with another shape.
         """
         count, episodes = observations.shape[:2]
-        asked = observations.reshape(-1, OBSERVATION_DIM).to(torch.float32)
+        asked = observations.reshape(-1, self.observation_dim).to(torch.float32)
         rows = self._answer(asked)
         wanted = (len(asked), self.action_dim)
         if not isinstance(rows, Tensor) or rows.shape != wanted:
@@ -130,26 +138,27 @@ class PolicyCollection:
         PolicyError: If there is none, or timings or decisions differ.
     """
 
-    observation_dim = OBSERVATION_DIM
-
     def __init__(self, policies: dict[str, Policy]):
         if not policies:
             raise PolicyError("a collection of policies needs at least one")
         self._policies = dict(policies)
         first_id, first = next(iter(self._policies.items()))
         for patient, policy in self._policies.items():
+            if disease_of_policy(policy) != disease_of_policy(first):
+                raise PolicyError(f"the policies of {first_id} and {patient} are for different diseases")
             if policy.timing != first.timing or policy.decisions != first.decisions:
                 raise PolicyError(
                     f"the policies of {first_id} and {patient} differ: {first.timing} timing, K={first.decisions} "
                     f"and {policy.timing} timing, K={policy.decisions}"
                 )
+        self.disease, self.observation_dim = disease_of_policy(first), first.observation_dim
         self.patients: tuple[str, ...] | None = tuple(self._policies)
         self.timing, self.decisions, self.action_dim = first.timing, first.decisions, first.action_dim
         self.provenance: dict[str, Any] = getattr(first, "provenance", {})
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:
-        """(P, B, 9) -> (P, B, A); a loop over patients, since foreign modules cannot be stacked."""
+        """(P, B, d) -> (P, B, A); a loop over patients, since foreign modules cannot be stacked."""
         return torch.cat([p.act(observations[i : i + 1]) for i, p in enumerate(self._policies.values())])
 
     def select(self, patients: Sequence[str]) -> PolicyCollection:
@@ -160,7 +169,7 @@ class PolicyCollection:
         return PolicyCollection({p: self._policies[p] for p in patients})
 
 
-def load_torchscript(path: Path) -> ModulePolicy:
+def load_torchscript(path: Path, disease: str | None = None) -> ModulePolicy:
     """A TorchScript module as a policy; refused if its code touches files. See `load_policy`."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -178,22 +187,26 @@ def load_torchscript(path: Path) -> ModulePolicy:
     except (RuntimeError, zipfile.BadZipFile, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PolicyError(f"{path}: damaged TorchScript file ({reason[:160]}); export it again") from None
-    return ModulePolicy(module, str(path), *_facts_of(extra[EXTRA_FILE]))
+    decisions, provenance, named = _facts_of(extra[EXTRA_FILE], path, disease)
+    return ModulePolicy(module, str(path), decisions, provenance, disease=named)
 
 
-def _facts_of(header: str | bytes) -> tuple[int | None, dict[str, Any]]:
-    """Decisions and provenance that our header inside a foreign file states, where there is one."""
+def _facts_of(header: str | bytes, path: Path, disease: str | None) -> tuple[int | None, dict[str, Any], str]:
+    """Decisions, provenance and disease that our header inside a foreign file states, where there is one."""
     try:
         found = json.loads(header, parse_constant=lambda _: None)  # results are JSON, which knows no NaN
-        decisions, provenance = found.get("decisions"), found.get("provenance")
+        decisions, provenance, named = found.get("decisions"), found.get("provenance"), found.get("disease")
     except (ValueError, AttributeError, RecursionError):
-        return None, {}
+        return None, {}, disease or DEFAULT
+    if named is not None and named not in list_diseases():
+        raise PolicyError(f"{path}: disease {named!r} is not installed; known: {', '.join(list_diseases())}")
     known = isinstance(decisions, int) and not isinstance(decisions, bool) and decisions > 0
-    return decisions if known else None, provenance if isinstance(provenance, dict) else {}
+    facts = provenance if isinstance(provenance, dict) else {}
+    return decisions if known else None, facts, named or disease or DEFAULT
 
 
-def load_onnx(path: Path) -> ModulePolicy:
-    """An ONNX model with one input (N, 9) and one output (N, 3 or 4) as a policy. See `load_policy`."""
+def load_onnx(path: Path, disease: str | None = None) -> ModulePolicy:
+    """An ONNX model with one input (N, d) and one output (N, A) as a policy. See `load_policy`."""
     try:
         import onnx
         import onnxruntime
@@ -216,11 +229,14 @@ def load_onnx(path: Path) -> ModulePolicy:
         names = ", ".join(i.name for i in inputs)
         raise PolicyError(f"{path}: takes {len(inputs)} inputs ({names[:80]}); export a function of the observations")
     name, shape = inputs[0].name, inputs[0].shape
+    header = session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, "")
+    decisions, provenance, named = _facts_of(header, path, disease)
+    width = find_disease(named).observation_dim
     # Axes without a name are numbers: fixed.
-    if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != OBSERVATION_DIM):
+    if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):
         raise PolicyError(
-            f"{path}: takes observations of shape {tuple(shape)}, not (N, {OBSERVATION_DIM}); export a module from "
-            "observations (N, 9) to actions (N, 3 or 4)"
+            f"{path}: takes observations of shape {tuple(shape)}, not (N, {width}), as {named} has them; export a "
+            f"module from observations (N, {width}) to actions"
         )
     if isinstance(shape[0], int):
         raise _fixed_batch(str(path), shape[0])
@@ -228,8 +244,7 @@ def load_onnx(path: Path) -> ModulePolicy:
     def run(observations: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))
 
-    header = session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, "")
-    return ModulePolicy(run, str(path), *_facts_of(header))
+    return ModulePolicy(run, str(path), decisions, provenance, disease=named)
 
 
 def _outside(message: Any) -> Iterator[str]:
@@ -254,7 +269,7 @@ def _fixed_batch(name: str, count: int) -> PolicyError:
     )
 
 
-def load_folder(path: Path, max_bytes: int) -> Policy:
+def load_folder(path: Path, max_bytes: int, disease: str | None = None) -> Policy:
     """A folder of policy files, one per patient, as one policy. See `load_policy`."""
     from medgym_offline.policies.files import load_policy, patient_of_stem
 
@@ -264,7 +279,7 @@ def load_folder(path: Path, max_bytes: int) -> Policy:
     policies: dict[str, Policy] = {}
     for file in files:
         patient = patient_of_stem(file.stem)
-        policy = load_policy(file, max_bytes)
+        policy = load_policy(file, max_bytes, disease)
         if patient in policies:
             raise PolicyError(f"{path}: two files for patient {patient}; keep one")
         if policy.patients is not None and policy.patients != (patient,):
@@ -273,7 +288,7 @@ def load_folder(path: Path, max_bytes: int) -> Policy:
         policies[patient] = policy
     try:
         actors = [
-            StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance, p.codebook)
+            StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance, p.codebook, p.disease)
             for patient, p in policies.items()
             if isinstance(p, StackedActor)
         ]

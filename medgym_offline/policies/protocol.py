@@ -16,15 +16,16 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.errors import PolicyError
 
 __all__ = [
-    "ACTION_WIDTH",
-    "OBSERVATION_DIM",
     "Policy",
     "Timing",
     "check_observations",
     "default_interval_action",
+    "disease_of_policy",
     "interval_action",
     "reset_policy",
     "timing_of_width",
@@ -32,14 +33,6 @@ __all__ = [
 ]
 
 Timing = Literal["adaptive", "fixed"]
-
-OBSERVATION_DIM = 9
-"""Six physiological variables, fluid balance, remaining time / 96, remaining decisions / K."""
-
-ACTION_WIDTH: dict[str, int] = {"fixed": 3, "adaptive": 4}
-"""Three treatments; adaptive timing adds the interval."""
-
-HORIZON, MIN_INTERVAL, MAX_INTERVAL = 96.0, 0.5, 36.0
 
 
 @runtime_checkable
@@ -51,6 +44,9 @@ class Policy(Protocol):
         decisions: Decisions per episode K it was made for, or None where any will do.
         patients: Ids in the order of the patient axis, or None for a policy shared by all patients.
         observation_dim, action_dim: Widths d and A.
+
+    Optional attribute:
+        disease: Name of the disease it was made for; the default one if it says none.
 
     Optional methods:
         reset(seeds): called before an episode with integer seeds (P, B), one per patient and episode.
@@ -80,23 +76,29 @@ def reset_policy(policy: Any, seeds: np.ndarray) -> None:
         reset(np.asarray(seeds, dtype=np.int64))
 
 
-def timing_of_width(width: int) -> str:
-    """ "fixed" for actions of width 3, "adaptive" for 4; else `PolicyError`."""
-    for timing, wanted in ACTION_WIDTH.items():
-        if width == wanted:
+def disease_of_policy(policy: Any) -> str:
+    """Name of the disease that a policy was made for."""
+    return str(getattr(policy, "disease", None) or DEFAULT)
+
+
+def timing_of_width(disease: Disease, width: int) -> str:
+    """ "fixed" for actions of as many columns as the disease has treatments, "adaptive" for one more; `PolicyError`."""
+    for timing in ("fixed", "adaptive"):
+        if width == disease.action_dim(timing):
             return timing
-    raise PolicyError(f"actions have width {width}; fixed timing needs 3, adaptive timing 4")
+    few, many = disease.action_dim("fixed"), disease.action_dim("adaptive")
+    raise PolicyError(f"actions have width {width}; {disease.name}: fixed timing needs {few}, adaptive timing {many}")
 
 
-def interval_action(hours: float) -> float:
-    """The action in [-1, 1] that asks for an interval of `hours` (affine on 0.5..36 h, clipped)."""
-    hours = min(max(hours, MIN_INTERVAL), MAX_INTERVAL)
-    return 2.0 * (hours - MIN_INTERVAL) / (MAX_INTERVAL - MIN_INTERVAL) - 1.0
+def interval_action(disease: Disease, interval: float) -> float:
+    """The action in [-1, 1] that asks for an interval (affine between the disease's shortest and longest, clipped)."""
+    shortest, longest = disease.process.min_interval, disease.process.max_interval
+    return 2.0 * (min(max(interval, shortest), longest) - shortest) / (longest - shortest) - 1.0
 
 
-def default_interval_action(decisions: int) -> float:
-    """The action that asks for the default interval 96 / K."""
-    return interval_action(HORIZON / decisions)
+def default_interval_action(disease: Disease, decisions: int) -> float:
+    """The action that asks for the default interval, horizon / K."""
+    return interval_action(disease, disease.process.horizon / decisions)
 
 
 def check_observations(policy: Policy, observations: Tensor) -> None:

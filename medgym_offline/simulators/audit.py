@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medgym_offline.diseases.base import Disease
 from medgym_offline.errors import BankError
 from medgym_offline.files import write_json, write_text
 from medgym_offline.progress import track
@@ -29,30 +30,16 @@ if TYPE_CHECKING:
     from medgym_offline.cohorts import Cohort
     from medgym_offline.simulators.ceilings import CeilingConfig
 
-__all__ = ["SIGNS", "audit", "audit_facts", "goals", "hard_checks"]
-
-SIGNS = (
-    ("FiO2 raises PaO2", "fio2", 1, 1.0, 0.95),
-    ("FiO2 raises SpO2", "fio2", 0, 1.0, 0.85),
-    ("fluids raise urine", "fluids", 4, 1.0, 0.95),
-    ("fluids lower lactate", "fluids", 5, -1.0, 0.95),
-)
-"""Statement, treatment, variable, sign, share of patients it should hold for."""
-
-REPORTED_SIGNS = (
-    ("vasopressor raises lactate (either sign is right, by need)", "vasopressor", 5),
-    ("vasopressor raises urine (either sign is right, by need)", "vasopressor", 4),
-)
-
+__all__ = ["audit", "audit_facts", "goals", "hard_checks"]
 
 EARLY = 6.0
-"""Hours at which signs are also reported: before a full rate of fluids has become an overload."""
+"""Time at which signs are also reported: before a full dose has become an overload."""
 
 
-def _signs(effects: dict[str, np.ndarray]) -> dict[str, float]:
-    """Share of patients each statement holds for, from effects {treatment: (P, 6)}."""
-    shares = {s: float((sign * effects[t][:, j] > 0).mean()) for s, t, j, sign, _ in SIGNS}
-    return shares | {s: float((effects[t][:, j] > 0).mean()) for s, t, j in REPORTED_SIGNS}
+def _signs(effects: dict[str, np.ndarray], disease: Disease) -> dict[str, float]:
+    """Share of patients each statement of the disease holds for, from effects {treatment: (P, V)}."""
+    found = ((c, c.sign * effects[c.treatment][:, disease.column(c.component)]) for c in disease.sign_checks)
+    return {check.statement: float((effect > 0).mean()) for check, effect in found}
 
 
 def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
@@ -73,9 +60,9 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
         facts["worlds"][name] = {
             "backend": world.backend,
             "constant_policies": constant_policies(world, None if name == "own" else chosen),
-            "signs": _signs(effects),
-            "signs_solver": _signs(solved),
-            "signs_early": _signs(treatment_effects(world.with_backend("ode"), EARLY)),
+            "signs": _signs(effects, bank.disease),
+            "signs_solver": _signs(solved, bank.disease),
+            "signs_early": _signs(treatment_effects(world.with_backend("ode"), EARLY), bank.disease),
             "effects_median": {t: [round(float(m), 3) for m in np.median(e, 0)] for t, e in effects.items()},
             "effects_range": {
                 t: np.round(np.quantile(e, (0.05, 0.95), axis=0), 3).tolist() for t, e in effects.items()
@@ -98,9 +85,9 @@ def add_forecasts(facts: dict[str, Any], bank: SimulatorBank, cohort: Cohort) ->
     Raises:
         BankError: The cohort table lacks patients of the bank.
     """
-    from medgym_offline.simulators.data import HORIZON, fit_data
+    from medgym_offline.simulators.data import fit_data
     from medgym_offline.simulators.fidelity import examples, rollout_errors
-    from medgym_offline.simulators.forecast import forecast_held_out
+    from medgym_offline.simulators.forecast import forecast_unseen
 
     missing = sorted(set(bank.patients) - set(cohort.patients))
     if missing:
@@ -108,14 +95,14 @@ def add_forecasts(facts: dict[str, Any], bank: SimulatorBank, cohort: Cohort) ->
             f"the cohort table lacks {len(missing)} of the {len(bank)} patients of bank {bank.name!r} "
             f"({', '.join(missing[:3])}, ...); give the table the bank was fitted to"
         )
-    data = fit_data(cohort.select(bank.patients).to_grid(1.0, float(HORIZON)), bank.scales)
+    data = fit_data(cohort.select(bank.patients).to_grid(1.0, bank.disease.process.horizon), bank.disease, bank.scales)
     ordered = bank.world("own").select(list(data.patients))
-    facts["forecast"] = forecast_held_out(ordered, data)
+    facts["forecast"] = forecast_unseen(ordered, data)
     facts["rollout"], paths = rollout_errors(ordered, data)
     return {"data": data, "paths": paths, "examples": examples(data, paths["ind"])}
 
 
-def hard_checks(facts: dict[str, Any]) -> list[tuple[str, bool, str]]:
+def hard_checks(facts: dict[str, Any], disease: Disease) -> list[tuple[str, bool, str]]:
     """(what, passed, numbers) of the checks a bank may not fail, in the world policies are trained in."""
     own = facts["worlds"]["own"]
     table, out = own["constant_policies"]["table"], []
@@ -125,16 +112,19 @@ def hard_checks(facts: dict[str, Any]) -> list[tuple[str, bool, str]]:
     out.append((" > ".join(order) + " in severity", falls, ", ".join(f"{s:.2f}" for s in severity)))
     gain = own["constant_policies"]["gain"]
     out.append(("per-patient best at least 10 % better than the cohort's best", gain >= 0.1, f"{100 * gain:.1f} %"))
-    share = own["constant_policies"]["vasopressor_best"] / facts["patients"]
-    out.append(("best vasopressor above 0 for a third of the patients", share >= 1 / 3, f"{100 * share:.0f} %"))
+    if disease.needed:
+        share = own["constant_policies"]["needed_best"] / facts["patients"]
+        what = f"best {disease.needed} above 0 for a third of the patients"
+        out.append((what, share >= 1 / 3, f"{100 * share:.0f} %"))
     corners = own["constant_policies"]["corners"]
     out.append(("at most 30 % of the bests at extreme corners", corners <= 0.3, f"{100 * corners:.0f} %"))
     safe = table["zero"]["safe"]
     out.append(("safe share at zero treatment below 95 %", safe < 0.95, f"{100 * safe:.0f} %"))
-    for statement, _, _, _, needed in SIGNS:
-        have = own["signs"][statement]
-        out.append((f"{statement} in {100 * needed:.0f} % of patients", have >= needed, f"{100 * have:.0f} %"))
-    out.append(("finite for 96 h under random, zero and maximal treatment", own["bounded"]["finite"] == 1.0, ""))
+    for check in disease.sign_checks:
+        if check.share is not None:
+            have, what = own["signs"][check.statement], f"{check.statement} in {100 * check.share:.0f} % of patients"
+            out.append((what, have >= check.share, f"{100 * have:.0f} %"))
+    out.append(("finite for an episode under random, zero and maximal treatment", own["bounded"]["finite"] == 1.0, ""))
     stuck = max(v for k, v in own["bounded"].items() if k != "finite")
     out.append(("no component stuck at its bound in most patients", stuck < 0.5, f"at most {100 * stuck:.0f} %"))
     if "solution_map" in own:
@@ -173,7 +163,7 @@ def goals(facts: dict[str, Any]) -> list[tuple[str, bool, str]]:
     for key, needed in (("fixed over constant", 10.0), ("adaptive over fixed", 5.0)):
         if "ceilings" in facts:
             gain = facts["ceilings"]["summary"][key]
-            text = f"{gain['median']:.1f} % ({gain['interval'][0]:.1f} to {gain['interval'][1]:.1f})"
+            text = f"{gain['median']:.1f} %"
             what = f"ceilings: best {key} by {needed:.0f} % in the median patient"
             out.append((what, gain["median"] >= needed, text))
     return out
@@ -209,17 +199,14 @@ def audit(
     folder = Path(output)
     facts = audit_facts(bank, show)
     record = None if cohort is None else add_forecasts(facts, bank, cohort)
-    if "true" in bank.worlds:
-        from medgym_offline.simulators.truth import truth_checks
-
-        facts["truth"] = truth_checks(bank)
+    if "true" in bank.worlds and bank.disease.truth_facts is not None:
+        facts["truth"] = bank.disease.truth_facts(bank)
     if ceilings is not False:
-        from medgym_offline.simulators.ceilings import CeilingConfig
         from medgym_offline.simulators.ceilings import ceilings as search
 
-        found = search(bank.world("own"), CeilingConfig() if ceilings is True else ceilings, show)
+        found = search(bank.world("own"), None if ceilings is True else ceilings, show)
         facts["ceilings"] = found.to_dict()
-    facts["hard_checks"] = [{"check": c, "passed": p, "found": f} for c, p, f in hard_checks(facts)]
+    facts["hard_checks"] = [{"check": c, "passed": p, "found": f} for c, p, f in hard_checks(facts, bank.disease)]
     facts["goals"] = [{"goal": c, "met": p, "found": f} for c, p, f in goals(facts)]
     write_json(folder / "audit.json", facts)
     write_text(folder / "audit.html", audit_page(facts, bank, record))

@@ -15,7 +15,7 @@ from medgym_offline.svg import INK, MUTED, SERIES, Figure, inline_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-    from medgym_offline.disease import Disease
+    from medgym_offline.diseases.base import Disease
 
 __all__ = ["Figure", "bars", "gains", "label", "responses", "rollout"]
 

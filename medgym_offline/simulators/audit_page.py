@@ -17,7 +17,7 @@ from medgym_offline.simulators import audit_figures as draw
 from medgym_offline.simulators.audit_html import STYLE, figures, table
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import response_curves
-from medgym_offline.simulators.data import block_hours
+from medgym_offline.simulators.data import block_steps
 
 __all__ = ["audit_page"]
 
@@ -83,8 +83,8 @@ def _constants(facts: dict[str, Any]) -> str:
     for label, key in (("gain of the patient's over the cohort's best", "gain"), ("bests at corners", "corners")):
         rows.append((label, *(f"{100 * w['constant_policies'][key]:.1f} %" for w in worlds.values())))
     rows.append(("different bests", *(w["constant_policies"]["distinct"] for w in worlds.values())))
-    best = [w["constant_policies"]["vasopressor_best_treated"] for w in worlds.values()]
-    counts = [w["constant_policies"]["vasopressor_best"] for w in worlds.values()]
+    best = [w["constant_policies"]["needed_best_treated"] for w in worlds.values()]
+    counts = [w["constant_policies"]["needed_best"] for w in worlds.values()]
     rows.append(("best vasopressor above 0, patients", *counts))
     rows.append(("of them given it by clinicians", *(f"{a} (of {b} given it)" for a, b in best)))
     for q in ("median", "mean", "p90"):
@@ -186,7 +186,6 @@ def _ceilings(facts: dict[str, Any]) -> str:
         (
             key,
             f"{g['median']:.2f} %",
-            f"{g['interval'][0]:.2f} to {g['interval'][1]:.2f}",
             f"{g['mean']:.2f} %",
             f"{g['q90']:.1f} %",
             _percent(g["share_above_2"]),
@@ -194,7 +193,7 @@ def _ceilings(facts: dict[str, Any]) -> str:
         for key, g in summary.items()
         if " over " in key
     ]
-    heads = ("", "median gain", "95 % interval", "mean", "p90", "patients above 2 %")
+    heads = ("", "median gain", "mean", "p90", "patients above 2 %")
     out = table(f"Open-loop ceilings, {count} decisions, world {found['world']}", heads, rows)
     harm = ", ".join(f"{n} {h:.3f}" for n, h in summary["harm"].items())
     quantiles = ", ".join(f"{q:g}" for q in summary["adaptive_hours"]["quantiles"])
@@ -217,7 +216,7 @@ def _drawn(facts: dict[str, Any], bank: SimulatorBank, record: dict[str, Any] | 
     }
     if record is not None:
         data = record["data"]
-        held_out = block_hours(1, data.values.shape[1])
+        held_out = block_steps(1, bank.disease)
         charts, notes = [], []
         for number, i in enumerate(record["examples"]):
             observed = np.where(data.mask[i], bank.denormalize(data.values[i].astype(float)), np.nan)

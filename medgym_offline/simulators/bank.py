@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +13,10 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.disease import Disease, Scales
+from medgym_offline.diseases.base import Disease, Dynamics
+from medgym_offline.diseases.scales import Scales
 from medgym_offline.errors import BankError, unknown_name
 from medgym_offline.patients import PatientIndex, Patients
-from medgym_offline.sepsis import SEPSIS
-from medgym_offline.simulators.field import Dynamics, Physics
 from medgym_offline.simulators.flow import SolutionMap, solve, solve_between
 
 __all__ = ["Backend", "SimulatorBank", "World"]
@@ -28,12 +26,12 @@ Backend = Literal["map", "ode"]
 
 @dataclass
 class World:
-    """One version of every patient's dynamics: the simulator policies train in, a held-out one, the population's.
+    """One version of every patient's dynamics: what policies train in, a second fit, the truth, the population's.
 
     Attributes:
-        params: The field, leading axis P: `FieldParameters`, or `TwinField` where the truth is known.
-        noise: (P, D) residual standard deviation per square root of an hour, normalised.
-        initial: (P, D) normalised first state.
+        params: The dynamics, leading axis P.
+        noise: (P, D) residual SD per square root of the unit of time, normalized.
+        initial: (P, D) normalized first state.
         code: (P, C) codes of the solution map, or None where only the solver exists.
     """
 
@@ -56,47 +54,53 @@ class World:
 class SimulatorBank:
     """P patient simulators that run as one batched program.
 
-    States are normalised, (P, B, D): the disease's variables, fluid balance, then hidden components. Treatments are
-    in [0, 1], (P, B, 3). Times are hours. All tensors are float32.
+    States are normalized, (P, B, D): the disease's components. Treatments are in [0, 1], (P, B, treatments). Times are in
+    the disease's unit. All tensors are float32. A bank is not changed; its methods give other banks.
 
     Args:
         name: Name of the bank.
         patients: One id per patient.
+        disease: The disease simulated.
         scales: The cohort's affine maps.
-        physics: Strengths of the field that are choices.
-        worlds: `own` and possibly `held-out` (or `true`), each over all patients.
+        physics: Strengths of the dynamics that are choices; the disease's own dataclass.
+        worlds: `own` and possibly `crossfit` and `true`, each over all patients.
         population: The population model, a world of one patient.
         trunk: Shared trunk of the solution maps (its codes are unused), or None.
-        clinician: (P, H, 3) charted treatment per hour, normalised.
+        clinician: (P, T, treatments) charted treatment per unit of time, normalized.
         metadata: Provenance; plain JSON types.
-        disease: The disease simulated.
+        context: (P, C) what is known of the patients, in the order of `disease.context`.
         backend: "map" (solution map) or "ode" (solver). A world without codes of the map is solved whatever it says:
             a known truth is not approximated.
+        current_world: The world it is in; `own`, or the first.
     """
 
     def __init__(
         self,
         name: str,
         patients: Sequence[str],
+        disease: Disease,
         scales: Scales,
-        physics: Physics,
+        physics: Any,
         worlds: dict[str, World],
         population: World | None,
         trunk: SolutionMap | None,
         clinician: Tensor,
         metadata: dict[str, Any] | None = None,
-        disease: Disease = SEPSIS,
+        context: Tensor | None = None,
         backend: Backend | None = None,
+        current_world: str | None = None,
         content_hash: str | None = None,
     ):
         self.name, self.patients, self.scales, self.physics = name, tuple(patients), scales, physics
-        self._worlds, self._population, self._trunk = worlds, population, trunk
+        self.world_data, self.population_data, self.trunk = worlds, population, trunk
         self.clinician_treatment, self.metadata, self.disease = clinician, dict(metadata or {}), disease
-        self.current_world = "own" if "own" in worlds else next(iter(worlds))
+        self.current_world = current_world or ("own" if "own" in worlds else next(iter(worlds)))
+        self.context = torch.zeros(len(self.patients), len(disease.context)) if context is None else context
         self._backend: Backend = backend or ("map" if trunk is not None else "ode")
         self._content_hash = content_hash
-        lower, upper = scales.bounds(disease)
-        self.lower, self.upper = torch.from_numpy(lower), torch.from_numpy(upper)
+        # Of the precision and on the device of the rest.
+        lower, upper = (torch.from_numpy(b).to(self.current().noise) for b in scales.bounds(disease))
+        self.lower, self.upper = lower, upper
 
     # -- who and what ----------------------------------------------------------------------------------------------
 
@@ -111,18 +115,18 @@ class SimulatorBank:
 
     @property
     def state_dim(self) -> int:
-        """Components of the state: variables, fluid balance, hidden."""
+        """D, number of components of the state."""
         return self.disease.state_dim
 
     @property
     def worlds(self) -> tuple[str, ...]:
         """Names of the worlds this bank holds."""
-        return tuple(self._worlds)
+        return tuple(self.world_data)
 
     @property
     def noise_scale(self) -> Tensor:
-        """(P, D) residual standard deviation per square root of an hour, normalised."""
-        return self._current.noise
+        """(P, D) residual SD per square root of the unit of time, normalized."""
+        return self.current().noise
 
     @property
     def device(self) -> torch.device:
@@ -144,11 +148,11 @@ class SimulatorBank:
     @property
     def backend(self) -> Backend:
         """How the current world's flow is computed."""
-        return self._backend if self._trunk is not None and self._current.code is not None else "ode"
+        return self._backend if self.trunk is not None and self.current().code is not None else "ode"
 
-    @property
-    def _current(self) -> World:
-        return self._worlds[self.current_world]
+    def current(self, world: str | None = None) -> World:
+        """Tensors of the current world, or of the one named."""
+        return self.world_data[world or self.current_world]
 
     @property
     def patient_index(self) -> PatientIndex:
@@ -165,11 +169,26 @@ class SimulatorBank:
 
     # -- views -----------------------------------------------------------------------------------------------------
 
-    def _with(self, **changes: Any) -> SimulatorBank:
-        other = copy.copy(self)
-        _ = self.content_hash
-        other.__dict__.update(changes, _content_hash=self.content_hash)
-        return other
+    def replace(self, **changes: Any) -> SimulatorBank:
+        """The same bank with other arguments; it keeps its hash unless `content_hash=None` is among them."""
+        same = {
+            "name": self.name,
+            "patients": self.patients,
+            "disease": self.disease,
+            "scales": self.scales,
+            "physics": self.physics,
+            "worlds": self.world_data,
+            "population": self.population_data,
+            "trunk": self.trunk,
+            "clinician": self.clinician_treatment,
+            "metadata": self.metadata,
+            "context": self.context,
+            "backend": self._backend,
+            "current_world": self.current_world,
+        }
+        if "content_hash" not in changes:
+            changes["content_hash"] = self.content_hash
+        return SimulatorBank(**{**same, **changes})
 
     @own_defaults()
     def select(self, patients: Patients) -> SimulatorBank:
@@ -180,17 +199,18 @@ class SimulatorBank:
         """
         positions = self.patient_index.resolve(patients, repeats=True)
         index = torch.tensor(positions, device=self.device)
-        return self._with(
+        return self.replace(
             patients=tuple(self.patients[i] for i in positions),
-            _worlds={name: world.select(index) for name, world in self._worlds.items()},
-            clinician_treatment=self.clinician_treatment[index],
+            worlds={name: world.select(index) for name, world in self.world_data.items()},
+            clinician=self.clinician_treatment[index],
+            context=self.context[index],
         )
 
     def world(self, name: str) -> SimulatorBank:
-        """The same patients in another world: "own", "held-out" or "true"."""
-        if name not in self._worlds:
-            raise unknown_name(f"world of bank {self.name!r}", name, self._worlds)
-        return self._with(current_world=name)
+        """The same patients in another world: "own", "crossfit" or "true"."""
+        if name not in self.world_data:
+            raise unknown_name(f"world of bank {self.name!r}", name, self.world_data)
+        return self.replace(current_world=name)
 
     def with_world(self, name: str, world: World) -> SimulatorBank:
         """The same patients with one world more (or another in its place); a new bank with a hash of its own."""
@@ -199,85 +219,114 @@ class SimulatorBank:
             raise BankError(
                 f"bank {self.name!r}: world {name!r} has first states {shapes[0]}, the bank's are {shapes[1]}"
             )
-        other = self._with(_worlds={**self._worlds, name: world})
-        other._content_hash = None
-        return other
+        return self.replace(worlds={**self.world_data, name: world}, content_hash=None)
 
     def population(self) -> SimulatorBank:
         """The population simulator: a bank of one patient, `population`."""
-        if self._population is None:
+        if self.population_data is None:
             raise BankError(f"bank {self.name!r} has no population simulator; rebuild it with `simulators fit`")
-        return self._with(
+        return self.replace(
             patients=("population",),
-            _worlds={"own": self._population},
+            worlds={"own": self.population_data},
             current_world="own",
-            clinician_treatment=self.clinician_treatment.mean(0, keepdim=True),
+            clinician=self.clinician_treatment.mean(0, keepdim=True),
+            context=self.context.mean(0, keepdim=True),
         )
 
     def with_backend(self, backend: Backend) -> SimulatorBank:
         """The same bank with "map" (solution map) or "ode" (solver) as its flow."""
         if backend not in ("map", "ode"):
             raise unknown_name("backend", backend, ("map", "ode"))
-        if backend == "map" and (self._trunk is None or self._current.code is None):
+        if backend == "map" and (self.trunk is None or self.current().code is None):
             raise BankError(
                 f"bank {self.name!r}: world {self.current_world!r} has no solution map; use backend='ode' or rebuild it"
             )
-        return self._with(_backend=backend)
+        return self.replace(backend=backend)
 
     def to(self, where: torch.device | torch.dtype | str) -> SimulatorBank:
         """The same bank on another device, or in another precision (float64: what datasets are generated in)."""
-        return self._with(
-            _worlds={name: world.to(where) for name, world in self._worlds.items()},
-            _population=None if self._population is None else self._population.to(where),
-            _trunk=None if self._trunk is None else self._trunk.to(where),
-            clinician_treatment=self.clinician_treatment.to(where),
-            lower=self.lower.to(where),
-            upper=self.upper.to(where),
+        return self.replace(
+            worlds={name: world.to(where) for name, world in self.world_data.items()},
+            population=None if self.population_data is None else self.population_data.to(where),
+            trunk=None if self.trunk is None else self.trunk.to(where),
+            clinician=self.clinician_treatment.to(where),
+            context=self.context.to(where),
         )
 
     # -- dynamics --------------------------------------------------------------------------------------------------
 
     def initial_state(self) -> Tensor:
-        """(P, D) normalised first state of every patient."""
-        return self._current.initial
+        """(P, D) normalized first state of every patient."""
+        return self.current().initial
 
     @own_defaults()
     def field(self, x: Tensor, u: Tensor) -> Tensor:
-        """The vector field, (P, B, D), (P, B, 3) -> (P, B, D) per hour."""
-        return self._current.params.rate(self.disease, self.scales, self.physics, x, u)
+        """The vector field, (P, B, D), (P, B, treatments) -> (P, B, D) per unit of time; worlds on a grid have none."""
+        dynamics: Any = self.current().params
+        if not hasattr(dynamics, "rate"):
+            raise BankError(f"bank {self.name!r}: world {self.current_world!r} steps on its own grid and has no field")
+        rate: Tensor = dynamics.rate(self.disease, self.scales, self.physics, x, u)
+        return rate
 
     @property
     def relaxation(self) -> Tensor:
         """(P, D) rough linear rate at which each component returns, per hour (for the solution map's inputs)."""
-        return self._current.params.relaxation()
+        dynamics: Any = self.current().params
+        relaxation: Tensor = dynamics.relaxation()
+        return relaxation
 
     @own_defaults()
-    def trajectory(self, x: Tensor, u: Tensor, times: Tensor, hold: Tensor | None = None) -> Tensor:
+    def trajectory(
+        self,
+        x: Tensor,
+        u: Tensor,
+        times: Tensor,
+        interval: Tensor | None = None,
+        start: Tensor | None = None,
+        exogenous: Tensor | None = None,
+    ) -> Tensor:
         """The whole curve while a treatment is held, without noise.
 
         Args:
             x: (P, B, D) states at the start.
-            u: (P, B, 3) treatment.
-            times: (P, B, T) or (T,) hours since the start, ascending, in [0, 42].
-            hold: (P, B) hours that the treatment is held, at least the last of `times`. With it a solver steps
-                through the hold as it would to reach its end, and interpolates (:func:`.flow.solve_between`); without
-                it, from time to time. The map gives the same either way.
+            u: (P, B, treatments); a bolus is given at the start.
+            times: (P, B, T) or (T,) since the start, ascending, at most a little above the longest interval.
+            interval: (P, B) for how long the treatment is held, at least the last of `times`. With it a solver steps
+                through the interval as it would to reach its end, and interpolates (:func:`.flow.solve_between`);
+                without it, from time to time. The map gives the same either way.
+            start: (P, B) time of the start, for worlds in which the clock or events matter; 0 if not given.
+            exogenous: (P, B, F) the episodes' events; none if not given.
 
         Returns:
-            (P, B, T, D); at time 0 exactly `x`.
+            (P, B, T, D); at time 0 exactly `x`. A world that steps on the disease's ticks gives the state at the last
+            tick that has passed.
         """
         x = self.clamp(x)
-        code = self._current.code
-        if self.backend == "ode" or self._trunk is None or code is None:
-            times = times.expand(*x.shape[:-1], times.shape[-1])
-            if hold is not None:
-                return solve_between(self.field, x, u, hold, times, self.lower, self.upper)
-            return solve(self.field, x, u, times, self.lower, self.upper)
-        return self._trunk.with_code(code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
+        world = self.current()
+        if hasattr(world.params, "path"):
+            return self._path(x, u, times.expand(*x.shape[:-1], times.shape[-1]), start, exogenous)
+        if self.backend == "ode" or self.trunk is None or world.code is None:
+            times, step = times.expand(*x.shape[:-1], times.shape[-1]), self.disease.process.cell
+            if interval is not None:
+                return solve_between(self.field, x, u, interval, times, self.lower, self.upper, step)
+            return solve(self.field, x, u, times, self.lower, self.upper, step)
+        return self.trunk.with_code(world.code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
 
-    def flow(self, x: Tensor, u: Tensor, dt: Tensor) -> Tensor:
-        """State after holding `u` for `dt` hours, without noise: (P, B, D), (P, B, 3), (P, B) -> (P, B, D)."""
-        return self.trajectory(x, u, dt.unsqueeze(-1)).squeeze(-2)
+    def _path(self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None) -> Tensor:
+        dynamics: Any = self.current().params
+        tick = self.disease.process.tick or 1.0
+        ticks = torch.floor(times / tick + 1e-4).long().clamp(min=0)
+        start = torch.zeros_like(x[..., 0]) if start is None else start
+        count = int(ticks.max()) if ticks.numel() else 0
+        steps = dynamics.path(self.disease, self.scales, self.physics, x, u, start, count, exogenous)
+        whole = torch.cat([x.unsqueeze(2), steps], 2)
+        return torch.gather(whole, 2, ticks[..., None].expand(*ticks.shape, x.shape[-1]))
+
+    def flow(
+        self, x: Tensor, u: Tensor, dt: Tensor, start: Tensor | None = None, exogenous: Tensor | None = None
+    ) -> Tensor:
+        """State after holding `u` for `dt`, no noise: (P, B, D), (P, B, treatments), (P, B) -> (P, B, D)."""
+        return self.trajectory(x, u, dt.unsqueeze(-1), start=start, exogenous=exogenous).squeeze(-2)
 
     @own_defaults()
     def step(self, x: Tensor, u: Tensor, dt: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -294,20 +343,20 @@ class SimulatorBank:
     # -- units -----------------------------------------------------------------------------------------------------
 
     def normalize(self, physical: Any) -> Any:
-        """Physical states (..., 6, 7 or D) to normalised; the seventh column is fluid balance in litres."""
+        """Physical states (..., n), the first n components, to normalized."""
         return self.scales.normalize(self.disease, physical)
 
     def denormalize(self, x: Any) -> Any:
-        """Normalised states (..., 6, 7 or D) to physical units, within the physical bounds."""
+        """Normalized states (..., n), the first n components, to physical units, within their bounds."""
         return self.scales.denormalize(self.disease, x)
 
     def monitored(self, x: Any) -> Any:
-        """The monitored variable (...) of normalised states (..., D), in its unit (sepsis: lactate, mmol/L)."""
+        """The monitored component (...) of normalized states (..., D), in its unit."""
         j = self.disease.monitored
         return self.scales.physical_column(self.disease, x[..., j], j)
 
     def normalize_treatment(self, physical: Any) -> Any:
-        """Doses (..., 3): FiO2 %, vasopressor mcg/kg/min, fluids mL/h, to [0, 1]."""
+        """Doses (..., treatments), physical units, to [0, 1]."""
         return self.scales.normalize_treatment(self.disease, physical)
 
     def denormalize_treatment(self, u: Any) -> Any:
@@ -322,4 +371,4 @@ class SimulatorBank:
 
     def replace_physics(self, **changes: Any) -> SimulatorBank:
         """The same patients with other strengths (an ablation); the solution map no longer applies, so "ode"."""
-        return self._with(physics=replace(self.physics, **changes), _backend="ode", _trunk=None)
+        return self.replace(physics=replace(self.physics, **changes), backend="ode", trunk=None)

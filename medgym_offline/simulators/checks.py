@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.distill import random_treatments
 
 __all__ = [
-    "GRID",
     "best_constants",
     "bounded",
     "constant_policies",
@@ -26,14 +26,8 @@ __all__ = [
     "unstable_share",
 ]
 
-GRID = (
-    (0.0, 0.25, 0.5, 0.75, 1.0),
-    (0.0, 0.02, 0.05, 0.1, 0.2, 0.4),
-    (0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
-)
-"""Constant treatments tried, normalised: FiO2, vasopressor, fluids. Fine near zero, where doses matter."""
-
-HORIZON, PIECE, CRITICAL = 96, 24, 20
+PIECE = 24
+"""Steps of a constant treatment that are computed at once."""
 
 
 def schedule_scores(bank: SimulatorBank, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,61 +35,69 @@ def schedule_scores(bank: SimulatorBank, u: Tensor) -> tuple[Tensor, Tensor, Ten
 
     Args:
         bank: P patients.
-        u: (P, B, 96, 3) treatment of each hour, or (P, B, 1, 3) constant.
+        u: (P, B, T, treatments) of each unit of time, or (P, B, 1, treatments) constant.
 
     Returns:
-        Mean severity over hours 1..96 (P, B); share of hours after the critical hour with the monitored variable
-        below its limit (P, B); final state (P, B, D).
+        Mean severity over the times 1, 2, ... to the horizon (P, B); share of those after `process.settled` at which the
+        monitored component is safe (P, B); final state (P, B, D).
     """
+    disease = bank.disease
+    horizon, settled = round(disease.process.horizon), disease.process.settled
     with torch.inference_mode():
         x = bank.initial_state().unsqueeze(1).expand(-1, u.shape[1], -1).contiguous()
         total, safe = x.new_zeros(x.shape[:2]), x.new_zeros(x.shape[:2])
-        piece = PIECE if u.shape[2] == 1 else 1
-        times = torch.arange(1.0, piece + 1.0)
-        for start in range(0, HORIZON, piece):
+        size = PIECE if u.shape[2] == 1 else 1
+        for start in range(0, horizon, size):
+            piece = min(size, horizon - start)
+            times = torch.arange(1.0, piece + 1.0)
             now = u[:, :, 0 if u.shape[2] == 1 else start]
             curve = bank.trajectory(x, now, times)
             x = curve[:, :, -1]
-            physical = bank.denormalize(curve[..., :6])
+            physical = bank.denormalize(curve)
             dose = bank.denormalize_treatment(now).unsqueeze(2).expand(*physical.shape[:-1], -1)
-            total += bank.disease.severity(physical, dose).sum(-1)
-            low = physical[..., bank.disease.monitored] < bank.disease.monitored_limit
-            hours = torch.arange(start + 1, start + piece + 1) > CRITICAL
-            safe += (low & hours).float().sum(-1)
-    return total / HORIZON, safe / (HORIZON - CRITICAL), x
+            total += disease.severity.score(physical, dose).sum(-1)
+            low = ~disease.unsafe(physical[..., disease.monitored])
+            late = torch.arange(start + 1, start + piece + 1) > settled
+            safe += (low & late).float().sum(-1)
+    return total / horizon, safe / (horizon - math.floor(settled)), x
 
 
 def constant_scores(bank: SimulatorBank) -> tuple[Tensor, Tensor, Tensor]:
-    """The grid of constant treatments (B, 3), and each patient's mean severity (P, B) and safe share (P, B)."""
-    grid = torch.tensor(list(itertools.product(*GRID)))
+    """The grid of constant treatments (B, treatments), and each patient's mean severity (P, B) and safe share (P, B)."""
+    grid = torch.tensor(list(itertools.product(*(t.levels for t in bank.disease.treatments))))
     severity, safe, _ = schedule_scores(bank, grid[None, :, None].expand(len(bank), -1, -1, -1))
     return grid, severity, safe
 
 
 def best_constants(bank: SimulatorBank) -> Tensor:
-    """(P, 3) each patient's constant of the grid with the lowest mean severity in the current world."""
+    """(P, treatments) each patient's constant of the grid with the lowest mean severity in the current world."""
     grid, severity, _ = constant_scores(bank)
     return grid[severity.argmin(1)]
 
 
 def constant_policies(bank: SimulatorBank, chosen_elsewhere: Tensor | None = None) -> dict[str, Any]:
-    """Do treatments matter? Zero, maximal, the clinicians' and the best constant treatments compared over 96 h.
+    """Do treatments matter? Zero, maximal, the clinicians' and the best constant treatments compared.
 
     Args:
         bank: P patients in one world.
-        chosen_elsewhere: (P, 3) each patient's best constant of another world, to be scored in this one.
+        chosen_elsewhere: (P, treatments) each patient's best constant of another world, to be scored in this one.
 
     Returns:
         `table` (mean severity and safe share of named policies), `gain` of the per-patient best over the cohort's
-        best constant, share of bests at corners, patients whose best has vasopressor, by whether clinicians gave it,
-        and the regret of another patient's best constant.
+        best constant, share of bests at corners, patients whose best has the `needed` treatment, by whether clinicians
+        gave it, and the regret of another patient's best constant.
     """
     grid, severity, safe = constant_scores(bank)
     rows = torch.arange(len(bank))
-    named = {"zero": torch.zeros(3), "maximal": torch.ones(3), "worst of the grid": grid[severity.mean(0).argmax()]}
+    count = len(bank.disease.treatments)
+    named = {
+        "zero": torch.zeros(count),
+        "maximal": torch.ones(count),
+        "worst of the grid": grid[severity.mean(0).argmax()],
+    }
     table = {}
     for name, u in named.items():
-        s, ok, _ = schedule_scores(bank, u.expand(len(bank), 1, 1, 3))
+        s, ok, _ = schedule_scores(bank, u.expand(len(bank), 1, 1, count))
         table[name] = {"severity": float(s.mean()), "safe": float(ok.mean()), "treatment": u.tolist()}
     s, ok, _ = schedule_scores(bank, bank.clinician_treatment.unsqueeze(1))
     table["clinician"] = {"severity": float(s.mean()), "safe": float(ok.mean())}
@@ -114,8 +116,6 @@ def constant_policies(bank: SimulatorBank, chosen_elsewhere: Tensor | None = Non
         s, ok, _ = schedule_scores(bank, chosen_elsewhere[:, None, None])
         table["best constant of each patient, chosen in own"] = {"severity": float(s.mean()), "safe": float(ok.mean())}
     chosen = grid[best]
-    given = bank.denormalize_treatment(bank.clinician_treatment)[..., 1] > 0.02
-    treated = given.float().mean(1) > 0.1
     regret = severity[:, best] - severity[rows, best].unsqueeze(1)
     # In a bank of one there is nobody whose policy could be given to another.
     off_diagonal = regret[~torch.eye(len(bank), dtype=torch.bool)] if len(bank) > 1 else regret.new_zeros(1)
@@ -124,14 +124,24 @@ def constant_policies(bank: SimulatorBank, chosen_elsewhere: Tensor | None = Non
         "gain": float(1.0 - severity[rows, best].mean() / severity[:, shared].mean()),
         "corners": float(((chosen == 0) | (chosen == 1)).all(1).float().mean()),
         "distinct": len({tuple(c) for c in chosen.tolist()}),
-        "vasopressor_best": int((chosen[:, 1] > 0).sum()),
-        "vasopressor_best_treated": [int((chosen[:, 1] > 0)[treated].sum()), int(treated.sum())],
+        **_needed(bank, chosen),
         "wrong_patient_regret": {
             "mean": float(off_diagonal.mean()),
             "median": float(off_diagonal.median()),
             "p90": float(off_diagonal.quantile(0.9)),
         },
     }
+
+
+def _needed(bank: SimulatorBank, chosen: Tensor) -> dict[str, Any]:
+    """How many patients' best constant (P, treatments) has the treatment that some of them must need."""
+    if not bank.disease.needed:
+        return {}
+    j = bank.disease.treatment_column(bank.disease.needed)
+    has = chosen[:, j] > 0
+    given = bank.denormalize_treatment(bank.clinician_treatment)[..., j] > 0.02
+    treated = given.float().mean(1) > 0.1
+    return {"needed_best": int(has.sum()), "needed_best_treated": [int(has[treated].sum()), int(treated.sum())]}
 
 
 def response_curves(bank: SimulatorBank, hours: Tensor) -> dict[str, np.ndarray]:
@@ -142,7 +152,7 @@ def response_curves(bank: SimulatorBank, hours: Tensor) -> dict[str, np.ndarray]
         hours: (T,) hours since the step, ascending.
 
     Returns:
-        Per treatment name, (P, T, 6) difference between full and no treatment, normalised.
+        Per treatment name, (P, T, V) difference between full and no treatment, normalized.
     """
     mean = bank.clinician_treatment.mean(1, keepdim=True)
     x = bank.initial_state().unsqueeze(1)
@@ -152,12 +162,12 @@ def response_curves(bank: SimulatorBank, hours: Tensor) -> dict[str, np.ndarray]
             low, high = mean.clone(), mean.clone()
             low[..., j], high[..., j] = 0.0, 1.0
             change = bank.trajectory(x, high, hours) - bank.trajectory(x, low, hours)
-            out[treatment.name] = change[:, 0, :, :6].numpy()
+            out[treatment.name] = change[:, 0, :, : len(bank.disease.variables)].numpy()
     return out
 
 
 def treatment_effects(bank: SimulatorBank, hours: float = 24.0) -> dict[str, np.ndarray]:
-    """:func:`response_curves` after `hours` only: per treatment name, (P, 6)."""
+    """:func:`response_curves` after `hours` only: per treatment name, (P, V)."""
     return {name: curve[:, 0] for name, curve in response_curves(bank, torch.tensor([hours])).items()}
 
 
@@ -177,12 +187,13 @@ def noise_partition(
     g = torch_generator(seed, "noise-partition")
     u = bank.clinician_treatment.mean(1, keepdim=True).expand(-1, draws, -1)
     x = bank.initial_state().unsqueeze(1).expand(-1, draws, -1)
+    seen = len(bank.disease.variables)
     out: dict[str, dict[str, Any]] = {}
     with torch.inference_mode():
         for h in hours:
             whole, half = torch.full(x.shape[:2], h), torch.full(x.shape[:2], h / 2.0)
-            one = bank.step(x, u, whole, g)[..., :6]
-            two = bank.step(bank.step(x, u, half, g), u, half, g)[..., :6]
+            one = bank.step(x, u, whole, g)[..., :seen]
+            two = bank.step(bank.step(x, u, half, g), u, half, g)[..., :seen]
             shift = (two.mean(1) - one.mean(1)).mean(0).abs()
             spread = torch.stack([one.std(1).median(0).values, two.std(1).median(0).values], 1)
             names = [v.name for v in bank.disease.variables]
@@ -194,7 +205,7 @@ def noise_partition(
 
 
 def bounded(bank: SimulatorBank, rows: int = 4, seed: int = 0) -> dict[str, float]:
-    """96 h under random, zero and maximal treatment with noise: any NaN, and the share of patients stuck at a bound.
+    """An episode under random, zero and maximal treatment with noise: any NaN, and the share of patients stuck at a bound.
 
     Returns:
         `finite` (1.0 when every state is finite) and, per state component, the share of patients whose final state
@@ -206,9 +217,9 @@ def bounded(bank: SimulatorBank, rows: int = 4, seed: int = 0) -> dict[str, floa
         for kind in ("random", "zero", "maximal"):
             x = bank.initial_state().unsqueeze(1).repeat(1, rows, 1)
             for _ in range(16):
-                u = random_treatments(len(bank), rows, g)
+                u = random_treatments(len(bank), rows, len(bank.disease.treatments), g)
                 u = u if kind == "random" else torch.full_like(u, float(kind == "maximal"))
-                x = bank.step(x, u, torch.full(x.shape[:2], 6.0), g)
+                x = bank.step(x, u, torch.full(x.shape[:2], bank.disease.process.horizon / 16), g)
             finite = finite and bool(torch.isfinite(x).all())
             stuck &= ((x <= bank.lower + 1e-4) | (x >= bank.upper - 1e-4)).all(1)
     shares = stuck.float().mean(0)
@@ -218,18 +229,19 @@ def bounded(bank: SimulatorBank, rows: int = 4, seed: int = 0) -> dict[str, floa
 def unstable_share(bank: SimulatorBank, rows: int = 6, seed: int = 1) -> float:
     """Share of visited states where the field pushes two like patients apart within an episode.
 
-    Visited: after 12 h of random treatment from the first states, by the solver. Apart: the Jacobian of the field with
-    respect to the six variables has an eigenvalue whose real part exceeds 1/96 per hour, so a small difference grows
-    e-fold within the 96 h. A solution map cannot be accurate for long where that is common. Slower growth is next to
-    none: bilirubin and GCS hardly return by themselves, and their eigenvalues lie around zero.
+    Visited: after an eighth of an episode of random treatment from the first states, by the solver. Apart: the Jacobian
+    of the field with respect to the observed components has an eigenvalue whose real part exceeds 1/horizon, so a small
+    difference grows e-fold within an episode. A solution map cannot be accurate for long where that is common. Slower
+    growth is next to none: what hardly returns by itself has eigenvalues around zero.
     """
     g = torch_generator(seed, "unstable-share")
-    u = random_treatments(len(bank), rows, g)
+    horizon, seen = bank.disease.process.horizon, len(bank.disease.variables)
+    u = random_treatments(len(bank), rows, len(bank.disease.treatments), g)
     x = bank.initial_state().unsqueeze(1).expand(-1, rows, -1)
     with torch.no_grad():
-        x = bank.with_backend("ode").flow(x, u, torch.full(x.shape[:2], 12.0))
+        x = bank.with_backend("ode").flow(x, u, torch.full(x.shape[:2], horizon / 8))
     x = x.clone().requires_grad_(True)
     rate = bank.field(x, u)
-    lines = [torch.autograd.grad(rate[..., j].sum(), x, retain_graph=True)[0][..., :6] for j in range(6)]
+    lines = [torch.autograd.grad(rate[..., j].sum(), x, retain_graph=True)[0][..., :seen] for j in range(seen)]
     growth = torch.linalg.eigvals(torch.stack(lines, -2)).real.amax(-1)
-    return float((growth > 1.0 / HORIZON).double().mean())
+    return float((growth > 1.0 / horizon).double().mean())

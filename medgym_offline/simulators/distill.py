@@ -1,8 +1,8 @@
 """Distilling the solution map from the solver on states that policies visit.
 
 The pool is what the map is trained on: from every patient's first state (with noise) three holds in a row under
-random, extreme and small treatments, each solved for 42 h at steps of at most an hour. Longer than any hold in use
-(36 h), because the error grows towards the end of the range. Physics residual and composition error are measured
+random, extreme and small treatments, each solved for longer than any interval in use, because the error grows towards
+the end of the range. Physics residual and composition error are measured
 afterwards (:func:`map_errors`); as training losses they did not help (feasibility study, section 3).
 """
 
@@ -25,6 +25,9 @@ from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
 __all__ = ["DistillConfig", "distill", "map_errors", "random_treatments"]
 
 TIMES = (0.25, 0.5, 1.0, *range(2, 43))
+"""Times of the pool, for intervals of up to 36."""
+START_SD, CHECK_SD = (0.3, 0.0, 0.1), (0.15, 0.0, 0.05)
+"""SD of the perturbation of first states, per kind of component, normalized. Chosen: check states lie inside the pool."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +51,27 @@ class DistillConfig:
     seed: int = 0
 
 
-def random_treatments(patients: int, rows: int, generator: torch.Generator) -> Tensor:
-    """(P, B, 3): half uniform, a quarter small (as at the bedside), a quarter at corners of the box."""
-    u = torch.rand((patients, rows, 3), generator=generator)
+def random_treatments(patients: int, rows: int, count: int, generator: torch.Generator) -> Tensor:
+    """(P, B, count): half uniform, a quarter small (as at the bedside), a quarter at corners of the box."""
+    u = torch.rand((patients, rows, count), generator=generator)
     kind = torch.rand((patients, rows, 1), generator=generator)
-    corner = (torch.rand((patients, rows, 3), generator=generator) < 0.5).float()
+    corner = (torch.rand((patients, rows, count), generator=generator) < 0.5).float()
     return torch.where(kind < 0.5, u, torch.where(kind < 0.75, u**3, corner))
 
 
 def _pool(banks: Sequence[SimulatorBank], config: DistillConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Starts (F, N, D), treatments (F, N, 3) and solutions (F, N, T, D) of all patients of all banks."""
+    """Starts (F, N, D), treatments (F, N, treatments) and solutions (F, N, T, D) of all patients of all banks."""
     times = torch.tensor(TIMES)
     starts, treatments, curves = [], [], []
     for number, bank in enumerate(banks):
         g = torch_generator(config.seed, "distill-pool", number)
         x = bank.initial_state().unsqueeze(1).repeat(1, config.pool, 1)
         noise = torch.randn(x.shape, generator=g)
-        x = bank.clamp(x + noise * noise.new_tensor([0.3] * 6 + [0.0, 0.1]))
+        x = bank.clamp(x + noise * noise.new_tensor(bank.disease.by_kind(*START_SD)))
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
         solver = bank.with_backend("ode")
         for _ in range(3):
-            u = random_treatments(len(bank), config.pool, g)
+            u = random_treatments(len(bank), config.pool, len(bank.disease.treatments), g)
             curve = solver.trajectory(x, u, times)
             parts.append((x, u, curve))
             at = torch.randint(2, len(TIMES), x.shape[:2], generator=g)
@@ -94,7 +97,7 @@ def distill(
     shape = shape or SolutionMapConfig()
     sizes = [len(b) for b in banks]
     total, dim = sum(sizes), banks[0].state_dim
-    learned = SolutionMap.initial(shape, total, dim, config.seed)
+    learned = SolutionMap.initial(shape, total, dim, len(banks[0].disease.treatments), config.seed)
     g = torch_generator(config.seed, "distill-batches")
     with torch.no_grad():
         x, u, curve = _pool(banks, config)
@@ -155,9 +158,9 @@ def map_errors(bank: SimulatorBank, rows: int = 24, seed: int = 1) -> dict[str, 
     compositions: list[Tensor] = []
     with torch.inference_mode():
         x = bank.initial_state().unsqueeze(1).repeat(1, rows, 1)
-        x = bank.clamp(x + torch.randn(x.shape, generator=g) * x.new_tensor([0.15] * 6 + [0.0, 0.05]))
+        x = bank.clamp(x + torch.randn(x.shape, generator=g) * x.new_tensor(bank.disease.by_kind(*CHECK_SD)))
         for _ in range(3):
-            u = random_treatments(len(bank), rows, g)
+            u = random_treatments(len(bank), rows, len(bank.disease.treatments), g)
             truth = bank.with_backend("ode").trajectory(x, u, torch.arange(0.25, 36.01, 0.25))
             learned = bank.trajectory(x, u, times)
             at = [round(t / 0.25) - 1 for t in grid]

@@ -11,20 +11,17 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.disease import Scales
+from medgym_offline.diseases.base import Dynamics
+from medgym_offline.diseases.registry import disease, list_diseases
+from medgym_offline.diseases.scales import Scales
 from medgym_offline.errors import BankError, unknown_name
 from medgym_offline.files import atomic_path, release_folder
-from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.bank import SimulatorBank, World
-from medgym_offline.simulators.field import Dynamics, FieldParameters, Physics
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
-from medgym_offline.simulators.twin import TwinField
 
 __all__ = ["FORMAT", "bank_tensors", "list_banks", "load_simulators", "save_bank"]
 
-FORMAT = "medgym-bank/1"
-FIELDS: dict[str, type[Any]] = {kind.kind: kind for kind in (FieldParameters, TwinField)}
-"""Classes a world's dynamics may be of, by the kind in the header."""
+FORMAT = "medgym-bank/2"
 
 
 def _world_tensors(name: str, world: World) -> dict[str, Tensor]:
@@ -38,12 +35,14 @@ def _world_tensors(name: str, world: World) -> dict[str, Tensor]:
 def bank_tensors(bank: SimulatorBank) -> dict[str, Tensor]:
     """All tensors of a bank by their name in the file."""
     tensors = {"clinician": bank.clinician_treatment}
-    for name, world in bank._worlds.items():
+    if bank.context.shape[1]:
+        tensors["context"] = bank.context
+    for name, world in bank.world_data.items():
         tensors |= _world_tensors(name, world)
-    if bank._population is not None:
-        tensors |= _world_tensors("population", bank._population)
-    if bank._trunk is not None:
-        tensors |= {f"trunk/{k}": t for k, t in bank._trunk.tensors().items()}
+    if bank.population_data is not None:
+        tensors |= _world_tensors("population", bank.population_data)
+    if bank.trunk is not None:
+        tensors |= {f"trunk/{k}": t for k, t in bank.trunk.tensors().items()}
     return tensors
 
 
@@ -60,8 +59,9 @@ def save_bank(bank: SimulatorBank, path: str | Path) -> None:
         "scales": asdict(bank.scales),
         "physics": asdict(bank.physics),
         "worlds": list(bank.worlds),
-        "kinds": {name: world.params.kind for name, world in bank._worlds.items()},
-        "solution_map": None if bank._trunk is None else asdict(bank._trunk.config),
+        "kinds": {name: world.params.kind for name, world in bank.world_data.items()},
+        "population_kind": None if bank.population_data is None else bank.population_data.params.kind,
+        "solution_map": None if bank.trunk is None else asdict(bank.trunk.config),
         "content_hash": bank.content_hash,
         "metadata": bank.metadata,
     }
@@ -74,9 +74,9 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _world(tensors: dict[str, Tensor], name: str, kind: str = FieldParameters.kind) -> World:
+def _world(tensors: dict[str, Tensor], name: str, kind: type[Any]) -> World:
     prefix = f"{name}/field/"
-    params: Dynamics = FIELDS[kind](**{k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+    params: Dynamics = kind(**{k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
     return World(params, tensors[f"{name}/noise"], tensors[f"{name}/initial"], tensors.get(f"{name}/code"))
 
 
@@ -86,16 +86,17 @@ def list_banks() -> list[str]:
 
 
 @own_defaults()
-def load_simulators(name: str | Path = "sepsis-v0") -> SimulatorBank:
+def load_simulators(name: str | Path = "") -> SimulatorBank:
     """Load a simulator bank that ships with the release, or one of your own.
 
     Args:
-        name: "sepsis-v0" (or another name in `list_banks()`), or the path of a bank file.
+        name: A name in `list_banks()`, or the path of a bank file; the default disease's bank if empty.
 
     Raises:
         UnknownNameError: No bank of that name, and no such file.
         BankError: The file is damaged, or not a bank, or of a later format.
     """
+    name = name or disease().bank
     path = Path(name)
     if path.suffix != ".safetensors":
         path = release_folder("generation") / "banks" / f"{name}.safetensors"
@@ -127,25 +128,34 @@ def _read(path: Path) -> SimulatorBank:
         raise BankError(
             f"{path}: not a readable bank ({type(error).__name__}: {error}); download it again or rebuild it"
         ) from None
+    if header.get("disease") not in list_diseases():
+        raise BankError(
+            f"{path}: disease {header.get('disease')!r} is not installed; known: {', '.join(list_diseases())}"
+        )
+    of = disease(header["disease"])
+    model = of.load_model()
     try:
         trunk = None
         if header["solution_map"] is not None:
             config = SolutionMapConfig(**_tuples(header["solution_map"]))
             parts = {k.removeprefix("trunk/"): t for k, t in tensors.items() if k.startswith("trunk/")}
             trunk = SolutionMap(config=config, code=torch.zeros(0, config.code), **parts)
-        population = _world(tensors, "population") if "population/noise" in tensors else None
+        kinds = {name: model.kinds[kind] for name, kind in header["kinds"].items()}
+        population = None
+        if header["population_kind"] is not None:
+            population = _world(tensors, "population", model.kinds[header["population_kind"]])
         bank = SimulatorBank(
             name=header["name"],
             patients=header["patients"],
+            disease=of,
             scales=Scales(**_tuples(header["scales"])),
-            physics=Physics(**_tuples(header["physics"])),
-            # Banks written before a world could be a known truth name no kinds: all of theirs are fitted.
-            worlds={w: _world(tensors, w, header.get("kinds", {}).get(w, "hybrid")) for w in header["worlds"]},
+            physics=model.physics(**_tuples(header["physics"])),
+            worlds={name: _world(tensors, name, kinds[name]) for name in header["worlds"]},
             population=population,
             trunk=trunk,
             clinician=tensors["clinician"],
             metadata=header["metadata"],
-            disease=SEPSIS,
+            context=tensors.get("context"),
             content_hash=header["content_hash"],
         )
     except (KeyError, TypeError) as error:

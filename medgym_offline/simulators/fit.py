@@ -8,7 +8,7 @@ under the charted treatment, and compared with what was observed:
 `rate_j` is how often variable j is observed per hour in the cohort, so a variable counts as much as another however
 rarely it is measured. The deviation is of the rates k, the set points B, the reversion rates R and the residual's last
 layer (partial pooling). Fitting each patient from scratch has a lower error on what it saw and a higher one on what it
-did not: `docs/science.md`. `medgym_offline.simulators.pooling_study` chooses lambda, and the step to stop at, on
+did not: `docs/science.md`. `experiments/pooling.py` chooses lambda, and the step to stop at, on
 held-out time.
 """
 
@@ -16,26 +16,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.base import Dynamics
 from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
-from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.data import FitData
-from medgym_offline.simulators.field import K_MAX, K_MIN, R_MAX, FieldParameters, Physics, field
 from medgym_offline.simulators.flow import heun_step
-from medgym_offline.simulators.needs import shock_course
-from medgym_offline.simulators.prior import RESIDUAL_HIDDEN
 
 __all__ = ["FitConfig", "FittedField", "Watch", "fit_alone", "fit_individuals", "fit_population", "warm_cosine"]
 
-Watch = Callable[[int, FieldParameters], None]
+Watch = Callable[[int, Dynamics], None]
 """Called as `(steps done, parameters)` every so often during a fit, for early stopping."""
 
 
@@ -49,7 +47,7 @@ class FitConfig:
         windows: Rollouts per patient and step.
         hours: Length of a rollout.
         start_noise: State noise on the starts, SD, against overfitting and measurement error.
-        pooling: lambda, pull of a patient towards the population.
+        pooling: lambda, penalty of a patient's deviation from the population.
         weight_decay: On the residual network's weights.
         recency: Hours; windows and charts so much older than the last hour count 1/e. 0, all hours alike, is right for
             a bank, whose patients start at admission; forecasts of the next day want what the patient is now.
@@ -77,7 +75,7 @@ class FitConfig:
 class FittedField:
     """Fitted parameters and the training loss at the end of the fit."""
 
-    params: FieldParameters
+    params: Dynamics
     loss: float
     raw: dict[str, Tensor]
 
@@ -85,8 +83,8 @@ class FittedField:
 class _Windows:
     """Random rollout windows; every patient draws from its own stream."""
 
-    def __init__(self, data: FitData, shock: np.ndarray, config: FitConfig, purpose: str):
-        self.data, self.shock, self.config = data, shock, config
+    def __init__(self, data: FitData, hidden: np.ndarray, config: FitConfig, purpose: str):
+        self.data, self.hidden, self.config = data, hidden, config
         # A patient stacked once per world draws a different stream in each: the n-th time it occurs.
         seen: Counter[str] = Counter()
         self.streams = []
@@ -97,18 +95,18 @@ class _Windows:
         self.weight = torch.tensor((1.0 / np.maximum(rate, 1e-3)).astype(np.float32))
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Starts (P, W, 8), treatments (P, W, L, 3), targets and weights (P, W, L, 6)."""
+        """Starts (P, W, D), treatments (P, W, L, T), targets and weights (P, W, L, variables)."""
         data, config = self.data, self.config
         draws = np.stack([g.random(config.windows) for g in self.streams])
         last_start = np.maximum(data.length - 1, 1)[:, None]
         if config.recency:
             draws = _late(draws, last_start, config.recency)
         start = (draws * last_start).astype(int)
-        noise = np.stack([g.normal(0.0, config.start_noise, (config.windows, 6)) for g in self.streams])
-        row = np.arange(len(data.patients))[:, None]
-        x = np.concatenate(
-            [data.start[row, start] + noise, data.balance[row, start][..., None], self.shock[row, start][..., None]], -1
+        noise = np.stack(
+            [g.normal(0.0, config.start_noise, (config.windows, data.values.shape[-1])) for g in self.streams]
         )
+        row = np.arange(len(data.patients))[:, None]
+        x = np.concatenate([data.start[row, start] + noise, data.derived[row, start], self.hidden[row, start]], -1)
         last = data.u.shape[1] - 1
         hours = start[..., None] + np.arange(config.hours)  # treatment of hour t acts from t to t + 1
         inside = hours + 1 <= last
@@ -119,19 +117,24 @@ class _Windows:
         weight = torch.from_numpy(usable.astype(np.float32)) * self.weight
         return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(u), torch.from_numpy(target), weight
 
-    def loss(self, params: FieldParameters, physics: Physics) -> Tensor:
+    def loss(self, params: Any, physics: Any) -> Tensor:
         """(P,) data term of every patient on freshly drawn windows."""
         x, u, target, weight = self.draw()
-        lower, upper = (torch.from_numpy(b) for b in self.data.scales.bounds(SEPSIS))
-        hour = torch.ones(1, 1, 1)
+        lower, upper = (torch.from_numpy(b) for b in self.data.scales.bounds(self.data.disease))
+        # The solver's step: at most the disease's cell.
+        count = math.ceil(1.0 / self.data.disease.process.cell)
+        step = torch.full((1, 1, 1), 1.0 / count)
 
         def rhs(x: Tensor, u: Tensor) -> Tensor:
-            return field(SEPSIS, self.data.scales, physics, params, x, u)
+            return params.rate(self.data.disease, self.data.scales, physics, x, u)
 
         total = x.new_zeros(x.shape[0])
         for t in range(self.config.hours):
-            x = heun_step(rhs, x, u[:, :, t], hour, lower, upper)
-            error = torch.nn.functional.smooth_l1_loss(x[..., :6], target[:, :, t], reduction="none", beta=0.5)
+            for _ in range(count):
+                x = heun_step(rhs, x, u[:, :, t], step, lower, upper)
+            error = torch.nn.functional.smooth_l1_loss(
+                x[..., : self.data.values.shape[-1]], target[:, :, t], reduction="none", beta=0.5
+            )
             total = total + (weight[:, :, t] * error).sum((1, 2))
         return total / (self.config.windows * self.config.hours)
 
@@ -141,43 +144,6 @@ def _late(draws: np.ndarray, hours: np.ndarray, recency: float) -> np.ndarray:
     oldest = np.exp(-hours / recency)
     share = 1.0 + recency / hours * np.log(np.maximum(oldest + draws * (1.0 - oldest), 1e-300))
     return np.clip(share, 0.0, np.nextafter(1.0, 0.0))
-
-
-def _initial_raw(seed: int) -> dict[str, Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    h = RESIDUAL_HIDDEN
-
-    def uniform(a: int, b: int, gain: float) -> Tensor:
-        return (2.0 * torch.rand((1, a, b), generator=g) - 1.0) * gain * (3.0 / a) ** 0.5
-
-    return {
-        "k": torch.full((1, 14), -1.0),
-        "set_point": torch.zeros(1, 6),
-        "reversion": torch.full((1, 6), -1.5),
-        "w1": uniform(6, h, 1.0),
-        "b1": torch.zeros(1, 1, h),
-        "w2": uniform(h, h, 1.0),
-        "b2": torch.zeros(1, 1, h),
-        "w3": uniform(h, 6, 0.1),
-        "b3": torch.zeros(1, 1, 6),
-    }
-
-
-def _params(
-    raw: dict[str, Tensor], physics: Physics, need: Tensor, response: Tensor, threshold: Tensor
-) -> FieldParameters:
-    high = raw["k"].new_tensor(K_MAX)
-    # The floors are part of our extension, not of the paper's prior.
-    low = raw["k"].new_tensor(K_MIN) if physics.extension else torch.zeros_like(high)
-    return FieldParameters(
-        k=low + torch.sigmoid(raw["k"]) * (high - low),
-        set_point=raw["set_point"],
-        reversion=R_MAX * torch.sigmoid(raw["reversion"]),
-        need=need,
-        response=response,
-        threshold=threshold,
-        **{n: raw[n] for n in ("w1", "b1", "w2", "b2", "w3", "b3")},
-    )
 
 
 def warm_cosine(optimiser: torch.optim.Optimizer, steps: int, warm: float) -> torch.optim.lr_scheduler.LambdaLR:
@@ -222,43 +188,43 @@ def _optimise(
 
 
 def fit_population(
-    data: FitData,
-    need: np.ndarray,
-    response: np.ndarray,
-    threshold: np.ndarray,
-    physics: Physics,
-    config: FitConfig,
-    show: bool = True,
+    data: FitData, given: Mapping[str, np.ndarray], physics: Any, config: FitConfig, show: bool = True
 ) -> FittedField:
-    """Fit one field to all patients; their needs, responses and thresholds are given, the rest is shared.
+    """Fit one field to all patients; what is given of them is their own, the rest is shared.
+
+    Args:
+        data: P patients.
+        given: (P, ...) each, from :meth:`~medgym_offline.diseases.base.Model.given`.
+        physics, config, show: See there.
 
     Returns:
-        Parameters with leading axis 1 (needs, responses and thresholds keep P).
+        Parameters with leading axis 1 (what was given keeps P).
     """
-    raw = _initial_raw(config.seed)
-    fixed = [torch.from_numpy(a) for a in (need, response, threshold)]
-    windows = _Windows(data, shock_course(physics, need, data.u), config, "fit-population")
+    model = data.disease.load_model()
+    raw = model.initial_raw(config.seed)
+    fixed = {n: torch.from_numpy(a) for n, a in given.items()}
+    windows = _Windows(data, model.hidden_course(physics, given, data.u), config, "fit-population")
 
     def loss_of() -> tuple[Tensor, Tensor]:
-        data_term = windows.loss(_params(raw, physics, *fixed), physics).mean()
-        decay = torch.stack([raw[n].square().sum() for n in ("w1", "w2", "w3")]).sum()
+        data_term = windows.loss(model.parameters(raw, physics, fixed), physics).mean()
+        if not model.decayed:
+            return data_term, data_term.detach()
+        decay = torch.stack([raw[n].square().sum() for n in model.decayed]).sum()
         return data_term + 1e-3 * config.weight_decay * decay, data_term.detach()
 
     with Progress("fit population", config.population_steps, enabled=show) as progress:
         loss = _optimise(raw, loss_of, config.population_steps, config.population_lr, progress)
-    return FittedField(_params(raw, physics, *fixed), loss, raw)
+    return FittedField(model.parameters(raw, physics, fixed), loss, raw)
 
 
 def fit_individuals(
     data: FitData,
     population: FittedField,
-    need: np.ndarray,
-    response: np.ndarray,
-    threshold: np.ndarray,
-    physics: Physics,
+    given: Mapping[str, np.ndarray],
+    physics: Any,
     config: FitConfig,
     show: bool = True,
-    pooling: np.ndarray | None = None,
+    penalty: np.ndarray | None = None,
     stop: int | None = None,
     watch: Watch | None = None,
     every: int = 50,
@@ -267,62 +233,59 @@ def fit_individuals(
 
     Args:
         data: P patients (patients of several worlds may be stacked one after the other).
-        population: Where every patient starts and is pulled to.
-        need, response, threshold: (P, 3) each, given.
+        population: Where every patient starts, and what deviation is measured from.
+        given: (P, ...) each.
         physics, config, show: See there.
-        pooling: (P,) each patient's own pull, instead of `config.pooling`; a patient may be stacked once per strength.
+        penalty: (P,) each patient's own, instead of `config.pooling`; a patient may be stacked once per strength.
         stop: Early stopping: take this many steps of a schedule of `config.individual_steps`.
         watch: Called with the parameters after every `every` steps, and after the last.
         every: See `watch`.
     """
+    model = data.disease.load_model()
     patients = len(data.patients)
-    pooled = ("k", "set_point", "reversion", "w3", "b3")
     base = {n: t.detach() for n, t in population.raw.items()}
-    deviation = {n: torch.zeros(patients, *base[n].shape[1:]) for n in pooled}
-    fixed = [torch.from_numpy(a) for a in (need, response, threshold)]
-    windows = _Windows(data, shock_course(physics, need, data.u), config, "fit-individual")
-    strength = torch.full((patients,), config.pooling) if pooling is None else torch.from_numpy(np.float32(pooling))
+    deviation = {n: torch.zeros(patients, *base[n].shape[1:]) for n in model.pooled}
+    fixed = {n: torch.from_numpy(a) for n, a in given.items()}
+    windows = _Windows(data, model.hidden_course(physics, given, data.u), config, "fit-individual")
+    strength = torch.full((patients,), config.pooling) if penalty is None else torch.from_numpy(np.float32(penalty))
     last = config.individual_steps if stop is None else stop
 
     def current() -> dict[str, Tensor]:
-        return {n: base[n] + deviation[n] if n in pooled else base[n] for n in base}
+        return {n: base[n] + deviation[n] if n in deviation else base[n] for n in base}
 
     def loss_of() -> tuple[Tensor, Tensor]:
-        data_term = windows.loss(_params(current(), physics, *fixed), physics)
-        pull = torch.stack([d.square().flatten(1).sum(1) for d in deviation.values()]).sum(0)
-        return (data_term + strength * pull).sum(), data_term.detach().mean()
+        data_term = windows.loss(model.parameters(current(), physics, fixed), physics)
+        deviated = torch.stack([d.square().flatten(1).sum(1) for d in deviation.values()]).sum(0)
+        return (data_term + strength * deviated).sum(), data_term.detach().mean()
 
     def look(done: int) -> None:
         if watch is not None and (done % every == 0 or done == last):
-            watch(done, _params(current(), physics, *fixed))
+            watch(done, model.parameters(current(), physics, fixed))
 
     with Progress("fit individuals", last, enabled=show) as progress:
         steps, lr = config.individual_steps, config.individual_lr
         loss = _optimise(deviation, loss_of, steps, lr, progress, last, look)
     raw = {n: t.detach() for n, t in current().items()}
-    params = _params(raw, physics, *fixed)
-    return FittedField(params, loss, raw)
+    return FittedField(model.parameters(raw, physics, fixed), loss, raw)
 
 
 def fit_alone(
     data: FitData,
-    need: np.ndarray,
-    response: np.ndarray,
-    threshold: np.ndarray,
-    physics: Physics,
+    given: Mapping[str, np.ndarray],
+    physics: Any,
     config: FitConfig,
     show: bool = True,
     stop: int | None = None,
     watch: Watch | None = None,
     every: int = 50,
 ) -> FittedField:
-    """Fit every patient from scratch: no population and no pull towards one, as many steps as both fits together.
+    """Fit every patient from scratch: no population and no penalty, as many steps as both fits together.
 
     Every patient starts from the same untrained network and mid-range rates. Arguments as for :func:`fit_individuals`.
     """
-    untrained = replace(config, population_steps=1, population_lr=0.0)
-    nobody = fit_population(data, need, response, threshold, physics, untrained, show=False)
+    model = data.disease.load_model()
+    raw = model.initial_raw(config.seed)
+    fixed = {n: torch.from_numpy(a) for n, a in given.items()}
+    nobody = FittedField(model.parameters(raw, physics, fixed), math.nan, raw)
     alone = replace(config, individual_steps=config.individual_steps + config.population_steps, pooling=0.0)
-    return fit_individuals(
-        data, nobody, need, response, threshold, physics, alone, show, stop=stop, watch=watch, every=every
-    )
+    return fit_individuals(data, nobody, given, physics, alone, show, stop=stop, watch=watch, every=every)

@@ -62,7 +62,7 @@ def solve(
     Args:
         field: `(x, u) -> dx/dt`.
         x: (P, B, D) states at time 0.
-        u: (P, B, 3) treatment.
+        u: (P, B, treatments).
         times: (P, B, T) hours, not decreasing along T.
         lower, upper: (D,) bounds.
         max_step: Longest step, hours.
@@ -161,12 +161,14 @@ class SolutionMapConfig:
         width: Hidden units of the shared trunk (two layers).
         code: Length of a patient's code.
         taus: Time constants of the basis, hours (learned from these).
+        longest: Of the intervals in use, hours.
         skeleton: Lengths of the exponential-Euler steps whose displacements are inputs, hours.
     """
 
     width: int = 128
     code: int = 24
     taus: tuple[float, ...] = (0.7, 1.6, 3.5, 7.5, 16.0, 36.0, 80.0)
+    longest: float = 36.0
     skeleton: tuple[float, ...] = (2.0, 6.0, 14.0, 20.0)
 
     def inputs(self, state_dim: int, treatments: int) -> int:
@@ -198,10 +200,12 @@ class SolutionMap:
     code: Tensor
 
     @classmethod
-    def initial(cls, config: SolutionMapConfig, patients: int, state_dim: int, seed: int) -> SolutionMap:
+    def initial(
+        cls, config: SolutionMapConfig, patients: int, state_dim: int, treatments: int, seed: int
+    ) -> SolutionMap:
         """A map with random trunk and codes, near the identity."""
         g = torch.Generator().manual_seed(seed)
-        n, w, k = config.inputs(state_dim, 3), config.width, len(config.taus) + 1
+        n, w, k = config.inputs(state_dim, treatments), config.width, len(config.taus) + 1
 
         def uniform(a: int, b: int, gain: float = 1.0) -> Tensor:
             return (2.0 * torch.rand((a, b), generator=g) - 1.0) * gain * (3.0 / a) ** 0.5
@@ -236,7 +240,7 @@ class SolutionMap:
     def inputs(
         self, field: FieldFunction, x: Tensor, u: Tensor, relaxation: Tensor, lower: Tensor, upper: Tensor
     ) -> Tensor:
-        """The trunk's inputs (state, treatment, skeleton displacements): (P, B, D), (P, B, 3) -> (P, B, N)."""
+        """The trunk's inputs (state, treatment, skeleton displacements): (P, B, D), (P, B, treatments) -> (P, B, N)."""
         parts, y = [x, u], x
         for h in self.config.skeleton:
             y = exponential_step(field, y, u, h, relaxation.unsqueeze(1), lower, upper)
@@ -264,7 +268,7 @@ class SolutionMap:
     def basis(self, times: Tensor) -> Tensor:
         """phi_k(t): (..., T) hours -> (..., T, K)."""
         relaxing = -torch.expm1(-times.unsqueeze(-1) * torch.exp(-self.log_tau))
-        return torch.cat([relaxing, times.unsqueeze(-1) / 36.0], -1)
+        return torch.cat([relaxing, times.unsqueeze(-1) / self.config.longest], -1)
 
     def __call__(
         self,

@@ -1,7 +1,7 @@
 """Forecasts of observations a simulator never saw: Ind against Pop, persistence and the patient's mean.
 
-:func:`forecast_ahead` forecasts a day from one hour. :func:`forecast_held_out` is the bank's audit: the `own` world is
-fitted to the even 12-hour blocks of every stay; here it forecasts the observations of the odd blocks, each from the
+:func:`forecast_ahead` forecasts a day from one hour. :func:`forecast_unseen` is the bank's audit: the `own` world is
+fitted to the even blocks of every stay; here it forecasts the observations of the odd blocks, each from the
 hour of the variable's previous observation (at most 12 h before). The start state may come from anywhere earlier in the
 record, as at the bedside. Errors are in SD of the cohort, so NMSE is against variance 1.
 """
@@ -14,14 +14,19 @@ import numpy as np
 import torch
 from scipy.stats import wilcoxon
 
-from medgym_offline.errors import BankError
 from medgym_offline.simulators.bank import SimulatorBank, World
-from medgym_offline.simulators.data import FitData, block_hours
-from medgym_offline.simulators.field import FieldParameters
-from medgym_offline.simulators.needs import shock_course
+from medgym_offline.simulators.data import FitData, block_steps
 from medgym_offline.simulators.noise import one_step_residuals
 
-__all__ = ["compare", "forecast_ahead", "forecast_held_out", "paired", "patient_errors", "population_for_all"]
+__all__ = [
+    "compare",
+    "forecast_ahead",
+    "forecast_unseen",
+    "hidden_course",
+    "paired",
+    "patient_errors",
+    "population_for_all",
+]
 
 MODELS = ("ind", "pop", "persistence", "patient mean")
 
@@ -29,22 +34,21 @@ MODELS = ("ind", "pop", "persistence", "patient mean")
 def population_for_all(bank: SimulatorBank) -> SimulatorBank:
     """The population simulator once per patient of `bank`, so that both answer for the same rows."""
     one = bank.population()
-    world = one._worlds["own"]
+    world = one.current("own")
     index = torch.zeros(len(bank), dtype=torch.long)
-    params = type(world.params)(**{n: t[index] for n, t in world.params.tensors().items()})
+    dynamics: Any = type(world.params)
+    params = dynamics(**{n: t[index] for n, t in world.params.tensors().items()})
     copies = World(params, world.noise[index], bank.initial_state(), None)
-    return bank._with(_worlds={"own": copies}, current_world="own", backend="ode")
+    return bank.replace(worlds={"own": copies}, current_world="own", backend="ode")
 
 
-def _need(bank: SimulatorBank) -> np.ndarray:
-    """(P, 3) needs of the fitted field in the `own` world."""
-    params = bank._worlds["own"].params
-    if not isinstance(params, FieldParameters):
-        raise BankError(f"bank {bank.name!r}: its own world is no fitted field, so it cannot be forecast from a record")
-    return params.need.numpy()
+def hidden_course(bank: SimulatorBank, data: FitData) -> np.ndarray:
+    """(P, T, H) hidden components of the `own` world along a record's treatment; `BankError` if it was not fitted."""
+    model = bank.disease.load_model()
+    return model.hidden_course(bank.physics, model.given_of(bank.current("own").params), data.u)
 
 
-def forecast_held_out(bank: SimulatorBank, data: FitData, parity: int = 1) -> dict[str, Any]:
+def forecast_unseen(bank: SimulatorBank, data: FitData, parity: int = 1) -> dict[str, Any]:
     """Errors on the blocks of the given parity (1: those the `own` world never saw).
 
     Args:
@@ -56,18 +60,16 @@ def forecast_held_out(bank: SimulatorBank, data: FitData, parity: int = 1) -> di
         Per model: MAE per variable, their mean, NMSE; counts; and paired over patients: share where Ind is better
         than each other model, with the Wilcoxon p-value.
     """
-    hours = block_hours(parity, data.values.shape[1])
-    shock = shock_course(bank.physics, _need(bank), data.u)
+    hours = block_steps(parity, bank.disease)
     errors: dict[str, np.ndarray] = {}
-    errors["ind"], gap, _ = one_step_residuals(bank, data, shock)
+    errors["ind"], gap, _ = one_step_residuals(bank, data, hidden_course(bank, data))
     pop = population_for_all(bank)
-    pop_shock = shock_course(bank.physics, _need(pop), data.u)
-    errors["pop"], _, _ = one_step_residuals(pop, data, pop_shock)
+    errors["pop"], _, _ = one_step_residuals(pop, data, hidden_course(pop, data))
     used = np.isfinite(errors["ind"]) & hours[None, :, None]
     row = np.arange(len(data.patients))[:, None, None]
     previous = np.maximum(np.arange(data.values.shape[1])[None, :, None] - gap.astype(int), 0)
-    errors["persistence"] = data.values - data.start[row, previous, np.arange(6)[None, None]]
-    seen = data.restrict(block_hours(1 - parity, data.values.shape[1]))
+    errors["persistence"] = data.values - data.start[row, previous, np.arange(data.values.shape[-1])[None, None]]
+    seen = data.restrict(block_steps(1 - parity, bank.disease))
     count = np.maximum(seen.mask.sum(1), 1)
     mean = (seen.values * seen.mask).sum(1) / count
     errors["patient mean"] = data.values - mean[:, None]
@@ -75,22 +77,22 @@ def forecast_held_out(bank: SimulatorBank, data: FitData, parity: int = 1) -> di
 
 
 def forecast_ahead(
-    bank: SimulatorBank, data: FitData, shock: np.ndarray, begin: np.ndarray, hours: int = 24
+    bank: SimulatorBank, data: FitData, hidden: np.ndarray, begin: np.ndarray, hours: int = 24
 ) -> np.ndarray:
     """Forecasts of every patient from one hour of the record on, under the charted treatment.
 
     Args:
         bank: Simulators, one per patient of `data`; no noise is added.
-        data: Its start states, balance and treatment are read, no value after `begin`.
-        shock: (P, T) hidden shock severity at each hour.
+        data: Its start states, derived components and treatment are read, no value after `begin`.
+        hidden: (P, T, H) hidden components at each hour.
         begin: (P,) hour each forecast starts from.
         hours: How far.
 
     Returns:
-        (P, T, 6) normalised; NaN outside `begin` + 1 to `begin` + `hours`.
+        (P, T, V) normalised; NaN outside `begin` + 1 to `begin` + `hours`.
     """
     row, last = np.arange(len(begin)), data.u.shape[1] - 1
-    x = np.concatenate([data.start, data.balance[..., None], shock[..., None]], -1)[row, begin]
+    x = np.concatenate([data.start, data.derived, hidden], -1)[row, begin]
     out = np.full(data.values.shape, np.nan, np.float32)
     solver, hour = bank.with_backend("ode"), torch.ones(len(begin), 1)
     with torch.inference_mode():
@@ -100,14 +102,14 @@ def forecast_ahead(
             u = torch.from_numpy(data.u[row, np.minimum(at, last)]).unsqueeze(1)
             state = solver.flow(state, u, hour)
             inside = at < last
-            out[row[inside], at[inside] + 1] = state[inside, 0, :6].numpy()
+            out[row[inside], at[inside] + 1] = state[inside, 0, : out.shape[-1]].numpy()
     return out
 
 
 def patient_errors(error: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """(P,) mean absolute error of each patient from errors (P, T, 6) at `used`; NaN where none is.
+    """(P,) mean absolute error of each patient from errors (P, T, V) at `used`; NaN where none is.
 
-    The mean is over variables first, so that hourly SpO2 does not drown the laboratory.
+    The mean is over variables first, so that what is measured hourly does not drown the laboratory.
     """
     n = used.sum(1)
     total = np.abs(np.where(used, np.nan_to_num(error), 0.0)).sum(1)
@@ -120,8 +122,8 @@ def compare(errors: dict[str, np.ndarray], used: np.ndarray) -> dict[str, Any]:
     """Models beside each other on the same observations, the first against every other paired over patients.
 
     Args:
-        errors: Per model, (P, T, 6) normalised errors.
-        used: (P, T, 6) observations that count.
+        errors: Per model, (P, T, V) normalised errors.
+        used: (P, T, V) observations that count.
 
     Returns:
         `counts` per variable; per model MAE per variable, their mean, NMSE (against cohort variance 1); `paired`: share

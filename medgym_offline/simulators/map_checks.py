@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medgym_offline.seeds import torch_generator
 from medgym_offline.simulators.bank import SimulatorBank
-from medgym_offline.simulators.distill import random_treatments
+from medgym_offline.simulators.distill import CHECK_SD, random_treatments
 
 __all__ = ["HOURS", "map_checks"]
 
@@ -23,12 +23,12 @@ HOURS = (0.5, 2.0, 6.0, 12.0, 24.0, 36.0)
 
 
 def _visited(bank: SimulatorBank, rows: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Three lots of states (P, B, D) and treatments (P, B, 3), each from where the last holds led."""
+    """Three lots of states (P, B, D) and treatments (P, B, treatments), each from where the last holds led."""
     g = torch_generator(seed, "map-checks")
     x = bank.initial_state().unsqueeze(1).repeat(1, rows, 1)
-    x = bank.clamp(x + torch.randn(x.shape, generator=g) * x.new_tensor([0.15] * 6 + [0.0, 0.05]))
+    x = bank.clamp(x + torch.randn(x.shape, generator=g) * x.new_tensor(bank.disease.by_kind(*CHECK_SD)))
     for _ in range(3):
-        u = random_treatments(len(bank), rows, g)
+        u = random_treatments(len(bank), rows, len(bank.disease.treatments), g)
         yield x, u
         with torch.no_grad():
             x = bank.flow(x, u, torch.rand(x.shape[:2], generator=g) * 20.0 + 0.5)

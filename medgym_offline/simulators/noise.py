@@ -27,10 +27,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.data import FitData
-from medgym_offline.simulators.prior import NOISE_DEFAULT
 
 __all__ = ["Noise", "estimate_noise", "hold_residuals", "noise_evidence", "noise_variance", "one_step_residuals"]
 
@@ -68,18 +66,18 @@ class Noise:
 
 
 def one_step_residuals(
-    bank: SimulatorBank, data: FitData, shock: np.ndarray
+    bank: SimulatorBank, data: FitData, hidden: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Forecast errors from the hour of a variable's previous value to its next, at most 12 hours later.
 
     Args:
         bank: Simulators, one per patient of `data`, without noise.
         data: Observations.
-        shock: (P, T) hidden shock severity at each hour.
+        hidden: (P, T, H) hidden components at each hour.
 
     Returns:
-        `error` (P, T, 6) normalised, NaN where there is none; `gap` (P, T, 6) hours; both at the later hour;
-        `forecast` (P, T, 6).
+        `error` (P, T, V) normalized, NaN where there is none; `gap` (P, T, V) hours; both at the later hour;
+        `forecast` (P, T, V).
     """
     patients, hours, count = data.values.shape
     previous = np.full((patients, hours, count), -1)
@@ -91,7 +89,7 @@ def one_step_residuals(
     usable = data.mask & (previous >= 0) & (gap <= LARGEST_GAP)
     error = np.full(data.values.shape, np.nan, np.float32)
     forecast = np.full(data.values.shape, np.nan, np.float32)
-    for step, value in enumerate(_holds(bank, data, shock), 1):
+    for step, value in enumerate(_holds(bank, data, hidden), 1):
         at = np.arange(step, hours)
         hit = usable[:, at] & (gap[:, at] == step)
         error[:, at] = np.where(hit, data.values[:, at] - value, error[:, at])
@@ -99,30 +97,30 @@ def one_step_residuals(
     return error, np.where(usable, gap, 0), forecast
 
 
-def _holds(bank: SimulatorBank, data: FitData, shock: np.ndarray) -> list[np.ndarray]:
-    """Forecasts 1, 2, ... hours after every hour: element g - 1 is (P, T - g, 6), its row t the forecast for t + g."""
-    x = torch.from_numpy(np.concatenate([data.start, data.balance[..., None], shock[..., None]], -1)).float()
+def _holds(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> list[np.ndarray]:
+    """Forecasts 1, 2, ... hours after every hour: element g - 1 is (P, T - g, V), its row t the forecast for t + g."""
+    x = torch.from_numpy(np.concatenate([data.start, data.derived, hidden], -1)).float()
     u, hour = torch.from_numpy(data.u), torch.ones(data.u.shape[:2])
     solver, out = bank.with_backend("ode"), []
     with torch.inference_mode():
         for step in range(1, min(LARGEST_GAP, data.u.shape[1] - 1) + 1):
             # All start hours advance together.
             x = solver.flow(x, torch.roll(u, -(step - 1), 1), hour)
-            out.append(x[:, : data.u.shape[1] - step, :6].numpy().copy())
+            out.append(x[:, : data.u.shape[1] - step, : data.values.shape[-1]].numpy().copy())
     return out
 
 
-def hold_residuals(bank: SimulatorBank, data: FitData, shock: np.ndarray) -> np.ndarray:
+def hold_residuals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> np.ndarray:
     """Errors of all holds of 1 to 12 h that begin and end at an observation of the variable.
 
     Args:
-        bank, data, shock: As for :func:`one_step_residuals`.
+        bank, data, hidden: As for :func:`one_step_residuals`.
 
     Returns:
-        (12, P, T, 6) normalised, at the later hour; NaN where there is no such pair.
+        (12, P, T, 6) normalized, at the later hour; NaN where there is no such pair.
     """
     out = np.full((LARGEST_GAP, *data.values.shape), np.nan, np.float32)
-    for step, value in enumerate(_holds(bank, data, shock), 1):
+    for step, value in enumerate(_holds(bank, data, hidden), 1):
         pair = data.mask[:, step:] & data.mask[:, :-step]
         out[step - 1, :, step:] = np.where(pair, data.values[:, step:] - value, np.nan)
     return out
@@ -195,32 +193,36 @@ def _posterior(
     return Noise(middle, float(low), float(high), measurement, level, observations, dispersion)
 
 
-def noise_evidence(bank: SimulatorBank, data: FitData, shock: np.ndarray) -> list[Noise]:
-    """Posterior of the noise of each of the six variables; arguments as for :func:`one_step_residuals`."""
-    error = hold_residuals(bank, data, shock)
-    return [noise_variance(error[..., j], NOISE_DEFAULT[j]) for j in range(6)]
+def noise_evidence(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> list[Noise]:
+    """Posterior of the noise of each observed component; arguments as for :func:`one_step_residuals`."""
+    error = hold_residuals(bank, data, hidden)
+    return [noise_variance(error[..., j], v.noise) for j, v in enumerate(data.disease.variables)]
 
 
 def estimate_noise(
-    bank: SimulatorBank, data: FitData, shock: np.ndarray, found: dict[str, Any] | None = None
-) -> np.ndarray:
-    """(P, 8) residual standard deviation per square root of an hour, normalised.
+    bank: SimulatorBank, data: FitData, hidden: np.ndarray
+) -> tuple[np.ndarray, dict[str, dict[str, Any]]]:
+    """Residual noise of every patient.
 
     Args:
-        bank, data, shock: As for :func:`one_step_residuals`.
-        found: Filled, per variable, with sigma, its 90 % interval, m, and what they rest on, for a bank's metadata.
+        bank, data, hidden: As for :func:`one_step_residuals`.
+
+    Returns:
+        (P, D) residual SD per square root of the unit of time, normalized; and per variable sigma, its 90 % interval, m,
+        and what they rest on, for a bank's metadata.
     """
-    noise = np.tile(np.array(NOISE_DEFAULT, np.float32), (len(data.patients), 1))
-    for j, posterior in enumerate(noise_evidence(bank, data, shock)):
-        low, high = (f * NOISE_DEFAULT[j] for f in FACTOR)
+    noise = np.tile(np.array([c.noise for c in data.disease.components], np.float32), (len(data.patients), 1))
+    found = {}
+    for j, posterior in enumerate(noise_evidence(bank, data, hidden)):
+        variable = data.disease.variables[j]
+        low, high = (f * variable.noise for f in FACTOR)
         noise[:, j] = np.clip(posterior.sigma * np.sqrt(posterior.level), low, high)
-        if found is not None:
-            found[SEPSIS.variables[j].name] = {
-                "sigma": round(posterior.sigma, 4),
-                "interval_90": [round(posterior.low, 4), round(posterior.high, 4)],
-                "measurement_variance": round(posterior.measurement, 4),
-                "observations": posterior.observations,
-                "dispersion": round(posterior.dispersion, 2),
-                "prior": NOISE_DEFAULT[j],
-            }
-    return noise
+        found[variable.name] = {
+            "sigma": round(posterior.sigma, 4),
+            "interval_90": [round(posterior.low, 4), round(posterior.high, 4)],
+            "measurement_variance": round(posterior.measurement, 4),
+            "observations": posterior.observations,
+            "dispersion": round(posterior.dispersion, 2),
+            "prior": variable.noise,
+        }
+    return noise, found

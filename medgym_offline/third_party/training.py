@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.offline.codebook import build_codebook, nearest
@@ -32,7 +33,6 @@ from medgym_offline.offline.data import StackedData, discount_powers, stack_tran
 from medgym_offline.offline.learner import CHECK_EVERY
 from medgym_offline.offline.train import checkpoint_updates
 from medgym_offline.policies.foreign import EXTRA_FILE
-from medgym_offline.policies.protocol import OBSERVATION_DIM
 from medgym_offline.progress import Progress
 from medgym_offline.third_party.config import BASELINES, default_settings
 from medgym_offline.third_party.episodes import replay_buffer
@@ -93,8 +93,8 @@ class Baseline:
             warnings.simplefilter("ignore")  # torch announces TorchScript's retirement on every call
             d3rlpy.load_learnable(str(checkpoint), device="cpu:0").save_policy(str(temporary))
             policy = Exported(torch.jit.load(str(temporary)), self.codebook)
-            traced = torch.jit.trace(policy, torch.zeros(2, OBSERVATION_DIM))
-            about = {name: self.facts[name] for name in ("scope", "timing", "decisions")}
+            traced = torch.jit.trace(policy, torch.zeros(2, disease(self.facts["disease"]).observation_dim))
+            about = {name: self.facts[name] for name in ("disease", "scope", "timing", "decisions")}
             header = json.dumps({**about, "provenance": self.facts}, sort_keys=True)
             torch.jit.save(traced, str(temporary), _extra_files={EXTRA_FILE: header})
         return target
@@ -142,6 +142,7 @@ def train_baseline(
     book = build_codebook(data, config.codewords, seed)[0] if discrete else None
     facts = {
         "algorithm": algorithm,
+        "disease": transitions.disease,
         "dataset": transitions.dataset_id,
         "identity": transitions.identity,
         "scope": "pop",
@@ -200,7 +201,7 @@ def _buffer(rows: Transitions, data: StackedData, config: OfflineConfig, book: T
     if book is not None:
         actions = data.rows[:, :count, first : first + data.action_dim]
         codes = torch.cat([nearest(book[None], part) for part in actions.split(4096, 1)], 1)[0].numpy()
-    powers = discount_powers(rows.dt, config)
+    powers = discount_powers(rows.dt, config, rows.definition.process.reference_interval)
     with contextlib.redirect_stdout(io.StringIO()):  # d3rlpy tells what it found
         return replay_buffer(rows, rewards, powers, codes, config.codewords)
 

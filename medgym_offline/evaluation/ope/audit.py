@@ -193,7 +193,7 @@ def audit(
     places = {world: selected.world(world) for world in named}
     bound = _named([resolve_policy(p, selected, recipe.timing, recipe.decisions, recipe.decisions) for p in policies])
     log_behavior = behavior_log_prob(logged, recipe, behavior, selected)
-    config = process_config(recipe)
+    config = process_config(recipe, bank.disease.name)
     estimates: dict[str, list[Tensor]] = {name: [] for name in ESTIMATORS}
     truth: dict[str, list[Tensor]] = {world: [] for world in named}
     plain: list[Tensor] = []

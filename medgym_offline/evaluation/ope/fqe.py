@@ -25,8 +25,6 @@ from medgym_offline.stack import StackedMLP, clip_gradients
 
 __all__ = ["FqeConfig", "FqeValues", "fit_fqe"]
 
-_HOURS = 4.8  # the unit in which `stack_transitions` counts elapsed time
-
 
 @dataclass(frozen=True)
 class FqeConfig:
@@ -98,7 +96,8 @@ def fit_fqe(
     """
     config = config or FqeConfig()
     # A patient's own scale: the rows at hand may be a few patients', and nobody's estimate depends on the others.
-    scale = OfflineConfig(gamma=gamma**_HOURS, discount="elapsed", state_scaling="learner")
+    reference = transitions.definition.process.reference_interval
+    scale = OfflineConfig(gamma=gamma**reference, discount="elapsed", state_scaling="learner")
     data = stack_transitions(transitions, "ind", scale, logged.patients)
     following = _policy_actions(policy, _rows(logged.next_observations, logged, data))
     if following is not None:

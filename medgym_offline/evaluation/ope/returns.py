@@ -47,7 +47,7 @@ def monte_carlo_returns(
     step = max(1, _EPISODES_AT_ONCE // len(bank))
     for start in range(0, episodes, step):
         block = seeds[:, start : start + step]
-        noise = draw_noise(block, config.decisions, bank.state_dim, config.action_dim)
+        noise = draw_noise(block, bank, config)
         played = rollout(process, bound.act_on(bank.patients, block), noise, sigma)
         discount = discount_at_start(played.dt.double(), gamma)
         parts.append((discount * played.rewards.double() * played.valid).sum(-1))

@@ -81,7 +81,7 @@ def _quantiles(values: np.ndarray, at: tuple[int, ...]) -> list[float]:
 
 def _spread(grid: GridCohort, column: int) -> tuple[float, float]:
     """SD of the stays' means and mean SD within a stay, in ln, sqrt or plain units (as the bank transforms)."""
-    from medgym_offline.sepsis import SEPSIS
+    from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 
     identity = type(SEPSIS.default_scales())((0.0,) * 6, (1.0,) * 6, (1.0,) * 3)
     values = identity.normalize(SEPSIS, np.nan_to_num(grid.values, nan=1.0))[..., column]

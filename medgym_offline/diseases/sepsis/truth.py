@@ -1,0 +1,265 @@
+"""How far a simulator is from patients whose true field is known: forecasts, and counterfactual responses.
+
+The same patients meet another clinician and other process noise; what that clinician gives is the new treatment. From
+the first state, the forecast is compared with the expected course (the true field under the same treatment):
+
+    NMSE_j = mean (forecast_j - expected_j)^2 / var(x_j)          over patients and hours 1..96; x the noisy course
+
+and from states along the noisy course, for the expected displacement d = x(t + h) - x(t) at h = 4 and 24 h,
+
+    R2_j = 1 - sum (forecast d_j - true d_j)^2 / sum (true d_j - mean d_j)^2
+
+(`mean` over the six variables, and `all` with both sums over all of them),
+once under the treatment the clinician then gave (`behaviour`) and once under a uniformly random treatment held instead
+(`random`). A fit that has learnt the clinician's indications rather than the treatments' effects is good at the first
+and bad at the second.
+
+R2 of displacements is the strict reading: no change scores 0 or less, and a variable that hardly moves has next to no
+denominator. Beside it is `r2_state`, the same errors against the spread of the true states after h hours; there no
+change scores well, since patients differ. `rmse` and `change_sd` are the two parts of R2_j, in SD of the cohort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.diseases.sepsis.field import FieldParameters
+from medgym_offline.diseases.sepsis.needs import shock_course
+from medgym_offline.errors import BankError
+from medgym_offline.seeds import derive_seed, generator
+from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = [
+    "Model",
+    "TrueCases",
+    "bank_model",
+    "change_table",
+    "population_model",
+    "score",
+    "true_cases",
+    "truth_checks",
+    "truth_table",
+]
+
+LEADS = (4, 24)
+STARTS = tuple(range(0, 72, 6))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A simulator as the checks see it.
+
+    Attributes:
+        flow: `(x (P, B, D), u (P, B, 3), dt (P, B)) -> (P, B, D)`.
+        hidden: (P, 97) its hidden component at each hour under the clinician's treatment.
+    """
+
+    flow: Callable[[Tensor, Tensor, Tensor], Tensor]
+    hidden: Tensor
+
+
+@dataclass(frozen=True)
+class TrueCases:
+    """True trajectories of P patients under a new clinician, and what would have followed other treatment.
+
+    Attributes:
+        states: (P, 97, D) normalised, hourly, with process noise.
+        expected: (P, 96, D) the course without noise from the same first state, hours 1 to 96.
+        treatment: (P, 96, 3) in [0, 1].
+        starts: (B,) hours from which displacements are taken.
+        schedules: Per regime, (P, B, 24, 3) treatment after each start.
+        ends: Per regime, (P, B, 24, D) true states 1 to 24 h after each start.
+    """
+
+    states: Tensor
+    expected: Tensor
+    treatment: Tensor
+    starts: np.ndarray
+    schedules: dict[str, Tensor]
+    ends: dict[str, Tensor]
+
+
+def _follow(flow: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, schedule: Tensor) -> Tensor:
+    """(P, B, D) and (P, B, H, 3) -> states after each hour, (P, B, H, D)."""
+    out, hour = [], torch.ones(x.shape[:2])
+    with torch.inference_mode():
+        for t in range(schedule.shape[2]):
+            x = flow(x, schedule[:, :, t], hour)
+            out.append(x)
+    return torch.stack(out, 2)
+
+
+def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
+    """New trajectories of a bank's true patients, and counterfactual ones from states along them.
+
+    Args:
+        bank: Any bank with a world "true".
+        seed: Of the new clinician and the random treatments.
+
+    Raises:
+        BankError: The bank knows no truth.
+    """
+    from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, live
+    from medgym_offline.diseases.sepsis.twin_bank import TwinWard
+
+    if "true" not in bank.worlds:
+        raise BankError(f"bank {bank.name!r} has no world 'true' to be checked against; its worlds are {bank.worlds}")
+    truth = bank.world("true")
+    course = live(TwinWard(truth), derive_seed(seed, "truth-checks"), "new clinician")
+    states = bank.normalize(torch.from_numpy(course.states[:, ::STEPS]).float())
+    treatment = bank.normalize_treatment(torch.from_numpy(course.doses).float())
+    starts = np.array(STARTS)
+    x = states[:, starts]
+    behaviour = torch.stack([treatment[:, t : t + LEADS[-1]] for t in STARTS], 1)
+    draws = np.stack([generator(seed, "random-treatment", p).random((len(STARTS), 1, 3)) for p in bank.patients])
+    random = torch.from_numpy(draws).float().expand(-1, -1, LEADS[-1], -1)
+    schedules = {"behaviour": behaviour, "random": random}
+    expected = _follow(truth.flow, states[:, :1], treatment.unsqueeze(1))[:, 0]
+    ends = {n: _follow(truth.flow, x, s) for n, s in schedules.items()}
+    return TrueCases(states, expected, treatment, starts, schedules, ends)
+
+
+def bank_model(bank: SimulatorBank, cases: TrueCases) -> Model:
+    """The bank's current world, each patient simulated by the patient's own simulator."""
+    params = bank.current().params
+    if not isinstance(params, FieldParameters):
+        return Model(bank.flow, cases.states[..., 7])
+    course = shock_course(bank.physics, params.need.expand(len(bank), -1).numpy(), _padded(cases))
+    return Model(bank.flow, torch.from_numpy(course))
+
+
+def population_model(bank: SimulatorBank, cases: TrueCases) -> Model:
+    """The bank's population simulator for every patient."""
+    pop = bank.population()
+    params = pop.current().params
+    assert isinstance(params, FieldParameters)
+    course = shock_course(bank.physics, params.need.expand(len(bank), -1).numpy(), _padded(cases))
+
+    def flow(x: Tensor, u: Tensor, dt: Tensor) -> Tensor:
+        return pop.flow(x.reshape(1, -1, x.shape[-1]), u.reshape(1, -1, 3), dt.reshape(1, -1)).reshape(x.shape)
+
+    return Model(flow, torch.from_numpy(course))
+
+
+def _padded(cases: TrueCases) -> np.ndarray:
+    return torch.cat([cases.treatment, cases.treatment[:, -1:]], 1).numpy()
+
+
+def score(model: Model, cases: TrueCases, variables: Sequence[str]) -> dict[str, Any]:
+    """NMSE of full-horizon forecasts, and R2 of displacements, mean and per variable.
+
+    Returns:
+        `nmse`, `mae` (normalised units), and per regime and lead `r2`, `r2_state`, `rmse` and `change_sd`, each
+        {"mean": ..., variable: ...}, R2 also {"all": ...}.
+    """
+    first = torch.cat([cases.states[:, :1, :7], model.hidden[:, :1, None]], -1)
+    forecast = _follow(model.flow, first, cases.treatment.unsqueeze(1))[:, 0, :, :6]
+    truth = cases.expected[..., :6]
+    variance = cases.states[:, 1:, :6].flatten(0, 1).var(0, unbiased=False)
+    out: dict[str, Any] = {
+        "nmse": _named((forecast - truth).square().mean((0, 1)) / variance, variables),
+        "mae": _named((forecast - truth).abs().mean((0, 1)), variables),
+        "r2": {},
+        "r2_state": {},
+        "rmse": {},
+        "change_sd": {},
+    }
+    x = torch.cat([cases.states[:, cases.starts, :7], model.hidden[:, cases.starts].unsqueeze(-1)], -1)
+    for regime, schedule in cases.schedules.items():
+        path = _follow(model.flow, x, schedule)
+        for part in ("r2", "r2_state", "rmse", "change_sd"):
+            out[part][regime] = {}
+        for lead in LEADS:
+            true = (cases.ends[regime][:, :, lead - 1, :6] - x[..., :6]).flatten(0, 1)
+            error = (path[:, :, lead - 1, :6] - x[..., :6]).flatten(0, 1) - true
+            end = cases.ends[regime][:, :, lead - 1, :6].flatten(0, 1)
+            squared, when = error.square().sum(0), f"{lead} h"
+            for part, reference in (("r2", true), ("r2_state", end)):
+                total = (reference - reference.mean(0)).square().sum(0)
+                r2 = _named(1.0 - squared / total, variables)
+                out[part][regime][when] = {"all": round(float(1.0 - squared.sum() / total.sum()), 4), **r2}
+            out["rmse"][regime][when] = _named((squared / len(error)).sqrt(), variables)
+            out["change_sd"][regime][when] = _named(true.std(0, unbiased=False), variables)
+    return out
+
+
+def _named(values: Tensor, variables: Sequence[str]) -> dict[str, float]:
+    return {
+        "mean": round(float(values.mean()), 4),
+        **{n: round(float(v), 4) for n, v in zip(variables, values)},
+    }
+
+
+def truth_checks(
+    bank: SimulatorBank, seed: int = 1, scratch: SimulatorBank | None = None, backend: str = "ode"
+) -> dict[str, Any]:
+    """Pop, Ind, crossfit Ind (and Ind from scratch) against the truth of a twin bank; see :func:`score`.
+
+    Args:
+        bank: A bank with worlds "own" and "true".
+        seed: Of the new trajectories.
+        scratch: The same patients fitted without a population, if there are.
+        backend: "ode" judges the fitted fields, "map" the maps that policies are trained in.
+    """
+    variables = [v.name for v in bank.disease.variables]
+    cases = true_cases(bank, seed)
+
+    def solved(b: SimulatorBank) -> SimulatorBank:
+        return b.with_backend("ode") if backend == "ode" else b
+
+    models = {"pop": population_model(solved(bank), cases), "ind": bank_model(solved(bank.world("own")), cases)}
+    if "crossfit" in bank.worlds:
+        models["ind crossfit"] = bank_model(solved(bank.world("crossfit")), cases)
+    if scratch is not None:
+        models["ind from scratch"] = bank_model(solved(scratch), cases)
+    still = Model(lambda x, u, dt: x, cases.states[..., 7])
+    return {name: score(m, cases, variables) for name, m in {**models, "no change": still}.items()}
+
+
+def truth_table(facts: dict[str, Any]) -> str:
+    """Markdown table of :func:`truth_checks`: NMSE, MAE, and R2 (sums over all variables; mean of the six) per case."""
+    first = next(iter(facts.values()))
+    cases = [(regime, f"{lead} h") for regime in sorted(first["r2"]) for lead in LEADS]
+    lines = [
+        "| simulator | NMSE 96 h | MAE 96 h, SD | " + " | ".join(f"R2 {r} {h}: all, mean" for r, h in cases) + " |",
+        "|" + "---|" * (3 + len(cases)),
+    ]
+    for name in sorted(facts, key=lambda n: (n == "no change", n != "pop", n)):
+        found = facts[name]
+        r2 = (f"{found['r2'][r][h]['all']:.2f}, {found['r2'][r][h]['mean']:.2f}" for r, h in cases)
+        lines.append(f"| {name} | {found['nmse']['mean']:.2f} | {found['mae']['mean']:.2f} | " + " | ".join(r2) + " |")
+    return "\n".join(lines)
+
+
+def change_table(facts: dict[str, Any], regime: str = "random") -> str:
+    """Markdown table of :func:`truth_checks` per variable: true change, and each simulator's RMSE and both R2."""
+    first = next(iter(facts.values()))
+    names = [n for n in first["change_sd"][regime][f"{LEADS[0]} h"] if n != "mean"]
+    lines = [
+        f"| {regime} treatment | SD of the true change | "
+        + " | ".join(f"{n}: RMSE, R2, R2 of states" for n in facts)
+        + " |",
+        "|" + "---|" * (2 + len(facts)),
+    ]
+    for lead in LEADS:
+        when = f"{lead} h"
+        for name in names:
+            parts = (
+                ", ".join(f"{found[part][regime][when][name]:.2f}" for part in ("rmse", "r2", "r2_state"))
+                for found in facts.values()
+            )
+            lines.append(
+                f"| {name}, {when} | {first['change_sd'][regime][when][name]:.2f} | " + " | ".join(parts) + " |"
+            )
+        parts = (
+            f"{found['r2'][regime][when]['all']:.2f}, {found['r2_state'][regime][when]['all']:.2f}"
+            for found in facts.values()
+        )
+        lines.append(f"| all, {when} (R2, R2 of states) | | " + " | ".join(parts) + " |")
+    return "\n".join(lines)
