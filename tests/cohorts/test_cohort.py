@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from medgym_offline.sepsis import SEPSIS
 
 from medgym_offline.cohorts import Cohort, cohort_card, combine, coverage, select_stays
 from medgym_offline.diseases.sepsis.cohort import COHORT
