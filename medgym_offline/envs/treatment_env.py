@@ -103,7 +103,7 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     | `world`     | `None`       | `"own"`, `"crossfit"`, `"true"`; None is the disease's default      |
     | `remission` | `False`      | whether lasting recovery ends the episode                           |
     | `backend`   | `None`       | `"map"` or `"ode"`; None is the bank's own                          |
-    | `disease`   | by the id    | name of the disease                                                 |
+    | `disease`   | by the id    | name of the disease; without an id the bank's                       |
 
     Raises `MedGymError` on unknown names, an infeasible budget, and actions that are not finite, of the wrong shape or
     outside the box.
@@ -134,10 +134,11 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         world: str | None = None,
         remission: bool = False,
         backend: Backend | None = None,
-        disease: str = DEFAULT,
+        disease: str | None = None,
     ) -> None:
-        config = interface.process_config(disease, timing, decisions, reward, noise, remission)
-        opened = interface.open_bank(bank, world, backend, disease)
+        of = disease or (bank.disease.name if isinstance(bank, SimulatorBank) else DEFAULT)
+        config = interface.process_config(of, timing, decisions, reward, noise, remission)
+        opened = interface.open_bank(bank, world, backend, of)
         self._bank = opened
         self._own = self._current = opened.index(patient)
         self.process = DecisionProcess(opened.select([self._own]), config)

@@ -6,8 +6,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 import medgym_offline
 from medgym_offline.diseases import disease
 
