@@ -7,8 +7,9 @@ Within an interval of dt the state follows
 the simulator's flow plus the conditional mean of the residual Brownian path given its end.
 
 Intervals ask for unequal numbers of times (36 hours have 36 quadrature cells, half an hour has one), while a stack over
-patients wants rectangles. :func:`rectangles` sorts each patient's intervals by their number of times and cuts the sorted
-list into a few rectangles, so that the work follows the number of times asked for. What a row gets depends on that
+patients wants rectangles. :func:`rectangles` sorts each patient's intervals by their number of times and cuts the
+sorted list into a few rectangles, so that the work follows the number of times asked for. What a row gets depends on
+that
 row alone: its times never change with the rectangle it lands in.
 """
 

@@ -87,7 +87,8 @@ def evaluate(
         PolicyError: If it is no policy, its timing differs, patients are missing (named), it answers with actions of
             the wrong shape or not finite (patient named), or it answers the same question differently.
         UnknownNameError: For an unknown patient (or one named twice), world, bank, dataset, timing or built-in policy.
-        ProtocolError: For settings that are out of range or infeasible (K times the longest interval is below the horizon).
+        ProtocolError: For settings that are out of range or infeasible (K times the longest interval is below the
+            horizon).
         DatasetError: If the dataset has another timing, or lacks an evaluated patient.
     """
     if bank is None:

@@ -123,8 +123,8 @@ def interval_metrics(dt: Array, valid: NDArray[np.bool_]) -> dict[str, Array]:
         valid: (P, B, K) bool; the valid decisions of an episode come first.
 
     Returns:
-        `decisions_used`, `first_interval`, `last_interval` of shape (P, B), and `dt_q05` ... `dt_q95` of shape (P,): the
-        quantiles are over all decisions of a patient, so an episode with many short intervals weighs more.
+        `decisions_used`, `first_interval`, `last_interval` of shape (P, B), and `dt_q05` ... `dt_q95` of shape (P,):
+        the quantiles are over all decisions of a patient, so an episode with many short intervals weighs more.
     """
     count = valid.sum(axis=-1)
     last = np.take_along_axis(dt, np.maximum(count - 1, 0)[..., None], axis=-1)[..., 0]

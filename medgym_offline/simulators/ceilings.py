@@ -5,8 +5,8 @@ For every patient, without noise and from the first state, gradient search minim
     J = 1/T integral_0^T [ severity(x(t), u(t)) + burden(u(t)) ] dt
 
 over nested classes of treatment: one constant; K doses at equal intervals; K doses at intervals chosen freely, as the
-decision process allows (each within its limits, summing to the horizon T); and, to show what more decisions would be worth, 4K doses at equal
-intervals. What a search finds is attained, so it bounds the optimum
+decision process allows (each within its limits, summing to the horizon T); and, to show what more decisions would be
+worth, 4K doses at equal intervals. What a search finds is attained, so it bounds the optimum
 from one side; a gain between two classes is a difference of two such bounds. No learned policy needs to reach it (a
 policy does not know the patient), and a claim that timing pays beyond it is wrong.
 
@@ -96,7 +96,8 @@ class _Search:
     def run(
         self, bank: SimulatorBank, u: Tensor, hours: Tensor, free: bool, steps: int, lr: float
     ) -> tuple[Tensor, Tensor]:
-        """Improve schedules (P, S, k, treatments), (P, S, K); k = 1 is one dose for all holds. `free` moves intervals too."""
+        """Improve schedules (P, S, k, treatments), (P, S, K); k = 1 is one dose for all holds. `free` moves intervals
+        too."""
         config, holds = self.config, hours.shape[-1]
         dose = torch.logit(u.clamp(0.005, 0.995)).requires_grad_(True)
         clock = interval_logits(hours, config).requires_grad_(free) if free else None
@@ -169,7 +170,8 @@ def _constant_starts(bank: SimulatorBank) -> Tensor:
 
 
 def _fixed_starts(bank: SimulatorBank, constant: Tensor, best: Schedules, config: CeilingConfig) -> Tensor:
-    """(P, S, K, treatments): the best constant, falling and front-loaded versions of it, other constants, a random one."""
+    """(P, S, K, treatments): the best constant, falling and front-loaded versions of it, other constants, a random
+    one."""
     holds, u_count = config.decisions, len(bank.disease.treatments)
     base = best.treatment[:, None, :1].expand(-1, 1, holds, -1)
     fall = torch.linspace(1.5, 0.5, holds)[:, None]

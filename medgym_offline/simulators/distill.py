@@ -27,7 +27,8 @@ __all__ = ["DistillConfig", "distill", "map_errors", "random_treatments"]
 TIMES = (0.25, 0.5, 1.0, *range(2, 43))
 """Times of the pool, for intervals of up to 36."""
 START_SD, CHECK_SD = (0.3, 0.0, 0.1), (0.15, 0.0, 0.05)
-"""SD of the perturbation of first states, per kind of component, normalized. Chosen: check states lie inside the pool."""
+"""SD of the perturbation of first states, per kind of component, normalized. Chosen: check states lie inside the
+pool."""
 
 
 @dataclass(frozen=True)

@@ -208,8 +208,8 @@ def estimate_noise(
         bank, data, hidden: As for :func:`one_step_residuals`.
 
     Returns:
-        (P, D) residual SD per square root of the unit of time, normalized; and per variable sigma, its 90 % interval, m,
-        and what they rest on, for a bank's metadata.
+        (P, D) residual SD per square root of the unit of time, normalized; and per variable sigma, its 90 % interval,
+        m, and what they rest on, for a bank's metadata.
     """
     noise = np.tile(np.array([c.noise for c in data.disease.components], np.float32), (len(data.patients), 1))
     found = {}

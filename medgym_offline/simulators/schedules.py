@@ -83,7 +83,8 @@ def intervals(logits: Tensor, config: CeilingConfig) -> Tensor:
     """Feasible intervals (..., K) from free numbers (..., K - 1): every schedule the process allows, and no other.
 
         dt_k = lower + sigmoid(logit_k) (upper - lower),
-        lower = max(shortest, t - longest k),  upper = min(longest, t - shortest k)      t the time and k the decisions left after this one
+        lower = max(shortest, t - longest k),  upper = min(longest, t - shortest k)      t the time and k the decisions
+        left after this one
 
     and the last decision takes what remains.
     """

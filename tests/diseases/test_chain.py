@@ -79,7 +79,7 @@ def test_from_records_to_an_entry(toy_bank: SimulatorBank, tmp_path: Path, monke
     assert verify(made.id, progress=False).ok
     rows = load_dataset(made.id, progress=False)
     assert (rows.disease, rows.observation_dim, rows.action_dim) == ("toy", 3, 2)
-    stored = json.loads((made.folder / "data" / "metadata.json").read_text(encoding="utf-8"))
+    stored = json.loads((made.path / "data" / "metadata.json").read_text(encoding="utf-8"))
     assert stored["medgym"]["disease"] == "toy"
     results = []
     for algorithm in ("bc", "cql"):

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 
 from experiments import ablation, cases, ceilings, common, offline, online, pooling
 from experiments.common import Row, Scores
 from medgym_offline import SimulatorBank, load_simulators
 from medgym_offline.cohorts import Cohort
+from medgym_offline.diseases.sepsis import DISEASE
+from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
 from medgym_offline.policies import StackedActor
 from medgym_offline.simulators.build import BankRecipe
-from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.simulators.data import FitData, fit_data
 from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.stack import StackedMLP

@@ -133,7 +133,8 @@ class TwinWard:
 
 @own_defaults()
 def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, Course]:
-    """Records of the twin's patients (:func:`~medgym_offline.diseases.sepsis.twin.draw_twin`), and what truly happened."""
+    """Records of the twin's patients (:func:`~medgym_offline.diseases.sepsis.twin.draw_twin`), and what truly
+    happened."""
     from medgym_offline.diseases.sepsis.cohort.synthetic import synthetic_cohort
 
     ids = twin_ids(patients)
