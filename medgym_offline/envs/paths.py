@@ -89,9 +89,7 @@ class Held:
 
     def rows(self, rows: Tensor) -> Held:
         """The intervals at `rows` (P, G)."""
-        parts = (self.x, self.u, self.dt, self.displacement, self.time)
-        events = None if self.exogenous is None else gather_rows(self.exogenous, rows)
-        return Held(*(gather_rows(part, rows) for part in parts), events)
+        return Held(**{name: None if part is None else gather_rows(part, rows) for name, part in vars(self).items()})
 
 
 def held_path(bank: SimulatorBank, held: Held, times: Tensor, between: bool = False) -> Tensor:

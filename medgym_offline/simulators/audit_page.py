@@ -43,7 +43,7 @@ def _verdict(facts: dict[str, Any]) -> str:
 def _map(facts: dict[str, Any]) -> str:
     kinds = {
         "error": "Error against the solver (SD)",
-        "composition": "Composition: F over a third of the hold, then the rest, against the whole (SD)",
+        "composition": "Composition: F over a third of the interval, then the rest, against the whole (SD)",
         "rate": "Rate: dF/dt by autograd against the field (SD per hour)",
     }
     out = ""

@@ -96,7 +96,7 @@ class _Search:
     def run(
         self, bank: SimulatorBank, u: Tensor, hours: Tensor, free: bool, steps: int, lr: float
     ) -> tuple[Tensor, Tensor]:
-        """Improve schedules (P, S, k, treatments), (P, S, K); k = 1 is one dose for all holds. `free` moves intervals
+        """Improve schedules (P, S, k, treatments), (P, S, K); k = 1 is one dose for all intervals. `free` moves intervals
         too."""
         config, holds = self.config, hours.shape[-1]
         dose = torch.logit(u.clamp(0.005, 0.995)).requires_grad_(True)
@@ -130,7 +130,7 @@ class _Search:
 
     def best(self, u: Tensor, hours: Tensor) -> Schedules:
         """The best of S schedules per patient, scored by the solver."""
-        # Cells of the same length in every class of equal holds, so that quadrature favours none.
+        # Cells of the same length in every class of equal intervals, so that quadrature favours none.
         cells = max(1, CELLS * self.config.decisions // hours.shape[-1])
         with torch.no_grad():
             harm = schedule_harm(self.solver, u, hours, cells)
@@ -203,7 +203,7 @@ def _adaptive_starts(fixed: Schedules, config: CeilingConfig) -> tuple[Tensor, T
 
 
 def _fine_starts(fixed: Schedules, adaptive: Schedules, config: CeilingConfig) -> Tensor:
-    """(P, 2, 4K, treatments): the best fixed schedule, and the adaptive one read in the middle of each short hold."""
+    """(P, 2, 4K, treatments): the best fixed schedule, and the adaptive one read in the middle of each short interval."""
     count = FINER * config.decisions
     middle = (torch.arange(count) + 0.5) * config.horizon / count
     at = (adaptive.hours.cumsum(1).unsqueeze(1) <= middle[:, None]).sum(-1).clamp(max=config.decisions - 1)

@@ -37,9 +37,9 @@ class DistillConfig:
 
     Attributes:
         steps: Optimiser steps.
-        pool: Starts per patient; three holds each.
+        pool: Starts per patient; three intervals each.
         batch: Holds per patient and step.
-        times: Times per hold and step.
+        times: Times per interval and step.
         lr: Peak learning rate (one-cycle).
         seed: Root seed.
     """
@@ -141,7 +141,7 @@ def distill(
 
 
 def map_errors(bank: SimulatorBank, rows: int = 24, seed: int = 1) -> dict[str, dict[str, list[float]]]:
-    """Error of the solution map against an accurate solve, and of composition, on held-out random holds.
+    """Error of the solution map against an accurate solve, and of composition, on held-out random intervals.
 
     Args:
         bank: A bank with a solution map.
@@ -171,8 +171,8 @@ def map_errors(bank: SimulatorBank, rows: int = 24, seed: int = 1) -> dict[str, 
                 first = bank.flow(x, u, torch.full(x.shape[:2], t / 3.0))
                 parts.append(bank.flow(first, u, torch.full(x.shape[:2], 2.0 * t / 3.0)))
             compositions.append((torch.stack(parts, -2) - learned).abs())
-            hold = torch.rand(x.shape[:2], generator=g) * 20.0 + 0.5
-            x = bank.flow(x, u, hold)
+            interval = torch.rand(x.shape[:2], generator=g) * 20.0 + 0.5
+            x = bank.flow(x, u, interval)
 
     def summary(parts: list[Tensor]) -> dict[str, list[float]]:
         joined = torch.cat(parts, 1)

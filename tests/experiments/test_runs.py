@@ -129,7 +129,9 @@ def test_ceilings(two: SimulatorBank, tmp_path: Path) -> None:
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
 
-BANK = BankRecipe(patients=0, fit=FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2))
+BANK = BankRecipe(
+    name="sepsis-study", patients=0, fit=FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2)
+)
 POOLING = pooling.PoolingRecipe(name="tiny", strengths=(0.1, 1.0), recency=(0.0, 6.0), seeds=2, every=2, hours=6)
 
 
