@@ -39,7 +39,7 @@ from medgym_offline.files import code_version
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import TrainState
 from medgym_offline.online.networks import GaussianActor, stacked_actor
-from medgym_offline.online.recipe import EARLY, SCOPES, TIMINGS, BehaviorRecipe, behavior_path, load_recipe
+from medgym_offline.online.recipe import EARLY, RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
 from medgym_offline.online.train import TrainResult, live_numbers, train
 from medgym_offline.online.watching import Gap, Passing, keep_patient, keep_way, nearest_to_share, way_of
 
@@ -83,108 +83,98 @@ def fingerprint(actor: StackedActor) -> str:
     return digest.hexdigest()
 
 
-# -- jobs --------------------------------------------------------------------------------------------------------------
+# -- jobs: functions that an engine runs -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class TrainJob:
-    """Training of one stack: one policy for all patients (scopes pop, dr), or the policies of one block of patients.
+def train_block(
+    bank: SimulatorBank,
+    process: ProcessConfig,
+    config: TrainConfig,
+    initial: StackedActor | None,
+    checkpoint: str | None,
+    patience: int,
+    device: str,
+) -> dict[str, Any]:
+    """Train one policy for all patients (scopes pop, dr), or the policies of one block of patients.
 
-    Attributes:
+    Args:
         bank: Simulators of the block's patients (or the population simulator).
-        process, config, initial: As :func:`medgym_offline.online.train.train`.
-        checkpoint: File to resume from, or None.
+        process, config, initial, checkpoint: As :func:`medgym_offline.online.train.train`.
         patience: Early stop after so many updates without a better return; 0: never.
         device: Torch device.
+
+    Returns:
+        The update reached and the state's tensors (but a replay buffer's).
     """
 
-    bank: SimulatorBank
-    process: ProcessConfig
-    config: TrainConfig
-    initial: StackedActor | None = None
-    checkpoint: str | None = None
-    patience: int = 0
-    device: str = "cpu"
-
-
-def train_block(job: TrainJob) -> dict[str, Any]:
-    """Train; returns the update reached and the state's tensors (but a replay buffer's)."""
-
     def watch(state: TrainState) -> bool:
-        report(state.update / job.config.updates, **live_numbers(state.log))
-        if job.config.shared:
-            keep_way(state, job.config.updates)
-        return job.patience > 0 and keep_patient(state, job.patience)
+        report(state.update / config.updates, **live_numbers(state.log))
+        if config.shared:
+            keep_way(state, config.updates)
+        return patience > 0 and keep_patient(state, patience)
 
-    bank = job.bank.to(job.device)
-    result = train(bank, job.process, job.config, job.initial, checkpoint=job.checkpoint, progress=False, watch=watch)
-    state = result.state.without_replay().to("cpu")
-    if job.patience:
+    trained = train(bank.to(device), process, config, initial, checkpoint=checkpoint, progress=False, watch=watch)
+    state = trained.state.without_replay().to("cpu")
+    if patience:
         stopped = state.kept["stopped_at"] >= 0
         state.actor = torch.where(stopped.unsqueeze(1), state.kept["stopped_actor"], state.actor)
     return {"update": state.update, "tensors": state.tensors()}
 
 
+def early(
+    bank: SimulatorBank,
+    process: ProcessConfig,
+    expert: StackedActor,
+    recipe: BehaviorRecipe,
+    source: str,
+    shares: Sequence[float],
+    way: dict[str, Tensor] | None,
+    device: str,
+) -> dict[str, Any]:
+    """Early-stopped policies of a block of patients, or of all.
+
+    Args:
+        bank: Simulators that random, expert and the candidates are scored on.
+        process: Decision process.
+        expert: Fully trained policy.
+        recipe: Seed and episodes of the scoring; training of a policy per patient.
+        source: Scope whose training they are taken from; of a policy per patient it is done here, from scratch, until
+            all have passed the shares.
+        shares: Wanted shares of the gap.
+        way: What the state of a shared policy has kept.
+        device: Torch device.
+
+    Returns:
+        Lists with an entry for each of `shares`: `theta` `(P, n)`, `share` reached and `update`, `(P,)` or one number
+        when shared; and the returns `random` and `expert` `(P,)`.
+    """
+    bank = bank.to(device)
+    gap = Gap.measure(bank, process, expert, recipe.seed, recipe.early_episodes)
+    if way is not None:
+        found = nearest_to_share(gap, way_of(way), shares)
+    else:
+        passing = [Passing(gap, share) for share in shares]
+
+        def watch(state: TrainState) -> bool:
+            report(state.update / recipe.early_updates, **live_numbers(state.log))
+            stops = [one(state) for one in passing]  # every one looks at the state, so no lazy `all`
+            return all(stops)
+
+        train(bank, process, replace(recipe.config(source), updates=recipe.early_updates), progress=False, watch=watch)
+        found = [(one.update, one.theta, one.share) for one in passing]  # type: ignore[misc]
+    update, theta, share = (list(values) for values in zip(*found))
+    return {"theta": theta, "share": share, "update": update, "random": gap.random, "expert": gap.expert}
+
+
 def _joined_state(parts: Sequence[Mapping[str, Any]]) -> TrainState:
     """The state of a whole stack from those of its blocks; logs of unequal length are padded with NaN."""
-    longest = max(int(part["update"]) for part in parts)
-    tensors = {}
+    longest, tensors = max(part["update"] for part in parts), {}
     for name in parts[0]["tensors"]:
         values, log = [part["tensors"][name] for part in parts], name.startswith("log.")
         if log:
             values = [torch.cat([v, v.new_full((longest - len(v), v.shape[1]), torch.nan)]) for v in values]
         tensors[name] = torch.cat(values, 1 if log else 0)
     return TrainState.from_tensors(longest, tensors)
-
-
-@dataclass(frozen=True)
-class EarlyJob:
-    """Early-stopped policies of a block of patients (their `train` from scratch) or of all (the `way` of a shared one).
-
-    Attributes:
-        bank: Simulators that random, expert and the candidates are scored on.
-        process: Decision process.
-        expert: Fully trained policy.
-        seed, episodes: Of the scoring.
-        shares: Wanted shares of the gap.
-        train: For a policy per patient: the training that passes them.
-        way: For a shared policy: update -> parameters `(1, n)`.
-        device: Torch device.
-    """
-
-    bank: SimulatorBank
-    process: ProcessConfig
-    expert: StackedActor
-    seed: int
-    episodes: int
-    shares: tuple[float, ...]
-    train: TrainConfig | None = None
-    way: Mapping[int, Tensor] | None = None
-    device: str = "cpu"
-
-
-def early(job: EarlyJob) -> dict[str, Any]:
-    """Early-stopped policies, a list entry for each of `shares`.
-
-    Returns `theta` (each `(P, n)`), `share` reached and `update` (each `(P,)`, or one number when shared), and the
-    returns `random` and `expert` `(P,)`. A policy per patient is trained from scratch until all have passed the share.
-    """
-    bank = job.bank.to(job.device)
-    gap = Gap.measure(bank, job.process, job.expert, job.seed, job.episodes)
-    if job.train is None:
-        assert job.way is not None
-        update, theta, share = (list(v) for v in zip(*nearest_to_share(gap, job.way, job.shares)))
-    else:
-        passing, updates = [Passing(gap, share) for share in job.shares], job.train.updates
-
-        def watch(state: TrainState) -> bool:
-            report(state.update / updates, **live_numbers(state.log))
-            stops = [one(state) for one in passing]  # every one looks at the state, so no lazy `all`
-            return all(stops)
-
-        train(bank, job.process, job.train, progress=False, watch=watch)
-        update, theta, share = ([getattr(one, n) for one in passing] for n in ("update", "theta", "share"))
-    return {"theta": theta, "share": share, "update": update, "random": gap.random, "expert": gap.expert}
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
@@ -198,8 +188,11 @@ class BehaviorRun:
         recipe: Settings.
         folder: Keeps finished jobs and checkpoints; None keeps nothing.
         options: Engine and device.
-        initial: Start ind from this shared policy instead of the run's own dr.
         progress: Show progress on standard error.
+
+    Attributes:
+        results: (scope, timing) -> result.
+        early: (early policy, timing) -> policy.
     """
 
     def __init__(
@@ -208,105 +201,77 @@ class BehaviorRun:
         recipe: BehaviorRecipe,
         folder: str | Path | None = None,
         options: EngineOptions | None = None,
-        initial: StackedActor | None = None,
         progress: bool = True,
     ):
         self.bank, self.recipe, self.progress = bank, recipe, progress
         self.folder = None if folder is None else Path(folder)
         self.options = options or EngineOptions()
         self.options.check()
-        self.initial = initial
         self.results: dict[Name, TrainResult] = {}
         self.early: dict[Name, StackedActor] = {}
-        self._blocks = blocks(len(bank), recipe.shard)
+        self._blocks = [list(block) for block in blocks(len(bank), recipe.shard)]
 
     def train(self, wanted: Iterable[Name]) -> None:
         """Train the policies `wanted`; they are then in `results` (scopes) and `early`."""
         names = list(dict.fromkeys(wanted))
         for _, timing in names:
             self._process(timing)  # an infeasible budget is refused before the first minute of training
-        experts = {(self._expert(name), timing) for name, timing in names if name in EARLY}
-        trained = {(name, timing) for name, timing in names if name not in EARLY} | experts
-        starts = {("dr", timing) for scope, timing in trained if scope == "ind" and self.initial is None}
-        ways = {(EARLY[name][0], timing) for name, timing in names if name in EARLY and EARLY[name][0] in SHARED}
-        shared = sorted({n for n in trained | starts | ways if n[0] in SHARED})
-        self._stage("shared policies", shared, self._shared_jobs)
-        self._stage("individual policies", sorted(n for n in trained if n[0] not in SHARED), self._block_jobs)
-        self._early([name for name in names if name[0] in EARLY])
+        sources: dict[Name, list[str]] = {}
+        for name, timing in names:
+            if name in EARLY:
+                sources.setdefault((EARLY[name][0], timing), []).append(name)
+        trained = {n for n in names if n[0] not in EARLY} | {(_expert(scope), timing) for scope, timing in sources}
+        trained |= {source for source in sources if source[0] in SHARED}
+        trained |= {("dr", timing) for scope, timing in trained if scope == "ind"}
+        self._stage("shared policies", sorted(n for n in trained if n[0] in SHARED))
+        self._stage("individual policies", sorted(n for n in trained if n[0] not in SHARED))
+        self._early(sources)
 
-    @staticmethod
-    def _expert(name: str) -> str:
-        """The scope whose fully trained policy is the expert of an early one."""
-        scope = EARLY[name][0]
-        return "ind" if scope == "ind-scratch" else scope
+    def _stage(self, title: str, names: list[Name]) -> None:
+        todo = {name: self._jobs(name) for name in names if name not in self.results}
+        found = self._run(train_block, {key: job for jobs in todo.values() for key, job in jobs.items()}, title)
+        for name, jobs in todo.items():
+            config = next(iter(jobs.values()))[2]
+            self.results[name] = self._result(name, config, _joined_state([found[key] for key in jobs]))
 
-    # -- stages 1 and 2 ------------------------------------------------------------------------------------------------
-
-    def _stage(self, title: str, names: list[Name], jobs: Callable[[Name], dict[str, TrainJob]]) -> None:
-        todo = {name: jobs(name) for name in names if name not in self.results}
-        found = self._run(train_block, {k: (job,) for made in todo.values() for k, job in made.items()}, title)
-        for name, made in todo.items():
-            job = next(iter(made.values()))
-            self.results[name] = self._result(name, job, _joined_state([found[key] for key in made]))
-
-    def _run(self, function: Callable[..., Any], shards: Mapping[str, tuple[Any, ...]], title: str) -> dict[str, Any]:
-        if not shards:
+    def _run(self, function: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], title: str) -> dict[str, Any]:
+        if not jobs:
             return {}
-        return run(
-            function,
-            shards,
-            engine=self.options.engine,
-            workers=self.options.workers,
-            address=self.options.address,
-            folder=self.folder,
-            key=self._key(),
-            title=f"{self.bank.name}: {title}",
-            progress=self.progress,
-        )
+        patients = hashlib.sha256("\n".join(self.bank.patients).encode()).hexdigest()
+        key = {  # what decides the results of every job
+            "recipe": self.recipe.to_dict(),
+            "bank": {"name": self.bank.name, "hash": self.bank.content_hash, "world": self.bank.current_world},
+            "patients": {"count": len(self.bank), "sha256": patients},
+            "device": self.options.device.split(":")[0],
+        }
+        where = {"engine": self.options.engine, "workers": self.options.workers, "address": self.options.address}
+        shown = {"title": f"{self.bank.name}: {title}", "progress": self.progress}
+        return run(function, jobs, folder=self.folder, key=key, **where, **shown)  # type: ignore[arg-type]
 
     def _process(self, timing: str) -> ProcessConfig:
         return self.recipe.process(timing, self.bank.disease.name)  # type: ignore[arg-type]
 
-    def _key(self) -> dict[str, Any]:
-        """What decides the results of every job of this run."""
-        patients = hashlib.sha256("\n".join(self.bank.patients).encode()).hexdigest()
-        return {
-            "recipe": self.recipe.to_dict(),
-            "bank": {"name": self.bank.name, "hash": self.bank.content_hash, "world": self.bank.current_world},
-            "patients": {"count": len(self.bank), "sha256": patients},
-            "initial": None if self.initial is None else fingerprint(self.initial),
-            "device": self.options.device.split(":")[0],
-        }
-
-    def _job(self, name: Name, bank: SimulatorBank, key: str, initial: StackedActor | None) -> TrainJob:
+    def _jobs(self, name: Name) -> dict[str, tuple[Any, ...]]:
+        """Jobs of one scope and timing: arguments of :func:`train_block`."""
         scope, timing = name
+        banks = {"-".join(name): self.bank.population() if scope == "pop" else self.bank}
+        if scope not in SHARED:
+            banks = {f"{scope}-{timing}-{n:03d}": self.bank.select(block) for n, block in enumerate(self._blocks)}
+        initial = self.results["dr", timing].actor if scope == "ind" else None
         config = self.recipe.config(scope, None if initial is None else fingerprint(initial))
-        checkpoint = None if self.folder is None else str(self.folder / "checkpoints" / f"{key}.state.safetensors")
-        patience, device = self.recipe.patience, self.options.device
-        return TrainJob(bank, self._process(timing), config, initial, checkpoint, patience, device)
+        rest = (self.recipe.patience, self.options.device)
+        states = {
+            key: None if self.folder is None else str(self.folder / "checkpoints" / f"{key}.state.safetensors")
+            for key in banks
+        }
+        return {key: (bank, self._process(timing), config, initial, states[key], *rest) for key, bank in banks.items()}
 
-    def _shared_jobs(self, name: Name) -> dict[str, TrainJob]:
-        key = "-".join(name)
-        return {key: self._job(name, self.bank.population() if name[0] == "pop" else self.bank, key, None)}
-
-    def _block_jobs(self, name: Name) -> dict[str, TrainJob]:
-        scope, timing = name
-        start = None
-        if scope == "ind":
-            start = self.initial if self.initial is not None else self.results["dr", timing].actor
-        made = {}
-        for number, block in enumerate(self._blocks):
-            key = f"{scope}-{timing}-{number:03d}"
-            made[key] = self._job(name, self.bank.select(list(block)), key, start)
-        return made
-
-    def _result(self, name: Name, job: TrainJob, state: TrainState) -> TrainResult:
-        scope = name[0]
-        ids = (self.bank.population() if scope == "pop" else self.bank).patients
+    def _result(self, name: Name, config: TrainConfig, state: TrainState) -> TrainResult:
+        ids = (self.bank.population() if name[0] == "pop" else self.bank).patients
         stopped = {ids[i]: int(u) for i, u in enumerate(state.stopped) if u >= 0}
-        provenance = self._provenance(scope) | {
-            "training": job.config.to_dict(),
-            "process": job.process.to_dict(),
+        provenance = {
+            "training": config.to_dict(),
+            "process": self._process(name[1]).to_dict(),
             "updates": state.update,
             "stopped": stopped,
             "final": {n: round(float(v[-10:].nanmean()), 5) for n, v in sorted(state.log.items())},
@@ -316,15 +281,10 @@ class BehaviorRun:
         return TrainResult(self._actor(state.actor, name, provenance), state.log, state, stopped)
 
     def _actor(self, theta: Tensor, name: Name, provenance: dict[str, Any]) -> StackedActor:
-        """The policy with parameters `theta` of a scope and timing."""
+        """The policy with parameters `theta` of a scope and timing, with what was made of what."""
         scope, timing = name
         process, hidden = self._process(timing), self.recipe.config(scope).hidden
-        shape = GaussianActor((process.observation_dim, hidden, hidden, process.action_dim))
-        patients = None if scope in SHARED else self.bank.patients
-        return stacked_actor(shape, theta, patients, process.decisions, provenance, process.disease)
-
-    def _provenance(self, scope: str) -> dict[str, Any]:
-        return {
+        made = {
             "scope": scope,
             "algorithm": self.recipe.algorithm,
             "seed": self.recipe.seed,
@@ -336,61 +296,45 @@ class BehaviorRun:
             "code": code_version(),
             "command": " ".join(sys.argv),
         }
+        shape = GaussianActor((process.observation_dim, hidden, hidden, process.action_dim))
+        patients = None if scope in SHARED else self.bank.patients
+        return stacked_actor(shape, theta, patients, process.decisions, made | provenance, process.disease)
 
-    # -- stage 3 -------------------------------------------------------------------------------------------------------
-
-    def _early(self, names: list[Name]) -> None:
-        sources: dict[Name, list[str]] = {}
-        for name, timing in names:
-            sources.setdefault((EARLY[name][0], timing), []).append(name)
-        jobs = {source: self._early_jobs(source, members) for source, members in sources.items()}
-        found = self._run(early, {k: (job,) for made in jobs.values() for k, job in made.items()}, "early policies")
+    def _early(self, sources: Mapping[Name, list[str]]) -> None:
+        """Early policies: (scope whose training they are taken from, timing) -> their names."""
+        jobs: dict[Name, dict[str, tuple[Any, ...]]] = {}
         for source, members in sources.items():
+            (scope, timing), shares = source, [EARLY[name][1] for name in members]
+            way = self.results[source].state.kept if scope in SHARED else None
+            expert, key = self.results[_expert(scope), timing].actor, f"early-{scope}-{timing}"
+            rest = (self.recipe, scope, shares, way, self.options.device)
+            jobs[source] = {key: (self.bank, self._process(timing), expert, *rest)}
+            if way is None:
+                banks = [self.bank.select(block) for block in self._blocks]
+                jobs[source] = {
+                    f"{key}-{n:03d}": (bank, self._process(timing), expert.select(bank.patients), *rest)
+                    for n, bank in enumerate(banks)
+                }
+        found = self._run(early, {key: job for some in jobs.values() for key, job in some.items()}, "early policies")
+        for source, members in sources.items():
+            parts = [found[key] for key in jobs[source]]
+            ends = {end: float(np.mean(np.concatenate([part[end] for part in parts]))) for end in ("random", "expert")}
             for number, name in enumerate(members):
-                self._keep_early(name, source[1], [found[key] for key in jobs[source]], number)
+                provenance = {
+                    "scope": name,
+                    "taken_from": source[0],
+                    "wanted_share": EARLY[name][1],
+                    "share": [round(float(v), 3) for part in parts for v in np.ravel(part["share"][number])],
+                    "update": [int(v) for part in parts for v in np.ravel(part["update"][number])],
+                    **{f"{end}_return": round(value, 3) for end, value in ends.items()},
+                }
+                theta = torch.cat([part["theta"][number] for part in parts])
+                self.early[name, source[1]] = self._actor(theta, source, provenance)
 
-    def _early_jobs(self, source: Name, members: list[str]) -> dict[str, EarlyJob]:
-        """Jobs of the early policies `members`, which are all taken from the training of `source`."""
-        (scope, timing), recipe = source, self.recipe
-        expert = self.results[self._expert(members[0]), timing].actor
-        whole = EarlyJob(
-            self.bank,
-            self._process(timing),
-            expert,
-            recipe.seed,
-            recipe.early_episodes,
-            tuple(EARLY[name][1] for name in members),
-            device=self.options.device,
-        )
-        key = f"early-{scope}-{timing}"
-        if scope in SHARED:
-            return {key: replace(whole, way=way_of(self.results[source].state.kept))}
-        config = replace(recipe.config(scope), updates=recipe.early_updates)
-        made = {}
-        for number, block in enumerate(self._blocks):
-            ids = [self.bank.patients[i] for i in block]
-            job = replace(whole, bank=self.bank.select(ids), expert=expert.select(ids), train=config)
-            made[f"{key}-{number:03d}"] = job
-        return made
 
-    def _keep_early(self, name: str, timing: str, parts: list[dict[str, Any]], number: int) -> None:
-        """Put the `number`-th policy of these parts (one, or one per block of patients) into `early`."""
-        source, wanted = EARLY[name]
-
-        def joined(field: str) -> list[float]:
-            return [float(v) for part in parts for v in np.ravel(part[field])]
-
-        provenance = self._provenance(source) | {
-            "scope": name,
-            "taken_from": source,
-            "wanted_share": wanted,
-            "share": [round(float(v), 3) for part in parts for v in np.ravel(part["share"][number])],
-            "update": [int(v) for part in parts for v in np.ravel(part["update"][number])],
-            "random_return": round(float(np.mean(joined("random"))), 3),
-            "expert_return": round(float(np.mean(joined("expert"))), 3),
-        }
-        theta = torch.cat([part["theta"][number] for part in parts])
-        self.early[name, timing] = self._actor(theta, (source, timing), provenance)
+def _expert(source: str) -> str:
+    """The scope whose fully trained policy is the expert of those taken from the training of `source`."""
+    return "ind" if source == "ind-scratch" else source
 
 
 # -- entry points ------------------------------------------------------------------------------------------------------
@@ -402,7 +346,6 @@ def train_behavior(
     scope: str = "ind",
     *,
     recipe: BehaviorRecipe | None = None,
-    initial: StackedActor | None = None,
     checkpoints: str | Path | None = None,
     progress: bool = True,
     options: EngineOptions | None = None,
@@ -412,9 +355,8 @@ def train_behavior(
     Args:
         bank: Simulators of P patients.
         timing: "adaptive" or "fixed".
-        scope: "pop", "dr", "ind" (fine-tuned from dr) or "ind-scratch".
+        scope: "pop", "dr", "ind" (fine-tuned from dr, which is trained first) or "ind-scratch".
         recipe: Settings; the release's by default.
-        initial: For scope "ind", the shared policy to start from; dr is trained first when left out.
         checkpoints: Folder for finished parts and checkpoints; a killed run resumes from there.
         progress: Show progress on standard error.
         options: Engine, workers, device.
@@ -430,22 +372,20 @@ def train_behavior(
     behavior_path(bank.name, scope, timing)
     if scope not in SCOPES:
         raise unknown_name("trained scope", scope, SCOPES)
-    run = BehaviorRun(bank, recipe or load_recipe(), checkpoints, options, initial, progress)
-    run.train([(scope, timing)])
-    return run.results[scope, timing]
+    made = BehaviorRun(bank, recipe or load_recipe(disease=bank.disease.name), checkpoints, options, progress)
+    made.train([(scope, timing)])
+    return made.results[scope, timing]
 
 
 def train_behavior_files(
     bank: SimulatorBank,
-    timings: Sequence[str] = TIMINGS,
-    scopes: Sequence[str] = ("ind", "pop", "dr"),
+    wanted: Sequence[tuple[str, str]] = RELEASE,
     output: str | Path | None = None,
     progress: bool = True,
     *,
     recipe: BehaviorRecipe | None = None,
     checkpoints: str | Path | None = None,
     options: EngineOptions | None = None,
-    wanted: Sequence[tuple[str, str]] | None = None,
     fresh: bool = False,
     report: bool = False,
     half: bool = False,
@@ -454,13 +394,12 @@ def train_behavior_files(
 
     Args:
         bank: Simulators of P patients.
-        timings, scopes: Which policies: every scope (or early policy) with every timing.
+        wanted: Pairs (scope or early policy, timing).
         output: Folder; the release's `generation/behaviors` by default.
         progress: Show progress on standard error.
         recipe: Settings; the release's by default.
         checkpoints: Folder for finished parts and checkpoints, to resume a killed run.
         options: Engine, workers, device.
-        wanted: Pairs (scope, timing) instead of `timings` and `scopes`, for instance :data:`RELEASE`.
         fresh: Forget what `checkpoints` holds.
         report: Write `<bank>-training.html` beside the policies (extra `report`).
         half: Store every policy in float16, half the size; training itself is the same. Early-stopped ones always are.
@@ -470,20 +409,19 @@ def train_behavior_files(
     """
     from medgym_offline.policies.files import save_policy
 
-    pairs = list(wanted) if wanted is not None else [(scope, timing) for timing in timings for scope in scopes]
     # Every name is looked at before the first minute of training.
-    paths = {(scope, timing): behavior_path(bank.name, scope, timing, output) for scope, timing in pairs}
-    run = BehaviorRun(bank, recipe or load_recipe(), checkpoints, options, progress=progress)
+    paths = {(scope, timing): behavior_path(bank.name, scope, timing, output) for scope, timing in wanted}
+    made = BehaviorRun(bank, recipe or load_recipe(disease=bank.disease.name), checkpoints, options, progress)
     if fresh and checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    run.train(pairs)
+    made.train(paths)
     written = []
     for name, path in paths.items():
-        early = name in run.early
-        actor = run.early[name] if early else run.results[name].actor
-        written.append(save_policy(actor, path, torch.float16 if early or half else torch.float32))
+        actor = made.early[name] if name in made.early else made.results[name].actor
+        small = half or name in made.early
+        written.append(save_policy(actor, path, torch.float16 if small else torch.float32))
     if report:
         from medgym_offline.online.report import write_training_report
 
-        written.append(write_training_report(run, paths[pairs[0]].with_name(f"{bank.name}-training.html")))
+        written.append(write_training_report(made, written[0].with_name(f"{bank.name}-training.html")))
     return written

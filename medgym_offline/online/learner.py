@@ -34,6 +34,7 @@ from medgym_offline.online.rollouts import Collected, advantages, centred, disco
 from medgym_offline.seeds import generator
 
 __all__ = [
+    "Group",
     "PolicyBatch",
     "Shapes",
     "Step",
@@ -131,13 +132,24 @@ class TrainState:
             self.log[name] = torch.cat([self.log[name], line]) if name in self.log else line
 
 
-def centre_rewards(config: TrainConfig, state: TrainState, simulators: slice, batch: Collected) -> Tensor:
-    """Bring rho, the mean harm per unit of time of `simulators`, up to date; the rewards around it `(S, K, B)`."""
-    time = batch.dt.sum((1, 2))
-    now = torch.where(time > 0, -batch.rewards.sum((1, 2)) / time.clamp_min(1e-6), state.harm[simulators])
-    rate = 1.0 if state.update == 0 else config.centre_rate
-    state.harm[simulators] += rate * (now - state.harm[simulators])
-    return centred(batch.rewards, batch.dt, state.harm[simulators]) if config.centre else batch.rewards
+@dataclass(frozen=True)
+class Group:
+    """The policies `rows` of a state, called `names` (to which their random streams belong), and their `simulators`."""
+
+    config: TrainConfig
+    shapes: Shapes
+    state: TrainState
+    rows: slice
+    simulators: slice
+    names: Sequence[str]
+
+
+def centre_rewards(group: Group, batch: Collected) -> Tensor:
+    """Bring rho, the mean harm per unit of time of the simulators, up to date; the rewards around it `(S, K, B)`."""
+    config, state, harm, time = group.config, group.state, group.state.harm[group.simulators], batch.dt.sum((1, 2))
+    now = torch.where(time > 0, -batch.rewards.sum((1, 2)) / time.clamp_min(1e-6), harm)
+    harm += (1.0 if state.update == 0 else config.centre_rate) * (now - harm)
+    return centred(batch.rewards, batch.dt, harm) if config.centre else batch.rewards
 
 
 def first_scale(
@@ -151,30 +163,22 @@ def first_scale(
     return (targets.square() * weights.unsqueeze(-1)).sum(1).sqrt().clamp_min(floor)
 
 
-def accept(
-    config: TrainConfig,
-    state: TrainState,
-    rows: slice,
-    simulators: slice,
-    actor: Tensor,
-    critic: Tensor,
-    learner: dict[str, Tensor],
-    broken: Tensor,
-) -> None:
+def accept(group: Group, actor: Tensor, critic: Tensor, learner: dict[str, Tensor], broken: Tensor) -> None:
     """Take over new parameters where all is finite; a patient where it is not keeps its last good ones for ever.
 
     Raises:
         MedGymError: The policy is shared, and its parameters are not finite.
     """
+    shared, state, rows = group.config.shared, group.state, group.rows
     finite = torch.isfinite(actor).all(-1) & torch.isfinite(critic).all(-1)
-    if config.shared and not bool(finite.all()):
+    if shared and not bool(finite.all()):
         raise MedGymError(
             f"training of the shared policy met a non-finite number at update {state.update}; "
             "lower the learning rate or the radius, or check the simulators"
         )
-    stopped = state.stopped[simulators]
-    stopped[(broken if config.shared else broken | ~finite) & (stopped < 0)] = state.update
-    go = finite if config.shared else stopped < 0
+    stopped = state.stopped[group.simulators]
+    stopped[(broken if shared else broken | ~finite) & (stopped < 0)] = state.update
+    go = finite if shared else stopped < 0
     pairs = [(state.actor, actor), (state.critic, critic), *((state.learner[n], v) for n, v in learner.items())]
     for old, new in pairs:
         old[rows] = torch.where(go.unsqueeze(-1), new, old[rows])
@@ -271,55 +275,44 @@ def fit_critic(
     return loss
 
 
-def on_policy_update(
-    step: Step,
-    logged: Sequence[str],
-    config: TrainConfig,
-    shapes: Shapes,
-    state: TrainState,
-    rows: slice,
-    simulators: slice,
-    batch: Collected,
-) -> dict[str, Tensor]:
-    """Update the policies `rows` of `state` in place from episodes of `simulators`; returns their numbers `(P,)`.
+def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequence[str]) -> dict[str, Tensor]:
+    """Update the policies of `group` in place from episodes of their simulators; returns their numbers `(P,)`.
 
     1. advantages of reward (centred) and cost from one critic with two outputs, discounted by elapsed time;
     2. Lagrangian forms: lambda from the mean cost per decision, A = (A_r - lambda A_c) / (1 + lambda); else A = A_r;
     3. one `step` of the policies, not before the critic has had `value_warmup` updates; it gives the numbers `logged`;
     4. the critic regresses on the lambda-returns.
     """
+    config, shapes, state, rows = group.config, group.shapes, group.state, group.rows
     theta, critic = state.actor[rows], state.critic[rows].clone()
     policies = theta.shape[0]
 
     def flat(value: Tensor) -> Tensor:
         return value.reshape(policies, -1, *value.shape[3:])
 
-    rewards = centre_rewards(config, state, simulators, batch)
+    rewards = centre_rewards(group, batch)
     observations, valid = flat(batch.observations), flat(batch.valid)
     weights = valid / valid.sum(-1, keepdim=True).clamp_min(1.0)
     shrink = discounts(batch.dt, config.discount, shapes.reference)
-    signals = (rewards, batch.costs)
-    scale = state.scale[rows]
+    signals, scale = (rewards, batch.costs), state.scale[rows]
     if state.update == 0:
         scale.copy_(first_scale(signals, shrink, batch, policies))
     values = (shapes.critic(critic, observations).output * scale.unsqueeze(1)).view(*batch.valid.shape, VALUES)
     found = [advantages(signal, values[..., i], shrink, batch.valid, config.gae) for i, signal in enumerate(signals)]
     advantage = standardise(flat(found[0][0]), weights)
-    cost = (flat(batch.costs) * weights).sum(-1)
     if config.constrained:
-        multiplier = update_multiplier(
-            state.multiplier[rows], cost, config.cost_limit, config.multiplier_rate, config.multiplier_max
+        multiplier, cost = state.multiplier[rows], (flat(batch.costs) * weights).sum(-1)
+        multiplier.copy_(
+            update_multiplier(multiplier, cost, config.cost_limit, config.multiplier_rate, config.multiplier_max)
         )
-        state.multiplier[rows] = multiplier
         advantage = penalised(advantage, standardise(flat(found[1][0]), weights), multiplier)
         advantage = standardise(advantage, weights)
-
-    policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
     improved, numbers, learner = theta, dict.fromkeys(logged, theta.new_zeros(policies)), {}
     if state.update >= config.value_warmup:
+        policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
         improved, numbers, learner = step(theta, policy)
     targets = torch.stack([flat(f[1]) for f in found], -1) / scale.unsqueeze(1)
     optimiser = Adam(*(value[rows] for value in vars(state.optimiser).values()))
     loss = fit_critic(shapes.critic, critic, optimiser, observations, targets, weights, config)
-    accept(config, state, rows, simulators, improved, critic, learner, batch.broken)
+    accept(group, improved, critic, learner, batch.broken)
     return numbers | {"multiplier": state.multiplier[rows].clone(), "value_loss": loss}

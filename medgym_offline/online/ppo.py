@@ -23,14 +23,13 @@ import torch
 from torch import Tensor
 
 from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.learner import PolicyBatch, Shapes, TrainState, critic_shape, first_critic, on_policy_update
+from medgym_offline.online.learner import Group, PolicyBatch, Shapes, critic_shape, first_critic, on_policy_update
 from medgym_offline.online.networks import Adam, GaussianActor
 from medgym_offline.online.rollouts import Collected
 from medgym_offline.seeds import generator
 
 __all__ = [
     "ProximalRows",
-    "ProximalStep",
     "critic_shape",
     "minibatch_rows",
     "proximal_gradient",
@@ -64,16 +63,6 @@ class ProximalRows:
 
     def __getitem__(self, index: object) -> ProximalRows:
         return ProximalRows(*(value[index] for value in vars(self).values()))
-
-
-@dataclass(frozen=True)
-class ProximalStep:
-    """Outcome: `theta (P, n)`; `kl`, `gain` (of the clipped surrogate), `clipped` (share of rows), all `(P,)`."""
-
-    theta: Tensor
-    kl: Tensor
-    gain: Tensor
-    clipped: Tensor
 
 
 def minibatch_rows(valid: Tensor, generators: Sequence[np.random.Generator], minibatch: int) -> tuple[Tensor, Tensor]:
@@ -135,22 +124,25 @@ def proximal_gradient(actor: GaussianActor, theta: Tensor, rows: ProximalRows, c
 
 
 def proximal_step(
+    config: TrainConfig,
     actor: GaussianActor,
     theta: Tensor,
     batch: PolicyBatch,
     optimiser: Adam,
     generators: Sequence[np.random.Generator],
-    config: TrainConfig,
-) -> ProximalStep:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """All passes of one update for every policy of the stack, from the policy `theta (P, n)` that acted.
 
     Args:
+        config: Clip, passes, minibatch, entropy, rate.
         actor: Shape of the policies.
         theta: Parameters; not changed.
         batch: Rows of the rollout.
         optimiser: Adam moments of the policies, changed in place.
         generators: Order of the rows, one per policy.
-        config: Clip, passes, minibatch, entropy, rate.
+
+    Returns:
+        New parameters, and `kl`, `gain` (of the clipped surrogate) and `clipped` (share of rows), all `(P,)`.
     """
     rows = proximal_rows(actor, theta, batch)
     start, theta = theta, theta.clone()
@@ -173,7 +165,7 @@ def proximal_step(
     clipped = (_held(ratio, rows.advantages, config.clip).to(theta.dtype) * rows.weights).sum(-1)
     old_mean = actor.mean(start, batch.observations)
     kl = actor.kl(old_mean, actor.split(start)[1], mean, log_std, batch.weights)
-    return ProximalStep(theta, kl, gain, clipped)
+    return theta, {"kl": kl, "gain": gain, "clipped": clipped}
 
 
 def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -181,21 +173,13 @@ def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[st
     return first_critic(shapes, config.seed, names), dict(vars(Adam.zeros(actor)))
 
 
-def update(
-    config: TrainConfig,
-    shapes: Shapes,
-    state: TrainState,
-    rows: slice,
-    simulators: slice,
-    batch: Collected,
-    names: Sequence[str],
-) -> dict[str, Tensor]:
-    """One update of the policies `rows` of `state`, called `names`, in place; the log's numbers `(P,)`."""
+def update(group: Group, batch: Collected) -> dict[str, Tensor]:
+    """One update of the policies of `group`, in place; the log's numbers `(P,)`."""
+    config, state = group.config, group.state
 
     def step(theta: Tensor, policy: PolicyBatch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        moments = Adam(**{name: value[rows].clone() for name, value in state.learner.items()})
-        order = [generator(config.seed, "online-minibatches", name, state.update) for name in names]
-        found = proximal_step(shapes.actor, theta, policy, moments, order, config)
-        return found.theta, {"kl": found.kl, "gain": found.gain, "clipped": found.clipped}, dict(vars(moments))
+        moments = Adam(**{name: value[group.rows].clone() for name, value in state.learner.items()})
+        order = [generator(config.seed, "online-minibatches", name, state.update) for name in group.names]
+        return *proximal_step(config, group.shapes.actor, theta, policy, moments, order), dict(vars(moments))
 
-    return on_policy_update(step, ("kl", "gain", "clipped"), config, shapes, state, rows, simulators, batch)
+    return on_policy_update(group, batch, step, ("kl", "gain", "clipped"))

@@ -175,9 +175,9 @@ def discounts(dt: Tensor, gamma: float, reference: float) -> Tensor:
 def centred(rewards: Tensor, dt: Tensor, harm: Tensor) -> Tensor:
     """r + rho dt, with `harm` rho per unit of time `(S,)` and rewards, dt `(S, K, B)`.
 
-    The intervals of an episode sum to the horizon, so the undiscounted return shifts by a constant and no policy changes
-    rank. Without it every reward is negative and a critic that under-fits the remaining time pays for short decisions:
-    the policy burns its budget early and then holds.
+    The intervals of an episode sum to the horizon, so the undiscounted return shifts by a constant and no policy
+    changes rank. Without it every reward is negative, and a critic that under-fits what remains pays for short
+    decisions: the policy burns its budget early and then holds.
     """
     return rewards + harm.view(-1, 1, 1) * dt
 

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.learner import Shapes, TrainState, accept, centre_rewards, first_scale
+from medgym_offline.online.learner import Group, Shapes, TrainState, accept, centre_rewards, first_scale
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
 from medgym_offline.online.rollouts import Collected, discounts
 from medgym_offline.seeds import generator
@@ -322,23 +322,16 @@ def _learner(state: TrainState, rows: slice) -> SoftLearner:
     return SoftLearner(actor, critic, kept["target"], kept["log_alpha"], **adams)
 
 
-def update(
-    config: TrainConfig,
-    shapes: Shapes,
-    state: TrainState,
-    rows: slice,
-    simulators: slice,
-    batch: Collected,
-    names: Sequence[str],
-) -> dict[str, Tensor]:
-    """One update of the policies `rows` of `state`, called `names`, in place; the log's numbers `(P,)`.
+def update(group: Group, batch: Collected) -> dict[str, Tensor]:
+    """One update of the policies of `group`, in place; the log's numbers `(P,)`.
 
     They are `value_loss`, `alpha`, `entropy` (-mean log pi, of the actions after squashing), and `kl` of the
     policies before and after on the new episodes.
     """
+    config, shapes, state, rows = group.config, group.shapes, group.state, group.rows
     old = state.actor[rows]
     policies = len(old)
-    rewards = centre_rewards(config, state, simulators, batch)
+    rewards = centre_rewards(group, batch)
     if state.update == 0:
         scale = first_scale((rewards,), discounts(batch.dt, config.discount, shapes.reference), batch, policies)
         state.scale[rows] = scale.expand(-1, 2)
@@ -347,8 +340,8 @@ def update(
     append(buffer, filled, found.packed(), valid)
 
     learner = _learner(state, rows)
-    streams = [generator(config.seed, "online-replay", name, state.update) for name in names]
-    harm = state.harm[simulators].view(policies, -1)
+    streams = [generator(config.seed, "online-replay", name, state.update) for name in group.names]
+    harm = state.harm[group.simulators].view(policies, -1)
     member = torch.arange(policies, device=buffer.device).unsqueeze(1)
     for _ in range(config.soft_steps):
         drawn = draw_rows(filled, buffer.shape[1], streams, config.soft_batch).to(buffer.device)
@@ -371,5 +364,5 @@ def update(
         "entropy": -density,
         "kl": shapes.actor.kl(*ends[0], *ends[1], weights),
     }
-    accept(config, state, rows, simulators, learner.actor, learner.critic, _entries(learner), batch.broken)
+    accept(group, learner.actor, learner.critic, _entries(learner), batch.broken)
     return numbers

@@ -29,7 +29,7 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, json_difference
 from medgym_offline.online import ppo, sac, trpo
 from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.learner import Shapes, TrainState
+from medgym_offline.online.learner import Group, Shapes, TrainState
 from medgym_offline.online.networks import Adam, GaussianActor, actor_parameters, interval_bias, stacked_actor
 from medgym_offline.online.rollouts import Collected, collect, episode_numbers, training_noise
 from medgym_offline.progress import Progress
@@ -154,11 +154,11 @@ def _update(
         if config.shared:
             collected.append(batch)
         else:
-            row |= learn(config, shapes, state, members, members, batch, process.bank.patients)
+            row |= learn(Group(config, shapes, state, members, members, process.bank.patients), batch)
         numbers.append(row)
     joined = {name: torch.cat([row[name] for row in numbers]) for name in numbers[0]}
     if config.shared:
-        joined |= learn(config, shapes, state, slice(0, 1), slice(None), _joined(collected), (SHARED,))
+        joined |= learn(Group(config, shapes, state, slice(0, 1), slice(None), (SHARED,)), _joined(collected))
     state.update += 1
     return joined
 

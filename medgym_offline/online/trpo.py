@@ -16,30 +16,20 @@ quarter of the radius, for those few percent.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.learner import PolicyBatch, Shapes, TrainState, critic_shape, first_critic, on_policy_update
+from medgym_offline.online.learner import Group, PolicyBatch, Shapes, critic_shape, first_critic, on_policy_update
 from medgym_offline.online.networks import GaussianActor
 from medgym_offline.online.rollouts import Collected
 
-__all__ = ["TrustRegionStep", "conjugate_gradients", "critic_shape", "start", "trust_region_step", "update"]
+__all__ = ["conjugate_gradients", "critic_shape", "start", "trust_region_step", "update"]
 
+LOGGED = ("kl", "gain", "accepted")
 MARGIN = 0.9
 """Share of the quadratic model's longest step that the first candidate takes."""
-
-
-@dataclass(frozen=True)
-class TrustRegionStep:
-    """Outcome of a step: `theta (P, n)`; `kl`, `gain` (of the surrogate), `accepted` (bool), all `(P,)`."""
-
-    theta: Tensor
-    kl: Tensor
-    gain: Tensor
-    accepted: Tensor
 
 
 def conjugate_gradients(
@@ -73,9 +63,12 @@ def conjugate_gradients(
     return solution
 
 
-def trust_region_step(actor: GaussianActor, theta: Tensor, batch: PolicyBatch, config: TrainConfig) -> TrustRegionStep:
+def trust_region_step(
+    config: TrainConfig, actor: GaussianActor, theta: Tensor, batch: PolicyBatch
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One step for every patient of the stack from `theta (P, n)`; a patient with no acceptable candidate stays.
 
+    Returns the new parameters, and `kl`, `gain` (of the surrogate) and `accepted` (1 or 0), all `(P,)`.
     The log standard deviations are projected into their range in every candidate, so the KL that is checked is that
     of the policy that results.
     """
@@ -99,8 +92,7 @@ def trust_region_step(actor: GaussianActor, theta: Tensor, batch: PolicyBatch, c
     step = direction * torch.where(curvature > 0, length, torch.zeros_like(length))
 
     before = weighted.sum(-1)
-    none = torch.zeros_like(before)
-    found = TrustRegionStep(theta.clone(), none, none.clone(), none.bool())
+    found, numbers = theta.clone(), {name: torch.zeros_like(before) for name in LOGGED}
     pending = torch.arange(theta.shape[0], device=theta.device)
     for halvings in range(config.line_search):
         # Only patients still searching are evaluated: usually a few after the first candidate.
@@ -116,13 +108,13 @@ def trust_region_step(actor: GaussianActor, theta: Tensor, batch: PolicyBatch, c
         gain = (ratio * pick(weighted)).sum(-1) - pick(before)
         kl = actor.kl(pick(old_mean), start, mean, log_std, pick(batch.weights))
         good = (gain > 0) & (kl <= config.radius) & torch.isfinite(candidate).all(-1)
-        chosen = pending[good]
-        found.theta[chosen], found.kl[chosen] = candidate[good], kl[good]
-        found.gain[chosen], found.accepted[chosen] = gain[good], True
+        found[pending[good]] = candidate[good]
+        for name, value in (("kl", kl), ("gain", gain), ("accepted", torch.ones_like(kl))):
+            numbers[name][pending[good]] = value[good]
         pending = pending[~good]
         if not len(pending):
             break
-    return found
+    return found, numbers
 
 
 def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -130,19 +122,10 @@ def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[st
     return first_critic(shapes, config.seed, names), {}
 
 
-def update(
-    config: TrainConfig,
-    shapes: Shapes,
-    state: TrainState,
-    rows: slice,
-    simulators: slice,
-    batch: Collected,
-    names: Sequence[str],
-) -> dict[str, Tensor]:
-    """One update of the policies `rows` of `state`, called `names`, in place; the log's numbers `(P,)`."""
+def update(group: Group, batch: Collected) -> dict[str, Tensor]:
+    """One update of the policies of `group`, in place; the log's numbers `(P,)`."""
 
     def step(theta: Tensor, policy: PolicyBatch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        found = trust_region_step(shapes.actor, theta, policy, config)
-        return found.theta, {"kl": found.kl, "gain": found.gain, "accepted": found.accepted.float()}, {}
+        return *trust_region_step(group.config, group.shapes.actor, theta, policy), {}
 
-    return on_policy_update(step, ("kl", "gain", "accepted"), config, shapes, state, rows, simulators, batch)
+    return on_policy_update(group, batch, step, LOGGED)
