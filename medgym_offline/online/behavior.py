@@ -39,7 +39,15 @@ from medgym_offline.files import code_version
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import TrainState
 from medgym_offline.online.networks import GaussianActor, stacked_actor
-from medgym_offline.online.recipe import EARLY, RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
+from medgym_offline.online.recipe import (
+    EARLY,
+    RELEASE,
+    SCOPES,
+    BehaviorRecipe,
+    behavior_path,
+    load_behavior,
+    load_recipe,
+)
 from medgym_offline.online.train import TrainResult, live_numbers, train
 from medgym_offline.online.watching import Gap, Passing, keep_patient, keep_way, nearest_to_share, way_of
 
@@ -47,7 +55,16 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["BehaviorRun", "EngineOptions", "fingerprint", "train_behavior", "train_behavior_files"]
+__all__ = [
+    "RELEASE",
+    "BehaviorRun",
+    "EngineOptions",
+    "behavior_path",
+    "fingerprint",
+    "load_behavior",
+    "train_behavior",
+    "train_behavior_files",
+]
 
 Name = tuple[str, str]
 """(scope or early policy, timing)."""
