@@ -21,7 +21,7 @@ from medgym_offline.svg import INK, MUTED, SERIES, Figure, inline_svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from medgym_offline.online.runs import BehaviorRun
+    from medgym_offline.online.behavior import BehaviorRun
     from medgym_offline.policies.actor import StackedActor
 
 __all__ = ["QUANTILES", "interval_table", "log_figures", "training_report", "write_training_report"]
