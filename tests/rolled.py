@@ -23,7 +23,7 @@ def rolled(
     """`episodes` episodes per patient of the behaviour `act`, perturbed as in eq. 15."""
     config = config or ProcessConfig()
     seeds = episode_seeds(1, "test-dataset", bank.patients, episodes)
-    noise = draw_noise(seeds, config.decisions, bank.state_dim, 4 if config.timing == "adaptive" else 3)
+    noise = draw_noise(seeds, bank, config)
     played = rollout(DecisionProcess(bank, config), act, noise, action_noise=0.05)
     valid = played.valid.numpy()
     patient, episode, _ = np.nonzero(valid)
@@ -41,8 +41,8 @@ def rolled(
         truncations=np.zeros(valid.sum(), bool),
         dt=flat(played.dt),
         time=flat(played.time),
-        sofa=flat(played.sofa),
-        lactate=flat(played.lactate),
+        severity=flat(played.severity),
+        monitored=flat(played.monitored),
         patient=patient.astype(np.int32),
         episode=(patient * episodes + episode).astype(np.int32),
         patients=bank.patients,

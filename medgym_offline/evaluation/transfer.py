@@ -60,14 +60,13 @@ def transfer(
         bound: An individual policy.
         bank: P simulators in the world to score in.
         protocol: Settings.
-        own: (P,) surrogate SOFA under the patient's own policy, of the same protocol.
+        own: (P,) severity under the patient's own policy, of the same protocol.
         partners: Other policies per patient.
         advance: Called with the number of episodes done.
 
     Returns:
-        `metric`, `partners`, `own` and `others` (means), `difference` own minus others with `interval`, `percent` gain
-        and `percent_interval`, `share` of patients whose own policy beats the others' mean with `share_interval`;
-        `policies` (S, P): whose policy treated each patient, and `scores` (S, P).
+        What :class:`~medgym_offline.evaluation.statistics.Paired` says of own against the mean of the others; `metric`,
+        `partners`, `own` and `others` (means); `policies` (S, P): whose policy treated each patient, and `scores` (S, P).
 
     Raises:
         PolicyError: If the policy is one for all patients.
@@ -88,17 +87,12 @@ def transfer(
         scores.append(found.columns[TRANSFER_METRIC])
     others = np.mean(scores, axis=0)
     paired = paired_difference(own, others, METRICS[TRANSFER_METRIC].better, protocol.bootstrap)
-    return {
+    compared = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(paired).items()}
+    return compared | {
         "metric": TRANSFER_METRIC,
         "partners": len(policies),
         "own": float(np.mean(own)),
         "others": float(np.mean(others)),
-        "difference": paired.difference,
-        "interval": list(paired.interval),
-        "percent": paired.percent,
-        "percent_interval": list(paired.percent_interval),
-        "share": paired.share,
-        "share_interval": list(paired.share_interval),
         "policies": policies,
         "scores": [[round(float(v), 5) for v in row] for row in scores],
     }
