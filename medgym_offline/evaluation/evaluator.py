@@ -11,7 +11,7 @@ import numpy as np
 
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease
-from medgym_offline.errors import DatasetError, DiseaseError, ProtocolError
+from medgym_offline.errors import DatasetError, DiseaseError, ProtocolError, UnknownNameError
 from medgym_offline.evaluation.binding import BoundPolicy, require_repeatable, resolve_policy
 from medgym_offline.evaluation.metrics import metrics_of, normalized_score
 from medgym_offline.evaluation.partial import PartialResults
@@ -224,12 +224,13 @@ def _behavior_data(
 
 
 def _reference_returns(identifier: str, reward: str) -> dict[str, float]:
-    from medgym_offline.datasets import list_datasets
+    from medgym_offline.datasets.catalogue import dataset_info
 
-    for known in list_datasets():
-        if known.id == identifier and known.reward == reward:
-            return dict(known.reference_returns)
-    return {}
+    try:
+        known = dataset_info(identifier)
+    except UnknownNameError:  # rows that no recipe makes
+        return {}
+    return dict(known.reference_returns) if known.reward == reward else {}
 
 
 def _world_result(

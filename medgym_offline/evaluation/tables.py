@@ -103,11 +103,11 @@ def gain_table(by_world: Mapping[str, Sequence[tuple[str, Comparison]]]) -> Tabl
         gains = [Estimate(c.percent, *c.percent_interval, digits=1, signed=True) for c in found]
         chance = Estimate(100 * first.probability, *(100 * p for p in first.probability_interval), digits=0)
         shares = [f"{100 * c.share:.0f}" for c in found]
-        rows.append([f"{first.method} over {first.reference}", *gains, *shares, chance, row[0][0]])
+        rows.append([f"{first.method} over {first.reference}", *gains, *shares, chance])
     heads = ["Comparison", *(f"Gain %, {w}" for w in by_world), *(f"Better in %, {w}" for w in by_world)]
     label = next((c.label for pairs in by_world.values() for _, c in pairs if c.label), "")
     caption = "Paired over patients" + (f"; {label}" if label else "")
-    return Table(caption, [*heads, "P(better run) %", "Kind"], rows, bars=True) if rows else None
+    return Table(caption, [*heads, "P(better run) %"], rows, bars=True) if rows else None
 
 
 def disagreements(by_world: Mapping[str, Sequence[tuple[str, Comparison]]]) -> list[str]:
@@ -201,9 +201,9 @@ def print_evaluations(evaluations: Evaluation | Evaluations, console: Console | 
     else:
         first = next(iter(evaluations.values()))
         by_world = {world: pairs_of(evaluations, world) for world in shared_worlds(evaluations)}
-        print_table(comparison_table(evaluations, _HEADLINE[1:5]), out)
+        print_table(comparison_table(evaluations, _HEADLINE[1:5]), out, intervals=1)
         if table := gain_table(by_world):
-            print_table(table, out)
+            print_table(table, out, intervals=1)
         warnings = disagreements(by_world)
     confidence = 100 * first.protocol["bootstrap"]["confidence"]
     lines = [f"{first.protocol['name']} {first.protocol_hash[:12]}, {confidence:.0f} % bootstrap intervals over patients"]

@@ -56,7 +56,14 @@ class Link:
     address: str
 
 
-Cell = str | int | float | None | Estimate | Link
+@dataclass(frozen=True)
+class Warn:
+    """A sentence, or a cell of a table, that must not be overlooked."""
+
+    text: str
+
+
+Cell = str | int | float | None | Estimate | Link | Warn
 """Of a table; None is shown as "-"."""
 
 
@@ -117,13 +124,6 @@ class Facts:
     """Pairs of a word and what it is."""
 
     pairs: Sequence[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Warn:
-    """A sentence to be seen."""
-
-    text: str
 
 
 @dataclass(frozen=True)

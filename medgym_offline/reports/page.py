@@ -90,7 +90,7 @@ def _line(name: str, color: str, dash: Sequence[float], width: float) -> str:
 
 
 def _is_number(cell: Cell) -> bool:
-    return not isinstance(cell, str | Link) or cell == "" or isinstance(cell, str) and cell[0] in "0123456789-+.<"
+    return not isinstance(cell, str | Link | Warn) or cell == "" or isinstance(cell, str) and cell[0] in "0123456789-+.<"
 
 
 def _table(table: Table) -> str:
@@ -130,6 +130,8 @@ def _span(column: Sequence[Cell]) -> tuple[float, float] | None:
 def _cell(cell: Cell, span: tuple[float, float] | None) -> str:
     if isinstance(cell, Link):
         return f'<a href="{html.escape(cell.address)}">{_text(cell.text)}</a>'
+    if isinstance(cell, Warn):
+        return f'<span class="warn">{_text(cell.text)}</span>'
     if not isinstance(cell, Estimate):
         return "-" if cell is None else _text(f"{cell:g}" if isinstance(cell, float) else cell)
     if not cell.interval:

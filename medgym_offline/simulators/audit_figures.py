@@ -1,0 +1,151 @@
+"""Figures of an audit, each as wide as a phone shows at nominal text size."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medgym_offline.diseases.base import Component, Disease, Treatment
+from medgym_offline.reports import INK, MUTED, SERIES, Figure, draw_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["bars", "gains", "label", "responses", "rollout"]
+
+
+def label(item: Component | Treatment) -> str:
+    """A component's or treatment's name as people write it."""
+    text = item.label or item.name.replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def bars(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], disease: Disease) -> Figure:
+    """Mean severity under constant treatments, one bar per world; {world: {policy: {"severity": ...}}}."""
+    names, worlds = max((list(t) for t in tables.values()), key=len), list(tables)
+    height = 0.8 / len(worlds)
+
+    def draw(canvas: Any) -> None:
+        axes = canvas.add_subplot()
+        for n, world in enumerate(worlds):
+            known = [(k, tables[world][p]["severity"]) for k, p in enumerate(names) if p in tables[world]]
+            at, values = [k + (n - (len(worlds) - 1) / 2) * height for k, _ in known], [v for _, v in known]
+            drawn = axes.barh(at, values, 0.9 * height, color=SERIES[n], label=f"{world} world")
+            axes.bar_label(drawn, fmt="%.2f", padding=3, fontsize=8, color=MUTED)
+        axes.set_yticks(range(len(names)), [textwrap.fill(n, 22) for n in names])
+        axes.invert_yaxis()
+        axes.grid(False, axis="y")
+        axes.margins(x=0.12)
+        axes.set_xlabel(f"Mean {disease.severity.label} over {disease.process.horizon:g} {disease.process.unit}")
+        _legend(canvas, len(worlds))
+
+    described = "; ".join(
+        f"{p}: " + ", ".join(f"{w} {tables[w][p]['severity']:.2f}" for w in worlds if p in tables[w]) for p in names
+    )
+    return draw_figure(
+        "Constant treatments in every world",
+        draw,
+        f"Bar chart of mean severity. {described}.",
+        (5.0, 0.9 + 0.2 * len(names) * (len(worlds) + 1)),
+        "Lower is better. Without noise, from the first state.",
+    )
+
+
+def responses(treatment: Treatment, times: np.ndarray, curves: np.ndarray, disease: Disease) -> Figure:
+    """Response to a full step of one treatment: (T,) times and (P, T, V) change; all patients and the median."""
+    unit, last = disease.process.unit, float(times[-1])
+
+    def draw(canvas: Any) -> None:
+        alpha = min(0.9, max(0.35, 15.0 / len(curves)))
+        for j, axes in _panels(canvas, disease, False):
+            axes.plot(times, curves[:, :, j].T, color=SERIES[0], linewidth=0.5, alpha=alpha)
+            axes.plot(times, np.median(curves[:, :, j], 0), color=INK, linewidth=2)
+            axes.axhline(0, color=MUTED, linewidth=0.8)
+            axes.set(xticks=(0, last / 2, last), xlim=(0, last))
+        canvas.supxlabel(f"Time since the step ({unit})", fontsize=10.5)
+        canvas.supylabel("Change (SD)", fontsize=10.5)
+
+    end = curves[:, -1]
+    described = "; ".join(
+        f"{label(v)} rises in {100 * (end[:, j] > 0).mean():.0f} %, median {np.median(end[:, j]):+.2f}"
+        for j, v in enumerate(disease.variables)
+    )
+    return draw_figure(
+        f"{label(treatment)}: none to full",
+        draw,
+        f"Line charts of the change of every variable, a line per patient. After {last:g} {unit}: {described}.",
+        (5.0, _height(disease)),
+        "One line per patient, the median in ink. Own world; the other treatments at the patient's mean dose.",
+    )
+
+
+def rollout(
+    patient: str, observed: np.ndarray, unseen: np.ndarray, paths: Mapping[str, np.ndarray], disease: Disease, caption: str
+) -> Figure:
+    """One patient's record and the free rollouts, physical units.
+
+    Args:
+        patient: Id.
+        observed: (T, V), NaN where nothing was observed.
+        unseen: (T,) steps whose observations the simulator was not fitted to.
+        paths: "ind" and "pop", (up to T, V).
+        disease: Names, units.
+        caption: What to say below.
+    """
+    times, horizon = np.arange(len(observed)), disease.process.horizon
+
+    def draw(canvas: Any) -> None:
+        for j, axes in _panels(canvas, disease, True):
+            for name, color, dash in (("pop", SERIES[1], (0, (5, 2))), ("ind", SERIES[0], "-")):
+                path = paths[name][:, j]
+                axes.plot(times[: len(path)], path, color=color, linewidth=1.6, linestyle=dash, label=name.capitalize())
+            for chosen, fill, name in ((~unseen, INK, "fitted to"), (unseen, "none", "held out")):
+                dots = {"facecolors": fill, "edgecolors": INK, "linewidths": 0.7, "label": name}
+                axes.scatter(times[chosen], observed[chosen, j], s=9, **dots)
+            axes.set(xticks=(0, horizon / 2, horizon), xlim=(-0.02 * horizon, 1.01 * horizon))
+        canvas.supxlabel(f"Time ({disease.process.unit})", fontsize=10.5)
+        _legend(canvas, 4)
+
+    counts = ", ".join(f"{np.isfinite(observed[:, j]).sum()} of {label(v)}" for j, v in enumerate(disease.variables))
+    description = f"Individual (solid) and population (dashed) rollouts from the first state, observations as dots ({counts})."
+    return draw_figure(f"Patient {patient}", draw, description, (5.0, _height(disease) + 0.2), caption)
+
+
+def gains(groups: Mapping[str, Sequence[float]]) -> Figure:
+    """Gain of one class of schedules over another, %, patients sorted; {statement: (P,) gains}."""
+
+    def draw(canvas: Any) -> None:
+        axes = canvas.add_subplot()
+        for n, (name, values) in enumerate(groups.items()):
+            share, dash = 100.0 * (np.arange(len(values)) + 0.5) / len(values), ("-", (0, (5, 2)))[n % 2]
+            axes.plot(share, np.sort(values), color=SERIES[n], linewidth=1.8, linestyle=dash, label=name)
+        axes.set(xlim=(0, 100), xlabel="Patients, from least to most to gain (%)", ylabel="Lower harm (%)")
+        _legend(canvas, 1)
+
+    described = "; ".join(f"{n}: median {np.median(v):.1f} %, largest {max(v):.1f} %" for n, v in groups.items())
+    caption = "Each curve is sorted by itself. Own world, no noise."
+    return draw_figure("What schedules could gain", draw, f"Sorted gains per patient. {described}.", (5.0, 3.6), caption)
+
+
+def _height(disease: Disease) -> float:
+    return 0.6 + 1.6 * -(-len(disease.variables) // 2)
+
+
+def _panels(canvas: Any, disease: Disease, units: bool) -> Iterator[tuple[int, Axes]]:
+    """Small axes, two in a row: one per variable, with its title."""
+    panels = canvas.subplots(-(-len(disease.variables) // 2), 2, sharex=True, squeeze=False).flat
+    for j, axes in enumerate(panels):
+        if j < len(disease.variables):
+            variable = disease.variables[j]
+            axes.set_title(label(variable) + (f" ({variable.unit})" if units else ""))
+            yield j, axes
+        else:
+            axes.set_axis_off()
+
+
+def _legend(canvas: Any, columns: int) -> None:
+    handles, names = canvas.axes[0].get_legend_handles_labels()
+    canvas.legend(handles, names, loc="outside upper left", ncols=columns, fontsize=9.5)
