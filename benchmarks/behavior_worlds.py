@@ -26,13 +26,13 @@ def main() -> None:
         found = {name: mgo.evaluate(name, timing=timing, episodes=episodes, bank=bank) for name in POLICIES}
         for name, result in found.items():
             for world, scores in result.worlds.items():
-                ours = np.asarray(found["behavior"].worlds[world].per_patient["sofa_all"])
-                theirs = np.asarray(scores.per_patient["sofa_all"])
+                ours = np.asarray(found["behavior"].worlds[world].per_patient["severity_mean"])
+                theirs = np.asarray(scores.per_patient["severity_mean"])
                 row = {
                     "timing": timing,
                     "policy": name,
                     "world": world,
-                    "sofa_all": round(float(scores.metrics["sofa_all"]), 3),
+                    "severity_mean": round(float(scores.metrics["severity_mean"]), 3),
                     "safe_hourly": round(float(scores.metrics["safe_hourly"]), 2),
                     "return": round(float(scores.metrics["return"]), 2),
                     "individual_policy_better_in": int((ours < theirs).sum()),

@@ -141,12 +141,11 @@ def write_small_tables(folder: Path, stays: int) -> None:
 def build(folder: Path) -> None:
     """Build the cohort table of `folder`; print wall time and peak memory."""
     from medgym_offline.cohorts import build_cohort
-    from medgym_offline.cohorts.schema import require_polars
+    from medgym_offline.diseases.sepsis.cohort import COHORT
 
-    require_polars()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    summary = build_cohort([folder], folder / "cohort.parquet")
+    summary = build_cohort([folder], folder / "cohort.parquet", COHORT)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     kept = sum(summary.rows.values())

@@ -43,7 +43,7 @@ def main() -> None:
     episodes, name = int(sys.argv[1]) if len(sys.argv) > 1 else 10, (sys.argv[2:] or ["sepsis-twin-v0"])[0]
     bank, process = load_simulators(name), ProcessConfig(timing="fixed")
     seeds = episode_seeds(0, "dose-caps", bank.patients, episodes)
-    noise = draw_noise(seeds, process.decisions, bank.state_dim, process.action_dim)
+    noise = draw_noise(seeds, bank, process)
     rows = []
     for scope in SCOPES:
         policy = load_behavior(name, scope, "fixed").select(bank.patients)

@@ -47,7 +47,7 @@ def tiled(bank: SimulatorBank, policy: StackedActor, copies: int) -> tuple[Simul
     """The bank and the individual policy, `copies` times over, with ids `<copy>/<id>`."""
     ids = [p for _ in range(copies) for p in bank.patients]
     names = tuple(f"{i // len(bank)}:{p}" for i, p in enumerate(ids))
-    many = bank.select(ids)._with(patients=names)
+    many = bank.select(ids).replace(patients=names)
     parts = [copy.deepcopy(policy) for _ in range(copies)]
     for number, part in enumerate(parts):
         part.patients = names[number * len(bank) : (number + 1) * len(bank)]

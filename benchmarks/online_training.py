@@ -30,14 +30,14 @@ from typing import Any
 
 import torch
 
-from medgym_offline.envs import SepsisEnv
+from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.envs import TreatmentEnv
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.files import write_json
 from medgym_offline.online import TrainConfig, train
 from medgym_offline.online.recipe import BehaviorRecipe
 from medgym_offline.online.runs import BehaviorRun, EngineOptions
 from medgym_offline.simulators import SimulatorBank, load_simulators
-from medgym_offline.simulators.prior import prior_bank
 from medgym_offline.threads import keep_memory
 
 RESULTS = Path(__file__).parent / "results" / "online_training.json"
@@ -118,7 +118,7 @@ def library(bank: SimulatorBank, updates: int) -> dict[str, dict[str, Any]]:
     layers = {"net_arch": [64, 64], "activation_fn": torch.nn.Tanh}
     found = {}
     for name, kind in (("trpo", sb3_contrib.TRPO), ("ppo", stable_baselines3.PPO)):
-        environment = SepsisEnv(bank.patients[0], bank=bank, timing="adaptive")
+        environment = TreatmentEnv(bank.patients[0], bank=bank, timing="adaptive")
         learner = kind("MlpPolicy", environment, n_steps=steps, policy_kwargs=layers, device="cpu", seed=0)
         learner.learn(steps)  # the first call of everything does not count
         start = time.process_time()

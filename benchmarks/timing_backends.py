@@ -25,7 +25,7 @@ def main() -> None:
         bank = mgo.load_simulators("sepsis-v0").with_backend(backend)  # type: ignore[arg-type]
         found = {t: mgo.evaluate("behavior", timing=t, episodes=episodes, bank=bank) for t in ("fixed", "adaptive")}
         for world in found["fixed"].worlds:
-            fixed, adaptive = (np.asarray(e.worlds[world].per_patient["sofa_all"]) for e in found.values())
+            fixed, adaptive = (np.asarray(e.worlds[world].per_patient["severity_mean"]) for e in found.values())
             row = {
                 "backend": backend,
                 "world": world,

@@ -55,7 +55,7 @@ def course(patient: str, policy: str) -> tuple[Any, Any, Any]:
     bound = resolve_policy(policy, bank, None, None, 20)
     process = DecisionProcess(bank, ProcessConfig(timing=bound.timing, decisions=bound.decisions))
     seeds = episode_seeds(0, "front page", bank.patients, 1)
-    noise = draw_noise(seeds, bound.decisions, bank.state_dim, 4)
+    noise = draw_noise(seeds, bank, process.config)
     episode = rollout(process, bound.act_on(bank.patients, seeds), noise)
     hours = torch.arange(0.0, 96.01, 0.25)
     states, treatments = dense(process, episode, hours)
@@ -73,7 +73,7 @@ def scores(bank: str) -> dict[str, Any]:
 
 def typical_patient(found: dict[str, Any]) -> str:
     """The patient in the middle of what individual policies gain over the clinicians' doses."""
-    gain = found["clinician"].per_patient["sofa_all"] - found["behavior"].per_patient["sofa_all"]
+    gain = found["clinician"].per_patient["severity_mean"] - found["behavior"].per_patient["severity_mean"]
     return str(found["behavior"].per_patient["patient"][gain.argsort()[len(gain) // 2]])
 
 
@@ -97,7 +97,7 @@ def figure() -> str:
         left.set(xlabel="hour", ylabel="surrogate SOFA", xlim=(0, 96), ylim=(0, None), xticks=range(0, 97, 24))
         left.set_title("One patient's simulator; dots are decisions", color=INK, fontsize=10.5, loc="left")
         for name, evaluation in twin.items():
-            means = [evaluation.worlds[world].metrics["sofa_all"] for world in worlds]
+            means = [evaluation.worlds[world].metrics["severity_mean"] for world in worlds]
             right.plot(range(len(worlds)), means, "-o", color=colours[name], lw=1.6, ms=5, label=POLICIES[name])
         right.set_xticks(range(len(worlds)), ["own\nsimulator", "held-out\nsimulator", "the patient"][: len(worlds)])
         right.set(xlim=(-0.25, len(worlds) - 0.75), ylabel="mean surrogate SOFA (lower is better)")

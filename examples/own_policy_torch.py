@@ -43,7 +43,7 @@ class MyPolicy:
 
 
 result = mgo.evaluate(MyPolicy(), bank=bank, dataset=data, episodes=int(episodes), patients=2)
-print(f"two patients: surrogate SOFA {result.metrics['sofa_all']:.2f}, Safe {result.metrics['safe_hourly']:.1f} %")
+print(f"two patients: surrogate SOFA {result.metrics['severity_mean']:.2f}, Safe {result.metrics['safe_hourly']:.1f} %")
 
 # A file that others can run without your code: TorchScript (ONNX and our safetensors work as well).
 torch.jit.save(torch.jit.trace(network.eval(), observations[:2]), "cloned.pt")

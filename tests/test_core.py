@@ -158,7 +158,7 @@ def test_every_module_imports() -> None:
 
     found = pkgutil.walk_packages(medgym_offline.__path__, "medgym_offline.", onerror=_raise)
     names = [module.name for module in found]
-    assert "medgym_offline.studies.recipe" in names
+    assert "medgym_offline.diseases.toy.model" in names
     for name in names:
         importlib.import_module(name)
 

@@ -14,12 +14,12 @@ import torch
 from medgym_offline.datasets import generate, load_dataset
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.defaults import callers_defaults, own_defaults
-from medgym_offline.envs import SepsisEnv, SepsisVectorEnv
+from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
 from medgym_offline.evaluation import evaluate
 from medgym_offline.offline import PROFILES, train
 from medgym_offline.policies import StackedActor, export_torchscript, load_policy, save_policy
 from medgym_offline.simulators import load_simulators
-from medgym_offline.simulators.prior import prior_bank
 from medgym_offline.stack import StackedMLP
 
 
@@ -34,7 +34,7 @@ def everything(folder: Path) -> dict[str, Any]:
     prior_bank(patients=1, seed=3).save(folder / "bank.safetensors")
     bank = load_simulators(folder / "bank.safetensors")
     found: dict[str, Any] = {"bank": (bank.content_hash, bits(bank.initial_state(), bank.noise_scale))}
-    for name, env in (("env", SepsisEnv(bank=bank)), ("envs", SepsisVectorEnv(bank=bank, num_envs=3))):
+    for name, env in (("env", TreatmentEnv(bank=bank)), ("envs", TreatmentVectorEnv(bank=bank, num_envs=3))):
         first = env.reset(seed=1, options={"state": [90.0, 80.0, 1.0, 10.0, 1000.0, 2.0]})
         step = env.step(np.zeros(env.action_space.shape, np.float32))  # type: ignore[arg-type]
         found[name] = bits(first[0], *first[1].values(), *step[:2], *step[4].values())

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medgym_offline.commands.common import parse_patients
-from medgym_offline.envs import SepsisEnv, SepsisVectorEnv
+from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
 from medgym_offline.errors import UnknownNameError
 from medgym_offline.evaluation import evaluate
 from medgym_offline.evaluation.ope.logged import episode_grid
@@ -75,8 +75,8 @@ def readers(bank: SimulatorBank) -> dict[str, Callable[[Any], Any]]:
     rows = toy(patients=3, episodes=2)
     return {
         "bank": bank.select,
-        "environment": lambda p: SepsisEnv(bank=bank, patient=p),
-        "environments": lambda p: SepsisVectorEnv(bank=bank, patients=p),
+        "environment": lambda p: TreatmentEnv(bank=bank, patient=p),
+        "environments": lambda p: TreatmentVectorEnv(bank=bank, patients=p),
         "evaluate": lambda p: evaluate("zero", bank=bank, patients=p, episodes=1, worlds=["own"]),
         "rows": lambda p: rows.select(patients=p),
         "learners": lambda p: stack_transitions(rows, "ind", PROFILES["quick"], p),

@@ -9,29 +9,22 @@ from typing import Any
 
 from medgym_offline.cohorts.assemble import assemble
 from medgym_offline.cohorts.cohort import Cohort, combine
-from medgym_offline.cohorts.flags import ObservationFlags, observation_flags
+from medgym_offline.cohorts.frames import Rejections, pl
 from medgym_offline.cohorts.long_table import LongTable
 from medgym_offline.cohorts.meds import MedsEvents
-from medgym_offline.cohorts.mimic3 import MimicThreeTables
-from medgym_offline.cohorts.mimic4 import MimicFourTables
-from medgym_offline.cohorts.normalised import NormalisedTables
-from medgym_offline.cohorts.schema import VARIABLES, Rejections, require_polars
+from medgym_offline.cohorts.mimic import MIMIC_III, MIMIC_IV
+from medgym_offline.cohorts.plausible import ObservationFlags, observation_flags
 from medgym_offline.cohorts.selection import select_stays
 from medgym_offline.cohorts.source import CohortSource
 from medgym_offline.cohorts.tables import table_files, unread_files
+from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
 from medgym_offline.progress import track
 
 __all__ = ["SOURCES", "CohortSummary", "build_cohort", "detect_source", "read_source"]
 
-#: Layouts known, in the order they are tried. A new one is a class in its own file and a line here.
-SOURCES: tuple[CohortSource, ...] = (
-    NormalisedTables(),
-    MimicThreeTables(),
-    MimicFourTables(),
-    LongTable(),
-    MedsEvents(),
-)
+#: Layouts known, in the order they are tried after a definition's own. A new one is a class in its own file and a line.
+SOURCES: tuple[CohortSource, ...] = (MIMIC_III, MIMIC_IV, LongTable(), MedsEvents())
 
 
 @dataclass(frozen=True)
@@ -74,19 +67,10 @@ class CohortSummary:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {
-            "path": str(self.path),
-            "stays": self.stays,
-            "subjects": self.subjects,
-            "rows": self.rows,
-            "layouts": self.layouts,
-            "rejections": self.rejections.to_json(),
-            "selection": self.selection,
-            "flags": asdict(self.flags),
-        }
+        return {**asdict(self), "path": str(self.path)}
 
 
-def detect_source(path: Path) -> CohortSource:
+def detect_source(path: Path, definition: CohortDefinition) -> CohortSource:
     """The layout of the files at `path`.
 
     Raises:
@@ -94,48 +78,52 @@ def detect_source(path: Path) -> CohortSource:
     """
     if not path.exists():
         raise CohortError(f"{path}: no such folder or file; give the folder that holds the clinical tables")
-    for source in SOURCES:
+    for source in (*definition.sources, *SOURCES):
         if source.matches(path):
             return source
     held = sorted(file.name for files in table_files(path).values() for file in files) if path.is_dir() else []
     names = f" (it holds {', '.join(held[:5])}{', ...' if len(held) > 5 else ''})" if held else ""
+    own = "".join(f"{source.layout}, " for source in definition.sources)
     raise CohortError(
         f"{path}: no known layout{names}; expected the raw MIMIC-III tables (ICUSTAYS, CHARTEVENTS, ...), the raw "
-        "MIMIC-IV tables (icu/, hosp/), MEDS events, the normalised tables (stays, observations, vasopressors, fluids) "
-        "or a long table (columns stay, time, variable, value, unit); docs/cohorts.md describes each"
+        f"MIMIC-IV tables (icu/, hosp/), MEDS events, {own}or a long table (columns stay, time, variable, value, unit); "
+        "docs/cohorts.md describes each"
     )
 
 
-def read_source(path: str | Path) -> Cohort:
+def read_source(path: str | Path, definition: CohortDefinition) -> Cohort:
     """The validated cohort of one source: a folder of a known layout, or a Parquet cohort table.
 
     Raises:
         CohortError: unknown layout or a structural fault.
     """
     path = Path(path)
-    source = _source_of(path)
+    source = _source_of(path, definition)
     if source is None:
-        return Cohort.read(path)
-    records = source.read(path)
+        return Cohort.read(path, definition)
+    records = source.read(path, definition)
     if path.is_dir():
         unread = unread_files(path, records.provenance.get("files", ()))
         records.rejections.files.update(dict.fromkeys(unread, f"no table of the layout {source.layout!r}"))
-    return assemble(records)
+    return assemble(records, definition)
 
 
-def _source_of(path: Path) -> CohortSource | None:
+def _source_of(path: Path, definition: CohortDefinition) -> CohortSource | None:
     """The layout at `path`; None for a cohort table, which is what a Parquet file of no other layout is taken for."""
     if path.is_file() and path.suffix.lower() == ".parquet":
-        return next((source for source in SOURCES if source.matches(path)), None)
-    return detect_source(path)
+        return next((source for source in (*definition.sources, *SOURCES) if source.matches(path)), None)
+    return detect_source(path, definition)
 
 
-def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | None = None) -> CohortSummary:
+def build_cohort(
+    source_paths: Sequence[Path], output: Path, definition: CohortDefinition, patients: int | None = None
+) -> CohortSummary:
     """Read every source, combine, choose stays, write one Parquet table.
 
     Args:
         source_paths: Folders (layout detected) or cohort tables.
         output: Parquet file to write, whole or not at all.
+        definition: What the cohort holds: `medgym_offline.diseases.<name>.cohort.COHORT`.
         patients: Choose this many stays by the coverage rule; None keeps all.
 
     Raises:
@@ -144,8 +132,10 @@ def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | Non
     if not source_paths:
         raise CohortError("cohort build: no source named; give at least one folder of clinical tables")
     paths = [Path(p) for p in source_paths]
-    layouts = {str(p): "cohort table" if (found := _source_of(p)) is None else found.layout for p in paths}
-    cohort = combine([read_source(p) for p in track(paths, "reading clinical records", total=len(paths))])
+    found = {str(p): _source_of(p, definition) for p in paths}
+    layouts = {name: "cohort table" if source is None else source.layout for name, source in found.items()}
+    reading = track(paths, "reading clinical records", total=len(paths))
+    cohort = combine([read_source(p, definition) for p in reading])
     if patients is not None:
         cohort = select_stays(cohort, patients)
     if not len(cohort):
@@ -155,15 +145,14 @@ def build_cohort(source_paths: Sequence[Path], output: Path, patients: int | Non
     # Names, not places: where the data lie on one machine says nothing to another.
     words = [*(p.name for p in paths), *([] if patients is None else ["--patients", str(patients)])]
     cohort.metadata["command"] = f"medgym-offline cohort build {' '.join(words)} --output {Path(output).name}"
-    flags = observation_flags(cohort.to_grid())
+    flags = observation_flags(cohort.to_grid(), definition)
     cohort.write(output)
-    pl = require_polars()
     counts = dict(cohort.table.group_by("variable").agg(pl.len()).iter_rows())
     return CohortSummary(
         path=Path(output),
         stays=len(cohort),
         subjects=len(set(cohort.subjects)),
-        rows={name: counts.get(name, 0) for name in VARIABLES},
+        rows={name: counts.get(name, 0) for name in definition.concepts},
         layouts=layouts,
         rejections=cohort.rejections,
         selection=cohort.metadata.get("selection"),

@@ -7,13 +7,9 @@ mark of how its cells were written, and `settled`, which `tables.collect` calls,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from medgym_offline.cohorts.schema import require_polars
+from medgym_offline.cohorts.frames import pl
 from medgym_offline.errors import CohortError
-
-if TYPE_CHECKING:
-    import polars as pl
 
 __all__ = ["hours_since", "identifier", "midnights", "numbers", "on_one_clock", "settled", "times"]
 
@@ -29,14 +25,12 @@ _FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 
 def identifier(column: str) -> pl.Expr:
     """Text column of ids: blanks around them, and the .0 that a table of floats left behind, are no part of them."""
-    pl = require_polars()
     plain = pl.col(column).str.strip_chars().str.strip_suffix(".0")
     return pl.when(plain != "").then(plain).alias(column)
 
 
 def numbers(*columns: str) -> list[pl.Expr]:
     """Expressions that turn text columns into floats (null where a cell is no finite number); commas may be decimal."""
-    pl = require_polars()
     out = []
     for column in columns:
         text = pl.col(column).str.strip_chars()
@@ -55,7 +49,6 @@ def times(*columns: str) -> list[pl.Expr]:
     Read: 2150-03-01 10:30[:00[.000]], with a T or a blank, with / or . between the parts of the date, 01.03.2150 10:30,
     20500301T103000; each perhaps followed by Z, UTC, GMT or an offset such as +01:00. A date alone is its midnight.
     """
-    pl = require_polars()
     out = []
     for column in columns:
         text = pl.col(column).str.strip_chars()
@@ -96,7 +89,6 @@ def settled(frame: pl.DataFrame, where: Path | str, keep_marks: bool = False) ->
         CohortError: a column has decimal commas beside points, or commas that may separate thousands; more than half
             of its times are in a form that is not read; times with a zone stand beside times without.
     """
-    pl = require_polars()
     for mark in (name for name in frame.columns if name.endswith(_NUMBER)):
         _judge_commas(frame[mark], f"{where}: column {mark.removesuffix(_NUMBER)!r}")
     clocks: dict[bool, str] = {}
@@ -132,7 +124,6 @@ def on_one_clock(frame: pl.DataFrame, column: str, origin: pl.Series, names: tup
     Raises:
         CohortError: one has a time zone and the other has none.
     """
-    pl = require_polars()
     mine, theirs = (getattr(kind, "time_zone", None) for kind in (frame.schema[column], origin.dtype))
     if mine == theirs:
         return frame
@@ -144,7 +135,6 @@ def on_one_clock(frame: pl.DataFrame, column: str, origin: pl.Series, names: tup
 
 def hours_since(column: str, origin: str) -> pl.Expr:
     """Hours from datetime column `origin` to datetime column `column`."""
-    pl = require_polars()
     return (pl.col(column) - pl.col(origin)).dt.total_milliseconds() / 3_600_000.0
 
 

@@ -5,29 +5,37 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from medgym_offline.cohorts.frames import Rejections, pl
 from medgym_offline.cohorts.grid import GridCohort, make_grid
-from medgym_offline.cohorts.schema import (
-    COLUMNS,
-    FORMAT,
-    STATES,
-    STAY_COLUMNS,
-    TREATMENTS,
-    UNITS,
-    Rejections,
-    require_polars,
-)
-from medgym_offline.cohorts.validate import validate
+from medgym_offline.cohorts.source import flags_of
+from medgym_offline.cohorts.validate import COLUMNS, validate
+from medgym_offline.diseases.concepts import CohortDefinition
+from medgym_offline.diseases.registry import disease, list_diseases
 from medgym_offline.errors import CohortError, MissingExtraError, unknown_name
 from medgym_offline.files import atomic_path
 
-if TYPE_CHECKING:
-    import polars as pl
+__all__ = ["COLUMNS", "FORMAT", "Cohort", "combine", "definition_named"]
 
-__all__ = ["Cohort", "combine"]
+FORMAT = "medgym-cohort/2"
+_TEXT = ("patient", "dataset", "stay_id", "subject", "sex")
+_STAYS = ("patient", "dataset", "stay_id", "subject", "los_h", "age", "sex", "weight_kg")
+
+
+def definition_named(name: str, where: str = "cohort") -> CohortDefinition:
+    """The cohort definition of a disease by its name.
+
+    Raises:
+        CohortError: no such disease, or one that makes no cohorts.
+    """
+    found = disease(name).cohort if name in list_diseases() else None
+    if found is None:
+        raise CohortError(f"{where}: disease {name!r} is not known here, or makes no cohorts; install its package")
+    definition: CohortDefinition = found()
+    return definition
 
 
 @dataclass(frozen=True)
@@ -36,16 +44,18 @@ class Cohort:
 
     Attributes:
         table: Long form: patient, time_h, end_h (null for observations), variable, value, source; sorted by patient
-            and time. Units in `schema.UNITS`; treatment intervals of one variable are disjoint.
-        stays: One row a stay: patient, dataset, stay_id, subject, los_h, age, sex, weight_kg, sepsis, died.
-        metadata: format, units, datasets, licence, provenance, definitions, selection (JSON-able).
+            and time. Units of the definition; treatment intervals of one variable are disjoint.
+        stays: One row a stay: patient, dataset, stay_id, subject, los_h, age, sex, weight_kg, diagnoses, died.
+        metadata: format, disease, units, datasets, licence, provenance, definitions, selection (JSON-able).
         rejections: What was turned away or repaired on the way here.
+        definition: What the variables and treatments are.
     """
 
     table: pl.DataFrame
     stays: pl.DataFrame
     metadata: dict[str, Any]
     rejections: Rejections
+    definition: CohortDefinition
 
     def __len__(self) -> int:
         return self.stays.height
@@ -62,15 +72,13 @@ class Cohort:
 
     @property
     def observations(self) -> pl.DataFrame:
-        """patient, time_h, variable, value, source of the six observed variables."""
-        pl = require_polars()
-        return self.table.filter(pl.col("variable").is_in(STATES)).drop("end_h")
+        """patient, time_h, variable, value, source of the observed variables."""
+        return self.table.filter(pl.col("variable").is_in(self.definition.observed)).drop("end_h")
 
     @property
     def treatments(self) -> pl.DataFrame:
-        """patient, time_h, end_h, variable, value, source of the three treatments."""
-        pl = require_polars()
-        return self.table.filter(pl.col("variable").is_in(TREATMENTS))
+        """patient, time_h, end_h, variable, value, source of the treatments."""
+        return self.table.filter(pl.col("variable").is_in(self.definition.given))
 
     def to_grid(self, hours: float = 1.0, horizon: float = 96.0) -> GridCohort:
         """The cohort on a regular grid as NumPy arrays.
@@ -84,7 +92,7 @@ class Cohort:
         """
         if not (hours > 0 and horizon >= hours):
             raise CohortError(f"to_grid: hours={hours}, horizon={horizon}; give 0 < hours <= horizon")
-        return make_grid(self.table, self.stays, hours, horizon)
+        return make_grid(self.table, self.stays, self.definition, hours, horizon)
 
     def select(self, patients: Sequence[str]) -> Cohort:
         """The named stays, in sorted order. The counts of rejected rows stay those of all stays read.
@@ -92,23 +100,19 @@ class Cohort:
         Raises:
             UnknownNameError: no such patient.
         """
-        pl = require_polars()
         known = set(self.patients)
         for patient in patients:
             if patient not in known:
                 raise unknown_name("patient", patient, known)
         keep = pl.col("patient").is_in(list(patients))
-        return Cohort(
-            self.table.filter(keep),
-            self.stays.filter(keep),
-            copy.deepcopy(self.metadata),
-            copy.deepcopy(self.rejections),
-        )
+        kept = {"table": self.table.filter(keep), "stays": self.stays.filter(keep)}
+        return replace(self, **kept, metadata=copy.deepcopy(self.metadata), rejections=copy.deepcopy(self.rejections))
 
     @classmethod
     def from_table(
         cls,
         table: pl.DataFrame,
+        definition: CohortDefinition,
         stays: pl.DataFrame | None = None,
         metadata: Mapping[str, Any] | None = None,
         rejections: Rejections | None = None,
@@ -118,9 +122,10 @@ class Cohort:
 
         Args:
             table: See `validate`.
-            stays: Columns of `STAY_COLUMNS`, of which only patient and los_h must be there. Without it a stay lasts
-                until its last row and its covariates are unknown.
-            metadata: `units` names the unit of each variable where it is not the package's own.
+            definition: What its variables are.
+            stays: Columns of `stays`, of which only patient and los_h must be there. Without it a stay lasts until
+                its last row and its covariates are unknown.
+            metadata: `units` names the unit of each variable where it is not the definition's.
             rejections: Counts from earlier steps, kept.
             where: Name of the table in messages.
 
@@ -128,42 +133,44 @@ class Cohort:
             CohortError: a structural fault; see `validate`.
         """
         metadata = copy.deepcopy(dict(metadata or {}))
-        clean, found = validate(table, metadata.get("units"), where)
+        clean, found = validate(table, definition, metadata.get("units"), where)
         total = Rejections()
         total.add(rejections or Rejections())
         total.add(found)
-        stays = _stays_of(clean, stays, total, where)
-        pl = require_polars()
+        stays = _stays_of(clean, stays, definition, total, where)
         clean = clean.filter(pl.col("patient").is_in(stays["patient"].to_list()))
-        metadata.update(format=FORMAT, units=dict(UNITS), datasets=sorted(set(stays["dataset"].to_list())))
-        return cls(clean, stays, metadata, total)
+        own = {"format": FORMAT, "disease": definition.disease, "units": dict(definition.units)}
+        metadata.update(own, datasets=sorted(set(stays["dataset"].to_list())))
+        return cls(clean, stays, metadata, total, definition)
 
     def write(self, path: str | Path) -> None:
         """Write one Parquet file, whole or not at all; metadata, stays and counts are JSON under the key `medgym`."""
-        pl = require_polars()
         parquet, arrow = _require_pyarrow()
-        payload = {
-            **self.metadata,
-            "rejections": self.rejections.to_json(),
-            "stays": self.stays.to_dict(as_series=False),
-        }
+        stays = self.stays.to_dict(as_series=False)
+        payload = {**self.metadata, "rejections": self.rejections.to_json(), "stays": stays}
         text = json.dumps(payload, sort_keys=True, allow_nan=False)
         data = self.table.select(COLUMNS).to_arrow(compat_level=pl.CompatLevel.oldest())
         # Plain types, whatever polars prefers: other readers must open the file.
-        plain = {"patient": arrow.string(), "variable": arrow.string(), "source": arrow.string()}
-        fields = [arrow.field(name, plain.get(name, arrow.float64())) for name in COLUMNS]
-        data = data.cast(arrow.schema(fields)).replace_schema_metadata({b"medgym": text.encode()})
+        kinds = {
+            **dict.fromkeys(COLUMNS, arrow.string()),
+            **dict.fromkeys(("time_h", "end_h", "value"), arrow.float64()),
+        }
+        data = data.cast(arrow.schema(list(kinds.items()))).replace_schema_metadata({b"medgym": text.encode()})
         with atomic_path(path) as temporary:
             parquet.write_table(data, temporary, compression="zstd")
 
     @classmethod
-    def read(cls, path: str | Path) -> Cohort:
+    def read(cls, path: str | Path, definition: CohortDefinition | None = None) -> Cohort:
         """Read and validate a cohort table.
 
+        Args:
+            path: Parquet file.
+            definition: What its variables are; None: those of the disease that the file names.
+
         Raises:
-            CohortError: no such file, no Parquet, a damaged file, or a structural fault (see `validate`).
+            CohortError: no such file, no Parquet, a damaged file, another or no known disease, or a structural fault
+                (see `validate`).
         """
-        pl = require_polars()
         parquet, arrow = _require_pyarrow()
         path = Path(path)
         if not path.is_file():
@@ -180,36 +187,47 @@ class Cohort:
             ) from error
         if not isinstance(table, pl.DataFrame) or not isinstance(payload, dict):
             raise CohortError(f"{path}: metadata key 'medgym' is not a JSON object; build the table again")
+        named = payload.get("disease")
+        if definition is None and named is None:
+            raise CohortError(f"{path}: names no disease; build the table again, or say which definition it follows")
+        found = definition or definition_named(str(named), str(path))
+        if named not in (None, found.disease):
+            raise CohortError(
+                f"{path}: a cohort of disease {named!r}, not of {found.disease!r}; give one of the latter"
+            )
         rejections = Rejections.from_json(payload.pop("rejections", {}))
         described = payload.pop("stays", None)
-        stays = pl.DataFrame(described, schema_overrides=_stay_types()) if described else None
-        return cls.from_table(table, stays, payload, rejections, where=str(path))
+        stays = pl.DataFrame(described, schema_overrides=_stay_types(found)) if described else None
+        return cls.from_table(table, found, stays, payload, rejections, where=str(path))
 
 
 def combine(cohorts: Sequence[Cohort]) -> Cohort:
     """One cohort of several.
 
     Raises:
-        CohortError: none given, units or columns differ, or a patient occurs twice.
+        CohortError: none given, diseases, units or columns differ, or a patient occurs twice.
     """
-    pl = require_polars()
     if not cohorts:
         raise CohortError("combine: no cohort given; name at least one")
-    first = cohorts[0]
+    first, definition = cohorts[0], cohorts[0].definition
     for other in cohorts[1:]:
-        mine, theirs = first.metadata.get("units", UNITS), other.metadata.get("units", UNITS)
-        for variable in sorted({*mine, *theirs}):
-            if mine.get(variable) != theirs.get(variable):
-                raise CohortError(
-                    f"combine: {variable!r} is in {mine.get(variable)!r} in one cohort and {theirs.get(variable)!r} in "
-                    "another; convert one of them"
-                )
+        if other.definition.disease != definition.disease:
+            raise CohortError(
+                f"combine: a cohort of {definition.disease!r} and one of {other.definition.disease!r}; "
+                "combine those of one disease"
+            )
+        mine, theirs = (c.metadata.get("units", definition.units) for c in (first, other))
+        for variable in sorted(v for v in {*mine, *theirs} if mine.get(v) != theirs.get(v)):
+            raise CohortError(
+                f"combine: {variable!r} is in {mine.get(variable)!r} in one cohort and {theirs.get(variable)!r} in "
+                "another; convert one of them"
+            )
         if set(first.table.columns) != set(other.table.columns):
             raise CohortError(
                 f"combine: columns differ ({', '.join(first.table.columns)} against {', '.join(other.table.columns)}); "
                 "build both with the same version"
             )
-    stays = pl.concat([c.stays.select(STAY_COLUMNS) for c in cohorts])
+    stays = pl.concat([c.stays.select(*_stay_types(definition)) for c in cohorts])
     twice = stays.filter(stays["patient"].is_duplicated())["patient"]
     if len(twice):
         raise CohortError(f"combine: patient {twice[0]!r} occurs in two cohorts; name each source once")
@@ -221,29 +239,27 @@ def combine(cohorts: Sequence[Cohort]) -> Cohort:
     metadata["licence"] = "; ".join(dict.fromkeys(c.metadata["licence"] for c in cohorts if c.metadata.get("licence")))
     metadata["datasets"] = sorted({name for c in cohorts for name in c.metadata.get("datasets", [])})
     table = pl.concat([c.table.select(COLUMNS) for c in cohorts]).sort("patient", "time_h", "variable")
-    return Cohort(table, stays.sort("patient"), metadata, rejections)
+    return Cohort(table, stays.sort("patient"), metadata, rejections, definition)
 
 
-def _stay_types() -> dict[str, Any]:
-    pl = require_polars()
-    kinds = dict.fromkeys(STAY_COLUMNS, pl.String)
-    kinds.update(los_h=pl.Float64, age=pl.Float64, weight_kg=pl.Float64, sepsis=pl.Boolean, died=pl.Boolean)
-    return kinds
+def _stay_types(definition: CohortDefinition) -> dict[str, Any]:
+    kinds = {name: pl.String if name in _TEXT else pl.Float64 for name in _STAYS}
+    return {**kinds, **dict.fromkeys(flags_of(definition), pl.Boolean)}
 
 
-def _stays_of(table: pl.DataFrame, stays: pl.DataFrame | None, rejections: Rejections, where: str) -> pl.DataFrame:
+def _stays_of(
+    table: pl.DataFrame, stays: pl.DataFrame | None, definition: CohortDefinition, rejections: Rejections, where: str
+) -> pl.DataFrame:
     """`stays` with every column, one row for each patient of `table`, sorted; patients without a row are rejected."""
-    pl = require_polars()
     ends = table.group_by("patient").agg(los_h=pl.max_horizontal(pl.col("time_h").max(), pl.col("end_h").max()))
-    if stays is None:
-        stays = ends
+    stays = ends if stays is None else stays
     for column in ("patient", "los_h"):
         if column not in stays.columns:
             raise CohortError(f"{where}: the stays lack the column {column!r}; add it (one row a stay)")
-    kinds = _stay_types()
-    stays = stays.with_columns([pl.lit(None, kinds[c]).alias(c) for c in STAY_COLUMNS if c not in stays.columns])
-    stays = stays.select([pl.col(c).cast(kinds[c], strict=False) for c in STAY_COLUMNS]).unique("patient", keep="first")
-    stays = stays.with_columns(
+    kinds = _stay_types(definition)
+    stays = stays.with_columns(pl.lit(None, kind).alias(c) for c, kind in kinds.items() if c not in stays.columns)
+    stays = stays.select(pl.col(c).cast(kind, strict=False) for c, kind in kinds.items())
+    stays = stays.unique("patient", keep="first").with_columns(
         # Without a name for the person, each stay is its own: nothing better is known.
         pl.col("subject").fill_null(pl.col("patient")),
         pl.col("dataset").fill_null(pl.col("patient").str.extract(r"^(.+)/").fill_null("cohort")),

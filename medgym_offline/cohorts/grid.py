@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from medgym_offline.cohorts.schema import (
-    INSENSIBLE_LITRES_PER_HOUR,
-    ROOM_AIR,
-    STATES,
-    TREATMENTS,
-    URINE_MAX_GAP_HOURS,
-    require_polars,
-)
+from medgym_offline.cohorts.frames import pl
+from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import unknown_name
 
-if TYPE_CHECKING:
-    import polars as pl
-
-__all__ = ["GridCohort", "cell_sums", "make_grid"]
+__all__ = ["GridCohort", "cell_sums", "make_grid", "numbered_rows"]
 
 
 @dataclass(frozen=True)
 class GridCohort:
-    """P stays on a grid of T cells of `hours` hours; physical units.
+    """P stays on a grid of T cells of `hours` hours; physical units; V variables and U treatments of a definition.
 
     Attributes:
         patients: Ids (P).
         subjects: Person behind each stay (P); two stays with one subject must not play different roles.
         hours: Width of a cell.
-        values: (P, T, 6) median of the observations nearest to time k*hours; NaN where `mask` is False. Values from
-            up to 6 h before admission (laboratory values, blood gases, coma scale) count at k = 0.
-        mask: (P, T, 6) whether anything was observed.
-        treatment: (P, T, 3) FiO2 %, vasopressor mcg/kg/min, fluids mL/h, averaged over [k*hours, (k+1)*hours):
-            in force between the observations at k and k+1. Room air and zeros where nothing was charted.
+        values: (P, T, V) median of the observations nearest to time k*hours; NaN where `mask` is False. Values from
+            within the look-back of a variable before admission count at k = 0.
+        mask: (P, T, V) whether anything was observed.
+        treatment: (P, T, U) averaged over [k*hours, (k+1)*hours): in force between the observations at k and k+1.
+            The background of a treatment where nothing was charted.
         length: (P,) number of cells inside the stay, floor(min(horizon, los)/hours). Nothing after it is observed.
-        fluid_balance: (P, T) litres at time k*hours: fluids in, urine and 0.04 L/h insensible loss out, 0 at
-            admission; held after the end. Hours whose urine nobody charted count at the patient's mean rate.
+        derived: Name -> (P, T), what the definition derives.
     """
 
     patients: tuple[str, ...]
@@ -49,7 +38,7 @@ class GridCohort:
     mask: np.ndarray
     treatment: np.ndarray
     length: np.ndarray
-    fluid_balance: np.ndarray
+    derived: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.patients)
@@ -71,33 +60,29 @@ class GridCohort:
             UnknownNameError: no such patient.
         """
         index = {name: row for row, name in enumerate(self.patients)}
-        rows = []
         for item in patients:
-            if isinstance(item, str):
-                if item not in index:
-                    raise unknown_name("patient", item, self.patients)
-                rows.append(index[item])
-            else:
-                rows.append(int(item))
+            if isinstance(item, str) and item not in index:
+                raise unknown_name("patient", item, self.patients)
+        rows = [index[item] if isinstance(item, str) else int(item) for item in patients]
         take = np.asarray(rows, dtype=np.int64)
-        return GridCohort(
-            tuple(self.patients[r] for r in rows),
-            tuple(self.subjects[r] for r in rows),
-            self.hours,
-            self.values[take],
-            self.mask[take],
-            self.treatment[take],
-            self.length[take],
-            self.fluid_balance[take],
+        return replace(
+            self,
+            patients=tuple(self.patients[r] for r in rows),
+            subjects=tuple(self.subjects[r] for r in rows),
+            derived={name: values[take] for name, values in self.derived.items()},
+            **{name: getattr(self, name)[take] for name in ("values", "mask", "treatment", "length")},
         )
 
 
-def make_grid(table: pl.DataFrame, stays: pl.DataFrame, hours: float, horizon: float) -> GridCohort:
+def make_grid(
+    table: pl.DataFrame, stays: pl.DataFrame, definition: CohortDefinition, hours: float, horizon: float
+) -> GridCohort:
     """Grid of a validated table; see :class:`GridCohort`.
 
     Args:
         table: Long-form cohort table.
         stays: patient, subject, los_h; gives the order of the patients.
+        definition: What the table holds.
         hours: Width of a cell, > 0.
         horizon: Hours covered.
     """
@@ -105,18 +90,31 @@ def make_grid(table: pl.DataFrame, stays: pl.DataFrame, hours: float, horizon: f
     cells = int(horizon / hours + 1e-9)
     los = stays["los_h"].to_numpy().astype(float)
     length = np.floor(np.minimum(horizon, los) / hours + 1e-9).astype(np.int64)
-    values = _observed(table, patients, hours, cells)
-    inside = np.arange(cells)[None, :] < length[:, None]
-    values[~inside] = np.nan
-    treatment = _treated(table, patients, hours, cells)
-    treatment[~inside] = (ROOM_AIR, 0.0, 0.0)
-    urine = _urine_litres_per_hour(table, patients, hours, cells, inside)
-    change = (treatment[:, :, 2] / 1000.0 - urine - INSENSIBLE_LITRES_PER_HOUR) * hours * inside
-    balance = np.zeros((len(patients), cells))
-    balance[:, 1:] = np.cumsum(change, axis=1)[:, :-1]
-    return GridCohort(
-        patients, tuple(stays["subject"].to_list()), hours, values, ~np.isnan(values), treatment, length, balance
-    )
+    outside = np.arange(cells)[None, :] >= length[:, None]
+    values = np.full((len(patients), cells, len(definition.variables)), np.nan)
+    nearest = (pl.col("time_h") / hours + 0.5).floor().clip(lower_bound=0.0).cast(pl.Int64)
+    for column, name in enumerate(definition.observed):
+        rows = numbered_rows(table, patients, name).with_columns(cell=nearest).filter(pl.col("cell") < cells)
+        medians = rows.group_by("row", "cell").agg(pl.col("value").median())
+        values[medians["row"].to_numpy(), medians["cell"].to_numpy(), column] = medians["value"].to_numpy()
+    values[outside] = np.nan
+    treatment = np.zeros((len(patients), cells, len(definition.treatments)))
+    for column, concept in enumerate(definition.treatments):
+        rows = numbered_rows(table, patients, concept.name)
+        ends = (rows[name].to_numpy() for name in ("row", "time_h", "end_h", "value"))
+        total, covered = cell_sums(*ends, (len(patients), cells), hours)
+        treatment[:, :, column] = (total + concept.background * np.clip(hours - covered, 0.0, None)) / hours
+    treatment[outside] = [concept.background for concept in definition.treatments]
+    subjects = tuple(stays["subject"].to_list())
+    grid = GridCohort(patients, subjects, hours, values, ~np.isnan(values), treatment, length)
+    return replace(grid, derived={part.name: part.compute(table, grid) for part in definition.derived})
+
+
+def numbered_rows(table: pl.DataFrame, patients: Sequence[str], variable: str) -> pl.DataFrame:
+    """Rows of one variable, with `row`: the patient's place among `patients`."""
+    numbers = {"patient": list(patients), "row": np.arange(len(patients))}
+    order = pl.DataFrame(numbers, schema_overrides={"patient": pl.String})
+    return table.filter(pl.col("variable") == variable).join(order, on="patient", how="inner", maintain_order="left")
 
 
 def cell_sums(
@@ -143,77 +141,7 @@ def cell_sums(
     cell = first[owner] + np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     overlap = np.minimum(end[owner], (cell + 1) * hours) - np.maximum(start[owner], cell * hours)
     flat = row[owner] * shape[1] + np.minimum(cell, shape[1] - 1)
-    size = shape[0] * shape[1]
     # Of no interval at all NumPy counts in integers.
-    total = np.bincount(flat, weights=overlap * value[owner], minlength=size).reshape(shape)
-    covered = np.bincount(flat, weights=overlap, minlength=size).reshape(shape)
-    return total.astype(float), covered.astype(float)
-
-
-def _indexed(table: pl.DataFrame, patients: tuple[str, ...], variables: tuple[str, ...]) -> pl.DataFrame:
-    pl = require_polars()
-    order = pl.DataFrame(
-        {"patient": list(patients), "row": np.arange(len(patients))}, schema_overrides={"patient": pl.String}
-    )
-    return table.filter(pl.col("variable").is_in(variables)).join(
-        order, on="patient", how="inner", maintain_order="left"
-    )
-
-
-def _observed(table: pl.DataFrame, patients: tuple[str, ...], hours: float, cells: int) -> np.ndarray:
-    pl = require_polars()
-    values = np.full((len(patients), cells, len(STATES)), np.nan)
-    column = pl.col("variable").replace_strict({name: i for i, name in enumerate(STATES)}, return_dtype=pl.Int64)
-    medians = (
-        _indexed(table, patients, STATES)
-        .with_columns(cell=(pl.col("time_h") / hours + 0.5).floor().clip(lower_bound=0.0).cast(pl.Int64), column=column)
-        .filter(pl.col("cell") < cells)
-        .group_by("row", "cell", "column")
-        .agg(pl.col("value").median())
-    )
-    values[medians["row"].to_numpy(), medians["cell"].to_numpy(), medians["column"].to_numpy()] = medians[
-        "value"
-    ].to_numpy()
-    return values
-
-
-def _treated(table: pl.DataFrame, patients: tuple[str, ...], hours: float, cells: int) -> np.ndarray:
-    pl = require_polars()
-    out = np.zeros((len(patients), cells, len(TREATMENTS)))
-    rows = _indexed(table, patients, TREATMENTS)
-    for column, name in enumerate(TREATMENTS):
-        mine = rows.filter(pl.col("variable") == name)
-        total, covered = cell_sums(
-            mine["row"].to_numpy(),
-            mine["time_h"].to_numpy(),
-            mine["end_h"].to_numpy(),
-            mine["value"].to_numpy(),
-            (len(patients), cells),
-            hours,
-        )
-        background = ROOM_AIR if name == "fio2" else 0.0
-        out[:, :, column] = (total + background * np.clip(hours - covered, 0.0, None)) / hours
-    return out
-
-
-def _urine_litres_per_hour(
-    table: pl.DataFrame, patients: tuple[str, ...], hours: float, cells: int, inside: np.ndarray
-) -> np.ndarray:
-    """(P, T) litres per hour: a charted rate holds back to the record before it; other hours take the mean."""
-    pl = require_polars()
-    gap = pl.col("time_h") - pl.col("time_h").shift(1, fill_value=0.0).over("patient")
-    # After a gap too long to be a rate, the rejected record's own time is unknown: the next covers a charting hour.
-    back = pl.when(gap > URINE_MAX_GAP_HOURS + 1e-3).then(1.0).otherwise(gap)
-    rows = _indexed(table, patients, ("urine",)).sort("row", "time_h").with_columns(start=pl.col("time_h") - back)
-    total, covered = cell_sums(
-        rows["row"].to_numpy(),
-        rows["start"].to_numpy(),
-        rows["time_h"].to_numpy(),
-        rows["value"].to_numpy() / 24_000.0,
-        inside.shape,
-        hours,
-    )
-    total, covered = total * inside, covered * inside
-    charted = covered.sum(axis=1, keepdims=True)
-    mean = np.divide(total.sum(axis=1, keepdims=True), charted, out=np.zeros_like(charted), where=charted > 0)
-    return (total + mean * np.clip(hours - covered, 0.0, None)) / hours * inside
+    sums = (np.bincount(flat, weights=w, minlength=shape[0] * shape[1]) for w in (overlap * value[owner], overlap))
+    total, covered = (part.reshape(shape).astype(float) for part in sums)
+    return total, covered

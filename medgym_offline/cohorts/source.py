@@ -1,52 +1,47 @@
 """The seam between a hospital's files and the cohort: a source reads its layout into `Records`, nothing more.
 
 To add a layout, write one file with a class that satisfies :class:`CohortSource` and name it in
-`medgym_offline.cohorts.build.SOURCES`. Rates, equivalents over drugs, carrying forward, clipping and validation
-are shared and happen later (`assemble`), so that two sources cannot disagree about them.
+`medgym_offline.cohorts.build.SOURCES`, or in the `sources` of a disease's `CohortDefinition`. Rates, sums over drugs,
+carrying forward, clipping and validation are shared and happen later (`assemble`), so that two sources cannot disagree.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from medgym_offline.cohorts.schema import Rejections
+from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.diseases.concepts import CohortDefinition
 
-if TYPE_CHECKING:
-    import polars as pl
+__all__ = ["CohortSource", "Records", "dataset_licence", "event_frame", "flags_of"]
 
-__all__ = ["CohortSource", "Records", "dataset_licence"]
-
-_LICENCES = {
-    "mimic-iii": "MIMIC-III: the open demo under ODbL 1.0; the full database under the PhysioNet Credentialed Health "
-    "Data Licence (never redistribute the table)",
-    "mimic-iv": "MIMIC-IV: the open demo under ODbL 1.0; the full database under the PhysioNet Credentialed Health "
-    "Data Licence (never redistribute the table)",
-}
+_MIMIC = (
+    "the open demo under ODbL 1.0; the full database under the PhysioNet Credentialed Health Data Licence (never "
+    "redistribute the table)"
+)
+_LICENCES = {"mimic-iii": f"MIMIC-III: {_MIMIC}", "mimic-iv": f"MIMIC-IV: {_MIMIC}"}
 
 
 @dataclass(frozen=True)
 class Records:
-    """Clinical events of many stays on one clock per stay: hours since ICU admission.
+    """Clinical events of many stays on one clock per stay: hours since admission.
 
     Attributes:
         dataset: Name that prefixes patient ids, for example "mimic-iii".
-        stays: stay_id, subject (str), los_h, age (years), sex ("F" or "M"), weight_kg, sepsis (bool), died (bool).
-        observations: stay_id, variable, t_h, value. `urine` is mL per record (`urine_rate`: mL/day, where a source
-            charts rates), `fio2` % as charted, GCS the sum. Optional `t1_h`: when an oxygen setting ended, null where
-            nobody said (it then holds as `intervals.hold_settings` says).
-        vasopressors: stay_id, t0_h, t1_h, neq (norepinephrine equivalents, mcg/kg/min), one row a drug and interval.
-        fluids: stay_id, t0_h, t1_h, ml (volume given over the interval).
+        stays: stay_id, subject (str), los_h, age (years), sex ("F" or "M"), weight_kg, died (bool) and the definition's
+            diagnoses (bool).
+        events: One row an observation or treatment: stay_id, name (of a concept or of one of its parts), t_h, end_h
+            (null where nobody said), value (in the unit of the name), amount (bool: the value is a total, of the record
+            or over the interval) and total (of a part: its share in the unit of the concept, where the source has it).
+            `event_frame` fills in what a source has not.
         rejections: Rows the source itself turned away, by reason.
         provenance: What was read and how (JSON-able).
     """
 
     dataset: str
     stays: pl.DataFrame
-    observations: pl.DataFrame
-    vasopressors: pl.DataFrame
-    fluids: pl.DataFrame
+    events: pl.DataFrame
     rejections: Rejections = field(default_factory=Rejections)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -60,13 +55,29 @@ class CohortSource(Protocol):
         """Whether the folder or file at `path` has this layout (by names only; reads nothing large)."""
         ...
 
-    def read(self, path: Path) -> Records:
-        """Read it.
+    def read(self, path: Path, definition: CohortDefinition) -> Records:
+        """Read what the definition names.
 
         Raises:
             CohortError: a file or column is missing; names it and the remedy.
         """
         ...
+
+
+def flags_of(definition: CohortDefinition) -> tuple[str, ...]:
+    """Yes-or-no attributes of a stay."""
+    return (*(diagnosis.name for diagnosis in definition.diagnoses), "died")
+
+
+def event_frame(*parts: pl.DataFrame) -> pl.DataFrame:
+    """Events of `parts`, with every column that `Records` asks for."""
+    columns = {"stay_id": pl.String, "name": pl.String, "t_h": pl.Float64, "end_h": pl.Float64, "value": pl.Float64}
+    kinds = {**columns, "amount": pl.Boolean, "total": pl.Float64}
+    empty = {name: pl.lit(False if name == "amount" else None, kind) for name, kind in kinds.items()}
+    full = [
+        part.with_columns(empty[c].alias(c) for c in kinds if c not in part.columns).select(*kinds) for part in parts
+    ]
+    return pl.concat([pl.DataFrame(schema=kinds), *full])
 
 
 def dataset_licence(path: Path, dataset: str) -> str:
@@ -75,7 +86,7 @@ def dataset_licence(path: Path, dataset: str) -> str:
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             if file.is_file() and file.name.lower() in ("license", "license.txt", "licence", "licence.txt"):
                 text = file.read_text(encoding="utf-8", errors="replace")[:400]
-                if "Open Database License" in text or "ODbL" in text or "ODC Open Database" in text:
+                if any(words in text for words in ("Open Database License", "ODbL", "ODC Open Database")):
                     return "ODC Open Database License v1.0 (ODbL)"
                 first = next((line.strip() for line in text.splitlines() if line.strip()), "")
                 if first:

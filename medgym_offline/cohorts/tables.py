@@ -8,33 +8,26 @@ import gzip
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from medgym_offline.cohorts.cells import hours_since, identifier, numbers, on_one_clock, settled, times
-from medgym_offline.cohorts.schema import LOOKBACK_HOURS, Rejections, require_polars
+from medgym_offline.cohorts.cells import identifier, numbers, settled, times
+from medgym_offline.cohorts.frames import pl
 from medgym_offline.errors import CohortError
 
-if TYPE_CHECKING:
-    import polars as pl
-
 __all__ = [
-    "attach",
+    "as_text",
     "collect",
     "column_names",
     "find_table",
-    "hours_since",
     "nearly_named",
-    "numbers",
     "only_file",
     "scan_file",
     "scan_table",
     "table_files",
     "table_stem",
-    "times",
+    "typed",
     "unread_files",
 ]
 
-_LOOKBACK = max(LOOKBACK_HOURS.values())
 _SUFFIX = re.compile(r"\.(csv|csv\.gz|tsv|tsv\.gz|parquet)$", re.IGNORECASE)
 #: What stands beside tables and is none.
 _ABOUT = re.compile(r"^\.|^(licen[cs]e|readme|notice|changelog)|sums(\.txt)?$|\.(md|html|pdf)$", re.IGNORECASE)
@@ -132,7 +125,6 @@ def scan_file(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
     Raises:
         CohortError: a missing column or an unreadable file.
     """
-    pl = require_polars()
     frame, actual = _open(path)
     missing = [column for column in columns if column not in actual]
     if missing:
@@ -146,10 +138,9 @@ def scan_file(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
 
 
 def _open(path: Path) -> tuple[pl.LazyFrame, dict[str, str]]:
-    pl = require_polars()
     try:
         if path.suffix.lower() == ".parquet":
-            frame = _as_text(pl.scan_parquet(path, glob=False))
+            frame = as_text(pl.scan_parquet(path, glob=False))
         else:
             frame = pl.scan_csv(path, infer_schema=False, glob=False, separator=_separator(path))
         names = frame.collect_schema().names()
@@ -192,9 +183,8 @@ def _not_unicode(path: Path | str, encoding: str) -> CohortError:
     )
 
 
-def _as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
+def as_text(frame: pl.LazyFrame) -> pl.LazyFrame:
     """A typed frame as if it had been read from text, so that one set of rules judges both."""
-    pl = require_polars()
     out = []
     for name, kind in frame.collect_schema().items():
         column = pl.col(name)
@@ -227,7 +217,6 @@ def collect(frame: pl.LazyFrame, where: Path | str, keep_marks: bool = False) ->
     Raises:
         CohortError: the file breaks off or is no table, or a column's cells can mean two things (`cells.settled`).
     """
-    pl = require_polars()
     try:
         found = frame.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -243,43 +232,11 @@ def collect(frame: pl.LazyFrame, where: Path | str, keep_marks: bool = False) ->
     return settled(found, where, keep_marks)
 
 
-def attach(
-    events: pl.DataFrame, stays: pl.DataFrame, rejections: Rejections, name: str, extra: Sequence[str] = ()
+def typed(
+    frame: pl.LazyFrame, where: Path | str, dated: Sequence[str] = (), numeric: Sequence[str] = (), marks: bool = False
 ) -> pl.DataFrame:
-    """Events with the stay they belong to and hours since its start.
-
-    By stay id where the event has one; otherwise (laboratory) by person and time, from 6 h before admission to
-    discharge; an event within both of two stays belongs to both.
-
-    Args:
-        events: subject_id, charttime, perhaps icustay_id, and more.
-        stays: stay_id, subject, intime, los_h.
-        rejections: Rows without a time or a stay are counted here.
-        name: What the events are, for the reason.
-        extra: Columns to keep besides itemid, value, valuenum.
-
-    Raises:
-        CohortError: the events' times have a zone and those of the stays have none, or the other way round.
-    """
-    pl = require_polars()
-    events = on_one_clock(events, "charttime", stays["intime"], (f"{name}: their time", "the start of the stays"))
-    events = rejections.drop(events, pl.col("charttime").is_null(), f"{name}: time is missing or cannot be read")
-    events = events.with_row_index("event")
-    base = stays.select("stay_id", "intime", "los_h", pl.col("subject").alias("subject_id"))
-    hour = hours_since("charttime", "intime")
-    unnamed = events.filter(pl.col("icustay_id").is_null()) if "icustay_id" in events.columns else events
-    by_time = unnamed.join(base, on="subject_id", how="inner", maintain_order="left")
-    placed = by_time.filter((hour >= -_LOOKBACK) & (hour <= pl.col("los_h")))
-    if "icustay_id" in events.columns:
-        mine = base.drop("subject_id").with_columns(icustay_id="stay_id")
-        named = events.join(mine, on="icustay_id", how="inner", maintain_order="left")
-        placed = pl.concat([named, placed.select(named.columns)])
-    found = placed["event"].n_unique()
-    rejections.reject(f"{name}: no ICU stay at that time", events.height - found)
-    rejections.repair(f"{name}: within two stays of a person, read for both", placed.height - found)
-    placed = placed.with_columns(t_h=hour)
-    placed = rejections.drop(placed, pl.col("t_h") < -_LOOKBACK, f"{name}: more than 6 h before admission")
-    return placed.select("stay_id", "t_h", *(c for c in ("itemid", "value", "valuenum", *extra) if c in placed.columns))
+    """Collect a frame of text with its `dated` columns as times and its `numeric` ones as floats; see `collect`."""
+    return collect(frame.with_columns(*times(*dated), *numbers(*numeric)), where, marks)
 
 
 def _first_line(error: Exception) -> str:

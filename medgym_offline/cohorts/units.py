@@ -1,56 +1,15 @@
-"""Units a hospital may declare, and what turns them into the package's own; an unknown one is refused, not guessed."""
+"""Units a hospital may declare, and what turns them into a concept's own; an unknown one is refused, not guessed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part, Unit
 
-from medgym_offline.cohorts.drugs import VASOPRESSORS
-from medgym_offline.cohorts.schema import CONVERSIONS, UNITS
+__all__ = ["accepted_units", "conversion", "in_own_units"]
 
-__all__ = ["DRUGS", "Conversion", "accepted_units", "conversion"]
-
-#: Vasopressors that a table may name instead of giving equivalents, in the unit their factor is for.
-DRUGS: dict[str, str] = {name: drug.unit for name, drug in VASOPRESSORS.items()}
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What a value in some unit becomes: `value * factor`.
-
-    Attributes:
-        factor: To the package's unit of the variable; for volumes, to mL.
-        volume: The value is a volume (urine per record, fluids over their interval), not a rate.
-    """
-
-    factor: float
-    volume: bool = False
-
-
-_MORE: dict[tuple[str, str], Conversion] = {
-    ("gcs", ""): Conversion(1.0),
-    ("gcs", "score"): Conversion(1.0),
-    ("pao2", "torr"): Conversion(1.0),
-    # Lactate carries one charge: a milliequivalent is a millimole.
-    ("lactate", "mEq/L"): Conversion(1.0),
-    ("urine", "mL"): Conversion(1.0, volume=True),
-    ("urine", "L"): Conversion(1000.0, volume=True),
-    ("fluids", "mL"): Conversion(1.0, volume=True),
-    ("fluids", "L"): Conversion(1000.0, volume=True),
-    # By unit here, so that 0.5 declared "%" and 40 declared "fraction" are both told apart.
-    ("fio2", "fraction"): Conversion(100.0),
-    ("vasopressin", "U/h"): Conversion(1.0 / 60.0),
-}
 _SPELLINGS = (
-    ("µ", "u"),
-    ("μ", "u"),
-    ("mcg", "ug"),
-    ("percent", "%"),
-    ("units", "u"),
-    ("litre", "l"),
-    ("/hour", "/h"),
-    ("/hr", "/h"),
-    ("/24h", "/day"),
-    ("/minute", "/min"),
+    *(("µ", "u"), ("μ", "u"), ("mcg", "ug"), ("percent", "%"), ("units", "u"), ("liters", "l"), ("liter", "l")),
+    *(("litre", "l"), ("/hour", "/h"), ("/hr", "/h"), ("/24h", "/day"), ("/minute", "/min")),
 )
 
 
@@ -62,28 +21,79 @@ def _plain(unit: str) -> str:
     return out
 
 
-def _table() -> dict[str, dict[str, tuple[str, Conversion]]]:
-    known: dict[str, dict[str, tuple[str, Conversion]]] = {name: {} for name in (*UNITS, *DRUGS)}
-    entries = [(name, unit, Conversion(1.0)) for name, unit in (*UNITS.items(), *DRUGS.items())]
-    entries += [(name, unit, found) for (name, unit), found in _MORE.items()]
-    entries += [(name, unit, Conversion(factor)) for (name, unit), factor in CONVERSIONS.items()]
-    for name, unit, found in entries:
-        known[name].setdefault(_plain(unit), (unit, found))
-    return known
+def _units(named: Concept | Part) -> tuple[Unit, ...]:
+    return (Unit(named.unit), *named.units)
 
 
-_KNOWN = _table()
-
-
-def conversion(variable: str, unit: str) -> Conversion | None:
-    """How a value of `variable` in `unit` becomes the package's, None where the unit is not known for it.
+def conversion(named: Concept | Part, unit: str, item: str | None = None, orders: bool = False) -> Unit | None:
+    """The unit that `unit` names, None where it is not known for the concept or part.
 
     Case, blanks and the usual spellings (mcg, ug, µg; hr, h; percent) make no difference.
+
+    Args:
+        named: What the value is of.
+        unit: As written.
+        item: Its item id, where the source has one: some units are known for some items only.
+        orders: Whether a rate of the whole patient can be divided by the weight.
     """
-    found = _KNOWN.get(variable, {}).get(_plain(unit))
-    return found[1] if found else None
+    plain = _plain(unit)
+    for known in _units(named):
+        if (
+            _plain(known.name) == plain
+            and (orders or not known.per_patient)
+            and (not known.items or item in known.items)
+        ):
+            return known
+    return None
 
 
-def accepted_units(variable: str) -> tuple[str, ...]:
-    """Units known for `variable`, the package's own first."""
-    return tuple(unit for unit, _ in _KNOWN[variable].values() if unit)
+def accepted_units(named: Concept | Part) -> tuple[str, ...]:
+    """Units that a table may be in, the concept's own first."""
+    return tuple(unit.name for unit in _units(named) if unit.name and not unit.per_patient and not unit.items)
+
+
+def in_own_units(
+    rows: pl.DataFrame,
+    definition: CohortDefinition,
+    rejections: Rejections,
+    weights: pl.DataFrame,
+    default_weight: float,
+) -> pl.DataFrame:
+    """Rows of orders in their concept's unit, with `amount`: whether the value is a total; of unknown units rejected.
+
+    Args:
+        rows: stay_id, item, name, value, unit (empty: as the concept's own, and doubted).
+        definition: Knows the names.
+        rejections: Counts are added here.
+        weights: stay_id, weight_kg.
+        default_weight: kg, where the weight is unknown.
+    """
+    rows = rows.with_columns(pl.col("unit").fill_null("").str.strip_chars().str.to_lowercase())
+    found = []
+    keys = ["name", "item", "unit"]
+    for name, item, unit, count in rows.group_by(keys).len().sort(keys).iter_rows():
+        named, owner = definition.readable[name], definition.owner[name]
+        if owner.given == "amount" and not unit:
+            known: Unit | None = Unit("", amount=True)
+            rejections.doubt(f"{name}: amount without a unit, read as it is", count)
+        else:
+            known = conversion(named, unit, item, orders=True)
+            known = None if known is not None and known.amount != (owner.given == "amount") else known
+        if known is None:
+            rejections.reject(f"{name}: unit {unit!r} unknown", count)
+            continue
+        if known.items or (known.amount and known.factor != 1.0):
+            rejections.repair(f"{name}: converted from {known.name}", count)
+        found.append((name, item, unit, known.factor, known.amount, known.per_patient))
+    kinds = {"factor": pl.Float64, "amount": pl.Boolean, "per_patient": pl.Boolean}
+    table = pl.DataFrame(found, schema={**dict.fromkeys(keys, pl.String), **kinds}, orient="row")
+    rows = rows.join(table, on=keys, nulls_equal=True, maintain_order="left")
+    rows = rows.join(weights.select("stay_id", "weight_kg"), on="stay_id", how="left", maintain_order="left")
+    guessed = pl.col("per_patient") & pl.col("weight_kg").is_null()
+    for name, count in rows.filter(guessed).group_by("name").len().sort("name").iter_rows():
+        reason = (
+            f"{definition.owner[name].name}: given per patient and the weight unknown, {default_weight:g} kg assumed"
+        )
+        rejections.repair(reason, count)
+    weight = pl.when("per_patient").then(pl.col("weight_kg").fill_null(default_weight)).otherwise(1.0)
+    return rows.with_columns(value=pl.col("value") * pl.col("factor") / weight).drop("weight_kg")

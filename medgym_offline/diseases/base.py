@@ -428,7 +428,6 @@ class Disease:
         environments: Further Gymnasium environments beside `medgym/<Name>-v0`: {"NameTwin-v0": arguments}.
         truth_facts: A bank with a world "true" -> facts for its audit: how far the fits are from the truth.
         model: () -> :class:`Model`, imported when asked for; None if simulators are not learned.
-        derived_course: A cohort's grid -> (P, T, derived components) as charted, physical units.
         cohort: () -> the definition of its cohorts, for :mod:`medgym_offline.cohorts`; None without records.
         caution: One line for every card: what the severity is not.
         license: SPDX name of the license of its datasets, lower case.
@@ -459,7 +458,6 @@ class Disease:
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     truth_facts: Callable[[Any], dict[str, Any]] | None = None
     model: Callable[[], Model] | None = None
-    derived_course: Callable[[Any], np.ndarray] | None = None
     cohort: Callable[[], Any] | None = None
     caution: str = ""
     license: str = "mit"
@@ -619,7 +617,7 @@ def _check(disease: Disease) -> None:
             raise wrong(f"component {c.name}", f"scale is {c.scale:g}; it must be positive")
         if c.kind != "observed" and not c.lower <= c.initial <= c.upper:
             raise wrong(f"component {c.name}", f"initial {c.initial:g} lies outside {c.lower:g} to {c.upper:g}")
-        if c.transform == "log" and c.lower <= 0 or c.transform in ("sqrt", "log1p") and c.lower < 0:
+        if (c.transform == "log" and c.lower <= 0) or (c.transform in ("sqrt", "log1p") and c.lower < 0):
             raise wrong(f"component {c.name}", f"lower {c.lower:g} has no {c.transform}")
     for t in disease.treatments:
         if not 0 <= t.lower < t.upper or not t.knee > 0:
@@ -658,4 +656,3 @@ def _check(disease: Disease) -> None:
     value = np.asarray(disease.severity.score(state, dose))
     if value.shape != (1,) or not np.isfinite(value).all():
         raise wrong("severity.score", f"gives {value.shape} for one state, not one finite number")
-

@@ -112,7 +112,6 @@ def draw_noise(seeds: np.ndarray, bank: SimulatorBank, config: ProcessConfig) ->
     events = None
     if disease.exogenous is not None:
         events = np.empty((*seeds.shape, len(disease.exogenous.names)), np.float32)
-    context = bank.context.double().cpu().numpy()
     for index in np.ndindex(*seeds.shape):
         source = np.random.default_rng(int(seeds[index]))
         initial[index] = source.standard_normal(state_dim, dtype=np.float32)
@@ -120,7 +119,8 @@ def draw_noise(seeds: np.ndarray, bank: SimulatorBank, config: ProcessConfig) ->
         if events is not None and disease.exogenous is not None:
             # A stream of their own: what happens does not depend on the budget of decisions.
             own = generator(int(seeds[index]), "exogenous")
-            events[index] = disease.exogenous.draw(own, context[index[0]], config.horizon)
+            known = bank.context[index[0]].double().cpu().numpy()
+            events[index] = disease.exogenous.draw(own, known, config.horizon)
     process, action = np.split(block, [state_dim], axis=-1)
     return EpisodeNoise(
         torch.from_numpy(initial),

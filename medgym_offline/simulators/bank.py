@@ -306,15 +306,13 @@ class SimulatorBank:
         if hasattr(world.params, "path"):
             return self._path(x, u, times.expand(*x.shape[:-1], times.shape[-1]), start, exogenous)
         if self.backend == "ode" or self.trunk is None or world.code is None:
-            times = times.expand(*x.shape[:-1], times.shape[-1])
+            times, step = times.expand(*x.shape[:-1], times.shape[-1]), self.disease.process.cell
             if interval is not None:
-                return solve_between(self.field, x, u, interval, times, self.lower, self.upper)
-            return solve(self.field, x, u, times, self.lower, self.upper)
+                return solve_between(self.field, x, u, interval, times, self.lower, self.upper, step)
+            return solve(self.field, x, u, times, self.lower, self.upper, step)
         return self.trunk.with_code(world.code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
 
-    def _path(
-        self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None
-    ) -> Tensor:
+    def _path(self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None) -> Tensor:
         dynamics: Any = self.current().params
         tick = self.disease.process.tick or 1.0
         ticks = torch.floor(times / tick + 1e-4).long().clamp(min=0)

@@ -178,8 +178,7 @@ def build_bank(
     Raises:
         BankError: Fewer stays than the recipe asks for.
     """
-    from medgym_offline.cohorts import select_stays
-    from medgym_offline.cohorts.flags import never_given
+    from medgym_offline.cohorts import never_given, select_stays
 
     started = time.monotonic()
     if recipe.patients:
@@ -220,7 +219,7 @@ def build_bank(
         "cohort": {
             "subjects": list(cohort.subjects),
             "hours": [int(n) for n in data.length],
-            "never_given": list(never_given(grid)),
+            "never_given": list(never_given(grid, cohort.definition)),
             "never_observed": {
                 v.name: [p for p, missing in zip(data.patients, never[:, j]) if missing]
                 for j, v in enumerate(disease.variables)

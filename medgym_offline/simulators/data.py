@@ -50,6 +50,12 @@ class FitData:
         mask = self.mask & (hours if hours.ndim == 2 else hours[None])[..., None]
         return replace(self, mask=mask, start=start_states(self.values, mask, self.disease))
 
+    def select(self, patients: np.ndarray) -> FitData:
+        """The patients at these positions."""
+        arrays = ("values", "mask", "u", "derived", "length", "start")
+        chosen = {name: getattr(self, name)[patients] for name in arrays}
+        return replace(self, patients=tuple(self.patients[i] for i in patients), **chosen)
+
     def stack(self, other: FitData) -> FitData:
         """Both cohorts one after the other, as one stack."""
         pairs: dict[str, Any] = {
@@ -72,7 +78,9 @@ def cohort_scales(grid: GridCohort, disease: Disease) -> Scales:
         grid: Hourly grid in physical units.
         disease: Gives transforms and bounds.
     """
-    identity = Scales((0.0,) * len(disease.variables), (1.0,) * len(disease.variables), tuple(t.upper for t in disease.treatments))
+    identity = Scales(
+        (0.0,) * len(disease.variables), (1.0,) * len(disease.variables), tuple(t.upper for t in disease.treatments)
+    )
     transformed = identity.normalize(disease, np.nan_to_num(grid.values.astype(np.float64)))
     center, scale = [], []
     for j, variable in enumerate(disease.variables):
@@ -139,9 +147,9 @@ def fit_data(grid: GridCohort, disease: Disease, scales: Scales | None = None) -
     values = np.where(mask, values, 0.0).astype(np.float32)
     u = scales.normalize_treatment(disease, grid.treatment.astype(np.float64)).astype(np.float32)
     derived = np.zeros((*values.shape[:2], 0), np.float32)
-    if disease.derived_course is not None:
-        charted, first = disease.derived_course(grid), len(disease.variables)
-        columns = [scales.normal_column(disease, charted[..., j], first + j) for j in range(charted.shape[-1])]
+    charted = [(j, c.name) for j, c in enumerate(disease.components) if c.kind == "derived"]
+    if charted:
+        columns = [scales.normal_column(disease, grid.derived[name], j) for j, name in charted]
         derived = np.stack(columns, -1).astype(np.float32)
     length, start = grid.length.astype(np.int64), start_states(values, mask, disease)
     return FitData(disease, tuple(grid.patients), scales, values, mask, u, derived, length, start)

@@ -33,15 +33,10 @@ COMMANDS = (
     "cohort build",
     "cohort card",
     "simulators fit",
-    "simulators study",
     "simulators info",
     "simulators audit",
-    "simulators ceilings",
     "behavior train",
     "behavior train-all",
-    "study online",
-    "study offline",
-    "study gcql",
     "publish",
 )
 
@@ -195,7 +190,7 @@ def test_eval_prints_json_that_equals_the_file(shop: Workshop) -> None:
     assert done.code == 0, done.err
     result = json.loads(done.out)
     assert result == json.loads(Path("out/result.json").read_text())
-    assert [world["world"] for world in result["worlds"]] == ["own", "held-out"]
+    assert [world["world"] for world in result["worlds"]] == ["own", "crossfit"]
     assert result["worlds"][0]["per_patient"]["patient"] == ["prior/0", "prior/1"]
     assert result["protocol"]["seed"] == 5
     page = Path("out/report.html").read_text()

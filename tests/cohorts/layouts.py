@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medgym_offline.cohorts.drugs import VASOPRESSORS
 from tests.cohorts.conftest import write_csv
+from tests.cohorts.support import DRUGS
 
 #: Two saturations, without which a stay is too thin to keep.
 ALWAYS = (("spo2", 1.0, "97"), ("spo2", 2.0, "96"))
@@ -63,7 +63,7 @@ def _rate(drug: str, dose: str) -> tuple[str, str]:
 def write_long(folder: Path, charted: Charted) -> None:
     """Long table, hours since admission."""
     rows: list[tuple[object, ...]] = [(1, t, "", name, value, _UNIT[name]) for name, t, value in charted.all_points]
-    rows += [(1, a, b, drug, dose, VASOPRESSORS[drug].unit) for drug, a, b, dose in charted.doses]
+    rows += [(1, a, b, drug, dose, DRUGS[drug].unit) for drug, a, b, dose in charted.doses]
     rows += [(1, a, b, "fluids", ml, "mL") for a, b, ml in charted.volumes]
     rows += [(1, t, "", "urine", ml, "mL") for t, ml in charted.urine]
     write_csv(folder / "events.csv", "stay,time,end,variable,value,unit", [*rows, *charted.extra.get("events", [])])
@@ -79,7 +79,7 @@ def write_normal(folder: Path, charted: Charted) -> None:
     write_csv(folder / "observations.csv", "stay_id,var,t_h,value", [*observed, *charted.extra.get("observations", [])])
     doses = []
     for drug, start, end, dose in charted.doses:
-        doses.append((1, drug, start, end, dose, repr(float(dose) * VASOPRESSORS[drug].equivalent) if dose else ""))
+        doses.append((1, drug, start, end, dose, repr(float(dose) * DRUGS[drug].factor) if dose else ""))
     write_csv(
         folder / "vasopressors.csv",
         "stay_id,drug,t0_h,t1_h,dose,neq",

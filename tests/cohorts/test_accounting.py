@@ -11,10 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medgym_offline.cohorts import Cohort, build_cohort, read_source
-from medgym_offline.cohorts.drugs import VASOPRESSORS
-from medgym_offline.cohorts.schema import RANGES
+from medgym_offline.cohorts import Cohort
 from tests.cohorts.layouts import ALWAYS, LAYOUTS, Charted, at
+from tests.cohorts.support import DRUGS, RANGES, build_cohort, read_source
 
 Reader = Callable[[Charted], Cohort]
 
@@ -79,7 +78,7 @@ def _table(cohort: Cohort) -> list[tuple[str, float, float | None, float]]:
 
 
 _DOSES = st.lists(
-    st.tuples(st.sampled_from(list(VASOPRESSORS)), st.integers(0, 300).map(lambda part: part / 100) | st.just(1e-12)),
+    st.tuples(st.sampled_from(list(DRUGS)), st.integers(0, 300).map(lambda part: part / 100) | st.just(1e-12)),
     max_size=12,
 )
 
@@ -89,14 +88,14 @@ _DOSES = st.lists(
 def test_limits_of_doses_hold_in_every_layout(read: Reader, doses: list[tuple[str, float]]) -> None:
     given_doses = [
         # An hour each with a pause between, and no two alike, so that none is joined to another.
-        (drug, 2.0 * slot, 2.0 * slot + 1.0, repr(share * VASOPRESSORS[drug].limit))
+        (drug, 2.0 * slot, 2.0 * slot + 1.0, repr(share * DRUGS[drug].limit))
         for slot, (drug, share) in enumerate(doses)
     ]
     cohort = read(Charted(doses=given_doses))
     wanted = [
-        (start, end, float(dose) * VASOPRESSORS[drug].equivalent)
+        (start, end, float(dose) * DRUGS[drug].factor)
         for drug, start, end, dose in given_doses
-        if 1e-9 < float(dose) <= VASOPRESSORS[drug].limit
+        if 1e-9 < float(dose) <= DRUGS[drug].limit
     ]
     kept = rows(cohort, "vasopressor")
     assert [row[:2] for row in kept] == [row[:2] for row in wanted]
@@ -122,7 +121,7 @@ def test_twenty_litres_of_urine_in_an_hour_are_rejected_and_a_cap_is_counted(rea
     assert found[5.0] == 5000.0
     assert found[6.0] == pytest.approx(960.0)
     assert 4.0 not in found
-    assert cohort.rejections.rows["urine: 5 litres or more in one record"] == 1
+    assert cohort.rejections.rows["urine: 5000 mL or more in one record"] == 1
     assert cohort.rejections.repairs["urine: above 5000 mL/day, kept at the cap as censored"] == 1
     assert counted(cohort) == 4
 
@@ -132,7 +131,7 @@ def test_two_censored_values_at_one_time_are_counted_as_two(tmp_path: Path) -> N
     LAYOUTS["long table"](tmp_path, charted)
     cohort = read_source(tmp_path)
     assert rows(cohort, "urine") == [(4.0, None, 5000.0)]
-    assert cohort.rejections.rows == {"urine: 5 litres or more an hour": 1}
+    assert cohort.rejections.rows == {"urine: 5000 mL or more an hour": 1}
     assert cohort.rejections.repairs == {
         "several values at one time, averaged": 1,
         "urine: above 5000 mL/day, kept at the cap as censored": 1,

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import (
-    Cohort,
-    build_cohort,
-    cohort_card,
-    combine,
-    observation_flags,
-    read_source,
-    select_stays,
-)
-from medgym_offline.cohorts.schema import STATES, UNITS
+from medgym_offline.cohorts import Cohort, cohort_card, combine, select_stays
 from medgym_offline.errors import CohortError
 from tests.cohorts.conftest import Row, long_table, write_csv, write_mimic3, write_normalised
+from tests.cohorts.support import STATES, UNITS, build_cohort, from_table, observation_flags, read_source
 
 
 def test_stays_without_a_variable_are_kept_and_flagged(tmp_path: Path) -> None:
@@ -43,7 +36,7 @@ def test_stays_without_a_variable_are_kept_and_flagged(tmp_path: Path) -> None:
 
 
 def test_no_stay_of_the_cohort_may_have_a_variable(rows: list[Row]) -> None:
-    cohort = Cohort.from_table(long_table([r for r in rows if r[3] != "lactate"]))
+    cohort = from_table(long_table([r for r in rows if r[3] != "lactate"]))
     flags = observation_flags(cohort.to_grid())
     assert flags.absent["lactate"] == flags.absent["pao2"] == ("a/1", "a/2")
     assert flags.single == {}
@@ -125,14 +118,14 @@ def test_impossible_values_are_rejected_whatever_the_layout(tmp_path: Path) -> N
 
 
 def test_cohorts_in_different_units_are_converted_or_refused(rows: list[Row]) -> None:
-    ours = Cohort.from_table(long_table(rows))
+    ours = from_table(long_table(rows))
     theirs = [(p.replace("a/", "b/"), *r, v * (9.008 if r[2] == "lactate" else 1.0)) for p, *r, v in rows]
-    converted = Cohort.from_table(long_table(theirs), metadata={"units": {"lactate": "mg/dL"}})
+    converted = from_table(long_table(theirs), metadata={"units": {"lactate": "mg/dL"}})
     both = combine([ours, converted])
     lactate = both.table.filter(pl.col("variable") == "lactate")["value"].to_list()
     assert lactate == pytest.approx([3.0, 3.0])
     assert both.metadata["units"] == UNITS
-    raw = Cohort(converted.table, converted.stays, {"units": {**UNITS, "lactate": "mg/dL"}}, converted.rejections)
+    raw = dataclasses.replace(converted, metadata={"units": {**UNITS, "lactate": "mg/dL"}})
     with pytest.raises(CohortError, match="'lactate' is in 'mmol/L' in one cohort and 'mg/dL' in another; convert"):
         combine([ours, raw])
 

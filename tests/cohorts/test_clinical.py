@@ -8,11 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import Cohort, GridCohort, build_cohort, combine, coverage, read_source, select_stays
-from medgym_offline.cohorts.mimic3 import MimicThreeTables
-from medgym_offline.cohorts.normalised import NormalisedTables
-from medgym_offline.cohorts.schema import RANGES, STATES, URINE_RECORD_ML
+from medgym_offline.cohorts import Cohort, GridCohort, combine, coverage, select_stays
+from medgym_offline.cohorts.mimic import MIMIC_III
 from medgym_offline.cohorts.source import Records
+from medgym_offline.diseases.sepsis.cohort import COHORT
+from medgym_offline.diseases.sepsis.cohort.normalised import NormalisedTables
+from tests.cohorts.support import DRUGS, RANGES, STATES, build_cohort, given, read_source
 
 pytestmark = pytest.mark.clinical
 
@@ -29,7 +30,7 @@ def both(clinical_data: Path, demo3: Path) -> Cohort:
 
 @pytest.fixture(scope="module")
 def pair(demo3: Path) -> tuple[Records, Records]:
-    return NormalisedTables().read(demo3), MimicThreeTables().read(demo3 / "raw_subset")
+    return NormalisedTables().read(demo3, COHORT), MIMIC_III.read(demo3 / "raw_subset", COHORT)
 
 
 def aligned(table: pl.DataFrame) -> pl.DataFrame:
@@ -49,12 +50,12 @@ def test_raw_stays_equal_the_normalised(pair: tuple[Records, Records]) -> None:
 
 def raw_observations(raw: Records, variable: str) -> pl.DataFrame:
     """stay_id, t_h, value as the normalised tables hold them: in range, one row a time, urine summed."""
-    found = raw.observations.filter(pl.col("variable") == variable)
+    found = raw.events.filter(pl.col("name") == variable)
     value = pl.col("value")
     if variable == "fio2":
         found = found.with_columns(value=pl.when(value <= 1).then(value * 100).otherwise(value))
     if variable == "urine":
-        found = found.filter(value.abs() < URINE_RECORD_ML)
+        found = found.filter(value.abs() < COHORT.concepts["urine"].record_limit)
     else:
         found = found.filter(value.is_between(*RANGES[variable]))
     return aligned(found).group_by("stay_id", "t_h").agg(value.sum() if variable == "urine" else value.mean())
@@ -66,7 +67,7 @@ def raw_observations(raw: Records, variable: str) -> pl.DataFrame:
     [("spo2", 0), ("pao2", 0), ("bilirubin", 0), ("urine", 1), ("lactate", 0), ("fio2", 1)],
 )
 def test_raw_observations_equal_the_normalised(pair: tuple[Records, Records], variable: str, extra: int) -> None:
-    published = aligned(pair[0].observations.filter(pl.col("variable") == variable))
+    published = aligned(pair[0].events.filter(pl.col("name") == variable))
     raw = raw_observations(pair[1], variable)
     joined = published.join(raw, on=["stay_id", "t_h"], suffix="_raw")
     assert joined.height == published.height
@@ -98,14 +99,11 @@ _BICARBONATE = 13
 
 def test_raw_treatments_equal_the_normalised(pair: tuple[Records, Records]) -> None:
     normalised, raw = pair
-    for name, value, extra in (("vasopressors", "neq", 0), ("fluids", "ml", _BICARBONATE)):
-        left, right = getattr(normalised, name), getattr(raw, name)
+    for names, extra in ((list(DRUGS), 0), (["fluids"], _BICARBONATE)):
+        left, right = given(normalised, names), given(raw, names)
         assert right.height == left.height + extra
-        if extra:
-            left, right = (table.filter(pl.col("itemid") != "220995") for table in (left, right))
-            assert right.height == left.height
-        exposure = [((t["t1_h"] - t["t0_h"]) * t[value]).sum() for t in (left, right)]
-        assert exposure[1] == pytest.approx(exposure[0], rel=1e-4)
+        exposure = [((t["end_h"] - t["t_h"]) * t["share"]).sum() for t in (left, right)]
+        assert exposure[1] == pytest.approx(exposure[0], rel=1e-4 if not extra else 2e-3)
 
 
 def test_raw_and_normalised_give_the_same_grid(demo3: Path) -> None:
@@ -120,7 +118,9 @@ def test_raw_and_normalised_give_the_same_grid(demo3: Path) -> None:
     assert more.min() > -1e-2
     changed = (more > 1e-2).any(axis=1)
     assert 0 < changed.sum() <= _BICARBONATE
-    np.testing.assert_allclose(published.fluid_balance[~changed], raw.fluid_balance[~changed], atol=1e-4)
+    np.testing.assert_allclose(
+        published.derived["fluid_balance"][~changed], raw.derived["fluid_balance"][~changed], atol=1e-4
+    )
 
 
 def test_the_published_coverage_is_reproduced(both: Cohort) -> None:
@@ -183,7 +183,7 @@ def test_the_release_cohort_has_110_people_once_each(clinical_data: Path, demo3:
     grid = cohort.to_grid()
     assert grid.inside.sum() > 7000
     assert not np.isnan(grid.treatment).any()
-    assert np.isfinite(grid.fluid_balance).all()
+    assert np.isfinite(grid.derived["fluid_balance"]).all()
     for column, variable in enumerate(STATES):
         low, high = RANGES[variable]
         values = grid.values[..., column][grid.mask[..., column]]

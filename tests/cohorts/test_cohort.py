@@ -5,27 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-
-from medgym_offline.cohorts import (
-    Cohort,
-    Rejections,
-    build_cohort,
-    cohort_card,
-    combine,
-    coverage,
-    read_source,
-    select_stays,
-)
-from medgym_offline.cohorts.schema import STATES, TREATMENTS, UNITS
-from medgym_offline.errors import CohortError, UnknownNameError
 from medgym_offline.sepsis import SEPSIS
+
+from medgym_offline.cohorts import Cohort, cohort_card, combine, coverage, select_stays
+from medgym_offline.diseases.sepsis.cohort import COHORT
+from medgym_offline.errors import CohortError, UnknownNameError
 from tests.cohorts.conftest import Row, long_table, write_normalised
+from tests.cohorts.support import STATES, TREATMENTS, UNITS, build_cohort, from_table, read_source
 
 
 def stays_table(los: float = 30.0) -> pl.DataFrame:
@@ -34,7 +27,7 @@ def stays_table(los: float = 30.0) -> pl.DataFrame:
 
 @pytest.fixture
 def cohort(rows: list[Row]) -> Cohort:
-    return Cohort.from_table(long_table(rows), stays_table(), {"licence": "test", "provenance": [{"dataset": "a"}]})
+    return from_table(long_table(rows), stays_table(), {"licence": "test", "provenance": [{"dataset": "a"}]})
 
 
 def test_variables_and_units_are_those_of_the_disease() -> None:
@@ -89,24 +82,26 @@ def test_a_damaged_or_foreign_file_is_an_error(cohort: Cohort, tmp_path: Path) -
 def test_a_foreign_table_without_metadata_is_validated(rows: list[Row], tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
     long_table([*rows[::-1], ("a/1", 9.0, None, "heart", 80.0)]).drop("source").write_parquet(path)
-    cohort = Cohort.read(path)
+    with pytest.raises(CohortError, match=r"c\.parquet: names no disease; build the table again"):
+        Cohort.read(path)
+    cohort = Cohort.read(path, COHORT)
     assert cohort.patients == ("a/1", "a/2")
     assert cohort.stays["los_h"].to_list() == [2.0, 2.0]
     assert cohort.rejections.rows == {"unknown variable 'heart'": 1}
     long_table(rows).drop("value").write_parquet(path)
     with pytest.raises(CohortError, match=r"c\.parquet: column 'value' is missing"):
-        Cohort.read(path)
+        Cohort.read(path, COHORT)
 
 
 def test_stays_without_a_length_are_rejected_by_name(rows: list[Row]) -> None:
     stays = stays_table().with_columns(los_h=pl.Series([30.0, None]))
-    cohort = Cohort.from_table(long_table(rows), stays)
+    cohort = from_table(long_table(rows), stays)
     assert cohort.patients == ("a/1",)
     assert cohort.rejections.stays == {"a/2": "no length of stay"}
-    cohort = Cohort.from_table(long_table(rows), stays_table().head(1))
+    cohort = from_table(long_table(rows), stays_table().head(1))
     assert cohort.rejections.stays == {"a/2": "no row in the stays table"}
     with pytest.raises(CohortError, match="stays lack the column 'los_h'"):
-        Cohort.from_table(long_table(rows), stays_table().drop("los_h"))
+        from_table(long_table(rows), stays_table().drop("los_h"))
 
 
 def test_grid_places_observations_and_averages_treatments(rows: list[Row]) -> None:
@@ -117,7 +112,7 @@ def test_grid_places_observations_and_averages_treatments(rows: list[Row]) -> No
         ("a/1", 5.6, None, "spo2", 80.0),
         ("a/1", 25.0, None, "spo2", 70.0),
     ]
-    grid = Cohort.from_table(long_table([*rows, *extra]), stays_table(5.9)).to_grid()
+    grid = from_table(long_table([*rows, *extra]), stays_table(5.9)).to_grid()
     assert grid.patients == ("a/1", "a/2")
     assert grid.subjects == ("x", "x")
     assert grid.values.shape == (2, 96, 6)
@@ -140,27 +135,31 @@ def test_grid_places_observations_and_averages_treatments(rows: list[Row]) -> No
 
 def test_fluid_balance_is_what_was_charted(rows: list[Row]) -> None:
     extra: list[Row] = [("a/2", 0.0, 4.0, "fluids", 500.0), ("a/2", 4.0, None, "urine", 2400.0)]
-    grid = Cohort.from_table(long_table([*rows, *extra]), stays_table(6.0)).to_grid()
+    grid = from_table(long_table([*rows, *extra]), stays_table(6.0)).to_grid()
     # Urine: 1200 mL/day over (0, 2], 2400 over (2, 4], then the mean of the charted hours, 1800.
     urine = np.array([0.05, 0.05, 0.1, 0.1, 0.075, 0.075])
     change = np.array([0.5] * 4 + [0.0] * 2) - urine - 0.04
     expected = np.concatenate([[0.0], np.cumsum(change)])[:6]
-    np.testing.assert_allclose(grid.fluid_balance[1, :6], expected, atol=1e-12)
+    np.testing.assert_allclose(grid.derived["fluid_balance"][1, :6], expected, atol=1e-12)
     # Nobody charted urine for the first: fluids and insensible loss alone; held after the end of the stay.
-    np.testing.assert_allclose(grid.fluid_balance[0, :6], -0.04 * np.arange(6), atol=1e-12)
-    assert (grid.fluid_balance[:, 6:] == grid.fluid_balance[:, 6:7]).all()
+    np.testing.assert_allclose(grid.derived["fluid_balance"][0, :6], -0.04 * np.arange(6), atol=1e-12)
+    assert (grid.derived["fluid_balance"][:, 6:] == grid.derived["fluid_balance"][:, 6:7]).all()
 
 
 def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(tmp_path: Path) -> None:
     cohort = read_source(write_normalised(tmp_path / "mimic-iii", stays=6))
     grid = cohort.to_grid()
     alone = cohort.select([cohort.patients[3]]).to_grid()
-    for name in ("values", "treatment", "fluid_balance", "length"):
-        np.testing.assert_array_equal(getattr(grid.select([cohort.patients[3]]), name), getattr(alone, name))
+    picked = grid.select([cohort.patients[3]])
+    for name in ("values", "treatment", "length"):
+        np.testing.assert_array_equal(getattr(picked, name), getattr(alone, name))
+    np.testing.assert_array_equal(picked.derived["fluid_balance"], alone.derived["fluid_balance"])
     coarse = cohort.to_grid(hours=4.0)
     assert coarse.values.shape == (6, 24, 6)
     np.testing.assert_allclose(coarse.treatment[:, :15], grid.treatment[:, :60].reshape(6, 15, 4, 3).mean(axis=2))
-    np.testing.assert_allclose(coarse.fluid_balance[:, :15], grid.fluid_balance[:, :60:4], atol=1e-9)
+    np.testing.assert_allclose(
+        coarse.derived["fluid_balance"][:, :15], grid.derived["fluid_balance"][:, :60:4], atol=1e-9
+    )
     with pytest.raises(CohortError, match="hours=0"):
         cohort.to_grid(hours=0)
     with pytest.raises(UnknownNameError, match="did you mean 'mimic-iii/103'"):
@@ -212,7 +211,7 @@ def test_short_or_uncovered_stays_are_not_eligible(tmp_path: Path) -> None:
     assert not coverage(cohort).eligible.any()
     cohort = read_source(write_normalised(tmp_path / "other" / "mimic-iii", stays=4))
     kept = (pl.col("patient") != "mimic-iii/101") | (pl.col("variable") != "gcs")
-    partial = Cohort.from_table(cohort.table.filter(kept), cohort.stays)
+    partial = from_table(cohort.table.filter(kept), cohort.stays)
     assert coverage(partial).eligible.tolist() == [True, False, True, True]
 
 
@@ -225,10 +224,10 @@ def test_combining_checks_units_and_patients(cohort: Cohort, tmp_path: Path) -> 
     assert len(both.metadata["provenance"]) == 2
     with pytest.raises(CohortError, match="patient 'a/1' occurs in two cohorts"):
         combine([cohort, cohort])
-    strange = Cohort(other.table, other.stays, {**other.metadata, "units": {**UNITS, "lactate": "mg/dL"}}, Rejections())
+    strange = replace(other, metadata={**other.metadata, "units": {**UNITS, "lactate": "mg/dL"}})
     with pytest.raises(CohortError, match="'lactate' is in 'mmol/L' in one cohort and 'mg/dL' in another; convert"):
         combine([cohort, strange])
-    wider = Cohort(other.table.with_columns(more=1), other.stays, other.metadata, Rejections())
+    wider = replace(other, table=other.table.with_columns(more=1))
     with pytest.raises(CohortError, match="columns differ"):
         combine([cohort, wider])
     with pytest.raises(CohortError, match="no cohort given"):

@@ -7,10 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import read_source
-from medgym_offline.cohorts.drugs import VASOPRESSORS, drug_named, mentions_vasopressor
+from medgym_offline.cohorts.names import mentions, read_as
+from medgym_offline.diseases.sepsis.cohort import COHORT
 from tests.cohorts.conftest import write_csv
 from tests.cohorts.layouts import LAYOUTS, Charted, at
+from tests.cohorts.support import DRUGS, read_source
 
 EQUIVALENT = {"norepinephrine": 1.0, "epinephrine": 1.0, "phenylephrine": 0.1, "dopamine": 0.01, "vasopressin": 2.5}
 #: As d_items of MIMIC-IV 3.1 names them.
@@ -101,7 +102,7 @@ def test_labels_of_meds_codes_are_used_where_they_are(tmp_path: Path) -> None:
     ],
 )
 def test_a_synonym_is_the_drug(tmp_path: Path, name: str, drug: str) -> None:
-    unit = VASOPRESSORS[drug].unit
+    unit = DRUGS[drug].unit
     LAYOUTS["long table"](tmp_path, Charted(extra={"events": [(1, 3, 5, name, 0.1, unit)]}))
     assert vasopressor(tmp_path) == [(3.0, 5.0, pytest.approx(0.1 * EQUIVALENT[drug]))]
     assert sum(read_source(tmp_path).rejections.repairs.values()) == 1
@@ -109,14 +110,14 @@ def test_a_synonym_is_the_drug(tmp_path: Path, name: str, drug: str) -> None:
 
 def test_names_of_other_things_are_no_vasopressors() -> None:
     for name in ("", "adrenal insufficiency", "dobutamine", "norepinephrine given", "desmopressin", "pressin"):
-        assert drug_named(name) is None
+        assert read_as(name, COHORT) is None
     for label in ("Phenylephrine (50/250)", "Epinephrine.", "Levophed-k", "vasopressin unit/min", "Neo Synephrine"):
-        assert mentions_vasopressor(label)
+        assert mentions(label, COHORT.concepts["vasopressor"])
     for label in ("Dobutamine", "Propofol", "Pseudo", "Heparin Sodium", ""):
-        assert not mentions_vasopressor(label)
+        assert not mentions(label, COHORT.concepts["vasopressor"])
 
 
 def test_no_name_belongs_to_two_drugs() -> None:
-    names = [name for drug, entry in VASOPRESSORS.items() for name in (drug, *entry.names)]
+    names = [name for drug, entry in DRUGS.items() for name in (drug, *entry.names)]
     assert len(names) == len(set(names))
-    assert all(drug_named(name) is not None for name in names)
+    assert all(read_as(name, COHORT) is not None for name in names)

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgym_offline.cohorts import Cohort, read_source
-from medgym_offline.cohorts.units import DRUGS, accepted_units, conversion
+from medgym_offline.cohorts import Cohort
+from medgym_offline.cohorts.units import accepted_units, conversion
+from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError
 from tests.cohorts.conftest import write_mimic3, write_normalised
+from tests.cohorts.support import read_source
 from tests.cohorts.test_meds import table as meds_table
 from tests.cohorts.test_mimic4 import write_mimic4
 
@@ -240,12 +242,12 @@ def test_meds_in_any_files_is_the_same(place: Callable[[], Path], split: int, ba
 )
 def test_blanks_and_case_of_a_unit_make_no_difference(variable: str, seed: int) -> None:
     draw = random.Random(seed)
-    assert variable in (*DRUGS, "urine", "fluids", "vasopressor", "lactate", "pao2")
-    for unit in accepted_units(variable):
+    named = COHORT.readable[variable]
+    for unit in accepted_units(named):
         written = "".join(
             draw.choice(["", " ", "\u00a0"]) + (sign.upper() if draw.random() < 0.5 else sign.lower()) for sign in unit
         )
-        assert conversion(variable, written) == conversion(variable, unit), written
+        assert conversion(named, written) == conversion(named, unit), written
 
 
 @QUICK

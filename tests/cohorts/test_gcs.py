@@ -8,11 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import Cohort, read_source
-from medgym_offline.cohorts.events import gcs_sums
-from medgym_offline.cohorts.schema import Rejections
+from medgym_offline.cohorts import Cohort
+from medgym_offline.cohorts.frames import Rejections
+from medgym_offline.diseases.sepsis.cohort.rules import coma_scale
 from tests.cohorts.conftest import write_csv
 from tests.cohorts.layouts import LAYOUTS, Charted, at
+from tests.cohorts.support import read_source
 
 Component = tuple[str, float]
 EYE, MOTOR = ("Spontaneously", 4.0), ("Obeys Commands", 6.0)
@@ -87,12 +88,12 @@ def test_a_tube_without_a_number_counts_as_one(tmp_path: Path) -> None:
 def test_a_verbal_score_given_at_the_same_time_wins_over_the_tube() -> None:
     rows = [("220739", 4.0, False), ("223900", 1.0, True), ("223900", 4.0, False), ("223901", 6.0, False)]
     charted = pl.DataFrame(
-        [("1", item, 2.0, value, tube) for item, value, tube in rows],
-        schema=["stay_id", "itemid", "t_h", "value", "intubated"],
+        [("1", item, 2.0, value, TUBE[0] if tube else "", "gcs") for item, value, tube in rows],
+        schema=["stay_id", "item", "t_h", "value", "text", "name"],
         orient="row",
     )
     counts = Rejections()
-    assert gcs_sums(charted, counts)["value"].to_list() == [14.0]
+    assert coma_scale(charted, counts)["value"].to_list() == [14.0]
     assert counts.repairs == {"gcs: a component charted twice at one time, averaged": 1}
 
 

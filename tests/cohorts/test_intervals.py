@@ -8,16 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.grid import cell_sums
-from medgym_offline.cohorts.intervals import clip_intervals, fluid_rates, hold_settings, sum_overlapping, urine_rates
-from medgym_offline.cohorts.schema import Rejections
+from medgym_offline.cohorts.intervals import (
+    clip_intervals,
+    hold_settings,
+    interval_rates,
+    record_rates,
+    sum_overlapping,
+)
+from medgym_offline.diseases.sepsis.cohort import COHORT
 
 quarter = st.integers(0, 60).map(lambda n: n / 4)
 interval = st.tuples(st.sampled_from(["a", "b"]), quarter, st.integers(1, 40).map(lambda n: n / 4), st.integers(0, 5))
 
 
 def frame(rows: list[tuple[str, float, float, float]]) -> pl.DataFrame:
-    schema = {"patient": pl.String, "t0_h": pl.Float64, "t1_h": pl.Float64, "value": pl.Float64}
+    schema = {"patient": pl.String, "t_h": pl.Float64, "end_h": pl.Float64, "value": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
@@ -28,11 +35,11 @@ def test_summed_intervals_equal_brute_force(rows: list[tuple[str, float, float, 
     summed = sum_overlapping(frame(given_rows))
     for patient in ("a", "b"):
         mine = summed.filter(pl.col("patient") == patient)
-        assert (mine["t1_h"] > mine["t0_h"]).all()
-        assert (mine["t0_h"].to_numpy()[1:] >= mine["t1_h"].to_numpy()[:-1]).all()
+        assert (mine["end_h"] > mine["t_h"]).all()
+        assert (mine["t_h"].to_numpy()[1:] >= mine["end_h"].to_numpy()[:-1]).all()
         for t in np.arange(0.125, 26.0, 0.25):
             expected = sum(v for p, a, b, v in given_rows if p == patient and a <= t < b)
-            found = sum(v for a, b, v in mine.select("t0_h", "t1_h", "value").iter_rows() if a <= t < b)
+            found = sum(v for a, b, v in mine.select("t_h", "end_h", "value").iter_rows() if a <= t < b)
             assert found == pytest.approx(expected, abs=1e-8)
 
 
@@ -72,7 +79,7 @@ def test_cells_split_an_interval_by_overlap() -> None:
 def urine(rows: list[tuple[float, float]]) -> tuple[list[tuple[float, float]], Rejections]:
     counts = Rejections()
     volumes = pl.DataFrame([("a", t, v) for t, v in rows], schema=["patient", "t_h", "value"], orient="row")
-    return urine_rates(volumes, counts).select("t_h", "value").rows(), counts
+    return record_rates(volumes, COHORT.concepts["urine"], counts).select("t_h", "value").rows(), counts
 
 
 def test_urine_volume_becomes_a_rate_over_the_gap() -> None:
@@ -92,7 +99,7 @@ def test_urine_long_gap_is_rejected_and_negative_is_zero() -> None:
     rates, counts = urine([(1.0, -50.0), (14.0, 900.0), (15.0, 3000.0)])
     assert rates == [(1.0, 0.0), (15.0, 72000.0)]
     assert counts.rows == {"urine: more than 12 h since the record before it": 1}
-    assert counts.repairs["urine: negative after irrigation, set to 0"] == 1
+    assert counts.repairs["urine: a sum below 0, set to 0"] == 1
 
 
 def test_urine_irrigation_is_netted_before_it_is_cut_to_zero() -> None:
@@ -102,14 +109,14 @@ def test_urine_irrigation_is_netted_before_it_is_cut_to_zero() -> None:
 
 def test_a_setting_holds_until_the_next_or_twelve_hours() -> None:
     points = pl.DataFrame({"patient": ["a", "a", "b"], "t_h": [0.0, 3.0, 1.0], "value": [40.0, 50.0, 60.0]})
-    assert hold_settings(points).rows() == [("a", 0.0, 3.0, 40.0), ("a", 3.0, 15.0, 50.0), ("b", 1.0, 13.0, 60.0)]
+    assert hold_settings(points, 12.0).rows() == [("a", 0.0, 3.0, 40.0), ("a", 3.0, 15.0, 50.0), ("b", 1.0, 13.0, 60.0)]
 
 
 def test_pushes_are_spread_and_keep_their_volume() -> None:
     counts = Rejections()
-    volumes = pl.DataFrame({"patient": ["a", "a"], "t0_h": [1.0, 2.0], "t1_h": [1.01, 4.0], "ml": [100.0, 100.0]})
-    rates = fluid_rates(volumes, counts)
-    given_ml = ((rates["t1_h"] - rates["t0_h"]) * rates["value"]).to_list()
+    volumes = pl.DataFrame({"patient": ["a", "a"], "t_h": [1.0, 2.0], "end_h": [1.01, 4.0], "value": [100.0, 100.0]})
+    rates = interval_rates(volumes.with_columns(amount=pl.lit(True)), COHORT.concepts["fluids"], counts)
+    given_ml = ((rates["end_h"] - rates["t_h"]) * rates["value"]).to_list()
     assert given_ml == pytest.approx([100.0, 100.0])
     assert rates["value"].to_list() == pytest.approx([400.0, 50.0])
     assert sum(counts.repairs.values()) == 1

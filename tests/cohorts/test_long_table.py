@@ -8,10 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import UNITS, Cohort, build_cohort, combine, read_source
-from medgym_offline.cohorts.schema import CONVERSIONS
-from medgym_offline.cohorts.units import DRUGS, accepted_units, conversion
+from medgym_offline.cohorts import Cohort, combine
+from medgym_offline.cohorts.units import accepted_units, conversion
+from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError
+from tests.cohorts.support import UNITS, build_cohort, read_source
 
 HEADER = "stay,subject,time,end,variable,value,unit"
 #: In the package's own units, hours as the clock.
@@ -142,19 +143,16 @@ def test_an_unknown_unit_is_refused_by_name(tmp_path: Path, variable: str, unit:
 
 
 def test_every_documented_factor_and_spelling() -> None:
-    for (variable, unit), factor in CONVERSIONS.items():
-        found = conversion(variable, unit)
-        assert found is not None
-        assert found.factor == (100.0 if (variable, unit) == ("fio2", "fraction") else factor)
-    for variable, unit in (*UNITS.items(), *DRUGS.items()):
-        own = conversion(variable, unit.upper() + " ")
+    for named in COHORT.readable.values():
+        own = conversion(named, named.unit.upper() + " ")
         assert own is not None
-        assert (own.factor, own.volume) == (1.0, False)
-        assert accepted_units(variable)[0] == unit
-    assert conversion("pao2", "kPa").factor == pytest.approx(760 / 101.325, rel=1e-4)
-    assert conversion("bilirubin", "μmol / L").factor == pytest.approx(1 / 17.1, rel=1e-3)
-    assert conversion("lactate", "MG/DL").factor == pytest.approx(1 / 9.01, rel=1e-3)
-    assert conversion("lactate", "mmHg") is None
+        assert (own.factor, own.amount) == (1.0, False)
+        assert accepted_units(named)[0] == named.unit
+    pao2, bilirubin, lactate = (COHORT.concepts[name] for name in ("pao2", "bilirubin", "lactate"))
+    assert conversion(pao2, "kPa").factor == pytest.approx(760 / 101.325, rel=1e-4)
+    assert conversion(bilirubin, "μmol / L").factor == pytest.approx(1 / 17.1, rel=1e-3)
+    assert conversion(lactate, "MG/DL").factor == pytest.approx(1 / 9.01, rel=1e-3)
+    assert conversion(lactate, "mmHg") is None
 
 
 def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:

@@ -7,14 +7,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import build_cohort, read_source
-from medgym_offline.cohorts.build import detect_source
-from medgym_offline.cohorts.drugs import VASOPRESSORS
 from medgym_offline.cohorts.meds import MedsEvents
-from medgym_offline.cohorts.normalised import NormalisedTables
-from medgym_offline.cohorts.schema import RANGES
 from medgym_offline.cohorts.source import Records
+from medgym_offline.diseases.sepsis.cohort import COHORT
+from medgym_offline.diseases.sepsis.cohort.normalised import NormalisedTables
 from medgym_offline.errors import CohortError
+from tests.cohorts.support import DRUGS, RANGES, build_cohort, detect_source, given, read_source
 
 EVENTS: list[tuple[str, str, str, float | None]] = [
     ("7", "2120-01-01 00:00:00", "MEDS_BIRTH", None),
@@ -60,7 +58,7 @@ def table() -> pl.DataFrame:
 def records(tmp_path: Path) -> Records:
     path = tmp_path / "events.csv"
     table().write_csv(path)
-    return MedsEvents().read(path)
+    return MedsEvents().read(path, COHORT)
 
 
 def test_stays_are_pairs_of_admission_and_discharge(records: Records) -> None:
@@ -74,9 +72,9 @@ def test_stays_are_pairs_of_admission_and_discharge(records: Records) -> None:
 
 
 def test_observations_take_the_charted_arterial_gas_only(records: Records) -> None:
-    mine = records.observations.filter(pl.col("stay_id") == "7_1")
-    mine = mine.with_columns(pl.col("t_h").round(6)).sort("variable", "t_h", "value")
-    found = {name: rows.select("t_h", "value").rows() for (name,), rows in mine.group_by("variable")}
+    mine = records.events.filter((pl.col("stay_id") == "7_1") & pl.col("end_h").is_null())
+    mine = mine.with_columns(pl.col("t_h").round(6)).sort("name", "t_h", "value")
+    found = {name: rows.select("t_h", "value").rows() for (name,), rows in mine.group_by("name")}
     assert found.pop("pao2") == [(pytest.approx(2 + 5 / 60, abs=1e-5), 88.0)]
     assert found == {
         "lactate": [(-1.0, 4.0)],
@@ -87,14 +85,14 @@ def test_observations_take_the_charted_arterial_gas_only(records: Records) -> No
 
 
 def test_the_kth_start_of_an_item_ends_with_its_kth_end(records: Records) -> None:
-    hours = [pl.col(column).round(6) for column in ("t0_h", "t1_h")]
-    doses = records.vasopressors.with_columns(hours).sort("t0_h", "drug").select("drug", "t0_h", "t1_h", "neq").rows()
-    assert doses == [
-        ("norepinephrine", 2.0, 4.0, 0.1),
-        ("vasopressin", 3.0, 5.0, pytest.approx(2.4 / 60 * 2.5)),
-        ("norepinephrine", 4.0, 5.0, 0.2),
+    hours = [pl.col(column).round(6) for column in ("t_h", "end_h")]
+    given = records.events.drop_nulls("end_h").with_columns(hours).sort("t_h", "name")
+    assert given.select("name", "t_h", "end_h", "value", "amount").rows() == [
+        ("norepinephrine", 2.0, 4.0, 0.1, False),
+        ("vasopressin", 3.0, 5.0, pytest.approx(2.4 / 60), False),
+        ("norepinephrine", 4.0, 5.0, 0.2, False),
+        ("fluids", 6.0, 8.0, 500.0, True),
     ]
-    assert records.fluids.with_columns(hours).select("t0_h", "t1_h", "ml").rows() == [(6.0, 8.0, 500.0)]
     assert records.rejections.rows["infusion: a start without an end"] == 1
 
 
@@ -110,12 +108,11 @@ def test_parquet_shards_with_the_standards_names_and_types_read_the_same(records
             folder / "data" / "train" / f"{part}.parquet"
         )
     assert detect_source(folder).layout == "MEDS events of MIMIC-IV"
-    again = MedsEvents().read(folder)
+    again = MedsEvents().read(folder, COHORT)
     assert again.stays.equals(records.stays)
-    assert again.observations.sort(pl.all()).equals(records.observations.sort(pl.all()))
-    for name in ("vasopressors", "fluids"):
-        left, right = (getattr(r, name).select(pl.col(pl.Float64)).sort(pl.all()) for r in (again, records))
-        assert left.to_numpy() == pytest.approx(right.to_numpy(), rel=1e-6), name
+    left, right = (r.events.drop("total", "end_h").sort(pl.all()) for r in (again, records))
+    assert left.drop("value").equals(right.drop("value"))
+    assert left["value"].to_numpy() == pytest.approx(right["value"].to_numpy(), rel=1e-6)
     one = tmp_path / "one.parquet"
     typed.write_parquet(one)
     summary = build_cohort([one], tmp_path / "c.parquet")
@@ -132,7 +129,7 @@ def test_events_without_a_stay_are_an_error(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pair(clinical_data: Path) -> tuple[Records, Records]:
     folder = clinical_data / "mimic-iv-demo-2.2"
-    return NormalisedTables().read(folder), MedsEvents().read(folder / "meds_events_subset.csv.gz")
+    return NormalisedTables().read(folder, COHORT), MedsEvents().read(folder / "meds_events_subset.csv.gz", COHORT)
 
 
 #: Charting times of the published tables have four decimals; a match may be off by rounding.
@@ -178,7 +175,7 @@ def test_meds_stays_equal_the_published(pair: tuple[Records, Records]) -> None:
     ],
 )
 def test_meds_observations_equal_the_published(pair: tuple[Records, Records], variable: str, count: int) -> None:
-    published, meds = (r.observations.filter(pl.col("variable") == variable) for r in pair)
+    published, meds = (r.events.filter(pl.col("name") == variable) for r in pair)
     if variable == "fio2":
         value = pl.col("value")
         meds = meds.with_columns(value=pl.when(value <= 1).then(value * 100).otherwise(value))
@@ -187,7 +184,7 @@ def test_meds_observations_equal_the_published(pair: tuple[Records, Records], va
     # The published tables hold the sum of what was charted at one minute.
     together = pl.col("value").sum() if variable == "urine" else pl.col("value").mean()
     meds = meds.group_by("stay_id", "t_h").agg(together)
-    both = matched(published.drop("variable"), meds, "t_h", "value")
+    both = matched(published.select("stay_id", "t_h", "value"), meds, "t_h", "value")
     assert published.height == both.height == count
     # The published tables left the laboratory's FiO2 (50816) out; 133 of its times are nowhere in them.
     assert meds.height == count + (133 if variable == "fio2" else 0)
@@ -196,17 +193,17 @@ def test_meds_observations_equal_the_published(pair: tuple[Records, Records], va
 
 @pytest.mark.clinical
 def test_meds_treatments_equal_the_published(pair: tuple[Records, Records]) -> None:
-    for name, value, count in (("vasopressors", "neq", 1689), ("fluids", "ml", 5160)):
-        left, right = (getattr(r, name) for r in pair)
+    for name, names, count in (("vasopressors", list(DRUGS), 1689), ("fluids", ["fluids"], 5160)):
+        left, right = (given(r, names) for r in pair)
         if name == "vasopressors":
             # Two doses that cannot be are still in the records; `assemble` turns them away for every source.
-            limits = {drug: entry.limit for drug, entry in VASOPRESSORS.items()}
-            right = right.filter(pl.col("dose") <= pl.col("drug").replace_strict(limits, return_dtype=pl.Float64))
+            limits = {drug: entry.limit for drug, entry in DRUGS.items()}
+            right = right.filter(pl.col("value") <= pl.col("name").replace_strict(limits, return_dtype=pl.Float64))
         assert left.height == right.height == count
-        exposure = [((t["t1_h"] - t["t0_h"]) * t[value]).sum() for t in (left, right)]
+        exposure = [((t["end_h"] - t["t_h"]) * t["share"]).sum() for t in (left, right)]
         # Of orders of one item that end at one minute, the published tables paired volumes by the order of rows.
         assert exposure[1] == pytest.approx(exposure[0], rel=2e-5 if name == "vasopressors" else 1e-3)
-        assert right[value].sum() == pytest.approx(left[value].sum(), rel=2e-5)
-        keys = ["stay_id", pl.col("t0_h").round(2), pl.col("t1_h").round(2), pl.col(value).round(2)]
-        common = left.select(keys).join(right.select(keys), on=["stay_id", "t0_h", "t1_h", value], how="semi")
+        assert right["share"].sum() == pytest.approx(left["share"].sum(), rel=2e-5)
+        keys = ["stay_id", pl.col("t_h").round(2), pl.col("end_h").round(2), pl.col("share").round(2)]
+        common = left.select(keys).join(right.select(keys), on=["stay_id", "t_h", "end_h", "share"], how="semi")
         assert common.height >= 0.98 * count

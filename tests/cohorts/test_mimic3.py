@@ -8,9 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import Cohort, build_cohort, read_source
-from medgym_offline.cohorts.mimic3 import MimicThreeTables
+from medgym_offline.cohorts import Cohort
+from medgym_offline.cohorts.mimic import MIMIC_III
+from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError
+from tests.cohorts.support import build_cohort, read_source
 
 
 def values(cohort: Cohort, patient: str, variable: str) -> list[tuple[float, float | None, float]]:
@@ -134,7 +136,7 @@ def test_one_person_in_two_stays_keeps_one_subject(raw_folder: Path) -> None:
     table = pl.read_csv(icu, infer_schema=False).with_columns(SUBJECT_ID=pl.lit("10"))
     table.write_csv(raw_folder / "ICUSTAYS.csv")
     icu.unlink()
-    records = MimicThreeTables().read(raw_folder)
+    records = MIMIC_III.read(raw_folder, COHORT)
     assert records.stays["subject"].to_list() == ["10", "10"]
     # A laboratory value has no stay id: within both stays of the person, it belongs to both.
-    assert records.observations.filter(pl.col("variable") == "lactate")["stay_id"].to_list() == ["1", "2"]
+    assert records.events.filter(pl.col("name") == "lactate")["stay_id"].to_list() == ["1", "2"]

@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import Cohort, build_cohort, read_source
-from medgym_offline.cohorts.build import detect_source
+from medgym_offline.cohorts import Cohort
 from medgym_offline.errors import CohortError
 from tests.cohorts.conftest import write_csv
+from tests.cohorts.support import build_cohort, detect_source, read_source
 
 CHART = "subject_id,hadm_id,stay_id,caregiver_id,charttime,storetime,itemid,value,valuenum,valueuom,warning"
 INPUT = (
@@ -197,8 +197,8 @@ def test_what_was_turned_away_is_counted(cohort: Cohort) -> None:
         "chart: no numeric value": 1,
         "pao2: venous or mixed specimen": 1,
         "vasopressor: order rewritten by another": 1,
-        "norepinephrine: unit 'drops/h' of the rate unknown": 1,
-        "fluids: amount in 'grams', not a volume": 1,
+        "norepinephrine: unit 'drops/h' unknown": 1,
+        "fluids: unit 'grams' unknown": 1,
         "fluids: the same row again": 1,
         "urine: the same row again": 1,
     }

@@ -8,10 +8,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import Cohort, build_cohort, cohort_card, observation_flags, read_source
-from medgym_offline.cohorts.build import detect_source
+from medgym_offline.cohorts import Cohort, cohort_card
 from medgym_offline.errors import CohortError
 from tests.cohorts.conftest import write_mimic3, write_normalised
+from tests.cohorts.support import build_cohort, detect_source, from_table, observation_flags, read_source
 
 HEADER = "stay,time,end,variable,value,unit\n"
 VALUES = {"spo2": (95.5, "%"), "gcs": (13, "points"), "lactate": (2.5, "mmol/L"), "urine": (80.5, "mL/h")}
@@ -293,7 +293,7 @@ def test_a_flood_of_urine_is_rejected_not_capped(tmp_path: Path) -> None:
         stream.write("7,10.2,,urine,19990,mL\n7,10.4,,urine,19990,mL/h\n")
     cohort = read_source(folder)
     assert cohort.table.equals(expected.table)
-    assert cohort.rejections.rows == {"urine: 5 litres or more in one record": 1, "urine: 5 litres or more an hour": 1}
+    assert cohort.rejections.rows == {"urine: 5000 mL or more in one record": 1, "urine: 5000 mL or more an hour": 1}
 
 
 def test_drugs_beside_their_equivalents_are_doubted(tmp_path: Path) -> None:
@@ -370,4 +370,4 @@ def test_orders_that_begin_alike_stay_two_when_the_table_is_delivered_twice(tmp_
     fluids = tables[0].filter(pl.col("variable") == "fluids")
     volume = ((fluids["end_h"] - fluids["time_h"]) * fluids["value"]).sum()
     assert volume == pytest.approx(400.0)
-    assert observation_flags(Cohort.from_table(tables[0]).to_grid()).untreated == ("fio2", "vasopressor")
+    assert observation_flags(from_table(tables[0]).to_grid()).untreated == ("fio2", "vasopressor")

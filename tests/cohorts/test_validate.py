@@ -5,9 +5,9 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import validate
 from medgym_offline.errors import CohortError
 from tests.cohorts.conftest import Row, long_table
+from tests.cohorts.support import validate
 
 
 def test_a_clean_table_passes_unchanged(rows: list[Row]) -> None:

@@ -60,7 +60,7 @@ def test_tensordict(rows: Transitions, tiny_bank: SimulatorBank) -> None:
     assert found.batch_size == (len(rows),)
     after = found["next"]
     single = {"rewards": "reward", "costs": "cost", "terminations": "terminated", "truncations": "truncated"}
-    single |= {name: name for name in ("dt", "time", "sofa", "lactate")}
+    single |= {name: name for name in ("dt", "time", "severity", "monitored")}
     columns = {name: after[theirs].squeeze(-1).numpy() for name, theirs in single.items()}
     columns |= {"observations": found["observation"], "actions": found["action"]}
     columns |= {"next_observations": after["observation"], "patient": found["patient"], "episode": found["episode"]}

@@ -15,11 +15,11 @@ from medgym_offline.datasets.family_card import family_card
 
 
 def test_hourly_values_are_each_episodes_own_interpolation(rows: Transitions) -> None:
-    hours, grid = _hourly(rows, rows.lactate)
+    hours, grid = _hourly(rows, rows.monitored)
     assert hours.tolist() == list(range(0, 97, 4))
     for number, found in enumerate(grid):
         own = rows.select(rows.episode == number)
-        np.testing.assert_allclose(found, np.interp(hours, own.time, own.lactate), rtol=1e-6)
+        np.testing.assert_allclose(found, np.interp(hours, own.time, own.monitored), rtol=1e-6)
 
 
 def test_the_patient_map_keeps_distances_of_patients_in_a_plane() -> None:

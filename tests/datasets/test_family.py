@@ -113,7 +113,7 @@ def test_a_wrong_part_of_a_mix_is_found(recipe: Recipe, tmp_path: Path, tiny_ban
         dataclasses.replace(recipe, behavior="zero + ")
 
 
-@pytest.mark.parametrize("world", ["held-out", "true"])
+@pytest.mark.parametrize("world", ["crossfit", "true"])
 def test_data_come_from_the_world_that_the_recipe_names(recipe: Recipe, tmp_path: Path, world: str) -> None:
     twin = dataclasses.replace(recipe, bank="sepsis-twin-v0", world=world, behavior="zero", episodes=2)
     made = generate(twin, root=tmp_path, patients=2, output_id="medgym/part-v0", progress=False)

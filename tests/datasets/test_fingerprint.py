@@ -138,7 +138,7 @@ def test_verify_says_how_a_copy_compares_with_the_release(
     assert compare_rows(close, made.manifest).faults == ()
     require_release_rows(rows)
     require_release_rows(close)
-    far = moved(rows, "lactate", 5, 0, 1e-2)
+    far = moved(rows, "monitored", 5, 0, 1e-2)
     with pytest.raises(DatasetError, match=rf"other rows .* generate {made.id}"):
         require_release_rows(far)
     # Another seed, and another bank under the same name: refused by what differs.

@@ -20,7 +20,7 @@ from medgym_offline.datasets import (
     load_dataset,
 )
 from medgym_offline.datasets.catalogue import DATA_FILE
-from medgym_offline.envs import SepsisVectorEnv, draw_noise, episode_seeds
+from medgym_offline.envs import ProcessConfig, TreatmentVectorEnv, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError, UnknownNameError
 from medgym_offline.files import sha256_file
 from medgym_offline.simulators import SimulatorBank
@@ -58,7 +58,7 @@ def test_a_part_has_the_rows_of_the_whole(recipe: Recipe, rows: Transitions, tmp
     assert found.patients == rows.patients
     wanted = rows.select(np.isin(rows.episode, [3, 4, 9, 10]))
     np.testing.assert_array_equal(found.patient, wanted.patient)
-    for name in ("observations", "actions", "rewards", "dt", "lactate"):
+    for name in ("observations", "actions", "rewards", "dt", "monitored"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
     assert found.identity != rows.identity
 
@@ -69,7 +69,7 @@ def test_actions_are_perturbed_as_in_equation_15(
     """a <- clip(a + 0.05 e): the zero policy's action is -1, the noise the episode's own."""
     rows = load_dataset(made_zero.id, root=root, progress=False)
     seeds = episode_seeds(zero_recipe.seed, f"dataset:{zero_recipe.id}", tiny_bank.patients, 3)
-    noise = draw_noise(seeds, 8, tiny_bank.state_dim, 3).action.reshape(-1, 3).numpy()
+    noise = draw_noise(seeds, tiny_bank, ProcessConfig(timing="fixed", decisions=8)).action.reshape(-1, 3).numpy()
     np.testing.assert_allclose(rows.actions, np.clip(-1.0 + 0.05 * noise, -1.0, 1.0), atol=1e-6)
     assert rows.action_dim == 3
     assert rows.dt == pytest.approx(12.0)
@@ -92,20 +92,20 @@ def test_rows_are_what_the_vector_environment_gives(
     starts, lengths = rows.episode_starts(), np.bincount(rows.episode)
     for number in (0, 4, 11):
         own = slice(starts[number], starts[number] + lengths[number])
-        env = SepsisVectorEnv(num_envs=1, patient=int(rows.patient[starts[number]]), bank=tiny_bank)
+        env = TreatmentVectorEnv(num_envs=1, patient=int(rows.patient[starts[number]]), bank=tiny_bank)
         observation, _ = env.reset(seed=[int(seeds.reshape(-1)[number])])
         np.testing.assert_allclose(observation[0], rows.observations[starts[number]], atol=1e-5)
         for i in range(own.start, own.stop):
             observation, reward, terminated, _, info = env.step(rows.actions[i : i + 1])
             assert reward[0] == pytest.approx(rows.rewards[i], abs=1e-3)
             assert terminated[0] == rows.terminations[i]
-            assert info["lactate"][0] == pytest.approx(rows.lactate[i], abs=1e-3)
+            assert info["lactate"][0] == pytest.approx(rows.monitored[i], abs=1e-3)
 
 
 def test_severity_is_that_of_the_next_state_under_the_dose_given(rows: Transitions, tiny_bank: SimulatorBank) -> None:
     physical = tiny_bank.denormalize(torch.from_numpy(rows.next_observations[:, :7].copy())).numpy()
     dose = tiny_bank.denormalize_treatment(torch.from_numpy((rows.actions[:, :3] + 1) / 2)).numpy()
-    np.testing.assert_allclose(rows.sofa, sepsis.sofa(physical, dose[:, 1]), atol=1e-3)
+    np.testing.assert_allclose(rows.severity, sepsis.sofa(physical, dose[:, 1]), atol=1e-3)
 
 
 def test_reference_returns_and_manifest(made: GeneratedDataset, made_zero: GeneratedDataset) -> None:

@@ -49,10 +49,10 @@ def test_its_episodes_are_the_flat_rows(made: GeneratedDataset, rows: Transition
             np.testing.assert_array_equal(getattr(episode, name), array)
         assert not episode.truncations.any()
         assert episode.terminations.dtype == bool
-        for name, array in (("cost", own.costs), ("dt", own.dt), ("time", own.time), ("sofa", own.sofa)):
+        for name, array in (("cost", own.costs), ("dt", own.dt), ("time", own.time), ("sofa", own.severity)):
             assert episode.infos[name].shape == (len(episode) + 1,)
             np.testing.assert_array_equal(episode.infos[name][1:], array)
-        np.testing.assert_array_equal(episode.infos["lactate"][1:], own.lactate)
+        np.testing.assert_array_equal(episode.infos["lactate"][1:], own.monitored)
         assert episode.infos["dt"][0] == episode.infos["time"][0] == episode.infos["cost"][0] == 0.0
 
 

@@ -84,11 +84,11 @@ def _cost(c: dict[str, np.ndarray]) -> None:
 
 
 def _sofa(c: dict[str, np.ndarray]) -> None:
-    c["sofa"][7] += 0.5
+    c["severity"][7] += 0.5
 
 
 def _normalised_lactate(c: dict[str, np.ndarray]) -> None:
-    c["lactate"][:] = c["next_observations"][:, 5]
+    c["monitored"][:] = c["next_observations"][:, 5]
 
 
 def _reward_sign(c: dict[str, np.ndarray]) -> None:
@@ -154,9 +154,9 @@ def test_faults_in_rows_are_found(rows: Transitions, tiny_bank: SimulatorBank, c
 
 
 def test_a_fault_names_the_row(rows: Transitions, tiny_bank: SimulatorBank) -> None:
-    sofa = np.array(rows.sofa)
+    sofa = np.array(rows.severity)
     sofa[7] += 0.5
-    check = next(c for c in check_rows(dataclasses.replace(rows, sofa=sofa), tiny_bank) if not c.ok)
+    check = next(c for c in check_rows(dataclasses.replace(rows, severity=sofa), tiny_bank) if not c.ok)
     assert "in 1 of" in check.detail
     assert f"row 7 (episode {rows.episode[7]})" in check.detail
 
@@ -239,7 +239,7 @@ def test_files_that_are_missing_truncated_or_no_json(made: GeneratedDataset, cop
     assert failed(verify(made.id, root=copy, replay=2, progress=False)) == ["readable"]
     manifest.unlink()
     report = verify(made.id, root=copy, replay=2, progress=False)
-    assert "no manifest" in report.faults[0].detail
+    assert "manifest.json: there is no such file" in report.faults[0].detail
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_metadata_that_disagrees(made: GeneratedDataset, copy: Path) -> None:
         ("episode_returns.mean", lambda m: m["episode_returns"].update(mean=0.0)),
         ("columns.dt.mean", lambda m: m["columns"]["dt"].update(mean=1.0)),
         ("columns.actions.max", lambda m: m["columns"]["actions"].update(max=[1.0, 1.0])),
-        ("columns", lambda m: m["columns"].pop("sofa")),
+        ("columns", lambda m: m["columns"].pop("severity")),
     ],
 )
 def test_numbers_that_are_not_those_of_the_rows(
@@ -289,7 +289,7 @@ def test_numbers_that_are_not_those_of_the_rows(
 
 
 def test_another_bank_under_the_same_name(made: GeneratedDataset, copy: Path, tmp_path: Path) -> None:
-    from medgym_offline.simulators.prior import prior_bank
+    from medgym_offline.diseases.sepsis.prior import prior_bank
 
     other = tmp_path / "other.safetensors"
     prior_bank(patients=4, seed=1).save(other)

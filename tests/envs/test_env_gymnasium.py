@@ -15,7 +15,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-from medgym_offline.envs import SepsisEnv, SepsisVectorEnv
+from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, rollout
 from medgym_offline.errors import BankError, MedGymError, ProtocolError, UnknownNameError
@@ -47,7 +47,7 @@ def test_made_by_name_from_a_bank_file(tiny_bank: SimulatorBank, tmp_path: Any) 
 
 
 def test_spaces(tiny_bank: SimulatorBank) -> None:
-    env = SepsisEnv(bank=tiny_bank, patient=2)
+    env = TreatmentEnv(bank=tiny_bank, patient=2)
     assert env.observation_space.shape == (9,)
     assert env.observation_space.dtype == np.float32
     assert np.isfinite(env.observation_space.low).all()
@@ -58,12 +58,12 @@ def test_spaces(tiny_bank: SimulatorBank) -> None:
         tiny_bank.denormalize(env.observation_space.high[:7]), [100, 600, 30, 15, 5000, 20, 30], 1e-4
     )
     assert env.action_space == gymnasium.spaces.Box(-1, 1, (4,), np.float32)
-    assert SepsisEnv(bank=tiny_bank, timing="fixed").action_space.shape == (3,)
+    assert TreatmentEnv(bank=tiny_bank, timing="fixed").action_space.shape == (3,)
 
 
 @pytest.mark.parametrize("corner", [-1.0, 0.0, 1.0])
 def test_observations_stay_in_the_space(tiny_bank: SimulatorBank, corner: float) -> None:
-    env = SepsisEnv(bank=tiny_bank)
+    env = TreatmentEnv(bank=tiny_bank)
     for seed in range(2):
         observation, _ = env.reset(seed=seed)
         over = False
@@ -84,9 +84,11 @@ def test_reset_with_its_seed_replays_an_episode_of_a_rollout(tiny_bank: Simulato
     dim = process.config.action_dim
     seeds = np.array([[11, 2**62 + 5], [3, 4], [5, 6], [7, 8]])
     wish = torch.tensor([0.2, -0.4, -0.1, -0.7][:dim])
-    run = rollout(process, lambda o: wish + 0.2 * o[..., :dim], draw_noise(seeds, 6, 8, dim), action_noise=0.05)
+    run = rollout(
+        process, lambda o: wish + 0.2 * o[..., :dim], draw_noise(seeds, tiny_bank, process.config), action_noise=0.05
+    )
     for p, b in ((0, 1), (3, 0)):
-        env = SepsisEnv(bank=tiny_bank, patient=p, timing=timing, decisions=6)  # type: ignore[arg-type]
+        env = TreatmentEnv(bank=tiny_bank, patient=p, timing=timing, decisions=6)  # type: ignore[arg-type]
         observation, info = env.reset(seed=int(seeds[p, b]))
         np.testing.assert_allclose(observation, run.observations[p, b, 0], atol=1e-6)
         assert info["seed"] == seeds[p, b]
@@ -94,15 +96,15 @@ def test_reset_with_its_seed_replays_an_episode_of_a_rollout(tiny_bank: Simulato
             observation, reward, over, _, info = env.step(run.actions[p, b, k].numpy())
             np.testing.assert_allclose(observation, run.observations[p, b, k + 1], atol=2e-5)
             assert reward == pytest.approx(float(run.rewards[p, b, k]), rel=1e-4)
-            for name, value in (("cost", run.costs), ("dt", run.dt), ("time", run.time), ("sofa", run.sofa)):
+            for name, value in (("cost", run.costs), ("dt", run.dt), ("time", run.time), ("sofa", run.severity)):
                 assert info[name] == pytest.approx(float(value[p, b, k]), rel=1e-4, abs=1e-5)
-            assert info["lactate"] == pytest.approx(float(run.lactate[p, b, k]), rel=1e-4)
+            assert info["lactate"] == pytest.approx(float(run.monitored[p, b, k]), rel=1e-4)
             assert over == bool(run.terminated[p, b, k])
         assert over
 
 
 def test_info(tiny_bank: SimulatorBank) -> None:
-    env = SepsisEnv(bank=tiny_bank, noise=False)
+    env = TreatmentEnv(bank=tiny_bank, noise=False)
     _, info = env.reset(seed=0)
     assert set(info) == INFOS
     start = info["state"]
@@ -116,7 +118,7 @@ def test_info(tiny_bank: SimulatorBank) -> None:
 
 
 def test_unseeded_resets_differ_and_can_be_replayed(tiny_bank: SimulatorBank) -> None:
-    env = SepsisEnv(bank=tiny_bank)
+    env = TreatmentEnv(bank=tiny_bank)
     env.reset(seed=1)
     first, info = env.reset()
     second, _ = env.reset()
@@ -126,7 +128,7 @@ def test_unseeded_resets_differ_and_can_be_replayed(tiny_bank: SimulatorBank) ->
 
 
 def test_start_state_option(tiny_bank: SimulatorBank) -> None:
-    env = SepsisEnv(bank=tiny_bank)
+    env = TreatmentEnv(bank=tiny_bank)
     wanted = np.array([91.0, 80.0, 1.1, 13.0, 900.0, 3.0])
     _, info = env.reset(seed=0, options={"state": wanted})
     np.testing.assert_allclose(info["state"][:6], wanted, rtol=1e-4)
@@ -144,7 +146,7 @@ def test_start_state_option(tiny_bank: SimulatorBank) -> None:
 
 
 def test_bad_actions(tiny_bank: SimulatorBank) -> None:
-    env = SepsisEnv(bank=tiny_bank)
+    env = TreatmentEnv(bank=tiny_bank)
     with pytest.raises(ResetNeeded):
         env.step(np.zeros(4, np.float32))
     env.reset(seed=0)
@@ -165,7 +167,7 @@ def test_bad_actions(tiny_bank: SimulatorBank) -> None:
 
 
 def test_a_finished_episode_needs_a_reset(tiny_bank: SimulatorBank) -> None:
-    env = SepsisEnv(bank=tiny_bank, timing="fixed", decisions=3)
+    env = TreatmentEnv(bank=tiny_bank, timing="fixed", decisions=3)
     env.reset(seed=0)
     for _ in range(3):
         _, _, over, _, _ = env.step(np.zeros(3, np.float32))
@@ -174,7 +176,7 @@ def test_a_finished_episode_needs_a_reset(tiny_bank: SimulatorBank) -> None:
         env.step(np.zeros(3, np.float32))
 
 
-@pytest.mark.parametrize("kind", [SepsisEnv, SepsisVectorEnv])
+@pytest.mark.parametrize("kind", [TreatmentEnv, TreatmentVectorEnv])
 def test_bad_arguments(tiny_bank: SimulatorBank, kind: Any) -> None:
     with pytest.raises(UnknownNameError, match="patient"):
         kind(bank=tiny_bank, patient="nobody")
@@ -199,8 +201,8 @@ def test_bad_arguments(tiny_bank: SimulatorBank, kind: Any) -> None:
 
 def test_options_name_the_patient_of_the_episode(tiny_bank: SimulatorBank) -> None:
     """As datasets store them; the next episode is the environment's own patient's again."""
-    env, ids = SepsisEnv(bank=tiny_bank, patient=1), tiny_bank.patients
-    other = SepsisEnv(bank=tiny_bank, patient=3)
+    env, ids = TreatmentEnv(bank=tiny_bank, patient=1), tiny_bank.patients
+    other = TreatmentEnv(bank=tiny_bank, patient=3)
     action = np.array([0.1, -0.2, 0.3, -0.5], np.float32)
     for options in ({"patient": ids[3], "patient_index": np.int64(3)}, {"patient": ids[3]}, {"patient_index": 3}):
         assert data_equivalence(env.reset(seed=6, options=options), other.reset(seed=6))
@@ -222,10 +224,10 @@ WRONG_OPTIONS: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize("kind", [SepsisEnv, SepsisVectorEnv])
+@pytest.mark.parametrize("kind", [TreatmentEnv, TreatmentVectorEnv])
 @pytest.mark.parametrize(("options", "message"), WRONG_OPTIONS)
 def test_wrong_options_change_nothing(tiny_bank: SimulatorBank, kind: Any, options: Any, message: str) -> None:
-    action = np.zeros((4, 4) if kind is SepsisVectorEnv else 4, np.float32)
+    action = np.zeros((4, 4) if kind is TreatmentVectorEnv else 4, np.float32)
     env, twin = kind(bank=tiny_bank, timing="adaptive"), kind(bank=tiny_bank, timing="adaptive")
     for one in (env, twin):
         one.reset(seed=3)
@@ -240,14 +242,14 @@ def test_wrong_options_change_nothing(tiny_bank: SimulatorBank, kind: Any, optio
 @pytest.mark.parametrize("seed", [1.5, True, "1", -1, 2**63])
 def test_seeds_are_whole_numbers(tiny_bank: SimulatorBank, seed: Any) -> None:
     with pytest.raises(MedGymError, match="seed is"):
-        SepsisEnv(bank=tiny_bank).reset(seed=seed)
+        TreatmentEnv(bank=tiny_bank).reset(seed=seed)
     for wrong in (seed, [0, 1, seed, 3]):
         with pytest.raises(MedGymError, match="seed is"):
-            SepsisVectorEnv(bank=tiny_bank).reset(seed=wrong)  # type: ignore[arg-type]
+            TreatmentVectorEnv(bank=tiny_bank).reset(seed=wrong)  # type: ignore[arg-type]
 
 
 def test_infos_have_types(tiny_bank: SimulatorBank) -> None:
-    env = SepsisEnv(bank=tiny_bank)
+    env = TreatmentEnv(bank=tiny_bank)
     _, info = env.reset(seed=np.int64(2))  # type: ignore[arg-type]
     kinds = {name: value.dtype for name, value in info.items()}
     assert kinds == {n: np.dtype("float32" if n == "state" else "int64" if n == "seed" else "float64") for n in INFOS}
@@ -259,8 +261,8 @@ def test_infos_have_types(tiny_bank: SimulatorBank) -> None:
 def test_worlds_differ(tiny_bank: SimulatorBank) -> None:
     action = np.array([0, 0, 0, 1], np.float32)
     seen = []
-    for world in ("own", "held-out"):
-        env = SepsisEnv(bank=tiny_bank, world=world)
+    for world in ("own", "crossfit"):
+        env = TreatmentEnv(bank=tiny_bank, world=world)
         env.reset(seed=0)
         seen.append(env.step(action)[0])
     assert not np.allclose(*seen)
@@ -270,13 +272,13 @@ def test_worlds_differ(tiny_bank: SimulatorBank) -> None:
 
 
 def _vector(bank: SimulatorBank, **arguments: Any) -> VectorEnv:
-    return SepsisVectorEnv(bank=bank, **arguments)
+    return TreatmentVectorEnv(bank=bank, **arguments)
 
 
 @pytest.mark.parametrize("mode", [None, "vector_entry_point"])
 def test_make_vec_gives_the_native_environment(tiny_bank: SimulatorBank, mode: str | None) -> None:
     envs = gymnasium.make_vec("medgym/Sepsis-v0", num_envs=6, vectorization_mode=mode, bank=tiny_bank, decisions=5)
-    assert isinstance(envs.unwrapped, SepsisVectorEnv)
+    assert isinstance(envs.unwrapped, TreatmentVectorEnv)
     assert envs.num_envs == 6
     assert envs.spec is not None
     envs.close()
@@ -317,7 +319,7 @@ def test_vector_contract(tiny_bank: SimulatorBank) -> None:
 def test_vector_equals_single_environments(tiny_bank: SimulatorBank) -> None:
     """Same seeds, same actions, across autoresets: the same episodes, infos and types as Gymnasium's own vector."""
     native = _vector(tiny_bank, num_envs=5, decisions=4)
-    looped = SyncVectorEnv([lambda i=i: SepsisEnv(bank=tiny_bank, patient=i % 4, decisions=4) for i in range(5)])
+    looped = SyncVectorEnv([lambda i=i: TreatmentEnv(bank=tiny_bank, patient=i % 4, decisions=4) for i in range(5)])
     native.action_space.seed(1)
     for seed in (5, [9, 8, 7, 6, 5], None):
         ours, theirs = native.reset(seed=seed), looped.reset(seed=seed)
@@ -340,7 +342,7 @@ def test_vector_options_name_patients(tiny_bank: SimulatorBank) -> None:
     """One for all or one each, as of single environments; after an autoreset each is its own patient's again."""
     ids = tiny_bank.patients
     envs = _vector(tiny_bank, num_envs=6, timing="fixed", decisions=3)
-    singles = [SepsisEnv(bank=tiny_bank, patient=i % 4, timing="fixed", decisions=3) for i in range(6)]
+    singles = [TreatmentEnv(bank=tiny_bank, patient=i % 4, timing="fixed", decisions=3) for i in range(6)]
     treated = [2, 2, 0, 2, 3, 1]
     actions = np.random.default_rng(0).uniform(-1, 1, (6, 3)).astype(np.float32)
     for options in ({"patient": [ids[p] for p in treated], "patient_index": np.array(treated)}, {"patient": ids[2]}):
@@ -379,7 +381,7 @@ def test_vector_partial_reset(tiny_bank: SimulatorBank) -> None:
         assert not infos[name][~mask].any()
     np.testing.assert_array_equal(infos["seed"][mask], [20, 23, 25])
     for i in np.flatnonzero(mask):
-        single = SepsisEnv(bank=tiny_bank, patient=2, timing="fixed", decisions=4)
+        single = TreatmentEnv(bank=tiny_bank, patient=2, timing="fixed", decisions=4)
         np.testing.assert_allclose(observations[i], single.reset(seed=int(20 + i))[0], atol=1e-6)
     after = envs.step(actions)
     np.testing.assert_allclose(after[0][~mask], before[0][~mask], atol=1e-5)
@@ -417,12 +419,12 @@ def test_vector_seeding(tiny_bank: SimulatorBank) -> None:
 
 def test_vector_patients(tiny_bank: SimulatorBank) -> None:
     ids = tiny_bank.patients
-    assert SepsisVectorEnv(bank=tiny_bank).patients == ids
-    assert SepsisVectorEnv(bank=tiny_bank, num_envs=6).patients == (*ids, *ids[:2])
-    assert SepsisVectorEnv(bank=tiny_bank, num_envs=2).patients == ids[:2]
-    assert SepsisVectorEnv(bank=tiny_bank, num_envs=3, patients=[3, ids[1]]).patients == (ids[3], ids[1], ids[3])
-    assert SepsisVectorEnv(bank=tiny_bank, patients=2).patients == ids[:2]
-    assert SepsisVectorEnv(bank=tiny_bank, num_envs=3, patient=ids[2]).patients == (ids[2],) * 3
+    assert TreatmentVectorEnv(bank=tiny_bank).patients == ids
+    assert TreatmentVectorEnv(bank=tiny_bank, num_envs=6).patients == (*ids, *ids[:2])
+    assert TreatmentVectorEnv(bank=tiny_bank, num_envs=2).patients == ids[:2]
+    assert TreatmentVectorEnv(bank=tiny_bank, num_envs=3, patients=[3, ids[1]]).patients == (ids[3], ids[1], ids[3])
+    assert TreatmentVectorEnv(bank=tiny_bank, patients=2).patients == ids[:2]
+    assert TreatmentVectorEnv(bank=tiny_bank, num_envs=3, patient=ids[2]).patients == (ids[2],) * 3
 
 
 def test_vector_start_state(tiny_bank: SimulatorBank) -> None:
@@ -465,14 +467,14 @@ def test_vector_bad_input(tiny_bank: SimulatorBank) -> None:
     with pytest.raises(MedGymError, match="2 seeds for 3"):
         envs.reset(seed=[1, 2])  # type: ignore[arg-type]
     with pytest.raises(MedGymError, match="both patient and patients"):
-        SepsisVectorEnv(bank=tiny_bank, patient=0, patients=2)
+        TreatmentVectorEnv(bank=tiny_bank, patient=0, patients=2)
     for patients in (5, [], [0, 0], 2.0):
         with pytest.raises(UnknownNameError, match="bank 'prior-4-0'"):
-            SepsisVectorEnv(bank=tiny_bank, patients=patients)  # type: ignore[arg-type]
+            TreatmentVectorEnv(bank=tiny_bank, patients=patients)  # type: ignore[arg-type]
     with pytest.raises(MedGymError, match="num_envs is 0"):
-        SepsisVectorEnv(bank=tiny_bank, num_envs=0)
+        TreatmentVectorEnv(bank=tiny_bank, num_envs=0)
     with pytest.raises(ProtocolError, match="max_episode_steps is 5"):
-        SepsisVectorEnv(bank=tiny_bank, max_episode_steps=5)
+        TreatmentVectorEnv(bank=tiny_bank, max_episode_steps=5)
 
 
 def test_registration_and_package_are_light() -> None:
@@ -482,7 +484,7 @@ def test_registration_and_package_are_light() -> None:
         "assert 'torch' not in sys.modules\n"
         "assert 'medgym/Sepsis-v0' in gymnasium.registry\n"
         "assert envs.ProcessConfig().decisions == 20\n"
-        "assert 'SepsisEnv' in envs.__all__ and all(hasattr(envs, name) for name in envs.__all__)\n"
+        "assert 'TreatmentEnv' in envs.__all__ and all(hasattr(envs, name) for name in envs.__all__)\n"
         "try:\n    envs.Nothing\nexcept AttributeError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -93,9 +93,9 @@ def test_reward_and_cost_against_the_formulas(tiny_bank: SimulatorBank, reward: 
                 expected = 0.1 * dt * (-end - 0.2 * v) + 4 * (_sofa(before, d) - end)
                 expected += -0.15 * dt - 0.02 / (dt + 0.001) + 0.3
             assert float(outcome.reward[p, b]) == pytest.approx(expected, rel=1e-3, abs=2e-3)
-            assert float(outcome.sofa[p, b]) == pytest.approx(end, abs=1e-3)
+            assert float(outcome.severity[p, b]) == pytest.approx(end, abs=1e-3)
             assert float(outcome.cost[p, b]) == pytest.approx(_cost(before[5], after[5]), abs=1e-3)
-            assert float(outcome.lactate[p, b]) == pytest.approx(after[5], abs=1e-4)
+            assert float(outcome.monitored[p, b]) == pytest.approx(after[5], abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_patients_and_episodes_do_not_touch(tiny_bank: SimulatorBank) -> None:
         alone = _process(tiny_bank.select([p]))
         view = slice(p, p + 1), slice(b, b + 1)
         one = alone.step(alone.start(1, starts[view]), actions[view], noise[view])
-        for name in ("dt", "reward", "cost", "sofa", "lactate", "displacement", "treatment"):
+        for name in ("dt", "reward", "cost", "severity", "monitored", "displacement", "treatment"):
             torch.testing.assert_close(getattr(one, name), getattr(all_of_them, name)[view], atol=2e-5, rtol=2e-5)
         torch.testing.assert_close(one.next.x, all_of_them.next.x[view], atol=2e-5, rtol=2e-5)
 
@@ -294,7 +294,7 @@ def test_remission_is_final(tiny_bank: SimulatorBank) -> None:
     ended = process.step(process.start(1), _hold(process, 1, none, 12.0))
     assert bool(ended.terminated.all())
     after = process.step(ended.next, _hold(process, 1, most, 12.0))
-    assert float(after.sofa.max()) > process.config.remission_severity
+    assert float(after.severity.max()) > process.config.remission_severity
     assert bool((after.dt == 0).all())
     assert bool(after.terminated.all())
     # The same dose in time breaks the calm.

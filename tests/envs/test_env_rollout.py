@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medgym_offline.envs.process import DecisionProcess, Episodes, ProcessConfig
+from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import Rollout, dense, draw_noise, episode_seeds, rollout
 from medgym_offline.errors import MedGymError
 from medgym_offline.simulators import SimulatorBank
@@ -30,7 +30,7 @@ def _run(bank: SimulatorBank, batch: int = 5, action_noise: float = 0.05, **argu
     process = DecisionProcess(bank, ProcessConfig(**arguments))
     config = process.config
     seeds = episode_seeds(0, "test", bank.patients, batch)
-    noise = draw_noise(seeds, config.decisions, bank.state_dim, config.action_dim)
+    noise = draw_noise(seeds, bank, config)
     return process, rollout(process, _policy if config.timing == "adaptive" else _fixed_policy, noise, action_noise)
 
 
@@ -56,7 +56,7 @@ def test_bookkeeping(tiny_bank: SimulatorBank, timing: str) -> None:
     over = ~run.valid
     for name in ("rewards", "costs", "dt"):
         assert bool((getattr(run, name)[over] == 0).all())
-    for name in ("sofa", "lactate", "treatments"):
+    for name in ("severity", "monitored", "treatments"):
         value = getattr(run, name)
         assert bool((value[:, :, 1:][over[:, :, 1:]] == value[:, :, :-1][over[:, :, 1:]]).all())
     assert bool(over.any()) is (timing == "adaptive")
@@ -64,7 +64,7 @@ def test_bookkeeping(tiny_bank: SimulatorBank, timing: str) -> None:
 
 def test_stored_actions_replay_the_rollout(tiny_bank: SimulatorBank) -> None:
     process, run = _run(tiny_bank)
-    noise = draw_noise(episode_seeds(0, "test", tiny_bank.patients, 5), 20, 8, 4)
+    noise = draw_noise(episode_seeds(0, "test", tiny_bank.patients, 5), tiny_bank, ProcessConfig())
     episodes = process.start(5, noise.initial)
     for k in range(20):
         outcome = process.step(episodes, run.actions[:, :, k], noise.process[:, :, k])
@@ -73,20 +73,21 @@ def test_stored_actions_replay_the_rollout(tiny_bank: SimulatorBank) -> None:
         torch.testing.assert_close(episodes.x, run.states[:, :, k + 1])
 
 
-def test_noise_belongs_to_the_episode() -> None:
+def test_noise_belongs_to_the_episode(tiny_bank: SimulatorBank) -> None:
+    whole, short = ProcessConfig(), ProcessConfig(timing="fixed", decisions=5)
     seeds = episode_seeds(7, "purpose", ["a", "b", "c"], 4)
     assert seeds.dtype == np.int64
     assert len(set(seeds.ravel().tolist())) == 12
     assert (episode_seeds(7, "purpose", ["c", "a"], 2)[1] == seeds[0, :2]).all()
     assert (episode_seeds(8, "purpose", ["a"], 4) != seeds[0]).all()
-    together = draw_noise(seeds, 20, 8, 4)
-    alone = draw_noise(seeds[1:2, 3:4], 20, 8, 4)
+    together = draw_noise(seeds, tiny_bank, whole)
+    alone = draw_noise(seeds[1:2, 3:4], tiny_bank, ProcessConfig())
     assert bool((together.process[1, 3] == alone.process[0, 0]).all())
     assert bool((together.initial[1, 3] == alone.initial[0, 0]).all())
-    shorter = draw_noise(seeds, 5, 8, 3)  # a smaller budget and fixed timing see the same numbers
+    shorter = draw_noise(seeds, tiny_bank, short)  # a smaller budget and fixed timing see the same numbers
     assert bool((shorter.process == together.process[:, :, :5]).all())
     assert bool((shorter.action == together.action[:, :, :5, :3]).all())
-    many = draw_noise(np.arange(400).reshape(2, 200), 20, 8, 4)
+    many = draw_noise(np.arange(400).reshape(2, 200), tiny_bank, ProcessConfig())
     for values in (many.initial, many.process, many.action):
         assert abs(float(values.mean())) < 0.05
         assert abs(float(values.std()) - 1.0) < 0.05
@@ -96,7 +97,7 @@ def test_noise_belongs_to_the_episode() -> None:
 
 def test_perturbed_actions_have_the_stated_spread(tiny_bank: SimulatorBank) -> None:
     process = DecisionProcess(tiny_bank, ProcessConfig(decisions=4))
-    noise = draw_noise(np.arange(4 * 500).reshape(4, 500), 4, 8, 4)
+    noise = draw_noise(np.arange(4 * 500).reshape(4, 500), tiny_bank, ProcessConfig(decisions=4))
     run = rollout(process, lambda o: torch.zeros(*o.shape[:2], 4), noise, action_noise=0.05)
     first = run.actions[:, :, 0]
     assert abs(float(first.std()) - 0.05) < 0.003
@@ -109,8 +110,8 @@ def test_an_episode_alone_equals_the_episode_in_a_batch(tiny_bank: SimulatorBank
     bank = tiny_bank.select([2])
     process = DecisionProcess(bank, ProcessConfig())
     seeds = episode_seeds(0, "test", tiny_bank.patients, 5)[2:3, 4:5]
-    alone = rollout(process, _policy, draw_noise(seeds, 20, 8, 4), 0.05)
-    for name in Rollout.__dataclass_fields__:
+    alone = rollout(process, _policy, draw_noise(seeds, tiny_bank, ProcessConfig()), 0.05)
+    for name in (n for n in Rollout.__dataclass_fields__ if getattr(run, n) is not None):
         ours, theirs = getattr(alone, name)[0, 0], getattr(run, name)[2, 4]
         torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
         assert bool((ours.isfinite()).all())
@@ -150,7 +151,7 @@ def test_dense_path_at_the_ends_of_decisions(tiny_bank: SimulatorBank) -> None:
     assert bool((states == run.states).all())
     torch.testing.assert_close(treatments[:, :, 1:], run.treatments)
     torch.testing.assert_close(treatments[:, :, 0], run.treatments[:, :, 0])
-    torch.testing.assert_close(process.severity(states, treatments)[:, :, 1:], run.sofa, atol=1e-3, rtol=0)
+    torch.testing.assert_close(process.severity(states, treatments)[:, :, 1:], run.severity, atol=1e-3, rtol=0)
 
 
 def test_dense_grid_does_not_change_values(tiny_bank: SimulatorBank) -> None:
@@ -184,22 +185,26 @@ def test_dense_keeps_the_last_value_after_remission(tiny_bank: SimulatorBank) ->
 def test_bad_input(tiny_bank: SimulatorBank) -> None:
     process, run = _run(tiny_bank)
     with pytest.raises(MedGymError, match="noise is for 5 decisions; the process has 20"):
-        rollout(process, _policy, draw_noise(np.zeros((4, 2), np.int64), 5, 8, 4))
+        rollout(process, _policy, draw_noise(np.zeros((4, 2), np.int64), tiny_bank, ProcessConfig(decisions=5)))
     with pytest.raises(MedGymError, match="must be finite"):
-        rollout(process, lambda o: _policy(o) * float("nan"), draw_noise(np.zeros((4, 2), np.int64), 20, 8, 4))
+        rollout(
+            process,
+            lambda o: _policy(o) * float("nan"),
+            draw_noise(np.zeros((4, 2), np.int64), tiny_bank, ProcessConfig()),
+        )
     with pytest.raises(MedGymError, match="actions have shape"):
-        rollout(process, _fixed_policy, draw_noise(np.zeros((4, 2), np.int64), 20, 8, 4))
+        rollout(process, _fixed_policy, draw_noise(np.zeros((4, 2), np.int64), tiny_bank, ProcessConfig()))
     with pytest.raises(MedGymError, match="seeds have shape"):
-        draw_noise(np.zeros(4, np.int64), 20, 8, 4)
+        draw_noise(np.zeros(4, np.int64), tiny_bank, ProcessConfig())
     with pytest.raises(MedGymError, match="seeds have shape"):
-        draw_noise(np.zeros((4, 2)), 20, 8, 4)
+        draw_noise(np.zeros((4, 2)), tiny_bank, ProcessConfig())
     for hours in ([], [-1.0], [97.0], [3.0, 2.0]):
-        with pytest.raises(MedGymError, match="hours must"):
+        with pytest.raises(MedGymError, match="times must"):
             dense(process, run, torch.tensor(hours))
 
 
 def test_episodes_are_plain_tensors(tiny_bank: SimulatorBank) -> None:
     """No graph is kept: a rollout in a loop must not grow."""
     _, run = _run(tiny_bank, batch=1)
-    assert not any(getattr(run, name).requires_grad for name in Rollout.__dataclass_fields__)
-    assert set(Episodes.__dataclass_fields__) == {"x", "time", "left", "calm"}
+    tensors = [value for value in vars(run).values() if value is not None]
+    assert not any(value.requires_grad for value in tensors)

@@ -115,7 +115,7 @@ def test_interval_passes_gradients() -> None:
         ({"reward": "sofa"}, "integral, paper, authors"),
         ({"horizon": float("nan")}, "horizon"),
         ({"horizon": -1.0}, "horizon"),
-        ({"horizon": 96.0001}, "multiple of 1/1024"),
+        ({"horizon": 96.0001}, "multiple of 0.000976562"),
         ({"min_interval": 20.0}, "twice min_interval"),
         ({"initial_noise": -0.1}, "initial_noise"),
         ({"cell": 0.0}, "cell"),

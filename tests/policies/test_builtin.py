@@ -116,9 +116,9 @@ def test_bad_input_is_named(tiny_bank: SimulatorBank) -> None:
         builtin_policy("constant:low,0,0", tiny_bank)
     with pytest.raises(PolicyError, match="shape"):
         builtin_policy("constant:0.1,0.2", tiny_bank)
-    with pytest.raises(PolicyError, match="normalised"):
+    with pytest.raises(PolicyError, match="normalized"):
         builtin_policy("constant:40,0,0", tiny_bank)
-    with pytest.raises(PolicyError, match="normalised"):
+    with pytest.raises(PolicyError, match="normalized"):
         ConstantPolicy((0.1, float("nan"), 0.2))
     with pytest.raises(PolicyError, match="holds no charted treatment"):
         builtin_policy("clinician", SimpleNamespace(patients=("a",), name="bare"))

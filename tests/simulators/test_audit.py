@@ -16,6 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from medgym_offline.cohorts import Cohort
+from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import BankError, MissingExtraError
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.audit import add_forecasts, audit, goals, hard_checks
@@ -46,9 +47,9 @@ def plain(tiny_bank: SimulatorBank) -> SimulatorBank:
 @pytest.fixture(scope="module")
 def mapped(tiny_bank: SimulatorBank) -> SimulatorBank:
     """The bank with a map that was never trained."""
-    trunk = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 4, tiny_bank.state_dim, 0)
-    worlds = {n: World(w.params, w.noise, w.initial, trunk.code) for n, w in tiny_bank._worlds.items()}
-    return tiny_bank._with(_worlds=worlds, _trunk=trunk, _backend="map")
+    trunk = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 4, tiny_bank.state_dim, 3, 0)
+    worlds = {n: World(w.params, w.noise, w.initial, trunk.code) for n, w in tiny_bank.world_data.items()}
+    return tiny_bank.replace(worlds=worlds, trunk=trunk, backend="map")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def cohort(tiny_bank: SimulatorBank) -> Cohort:
             rows.append((patient, 0.0, 40.0, treatment.name, float(doses[j]), "test"))
     names = ["patient", "time_h", "end_h", "variable", "value", "source"]
     table = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
-    return Cohort.from_table(table, pl.DataFrame({"patient": list(tiny_bank.patients), "los_h": [40.0] * 4}))
+    return Cohort.from_table(table, COHORT, pl.DataFrame({"patient": list(tiny_bank.patients), "los_h": [40.0] * 4}))
 
 
 def test_scores_are_those_of_an_hourly_rollout(tiny_bank: SimulatorBank) -> None:
@@ -76,7 +77,7 @@ def test_scores_are_those_of_an_hourly_rollout(tiny_bank: SimulatorBank) -> None
     for hour in range(1, 97):
         x = tiny_bank.flow(x, u, torch.ones(4, 1))
         physical = tiny_bank.denormalize(x[..., :6])
-        total = total + tiny_bank.disease.severity(physical, tiny_bank.denormalize_treatment(u))
+        total = total + tiny_bank.disease.severity.score(physical, tiny_bank.denormalize_treatment(u))
         safe = safe + ((physical[..., 5] < 4) & (hour > 20)).float()
     severity, share, final = schedule_scores(tiny_bank, u.unsqueeze(2))
     assert torch.allclose(severity, total / 96, atol=1e-3)
@@ -102,7 +103,7 @@ def test_effects_and_bounds(tiny_bank: SimulatorBank) -> None:
 
 
 def test_a_constant_chosen_elsewhere_is_scored_here(tiny_bank: SimulatorBank) -> None:
-    here, there = best_constants(tiny_bank), best_constants(tiny_bank.world("held-out"))
+    here, there = best_constants(tiny_bank), best_constants(tiny_bank.world("crossfit"))
     table = constant_policies(tiny_bank, there)["table"]
     own, other = (table[f"best constant of each patient{t}"]["severity"] for t in ("", ", chosen in own"))
     assert own <= other
@@ -123,7 +124,7 @@ def test_noise_of_two_halves_is_that_of_the_whole_where_nothing_contracts(tiny_b
 def test_unstable_states_are_those_whose_variables_run_away(tiny_bank: SimulatorBank) -> None:
     """Reversion to a set point and no network: nothing grows. Away from it: everything does."""
     world = tiny_bank.world("own")
-    params = world._current.params
+    params = world.current().params
     shares = []
     for sign in (1.0, -1.0):
         quiet = replace(
@@ -136,9 +137,10 @@ def test_unstable_states_are_those_whose_variables_run_away(tiny_bank: Simulator
         bank = SimulatorBank(
             name="linear",
             patients=world.patients,
+            disease=world.disease,
             scales=world.scales,
             physics=world.physics,
-            worlds={"own": World(quiet, torch.zeros(len(world), 8), world._current.initial)},
+            worlds={"own": World(quiet, torch.zeros(len(world), 8), world.current().initial)},
             population=None,
             trunk=None,
             clinician=world.clinician_treatment,

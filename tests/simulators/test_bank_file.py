@@ -21,9 +21,9 @@ def test_round_trip(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     x, u = tiny_bank.initial_state().unsqueeze(1), torch.full((4, 1, 3), 0.3)
     assert torch.equal(again.flow(x, u, torch.full((4, 1), 7.0)), tiny_bank.flow(x, u, torch.full((4, 1), 7.0)))
     assert again.content_hash == tiny_bank.content_hash
-    assert again._with().content_hash == tiny_bank.content_hash
+    assert again.replace().content_hash == tiny_bank.content_hash
     assert (again.patients, again.scales, again.physics) == (tiny_bank.patients, tiny_bank.scales, tiny_bank.physics)
-    held = (again.world("held-out"), tiny_bank.world("held-out"))
+    held = (again.world("crossfit"), tiny_bank.world("crossfit"))
     assert torch.equal(*(b.field(x, u) for b in held))
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from medgym_offline.diseases.sepsis.field import RATE_BOUND, Physics, field
+from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.errors import BankError, UnknownNameError
 from medgym_offline.simulators import SimulatorBank, load_simulators
-from medgym_offline.simulators.field import RATE_BOUND, Physics, field
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig, solve, solve_between
-from medgym_offline.simulators.prior import prior_bank
 
 
 def _states(bank: SimulatorBank, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,7 +24,7 @@ def _states(bank: SimulatorBank, rows: int, seed: int = 0) -> tuple[torch.Tensor
 
 def test_balance_is_exact_bookkeeping(tiny_bank: SimulatorBank) -> None:
     x, u = _states(tiny_bank, 5)
-    rate = tiny_bank.field(x, u)[..., 6] * tiny_bank.disease.balance_litres
+    rate = tiny_bank.field(x, u)[..., 6] * tiny_bank.disease.components[6].scale
     inflow = tiny_bank.denormalize_treatment(u)[..., 2]
     urine = tiny_bank.denormalize(x)[..., 4]
     assert torch.allclose(rate, (inflow - urine / 24 - 40) / 1000, atol=1e-5)
@@ -43,7 +43,7 @@ def test_physics_is_bounded_and_treatments_act_in_their_direction(tiny_bank: Sim
 
 
 def test_residual_never_sees_treatment(tiny_bank: SimulatorBank) -> None:
-    world = tiny_bank._worlds["own"]
+    world = tiny_bank.world_data["own"]
     silent = Physics(extension=False, fio2_gain=0.0)
     params = type(world.params)(**{**world.params.tensors(), "k": torch.zeros_like(world.params.k)})
     x, u = _states(tiny_bank, 6)
@@ -54,7 +54,7 @@ def test_residual_never_sees_treatment(tiny_bank: SimulatorBank) -> None:
 
 def test_growing_overload_has_no_ceiling_and_ends_the_response_to_fluid(tiny_bank: SimulatorBank) -> None:
     """Balance far above the threshold: harm of log(1 + excess) instead of excess/(1 + excess), by hand."""
-    bank, params = tiny_bank, tiny_bank._worlds["own"].params
+    bank, params = tiny_bank, tiny_bank.world_data["own"].params
     physics = {grows: replace(bank.physics, growing_overload=grows) for grows in (False, True)}
     x, u = _states(bank, 3)
     x, u = 0.1 * x, 0.1 * u  # far from the bounds of the rates
@@ -103,7 +103,7 @@ def test_heun_is_second_order(tiny_bank: SimulatorBank) -> None:
     times = torch.full((len(tiny_bank), 4, 1), 4.0, dtype=torch.float64)
 
     def solution(step: float) -> torch.Tensor:
-        world = tiny_bank._worlds["own"]
+        world = tiny_bank.world_data["own"]
         params = type(world.params)(**{n: t.double() for n, t in world.params.tensors().items()})
 
         def rhs(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -196,11 +196,11 @@ def mapped_bank() -> SimulatorBank:
 
     bank = prior_bank(3)
     config = DistillConfig(steps=500, pool=24, batch=64, times=6)
-    parts = [bank.world("own"), bank.world("held-out"), bank.population()]
+    parts = [bank.world("own"), bank.world("crossfit"), bank.population()]
     trunk, codes = distill(parts, config, SolutionMapConfig(width=48, code=8), show=False)
-    for world, code in zip((bank._worlds["own"], bank._worlds["held-out"], bank._population), codes):
+    for world, code in zip((bank.world_data["own"], bank.world_data["crossfit"], bank.population_data), codes):
         world.code = code  # type: ignore[union-attr]
-    mapped = bank._with(_trunk=trunk, _backend="map", _content_hash=None)
+    mapped = bank.replace(trunk=trunk, backend="map", content_hash=None)
     assert mapped.backend == "map"
     return mapped
 
@@ -236,7 +236,7 @@ def test_derivative_of_the_map_is_near_the_field_on_average(mapped_bank: Simulat
 
 def test_map_starts_at_identity_before_training() -> None:
     bank = prior_bank(2)
-    fresh = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 2, bank.state_dim, seed=0)
+    fresh = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 2, bank.state_dim, 3, seed=0)
     x, u = _states(bank, 3)
     y = fresh(bank.field, x, u, torch.full((2, 3, 1), 24.0), bank.relaxation, bank.lower, bank.upper)
     assert (y[:, :, 0] - x).abs().max() < 0.5
@@ -260,7 +260,7 @@ def test_noise_is_linear_in_time_and_seeded(tiny_bank: SimulatorBank) -> None:
 
 def test_views(tiny_bank: SimulatorBank) -> None:
     assert tiny_bank.population().patients == ("population",)
-    assert tiny_bank.world("held-out").field(*_states(tiny_bank, 2)).shape == (4, 2, 8)
+    assert tiny_bank.world("crossfit").field(*_states(tiny_bank, 2)).shape == (4, 2, 8)
     with pytest.raises(UnknownNameError, match="world"):
         tiny_bank.world("heldout")
     with pytest.raises(UnknownNameError, match="prior/1"):

@@ -11,25 +11,27 @@ import torch
 
 from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.grid import GridCohort
+from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
+from medgym_offline.diseases.sepsis.cohort import COHORT
+from medgym_offline.diseases.sepsis.field import K_MAX, K_MIN, Physics
+from medgym_offline.diseases.sepsis.model import MODEL
+from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
+from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.errors import BankError
-from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
 from medgym_offline.simulators.data import (
     FitData,
-    block_hours,
+    block_steps,
     clinician_schedule,
     cohort_scales,
     fit_data,
     start_states,
 )
 from medgym_offline.simulators.distill import DistillConfig
-from medgym_offline.simulators.field import K_MAX, K_MIN, Physics
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
-from medgym_offline.simulators.forecast import forecast_held_out
-from medgym_offline.simulators.needs import NeedPrior, estimate_need, shock_course
+from medgym_offline.simulators.forecast import forecast_unseen
 from medgym_offline.simulators.noise import estimate_noise, noise_variance
-from medgym_offline.simulators.prior import draw_response, draw_threshold, prior_bank
 
 PATIENTS = 6
 
@@ -54,12 +56,14 @@ def grid() -> GridCohort:
     treatment = bank.denormalize_treatment(torch.from_numpy(u)).numpy()
     length = np.array([96, 96, 80, 96, 60, 96])
     balance = 5.0 * path[..., 6].numpy()
-    return GridCohort(ids, ids, 1.0, np.where(mask, physical, np.nan), mask, treatment, length, balance)
+    return GridCohort(
+        ids, ids, 1.0, np.where(mask, physical, np.nan), mask, treatment, length, {"fluid_balance": balance}
+    )
 
 
 @pytest.fixture(scope="module")
 def data(grid: GridCohort) -> FitData:
-    return fit_data(grid)
+    return fit_data(grid, SEPSIS)
 
 
 def test_scales_centre_what_was_observed(grid: GridCohort, data: FitData) -> None:
@@ -68,7 +72,7 @@ def test_scales_centre_what_was_observed(grid: GridCohort, data: FitData) -> Non
         assert abs(seen.mean()) < 0.1
         assert seen.std() == pytest.approx(1.0, abs=0.1)
     constant = replace(grid, values=np.where(grid.mask, 15.0, np.nan))
-    scales = cohort_scales(constant)  # a variable that never varies keeps its default scale
+    scales = cohort_scales(constant, SEPSIS)  # a variable that never varies keeps its default scale
     assert scales.scale == tuple(v.scale for v in SEPSIS.variables)
 
 
@@ -81,7 +85,7 @@ def test_nothing_after_the_stay_is_used(data: FitData) -> None:
 def test_start_states_are_causal_after_the_first_value(data: FitData) -> None:
     later = data.values.copy()
     later[:, 50:] += 7.0
-    first, second = (start_states(v, data.mask) for v in (data.values, later))
+    first, second = (start_states(v, data.mask, SEPSIS) for v in (data.values, later))
     assert np.array_equal(first[:, :50], second[:, :50])
     slow = [j for j in range(6) if j not in (0, 4)]
     carried = first[:, :, slow][data.mask[:, :, slow]]
@@ -89,7 +93,7 @@ def test_start_states_are_causal_after_the_first_value(data: FitData) -> None:
 
 
 def test_worlds_read_disjoint_hours(data: FitData) -> None:
-    even, odd = data.restrict(block_hours(0)), data.restrict(block_hours(1))
+    even, odd = data.restrict(block_steps(0, SEPSIS)), data.restrict(block_steps(1, SEPSIS))
     assert not (even.mask & odd.mask).any()
     assert ((even.mask | odd.mask) == data.mask).all()
 
@@ -104,12 +108,7 @@ def test_needs_follow_what_was_given(data: FitData) -> None:
     assert (more[:, 0] > less[:, 0] + 0.4).all()
     other = estimate_need(replace(quiet, u=given), hours, Physics(), root=2)
     assert not np.allclose(more, other)  # independent prior draws
-    alone = estimate_need(
-        FitData(*(getattr(quiet, f)[2:3] if f != "scales" else quiet.scales for f in FitData.__dataclass_fields__)),
-        hours,
-        Physics(),
-        root=1,
-    )
+    alone = estimate_need(quiet.select(np.array([2])), hours, Physics(), root=1)
     assert np.allclose(alone[0], estimate_need(quiet, hours, Physics(), root=1)[2])
 
 
@@ -131,14 +130,11 @@ def test_a_prior_of_needs_counts_as_its_hours(data: FitData) -> None:
 
 def test_a_recipe_may_state_the_prior_of_needs(tmp_path: Path) -> None:
     path = tmp_path / "bank.toml"
-    path.write_text("[need_prior]\nbase = 0.02\nhours = 100.0\n")
-    assert read_recipe(path).need_prior == NeedPrior(0.02, 0.4, 100.0)
-    assert read_recipe(path).hash != BankRecipe().hash
-    # Naming the default decides nothing, so the hash of a bank built before there was a choice stays.
-    path.write_text("[need_prior]\nhours = 6.0\n")
-    assert read_recipe(path).hash == BankRecipe().hash
-    path.write_text("[need_prior]\nweeks = 6.0\n")
-    with pytest.raises(BankError, match="need_prior"):
+    path.write_text('name = "sepsis-x"\n[prior]\nbase = 0.02\nhours = 100.0\n')
+    assert read_recipe(path).prior == NeedPrior(0.02, 0.4, 100.0)
+    assert read_recipe(path).hash != BankRecipe("sepsis-x").hash
+    path.write_text('name = "sepsis-x"\n[prior]\nweeks = 6.0\n')
+    with pytest.raises(BankError, match="prior"):
         read_recipe(path)
 
 
@@ -155,12 +151,12 @@ def test_shock_resolves_when_need_is_met() -> None:
 
 def test_fit_improves_and_individuals_fit_better_than_the_population(data: FitData) -> None:
     physics, hours = Physics(), np.ones(96, bool)
-    draws = (estimate_need(data, hours, physics, 0), draw_response(0, data.patients), draw_threshold(0, data.patients))
+    given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
     short = FitConfig(population_steps=2, individual_steps=1, hours=6)
     config = FitConfig(population_steps=60, individual_steps=50, pooling=0.1, hours=6)
-    start = fit_population(data, *draws, physics, short, show=False)
-    population = fit_population(data, *draws, physics, config, show=False)
-    individuals = fit_individuals(data, population, *draws, physics, config, show=False)
+    start = fit_population(data, given, physics, short, show=False)
+    population = fit_population(data, given, physics, config, show=False)
+    individuals = fit_individuals(data, population, given, physics, config, show=False)
     assert population.loss < 0.9 * start.loss
     assert individuals.loss < population.loss
     assert (individuals.params.set_point.std(0) > 0).all()  # patients have come to differ
@@ -170,18 +166,15 @@ def test_fit_improves_and_individuals_fit_better_than_the_population(data: FitDa
 
 def test_a_patients_fit_does_not_depend_on_batch_mates(data: FitData) -> None:
     physics, hours = Physics(), np.ones(96, bool)
-    draws = (estimate_need(data, hours, physics, 0), draw_response(0, data.patients), draw_threshold(0, data.patients))
+    given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
     config = FitConfig(population_steps=2, individual_steps=5, hours=6)
-    population = fit_population(data, *draws, physics, config, show=False)
-    together = fit_individuals(data, population, *draws, physics, config, show=False)
+    population = fit_population(data, given, physics, config, show=False)
+    together = fit_individuals(data, population, given, physics, config, show=False)
     order = np.array([3, 0, 5, 1, 4, 2])
-    shuffled = FitData(
-        **{
-            f: (getattr(data, f) if f == "scales" else np.asarray(getattr(data, f))[order])
-            for f in FitData.__dataclass_fields__
-        }
+    shuffled = data.select(order)
+    again = fit_individuals(
+        shuffled, population, {name: array[order] for name, array in given.items()}, physics, config, show=False
     )
-    again = fit_individuals(shuffled, population, *(d[order] for d in draws), physics, config, show=False)
     assert torch.allclose(again.params.set_point, together.params.set_point[order], atol=1e-5)
 
 
@@ -252,8 +245,9 @@ def test_noise_of_a_simulated_record_is_found_and_the_balance_has_none() -> None
     stay = np.full(12, 96)
     treatment = np.repeat(u.numpy(), 96, 1)
     values = states[..., :6]
-    raw = FitData(bank.patients, bank.scales, values, mask, treatment, states[..., 6], stay, values)
-    sigma = estimate_noise(bank, raw, states[..., 7])
+    raw = FitData(SEPSIS, bank.patients, bank.scales, values, mask, treatment, states[..., 6:7], stay, values)
+    sigma, found = estimate_noise(bank, raw, states[..., 7:])
+    assert set(found) == {v.name for v in SEPSIS.variables}
     free = [1, 2, 3, 5]  # SpO2 and urine may sit at a bound, where noise is cut
     ratio = sigma[:, free].mean(0) / bank.noise_scale[0, free].numpy()
     # The dynamics contract, so the best line over holds of 1..12 h is below the instantaneous rate, hardly above.
@@ -264,7 +258,7 @@ def test_noise_of_a_simulated_record_is_found_and_the_balance_has_none() -> None
 
 def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
     recipe = BankRecipe(
-        name="toy",
+        name="sepsis-toy",
         patients=0,
         fit=FitConfig(population_steps=4, individual_steps=3, hours=4),
         distill=DistillConfig(steps=5, pool=4),
@@ -272,10 +266,10 @@ def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
     )
     # Nobody's urine was charted and nobody got fluids: as of any other, only the prior knows of them.
     charted = ~toy_cohort.table["variable"].is_in(["urine", "fluids"])
-    bare = Cohort.from_table(toy_cohort.table.filter(charted), toy_cohort.stays)
+    bare = Cohort.from_table(toy_cohort.table.filter(charted), COHORT, toy_cohort.stays)
     bank = build_bank(bare, recipe, {"licence": "none"}, show=False)
     assert len(bank) == len(toy_cohort)
-    assert bank.worlds == ("own", "held-out")
+    assert bank.worlds == ("own", "crossfit")
     assert bank.metadata["recipe_hash"] == recipe.hash
     assert bank.metadata["cohort"]["never_observed"]["bilirubin"] == [bank.patients[1]]
     assert bank.metadata["cohort"]["never_observed"]["urine"] == list(bank.patients)
@@ -310,16 +304,16 @@ def toy_cohort() -> Cohort:
     table = table.with_columns(
         pl.when(pl.col("variable") == "gcs").then(pl.col("value").clip(3, 15)).otherwise("value").alias("value")
     )
-    return Cohort.from_table(table)
+    return Cohort.from_table(table, COHORT)
 
 
 def test_recipes_are_read_and_checked(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text(
-        'name = "x"\npatients = 16\n[physics]\nperfusion = 1.7\noverload = [0.1, 0.1, 0.1]\ngrowing_overload = true\n'
+        'name = "sepsis-x"\npatients = 16\n[physics]\nperfusion = 1.7\noverload = [0.1, 0.1, 0.1]\ngrowing_overload = true\n'
     )
     recipe = read_recipe(path)
-    assert (recipe.name, recipe.patients, recipe.physics.perfusion) == ("x", 16, 1.7)
+    assert (recipe.name, recipe.patients, recipe.physics.perfusion) == ("sepsis-x", 16, 1.7)
     assert recipe.physics.overload == (0.1, 0.1, 0.1)
     assert recipe.physics.growing_overload is True
     for text in ("patients = [", 'colour = "red"', "[fit]\nsteps = 3"):
@@ -330,8 +324,8 @@ def test_recipes_are_read_and_checked(tmp_path: Path) -> None:
 
 def test_forecasts_by_the_true_dynamics_beat_the_patient_mean(data: FitData, grid: GridCohort) -> None:
     truth = prior_bank(PATIENTS, seed=5)
-    record = fit_data(grid, truth.scales)
-    found = forecast_held_out(truth, record)
+    record = fit_data(grid, SEPSIS, truth.scales)
+    found = forecast_unseen(truth, record)
     models = found["models"]
     assert found["counts"][0] > found["counts"][2] > 0
     assert models["ind"]["mae_mean"] < models["patient mean"]["mae_mean"]
@@ -343,13 +337,9 @@ def test_floors_belong_to_the_extension(data: FitData) -> None:
     hours = np.ones(96, bool)
     for extension in (True, False):
         physics = Physics(extension=extension)
-        draws = (
-            estimate_need(data, hours, physics, 0),
-            draw_response(0, data.patients),
-            draw_threshold(0, data.patients),
-        )
+        given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
         config = FitConfig(population_steps=1, individual_steps=1, hours=2)
-        k = fit_population(data, *draws, physics, config, show=False).params.k
+        k = fit_population(data, given, physics, config, show=False).params.k
         # At the start every rate is sigmoid(-1) of its range, above its floor.
         floor = torch.tensor(K_MIN) if extension else torch.zeros(14)
         assert torch.allclose(k[0], floor + (torch.tensor(K_MAX) - floor) * torch.sigmoid(torch.tensor(-1.0)), rtol=0.1)

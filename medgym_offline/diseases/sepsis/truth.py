@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.errors import BankError
 from medgym_offline.diseases.sepsis.field import FieldParameters
 from medgym_offline.diseases.sepsis.needs import shock_course
+from medgym_offline.errors import BankError
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank
 
@@ -105,7 +105,7 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
     Raises:
         BankError: The bank knows no truth.
     """
-    from medgym_offline.cohorts.synthetic import STEPS, live
+    from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, live
     from medgym_offline.diseases.sepsis.twin_bank import TwinWard
 
     if "true" not in bank.worlds:

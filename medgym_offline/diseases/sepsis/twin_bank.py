@@ -23,12 +23,12 @@ from medgym_offline.files import release_folder, write_json
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
-from medgym_offline.simulators.data import HORIZON, block_hours, fit_data
+from medgym_offline.simulators.data import block_steps, fit_data
 from medgym_offline.simulators.fit import fit_alone
 
 if TYPE_CHECKING:
     from medgym_offline.cohorts import Cohort
-    from medgym_offline.cohorts.synthetic import Course
+    from medgym_offline.diseases.sepsis.cohort.synthetic import Course
 
 __all__ = ["TwinWard", "build_twin", "main", "scratch_world", "true_world", "twin_cohort", "twin_ids"]
 
@@ -93,7 +93,7 @@ def _bare(patients: Sequence[str], scales: Scales, world: World) -> SimulatorBan
 
 
 class TwinWard:
-    """A bank's true patients for `medgym_offline.cohorts.synthetic`: see `Ward` there.
+    """A bank's true patients for `medgym_offline.diseases.sepsis.cohort.synthetic`: see `Ward` there.
 
     Args:
         bank: A bank in its world "true".
@@ -134,7 +134,7 @@ class TwinWard:
 @own_defaults()
 def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, Course]:
     """Records of the twin's patients (:func:`~medgym_offline.diseases.sepsis.twin.draw_twin`), and what truly happened."""
-    from medgym_offline.cohorts.synthetic import synthetic_cohort
+    from medgym_offline.diseases.sepsis.cohort.synthetic import synthetic_cohort
 
     ids = twin_ids(patients)
     return synthetic_cohort(TwinWard(_bare(ids, WIDE, true_world(seed, ids, WIDE, spread))), seed)
@@ -142,7 +142,9 @@ def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, 
 
 def scratch_world(cohort: Cohort, bank: SimulatorBank, recipe: BankRecipe, show: bool = True) -> World:
     """Ind fitted from scratch: the `own` world's records, needs and draws, no population and no pull towards one."""
-    data = fit_data(cohort.to_grid(1.0, float(HORIZON)), bank.scales).restrict(block_hours(0))
+    data = fit_data(cohort.to_grid(1.0, DISEASE.process.horizon), DISEASE, bank.scales).restrict(
+        block_steps(0, DISEASE)
+    )
     own = bank.current("own")
     params = own.params
     assert isinstance(params, FieldParameters)
@@ -184,7 +186,9 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The synthetic twin: build its bank, write its records, compare them with real ones, show the truth checks."""
-    parser = argparse.ArgumentParser(prog="python -m medgym_offline.diseases.sepsis.twin_bank", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m medgym_offline.diseases.sepsis.twin_bank", description=main.__doc__
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="fit the bank and add the truth")
     build.add_argument("--recipe", type=Path, default=release_folder("generation") / "sepsis-twin-v0.toml")
@@ -208,9 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from medgym_offline.cohorts import Cohort
-    from medgym_offline.cohorts.calibration import comparison, read_summary, summarise
-    from medgym_offline.simulators.files import load_simulators
+    from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarise
     from medgym_offline.diseases.sepsis.truth import change_table, truth_table
+    from medgym_offline.simulators.files import load_simulators
 
     if options.command == "truth":
         facts = load_simulators(options.bank).metadata.get("truth")

@@ -1,0 +1,80 @@
+"""The smallest disease: Bergman's minimal model of glucose and insulin, for tests and as a model of how to add one.
+
+A person whose glucose is too high, plasma insulin above its basal level as the treatment, one day. The minimal model
+(Bergman et al., Am J Physiol 236:E667, 1979) is the truth; what is learned from records is the same law with parameters
+fitted. It is not a model of care: there are no meals, and nobody controls plasma insulin directly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from medgym_offline.diseases.base import Component, Cost, Disease, Process, Severity, SignCheck, Subgroup, Treatment
+from medgym_offline.diseases.scales import Array, namespace
+
+__all__ = ["DISEASE", "risk"]
+
+
+def risk(glucose: Array) -> Array:
+    """Risk of a glucose in mg/dL, 10 f^2 with f = 1.509 (ln(G)^1.084 - 5.381) (Kovatchev et al., Diabetes Care, 1997)."""
+    f = 1.509 * (namespace(glucose).log(glucose) ** 1.084 - 5.381)
+    return 10.0 * f * f
+
+
+def _score(state: Array, dose: Array) -> Array:
+    return risk(state[..., 0])
+
+
+def _no_burden(u: Array) -> Array:
+    return 0.0 * u[..., 0]
+
+
+def _low(glucose: Array) -> Array:
+    """Cost per hour: 1 below 70 mg/dL, rising from 0 over the 10 above it."""
+    return namespace(glucose).clip((80.0 - glucose) / 10.0, 0.0, 1.0)
+
+
+def _low_at_end(before: Array, after: Array) -> Array:
+    return _low(after)
+
+
+def _first_glucose(state: np.ndarray, severity: np.ndarray) -> np.ndarray:
+    return np.asarray(state[..., 0])
+
+
+def _model() -> Any:
+    from medgym_offline.diseases.toy.model import MODEL
+
+    return MODEL
+
+
+def _cohort() -> Any:
+    from medgym_offline.diseases.toy.cohort import COHORT
+
+    return COHORT
+
+
+DISEASE = Disease(
+    name="toy",
+    label="the toy disease",
+    components=(
+        # Ratios matter, so the logarithm; 10 to 1000 mg/dL is what meters can tell. Center and scale: chosen, about 180.
+        Component("glucose", "mg/dL", 10.0, 1000.0, "log", 5.2, 0.4, noise=0.05),
+        # Insulin where it acts, which lags behind plasma: X / (p3/p2) of the paper.
+        Component("insulin_action", "uU/mL", 0.0, 60.0, scale=30.0, kind="hidden"),
+    ),
+    treatments=(Treatment("insulin", "uU/mL above basal", 0.0, 60.0, transform="identity"),),
+    process=Process(horizon=24.0, min_interval=0.5, max_interval=12.0, decisions=6, cell=0.25, reference_interval=4.0),
+    severity=Severity("risk", "risk of glucose", "points", _score, _no_burden, definition="the risk of a glucose"),
+    costs=(Cost("low", "glucose", 70.0, "below", _low_at_end, _low, definition="1 where glucose ends below 70 mg/dL"),),
+    subgroups=(Subgroup("initial glucose", "initial_glucose", _first_glucose),),
+    sign_checks=(SignCheck("insulin lowers glucose", "insulin", "glucose", -1, 0.95),),
+    bank="toy-v0",
+    model=_model,
+    cohort=_cohort,
+    caution="It is an example: no meals, and plasma insulin is set directly.",
+    description="Lowering a high glucose for a day with plasma insulin.",
+)
+"""The disease."""

@@ -1,0 +1,162 @@
+"""A disease of two variables, made up here: from a long table in memory to a file and back, with its concepts alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from medgym_offline.cohorts import (
+    Cohort,
+    assemble,
+    build_cohort,
+    cohort_card,
+    combine,
+    long_records,
+    observation_flags,
+    select_stays,
+)
+from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part, Selection, Unit
+from medgym_offline.diseases.sepsis.cohort import COHORT as SEPSIS
+from medgym_offline.errors import CohortError
+
+GLUCOSE = Concept(
+    "glucose",
+    "mg/dL",
+    range=(10.0, 1000.0),
+    usual=(60.0, 300.0),
+    lookback=2.0,
+    units=(Unit("mmol/L", 18.016),),
+    names=("bloodsugar",),
+)
+INSULIN = Concept(
+    "insulin",
+    "U/h",
+    range=(0.0, 50.0),
+    usual=(0.1, 20.0),
+    gridding="infusion",
+    units=(Unit("U", amount=True),),
+    least_hours=0.5,
+    parts=(Part("lispro", "U/h", 1.0, 30.0), Part("glargine", "U/h", 0.5, 30.0)),
+)
+DIABETES = CohortDefinition("made-up", (GLUCOSE,), (INSULIN,), Selection("long enough", 4.0, required=("glucose",)))
+EVENTS = pl.DataFrame(
+    [
+        ("a", 0.0, None, "Glucose", 180.0, "mg/dL"),
+        ("a", 2.0, None, "blood sugar", 10.0, "mmol/L"),
+        ("a", 5.0, None, "glucose", 4000.0, "mg/dL"),
+        ("a", -3.0, None, "glucose", 100.0, "mg/dL"),
+        ("a", 1.0, 3.0, "insulin", 4.0, "U"),
+        ("a", 2.0, 4.0, "lispro", 1.0, "U/h"),
+        ("a", 6.0, 6.1, "insulin", 3.0, "U"),
+        ("a", 6.0, 8.0, "glargine", 40.0, "U/h"),
+        ("b", 1.0, None, "glucose", 90.0, "mg/dL"),
+        ("b", 2.0, None, "glucose", 95.0, "mg/dL"),
+        ("b", 2.0, None, "heart rate", 80.0, "/min"),
+    ],
+    schema=["stay", "time", "end", "variable", "value", "unit"],
+    orient="row",
+)
+
+
+def records(events: pl.DataFrame = EVENTS) -> Cohort:
+    stays = pl.DataFrame({"stay": ["a", "b"], "los_h": [12.0, 3.0], "sex": ["F", None]})
+    return assemble(long_records(events, stays, DIABETES, "clinic"), DIABETES)
+
+
+def test_a_table_in_memory_becomes_a_cohort_and_comes_back_from_a_file(tmp_path: Path) -> None:
+    cohort = records()
+    assert cohort.patients == ("clinic/a", "clinic/b")
+    rows = cohort.table.filter(pl.col("patient") == "clinic/a").select("variable", "time_h", "end_h", "value").rows()
+    assert rows == [
+        ("glucose", 0.0, None, 180.0),
+        ("insulin", 1.0, 2.0, 2.0),
+        ("glucose", 2.0, None, pytest.approx(180.16)),
+        ("insulin", 2.0, 3.0, 3.0),
+        ("insulin", 3.0, 4.0, 1.0),
+        ("insulin", 6.0, 6.5, 6.0),
+    ]
+    assert cohort.rejections.rows == {
+        "unknown variable 'heart rate'": 1,
+        "glargine: above 30 U/h": 1,
+        "glucose: impossible value": 1,
+        "glucose: negative time (too long before admission)": 1,
+    }
+    assert list(cohort.stays.columns)[-1] == "died"
+    cohort.write(tmp_path / "c.parquet")
+    back = Cohort.read(tmp_path / "c.parquet", DIABETES)
+    assert back.table.equals(cohort.table)
+    assert back.stays.equals(cohort.stays)
+    assert back.metadata["disease"] == "made-up"
+    grid = back.to_grid(horizon=12.0)
+    assert grid.values.shape == (2, 12, 1)
+    np.testing.assert_allclose(grid.treatment[0, :8, 0], [0, 2, 3, 1, 0, 0, 3, 0])
+    assert grid.derived == {}
+    assert select_stays(back, 1).patients == ("clinic/a",)
+    assert observation_flags(grid, DIABETES).untreated == ()
+    assert "| insulin | U/h |" in cohort_card(back)
+
+
+def test_a_folder_is_read_the_same_with_the_disease_of_the_caller(tmp_path: Path) -> None:
+    folder = tmp_path / "clinic"
+    folder.mkdir()
+    EVENTS.write_csv(folder / "events.csv")
+    (folder / "stays.csv").write_text("stay,los_h,sex\na,12,F\nb,3,\n")
+    summary = build_cohort([folder], tmp_path / "c.parquet", DIABETES)
+    assert summary.rows == {"glucose": 4, "insulin": 4}
+    assert Cohort.read(tmp_path / "c.parquet", DIABETES).table.equals(records().table)
+
+
+def test_raw_tables_are_read_for_the_concepts_that_are_asked_for(tmp_path: Path) -> None:
+    from tests.cohorts.layouts import LAYOUTS, Charted, at
+
+    glucose = Concept(
+        "glucose", "mg/dL", (10.0, 1000.0), (60.0, 300.0), items={"laboratory": "50931", "chart": "220621"}
+    )
+    insulin = Concept("insulin", "U/h", (0.0, 50.0), (0.1, 20.0), "infusion", items={"input": "223258"})
+    definition = CohortDefinition("made-up", (glucose,), (insulin,), Selection("any"))
+    order = (10, 1, at(3), at(5), 223258, 4, "units", 2.0, "units/hour", 70, "", "01-Drips", "")
+    charted = {
+        "labevents": [(10, 1, 50931, at(2), "150", 150)],
+        "chartevents": [(10, 1, 220621, at(4), "160", 160)],
+        "inputevents": [order],
+        "events": [
+            (10, at(2), "LAB//50931//mg/dL", 150),
+            (10, at(4), "LAB//220621//mg/dL", 160),
+            (10, at(3), "INFUSION_START//223258", 2),
+            (10, at(5), "INFUSION_END//223258", 4),
+        ],
+    }
+    for layout in ("mimic-iv", "meds"):
+        (tmp_path / layout).mkdir()
+        LAYOUTS[layout](tmp_path / layout, Charted(extra=charted))
+        build_cohort([tmp_path / layout], tmp_path / "c.parquet", definition)
+        rows = (
+            Cohort.read(tmp_path / "c.parquet", definition).table.select("variable", "time_h", "end_h", "value").rows()
+        )
+        assert rows == [("glucose", 2.0, None, 150.0), ("insulin", 3.0, 5.0, 2.0), ("glucose", 4.0, None, 160.0)]
+
+
+def test_a_file_of_another_or_an_unknown_disease_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.parquet"
+    records().write(path)
+    with pytest.raises(CohortError, match=r"c\.parquet: disease 'made-up' is not known here"):
+        Cohort.read(path)
+    with pytest.raises(CohortError, match=r"c\.parquet: a cohort of disease 'made-up', not of 'sepsis'"):
+        Cohort.read(path, SEPSIS)
+    other = Cohort.from_table(records().table.with_columns(variable=pl.lit("spo2")), SEPSIS)
+    with pytest.raises(CohortError, match="a cohort of 'made-up' and one of 'sepsis'; combine those of one disease"):
+        combine([records(), other])
+
+
+def test_reading_cohorts_loads_no_disease() -> None:
+    code = (
+        "import sys, medgym_offline.cohorts\n"
+        "print([m for m in sys.modules if m.startswith('medgym_offline.diseases.') and not m.endswith('concepts')])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -1,0 +1,361 @@
+"""The twin: a true field with known properties, records confounded by severity, and scores with known answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from scipy.stats import spearmanr
+
+from medgym_offline import load_simulators
+from medgym_offline.cohorts import Cohort
+from medgym_offline.diseases.scales import Scales
+from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
+from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarise
+from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, Course, live
+from medgym_offline.diseases.sepsis.truth import Model, bank_model, change_table, score, true_cases, truth_checks
+from medgym_offline.diseases.sepsis.twin import draw_twin
+from medgym_offline.diseases.sepsis.twin_bank import (
+    WIDE,
+    TwinWard,
+    _bare,
+    build_twin,
+    true_world,
+    twin_cohort,
+    twin_ids,
+)
+from medgym_offline.envs import TreatmentEnv
+from medgym_offline.errors import BankError, CohortError
+from medgym_offline.files import release_folder
+from medgym_offline.simulators import SimulatorBank, World
+from medgym_offline.simulators.build import BankRecipe, read_recipe
+from medgym_offline.simulators.checks import bounded
+from medgym_offline.simulators.distill import DistillConfig
+from medgym_offline.simulators.fit import FitConfig
+from medgym_offline.simulators.flow import SolutionMapConfig, solve
+
+SEED = 11
+BEFORE_SPREAD = "a0df2829267b47cb"
+"""Hash of the twin's recipe with a spread of 1, made when recipes had none."""
+VARIABLES = [v.name for v in SEPSIS.variables]
+
+
+def _truth(patients: int, scales: Scales = WIDE) -> SimulatorBank:
+    ids = twin_ids(patients)
+    return _bare(ids, scales, true_world(SEED, ids, scales))
+
+
+@pytest.fixture(scope="module")
+def truth() -> SimulatorBank:
+    return _truth(12)
+
+
+@pytest.fixture(scope="module")
+def records() -> tuple[Cohort, Course]:
+    return twin_cohort(40, SEED)
+
+
+@pytest.fixture(scope="module")
+def bank() -> SimulatorBank:
+    recipe = BankRecipe(
+        name="tiny-twin",
+        patients=4,
+        seed=SEED,
+        fit=FitConfig(population_steps=2, individual_steps=2, windows=1),
+        distill=DistillConfig(steps=2, pool=2, batch=2),
+        solution_map=SolutionMapConfig(width=8, code=2),
+    )
+    return build_twin(recipe, scratch=False, show=False)
+
+
+def _hold(
+    bank: SimulatorBank, dose: tuple[float, float, float], hours: float, x: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Physical state (P, 8) after holding physical doses."""
+    x = bank.initial_state().unsqueeze(1) if x is None else x
+    u = bank.normalize_treatment(torch.tensor(dose)).expand(len(bank), 1, 3)
+    return bank.denormalize(bank.flow(x, u, torch.full(x.shape[:2], hours)))[:, 0]
+
+
+# -- the field ---------------------------------------------------------------------------------------------------------
+
+
+def test_balance_is_bookkeeping(truth: SimulatorBank) -> None:
+    x = truth.initial_state().unsqueeze(1) + 0.2 * torch.randn((12, 5, 8), generator=torch.Generator().manual_seed(0))
+    x = truth.clamp(x)
+    u = torch.rand((12, 5, 3), generator=torch.Generator().manual_seed(1))
+    urine = truth.denormalize(x)[..., 4].double()
+    fluids = truth.denormalize_treatment(u)[..., 2].double()
+    expected = (fluids - urine / 24.0 - 40.0) / 1000.0  # litres per hour
+    found = truth.field(x, u)[..., 6].double() * SEPSIS.components[6].scale
+    assert torch.allclose(found, expected, atol=2e-5)
+
+
+def test_every_treatment_has_an_optimum(truth: SimulatorBank) -> None:
+    lactate = {v: _hold(truth, (40.0, v, 50.0), 12.0)[:, 5] for v in (0.0, 0.08, 1.2)}
+    assert (lactate[0.08] < lactate[0.0] - 0.2).float().mean() > 0.6  # a little perfuses
+    assert (lactate[1.2] > lactate[0.08] + 0.2).float().mean() > 0.6  # a lot starves the gut
+    dry, filled, flooded = (_hold(truth, (40.0, 0.0, f), 30.0) for f in (0.0, 150.0, 1100.0))
+    assert (filled[:, 4] > dry[:, 4]).float().mean() > 0.8
+    assert (flooded[:, 1] < 0.8 * filled[:, 1]).all()  # the flooded lung
+    room, some, full = (_hold(truth, (o, 0.05, 50.0), 36.0) for o in (21.0, 40.0, 100.0))
+    assert (some[:, 0] > room[:, 0] + 0.5).float().mean() > 0.8
+    assert (full[:, 7] > some[:, 7] + 0.02).float().mean() > 0.5  # injured by oxygen: severity outlives it
+    assert (full[:, 7] >= some[:, 7] - 1e-4).all()
+
+
+def test_severity_grows_resolves_and_relapses() -> None:
+    truth = _truth(40)
+    x = truth.initial_state().unsqueeze(1).clone()
+    x[..., 7] = 1.2
+    support, none = (40.0, 0.15, 80.0), (40.0, 0.0, 0.0)
+    alone, helped = _hold(truth, none, 40.0, x)[:, 7], _hold(truth, support, 40.0, x)[:, 7]
+    assert (alone > helped + 0.2).float().mean() > 0.8
+    mild = x.clone()
+    mild[..., 7] = 0.5
+    assert (_hold(truth, none, 40.0, mild)[:, 7] > 0.7).float().mean() > 0.6  # onset
+    assert (helped < 0.8).float().mean() > 0.6  # resolution
+    grows = (alone > 1.25) & (helped < 0.5)
+    assert grows.sum() >= 3
+    partly = x.clone()
+    partly[..., 7] = 1.0
+    early = _hold(truth, none, 24.0, partly)[grows, 7]
+    assert (early > 1.05).float().mean() > 0.5  # relapse when support goes too early
+    over = x.clone()
+    over[..., 7] = 0.15
+    late = _hold(truth, none, 24.0, over)[grows, 7]
+    assert (late < early - 0.3).all()  # and less, or none, when it goes late
+
+
+def test_saturation_is_the_curve_of_haemoglobin() -> None:
+    truth = _truth(3)
+    x = truth.initial_state().unsqueeze(1)
+    u = truth.normalize_treatment(torch.tensor([40.0, 0.1, 50.0])).expand(3, 1, 3)
+    rate = truth.field(x, u)
+    params = truth.current().params.tensors()
+    target = truth.denormalize(x + rate * torch.cat([params["tau"], torch.ones(3, 2)], -1).unsqueeze(1))[:, 0, 0]
+    state = truth.denormalize(x)[:, 0].double()
+    acid = state[:, 5] ** 3 / (state[:, 5] ** 3 + 6.0**3)
+    half = 26.8 * (1 + 0.15 * acid)
+    curve = 100.0 * state[:, 1] ** 2.7 / (state[:, 1] ** 2.7 + half**2.7) + params["lungs"][:, 1].double()
+    assert torch.allclose(target.double(), curve.clamp(max=100.0), atol=0.02)
+
+
+def test_spread_scales_what_is_individual() -> None:
+    """Half the spread is half the deviation from the median patient, in the scale each number is drawn on."""
+    wide, half, none = (draw_twin(SEED, twin_ids(9), spread) for spread in (1.0, 0.5, 0.0))
+    for name, values in none[0].tensors().items():
+        assert (values == values[0]).all(), name
+    for group in ("circulation", "tau"):
+        logs = [field.tensors()[group].double().log() for field, _ in (wide, half, none)]
+        assert torch.allclose(logs[1] - logs[2], 0.5 * (logs[0] - logs[2]), atol=1e-5)
+        assert (logs[0] - logs[2]).std(0).min() > 0.05
+    onset = [np.log(onset) for _, onset in (wide, half, none)]
+    inside = (np.exp(onset[0]) > 0.3) & (np.exp(onset[0]) < 3.0)
+    assert np.allclose((onset[1] - onset[2])[inside], 0.5 * (onset[0] - onset[2])[inside])
+
+
+def test_a_wider_twin_is_another_bank() -> None:
+    """The recipe's hash changes with the spread; at 1 it is that of recipes made before there was one."""
+    recipe = read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")
+    assert recipe.hash == load_simulators("sepsis-twin-v0").metadata["recipe_hash"]
+    assert replace(recipe, spread=1.0).hash.startswith(BEFORE_SPREAD)
+    assert not recipe.hash.startswith(BEFORE_SPREAD)
+    usual, wider = (twin_cohort(12, SEED, spread)[0].table for spread in (1.0, 1.2))
+    assert not usual.equals(wider)
+
+
+def test_bounded_and_smooth(truth: SimulatorBank) -> None:
+    found = bounded(truth)
+    assert found["finite"] == 1.0
+    assert max(v for k, v in found.items() if k != "finite") < 0.5
+    x = torch.stack([truth.lower, truth.upper]).expand(12, 2, 8).clone().requires_grad_(True)
+    u = torch.tensor([[0.0] * 3, [1.0] * 3]).expand(12, 2, 3).clone().requires_grad_(True)
+    gradient = torch.autograd.grad(truth.field(x, u).square().sum(), (x, u))
+    assert all(torch.isfinite(g).all() for g in gradient)
+
+
+def test_solver_steps_of_an_hour_are_enough() -> None:
+    truth = load_simulators("sepsis-twin-v0").world("true")
+    g, count = torch.Generator().manual_seed(2), len(truth)
+    x, u = truth.initial_state().unsqueeze(1).expand(-1, 4, -1), torch.rand((count, 4, 3), generator=g)
+    hours = torch.tensor([2.0, 12.0, 36.0]).expand(count, 4, 3)
+    parts = [solve(truth.field, x, u, hours, truth.lower, truth.upper, max_step=s) for s in (1.0, 0.1)]
+    error = (parts[0] - parts[1]).abs()
+    assert error.quantile(0.99) < 0.04
+    assert error.median() < 2e-3
+
+
+def test_truth_is_the_same_in_other_coordinates(truth: SimulatorBank) -> None:
+    scales = Scales((95.0, 4.6, 0.8, 9.0, 35.0, 1.1), (2.0, 0.4, 0.6, 3.0, 15.0, 0.4), (100.0, 2.0, 5000.0))
+    other = _truth(12, scales)
+    assert torch.allclose(
+        other.denormalize(other.initial_state()), truth.denormalize(truth.initial_state()), rtol=2e-4, atol=2e-3
+    )
+    found = [_hold(b, (60.0, 0.2, 300.0), 17.0) for b in (truth, other)]
+    assert torch.allclose(found[0], found[1], rtol=2e-3, atol=5e-3)
+
+
+# -- the records -------------------------------------------------------------------------------------------------------
+
+
+def test_treatment_marks_severity(records: tuple[Cohort, Course]) -> None:
+    _, course = records
+    state, dose = course.states[:, :-1:STEPS], course.doses
+    for treatment, column, sign in ((1, 7, 1), (1, 5, 1), (1, 3, -1), (0, 7, 1)):
+        rho = spearmanr(dose[..., treatment].ravel(), state[..., column].ravel()).statistic
+        assert sign * rho > 0.05, (treatment, column, rho)
+    # Across patients too: those given more vasopressor on the first day are the sicker ones.
+    assert spearmanr(dose[:, :24, 1].mean(1), state[:, :24, 7].mean(1)).statistic > 0.2
+
+
+def test_calibrated_to_the_real_cohort() -> None:
+    real = read_summary(release_folder("generation") / "real-cohort-summary.json")
+    twin = summarise(twin_cohort(110, 20260102)[0])
+    for name, r in real["variables"].items():
+        t = twin["variables"][name]
+        assert t["value"][2] == pytest.approx(r["value"][2], rel=0.25), name
+        for at in (1, 3):
+            assert t["value"][at] == pytest.approx(r["value"][at], rel=0.5), (name, at)
+        assert t["gap"][1] == pytest.approx(r["gap"][1], rel=0.3), name
+        assert t["per_stay"][1] == pytest.approx(r["per_stay"][1], rel=0.5, abs=2.0), name
+        assert t["absent"] == pytest.approx(r["absent"], abs=0.08), name
+    for name, r in real["treatments"].items():
+        t = twin["treatments"][name]
+        assert t["stays"] == pytest.approx(r["stays"], abs=0.1), name
+        assert t["hours"] == pytest.approx(r["hours"], abs=0.15), name
+        assert t["dose"][2] == pytest.approx(r["dose"][2], rel=0.3), name
+    for pair in ("vasopressor, lactate", "vasopressor, gcs", "fio2, gcs", "fluids, lactate"):
+        assert np.sign(twin["confounding"][pair]) == np.sign(real["confounding"][pair]), pair
+    assert len(comparison(real, twin).splitlines()) > 15
+
+
+def test_a_patient_is_the_same_alone(records: tuple[Cohort, Course]) -> None:
+    _, course = records
+    seven = _truth(40).select([7])
+    alone = live(TwinWard(seven), SEED)
+    assert np.array_equal(alone.doses[0], course.doses[7])
+    assert np.allclose(alone.states[0], course.states[7], rtol=1e-3, atol=1e-3)
+    fewer, _ = twin_cohort(8, SEED)
+    full = records[0].select(["twin/007"]).table
+    mine = fewer.select(["twin/007"]).table
+    assert full.drop("value").equals(mine.drop("value"))
+    assert np.allclose(full["value"].to_numpy(), mine["value"].to_numpy(), rtol=1e-3, atol=0.11)
+
+
+def test_another_clinician_is_another_course(truth: SimulatorBank) -> None:
+    first, second = (live(TwinWard(truth), SEED, purpose) for purpose in ("records", "other"))
+    assert np.allclose(first.states[:, 0], second.states[:, 0])
+    assert not np.allclose(first.doses, second.doses)
+
+
+def test_records_are_a_clean_cohort(records: tuple[Cohort, Course], tmp_path: Path) -> None:
+    cohort, _ = records
+    assert len(cohort) == 40
+    assert not cohort.rejections.lines()
+    assert cohort.metadata["licence"] == "MIT, synthetic"
+    cohort.write(tmp_path / "t.parquet")
+    assert Cohort.read(tmp_path / "t.parquet").table.equals(cohort.table)
+
+
+# -- the bank ----------------------------------------------------------------------------------------------------------
+
+
+def test_bank_with_a_truth_round_trips(bank: SimulatorBank, tmp_path: Path) -> None:
+    assert bank.worlds == ("own", "crossfit", "true")
+    assert (bank.backend, bank.world("true").backend, bank.world("true").world("own").backend) == ("map", "ode", "map")
+    bank.save(tmp_path / "b.safetensors")
+    again = load_simulators(tmp_path / "b.safetensors")
+    assert again.content_hash == bank.content_hash
+    again._content_hash = None
+    assert again.content_hash == bank.content_hash
+    x, u = bank.world("true").initial_state().unsqueeze(1), torch.full((4, 1, 3), 0.3)
+    found = [b.world("true").flow(x, u, torch.full((4, 1), 7.0)) for b in (bank, again)]
+    assert torch.equal(*found)
+    chosen = again.select(["twin/002", "twin/000"]).world("true")
+    assert torch.allclose(chosen.flow(x[[2, 0]], u[:2], torch.full((2, 1), 7.0)), found[0][[2, 0]], atol=1e-5)
+    with pytest.raises(BankError, match="'true' has no solution map"):
+        bank.world("true").with_backend("map")
+    with_other = bank.with_world("true", World(**{**bank.world_data["true"].__dict__, "noise": bank.noise_scale * 2}))
+    assert with_other.content_hash != bank.content_hash
+    with pytest.raises(BankError, match="first states"):
+        bank.with_world("true", true_world(SEED, twin_ids(3), bank.scales))
+
+
+def test_banks_written_before_kinds_still_load(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+    tiny_bank.save(tmp_path / "new.safetensors")
+    with safe_open(tmp_path / "new.safetensors", framework="pt") as stream:
+        header = json.loads(stream.metadata()["medgym"])
+        tensors = {k: stream.get_tensor(k) for k in stream.keys()}  # noqa: SIM118
+    del header["kinds"]
+    save_file(tensors, tmp_path / "old.safetensors", metadata={"medgym": json.dumps(header)})
+    assert load_simulators(tmp_path / "old.safetensors").content_hash == tiny_bank.content_hash
+    header["kinds"] = {"own": "martian"}
+    save_file(tensors, tmp_path / "mars.safetensors", metadata={"medgym": json.dumps(header)})
+    with pytest.raises(BankError, match="martian"):
+        load_simulators(tmp_path / "mars.safetensors")
+
+
+def test_environment_on_the_truth(bank: SimulatorBank) -> None:
+    env = TreatmentEnv(bank=bank, world="true", patient="twin/001", timing="fixed", decisions=5)
+    observation, _ = env.reset(seed=0)
+    done, total = False, 0.0
+    while not done:
+        observation, reward, done, _, _ = env.step(np.array([-0.5, -0.9, -0.8], np.float32))
+        total += float(reward)
+    assert np.isfinite(observation).all()
+    assert total < 0.0
+
+
+def test_truth_of_itself_is_perfect(bank: SimulatorBank) -> None:
+    itself = bank.with_world("own", bank.world_data["true"])
+    found = truth_checks(itself)
+    assert found["ind"]["nmse"]["mean"] == pytest.approx(0.0, abs=1e-6)
+    for regime in found["ind"]["r2"].values():
+        assert all(v == pytest.approx(1.0, abs=1e-4) for lead in regime.values() for v in lead.values())
+    assert found["pop"]["nmse"]["mean"] > 0.05
+
+
+def test_score_by_hand(bank: SimulatorBank) -> None:
+    cases = true_cases(bank)
+    perfect = bank_model(bank.world("true"), cases)
+    shifted = Model(lambda x, u, dt: perfect.flow(x, u, dt) + 0.0, cases.states[..., 7])
+    assert score(shifted, cases, VARIABLES)["mae"]["mean"] == pytest.approx(0.0, abs=1e-5)
+    still = score(Model(lambda x, u, dt: x, cases.states[..., 7]), cases, VARIABLES)
+    true = (cases.ends["random"][:, :, 3, :6] - cases.states[:, cases.starts, :6]).double().numpy().reshape(-1, 6)
+    r2 = 1.0 - (true**2).sum(0) / ((true - true.mean(0)) ** 2).sum(0)
+    assert [still["r2"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(r2), abs=1e-3)
+    end = cases.ends["random"][:, :, 3, :6].double().numpy().reshape(-1, 6)
+    state = 1.0 - (true**2).sum(0) / ((end - end.mean(0)) ** 2).sum(0)
+    assert [still["r2_state"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(state), abs=1e-3)
+    spread, rmse = true.std(0), np.sqrt((true**2).mean(0))
+    assert [still["change_sd"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(spread), abs=1e-3)
+    assert [still["rmse"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(rmse), abs=1e-3)
+    assert change_table({"no change": still}).count("\n") == 15  # two lines of head, six variables and all, twice
+    error = (cases.states[:, :1, :6] - cases.expected[..., :6]).double().numpy()
+    spread = cases.states[:, 1:, :6].double().numpy().reshape(-1, 6).var(0)
+    nmse = (error**2).mean((0, 1)) / spread
+    assert [still["nmse"][v] for v in VARIABLES] == pytest.approx(list(nmse), rel=1e-3)
+
+
+def test_mistakes_are_named(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+    with pytest.raises(BankError, match="no world 'true'"):
+        true_cases(tiny_bank)
+    with pytest.raises(BankError, match="is fitted"):
+        TwinWard(tiny_bank)
+    with pytest.raises(BankError, match="how many to draw"):
+        build_twin(replace(BankRecipe("sepsis-x"), patients=0))
+    for spread in (-1.0, float("nan"), "wide"):
+        with pytest.raises(BankError, match="spread must be a number"):
+            build_twin(replace(BankRecipe("sepsis-x"), spread=spread))  # type: ignore[arg-type]
+    with pytest.raises(CohortError, match="not a readable summary"):
+        read_summary(tmp_path / "nothing.json")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(CohortError, match="no summary of a cohort"):
+        read_summary(tmp_path / "other.json")
