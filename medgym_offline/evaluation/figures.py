@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Style", "curve_figure", "line_styles", "pair_figure", "subgroup_figure", "support_figure", "support_parts_figure",
-    "support_time_figure", "transfer_figure",
+    "support_time_figure",
 ]  # fmt: skip
 
 Evaluations = Mapping[str, Evaluation]
@@ -218,21 +218,6 @@ def pair_figure(comparison: Comparison, style: Style, label: str) -> Figure:
     description += f"Mean gain {comparison.percent:+.1f} %."
     draw = _scatter(x, y, f"{reference}: {label}", f"{method}: {label}", style)
     return draw_figure(f"{method} against {reference}", draw, description, (5.0, 4.4), better)
-
-
-def transfer_figure(name: str, evaluation: Evaluation, style: Style, label: str) -> Figure | None:
-    """Per-patient scatter of the patient's own policy against the mean of others'; None if nobody was asked."""
-    found = evaluation.worlds[evaluation.world].transfer
-    if not found:
-        return None
-    others, own = np.mean(found["scores"], axis=0), np.array(evaluation.per_patient[found["metric"]])
-    description = (
-        f"Scatter of {label} under the mean of {found['partners']} other patients' policies (across) and under the own "
-        f"(up). The own is better for {100 * found['share']:.0f} % of {len(own)}; mean gain {found['percent']:+.1f} %."
-    )
-    draw = _scatter(others, own, f"Others' policies: {label}", f"Own policy: {label}", style)
-    caption = "Below the diagonal the own policy is better."
-    return draw_figure(f"{name}: own policy against others'", draw, description, (5.0, 4.4), caption)
 
 
 def _scatter(x: np.ndarray, y: np.ndarray, across: str, up: str, style: Style) -> Any:

@@ -22,7 +22,6 @@ from medgym_offline.evaluation.tables import (
     provenance_table,
     shared_worlds,
     subgroup_table,
-    transfer_table,
 )
 from medgym_offline.reports import INK, Details, Facts, Figure, Legend, Page, Section, Warn, write_page, write_svg
 
@@ -96,11 +95,6 @@ def evaluation_page(evaluations: Mapping[str, Evaluation], title: str = "Evaluat
                 Details("The curves as tables", [curve_table(evaluations, key, label) for key, label in curves.items()]),
             ),
             _subgroups(evaluations, worlds[0], styles, severity),
-            Section(
-                "Own policy, other patients' policies",
-                transfer_table(evaluations),
-                *(draw.transfer_figure(n, e, styles[n], severity) for n, e in evaluations.items()),
-            ),
             Section(
                 "Patient by patient: Ind against Pop",
                 *([f"One dot per patient, {worlds[0]} world. Below the diagonal the individual policy is better."]

@@ -41,7 +41,6 @@ class WorldResult:
         curves: `times`, and for `severity` and `monitored` mean, q10, q50, q90 over patients of the patients' mean curves.
         support: Distribution of support distances (quantiles, histogram counts, behavior's own); empty if not asked.
         subgroups: One row per subgroup (`medgym_offline.evaluation.subgroups`).
-        transfer: Own policies against other patients' (`medgym_offline.evaluation.transfer`); empty if not asked.
     """
 
     metrics: dict[str, float]
@@ -50,7 +49,6 @@ class WorldResult:
     curves: dict[str, Any]
     support: dict[str, Any] = field(default_factory=dict)
     subgroups: list[dict[str, Any]] = field(default_factory=list)
-    transfer: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self, per_patient: bool = True) -> dict[str, Any]:
         """Plain JSON values."""

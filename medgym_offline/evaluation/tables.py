@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "changes", "comparison_table", "curve_table", "disagreements", "evaluation_table", "gain_table", "metric_label", "metric_table",
-    "plain", "print_evaluations", "provenance_table", "shared_worlds", "subgroup_table", "transfer_table",
+    "plain", "print_evaluations", "provenance_table", "shared_worlds", "subgroup_table",
 ]  # fmt: skip
 
 _HEADLINE = (
@@ -139,20 +139,6 @@ def subgroup_table(evaluations: Evaluations, world: str) -> Table | None:
     return Table(caption, ["Subgroup", "Patients", *names], rows)
 
 
-def transfer_table(evaluations: Evaluations) -> Table | None:
-    """The patient's own policy against other patients'; None if nobody was asked."""
-    rows: list[list[Cell]] = []
-    for name, e in evaluations.items():
-        for world, result in e.worlds.items():
-            if t := result.transfer:
-                gain = Estimate(t["percent"], *t["percent_interval"], digits=1, signed=True)
-                means = Estimate(t["own"]), Estimate(t["others"])
-                rows.append([name, world, *means, gain, f"{100 * t['share']:.0f} %", t["partners"]])
-    heads = ["Policy", "World", "Own policy", "Others' policies", "Gain %", "Own better in", "Partners"]
-    label = metric_label(next(iter(evaluations.values())).definitions, "severity_mean")
-    return Table(f"{label} under the patient's own policy and under other patients'", heads, rows) if rows else None
-
-
 def curve_table(evaluations: Evaluations, key: str, label: str) -> Table:
     """Mean over patients of the curve `key` ("severity", "monitored") at a few times."""
     first = next(iter(evaluations.values()))
@@ -194,10 +180,7 @@ def print_evaluations(evaluations: Evaluation | Evaluations, console: Console | 
     if isinstance(evaluations, Evaluation):
         first = evaluations
         print_table(evaluation_table(first), out)
-        if exchanged := transfer_table({first.name: first}):
-            print_table(exchanged, out)
-        gains = [r.transfer["percent"] for r in first.worlds.values() if r.transfer]
-        warnings = ["Worlds disagree: the own policy's gain changes its sign."] if disagree(gains) else []
+        warnings = []
     else:
         first = next(iter(evaluations.values()))
         by_world = {world: pairs_of(evaluations, world) for world in shared_worlds(evaluations)}
