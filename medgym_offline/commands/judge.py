@@ -51,8 +51,10 @@ def keep(evaluation: Evaluation, policy: str, output: Path) -> None:
 
 
 def evaluate_to(policy: str, output: Path | None, *, show: bool = True, **settings: Any) -> Evaluation:
-    """Evaluate one policy with the settings of :func:`~medgym_offline.evaluation.evaluate`; print its table unless `show`
-    is False; write result and report into `output` if named."""
+    """Evaluate one policy; print its table unless `show` is False; write result and report into `output` if named.
+
+    `settings` are those of :func:`~medgym_offline.evaluation.evaluate`.
+    """
     from medgym_offline.evaluation import evaluate, print_evaluations, write_report
 
     evaluation = evaluate(policy, progress=True, workers=settings.pop("workers", None), **settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def _hourly(rows: Transitions, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return hours, np.interp(offset[:, None] + hours, clock, readings)
 
 
-def _trajectories(canvas: Canvas, rows: Transitions) -> None:
+def _trajectories(rows: Transitions, canvas: Canvas) -> None:
     starts = rows.episode_starts()
     shown = np.unique(np.linspace(0, len(starts) - 1, min(SHOWN, len(starts))).round().astype(int))
     axes = canvas.subplots(1, 2)
@@ -73,7 +74,7 @@ def _shares(axis: Any, values: np.ndarray, bins: np.ndarray, label: str) -> None
     axis.set(xlabel=label, xlim=(bins[0], bins[-1]))
 
 
-def _actions(canvas: Canvas, rows: Transitions) -> None:
+def _actions(rows: Transitions, canvas: Canvas) -> None:
     treatments = rows.definition.treatments
     names = (*(t.label or t.name for t in treatments), "interval")[: rows.action_dim]
     axes = canvas.subplots(1, len(names))
@@ -83,7 +84,7 @@ def _actions(canvas: Canvas, rows: Transitions) -> None:
     axes[0].set_ylabel("% of decisions")
 
 
-def _intervals(canvas: Canvas, rows: Transitions) -> None:
+def _intervals(rows: Transitions, canvas: Canvas) -> None:
     left, right = canvas.subplots(1, 2)
     process = rows.definition.process
     _shares(left, rows.dt, np.linspace(0.0, process.max_interval, 37), f"dt (length of an interval, {process.unit})")
@@ -94,7 +95,7 @@ def _intervals(canvas: Canvas, rows: Transitions) -> None:
     right.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _patients(canvas: Canvas, rows: Transitions) -> None:
+def _patients(rows: Transitions, canvas: Canvas) -> None:
     left, right = canvas.subplots(1, 2)
     starts = rows.episode_starts()
     returns = np.add.reduceat(rows.rewards.astype(np.float64), starts)
@@ -128,17 +129,21 @@ def _map(states: np.ndarray) -> np.ndarray:
     return place
 
 
-_FIGURES: tuple[tuple[CardFigure, Callable[[Canvas, Transitions], None], float], ...] = (
+_FIGURES: tuple[tuple[CardFigure, Callable[[Transitions, Canvas], None], float], ...] = (
     (
         CardFigure(
             "trajectories.png",
-            "Severity and the monitored component over the episode: single episodes (gray), and the median and the middle "
-            "90 % of all episodes (blue). Read where decisions end and drawn straight between.",
+            "Severity and the monitored component over the episode: single episodes (gray), and the median and the "
+            "middle 90 % of all episodes (blue). Read where decisions end and drawn straight between.",
         ),
         _trajectories,
         3.0,
     ),
-    (CardFigure("actions.png", "Actions as executed, in percent of the decisions; each has its own scale."), _actions, 2.4),
+    (
+        CardFigure("actions.png", "Actions as executed, in percent of the decisions; each has its own scale."),
+        _actions,
+        2.4,
+    ),
     (CardFigure("intervals.png", "How long decisions were held, and how many an episode has."), _intervals, 2.6),
     (
         CardFigure(
@@ -160,5 +165,5 @@ def draw_figures(folder: Path, rows: Transitions) -> list[CardFigure]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for figure, draw, height in _FIGURES:
-        draw_png(folder / figure.file, lambda canvas, draw=draw: draw(canvas, rows), (9.0, height))
+        draw_png(folder / figure.file, partial(draw, rows), (9.0, height))
     return [figure for figure, _, _ in _FIGURES]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
+_PERCENT = range(101)  # quantiles of support distances that are stored
 _SUMMARIZED = ("severity_mean", "return")  # also as interquartile mean and worst decile
 
 
@@ -79,7 +80,7 @@ def evaluate(
         PolicyError: If it is no policy, its timing differs, patients are missing (named), it answers with actions of
             the wrong shape or not finite (patient named), or it answers the same question differently.
         UnknownNameError: For an unknown patient (or one named twice), world, bank, dataset, timing or built-in policy.
-        ProtocolError: For settings that are out of range or infeasible (K times the longest interval is below the horizon).
+        ProtocolError: For settings out of range or infeasible (K times the longest interval is below the horizon).
         DatasetError: If the dataset has another timing, or lacks an evaluated patient.
     """
     if bank is None:
@@ -179,8 +180,8 @@ def _behavior_data(
     assert not isinstance(dataset, str)
     if dataset.disease != bank.disease.name:
         raise DiseaseError(
-            f"dataset {dataset.dataset_id!r} is of {dataset.disease}, bank {bank.name!r} of {bank.disease.name}; name a "
-            "dataset of the same disease"
+            f"dataset {dataset.dataset_id!r} is of {dataset.disease}, bank {bank.name!r} of {bank.disease.name}; "
+            "name a dataset of the same disease"
         )
     if dataset.timing != bound.timing:
         raise DatasetError(
@@ -223,7 +224,11 @@ def _world_result(
         found = {"policy": scores.distances, "behavior": [support.own("all", p) for p in patients]}
         values = {name: np.concatenate(parts) for name, parts in found.items()}
         distribution = {
-            name: {"count": len(v), "mean": float(v.mean()), "quantiles": _rounded(np.percentile(v, range(101))).tolist()}
+            name: {
+                "count": len(v),
+                "mean": float(v.mean()),
+                "quantiles": _rounded(np.percentile(v, range(101))).tolist(),
+            }
             for name, v in values.items()
             if len(v)
         }

@@ -82,7 +82,8 @@ def metrics_of(disease: Disease) -> dict[str, Metric]:
         "safe_hourly": (
             "Safe",
             "%",
-            f"share of times after {process.settled:g} {process.unit} with {cost.component} {side} {cost.limit:g} {unit}",
+            f"share of times after {process.settled:g} {process.unit} with {cost.component} {side} {cost.limit:g} "
+            f"{unit}",
         ),
         "safe_path": (f"Safe, {process.fine:g} {process.unit} grid", "%", "the same on the fine grid"),
     }
@@ -123,8 +124,8 @@ def interval_metrics(dt: Array, valid: NDArray[np.bool_]) -> dict[str, Array]:
         valid: (P, B, K) bool; the valid decisions of an episode come first.
 
     Returns:
-        `decisions_used`, `first_interval`, `last_interval` of shape (P, B), and `dt_q05` ... `dt_q95` of shape (P,): the
-        quantiles are over all decisions of a patient, so an episode with many short intervals weighs more.
+        `decisions_used`, `first_interval`, `last_interval` of shape (P, B), and `dt_q05` ... `dt_q95` of shape (P,):
+        the quantiles are over all decisions of a patient, so an episode with many short intervals weighs more.
     """
     count = valid.sum(axis=-1)
     last = np.take_along_axis(dt, np.maximum(count - 1, 0)[..., None], axis=-1)[..., 0]

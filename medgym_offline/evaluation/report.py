@@ -27,6 +27,10 @@ from medgym_offline.reports import INK, Details, Facts, Figure, Legend, Page, Se
 
 __all__ = ["evaluation_page", "write_report"]
 
+_GAIN = (
+    "Gain over the policy named second, in per cent of its mean severity. Positive: the policy named first is better."
+)
+
 
 def write_report(
     evaluations: Mapping[str, Evaluation],
@@ -71,18 +75,19 @@ def evaluation_page(evaluations: Mapping[str, Evaluation], title: str = "Evaluat
     support = draw.support_figure(evaluations, styles)
     items = [(name, style.color, style.dash, style.width) for name, style in styles.items()]
     items += [("the behavior data's other half (support only)", INK, (), 6.0)] if support else []
-    gains = gain_table(by_world)
+    gains, notes = gain_table(by_world), sorted({n for e in evaluations.values() for n in e.notes})
     individual = [c for kind, c in by_world[worlds[0]] if kind == "PopInd"]
     columns = {w: {n: e.worlds[w] for n, e in evaluations.items()} for w in worlds}
     tables = [metric_table(columns[w], first.definitions, f"Every metric, {w} world") for w in worlds]
     return Page(
         title,
         (
-            Section("Results", *sorted({n for e in evaluations.values() for n in e.notes}), comparison_table(evaluations)),
+            Section("Results", *notes, comparison_table(evaluations)),
             Section(
                 "Paired comparisons",
-                *(["Gain over the policy named second, in per cent of its mean severity. Positive: the policy named "
-                "first is better.", gains, *map(Warn, disagreements(by_world))] if gains else []),
+                _GAIN if gains else None,
+                gains,
+                *map(Warn, disagreements(by_world)),
             ),
             Section(
                 "Over time, and away from the data",
@@ -92,13 +97,14 @@ def evaluation_page(evaluations: Mapping[str, Evaluation], title: str = "Evaluat
                 draw.support_parts_figure(evaluations, styles),
                 draw.support_time_figure(evaluations, styles),
                 draw.support_time_figure(evaluations, styles, "percentile"),
-                Details("The curves as tables", [curve_table(evaluations, key, label) for key, label in curves.items()]),
+                Details("The curves as tables", [curve_table(evaluations, *curve) for curve in curves.items()]),
             ),
             _subgroups(evaluations, worlds[0], styles, severity),
             Section(
                 "Patient by patient: Ind against Pop",
-                *([f"One dot per patient, {worlds[0]} world. Below the diagonal the individual policy is better."]
-                if individual else []),
+                f"One dot per patient, {worlds[0]} world. Below the diagonal the individual policy is better."
+                if individual
+                else None,
                 *(draw.pair_figure(c, styles[c.method], severity) for c in individual),
             ),
             Section("All metrics", *(Details(t.caption, [t], opened=t is tables[0]) for t in tables)),
@@ -111,7 +117,7 @@ def evaluation_page(evaluations: Mapping[str, Evaluation], title: str = "Evaluat
             ),
         ),
         _lead(first, worlds, len(evaluations)),
-    )  # fmt: skip
+    )
 
 
 def _subgroups(evaluations: Mapping[str, Evaluation], world: str, styles: draw.Styles, label: str) -> Section:

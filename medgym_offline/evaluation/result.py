@@ -38,8 +38,8 @@ class WorldResult:
         metrics: Mean over patients of each metric, and `*_iqm`, `*_worst_decile` of the headline ones.
         intervals: Bootstrap interval of each metric.
         per_patient: Columns of equal length: `patient` (ids) and every metric, mean over the patient's episodes.
-        curves: `times`, and for `severity` and `monitored` mean, q10, q50, q90 over patients of the patients' mean curves.
-        support: Distribution of support distances (quantiles, histogram counts, behavior's own); empty if not asked.
+        curves: `times`, and for `severity` and `monitored` mean, q10, q50, q90 over patients of their mean curves.
+        support: Distribution of support distances (quantiles; the behavior's own); empty if not asked.
         subgroups: One row per subgroup (`medgym_offline.evaluation.subgroups`).
     """
 
@@ -144,7 +144,9 @@ class Evaluation:
 
         seed = (self.policy.get("provenance") or {}).get("seed")
         frames = [
-            pl.DataFrame({"patient": w.per_patient["patient"].tolist(), "world": world, "metric": name, "value": values})
+            pl.DataFrame(
+                {"patient": w.per_patient["patient"].tolist(), "world": world, "metric": name, "value": values}
+            )
             for world, w in self.worlds.items()
             for name, values in w.per_patient.items()
             if name != "patient"
@@ -208,7 +210,7 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, source: str | Path) -> Evaluation:
-        """Read an evaluation from JSON text, or from the path of a file of :meth:`save` or :meth:`write`, or its folder.
+        """Read an evaluation from JSON text, from a file of :meth:`save` or :meth:`write`, or from the latter's folder.
 
         Raises:
             ProtocolError: It is not an evaluation, or its table is missing or another.

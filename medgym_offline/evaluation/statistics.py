@@ -205,7 +205,7 @@ def _blocks(settings: Bootstrap, width: int) -> list[int]:
 
 
 def _intervals(scores: list[Array], statistics: Sequence[Callable[..., Array]], settings: Bootstrap) -> list[Interval]:
-    """Percentile intervals of `statistics` of resampled per-patient means, (R, P) per method, the same patients in all."""
+    """Intervals of `statistics` of resampled per-patient means: (R, P) per method, the same patients in all."""
     rng = np.random.default_rng(settings.seed)
     patients = scores[0].shape[1]
     draws = []

@@ -151,9 +151,7 @@ class SupportReference:
         query = np.concatenate([np.asarray(observations, np.float64), np.asarray(actions, np.float64)], axis=1)
         near, (mean, deviation), cut = self.reference[patient], self.scale[patient], self.observation_dim
         columns = {"all": slice(None), "states": slice(cut), "actions": slice(cut, None)}
-        return {
-            part: support_distance(near[:, c], query[:, c], (mean[c], deviation[c])) for part, c in columns.items()
-        }
+        return {part: support_distance(near[:, c], query[:, c], (mean[c], deviation[c])) for part, c in columns.items()}
 
     def own(self, part: str, patient: str) -> Array:
         """The behavior's own distances (m,), of its other half, of one patient for one of :data:`PARTS`."""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "changes", "comparison_table", "curve_table", "disagreements", "evaluation_table", "gain_table", "metric_label", "metric_table",
-    "plain", "print_evaluations", "provenance_table", "shared_worlds", "subgroup_table",
+    "changes", "comparison_table", "curve_table", "disagreements", "evaluation_table", "gain_table", "metric_label",
+    "metric_table", "plain", "print_evaluations", "provenance_table", "shared_worlds", "subgroup_table",
 ]  # fmt: skip
 
 _HEADLINE = (
@@ -42,7 +42,11 @@ def metric_label(definitions: Mapping[str, Metric], name: str) -> str:
 def _estimate(result: WorldResult, definitions: Mapping[str, Metric], name: str) -> Estimate | None:
     if name not in result.metrics:
         return None
-    return Estimate(result.metrics[name], *result.intervals[name], digits=_definition(definitions, name)[0].digits)
+    return _between(result.metrics[name], result.intervals[name], _definition(definitions, name)[0].digits)
+
+
+def _between(value: float, interval: Sequence[float | None], digits: int, signed: bool = False) -> Estimate:
+    return Estimate(value, interval[0], interval[1], digits, signed=signed)
 
 
 def shared_worlds(evaluations: Evaluations) -> list[str]:
@@ -56,7 +60,7 @@ def _ordered(evaluations: Evaluations, world: str) -> list[tuple[str, Evaluation
 
 
 def comparison_table(evaluations: Evaluations, headline: Sequence[str] = _HEADLINE) -> Table:
-    """Several policies: a row each, best first; mean severity in every world, the other `headline` metrics in the first."""
+    """Several policies: a row each, best first; mean severity in every world, the `headline` metrics in the first."""
     worlds, definitions = shared_worlds(evaluations), next(iter(evaluations.values())).definitions
     names = [n for n in headline if any(n in e.worlds[worlds[0]].metrics for e in evaluations.values())]
     severity = metric_label(definitions, "severity_mean")
@@ -70,7 +74,11 @@ def comparison_table(evaluations: Evaluations, headline: Sequence[str] = _HEADLI
         for name, e in evaluations.items()
     ]
     caption = f"Mean over patients with its interval, best first; {worlds[0]} world unless a column says otherwise"
-    notes = ["", *(definitions["severity_mean"].definition for _ in worlds), *(definitions[n].definition for n in names)]
+    notes = [
+        "",
+        *(definitions["severity_mean"].definition for _ in worlds),
+        *(definitions[n].definition for n in names),
+    ]
     return Table(caption, heads, rows, order=1, bars=True, notes=notes)
 
 
@@ -100,8 +108,9 @@ def gain_table(by_world: Mapping[str, Sequence[tuple[str, Comparison]]]) -> Tabl
     rows: list[list[Cell]] = []
     for row in zip(*by_world.values()):
         found, first = [c for _, c in row], row[0][1]
-        gains = [Estimate(c.percent, *c.percent_interval, digits=1, signed=True) for c in found]
-        chance = Estimate(100 * first.probability, *(100 * p for p in first.probability_interval), digits=0)
+        gains = [_between(c.percent, c.percent_interval, 1, True) for c in found]
+        low, high = first.probability_interval
+        chance = _between(100 * first.probability, (100 * low, 100 * high), 0)
         shares = [f"{100 * c.share:.0f}" for c in found]
         rows.append([f"{first.method} over {first.reference}", *gains, *shares, chance])
     heads = ["Comparison", *(f"Gain %, {w}" for w in by_world), *(f"Better in %, {w}" for w in by_world)]
@@ -132,7 +141,8 @@ def subgroup_table(evaluations: Evaluations, world: str) -> Table | None:
     for name, e in order:
         for row in e.worlds[world].subgroups:
             cells = groups.setdefault((row["by"], row["group"], row["patients"]), {})
-            cells[name] = Estimate(*row["severity_mean"], digits=digits)
+            value, *interval = row["severity_mean"]
+            cells[name] = _between(value, interval, digits)
     names = [name for name, _ in order]
     rows = [[f"{by}: {group}", count, *map(cells.get, names)] for (by, group, count), cells in groups.items()]
     caption = f"{metric_label(definitions, 'severity_mean')} by what is known at the start, {world} world"
@@ -189,7 +199,9 @@ def print_evaluations(evaluations: Evaluation | Evaluations, console: Console | 
             print_table(table, out, intervals=1)
         warnings = disagreements(by_world)
     confidence = 100 * first.protocol["bootstrap"]["confidence"]
-    lines = [f"{first.protocol['name']} {first.protocol_hash[:12]}, {confidence:.0f} % bootstrap intervals over patients"]
+    lines = [
+        f"{first.protocol['name']} {first.protocol_hash[:12]}, {confidence:.0f} % bootstrap intervals over patients"
+    ]
     lines += [f"Deviates: {text}" for text in [changes(first)] if text] + [f"Note: {note}" for note in first.notes]
     for line in lines:
         out.print(line, highlight=False, markup=False)

@@ -11,7 +11,19 @@ import torch
 
 from medgym_offline.envs.process import DecisionProcess
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
-from medgym_offline.reports import INK, MUTED, SERIES, Cell, Estimate, Figure, Page, Section, Table, draw_figure, write_page
+from medgym_offline.reports import (
+    INK,
+    MUTED,
+    SERIES,
+    Cell,
+    Estimate,
+    Figure,
+    Page,
+    Section,
+    Table,
+    draw_figure,
+    write_page,
+)
 
 if TYPE_CHECKING:
     from medgym_offline.online.runs import BehaviorRun
@@ -129,8 +141,8 @@ def training_page(run: BehaviorRun) -> Page:
     bank = run.bank
     lead = (
         f"{len(bank)} patients, bank {bank.content_hash[:12]}, recipe {run.recipe.content_hash[:12]}, seed "
-        f"{run.recipe.seed}. Curves: median over patients; bands: 25 to 75 % and 5 to 95 %. Returns in training are those "
-        "of the stochastic policy."
+        f"{run.recipe.seed}. Curves: median over patients; bands: 25 to 75 % and 5 to 95 %. Returns in training are "
+        "those of the stochastic policy."
     )
     sections = [_section(run, scope, timing) for scope, timing in sorted(run.results)]
     return Page(f"Training of {bank.name}", (*sections, _early_section(run)), lead)

@@ -22,7 +22,18 @@ from medgym_offline.reports.blocks import (
     Table,
     Warn,
 )
-from medgym_offline.reports.figures import COLORS, INK, LINE, MUTED, SERIES, can_draw, draw_figure, draw_png, style, write_svg
+from medgym_offline.reports.figures import (
+    COLORS,
+    INK,
+    LINE,
+    MUTED,
+    SERIES,
+    can_draw,
+    draw_figure,
+    draw_png,
+    style,
+    write_svg,
+)
 from medgym_offline.reports.page import page_html, write_page
 from medgym_offline.reports.text import markdown, print_table
 

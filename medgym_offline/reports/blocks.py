@@ -74,7 +74,7 @@ class Table:
     Attributes:
         caption: What is shown, in which unit.
         heads: One per column.
-        rows: Each as long as `heads`.
+        rows: Of cells (:data:`Cell`), each as long as `heads`.
         order: Column to sort by, best first; None keeps the order given.
         better: -1 if lower is better in that column, 1 if higher.
         bars: Draw the intervals in the cells, each column on its own scale.
@@ -83,7 +83,7 @@ class Table:
 
     caption: str
     heads: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[Any]]
     order: int | None = None
     better: int = -1
     bars: bool = False

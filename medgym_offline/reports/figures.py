@@ -56,6 +56,7 @@ def style(salt: str = "") -> Iterator[None]:
     """
     try:
         import matplotlib
+        from cycler import cycler
     except ImportError:
         raise MissingExtraError.of("matplotlib", "report", "figures") from None
     settings: dict[Any, Any] = {
@@ -71,7 +72,7 @@ def style(salt: str = "") -> Iterator[None]:
         "axes.spines.right": False,
         "axes.titlelocation": "left",
         "axes.titlesize": 10.5,
-        "axes.prop_cycle": matplotlib.cycler(color=SERIES),
+        "axes.prop_cycle": cycler(color=SERIES),
         "legend.frameon": False,
         "xtick.color": MUTED,
         "ytick.color": MUTED,
@@ -122,14 +123,16 @@ def draw_figure(
     return Figure(title, re.sub(r"\n\s*", "\n", text).strip(), description, caption)
 
 
-def draw_png(path: str | Path, draw: Callable[[Canvas], None], size: tuple[float, float] = SIZE, dpi: int = 110) -> None:
+def draw_png(
+    path: str | Path, draw: Callable[[Canvas], None], size: tuple[float, float] = SIZE, dpi: int = 110
+) -> None:
     """Write `draw(figure)` to `path` as PNG on white, atomically; the same bytes each time.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
     with style(), atomic_path(path) as temporary:
-        _canvas(draw, size).savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
+        _canvas(draw, size).savefig(temporary, format="png", dpi=110, metadata={"Software": None})
 
 
 def write_svg(path: str | Path, figure: Figure) -> None:

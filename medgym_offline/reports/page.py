@@ -32,7 +32,8 @@ def page_html(page: Page) -> str:
     names = [re.sub(r"[^a-z0-9]+", "-", s.heading.lower()).strip("-") for s in sections]
     links = "".join(f'<li><a href="#{n}">{_text(s.heading)}</a></li>' for n, s in zip(names, sections))
     body = "".join(
-        f'<section><h2 id="{n}">{_text(s.heading)}</h2>\n{_blocks(s.blocks)}</section>\n' for n, s in zip(names, sections)
+        f'<section><h2 id="{n}">{_text(s.heading)}</h2>\n{_blocks(s.blocks)}</section>\n'
+        for n, s in zip(names, sections)
     )
     missing = '<div role="img"></div>' in body
     lead = page.lead + (" Figures are left out: matplotlib is not installed (extra report)." if missing else "")
@@ -90,7 +91,9 @@ def _line(name: str, color: str, dash: Sequence[float], width: float) -> str:
 
 
 def _is_number(cell: Cell) -> bool:
-    return not isinstance(cell, str | Link | Warn) or cell == "" or isinstance(cell, str) and cell[0] in "0123456789-+.<"
+    return (
+        not isinstance(cell, str | Link | Warn) or cell == "" or (isinstance(cell, str) and cell[0] in "0123456789-+.<")
+    )
 
 
 def _table(table: Table) -> str:
@@ -99,7 +102,7 @@ def _table(table: Table) -> str:
     spans = [_span(column) if table.bars else None for column in columns]
     notes = table.notes or [""] * len(table.heads)
     head = "".join(
-        f'<th scope="col"{" class=text" * is_prose}{f" title={chr(34)}{html.escape(n)}{chr(34)}" if n else ""}>{_text(h)}</th>'
+        f'<th scope="col" class="{"text" if is_prose else "number"}" title="{html.escape(n)}">{_text(h)}</th>'
         for h, is_prose, n in zip(table.heads, prose, notes)
     )
     body = "".join(

@@ -19,7 +19,15 @@ def _words(cell: Cell) -> str:
         return f"{cell.text} [{interval}]" if interval else cell.text
     if isinstance(cell, Link | Warn):
         return cell.text
-    return "-" if cell is None else f"{cell:g}" if isinstance(cell, float) else cell if isinstance(cell, str) else str(cell)
+    return (
+        "-"
+        if cell is None
+        else f"{cell:g}"
+        if isinstance(cell, float)
+        else cell
+        if isinstance(cell, str)
+        else str(cell)
+    )
 
 
 def print_table(table: Table, console: Console | None = None, intervals: int = 99) -> None:
@@ -32,7 +40,9 @@ def print_table(table: Table, console: Console | None = None, intervals: int = 9
         [cell.text if n > intervals and isinstance(cell, Estimate) else _words(cell) for n, cell in enumerate(row)]
         for row in table.rows
     ]
-    shown = RichTable(title=Text(table.caption, style="bold"), title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = RichTable(
+        title=Text(table.caption, style="bold"), title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     for n, head in enumerate(table.heads):
         numeric = n > 0 and all(row[n][:1] in "0123456789-+." for row in rows if row[n])
         shown.add_column(Text(head), justify="right" if numeric else "left", overflow="fold")

@@ -83,7 +83,12 @@ def responses(treatment: Treatment, times: np.ndarray, curves: np.ndarray, disea
 
 
 def rollout(
-    patient: str, observed: np.ndarray, unseen: np.ndarray, paths: Mapping[str, np.ndarray], disease: Disease, caption: str
+    patient: str,
+    observed: np.ndarray,
+    unseen: np.ndarray,
+    paths: Mapping[str, np.ndarray],
+    disease: Disease,
+    caption: str,
 ) -> Figure:
     """One patient's record and the free rollouts, physical units.
 
@@ -103,14 +108,16 @@ def rollout(
                 path = paths[name][:, j]
                 axes.plot(times[: len(path)], path, color=color, linewidth=1.6, linestyle=dash, label=name.capitalize())
             for chosen, fill, name in ((~unseen, INK, "fitted to"), (unseen, "none", "held out")):
-                dots = {"facecolors": fill, "edgecolors": INK, "linewidths": 0.7, "label": name}
+                dots: dict[str, Any] = {"facecolors": fill, "edgecolors": INK, "linewidths": 0.7, "label": name}
                 axes.scatter(times[chosen], observed[chosen, j], s=9, **dots)
             axes.set(xticks=(0, horizon / 2, horizon), xlim=(-0.02 * horizon, 1.01 * horizon))
         canvas.supxlabel(f"Time ({disease.process.unit})", fontsize=10.5)
         _legend(canvas, 4)
 
     counts = ", ".join(f"{np.isfinite(observed[:, j]).sum()} of {label(v)}" for j, v in enumerate(disease.variables))
-    description = f"Individual (solid) and population (dashed) rollouts from the first state, observations as dots ({counts})."
+    description = (
+        f"Individual (solid) and population (dashed) rollouts from the first state, observations as dots ({counts})."
+    )
     return draw_figure(f"Patient {patient}", draw, description, (5.0, _height(disease) + 0.2), caption)
 
 
@@ -127,7 +134,9 @@ def gains(groups: Mapping[str, Sequence[float]]) -> Figure:
 
     described = "; ".join(f"{n}: median {np.median(v):.1f} %, largest {max(v):.1f} %" for n, v in groups.items())
     caption = "Each curve is sorted by itself. Own world, no noise."
-    return draw_figure("What schedules could gain", draw, f"Sorted gains per patient. {described}.", (5.0, 3.6), caption)
+    return draw_figure(
+        "What schedules could gain", draw, f"Sorted gains per patient. {described}.", (5.0, 3.6), caption
+    )
 
 
 def _height(disease: Disease) -> float:

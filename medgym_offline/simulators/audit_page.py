@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,18 +35,13 @@ def _pair(pair: Sequence[float]) -> str:
     return f"{pair[0]:.3f} / {pair[1]:.3f}"
 
 
-def _per_world(facts: Facts, caption: str, lines: Iterable[tuple[str, Callable[[Facts], Cell]]]) -> Table:
-    """A row per line, a column per world."""
-    rows = [[words, *(of(world) for world in facts["worlds"].values())] for words, of in lines]
-    return Table(caption, ["", *facts["worlds"]], rows)
-
-
 def _verdict(facts: Facts) -> list[Block]:
-    hard: list[list[Cell]] = [[c["check"], "passed" if c["passed"] else Warn("FAILED"), c["found"]] for c in facts["hard_checks"]]
-    aims: list[list[Cell]] = [[c["goal"], "met" if c["met"] else Warn("missed"), c["found"]] for c in facts["goals"]]
+    checks, aims = facts["hard_checks"], facts["goals"]
+    hard = [[c["check"], "passed" if c["passed"] else Warn("FAILED"), c["found"]] for c in checks]
+    soft = [[c["goal"], "met" if c["met"] else Warn("missed"), c["found"]] for c in aims]
     return [
         Table("Hard checks, world own", ("Check", "", "Found"), hard),
-        Table("Goals: what a bank aims for, and may miss", ("Goal", "", "Found"), aims),
+        Table("Goals: what a bank aims for, and may miss", ("Goal", "", "Found"), soft),
     ]
 
 
@@ -76,37 +72,32 @@ def _map(facts: Facts, names: list[str], unit: str) -> list[Block]:
 
 def _constants(facts: Facts, disease: Disease) -> list[Block]:
     worlds, process, cost = facts["worlds"], disease.process, disease.cost
-    found = {name: w["constant_policies"] for name, w in worlds.items()}
-    tables = {name: c["table"] for name, c in found.items()}
+    found = [w["constant_policies"] for w in worlds.values()]
+    tables = {name: c["table"] for name, c in zip(worlds, found)}
     rows: list[list[Cell]] = []
     for policy in max((list(t) for t in tables.values()), key=len):
-        row: list[Cell] = [policy]
-        for table in tables.values():
-            known = table.get(policy)
-            row += [None, None] if known is None else [Estimate(known["severity"]), _percent(known["safe"])]
-        rows.append(row)
+        known = [table.get(policy) for table in tables.values()]
+        pairs = [(None, None) if k is None else (Estimate(k["severity"]), _percent(k["safe"])) for k in known]
+        rows.append([policy, *itertools.chain(*pairs)])
     heads = ["Treatment", *(f"{w}: {k}" for w in worlds for k in ("severity", "safe"))]
-    caption = f"Constant treatments over {process.horizon:g} {process.unit}: mean {disease.severity.label}, and share of "
-    caption += f"times after {process.settled:g} {process.unit} with {cost.component} on the safe side of {cost.limit:g}"
-
-    def of(read: Callable[[Facts], Cell]) -> Callable[[Facts], Cell]:
-        return lambda world: read(world["constant_policies"])
-
-    lines: list[tuple[str, Callable[[Facts], Cell]]] = [
-        ("gain of the patient's over the cohort's best", of(lambda c: f"{100 * c['gain']:.1f} %")),
-        ("bests at corners", of(lambda c: f"{100 * c['corners']:.1f} %")),
-        ("different bests", of(lambda c: c["distinct"])),
+    caption = f"Constant treatments over {process.horizon:g} {process.unit}: mean {disease.severity.label}, share of "
+    caption += f"times after {process.settled:g} {process.unit} with {cost.component} safe (limit {cost.limit:g})"
+    lines: list[list[Cell]] = [
+        ["gain of the patient's over the cohort's best", *(f"{100 * c['gain']:.1f} %" for c in found)],
+        ["bests at corners", *(f"{100 * c['corners']:.1f} %" for c in found)],
+        ["different bests", *(c["distinct"] for c in found)],
     ]
     if disease.needed:
-        treated = "{} (of {} given it)".format
-        lines.append((f"best {disease.needed} above 0, patients", of(lambda c: c["needed_best"])))
-        lines.append(("of them given it by clinicians", of(lambda c: treated(*c["needed_best_treated"]))))
+        given = [c["needed_best_treated"] for c in found]
+        lines.append([f"best {disease.needed} above 0, patients", *(c["needed_best"] for c in found)])
+        lines.append(["of them given it by clinicians", *(f"{a} (of {b} given it)" for a, b in given)])
     for q in ("median", "mean", "p90"):
-        lines.append((f"regret of another patient's best, {q}", of(lambda c, q=q: Estimate(c["wrong_patient_regret"][q]))))
+        regrets = [Estimate(c["wrong_patient_regret"][q]) for c in found]
+        lines.append([f"regret of another patient's best, {q}", *regrets])
     return [
         draw.bars(tables, disease),
         Table(caption, heads, rows),
-        _per_world(facts, "Do treatments matter, and whose?", lines),
+        Table("Do treatments matter, and whose?", ["", *worlds], lines),
     ]
 
 
@@ -134,30 +125,25 @@ def _effects(facts: Facts, bank: SimulatorBank) -> list[Block]:
 
 
 def _bounds(facts: Facts, disease: Disease) -> list[Block]:
-    process, names = disease.process, [draw.label(c) for c in disease.components]
-    stuck = [(f"stuck: {n}", lambda w, v=v: _percent(w["bounded"][v])) for n, v in zip(names, disease.state_names)]
-    rows = [
-        [f"{name}, {h} {process.unit}", _number(f["mean_difference"]), *(f"{a:.3f}, {b:.3f}" for a, b in f["spread"].values())]
-        for name, w in facts["worlds"].items()
+    process, worlds, names = disease.process, facts["worlds"], [draw.label(c) for c in disease.components]
+    found, heads = list(worlds.values()), ["", *worlds]
+    bounds: list[list[Cell]] = [
+        ["every state finite", *("yes" if w["bounded"]["finite"] == 1 else Warn("NO") for w in found)],
+        *([f"stuck: {n}", *(_percent(w["bounded"][v]) for w in found)] for n, v in zip(names, disease.state_names)),
+        ["states where like patients are pushed apart", *(_percent(w["unstable"]) for w in found)],
+    ]
+    noise = [[name, *(_number(w["noise"][j]) for w in found)] for j, name in enumerate(names)]
+    halves = [
+        [f"{name}, {h} {process.unit}", _number(f["mean_difference"]), *map(_pair, f["spread"].values())]
+        for name, w in worlds.items()
         for h, f in w["noise_partition"].items()
     ]
-    heads = ["World, interval", "Means differ by", *map(draw.label, disease.variables)]
+    seen = ["World, interval", "Means differ by", *map(draw.label, disease.variables)]
+    stuck = f"Stuck at a bound after {process.horizon:g} {process.unit} of random, zero and maximal treatment alike"
     return [
-        _per_world(
-            facts,
-            f"Patients stuck at a bound after {process.horizon:g} {process.unit} of random, zero and maximal treatment alike",
-            [
-                ("every state finite", lambda w: "yes" if w["bounded"]["finite"] == 1 else "NO"),
-                *stuck,
-                ("states where like patients are pushed apart", lambda w: _percent(w["unstable"])),
-            ],
-        ),
-        _per_world(
-            facts,
-            f"Residual noise, mean over patients (SD per square root of {process.unit})",
-            [(n, lambda w, j=j: _number(w["noise"][j])) for j, n in enumerate(names)],
-        ),
-        Table("Noise of one step, two half-steps: spread (SD, median over patients)", heads, rows),
+        Table(stuck, heads, bounds),
+        Table(f"Residual noise, mean over patients (SD per square root of {process.unit})", heads, noise),
+        Table("Noise of one step / of two half-steps: spread (SD, median over patients)", seen, halves),
     ]
 
 
@@ -186,7 +172,9 @@ def _record(facts: Facts, bank: SimulatorBank, record: Facts | None) -> list[Blo
         for model, metrics in by_model.items()
         for metric, found in metrics.items()
     ]
-    caption = "Forecasts of held-out blocks, from a variable's previous value to its next (SD): MAE, NMSE, MAE per variable"
+    caption = (
+        "Forecasts of held-out blocks, from a variable's previous value to its next (SD): MAE, NMSE, MAE per variable"
+    )
     return [
         *out,
         Table(caption, ["", "MAE", "NMSE", *labels], models),
@@ -215,7 +203,9 @@ def _ceilings(facts: Facts, unit: str) -> list[Block]:
         for key, g in summary.items()
         if " over " in key
     ]
-    caption = f"Open-loop ceilings, {found['config']['decisions']} decisions, world {found['world']}: gain over patients"
+    caption = (
+        f"Open-loop ceilings, {found['config']['decisions']} decisions, world {found['world']}: gain over patients"
+    )
     means = ", ".join(f"{n} {h:.3f}" for n, h in summary["harm"].items())
     quantiles = ", ".join(f"{q:g}" for q in summary["adaptive_hours"]["quantiles"])
     return [
@@ -244,8 +234,8 @@ def audit_page(facts: Facts, bank: SimulatorBank, record: Facts | None = None) -
         ),
         (
             "Against the record",
-            f"The own world read the even blocks ({process.block:g} {process.unit}) of every stay; errors are on the odd "
-            "ones unless they say fitted. Some patients, from the best to the worst Ind rollout.",
+            f"The own world read the even blocks ({process.block:g} {process.unit}) of every stay; errors are on the "
+            "odd ones unless they say fitted. Some patients, from the best to the worst Ind rollout.",
             _record(facts, bank, record) if "forecast" in facts else [],
         ),
         (
@@ -257,7 +247,7 @@ def audit_page(facts: Facts, bank: SimulatorBank, record: Facts | None = None) -
         ("Do treatments matter?", "", _constants(facts, disease)),
         (
             "Do schedules and timing matter?",
-            "The best found by gradient search for each patient; a policy that does not know the patient need not reach it.",
+            "The best found by gradient search for each patient; a policy that does not know it need not get there.",
             _ceilings(facts, process.unit) if "ceilings" in facts else [],
         ),
         ("Bounds and noise", "", _bounds(facts, disease)),
