@@ -40,6 +40,7 @@ class Comparison(Paired):
         metric, world: What is compared, and where.
         reference, method: Names.
         reference_mean, method_mean: Over runs and patients.
+        seeds: Training seeds of reference and method.
         label: What limits the intervals, or empty.
         per_patient: Ids, and each side's score per patient (mean over seeds).
     """
@@ -81,7 +82,7 @@ def compare(
     better = definition.better or -1 if definition else -1
     settings = Bootstrap(**references[0].protocol.get("bootstrap", {}))
     return Comparison(
-        **vars(paired_difference(a, b, better, settings)),
+        **vars(paired_difference(a, b, better, settings)) | {"seeds": (len(references), len(methods))},
         metric=metric,
         world=where,
         reference=references[0].name,

@@ -129,7 +129,7 @@ def _bounds(facts: Facts, disease: Disease) -> list[Block]:
     found, heads = list(worlds.values()), ["", *worlds]
     bounds: list[list[Cell]] = [
         ["every state finite", *("yes" if w["bounded"]["finite"] == 1 else Warn("NO") for w in found)],
-        *([f"stuck: {n}", *(_percent(w["bounded"][v]) for w in found)] for n, v in zip(names, disease.state_names)),
+        *[[f"stuck: {n}", *(_percent(w["bounded"][v]) for w in found)] for n, v in zip(names, disease.state_names)],
         ["states where like patients are pushed apart", *(_percent(w["unstable"]) for w in found)],
     ]
     noise = [[name, *(_number(w["noise"][j]) for w in found)] for j, name in enumerate(names)]
