@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from experiments.common import Row, Scores, facts, name_of
+from experiments.common import Row, Scores, facts
 from medgym_offline import SimulatorBank
 from medgym_offline.envs.process import DecisionProcess
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
@@ -65,14 +65,14 @@ def _play(bank: SimulatorBank, world: str, actor: StackedActor, row: Row, episod
     played = rollout(process, bound.act_on(here.patients, seeds), noise)
     states, treatments = dense(process, played, torch.arange(HOURS + 1.0))
     x, u = here.denormalize(states), here.denormalize_treatment(treatments)
-    courses = {"sofa": here.disease.severity(x, u)}
+    courses = {"sofa": here.disease.severity.score(x, u)}
     courses |= {v.name: x[..., i] for i, v in enumerate(here.disease.variables)}
     courses |= {v.name: u[..., i] for i, v in enumerate(here.disease.treatments)}
     means = {name: values[0].double().mean(0).numpy() for name, values in courses.items()}
     found = {f"{name}@{h}": float(course[h]) for name, course in means.items() for h in range(0, HOURS + 1, 2)}
     found |= {f"interval@{i}": float(dt) for i, dt in enumerate(played.dt[0, 0][played.valid[0, 0]])}
     found |= {f"case_{name}": float(means[name].mean()) for name in ("sofa", "lactate")}
-    return facts(bank.name, row, 0, found, name_of(world), here.patients[0])
+    return facts(bank.name, row, 0, found, world, here.patients[0])
 
 
 def case_studies(
@@ -100,5 +100,5 @@ def case_studies(
         for row in rows:
             for p in chosen:
                 error = {"model_nmse": float(errors[row.scope][bank.patients.index(p)])}
-                parts.append(facts(bank.name, row, 0, error, name_of(world), p))
+                parts.append(facts(bank.name, row, 0, error, world, p))
     return pl.concat(parts)

@@ -31,9 +31,9 @@ from medgym_offline import Evaluation, MedGymError
 from medgym_offline.files import atomic_path, read_toml, write_text
 
 __all__ = [
-    "BETTER", "HERE", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "arguments", "claims_table",
-    "cut", "digest", "estimate", "facts", "markdown_table", "name_of", "read_scores", "shown", "shown_cut", "spread",
-    "tidy", "tidy_rows", "units", "write_results",
+    "BETTER", "HERE", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "claims_table", "cut",
+    "digest", "estimate", "facts", "main", "markdown_table", "read_scores", "shown", "shown_cut", "spread",
+    "tidy", "tidy_rows", "units",
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -49,22 +49,14 @@ BETTER = {
 }  # fmt: skip
 """Metrics that are kept, with the direction that is better."""
 
-NAMES = {
-    "sofa_all": "severity_mean", "sofa_96h": "severity_end", "safe_dense": "safe_path", "first_hold": "first_interval",
-    "last_hold": "last_interval", "held-out": "crossfit", "severity": "sofa", "monitored": "lactate",
-}  # fmt: skip
-"""A name in an evaluation -> the name in the results, where they differ."""
+CURVES = {"severity": "sofa", "monitored": "lactate"}
+"""A curve of an evaluation -> its name in the results of the studies, all of which are of sepsis."""
 
 SCHEMA = {
     "data": pl.String, "method": pl.String, "scope": pl.String, "timing": pl.String, "decisions": pl.Int16,
     "seed": pl.Int16, "patient": pl.String, "world": pl.String, "metric": pl.String, "value": pl.Float64,
 }  # fmt: skip
 R = TypeVar("R", bound="Recipe")
-
-
-def name_of(name: str) -> str:
-    """The name of a metric or world in the results."""
-    return NAMES.get(name, name)
 
 
 # -- recipes -----------------------------------------------------------------------------------------------------------
@@ -95,18 +87,43 @@ class Recipe(BaseModel):
             raise MedGymError(f"{path}: {'.'.join(map(str, first['loc'])) or 'recipe'}: {first['msg']}") from None
 
 
-def arguments(description: str, recipe: str, **files: str) -> argparse.Namespace:
-    """The command line of an experiment: recipe, output, workers, tables, and `files` (name -> help) that it reads."""
+def main(
+    description: str, default: str, kind: type[R], run: Callable[..., pl.DataFrame],
+    markdown: Callable[[R, pl.DataFrame], str], **files: str,
+) -> None:  # fmt: skip
+    """The command line of an experiment: run what a recipe asks for, write NAME.parquet and NAME.md.
+
+    Args:
+        description: Help.
+        default: Recipe.
+        kind: Of the recipe.
+        run: (recipe, folder of the finished units, workers, **files) -> tidy table.
+        markdown: (recipe, tidy table) -> text.
+        files: Name of a file that `run` reads -> help.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("recipe", nargs="?", default=recipe, help="name of a recipe in experiments/, or a .toml file")
+    parser.add_argument("recipe", nargs="?", default=default, help="name of a recipe in experiments/, or a .toml file")
     parser.add_argument("--output", type=Path, help="folder for NAME.parquet, NAME.md and work/ (default: runs/NAME)")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
     parser.add_argument("--tables", action="store_true", help="only write NAME.md again, from NAME.parquet")
     for name, words in files.items():
         parser.add_argument(f"--{name}", type=Path, help=words)
-    found = parser.parse_args()
-    found.output = found.output or Path("runs") / Path(found.recipe).stem
-    return found
+    options = parser.parse_args()
+    home = options.output or Path("runs") / Path(options.recipe).stem
+    try:
+        recipe = kind.load(options.recipe)
+        path = home / f"{recipe.name}.parquet"
+        if not options.tables:
+            given = {name: getattr(options, name) for name in files}
+            if missing := [name for name, value in given.items() if value is None]:
+                parser.error(f"--{missing[0]} is needed: {files[missing[0]]}")
+            found = run(recipe, home / "work", options.workers, **given).with_columns(pl.col("value").round(6))
+            with atomic_path(path) as temporary:
+                found.unique(maintain_order=True).write_parquet(temporary, compression_level=19)
+        write_text(path.with_suffix(".md"), markdown(recipe, read_scores(path)))
+    except MedGymError as error:
+        sys.exit(f"error: {error}")
+    print(f"wrote {path} and {path.with_suffix('.md')}", file=sys.stderr)
 
 
 def spread(patients: Sequence[str], count: int) -> tuple[str, ...]:
@@ -185,18 +202,18 @@ def tidy(
     """An evaluation as tidy rows: every metric of :data:`BETTER` per patient, mean courses, support quantiles."""
     parts = []
     for world, found in evaluation.worlds.items():
-        columns = {name_of(metric): values for metric, values in found.per_patient.items()}
+        columns = dict(found.per_patient)
         patients = [str(p) for p in columns["patient"]]
         for metric in (m for m in BETTER if m in columns):
-            parts.append(tidy_rows(data, row, seed, name_of(world), metric, dict(zip(patients, columns[metric]))))
-        courses = {name_of(k): v["mean"] for k, v in found.curves.items() if isinstance(v, Mapping)}
+            parts.append(tidy_rows(data, row, seed, world, metric, dict(zip(patients, columns[metric]))))
+        courses = {CURVES[k]: v["mean"] for k, v in found.curves.items() if isinstance(v, Mapping)}
         single = {f"{name}@{h}": float(course[h]) for name, course in courses.items() for h in hours if h < len(course)}
         if found.support:
             single |= _quantiles(found.support["policy"]["quantiles"])
             if "behavior" in found.support:
                 own = _quantiles(found.support["behavior"]["quantiles"])
-                parts.append(facts(data, Row("data", "data", row.timing, row.decisions), 0, own, name_of(world)))
-        parts.append(facts(data, row, seed, single, name_of(world)))
+                parts.append(facts(data, Row("data", "data", row.timing, row.decisions), 0, own, world))
+        parts.append(facts(data, row, seed, single, world))
     return pl.concat(parts)
 
 
@@ -214,18 +231,6 @@ def read_scores(path: str | Path) -> pl.DataFrame:
         return pl.read_parquet(path).cast(SCHEMA)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise MedGymError(f"{path}: cannot read scores ({error}); run the experiment first") from None
-
-
-def write_results(frame: pl.DataFrame | None, markdown: Callable[[pl.DataFrame], str], output: Path, name: str) -> None:
-    """Write NAME.parquet (unless `frame` is None: then it is read) and NAME.md below `output`."""
-    path = output / f"{name}.parquet"
-    if frame is not None:
-        with atomic_path(path) as temporary:
-            frame.with_columns(pl.col("value").round(6)).unique(maintain_order=True).write_parquet(
-                temporary, compression="zstd", compression_level=19
-            )
-    write_text(output / f"{name}.md", markdown(read_scores(path)))
-    print(f"wrote {path} and {output / name}.md", file=sys.stderr)
 
 
 # -- statistics --------------------------------------------------------------------------------------------------------

@@ -33,28 +33,26 @@ from experiments.common import (
     Recipe,
     Row,
     Scores,
-    arguments,
     digest,
     facts,
+    main,
     markdown_table,
     shown,
     tidy_rows,
     units,
-    write_results,
 )  # fmt: skip
 from medgym_offline.cohorts import Cohort, select_stays
+from medgym_offline.diseases.sepsis import DISEASE
+from medgym_offline.diseases.sepsis.field import FieldParameters
+from medgym_offline.diseases.sepsis.model import MODEL
 from medgym_offline.errors import BankError
 from medgym_offline.seeds import derive_seed
-from medgym_offline.sepsis import SEPSIS
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, read_recipe
-from medgym_offline.simulators.data import HORIZON, FitData, fit_data
-from medgym_offline.simulators.field import FieldParameters
+from medgym_offline.simulators.data import FitData, fit_data
 from medgym_offline.simulators.fit import FittedField, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
-from medgym_offline.simulators.needs import estimate_need, shock_course
 from medgym_offline.simulators.noise import one_step_residuals
-from medgym_offline.simulators.prior import draw_response, draw_threshold
 
 __all__ = ["PoolingRecipe", "Split", "before", "markdown", "run", "score"]
 
@@ -86,8 +84,8 @@ class PoolingRecipe(Recipe):
     def settings(self) -> BankRecipe:
         """The bank's recipe."""
         found = read_recipe(self.bank_recipe)
-        prior = replace(found.need_prior, hours=self.need_hours) if self.need_hours else found.need_prior
-        return replace(found, need_prior=prior)
+        prior = replace(found.prior, hours=self.need_hours) if self.need_hours else found.prior
+        return replace(found, prior=prior)
 
 
 def before(data: FitData, end: np.ndarray) -> FitData:
@@ -120,18 +118,17 @@ class Split:
         cut = [np.maximum(np.floor(data.length * q / 4).astype(np.int64), 1) for q in (quarters, quarters + 1)]
         return cls(data, before(data, cut[0]), cut[0] - 1, cut[1], settings, hours)
 
-    def draws(self, root: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def given(self, root: int) -> dict[str, np.ndarray]:
         """Needs, responses and thresholds of the patients."""
         hours, made = np.arange(self.data.u.shape[1])[None] <= self.begin[:, None], self.settings
-        need = estimate_need(self.training, hours, made.physics, root, made.need_prior, made.fit.recency)
-        return need, draw_response(root, self.data.patients), draw_threshold(root, self.data.patients)
+        return MODEL.given(self.training, hours, made.physics, made.prior, root, made.fit.recency)
 
     def _bank(self, params: FieldParameters) -> SimulatorBank:
         nothing = torch.zeros(len(self.data.patients), 8)
         return SimulatorBank(
             name="study", patients=self.data.patients, scales=self.data.scales, physics=self.settings.physics,
             worlds={"own": World(params, nothing, nothing)}, population=None, trunk=None,
-            clinician=torch.from_numpy(self.data.u), disease=SEPSIS,
+            clinician=torch.from_numpy(self.data.u), disease=DISEASE,
         )  # fmt: skip
 
     def scored(self, forecast: str) -> np.ndarray:
@@ -144,14 +141,14 @@ class Split:
 
     def ahead(self, params: FieldParameters) -> np.ndarray:
         """Errors (P, T, 6) of the forecast from the last hour fitted to."""
-        shock = shock_course(self.settings.physics, params.need.numpy(), self.data.u)
+        hidden = MODEL.hidden_course(self.settings.physics, MODEL.given_of(params), self.data.u)
         known = replace(self.data, start=self.training.start)
-        return self.data.values - forecast_ahead(self._bank(params), known, shock, self.begin, self.hours)
+        return self.data.values - forecast_ahead(self._bank(params), known, hidden, self.begin, self.hours)
 
     def step(self, params: FieldParameters) -> tuple[np.ndarray, np.ndarray]:
         """Errors (P, T, 6) and gaps of the forecasts from each variable's previous observation."""
-        shock = shock_course(self.settings.physics, params.need.numpy(), self.data.u)
-        error, gap, _ = one_step_residuals(self._bank(params), _causal(self.data), shock)
+        hidden = MODEL.hidden_course(self.settings.physics, MODEL.given_of(params), self.data.u)
+        error, gap, _ = one_step_residuals(self._bank(params), _causal(self.data), hidden)
         return error, gap.astype(int)
 
     def baselines(self, gap: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
@@ -174,22 +171,22 @@ def _rows(params: FieldParameters, first: int, count: int, total: int) -> FieldP
 
 def _population(fit: FittedField, patients: int) -> FieldParameters:
     """The shared field with the cohort's mean need, response and threshold, as in a bank, once per patient."""
-    average = {n: getattr(fit.params, n).mean(0, keepdim=True) for n in ("need", "response", "threshold")}
-    shared = replace(fit.params, **average)
+    assert isinstance(fit.params, FieldParameters)
+    shared = MODEL.average(fit.params, "mean")
     return replace(shared, **{n: t.expand(patients, *t.shape[1:]) for n, t in shared.tensors().items()})
 
 
 def _measures(error: np.ndarray, used: np.ndarray) -> dict[str, float]:
     found = compare({"one": error}, used)["models"]["one"]
-    names = [f"mae {v.name}" for v in SEPSIS.variables]
+    names = [f"mae {v.name}" for v in DISEASE.variables]
     return {"mae": found["mae_mean"], "nmse": found["nmse_mean"], **dict(zip(names, found["mae"]))}
 
 
 def _choose(split: Split, root: int, seed: int, recipe: PoolingRecipe) -> pl.DataFrame:
     """Errors on the third quarter of every strength and stop, of scratch at every stop, and of Pop."""
     made, patients, tried = split.settings, len(split.data.patients), len(recipe.strengths)
-    draws, fit, used = split.draws(root), replace(made.fit, seed=derive_seed(root, "fit")), split.scored("ahead")
-    population = fit_population(split.training, *draws, made.physics, fit, False)
+    given, fit, used = split.given(root), replace(made.fit, seed=derive_seed(root, "fit")), split.scored("ahead")
+    population = fit_population(split.training, given, made.physics, fit, False)
     parts: list[pl.DataFrame] = []
 
     def look(model: str, strength: float | None, stop: int, params: FieldParameters) -> None:
@@ -204,12 +201,12 @@ def _choose(split: Split, root: int, seed: int, recipe: PoolingRecipe) -> pl.Dat
     stack = split.training
     for _ in recipe.strengths[1:]:
         stack = stack.stack(split.training)
-    need, response, threshold = (np.concatenate([d] * tried) for d in draws)
+    stacked = {name: np.concatenate([array] * tried) for name, array in given.items()}
     fit_individuals(
-        stack, population, need, response, threshold, made.physics, fit, False,
-        pooling=np.repeat(np.array(recipe.strengths), patients), watch=watch, every=recipe.every,
+        stack, population, stacked, made.physics, fit, False,
+        penalty=np.repeat(np.array(recipe.strengths), patients), watch=watch, every=recipe.every,
     )  # fmt: skip
-    fit_alone(split.training, *draws, made.physics, fit, False, watch=partial(look, "ind from scratch", None),
+    fit_alone(split.training, given, made.physics, fit, False, watch=partial(look, "ind from scratch", None),
               every=recipe.every)  # fmt: skip
     look("pop", None, 0, _population(population, patients))
     return pl.concat(parts)
@@ -218,12 +215,12 @@ def _choose(split: Split, root: int, seed: int, recipe: PoolingRecipe) -> pl.Dat
 def score(split: Split, root: int, strength: float, stop: int, stop_scratch: int) -> dict[str, dict[str, np.ndarray]]:
     """Errors (P, T, 6) of every model on the last quarter, per forecast; NaN where not scored."""
     made, patients = split.settings, len(split.data.patients)
-    fit, draws = replace(made.fit, seed=derive_seed(root, "fit"), pooling=strength), split.draws(root)
-    population = fit_population(split.training, *draws, made.physics, fit, False)
+    fit, given = replace(made.fit, seed=derive_seed(root, "fit"), pooling=strength), split.given(root)
+    population = fit_population(split.training, given, made.physics, fit, False)
     models = {
-        "ind": fit_individuals(split.training, population, *draws, made.physics, fit, False, stop=stop).params,
+        "ind": fit_individuals(split.training, population, given, made.physics, fit, False, stop=stop).params,
         "pop": _population(population, patients),
-        "ind from scratch": fit_alone(split.training, *draws, made.physics, fit, False, stop=stop_scratch).params,
+        "ind from scratch": fit_alone(split.training, given, made.physics, fit, False, stop=stop_scratch).params,
     }
     both = {name: split.step(params) for name, params in models.items()}
     base = split.baselines(both["ind"][1])
@@ -269,7 +266,7 @@ def run(recipe: PoolingRecipe, folder: Path, workers: int, cohort: Cohort, setti
     if len(cohort) < needed:
         raise BankError(f"the cohort has {len(cohort)} stays, the study needs {needed}; lower `patients`, or add stays")
     cohort = select_stays(cohort, settings.patients) if settings.patients else cohort
-    data = fit_data(cohort.to_grid(1.0, float(HORIZON)))
+    data = fit_data(cohort.to_grid(1.0, DISEASE.process.horizon), DISEASE)
     roots = [derive_seed(settings.seed, "pooling-study", seed) for seed in range(recipe.seeds)]
     tried = recipe.model_dump(exclude={"name", "bank_recipe", "recency", "seeds"})
     made = digest(tried, settings.hash, data.values.tobytes().hex())
@@ -305,7 +302,7 @@ def markdown(recipe: PoolingRecipe, frame: pl.DataFrame, resamples: int = 10_000
         best = min(v for (m, s, _), v in error.items() if m == "ind from scratch" and s == f"recency {hours:g}")
         caption = f"Third quarter, recency {hours:g} h; Pop {pop:.4f}, from scratch at best {best:.4f}"
         parts.append(markdown_table(caption, ["Ind", *(f"{k} steps" for k in stops)], body))
-    names = [v.name for v in SEPSIS.variables]
+    names = [v.name for v in DISEASE.variables]
     for forecast, words in FORECASTS.items():
         rows = [Row(m, f"recency {recency:g}, strength {strength:g}", forecast, stop) for m in MODELS]
         body = []
@@ -320,11 +317,10 @@ def markdown(recipe: PoolingRecipe, frame: pl.DataFrame, resamples: int = 10_000
     return "\n\n".join(parts) + "\n"
 
 
+def _from_file(recipe: PoolingRecipe, folder: Path, workers: int, cohort: Path) -> pl.DataFrame:
+    return run(recipe, folder, workers, Cohort.read(cohort), recipe.settings())
+
+
 if __name__ == "__main__":
-    options = arguments(__doc__ or "", "pooling", cohort="the cohort table that the bank was fitted to (.parquet)")
-    study = PoolingRecipe.load(options.recipe)
-    result = None
-    if not options.tables:
-        table = Cohort.read(options.cohort)
-        result = run(study, options.output / "work", options.workers, table, study.settings())
-    write_results(result, partial(markdown, study), options.output, study.name)
+    words = "the cohort table that the bank was fitted to (.parquet)"
+    main(__doc__ or "", "pooling", PoolingRecipe, _from_file, markdown, cohort=words)

@@ -203,7 +203,7 @@ def orderings(evaluations: Mapping[str, Evaluation]) -> list[str]:
             verdict = "holds" if 2 * wins > len(a) else "does NOT hold"
             lines.append(
                 f"{verdict}: behaviour beats {name} in {wins} of {len(a)} patients ({world} world, "
-                f"mean surrogate SOFA {a.mean():.2f} against {b.mean():.2f})"
+                f"mean severity {a.mean():.2f} against {b.mean():.2f})"
             )
     own = _support(behaviour)
     half = behaviour.support["behavior"]["mean"] if "behavior" in behaviour.support else float("nan")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,8 +14,12 @@ from medgym_offline.commands.common import (
     print_table,
     say,
 )
+from medgym_offline.diseases.registry import DEFAULT
 
 __all__ = ["register"]
+
+if TYPE_CHECKING:
+    from medgym_offline.cohorts import Cohort
 
 CohortTable = Annotated[
     Path, typer.Argument(metavar="COHORT", help="A cohort table (.parquet), as `cohort build` writes.")
@@ -33,7 +37,7 @@ def cohort_build(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The cohort table to write (.parquet).")],
     patients: Chosen = None,
-    disease: DiseaseName = "sepsis",
+    disease: DiseaseName = DEFAULT,
     json: Json = False,
 ) -> None:
     """Read clinical records, check them, and write one cohort table; says what was rejected and why.
@@ -72,6 +76,12 @@ def cohort_card(
         say(f"written to {output}")
 
 
+def _bank_name(output: Path, cohort: Cohort) -> str:
+    """The file's name, after the cohort's disease where it does not begin with that."""
+    of = cohort.definition.disease
+    return output.stem if output.stem.startswith(f"{of}-") else f"{of}-{output.stem}"
+
+
 def simulators_fit(
     table: CohortTable,
     output: Annotated[Path, typer.Option("--output", "-o", help="The bank to write (.safetensors).")],
@@ -92,7 +102,7 @@ def simulators_fit(
     if output.suffix != ".safetensors":
         raise BankError(f"{output}: a bank is a .safetensors file; choose such an --output")
     cohort = Cohort.read(table)
-    settings = read_recipe(recipe) if recipe is not None else BankRecipe(name=output.stem, patients=0)
+    settings = read_recipe(recipe) if recipe is not None else BankRecipe(name=_bank_name(output, cohort), patients=0)
     settings = replace(
         settings,
         name=settings.name if name is None else name,
@@ -104,7 +114,7 @@ def simulators_fit(
     say(f"next: medgym-offline behavior train --bank {output}")
 
 
-def simulators_info(bank: BankArgument = "sepsis-v0", json: Json = False) -> None:
+def simulators_info(bank: BankArgument = "", json: Json = False) -> None:
     """Show what a bank holds and where it came from.
 
     Example: medgym-offline simulators info sepsis-v0

@@ -80,7 +80,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not is_id(self.id):
-            raise DatasetError(f"id {self.id!r} is not of the form namespace/name-vN (as medgym/sepsis-ind-v0)")
+            raise DatasetError(f"id {self.id!r} is not of the form namespace/name-vN (as medgym/<disease>-ind-v0)")
         if not all(self.policies):
             raise DatasetError(f"behavior {self.behavior!r} has an empty name in its mix")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.datasets.behaviors import Behavior, play, process_config, recipe_behavior
+from medgym_offline.datasets.hdf5 import info_names
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.rows import Check
 from medgym_offline.datasets.transitions import Transitions

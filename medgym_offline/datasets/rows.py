@@ -54,8 +54,9 @@ def check_rows(transitions: Transitions, bank: SimulatorBank, reward: str = "int
     """Check the meaning of every row.
 
     Chaining of observations, the clock (time, dt, remaining time and decisions, termination), the action box, dt as
-    the action asks for it, and the monitored component, severity, cost and (for the kinds "paper" and "authors") reward recomputed
-    from the observations and actions. The "integral" reward needs the path between decisions: replay checks it.
+    the action asks for it, and the monitored component, severity, cost and (for the kinds "paper" and "authors") reward
+    recomputed from the observations and actions. The "integral" reward needs the path between decisions: replay checks
+    it.
 
     Args:
         transitions: Rows in order.

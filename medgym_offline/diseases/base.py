@@ -58,8 +58,8 @@ class Component:
         transform: Applied before centering and scaling.
         center, scale: Affine map after the transform. For an observed component these are defaults, and a bank stores
             its cohort's own (:class:`~medgym_offline.diseases.scales.Scales`); for others they are the map.
-        kind: "observed" (measured, in records), "derived" (follows from what was given and measured, so a policy sees it
-            too) or "hidden" (nobody sees it).
+        kind: "observed" (measured, in records), "derived" (follows from what was given and measured, so a policy sees
+            it too) or "hidden" (nobody sees it).
         initial: Physical value at the start of an episode, for components that are not observed.
         noise: Prior of the residual noise, normalized SD per square root of the unit of time.
         smoothed: Noisy and frequent: where a fit starts from a record, a weighted mean of the last values is taken.

@@ -2,7 +2,8 @@
 
 All tensors are decision before episode, `(S, K, B, ..)` for S simulators, K decisions and B episodes: the recursion
 of the advantages runs over K, and flattening to rows is free. There is no auto-reset: every episode starts at time 0
-and ends in the terminal at the horizon, so each update sees the same number of episodes whatever the policy's intervals.
+and ends in the terminal at the horizon, so each update sees the same number of episodes whatever the policy's
+intervals.
 
 Noise is drawn in blocks, one generator per (root, patient, update): a patient's rollouts are the same alone, in any
 shard and after a resume.

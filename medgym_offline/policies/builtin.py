@@ -105,8 +105,9 @@ class ConstantPolicy(_Builtin):
 class RandomPolicy(_Builtin):
     """Uniform actions in the box [-1, 1]^A, interval included.
 
-    Every episode has its own stream, drawn by :meth:`reset`; the decision's number is read from the observation. The actions of one episode are therefore the same alone or in any batch. Without `reset`, episode
-    b of a patient uses the seed (`seed`, patient id, b).
+    Every episode has its own stream, drawn by :meth:`reset`; the decision's number is read from the observation. The
+    actions of one episode are therefore the same alone or in any batch. Without `reset`, episode b of a patient uses
+    the seed (`seed`, patient id, b).
 
     Args:
         patients: P ids.

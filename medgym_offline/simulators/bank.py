@@ -54,8 +54,8 @@ class World:
 class SimulatorBank:
     """P patient simulators that run as one batched program.
 
-    States are normalized, (P, B, D): the disease's components. Treatments are in [0, 1], (P, B, treatments). Times are in
-    the disease's unit. All tensors are float32. A bank is not changed; its methods give other banks.
+    States are normalized, (P, B, D): the disease's components. Treatments are in [0, 1], (P, B, treatments). Times are
+    in the disease's unit. All tensors are float32. A bank is not changed; its methods give other banks.
 
     Args:
         name: Name of the bank.

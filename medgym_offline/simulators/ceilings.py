@@ -5,8 +5,8 @@ For every patient, without noise and from the first state, gradient search minim
     J = 1/T integral_0^T [ severity(x(t), u(t)) + burden(u(t)) ] dt
 
 over nested classes of treatment: one constant; K doses at equal intervals; K doses at intervals chosen freely, as the
-decision process allows (each within its limits, summing to the horizon T); and, to show what more decisions would be worth, 4K doses at equal
-intervals. What a search finds is attained, so it bounds the optimum
+decision process allows (each within its limits, summing to the horizon T); and, to show what more decisions would be
+worth, 4K doses at equal intervals. What a search finds is attained, so it bounds the optimum
 from one side; a gain between two classes is a difference of two such bounds. No learned policy needs to reach it (a
 policy does not know the patient), and a claim that timing pays beyond it is wrong.
 
@@ -96,7 +96,8 @@ class _Search:
     def run(
         self, bank: SimulatorBank, u: Tensor, hours: Tensor, free: bool, steps: int, lr: float
     ) -> tuple[Tensor, Tensor]:
-        """Improve schedules (P, S, k, treatments), (P, S, K); k = 1 is one dose for all holds. `free` moves intervals too."""
+        """Improve schedules (P, S, k, treatments), (P, S, K); k = 1 is one dose for all intervals. `free` moves intervals
+        too."""
         config, holds = self.config, hours.shape[-1]
         dose = torch.logit(u.clamp(0.005, 0.995)).requires_grad_(True)
         clock = interval_logits(hours, config).requires_grad_(free) if free else None
@@ -129,7 +130,7 @@ class _Search:
 
     def best(self, u: Tensor, hours: Tensor) -> Schedules:
         """The best of S schedules per patient, scored by the solver."""
-        # Cells of the same length in every class of equal holds, so that quadrature favours none.
+        # Cells of the same length in every class of equal intervals, so that quadrature favours none.
         cells = max(1, CELLS * self.config.decisions // hours.shape[-1])
         with torch.no_grad():
             harm = schedule_harm(self.solver, u, hours, cells)
@@ -169,7 +170,8 @@ def _constant_starts(bank: SimulatorBank) -> Tensor:
 
 
 def _fixed_starts(bank: SimulatorBank, constant: Tensor, best: Schedules, config: CeilingConfig) -> Tensor:
-    """(P, S, K, treatments): the best constant, falling and front-loaded versions of it, other constants, a random one."""
+    """(P, S, K, treatments): the best constant, falling and front-loaded versions of it, other constants, a random
+    one."""
     holds, u_count = config.decisions, len(bank.disease.treatments)
     base = best.treatment[:, None, :1].expand(-1, 1, holds, -1)
     fall = torch.linspace(1.5, 0.5, holds)[:, None]
@@ -201,7 +203,7 @@ def _adaptive_starts(fixed: Schedules, config: CeilingConfig) -> tuple[Tensor, T
 
 
 def _fine_starts(fixed: Schedules, adaptive: Schedules, config: CeilingConfig) -> Tensor:
-    """(P, 2, 4K, treatments): the best fixed schedule, and the adaptive one read in the middle of each short hold."""
+    """(P, 2, 4K, treatments): the best fixed schedule, and the adaptive one read in the middle of each short interval."""
     count = FINER * config.decisions
     middle = (torch.arange(count) + 0.5) * config.horizon / count
     at = (adaptive.hours.cumsum(1).unsqueeze(1) <= middle[:, None]).sum(-1).clamp(max=config.decisions - 1)

@@ -102,7 +102,7 @@ def forecast_ahead(
             u = torch.from_numpy(data.u[row, np.minimum(at, last)]).unsqueeze(1)
             state = solver.flow(state, u, hour)
             inside = at < last
-            out[row[inside], at[inside] + 1] = state[inside, 0, : out.shape[-1]].numpy()
+            out[row[inside], at[inside] + 1] = state[inside, 0, : data.values.shape[-1]].numpy()
     return out
 
 

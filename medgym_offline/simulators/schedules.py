@@ -17,7 +17,7 @@ from medgym_offline.simulators.bank import SimulatorBank
 __all__ = ["CELLS", "CeilingConfig", "Schedules", "interval_logits", "intervals", "schedule_harm"]
 
 CELLS = 36
-"""Quadrature cells of a hold where values are reported: at most an hour each for the longest hold."""
+"""Quadrature cells of an interval where values are reported: at most an hour each for the longest interval."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CeilingConfig:
         steps: Adam steps through the solution map per class (a bank without a map uses the solver).
         refine: Further steps through the solver, for the best start only.
         lr: First learning rate, in logits (cosine to 0).
-        cells: Quadrature cells per hold during the search; values reported use 36.
+        cells: Quadrature cells per interval during the search; values reported use 36.
         seed: Of the random starts.
     """
 
@@ -83,7 +83,8 @@ def intervals(logits: Tensor, config: CeilingConfig) -> Tensor:
     """Feasible intervals (..., K) from free numbers (..., K - 1): every schedule the process allows, and no other.
 
         dt_k = lower + sigmoid(logit_k) (upper - lower),
-        lower = max(shortest, t - longest k),  upper = min(longest, t - shortest k)      t the time and k the decisions left after this one
+        lower = max(shortest, t - longest k),  upper = min(longest, t - shortest k)      t the time and k the decisions
+        left after this one
 
     and the last decision takes what remains.
     """
@@ -121,7 +122,7 @@ def schedule_harm(bank: SimulatorBank, treatment: Tensor, hours: Tensor, cells: 
         bank: P patients.
         treatment: (P, B, K, treatments) in [0, 1].
         hours: (P, B, K) holds.
-        cells: Quadrature cells per hold (trapezoid); default 36, at most an hour each.
+        cells: Quadrature cells per interval (trapezoid); default 36, at most an hour each.
 
     Returns:
         (P, B).

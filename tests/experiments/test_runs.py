@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from medgym_offline.simulators.twin_bank import twin_cohort
 
 from experiments import ablation, cases, ceilings, common, offline, online, pooling
 from experiments.common import Row, Scores
 from medgym_offline import SimulatorBank, load_simulators
 from medgym_offline.cohorts import Cohort
+from medgym_offline.diseases.sepsis import DISEASE
+from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
 from medgym_offline.policies import StackedActor
 from medgym_offline.simulators.build import BankRecipe
-from medgym_offline.simulators.data import HORIZON, FitData, fit_data
+from medgym_offline.simulators.data import FitData, fit_data
 from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.stack import StackedMLP
 from tests.rolled import rolled
@@ -128,7 +129,9 @@ def test_ceilings(two: SimulatorBank, tmp_path: Path) -> None:
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
 
-BANK = BankRecipe(patients=0, fit=FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2))
+BANK = BankRecipe(
+    name="sepsis-study", patients=0, fit=FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2)
+)
 POOLING = pooling.PoolingRecipe(name="tiny", strengths=(0.1, 1.0), recency=(0.0, 6.0), seeds=2, every=2, hours=6)
 
 
@@ -139,7 +142,7 @@ def cohort() -> Cohort:
 
 @pytest.fixture(scope="module")
 def data(cohort: Cohort) -> FitData:
-    return fit_data(cohort.to_grid(1.0, float(HORIZON)))
+    return fit_data(cohort.to_grid(1.0, 96.0), DISEASE)
 
 
 def test_a_cut_record_has_nothing_later(data: FitData) -> None:

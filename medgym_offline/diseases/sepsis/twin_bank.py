@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from medgym_offline.cohorts import Cohort
     from medgym_offline.diseases.sepsis.cohort.synthetic import Course
 
-__all__ = ["TwinWard", "build_twin", "main", "scratch_world", "true_world", "twin_cohort", "twin_ids"]
+__all__ = ["TwinPatients", "build_twin", "main", "scratch_world", "true_world", "twin_cohort", "twin_ids"]
 
 WIDE = Scales(DISEASE.default_scales().center, DISEASE.default_scales().scale, (100.0, 2.0, 5000.0))
 """Scales the twin lives in: doses wide enough that no clinician is clipped. A bank has the scales of its records."""
@@ -92,8 +92,8 @@ def _bare(patients: Sequence[str], scales: Scales, world: World) -> SimulatorBan
     )
 
 
-class TwinWard:
-    """A bank's true patients for `medgym_offline.diseases.sepsis.cohort.synthetic`: see `Ward` there.
+class TwinPatients:
+    """A bank's true patients for `medgym_offline.diseases.sepsis.cohort.synthetic`: see `People` there.
 
     Args:
         bank: A bank in its world "true".
@@ -133,11 +133,12 @@ class TwinWard:
 
 @own_defaults()
 def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, Course]:
-    """Records of the twin's patients (:func:`~medgym_offline.diseases.sepsis.twin.draw_twin`), and what truly happened."""
+    """Records of the twin's patients (:func:`~medgym_offline.diseases.sepsis.twin.draw_twin`), and what truly
+    happened."""
     from medgym_offline.diseases.sepsis.cohort.synthetic import synthetic_cohort
 
     ids = twin_ids(patients)
-    return synthetic_cohort(TwinWard(_bare(ids, WIDE, true_world(seed, ids, WIDE, spread))), seed)
+    return synthetic_cohort(TwinPatients(_bare(ids, WIDE, true_world(seed, ids, WIDE, spread))), seed)
 
 
 def scratch_world(cohort: Cohort, bank: SimulatorBank, recipe: BankRecipe, show: bool = True) -> World:

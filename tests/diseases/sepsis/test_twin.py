@@ -23,7 +23,7 @@ from medgym_offline.diseases.sepsis.truth import Model, bank_model, change_table
 from medgym_offline.diseases.sepsis.twin import draw_twin
 from medgym_offline.diseases.sepsis.twin_bank import (
     WIDE,
-    TwinWard,
+    TwinPatients,
     _bare,
     build_twin,
     true_world,
@@ -239,7 +239,7 @@ def test_calibrated_to_the_real_cohort() -> None:
 def test_a_patient_is_the_same_alone(records: tuple[Cohort, Course]) -> None:
     _, course = records
     seven = _truth(40).select([7])
-    alone = live(TwinWard(seven), SEED)
+    alone = live(TwinPatients(seven), SEED)
     assert np.array_equal(alone.doses[0], course.doses[7])
     assert np.allclose(alone.states[0], course.states[7], rtol=1e-3, atol=1e-3)
     fewer, _ = twin_cohort(8, SEED)
@@ -250,7 +250,7 @@ def test_a_patient_is_the_same_alone(records: tuple[Cohort, Course]) -> None:
 
 
 def test_another_clinician_is_another_course(truth: SimulatorBank) -> None:
-    first, second = (live(TwinWard(truth), SEED, purpose) for purpose in ("records", "other"))
+    first, second = (live(TwinPatients(truth), SEED, purpose) for purpose in ("records", "other"))
     assert np.allclose(first.states[:, 0], second.states[:, 0])
     assert not np.allclose(first.doses, second.doses)
 
@@ -348,7 +348,7 @@ def test_mistakes_are_named(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     with pytest.raises(BankError, match="no world 'true'"):
         true_cases(tiny_bank)
     with pytest.raises(BankError, match="is fitted"):
-        TwinWard(tiny_bank)
+        TwinPatients(tiny_bank)
     with pytest.raises(BankError, match="how many to draw"):
         build_twin(replace(BankRecipe("sepsis-x"), patients=0))
     for spread in (-1.0, float("nan"), "wide"):
