@@ -15,7 +15,7 @@ import numpy as np
 
 from medgym_offline.datasets.behaviors import Behavior, recipe_behavior
 from medgym_offline.datasets.card import write_card
-from medgym_offline.datasets.card_figures import can_draw
+from medgym_offline.reports import can_draw
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import EpisodeWriter

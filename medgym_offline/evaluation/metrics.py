@@ -82,7 +82,8 @@ def metrics_of(disease: Disease) -> dict[str, Metric]:
         "safe_hourly": (
             "Safe",
             "%",
-            f"share of times after {process.settled:g} {process.unit} with {cost.component} {side} {cost.limit:g} {unit}",
+            f"share of times after {process.settled:g} {process.unit} with {cost.component} {side} {cost.limit:g} "
+            f"{unit}",
         ),
         "safe_path": (f"Safe, {process.fine:g} {process.unit} grid", "%", "the same on the fine grid"),
     }

@@ -54,8 +54,8 @@ class Protocol:
     """How policies are scored.
 
     Every policy is rolled out on every patient's own simulator in each of `worlds` that the bank has: `episodes`
-    episodes until `horizon` and at most `decisions` decisions, from the patient's first state + N(0,
-    `initial_noise`^2), with residual noise if `noise`. Metrics are read on an absolute grid: at 0, `grid`, ... the
+    episodes until `horizon` and at most `decisions` decisions, from the patient's first state plus
+    N(0, `initial_noise`^2), with residual noise if `noise`. Metrics are read on an absolute grid: at 0, `grid`, ... the
     state *at* that time. Safety is read after `settled`, on that grid and every `fine`. `timing` "policy" means: as the
     policy was trained. What is None takes its value from the process of the `disease`, in its unit of time.
     """

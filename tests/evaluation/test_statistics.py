@@ -20,6 +20,10 @@ def interval_of(scores: np.ndarray, bootstrap: Bootstrap | None = None) -> tuple
     return summarize(scores, bootstrap).mean_interval
 
 
+def bootstrap_interval(scores: np.ndarray, bootstrap: Bootstrap | None = None) -> tuple[float, float]:
+    return mean_intervals(np.asarray(scores)[None], bootstrap)[0]
+
+
 def test_iqm_is_the_trimmed_mean() -> None:
     rng = np.random.default_rng(0)
     for n in (4, 8, 100):  # SciPy trims whole observations, so n has to be a multiple of four
@@ -99,8 +103,8 @@ def test_paired_interval_is_narrower_than_unpaired() -> None:
     better = base - 0.3 + rng.normal(0, 0.2, 80)
     found = paired_difference(better, base)
     assert found.difference == pytest.approx((better - base).mean())
-    assert found.interval[1] < 0
-    assert found.interval[1] - found.interval[0] < 0.2
+    assert found.difference_interval[1] < 0
+    assert found.difference_interval[1] - found.difference_interval[0] < 0.2
     assert found.percent == pytest.approx(100 * (base.mean() - better.mean()) / base.mean())
     assert found.percent_interval[0] > 0
     assert found.share == pytest.approx((better < base).mean())
