@@ -113,12 +113,7 @@ def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
     """The decision process that a recipe describes, of the disease of its bank."""
     from medgym_offline.envs.process import ProcessConfig
 
-    return ProcessConfig(
-        timing=recipe.timing,  # type: ignore[arg-type]
-        decisions=recipe.decisions,
-        reward=recipe.reward,  # type: ignore[arg-type]
-        disease=disease,
-    )
+    return ProcessConfig(timing=recipe.timing, decisions=recipe.decisions, reward=recipe.reward, disease=disease)
 
 
 def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int) -> Behavior:

@@ -71,9 +71,9 @@ def _replay_gap(rows: Transitions, seed: int, bank: SimulatorBank, recipe: Recip
 
     env = TreatmentEnv(
         patient=int(rows.patient[0]),
-        timing=recipe.timing,  # type: ignore[arg-type]
+        timing=recipe.timing,
         decisions=recipe.decisions,
-        reward=recipe.reward,  # type: ignore[arg-type]
+        reward=recipe.reward,
         bank=bank,
         world=recipe.world,
     )
