@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from medgym_offline.simulators import SimulatorBank
-from medgym_offline.simulators.prior import prior_bank
+from medgym_offline.diseases.sepsis.prior import prior_bank
 
 torch.set_num_threads(1)
 

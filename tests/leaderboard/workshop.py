@@ -7,6 +7,7 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,10 +71,20 @@ class Workshop:
         """Arguments of a quick `eval` in the workshop's bank."""
         return ("eval", "--bank", self.bank, "--episodes", "2", *extra)
 
+    def score(self, policy: str | Path, output: str | Path, **options: Any) -> Path:
+        """A quick evaluation on the workshop's dataset and bank, kept as `eval --output` keeps it."""
+        from medgym_offline.commands.judge import keep
+        from medgym_offline.evaluation import evaluate
+
+        settings = {"bank": self.bank, "episodes": 2, "dataset": DATASET, "worlds": ("own", "crossfit"), **options}
+        Path(output).mkdir(parents=True, exist_ok=True)
+        keep(evaluate(str(policy), **settings), str(policy), Path(output))
+        return Path(output)
+
 
 def build(root: Path) -> Workshop:
     """Bank, dataset, two DQN seeds (Ind), one Pop, and the results of the two."""
-    from medgym_offline.simulators.prior import prior_bank
+    from medgym_offline.diseases.sepsis.prior import prior_bank
 
     shop = Workshop(root)
     prior_bank(patients=PATIENTS, seed=0).save(shop.bank)
@@ -83,15 +94,13 @@ def build(root: Path) -> Workshop:
     os.environ["MINARI_DATASETS_PATH"] = str(shop.minari)
     os.environ["MEDGYM_CACHE"] = str(root / "cache")
     train = ("train", "dqn", "--dataset", DATASET, "--updates", "5")
-    steps: list[tuple[str | Path, ...]] = [
+    for step in (
         ("generate", recipe),
         (*train, "--seeds", "2", "--output", root / "dqn-ind"),
         (*train, "--scope", "pop", "--output", root / "dqn-pop"),
-    ]
-    for seed in (0, 1):
-        evaluate = shop.evaluate("--policy", shop.policy(seed), "--dataset", DATASET, "--worlds", "own,held-out")
-        steps.append((*evaluate, "--output", shop.result(seed)))
-    for step in steps:
+    ):
         done = run(*step)
         assert done.code == 0, (step, done.err)
+    for seed in (0, 1):
+        shop.score(shop.policy(seed), shop.result(seed))
     return shop
