@@ -185,8 +185,8 @@ def leaderboard_seed(
     made, failed = 0, 0
     for entry in entries:
         if dry_run:
-            for done, argv in entry.steps:
-                say(("# done: " if done.exists() else "") + f"medgym-offline {shlex.join(argv)}")
+            for mark, argv in entry.steps():
+                say(("# done: " if entry.done(mark) else "") + f"medgym-offline {shlex.join(argv)}")
             continue
         try:
             made += run_entry(entry, say)

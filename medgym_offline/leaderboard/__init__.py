@@ -1,31 +1,14 @@
 """The leaderboard: entries of evaluations, re-executed, ranked patient by patient, shown as static pages."""
 
 from medgym_offline.leaderboard.board import add_entry, default_board, read_board, sealed
-from medgym_offline.leaderboard.building import build_entry, submit
-from medgym_offline.leaderboard.entry import Entry, entry_id, entry_schema, gaps
-from medgym_offline.leaderboard.ranks import Ranking, groups, rank
+from medgym_offline.leaderboard.building import submit
+from medgym_offline.leaderboard.entry import Entry, entry_schema, gaps
+from medgym_offline.leaderboard.ranks import groups, rank
 from medgym_offline.leaderboard.site import build_page
-from medgym_offline.leaderboard.submission import Submission, read_submission, write_submission
+from medgym_offline.leaderboard.submission import read_submission
 from medgym_offline.leaderboard.verify import Reexecution, verify_submission
 
 __all__ = [
-    "Entry",
-    "Ranking",
-    "Reexecution",
-    "Submission",
-    "add_entry",
-    "build_entry",
-    "build_page",
-    "default_board",
-    "entry_id",
-    "entry_schema",
-    "gaps",
-    "groups",
-    "rank",
-    "read_board",
-    "read_submission",
-    "sealed",
-    "submit",
-    "verify_submission",
-    "write_submission",
-]
+    "Entry", "Reexecution", "add_entry", "build_page", "default_board", "entry_schema", "gaps", "groups", "rank",
+    "read_board", "read_submission", "sealed", "submit", "verify_submission",
+]  # fmt: skip

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from medgym_offline.config import configuration, read, to_values
 from medgym_offline.errors import SubmissionError
@@ -15,7 +15,7 @@ from medgym_offline.leaderboard.entry import Entry, Verification
 
 __all__ = ["FORMAT", "Board", "add_entry", "default_board", "read_board", "sealed"]
 
-FORMAT = "medgym-leaderboard/2"
+FORMAT: Final = "medgym-leaderboard/2"
 _WAIT = 60.0  # seconds for another process to finish its adding
 
 
@@ -44,10 +44,8 @@ def read_board(path: str | Path | None = None) -> list[Entry]:
     entries = list(read(Board, source).entries)
     for entry in entries:
         if not _seal_holds(entry):
-            raise SubmissionError(
-                f"{source}: entry {entry.id!r} was changed after it was verified (its seal does not fit); "
-                "restore the file from git"
-            )
+            edited = "was changed after it was verified (its seal does not fit); restore the file from git"
+            raise SubmissionError(f"{source}: entry {entry.id!r} {edited}")
     return entries
 
 
@@ -71,21 +69,17 @@ def add_entry(entry: Entry, path: str | Path | None = None) -> bool:
         # A sibling, since the board itself is replaced; hidden, and free again when its process dies.
         with FileLock(target.with_name(f".{target.name}.lock"), timeout=_WAIT):
             entries = read_board(target)
-            for known in entries:
-                if known.id == entry.id and replace(known, verification=None) != replace(entry, verification=None):
-                    raise SubmissionError(
-                        f"{target} already has a different entry {entry.id!r}; "
-                        "choose another --name, or remove the old one first"
-                    )
-                if known.id == entry.id and (known == entry or entry.verification is None):
-                    return False
-                if known.id != entry.id and _evidence(known) == _evidence(entry):
-                    raise SubmissionError(
-                        f"{target} already has these policies, under the same protocol, as {known.id!r}"
-                    )
-            kept = [*(e for e in entries if e.id != entry.id), entry]  # the same claim, now with its verification
-            kept.sort(key=lambda e: e.id)
-            write_text(target, json_text(to_values(Board(FORMAT, tuple(kept)))))
+            known = next((e for e in entries if e.id == entry.id), None)
+            if known is not None and replace(known, verification=None) != replace(entry, verification=None):
+                remedy = "choose another --name, or remove the old one first"
+                raise SubmissionError(f"{target} already has a different entry {entry.id!r}; {remedy}")
+            if known is not None and (known == entry or entry.verification is None):
+                return False
+            others = [e for e in entries if e.id != entry.id]
+            if twin := next((e for e in others if _evidence(e) == _evidence(entry)), None):
+                raise SubmissionError(f"{target} already has these policies, judged alike, as {twin.id!r}")
+            board = Board(FORMAT, tuple(sorted([*others, entry], key=lambda e: e.id)))
+            write_text(target, json_text(to_values(board)))
     except Timeout:
         raise SubmissionError(f"{target} has been locked by another process for {_WAIT:.0f} s; try again") from None
     return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["build_entry", "submit"]
 
-_CURVE_POINTS = 16  # intervals between the points of a curve that an entry keeps
 _TRAINING_KEYS = 40  # facts kept of a policy file's provenance
 
 
@@ -55,18 +54,11 @@ def submit(
     evaluations = [Evaluation.from_json(path) for path in paths]
     policies = [_policy_of(path, evaluation) for path, evaluation in zip(paths, evaluations)]
     cost = {**_cost(evaluations, policies), **{k: v for k, v in (compute or {}).items() if v is not None}}
-    return write_submission(build_entry(evaluations, policies, name, authors, links, code, cost), policies, output)
+    told = {"authors": list(authors), "links": list(links), "code": code, "compute": cost}
+    return write_submission(build_entry(evaluations, policies, name, **told), policies, output)
 
 
-def build_entry(
-    evaluations: Sequence[Evaluation],
-    policies: Sequence[Path | str],
-    name: str,
-    authors: Sequence[str] = (),
-    links: Sequence[str] = (),
-    code: str | None = None,
-    compute: Mapping[str, Any] | None = None,
-) -> Entry:
+def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str], name: str, **told: Any) -> Entry:
     """The entry of a method from the evaluations of its training seeds.
 
     Metrics are means over (seed x patient), intervals the stratified bootstrap over both.
@@ -74,46 +66,47 @@ def build_entry(
     Args:
         evaluations: One per training seed, all of the same scope, timing, protocol, patients, bank and dataset.
         policies: What each evaluated, in the same order: a policy file, or a built-in's name.
-        name, authors, links, code, compute: As in :func:`submit`; the cost of a baseline is dropped.
+        name: Of the method.
+        told: Its `authors`, `links`, `code`, `compute` as fields of the entry; the cost of a baseline is dropped.
 
     Raises:
         SubmissionError: no evaluation, or evaluations that do not belong together (says how).
     """
     if not evaluations:
         raise SubmissionError("no evaluation result given; run `medgym-offline eval --policy ... --output DIR` first")
-    first = evaluations[0]
+    first, alike = evaluations[0], _alike(evaluations[0])
     for other in evaluations[1:]:
-        _require_alike(first, other)
-    dataset, scope, seeds = _dataset(first), first.policy["scope"], [_seed(e) for e in evaluations]
-    decisions = int(first.protocol["decisions"])
+        for what, value in _alike(other).items():
+            if alike.get(what) != value:
+                differ = f"differ in {what} ({str(alike.get(what))[:60]} and {str(value)[:60]})"
+                remedy = "an entry is one method under one protocol: submit two entries, or evaluate alike"
+                raise SubmissionError(f"results {first.name!r} and {other.name!r} {differ}; {remedy}")
+    scope, timing, decisions = first.policy["scope"], first.policy["timing"], int(first.protocol["decisions"])
+    dataset, seeds = alike["dataset"], [_seed(e) for e in evaluations]
     metrics, intervals = _summaries(evaluations)
-    cost = compute and {"hardware": None, "wall_seconds": None, "updates": None, **compute}
-    data = dataset["id"] if dataset else first.bank["name"]
+    told = {"authors": [], "links": [], "code": None, "compute": None, **told}
     entry = {
+        **told,
         "format": FORMAT,
-        "id": entry_id(name, data, scope, first.policy["timing"], decisions),
+        "id": entry_id(name, dataset["id"] if dataset else first.bank["name"], scope, timing, decisions),
         "disease": first.protocol["disease"],
         "name": name,
-        "authors": list(authors),
-        "links": list(links),
-        "code": code,
         "scope": scope,
-        "timing": first.policy["timing"],
+        "timing": timing,
         "decisions": decisions,
         "dataset": dataset,
         "bank": {"name": first.bank["name"], "content_hash": first.bank["content_hash"]},
         "protocol": {"hash": first.protocol_hash, "settings": first.protocol, "deviations": first.deviations},
-        "patients": [str(patient) for patient in first.per_patient["patient"]],
+        "patients": alike["patients"],
         "seeds": seeds,
         "metrics": metrics,
         "intervals": intervals,
         "per_patient": {
             w: {m: [_rounded(e.worlds[w].per_patient[m]) for e in evaluations] for m in PAIRED} for w in first.worlds
         },
-        "curves": {world: _curves([e.worlds[world].curves for e in evaluations]) for world in first.worlds},
         "runs": [{w: _numbers(r.metrics) for w, r in e.worlds.items()} for e in evaluations],
         "policies": [_describe(e, p, n) for n, (e, p) in enumerate(zip(evaluations, policies, strict=True))],
-        "compute": None if scope == "baseline" else cost or None,
+        "compute": None if scope == "baseline" else told["compute"],
         "software": {k: str(v) for k, v in first.software.items()},
         "notes": _notes(evaluations),
         "verification": None,
@@ -127,32 +120,24 @@ def _policy_of(result: Path, evaluation: Evaluation) -> Path | str:
         return evaluation.name
     digest = evaluation.policy.get("sha256")
     if evaluation.policy.get("kind") != "file" or digest is None:
-        raise SubmissionError(
-            f"{result}: only policies in one file can be submitted; save the policy to a file, evaluate that"
-        )
+        raise SubmissionError(f"{result}: only policies in one file can be submitted; save it to a file, evaluate that")
     for path in sorted(result.parent.iterdir()):
         if path.is_file() and path.suffix in (".safetensors", ".pt", ".onnx") and sha256_file(path) == digest:
             return path
-    raise SubmissionError(
-        f"{result}: the policy it evaluated (sha256 {digest[:12]}...) is not beside it; "
-        "evaluate again with `eval --policy FILE --output DIR`, which keeps a copy there"
-    )
+    again = "evaluate again with `eval --policy FILE --output DIR`, which keeps a copy there"
+    raise SubmissionError(f"{result}: the policy it evaluated (sha256 {digest[:12]}...) is not beside it; {again}")
 
 
 def _describe(evaluation: Evaluation, policy: Path | str, number: int) -> dict[str, Any]:
     if isinstance(policy, str):
         return {"builtin": policy}
-    digest = sha256_file(policy)
+    digest, seed = sha256_file(policy), _seed(evaluation)
     if digest != evaluation.policy.get("sha256"):
         raise SubmissionError(f"{policy} is not the file that was evaluated (its sha256 differs); evaluate it again")
-    seed = _seed(evaluation)
-    stem = f"seed{seed}" if seed is not None else f"run{number}"
-    return {
-        "file": f"policies/{slug(evaluation.name)}-{stem}-{digest[:8]}{policy.suffix}",
-        "sha256": digest,
-        "bytes": policy.stat().st_size,
-        "training": dict(list(evaluation.policy.get("provenance", {}).items())[:_TRAINING_KEYS]),
-    }
+    stem = f"{slug(evaluation.name)}-{f'run{number}' if seed is None else f'seed{seed}'}-{digest[:8]}"
+    training = dict(list(evaluation.policy.get("provenance", {}).items())[:_TRAINING_KEYS])
+    size = policy.stat().st_size
+    return {"file": f"policies/{stem}{policy.suffix}", "sha256": digest, "bytes": size, "training": training}
 
 
 def _seed(evaluation: Evaluation) -> int | None:
@@ -160,31 +145,18 @@ def _seed(evaluation: Evaluation) -> int | None:
     return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
-def _dataset(evaluation: Evaluation) -> dict[str, Any] | None:
-    found = evaluation.dataset
-    return {"id": found["id"], "identity": found.get("identity")} if found else None
-
-
-def _require_alike(first: Evaluation, other: Evaluation) -> None:
-    def facts(e: Evaluation) -> dict[str, Any]:
-        return {
-            **e.protocol,
-            "scope": e.policy["scope"],
-            "timing": e.policy["timing"],
-            "bank": e.bank["content_hash"],
-            "dataset": _dataset(e),
-            "patients": list(e.per_patient["patient"]),
-            "worlds": list(e.worlds),
-        }
-
-    a, b = facts(first), facts(other)
-    for what in {**a, **b}:
-        if a.get(what) != b.get(what):
-            raise SubmissionError(
-                f"results {first.name!r} and {other.name!r} differ in {what} ({str(a.get(what))[:60]} and "
-                f"{str(b.get(what))[:60]}); an entry is one method under one protocol: submit them as two entries, or "
-                "evaluate alike"
-            )
+def _alike(evaluation: Evaluation) -> dict[str, Any]:
+    """What the evaluations of one entry have in common."""
+    data = evaluation.dataset
+    return {
+        **evaluation.protocol,
+        "scope": evaluation.policy["scope"],
+        "timing": evaluation.policy["timing"],
+        "bank": evaluation.bank["content_hash"],
+        "dataset": {"id": data["id"], "identity": data.get("identity")} if data else None,
+        "patients": [str(patient) for patient in evaluation.per_patient["patient"]],
+        "worlds": list(evaluation.worlds),
+    }
 
 
 def _summaries(evaluations: Sequence[Evaluation]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -208,18 +180,7 @@ def _summaries(evaluations: Sequence[Evaluation]) -> tuple[dict[str, Any], dict[
     return metrics, intervals
 
 
-def _curves(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Curves over time, mean over patients and runs, at about 16 intervals."""
-    times = list(runs[0]["times"])
-    step = max(1, round((len(times) - 1) / _CURVE_POINTS))
-
-    def mean(name: str) -> list[float]:
-        return _rounded(sum(values) / len(runs) for values in zip(*(run[name]["mean"][::step] for run in runs)))
-
-    return {"times": times[::step], "severity": mean("severity"), "monitored": mean("monitored")}
-
-
-def _rounded(values: Any) -> list[float]:
+def _rounded(values: Iterable[float]) -> list[float]:
     return [_digits(value) for value in values]
 
 
@@ -236,27 +197,22 @@ def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
     """Every result's notes, the number of training seeds counted over all of them."""
     from medgym_offline.evaluation.statistics import seed_label
 
-    alone = seed_label(1)
     label = "" if evaluations[0].policy["scope"] == "baseline" else seed_label(len(evaluations))
-    notes = [note for e in evaluations for note in e.notes if note != alone]
-    return list(dict.fromkeys([*notes, *([label] if label else [])]))
+    notes = [note for e in evaluations for note in e.notes if note != seed_label(1)]
+    return [note for note in dict.fromkeys([*notes, label]) if note]
 
 
 def _cost(evaluations: Sequence[Evaluation], policies: Sequence[Path | str]) -> dict[str, Any]:
     """What `train` recorded beside the policies: hardware, wall time of all runs, updates of each; None if unknown."""
-    from medgym_offline.compute import read_compute
+    from medgym_offline.compute import Compute, read_compute
 
-    found = [read_compute(policy) if isinstance(policy, Path) else None for policy in policies]
-    seconds = [c.wall_seconds if c else None for c in found]
-    stated = [e.policy.get("provenance", {}).get("config") for e in evaluations]
-    updates = {
-        c.updates if c else config.get("updates") if isinstance(config, Mapping) else None
-        for c, config in zip(found, stated)
-    }
-    machines = dict.fromkeys(c.hardware for c in found if c and c.hardware)
-    known = [s for s in seconds if s is not None]
+    found = [(read_compute(p) if isinstance(p, Path) else None) or Compute() for p in policies]
+    configs = [e.policy.get("provenance", {}).get("config") for e in evaluations]
+    stated = [config.get("updates") if isinstance(config, Mapping) else None for config in configs]
+    updates = {c.updates or told for c, told in zip(found, stated)}
+    seconds = [c.wall_seconds for c in found if c.wall_seconds is not None]
     return {
-        "hardware": "; ".join(machines) or None,
-        "wall_seconds": round(sum(known), 1) if len(known) == len(seconds) else None,
+        "hardware": "; ".join(dict.fromkeys(c.hardware for c in found if c.hardware)) or None,
+        "wall_seconds": round(sum(seconds), 1) if len(seconds) == len(found) else None,
         "updates": updates.pop() if len(updates) == 1 else None,
     }

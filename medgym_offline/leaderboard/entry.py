@@ -6,9 +6,10 @@ The types say what an entry may hold; they read it, and their JSON Schema is pub
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter
@@ -20,25 +21,9 @@ from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation.protocol import Protocol
 
 __all__ = [
-    "FORMAT",
-    "HEADLINE",
-    "PAIRED",
-    "WORLDS",
-    "BankUsed",
-    "BuiltIn",
-    "Curves",
-    "DatasetUsed",
-    "Entry",
-    "PolicyFile",
-    "ProtocolUsed",
-    "TrainingCost",
-    "Verification",
-    "World",
-    "entry_id",
-    "entry_schema",
-    "gaps",
-    "slug",
-]
+    "FORMAT", "HEADLINE", "PAIRED", "WORLDS", "BankUsed", "BuiltIn", "DatasetUsed", "Entry", "PolicyFile",
+    "ProtocolUsed", "TrainingCost", "Verification", "World", "entry_id", "entry_schema", "gaps", "slug",
+]  # fmt: skip
 
 FORMAT = "medgym-entry/2"
 
@@ -63,10 +48,8 @@ _PLAIN = r"^[^\x00-\x1f<>]+$"
 Text = Annotated[str, Field(min_length=1, max_length=120, pattern=_PLAIN)]
 Address = Annotated[str, Field(max_length=300, pattern=r"^https?://[^\s<>\"]+$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Series = Annotated[tuple[float, ...], Field(min_length=1, max_length=200)]
-Metrics = Annotated[
-    dict[str, float], AfterValidator(_with_headline), Field(json_schema_extra={"required": list(HEADLINE)})
-]
+_NEEDED = Field(json_schema_extra={"required": list(HEADLINE)})
+Metrics = Annotated[dict[str, float], AfterValidator(_with_headline), _NEEDED]
 ByWorld = Annotated[dict[World, Metrics], Field(min_length=1)]
 
 
@@ -100,15 +83,6 @@ class ProtocolUsed:
         return sorted(set(self.deviations) - {"bank"})
 
 
-@configuration("curves", SubmissionError)
-class Curves:
-    """Severity and the monitored component over time: means over patients and runs."""
-
-    times: Series
-    severity: Series
-    monitored: Series
-
-
 @configuration("built-in policy", SubmissionError)
 class BuiltIn:
     """A policy that ships with the package."""
@@ -137,12 +111,11 @@ class PolicyFile:
 
 
 def _kind_of_policy(value: Any) -> str:
-    return "built-in" if isinstance(value, BuiltIn) or isinstance(value, dict) and "builtin" in value else "file"
+    return "built-in" if isinstance(value, BuiltIn) or (isinstance(value, dict) and "builtin" in value) else "file"
 
 
-PolicyUsed = Annotated[
-    Annotated[BuiltIn, Tag("built-in")] | Annotated[PolicyFile, Tag("file")], Discriminator(_kind_of_policy)
-]
+OnePolicy = Annotated[BuiltIn, Tag("built-in")] | Annotated[PolicyFile, Tag("file")]
+PolicyUsed = Annotated[OnePolicy, Discriminator(_kind_of_policy)]
 
 
 @configuration("compute", SubmissionError)
@@ -216,7 +189,6 @@ class Entry:
     metrics: ByWorld
     intervals: dict[World, dict[str, tuple[float, float]]]
     per_patient: dict[World, dict[str, tuple[tuple[float, ...], ...]]]
-    curves: dict[World, Curves]
     runs: Annotated[tuple[ByWorld, ...], Field(min_length=1)]
     policies: Annotated[tuple[PolicyUsed, ...], Field(min_length=1)]
     compute: TrainingCost | None
@@ -243,19 +215,17 @@ class Entry:
 def _contradictions(entry: Entry) -> Iterator[str]:
     """One line for each thing in which an entry contradicts itself."""
     find_disease(entry.disease)
-    first = "" if entry.dataset is None else entry.dataset.id.rpartition("/")[2].partition("-")[0]
-    for what, name in (("its protocol", entry.protocol.settings.disease), (f"dataset {entry.data!r}", first)):
+    of_data = "" if entry.dataset is None else entry.dataset.id.rpartition("/")[2].partition("-")[0]
+    for what, name in (("its protocol", entry.protocol.settings.disease), (f"dataset {entry.data!r}", of_data)):
         if name != entry.disease and name in list_diseases():
             yield f"disease is {entry.disease!r}, but {what} is of {name!r}; submit evaluations of one disease"
     data = entry.dataset.id if entry.dataset else entry.bank.name
     if entry.id != (right := entry_id(entry.name, data, entry.scope, entry.timing, entry.decisions)):
         yield f"id is {entry.id!r}, but its name, dataset, scope and timing give {right!r}"
-    worlds = set(entry.protocol.settings.worlds)
-    held = {"metrics": entry.metrics, "intervals": entry.intervals, "curves": entry.curves}
-    held |= {"per_patient": entry.per_patient, **{f"runs.{n}": run for n, run in enumerate(entry.runs)}}
-    for field, by_world in held.items():
-        if set(by_world) != worlds:
-            yield f"{field} has the worlds {', '.join(by_world)}, the protocol {', '.join(sorted(worlds))}"
+    held: dict[str, Any] = {name: getattr(entry, name) for name in ("metrics", "intervals", "per_patient")}
+    for field, by_world in {**held, **{f"runs.{n}": run for n, run in enumerate(entry.runs)}}.items():
+        if set(by_world) != set(entry.protocol.settings.worlds):
+            yield f"{field} has the worlds {', '.join(by_world)}, not {', '.join(entry.protocol.settings.worlds)}"
     if not len(entry.runs) == len(entry.seeds) == len(entry.policies):
         yield "runs, seeds and policies must be as many: one per training seed"
     if len({policy.identity for policy in entry.policies}) < len(entry.policies):
@@ -267,6 +237,10 @@ def _contradictions(entry: Entry) -> Iterator[str]:
             rows = columns.get(metric, ())
             if [len(row) for row in rows] != [len(entry.patients)] * len(entry.runs):
                 yield f"per_patient.{world}.{metric} must hold {len(entry.runs)} x {len(entry.patients)} numbers"
+            for number, (row, run) in enumerate(zip(rows, entry.runs)):
+                # Both are rounded to seven digits.
+                if row and not math.isclose(sum(row) / len(row), run[world][metric], rel_tol=1e-5, abs_tol=1e-6):
+                    yield f"runs.{number}.{world}.{metric} is not the mean over patients of per_patient"
 
 
 def slug(name: str) -> str:
@@ -297,27 +271,18 @@ def entry_schema() -> dict[str, Any]:
 
 def gaps(entry: Entry) -> Iterator[str]:
     """Yield one line per thing that an entry may lack and does: what, why it matters, which option adds it."""
-    from medgym_offline.evaluation.statistics import MINIMUM_SEEDS
-
-    trained = entry.scope != "baseline"
-    if entry.dataset is None:
-        yield "support distance and normalized score: evaluate with --dataset ID, the data it was trained on"
-    elif "normalized_score" not in entry.metrics[entry.worlds[0]]:
-        yield "normalized score: its references are means over all patients of the dataset; evaluate on all"
-    if entry.worlds == ("own",):
-        yield "the crossfit world: the own world alone may reward errors of its simulators; evaluate with it"
-    if trained and len(entry.runs) < MINIMUM_SEEDS:
-        yield f"training seeds: {len(entry.runs)} of at least {MINIMUM_SEEDS}; intervals speak of patients only"
-    if trained and None in entry.seeds:
-        yield "which seeds: the policy files do not say; save them with provenance (save_policy does)"
-    if not entry.authors:
-        yield 'authors: --authors "A. Author; B. Author"'
-    if trained and entry.code is None:
-        yield "the code of the method: --code https://..."
-    names = ("hardware", "wall_seconds", "updates")
-    missing: Sequence[str] = [name for name in names if getattr(entry.compute, name, None) is None]
-    if trained and missing:
-        options = " ".join(f"--{name.replace('_', '-')}" for name in missing)
-        yield f"what the training cost ({', '.join(missing).replace('_', ' ')}): {options}"
-    for what in entry.protocol.departures:
-        yield f"the protocol's {what}: the entry departs from it and stands apart from those that follow it"
+    trained, cost = entry.scope != "baseline", ("hardware", "wall_seconds", "updates")
+    unknown = [f"--{name.replace('_', '-')}" for name in cost if getattr(entry.compute, name, None) is None]
+    lacking = {
+        "support distance and normalized score: evaluate with --dataset ID": entry.dataset is None,
+        "the crossfit world: the own world may reward errors of its simulators": entry.worlds == ("own",),
+        f"training seeds: {len(entry.runs)} of at least 3": trained and len(entry.runs) < 3,
+        "which seeds: the policy files do not say; save_policy keeps a provenance": trained and None in entry.seeds,
+        'authors: --authors "A. Author; B. Author"': not entry.authors,
+        "the code of the method: --code https://...": trained and entry.code is None,
+        f"what the training cost: {' '.join(unknown)}": trained and bool(unknown),
+        f"the protocol's {', '.join(entry.protocol.departures)}: it stands apart from those that follow it": bool(
+            entry.protocol.departures
+        ),
+    }
+    yield from (line for line, lacks in lacking.items() if lacks)

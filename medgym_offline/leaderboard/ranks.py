@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medgym_offline.leaderboard.entry import PAIRED, Entry, World
 from medgym_offline.seeds import generator
 
-__all__ = ["LEVEL", "RULE", "Group", "Pair", "Ranking", "deciding_world", "groups", "holm", "rank"]
+__all__ = ["LEVEL", "RULE", "Group", "Pair", "Ranking", "groups", "holm", "rank"]
 
 LEVEL = 0.05
 _DRAWS = 10_000
@@ -93,32 +93,19 @@ def groups(entries: Sequence[Entry]) -> dict[Group, list[Entry]]:
     found: dict[Group, list[Entry]] = defaultdict(list)
     for entry in entries:
         found[_group(entry)].append(entry)
-    return {
-        group: found[group]
-        for group in sorted(found, key=lambda g: (found[g][0].protocol.departures != [], *asdict(g).values()))
-    }
+    order = sorted(found, key=lambda group: ("departs" in group.how, *asdict(group).values()))
+    return {group: found[group] for group in order}
 
 
 def _group(entry: Entry) -> Group:
-    settings = entry.protocol.settings
-    alike = [
-        entry.dataset and asdict(entry.dataset),
-        entry.bank.content_hash,
-        entry.protocol.hash,
-        settings.to_dict(),
-        entry.patients,
-    ]
-    count = f"{len(entry.patients)} patients" if "patients" in entry.protocol.deviations else "all patients"
+    protocol, settings = entry.protocol, entry.protocol.settings
+    data = entry.dataset and asdict(entry.dataset)
+    alike = [data, entry.bank.content_hash, protocol.hash, settings.to_dict(), entry.patients]
+    count = f"{len(entry.patients)} patients" if "patients" in protocol.deviations else "all patients"
     how = f"{settings.name}: {count}, {settings.episodes} episodes each, seed {settings.seed}"
-    if departures := entry.protocol.departures:
-        how += f" (departs from the protocol in {', '.join(departures)})"
+    how += f" (departs from the protocol in {', '.join(protocol.departures)})" * bool(protocol.departures)
     key = hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()
     return Group(entry.disease, entry.data, entry.timing, entry.decisions, how, key)
-
-
-def deciding_world(entries: Sequence[Entry]) -> World:
-    """The strictest world that entries of one group have: the true one, else the crossfit one, else their own."""
-    return entries[0].worlds[-1]
 
 
 def rank(entries: Sequence[Entry], world: World, metric: str = PAIRED[0]) -> Ranking:
@@ -159,12 +146,12 @@ def _resampled(scores: Sequence[NDArray[np.float64]], draws: int) -> NDArray[np.
     blocks = []
     for start in range(0, draws, block := max(1, _BLOCK // patients)):
         size = min(block, draws - start)
-        drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size) / patients
-        means = [
-            ((drawn @ s.T) * rng.multinomial(len(s), np.full(len(s), 1 / len(s)), size)).sum(axis=1) / len(s)
-            for s in scores
-        ]
-        blocks.append(np.stack(means, axis=1))
+
+        def share(n: int) -> NDArray[np.float64]:
+            return rng.multinomial(n, np.full(n, 1 / n), size) / n  # noqa: B023 (called at once)
+
+        drawn = share(patients)
+        blocks.append(np.stack([((drawn @ s.T) * share(len(s))).sum(axis=1) for s in scores], axis=1))
     return np.concatenate(blocks)
 
 

@@ -71,20 +71,16 @@ def train_again(submission: Submission, work: Path, progress: bool = True) -> tu
             loaded[task.dataset] = load_dataset(task.dataset)
             require_release_rows(loaded[task.dataset])
         if loaded[task.dataset].identity != task.identity:
-            raise SubmissionError(
-                f"{policy.file} was trained on data made by other means than {task.dataset} on this machine; "
-                "generate it again, with the release that the entry names"
-            )
+            made = f"was trained on data made by other means than {task.dataset} on this machine"
+            raise SubmissionError(f"{policy.file} {made}; generate it again, with the release that the entry names")
         files.append(_train(submission, policy, task, loaded[task.dataset], work, progress))
     if all(sha256_file(file) == policy.sha256 for file, policy in zip(files, described)):
         kept = tuple(keep_asset(policy, file) for file, policy in zip(files, described))
         return replace(submission, policies=kept), SAME_BYTES
     if submission.entry.scope != "ind" or len(files) < 2:
-        raise SubmissionError(
-            f"{submission.folder}: trained again, the weights differ in their last bits on this machine. Training "
-            "magnifies that, and by how much can be told only of two or more seeds with a policy per patient: verify "
-            "with the policy files"
-        )
+        why = "by how much training magnifies that can be told only of two or more seeds with a policy per patient"
+        bits = "the weights differ in their last bits on this machine"
+        raise SubmissionError(f"{submission.folder}: trained again, {bits}; {why}: verify with the policy files")
     return replace(submission, policies=tuple(files)), WITHIN_NOISE
 
 

@@ -75,20 +75,71 @@ class SeedEntry:
     """One entry to be made.
 
     Attributes:
-        label: Folder of its submission.
-        work: Its working folder.
-        needs: Package that must be installed, or "".
-        steps: (file that exists once the step is done, arguments of `medgym-offline`), in order.
-        submission: Where it is packed.
+        recipe, method, scope, dataset: What; the scope of a built-in is "".
+        bank, timing: Where and how it is evaluated.
+        inputs: Identity of the dataset and content hash of the bank.
+        root, submissions: Folders of all entries' working folders and submissions.
         board: Where it is recorded.
     """
 
-    label: str
-    work: Path
-    needs: str
-    steps: tuple[tuple[Path, tuple[str, ...]], ...]
-    submission: Path
+    recipe: SeedRecipe
+    method: SeedMethod
+    scope: str
+    dataset: str
+    bank: str
+    timing: str
+    inputs: tuple[str | None, str]
+    root: Path
+    submissions: Path
     board: Path
+
+    @property
+    def label(self) -> str:
+        """Name of its submission's folder."""
+        return "-".join(p for p in (slug(self.method.name), self.dataset.rpartition("/")[2], self.scope) if p)
+
+    @property
+    def submission(self) -> Path:
+        """Where it is packed."""
+        return self.submissions / self.label
+
+    @property
+    def work(self) -> Path:
+        """Its working folder, named after everything that it depends on."""
+        given = self.recipe
+        training = [given.seeds, given.train] if self.method.algorithm else []
+        options = [given.evaluate, given.authors, given.links, given.code]
+        depends = [asdict(self.method), self.scope, self.dataset, self.bank, self.inputs, training, options]
+        return self.root / f"{self.label}-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:10]}"
+
+    def steps(self) -> Iterator[tuple[Path, tuple[str, ...]]]:
+        """(File that exists once the step is done, arguments of `medgym-offline`), in order."""
+        given, algorithm, work = self.recipe, self.method.algorithm, self.work
+        policies: dict[Path, tuple[str, ...]] = {work / "result": (str(self.method.policy), "--timing", self.timing)}
+        if algorithm:
+            suffix = ".pt" if algorithm.startswith("d3rlpy") else ".safetensors"
+            files = [work / f"{algorithm}-{self.scope}-seed{n}{suffix}" for n in range(given.seeds)]
+            fit = ("train", algorithm, "--dataset", self.dataset, "--scope", self.scope, "--seeds", str(given.seeds))
+            yield files[-1].with_suffix(".compute.json"), (*fit, *given.train, "--output", str(work))
+            policies = {file.with_suffix(""): (str(file),) for file in files}
+        where = ("--dataset", self.dataset, "--bank", self.bank, *given.evaluate)
+        for result, policy in policies.items():
+            yield result / "result.json", ("eval", "--policy", *policy, *where, "--output", str(result))
+        said = ["--authors", "; ".join(given.authors)] if given.authors else []
+        said += [part for link in given.links for part in ("--link", link)]
+        said += ["--code", given.code] if given.code else []
+        packing = ("--name", self.method.name, *said, "--output", str(self.submission))
+        yield work / "submitted", ("submit", *map(str, policies), *packing)
+        checked = ("verify", str(self.submission), "--bank", self.bank, "--file", str(self.board))
+        yield work / "verified", ("leaderboard", *checked)
+
+    def done(self, mark: Path) -> bool:
+        """Whether the step that ends with `mark` is done, and its outcome still there."""
+        packed = self.submission / "entry.json"
+        if not mark.exists() or mark.name not in ("submitted", "verified") or not packed.is_file():
+            return mark.exists() and mark.name not in ("submitted", "verified")
+        known = json.loads(packed.read_text("utf-8"))["id"]
+        return mark.name == "submitted" or any(e.id == known and e.verification for e in read_board(self.board))
 
 
 def read_seed_recipe(path: str | Path | None = None) -> SeedRecipe:
@@ -97,7 +148,7 @@ def read_seed_recipe(path: str | Path | None = None) -> SeedRecipe:
 
 
 def plan(recipe: SeedRecipe, work: Path, submissions: Path, board: Path) -> list[SeedEntry]:
-    """Every entry of a recipe with its commands; nothing is run.
+    """Every entry of a recipe; nothing is run.
 
     Raises:
         MedGymError: a dataset or its bank does not exist, or the dataset here is not the release's.
@@ -110,54 +161,20 @@ def plan(recipe: SeedRecipe, work: Path, submissions: Path, board: Path) -> list
     for dataset in recipe.datasets:
         info, released = dataset_info(dataset), release_manifest(dataset)
         if released is not None and info.identity != released["identity"]:
-            raise SubmissionError(
-                f"{dataset} at {info.path} was made by other means than this release's; make it again: "
-                f"medgym-offline generate {dataset} --force"
-            )
+            remedy = f"make it again: medgym-offline generate {dataset} --force"
+            raise SubmissionError(f"{dataset} at {info.path} was made by other means than this release's; {remedy}")
         bank = recipe.bank or info.bank or disease(disease_of_id(dataset)).bank
-        content = load_simulators(bank).content_hash
-        for method in recipe.entries:
-            for scope in method.scopes if method.algorithm else ("",):
-                label = "-".join(part for part in (slug(method.name), dataset.rpartition("/")[2], scope) if part)
-                training = [recipe.seeds, recipe.train] if method.algorithm else []
-                options = [recipe.evaluate, recipe.authors, recipe.links, recipe.code]
-                depends = [asdict(method), scope, dataset, bank, info.identity, content, training, options]
-                folder = work / f"{label}-{hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:10]}"
-                steps = tuple(
-                    _steps(recipe, method, scope, dataset, bank, info.timing, folder, submissions / label, board)
-                )
-                needs = "d3rlpy" if (method.algorithm or "").startswith("d3rlpy") else ""
-                found.append(SeedEntry(label, folder, needs, steps, submissions / label, board))
+        where = (
+            dataset,
+            bank,
+            info.timing,
+            (info.identity, load_simulators(bank).content_hash),
+            work,
+            submissions,
+            board,
+        )
+        found += [SeedEntry(recipe, m, s, *where) for m in recipe.entries for s in (m.scopes if m.algorithm else ("",))]
     return found
-
-
-def _steps(
-    recipe: SeedRecipe,
-    method: SeedMethod,
-    scope: str,
-    dataset: str,
-    bank: str,
-    timing: str,
-    work: Path,
-    submission: Path,
-    board: Path,
-) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    policies, results = {work / "result": (str(method.policy), "--timing", timing)}, [work / "result"]
-    if method.algorithm:
-        suffix = ".pt" if method.algorithm.startswith("d3rlpy") else ".safetensors"
-        files = [work / f"{method.algorithm}-{scope}-seed{n}{suffix}" for n in range(recipe.seeds)]
-        fit = ("train", method.algorithm, "--dataset", dataset, "--scope", scope, "--seeds", str(recipe.seeds))
-        yield files[-1].with_suffix(".compute.json"), (*fit, *recipe.train, "--output", str(work))
-        policies, results = {f.with_suffix(""): (str(f),) for f in files}, [f.with_suffix("") for f in files]
-    for result in results:
-        where = ("--dataset", dataset, "--bank", bank, *recipe.evaluate)
-        yield result / "result.json", ("eval", "--policy", *policies[result], *where, "--output", str(result))
-    said = ["--authors", "; ".join(recipe.authors)] if recipe.authors else []
-    said += [part for link in recipe.links for part in ("--link", link)]
-    said += ["--code", recipe.code] if recipe.code else []
-    packing = ("--name", method.name, *said, "--output", str(submission))
-    yield work / "submitted", ("submit", *map(str, results), *packing)
-    yield work / "verified", ("leaderboard", "verify", str(submission), "--bank", bank, "--file", str(board))
 
 
 def run_entry(entry: SeedEntry, say: Callable[[str], None], limit: int = LARGE) -> bool:
@@ -171,40 +188,29 @@ def run_entry(entry: SeedEntry, say: Callable[[str], None], limit: int = LARGE) 
     Raises:
         SubmissionError: a command fails; what it printed on standard error is above it.
     """
-    if entry.needs and importlib.util.find_spec(entry.needs) is None:
-        say(f'{entry.label}: skipped, needs {entry.needs}: pip install "medgym-offline[{entry.needs}]"')
+    if (entry.method.algorithm or "").startswith("d3rlpy") and importlib.util.find_spec("d3rlpy") is None:
+        say(f'{entry.label}: skipped, needs d3rlpy: pip install "medgym-offline[d3rlpy]"')
         return False
-    _forget_lost(entry)
-    for done, argv in entry.steps:
-        if done.exists():
+    for mark, argv in entry.steps():
+        if entry.done(mark):
             continue
-        say(f"{entry.label}: medgym-offline {shlex.join(argv)}")
+        command = f"medgym-offline {shlex.join(argv)}"
+        say(f"{entry.label}: {command}")
         code = "from medgym_offline.cli import main; main()"
         ended = subprocess.run([sys.executable, "-c", code, *argv], stdout=subprocess.DEVNULL, check=False)
         if ended.returncode:
-            raise SubmissionError(f"{entry.label}: `medgym-offline {shlex.join(argv)}` failed; run it to see why")
-        if done.name == "submitted":
+            raise SubmissionError(f"{entry.label}: `{command}` failed; run it to see why")
+        if mark.name == "submitted":
             write_text(entry.submission / "README.md", _readme(entry))
-        if done.name in ("submitted", "verified"):
-            write_text(done, "")
+        if mark.name in ("submitted", "verified"):
+            write_text(mark, "")
     moved = slim(entry.submission, read_submission(entry.submission).entry, limit)
     say(f"{entry.label}: verified" + (f"; {len(moved)} policy files moved to {moved[0].parent}" if moved else ""))
     return True
 
 
-def _forget_lost(entry: SeedEntry) -> None:
-    """Steps whose outcome was removed since, such as an entry of a board that was emptied, are to be done again."""
-    packed = entry.submission / "entry.json"
-    if not packed.is_file():
-        (entry.work / "submitted").unlink(missing_ok=True)
-    known = json.loads(packed.read_text("utf-8"))["id"] if packed.is_file() else None
-    verified = {e.id for e in read_board(entry.board) if e.verification is not None}
-    if known not in verified or not (entry.work / "submitted").exists():
-        (entry.work / "verified").unlink(missing_ok=True)
-
-
 def _readme(entry: SeedEntry) -> str:
-    commands = "\n".join(f"medgym-offline {shlex.join(argv)}" for _, argv in entry.steps)
+    commands = "\n".join(f"medgym-offline {shlex.join(argv)}" for _, argv in entry.steps())
     return (
         f"# {entry.label}\n\nMade by `medgym-offline leaderboard seed`, with these commands:\n\n"
         f"```bash\n{commands}\n```\n\nPolicy files that are named in entry.json and not here are kept by their sha256, "

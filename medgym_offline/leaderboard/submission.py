@@ -2,43 +2,30 @@
 
 A folder comes from a stranger. Nothing in it is executed here; every path is checked before it is opened.
 
-A policy file that is too large for a git repository may lie elsewhere: it is looked for by its sha256 in
-`$MEDGYM_CACHE/policies`, then in the folder `policies` of the Hub's dataset repository `ORG/leaderboard`.
+A policy file that is too large for a git repository may be kept by its sha256 in `$MEDGYM_CACHE/policies`.
 """
 
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgym_offline.config import from_values, read_json, to_values
-from medgym_offline.errors import DatasetError, SubmissionError
+from medgym_offline.config import check, read_json, to_values
+from medgym_offline.errors import SubmissionError
 from medgym_offline.files import atomic_path, cache_folder, json_text, sha256_file
 from medgym_offline.leaderboard.entry import BuiltIn, Entry, PolicyFile
 
 __all__ = [
-    "FOLDER",
-    "LARGE",
-    "MAX_ENTRY_BYTES",
-    "MAX_POLICY_BYTES",
-    "REPOSITORY",
-    "Submission",
-    "keep_asset",
-    "read_submission",
-    "slim",
+    "LARGE", "MAX_ENTRY_BYTES", "MAX_POLICY_BYTES", "Submission", "keep_asset", "read_submission", "slim",
     "write_submission",
-]
+]  # fmt: skip
 
 MAX_ENTRY_BYTES = 4 * 2**20
 MAX_POLICY_BYTES = 256 * 2**20
 LARGE = 256 * 2**10
 """Bytes from which :func:`slim` moves a policy file out of its submission."""
-
-REPOSITORY, FOLDER = "leaderboard", "policies"
-"""Dataset repository and folder of the Hub where large policy files lie."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +48,7 @@ def read_submission(folder: str | Path, fetch: bool = True) -> Submission:
 
     Args:
         folder: `entry.json`, `policies/`, and a `README.md` if wanted.
-        fetch: Look for policy files that are not there in the cache and on the Hub. If False, `policies` names them
+        fetch: Look for policy files that are not there in the cache. If False, `policies` names them
             where they would lie in the folder.
 
     Raises:
@@ -73,29 +60,16 @@ def read_submission(folder: str | Path, fetch: bool = True) -> Submission:
     if root.is_symlink() or not root.is_dir():
         raise SubmissionError(f"{root} is not a folder; build one with `medgym-offline submit`")
     _regular(source, MAX_ENTRY_BYTES)
-    entry = from_values(Entry, _object(source), str(source))
+    entry: Entry = check(Entry, read_json(source, SubmissionError), str(source), SubmissionError)
     if entry.verification is not None:
-        raise SubmissionError(
-            f"{source}: verification must be null; a board records it when the policies are run again"
-        )
+        raise SubmissionError(f"{source}: verification must be null; a board records it when policies are run again")
     policies = tuple(p.builtin if isinstance(p, BuiltIn) else _policy_file(root, p, fetch) for p in entry.policies)
-    listed = {root / p.file for p in entry.policies if isinstance(p, PolicyFile)}
-    known = {source, root / "policies", *listed} | {p for p in [root / "README.md"] if p.is_file()}
-    inside = root / "policies"
+    inside, readme = root / "policies", root / "README.md"
+    known = {source, inside, *(root / p.file for p in entry.policies if isinstance(p, PolicyFile))}
     for path in sorted([*root.iterdir(), *(inside.iterdir() if inside.exists() else ())]):
-        if path not in known:
-            what = (
-                "is not named in entry.json; remove it" if path.parent == inside else "does not belong in a submission"
-            )
-            raise SubmissionError(f"{path} {what}")
+        if path not in known and not (path == readme and path.is_file()):
+            raise SubmissionError(f"{path} does not belong in a submission, or is not named in entry.json; remove it")
     return Submission(root, entry, policies)
-
-
-def _object(source: Path) -> dict[str, object]:
-    content = read_json(source, SubmissionError)
-    if not isinstance(content, dict):
-        raise SubmissionError(f"{source} holds no entry, but a {type(content).__name__}; build it with `submit`")
-    return content
 
 
 def _policy_file(root: Path, policy: PolicyFile, fetch: bool) -> Path:
@@ -103,14 +77,12 @@ def _policy_file(root: Path, policy: PolicyFile, fetch: bool) -> Path:
     if path.parent.is_symlink():
         raise SubmissionError(f"{path.parent} is a link; a submission holds its own files")
     if policy.bytes > MAX_POLICY_BYTES:
-        raise SubmissionError(f"{path}: {policy.bytes / 2**20:.0f} MB; at most {MAX_POLICY_BYTES >> 20} are accepted")
+        raise SubmissionError(f"{path}: {policy.bytes >> 20} MB; at most {MAX_POLICY_BYTES >> 20} are accepted")
     if not path.exists() and not path.is_symlink():
         return _locate(policy, root) if fetch else path
     _regular(path, MAX_POLICY_BYTES)
     if path.stat().st_size != policy.bytes or sha256_file(path) != policy.sha256:
-        raise SubmissionError(
-            f"{path}: sha256 does not match entry.json; the file was changed or swapped after `submit`: build it again"
-        )
+        raise SubmissionError(f"{path}: sha256 does not match entry.json; changed after `submit`? build it again")
     return path
 
 
@@ -120,9 +92,7 @@ def _regular(path: Path, limit: int) -> None:
     if not path.is_file():
         raise SubmissionError(f"{path} is missing")
     if path.stat().st_size > limit:
-        raise SubmissionError(
-            f"{path} has {path.stat().st_size / 2**20:.0f} MB; at most {limit / 2**20:.0f} are accepted"
-        )
+        raise SubmissionError(f"{path} has {path.stat().st_size >> 20} MB; at most {limit >> 20} are accepted")
 
 
 def write_submission(entry: Entry, policies: Sequence[Path | str], folder: str | Path) -> Submission:
@@ -171,39 +141,14 @@ def keep_asset(policy: PolicyFile, source: Path) -> Path:
 
 
 def _locate(policy: PolicyFile, root: Path) -> Path:
-    """The file of a policy that the submission lacks: from the cache, else from the Hub."""
+    """The file of a policy that the submission lacks, from the cache."""
     target = _asset(policy)
-    if not target.is_file() and (problem := _download(policy, target)):
-        raise SubmissionError(
-            f"{root / policy.file} is missing, and so is {target}; not fetched: {problem}; "
-            "put the file in either place, build the submission again, or have the policy trained again: "
-            "`leaderboard verify --retrain`"
-        )
+    if not target.is_file():
+        remedy = "put the file in either place, or have the policy trained again: `leaderboard verify --retrain`"
+        raise SubmissionError(f"{root / policy.file} is missing, and so is {target}; {remedy}")
     if target.stat().st_size != policy.bytes or sha256_file(target) != policy.sha256:
         raise SubmissionError(f"{target}: sha256 does not match its name; delete it and try again")
     return target
-
-
-def _download(policy: PolicyFile, target: Path) -> str:
-    """Fetch a policy file; "" once it is there, else why it is not."""
-    from medgym_offline.datasets.remotes import parse_remote, remotes_of
-
-    cache_folder("policies", write=True)
-    failures = []
-    for url in remotes_of():
-        try:
-            remote = parse_remote(url)
-            with tempfile.TemporaryDirectory(dir=target.parent) as work:
-                path = f"{FOLDER}/{target.name}"
-                remote.fetch(REPOSITORY, remote.commit(REPOSITORY), [path], Path(work), progress=True)
-                came = Path(work) / path
-                if came.is_file() and sha256_file(came) == policy.sha256:
-                    came.replace(target)
-                    return ""
-            failures.append(f"{url} (does not have it, or sends other bytes than the entry states)")
-        except DatasetError as error:
-            failures.append(str(error))
-    return "; ".join(failures)
 
 
 def slim(folder: Path, entry: Entry, limit: int = LARGE) -> list[Path]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgym_offline.config import to_values
 from medgym_offline.errors import SubmissionError
-from medgym_offline.files import code_version
-from medgym_offline.leaderboard.comparison import Row, fresh_rows, missing_numbers, rows_of, training_rows
-from medgym_offline.leaderboard.entry import Entry, Verification
+from medgym_offline.files import code_version, json_difference
+from medgym_offline.leaderboard.building import build_entry
+from medgym_offline.leaderboard.comparison import Row, fresh_rows, rows_of, training_rows
+from medgym_offline.leaderboard.entry import Entry, PolicyFile, Verification
 from medgym_offline.leaderboard.retrain import WITHIN_NOISE, train_again
 from medgym_offline.leaderboard.submission import Submission, read_submission
-from medgym_offline.leaderboard.building import build_entry
 from medgym_offline.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ class Reexecution:
     Attributes:
         id: Entry.
         rows: Every number compared.
-        missing: Numbers that only one side has.
         result_hash: SHA-256 of what the re-execution gave.
         fresh_seeds: Whether the policies were also evaluated on fresh seeds.
         retrained: If the policies were trained again: `SAME_BYTES` or `WITHIN_NOISE`.
@@ -40,7 +40,6 @@ class Reexecution:
 
     id: str
     rows: tuple[Row, ...]
-    missing: tuple[str, ...]
     result_hash: str
     fresh_seeds: bool
     retrained: str | None = None
@@ -48,12 +47,8 @@ class Reexecution:
     @property
     def faults(self) -> list[str]:
         """One line per number that does not hold; empty if the submission is accepted."""
-        lines = [
-            f"{r.world} {r.metric} ({r.check}): claimed {r.claimed:.5g}, found {r.found:.5g}, tolerance {r.tolerance:.2g}"
-            for r in self.rows
-            if not r.ok
-        ]
-        return [*self.missing, *lines]
+        told = "{0.world} {0.metric} ({0.check}): claimed {0.claimed:.5g}, found {0.found:.5g} +- {0.tolerance:.2g}"
+        return [told.format(row) for row in self.rows if not row.ok]
 
     @property
     def accepted(self) -> bool:
@@ -85,8 +80,8 @@ def verify_submission(
 ) -> Reexecution:
     """Re-execute the policies of a submission and compare every number.
 
-    Each run is evaluated as its entry says (same protocol, patients, seeds): runs, means, intervals, curves and values
-    per patient must agree within :func:`~medgym_offline.leaderboard.comparison.tolerance`. With `fresh` it is evaluated
+    Each run is evaluated as its entry says (same protocol, patients, seeds): runs, means, intervals and values per
+    patient must agree within :func:`~medgym_offline.leaderboard.comparison.tolerance`. With `fresh` it is evaluated
     again on an evaluation seed that follows from the policies' sha256, and the headline metrics must agree with the
     first within the noise of the episodes (t test over patients, level 1e-4 for the entry as a whole).
 
@@ -115,97 +110,65 @@ def verify_submission(
         if retrain:
             submission, retrained = train_again(submission, Path(work), progress)
         entry, runs = submission.entry, range(len(submission.policies))
-        again = [_evaluate(submission, n, simulators, progress) for n in runs]
-        _require_protocol(entry, again[0])
+        again = [_evaluate(submission, n, simulators, progress, entry.protocol.settings.seed) for n in runs]
         rebuilt = build_entry(again, submission.policies, entry.name)
-        _require_history(submission, rebuilt, retrained)
+        _require_history(submission.folder, entry, rebuilt, retrained)
         rows = list(rows_of(entry, rebuilt))
         if retrained == WITHIN_NOISE:
-            rows = training_rows(rows, again, entry.disease)
+            rows = training_rows(rows, again)
         if fresh:
             others = [_evaluate(submission, n, simulators, progress, fresh_seed(entry)) for n in runs]
             rows += fresh_rows(again, others, entry.disease)
     text = json.dumps([rebuilt.metrics, rebuilt.runs], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return Reexecution(entry.id, tuple(rows), tuple(missing_numbers(entry, rebuilt)), digest, fresh, retrained)
+    return Reexecution(entry.id, tuple(rows), digest, fresh, retrained)
 
 
 def _bank(entry: Entry, bank: str | Path | SimulatorBank | None) -> SimulatorBank:
     from medgym_offline.simulators import load_simulators
 
-    wanted = entry.bank
-    named = wanted.name if bank is None else bank
+    named = entry.bank.name if bank is None else bank
     found = load_simulators(named) if isinstance(named, str | Path) else named
-    if found.disease.name != entry.disease:
+    wanted, here = (entry.disease, entry.bank.content_hash), (found.disease.name, found.content_hash)
+    if wanted != here:
         raise SubmissionError(
-            f"entry {entry.id!r} is of {entry.disease}, bank {found.name!r} of {found.disease.name}; name the entry's "
-            "own bank with --bank"
-        )
-    if found.content_hash != wanted.content_hash:
-        raise SubmissionError(
-            f"entry {entry.id!r} was evaluated in bank {wanted.name!r} {wanted.content_hash[:12]}..., "
-            f"this one is {found.content_hash[:12]}...; evaluate in the same bank, or name it with --bank"
+            f"entry {entry.id!r} is of {wanted[0]} in bank {entry.bank.name!r} {wanted[1][:12]}..., this bank is of "
+            f"{here[0]}, {here[1][:12]}...; name the entry's own bank with --bank, or evaluate in this one"
         )
     return found
 
 
-def _evaluate(
-    submission: Submission, number: int, bank: SimulatorBank, progress: bool, seed: int | None = None
-) -> Evaluation:
+def _evaluate(submission: Submission, number: int, bank: SimulatorBank, progress: bool, seed: int) -> Evaluation:
     from medgym_offline.evaluation import evaluate
 
-    entry, policy = submission.entry, submission.policies[number]
-    settings, dataset = entry.protocol.settings, entry.dataset
-    # The policy's name as the entry's file has it, without what `build_entry` appends.
-    name = policy if isinstance(policy, str) else Path(entry.policies[number].file).stem.rsplit("-", 2)[0]  # type: ignore[union-attr]
-    evaluation = evaluate(
+    entry, policy, described = submission.entry, submission.policies[number], submission.entry.policies[number]
+    settings = entry.protocol.settings
+    return evaluate(
         str(policy),
         timing=entry.timing,
         decisions=entry.decisions,
         patients=list(entry.patients) if "patients" in entry.protocol.deviations else None,
         episodes=settings.episodes,
-        seed=settings.seed if seed is None else seed,
+        seed=seed,
         bank=bank,
         worlds=settings.worlds,
-        dataset=None if dataset is None else dataset.id,
+        dataset=entry.dataset.id if entry.dataset else None,
         progress=progress,
-        name=name,
+        # The policy's name as the entry's file has it, without what `build_entry` appends.
+        name=Path(described.file).stem.rsplit("-", 2)[0] if isinstance(described, PolicyFile) else described.builtin,
         workers=None,
     )
-    if dataset is not None and evaluation.dataset.get("identity") != dataset.identity:
-        raise SubmissionError(
-            f"entry {entry.id!r}: {dataset.id} on this machine was made by other means than the entry's "
-            f"(identity {str(evaluation.dataset.get('identity'))[:12]}, entry {str(dataset.identity)[:12]}); "
-            "generate it with the release that the entry names"
-        )
-    return evaluation
 
 
-def _require_protocol(entry: Entry, evaluation: Evaluation) -> None:
-    used, protocol = evaluation.protocol, entry.protocol
-    if protocol.hash != evaluation.protocol_hash:
-        raise SubmissionError(
-            f"entry {entry.id!r} was made under protocol {protocol.hash[:12]}..., this release has "
-            f"{used['name']} {evaluation.protocol_hash[:12]}...; evaluate again with this release"
-        )
-    for name, value in protocol.settings.to_dict().items():
-        if used.get(name) != value:
-            raise SubmissionError(
-                f"entry {entry.id!r}: protocol setting {name} is {value!r}, this release runs {used.get(name)!r}"
-            )
-    if protocol.deviations != evaluation.deviations:
-        raise SubmissionError(f"entry {entry.id!r}: its list of deviations from the protocol is not what it ran with")
-
-
-def _require_history(submission: Submission, rebuilt: Entry, retrained: str | None) -> None:
-    """What an entry says of itself is what its policies say."""
-    names = ["disease", "scope", "timing", "decisions", "dataset", "patients", "seeds", "policies"]
+def _require_history(folder: Path, entry: Entry, rebuilt: Entry, retrained: str | None) -> None:
+    """What an entry says of its making is what this release runs and what its policies say."""
+    names = ["disease", "dataset", "protocol", "scope", "timing", "decisions", "patients", "seeds", "policies"]
     for name in names[:-1] if retrained == WITHIN_NOISE else names:
-        stated, found = getattr(submission.entry, name), getattr(rebuilt, name)
+        stated, found = getattr(entry, name), getattr(rebuilt, name)
         if stated != found:
-            raise SubmissionError(
-                f"{submission.folder}: {name} is {str(stated)[:80]} in the entry, but the policies say {str(found)[:80]}"
-            )
+            here, there = ({name: to_values(v) if is_dataclass(v) else v} for v in (found, stated))
+            lines = json_difference(here, there)
+            raise SubmissionError(f"{folder}: run again, it differs in {lines[0][:200]}; evaluate and submit it again")
 
 
 def fresh_seed(entry: Entry) -> int:
