@@ -1,8 +1,7 @@
-"""Entries: what they hold, and that everything else is refused in one line, by the types and by the published schema."""
+"""Entries: what they hold; everything else is refused in one line, by the types and by the published schema."""
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from collections.abc import Callable
@@ -27,13 +26,13 @@ Values = dict[str, Any]
 
 
 def fits(values: Any) -> bool:
+    problem = ""
     try:
         check(Entry, values, "entry.json", SubmissionError)
     except MedGymError as error:
-        assert "\n" not in str(error)
-        assert str(error).startswith("entry.json: ")
-        return False
-    return True
+        problem = str(error)
+    assert problem == "" or (problem.startswith("entry.json: ") and "\n" not in problem)
+    return problem == ""
 
 
 def test_the_entry_says_what_was_done(folder: Path, shop: Workshop) -> None:
@@ -70,13 +69,15 @@ JUNK = st.sampled_from([None, True, 1.5, -1, 10**400, "x", "", "<b>", [], ["x"],
 
 def places(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     found = [path] if path else []
-    for key, item in values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ():
+    for key, item in (
+        values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    ):
         if path[-1:] != ("training",) and path[-1:] != ("deviations",):
             found += places(item, (*path, key))
     return found
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder: Path, data: st.DataObject) -> None:
     values: Values = json.loads((folder / "entry.json").read_text())
@@ -226,7 +227,9 @@ def test_a_baseline_needs_no_file_and_submit_says_what_is_lacking(shop: Workshop
     assert entry.compute.hardware  # `train` recorded it
 
 
-def test_large_policies_are_found_by_their_sha256(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_large_policies_are_found_by_their_sha256(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
     entry = read_submission(folder).entry
     assert slim(folder, entry, limit=10**9) == []
@@ -240,6 +243,8 @@ def test_large_policies_are_found_by_their_sha256(folder: Path, monkeypatch: pyt
     assert "--retrain" in refused("leaderboard", "add", folder, "--file", "b.json")
 
 
-@pytest.mark.parametrize(("name", "expected"), [("My Method", "my-method"), ("Médecin  2", "medecin-2"), ("A/../b", "a-b")])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("My Method", "my-method"), ("Médecin  2", "medecin-2"), ("A/../b", "a-b")]
+)
 def test_names_that_look_alike_have_one_id(name: str, expected: str) -> None:
-    assert slug(name) == slug(copy.copy(name).upper()) == expected
+    assert slug(name) == slug(name.upper()) == expected

@@ -95,7 +95,10 @@ def test_worse_luck_never_helps(entry: Entry) -> None:
     wrong = 0
     for seed in range(60):
         level = 5.0 + numbers(seed, 3.0)
-        rows = [variant(entry, f"m{n}", (level + np.random.default_rng([seed, n]).normal(size=PATIENTS))[None]) for n in range(4)]
+        rows = [
+            variant(entry, f"m{n}", (level + np.random.default_rng([seed, n]).normal(size=PATIENTS))[None])
+            for n in range(4)
+        ]
         wrong += len(set(rank(rows, "own").ranks.values())) > 1
     assert wrong <= 9  # 60 x 0.05 = 3; more than 9 has a chance of 1e-3
 

@@ -134,7 +134,12 @@ def variant(entry: Entry, name: str, scores: np.ndarray | None = None, **changes
     digests = [hashlib.sha256(f"{name} {n}".encode()).hexdigest() for n in range(len(values["runs"]))]
     settings |= {key: changes[key] for key in ("decisions", "seed") if key in changes}
     changes.pop("seed", None)
-    values |= {"name": name, "seeds": [None] * len(digests), "policies": [first | {"sha256": d} for d in digests], **changes}
+    values |= {
+        "name": name,
+        "seeds": [None] * len(digests),
+        "policies": [first | {"sha256": d} for d in digests],
+        **changes,
+    }
     scope, timing, decisions = values["scope"], values["timing"], values["decisions"]
     values["id"] = entry_id(name, values["dataset"]["id"], scope, timing, decisions)
     found: Entry = check(Entry, values, "variant")
