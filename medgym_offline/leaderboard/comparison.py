@@ -29,8 +29,8 @@ class Row:
     """One compared number.
 
     Attributes:
-        check: "mean" (of all runs), "interval", "run N", "patients of run N" (root mean square of claimed -
-            found over patients) or "fresh seeds run N"; "trained again, " is before it where :func:`training_rows` has widened it.
+        check: "mean" (of all runs), "interval", "run N", "patients of run N" (root mean square over patients of claimed
+            less found) or "fresh seeds run N"; after "trained again, " with the room of :func:`training_rows`.
         world, metric: Which number.
         claimed, found: As submitted, and as re-executed.
         tolerance: Largest accepted |claimed - found|.
