@@ -62,7 +62,6 @@ def build(root: Path) -> SmallRelease:
         (root / folder).mkdir(parents=True)
     for recipe in (ROOT / "generation").glob("*.toml"):
         shutil.copy(recipe, root / "generation")
-    shutil.copy(ROOT / "leaderboard" / "schema.json", root / "leaderboard")
     for bank in (ROOT / "generation" / "banks").glob("*.safetensors"):
         load_simulators(bank).select(range(PATIENTS)).save(root / "generation" / "banks" / bank.name)
     for file in (ROOT / "generation" / "behaviors").glob("*.safetensors"):

@@ -203,7 +203,8 @@ Every episode ends at {end} with `terminated`; none is truncated. Patient id and
 Simulator bank `{manifest["bank"]["name"]}` (sha256 `{manifest["bank"]["content_hash"][:16]}`), behavior policy
 `{policy}` ({_origin(manifest["behavior"]["sha256"])}){", " + noise if noise else ""}; initial states perturbed by
 N(0, {process.initial_noise:g}^2), residual noise on. Episodes run in {_WORLDS[recipe["world"]]}.
-Root seed {recipe["seed"]}, code {manifest["code_version"]}. {_remake(manifest)}; to check it: `medgym-offline verify {name}`.
+Root seed {recipe["seed"]}, code {manifest["code_version"]}. {_remake(manifest)}; to check
+it: `medgym-offline verify {name}`.
 
 ## Columns
 

@@ -89,7 +89,9 @@ class Held:
 
     def rows(self, rows: Tensor) -> Held:
         """The intervals at `rows` (P, G)."""
-        return Held(**{name: None if part is None else gather_rows(part, rows) for name, part in vars(self).items()})
+        events = None if self.exogenous is None else gather_rows(self.exogenous, rows)
+        x, u, dt, displacement = (gather_rows(part, rows) for part in (self.x, self.u, self.dt, self.displacement))
+        return Held(x, u, dt, displacement, gather_rows(self.time, rows), events)
 
 
 def held_path(bank: SimulatorBank, held: Held, times: Tensor, between: bool = False) -> Tensor:

@@ -96,8 +96,10 @@ class _Search:
     def run(
         self, bank: SimulatorBank, u: Tensor, hours: Tensor, free: bool, steps: int, lr: float
     ) -> tuple[Tensor, Tensor]:
-        """Improve schedules (P, S, k, treatments), (P, S, K); k = 1 is one dose for all intervals. `free` moves intervals
-        too."""
+        """Improve schedules (P, S, k, treatments), (P, S, K); k = 1 is one dose for all intervals.
+
+        `free` moves intervals too.
+        """
         config, holds = self.config, hours.shape[-1]
         dose = torch.logit(u.clamp(0.005, 0.995)).requires_grad_(True)
         clock = interval_logits(hours, config).requires_grad_(free) if free else None
@@ -203,7 +205,7 @@ def _adaptive_starts(fixed: Schedules, config: CeilingConfig) -> tuple[Tensor, T
 
 
 def _fine_starts(fixed: Schedules, adaptive: Schedules, config: CeilingConfig) -> Tensor:
-    """(P, 2, 4K, treatments): the best fixed schedule, and the adaptive one read in the middle of each short interval."""
+    """(P, 2, 4K, treatments): the best fixed schedule, and the adaptive one read amid each short interval."""
     count = FINER * config.decisions
     middle = (torch.arange(count) + 0.5) * config.horizon / count
     at = (adaptive.hours.cumsum(1).unsqueeze(1) <= middle[:, None]).sum(-1).clamp(max=config.decisions - 1)

@@ -49,7 +49,7 @@ def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFix
     assert os.environ["MINARI_DATASETS_PATH"] == before
     assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
     entries = read_board(tmp_path / "demo" / "leaderboard.json")
-    assert {e["name"] for e in entries} == set(evaluations)
+    assert {e.name for e in entries} == set(evaluations)
     for name in evaluations:
         assert (tmp_path / "demo" / "submissions" / name / "entry.json").is_file()
     result = json.loads((tmp_path / "demo" / "results" / "gcql-pop" / "result.json").read_text())

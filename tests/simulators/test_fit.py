@@ -310,7 +310,8 @@ def toy_cohort() -> Cohort:
 def test_recipes_are_read_and_checked(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text(
-        'name = "sepsis-x"\npatients = 16\n[physics]\nperfusion = 1.7\noverload = [0.1, 0.1, 0.1]\ngrowing_overload = true\n'
+        'name = "sepsis-x"\npatients = 16\n[physics]\nperfusion = 1.7\noverload = [0.1, 0.1, 0.1]\n'
+        "growing_overload = true\n"
     )
     recipe = read_recipe(path)
     assert (recipe.name, recipe.patients, recipe.physics.perfusion) == ("sepsis-x", 16, 1.7)
