@@ -15,7 +15,6 @@ import numpy as np
 
 from medgym_offline.datasets.behaviors import Behavior, recipe_behavior
 from medgym_offline.datasets.card import write_card
-from medgym_offline.reports import can_draw
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import EpisodeWriter
@@ -28,6 +27,7 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
 from medgym_offline.progress import Progress
+from medgym_offline.reports import can_draw
 from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
