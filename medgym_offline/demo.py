@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.files import shown_path
 from medgym_offline.threads import one_thread
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DATASET", "orderings", "run_demo"]
 
-DATASET = "medgym/sepsis-ind-v0"
+DATASET = f"medgym/{DEFAULT}-ind-v0"
 ALGORITHMS = ("dqn", "cql", "gcql")
 SCOPES = ("ind", "pop")
 BASELINES = ("clinician", "random", "zero")

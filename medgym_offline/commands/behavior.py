@@ -103,7 +103,7 @@ def _has_matplotlib() -> bool:
 
 
 def behavior_train(
-    bank: Bank = "sepsis-v0",
+    bank: Bank = "",
     scope: Annotated[
         str,
         typer.Option(
@@ -162,7 +162,7 @@ def behavior_train(
 
 
 def behavior_train_all(
-    bank: Bank = "sepsis-v0",
+    bank: Bank = "",
     output: Output = Path("runs/behaviors"),
     patients: Patients = None,
     recipe: Recipe = None,

@@ -16,6 +16,10 @@ ALLOWED = {
     "__init__.py": {"sepsis"},  # the re-export mgo.sepsis
     "diseases/__init__.py": {"sepsis"},
     "diseases/registry.py": {"sepsis"},  # the default disease, in one constant
+    # Examples in help.
+    "commands/behavior.py": {"sepsis"},
+    "commands/clinical.py": {"sepsis"},
+    "commands/data.py": {"sepsis"},
 }
 """File -> words it may have."""
 
