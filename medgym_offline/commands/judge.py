@@ -1,4 +1,4 @@
-"""demo, eval and report: what a policy is worth."""
+"""eval and report: what a policy is worth."""
 
 from __future__ import annotations
 
@@ -159,24 +159,7 @@ def report_command(
     say(f"\nwrote {output}")
 
 
-def demo_command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
-        "runs/demo"
-    ),
-    patients: Annotated[int, typer.Option("--patients", min=1, help="How many patients (the bank's first N).")] = 8,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training.")] = 0,
-) -> None:
-    """Run the whole chain on a handful of patients: dataset, training, evaluation, report, leaderboard entry.
-
-    Example: medgym-offline demo --output runs/demo
-    """
-    from medgym_offline.demo import run_demo
-
-    run_demo(output, patients, seed)
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
-    app.command("demo")(demo_command)
     app.command("eval")(eval_command)
     app.command("report")(report_command)

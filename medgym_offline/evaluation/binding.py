@@ -225,7 +225,7 @@ def _from_file(text: str, disease: str) -> Any:
         if not path.suffix and path.name == text:
             raise unknown_name("policy (no such file, nor built-in)", text, BUILTIN_NAMES)
         raise PolicyError(f"there is no policy file {text}; give a path, or one of {', '.join(BUILTIN_NAMES)}")
-    from medgym_offline.policies.files import load_policy
+    from medgym_offline.policies.loading import load_policy
 
     return load_policy(path, disease=disease)
 

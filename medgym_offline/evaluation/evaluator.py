@@ -153,7 +153,7 @@ def _threads(workers: int | None, bound: BoundPolicy) -> int:
 def _disease_of(policy: Any) -> str:
     """Name of the disease that a policy, or its file, says it is for."""
     if isinstance(policy, str | Path) and Path(policy).exists():
-        from medgym_offline.policies.files import load_policy
+        from medgym_offline.policies.loading import load_policy
 
         policy = load_policy(policy)
     return disease_of_policy(policy)

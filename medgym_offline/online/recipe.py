@@ -168,7 +168,7 @@ def load_behavior(bank_name: str, scope: str = "ind", timing: str = "adaptive") 
         PolicyError: If none is shipped, naming those that are and the command that trains it.
     """
     from medgym_offline.policies.actor import StackedActor
-    from medgym_offline.policies.files import load_policy
+    from medgym_offline.policies.loading import load_policy
 
     path = behavior_path(bank_name, scope, timing)
     if not path.exists():

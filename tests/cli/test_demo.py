@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medgym_offline.demo import orderings, run_demo
+from medgym_offline.commands.demo import orderings, run_demo
 from medgym_offline.leaderboard import read_board
 from tests.leaderboard.workshop import DATASET, Workshop, refused
 

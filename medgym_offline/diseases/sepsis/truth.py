@@ -106,7 +106,7 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
         BankError: The bank knows no truth.
     """
     from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, live
-    from medgym_offline.diseases.sepsis.twin_bank import TwinPatients
+    from medgym_offline.diseases.sepsis.twin_people import TwinPatients
 
     if "true" not in bank.worlds:
         raise BankError(f"bank {bank.name!r} has no world 'true' to be checked against; its worlds are {bank.worlds}")

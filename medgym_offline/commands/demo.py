@@ -12,7 +12,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.files import shown_path
@@ -253,3 +255,22 @@ def _next(folder: Path, dataset: str) -> Sequence[str]:
         f"all patients        {minari} {command} train gcql --dataset {dataset} --seeds 3 -o runs/gcql --eval",
         "your own algorithm  examples/own_policy_torch.py",
     )
+
+
+def demo_command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
+        "runs/demo"
+    ),
+    patients: Annotated[int, typer.Option("--patients", min=1, help="How many patients (the bank's first N).")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training.")] = 0,
+) -> None:
+    """Run the whole chain on a handful of patients: dataset, training, evaluation, report, leaderboard entry.
+
+    Example: medgym-offline demo --output runs/demo
+    """
+    run_demo(output, patients, seed)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("demo")(demo_command)
