@@ -69,7 +69,8 @@ def _train(
     loaded = load_simulators(bank)
     settings = load_recipe(recipe, loaded.disease.name)
     if updates is not None:
-        changes["settings"] = {name: {**settings.settings.get(name, {}), "updates": updates} for name in SCOPES}
+        own = {str(name): dict(values) for name, values in settings.settings.items()}
+        changes["settings"] = {name: {**own.get(name, {}), "updates": updates} for name in SCOPES}
         changes["early_updates"] = min(updates, settings.early_updates)
     settings = replace(settings, **changes)  # type: ignore[arg-type]
     for _, timing in wanted:

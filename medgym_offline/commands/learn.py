@@ -135,7 +135,7 @@ def train_command(
                     found_there = last
                     if file != path:
                         where = {"dataset": dataset, "patients": ids, "bank": _bank_of(dataset)}
-                        found_there = evaluate_to(str(file), None, show=False, **where)  # type: ignore[arg-type]
+                        found_there = evaluate_to(str(file), None, show=False, **where)
                     rows.append({"update": update, **_scores(found_there)})
                 table = path.with_name(f"{path.stem}-checkpoints.csv")
                 write_log(table, rows)

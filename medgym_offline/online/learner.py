@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,11 +109,11 @@ class TrainState:
     @classmethod
     def from_tensors(cls, update: int, tensors: dict[str, Tensor]) -> TrainState:
         """Inverse of :meth:`tensors`."""
-        parts = {
+        parts: dict[str, Any] = {
             group: {name.removeprefix(f"{group}."): t for name, t in tensors.items() if name.startswith(f"{group}.")}
             for group in ("log", "learner", "kept")
         }
-        single = {name: value for name, value in tensors.items() if "." not in name}
+        single: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
         return cls(update, optimiser=Adam(*(tensors[name] for name in _ADAM.values())), **single, **parts)
 
     def to(self, device: torch.device | str) -> TrainState:
@@ -307,7 +308,8 @@ def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequenc
         )
         advantage = penalised(advantage, standardise(flat(found[1][0]), weights), multiplier)
         advantage = standardise(advantage, weights)
-    improved, numbers, learner = theta, dict.fromkeys(logged, theta.new_zeros(policies)), {}
+    improved, numbers = theta, dict.fromkeys(logged, theta.new_zeros(policies))
+    learner: dict[str, Tensor] = {}
     if state.update >= config.value_warmup:
         policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
         improved, numbers, learner = step(theta, policy)

@@ -334,7 +334,7 @@ def stacked_actor(
 
     network, log_std = shape.split(theta.detach().cpu())
     net = StackedMLP(theta.shape[0], shape.sizes, activation="tanh")
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for i, (weight, bias) in enumerate(shape.network.layers(network)):
         weights |= {f"layers.{i}.weight": weight, f"layers.{i}.bias": bias}
     net.load_state_dict(weights)

@@ -96,7 +96,7 @@ def interval_table(run: BehaviorRun, actor: StackedActor, timing: str) -> dict[s
 
     From :data:`EPISODES` episodes per patient of the policy's deterministic actions in the patients' own simulators.
     """
-    bank, process = run.bank, run.recipe.process(timing, run.bank.disease.name)
+    bank, process = run.bank, run.recipe.process(timing, run.bank.disease.name)  # type: ignore[arg-type]
     seeds = episode_seeds(run.recipe.seed, "training-report", bank.patients, EPISODES)
     played = rollout(DecisionProcess(bank, process), actor.act, draw_noise(seeds, bank, process))
     dt, valid = played.dt.numpy(), played.valid.numpy()
