@@ -22,7 +22,6 @@ __all__ = [
     "Treatment",
     "disease",
     "list_diseases",
-    "sepsis",
 ]
 
 

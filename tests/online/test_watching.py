@@ -34,7 +34,8 @@ def state_at(update: int, returns: torch.Tensor, kept: dict[str, torch.Tensor] |
     actor = torch.full((count, 3), float(update))
     zero, log = torch.zeros(count), {"return": returns[:update]}
     kept = {} if kept is None else kept
-    return TrainState(update, actor, actor, Adam.zeros(actor), zero, zero, zero, zero.long(), log, kept=kept)
+    rest = (zero.clone(), zero.clone(), zero.clone(), zero.long())
+    return TrainState(update, actor, actor.clone(), Adam.zeros(actor), *rest, log, kept=kept)
 
 
 @pytest.mark.parametrize("updates", [1, 7, 200])
