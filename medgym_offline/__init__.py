@@ -15,7 +15,7 @@ from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import DatasetInfo, Transitions, list_datasets, load_dataset
-    from medgym_offline.diseases import Disease, disease, list_diseases, sepsis  # type: ignore[attr-defined]
+    from medgym_offline.diseases import Disease, disease, list_diseases, sepsis
     from medgym_offline.evaluation import Evaluation, evaluate, support_distance
     from medgym_offline.policies import Policy, load_policy, save_policy
     from medgym_offline.simulators import SimulatorBank, load_simulators
