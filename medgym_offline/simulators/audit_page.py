@@ -127,7 +127,7 @@ def _effects(facts: Facts, bank: SimulatorBank) -> list[Block]:
 def _bounds(facts: Facts, disease: Disease) -> list[Block]:
     process, worlds, names = disease.process, facts["worlds"], [draw.label(c) for c in disease.components]
     found, heads = list(worlds.values()), ["", *worlds]
-    bounds: list[list[Cell]] = [
+    bounds: list[Sequence[Cell]] = [
         ["every state finite", *("yes" if w["bounded"]["finite"] == 1 else Warn("NO") for w in found)],
         *[[f"stuck: {n}", *(_percent(w["bounded"][v]) for w in found)] for n, v in zip(names, disease.state_names)],
         ["states where like patients are pushed apart", *(_percent(w["unstable"]) for w in found)],
