@@ -12,7 +12,7 @@ import numpy as np
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import DatasetError, DiseaseError, ProtocolError, UnknownNameError
-from medgym_offline.evaluation.binding import BoundPolicy, require_repeatable, resolve_policy
+from medgym_offline.evaluation.binding import BUILTIN_NAMES, BoundPolicy, require_repeatable, resolve_policy
 from medgym_offline.evaluation.metrics import metrics_of, normalized_score
 from medgym_offline.evaluation.protocol import Protocol, load_protocol
 from medgym_offline.evaluation.result import Evaluation, WorldResult
@@ -152,7 +152,8 @@ def _threads(workers: int | None, bound: BoundPolicy) -> int:
 
 def _disease_of(policy: Any) -> str:
     """Name of the disease that a policy, or its file, says it is for."""
-    if isinstance(policy, str | Path) and Path(policy).exists():
+    builtin = str(policy).partition(":")[0] in BUILTIN_NAMES  # a file of that name is reached as ./random
+    if isinstance(policy, str | Path) and not builtin and Path(policy).exists():
         from medgym_offline.policies.loading import load_policy
 
         policy = load_policy(policy)

@@ -45,7 +45,7 @@ def print_table(table: Table, console: Console | None = None, intervals: int = 9
     )
     for n, head in enumerate(table.heads):
         numeric = n > 0 and all(row[n][:1] in "0123456789-+." for row in rows if row[n])
-        shown.add_column(Text(head), justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(Text(head), justify="right" if numeric else "left", overflow="fold", min_width=0 if n else 10)
     for row in rows:
         shown.add_row(*map(Text, row))
     out = console or Terminal()

@@ -139,13 +139,19 @@ def gains(groups: Mapping[str, Sequence[float]]) -> Figure:
     )
 
 
+def _shape(disease: Disease) -> tuple[int, int]:
+    """Rows and columns of the small axes."""
+    columns = min(2, len(disease.variables))
+    return -(-len(disease.variables) // columns), columns
+
+
 def _height(disease: Disease) -> float:
-    return 0.6 + 1.6 * -(-len(disease.variables) // 2)
+    return 0.6 + 1.6 * _shape(disease)[0]
 
 
 def _panels(canvas: Any, disease: Disease, units: bool) -> Iterator[tuple[int, Axes]]:
     """Small axes, two in a row: one per variable, with its title."""
-    panels = canvas.subplots(-(-len(disease.variables) // 2), 2, sharex=True, squeeze=False).flat
+    panels = canvas.subplots(*_shape(disease), sharex=True, squeeze=False).flat
     for j, axes in enumerate(panels):
         if j < len(disease.variables):
             variable = disease.variables[j]
