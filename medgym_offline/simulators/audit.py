@@ -122,8 +122,8 @@ def hard_checks(facts: dict[str, Any], disease: Disease) -> list[tuple[str, bool
         out.append((what, share >= 1 / 3, f"{100 * share:.0f} %"))
     corners = own["constant_policies"]["corners"]
     out.append(("at most 30 % of the bests at extreme corners", corners <= 0.3, f"{100 * corners:.0f} %"))
-    safe = table["zero"]["safe"]
-    out.append(("safe share at zero treatment below 95 %", safe < 0.95, f"{100 * safe:.0f} %"))
+    safe = min(table[n]["safe"] for n in ("zero", "maximal"))
+    out.append(("safe share at zero or at maximal treatment below 95 %", safe < 0.95, f"{100 * safe:.0f} %"))
     for check in disease.sign_checks:
         if check.share is not None:
             have, what = own["signs"][check.statement], f"{check.statement} in {100 * check.share:.0f} % of patients"

@@ -1,6 +1,6 @@
 """A synthetic cohort: records of patients whose dynamics are known, charted as irregularly as real ones.
 
-The patients come from a `People` (`medgym_offline.simulators.twin_bank` has the one of the twin), are treated by the
+The patients come from :class:`People` (`twin_people.TwinPatients` are the twin's), are treated by the
 `Clinician`, and are charted with gaps, missing variables and measurement error. What comes out is an ordinary
 `Cohort`, which the same pipeline reads as it reads MIMIC. `calibration` compares the two.
 
