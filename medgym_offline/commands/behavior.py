@@ -66,7 +66,7 @@ def _train(
         raise unknown_name("algorithm", str(algorithm), ALGORITHMS)
     if recipe is not None:
         load_recipe(recipe)
-    loaded = load_simulators(bank)
+    loaded = load_simulators(bank or None)
     settings = load_recipe(recipe, loaded.disease.name)
     if updates is not None:
         own = {str(name): dict(values) for name, values in settings.settings.items()}
