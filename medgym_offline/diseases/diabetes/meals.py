@@ -16,9 +16,19 @@ from torch import Tensor
 from medgym_offline.diseases.diabetes.truth import TICK
 from medgym_offline.seeds import derive_seed
 
-__all__ = ["ANNOUNCED_GRAMS", "ANNOUNCED_MINUTES", "SENSOR_ERROR", "Meals", "meals", "normals", "readings", "served", "uniforms"]
+__all__ = [
+    "ANNOUNCED_GRAMS",
+    "ANNOUNCED_MINUTES",
+    "SENSOR_ERROR",
+    "Meals",
+    "meals",
+    "normals",
+    "readings",
+    "served",
+    "uniforms",
+]
 
-# A day's six meals, as simglucose's random scenario draws them: probability; hour, its spread and limits; grams and spread.
+# A day's six meals, as simglucose's random scenario draws them: probability; hour, spread, limits; grams, spread.
 _PROBABILITY = np.array([0.95, 0.3, 0.95, 0.3, 0.95, 0.3])
 _HOUR = np.array([7.0, 9.5, 12.0, 15.0, 18.0, 21.5])
 _HOUR_SPREAD = np.array([1.0, 0.5, 1.0, 0.5, 1.0, 0.5])
@@ -32,7 +42,7 @@ ANNOUNCED_MINUTES = 10.0
 ANNOUNCED_GRAMS = 0.10
 """Standard deviation of the logarithm of announced grams (chosen: an experienced carbohydrate counter)."""
 SENSOR_ERROR = 5.0
-"""Standard deviation of a continuous sensor's error, mg/dL, beside the lag of its site (chosen: about 4 % at 130 mg/dL)."""
+"""Standard deviation of a sensor's error, mg/dL, beside the lag of its site (chosen: about 4 % at 130 mg/dL)."""
 SENSOR_RANGE = (40.0, 400.0)
 """What commercial sensors show, mg/dL."""
 
@@ -127,6 +137,6 @@ def served(minutes: Tensor, grams: Tensor, ticks: int) -> Tensor:
 
 
 def readings(glucose: Tensor, seeds: np.ndarray, ticks: np.ndarray, purpose: str = "sensor") -> Tensor:
-    """What a continuous sensor shows: glucose at its site (P, E, T), mg/dL, at tick numbers `ticks`, (T,) or (P, E, T)."""
+    """What a sensor shows: glucose at its site (P, E, T), mg/dL, at tick numbers `ticks`, (T,) or (P, E, T)."""
     error = torch.from_numpy(normals(seeds, purpose, ticks)).to(glucose.dtype)
     return (glucose + SENSOR_ERROR * error).clamp(*SENSOR_RANGE)

@@ -5,10 +5,12 @@ subcutaneous insulin and for the gut (Hovorka et al., Physiol Meas 25:905, 2004)
 
     dS1 = u - S1 / t_insulin;          dS2 = (S1 - S2) / t_insulin
     dQ1 = 1000 c - Q1 / t_meal;        dQ2 = (Q1 - Q2) / t_meal
-    dX = p2 (S 60 S2 / t_insulin - X);  dG = production + bio Q2 / (t_meal V) - effectiveness G - X G (K + 140) / (K + G)
+    dX = p2 (S 60 S2 / t_insulin - X)
+    dG = production + bio Q2 / (t_meal V) - effectiveness G - X G (K + 140) / (K + G)
 
-K makes the effect of insulin saturate as glucose rises; Bergman's own is K = infinity. u insulin (U/kg/min), c carbohydrate (g/kg/min), G glucose (mg/dL), V = 1.7 dL/kg. Fitting is a Gauss-Newton search
-stacked over patients with a population prior that is estimated along with them (partial pooling).
+u insulin (U/kg/min), c carbohydrate (g/kg/min), G glucose (mg/dL), V = 1.7 dL/kg. K makes the effect of insulin
+saturate as glucose rises; Bergman's model is K = infinity, with which forecasts of untreated patients are far too low.
+Fitting is a Gauss-Newton search stacked over patients, with a population prior estimated along (partial pooling).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor
 from medgym_offline.diseases.diabetes.clinician import DAY
 from medgym_offline.diseases.diabetes.truth import TICK
 
-__all__ = ["PARAMETERS", "STATE", "Fit", "Parameter", "advance", "derivative", "fit", "forecast"]
+__all__ = ["PARAMETERS", "STATE", "Fit", "Parameter", "derivative", "fit", "forecast"]
 
 STATE = ("glucose", "action", "first_depot", "second_depot", "first_gut", "second_gut")
 """Components: mg/dL, 1/min, U/kg twice, mg/kg twice."""
@@ -59,25 +61,29 @@ PARAMETERS = (
 SPREAD = 0.5
 """Standard deviation of a log-parameter between people before any is seen (chosen: a factor of 1.6)."""
 HOURS, WARM_UP = 8, 8
-"""Hours of a fitted forecast, and of inputs before it that fill the depots (chosen: most of an insulin action is over)."""
+"""Hours of a fitted forecast, and of inputs before it that fill the depots (chosen: most of insulin's action)."""
 ERROR = 15.0
 """Error of a forecast, mg/dL, that the prior is weighed against (chosen: what remains after fitting)."""
 CORRELATION_HOURS = 3.0
 """Errors this close count as one (chosen: as long as a meal's rise)."""
 
 
-def _rates(x: list[Tensor], insulin: Tensor, meal: Tensor, p: list[Tensor]) -> list[Tensor]:
-    g, action, s1, s2, q1, q2 = x
+def _rates(x: Tensor, insulin: Tensor, meal: Tensor, p: list[Tensor]) -> Tensor:
+    """dx/dt of a state with its components in front, (6, ...)."""
+    g, action, s1, s2, q1, q2 = x.unbind(0)
     t_insulin, t_meal, p2, sensitivity, effectiveness, production, bio, half = p
-    appearance = bio / (t_meal * VOLUME) * q2
-    return [
-        production + appearance - (effectiveness + action * (half + USUAL) / (half + g)) * g,
-        p2 * ((60.0 * sensitivity / t_insulin) * s2 - action),
-        insulin - s1 / t_insulin,
-        (s1 - s2) / t_insulin,
-        1000.0 * meal - q1 / t_meal,
-        (q1 - q2) / t_meal,
-    ]
+    depot, gut = s1 / t_insulin, q1 / t_meal
+    absorbed, emptied = s2 / t_insulin, q2 / t_meal
+    return torch.stack(
+        [
+            production + (bio / VOLUME) * emptied - (effectiveness + action * ((half + USUAL) / (half + g))) * g,
+            p2 * ((60.0 * sensitivity) * absorbed - action),
+            insulin - depot,
+            depot - absorbed,
+            meal - gut,
+            gut - emptied,
+        ]
+    )
 
 
 def derivative(x: Tensor, dose: Tensor, event: Tensor, parameters: Tensor) -> Tensor:
@@ -89,21 +95,19 @@ def derivative(x: Tensor, dose: Tensor, event: Tensor, parameters: Tensor) -> Te
         event: Carbohydrate eaten, g/kg/min, (...).
         parameters: (..., 8) in the order of :data:`PARAMETERS`; leading axes broadcast with the state's.
     """
-    return torch.stack(_rates(list(x.unbind(-1)), dose, event, list(parameters.unbind(-1))), -1)
+    x, dose, event = torch.broadcast_tensors(x, dose[..., None], event[..., None])
+    return _rates(x.movedim(-1, 0), dose[..., 0], 1000.0 * event[..., 0], list(parameters.unbind(-1))).movedim(0, -1)
 
 
-def advance(x: list[Tensor], insulin: Tensor, meal: Tensor, p: list[Tensor], minutes: float = TICK) -> list[Tensor]:
-    """One Runge-Kutta step with inputs held; the state as a list of components, so that stacks of any shape serve."""
-
-    def moved(k: list[Tensor], h: float) -> list[Tensor]:
-        return [a + h * b for a, b in zip(x, k)]
-
+def _advance(x: Tensor, insulin: Tensor, meal: Tensor, p: list[Tensor], minutes: float = TICK) -> Tensor:
+    """One Runge-Kutta step of (6, ...) with inputs held; meals in mg/kg/min."""
     k1 = _rates(x, insulin, meal, p)
-    k2 = _rates(moved(k1, 0.5 * minutes), insulin, meal, p)
-    k3 = _rates(moved(k2, 0.5 * minutes), insulin, meal, p)
-    k4 = _rates(moved(k3, minutes), insulin, meal, p)
-    after = [a + (minutes / 6.0) * (b + 2.0 * (c + d) + e) for a, b, c, d, e in zip(x, k1, k2, k3, k4)]
-    return [after[0].clamp(*GLUCOSE_RANGE), *after[1:]]
+    k2 = _rates(x + (0.5 * minutes) * k1, insulin, meal, p)
+    k3 = _rates(x + (0.5 * minutes) * k2, insulin, meal, p)
+    k4 = _rates(x + minutes * k3, insulin, meal, p)
+    after = x + (minutes / 6.0) * (k1 + 2.0 * (k2 + k3) + k4)
+    after[0].clamp_(*GLUCOSE_RANGE)
+    return after
 
 
 def forecast(parameters: Tensor, glucose: Tensor, insulin: Tensor, meal: Tensor, warm: int) -> Tensor:
@@ -120,14 +124,13 @@ def forecast(parameters: Tensor, glucose: Tensor, insulin: Tensor, meal: Tensor,
     """
     many = parameters.dim() == 3
     p = [q[..., None] for q in (parameters if many else parameters[:, None]).unbind(-1)]
-    u, c = (x.movedim(-1, 0)[:, :, None] / TICK for x in (insulin, meal))
+    u, c = (rate * x.movedim(-1, 0)[:, :, None] / TICK for rate, x in ((1.0, insulin), (1000.0, meal)))
     rest = u[:warm].mean(0) if warm else 0.0 * u[0]
     s = rest * p[0]
-    g = glucose[:, None] + 0.0 * s
-    x = [g, 60.0 * p[3] * s / p[0], s, s, torch.zeros_like(s), torch.zeros_like(s)]
-    path = [g]
+    g, zero = glucose[:, None] + 0.0 * s, torch.zeros_like(s)
+    x, path = torch.stack([g, 60.0 * p[3] * s / p[0], s, s, zero, zero]), [g]
     for tick in range(u.shape[0]):
-        x = advance(x, u[tick], c[tick], p)
+        x = _advance(x, u[tick], c[tick], p)
         if tick < warm:
             x[0] = g
         else:
@@ -142,8 +145,8 @@ class Fit:
 
     Attributes:
         parameters: (P, 8).
-        center: The population: geometric mean of the hierarchy, (8,); what a model for all should use, not a pooled fit,
-            in which insulin's effect is confounded with who needs it.
+        center: The population: geometric mean of the hierarchy, (8,); what a model for all should use, not a pooled
+            fit, in which insulin's effect is confounded with who needs it.
         spread: Standard deviation of log-parameters between people, (8,).
         error: Root mean square of each patient's forecasts at the fitted readings, mg/dL, (P,).
     """
@@ -155,7 +158,7 @@ class Fit:
 
 
 def _windows(readings: Tensor, days: Tensor, gap: int) -> tuple[Tensor, Tensor]:
-    """Starts of forecasts, (P, W), at readings of the chosen days at least `gap` ticks apart, and which of them are real."""
+    """Starts of forecasts, (P, W), at readings of the chosen days `gap` ticks apart or more, and which are real."""
     usable = torch.isfinite(readings) & days
     found: list[list[int]] = []
     for row in usable:
@@ -180,7 +183,7 @@ def fit(
         insulin: U/kg given in each tick, (P, T).
         meal: Carbohydrate written down, g/kg, (P, T).
         parity: 0 fits readings of even days only, 1 of odd days; default all. Inputs of all days are used.
-        iterations: Of Gauss-Newton with a damping of its own for each patient.
+        iterations: At most, of Gauss-Newton with a damping of its own for each patient; it ends where nobody gains.
         gap: Ticks between the starts of forecasts.
     """
     count, total = readings.shape
@@ -227,12 +230,15 @@ def fit(
         gradient = torch.einsum("pin,pn->pi", slope, huber * r) + (theta - center) / spread**2
         damped = curvature + torch.diag_embed(damping[:, None] * curvature.diagonal(dim1=1, dim2=2))
         tried = (theta - torch.linalg.solve(damped, gradient).clamp(-0.7, 0.7)).clamp(low, high)
-        better = loss(residuals(tried[:, None])[:, 0], tried) < loss(r, theta)
+        now, then = loss(r, theta), loss(residuals(tried[:, None])[:, 0], tried)
+        better = then < now
         theta = torch.where(better[:, None], tried, theta)
         damping = torch.where(better, damping * 0.3, damping * 5.0).clamp(1e-4, 1e3)
         certain = torch.linalg.inv(curvature).diagonal(dim1=1, dim2=2)
         # The population, given the people and how certain each is; two people's worth of the start, for small cohorts.
         center = (theta.sum(0) / spread**2 + prior) / (count / spread**2 + 1.0)
         spread = ((((theta - center) ** 2 + certain).sum(0) + 2 * SPREAD**2) / (count + 2)).sqrt()
+        if not (then < 0.999 * now).any():
+            break
     r = residuals(theta[:, None])[:, 0]
     return Fit(theta.exp(), center.exp(), spread, (r**2).sum(-1).div(seen.sum((1, 2)).clamp_min(1)).sqrt())

@@ -105,7 +105,7 @@ def published() -> Patients:
 
 @functools.cache
 def splits() -> dict[str, str]:
-    """"train" or "test" of each published patient: 6 and 4 of each age group, drawn once."""
+    """ "train" or "test" of each published patient: 6 and 4 of each age group, drawn once."""
     found = {}
     for group in AGE_GROUPS:
         names = [name for name in published().names if name.startswith(group)]

@@ -49,6 +49,7 @@ def simulate(
             raise ProtocolError(f"{name}: {value!r} is no whole number of the 1-minute internal steps; give 1 or more")
     if every > minutes:
         raise ProtocolError(f"every: {every} is longer than minutes={minutes}; give at most {minutes}")
+    minutes, every = int(minutes), int(every)
     infusion, served = np.zeros(minutes), np.zeros(minutes)
     for minute, amount in sorted(_checked("basal", basal, minutes, "U/h")):
         infusion[minute:] = amount
@@ -63,11 +64,13 @@ def simulate(
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value == int(value)
+    return (
+        isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and float(value).is_integer()
+    )
 
 
 def _checked(name: str, given: Given, minutes: int, unit: str) -> list[tuple[int, float]]:
-    found = []
+    found: list[tuple[int, float]] = []
     for i, entry in enumerate(given):
         try:
             minute, amount = entry

@@ -1,7 +1,7 @@
 """The published truth: the UVA/Padova type 1 diabetes model S2008, stacked over patients and episodes.
 
 Equations: Dalla Man, Rizza and Cobelli, IEEE Trans Biomed Eng 54:1740 (2007); Kovatchev, Breton, Dalla Man and Cobelli,
-J Diabetes Sci Technol 3:44 (2009). With the table's symbols (:data:`~medgym_offline.diseases.diabetes.people.PARAMETERS`):
+J Diabetes Sci Technol 3:44 (2009). With the table's symbols (`people.PARAMETERS`):
 
     dq1 = -kmax q1 + D;   dq2 = kmax q1 - kgut q2;   dq3 = kgut q2 - kabs q3;   Ra = f kabs q3 / BW
     dGp = max(kp1 - kp2 Gp - kp3 Id, 0) + Ra - Fsnc - ke1 max(Gp - ke2, 0) - k1 Gp + k2 Gt
@@ -19,18 +19,35 @@ elementwise over (patients, episodes), so a patient's numbers do not depend on w
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.diabetes.people import PMOL_PER_UNIT, Patients
+from medgym_offline.diseases.diabetes.people import PARAMETERS, PMOL_PER_UNIT, Patients
 from medgym_offline.errors import ProtocolError
 
-__all__ = ["BOLUS_MINUTES", "EATING", "STATE", "TICK", "PLASMA", "SENSOR", "Gut", "Path", "Truth", "absorb", "flow", "glucose", "play", "start", "truth"]
+__all__ = [
+    "BOLUS_MINUTES",
+    "EATING",
+    "STATE",
+    "TICK",
+    "PLASMA",
+    "SENSOR",
+    "Gut",
+    "Path",
+    "Truth",
+    "absorb",
+    "flow",
+    "glucose",
+    "play",
+    "start",
+    "truth",
+]
 
 TICK = 5
-"""Minutes of a tick: 10 would be unstable (k1 + k2 is up to 0.32 /min), 5 agrees with an adaptive solver to 1.5 mg/dL."""
+"""Minutes of a tick: 10 would be unstable (k1 + k2 is up to 0.32 /min), 5 agrees with an adaptive
+solver to 1 mg/dL."""
 BOLUS_MINUTES = 5
 """Minutes over which a bolus is delivered (chosen: one tick, as a pump needs)."""
 EATING = 5.0
@@ -88,7 +105,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Gut:
-    """Rate of appearance of glucose, mg/kg/min: at the ends of T ticks (T + 1, P, E) and its mean over each (T, P, E)."""
+    """Rate of appearance of glucose, mg/kg/min: at the ends of T ticks (T + 1, P, E), and mean of each (T, P, E)."""
 
     ends: Tensor
     means: Tensor
@@ -100,7 +117,8 @@ class Path:
 
     Attributes:
         state: State at each episode's end, (P, E, 15).
-        glucose: Plasma glucose at every tick, both ends included, mg/dL, (P, E, T + 1).
+        glucose: Plasma glucose at every tick, both ends included, mg/dL, (P, E, T + 1); past an episode's own end,
+            what it would be if the doses went on.
         sensor: Glucose at the sensor's site, the same shape; a sensor adds its error.
         inside: Whether an episode's interval had not ended before that tick, (P, E, T + 1).
     """
@@ -115,9 +133,8 @@ def truth(patients: Patients, tick: int = TICK, dtype: torch.dtype = torch.float
     """The model of `patients`, stepped every `tick` minutes (1 to 5, whole; shorter is a little more accurate)."""
     if tick not in range(1, TICK + 1):
         raise ProtocolError(f"tick: {tick!r} min is no whole number of the 1-minute internal steps from 1 to {TICK}")
-    names = ("BW", "EGPb", "Gb", "kabs", "kmax", "kmin", "b", "d", "f", "Vg", "Vi", "m1", "m2", "m4", "HEb", "k1", "k2")
-    names += ("Vmx", "Km0", "p2u", "ki", "kp2", "kp3", "ke1", "ke2", "Fsnc", "kd", "ka1", "ka2", "ksc", "u2ss")
-    v = {name: torch.from_numpy(patients[name].copy()).double() for name in names}
+    people = {"CR", "CF", "age", "TDI"}
+    v = {q: torch.from_numpy(patients[q].copy()).double() for q in PARAMETERS if q not in people}
     v["m30"] = v["HEb"] * v["m1"] / (1.0 - v["HEb"])
     # Rest: every derivative is zero under the infusion u2ss at glucose Gb and production EGPb.
     s1 = v["u2ss"] / (v["ka1"] + v["kd"])
@@ -132,7 +149,11 @@ def truth(patients: Patients, tick: int = TICK, dtype: torch.dtype = torch.float
     il, s2 = v["m2"] * ip / (v["m1"] + v["m30"]), v["kd"] * s1 / v["ka2"]
     rest = torch.stack([*[zero] * 5, zero, v["Ib"], v["Ib"], ip, il, s2, s1, gp, gt, gp], -1)
     # What does not change from step to step.
-    v["emptied"], v["absorbed"], v["site_kept"] = torch.exp(-v["kmax"]), torch.exp(-v["kabs"]), torch.exp(-v["ksc"] * tick)
+    v["emptied"], v["absorbed"], v["site_kept"] = (
+        torch.exp(-v["kmax"]),
+        torch.exp(-v["kabs"]),
+        torch.exp(-v["ksc"] * tick),
+    )
     v["swallowed_kept"], v["passed_kept"] = (1.0 - v["emptied"]) / v["kmax"], (1.0 - v["absorbed"]) / v["kabs"]
     v["site_new"] = 0.5 * (1.0 - v["site_kept"])
     v["quickening"] = 0.5 * (v["kmax"] - v["kmin"])
@@ -161,7 +182,8 @@ def _insulin_step(v: dict[str, Tensor], minutes: float) -> Tensor:
     a[:, i2, i2], a[:, i2, i1] = -v["ki"], v["ki"]
     a[:, s1, s1], a[:, s1, u] = -(v["ka1"] + v["kd"]), 1.0
     a[:, s2, s2], a[:, s2, s1] = -v["ka2"], v["kd"]
-    return torch.linalg.matrix_exp(a * minutes)[:, :7]
+    # One at a time: a batch shares the order of its approximation, which would tie a patient to its neighbors.
+    return torch.stack([torch.linalg.matrix_exp(matrix * minutes)[:7] for matrix in a])
 
 
 def start(model: Truth, episodes: int) -> Tensor:
@@ -229,7 +251,7 @@ def absorb(model: Truth, gut: Tensor, served: Tensor) -> tuple[Tensor, Gut]:
 def _glucose_step(
     v: dict[str, Tensor], h: float, sugar: Tensor, action: Tensor, liver: Tensor, appearing: tuple[Tensor, ...]
 ) -> Tensor:
-    """One Runge-Kutta step of (Gp, Gt, Gs); insulin and appearance are given at its start, middle and end, (3, P, E)."""
+    """One Runge-Kutta step of (Gp, Gt, Gs); insulin and appearance are given at start, middle and end, (3, P, E)."""
     uptake, making = v["Vm0"] + v["Vmx"] * action, v["kp1"] - v["kp3"] * liver
     source = [ra - v["Fsnc"] for ra in appearing]
 
@@ -312,16 +334,3 @@ def flow(model: Truth, state: Tensor, dose: Tensor, served: Tensor, ticks: Tenso
     insulin = basal[..., None].expand(*basal.shape, served.shape[-1]).clone()
     insulin[..., :first] += (bolus * (60.0 / (first * model.tick)))[..., None]
     return play(model, state, insulin, served, ticks)
-
-
-def subset(model: Truth, index: Tensor) -> Truth:
-    """The patients at `index` (repeats allowed) of a model."""
-    rows = [int(i) for i in index]
-    people = Patients(tuple(model.patients.names[i] for i in rows), model.patients.values[rows])
-    return replace(
-        model,
-        patients=people,
-        values={name: value[rows] for name, value in model.values.items()},
-        insulin=model.insulin[:, :, rows].contiguous(),
-        basal_state=model.basal_state[rows],
-    )
