@@ -3,9 +3,9 @@
     python benchmarks/diabetes.py [--simglucose]
 
 Patient-days per second of 5-minute ticks with meals, basal rate and bolus, for the 30 published patients with 16, 128
-and 512 days each; records of the erring clinician; the fit of the learned model. Beside it the time of simglucose 0.2.11
-(T1DPatient, one-minute samples): measured with `--simglucose` where that package is installed, else the least of its
-recorded times (181 s for 30 patient-days).
+and 512 days each; records of the erring clinician; the fit of the learned model. Beside it the time of simglucose
+0.2.11 (T1DPatient, one-minute samples): measured with `--simglucose` where that package is installed, else the least of
+its recorded times (181 s for 30 patient-days).
 
 CPU seconds of this process, the least of several repeats. Writes `benchmarks/results/diabetes.json`.
 """

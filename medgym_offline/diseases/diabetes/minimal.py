@@ -53,7 +53,7 @@ PARAMETERS = (
     Parameter("sensitivity", "1/min per U/kg/h", 0.02, 10.0, 0.5),  # so that 0.014 U/kg/h holds 140 mg/dL
     Parameter("effectiveness", "1/min", 1e-4, 0.05, 0.004),  # Bergman's p1, lower in type 1
     Parameter("production", "mg/dL/min", 0.1, 6.0, 1.5),  # 2.5 mg/kg/min over 1.7 dL/kg
-    Parameter("bioavailability", "1", 0.1, 3.0, 0.8),  # Hovorka 2004: 0.8
+    Parameter("bioavailability", "1", 0.03, 3.0, 0.8),  # Hovorka 2004: 0.8
     Parameter("half_saturation", "mg/dL", 10.0, 3000.0, 300.0),  # chosen: mild
 )
 """All positive, so signs of effects hold by construction: insulin lowers glucose, meals raise it."""

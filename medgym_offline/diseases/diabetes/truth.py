@@ -149,11 +149,8 @@ def truth(patients: Patients, tick: int = TICK, dtype: torch.dtype = torch.float
     il, s2 = v["m2"] * ip / (v["m1"] + v["m30"]), v["kd"] * s1 / v["ka2"]
     rest = torch.stack([*[zero] * 5, zero, v["Ib"], v["Ib"], ip, il, s2, s1, gp, gt, gp], -1)
     # What does not change from step to step.
-    v["emptied"], v["absorbed"], v["site_kept"] = (
-        torch.exp(-v["kmax"]),
-        torch.exp(-v["kabs"]),
-        torch.exp(-v["ksc"] * tick),
-    )
+    v["emptied"], v["absorbed"] = torch.exp(-v["kmax"]), torch.exp(-v["kabs"])
+    v["site_kept"] = torch.exp(-v["ksc"] * tick)
     v["swallowed_kept"], v["passed_kept"] = (1.0 - v["emptied"]) / v["kmax"], (1.0 - v["absorbed"]) / v["kabs"]
     v["site_new"] = 0.5 * (1.0 - v["site_kept"])
     v["quickening"] = 0.5 * (v["kmax"] - v["kmin"])
@@ -306,9 +303,9 @@ def _follow(model: Truth, parts: Tensor, history: Tensor, gut: Gut, insulin: Ten
         sugars.append(sugar)
     rest = torch.cat([torch.stack(hormones), torch.stack(sugars)], 1)
     plasma, site = rest[:, 7] / v["Vg"], rest[:, 9] / v["Vg"]
-    clock = torch.arange(count + 1)
+    clock = torch.arange(count + 1, device=insulin.device)
     if ticks is None:
-        final, inside = torch.cat([history[-1], rest[-1]]), torch.ones(*plasma.shape[1:], count + 1, dtype=torch.bool)
+        final, inside = torch.cat([history[-1], rest[-1]]), (clock <= count).expand(*plasma.shape[1:], -1)
     else:
         index = ticks.expand(plasma.shape[1:])[None, None]
         final = torch.cat([x.gather(0, index.expand(1, *x.shape[1:]))[0] for x in (history, rest)])

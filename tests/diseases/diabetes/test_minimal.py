@@ -73,7 +73,7 @@ def test_a_forecast_of_many_parameter_sets_is_that_of_each():
 def test_the_fit_foresees_random_treatment(source, parity, at_4, at_23):
     model, found, weight = recorded()
     insulin, meal = (found.basal / 12 + found.bolus) / weight, found.logged / weight
-    fitted = fit(getattr(found, source), insulin, meal, parity)
+    fitted = fit(getattr(found, source), insulin, meal, parity, iterations=8)
     starts = torch.tensor([DAY * day + 12 * hour for day in range(1, DAYS - 1) for hour in (1, 5, 9, 13, 17)])
     starts = starts[starts // DAY % 2 != parity]
     # The true patients at those times, then basal and bolus redrawn every 2 hours.
