@@ -13,7 +13,7 @@ import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from medgym_offline.diseases.diabetes.truth import TICK
+from medgym_offline.diseases.diabetes.people import TICK
 from medgym_offline.seeds import derive_seed
 
 __all__ = [

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from medgym_offline.diseases.diabetes.clinician import DAY
-from medgym_offline.diseases.diabetes.truth import TICK
+from medgym_offline.diseases.diabetes.people import TICK
 
-__all__ = ["PARAMETERS", "STATE", "Fit", "Parameter", "derivative", "fit", "forecast"]
+__all__ = ["PARAMETERS", "STATE", "Fit", "Parameter", "advance", "derivative", "fit", "forecast"]
 
 STATE = ("glucose", "action", "first_depot", "second_depot", "first_gut", "second_gut")
 """Components: mg/dL, 1/min, U/kg twice, mg/kg twice."""
@@ -99,7 +99,7 @@ def derivative(x: Tensor, dose: Tensor, event: Tensor, parameters: Tensor) -> Te
     return _rates(x.movedim(-1, 0), dose[..., 0], 1000.0 * event[..., 0], list(parameters.unbind(-1))).movedim(0, -1)
 
 
-def _advance(x: Tensor, insulin: Tensor, meal: Tensor, p: list[Tensor], minutes: float = TICK) -> Tensor:
+def advance(x: Tensor, insulin: Tensor, meal: Tensor, p: list[Tensor], minutes: float = TICK) -> Tensor:
     """One Runge-Kutta step of (6, ...) with inputs held; meals in mg/kg/min."""
     k1 = _rates(x, insulin, meal, p)
     k2 = _rates(x + (0.5 * minutes) * k1, insulin, meal, p)
@@ -130,7 +130,7 @@ def forecast(parameters: Tensor, glucose: Tensor, insulin: Tensor, meal: Tensor,
     g, zero = glucose[:, None] + 0.0 * s, torch.zeros_like(s)
     x, path = torch.stack([g, 60.0 * p[3] * s / p[0], s, s, zero, zero]), [g]
     for tick in range(u.shape[0]):
-        x = _advance(x, u[tick], c[tick], p)
+        x = advance(x, u[tick], c[tick], p)
         if tick < warm:
             x[0] = g
         else:

@@ -19,7 +19,7 @@ import numpy as np
 from medgym_offline.errors import unknown_name
 from medgym_offline.seeds import generator
 
-__all__ = ["AGE_GROUPS", "PARAMETERS", "Patients", "find", "interpolated", "published"]
+__all__ = ["AGE_GROUPS", "PARAMETERS", "TICK", "Patients", "find", "interpolated", "published", "splits"]
 
 AGE_GROUPS = ("adolescent", "adult", "child")
 
@@ -62,6 +62,8 @@ PARAMETERS = {
 }
 """Columns of the table, in order."""
 
+TICK = 5
+"""Minutes of a tick: 10 would be unstable (k1 + k2 is up to 0.32 /min), 5 agrees with an adaptive solver to 1 mg/dL."""
 PMOL_PER_UNIT = 6000.0
 """Insulin, as the published table counts it: 1 U = 6 nmol."""
 

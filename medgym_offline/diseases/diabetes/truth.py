@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.diabetes.people import PARAMETERS, PMOL_PER_UNIT, Patients
+from medgym_offline.diseases.diabetes.people import PARAMETERS, PMOL_PER_UNIT, TICK, Patients
 from medgym_offline.errors import ProtocolError
 
 __all__ = [
@@ -39,15 +39,13 @@ __all__ = [
     "Truth",
     "absorb",
     "flow",
+    "follow",
     "glucose",
     "play",
     "start",
     "truth",
 ]
 
-TICK = 5
-"""Minutes of a tick: 10 would be unstable (k1 + k2 is up to 0.32 /min), 5 agrees with an adaptive
-solver to 1 mg/dL."""
 BOLUS_MINUTES = 5
 """Minutes over which a bolus is delivered (chosen: one tick, as a pump needs)."""
 EATING = 5.0
@@ -280,29 +278,9 @@ def play(model: Truth, state: Tensor, insulin: Tensor, served: Tensor, ticks: Te
     """
     parts = state.movedim(-1, 0).contiguous()
     history, gut = absorb(model, parts[GUT], served)
-    return _follow(model, parts, history, gut, insulin, ticks)
-
-
-def _follow(model: Truth, parts: Tensor, history: Tensor, gut: Gut, insulin: Tensor, ticks: Tensor | None) -> Path:
-    v, h, count = model.values, float(model.tick), insulin.shape[-1]
-    hormone, sugar = parts[INSULIN], parts[PLASMA:]
-    infusion = insulin.movedim(-1, 0) * v["pmol"]
-    hormones, sugars = [hormone], [sugar]
-    # The middle value with which Simpson's rule gives what was absorbed.
-    middle = (1.5 * gut.means - 0.25 * (gut.ends[:-1] + gut.ends[1:])).clamp_min(0.0)
-    for tick in range(count):
-        after = model.insulin[7] * infusion[tick]
-        after[0] += model.insulin[8, 0]
-        for j, rows in _REACH:
-            after[rows] += model.insulin[j, rows] * hormone[j]
-        seen = hormone[:2], after[:2]
-        action, liver = torch.stack([seen[0], v["half"] * (seen[0] + seen[1]), seen[1]], 1).unbind(0)
-        sugar = _glucose_step(v, h, sugar, action, liver, (gut.ends[tick], middle[tick], gut.ends[tick + 1]))
-        hormone = after
-        hormones.append(hormone)
-        sugars.append(sugar)
-    rest = torch.cat([torch.stack(hormones), torch.stack(sugars)], 1)
-    plasma, site = rest[:, 7] / v["Vg"], rest[:, 9] / v["Vg"]
+    count = insulin.shape[-1]
+    rest = torch.cat(follow(model, parts[INSULIN], parts[PLASMA:], gut, insulin), 1)
+    plasma, site = rest[:, 7] / model.values["Vg"], rest[:, 9] / model.values["Vg"]
     clock = torch.arange(count + 1, device=insulin.device)
     if ticks is None:
         final, inside = torch.cat([history[-1], rest[-1]]), (clock <= count).expand(*plasma.shape[1:], -1)
@@ -313,6 +291,31 @@ def _follow(model: Truth, parts: Tensor, history: Tensor, gut: Gut, insulin: Ten
     return Path(
         final.movedim(0, -1).contiguous(), plasma.movedim(0, -1).contiguous(), site.movedim(0, -1).contiguous(), inside
     )
+
+
+def follow(model: Truth, hormone: Tensor, sugar: Tensor, gut: Gut, insulin: Tensor) -> tuple[Tensor, Tensor]:
+    """Insulin (7, P, E) and glucose (3, P, E) over T ticks of what the gut gives and an infusion (P, E, T), U/h.
+
+    Returns:
+        (T + 1, 7, P, E) and (T + 1, 3, P, E), the start first.
+    """
+    v, h = model.values, float(model.tick)
+    infusion = insulin.movedim(-1, 0) * v["pmol"]
+    hormones, sugars = [hormone], [sugar]
+    # The middle value with which Simpson's rule gives what was absorbed.
+    middle = (1.5 * gut.means - 0.25 * (gut.ends[:-1] + gut.ends[1:])).clamp_min(0.0)
+    for tick in range(insulin.shape[-1]):
+        after = model.insulin[7] * infusion[tick]
+        after[0] += model.insulin[8, 0]
+        for j, rows in _REACH:
+            after[rows] += model.insulin[j, rows] * hormone[j]
+        seen = hormone[:2], after[:2]
+        action, liver = torch.stack([seen[0], v["half"] * (seen[0] + seen[1]), seen[1]], 1).unbind(0)
+        sugar = _glucose_step(v, h, sugar, action, liver, (gut.ends[tick], middle[tick], gut.ends[tick + 1]))
+        hormone = after
+        hormones.append(hormone)
+        sugars.append(sugar)
+    return torch.stack(hormones), torch.stack(sugars)
 
 
 def flow(model: Truth, state: Tensor, dose: Tensor, served: Tensor, ticks: Tensor | None = None) -> Path:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from medgym_offline.diseases.diabetes.clinician import HumanError, Records, Seen, decide, prescription, record
 from medgym_offline.diseases.diabetes.meals import meals, readings, served
 from medgym_offline.diseases.diabetes.people import published
-from medgym_offline.diseases.diabetes.risk import consensus, mean, risk
+from medgym_offline.diseases.diabetes.risk import consensus
 from medgym_offline.diseases.diabetes.truth import SENSOR, flow, start, truth
 
 NAMES = ("adolescent#003", "adult#005", "child#001")
@@ -41,7 +41,7 @@ def test_records_hold_what_a_person_does_and_writes_down():
     assert ((per_day >= 3) & (per_day <= 12)).all()
     tested = torch.isfinite(found.finger)
     assert ((found.finger - found.glucose)[tested].abs() < 0.3 * found.glucose[tested] + 5).all()
-    assert consensus(found.glucose).in_range.mean() > 50
+    assert consensus(found.glucose)["time_in_range"].mean() > 50
     perfect = prescription(published().select(NAMES))
     errs = prescription(published().select(NAMES), HumanError())
     assert np.allclose(perfect.basal[:, 0], published().select(NAMES).basal)
@@ -105,6 +105,6 @@ def day_of_reference(episodes: int, budget: int = 5, ticks: int = 288) -> torch.
 def test_the_reference_is_good_enough_to_be_one():
     glucose = day_of_reference(4)
     found = consensus(glucose)
-    assert mean(risk(glucose)).mean() < 5.5
-    assert found.in_range.mean() > 80
-    assert found.low.mean() < 6
+    assert (found["lbgi"] + found["hbgi"]).mean() < 5.5
+    assert found["time_in_range"].mean() > 80
+    assert found["time_below_70"].mean() < 6

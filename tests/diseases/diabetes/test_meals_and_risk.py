@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgym_offline.diseases.diabetes.meals import SENSOR_ERROR, meals, normals, readings, served, uniforms
-from medgym_offline.diseases.diabetes.risk import CAP, below, consensus, integral, mean, risk
+from medgym_offline.diseases.diabetes.risk import CAP, below, consensus, integral, risk
 
 WEIGHT = np.array([70.0, 35.0])
 SEEDS = np.arange(600).reshape(2, 300)
@@ -85,13 +85,12 @@ def test_integrals_of_parts_add_up_and_metrics_are_shares(values, data):
         both = integral(part(path[: cut + 1])) + integral(part(path[cut:]))
         torch.testing.assert_close(integral(part(path)), both)
     found = consensus(path)
-    torch.testing.assert_close(found.in_range + found.low + found.high, torch.tensor(100.0, dtype=torch.float64))
-    assert found.very_low <= found.low
-    assert found.very_high <= found.high
-    torch.testing.assert_close(found.low_risk + found.high_risk, mean(risk(path)))
-    inside = torch.arange(len(values)) <= cut
-    short, masked = consensus(path[: cut + 1]), consensus(path, inside)
-    torch.testing.assert_close(short.in_range, masked.in_range)
-    torch.testing.assert_close(short.variation, masked.variation)
-    assert below(path, 70.0, inside)[0] == below(path[: cut + 1], 70.0)[0]
-    torch.testing.assert_close(below(path, 70.0, inside)[1], below(path[: cut + 1], 70.0)[1])
+    whole = torch.tensor(100.0, dtype=torch.float64)
+    torch.testing.assert_close(found["time_in_range"] + found["time_below_70"] + found["time_above_180"], whole)
+    assert found["time_below_54"] <= found["time_below_70"]
+    assert found["time_above_250"] <= found["time_above_180"]
+    hours = (len(values) - 1) / 12
+    torch.testing.assert_close(found["lbgi"] + found["hbgi"], integral(risk(path)) / hours)
+    torch.testing.assert_close(found["time_below_70"], 100 * integral(below(path, 70.0)) / hours)
+    for name, value in consensus(path.numpy()).items():
+        np.testing.assert_allclose(value, found[name])
