@@ -158,6 +158,7 @@ class Severity:
         parts: Names of the terms that `score_parts` gives, (..., len(parts)).
         score_parts: See `parts`.
         cap: In the reward, severity counts at most this; metrics are not capped.
+        reads: The score looks at the first so many components only; None: at all.
         definition: One line for cards.
         burden_text: The burden in words, as it stands in a sum.
     """
@@ -170,6 +171,7 @@ class Severity:
     parts: tuple[str, ...] = ()
     score_parts: Callable[[Array, Array], Array] | None = None
     cap: float = math.inf
+    reads: int | None = None
     definition: str = ""
     burden_text: str = "0"
 

@@ -241,7 +241,7 @@ def dense(process: DecisionProcess, episodes: Rollout, times: Tensor) -> tuple[T
     treatments = u.new_empty(patients, batch, total + 1, u.shape[-1])
     beyond = times > episodes.time[:, :, -1:]
     patient = torch.arange(patients, device=x.device)[:, None, None]
-    for chosen, width in rectangles(counts, process.bank.backend):
+    for chosen, width in rectangles(counts, process.bank.padding):
         begin, n = gather_rows(first, chosen)[..., None], gather_rows(counts, chosen)[..., None]
         step = torch.arange(width, device=x.device)
         at = begin + torch.minimum(step, (n - 1).clamp_min(0))

@@ -34,6 +34,11 @@ class TrainConfig:
         hidden: Width of both hidden layers, actor and critic.
         initial_std: Spread of the treatments before squashing at the start.
         interval_std: Spread of the interval head before squashing at the start.
+        first_doses: Mean doses at the start, physical units, in the order of the disease's treatments; empty: the
+            middle of the actions' range.
+        radius_fall: The last update's radius as a share of the first one's; it falls linearly.
+        event_updates: Events of an episode (meals, errors of measurement) are drawn for so many updates and then come
+            again, so that what follows from them alone is computed once; 0: always new.
         reset_std: When starting from a given actor, its spreads are set to this; None keeps them.
         radius, iterations, damping, line_search, fisher_stride: The trust region (:class:`TrustRegion`).
         clip, policy_epochs, minibatch, entropy, policy_rate: The clipped surrogate (:class:`Proximal`).
@@ -61,6 +66,9 @@ class TrainConfig:
     hidden: int = 64
     initial_std: float = 0.6
     interval_std: float = 0.25
+    first_doses: tuple[float, ...] = ()
+    radius_fall: float = 1.0
+    event_updates: int = 0
     reset_std: float | None = None
     radius: float = 0.01
     iterations: int = 10
@@ -104,9 +112,10 @@ class TrainConfig:
             self._require(name, getattr(self, name) > 0, "above 0")
         for name in ("soft_rate", "soft_alpha"):
             self._require(name, getattr(self, name) > 0, "above 0")
-        for name in ("discount", "gae", "centre_rate", "soft_tau"):
+        object.__setattr__(self, "first_doses", tuple(self.first_doses))
+        for name in ("discount", "gae", "centre_rate", "soft_tau", "radius_fall"):
             self._require(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
-        for name in ("multiplier_rate", "multiplier_max", "value_warmup", "entropy"):
+        for name in ("multiplier_rate", "multiplier_max", "value_warmup", "entropy", "event_updates"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("reset_std", self.reset_std is None or self.reset_std > 0, "above 0, or left out")
 
@@ -135,10 +144,10 @@ class TrainConfig:
         names = [field.name for field in dataclasses.fields(SoftSettings)]
         return SoftSettings(**{name: getattr(self, _SOFT + name) for name in names})
 
-    @property
-    def trust_region(self) -> TrustRegion:
-        """The trust-region part."""
-        return TrustRegion(self.radius, self.iterations, self.damping, self.line_search, self.fisher_stride)
+    def trust_region(self, update: int) -> TrustRegion:
+        """The trust-region part of an update."""
+        radius = self.radius * (1.0 - (1.0 - self.radius_fall) * update / self.updates)
+        return TrustRegion(radius, self.iterations, self.damping, self.line_search, self.fisher_stride)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able settings; those of soft actor-critic only if it is the algorithm."""

@@ -22,6 +22,7 @@ SCOPES: dict[str, str] = {
     "dr": "one policy trained on every patient's own simulator",
     "ind": "the dr policy, fine-tuned for each patient on the patient's own simulator",
     "ind-scratch": "a policy per patient, trained from scratch on the patient's own simulator",
+    "oracle": "a policy per patient, trained from scratch on the known truth: the expert of what can be known",
 }
 
 EARLY: dict[str, tuple[str, float]] = {
@@ -51,6 +52,9 @@ class BehaviorRecipe:
         algorithm: One of `medgym_offline.online.config.ALGORITHMS`.
         shard: Patients trained together. It is part of the result: float32 sums of another batch differ in their
             last digits. The number of workers is not.
+        path_costs: Whether the constraint is on the first cost's integral along the path instead of the cost at a
+            decision's end; `cost_limit` is then of that, per decision.
+        early_world: World in which a share of the return gap is measured; "": the one trained in.
         patience: Stop a policy after this many updates without a better return (running mean of 10 updates); 0: never.
         early_updates: Longest training of ind-medium.
         early_episodes: Episodes per patient from which a share of the return gap is measured.
@@ -64,6 +68,8 @@ class BehaviorRecipe:
     decisions: int = 20
     reward: str = "integral"
     algorithm: str = "trpo-lag"
+    path_costs: bool = False
+    early_world: str = ""
     shard: int = 55
     patience: int = 0
     early_updates: int = 80
@@ -100,6 +106,7 @@ class BehaviorRecipe:
             timing=timing,  # type: ignore[arg-type]
             decisions=self.decisions,  # type: ignore[arg-type]
             reward=self.reward,  # type: ignore[arg-type]
+            path_costs=self.path_costs,
             disease=disease,
         )
 

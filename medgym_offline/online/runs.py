@@ -180,7 +180,8 @@ class BehaviorRun:
         made = {}
         for number, block in enumerate(self._blocks):
             key = f"{scope}-{timing}-{number:03d}"
-            made[key] = self._job(name, self.bank.select(list(block)), key, start)
+            bank = self.bank.world("true") if scope == "oracle" else self.bank
+            made[key] = self._job(name, bank.select(list(block)), key, start)
         return made
 
     def _result(self, name: Name, job: TrainJob, state: TrainState, early: list[int]) -> TrainResult:
@@ -243,6 +244,7 @@ class BehaviorRun:
             recipe.seed,
             recipe.early_episodes,
             tuple(EARLY[name][1] for name in members),
+            world=recipe.early_world or self.bank.current_world,
             device=self.options.device,
         )
         key = f"early-{scope}-{timing}"

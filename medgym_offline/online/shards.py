@@ -101,6 +101,7 @@ class EarlyJob:
         shares: Wanted shares of the gap.
         train: For a policy per patient: the training that passes them.
         way: For a shared policy: update -> parameters `(1, n)`.
+        world: In which returns are measured.
         device: Torch device.
     """
 
@@ -112,6 +113,7 @@ class EarlyJob:
     shares: tuple[float, ...]
     train: TrainConfig | None = None
     way: Mapping[str, Tensor] | None = None
+    world: str = "own"
     device: str = "cpu"
 
 
@@ -121,7 +123,8 @@ def early(job: EarlyJob) -> dict[str, Any]:
     Returns `theta` (each `(P, n)`), `share` reached and `update` (each `(P,)`, or one number when shared), and the
     returns `random` and `expert` `(P,)`. A policy per patient is trained from scratch until all have passed the share.
     """
-    gap = Gap.measure(job.bank.to(job.device), job.process, job.expert, job.seed, job.episodes)
+    bank = job.bank.to(job.device)
+    gap = Gap.measure(bank.world(job.world), job.process, job.expert, job.seed, job.episodes)
     ends = {"random": gap.random, "expert": gap.expert}
     if job.train is None:
         assert job.way is not None
@@ -135,7 +138,7 @@ def early(job: EarlyJob) -> dict[str, Any]:
         stops = [one(state) for one in passing]  # every one looks at the state, so no lazy `all`
         return all(stops)
 
-    train(gap.bank, job.process, job.train, progress=False, watch=watch)
+    train(bank, job.process, job.train, progress=False, watch=watch)
     return {
         "theta": [one.theta for one in passing],
         "share": [one.share for one in passing],

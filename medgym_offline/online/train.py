@@ -82,6 +82,9 @@ def _initial_state(
     width = process.action_dim
     if initial is None:
         mean, std = [0.0] * width, [config.initial_std] * width
+        if config.first_doses:
+            u = bank.normalize_treatment(torch.tensor(config.first_doses, dtype=torch.float64))
+            mean[: len(u)] = torch.atanh((2.0 * u - 1.0).clamp(-0.999, 0.999)).tolist()
         if process.timing == "adaptive":
             low, high = process.min_interval, process.max_interval
             mean[-1], std[-1] = interval_bias(process.decisions, process.horizon, low, high), config.interval_std
@@ -127,7 +130,7 @@ def _update(
     for members, process in processes:
         bank = process.bank
         purpose = "online-shared" if config.shared else "online"
-        noise = training_noise(config.seed, purpose, bank, process.config, state.update, config.episodes)
+        noise = training_noise(config.seed, purpose, bank, process.config, state.update, config.episodes, config.event_updates)
         theta = state.actor if config.shared else state.actor[members]
         batch = collect(process, shapes.actor, theta, noise)
         row = episode_numbers(batch)

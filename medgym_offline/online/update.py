@@ -143,7 +143,7 @@ def _policy_step(
     if update < config.value_warmup:
         return theta, {name: theta.new_zeros(theta.shape[0]) for name in ("kl", "gain", extra)}
     if config.base == "trpo":
-        region = trust_region_step(shapes.actor, theta, batch, config.trust_region)
+        region = trust_region_step(shapes.actor, theta, batch, config.trust_region(update))
         return region.theta, {"kl": region.kl, "gain": region.gain, "accepted": region.accepted.float()}
     order = [generator(config.seed, "online-minibatches", name, update) for name in names]
     moments = Adam(learner["mean"], learner["square"], learner["steps"])

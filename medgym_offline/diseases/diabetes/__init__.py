@@ -158,6 +158,7 @@ DISEASE = Disease(
         _score,
         _no_burden,
         cap=CAP,
+        reads=1,
         definition="the risk of glucose of Kovatchev et al. (1997), of glucose clamped to 10..600 mg/dL",
     ),
     costs=(_cost("low", LOW), _cost("very_low", VERY_LOW)),
