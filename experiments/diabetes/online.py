@@ -28,6 +28,7 @@ from medgym_offline.policies import builtin_policy, reset_policy
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/diabetes-online")
+BEHAVIORS = Path("runs/behaviors/checkpoints/diabetes-v0")
 DAYS, SEED = 64, 7
 TRAINED = {
     f"{algorithm}-{world}-{scope}-{timing}": (algorithm, world, scope, timing)
@@ -64,7 +65,8 @@ def trained(name: str):
     if algorithm == "trpo":
         # Without its multiplier the constrained form is plain TRPO.
         recipe = replace(recipe, settings={s: {**v, "multiplier_max": 0.0} for s, v in recipe.settings.items()})
-    job = BehaviorRun(bank_of(world, scope), recipe, RUNS / f"{algorithm}-{world}-{scope == 'dr-told'}")
+    folder = BEHAVIORS if algorithm == "trpo-lag" else RUNS / f"{world}-told" if scope == "dr-told" else RUNS / world
+    job = BehaviorRun(bank_of(world, scope), recipe, folder)
     which = (scope.removesuffix("-told"), timing)
     job.train([which])
     return job.results[which].actor

@@ -105,7 +105,7 @@ def _scores(references: dict[str, Any], policy: str) -> str:
     """Table of reference returns; a second column where the data come from another world than the own one."""
     there = references.get("data_world")
     columns = [references["returns"], *([there["returns"]] if there else [])]
-    worlds = ["own", *([there["world"]] if there else [])]
+    worlds = [references["world"], *([there["world"]] if there else [])]
     lines = [
         "| policy | " + " | ".join(f"return, `{world}`" for world in worlds) + " |",
         "|---" * (1 + len(worlds)) + "|",
