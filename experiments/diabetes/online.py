@@ -122,7 +122,12 @@ def table() -> None:
     parts = {p.stem: pl.read_parquet(p) for p in sorted((HERE / "results").glob("*.parquet"))}
     everything = pl.concat(parts.values())
     everything.write_parquet(HERE / "online.parquet")
-    lines = ["# Online learning in type 1 diabetes", "", f"Made by `{Path(__file__).name} table`; {DAYS} days a patient.", ""]
+    lines = [
+        "# Online learning in type 1 diabetes",
+        "",
+        f"Made by `{Path(__file__).name} table`; {DAYS} days a patient.",
+        "",
+    ]
     lines += ["| policy | harm own | **harm true** | TIR | < 70 | < 54 | lows a day, unseen | deep lows, unseen |"]
     lines += ["|-|-|-|-|-|-|-|-|"]
     for name in [*TRAINED, *BUILTIN]:
@@ -130,16 +135,27 @@ def table() -> None:
             continue
         mean = {w: parts[name].filter(pl.col("world") == w).mean().row(0, named=True) for w in ("own", "true")}
         t = mean["true"]
-        unseen = [f"{t[k + '_events']:.2f}, {100 * t[k + '_unseen'] / max(t[k + '_events'], 1e-9):.0f} %" for k in ("low", "very_low")]
+        unseen = [
+            f"{t[k + '_events']:.2f}, {100 * t[k + '_unseen'] / max(t[k + '_events'], 1e-9):.0f} %"
+            for k in ("low", "very_low")
+        ]
         lines.append(
             f"| {name} | {mean['own']['harm']:.2f} | **{t['harm']:.2f}** | {t['time_in_range']:.1f} "
             f"| {t['time_below_70']:.2f} | {t['time_below_54']:.2f} | {unseen[0]} | {unseen[1]} |"
         )
-    lines += ["", "Gain of harm on the true patients: median (quartiles), better in so many.", "", "| | gain |", "|-|-|"]
+    lines += [
+        "",
+        "Gain of harm on the true patients: median (quartiles), better in so many.",
+        "",
+        "| | gain |",
+        "|-|-|",
+    ]
     pairs = []
     for kind, ind in (("trpo-true", "oracle"), ("trpo-own", "ind-scratch"), ("trpo-lag-own", "ind")):
         pairs += [(f"{kind}-{s}-adaptive", f"{kind}-{s}-fixed") for s in (ind, "dr", "pop")]
-        pairs += [(f"{kind}-{ind}-{t}", f"{kind}-{s}-{t}") for s in ("dr", "dr-told", "pop") for t in ("adaptive", "fixed")]
+        pairs += [
+            (f"{kind}-{ind}-{t}", f"{kind}-{s}-{t}") for s in ("dr", "dr-told", "pop") for t in ("adaptive", "fixed")
+        ]
     for better, worse in pairs:
         if better in parts and worse in parts:
             harm = [parts[n].filter(pl.col("world") == "true")["harm"].to_numpy() for n in (better, worse)]

@@ -3,7 +3,7 @@
     python -m medgym_offline.diseases.diabetes.bank generation/diabetes-v0.toml [--output FOLDER]
 
 A recipe names the bank, its people ("published" or "interpolated"), days of records, seed, and the readings of the fit
-("sensor" or "finger"). World `own` is fitted to the readings of even days, `crossfit` to those of odd days, `true` is the
+("sensor" or "finger"). World `own` is fitted to the readings of even days, `crossfit` to those of odd ones, `true` is the
 published model; the population is the center of the hierarchy of `own`.
 """
 
@@ -19,8 +19,9 @@ import torch
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.diabetes import DISEASE
 from medgym_offline.diseases.diabetes.clinician import HumanError, record
-from medgym_offline.diseases.diabetes.minimal import Fit, fit
-from medgym_offline.diseases.diabetes.people import Patients, interpolated, published, splits
+from medgym_offline.diseases.diabetes.episodes import SLOTS
+from medgym_offline.diseases.diabetes.minimal import fit
+from medgym_offline.diseases.diabetes.people import interpolated, published, splits
 from medgym_offline.diseases.diabetes.truth import truth
 from medgym_offline.diseases.diabetes.worlds import MODEL, Learned, Published
 from medgym_offline.errors import BankError, unknown_name
@@ -58,20 +59,13 @@ def read_recipe(path: str | Path) -> BankRecipe:
         raise BankError(f"{path}: {error}") from None
 
 
-def _context(people: Patients) -> torch.Tensor:
-    """(P, 5) in the order of `episodes.CONTEXT`; the daily insulin is not told."""
-    prescribed = [people.basal, people["CR"], people["CF"] * people["BW"]]
-    return torch.from_numpy(np.stack([people["BW"], 0.0 * people["BW"], *prescribed], -1)).float()
-
-
 def _world(dynamics: Learned | Published, glucose: torch.Tensor, hidden: torch.Tensor) -> World:
     """At rest at a glucose (P,), mg/dL; there is no noise but the sensor's and what people eat."""
     names, count = DISEASE.state_names, len(glucose)
     physical = torch.zeros(count, len(names))
     for name in ("glucose", "sensor_glucose", "earlier_glucose"):
         physical[:, names.index(name)] = glucose
-    first = len(names) - len([c for c in DISEASE.components if c.kind == "hidden"])
-    physical[:, first : first + hidden.shape[-1]] = hidden
+    physical[:, len(names) - SLOTS : len(names) - SLOTS + hidden.shape[-1]] = hidden
     initial = DISEASE.default_scales().normalize(DISEASE, physical)
     return World(dynamics, torch.zeros_like(initial), initial)
 
@@ -87,12 +81,15 @@ def build(recipe: BankRecipe) -> SimulatorBank:
     found = record(model, recipe.days, recipe.seed)
     weight = model.values["BW"]
     insulin, meal = (found.basal / 12.0 + found.bolus) / weight, found.logged / weight
-    fits: dict[str, Fit] = {
-        name: fit(getattr(found, recipe.readings), insulin, meal, parity) for parity, name in enumerate(("own", "crossfit"))
+    fits = {
+        name: fit(getattr(found, recipe.readings), insulin, meal, parity)
+        for parity, name in enumerate(("own", "crossfit"))
     }
     true = Published(torch.from_numpy(people.values).float())
     glucose, hidden = true.rest()
-    context = _context(people)
+    # The daily insulin is not told.
+    known = [people["BW"], 0.0 * people["BW"], people.basal, people["CR"], people["CF"] * people["BW"]]
+    context = torch.from_numpy(np.stack(known, -1)).float()
     learned = {name: Learned(one.parameters) for name, one in fits.items()}
     worlds = {name: _world(one, glucose, one.rest(glucose, context[:, 2])) for name, one in learned.items()}
     center = Learned(fits["own"].center[None])

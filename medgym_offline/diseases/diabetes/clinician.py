@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from medgym_offline.diseases.diabetes.meals import meals, readings, served
-from medgym_offline.diseases.diabetes.people import Patients
-from medgym_offline.diseases.diabetes.truth import PLASMA, SENSOR, TICK, Truth, play, start
+from medgym_offline.diseases.diabetes.people import TICK, Patients
+from medgym_offline.diseases.diabetes.truth import PLASMA, SENSOR, Truth, play, start
 from medgym_offline.seeds import derive_seed, generator
 
-__all__ = ["Decision", "HumanError", "Prescription", "Records", "Seen", "decide", "prescription", "record"]
+__all__ = ["HumanError", "Prescription", "Records", "Seen", "decide", "prescription", "record"]
 
 DAY = 1440 // TICK
 """Ticks of a day."""
@@ -187,20 +187,12 @@ class Seen:
     decisions: Tensor
 
 
-@dataclass(frozen=True)
-class Decision:
-    """Basal, U/kg/h, and bolus, U/kg, (P, E, 2), for `hours`, (P, E); which meals ahead it is for, (P, E, 2)."""
-
-    dose: Tensor
-    hours: Tensor
-    covered: Tensor
-
-
-def decide(plan: Prescription, seen: Seen, shortest: float = 0.5, longest: float = 12.0) -> Decision:
+def decide(plan: Prescription, seen: Seen, shortest: float = 0.5, longest: float = 12.0) -> tuple[Tensor, Tensor]:
     """The reference: treats meals that are eaten or due within half an hour, and holds until the next one after them.
 
     The interval is kept long enough that the decisions that remain can cover the hours that remain. Where a meal falls
-    before the interval can end, its bolus is given now.
+    before the interval can end, its bolus is given now. Returns basal, U/kg/h, and bolus, U/kg, (P, E, 2), and for how
+    many hours, (P, E).
     """
     least = torch.maximum(torch.full_like(seen.hours, shortest), seen.hours - longest * (seen.decisions - 1.0))
     covered = seen.ahead <= least[..., None]
@@ -212,4 +204,4 @@ def decide(plan: Prescription, seen: Seen, shortest: float = 0.5, longest: float
     carbohydrate = seen.uncovered + torch.where(covered, seen.grams, 0.0).sum(-1)
     bolus = MEAL_SHARE * carbohydrate / plan.ratio + CORRECTION_SHARE * _correction(plan, seen.reading, seen.on_board)
     basal = torch.where(seen.reading > 80.0, plan.basal, 0.5 * plan.basal)
-    return Decision(torch.stack([basal, bolus], -1), hours, covered)
+    return torch.stack([basal, bolus], -1), hours

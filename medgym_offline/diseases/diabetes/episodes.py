@@ -23,14 +23,8 @@ CONTEXT = {
     "correction_factor": "mg/dL per U/kg",
 }
 """What is known of a patient: the last three are the clinic's prescription."""
-DERIVED = (
-    "sensor_glucose",
-    "earlier_glucose",
-    "insulin_on_board",
-    "last_bolus",
-    "running_basal",
-    "since_decision",
-)
+_SEEN, _GIVEN = ("sensor_glucose", "earlier_glucose"), ("insulin_on_board", "last_bolus", "running_basal")
+DERIVED = (*_SEEN, *_GIVEN, "since_decision")
 """Components after glucose that follow from what was given or measured."""
 SLOTS = 8
 """Compartments of a world's own, after the derived components."""
@@ -39,7 +33,7 @@ MEALS = 19
 NEVER = 1e6
 """Minute of a meal that is not eaten."""
 SOON = 0.5
-"""Hours: what was announced to come so soon after a decision, that decision could see and treat (the shortest interval)."""
+"""Hours: what was announced to come so soon after a decision was for it to treat (the shortest interval)."""
 CARBOHYDRATE_DECAY = 70.0
 """Time constant of carbohydrate on board, minutes (chosen: most of a meal appears within two hours)."""
 USUAL_DAILY_INSULIN = 0.6
@@ -65,14 +59,8 @@ def _draw(source: np.random.Generator, context: np.ndarray, horizon: float, epis
     return found
 
 
-EVENTS = Exogenous(
-    (
-        "horizon",
-        "sensor",
-        *(f"{name}_{i}" for name in ("minute", "grams", "said_minute", "said_grams") for i in range(MEALS)),
-    ),
-    _draw,
-)
+_NAMES = [f"{name}_{i}" for name in ("minute", "grams", "said_minute", "said_grams") for i in range(MEALS)]
+EVENTS = Exogenous(("horizon", "sensor", *_NAMES), _draw)
 
 
 def carbohydrate(events: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,28 +106,26 @@ def observe(sight: Sight) -> Tensor:
     hours, since = sight.time, value["since_decision"]
     left = sight.left.clamp_min(1.0)
     shown, before = value["sensor_glucose"], value["earlier_glucose"]
-    if sight.exogenous is None:
-        nothing = torch.zeros_like(hours)
-        ahead, next_grams = nothing[..., None].expand(*hours.shape, 2) + 12.0, torch.zeros(*hours.shape, 2)
-        unforeseen = on_board = nothing
-    else:
-        events = sight.exogenous
-        seeds = events[..., 1].long().cpu().numpy()
-        ticks = torch.round(hours * 12.0).long().cpu().numpy()
-        both = readings(torch.stack([shown, before], -1), seeds, np.stack([ticks, np.maximum(ticks - 6, 0)], -1))
-        shown, before = both.unbind(-1)
-        eat, _, said, grams = (events[..., 2 + i * MEALS : 2 + (i + 1) * MEALS] for i in range(4))
-        now, last = 60.0 * hours[..., None], 60.0 * (hours - since)[..., None]
-        eaten = eat <= now + 0.01
-        # Announced beyond the horizon, a meal is not on the plan.
-        coming = ~eaten & (eat < NEVER) & (said < 60.0 * sight.horizon)
-        ahead, order = torch.where(coming, ((said - now) / 60.0).clamp(0.0, 12.0), 99.0).topk(2, largest=False)
-        next_grams = torch.where(ahead < 99.0, grams.gather(-1, order), 0.0)
-        ahead = ahead.clamp(max=12.0)
-        news = eaten & (eat > last + 0.01) & (said > last + 60.0 * SOON)
-        unforeseen = torch.where(news, grams, 0.0).sum(-1)
-        age = torch.where(eaten, now - eat, 0.0)
-        on_board = torch.where(eaten, grams * torch.exp(-age / CARBOHYDRATE_DECAY), 0.0).sum(-1)
+    events = sight.exogenous
+    if events is None:  # nobody eats
+        events = x.new_zeros(*hours.shape, len(EVENTS.names))
+        events[..., 2 : 2 + MEALS] = NEVER
+    seeds = events[..., 1].long().cpu().numpy()
+    ticks = torch.round(hours * 12.0).long().cpu().numpy()
+    both = readings(torch.stack([shown, before], -1), seeds, np.stack([ticks, np.maximum(ticks - 6, 0)], -1))
+    shown, before = both.unbind(-1)
+    eat, _, said, grams = (events[..., 2 + i * MEALS : 2 + (i + 1) * MEALS] for i in range(4))
+    now, last = 60.0 * hours[..., None], 60.0 * (hours - since)[..., None]
+    eaten = eat <= now + 0.01
+    # Announced beyond the horizon, a meal is not on the plan.
+    coming = ~eaten & (eat < NEVER) & (said < 60.0 * sight.horizon)
+    ahead, order = torch.where(coming, ((said - now) / 60.0).clamp(0.0, 12.0), 99.0).topk(2, largest=False)
+    next_grams = torch.where(ahead < 99.0, grams.gather(-1, order), 0.0)
+    ahead = ahead.clamp(max=12.0)
+    news = eaten & (eat > last + 0.01) & (said > last + 60.0 * SOON)
+    unforeseen = torch.where(news, grams, 0.0).sum(-1)
+    age = torch.where(eaten, now - eat, 0.0)
+    on_board = torch.where(eaten, grams * torch.exp(-age / CARBOHYDRATE_DECAY), 0.0).sum(-1)
     remaining = sight.horizon - hours
     weight, insulin = sight.context[:, :1], sight.context[:, 1:2]
     told = torch.where(insulin > 0, 2.0 * torch.log(insulin.clamp_min(1.0) / weight / USUAL_DAILY_INSULIN), 0.0)
@@ -181,5 +167,4 @@ def clinician(context: Tensor, observations: Tensor, horizon: float, decisions: 
     forced = hours + since - 12.0 * left > SOON
     uncovered = torch.where(forced, (o[8] - o[10] / 10.0 * plan.ratio / MEAL_SHARE).clamp_min(0.0), o[8])
     seen = Seen(140.0 + 60.0 * o[0], o[2] / 10.0, uncovered, ahead, grams, hours, left)
-    made = decide(plan, seen)
-    return made.dose, made.hours
+    return decide(plan, seen)

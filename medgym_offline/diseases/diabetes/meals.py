@@ -16,17 +16,7 @@ from torch import Tensor
 from medgym_offline.diseases.diabetes.people import TICK
 from medgym_offline.seeds import derive_seed
 
-__all__ = [
-    "ANNOUNCED_GRAMS",
-    "ANNOUNCED_MINUTES",
-    "SENSOR_ERROR",
-    "Meals",
-    "meals",
-    "normals",
-    "readings",
-    "served",
-    "uniforms",
-]
+__all__ = ["SENSOR_ERROR", "Meals", "meals", "normals", "readings", "served", "uniforms"]
 
 # A day's six meals, as simglucose's random scenario draws them: probability; hour, spread, limits; grams, spread.
 _PROBABILITY = np.array([0.95, 0.3, 0.95, 0.3, 0.95, 0.3])

@@ -12,6 +12,7 @@ import torch
 from medgym_offline.diseases.diabetes.people import find
 from medgym_offline.diseases.diabetes.truth import BOLUS_MINUTES, play, start, truth
 from medgym_offline.errors import ProtocolError
+from medgym_offline.patients import whole_number
 
 __all__ = ["simulate"]
 
@@ -45,11 +46,10 @@ def simulate(
     """
     people = find([patient])
     for name, value in (("minutes", minutes), ("every", every)):
-        if not _whole(value) or value < 1:
+        if (whole_number(value) or 0) < 1:
             raise ProtocolError(f"{name}: {value!r} is no whole number of the 1-minute internal steps; give 1 or more")
     if every > minutes:
         raise ProtocolError(f"every: {every} is longer than minutes={minutes}; give at most {minutes}")
-    minutes, every = int(minutes), int(every)
     infusion, served = np.zeros(minutes), np.zeros(minutes)
     for minute, amount in sorted(_checked("basal", basal, minutes, "U/h")):
         infusion[minute:] = amount
@@ -63,12 +63,6 @@ def simulate(
     return path.glucose[0, 0, ::every].numpy().copy()
 
 
-def _whole(value: object) -> bool:
-    return (
-        isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and float(value).is_integer()
-    )
-
-
 def _checked(name: str, given: Given, minutes: int, unit: str) -> list[tuple[int, float]]:
     found: list[tuple[int, float]] = []
     for i, entry in enumerate(given):
@@ -76,7 +70,7 @@ def _checked(name: str, given: Given, minutes: int, unit: str) -> list[tuple[int
             minute, amount = entry
         except (TypeError, ValueError):
             raise ProtocolError(f"{name}[{i}]: {entry!r} is no pair; give (minute, {unit})") from None
-        if not _whole(minute) or not 0 <= minute < minutes:
+        if whole_number(minute) not in range(minutes):
             raise ProtocolError(f"{name}[{i}]: minute {minute!r} is no whole minute from 0 to {minutes - 1}")
         if not isinstance(amount, Real) or isinstance(amount, bool) or not math.isfinite(amount) or amount < 0:
             raise ProtocolError(f"{name}[{i}]: {amount!r} {unit} is no amount; give a finite number of 0 or more")

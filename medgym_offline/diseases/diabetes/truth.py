@@ -29,9 +29,6 @@ from medgym_offline.errors import ProtocolError
 
 __all__ = [
     "BOLUS_MINUTES",
-    "EATING",
-    "STATE",
-    "TICK",
     "PLASMA",
     "SENSOR",
     "Gut",
@@ -40,7 +37,6 @@ __all__ = [
     "absorb",
     "flow",
     "follow",
-    "glucose",
     "play",
     "start",
     "truth",
@@ -114,17 +110,14 @@ class Path:
     """What happened over T ticks.
 
     Attributes:
-        state: State at each episode's end, (P, E, 15).
-        glucose: Plasma glucose at every tick, both ends included, mg/dL, (P, E, T + 1); past an episode's own end,
-            what it would be if the doses went on.
+        state: At the end, (P, E, 15).
+        glucose: Plasma glucose at every tick, both ends included, mg/dL, (P, E, T + 1).
         sensor: Glucose at the sensor's site, the same shape; a sensor adds its error.
-        inside: Whether an episode's interval had not ended before that tick, (P, E, T + 1).
     """
 
     state: Tensor
     glucose: Tensor
     sensor: Tensor
-    inside: Tensor
 
 
 def truth(patients: Patients, tick: int = TICK, dtype: torch.dtype = torch.float32) -> Truth:
@@ -184,11 +177,6 @@ def _insulin_step(v: dict[str, Tensor], minutes: float) -> Tensor:
 def start(model: Truth, episodes: int) -> Tensor:
     """All patients at rest: (P, episodes, 15)."""
     return model.basal_state[:, None].expand(-1, episodes, -1).clone()
-
-
-def glucose(model: Truth, state: Tensor) -> Tensor:
-    """Plasma glucose of states (P, E, 15), mg/dL, (P, E)."""
-    return state[..., PLASMA] / model.values["Vg"]
 
 
 def _minute(v: dict[str, Tensor], gut: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -267,30 +255,20 @@ def _glucose_step(
     return torch.cat([after, site[None]])
 
 
-def play(model: Truth, state: Tensor, insulin: Tensor, served: Tensor, ticks: Tensor | None = None) -> Path:
+def play(model: Truth, state: Tensor, insulin: Tensor, served: Tensor) -> Path:
     """T ticks under given insulin and meals.
 
     Args:
         state: (P, E, 15).
         insulin: Infusion held over each tick, boluses included, U/h, (P, E, T).
         served: Grams put on the plate at the start of each tick, (P, E, T).
-        ticks: Ticks of each episode, (P, E), at most T: its state is the one at its own end. Default all T.
     """
     parts = state.movedim(-1, 0).contiguous()
     history, gut = absorb(model, parts[GUT], served)
-    count = insulin.shape[-1]
     rest = torch.cat(follow(model, parts[INSULIN], parts[PLASMA:], gut, insulin), 1)
-    plasma, site = rest[:, 7] / model.values["Vg"], rest[:, 9] / model.values["Vg"]
-    clock = torch.arange(count + 1, device=insulin.device)
-    if ticks is None:
-        final, inside = torch.cat([history[-1], rest[-1]]), (clock <= count).expand(*plasma.shape[1:], -1)
-    else:
-        index = ticks.expand(plasma.shape[1:])[None, None]
-        final = torch.cat([x.gather(0, index.expand(1, *x.shape[1:]))[0] for x in (history, rest)])
-        inside = clock <= ticks[..., None]
-    return Path(
-        final.movedim(0, -1).contiguous(), plasma.movedim(0, -1).contiguous(), site.movedim(0, -1).contiguous(), inside
-    )
+    final = torch.cat([history[-1], rest[-1]]).movedim(0, -1).contiguous()
+    plasma, site = ((rest[:, i] / model.values["Vg"]).movedim(0, -1).contiguous() for i in (7, 9))
+    return Path(final, plasma, site)
 
 
 def follow(model: Truth, hormone: Tensor, sugar: Tensor, gut: Gut, insulin: Tensor) -> tuple[Tensor, Tensor]:
@@ -318,7 +296,7 @@ def follow(model: Truth, hormone: Tensor, sugar: Tensor, gut: Gut, insulin: Tens
     return torch.stack(hormones), torch.stack(sugars)
 
 
-def flow(model: Truth, state: Tensor, dose: Tensor, served: Tensor, ticks: Tensor | None = None) -> Path:
+def flow(model: Truth, state: Tensor, dose: Tensor, served: Tensor) -> Path:
     """One decision: a basal rate held over T ticks and a bolus over its first 5 minutes.
 
     Args:
@@ -326,11 +304,10 @@ def flow(model: Truth, state: Tensor, dose: Tensor, served: Tensor, ticks: Tenso
         state: (P, E, 15).
         dose: Basal, U/kg/h, and bolus, U/kg; (P, E, 2).
         served: Grams of meals that begin at each tick, (P, E, T).
-        ticks: Ticks of each episode's interval, (P, E); default T for all.
     """
     weight = model.values["BW"]
     basal, bolus = dose[..., 0] * weight, dose[..., 1] * weight
     first = math.ceil(BOLUS_MINUTES / model.tick)
     insulin = basal[..., None].expand(*basal.shape, served.shape[-1]).clone()
     insulin[..., :first] += (bolus * (60.0 / (first * model.tick)))[..., None]
-    return play(model, state, insulin, served, ticks)
+    return play(model, state, insulin, served)

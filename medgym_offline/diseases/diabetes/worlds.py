@@ -7,9 +7,8 @@ events, so nothing of the gut is in the state of the published patients: theirs 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -50,33 +49,18 @@ class _World:
         """The same on another device or in another precision."""
         return type(self)(self.parameters.to(where))
 
-    def play(
-        self, glucose: Tensor, site: Tensor, hidden: Tensor, basal: Tensor, bolus: Tensor, meals: Tensor, start: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def play(self, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Glucose and that at the sensor (T, P, B), and compartments (T, slots, P, B), after each tick.
 
         Args:
-            glucose, site: mg/dL (P, B).
-            hidden: (SLOTS, P, B).
-            basal: U/kg/h in each tick (T, P, B).
-            bolus: U/kg in each tick (T, P, B).
-            meals: The episodes' events (P, B, F).
-            start: Tick of the start, (P, B).
+            given: Glucose and that at the sensor, mg/dL (P, B); compartments (SLOTS, P, B); basal, U/kg/h, and bolus,
+                U/kg, in each tick (T, P, B); the episodes' events (P, B, F); tick of the start (P, B).
         """
         raise NotImplementedError
 
-    def path(
-        self,
-        disease: Disease,
-        scales: Scales,
-        physics: Any,
-        x: Tensor,
-        u: Tensor,
-        start: Tensor,
-        ticks: int,
-        exogenous: Tensor | None,
-    ) -> Tensor:
+    def path(self, disease: Disease, scales: Scales, physics: Any, *given: Any) -> Tensor:
         """(P, B, ticks, D): states at the end of each tick; see :class:`~medgym_offline.diseases.base.Dynamics`."""
+        x, u, start, ticks, exogenous = given
         shape, names = x.shape[:2], disease.state_names
         if ticks == 0:
             return x.new_zeros(*shape, 0, len(names))
@@ -124,7 +108,7 @@ class Published(_World):
             model = truth(Patients(tuple(map(str, range(len(values)))), values), dtype=self.parameters.dtype)
             where = self.parameters.device
             moved = {name: value.to(where) for name, value in model.values.items()}
-            self._models[self.parameters.dtype] = dataclasses.replace(
+            self._models[self.parameters.dtype] = replace(
                 model, values=moved, insulin=model.insulin.to(where), basal_state=model.basal_state.to(where)
             )
         return self._models[self.parameters.dtype]
@@ -156,10 +140,9 @@ class Published(_World):
         means = means.gather(-1, window[..., :-1].clamp(max=length - 1))
         return Gut(ends.movedim(-1, 0).contiguous(), means.movedim(-1, 0).contiguous())
 
-    def play(
-        self, glucose: Tensor, site: Tensor, hidden: Tensor, basal: Tensor, bolus: Tensor, meals: Tensor, start: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def play(self, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """S2008: seven compartments of insulin, then glucose in tissue."""
+        glucose, site, hidden, basal, bolus, meals, start = given
         model = self.model
         volume, weight = model.values["Vg"], model.values["BW"]
         sugar = torch.stack([glucose * volume, hidden[7], site * volume])
@@ -180,10 +163,9 @@ class Learned(_World):
 
     kind: ClassVar[str] = "minimal"
 
-    def play(
-        self, glucose: Tensor, site: Tensor, hidden: Tensor, basal: Tensor, bolus: Tensor, meals: Tensor, start: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def play(self, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Insulin's action, two depots, two compartments of the gut; a sensor shows glucose itself."""
+        glucose, _, hidden, basal, bolus, meals, start = given
         p = list(self.parameters[:, None].unbind(-1))
         state, ticks = torch.cat([glucose[None], hidden[:5]]), len(basal)
         hours, minutes, grams = carbohydrate(meals)
@@ -215,11 +197,10 @@ class _Model:
     physics: type[Any] = _Nothing
     prior: type[Any] = _Nothing
     kinds: Mapping[str, type[Any]] = {"uva-padova": Published, "minimal": Learned}
-    pooled = ()
-    decayed = ()
+    pooled = decayed = ()
 
     def __getattr__(self, name: str) -> Any:
-        raise BankError("banks of diabetes are built from its own records: python -m medgym_offline.diseases.diabetes.bank")
+        raise BankError("banks of diabetes are built by: python -m medgym_offline.diseases.diabetes.bank RECIPE")
 
 
 MODEL: Any = _Model()

@@ -20,6 +20,7 @@ from medgym_offline.diseases.diabetes.truth import flow, start, truth
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.errors import BankError
+from medgym_offline.evaluation.metrics import count_events
 from medgym_offline.policies import builtin_policy, reset_policy
 from medgym_offline.simulators import SimulatorBank, load_simulators
 
@@ -89,13 +90,15 @@ def test_a_published_patient_in_the_process_is_the_published_model():
         state, at = start(alone, 1), 0
         for k in range(int(played.valid[patient, episode].sum())):
             n = int(torch.round(played.dt[patient, episode, k] * 12))
-            found = flow(alone, state, dose[patient, episode, k][None, None], grid[patient, episode, at : at + n][None, None])
+            found = flow(
+                alone, state, dose[patient, episode, k][None, None], grid[patient, episode, at : at + n][None, None]
+            )
             assert float((found.glucose[0, 0] - glucose[patient, episode, at : at + n + 1]).abs().max()) < 0.05
             state, at = found.state, at + n
 
 
 def test_longer_horizons_have_more_days_and_meals():
-    process, played = play(three().world("true"), horizon=48.0, decisions=10)
+    _, played = play(three().world("true"), horizon=48.0, decisions=10)
     hours, minutes, grams = carbohydrate(played.exogenous)
     assert (hours == 48).all()
     assert minutes[torch.isfinite(minutes)].max() > 24 * 60
@@ -197,3 +200,10 @@ def test_released_banks_hold_every_world_and_a_split(name, count):
     assert set(bank.worlds) == {"own", "crossfit", "true"}
     split = bank.metadata["split"]
     assert (len(split["train"]), len(split["test"])) == ((18, 12) if count == 30 else (80, 30))
+
+
+def test_events_are_runs_and_unseen_without_a_decision_inside():
+    beyond = np.array([[0, 1, 1, 0, 1, 0, 1, 1], [1, 1, 0, 0, 0, 0, 0, 0]], bool)
+    count, unseen = count_events(beyond, np.array([[2, 3, 7], [4, 5, 7]]))
+    assert count.tolist() == [3, 1]
+    assert unseen.tolist() == [2, 0]
