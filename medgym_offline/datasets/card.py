@@ -212,8 +212,8 @@ N(0, {process.initial_noise:g}^2), residual noise on. Episodes run in {_WORLDS[r
 {_gallery(figures)}
 ## Scores
 
-Mean undiscounted returns of an episode, {references["episodes"]} episodes per patient; `own` is the world of the
-patients' fitted simulators, in which the expert is chosen.
+Mean undiscounted returns of an episode, {references["episodes"]} episodes per patient, in {_WORLDS[references["world"]]}
+(`{references["world"]}`), in which the expert is chosen.
 
 {_scores(references, policy)}
 

@@ -3,8 +3,8 @@
     python -m medgym_offline.diseases.diabetes.bank generation/diabetes-v0.toml [--output FOLDER]
 
 A recipe names the bank, its people ("published" or "interpolated"), days of records, seed, and the readings of the fit
-("sensor" or "finger"). World `own` is fitted to the readings of even days, `crossfit` to those of odd ones, `true` is the
-published model; the population is the center of the hierarchy of `own`.
+("sensor" or "finger"). World `own` is fitted to the readings of even days, `crossfit` to those of odd ones; `true` is
+the published model; the population is the center of the hierarchy of `own`.
 """
 
 from __future__ import annotations
