@@ -66,7 +66,8 @@ banks: install
 	$(BIN)/medgym-offline behavior train-all --bank sepsis-v0 --output runs/behaviors
 	$(BIN)/medgym-offline simulators fit runs/cohort.parquet --recipe generation/sepsis-plain-v0.toml \
 	  --output generation/banks/sepsis-plain-v0.safetensors
-	$(BIN)/python -m medgym_offline.simulators.twin_bank build
+	$(BIN)/python -m medgym_offline.diseases.sepsis.twin_bank build
+	$(BIN)/python -m medgym_offline.diseases.toy
 	$(BIN)/medgym-offline behavior train-all --bank sepsis-twin-v0 --output runs/behaviors --half
 	cp runs/behaviors/sepsis-*.safetensors generation/behaviors/
 	for recipe in datasets/*.toml; do $(BIN)/medgym-offline generate $$recipe --release; done

@@ -30,14 +30,14 @@ from typing import Any
 
 import torch
 
+from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.envs import TreatmentEnv
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.files import write_json
 from medgym_offline.online import TrainConfig, train
+from medgym_offline.online.behavior import BehaviorRun, EngineOptions
 from medgym_offline.online.recipe import BehaviorRecipe
-from medgym_offline.online.runs import BehaviorRun, EngineOptions
 from medgym_offline.simulators import SimulatorBank, load_simulators
-from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.threads import keep_memory
 
 RESULTS = Path(__file__).parent / "results" / "online_training.json"
@@ -63,11 +63,11 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def watch_parts() -> None:
     """Have the parts of an update timed."""
     # `medgym_offline.online.train` names the function; the modules are taken from the table of modules.
-    loop, part, trpo, soft = (
-        sys.modules[f"medgym_offline.online.{name}"] for name in ("train", "update", "trpo", "soft_update")
+    loop, part, trpo, ppo, sac = (
+        sys.modules[f"medgym_offline.online.{name}"] for name in ("train", "learner", "trpo", "ppo", "sac")
     )
     parts = {"noise": [(loop, "training_noise")], "rollout": [(loop, "collect")], "critic": [(part, "fit_critic")]}
-    parts["step"] = [(part, "trust_region_step"), (part, "proximal_step"), (soft, "soft_step")]
+    parts["step"] = [(trpo, "trust_region_step"), (ppo, "proximal_step"), (sac, "soft_step")]
     parts["of it CG"] = [(trpo, "conjugate_gradients")]
     for name, places in parts.items():
         for module, function in places:

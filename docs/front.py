@@ -27,12 +27,6 @@ POLICIES = {
     "clinician": "clinicians",
     "zero": "no treatment",
 }
-# Colours of the two themes; paper is drawn too, for GitHub's theme need not be the system's.
-THEMES = {
-    "": "--paper:#fff;--ink:#1a1d21;--muted:#5a626b;--line:#d5d9de;--series-1:#0063a8;--series-2:#c2410c",
-    "@media (prefers-color-scheme: dark)": "--paper:#0d1117;--ink:#e8eaed;--muted:#a3abb4;--line:#3a4047;"
-    "--series-1:#5db3f0;--series-2:#ff8f5c",
-}
 
 
 def with_table(text: str) -> str:
@@ -81,7 +75,7 @@ def figure() -> str:
     """The figure as an SVG file: a course, and how policies fare when they leave their simulators."""
     import numpy as np
 
-    from medgym_offline.svg import INK, LINE, MUTED, SERIES, inline_svg
+    from medgym_offline.reports import COLORS, INK, LINE, MUTED, SERIES, draw_figure
 
     colours = dict(zip(POLICIES, (SERIES[0], SERIES[1], INK, MUTED)))
     patient = typical_patient(scores(BANK))
@@ -109,13 +103,14 @@ def figure() -> str:
             handles, labels, loc="outside lower center", ncols=4, frameon=False, title="treated by the policy:"
         )
 
-    svg = inline_svg(draw, "front", (9.0, 3.6))
-    rules = " ".join(f"{media}{{svg{{{rule}}}}}" if media else f"svg{{{rule}}}" for media, rule in THEMES.items())
+    svg = draw_figure("front", draw, "", (9.0, 3.6)).svg
+    light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in COLORS.items()) for i in (0, 1))
+    rules = f"svg{{{light}}} @media (prefers-color-scheme: dark){{svg{{{dark}}}}}"
     style = f"<style>{rules} text{{font-family:system-ui,'Segoe UI',sans-serif}}</style>"
     head = re.match(r"<svg[^>]*>", svg)
     assert head is not None
     opening = head[0].replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    paper = '<rect width="100%" height="100%" fill="var(--paper)"/>'
+    paper = '<rect width="100%" height="100%" fill="var(--page)"/>'
     return f"{opening}\n{style}\n{paper}\n{svg[head.end() :]}\n"
 
 

@@ -56,13 +56,12 @@ def build(root: Path) -> SmallRelease:
     from medgym_offline.simulators import load_simulators
 
     without_caches = shutil.ignore_patterns("__pycache__")
-    for folder in ("medgym_offline", "evaluation", "datasets"):
+    for folder in ("medgym_offline", "experiments", "evaluation", "datasets"):
         shutil.copytree(ROOT / folder, root / folder, ignore=without_caches)
     for folder in ("home", "bin", "generation/banks", "generation/behaviors", "leaderboard/submissions"):
         (root / folder).mkdir(parents=True)
     for recipe in (ROOT / "generation").glob("*.toml"):
         shutil.copy(recipe, root / "generation")
-    shutil.copy(ROOT / "leaderboard" / "schema.json", root / "leaderboard")
     for bank in (ROOT / "generation" / "banks").glob("*.safetensors"):
         load_simulators(bank).select(range(PATIENTS)).save(root / "generation" / "banks" / bank.name)
     for file in (ROOT / "generation" / "behaviors").glob("*.safetensors"):

@@ -22,8 +22,8 @@ from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.diabetes.people import find
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
+from medgym_offline.online.behavior import BehaviorRun
 from medgym_offline.online.recipe import load_recipe
-from medgym_offline.online.runs import BehaviorRun
 from medgym_offline.policies import builtin_policy, reset_policy
 
 HERE = Path(__file__).parent

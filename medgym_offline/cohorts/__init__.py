@@ -3,8 +3,8 @@
     cohort = combine([read_source(folder, definition) for folder in folders])
     grid = select_stays(cohort, patients=110).to_grid()
 
-What is read, and what it means, is a `CohortDefinition` (`medgym_offline.diseases.concepts`), which each disease has; this
-package knows no disease. Reading needs the extra `cohort` (polars, pyarrow); importing this package needs neither.
+What is read, and what it means, is a `CohortDefinition` (`medgym_offline.diseases.concepts`), which each disease has;
+this package knows no disease. Reading needs the extra `cohort` (polars, pyarrow); importing this package needs neither.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from medgym_offline.cohorts.names import nearly_equal_ids
 from medgym_offline.cohorts.plausible import doubt_clock, ranged_attributes
 from medgym_offline.cohorts.source import Records
 from medgym_offline.cohorts.validate import fractions
-from medgym_offline.diseases.concepts import CohortDefinition, Concept
+from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part
 from medgym_offline.errors import CohortError
 
 __all__ = ["assemble"]
@@ -107,7 +107,7 @@ def _doubt_ids(records: Records, rejections: Rejections) -> None:
 
 
 def _rate(rows: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.DataFrame:
-    """Rates per day, of records of an amount and of charted rates; the cap comes last, so that it hides no value."""
+    """Rates, of records of an amount and of charted rates; the cap comes last, so that it hides no value."""
     name, limit, cap = concept.name, concept.record_limit, concept.cap
     total = next((unit.name for unit in concept.units if unit.amount and unit.factor == 1.0), "")
     value, time, charted = pl.col("value"), pl.col("t_h"), ~pl.col("amount")
@@ -115,7 +115,7 @@ def _rate(rows: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.Da
         rows,
         (~charted & value.is_null(), f"{name}: value is missing or not a number"),
         (~charted & (value.abs() >= limit), f"{name}: {limit:g} {total} or more in one record"),
-        (charted & (value >= 24.0 * limit), f"{name}: {limit:g} {total} or more an hour"),
+        (charted & (value >= concept.period_hours * limit), f"{name}: {limit:g} {total} or more an hour"),
         (time.is_null(), f"{name}: time is missing or not a number"),
         (time < 0.0, f"{name}: negative time (too long before admission)"),
     )
@@ -156,7 +156,8 @@ def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
     """Disjoint intervals with the sum over everything running, in the unit of the concept."""
     name, high = concept.name, concept.range[1]
     value, start, end = pl.col("value"), pl.col("t_h"), pl.col("end_h")
-    for named in (concept, *concept.parts) if concept.parts else ():
+    doses: tuple[Concept | Part, ...] = (concept, *concept.parts) if concept.parts else ()
+    for named in doses:
         limit, unit = named.limit, named.unit
         hint = f" (in {named.mistaken}?)" if named.mistaken else ""
         high_dose = (pl.col("name") == named.name) & (value > limit)

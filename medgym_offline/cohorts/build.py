@@ -86,8 +86,8 @@ def detect_source(path: Path, definition: CohortDefinition) -> CohortSource:
     own = "".join(f"{source.layout}, " for source in definition.sources)
     raise CohortError(
         f"{path}: no known layout{names}; expected the raw MIMIC-III tables (ICUSTAYS, CHARTEVENTS, ...), the raw "
-        f"MIMIC-IV tables (icu/, hosp/), MEDS events, {own}or a long table (columns stay, time, variable, value, unit); "
-        "docs/cohorts.md describes each"
+        f"MIMIC-IV tables (icu/, hosp/), MEDS events, {own}or a long table (columns stay, time, variable, value, "
+        "unit); docs/cohorts.md describes each"
     )
 
 

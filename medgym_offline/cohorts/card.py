@@ -51,8 +51,8 @@ def _heading(cohort: Cohort) -> str:
         f"{len(cohort)} ICU stays of {len(set(cohort.subjects))} people from "
         f"{', '.join(found.get('datasets', [])) or 'unknown'}, for {cohort.definition.disease}.",
         "",
-        f"Licence of the source data: {found.get('licence') or 'not stated'}. The table is derived from it and keeps its "
-        "licence.",
+        f"Licence of the source data: {found.get('licence') or 'not stated'}. The table is derived from it and keeps "
+        "its licence.",
     ]
     for entry in found.get("provenance", []):
         lines.append(f"- {entry.get('dataset')}: {entry.get('layout')} in `{entry.get('folder')}`")

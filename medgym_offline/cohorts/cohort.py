@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +105,8 @@ class Cohort:
             if patient not in known:
                 raise unknown_name("patient", patient, known)
         keep = pl.col("patient").is_in(list(patients))
-        kept = {"table": self.table.filter(keep), "stays": self.stays.filter(keep)}
-        return replace(self, **kept, metadata=copy.deepcopy(self.metadata), rejections=copy.deepcopy(self.rejections))
+        table, stays = self.table.filter(keep), self.stays.filter(keep)
+        return Cohort(table, stays, *copy.deepcopy((self.metadata, self.rejections)), self.definition)
 
     @classmethod
     def from_table(

@@ -101,8 +101,8 @@ def make_grid(
     treatment = np.zeros((len(patients), cells, len(definition.treatments)))
     for column, concept in enumerate(definition.treatments):
         rows = numbered_rows(table, patients, concept.name)
-        ends = (rows[name].to_numpy() for name in ("row", "time_h", "end_h", "value"))
-        total, covered = cell_sums(*ends, (len(patients), cells), hours)
+        row, start, end, value = (rows[name].to_numpy() for name in ("row", "time_h", "end_h", "value"))
+        total, covered = cell_sums(row, start, end, value, (len(patients), cells), hours)
         treatment[:, :, column] = (total + concept.background * np.clip(hours - covered, 0.0, None)) / hours
     treatment[outside] = [concept.background for concept in definition.treatments]
     subjects = tuple(stays["subject"].to_list())

@@ -1,4 +1,4 @@
-"""From charted events to rates and intervals: amounts since the last record, settings that hold, infusions that add up."""
+"""From charted events to rates and intervals: amounts since the last record, settings held, infusions added up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SLACK = 1e-3
 
 
 def record_rates(amounts: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.DataFrame:
-    """Rate per day from the amount of each record.
+    """Rate per `period_hours` from the amount of each record.
 
     A record is what collected since the record before it (the first: since admission). Records closer than
     `merge_hours` to the first of their group are one record at the time of the last; gaps above `gap_hours` say nothing
@@ -28,7 +28,7 @@ def record_rates(amounts: pl.DataFrame, concept: Concept, rejections: Rejections
         rejections: Counts are added here.
 
     Returns:
-        patient, t_h, value (per day), sorted.
+        patient, t_h, value (a rate), sorted.
     """
     name, window = concept.name, concept.merge_hours
     amounts = amounts.sort("patient", "t_h")
@@ -46,7 +46,8 @@ def record_rates(amounts: pl.DataFrame, concept: Concept, rejections: Rejections
     far = pl.col("gap") > concept.gap_hours + _SLACK
     near = rejections.drop(merged, (far, f"{name}: more than {concept.gap_hours:g} h since the record before it"))
     # A gap shorter than the window (just after admission, or after a merged group) is charting noise, not a rate.
-    rate = pl.col("value").clip(lower_bound=0.0) * 24.0 / pl.col("gap").clip(lower_bound=window)
+    amount = pl.col("value").clip(lower_bound=0.0)
+    rate = amount * concept.period_hours / pl.col("gap").clip(lower_bound=window)
     return near.select("patient", "t_h", rate.alias("value"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,11 @@ def long_records(
     Raises:
         CohortError: see `LongTable.read`.
     """
-    rejections = Rejections()
-    rows = _scanned(_text(events), definition, where, rejections)
-    described = None if stays is None else _scanned_stays(_text(stays), definition, where_stays, rejections)
-    rows = _timed(rows, described, definition, where, where_stays, rejections)
-    rows = _converted(rows, definition, where, rejections)
-    rows = _valued(rows, definition, rejections)
-    frame = event_frame(rows)
-    return Records(dataset, _stays(rows, described, definition, where), frame, rejections, provenance or {})
+    reading = _Reading(definition, where, where_stays)
+    described = None if stays is None else reading.stays(_text(stays))
+    rows = reading.valued(reading.converted(reading.timed(reading.events(_text(events)), described)))
+    stays = _described(rows, described, definition, where)
+    return Records(dataset, stays, event_frame(rows), reading.rejections, provenance or {})
 
 
 def _text(frame: pl.LazyFrame | pl.DataFrame) -> pl.LazyFrame:
@@ -129,116 +127,113 @@ def dataset_name(name: str, otherwise: str = "hospital") -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or otherwise
 
 
-def _scanned(frame: pl.LazyFrame, definition: CohortDefinition, where: str, rejections: Rejections) -> pl.DataFrame:
-    """stay_id, subject, name, unit, time, end and value (text); rows of other variables are counted."""
-    written = dict(collect(frame.group_by("variable").len(), where).iter_rows())
-    own = own_variables(written, definition, where, rejections)
-    mine = frame.filter(pl.col("variable").is_in(list(own))).with_columns(pl.col("variable").replace(own))
-    events = collect(mine.rename({"stay": "stay_id", "variable": "name"}), where)
-    missing = [name for name in ("end", "subject") if name not in events.columns]
-    events = events.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
-    return rejections.drop(events, (pl.col("stay_id").is_null(), "events: no id of the stay"))
+@dataclass
+class _Reading:
+    """One reading of a long table: whose it is, how it is called, and what was counted."""
 
+    definition: CohortDefinition
+    where: str
+    where_stays: str
+    rejections: Rejections = field(default_factory=Rejections)
 
-def _scanned_stays(
-    frame: pl.LazyFrame, definition: CohortDefinition, where: str, rejections: Rejections
-) -> pl.DataFrame:
-    """stay_id and whatever else the table of stays has, typed."""
-    dated = [name for name in _DATED if name in frame.collect_schema().names()]
-    stays = collect(frame.rename({"stay": "stay_id"}).with_columns(times(*dated)), where, keep_marks=True)
-    for name in dated:
-        mark = stays[f"{name}|time"]
-        rejections.doubt(f"stays: {name} without an hour, read as midnight", midnights(mark))
-        unread = int((stays[name].is_null() & mark.is_not_null()).sum())
-        rejections.repair(f"stays: {name} cannot be read, left empty", unread)
-    stays = rejections.drop(
-        stays.drop(f"{n}|time" for n in dated), (pl.col("stay_id").is_null(), "stays: no id of the stay")
-    )
-    return typed_attributes(stays, flags_of(definition), where, rejections)
+    def events(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        """stay_id, subject, name, unit, time, end and value (text); rows of other variables are counted."""
+        written = dict(collect(frame.group_by("variable").len(), self.where).iter_rows())
+        own = own_variables(written, self.definition, self.where, self.rejections)
+        mine = frame.filter(pl.col("variable").is_in(list(own))).with_columns(pl.col("variable").replace(own))
+        events = collect(mine.rename({"stay": "stay_id", "variable": "name"}), self.where)
+        missing = [name for name in ("end", "subject") if name not in events.columns]
+        events = events.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+        return self.rejections.drop(events, (pl.col("stay_id").is_null(), "events: no id of the stay"))
 
-
-def _timed(
-    events: pl.DataFrame,
-    stays: pl.DataFrame | None,
-    definition: CohortDefinition,
-    where: str,
-    where_stays: str,
-    rejections: Rejections,
-) -> pl.DataFrame:
-    """`t_h` and `end_h` in hours since admission."""
-    hours = settled(events.with_columns(numbers("time")), where)
-    written = (events["time"].str.strip_chars() != "").fill_null(False)
-    if 2 * int((written & hours["time"].is_null()).sum()) <= int(written.sum()):
-        out = settled(hours.with_columns(numbers("end")), where).rename({"time": "t_h", "end": "end_h"})
-    elif stays is None or "admission" not in stays.columns:
-        raise CohortError(
-            f"{where}: column 'time' holds timestamps; add a table of stays with the columns stay and admission "
-            "(docs/cohorts.md), or give hours since ICU admission"
+    def stays(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        """stay_id and whatever else the table of stays has, typed."""
+        dated = [name for name in _DATED if name in frame.collect_schema().names()]
+        frame = frame.rename({"stay": "stay_id"}).with_columns(times(*dated))
+        stays = collect(frame, self.where_stays, keep_marks=True)
+        for name in dated:
+            mark = stays[f"{name}|time"]
+            self.rejections.doubt(f"stays: {name} without an hour, read as midnight", midnights(mark))
+            unread = int((stays[name].is_null() & mark.is_not_null()).sum())
+            self.rejections.repair(f"stays: {name} cannot be read, left empty", unread)
+        stays = self.rejections.drop(
+            stays.drop(f"{n}|time" for n in dated), (pl.col("stay_id").is_null(), "stays: no id of the stay")
         )
-    else:
-        dated = settled(events.with_columns(times("time", "end")), where, keep_marks=True)
-        alone = midnights(dated["time|time"]) + midnights(dated["end|time"])
-        rejections.doubt("events: a date without an hour, read as midnight", alone)
-        names = (f"{where}: column 'time'", f"{where_stays}: column 'admission'")
-        dated = on_one_clock(dated, "time", stays["admission"], names)
-        admitted = stays.select("stay_id", "admission").unique()
-        dated = dated.join(admitted, on="stay_id", how="left", maintain_order="left")
-        dated = rejections.drop(dated, (pl.col("admission").is_null(), "no admission time of the stay"))
-        out = dated.with_columns(t_h=hours_since("time", "admission"), end_h=hours_since("end", "admission"))
-    name, end = pl.col("name"), pl.col("end_h")
-    kinds = {n: concept.gridding for n, concept in definition.owner.items()}
-    kind = name.replace_strict(kinds, return_dtype=pl.String)
-    # Infusions that end before they start are counted by `assemble`; a setting is a point there.
-    return rejections.drop(
-        out,
-        (pl.col("t_h").is_null(), "events: time is missing or cannot be read"),
-        ((kind == "infusion") & end.is_null(), pl.format("{}: interval without an end", name)),
-        ((kind == "held") & (end <= pl.col("t_h")), pl.format("{}: interval ends before it starts", name)),
-    )
+        return typed_attributes(stays, flags_of(self.definition), self.where_stays, self.rejections)
 
-
-def _converted(events: pl.DataFrame, definition: CohortDefinition, where: str, rejections: Rejections) -> pl.DataFrame:
-    """Values in the definition's units (of amounts: theirs), row by row as the unit column says."""
-    events = settled(events.with_columns(numbers("value")), where).with_columns(pl.col("unit").fill_null(""))
-    rows = []
-    for name, unit, count in events.group_by("name", "unit").len().sort("name", "unit").iter_rows():
-        named = definition.readable[name]
-        known = conversion(named, unit)
-        if known is None:
-            words = f"unit {unit!r}" if unit.strip() else "an empty unit"
+    def timed(self, events: pl.DataFrame, stays: pl.DataFrame | None) -> pl.DataFrame:
+        """`t_h` and `end_h` in hours since admission."""
+        hours = settled(events.with_columns(numbers("time")), self.where)
+        written = (events["time"].str.strip_chars() != "").fill_null(False)
+        if 2 * int((written & hours["time"].is_null()).sum()) <= int(written.sum()):
+            out = settled(hours.with_columns(numbers("end")), self.where).rename({"time": "t_h", "end": "end_h"})
+        elif stays is None or "admission" not in stays.columns:
             raise CohortError(
-                f"{where}: {count} rows of {name!r} have {words}; convert them to one of: "
-                + ", ".join(accepted_units(named))
+                f"{self.where}: column 'time' holds timestamps; add a table of stays with the columns stay and "
+                "admission (docs/cohorts.md), or give hours since ICU admission"
             )
-        if known.factor != 1.0:
-            rejections.repair(f"{name}: converted from {unit}", count)
-        rows.append((name, unit, known.factor, known.amount))
-    schema = {"name": pl.String, "unit": pl.String, "factor": pl.Float64, "amount": pl.Boolean}
-    factors = pl.DataFrame(rows, schema=schema, orient="row")
-    joined = events.join(factors, on=["name", "unit"], how="left", maintain_order="left")
-    return joined.with_columns(value=pl.col("value") * pl.col("factor"))
-
-
-def _valued(events: pl.DataFrame, definition: CohortDefinition, rejections: Rejections) -> pl.DataFrame:
-    """Events with a value, each once: the same number at the same time is the same event, however it is written."""
-    name = pl.col("name")
-    events = rejections.drop(
-        events, (pl.col("value").is_null(), pl.format("{}: value is missing or not a number", name))
-    )
-    keys = ("stay_id", "name", "t_h", "end_h", "value", "amount", "subject")
-    events = rejections.distinct(events.select(keys), "events")
-    for concept in (c for c in definition.treatments if c.parts):
-        mine = events.filter(name.is_in([concept.name, *(part.name for part in concept.parts)]))
-        whole = name == concept.name
-        stays = mine.group_by("stay_id").agg(both=whole.any() & (~whole).any(), rows=pl.len())
-        rejections.doubt(
-            f"{concept.name}: the stay has drugs by name as well as their equivalents, which add up",
-            int(stays.filter("both")["rows"].sum()),
+        else:
+            dated = settled(events.with_columns(times("time", "end")), self.where, keep_marks=True)
+            alone = midnights(dated["time|time"]) + midnights(dated["end|time"])
+            self.rejections.doubt("events: a date without an hour, read as midnight", alone)
+            names = (f"{self.where}: column 'time'", f"{self.where_stays}: column 'admission'")
+            dated = on_one_clock(dated, "time", stays["admission"], names)
+            admitted = stays.select("stay_id", "admission").unique()
+            dated = dated.join(admitted, on="stay_id", how="left", maintain_order="left")
+            dated = self.rejections.drop(dated, (pl.col("admission").is_null(), "no admission time of the stay"))
+            out = dated.with_columns(t_h=hours_since("time", "admission"), end_h=hours_since("end", "admission"))
+        name, end = pl.col("name"), pl.col("end_h")
+        kinds = {n: concept.gridding for n, concept in self.definition.owner.items()}
+        kind = name.replace_strict(kinds, return_dtype=pl.String)
+        # Infusions that end before they start are counted by `assemble`; a setting is a point there.
+        return self.rejections.drop(
+            out,
+            (pl.col("t_h").is_null(), "events: time is missing or cannot be read"),
+            ((kind == "infusion") & end.is_null(), pl.format("{}: interval without an end", name)),
+            ((kind == "held") & (end <= pl.col("t_h")), pl.format("{}: interval ends before it starts", name)),
         )
-    return events
+
+    def converted(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Values in the definition's units (of amounts: theirs), row by row as the unit column says."""
+        events = settled(events.with_columns(numbers("value")), self.where).with_columns(pl.col("unit").fill_null(""))
+        rows = []
+        for name, unit, count in events.group_by("name", "unit").len().sort("name", "unit").iter_rows():
+            named = self.definition.readable[name]
+            known = conversion(named, unit)
+            if known is None:
+                words = f"unit {unit!r}" if unit.strip() else "an empty unit"
+                raise CohortError(
+                    f"{self.where}: {count} rows of {name!r} have {words}; convert them to one of: "
+                    + ", ".join(accepted_units(named))
+                )
+            if known.factor != 1.0:
+                self.rejections.repair(f"{name}: converted from {unit}", count)
+            rows.append((name, unit, known.factor, known.amount))
+        schema = {"name": pl.String, "unit": pl.String, "factor": pl.Float64, "amount": pl.Boolean}
+        factors = pl.DataFrame(rows, schema=schema, orient="row")
+        joined = events.join(factors, on=["name", "unit"], how="left", maintain_order="left")
+        return joined.with_columns(value=pl.col("value") * pl.col("factor"))
+
+    def valued(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Events with a value, each once: the same number at the same time is the same event, however it is written."""
+        name = pl.col("name")
+        events = self.rejections.drop(
+            events, (pl.col("value").is_null(), pl.format("{}: value is missing or not a number", name))
+        )
+        keys = ("stay_id", "name", "t_h", "end_h", "value", "amount", "subject")
+        events = self.rejections.distinct(events.select(keys), "events")
+        for concept in (c for c in self.definition.treatments if c.parts):
+            mine = events.filter(name.is_in([concept.name, *(part.name for part in concept.parts)]))
+            whole = name == concept.name
+            stays = mine.group_by("stay_id").agg(both=whole.any() & (~whole).any(), rows=pl.len())
+            self.rejections.doubt(
+                f"{concept.name}: the stay has drugs by name as well as their equivalents, which add up",
+                int(stays.filter("both")["rows"].sum()),
+            )
+        return events
 
 
-def _stays(
+def _described(
     events: pl.DataFrame, described: pl.DataFrame | None, definition: CohortDefinition, where: str
 ) -> pl.DataFrame:
     """One row a stay as described; what nobody wrote is null, a length nobody wrote lasts to the last event."""

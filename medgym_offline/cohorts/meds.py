@@ -188,8 +188,17 @@ def _read_stays(events: pl.DataFrame, path: Path, definition: CohortDefinition, 
     for part, key in ((births, "subject"), (sexes, "subject"), (outcomes, "stay_id"), (weights, "stay_id")):
         stays = stays.join(part, on=key, how="left", maintain_order="left")
     died, age = pl.col("died").fill_null(False), years_between(pl.col("birth"), pl.col("intime")).alias("age")
-    names = ("stay_id", "subject", "intime", "los_h", age, "sex", "weight_kg", *(d.name for d in definition.diagnoses))
-    intake.stays = stays.select(*names, died).sort("stay_id")
+    names = (
+        "stay_id",
+        "subject",
+        "intime",
+        "los_h",
+        "age",
+        "sex",
+        "weight_kg",
+        *(d.name for d in definition.diagnoses),
+    )
+    intake.stays = stays.with_columns(age, died).select(*names, "died").sort("stay_id")
     return intake
 
 
@@ -197,14 +206,17 @@ def _outcomes(events: pl.DataFrame, stays: pl.DataFrame, definition: CohortDefin
     """stay_id, diagnoses, died: of the first hospital discharge after the latest hospital admission before the stay."""
     admissions = _of(events, "HOSPITAL_ADMISSION").select("subject", admitted="time").sort("admitted")
     ends = _of(events, "HOSPITAL_DISCHARGE").select("subject", discharged="time", ending="item")
-    latest = {"left_on": "intime", "right_on": "admitted", "by": "subject", "check_sortedness": False}
-    first = {**latest, "left_on": "since", "right_on": "discharged", "strategy": "forward"}
-    timed = stays.select("stay_id", "subject", "intime").sort("intime").join_asof(admissions, **latest)
-    timed = timed.with_columns(since=pl.coalesce("admitted", "intime")).sort("since")
-    timed = timed.join_asof(ends.sort("discharged", "ending"), **first)
+    timed = stays.select("subject", "stay_id", "intime", admitted="intime").sort("intime")
+    timed = timed.join_asof(
+        admissions.with_columns(since="admitted"), on="admitted", by="subject", check_sortedness=False
+    ).with_columns(discharged=pl.coalesce("since", "intime"))
+    ends = ends.with_columns(ended="discharged").sort("discharged", "ending")
+    timed = timed.sort("discharged").join_asof(
+        ends, on="discharged", by="subject", strategy="forward", check_sortedness=False
+    )
     parts = pl.col("detail").str.splitn("//", 2).struct
     codes = timed.join(_of(events, "DIAGNOSIS"), on="subject")
-    codes = codes.filter(hours_since("time", "discharged").abs() <= _CODING_HOURS)
+    codes = codes.filter(hours_since("time", "ended").abs() <= _CODING_HOURS)
     codes = codes.with_columns(icd_version=parts.field("field_0"), icd_code=parts.field("field_1"))
     flags = (coded(diagnosis, codes, "stay_id") for diagnosis in definition.diagnoses)
     return timed.select("stay_id", *flags, died=pl.col("ending") == "DIED")

@@ -153,47 +153,43 @@ class MimicTables:
         return kept.with_columns(age=pl.when(shifted).then(AGE_OVER_89).otherwise("age"))
 
     def _rows(
-        self, intake: Intake, folder: Path, table: str, items: Sequence[str], label: str, names: Mapping[str, str]
-    ) -> pl.DataFrame:
-        """subject_id, item and the columns `names` (ours -> theirs) of a table's rows of `items`, each row once."""
-        columns = ("subject_id", "itemid", *names.values())
-        frame = scan_table(folder, table, columns, optional=("row_id", "orderid"))
-        frame = frame.filter(pl.col("itemid").is_in(items)).rename(
-            {v: k for k, v in names.items()} | {"itemid": "item"}
-        )
-        rows = typed(frame, folder / table, *([n for n in kind if n in names] for kind in _TYPES))
-        rows = intake.rejections.distinct(rows, label)
-        marked = (pl.col("error").str.strip_chars() == "1", f"{label}: marked as an error")
-        return intake.rejections.drop(rows, marked) if "error" in names else rows
-
-    def _measured(
         self,
         intake: Intake,
         folder: Path,
         table: str,
-        role: str,
-        more: Mapping[str, str],
-        also: Sequence[str] = (),
+        items: Sequence[str],
+        label: str,
+        names: Mapping[str, str],
+        wordy: Sequence[str] = (),
     ) -> pl.DataFrame:
-        """stay_id, item, t_h, value, text and key of what is charted or measured; one pass over the table."""
-        concepts = intake.definition.concepts.values()
-        items = [*also, *(item for concept in concepts for item in concept.wanted(role))]
-        wordy = [i for c in concepts for i in (*c.beside_ids(role), *(c.ids(role) if c.reads_text else ()))]
-        item, value = pl.col("item"), pl.col("value")
-        names = {"charttime": "charttime", "value": "valuenum", "text": "value", **more}
-        frame = scan_table(folder, table, ("subject_id", "itemid", *names.values()))
+        """subject_id, item and the columns `names` (ours -> theirs) of a table's rows of `items`, errors left out."""
+        columns = ("subject_id", "itemid", *names.values())
+        frame = scan_table(folder, table, columns, optional=("row_id", "orderid") if "text" not in names else ())
         frame = frame.filter(pl.col("itemid").is_in(items)).rename(
             {v: k for k, v in names.items()} | {"itemid": "item"}
         )
         if "icustay_id" not in names:
             frame = frame.filter(pl.col("subject_id").is_in(intake.stays["subject"].unique().to_list()))
-        # Text is kept where somebody reads it only: of most rows it is the number again.
-        frame = frame.with_columns(text=pl.when(item.is_in(wordy)).then("text"))
-        rows = typed(frame, folder / table, ["charttime"], ["value"])
-        marked = (pl.col("error").str.strip_chars() == "1", f"{role}: marked as an error")
-        empty = (value.is_null() & ~item.is_in(wordy), f"{role}: no numeric value")
-        rows = intake.rejections.drop(rows, *([marked] if "error" in names else []), empty)
-        placed = intake.attach(rows, role)
+        if "text" in names:  # kept where somebody reads it only: of most rows it is the number again
+            frame = frame.with_columns(text=pl.when(pl.col("item").is_in(wordy)).then("text"))
+        dated, numeric = ([n for n in kind if n in names] for kind in _TYPES)
+        rows = typed(frame, folder / table, dated, numeric)
+        if "text" not in names:  # what is measured twice is averaged; what is given or lost twice would add up
+            rows = intake.rejections.distinct(rows, label)
+        marked = (pl.col("error").str.strip_chars() == "1", f"{label}: marked as an error")
+        return intake.rejections.drop(rows, marked) if "error" in names else rows
+
+    def _measured(
+        self, intake: Intake, folder: Path, table: str, role: str, more: Mapping[str, str], also: Sequence[str] = ()
+    ) -> pl.DataFrame:
+        """stay_id, item, t_h, value, text and key of what is charted or measured; one pass over the table."""
+        concepts = intake.definition.concepts.values()
+        items = [*also, *(item for concept in concepts for item in concept.wanted(role))]
+        wordy = [i for c in concepts for i in (*c.beside_ids(role), *(c.ids(role) if c.reads_text else ()))]
+        names = {"charttime": "charttime", "value": "valuenum", "text": "value", **more}
+        rows = self._rows(intake, folder, table, items, role, names, wordy)
+        empty = pl.col("value").is_null() & ~pl.col("item").is_in(wordy)
+        placed = intake.attach(intake.rejections.drop(rows, (empty, f"{role}: no numeric value")), role)
         key = pl.col("key") if "key" in names else pl.lit(None, pl.String)
         return placed.select("stay_id", "item", "t_h", "value", "text", key=key)
 

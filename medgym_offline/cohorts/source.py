@@ -49,7 +49,10 @@ class Records:
 class CohortSource(Protocol):
     """One layout of clinical files."""
 
-    layout: str
+    @property
+    def layout(self) -> str:
+        """Its name, in summaries and provenance."""
+        ...
 
     def matches(self, path: Path) -> bool:
         """Whether the folder or file at `path` has this layout (by names only; reads nothing large)."""

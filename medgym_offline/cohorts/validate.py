@@ -26,9 +26,9 @@ def validate(
 
     Repaired and counted: declared units that convert, fractions where the concept says so (at most 1, times 100), rows
     out of order, identical rows, several values at one time (averaged), overlapping intervals (infusions summed,
-    settings cut at the next). Rejected and counted: unknown variables, missing or non-numeric values, impossible values,
-    what is neither fraction nor percentage, times before the look-back, intervals without an end or ending before they
-    start, and whole stays with fewer than two observations.
+    settings cut at the next). Rejected and counted: unknown variables, missing or non-numeric values, impossible
+    values, what is neither fraction nor percentage, times before the look-back, intervals without an end or ending
+    before they start, and whole stays with fewer than two observations.
 
     Args:
         table: Long form, columns of `COLUMNS` (`source` may be missing); any row order.

@@ -22,11 +22,17 @@ from medgym_offline.commands.common import (
     parse_patients,
     say,
 )
+from medgym_offline.errors import unknown_name
 
 __all__ = ["register"]
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for policies, report and checkpoints.")]
-Recipe = Annotated[Path | None, typer.Option("--recipe", help="Recipe (.toml); default: the release's behaviors.toml.")]
+Recipe = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe", help="Recipe (.toml); default: the release's, <disease>-behaviors.toml or else behaviors.toml."
+    ),
+]
 Half = Annotated[bool, typer.Option("--half", help="Store the policies in float16: half the size, weights rounded.")]
 Updates = Annotated[
     int | None, typer.Option("--updates", min=1, help="Updates of every scope (default: the recipe's).")
@@ -46,38 +52,38 @@ def _train(
     half: bool,
 ) -> None:
     """Train the (scope, timing) pairs `wanted` and print what was written."""
-    from medgym_offline.online.behavior import behavior_path, train_behavior_files
+    from medgym_offline.online.behavior import EngineOptions, train_behavior_files
     from medgym_offline.online.config import ALGORITHMS
-    from medgym_offline.online.recipe import SCOPES, load_recipe
-    from medgym_offline.online.runs import EngineOptions
+    from medgym_offline.online.recipe import SCOPES, behavior_path, load_recipe
     from medgym_offline.simulators import load_simulators
 
-    # Everything that can be wrong is looked at before the bank is read.
+    # Everything that can be wrong is looked at before anything is trained; what needs no bank, before it is read.
     for scope, timing in wanted:
         behavior_path("bank", scope, timing)
     options = EngineOptions(*engine)
     options.check()
-    settings = load_recipe(recipe)
+    if (algorithm := changes.get("algorithm")) is not None and algorithm not in ALGORITHMS:
+        raise unknown_name("algorithm", str(algorithm), ALGORITHMS)
+    if recipe is not None:
+        load_recipe(recipe)
+    loaded = load_simulators(bank)
+    settings = load_recipe(recipe, loaded.disease.name)
     if updates is not None:
-        changes["settings"] = {name: {**settings.settings.get(name, {}), "updates": updates} for name in SCOPES}
+        own = {str(name): dict(values) for name, values in settings.settings.items()}
+        changes["settings"] = {name: {**own.get(name, {}), "updates": updates} for name in SCOPES}
         changes["early_updates"] = min(updates, settings.early_updates)
     settings = replace(settings, **changes)  # type: ignore[arg-type]
-    if settings.algorithm not in ALGORITHMS:
-        from medgym_offline.errors import unknown_name
-
-        raise unknown_name("algorithm", settings.algorithm, ALGORITHMS)
-    loaded = load_simulators(bank)
     for _, timing in wanted:
-        settings.process(timing, loaded.disease.name)
+        settings.process(timing, loaded.disease.name)  # type: ignore[arg-type]
     chosen = parse_patients(patients, loaded.patients, f"bank {loaded.name!r}")
     simulators = loaded if chosen is None else loaded.select(chosen)
     paths = train_behavior_files(
         simulators,
-        output=output,
+        wanted,
+        output,
         recipe=settings,
         checkpoints=output / "checkpoints" / loaded.name,
         options=options,
-        wanted=wanted,
         fresh=not resume,
         report=_has_matplotlib(),
         half=half,
@@ -98,12 +104,12 @@ def _has_matplotlib() -> bool:
 
 
 def behavior_train(
-    bank: Bank = "sepsis-v0",
+    bank: Bank = "",
     scope: Annotated[
         str,
         typer.Option(
             "--scope",
-            help="ind, pop, dr, ind-scratch, or early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); "
+            help="ind, pop, dr, ind-scratch, oracle; early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); "
             "several separated by commas.",
             autocompletion=completion.several_of(*completion.BEHAVIORS),
         ),
@@ -143,7 +149,7 @@ def behavior_train(
     resume: Resume = True,
     half: Half = False,
 ) -> None:
-    """Train behaviour policies of a bank, all patients at once. A killed run goes on where it was.
+    """Train behavior policies of a bank, all patients at once. A killed run goes on where it was.
 
     Example: medgym-offline behavior train --bank sepsis-v0 --scope ind --timing adaptive --engine process
     """
@@ -157,7 +163,7 @@ def behavior_train(
 
 
 def behavior_train_all(
-    bank: Bank = "sepsis-v0",
+    bank: Bank = "",
     output: Output = Path("runs/behaviors"),
     patients: Patients = None,
     recipe: Recipe = None,
@@ -169,11 +175,11 @@ def behavior_train_all(
     resume: Resume = True,
     half: Half = False,
 ) -> None:
-    """Train every behaviour policy that ships with a bank: ind, pop, dr in both timings, and the early-stopped ones.
+    """Train every behavior policy that ships with a bank: ind, pop, dr in both timings, and the early-stopped ones.
 
     Example: medgym-offline behavior train-all --bank sepsis-v0 --output runs/behaviors
     """
-    from medgym_offline.online.behavior import RELEASE
+    from medgym_offline.online.recipe import RELEASE
 
     _train(bank, RELEASE, output, patients, recipe, {}, updates, (engine, workers, address, device), resume, half)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medgym_offline.commands.common import Json, parse_list, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from medgym_offline.leaderboard import Reexecution
 
 __all__ = ["register"]
 
@@ -49,7 +52,7 @@ def submit_command(
     chosen = [p for p in results if p.is_dir() or (p.suffix == ".json" and not p.name.endswith(".compute.json"))]
     cost = {"hardware": hardware, "wall_seconds": wall_seconds, "updates": updates}
     made = submit(chosen or results, name, output, people, link or (), code, cost)
-    say(f"{made.entry['id']}: {len(made.policies)} run(s) in {made.folder}")
+    say(f"{made.entry.id}: {len(made.policies)} run(s) in {made.folder}")
     for line in gaps(made.entry):
         say(f"lacks {line}")
     say(f"next: medgym-offline leaderboard verify {made.folder}")
@@ -72,7 +75,6 @@ def leaderboard_verify(
     Example: medgym-offline leaderboard verify runs/submission
     """
     from medgym_offline.leaderboard import add_entry, read_submission, sealed, verify_submission
-    from medgym_offline.leaderboard.retrain import WITHIN_NOISE
 
     report = verify_submission(folder, bank, fresh, retrain=retrain)
     if report.accepted and file is not None:
@@ -80,43 +82,35 @@ def leaderboard_verify(
     if json:
         print_json(report.to_json())
     else:
-        shown = [
-            r
-            for r in report.rows
-            if r.metric in ("severity_mean", "safe_hourly", "return") and not r.check.endswith(("interval", "curve"))
-        ]
-        rows = [
-            (
-                r.check,
-                r.world,
-                r.metric,
-                f"{r.claimed:.4g}",
-                f"{r.found:.4g}",
-                f"{r.tolerance:.3g}",
-                "ok" if r.ok else "NO",
-            )
-            for r in shown
-        ]
-        print_table(("check", "world", "metric", "claimed", "found", "tolerance", ""), rows)
-        for fault in report.faults[:20]:
-            say(f"fault: {fault}")
-        verdict = (
-            "accepted"
-            if report.accepted
-            else f"refused, {len(report.faults)} of {len(report.rows)} numbers do not hold"
-        )
-        if report.retrained:
-            say(f"trained again: {report.retrained}")
-        say(f"{report.id}: {verdict}")
-        if report.accepted and file is not None:
-            say(f"recorded on {file}")
-        elif report.accepted and report.retrained == WITHIN_NOISE:
-            # `add` wants the files, which this machine cannot make.
-            say("next: the same command with --file BOARD records it; `leaderboard add` needs the policy files")
-        elif report.accepted:
-            say(f"next: medgym-offline leaderboard add {folder}")
+        _tell(report, folder, file)
     if not report.accepted:
         raise typer.Exit(1)
+
+
+def _tell(report: Reexecution, folder: Path, file: Path | None) -> None:
+    """Print a re-execution for a person."""
+    from medgym_offline.leaderboard.retrain import WITHIN_NOISE
+
+    heads = ("check", "world", "metric", "claimed", "found", "tolerance", "")
+    rows = [
+        (r.check, r.world, r.metric, f"{r.claimed:.4g}", f"{r.found:.4g}", f"{r.tolerance:.3g}", "ok" if r.ok else "NO")
+        for r in report.rows
+        if r.metric in ("severity_mean", "safe_hourly", "return") and not r.check.endswith(("interval", "curve"))
+    ]
+    print_table(heads, rows)
+    for fault in report.faults[:20]:
+        say(f"fault: {fault}")
+    if report.retrained:
+        say(f"trained again: {report.retrained}")
+    refused = f"refused, {len(report.faults)} of {len(report.rows)} numbers do not hold"
+    say(f"{report.id}: {'accepted' if report.accepted else refused}")
+    if report.accepted and file is not None:
+        say(f"recorded on {file}")
+    elif report.accepted and report.retrained == WITHIN_NOISE:
+        # `add` wants the files, which this machine cannot make.
+        say("next: the same command with --file BOARD records it; `leaderboard add` needs the policy files")
+    elif report.accepted:
+        say(f"next: medgym-offline leaderboard add {folder}")
 
 
 def leaderboard_add(folder: Folder, file: Board = None) -> None:
@@ -133,14 +127,14 @@ def leaderboard_add(folder: Folder, file: Board = None) -> None:
             load_policy(policy)
     target = file or default_board()
     changed = add_entry(submission.entry, target)
-    say(f"{submission.entry['id']}: {'added to' if changed else 'already in'} {target}")
+    say(f"{submission.entry.id}: {'added to' if changed else 'already in'} {target}")
 
 
 def leaderboard_build(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pages.")],
     file: Board = None,
 ) -> None:
-    """Write the leaderboard as a static web page.
+    """Write the leaderboard as static web pages: an index, and one for each table of entries that may be compared.
 
     Example: medgym-offline leaderboard build --output site
     """
@@ -191,8 +185,8 @@ def leaderboard_seed(
     made, failed = 0, 0
     for entry in entries:
         if dry_run:
-            for done, argv in entry.steps:
-                say(("# done: " if done.exists() else "") + f"medgym-offline {shlex.join(argv)}")
+            for mark, argv in entry.steps():
+                say(("# done: " if entry.done(mark) else "") + f"medgym-offline {shlex.join(argv)}")
             continue
         try:
             made += run_entry(entry, say)

@@ -1,23 +1,21 @@
-"""demo, eval and report: what a policy is worth."""
+"""eval and report: what a policy is worth."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medgym_offline.commands import completion
 from medgym_offline.commands.common import (
-    Bank,
     Json,
     Patients,
     Timing,
     Worlds,
+    ask_patients,
     parse_list,
-    parse_patients,
     print_json,
     say,
 )
@@ -27,12 +25,19 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_to", "keep", "register"]
 
+EvaluationBank = Annotated[
+    str | None,
+    typer.Option(
+        "--bank",
+        help="Simulator bank, by name or path (default: that of the disease the policy names).",
+        autocompletion=completion.banks,
+    ),
+]
+
 
 def keep(evaluation: Evaluation, policy: str, output: Path) -> None:
-    """Write `result.json` and the per-patient tables into `output`, with copies of what `submit` needs: the policy file
-    and what it cost."""
+    """Write the result into `output`, with copies of what `submit` needs: the policy file and what it cost."""
     from medgym_offline.compute import compute_file
-    from medgym_offline.evaluation.tables import write_patient_tables
 
     output.mkdir(parents=True, exist_ok=True)
     source = Path(policy)
@@ -42,44 +47,17 @@ def keep(evaluation: Evaluation, policy: str, output: Path) -> None:
             shutil.copyfile(source, copy)
             if compute_file(source).is_file():
                 shutil.copyfile(compute_file(source), compute_file(copy))
-    write_patient_tables(evaluation, output)
-    evaluation.save(output / "result.json")
+    evaluation.write(output)
 
 
-def evaluate_to(
-    policy: str,
-    output: Path | None,
-    *,
-    dataset: str | None = None,
-    bank: str = "sepsis-v0",
-    patients: Sequence[str] | None = None,
-    show: bool = True,
-    timing: str | None = None,
-    decisions: int | None = None,
-    episodes: int | None = None,
-    seed: int | None = None,
-    worlds: Sequence[str] | None = None,
-    transfer: int = 0,
-    workers: int | None = None,
-) -> Evaluation:
-    """Evaluate one policy; print its table unless `show` is False; write result and report into `output` if named."""
+def evaluate_to(policy: str, output: Path | None, *, show: bool = True, **settings: Any) -> Evaluation:
+    """Evaluate one policy; print its table unless `show` is False; write result and report into `output` if named.
+
+    `settings` are those of :func:`~medgym_offline.evaluation.evaluate`.
+    """
     from medgym_offline.evaluation import evaluate, print_evaluations, write_report
 
-    evaluation = evaluate(
-        policy,
-        timing=timing,
-        decisions=decisions,
-        patients=None if patients is None else list(patients),
-        episodes=episodes,
-        seed=seed,
-        bank=bank,
-        worlds=worlds,
-        dataset=dataset,
-        progress=True,
-        transfer=transfer,
-        partial=None if output is None else output / "partial",
-        workers=workers,
-    )
+    evaluation = evaluate(policy, progress=True, workers=settings.pop("workers", None), **settings)
     if show:
         print_evaluations(evaluation)
     if output is not None:
@@ -104,57 +82,46 @@ def eval_command(
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the episodes (default: protocol's).")] = None,
     timing: Timing = None,
     decisions: Annotated[
-        int | None, typer.Option("--decisions", min=1, help="Most decisions in 96 h (default: the policy's).")
+        int | None, typer.Option("--decisions", min=1, help="Most decisions of an episode (default: the policy's).")
     ] = None,
     worlds: Worlds = None,
-    bank: Bank = "sepsis-v0",
+    bank: EvaluationBank = None,
     dataset: Annotated[
         str | None,
         typer.Option(
             "--dataset",
             metavar="ID",
-            help="Behaviour data: adds support distance and normalised score.",
+            help="Behavior data: adds support distance and normalized score.",
             autocompletion=completion.datasets,
         ),
     ] = None,
-    transfer: Annotated[
-        int,
-        typer.Option("--transfer", min=0, help="Also treat every patient with the policies of so many others (Ind)."),
-    ] = 0,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Worlds scored at a time (default: one per core).")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder for result.json, report.html, figures, patient tables, the policy."
+            "--output", "-o", help="Folder for result.json, result.parquet, report.html, figures, the policy."
         ),
     ] = None,
     json: Json = False,
 ) -> None:
     """Score a policy on every patient's own simulator.
 
-    Example: medgym-offline eval --policy runs/gcql/gcql-ind-seed0.safetensors --worlds own,held-out -o runs/result
+    Example: medgym-offline eval --policy runs/gcql/gcql-ind-seed0.safetensors --worlds own,crossfit -o runs/result
     """
-    chosen = None
-    if patients is not None:
-        from medgym_offline.simulators import load_simulators
-
-        loaded = load_simulators(bank)
-        chosen = parse_patients(patients, loaded.patients, f"bank {loaded.name!r}")
     evaluation = evaluate_to(
         policy,
         output,
         dataset=dataset,
         bank=bank,
-        patients=chosen,
+        patients=ask_patients(patients),
         show=not json,
         timing=timing,
         decisions=decisions,
         episodes=episodes,
         seed=seed,
         worlds=None if worlds is None else parse_list(worlds),
-        transfer=transfer,
         workers=workers,
     )
     if json:
@@ -184,7 +151,7 @@ def report_command(
         results = results[1:]
     evaluations: dict[str, Evaluation] = {}
     for path in results:
-        found = Evaluation.from_json(path / "result.json" if path.is_dir() else path)
+        found = Evaluation.from_json(path)
         alike = sum(name == found.name or name.startswith(f"{found.name} (") for name in evaluations)
         evaluations[found.name if not alike else f"{found.name} ({alike + 1})"] = found
     print_evaluations(evaluations)
@@ -192,24 +159,7 @@ def report_command(
     say(f"\nwrote {output}")
 
 
-def demo_command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
-        "runs/demo"
-    ),
-    patients: Annotated[int, typer.Option("--patients", min=1, help="How many patients (the bank's first N).")] = 8,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training.")] = 0,
-) -> None:
-    """Run the whole chain on a handful of patients: dataset, training, evaluation, report, leaderboard entry.
-
-    Example: medgym-offline demo --output runs/demo
-    """
-    from medgym_offline.demo import run_demo
-
-    run_demo(output, patients, seed)
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
-    app.command("demo")(demo_command)
     app.command("eval")(eval_command)
     app.command("report")(report_command)

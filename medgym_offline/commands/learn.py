@@ -135,7 +135,7 @@ def train_command(
                     found_there = last
                     if file != path:
                         where = {"dataset": dataset, "patients": ids, "bank": _bank_of(dataset)}
-                        found_there = evaluate_to(str(file), None, show=False, **where)  # type: ignore[arg-type]
+                        found_there = evaluate_to(str(file), None, show=False, **where)
                     rows.append({"update": update, **_scores(found_there)})
                 table = path.with_name(f"{path.stem}-checkpoints.csv")
                 write_log(table, rows)
@@ -145,7 +145,7 @@ def train_command(
                 say(f"wrote {table}")
     for path in written:
         extra = "" if ids is None else f" --patients {','.join(ids)}"
-        bank = "" if _bank_of(dataset) == "sepsis-v0" else f" --bank {_bank_of(dataset)}"
+        bank = f" --bank {_bank_of(dataset)}"
         command = f"eval --policy {path} --dataset {dataset}{bank}{extra} --output {path.with_suffix('')}"
         if evaluate:
             command = f"submit {path.with_suffix('')} --name NAME --output runs/submission"
@@ -220,13 +220,12 @@ def _early(path: Path, update: int) -> Path:
 
 
 def _scores(evaluation: Evaluation) -> dict[str, Any]:
-    """Return and mean SOFA of an evaluation in the patients' own simulators."""
-    metrics = evaluation.worlds["own"].metrics
-    return {"return": metrics["return"], "sofa": metrics["severity_mean"]}
+    """Return and mean severity of an evaluation in its first world."""
+    return {"return": evaluation.metrics["return"], "severity": evaluation.metrics["severity_mean"]}
 
 
 def _told(row: dict[str, Any]) -> str:
-    return f"return {row['return']:.2f}, SOFA {row['sofa']:.3f}"
+    return f"return {row['return']:.2f}, severity {row['severity']:.3f}"
 
 
 def _evaluated_patients(transitions: Transitions, chosen: list[str] | None) -> list[str] | None:
@@ -237,8 +236,9 @@ def _evaluated_patients(transitions: Transitions, chosen: list[str] | None) -> l
 
 def _bank_of(dataset: str) -> str:
     from medgym_offline.datasets import dataset_info
+    from medgym_offline.diseases.registry import disease, disease_of_id
 
-    return dataset_info(dataset).bank or "sepsis-v0"
+    return dataset_info(dataset).bank or disease(disease_of_id(dataset)).bank
 
 
 def register(app: typer.Typer) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Behavior", "play", "process_config", "recipe_behavior", "resolve_behavior"]
 
 BUILTINS = ("random", "zero", "max", "clinician")
-SCOPES = ("ind", "dr", "pop", "ind-scratch")
+SCOPES = ("ind", "dr", "pop", "ind-scratch", "oracle")
 EARLY = ("ind-medium", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75")
 """Early-stopped policies of a bank, beside the fully trained ones."""
 _POLICY_FILES = (".safetensors", ".pt", ".onnx")
@@ -113,12 +113,7 @@ def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
     """The decision process that a recipe describes, of the disease of its bank."""
     from medgym_offline.envs.process import ProcessConfig
 
-    return ProcessConfig(
-        timing=recipe.timing,  # type: ignore[arg-type]
-        decisions=recipe.decisions,
-        reward=recipe.reward,  # type: ignore[arg-type]
-        disease=disease,
-    )
+    return ProcessConfig(timing=recipe.timing, decisions=recipe.decisions, reward=recipe.reward, disease=disease)
 
 
 def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int) -> Behavior:

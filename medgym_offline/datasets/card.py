@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dataset_card", "hub_tags", "write_card"]
 
+
 def hub_tags(diseases: Sequence[str]) -> str:
     """Front matter that all cards on the Hub share."""
     tags = "\n".join(f"- {tag}" for tag in ("offline-rl", "minari", "medical", *diseases, "simulation"))
@@ -201,8 +202,9 @@ Every episode ends at {end} with `terminated`; none is truncated. Patient id and
 
 Simulator bank `{manifest["bank"]["name"]}` (sha256 `{manifest["bank"]["content_hash"][:16]}`), behavior policy
 `{policy}` ({_origin(manifest["behavior"]["sha256"])}){", " + noise if noise else ""}; initial states perturbed by
-N(0, {process.initial_noise:g}^2), residual noise on. Episodes run in {_WORLDS[recipe.get("world", "own")]}. Root seed {recipe["seed"]}, code
-{manifest["code_version"]}. {_remake(manifest)}; to check it: `medgym-offline verify {name}`.
+N(0, {process.initial_noise:g}^2), residual noise on. Episodes run in {_WORLDS[recipe["world"]]}.
+Root seed {recipe["seed"]}, code {manifest["code_version"]}. {_remake(manifest)}; to check
+it: `medgym-offline verify {name}`.
 
 ## Columns
 
@@ -212,8 +214,8 @@ N(0, {process.initial_noise:g}^2), residual noise on. Episodes run in {_WORLDS[r
 {_gallery(figures)}
 ## Scores
 
-Mean undiscounted returns of an episode, {references["episodes"]} episodes per patient, in {_WORLDS[references["world"]]}
-(`{references["world"]}`), in which the expert is chosen.
+Mean undiscounted returns of an episode, {references["episodes"]} episodes per patient, in
+{_WORLDS[references["world"]]} (`{references["world"]}`), in which the expert is chosen.
 
 {_scores(references, policy)}
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.errors import MissingExtraError
+from medgym_offline.reports import MUTED, SERIES, draw_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["CardFigure", "can_draw", "draw_figures"]
+__all__ = ["CardFigure", "draw_figures"]
 
-BLUE, ORANGE, GREY = "#2563a8", "#c2570c", "#8a8a8a"
 SHOWN = 60
 """Episodes drawn as single lines."""
 
@@ -28,13 +28,6 @@ class CardFigure:
 
     file: str
     caption: str
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed (extra `report`)."""
-    from importlib.util import find_spec
-
-    return find_spec("matplotlib") is not None
 
 
 def _hourly(rows: Transitions, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,41 +47,44 @@ def _hourly(rows: Transitions, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return hours, np.interp(offset[:, None] + hours, clock, readings)
 
 
-def _trajectories(canvas: Canvas, rows: Transitions) -> None:
+def _trajectories(rows: Transitions, canvas: Canvas) -> None:
     starts = rows.episode_starts()
     shown = np.unique(np.linspace(0, len(starts) - 1, min(SHOWN, len(starts))).round().astype(int))
     axes = canvas.subplots(1, 2)
     disease = rows.definition
     process, monitored = disease.process, disease.components[disease.monitored]
-    labels = (f"{disease.severity.label} ({disease.severity.unit})", f"{monitored.name} ({monitored.unit})")
+    labels = (
+        f"{disease.severity.label} ({disease.severity.unit})",
+        f"{monitored.label or monitored.name} ({monitored.unit})",
+    )
     for axis, values, name in zip(axes, (rows.severity, rows.monitored), labels):
         hours, grid = _hourly(rows, values)
-        axis.plot(hours, grid[shown].T, color=GREY, lw=0.6, alpha=0.45)
+        axis.plot(hours, grid[shown].T, color=MUTED, lw=0.6, alpha=0.45)
         low, middle, high = np.quantile(grid, (0.05, 0.5, 0.95), axis=0)
-        axis.fill_between(hours, low, high, color=BLUE, alpha=0.2, lw=0)
-        axis.plot(hours, middle, color=BLUE, lw=2)
+        axis.fill_between(hours, low, high, color=SERIES[0], alpha=0.2, lw=0)
+        axis.plot(hours, middle, color=SERIES[0], lw=2)
         ticks = np.linspace(0, process.horizon, 5)
-        axis.set(xlabel=process.unit, ylabel=name, xlim=(0, process.horizon), ylim=(0, None), xticks=ticks)
+        axis.set(xlabel=f"time ({process.unit})", ylabel=name, xlim=(0, process.horizon), ylim=(0, None), xticks=ticks)
 
 
 def _shares(axis: Any, values: np.ndarray, bins: np.ndarray, label: str) -> None:
     """A histogram in percent of all values, those beyond the bins left out."""
     counts, _ = np.histogram(values, bins)
-    axis.bar(bins[:-1], 100.0 * counts / len(values), width=np.diff(bins), align="edge", color=BLUE)
+    axis.bar(bins[:-1], 100.0 * counts / len(values), width=np.diff(bins), align="edge", color=SERIES[0])
     axis.set(xlabel=label, xlim=(bins[0], bins[-1]))
 
 
-def _actions(canvas: Canvas, rows: Transitions) -> None:
+def _actions(rows: Transitions, canvas: Canvas) -> None:
     treatments = rows.definition.treatments
     names = (*(t.label or t.name for t in treatments), "interval")[: rows.action_dim]
     axes = canvas.subplots(1, len(names))
     for index, (axis, name) in enumerate(zip(axes, names)):
-        _shares(axis, rows.actions[:, index], np.linspace(-1.0, 1.0, 41), f"actions[{index}]: {name}")
+        _shares(axis, rows.actions[:, index], np.linspace(-1.0, 1.0, 41), name)
         axis.set_xticks([-1, 0, 1])
     axes[0].set_ylabel("% of decisions")
 
 
-def _intervals(canvas: Canvas, rows: Transitions) -> None:
+def _intervals(rows: Transitions, canvas: Canvas) -> None:
     left, right = canvas.subplots(1, 2)
     process = rows.definition.process
     _shares(left, rows.dt, np.linspace(0.0, process.max_interval, 37), f"dt (length of an interval, {process.unit})")
@@ -99,7 +95,7 @@ def _intervals(canvas: Canvas, rows: Transitions) -> None:
     right.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _patients(canvas: Canvas, rows: Transitions) -> None:
+def _patients(rows: Transitions, canvas: Canvas) -> None:
     left, right = canvas.subplots(1, 2)
     starts = rows.episode_starts()
     returns = np.add.reduceat(rows.rewards.astype(np.float64), starts)
@@ -110,13 +106,15 @@ def _patients(canvas: Canvas, rows: Transitions) -> None:
         return np.bincount(index, weights=values.astype(np.float64)) / count
 
     mean = by_patient(returns)
-    place = _map(np.stack([by_patient(rows.observations[starts, k]) for k in range(len(rows.definition.variables))], axis=1))
+    place = _map(
+        np.stack([by_patient(rows.observations[starts, k]) for k in range(len(rows.definition.variables))], axis=1)
+    )
     dots = left.scatter(place[:, 0], place[:, 1], c=mean, cmap="viridis", s=22)
     canvas.colorbar(dots, ax=left).ax.set_title("mean return", fontsize=8)
     left.set(xlabel="first state, component 1", ylabel="first state, component 2")
     order = np.argsort(mean)
     spread = np.sqrt(np.maximum(by_patient(returns**2) - mean**2, 0.0))
-    right.errorbar(np.arange(1, len(order) + 1), mean[order], spread[order], fmt=".", ms=4, lw=0.7, color=ORANGE)
+    right.errorbar(np.arange(1, len(order) + 1), mean[order], spread[order], fmt=".", ms=4, lw=0.7, color=SERIES[1])
     right.set(xlabel="patients, in order of their mean return", ylabel="return")
     right.xaxis.get_major_locator().set_params(integer=True)
 
@@ -131,22 +129,30 @@ def _map(states: np.ndarray) -> np.ndarray:
     return place
 
 
-_FIGURES: tuple[tuple[str, str, Callable[[Any, Transitions], None], tuple[float, float]], ...] = (
+_FIGURES: tuple[tuple[CardFigure, Callable[[Transitions, Canvas], None], float], ...] = (
     (
-        "trajectories.png",
-        "Severity and the monitored component over the episode: single episodes (grey), and the median and the middle 90 % of "
-        "all episodes (blue). Read where decisions end and drawn straight between.",
+        CardFigure(
+            "trajectories.png",
+            "Severity and the monitored component over the episode: single episodes (gray), and the median and the "
+            "middle 90 % of all episodes (blue). Read where decisions end and drawn straight between.",
+        ),
         _trajectories,
-        (8.0, 2.8),
+        3.0,
     ),
-    ("actions.png", "Actions as executed, in percent of the decisions; each has its own scale.", _actions, (8.0, 2.2)),
-    ("intervals.png", "How long decisions were held, and how many an episode has.", _intervals, (8.0, 2.4)),
     (
-        "patients.png",
-        "Patients: principal components of their mean first states, coloured by mean return (left), and mean and "
-        "standard deviation of the return of each (right).",
+        CardFigure("actions.png", "Actions as executed, in percent of the decisions; each has its own scale."),
+        _actions,
+        2.4,
+    ),
+    (CardFigure("intervals.png", "How long decisions were held, and how many an episode has."), _intervals, 2.6),
+    (
+        CardFigure(
+            "patients.png",
+            "Patients: principal components of their mean first states, colored by mean return (left), and mean and "
+            "standard deviation of the return of each (right).",
+        ),
         _patients,
-        (8.0, 3.0),
+        3.2,
     ),
 )
 
@@ -157,28 +163,7 @@ def draw_figures(folder: Path, rows: Transitions) -> list[CardFigure]:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure as MplFigure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ImportError:
-        raise MissingExtraError.of("matplotlib", "report", "the figures of a dataset card") from None
-    settings: Any = {
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
     folder.mkdir(parents=True, exist_ok=True)
-    made = []
-    for file, caption, draw, size in _FIGURES:
-        with matplotlib.rc_context(settings):
-            canvas = MplFigure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.06))
-            FigureCanvasAgg(canvas)
-            draw(canvas, rows)
-            # White, because the Hub's page may be dark; no software version, so that bytes depend on the rows alone.
-            canvas.savefig(folder / file, dpi=110, facecolor="white", metadata={"Software": None})
-        made.append(CardFigure(file, caption))
-    return made
+    for figure, draw, height in _FIGURES:
+        draw_png(folder / figure.file, partial(draw, rows), (9.0, height))
+    return [figure for figure, _, _ in _FIGURES]

@@ -15,7 +15,6 @@ import numpy as np
 
 from medgym_offline.datasets.behaviors import Behavior, recipe_behavior
 from medgym_offline.datasets.card import write_card
-from medgym_offline.datasets.card_figures import can_draw
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import EpisodeWriter
@@ -28,6 +27,7 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
 from medgym_offline.progress import Progress
+from medgym_offline.reports import can_draw
 from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
@@ -203,9 +203,7 @@ def _write(
     references = reference_returns(recipe, bank, chosen, behavior, progress=progress)
     counts = (writer.episodes, writer.steps)
     first = bank.patients[chosen[0]]
-    metadata = build_metadata(
-        recipe, bank, first, counts, identity, content, data / "main_data.hdf5", references
-    )
+    metadata = build_metadata(recipe, bank, first, counts, identity, content, data / "main_data.hdf5", references)
     # Minari rewrites this file in place when asked to update it; ours is complete from the start.
     (data / "metadata.json").write_text(json_text(metadata), encoding="utf-8")
     transitions = Transitions(

@@ -8,7 +8,8 @@ One group per episode, as Minari reads it::
       rewards        (T,)       float32
       terminations   (T,)       bool
       truncations    (T,)       bool
-      infos/{cost, dt, time, ..}   (T+1,) float32, with severity and monitored component by their own names; index 0 is the reset, t + 1 the end of decision t
+      infos/{cost, dt, time, ..}   (T+1,) float32, with severity and monitored component by their own names; index 0 is
+      the reset, t + 1 the end of decision t
 
 Minari's own writer makes chunked, resizable arrays: about 29 kB for an episode of 20 decisions. Here an array lies
 inside its object header (COMPACT layout, latest file format, no time stamps): about 3 kB, and the same data gives the

@@ -54,8 +54,9 @@ def check_rows(transitions: Transitions, bank: SimulatorBank, reward: str = "int
     """Check the meaning of every row.
 
     Chaining of observations, the clock (time, dt, remaining time and decisions, termination), the action box, dt as
-    the action asks for it, and the monitored component, severity, cost and (for the kinds "paper" and "authors") reward recomputed
-    from the observations and actions. The "integral" reward needs the path between decisions: replay checks it.
+    the action asks for it, and the monitored component, severity, cost and (for the kinds "paper" and "authors") reward
+    recomputed from the observations and actions. The "integral" reward needs the path between decisions: replay checks
+    it.
 
     Args:
         transitions: Rows in order.
@@ -109,7 +110,11 @@ def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None]) 
     )
     check("remaining decisions", wrong | (left < 1), "remaining decisions start at K and fall by one")
     at_end = np.abs(t.time - horizon) <= TOLERANCE
-    check("termination", (t.terminations != at_end) | (t.terminations != last), "terminated at the horizon, there only, once")
+    check(
+        "termination",
+        (t.terminations != at_end) | (t.terminations != last),
+        "terminated at the horizon, there only, once",
+    )
     check("truncation", t.truncations.copy(), "no episode is truncated")
     check("action box", (np.abs(t.actions) > 1.0).any(axis=1), "actions lie in [-1, 1]")
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medgym_offline.diseases.base import Component, Cost, Disease, Process, Severity, Treatment
 from medgym_offline.diseases.registry import disease, list_diseases
 from medgym_offline.diseases.scales import Scales
-
-if TYPE_CHECKING:
-    from medgym_offline.diseases import sepsis
 
 __all__ = [
     "Component",
@@ -22,7 +19,6 @@ __all__ = [
     "Treatment",
     "disease",
     "list_diseases",
-    "sepsis",
 ]
 
 

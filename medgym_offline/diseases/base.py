@@ -58,8 +58,8 @@ class Component:
         transform: Applied before centering and scaling.
         center, scale: Affine map after the transform. For an observed component these are defaults, and a bank stores
             its cohort's own (:class:`~medgym_offline.diseases.scales.Scales`); for others they are the map.
-        kind: "observed" (measured, in records), "derived" (follows from what was given and measured, so a policy sees it
-            too) or "hidden" (nobody sees it).
+        kind: "observed" (measured, in records), "derived" (follows from what was given and measured, so a policy sees
+            it too) or "hidden" (nobody sees it).
         initial: Physical value at the start of an episode, for components that are not observed.
         noise: Prior of the residual noise, normalized SD per square root of the unit of time.
         smoothed: Noisy and frequent: where a fit starts from a record, a weighted mean of the last values is taken.
@@ -623,7 +623,7 @@ def _check(disease: Disease) -> None:
             raise wrong(f"component {c.name}", f"scale is {c.scale:g}; it must be positive")
         if c.kind != "observed" and not c.lower <= c.initial <= c.upper:
             raise wrong(f"component {c.name}", f"initial {c.initial:g} lies outside {c.lower:g} to {c.upper:g}")
-        if c.transform == "log" and c.lower <= 0 or c.transform in ("sqrt", "log1p") and c.lower < 0:
+        if (c.transform == "log" and c.lower <= 0) or (c.transform in ("sqrt", "log1p") and c.lower < 0):
             raise wrong(f"component {c.name}", f"lower {c.lower:g} has no {c.transform}")
     for t in disease.treatments:
         if not 0 <= t.lower < t.upper or not t.knee > 0:
@@ -662,4 +662,3 @@ def _check(disease: Disease) -> None:
     value = np.asarray(disease.severity.score(state, dose))
     if value.shape != (1,) or not np.isfinite(value).all():
         raise wrong("severity.score", f"gives {value.shape} for one state, not one finite number")
-

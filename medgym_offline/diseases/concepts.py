@@ -1,4 +1,4 @@
-"""What a cohort of a disease holds, as data: its variables and treatments, where records keep them, which stays count."""
+"""What a cohort of a disease holds, as data: variables and treatments, where records keep them, which stays count."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = ["CohortDefinition", "Concept", "Derived", "Diagnosis", "Gridding", "P
 #: median: observations as they are; rate: what collected since the record before, as a rate; held: a setting that
 #: holds until the next; infusion: intervals whose rates add up.
 Gridding = Literal["median", "rate", "held", "infusion"]
-#: The odd case of a concept: (rows, rejections) -> rows, before units are converted. Rows have stay_id, item, name, t_h,
-#: end_h, value, unit, text (as charted; null where the source has none) and key (what ties rows of one specimen).
+#: The odd case of a concept: (rows, rejections) -> rows, before units are converted. Rows have stay_id, item, name,
+#: t_h, end_h, value, unit, text (as charted; null where the source has none) and key (what ties rows of a specimen).
 Prepare = Callable[[Any, Any], Any]
 
 
@@ -102,6 +102,7 @@ class Concept:
         hold_hours: A setting that nothing confirms ends after so long.
         cap: Rates above are kept at it, as censored.
         record_limit: An amount of one record (or of an hour) of so much is a mistake.
+        period_hours: Hours that a rate is for (24: per day).
         merge_hours: Records closer are one; also the shortest time a rate is taken over.
         gap_hours: After so long a gap a record says nothing about a rate.
         least_hours: An amount given in less is spread over so long.
@@ -131,6 +132,7 @@ class Concept:
     hold_hours: float = 12.0
     cap: float | None = None
     record_limit: float = np.inf
+    period_hours: float = 24.0
     merge_hours: float = 0.0
     gap_hours: float = np.inf
     least_hours: float = 0.0

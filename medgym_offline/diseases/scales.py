@@ -70,7 +70,8 @@ def _dose_ends(t: Treatment, upper: float) -> tuple[float, float]:
 class Scales:
     """One affine map per component for a whole cohort, stored with its simulators.
 
-        x = (transform(physical) - center) / scale       treatments as in :class:`~medgym_offline.diseases.base.Treatment`
+        x = (transform(physical) - center) / scale       treatments as in
+        :class:`~medgym_offline.diseases.base.Treatment`
 
     Attributes:
         center, scale: Per observed component, after its transform; other components have their own.

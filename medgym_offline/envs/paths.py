@@ -7,8 +7,9 @@ Within an interval of dt the state follows
 the simulator's flow plus the conditional mean of the residual Brownian path given its end.
 
 Intervals ask for unequal numbers of times (36 hours have 36 quadrature cells, half an hour has one), while a stack over
-patients wants rectangles. :func:`rectangles` sorts each patient's intervals by their number of times and cuts the sorted
-list into a few rectangles, so that the work follows the number of times asked for. What a row gets depends on that
+patients wants rectangles. :func:`rectangles` sorts each patient's intervals by their number of times and cuts the
+sorted list into a few rectangles, so that the work follows the number of times asked for. What a row gets depends on
+that
 row alone: its times never change with the rectangle it lands in.
 """
 
@@ -88,9 +89,9 @@ class Held:
 
     def rows(self, rows: Tensor) -> Held:
         """The intervals at `rows` (P, G)."""
-        parts = (self.x, self.u, self.dt, self.displacement, self.time)
         events = None if self.exogenous is None else gather_rows(self.exogenous, rows)
-        return Held(*(gather_rows(part, rows) for part in parts), events)
+        x, u, dt, displacement = (gather_rows(part, rows) for part in (self.x, self.u, self.dt, self.displacement))
+        return Held(x, u, dt, displacement, gather_rows(self.time, rows), events)
 
 
 def held_path(bank: SimulatorBank, held: Held, times: Tensor, between: bool = False) -> Tensor:

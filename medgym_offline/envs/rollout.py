@@ -92,8 +92,8 @@ def episode_seeds(root: int, purpose: str, patients: Sequence[str], episodes: in
 def draw_noise(seeds: np.ndarray, bank: SimulatorBank, config: ProcessConfig) -> EpisodeNoise:
     """Noise of episodes from their seeds.
 
-    An episode's numbers depend on its seed, its patient's context and the state's size only: a longer budget of decisions
-    extends the sequence, and fixed timing uses the first action columns of what adaptive timing uses.
+    An episode's numbers depend on its seed, its patient's context and the state's size only: a longer budget of
+    decisions extends the sequence, and fixed timing uses the first action columns of what adaptive timing uses.
 
     Args:
         seeds: (P, B) non-negative integers.

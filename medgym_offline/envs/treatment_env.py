@@ -25,11 +25,11 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """
     ## Description
 
-    Treat one simulated patient. At each decision the agent sets the doses, and (adaptive timing) for how long to hold them
-    before looking again; the patient's simulator says where that leads. Decisions are scarce: at most K until the horizon,
-    so asking early for short intervals leaves long ones for later. `medgym/<Disease>-v0` is this environment for a disease;
-    components, treatments, units, limits and the horizon T are the disease's (`mgo.disease(name)`, and the page of the
-    disease in the docs). A research benchmark, not decision support for care.
+    Treat one simulated patient. At each decision the agent sets the doses, and (adaptive timing) for how long to hold
+    them before looking again; the patient's simulator says where that leads. Decisions are scarce: at most K until the
+    horizon, so asking early for short intervals leaves long ones for later. `medgym/<Disease>-v0` is this environment
+    for a disease; components, treatments, units, limits and the horizon T are the disease's (`mgo.disease(name)`, and
+    the page of the disease in the docs). A research benchmark, not decision support for care.
 
     ## Action space
 
@@ -37,52 +37,53 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     transform (from its lowest dose to the bank's highest); under adaptive timing one more, the interval:
     dt = shortest + (a + 1)/2 * (longest - shortest). A rate is held for the whole interval, a bolus given at its start.
 
-    With t the time and k the decisions that remain, dt is clipped to [max(shortest, t - longest (k - 1)), min(longest, t)],
-    so that the rest can always be filled; the last decision takes all that remains. A dt that would leave less than the
-    shortest takes that too (or leaves exactly the shortest, where the interval would exceed the longest). dt is rounded
-    to the disease's ticks. Under fixed timing dt = T/K.
+    With t the time and k the decisions that remain, dt is clipped to [max(shortest, t - longest (k - 1)), min(longest,
+    t)], so that the rest can always be filled; the last decision takes all that remains. A dt that would leave less
+    than the shortest takes that too (or leaves exactly the shortest, where the interval would exceed the longest). dt
+    is rounded to the disease's ticks. Under fixed timing dt = T/K.
 
     ## Observation space
 
-    `Box(d,)` float32, the columns of `mgo.disease(name).observation`. If the disease says no more, these are the observed
-    and derived components, normalized by the bank's affine maps, the same for all patients; then the remaining time / T
-    and the remaining decisions / K. Hidden components are not observed.
+    `Box(d,)` float32, the columns of `mgo.disease(name).observation`. If the disease says no more, these are the
+    observed and derived components, normalized by the bank's affine maps, the same for all patients; then the remaining
+    time / T and the remaining decisions / K. Hidden components are not observed.
 
     ## Reward
 
     Of one decision of length dt, S the severity of the disease (capped where the disease says so) and v its burden of
     treating:
 
-    - `"integral"` (default): `-0.1 * integral over the interval of [S(x(tau)) + v]`, by quadrature on cells of at most the
-      disease's length. The undiscounted return does not depend on how time is cut.
+    - `"integral"` (default): `-0.1 * integral over the interval of [S(x(tau)) + v]`, by quadrature on cells of at most
+      the disease's length. The undiscounted return does not depend on how time is cut.
     - `"paper"`: `-S_end - v`, per decision.
-    - `"authors"`: `0.1 dt (-S_end - v) + 4 (S_start - S_end) - 0.15 dt - 0.02/(dt + 0.001) + 0.3`, both severities under
-      the dose now given.
+    - `"authors"`: `0.1 dt (-S_end - v) + 4 (S_start - S_end) - 0.15 dt - 0.02/(dt + 0.001) + 0.3`, both severities
+      under the dose now given.
 
     ## Starting state
 
-    The patient's first state plus N(0, s^2) on the observed components (normalized; s is the disease's), clamped to bounds.
-    `reset(options={"state": [...]})` starts from the given values instead, exactly: the observed components in physical
-    units, or those and the derived ones. `reset(options={"patient": ...})` treats another patient of the bank in this
-    episode. Options without a meaning here are an error.
+    The patient's first state plus N(0, s^2) on the observed components (normalized; s is the disease's), clamped to
+    bounds. `reset(options={"state": [...]})` starts from the given values instead, exactly: the observed components in
+    physical units, or those and the derived ones. `reset(options={"patient": ...})` treats another patient of the bank
+    in this episode. Options without a meaning here are an error.
 
     ## Transition
 
-    `x' = clamp(F(x, u, dt) + W)`, F the bank's flow, `W ~ N(0, sigma^2 dt)`. Events and errors of measurement, where the
-    disease has them, come from the episode's seed.
+    `x' = clamp(F(x, u, dt) + W)`, F the bank's flow, `W ~ N(0, sigma^2 dt)`. Events and errors of measurement, where
+    the disease has them, come from the episode's seed.
 
     ## Episode end
 
-    *Terminated* when the horizon is reached, never by counting steps: remaining time is part of the observation, so this is
-    a true terminal of a finite-horizon problem. With `remission=True` also when S has stayed below 2 for 12.
+    *Terminated* when the horizon is reached, never by counting steps: remaining time is part of the observation, so
+    this is a true terminal of a finite-horizon problem. With `remission=True` also when S has stayed below 2 for 12.
     *Truncated* never.
 
     ## Info
 
-    NumPy values: `cost` (safety cost of the decision), `dt` and `time` (`time` is when the decision ended), severity and
+    NumPy values: `cost` (safety cost of the decision), `dt` and `time` (`time` is when the decision ended), severity
+        and
     monitored component at that time under the disease's own names, `state` (observed and derived components, physical
-    units), `seed` (of this episode: `reset(seed=info["seed"])` replays it). At reset `cost`, `dt` and `time` are 0 and the
-    severity is without treatment.
+    units), `seed` (of this episode: `reset(seed=info["seed"])` replays it). At reset `cost`, `dt` and `time` are 0 and
+    the severity is without treatment.
 
     ## Arguments
 
@@ -103,7 +104,7 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     | `world`     | `None`       | `"own"`, `"crossfit"`, `"true"`; None is the disease's default      |
     | `remission` | `False`      | whether lasting recovery ends the episode                           |
     | `backend`   | `None`       | `"map"` or `"ode"`; None is the bank's own                          |
-    | `disease`   | by the id    | name of the disease                                                 |
+    | `disease`   | by the id    | name of the disease; without an id the bank's                       |
 
     Raises `MedGymError` on unknown names, an infeasible budget, and actions that are not finite, of the wrong shape or
     outside the box.
@@ -134,10 +135,11 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         world: str | None = None,
         remission: bool = False,
         backend: Backend | None = None,
-        disease: str = DEFAULT,
+        disease: str | None = None,
     ) -> None:
-        config = interface.process_config(disease, timing, decisions, reward, noise, remission)
-        opened = interface.open_bank(bank, world, backend, disease)
+        of = disease or (bank.disease.name if isinstance(bank, SimulatorBank) else DEFAULT)
+        config = interface.process_config(of, timing, decisions, reward, noise, remission)
+        opened = interface.open_bank(bank, world, backend, of)
         self._bank = opened
         self._own = self._current = opened.index(patient)
         self.process = DecisionProcess(opened.select([self._own]), config)

@@ -83,16 +83,17 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         world: str | None = None,
         remission: bool = False,
         backend: Backend | None = None,
-        disease: str = DEFAULT,
+        disease: str | None = None,
         max_episode_steps: int | None = None,
     ) -> None:
-        config = interface.process_config(disease, timing, decisions, reward, noise, remission)
+        of = disease or (bank.disease.name if isinstance(bank, SimulatorBank) else DEFAULT)
+        config = interface.process_config(of, timing, decisions, reward, noise, remission)
         if max_episode_steps is not None and max_episode_steps < config.decisions:
             raise ProtocolError(
                 f"max_episode_steps is {max_episode_steps}, below {config.decisions} decisions; episodes end at the "
                 "horizon and are not truncated: set decisions instead"
             )
-        opened = interface.open_bank(bank, world, backend, disease)
+        opened = interface.open_bank(bank, world, backend, of)
         if patient is not None and patients is not None:
             raise MedGymError("both patient and patients are given; give one of them")
         chosen = opened.patient_index.resolve(patients if patient is None else [patient])

@@ -1,10 +1,10 @@
-"""Paired comparisons of evaluations: Pop against Ind, fixed against adaptive, behaviour against method.
+"""Paired comparisons of evaluations: Pop against Ind, fixed against adaptive, behavior against method.
 
-Each is a percentage of the reference's SOFA (all):
+Each is a percentage of the reference's mean severity:
 
-    PopInd %         = 100 (SOFA_pop - SOFA_ind) / SOFA_pop
-    FixAdap %        = 100 (SOFA_fixed - SOFA_adaptive) / SOFA_fixed
-    BehaviorMethod % = 100 (SOFA_behavior - SOFA_method) / SOFA_behavior
+    PopInd %         = 100 (severity_pop - severity_ind) / severity_pop
+    FixAdap %        = 100 (severity_fixed - severity_adaptive) / severity_fixed
+    BehaviorMethod % = 100 (severity_behavior - severity_method) / severity_behavior
 
 positive where the second is better. Patients are matched by id; several training seeds of a method are given as a
 sequence of evaluations.
@@ -14,35 +14,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from medgym_offline.errors import ProtocolError
-from medgym_offline.evaluation.metrics import METRICS
 from medgym_offline.evaluation.protocol import Bootstrap
 from medgym_offline.evaluation.result import Evaluation
-from medgym_offline.evaluation.statistics import Interval, paired_difference, seed_label
+from medgym_offline.evaluation.statistics import Paired, paired_difference, seed_label
 
-__all__ = ["Comparison", "behavior_name", "compare", "find_pairs", "pairs_of"]
+__all__ = ["Comparison", "behavior_name", "compare", "disagree", "find_pairs", "pairs_of"]
 
 Evaluations = Evaluation | Sequence[Evaluation]
 
 # Settings that must agree for two results to be comparable; timing may differ (that is what FixAdap compares).
-_SAME = ("episodes", "reward", "noise", "initial_noise", "critical_hour", "lactate_threshold", "grid_hours", "horizon")
+_SAME = ("disease", "episodes", "reward", "noise", "initial_noise", "settled", "grid", "fine", "horizon")
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """`method` against `reference` on one metric, paired over patients.
+class Comparison(Paired):
+    """`method` against `reference` on one metric, paired over patients: positive where the method is better.
 
     Attributes:
-        percent: Gain of the method as a percentage of the reference's mean: positive where the method is better.
-        share: Share of patients where the method is better, ties one half.
-        probability: Probability that a run of the method beats a run of the reference on the same patient.
-        per_patient: Ids, and each side's score per patient (mean over seeds).
+        metric, world: What is compared, and where.
+        reference, method: Names.
+        reference_mean, method_mean: Over runs and patients.
+        seeds: Training seeds of reference and method.
         label: What limits the intervals, or empty.
+        per_patient: Ids, and each side's score per patient (mean over seeds).
     """
 
     metric: str
@@ -51,15 +51,6 @@ class Comparison:
     method: str
     reference_mean: float
     method_mean: float
-    percent: float
-    percent_interval: Interval
-    difference: float
-    difference_interval: Interval
-    share: float
-    share_interval: Interval
-    probability: float
-    probability_interval: Interval
-    seeds: tuple[int, int]
     label: str
     per_patient: dict[str, list[Any]]
 
@@ -87,25 +78,17 @@ def compare(
         _require_comparable(references[0], other, where)
     ids = [str(p) for p in references[0].worlds[where].per_patient["patient"]]
     a, b = (_scores(side, where, metric, ids) for side in (methods, references))
-    better = METRICS[metric].better or -1 if metric in METRICS else -1
-    settings = references[0].protocol.get("bootstrap", {})
-    paired = paired_difference(a, b, better, Bootstrap(**settings))
+    definition = references[0].definitions.get(metric)
+    better = definition.better or -1 if definition else -1
+    settings = Bootstrap(**references[0].protocol.get("bootstrap", {}))
     return Comparison(
+        **vars(paired_difference(a, b, better, settings)) | {"seeds": (len(references), len(methods))},
         metric=metric,
         world=where,
         reference=references[0].name,
         method=methods[0].name,
         reference_mean=float(b.mean()),
         method_mean=float(a.mean()),
-        percent=paired.percent,
-        percent_interval=paired.percent_interval,
-        difference=paired.difference,
-        difference_interval=paired.interval,
-        share=paired.share,
-        share_interval=paired.share_interval,
-        probability=paired.probability,
-        probability_interval=paired.probability_interval,
-        seeds=(len(references), len(methods)),
         label=seed_label(min(len(references), len(methods))),
         per_patient={"patient": ids, "reference": b.mean(axis=0).tolist(), "method": a.mean(axis=0).tolist()},
     )
@@ -130,7 +113,7 @@ def find_pairs(names: Sequence[str], first: Sequence[str], second: Sequence[str]
 
 
 def behavior_name(names: Sequence[str]) -> str | None:
-    """The name of the behaviour policy among `names`: the first that starts with "behavior" or "behaviour"."""
+    """The name of the behavior policy among `names`: the first that starts with "behavior" or "behaviour"."""
     return next((n for n in names if re.match(r"behaviou?r", n.lower())), None)
 
 
@@ -148,7 +131,7 @@ def pairs_of(evaluations: Mapping[str, Evaluation], world: str | None = None) ->
     for kind, (a, b) in found:
         comparison = compare(evaluations[a], evaluations[b], world=world)
         # Shown under the caller's names, which may be shorter than the files'.
-        result.append((kind, Comparison(**(vars(comparison) | {"reference": a, "method": b}))))
+        result.append((kind, replace(comparison, reference=a, method=b)))
     return result
 
 
@@ -186,3 +169,8 @@ def _scores(side: Sequence[Evaluation], world: str, metric: str, ids: Sequence[s
             raise ProtocolError(f"{evaluation.name!r} was scored on other patients; evaluate both on the same ones")
         rows.append([by_id[p] for p in ids])
     return np.array(rows, dtype=float)
+
+
+def disagree(percents: Sequence[float]) -> bool:
+    """Whether some gains are positive and others negative, beyond what is printed as 0.0 %."""
+    return min(percents, default=0.0) < -0.05 and max(percents, default=0.0) > 0.05

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +11,14 @@ import numpy as np
 
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease
-from medgym_offline.errors import DatasetError, DiseaseError, ProtocolError
-from medgym_offline.evaluation.binding import BoundPolicy, require_repeatable, resolve_policy
+from medgym_offline.errors import DatasetError, DiseaseError, ProtocolError, UnknownNameError
+from medgym_offline.evaluation.binding import BUILTIN_NAMES, BoundPolicy, require_repeatable, resolve_policy
 from medgym_offline.evaluation.metrics import metrics_of, normalized_score
-from medgym_offline.evaluation.partial import PartialResults
 from medgym_offline.evaluation.protocol import Protocol, load_protocol
 from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import mean_intervals, seed_label, summarize
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_rows
-from medgym_offline.evaluation.support import HISTOGRAM_EDGES, SupportReference
-from medgym_offline.evaluation.transfer import transfer as score_transfer
+from medgym_offline.evaluation.support import SupportReference
 from medgym_offline.evaluation.worlds import PatientScores, process_config, score_world
 from medgym_offline.files import code_version
 from medgym_offline.policies.protocol import disease_of_policy
@@ -33,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-_SUMMARISED = ("severity_mean", "return")  # also as interquartile mean and worst decile
-_QUANTILES = tuple(range(101))  # per cent, of the stored support distances
+_PERCENT = range(101)  # quantiles of support distances that are stored
+_SUMMARIZED = ("severity_mean", "return")  # also as interquartile mean and worst decile
 
 
 @one_thread()
@@ -52,8 +50,6 @@ def evaluate(
     *,
     protocol: str | Path | Protocol = "protocol-v0",
     name: str | None = None,
-    transfer: int = 0,
-    partial: str | Path | None = None,
     workers: int | None = 1,
 ) -> Evaluation:
     """Score a policy on every patient's own simulator.
@@ -72,14 +68,11 @@ def evaluate(
         bank: Name or path of a bank, or a `SimulatorBank`; by default that of the disease the policy names.
         worlds: Names among "own", "crossfit" and "true"; the first is shown by `.metrics`. By default those of the
             protocol that the bank has.
-        dataset: Dataset id or `Transitions` of the behaviour data: adds support distances and, where the evaluated
-            patients are the dataset's, the normalised score.
+        dataset: Dataset id or `Transitions` of the behavior data: adds support distances and, where the evaluated
+            patients are the dataset's, the normalized score.
         progress: Show progress on standard error.
         protocol: Name or path of a protocol file, or a `Protocol`.
         name: What to call the policy; by default its file name, built-in name or class.
-        transfer: Also treat every patient with the policies of so many other patients (individual policies only).
-        partial: Folder that keeps every finished world, so that a killed evaluation of a policy file or built-in goes
-            on; what it kept is deleted at the end.
         workers: Threads, each scoring one world at a time (None: one per core); the result is the same. A Python object
             or a policy with `reset` is scored by one, whatever is said here: it may not bear being asked twice at once.
 
@@ -87,7 +80,7 @@ def evaluate(
         PolicyError: If it is no policy, its timing differs, patients are missing (named), it answers with actions of
             the wrong shape or not finite (patient named), or it answers the same question differently.
         UnknownNameError: For an unknown patient (or one named twice), world, bank, dataset, timing or built-in policy.
-        ProtocolError: For settings that are out of range or infeasible (K times the longest interval is below the horizon).
+        ProtocolError: For settings out of range or infeasible (K times the longest interval is below the horizon).
         DatasetError: If the dataset has another timing, or lacks an evaluated patient.
     """
     if bank is None:
@@ -96,7 +89,6 @@ def evaluate(
     official = protocol if isinstance(protocol, Protocol) else load_protocol(protocol, full.disease.name)
     if official.disease != full.disease.name:
         raise ProtocolError(f"the protocol is for {official.disease}, bank {full.name!r} is of {full.disease.name}")
-    notes: list[str] = []
     selected = full if patients is None else full.select(full.patient_index.resolve(patients))
     standard = tuple(w for w in official.worlds if w in full.worlds)
     named_worlds = standard if worlds is None else tuple(worlds)
@@ -111,48 +103,20 @@ def evaluate(
     process_config(used)  # refuses an infeasible budget before anything runs
     if len(selected) != len(full):
         deviations["patients"] = {"protocol": len(full), "used": len(selected)}
-    if bound.info["decisions"] not in (None, bound.decisions):
-        notes.append(f"the policy was made for K = {bound.info['decisions']} and is scored with K = {bound.decisions}")
     support, dataset_info = _behavior_data(dataset, bound, selected, official.reward)
     require_repeatable(bound, selected.patients)
     facts = patient_facts(selected)
-    key = {
-        "policy": bound.info | {"name": bound.name},  # built-in policies have no hash, and share a class
-        "bank": full.content_hash,
-        "patients": list(selected.patients),
-        "protocol": used.to_dict(),
-        "dataset": dataset_info,
-        "transfer": transfer,
-        "code": code_version(),
-    }
-    kept = PartialResults(None if bound.info["kind"] == "object" else partial, key)
-    partners = min(transfer, len(selected) - 1)
-    total = len(selected) * used.episodes * len(named_worlds) * (1 + partners)
+    total = len(selected) * used.episodes * len(named_worlds)
     with Progress(f"evaluate {name or bound.name}", total, enabled=progress) as bar:
 
         def score(world: str) -> WorldResult:
-            if (finished := kept.load(world)) is not None:
-                bar.advance(len(selected) * used.episodes * (1 + partners))
-                return finished
-            simulators = selected.world(world)
-            scores = score_world(bound, simulators, used, support, bar.advance)
-            exchanged: dict[str, Any] = {}
-            if transfer:
-                exchanged = score_transfer(bound, simulators, used, scores.columns["severity_mean"], transfer, bar.advance)
-            result = _world_result(scores, facts, full.disease, used, support, dataset_info, exchanged)
-            kept.save(world, result)
-            return result
+            scores = score_world(bound, selected.world(world), used, support, bar.advance)
+            return _world_result(scores, facts, full.disease, used, support, dataset_info)
 
         threads = _threads(workers, bound)
         # Side by side the last world begins first: it takes longest where it is solved (a twin's true one).
         order = named_worlds if threads == 1 else named_worlds[::-1]
         found = dict(zip(order, side_by_side(score, order, threads)))
-        results = {world: found[world] for world in named_worlds}
-    if named_worlds == ("own",):
-        notes.append("own world only: the policy may exploit errors of the simulator it was trained in")
-    if bound.info["scope"] != "baseline":
-        notes.append(seed_label(1))
-    kept.clear()
     return Evaluation(
         name=name or bound.name,
         policy=bound.info,
@@ -160,12 +124,21 @@ def evaluate(
         protocol=used.to_dict(),
         protocol_hash=official.hash,
         deviations=deviations,
-        worlds=results,
+        worlds={world: found[world] for world in named_worlds},
         dataset=dataset_info,
         software=_software(),
-        notes=tuple(notes),
+        notes=tuple(_notes(bound, named_worlds)),
         patients=facts,
     )
+
+
+def _notes(bound: BoundPolicy, worlds: Sequence[str]) -> Iterator[str]:
+    if bound.info["decisions"] not in (None, bound.decisions):
+        yield f"the policy was made for K = {bound.info['decisions']} and is scored with K = {bound.decisions}"
+    if tuple(worlds) == ("own",):
+        yield "own world only: the policy may exploit errors of the simulator it was trained in"
+    if bound.info["scope"] != "baseline":
+        yield seed_label(1)
 
 
 def _threads(workers: int | None, bound: BoundPolicy) -> int:
@@ -179,8 +152,9 @@ def _threads(workers: int | None, bound: BoundPolicy) -> int:
 
 def _disease_of(policy: Any) -> str:
     """Name of the disease that a policy, or its file, says it is for."""
-    if isinstance(policy, str | Path) and Path(policy).exists():
-        from medgym_offline.policies.files import load_policy
+    builtin = str(policy).partition(":")[0] in BUILTIN_NAMES  # a file of that name is reached as ./random
+    if isinstance(policy, str | Path) and not builtin and Path(policy).exists():
+        from medgym_offline.policies.loading import load_policy
 
         policy = load_policy(policy)
     return disease_of_policy(policy)
@@ -207,8 +181,8 @@ def _behavior_data(
     assert not isinstance(dataset, str)
     if dataset.disease != bank.disease.name:
         raise DiseaseError(
-            f"dataset {dataset.dataset_id!r} is of {dataset.disease}, bank {bank.name!r} of {bank.disease.name}; name a "
-            "dataset of the same disease"
+            f"dataset {dataset.dataset_id!r} is of {dataset.disease}, bank {bank.name!r} of {bank.disease.name}; "
+            "name a dataset of the same disease"
         )
     if dataset.timing != bound.timing:
         raise DatasetError(
@@ -224,12 +198,13 @@ def _behavior_data(
 
 
 def _reference_returns(identifier: str, reward: str) -> dict[str, float]:
-    from medgym_offline.datasets import list_datasets
+    from medgym_offline.datasets.catalogue import dataset_info
 
-    for known in list_datasets():
-        if known.id == identifier and known.reward == reward:
-            return dict(known.reference_returns)
-    return {}
+    try:
+        known = dataset_info(identifier)
+    except UnknownNameError:  # rows that no recipe makes
+        return {}
+    return dict(known.reference_returns) if known.reward == reward else {}
 
 
 def _world_result(
@@ -239,52 +214,39 @@ def _world_result(
     protocol: Protocol,
     support: SupportReference | None,
     dataset: dict[str, Any],
-    exchanged: dict[str, Any],
 ) -> WorldResult:
-    columns, patients = dict(scores.columns), facts["patient"]
+    columns, patients, known = dict(scores.columns), facts["patient"], metrics_of(disease)
     reference = dataset.get("reference_returns", {})
     if {"random", "expert"} <= set(reference):
-        score = normalized_score(columns["return"], reference["random"], reference["expert"])
-        if np.isfinite(score).all():
-            columns["normalized_score"] = score
+        columns["normalized_score"] = normalized_score(columns["return"], reference["random"], reference["expert"])
     distribution: dict[str, Any] = {}
     if support is not None:
-        columns |= {k: v for k, v in scores.support_columns.items() if np.isfinite(v).all()}
-        distribution = _distribution(scores.distances, [support.behavior[p] for p in patients])
+        columns |= scores.support_columns
+        found = {"policy": scores.distances, "behavior": [support.own("all", p) for p in patients]}
+        values = {name: np.concatenate(parts) for name, parts in found.items()}
+        distribution = {
+            name: {
+                "count": len(v),
+                "mean": float(v.mean()),
+                "quantiles": _rounded(np.percentile(v, range(101))).tolist(),
+            }
+            for name, v in values.items()
+            if len(v)
+        }
         distribution["time"] = _over_time(scores.support_curve, scores.support_edges)
-    known = metrics_of(disease)
-    columns = {name: _rounded(columns[name]) for name in known if name in columns}
-    values = np.stack(list(columns.values()))
+    columns = {name: _rounded(columns[name]) for name in known if np.isfinite(columns.get(name, np.nan)).all()}
     metrics = {name: float(v.mean()) for name, v in columns.items()}
-    intervals = dict(zip(columns, mean_intervals(values, protocol.bootstrap)))
-    for name in _SUMMARISED:
+    intervals = dict(zip(columns, mean_intervals(np.stack(list(columns.values())), protocol.bootstrap)))
+    for name in _SUMMARIZED:
         summary = summarize(columns[name], protocol.bootstrap, known[name].better)
         metrics |= {f"{name}_iqm": summary.iqm, f"{name}_worst_decile": summary.worst_decile}
         intervals |= {f"{name}_iqm": summary.iqm_interval, f"{name}_worst_decile": summary.worst_decile_interval}
     curves: dict[str, Any] = {"times": scores.times.tolist()}
     for name, curve in (("severity", scores.severity), ("monitored", scores.monitored)):
-        curves[name] = {"mean": _rounded(curve.mean(axis=0)).tolist()}
-        for q in (10, 50, 90):
-            curves[name][f"q{q}"] = _rounded(np.percentile(curve, q, axis=0)).tolist()
+        lines = {"mean": curve.mean(axis=0), **{f"q{q}": np.percentile(curve, q, axis=0) for q in (10, 50, 90)}}
+        curves[name] = {key: _rounded(line).tolist() for key, line in lines.items()}
     groups = subgroup_rows(facts, columns, disease, protocol.bootstrap)
-    per_patient = {"patient": np.array(patients), **columns}
-    return WorldResult(metrics, intervals, per_patient, curves, distribution, groups, exchanged)
-
-
-def _distribution(policy: list[np.ndarray], behavior: list[np.ndarray]) -> dict[str, Any]:
-    """Distribution over all evaluated z and patients, and the behaviour's own, as quantiles and histogram counts."""
-    result: dict[str, Any] = {"edges": [round(float(e), 6) for e in HISTOGRAM_EDGES[:-1]]}
-    for name, parts in (("policy", policy), ("behavior", behavior)):
-        values = np.concatenate(parts)
-        if len(values):
-            result[name] = {
-                "count": len(values),
-                "mean": float(values.mean()),
-                "quantiles": _rounded(np.percentile(values, _QUANTILES)).tolist(),
-                # One count more than there are bins between edges: the last is everything beyond.
-                "histogram": np.histogram(values, HISTOGRAM_EDGES)[0].tolist(),
-            }
-    return result
+    return WorldResult(metrics, intervals, {"patient": np.array(patients), **columns}, curves, distribution, groups)
 
 
 def _over_time(curve: dict[str, np.ndarray], edges: np.ndarray) -> dict[str, Any]:

@@ -70,7 +70,11 @@ def metrics_of(disease: Disease) -> dict[str, Metric]:
     side = "below" if cost.side == "above" else "above"
     unit = disease.components[disease.monitored].unit
     told = {
-        "severity_mean": (severity.label, severity.unit, f"mean {severity.label} over 0..{process.horizon:g} {process.unit}"),
+        "severity_mean": (
+            severity.label,
+            severity.unit,
+            f"mean {severity.label} over 0..{process.horizon:g} {process.unit}",
+        ),
         "severity_end": (
             f"{severity.label}, {process.horizon:g} {process.unit}",
             severity.unit,
@@ -79,7 +83,8 @@ def metrics_of(disease: Disease) -> dict[str, Metric]:
         "safe_hourly": (
             "Safe",
             "%",
-            f"share of times after {process.settled:g} {process.unit} with {cost.component} {side} {cost.limit:g} {unit}",
+            f"share of times after {process.settled:g} {process.unit} with {cost.component} {side} {cost.limit:g} "
+            f"{unit}",
         ),
         "safe_path": (f"Safe, {process.fine:g} {process.unit} grid", "%", "the same on the fine grid"),
     }
@@ -140,13 +145,17 @@ def interval_metrics(dt: Array, valid: NDArray[np.bool_]) -> dict[str, Array]:
         valid: (P, B, K) bool; the valid decisions of an episode come first.
 
     Returns:
-        `decisions_used`, `first_interval`, `last_interval` of shape (P, B), and `dt_q05` ... `dt_q95` of shape (P,): the
-        quantiles are over all decisions of a patient, so an episode with many short intervals weighs more.
+        `decisions_used`, `first_interval`, `last_interval` of shape (P, B), and `dt_q05` ... `dt_q95` of shape (P,):
+        the quantiles are over all decisions of a patient, so an episode with many short intervals weighs more.
     """
     count = valid.sum(axis=-1)
     last = np.take_along_axis(dt, np.maximum(count - 1, 0)[..., None], axis=-1)[..., 0]
     quantiles = np.nanquantile(np.where(valid, dt, np.nan).reshape(len(dt), -1), DT_QUANTILES, axis=-1)
-    result: dict[str, Array] = {"decisions_used": count.astype(float), "first_interval": dt[..., 0], "last_interval": last}
+    result: dict[str, Array] = {
+        "decisions_used": count.astype(float),
+        "first_interval": dt[..., 0],
+        "last_interval": last,
+    }
     return result | {f"dt_q{100 * q:02.0f}": row for q, row in zip(DT_QUANTILES, quantiles)}
 
 

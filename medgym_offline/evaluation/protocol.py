@@ -54,10 +54,10 @@ class Protocol:
     """How policies are scored.
 
     Every policy is rolled out on every patient's own simulator in each of `worlds` that the bank has: `episodes`
-    episodes until `horizon` and at most `decisions` decisions, from the patient's first state + N(0, `initial_noise`^2),
-    with residual noise if `noise`. Metrics are read on an absolute grid: at 0, `grid`, ... the state *at* that time.
-    Safety is read after `settled`, on that grid and every `fine`. `timing` "policy" means: as the policy was trained.
-    What is None takes its value from the process of the `disease`, in its unit of time.
+    episodes until `horizon` and at most `decisions` decisions, from the patient's first state plus
+    N(0, `initial_noise`^2), with residual noise if `noise`. Metrics are read on an absolute grid: at 0, `grid`, ... the
+    state *at* that time. Safety is read after `settled`, on that grid and every `fine`. `timing` "policy" means: as the
+    policy was trained. What is None takes its value from the process of the `disease`, in its unit of time.
     """
 
     name: str = DEFAULT
@@ -86,7 +86,16 @@ class Protocol:
         definition = find_disease(self.disease)
         if not self.bank:
             object.__setattr__(self, "bank", definition.bank)
-        for name in ("decisions", "horizon", "min_interval", "max_interval", "initial_noise", "grid", "fine", "settled"):
+        for name in (
+            "decisions",
+            "horizon",
+            "min_interval",
+            "max_interval",
+            "initial_noise",
+            "grid",
+            "fine",
+            "settled",
+        ):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(definition.process, name))
         if self.timing not in ("policy", "adaptive", "fixed"):

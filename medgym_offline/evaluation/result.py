@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medgym_offline.diseases.base import Disease, Metric
+from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import ProtocolError
-from medgym_offline.files import json_text, write_text
+from medgym_offline.evaluation.metrics import metrics_of
+from medgym_offline.files import atomic_path, json_text, sha256_file, write_text
 
-__all__ = ["FORMAT", "Evaluation", "WorldResult"]
+if TYPE_CHECKING:
+    import polars as pl
 
-FORMAT = "medgym-evaluation/1"
+__all__ = ["COLUMNS", "FORMAT", "Evaluation", "WorldResult"]
+
+FORMAT = "medgym-evaluation/2"
+RESULT, TABLE = "result.json", "result.parquet"
+COLUMNS = ("method", "scope", "timing", "seed", "patient", "world", "metric", "value")
+"""Of :meth:`Evaluation.table`."""
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
 class WorldResult:
-    """Results in one world (own, held-out or true simulators).
+    """Results in one world.
 
     Attributes:
         metrics: Mean over patients of each metric, and `*_iqm`, `*_worst_decile` of the headline ones.
         intervals: Bootstrap interval of each metric.
         per_patient: Columns of equal length: `patient` (ids) and every metric, mean over the patient's episodes.
-        curves: `hours`, and for `sofa` and `lactate` mean, q10, q50, q90 over patients of the patients' mean curves.
-        support: Distribution of support distances (quantiles, histogram counts, behaviour's own); empty if not asked.
+        curves: `times`, and for `severity` and `monitored` mean, q10, q50, q90 over patients of their mean curves.
+        support: Distribution of support distances (quantiles; the behavior's own); empty if not asked.
         subgroups: One row per subgroup (`medgym_offline.evaluation.subgroups`).
-        transfer: Own policies against other patients' (`medgym_offline.evaluation.transfer`); empty if not asked.
     """
 
     metrics: dict[str, float]
@@ -40,33 +49,20 @@ class WorldResult:
     curves: dict[str, Any]
     support: dict[str, Any] = field(default_factory=dict)
     subgroups: list[dict[str, Any]] = field(default_factory=list)
-    transfer: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, per_patient: bool = True) -> dict[str, Any]:
         """Plain JSON values."""
-        return {
-            "metrics": dict(self.metrics),
-            "intervals": {k: list(v) for k, v in self.intervals.items()},
-            "per_patient": {k: v.tolist() for k, v in self.per_patient.items()},
-            "curves": self.curves,
-            "support": self.support,
-            "subgroups": self.subgroups,
-            "transfer": self.transfer,
-        }
+        value = vars(self) | {"intervals": {k: list(v) for k, v in self.intervals.items()}}
+        del value["per_patient"]
+        return value | ({"per_patient": {k: v.tolist() for k, v in self.per_patient.items()}} if per_patient else {})
 
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> WorldResult:
-        """Inverse of :meth:`to_dict`."""
-        return cls(
-            metrics=dict(value["metrics"]),
-            intervals={k: (v[0], v[1]) for k, v in value["intervals"].items()},
-            per_patient={k: np.array(v) for k, v in value["per_patient"].items()},
-            curves=dict(value["curves"]),
-            support=dict(value["support"]),
-            # Results written before these two existed lack them.
-            subgroups=list(value.get("subgroups", [])),
-            transfer=dict(value.get("transfer", {})),
-        )
+    def from_dict(cls, value: Mapping[str, Any], per_patient: dict[str, np.ndarray] | None = None) -> WorldResult:
+        """Inverse of :meth:`to_dict`; the columns are `per_patient` where they were left out."""
+        fields = {f.name: value[f.name] for f in dataclasses.fields(cls) if f.name != "per_patient"}
+        fields["intervals"] = {k: (v[0], v[1]) for k, v in fields["intervals"].items()}
+        own = per_patient or {k: np.array(v) for k, v in value["per_patient"].items()}
+        return cls(**fields, per_patient=own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +79,8 @@ class Evaluation:
         worlds: Results per world; the first is the one that `metrics` and its siblings show.
         dataset: Id, content hash and reference returns of the dataset of support and score, or empty.
         software: Versions.
-        notes: What a reader must know to read the numbers (few seeds, no held-out world).
-        patients: What is known of every patient at admission (`subgroups.patient_facts`).
+        notes: What a reader must know to read the numbers (few seeds, one world only).
+        patients: What is known of every patient at the start (`subgroups.patient_facts`).
     """
 
     name: str
@@ -105,6 +101,16 @@ class Evaluation:
         return next(iter(self.worlds))
 
     @property
+    def disease(self) -> Disease:
+        """What was treated."""
+        return disease(self.protocol["disease"])
+
+    @property
+    def definitions(self) -> dict[str, Metric]:
+        """Every metric that can be there, in table order, with names and units."""
+        return metrics_of(self.disease)
+
+    @property
     def metrics(self) -> dict[str, float]:
         """Mean over patients of each metric, in the first world."""
         return self.worlds[self.world].metrics
@@ -121,7 +127,7 @@ class Evaluation:
 
     @property
     def curves(self) -> dict[str, Any]:
-        """SOFA and lactate over time, in the first world."""
+        """Severity and the monitored component over time, in the first world."""
         return self.worlds[self.world].curves
 
     @property
@@ -129,72 +135,92 @@ class Evaluation:
         """Distribution of support distances in the first world; empty without a dataset."""
         return self.worlds[self.world].support
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values. `metrics` and `intervals` of the first world are repeated at the top for readers."""
-        return {
-            "format": FORMAT,
-            "name": self.name,
-            "metrics": dict(self.metrics),
-            "intervals": {k: list(v) for k, v in self.intervals.items()},
-            "policy": self.policy,
-            "bank": self.bank,
-            "protocol": self.protocol,
-            "protocol_hash": self.protocol_hash,
-            "deviations": self.deviations,
-            # A list, since JSON written with sorted keys would lose which world comes first.
-            "worlds": [{"world": name} | result.to_dict() for name, result in self.worlds.items()],
-            "dataset": self.dataset,
-            "software": self.software,
-            "notes": list(self.notes),
-            "patients": self.patients,
-        }
+    def table(self) -> pl.DataFrame:
+        """The result as a tidy table: a row per world, metric and patient, with :data:`COLUMNS`.
+
+        `seed` is that of the training, null if unknown. Tables of several evaluations can be stacked (`polars.concat`).
+        """
+        import polars as pl
+
+        seed = (self.policy.get("provenance") or {}).get("seed")
+        frames = [
+            pl.DataFrame(
+                {"patient": w.per_patient["patient"].tolist(), "world": world, "metric": name, "value": values}
+            )
+            for world, w in self.worlds.items()
+            for name, values in w.per_patient.items()
+            if name != "patient"
+        ]
+        same = {"method": self.name, "scope": self.policy.get("scope"), "timing": self.policy.get("timing")}
+        whole = pl.concat(frames).with_columns(
+            *(pl.lit(v, pl.String).alias(k) for k, v in same.items()),
+            pl.lit(seed if type(seed) is int else None, pl.Int64).alias("seed"),
+        )
+        return whole.select(COLUMNS)
+
+    def to_dict(self, per_patient: bool = True) -> dict[str, Any]:
+        """Plain JSON values. `metrics` and `intervals` of the first world are repeated at the top for readers.
+
+        Args:
+            per_patient: With every patient's numbers; they are the bulk.
+        """
+        # Worlds are a list, since JSON written with sorted keys would lose which comes first.
+        worlds = [{"world": name} | result.to_dict(per_patient) for name, result in self.worlds.items()]
+        first = {"metrics": worlds[0]["metrics"], "intervals": worlds[0]["intervals"]}
+        return {"format": FORMAT, **vars(self), **first, "worlds": worlds, "notes": list(self.notes)}
 
     def to_json(self) -> str:
         """Deterministic JSON text: the same evaluation gives the same bytes."""
         return json_text(self.to_dict())
 
     def save(self, path: str | Path) -> None:
-        """Write :meth:`to_json` to `path`, atomically."""
+        """Write :meth:`to_json` to `path`, atomically: everything in one file."""
         write_text(path, self.to_json())
 
+    def write(self, folder: str | Path) -> Path:
+        """Write the tidy table as `result.parquet` and everything else as `result.json`; return the latter's path.
+
+        The JSON follows `evaluation/result.schema.json` and names the table's sha256.
+        """
+        home = Path(folder)
+        home.mkdir(parents=True, exist_ok=True)
+        with atomic_path(home / TABLE) as temporary:
+            self.table().write_parquet(temporary)
+        table = {"file": TABLE, "sha256": sha256_file(home / TABLE)}
+        write_text(home / RESULT, json_text(self.to_dict(per_patient=False) | {"table": table}))
+        return home / RESULT
+
     @classmethod
-    def from_dict(cls, value: Mapping[str, Any], source: str = "evaluation") -> Evaluation:
+    def from_dict(
+        cls, value: Mapping[str, Any], source: str = "evaluation", table: pl.DataFrame | None = None
+    ) -> Evaluation:
         """Inverse of :meth:`to_dict`; `ProtocolError` names `source` and what is wrong."""
         if not isinstance(value, Mapping) or value.get("format") != FORMAT:
             found = value.get("format") if isinstance(value, Mapping) else type(value).__name__
             raise ProtocolError(f"{source} is not an evaluation result: format is {found!r}, expected {FORMAT!r}")
         try:
-            worlds = {w["world"]: WorldResult.from_dict(w) for w in value["worlds"]}
+            columns = {} if table is None else _columns(table)
+            worlds = {w["world"]: WorldResult.from_dict(w, columns.get(w["world"])) for w in value["worlds"]}
             if not worlds:
                 raise ProtocolError(f"{source}: worlds is empty; evaluate again")
-            return cls(
-                name=value["name"],
-                policy=dict(value["policy"]),
-                bank=dict(value["bank"]),
-                protocol=dict(value["protocol"]),
-                protocol_hash=value["protocol_hash"],
-                deviations=dict(value["deviations"]),
-                worlds=worlds,
-                dataset=dict(value["dataset"]),
-                software=dict(value["software"]),
-                notes=tuple(value["notes"]),
-                patients=dict(value.get("patients", {})),
-            )
-        except (KeyError, TypeError, IndexError) as error:
+            fields = {f.name: value[f.name] for f in dataclasses.fields(cls)}
+            return cls(**fields | {"worlds": worlds, "notes": tuple(value["notes"])})
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ProtocolError(f"{source}: field {error} is missing or malformed; evaluate again") from None
 
     @classmethod
     def from_json(cls, source: str | Path) -> Evaluation:
-        """Read an evaluation from JSON text, or from the path of a file.
+        """Read an evaluation from JSON text, from a file of :meth:`save` or :meth:`write`, or from the latter's folder.
 
         Raises:
-            ProtocolError: If it is not an evaluation.
+            ProtocolError: It is not an evaluation, or its table is missing or another.
         """
-        text, where = str(source), "evaluation"
+        text, where, home = str(source), "evaluation", Path()
         if isinstance(source, Path) or not text.lstrip().startswith("{"):
-            where = text
+            path = Path(source) / RESULT if Path(source).is_dir() else Path(source)
+            where, home = str(path), path.parent
             try:
-                text = Path(text).read_text(encoding="utf-8")
+                text = path.read_text(encoding="utf-8")
             except FileNotFoundError:
                 remedy = "write one with `medgym-offline eval --policy ... --output DIR`"
                 raise ProtocolError(f"{where}: no such result; {remedy}") from None
@@ -204,4 +230,25 @@ class Evaluation:
             value = json.loads(text)
         except json.JSONDecodeError as error:
             raise ProtocolError(f"{where} is not JSON: {error}") from None
-        return cls.from_dict(value, where)
+        beside = value.get("table") if isinstance(value, dict) else None
+        return cls.from_dict(value, where, None if beside is None else _read_table(home, beside, where))
+
+
+def _read_table(home: Path, beside: Mapping[str, Any], where: str) -> pl.DataFrame:
+    import polars
+
+    path = home / TABLE
+    if not path.is_file():
+        raise ProtocolError(f"{where}: its table {TABLE} is not beside it; copy both files, or evaluate again")
+    if sha256_file(path) != beside.get("sha256"):
+        raise ProtocolError(f"{path} is not the table of {where} (its sha256 differs); evaluate again")
+    return polars.read_parquet(path)
+
+
+def _columns(table: pl.DataFrame) -> dict[str, dict[str, np.ndarray]]:
+    """World -> the columns of :attr:`WorldResult.per_patient`."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for (world, metric), rows in table.group_by(["world", "metric"], maintain_order=True):
+        columns = found.setdefault(str(world), {"patient": np.array(rows["patient"].to_list())})
+        columns[str(metric)] = rows["value"].to_numpy()
+    return found

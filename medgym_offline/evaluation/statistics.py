@@ -8,7 +8,7 @@ patients of this cohort and new training runs. With one seed only patients are r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,6 @@ __all__ = [
     "Interval",
     "Paired",
     "Summary",
-    "bootstrap_interval",
     "iqm",
     "mean_intervals",
     "paired_difference",
@@ -59,7 +58,7 @@ class Paired:
 
     difference: float
     """Mean of a - b."""
-    interval: Interval
+    difference_interval: Interval
     percent: float
     """Gain of a in per cent of the mean of b: 100 (mean b - mean a) / |mean b| where smaller is better."""
     percent_interval: Interval
@@ -114,34 +113,15 @@ def summarize(scores: Array, bootstrap: Bootstrap | None = None, better: int = -
         better: Direction of the metric; only the worst decile depends on it.
     """
     scores = _two_axes(scores)
-    settings = bootstrap or Bootstrap()
-    statistics = (
-        lambda x: x.mean(axis=-1),
-        iqm,
-        lambda x: worst_decile(x, better or -1),
-    )
-    patients = scores.mean(axis=0)
-    point = [float(f(patients)) for f in statistics]
-    draws: list[list[Array]] = [[], [], []]
-    for sample in _resamples([scores], settings):
-        for collected, f in zip(draws, statistics):
-            collected.append(f(sample[0]))
-    intervals = [_percentile(np.concatenate(d), settings.confidence) for d in draws]
-    return Summary(
-        point[0], intervals[0], point[1], intervals[1], point[2], intervals[2],
-        patients=scores.shape[1], seeds=scores.shape[0], label=seed_label(scores.shape[0]),
-    )  # fmt: skip
-
-
-def bootstrap_interval(scores: Array, bootstrap: Bootstrap | None = None) -> Interval:
-    """Percentile interval of the mean of `scores`, (S, P) or (P,)."""
-    settings = bootstrap or Bootstrap()
-    means = [sample[0].mean(axis=-1) for sample in _resamples([_two_axes(scores)], settings)]
-    return _percentile(np.concatenate(means), settings.confidence)
+    statistics = (lambda x: x.mean(axis=-1), iqm, lambda x: worst_decile(x, better or -1))
+    point = [float(f(scores.mean(axis=0))) for f in statistics]
+    mean, middle, worst = zip(point, _intervals([scores], statistics, bootstrap or Bootstrap()))
+    seeds, patients = scores.shape
+    return Summary(*mean, *middle, *worst, patients, seeds, seed_label(seeds))
 
 
 def mean_intervals(columns: Array, bootstrap: Bootstrap | None = None) -> list[Interval]:
-    """:func:`bootstrap_interval` of every row of `columns`, (M, P) or (M, S, P), from the same drawn runs.
+    """Percentile interval of the mean of every row of `columns`, (M, P) or (M, S, P), from the same drawn runs.
 
     Each resample is a vector of how often each run was drawn, so all M means are one matrix product.
     """
@@ -151,18 +131,15 @@ def mean_intervals(columns: Array, bootstrap: Bootstrap | None = None) -> list[I
     runs = seeds * patients
     flat = values.reshape(len(values), runs)
     rng = np.random.default_rng(settings.seed)
-    block = max(1, _BLOCK // runs)
     means = []
-    for start in range(0, settings.resamples, block):
-        size = min(block, settings.resamples - start)
+    for size in _blocks(settings, runs):
         drawn = rng.integers(patients, size=(size, patients))
         if seeds > 1:
             drawn = drawn[..., None] + patients * rng.integers(seeds, size=(size, patients, seeds))
         rows = np.arange(size)[:, None] * runs + drawn.reshape(size, -1)
         counts = np.bincount(rows.ravel(), minlength=size * runs).reshape(size, runs)
         means.append(counts @ flat.T / runs)
-    draws = np.concatenate(means)
-    return [_percentile(draws[:, m], settings.confidence) for m in range(len(values))]
+    return [_percentile(draws, settings.confidence) for draws in np.concatenate(means).T]
 
 
 def paired_difference(a: Array, b: Array, better: int = -1, bootstrap: Bootstrap | None = None) -> Paired:
@@ -178,30 +155,22 @@ def paired_difference(a: Array, b: Array, better: int = -1, bootstrap: Bootstrap
         raise ValueError(f"paired scores need the same patients, got {first.shape[1]} and {second.shape[1]}")
     settings = bootstrap or Bootstrap()
 
-    def share(x: Array, y: Array) -> Array:
-        return np.mean((better * (x - y) > 0) + 0.5 * (x == y), axis=-1)
+    def difference(x: Array, y: Array) -> Array:
+        return (x - y).mean(axis=-1)
 
     def percent(x: Array, y: Array) -> Array:
         base = y.mean(axis=-1)
         return 100.0 * better * (x.mean(axis=-1) - base) / np.maximum(np.abs(base), 1e-12)
 
-    differences, shares, percents = [], [], []
-    for x, y in _resamples([first, second], settings):
-        differences.append((x - y).mean(axis=-1))
-        percents.append(percent(x, y))
-        shares.append(share(x, y))
-    return Paired(
-        difference=float((first.mean(0) - second.mean(0)).mean()),
-        interval=_percentile(np.concatenate(differences), settings.confidence),
-        percent=float(percent(first.mean(0), second.mean(0))),
-        percent_interval=_percentile(np.concatenate(percents), settings.confidence),
-        share=float(share(first.mean(0), second.mean(0))),
-        share_interval=_percentile(np.concatenate(shares), settings.confidence),
-        probability=probability_of_improvement(first, second, better),
-        probability_interval=_probability_interval(first, second, better, settings),
-        patients=first.shape[1],
-        seeds=(first.shape[0], second.shape[0]),
-    )
+    def share(x: Array, y: Array) -> Array:
+        return np.mean((better * (x - y) > 0) + 0.5 * (x == y), axis=-1)
+
+    kinds = (difference, percent, share)
+    point = [float(f(first.mean(0), second.mean(0))) for f in kinds]
+    one, two, three = zip(point, _intervals([first, second], kinds, settings))
+    probability = probability_of_improvement(first, second, better)
+    interval = _probability_interval(first, second, better, settings)
+    return Paired(*one, *two, *three, probability, interval, first.shape[1], (len(first), len(second)))
 
 
 def probability_of_improvement(a: Array, b: Array, better: int = -1) -> float:
@@ -220,10 +189,8 @@ def _probability_interval(a: Array, b: Array, better: int, settings: Bootstrap) 
     wins = _wins(a, b, better)
     rng = np.random.default_rng(settings.seed)
     seeds, others, patients = wins.shape
-    block = max(1, _BLOCK // wins.size)
     draws = []
-    for start in range(0, settings.resamples, block):
-        size = min(block, settings.resamples - start)
+    for size in _blocks(settings, wins.size):
         chosen = rng.integers(patients, size=(size, patients, 1, 1))
         runs = rng.integers(seeds, size=(size, patients, seeds, 1))
         against = rng.integers(others, size=(size, patients, 1, others))
@@ -231,23 +198,28 @@ def _probability_interval(a: Array, b: Array, better: int, settings: Bootstrap) 
     return _percentile(np.concatenate(draws), settings.confidence)
 
 
-def _resamples(scores: list[Array], settings: Bootstrap) -> Iterator[tuple[Array, ...]]:
-    """Yield blocks of resampled per-patient means: an (R, P) array per method, the same drawn patients in all."""
+def _blocks(settings: Bootstrap, width: int) -> list[int]:
+    """Numbers of resamples to draw at a time."""
+    block = max(1, _BLOCK // width)
+    return [min(block, settings.resamples - start) for start in range(0, settings.resamples, block)]
+
+
+def _intervals(scores: list[Array], statistics: Sequence[Callable[..., Array]], settings: Bootstrap) -> list[Interval]:
+    """Intervals of `statistics` of resampled per-patient means: (R, P) per method, the same patients in all."""
     rng = np.random.default_rng(settings.seed)
     patients = scores[0].shape[1]
-    block = max(1, _BLOCK // (patients * max(s.shape[0] for s in scores)))
-    for start in range(0, settings.resamples, block):
-        size = min(block, settings.resamples - start)
+    draws = []
+    for size in _blocks(settings, patients * max(len(s) for s in scores)):
         chosen = rng.integers(patients, size=(size, patients))
         sample = []
         for method in scores:
-            seeds = method.shape[0]
-            if seeds == 1:
+            if (seeds := len(method)) == 1:
                 sample.append(method[0][chosen])
             else:
                 runs = rng.integers(seeds, size=(size, patients, seeds))
                 sample.append(method[runs, chosen[..., None]].mean(axis=-1))
-        yield tuple(sample)
+        draws.append([f(*sample) for f in statistics])
+    return [_percentile(np.concatenate(d), settings.confidence) for d in zip(*draws)]
 
 
 def _percentile(draws: Array, confidence: float) -> Interval:

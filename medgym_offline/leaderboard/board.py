@@ -1,21 +1,30 @@
-"""`leaderboard.json`: sorted, diffable, appended to under a lock."""
+"""`leaderboard.json`: entries sorted by id, added under a lock, and sealed once they were verified."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Final, Literal
 
+from medgym_offline.config import configuration, read, to_values
 from medgym_offline.errors import SubmissionError
 from medgym_offline.files import json_text, release_folder, write_text
-from medgym_offline.leaderboard.schema import require_valid
-from medgym_offline.leaderboard.seal import seal_holds
+from medgym_offline.leaderboard.entry import Entry, Verification
 
-__all__ = ["FORMAT", "add_entry", "default_board", "read_board"]
+__all__ = ["FORMAT", "Board", "add_entry", "default_board", "read_board", "sealed"]
 
-FORMAT = "medgym-leaderboard/1"
+FORMAT: Final = "medgym-leaderboard/2"
+_WAIT = 60.0  # seconds for another process to finish its adding
+
+
+@configuration("board", SubmissionError)
+class Board:
+    """Content of a `leaderboard.json`."""
+
+    format: Literal["medgym-leaderboard/2"]
+    entries: tuple[Entry, ...]
 
 
 def default_board() -> Path:
@@ -23,93 +32,79 @@ def default_board() -> Path:
     return release_folder("leaderboard") / "leaderboard.json"
 
 
-def read_board(path: str | Path | None = None) -> list[dict[str, Any]]:
+def read_board(path: str | Path | None = None) -> list[Entry]:
     """Entries of the leaderboard at `path` (the release's if None); an absent file is an empty board.
 
     Raises:
-        SubmissionError: if the file is not a leaderboard, or one of its entries does not fit the schema or was changed
-            after its verification.
+        SubmissionError: the file is no leaderboard, or an entry does not fit or was changed after its verification.
     """
     source = Path(path) if path is not None else default_board()
     if not source.exists():
         return []
-    try:
-        content = json.loads(source.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise SubmissionError(
-            f"{source} is not JSON ({error}); restore it from git or name another with --file"
-        ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT or not isinstance(content.get("entries"), list):
-        raise SubmissionError(f"{source} is not a leaderboard (format {FORMAT}); name another with --file")
-    entries = [require_valid(entry, f"{source}, entry {n + 1}") for n, entry in enumerate(content["entries"])]
+    entries = list(read(Board, source).entries)
     for entry in entries:
-        if not seal_holds(entry):
-            raise SubmissionError(
-                f"{source}: entry {entry['id']!r} was changed after it was verified (its seal does not fit); "
-                "restore the file from git"
-            )
+        if not _seal_holds(entry):
+            edited = "was changed after it was verified (its seal does not fit); restore the file from git"
+            raise SubmissionError(f"{source}: entry {entry.id!r} {edited}")
     return entries
 
 
-def add_entry(entry: Mapping[str, Any], path: str | Path | None = None) -> bool:
-    """Add a validated entry to the board at `path`; True if the file changed, False if the entry was there already.
+def add_entry(entry: Entry, path: str | Path | None = None) -> bool:
+    """Add an entry to the board at `path`; True if the file changed, False if the entry was there already.
 
     Entries stay sorted by id and the file is replaced whole, under a lock, so that two adds at once lose nothing.
 
     Raises:
-        SubmissionError: if the id is taken by a different entry, or the same policy files are there under another name.
+        SubmissionError: the id is taken by a different entry, or the same policies are there under another name.
     """
+    from filelock import FileLock, Timeout
+
     target = Path(path) if path is not None else default_board()
     if path is None and "_release" in target.parts:
-        raise SubmissionError(
-            "an installed package's leaderboard is read-only; name yours with --file, or use a checkout"
-        )
-    new = require_valid(entry, f"entry {entry.get('id', '')!r}")
-    if not seal_holds(new):
-        raise SubmissionError(f"entry {new['id']!r} was changed after it was verified; verify it again")
-    with _locked(target):
-        entries = read_board(target)
-        for known in entries:
-            if known["id"] == new["id"]:
-                if _claim(known) != _claim(new):
-                    raise SubmissionError(
-                        f"{target} already has a different entry {new['id']!r}; "
-                        "choose another --name, or remove the old one first"
-                    )
-                if known == new or new["verification"] is None:
-                    return False
-                entries.remove(known)  # the same claim, now with its verification
-                break
-            if _evidence(known) == _evidence(new):
-                raise SubmissionError(
-                    f"{target} already has these policies, under the same protocol, as {known['id']!r}"
-                )
-        entries.append(new)
-        entries.sort(key=lambda e: e["id"])
-        write_text(target, json_text({"format": FORMAT, "entries": entries}))
+        raise SubmissionError("an installed package's leaderboard is read-only; name yours with --file")
+    if not _seal_holds(entry):
+        raise SubmissionError(f"entry {entry.id!r} was changed after it was verified; verify it again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # A sibling, since the board itself is replaced; hidden, and free again when its process dies.
+        with FileLock(target.with_name(f".{target.name}.lock"), timeout=_WAIT):
+            entries = read_board(target)
+            known = next((e for e in entries if e.id == entry.id), None)
+            if known is not None and replace(known, verification=None) != replace(entry, verification=None):
+                remedy = "choose another --name, or remove the old one first"
+                raise SubmissionError(f"{target} already has a different entry {entry.id!r}; {remedy}")
+            if known is not None and (known == entry or entry.verification is None):
+                return False
+            others = [e for e in entries if e.id != entry.id]
+            if twin := next((e for e in others if _evidence(e) == _evidence(entry)), None):
+                raise SubmissionError(f"{target} already has these policies, judged alike, as {twin.id!r}")
+            board = Board(FORMAT, tuple(sorted([*others, entry], key=lambda e: e.id)))
+            write_text(target, json_text(to_values(board)))
+    except Timeout:
+        raise SubmissionError(f"{target} has been locked by another process for {_WAIT:.0f} s; try again") from None
     return True
 
 
-def _claim(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What an entry claims: everything but who has checked it."""
-    return {key: value for key, value in entry.items() if key != "verification"}
-
-
-def _evidence(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+def _evidence(entry: Entry) -> tuple[object, ...]:
     """What identifies the policies and how they were judged, whoever submits them."""
-    policies = sorted(p.get("sha256") or f"built-in {p['builtin']}" for p in entry["policies"])
-    return (entry["protocol"]["hash"], entry["timing"], entry["decisions"], *policies)
+    policies = sorted(policy.identity for policy in entry.policies)
+    data = entry.data if entry.scope == "baseline" else ""  # everybody has the built-in ones
+    return (entry.protocol.hash, entry.timing, entry.decisions, data, *policies)
 
 
-@contextmanager
-def _locked(target: Path, timeout: float = 60.0) -> Iterator[None]:
-    from filelock import FileLock, Timeout
+def sealed(entry: Entry, record: Verification) -> Entry:
+    """`entry` with the verification `record` and its seal.
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # A sibling, since the board itself is replaced; hidden, and free again when its process dies.
-    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=timeout)
-    try:
-        with lock:
-            yield
-    except Timeout:
-        raise SubmissionError(f"{target} has been locked by another process for {timeout:.0f} s; try again") from None
+    The seal is a plain SHA-256 that anybody can compute: it shows that a number was changed by accident or in a merge.
+    """
+    return replace(entry, verification=replace(record, seal=_seal(entry, record)))
+
+
+def _seal_holds(entry: Entry) -> bool:
+    return entry.verification is None or entry.verification.seal == _seal(entry, entry.verification)
+
+
+def _seal(entry: Entry, record: Verification) -> str:
+    signed = to_values(replace(entry, verification=replace(record, seal="")))
+    text = json.dumps(signed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,34 +1,250 @@
-"""From evaluation results to a leaderboard entry: one method, over one or more training seeds."""
+"""An entry of the leaderboard: one method on one dataset, scope and timing, over one or more training seeds.
+
+The types say what an entry may hold; they read it, and their JSON Schema is published as
+`leaderboard/entry.schema.json` for readers in any language.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter
+
+from medgym_offline.config import configuration
+from medgym_offline.diseases.registry import disease as find_disease
+from medgym_offline.diseases.registry import list_diseases
 from medgym_offline.errors import SubmissionError
-from medgym_offline.files import sha256_file
+from medgym_offline.evaluation.protocol import Protocol
 
-if TYPE_CHECKING:
-    from medgym_offline.evaluation import Evaluation
+__all__ = [
+    "FORMAT", "HEADLINE", "PAIRED", "WORLDS", "BankUsed", "BuiltIn", "DatasetUsed", "Entry", "PolicyFile",
+    "ProtocolUsed", "TrainingCost", "Verification", "World", "entry_id", "entry_schema", "gaps", "slug",
+]  # fmt: skip
 
-__all__ = ["FORMAT", "build_entry", "entry_id", "policy_of", "slug"]
+FORMAT = "medgym-entry/2"
 
-FORMAT = "medgym-entry/1"
+HEADLINE = ("severity_mean", "severity_end", "safe_hourly", "return")
+"""Metrics that every entry has, in every world."""
 
-_CURVE_HOURS = 6.0
-_TRAINING_KEYS = 40  # facts kept of a policy file's provenance
+PAIRED = ("severity_mean",)
+"""Metrics of which an entry has every patient's value: what ranks compare."""
+
+World = Literal["own", "crossfit", "true"]
+WORLDS: tuple[World, ...] = ("own", "crossfit", "true")
+"""From the laxest to the strictest: a policy may exploit errors of the simulators it learned from."""
+
+
+def _with_headline(metrics: dict[str, float]) -> dict[str, float]:
+    if missing := [name for name in HEADLINE if name not in metrics]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    return metrics
+
+
+_PLAIN = r"^[^\x00-\x1f<>]+$"
+Text = Annotated[str, Field(min_length=1, max_length=120, pattern=_PLAIN)]
+Address = Annotated[str, Field(max_length=300, pattern=r"^https?://[^\s<>\"]+$")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_NEEDED = Field(json_schema_extra={"required": list(HEADLINE)})
+Metrics = Annotated[dict[str, float], AfterValidator(_with_headline), _NEEDED]
+ByWorld = Annotated[dict[World, Metrics], Field(min_length=1)]
+
+
+@configuration("dataset", SubmissionError)
+class DatasetUsed:
+    """The behavior data that support distance and normalized score refer to, and the identity of its making."""
+
+    id: Annotated[str, Field(max_length=200, pattern="^[-_A-Za-z0-9/]+-v[0-9]+$")]
+    identity: str | None
+
+
+@configuration("bank", SubmissionError)
+class BankUsed:
+    """Simulators that the entry was evaluated in."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    content_hash: Sha256
+
+
+@configuration("protocol", SubmissionError)
+class ProtocolUsed:
+    """Hash of the protocol file, every setting used, and what departs from the file."""
+
+    hash: Sha256
+    settings: Protocol
+    deviations: dict[str, Any]
+
+    @property
+    def departures(self) -> list[str]:
+        """Names of settings in which the entry departs from the protocol, beside the bank."""
+        return sorted(set(self.deviations) - {"bank"})
+
+
+@configuration("built-in policy", SubmissionError)
+class BuiltIn:
+    """A policy that ships with the package."""
+
+    builtin: Annotated[str, Field(pattern=r"^(behavior|clinician|constant|max|random|zero)(:[-A-Za-z0-9.,]+)?$")]
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other policies."""
+        return self.builtin
+
+
+@configuration("policy file", SubmissionError)
+class PolicyFile:
+    """A policy in one file, directly in `policies/` of the submission; `training` is what it says of its origin."""
+
+    file: Annotated[str, Field(max_length=160, pattern=r"^policies/[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|pt|onnx)$")]
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=1)]
+    training: dict[str, Any]
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other policies."""
+        return self.sha256
+
+
+def _kind_of_policy(value: Any) -> str:
+    return "built-in" if isinstance(value, BuiltIn) or (isinstance(value, dict) and "builtin" in value) else "file"
+
+
+OnePolicy = Annotated[BuiltIn, Tag("built-in")] | Annotated[PolicyFile, Tag("file")]
+PolicyUsed = Annotated[OnePolicy, Discriminator(_kind_of_policy)]
+
+
+@configuration("compute", SubmissionError)
+class TrainingCost:
+    """What the training cost, as stated: wall time of all runs together (s), gradient steps of each."""
+
+    hardware: Annotated[str, Field(min_length=1, max_length=200, pattern=_PLAIN)] | None
+    wall_seconds: Annotated[float, Field(ge=0)] | None
+    updates: Annotated[int, Field(ge=1)] | None
+
+
+@configuration("verification", SubmissionError)
+class Verification:
+    """Recorded on a board by whoever re-executed the policies.
+
+    Attributes:
+        version: Of this package, with the commit.
+        result_hash: SHA-256 of what the re-execution gave.
+        largest_deviation: As a share of its tolerance.
+        fresh_seeds: Whether the policies were also evaluated on fresh seeds.
+        retrained: If they were trained again from what they record: what that gave.
+        seal: SHA-256 over the entry and this record: an entry edited afterwards no longer fits.
+    """
+
+    version: str
+    result_hash: Sha256
+    largest_deviation: Annotated[float, Field(ge=0)]
+    fresh_seeds: bool
+    retrained: Literal["same bytes", "within the noise of training"] | None
+    seal: Sha256 | Literal[""]
+
+
+@configuration("entry", SubmissionError)
+class Entry:
+    """What a submission claims.
+
+    Attributes:
+        id: Follows from name, dataset (else bank), scope, timing and budget (:func:`entry_id`).
+        disease: Name of the disease.
+        links, code: Of the method: paper, project; where its code lies.
+        dataset: None if none was named.
+        patients: Ids, in the order of `per_patient`.
+        seeds: Training seeds, one per run; None where unknown or not trained.
+        metrics: Means over (training seed x patient), per world.
+        intervals: Stratified bootstrap over (training seed x patient), per world and metric.
+        per_patient: World -> metric of :data:`PAIRED` -> (run, patient), means over episodes.
+        runs: Metrics of each run, in the order of `seeds` and `policies`.
+        compute: None where nothing was trained.
+        software, notes: Versions; what a reader must know.
+        verification: None in a submission.
+
+    Raises:
+        SubmissionError, or UnknownNameError for a disease: what does not fit, in one line.
+    """
+
+    format: Literal["medgym-entry/2"]
+    id: Annotated[str, Field(max_length=200, pattern=r"^[a-z0-9][a-z0-9.-]*(/[a-z0-9][a-z0-9.-]*){3}$")]
+    disease: str
+    name: Annotated[str, Field(min_length=1, max_length=80, pattern=_PLAIN)]
+    authors: Annotated[tuple[Text, ...], Field(max_length=50)]
+    links: Annotated[tuple[Address, ...], Field(max_length=8)]
+    code: Address | None
+    scope: Literal["ind", "pop", "baseline"]
+    timing: Literal["adaptive", "fixed"]
+    decisions: Annotated[int, Field(ge=1)]
+    dataset: DatasetUsed | None
+    bank: BankUsed
+    protocol: ProtocolUsed
+    patients: Annotated[tuple[str, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int | None, ...], Field(min_length=1)]
+    metrics: ByWorld
+    intervals: dict[World, dict[str, tuple[float, float]]]
+    per_patient: dict[World, dict[str, tuple[tuple[float, ...], ...]]]
+    runs: Annotated[tuple[ByWorld, ...], Field(min_length=1)]
+    policies: Annotated[tuple[PolicyUsed, ...], Field(min_length=1)]
+    compute: TrainingCost | None
+    software: dict[str, str]
+    notes: tuple[Annotated[str, Field(max_length=400)], ...]
+    verification: Verification | None
+
+    def __post_init__(self) -> None:
+        problem = next(_contradictions(self), None)
+        if problem is not None:
+            raise SubmissionError(problem)
+
+    @property
+    def worlds(self) -> tuple[World, ...]:
+        """Worlds it was evaluated in, the strictest last."""
+        return tuple(world for world in WORLDS if world in self.metrics)
+
+    @property
+    def data(self) -> str:
+        """Id of its dataset, or the bank's name if none was named."""
+        return self.dataset.id if self.dataset else f"bank {self.bank.name}"
+
+
+def _contradictions(entry: Entry) -> Iterator[str]:
+    """One line for each thing in which an entry contradicts itself."""
+    find_disease(entry.disease)
+    of_data = "" if entry.dataset is None else entry.dataset.id.rpartition("/")[2].partition("-")[0]
+    for what, name in (("its protocol", entry.protocol.settings.disease), (f"dataset {entry.data!r}", of_data)):
+        if name != entry.disease and name in list_diseases():
+            yield f"disease is {entry.disease!r}, but {what} is of {name!r}; submit evaluations of one disease"
+    data = entry.dataset.id if entry.dataset else entry.bank.name
+    if entry.id != (right := entry_id(entry.name, data, entry.scope, entry.timing, entry.decisions)):
+        yield f"id is {entry.id!r}, but its name, dataset, scope and timing give {right!r}"
+    held: dict[str, Any] = {name: getattr(entry, name) for name in ("metrics", "intervals", "per_patient")}
+    for field, by_world in {**held, **{f"runs.{n}": run for n, run in enumerate(entry.runs)}}.items():
+        if set(by_world) != set(entry.protocol.settings.worlds):
+            yield f"{field} has the worlds {', '.join(by_world)}, not {', '.join(entry.protocol.settings.worlds)}"
+    if not len(entry.runs) == len(entry.seeds) == len(entry.policies):
+        yield "runs, seeds and policies must be as many: one per training seed"
+    if len({policy.identity for policy in entry.policies}) < len(entry.policies):
+        yield "two of the policies are the same policy; give one result per training seed"
+    if len(set(entry.patients)) < len(entry.patients):
+        yield "patients names somebody twice"
+    for world, columns in entry.per_patient.items():
+        for metric in PAIRED:
+            rows = columns.get(metric, ())
+            if [len(row) for row in rows] != [len(entry.patients)] * len(entry.runs):
+                yield f"per_patient.{world}.{metric} must hold {len(entry.runs)} x {len(entry.patients)} numbers"
+            for number, (row, run) in enumerate(zip(rows, entry.runs)):
+                # Both are rounded to seven digits.
+                if row and not math.isclose(sum(row) / len(row), run[world][metric], rel_tol=1e-5, abs_tol=1e-6):
+                    yield f"runs.{number}.{world}.{metric} is not the mean over patients of per_patient"
 
 
 def slug(name: str) -> str:
-    """`name` in lower-case ASCII letters, digits and hyphens.
-
-    Raises:
-        SubmissionError: nothing is left of it.
-    """
+    """`name` in lower-case ASCII letters, digits and hyphens; `SubmissionError` if nothing is left of it."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
     found = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")[:60].strip("-")
     if not found:
@@ -36,205 +252,37 @@ def slug(name: str) -> str:
     return found
 
 
-def entry_id(entry: Mapping[str, Any]) -> str:
-    """The id that follows from an entry's name, dataset (else bank), scope, timing and budget.
-
-    Two names that look alike have the same id, so that neither can pass for the other.
-    """
-    data = entry["dataset"]["id"].rpartition("/")[2] if entry["dataset"] else entry["bank"]["name"]
-    return f"{slug(entry['name'])}/{slug(data)}/{entry['scope']}/{entry['timing']}-{entry['decisions']}"
-
-
-def build_entry(
-    evaluations: Sequence[Evaluation],
-    policies: Sequence[Path | str],
-    name: str,
-    authors: Sequence[str] = (),
-    links: Sequence[str] = (),
-    code: str | None = None,
-    compute: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The entry of a method from the evaluations of its training seeds.
-
-    Metrics are means over (seed x patient), intervals the stratified bootstrap over both.
+def entry_id(name: str, data: str, scope: str, timing: str, decisions: int) -> str:
+    """The id that follows from what an entry is: names that look alike have the same, so that none passes for another.
 
     Args:
-        evaluations: One per training seed, all of the same scope, timing, protocol, patients, bank and dataset.
-        policies: What each evaluated, in the same order: a policy file, or a built-in's name.
-        name: Of the method, as the board shows it.
-        authors: Names.
-        links: Of the method (paper, project), http(s).
-        code: Where the method's code lies, http(s).
-        compute: `hardware`, `wall_seconds` of all runs together, `updates` of each; None if nothing was trained.
-
-    Raises:
-        SubmissionError: no evaluation, two of the same policy, or evaluations that do not belong together (says how).
+        name: Of the method.
+        data: Id of the dataset, or the bank's name if none was named.
+        scope, timing, decisions: Of the entry.
     """
-    if not evaluations:
-        raise SubmissionError("no evaluation result given; run `medgym-offline eval --policy ... --output DIR` first")
-    first = evaluations[0]
-    for other in evaluations[1:]:
-        _same(first, other)
-    described = [_describe(e, p, n) for n, (e, p) in enumerate(zip(evaluations, policies, strict=True))]
-    keys = [d.get("sha256") or d["builtin"] for d in described]
-    if len(set(keys)) < len(keys):
-        raise SubmissionError("two of the results are of the same policy; give one result per training seed")
-    metrics, intervals = _aggregate(evaluations)
-    patients = [str(p) for p in first.per_patient["patient"]]
-    entry: dict[str, Any] = {
-        "format": FORMAT,
-        "name": name,
-        "authors": list(authors),
-        "links": list(links),
-        "code": code,
-        "scope": first.policy["scope"],
-        "timing": first.policy["timing"],
-        "decisions": int(first.protocol["decisions"]),
-        "dataset": _dataset(first),
-        "bank": {"name": first.bank["name"], "content_hash": first.bank["content_hash"]},
-        "protocol": {
-            "hash": first.protocol_hash,
-            "settings": dict(first.protocol),
-            "deviations": dict(first.deviations),
-            "patients": patients if "patients" in first.deviations else None,
-        },
-        "seeds": [_seed(e) for e in evaluations],
-        "metrics": metrics,
-        "intervals": intervals,
-        "curves": _curves(evaluations),
-        "runs": [{w: _numbers(r.metrics) for w, r in e.worlds.items()} for e in evaluations],
-        "policies": described,
-        "compute": None if compute is None else dict(compute),
-        "software": {k: str(v) for k, v in first.software.items()},
-        "notes": _notes(evaluations),
-        "verification": None,
+    return f"{slug(name)}/{slug(data.rpartition('/')[2])}/{scope}/{timing}-{decisions}"
+
+
+def entry_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of an entry, as published in `leaderboard/entry.schema.json`."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "medgym-entry-2"}
+    return schema | TypeAdapter(Entry).json_schema()
+
+
+def gaps(entry: Entry) -> Iterator[str]:
+    """Yield one line per thing that an entry may lack and does: what, why it matters, which option adds it."""
+    trained, cost = entry.scope != "baseline", ("hardware", "wall_seconds", "updates")
+    unknown = [f"--{name.replace('_', '-')}" for name in cost if getattr(entry.compute, name, None) is None]
+    lacking = {
+        "support distance and normalized score: evaluate with --dataset ID": entry.dataset is None,
+        "the crossfit world: the own world may reward errors of its simulators": entry.worlds == ("own",),
+        f"training seeds: {len(entry.runs)} of at least 3": trained and len(entry.runs) < 3,
+        "which seeds: the policy files do not say; save_policy keeps a provenance": trained and None in entry.seeds,
+        'authors: --authors "A. Author; B. Author"': not entry.authors,
+        "the code of the method: --code https://...": trained and entry.code is None,
+        f"what the training cost: {' '.join(unknown)}": trained and bool(unknown),
+        f"the protocol's {', '.join(entry.protocol.departures)}: it stands apart from those that follow it": bool(
+            entry.protocol.departures
+        ),
     }
-    return {**entry, "id": entry_id(entry)}
-
-
-def policy_of(result: Path, evaluation: Evaluation) -> Path | str:
-    """What a result evaluated: a built-in's name, or the copy of the policy file that lies beside the result.
-
-    Raises:
-        SubmissionError: the policy was neither, or no file beside the result has the sha256 that the result states.
-    """
-    if evaluation.policy.get("kind") == "built-in":
-        return evaluation.name
-    digest = evaluation.policy.get("sha256")
-    if evaluation.policy.get("kind") != "file" or digest is None:
-        raise SubmissionError(
-            f"{result}: only policies in one file can be submitted; save the policy to a file, evaluate that"
-        )
-    for path in sorted(result.parent.iterdir()):
-        if path.is_file() and path.suffix in (".safetensors", ".pt", ".onnx") and sha256_file(path) == digest:
-            return path
-    raise SubmissionError(
-        f"{result}: the policy it evaluated (sha256 {digest[:12]}...) is not beside it; "
-        "evaluate again with `eval --policy FILE --output DIR`, which keeps a copy there"
-    )
-
-
-def _describe(evaluation: Evaluation, policy: Path | str, number: int) -> dict[str, Any]:
-    if isinstance(policy, str):
-        return {"builtin": policy}
-    digest = sha256_file(policy)
-    if digest != evaluation.policy.get("sha256"):
-        raise SubmissionError(f"{policy} is not the file that was evaluated (its sha256 differs); evaluate it again")
-    training = dict(list(evaluation.policy.get("provenance", {}).items())[:_TRAINING_KEYS])
-    seed = _seed(evaluation)
-    stem = f"seed{seed}" if seed is not None else f"run{number}"
-    file = f"policies/{slug(evaluation.name)}-{stem}-{digest[:8]}{policy.suffix}"
-    return {"file": file, "sha256": digest, "bytes": policy.stat().st_size, "training": training}
-
-
-def _seed(evaluation: Evaluation) -> int | None:
-    seed = evaluation.policy.get("provenance", {}).get("seed")
-    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
-
-
-def _dataset(evaluation: Evaluation) -> dict[str, Any] | None:
-    if not evaluation.dataset:
-        return None
-    return {"id": evaluation.dataset["id"], "identity": evaluation.dataset.get("identity")}
-
-
-def _same(first: Evaluation, other: Evaluation) -> None:
-    pairs = {
-        "scope": (first.policy["scope"], other.policy["scope"]),
-        "timing": (first.policy["timing"], other.policy["timing"]),
-        "bank": (first.bank["content_hash"], other.bank["content_hash"]),
-        "dataset": (_dataset(first), _dataset(other)),
-        "patients": (list(first.per_patient["patient"]), list(other.per_patient["patient"])),
-        **{
-            key: (first.protocol.get(key), other.protocol.get(key))
-            for key in sorted({*first.protocol, *other.protocol})
-        },
-        "worlds": (list(first.worlds), list(other.worlds)),
-    }
-    for what, (a, b) in pairs.items():
-        if a != b:
-            raise SubmissionError(
-                f"results {first.name!r} and {other.name!r} differ in {what} ({str(a)[:60]} and {str(b)[:60]}); "
-                "an entry is one method under one protocol: submit them as two entries, or evaluate alike"
-            )
-
-
-def _aggregate(evaluations: Sequence[Evaluation]) -> tuple[dict[str, Any], dict[str, Any]]:
-    import numpy as np
-
-    from medgym_offline.evaluation.metrics import METRICS
-    from medgym_offline.evaluation.protocol import Bootstrap
-    from medgym_offline.evaluation.statistics import summarize
-
-    first = evaluations[0]
-    bootstrap = Bootstrap(**first.protocol.get("bootstrap", {}))
-    metrics: dict[str, Any] = {}
-    intervals: dict[str, Any] = {}
-    for world in first.worlds:
-        metrics[world], intervals[world] = {}, {}
-        for name, metric in METRICS.items():
-            columns = [e.worlds[world].per_patient.get(name) for e in evaluations]
-            if any(c is None for c in columns):
-                continue
-            scores = np.array(columns, dtype=float)
-            if not np.isfinite(scores).all():
-                continue
-            summary = summarize(scores, bootstrap, metric.better)
-            metrics[world][name] = _digits(summary.mean)
-            intervals[world][name] = [_digits(bound) for bound in summary.mean_interval]
-    return metrics, intervals
-
-
-def _curves(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """SOFA and lactate over time, mean over patients and runs, every few hours."""
-    import numpy as np
-
-    curves: dict[str, Any] = {}
-    for world in evaluations[0].worlds:
-        found = [e.worlds[world].curves for e in evaluations]
-        hours = [hour for hour in found[0]["hours"] if hour % _CURVE_HOURS == 0]
-        chosen = [found[0]["hours"].index(hour) for hour in hours]
-        curves[world] = {"hours": hours}
-        for name in ("sofa", "lactate"):
-            mean = np.mean([curve[name]["mean"] for curve in found], axis=0)
-            curves[world][name] = [_digits(mean[i]) for i in chosen]
-    return curves
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: _digits(value) for name, value in metrics.items() if value is not None and math.isfinite(value)}
-
-
-def _digits(value: float) -> float:
-    """Seven significant digits: all that single precision holds, and a file that a person can compare."""
-    return float(f"{float(value):.7g}")
-
-
-def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Every result's notes, the number of training seeds counted over all of them."""
-    from medgym_offline.evaluation.statistics import seed_label
-
-    alone = seed_label(1)
-    trained = evaluations[0].policy["scope"] != "baseline"
-    notes = [note for e in evaluations for note in e.notes if note != alone]
-    return list(dict.fromkeys([*notes, *filter(None, [seed_label(len(evaluations)) if trained else ""])]))
+    yield from (line for line, lacks in lacking.items() if lacks)

@@ -6,31 +6,41 @@ the training does: algorithm, settings, seed, and the identity of the data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgym_offline.config import check, configuration
 from medgym_offline.errors import MedGymError, SubmissionError
 from medgym_offline.files import sha256_file
-from medgym_offline.leaderboard.assets import keep_asset
+from medgym_offline.leaderboard.entry import BuiltIn, PolicyFile
+from medgym_offline.leaderboard.submission import Submission, keep_asset
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
-    from medgym_offline.leaderboard.submission import Submission
 
 __all__ = ["SAME_BYTES", "WITHIN_NOISE", "train_again"]
 
 SAME_BYTES, WITHIN_NOISE = "same bytes", "within the noise of training"
 """What training again gave: the very files of the entry, or policies that score like them."""
 
-_TEXTS = ("algorithm", "dataset", "identity", "scope")
+
+@configuration("training", SubmissionError)
+class Training:
+    """What a policy must record of its training to be trained again."""
+
+    algorithm: str
+    dataset: str
+    identity: str
+    scope: str
+    seed: int
+    config: dict[str, Any]
 
 
 def train_again(submission: Submission, work: Path, progress: bool = True) -> tuple[Submission, str]:
     """Train every policy of a submission again.
 
-    Policies that come out with the sha256 of the entry are kept where `assets.locate_asset` finds them.
+    Policies that come out with the sha256 of the entry are kept where `read_submission` finds them.
 
     Args:
         submission: From `read_submission(folder, fetch=False)`.
@@ -48,68 +58,60 @@ def train_again(submission: Submission, work: Path, progress: bool = True) -> tu
     from medgym_offline.datasets import load_dataset
     from medgym_offline.datasets.trust import require_release_rows
 
-    described = submission.entry["policies"]
-    tasks = [_task(submission, policy) for policy in described]
+    described: list[PolicyFile] = []
+    for policy in submission.entry.policies:
+        if isinstance(policy, BuiltIn):
+            raise SubmissionError(f"{submission.folder}: {policy.builtin!r} is built in and was not trained")
+        described.append(policy)
+    tasks = [_task(policy) for policy in described]
     loaded: dict[str, Transitions] = {}
-    files: list[Path | str] = []
+    files = []
     for policy, task in zip(described, tasks):
-        if task["dataset"] not in loaded:
-            loaded[task["dataset"]] = load_dataset(task["dataset"])
-            require_release_rows(loaded[task["dataset"]])
-        data = loaded[task["dataset"]]
-        if data.identity != task["identity"]:
-            raise SubmissionError(
-                f"{policy['file']} was trained on data made by other means than {task['dataset']} on this machine; "
-                "generate it again, with the release that the entry names"
-            )
-        files.append(_train(submission, policy, data, work, progress))
-    if all(sha256_file(file) == policy["sha256"] for file, policy in zip(files, described)):
-        kept = [keep_asset(policy, Path(file)) for file, policy in zip(files, described)]
-        return replace(submission, policies=tuple(kept)), SAME_BYTES
-    if submission.entry["scope"] != "ind" or len(files) < 2:
-        raise SubmissionError(
-            f"{submission.folder}: trained again, the weights differ in their last bits on this machine. Training "
-            "magnifies that, and by how much can be told only of two or more seeds with a policy per patient: verify "
-            "with the policy files"
-        )
+        if task.dataset not in loaded:
+            loaded[task.dataset] = load_dataset(task.dataset)
+            require_release_rows(loaded[task.dataset])
+        if loaded[task.dataset].identity != task.identity:
+            made = f"was trained on data made by other means than {task.dataset} on this machine"
+            raise SubmissionError(f"{policy.file} {made}; generate it again, with the release that the entry names")
+        files.append(_train(submission, policy, task, loaded[task.dataset], work, progress))
+    if all(sha256_file(file) == policy.sha256 for file, policy in zip(files, described)):
+        kept = tuple(keep_asset(policy, file) for file, policy in zip(files, described))
+        return replace(submission, policies=kept), SAME_BYTES
+    if submission.entry.scope != "ind" or len(files) < 2:
+        why = "by how much training magnifies that can be told only of two or more seeds with a policy per patient"
+        bits = "the weights differ in their last bits on this machine"
+        raise SubmissionError(f"{submission.folder}: trained again, {bits}; {why}: verify with the policy files")
     return replace(submission, policies=tuple(files)), WITHIN_NOISE
 
 
-def _task(submission: Submission, policy: Mapping[str, Any]) -> dict[str, Any]:
+def _task(policy: PolicyFile) -> Training:
     """What a policy records of its training, checked."""
     from medgym_offline.offline import ALGORITHMS
 
-    if "builtin" in policy:
-        raise SubmissionError(f"{submission.folder}: {policy['builtin']!r} is built in and was not trained")
-    name, task = policy["file"], dict(policy["training"])
-    for field, kind in (*((text, str) for text in _TEXTS), ("seed", int), ("config", dict)):
-        if not isinstance(task.get(field), kind) or isinstance(task[field], bool):
-            raise SubmissionError(
-                f"{name} cannot be trained again: its record has no {field}; `medgym-offline train` writes one"
-            )
-    if task["algorithm"] not in ALGORITHMS or not name.endswith((".safetensors", ".pt")):
-        raise SubmissionError(
-            f"{name} cannot be trained again: only this package's own algorithms can ({', '.join(ALGORITHMS)}), "
-            f"not {task['algorithm']!r}"
-        )
-    if "update" in task:
-        raise SubmissionError(f"{name} is a checkpoint of its training; only what a training ends with can be repeated")
+    refused, fields = f"{policy.file} cannot be trained again", Training.__annotations__
+    stated = {name: policy.training[name] for name in fields if name in policy.training}
+    task: Training = check(Training, stated, refused, SubmissionError, "`medgym-offline train` records it")
+    if task.algorithm not in ALGORITHMS or not policy.file.endswith((".safetensors", ".pt")):
+        own = ", ".join(ALGORITHMS)
+        raise SubmissionError(f"{refused}: only this package's own algorithms can ({own}), not {task.algorithm!r}")
+    if "update" in policy.training:
+        raise SubmissionError(f"{refused}: it is a checkpoint; only what a training ends with can be repeated")
     return task
 
 
-def _train(submission: Submission, policy: Mapping[str, Any], data: Transitions, work: Path, progress: bool) -> Path:
+def _train(
+    submission: Submission, policy: PolicyFile, task: Training, data: Transitions, work: Path, progress: bool
+) -> Path:
     from medgym_offline.offline import OfflineConfig, train
     from medgym_offline.policies import save_policy
 
-    task = policy["training"]
     try:
-        config = OfflineConfig.from_dict(task["config"])
+        config = OfflineConfig.from_dict(task.config)
     except (MedGymError, TypeError, ValueError) as error:
-        raise SubmissionError(f"{policy['file']} cannot be trained again: config: {error}") from None
-    patients = submission.entry["protocol"]["patients"]
-    found = train(
-        task["algorithm"], data, task["scope"], task["seed"], config, patients=patients, progress=progress
-    ).policy
+        raise SubmissionError(f"{policy.file} cannot be trained again: config: {error}") from None
+    entry = submission.entry
+    patients = list(entry.patients) if "patients" in entry.protocol.deviations else None
+    found = train(task.algorithm, data, task.scope, task.seed, config, patients=patients, progress=progress).policy
     # The record is part of the file: with the entry's own, equal weights are equal bytes.
-    found.provenance = dict(task)
-    return save_policy(found, work / Path(policy["file"]).name)
+    found.provenance = dict(policy.training)
+    return save_policy(found, work / Path(policy.file).name)

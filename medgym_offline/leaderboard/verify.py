@@ -5,23 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medgym_offline.config import to_values
 from medgym_offline.errors import SubmissionError
-from medgym_offline.files import code_version
-from medgym_offline.leaderboard.comparison import (
-    Row,
-    curve_rows,
-    fresh_rows,
-    interval_rows,
-    missing_numbers,
-    rows_of,
-    training_rows,
-)
-from medgym_offline.leaderboard.entry import build_entry
+from medgym_offline.files import code_version, json_difference
+from medgym_offline.leaderboard.building import build_entry
+from medgym_offline.leaderboard.comparison import Row, fresh_rows, rows_of, training_rows
+from medgym_offline.leaderboard.entry import Entry, PolicyFile, Verification
 from medgym_offline.leaderboard.retrain import WITHIN_NOISE, train_again
 from medgym_offline.leaderboard.submission import Submission, read_submission
 from medgym_offline.seeds import derive_seed
@@ -30,39 +23,32 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
     from medgym_offline.simulators import SimulatorBank
 
-__all__ = ["VerificationReport", "verify_submission"]
+__all__ = ["Reexecution", "fresh_seed", "verify_submission"]
 
 
 @dataclass(frozen=True)
-class VerificationReport:
+class Reexecution:
     """Outcome of re-executing a submission.
 
     Attributes:
         id: Entry.
         rows: Every number compared.
-        missing: Numbers that only one side has.
         result_hash: SHA-256 of what the re-execution gave.
         fresh_seeds: Whether the policies were also evaluated on fresh seeds.
-        retrained: If the policies were trained again: `SAME_BYTES` or `WITHIN_NOISE`; else empty.
+        retrained: If the policies were trained again: `SAME_BYTES` or `WITHIN_NOISE`.
     """
 
     id: str
     rows: tuple[Row, ...]
-    missing: tuple[str, ...]
     result_hash: str
     fresh_seeds: bool
-    retrained: str = ""
+    retrained: str | None = None
 
     @property
     def faults(self) -> list[str]:
         """One line per number that does not hold; empty if the submission is accepted."""
-        lines = [
-            f"{r.world} {r.metric} ({r.check}): claimed {r.claimed:.5g}, found {r.found:.5g}, "
-            f"tolerance {r.tolerance:.2g}"
-            for r in self.rows
-            if not r.ok
-        ]
-        return [*self.missing, *lines]
+        told = "{0.world} {0.metric} ({0.check}): claimed {0.claimed:.5g}, found {0.found:.5g} +- {0.tolerance:.2g}"
+        return [told.format(row) for row in self.rows if not row.ok]
 
     @property
     def accepted(self) -> bool:
@@ -70,32 +56,19 @@ class VerificationReport:
         return not self.faults
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Verification:
         """What a board stores beside an accepted entry, once `sealed`; never of one that was refused."""
         if not self.accepted:
             raise SubmissionError(f"entry {self.id!r} was refused: {self.faults[0]}")
-        same = [abs(r.claimed - r.found) / r.tolerance for r in self.rows if r.tolerance > 0]
-        return {
-            "accepted": True,
-            "version": code_version(),
-            "result_hash": self.result_hash,
-            "largest_deviation": round(max(same, default=0.0), 4),
-            "fresh_seeds": self.fresh_seeds,
-            **({"retrained": self.retrained} if self.retrained else {}),
-        }
+        shares = [abs(r.claimed - r.found) / r.tolerance for r in self.rows if r.tolerance > 0]
+        largest = round(max(shares, default=0.0), 4)
+        return Verification(code_version(), self.result_hash, largest, self.fresh_seeds, self.retrained, "")  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         rows = [asdict(row) | {"ok": row.ok} for row in self.rows]
-        return {
-            "id": self.id,
-            "accepted": self.accepted,
-            "faults": self.faults,
-            "result_hash": self.result_hash,
-            "version": code_version(),
-            "retrained": self.retrained or None,
-            "rows": rows,
-        }
+        known = {name: getattr(self, name) for name in ("id", "accepted", "faults", "result_hash", "retrained")}
+        return {**known, "version": code_version(), "rows": rows}
 
 
 def verify_submission(
@@ -104,13 +77,13 @@ def verify_submission(
     fresh: bool = True,
     progress: bool = True,
     retrain: bool = False,
-) -> VerificationReport:
-    """Re-execute the policies of a submission and compare every metric.
+) -> Reexecution:
+    """Re-execute the policies of a submission and compare every number.
 
-    Each run is evaluated as its entry says (same protocol, patients, seeds): runs, means and intervals must agree
-    within :func:`tolerance`. With `fresh` it is evaluated again on an evaluation seed that follows from the policies'
-    sha256, and the headline metrics must agree with the first within the noise of the episodes (t test over patients,
-    level 1e-4 for the entry as a whole).
+    Each run is evaluated as its entry says (same protocol, patients, seeds): runs, means, intervals and values per
+    patient must agree within :func:`~medgym_offline.leaderboard.comparison.tolerance`. With `fresh` it is evaluated
+    again on an evaluation seed that follows from the policies' sha256, and the headline metrics must agree with the
+    first within the noise of the episodes (t test over patients, level 1e-4 for the entry as a whole).
 
     Args:
         folder: A submission folder.
@@ -122,132 +95,83 @@ def verify_submission(
             the noise of training (:func:`~medgym_offline.leaderboard.comparison.training_rows`).
 
     Raises:
-        SubmissionError: the folder is refused (`read_submission`), the entry is of another protocol, bank or dataset
-            than this release has, or its policies cannot be trained again (`train_again`).
+        SubmissionError: the folder is refused (`read_submission`), the entry is of another disease, protocol, bank or
+            dataset than this release has, or its policies cannot be trained again (`train_again`).
         MedGymError: a policy does not load or act.
     """
     from medgym_offline.datasets import load_dataset
     from medgym_offline.datasets.trust import require_release_rows
 
-    submission, retrained = read_submission(folder, fetch=not retrain), ""
-    if (dataset := submission.entry["dataset"]) is not None:
-        require_release_rows(load_dataset(dataset["id"], progress=progress))
+    submission, retrained = read_submission(folder, fetch=not retrain), None
+    simulators = _bank(submission.entry, bank)
+    if (dataset := submission.entry.dataset) is not None:
+        require_release_rows(load_dataset(dataset.id, progress=progress))
     with tempfile.TemporaryDirectory(prefix="medgym-") as work:
         if retrain:
             submission, retrained = train_again(submission, Path(work), progress)
-        return _verify(submission, bank, fresh, progress, retrained)
-
-
-def _verify(
-    submission: Submission, bank: str | Path | SimulatorBank | None, fresh: bool, progress: bool, retrained: str
-) -> VerificationReport:
-    entry = submission.entry
-    simulators = _bank(entry, bank)
-    again = [_evaluate(submission, n, simulators, progress) for n in range(len(submission.policies))]
-    _same_protocol(entry, again[0])
-    rebuilt = build_entry(again, submission.policies, entry["name"])
-    other_bytes = retrained == WITHIN_NOISE
-    for name in ("scope", "timing", "decisions", "dataset", "seeds", "policies"):
-        if name == "policies" and other_bytes:
-            continue
-        if rebuilt[name] != entry[name]:
-            raise SubmissionError(
-                f"{submission.folder}: {name} is {str(entry[name])[:80]} in the entry, "
-                f"but the policies say {str(rebuilt[name])[:80]}"
-            )
-    pairs = [("mean", entry["metrics"], rebuilt["metrics"])]
-    pairs += [(f"run {n + 1}", a, b) for n, (a, b) in enumerate(zip(entry["runs"], rebuilt["runs"]))]
-    missing = (
-        list(missing_numbers(pairs))
-        if len(entry["runs"]) == len(rebuilt["runs"])
-        else ["runs: one per policy is needed"]
-    )
-    rows = [row for check, claimed, found in pairs for row in rows_of(check, claimed, found)]
-    rows += interval_rows(entry["intervals"], rebuilt["intervals"])
-    rows += curve_rows(entry["curves"], rebuilt["curves"])
-    if other_bytes:
-        rows = training_rows(rows, again)
-    if fresh:
-        seed = _fresh_seed(entry)
-        others = [_evaluate(submission, n, simulators, progress, seed) for n in range(len(again))]
-        rows += fresh_rows(again, others)
-    text = json.dumps([rebuilt["metrics"], rebuilt["runs"]], sort_keys=True)
+        entry, runs = submission.entry, range(len(submission.policies))
+        again = [_evaluate(submission, n, simulators, progress, entry.protocol.settings.seed) for n in runs]
+        rebuilt = build_entry(again, submission.policies, entry.name)
+        _require_history(submission.folder, entry, rebuilt, retrained)
+        rows = list(rows_of(entry, rebuilt))
+        if retrained == WITHIN_NOISE:
+            rows = training_rows(rows, again)
+        if fresh:
+            others = [_evaluate(submission, n, simulators, progress, fresh_seed(entry)) for n in runs]
+            rows += fresh_rows(again, others, entry.disease)
+    text = json.dumps([rebuilt.metrics, rebuilt.runs], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return VerificationReport(entry["id"], tuple(rows), tuple(missing), digest, fresh, retrained)
+    return Reexecution(entry.id, tuple(rows), digest, fresh, retrained)
 
 
-def _bank(entry: Mapping[str, Any], bank: str | Path | SimulatorBank | None) -> SimulatorBank:
+def _bank(entry: Entry, bank: str | Path | SimulatorBank | None) -> SimulatorBank:
     from medgym_offline.simulators import load_simulators
 
-    wanted = entry["bank"]
-    found = (
-        load_simulators(wanted["name"] if bank is None else bank)
-        if bank is None or isinstance(bank, str | Path)
-        else bank
-    )
-    if found.content_hash != wanted["content_hash"]:
+    named = entry.bank.name if bank is None else bank
+    found = load_simulators(named) if isinstance(named, str | Path) else named
+    wanted, here = (entry.disease, entry.bank.content_hash), (found.disease.name, found.content_hash)
+    if wanted != here:
         raise SubmissionError(
-            f"entry {entry['id']!r} was evaluated in bank {wanted['name']!r} {wanted['content_hash'][:12]}..., "
-            f"this one is {found.content_hash[:12]}...; evaluate in the same bank, or name it with --bank"
+            f"entry {entry.id!r} is of {wanted[0]} in bank {entry.bank.name!r} {wanted[1][:12]}..., this bank is of "
+            f"{here[0]}, {here[1][:12]}...; name the entry's own bank with --bank, or evaluate in this one"
         )
     return found
 
 
-def _evaluate(
-    submission: Submission, number: int, bank: SimulatorBank, progress: bool, seed: int | None = None
-) -> Evaluation:
+def _evaluate(submission: Submission, number: int, bank: SimulatorBank, progress: bool, seed: int) -> Evaluation:
     from medgym_offline.evaluation import evaluate
 
-    entry = submission.entry
-    settings, dataset = entry["protocol"]["settings"], entry["dataset"]
-    policy = submission.policies[number]
-    evaluation = evaluate(
-        policy if isinstance(policy, str) else str(policy),
-        timing=entry["timing"],
-        decisions=entry["decisions"],
-        patients=entry["protocol"]["patients"],
-        episodes=settings["episodes"],
-        seed=settings["seed"] if seed is None else seed,
+    entry, policy, described = submission.entry, submission.policies[number], submission.entry.policies[number]
+    settings = entry.protocol.settings
+    return evaluate(
+        str(policy),
+        timing=entry.timing,
+        decisions=entry.decisions,
+        patients=list(entry.patients) if "patients" in entry.protocol.deviations else None,
+        episodes=settings.episodes,
+        seed=seed,
         bank=bank,
-        worlds=settings["worlds"],
-        dataset=None if dataset is None else dataset["id"],
+        worlds=settings.worlds,
+        dataset=entry.dataset.id if entry.dataset else None,
         progress=progress,
-        name=policy if isinstance(policy, str) else _stem(submission, number),
+        # The policy's name as the entry's file has it, without what `build_entry` appends.
+        name=Path(described.file).stem.rsplit("-", 2)[0] if isinstance(described, PolicyFile) else described.builtin,
         workers=None,
     )
-    if dataset is not None and evaluation.dataset.get("identity") != dataset["identity"]:
-        raise SubmissionError(
-            f"entry {entry['id']!r}: {dataset['id']} on this machine was made by other means than the entry's "
-            f"(identity {str(evaluation.dataset.get('identity'))[:12]}, entry {str(dataset['identity'])[:12]}); "
-            "generate it with the release that the entry names"
-        )
-    return evaluation
 
 
-def _stem(submission: Submission, number: int) -> str:
-    """The policy's name as the entry's file has it, without what `build_entry` appends."""
-    return Path(submission.entry["policies"][number]["file"]).stem.rsplit("-", 2)[0]
+def _require_history(folder: Path, entry: Entry, rebuilt: Entry, retrained: str | None) -> None:
+    """What an entry says of its making is what this release runs and what its policies say."""
+    names = ["disease", "dataset", "protocol", "scope", "timing", "decisions", "patients", "seeds", "policies"]
+    for name in names[:-1] if retrained == WITHIN_NOISE else names:
+        stated, found = getattr(entry, name), getattr(rebuilt, name)
+        if stated != found:
+            here, there = ({name: to_values(v) if is_dataclass(v) else v} for v in (found, stated))
+            lines = json_difference(here, there)
+            raise SubmissionError(f"{folder}: run again, it differs in {lines[0][:200]}; evaluate and submit it again")
 
 
-def _same_protocol(entry: Mapping[str, Any], evaluation: Evaluation) -> None:
-    if entry["protocol"]["hash"] != evaluation.protocol_hash:
-        raise SubmissionError(
-            f"entry {entry['id']!r} was made under protocol {entry['protocol']['hash'][:12]}..., this release has "
-            f"{evaluation.protocol['name']} {evaluation.protocol_hash[:12]}...; evaluate again with this release"
-        )
-    used = evaluation.protocol
-    for name, value in entry["protocol"]["settings"].items():
-        if used.get(name) != value:
-            raise SubmissionError(
-                f"entry {entry['id']!r}: protocol setting {name} is {value!r}, this release runs {used.get(name)!r}"
-            )
-    if entry["protocol"]["deviations"] != evaluation.deviations:
-        raise SubmissionError(
-            f"entry {entry['id']!r}: its list of deviations from the protocol is not what it ran with"
-        )
-
-
-def _fresh_seed(entry: Mapping[str, Any]) -> int:
-    """A seed that nobody knew before the policies were fixed, and everybody finds again."""
-    policies = [p.get("sha256") or p["builtin"] for p in entry["policies"]]
-    return derive_seed(entry["protocol"]["settings"]["seed"], "leaderboard-fresh", *policies) % 2**31
+def fresh_seed(entry: Entry) -> int:
+    """An evaluation seed that nobody knew before the policies were fixed, and everybody finds again."""
+    policies = [policy.identity for policy in entry.policies]
+    return derive_seed(entry.protocol.settings.seed, "leaderboard-fresh", *policies) % 2**31

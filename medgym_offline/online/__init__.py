@@ -1,9 +1,10 @@
-"""Online learning on simulators: stacked trust-region policies, and the behaviour policies of a release."""
+"""Online learning on simulators: stacked policies, and the behavior policies of a release."""
 
 from __future__ import annotations
 
-from medgym_offline.online.behavior import load_behavior, train_behavior, train_behavior_files
+from medgym_offline.online.behavior import train_behavior, train_behavior_files
 from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.recipe import load_behavior
 from medgym_offline.online.train import TrainResult, train
 
 __all__ = ["TrainConfig", "TrainResult", "load_behavior", "train", "train_behavior", "train_behavior_files"]

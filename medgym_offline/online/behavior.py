@@ -1,8 +1,15 @@
-"""Behaviour policies of a release: the policies that generate its datasets.
+"""Training of a bank's behavior policies, which generate its datasets, over an engine, in three stages.
+
+    1  dr, pop           one job each and timing
+    2  ind, ind-scratch  a job per block of patients; ind starts from dr
+    3  early             ind-medium, pop-medium, dr-replay: needs the experts
+
+Jobs of one stage run side by side. Their results are files in the run's folder, so a killed run goes on from there,
+and inside a job from its last checkpoint.
 
 Scope "ind" is trained in two stages, because a policy trained from scratch on one patient's simulator mostly learns
-that simulator's errors (its gain vanished on held-out simulators in a study), while one fine-tuned from a policy that
-knows all patients keeps two thirds of it:
+that simulator's errors (its gain vanished in another world in a study), while one fine-tuned from a policy that knows
+all patients keeps two thirds of it:
 
     dr   one policy on every patient's own simulator
     ind  a copy of it per patient: spread reset, critic warmed up, then trained on the patient's simulator
@@ -12,73 +19,345 @@ Early-stopped ones (`medgym_offline.online.recipe.EARLY`) are part of the way fr
 
 from __future__ import annotations
 
+import hashlib
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from medgym_offline.errors import PolicyError, unknown_name
-from medgym_offline.files import release_folder
-from medgym_offline.online.recipe import BEHAVIORS, EARLY, SCOPES, BehaviorRecipe, load_recipe
-from medgym_offline.online.runs import BehaviorRun, EngineOptions
-from medgym_offline.online.train import TrainResult
+from medgym_offline.devices import check_device
+from medgym_offline.engine import blocks, check_engine, report, run
+from medgym_offline.envs.process import ProcessConfig
+from medgym_offline.errors import MedGymError, unknown_name
+from medgym_offline.files import code_version
+from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.learner import TrainState
+from medgym_offline.online.networks import GaussianActor, stacked_actor
+from medgym_offline.online.recipe import (
+    EARLY,
+    RELEASE,
+    SCOPES,
+    BehaviorRecipe,
+    behavior_path,
+    load_behavior,
+    load_recipe,
+)
+from medgym_offline.online.train import TrainResult, live_numbers, train
+from medgym_offline.online.watching import Gap, Passing, keep_patient, keep_way, nearest_to_share, way_of
 
 if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["RELEASE", "TIMINGS", "behavior_path", "load_behavior", "train_behavior", "train_behavior_files"]
+__all__ = [
+    "RELEASE",
+    "BehaviorRun",
+    "EngineOptions",
+    "behavior_path",
+    "fingerprint",
+    "load_behavior",
+    "train_behavior",
+    "train_behavior_files",
+]
 
-TIMINGS = ("adaptive", "fixed")
-RELEASE: tuple[tuple[str, str], ...] = (
-    *((scope, timing) for timing in TIMINGS for scope in ("ind", "pop", "dr")),
-    *((name, "adaptive") for name in EARLY),
-)
-"""The behaviour policies that ship with a bank: (name, timing)."""
+Name = tuple[str, str]
+"""(scope or early policy, timing)."""
+SHARED = ("dr", "pop")
 
 
-def behavior_path(
-    bank_name: str, scope: str = "ind", timing: str = "adaptive", folder: str | Path | None = None
-) -> Path:
-    """Where the behaviour policy of (bank, scope, timing) lies: `<bank>-<scope>-<timing>.safetensors`.
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where training runs: see :func:`medgym_offline.engine.run`; `device` other than the CPU needs engine "local"."""
 
-    `scope` is any of `medgym_offline.online.recipe.BEHAVIORS`: "ind", "pop", "dr", "ind-scratch", or early-stopped:
-    "ind-medium", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75".
+    engine: str = "local"
+    workers: int | None = None
+    address: str | None = None
+    device: str = "cpu"
 
-    Raises:
-        UnknownNameError: For an unknown scope or timing.
+    def check(self) -> None:
+        """Raise for a wrong choice before any work is done.
+
+        Raises:
+            MedGymError: As `check_engine` and `check_device`, and for a GPU shared by several processes.
+        """
+        check_engine(self.engine, self.workers, self.address)
+        if check_device(self.device) != "cpu" and self.engine != "local":
+            raise MedGymError(f"device {self.device!r} needs engine 'local': one process uses the whole GPU")
+
+
+def fingerprint(actor: StackedActor) -> str:
+    """SHA-256 of a policy's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(actor.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+# -- jobs: functions that an engine runs -------------------------------------------------------------------------------
+
+
+def train_block(
+    bank: SimulatorBank,
+    process: ProcessConfig,
+    config: TrainConfig,
+    initial: StackedActor | None,
+    checkpoint: str | None,
+    patience: int,
+    device: str,
+) -> dict[str, Any]:
+    """Train one policy for all patients (scopes pop, dr), or the policies of one block of patients.
+
+    Args:
+        bank: Simulators of the block's patients (or the population simulator).
+        process, config, initial, checkpoint: As :func:`medgym_offline.online.train.train`.
+        patience: Early stop after so many updates without a better return; 0: never.
+        device: Torch device.
+
+    Returns:
+        The update reached and the state's tensors (but a replay buffer's).
     """
-    if scope not in BEHAVIORS:
-        raise unknown_name("behaviour scope", scope, BEHAVIORS)
-    if timing not in TIMINGS:
-        raise unknown_name("timing", timing, TIMINGS)
-    home = Path(folder) if folder is not None else release_folder("generation") / "behaviors"
-    return home / f"{bank_name}-{scope}-{timing}.safetensors"
+
+    def watch(state: TrainState) -> bool:
+        report(state.update / config.updates, **live_numbers(state.log))
+        if config.shared:
+            keep_way(state, config.updates)
+        return patience > 0 and keep_patient(state, patience)
+
+    trained = train(bank.to(device), process, config, initial, checkpoint=checkpoint, progress=False, watch=watch)
+    state = trained.state.without_replay().to("cpu")
+    if patience:
+        stopped = state.kept["stopped_at"] >= 0
+        state.actor = torch.where(stopped.unsqueeze(1), state.kept["stopped_actor"], state.actor)
+    return {"update": state.update, "tensors": state.tensors()}
 
 
-def load_behavior(bank_name: str, scope: str = "ind", timing: str = "adaptive") -> StackedActor:
-    """The behaviour policy shipped for a bank.
+def early(
+    bank: SimulatorBank,
+    process: ProcessConfig,
+    expert: StackedActor,
+    recipe: BehaviorRecipe,
+    source: str,
+    shares: Sequence[float],
+    way: dict[str, Tensor] | None,
+    device: str,
+) -> dict[str, Any]:
+    """Early-stopped policies of a block of patients, or of all.
 
-    Raises:
-        UnknownNameError: For an unknown scope or timing.
-        PolicyError: If none is shipped, naming those that are and the command that trains it.
+    Args:
+        bank: Simulators that random, expert and the candidates are scored on.
+        process: Decision process.
+        expert: Fully trained policy.
+        recipe: Seed and episodes of the scoring; training of a policy per patient.
+        source: Scope whose training they are taken from; of a policy per patient it is done here, from scratch, until
+            all have passed the shares.
+        shares: Wanted shares of the gap.
+        way: What the state of a shared policy has kept.
+        device: Torch device.
+
+    Returns:
+        Lists with an entry for each of `shares`: `theta` `(P, n)`, `share` reached and `update`, `(P,)` or one number
+        when shared; and the returns `random` and `expert` `(P,)`.
     """
-    from medgym_offline.policies.actor import StackedActor
-    from medgym_offline.policies.files import load_policy
+    bank = bank.to(device)
+    gap = Gap.measure(
+        bank.world(recipe.early_world or bank.current_world), process, expert, recipe.seed, recipe.early_episodes
+    )
+    if way is not None:
+        found = nearest_to_share(gap, way_of(way), shares)
+    else:
+        passing = [Passing(gap, share) for share in shares]
 
-    path = behavior_path(bank_name, scope, timing)
-    if not path.exists():
-        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors"))) or "none"
-        raise PolicyError(
-            f"no behaviour policy {path.stem!r} (shipped: {have}); "
-            f"train it with: medgym-offline behavior train --bank {bank_name} --scope {scope} --timing {timing}"
-        )
-    policy = load_policy(path)
-    if not isinstance(policy, StackedActor):
-        raise PolicyError(f"{path}: not a stacked actor; a behaviour policy must be one")
-    return policy
+        def watch(state: TrainState) -> bool:
+            report(state.update / recipe.early_updates, **live_numbers(state.log))
+            stops = [one(state) for one in passing]  # every one looks at the state, so no lazy `all`
+            return all(stops)
+
+        train(bank, process, replace(recipe.config(source), updates=recipe.early_updates), progress=False, watch=watch)
+        found = [(one.update, one.theta, one.share) for one in passing]  # type: ignore[misc]
+    update, theta, share = (list(values) for values in zip(*found))
+    return {"theta": theta, "share": share, "update": update, "random": gap.random, "expert": gap.expert}
+
+
+def _joined_state(parts: Sequence[Mapping[str, Any]]) -> TrainState:
+    """The state of a whole stack from those of its blocks; logs of unequal length are padded with NaN."""
+    longest, tensors = max(part["update"] for part in parts), {}
+    for name in parts[0]["tensors"]:
+        values, log = [part["tensors"][name] for part in parts], name.startswith("log.")
+        if log:
+            values = [torch.cat([v, v.new_full((longest - len(v), v.shape[1]), torch.nan)]) for v in values]
+        tensors[name] = torch.cat(values, 1 if log else 0)
+    return TrainState.from_tensors(longest, tensors)
+
+
+# -- a run -------------------------------------------------------------------------------------------------------------
+
+
+class BehaviorRun:
+    """Trains what is asked for, and what that needs, once.
+
+    Args:
+        bank: Simulators of P patients.
+        recipe: Settings.
+        folder: Keeps finished jobs and checkpoints; None keeps nothing.
+        options: Engine and device.
+        progress: Show progress on standard error.
+
+    Attributes:
+        results: (scope, timing) -> result.
+        early: (early policy, timing) -> policy.
+    """
+
+    def __init__(
+        self,
+        bank: SimulatorBank,
+        recipe: BehaviorRecipe,
+        folder: str | Path | None = None,
+        options: EngineOptions | None = None,
+        progress: bool = True,
+    ):
+        self.bank, self.recipe, self.progress = bank, recipe, progress
+        self.folder = None if folder is None else Path(folder)
+        self.options = options or EngineOptions()
+        self.options.check()
+        self.results: dict[Name, TrainResult] = {}
+        self.early: dict[Name, StackedActor] = {}
+        self._blocks = [list(block) for block in blocks(len(bank), recipe.shard)]
+
+    def train(self, wanted: Iterable[Name]) -> None:
+        """Train the policies `wanted`; they are then in `results` (scopes) and `early`."""
+        names = list(dict.fromkeys(wanted))
+        for _, timing in names:
+            self._process(timing)  # an infeasible budget is refused before the first minute of training
+        sources: dict[Name, list[str]] = {}
+        for name, timing in names:
+            if name in EARLY:
+                sources.setdefault((EARLY[name][0], timing), []).append(name)
+        trained = {n for n in names if n[0] not in EARLY} | {(_expert(scope), timing) for scope, timing in sources}
+        trained |= {source for source in sources if source[0] in SHARED}
+        trained |= {("dr", timing) for scope, timing in trained if scope == "ind"}
+        self._stage("shared policies", sorted(n for n in trained if n[0] in SHARED))
+        self._stage("individual policies", sorted(n for n in trained if n[0] not in SHARED))
+        self._early(sources)
+
+    def _stage(self, title: str, names: list[Name]) -> None:
+        todo = {name: self._jobs(name) for name in names if name not in self.results}
+        found = self._run(train_block, {key: job for jobs in todo.values() for key, job in jobs.items()}, title)
+        for name, jobs in todo.items():
+            config = next(iter(jobs.values()))[2]
+            self.results[name] = self._result(name, config, _joined_state([found[key] for key in jobs]))
+
+    def _run(self, function: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], title: str) -> dict[str, Any]:
+        if not jobs:
+            return {}
+        patients = hashlib.sha256("\n".join(self.bank.patients).encode()).hexdigest()
+        key = {  # what decides the results of every job
+            "recipe": self.recipe.to_dict(),
+            "bank": {"name": self.bank.name, "hash": self.bank.content_hash, "world": self.bank.current_world},
+            "patients": {"count": len(self.bank), "sha256": patients},
+            "device": self.options.device.split(":")[0],
+        }
+        where = {"engine": self.options.engine, "workers": self.options.workers, "address": self.options.address}
+        shown = {"title": f"{self.bank.name}: {title}", "progress": self.progress}
+        return run(function, jobs, folder=self.folder, key=key, **where, **shown)  # type: ignore[arg-type]
+
+    def _process(self, timing: str) -> ProcessConfig:
+        return self.recipe.process(timing, self.bank.disease.name)  # type: ignore[arg-type]
+
+    def _jobs(self, name: Name) -> dict[str, tuple[Any, ...]]:
+        """Jobs of one scope and timing: arguments of :func:`train_block`."""
+        scope, timing = name
+        banks = {"-".join(name): self.bank.population() if scope == "pop" else self.bank}
+        if scope not in SHARED:
+            bank = self.bank.world("true") if scope == "oracle" else self.bank
+            banks = {f"{scope}-{timing}-{n:03d}": bank.select(block) for n, block in enumerate(self._blocks)}
+        initial = self.results["dr", timing].actor if scope == "ind" else None
+        config = self.recipe.config(scope, None if initial is None else fingerprint(initial))
+        rest = (self.recipe.patience, self.options.device)
+        states = {
+            key: None if self.folder is None else str(self.folder / "checkpoints" / f"{key}.state.safetensors")
+            for key in banks
+        }
+        return {key: (bank, self._process(timing), config, initial, states[key], *rest) for key, bank in banks.items()}
+
+    def _result(self, name: Name, config: TrainConfig, state: TrainState) -> TrainResult:
+        ids = (self.bank.population() if name[0] == "pop" else self.bank).patients
+        stopped = {ids[i]: int(u) for i, u in enumerate(state.stopped) if u >= 0}
+        provenance = {
+            "training": config.to_dict(),
+            "process": self._process(name[1]).to_dict(),
+            "updates": state.update,
+            "stopped": stopped,
+            "final": {n: round(float(v[-10:].nanmean()), 5) for n, v in sorted(state.log.items())},
+        }
+        if "stopped_at" in state.kept:
+            provenance["stopped_early"] = state.kept["stopped_at"].tolist()
+        return TrainResult(self._actor(state.actor, name, provenance), state.log, state, stopped)
+
+    def _actor(self, theta: Tensor, name: Name, provenance: dict[str, Any]) -> StackedActor:
+        """The policy with parameters `theta` of a scope and timing, with what was made of what."""
+        scope, timing = name
+        process, hidden = self._process(timing), self.recipe.config(scope).hidden
+        made = {
+            "scope": scope,
+            "algorithm": self.recipe.algorithm,
+            "seed": self.recipe.seed,
+            "recipe": self.recipe.to_dict(),
+            "recipe_hash": self.recipe.content_hash,
+            "bank": self.bank.name,
+            "bank_hash": self.bank.content_hash,
+            "world": self.bank.current_world,
+            "code": code_version(),
+            "command": " ".join(sys.argv),
+        }
+        shape = GaussianActor((process.observation_dim, hidden, hidden, process.action_dim))
+        patients = None if scope in SHARED else self.bank.patients
+        return stacked_actor(shape, theta, patients, process.decisions, made | provenance, process.disease)
+
+    def _early(self, sources: Mapping[Name, list[str]]) -> None:
+        """Early policies: (scope whose training they are taken from, timing) -> their names."""
+        jobs: dict[Name, dict[str, tuple[Any, ...]]] = {}
+        for source, members in sources.items():
+            (scope, timing), shares = source, [EARLY[name][1] for name in members]
+            way = self.results[source].state.kept if scope in SHARED else None
+            expert, key = self.results[_expert(scope), timing].actor, f"early-{scope}-{timing}"
+            rest = (self.recipe, scope, shares, way, self.options.device)
+            jobs[source] = {key: (self.bank, self._process(timing), expert, *rest)}
+            if way is None:
+                banks = [self.bank.select(block) for block in self._blocks]
+                jobs[source] = {
+                    f"{key}-{n:03d}": (bank, self._process(timing), expert.select(bank.patients), *rest)
+                    for n, bank in enumerate(banks)
+                }
+        found = self._run(early, {key: job for some in jobs.values() for key, job in some.items()}, "early policies")
+        for source, members in sources.items():
+            parts = [found[key] for key in jobs[source]]
+            ends = {end: float(np.mean(np.concatenate([part[end] for part in parts]))) for end in ("random", "expert")}
+            for number, name in enumerate(members):
+                provenance = {
+                    "scope": name,
+                    "taken_from": source[0],
+                    "wanted_share": EARLY[name][1],
+                    "share": [round(float(v), 3) for part in parts for v in np.ravel(part["share"][number])],
+                    "update": [int(v) for part in parts for v in np.ravel(part["update"][number])],
+                    **{f"{end}_return": round(value, 3) for end, value in ends.items()},
+                }
+                theta = torch.cat([part["theta"][number] for part in parts])
+                self.early[name, source[1]] = self._actor(theta, source, provenance)
+
+
+def _expert(source: str) -> str:
+    """The scope whose fully trained policy is the expert of those taken from the training of `source`."""
+    return "ind" if source == "ind-scratch" else source
+
+
+# -- entry points ------------------------------------------------------------------------------------------------------
 
 
 def train_behavior(
@@ -87,19 +366,17 @@ def train_behavior(
     scope: str = "ind",
     *,
     recipe: BehaviorRecipe | None = None,
-    initial: StackedActor | None = None,
     checkpoints: str | Path | None = None,
     progress: bool = True,
     options: EngineOptions | None = None,
 ) -> TrainResult:
-    """Train the behaviour policy of one scope and timing.
+    """Train the behavior policy of one scope and timing.
 
     Args:
         bank: Simulators of P patients.
         timing: "adaptive" or "fixed".
-        scope: "pop", "dr", "ind" (fine-tuned from dr) or "ind-scratch".
+        scope: "pop", "dr", "ind" (fine-tuned from dr, which is trained first) or "ind-scratch".
         recipe: Settings; the release's by default.
-        initial: For scope "ind", the shared policy to start from; dr is trained first when left out.
         checkpoints: Folder for finished parts and checkpoints; a killed run resumes from there.
         progress: Show progress on standard error.
         options: Engine, workers, device.
@@ -115,37 +392,34 @@ def train_behavior(
     behavior_path(bank.name, scope, timing)
     if scope not in SCOPES:
         raise unknown_name("trained scope", scope, SCOPES)
-    run = BehaviorRun(bank, recipe or load_recipe(), checkpoints, options, initial, progress)
-    run.train([(scope, timing)])
-    return run.results[scope, timing]
+    made = BehaviorRun(bank, recipe or load_recipe(disease=bank.disease.name), checkpoints, options, progress)
+    made.train([(scope, timing)])
+    return made.results[scope, timing]
 
 
 def train_behavior_files(
     bank: SimulatorBank,
-    timings: Sequence[str] = TIMINGS,
-    scopes: Sequence[str] = ("ind", "pop", "dr"),
+    wanted: Sequence[tuple[str, str]] = RELEASE,
     output: str | Path | None = None,
     progress: bool = True,
     *,
     recipe: BehaviorRecipe | None = None,
     checkpoints: str | Path | None = None,
     options: EngineOptions | None = None,
-    wanted: Sequence[tuple[str, str]] | None = None,
     fresh: bool = False,
     report: bool = False,
     half: bool = False,
 ) -> list[Path]:
-    """Train behaviour policies and write `<bank>-<scope>-<timing>.safetensors`; what several need is trained once.
+    """Train behavior policies and write `<bank>-<scope>-<timing>.safetensors`; what several need is trained once.
 
     Args:
         bank: Simulators of P patients.
-        timings, scopes: Which policies: every scope (or early policy) with every timing.
+        wanted: Pairs (scope or early policy, timing).
         output: Folder; the release's `generation/behaviors` by default.
         progress: Show progress on standard error.
         recipe: Settings; the release's by default.
         checkpoints: Folder for finished parts and checkpoints, to resume a killed run.
         options: Engine, workers, device.
-        wanted: Pairs (scope, timing) instead of `timings` and `scopes`, for instance :data:`RELEASE`.
         fresh: Forget what `checkpoints` holds.
         report: Write `<bank>-training.html` beside the policies (extra `report`).
         half: Store every policy in float16, half the size; training itself is the same. Early-stopped ones always are.
@@ -155,20 +429,19 @@ def train_behavior_files(
     """
     from medgym_offline.policies.files import save_policy
 
-    pairs = list(wanted) if wanted is not None else [(scope, timing) for timing in timings for scope in scopes]
     # Every name is looked at before the first minute of training.
-    paths = {(scope, timing): behavior_path(bank.name, scope, timing, output) for scope, timing in pairs}
-    run = BehaviorRun(bank, recipe or load_recipe(), checkpoints, options, progress=progress)
+    paths = {(scope, timing): behavior_path(bank.name, scope, timing, output) for scope, timing in wanted}
+    made = BehaviorRun(bank, recipe or load_recipe(disease=bank.disease.name), checkpoints, options, progress)
     if fresh and checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    run.train(pairs)
+    made.train(paths)
     written = []
     for name, path in paths.items():
-        early = name in run.early
-        actor = run.early[name] if early else run.results[name].actor
-        written.append(save_policy(actor, path, torch.float16 if early or half else torch.float32))
+        actor = made.early[name] if name in made.early else made.results[name].actor
+        small = half or name in made.early
+        written.append(save_policy(actor, path, torch.float16 if small else torch.float32))
     if report:
         from medgym_offline.online.report import write_training_report
 
-        written.append(write_training_report(run, paths[pairs[0]].with_name(f"{bank.name}-training.html")))
+        written.append(write_training_report(made, written[0].with_name(f"{bank.name}-training.html")))
     return written

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from medgym_offline.errors import MedGymError, unknown_name
-from medgym_offline.online.ppo import Proximal
-from medgym_offline.online.sac import SoftSettings
-from medgym_offline.online.trpo import TrustRegion
+from pydantic import Field
+
+from medgym_offline.config import configuration, from_values, to_values
 
 __all__ = ["ALGORITHMS", "Algorithm", "TrainConfig"]
 
 Algorithm = Literal["trpo", "trpo-lag", "ppo", "ppo-lag", "sac"]
-ALGORITHMS: tuple[str, ...] = ("trpo", "trpo-lag", "ppo", "ppo-lag", "sac")
-_SOFT = "soft_"
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass(frozen=True)
+@configuration("training config")
 class TrainConfig:
     """Online training of a stack of tanh-squashed Gaussian policies.
 
-        maximise  E sum_k gamma^(t_k / 4.8) (r_k + rho dt_k)    subject to    E[cost per decision] <= cost_limit
+        maximise  E sum_k gamma^(t_k / T) (r_k + rho dt_k)    subject to    E[cost per decision] <= cost_limit
 
-    Args:
+    with T the disease's reference interval (4.8 h in sepsis).
+
+    Attributes:
         algorithm: "trpo", "ppo" or "sac"; "trpo-lag" or "ppo-lag" with the safety constraint.
         shared: One policy for all simulators of the bank (scope "dr", or "pop" on the population simulator)
             instead of one per patient (scope "ind").
@@ -36,17 +39,29 @@ class TrainConfig:
         interval_std: Spread of the interval head before squashing at the start.
         first_doses: Mean doses at the start, physical units, in the order of the disease's treatments; empty: the
             middle of the actions' range.
-        radius_fall: The last update's radius as a share of the first one's; it falls linearly.
+        reset_std: When starting from a given actor, its spreads are set to this; None keeps them.
+        radius: TRPO: largest mean KL of one update.
+        radius_fall: The radius of the last update as a share of the first one's; it falls linearly.
+        iterations: Conjugate-gradient iterations.
+        damping: Added to the diagonal of the Fisher matrix.
+        line_search: Candidates tried, each half as long as the one before.
+        fisher_stride: Every how many rows the Fisher matrix is estimated on.
+        clip: PPO: how far a ratio may gain from leaving 1.
+        policy_epochs: Passes over the rows of a rollout.
+        minibatch: Rows of one Adam step at most.
+        entropy: Weight of the entropy.
+        policy_rate: Adam's learning rate of the actor.
+        soft_steps: SAC: gradient steps per update of the loop.
+        soft_batch: Transitions of one step.
+        soft_rate: Adam's learning rate of actor, critics and log alpha.
+        soft_tau: Share of the critics that their copies take over in each step.
+        soft_alpha: Entropy weight at the start.
+        soft_capacity: Transitions a policy holds at most.
         event_updates: Events of an episode (meals, errors of measurement) are drawn for so many updates and then come
             again, so that what follows from them alone is computed once; 0: always new.
-        reset_std: When starting from a given actor, its spreads are set to this; None keeps them.
-        radius, iterations, damping, line_search, fisher_stride: The trust region (:class:`TrustRegion`).
-        clip, policy_epochs, minibatch, entropy, policy_rate: The clipped surrogate (:class:`Proximal`).
-        soft_steps, soft_batch, soft_rate, soft_tau, soft_alpha, soft_capacity: Soft actor-critic
-            (:class:`~medgym_offline.online.sac.SoftSettings`).
-        discount: gamma per 4.8 hours.
-        gae: Decay of generalised advantage estimation, per decision.
-        centre: Add rho dt to the reward, rho a running mean harm per hour of each simulator.
+        discount: gamma per reference interval.
+        gae: Decay of generalized advantage estimation, per decision.
+        centre: Add rho dt to the reward, rho a running mean harm per unit of time of each simulator.
         centre_rate: Rate of that running mean.
         cost_limit: Largest wanted mean cost per decision.
         multiplier_rate, multiplier_max: Step and ceiling of the Lagrange multiplier.
@@ -55,73 +70,49 @@ class TrainConfig:
         fine_tune_from: What the given initial actor is (its content hash or file), for the record.
 
     Raises:
-        MedGymError: If a setting is out of range; UnknownNameError for an unknown algorithm.
+        MedGymError: A setting is out of range; UnknownNameError for an unknown algorithm or setting.
     """
 
-    algorithm: str = "trpo-lag"
+    algorithm: Algorithm = "trpo-lag"
     shared: bool = False
-    updates: int = 200
-    episodes: int = 52
+    updates: Count = 200
+    episodes: Count = 52
     seed: int = 0
-    hidden: int = 64
-    initial_std: float = 0.6
-    interval_std: float = 0.25
+    hidden: Count = 64
+    initial_std: Positive = 0.6
+    interval_std: Positive = 0.25
     first_doses: tuple[float, ...] = ()
-    radius_fall: float = 1.0
-    event_updates: int = 0
-    reset_std: float | None = None
-    radius: float = 0.01
-    iterations: int = 10
-    damping: float = 1e-2
-    line_search: int = 10
-    fisher_stride: int = 5
-    clip: float = 0.2
-    policy_epochs: int = 10
-    minibatch: int = 64
-    entropy: float = 0.01
-    policy_rate: float = 3e-4
-    soft_steps: int = SoftSettings.steps
-    soft_batch: int = SoftSettings.batch
-    soft_rate: float = SoftSettings.rate
-    soft_tau: float = SoftSettings.tau
-    soft_alpha: float = SoftSettings.alpha
-    soft_capacity: int = SoftSettings.capacity
-    discount: float = 0.997
-    gae: float = 0.95
+    reset_std: Positive | None = None
+    radius: Positive = 0.01
+    radius_fall: Share = 1.0
+    iterations: Count = 10
+    damping: Positive = 1e-2
+    line_search: Count = 10
+    fisher_stride: Count = 5
+    clip: Positive = 0.2
+    policy_epochs: Count = 10
+    minibatch: Count = 64
+    entropy: NonNegative = 0.01
+    policy_rate: Positive = 3e-4
+    soft_steps: Count = 20
+    soft_batch: Count = 256
+    soft_rate: Positive = 1e-3
+    soft_tau: Share = 0.01
+    soft_alpha: Positive = 0.005
+    soft_capacity: Count = 50_000
+    event_updates: Annotated[int, Field(ge=0)] = 0
+    discount: Share = 0.997
+    gae: Share = 0.95
     centre: bool = True
-    centre_rate: float = 0.1
+    centre_rate: Share = 0.1
     cost_limit: float = 0.1
-    multiplier_rate: float = 0.05
-    multiplier_max: float = 1.0
-    value_rate: float = 1e-3
-    value_epochs: int = 2
-    value_minibatches: int = 4
-    value_warmup: int = 2
+    multiplier_rate: NonNegative = 0.05
+    multiplier_max: NonNegative = 1.0
+    value_rate: Positive = 1e-3
+    value_epochs: Count = 2
+    value_minibatches: Count = 4
+    value_warmup: Annotated[int, Field(ge=0)] = 2
     fine_tune_from: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            raise unknown_name("online algorithm", self.algorithm, ALGORITHMS)
-        for name in ("updates", "episodes", "hidden", "iterations", "line_search", "fisher_stride"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("value_epochs", "value_minibatches", "policy_epochs", "minibatch"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("soft_steps", "soft_batch", "soft_capacity"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("initial_std", "interval_std", "radius", "damping", "value_rate", "clip", "policy_rate"):
-            self._require(name, getattr(self, name) > 0, "above 0")
-        for name in ("soft_rate", "soft_alpha"):
-            self._require(name, getattr(self, name) > 0, "above 0")
-        object.__setattr__(self, "first_doses", tuple(self.first_doses))
-        for name in ("discount", "gae", "centre_rate", "soft_tau", "radius_fall"):
-            self._require(name, 0 < getattr(self, name) <= 1, "in (0, 1]")
-        for name in ("multiplier_rate", "multiplier_max", "value_warmup", "entropy", "event_updates"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("reset_std", self.reset_std is None or self.reset_std > 0, "above 0, or left out")
-
-    def _require(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise MedGymError(f"training setting {name} is {getattr(self, name)!r}; it must be {wanted}")
 
     @property
     def constrained(self) -> bool:
@@ -133,32 +124,11 @@ class TrainConfig:
         """The algorithm without its constraint: "trpo", "ppo" or "sac"."""
         return self.algorithm.removesuffix("-lag")
 
-    @property
-    def proximal(self) -> Proximal:
-        """The part of the clipped surrogate."""
-        return Proximal(self.clip, self.policy_epochs, self.minibatch, self.entropy, self.policy_rate)
-
-    @property
-    def soft(self) -> SoftSettings:
-        """The part of soft actor-critic."""
-        names = [field.name for field in dataclasses.fields(SoftSettings)]
-        return SoftSettings(**{name: getattr(self, _SOFT + name) for name in names})
-
-    def trust_region(self, update: int) -> TrustRegion:
-        """The trust-region part of an update."""
-        radius = self.radius * (1.0 - (1.0 - self.radius_fall) * update / self.updates)
-        return TrustRegion(radius, self.iterations, self.damping, self.line_search, self.fisher_stride)
-
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able settings; those of soft actor-critic only if it is the algorithm."""
-        values = dataclasses.asdict(self)
-        return {n: v for n, v in values.items() if self.base == "sac" or not n.startswith(_SOFT)}
+        """JSON values; those of soft actor-critic only if it is the algorithm."""
+        return {n: v for n, v in to_values(self).items() if self.base == "sac" or not n.startswith("soft_")}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Inverse of :meth:`to_dict`; an unknown key is an error that suggests the nearest."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        for name in values:
-            if name not in known:
-                raise unknown_name("training setting", name, known)
-        return cls(**values)
+        return from_values(cls, values, "training config")

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation for a whole stack of policies at once (Schulman et al., 2017, eq. 7).
+"""Proximal policy optimization for a whole stack of policies at once (Schulman et al., 2017, arXiv:1707.06347, eq. 7).
 
     maximise  L(theta) = mean_s min( r A, clip(r, 1 - c, 1 + c) A ) + beta H(theta),     r = pi_theta(a|s) / pi_old(a|s)
 
@@ -22,33 +22,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.online.gaussian import GaussianActor
-from medgym_offline.online.networks import Adam
-from medgym_offline.online.trpo import PolicyBatch
+from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.learner import Group, PolicyBatch, Shapes, critic_shape, first_critic, on_policy_update
+from medgym_offline.online.networks import Adam, GaussianActor
+from medgym_offline.online.rollouts import Collected
+from medgym_offline.seeds import generator
 
-__all__ = ["Proximal", "ProximalRows", "ProximalStep", "minibatch_rows", "proximal_gradient", "proximal_step"]
+__all__ = [
+    "ProximalRows",
+    "critic_shape",
+    "minibatch_rows",
+    "proximal_gradient",
+    "proximal_rows",
+    "proximal_step",
+    "start",
+    "update",
+]
 
 LOG_RATIO_MAX = 20.0
 """Log ratios are clamped to this: exp() stays finite, and with it one row cannot end a patient's training."""
-
-
-@dataclass(frozen=True)
-class Proximal:
-    """Settings of the update (defaults: the paper's table of online settings).
-
-    Args:
-        clip: c, how far a ratio may gain from leaving 1.
-        epochs: Passes over the rows.
-        minibatch: Rows of one Adam step at most.
-        entropy: beta, weight of the entropy.
-        rate: Adam's learning rate.
-    """
-
-    clip: float = 0.2
-    epochs: int = 10
-    minibatch: int = 64
-    entropy: float = 0.01
-    rate: float = 3e-4
 
 
 @dataclass(frozen=True)
@@ -71,16 +63,6 @@ class ProximalRows:
 
     def __getitem__(self, index: object) -> ProximalRows:
         return ProximalRows(*(value[index] for value in vars(self).values()))
-
-
-@dataclass(frozen=True)
-class ProximalStep:
-    """Outcome: `theta (P, n)`; `kl`, `gain` (of the clipped surrogate), `clipped` (share of rows), all `(P,)`."""
-
-    theta: Tensor
-    kl: Tensor
-    gain: Tensor
-    clipped: Tensor
 
 
 def minibatch_rows(valid: Tensor, generators: Sequence[np.random.Generator], minibatch: int) -> tuple[Tensor, Tensor]:
@@ -130,55 +112,74 @@ def _held(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
 
 def proximal_gradient(actor: GaussianActor, theta: Tensor, rows: ProximalRows, clip: float, entropy: float) -> Tensor:
     """Gradient `(P, n)` of the clipped surrogate plus `entropy` times the entropy, at `theta (P, n)`."""
-    network, log_std = actor.split(theta)
-    activations = actor.network.activations(network, rows.observations)
-    scaled = (rows.draws - activations[-1]) * (-log_std).exp().unsqueeze(1)
+    log_std = actor.split(theta)[1]
+    seen = actor.run(theta, rows.observations)
+    scaled = (rows.draws - seen.output) * (-log_std).exp().unsqueeze(1)
     ratio = _ratio(log_std, scaled, rows.old)
     pull = ratio * rows.advantages * rows.weights
     pull = torch.where(_held(ratio, rows.advantages, clip), torch.zeros_like(pull), pull)
-    slopes = actor.network.slopes(activations)
-    gradient = actor.policy_gradient(theta, activations, slopes, scaled, pull)
+    gradient = actor.policy_gradient(theta, seen, scaled, pull)
     actor.split(gradient)[1].add_(entropy)
     return gradient
 
 
 def proximal_step(
+    config: TrainConfig,
     actor: GaussianActor,
     theta: Tensor,
     batch: PolicyBatch,
     optimiser: Adam,
     generators: Sequence[np.random.Generator],
-    settings: Proximal,
-) -> ProximalStep:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """All passes of one update for every policy of the stack, from the policy `theta (P, n)` that acted.
 
     Args:
+        config: Clip, passes, minibatch, entropy, rate.
         actor: Shape of the policies.
         theta: Parameters; not changed.
         batch: Rows of the rollout.
         optimiser: Adam moments of the policies, changed in place.
         generators: Order of the rows, one per policy.
-        settings: Clip, passes, minibatch, entropy, rate.
+
+    Returns:
+        New parameters, and `kl`, `gain` (of the clipped surrogate) and `clipped` (share of rows), all `(P,)`.
     """
     rows = proximal_rows(actor, theta, batch)
     start, theta = theta, theta.clone()
     policies = torch.arange(theta.shape[0], device=theta.device).view(1, -1, 1)
-    for _ in range(settings.epochs):
-        index, weights = minibatch_rows(batch.weights > 0, generators, settings.minibatch)
+    for _ in range(config.policy_epochs):
+        index, weights = minibatch_rows(batch.weights > 0, generators, config.minibatch)
         weights = weights.to(theta.dtype)
         chosen = replace(rows[policies, index], weights=weights)
         active = weights.sum(-1) > 0
         full = active.all(-1).tolist()
         for m in range(len(index)):
-            gradient = proximal_gradient(actor, theta, chosen[m], settings.clip, settings.entropy)
-            optimiser.step_(theta, -gradient, settings.rate, active=None if full[m] else active[m])
+            gradient = proximal_gradient(actor, theta, chosen[m], config.clip, config.entropy)
+            optimiser.step_(theta, -gradient, config.policy_rate, active=None if full[m] else active[m])
             theta = actor.project(theta)
     log_std = actor.split(theta)[1]
     mean = actor.mean(theta, batch.observations)
     ratio = _ratio(log_std, (rows.draws - mean) * (-log_std).exp().unsqueeze(1), rows.old)
-    plain, held = ratio * rows.advantages, ratio.clamp(1.0 - settings.clip, 1.0 + settings.clip) * rows.advantages
+    plain, held = ratio * rows.advantages, ratio.clamp(1.0 - config.clip, 1.0 + config.clip) * rows.advantages
     gain = ((torch.minimum(plain, held) - rows.advantages) * rows.weights).sum(-1)
-    clipped = (_held(ratio, rows.advantages, settings.clip).to(theta.dtype) * rows.weights).sum(-1)
+    clipped = (_held(ratio, rows.advantages, config.clip).to(theta.dtype) * rows.weights).sum(-1)
     old_mean = actor.mean(start, batch.observations)
     kl = actor.kl(old_mean, actor.split(start)[1], mean, log_std, batch.weights)
-    return ProximalStep(theta, kl, gain, clipped)
+    return theta, {"kl": kl, "gain": gain, "clipped": clipped}
+
+
+def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """First parameters of the critic `(P, m)`, and Adam's moments of `actor (P, n)`."""
+    return first_critic(shapes, config.seed, names), dict(vars(Adam.zeros(actor)))
+
+
+def update(group: Group, batch: Collected) -> dict[str, Tensor]:
+    """One update of the policies of `group`, in place; the log's numbers `(P,)`."""
+    config, state = group.config, group.state
+
+    def step(theta: Tensor, policy: PolicyBatch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        moments = Adam(**{name: value[group.rows].clone() for name, value in state.learner.items()})
+        order = [generator(config.seed, "online-minibatches", name, state.update) for name in group.names]
+        return *proximal_step(config, group.shapes.actor, theta, policy, moments, order), dict(vars(moments))
+
+    return on_policy_update(group, batch, step, ("kl", "gain", "clipped"))

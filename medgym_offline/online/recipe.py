@@ -1,28 +1,44 @@
-"""The recipe of a release's behaviour policies: `generation/behaviors.toml`."""
+"""The recipe of behavior policies (`generation/behaviors.toml`), and where the policies of a release lie."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from medgym_offline.envs.timing import ProcessConfig
-from medgym_offline.errors import MedGymError, unknown_name
-from medgym_offline.files import read_toml, release_folder
-from medgym_offline.online.config import TrainConfig
+from pydantic import Field
 
-__all__ = ["BEHAVIORS", "EARLY", "SCOPES", "BehaviorRecipe", "load_recipe"]
+from medgym_offline.config import configuration, read, to_values
+from medgym_offline.diseases.registry import DEFAULT
+from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
+from medgym_offline.errors import PolicyError, unknown_name
+from medgym_offline.files import release_folder
+from medgym_offline.online.config import Algorithm, TrainConfig
+
+if TYPE_CHECKING:
+    from medgym_offline.policies.actor import StackedActor
+
+__all__ = [
+    "BEHAVIORS",
+    "EARLY",
+    "RELEASE",
+    "SCOPES",
+    "TIMINGS",
+    "BehaviorRecipe",
+    "behavior_path",
+    "load_behavior",
+    "load_recipe",
+]
 
 SCOPES: dict[str, str] = {
     "pop": "one policy trained on the population simulator",
     "dr": "one policy trained on every patient's own simulator",
     "ind": "the dr policy, fine-tuned for each patient on the patient's own simulator",
     "ind-scratch": "a policy per patient, trained from scratch on the patient's own simulator",
-    "oracle": "a policy per patient, trained from scratch on the known truth: the expert of what can be known",
+    "oracle": "a policy per patient, trained from scratch on the known truth: what could be reached",
 }
 
 EARLY: dict[str, tuple[str, float]] = {
@@ -38,16 +54,25 @@ The expert is the fully trained policy of the first word: ind for ind-medium, al
 form cannot (dr is past nine tenths of the gap before the first update)."""
 
 BEHAVIORS: tuple[str, ...] = (*SCOPES, *EARLY)
-"""Names of the behaviour policies of a bank."""
+"""Names of the behavior policies of a bank."""
 
 
-@dataclass(frozen=True)
+TIMINGS = ("adaptive", "fixed")
+RELEASE: tuple[tuple[str, str], ...] = (
+    *((scope, timing) for timing in TIMINGS for scope in ("ind", "pop", "dr")),
+    *((name, "adaptive") for name in EARLY),
+)
+"""The behavior policies that ship with a bank: (name, timing)."""
+Count = Annotated[int, Field(ge=1)]
+
+
+@configuration("behavior recipe")
 class BehaviorRecipe:
-    """How behaviour policies are trained.
+    """How behavior policies are trained.
 
-    Args:
+    Attributes:
         seed: Root of every random stream.
-        decisions: Budget K.
+        decisions: Budget K; None: the disease's.
         reward: Reward kind of the process.
         algorithm: One of `medgym_offline.online.config.ALGORITHMS`.
         shard: Patients trained together. It is part of the result: float32 sums of another batch differ in their
@@ -61,58 +86,51 @@ class BehaviorRecipe:
         settings: Scope -> settings of :class:`TrainConfig` that differ from its defaults.
 
     Raises:
-        MedGymError: If a number is out of range; UnknownNameError for an unknown scope.
+        MedGymError: If a number is out of range; UnknownNameError for an unknown scope or setting.
     """
 
     seed: int = 0
-    decisions: int = 20
-    reward: str = "integral"
-    algorithm: str = "trpo-lag"
+    decisions: Count | None = None
+    reward: RewardKind = "integral"
+    algorithm: Algorithm = "trpo-lag"
     path_costs: bool = False
     early_world: str = ""
-    shard: int = 55
-    patience: int = 0
-    early_updates: int = 80
-    early_episodes: int = 16
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    shard: Count = 55
+    patience: Annotated[int, Field(ge=0)] = 0
+    early_updates: Count = 80
+    early_episodes: Count = 16
+    settings: Mapping[Literal["pop", "dr", "ind", "ind-scratch", "oracle"], Mapping[str, Any]] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("shard", 1), ("patience", 0), ("early_updates", 1), ("early_episodes", 1)):
-            if getattr(self, name) < least:
-                raise MedGymError(f"recipe entry {name} is {getattr(self, name)}; it must be at least {least}")
-        for scope in self.settings:
-            if scope not in SCOPES:
-                raise unknown_name("behaviour scope", scope, SCOPES)
+        for scope in SCOPES:
+            self.config(scope)
 
     def config(self, scope: str, fine_tune_from: str | None = None) -> TrainConfig:
         """Training settings of one scope.
 
         Raises:
-            UnknownNameError: If there is no such scope, or a setting has an unknown name.
+            UnknownNameError: If there is no such scope.
         """
         if scope not in SCOPES:
-            raise unknown_name("behaviour scope", scope, SCOPES)
+            raise unknown_name("trained scope", scope, SCOPES)
         fixed = {
             "algorithm": self.algorithm,
             "seed": self.seed,
             "shared": scope in ("pop", "dr"),
             "fine_tune_from": fine_tune_from,
         }
-        return TrainConfig.from_dict({**self.settings.get(scope, {}), **fixed})
+        return TrainConfig.from_dict({**self.settings.get(scope, {}), **fixed})  # type: ignore[call-overload]
 
-    def process(self, timing: str, disease: str) -> ProcessConfig:
+    def process(self, timing: Timing, disease: str) -> ProcessConfig:
         """The decision process that is trained in; infeasible budgets are refused here."""
-        return ProcessConfig(
-            timing=timing,  # type: ignore[arg-type]
-            decisions=self.decisions,  # type: ignore[arg-type]
-            reward=self.reward,  # type: ignore[arg-type]
-            path_costs=self.path_costs,
-            disease=disease,
-        )
+        kind = (timing, self.decisions, self.reward)
+        return ProcessConfig(*kind, path_costs=self.path_costs, disease=disease)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able recipe."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        return to_values(self)
 
     @property
     def content_hash(self) -> str:
@@ -120,24 +138,55 @@ class BehaviorRecipe:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
-def load_recipe(path: str | Path | None = None) -> BehaviorRecipe:
-    """Read a recipe file; by default the release's `generation/behaviors.toml`.
+def load_recipe(path: str | Path | None = None, disease: str = DEFAULT) -> BehaviorRecipe:
+    """Read a recipe file; by default the release's `generation/<disease>-behaviors.toml`, or else `behaviors.toml`.
 
     Raises:
         MedGymError: If the file is missing, is not TOML, or holds an unknown or ill-typed entry.
     """
-    file = Path(path) if path is not None else release_folder("generation") / "behaviors.toml"
-    values = read_toml(file, MedGymError)
-    known = {f.name for f in dataclasses.fields(BehaviorRecipe)}
-    for name in values:
-        if name not in known:
-            raise unknown_name(f"entry of {file.name}", name, known)
-    try:
-        recipe = BehaviorRecipe(**values)
-        for scope in SCOPES:
-            recipe.config(scope)
-    except TypeError as error:
-        raise MedGymError(f"{file}: a setting has the wrong type ({error})") from None
-    except MedGymError as error:
-        raise type(error)(f"{file}: {error}") from None
-    return recipe
+    if path is None:
+        own = release_folder("generation") / f"{disease}-behaviors.toml"
+        path = own if own.exists() else own.with_name("behaviors.toml")
+    return read(BehaviorRecipe, path)
+
+
+def behavior_path(
+    bank_name: str, scope: str = "ind", timing: str = "adaptive", folder: str | Path | None = None
+) -> Path:
+    """Where the behavior policy of (bank, scope, timing) lies: `<bank>-<scope>-<timing>.safetensors`.
+
+    `scope` is any of :data:`BEHAVIORS`: "ind", "pop", "dr", "ind-scratch", or early-stopped:
+    "ind-medium", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75".
+
+    Raises:
+        UnknownNameError: For an unknown scope or timing.
+    """
+    if scope not in BEHAVIORS:
+        raise unknown_name("behavior scope", scope, BEHAVIORS)
+    if timing not in TIMINGS:
+        raise unknown_name("timing", timing, TIMINGS)
+    home = Path(folder) if folder is not None else release_folder("generation") / "behaviors"
+    return home / f"{bank_name}-{scope}-{timing}.safetensors"
+
+
+def load_behavior(bank_name: str, scope: str = "ind", timing: str = "adaptive") -> StackedActor:
+    """The behavior policy shipped for a bank.
+
+    Raises:
+        UnknownNameError: For an unknown scope or timing.
+        PolicyError: If none is shipped, naming those that are and the command that trains it.
+    """
+    from medgym_offline.policies.actor import StackedActor
+    from medgym_offline.policies.loading import load_policy
+
+    path = behavior_path(bank_name, scope, timing)
+    if not path.exists():
+        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors"))) or "none"
+        raise PolicyError(
+            f"no behavior policy {path.stem!r} (shipped: {have}); "
+            f"train it with: medgym-offline behavior train --bank {bank_name} --scope {scope} --timing {timing}"
+        )
+    policy = load_policy(path)
+    if not isinstance(policy, StackedActor):
+        raise PolicyError(f"{path}: not a stacked actor; a behavior policy must be one")
+    return policy

@@ -1,11 +1,9 @@
 """Soft actor-critic for a whole stack of policies at once (Haarnoja et al., 2018, arXiv:1812.05905).
 
-One gradient step is here; what an update of the training loop does with it is in `soft_update`.
-
 With a = tanh(z), z = mu(s) + sigma eps and two critics Q_1, Q_2 with slow copies Q'_1, Q'_2:
 
     log pi(a|s) = sum_i [ -eps_i^2 / 2 - log sigma_i - log(2 pi) / 2 - log(1 - a_i^2) ]
-    y           = r + gamma^(dt / 4.8) (1 - ended) ( min_j Q'_j(s', a') - alpha (log pi(a'|s') + H) ),   a' ~ pi(.|s')
+    y           = r + gamma^(dt / T) (1 - ended) ( min_j Q'_j(s', a') - alpha (log pi(a'|s') + H) ),   a' ~ pi(.|s')
     critics     minimise  mean (Q_j(s, a) - y)^2 / 2
     actor       minimise  mean ( alpha log pi(a|s) - min_j Q_j(s, a) )
     alpha       minimise  -log alpha (mean log pi(a|s) + H),   H = -A, the wanted entropy
@@ -15,55 +13,130 @@ The bonus of a decision is counted from H, so that it is 0 on average at the wan
 decision costs alpha A then, and an adaptive policy saves by deciding rarely; under fixed timing the difference is a
 constant.
 
-The actor is that of the on-policy algorithms (:mod:`medgym_offline.online.gaussian`: sigma does not depend on the
+The actor is that of the on-policy algorithms (:mod:`medgym_offline.online.networks`: sigma does not depend on the
 state), so that policies of all algorithms are one kind of file. Gradients are written out; with eps fixed and
 q = dQ / da (1 - a^2):
 
     d/d mu = 2 alpha a - q          d/d log sigma = alpha (2 a sigma eps - 1) - q sigma eps
+
+One update of a stack:
+
+    1  rho, the mean harm per unit of time of every simulator, moves towards that of the new episodes
+    2  the episodes' decisions replace the oldest in the buffer of their policy
+    3  `soft_steps` times: draw `soft_batch` of what the policy holds, center (r + rho dt) and scale, and take one step
+
+Scaling divides the rewards of a policy by the root mean square of the discounted sums to come in its first episodes, so
+that one learning rate, and one alpha at the start, suit every patient. Rows and noise of the steps are drawn from the
+stream (seed, policy, update): no policy's results depend on its stack mates, and a resumed run goes on with the same
+draws.
+
+The buffer keeps the raw reward, and which simulator gave it: the mean harm that a row is learnt with is today's, not
+that of the day it was collected. In float32 a row of sepsis takes about 100 bytes: 50,000 rows are 5 MB a policy.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.online.gaussian import GaussianActor
-from medgym_offline.online.networks import Adam, TanhMLP
-from medgym_offline.online.replay import Transitions
+from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.learner import Group, Shapes, TrainState, accept, centre_rewards, first_scale
+from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
+from medgym_offline.online.rollouts import Collected, discounts
+from medgym_offline.seeds import generator
 
 __all__ = [
+    "Rows",
     "SoftLearner",
-    "SoftSettings",
     "actor_gradient",
+    "append",
     "critic_gradient",
+    "critic_shape",
+    "draw_rows",
+    "rows_of",
     "soft_step",
     "soft_targets",
+    "start",
     "twin_values",
+    "update",
 ]
 
 
 @dataclass(frozen=True)
-class SoftSettings:
-    """Settings of soft actor-critic.
+class Rows:
+    """Decisions `(P, N, ..)`: `observations`, `following` (d), `actions` (A); `rewards`, `dt`, `ended`, and
+    `simulators`, the number of the simulator among those of the policy; W = 2 d + A + 4 numbers each."""
+
+    observations: Tensor
+    actions: Tensor
+    following: Tensor
+    rewards: Tensor
+    dt: Tensor
+    ended: Tensor
+    simulators: Tensor
+
+    def packed(self) -> Tensor:
+        """One tensor `(P, N, W)`."""
+        scalars = torch.stack([self.rewards, self.dt, self.ended, self.simulators], -1)
+        return torch.cat([self.observations, self.actions, self.following, scalars], -1)
+
+    @classmethod
+    def unpacked(cls, rows: Tensor, observation_dim: int) -> Rows:
+        """Inverse of :meth:`packed`."""
+        action_dim = rows.shape[-1] - 2 * observation_dim - 4
+        seen, action, following, scalars = rows.split([observation_dim, action_dim, observation_dim, 4], -1)
+        return cls(seen, action, following, *scalars.unbind(-1))
+
+
+def rows_of(batch: Collected, policies: int) -> tuple[Rows, Tensor]:
+    """Rows `(P, R, ..)` of whole episodes of S simulators, and which are valid `(P, R)` bool.
+
+    The last decision of an episode is terminal (the horizon).
 
     Args:
-        steps: Gradient steps per update of the loop.
-        batch: Transitions of one step.
-        rate: Adam's learning rate of actor, critics and log alpha.
-        tau: Share of the critics that their copies take over in each step.
-        alpha: Entropy weight at the start.
-        capacity: Transitions a policy holds at most.
+        batch: The episodes.
+        policies: P: S, or 1 when all simulators are of one policy.
     """
+    # The decision after the last one of the budget does not exist.
+    following, goes_on = torch.zeros_like(batch.observations), torch.zeros_like(batch.valid)
+    following[:, :-1], goes_on[:, :-1] = batch.observations[:, 1:], batch.valid[:, 1:]
+    number = torch.arange(batch.valid.shape[0] // policies, device=batch.valid.device).repeat(policies)
+    parts = (
+        batch.observations,
+        batch.actions,
+        following * goes_on.unsqueeze(-1),
+        batch.rewards,
+        batch.dt,
+        batch.valid * (1.0 - goes_on),
+        number.to(batch.valid.dtype).view(-1, 1, 1).expand_as(batch.valid),
+    )
+    rows = Rows(*(part.reshape(policies, -1, *part.shape[3:]) for part in parts))
+    return rows, (batch.valid > 0).reshape(policies, -1)
 
-    steps: int = 20
-    batch: int = 256
-    rate: float = 1e-3
-    tau: float = 0.01
-    alpha: float = 0.005
-    capacity: int = 50_000
+
+def append(buffer: Tensor, filled: Tensor, rows: Tensor, valid: Tensor) -> None:
+    """Write the valid ones of `rows (P, R, W)` into `buffer (P, N, W)` and count them in `filled (P, 1)`, in place.
+
+    `filled` counts all rows ever written; R must not be above N. `valid` is `(P, R)` bool.
+    """
+    place = (filled + valid.long().cumsum(1) - 1) % buffer.shape[1]
+    policy, row = valid.nonzero(as_tuple=True)
+    buffer[policy, place[policy, row]] = rows[policy, row]
+    filled += valid.sum(1, keepdim=True)
+
+
+def draw_rows(filled: Tensor, capacity: int, generators: Sequence[np.random.Generator], count: int) -> Tensor:
+    """Row numbers `(P, count)`, uniform with replacement over what each policy holds, from its own generator."""
+    held = filled.flatten().clamp(1, capacity).tolist()
+    return torch.from_numpy(np.stack([rng.integers(0, n, count) for rng, n in zip(generators, held)]))
+
+
+# -- one gradient step -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -97,8 +170,7 @@ def _pairs(observations: Tensor, actions: Tensor) -> Tensor:
 
 def twin_values(network: TanhMLP, critic: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
     """Both values `(P, 2, N)` of `observations (P, N, d)`, `actions (P, N, A)`."""
-    out = network.forward(_twins(critic), _pairs(observations, actions))
-    return out.view(critic.shape[0], 2, -1)
+    return network(_twins(critic), _pairs(observations, actions)).output.view(critic.shape[0], 2, -1)
 
 
 def _act(actor: GaussianActor, theta: Tensor, mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +186,7 @@ def soft_targets(
     actor: GaussianActor,
     network: TanhMLP,
     learner: SoftLearner,
-    rows: Transitions,
+    rows: Rows,
     reward: Tensor,
     discount: Tensor,
     noise: Tensor,
@@ -132,10 +204,9 @@ def critic_gradient(
     network: TanhMLP, critic: Tensor, observations: Tensor, actions: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradient `(P, 2 m)` of the critics' loss, and the loss `(P,)`, mean of the two."""
-    twins = _twins(critic)
-    activations = network.activations(twins, _pairs(observations, actions))
-    error = activations[-1] - targets.repeat_interleave(2, 0).unsqueeze(-1)
-    gradient = network.vjp(twins, activations, network.slopes(activations), error / targets.shape[-1])
+    seen = network(_twins(critic), _pairs(observations, actions))
+    error = seen.output - targets.repeat_interleave(2, 0).unsqueeze(-1)
+    gradient = seen.vjp(error / targets.shape[-1])
     return gradient.view_as(critic), 0.5 * error.square().mean((1, 2)).view(-1, 2).mean(1)
 
 
@@ -149,14 +220,13 @@ def actor_gradient(
     alpha: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradient `(P, n)` of the actor's loss at `alpha (P, 1)`, and the mean log density `(P,)`."""
-    mean_net, log_std = actor.split(theta)
-    activations = actor.network.activations(mean_net, observations)
-    action, density = _act(actor, theta, activations[-1], noise)
-    twins = _twins(critic)
-    inner = network.activations(twins, _pairs(observations, action))
-    values = inner[-1].view(theta.shape[0], 2, -1)
+    log_std = actor.split(theta)[1]
+    seen = actor.run(theta, observations)
+    action, density = _act(actor, theta, seen.output, noise)
+    inner = network(_twins(critic), _pairs(observations, action))
+    values = inner.output.view(theta.shape[0], 2, -1)
     smaller = torch.nn.functional.one_hot(values.argmin(1), 2).to(theta.dtype).transpose(1, 2)
-    slope = network.input_vjp(twins, network.slopes(inner), smaller.reshape(inner[-1].shape))
+    slope = inner.input_vjp(smaller.reshape(inner.output.shape))
     slope = slope.view(theta.shape[0], 2, *slope.shape[1:]).sum(1)[..., -actor.action_dim :]
     pull = slope * (1.0 - action.square())
     weight = alpha.unsqueeze(-1)
@@ -164,19 +234,18 @@ def actor_gradient(
     moved = noise * log_std.exp().unsqueeze(1)
     g_mean = (2.0 * weight * action - pull) * share
     g_std = ((weight * (2.0 * action * moved - 1.0) - pull * moved) * share).sum(1)
-    back = actor.network.vjp(mean_net, activations, actor.network.slopes(activations), g_mean)
-    return torch.cat([back, g_std], 1), density.mean(-1)
+    return torch.cat([seen.vjp(g_mean), g_std], 1), density.mean(-1)
 
 
 def soft_step(
     actor: GaussianActor,
     network: TanhMLP,
     learner: SoftLearner,
-    rows: Transitions,
+    rows: Rows,
     reward: Tensor,
     discount: Tensor,
     noise: Tensor,
-    settings: SoftSettings,
+    config: TrainConfig,
     acts: bool,
 ) -> tuple[Tensor, Tensor]:
     """One gradient step of critics, actor, alpha and copies; returns the critics' loss and mean log density `(P,)`.
@@ -184,23 +253,116 @@ def soft_step(
     Args:
         actor, network: Shapes of policy and critic.
         learner: Changed in place.
-        rows: Transitions `(P, N, ..)`.
+        rows: Rows `(P, N, ..)`.
         reward, discount: Of each, `(P, N)`.
         noise: Standard normal draws `(2, P, N, A)`, for the next and for the present action.
-        settings: Rates.
+        config: Rates (`soft_..`).
         acts: Actor and alpha learn too, and not the critics alone.
     """
     target = soft_targets(actor, network, learner, rows, reward, discount, noise[0])
     gradient, loss = critic_gradient(network, learner.critic, rows.observations, rows.actions, target)
-    learner.critic_adam.step_(learner.critic, gradient, settings.rate)
+    learner.critic_adam.step_(learner.critic, gradient, config.soft_rate)
     alpha = learner.log_alpha.exp()
     gradient, density = actor_gradient(
         actor, learner.actor, network, learner.critic, rows.observations, noise[1], alpha
     )
     if acts:
-        learner.actor_adam.step_(learner.actor, gradient, settings.rate)
+        learner.actor_adam.step_(learner.actor, gradient, config.soft_rate)
         learner.actor.copy_(actor.project(learner.actor))
         missing = (actor.action_dim - density).unsqueeze(-1)  # -(mean log pi + H)
-        learner.alpha_adam.step_(learner.log_alpha, missing, settings.rate)
-    learner.target.lerp_(learner.critic, settings.tau)
+        learner.alpha_adam.step_(learner.log_alpha, missing, config.soft_rate)
+    learner.target.lerp_(learner.critic, config.soft_tau)
     return loss, density
+
+
+# -- in the training loop ----------------------------------------------------------------------------------------------
+
+_STORED = {
+    f"{prefix}{f.name}": (adam, f.name)
+    for prefix, adam in (("", "actor_adam"), ("alpha_", "alpha_adam"))
+    for f in fields(Adam)
+}
+"""Where a state keeps the moments; the critics' have a place of their own."""
+
+
+def critic_shape(observation_dim: int, action_dim: int, hidden: int) -> TanhMLP:
+    """Shape of each of the two critics, Q(s, a)."""
+    return TanhMLP((observation_dim + action_dim, hidden, hidden, 1))
+
+
+def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """First parameters of the critics side by side `(P, 2 m)`, and what is carried along, by name.
+
+    `target` is the critics' copies, `log_alpha (P, 1)`; `mean`, `square`, `steps` are Adam's of the actor, `alpha_..`
+    of log alpha; `replay (P, capacity, W)` is the buffer and `filled (P, 1)` the rows ever written to it.
+    """
+    streams = [generator(config.seed, "online-critic", name, number) for name in names for number in (1, 2)]
+    critic = shapes.critic.initial(streams).view(len(names), -1)
+    log_alpha = torch.full((len(names), 1), config.soft_alpha).log()
+    moments = (Adam.zeros(value) for value in (actor, critic, log_alpha))
+    learner = _entries(SoftLearner(actor, critic, critic.clone(), log_alpha, *moments))
+    width = 2 * shapes.actor.sizes[0] + shapes.actor.action_dim + 4
+    learner["replay"] = torch.zeros(len(names), config.soft_capacity, width)
+    return critic, learner | {"filled": torch.zeros(len(names), 1, dtype=torch.int64)}
+
+
+def _entries(learner: SoftLearner) -> dict[str, Tensor]:
+    """What a state keeps of `learner` under `learner`; the rest has places of its own."""
+    moments = {name: getattr(getattr(learner, adam), part) for name, (adam, part) in _STORED.items()}
+    return {"target": learner.target, "log_alpha": learner.log_alpha, **moments}
+
+
+def _learner(state: TrainState, rows: slice) -> SoftLearner:
+    """The learner of the policies `rows`: copies, but for the critics' moments, which are those of the state."""
+    kept = {name: value[rows].clone() for name, value in state.learner.items() if name not in ("replay", "filled")}
+    adams: dict[str, Adam] = {"critic_adam": Adam(*(value[rows] for value in vars(state.optimiser).values()))}
+    for adam in ("actor_adam", "alpha_adam"):
+        adams[adam] = Adam(**{part: kept[name] for name, (whose, part) in _STORED.items() if whose == adam})
+    actor, critic = state.actor[rows].clone(), state.critic[rows].clone()
+    return SoftLearner(actor, critic, kept["target"], kept["log_alpha"], **adams)
+
+
+def update(group: Group, batch: Collected) -> dict[str, Tensor]:
+    """One update of the policies of `group`, in place; the log's numbers `(P,)`.
+
+    They are `value_loss`, `alpha`, `entropy` (-mean log pi, of the actions after squashing), and `kl` of the
+    policies before and after on the new episodes.
+    """
+    config, shapes, state, rows = group.config, group.shapes, group.state, group.rows
+    old = state.actor[rows]
+    policies = len(old)
+    rewards = centre_rewards(group, batch)
+    if state.update == 0:
+        scale = first_scale((rewards,), discounts(batch.dt, config.discount, shapes.reference), batch, policies)
+        state.scale[rows] = scale.expand(-1, 2)
+    found, valid = rows_of(batch, policies)
+    buffer, filled = (state.learner[name][rows] for name in ("replay", "filled"))
+    append(buffer, filled, found.packed(), valid)
+
+    learner = _learner(state, rows)
+    streams = [generator(config.seed, "online-replay", name, state.update) for name in group.names]
+    harm = state.harm[group.simulators].view(policies, -1)
+    member = torch.arange(policies, device=buffer.device).unsqueeze(1)
+    for _ in range(config.soft_steps):
+        drawn = draw_rows(filled, buffer.shape[1], streams, config.soft_batch).to(buffer.device)
+        part = Rows.unpacked(buffer[member, drawn], shapes.actor.sizes[0])
+        reward = part.rewards
+        if config.centre:
+            reward = reward + harm.gather(1, part.simulators.long()) * part.dt
+        reward = reward / state.scale[rows, :1]
+        sizes = (2, config.soft_batch, shapes.actor.action_dim)
+        normal = np.stack([rng.standard_normal(sizes, dtype="float32") for rng in streams], 1)
+        noise = torch.from_numpy(normal).to(buffer.device)
+        shrink = discounts(part.dt, config.discount, shapes.reference)
+        acts = state.update >= config.value_warmup
+        loss, density = soft_step(shapes.actor, shapes.critic, learner, part, reward, shrink, noise, config, acts)
+    weights = valid.to(old.dtype) / valid.sum(-1, keepdim=True).clamp_min(1)
+    ends = [(shapes.actor.mean(t, found.observations), shapes.actor.split(t)[1]) for t in (old, learner.actor)]
+    numbers = {
+        "value_loss": loss,
+        "alpha": learner.log_alpha.exp().squeeze(1),
+        "entropy": -density,
+        "kl": shapes.actor.kl(*ends[0], *ends[1], weights),
+    }
+    accept(group, learner.actor, learner.critic, _entries(learner), batch.broken)
+    return numbers

@@ -1,50 +1,37 @@
-"""Training of stacked policies on simulators: rollouts, advantages, multiplier, trust region, critic; repeat.
+"""Training of stacked policies on simulators: roll out, learn, repeat; with checkpoints.
 
-One update of every policy, on-policy (:mod:`medgym_offline.online.update`):
-
-1. roll `episodes` whole episodes out on each simulator (stochastic policy);
-2. advantages of reward (centred) and cost from one critic with two outputs, discounted by elapsed time;
-3. Lagrangian forms: lambda from the mean cost per decision, A = (A_r - lambda A_c) / (1 + lambda); else A = A_r;
-4. one trust-region step per policy (TRPO), or passes of Adam over the clipped surrogate (PPO);
-5. the critic regresses on the lambda-returns.
-
-SAC puts the episodes into a replay buffer and learns from that (:mod:`medgym_offline.online.soft_update`).
+Every update rolls `episodes` whole episodes out on each simulator (stochastic policy) and hands them to the algorithm
+(:mod:`medgym_offline.online.trpo`, :mod:`~medgym_offline.online.ppo`, :mod:`~medgym_offline.online.sac`).
 
 Policies of a stack never exchange a number. They are worked on in shards, which bound the memory of a batch; the shard
 size does not change results. A shared policy (scopes "pop", "dr") is a stack of one that sees the rows of all
 simulators.
+
+A checkpoint is safetensors with a JSON header (format, recipe); nothing in it can run. Resuming from it continues the
+very same run, because every random draw is derived from (seed, patient, update) and not from a generator that moves.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.online.actors import actor_parameters, stacked_actor
+from medgym_offline.errors import MedGymError
+from medgym_offline.files import atomic_path, json_difference
+from medgym_offline.online import ppo, sac, trpo
 from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.critic import critic_network
-from medgym_offline.online.gaussian import GaussianActor, interval_bias
-from medgym_offline.online.networks import Adam
-from medgym_offline.online.rollouts import Collected, collect, training_noise
-from medgym_offline.online.soft_update import (
-    check_capacity,
-    first_critics,
-    first_learner,
-    improve_soft,
-    soft_critic,
-)
-from medgym_offline.online.state import TrainState, load_state, save_state
-from medgym_offline.online.update import Shapes, episode_numbers, improve
-from medgym_offline.online.watching import live_numbers
+from medgym_offline.online.learner import Group, Shapes, TrainState
+from medgym_offline.online.networks import Adam, GaussianActor, actor_parameters, interval_bias, stacked_actor
+from medgym_offline.online.rollouts import Collected, collect, episode_numbers, training_noise
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 
@@ -52,19 +39,22 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "live_numbers", "load_state", "save_state", "train"]
 
 SHARED = "shared"
+FORMAT = "medgym-online-state/1"
+_ALGORITHMS = {"trpo": trpo, "ppo": ppo, "sac": sac}
+_LIVE = {"return": "ret", "cost": "cost", "multiplier": "lam", "alpha": "alpha", "kl": "kl"}
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """A trained stack.
 
-    Args:
+    Attributes:
         actor: The policies, deterministic action tanh(mean).
-        log: Name -> `(updates, S or P)`: return, cost, decisions, first and last interval (hours), multiplier,
-            kl, gain, accepted (TRPO) or clipped (PPO), alpha and entropy (SAC), value_loss.
+        log: Name -> `(updates, S or P)`: return, cost, decisions, first and last interval, multiplier, kl, gain,
+            accepted (TRPO) or clipped (PPO), alpha and entropy (SAC), value_loss.
         state: What training would go on from; of `train_behavior`, without a replay buffer.
         stopped: Patient id -> update at which a non-finite number ended its training.
     """
@@ -75,13 +65,51 @@ class TrainResult:
     stopped: dict[str, int]
 
 
-def _initial_state(
+def live_numbers(log: dict[str, Tensor]) -> dict[str, float]:
+    """What progress shows of the last row of a training log: means over those that have a number."""
+    means = {short: float(log[name][-1].nanmean()) for name, short in _LIVE.items() if name in log}
+    return {short: value for short, value in means.items() if math.isfinite(value)}
+
+
+def save_state(path: str | Path, state: TrainState, recipe: dict[str, Any]) -> None:
+    """Write a checkpoint atomically; `recipe` is what the run was started with (JSON-able)."""
+    from safetensors.torch import save_file
+
+    header = {"format": FORMAT, "update": str(state.update), "recipe": json.dumps(recipe, sort_keys=True)}
+    with atomic_path(path) as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in state.tensors().items()}, temporary, header)
+
+
+def load_state(path: str | Path, recipe: dict[str, Any]) -> TrainState:
+    """Read a checkpoint of exactly this `recipe`.
+
+    Raises:
+        MedGymError: If the file is no checkpoint, or of another recipe (the differing entries are named).
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as stream:
+            header = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise MedGymError(f"{path}: not a readable checkpoint ({error}); delete it to start again") from None
+    if header.get("format") != FORMAT:
+        raise MedGymError(f"{path}: not a training checkpoint (format {header.get('format')!r}, expected {FORMAT!r})")
+    ours, theirs = json.loads(json.dumps(recipe)), json.loads(header["recipe"])
+    if theirs != ours:
+        lines = "; ".join(json_difference(ours, theirs))
+        raise MedGymError(f"{path}: checkpoint of another recipe ({lines}); delete it or use its recipe")
+    return TrainState.from_tensors(int(header["update"]), tensors)
+
+
+def _start(
     bank: SimulatorBank, process: ProcessConfig, config: TrainConfig, shapes: Shapes, initial: StackedActor | None
 ) -> TrainState:
+    """The state before the first update."""
     names = (SHARED,) if config.shared else bank.patients
-    width = process.action_dim
     if initial is None:
-        mean, std = [0.0] * width, [config.initial_std] * width
+        mean, std = [0.0] * process.action_dim, [config.initial_std] * process.action_dim
         if config.first_doses:
             u = bank.normalize_treatment(torch.tensor(config.first_doses, dtype=torch.float64))
             mean[: len(u)] = torch.atanh((2.0 * u - 1.0).clamp(-0.999, 0.999)).tolist()
@@ -94,12 +122,7 @@ def _initial_state(
     if config.reset_std is not None:
         shapes.actor.split(actor)[1].fill_(math.log(config.reset_std))
     actor = shapes.actor.project(actor)
-    if config.base == "sac":
-        critic = first_critics(shapes.critic, config.seed, names)
-        learner = first_learner(config, shapes, actor, critic)
-    else:
-        critic = shapes.critic.initial([generator(config.seed, "online-critic", name) for name in names])
-        learner = {} if config.base == "trpo" else dict(vars(Adam.zeros(actor)))
+    critic, learner = _ALGORITHMS[config.base].start(config, shapes, actor, names)
     return TrainState(
         update=0,
         actor=actor,
@@ -113,50 +136,48 @@ def _initial_state(
     )
 
 
-def _join(parts: Sequence[Collected]) -> Collected:
+def _joined(parts: Sequence[Collected]) -> Collected:
     if len(parts) == 1:
         return parts[0]
-    names = Collected.__dataclass_fields__
-    return Collected(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    return Collected(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Collected)})
 
 
 def _update(
     processes: Sequence[tuple[slice, DecisionProcess]], config: TrainConfig, shapes: Shapes, state: TrainState
 ) -> dict[str, Tensor]:
     """One update of every policy; returns the log's next row."""
-    learn = improve_soft if config.base == "sac" else improve
+    learn = _ALGORITHMS[config.base].update
     numbers: list[dict[str, Tensor]] = []
     collected: list[Collected] = []
+    purpose = "online-shared" if config.shared else "online"
     for members, process in processes:
-        bank = process.bank
-        purpose = "online-shared" if config.shared else "online"
-        noise = training_noise(config.seed, purpose, bank, process.config, state.update, config.episodes, config.event_updates)
-        theta = state.actor if config.shared else state.actor[members]
-        batch = collect(process, shapes.actor, theta, noise)
+        drawn = (process.bank, process.config, state.update, config.episodes, config.event_updates)
+        noise = training_noise(config.seed, purpose, *drawn)
+        batch = collect(process, shapes.actor, state.actor if config.shared else state.actor[members], noise)
         row = episode_numbers(batch)
         if config.shared:
             collected.append(batch)
         else:
-            row |= learn(config, shapes, state, members, members, batch, bank.patients)
+            row |= learn(Group(config, shapes, state, members, members, process.bank.patients), batch)
         numbers.append(row)
     joined = {name: torch.cat([row[name] for row in numbers]) for name in numbers[0]}
     if config.shared:
-        joined |= learn(config, shapes, state, slice(0, 1), slice(None), _join(collected), (SHARED,))
+        joined |= learn(Group(config, shapes, state, slice(0, 1), slice(None), (SHARED,)), _joined(collected))
     state.update += 1
     return joined
 
 
-def _recipe(bank: SimulatorBank, process: ProcessConfig, config: TrainConfig) -> dict[str, Any]:
-    return {
-        "config": config.to_dict(),
-        "process": process.to_dict(),
-        "bank": bank.content_hash,
-        "world": bank.current_world,
-        "patients": list(bank.patients),
-    }
+def _check_capacity(config: TrainConfig, simulators: int, decisions: int) -> None:
+    rows = config.episodes * decisions * (simulators if config.shared else 1)
+    if config.base == "sac" and config.soft_capacity < rows:
+        raise MedGymError(
+            f"training setting soft_capacity is {config.soft_capacity}, but one update brings a policy up to {rows} "
+            "decisions; raise it, or lower episodes"
+        )
 
 
 @own_defaults()
+@torch.no_grad()
 def train(
     bank: SimulatorBank,
     process: ProcessConfig,
@@ -181,48 +202,51 @@ def train(
         checkpoint_every: Updates between checkpoints.
         shard: Simulators worked on at a time; results do not depend on it.
         progress: Show progress on standard error.
-        watch: Called with the state after every update (to log, or to keep early policies); return True to stop.
+        watch: Called with the state after every update (to log, or to keep something in `state.kept`, which is part
+            of a checkpoint); return True to stop.
 
     Raises:
         MedGymError: If the checkpoint is of another recipe, `initial` does not fit the process, or a replay buffer
             cannot hold one update.
     """
-    check_capacity(config, len(bank), process.decisions)
+    _check_capacity(config, len(bank), process.decisions)
     width, hidden, actions = process.observation_dim, config.hidden, process.action_dim
-    critic = soft_critic(width, actions, hidden) if config.base == "sac" else critic_network(width, hidden)
-    reference = process.definition.process.reference_interval
-    shapes = Shapes(GaussianActor((width, hidden, hidden, actions)), critic, reference)
-    recipe = _recipe(bank, process, config)
+    actor = GaussianActor((width, hidden, hidden, actions))
+    critic = _ALGORITHMS[config.base].critic_shape(width, actions, hidden)
+    shapes = Shapes(actor, critic, process.definition.process.reference_interval)
+    made_of = {"config": config.to_dict(), "process": process.to_dict()}
+    recipe = {
+        **made_of,
+        "bank": bank.content_hash,
+        "world": bank.current_world,
+        "patients": list(bank.patients),
+    }
     if checkpoint is not None and Path(checkpoint).exists():
         state = load_state(checkpoint, recipe)
     else:
-        state = _initial_state(bank, process, config, shapes, initial)
+        state = _start(bank, process, config, shapes, initial)
     state = state.to(bank.device)
     processes = []
     for start in range(0, len(bank), shard):
         members = slice(start, min(start + shard, len(bank)))
         processes.append((members, DecisionProcess(bank.select(range(len(bank))[members]), process)))
 
-    title = f"{config.algorithm} {process.timing}, {'one policy on' if config.shared else ''} {len(bank)} patients"
-    with torch.no_grad(), Progress(title.replace("  ", " "), config.updates, enabled=progress) as bar:
+    whom = f"{'one policy on ' if config.shared else ''}{len(bank)} patients"
+    with Progress(f"{config.algorithm} {process.timing}, {whom}", config.updates, enabled=progress) as bar:
         bar.advance(state.update)
         while state.update < config.updates:
-            row = _update(processes, config, shapes, state)
-            state.append(row)
-            bar.advance(1, **live_numbers(row))
+            state.append(_update(processes, config, shapes, state))
+            bar.advance(1, **live_numbers(state.log))
             done = state.update >= config.updates
             stop = bool(watch(state)) if watch is not None else False
             if checkpoint is not None and (done or stop or state.update % checkpoint_every == 0):
                 save_state(checkpoint, state.without_replay() if done else state, recipe)
             if stop:
                 break
-    stopped = {bank.patients[i]: int(state.stopped[i]) for i in np.flatnonzero(state.stopped.cpu().numpy() >= 0)}
-    provenance = {
-        "training": config.to_dict(),
-        "process": process.to_dict(),
-        "updates": state.update,
-        "stopped": stopped,
-    }
+    stopped = {patient: int(at) for patient, at in zip(bank.patients, state.stopped) if at >= 0}
+    provenance = {"training": made_of["config"], "process": made_of["process"], "updates": state.update}
     patients = None if config.shared else bank.patients
-    actor = stacked_actor(shapes.actor, state.actor, patients, process.decisions, provenance, process.disease)
-    return TrainResult(actor, state.log, state, stopped)
+    policy = stacked_actor(
+        actor, state.actor, patients, process.decisions, provenance | {"stopped": stopped}, process.disease
+    )
+    return TrainResult(policy, state.log, state, stopped)

@@ -1,4 +1,4 @@
-"""One trust-region policy step, for a whole stack of policies at once (Schulman et al., 2015).
+"""Trust-region policy optimization for a whole stack of policies at once (Schulman et al., 2015, arXiv:1502.05477).
 
     maximise  L(theta) = mean_s[ ratio_theta(a|s) A ]   subject to   mean_s KL(old || theta) <= radius
 
@@ -15,64 +15,22 @@ quarter of the radius, for those few percent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from medgym_offline.online.gaussian import GaussianActor
+from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.learner import Group, PolicyBatch, Shapes, critic_shape, first_critic, on_policy_update
+from medgym_offline.online.networks import GaussianActor
+from medgym_offline.online.rollouts import Collected
 
-__all__ = ["PolicyBatch", "TrustRegion", "TrustRegionStep", "conjugate_gradients", "trust_region_step"]
+__all__ = ["conjugate_gradients", "critic_shape", "start", "trust_region_step", "update"]
 
+LOGGED = ("kl", "gain", "accepted")
 MARGIN = 0.9
 """Share of the quadratic model's longest step that the first candidate takes."""
-
-
-@dataclass(frozen=True)
-class TrustRegion:
-    """Settings of the step (defaults: the paper's Table of online settings).
-
-    Args:
-        radius: Largest mean KL of one update.
-        iterations: Conjugate-gradient iterations.
-        damping: Added to the diagonal of F.
-        line_search: Candidates tried, each half as long as the one before.
-        fisher_stride: Every how many rows F is estimated on.
-    """
-
-    radius: float = 0.01
-    iterations: int = 10
-    damping: float = 1e-2
-    line_search: int = 10
-    fisher_stride: int = 5
-
-
-@dataclass(frozen=True)
-class PolicyBatch:
-    """Rows of a rollout as a policy step sees them.
-
-    Args:
-        observations: `(P, N, d)`.
-        noise: Standard normal draws behind the actions, `(P, N, A)`.
-        advantages: `(P, N)`.
-        weights: `(P, N)`, 0 for padding, summing to 1 per patient.
-    """
-
-    observations: Tensor
-    noise: Tensor
-    advantages: Tensor
-    weights: Tensor
-
-
-@dataclass(frozen=True)
-class TrustRegionStep:
-    """Outcome of a step: `theta (P, n)`; `kl`, `gain` (of the surrogate), `accepted` (bool), all `(P,)`."""
-
-    theta: Tensor
-    kl: Tensor
-    gain: Tensor
-    accepted: Tensor
 
 
 def conjugate_gradients(
@@ -107,41 +65,37 @@ def conjugate_gradients(
 
 
 def trust_region_step(
-    actor: GaussianActor, theta: Tensor, batch: PolicyBatch, settings: TrustRegion
-) -> TrustRegionStep:
+    config: TrainConfig, actor: GaussianActor, theta: Tensor, batch: PolicyBatch
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One step for every patient of the stack from `theta (P, n)`; a patient with no acceptable candidate stays.
 
+    Returns the new parameters, and `kl`, `gain` (of the surrogate) and `accepted` (1 or 0), all `(P,)`.
     The log standard deviations are projected into their range in every candidate, so the KL that is checked is that
     of the policy that results.
     """
-    network, old_log_std = actor.split(theta)
-    activations = actor.network.activations(network, batch.observations)
-    slopes, old_mean = actor.network.slopes(activations), activations[-1]
+    old_log_std = actor.split(theta)[1]
+    seen = actor.run(theta, batch.observations)
+    old_mean = seen.output
     weighted = batch.advantages * batch.weights
-    gradient = actor.policy_gradient(theta, activations, slopes, batch.noise, weighted)
+    gradient = actor.policy_gradient(theta, seen, batch.noise, weighted)
 
-    rows = slice(None, None, settings.fisher_stride)
+    rows = slice(None, None, config.fisher_stride)
     few = batch.weights[:, rows]
-    few = few / few.sum(-1, keepdim=True).clamp_min(1e-12)
-    fisher = actor.fisher_batch(theta, batch.observations[:, rows].contiguous(), few)
+    precision = actor.precision(theta, few / few.sum(-1, keepdim=True).clamp_min(1e-12))
+    part = actor.run(theta, batch.observations[:, rows].contiguous())
 
     def product(vector: Tensor) -> Tensor:
-        return actor.fisher_product(theta, fisher, vector).add_(vector, alpha=settings.damping)
+        return actor.fisher_product(part, precision, vector).add_(vector, alpha=config.damping)
 
-    direction = conjugate_gradients(product, gradient, settings.iterations)
-    curvature = actor.curvature(theta, activations, slopes, batch.weights, direction).unsqueeze(-1)
-    length = MARGIN * (2.0 * settings.radius / curvature).sqrt()
+    direction = conjugate_gradients(product, gradient, config.iterations)
+    curvature = actor.curvature(theta, seen, batch.weights, direction).unsqueeze(-1)
+    length = MARGIN * (2.0 * config.radius / curvature).sqrt()
     step = direction * torch.where(curvature > 0, length, torch.zeros_like(length))
 
     before = weighted.sum(-1)
-    found = TrustRegionStep(
-        theta.clone(),
-        torch.zeros_like(before),
-        torch.zeros_like(before),
-        torch.zeros_like(before, dtype=torch.bool),
-    )
+    found, numbers = theta.clone(), {name: torch.zeros_like(before) for name in LOGGED}
     pending = torch.arange(theta.shape[0], device=theta.device)
-    for halvings in range(settings.line_search):
+    for halvings in range(config.line_search):
         # Only patients still searching are evaluated: usually a few after the first candidate.
         every = len(pending) == theta.shape[0]
 
@@ -154,11 +108,27 @@ def trust_region_step(
         ratio = actor.log_ratio(mean, log_std, pick(batch.noise), pick(old_mean), start).exp()
         gain = (ratio * pick(weighted)).sum(-1) - pick(before)
         kl = actor.kl(pick(old_mean), start, mean, log_std, pick(batch.weights))
-        good = (gain > 0) & (kl <= settings.radius) & torch.isfinite(candidate).all(-1)
-        chosen = pending[good]
-        found.theta[chosen], found.kl[chosen] = candidate[good], kl[good]
-        found.gain[chosen], found.accepted[chosen] = gain[good], True
+        good = (gain > 0) & (kl <= config.radius) & torch.isfinite(candidate).all(-1)
+        found[pending[good]] = candidate[good]
+        for name, value in (("kl", kl), ("gain", gain), ("accepted", torch.ones_like(kl))):
+            numbers[name][pending[good]] = value[good]
         pending = pending[~good]
         if not len(pending):
             break
-    return found
+    return found, numbers
+
+
+def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """First parameters of the critic `(P, m)`; nothing else is carried along."""
+    return first_critic(shapes, config.seed, names), {}
+
+
+def update(group: Group, batch: Collected) -> dict[str, Tensor]:
+    """One update of the policies of `group`, in place; the log's numbers `(P,)`."""
+    fallen = 1.0 - (1.0 - group.config.radius_fall) * group.state.update / group.config.updates
+    config = replace(group.config, radius=group.config.radius * fallen)
+
+    def step(theta: Tensor, policy: PolicyBatch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        return *trust_region_step(config, group.shapes.actor, theta, policy), {}
+
+    return on_policy_update(group, batch, step, LOGGED)

@@ -12,8 +12,9 @@ from medgym_offline.policies.builtin import (
     builtin_policy,
 )
 from medgym_offline.policies.export import export_onnx, export_torchscript
-from medgym_offline.policies.files import load_policy, save_policy
+from medgym_offline.policies.files import save_policy
 from medgym_offline.policies.foreign import ModulePolicy, PolicyCollection
+from medgym_offline.policies.loading import load_policy
 from medgym_offline.policies.protocol import Policy, reset_policy
 
 __all__ = [

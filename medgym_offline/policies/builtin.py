@@ -106,8 +106,9 @@ class ConstantPolicy(_Builtin):
 class RandomPolicy(_Builtin):
     """Uniform actions in the box [-1, 1]^A, interval included.
 
-    Every episode has its own stream, drawn by :meth:`reset`; the decision's number is read from the observation. The actions of one episode are therefore the same alone or in any batch. Without `reset`, episode
-    b of a patient uses the seed (`seed`, patient id, b).
+    Every episode has its own stream, drawn by :meth:`reset`; the decision's number is read from the observation. The
+    actions of one episode are therefore the same alone or in any batch. Without `reset`, episode b of a patient uses
+    the seed (`seed`, patient id, b).
 
     Args:
         patients: P ids.
@@ -301,6 +302,8 @@ def builtin_policy(
             form = ",".join(n.upper() for n in names)
             raise PolicyError(f"cannot read {name!r}; write constant:{form} with numbers") from None
     if treatment is None:
-        raise PolicyError(f"a constant policy needs a treatment; write for example constant:{','.join(['0.1'] * len(names))}")
+        raise PolicyError(
+            f"a constant policy needs a treatment; write for example constant:{','.join(['0.1'] * len(names))}"
+        )
     u = torch.as_tensor(treatment, dtype=torch.float32)
     return ConstantPolicy(u, timing, decisions, bank.patients if u.dim() == 2 else None, of)

@@ -33,10 +33,20 @@ from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import PolicyError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.policies.actor import StackedActor
-from medgym_offline.policies.protocol import Policy
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["FORMAT", "MAX_BYTES", "actor_header", "load_policy", "patient_file_stem", "patient_of_stem", "save_policy"]
+__all__ = [
+    "FORMAT",
+    "MAX_BYTES",
+    "REMEDY",
+    "actor_header",
+    "load_checkpoint",
+    "load_safetensors",
+    "patient_file_stem",
+    "patient_of_stem",
+    "save_policy",
+    "zip_names",
+]
 
 FORMAT = "medgym-policy/1"
 MAX_BYTES = 512 * 2**20
@@ -44,7 +54,7 @@ MAX_BYTES = 512 * 2**20
 
 _KEY = "medgym-policy"
 _ACTIVATIONS = ("tanh", "relu", "silu")
-_REMEDY = "save it with medgym_offline.policies.save_policy, export it as TorchScript, or as ONNX"
+REMEDY = "save it with medgym_offline.policies.save_policy, export it as TorchScript, or as ONNX"
 
 
 def patient_file_stem(patient: str) -> str:
@@ -81,7 +91,7 @@ def actor_header(policy: StackedActor) -> dict[str, Any]:
 def save_policy(policy: StackedActor, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write `policy` to `path` (.safetensors or .pt), whole or not at all; the same policy gives the same bytes.
 
-    `dtype` float16 halves the file; :func:`load_policy` gives float32 again, with the weights rounded.
+    `dtype` float16 halves the file; `load_policy` gives float32 again, with the weights rounded.
 
     Raises:
         PolicyError: If the suffix is another one, or the policy is not a `StackedActor`.
@@ -111,52 +121,8 @@ def save_policy(policy: StackedActor, path: str | Path, dtype: torch.dtype = tor
     return target
 
 
-@own_defaults()
-def load_policy(path: str | Path, max_bytes: int = MAX_BYTES, disease: str | None = None) -> Policy:
-    """Open a policy file, or a folder with one file per patient; the kind is recognised by content.
-
-    Accepted: our .safetensors and weights-only .pt; a TorchScript module from observations (N, d) to actions
-    (N, A), as d3rlpy's `save_policy` writes; an ONNX model of the same signature (extra `onnx`); a folder
-    of such files named by patient id, "/" written as "__" (`patient_file_stem`). A policy is its file: an ONNX model
-    whose weights lie in a second one is refused.
-
-    Args:
-        path: File or folder.
-        max_bytes: Larger files are refused.
-        disease: Name of the disease that a file is for which names none; the default one if not given.
-
-    Raises:
-        PolicyError: One line with the file, what was found and the remedy. Pickles are refused unopened.
-    """
-    from medgym_offline.policies.foreign import load_folder, load_onnx, load_torchscript
-
-    path = Path(path)
-    if path.is_dir():
-        return load_folder(path, max_bytes, disease)
-    if not path.is_file():
-        raise PolicyError(f"{path}: no such policy file or folder")
-    size = path.stat().st_size
-    if size == 0:
-        raise PolicyError(f"{path}: the file is empty; {_REMEDY}")
-    if size > max_bytes:
-        raise PolicyError(f"{path}: {size / 2**20:.0f} MB is over the limit of {max_bytes / 2**20:.0f} MB for a policy")
-    with open(path, "rb") as stream:
-        head = stream.read(16)
-    if head[:4] == b"PK\x03\x04":
-        names = _zip_names(path, max_bytes)
-        if any(part.split("/")[1:2] == ["code"] for part in names):
-            return load_torchscript(path, disease)
-        return _load_checkpoint(path, max_bytes)
-    if len(head) > 8 and head[8:9] == b"{":
-        return _load_safetensors(path)
-    if head[:1] == b"\x80":
-        raise PolicyError(f"{path}: a Python pickle, which could run code when opened, so it was not; {_REMEDY}")
-    if head[:1] == b"\x08" and path.suffix == ".onnx":
-        return load_onnx(path, disease)
-    raise PolicyError(f"{path}: not a policy file (begins with {head[:8]!r}); {_REMEDY}")
-
-
-def _zip_names(path: Path, max_bytes: int) -> list[str]:
+def zip_names(path: Path, max_bytes: int) -> list[str]:
+    """Names in a zip archive, if it unpacks to no more than `max_bytes`; a `PolicyError` otherwise."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -167,7 +133,8 @@ def _zip_names(path: Path, max_bytes: int) -> list[str]:
     return [e.filename for e in entries]
 
 
-def _load_safetensors(path: Path) -> StackedActor:
+def load_safetensors(path: Path) -> StackedActor:
+    """Our own safetensors file; `PolicyError` if it is none."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -177,11 +144,12 @@ def _load_safetensors(path: Path) -> StackedActor:
     except (SafetensorError, OSError) as error:
         raise PolicyError(f"{path}: damaged or truncated safetensors file ({error}); copy or save it again") from None
     if header is None:
-        raise PolicyError(f"{path}: safetensors without the metadata {_KEY!r}, so not a policy; {_REMEDY}")
+        raise PolicyError(f"{path}: safetensors without the metadata {_KEY!r}, so not a policy; {REMEDY}")
     return _build(path, header, tensors)
 
 
-def _load_checkpoint(path: Path, max_bytes: int) -> StackedActor:
+def load_checkpoint(path: Path, max_bytes: int) -> StackedActor:
+    """Our own torch checkpoint, opened without running anything in it; `PolicyError` if it is none."""
     try:
         with open(path, "rb") as stream:  # not by name: torch chooses another reader by suffix
             content = torch.load(stream, map_location="cpu", weights_only=True)
@@ -189,12 +157,12 @@ def _load_checkpoint(path: Path, max_bytes: int) -> StackedActor:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "weights" in first.lower() or "unsupported" in first.lower():
             first = "it holds Python objects besides tensors, which could run code, so they were not opened"
-        raise PolicyError(f"{path}: not a weights-only checkpoint ({first[:160]}); {_REMEDY}") from None
+        raise PolicyError(f"{path}: not a weights-only checkpoint ({first[:160]}); {REMEDY}") from None
     if not isinstance(content, dict) or not isinstance(content.get("header"), str):
-        raise PolicyError(f"{path}: a torch checkpoint without the policy header; {_REMEDY}")
+        raise PolicyError(f"{path}: a torch checkpoint without the policy header; {REMEDY}")
     tensors = content.get("tensors")
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise PolicyError(f"{path}: a torch checkpoint whose 'tensors' are missing; {_REMEDY}")
+        raise PolicyError(f"{path}: a torch checkpoint whose 'tensors' are missing; {REMEDY}")
     # A checkpoint stores strides: one stored number, repeated with stride 0, may claim to be a matrix of terabytes.
     if sum(t.numel() * t.element_size() for t in tensors.values()) > max_bytes:
         raise PolicyError(f"{path}: its tensors take more than {max_bytes / 2**20:.0f} MB, the limit for a policy")

@@ -17,11 +17,10 @@ from torch import Tensor
 from medgym_offline.diseases.registry import DEFAULT, list_diseases
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.errors import MissingExtraError, PolicyError, unknown_name
-from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.limits import TimeLimits
 from medgym_offline.policies.protocol import Policy, disease_of_policy, timing_of_width, torch_or_numpy
 
-__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "load_folder", "load_onnx", "load_torchscript"]
+__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "load_onnx", "load_torchscript"]
 
 EXTRA_FILE = "medgym-policy.json"
 """Name of the header inside the TorchScript and ONNX files that this package exports."""
@@ -29,7 +28,6 @@ EXTRA_FILE = "medgym-policy.json"
 # TorchScript runs in its own interpreter without Python, but these operators reach the file system, and
 # __setstate__ would run while loading. A policy needs none of them.
 _FORBIDDEN = re.compile(rb"\b(from_file|__setstate__|torch\.save|torch\.load|ops\.(?!aten\b|prim\b)\w+|aten\.save)\b")
-_SUFFIXES = (".pt", ".safetensors", ".onnx")
 
 
 class ModulePolicy:
@@ -80,7 +78,9 @@ class ModulePolicy:
             self._refuse_fixed_batch()
         if not isinstance(answer, Tensor) or answer.dim() != 2 or answer.shape[0] != 2:
             found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-            raise PolicyError(f"{name}: answers 2 observations with {found}, expected actions (2, {few}) or (2, {many})")
+            raise PolicyError(
+                f"{name}: answers 2 observations with {found}, expected actions (2, {few}) or (2, {many})"
+            )
         if not bool(torch.isfinite(answer.float()).all()):
             raise PolicyError(f"{name}: answers an observation of zeros with values that are not finite; retrain it")
         self.action_dim = int(answer.shape[1])
@@ -265,33 +265,3 @@ def _fixed_batch(name: str, count: int) -> PolicyError:
         "takes; export it with a free one: dynamic_axes={'INPUT': {0: 'N'}} of torch.onnx.export (dynamic_shapes with "
         "dynamo=True), or trace TorchScript without the batch size in it"
     )
-
-
-def load_folder(path: Path, max_bytes: int, disease: str | None = None) -> Policy:
-    """A folder of policy files, one per patient, as one policy. See `load_policy`."""
-    from medgym_offline.policies.files import load_policy, patient_of_stem
-
-    files = sorted(f for f in path.iterdir() if f.suffix in _SUFFIXES and not f.name.startswith("."))
-    if not files:
-        raise PolicyError(f"{path}: no policy files ({', '.join(_SUFFIXES)}) in this folder")
-    policies: dict[str, Policy] = {}
-    for file in files:
-        patient = patient_of_stem(file.stem)
-        policy = load_policy(file, max_bytes, disease)
-        if patient in policies:
-            raise PolicyError(f"{path}: two files for patient {patient}; keep one")
-        if policy.patients is not None and policy.patients != (patient,):
-            inside = ", ".join(policy.patients[:3])
-            raise PolicyError(f"{file}: holds the policy of {inside}, its name says {patient}; rename the file")
-        policies[patient] = policy
-    try:
-        actors = [
-            StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance, p.codebook, p.disease)
-            for patient, p in policies.items()
-            if isinstance(p, StackedActor)
-        ]
-        if len(actors) == len(policies) and len({(a.net.sizes, a.net.activation) for a in actors}) == 1:
-            return StackedActor.concatenate(actors)
-        return PolicyCollection(policies)
-    except PolicyError as error:
-        raise PolicyError(f"{path}: {error}") from None

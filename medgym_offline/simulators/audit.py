@@ -13,8 +13,9 @@ import numpy as np
 
 from medgym_offline.diseases.base import Disease
 from medgym_offline.errors import BankError
-from medgym_offline.files import write_json, write_text
+from medgym_offline.files import write_json
 from medgym_offline.progress import track
+from medgym_offline.reports import write_page
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import (
     best_constants,
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["audit", "audit_facts", "goals", "hard_checks"]
 
-EARLY = 6.0
-"""Time at which signs are also reported: before a full dose has become an overload."""
+LATE, EARLY = 1 / 4, 1 / 16
+"""Shares of the horizon after which effects are read: `EARLY` before a full dose has become an overload."""
 
 
 def _signs(effects: dict[str, np.ndarray], disease: Disease) -> dict[str, float]:
@@ -53,16 +54,19 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
         "worlds": {},
     }
     chosen = best_constants(bank.world("own")) if "own" in bank.worlds else None
+    process = bank.disease.process
+    late, early = LATE * process.horizon, EARLY * process.horizon
+    intervals = (process.grid, process.reference_interval, process.horizon / 8)
     for name in track(bank.worlds, "audit worlds", enabled=show):
         world = bank.world(name)
-        effects = treatment_effects(world)
-        solved = treatment_effects(world.with_backend("ode"))
+        solver = world.with_backend("ode")
+        effects = treatment_effects(world, late)
         facts["worlds"][name] = {
             "backend": world.backend,
             "constant_policies": constant_policies(world, None if name == "own" else chosen),
             "signs": _signs(effects, bank.disease),
-            "signs_solver": _signs(solved, bank.disease),
-            "signs_early": _signs(treatment_effects(world.with_backend("ode"), EARLY), bank.disease),
+            "signs_solver": _signs(treatment_effects(solver, late), bank.disease),
+            "signs_early": _signs(treatment_effects(solver, early), bank.disease),
             "effects_median": {t: [round(float(m), 3) for m in np.median(e, 0)] for t, e in effects.items()},
             "effects_range": {
                 t: np.round(np.quantile(e, (0.05, 0.95), axis=0), 3).tolist() for t, e in effects.items()
@@ -70,7 +74,7 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
             "bounded": bounded(world),
             "unstable": round(unstable_share(world), 4),
             "noise": [round(float(n), 4) for n in world.noise_scale.mean(0)],
-            "noise_partition": noise_partition(world),
+            "noise_partition": noise_partition(world, intervals),
             **({"solution_map": map_checks(world)} if world.backend == "map" else {}),
         }
     return facts
@@ -95,9 +99,7 @@ def add_forecasts(facts: dict[str, Any], bank: SimulatorBank, cohort: Cohort) ->
             f"the cohort table lacks {len(missing)} of the {len(bank)} patients of bank {bank.name!r} "
             f"({', '.join(missing[:3])}, ...); give the table the bank was fitted to"
         )
-    data = fit_data(
-        cohort.select(bank.patients).to_grid(1.0, bank.disease.process.horizon), bank.disease, bank.scales
-    )
+    data = fit_data(cohort.select(bank.patients).to_grid(1.0, bank.disease.process.horizon), bank.disease, bank.scales)
     ordered = bank.world("own").select(list(data.patients))
     facts["forecast"] = forecast_unseen(ordered, data)
     facts["rollout"], paths = rollout_errors(ordered, data)
@@ -120,8 +122,8 @@ def hard_checks(facts: dict[str, Any], disease: Disease) -> list[tuple[str, bool
         out.append((what, share >= 1 / 3, f"{100 * share:.0f} %"))
     corners = own["constant_policies"]["corners"]
     out.append(("at most 30 % of the bests at extreme corners", corners <= 0.3, f"{100 * corners:.0f} %"))
-    safe = table["zero"]["safe"]
-    out.append(("safe share at zero treatment below 95 %", safe < 0.95, f"{100 * safe:.0f} %"))
+    safe = min(table[n]["safe"] for n in ("zero", "maximal"))
+    out.append(("safe share at zero or at maximal treatment below 95 %", safe < 0.95, f"{100 * safe:.0f} %"))
     for check in disease.sign_checks:
         if check.share is not None:
             have, what = own["signs"][check.statement], f"{check.statement} in {100 * check.share:.0f} % of patients"
@@ -135,7 +137,7 @@ def hard_checks(facts: dict[str, Any], disease: Disease) -> list[tuple[str, bool
     return out
 
 
-def goals(facts: dict[str, Any]) -> list[tuple[str, bool, str]]:
+def goals(facts: dict[str, Any], unit: str = "h") -> list[tuple[str, bool, str]]:
     """(what, met, numbers) of the aims a bank may miss, as long as it says so."""
     own, out = facts["worlds"]["own"], []
     if "solution_map" in own:
@@ -143,18 +145,17 @@ def goals(facts: dict[str, Any]) -> list[tuple[str, bool, str]]:
         for check, name in (("error", "map against the solver"), ("composition", "composition of the map")):
             median = max(m for m, _ in found[check].values())
             out.append((f"{name}: median below 0.03 SD", median < 0.03, f"{median:.3f}"))
-            tail = {float(h): p for h, (_, p) in found[check].items()}
-            to_day, late = max(p for h, p in tail.items() if h <= 24), tail[36.0]
-            met = to_day < 0.2 and late < 0.25
-            out.append((f"{name}: p99 below 0.2 SD to 24 h, 0.25 at 36 h", met, f"{to_day:.3f}, {late:.3f}"))
-            worst = max(to_day, late)
+            *shorter, longest = sorted(found[check], key=float)
+            early, late = max(found[check][h][1] for h in shorter), found[check][longest][1]
+            text = f"{name}: p99 below 0.2 SD to {float(shorter[-1]):g} {unit}, 0.25 at {float(longest):g} {unit}"
+            out.append((text, early < 0.2 and late < 0.25, f"{early:.3f}, {late:.3f}"))
+            worst = max(early, late)
             out.append((f"{name}: p99 below 0.1 SD (stretch)", worst < 0.1, f"{worst:.3f}"))
-    for hours in ("1", "4.8"):
-        found = own["noise_partition"][hours]
+    for interval, found in list(own["noise_partition"].items())[:2]:
         spread = max(abs(two - one) for one, two in found["spread"].values())
         text = f"means {found['mean_difference']:.3f}, spreads {spread:.3f}"
         met = found["mean_difference"] < 0.05 and spread < 0.05
-        out.append((f"noise of {hours} h as of two halves: means and spreads within 0.05 SD", met, text))
+        out.append((f"noise of {interval} {unit} as of two halves: means and spreads within 0.05 SD", met, text))
     if "forecast" in facts:
         paired = facts["forecast"]["paired"]
         for other in ("pop", "patient mean", "persistence"):
@@ -165,7 +166,7 @@ def goals(facts: dict[str, Any]) -> list[tuple[str, bool, str]]:
     for key, needed in (("fixed over constant", 10.0), ("adaptive over fixed", 5.0)):
         if "ceilings" in facts:
             gain = facts["ceilings"]["summary"][key]
-            text = f"{gain['median']:.1f} % ({gain['interval'][0]:.1f} to {gain['interval'][1]:.1f})"
+            text = f"{gain['median']:.1f} %"
             what = f"ceilings: best {key} by {needed:.0f} % in the median patient"
             out.append((what, gain["median"] >= needed, text))
     return out
@@ -204,15 +205,14 @@ def audit(
     if "true" in bank.worlds and bank.disease.truth_facts is not None:
         facts["truth"] = bank.disease.truth_facts(bank)
     if ceilings is not False:
-        from medgym_offline.simulators.ceilings import CeilingConfig
         from medgym_offline.simulators.ceilings import ceilings as search
 
-        found = search(bank.world("own"), CeilingConfig() if ceilings is True else ceilings, show)
+        found = search(bank.world("own"), None if ceilings is True else ceilings, show)
         facts["ceilings"] = found.to_dict()
     facts["hard_checks"] = [{"check": c, "passed": p, "found": f} for c, p, f in hard_checks(facts, bank.disease)]
-    facts["goals"] = [{"goal": c, "met": p, "found": f} for c, p, f in goals(facts)]
+    facts["goals"] = [{"goal": c, "met": p, "found": f} for c, p, f in goals(facts, bank.disease.process.unit)]
     write_json(folder / "audit.json", facts)
-    write_text(folder / "audit.html", audit_page(facts, bank, record))
+    write_page(folder / "audit.html", audit_page(facts, bank, record))
     checks = facts["hard_checks"]
     failed = [c["check"] for c in checks if not c["passed"]]
     if failed:

@@ -1,256 +1,225 @@
-"""The audit as one page: no script, no request, readable on a phone, light or dark.
-
-Figures need matplotlib (extra `report`); without it the page has the same numbers in tables, and says so.
-"""
+"""The audit as one page: the facts as tables, and figures of what they are about."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from medgym_offline.errors import MissingExtraError
+from medgym_offline.diseases.base import Disease
+from medgym_offline.reports import Block, Cell, Details, Estimate, Page, Section, Table, Warn
 from medgym_offline.simulators import audit_figures as draw
-from medgym_offline.simulators.audit_html import STYLE, figures, table
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import response_curves
 from medgym_offline.simulators.data import block_steps
 
 __all__ = ["audit_page"]
 
-_HOURS = (0.0, 0.5, 1.0, 2.0, 4.0, 6.0, 9.0, 12.0, 16.0, 20.0, 24.0)
+_SHARES = (0.0, 0.02, 0.04, 0.08, 0.17, 0.25, 0.375, 0.5, 0.67, 0.83, 1.0)  # of the time that responses are shown
 
-
-def _longest(tables: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Rows of the longest table: a world other than own has one more."""
-    return max((list(t) for t in tables), key=len)
+Facts = dict[str, Any]
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _verdict(facts: dict[str, Any]) -> str:
-    rows = [(c["check"], "passed" if c["passed"] else "FAILED", c["found"]) for c in facts["hard_checks"]]
-    out = table("Hard checks, world own", ("check", "", "found"), rows, (2,))
-    rows = [(c["goal"], "met" if c["met"] else "missed", c["found"]) for c in facts["goals"]]
-    return out + table("Goals: what the specification aims for", ("goal", "", "found"), rows, (2,))
+def _number(value: float) -> Estimate:
+    return Estimate(value, digits=3)
 
 
-def _map(facts: dict[str, Any]) -> str:
+def _pair(pair: Sequence[float]) -> str:
+    return f"{pair[0]:.3f} / {pair[1]:.3f}"
+
+
+def _verdict(facts: Facts) -> list[Block]:
+    checks, aims = facts["hard_checks"], facts["goals"]
+    hard = [[c["check"], "passed" if c["passed"] else Warn("FAILED"), c["found"]] for c in checks]
+    soft = [[c["goal"], "met" if c["met"] else Warn("missed"), c["found"]] for c in aims]
+    return [
+        Table("Hard checks, world own", ("Check", "", "Found"), hard),
+        Table("Goals: what a bank aims for, and may miss", ("Goal", "", "Found"), soft),
+    ]
+
+
+def _map(facts: Facts, names: list[str], unit: str) -> list[Block]:
     kinds = {
         "error": "Error against the solver (SD)",
-        "composition": "Composition: F over a third of the hold, then the rest, against the whole (SD)",
-        "rate": "Rate: dF/dt by autograd against the field (SD per hour)",
+        "composition": "Composition: F over a third of the interval, then the rest, against the whole (SD)",
+        "rate": f"Rate: dF/dt by autograd against the field (SD per {unit})",
     }
-    out = ""
+    out: list[Block] = []
     for world, found in facts["worlds"].items():
-        if "solution_map" not in found:
-            out += f"<p>World {html.escape(world)} is computed by the solver: there is no map to check.</p>"
+        if (checks := found.get("solution_map")) is None:
+            out.append(f"World {world} is computed by the solver: there is no map to check.")
             continue
-        checks = found["solution_map"]
-        hours = list(checks["error"])
-        rows = [(text, *(f"{checks[k][h][0]:.3f} / {checks[k][h][1]:.3f}" for h in hours)) for k, text in kinds.items()]
-        heads = (f"median / p99, identity {checks['identity']:.0e}", *(f"{h} h" for h in hours))
-        out += table(f"Solution map, world {world}, all variables", heads, rows)
+        times = list(checks["error"])
+        heads = ["median / p99", *(f"{t} {unit}" for t in times)]
+        rows = [[text, *(_pair(checks[k][t]) for t in times)] for k, text in kinds.items()]
+        identity = f"; at interval 0 it is the identity to {checks['identity']:.0e}"
+        out.append(Table(f"Solution map, world {world}, all components{identity}", heads, rows))
         parts = []
-        for k, text in kinds.items():
-            by = checks["by_variable"][k]
-            rows = [
-                (draw.label(v), *(f"{by[h][v][0]:.3f} / {by[h][v][1]:.3f}" for h in hours)) for v in facts["variables"]
-            ]
-            parts.append(table(f"{text}, world {world}", ("median / p99", *(f"{h} h" for h in hours)), rows))
-        out += f"<details><summary>Per variable, world {html.escape(world)}</summary>{''.join(parts)}</details>"
+        for kind, text in kinds.items():
+            by = checks["by_variable"][kind]
+            cells = [[name, *(_pair(by[t][v]) for t in times)] for v, name in zip(facts["variables"], names)]
+            parts.append(Table(f"{text}, world {world}", heads, cells))
+        out.append(Details(f"Per component, world {world}", parts))
     return out
 
 
-def _constants(facts: dict[str, Any]) -> str:
-    worlds = facts["worlds"]
-    names = _longest([w["constant_policies"]["table"] for w in worlds.values()])
-    rows: list[Sequence[object]] = []
-    for name in names:
-        row: list[object] = [name]
-        for world in worlds.values():
-            found = world["constant_policies"]["table"].get(name)
-            row += ["", ""] if found is None else [f"{found['severity']:.2f}", _percent(found["safe"])]
-        rows.append(row)
-    heads = ["treatment"] + [f"{w}: {k}" for w in worlds for k in ("severity", "safe hours")]
-    out = table("Constant treatments over 96 h: mean severity, hours after 20 h with lactate below 4", heads, rows)
-    rows = []
-    for label, key in (("gain of the patient's over the cohort's best", "gain"), ("bests at corners", "corners")):
-        rows.append((label, *(f"{100 * w['constant_policies'][key]:.1f} %" for w in worlds.values())))
-    rows.append(("different bests", *(w["constant_policies"]["distinct"] for w in worlds.values())))
-    best = [w["constant_policies"]["needed_best_treated"] for w in worlds.values()]
-    counts = [w["constant_policies"]["needed_best"] for w in worlds.values()]
-    rows.append(("best vasopressor above 0, patients", *counts))
-    rows.append(("of them given it by clinicians", *(f"{a} (of {b} given it)" for a, b in best)))
+def _constants(facts: Facts, disease: Disease) -> list[Block]:
+    worlds, process, cost = facts["worlds"], disease.process, disease.cost
+    found = [w["constant_policies"] for w in worlds.values()]
+    tables = {name: c["table"] for name, c in zip(worlds, found)}
+    rows: list[list[Cell]] = []
+    for policy in max((list(t) for t in tables.values()), key=len):
+        known = [table.get(policy) for table in tables.values()]
+        pairs = [(None, None) if k is None else (Estimate(k["severity"]), _percent(k["safe"])) for k in known]
+        rows.append([policy, *itertools.chain(*pairs)])
+    heads = ["Treatment", *(f"{w}: {k}" for w in worlds for k in ("severity", "safe"))]
+    caption = f"Constant treatments over {process.horizon:g} {process.unit}: mean {disease.severity.label}, share of "
+    caption += f"times after {process.settled:g} {process.unit} with {cost.component} safe (limit {cost.limit:g})"
+    lines: list[list[Cell]] = [
+        ["gain of the patient's over the cohort's best", *(f"{100 * c['gain']:.1f} %" for c in found)],
+        ["bests at corners", *(f"{100 * c['corners']:.1f} %" for c in found)],
+        ["different bests", *(c["distinct"] for c in found)],
+    ]
+    if disease.needed:
+        given = [c["needed_best_treated"] for c in found]
+        lines.append([f"best {disease.needed} above 0, patients", *(c["needed_best"] for c in found)])
+        lines.append(["of them given it by clinicians", *(f"{a} (of {b} given it)" for a, b in given)])
     for q in ("median", "mean", "p90"):
-        values = (w["constant_policies"]["wrong_patient_regret"][q] for w in worlds.values())
-        rows.append((f"regret of another patient's best, {q}", *(f"{v:.2f}" for v in values)))
-    return out + table("Do treatments matter, and whose?", ("", *worlds), rows)
+        regrets = [Estimate(c["wrong_patient_regret"][q]) for c in found]
+        lines.append([f"regret of another patient's best, {q}", *regrets])
+    return [
+        draw.bars(tables, disease),
+        Table(caption, heads, rows),
+        Table("Do treatments matter, and whose?", ["", *worlds], lines),
+    ]
 
 
-def _effects(facts: dict[str, Any]) -> str:
-    out = ""
-    worlds = facts["worlds"]
+def _effects(facts: Facts, bank: SimulatorBank) -> list[Block]:
+    disease, worlds, process = bank.disease, facts["worlds"], bank.disease.process
+    shown = process.horizon / 4
+    times = torch.tensor([share * shown for share in _SHARES])
+    curves = response_curves(bank.world("own"), times)
+    out: list[Block] = [draw.responses(t, times.numpy(), curves[t.name], disease) for t in disease.treatments]
+    late, early = f"{shown:g} {process.unit}", f"{shown / 4:g} {process.unit}, solver"
+    kinds = {"signs": late, "signs_solver": f"{late}, solver", "signs_early": early}
     statements = next(iter(worlds.values()))["signs"]
-    kinds = {"signs": "24 h", "signs_solver": "24 h, solver", "signs_early": "6 h, solver"}
-    rows = [(s, *(_percent(w[k][s]) for w in worlds.values() for k in kinds)) for s in statements]
-    heads = ("statement", *(f"{w}, {text}" for w in worlds for text in kinds.values()))
-    out += table("Signs of the effect of a full step: share of patients", heads, rows)
-    variables = list(map(draw.label, facts["variables"][:6]))
+    rows = [[s, *(_percent(w[k][s]) for w in worlds.values() for k in kinds)] for s in statements]
+    heads = ["Statement", *(f"{w}, {text}" for w in worlds for text in kinds.values())]
+    out.append(Table("Signs of the effect of a full step: share of patients", heads, rows))
     for name, world in worlds.items():
         rows = []
-        for t, median in world["effects_median"].items():
-            low, high = world["effects_range"][t]
-            rows.append((draw.label(t), *(f"{m:+.2f}\n{a:+.2f} to {b:+.2f}" for m, a, b in zip(median, low, high))))
-        out += table(
-            f"Effect of a full step after 24 h (SD): median and 5 to 95 % of patients, {name}", ("", *variables), rows
-        )
+        for treatment in disease.treatments:
+            low, high = world["effects_range"][treatment.name]
+            cells = zip(world["effects_median"][treatment.name], low, high)
+            rows.append([draw.label(treatment), *(Estimate(*c, signed=True) for c in cells)])
+        caption = f"Effect of a full step after {late} (SD): median, and 5 to 95 % of patients, world {name}"
+        out.append(Table(caption, ["", *map(draw.label, disease.variables)], rows))
     return out
 
 
-def _bounds(facts: dict[str, Any]) -> str:
-    worlds = facts["worlds"]
-    rows = [("every state finite", *("yes" if w["bounded"]["finite"] == 1 else "NO" for w in worlds.values()))]
-    rows += [
-        (f"stuck: {draw.label(v)}", *(_percent(w["bounded"][v]) for w in worlds.values())) for v in facts["variables"]
+def _bounds(facts: Facts, disease: Disease) -> list[Block]:
+    process, worlds, names = disease.process, facts["worlds"], [draw.label(c) for c in disease.components]
+    found, heads = list(worlds.values()), ["", *worlds]
+    at_bound: list[list[Cell]] = [
+        [f"stuck: {n}", *(_percent(w["bounded"][v]) for w in found)] for n, v in zip(names, disease.state_names)
     ]
-    rows.append(("states where like patients are pushed apart", *(_percent(w["unstable"]) for w in worlds.values())))
-    out = table("Patients stuck at a bound after 96 h of random, zero and maximal treatment alike", ("", *worlds), rows)
-    rows = [
-        (draw.label(v), *(f"{w['noise'][j]:.3f}" for w in worlds.values())) for j, v in enumerate(facts["variables"])
+    bounds: list[list[Cell]] = [
+        ["every state finite", *("yes" if w["bounded"]["finite"] == 1 else Warn("NO") for w in found)],
+        *at_bound,
+        ["states where like patients are pushed apart", *(_percent(w["unstable"]) for w in found)],
     ]
-    out += table("Residual noise, mean over patients (SD per square root of an hour)", ("", *worlds), rows)
-    heads = ("world, hold", "means differ by", *map(draw.label, facts["variables"][:6]))
-    rows = [
-        (f"{name}, {h} h", f"{f['mean_difference']:.3f}", *(f"{a:.3f}, {b:.3f}" for a, b in f["spread"].values()))
+    noise = [[name, *(_number(w["noise"][j]) for w in found)] for j, name in enumerate(names)]
+    halves = [
+        [f"{name}, {h} {process.unit}", _number(f["mean_difference"]), *map(_pair, f["spread"].values())]
         for name, w in worlds.items()
         for h, f in w["noise_partition"].items()
     ]
-    return out + table("Noise of one step, two half-steps: spread (SD, median over patients)", heads, rows)
+    seen = ["World, interval", "Means differ by", *map(draw.label, disease.variables)]
+    stuck = f"Stuck at a bound after {process.horizon:g} {process.unit} of random, zero and maximal treatment alike"
+    return [
+        Table(stuck, heads, bounds),
+        Table(f"Residual noise, mean over patients (SD per square root of {process.unit})", heads, noise),
+        Table("Noise of one step / of two half-steps: spread (SD, median over patients)", seen, halves),
+    ]
 
 
-def _record(facts: dict[str, Any]) -> str:
-    variables = facts["variables"][:6]
-    forecast = facts["forecast"]
-    rows = [
-        (name, f"{m['mae_mean']:.3f}", f"{m['nmse_mean']:.3f}", *(f"{e:.3f}" for e in m["mae"]))
-        for name, m in forecast["models"].items()
+def _record(facts: Facts, bank: SimulatorBank, record: Facts | None) -> list[Block]:
+    disease, names = bank.disease, [v.name for v in bank.disease.variables]
+    labels = [draw.label(v) for v in disease.variables]
+    out: list[Block] = []
+    for i in record["examples"] if record else ():
+        data, paths = record["data"], record["paths"]  # type: ignore[index]
+        observed = np.where(data.mask[i], bank.denormalize(data.values[i].astype(float)), np.nan)
+        shown = {k: bank.denormalize(p[i][: int(data.length[i])].astype(float)) for k, p in paths.items()}
+        error = {k: np.abs(p[i] - data.values[i])[data.mask[i]].mean() for k, p in paths.items()}
+        caption = f"MAE over the stay: Ind {error['ind']:.2f}, Pop {error['pop']:.2f} SD."
+        out.append(draw.rollout(data.patients[i], observed, block_steps(1, disease), shown, disease, caption))
+    models = [
+        [name, _number(m["mae_mean"]), _number(m["nmse_mean"]), *map(_number, m["mae"])]
+        for name, m in facts["forecast"]["models"].items()
     ]
-    out = table(
-        "Forecasts of held-out blocks, from a variable's previous value to its next (SD): MAE, NMSE, MAE per variable",
-        ("", "MAE", "NMSE", *map(draw.label, variables)),
-        rows,
-    )
-    rows = [
-        (f"against {n}", _percent(p["ind_better"]), f"{p['median_gain']:+.4f}", f"{p['p']:.2g}")
-        for n, p in forecast["paired"].items()
+    paired = [
+        [f"against {n}", _percent(p["ind_better"]), Estimate(p["median_gain"], digits=4, signed=True), f"{p['p']:.2g}"]
+        for n, p in facts["forecast"]["paired"].items()
     ]
-    out += table("Ind, paired over patients", ("", "Ind better", "median gain (SD)", "Wilcoxon p"), rows)
-    rows = [
-        (
-            f"{model}, {blocks}",
-            metric.upper(),
-            f"{found['mean']:.3f}",
-            *(f"{found.get(v, float('nan')):.3f}" for v in variables),
-        )
-        for blocks, models in facts["rollout"].items()
-        for model, metrics in models.items()
+    free = [
+        [f"{model}, {blocks}", metric.upper(), _number(found["mean"]), *(_number(found.get(v, np.nan)) for v in names)]
+        for blocks, by_model in facts["rollout"].items()
+        for model, metrics in by_model.items()
         for metric, found in metrics.items()
     ]
-    return out + table(
-        "Free rollouts from the first state over the whole stay (SD)",
-        ("", "", "mean", *map(draw.label, variables)),
-        rows,
+    caption = (
+        "Forecasts of held-out blocks, from a variable's previous value to its next (SD): MAE, NMSE, MAE per variable"
     )
+    return [
+        *out,
+        Table(caption, ["", "MAE", "NMSE", *labels], models),
+        Table("Ind, paired over patients", ("", "Ind better", "Median gain (SD)", "Wilcoxon p"), paired),
+        Table("Free rollouts from the first state over the whole stay (SD)", ["", "", "Mean", *labels], free),
+    ]
 
 
-def _truth(facts: dict[str, Any]) -> str:
-    rows = []
-    for model, found in facts["truth"].items():
-        r2 = [found["r2"][regime][lead] for regime in found["r2"] for lead in found["r2"][regime]]
-        rows.append((model, f"{found['nmse']['mean']:.2f}", *(f"{r['all']:.2f}" for r in r2)))
-    regimes = next(iter(facts["truth"].values()))["r2"]
-    heads = ("", "NMSE 96 h", *(f"R2 {regime} {lead}" for regime in regimes for lead in regimes[regime]))
-    return table("Against the true patients: new trajectories, and responses to other treatment", heads, rows)
-
-
-def _ceilings(facts: dict[str, Any]) -> str:
-    found = facts["ceilings"]
-    summary, count = found["summary"], found["config"]["decisions"]
+def _truth(facts: Facts, horizon: str) -> list[Block]:
+    cases = [(regime, lead) for regime, leads in next(iter(facts["truth"].values()))["r2"].items() for lead in leads]
     rows = [
-        (
-            key,
-            f"{g['median']:.2f} %",
-            f"{g['interval'][0]:.2f} to {g['interval'][1]:.2f}",
-            f"{g['mean']:.2f} %",
-            f"{g['q90']:.1f} %",
-            _percent(g["share_above_2"]),
-        )
+        [model, Estimate(found["nmse"]["mean"]), *(Estimate(found["r2"][r][lead]["all"]) for r, lead in cases)]
+        for model, found in facts["truth"].items()
+    ]
+    heads = ["", f"NMSE {horizon}", *(f"R2 {regime} {lead}" for regime, lead in cases)]
+    return [Table("New trajectories, and responses to other treatment", heads, rows)]
+
+
+def _ceilings(facts: Facts, unit: str) -> list[Block]:
+    found = facts["ceilings"]
+    summary = found["summary"]
+    harm = {n: np.array(c["harm"]) for n, c in found["classes"].items()}
+    pairs = (("schedule over constant", "fixed", "constant"), ("adaptive over fixed", "adaptive", "fixed"))
+    rows = [
+        [key, *(Estimate(g[k], unit="%") for k in ("median", "mean", "q90")), _percent(g["share_above_2"])]
         for key, g in summary.items()
         if " over " in key
     ]
-    heads = ("", "median gain", "95 % interval", "mean", "p90", "patients above 2 %")
-    out = table(f"Open-loop ceilings, {count} decisions, world {found['world']}", heads, rows)
-    harm = ", ".join(f"{n} {h:.3f}" for n, h in summary["harm"].items())
-    quantiles = ", ".join(f"{q:g}" for q in summary["adaptive_hours"]["quantiles"])
-    return out + (
-        f"<p>Mean harm: {harm}. Intervals of the best adaptive schedules, 5/25/50/75/95 %: {quantiles} h. "
-        f"Searched in {found['seconds']:.0f} s.</p>"
+    caption = (
+        f"Open-loop ceilings, {found['config']['decisions']} decisions, world {found['world']}: gain over patients"
     )
+    means = ", ".join(f"{n} {h:.3f}" for n, h in summary["harm"].items())
+    quantiles = ", ".join(f"{q:g}" for q in summary["adaptive_hours"]["quantiles"])
+    return [
+        draw.gains({name: list(100.0 * (1.0 - harm[a] / harm[b])) for name, a, b in pairs}),
+        Table(caption, ("", "Median", "Mean", "p90", "Patients above 2 %"), rows),
+        f"Mean harm: {means}. Intervals of the best adaptive schedules, 5/25/50/75/95 %: {quantiles} {unit}. "
+        f"Searched in {found['seconds']:.0f} s.",
+    ]
 
 
-def _drawn(facts: dict[str, Any], bank: SimulatorBank, record: dict[str, Any] | None) -> dict[str, str]:
-    """Figures by section."""
-    hours = torch.tensor(_HOURS)
-    own = bank.world("own")
-    shown = [draw.responses(t, np.array(_HOURS), c, bank.disease) for t, c in response_curves(own, hours).items()]
-    note = "One line per patient, the median in ink. Own world; the other treatments at the patient's mean dose."
-    tables = {name: w["constant_policies"]["table"] for name, w in facts["worlds"].items()}
-    out = {
-        "effects": figures(shown, [note] * len(shown)),
-        "constants": figures([draw.bars(tables)], ["Lower is better. Without noise, from the first state."]),
-    }
-    if record is not None:
-        data = record["data"]
-        held_out = block_steps(1, bank.disease)
-        charts, notes = [], []
-        for number, i in enumerate(record["examples"]):
-            observed = np.where(data.mask[i], bank.denormalize(data.values[i].astype(float)), np.nan)
-            stay = slice(0, int(data.length[i]))
-            paths = {k: bank.denormalize(p[i][stay].astype(float)) for k, p in record["paths"].items()}
-            wide = {k: np.concatenate([p, np.full((len(observed) - len(p), 6), np.nan)]) for k, p in paths.items()}
-            charts.append(draw.rollout(data.patients[i], number, observed, held_out, wide, bank.disease))
-            error = {k: np.abs(record["paths"][k][i] - data.values[i])[data.mask[i]].mean() for k in wide}
-            notes.append(f"MAE over the stay: Ind {error['ind']:.2f}, Pop {error['pop']:.2f} SD.")
-        out["record"] = figures(charts, notes)
-    if "ceilings" in facts:
-        harm = {n: np.array(c["harm"]) for n, c in facts["ceilings"]["classes"].items()}
-        pairs = (("schedule over constant", "fixed", "constant"), ("adaptive over fixed", "adaptive", "fixed"))
-        groups = {name: list(100.0 * (1.0 - harm[a] / harm[b])) for name, a, b in pairs}
-        out["ceilings"] = figures([draw.gains(groups)], ["Each curve is sorted by itself. Own world, no noise."])
-    return out
-
-
-_SECTIONS = (
-    ("verdict", "Verdict", "", _verdict),
-    ("map", "Solution map", "On states and holds it was not trained on; dF/dt leaves out states at a bound.", _map),
-    ("record", "Against the record", "The own world read the even 12-hour blocks of every stay; errors are on the odd "
-     "ones unless they say fitted. Six patients, from the best to the worst Ind rollout.", _record),
-    ("truth", "Against the truth", "This bank's patients are synthetic: their true field is known.", _truth),
-    ("effects", "Treatment effects", "What a step from none to the full dose does.", _effects),
-    ("constants", "Do treatments matter?", "", _constants),
-    ("ceilings", "Do schedules and timing matter?", "The best found by gradient search for each patient; a policy that "
-     "does not know the patient need not reach it.", _ceilings),
-    ("bounds", "Bounds and noise", "", _bounds),
-)  # fmt: skip
-
-
-def audit_page(facts: dict[str, Any], bank: SimulatorBank, record: dict[str, Any] | None = None) -> str:
+def audit_page(facts: Facts, bank: SimulatorBank, record: Facts | None = None) -> Page:
     """The page of an audit.
 
     Args:
@@ -258,31 +227,34 @@ def audit_page(facts: dict[str, Any], bank: SimulatorBank, record: dict[str, Any
         bank: The bank audited, for response curves.
         record: Rollouts against the record, where a cohort was given.
     """
-    title = f"Audit of {facts['bank']}"
-    lead = (
-        f"{facts['patients']} patients, worlds {', '.join(facts['worlds'])}, hash {facts['content_hash'][:16]}. "
-        "Severity is the smooth SOFA surrogate, not the clinical score. Nothing here is about the care of anyone."
-    )
-    try:
-        drawn = _drawn(facts, bank, record)
-    except MissingExtraError as missing:
-        drawn = {}
-        lead += f" Figures are left out: {missing}."
-    needs = {"record": "forecast", "truth": "truth", "ceilings": "ceilings"}
-    sections, links = [], []
-    for key, heading, intro, body in _SECTIONS:
-        if key in needs and needs[key] not in facts:
-            continue
-        links.append(f'<li><a href="#{key}">{html.escape(heading)}</a></li>')
-        text = f"<p>{html.escape(intro)}</p>" if intro else ""
-        sections.append(
-            f'<section><h2 id="{key}">{html.escape(heading)}</h2>{text}{drawn.get(key, "")}{body(facts)}</section>'
-        )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main><h1>{html.escape(title)}</h1>"
-        f'<p class="muted">{html.escape(lead)}</p><nav aria-label="Sections"><ul>{"".join(links)}</ul></nav>\n'
-        f"{chr(10).join(sections)}\n</main></body></html>\n"
-    )
+    disease, process = bank.disease, bank.disease.process
+    parts: list[tuple[str, str, list[Block]]] = [
+        ("Verdict", "", _verdict(facts)),
+        (
+            "Solution map",
+            "On states and intervals it was not trained on; dF/dt leaves out states at a bound.",
+            _map(facts, [draw.label(c) for c in disease.components], process.unit),
+        ),
+        (
+            "Against the record",
+            f"The own world read the even blocks ({process.block:g} {process.unit}) of every stay; errors are on the "
+            "odd ones unless they say fitted. Some patients, from the best to the worst Ind rollout.",
+            _record(facts, bank, record) if "forecast" in facts else [],
+        ),
+        (
+            "Against the truth",
+            "The true dynamics of this bank's patients are known.",
+            _truth(facts, f"{process.horizon:g} {process.unit}") if "truth" in facts else [],
+        ),
+        ("Treatment effects", "What a step from none to the full dose does.", _effects(facts, bank)),
+        ("Do treatments matter?", "", _constants(facts, disease)),
+        (
+            "Do schedules and timing matter?",
+            "The best found by gradient search for each patient; a policy that does not know it need not get there.",
+            _ceilings(facts, process.unit) if "ceilings" in facts else [],
+        ),
+        ("Bounds and noise", "", _bounds(facts, disease)),
+    ]
+    lead = f"{facts['patients']} patients, worlds {', '.join(facts['worlds'])}, hash {facts['content_hash'][:16]}. "
+    sections = [Section(heading, intro or None, *blocks) for heading, intro, blocks in parts if blocks]
+    return Page(f"Audit of {facts['bank']}", sections, f"{lead}{disease.caution} Nothing here is about anyone's care.")

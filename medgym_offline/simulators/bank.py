@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +17,14 @@ from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease, Dynamics
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.errors import BankError, unknown_name
+from medgym_offline.files import atomic_path
 from medgym_offline.patients import PatientIndex, Patients
 from medgym_offline.simulators.flow import SolutionMap, solve, solve_between
 
-__all__ = ["Backend", "SimulatorBank", "World"]
+__all__ = ["FORMAT", "Backend", "SimulatorBank", "World"]
 
 Backend = Literal["map", "ode"]
+FORMAT = "medgym-bank/2"
 
 
 @dataclass
@@ -54,8 +57,8 @@ class World:
 class SimulatorBank:
     """P patient simulators that run as one batched program.
 
-    States are normalized, (P, B, D): the disease's components. Treatments are in [0, 1], (P, B, treatments). Times are in
-    the disease's unit. All tensors are float32. A bank is not changed; its methods give other banks.
+    States are normalized, (P, B, D): the disease's components. Treatments are in [0, 1], (P, B, treatments). Times are
+    in the disease's unit. All tensors are float32. A bank is not changed; its methods give other banks.
 
     Args:
         name: Name of the bank.
@@ -137,13 +140,24 @@ class SimulatorBank:
     def content_hash(self) -> str:
         """SHA-256 of all tensors and patient ids; a selection keeps the hash of the bank it came from."""
         if self._content_hash is None:
-            from medgym_offline.simulators.files import bank_tensors
-
             digest = hashlib.sha256("\n".join((self.name, *self.patients)).encode())
-            for key, tensor in sorted(bank_tensors(self).items()):
+            for key, tensor in sorted(self.tensors().items()):
                 digest.update(key.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
             self._content_hash = digest.hexdigest()
         return self._content_hash
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by their name in the file."""
+        found = {"clinician": self.clinician_treatment}
+        if self.context.shape[1]:
+            found["context"] = self.context
+        shared = {} if self.population_data is None else {"population": self.population_data}
+        for name, world in (self.world_data | shared).items():
+            found |= {f"{name}/field/{k}": t for k, t in world.params.tensors().items()}
+            found |= {f"{name}/noise": world.noise, f"{name}/initial": world.initial}
+            if world.code is not None:
+                found[f"{name}/code"] = world.code
+        return found | ({} if self.trunk is None else {f"trunk/{k}": t for k, t in self.trunk.tensors().items()})
 
     @property
     def backend(self) -> Backend:
@@ -152,7 +166,7 @@ class SimulatorBank:
 
     @property
     def padding(self) -> str:
-        """How rows of unequal length are cut into rectangles: the backend, or "ticks" in a world that steps by itself."""
+        """How rows of unequal length are cut into rectangles: the backend, or "ticks" where a world steps by itself."""
         return "ticks" if hasattr(self.current().params, "path") else self.backend
 
     @property
@@ -322,9 +336,7 @@ class SimulatorBank:
             return solve(self.field, x, u, times, self.lower, self.upper, step)
         return self.trunk.with_code(world.code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
 
-    def _path(
-        self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None
-    ) -> Tensor:
+    def _path(self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None) -> Tensor:
         dynamics: Any = self.current().params
         tick = self.disease.process.tick or 1.0
         ticks = torch.floor(times / tick + 1e-4).long().clamp(min=0)
@@ -375,11 +387,28 @@ class SimulatorBank:
         """Inverse of :meth:`normalize_treatment`."""
         return self.scales.denormalize_treatment(self.disease, u)
 
+    @own_defaults()
     def save(self, path: str | Path) -> None:
         """Write the bank to one safetensors file, atomically."""
-        from medgym_offline.simulators.files import save_bank
+        from safetensors.torch import save_file
 
-        save_bank(self, path)
+        header = {
+            "format": FORMAT,
+            "name": self.name,
+            "disease": self.disease.name,
+            "patients": list(self.patients),
+            "scales": asdict(self.scales),
+            "physics": asdict(self.physics),
+            "worlds": list(self.worlds),
+            "kinds": {name: world.params.kind for name, world in self.world_data.items()},
+            "population_kind": None if self.population_data is None else self.population_data.params.kind,
+            "solution_map": None if self.trunk is None else asdict(self.trunk.config),
+            "content_hash": self.content_hash,
+            "metadata": self.metadata,
+        }
+        tensors = {k: t.detach().to("cpu", torch.float32).contiguous().clone() for k, t in self.tensors().items()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"medgym": json.dumps(header, sort_keys=True)})
 
     def replace_physics(self, **changes: Any) -> SimulatorBank:
         """The same patients with other strengths (an ablation); the solution map no longer applies, so "ode"."""

@@ -181,6 +181,10 @@ def build_bank(
     from medgym_offline.cohorts import never_given, select_stays
 
     started = time.monotonic()
+    if (of := cohort.definition.disease) != recipe.disease.name:
+        raise BankError(
+            f"the cohort is of {of}, bank {recipe.name!r} by its name of {recipe.disease.name}; name the bank {of}-..."
+        )
     if recipe.patients:
         if len(cohort) < recipe.patients:
             raise BankError(

@@ -38,8 +38,8 @@ def schedule_scores(bank: SimulatorBank, u: Tensor) -> tuple[Tensor, Tensor, Ten
         u: (P, B, T, treatments) of each unit of time, or (P, B, 1, treatments) constant.
 
     Returns:
-        Mean severity over the times 1, 2, ... to the horizon (P, B); share of those after `process.settled` at which the
-        monitored component is safe (P, B); final state (P, B, D).
+        Mean severity over the times 1, 2, ... to the horizon (P, B); share of those after `process.settled` at which
+        the monitored component is safe (P, B); final state (P, B, D).
     """
     disease = bank.disease
     horizon, settled = round(disease.process.horizon), disease.process.settled
@@ -63,7 +63,8 @@ def schedule_scores(bank: SimulatorBank, u: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def constant_scores(bank: SimulatorBank) -> tuple[Tensor, Tensor, Tensor]:
-    """The grid of constant treatments (B, treatments), and each patient's mean severity (P, B) and safe share (P, B)."""
+    """The grid of constant treatments (B, treatments), and each patient's mean severity (P, B) and safe share (P,
+    B)."""
     grid = torch.tensor(list(itertools.product(*(t.levels for t in bank.disease.treatments))))
     severity, safe, _ = schedule_scores(bank, grid[None, :, None].expand(len(bank), -1, -1, -1))
     return grid, severity, safe
@@ -90,7 +91,11 @@ def constant_policies(bank: SimulatorBank, chosen_elsewhere: Tensor | None = Non
     grid, severity, safe = constant_scores(bank)
     rows = torch.arange(len(bank))
     count = len(bank.disease.treatments)
-    named = {"zero": torch.zeros(count), "maximal": torch.ones(count), "worst of the grid": grid[severity.mean(0).argmax()]}
+    named = {
+        "zero": torch.zeros(count),
+        "maximal": torch.ones(count),
+        "worst of the grid": grid[severity.mean(0).argmax()],
+    }
     table = {}
     for name, u in named.items():
         s, ok, _ = schedule_scores(bank, u.expand(len(bank), 1, 1, count))
@@ -201,7 +206,8 @@ def noise_partition(
 
 
 def bounded(bank: SimulatorBank, rows: int = 4, seed: int = 0) -> dict[str, float]:
-    """An episode under random, zero and maximal treatment with noise: any NaN, and the share of patients stuck at a bound.
+    """An episode under random, zero and maximal treatment with noise: any NaN, and the share of patients stuck at a
+    bound.
 
     Returns:
         `finite` (1.0 when every state is finite) and, per state component, the share of patients whose final state

@@ -27,7 +27,8 @@ __all__ = ["DistillConfig", "distill", "map_errors", "random_treatments"]
 TIMES = (0.25, 0.5, 1.0, *range(2, 43))
 """Times of the pool, for intervals of up to 36."""
 START_SD, CHECK_SD = (0.3, 0.0, 0.1), (0.15, 0.0, 0.05)
-"""SD of the perturbation of first states, per kind of component, normalized. Chosen: check states lie inside the pool."""
+"""SD of the perturbation of first states, per kind of component, normalized. Chosen: check states lie inside the
+pool."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class DistillConfig:
 
     Attributes:
         steps: Optimiser steps.
-        pool: Starts per patient; three holds each.
+        pool: Starts per patient; three intervals each.
         batch: Holds per patient and step.
-        times: Times per hold and step.
+        times: Times per interval and step.
         lr: Peak learning rate (one-cycle).
         seed: Root seed.
     """
@@ -140,7 +141,7 @@ def distill(
 
 
 def map_errors(bank: SimulatorBank, rows: int = 24, seed: int = 1) -> dict[str, dict[str, list[float]]]:
-    """Error of the solution map against an accurate solve, and of composition, on held-out random holds.
+    """Error of the solution map against an accurate solve, and of composition, on held-out random intervals.
 
     Args:
         bank: A bank with a solution map.
@@ -170,8 +171,8 @@ def map_errors(bank: SimulatorBank, rows: int = 24, seed: int = 1) -> dict[str, 
                 first = bank.flow(x, u, torch.full(x.shape[:2], t / 3.0))
                 parts.append(bank.flow(first, u, torch.full(x.shape[:2], 2.0 * t / 3.0)))
             compositions.append((torch.stack(parts, -2) - learned).abs())
-            hold = torch.rand(x.shape[:2], generator=g) * 20.0 + 0.5
-            x = bank.flow(x, u, hold)
+            interval = torch.rand(x.shape[:2], generator=g) * 20.0 + 0.5
+            x = bank.flow(x, u, interval)
 
     def summary(parts: list[Tensor]) -> dict[str, list[float]]:
         joined = torch.cat(parts, 1)

@@ -1,7 +1,7 @@
 """Rollouts against the record: the course a simulator gives from the first state under the charted treatment.
 
-arXiv 2606.01028, figures 3 and 7. A rollout is free: it never sees an observation after the first state. In-sample and held-out
-errors are kept apart, as the `own` world was fitted to the even blocks of every stay only.
+arXiv 2606.01028, figures 3 and 7. A rollout is free: it never sees an observation after the first state. In-sample and
+held-out errors are kept apart, as the `own` world was fitted to the even blocks of every stay only.
 """
 
 from __future__ import annotations

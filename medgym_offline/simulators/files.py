@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +14,11 @@ from medgym_offline.diseases.base import Dynamics
 from medgym_offline.diseases.registry import disease, list_diseases
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.errors import BankError, unknown_name
-from medgym_offline.files import atomic_path, release_folder
-from medgym_offline.simulators.bank import SimulatorBank, World
+from medgym_offline.files import release_folder
+from medgym_offline.simulators.bank import FORMAT, SimulatorBank, World
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
 
-__all__ = ["FORMAT", "bank_tensors", "list_banks", "load_simulators", "save_bank"]
-
-FORMAT = "medgym-bank/2"
-
-
-def _world_tensors(name: str, world: World) -> dict[str, Tensor]:
-    tensors = {f"{name}/field/{k}": t for k, t in world.params.tensors().items()}
-    tensors |= {f"{name}/noise": world.noise, f"{name}/initial": world.initial}
-    if world.code is not None:
-        tensors[f"{name}/code"] = world.code
-    return tensors
-
-
-def bank_tensors(bank: SimulatorBank) -> dict[str, Tensor]:
-    """All tensors of a bank by their name in the file."""
-    tensors = {"clinician": bank.clinician_treatment}
-    if bank.context.shape[1]:
-        tensors["context"] = bank.context
-    for name, world in bank.world_data.items():
-        tensors |= _world_tensors(name, world)
-    if bank.population_data is not None:
-        tensors |= _world_tensors("population", bank.population_data)
-    if bank.trunk is not None:
-        tensors |= {f"trunk/{k}": t for k, t in bank.trunk.tensors().items()}
-    return tensors
-
-
-@own_defaults()
-def save_bank(bank: SimulatorBank, path: str | Path) -> None:
-    """Write `bank` to `path` (safetensors), atomically."""
-    from safetensors.torch import save_file
-
-    header = {
-        "format": FORMAT,
-        "name": bank.name,
-        "disease": bank.disease.name,
-        "patients": list(bank.patients),
-        "scales": asdict(bank.scales),
-        "physics": asdict(bank.physics),
-        "worlds": list(bank.worlds),
-        "kinds": {name: world.params.kind for name, world in bank.world_data.items()},
-        "population_kind": None if bank.population_data is None else bank.population_data.params.kind,
-        "solution_map": None if bank.trunk is None else asdict(bank.trunk.config),
-        "content_hash": bank.content_hash,
-        "metadata": bank.metadata,
-    }
-    tensors = {k: t.detach().to("cpu", torch.float32).contiguous().clone() for k, t in bank_tensors(bank).items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"medgym": json.dumps(header, sort_keys=True)})
+__all__ = ["list_banks", "load_simulators"]
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

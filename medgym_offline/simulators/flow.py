@@ -91,7 +91,7 @@ def solve_between(
     field: FieldFunction,
     x: Tensor,
     u: Tensor,
-    hold: Tensor,
+    interval: Tensor,
     times: Tensor,
     lower: Tensor,
     upper: Tensor,
@@ -104,14 +104,14 @@ def solve_between(
 
     Args:
         field, x, u, lower, upper, max_step: As in :func:`solve`.
-        hold: (P, B) hours that the treatment is held.
-        times: (P, B, T) hours in [0, hold], in any order.
+        interval: (P, B) hours that the treatment is held.
+        times: (P, B, T) hours in [0, interval], in any order.
 
     Returns:
         (P, B, T, D).
     """
-    steps = torch.ceil(hold / max_step - 1e-6).clamp(min=1.0)
-    h = hold / steps
+    steps = torch.ceil(interval / max_step - 1e-6).clamp(min=1.0)
+    h = interval / steps
     count = int(steps.max())
     ends, slopes = [x], []
     for i in range(count):

@@ -18,7 +18,15 @@ from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.data import FitData, block_steps
 from medgym_offline.simulators.noise import one_step_residuals
 
-__all__ = ["compare", "forecast_ahead", "forecast_unseen", "hidden_course", "paired", "patient_errors", "population_for_all"]
+__all__ = [
+    "compare",
+    "forecast_ahead",
+    "forecast_unseen",
+    "hidden_course",
+    "paired",
+    "patient_errors",
+    "population_for_all",
+]
 
 MODELS = ("ind", "pop", "persistence", "patient mean")
 
@@ -94,7 +102,7 @@ def forecast_ahead(
             u = torch.from_numpy(data.u[row, np.minimum(at, last)]).unsqueeze(1)
             state = solver.flow(state, u, hour)
             inside = at < last
-            out[row[inside], at[inside] + 1] = state[inside, 0, : out.shape[-1]].numpy()
+            out[row[inside], at[inside] + 1] = state[inside, 0, : data.values.shape[-1]].numpy()
     return out
 
 

@@ -23,7 +23,7 @@ HOURS = (0.5, 2.0, 6.0, 12.0, 24.0, 36.0)
 
 
 def _visited(bank: SimulatorBank, rows: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Three lots of states (P, B, D) and treatments (P, B, treatments), each from where the last holds led."""
+    """Three lots of states (P, B, D) and treatments (P, B, treatments), each from where the last intervals led."""
     g = torch_generator(seed, "map-checks")
     x = bank.initial_state().unsqueeze(1).repeat(1, rows, 1)
     x = bank.clamp(x + torch.randn(x.shape, generator=g) * x.new_tensor(bank.disease.by_kind(*CHECK_SD)))
@@ -60,7 +60,7 @@ def map_checks(bank: SimulatorBank, rows: int = 6, seed: int = 1) -> dict[str, A
         seed: Another than the training pool's.
 
     Returns:
-        `identity`: largest |F(x, u, 0) - x|. `error`, `composition` (F over a third of the hold, then the rest,
+        `identity`: largest |F(x, u, 0) - x|. `error`, `composition` (F over a third of the interval, then the rest,
         against the whole) and `rate` (per hour): {hours: [median, p99]} over all variables. `by_variable`: the same
         per variable, {check: {hours: {variable: [median, p99]}}}.
     """

@@ -30,7 +30,7 @@ import torch
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.data import FitData
 
-__all__ = ["Noise", "estimate_noise", "hold_residuals", "noise_evidence", "noise_variance", "one_step_residuals"]
+__all__ = ["Noise", "estimate_noise", "interval_residuals", "noise_evidence", "noise_variance", "one_step_residuals"]
 
 LARGEST_GAP = 12
 LEVEL_OBSERVATIONS = 20.0
@@ -50,9 +50,9 @@ class Noise:
     Attributes:
         sigma: SD per square root of an hour, geometric mean.
         low, high: 5th and 95th percentile.
-        measurement: m, variance of a hold of no length.
+        measurement: m, variance of an interval of no length.
         level: (P,) f_p of each patient.
-        observations: Observations at which a hold ends.
+        observations: Observations at which an interval ends.
         dispersion: Variance of the slope's score over that of independent Gaussian errors; at least 1.
     """
 
@@ -89,7 +89,7 @@ def one_step_residuals(
     usable = data.mask & (previous >= 0) & (gap <= LARGEST_GAP)
     error = np.full(data.values.shape, np.nan, np.float32)
     forecast = np.full(data.values.shape, np.nan, np.float32)
-    for step, value in enumerate(_holds(bank, data, hidden), 1):
+    for step, value in enumerate(_intervals(bank, data, hidden), 1):
         at = np.arange(step, hours)
         hit = usable[:, at] & (gap[:, at] == step)
         error[:, at] = np.where(hit, data.values[:, at] - value, error[:, at])
@@ -97,7 +97,7 @@ def one_step_residuals(
     return error, np.where(usable, gap, 0), forecast
 
 
-def _holds(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> list[np.ndarray]:
+def _intervals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> list[np.ndarray]:
     """Forecasts 1, 2, ... hours after every hour: element g - 1 is (P, T - g, V), its row t the forecast for t + g."""
     x = torch.from_numpy(np.concatenate([data.start, data.derived, hidden], -1)).float()
     u, hour = torch.from_numpy(data.u), torch.ones(data.u.shape[:2])
@@ -110,8 +110,8 @@ def _holds(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> list[np.nd
     return out
 
 
-def hold_residuals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> np.ndarray:
-    """Errors of all holds of 1 to 12 h that begin and end at an observation of the variable.
+def interval_residuals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> np.ndarray:
+    """Errors of all intervals of 1 to 12 h that begin and end at an observation of the variable.
 
     Args:
         bank, data, hidden: As for :func:`one_step_residuals`.
@@ -120,7 +120,7 @@ def hold_residuals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> np
         (12, P, T, 6) normalized, at the later hour; NaN where there is no such pair.
     """
     out = np.full((LARGEST_GAP, *data.values.shape), np.nan, np.float32)
-    for step, value in enumerate(_holds(bank, data, hidden), 1):
+    for step, value in enumerate(_intervals(bank, data, hidden), 1):
         pair = data.mask[:, step:] & data.mask[:, :-step]
         out[step - 1, :, step:] = np.where(pair, data.values[:, step:] - value, np.nan)
     return out
@@ -130,7 +130,7 @@ def noise_variance(error: np.ndarray, default: float) -> Noise:
     """Posterior of the noise of one variable.
 
     Args:
-        error: (G, P, T) errors of holds of 1..G hours, NaN where there is none.
+        error: (G, P, T) errors of intervals of 1..G hours, NaN where there is none.
         default: Prior median of sigma, SD per square root of an hour.
 
     Returns:
@@ -195,7 +195,7 @@ def _posterior(
 
 def noise_evidence(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> list[Noise]:
     """Posterior of the noise of each observed component; arguments as for :func:`one_step_residuals`."""
-    error = hold_residuals(bank, data, hidden)
+    error = interval_residuals(bank, data, hidden)
     return [noise_variance(error[..., j], v.noise) for j, v in enumerate(data.disease.variables)]
 
 
@@ -208,8 +208,8 @@ def estimate_noise(
         bank, data, hidden: As for :func:`one_step_residuals`.
 
     Returns:
-        (P, D) residual SD per square root of the unit of time, normalized; and per variable sigma, its 90 % interval, m,
-        and what they rest on, for a bank's metadata.
+        (P, D) residual SD per square root of the unit of time, normalized; and per variable sigma, its 90 % interval,
+        m, and what they rest on, for a bank's metadata.
     """
     noise = np.tile(np.array([c.noise for c in data.disease.components], np.float32), (len(data.patients), 1))
     found = {}

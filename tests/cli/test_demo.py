@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medgym_offline.demo import orderings, run_demo
+from medgym_offline.commands.demo import orderings, run_demo
 from medgym_offline.leaderboard import read_board
 from tests.leaderboard.workshop import DATASET, Workshop, refused
 
@@ -29,8 +29,8 @@ def play(script: Path, *argv: str) -> str:
 
 
 def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from medgym_offline.policies import StackedActor, save_policy
     from medgym_offline.diseases.sepsis.prior import prior_bank
+    from medgym_offline.policies import StackedActor, save_policy
     from medgym_offline.stack import StackedMLP
 
     bank = prior_bank(patients=3, seed=0)
@@ -49,7 +49,7 @@ def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFix
     assert os.environ["MINARI_DATASETS_PATH"] == before
     assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
     entries = read_board(tmp_path / "demo" / "leaderboard.json")
-    assert {e["name"] for e in entries} == set(evaluations)
+    assert {e.name for e in entries} == set(evaluations)
     for name in evaluations:
         assert (tmp_path / "demo" / "submissions" / name / "entry.json").is_file()
     result = json.loads((tmp_path / "demo" / "results" / "gcql-pop" / "result.json").read_text())

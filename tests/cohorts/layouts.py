@@ -22,12 +22,17 @@ class Charted:
         doses: drug, start, end, dose in the drug's unit.
         volumes: start, end, mL of saline.
         urine: hour, mL of the record.
+        codes: Diagnosis and version of ICD.
+        extra: Further rows of the tables that a layout has.
     """
 
     points: Sequence[tuple[str, float, str]] = ()
     doses: Sequence[tuple[str, float, float, str]] = ()
     volumes: Sequence[tuple[float, float, str]] = ()
     urine: Sequence[tuple[float, str]] = ()
+    codes: Sequence[tuple[str, int]] = (("4019", 9),)
+    died: bool = False
+    born: int = 2090
     extra: dict[str, list[tuple[object, ...]]] = field(default_factory=dict)
 
     @property
@@ -120,9 +125,10 @@ def write_mimic_three(folder: Path, charted: Charted) -> None:
         "subject_id,hadm_id,icustay_id,intime,outtime",
         [(10, 100, 1, at(0), at(48)), *more("ICUSTAYS", [])],
     )
-    write_csv(folder / "PATIENTS.csv", "subject_id,gender,dob", [(10, "F", "2090-03-10 00:00:00")])
-    write_csv(folder / "ADMISSIONS.csv", "hadm_id,hospital_expire_flag", [(100, 0)])
-    write_csv(folder / "DIAGNOSES_ICD.csv", "hadm_id,icd9_code", [(100, "4019")])
+    write_csv(folder / "PATIENTS.csv", "subject_id,gender,dob", [(10, "F", f"{charted.born}-03-10 00:00:00")])
+    write_csv(folder / "ADMISSIONS.csv", "hadm_id,hospital_expire_flag", [(100, int(charted.died))])
+    codes = [(100, code) for code, version in charted.codes if version == 9]
+    write_csv(folder / "DIAGNOSES_ICD.csv", "hadm_id,icd9_code", codes)
     charts = [(*row, "") for row in _chart_rows(charted)]
     write_csv(
         folder / "CHARTEVENTS.csv",
@@ -153,9 +159,12 @@ def write_mimic_four(folder: Path, charted: Charted) -> None:
     """MIMIC-IV tables in one folder."""
     more = charted.extra.get
     write_csv(folder / "icustays.csv", "subject_id,hadm_id,stay_id,intime,outtime", [(10, 100, 1, at(0), at(48))])
-    write_csv(folder / "patients.csv", "subject_id,gender,anchor_age,anchor_year", [(10, "F", 60, 2150)])
-    write_csv(folder / "admissions.csv", "hadm_id,hospital_expire_flag", [(100, 0)])
-    write_csv(folder / "diagnoses_icd.csv", "hadm_id,icd_code,icd_version", [(100, "I10", 10)])
+    write_csv(
+        folder / "patients.csv", "subject_id,gender,anchor_age,anchor_year", [(10, "F", 2148 - charted.born, 2148)]
+    )
+    write_csv(folder / "admissions.csv", "hadm_id,hospital_expire_flag", [(100, int(charted.died))])
+    codes = [(100, code, version) for code, version in charted.codes]
+    write_csv(folder / "diagnoses_icd.csv", "hadm_id,icd_code,icd_version", codes)
     write_csv(
         folder / "chartevents.csv",
         "subject_id,stay_id,itemid,charttime,value,valuenum",
@@ -205,3 +214,37 @@ LAYOUTS: dict[str, Callable[[Path, Charted], None]] = {
     "mimic-iv": write_mimic_four,
     "meds": write_meds,
 }
+
+
+#: A record that has everything, and what every layout makes of it.
+RICH = Charted(
+    points=[
+        ("lactate", -1.0, "4.5"),
+        ("fio2", 1.0, "0.5"),
+        ("pao2", 3.0, "82"),
+        ("fio2", 5.0, "40"),
+        ("bilirubin", 12.0, "1.4"),
+    ],
+    doses=[("norepinephrine", 1.0, 3.0, "0.1"), ("vasopressin", 2.0, 4.0, "0.04"), ("phenylephrine", 5.0, 6.0, "1.2")],
+    volumes=[(1.0, 5.0, "400"), (3.0, 7.0, "200")],
+    urine=[(2.0, "100"), (3.0, "50"), (4.0, "100"), (4.5, "50")],
+)
+RICH_ROWS = [
+    ("lactate", -1.0, None, 4.5),
+    ("fio2", 1.0, 5.0, 50.0),
+    ("fluids", 1.0, 3.0, 100.0),
+    ("spo2", 1.0, None, 97.0),
+    ("vasopressor", 1.0, 2.0, 0.1),
+    ("spo2", 2.0, None, 96.0),
+    ("urine", 2.0, None, 1200.0),
+    ("vasopressor", 2.0, 3.0, 0.2),
+    ("fluids", 3.0, 5.0, 150.0),
+    ("pao2", 3.0, None, 82.0),
+    ("urine", 3.0, None, 1200.0),
+    ("vasopressor", 3.0, 4.0, 0.1),
+    ("urine", 4.5, None, 2400.0),
+    ("fio2", 5.0, 17.0, 40.0),
+    ("fluids", 5.0, 7.0, 50.0),
+    ("vasopressor", 5.0, 6.0, 0.12),
+    ("bilirubin", 12.0, None, 1.4),
+]

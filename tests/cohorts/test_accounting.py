@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medgym_offline.cohorts import Cohort
 from tests.cohorts.layouts import ALWAYS, LAYOUTS, Charted, at
-from tests.cohorts.support import DRUGS, RANGES, build_cohort, read_source
+from tests.cohorts.support import DRUGS, RANGES, read_source
 
 Reader = Callable[[Charted], Cohort]
 
@@ -213,13 +213,3 @@ def test_a_faulty_row_changes_nothing_and_is_counted(
     assert faulty.table.drop("source", "patient").equals(clean.table.drop("source", "patient"))
     new = {why: n for why, n in faulty.rejections.rows.items() if clean.rejections.rows.get(why) != n}
     assert any(words in why for why in new), new
-
-
-def test_the_summary_says_what_was_counted(tmp_path: Path) -> None:
-    folder = tmp_path / "source"
-    folder.mkdir()
-    given_doses = [("dopamine", 3.0, 4.0, "60"), ("dopamine", 5.0, 6.0, "6")]
-    LAYOUTS["mimic-iv"](folder, Charted(doses=given_doses, volumes=[(1.0, 2.0, "100")], urine=[(3.0, "100")]))
-    lines = build_cohort([folder], tmp_path / "c.parquet").lines()
-    assert any("dopamine" in line and "50" in line for line in lines)
-    assert Cohort.read(tmp_path / "c.parquet").rejections.rows == {"dopamine: above 50 mcg/kg/min (in mcg/min?)": 1}

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
-import polars as pl
-import pytest
 
-from medgym_offline.cohorts import Cohort, cohort_card, combine, select_stays
-from medgym_offline.errors import CohortError
-from tests.cohorts.conftest import Row, long_table, write_csv, write_mimic3, write_normalised
-from tests.cohorts.support import STATES, UNITS, build_cohort, from_table, observation_flags, read_source
+from medgym_offline.cohorts import Cohort, cohort_card, select_stays
+from tests.cohorts.conftest import Row, long_table, write_csv, write_normalised
+from tests.cohorts.support import STATES, build_cohort, from_table, observation_flags, read_source
 
 
 def test_stays_without_a_variable_are_kept_and_flagged(tmp_path: Path) -> None:
@@ -57,36 +53,6 @@ def test_a_variable_that_never_varies_is_flagged(tmp_path: Path) -> None:
     assert "12/12/12/12/12" in card
 
 
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_raw_tables_written_twice_or_out_of_order_change_nothing(tmp_path: Path, shuffled: bool) -> None:
-    clean = read_source(write_mimic3(tmp_path / "clean" / "mimic-iii"))
-    folder = write_mimic3(tmp_path / "twice" / "mimic-iii", suffix=".csv")
-    for name in ("ICUSTAYS", "CHARTEVENTS", "LABEVENTS", "OUTPUTEVENTS", "INPUTEVENTS_CV", "INPUTEVENTS_MV"):
-        table = pl.read_csv(folder / f"{name}.csv", infer_schema=False)
-        table = pl.concat([table, table])
-        table = table.sample(fraction=1.0, shuffle=True, seed=1) if shuffled else table
-        table.write_csv(folder / f"{name}.csv")
-    twice = read_source(folder)
-    assert twice.table.equals(clean.table)
-    assert twice.stays.equals(clean.stays)
-    # Also the order in which CareVue's repeated rows come must not end a dose early.
-    assert twice.rejections.rows["urine: the same row again"] == 6
-    assert twice.rejections.rows["vasopressor: the same row again"] == 5 + 3
-    assert twice.rejections.rows["fluids: the same row again"] == 2 + 3
-
-
-def test_normalised_rows_twice_or_out_of_order(tmp_path: Path) -> None:
-    source = write_normalised(tmp_path / "clean" / "mimic-iii", stays=3)
-    clean = read_source(source)
-    other = write_normalised(tmp_path / "twice" / "mimic-iii", stays=3)
-    for name in ("observations", "vasopressors", "fluids"):
-        table = pl.read_csv(other / f"{name}.csv", infer_schema=False)
-        pl.concat([table, table]).sample(fraction=1.0, shuffle=True, seed=2).write_csv(other / f"{name}.csv")
-    twice = read_source(other)
-    assert twice.table.equals(clean.table)
-    assert twice.rejections.rows["vasopressor: the same row again"] == 2
-
-
 def test_impossible_values_are_rejected_whatever_the_layout(tmp_path: Path) -> None:
     source = write_normalised(tmp_path / "clean" / "mimic-iii", stays=2)
     clean = read_source(source)
@@ -115,19 +81,6 @@ def test_impossible_values_are_rejected_whatever_the_layout(tmp_path: Path) -> N
         "no such stay in the stays table": 1,
         "unknown variable 'hr'": 60,
     }
-
-
-def test_cohorts_in_different_units_are_converted_or_refused(rows: list[Row]) -> None:
-    ours = from_table(long_table(rows))
-    theirs = [(p.replace("a/", "b/"), *r, v * (9.008 if r[2] == "lactate" else 1.0)) for p, *r, v in rows]
-    converted = from_table(long_table(theirs), metadata={"units": {"lactate": "mg/dL"}})
-    both = combine([ours, converted])
-    lactate = both.table.filter(pl.col("variable") == "lactate")["value"].to_list()
-    assert lactate == pytest.approx([3.0, 3.0])
-    assert both.metadata["units"] == UNITS
-    raw = dataclasses.replace(converted, metadata={"units": {**UNITS, "lactate": "mg/dL"}})
-    with pytest.raises(CohortError, match="'lactate' is in 'mmol/L' in one cohort and 'mg/dL' in another; convert"):
-        combine([ours, raw])
 
 
 def test_the_card_names_the_commands_that_made_it(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import replace
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from medgym_offline.cohorts import Cohort, Rejections, cohort_card, combine, coverage, select_stays
+from medgym_offline.cohorts import Cohort, cohort_card, combine, coverage, select_stays
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError, UnknownNameError
-from medgym_offline.sepsis import SEPSIS
 from tests.cohorts.conftest import Row, long_table, write_normalised
-from tests.cohorts.support import STATES, TREATMENTS, UNITS, build_cohort, from_table, read_source
+from tests.cohorts.support import STATES, UNITS, build_cohort, from_table, read_source
 
 
 def stays_table(los: float = 30.0) -> pl.DataFrame:
@@ -28,13 +27,6 @@ def stays_table(los: float = 30.0) -> pl.DataFrame:
 @pytest.fixture
 def cohort(rows: list[Row]) -> Cohort:
     return from_table(long_table(rows), stays_table(), {"licence": "test", "provenance": [{"dataset": "a"}]})
-
-
-def test_variables_and_units_are_those_of_the_disease() -> None:
-    assert tuple(v.name for v in SEPSIS.variables) == STATES
-    assert tuple(t.name for t in SEPSIS.treatments) == TREATMENTS
-    for part in (*SEPSIS.variables, *SEPSIS.treatments):
-        assert part.unit.startswith(UNITS[part.name])
 
 
 def test_a_file_round_trips(cohort: Cohort, tmp_path: Path) -> None:
@@ -157,24 +149,13 @@ def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(tmp_path:
     coarse = cohort.to_grid(hours=4.0)
     assert coarse.values.shape == (6, 24, 6)
     np.testing.assert_allclose(coarse.treatment[:, :15], grid.treatment[:, :60].reshape(6, 15, 4, 3).mean(axis=2))
-    np.testing.assert_allclose(coarse.derived["fluid_balance"][:, :15], grid.derived["fluid_balance"][:, :60:4], atol=1e-9)
+    np.testing.assert_allclose(
+        coarse.derived["fluid_balance"][:, :15], grid.derived["fluid_balance"][:, :60:4], atol=1e-9
+    )
     with pytest.raises(CohortError, match="hours=0"):
         cohort.to_grid(hours=0)
     with pytest.raises(UnknownNameError, match="did you mean 'mimic-iii/103'"):
         grid.select(["mimic-iii/1033"])
-
-
-def test_normalised_tables_give_rates_intervals_and_prefixed_ids(tmp_path: Path) -> None:
-    cohort = read_source(write_normalised(tmp_path / "mimic-iv-demo", stays=4, dataset="mimic-iv"))
-    assert cohort.patients[0] == "mimic-iv/100"
-    assert cohort.metadata["datasets"] == ["mimic-iv"]
-    one = cohort.table.filter(pl.col("patient") == "mimic-iv/100")
-    assert one.filter(pl.col("variable") == "fluids").select("time_h", "end_h", "value").rows() == [(0.0, 10.0, 100.0)]
-    urine = one.filter(pl.col("variable") == "urine")["value"].to_list()
-    assert urine[0] == pytest.approx(40 * 24)
-    assert urine[1:] == pytest.approx([40 * 24 / 2] * (len(urine) - 1))
-    oxygen = one.filter(pl.col("variable") == "fio2").select("time_h", "end_h").rows()
-    assert oxygen == [(2.0, 8.0), (8.0, 20.0), (20.0, 32.0)]
 
 
 def test_selection_follows_the_rule(tmp_path: Path) -> None:

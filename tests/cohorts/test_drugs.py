@@ -14,19 +14,6 @@ from tests.cohorts.layouts import LAYOUTS, Charted, at
 from tests.cohorts.support import DRUGS, read_source
 
 EQUIVALENT = {"norepinephrine": 1.0, "epinephrine": 1.0, "phenylephrine": 0.1, "dopamine": 0.01, "vasopressin": 2.5}
-#: As d_items of MIMIC-IV 3.1 names them.
-ITEMS = {
-    221906: "norepinephrine",
-    221289: "epinephrine",
-    229617: "epinephrine",
-    221749: "phenylephrine",
-    229630: "phenylephrine",
-    229631: "phenylephrine",
-    229632: "phenylephrine",
-    229789: "phenylephrine",
-    221662: "dopamine",
-    222315: "vasopressin",
-}
 
 
 def vasopressor(folder: Path) -> list[tuple[float, float, float]]:
@@ -36,30 +23,6 @@ def vasopressor(folder: Path) -> list[tuple[float, float, float]]:
 
 def order(item: int, rate: float, unit: str) -> tuple[object, ...]:
     return (10, 1, at(3), at(5), item, 1, "mg", rate, unit, 70, "", "01-Drips", "")
-
-
-@pytest.mark.parametrize(("item", "drug"), list(ITEMS.items()))
-@pytest.mark.parametrize(("layout", "table"), [("mimic-iii", "INPUTEVENTS_MV"), ("mimic-iv", "inputevents")])
-def test_every_item_of_a_drug_is_that_drug(tmp_path: Path, layout: str, table: str, item: int, drug: str) -> None:
-    rate, unit = (2.4, "units/hour") if drug == "vasopressin" else (0.5, "mcg/kg/min")
-    LAYOUTS[layout](tmp_path, Charted(extra={table: [order(item, rate, unit)]}))
-    dose = 0.04 if drug == "vasopressin" else 0.5
-    assert vasopressor(tmp_path) == [(3.0, 5.0, pytest.approx(dose * EQUIVALENT[drug]))]
-
-
-@pytest.mark.parametrize(("item", "drug"), [(i, d) for i, d in ITEMS.items() if d != "vasopressin"])
-def test_a_rate_by_the_minute_is_divided_by_the_weight(tmp_path: Path, item: int, drug: str) -> None:
-    LAYOUTS["mimic-iv"](tmp_path, Charted(extra={"inputevents": [order(item, 70.0, "mcg/min")]}))
-    assert vasopressor(tmp_path) == [(3.0, 5.0, pytest.approx(EQUIVALENT[drug]))]
-
-
-@pytest.mark.parametrize(("item", "drug"), list(ITEMS.items()))
-def test_every_item_of_a_drug_is_that_drug_in_meds(tmp_path: Path, item: int, drug: str) -> None:
-    rate = 2.4 if drug == "vasopressin" else 0.5
-    events = [(10, at(3), f"INFUSION_START//{item}", rate), (10, at(5), f"INFUSION_END//{item}", 1)]
-    LAYOUTS["meds"](tmp_path, Charted(extra={"events": events}))
-    dose = 0.04 if drug == "vasopressin" else 0.5
-    assert vasopressor(tmp_path) == [(3.0, 5.0, pytest.approx(dose * EQUIVALENT[drug]))]
 
 
 def test_labels_tell_unlisted_vasopressors_from_other_drugs(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import random
 from collections.abc import Callable
@@ -17,10 +18,10 @@ from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.units import accepted_units, conversion
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError
-from tests.cohorts.conftest import write_mimic3, write_normalised
+from tests.cohorts.conftest import write_normalised
+from tests.cohorts.layouts import LAYOUTS, RICH, at
 from tests.cohorts.support import read_source
 from tests.cohorts.test_meds import table as meds_table
-from tests.cohorts.test_mimic4 import write_mimic4
 
 QUICK = settings(max_examples=8, deadline=None)
 ADMITTED = dt.datetime(2024, 10, 26, 22, 0, tzinfo=dt.timezone.utc)
@@ -165,12 +166,24 @@ def _meds(folder: Path) -> Path:
     return folder
 
 
+def _raw(layout: str, folder: Path) -> Path:
+    # CareVue repeats records; the order in which the repeats come must not end a dose early.
+    points = [
+        (1, 30047, "", "", 0.3, "mcgkgmin", ""),
+        (4, 30047, "", "", "", "", "Stopped"),
+        (5, 30018, 9, "ml", "", "", ""),
+    ]
+    extra = {"INPUTEVENTS_CV": [(10, 1, at(hour), *row) for hour, *row in points]}
+    LAYOUTS[layout](folder, dataclasses.replace(RICH, extra=extra))
+    return folder
+
+
 READERS: dict[str, Callable[[Path], Path]] = {
     "long table": _long,
     "normalised": lambda folder: write_normalised(folder, stays=3),
     "MEDS": _meds,
-    "MIMIC-III": lambda folder: write_mimic3(folder, suffix=".csv"),
-    "MIMIC-IV": lambda folder: write_mimic4(folder, suffix=".csv"),
+    "MIMIC-III": lambda folder: _raw("mimic-iii", folder),
+    "MIMIC-IV": lambda folder: _raw("mimic-iv", folder),
 }
 
 

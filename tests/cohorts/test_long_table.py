@@ -8,11 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import Cohort, combine
+from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.units import accepted_units, conversion
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError
-from tests.cohorts.support import UNITS, build_cohort, read_source
+from tests.cohorts.support import build_cohort, read_source
 
 HEADER = "stay,subject,time,end,variable,value,unit"
 #: In the package's own units, hours as the clock.
@@ -105,21 +105,6 @@ def test_timestamps_other_units_drugs_and_volumes_give_the_same(tmp_path: Path) 
     assert (first["sepsis"], first["died"]) == (True, False)
     assert (second["los_h"], second["sepsis"], second["died"]) == (10.0, None, True)
     assert other.rejections.stays == {"b/3": "no observation"}
-
-
-def test_two_hospitals_with_different_units_make_one_cohort(tmp_path: Path) -> None:
-    both = combine([read_source(write(tmp_path / "a", ROWS)), read_source(write(tmp_path / "b", OTHER, STAYS))])
-    assert both.metadata["units"] == UNITS
-    medians = both.observations.group_by("variable").agg(pl.col("value").min().alias("low"), pl.col("value").max())
-    for variable, low, high in medians.filter(pl.col("variable") != "spo2").iter_rows():
-        assert low == pytest.approx(high, rel=1e-4), variable
-
-
-def test_urine_volumes_become_rates(tmp_path: Path) -> None:
-    rows = "1,p,2,,urine,100,mL\n1,p,3,,urine,0.05,L\n1,p,3,,spo2,96,%\n1,p,4,,urine,9000,mL/day\n"
-    cohort = read_source(write(tmp_path / "a", rows))
-    assert values(cohort, "1")["urine"] == [(2.0, None, 1200.0), (3.0, None, 1200.0), (4.0, None, 5000.0)]
-    assert cohort.rejections.repairs["urine: above 5000 mL/day, kept at the cap as censored"] == 1
 
 
 @pytest.mark.parametrize(
@@ -215,9 +200,3 @@ def test_parquet_with_typed_columns_and_a_single_file(tmp_path: Path) -> None:
         "hospital-stays.parquet",
     ]
     assert isinstance(typed["time"][0], dt.datetime)
-
-
-def test_order_of_rows_does_not_matter(tmp_path: Path) -> None:
-    lines = ROWS.splitlines()
-    backwards = read_source(write(tmp_path / "x" / "h", "\n".join(lines[::-1]) + "\n"))
-    assert backwards.table.equals(read_source(write(tmp_path / "h", ROWS)).table)

@@ -84,18 +84,6 @@ def test_observations_take_the_charted_arterial_gas_only(records: Records) -> No
     }
 
 
-def test_the_kth_start_of_an_item_ends_with_its_kth_end(records: Records) -> None:
-    hours = [pl.col(column).round(6) for column in ("t_h", "end_h")]
-    given = records.events.drop_nulls("end_h").with_columns(hours).sort("t_h", "name")
-    assert given.select("name", "t_h", "end_h", "value", "amount").rows() == [
-        ("norepinephrine", 2.0, 4.0, 0.1, False),
-        ("vasopressin", 3.0, 5.0, pytest.approx(2.4 / 60), False),
-        ("norepinephrine", 4.0, 5.0, 0.2, False),
-        ("fluids", 6.0, 8.0, 500.0, True),
-    ]
-    assert records.rejections.rows["infusion: a start without an end"] == 1
-
-
 def test_parquet_shards_with_the_standards_names_and_types_read_the_same(records: Records, tmp_path: Path) -> None:
     typed = table().with_columns(
         pl.col("subject_id").cast(pl.Int64), pl.col("time").str.to_datetime(), pl.col("value").cast(pl.Float32)

@@ -123,7 +123,7 @@ def test_data_come_from_the_world_that_the_recipe_names(recipe: Recipe, tmp_path
     seeds = episode_seeds(twin.seed, twin.stream, bank.patients[:2], twin.episodes)
     for name in bank.worlds:
         there = bank.world(name).select([0, 1])
-        replayed = play(there, recipe_behavior(twin, bank), process_config(twin), seeds, twin.perturbation)
+        replayed = play(there, recipe_behavior(twin, bank), process_config(twin, "sepsis"), seeds, twin.perturbation)
         gap = np.abs(replayed.rewards[replayed.valid].numpy() - rows.rewards).max()
         assert (gap < 1e-4) == (name == world), (name, gap)
     assert verify(made.id, root=tmp_path, replay=2, progress=False).ok

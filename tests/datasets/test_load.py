@@ -16,6 +16,7 @@ from medgym_offline.datasets import COLUMNS, GeneratedDataset, Recipe, Transitio
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
 from medgym_offline.datasets.hdf5 import EpisodeWriter
+from medgym_offline.diseases import disease
 from medgym_offline.errors import DatasetError, UnknownNameError
 
 
@@ -85,7 +86,7 @@ def test_a_file_that_cannot_be_locked_for_writing_names_the_lock(tmp_path: Path)
     fcntl, path = pytest.importorskip("fcntl"), tmp_path / "main_data.hdf5"
     with open(path, "w+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(DatasetError, match="HDF5_USE_FILE_LOCKING"), EpisodeWriter(path, ("a",)):
+        with pytest.raises(DatasetError, match="HDF5_USE_FILE_LOCKING"), EpisodeWriter(path, ("a",), disease("sepsis")):
             pass
 
 

@@ -5,7 +5,9 @@ import json
 import threading
 from pathlib import Path
 
+import jsonschema
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -14,9 +16,11 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.errors import DatasetError, MedGymError, PolicyError, ProtocolError, UnknownNameError
-from medgym_offline.evaluation import METRICS, Evaluation, evaluate, load_protocol
+from medgym_offline.evaluation import Evaluation, evaluate, load_protocol
 from medgym_offline.evaluation import evaluator as evaluator_module
 from medgym_offline.evaluation import worlds as worlds_module
+from medgym_offline.evaluation.result import COLUMNS
+from medgym_offline.files import release_folder
 from medgym_offline.policies import StackedActor, export_torchscript, save_policy
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.stack import StackedMLP
@@ -45,30 +49,29 @@ def table(evaluation: Evaluation) -> np.ndarray:
 
 def test_numbers_are_those_of_the_rollout(tiny_bank: SimulatorBank, behavior: Constant) -> None:
     """Every headline metric again, from the simulator up, without the evaluator's own code."""
-    protocol = load_protocol()
-    found = evaluate(behavior, bank=tiny_bank, episodes=2, seed=5, worlds=["held-out"])
-    bank = tiny_bank.world("held-out")
+    found = evaluate(behavior, bank=tiny_bank, episodes=2, seed=5, worlds=["crossfit"])
+    bank = tiny_bank.world("crossfit")
     process = DecisionProcess(bank, ProcessConfig(timing="adaptive", decisions=20))
     seeds = episode_seeds(5, "evaluation", bank.patients, 2)
-    played = rollout(process, lambda o: torch.as_tensor(behavior.act(o)), draw_noise(seeds, 20, bank.state_dim, 4))
+    played = rollout(process, lambda o: torch.as_tensor(behavior.act(o)), draw_noise(seeds, bank, process.config))
     np.testing.assert_allclose(found.per_patient["return"], played.rewards.double().sum(-1).mean(-1), rtol=1e-5)
     states, treatments = dense(process, played, torch.arange(97.0))
     physical = bank.denormalize(states)
     severity = sepsis.sofa(physical, bank.denormalize_treatment(treatments)[..., 1]).double()
-    np.testing.assert_allclose(found.per_patient["sofa_all"], severity.mean((1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(found.per_patient["sofa_96h"], severity[..., -1].mean(1), rtol=1e-4)
-    safe = (physical[:, :, 21:, 5] < protocol.lactate_threshold).double().mean((1, 2))
+    np.testing.assert_allclose(found.per_patient["severity_mean"], severity.mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(found.per_patient["severity_end"], severity[..., -1].mean(1), rtol=1e-4)
+    safe = (physical[:, :, 21:, 5] < 4.0).double().mean((1, 2))
     np.testing.assert_allclose(found.per_patient["safe_hourly"], 100 * safe, atol=0.7)
-    assert found.metrics["sofa_all"] == pytest.approx(severity.mean().item(), rel=1e-4)
-    np.testing.assert_allclose(found.curves["sofa"]["mean"], severity.mean((0, 1)), rtol=1e-3)
+    assert found.metrics["severity_mean"] == pytest.approx(severity.mean().item(), rel=1e-4)
+    np.testing.assert_allclose(found.curves["severity"]["mean"], severity.mean((0, 1)), rtol=1e-3)
     # The end of the last decision is the state at 96 h.
-    np.testing.assert_allclose(found.per_patient["sofa_96h"], played.sofa[:, :, -1].double().mean(1), rtol=1e-5)
+    np.testing.assert_allclose(found.per_patient["severity_end"], played.severity[:, :, -1].double().mean(1), rtol=1e-5)
 
 
 def test_return_is_minus_the_harm_of_the_dense_path(results: dict[str, Evaluation]) -> None:
     """Integral reward: -0.1 times 96 h of SOFA, without the vasopressor term, which zero treatment does not have."""
     zero = results["zero"].per_patient
-    np.testing.assert_allclose(zero["return"], -9.6 * zero["sofa_all"], rtol=0.01)
+    np.testing.assert_allclose(zero["return"], -9.6 * zero["severity_mean"], rtol=0.01)
     assert not zero["vasopressor_total"].any()
     assert not zero["fluids_total"].any()
 
@@ -125,9 +128,9 @@ def test_worlds_side_by_side_give_the_same_result(
         return scored(*arguments)
 
     monkeypatch.setattr(evaluator_module, "score_world", watched)
-    one, two = (evaluate(path, bank=tiny_bank, episodes=2, transfer=1, workers=n) for n in (1, 2))
+    one, two = (evaluate(path, bank=tiny_bank, episodes=2, workers=n) for n in (1, 2))
     assert one.to_json() == two.to_json()
-    assert list(two.worlds) == ["own", "held-out"]
+    assert list(two.worlds) == ["own", "crossfit"]
     assert len(threads) == 3  # this one, and two of ours
     export_torchscript(actor(None), tmp_path / "exported.pt")  # d3rlpy's save_policy writes such files
     save_policy(actor(None), tmp_path / "shared.safetensors")  # one network for all, asked from both threads
@@ -244,10 +247,10 @@ def test_timing_mismatch_and_unknown_names(tiny_bank: SimulatorBank) -> None:
 def test_worlds_of_the_bank_are_the_protocols(tiny_bank: SimulatorBank) -> None:
     """A bank without a `true` world follows the protocol; leaving out a world that it has does not."""
     both = evaluate("zero", bank=tiny_bank, episodes=1)
-    assert list(both.worlds) == ["own", "held-out"]
+    assert list(both.worlds) == ["own", "crossfit"]
     assert "worlds" not in both.deviations
     own = evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"])
-    assert own.deviations["worlds"] == {"protocol": ["own", "held-out"], "used": ["own"]}
+    assert own.deviations["worlds"] == {"protocol": ["own", "crossfit"], "used": ["own"]}
     assert any("own world only" in note for note in own.notes)
 
 
@@ -272,10 +275,10 @@ def test_support_orders_policies(results: dict[str, Evaluation]) -> None:
     distance = {name: e.metrics["support_distance"] for name, e in results.items()}
     assert distance["behavior"] < distance["near-ind"] < distance["max"]
     own = results["behavior"].support
-    assert sum(own["policy"]["histogram"]) == own["policy"]["count"] == 4 * 3 * 20
+    assert own["policy"]["count"] == 4 * 3 * 20
     assert own["behavior"]["mean"] > 0
     assert results["max"].metrics["support_outside"] == 100.0
-    # The stored median is that of the per-decision distances that the mean summarises.
+    # The stored median is that of the per-decision distances that the mean summarizes.
     assert own["policy"]["quantiles"][0] <= own["policy"]["mean"] <= own["policy"]["quantiles"][100]
 
 
@@ -287,17 +290,16 @@ def test_dataset_with_other_timing(tiny_bank: SimulatorBank, transitions: Transi
 def test_normalized_score_only_for_the_datasets_patients(
     tiny_bank: SimulatorBank, transitions: Transitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import medgym_offline.datasets as datasets
-    from medgym_offline.datasets.catalogue import DatasetInfo
+    import medgym_offline.datasets.catalogue as catalogue
 
-    known = DatasetInfo("medgym/unpublished-v0", "", None, None, None, {"random": -100.0, "expert": -50.0})
-    monkeypatch.setattr(datasets, "list_datasets", lambda: [known], raising=False)
+    known = catalogue.DatasetInfo("medgym/unpublished-v0", "", None, None, None, {"random": -100.0, "expert": -50.0})
+    monkeypatch.setattr(catalogue, "dataset_info", lambda name: known)
     whole = evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"], dataset=transitions)
     assert whole.metrics["normalized_score"] == pytest.approx(2 * (whole.metrics["return"] + 100), rel=1e-5)
     some = evaluate("zero", bank=tiny_bank, episodes=1, worlds=["own"], dataset=transitions, patients=2)
     assert "normalized_score" not in some.metrics
     other = dataclasses.replace(known, reward="paper")
-    monkeypatch.setattr(datasets, "list_datasets", lambda: [other], raising=False)
+    monkeypatch.setattr(catalogue, "dataset_info", lambda name: other)
     assert "normalized_score" not in evaluate("zero", bank=tiny_bank, episodes=1, dataset=transitions).metrics
 
 
@@ -308,17 +310,17 @@ def test_record_is_complete(results: dict[str, Evaluation], tiny_bank: Simulator
     found = results["near-ind"]
     assert found.protocol_hash == load_protocol().hash
     assert set(found.deviations) == {"bank", "episodes"}
-    assert list(found.worlds) == ["own", "held-out"]
+    assert list(found.worlds) == ["own", "crossfit"]
     assert found.bank == {"name": tiny_bank.name, "content_hash": tiny_bank.content_hash, "patients": 4}
     assert found.protocol["timing"] == "adaptive"
     assert found.policy["scope"] == "ind"
     assert {"torch", "numpy", "python", "medgym-offline"} <= set(found.software)
     for result in found.worlds.values():
-        assert set(result.per_patient) - {"patient"} == set(METRICS) - {"normalized_score"}
+        assert set(result.per_patient) - {"patient"} == set(found.definitions) - {"normalized_score"}
         assert set(result.metrics) == set(result.intervals)
         for name, (low, high) in result.intervals.items():
             # IQM and worst decile of four patients are extremes; means lie inside their interval.
-            if name in METRICS:
+            if name in found.definitions:
                 assert low <= result.metrics[name] + 1e-9, name
                 assert result.metrics[name] - 1e-9 <= high, name
         assert all(len(v) == 4 for v in result.per_patient.values())
@@ -331,10 +333,45 @@ def test_json_round_trip(results: dict[str, Evaluation], tmp_path: Path) -> None
     assert again.to_json() == text
     assert json.loads(text)["metrics"] == found.metrics
     assert list(again.worlds) == list(found.worlds)
-    assert again.intervals["sofa_all"] == found.intervals["sofa_all"]
+    assert again.intervals["severity_mean"] == found.intervals["severity_mean"]
     found.save(tmp_path / "e.json")
     assert Evaluation.from_json(tmp_path / "e.json").to_json() == text
     assert Evaluation.from_json(str(tmp_path / "e.json")).to_json() == text
+
+
+def test_the_tidy_table_is_the_result(results: dict[str, Evaluation]) -> None:
+    """Means of the table are the metrics; stacked tables are compared by group."""
+    found = results["near-ind"]
+    table = found.table()
+    assert table.columns == list(COLUMNS)
+    assert len(table) == sum((len(w.per_patient) - 1) * 4 for w in found.worlds.values())
+    assert set(table["scope"]) == {"ind"}
+    means = table.group_by("world", "metric").agg(pl.col("value").mean())
+    for world, metric, value in means.iter_rows():
+        assert value == pytest.approx(found.worlds[world].metrics[metric], rel=1e-12)
+    both = pl.concat([found.table(), results["zero"].table()])
+    severity = both.filter(metric="severity_mean", world="own").pivot("method", index="patient", values="value")
+    expected = found.per_patient["severity_mean"] - results["zero"].per_patient["severity_mean"]
+    assert (severity["near-ind"] - severity["zero"]).to_list() == pytest.approx(expected.tolist())
+
+
+def test_written_and_read_back(results: dict[str, Evaluation], tmp_path: Path) -> None:
+    schema = json.loads((release_folder("evaluation") / "result.schema.json").read_text(encoding="utf-8"))
+    found = results["behavior"]
+    path = found.write(tmp_path / "a")
+    jsonschema.validate(json.loads(path.read_text(encoding="utf-8")), schema)
+    jsonschema.validate(json.loads(found.to_json()), schema)
+    assert "per_patient" not in path.read_text(encoding="utf-8")
+    for source in (path, str(path), path.parent):
+        again = Evaluation.from_json(source)
+        assert again.to_json() == found.to_json()
+        assert again.table().equals(found.table())
+    results["zero"].write(tmp_path / "b")
+    (tmp_path / "b" / "result.parquet").rename(tmp_path / "a" / "result.parquet")
+    with pytest.raises(ProtocolError, match="its sha256 differs"):
+        Evaluation.from_json(tmp_path / "a")
+    with pytest.raises(ProtocolError, match=r"result\.parquet is not beside it"):
+        Evaluation.from_json(tmp_path / "b")
 
 
 def test_not_an_evaluation(results: dict[str, Evaluation], tmp_path: Path) -> None:

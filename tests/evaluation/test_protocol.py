@@ -6,22 +6,24 @@ from pathlib import Path
 import pytest
 
 from medgym_offline.errors import ProtocolError
-from medgym_offline.evaluation import Protocol, load_protocol
+from medgym_offline.evaluation import load_protocol
 from medgym_offline.files import release_folder
 
 
 def test_shipped_file_says_what_the_benchmark_says() -> None:
     p = load_protocol()
     assert (p.name, p.decisions, p.horizon, p.max_interval, p.initial_noise) == ("protocol-v0", 20, 96.0, 36.0, 0.05)
-    assert (p.episodes, p.grid_hours, p.safety_grid_hours) == (50, 1.0, 0.25)
-    assert (p.critical_hour, p.lactate_threshold) == (20.0, 4.0)
+    assert (p.episodes, p.grid, p.fine) == (50, 1.0, 0.25)
+    assert p.settled == 20.0
 
 
-def test_file_states_every_field() -> None:
+def test_file_states_every_field_that_is_not_the_diseases() -> None:
     """A field left to a default would change silently with the code."""
     stored = json.loads((release_folder("evaluation") / "protocol-v0.json").read_text())
-    assert set(stored) == set(Protocol().to_dict())
-    assert stored == load_protocol().to_dict()
+    full = load_protocol().to_dict()
+    of_disease = {"disease", "bank", "decisions", "horizon", "min_interval", "max_interval", "initial_noise"}
+    assert set(full) - set(stored) == of_disease | {"grid", "fine", "settled"}
+    assert stored == {name: full[name] for name in stored}
 
 
 def test_hash_follows_content_not_layout(tmp_path: Path) -> None:
@@ -48,8 +50,8 @@ def test_override_records_only_what_differs() -> None:
         ({"decisions": 2.5}, "decisions"),
         ({"timing": "sometimes"}, "timing"),
         ({"worlds": []}, "worlds"),
-        ({"safety_grid_hours": 0.7}, "safety_grid_hours"),
-        ({"critical_hour": 200}, "critical_hour"),
+        ({"fine": 0.7}, "fine"),
+        ({"settled": 200}, "settled"),
         ({"bootstrap": {"resamples": 0}}, "resamples"),
         ({"bootstrap": {"samples": 10}}, "samples"),
         ({"epsiodes": 50}, "epsiodes"),

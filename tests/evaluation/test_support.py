@@ -20,23 +20,13 @@ def brute_force(reference: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("rows", [1, 7, 300, 6000])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_exact_by_either_method(rows: int, dtype: type) -> None:
-    """6000 reference rows go through the tree, fewer through blocked brute force."""
+def test_exact(rows: int, dtype: type) -> None:
     rng = np.random.default_rng(rows)
     reference = (rng.normal(size=(rows, 13)) * rng.uniform(0.01, 50, 13) + 7).astype(dtype)
     query = np.concatenate([reference[:5] * 1.01, rng.normal(size=(40, 13)) * 30]).astype(dtype)
-    assert (rows > module._TREE_FROM) == (rows == 6000)
     np.testing.assert_allclose(
         support_distance(reference, query), brute_force(reference, query), rtol=1e-12, atol=1e-12
     )
-
-
-def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    reference, query = rng.normal(size=(50, 4)), rng.normal(size=(33, 4))
-    whole = support_distance(reference, query)
-    monkeypatch.setattr(module, "_BLOCK", 120)
-    assert np.array_equal(support_distance(reference, query), whole)
 
 
 def test_zero_on_the_data_and_invariant_to_units() -> None:
@@ -91,11 +81,11 @@ def test_reference_of_a_dataset_is_the_definition_per_patient(transitions: Trans
     deviation = z.std(0)  # of both halves
     deviation[np.ptp(z, axis=0) == 0] = 1.0
     expected = [np.sqrt((((z[even] - q) / deviation) ** 2).sum(1)).min() for q in z[~even]]
-    np.testing.assert_allclose(support.behavior[name], expected, rtol=1e-9)
-    assert (support.behavior[name] > 0).all()
+    np.testing.assert_allclose(support.own("all", name), expected, rtol=1e-9)
+    assert (support.own("all", name) > 0).all()
     rows = transitions.select(patients=[2])
     np.testing.assert_allclose(
-        support.distances(name, rows.observations[~even], rows.actions[~even]), support.behavior[name]
+        support.part_distances(name, rows.observations[~even], rows.actions[~even])["all"], support.own("all", name)
     )
 
 
@@ -105,26 +95,28 @@ def test_missing_patient_is_named(transitions: Transitions) -> None:
         SupportReference.from_transitions(some, ["prior/0", "prior/3"])
 
 
-def test_single_episode_leaves_no_behaviour_curve(transitions: Transitions) -> None:
+def test_single_episode_leaves_no_behavior_curve(transitions: Transitions) -> None:
     one = transitions.select(transitions.episode == transitions.episode[0])
     support = SupportReference.from_transitions(one)
-    assert len(support.behavior["prior/0"]) == 0
+    assert len(support.own("all", "prior/0")) == 0
     assert len(support.reference["prior/0"]) == len(one)
 
 
-@pytest.mark.parametrize("rows", [300, 5000])
-def test_parts_are_the_definition_in_float64(rows: int) -> None:
-    """States alone, actions alone and both, by force and by tree, against the loop over all pairs."""
-    rng = np.random.default_rng(5)
-    near, far = rng.normal(size=(rows, 13)), rng.normal(size=(40, 13))
-    found = module._part_distances(near, far)
-    for part, columns in (("all", slice(0, 13)), ("states", slice(0, 9)), ("actions", slice(9, 13))):
-        exact = [min(np.sqrt(((q - near[:, columns]) ** 2).sum(1))) for q in far[:, columns]]
-        np.testing.assert_allclose(found[part], exact, rtol=1e-13)
+def test_parts_are_those_columns_alone(transitions: Transitions) -> None:
+    support = SupportReference.from_transitions(transitions)
+    name, width = transitions.patients[0], transitions.observation_dim
+    rows = transitions.select(patients=[0])
+    found = support.part_distances(name, rows.observations, rows.actions)
+    near, (mean, deviation) = support.reference[name], support.scale[name]
+    z = np.concatenate([rows.observations, rows.actions], 1)
+    for part, columns in (("states", slice(0, width)), ("actions", slice(width, None))):
+        scale = mean[columns], deviation[columns]
+        np.testing.assert_allclose(found[part], support_distance(near[:, columns], z[:, columns], scale))
+    assert (found["all"] >= np.maximum(found["states"], found["actions"]) - 1e-9).all()
 
 
 def test_calibrated_percentile() -> None:
     own = np.array([3.0, 1.0, 2.0, 2.0])
     assert module.calibrated(np.array([0.5, 1.0, 2.0, 9.0]), own).tolist() == [0.0, 12.5, 50.0, 100.0]
-    assert module.calibrated(own, own).mean() == 50.0  # the behaviour itself, ties one half
+    assert module.calibrated(own, own).mean() == 50.0  # the behavior itself, ties one half
     assert np.isnan(module.calibrated(own, np.zeros(0))).all()

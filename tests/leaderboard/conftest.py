@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.leaderboard.workshop import Workshop, build
+from tests.leaderboard.workshop import Workshop, build, run
 
 _built: dict[str, Workshop] = {}
 
@@ -26,3 +27,13 @@ def shop(_workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setenv("MEDGYM_CACHE", str(_workshop.root / "cache"))
     monkeypatch.chdir(tmp_path)
     return _workshop
+
+
+@pytest.fixture
+def folder(shop: Workshop, tmp_path: Path) -> Path:
+    """A good submission of two seeds."""
+    made = shop.root / "submission"
+    if not made.exists():
+        done = run("submit", shop.result(0), shop.result(1), "--name", "My Method", "--output", made)
+        assert done.code == 0, done.err
+    return Path(shutil.copytree(made, tmp_path / "submission"))

@@ -74,7 +74,7 @@ def good(steps: list[dict[str, Any]]) -> None:
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Machine]:
     """Each has generated the data, trained two seeds, evaluated and packed them."""
-    from medgym_offline.simulators.prior import prior_bank
+    from medgym_offline.diseases.sepsis.prior import prior_bank
 
     root = tmp_path_factory.mktemp("machines")
     bank = root / "release" / "bank.safetensors"

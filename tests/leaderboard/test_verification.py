@@ -1,8 +1,9 @@
-"""Verification: claims are compared with what the policies do when they are run again."""
+"""Re-execution: claims are compared with what the policies do when they are run, or trained, again."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,25 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation import Evaluation
-from medgym_offline.files import code_version, sha256_file
-from medgym_offline.leaderboard import VerificationReport, read_board, verify_submission
-from medgym_offline.leaderboard.comparison import FRESH_METRICS, Row, fresh_rows, tolerance
-from medgym_offline.leaderboard.verify import _fresh_seed
-from medgym_offline.policies import load_policy
-from tests.leaderboard.test_submission import change
-from tests.leaderboard.workshop import DATASET, Workshop, refused, run
+from medgym_offline.files import cache_folder, code_version, sha256_file
+from medgym_offline.leaderboard import Reexecution, read_board, read_submission, verify_submission
+from medgym_offline.leaderboard.comparison import Row, fresh_metrics, fresh_rows, rows_of, tolerance, training_rows
+from medgym_offline.leaderboard.verify import fresh_seed
+from medgym_offline.policies import StackedActor, load_policy, save_policy
+from tests.leaderboard.workshop import DATASET, Workshop, change, refused, run, variant
 
-
-@pytest.fixture
-def folder(shop: Workshop, tmp_path: Path) -> Path:
-    """A good submission of two seeds."""
-    target = tmp_path / "submission"
-    done = run("submit", shop.result(0), shop.result(1), "--name", "My Method", "--output", target)
-    assert done.code == 0, done.err
-    return target
+METRICS = fresh_metrics("sepsis")
 
 
 def test_an_honest_submission_is_accepted_and_recorded(folder: Path, shop: Workshop) -> None:
@@ -36,39 +30,63 @@ def test_an_honest_submission_is_accepted_and_recorded(folder: Path, shop: Works
     done = run("leaderboard", "verify", folder, "--bank", shop.bank, "--file", "board.json", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)
-    assert report["accepted"] is True
-    assert report["faults"] == []
-    assert {row["check"] for row in report["rows"]} >= {"mean", "interval", "run 1", "run 2", "fresh seeds run 2"}
+    assert (report["accepted"], report["faults"]) == (True, [])
+    checks = {"mean", "interval", "run 1", "run 2", "patients of run 2", "fresh seeds run 2"}
+    assert {row["check"] for row in report["rows"]} >= checks
     (entry,) = read_board("board.json")
-    record = entry["verification"]
-    assert record["result_hash"] == report["result_hash"]
-    assert record["version"] == report["version"] == code_version()
-    assert record["fresh_seeds"] is True
-    assert 0 <= record["largest_deviation"] < 1
-    assert verify_submission(folder, shop.bank, fresh=False, progress=False).result_hash == report["result_hash"]
+    record = entry.verification
+    assert record is not None
+    assert (record.result_hash, record.version) == (report["result_hash"], report["version"])
+    assert record.version == code_version()
+    assert record.fresh_seeds
+    assert record.retrained is None
+    assert 0 <= record.largest_deviation < 1
+    assert verify_submission(folder, shop.bank, fresh=False, progress=False).result_hash == record.result_hash
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda e: e["metrics"]["own"].update(sofa_all=e["metrics"]["own"]["sofa_all"] - 0.5),
-        lambda e: e["metrics"]["held-out"].update(safe_hourly=e["metrics"]["held-out"]["safe_hourly"] + 5),
-        lambda e: e["runs"][1]["own"].update({"return": e["runs"][1]["own"]["return"] + 2}),
-        lambda e: e["metrics"]["own"].update(support_distance=0.1),
-        lambda e: e["intervals"]["own"].update(sofa_all=[0.0, 1.0]),
-        lambda e: e["intervals"]["own"].pop("return"),
-        lambda e: e["metrics"]["own"].update(invented=1.0),
-        lambda e: e["runs"].pop(),
-        lambda e: e["curves"]["own"]["sofa"].__setitem__(3, 1.0),
-        lambda e: e["curves"]["own"]["lactate"].pop(),
-        lambda e: e["curves"].pop("held-out"),
-    ],
-)
-def test_false_numbers_are_refused(folder: Path, shop: Workshop, edit: Callable[[dict[str, Any]], object]) -> None:
+def shift(run: int) -> Callable[[dict[str, Any]], None]:
+    """All patients of a run better by 0.5 points, consistently."""
+
+    def edit(entry: dict[str, Any]) -> None:
+        column = entry["per_patient"]["own"]["severity_mean"][run]
+        column[:] = [value - 0.5 for value in column]
+        entry["runs"][run]["own"]["severity_mean"] -= 0.5
+
+    return edit
+
+
+def exchange(entry: dict[str, Any]) -> None:
+    """The patients of a run exchanged: every mean stays."""
+    entry["per_patient"]["own"]["severity_mean"][0].reverse()
+
+
+FALSE: list[Callable[[dict[str, Any]], object]] = [
+    lambda e: e["metrics"]["own"].update(severity_mean=e["metrics"]["own"]["severity_mean"] - 0.5),
+    lambda e: e["metrics"]["crossfit"].update(safe_hourly=e["metrics"]["crossfit"]["safe_hourly"] + 5),
+    lambda e: e["runs"][1]["own"].update({"return": e["runs"][1]["own"]["return"] + 2}),
+    lambda e: e["metrics"]["own"].update(support_distance=0.1),
+    lambda e: e["metrics"]["own"].pop("support_distance"),
+    lambda e: e["metrics"]["own"].update(invented=1.0),
+    lambda e: e["intervals"]["own"].update(severity_mean=[0.0, 1.0]),
+    lambda e: e["intervals"]["own"].pop("return"),
+    shift(1),
+    exchange,
+]
+
+
+@pytest.mark.parametrize("edit", FALSE)
+def test_false_numbers_do_not_hold(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    honest = read_submission(folder).entry
+    assert all(row.ok for row in rows_of(honest, honest))
     change(folder, edit)
+    assert not all(row.ok for row in rows_of(read_submission(folder).entry, honest))
+
+
+def test_a_false_number_is_refused(folder: Path, shop: Workshop) -> None:
+    change(folder, exchange)
     done = run("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh", "--file", "board.json")
     assert done.code == 1
-    assert "refused" in done.out
+    assert "fault: own severity_mean (patients of run 1)" in done.out, done.err
     assert not Path("board.json").exists()
 
 
@@ -76,13 +94,13 @@ def test_false_numbers_are_refused(folder: Path, shop: Workshop, edit: Callable[
     ("edit", "reason"),
     [
         (lambda e: e["bank"].update(content_hash="0" * 64), "bank"),
-        (lambda e: e["protocol"].update(hash="0" * 64), "protocol"),
-        (lambda e: e["protocol"]["settings"].update(critical_hour=0.0), "critical_hour"),
-        (lambda e: e["protocol"].update(deviations={}), "deviations"),
-        (lambda e: e["protocol"]["settings"].update(version=7), "version"),
-        (lambda e: e["dataset"].update(identity="0" * 64), "made by other means"),
+        (lambda e: e["protocol"].update(hash="0" * 64), "protocol.hash"),
+        (lambda e: e["protocol"]["settings"].update(settled=0.0), "protocol.settings.settled"),
+        (lambda e: e["protocol"].update(deviations={}), "protocol.deviations"),
+        (lambda e: e["dataset"].update(identity="0" * 64), "dataset.identity"),
         (lambda e: e.update(seeds=[5, 6]), "seeds"),
         (lambda e: e["policies"][0]["training"].update(updates=10**9), "policies"),
+        (lambda e: e.update(patients=["a", "b", "c"]), "patients"),
     ],
 )
 def test_another_protocol_bank_or_history_is_refused(
@@ -96,58 +114,48 @@ def test_a_policy_swapped_together_with_its_sha256_is_refused(folder: Path, shop
     """The entry's numbers are those of the first policy; the folder is consistent, and holds another one."""
     assert run("train", "dqn", "--dataset", DATASET, "--updates", "40", "--seeds", "1", "-o", "other").code == 0
     (other,) = Path("other").glob("*.safetensors")
-    entry = json.loads((folder / "entry.json").read_text())
-    target = folder / entry["policies"][0]["file"]
-    target.write_bytes(other.read_bytes())
+    first = json.loads((folder / "entry.json").read_text())["policies"][0]
+    (folder / first["file"]).unlink()
+    target = f"{first['file'].rpartition('-')[0]}-{sha256_file(other)[:8]}.safetensors"
+    shutil.copy(other, folder / target)
 
     def claim(entry: dict[str, Any]) -> None:
-        entry["policies"][0].update(sha256=sha256_file(target), bytes=target.stat().st_size)
+        found = {"sha256": sha256_file(other), "bytes": other.stat().st_size, "file": target}
+        entry["policies"][0].update(**found, training=dict(load_policy(other).provenance))
 
     change(folder, claim)
-    assert "policies" in refused("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh")
-
-    def claim_all(entry: dict[str, Any]) -> None:
-        named = target.with_name(f"{target.stem.rpartition('-')[0]}-{sha256_file(target)[:8]}.safetensors")
-        target.rename(named)
-        training = load_policy(named).provenance
-        entry["policies"][0].update(file=f"policies/{named.name}", training=dict(training))
-
-    change(folder, claim_all)
     done = run("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh", "--file", "board.json")
     assert done.code == 1
-    assert "refused" in done.out, done.err
-    assert "fault: own" in done.out
+    assert "fault: own" in done.out, done.err
     assert not Path("board.json").exists()
 
 
 def test_a_refused_report_has_no_record() -> None:
-    report = VerificationReport("x", (Row("mean", "own", "sofa_all", 3.0, 4.0, 0.1),), (), "0" * 64, True)
+    report = Reexecution("x", (Row("mean", "own", "severity_mean", 3.0, 4.0, 0.1),), "0" * 64, True)
     assert not report.accepted
     with pytest.raises(SubmissionError, match="refused"):
         _ = report.record
 
 
-def test_built_in_policies_verify_too(shop: Workshop) -> None:
-    evaluate = shop.evaluate("--policy", "random", "--timing", "adaptive", "--dataset", DATASET, "--output", "result")
-    assert run(*evaluate).code == 0
+def test_built_in_policies_verify_too_and_cannot_be_trained_again(shop: Workshop) -> None:
+    shop.score("random", "result", timing="adaptive")
     assert run("submit", "result", "--name", "Random", "--output", "s").code == 0
     assert run("leaderboard", "verify", "s", "--bank", shop.bank).code == 0
+    assert "was not trained" in refused("leaderboard", "verify", "s", "--bank", shop.bank, "--retrain")
 
 
 def test_rows_hold_within_their_tolerance_only() -> None:
-    assert Row("mean", "own", "sofa_all", 3.0, 3.01, 0.02).ok
-    assert not Row("mean", "own", "sofa_all", 3.0, 3.03, 0.02).ok
-    assert not Row("mean", "own", "sofa_all", float("nan"), 3.0, 0.02).ok
-    assert tolerance("sofa_all", 4.0) == pytest.approx(0.0025)
-    assert tolerance("safe_hourly", 80.0) == pytest.approx(0.09)
+    assert Row("mean", "own", "severity_mean", 3.0, 3.01, 0.02).ok
+    assert not Row("mean", "own", "severity_mean", 3.0, 3.03, 0.02).ok
+    assert not Row("mean", "own", "severity_mean", float("nan"), 3.0, 0.02).ok
+    assert tolerance(4.0, "points") == pytest.approx(0.0025)
+    assert tolerance(80.0, "%") == pytest.approx(0.09)
 
 
 def test_fresh_seeds_follow_from_the_policies(folder: Path) -> None:
-    entry = json.loads((folder / "entry.json").read_text())
-    first = _fresh_seed(entry)
-    assert first == _fresh_seed(entry) != entry["protocol"]["settings"]["seed"]
-    entry["policies"][0]["sha256"] = "0" * 64
-    assert _fresh_seed(entry) != first
+    entry = read_submission(folder).entry
+    assert fresh_seed(entry) == fresh_seed(entry) != entry.protocol.settings.seed
+    assert fresh_seed(variant(entry, "other policies")) != fresh_seed(entry)
 
 
 def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop: Workshop) -> None:
@@ -157,10 +165,140 @@ def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop: Workshop) -> None:
     rng = np.random.default_rng(0)
 
     def like(shift: float) -> list[Evaluation]:
-        columns = {m: rng.normal(5.0 + shift, 0.3, patients) for m in FRESH_METRICS}
-        columns["patient"] = np.array([str(p) for p in range(patients)])
+        columns = {m: rng.normal(5.0 + shift, 0.3, patients) for m in METRICS} | {"patient": np.arange(patients)}
         return [replace(result, worlds={"own": replace(world, per_patient=columns)}) for _ in range(2)]
 
-    honest = [all(row.ok for row in fresh_rows(like(0.0), like(0.0))) for _ in range(300)]
-    assert all(honest)
-    assert not any(all(row.ok for row in fresh_rows(like(-1.0), like(0.0))) for _ in range(50))
+    assert all(row.ok for _ in range(300) for row in fresh_rows(like(0.0), like(0.0), "sepsis"))
+    assert not any(all(row.ok for row in fresh_rows(like(-1.0), like(0.0), "sepsis")) for _ in range(50))
+
+
+# -- training again --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bare(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A submission of two seeds without its policy files, and a cache that has none."""
+    monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
+    shutil.rmtree(folder / "policies")
+    return folder
+
+
+def test_training_again_gives_the_same_bytes_and_needs_no_file(bare: Path, shop: Workshop) -> None:
+    verify = ("leaderboard", "verify", bare, "--bank", shop.bank, "--no-fresh")
+    assert "--retrain" in refused(*verify)
+    assert run(*verify, "--retrain", "--file", "board.json").code == 0
+    record = read_board("board.json")[0].verification
+    assert record is not None
+    assert record.retrained == "same bytes"
+    # What was trained is kept: from now on the entry is verified as if its files had come with it.
+    kept = read_submission(bare).policies
+    assert [p.parent for p in kept if isinstance(p, Path)] == [cache_folder() / "policies"] * 2
+    assert [p.read_bytes() for p in kept if isinstance(p, Path)] == [shop.policy(n).read_bytes() for n in (0, 1)]
+    change(bare, shift(1))
+    done = run(*verify, "--retrain", "--file", "b.json")
+    assert done.code == 1
+    assert "fault: own severity_mean (run 2)" in done.out
+    assert not Path("b.json").exists()
+
+
+def nudged(shop: Workshop, scope: str, seeds: int, output: Path) -> Path:
+    """A submission of policies as another CPU would have trained them: every weight a little off; without its files."""
+    results = []
+    for seed in range(seeds):
+        policy = load_policy(shop.policy(seed, scope))
+        assert isinstance(policy, StackedActor)
+        with torch.no_grad():
+            for weight in policy.net.parameters():
+                weight *= 1 + 1e-6
+        file = save_policy(policy, Path(f"other-{scope}-{seed}.safetensors"))
+        results.append(shop.score(file, f"other-{scope}-{seed}"))
+    assert run("submit", *results, "--name", "Other", "--output", output).code == 0
+    shutil.rmtree(output / "policies")
+    return output
+
+
+def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
+    other = nudged(shop, "ind", 2, tmp_path / "other")
+    arguments = ("leaderboard", "verify", other, "--bank", shop.bank, "--no-fresh", "--retrain")
+    done = run(*arguments, "--file", "board.json")
+    assert done.code == 0, done.out + done.err
+    assert "trained again: within the noise of training" in done.out
+    assert not (cache_folder() / "policies").exists()
+    change(other, lambda e: e["runs"][1]["own"].update(return_worst_decile=1000.0))
+    change(other, lambda e: e["metrics"]["own"].update(support_distance=-100.0))
+    change(other, lambda e: e["intervals"]["own"].update(severity_mean=[-100.0, 0.0]))
+    column = "per_patient", "own", "severity_mean"
+    change(other, lambda e: e[column[0]][column[1]][column[2]].__setitem__(0, [-100.0, 0.0, 100.0]))
+    change(other, lambda e: e["runs"][0]["own"].update(severity_mean=0.0))
+    done = run(*arguments)
+    assert done.code == 1
+    for fault in (
+        "own return_worst_decile (trained again, run 2)",
+        "own support_distance (trained again, mean)",
+        "own severity_mean (trained again, interval)",
+        "own severity_mean (trained again, patients of run 1)",
+    ):
+        assert f"fault: {fault}" in done.out, done.out
+    for scope in ("ind", "pop"):
+        alone = nudged(shop, scope, 1, tmp_path / scope)
+        assert "verify with the policy files" in refused(
+            "leaderboard", "verify", alone, "--bank", shop.bank, "--no-fresh", "--retrain"
+        )
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda e: e["policies"][0]["training"].pop("seed"), "'seed' is missing"),
+        (lambda e: e["policies"][0]["training"].update(seed=True), "'seed' is True"),
+        (lambda e: e["policies"][1]["training"].update(config=[]), "'config' is []"),
+        (lambda e: e["policies"][0]["training"].update(algorithm="d3rlpy-cql"), "this package's own"),
+        (lambda e: e["policies"][0]["training"].update(update=50), "checkpoint"),
+        (lambda e: e["policies"][0]["training"]["config"].update(invented=1), "invented"),
+        (lambda e: e["policies"][0]["training"]["config"].update(hidden=-1), "config"),
+        (lambda e: e["policies"][0]["training"].update(identity="0" * 64), "made by other means"),
+        (lambda e: e["policies"][0]["training"].update(dataset="medgym/nowhere-v0"), "nowhere"),
+    ],
+)
+def test_what_cannot_be_trained_again_is_refused_with_the_reason(
+    bare: Path, shop: Workshop, edit: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    change(bare, edit)
+    assert reason in refused("leaderboard", "verify", bare, "--bank", shop.bank, "--retrain")
+
+
+def test_the_noise_of_training_accepts_other_seeds_and_refuses_a_shift(shop: Workshop) -> None:
+    """Trainings that differ as seeds do pass; a claim that is better than they are does not."""
+    result = Evaluation.from_json(shop.result(0) / "result.json")
+    world, patients = result.worlds["own"], 60
+    rng = np.random.default_rng(1)
+
+    def hold(shift: float) -> bool:
+        level = {m: rng.normal(5.0, 2.0, patients) for m in METRICS}  # patients differ more than seeds do
+        trained = [{m: level[m] + rng.normal(0.0, 0.5, patients) for m in METRICS} for _ in range(6)]
+        columns = [c | {"patient": np.arange(patients)} for c in trained[:3]]
+        again = [replace(result, worlds={"own": replace(world, per_patient=c)}) for c in columns]
+        rows = []
+        for n, (found, claimed) in enumerate(zip(trained[:3], trained[3:])):
+            for m in METRICS:
+                a, b = claimed[m] + shift, found[m]
+                rows.append(Row(f"run {n}", "own", m, float(a.mean()), float(b.mean()), 0.001))
+                apart = float(np.sqrt(((a - b) ** 2).mean()))
+                rows.append(Row(f"patients of run {n}", "own", m, apart, 0.0, 0.001))
+        return all(row.ok for row in training_rows(rows, again))
+
+    assert all(hold(0.0) for _ in range(300))
+    assert not any(hold(-0.8) for _ in range(50))
+
+
+def test_parts_of_the_patients_get_the_room_that_their_number_asks_for(shop: Workshop) -> None:
+    """A tenth of the patients have the noise of a mean times the square root of ten, and so on."""
+    runs = [Evaluation.from_json(shop.result(n) / "result.json") for n in (0, 1)]
+    rows = [Row("run 1", "own", name, 0.0, 0.0, 1.0) for name in ("return", "return_iqm", "return_worst_decile")]
+    rows += [Row(check, "own", "return", 0.0, 0.0, 1.0) for check in ("interval", "patients of run 1")]
+    room = [row.tolerance - 1.0 for row in training_rows(rows, runs)]
+    assert room[0] > 0
+    assert room == pytest.approx([room[0] * f for f in (1, 2**0.5, 10**0.5, 2, 3**0.5)])  # three patients

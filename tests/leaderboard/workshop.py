@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from medgym_offline.cli import main
+from medgym_offline.config import check, to_values
+from medgym_offline.leaderboard.entry import Entry, entry_id
 
 DATASET = "medgym/workshop-v0"
 PATIENTS = 3
@@ -70,10 +77,20 @@ class Workshop:
         """Arguments of a quick `eval` in the workshop's bank."""
         return ("eval", "--bank", self.bank, "--episodes", "2", *extra)
 
+    def score(self, policy: str | Path, output: str | Path, **options: Any) -> Path:
+        """A quick evaluation on the workshop's dataset and bank, kept as `eval --output` keeps it."""
+        from medgym_offline.commands.judge import keep
+        from medgym_offline.evaluation import evaluate
+
+        settings = {"bank": self.bank, "episodes": 2, "dataset": DATASET, "worlds": ("own", "crossfit"), **options}
+        Path(output).mkdir(parents=True, exist_ok=True)
+        keep(evaluate(str(policy), **settings), str(policy), Path(output))
+        return Path(output)
+
 
 def build(root: Path) -> Workshop:
     """Bank, dataset, two DQN seeds (Ind), one Pop, and the results of the two."""
-    from medgym_offline.simulators.prior import prior_bank
+    from medgym_offline.diseases.sepsis.prior import prior_bank
 
     shop = Workshop(root)
     prior_bank(patients=PATIENTS, seed=0).save(shop.bank)
@@ -83,15 +100,47 @@ def build(root: Path) -> Workshop:
     os.environ["MINARI_DATASETS_PATH"] = str(shop.minari)
     os.environ["MEDGYM_CACHE"] = str(root / "cache")
     train = ("train", "dqn", "--dataset", DATASET, "--updates", "5")
-    steps: list[tuple[str | Path, ...]] = [
+    for step in (
         ("generate", recipe),
         (*train, "--seeds", "2", "--output", root / "dqn-ind"),
         (*train, "--scope", "pop", "--output", root / "dqn-pop"),
-    ]
-    for seed in (0, 1):
-        evaluate = shop.evaluate("--policy", shop.policy(seed), "--dataset", DATASET, "--worlds", "own,held-out")
-        steps.append((*evaluate, "--output", shop.result(seed)))
-    for step in steps:
+    ):
         done = run(*step)
         assert done.code == 0, (step, done.err)
+    for seed in (0, 1):
+        shop.score(shop.policy(seed), shop.result(seed))
     return shop
+
+
+def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Edit a submission's `entry.json` in place."""
+    path = folder / "entry.json"
+    entry = json.loads(path.read_text())
+    edit(entry)
+    path.write_text(json.dumps(entry))
+
+
+def variant(entry: Entry, name: str, scores: np.ndarray | None = None, **changes: Any) -> Entry:
+    """The same entry under another name, with other policies; with `scores` (runs, patients) in every world."""
+    values = to_values(entry)
+    if scores is not None:
+        values["patients"] = [f"p{n}" for n in range(scores.shape[1])]
+        run = values["runs"][0]
+        values["runs"] = [{w: run[w] | {"severity_mean": float(row.mean())} for w in run} for row in scores]
+        for world, metrics in values["metrics"].items():
+            metrics["severity_mean"] = float(scores.mean())
+            values["per_patient"][world] = {"severity_mean": scores.tolist()}
+    first, settings = values["policies"][0], values["protocol"]["settings"]
+    digests = [hashlib.sha256(f"{name} {n}".encode()).hexdigest() for n in range(len(values["runs"]))]
+    settings |= {key: changes[key] for key in ("decisions", "seed") if key in changes}
+    changes.pop("seed", None)
+    values |= {
+        "name": name,
+        "seeds": [None] * len(digests),
+        "policies": [first | {"sha256": d} for d in digests],
+        **changes,
+    }
+    scope, timing, decisions = values["scope"], values["timing"], values["decisions"]
+    values["id"] = entry_id(name, values["dataset"]["id"], scope, timing, decisions)
+    found: Entry = check(Entry, values, "variant")
+    return found

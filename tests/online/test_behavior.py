@@ -1,82 +1,82 @@
-"""Behaviour policies: recipe, provenance, files."""
+"""Behavior policies: recipe, files, provenance; the same bits on every engine and after a kill; early policies."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from medgym_offline.cli import app
 from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
-from medgym_offline.online import behavior
-from medgym_offline.online.behavior import behavior_path, load_behavior, train_behavior, train_behavior_files
-from medgym_offline.online.recipe import SCOPES, BehaviorRecipe, load_recipe
-from medgym_offline.policies import load_policy
+from medgym_offline.online import load_behavior, recipe, train_behavior, train_behavior_files
+from medgym_offline.online.behavior import BehaviorRun, EngineOptions
+from medgym_offline.online.recipe import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
+from medgym_offline.online.report import interval_table, training_report
+from medgym_offline.policies import StackedActor, load_policy, save_policy
 from medgym_offline.simulators import SimulatorBank
 
-QUICK = {"updates": 2, "episodes": 2, "hidden": 8}
-RECIPE = BehaviorRecipe(decisions=4, settings=dict.fromkeys(SCOPES, QUICK))
+QUICK = {"updates": 4, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1}
+RECIPE = BehaviorRecipe(decisions=4, shard=1, early_updates=4, early_episodes=4, settings=dict.fromkeys(SCOPES, QUICK))
+OBSERVED = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
 
 
-def test_files_round_trip_with_provenance(
-    tiny_bank: SimulatorBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bank = tiny_bank.select([0, 1])
-    files = train_behavior_files(bank, ["fixed", "adaptive"], ["ind", "pop", "dr"], tmp_path, False, recipe=RECIPE)
-    assert {f.name for f in files} == {
-        f"{bank.name}-{scope}-{timing}.safetensors"
-        for scope in ("ind", "pop", "dr")
-        for timing in ("fixed", "adaptive")
-    }
-    monkeypatch.setattr(behavior, "release_folder", lambda name: tmp_path.parent / name)
-    (tmp_path.parent / "generation").mkdir(exist_ok=True)
-    (tmp_path.parent / "generation" / "behaviors").symlink_to(tmp_path)
-    ind = load_behavior(bank.name, "ind", "adaptive")
-    assert ind.patients == bank.patients
-    assert ind.decisions == 4
-    assert ind.provenance["recipe_hash"] == RECIPE.content_hash
-    assert ind.provenance["bank_hash"] == bank.content_hash
-    assert ind.provenance["training"]["fine_tune_from"]
-    assert load_behavior(bank.name, "dr", "fixed").patients is None
-    x = np.random.default_rng(0).normal(size=(2, 3, 9)).astype(np.float32)
-    assert ind.act(x).shape == (2, 3, 4)
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
 
 
-def test_ind_trains_dr_first_and_equals_starting_from_it(tiny_bank: SimulatorBank) -> None:
-    bank = tiny_bank.select([0, 1])
-    whole = train_behavior(bank, "fixed", "ind", recipe=RECIPE, progress=False)
-    dr = train_behavior(bank, "fixed", "dr", recipe=RECIPE, progress=False)
-    second = train_behavior(bank, "fixed", "ind", recipe=RECIPE, initial=dr.actor, progress=False)
-    assert torch.equal(whole.state.actor, second.state.actor)
+@pytest.fixture(scope="module")
+def bank(tiny_bank: SimulatorBank) -> SimulatorBank:
+    return tiny_bank.select([0, 1])
 
 
-def test_missing_and_unknown_behaviours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(behavior, "release_folder", lambda name: tmp_path)
-    with pytest.raises(PolicyError, match="medgym-offline behavior train --bank sepsis-v9"):
-        load_behavior("sepsis-v9")
-    with pytest.raises(UnknownNameError, match="did you mean 'ind'"):
-        load_behavior("sepsis-v0", scope="indi")
-    with pytest.raises(UnknownNameError, match="timing"):
-        behavior_path("sepsis-v0", timing="adaptiv")
+@pytest.fixture(scope="module")
+def local(bank: SimulatorBank) -> BehaviorRun:
+    """Everything that ships with a bank, trained in this process without a folder."""
+    run = BehaviorRun(bank, RECIPE, progress=False)
+    run.train(RELEASE)
+    return run
+
+
+# -- recipes -----------------------------------------------------------------------------------------------------------
 
 
 def test_the_release_recipe_is_valid() -> None:
-    recipe = load_recipe()
-    assert recipe.config("dr").shared
-    assert recipe.config("ind").reset_std == 0.35
-    assert recipe.config("ind").value_warmup >= 1
+    found = load_recipe()
+    assert found.config("dr").shared
+    assert found.config("ind").reset_std == 0.35
+    assert found.config("ind").value_warmup >= 1
+    assert found.process("fixed", "sepsis").decisions == 20
+
+
+def test_a_disease_may_have_a_recipe_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "release_folder", lambda name: tmp_path)
+    (tmp_path / "behaviors.toml").write_text("seed = 1")
+    (tmp_path / "toy-behaviors.toml").write_text("seed = 2")
+    assert [load_recipe(disease=name).seed for name in ("toy", "sepsis")] == [2, 1]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed = ", "not a TOML recipe"),
+        ("seed = ", "TOML"),
         ("sed = 1", "did you mean 'seed'"),
-        ("[settings.inds]\nupdates = 1", "did you mean"),
+        ("shard = 0", "'shard' is 0"),
+        ("algorithm = 'trpo-lagg'", "did you mean 'trpo-lag'"),
+        ("[settings.inds]\nupdates = 1", "inds"),
         ("[settings.ind]\nupdate = 1", "did you mean 'updates'"),
         ("[settings.ind]\nradius = -1", "radius"),
-        ("[settings.ind]\nradius = 'wide'", "wrong type"),
+        ("[settings.ind]\nradius = 'wide'", "'wide', expected a number"),
     ],
 )
 def test_bad_recipes_say_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
@@ -85,16 +85,186 @@ def test_bad_recipes_say_what_is_wrong(tmp_path: Path, text: str, message: str) 
     with pytest.raises(MedGymError, match=message) as error:
         load_recipe(file)
     assert "behaviors.toml" in str(error.value)
-
-
-def test_a_missing_recipe(tmp_path: Path) -> None:
-    with pytest.raises(MedGymError, match="cannot read"):
+    with pytest.raises(MedGymError, match=r"none\.toml"):
         load_recipe(tmp_path / "none.toml")
 
 
-def test_saved_policy_is_the_trained_one(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
-    bank = tiny_bank.select([0])
-    (file,) = train_behavior_files(bank, ["fixed"], ["ind-scratch"], tmp_path, False, recipe=RECIPE)
-    trained = train_behavior(bank, "fixed", "ind-scratch", recipe=RECIPE, progress=False).actor
-    x = torch.randn(1, 4, 9, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(load_policy(file).act(x), trained.act(x))
+def test_wrong_choices(tiny_bank: SimulatorBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnknownNameError, match="trained scope"):
+        train_behavior(tiny_bank, "fixed", "ind-medium", recipe=RECIPE)
+    with pytest.raises(MedGymError, match="cannot fill 96 h"):
+        train_behavior(tiny_bank, "fixed", "dr", recipe=dataclasses.replace(RECIPE, decisions=2))
+    with pytest.raises(MedGymError, match="unknown device 'gpu'"):
+        EngineOptions(device="gpu").check()
+    monkeypatch.setattr(recipe, "release_folder", lambda name: tmp_path)
+    with pytest.raises(PolicyError, match="medgym-offline behavior train --bank sepsis-v9"):
+        load_behavior("sepsis-v9")
+    with pytest.raises(UnknownNameError, match="did you mean 'ind'"):
+        load_behavior("sepsis-v0", scope="indi")
+    with pytest.raises(UnknownNameError, match="timing"):
+        behavior_path("sepsis-v0", timing="adaptiv")
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_worker_processes_hold_the_same_bits_and_say_what_they_are(
+    local: BehaviorRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, pairs = local.bank, [(scope, "adaptive") for scope in ("ind", "pop", "dr")]
+    monkeypatch.setattr(recipe, "release_folder", lambda name: tmp_path)
+    options = EngineOptions("process", workers=2)
+    home = tmp_path / "behaviors"
+    files = train_behavior_files(bank, pairs, home, False, recipe=RECIPE, checkpoints=tmp_path / "run", options=options)
+    assert [f.name for f in files] == [f"{bank.name}-{scope}-adaptive.safetensors" for scope, _ in pairs]
+    for scope, timing in pairs:
+        found, wanted = load_behavior(bank.name, scope, timing), local.results[scope, timing].actor
+        assert found.patients == wanted.patients == (bank.patients if scope == "ind" else None)
+        assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in found.state_dict().items())
+        assert found.decisions == 4
+        assert found.provenance["recipe_hash"] == RECIPE.content_hash
+        assert found.provenance["bank_hash"] == bank.content_hash
+        assert bool(found.provenance["training"]["fine_tune_from"]) == (scope == "ind")
+    assert load_behavior(bank.name).act(OBSERVED).shape == (2, 5, 4)
+    with pytest.raises(MedGymError, match=r"another recipe \(recipe.seed: 0 -> 1\)"):
+        changed = dataclasses.replace(RECIPE, seed=1)
+        train_behavior(bank, "adaptive", "ind", recipe=changed, checkpoints=tmp_path / "run", progress=False)
+
+
+def test_a_patient_trains_alike_in_a_block_of_another_size(bank: SimulatorBank) -> None:
+    one, other = (
+        train_behavior(bank, "adaptive", "ind-scratch", recipe=dataclasses.replace(RECIPE, shard=n), progress=False)
+        for n in (1, 2)
+    )
+    assert torch.allclose(one.log["return"], other.log["return"], rtol=1e-3, atol=1e-3)
+    assert one.actor.patients == bank.patients
+
+
+def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_are(local: BehaviorRun) -> None:
+    assert {*local.results, *local.early} >= set(RELEASE)
+    assert ("ind-scratch", "adaptive") not in local.results  # only as far as ind-medium needs
+    medium = local.early["ind-medium", "adaptive"]
+    assert medium.patients == local.bank.patients
+    assert len(medium.provenance["share"]) == len(local.bank)
+    assert medium.provenance["taken_from"] == "ind-scratch"
+    replay = local.early["dr-replay-25", "adaptive"]
+    assert replay.patients is None
+    assert len(replay.provenance["share"]) == 1
+    updates = [local.early[f"dr-replay-{n}", "adaptive"].provenance["update"][0] for n in (25, 50, 75)]
+    assert updates == sorted(updates)
+
+
+def test_early_policies_are_the_same_in_float16(local: BehaviorRun, tmp_path: Path) -> None:
+    medium = local.early["ind-medium", "adaptive"]
+    back = load_policy(save_policy(medium, tmp_path / "m.safetensors", torch.float16))
+    assert torch.equal(back.act(OBSERVED), medium.act(OBSERVED))
+    assert tensors(tmp_path / "m.safetensors")["layers.0.weight"].dtype == torch.float16
+
+
+def test_half_stores_the_same_training_rounded(bank: SimulatorBank, tmp_path: Path) -> None:
+    whole, half = (
+        train_behavior_files(bank, [("dr", "fixed")], tmp_path / str(half), False, recipe=RECIPE, half=half)[0]
+        for half in (False, True)
+    )
+    for name, value in tensors(whole).items():
+        assert value.dtype == torch.float32
+        assert torch.equal(tensors(half)[name], value.to(torch.float16)), name
+    assert half.stat().st_size < whole.stat().st_size
+    torch.testing.assert_close(load_policy(half).act(OBSERVED), load_policy(whole).act(OBSERVED), rtol=0, atol=2e-3)
+
+
+def test_without_a_gpu_cuda_is_refused_in_one_line() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(MedGymError, match=r"'cuda' is not available here .*use --device cpu"):
+        EngineOptions(device="cuda").check()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_whole_stack_trains_on_a_gpu(local: BehaviorRun, bank: SimulatorBank) -> None:
+    run = BehaviorRun(bank, RECIPE, options=EngineOptions(device="cuda"), progress=False)
+    run.train([("ind", "adaptive"), ("ind-medium", "adaptive"), ("dr-replay-50", "adaptive")])
+    ours, theirs = local.results["dr", "adaptive"].log, run.results["dr", "adaptive"].log
+    assert torch.allclose(ours["return"][0], theirs["return"][0], rtol=1e-3)
+    with pytest.raises(MedGymError, match="engine 'local'"):
+        EngineOptions("process", device="cuda").check()
+
+
+def test_the_report_shows_curves_and_quantiles_of_intervals(local: BehaviorRun) -> None:
+    page = training_report(local)
+    for title in ("Return per episode", "Cost per decision", "Lagrange multiplier", "KL of the update"):
+        assert title in page
+    adaptive, fixed = (interval_table(local, local.results["dr", t].actor, t) for t in ("adaptive", "fixed"))
+    for quantiles in adaptive.values():
+        assert quantiles == sorted(quantiles)
+    assert all(np.allclose(values, 24.0) or np.allclose(values, 4) for values in fixed.values())
+
+
+@pytest.mark.parametrize("timing", ["adaptive", "fixed"])
+def test_every_scope_trains_by_soft_actor_critic(bank: SimulatorBank, tmp_path: Path, timing: str) -> None:
+    soft = {**QUICK, "updates": 2, "soft_capacity": 100, "soft_batch": 16, "soft_steps": 3}
+    made = BehaviorRecipe(decisions=4, shard=1, algorithm="sac", settings=dict.fromkeys(SCOPES, soft))
+    run = BehaviorRun(bank, made, tmp_path, progress=False)
+    run.train([(scope, timing) for scope in SCOPES])
+    for (scope, _), result in run.results.items():
+        assert result.actor.provenance["algorithm"] == "sac"
+        assert result.actor.provenance["training"]["soft_steps"] == 3
+        assert (result.actor.patients is None) == (scope in ("dr", "pop"))
+        assert "replay" not in result.state.learner
+        assert {"alpha", "entropy"} <= set(result.log)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+PATIENCE = 300
+"""Seconds that a busy machine may take for what takes a few."""
+SETTINGS = "decisions = 4\nshard = 2\n[settings.ind-scratch]\nupdates = 60\nepisodes = 4\nhidden = 8\n"
+
+
+def test_the_command_trains_and_stops_early(bank: SimulatorBank, tmp_path: Path) -> None:
+    bank.save(tmp_path / "bank.safetensors")
+    (tmp_path / "recipe.toml").write_text(
+        f"{SETTINGS}value_warmup = 1\nsoft_capacity = 64\nsoft_batch = 8\nsoft_steps = 1\nsoft_rate = 1e-9\n"
+    )
+    command = ["behavior", "train", "--algorithm", "sac", "--scope", "ind-scratch", "--timing", "adaptive"]
+    command += ["--bank", str(tmp_path / "bank.safetensors"), "--recipe", str(tmp_path / "recipe.toml")]
+    command += ["--patients", "2", "--patience", "2", "--output", str(tmp_path)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    policy = load_policy(tmp_path / f"{bank.name}-ind-scratch-adaptive.safetensors")
+    assert isinstance(policy, StackedActor)
+    assert policy.provenance["algorithm"] == "sac"
+    early = policy.provenance["stopped_early"]
+    assert len(early) == 2
+    assert all(10 < update < 60 for update in early)
+
+
+def test_a_killed_run_ends_with_the_same_bits(bank: SimulatorBank, tmp_path: Path) -> None:
+    bank.save(tmp_path / "bank.safetensors")
+    (tmp_path / "recipe.toml").write_text(SETTINGS)
+
+    def start(folder: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "from medgym_offline.cli import main; main()", "behavior", "train"]
+        command += ["--bank", str(tmp_path / "bank.safetensors"), "--recipe", str(tmp_path / "recipe.toml")]
+        command += ["--scope", "ind-scratch", "--patience", "1000", "--output", str(tmp_path / folder)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    killed = start("killed")
+    checkpoint = tmp_path / "killed/checkpoints" / bank.name / "checkpoints/ind-scratch-adaptive-000.state.safetensors"
+    deadline = time.monotonic() + PATIENCE
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    name = f"{bank.name}-ind-scratch-adaptive.safetensors"
+    assert not (tmp_path / "killed" / name).exists()
+    from safetensors import safe_open
+
+    with safe_open(checkpoint, "pt") as stream:
+        assert 0 < int(stream.metadata()["update"]) < 60
+    for folder in ("killed", "whole"):
+        assert start(folder).wait(PATIENCE) == 0
+    whole, again = (tensors(tmp_path / folder / name) for folder in ("whole", "killed"))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(value, again[key]) for key, value in whole.items())

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medgym_offline.online.gaussian import LOG_STD_RANGE, FisherBatch, GaussianActor, interval_bias
-from medgym_offline.online.networks import Adam, TanhMLP
+from medgym_offline.online.networks import LOG_STD_RANGE, Adam, GaussianActor, TanhMLP, interval_bias
 
 P, N = 3, 17
 SIZES = (5, 7, 6, 2)
@@ -45,17 +44,18 @@ def test_forward_is_the_stacked_mlp_of_the_package(network: TanhMLP, theta: Tens
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
         x = _double(1, P, N, 5)
-        torch.testing.assert_close(network.forward(theta, x), module(x), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(network(theta, x).output, module(x), rtol=1e-12, atol=1e-12)
 
 
-def test_jvp_and_vjp_are_autograds(network: TanhMLP, theta: Tensor) -> None:
+def test_products_with_the_jacobian_are_autograds(network: TanhMLP, theta: Tensor) -> None:
     x, v, g = _double(1, P, N, 5), _double(2, *theta.shape), _double(3, P, N, 2)
-    activations = network.activations(theta, x)
-    slopes = network.slopes(activations)
+    seen = network(theta, x)
     _, pushed = torch.func.jvp(lambda t: network_out(network, t, x), (theta,), (v,))
-    torch.testing.assert_close(network.jvp(theta, activations, slopes, v), pushed, rtol=1e-10, atol=1e-12)
-    _, back = torch.func.vjp(lambda t: network_out(network, t, x), theta)
-    torch.testing.assert_close(network.vjp(theta, activations, slopes, g), back(g)[0], rtol=1e-10, atol=1e-12)
+    _, back = torch.func.vjp(lambda t, inputs: network_out(network, t, inputs), theta, x)
+    torch.testing.assert_close(seen.jvp(v), pushed, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(seen.vjp(g), back(g)[0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(seen.input_vjp(g), back(g)[1], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close((seen.jvp(v) * g).sum((1, 2)), (seen.vjp(g) * v).sum(1))
 
 
 def network_out(network: TanhMLP, theta: Tensor, x: Tensor) -> Tensor:
@@ -65,15 +65,6 @@ def network_out(network: TanhMLP, theta: Tensor, x: Tensor) -> Tensor:
         if i < len(SIZES) - 2:
             x = torch.tanh(x)
     return x
-
-
-def test_vjp_is_the_adjoint_of_jvp(network: TanhMLP, theta: Tensor) -> None:
-    x, v, g = _double(1, P, N, 5), _double(2, *theta.shape), _double(3, P, N, 2)
-    activations = network.activations(theta, x)
-    slopes = network.slopes(activations)
-    left = (network.jvp(theta, activations, slopes, v) * g).sum((1, 2))
-    right = (network.vjp(theta, activations, slopes, g) * v).sum(1)
-    torch.testing.assert_close(left, right)
 
 
 def test_initial_belongs_to_the_patient_not_to_the_batch(network: TanhMLP) -> None:
@@ -155,8 +146,7 @@ def test_kl_is_unchanged_by_squashing(actor: GaussianActor) -> None:
 
 def test_fisher_product_is_the_dense_hessian_of_kl(actor: GaussianActor, policy: Tensor) -> None:
     x, weights = _double(2, P, N, 5), _weights()
-    batch = actor.fisher_batch(policy, x, weights)
-    assert isinstance(batch, FisherBatch)
+    seen, precision = actor.run(policy, x), actor.precision(policy, weights)
     for p in range(P):
         one = slice(p, p + 1)
 
@@ -165,15 +155,13 @@ def test_fisher_product_is_the_dense_hessian_of_kl(actor: GaussianActor, policy:
 
         dense = torch.autograd.functional.hessian(divergence, policy[p])
         basis = torch.eye(actor.count, dtype=torch.float64)
-        single = actor.fisher_batch(policy[one], x[one], weights[one])
-        columns = torch.cat([actor.fisher_product(policy[one], single, row[None]) for row in basis])
+        single, row_precision = actor.run(policy[one], x[one]), actor.precision(policy[one], weights[one])
+        columns = torch.cat([actor.fisher_product(single, row_precision, row[None]) for row in basis])
         torch.testing.assert_close(columns, dense, rtol=1e-8, atol=1e-10)
         assert torch.linalg.eigvalsh(dense).min() > -1e-10
         vector = _double(9, P, actor.count)
-        torch.testing.assert_close(actor.fisher_product(policy, batch, vector)[p], dense @ vector[p])
-        activations = actor.network.activations(actor.split(policy)[0], x)
-        slopes = actor.network.slopes(activations)
-        form = actor.curvature(policy, activations, slopes, weights, vector)[p]
+        torch.testing.assert_close(actor.fisher_product(seen, precision, vector)[p], dense @ vector[p])
+        form = actor.curvature(policy, seen, weights, vector)[p]
         torch.testing.assert_close(form, vector[p] @ dense @ vector[p])
 
 
@@ -194,9 +182,7 @@ def test_log_ratio_and_policy_gradient(actor: GaussianActor, policy: Tensor) -> 
     log_ratio = actor.log_ratio(actor.mean(moved, x), actor.split(moved)[1], noise, old_mean, old_log_std)
     torch.testing.assert_close((log_ratio.exp() * weighted).sum(), surrogate(moved, weighted))
     expected = torch.func.grad(surrogate)(policy, weighted)
-    activations = actor.network.activations(actor.split(policy)[0], x)
-    slopes = actor.network.slopes(activations)
-    ours = actor.policy_gradient(policy, activations, slopes, noise, weighted)
+    ours = actor.policy_gradient(policy, actor.run(policy, x), noise, weighted)
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
-from medgym_offline.online.gaussian import GaussianActor
-from medgym_offline.online.networks import Adam, TanhMLP
-from medgym_offline.online.replay import Transitions, append, draw_rows, row_width
+from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
 from medgym_offline.online.sac import (
+    Rows,
     SoftLearner,
-    SoftSettings,
     actor_gradient,
+    append,
     critic_gradient,
+    draw_rows,
     soft_step,
     soft_targets,
     twin_values,
@@ -38,10 +38,10 @@ def _learner() -> SoftLearner:
     return SoftLearner(actor, critic, target, alpha, Adam.zeros(actor), Adam.zeros(critic), Adam.zeros(alpha))
 
 
-def _rows() -> Transitions:
+def _rows() -> Rows:
     ended = (torch.arange(N) % 5 == 4).double().expand(P, N)
     scalars = [_tensor(20, P, N), 4.8 + _tensor(22, P, N).abs(), ended, torch.zeros(P, N, dtype=torch.float64)]
-    return Transitions(_tensor(23, P, N, D), torch.tanh(_tensor(24, P, N, A)), _tensor(25, P, N, D), *scalars)
+    return Rows(_tensor(23, P, N, D), torch.tanh(_tensor(24, P, N, A)), _tensor(25, P, N, D), *scalars)
 
 
 def _density(theta: Tensor, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,12 +118,12 @@ def _take(learner: SoftLearner, index: list[int]) -> SoftLearner:
 
 
 def test_stacked_steps_equal_looped_and_move_alpha_towards_the_wanted_entropy() -> None:
-    rows, settings = _rows(), SoftSettings(rate=1e-2, tau=0.1)
+    rows, settings = _rows(), TrainConfig("sac", soft_rate=1e-2, soft_tau=0.1)
     discount, noise = 0.99 ** (rows.dt / 4.8), _tensor(4, 2, P, N, A)
 
     def run(index: list[int], acts: bool = True) -> SoftLearner:
         learner = _take(_learner(), index)
-        part = Transitions(*(value[index] for value in vars(rows).values()))
+        part = Rows(*(value[index] for value in vars(rows).values()))
         for _ in range(3):
             soft_step(ACTOR, CRITIC, learner, part, part.rewards, discount[index], noise[:, index], settings, acts)
         return learner
@@ -146,7 +146,7 @@ def test_stacked_steps_equal_looped_and_move_alpha_towards_the_wanted_entropy() 
 
 
 def test_copies_follow_by_tau() -> None:
-    learner, rows, settings = _learner(), _rows(), SoftSettings(tau=0.25)
+    learner, rows, settings = _learner(), _rows(), TrainConfig("sac", soft_tau=0.25)
     before = copy.deepcopy(learner.target)
     soft_step(ACTOR, CRITIC, learner, rows, rows.rewards, rows.dt * 0, _tensor(4, 2, P, N, A), settings, True)
     torch.testing.assert_close(learner.target, 0.75 * before + 0.25 * learner.critic)
@@ -174,19 +174,6 @@ def test_draws_belong_to_the_patient_and_stay_among_its_rows() -> None:
 def test_rows_pack_and_unpack() -> None:
     rows = _rows()
     packed = rows.packed()
-    assert packed.shape == (P, N, row_width(D, A))
-    for name, value in vars(Transitions.unpacked(packed, D)).items():
+    assert packed.shape == (P, N, 2 * D + A + 4)
+    for name, value in vars(Rows.unpacked(packed, D)).items():
         assert torch.equal(value, getattr(rows, name)), name
-
-
-@pytest.mark.parametrize("sizes", [(4, 6, 2), (5, 7, 6, 1)])
-def test_input_gradient_is_that_of_autograd(sizes: tuple[int, ...]) -> None:
-    network = TanhMLP(sizes)
-    theta = network.initial([np.random.default_rng(p) for p in range(P)]).double()
-    x = _tensor(6, P, N, sizes[0]).requires_grad_()
-    cotangent = _tensor(7, P, N, sizes[-1])
-    with torch.enable_grad():
-        (expected,) = torch.autograd.grad((network.forward(theta, x) * cotangent).sum(), x)
-    activations = network.activations(theta, x.detach())
-    found = network.input_vjp(theta, network.slopes(activations), cotangent)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -1,9 +1,10 @@
-"""Training end to end on unfitted simulators: learning, independence, resume, damage."""
+"""Training end to end on unfitted simulators, with every algorithm: learning, independence, resume, damage."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,164 +14,189 @@ from torch import Tensor
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
 from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
-from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.gaussian import GaussianActor
-from medgym_offline.online.rollouts import collect, training_noise
-from medgym_offline.online.state import TrainState, load_state
-from medgym_offline.online.train import train
+from medgym_offline.online import sac
+from medgym_offline.online.config import ALGORITHMS, TrainConfig
+from medgym_offline.online.learner import TrainState
+from medgym_offline.online.train import load_state, train
 from medgym_offline.simulators import SimulatorBank
 
-SMALL = TrainConfig(updates=4, episodes=4, hidden=8, value_warmup=1)
-FIXED = ProcessConfig(timing="fixed", decisions=5)
-ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5)
+FIXED = ProcessConfig(timing="fixed", decisions=5, cell=6.0)
+ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5, cell=6.0)
+COMMON: dict[str, Any] = {"updates": 4, "episodes": 4, "hidden": 8, "value_warmup": 1}
+SOFT = TrainConfig("sac", **COMMON, soft_capacity=100, soft_batch=16, soft_steps=3)
+SMALL = {
+    "trpo": TrainConfig("trpo-lag", **COMMON),
+    "ppo": TrainConfig("ppo-lag", **COMMON, policy_epochs=2, minibatch=8),
+    "sac": SOFT,
+}
+LEARNING = {
+    "trpo": TrainConfig("trpo-lag", updates=25, episodes=16, hidden=32, radius=0.05, initial_std=1.0),
+    "ppo": TrainConfig("ppo", updates=20, episodes=16, hidden=16, initial_std=1.0, minibatch=16, policy_rate=3e-3),
+    "sac": TrainConfig(
+        "sac", updates=15, episodes=16, hidden=16, initial_std=1.0, soft_capacity=2000,
+        soft_batch=64, soft_steps=40, soft_rate=3e-3, soft_tau=0.02,
+    ),
+}  # fmt: skip
+every = pytest.mark.parametrize("name", ["trpo", "ppo", "sac"])
+shared_or_not = pytest.mark.parametrize("shared", [False, True], ids=["ind", "dr"])
 
 
-def _returns(bank: SimulatorBank, process: ProcessConfig, act: object) -> Tensor:
+def _returns(bank: SimulatorBank, process: ProcessConfig, act: Any) -> Tensor:
     """Mean return per patient `(P,)` over 16 episodes with seeds that training never used."""
-    seeds = episode_seeds(99, "test", bank.patients, 16)
-    noise = draw_noise(seeds, process.decisions, bank.state_dim, process.action_dim)
-    return rollout(DecisionProcess(bank, process), act, noise).rewards.sum(-1).mean(-1)  # type: ignore[arg-type]
+    noise = draw_noise(episode_seeds(99, "test", bank.patients, 16), bank, process)
+    return rollout(DecisionProcess(bank, process), act, noise).rewards.sum(-1).mean(-1)
 
 
+@every
 @pytest.mark.parametrize("process", [FIXED, ADAPTIVE], ids=["fixed", "adaptive"])
-def test_learning_beats_random_and_zero_for_every_patient(tiny_bank: SimulatorBank, process: ProcessConfig) -> None:
-    config = TrainConfig(updates=25, episodes=16, hidden=32, radius=0.05, initial_std=1.0)
-    learned = train(tiny_bank, process, config, progress=False)
-    noise = torch.Generator().manual_seed(0)
-    width = process.action_dim
-    random = _returns(tiny_bank, process, lambda o: 2 * torch.rand((*o.shape[:2], width), generator=noise) - 1)
-    zero = _returns(tiny_bank, process, lambda o: -torch.ones(*o.shape[:2], 3) if width == 3 else _zero_adaptive(o))
-    ours = _returns(tiny_bank, process, learned.actor.act)
+def test_learning_beats_random_and_zero_for_every_patient(
+    tiny_bank: SimulatorBank, name: str, process: ProcessConfig
+) -> None:
+    learned = train(tiny_bank, process, LEARNING[name], progress=False)
+    noise, width = torch.Generator().manual_seed(0), process.action_dim
+    nothing = -torch.ones(width)
+    nothing[3:] = 2 * (96 / 5 - 0.5) / 35.5 - 1
+    ours, random, zero = (
+        _returns(tiny_bank, process, act)
+        for act in (
+            learned.actor.act,
+            lambda o: 2 * torch.rand((*o.shape[:2], width), generator=noise) - 1,
+            lambda o: nothing.expand(*o.shape[:2], -1),
+        )
+    )
     assert (ours > random + 5).all(), (ours, random)
-    assert (ours > zero + 2).all(), (ours, zero)
-    assert learned.log["return"].shape == (25, 4)
+    assert name != "trpo" or (ours > zero + 2).all(), (ours, zero)
+    log, updates = learned.log, LEARNING[name].updates
+    assert log["return"].shape == (updates, 4)
     assert learned.stopped == {}
-
-
-def _zero_adaptive(observations: Tensor) -> Tensor:
-    action = -torch.ones(*observations.shape[:2], 4)
-    action[..., 3] = 2 * (96 / 5 - 0.5) / 35.5 - 1
-    return action
+    assert (log["kl"][:2] == 0).all(), "the critic learns first"
+    assert (log["kl"][2:] > 0).any(1).all()
+    if name == "ppo":
+        assert (log["multiplier"] == 0).all()
+    if name == "sac":
+        assert torch.allclose(log["alpha"][:2], torch.tensor(0.005))
+        assert (log["alpha"][2] < log["alpha"][1]).all(), "the first policy has more entropy than is wanted"
 
 
 @pytest.mark.parametrize("decisions", [3, 5, 20])
 def test_first_intervals_are_the_fixed_ones(tiny_bank: SimulatorBank, decisions: int) -> None:
     process = ProcessConfig(timing="adaptive", decisions=decisions)
-    result = train(tiny_bank, process, dataclasses.replace(SMALL, updates=1, value_warmup=1), progress=False)
+    result = train(tiny_bank, process, dataclasses.replace(SMALL["trpo"], updates=1), progress=False)
     state = DecisionProcess(tiny_bank, process)
     start = state.start(6, torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0)))
     _, dt = state.decode(start, result.actor.act(state.observe(start)))
     assert float(dt.mean()) == pytest.approx(96 / decisions, rel=0.02)
 
 
-def test_rollouts_are_masked_and_fill_the_horizon(tiny_bank: SimulatorBank) -> None:
-    actor = GaussianActor((9, 8, 8, 4))
-    theta = actor.initial([np.random.default_rng(p) for p in range(4)], [0.0] * 3 + [1.0], [0.5] * 4)
-    sizes = {"episodes": 6, "decisions": 5, "state_dim": tiny_bank.state_dim, "action_dim": 4}
-    noise = training_noise(0, "test", tiny_bank.patients, 0, **sizes)
-    batch = collect(DecisionProcess(tiny_bank, ADAPTIVE), actor, theta, noise)
-    torch.testing.assert_close(batch.dt.sum(1), torch.full((4, 6), 96.0))
-    assert (batch.valid.sum(1) < 5).any(), "long intervals leave decisions over"
-    assert ((batch.dt > 0) == (batch.valid > 0)).all()
-    assert (batch.rewards[batch.valid == 0] == 0).all()
-    left = batch.observations[..., 8] * 5
-    expected = torch.arange(5, 0, -1).view(1, 5, 1).expand_as(left)
-    used = batch.valid > 0
-    torch.testing.assert_close(left[used], expected[used].float())
-
-
-def test_noise_belongs_to_the_patient_and_the_update() -> None:
-    sizes = {"episodes": 3, "decisions": 4, "state_dim": 8, "action_dim": 3}
-    both = training_noise(0, "x", ["a", "b"], 5, **sizes)
-    alone = training_noise(0, "x", ["b"], 5, **sizes)
-    later = training_noise(0, "x", ["b"], 6, **sizes)
-    for name in ("initial", "process", "action"):
-        assert torch.equal(getattr(both, name)[1:], getattr(alone, name))
-        assert not torch.equal(getattr(alone, name), getattr(later, name))
-
-
-def test_results_do_not_depend_on_shards_or_order(tiny_bank: SimulatorBank) -> None:
-    process = dataclasses.replace(ADAPTIVE, max_interval=20.0)
-
+@every
+def test_results_do_not_depend_on_shards_or_order(tiny_bank: SimulatorBank, name: str) -> None:
     def parameters(bank: SimulatorBank, shard: int) -> Tensor:
-        return train(bank, process, SMALL, shard=shard, progress=False).state.actor
+        return train(bank, ADAPTIVE, SMALL[name], shard=shard, progress=False).state.actor
 
-    together = parameters(tiny_bank, 4)
-    torch.testing.assert_close(parameters(tiny_bank, 1), together, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(parameters(tiny_bank, 3), together, rtol=1e-4, atol=1e-4)
-    order = [2, 0, 3, 1]
-    torch.testing.assert_close(parameters(tiny_bank.select(order), 4), together[order], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(parameters(tiny_bank.select([1]), 4), together[1:2], rtol=1e-4, atol=1e-4)
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    together, order = parameters(tiny_bank, 4), [2, 0, 3, 1]
+    torch.testing.assert_close(parameters(tiny_bank.select(order), 3), together[order], **close)
+    torch.testing.assert_close(parameters(tiny_bank.select([1]), 4), together[1:2], **close)
 
 
-def test_shared_policy_does_not_depend_on_shards(tiny_bank: SimulatorBank) -> None:
-    config = dataclasses.replace(SMALL, shared=True)
+@every
+def test_shared_policy_does_not_depend_on_shards(tiny_bank: SimulatorBank, name: str) -> None:
+    config = dataclasses.replace(SMALL[name], shared=True)
     whole, cut = (train(tiny_bank, FIXED, config, shard=shard, progress=False) for shard in (4, 1))
-    torch.testing.assert_close(cut.state.actor, whole.state.actor, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cut.state.actor, whole.state.actor, rtol=1e-3, atol=1e-3)
     assert whole.actor.patients is None
     assert whole.state.actor.shape[0] == 1
-    assert whole.log["return"].shape == (4, 4)
-    assert whole.log["kl"].shape == (4, 1)
+    assert (whole.log["return"].shape, whole.log["kl"].shape) == ((4, 4), (4, 1))
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["ind", "dr"])
-def test_resume_equals_uninterrupted(tiny_bank: SimulatorBank, tmp_path: Path, shared: bool) -> None:
-    config = dataclasses.replace(SMALL, updates=5, shared=shared)
-    whole = train(tiny_bank, FIXED, config, progress=False)
-    file = tmp_path / "run.safetensors"
-    settings = {"checkpoint": file, "checkpoint_every": 2, "progress": False}
+@every
+@shared_or_not
+def test_resume_equals_uninterrupted(tiny_bank: SimulatorBank, tmp_path: Path, name: str, shared: bool) -> None:
+    config = dataclasses.replace(SMALL[name], updates=5, shared=shared)
+    whole = train(tiny_bank, ADAPTIVE, config, progress=False)
 
     class KilledError(Exception):
         pass
 
     def kill(state: TrainState) -> None:
+        state.kept["seen"] = torch.tensor([state.update])
         if state.update == 3:
             raise KilledError
 
+    file = tmp_path / "run.safetensors"
+    settings: dict[str, Any] = {"checkpoint": file, "checkpoint_every": 2, "progress": False}
     with pytest.raises(KilledError):
-        train(tiny_bank, FIXED, config, watch=kill, **settings)  # type: ignore[arg-type]
-    resumed = train(tiny_bank, FIXED, config, **settings)  # type: ignore[arg-type]
-    for name, value in whole.state.tensors().items():
-        assert torch.equal(value, resumed.state.tensors()[name]), name
-    again = train(tiny_bank, FIXED, config, **settings)  # type: ignore[arg-type]
+        train(tiny_bank, ADAPTIVE, config, watch=kill, **settings)
+    size = file.stat().st_size
+    resumed = train(tiny_bank, ADAPTIVE, config, **settings)
+    assert resumed.state.kept["seen"] == 2, "what is kept is of the checkpoint"
+    for key, value in whole.state.tensors().items():
+        assert torch.equal(value, resumed.state.tensors()[key]), key
+    if name == "sac":
+        buffer = whole.state.learner["replay"]
+        assert size - file.stat().st_size > 0.9 * buffer.numel() * 4, "the last checkpoint has no buffer"
+    again = train(tiny_bank, ADAPTIVE, config, **settings)
     assert torch.equal(again.state.actor, whole.state.actor)
 
 
 def test_resume_of_another_recipe_is_refused(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
-    train(tiny_bank, FIXED, SMALL, checkpoint=file, progress=False)
-    with pytest.raises(MedGymError, match=r"config\.radius: 0\.01 -> 0\.05"):
-        train(tiny_bank, FIXED, dataclasses.replace(SMALL, radius=0.05), checkpoint=file, progress=False)
+    config = dataclasses.replace(SOFT, updates=1)
+    train(tiny_bank, FIXED, config, checkpoint=file, progress=False)
+    with pytest.raises(MedGymError, match=r"config\.soft_tau: 0\.01 -> 0\.5.*delete it or use its recipe"):
+        train(tiny_bank, FIXED, dataclasses.replace(config, soft_tau=0.5), checkpoint=file, progress=False)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(MedGymError, match="not a readable checkpoint"):
         load_state(file, {})
 
 
-def test_a_broken_simulator_stops_its_patient_only(tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    clean = train(tiny_bank, FIXED, SMALL, progress=False)
-    observe = DecisionProcess.observe
-    calls = 0
+@every
+def test_a_broken_simulator_stops_its_patient_only(
+    tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    clean = train(tiny_bank, FIXED, SMALL[name], progress=False)
+    observe, calls = DecisionProcess.observe, 0
 
-    def damaged(self: DecisionProcess, episodes: object) -> Tensor:
+    def damaged(self: DecisionProcess, episodes: Any) -> Tensor:
         nonlocal calls
         calls += 1
-        seen = observe(self, episodes)  # type: ignore[arg-type]
+        seen = observe(self, episodes)
         if calls > 10:  # from the third update on
             seen[1] = float("nan")
         return seen
 
     monkeypatch.setattr(DecisionProcess, "observe", damaged)
-    result = train(tiny_bank, FIXED, SMALL, progress=False)
-    assert result.stopped == {tiny_bank.patients[1]: 2}
+    result = train(tiny_bank, FIXED, SMALL[name], progress=False)
+    assert result.stopped == result.actor.provenance["stopped"] == {tiny_bank.patients[1]: 2}
     others = [0, 2, 3]
-    torch.testing.assert_close(result.state.actor[others], clean.state.actor[others], rtol=1e-4, atol=1e-4)
-    assert torch.isfinite(result.state.actor).all()
-    assert result.actor.provenance["stopped"] == result.stopped
+    torch.testing.assert_close(result.state.actor[others], clean.state.actor[others], rtol=1e-3, atol=1e-3)
+    for value in (result.state.actor, result.state.critic, *result.state.learner.values()):
+        assert torch.isfinite(value).all()
+    if name == "sac":
+        assert int(result.state.learner["filled"][1]) == 40, "what it broke in is not learnt from"
+
+
+def test_a_learner_that_diverges_keeps_its_last_good_parameters(tiny_bank: SimulatorBank) -> None:
+    """One patient's critic is poisoned after the second update; its actor stays, the others go on."""
+    clean = train(tiny_bank, FIXED, SOFT, progress=False)
+    kept = {}
+
+    def poison(state: TrainState) -> None:
+        if state.update == 2:
+            kept["actor"] = state.actor[1].clone()
+            state.learner["target"][1] = float("inf")
+
+    result = train(tiny_bank, FIXED, SOFT, progress=False, watch=poison)
+    assert result.stopped == {tiny_bank.patients[1]: 2}
+    assert torch.equal(result.state.actor[1], kept["actor"])
+    others = [0, 2, 3]
+    torch.testing.assert_close(result.state.actor[others], clean.state.actor[others], rtol=1e-3, atol=1e-3)
 
 
 def test_fine_tuning_starts_from_the_shared_policy(tiny_bank: SimulatorBank) -> None:
-    shared = train(tiny_bank, FIXED, dataclasses.replace(SMALL, shared=True), progress=False).actor
-    config = dataclasses.replace(SMALL, updates=1, value_warmup=1, reset_std=0.35)
+    small = SMALL["trpo"]
+    shared = train(tiny_bank, FIXED, dataclasses.replace(small, shared=True), progress=False).actor
+    config = dataclasses.replace(small, updates=1, reset_std=0.35)
     copied = train(tiny_bank, FIXED, config, shared, progress=False).actor
     x = torch.randn(4, 5, 9, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(copied.act(x), shared.act(x))
@@ -195,11 +221,63 @@ def test_multiplier_follows_the_cost_and_cost_alone_is_lowered(tiny_bank: Simula
     assert log["cost"][-4:].mean() < log["cost"][:4].mean() - 0.1
 
 
-def test_settings_are_checked() -> None:
+def test_buffers_hold_what_was_played_and_targets_scale(tiny_bank: SimulatorBank) -> None:
+    """Three updates of 20 decisions in a buffer of 100; then more than it holds."""
+    first, state, more = (
+        train(tiny_bank, FIXED, dataclasses.replace(SOFT, updates=n), progress=False).state for n in (1, 3, 7)
+    )
+    assert state.learner["filled"].flatten().tolist() == [60] * 4
+    buffer = sac.Rows.unpacked(state.learner["replay"], 9)
+    torch.testing.assert_close(buffer.dt[:, :60], torch.full((4, 60), 96 / 5))
+    assert (buffer.dt[:, 60:] == 0).all()
+    torch.testing.assert_close(first.harm, -buffer.rewards[:, :20].sum(1) / (4 * 96))
+    assert (state.scale > 0.1).all()
+    assert more.learner["filled"].flatten().tolist() == [140] * 4
+    assert torch.equal(more.learner["replay"][:, 40:60], state.learner["replay"][:, 40:60])
+    assert not torch.equal(more.learner["replay"][:, :40], state.learner["replay"][:, :40])
+
+
+def test_centring_uses_each_simulators_own_harm_of_today(
+    tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rewards that a shared policy learns from are r + rho dt over the scale, rho of the row's simulator."""
+    step, seen = sac.soft_step, []
+
+    def spy(actor: Any, network: Any, learner: Any, rows: sac.Rows, reward: Tensor, *rest: Any) -> Any:
+        seen.append((rows, reward.clone()))
+        return step(actor, network, learner, rows, reward, *rest)
+
+    monkeypatch.setattr(sac, "soft_step", spy)
+    state = train(tiny_bank, ADAPTIVE, dataclasses.replace(SOFT, shared=True, updates=2), progress=False).state
+    rows, reward = seen[-1]
+    expected = (rows.rewards + state.harm[rows.simulators.long()] * rows.dt) / state.scale[0, 0]
+    torch.testing.assert_close(reward, expected)
+    assert rows.simulators.unique().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("radius", 0.0), ("updates", 0), ("clip", 0.0), ("policy_epochs", 0), ("minibatch", 0), ("entropy", -1.0),
+        ("policy_rate", 0.0), ("soft_steps", 0), ("soft_batch", 0), ("soft_capacity", 0), ("soft_rate", 0.0),
+        ("soft_tau", 0.0), ("soft_alpha", 0.0), ("discount", 1.5), ("reset_std", 0.0), ("episodes", "many"),
+    ],
+)  # fmt: skip
+def test_a_setting_out_of_range_is_named(setting: str, value: object) -> None:
+    with pytest.raises(MedGymError, match=setting):
+        TrainConfig(**{setting: value})  # type: ignore[arg-type]
+
+
+def test_settings_are_checked(tiny_bank: SimulatorBank) -> None:
     with pytest.raises(UnknownNameError, match="trpo-lag"):
-        TrainConfig(algorithm="trpo-lagg")
-    with pytest.raises(MedGymError, match="radius"):
-        TrainConfig(radius=0.0)
+        TrainConfig(algorithm="trpo-lagg")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="updates"):
         TrainConfig.from_dict({"update": 3})
-    assert TrainConfig.from_dict(SMALL.to_dict()) == SMALL
+    for config in SMALL.values():
+        assert TrainConfig.from_dict(config.to_dict()) == config
+    assert [TrainConfig(a).constrained for a in ALGORITHMS] == [a.endswith("-lag") for a in ALGORITHMS]
+    assert not any(name.startswith("soft_") for name in TrainConfig("ppo").to_dict())
+    for shared, least in ((False, 20), (True, 80)):
+        config = dataclasses.replace(SOFT, shared=shared, soft_capacity=least - 1)
+        with pytest.raises(MedGymError, match=f"soft_capacity is {least - 1}, .* up to {least} decisions"):
+            train(tiny_bank, FIXED, config, progress=False)

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from medgym_offline.online.gaussian import GaussianActor
-from medgym_offline.online.trpo import PolicyBatch, TrustRegion, conjugate_gradients, trust_region_step
+from medgym_offline.online.config import TrainConfig
+from medgym_offline.online.learner import PolicyBatch
+from medgym_offline.online.networks import GaussianActor
+from medgym_offline.online.trpo import conjugate_gradients, trust_region_step
 
 P, N, A = 6, 240, 3
 ACTOR = GaussianActor((9, 16, 16, A))
@@ -60,19 +62,19 @@ def _surrogate(theta: Tensor, old: Tensor, batch: PolicyBatch) -> Tensor:
 
 @pytest.mark.parametrize("radius", [0.001, 0.01, 0.1])
 def test_step_improves_within_the_radius(theta: Tensor, batch: PolicyBatch, radius: float) -> None:
-    step = trust_region_step(ACTOR, theta, batch, TrustRegion(radius=radius))
+    moved, log = trust_region_step(TrainConfig(radius=radius), ACTOR, theta, batch)
     dists = [
         torch.distributions.Normal(ACTOR.mean(t, batch.observations), ACTOR.split(t)[1].exp().unsqueeze(1))
-        for t in (theta, step.theta)
+        for t in (theta, moved)
     ]
     kl = (torch.distributions.kl_divergence(*dists).sum(-1) * batch.weights).sum(-1)
-    assert step.accepted.all()
+    assert log["accepted"].all()
     assert (kl <= radius * (1 + 1e-3)).all()
     assert (kl >= 0.1 * radius).all(), "a step that short wastes the update"
-    torch.testing.assert_close(kl, step.kl, rtol=1e-3, atol=1e-6)
-    gain = _surrogate(step.theta, theta, batch) - _surrogate(theta, theta, batch)
+    torch.testing.assert_close(kl, log["kl"], rtol=1e-3, atol=1e-6)
+    gain = _surrogate(moved, theta, batch) - _surrogate(theta, theta, batch)
     assert (gain > 0).all()
-    torch.testing.assert_close(gain, step.gain, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(gain, log["gain"], rtol=1e-3, atol=1e-5)
 
 
 def test_full_fisher_step_is_the_natural_gradient(theta: Tensor, batch: PolicyBatch) -> None:
@@ -80,16 +82,14 @@ def test_full_fisher_step_is_the_natural_gradient(theta: Tensor, batch: PolicyBa
     actor = GaussianActor((9, 4, A))
     rngs = [np.random.default_rng(p) for p in range(P)]
     small = actor.initial(rngs, [0.0] * A, [0.5] * A, output_gain=1.0)
-    settings = TrustRegion(radius=1e-4, iterations=200, fisher_stride=1)
-    step = trust_region_step(actor, small, batch, settings).theta - small
-    fisher = actor.fisher_batch(small, batch.observations, batch.weights)
+    settings = TrainConfig(radius=1e-4, iterations=200, fisher_stride=1)
+    step = trust_region_step(settings, actor, small, batch)[0] - small
+    seen, precision = actor.run(small, batch.observations), actor.precision(small, batch.weights)
     basis = torch.eye(actor.count)
-    columns = torch.stack([actor.fisher_product(small, fisher, row.expand(P, -1)) for row in basis], -1)
+    columns = torch.stack([actor.fisher_product(seen, precision, row.expand(P, -1)) for row in basis], -1)
     dense = (columns + settings.damping * basis).double()
-    activations = actor.network.activations(actor.split(small)[0], batch.observations)
-    slopes = actor.network.slopes(activations)
     weighted = batch.advantages * batch.weights
-    gradient = actor.policy_gradient(small, activations, slopes, batch.noise, weighted).double()
+    gradient = actor.policy_gradient(small, seen, batch.noise, weighted).double()
     expected = torch.linalg.solve(dense, gradient)
     cosine = torch.nn.functional.cosine_similarity(step.double(), expected, dim=-1)
     assert (cosine > 0.999).all()
@@ -98,22 +98,24 @@ def test_full_fisher_step_is_the_natural_gradient(theta: Tensor, batch: PolicyBa
 def test_surrogate_is_never_worse(theta: Tensor, batch: PolicyBatch) -> None:
     """Pure noise as advantage, a radius far too large: every patient improves or stays exactly where it was."""
     noisy = dataclasses.replace(batch, advantages=_tensor(7, P, N))
-    step = trust_region_step(ACTOR, theta, noisy, TrustRegion(radius=5.0, line_search=2))
-    gain = _surrogate(step.theta, theta, noisy) - _surrogate(theta, theta, noisy)
-    assert (gain[step.accepted] > 0).all()
-    assert torch.equal(step.theta[~step.accepted], theta[~step.accepted])
+    moved, log = trust_region_step(TrainConfig(radius=5.0, line_search=2), ACTOR, theta, noisy)
+    gain = _surrogate(moved, theta, noisy) - _surrogate(theta, theta, noisy)
+    assert (gain[log["accepted"].bool()] > 0).all()
+    assert torch.equal(moved[~log["accepted"].bool()], theta[~log["accepted"].bool()])
 
 
 def test_no_advantage_no_step(theta: Tensor, batch: PolicyBatch) -> None:
-    step = trust_region_step(ACTOR, theta, dataclasses.replace(batch, advantages=torch.zeros(P, N)), TrustRegion())
-    assert not step.accepted.any()
-    assert torch.equal(step.theta, theta)
+    moved, log = trust_region_step(
+        TrainConfig(), ACTOR, theta, dataclasses.replace(batch, advantages=torch.zeros(P, N))
+    )
+    assert not log["accepted"].any()
+    assert torch.equal(moved, theta)
 
 
 def test_stacked_equals_looped_in_any_order(theta: Tensor, batch: PolicyBatch) -> None:
     def take(index: list[int]) -> Tensor:
         part = PolicyBatch(**{name: value[index] for name, value in vars(batch).items()})
-        return trust_region_step(ACTOR, theta[index], part, TrustRegion()).theta
+        return trust_region_step(TrainConfig(), ACTOR, theta[index], part)[0]
 
     together = take(list(range(P)))
     looped = torch.cat([take([p]) for p in range(P)])
@@ -125,12 +127,12 @@ def test_stacked_equals_looped_in_any_order(theta: Tensor, batch: PolicyBatch) -
 def test_a_broken_patient_leaves_the_others_alone(theta: Tensor, batch: PolicyBatch) -> None:
     bad = batch.advantages.clone()
     bad[2] = float("nan")
-    step = trust_region_step(ACTOR, theta, dataclasses.replace(batch, advantages=bad), TrustRegion())
-    clean = trust_region_step(ACTOR, theta, batch, TrustRegion())
+    moved, log = trust_region_step(TrainConfig(), ACTOR, theta, dataclasses.replace(batch, advantages=bad))
+    clean = trust_region_step(TrainConfig(), ACTOR, theta, batch)[0]
     others = [p for p in range(P) if p != 2]
-    torch.testing.assert_close(step.theta[others], clean.theta[others], rtol=1e-4, atol=1e-5)
-    assert not step.accepted[2]
-    assert torch.equal(step.theta[2], theta[2])
+    torch.testing.assert_close(moved[others], clean[others], rtol=1e-4, atol=1e-5)
+    assert not log["accepted"][2]
+    assert torch.equal(moved[2], theta[2])
 
 
 def test_spread_stays_in_range(theta: Tensor, batch: PolicyBatch) -> None:
@@ -138,5 +140,5 @@ def test_spread_stays_in_range(theta: Tensor, batch: PolicyBatch) -> None:
     actor = theta.clone()
     ACTOR.split(actor)[1].fill_(-2.98)
     calm = dataclasses.replace(batch, advantages=-batch.noise.square().sum(-1))
-    step = trust_region_step(ACTOR, actor, calm, TrustRegion(radius=0.1))
-    assert ACTOR.split(step.theta)[1].min() >= -3.0
+    moved, _ = trust_region_step(TrainConfig(radius=0.1), ACTOR, actor, calm)
+    assert ACTOR.split(moved)[1].min() >= -3.0

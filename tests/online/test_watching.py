@@ -10,67 +10,67 @@ import torch
 
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.online import TrainConfig, train
-from medgym_offline.online.early import Gap, Passing, nearest_to_share, rounded
-from medgym_offline.online.networks import Adam
-from medgym_offline.online.state import TrainState
-from medgym_offline.online.watching import Patience, Snapshots, snapshot_updates
+from medgym_offline.online.learner import TrainState
+from medgym_offline.online.networks import Adam, stacked_actor
+from medgym_offline.online.train import load_state, save_state
+from medgym_offline.online.watching import (
+    Gap,
+    Passing,
+    keep_patient,
+    keep_way,
+    nearest_to_share,
+    rounded,
+    way_of,
+    way_updates,
+)
 from medgym_offline.simulators import SimulatorBank
 
-PROCESS = ProcessConfig(timing="adaptive", decisions=4)
+PROCESS = ProcessConfig(timing="adaptive", decisions=4, cell=6.0)
 
 
-def state_at(update: int, returns: torch.Tensor) -> TrainState:
+def state_at(update: int, returns: torch.Tensor, kept: dict[str, torch.Tensor] | None = None) -> TrainState:
     """A state whose parameters are its update's number; `returns` (updates, S)."""
     count = returns.shape[1]
     actor = torch.full((count, 3), float(update))
-    zero = torch.zeros(count)
-    log = {"return": returns[:update]}
-    return TrainState(update, actor, actor, Adam.zeros(actor), zero, zero, zero, zero.long(), log)
+    zero, log = torch.zeros(count), {"return": returns[:update]}
+    kept = {} if kept is None else kept
+    rest = (zero.clone(), zero.clone(), zero.clone(), zero.long())
+    return TrainState(update, actor, actor.clone(), Adam.zeros(actor), *rest, log, kept=kept)
 
 
 @pytest.mark.parametrize("updates", [1, 7, 200])
-def test_snapshots_are_dense_at_first_and_end_at_the_end(updates: int) -> None:
-    chosen = snapshot_updates(updates)
-    assert chosen[0] == 0
-    assert chosen[-1] == updates
+def test_the_way_is_dense_at_first_and_ends_at_the_end(updates: int) -> None:
+    chosen = way_updates(updates)
+    assert (chosen[0], chosen[-1]) == (1, updates)
     gaps = np.diff(chosen)
     assert (gaps >= 1).all()
     assert all(b <= max(1, 0.26 * a + 1) for a, b in zip(chosen, gaps))
 
 
-def test_patience_stops_each_policy_by_its_own_curve(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed"])
+def test_what_is_kept_is_the_same_after_a_kill(tmp_path: Path, killed: bool) -> None:
+    """Each policy stops by its own curve, and the way is kept; from a checkpoint it goes on as if nothing had been."""
     updates = np.arange(60)
     returns = torch.tensor(np.stack([np.minimum(updates, 20), np.minimum(updates, 35), 0.0 * updates], 1)).float()
-    watch = Patience(5, tmp_path / "kept")
-    ends = next(u for u in range(1, 61) if watch(state_at(u, returns)))
+    kept: dict[str, torch.Tensor] = {}
+    ended = None
+    for update in range(1, 61):
+        state = state_at(update, returns, kept)
+        keep_way(state, 60)
+        if keep_patient(state, 5):
+            ended = update
+            break
+        if killed and update == 40:
+            save_state(tmp_path / "state", state, {})
+            kept = load_state(tmp_path / "state", {}).kept
     # The mean of updates u-9..u last grows at the first index of the plateau + 9; five updates later patience is over.
     expected = [21 + 9 + 5, 36 + 9 + 5, 10 + 5]
-    at = watch.at()
-    assert at is not None
-    assert at.tolist() == expected
-    assert ends == max(expected)
-    final = watch.apply(torch.zeros(3, 3))
-    assert final[:, 0].tolist() == expected
-    # A run that was killed and goes on from an earlier update ends with the same parameters.
-    again = Patience(5, tmp_path / "kept")
-    for u in range(40, ends + 1):
-        again(state_at(u, returns))
-    assert torch.equal(again.apply(torch.zeros(3, 3)), final)
-
-
-def test_snapshots_survive_a_kill(tmp_path: Path) -> None:
-    returns = torch.zeros(10, 1)
-    whole = Snapshots((1, 3, 9), None)
-    for u in range(1, 11):
-        whole(state_at(u, returns))
-    first = Snapshots((1, 3, 9), tmp_path / "way")
-    for u in range(1, 6):
-        first(state_at(u, returns))
-    second = Snapshots((1, 3, 9), tmp_path / "way")
-    for u in range(3, 11):  # resumed from an earlier checkpoint
-        second(state_at(u, returns))
-    assert list(second.found()) == [1, 3, 9]
-    assert all(torch.equal(second.found()[u], theta) for u, theta in whole.found().items())
+    assert kept["stopped_at"].tolist() == expected
+    assert kept["stopped_actor"][:, 0].tolist() == expected
+    assert ended == max(expected)
+    way = way_of(kept)
+    assert list(way) == [u for u in way_updates(60) if u <= ended]
+    assert all((theta == u).all() for u, theta in way.items())
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,6 @@ def test_a_patients_share_does_not_depend_on_its_batch_mates(
     trained: tuple[Gap, dict[int, torch.Tensor]], tiny_bank: SimulatorBank
 ) -> None:
     gap, way = trained
-    from medgym_offline.online.actors import stacked_actor
-
     expert = stacked_actor(gap.shape, way[14], None, 4)
     alone = Gap.measure(tiny_bank.select([2]), PROCESS, expert, seed=0, episodes=6)
     assert alone.random[0] == pytest.approx(gap.random[2], rel=1e-5)

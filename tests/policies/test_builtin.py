@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from medgym_offline.diseases import disease
 from medgym_offline.errors import PolicyError, UnknownNameError
 from medgym_offline.policies import ClinicianPolicy, ConstantPolicy, Policy, RandomPolicy, builtin_policy, reset_policy
 from medgym_offline.simulators.bank import SimulatorBank
@@ -121,7 +122,7 @@ def test_bad_input_is_named(tiny_bank: SimulatorBank) -> None:
     with pytest.raises(PolicyError, match="normalized"):
         ConstantPolicy((0.1, float("nan"), 0.2))
     with pytest.raises(PolicyError, match="holds no charted treatment"):
-        builtin_policy("clinician", SimpleNamespace(patients=("a",), name="bare"))
+        builtin_policy("clinician", SimpleNamespace(patients=("a",), name="bare", disease=disease("sepsis")))
     with pytest.raises(PolicyError, match="patient b has no charted"):
         ClinicianPolicy(torch.stack([torch.zeros(96, 3), torch.full((96, 3), torch.nan)]), ["a", "b"])
     with pytest.raises(PolicyError, match="2 patients, the policy 4"):

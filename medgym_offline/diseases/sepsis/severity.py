@@ -1,6 +1,7 @@
 """The severity of sepsis, a smooth SOFA surrogate, and the lactate cost.
 
-The surrogate has the Sequential Organ Failure Assessment's cut-offs, so that it can be integrated and differentiated. It
+The surrogate has the Sequential Organ Failure Assessment's cut-offs, so that it can be integrated and differentiated.
+It
 is not the clinical score: it has no coagulation term, reads oxygenation from SpO2, and must not be used for care.
 """
 

@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.errors import BankError
 from medgym_offline.diseases.sepsis.field import FieldParameters
 from medgym_offline.diseases.sepsis.needs import shock_course
+from medgym_offline.errors import BankError
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank
 
@@ -106,12 +106,12 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
         BankError: The bank knows no truth.
     """
     from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, live
-    from medgym_offline.diseases.sepsis.twin_bank import TwinWard
+    from medgym_offline.diseases.sepsis.twin_people import TwinPatients
 
     if "true" not in bank.worlds:
         raise BankError(f"bank {bank.name!r} has no world 'true' to be checked against; its worlds are {bank.worlds}")
     truth = bank.world("true")
-    course = live(TwinWard(truth), derive_seed(seed, "truth-checks"), "new clinician")
+    course = live(TwinPatients(truth), derive_seed(seed, "truth-checks"), "new clinician")
     states = bank.normalize(torch.from_numpy(course.states[:, ::STEPS]).float())
     treatment = bank.normalize_treatment(torch.from_numpy(course.doses).float())
     starts = np.array(STARTS)

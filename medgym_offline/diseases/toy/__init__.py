@@ -18,7 +18,8 @@ __all__ = ["DISEASE", "risk"]
 
 
 def risk(glucose: Array) -> Array:
-    """Risk of a glucose in mg/dL, 10 f^2 with f = 1.509 (ln(G)^1.084 - 5.381) (Kovatchev et al., Diabetes Care, 1997)."""
+    """Risk of a glucose in mg/dL, 10 f^2 with f = 1.509 (ln(G)^1.084 - 5.381) (Kovatchev et al., Diabetes Care,
+    1997)."""
     f = 1.509 * (namespace(glucose).log(glucose) ** 1.084 - 5.381)
     return 10.0 * f * f
 
@@ -60,7 +61,8 @@ DISEASE = Disease(
     name="toy",
     label="the toy disease",
     components=(
-        # Ratios matter, so the logarithm; 10 to 1000 mg/dL is what meters can tell. Center and scale: chosen, about 180.
+        # Ratios matter, so the logarithm; 10 to 1000 mg/dL is what meters can tell. Center and scale: chosen, about
+        # 180.
         Component("glucose", "mg/dL", 10.0, 1000.0, "log", 5.2, 0.4, noise=0.05),
         # Insulin where it acts, which lags behind plasma: X / (p3/p2) of the paper.
         Component("insulin_action", "uU/mL", 0.0, 60.0, scale=30.0, kind="hidden"),

@@ -37,7 +37,8 @@ def true_world(root: int, patients: list[str]) -> World:
 
 
 def records(patients: int = 6, seed: int = 0) -> Cohort:
-    """A day of records: glucose measured every hour with 5 % error, insulin set every two hours by a rule with errors."""
+    """A day of records: glucose measured every hour with 5 % error, insulin set every two hours by a rule with
+    errors."""
     import polars as pl
 
     from medgym_offline.cohorts import Cohort

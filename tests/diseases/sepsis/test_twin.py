@@ -15,22 +15,30 @@ from scipy.stats import spearmanr
 
 from medgym_offline import load_simulators
 from medgym_offline.cohorts import Cohort
+from medgym_offline.diseases.scales import Scales
+from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarise
 from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, Course, live
-from medgym_offline.diseases.scales import Scales
+from medgym_offline.diseases.sepsis.truth import Model, bank_model, change_table, score, true_cases, truth_checks
+from medgym_offline.diseases.sepsis.twin import draw_twin
+from medgym_offline.diseases.sepsis.twin_bank import (
+    WIDE,
+    TwinPatients,
+    _bare,
+    build_twin,
+    true_world,
+    twin_cohort,
+    twin_ids,
+)
 from medgym_offline.envs import TreatmentEnv
 from medgym_offline.errors import BankError, CohortError
 from medgym_offline.files import release_folder
-from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.simulators import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.checks import bounded
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.simulators.flow import SolutionMapConfig, solve
-from medgym_offline.diseases.sepsis.truth import Model, bank_model, change_table, score, true_cases, truth_checks
-from medgym_offline.diseases.sepsis.twin import draw_twin
-from medgym_offline.diseases.sepsis.twin_bank import WIDE, TwinWard, _bare, build_twin, true_world, twin_cohort, twin_ids
 
 SEED = 11
 BEFORE_SPREAD = "a0df2829267b47cb"
@@ -231,7 +239,7 @@ def test_calibrated_to_the_real_cohort() -> None:
 def test_a_patient_is_the_same_alone(records: tuple[Cohort, Course]) -> None:
     _, course = records
     seven = _truth(40).select([7])
-    alone = live(TwinWard(seven), SEED)
+    alone = live(TwinPatients(seven), SEED)
     assert np.array_equal(alone.doses[0], course.doses[7])
     assert np.allclose(alone.states[0], course.states[7], rtol=1e-3, atol=1e-3)
     fewer, _ = twin_cohort(8, SEED)
@@ -242,7 +250,7 @@ def test_a_patient_is_the_same_alone(records: tuple[Cohort, Course]) -> None:
 
 
 def test_another_clinician_is_another_course(truth: SimulatorBank) -> None:
-    first, second = (live(TwinWard(truth), SEED, purpose) for purpose in ("records", "other"))
+    first, second = (live(TwinPatients(truth), SEED, purpose) for purpose in ("records", "other"))
     assert np.allclose(first.states[:, 0], second.states[:, 0])
     assert not np.allclose(first.doses, second.doses)
 
@@ -340,7 +348,7 @@ def test_mistakes_are_named(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     with pytest.raises(BankError, match="no world 'true'"):
         true_cases(tiny_bank)
     with pytest.raises(BankError, match="is fitted"):
-        TwinWard(tiny_bank)
+        TwinPatients(tiny_bank)
     with pytest.raises(BankError, match="how many to draw"):
         build_twin(replace(BankRecipe("sepsis-x"), patients=0))
     for spread in (-1.0, float("nan"), "wide"):

@@ -5,6 +5,8 @@ Item ids follow mimic-code's concepts of MIMIC-III and MIMIC-IV (github.com/MIT-
 
 from __future__ import annotations
 
+from functools import partial
+
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Derived, Diagnosis, Part, Selection, Unit
 from medgym_offline.diseases.sepsis.cohort import rules
 from medgym_offline.diseases.sepsis.cohort.normalised import NormalisedTables
@@ -16,51 +18,48 @@ URINE_CAP = 5000.0
 INSENSIBLE_LITRES_PER_HOUR = rules.INSENSIBLE_LITRES_PER_HOUR
 
 _MASS = "mcg/kg/min"
-#: Of bags of other concentrations too, as d_items of MIMIC-IV 3.1 has them: epinephrine 229617; "Phenylephrine (50/250)"
-#: 229630, "(200/250)" 229632, "(200/250)_OLD_1" 229631, "(Intubation)" 229789. A rate is the drug's all the same, not the
+#: Drug -> equivalent, limit, items of orders, other names. Equivalents: Goradia et al. 2020, as in mimic-code's
+#: `norepinephrine_equivalent_dose`. Limits, chosen: several times what anybody is given. Items of bags of other
+#: concentrations too, as d_items of MIMIC-IV 3.1 has them: epinephrine 229617; "Phenylephrine (50/250)" 229630,
+#: "(200/250)" 229632, "(200/250)_OLD_1" 229631, "(Intubation)" 229789. A rate is the drug's all the same, not the
 #: bag's; its unit is read row by row. Inotropes (dobutamine, milrinone) are no vasopressors.
-#: Equivalents: Goradia et al. 2020, as in mimic-code's `norepinephrine_equivalent_dose`. Limits, chosen: what nobody is
-#: given (5 mcg/kg/min of norepinephrine is several times the highest dose reported to be survived).
-VASOPRESSORS = tuple(
-    Part(
+_DRUGS: dict[str, tuple[float, float, str, str]] = {
+    "norepinephrine": (
+        *(1.0, 5.0, "221906 30047 30120"),
+        "noradrenaline noradrenalin noradrenalina norepinefrina norepinephrin norepi levophed levarterenol arterenol",
+    ),
+    "epinephrine": (
+        *(1.0, 5.0, "221289 229617 30044 30119 30309"),
+        "adrenaline adrenalin adrenalina epinefrina epinephrin suprarenin",
+    ),
+    "phenylephrine": (
+        *(0.1, 20.0, "221749 229630 229631 229632 229789 30127 30128"),
+        "neosynephrine neosynephrin phenylephrin fenylefrin fenylefrine fenilefrina",
+    ),
+    "dopamine": (0.01, 50.0, "221662 30043 30307", "dopamin dopamina intropin"),
+    "vasopressin": (
+        *(2.5, 0.2, "222315 30051"),
+        "vasopressine vasopressina vasopresina argipressin pitressin vasostrict empressin",
+    ),
+}
+
+
+def _drug(name: str, equivalent: float, limit: float, items: str, names: str) -> Part:
+    by_unit = name == "vasopressin"
+    return Part(
         name=name,
-        unit=_MASS,
+        unit="U/min" if by_unit else _MASS,
         factor=equivalent,
         limit=limit,
-        mistaken="mcg/min",
-        units=(Unit("mcg/min", per_patient=True), Unit("mg/kg/min", 1000.0)),
+        mistaken="U/h" if by_unit else "mcg/min",
+        units=(Unit("U/h", 1 / 60),) if by_unit else (Unit("mcg/min", per_patient=True), Unit("mg/kg/min", 1000.0)),
         names=tuple(names.split()),
         items={"input": items},
+        ordered_in="U/h" if by_unit else "",
     )
-    for name, equivalent, limit, items, names in (
-        (
-            *("norepinephrine", 1.0, 5.0, "221906 30047 30120"),
-            "noradrenaline noradrenalin noradrenalina norepinefrina norepinephrin norepi levophed levarterenol arterenol",
-        ),
-        (
-            *("epinephrine", 1.0, 5.0, "221289 229617 30044 30119 30309"),
-            "adrenaline adrenalin adrenalina epinefrina epinephrin suprarenin",
-        ),
-        (
-            *("phenylephrine", 0.1, 20.0, "221749 229630 229631 229632 229789 30127 30128"),
-            "neosynephrine neosynephrin phenylephrin fenylefrin fenylefrine fenilefrina",
-        ),
-        ("dopamine", 0.01, 50.0, "221662 30043 30307", "dopamin dopamina intropin"),
-    )
-) + (
-    Part(
-        name="vasopressin",
-        unit="U/min",
-        factor=2.5,
-        limit=0.2,
-        mistaken="U/h",
-        units=(Unit("U/h", 1.0 / 60.0),),
-        names=tuple("vasopressine vasopressina vasopresina argipressin pitressin vasostrict empressin".split()),
-        items={"input": "222315 30051"},
-        ordered_in="U/h",
-    ),
-)
 
+
+VASOPRESSORS = tuple(_drug(name, *row) for name, row in _DRUGS.items())
 #: The list of the AI Clinician study (Komorowski et al. 2018), its typo "3000630061" read as 30006 and 30061:
 #: crystalloids, colloids and blood products. Dextrose 5 % alone is not among them.
 _FLUIDS = (
@@ -69,61 +68,57 @@ _FLUIDS = (
     "30179 30190 30143 30160 30008 30168 30186 30211 30353 30159 30007 30185 30063 30094 30352 30014 30011 30210 46493 "
     "45399 46516 40850 30176 30161 30381 30315 42742 30180 46087 41491 30004 42698 42244"
 )
+_VOLUMES = (Unit("mL", amount=True), Unit("L", 1000.0, amount=True))
 #: Sodium bicarbonate 8.4 %, where a milliequivalent is a millilitre.
-_BICARBONATE = ("220995", "227533", "30030")
+_BICARBONATE = Unit("mEq", amount=True, items=("220995", "227533", "30030"))
 _URINE = (
     "40055 43175 40069 40094 40715 40473 40085 40057 40056 40405 40428 40086 40096 40651 "
     "226559 226560 226561 226584 226563 226564 226565 226567 226557 226558 227489"
 )
+#: Laboratory values, blood gases, coma scale and oxygen settings last for hours.
+_lasting = partial(Concept, lookback=6.0)
 
+# Bilirubin and lactate are charted as copies too; the laboratory alone has each value once. MEDS does not say what
+# blood a gas was of: there the charted arterial one is read. A saturation of 0 is a probe that fell off.
 _VARIABLES = (
-    Concept(  # 0 is a probe that fell off.
-        "spo2",
-        "%",
-        range=(20.0, 100.0),
-        usual=(85.0, 100.0),
-        units=(Unit("fraction", 100.0),),
-        items={"chart": "646 220277"},
-    ),
-    Concept(  # MEDS does not say what blood a gas was of: there the charted arterial one is read.
+    Concept("spo2", "%", (20.0, 100.0), (85.0, 100.0), units=(Unit("fraction", 100.0),), items={"chart": "646 220277"}),
+    _lasting(
         "pao2",
         "mmHg",
         range=(20.0, 700.0),
         usual=(45.0, 400.0),
-        lookback=6.0,
         units=(Unit("torr"), Unit("kPa", 7.50062)),
         items={"laboratory": "50821", "meds": "220224"},
         beside={"laboratory": rules.SPECIMENS},
         prepare=rules.arterial,
     ),
-    Concept(  # Charted as a copy too; the laboratory alone has each value once. So is lactate.
+    _lasting(
         "bilirubin",
         "mg/dL",
         range=(0.05, 80.0),
         usual=(0.1, 12.0),
-        lookback=6.0,
         units=(Unit("umol/L", 1.0 / 17.104),),
         items={"laboratory": "50885"},
     ),
-    Concept(
+    _lasting(
         "gcs",
         "points",
         range=(3.0, 15.0),
         usual=(3.0, 15.0),
-        lookback=6.0,
         units=(Unit(""), Unit("score")),
         items={"chart": " ".join(rules.COMPONENTS)},
         prepare=rules.coma_scale,
         reads_text=True,
         spot=True,
     ),
-    Concept(  # 5 litres in a record are a mistake (mimic-code's limit): another unit, or a sum.
+    # 5 litres in a record are a mistake (mimic-code's limit): another unit, or a sum.
+    Concept(
         "urine",
         "mL/day",
         range=(0.0, 5000.0),
         usual=(200.0, 4500.0),
         gridding="rate",
-        units=(Unit("mL", amount=True), Unit("L", 1000.0, amount=True), Unit("mL/h", 24.0), Unit("L/day", 1000.0)),
+        units=(*_VOLUMES, Unit("mL/h", 24.0), Unit("L/day", 1000.0)),
         items={"output": _URINE},
         beside={"output": rules.IRRIGANT},
         prepare=rules.urine_records,
@@ -133,56 +128,52 @@ _VARIABLES = (
         merge_hours=0.75,
         gap_hours=rules.URINE_GAP_HOURS,
     ),
-    Concept(  # Lactate carries one charge: a milliequivalent is a millimole.
+    # Lactate carries one charge: a milliequivalent is a millimole.
+    _lasting(
         "lactate",
         "mmol/L",
         range=(0.1, 40.0),
         usual=(0.4, 9.0),
-        lookback=6.0,
         units=(Unit("mg/dL", 1.0 / 9.008), Unit("mEq/L")),
         items={"laboratory": "50813"},
     ),
 )
 _TREATMENTS = (
-    Concept(  # Charted gaps have median 3 h and 95th percentile 6 h: 12 h bridges every real one.
+    # Charted gaps have median 3 h and 95th percentile 6 h: 12 h bridges every real one.
+    _lasting(
         "fio2",
         "%",
         range=(ROOM_AIR, 100.0),
         usual=(ROOM_AIR, 100.0),
         gridding="held",
-        lookback=6.0,
         units=(Unit("fraction", 100.0),),
         items={"chart": "190 3420 3422 223835", "laboratory": "50816"},
         fraction=True,
         background=ROOM_AIR,
         hold_hours=12.0,
     ),
-    Concept(
+    # Unread: free-form CareVue items with the dose in the amount, as mimic-code notes.
+    _lasting(
         "vasopressor",
         _MASS,
         range=(0.0, 20.0),
         usual=(0.003, 3.0),
         gridding="infusion",
-        lookback=6.0,
         parts=VASOPRESSORS,
         prepare=rules.hourly_vasopressin,
         mistaken="mcg/min",
-        # Free-form CareVue items with the dose in the amount, as mimic-code notes.
         unread={"42273": "vasopressin unit/min", "42802": "VASOPRESSIN CC/HR."},
         related=("angiotensin", "giapreza", "metaraminol", "terlipressin", "ephedrine"),
         categories=("01-Drips",),
     ),
-    Concept(  # A bolus charted over a minute is spread over a quarter of an hour; its volume stays.
+    # A bolus charted over a minute is spread over a quarter of an hour; its volume stays.
+    _lasting(
         "fluids",
         "mL/h",
         range=(0.0, 60000.0),
         usual=(4.0, 2500.0),
         gridding="infusion",
-        lookback=6.0,
-        units=(
-            *(Unit("mL", amount=True), Unit("L", 1000.0, amount=True), Unit("L/h", 1000.0)),
-            *(Unit("mL/day", 1.0 / 24.0), Unit("mEq", amount=True, items=_BICARBONATE)),
-        ),
+        units=(*_VOLUMES, Unit("L/h", 1000.0), Unit("mL/day", 1.0 / 24.0), _BICARBONATE),
         items={"input": _FLUIDS},
         given="amount",
         least_hours=0.25,
@@ -237,6 +228,22 @@ COHORT = CohortDefinition(
     },
     sources=(NormalisedTables(),),
     other_names=frozenset(
-        "paco2 pco2 pvo2 po2 sao2 svo2 scvo2 urea dopexamine gcse gcsm gcsv gcseye gcsmotor gcsverbal".split()
+        [
+            "paco2",
+            "pco2",
+            "pvo2",
+            "po2",
+            "sao2",
+            "svo2",
+            "scvo2",
+            "urea",
+            "dopexamine",
+            "gcse",
+            "gcsm",
+            "gcsv",
+            "gcseye",
+            "gcsmotor",
+            "gcsverbal",
+        ]
     ),
 )

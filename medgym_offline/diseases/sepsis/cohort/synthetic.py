@@ -1,6 +1,6 @@
 """A synthetic cohort: records of patients whose dynamics are known, charted as irregularly as real ones.
 
-The patients come from a `Ward` (`medgym_offline.simulators.twin_bank` has the one of the twin), are treated by the
+The patients come from :class:`People` (`twin_people.TwinPatients` are the twin's), are treated by the
 `Clinician`, and are charted with gaps, missing variables and measurement error. What comes out is an ordinary
 `Cohort`, which the same pipeline reads as it reads MIMIC. `calibration` compares the two.
 
@@ -22,7 +22,7 @@ from medgym_offline.diseases.sepsis.cohort.clinician import Clinician, Reading
 from medgym_offline.diseases.sepsis.cohort.definition import COHORT, INSENSIBLE_LITRES_PER_HOUR, ROOM_AIR, URINE_CAP
 from medgym_offline.seeds import derive_seed, generator
 
-__all__ = ["CHARTING", "Charting", "Course", "Ward", "chart", "live", "synthetic_cohort"]
+__all__ = ["CHARTING", "Charting", "Course", "People", "chart", "live", "synthetic_cohort"]
 
 HORIZON = 96
 STEPS = 2  # integration steps an hour
@@ -64,7 +64,7 @@ CHARTING = {
 """The six variables. Errors: SpO2 % and GCS points; ln for PaO2, bilirubin, lactate; ln, mean-corrected, for urine."""
 
 
-class Ward(Protocol):
+class People(Protocol):
     """Patients with known dynamics, as the records see them: P patients, states in physical units (P, 8)."""
 
     patients: Sequence[str]
@@ -94,21 +94,21 @@ class Course:
     doses: np.ndarray
 
 
-def live(ward: Ward, root: int, purpose: str = "records", noise: bool = True) -> Course:
-    """Treat every patient of `ward` for 96 h.
+def live(people: People, root: int, purpose: str = "records", noise: bool = True) -> Course:
+    """Treat every patient of `people` for 96 h.
 
     Args:
-        ward: The patients.
+        people: The patients.
         root: Root seed.
         purpose: Another purpose gives another clinician and other noise for the same patients.
         noise: Whether the patients have process noise; the clinician's readings always err.
     """
-    patients = tuple(ward.patients)
+    patients = tuple(people.patients)
     streams = [generator(root, f"course-{purpose}", p) for p in patients]
     process = float(noise) * np.stack([g.normal(size=(HORIZON * STEPS, 8)) for g in streams])
     reading = np.stack([g.normal(size=(HORIZON, 5)) for g in streams])
     clinician = Clinician(derive_seed(root, "clinician-of", purpose), patients, HORIZON)
-    state = ward.admit()
+    state = people.admit()
     states, doses = [state], []
     dose = np.tile([ROOM_AIR, 0.0, 0.0], (len(patients), 1))
     for hour in range(HORIZON):
@@ -118,13 +118,13 @@ def live(ward: Ward, root: int, purpose: str = "records", noise: bool = True) ->
             urine=state[:, 4] * np.exp(0.3 * z[:, 1]),
             lactate=state[:, 5] * np.exp(0.07 * z[:, 2]),
             gcs=np.clip(state[:, 3] + 0.8 * z[:, 3], 3.0, 15.0),
-            pressure=ward.pressure(state, dose) + 4.0 * z[:, 4],
+            pressure=people.pressure(state, dose) + 4.0 * z[:, 4],
             balance=state[:, 6],
         )
         dose = clinician.decide(hour, seen)
         doses.append(dose)
         for part in range(STEPS):
-            state = ward.advance(state, dose, 1.0 / STEPS, process[:, hour * STEPS + part])
+            state = people.advance(state, dose, 1.0 / STEPS, process[:, hour * STEPS + part])
             states.append(state)
     return Course(patients, np.stack(states, 1), np.stack(doses, 1))
 
@@ -201,17 +201,17 @@ def _intervals(
     ]
 
 
-def synthetic_cohort(ward: Ward, root: int) -> tuple[Cohort, Course]:
-    """Records of every patient of `ward`, validated, and what truly happened.
+def synthetic_cohort(people: People, root: int) -> tuple[Cohort, Course]:
+    """Records of every patient of `people`, validated, and what truly happened.
 
     Args:
-        ward: The patients.
+        people: The patients.
         root: Root seed.
 
     Raises:
         MissingExtraError: polars is not installed.
     """
-    course = live(ward, root)
+    course = live(people, root)
     rows = chart(course, root)
     kinds = {"patient": pl.String, "time_h": pl.Float64, "end_h": pl.Float64, "variable": pl.String}
     table = pl.DataFrame(rows, schema={**kinds, "value": pl.Float64}, orient="row").with_columns(

@@ -1,0 +1,276 @@
+"""The demo: the product's whole chain on a handful of patients, in minutes, on a laptop.
+
+dataset -> DQN, CQL, GCQL (Ind and Pop) -> evaluation in two worlds -> report, results, leaderboard entries
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medgym_offline.diseases.registry import DEFAULT
+from medgym_offline.files import shown_path
+from medgym_offline.threads import one_thread
+
+if TYPE_CHECKING:
+    from medgym_offline.datasets import Transitions
+    from medgym_offline.evaluation import Evaluation
+    from medgym_offline.simulators import SimulatorBank
+
+__all__ = ["DATASET", "orderings", "run_demo"]
+
+DATASET = f"medgym/{DEFAULT}-ind-v0"
+ALGORITHMS = ("dqn", "cql", "gcql")
+SCOPES = ("ind", "pop")
+BASELINES = ("clinician", "random", "zero")
+
+
+def run_demo(
+    output: str | Path = "runs/demo",
+    patients: int = 8,
+    seed: int = 0,
+    *,
+    recipe: str | Path = DATASET,
+    updates: int | None = None,
+    episodes: int | None = None,
+) -> dict[str, Evaluation]:
+    """Run the chain and say what came out.
+
+    Writes into `output`: `minari/` (the dataset), `policies/`, `results/<policy>/result.json`, `report.html`,
+    `submissions/<policy>/`, `leaderboard.json` and `leaderboard/index.html`. A dataset already there is used again.
+
+    Args:
+        output: Folder.
+        patients: The bank's first so many are trained and evaluated on (the dataset has all).
+        seed: Of the training.
+        recipe: Dataset id, or the path of a recipe: another dataset, of a bank of your own.
+        updates, episodes: Of training and evaluation; by default the quick profile's and the protocol's.
+
+    Returns:
+        The evaluations by name.
+
+    Raises:
+        MedGymError: the bank or its behaviour policies are missing, or it has fewer patients.
+    """
+    from medgym_offline.datasets import find_recipe, load_dataset
+    from medgym_offline.simulators import load_simulators
+
+    folder = Path(output).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    source = find_recipe(recipe)
+    bank = load_simulators(source.bank)
+    ids = [bank.patients[i] for i in bank.patient_index.resolve(patients)]
+    started = time.monotonic()
+    with _environment(MINARI_DATASETS_PATH=str(folder / "minari")), one_thread():
+        with _stage("1/5 dataset"):
+            _dataset(recipe, bank)
+            data = load_dataset(source.id)
+        with _stage("2/5 training"):
+            learned = _train(data, ids, seed, updates, folder / "policies")
+        with _stage("3/5 evaluation"):
+            policies = {"behavior": _behavior(source.behavior), **{name: name for name in BASELINES}, **learned}
+            evaluations = _evaluate(policies, data, bank, ids, episodes, folder / "results")
+        with _stage("4/5 report"):
+            from medgym_offline.evaluation import write_report
+
+            write_report(evaluations, folder / "report.html")
+        with _stage("5/5 leaderboard"):
+            _leaderboard(evaluations, folder)
+    _tell(evaluations, folder, source.id, time.monotonic() - started)
+    return evaluations
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _stage(name: str) -> Iterator[None]:
+    print(f"{name} ...", flush=True)
+    started = time.monotonic()
+    yield
+    print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _behavior(name: str) -> str:
+    """What `evaluate` calls the policy that a recipe calls `name`."""
+    from medgym_offline.datasets.behaviors import SCOPES as SHIPPED
+
+    return f"behavior:{name}" if name in SHIPPED else name
+
+
+def _dataset(recipe: str | Path, bank: SimulatorBank) -> None:
+    """Generate the dataset, unless it is there, of this very recipe and bank."""
+    from medgym_offline.datasets import dataset_folder, find_recipe, generate
+    from medgym_offline.datasets.catalogue import read_manifest
+    from medgym_offline.datasets.identity import identity_of
+    from medgym_offline.datasets.manifest import expected_making
+
+    source = find_recipe(recipe)
+    path = dataset_folder(source.id) / "data" / "manifest.json"
+    if path.is_file():
+        manifest = read_manifest(path)
+        if manifest["identity"] == identity_of(expected_making(source, bank)):
+            print(f"  {source.id} is there already: {manifest['episodes']:,} episodes")
+            return
+    made = generate(recipe)
+    print(f"  {made.id}: {made.episodes:,} episodes, {made.steps:,} steps of {len(bank)} patients")
+
+
+def _train(data: Transitions, ids: list[str], seed: int, updates: int | None, folder: Path) -> dict[str, str]:
+    from medgym_offline.commands.learn import write_log
+    from medgym_offline.offline import OfflineConfig, train
+    from medgym_offline.policies import save_policy
+
+    config = OfflineConfig() if updates is None else OfflineConfig(updates=updates)
+    written = {}
+    for algorithm in ALGORITHMS:
+        for scope in SCOPES:
+            found = train(algorithm, data, scope, seed, config, patients=ids)
+            path = folder / f"{algorithm}-{scope}-seed{seed}.safetensors"
+            save_policy(found.policy, path)
+            write_log(path.with_suffix(".csv"), found.log)
+            written[f"{algorithm}-{scope}"] = str(path)
+    return written
+
+
+def _evaluate(
+    policies: Mapping[str, str],
+    data: Transitions,
+    bank: SimulatorBank,
+    ids: list[str],
+    episodes: int | None,
+    folder: Path,
+) -> dict[str, Evaluation]:
+    from medgym_offline.commands.judge import keep
+    from medgym_offline.evaluation import evaluate
+
+    worlds = [world for world in ("own", "crossfit") if world in bank.worlds]
+    evaluations = {}
+    for name, policy in policies.items():
+        evaluations[name] = evaluate(
+            policy,
+            timing=data.timing,
+            patients=ids,
+            episodes=episodes,
+            bank=bank,
+            worlds=worlds,
+            dataset=data,
+            progress=True,
+            workers=None,
+        )
+        keep(evaluations[name], policy, folder / name)
+    return evaluations
+
+
+def _leaderboard(evaluations: Mapping[str, Evaluation], folder: Path) -> None:
+    from medgym_offline.leaderboard import add_entry, build_page, read_board, submit
+
+    board = folder / "leaderboard.json"
+    board.unlink(missing_ok=True)  # this run's entries only
+    for name in evaluations:
+        made = submit([folder / "results" / name], name, folder / "submissions" / name)
+        add_entry(made.entry, board)
+    build_page(read_board(board), folder / "leaderboard")
+
+
+def orderings(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """What the paper leads one to expect, and what these numbers say: one line each, also where it does not hold."""
+    import numpy as np
+
+    lines = []
+    behaviour = evaluations["behavior"]
+    for world in behaviour.worlds:
+        for name in ("random", "zero"):
+            a = np.asarray(behaviour.worlds[world].per_patient["severity_mean"], float)
+            b = np.asarray(evaluations[name].worlds[world].per_patient["severity_mean"], float)
+            wins = int((a < b).sum())
+            verdict = "holds" if 2 * wins > len(a) else "does NOT hold"
+            lines.append(
+                f"{verdict}: behaviour beats {name} in {wins} of {len(a)} patients ({world} world, "
+                f"mean severity {a.mean():.2f} against {b.mean():.2f})"
+            )
+    own = _support(behaviour)
+    half = behaviour.support["behavior"]["mean"] if "behavior" in behaviour.support else float("nan")
+    for name in ("dqn-ind", "dqn-pop"):
+        distance = _support(evaluations[name])
+        verdict = "holds" if distance > own else "does NOT hold"
+        lines.append(
+            f"{verdict}: support distance of {name} ({distance:.2f}) is above the behaviour policy's ({own:.2f}; "
+            f"held-out half of its data {half:.2f})"
+        )
+    guarded = {name: _support(evaluations[name]) for name in ("dqn-ind", "cql-ind", "gcql-ind")}
+    nearest = min(guarded, key=lambda name: guarded[name])
+    verdict = "holds" if nearest == "gcql-ind" else "does NOT hold"
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in guarded.items())
+    lines.append(f"{verdict}: GCQL stays nearest to the data among the offline methods ({shown})")
+    return lines
+
+
+def _support(evaluation: Evaluation) -> float:
+    return float(evaluation.metrics["support_distance"])
+
+
+def _tell(evaluations: dict[str, Evaluation], folder: Path, dataset: str, seconds: float) -> None:
+    from medgym_offline.evaluation import print_evaluations
+
+    print()
+    print_evaluations(evaluations)
+    print("\nExpected orderings, in these numbers (one training seed, few patients: no evidence beyond them):")
+    for line in orderings(evaluations):
+        print(f"  {line}")
+    print(f"\nDone in {seconds:.0f} s. What to do next:")
+    for line in _next(folder, dataset):
+        print(f"  {line}")
+
+
+def _next(folder: Path, dataset: str) -> Sequence[str]:
+    shown = shown_path(folder)
+    # Inside a virtual environment that is not activated, the bare name would not be found.
+    command = "medgym-offline"
+    if shutil.which(command) is None:
+        command = str(shown_path(Path(sys.executable).parent / command))
+    minari = f"MINARI_DATASETS_PATH={shown / 'minari'}"
+    return (
+        f"look at             {shown / 'report.html'} and {shown / 'leaderboard' / 'index.html'}",
+        f"re-execute an entry {minari} {command} leaderboard verify {shown / 'submissions' / 'gcql-ind'}",
+        f"all patients        {minari} {command} train gcql --dataset {dataset} --seeds 3 -o runs/gcql --eval",
+        "your own algorithm  examples/own_policy_torch.py",
+    )
+
+
+def demo_command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
+        "runs/demo"
+    ),
+    patients: Annotated[int, typer.Option("--patients", min=1, help="How many patients (the bank's first N).")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training.")] = 0,
+) -> None:
+    """Run the whole chain on a handful of patients: dataset, training, evaluation, report, leaderboard entry.
+
+    Example: medgym-offline demo --output runs/demo
+    """
+    run_demo(output, patients, seed)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to `app`."""
+    app.command("demo")(demo_command)

@@ -1,0 +1,218 @@
+"""`submit`: evaluation results in, a submission folder out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgym_offline.config import from_values
+from medgym_offline.diseases.registry import disease
+from medgym_offline.errors import SubmissionError
+from medgym_offline.files import sha256_file
+from medgym_offline.leaderboard.entry import FORMAT, PAIRED, Entry, entry_id, slug
+from medgym_offline.leaderboard.submission import Submission, write_submission
+
+if TYPE_CHECKING:
+    from medgym_offline.evaluation import Evaluation
+
+__all__ = ["build_entry", "submit"]
+
+_TRAINING_KEYS = 40  # facts kept of a policy file's provenance
+
+
+def submit(
+    results: Sequence[str | Path],
+    name: str,
+    output: str | Path,
+    authors: Sequence[str] = (),
+    links: Sequence[str] = (),
+    code: str | None = None,
+    compute: Mapping[str, Any] | None = None,
+) -> Submission:
+    """Build a submission from evaluation results of one method.
+
+    Args:
+        results: One per training seed: `result.json`, or the folder that `eval --output` wrote.
+        name: Of the method, as the board shows it.
+        output: Folder to write: `entry.json` and `policies/`.
+        authors: Names.
+        links: Of the method (paper, project), http(s).
+        code: Where the method's code lies, http(s).
+        compute: What the training cost (`hardware`, `wall_seconds` of all runs, `updates` of each), where it is not
+            recorded beside the policy files or to state it otherwise; None values are left as recorded.
+
+    Raises:
+        ProtocolError: a file is missing or no evaluation result.
+        SubmissionError: a policy file is missing beside its result or is not the one evaluated; results that do not
+            belong together; `output` holds something else.
+    """
+    from medgym_offline.evaluation import Evaluation
+
+    paths = [path / "result.json" if (path := Path(result)).is_dir() else path for result in results]
+    evaluations = [Evaluation.from_json(path) for path in paths]
+    policies = [_policy_of(path, evaluation) for path, evaluation in zip(paths, evaluations)]
+    cost = {**_cost(evaluations, policies), **{k: v for k, v in (compute or {}).items() if v is not None}}
+    told = {"authors": list(authors), "links": list(links), "code": code, "compute": cost}
+    return write_submission(build_entry(evaluations, policies, name, **told), policies, output)
+
+
+def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str], name: str, **told: Any) -> Entry:
+    """The entry of a method from the evaluations of its training seeds.
+
+    Metrics are means over (seed x patient), intervals the stratified bootstrap over both.
+
+    Args:
+        evaluations: One per training seed, all of the same scope, timing, protocol, patients, bank and dataset.
+        policies: What each evaluated, in the same order: a policy file, or a built-in's name.
+        name: Of the method.
+        told: Its `authors`, `links`, `code`, `compute` as fields of the entry; the cost of a baseline is dropped.
+
+    Raises:
+        SubmissionError: no evaluation, or evaluations that do not belong together (says how).
+    """
+    if not evaluations:
+        raise SubmissionError("no evaluation result given; run `medgym-offline eval --policy ... --output DIR` first")
+    first, alike = evaluations[0], _alike(evaluations[0])
+    for other in evaluations[1:]:
+        for what, value in _alike(other).items():
+            if alike.get(what) != value:
+                differ = f"differ in {what} ({str(alike.get(what))[:60]} and {str(value)[:60]})"
+                remedy = "an entry is one method under one protocol: submit two entries, or evaluate alike"
+                raise SubmissionError(f"results {first.name!r} and {other.name!r} {differ}; {remedy}")
+    scope, timing, decisions = first.policy["scope"], first.policy["timing"], int(first.protocol["decisions"])
+    dataset, seeds = alike["dataset"], [_seed(e) for e in evaluations]
+    metrics, intervals = _summaries(evaluations)
+    told = {"authors": [], "links": [], "code": None, "compute": None, **told}
+    entry = {
+        **told,
+        "format": FORMAT,
+        "id": entry_id(name, dataset["id"] if dataset else first.bank["name"], scope, timing, decisions),
+        "disease": first.protocol["disease"],
+        "name": name,
+        "scope": scope,
+        "timing": timing,
+        "decisions": decisions,
+        "dataset": dataset,
+        "bank": {"name": first.bank["name"], "content_hash": first.bank["content_hash"]},
+        "protocol": {"hash": first.protocol_hash, "settings": first.protocol, "deviations": first.deviations},
+        "patients": alike["patients"],
+        "seeds": seeds,
+        "metrics": metrics,
+        "intervals": intervals,
+        "per_patient": {
+            w: {m: [_rounded(e.worlds[w].per_patient[m]) for e in evaluations] for m in PAIRED} for w in first.worlds
+        },
+        "runs": [{w: _numbers(r.metrics) for w, r in e.worlds.items()} for e in evaluations],
+        "policies": [_describe(e, p, n) for n, (e, p) in enumerate(zip(evaluations, policies, strict=True))],
+        "compute": None if scope == "baseline" else told["compute"],
+        "software": {k: str(v) for k, v in first.software.items()},
+        "notes": _notes(evaluations),
+        "verification": None,
+    }
+    return from_values(Entry, entry, "the new entry")
+
+
+def _policy_of(result: Path, evaluation: Evaluation) -> Path | str:
+    """What a result evaluated: a built-in's name, or the copy of the policy file that lies beside the result."""
+    if evaluation.policy.get("kind") == "built-in":
+        return evaluation.name
+    digest = evaluation.policy.get("sha256")
+    if evaluation.policy.get("kind") != "file" or digest is None:
+        raise SubmissionError(f"{result}: only policies in one file can be submitted; save it to a file, evaluate that")
+    for path in sorted(result.parent.iterdir()):
+        if path.is_file() and path.suffix in (".safetensors", ".pt", ".onnx") and sha256_file(path) == digest:
+            return path
+    again = "evaluate again with `eval --policy FILE --output DIR`, which keeps a copy there"
+    raise SubmissionError(f"{result}: the policy it evaluated (sha256 {digest[:12]}...) is not beside it; {again}")
+
+
+def _describe(evaluation: Evaluation, policy: Path | str, number: int) -> dict[str, Any]:
+    if isinstance(policy, str):
+        return {"builtin": policy}
+    digest, seed = sha256_file(policy), _seed(evaluation)
+    if digest != evaluation.policy.get("sha256"):
+        raise SubmissionError(f"{policy} is not the file that was evaluated (its sha256 differs); evaluate it again")
+    stem = f"{slug(evaluation.name)}-{f'run{number}' if seed is None else f'seed{seed}'}-{digest[:8]}"
+    training = dict(list(evaluation.policy.get("provenance", {}).items())[:_TRAINING_KEYS])
+    size = policy.stat().st_size
+    return {"file": f"policies/{stem}{policy.suffix}", "sha256": digest, "bytes": size, "training": training}
+
+
+def _seed(evaluation: Evaluation) -> int | None:
+    seed = evaluation.policy.get("provenance", {}).get("seed")
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
+
+
+def _alike(evaluation: Evaluation) -> dict[str, Any]:
+    """What the evaluations of one entry have in common."""
+    data = evaluation.dataset
+    return {
+        **evaluation.protocol,
+        "scope": evaluation.policy["scope"],
+        "timing": evaluation.policy["timing"],
+        "bank": evaluation.bank["content_hash"],
+        "dataset": {"id": data["id"], "identity": data.get("identity")} if data else None,
+        "patients": [str(patient) for patient in evaluation.per_patient["patient"]],
+        "worlds": list(evaluation.worlds),
+    }
+
+
+def _summaries(evaluations: Sequence[Evaluation]) -> tuple[dict[str, Any], dict[str, Any]]:
+    import numpy as np
+
+    from medgym_offline.evaluation.metrics import metrics_of
+    from medgym_offline.evaluation.protocol import Bootstrap
+    from medgym_offline.evaluation.statistics import summarize
+
+    first = evaluations[0]
+    bootstrap = Bootstrap(**first.protocol.get("bootstrap", {}))
+    metrics: dict[str, Any] = {world: {} for world in first.worlds}
+    intervals: dict[str, Any] = {world: {} for world in first.worlds}
+    for world in first.worlds:
+        for name, metric in metrics_of(disease(first.protocol["disease"])).items():
+            columns = [e.worlds[world].per_patient.get(name) for e in evaluations]
+            if all(c is not None and np.isfinite(c).all() for c in columns):
+                summary = summarize(np.array(columns, dtype=float), bootstrap, metric.better)
+                metrics[world][name] = _digits(summary.mean)
+                intervals[world][name] = _rounded(summary.mean_interval)
+    return metrics, intervals
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [_digits(value) for value in values]
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: _digits(value) for name, value in metrics.items() if value is not None and math.isfinite(value)}
+
+
+def _digits(value: float) -> float:
+    """Seven significant digits: all that single precision holds, and a file that a person can compare."""
+    return float(f"{float(value):.7g}")
+
+
+def _notes(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Every result's notes, the number of training seeds counted over all of them."""
+    from medgym_offline.evaluation.statistics import seed_label
+
+    label = "" if evaluations[0].policy["scope"] == "baseline" else seed_label(len(evaluations))
+    notes = [note for e in evaluations for note in e.notes if note != seed_label(1)]
+    return [note for note in dict.fromkeys([*notes, label]) if note]
+
+
+def _cost(evaluations: Sequence[Evaluation], policies: Sequence[Path | str]) -> dict[str, Any]:
+    """What `train` recorded beside the policies: hardware, wall time of all runs, updates of each; None if unknown."""
+    from medgym_offline.compute import Compute, read_compute
+
+    found = [(read_compute(p) if isinstance(p, Path) else None) or Compute() for p in policies]
+    configs = [e.policy.get("provenance", {}).get("config") for e in evaluations]
+    stated = [config.get("updates") if isinstance(config, Mapping) else None for config in configs]
+    updates = {c.updates or told for c, told in zip(found, stated)}
+    seconds = [c.wall_seconds for c in found if c.wall_seconds is not None]
+    return {
+        "hardware": "; ".join(dict.fromkeys(c.hardware for c in found if c.hardware)) or None,
+        "wall_seconds": round(sum(seconds), 1) if len(seconds) == len(found) else None,
+        "updates": updates.pop() if len(updates) == 1 else None,
+    }

@@ -1,0 +1,167 @@
+"""What pages are made of: plain data, of which HTML, terminal tables and Markdown are made elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "Block", "Cell", "Details", "Estimate", "Facts", "Figure", "Legend", "Link", "Page", "Section", "Table", "Warn",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, with its interval where it has one.
+
+    Attributes:
+        value: The number; NaN is shown as "-".
+        low, high: Ends of its interval, or None.
+        digits: After the point.
+        unit: Written after the number ("%").
+        signed: Show the sign of positive numbers (gains).
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    digits: int = 2
+    unit: str = ""
+    signed: bool = False
+
+    def _number(self, value: float) -> str:
+        return f"{value:{'+' if self.signed else ''}.{self.digits}f}"
+
+    @property
+    def text(self) -> str:
+        """The number in words."""
+        unit = f" {self.unit}" if self.unit else ""
+        return "-" if math.isnan(self.value) else self._number(self.value) + unit
+
+    @property
+    def interval(self) -> str:
+        """The interval in words, "" if there is none."""
+        if self.low is None or self.high is None or math.isnan(self.value):
+            return ""
+        return f"{self._number(self.low)} to {self._number(self.high)}"
+
+
+@dataclass(frozen=True)
+class Link:
+    """Text that leads to `address`, relative to the page or one of its headings (`#...`)."""
+
+    text: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Warn:
+    """A sentence, or a cell of a table, that must not be overlooked."""
+
+    text: str
+
+
+Cell = str | int | float | None | Estimate | Link | Warn
+"""Of a table; None is shown as "-"."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under heads; the first cell of a row names it.
+
+    Attributes:
+        caption: What is shown, in which unit.
+        heads: One per column.
+        rows: Of cells (:data:`Cell`), each as long as `heads`.
+        order: Column to sort by, best first; None keeps the order given.
+        better: -1 if lower is better in that column, 1 if higher.
+        bars: Draw the intervals in the cells, each column on its own scale.
+        notes: What hovering over a head says, one per head, or none.
+    """
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    order: int | None = None
+    better: int = -1
+    bars: bool = False
+    notes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if wrong := [row for row in self.rows if len(row) != len(self.heads)]:
+            raise ValueError(f"table {self.caption!r}: a row of {len(wrong[0])} cells under {len(self.heads)} heads")
+        if self.order is not None:
+            column = self.order
+            object.__setattr__(self, "rows", sorted(self.rows, key=lambda row: self._rank(row[column])))
+
+    def _rank(self, cell: Any) -> tuple[bool, float]:
+        value = cell.value if isinstance(cell, Estimate) else cell
+        known = isinstance(value, int | float) and not math.isnan(value)
+        return not known, -self.better * value if known else 0.0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture.
+
+    Attributes:
+        title: Its heading.
+        svg: An SVG element (:func:`~medgym_offline.reports.draw_figure`); "" where matplotlib is missing.
+        description: What it shows, in words with numbers, for those who do not see it.
+        caption: How to read it, if that needs saying.
+    """
+
+    title: str
+    svg: str
+    description: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Pairs of a word and what it is."""
+
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Line styles that several figures share: (name, color, dash pattern in line widths or (), width in points)."""
+
+    items: Sequence[tuple[str, str, Sequence[float], float]]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Blocks behind a line that opens them."""
+
+    summary: str
+    blocks: Sequence[Any]
+    opened: bool = False
+
+
+Block = str | Table | Figure | Facts | Warn | Legend | Details
+"""Of a section; a text is a paragraph. Figures that follow each other stand side by side where there is room."""
+
+
+@dataclass(frozen=True, init=False)
+class Section:
+    """A heading and what is under it; an empty one is left out of the page."""
+
+    heading: str
+    blocks: tuple[Block, ...]
+
+    def __init__(self, heading: str, *blocks: Block | None) -> None:
+        object.__setattr__(self, "heading", heading)
+        object.__setattr__(self, "blocks", tuple(b for b in blocks if b is not None))
+
+
+@dataclass(frozen=True)
+class Page:
+    """A title, a paragraph on what this is, and sections."""
+
+    title: str
+    sections: Sequence[Section]
+    lead: str = ""

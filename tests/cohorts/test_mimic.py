@@ -1,0 +1,217 @@
+"""One record in every layout, and what MIMIC's tables alone have: items, units, CareVue's points, specimens, stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from medgym_offline.errors import CohortError
+from tests.cohorts.layouts import LAYOUTS, RICH, RICH_ROWS, Charted, at
+from tests.cohorts.support import build_cohort, read_source
+
+Rows = list[tuple[object, ...]]
+RAW = pytest.mark.parametrize("layout", ["mimic-iii", "mimic-iv"])
+
+
+def rows(folder: Path, *variables: str) -> Rows:
+    """variable, time_h, end_h, value of some variables, or all."""
+    table = read_source(folder).table
+    mine = table.filter(pl.col("variable").is_in(variables)) if variables else table
+    return [
+        (name, *map(about, numbers)) for name, *numbers in mine.select("variable", "time_h", "end_h", "value").rows()
+    ]
+
+
+def about(value: float | None) -> object:
+    return value if value is None else pytest.approx(value, abs=2e-4)
+
+
+def write(folder: Path, layout: str, charted: Charted) -> Path:
+    folder.mkdir(exist_ok=True)
+    LAYOUTS[layout](folder, charted)
+    return folder
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_record_is_the_same_in_every_layout(tmp_path: Path, layout: str) -> None:
+    folder = write(tmp_path / "h", layout, RICH)
+    assert rows(folder) == RICH_ROWS
+    summary = build_cohort([folder], tmp_path / "c.parquet")
+    assert summary.rejections.rows == {}
+    assert (summary.stays, summary.rows["vasopressor"]) == (1, 4)
+    assert (layout in next(iter(summary.layouts.values())).lower()) or layout == "normalised"
+
+
+#: Item, rate, unit, equivalent dose at 70 kg; the items as d_items of MIMIC-IV 3.1 names them.
+ORDERS = [
+    *[(item, 0.5, "mcg/kg/min", 0.5) for item in (221906, 221289, 229617)],
+    *[(item, 0.5, "mcg/kg/min", 0.05) for item in (221749, 229630, 229631, 229632, 229789)],
+    (221662, 6.0, "mcg/kg/min", 0.06),
+    (222315, 2.4, "units/hour", 0.1),
+    (222315, 0.04, "units/min", 0.1),
+    (222315, 2.4, "units/min", 0.1),  # nobody gets that by the minute
+    (221906, 14.0, "mcg/min", 0.2),
+    (221749, 140.0, "mcg/min", 0.2),
+    (221906, 0.0003, "mg/kg/min", 0.3),
+]
+FLUIDS = [(225158, 100, "ml", 100.0), (225943, 0.1, "L", 100.0), (220995, 50, "mEq", 50.0)]
+
+
+@RAW
+def test_items_and_units_of_orders(tmp_path: Path, layout: str) -> None:
+    table: Rows = []
+    for slot, (item, rate, unit, _) in enumerate(ORDERS):
+        table.append((10, 1, at(2 * slot), at(2 * slot + 1), item, 1, "mg", rate, unit, 70, "", "01-Drips", ""))
+    for slot, (item, amount, unit, _) in enumerate(FLUIDS):
+        table.append((10, 1, at(2 * slot), at(2 * slot + 1), item, amount, unit, "", "", 70, "", "", ""))
+    folder = write(tmp_path / "h", layout, Charted(extra=dict.fromkeys(("INPUTEVENTS_MV", "inputevents"), table)))
+    for name, wanted in (("vasopressor", ORDERS), ("fluids", FLUIDS)):
+        assert rows(folder, name) == [(name, 2.0 * n, 2.0 * n + 1.0, value) for n, (*_, value) in enumerate(wanted)]
+
+
+def test_items_of_meds(tmp_path: Path) -> None:
+    hourly = [(item, 2.4 if unit == "units/hour" else rate, value) for item, rate, unit, value in ORDERS[:10]]
+    events: Rows = []
+    for slot, (item, rate, _) in enumerate(hourly):
+        events += [
+            (10, at(2 * slot), f"INFUSION_START//{item}", rate),
+            (10, at(2 * slot + 1), f"INFUSION_END//{item}", 1),
+        ]
+    folder = write(tmp_path / "h", "meds", Charted(extra={"events": events}))
+    wanted = [("vasopressor", 2.0 * n, 2.0 * n + 1.0, value) for n, (*_, value) in enumerate(hourly)]
+    assert rows(folder, "vasopressor") == wanted
+
+
+def test_points_of_carevue_hold_stop_and_were_given_since_the_last(tmp_path: Path) -> None:
+    points = [
+        (1, 30047, "", "", 10, "mcgmin", ""),  # at 50 kg: 0.2
+        (2, 30120, "", "", 0.1, "mcgkgmin", ""),
+        (4, 30120, "", "", "", "", "Stopped"),
+        (10, 30051, "", "", 2.4, "Umin", ""),  # really U/h
+        (14, 30120, "", "", 0.1, "mcgkgmin", ""),
+        (20, 30120, "", "", 0.2, "mcgkgmin", ""),
+        (5, 30018, 100, "ml", "", "", ""),
+        (5.5, 30018, 60, "ml", "", "", ""),
+    ]
+    extra: dict[str, Rows] = {
+        "INPUTEVENTS_CV": [(10, 1, at(hour), *row) for hour, *row in points],
+        "CHARTEVENTS": [(10, 1, 762, at(0), 50, 50, "")],
+    }
+    folder = write(tmp_path / "h", "mimic-iii", Charted(extra=extra))
+    assert rows(folder, "vasopressor", "fluids") == [
+        ("vasopressor", 1.0, 2.0, 0.2),  # the last record of an item holds an hour
+        ("vasopressor", 2.0, 4.0, 0.1),
+        ("fluids", 4.0, 5.0, 100.0),
+        ("fluids", 5.0, 5.5, 120.0),
+        ("vasopressor", 10.0, 11.0, 0.1),
+        ("vasopressor", 14.0, 18.0, 0.1),  # four hours at most
+        ("vasopressor", 20.0, 21.0, 0.2),
+    ]
+    assert read_source(folder).stays["weight_kg"].to_list() == [50.0]
+
+
+@RAW
+def test_venous_and_mixed_gases_are_dropped(tmp_path: Path, layout: str) -> None:
+    if layout == "mimic-iii":
+        labs = [
+            (50800, 3, "VEN", ""),
+            (50821, 3, 35, 35),
+            (50800, 6, "ART", ""),
+            (50800, 6, "MIX", ""),
+            (50821, 6, 150, 150),
+        ]
+        extra = {"LABEVENTS": [(10, item, at(hour), text, number) for item, hour, text, number in labs]}
+    else:  # another sample of the same minute, and of unknown blood, is another specimen
+        gases = [(1, 52033, 6, "ART."), (1, 50821, 6, 150), (2, 52033, 8, "VEN."), (2, 50821, 8, 38), (3, 50821, 9, 91)]
+        extra = {"labevents": [(10, key, item, at(h), v, "" if isinstance(v, str) else v) for key, item, h, v in gases]}
+    folder = write(tmp_path / "h", layout, Charted(extra=extra))
+    wanted = [("pao2", 6.0, None, 150.0), ("pao2", 9.0, None, 91.0)]
+    assert rows(folder, "pao2") == wanted[: 1 if layout == "mimic-iii" else 2]
+    assert read_source(folder).rejections.rows == {"pao2: venous or mixed specimen": 1}
+
+
+@RAW
+def test_irrigant_is_taken_off(tmp_path: Path, layout: str) -> None:
+    mark = ("",) if layout == "mimic-iii" else ()
+    table: Rows = [(10, 1, 227488, at(4), 200, *mark)]
+    extra = dict.fromkeys(("OUTPUTEVENTS", "outputevents"), table)
+    folder = write(tmp_path / "h", layout, Charted(urine=[(3.0, "100"), (4.0, "300")], extra=extra))
+    assert rows(folder, "urine") == [("urine", 3.0, None, 800.0), ("urine", 4.0, None, 2400.0)]
+
+
+@RAW
+@pytest.mark.parametrize(
+    ("codes", "sepsis"),
+    [
+        ((("99592", 9), ("4019", 9)), True),
+        ((("0389", 9),), False),  # septicaemia without the explicit code
+        ((("A419", 9),), False),  # no code of version 9
+        ((("R6521", 10),), True),
+    ],
+)
+def test_stays(tmp_path: Path, layout: str, codes: tuple[tuple[str, int], ...], sepsis: bool) -> None:
+    folder = write(tmp_path / "h", layout, Charted(doses=RICH.doses, codes=codes, died=True))
+    (stay,) = read_source(folder).stays.to_dicts()
+    assert (stay["subject"], stay["los_h"], stay["sex"], stay["died"]) == (f"{layout}/10", 48.0, "F", True)
+    assert stay["sepsis"] is (sepsis and (layout == "mimic-iv" or codes[0][1] == 9))
+    assert stay["weight_kg"] == 70.0  # of its orders: nobody charted one
+    assert stay["age"] == pytest.approx(60.0, abs=0.3)
+
+
+def test_ages_over_89_are_shifted_by_centuries_and_read_as_the_median(tmp_path: Path) -> None:
+    cohort = read_source(write(tmp_path / "h", "mimic-iii", Charted(born=1850)))
+    assert cohort.stays["age"].to_list() == [91.4]
+    assert cohort.rejections.repairs == {"age: over 89 and shifted, set to 91.4": 1}
+
+
+def test_a_laboratory_value_within_two_stays_of_a_person_belongs_to_both(tmp_path: Path) -> None:
+    second: Rows = [(10, 100, 2, at(0), at(40))]
+    chart: Rows = [(10, 2, 220277, at(hour), 95, 95, "") for hour in (1, 2)]
+    charted = Charted(points=[("lactate", 3.0, "2")], extra={"ICUSTAYS": second, "CHARTEVENTS": chart})
+    cohort = read_source(write(tmp_path / "h", "mimic-iii", charted))
+    assert cohort.patients == ("mimic-iii/1", "mimic-iii/2")
+    assert cohort.subjects == ("mimic-iii/10",) * 2
+    assert cohort.table.filter(pl.col("variable") == "lactate")["patient"].to_list() == list(cohort.patients)
+
+
+@pytest.mark.parametrize(
+    ("layout", "table", "column"), [("mimic-iii", "LABEVENTS", "valuenum"), ("mimic-iv", "labevents", "specimen_id")]
+)
+def test_a_missing_table_or_column_is_named(tmp_path: Path, layout: str, table: str, column: str) -> None:
+    folder = write(tmp_path / "h", layout, RICH)
+    file = folder / f"{table}.csv"
+    pl.read_csv(file, infer_schema=False).drop(column).write_csv(file)
+    with pytest.raises(CohortError, match=rf"{table}.csv: column '{column}' is missing.*original columns"):
+        read_source(folder)
+    file.rename(folder / f"{table[:-1]}.csv")
+    with pytest.raises(CohortError, match=rf"table {table}.* is missing; is it {table[:-1]}\.csv\?"):
+        read_source(folder)
+    (folder / f"{table[:-1]}.csv").unlink()
+    with pytest.raises(CohortError, match=rf"table {table}.csv or {table}.csv.gz is missing; put it there"):
+        read_source(folder)
+
+
+@pytest.mark.parametrize("name", ["CHARTEVENTS", "ICUSTAYS"])
+def test_a_truncated_table_is_an_error(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "h", "mimic-iii", RICH)
+    packed = folder / f"{name}.csv.gz"
+    pl.read_csv(folder / f"{name}.csv", infer_schema=False).write_csv(packed, compression="gzip")
+    (folder / f"{name}.csv").unlink()
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(CohortError, match=rf"{name}.*cannot be read.*download it again"):
+        read_source(folder)
+
+
+def test_folders_of_the_release_are_found_and_the_licence_is_the_full_one(tmp_path: Path) -> None:
+    flat = write(tmp_path / "h", "mimic-iv", RICH)
+    for place, names in (("icu", ("icustays", "chartevents", "outputevents", "inputevents")), ("hosp", ())):
+        (flat / place).mkdir()
+        for file in [f for f in flat.glob("*.csv") if not names or f.stem in names]:
+            file.rename(flat / place / file.name)
+    cohort = read_source(flat)
+    assert rows(flat) == RICH_ROWS
+    (entry,) = cohort.metadata["provenance"]
+    assert "icu/icustays.csv" in entry["files"]
+    assert "Credentialed" in entry["licence"]

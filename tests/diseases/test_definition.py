@@ -1,0 +1,124 @@
+"""A definition that contradicts itself is refused, and diseases are found by name, also another package's."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import EntryPoint
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import medgym_offline as mgo
+from medgym_offline.diseases import registry
+from medgym_offline.diseases.base import CLOCKS, Component, Feature, SignCheck, Treatment
+from medgym_offline.envs.timing import ProcessConfig, decision_interval, on_tick
+from medgym_offline.errors import BankError, DiseaseError, MedGymError, UnknownNameError
+
+TOY = mgo.disease("toy")
+
+
+@pytest.mark.parametrize("name", mgo.list_diseases())
+def test_every_disease_has_a_definition_that_fits_itself(name: str) -> None:
+    disease = mgo.disease(name)
+    assert disease.name == name
+    assert disease.observation_dim == len(disease.observation)
+    assert tuple(f.name for f in disease.observation[-2:]) == CLOCKS
+    scales = disease.default_scales()
+    state = np.array([[(c.lower + 2 * c.upper) / 3 for c in disease.components]])
+    np.testing.assert_allclose(scales.denormalize(disease, scales.normalize(disease, state)), state, rtol=1e-9)
+    doses = np.array([[t.lower, t.upper] for t in disease.treatments]).T
+    unit = scales.normalize_treatment(disease, doses)
+    np.testing.assert_allclose(unit, [[0.0] * doses.shape[1], [1.0] * doses.shape[1]], atol=1e-12)
+    np.testing.assert_allclose(scales.denormalize_treatment(disease, unit), doses, rtol=1e-9, atol=1e-12)
+    points = disease.severity.score(state, doses[:1])
+    both = disease.severity.score(torch.from_numpy(state), torch.from_numpy(doses[:1]))
+    np.testing.assert_allclose(points, both.numpy(), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "Toy one"}, "name: must be one lower-case word"),
+        ({"treatments": ()}, "each needs at least one entry"),
+        ({"components": TOY.components[::-1]}, "observed ones come first"),
+        ({"components": (*TOY.components[:1], dataclasses.replace(TOY.components[1], name="glucose"))}, "occurs twice"),
+        ({"components": (Component("glucose", "mg/dL", 70.0, 60.0, "log"), *TOY.components[1:])}, "component glucose"),
+        ({"components": (Component("glucose", "mg/dL", 0.0, 600.0, "log"), *TOY.components[1:])}, "has no log"),
+        ({"treatments": (Treatment("insulin", "U", 2.0, 1.0),)}, "treatment insulin"),
+        ({"process": dataclasses.replace(TOY.process, max_interval=25.0)}, "process.max_interval"),
+        ({"process": dataclasses.replace(TOY.process, decisions=1)}, "process.decisions"),
+        ({"process": dataclasses.replace(TOY.process, tick=0.7)}, "process.horizon"),
+        ({"costs": (dataclasses.replace(TOY.costs[0], component="lactic acid"),)}, "cost low: component"),
+        ({"costs": (dataclasses.replace(TOY.costs[0], limit=5.0),)}, "limit 5 lies outside"),
+        ({"features": (Feature("a", "", 0, 1),)}, "features, observe"),
+        ({"features": (Feature("a", "", 0, 1),), "observe": lambda sight: None}, "must end with"),
+        ({"sign_checks": (SignCheck("x", "water", "glucose", 1, None),)}, "sign_checks"),
+        ({"needed": "water"}, "needed"),
+        ({"severity": dataclasses.replace(TOY.severity, score=lambda s, d: s)}, "severity.score"),
+        ({"severity": dataclasses.replace(TOY.severity, parts=("a",))}, "severity.parts"),
+    ],
+)
+def test_a_contradiction_is_refused_and_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DiseaseError, match=message):
+        dataclasses.replace(TOY, **changes)
+
+
+def test_a_disease_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("asthma", "tests.diseases.test_definition:ASTHMA", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == registry.GROUP else [])
+    registry.disease.cache_clear()
+    assert "asthma" in mgo.list_diseases()
+    assert mgo.disease("asthma") is ASTHMA
+    assert ProcessConfig(disease="asthma").horizon == 24.0
+    point = EntryPoint("asthma", "tests.diseases.test_definition:TOY", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    registry.disease.cache_clear()
+    with pytest.raises(DiseaseError, match="is not a Disease of that name"):
+        mgo.disease("asthma")
+    registry.disease.cache_clear()
+
+
+ASTHMA = dataclasses.replace(TOY, name="asthma")
+
+
+def test_an_unknown_disease_is_one_line(tmp_path: Any) -> None:
+    with pytest.raises(UnknownNameError, match="sepsis"):
+        mgo.disease("sepsi")
+    with pytest.raises(MedGymError, match="asthma"):
+        ProcessConfig(disease="asthma")
+    bank = mgo.load_simulators("sepsis-v0").select([0])
+    path = tmp_path / "bank.safetensors"
+    bank.replace(disease=ASTHMA).save(path)
+    with pytest.raises(BankError, match=r"disease .asthma. is not installed; known: .*sepsis"):
+        mgo.load_simulators(path)
+
+
+@pytest.mark.parametrize("name", mgo.list_diseases())
+@given(data=st.data())
+def test_intervals_are_whole_ticks_that_sum_to_the_horizon(name: str, data: st.DataObject) -> None:
+    """Whatever a policy asks for, under either timing and any feasible budget."""
+    process = mgo.disease(name).process
+    least = int(np.ceil(process.horizon / process.max_interval))
+    most = int(process.horizon // process.min_interval)
+    budget = data.draw(st.integers(least, min(most, 60)))
+    timing = data.draw(st.sampled_from(["adaptive", "fixed"]))
+    config = ProcessConfig(timing=timing, decisions=budget, disease=name)  # type: ignore[arg-type]
+    wishes = data.draw(st.lists(st.floats(-1.0, 1.0, width=32), min_size=budget, max_size=budget))
+    time, ticks = torch.zeros(1, 1), 0
+    for k, wish in enumerate(wishes):
+        asked = config.min_interval + (wish + 1.0) / 2.0 * (config.max_interval - config.min_interval)
+        left = torch.full((1, 1), float(budget - k))
+        dt = decision_interval(time, left, config, torch.full((1, 1), asked))
+        if not float(dt):
+            break
+        whole = float(dt) / config.tick
+        assert whole == pytest.approx(round(whole), abs=1e-2)
+        assert config.min_interval * (1 - 1e-6) <= float(dt) <= config.max_interval * (1 + 1e-6)
+        ticks += round(whole)
+        time = on_tick(time + dt, config)
+    assert ticks == round(config.horizon / config.tick)
+    assert float(time) == np.float32(config.horizon)

@@ -1,0 +1,79 @@
+"""No name of one disease is written outside its folder, and every disease says enough of itself."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import medgym_offline
+from medgym_offline.diseases import disease
+
+PACKAGE = Path(medgym_offline.__file__).parent
+FOLDER = PACKAGE / "diseases" / "sepsis"
+
+ALLOWED = {
+    "__init__.py": {"sepsis"},  # the re-export mgo.sepsis
+    "diseases/__init__.py": {"sepsis"},
+    "diseases/registry.py": {"sepsis"},  # the default disease, in one constant
+    # Examples in help.
+    "commands/behavior.py": {"sepsis"},
+    "commands/clinical.py": {"sepsis"},
+    "commands/data.py": {"sepsis"},
+}
+"""File -> words it may have."""
+
+# Names that other things have too: `map` and `fluids` are words of the language, `low` of every range.
+_ORDINARY = {"shock"}
+
+
+def _forbidden() -> set[str]:
+    sepsis = disease("sepsis")
+    names = {*sepsis.state_names, *sepsis.treatment_names, sepsis.severity.name, *sepsis.severity.parts, "sepsis"}
+    names |= {metric.name for metric in sepsis.metrics}
+    assert sepsis.cohort is not None
+    definition = sepsis.cohort()
+    names |= {*definition.concepts, *definition.readable}
+    return {name.lower() for name in names} - _ORDINARY
+
+
+def _words(path: Path) -> set[tuple[int, str]]:
+    """Identifiers and strings of a module but its docstrings, as (line, word)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = set()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for item in body if isinstance(body, list) else []:
+            if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant):
+                docstrings.add(id(item.value))
+    found: set[tuple[int, str]] = set()
+    for node in ast.walk(tree):
+        texts: list[str] = []
+        if isinstance(node, ast.Name):
+            texts = [node.id]
+        elif isinstance(node, ast.Attribute):
+            texts = [node.attr]
+        elif isinstance(node, ast.arg | ast.keyword):
+            texts = [node.arg or ""]
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            texts = [node.name]
+        elif isinstance(node, ast.alias):
+            texts = [node.name, node.asname or ""]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            texts = [node.value]
+        line = getattr(node, "lineno", 0)
+        found |= {(line, word) for text in texts for word in re.findall(r"[a-z0-9_]+", text.lower())}
+    return found
+
+
+def test_the_generic_code_names_no_component_treatment_or_score_of_sepsis() -> None:
+    forbidden, faults = _forbidden(), []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if FOLDER in path.parents or any(p.parent.name == "diseases" for p in [path.parent] if p.name != "diseases"):
+            continue
+        name = str(path.relative_to(PACKAGE))
+        for line, word in sorted(_words(path)):
+            parts = {word, *word.split("_")}
+            if hits := (parts & forbidden) - ALLOWED.get(name, set()):
+                faults.append(f"{name}:{line}: {', '.join(sorted(hits))}")
+    assert not faults, f"{len(faults)} names of sepsis outside its folder:\n" + "\n".join(faults[:60])

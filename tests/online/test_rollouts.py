@@ -1,0 +1,193 @@
+"""Rollouts: masks, noise, events; advantages against a Python loop, discounts, the multiplier by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from medgym_offline.diseases.base import Exogenous, Sight, default_observation
+from medgym_offline.envs.process import DecisionProcess, ProcessConfig
+from medgym_offline.online import TrainConfig, train
+from medgym_offline.online.learner import penalised, update_multiplier
+from medgym_offline.online.networks import GaussianActor
+from medgym_offline.online.rollouts import (
+    Collected,
+    advantages,
+    centred,
+    collect,
+    discounts,
+    standardise,
+    training_noise,
+)
+from medgym_offline.online.sac import rows_of
+from medgym_offline.simulators import SimulatorBank
+
+ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5)
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_bank: SimulatorBank) -> Collected:
+    """Six episodes of each patient; long intervals leave some decisions of the budget unused."""
+    actor = GaussianActor((9, 8, 8, 4))
+    theta = actor.initial([np.random.default_rng(p) for p in range(4)], [0.0] * 3 + [1.0], [0.5] * 4)
+    noise = training_noise(0, "test", tiny_bank, ADAPTIVE, 0, 6)
+    return collect(DecisionProcess(tiny_bank, ADAPTIVE), actor, theta, noise)
+
+
+def test_rollouts_are_masked_and_fill_the_horizon(batch: Collected) -> None:
+    torch.testing.assert_close(batch.dt.sum(1), torch.full((4, 6), 96.0))
+    assert (batch.valid.sum(1) < 5).any(), "long intervals leave decisions over"
+    assert ((batch.dt > 0) == (batch.valid > 0)).all()
+    assert (batch.rewards[batch.valid == 0] == 0).all()
+    left = batch.observations[..., 8] * 5
+    expected = torch.arange(5, 0, -1).view(1, 5, 1).expand_as(left)
+    used = batch.valid > 0
+    torch.testing.assert_close(left[used], expected[used].float())
+
+
+def test_rows_of_a_buffer_are_the_decisions_of_the_episodes(batch: Collected) -> None:
+    """Written out one by one."""
+    (rows, valid), (shared, used) = rows_of(batch, 4), rows_of(batch, 1)
+    for s in range(4):
+        expected = []
+        for k in range(5):
+            for b in range(6):
+                if batch.valid[s, k, b] == 0:
+                    continue
+                last = k == 4 or batch.valid[s, k + 1, b] == 0
+                after = torch.zeros(9) if last else batch.observations[s, k + 1, b]
+                facts = torch.tensor([batch.rewards[s, k, b], batch.dt[s, k, b], float(last), 0.0])
+                expected.append(torch.cat([batch.observations[s, k, b], batch.actions[s, k, b], after, facts]))
+        found = torch.stack(expected)
+        assert torch.equal(rows.packed()[s][valid[s]], found)
+        found[:, -1] = s
+        mine = shared.packed()[0][used[0]]
+        assert torch.equal(mine[mine[:, -1] == s], found)
+    assert float(rows.ended.sum()) == 4 * 6
+
+
+def test_noise_belongs_to_the_patient_and_the_update(tiny_bank: SimulatorBank) -> None:
+    both = training_noise(0, "x", tiny_bank.select([2, 1]), ADAPTIVE, 5, 3)
+    alone, later = (training_noise(0, "x", tiny_bank.select([1]), ADAPTIVE, update, 3) for update in (5, 6))
+    for name in ("initial", "process", "action"):
+        assert torch.equal(getattr(both, name)[1:], getattr(alone, name))
+        assert not torch.equal(getattr(alone, name), getattr(later, name))
+
+
+def test_events_and_ticks_of_a_disease_reach_its_training(
+    tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disease with events that its policies see, a coarse clock and times in minutes trains like any other."""
+    seen: list[Tensor] = []
+
+    def draw(source: np.random.Generator, context: np.ndarray, horizon: float) -> np.ndarray:
+        return np.array([source.uniform(0, horizon), 1.0], np.float32)
+
+    def observe(sight: Sight) -> Tensor:
+        assert sight.exogenous is not None
+        seen.append(sight.exogenous)
+        shown = default_observation(sight)
+        return torch.cat([shown[..., :1] + (sight.time > sight.exogenous[..., 0]).unsqueeze(-1), shown[..., 1:]], -1)
+
+    plain = tiny_bank.disease
+    clock = dataclasses.replace(plain.process, tick=0.25, decisions=6, unit="min", reference_interval=16.0)
+    events = Exogenous(("meal time", "meal size"), draw)
+    made = dataclasses.replace(
+        plain, exogenous=events, features=tuple(plain.observation), observe=observe, process=clock
+    )
+    monkeypatch.setattr("medgym_offline.envs.timing.disease", lambda name: made)
+    bank = tiny_bank.replace(disease=made)
+    process = ProcessConfig(timing="adaptive")
+    assert process.decisions == 6
+    both = training_noise(0, "x", bank, process, 2, 3).exogenous
+    alone = training_noise(0, "x", bank.select([1]), process, 2, 3).exogenous
+    assert both is not None
+    assert alone is not None
+    assert torch.equal(both[1:2], alone)
+    assert len(both[..., 0].unique()) == 4 * 3
+    for algorithm in ("trpo-lag", "sac"):
+        config = TrainConfig(algorithm, updates=2, episodes=3, hidden=8, value_warmup=0, soft_steps=2, soft_batch=8)
+        result = train(bank, process, config, progress=False)
+        assert torch.isfinite(result.state.actor).all()
+        assert result.actor.decisions == 6
+    assert torch.equal(seen[0], training_noise(0, "online", bank, process, 0, 3).exogenous)
+
+
+def test_discount_is_elapsed_time() -> None:
+    dt = torch.tensor([4.8, 9.6, 0.5, 36.0], dtype=torch.float64)
+    expected = [0.997, 0.997**2, 0.997 ** (0.5 / 4.8), 0.997**7.5]
+    torch.testing.assert_close(discounts(dt, 0.997, 4.8), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_discount_of_an_episode_does_not_depend_on_its_cuts() -> None:
+    for cuts in ([96.0], [4.8] * 20, [30.0, 36.0, 29.5, 0.5]):
+        whole = discounts(torch.tensor(cuts, dtype=torch.float64), 0.997, 4.8).prod()
+        assert float(whole) == pytest.approx(0.997**20, rel=1e-12)
+
+
+def test_advantages_equal_a_python_loop() -> None:
+    rng = np.random.default_rng(0)
+    S, K, B, gae = 2, 7, 3, 0.95
+    ends = rng.integers(1, K + 1, (S, B))
+    rewards, values, dt = rng.normal(size=(S, K, B)), rng.normal(size=(S, K, B)), rng.uniform(0.5, 30, (S, K, B))
+    valid = (np.arange(K)[None, :, None] < ends[:, None, :]).astype(float)
+    shrink = 0.997 ** (dt / 4.8)
+    expected = np.zeros((S, K, B))
+    for s in range(S):
+        for b in range(B):
+            running = 0.0
+            for k in reversed(range(ends[s, b])):
+                following = values[s, k + 1, b] if k + 1 < ends[s, b] else 0.0
+                delta = rewards[s, k, b] + shrink[s, k, b] * following - values[s, k, b]
+                running = delta + shrink[s, k, b] * gae * running
+                expected[s, k, b] = running
+    tensors = [torch.from_numpy(a) for a in (rewards, values, shrink, valid)]
+    found, returns = advantages(*tensors, gae)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(returns.numpy(), (expected + values) * valid, atol=1e-12)
+
+
+def test_full_decay_gives_the_discounted_return() -> None:
+    rewards = torch.tensor([[[1.0], [2.0], [3.0]]])
+    shrink, ones = torch.full((1, 3, 1), 0.5), torch.ones(1, 3, 1)
+    values = torch.tensor([[[0.7], [-0.2], [5.0]]])
+    found, returns = advantages(rewards, values, shrink, ones, 1.0)
+    torch.testing.assert_close(returns, torch.tensor([[[2.75], [3.5], [3.0]]]))
+    torch.testing.assert_close(found, returns - values)
+
+
+def test_centring_shifts_every_episode_by_the_same_amount() -> None:
+    cuts = torch.tensor([[4.8] * 20, [36.0, 36.0, 24.0] + [0.0] * 17]).T.unsqueeze(0)
+    rewards = -0.1 * cuts
+    shifted = centred(rewards, cuts, torch.tensor([0.25])) - rewards
+    torch.testing.assert_close(shifted.sum(1), torch.full((1, 2), 24.0))
+
+
+def test_standardise_ignores_padding() -> None:
+    values = torch.tensor([[1.0, 3.0, 100.0], [2.0, 2.0, 2.0]])
+    weights = torch.tensor([[0.5, 0.5, 0.0], [0.4, 0.3, 0.3]])
+    torch.testing.assert_close(standardise(values, weights), torch.tensor([[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+
+
+def test_multiplier_by_hand() -> None:
+    multiplier = torch.tensor([0.0, 0.0, 0.4])
+    for cost, expected in (
+        ([0.3, 0.05, 0.1], [0.01, 0.0, 0.4]),
+        ([0.5, 0.0, 0.0], [0.03, 0.0, 0.395]),
+        ([0.1, 3.1, 0.1], [0.03, 0.15, 0.395]),
+        ([0.0, 20.0, 20.0], [0.025, 1.0, 1.0]),
+    ):
+        multiplier = update_multiplier(multiplier, torch.tensor(cost), limit=0.1, rate=0.05, ceiling=1.0)
+        torch.testing.assert_close(multiplier, torch.tensor(expected))
+
+
+def test_penalised_advantage_by_hand() -> None:
+    a_r, a_c = torch.tensor([[1.0, -2.0], [1.0, -2.0]]), torch.tensor([[2.0, 1.0], [2.0, 1.0]])
+    found = penalised(a_r, a_c, torch.tensor([0.0, 3.0]))
+    torch.testing.assert_close(found, torch.tensor([[1.0, -2.0], [-1.25, -1.25]]))
+    assert math.isclose(float(penalised(a_r, a_c, torch.tensor([1e9, 1e9]))[0, 0]), -2.0, rel_tol=1e-6)

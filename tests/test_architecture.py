@@ -1,0 +1,87 @@
+"""Folders import in one direction, and no module imports itself through others."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import medgym_offline
+
+PACKAGE = Path(medgym_offline.__file__).parent
+ORDER = (
+    "(top)", "engine", "reports", "diseases", "cohorts", "simulators", "envs", "policies", "online", "datasets",
+    "offline", "third_party", "evaluation", "leaderboard", "a disease", "commands",
+)  # fmt: skip
+"""A module imports from folders before its own."""
+
+ABOVE = {"cli", "__main__"}
+"""Modules at the top of the package that use all of it."""
+
+MODULES = {
+    ".".join(("medgym_offline", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def _folder(module: str) -> str:
+    parts = module.split(".")[1:]
+    if not parts or (len(parts) == 1 and parts[0] not in ORDER):
+        return "commands" if parts and parts[0] in ABOVE else "(top)"
+    if parts[0] == "diseases" and len(parts) > 1 and (PACKAGE / "diseases" / parts[1]).is_dir():
+        return "a disease"
+    return parts[0]
+
+
+def _imports(module: str, lazy: bool) -> Iterator[str]:
+    """Modules of the package that one imports, types apart; with `lazy` those inside functions too."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    inside = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for inner in ast.walk(node)
+        if inner is not node
+    }
+    for node in ast.walk(tree):
+        if id(node) in types or (not lazy and id(node) in inside):
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("medgym_offline"):
+            for alias in node.names:
+                deeper = f"{node.module}.{alias.name}"
+                yield deeper if deeper in MODULES else str(node.module)
+        elif isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name in MODULES)
+
+
+def test_folders_import_in_one_direction() -> None:
+    wrong = []
+    for module in MODULES:
+        own = _folder(module)
+        for other in _imports(module, lazy=False):
+            if ORDER.index(_folder(other)) > ORDER.index(own):
+                wrong.append(f"{module} imports {other}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_there_are_no_circles() -> None:
+    """Not even through imports inside functions, of modules (a package's `__init__` offers names and is left out)."""
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    graph = {m: {o for o in _imports(m, lazy=True) if o not in packages} - {m} for m in MODULES if m not in packages}
+    while graph:
+        free = [module for module, others in graph.items() if not others & graph.keys()]
+        if not free:
+            break
+        for module in free:
+            del graph[module]
+    # What is left imports itself or something that does: show only what is on a circle.
+    for _ in range(len(graph)):
+        used = {other for others in graph.values() for other in others}
+        graph = {module: others for module, others in graph.items() if module in used}
+    assert not graph, "\n".join(f"{m} -> {', '.join(sorted(o & graph.keys()))}" for m, o in sorted(graph.items()))
