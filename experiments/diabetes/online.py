@@ -65,7 +65,7 @@ def trained(name: str):
     if algorithm == "trpo":
         # Without its multiplier the constrained form is plain TRPO.
         # In the learned simulators 60 updates: more of them exploit what is wrong there.
-        few = {"updates": 60} if world == "own" else {}
+        few = {"updates": 60, "first_doses": (0.014, 0.03)} if world == "own" else {}
         recipe = replace(recipe, settings={s: {**v, "multiplier_max": 0.0, **few} for s, v in recipe.settings.items()})
     folder = BEHAVIORS if algorithm == "trpo-lag" else RUNS / f"{world}-told" if scope == "dr-told" else RUNS / world
     job = BehaviorRun(bank_of(world, scope), recipe, folder)

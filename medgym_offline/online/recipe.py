@@ -42,7 +42,9 @@ SCOPES: dict[str, str] = {
 }
 
 EARLY: dict[str, tuple[str, float]] = {
+    "ind-replay-25": ("ind-scratch", 0.25),
     "ind-medium": ("ind-scratch", 0.5),
+    "ind-replay-75": ("ind-scratch", 0.75),
     "pop-medium": ("pop", 0.5),
     "dr-replay-25": ("dr", 0.25),
     "dr-replay-50": ("dr", 0.5),
@@ -60,7 +62,7 @@ BEHAVIORS: tuple[str, ...] = (*SCOPES, *EARLY)
 TIMINGS = ("adaptive", "fixed")
 RELEASE: tuple[tuple[str, str], ...] = (
     *((scope, timing) for timing in TIMINGS for scope in ("ind", "pop", "dr")),
-    *((name, "adaptive") for name in EARLY),
+    *((name, "adaptive") for name in EARLY if not name.startswith("ind-replay")),
 )
 """The behavior policies that ship with a bank: (name, timing)."""
 Count = Annotated[int, Field(ge=1)]
