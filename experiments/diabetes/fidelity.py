@@ -2,7 +2,7 @@
 
     python experiments/diabetes/fidelity.py
 
-The published patients and the learned ones play the same 32 days: the same meals, basal and bolus redrawn every 2 hours.
+The published patients and the learned ones play the same 32 days: the same meals, doses redrawn every 2 hours.
 R2 is that of glucose 1 to 23 h after 06:00, of all days of a patient; persistence says that glucose stays.
 """
 
