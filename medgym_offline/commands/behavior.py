@@ -109,7 +109,7 @@ def behavior_train(
         str,
         typer.Option(
             "--scope",
-            help="ind, pop, dr, ind-scratch, or early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); "
+            help="ind, pop, dr, ind-scratch, oracle; early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); "
             "several separated by commas.",
             autocompletion=completion.several_of(*completion.BEHAVIORS),
         ),
