@@ -16,6 +16,7 @@ did, not the switch of dose.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,9 @@ def integrate(
         share = torch.minimum(node, n[..., None]) / n.clamp_min(1)[..., None]
         states = held_path(bank, some, share * some.dt[..., None])
         path = torch.cat([some.x[..., None, :seen], states[..., :seen]], -2)
-        height = severity(bank, path, some.u[..., None, :]).clamp(max=disease.severity.cap)
+        height = severity(bank, path, some.u[..., None, :])
+        if math.isfinite(disease.severity.cap):
+            height = height.clamp(max=disease.severity.cap)
         length = some.dt / n.clamp_min(1)
         inside = node <= n[..., None]
 
