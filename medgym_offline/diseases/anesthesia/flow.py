@@ -1,15 +1,15 @@
 """The clock, the doses and the monitor: what the published patients and the learned simulators share.
 
-A law (`truth.Truth`, `surrogate.Surrogate`) holds P patients and advances P x E operations by ticks of 15 s. Every number
-of an operation depends on that operation alone: the arithmetic is elementwise, so that a patient stacked with others gives
-the same bits as alone.
+A law (`truth.Truth`, `surrogate.Surrogate`) holds P patients and advances P x E operations by ticks of 15 s. Every
+number of an operation depends on that operation alone: the arithmetic is elementwise, so that a patient stacked with
+others gives the same bits as alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ __all__ = [
     "LIMITS",
     "OBSERVED",
     "TICK_SECONDS",
+    "Advance",
     "Doses",
     "Law",
     "bis_lag",
@@ -26,7 +27,7 @@ __all__ = [
     "exact_step",
     "flow",
     "power",
-    "select_patients",
+    "select",
 ]
 
 TICK_SECONDS = 15
@@ -34,7 +35,11 @@ LIMITS = {"propofol_rate": (0.0, 20.0), "propofol_bolus": (0.0, 3.0), "norepinep
 """mg/kg/h, mg/kg at the decision, ug/kg/min. Chosen: the highest that is used at induction or in hypotension."""
 
 OBSERVED = ("bis", "bis_before", "bis_monitor", "pressure")
-"""First components of every state: BIS now and a tick ago, BIS as the monitor shows it (late), mean arterial pressure in mmHg."""
+"""First components of every state: BIS now, a tick ago and as the monitor shows it (late), mean arterial pressure,
+mmHg."""
+
+T = TypeVar("T")
+Advance = Callable[[list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,21 @@ class Doses:
     propofol_bolus: Tensor
     norepinephrine: Tensor
 
+    def at(self, tick: int) -> Doses:
+        """(P, E) of (P, E, N) doses: what is given from tick `tick` on."""
+        return Doses(*(dose[..., tick] for dose in vars(self).values()))
+
 
 class Law(Protocol):
-    """P patients' dynamics; `hidden` names the components that follow `OBSERVED`; `lag` is (P, 1), see `bis_lag`."""
+    """P patients' dynamics; `hidden` names the components that follow `OBSERVED`."""
 
-    hidden: tuple[str, ...]
-    lag: Tensor
+    hidden: ClassVar[tuple[str, ...]]
 
-    def prepared(self, hidden: list[Tensor], doses: Doses) -> tuple[list[Tensor], Callable[[list[Tensor]], list[Tensor]]]:
+    @property
+    def lag(self) -> Tensor:
+        """(P, 1), see `bis_lag`."""
+
+    def prepared(self, hidden: list[Tensor], doses: Doses) -> tuple[list[Tensor], Advance]:
         """The hidden components after the bolus, and the function that advances them by a tick under the held rates."""
 
     def effects(self, hidden: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,21 +112,23 @@ def combine(matrix: Sequence[Sequence[Tensor | None]], vector: Sequence[Tensor])
 
 def power(base: Tensor, exponent: Tensor | float) -> Tensor:
     """base ** exponent for base >= 0 by exp and log, which round alike in a batch and alone (`torch.pow` does not)."""
-    return torch.exp(exponent * torch.log(base.clamp_min(1e-12)))
+    return torch.exp(exponent * torch.log(base))
 
 
-def select_patients(law: Law, indices: Sequence[int]) -> Law:
-    """The law of some patients only, in that order."""
+def select(tree: T, indices: Sequence[int], axis: int = 0) -> T:
+    """Some entries along `axis` of every tensor of a law, schedule or record, in order; patients are axis 0."""
     index = torch.as_tensor(indices, dtype=torch.long)
 
-    def pick(value: object) -> object:
+    def pick(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value[index]
+            return value.index_select(axis, index)
+        if is_dataclass(value) and not isinstance(value, type):
+            return type(value)(**{f.name: pick(getattr(value, f.name)) for f in fields(value)})
         if isinstance(value, list):
             return [pick(v) for v in value]
         return {k: pick(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    return type(law)(**{f.name: pick(getattr(law, f.name)) for f in fields(law)})  # type: ignore[arg-type]
+    return pick(tree)
 
 
 def flow(
@@ -127,7 +141,8 @@ def flow(
         state: (P, E, C) components `OBSERVED` then `law.hidden`.
         doses: What is given.
         ticks: How many; a number, or (P, E) integers, one for each operation.
-        disturbance: (P, E, ticks, 2) additions to BIS (points) and pressure (mmHg) at the end of each tick; None is none.
+        disturbance: (P, E, ticks, 2) additions to BIS (points) and pressure (mmHg) at the end of each tick; None is
+            none.
 
     Returns:
         (P, E, C) state at the end, and the path (P, E, ticks, 3): BIS, pressure, effect-site concentration after every

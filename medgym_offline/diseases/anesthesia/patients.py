@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from medgym_offline.errors import MedGymError, UnknownNameError, unknown_name
+from medgym_offline.errors import MedGymError, unknown_name
 from medgym_offline.files import write_text
 from medgym_offline.seeds import generator
 
 __all__ = ["AGES", "HEIGHTS", "VARIANCES", "WEIGHTS", "Patients", "draw_patients", "load_patients"]
 
 AGES = (18.0, 88.0)
-"""Years. The propofol model was estimated in people up to 88 years (Eleveld et al., Br J Anaesth 120:942, 2018); from 18:
-chosen, because the models of pressure and norepinephrine were estimated in adults."""
+"""Years. The propofol model was estimated in people up to 88 years (Eleveld et al., Br J Anaesth 120:942, 2018); from
+18: chosen, because the models of pressure and norepinephrine were estimated in adults."""
 WEIGHTS = (30.0, 160.0)
 """kg. 160: the heaviest person of Eleveld 2018; 30: chosen, the lightest plausible adult."""
 HEIGHTS = (130.0, 220.0)
@@ -49,7 +49,8 @@ VARIANCES = {
     "norepinephrine_vc": 0.181,
     "norepinephrine_vp": 0.151,
     "norepinephrine_production": 0.0884,
-    # Chosen: log sd 0.4. The spread reported with Beloeil's effect curve (log sd 1.64) makes it inert or lethal in many.
+    # Chosen: log sd 0.4. The spread reported with Beloeil's effect curve (log sd 1.64) makes it inert or lethal in
+    # many.
     "norepinephrine_ec50": 0.16,
 }
 """Variance between patients of the logarithm of each parameter, in the order of `Patients.deviations`."""
@@ -84,11 +85,7 @@ class Patients:
     deviations: np.ndarray
 
     def __post_init__(self) -> None:
-        for name, unit, (low, high) in (
-            ("age", "years", AGES),
-            ("weight", "kg", WEIGHTS),
-            ("height", "cm", HEIGHTS),
-        ):
+        for name, unit, (low, high) in (("age", "years", AGES), ("weight", "kg", WEIGHTS), ("height", "cm", HEIGHTS)):
             value = np.asarray(getattr(self, name), dtype=float)
             outside = value[~((value >= low) & (value <= high))]
             if outside.size:
@@ -107,16 +104,12 @@ class Patients:
         """The patients named or numbered by `which`, in that order.
 
         Raises:
-            UnknownNameError: A name that is not among the ids.
+            UnknownNameError: A name or number that no patient has.
         """
-        known = {name: i for i, name in enumerate(self.ids)}
-        index = []
         for key in which:
-            if isinstance(key, str) and key not in known:
-                raise unknown_name("patient", key, known)
-            if not isinstance(key, str) and not 0 <= key < len(self):
-                raise UnknownNameError(f"no patient number {key}; give 0 to {len(self) - 1}")
-            index.append(known[key] if isinstance(key, str) else int(key))
+            if key not in self.ids and (isinstance(key, str) or not 0 <= key < len(self)):
+                raise unknown_name("patient", key, self.ids)
+        index = [self.ids.index(key) if isinstance(key, str) else int(key) for key in which]
         rest = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "ids"}
         return Patients(ids=tuple(self.ids[i] for i in index), **rest)
 
@@ -128,25 +121,27 @@ class Patients:
 def draw_patients(count: int, seed: int = 0) -> Patients:
     """`count` patients; number i is the same in a draw of any size.
 
-    Covariates are chosen: age uniform in 18..80 years, half male, height normal (men 176, women 163, sd 7 cm), body mass
-    index normal (25, sd 4 kg/m2) within 18..38, about an adult surgical list. The last 30 in 110 are the test split.
+    Covariates are chosen: age uniform in 18..80 years, half male, height normal (men 176, women 163, sd 7 cm), body
+    mass index normal (25, sd 4 kg/m2) within 18..38, about an adult surgical list. The last 30 in 110 are the test
+    split.
     """
     factor = np.linalg.cholesky(_PRESSURE_COVARIANCE)
     rows = []
     for i in range(count):
         random = generator(seed, "anesthesia-patient", i)
-        age, male = random.uniform(18, 80), random.random() < 0.5
-        height = float(np.clip(random.normal(176.0 if male else 163.0, 7), *HEIGHTS))
+        years, male = random.uniform(18, 80), random.random() < 0.5
+        tall = float(np.clip(random.normal(176.0 if male else 163.0, 7), *HEIGHTS))
         index = float(np.clip(random.normal(25, 4), 18, 38))
         normal = random.standard_normal(len(VARIANCES))
         deviation = dict(zip(VARIANCES, np.sqrt(list(VARIANCES.values())) * normal))
         block = factor @ [normal[list(VARIANCES).index(name)] for name in _PRESSURE]
         deviation |= dict(zip(_PRESSURE, block))
-        rows.append((age, index * (height / 100) ** 2, height, male, list(deviation.values())))
-    age, weight, height, male, deviations = (np.array(column) for column in zip(*rows))
+        rows.append((years, index * (tall / 100) ** 2, tall, male, list(deviation.values())))
+    columns = [np.array(column) for column in zip(*rows)]
     split = np.where(np.arange(count) < count - round(count * _TEST_PATIENTS / 110), "train", "test")
     ids = tuple(f"surgical/{i + 1:03d}" for i in range(count))
-    return Patients(ids, age.round(2), weight.round(2), height.round(1), male, split, deviations.round(6))
+    age, weight, height = (column.round(digits) for column, digits in zip(columns, (2, 2, 1)))
+    return Patients(ids, age, weight, height, columns[3], split, columns[4].round(6))
 
 
 def load_patients() -> Patients:

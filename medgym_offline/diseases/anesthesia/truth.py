@@ -2,13 +2,13 @@
 
 Sources: Eleveld et al., Br J Anaesth 120:942 (2018), doi 10.1016/j.bja.2018.01.018, arterial, with opioids; Su et al.,
 Br J Anaesth 131:222 (2023), doi 10.1016/j.bja.2023.04.043; Li et al., Clin Pharmacokinet 63:1597 (2024), doi
-10.1007/s40262-024-01430-y; Beloeil et al., Br J Anaesth 95:782 (2005). Kinetics and effect site are linear and stepped by
-their exact exponentials; the pressure model is stepped by an exponential Euler step of one tick.
+10.1007/s40262-024-01430-y; Beloeil et al., Br J Anaesth 95:782 (2005). Kinetics and effect site are linear and stepped
+by their exact exponentials; the pressure model is stepped by an exponential Euler step of one tick.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, Doses, bis_lag, combine, exact_step, power
+from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, Advance, Doses, bis_lag, combine, exact_step, power
 from medgym_offline.diseases.anesthesia.patients import Patients
 
 __all__ = ["BIS_AWAKE", "Truth", "bis_of", "half_effect", "propofol_rates", "published"]
@@ -32,15 +32,15 @@ _RESISTANCE_EMAX, _RESISTANCE_GAMMA, _STROKE_C50 = 0.778, 1.83, 0.44
 _TURNOVER, _FEEDBACK, _TIME_DECAY, _RATE_COUPLING = 0.072, -0.661, 0.067, 0.312
 _TIME_HEART_RATE, _TIME_STROKE_VOLUME = 0.121, 0.0899
 
-# Beloeil 2005: largest rise (mmHg), steepness. Its half-effect level of 7.04 ug/L stands in one line of implementations,
-# one version of which has 70.4, at which a clinical dose does nothing; chosen: 7.04, whose rise at 0.1 ug/kg/min (22 mmHg)
-# lies between those of two other published models (15, Oualha 2014; 64, Joachim 2024).
+# Beloeil 2005: largest rise (mmHg), steepness. Its half-effect level of 7.04 ug/L stands in one line of
+# implementations, one version of which has 70.4, at which a clinical dose does nothing; chosen: 7.04, whose rise at
+# 0.1 ug/kg/min (22 mmHg) lies between those of two other published models (15, Oualha 2014; 64, Joachim 2024).
 _PRESSOR_MAX, _PRESSOR_EC50, _PRESSOR_GAMMA = 98.7, 7.04, 1.8
-# Li 2024: clearance depends on plasma propofol. Chosen: held at 3.53 ug/mL, the median of their anesthetized volunteers,
-# which keeps the kinetics linear. Between awake and 6 ug/mL clearance would range from +13 to -8 %.
+# Li 2024: clearance depends on plasma propofol. Chosen: held at 3.53 ug/mL, the median of their anesthetized
+# volunteers, which keeps the kinetics linear. Between awake and 6 ug/mL clearance would range from +13 to -8 %.
 _PROPOFOL_LEVEL = 3.53
-# Li 2024: the input lags by 13.7 s (its weight exponent of 0.25 is left out: at most 3 s). Ticks shorter than the lag lag
-# by one tick.
+# Li 2024: the input lags by 13.7 s (its weight exponent of 0.25 is left out: at most 3 s). Ticks shorter than the lag
+# lag by one tick.
 _LAG_SECONDS = 13.7
 
 
@@ -95,8 +95,9 @@ def propofol_rates(people: Patients) -> tuple[Tensor, Tensor, np.ndarray]:
 
 def bis_of(effect_site: Tensor, ce50: Tensor) -> Tensor:
     """BIS without stimulation: 93 (1 - e/(1 + e)), e = (Ce/Ce50)^gamma, gamma 1.47 above and 1.89 below Ce50."""
-    level = torch.log((effect_site / ce50).clamp_min(1e-12))
-    # The lesser of the two slopes of log e is gamma above where the log is positive and gamma below where it is negative.
+    level = torch.log(effect_site / ce50)
+    # The lesser of the two slopes of log e is gamma above where the log is positive and gamma below where it is
+    # negative.
     return BIS_AWAKE / (1.0 + torch.exp(torch.minimum(GAMMA_ABOVE * level, GAMMA_BELOW * level)))
 
 
@@ -113,8 +114,8 @@ class Truth:
         resistance, stroke_volume, heart_rate: Bases: mmHg min/mL, mL, 1/min.
         time_heart_rate, time_stroke_volume: The effect of time at the start, as shares of the bases.
         resistance_c50, stroke_effect: ug/mL and largest effect of Su's two propofol effects.
-        norepinephrine: Rows of the exact step of the two amounts (ug); inputs per ug/min while the new rate has and while
-            the rate before has arrived at the vein.
+        norepinephrine: Rows of the exact step of the two amounts (ug); inputs per ug/min while the new rate has and
+            while the rate before has arrived at the vein.
         endogenous, ec50: ug/L.
     """
 
@@ -186,32 +187,38 @@ class Truth:
         effect = power(concentration / self.ec50, _PRESSOR_GAMMA)
         return _PRESSOR_MAX * effect / (1.0 + effect)
 
-    def prepared(
-        self, hidden: list[Tensor], doses: Doses
-    ) -> tuple[list[Tensor], Callable[[list[Tensor]], list[Tensor]]]:
+    def prepared(self, hidden: list[Tensor], doses: Doses) -> tuple[list[Tensor], Advance]:
         """The hidden components after the bolus, and the function that advances them by a tick under the held rates."""
         central = hidden[0] + doses.propofol_bolus * self.weight
         infused = doses.propofol_rate * (self.weight / 60.0)
         propofol_input = [g * infused for g in self.propofol_input]
         pressor_rate = doses.norepinephrine * self.weight
-        pressor_input = [g * pressor_rate for g in self.norepinephrine_input]
-        relaxed, decayed = 1.0 - np.exp(-_TURNOVER * self.minutes), np.exp(-_TIME_DECAY * self.minutes)
+        arrived = [g * pressor_rate for g in self.norepinephrine_input]
+        # The rate before still arrives in the first tick.
+        pushes = [
+            [g + late * rate for g, late in zip(arrived, self.norepinephrine_late)]
+            for rate in (pressor_rate, hidden[-1])
+        ]
+        kept, decayed = math.exp(-_TURNOVER * self.minutes), math.exp(-_TIME_DECAY * self.minutes)
+        resistance_aim, stroke_aim, rate_aim = (
+            (1.0 - kept) * base for base in (self.resistance, self.stroke_volume, self.heart_rate)
+        )
 
         def advance(hidden: list[Tensor]) -> list[Tensor]:
-            *propofol, plasma, resistance, stroke, rate, time, pressure, ne_central, ne_peripheral, ne_rate = hidden
+            propofol, ne = hidden[:4], hidden[10:12]
+            plasma, resistance, stroke, rate, time, pressure = hidden[4:10]
             propofol = [x + g for x, g in zip(combine(self.propofol, propofol), propofol_input)]
             # The drug drives the tick by the mean of the plasma levels at its ends.
             after = propofol[0] / self.v1
             level = 0.5 * (plasma + after)
             e = power(level / self.resistance_c50, _RESISTANCE_GAMMA)
             feedback = power(pressure / self.base_pressure, _FEEDBACK)
-            resistance_aim = self.resistance * feedback * (1.0 - _RESISTANCE_EMAX * e / (1.0 + e))
-            stroke_aim = self.stroke_volume * feedback * (1.0 + self.stroke_effect * level / (_STROKE_C50 + level))
-            resistance = resistance + relaxed * (resistance_aim - resistance)
-            stroke = stroke + relaxed * (stroke_aim - stroke)
-            rate = rate + relaxed * (self.heart_rate * feedback - rate)
-            ne = combine(self.norepinephrine, [ne_central, ne_peripheral])
-            ne = [x + g + late * ne_rate for x, g, late in zip(ne, pressor_input, self.norepinephrine_late)]
+            open_vessels, weak_heart = e / (1.0 + e), level / (_STROKE_C50 + level)
+            resistance = kept * resistance + resistance_aim * feedback * (1.0 - _RESISTANCE_EMAX * open_vessels)
+            stroke = kept * stroke + stroke_aim * feedback * (1.0 + self.stroke_effect * weak_heart)
+            rate = kept * rate + rate_aim * feedback
+            push = pushes.pop() if len(pushes) > 1 else pushes[0]
+            ne = [x + g for x, g in zip(combine(self.norepinephrine, ne), push)]
             time = time * decayed
             pressure = self._circulation(resistance, stroke, rate, time)
             return [*propofol, after, resistance, stroke, rate, time, pressure, *ne, pressor_rate]
