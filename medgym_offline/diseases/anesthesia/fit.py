@@ -26,7 +26,15 @@ from medgym_offline.diseases.anesthesia.surrogate import (
     responses,
 )
 
-__all__ = ["CROSSFIT_OPERATIONS", "OWN_OPERATIONS", "Fit", "Score", "fit_surrogate", "score_surrogate"]
+__all__ = [
+    "CROSSFIT_OPERATIONS",
+    "OWN_OPERATIONS",
+    "Fit",
+    "Score",
+    "fit_surrogate",
+    "predicted_readings",
+    "score_surrogate",
+]
 
 OWN_OPERATIONS, CROSSFIT_OPERATIONS = ([0], [0, 2, 4]), ([1], [1, 3, 5])
 """Numbers of the operations that the two worlds are fitted to: one each, or three."""
@@ -52,8 +60,9 @@ def _huber(error: Tensor) -> Tensor:
     return torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=2.0)
 
 
-def _readings(value: dict[str, Tensor], lag: Tensor, records: Records) -> tuple[Tensor, Tensor]:
-    """(P, S, N/4) displayed BIS and pressure every minute, differentiable in the parameters."""
+def predicted_readings(law: Surrogate, records: Records) -> tuple[Tensor, Tensor]:
+    """(P, S, N/4) displayed BIS and pressure every minute under the recorded doses; differentiable in the values."""
+    value, lag = law.value, law.lag
     step, gain = linear_law(value, TICK_SECONDS / 60.0)
     doses = records.doses
     rates = torch.stack([doses.propofol_rate / 60.0, doses.norepinephrine], -1)
@@ -67,7 +76,6 @@ def _readings(value: dict[str, Tensor], lag: Tensor, records: Records) -> tuple[
     hidden = torch.stack(states, -1)  # (P, 5, S, N)
     wide = {name: v[:, :, None] for name, v in value.items()}
     bis, pressure = responses(wide, *(hidden[:, k] for k in (2, 3, 4)))
-    law = Surrogate(value, lag)
     bis, pressure = (x + d for x, d in zip((bis, pressure), learned_disturbance(law, records.schedule).unbind(-1)))
     start = wide["bis_awake"].expand(*bis.shape[:2], 2)
     padded = torch.cat([start, bis], -1)
@@ -102,7 +110,7 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
     sparse = 2.0 if records.pressure_known.sum() < 0.5 * records.bis_known.sum() else 1.0
     for _ in range(iterations):
         optimizer.zero_grad()
-        bis, pressure = _readings(values(center + deviation), lag, records)
+        bis, pressure = predicted_readings(Surrogate(values(center + deviation), lag), records)
         loss = (_huber((bis - records.bis) / _BIS_SCALE) * records.bis_known).sum()
         loss = loss + sparse * (_huber((pressure - records.pressure) / _PRESSURE_SCALE) * records.pressure_known).sum()
         # The center itself is held near its published start as one patient is near the center.
@@ -114,14 +122,14 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
         decay.step()
         losses.append(float(loss.detach()))
     with torch.no_grad():
-        own = values(center + deviation)
-        bis, pressure = _readings(own, lag, records)
+        own = Surrogate(values(center + deviation), lag)
+        bis, pressure = predicted_readings(own, records)
         noise = Noise(
             *_unexplained(bis - records.bis, records.bis_known, records.bis_noise),
             *_unexplained(pressure - records.pressure, records.pressure_known, records.pressure_noise),
         )
         middle = values(center.expand(len(people), -1))
-    return Fit(Surrogate(own, lag), Surrogate(middle, lag), noise, losses)
+    return Fit(own, Surrogate(middle, lag), noise, losses)
 
 
 def _unexplained(error: Tensor, known: Tensor, reading_noise: float) -> tuple[float, float]:

@@ -8,7 +8,7 @@ others gives the same bits as alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -140,7 +140,7 @@ def flow(
         law: P patients.
         state: (P, E, C) components `OBSERVED` then `law.hidden`.
         doses: What is given.
-        ticks: How many; a number, or (P, E) integers, one for each operation.
+        ticks: How many; a number, or (P, E) integers, one for each operation (0: nothing happens to it).
         disturbance: (P, E, ticks, 2) additions to BIS (points) and pressure (mmHg) at the end of each tick; None is
             none.
 
@@ -148,7 +148,10 @@ def flow(
         (P, E, C) state at the end, and the path (P, E, ticks, 3): BIS, pressure, effect-site concentration after every
         tick. After an operation's own number of ticks its path repeats the last values.
     """
-    count = int(ticks.max()) if isinstance(ticks, Tensor) else int(ticks)
+    count = ticks
+    if isinstance(ticks, Tensor):
+        count = max(1, int(ticks.max()))
+        doses = replace(doses, propofol_bolus=doses.propofol_bolus * (ticks > 0))
     bis, before, shown, pressure, *hidden = (x.contiguous() for x in state.unbind(-1))
     hidden, advance = law.prepared(hidden, doses)
     shift = None if disturbance is None else disturbance[:, :, :count].permute(3, 2, 0, 1).contiguous()
