@@ -16,9 +16,9 @@ from torch import Tensor
 
 from medgym_offline.diseases.anesthesia.flow import LIMITS, TICK_SECONDS, Doses, flow, select
 from medgym_offline.diseases.anesthesia.patients import Patients
-from medgym_offline.diseases.anesthesia.stimulation import END, INCISION, INTUBATION, Schedule, draw_schedule
+from medgym_offline.diseases.anesthesia.stimulation import END, INCISION, INTUBATION, Schedule, draw_schedule, seeded
 from medgym_offline.diseases.anesthesia.truth import published
-from medgym_offline.seeds import derive_seed, generator
+from medgym_offline.seeds import derive_seed
 
 __all__ = ["OPERATIONS", "RECORD_TICKS", "Records", "Seen", "record_operations", "reference_behavior"]
 
@@ -60,19 +60,19 @@ class Records:
 
 
 class _Draws:
-    """One operation's random numbers for every patient and operation: uniform per tick and purpose, from its own
-    seed."""
+    """Each operation's random numbers from its own seed: once, as a habit, tick by tick, as noise."""
 
     def __init__(self, seeds: np.ndarray):
-        flat = [generator(int(seed), "anesthetist") for seed in seeds.ravel()]
-
-        def tensor(arrays: list[np.ndarray]) -> Tensor:
-            return torch.as_tensor(np.stack(arrays)).reshape(*seeds.shape, *arrays[0].shape)
-
-        self.once = tensor([g.random(8, dtype=np.float32) for g in flat])
-        self.habit = tensor([g.standard_normal(1, dtype=np.float32) for g in flat])[..., 0]
-        self.each = tensor([g.random((RECORD_TICKS, 8), dtype=np.float32) for g in flat])
-        self.noise = tensor([g.standard_normal((RECORD_TICKS, 4), dtype=np.float32) for g in flat])
+        drawn = seeded(
+            seeds,
+            "anesthetist",
+            lambda g: g.random(8, dtype=np.float32),
+            lambda g: g.standard_normal(1, dtype=np.float32),
+            lambda g: g.random((RECORD_TICKS, 8), dtype=np.float32),
+            lambda g: g.standard_normal((RECORD_TICKS, 4), dtype=np.float32),
+        )
+        self.once, habit, self.each, self.noise = map(torch.as_tensor, drawn)
+        self.habit = habit[..., 0]
 
 
 def _range(uniform: Tensor, low: float, high: float) -> Tensor:
@@ -88,14 +88,11 @@ class _Anesthetist:
         self.draws, self.tube, self.end = draws, minutes[..., INTUBATION], minutes[..., END]
         self.induction = _range(once[..., 0], 1.5, 2.5) * torch.where(elderly, 0.8, 1.0)
         self.stop = self.end - _range(once[..., 1], 0.0, 8.0)
-        self.extras = [
-            (self.tube + _range(once[..., 2], -2.0, 1.0), _range(once[..., 3], 0.3, 0.8), once[..., 4] < 0.4),
-            (
-                minutes[..., INCISION] + _range(once[..., 5], -2.0, 4.0),
-                _range(once[..., 6], 0.3, 0.8),
-                once[..., 7] < 0.65,
-            ),
-        ]
+        # Before intubation and around incision: first draw, earliest and latest minute, how often.
+        self.extras = []
+        for k, at, last, share in ((2, self.tube, 1.0, 0.4), (5, minutes[..., INCISION], 4.0, 0.65)):
+            given = once[..., k + 2] < share
+            self.extras.append((at + _range(once[..., k], -2.0, last), _range(once[..., k + 1], 0.3, 0.8), given))
         self.scale = torch.exp(0.12 * draws.habit)
         self.pressor = torch.zeros_like(self.scale)
         self.look = _range(draws.each[:, :, 0, 7], 3.0, 6.0)
@@ -110,10 +107,8 @@ class _Anesthetist:
         self.scale = (self.scale * changed).clamp(0.3, 2.2)
         low, high = due & (cuff < 65.0), due & (cuff > 85.0)
         pressor = torch.where(low, self.pressor + _range(u[..., 2], 0.02, 0.08), self.pressor)
-        pressor = torch.where(high, self.pressor * _range(u[..., 2], 0.0, 0.6), pressor).clamp(
-            *LIMITS["norepinephrine"]
-        )
-        self.pressor = torch.where(pressor < 0.005, 0.0, pressor)
+        pressor = torch.where(high, self.pressor * _range(u[..., 2], 0.0, 0.6), pressor)
+        self.pressor = torch.where(pressor < 0.005, 0.0, pressor).clamp(*LIMITS["norepinephrine"])
         self.look = torch.where(due, now + _range(u[..., 3], 3.0, 9.0), self.look)
         base = 10.0 if now < 10 else 8.0 if now < 20 else 6.0
         on = now < self.stop
@@ -182,18 +177,9 @@ def record_operations(
     readings = (torch.stack(shown, 2)[:, :, minute] + _BIS_NOISE * noise[..., 2]).clamp(0, 100).round()
     pressure_noise = _CUFF_NOISE if cuff else _LINE_NOISE
     pressure = (full[:, :, minute, 1] + pressure_noise * noise[..., 3]).round()
-    return Records(
-        Doses(*torch.stack(given, -1)),
-        schedule,
-        readings,
-        pressure,
-        known,
-        known & inflated if cuff else known,
-        full,
-        valid,
-        _BIS_NOISE,
-        pressure_noise,
-    )
+    measured = known & inflated if cuff else known
+    doses = Doses(*torch.stack(given, -1))
+    return Records(doses, schedule, readings, pressure, known, measured, full, valid, _BIS_NOISE, pressure_noise)
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from medgym_offline.diseases.anesthesia.clinician import Records
-from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, bis_lag, flow
+from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, flow
 from medgym_offline.diseases.anesthesia.patients import Patients
 from medgym_offline.diseases.anesthesia.surrogate import (
     PARAMETERS,
     Noise,
     Surrogate,
+    law_step,
     learned_disturbance,
-    linear_law,
-    responses,
+    respond,
 )
+from medgym_offline.diseases.anesthesia.truth import bis_lag
 
 __all__ = [
     "CROSSFIT_OPERATIONS",
@@ -56,14 +58,10 @@ class Fit:
     losses: list[float]
 
 
-def _huber(error: Tensor) -> Tensor:
-    return torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=2.0)
-
-
 def predicted_readings(law: Surrogate, records: Records) -> tuple[Tensor, Tensor]:
     """(P, S, N/4) displayed BIS and pressure every minute under the recorded doses; differentiable in the values."""
     value, lag = law.value, law.lag
-    step, gain = linear_law(value, TICK_SECONDS / 60.0)
+    step, gain = law_step(value, TICK_SECONDS / 60.0)
     doses = records.doses
     rates = torch.stack([doses.propofol_rate / 60.0, doses.norepinephrine], -1)
     pushed = gain[:, None, None] @ rates[..., None]
@@ -75,7 +73,7 @@ def predicted_readings(law: Surrogate, records: Records) -> tuple[Tensor, Tensor
         states.append(state)
     hidden = torch.stack(states, -1)  # (P, 5, S, N)
     wide = {name: v[:, :, None] for name, v in value.items()}
-    bis, pressure = responses(wide, *(hidden[:, k] for k in (2, 3, 4)))
+    bis, pressure = respond(wide, *(hidden[:, k] for k in (2, 3, 4)))
     bis, pressure = (x + d for x, d in zip((bis, pressure), learned_disturbance(law, records.schedule).unbind(-1)))
     start = wide["bis_awake"].expand(*bis.shape[:2], 2)
     padded = torch.cat([start, bis], -1)
@@ -111,8 +109,9 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
     for _ in range(iterations):
         optimizer.zero_grad()
         bis, pressure = predicted_readings(Surrogate(values(center + deviation), lag), records)
-        loss = (_huber((bis - records.bis) / _BIS_SCALE) * records.bis_known).sum()
-        loss = loss + sparse * (_huber((pressure - records.pressure) / _PRESSURE_SCALE) * records.pressure_known).sum()
+        misses = (bis - records.bis) / _BIS_SCALE, (pressure - records.pressure) / _PRESSURE_SCALE
+        points, mmhg = (huber_loss(miss, torch.zeros_like(miss), reduction="none", delta=2.0) for miss in misses)
+        loss = (points * records.bis_known).sum() + sparse * (mmhg * records.pressure_known).sum()
         # The center itself is held near its published start as one patient is near the center.
         prior = (deviation / spread).square().sum() + ((center - start) / spread).square().sum()
         loss = _WEIGHT * loss + 0.5 * prior

@@ -11,24 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "LIMITS",
-    "OBSERVED",
-    "TICK_SECONDS",
-    "Advance",
-    "Doses",
-    "Law",
-    "bis_lag",
-    "combine",
-    "exact_step",
-    "flow",
-    "power",
-    "select",
-]
+__all__ = ["LIMITS", "OBSERVED", "TICK_SECONDS", "Doses", "Law", "combine", "exact_step", "flow", "power", "select"]
 
 TICK_SECONDS = 15
 LIMITS = {"propofol_rate": (0.0, 20.0), "propofol_bolus": (0.0, 3.0), "norepinephrine": (0.0, 0.5)}
@@ -62,19 +48,13 @@ class Law(Protocol):
 
     @property
     def lag(self) -> Tensor:
-        """(P, 1), see `bis_lag`."""
+        """(P, 1), see `truth.bis_lag`."""
 
     def prepared(self, hidden: list[Tensor], doses: Doses) -> tuple[list[Tensor], Advance]:
         """The hidden components after the bolus, and the function that advances them by a tick under the held rates."""
 
     def effects(self, hidden: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """BIS and pressure without stimulation, and the effect-site concentration, each (P, E)."""
-
-
-def bis_lag(age: np.ndarray, tick_seconds: float = TICK_SECONDS) -> np.ndarray:
-    """Lag of the displayed BIS beyond one tick, in ticks: Eleveld 2018, 15 + exp(0.0517 (age - 35)) s in all."""
-    seconds = 15.0 + np.exp(0.0517 * (np.asarray(age) - 35.0))
-    return np.clip(seconds / tick_seconds - 1.0, 0.0, 1.0)
 
 
 def exact_step(rates: Tensor, inputs: Tensor, minutes: float) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -113,10 +113,6 @@ class Patients:
         rest = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "ids"}
         return Patients(ids=tuple(self.ids[i] for i in index), **rest)
 
-    def typical(self) -> Patients:
-        """The same covariates without deviations."""
-        return replace(self, deviations=np.zeros_like(self.deviations))
-
 
 def draw_patients(count: int, seed: int = 0) -> Patients:
     """`count` patients; number i is the same in a draw of any size.
@@ -159,12 +155,11 @@ def load_patients() -> Patients:
 
 
 def _write(patients: Patients) -> None:
-    lines = [",".join(["patient", "split", "age", "weight", "height", "sex", *VARIANCES])]
-    for i, name in enumerate(patients.ids):
-        sex = "m" if patients.male[i] else "f"
-        body = [f"{patients.age[i]:.2f}", f"{patients.weight[i]:.2f}", f"{patients.height[i]:.1f}", sex]
-        lines.append(",".join([name, patients.split[i], *body, *(f"{d:.6f}" for d in patients.deviations[i])]))
-    write_text(_TABLE, "\n".join(lines) + "\n")
+    sexes = np.where(patients.male, "m", "f")
+    lines = [("patient", "split", "age", "weight", "height", "sex", *VARIANCES)]
+    columns = (patients.ids, patients.split, patients.age, patients.weight, patients.height, sexes)
+    lines += [(*map(str, row), *map(str, d)) for *row, d in zip(*columns, patients.deviations)]
+    write_text(_TABLE, "".join(",".join(line) + "\n" for line in lines))
 
 
 if __name__ == "__main__":

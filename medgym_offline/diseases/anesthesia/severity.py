@@ -110,12 +110,7 @@ def operation_metrics(path: Tensor, surgery: Tensor, after: Tensor) -> Metrics:
     asleep = after & (((bis > AWAKE_BIS) & after).cumsum(-1) == 0)
     error = torch.where(surgery, 100.0 * (bis - TARGET_BIS) / TARGET_BIS, torch.nan)
     mdpe = error.nanmedian(-1).values
-    return Metrics(
-        share_in_range=inside,
-        low_pressure=low.mean(-1),
-        low_pressure_share=(low > 0).float().mean(-1),
-        minutes_to_awakening=asleep.sum(-1) * _MINUTES,
-        mdpe=mdpe,
-        mdape=error.abs().nanmedian(-1).values,
-        wobble=(error - mdpe[..., None]).abs().nanmedian(-1).values,
-    )
+    mdape = error.abs().nanmedian(-1).values
+    wobble = (error - mdpe[..., None]).abs().nanmedian(-1).values
+    awakening = asleep.sum(-1) * _MINUTES
+    return Metrics(inside, low.mean(-1), (low > 0).float().mean(-1), awakening, mdpe, mdape, wobble)

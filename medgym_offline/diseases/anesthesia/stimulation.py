@@ -7,6 +7,7 @@ moves by 0.4 mmHg per point (chosen).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,21 +19,11 @@ from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS
 from medgym_offline.errors import ProtocolError
 from medgym_offline.seeds import generator
 
-__all__ = [
-    "END",
-    "EVENTS",
-    "HORIZON_TICKS",
-    "INCISION",
-    "INTUBATION",
-    "PRESSURE_SHARE",
-    "Schedule",
-    "draw_schedule",
-    "window",
-]
+__all__ = ["END", "EVENTS", "HORIZON_TICKS", "INCISION", "INTUBATION", "Schedule", "draw_schedule", "seeded", "window"]
 
 EVENTS = ("intubation", "incision", "end_of_surgery")
 INTUBATION, INCISION, END = range(3)
-PRESSURE_SHARE = 0.4
+_PRESSURE_SHARE = 0.4
 HORIZON_TICKS = 480
 """120 min."""
 
@@ -79,7 +70,7 @@ class Schedule:
 
     def disturbance(self) -> Tensor:
         """(P, E, N, 2) what the stimulation adds to BIS (points) and pressure (mmHg)."""
-        return torch.stack([self.stimulation, PRESSURE_SHARE * self.stimulation], -1)
+        return torch.stack([self.stimulation, _PRESSURE_SHARE * self.stimulation], -1)
 
     def minutes_to(self, tick: int | Tensor) -> Tensor:
         """(P, E, 3) minutes from `tick` (a number or (P, E)) to each event as known then.
@@ -102,6 +93,13 @@ def window(values: Tensor, start: int | Tensor, ticks: int) -> Tensor:
     return values.gather(2, index)
 
 
+def seeded(seeds: np.ndarray, purpose: str, *draws: Callable[[np.random.Generator], np.ndarray]) -> list[np.ndarray]:
+    """(P, E, ...) arrays, one per function in `draws`, called in turn on each operation's own stream for `purpose`."""
+    streams = [generator(int(seed), purpose) for seed in np.asarray(seeds).ravel()]
+    arrays = [np.stack([draw(stream) for stream in streams]) for draw in draws]
+    return [array.reshape(*np.shape(seeds), *array.shape[1:]) for array in arrays]
+
+
 def draw_schedule(
     seeds: np.ndarray, ticks: int = HORIZON_TICKS, announcement_error: float = 0.0, long: bool = False
 ) -> Schedule:
@@ -122,9 +120,7 @@ def draw_schedule(
     if not announcement_error >= 0:
         raise ProtocolError(f"announcement_error {announcement_error} is negative; give minutes, 0 or more")
     # Uniform draws in fixed places of each operation's stream: times, amplitudes, three surprises; then normal ones.
-    flat = [generator(int(seed), "operation") for seed in np.asarray(seeds).ravel()]
-    uniform = np.stack([g.random(14) for g in flat]).reshape(*np.shape(seeds), 14)
-    normal = np.stack([g.standard_normal(3) for g in flat]).reshape(*np.shape(seeds), 3)
+    uniform, normal = seeded(seeds, "operation", lambda g: g.random(14), lambda g: g.standard_normal(3))
 
     def between(place: int, low: float, high: float) -> np.ndarray:
         return low + (high - low) * uniform[..., place]

@@ -16,19 +16,9 @@ import torch
 from torch import Tensor
 
 from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, Advance, Doses, combine, exact_step, power
-from medgym_offline.diseases.anesthesia.stimulation import Schedule
-from medgym_offline.seeds import generator
+from medgym_offline.diseases.anesthesia.stimulation import Schedule, seeded
 
-__all__ = [
-    "PARAMETERS",
-    "SIGN_CHECKS",
-    "Noise",
-    "Parameter",
-    "Surrogate",
-    "learned_disturbance",
-    "linear_law",
-    "responses",
-]
+__all__ = ["PARAMETERS", "SIGN_CHECKS", "Noise", "Parameter", "Surrogate", "law_step", "learned_disturbance", "respond"]
 
 
 @dataclass(frozen=True)
@@ -75,16 +65,13 @@ PARAMETERS = (
 )
 
 SIGN_CHECKS = (
-    ("propofol_rate", "bis", -1),
-    ("propofol_rate", "pressure", -1),
-    ("propofol_bolus", "bis", -1),
-    ("propofol_bolus", "pressure", -1),
+    *((f"propofol_{kind}", component, -1) for kind in ("rate", "bolus") for component in ("bis", "pressure")),
     ("norepinephrine", "pressure", 1),
 )
 """(treatment, component, sign of its effect): hold by construction here and in the truth."""
 
 
-def linear_law(value: dict[str, Tensor], minutes: float) -> tuple[Tensor, Tensor]:
+def law_step(value: dict[str, Tensor], minutes: float) -> tuple[Tensor, Tensor]:
     """Exact step of the linear part for (P, 1) parameters.
 
     Components: central and peripheral amount, effect sites of BIS and pressure (mg/kg), norepinephrine (ug/kg/min);
@@ -103,7 +90,7 @@ def linear_law(value: dict[str, Tensor], minutes: float) -> tuple[Tensor, Tensor
     return exact_step(a, b, minutes)
 
 
-def responses(
+def respond(
     value: dict[str, Tensor], effect: Tensor, pressure_effect: Tensor, norepinephrine: Tensor
 ) -> tuple[Tensor, Tensor]:
     """BIS and pressure without stimulation, (P, ...) like the inputs, of (P, 1) parameters or wider ones."""
@@ -121,7 +108,7 @@ class Surrogate:
 
     Attributes:
         value: (P, 1) per name in `PARAMETERS`.
-        lag: (P, 1) lag of the displayed BIS (`flow.bis_lag`).
+        lag: (P, 1) lag of the displayed BIS (`truth.bis_lag`).
         minutes: Length of a tick.
     """
 
@@ -133,7 +120,7 @@ class Surrogate:
 
     @cached_property
     def _step(self) -> tuple[list[list[Tensor | None]], list[list[Tensor]]]:
-        step, gain = linear_law({k: v.double() for k, v in self.value.items()}, self.minutes)
+        step, gain = law_step({k: v.double() for k, v in self.value.items()}, self.minutes)
         pattern = ((0, 1), (0, 1), (0, 1, 2), (0, 1, 3), (4,))
         dtype = self.lag.dtype
         rows = [[step[:, i, j, None].to(dtype) if j in pattern[i] else None for j in range(5)] for i in range(5)]
@@ -158,7 +145,7 @@ class Surrogate:
 
     def effects(self, hidden: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """BIS and pressure without stimulation, and the amount at the effect site (mg/kg), each (P, E)."""
-        return (*responses(self.value, *hidden[2:]), hidden[2])
+        return (*respond(self.value, *hidden[2:]), hidden[2])
 
 
 @dataclass(frozen=True)
@@ -188,10 +175,8 @@ def learned_disturbance(
     shift = torch.stack([bis, value["pressure_share"][..., None] * bis], -1)
     if noise is None or seeds is None:
         return shift
-    flat = [
-        generator(int(s), "unexplained").standard_normal((schedule.ticks, 2), dtype=np.float32) for s in seeds.ravel()
-    ]
-    draws = torch.as_tensor(np.stack(flat)).reshape(*seeds.shape, schedule.ticks, 2)
+    shape = schedule.ticks, 2
+    draws = torch.as_tensor(seeded(seeds, "unexplained", lambda g: g.standard_normal(shape, dtype=np.float32))[0])
     keep = torch.tensor([noise.bis_correlation, noise.pressure_correlation]) ** law.minutes
     fresh, last, series = (1.0 - keep.square()).sqrt(), draws[:, :, 0], []
     for tick in range(schedule.ticks):

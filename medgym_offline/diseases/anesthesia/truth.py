@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, Advance, Doses, bis_lag, combine, exact_step, power
+from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, Advance, Doses, combine, exact_step, power
 from medgym_offline.diseases.anesthesia.patients import Patients
 
-__all__ = ["BIS_AWAKE", "Truth", "bis_of", "half_effect", "propofol_rates", "published"]
+__all__ = ["BIS_AWAKE", "Truth", "bis_lag", "bis_of", "half_effect", "propofol_rates", "published"]
 
 BIS_AWAKE = 93.0
 GAMMA_ABOVE, GAMMA_BELOW = 1.47, 1.89
@@ -93,6 +93,12 @@ def propofol_rates(people: Patients) -> tuple[Tensor, Tensor, np.ndarray]:
     return torch.tensor(a), torch.tensor(b), v1
 
 
+def bis_lag(age: np.ndarray, tick_seconds: float = TICK_SECONDS) -> np.ndarray:
+    """Lag of the displayed BIS beyond one tick, in ticks: Eleveld 2018, 15 + exp(0.0517 (age - 35)) s in all."""
+    seconds = 15.0 + np.exp(0.0517 * (np.asarray(age) - 35.0))
+    return np.clip(seconds / tick_seconds - 1.0, 0.0, 1.0)
+
+
 def bis_of(effect_site: Tensor, ce50: Tensor) -> Tensor:
     """BIS without stimulation: 93 (1 - e/(1 + e)), e = (Ce/Ce50)^gamma, gamma 1.47 above and 1.89 below Ce50."""
     level = torch.log(effect_site / ce50)
@@ -108,7 +114,7 @@ class Truth:
     Attributes:
         minutes: Length of a tick.
         weight: kg.
-        lag: See `flow.bis_lag`.
+        lag: See `bis_lag`.
         propofol: Rows of the exact step of the three amounts and the effect site; `propofol_input` per mg/min.
         v1, ce50: L and ug/mL.
         resistance, stroke_volume, heart_rate: Bases: mmHg min/mL, mL, 1/min.
