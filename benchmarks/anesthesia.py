@@ -3,8 +3,8 @@
     python benchmarks/anesthesia.py [PATIENTS]
 
 Writes benchmarks/results/anesthesia.json. Speed is in ticks of one operation per second of one core's time, best of
-five runs of 120 min. Error is of 15-s against 1-s ticks under a bolus of 2 mg/kg and 8 mg/kg/h. Fits are to the recorded
-operations named, scored on the truth's displacements over 15 min under random doses.
+five runs of 120 min. Error is of 15-s against 1-s ticks under a bolus of 2 mg/kg and 8 mg/kg/h. Fits are to the
+recorded operations named, scored on the truth's displacements over 15 min under random doses.
 """
 
 from __future__ import annotations

@@ -207,7 +207,8 @@ def reference_behavior(seen: Seen, horizon: float = 120.0, longest: float = 60.0
     tube, cut, end = seen.minutes_to.unbind(-1)
     left, started = horizon - seen.minute, seen.minute > 0
     before_end = end > 5.0
-    rate = torch.where(cut > 1.0, 8.0, 7.0) * (1.0 + 0.8 * (seen.bis - 50.0) / 50.0 * started)
+    # Chosen: of the gains 0.8, 1.5, 2 and 3 on BIS the one with the least harm over 110 patients at 6 decisions.
+    rate = torch.where(cut > 1.0, 8.0, 7.0) * (1.0 + 1.5 * (seen.bis - 50.0) / 50.0 * started)
     stimulus = ((tube > -0.5) & (tube < 2.1)) | ((cut > -0.5) & (cut < 2.1))
     correction = 0.5 * (seen.bis > 65.0) * started
     bolus = torch.where(started, (0.4 * stimulus + correction) * before_end, 2.0)
