@@ -213,7 +213,7 @@ def reference_behavior(seen: Seen, horizon: float = 120.0, longest: float = 60.0
     correction = 0.5 * (seen.bis > 65.0) * started
     bolus = torch.where(started, (0.4 * stimulus + correction) * before_end, 2.0)
     pressor = (0.05 + 0.1 * (70.0 - seen.pressure) / 20.0) * started
-    # One or two minutes ahead of what is announced; 6 min before the end the infusion stops.
+    # A look 1.5 min ahead of what is announced, and 4.5 min before the end, when the infusion stops.
     ahead = torch.stack([tube - 1.5, cut - 1.5, end - 4.5], -1)
     ahead = torch.where(ahead > 0.9, ahead, left[..., None]).amin(-1)
     even = left / seen.decisions_left.clamp_min(1)

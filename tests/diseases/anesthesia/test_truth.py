@@ -187,7 +187,7 @@ def test_norepinephrine_reaches_measured_levels_and_arrives_late() -> None:
     one = torch.ones(1, 1, dtype=torch.float64)
     end, path = flow(law, law.initial_state(1), Doses(0 * one, 0 * one, 0.2 * one), 240)
     level = float(end[0, 0, 4 + law.hidden.index("central_norepinephrine")] / law.vc + law.endogenous)
-    # Ensinger et al., Eur J Clin Pharmacol 43:245 (1992): 7.5 (sd 1.1) ug/L at 0.2 ug/kg/min.
+    # Ensinger et al. (1992), healthy volunteers: 7.5 (sd 1.1) ug/L at 0.2 ug/kg/min.
     assert level == pytest.approx(7.5, abs=1.1)
     _, without = flow(law, law.initial_state(1), Doses(0 * one, 0 * one, 0 * one), 240)
     rise = (path - without)[0, 0, :, 1]
