@@ -1,0 +1,186 @@
+"""The learned simulators: a parametric law of another class than the truth, with one set of parameters per patient.
+
+Per kg of body: two compartments of propofol, an effect site each for BIS and for pressure, sigmoid effects,
+norepinephrine of first order with a saturating effect, and steps of BIS and pressure at the recorded events. The
+linear part is stepped by its exact exponential.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, Advance, Doses, combine, exact_step, power
+from medgym_offline.diseases.anesthesia.stimulation import Schedule, seeded
+
+__all__ = ["PARAMETERS", "SIGN_CHECKS", "Noise", "Parameter", "Surrogate", "law_step", "learned_disturbance", "respond"]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A positive parameter of the law.
+
+    Attributes:
+        name, unit, meaning: What it is.
+        start: Where the fit of the population center starts, near the published typical patient.
+        spread: Prior standard deviation of a patient's logarithm around the center: the published spread between
+            patients where there is one, else chosen narrow enough that one operation identifies it.
+        low, high: Bounds of every patient's value.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    start: float
+    spread: float
+    low: float
+    high: float
+
+
+PARAMETERS = (
+    Parameter("elimination", "1/min", "from the central compartment", 0.25, 0.4, 0.02, 3.0),
+    Parameter("to_peripheral", "1/min", "central to peripheral", 0.25, 0.3, 0.02, 3.0),
+    Parameter("from_peripheral", "1/min", "peripheral to central", 0.06, 0.3, 0.005, 1.0),
+    Parameter("effect_rate", "1/min", "of the effect site of BIS", 0.15, 0.6, 0.01, 3.0),
+    Parameter("half_effect", "mg/kg", "amount of half effect on BIS", 0.28, 0.6, 0.02, 4.0),
+    Parameter("bis_steepness", "1", "of the effect on BIS", 1.7, 0.15, 0.8, 4.0),
+    Parameter("bis_awake", "points", "BIS without drug", 94.0, 0.02, 85.0, 100.0),
+    Parameter("intubation", "points", "on BIS", 14.0, 0.25, 2.0, 50.0),
+    Parameter("incision", "points", "on BIS", 14.0, 0.25, 2.0, 50.0),
+    Parameter("surgery", "points", "on BIS", 8.0, 0.25, 1.0, 40.0),
+    Parameter("pressure_share", "mmHg/point", "of stimulation on pressure", 0.4, 0.05, 0.1, 1.5),
+    Parameter("pressure_awake", "mmHg", "pressure without drug", 88.0, 0.12, 50.0, 150.0),
+    Parameter("pressure_fall", "1", "largest fall of pressure, a share", 0.5, 0.15, 0.1, 0.95),
+    Parameter("pressure_rate", "1/min", "of the effect site of pressure", 0.12, 0.3, 0.01, 2.0),
+    Parameter("pressure_half", "mg/kg", "amount of half effect on pressure", 0.25, 0.5, 0.02, 4.0),
+    Parameter("pressure_steepness", "1", "of the effect on pressure", 1.6, 0.15, 0.8, 4.0),
+    Parameter("pressor_max", "mmHg", "largest rise by norepinephrine", 60.0, 0.3, 10.0, 200.0),
+    Parameter("pressor_half", "ug/kg/min", "rate of half that rise", 0.25, 0.3, 0.02, 2.0),
+    Parameter("pressor_rate", "1/min", "of norepinephrine", 0.4, 0.15, 0.05, 3.0),
+)
+
+SIGN_CHECKS = (
+    *((f"propofol_{kind}", component, -1) for kind in ("rate", "bolus") for component in ("bis", "pressure")),
+    ("norepinephrine", "pressure", 1),
+)
+"""(treatment, component, sign of its effect): hold by construction here and in the truth."""
+
+
+def law_step(value: dict[str, Tensor], minutes: float) -> tuple[Tensor, Tensor]:
+    """Exact step of the linear part for (P, 1) parameters.
+
+    Components: central and peripheral amount, effect sites of BIS and pressure (mg/kg), norepinephrine (ug/kg/min);
+    inputs: propofol (mg/kg/min), norepinephrine (ug/kg/min).
+
+    Returns:
+        (P, 5, 5) step and (P, 5, 2) gain.
+    """
+    rate = {name: v[:, 0] for name, v in value.items()}
+    a, b = (value["elimination"].new_zeros(len(value["elimination"]), 5, n) for n in (5, 2))
+    a[:, 0, 0], a[:, 0, 1] = -(rate["elimination"] + rate["to_peripheral"]), rate["from_peripheral"]
+    a[:, 1, 0], a[:, 1, 1] = rate["to_peripheral"], -rate["from_peripheral"]
+    for i, name in ((2, "effect_rate"), (3, "pressure_rate")):
+        a[:, i, 0], a[:, i, i] = rate[name], -rate[name]
+    a[:, 4, 4], b[:, 0, 0], b[:, 4, 1] = -rate["pressor_rate"], 1.0, rate["pressor_rate"]
+    return exact_step(a, b, minutes)
+
+
+def respond(
+    value: dict[str, Tensor], effect: Tensor, pressure_effect: Tensor, norepinephrine: Tensor
+) -> tuple[Tensor, Tensor]:
+    """BIS and pressure without stimulation, (P, ...) like the inputs, of (P, 1) parameters or wider ones."""
+    # Kept above zero, where the logarithm's gradient is infinite.
+    depth = power((effect / value["half_effect"]).clamp_min(1e-6), value["bis_steepness"])
+    fall = power((pressure_effect / value["pressure_half"]).clamp_min(1e-6), value["pressure_steepness"])
+    rise = value["pressor_max"] * norepinephrine / (norepinephrine + value["pressor_half"])
+    pressure = value["pressure_awake"] * (1.0 - value["pressure_fall"] * fall / (1.0 + fall)) + rise
+    return value["bis_awake"] / (1.0 + depth), pressure
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """P learned patients.
+
+    Attributes:
+        value: (P, 1) per name in `PARAMETERS`.
+        lag: (P, 1) lag of the displayed BIS (`truth.bis_lag`).
+        minutes: Length of a tick.
+    """
+
+    value: dict[str, Tensor]
+    lag: Tensor
+    minutes: float = TICK_SECONDS / 60.0
+
+    hidden: ClassVar[tuple[str, ...]] = ("central", "peripheral", "effect_site", "pressure_site", "norepinephrine")
+
+    @cached_property
+    def _step(self) -> tuple[list[list[Tensor | None]], list[list[Tensor]]]:
+        step, gain = law_step({k: v.double() for k, v in self.value.items()}, self.minutes)
+        pattern = ((0, 1), (0, 1), (0, 1, 2), (0, 1, 3), (4,))
+        dtype = self.lag.dtype
+        rows = [[step[:, i, j, None].to(dtype) if j in pattern[i] else None for j in range(5)] for i in range(5)]
+        return rows, [[gain[:, i, k, None].to(dtype) for k in range(2)] for i in range(5)]
+
+    def initial_state(self, episodes: int) -> Tensor:
+        """(P, episodes, C): awake, no drug."""
+        ones = torch.ones(len(self.lag), episodes, dtype=self.lag.dtype)
+        bis = self.value["bis_awake"] * ones
+        return torch.stack([bis, bis, bis, self.value["pressure_awake"] * ones, *[0.0 * ones] * 5], -1)
+
+    def prepared(self, hidden: list[Tensor], doses: Doses) -> tuple[list[Tensor], Advance]:
+        """The hidden components after the bolus, and the function that advances them by a tick under the held rates."""
+        rows, gain = self._step
+        infused = doses.propofol_rate / 60.0
+        inputs = [g[0] * infused for g in gain[:4]] + [gain[4][1] * doses.norepinephrine]
+
+        def advance(hidden: list[Tensor]) -> list[Tensor]:
+            return [x + g for x, g in zip(combine(rows, hidden), inputs)]
+
+        return [hidden[0] + doses.propofol_bolus, *hidden[1:]], advance
+
+    def effects(self, hidden: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """BIS and pressure without stimulation, and the amount at the effect site (mg/kg), each (P, E)."""
+        return (*respond(self.value, *hidden[2:]), hidden[2])
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What the law leaves unexplained until the end of surgery, as AR(1) of one tick: sd and correlation per minute."""
+
+    bis_sd: float
+    bis_correlation: float
+    pressure_sd: float
+    pressure_correlation: float
+
+
+def learned_disturbance(
+    law: Surrogate, schedule: Schedule, noise: Noise | None = None, seeds: np.ndarray | None = None
+) -> Tensor:
+    """(P, E, N, 2) additions to BIS and pressure: the fitted steps at the events, and noise until the end of surgery.
+
+    Args:
+        law: P patients.
+        schedule: P x E operations.
+        noise: None is none.
+        seeds: (P, E) integers; the noise of an operation depends on its own alone. Needed with noise.
+    """
+    value = law.value
+    steps = torch.stack([value[name] for name in ("intubation", "incision", "surgery")], -1)[:, :, None]
+    bis = (schedule.phases * steps).sum(-1)
+    shift = torch.stack([bis, value["pressure_share"][..., None] * bis], -1)
+    if noise is None or seeds is None:
+        return shift
+    shape = schedule.ticks, 2
+    draws = torch.as_tensor(seeded(seeds, "unexplained", lambda g: g.standard_normal(shape, dtype=np.float32))[0])
+    keep = torch.tensor([noise.bis_correlation, noise.pressure_correlation]) ** law.minutes
+    fresh, last, series = (1.0 - keep.square()).sqrt(), draws[:, :, 0], []
+    for tick in range(schedule.ticks):
+        last = keep * last + fresh * draws[:, :, tick]
+        series.append(last)
+    size = torch.tensor([noise.bis_sd, noise.pressure_sd])
+    return shift + size * torch.stack(series, 2) * ~schedule.after[..., None]
