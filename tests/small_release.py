@@ -56,7 +56,7 @@ def build(root: Path) -> SmallRelease:
     from medgym_offline.simulators import load_simulators
 
     without_caches = shutil.ignore_patterns("__pycache__")
-    for folder in ("medgym_offline", "evaluation", "datasets"):
+    for folder in ("medgym_offline", "experiments", "evaluation", "datasets"):
         shutil.copytree(ROOT / folder, root / folder, ignore=without_caches)
     for folder in ("home", "bin", "generation/banks", "generation/behaviors", "leaderboard/submissions"):
         (root / folder).mkdir(parents=True)

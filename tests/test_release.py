@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 
@@ -140,25 +139,3 @@ def test_the_twin_is_fitted_well_enough_to_be_a_model_of_its_truth() -> None:
     assert truth["ind"]["nmse"]["mean"] < truth["no change"]["nmse"]["mean"]
     result = evaluate("clinician", bank=twin.select([0, 1]), episodes=2, worlds=("own", "true"))
     assert set(result.worlds) == {"own", "true"}
-
-
-@pytest.mark.parametrize(
-    "name", ["study-offline", "study-offline-twin", "study-offline-pop", "study-online-full", "study-online-twin"]
-)
-def test_recorded_tables_are_those_of_the_recorded_result(name: str) -> None:
-    from medgym_offline.studies.markdown import offline_markdown, online_markdown
-    from medgym_offline.studies.offline import load_offline_study
-    from medgym_offline.studies.online import load_study
-
-    read, show = (load_study, online_markdown) if "online" in name else (load_offline_study, offline_markdown)
-    stem = release_folder("evaluation") / name
-    assert show(read(f"{stem}.json.gz")) == stem.with_suffix(".md").read_text(encoding="utf-8")
-
-
-def test_the_recorded_ablation_has_the_tables_of_its_result() -> None:
-    from medgym_offline.studies.ablation_table import ablation_markdown
-
-    stem = release_folder("evaluation") / "ablation-gcql"
-    result = json.loads(gzip.decompress(Path(f"{stem}.json.gz").read_bytes()))
-    assert ablation_markdown(result) == stem.with_suffix(".md").read_text(encoding="utf-8")
-    assert sum(len(d["variants"]) for d in result["datasets"]) == 16

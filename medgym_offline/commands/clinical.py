@@ -1,20 +1,15 @@
-"""cohort {build, card} and simulators {fit, study, info, audit, ceilings}: from clinical records to a bank."""
+"""cohort {build, card} and simulators {fit, info, audit}: from clinical records to a bank."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medgym_offline.commands import completion
 from medgym_offline.commands.common import (
     BankArgument,
     Json,
-    Patients,
-    parse_list,
-    parse_patients,
     print_json,
     print_table,
     say,
@@ -109,56 +104,6 @@ def simulators_fit(
     say(f"next: medgym-offline behavior train --bank {output}")
 
 
-def simulators_study(
-    table: CohortTable,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for pooling-study.json.")],
-    recipe: Recipe = None,
-    patients: Chosen = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 3,
-    recency: Annotated[
-        str,
-        typer.Option("--recency", help="Hours after which a record counts 1/e, several to try; 0: never."),
-    ] = "0,12",
-) -> None:
-    """Choose recency and pooling strength on the third quarter of every stay, and score forecasts of the last.
-
-    Example: medgym-offline simulators study runs/cohort.parquet --output runs/study
-    """
-    from dataclasses import replace
-
-    from medgym_offline.cohorts import Cohort
-    from medgym_offline.files import write_json
-    from medgym_offline.simulators.build import BankRecipe, read_recipe
-    from medgym_offline.simulators.pooling_study import StudyConfig, pooling_study, study_rows
-
-    try:
-        tried = tuple(float(part) for part in parse_list(recency))
-    except ValueError:
-        tried = ()
-    if not tried or not all(0.0 <= hours < math.inf for hours in tried):
-        raise typer.BadParameter(f"--recency {recency!r} is not hours of 0 or more, separated by commas, such as 0,12")
-    settings = read_recipe(recipe) if recipe is not None else BankRecipe(patients=0)
-    if patients is not None:
-        settings = replace(settings, patients=patients)
-    config = StudyConfig(seeds=tuple(range(seeds)), recency=tried)
-    found = pooling_study(Cohort.read(table), settings, config)
-    write_json(output / "pooling-study.json", found)
-    third = found["third_quarter"]
-    rows = [(f"{e['recency']:g} h", *(f"{e[n]:.4f}" for n in ("ind", "pop", "scratch"))) for e in third["by_recency"]]
-    print_table(
-        ("recency (0: all alike)", "Ind at best", "Pop", "from scratch at best"), rows, "Third quarter, MAE in SD"
-    )
-    rows = [(s, *(f"{e:.4f}" for e in row)) for s, row in zip(third["strengths"], third["mae"])]
-    print_table(("pooling", *(f"{n} steps" for n in third["stops"])), rows, "Third quarter, MAE in SD")
-    chosen = found["chosen"]
-    say(f"Pop {third['mae_pop']:.4f}, from scratch at best {min(third['mae_from_scratch']):.4f}")
-    say(f"chosen: recency {chosen['recency']:g} h, pooling {chosen['pooling']:g}, {chosen['stop']} steps\n")
-    columns = ("", *found["variables"], "mean", "NMSE", "Ind better", "p")
-    print_table(columns, study_rows(found, "ahead"), f"Last quarter, 24 h ahead, MAE in SD, {seeds} seeds")
-    print_table(columns, study_rows(found, "step"), "Last quarter, previous value to next, at most 12 h")
-    say(f"\nwritten to {output / 'pooling-study.json'}")
-
-
 def simulators_info(bank: BankArgument = "sepsis-v0", json: Json = False) -> None:
     """Show what a bank holds and where it came from.
 
@@ -216,47 +161,6 @@ def simulators_audit(
     say(f"\nwritten to {output}")
 
 
-def simulators_ceilings(
-    bank: BankArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The result to write (.json).")],
-    patients: Patients = None,
-    world: Annotated[
-        str,
-        typer.Option(
-            "--world",
-            help="World to search in: own, held-out, true.",
-            autocompletion=completion.one_of("own", "crossfit", "true"),
-        ),
-    ] = "own",
-    decisions: Annotated[int, typer.Option("--decisions", min=1, help="Doses per schedule, K.")] = 5,
-) -> None:
-    """Search the best constant, fixed and adaptive schedule of every patient: what timing could gain at most.
-
-    Example: medgym-offline simulators ceilings sepsis-v0 --patients 10 --output runs/ceilings.json
-    """
-    from medgym_offline.files import write_json
-    from medgym_offline.simulators import load_simulators
-    from medgym_offline.simulators.ceilings import CeilingConfig
-    from medgym_offline.simulators.ceilings import ceilings as search
-
-    config = CeilingConfig(decisions=decisions)
-    loaded = load_simulators(bank).world(world)
-    chosen = parse_patients(patients, loaded.patients, f"bank {loaded.name!r}")
-    if chosen is not None:
-        loaded = loaded.select(chosen)
-    found = search(loaded, config)
-    write_json(output, found.to_dict())
-    rows = []
-    for key, gain in found.summary.items():
-        if " over " in key:
-            low, high = gain["interval"]
-            rows.append(
-                (key, f"{gain['median']:.2f} %", f"{low:.2f} to {high:.2f}", f"{100 * gain['share_above_2']:.0f} %")
-            )
-    print_table(("gain", "median", "95 % interval", "patients above 2 %"), rows)
-    say(f"\n{len(loaded)} patients, {found.seconds:.0f} s; written to {output}")
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     cohort = typer.Typer(
@@ -266,9 +170,7 @@ def register(app: typer.Typer) -> None:
     cohort.command("card")(cohort_card)
     simulators = typer.Typer(no_args_is_help=True, help="Patient simulators. Example: simulators info sepsis-v0")
     simulators.command("fit")(simulators_fit)
-    simulators.command("study")(simulators_study)
     simulators.command("info")(simulators_info)
     simulators.command("audit")(simulators_audit)
-    simulators.command("ceilings")(simulators_ceilings)
     app.add_typer(cohort, name="cohort")
     app.add_typer(simulators, name="simulators")

@@ -19,7 +19,6 @@ __all__ = [
     "one_of",
     "policies",
     "several_of",
-    "study_recipes",
 ]
 
 ALGORITHMS = (
@@ -101,8 +100,3 @@ def banks(incomplete: str) -> list[str]:
 def policies(incomplete: str) -> list[str]:
     """Policies by name, then policy files."""
     return _starting(POLICIES, incomplete) + _paths(incomplete, ".safetensors", ".pt", ".onnx")
-
-
-def study_recipes(incomplete: str) -> list[str]:
-    """Shipped study recipes, then recipe files."""
-    return _starting(_release("evaluation", ".toml"), incomplete) + _paths(incomplete, ".toml")

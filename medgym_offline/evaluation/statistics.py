@@ -20,7 +20,6 @@ __all__ = [
     "Interval",
     "Paired",
     "Summary",
-    "bootstrap_interval",
     "iqm",
     "mean_intervals",
     "paired_difference",
@@ -133,15 +132,8 @@ def summarize(scores: Array, bootstrap: Bootstrap | None = None, better: int = -
     )  # fmt: skip
 
 
-def bootstrap_interval(scores: Array, bootstrap: Bootstrap | None = None) -> Interval:
-    """Percentile interval of the mean of `scores`, (S, P) or (P,)."""
-    settings = bootstrap or Bootstrap()
-    means = [sample[0].mean(axis=-1) for sample in _resamples([_two_axes(scores)], settings)]
-    return _percentile(np.concatenate(means), settings.confidence)
-
-
 def mean_intervals(columns: Array, bootstrap: Bootstrap | None = None) -> list[Interval]:
-    """:func:`bootstrap_interval` of every row of `columns`, (M, P) or (M, S, P), from the same drawn runs.
+    """Percentile interval of the mean of every row of `columns`, (M, P) or (M, S, P), from the same drawn runs.
 
     Each resample is a vector of how often each run was drawn, so all M means are one matrix product.
     """

@@ -165,7 +165,7 @@ def goals(facts: dict[str, Any]) -> list[tuple[str, bool, str]]:
     for key, needed in (("fixed over constant", 10.0), ("adaptive over fixed", 5.0)):
         if "ceilings" in facts:
             gain = facts["ceilings"]["summary"][key]
-            text = f"{gain['median']:.1f} % ({gain['interval'][0]:.1f} to {gain['interval'][1]:.1f})"
+            text = f"{gain['median']:.1f} %"
             what = f"ceilings: best {key} by {needed:.0f} % in the median patient"
             out.append((what, gain["median"] >= needed, text))
     return out

@@ -186,7 +186,6 @@ def _ceilings(facts: dict[str, Any]) -> str:
         (
             key,
             f"{g['median']:.2f} %",
-            f"{g['interval'][0]:.2f} to {g['interval'][1]:.2f}",
             f"{g['mean']:.2f} %",
             f"{g['q90']:.1f} %",
             _percent(g["share_above_2"]),
@@ -194,7 +193,7 @@ def _ceilings(facts: dict[str, Any]) -> str:
         for key, g in summary.items()
         if " over " in key
     ]
-    heads = ("", "median gain", "95 % interval", "mean", "p90", "patients above 2 %")
+    heads = ("", "median gain", "mean", "p90", "patients above 2 %")
     out = table(f"Open-loop ceilings, {count} decisions, world {found['world']}", heads, rows)
     harm = ", ".join(f"{n} {h:.3f}" for n, h in summary["harm"].items())
     quantiles = ", ".join(f"{q:g}" for q in summary["adaptive_hours"]["quantiles"])

@@ -8,7 +8,7 @@ under the charted treatment, and compared with what was observed:
 `rate_j` is how often variable j is observed per hour in the cohort, so a variable counts as much as another however
 rarely it is measured. The deviation is of the rates k, the set points B, the reversion rates R and the residual's last
 layer (partial pooling). Fitting each patient from scratch has a lower error on what it saw and a higher one on what it
-did not: `docs/science.md`. `medgym_offline.simulators.pooling_study` chooses lambda, and the step to stop at, on
+did not: `docs/science.md`. `experiments/pooling.py` chooses lambda, and the step to stop at, on
 held-out time.
 """
 

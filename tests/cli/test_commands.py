@@ -33,15 +33,10 @@ COMMANDS = (
     "cohort build",
     "cohort card",
     "simulators fit",
-    "simulators study",
     "simulators info",
     "simulators audit",
-    "simulators ceilings",
     "behavior train",
     "behavior train-all",
-    "study online",
-    "study offline",
-    "study gcql",
     "publish",
 )
 

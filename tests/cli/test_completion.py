@@ -37,7 +37,6 @@ def test_commands_options_and_values_are_completed(shop: Workshop, monkeypatch: 
     assert complete("eval", "--worlds", "own,h") == ["own,held-out"]
     assert complete("eval", "--timing", "f") == ["fixed"]
     assert complete("eval", "--bank", "sepsis-t") == ["sepsis-twin-v0"]
-    assert complete("study", "online", "--recipe", "study-online-q") == ["study-online-quick"]
 
 
 def test_files_are_completed_beside_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

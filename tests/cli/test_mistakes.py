@@ -36,13 +36,6 @@ def test_numbers_out_of_range(shop: Workshop) -> None:
     assert "nobody" in refused(*shop.evaluate("--policy", "zero", "--patients", ","))
 
 
-@pytest.mark.parametrize("recency", ["", "12;24", "0,-1", "nan", "inf"])
-def test_hours_that_are_none_are_named_before_anything_is_read(recency: str) -> None:
-    done = run("simulators", "study", "no-such-table.parquet", "--recency", recency, "--output", "x")
-    assert done.code == 2
-    assert f"--recency {recency!r}" in done.err
-
-
 def test_a_truncated_bank(shop: Workshop, tmp_path: Path) -> None:
     content = shop.bank.read_bytes()
     for size in (0, 7, 100, len(content) // 2, len(content) - 1):

@@ -18,7 +18,7 @@ from medgym_offline.errors import PolicyError, ProtocolError
 from medgym_offline.evaluation import Evaluation, evaluate, print_evaluations, write_report
 from medgym_offline.evaluation.console import transfer_lines
 from medgym_offline.evaluation.protocol import Bootstrap
-from medgym_offline.evaluation.statistics import bootstrap_interval
+from medgym_offline.evaluation.statistics import mean_intervals
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_members, subgroup_rows
 from medgym_offline.evaluation.tables import write_patient_tables
 from medgym_offline.evaluation.transfer import partner_shifts
@@ -58,7 +58,7 @@ def test_groups_cover_everybody_once_per_kind_and_rows_are_means() -> None:
         assert row["patients"] == inside.sum()
         for name, values in columns.items():
             assert row[name][0] == pytest.approx(values[inside].mean())
-            assert row[name][1:] == pytest.approx(bootstrap_interval(values[inside], settings))
+            assert row[name][1:] == pytest.approx(mean_intervals(values[inside][None], settings)[0])
 
 
 def test_a_group_of_one_has_no_interval() -> None:

@@ -6,7 +6,6 @@ from scipy import stats
 
 from medgym_offline.evaluation.protocol import Bootstrap
 from medgym_offline.evaluation.statistics import (
-    bootstrap_interval,
     iqm,
     mean_intervals,
     paired_difference,
@@ -15,6 +14,10 @@ from medgym_offline.evaluation.statistics import (
     summarize,
     worst_decile,
 )
+
+
+def interval_of(scores: np.ndarray, bootstrap: Bootstrap | None = None) -> tuple[float, float]:
+    return summarize(scores, bootstrap).mean_interval
 
 
 def test_iqm_is_the_trimmed_mean() -> None:
@@ -35,7 +38,7 @@ def test_worst_decile_follows_the_direction() -> None:
 
 def test_interval_of_one_seed_matches_the_normal_theory() -> None:
     scores = np.random.default_rng(1).normal(3.0, 1.0, 200)
-    low, high = bootstrap_interval(scores)
+    low, high = interval_of(scores)
     half = 1.96 * scores.std() / np.sqrt(200)
     assert low == pytest.approx(scores.mean() - half, abs=0.1 * half)
     assert high == pytest.approx(scores.mean() + half, abs=0.1 * half)
@@ -45,24 +48,24 @@ def test_many_columns_at_once_equal_one_by_one() -> None:
     columns = np.random.default_rng(2).normal(size=(3, 11))
     together = mean_intervals(columns)
     for row, interval in zip(columns, together):
-        np.testing.assert_allclose(interval, bootstrap_interval(row), rtol=1e-9)
+        np.testing.assert_allclose(interval, interval_of(row), rtol=1e-9)
 
 
 def test_seeds_are_resampled_within_patients() -> None:
     """Patients all alike, seeds not: the interval is as wide as the spread over seeds makes it, not zero."""
     seeds = np.random.default_rng(3).normal(size=(6, 1)) + np.zeros((1, 40))
-    low, high = bootstrap_interval(seeds)
+    low, high = interval_of(seeds)
     assert high - low > 0
     # Seeds are redrawn for every patient, so 40 patients average much of the spread away.
     assert high - low == pytest.approx(2 * 1.96 * seeds[:, 0].std() / np.sqrt(6 * 40), rel=0.15)
-    alike = bootstrap_interval(np.full((6, 40), 2.5))
+    alike = interval_of(np.full((6, 40), 2.5))
     assert alike == pytest.approx((2.5, 2.5))
 
 
 def test_reproducible_and_seeded() -> None:
     scores = np.random.default_rng(4).normal(size=(3, 20))
-    assert bootstrap_interval(scores) == bootstrap_interval(scores)
-    assert bootstrap_interval(scores, Bootstrap(seed=1)) != bootstrap_interval(scores, Bootstrap(seed=2))
+    assert interval_of(scores) == interval_of(scores)
+    assert interval_of(scores, Bootstrap(seed=1)) != interval_of(scores, Bootstrap(seed=2))
 
 
 def test_coverage_of_the_mean() -> None:

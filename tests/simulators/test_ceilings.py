@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
-from typer.testing import CliRunner
 
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales
@@ -147,25 +145,3 @@ def test_harm_is_severity_and_burden_over_time(tiny_bank: SimulatorBank) -> None
     by_hand = (severity[..., :-1] + severity[..., 1:]).sum(-1) / 2 / 72 + 0.2 * 0.2
     first = schedule_harm(tiny_bank, u[:, :, None], torch.full((4, 1, 1), 36.0))
     assert torch.allclose(first, by_hand, atol=5e-3)
-
-
-def test_the_command_writes_and_refuses(tiny_bank: SimulatorBank, tmp_path: Path, monkeypatch: Any) -> None:
-    import json
-
-    from medgym_offline.cli import app
-    from medgym_offline.simulators import ceilings as module
-
-    path = tmp_path / "bank.safetensors"
-    tiny_bank.save(path)
-    quick = CeilingConfig(steps=0)
-    monkeypatch.setattr(module, "CeilingConfig", lambda decisions: replace(quick, decisions=decisions))
-    output = tmp_path / "ceilings.json"
-    command = ["simulators", "ceilings", str(path), "--patients", "2", "--world", "crossfit", "--output", str(output)]
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
-    facts = json.loads(output.read_text())
-    assert facts["world"] == "crossfit"
-    assert len(facts["patients"]) == 2
-    assert len(facts["classes"]["adaptive"]["hours"][0]) == 5
-    result = CliRunner().invoke(app, ["simulators", "ceilings", str(path), "--patients", "9", "--output", str(output)])
-    assert result.exit_code != 0

@@ -1,0 +1,330 @@
+"""How hard to hold a patient to the population, chosen and tested on later hours of the same stays.
+
+    python -m experiments.pooling pooling --cohort runs/cohort.parquet
+
+Per seed, with T the hours of a stay:
+
+1. Pop, Ind and Ind-from-scratch are fitted to the hours before T/2, with all hours alike and with late hours counting
+   more (`recency`). Every strength of the penalty is scored on the third quarter, after every 50 optimizer steps (early
+   stopping on later hours). Recency, strength and stop with the lowest error of Ind, on average over seeds, are kept;
+   scratch is given its own best stop.
+2. With those, all are fitted to the hours before 3T/4 and scored on the last quarter, which nothing above has read.
+
+Two forecasts are scored: `ahead`, everything in the 24 h after the last hour fitted to, from that hour's state (this
+one chooses); and `step`, every observation from the hour of the variable's previous one, at most 12 h before. Baselines
+are smoothed persistence (last value; for SpO2 and urine a mean with weights exp(-age/2 h)) and the patient's mean so
+far. Treatment is the charted one. Needs, start states and targets of a fit come from hours it may read; scales (the
+cohort's mean and SD per variable, units only) come from the whole table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import Field, PositiveInt
+
+from experiments.common import (
+    Recipe,
+    Row,
+    Scores,
+    arguments,
+    digest,
+    facts,
+    markdown_table,
+    shown,
+    tidy_rows,
+    units,
+    write_results,
+)  # fmt: skip
+from medgym_offline.cohorts import Cohort, select_stays
+from medgym_offline.errors import BankError
+from medgym_offline.seeds import derive_seed
+from medgym_offline.sepsis import SEPSIS
+from medgym_offline.simulators.bank import SimulatorBank, World
+from medgym_offline.simulators.build import BankRecipe, read_recipe
+from medgym_offline.simulators.data import HORIZON, FitData, fit_data
+from medgym_offline.simulators.field import FieldParameters
+from medgym_offline.simulators.fit import FittedField, fit_alone, fit_individuals, fit_population
+from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
+from medgym_offline.simulators.needs import estimate_need, shock_course
+from medgym_offline.simulators.noise import one_step_residuals
+from medgym_offline.simulators.prior import draw_response, draw_threshold
+
+__all__ = ["PoolingRecipe", "Split", "before", "markdown", "run", "score"]
+
+MODELS = ("ind", "pop", "ind from scratch", "persistence", "patient mean")
+FORECASTS = {"ahead": "next {hours} h", "step": "previous value to next, at most 12 h"}
+
+
+class PoolingRecipe(Recipe):
+    """What is tried.
+
+    Attributes:
+        bank_recipe: Gives physics and fit; its own strength is not used.
+        need_hours: Replaces `hours` of its prior of needs.
+        strengths: Strengths of the penalty.
+        recency: Hours after which a record counts 1/e; 0: all hours alike, as a bank is fitted.
+        seeds: Every seed draws its own priors, windows and initial network.
+        every: Steps between looks at the third quarter.
+        hours: Length of the `ahead` forecast.
+    """
+
+    bank_recipe: Path = Path("generation/sepsis-v0.toml")
+    need_hours: float | None = None
+    strengths: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 4.0)
+    recency: tuple[float, ...] = Field((0.0, 12.0), min_length=1)
+    seeds: PositiveInt = 3
+    every: PositiveInt = 50
+    hours: PositiveInt = 24
+
+    def settings(self) -> BankRecipe:
+        """The bank's recipe."""
+        found = read_recipe(self.bank_recipe)
+        prior = replace(found.need_prior, hours=self.need_hours) if self.need_hours else found.need_prior
+        return replace(found, need_prior=prior)
+
+
+def before(data: FitData, end: np.ndarray) -> FitData:
+    """The stays cut at hour `end` (P,): no later value, mask or start state is left."""
+    hours = np.arange(data.values.shape[1])[None] < end[:, None]
+    return replace(data.restrict(hours), length=end)
+
+
+def _causal(data: FitData) -> FitData:
+    """Start states without a value from later: the cohort's mean until a variable is first seen."""
+    seen = np.maximum.accumulate(data.mask, 1)
+    return replace(data, start=np.where(seen, data.start, 0.0).astype(np.float32))
+
+
+@dataclass
+class Split:
+    """Training hours of every stay, and the quarter that follows."""
+
+    data: FitData
+    training: FitData
+    begin: np.ndarray
+    end: np.ndarray
+    settings: BankRecipe
+    hours: int
+
+    @classmethod
+    def of(cls, data: FitData, quarters: int, settings: BankRecipe, hours: int, recency: float = 0.0) -> Split:
+        """The first `quarters` of every stay, and the next one."""
+        settings = replace(settings, fit=replace(settings.fit, recency=recency))
+        cut = [np.maximum(np.floor(data.length * q / 4).astype(np.int64), 1) for q in (quarters, quarters + 1)]
+        return cls(data, before(data, cut[0]), cut[0] - 1, cut[1], settings, hours)
+
+    def draws(self, root: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Needs, responses and thresholds of the patients."""
+        hours, made = np.arange(self.data.u.shape[1])[None] <= self.begin[:, None], self.settings
+        need = estimate_need(self.training, hours, made.physics, root, made.need_prior, made.fit.recency)
+        return need, draw_response(root, self.data.patients), draw_threshold(root, self.data.patients)
+
+    def _bank(self, params: FieldParameters) -> SimulatorBank:
+        nothing = torch.zeros(len(self.data.patients), 8)
+        return SimulatorBank(
+            name="study", patients=self.data.patients, scales=self.data.scales, physics=self.settings.physics,
+            worlds={"own": World(params, nothing, nothing)}, population=None, trunk=None,
+            clinician=torch.from_numpy(self.data.u), disease=SEPSIS,
+        )  # fmt: skip
+
+    def scored(self, forecast: str) -> np.ndarray:
+        """(P, T, 6) observations a forecast is scored on."""
+        hours = np.arange(self.data.u.shape[1])[None]
+        used = (hours > self.begin[:, None]) & (hours < self.end[:, None])
+        if forecast == "ahead":
+            used &= hours <= self.begin[:, None] + self.hours
+        return self.data.mask & used[..., None]
+
+    def ahead(self, params: FieldParameters) -> np.ndarray:
+        """Errors (P, T, 6) of the forecast from the last hour fitted to."""
+        shock = shock_course(self.settings.physics, params.need.numpy(), self.data.u)
+        known = replace(self.data, start=self.training.start)
+        return self.data.values - forecast_ahead(self._bank(params), known, shock, self.begin, self.hours)
+
+    def step(self, params: FieldParameters) -> tuple[np.ndarray, np.ndarray]:
+        """Errors (P, T, 6) and gaps of the forecasts from each variable's previous observation."""
+        shock = shock_course(self.settings.physics, params.need.numpy(), self.data.u)
+        error, gap, _ = one_step_residuals(self._bank(params), _causal(self.data), shock)
+        return error, gap.astype(int)
+
+    def baselines(self, gap: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        """Errors of persistence and of the patient's mean for both forecasts."""
+        values, start = self.data.values, _causal(self.data).start
+        row = np.arange(len(values))
+        previous = np.maximum(np.arange(values.shape[1])[None, :, None] - gap, 0)
+        mean = (self.training.values * self.training.mask).sum(1) / np.maximum(self.training.mask.sum(1), 1)
+        last = self.training.start[row, self.begin][:, None]
+        seen = start[row[:, None, None], previous, np.arange(values.shape[2])[None, None]]
+        both = {"patient mean": values - mean[:, None]}
+        return {"ahead": {"persistence": values - last} | both, "step": {"persistence": values - seen} | both}
+
+
+def _rows(params: FieldParameters, first: int, count: int, total: int) -> FieldParameters:
+    """Patients `first` to `first + count` of a stack of `total`; what all share stays shared."""
+    part = {n: t[first : first + count] if len(t) == total else t for n, t in params.tensors().items()}
+    return replace(params, **part)
+
+
+def _population(fit: FittedField, patients: int) -> FieldParameters:
+    """The shared field with the cohort's mean need, response and threshold, as in a bank, once per patient."""
+    average = {n: getattr(fit.params, n).mean(0, keepdim=True) for n in ("need", "response", "threshold")}
+    shared = replace(fit.params, **average)
+    return replace(shared, **{n: t.expand(patients, *t.shape[1:]) for n, t in shared.tensors().items()})
+
+
+def _measures(error: np.ndarray, used: np.ndarray) -> dict[str, float]:
+    found = compare({"one": error}, used)["models"]["one"]
+    names = [f"mae {v.name}" for v in SEPSIS.variables]
+    return {"mae": found["mae_mean"], "nmse": found["nmse_mean"], **dict(zip(names, found["mae"]))}
+
+
+def _choose(split: Split, root: int, seed: int, recipe: PoolingRecipe) -> pl.DataFrame:
+    """Errors on the third quarter of every strength and stop, of scratch at every stop, and of Pop."""
+    made, patients, tried = split.settings, len(split.data.patients), len(recipe.strengths)
+    draws, fit, used = split.draws(root), replace(made.fit, seed=derive_seed(root, "fit")), split.scored("ahead")
+    population = fit_population(split.training, *draws, made.physics, fit, False)
+    parts: list[pl.DataFrame] = []
+
+    def look(model: str, strength: float | None, stop: int, params: FieldParameters) -> None:
+        scope = f"recency {fit.recency:g}" + ("" if strength is None else f", strength {strength:g}")
+        found = {"mae": _measures(split.ahead(params), used)["mae"]}
+        parts.append(facts(split.settings.name, Row(model, scope, "ahead", stop), seed, found, "third quarter"))
+
+    def watch(done: int, params: FieldParameters) -> None:
+        for i, strength in enumerate(recipe.strengths):
+            look("ind", strength, done, _rows(params, i * patients, patients, tried * patients))
+
+    stack = split.training
+    for _ in recipe.strengths[1:]:
+        stack = stack.stack(split.training)
+    need, response, threshold = (np.concatenate([d] * tried) for d in draws)
+    fit_individuals(
+        stack, population, need, response, threshold, made.physics, fit, False,
+        pooling=np.repeat(np.array(recipe.strengths), patients), watch=watch, every=recipe.every,
+    )  # fmt: skip
+    fit_alone(split.training, *draws, made.physics, fit, False, watch=partial(look, "ind from scratch", None),
+              every=recipe.every)  # fmt: skip
+    look("pop", None, 0, _population(population, patients))
+    return pl.concat(parts)
+
+
+def score(split: Split, root: int, strength: float, stop: int, stop_scratch: int) -> dict[str, dict[str, np.ndarray]]:
+    """Errors (P, T, 6) of every model on the last quarter, per forecast; NaN where not scored."""
+    made, patients = split.settings, len(split.data.patients)
+    fit, draws = replace(made.fit, seed=derive_seed(root, "fit"), pooling=strength), split.draws(root)
+    population = fit_population(split.training, *draws, made.physics, fit, False)
+    models = {
+        "ind": fit_individuals(split.training, population, *draws, made.physics, fit, False, stop=stop).params,
+        "pop": _population(population, patients),
+        "ind from scratch": fit_alone(split.training, *draws, made.physics, fit, False, stop=stop_scratch).params,
+    }
+    both = {name: split.step(params) for name, params in models.items()}
+    base = split.baselines(both["ind"][1])
+    ahead = {name: split.ahead(params) for name, params in models.items()}
+    return {"ahead": ahead | base["ahead"], "step": {n: e for n, (e, _) in both.items()} | base["step"]}
+
+
+def _last(split: Split, root: int, seed: int, strength: float, stop: int, stop_scratch: int) -> pl.DataFrame:
+    """Errors on the last quarter, of the cohort and of every patient."""
+    parts = []
+    for forecast, errors in score(split, root, strength, stop, stop_scratch).items():
+        used = split.scored(forecast) & np.isfinite(np.stack(list(errors.values()))).all(0)
+        for model in MODELS:
+            row = Row(model, f"recency {split.settings.fit.recency:g}, strength {strength:g}", forecast, stop)
+            parts.append(facts(split.settings.name, row, seed, _measures(errors[model], used), "last quarter"))
+            each = {p: float(e) for p, e in zip(split.data.patients, patient_errors(errors[model], used)) if e == e}
+            parts.append(tidy_rows(split.settings.name, row, seed, "last quarter", "error", each))
+    return pl.concat(parts)
+
+
+def _third_quarter(frame: pl.DataFrame) -> pl.DataFrame:
+    """method, scope, decisions (the stop) and the mean error over seeds."""
+    third = frame.filter(pl.col("world") == "third quarter")
+    return third.group_by("method", "scope", "decisions", maintain_order=True).agg(pl.col("value").mean())
+
+
+def chosen(frame: pl.DataFrame) -> tuple[float, float, int, int]:
+    """Recency, strength and stop of Ind, and the stop of scratch at that recency, with the lowest mean error."""
+    errors = _third_quarter(frame)
+    best = errors.filter(pl.col("method") == "ind").sort("value", maintain_order=True).row(0, named=True)
+    recency, strength = (float(part.split()[1]) for part in best["scope"].split(", "))
+    alone = errors.filter(pl.col("method") == "ind from scratch", pl.col("scope") == f"recency {recency:g}")
+    return recency, strength, best["decisions"], alone.sort("value", maintain_order=True)["decisions"][0]
+
+
+def run(recipe: PoolingRecipe, folder: Path, workers: int, cohort: Cohort, settings: BankRecipe) -> pl.DataFrame:
+    """Choose on the third quarter of every stay, and score on the last; finished fits are kept in `folder`.
+
+    Raises:
+        BankError: Fewer stays than the bank's recipe asks for, or than two.
+    """
+    needed = max(settings.patients, 2)
+    if len(cohort) < needed:
+        raise BankError(f"the cohort has {len(cohort)} stays, the study needs {needed}; lower `patients`, or add stays")
+    cohort = select_stays(cohort, settings.patients) if settings.patients else cohort
+    data = fit_data(cohort.to_grid(1.0, float(HORIZON)))
+    roots = [derive_seed(settings.seed, "pooling-study", seed) for seed in range(recipe.seeds)]
+    tried = recipe.model_dump(exclude={"name", "bank_recipe", "recency", "seeds"})
+    made = digest(tried, settings.hash, data.values.tobytes().hex())
+    calls: dict[str, tuple[Any, ...]] = {}
+    for recency in recipe.recency:
+        third = Split.of(data, 2, settings, recipe.hours, recency)
+        calls |= {f"third-{recency:g}-{s}-{made}": (third, root, s, recipe) for s, root in enumerate(roots)}
+    frame = units(_choose, calls, folder, workers)
+    recency, *best = chosen(frame)
+    last = Split.of(data, 3, settings, recipe.hours, recency)
+    found = {f"last-{s}-{made}": (last, root, s, *best) for s, root in enumerate(roots)}
+    return pl.concat([frame, units(_last, found, folder, workers)])
+
+
+def markdown(recipe: PoolingRecipe, frame: pl.DataFrame, resamples: int = 10_000) -> str:
+    """What was chosen, and the forecasts of the last quarter."""
+    recency, strength, stop, alone = chosen(frame)
+    scores = Scores(frame, resamples)
+    error = {(m, s, k): v for m, s, k, v in _third_quarter(frame).iter_rows()}
+    stops = sorted({k for m, _, k in error if m == "ind"})
+    parts = [
+        "# Partial pooling, chosen and tested on later hours",
+        f"    python -m experiments.pooling {recipe.name} --cohort runs/cohort.parquet",
+        f"{recipe.seeds} seeds, MAE in SD. Chosen: recency {recency:g} h (0: all hours alike), strength {strength:g}, "
+        f"{stop} steps; from scratch {alone} steps.",
+    ]
+    for hours in recipe.recency:
+        body = [
+            [f"strength {s:g}", *(f"{error['ind', f'recency {hours:g}, strength {s:g}', k]:.4f}" for k in stops)]
+            for s in recipe.strengths
+        ]
+        pop = error["pop", f"recency {hours:g}", 0]
+        best = min(v for (m, s, _), v in error.items() if m == "ind from scratch" and s == f"recency {hours:g}")
+        caption = f"Third quarter, recency {hours:g} h; Pop {pop:.4f}, from scratch at best {best:.4f}"
+        parts.append(markdown_table(caption, ["Ind", *(f"{k} steps" for k in stops)], body))
+    names = [v.name for v in SEPSIS.variables]
+    for forecast, words in FORECASTS.items():
+        rows = [Row(m, f"recency {recency:g}, strength {strength:g}", forecast, stop) for m in MODELS]
+        body = []
+        for row in rows:
+            at = partial(scores.fact, row, world="last quarter")
+            gain = scores.gain(rows[0], row, "last quarter", "error") if row != rows[0] else None
+            wins, p = (gain.wins.value, gain.p) if gain else (at("ind_better"), at("p"))
+            values = [shown(at(n), 4) for n in (*(f"mae {name}" for name in names), "mae", "nmse")]
+            body.append([row.method, *values, shown(wins, 1), "-" if p is None else f"{p:.1g}"])
+        caption = f"Last quarter, {words.format(hours=recipe.hours)}"
+        parts.append(markdown_table(caption, ["Model", *names, "mean", "NMSE", "Ind better in, %", "p"], body))
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    options = arguments(__doc__ or "", "pooling", cohort="the cohort table that the bank was fitted to (.parquet)")
+    study = PoolingRecipe.load(options.recipe)
+    result = None
+    if not options.tables:
+        table = Cohort.read(options.cohort)
+        result = run(study, options.output / "work", options.workers, table, study.settings())
+    write_results(result, partial(markdown, study), options.output, study.name)

@@ -1,0 +1,193 @@
+"""Every experiment from its start to its tables, tiny; what is there is not run again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from experiments import ablation, cases, ceilings, common, offline, online, pooling
+from experiments.common import Row, Scores
+from medgym_offline import SimulatorBank, load_simulators
+from medgym_offline.cohorts import Cohort
+from medgym_offline.errors import BankError
+from medgym_offline.policies import StackedActor
+from medgym_offline.simulators.build import BankRecipe
+from medgym_offline.simulators.data import HORIZON, FitData, fit_data
+from medgym_offline.simulators.fit import FitConfig
+from medgym_offline.simulators.twin_bank import twin_cohort
+from medgym_offline.stack import StackedMLP
+from tests.rolled import rolled
+
+SETTINGS = {"updates": 2, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1}
+
+
+@pytest.fixture(scope="module")
+def two() -> SimulatorBank:
+    """Two patients with a solution map, which is several times faster than the solver in so small a batch."""
+    return load_simulators("sepsis-v0").select([0, 1])
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise AssertionError("a finished unit is run again")
+
+
+def test_online(two: SimulatorBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = online.OnlineRecipe(
+        name="tiny", bank="sepsis-v0", algorithms=("trpo", "trpo-lag"), timings=("fixed", "adaptive"), decisions=4,
+        budget_decisions=(3, 4), release=False, episodes=2, backend="map", shard=2,
+        settings=dict.fromkeys(("pop", "dr", "ind", "ind-scratch"), SETTINGS),
+    )  # fmt: skip
+    found = online.run(recipe, tmp_path, bank=two)
+    text = online.markdown(recipe, found, 20)
+    assert "| TRPO-Lag-A-Ind |" in text
+    assert "| K = 3, own |" in text
+    assert "| TRPO-Lag, Ind, fixed: stays near its limit | too few |" in text
+    rows = set(found.filter(pl.col("world") == "own").select(Row._fields).iter_rows())
+    assert {tuple(row) for row in recipe.rows()} < rows
+    monkeypatch.setattr(online, "train_behavior", _refuse)
+    monkeypatch.setattr(online, "evaluate", _refuse)
+    assert online.run(recipe, tmp_path, bank=two).equals(found)
+    with pytest.raises(AssertionError, match="run again"):
+        online.run(recipe.model_copy(update={"seed": 1}), tmp_path, bank=two)
+
+
+def test_cases(two: SimulatorBank) -> None:
+    clinician = Row("clinician", "baseline", "fixed", 20)
+    severity = {p: float(i) for i, p in enumerate(two.patients)}
+    scores = Scores(common.tidy_rows("sepsis-v0", clinician, 0, "own", "severity_mean", severity), 1)
+    found = Scores(cases.case_studies(two, scores, (0.0, 100.0), 20, 1), 1)
+    for patient in two.patients:
+        row = Row("release", "ind", "fixed", 20)
+        hours, course = found.course(row, "own", "sofa", patient)
+        assert hours[-1] == 96.0
+        assert found.mean(row, "own", "case_sofa", [patient]).value == pytest.approx(np.mean(course), abs=0.1)  # type: ignore[union-attr]
+        assert sum(found.course(row, "own", "interval", patient)[1]) == pytest.approx(96.0, abs=1e-3)
+    errors = cases.model_errors(two, "own")
+    assert (errors["ind"] == 0).all()
+    assert (errors["pop"] > 0).all()
+
+
+@pytest.fixture(scope="module")
+def source() -> offline.Source:
+    bank = load_simulators("sepsis-v0").select(range(6))
+    net = StackedMLP(6, (9, 8, 3), "tanh", seeds=list(range(6)))
+    actor = StackedActor(net, bank.patients, 4).requires_grad_(False)
+    from medgym_offline.envs.timing import ProcessConfig
+
+    return rolled(bank, actor.act, 6, ProcessConfig(timing="fixed", decisions=4), "medgym/test-fixed-v0"), bank
+
+
+SMALL = {"updates": 12, "hidden": 8, "batch": 8, "codewords": 4, "candidates": [2, 2, 1]}
+
+
+def _behavior(source: offline.Source, row: Row, episodes: int) -> pl.DataFrame:
+    from medgym_offline import evaluate
+
+    data, bank = source
+    found = evaluate("zero", "fixed", 4, bank=bank, dataset=data, episodes=episodes)
+    return common.tidy(found, data.dataset_id, row, 0)
+
+
+def test_offline(source: offline.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline, "_behavior", _behavior)  # none is shipped for four decisions
+    recipe = offline.OfflineRecipe(name="tiny", algorithms=("bc", "cql"), seeds=2, episodes=2, settings=SMALL)
+    found = offline.run(recipe, tmp_path, sources=[source])
+    text = offline.markdown(recipe, found, 20)
+    for line in ("| CQL-F-Ind |", "| other half of the data |", "| CQL, fixed: Ind beats Pop in most patients |"):
+        assert line in text
+    scores = Scores(found, 20)
+    assert scores.course(Row("data", "data", "fixed", 4), "own", "support_distance")[0] == list(map(float, range(101)))
+    monkeypatch.setattr(offline, "train", _refuse)
+    assert offline.run(recipe, tmp_path, sources=[source]).equals(found)
+
+
+def test_ablation(source: offline.Source, tmp_path: Path) -> None:
+    recipe = ablation.AblationRecipe(
+        name="tiny", reference="cql", default="gcql", patients=0, seeds=1, episodes=1, settings=SMALL,
+        datasets=({"id": "medgym/test-fixed-v0", "bank": "sepsis-v0"},),
+        variants={"cql": {"label": "no guard", "algorithm": "cql"}, "gcql": {"label": "guarded"}},
+    )  # fmt: skip
+    found = ablation.run(recipe, tmp_path, sources=[source])
+    text = ablation.markdown(recipe, found, 20)
+    assert "| Against no guard, gain % | SOFA (all) | support distance | return |" in text
+    (outside,) = found.filter(pl.col("metric") == "data_outside")["value"]
+    assert 0.0 <= outside <= 100.0
+
+
+def test_ceilings(two: SimulatorBank, tmp_path: Path) -> None:
+    recipe = ceilings.CeilingsRecipe(name="tiny", patients=2, decisions=3, steps=2, refine=0, shard=1)
+    found = ceilings.run(recipe, tmp_path, bank=two)
+    assert all((gain >= 0).all() for gain in ceilings.gains(found).values())
+    assert "fine over fixed" in ceilings.markdown(recipe, found, 20)
+    assert len(list(tmp_path.glob("*.parquet"))) == 2
+
+
+# -- pooling -----------------------------------------------------------------------------------------------------------
+
+BANK = BankRecipe(patients=0, fit=FitConfig(population_steps=4, individual_steps=4, hours=3, windows=2))
+POOLING = pooling.PoolingRecipe(name="tiny", strengths=(0.1, 1.0), recency=(0.0, 6.0), seeds=2, every=2, hours=6)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return twin_cohort(4, 1)[0]
+
+
+@pytest.fixture(scope="module")
+def data(cohort: Cohort) -> FitData:
+    return fit_data(cohort.to_grid(1.0, float(HORIZON)))
+
+
+def test_a_cut_record_has_nothing_later(data: FitData) -> None:
+    end = np.array([10, 40, 30, 5])
+    later = np.arange(96)[None] >= end[:, None]
+    other = replace(data, values=np.where(later[..., None], 9.0, data.values), mask=data.mask | later[..., None])
+    one, two = pooling.before(data, end), pooling.before(other, end)
+    assert np.array_equal(one.mask, two.mask)
+    assert np.array_equal(one.start, two.start)
+    assert not one.mask[later].any()
+    assert (one.length == end).all()
+
+
+@pytest.mark.parametrize("recency", [0.0, 6.0])
+def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(data: FitData, recency: float) -> None:
+    split = pooling.Split.of(data, 3, BANK, 6, recency)
+    late = (np.arange(96)[None] > split.begin[:, None])[..., None]
+    other = replace(data, values=np.where(late, data.values + 3.0, data.values).astype(np.float32))
+    changed = pooling.Split.of(other, 3, BANK, 6, recency)
+    first, second = (pooling.score(s, 7, 0.1, 3, 5)["ahead"] for s in (split, changed))
+    for model in first:
+        shift = (second[model] - first[model])[split.scored("ahead")]
+        assert shift.size > 10
+        assert np.allclose(shift, 3.0, atol=1e-5), model
+
+
+def test_only_the_quarter_after_the_training_hours_is_scored(data: FitData) -> None:
+    for quarters in (2, 3):
+        split = pooling.Split.of(data, quarters, BANK, 6)
+        for forecast in ("ahead", "step"):
+            scored = split.scored(forecast)
+            assert not (scored & split.training.mask).any()
+            assert not (scored & ~data.mask).any()
+        assert np.nonzero(split.scored("ahead"))[1].max() <= split.begin.max() + 6
+    third, last = (pooling.Split.of(data, q, BANK, 6).scored("step") for q in (2, 3))
+    assert not (third & last).any()  # what chooses is not what is reported
+
+
+def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort: Cohort, tmp_path: Path) -> None:
+    found = pooling.run(POOLING, tmp_path, 1, cohort, BANK)
+    third = found.filter(pl.col("world") == "third quarter", pl.col("method") == "ind")
+    mean = third.group_by("scope", "decisions").agg(pl.col("value").mean())
+    recency, strength, stop, alone = pooling.chosen(found)
+    best = mean.filter(pl.col("value") == pl.col("value").min())
+    assert (f"recency {recency:g}, strength {strength:g}", stop) in set(best.select("scope", "decisions").iter_rows())
+    assert len(mean) == 8  # two recencies, two strengths, two stops
+    assert alone in (2, 4, 6, 8)
+    text = pooling.markdown(POOLING, found, 20)
+    assert text.count("| persistence |") == 2
+    with pytest.raises(BankError, match="4 stays, the study needs 9"):
+        pooling.run(POOLING, tmp_path, 1, cohort, replace(BANK, patients=9))

@@ -1,0 +1,144 @@
+"""Partial pooling: early stopping is a cut, strengths may be stacked, forecasts and comparisons are what they say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.cohorts import Cohort
+from medgym_offline.errors import BankError
+from medgym_offline.simulators.build import read_recipe
+from medgym_offline.simulators.data import HORIZON, FitData, fit_data
+from medgym_offline.diseases.sepsis.field import FieldParameters, Physics
+from medgym_offline.simulators.fit import FitConfig, _late, fit_alone, fit_individuals, fit_population
+from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
+from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
+from medgym_offline.diseases.sepsis.prior import draw_response, draw_threshold, prior_bank
+from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
+
+PATIENTS = 4
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return twin_cohort(PATIENTS, 1)[0]
+
+
+@pytest.fixture(scope="module")
+def data(cohort: Cohort) -> FitData:
+    return fit_data(cohort.to_grid(1.0, float(HORIZON)))
+
+
+def _draws(data: FitData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    need = estimate_need(data, np.ones(96, bool), Physics(), 0)
+    return need, draw_response(0, data.patients), draw_threshold(0, data.patients)
+
+
+def _same(a: FieldParameters, b: FieldParameters) -> bool:
+    return all(torch.equal(x, b.tensors()[n]) for n, x in a.tensors().items())
+
+
+def test_early_stopping_is_a_cut_of_the_same_fit(data: FitData) -> None:
+    config, draws = FitConfig(population_steps=3, individual_steps=8, hours=3, windows=1), _draws(data)
+    population = fit_population(data, *draws, Physics(), config, show=False)
+    seen: dict[int, FieldParameters] = {}
+
+    def watch(done: int, params: FieldParameters) -> None:
+        seen[done] = params
+
+    fit_individuals(data, population, *draws, Physics(), config, show=False, watch=watch, every=3)
+    assert list(seen) == [3, 6, 8]
+    cut = fit_individuals(data, population, *draws, Physics(), config, show=False, stop=6)
+    assert _same(cut.params, seen[6])
+    assert not _same(cut.params, seen[8])
+    alone: dict[int, FieldParameters] = {}
+    fit_alone(data, *draws, Physics(), config, show=False, watch=alone.__setitem__, every=4)
+    assert list(alone) == [4, 8, 11]
+    assert _same(fit_alone(data, *draws, Physics(), config, show=False, stop=4).params, alone[4])
+
+
+def test_strengths_may_be_stacked(data: FitData) -> None:
+    config, draws = FitConfig(population_steps=2, individual_steps=6, hours=3, windows=1), _draws(data)
+    population = fit_population(data, *draws, Physics(), config, show=False)
+    pull = np.repeat([0.1, 30.0], PATIENTS)
+    need, response, threshold = (np.concatenate([d, d]) for d in draws)
+    both = fit_individuals(
+        data.stack(data), population, need, response, threshold, Physics(), config, show=False, pooling=pull
+    )
+    one = fit_individuals(data, population, *draws, Physics(), replace(config, pooling=0.1), show=False)
+    assert torch.allclose(both.params.set_point[:PATIENTS], one.params.set_point, atol=1e-6)
+    moved = (both.params.set_point - population.params.set_point).abs().mean(1)
+    assert (moved[PATIENTS:] < moved[:PATIENTS]).all()  # the stronger pull keeps patients nearer to the population
+
+
+def test_forecasts_ahead_are_the_flow_hour_by_hour(data: FitData) -> None:
+    bank = prior_bank(PATIENTS, seed=1)
+    begin = np.array([3, 20, 50, 94])
+    shock = shock_course(bank.physics, _draws(data)[0], data.u)
+    found = forecast_ahead(bank, data, shock, begin, 4)
+    i = 1
+    x = torch.tensor([*data.start[i, 20], data.balance[i, 20], shock[i, 20]]).float().expand(PATIENTS, 1, 8)
+    for t in range(20, 24):
+        x = bank.flow(x, torch.from_numpy(data.u[i, t]).expand(PATIENTS, 1, 3), torch.ones(PATIENTS, 1))
+        assert np.allclose(found[i, t + 1], x[i, 0, :6].numpy(), atol=1e-5)
+    assert np.isfinite(found).all(-1).sum(1).tolist() == [4, 4, 4, 1]  # the grid ends at hour 95
+    assert np.isnan(found[0, :4]).all()
+
+
+def test_patients_count_through_the_mean_over_their_variables() -> None:
+    error, used = np.full((2, 5, 6), np.nan), np.zeros((2, 5, 6), bool)
+    error[0, :4, 0], used[0, :4, 0] = 1.0, True
+    error[0, 1, 5], used[0, 1, 5] = -3.0, True
+    assert patient_errors(error, used)[0] == 2.0
+    assert np.isnan(patient_errors(error, used)[1])
+    found = compare({"ind": error, "pop": 2.0 * error}, used)
+    assert found["models"]["ind"]["mae"] == [1.0, 0, 0, 0, 0, 3.0]
+    assert found["paired"]["pop"]["ind_better"] == 1.0
+    assert found["paired"]["pop"]["median_gain"] == 2.0
+
+
+@pytest.mark.parametrize("hours", [5.0, 60.0])
+def test_late_windows_have_an_exponential_density_of_age(hours: float) -> None:
+    draws = (np.arange(20_000) + 0.5) / 20_000
+    share = _late(draws, np.array(hours), 12.0)
+    assert (np.diff(share) > 0).all()
+    assert 0.0 <= share[0] < share[-1] < 1.0
+    age = hours * (1.0 - share)
+    for since in (1.0, 4.0):  # the truncated exponential's distribution function
+        wanted = np.expm1(-since / 12.0) / np.expm1(-hours / 12.0)
+        assert (age < since).mean() == pytest.approx(wanted, abs=1e-4)
+    assert np.allclose(_late(draws, np.array(hours), 1e7), draws, atol=1e-4)  # a long memory is none of this
+    assert 0.0 <= float(_late(np.array(0.0), np.array(hours), 0.01)) < 1.0  # a memory of minutes is the last hour
+
+
+def test_recent_hours_decide_a_need(data: FitData) -> None:
+    """Vasopressors begun half a day ago are a lasting need where late hours count more than early ones."""
+    u, start = np.zeros_like(data.u), data.start.copy()
+    u[:, 48:60, 1], start[..., 5] = 0.4, -1.0
+    stay = replace(data, u=u, start=start, length=np.full(PATIENTS, 60))
+    prior = NeedPrior(base=0.02, shock=0.6, hours=6.0)
+
+    def base(hours: int, recency: float) -> np.ndarray:
+        return estimate_need(stay, np.arange(96) < hours, Physics(), 0, prior, recency)[:, 0]
+
+    assert np.allclose(base(96, 0.0), base(96, 1e7), atol=1e-4)
+    assert (base(96, 6.0) > 1.5 * base(96, 0.0)).all()
+    assert (base(48, 6.0) < 0.1 * base(96, 6.0)).all()
+
+
+@pytest.mark.parametrize("recency", [-1.0, float("nan"), float("inf"), "24"])
+def test_a_wrong_recency_is_refused(recency: Any) -> None:
+    with pytest.raises(BankError, match=r"fit.recency is .*; it is hours, 0 \(all hours alike\) or more"):
+        FitConfig(recency=recency)
+
+
+def test_a_wrong_recency_of_a_recipe_names_the_file_and_the_table(tmp_path: Path) -> None:
+    file = tmp_path / "bank.toml"
+    file.write_text("[fit]\nrecency = -3\n", encoding="utf-8")
+    with pytest.raises(BankError, match=r"bank.toml: table \[fit\]: fit.recency is -3"):
+        read_recipe(file)
