@@ -1,5 +1,217 @@
 """General anesthesia with propofol and norepinephrine: a published truth whose clock is minutes."""
 
-from medgym_offline.diseases.anesthesia.typical import effect_site
+from __future__ import annotations
 
-__all__ = ["effect_site"]
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medgym_offline.diseases.anesthesia.severity import (
+    BIS_BOUNDS,
+    LIMITS,
+    METRICS,
+    PARTS,
+    PRESSURE_BOUNDS,
+    awareness,
+    hypotension,
+    severity_parts,
+)
+from medgym_offline.diseases.base import (
+    Component,
+    Cost,
+    Disease,
+    Exogenous,
+    Feature,
+    Process,
+    Severity,
+    Sight,
+    SignCheck,
+    Subgroup,
+    Treatment,
+)
+from medgym_offline.diseases.scales import Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["ANNOUNCEMENT_ERROR", "DISEASE", "SLOTS", "effect_site"]
+
+SLOTS = 13
+"""Hidden components that the laws share: the truth uses all, the learned law the first five."""
+ANNOUNCEMENT_ERROR = 2.0
+"""Minutes: SD of the announced incision and end, of intubation 30 % of it. Chosen: a surgeon's estimate."""
+_HORIZON, _MINUTES = 120.0, 120
+
+COMPONENTS = (
+    # As the monitor shows it, late; centers and scales of all: chosen, about those of an operation.
+    Component("bis", "points", *BIS_BOUNDS, center=50.0, scale=20.0, initial=93.0, label="BIS"),
+    Component("pressure", "mmHg", *PRESSURE_BOUNDS, center=75.0, scale=15.0, label="MAP"),
+    Component("phase", "0 before, 1 in, 2 after surgery", 0.0, 2.0, kind="derived"),
+    Component("infusing_propofol", "mg/kg/h", *LIMITS["propofol_rate"], scale=10.0, kind="derived"),
+    Component("infusing_norepinephrine", "ug/kg/min", *LIMITS["norepinephrine"], scale=0.25, kind="derived"),
+    Component("bis_now", "points", *BIS_BOUNDS, center=50.0, scale=20.0, kind="hidden", initial=93.0),
+    Component("bis_before", "points", *BIS_BOUNDS, center=50.0, scale=20.0, kind="hidden", initial=93.0),
+    Component("surgical_bis", "points, 0 outside surgery", *BIS_BOUNDS, center=50.0, scale=20.0, kind="hidden"),
+    # Amounts and levels of drug and the circulation, each law's own. Bounds only catch errors.
+    *(Component(f"slot_{i}", "the law's own", -1e6, 1e6, kind="hidden") for i in range(1, SLOTS + 1)),
+)
+
+TREATMENTS = (
+    Treatment("propofol_rate", "mg/kg/h", *LIMITS["propofol_rate"], transform="identity", label="propofol"),
+    Treatment("propofol_bolus", "mg/kg", *LIMITS["propofol_bolus"], knee=0.5, kind="bolus", label="propofol bolus"),
+    Treatment("norepinephrine", "ug/kg/min", *LIMITS["norepinephrine"], knee=0.1, levels=(0.0, 0.25, 0.5, 1.0)),
+)
+
+_AHEAD = (-15.0, 60.0)
+"""Minutes to and since an event beyond which a policy is told no more. Chosen."""
+_AHEAD_SCALE = 20.0
+_EVENTS = ("intubation", "incision", "end of surgery")
+
+
+def _draw(random: np.random.Generator, context: np.ndarray, horizon: float) -> np.ndarray:
+    from medgym_offline.diseases.anesthesia.stimulation import HORIZON_TICKS, operation_numbers
+
+    numbers = operation_numbers(random, max(HORIZON_TICKS, round(4.0 * horizon)), ANNOUNCEMENT_ERROR)
+    return np.concatenate([numbers, random.standard_normal(2 * _MINUTES, dtype=np.float32)])
+
+
+def _numbers() -> tuple[str, ...]:
+    events = ("intubation", "incision", "end_of_surgery")
+    surprises = tuple(f"surprise_{i}_{part}" for i in (1, 2, 3) for part in ("start", "stop", "size"))
+    told = tuple(f"announced_{event}" for event in events)
+    noise = tuple(f"unexplained_{name}_{minute}" for minute in range(_MINUTES) for name in ("bis", "pressure"))
+    return (*events, *told, "intubation_size", "surgery_size", *surprises, *noise)
+
+
+def _observe(sight: Sight) -> Tensor:
+    import torch
+
+    from medgym_offline.diseases.anesthesia.stack import usual
+    from medgym_offline.diseases.anesthesia.stimulation import schedule_of
+
+    numbers = usual(sight.time) if sight.exogenous is None else sight.exogenous
+    to = schedule_of(numbers, 1).minutes_to((4.0 * sight.time).round().long()).to(sight.state)
+    time, left = (sight.horizon - sight.time) / sight.horizon, sight.left / sight.decisions
+    seen = sight.state[..., : sight.disease.observed_dim]
+    return torch.cat([seen, to.clamp(*_AHEAD) / _AHEAD_SCALE, torch.stack([time, left], -1)], -1)
+
+
+def _seen(c: Component) -> Feature:
+    return Feature(c.name, c.unit, (c.lower - c.center) / c.scale, (c.upper - c.center) / c.scale)
+
+
+FEATURES = (
+    *(_seen(c) for c in COMPONENTS if c.kind != "hidden"),
+    *(Feature(f"time to {e}", f"min / {_AHEAD_SCALE:g}", *(x / _AHEAD_SCALE for x in _AHEAD)) for e in _EVENTS),
+    Feature("remaining time", f"min / {_HORIZON:g}", 0.0, 1.0),
+    Feature("remaining decisions", "decisions / K", 0.0, 1.0),
+)
+
+_BIS, _PRESSURE, _PHASE = 5, 1, 2
+
+
+def _parts(state: Array, dose: Array) -> Array:
+    return severity_parts(state[..., _BIS], state[..., _PRESSURE], state[..., _PHASE])
+
+
+def _score(state: Array, dose: Array) -> Array:
+    return _parts(state, dose).sum(-1)
+
+
+def _no_burden(u: Array) -> Array:
+    return 0.0 * u[..., 0]
+
+
+def _first_pressure(state: np.ndarray, severity: np.ndarray) -> np.ndarray:
+    return np.asarray(state[..., _PRESSURE])
+
+
+def _model() -> Any:
+    from medgym_offline.diseases.anesthesia.bank import MODEL
+
+    return MODEL
+
+
+DISEASE = Disease(
+    name="anesthesia",
+    label="general anesthesia",
+    components=COMPONENTS,
+    treatments=TREATMENTS,
+    process=Process(
+        horizon=_HORIZON,
+        min_interval=1.0,
+        max_interval=60.0,
+        decisions=6,
+        unit="min",
+        tick=0.25,
+        cell=0.25,
+        grid=1.0,
+        fine=0.25,
+        reference_interval=20.0,  # 120 min / 6
+    ),
+    severity=Severity(
+        "harm",
+        "harm",
+        "points",
+        _score,
+        _no_burden,
+        parts=PARTS,
+        score_parts=_parts,
+        definition="10 BIS points outside 40..60 in surgery, 20 below 80 after it, and 10 mmHg outside 65..110 count 1 each",
+    ),
+    costs=(
+        Cost(
+            "hypotension",
+            "pressure",
+            65.0,
+            "below",
+            lambda before, after: hypotension(after),
+            hypotension,
+            levels=(65.0, 55.0),
+            definition="mmHg of arterial pressure below 65; its integral is in mmHg x min",
+        ),
+        Cost(
+            "awareness",
+            "surgical_bis",
+            60.0,
+            "above",
+            lambda before, after: awareness(after),
+            awareness,
+            levels=(60.0,),
+            definition="BIS points above 60 from intubation to the end of surgery",
+        ),
+    ),
+    context={"age": "years", "weight": "kg", "height": "cm", "male": "1 or 0"},
+    exogenous=Exogenous(_numbers(), _draw),
+    features=FEATURES,
+    observe=_observe,
+    metrics=METRICS,
+    subgroups=(Subgroup("awake pressure", "initial_pressure", _first_pressure),),
+    sign_checks=(
+        SignCheck("a propofol infusion lowers BIS", "propofol_rate", "bis", -1, 0.95),
+        SignCheck("a propofol bolus lowers BIS", "propofol_bolus", "bis", -1, 0.95),
+        SignCheck("a propofol infusion lowers pressure", "propofol_rate", "pressure", -1, 0.95),
+        SignCheck("a propofol bolus lowers pressure", "propofol_bolus", "pressure", -1, 0.95),
+        SignCheck("norepinephrine raises pressure", "norepinephrine", "pressure", 1, 0.95),
+    ),
+    needed="propofol_rate",
+    bank="anesthesia-v0",
+    world="true",
+    model=_model,
+    caution="Patients are drawn from published variances; pressure reacts to no blood loss, and there is no opioid to give.",
+    lineage=(
+        "Published models: propofol and BIS of Eleveld 2018, pressure of Su 2023, norepinephrine of Li 2024 and Beloeil "
+        "2005. No patient's data are used."
+    ),
+    description="Keeping a patient asleep and the blood pressure up through an operation of about 80 of 120 minutes.",
+)
+"""General anesthesia."""
+
+
+def __getattr__(name: str) -> Any:
+    # Torch is imported when the function is asked for, not when diseases are listed.
+    if name == "effect_site":
+        from medgym_offline.diseases.anesthesia.typical import effect_site
+
+        return effect_site
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

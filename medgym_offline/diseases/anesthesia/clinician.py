@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.flow import LIMITS, TICK_SECONDS, Doses, flow, select
+from medgym_offline.diseases.anesthesia.flow import Doses, flow, select
 from medgym_offline.diseases.anesthesia.patients import Patients
+from medgym_offline.diseases.anesthesia.severity import LIMITS, TICK_SECONDS
 from medgym_offline.diseases.anesthesia.stimulation import END, INCISION, INTUBATION, Schedule, draw_schedule, seeded
 from medgym_offline.diseases.anesthesia.truth import published
 from medgym_offline.seeds import derive_seed

@@ -16,16 +16,10 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from medgym_offline.diseases.anesthesia.clinician import Records
-from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, flow
+from medgym_offline.diseases.anesthesia.flow import flow
 from medgym_offline.diseases.anesthesia.patients import Patients
-from medgym_offline.diseases.anesthesia.surrogate import (
-    PARAMETERS,
-    Noise,
-    Surrogate,
-    law_step,
-    learned_disturbance,
-    respond,
-)
+from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
+from medgym_offline.diseases.anesthesia.surrogate import PARAMETERS, Surrogate, law_step, respond
 from medgym_offline.diseases.anesthesia.truth import bis_lag
 
 __all__ = [
@@ -50,18 +44,17 @@ _PER_MINUTE = 60 // TICK_SECONDS
 
 @dataclass(frozen=True)
 class Fit:
-    """`individual` P patients, `center` the same P with the population's parameters, `noise` what is unexplained."""
+    """`individual` P patients, `center` the same P with the population's parameters; the noise is of all alike."""
 
     individual: Surrogate
     center: Surrogate
-    noise: Noise
     losses: list[float]
 
 
 def predicted_readings(law: Surrogate, records: Records) -> tuple[Tensor, Tensor]:
     """(P, S, N/4) displayed BIS and pressure every minute under the recorded doses; differentiable in the values."""
     value, lag = law.value, law.lag
-    step, gain = law_step(value, TICK_SECONDS / 60.0)
+    step, gain = law_step(value, law.minutes)
     doses = records.doses
     rates = torch.stack([doses.propofol_rate / 60.0, doses.norepinephrine], -1)
     pushed = gain[:, None, None] @ rates[..., None]
@@ -74,7 +67,7 @@ def predicted_readings(law: Surrogate, records: Records) -> tuple[Tensor, Tensor
     hidden = torch.stack(states, -1)  # (P, 5, S, N)
     wide = {name: v[:, :, None] for name, v in value.items()}
     bis, pressure = respond(wide, *(hidden[:, k] for k in (2, 3, 4)))
-    bis, pressure = (x + d for x, d in zip((bis, pressure), learned_disturbance(law, records.schedule).unbind(-1)))
+    bis, pressure = (x + d for x, d in zip((bis, pressure), law.disturbance(records.schedule).unbind(-1)))
     start = wide["bis_awake"].expand(*bis.shape[:2], 2)
     padded = torch.cat([start, bis], -1)
     shown = (1.0 - lag)[..., None] * padded[..., 1:-1] + lag[..., None] * padded[..., :-2]
@@ -99,16 +92,16 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
     optimizer = torch.optim.Adam([{"params": [center], "lr": 0.03}, {"params": [deviation], "lr": 0.05}])
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(1.0, 0.1 + 2.25 * (1.0 - i / iterations)))
 
-    def values(logs: Tensor) -> dict[str, Tensor]:
+    def law(logs: Tensor, noise: Tensor | None = None) -> Surrogate:
         bounded = torch.maximum(torch.minimum(logs, high), low).exp()
-        return {p.name: bounded[:, i, None] for i, p in enumerate(PARAMETERS)}
+        return Surrogate(bounded, lag, torch.zeros(len(people), 4) if noise is None else noise)
 
     losses = []
     # A cuff's readings are few and far apart, so each of them counts twice.
     sparse = 2.0 if records.pressure_known.sum() < 0.5 * records.bis_known.sum() else 1.0
     for _ in range(iterations):
         optimizer.zero_grad()
-        bis, pressure = predicted_readings(Surrogate(values(center + deviation), lag), records)
+        bis, pressure = predicted_readings(law(center + deviation), records)
         misses = (bis - records.bis) / _BIS_SCALE, (pressure - records.pressure) / _PRESSURE_SCALE
         points, mmhg = (huber_loss(miss, torch.zeros_like(miss), reduction="none", delta=2.0) for miss in misses)
         loss = (points * records.bis_known).sum() + sparse * (mmhg * records.pressure_known).sum()
@@ -121,14 +114,13 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
         decay.step()
         losses.append(float(loss.detach()))
     with torch.no_grad():
-        own = Surrogate(values(center + deviation), lag)
-        bis, pressure = predicted_readings(own, records)
-        noise = Noise(
+        bis, pressure = predicted_readings(law(center + deviation), records)
+        left = (
             *_unexplained(bis - records.bis, records.bis_known, records.bis_noise),
             *_unexplained(pressure - records.pressure, records.pressure_known, records.pressure_noise),
         )
-        middle = values(center.expand(len(people), -1))
-    return Fit(own, Surrogate(middle, lag), noise, losses)
+        noise = torch.tensor(left).expand(len(people), 4).contiguous()
+        return Fit(law(center + deviation, noise), law(center.expand(len(people), -1), noise), losses)
 
 
 def _unexplained(error: Tensor, known: Tensor, reading_noise: float) -> tuple[float, float]:
@@ -166,7 +158,7 @@ def score_surrogate(law: Surrogate, records: Records, minutes: int = 15) -> tupl
     """
     schedule = records.schedule
     state, path = law.initial_state(schedule.events.shape[1]), []
-    disturbance = learned_disturbance(law, schedule)
+    disturbance = law.disturbance(schedule)
     for tick in range(schedule.ticks):
         state, played = flow(law, state, records.doses.at(tick), 1, disturbance[:, :, tick : tick + 1])
         path.append(played[:, :, 0])

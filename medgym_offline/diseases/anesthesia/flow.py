@@ -7,18 +7,17 @@ others gives the same bits as alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["LIMITS", "OBSERVED", "TICK_SECONDS", "Doses", "Law", "combine", "exact_step", "flow", "power", "select"]
+from medgym_offline.diseases.anesthesia.stimulation import Schedule
+from medgym_offline.diseases.anesthesia.severity import BIS_BOUNDS, LIMITS, PRESSURE_BOUNDS, TICK_SECONDS
 
-TICK_SECONDS = 15
-LIMITS = {"propofol_rate": (0.0, 20.0), "propofol_bolus": (0.0, 3.0), "norepinephrine": (0.0, 0.5)}
-"""mg/kg/h, mg/kg at the decision, ug/kg/min. Chosen: the highest that is used at induction or in hypotension."""
+__all__ = ["OBSERVED", "Advance", "Doses", "Law", "Matrix", "combine", "exact_step", "flow", "play", "power", "select"]
 
 OBSERVED = ("bis", "bis_before", "bis_monitor", "pressure")
 """First components of every state: BIS now, a tick ago and as the monitor shows it (late), mean arterial pressure,
@@ -26,6 +25,8 @@ mmHg."""
 
 T = TypeVar("T")
 Advance = Callable[[list[Tensor]], list[Tensor]]
+Matrix = Sequence[Sequence[Tensor | None]]
+"""Rows of (P, 1) coefficients; None is a structural zero."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ class Law(Protocol):
     def effects(self, hidden: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """BIS and pressure without stimulation, and the effect-site concentration, each (P, E)."""
 
+    def disturbance(self, schedule: Schedule, unexplained: Tensor | None = None, start: Tensor | int = 0) -> Tensor:
+        """(P, E, N, 2) additions to BIS and pressure by stimulation, and by what the law cannot explain: standard
+        normal numbers of each minute (P, E, minutes, 2), the schedule beginning at tick `start`."""
+
 
 def exact_step(rates: Tensor, inputs: Tensor, minutes: float) -> tuple[Tensor, Tensor]:
     """Exact step of x' = A x + B u with u held: x(t + h) = F x(t) + G u.
@@ -75,7 +80,7 @@ def exact_step(rates: Tensor, inputs: Tensor, minutes: float) -> tuple[Tensor, T
     return step[..., :n, :n], step[..., :n, n:]
 
 
-def combine(matrix: Sequence[Sequence[Tensor | None]], vector: Sequence[Tensor]) -> list[Tensor]:
+def combine(matrix: Matrix, vector: Sequence[Tensor]) -> list[Tensor]:
     """Matrix times vector of (P, E) components with (P, 1) coefficients, elementwise; None is a structural zero.
 
     Products and sums are separate operations in a fixed order, so the bits do not depend on the batch.
@@ -111,8 +116,27 @@ def select(tree: T, indices: Sequence[int], axis: int = 0) -> T:
     return pick(tree)
 
 
+def play(
+    law: Law, state: Tensor, doses: Doses, ticks: int, disturbance: Tensor | None = None
+) -> Iterator[list[Tensor]]:
+    """After each of the ticks the components of the state and the effect-site level, each (P, E); see :func:`flow`."""
+    bis, before, shown, pressure, *hidden = (x.contiguous() for x in state.unbind(-1))
+    hidden, advance = law.prepared(hidden, doses)
+    shift = None if disturbance is None else disturbance[:, :, :ticks].permute(3, 2, 0, 1).contiguous()
+    early = 1.0 - law.lag
+    for tick in range(ticks):
+        hidden = advance(hidden)
+        new_bis, pressure, effect = law.effects(hidden)
+        if shift is not None:
+            new_bis, pressure = new_bis + shift[0, tick], pressure + shift[1, tick]
+        # BIS is an index from 0 to 100; pressure is kept where a circulation exists (chosen: 20 to 180 mmHg).
+        new_bis, pressure = new_bis.clamp(*BIS_BOUNDS), pressure.clamp(*PRESSURE_BOUNDS)
+        bis, before, shown = new_bis, bis, early * bis + law.lag * before
+        yield [bis, before, shown, pressure, *hidden, effect]
+
+
 def flow(
-    law: Law, state: Tensor, doses: Doses, ticks: int | Tensor = 1, disturbance: Tensor | None = None
+    law: Law, state: Tensor, doses: Doses, ticks: int = 1, disturbance: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Play whole ticks with held doses, the bolus at the start.
 
@@ -120,37 +144,17 @@ def flow(
         law: P patients.
         state: (P, E, C) components `OBSERVED` then `law.hidden`.
         doses: What is given.
-        ticks: How many; a number, or (P, E) integers, one for each operation (0: nothing happens to it).
+        ticks: How many.
         disturbance: (P, E, ticks, 2) additions to BIS (points) and pressure (mmHg) at the end of each tick; None is
             none.
 
     Returns:
         (P, E, C) state at the end, and the path (P, E, ticks, 3): BIS, pressure, effect-site concentration after every
-        tick. After an operation's own number of ticks its path repeats the last values.
+        tick.
     """
-    count = ticks
-    if isinstance(ticks, Tensor):
-        count = max(1, int(ticks.max()))
-        doses = replace(doses, propofol_bolus=doses.propofol_bolus * (ticks > 0))
-    bis, before, shown, pressure, *hidden = (x.contiguous() for x in state.unbind(-1))
-    hidden, advance = law.prepared(hidden, doses)
-    shift = None if disturbance is None else disturbance[:, :, :count].permute(3, 2, 0, 1).contiguous()
-    effect = law.effects(hidden)[2]
-    early = 1.0 - law.lag
     path: list[Tensor] = []
-    for tick in range(count):
-        following = advance(hidden)
-        new_bis, new_pressure, new_effect = law.effects(following)
-        if shift is not None:
-            new_bis, new_pressure = new_bis + shift[0, tick], new_pressure + shift[1, tick]
-        # BIS is an index from 0 to 100; pressure is kept where a circulation exists (chosen: 20 to 180 mmHg).
-        new_bis, new_pressure = new_bis.clamp(0.0, 100.0), new_pressure.clamp(20.0, 180.0)
-        new = [new_bis, bis, early * bis + law.lag * before, new_pressure, new_effect, *following]
-        if isinstance(ticks, Tensor):
-            old = [bis, before, shown, pressure, effect, *hidden]
-            playing = ticks > tick
-            new = [torch.where(playing, a, b) for a, b in zip(new, old)]
-        bis, before, shown, pressure, effect, *hidden = new
-        path += [bis, pressure, effect]
-    played = torch.stack(path).unflatten(0, (count, 3)).permute(2, 3, 0, 1)
-    return torch.stack([bis, before, shown, pressure, *hidden], -1), played
+    components: list[Tensor] = []
+    for components in play(law, state, doses, ticks, disturbance):
+        path += [components[0], components[3], components[-1]]
+    played = torch.stack(path).unflatten(0, (ticks, 3)).permute(2, 3, 0, 1)
+    return torch.stack(components[:-1], -1), played

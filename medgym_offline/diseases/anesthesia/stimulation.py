@@ -15,14 +15,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS
+from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
 from medgym_offline.errors import ProtocolError
 from medgym_offline.seeds import generator
 
-__all__ = ["END", "EVENTS", "HORIZON_TICKS", "INCISION", "INTUBATION", "Schedule", "draw_schedule", "seeded", "window"]
+__all__ = [
+    "END",
+    "EVENTS",
+    "HORIZON_TICKS",
+    "INCISION",
+    "INTUBATION",
+    "NUMBERS",
+    "Schedule",
+    "draw_schedule",
+    "operation_numbers",
+    "schedule_of",
+    "seeded",
+    "window",
+]
 
 EVENTS = ("intubation", "incision", "end_of_surgery")
 INTUBATION, INCISION, END = range(3)
+NUMBERS = (
+    *EVENTS,
+    *(f"announced_{event}" for event in EVENTS),
+    "intubation_size",
+    "surgery_size",
+    *(f"surprise_{i}_{part}" for i in (1, 2, 3) for part in ("start", "stop", "size")),
+)
+"""What an operation is made of: minutes, and points on BIS."""
 _PRESSURE_SHARE = 0.4
 HORIZON_TICKS = 480
 """120 min."""
@@ -55,7 +76,7 @@ class Schedule:
     @cached_property
     def phases(self) -> Tensor:
         """(P, E, N, 3) indicators at each tick's end: three minutes of intubation, of incision, then the rest."""
-        return torch.stack(_phases(self.events, self.ticks), -1).float()
+        return torch.stack(_phases(self.events, self.ticks), -1).to(self.stimulation)
 
     @cached_property
     def surgery(self) -> Tensor:
@@ -100,13 +121,13 @@ def seeded(seeds: np.ndarray, purpose: str, *draws: Callable[[np.random.Generato
     return [array.reshape(*np.shape(seeds), *array.shape[1:]) for array in arrays]
 
 
-def draw_schedule(
-    seeds: np.ndarray, ticks: int = HORIZON_TICKS, announcement_error: float = 0.0, long: bool = False
-) -> Schedule:
-    """One operation for each seed.
+def operation_numbers(
+    random: np.random.Generator, ticks: int = HORIZON_TICKS, announcement_error: float = 0.0, long: bool = False
+) -> np.ndarray:
+    """(17,) float32 numbers of one operation, named by `NUMBERS`: minutes, and points on BIS.
 
     Args:
-        seeds: (P, E) integers.
+        random: The operation's stream.
         ticks: Length N.
         announcement_error: Standard deviation in minutes of the announced incision and end; of intubation 30 % of it.
             The order of the announced events is kept. Timing loses its worth above about 5 minutes.
@@ -119,30 +140,49 @@ def draw_schedule(
         raise ProtocolError(f"an operation of {ticks} ticks of 15 s is too short for its events; give 360 or more")
     if not announcement_error >= 0:
         raise ProtocolError(f"announcement_error {announcement_error} is negative; give minutes, 0 or more")
-    # Uniform draws in fixed places of each operation's stream: times, amplitudes, three surprises; then normal ones.
-    uniform, normal = seeded(seeds, "operation", lambda g: g.random(14), lambda g: g.standard_normal(3))
+    # Uniform draws in fixed places of the stream: times, amplitudes, three surprises; then normal ones.
+    uniform, normal = random.random(14), random.standard_normal(3)
 
-    def between(place: int, low: float, high: float) -> np.ndarray:
-        return low + (high - low) * uniform[..., place]
+    def between(place: int, low: float, high: float) -> float:
+        return float(low + (high - low) * uniform[place])
 
     intubation = between(0, 5, 9)
     incision = intubation + between(1, 10, 25)
     end = incision + (between(2, 35, 110) if long else between(2, 40, 70))
-    end = np.minimum(end, ticks / _TICKS_PER_MINUTE - _LATEST_END)
-    true = np.stack([intubation, incision, end], -1)
-    told = np.maximum.accumulate(true + announcement_error * np.array([0.3, 1.0, 1.0]) * normal, -1)
-    events, announced = (torch.tensor((t * _TICKS_PER_MINUTE).round(), dtype=torch.long) for t in (true, told))
-    amplitude, base = (torch.tensor(between(p, *r), dtype=torch.float32) for p, r in ((3, (10, 25)), (4, (5, 15))))
-    tube, cut, rest = (phase.float() for phase in _phases(events, ticks))
-    stimulation = amplitude[..., None] * tube + base[..., None] * (1.5 * cut + rest)
-    now = _clock(ticks)
+    end = min(end, ticks / _TICKS_PER_MINUTE - _LATEST_END)
+    true = np.array([intubation, incision, end])
+    told = np.maximum.accumulate(true + announcement_error * np.array([0.3, 1.0, 1.0]) * normal)
+    told = told.clip(0.0, ticks / _TICKS_PER_MINUTE)
+    times = (np.concatenate([true, told]) * _TICKS_PER_MINUTE).round() / _TICKS_PER_MINUTE
+    surprises = []
     for i in range(3):
-        start = (incision + between(5 + 3 * i, 5, 60)) * _TICKS_PER_MINUTE
-        stop = start + between(6 + 3 * i, 1, 5) * _TICKS_PER_MINUTE
-        size = torch.tensor(between(7 + 3 * i, 10, 25), dtype=torch.float32)[..., None]
-        first, last = (torch.tensor(t)[..., None] for t in (start, stop))
+        start = incision + between(5 + 3 * i, 5, 60)
+        surprises += [start, start + between(6 + 3 * i, 1, 5), between(7 + 3 * i, 10, 25)]
+    return np.array([*times, between(3, 10, 25), between(4, 5, 15), *surprises], np.float32)
+
+
+def schedule_of(numbers: Tensor, ticks: int = HORIZON_TICKS, start: int | Tensor = 0) -> Schedule:
+    """`ticks` ticks of operations from their numbers (P, E, 17 or more), counted from tick `start`, also (P, E)."""
+    begin = start[..., None] if isinstance(start, Tensor) else start
+    times = (numbers[..., :6] * _TICKS_PER_MINUTE).round().long() - begin
+    events, announced = times.split(3, -1)
+    amplitude, base = (numbers[..., i, None] for i in (6, 7))
+    tube, cut, rest = (phase.to(numbers) for phase in _phases(events, ticks))
+    stimulation = amplitude * tube + base * (1.5 * cut + rest)
+    now = _clock(ticks)
+    for i in (8, 11, 14):
+        first, last, size = numbers[..., i : i + 3, None].unbind(-2)
+        first, last = (t * _TICKS_PER_MINUTE - begin for t in (first, last))
         stimulation = stimulation + size * ((now > first) & (now < last) & (now <= events[..., END, None]))
-    return Schedule(events, announced.clamp(0, ticks), stimulation)
+    return Schedule(events, announced, stimulation)
+
+
+def draw_schedule(
+    seeds: np.ndarray, ticks: int = HORIZON_TICKS, announcement_error: float = 0.0, long: bool = False
+) -> Schedule:
+    """One operation for each of the seeds (P, E); the rest as in :func:`operation_numbers`."""
+    (numbers,) = seeded(seeds, "operation", lambda g: operation_numbers(g, ticks, announcement_error, long))
+    return schedule_of(torch.as_tensor(numbers), ticks)
 
 
 def _clock(ticks: int) -> Tensor:

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, Advance, Doses, combine, exact_step, power
-from medgym_offline.diseases.anesthesia.stimulation import Schedule, seeded
+from medgym_offline.diseases.anesthesia.flow import Advance, Doses, Matrix, combine, exact_step, power
+from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
+from medgym_offline.diseases.anesthesia.stack import Stacked
+from medgym_offline.diseases.anesthesia.stimulation import Schedule
 
-__all__ = ["PARAMETERS", "SIGN_CHECKS", "Noise", "Parameter", "Surrogate", "law_step", "learned_disturbance", "respond"]
+__all__ = ["PARAMETERS", "Parameter", "Surrogate", "law_step", "respond"]
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,6 @@ PARAMETERS = (
     Parameter("pressor_rate", "1/min", "of norepinephrine", 0.4, 0.15, 0.05, 3.0),
 )
 
-SIGN_CHECKS = (
-    *((f"propofol_{kind}", component, -1) for kind in ("rate", "bolus") for component in ("bis", "pressure")),
-    ("norepinephrine", "pressure", 1),
-)
-"""(treatment, component, sign of its effect): hold by construction here and in the truth."""
-
-
 def law_step(value: dict[str, Tensor], minutes: float) -> tuple[Tensor, Tensor]:
     """Exact step of the linear part for (P, 1) parameters.
 
@@ -103,28 +97,39 @@ def respond(
 
 
 @dataclass(frozen=True)
-class Surrogate:
+class Surrogate(Stacked):
     """P learned patients.
 
     Attributes:
-        value: (P, 1) per name in `PARAMETERS`.
+        values: (P, 19) in the order of `PARAMETERS`.
         lag: (P, 1) lag of the displayed BIS (`truth.bis_lag`).
+        noise: (P, 4) what the law leaves unexplained until the end of surgery, as AR(1) from minute to minute: sd and
+            correlation of BIS, then of pressure.
         minutes: Length of a tick.
     """
 
-    value: dict[str, Tensor]
+    kind: ClassVar[str] = "learned"
+
+    values: Tensor
     lag: Tensor
+    noise: Tensor
     minutes: float = TICK_SECONDS / 60.0
 
     hidden: ClassVar[tuple[str, ...]] = ("central", "peripheral", "effect_site", "pressure_site", "norepinephrine")
 
     @cached_property
-    def _step(self) -> tuple[list[list[Tensor | None]], list[list[Tensor]]]:
-        step, gain = law_step({k: v.double() for k, v in self.value.items()}, self.minutes)
+    def value(self) -> dict[str, Tensor]:
+        """(P, 1) per name in `PARAMETERS`."""
+        return {p.name: self.values[:, i, None] for i, p in enumerate(PARAMETERS)}
+
+    @cached_property
+    def _step(self) -> tuple[Matrix, list[Tensor]]:
+        # One patient at a time: an exponential's last bits depend on its batch.
+        pairs = [law_step({k: v[i, None].double() for k, v in self.value.items()}, self.minutes) for i in range(len(self.lag))]
+        step, gain = (torch.cat(parts).to(self.lag) for parts in zip(*pairs))
         pattern = ((0, 1), (0, 1), (0, 1, 2), (0, 1, 3), (4,))
-        dtype = self.lag.dtype
-        rows = [[step[:, i, j, None].to(dtype) if j in pattern[i] else None for j in range(5)] for i in range(5)]
-        return rows, [[gain[:, i, k, None].to(dtype) for k in range(2)] for i in range(5)]
+        rows = [[step[:, i, j, None] if j in pattern[i] else None for j in range(5)] for i in range(5)]
+        return rows, [*gain[:, :4, 0].split(1, -1), gain[:, 4, 1, None]]
 
     def initial_state(self, episodes: int) -> Tensor:
         """(P, episodes, C): awake, no drug."""
@@ -136,7 +141,7 @@ class Surrogate:
         """The hidden components after the bolus, and the function that advances them by a tick under the held rates."""
         rows, gain = self._step
         infused = doses.propofol_rate / 60.0
-        inputs = [g[0] * infused for g in gain[:4]] + [gain[4][1] * doses.norepinephrine]
+        inputs = [g * infused for g in gain[:4]] + [gain[4] * doses.norepinephrine]
 
         def advance(hidden: list[Tensor]) -> list[Tensor]:
             return [x + g for x, g in zip(combine(rows, hidden), inputs)]
@@ -147,40 +152,21 @@ class Surrogate:
         """BIS and pressure without stimulation, and the amount at the effect site (mg/kg), each (P, E)."""
         return (*respond(self.value, *hidden[2:]), hidden[2])
 
-
-@dataclass(frozen=True)
-class Noise:
-    """What the law leaves unexplained until the end of surgery, as AR(1) of one tick: sd and correlation per minute."""
-
-    bis_sd: float
-    bis_correlation: float
-    pressure_sd: float
-    pressure_correlation: float
-
-
-def learned_disturbance(
-    law: Surrogate, schedule: Schedule, noise: Noise | None = None, seeds: np.ndarray | None = None
-) -> Tensor:
-    """(P, E, N, 2) additions to BIS and pressure: the fitted steps at the events, and noise until the end of surgery.
-
-    Args:
-        law: P patients.
-        schedule: P x E operations.
-        noise: None is none.
-        seeds: (P, E) integers; the noise of an operation depends on its own alone. Needed with noise.
-    """
-    value = law.value
-    steps = torch.stack([value[name] for name in ("intubation", "incision", "surgery")], -1)[:, :, None]
-    bis = (schedule.phases * steps).sum(-1)
-    shift = torch.stack([bis, value["pressure_share"][..., None] * bis], -1)
-    if noise is None or seeds is None:
-        return shift
-    shape = schedule.ticks, 2
-    draws = torch.as_tensor(seeded(seeds, "unexplained", lambda g: g.standard_normal(shape, dtype=np.float32))[0])
-    keep = torch.tensor([noise.bis_correlation, noise.pressure_correlation]) ** law.minutes
-    fresh, last, series = (1.0 - keep.square()).sqrt(), draws[:, :, 0], []
-    for tick in range(schedule.ticks):
-        last = keep * last + fresh * draws[:, :, tick]
-        series.append(last)
-    size = torch.tensor([noise.bis_sd, noise.pressure_sd])
-    return shift + size * torch.stack(series, 2) * ~schedule.after[..., None]
+    def disturbance(self, schedule: Schedule, unexplained: Tensor | None = None, start: Tensor | int = 0) -> Tensor:
+        """(P, E, N, 2): the fitted steps at the events, and the noise until the end of surgery; see `flow.Law`."""
+        sizes = [self.value[name][..., None] for name in ("intubation", "incision", "surgery")]
+        bis = sum(size * phase for size, phase in zip(sizes, schedule.phases.unbind(-1)))
+        shift = torch.stack([bis, self.value["pressure_share"][..., None] * bis], -1)
+        if unexplained is None:
+            return shift
+        size, keep = self.noise[:, None, 0::2], self.noise[:, None, 1::2]
+        fresh, last = (1.0 - keep.square()).sqrt(), unexplained[:, :, 0]
+        series = [last]
+        for minute in range(1, unexplained.shape[2]):
+            last = keep * last + fresh * unexplained[:, :, minute]
+            series.append(last)
+        begin = start[..., None] if isinstance(start, Tensor) else torch.full((1, 1, 1), start)
+        minute_of = ((begin + torch.arange(schedule.ticks)) // (60 // TICK_SECONDS)).clamp(max=len(series) - 1)
+        index = minute_of[..., None].expand(*bis.shape, 2)
+        noise = torch.stack(series, 2).gather(2, index)
+        return shift + size[:, :, None] * noise * ~schedule.after[..., None]

@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.flow import TICK_SECONDS, Advance, Doses, combine, exact_step, power
+from medgym_offline.diseases.anesthesia.flow import Advance, Doses, Matrix, combine, exact_step, power
 from medgym_offline.diseases.anesthesia.patients import Patients
+from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
+from medgym_offline.diseases.anesthesia.stack import Stacked
+from medgym_offline.diseases.anesthesia.stimulation import Schedule
 
 __all__ = ["BIS_AWAKE", "Truth", "bis_lag", "bis_of", "half_effect", "propofol_rates", "published"]
 
@@ -108,28 +111,29 @@ def bis_of(effect_site: Tensor, ce50: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """P published patients at one length of tick; tensors are (P, 1), lists hold their coefficients.
+class Truth(Stacked):
+    """P published patients at one length of tick; tensors are (P, 1) unless said.
 
     Attributes:
-        minutes: Length of a tick.
         weight: kg.
         lag: See `bis_lag`.
-        propofol: Rows of the exact step of the three amounts and the effect site; `propofol_input` per mg/min.
+        propofol: (P, 4, 4) exact step of the three amounts and the effect site; `propofol_input` (P, 4) per mg/min.
         v1, ce50: L and ug/mL.
         resistance, stroke_volume, heart_rate: Bases: mmHg min/mL, mL, 1/min.
         time_heart_rate, time_stroke_volume: The effect of time at the start, as shares of the bases.
         resistance_c50, stroke_effect: ug/mL and largest effect of Su's two propofol effects.
-        norepinephrine: Rows of the exact step of the two amounts (ug); inputs per ug/min while the new rate has and
-            while the rate before has arrived at the vein.
+        norepinephrine: (P, 2, 2) exact step of the two amounts (ug); inputs (P, 2) per ug/min while the new rate has
+            and while the rate before has arrived at the vein.
         endogenous, ec50: ug/L.
+        minutes: Length of a tick.
     """
 
-    minutes: float
+    kind: ClassVar[str] = "published"
+
     weight: Tensor
     lag: Tensor
-    propofol: list[list[Tensor | None]]
-    propofol_input: list[Tensor]
+    propofol: Tensor
+    propofol_input: Tensor
     v1: Tensor
     ce50: Tensor
     resistance: Tensor
@@ -139,12 +143,13 @@ class Truth:
     time_stroke_volume: Tensor
     resistance_c50: Tensor
     stroke_effect: Tensor
-    norepinephrine: list[list[Tensor]]
-    norepinephrine_input: list[Tensor]
-    norepinephrine_late: list[Tensor]
+    norepinephrine: Tensor
+    norepinephrine_input: Tensor
+    norepinephrine_late: Tensor
     vc: Tensor
     endogenous: Tensor
     ec50: Tensor
+    minutes: float = TICK_SECONDS / 60.0
 
     hidden: ClassVar[tuple[str, ...]] = (
         "central_propofol",
@@ -183,6 +188,16 @@ class Truth:
     def _endogenous_rise(self) -> Tensor:
         return self._pressor(self.endogenous)
 
+    @cached_property
+    def _steps(self) -> tuple[Matrix, Matrix]:
+        # The effect site feeds nothing back.
+        propofol = [[self.propofol[:, i, j, None] if i == 3 or j < 3 else None for j in range(4)] for i in range(4)]
+        return propofol, [[self.norepinephrine[:, i, j, None] for j in range(2)] for i in range(2)]
+
+    def disturbance(self, schedule: Schedule, unexplained: Tensor | None = None, start: Tensor | int = 0) -> Tensor:
+        """(P, E, N, 2) what stimulation adds to BIS and pressure; the truth leaves nothing unexplained."""
+        return schedule.disturbance()
+
     def _circulation(self, resistance: Tensor, stroke: Tensor, rate: Tensor, time: Tensor) -> Tensor:
         heart_rate = rate + self.time_heart_rate * self.heart_rate * time
         volume = stroke + self.time_stroke_volume * self.stroke_volume * time
@@ -197,12 +212,13 @@ class Truth:
         """The hidden components after the bolus, and the function that advances them by a tick under the held rates."""
         central = hidden[0] + doses.propofol_bolus * self.weight
         infused = doses.propofol_rate * (self.weight / 60.0)
-        propofol_input = [g * infused for g in self.propofol_input]
+        steps, ne_steps = self._steps
+        propofol_input = [g * infused for g in self.propofol_input.split(1, -1)]
         pressor_rate = doses.norepinephrine * self.weight
-        arrived = [g * pressor_rate for g in self.norepinephrine_input]
+        arrived = [g * pressor_rate for g in self.norepinephrine_input.split(1, -1)]
         # The rate before still arrives in the first tick.
         pushes = [
-            [g + late * rate for g, late in zip(arrived, self.norepinephrine_late)]
+            [g + late * rate for g, late in zip(arrived, self.norepinephrine_late.split(1, -1))]
             for rate in (pressor_rate, hidden[-1])
         ]
         kept, decayed = math.exp(-_TURNOVER * self.minutes), math.exp(-_TIME_DECAY * self.minutes)
@@ -213,7 +229,7 @@ class Truth:
         def advance(hidden: list[Tensor]) -> list[Tensor]:
             propofol, ne = hidden[:4], hidden[10:12]
             plasma, resistance, stroke, rate, time, pressure = hidden[4:10]
-            propofol = [x + g for x, g in zip(combine(self.propofol, propofol), propofol_input)]
+            propofol = [x + g for x, g in zip(combine(steps, propofol), propofol_input)]
             # The drug drives the tick by the mean of the plasma levels at its ends.
             after = propofol[0] / self.v1
             level = 0.5 * (plasma + after)
@@ -224,7 +240,7 @@ class Truth:
             stroke = kept * stroke + stroke_aim * feedback * (1.0 + self.stroke_effect * weak_heart)
             rate = kept * rate + rate_aim * feedback
             push = pushes.pop() if len(pushes) > 1 else pushes[0]
-            ne = [x + g for x, g in zip(combine(self.norepinephrine, ne), push)]
+            ne = [x + g for x, g in zip(combine(ne_steps, ne), push)]
             time = time * decayed
             pressure = self._circulation(resistance, stroke, rate, time)
             return [*propofol, after, resistance, stroke, rate, time, pressure, *ne, pressor_rate]
@@ -241,7 +257,7 @@ def published(people: Patients, tick_seconds: float = TICK_SECONDS, dtype: torch
     """The published models of `people`.
 
     Args:
-        people: Covariates and deviations; `people.typical()` gives the typical patients.
+        people: Covariates and deviations; `typical.typical_patient` makes one without deviations.
         tick_seconds: Length of a tick; the release plays 15 s, finer ones measure the error of that.
         dtype: Of the coefficients, which are computed in double precision.
     """
@@ -250,11 +266,11 @@ def published(people: Patients, tick_seconds: float = TICK_SECONDS, dtype: torch
     def column(value: np.ndarray | Tensor) -> Tensor:
         return torch.as_tensor(np.asarray(value), dtype=torch.float64).reshape(len(people), 1).to(dtype)
 
+    def matrix(value: Tensor) -> Tensor:
+        return value.to(dtype).contiguous()
+
     a, b, v1 = propofol_rates(people)
     step, gain = exact_step(a, b, minutes)
-    rows: list[list[Tensor | None]] = [
-        [column(step[:, i, j]) if i == 3 or j < 3 else None for j in range(4)] for i in range(4)
-    ]
     clearance = 2.1 * size**0.75 * np.exp(-0.00344 * aging) * np.exp(-0.0357 * _PROPOFOL_LEVEL)
     clearance = clearance * people.deviation("norepinephrine_clearance")
     vc, vp = (base * size * people.deviation(f"norepinephrine_{v}") for base, v in ((2.4, "vc"), (3.6, "vp")))
@@ -267,11 +283,10 @@ def published(people: Patients, tick_seconds: float = TICK_SECONDS, dtype: torch
     fresh = exact_step(torch.tensor(rates), torch.tensor(inputs), max(tick_seconds - _LAG_SECONDS, 0.0) / 60.0)[1]
     production = 0.4977 * size**0.75 * people.deviation("norepinephrine_production")
     return Truth(
-        minutes=minutes,
         weight=column(people.weight),
         lag=column(bis_lag(people.age, tick_seconds)),
-        propofol=rows,
-        propofol_input=[column(gain[:, i, 0]) for i in range(4)],
+        propofol=matrix(step),
+        propofol_input=matrix(gain[..., 0]),
         v1=column(v1),
         ce50=column(half_effect(people)),
         resistance=column(0.0163 * people.deviation("resistance")),
@@ -282,10 +297,11 @@ def published(people: Patients, tick_seconds: float = TICK_SECONDS, dtype: torch
         resistance_c50=column(3.21 * people.deviation("resistance_c50")),
         # The study's volunteers were 18 to 70 years old: age is capped there.
         stroke_effect=column(-0.154 * np.exp(0.0333 * (np.minimum(people.age, 70.0) - 35.0))),
-        norepinephrine=[[column(ne_step[:, i, j]) for j in range(2)] for i in range(2)],
-        norepinephrine_input=[column(fresh[:, i, 0]) for i in range(2)],
-        norepinephrine_late=[column(ne_gain[:, i, 0] - fresh[:, i, 0]) for i in range(2)],
+        norepinephrine=matrix(ne_step),
+        norepinephrine_input=matrix(fresh[..., 0]),
+        norepinephrine_late=matrix((ne_gain - fresh)[..., 0]),
         vc=column(vc),
         endogenous=column(production / clearance),
         ec50=column(_PRESSOR_EC50 * people.deviation("norepinephrine_ec50")),
+        minutes=minutes,
     )
