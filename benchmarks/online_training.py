@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.envs import TreatmentEnv
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.files import write_json
@@ -37,7 +38,6 @@ from medgym_offline.online import TrainConfig, train
 from medgym_offline.online.recipe import BehaviorRecipe
 from medgym_offline.online.runs import BehaviorRun, EngineOptions
 from medgym_offline.simulators import SimulatorBank, load_simulators
-from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.threads import keep_memory
 
 RESULTS = Path(__file__).parent / "results" / "online_training.json"

@@ -159,10 +159,10 @@ def holds(bank: SimulatorBank, times: Tensor, repeats: int, goal: float) -> dict
 def fits(cohort_path: Path, bank: SimulatorBank, steps: int, sample: int) -> dict[str, Any]:
     """(d): all Ind models stacked against one by one."""
     from medgym_offline.cohorts import Cohort
-    from medgym_offline.simulators.data import HORIZON, fit_data
-    from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
     from medgym_offline.diseases.sepsis.needs import estimate_need
     from medgym_offline.diseases.sepsis.prior import draw_response, draw_threshold
+    from medgym_offline.simulators.data import HORIZON, fit_data
+    from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 
     cohort = Cohort.read(cohort_path)
     cohort = cohort.select([p for p in bank.patients if p in set(cohort.patients)])

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from medgym_offline.diseases.sepsis.cohort.calibration import read_summary, summarise
+from medgym_offline.diseases.sepsis.field import Physics
+from medgym_offline.diseases.sepsis.twin_bank import build_twin, twin_cohort
 from medgym_offline.files import release_folder, write_json
 from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.checks import constant_policies
-from medgym_offline.diseases.sepsis.field import Physics
-from medgym_offline.diseases.sepsis.twin_bank import build_twin, twin_cohort
 
 RESULTS = Path(__file__).parent / "results" / "twin_variants.json"
 

@@ -27,4 +27,6 @@ print("episodes end at hour", set(data.time[data.terminations].round(3).tolist()
 first = data.patients[data.patient[0]]
 one = mgo.load_dataset(name, patients=[first])
 print(f"\npatient {first}: {len(one):,} decisions")
-print(f"surrogate SOFA {one.severity.mean():.2f}, lactate {one.monitored.mean():.2f} mmol/L, cost {one.costs.mean():.3f}")
+print(
+    f"surrogate SOFA {one.severity.mean():.2f}, lactate {one.monitored.mean():.2f} mmol/L, cost {one.costs.mean():.3f}"
+)

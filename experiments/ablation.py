@@ -7,7 +7,6 @@ Every variant is trained on every dataset at every seed and scored in every worl
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +19,12 @@ from experiments.common import (
     Recipe,
     Row,
     Scores,
-    arguments,
     digest,
     facts,
+    main,
     markdown_table,
     shown,
     units,
-    write_results,
 )  # fmt: skip
 from experiments.offline import Source, load_sources, train_and_score
 from medgym_offline.offline import PROFILES, OfflineConfig
@@ -157,7 +155,4 @@ def _compared(recipe: AblationRecipe, scores: Scores, row: Row, reference: Row, 
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__ or "", "ablation")
-    chosen = AblationRecipe.load(options.recipe)
-    made = None if options.tables else run(chosen, options.output / "work", options.workers)
-    write_results(made, partial(markdown, chosen), options.output, chosen.name)
+    main(__doc__ or "", "ablation", AblationRecipe, run, markdown)

@@ -8,7 +8,6 @@ gradient search for each patient without noise (`medgym_offline.simulators.ceili
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +17,15 @@ from pydantic import NonNegativeInt, PositiveInt
 from experiments.common import (
     Recipe,
     Row,
-    arguments,
     digest,
     estimate,
+    main,
     markdown_table,
     name_of,
     shown,
     spread,
     tidy_rows,
     units,
-    write_results,
 )  # fmt: skip
 from medgym_offline import SimulatorBank, load_simulators
 from medgym_offline.simulators.ceilings import CeilingConfig, ceilings
@@ -98,7 +96,4 @@ def markdown(recipe: CeilingsRecipe, frame: pl.DataFrame, resamples: int = 10_00
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__ or "", "ceilings")
-    chosen = CeilingsRecipe.load(options.recipe)
-    made = None if options.tables else run(chosen, options.output / "work", options.workers)
-    write_results(made, partial(markdown, chosen), options.output, chosen.name)
+    main(__doc__ or "", "ceilings", CeilingsRecipe, run, markdown)

@@ -31,9 +31,9 @@ from medgym_offline import Evaluation, MedGymError
 from medgym_offline.files import atomic_path, read_toml, write_text
 
 __all__ = [
-    "BETTER", "HERE", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "arguments", "claims_table",
-    "cut", "digest", "estimate", "facts", "markdown_table", "name_of", "read_scores", "shown", "shown_cut", "spread",
-    "tidy", "tidy_rows", "units", "write_results",
+    "BETTER", "HERE", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "claims_table", "cut",
+    "digest", "estimate", "facts", "main", "markdown_table", "name_of", "read_scores", "shown", "shown_cut", "spread",
+    "tidy", "tidy_rows", "units",
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -95,18 +95,43 @@ class Recipe(BaseModel):
             raise MedGymError(f"{path}: {'.'.join(map(str, first['loc'])) or 'recipe'}: {first['msg']}") from None
 
 
-def arguments(description: str, recipe: str, **files: str) -> argparse.Namespace:
-    """The command line of an experiment: recipe, output, workers, tables, and `files` (name -> help) that it reads."""
+def main(
+    description: str, default: str, kind: type[R], run: Callable[..., pl.DataFrame],
+    markdown: Callable[[R, pl.DataFrame], str], **files: str,
+) -> None:  # fmt: skip
+    """The command line of an experiment: run what a recipe asks for, write NAME.parquet and NAME.md.
+
+    Args:
+        description: Help.
+        default: Recipe.
+        kind: Of the recipe.
+        run: (recipe, folder of the finished units, workers, **files) -> tidy table.
+        markdown: (recipe, tidy table) -> text.
+        files: Name of a file that `run` reads -> help.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("recipe", nargs="?", default=recipe, help="name of a recipe in experiments/, or a .toml file")
+    parser.add_argument("recipe", nargs="?", default=default, help="name of a recipe in experiments/, or a .toml file")
     parser.add_argument("--output", type=Path, help="folder for NAME.parquet, NAME.md and work/ (default: runs/NAME)")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
     parser.add_argument("--tables", action="store_true", help="only write NAME.md again, from NAME.parquet")
     for name, words in files.items():
         parser.add_argument(f"--{name}", type=Path, help=words)
-    found = parser.parse_args()
-    found.output = found.output or Path("runs") / Path(found.recipe).stem
-    return found
+    options = parser.parse_args()
+    home = options.output or Path("runs") / Path(options.recipe).stem
+    try:
+        recipe = kind.load(options.recipe)
+        path = home / f"{recipe.name}.parquet"
+        if not options.tables:
+            given = {name: getattr(options, name) for name in files}
+            if missing := [name for name, value in given.items() if value is None]:
+                parser.error(f"--{missing[0]} is needed: {files[missing[0]]}")
+            found = run(recipe, home / "work", options.workers, **given).with_columns(pl.col("value").round(6))
+            with atomic_path(path) as temporary:
+                found.unique(maintain_order=True).write_parquet(temporary, compression_level=19)
+        write_text(path.with_suffix(".md"), markdown(recipe, read_scores(path)))
+    except MedGymError as error:
+        sys.exit(f"error: {error}")
+    print(f"wrote {path} and {path.with_suffix('.md')}", file=sys.stderr)
 
 
 def spread(patients: Sequence[str], count: int) -> tuple[str, ...]:
@@ -214,18 +239,6 @@ def read_scores(path: str | Path) -> pl.DataFrame:
         return pl.read_parquet(path).cast(SCHEMA)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise MedGymError(f"{path}: cannot read scores ({error}); run the experiment first") from None
-
-
-def write_results(frame: pl.DataFrame | None, markdown: Callable[[pl.DataFrame], str], output: Path, name: str) -> None:
-    """Write NAME.parquet (unless `frame` is None: then it is read) and NAME.md below `output`."""
-    path = output / f"{name}.parquet"
-    if frame is not None:
-        with atomic_path(path) as temporary:
-            frame.with_columns(pl.col("value").round(6)).unique(maintain_order=True).write_parquet(
-                temporary, compression="zstd", compression_level=19
-            )
-    write_text(output / f"{name}.md", markdown(read_scores(path)))
-    print(f"wrote {path} and {output / name}.md", file=sys.stderr)
 
 
 # -- statistics --------------------------------------------------------------------------------------------------------

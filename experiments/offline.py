@@ -22,17 +22,16 @@ from experiments.common import (
     Recipe,
     Row,
     Scores,
-    arguments,
     claims_table,
     digest,
     facts,
+    main,
     markdown_table,
     shown,
     shown_cut,
     spread,
     tidy,
     units,
-    write_results,
 )  # fmt: skip
 from experiments.online import algorithm_label
 from medgym_offline import SimulatorBank, Transitions, evaluate, load_dataset, load_simulators
@@ -242,7 +241,4 @@ def claims(recipe: OfflineRecipe, scores: Scores) -> list[Claim]:
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__ or "", "offline-quick")
-    chosen = OfflineRecipe.load(options.recipe)
-    made = None if options.tables else run(chosen, options.output / "work", options.workers)
-    write_results(made, partial(markdown, chosen), options.output, chosen.name)
+    main(__doc__ or "", "offline-quick", OfflineRecipe, run, markdown)

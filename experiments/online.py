@@ -25,10 +25,10 @@ from experiments.common import (
     Recipe,
     Row,
     Scores,
-    arguments,
     claims_table,
     digest,
     facts,
+    main,
     markdown_table,
     read_scores,
     shown,
@@ -36,7 +36,6 @@ from experiments.common import (
     spread,
     tidy,
     units,
-    write_results,
 )  # fmt: skip
 from medgym_offline import SimulatorBank, evaluate, load_simulators, save_policy
 from medgym_offline.online import load_behavior, train_behavior
@@ -356,7 +355,7 @@ def _cases(scores: Scores, recipe: OnlineRecipe) -> list[str]:
                 _, holds = scores.course(row, world, "interval", patient)
                 values = [shown(at("model_nmse"), 3), shown(at("case_sofa")), shown(at("case_lactate"))]
                 body.append(
-                    [f"{label(row, recipe)}, {world}", *values, str(len(holds)), f"{holds[0]:g}", f"{holds[-1]:g}"]
+                    [f"{label(row, recipe)}, {world}", *values, str(len(holds)), f"{holds[0]:.2f}", f"{holds[-1]:.2f}"]
                 )
         heads = ["Policy, world", "Model NMSE", "Mean SOFA", "Mean lactate", "Decisions", "First, h", "Last, h"]
         caption = f"Patient {patient}; model NMSE: the policy's simulator against that world, charted treatment"
@@ -443,7 +442,4 @@ def _safety(recipe: OnlineRecipe, scores: Scores, row: Row, base: Row) -> list[C
 
 
 if __name__ == "__main__":
-    options = arguments(__doc__ or "", "online-quick")
-    chosen = OnlineRecipe.load(options.recipe)
-    made = None if options.tables else run(chosen, options.output / "work", options.workers)
-    write_results(made, partial(markdown, chosen), options.output, chosen.name)
+    main(__doc__ or "", "online-quick", OnlineRecipe, run, markdown)

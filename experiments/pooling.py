@@ -33,14 +33,13 @@ from experiments.common import (
     Recipe,
     Row,
     Scores,
-    arguments,
     digest,
     facts,
+    main,
     markdown_table,
     shown,
     tidy_rows,
     units,
-    write_results,
 )  # fmt: skip
 from medgym_offline.cohorts import Cohort, select_stays
 from medgym_offline.errors import BankError
@@ -320,11 +319,10 @@ def markdown(recipe: PoolingRecipe, frame: pl.DataFrame, resamples: int = 10_000
     return "\n\n".join(parts) + "\n"
 
 
+def _from_file(recipe: PoolingRecipe, folder: Path, workers: int, cohort: Path) -> pl.DataFrame:
+    return run(recipe, folder, workers, Cohort.read(cohort), recipe.settings())
+
+
 if __name__ == "__main__":
-    options = arguments(__doc__ or "", "pooling", cohort="the cohort table that the bank was fitted to (.parquet)")
-    study = PoolingRecipe.load(options.recipe)
-    result = None
-    if not options.tables:
-        table = Cohort.read(options.cohort)
-        result = run(study, options.output / "work", options.workers, table, study.settings())
-    write_results(result, partial(markdown, study), options.output, study.name)
+    words = "the cohort table that the bank was fitted to (.parquet)"
+    main(__doc__ or "", "pooling", PoolingRecipe, _from_file, markdown, cohort=words)

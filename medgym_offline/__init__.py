@@ -14,8 +14,8 @@ import gymnasium
 from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
-    from medgym_offline.diseases import Disease, disease, list_diseases, sepsis
     from medgym_offline.datasets import DatasetInfo, Transitions, list_datasets, load_dataset
+    from medgym_offline.diseases import Disease, disease, list_diseases, sepsis
     from medgym_offline.evaluation import Evaluation, evaluate, support_distance
     from medgym_offline.policies import Policy, load_policy, save_policy
     from medgym_offline.simulators import SimulatorBank, load_simulators
@@ -78,7 +78,9 @@ def __dir__() -> list[str]:
 def _register() -> None:
     from medgym_offline.diseases.registry import list_diseases, own_environments
 
-    chosen: dict[str, dict[str, Any]] = {f"medgym/{name.capitalize()}-v0": {"disease": name} for name in list_diseases()}
+    chosen: dict[str, dict[str, Any]] = {
+        f"medgym/{name.capitalize()}-v0": {"disease": name} for name in list_diseases()
+    }
     for name, arguments in (chosen | own_environments()).items():
         if name not in gymnasium.registry:
             gymnasium.register(

@@ -12,8 +12,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import pytest
 import torch
 
-from medgym_offline.simulators import SimulatorBank
 from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.simulators import SimulatorBank
 
 torch.set_num_threads(1)
 

@@ -14,12 +14,12 @@ import torch
 from medgym_offline.datasets import generate, load_dataset
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.defaults import callers_defaults, own_defaults
+from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
 from medgym_offline.evaluation import evaluate
 from medgym_offline.offline import PROFILES, train
 from medgym_offline.policies import StackedActor, export_torchscript, load_policy, save_policy
 from medgym_offline.simulators import load_simulators
-from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.stack import StackedMLP
 
 

@@ -114,9 +114,9 @@ def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
     from medgym_offline.envs.process import ProcessConfig
 
     return ProcessConfig(
-        timing=recipe.timing,  # type: ignore[arg-type]
+        timing=recipe.timing,
         decisions=recipe.decisions,
-        reward=recipe.reward,  # type: ignore[arg-type]
+        reward=recipe.reward,
         disease=disease,
     )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["dataset_card", "hub_tags", "write_card"]
 
+
 def hub_tags(diseases: Sequence[str]) -> str:
     """Front matter that all cards on the Hub share."""
     tags = "\n".join(f"- {tag}" for tag in ("offline-rl", "minari", "medical", *diseases, "simulation"))

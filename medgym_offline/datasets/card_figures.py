@@ -110,7 +110,9 @@ def _patients(canvas: Canvas, rows: Transitions) -> None:
         return np.bincount(index, weights=values.astype(np.float64)) / count
 
     mean = by_patient(returns)
-    place = _map(np.stack([by_patient(rows.observations[starts, k]) for k in range(len(rows.definition.variables))], axis=1))
+    place = _map(
+        np.stack([by_patient(rows.observations[starts, k]) for k in range(len(rows.definition.variables))], axis=1)
+    )
     dots = left.scatter(place[:, 0], place[:, 1], c=mean, cmap="viridis", s=22)
     canvas.colorbar(dots, ax=left).ax.set_title("mean return", fontsize=8)
     left.set(xlabel="first state, component 1", ylabel="first state, component 2")

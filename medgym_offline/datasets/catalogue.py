@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.datasets.fields import MANIFEST, check_fields
+from medgym_offline.datasets.forms import DATA_FILE, MANIFEST_FORMAT, read_manifest
 from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import release_folder
@@ -27,8 +26,6 @@ __all__ = [
 ]
 
 NAMESPACE = "medgym"
-DATA_FILE = "data/main_data.hdf5"
-MANIFEST_FORMAT = "medgym-dataset/1"
 
 
 @dataclass(frozen=True)
@@ -85,22 +82,6 @@ def dataset_folder(dataset: str, root: str | Path | None = None) -> Path:
     if not isinstance(dataset, str) or "\0" in dataset:
         raise DatasetError(f"dataset id {dataset!r} is not of the form namespace/name-vN")
     return minari_root(root) / dataset
-
-
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """A manifest as JSON values, each of its type; else a `DatasetError` that names the file and the field."""
-    path = Path(path)
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: there is no manifest; regenerate the dataset") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: not a readable manifest ({error}); regenerate the dataset") from None
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != MANIFEST_FORMAT:
-        raise DatasetError(f"{path}: format is {found!r}, expected {MANIFEST_FORMAT!r}; regenerate the dataset")
-    check_fields(manifest, MANIFEST, str(path))
-    return manifest
 
 
 def local_ids(root: str | Path | None = None) -> list[str]:

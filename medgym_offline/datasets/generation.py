@@ -203,9 +203,7 @@ def _write(
     references = reference_returns(recipe, bank, chosen, behavior, progress=progress)
     counts = (writer.episodes, writer.steps)
     first = bank.patients[chosen[0]]
-    metadata = build_metadata(
-        recipe, bank, first, counts, identity, content, data / "main_data.hdf5", references
-    )
+    metadata = build_metadata(recipe, bank, first, counts, identity, content, data / "main_data.hdf5", references)
     # Minari rewrites this file in place when asked to update it; ours is complete from the start.
     (data / "metadata.json").write_text(json_text(metadata), encoding="utf-8")
     transitions = Transitions(

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from medgym_offline.config import check, read_json
 from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_ids
-from medgym_offline.datasets.fields import METADATA, check_fields
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
+from medgym_offline.datasets.forms import METADATA, Metadata
 from medgym_offline.datasets.hdf5 import read_blocks
 from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.transitions import Transitions
@@ -29,18 +30,13 @@ __all__ = ["load_dataset", "read_columns", "read_metadata", "transitions_of"]
 
 def read_metadata(folder: Path) -> dict[str, Any]:
     """Minari's `metadata.json` of a dataset of ours; `DatasetError` if it is missing, damaged or another's."""
-    path = folder / "data" / "metadata.json"
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: there is no such file; regenerate the dataset") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: not readable as JSON ({error}); regenerate the dataset") from None
+    path = folder / METADATA
+    metadata = read_json(path, DatasetError, "regenerate the dataset")
     if not isinstance(metadata, dict) or "medgym" not in metadata:
         raise DatasetError(
             f"{path}: no 'medgym' block, so not a dataset of this project; read it with minari.load_dataset"
         )
-    check_fields(metadata, METADATA, str(path))
+    check(Metadata, metadata, str(path), DatasetError, "regenerate the dataset")
     return metadata
 
 

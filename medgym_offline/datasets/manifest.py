@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
+    "NAMESPACE_DESCRIPTION",
     "build_manifest",
     "build_metadata",
     "env_specs",
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 AUTHOR = "The MedGym Offline developers"
+NAMESPACE_DESCRIPTION = "Offline reinforcement learning for treatment, on simulators learned from ICU records."
+"""What Minari shows of the namespace."""
 
 
 def env_specs(recipe: Recipe, disease: str, patient: str) -> tuple[str, str]:
@@ -281,5 +284,4 @@ def write_namespace(root: Path, namespace: str) -> None:
     for depth in range(1, len(parts) + 1):
         path = root.joinpath(*parts[:depth]) / "namespace_metadata.json"
         if not path.exists():
-            text = "Offline reinforcement learning for treatment, on simulators learned from ICU records."
-            write_json(path, {"description": text})
+            write_json(path, {"description": NAMESPACE_DESCRIPTION})

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.datasets.catalogue import dataset_folder, local_ids, read_manifest
+from typing_extensions import TypedDict
+
+from medgym_offline.config import check, read_json
+from medgym_offline.datasets.catalogue import dataset_folder, local_ids
 from medgym_offline.datasets.family_card import family_card
+from medgym_offline.datasets.forms import MANIFEST
+from medgym_offline.datasets.manifest import NAMESPACE_DESCRIPTION
 from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
-from medgym_offline.datasets.remotes import Remote, RemoteError, Snapshot, hub_reason, parse_remote, split_id
-from medgym_offline.datasets.trust import check_manifest, departures, not_the_releases, release_manifest
-from medgym_offline.errors import DatasetError, MedGymError
+from medgym_offline.datasets.remotes import Remote, RemoteError, parse_remote, split_id
+from medgym_offline.datasets.trust import departures, fetched_manifest, not_the_releases, release_manifest
+from medgym_offline.errors import DatasetError
 from medgym_offline.files import json_text, sha256_file
 
 __all__ = ["Publication", "publish"]
@@ -23,7 +28,22 @@ __all__ = ["Publication", "publish"]
 RACES = 6
 """Times a commit is prepared again because somebody else's came first."""
 
-NAMESPACE_FILE, MANIFEST = "namespace_metadata.json", "data/manifest.json"
+NAMESPACE_FILE = "namespace_metadata.json"
+
+
+class _Namespace(TypedDict, total=False):
+    datasets: list[str]
+    namespaces: list[str]
+
+
+@dataclass(frozen=True)
+class _State:
+    """A repository at a commit: files of the dataset there, the namespace's metadata, readable manifests by id."""
+
+    commit: str | None = None
+    there: frozenset[str] = frozenset()
+    namespace: Mapping[str, Any] = field(default_factory=dict)
+    manifests: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,38 +89,31 @@ def publish(
             under this id.
         RemoteError: no token, a token that was refused, or a remote that does not answer.
     """
-    place = parse_remote(remote)
-    folder = dataset_folder(dataset, root)
-    manifest = _require_publishable(dataset, folder, root)
+    place, folder = parse_remote(remote), dataset_folder(dataset, root)
     namespace, name = split_id(dataset)
-    tag = name.replace("/", "-")
-    token = "" if dry_run else _token()
-    if not dry_run:
-        _require_welcome(place, dataset, manifest, token)
+    tag, repository = name.replace("/", "-"), f"{place.organisation}/{namespace}"
+    manifest = _require_publishable(dataset, folder, root)
+    if not dry_run:  # what the remote would refuse is noticed before minutes of verifying
+        with place.errors(f"{dataset} was not taken"):
+            place.api().whoami()
+            if place.api().repo_exists(repository, repo_type="dataset"):
+                _state(place, dataset, manifest)
     _require_verified(dataset, root, progress)
+    notes, bank = [], str(manifest["recipe"].get("bank", ""))
+    if bank.endswith(".safetensors"):
+        notes = [
+            f"note: bank {bank} is a file of this machine; others can load the rows but not recover the environment"
+        ]
     with tempfile.TemporaryDirectory() as made:
-        files = _files(folder, manifest, Path(made))
-        notes = _notes(manifest)
+        commit, files = None, _files(folder, manifest, Path(made))
         if dry_run:
-            texts = _shared(dataset, manifest, None, place)
-            return Publication(
-                dataset, f"{place.organisation}/{namespace}", _listing(name, files, texts), None, tag, notes
-            )
-        with _hub_errors(place, dataset):
-            commit, texts = _send(place, dataset, manifest, files, tag, token)
-        listing = _listing(name, files, texts)
-    return Publication(dataset, f"{place.organisation}/{namespace}", listing, commit, tag, notes)
-
-
-@contextlib.contextmanager
-def _hub_errors(place: Remote, dataset: str) -> Iterator[None]:
-    """Errors of the Hub's client and of the network below it, which share no base class, as one line."""
-    try:
-        yield
-    except MedGymError:
-        raise
-    except Exception as error:
-        raise RemoteError(f"{place.url} did not take {dataset}: {hub_reason(error)}") from error
+            texts = _shared(place, dataset, manifest, _State())
+        else:
+            with place.errors(f"{dataset} was not taken"):
+                commit, texts = _send(place, dataset, manifest, files, tag)
+        rows = [(f"{name}/{path}", file.stat().st_size, sha256_file(file)) for path, file in files.items()]
+    rows += [(path, len(text.encode()), hashlib.sha256(text.encode()).hexdigest()) for path, text in texts.items()]
+    return Publication(dataset, repository, tuple(sorted(rows)), commit, tag, tuple(notes))
 
 
 def _require_publishable(dataset: str, folder: Path, root: str | Path | None) -> dict[str, Any]:
@@ -110,7 +123,7 @@ def _require_publishable(dataset: str, folder: Path, root: str | Path | None) ->
         if recipe is None:
             raise unknown_dataset(dataset, sorted({*list_recipes(), *local_ids(root)}))
         raise DatasetError(f"{dataset} is not on this machine ({folder}); make it: medgym-offline generate {dataset}")
-    manifest = check_manifest(read_manifest(folder / MANIFEST), dataset, str(folder / MANIFEST))
+    manifest = fetched_manifest(folder / MANIFEST, dataset, str(folder / MANIFEST))
     if recipe is not None and dataset not in list_recipes():
         raise DatasetError(f"{dataset} is a -large form, which is made on demand and not published")
     release = release_manifest(dataset)
@@ -131,26 +144,6 @@ def _require_verified(dataset: str, root: str | Path | None, progress: bool) -> 
         raise DatasetError(f"{dataset} does not verify and is not published ({faults}); generate it again")
 
 
-def _require_welcome(place: Remote, dataset: str, manifest: dict[str, Any], token: str) -> None:
-    """What the remote would refuse is noticed before minutes of verifying: the token, other rows, odd metadata."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api, namespace = place.api(token), split_id(dataset)[0]
-    with _hub_errors(place, dataset):
-        try:
-            api.whoami()
-        except HfHubHTTPError as error:
-            if error.response.status_code == 401:
-                raise RemoteError(
-                    f"{place.url} refused the token; set HF_TOKEN to a valid one, or: hf auth login"
-                ) from None
-            raise
-        if api.repo_exists(f"{place.organisation}/{namespace}", repo_type="dataset"):
-            snapshot = place.snapshot(namespace, token)
-            _require_same_rows(snapshot, dataset, manifest)
-            _namespace_metadata(snapshot, place, namespace)
-
-
 def _files(folder: Path, manifest: dict[str, Any], made: Path) -> dict[str, Path]:
     """Path below the dataset's folder -> file to send: what the manifest names, itself, and a fresh card."""
     from medgym_offline.datasets.card import write_card
@@ -163,126 +156,71 @@ def _files(folder: Path, manifest: dict[str, Any], made: Path) -> dict[str, Path
     return files
 
 
-def _notes(manifest: dict[str, Any]) -> tuple[str, ...]:
-    bank = manifest["recipe"].get("bank", "")
-    if str(bank).endswith(".safetensors"):
-        return (
-            f"note: bank {bank} is a file of this machine; others can load the rows but not recover the environment",
-        )
-    return ()
-
-
-def _token() -> str:
-    from huggingface_hub import get_token
-
-    token = get_token()
-    if not token:
-        raise RemoteError("publishing needs a token that may write: set HF_TOKEN, or log in with: hf auth login")
-    return str(token)
-
-
-def _listing(name: str, files: dict[str, Path], texts: dict[str, str]) -> tuple[tuple[str, int, str], ...]:
-    rows = [(f"{name}/{path}", file.stat().st_size, sha256_file(file)) for path, file in files.items()]
-    rows += [(p, len(t.encode()), hashlib.sha256(t.encode()).hexdigest()) for p, t in texts.items()]
-    return tuple(sorted(rows))
-
-
-def _namespace_metadata(snapshot: Snapshot | None, place: Remote, namespace: str) -> dict[str, Any]:
-    """A namespace's metadata with its lists of ids, empty where absent; a `RemoteError` for any other type."""
-    found: Any = {} if snapshot is None else snapshot.read_json(NAMESPACE_FILE)
-    found = {} if found is None else found
-    where = f"{place.url} ({place.organisation}/{namespace})"
-    if not isinstance(found, dict):
-        raise RemoteError(f"{where}: {NAMESPACE_FILE} is a {type(found).__name__}, expected an object; correct it")
-    found = {"datasets": [], "namespaces": []} | found
-    for key in ("datasets", "namespaces"):
-        if not isinstance(found[key], list) or not all(isinstance(item, str) for item in found[key]):
-            text = str(found[key])[:80]
-            raise RemoteError(f"{where}: {NAMESPACE_FILE} has {key} = {text!r}, expected a list of ids; correct it")
-    return found
-
-
-def _shared(dataset: str, manifest: dict[str, Any], snapshot: Snapshot | None, place: Remote) -> dict[str, str]:
-    """The files that all datasets of the repository share, with this dataset added: path -> text."""
-    namespace = split_id(dataset)[0]
-    before = _namespace_metadata(snapshot, place, namespace)
-    ids = sorted({*before["datasets"], dataset})
-    inner = ["/".join(dataset.split("/")[: depth + 1]) for depth in range(1, dataset.count("/"))]
-    namespaces = sorted({*before["namespaces"], *inner})
-    description = "Offline reinforcement learning for treatment, on simulators learned from ICU records."
-    metadata = {"description": description} | before | {"datasets": ids, "namespaces": namespaces}
-    manifests: dict[str, dict[str, Any] | None] = {dataset: manifest}
-    for other in ids:
-        if other != dataset and snapshot is not None:
-            manifests[other] = _manifest_of(snapshot, other)
-    texts = {NAMESPACE_FILE: json_text(metadata), "README.md": family_card(namespace, place.url, manifests)}
-    for space in inner:
-        texts[f"{split_id(space)[1]}/{NAMESPACE_FILE}"] = json_text({"description": description})
-    return texts
-
-
-def _manifest_of(snapshot: Snapshot, dataset: str) -> dict[str, Any] | None:
-    """A published manifest; None where there is none that can be read (the family's card then has no numbers)."""
-    try:
-        return check_manifest(snapshot.read_json(f"{split_id(dataset)[1]}/{MANIFEST}"), dataset, dataset)
-    except DatasetError:
-        return None
-
-
-def _send(
-    place: Remote, dataset: str, manifest: dict[str, Any], files: dict[str, Path], tag: str, token: str
-) -> tuple[str, dict[str, str]]:
-    """Create the repository if need be, commit on top of its newest commit, tag."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api = place.api(token)
-    namespace, name = split_id(dataset)
-    repository = f"{place.organisation}/{namespace}"
-    api.create_repo(repository, repo_type="dataset", exist_ok=True)
-    for _ in range(RACES):
-        snapshot = place.snapshot(namespace, token)
-        there = _require_same_rows(snapshot, dataset, manifest)
-        texts = _shared(dataset, manifest, snapshot, place)
-        # Operations are used up by a commit, so they are made again each time; what was uploaded stays uploaded.
-        operations: list[Any] = [CommitOperationAdd(f"{name}/{path}", str(file)) for path, file in files.items()]
-        operations += [CommitOperationAdd(path, text.encode()) for path, text in texts.items()]
-        operations += [CommitOperationDelete(f"{name}/{path}") for path in sorted(there - files.keys())]
-        try:
-            made = api.create_commit(
-                repository,
-                operations,
-                commit_message=f"{dataset}: identity {manifest['identity'][:16]}",
-                parent_commit=snapshot.commit,
-                repo_type="dataset",
-            )
-        except HfHubHTTPError as error:
-            if error.response.status_code not in (409, 412):
-                raise
-            continue  # another commit came first
-        commit = str(made.oid)
-        _tag(api, repository, tag, commit, dataset)
-        return commit, texts
-    raise RemoteError(f"{place.url}: others kept committing to {repository}; publish {dataset} again later")
-
-
-def _require_same_rows(snapshot: Snapshot, dataset: str, manifest: dict[str, Any]) -> set[str]:
-    """Files the remote has of this dataset; a `DatasetError` if their rows are other ones."""
-    name = split_id(dataset)[1]
-    there = set(snapshot.files(name))
-    old = snapshot.read_json(f"{name}/{MANIFEST}") if MANIFEST in there else None
-    found = old.get("identity") if isinstance(old, dict) else None
+def _state(place: Remote, dataset: str, manifest: dict[str, Any]) -> _State:
+    """The repository at its newest commit; a `DatasetError` if it has other rows under this id, or odd metadata."""
+    repository, name = split_id(dataset)
+    commit, full = place.commit(repository), f"{place.organisation}/{repository}"
+    paths = place.api().list_repo_files(full, revision=commit, repo_type="dataset")
+    there = frozenset(path.removeprefix(f"{name}/") for path in paths if path.startswith(f"{name}/"))
+    namespace, manifests = {}, {}
+    with tempfile.TemporaryDirectory() as work:
+        place.fetch(repository, commit, [NAMESPACE_FILE, f"*/{MANIFEST}"], Path(work))
+        if NAMESPACE_FILE in paths:
+            where = f"{place.url} ({full}: {NAMESPACE_FILE})"
+            namespace = read_json(Path(work) / NAMESPACE_FILE, RemoteError, "correct it", where)
+            check(_Namespace, namespace, where, RemoteError, "correct it")
+        for other in {*namespace.get("datasets", ()), dataset}:
+            with contextlib.suppress(DatasetError):  # one that cannot be read: the family's card has no numbers of it
+                manifests[other] = fetched_manifest(Path(work) / split_id(other)[1] / MANIFEST, other, other)
+    found = manifests[dataset]["identity"] if dataset in manifests else None
     if there and found != manifest["identity"]:
         stem, _, version = dataset.rpartition("-v")
         raise DatasetError(
-            f"{snapshot.remote} has other rows under {dataset} (identity {str(found)[:16]}); published rows do not "
+            f"{place.url} has other rows under {dataset} (identity {str(found)[:16]}); published rows do not "
             f"change: give the recipe the id {stem}-v{int(version) + 1}"
         )
-    return there
+    return _State(commit, there, namespace, manifests)
 
 
-def _tag(api: Any, repository: str, tag: str, commit: str, dataset: str) -> None:
-    refs = api.list_repo_refs(repository, repo_type="dataset")
-    if tag not in {ref.name for ref in refs.tags}:
-        message = f"{dataset} as first published"
-        api.create_tag(repository, tag=tag, revision=commit, tag_message=message, repo_type="dataset", exist_ok=True)
+def _shared(place: Remote, dataset: str, manifest: dict[str, Any], state: _State) -> dict[str, str]:
+    """The files that all datasets of the repository share, with this dataset added: path -> text."""
+    before, parts = state.namespace, dataset.split("/")
+    ids = sorted({*before.get("datasets", ()), dataset})
+    inner = ["/".join(parts[:depth]) for depth in range(2, len(parts))]
+    about = {"description": NAMESPACE_DESCRIPTION}
+    metadata = {**about, **before, "datasets": ids, "namespaces": sorted({*before.get("namespaces", ()), *inner})}
+    card = family_card(parts[0], place.url, {other: state.manifests.get(other) for other in ids} | {dataset: manifest})
+    spaces = {f"{split_id(space)[1]}/{NAMESPACE_FILE}": json_text(about) for space in inner}
+    return {NAMESPACE_FILE: json_text(metadata), "README.md": card, **spaces}
+
+
+def _send(
+    place: Remote, dataset: str, manifest: dict[str, Any], files: dict[str, Path], tag: str
+) -> tuple[str, dict[str, str]]:
+    """Create the repository if need be, commit on top of its newest commit, tag; the commit, and the shared files."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api, (namespace, name) = place.api(), split_id(dataset)
+    repository, data = f"{place.organisation}/{namespace}", "dataset"
+    api.create_repo(repository, repo_type=data, exist_ok=True)
+    title = f"{dataset}: identity {manifest['identity'][:16]}"
+    for _ in range(RACES):
+        state = _state(place, dataset, manifest)
+        texts = _shared(place, dataset, manifest, state)
+        # Operations are used up by a commit, so they are made again each time; what was uploaded stays uploaded.
+        operations: list[Any] = [CommitOperationAdd(f"{name}/{path}", str(file)) for path, file in files.items()]
+        operations += [CommitOperationAdd(path, text.encode()) for path, text in texts.items()]
+        operations += [CommitOperationDelete(f"{name}/{path}") for path in sorted(state.there - files.keys())]
+        try:
+            made = api.create_commit(
+                repository, operations, commit_message=title, parent_commit=state.commit, repo_type=data
+            )
+        except HfHubHTTPError as error:
+            if error.response.status_code in (409, 412):
+                continue  # another commit came first
+            raise
+        if tag not in {ref.name for ref in api.list_repo_refs(repository, repo_type=data).tags}:
+            api.create_tag(repository, tag=tag, revision=made.oid, tag_message=title, repo_type=data, exist_ok=True)
+        return str(made.oid), texts
+    raise RemoteError(f"{place.url}: others kept committing to {repository}; publish {dataset} again later")

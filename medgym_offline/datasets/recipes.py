@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
+from medgym_offline.config import configuration, from_values, read
 from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
-from medgym_offline.files import read_toml, release_folder
+from medgym_offline.files import release_folder
 
 __all__ = [
     "LARGE_EPISODES",
     "Recipe",
     "UnknownDatasetError",
     "find_recipe",
+    "is_id",
     "known_recipe",
     "list_recipes",
     "read_recipe",
@@ -28,8 +31,6 @@ LARGE_EPISODES = 1000
 
 # Minari's own rule, with the namespace and the version required: an id without a version cannot be loaded by it.
 _ID = re.compile(r"^[-_\w][-_\w/]*[-_\w]+/[-_\w]+?-v\d+$")
-# Perturbations beyond the width of an action do nothing more; more episodes than these no machine holds.
-_RANGES = {"decisions": (1, 192), "episodes": (1, 1_000_000), "perturbation": (0, 2), "seed": (0, 2**63 - 1)}
 _LARGE = re.compile(r"-large(-v\d+)$")
 
 
@@ -37,7 +38,7 @@ class UnknownDatasetError(DatasetError, UnknownNameError):
     """No dataset has this id."""
 
 
-@dataclass(frozen=True)
+@configuration("recipe", DatasetError)
 class Recipe:
     """What decides the content of a dataset.
 
@@ -69,30 +70,19 @@ class Recipe:
     description: str
     bank: str
     behavior: str
-    timing: str = "adaptive"
-    decisions: int = 20
-    reward: str = "integral"
-    episodes: int = 100
-    perturbation: float = 0.05
-    seed: int = 0
-    world: str = "own"
+    timing: Literal["adaptive", "fixed"] = "adaptive"
+    decisions: Annotated[int, Field(ge=1, le=192)] = 20
+    reward: Literal["integral", "paper", "authors"] = "integral"
+    episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 100  # more no machine holds
+    perturbation: Annotated[float, Field(ge=0, le=2)] = 0.05  # beyond the width of an action it does nothing more
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    world: Literal["own", "crossfit", "true"] = "own"
 
     def __post_init__(self) -> None:
-        if not _ID.fullmatch(self.id):
-            raise DatasetError(
-                f"dataset id {self.id!r} is not of the form namespace/name-vN (for example medgym/sepsis-ind-v0)"
-            )
-        _one_of(self.id, "timing", self.timing, ("adaptive", "fixed"))
-        _one_of(self.id, "reward", self.reward, ("integral", "paper", "authors"))
-        _one_of(self.id, "world", self.world, ("own", "crossfit", "true"))
+        if not is_id(self.id):
+            raise DatasetError(f"id {self.id!r} is not of the form namespace/name-vN (as medgym/sepsis-ind-v0)")
         if not all(self.policies):
-            raise DatasetError(f"recipe {self.id}: behavior {self.behavior!r} has an empty name in its mix")
-        for field, (least, most) in _RANGES.items():
-            value = getattr(self, field)
-            if not least <= value <= most:  # NaN too
-                raise DatasetError(
-                    f"recipe {self.id}: {field} = {value} must be at least {least} and at most {most}; correct it"
-                )
+            raise DatasetError(f"behavior {self.behavior!r} has an empty name in its mix")
 
     @property
     def name(self) -> str:
@@ -116,24 +106,12 @@ class Recipe:
     @staticmethod
     def from_fields(fields: dict[str, Any], source: str) -> Recipe:
         """Recipe from parsed fields; `DatasetError` names `source` and the field that is wrong."""
-        known = {f.name: f for f in dataclasses.fields(Recipe)}
-        for name in fields:
-            if name not in known:
-                raise DatasetError(f"{source}: {unknown_name('recipe field', name, known)}")
-        kinds: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
-        for name, field in known.items():
-            if name not in fields:
-                if field.default is dataclasses.MISSING:
-                    raise DatasetError(f"{source}: recipe field {name!r} is missing")
-                continue
-            if isinstance(fields[name], bool) or not isinstance(fields[name], kinds[str(field.type)]):
-                raise DatasetError(f"{source}: recipe field {name!r} is {fields[name]!r}, expected {field.type}")
-        return Recipe(**fields)
+        return from_values(Recipe, fields, source)
 
 
-def _one_of(dataset: str, field: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise DatasetError(f"recipe {dataset}: {unknown_name(field, value, known)}")
+def is_id(name: str) -> bool:
+    """Whether a text has the form of a dataset id, `namespace/name-vN`, and stays within the folder of datasets."""
+    return _ID.fullmatch(name) is not None
 
 
 def stream_of(dataset: str) -> str:
@@ -156,8 +134,7 @@ def unknown_dataset(name: str, known: list[str]) -> UnknownDatasetError:
 def read_recipe(path: str | Path) -> Recipe:
     """Recipe from a TOML file; `DatasetError` if it is missing, no TOML, or has a wrong field."""
     path = Path(path)
-    fields = read_toml(path, DatasetError)
-    recipe = Recipe.from_fields(fields, str(path))
+    recipe = read(Recipe, path)
     bank = Path(recipe.bank)
     # Files named by a recipe lie relative to it; an absolute name stays itself when joined to a folder.
     behavior = " + ".join(str(path.parent / name) if Path(name).suffix else name for name in recipe.policies)

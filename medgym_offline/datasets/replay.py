@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.datasets.behaviors import Behavior, play, process_config, recipe_behavior
+from medgym_offline.datasets.hdf5 import info_names
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.rows import Check
 from medgym_offline.datasets.transitions import Transitions
@@ -71,9 +72,9 @@ def _replay_gap(rows: Transitions, seed: int, bank: SimulatorBank, recipe: Recip
 
     env = TreatmentEnv(
         patient=int(rows.patient[0]),
-        timing=recipe.timing,  # type: ignore[arg-type]
+        timing=recipe.timing,
         decisions=recipe.decisions,
-        reward=recipe.reward,  # type: ignore[arg-type]
+        reward=recipe.reward,
         bank=bank,
         world=recipe.world,
     )

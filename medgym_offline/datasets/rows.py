@@ -109,7 +109,11 @@ def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None]) 
     )
     check("remaining decisions", wrong | (left < 1), "remaining decisions start at K and fall by one")
     at_end = np.abs(t.time - horizon) <= TOLERANCE
-    check("termination", (t.terminations != at_end) | (t.terminations != last), "terminated at the horizon, there only, once")
+    check(
+        "termination",
+        (t.terminations != at_end) | (t.terminations != last),
+        "terminated at the horizon, there only, once",
+    )
     check("truncation", t.truncations.copy(), "no episode is truncated")
     check("action box", (np.abs(t.actions) > 1.0).any(axis=1), "actions lie in [-1, 1]")
 

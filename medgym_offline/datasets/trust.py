@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medgym_offline.datasets.catalogue import DATA_FILE, MANIFEST_FORMAT, read_manifest
-from medgym_offline.datasets.fields import MANIFEST, check_fields
+from medgym_offline.config import check, read_json
 from medgym_offline.datasets.fingerprint import Comparison, Fingerprint
+from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, Metadata, read_manifest
 from medgym_offline.datasets.identity import GENERATOR, made_differently
 from medgym_offline.datasets.recipes import known_recipe, stream_of
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.errors import DatasetError, MedGymError
+from medgym_offline.errors import DatasetError
 from medgym_offline.files import release_folder, sha256_file
 
 __all__ = [
-    "check_manifest",
     "check_metadata",
     "compare_rows",
     "damaged_files",
@@ -29,7 +27,6 @@ __all__ = [
     "recipe_seeds",
     "release_manifest",
     "require_release_rows",
-    "same_bytes",
 ]
 
 _FIXED = ("id", "identity", "episodes", "steps", "env_spec", "eval_env_spec")
@@ -45,32 +42,10 @@ def release_manifest(dataset: str) -> dict[str, Any] | None:
 
 
 def fetched_manifest(path: Path, dataset: str, where: str) -> dict[str, Any]:
-    """A manifest that came from elsewhere, as `check_manifest` wants it; errors name `where`, not the file here."""
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{where}: not readable as JSON ({error})") from None
-    return check_manifest(manifest, dataset, where)
-
-
-def check_manifest(manifest: Any, dataset: str, where: str) -> dict[str, Any]:
-    """A manifest whose fields have the right types and that is of `dataset`; else a `DatasetError` naming the field.
-
-    Args:
-        manifest: JSON values from anywhere.
-        dataset: Id it should have.
-        where: Names the source in the error.
-    """
-    found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-    if found != MANIFEST_FORMAT:
-        raise DatasetError(f"{where}: format is {found!r}, expected {MANIFEST_FORMAT!r}")
-    check_fields(manifest, MANIFEST, where, "it cannot be used")
+    """A manifest that came from elsewhere and is of `dataset`; errors name `where`, not the file here."""
+    manifest = read_manifest(path, where, "it cannot be used")
     if manifest["id"] != dataset:
         raise DatasetError(f"{where}: it is the manifest of {manifest['id']!r}")
-    for name in manifest["files"]:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or path.parts[:1] != ("data",):
-            raise DatasetError(f"{where}: files names {name!r}, which is not below data/")
     return manifest
 
 
@@ -96,11 +71,6 @@ def departures(manifest: dict[str, Any], release: dict[str, Any]) -> list[str]:
     """
     different = made_differently(manifest, release)
     return different or [f"{name} differs" for name in _FIXED if manifest[name] != release[name]]
-
-
-def same_bytes(manifest: dict[str, Any], release: dict[str, Any]) -> bool:
-    """Whether the rows are stored in the very bytes of the release's file."""
-    return bool(manifest["files"][DATA_FILE] == release["files"][DATA_FILE])
 
 
 def recipe_seeds(manifest: dict[str, Any], patients: Sequence[str]) -> np.ndarray:
@@ -145,35 +115,14 @@ def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
 
     `recover_environment` imports what these specs name, so they are looked at before they can be used.
     """
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        found = {
-            "dataset_id": metadata["dataset_id"],
-            "total_episodes": metadata["total_episodes"],
-            "total_steps": metadata["total_steps"],
-            "env_spec": json.loads(metadata["env_spec"]),
-            "eval_env_spec": json.loads(metadata["eval_env_spec"]),
-            "identity": metadata["medgym"]["identity"],
-            "content_hash": metadata["medgym"]["content_hash"],
-            "bytes": metadata["medgym"]["bytes"],
-        }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DatasetError(
-            f"{where}: metadata.json is not one of this project's ({type(error).__name__}: {error})"
-        ) from None
-    wanted = {
-        "dataset_id": manifest["id"],
-        "total_episodes": manifest["episodes"],
-        "total_steps": manifest["steps"],
-        "env_spec": manifest["env_spec"],
-        "eval_env_spec": manifest["eval_env_spec"],
-        "identity": manifest["identity"],
-        "content_hash": manifest["content_hash"],
-        "bytes": manifest["files"][DATA_FILE]["bytes"],
-    }
-    for name, value in wanted.items():
-        if found[name] != value:
-            raise DatasetError(f"{where}: metadata.json and the manifest disagree on {name!r}")
+    where = f"{where}: metadata.json"
+    found = check(Metadata, read_json(path, DatasetError, where=where), where, DatasetError)
+    same = {"dataset_id": "id", "total_episodes": "episodes", "total_steps": "steps"}
+    same |= {name: name for name in ("env_spec", "eval_env_spec", "identity", "content_hash")}
+    wanted = {name: manifest[stated] for name, stated in same.items()}
+    for name, value in (wanted | {"bytes": manifest["files"][DATA_FILE]["bytes"]}).items():
+        if {**found, **found["medgym"]}[name] != value:
+            raise DatasetError(f"{where} and the manifest disagree on {name!r}")
     for name in ("env_spec", "eval_env_spec"):
         for point in ("entry_point", "vector_entry_point"):
             entry = found[name].get(point)
@@ -182,14 +131,10 @@ def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Files of a local dataset that are missing or do not have the bytes its own manifest states."""
+    """Files of a dataset's folder that are missing or do not have the bytes its own manifest states."""
     try:
-        manifest = read_manifest(folder / "data" / "manifest.json")
-        entries = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    except MedGymError:
-        return ["data/manifest.json"]
-    wrong = []
-    for name, wanted in entries.items():
-        if not (folder / name).is_file() or sha256_file(folder / name) != wanted:
-            wrong.append(name)
-    return wrong
+        stated = read_manifest(folder / MANIFEST)["files"]
+    except DatasetError:
+        return [MANIFEST]
+    files = {name: folder / name for name in stated}
+    return [n for n, file in files.items() if not file.is_file() or sha256_file(file) != stated[n]["sha256"]]

@@ -617,7 +617,7 @@ def _check(disease: Disease) -> None:
             raise wrong(f"component {c.name}", f"scale is {c.scale:g}; it must be positive")
         if c.kind != "observed" and not c.lower <= c.initial <= c.upper:
             raise wrong(f"component {c.name}", f"initial {c.initial:g} lies outside {c.lower:g} to {c.upper:g}")
-        if c.transform == "log" and c.lower <= 0 or c.transform in ("sqrt", "log1p") and c.lower < 0:
+        if (c.transform == "log" and c.lower <= 0) or (c.transform in ("sqrt", "log1p") and c.lower < 0):
             raise wrong(f"component {c.name}", f"lower {c.lower:g} has no {c.transform}")
     for t in disease.treatments:
         if not 0 <= t.lower < t.upper or not t.knee > 0:
@@ -656,4 +656,3 @@ def _check(disease: Disease) -> None:
     value = np.asarray(disease.severity.score(state, dose))
     if value.shape != (1,) or not np.isfinite(value).all():
         raise wrong("severity.score", f"gives {value.shape} for one state, not one finite number")
-

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from medgym_offline.engine.backends import ENGINES, check_engine
-from medgym_offline.engine.live import report
 from medgym_offline.engine.results import RunFolder, decode, encode
 from medgym_offline.engine.run import blocks, run
+from medgym_offline.engine.workers import ENGINES, check_engine, report
 
 __all__ = ["ENGINES", "RunFolder", "blocks", "check_engine", "decode", "encode", "report", "run"]

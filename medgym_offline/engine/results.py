@@ -1,4 +1,4 @@
-"""Results of shards as bytes and files: tensors in safetensors, everything around them in its JSON header.
+"""Results of shards as bytes and files: safetensors, with everything around the tensors as JSON in one more.
 
 Nothing that is read back can run, and what a shard returned looks the same whichever engine ran it, because every
 engine passes it through :func:`encode` and :func:`decode`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,57 +16,45 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.config import read_json
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, json_difference, json_text, write_text
 
 __all__ = ["RunFolder", "decode", "encode"]
 
-_TREE = "medgym-shard"
-_NAME = re.compile(r"^[\w][\w.-]*$")
-
-
-def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON, with its arrays moved to `tensors` and tagged by their place there."""
-    if isinstance(value, Tensor | np.ndarray):
-        name = str(len(tensors))
-        tensors[name] = torch.as_tensor(np.array(value) if isinstance(value, np.ndarray) else value).detach().cpu()
-        tensors[name] = tensors[name].clone(memory_format=torch.contiguous_format)
-        return {"#": "array" if isinstance(value, np.ndarray) else "tensor", "at": name}
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise TypeError("a shard's result has a dict whose keys are not strings")
-        return {"#": "dict", "of": {key: _pack(v, tensors) for key, v in value.items()}}
-    if isinstance(value, list | tuple):
-        return {"#": type(value).__name__, "of": [_pack(v, tensors) for v in value]}
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise TypeError(f"a shard returned a {type(value).__name__}; it may return numbers, text, arrays, lists and dicts")
-
-
-def _unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    if not isinstance(tree, dict):
-        return tree
-    kind = tree["#"]
-    if kind == "dict":
-        return {key: _unpack(value, tensors) for key, value in tree["of"].items()}
-    if kind in ("list", "tuple"):
-        items = [_unpack(value, tensors) for value in tree["of"]]
-        return tuple(items) if kind == "tuple" else items
-    found = tensors[tree["at"]]
-    return found.numpy() if kind == "array" else found
+_TREE = "tree"
 
 
 def encode(value: Any) -> bytes:
     """Numbers, text, None, tensors and NumPy arrays in any nesting of dicts, lists and tuples, as safetensors bytes.
 
     Raises:
-        TypeError: For anything else.
+        TypeError: For anything else, and for a dict whose keys are not strings.
     """
     from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_pack(value, tensors))
-    return save(tensors, {_TREE: tree})
+
+    def pack(value: Any) -> Any:
+        """`value` as JSON; an object of one entry tells what is no list, text or number."""
+        if isinstance(value, Tensor | np.ndarray):
+            tensor = torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value.detach().cpu()
+            name = str(len(tensors))
+            tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
+            return {"array" if isinstance(value, np.ndarray) else "tensor": name}
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return {"dict": [[key, pack(inner)] for key, inner in value.items()]}
+        if isinstance(value, list | tuple):
+            items = [pack(inner) for inner in value]
+            return {"tuple": items} if isinstance(value, tuple) else items
+        if value is None or isinstance(value, str | bool | int | float):
+            return value
+        raise TypeError(
+            f"a shard returned a {type(value).__name__}; it may return numbers, text, arrays, lists and dicts"
+        )
+
+    tree = json.dumps(pack(value))
+    return save(tensors | {_TREE: torch.frombuffer(bytearray(tree.encode()), dtype=torch.uint8)})
 
 
 def decode(data: bytes) -> Any:
@@ -80,9 +68,14 @@ def decode(data: bytes) -> Any:
 
     try:
         tensors = load(data)
-        # safetensors begins with the length of its JSON header.
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return _unpack(json.loads(header["__metadata__"][_TREE]), tensors)
+        make: dict[str, Callable[[Any], Any]] = {
+            "dict": dict,
+            "tuple": tuple,
+            "tensor": tensors.pop,
+            "array": lambda name: tensors.pop(name).numpy(),
+        }
+        tree = tensors.pop(_TREE).numpy().tobytes()
+        return json.loads(tree, object_hook=lambda found: next(make[kind](of) for kind, of in found.items()))
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"not a shard's result ({error})") from None
 
@@ -102,31 +95,23 @@ class RunFolder:
     def __init__(self, folder: str | Path, key: Any, fresh: bool = False):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = self.folder / "run.json"
+        record, ours = self.folder / "run.json", json.loads(json.dumps({"key": key}))
         if fresh:
-            self._clear()
-        ours = json.loads(json.dumps({"key": key}))
-        if record.exists():
-            try:
-                theirs = json.loads(record.read_text(encoding="utf-8"))
-            except ValueError:
-                raise MedGymError(f"{record}: not the record of a run; delete {self.folder} to start again") from None
-            if theirs != ours:
-                lines = "; ".join(json_difference(ours["key"], theirs.get("key")))
-                raise MedGymError(
-                    f"{self.folder}: holds the shards of another recipe ({lines}); "
-                    "use that recipe, another folder, or start again with --fresh"
-                )
-        else:
+            for path in [record, *self.folder.glob("*.safetensors")]:
+                path.unlink(missing_ok=True)
+        if not record.exists():
             write_text(record, json_text(ours))
-
-    def _clear(self) -> None:
-        for path in [self.folder / "run.json", *self.folder.glob("*.safetensors")]:
-            path.unlink(missing_ok=True)
+        theirs = read_json(record, remedy=f"delete {self.folder} to start again")
+        if theirs != ours:
+            lines = "; ".join(json_difference(ours["key"], theirs.get("key") if isinstance(theirs, dict) else theirs))
+            raise MedGymError(
+                f"{self.folder}: holds the shards of another recipe ({lines}); "
+                "use that recipe, another folder, or start again with --fresh"
+            )
 
     def path(self, shard: str) -> Path:
         """File of one shard's result."""
-        if not _NAME.match(shard):
+        if not re.fullmatch(r"\w[\w.-]*", shard):
             raise MedGymError(f"shard name {shard!r}: use letters, digits, '.', '_' and '-'")
         return self.folder / f"{shard}.safetensors"
 
@@ -137,16 +122,11 @@ class RunFolder:
 
     def read(self, shard: str) -> bytes | None:
         """The encoded result, or None if there is none that can be read (it is then computed again)."""
-        path = self.path(shard)
-        if not path.exists():
-            return None
-        data = path.read_bytes()
         try:
+            data = self.path(shard).read_bytes()
             decode(data)
-        except ValueError:
+        except (FileNotFoundError, ValueError) as error:
+            if isinstance(error, MedGymError):
+                raise
             return None
         return data
-
-    def finished(self, shards: Iterable[str]) -> list[str]:
-        """Those of `shards` whose results are here."""
-        return [shard for shard in shards if self.read(shard) is not None]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 import tempfile
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.engine.backends import Outcome, check_engine, make_backend
-from medgym_offline.engine.live import read_live
 from medgym_offline.engine.results import RunFolder, decode
+from medgym_offline.engine.workers import Ended, Slot, check_engine, open_engine
 from medgym_offline.errors import MedGymError
 from medgym_offline.progress import Progress
 
 __all__ = ["blocks", "run"]
 
 _POLL = 0.5
+"""Seconds between two looks at the live numbers of workers."""
 
 
 def blocks(count: int, size: int) -> list[range]:
@@ -72,91 +74,75 @@ def run(
     """
     check_engine(engine, workers, address)
     kept = None if folder is None else RunFolder(folder, key, fresh)
-    results: dict[str, bytes] = {}
-    for shard in shards:
-        data = None if kept is None else kept.read(shard)
-        if data is not None:
-            results[shard] = data
+    stored = {shard: kept.read(shard) if kept else None for shard in shards}
+    results = {shard: data for shard, data in stored.items() if data is not None}
     todo = deque(shard for shard in shards if shard not in results)
-    failed: dict[str, Outcome] = {}
     attempts: Counter[str] = Counter()
-    if todo:
-        with tempfile.TemporaryDirectory(prefix="medgym-live-") as live, contextlib.ExitStack() as stack:
-            bar = stack.enter_context(Progress(title, len(shards), enabled=progress))
-            board = _Board(bar, Path(live), len(results))
-            backend = make_backend(engine, workers, address, board.direct)
-            stack.callback(backend.close)
-            running: set[str] = set()
-            while todo or running:
-                while todo and len(running) < backend.slots:
-                    shard = todo.popleft()
-                    attempts[shard] += 1
-                    running.add(shard)
-                    backend.submit(shard, function, shards[shard], board.file(shard))
-                for outcome in backend.wait(_POLL):
-                    running.discard(outcome.shard)
-                    if outcome.data is not None:
-                        results[outcome.shard] = outcome.data
-                        if kept is not None:
-                            kept.write(outcome.shard, outcome.data)
-                    elif outcome.lost and attempts[outcome.shard] <= retries:
-                        print(f"{title}: the worker of shard {outcome.shard} died; again", file=sys.stderr, flush=True)
-                        todo.appendleft(outcome.shard)
+    raised: dict[str, Exception] = {}
+    lost: dict[str, BaseException] = {}
+    running: dict[Future[Ended], tuple[str, Slot]] = {}
+    with contextlib.ExitStack() as stack:
+        if not todo:
+            engine = "local"  # no need to start any other
+        live = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medgym-live-")))
+        bar = stack.enter_context(Progress(title, len(shards), enabled=progress))
+        bar.skip(len(results))
+        here = lambda share, numbers: _show(bar, len(results), [(share, numbers)])  # noqa: E731
+        count, open_slot = stack.enter_context(open_engine(engine, workers, address, here))
+        free: list[Slot | None] = [None] * min(count, len(todo))  # None: not opened yet, or its worker died
+        while todo or running:
+            while todo and free:
+                shard, slot = todo.popleft(), free.pop() or open_slot()
+                attempts[shard] += 1
+                running[slot(function, shards[shard], str(live / shard))] = shard, slot
+            for future in wait(running, _POLL, FIRST_COMPLETED).done:
+                shard, slot = running.pop(future)
+                if death := future.exception():
+                    free.append(None)
+                    if attempts[shard] > retries:
+                        lost[shard] = death
                     else:
-                        failed[outcome.shard] = outcome
-                board.show(len(results) + len(failed), running)
-    if failed:
-        _raise(failed, len(results), len(shards), kept)
+                        print(f"{title}: the worker of shard {shard} died; again", file=sys.stderr, flush=True)
+                        todo.appendleft(shard)
+                    continue
+                free.append(slot)
+                data, error, trace = future.result()
+                if error is not None:
+                    error.__cause__ = error.__cause__ or RuntimeError(trace)
+                    raised[shard] = error
+                elif data is not None:
+                    results[shard] = data
+                    if kept:
+                        kept.write(shard, data)
+            _show(bar, len(results) + len(raised) + len(lost), [_live(live / shard) for shard, _ in running.values()])
+    if raised or lost:
+        kept_in = f"; {len(results)} of {len(shards)} shards are kept in {folder}, run it again for the rest"
+        _fail(raised, lost, kept_in if kept else "")
     return {shard: decode(results[shard]) for shard in shards}
 
 
-def _raise(failed: Mapping[str, Outcome], done: int, total: int, kept: RunFolder | None) -> None:
-    where = f"; {done} of {total} shards are kept in {kept.folder}, run it again for the rest" if kept else ""
-    raised = [o for o in failed.values() if not o.lost]
-    if raised:
-        error = raised[0].error
-        assert error is not None
-        if not isinstance(error, MedGymError):
-            print(f"shards that failed: {', '.join(o.shard for o in raised)}{where}", file=sys.stderr)
-            raise error
-        raise type(error)(f"shard {raised[0].shard}: {error}{where}") from error
-    names = ", ".join(failed)
-    cause = next(iter(failed.values())).error
-    raise MedGymError(
-        f"the worker of shard {names} died at every attempt (out of memory?){where}"
-        if len(failed) == 1
-        else f"the workers of shards {names} died at every attempt (out of memory?){where}"
-    ) from cause
+def _fail(raised: Mapping[str, Exception], lost: Mapping[str, BaseException], where: str) -> None:
+    for shard, error in raised.items():
+        if isinstance(error, MedGymError):
+            raise type(error)(f"shard {shard}: {error}{where}") from error
+        print(f"shards that failed: {', '.join(raised)}{where}", file=sys.stderr)
+        raise error
+    names, cause = ", ".join(lost), next(iter(lost.values()))
+    raise MedGymError(f"the worker of shard {names} died at every attempt (out of memory?){where}") from cause
 
 
-class _Board:
-    """Turns finished shards and live numbers into one progress bar: shares add up, numbers are averaged."""
+def _live(path: Path) -> tuple[float, dict[str, float]]:
+    """What a worker last reported; (0, {}) before it has."""
+    with contextlib.suppress(OSError):
+        share, numbers = json.loads(path.read_text(encoding="utf-8"))
+        return share, numbers
+    return 0.0, {}
 
-    def __init__(self, bar: Progress, folder: Path, done: int):
-        self.bar, self.folder, self.done = bar, folder, float(done)
-        self._finished = done
-        if done:
-            bar.skip(done)
 
-    def file(self, shard: str) -> Path:
-        return self.folder / f"{shard}.json"
-
-    def direct(self, share: float, numbers: dict[str, float]) -> None:
-        """Live numbers of the one shard that runs in this process."""
-        self._move(self._finished + share, numbers)
-
-    def show(self, finished: int, running: set[str]) -> None:
-        self._finished = finished
-        found = [read_live(self.file(shard)) for shard in running]
-        names = dict.fromkeys(name for _, numbers in found for name in numbers)
-        mean = {}
-        for name in names:
-            values = [numbers[name] for _, numbers in found if name in numbers]
-            mean[name] = sum(values) / len(values)
-        self._move(finished + sum(share for share, _ in found), mean)
-
-    def _move(self, done: float, numbers: dict[str, float]) -> None:
-        step = done - self.done
-        if step > 0 or numbers:
-            self.done = max(done, self.done)
-            self.bar.advance(max(step, 0.0), **numbers)
+def _show(bar: Progress, ended: int, running: Sequence[tuple[float, Mapping[str, float]]]) -> None:
+    """Move the bar: shards add up, what they report is averaged."""
+    step = ended + sum(share for share, _ in running) - bar.done
+    names = {name for _, numbers in running for name in numbers}
+    found = {name: [numbers[name] for _, numbers in running if name in numbers] for name in sorted(names)}
+    if step > 0 or found:
+        bar.advance(max(step, 0.0), **{name: sum(values) / len(values) for name, values in found.items()})

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
     from medgym_offline.envs.rollout import EpisodeNoise, Rollout, dense, draw_noise, episode_seeds
-    from medgym_offline.envs.treatment_env import TreatmentEnv
     from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
+    from medgym_offline.envs.treatment_env import TreatmentEnv
     from medgym_offline.envs.vector_env import TreatmentVectorEnv
 
 __all__ = [

@@ -12,9 +12,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
 from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
-from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.errors import DiseaseError, MedGymError, unknown_name
 from medgym_offline.patients import PatientIndex, whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank

@@ -101,7 +101,9 @@ class ProcessConfig:
             value = getattr(self, name)
             if abs(value / step - round(value / step)) > 1e-6 or value > 2**23 * step:
                 # Only such times lie on the ticks of the clock.
-                raise ProtocolError(f"{name} is {value!r} {process.unit}; give a multiple of {step:g}, within 2^23 of it")
+                raise ProtocolError(
+                    f"{name} is {value!r} {process.unit}; give a multiple of {step:g}, within 2^23 of it"
+                )
         if self.decisions * self.max_interval < self.horizon:
             least = math.ceil(self.horizon / self.max_interval)
             raise ProtocolError(

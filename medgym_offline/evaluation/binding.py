@@ -32,7 +32,6 @@ BUILTIN_NAMES = ("behavior", "clinician", "constant", "max", "random", "zero")
 TIMINGS = ("adaptive", "fixed")
 
 
-
 @dataclass(frozen=True)
 class BoundPolicy:
     """A policy whose timing, budget and patients are settled.

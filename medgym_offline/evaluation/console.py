@@ -98,7 +98,8 @@ def comparison_table(evaluations: Mapping[str, Evaluation], title: str = "Result
         result = evaluation.worlds[world] if world in evaluation.worlds else evaluation.worlds[evaluation.world]
         cells = [metric_text(result, "severity_mean", digits=2)]
         cells += [
-            metric_text(evaluation.worlds[w], "severity_mean", False, 2) if w in evaluation.worlds else "-" for w in others
+            metric_text(evaluation.worlds[w], "severity_mean", False, 2) if w in evaluation.worlds else "-"
+            for w in others
         ]
         cells += [metric_text(result, m, False, 2 if m == "support_distance" else 1) for _, m in columns]
         table.add_row(name, *cells)

@@ -138,7 +138,9 @@ def evaluate(
             scores = score_world(bound, simulators, used, support, bar.advance)
             exchanged: dict[str, Any] = {}
             if transfer:
-                exchanged = score_transfer(bound, simulators, used, scores.columns["severity_mean"], transfer, bar.advance)
+                exchanged = score_transfer(
+                    bound, simulators, used, scores.columns["severity_mean"], transfer, bar.advance
+                )
             result = _world_result(scores, facts, full.disease, used, support, dataset_info, exchanged)
             kept.save(world, result)
             return result

@@ -69,7 +69,11 @@ def metrics_of(disease: Disease) -> dict[str, Metric]:
     side = "below" if cost.side == "above" else "above"
     unit = disease.components[disease.monitored].unit
     told = {
-        "severity_mean": (severity.label, severity.unit, f"mean {severity.label} over 0..{process.horizon:g} {process.unit}"),
+        "severity_mean": (
+            severity.label,
+            severity.unit,
+            f"mean {severity.label} over 0..{process.horizon:g} {process.unit}",
+        ),
         "severity_end": (
             f"{severity.label}, {process.horizon:g} {process.unit}",
             severity.unit,
@@ -125,7 +129,11 @@ def interval_metrics(dt: Array, valid: NDArray[np.bool_]) -> dict[str, Array]:
     count = valid.sum(axis=-1)
     last = np.take_along_axis(dt, np.maximum(count - 1, 0)[..., None], axis=-1)[..., 0]
     quantiles = np.nanquantile(np.where(valid, dt, np.nan).reshape(len(dt), -1), DT_QUANTILES, axis=-1)
-    result: dict[str, Array] = {"decisions_used": count.astype(float), "first_interval": dt[..., 0], "last_interval": last}
+    result: dict[str, Array] = {
+        "decisions_used": count.astype(float),
+        "first_interval": dt[..., 0],
+        "last_interval": last,
+    }
     return result | {f"dt_q{100 * q:02.0f}": row for q, row in zip(DT_QUANTILES, quantiles)}
 
 

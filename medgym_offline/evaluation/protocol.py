@@ -86,7 +86,16 @@ class Protocol:
         definition = find_disease(self.disease)
         if not self.bank:
             object.__setattr__(self, "bank", definition.bank)
-        for name in ("decisions", "horizon", "min_interval", "max_interval", "initial_noise", "grid", "fine", "settled"):
+        for name in (
+            "decisions",
+            "horizon",
+            "min_interval",
+            "max_interval",
+            "initial_noise",
+            "grid",
+            "fine",
+            "settled",
+        ):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(definition.process, name))
         if self.timing not in ("policy", "adaptive", "fixed"):

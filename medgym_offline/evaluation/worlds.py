@@ -144,9 +144,7 @@ def score_world(
     severity, monitored = columns.pop("severity"), columns.pop("monitored")
     support_columns = {name: np.array([f[0][name] for f in far]) for name in (far[0][0] if far else ())}
     curve = {"distance": np.stack([f[1] for f in far]), "percentile": np.stack([f[2] for f in far])} if far else {}
-    return PatientScores(
-        columns, severity, monitored, grid[::stride], edges, distances, support_columns, curve
-    )
+    return PatientScores(columns, severity, monitored, grid[::stride], edges, distances, support_columns, curve)
 
 
 def _score_block(
@@ -182,7 +180,12 @@ def _score_block(
 
 
 def _support_summary(
-    found: dict[str, np.ndarray], begun: np.ndarray, edges: np.ndarray, support: SupportReference, patient: str, outside: float
+    found: dict[str, np.ndarray],
+    begun: np.ndarray,
+    edges: np.ndarray,
+    support: SupportReference,
+    patient: str,
+    outside: float,
 ) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """Columns of one patient, and its mean distance and percentile in each bin of the time a decision began."""
     whole, own = found["all"], support.own("all", patient)

@@ -8,6 +8,7 @@ A submission may name a policy file that is not in its folder. It is then looked
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,22 +67,21 @@ def locate_asset(policy: Mapping[str, Any], where: Path) -> Path:
 
 
 def _download(policy: Mapping[str, Any], target: Path) -> None:
-    from medgym_offline.datasets.downloading import remotes_of
-    from medgym_offline.datasets.remotes import RemoteFile, fetch, parse_remote
-    from medgym_offline.progress import Progress
+    from medgym_offline.datasets.remotes import parse_remote, remotes_of
 
-    file = RemoteFile(f"{FOLDER}/{target.name}", policy["bytes"], f"sha256:{policy['sha256']}")
     cache_folder("policies", write=True)
     failures = []
-    for remote in remotes_of():
+    for url in remotes_of():
         try:
-            snapshot = parse_remote(remote).snapshot(REPOSITORY)
-            with Progress(f"fetch {target.name[:12]}", file.bytes) as bar:
-                fetch(snapshot, file, target, bar.advance)
-            if file.matches(target):
-                return
-            target.unlink()
-            failures.append(f"{remote} (sends other bytes than the entry states)")
+            remote = parse_remote(url)
+            with tempfile.TemporaryDirectory(dir=target.parent) as work:
+                path = f"{FOLDER}/{target.name}"
+                remote.fetch(REPOSITORY, remote.commit(REPOSITORY), [path], Path(work), progress=True)
+                came = Path(work) / path
+                if came.is_file() and sha256_file(came) == policy["sha256"]:
+                    came.replace(target)
+                    return
+            failures.append(f"{url} (does not have it, or sends other bytes than the entry states)")
         except DatasetError as error:
             failures.append(str(error))
     raise DatasetError("; ".join(failures))

@@ -26,7 +26,6 @@ from medgym_offline.offline.data import StackedData
 __all__ = ["Ball"]
 
 
-
 class Ball:
     """The ball of the module's docstring, for P learners at once.
 

@@ -107,7 +107,9 @@ class BehaviorRun:
         """Train the policies `wanted`; they are then in `results` (scopes) and `early`."""
         names = list(dict.fromkeys(wanted))
         for _, timing in names:
-            self.recipe.process(timing, self.bank.disease.name)  # an infeasible budget is refused before the first minute of training
+            self.recipe.process(
+                timing, self.bank.disease.name
+            )  # an infeasible budget is refused before the first minute of training
         experts = {(self._expert(name), timing) for name, timing in names if name in EARLY}
         trained = {(name, timing) for name, timing in names if name not in EARLY} | experts
         starts = {("dr", timing) for scope, timing in trained if scope == "ind" and self.initial is None}
@@ -165,7 +167,13 @@ class BehaviorRun:
         config = self.recipe.config(scope, None if initial is None else fingerprint(initial))
         checkpoint = None if self.folder is None else str(self.folder / "checkpoints" / f"{key}.state.safetensors")
         return TrainJob(
-            bank, self.recipe.process(timing, self.bank.disease.name), config, initial, checkpoint, self.recipe.patience, self.options.device
+            bank,
+            self.recipe.process(timing, self.bank.disease.name),
+            config,
+            initial,
+            checkpoint,
+            self.recipe.patience,
+            self.options.device,
         )
 
     def _shared_jobs(self, name: Name) -> dict[str, TrainJob]:

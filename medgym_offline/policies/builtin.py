@@ -268,6 +268,8 @@ def builtin_policy(
             form = ",".join(n.upper() for n in names)
             raise PolicyError(f"cannot read {name!r}; write constant:{form} with numbers") from None
     if treatment is None:
-        raise PolicyError(f"a constant policy needs a treatment; write for example constant:{','.join(['0.1'] * len(names))}")
+        raise PolicyError(
+            f"a constant policy needs a treatment; write for example constant:{','.join(['0.1'] * len(names))}"
+        )
     u = torch.as_tensor(treatment, dtype=torch.float32)
     return ConstantPolicy(u, timing, decisions, bank.patients if u.dim() == 2 else None, of)

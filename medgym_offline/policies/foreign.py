@@ -80,7 +80,9 @@ class ModulePolicy:
             self._refuse_fixed_batch()
         if not isinstance(answer, Tensor) or answer.dim() != 2 or answer.shape[0] != 2:
             found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-            raise PolicyError(f"{name}: answers 2 observations with {found}, expected actions (2, {few}) or (2, {many})")
+            raise PolicyError(
+                f"{name}: answers 2 observations with {found}, expected actions (2, {few}) or (2, {many})"
+            )
         if not bool(torch.isfinite(answer.float()).all()):
             raise PolicyError(f"{name}: answers an observation of zeros with values that are not finite; retrain it")
         self.action_dim = int(answer.shape[1])

@@ -34,6 +34,7 @@ __all__ = [
 
 Timing = Literal["adaptive", "fixed"]
 
+
 @runtime_checkable
 class Policy(Protocol):
     """Acts for every patient at once.

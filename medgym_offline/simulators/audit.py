@@ -95,9 +95,7 @@ def add_forecasts(facts: dict[str, Any], bank: SimulatorBank, cohort: Cohort) ->
             f"the cohort table lacks {len(missing)} of the {len(bank)} patients of bank {bank.name!r} "
             f"({', '.join(missing[:3])}, ...); give the table the bank was fitted to"
         )
-    data = fit_data(
-        cohort.select(bank.patients).to_grid(1.0, bank.disease.process.horizon), bank.disease, bank.scales
-    )
+    data = fit_data(cohort.select(bank.patients).to_grid(1.0, bank.disease.process.horizon), bank.disease, bank.scales)
     ordered = bank.world("own").select(list(data.patients))
     facts["forecast"] = forecast_unseen(ordered, data)
     facts["rollout"], paths = rollout_errors(ordered, data)
@@ -204,10 +202,9 @@ def audit(
     if "true" in bank.worlds and bank.disease.truth_facts is not None:
         facts["truth"] = bank.disease.truth_facts(bank)
     if ceilings is not False:
-        from medgym_offline.simulators.ceilings import CeilingConfig
         from medgym_offline.simulators.ceilings import ceilings as search
 
-        found = search(bank.world("own"), CeilingConfig() if ceilings is True else ceilings, show)
+        found = search(bank.world("own"), None if ceilings is True else ceilings, show)
         facts["ceilings"] = found.to_dict()
     facts["hard_checks"] = [{"check": c, "passed": p, "found": f} for c, p, f in hard_checks(facts, bank.disease)]
     facts["goals"] = [{"goal": c, "met": p, "found": f} for c, p, f in goals(facts)]

@@ -312,9 +312,7 @@ class SimulatorBank:
             return solve(self.field, x, u, times, self.lower, self.upper, step)
         return self.trunk.with_code(world.code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
 
-    def _path(
-        self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None
-    ) -> Tensor:
+    def _path(self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None) -> Tensor:
         dynamics: Any = self.current().params
         tick = self.disease.process.tick or 1.0
         ticks = torch.floor(times / tick + 1e-4).long().clamp(min=0)

@@ -2,10 +2,10 @@
 
 For every patient, without noise and from the first state, gradient search minimises the mean harm over the horizon
 
-    J = 1/96 integral_0^96 [ severity(x(t), u(t)) + burden(u(t)) ] dt
+    J = 1/T integral_0^T [ severity(x(t), u(t)) + burden(u(t)) ] dt
 
 over nested classes of treatment: one constant; K doses at equal intervals; K doses at intervals chosen freely, as the
-decision process allows (each 0.5 to 36 h, sum 96); and, to show what more decisions would be worth, 4K doses at equal
+decision process allows (each within its limits, summing to the horizon T); and, to show what more decisions would be worth, 4K doses at equal
 intervals. What a search finds is attained, so it bounds the optimum
 from one side; a gain between two classes is a difference of two such bounds. No learned policy needs to reach it (a
 policy does not know the patient), and a claim that timing pays beyond it is wrong.
@@ -43,13 +43,13 @@ from medgym_offline.simulators.schedules import (
 __all__ = ["CeilingConfig", "Ceilings", "ceilings"]
 
 GROUPS = ((0.0, 0.0), (0.01, 0.06), (0.06, 0.15), (0.15, 1.0))
-"""Ranges of vasopressor: the best grid constant within each is a start, as the optima differ by it."""
+"""Ranges of the treatment that some need: the best grid constant within each is a start, as optima differ by it."""
 
 GROWTH = (1.4, 2.0, 0.75)
 """Ratios of an interval to the one before that adaptive searches start from, besides 1."""
 
 FINER = 4
-"""Holds of the fine class per hold of the fixed one; with K = 5 it has the release's 20 decisions."""
+"""Intervals of the fine class per interval of the fixed one."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class _Search:
     def run(
         self, bank: SimulatorBank, u: Tensor, hours: Tensor, free: bool, steps: int, lr: float
     ) -> tuple[Tensor, Tensor]:
-        """Improve schedules (P, S, k, 3), (P, S, K); k = 1 is one dose for all holds. `free` moves intervals too."""
+        """Improve schedules (P, S, k, treatments), (P, S, K); k = 1 is one dose for all holds. `free` moves intervals too."""
         config, holds = self.config, hours.shape[-1]
         dose = torch.logit(u.clamp(0.005, 0.995)).requires_grad_(True)
         clock = interval_logits(hours, config).requires_grad_(free) if free else None
@@ -155,32 +155,37 @@ class _Search:
 
 
 def _constant_starts(bank: SimulatorBank) -> Tensor:
-    """(P, S, 1, 3): the best grid constant within each range of vasopressor."""
+    """(P, S, 1, treatments): the best grid constant within each of `GROUPS`."""
     grid, severity, _ = constant_scores(bank)
-    harm = severity + bank.disease.burden(grid)
+    harm = severity + bank.disease.severity.burden(grid)
+    disease = bank.disease
+    j = disease.treatment_column(disease.needed) if disease.needed else 0
     starts = []
     for low, high in GROUPS:
-        inside = torch.nonzero((grid[:, 1] >= low) & (grid[:, 1] <= high)).squeeze(1)
-        starts.append(grid[inside[harm[:, inside].argmin(1)]])
+        inside = torch.nonzero((grid[:, j] >= low) & (grid[:, j] <= high)).squeeze(1)
+        if len(inside):
+            starts.append(grid[inside[harm[:, inside].argmin(1)]])
     return torch.stack(starts, 1).unsqueeze(2)
 
 
 def _fixed_starts(bank: SimulatorBank, constant: Tensor, best: Schedules, config: CeilingConfig) -> Tensor:
-    """(P, S, K, 3): the best constant, falling and front-loaded versions of it, other constants, a random one."""
-    holds = config.decisions
+    """(P, S, K, treatments): the best constant, falling and front-loaded versions of it, other constants, a random one."""
+    holds, u_count = config.decisions, len(bank.disease.treatments)
     base = best.treatment[:, None, :1].expand(-1, 1, holds, -1)
     fall = torch.linspace(1.5, 0.5, holds)[:, None]
     bolus = torch.linspace(1.0, 0.0, holds)
     front = base.clone()
-    front[..., 2] = bolus
-    noise = np.stack([generator(config.seed, "ceiling-start", p).normal(0.0, 1.0, (holds, 3)) for p in bank.patients])
+    front[..., -1] = bolus
+    noise = np.stack(
+        [generator(config.seed, "ceiling-start", p).normal(0.0, 1.0, (holds, u_count)) for p in bank.patients]
+    )
     random = torch.sigmoid(torch.logit(base.clamp(0.02, 0.98)) + torch.from_numpy(noise).float().unsqueeze(1))
     others = constant.expand(-1, -1, holds, -1)[:, 1:3]
     return torch.cat([base, (base * fall).clamp(0.0, 1.0), front, random, others], 1)
 
 
 def _adaptive_starts(fixed: Schedules, config: CeilingConfig) -> tuple[Tensor, Tensor]:
-    """The best fixed schedule, and it read at other break points: (P, S, K, 3), (P, S, K)."""
+    """The best fixed schedule, and it read at other break points: (P, S, K, treatments), (P, S, K)."""
     holds = config.decisions
     clocks = [fixed.hours[0]]
     for ratio in GROWTH:
@@ -196,7 +201,7 @@ def _adaptive_starts(fixed: Schedules, config: CeilingConfig) -> tuple[Tensor, T
 
 
 def _fine_starts(fixed: Schedules, adaptive: Schedules, config: CeilingConfig) -> Tensor:
-    """(P, 2, 4K, 3): the best fixed schedule, and the adaptive one read in the middle of each short hold."""
+    """(P, 2, 4K, treatments): the best fixed schedule, and the adaptive one read in the middle of each short hold."""
     count = FINER * config.decisions
     middle = (torch.arange(count) + 0.5) * config.horizon / count
     at = (adaptive.hours.cumsum(1).unsqueeze(1) <= middle[:, None]).sum(-1).clamp(max=config.decisions - 1)
@@ -213,7 +218,7 @@ def ceilings(bank: SimulatorBank, config: CeilingConfig | None = None, show: boo
         config: See :class:`CeilingConfig`.
         show: Progress on standard error.
     """
-    config = config or CeilingConfig()
+    config = config or CeilingConfig.of(bank.disease)
     started = time.monotonic()
     holds = config.decisions
     equal = torch.full((holds,), config.horizon / holds)

@@ -90,7 +90,11 @@ def constant_policies(bank: SimulatorBank, chosen_elsewhere: Tensor | None = Non
     grid, severity, safe = constant_scores(bank)
     rows = torch.arange(len(bank))
     count = len(bank.disease.treatments)
-    named = {"zero": torch.zeros(count), "maximal": torch.ones(count), "worst of the grid": grid[severity.mean(0).argmax()]}
+    named = {
+        "zero": torch.zeros(count),
+        "maximal": torch.ones(count),
+        "worst of the grid": grid[severity.mean(0).argmax()],
+    }
     table = {}
     for name, u in named.items():
         s, ok, _ = schedule_scores(bank, u.expand(len(bank), 1, 1, count))

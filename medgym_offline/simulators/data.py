@@ -78,7 +78,9 @@ def cohort_scales(grid: GridCohort, disease: Disease) -> Scales:
         grid: Hourly grid in physical units.
         disease: Gives transforms and bounds.
     """
-    identity = Scales((0.0,) * len(disease.variables), (1.0,) * len(disease.variables), tuple(t.upper for t in disease.treatments))
+    identity = Scales(
+        (0.0,) * len(disease.variables), (1.0,) * len(disease.variables), tuple(t.upper for t in disease.treatments)
+    )
     transformed = identity.normalize(disease, np.nan_to_num(grid.values.astype(np.float64)))
     center, scale = [], []
     for j, variable in enumerate(disease.variables):

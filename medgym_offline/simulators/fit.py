@@ -102,11 +102,11 @@ class _Windows:
         if config.recency:
             draws = _late(draws, last_start, config.recency)
         start = (draws * last_start).astype(int)
-        noise = np.stack([g.normal(0.0, config.start_noise, (config.windows, data.values.shape[-1])) for g in self.streams])
-        row = np.arange(len(data.patients))[:, None]
-        x = np.concatenate(
-            [data.start[row, start] + noise, data.derived[row, start], self.hidden[row, start]], -1
+        noise = np.stack(
+            [g.normal(0.0, config.start_noise, (config.windows, data.values.shape[-1])) for g in self.streams]
         )
+        row = np.arange(len(data.patients))[:, None]
+        x = np.concatenate([data.start[row, start] + noise, data.derived[row, start], self.hidden[row, start]], -1)
         last = data.u.shape[1] - 1
         hours = start[..., None] + np.arange(config.hours)  # treatment of hour t acts from t to t + 1
         inside = hours + 1 <= last
@@ -132,7 +132,9 @@ class _Windows:
         for t in range(self.config.hours):
             for _ in range(count):
                 x = heun_step(rhs, x, u[:, :, t], step, lower, upper)
-            error = torch.nn.functional.smooth_l1_loss(x[..., : self.data.values.shape[-1]], target[:, :, t], reduction="none", beta=0.5)
+            error = torch.nn.functional.smooth_l1_loss(
+                x[..., : self.data.values.shape[-1]], target[:, :, t], reduction="none", beta=0.5
+            )
             total = total + (weight[:, :, t] * error).sum((1, 2))
         return total / (self.config.windows * self.config.hours)
 

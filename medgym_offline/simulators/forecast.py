@@ -18,7 +18,15 @@ from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.data import FitData, block_steps
 from medgym_offline.simulators.noise import one_step_residuals
 
-__all__ = ["compare", "forecast_ahead", "forecast_unseen", "hidden_course", "paired", "patient_errors", "population_for_all"]
+__all__ = [
+    "compare",
+    "forecast_ahead",
+    "forecast_unseen",
+    "hidden_course",
+    "paired",
+    "patient_errors",
+    "population_for_all",
+]
 
 MODELS = ("ind", "pop", "persistence", "patient mean")
 

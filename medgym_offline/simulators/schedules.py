@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.base import Disease
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.bank import SimulatorBank
 
@@ -25,7 +26,7 @@ class CeilingConfig:
 
     Attributes:
         decisions: K.
-        horizon, min_interval, max_interval: Hours, as in the decision process.
+        horizon, min_interval, max_interval: As in the decision process.
         steps: Adam steps through the solution map per class (a bank without a map uses the solver).
         refine: Further steps through the solver, for the best start only.
         lr: First learning rate, in logits (cosine to 0).
@@ -43,6 +44,13 @@ class CeilingConfig:
     cells: int = 12
     seed: int = 0
 
+    @classmethod
+    def of(cls, disease: Disease, **settings: Any) -> CeilingConfig:
+        """The search over a disease's decision process."""
+        process = disease.process
+        clock = {n: getattr(process, n) for n in ("horizon", "min_interval", "max_interval")}
+        return cls(**{**clock, **settings})
+
     def __post_init__(self) -> None:
         if not self.decisions * self.min_interval <= self.horizon <= self.decisions * self.max_interval:
             raise BankError(
@@ -57,7 +65,7 @@ class Schedules:
 
     Attributes:
         harm: (P,) J, from the solver.
-        treatment: (P, K, 3) in [0, 1].
+        treatment: (P, K, treatments) in [0, 1].
         hours: (P, K) holds, summing to the horizon.
     """
 
@@ -75,7 +83,7 @@ def intervals(logits: Tensor, config: CeilingConfig) -> Tensor:
     """Feasible intervals (..., K) from free numbers (..., K - 1): every schedule the process allows, and no other.
 
         dt_k = lower + sigmoid(logit_k) (upper - lower),
-        lower = max(0.5, t - 36 k),  upper = min(36, t - 0.5 k)      t hours and k decisions left after this one
+        lower = max(shortest, t - longest k),  upper = min(longest, t - shortest k)      t the time and k the decisions left after this one
 
     and the last decision takes what remains.
     """
@@ -111,7 +119,7 @@ def schedule_harm(bank: SimulatorBank, treatment: Tensor, hours: Tensor, cells: 
 
     Args:
         bank: P patients.
-        treatment: (P, B, K, 3) in [0, 1].
+        treatment: (P, B, K, treatments) in [0, 1].
         hours: (P, B, K) holds.
         cells: Quadrature cells per hold (trapezoid); default 36, at most an hour each.
 
@@ -127,8 +135,8 @@ def schedule_harm(bank: SimulatorBank, treatment: Tensor, hours: Tensor, cells: 
         curve = bank.trajectory(x, u, dt.unsqueeze(-1) * share)
         path = torch.cat([x.unsqueeze(2), curve], 2)
         dose = bank.denormalize_treatment(u).unsqueeze(2).expand(*path.shape[:-1], -1)
-        severity = bank.disease.severity(bank.denormalize(path), dose)
+        severity = bank.disease.severity.score(bank.denormalize(path), dose)
         mean = (severity.sum(-1) - 0.5 * (severity[..., 0] + severity[..., -1])) / count
-        total = total + dt * (mean + bank.disease.burden(u))
+        total = total + dt * (mean + bank.disease.severity.burden(u))
         x = curve[:, :, -1]
     return total / hours.sum(-1)

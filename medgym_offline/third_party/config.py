@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from medgym_offline.errors import unknown_name
-from medgym_offline.offline.config import OfflineConfig, assignment, parse_setting
+from medgym_offline.config import from_text
+from medgym_offline.offline.config import OfflineConfig
 
 __all__ = ["BASELINES", "SHARED", "default_settings", "own_fields", "read_settings"]
 
@@ -66,13 +66,7 @@ def read_settings(
         MissingExtraError: d3rlpy is not installed.
     """
     fields, own = own_fields(algorithm), default_settings(algorithm)
-    shared = []
-    for text in assignments:
-        name, value = assignment(text)
-        if name in SHARED:
-            shared.append(text)
-        elif name in fields:
-            own[name] = parse_setting(name, type(fields[name]).__name__, value)
-        else:
-            raise unknown_name(f"setting of {algorithm}", name, [*SHARED, *fields])
-    return profile.changed(shared), own
+    named = [(text.partition("=")[0].strip().replace("-", "_"), text) for text in assignments]
+    forms = {name: type(value) for name, value in fields.items()}
+    mine = from_text(forms, [text for name, text in named if name not in SHARED], f"setting of {algorithm}", SHARED)
+    return profile.changed([text for name, text in named if name in SHARED]), own | mine

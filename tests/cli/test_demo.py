@@ -29,8 +29,8 @@ def play(script: Path, *argv: str) -> str:
 
 
 def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from medgym_offline.policies import StackedActor, save_policy
     from medgym_offline.diseases.sepsis.prior import prior_bank
+    from medgym_offline.policies import StackedActor, save_policy
     from medgym_offline.stack import StackedMLP
 
     bank = prior_bank(patients=3, seed=0)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import replace
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from medgym_offline.sepsis import SEPSIS
 
-from medgym_offline.cohorts import Cohort, Rejections, cohort_card, combine, coverage, select_stays
+from medgym_offline.cohorts import Cohort, cohort_card, combine, coverage, select_stays
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError, UnknownNameError
-from medgym_offline.sepsis import SEPSIS
 from tests.cohorts.conftest import Row, long_table, write_normalised
 from tests.cohorts.support import STATES, TREATMENTS, UNITS, build_cohort, from_table, read_source
 
@@ -157,7 +157,9 @@ def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(tmp_path:
     coarse = cohort.to_grid(hours=4.0)
     assert coarse.values.shape == (6, 24, 6)
     np.testing.assert_allclose(coarse.treatment[:, :15], grid.treatment[:, :60].reshape(6, 15, 4, 3).mean(axis=2))
-    np.testing.assert_allclose(coarse.derived["fluid_balance"][:, :15], grid.derived["fluid_balance"][:, :60:4], atol=1e-9)
+    np.testing.assert_allclose(
+        coarse.derived["fluid_balance"][:, :15], grid.derived["fluid_balance"][:, :60:4], atol=1e-9
+    )
     with pytest.raises(CohortError, match="hours=0"):
         cohort.to_grid(hours=0)
     with pytest.raises(UnknownNameError, match="did you mean 'mimic-iii/103'"):

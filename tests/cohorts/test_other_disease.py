@@ -114,7 +114,9 @@ def test_a_folder_is_read_the_same_with_the_disease_of_the_caller(tmp_path: Path
 def test_raw_tables_are_read_for_the_concepts_that_are_asked_for(tmp_path: Path) -> None:
     from tests.cohorts.layouts import LAYOUTS, Charted, at
 
-    glucose = Concept("glucose", "mg/dL", (10.0, 1000.0), (60.0, 300.0), items={"laboratory": "50931", "chart": "220621"})
+    glucose = Concept(
+        "glucose", "mg/dL", (10.0, 1000.0), (60.0, 300.0), items={"laboratory": "50931", "chart": "220621"}
+    )
     insulin = Concept("insulin", "U/h", (0.0, 50.0), (0.1, 20.0), "infusion", items={"input": "223258"})
     definition = CohortDefinition("made-up", (glucose,), (insulin,), Selection("any"))
     order = (10, 1, at(3), at(5), 223258, 4, "units", 2.0, "units/hour", 70, "", "01-Drips", "")
@@ -133,7 +135,9 @@ def test_raw_tables_are_read_for_the_concepts_that_are_asked_for(tmp_path: Path)
         (tmp_path / layout).mkdir()
         LAYOUTS[layout](tmp_path / layout, Charted(extra=charted))
         build_cohort([tmp_path / layout], tmp_path / "c.parquet", definition)
-        rows = Cohort.read(tmp_path / "c.parquet", definition).table.select("variable", "time_h", "end_h", "value").rows()
+        rows = (
+            Cohort.read(tmp_path / "c.parquet", definition).table.select("variable", "time_h", "end_h", "value").rows()
+        )
         assert rows == [("glucose", 2.0, None, 150.0), ("insulin", 3.0, 5.0, 2.0), ("glucose", 4.0, None, 160.0)]
 
 

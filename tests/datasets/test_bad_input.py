@@ -10,12 +10,13 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from medgym_offline.config import check
 from medgym_offline.datasets import (
     GeneratedDataset,
     Recipe,
@@ -28,20 +29,12 @@ from medgym_offline.datasets import (
     verify,
 )
 from medgym_offline.datasets.catalogue import DATA_FILE
-from medgym_offline.datasets.fields import MANIFEST, METADATA, check_fields
+from medgym_offline.datasets.forms import Manifest, Metadata
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
 from tests.leaderboard.workshop import refused, run
 
 ODD: tuple[Any, ...] = (None, True, -1, 10**30, 1.5, float("nan"), "", "many", [], [1], ["a"], {}, {"a": 1})
-
-
-def paths(form: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every named field of a form."""
-    for key, inner in form.items() if isinstance(form, dict) else ():
-        if key is not str:
-            yield (*before, key)
-            yield from paths(inner, (*before, key))
 
 
 def said(action: Callable[[], Any]) -> str:
@@ -67,7 +60,12 @@ def spoiled(text: str, path: tuple[str, ...], value: Any) -> str:
     return json.dumps(whole)
 
 
-FIELDS = [("metadata", path) for path in paths(METADATA)] + [("manifest", path) for path in paths(MANIFEST)]
+FORMS = {"metadata": Metadata, "manifest": Manifest}
+FIELDS = [(file, (name,)) for file, form in FORMS.items() for name in form.__annotations__ if name != "format"]
+FIELDS += [("manifest", ("files", DATA_FILE, part)) for part in ("sha256", "bytes")]
+FIELDS += [("manifest", ("references", "returns", "expert")), ("manifest", ("episode_steps", "mean"))]
+FIELDS += [("manifest", ("bank", "content_hash")), ("manifest", ("files", "data/metadata.json"))]
+FIELDS += [("metadata", ("medgym", part)) for part in ("patients", "timing", "decisions", "identity", "bytes")]
 
 
 @pytest.mark.parametrize(("file", "path"), FIELDS, ids=lambda part: part if isinstance(part, str) else ".".join(part))
@@ -75,16 +73,14 @@ def test_odd_types_in_a_dataset_are_named(made: GeneratedDataset, copy: Path, fi
     """Whatever stands in a field: a result or a line with the file's name, never a crash."""
     place = copy / made.id / "data" / f"{file}.json"
     text = place.read_text()
-    form: Any = {"metadata": METADATA, "manifest": MANIFEST}[file]
-    for key in path:
-        form = form[key]
     for value in (*ODD, ...):
         place.write_text(spoiled(text, path, value))
         lines = [said(lambda: load_dataset(made.id, root=copy, progress=False))]
         if file == "manifest":
             lines = [said(lambda: listing_table([dataset_info(made.id, copy)])), said(lambda: list_datasets(copy))]
         report = verify(made.id, root=copy, replay=0, progress=False)
-        wrong = value is ... or bool(said(lambda v=value: check_fields(v, form, "x")))
+        whole = json.loads(place.read_text())
+        wrong = value is ... or bool(said(lambda whole=whole: check(FORMS[file], whole, "x")))
         for line in lines:
             assert bool(line) >= wrong, (value, line)
             assert not wrong or (place.name in line and path[-1] in line)

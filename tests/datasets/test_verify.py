@@ -239,7 +239,7 @@ def test_files_that_are_missing_truncated_or_no_json(made: GeneratedDataset, cop
     assert failed(verify(made.id, root=copy, replay=2, progress=False)) == ["readable"]
     manifest.unlink()
     report = verify(made.id, root=copy, replay=2, progress=False)
-    assert "no manifest" in report.faults[0].detail
+    assert "manifest.json: there is no such file" in report.faults[0].detail
 
 
 @pytest.mark.parametrize(

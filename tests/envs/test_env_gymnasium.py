@@ -84,7 +84,9 @@ def test_reset_with_its_seed_replays_an_episode_of_a_rollout(tiny_bank: Simulato
     dim = process.config.action_dim
     seeds = np.array([[11, 2**62 + 5], [3, 4], [5, 6], [7, 8]])
     wish = torch.tensor([0.2, -0.4, -0.1, -0.7][:dim])
-    run = rollout(process, lambda o: wish + 0.2 * o[..., :dim], draw_noise(seeds, tiny_bank, process.config), action_noise=0.05)
+    run = rollout(
+        process, lambda o: wish + 0.2 * o[..., :dim], draw_noise(seeds, tiny_bank, process.config), action_noise=0.05
+    )
     for p, b in ((0, 1), (3, 0)):
         env = TreatmentEnv(bank=tiny_bank, patient=p, timing=timing, decisions=6)  # type: ignore[arg-type]
         observation, info = env.reset(seed=int(seeds[p, b]))

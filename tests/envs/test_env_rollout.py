@@ -187,7 +187,11 @@ def test_bad_input(tiny_bank: SimulatorBank) -> None:
     with pytest.raises(MedGymError, match="noise is for 5 decisions; the process has 20"):
         rollout(process, _policy, draw_noise(np.zeros((4, 2), np.int64), tiny_bank, ProcessConfig(decisions=5)))
     with pytest.raises(MedGymError, match="must be finite"):
-        rollout(process, lambda o: _policy(o) * float("nan"), draw_noise(np.zeros((4, 2), np.int64), tiny_bank, ProcessConfig()))
+        rollout(
+            process,
+            lambda o: _policy(o) * float("nan"),
+            draw_noise(np.zeros((4, 2), np.int64), tiny_bank, ProcessConfig()),
+        )
     with pytest.raises(MedGymError, match="actions have shape"):
         rollout(process, _fixed_policy, draw_noise(np.zeros((4, 2), np.int64), tiny_bank, ProcessConfig()))
     with pytest.raises(MedGymError, match="seeds have shape"):

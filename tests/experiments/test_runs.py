@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from medgym_offline.simulators.twin_bank import twin_cohort
 
 from experiments import ablation, cases, ceilings, common, offline, online, pooling
 from experiments.common import Row, Scores
@@ -18,7 +19,6 @@ from medgym_offline.policies import StackedActor
 from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.data import HORIZON, FitData, fit_data
 from medgym_offline.simulators.fit import FitConfig
-from medgym_offline.simulators.twin_bank import twin_cohort
 from medgym_offline.stack import StackedMLP
 from tests.rolled import rolled
 

@@ -164,9 +164,9 @@ def test_settings_as_text() -> None:
     for text, wanted in (
         ("gama=0.9", "did you mean 'gamma'"),
         ("gamma", "name=value"),
-        ("gamma=high", "gamma: 'high' is not a number"),
-        ("updates=1.5", "updates: '1.5' is not a whole number"),
-        ("alpha=none", "alpha: 'none' is not a number"),
+        ("gamma=high", "gamma is 'high', expected a number"),
+        ("updates=1.5", "updates is '1.5', expected a whole number"),
+        ("alpha=none", "alpha is 'none', expected a number"),
     ):
         with pytest.raises(MedGymError, match=wanted):
             OfflineConfig().changed([text])

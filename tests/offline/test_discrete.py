@@ -85,7 +85,7 @@ def test_more_codewords_than_actions_names_the_patient() -> None:
     for algorithm in FORMS:
         with pytest.raises(DatasetError, match=r"toy/1 has only 3 distinct actions.* set codewords to 3 or fewer"):
             train(algorithm, poor, config=CONFIG, progress=False)
-    with pytest.raises(MedGymError, match="codewords is 1"):
+    with pytest.raises(MedGymError, match="'codewords' is 1"):
         OfflineConfig(codewords=1)
 
 

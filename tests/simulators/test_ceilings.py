@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales
-from medgym_offline.errors import BankError
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
+from medgym_offline.diseases.sepsis.field import Physics
+from medgym_offline.errors import BankError
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.bank import World
 from medgym_offline.simulators.ceilings import CeilingConfig, ceilings
-from medgym_offline.simulators.checks import GRID
-from medgym_offline.diseases.sepsis.field import Physics
 from medgym_offline.simulators.schedules import CELLS, interval_logits, intervals, schedule_harm
 
 SWITCH = torch.tensor([10.0, 40.0])
@@ -59,11 +59,15 @@ def clock_bank() -> SimulatorBank:
         wanted = torch.sigmoid((SWITCH.reshape(2, *[1] * (state.ndim - 2)) - state[..., 0]) / 0.25)
         return (scales.normalize_treatment(SEPSIS, dose)[..., 0] - wanted) ** 2
 
-    variables = (replace(SEPSIS.variables[0], transform="identity"), *SEPSIS.variables[1:])
-    disease = replace(SEPSIS, variables=variables, severity=severity, burden=lambda u: 0.0 * u[..., 0])
+    def score(state: Any, dose: Any) -> Any:
+        return severity(state, dose) if isinstance(state, Tensor) else np.zeros(state.shape[:-1])
+
+    components = (replace(SEPSIS.components[0], transform="identity"), *SEPSIS.components[1:])
+    points = replace(SEPSIS.severity, score=score, burden=lambda u: 0.0 * u[..., 0], parts=())
+    disease = replace(SEPSIS, components=components, severity=points)
     world = World(Clock(torch.zeros(2, 8)), torch.zeros(2, 8), torch.zeros(2, 8))
     return SimulatorBank(
-        "clock", ("a", "b"), scales, Physics(), {"own": world}, None, None, torch.zeros(2, 96, 3), disease=disease
+        "clock", ("a", "b"), disease, scales, Physics(), {"own": world}, None, None, torch.zeros(2, 96, 3)
     )
 
 
@@ -96,7 +100,7 @@ def test_classes_are_nested_and_beat_the_grid(tiny_bank: SimulatorBank, searched
     assert (searched.classes["fine"].harm <= fixed).all()
     assert (fixed < constant).any()
     assert (adaptive < fixed).any()
-    grid = torch.tensor(list(itertools.product(*GRID)))
+    grid = torch.tensor(list(itertools.product(*tuple(t.levels for t in SEPSIS.treatments))))
     u = grid[None, :, None].expand(4, -1, -1, -1)
     with torch.inference_mode():
         harm = schedule_harm(tiny_bank, u, torch.full((4, len(grid), 1), 24.0), 24)
@@ -141,7 +145,9 @@ def test_harm_is_severity_and_burden_over_time(tiny_bank: SimulatorBank) -> None
     cut = schedule_harm(tiny_bank, u[:, :, None].expand(-1, -1, 6, -1), torch.full((4, 1, 6), 16.0))
     assert torch.allclose(whole, cut, atol=2e-3)
     curve = tiny_bank.trajectory(tiny_bank.initial_state()[:, None], u, torch.arange(0.0, 36.5, 0.5))
-    severity = tiny_bank.disease.severity(tiny_bank.denormalize(curve), tiny_bank.denormalize_treatment(u)[:, :, None])
+    severity = tiny_bank.disease.severity.score(
+        tiny_bank.denormalize(curve), tiny_bank.denormalize_treatment(u)[:, :, None]
+    )
     by_hand = (severity[..., :-1] + severity[..., 1:]).sum(-1) / 2 / 72 + 0.2 * 0.2
     first = schedule_harm(tiny_bank, u[:, :, None], torch.full((4, 1, 1), 36.0))
     assert torch.allclose(first, by_hand, atol=5e-3)

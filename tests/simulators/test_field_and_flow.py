@@ -9,11 +9,11 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from medgym_offline.diseases.sepsis.field import RATE_BOUND, Physics, field
+from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.errors import BankError, UnknownNameError
 from medgym_offline.simulators import SimulatorBank, load_simulators
-from medgym_offline.diseases.sepsis.field import RATE_BOUND, Physics, field
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig, solve, solve_between
-from medgym_offline.diseases.sepsis.prior import prior_bank
 
 
 def _states(bank: SimulatorBank, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,9 +11,13 @@ import torch
 
 from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.grid import GridCohort
-from medgym_offline.diseases.sepsis.cohort import COHORT
-from medgym_offline.errors import BankError
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
+from medgym_offline.diseases.sepsis.cohort import COHORT
+from medgym_offline.diseases.sepsis.field import K_MAX, K_MIN, Physics
+from medgym_offline.diseases.sepsis.model import MODEL
+from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
+from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.errors import BankError
 from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
 from medgym_offline.simulators.data import (
     FitData,
@@ -24,14 +28,10 @@ from medgym_offline.simulators.data import (
     start_states,
 )
 from medgym_offline.simulators.distill import DistillConfig
-from medgym_offline.diseases.sepsis.field import K_MAX, K_MIN, Physics
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
 from medgym_offline.simulators.forecast import forecast_unseen
-from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.simulators.noise import estimate_noise, noise_variance
-from medgym_offline.diseases.sepsis.model import MODEL
-from medgym_offline.diseases.sepsis.prior import prior_bank
 
 PATIENTS = 6
 
@@ -56,7 +56,9 @@ def grid() -> GridCohort:
     treatment = bank.denormalize_treatment(torch.from_numpy(u)).numpy()
     length = np.array([96, 96, 80, 96, 60, 96])
     balance = 5.0 * path[..., 6].numpy()
-    return GridCohort(ids, ids, 1.0, np.where(mask, physical, np.nan), mask, treatment, length, {"fluid_balance": balance})
+    return GridCohort(
+        ids, ids, 1.0, np.where(mask, physical, np.nan), mask, treatment, length, {"fluid_balance": balance}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +172,9 @@ def test_a_patients_fit_does_not_depend_on_batch_mates(data: FitData) -> None:
     together = fit_individuals(data, population, given, physics, config, show=False)
     order = np.array([3, 0, 5, 1, 4, 2])
     shuffled = data.select(order)
-    again = fit_individuals(shuffled, population, {name: array[order] for name, array in given.items()}, physics, config, show=False)
+    again = fit_individuals(
+        shuffled, population, {name: array[order] for name, array in given.items()}, physics, config, show=False
+    )
     assert torch.allclose(again.params.set_point, together.params.set_point[order], atol=1e-5)
 
 

@@ -11,15 +11,17 @@ import pytest
 import torch
 
 from medgym_offline.cohorts import Cohort
+from medgym_offline.diseases.sepsis import DISEASE
+from medgym_offline.diseases.sepsis.field import FieldParameters, Physics
+from medgym_offline.diseases.sepsis.model import MODEL
+from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
+from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.build import read_recipe
-from medgym_offline.simulators.data import HORIZON, FitData, fit_data
-from medgym_offline.diseases.sepsis.field import FieldParameters, Physics
+from medgym_offline.simulators.data import FitData, fit_data
 from medgym_offline.simulators.fit import FitConfig, _late, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
-from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
-from medgym_offline.diseases.sepsis.prior import draw_response, draw_threshold, prior_bank
-from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 
 PATIENTS = 4
 
@@ -31,12 +33,11 @@ def cohort() -> Cohort:
 
 @pytest.fixture(scope="module")
 def data(cohort: Cohort) -> FitData:
-    return fit_data(cohort.to_grid(1.0, float(HORIZON)))
+    return fit_data(cohort.to_grid(1.0, 96.0), DISEASE)
 
 
-def _draws(data: FitData) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    need = estimate_need(data, np.ones(96, bool), Physics(), 0)
-    return need, draw_response(0, data.patients), draw_threshold(0, data.patients)
+def _given(data: FitData) -> dict[str, np.ndarray]:
+    return MODEL.given(data, np.ones(96, bool), Physics(), NeedPrior(), 0, 0.0)
 
 
 def _same(a: FieldParameters, b: FieldParameters) -> bool:
@@ -44,45 +45,43 @@ def _same(a: FieldParameters, b: FieldParameters) -> bool:
 
 
 def test_early_stopping_is_a_cut_of_the_same_fit(data: FitData) -> None:
-    config, draws = FitConfig(population_steps=3, individual_steps=8, hours=3, windows=1), _draws(data)
-    population = fit_population(data, *draws, Physics(), config, show=False)
+    config, given = FitConfig(population_steps=3, individual_steps=8, hours=3, windows=1), _given(data)
+    population = fit_population(data, given, Physics(), config, show=False)
     seen: dict[int, FieldParameters] = {}
 
     def watch(done: int, params: FieldParameters) -> None:
         seen[done] = params
 
-    fit_individuals(data, population, *draws, Physics(), config, show=False, watch=watch, every=3)
+    fit_individuals(data, population, given, Physics(), config, show=False, watch=watch, every=3)
     assert list(seen) == [3, 6, 8]
-    cut = fit_individuals(data, population, *draws, Physics(), config, show=False, stop=6)
+    cut = fit_individuals(data, population, given, Physics(), config, show=False, stop=6)
     assert _same(cut.params, seen[6])
     assert not _same(cut.params, seen[8])
     alone: dict[int, FieldParameters] = {}
-    fit_alone(data, *draws, Physics(), config, show=False, watch=alone.__setitem__, every=4)
+    fit_alone(data, given, Physics(), config, show=False, watch=alone.__setitem__, every=4)
     assert list(alone) == [4, 8, 11]
-    assert _same(fit_alone(data, *draws, Physics(), config, show=False, stop=4).params, alone[4])
+    assert _same(fit_alone(data, given, Physics(), config, show=False, stop=4).params, alone[4])
 
 
 def test_strengths_may_be_stacked(data: FitData) -> None:
-    config, draws = FitConfig(population_steps=2, individual_steps=6, hours=3, windows=1), _draws(data)
-    population = fit_population(data, *draws, Physics(), config, show=False)
-    pull = np.repeat([0.1, 30.0], PATIENTS)
-    need, response, threshold = (np.concatenate([d, d]) for d in draws)
-    both = fit_individuals(
-        data.stack(data), population, need, response, threshold, Physics(), config, show=False, pooling=pull
-    )
-    one = fit_individuals(data, population, *draws, Physics(), replace(config, pooling=0.1), show=False)
+    config, given = FitConfig(population_steps=2, individual_steps=6, hours=3, windows=1), _given(data)
+    population = fit_population(data, given, Physics(), config, show=False)
+    penalty = np.repeat([0.1, 30.0], PATIENTS)
+    twice = {name: np.concatenate([array, array]) for name, array in given.items()}
+    both = fit_individuals(data.stack(data), population, twice, Physics(), config, show=False, penalty=penalty)
+    one = fit_individuals(data, population, given, Physics(), replace(config, pooling=0.1), show=False)
     assert torch.allclose(both.params.set_point[:PATIENTS], one.params.set_point, atol=1e-6)
     moved = (both.params.set_point - population.params.set_point).abs().mean(1)
-    assert (moved[PATIENTS:] < moved[:PATIENTS]).all()  # the stronger pull keeps patients nearer to the population
+    assert (moved[PATIENTS:] < moved[:PATIENTS]).all()  # the stronger penalty keeps patients nearer to the population
 
 
 def test_forecasts_ahead_are_the_flow_hour_by_hour(data: FitData) -> None:
     bank = prior_bank(PATIENTS, seed=1)
     begin = np.array([3, 20, 50, 94])
-    shock = shock_course(bank.physics, _draws(data)[0], data.u)
+    shock = shock_course(bank.physics, _given(data)["need"], data.u)[..., None]
     found = forecast_ahead(bank, data, shock, begin, 4)
     i = 1
-    x = torch.tensor([*data.start[i, 20], data.balance[i, 20], shock[i, 20]]).float().expand(PATIENTS, 1, 8)
+    x = torch.tensor([*data.start[i, 20], *data.derived[i, 20], *shock[i, 20]]).float().expand(PATIENTS, 1, 8)
     for t in range(20, 24):
         x = bank.flow(x, torch.from_numpy(data.u[i, t]).expand(PATIENTS, 1, 3), torch.ones(PATIENTS, 1))
         assert np.allclose(found[i, t + 1], x[i, 0, :6].numpy(), atol=1e-5)

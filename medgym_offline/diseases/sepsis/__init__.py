@@ -100,10 +100,20 @@ def _fluids_total(course: Course) -> np.ndarray:
 METRICS = (
     Metric("lactate_mean", "Lactate", "mmol/L", -1, 2, "mean over the hours 0..96", _mean),
     Metric("lactate_clearance_6h", "Clearance at 6 h", "%", 1, 1, "100 (l(0) - l(6)) / l(0)", _clearance),
-    Metric("hours_lactate_above_2", "Lactate above 2", "h", -1, 1, "time above 2 mmol/L, 0.25 h grid", _hours_above(2.0)),
-    Metric("hours_lactate_above_4", "Lactate above 4", "h", -1, 1, "time above 4 mmol/L, 0.25 h grid", _hours_above(4.0)),
     Metric(
-        "vasopressor_total", "Vasopressor", "mg/kg", 0, 2, "norepinephrine equivalents given in 96 h", _vasopressor_total
+        "hours_lactate_above_2", "Lactate above 2", "h", -1, 1, "time above 2 mmol/L, 0.25 h grid", _hours_above(2.0)
+    ),
+    Metric(
+        "hours_lactate_above_4", "Lactate above 4", "h", -1, 1, "time above 4 mmol/L, 0.25 h grid", _hours_above(4.0)
+    ),
+    Metric(
+        "vasopressor_total",
+        "Vasopressor",
+        "mg/kg",
+        0,
+        2,
+        "norepinephrine equivalents given in 96 h",
+        _vasopressor_total,
     ),
     Metric("fluids_total", "Fluids", "L", 0, 1, "fluids given in 96 h", _fluids_total),
 )
@@ -166,7 +176,9 @@ DISEASE = Disease(
     metrics=METRICS,
     subgroups=(
         # mmol/L: raised, and the level of high risk in the SSC guideline.
-        Subgroup("initial lactate", "initial_lactate", lambda state, severity: state[..., LACTATE], (2.0, 4.0), "mmol/L"),
+        Subgroup(
+            "initial lactate", "initial_lactate", lambda state, severity: state[..., LACTATE], (2.0, 4.0), "mmol/L"
+        ),
         Subgroup("initial SOFA", "initial_sofa", lambda state, severity: severity),
     ),
     sign_checks=(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from medgym_offline.diseases.sepsis.field import Physics, supply
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.data import FitData
-from medgym_offline.diseases.sepsis.field import Physics, supply
 
 __all__ = ["NeedPrior", "estimate_need", "shock_course"]
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.diseases.sepsis import DISEASE
-from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.diseases.sepsis.field import K_MAX, R_MAX, FieldParameters, Physics
+from medgym_offline.seeds import derive_seed, generator
+from medgym_offline.simulators.bank import SimulatorBank, World
 
 __all__ = ["draw_response", "draw_threshold", "prior_bank", "prior_parameters"]
 

@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.errors import BankError
 from medgym_offline.diseases.sepsis.field import FieldParameters
 from medgym_offline.diseases.sepsis.needs import shock_course
+from medgym_offline.errors import BankError
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank
 

@@ -39,8 +39,8 @@ from torch import Tensor
 
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
-from medgym_offline.seeds import generator
 from medgym_offline.diseases.sepsis.field import Physics, balance_rate
+from medgym_offline.seeds import generator
 
 __all__ = ["NOISE", "TwinField", "draw_twin", "perfusion_gap"]
 

@@ -142,7 +142,9 @@ def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, 
 
 def scratch_world(cohort: Cohort, bank: SimulatorBank, recipe: BankRecipe, show: bool = True) -> World:
     """Ind fitted from scratch: the `own` world's records, needs and draws, no population and no pull towards one."""
-    data = fit_data(cohort.to_grid(1.0, DISEASE.process.horizon), DISEASE, bank.scales).restrict(block_steps(0, DISEASE))
+    data = fit_data(cohort.to_grid(1.0, DISEASE.process.horizon), DISEASE, bank.scales).restrict(
+        block_steps(0, DISEASE)
+    )
     own = bank.current("own")
     params = own.params
     assert isinstance(params, FieldParameters)
@@ -184,7 +186,9 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The synthetic twin: build its bank, write its records, compare them with real ones, show the truth checks."""
-    parser = argparse.ArgumentParser(prog="python -m medgym_offline.diseases.sepsis.twin_bank", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m medgym_offline.diseases.sepsis.twin_bank", description=main.__doc__
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="fit the bank and add the truth")
     build.add_argument("--recipe", type=Path, default=release_folder("generation") / "sepsis-twin-v0.toml")
@@ -209,8 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> None:
     from medgym_offline.cohorts import Cohort
     from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarise
-    from medgym_offline.simulators.files import load_simulators
     from medgym_offline.diseases.sepsis.truth import change_table, truth_table
+    from medgym_offline.simulators.files import load_simulators
 
     if options.command == "truth":
         facts = load_simulators(options.bank).metadata.get("truth")

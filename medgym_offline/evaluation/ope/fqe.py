@@ -26,7 +26,6 @@ from medgym_offline.stack import StackedMLP, clip_gradients
 __all__ = ["FqeConfig", "FqeValues", "fit_fqe"]
 
 
-
 @dataclass(frozen=True)
 class FqeConfig:
     """Settings.

@@ -15,22 +15,30 @@ from scipy.stats import spearmanr
 
 from medgym_offline import load_simulators
 from medgym_offline.cohorts import Cohort
+from medgym_offline.diseases.scales import Scales
+from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarise
 from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, Course, live
-from medgym_offline.diseases.scales import Scales
+from medgym_offline.diseases.sepsis.truth import Model, bank_model, change_table, score, true_cases, truth_checks
+from medgym_offline.diseases.sepsis.twin import draw_twin
+from medgym_offline.diseases.sepsis.twin_bank import (
+    WIDE,
+    TwinWard,
+    _bare,
+    build_twin,
+    true_world,
+    twin_cohort,
+    twin_ids,
+)
 from medgym_offline.envs import TreatmentEnv
 from medgym_offline.errors import BankError, CohortError
 from medgym_offline.files import release_folder
-from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.simulators import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.checks import bounded
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.simulators.flow import SolutionMapConfig, solve
-from medgym_offline.diseases.sepsis.truth import Model, bank_model, change_table, score, true_cases, truth_checks
-from medgym_offline.diseases.sepsis.twin import draw_twin
-from medgym_offline.diseases.sepsis.twin_bank import WIDE, TwinWard, _bare, build_twin, true_world, twin_cohort, twin_ids
 
 SEED = 11
 BEFORE_SPREAD = "a0df2829267b47cb"

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from medgym_offline.cohorts.cohort import Cohort
-from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.cohorts.frames import pl
+from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.diseases.sepsis.cohort.definition import COHORT
 from medgym_offline.errors import CohortError
 

@@ -55,7 +55,9 @@ VASOPRESSORS = tuple(
         limit=0.2,
         mistaken="U/h",
         units=(Unit("U/h", 1.0 / 60.0),),
-        names=tuple("vasopressine vasopressina vasopresina argipressin pitressin vasostrict empressin".split()),
+        names=tuple(
+            ["vasopressine", "vasopressina", "vasopresina", "argipressin", "pitressin", "vasostrict", "empressin"]
+        ),
         items={"input": "222315 30051"},
         ordered_in="U/h",
     ),
@@ -237,6 +239,22 @@ COHORT = CohortDefinition(
     },
     sources=(NormalisedTables(),),
     other_names=frozenset(
-        "paco2 pco2 pvo2 po2 sao2 svo2 scvo2 urea dopexamine gcse gcsm gcsv gcseye gcsmotor gcsverbal".split()
+        [
+            "paco2",
+            "pco2",
+            "pvo2",
+            "po2",
+            "sao2",
+            "svo2",
+            "scvo2",
+            "urea",
+            "dopexamine",
+            "gcse",
+            "gcsm",
+            "gcsv",
+            "gcseye",
+            "gcsmotor",
+            "gcsverbal",
+        ]
     ),
 )

@@ -1,0 +1,172 @@
+"""The three engines: how one shard is started, and where its live numbers go.
+
+    local    in this process, one shard after another
+    process  one worker process per core (loky, the pool under joblib), one torch thread each
+    ray      tasks of one core each on a Ray cluster
+
+An engine is a number of slots. A slot takes a task and gives a `concurrent.futures.Future` of how it ended; a
+future with an exception means that the worker died, for errors of the shard's function are returned.
+Each slot of `process` is a pool of its own: when a worker is killed, a pool takes all its shards with it (measured with
+`joblib.Parallel` on three workers: three shards begun, one worker killed, three lost).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from cloudpickle import dumps
+
+from medgym_offline.engine.results import encode
+from medgym_offline.errors import MedGymError, MissingExtraError, unknown_name
+from medgym_offline.files import write_text
+from medgym_offline.threads import cores, keep_memory, one_thread
+
+__all__ = ["ENGINES", "Ended", "Slot", "check_engine", "open_engine", "report"]
+
+ENGINES = ("local", "process", "ray")
+_CONNECT, _EVERY = 5.0, 0.5
+"""Seconds after which a cluster that does not answer is unreachable, and between two live numbers of a worker."""
+
+Sink = Callable[[float, dict[str, float]], None]
+Ended = tuple[bytes | None, Exception | None, str]
+"""Encoded result, or else error and traceback."""
+Slot = Callable[[Callable[..., Any], tuple[Any, ...], str], "Future[Ended]"]
+"""Starts (function, arguments, file for live numbers)."""
+_sink: Sink | None = None
+
+
+def report(share: float, **numbers: float) -> None:
+    """Say that `share` (0 to 1) of the current shard is done, with live numbers; does nothing outside an engine."""
+    if _sink is not None:
+        _sink(share, numbers)
+
+
+def check_engine(engine: str, workers: int | None = None, address: str | None = None) -> None:
+    """Raise what a wrong choice of engine deserves, before any work is done.
+
+    Raises:
+        UnknownNameError: Unknown engine.
+        MedGymError: Fewer than one worker, or an address without `ray`, or one that does not answer.
+        MissingExtraError: `ray` is not installed.
+    """
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    if workers is not None and workers < 1:
+        raise MedGymError(f"workers is {workers}; at least 1 is needed")
+    if address is not None and engine != "ray":
+        raise MedGymError(f"an address is for engine 'ray', not {engine!r}; leave one of them out")
+    if engine == "ray":
+        _import_ray()
+        if address not in (None, "auto", "local"):
+            _reach(address)
+
+
+@contextlib.contextmanager
+def open_engine(
+    engine: str, workers: int | None, address: str | None, sink: Sink
+) -> Iterator[tuple[int, Callable[[], Slot]]]:
+    """The number of slots of an engine, and what opens one; `sink` hears of shards that run in this process."""
+    with contextlib.ExitStack() as stack:
+        if engine == "local":
+
+            def here(function: Callable[..., Any], arguments: tuple[Any, ...], live: str) -> Future[Ended]:
+                future: Future[Ended] = Future()
+                future.set_result(_execute(function, arguments, sink))
+                return future
+
+            yield 1, lambda: here
+        elif engine == "process":
+            from loky import ProcessPoolExecutor
+
+            def open_slot() -> Slot:
+                pool = ProcessPoolExecutor(max_workers=1, env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+                stack.callback(pool.shutdown, wait=True, kill_workers=True)
+                return lambda function, arguments, live: pool.submit(_in_worker, dumps((function, arguments)), live)
+
+            yield workers or cores(), open_slot
+        else:
+            ray = _connected(workers, address, stack)
+            task = ray.remote(num_cpus=1, max_retries=0)(_in_worker)
+            slots = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            yield slots, lambda: lambda *job: task.remote(dumps(job[:2]), job[2]).future()
+
+
+def _execute(function: Callable[..., Any], arguments: tuple[Any, ...], sink: Sink) -> Ended:
+    """Run a shard's function on one thread: its encoded result, or its error and where that was raised."""
+    global _sink
+    before, _sink = _sink, sink
+    try:
+        with one_thread():
+            return encode(function(*arguments)), None, ""
+    except Exception as error:
+        return None, error, traceback.format_exc()
+    finally:
+        _sink = before
+
+
+def _in_worker(payload: bytes, live: str) -> Ended:
+    """As `_execute`, of a pickled (function, arguments); live numbers go to a file, if its folder is here."""
+    last = 0.0
+
+    def to_file(share: float, numbers: dict[str, float]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _EVERY and Path(live).parent.is_dir():
+            last = time.monotonic()
+            write_text(live, json.dumps([share, numbers]))
+
+    keep_memory()
+    function, arguments = pickle.loads(payload)
+    data, error, trace = _execute(function, arguments, to_file)
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # an error that cannot travel
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    return data, error, trace
+
+
+def _import_ray() -> Any:
+    # Ray asks for usage statistics unless told not to.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError.of("ray", "cluster", "engine 'ray'") from None
+    return ray
+
+
+def _reach(address: str) -> None:
+    """Connect and hang up: Ray itself tries for minutes and ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise MedGymError(f"cluster address {address!r} is not HOST:PORT (Ray's own port is 6379)")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MedGymError(f"no Ray cluster answers at {address} ({reason}); start one with: ray start --head") from None
+
+
+def _connected(workers: int | None, address: str | None, stack: contextlib.ExitStack) -> Any:
+    """Ray, connected until the stack is unwound; without an address a cluster is started here, for this run."""
+    ray = _import_ray()
+    if not ray.is_initialized():
+        here = {"num_cpus": workers or cores(), "include_dashboard": False} if address in (None, "local") else {}
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise MedGymError(f"no Ray cluster at {address or 'this machine'} ({first})") from None
+        stack.callback(ray.shutdown)
+    return ray
