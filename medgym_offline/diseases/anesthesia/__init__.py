@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ANNOUNCEMENT_ERROR", "DISEASE", "SLOTS", "effect_site"]
 
-SLOTS = 13
+SLOTS = 11
 """Hidden components that the laws share: the truth uses all, the learned law the first five."""
 ANNOUNCEMENT_ERROR = 2.0
 """Minutes: SD of the announced incision and end, of intubation 30 % of it. Chosen: a surgeon's estimate."""

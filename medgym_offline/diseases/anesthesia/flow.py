@@ -7,7 +7,7 @@ others gives the same bits as alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -17,16 +17,29 @@ from torch import Tensor
 from medgym_offline.diseases.anesthesia.stimulation import Schedule
 from medgym_offline.diseases.anesthesia.severity import BIS_BOUNDS, LIMITS, PRESSURE_BOUNDS, TICK_SECONDS
 
-__all__ = ["OBSERVED", "Advance", "Doses", "Law", "Matrix", "combine", "exact_step", "flow", "play", "power", "select"]
+__all__ = [
+    "MOST_TICKS",
+    "OBSERVED",
+    "Course",
+    "Doses",
+    "Law",
+    "combine",
+    "exact_step",
+    "flow",
+    "play",
+    "power",
+    "powers",
+    "select",
+]
+
+MOST_TICKS = 240
+"""An hour, the longest interval: so many steps are computed at once."""
 
 OBSERVED = ("bis", "bis_before", "bis_monitor", "pressure")
 """First components of every state: BIS now, a tick ago and as the monitor shows it (late), mean arterial pressure,
 mmHg."""
 
 T = TypeVar("T")
-Advance = Callable[[list[Tensor]], list[Tensor]]
-Matrix = Sequence[Sequence[Tensor | None]]
-"""Rows of (P, 1) coefficients; None is a structural zero."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +64,25 @@ class Law(Protocol):
     def lag(self) -> Tensor:
         """(P, 1), see `truth.bis_lag`."""
 
-    def prepared(self, hidden: list[Tensor], doses: Doses) -> tuple[list[Tensor], Advance]:
-        """The hidden components after the bolus, and the function that advances them by a tick under the held rates."""
+    def initial_state(self, episodes: int) -> Tensor:
+        """(P, episodes, C): awake, no drug."""
 
-    def effects(self, hidden: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """BIS and pressure without stimulation, and the effect-site concentration, each (P, E)."""
+    def course(self, hidden: Sequence[Tensor], doses: Doses, ticks: int) -> Course:
+        """What follows hidden components (P, E) in the ticks after the bolus, under the held rates."""
 
     def disturbance(self, schedule: Schedule, unexplained: Tensor | None = None, start: Tensor | int = 0) -> Tensor:
         """(P, E, N, 2) additions to BIS and pressure by stimulation, and by what the law cannot explain: standard
         normal numbers of each minute (P, E, minutes, 2), the schedule beginning at tick `start`."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """After each tick, (P, E, N): BIS and pressure without stimulation, effect-site concentration, hidden components."""
+
+    bis: Tensor
+    pressure: Tensor
+    effect: Tensor
+    hidden: list[Tensor]
 
 
 def exact_step(rates: Tensor, inputs: Tensor, minutes: float) -> tuple[Tensor, Tensor]:
@@ -80,19 +103,27 @@ def exact_step(rates: Tensor, inputs: Tensor, minutes: float) -> tuple[Tensor, T
     return step[..., :n, :n], step[..., :n, n:]
 
 
-def combine(matrix: Matrix, vector: Sequence[Tensor]) -> list[Tensor]:
-    """Matrix times vector of (P, E) components with (P, 1) coefficients, elementwise; None is a structural zero.
+def powers(step: Tensor, gain: Tensor, ticks: int) -> tuple[Tensor, Tensor]:
+    """Steps of 1 to `ticks` ticks: (P, n, n, ticks) and (P, n, m, ticks) of (P, n, n) and (P, n, m).
 
-    Products and sums are separate operations in a fixed order, so the bits do not depend on the batch.
+    x(k) = F^k x(0) + (F^(k-1) + ... + 1) G u, in double precision.
     """
-    result = []
-    for row in matrix:
-        terms = [c * x for c, x in zip(row, vector) if c is not None]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        result.append(total)
-    return result
+    first, held = [step.double()], [gain.double()]
+    for _ in range(ticks - 1):
+        held.append(held[0] + first[0] @ held[-1])
+        first.append(first[0] @ first[-1])
+    return torch.stack(first, -1).to(step), torch.stack(held, -1).to(gain)
+
+
+def combine(matrix: Tensor, vector: Sequence[Tensor], pattern: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Matrix (P, n, n, N) times vector of n components (P, E), elementwise: n of (P, E, N).
+
+    `pattern` holds each row's columns that are not structurally zero. Products and sums are separate operations in a
+    fixed order, so the bits do not depend on the batch.
+    """
+    wide = [x[..., None] for x in vector]
+    return [sum((matrix[:, None, i, j] * wide[j] for j in row[1:]), matrix[:, None, i, row[0]] * wide[row[0]])
+            for i, row in enumerate(pattern)]
 
 
 def power(base: Tensor, exponent: Tensor | float) -> Tensor:
@@ -116,23 +147,19 @@ def select(tree: T, indices: Sequence[int], axis: int = 0) -> T:
     return pick(tree)
 
 
-def play(
-    law: Law, state: Tensor, doses: Doses, ticks: int, disturbance: Tensor | None = None
-) -> Iterator[list[Tensor]]:
-    """After each of the ticks the components of the state and the effect-site level, each (P, E); see :func:`flow`."""
-    bis, before, shown, pressure, *hidden = (x.contiguous() for x in state.unbind(-1))
-    hidden, advance = law.prepared(hidden, doses)
-    shift = None if disturbance is None else disturbance[:, :, :ticks].permute(3, 2, 0, 1).contiguous()
-    early = 1.0 - law.lag
-    for tick in range(ticks):
-        hidden = advance(hidden)
-        new_bis, pressure, effect = law.effects(hidden)
-        if shift is not None:
-            new_bis, pressure = new_bis + shift[0, tick], pressure + shift[1, tick]
-        # BIS is an index from 0 to 100; pressure is kept where a circulation exists (chosen: 20 to 180 mmHg).
-        new_bis, pressure = new_bis.clamp(*BIS_BOUNDS), pressure.clamp(*PRESSURE_BOUNDS)
-        bis, before, shown = new_bis, bis, early * bis + law.lag * before
-        yield [bis, before, shown, pressure, *hidden, effect]
+def play(law: Law, state: Tensor, doses: Doses, ticks: int, disturbance: Tensor | None = None) -> list[Tensor]:
+    """After each of the ticks the components of the state and the effect-site level, each (P, E, ticks); see `flow`."""
+    bis, before, _, _, *hidden = state.unbind(-1)
+    after = law.course(hidden, doses, ticks)
+    new, pressure = after.bis, after.pressure
+    if disturbance is not None:
+        new, pressure = new + disturbance[:, :, :ticks, 0], pressure + disturbance[:, :, :ticks, 1]
+    # BIS is an index from 0 to 100; pressure is kept where a circulation exists (chosen: 20 to 180 mmHg).
+    new, pressure = new.clamp(*BIS_BOUNDS), pressure.clamp(*PRESSURE_BOUNDS)
+    late = torch.cat([before[..., None], bis[..., None], new], -1)
+    lag = law.lag[..., None]
+    shown = (1.0 - lag) * late[..., 1:-1] + lag * late[..., :-2]
+    return [new, late[..., 1:-1], shown, pressure, *after.hidden, after.effect]
 
 
 def flow(
@@ -152,9 +179,6 @@ def flow(
         (P, E, C) state at the end, and the path (P, E, ticks, 3): BIS, pressure, effect-site concentration after every
         tick.
     """
-    path: list[Tensor] = []
-    components: list[Tensor] = []
-    for components in play(law, state, doses, ticks, disturbance):
-        path += [components[0], components[3], components[-1]]
-    played = torch.stack(path).unflatten(0, (ticks, 3)).permute(2, 3, 0, 1)
-    return torch.stack(components[:-1], -1), played
+    components = play(law, state, doses, ticks, disturbance)
+    end = torch.stack([c[..., -1] for c in components[:-1]], -1)
+    return end, torch.stack([components[0], components[3], components[-1]], -1)

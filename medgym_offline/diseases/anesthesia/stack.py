@@ -78,8 +78,7 @@ class Stacked:
         columns = {j: scales.physical_column(disease, x[..., j], j) for j in (0, 1, 5, 6)}
         hidden = x[..., FIRST : FIRST + len(law.hidden)].unbind(-1)
         state = torch.stack([columns[5], columns[6], columns[0], columns[1], *hidden], -1)
-        played = [c[:-1] for c in play(law, state, Doses(*given.unbind(-1)), ticks, shift)]
-        bis, before, shown, pressure, *hidden = (torch.stack(c, -1) for c in zip(*played))
+        bis, before, shown, pressure, *hidden, _ = play(law, state, Doses(*given.unbind(-1)), ticks, shift)
         zero = torch.zeros_like(bis)
         rate, _, pressor = ((d[..., None] + zero) for d in given.unbind(-1))
         phase = phase_of(schedule.surgery, schedule.after).to(bis)

@@ -7,6 +7,7 @@ linear part is stepped by its exact exponential.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -14,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.flow import Advance, Doses, Matrix, combine, exact_step, power
+from medgym_offline.diseases.anesthesia.flow import MOST_TICKS, Course, Doses, combine, exact_step, power, powers
 from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
 from medgym_offline.diseases.anesthesia.stack import Stacked
 from medgym_offline.diseases.anesthesia.stimulation import Schedule
@@ -123,13 +124,9 @@ class Surrogate(Stacked):
         return {p.name: self.values[:, i, None] for i, p in enumerate(PARAMETERS)}
 
     @cached_property
-    def _step(self) -> tuple[Matrix, list[Tensor]]:
-        # One patient at a time: an exponential's last bits depend on its batch.
-        pairs = [law_step({k: v[i, None].double() for k, v in self.value.items()}, self.minutes) for i in range(len(self.lag))]
-        step, gain = (torch.cat(parts).to(self.lag) for parts in zip(*pairs))
-        pattern = ((0, 1), (0, 1), (0, 1, 2), (0, 1, 3), (4,))
-        rows = [[step[:, i, j, None] if j in pattern[i] else None for j in range(5)] for i in range(5)]
-        return rows, [*gain[:, :4, 0].split(1, -1), gain[:, 4, 1, None]]
+    def _steps(self) -> tuple[Tensor, Tensor]:
+        step, gain = law_step({k: v.double() for k, v in self.value.items()}, self.minutes)
+        return tuple(x.to(self.lag) for x in powers(step, gain, MOST_TICKS))  # type: ignore[return-value]
 
     def initial_state(self, episodes: int) -> Tensor:
         """(P, episodes, C): awake, no drug."""
@@ -137,20 +134,16 @@ class Surrogate(Stacked):
         bis = self.value["bis_awake"] * ones
         return torch.stack([bis, bis, bis, self.value["pressure_awake"] * ones, *[0.0 * ones] * 5], -1)
 
-    def prepared(self, hidden: list[Tensor], doses: Doses) -> tuple[list[Tensor], Advance]:
-        """The hidden components after the bolus, and the function that advances them by a tick under the held rates."""
-        rows, gain = self._step
-        infused = doses.propofol_rate / 60.0
-        inputs = [g * infused for g in gain[:4]] + [gain[4] * doses.norepinephrine]
-
-        def advance(hidden: list[Tensor]) -> list[Tensor]:
-            return [x + g for x, g in zip(combine(rows, hidden), inputs)]
-
-        return [hidden[0] + doses.propofol_bolus, *hidden[1:]], advance
-
-    def effects(self, hidden: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """BIS and pressure without stimulation, and the amount at the effect site (mg/kg), each (P, E)."""
-        return (*respond(self.value, *hidden[2:]), hidden[2])
+    def course(self, hidden: Sequence[Tensor], doses: Doses, ticks: int) -> Course:
+        """What follows hidden components (P, E) in at most `MOST_TICKS` ticks; see `flow.Law`."""
+        steps, held = (x[..., :ticks] for x in self._steps)
+        given = [hidden[0] + doses.propofol_bolus, *hidden[1:]]
+        after = combine(steps, given, ((0, 1), (0, 1), (0, 1, 2), (0, 1, 3), (4,)))
+        infused, pressor = (doses.propofol_rate / 60.0)[..., None], doses.norepinephrine[..., None]
+        pushes = [held[:, None, i, 0] * infused for i in range(4)] + [held[:, None, 4, 1] * pressor]
+        after = [x + push for x, push in zip(after, pushes)]
+        bis, pressure = respond({k: v[..., None] for k, v in self.value.items()}, *after[2:])
+        return Course(bis, pressure, after[2], after)
 
     def disturbance(self, schedule: Schedule, unexplained: Tensor | None = None, start: Tensor | int = 0) -> Tensor:
         """(P, E, N, 2): the fitted steps at the events, and the noise until the end of surgery; see `flow.Law`."""

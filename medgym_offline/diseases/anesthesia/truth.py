@@ -9,6 +9,7 @@ by their exact exponentials; the pressure model is stepped by an exponential Eul
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.flow import Advance, Doses, Matrix, combine, exact_step, power
+from medgym_offline.diseases.anesthesia.flow import MOST_TICKS, Course, Doses, combine, exact_step, power, powers
 from medgym_offline.diseases.anesthesia.patients import Patients
 from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
 from medgym_offline.diseases.anesthesia.stack import Stacked
@@ -156,12 +157,10 @@ class Truth(Stacked):
         "fast_propofol",
         "slow_propofol",
         "effect_site",
-        "plasma",
         "resistance",
         "stroke_volume",
         "heart_rate",
         "effect_of_time",
-        "pressure_without_pressor",
         "central_norepinephrine",
         "peripheral_norepinephrine",
         "norepinephrine_rate",
@@ -171,8 +170,8 @@ class Truth(Stacked):
         """(P, episodes, C): awake, no drug, the effect of time at its largest."""
         ones = torch.ones(len(self.weight), episodes, dtype=self.weight.dtype)
         bis, base = BIS_AWAKE * ones, [self.resistance * ones, self.stroke_volume * ones, self.heart_rate * ones]
-        pressure, zeros = self.base_pressure * ones, [0.0 * ones] * 5
-        return torch.stack([bis, bis, bis, pressure, *zeros, *base, ones, pressure, *zeros[:3]], -1)
+        zeros = [0.0 * ones] * 4
+        return torch.stack([bis, bis, bis, self.base_pressure * ones, *zeros, *base, ones, *zeros[:3]], -1)
 
     @cached_property
     def base_heart_rate(self) -> Tensor:
@@ -189,68 +188,73 @@ class Truth(Stacked):
         return self._pressor(self.endogenous)
 
     @cached_property
-    def _steps(self) -> tuple[Matrix, Matrix]:
-        # The effect site feeds nothing back.
-        propofol = [[self.propofol[:, i, j, None] if i == 3 or j < 3 else None for j in range(4)] for i in range(4)]
-        return propofol, [[self.norepinephrine[:, i, j, None] for j in range(2)] for i in range(2)]
+    def _steps(self) -> tuple[Tensor, Tensor]:
+        return powers(self.propofol, self.propofol_input[..., None], MOST_TICKS)
+
+    @cached_property
+    def _pressor_steps(self) -> tuple[Tensor, Tensor, Tensor]:
+        fresh, late = self.norepinephrine_input, self.norepinephrine_late
+        steps, held = powers(self.norepinephrine, (fresh + late)[..., None], MOST_TICKS)
+        # In the first tick the rate before still arrives for a while; what that adds is carried on.
+        carried = torch.cat([late[..., None], (steps[..., :-1] * late[:, None, :, None]).sum(2)], -1)
+        return steps, held, carried
 
     def disturbance(self, schedule: Schedule, unexplained: Tensor | None = None, start: Tensor | int = 0) -> Tensor:
         """(P, E, N, 2) what stimulation adds to BIS and pressure; the truth leaves nothing unexplained."""
         return schedule.disturbance()
 
-    def _circulation(self, resistance: Tensor, stroke: Tensor, rate: Tensor, time: Tensor) -> Tensor:
-        heart_rate = rate + self.time_heart_rate * self.heart_rate * time
-        volume = stroke + self.time_stroke_volume * self.stroke_volume * time
-        volume = volume * (1.0 - _RATE_COUPLING * torch.log(heart_rate / self.base_heart_rate))
+    def _circulation(self, resistance: Tensor, stroke: Tensor, heart_rate: Tensor) -> Tensor:
+        volume = stroke * (1.0 - _RATE_COUPLING * torch.log(heart_rate / self.base_heart_rate))
         return resistance * heart_rate * volume
 
     def _pressor(self, concentration: Tensor) -> Tensor:
-        effect = power(concentration / self.ec50, _PRESSOR_GAMMA)
+        ec50 = self.ec50 if concentration.dim() == 2 else self.ec50[..., None]
+        effect = power(concentration / ec50, _PRESSOR_GAMMA)
         return _PRESSOR_MAX * effect / (1.0 + effect)
 
-    def prepared(self, hidden: list[Tensor], doses: Doses) -> tuple[list[Tensor], Advance]:
-        """The hidden components after the bolus, and the function that advances them by a tick under the held rates."""
-        central = hidden[0] + doses.propofol_bolus * self.weight
-        infused = doses.propofol_rate * (self.weight / 60.0)
-        steps, ne_steps = self._steps
-        propofol_input = [g * infused for g in self.propofol_input.split(1, -1)]
-        pressor_rate = doses.norepinephrine * self.weight
-        arrived = [g * pressor_rate for g in self.norepinephrine_input.split(1, -1)]
-        # The rate before still arrives in the first tick.
-        pushes = [
-            [g + late * rate for g, late in zip(arrived, self.norepinephrine_late.split(1, -1))]
-            for rate in (pressor_rate, hidden[-1])
-        ]
-        kept, decayed = math.exp(-_TURNOVER * self.minutes), math.exp(-_TIME_DECAY * self.minutes)
-        resistance_aim, stroke_aim, rate_aim = (
-            (1.0 - kept) * base for base in (self.resistance, self.stroke_volume, self.heart_rate)
-        )
+    def course(self, hidden: Sequence[Tensor], doses: Doses, ticks: int) -> Course:
+        """What follows hidden components (P, E) in at most `MOST_TICKS` ticks; see `flow.Law`."""
+        central, fast, slow, effect, resistance, stroke, rate, time, ne, ne_far, ne_rate = hidden
+        central = central + doses.propofol_bolus * self.weight
+        infused, pressor = doses.propofol_rate * (self.weight / 60.0), doses.norepinephrine * self.weight
+        steps, held = (x[..., :ticks] for x in self._steps)
+        # The effect site feeds nothing back.
+        propofol = combine(steps, [central, fast, slow, effect], ((0, 1, 2), (0, 1, 2), (0, 1, 2), (0, 1, 2, 3)))
+        propofol = [x + g * infused[..., None] for x, g in zip(propofol, held[:, None, :, 0].unbind(2))]
+        ne_steps, ne_held, carried = (x[..., :ticks] for x in self._pressor_steps)
+        drug = combine(ne_steps, [ne, ne_far], ((0, 1), (0, 1)))
+        pushes = zip(ne_held[:, None, :, 0].unbind(2), carried[:, None].unbind(2))
+        change = (ne_rate - pressor)[..., None]
+        drug = [x + (g * pressor[..., None] + c * change) for x, (g, c) in zip(drug, pushes)]
 
-        def advance(hidden: list[Tensor]) -> list[Tensor]:
-            propofol, ne = hidden[:4], hidden[10:12]
-            plasma, resistance, stroke, rate, time, pressure = hidden[4:10]
-            propofol = [x + g for x, g in zip(combine(steps, propofol), propofol_input)]
-            # The drug drives the tick by the mean of the plasma levels at its ends.
-            after = propofol[0] / self.v1
-            level = 0.5 * (plasma + after)
-            e = power(level / self.resistance_c50, _RESISTANCE_GAMMA)
+        kept = math.exp(-_TURNOVER * self.minutes)
+        aims = [(1.0 - kept) * base for base in (self.resistance, self.stroke_volume, self.heart_rate)]
+        # The drug drives the tick by the mean of the plasma levels at its ends.
+        plasma = torch.cat([central[..., None], propofol[0]], -1) / self.v1[..., None]
+        level = 0.5 * (plasma[..., :-1] + plasma[..., 1:])
+        e = power(level / self.resistance_c50[..., None], _RESISTANCE_GAMMA)
+        opening = aims[0][..., None] * (1.0 - _RESISTANCE_EMAX * (e / (1.0 + e)))
+        weakening = aims[1][..., None] * (1.0 + self.stroke_effect[..., None] * (level / (_STROKE_C50 + level)))
+        # Time first, so that each tick's numbers lie together.
+        driven = [x.permute(2, 0, 1).contiguous().unbind() for x in (opening, weakening)]
+        decay, courses = math.exp(-_TIME_DECAY * self.minutes), []
+        effects = [share * base for share, base in (
+            (self.time_stroke_volume, self.stroke_volume), (self.time_heart_rate, self.heart_rate))]
+        pressure = self._circulation(resistance, stroke + effects[0] * time, rate + effects[1] * time)
+        for opened, weakened in zip(*driven):
             feedback = power(pressure / self.base_pressure, _FEEDBACK)
-            open_vessels, weak_heart = e / (1.0 + e), level / (_STROKE_C50 + level)
-            resistance = kept * resistance + resistance_aim * feedback * (1.0 - _RESISTANCE_EMAX * open_vessels)
-            stroke = kept * stroke + stroke_aim * feedback * (1.0 + self.stroke_effect * weak_heart)
-            rate = kept * rate + rate_aim * feedback
-            push = pushes.pop() if len(pushes) > 1 else pushes[0]
-            ne = [x + g for x, g in zip(combine(ne_steps, ne), push)]
-            time = time * decayed
-            pressure = self._circulation(resistance, stroke, rate, time)
-            return [*propofol, after, resistance, stroke, rate, time, pressure, *ne, pressor_rate]
-
-        return [central, *hidden[1:4], central / self.v1, *hidden[5:]], advance
-
-    def effects(self, hidden: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """BIS and pressure without stimulation, and the effect-site concentration (ug/mL), each (P, E)."""
-        rise = self._pressor(hidden[10] / self.vc + self.endogenous) - self._endogenous_rise
-        return bis_of(hidden[3], self.ce50), hidden[9] + rise, hidden[3]
+            resistance = kept * resistance + opened * feedback
+            stroke = kept * stroke + weakened * feedback
+            rate = kept * rate + aims[2] * feedback
+            time = time * decay
+            pressure = self._circulation(resistance, stroke + effects[0] * time, rate + effects[1] * time)
+            courses.append((resistance, stroke, rate, time, pressure))
+        *body, pressure = (torch.stack(c, -1) for c in zip(*courses))
+        level = drug[0] / self.vc[..., None] + self.endogenous[..., None]
+        rise = self._pressor(level) - self._endogenous_rise[..., None]
+        bis = bis_of(propofol[3], self.ce50[..., None])
+        after = [*propofol, *body, *drug, pressor[..., None].expand_as(bis)]
+        return Course(bis, pressure + rise, propofol[3], after)
 
 
 def published(people: Patients, tick_seconds: float = TICK_SECONDS, dtype: torch.dtype = torch.float32) -> Truth:
