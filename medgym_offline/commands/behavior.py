@@ -66,9 +66,9 @@ def _train(
         from medgym_offline.errors import unknown_name
 
         raise unknown_name("algorithm", settings.algorithm, ALGORITHMS)
-    for _, timing in wanted:
-        settings.process(timing)
     loaded = load_simulators(bank)
+    for _, timing in wanted:
+        settings.process(timing, loaded.disease.name)
     chosen = parse_patients(patients, loaded.patients, f"bank {loaded.name!r}")
     simulators = loaded if chosen is None else loaded.select(chosen)
     paths = train_behavior_files(
