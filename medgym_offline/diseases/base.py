@@ -240,11 +240,12 @@ class Exogenous:
 
     Attributes:
         names: Of the F numbers.
-        draw: (the episode's generator, the patient's context (C,), horizon) -> (F,) float32.
+        draw: (generator, the patient's context (C,), horizon, episodes) -> (episodes, F) float32; one episode where it
+            has a generator of its own.
     """
 
     names: tuple[str, ...]
-    draw: Callable[[np.random.Generator, np.ndarray, float], np.ndarray]
+    draw: Callable[[np.random.Generator, np.ndarray, float, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -419,6 +420,8 @@ class Disease:
         exogenous: What happens whatever is done, or None.
         features: What a policy sees, in order; if empty, all components but the hidden ones and the two clocks.
         observe: :class:`Sight` -> (P, B, number of features); needed with `features`.
+        clinician: A rule that looks and acts, where the built-in policy "clinician" is not a charted schedule: (context
+            (P, C), observations (P, B, d), horizon, decisions) -> physical doses (P, B, T), intervals (P, B).
         metrics: Beside the suite's own, in the order of tables.
         subgroups: Of the patients.
         sign_checks: Of the audit.
@@ -449,6 +452,7 @@ class Disease:
     exogenous: Exogenous | None = None
     features: tuple[Feature, ...] = ()
     observe: Callable[[Sight], Tensor] | None = None
+    clinician: Callable[[Tensor, Tensor, float, int], tuple[Tensor, Tensor]] | None = None
     metrics: tuple[Metric, ...] = ()
     subgroups: tuple[Subgroup, ...] = ()
     sign_checks: tuple[SignCheck, ...] = ()

@@ -120,7 +120,7 @@ def draw_noise(seeds: np.ndarray, bank: SimulatorBank, config: ProcessConfig) ->
             # A stream of their own: what happens does not depend on the budget of decisions.
             own = generator(int(seeds[index]), "exogenous")
             known = bank.context[index[0]].double().cpu().numpy()
-            events[index] = disease.exogenous.draw(own, known, config.horizon)
+            events[index] = disease.exogenous.draw(own, known, config.horizon, 1)[0]
     process, action = np.split(block, [state_dim], axis=-1)
     return EpisodeNoise(
         torch.from_numpy(initial),

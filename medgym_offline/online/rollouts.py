@@ -80,7 +80,7 @@ def training_noise(
         rows = []
         for known, patient in zip(context, patients):
             source = generator(root, purpose, patient, update, "exogenous")
-            rows.append([exogenous.draw(source, known, config.horizon) for _ in range(episodes)])
+            rows.append(exogenous.draw(source, known, config.horizon, episodes))
         events = torch.from_numpy(np.asarray(rows, np.float32))
     return TrainingNoise(
         first.reshape(len(patients), episodes, state_dim),

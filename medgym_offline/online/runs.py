@@ -246,7 +246,7 @@ class BehaviorRun:
         expert = self.results[self._expert(members[0]), timing].actor
         whole = EarlyJob(
             self.bank,
-            recipe.process(timing, bank.disease.name),
+            recipe.process(timing, self.bank.disease.name),
             expert,
             recipe.seed,
             recipe.early_episodes,
