@@ -34,7 +34,7 @@ from medgym_offline.diseases.scales import Array
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ANNOUNCEMENT_ERROR", "DISEASE", "SLOTS", "effect_site"]
+__all__ = ["AHEAD_SCALE", "ANNOUNCEMENT_ERROR", "DISEASE", "SLOTS", "effect_site"]
 
 SLOTS = 11
 """Hidden components that the laws share: the truth uses all, the learned law the first five."""
@@ -64,15 +64,18 @@ TREATMENTS = (
 
 _AHEAD = (-15.0, 60.0)
 """Minutes to and since an event beyond which a policy is told no more. Chosen."""
-_AHEAD_SCALE = 20.0
+AHEAD_SCALE = 20.0
 _EVENTS = ("intubation", "incision", "end of surgery")
 
 
-def _draw(random: np.random.Generator, context: np.ndarray, horizon: float) -> np.ndarray:
+def _draw(random: np.random.Generator, context: np.ndarray, horizon: float, episodes: int) -> np.ndarray:
     from medgym_offline.diseases.anesthesia.stimulation import HORIZON_TICKS, operation_numbers
 
-    numbers = operation_numbers(random, max(HORIZON_TICKS, round(4.0 * horizon)), ANNOUNCEMENT_ERROR)
-    return np.concatenate([numbers, random.standard_normal(2 * _MINUTES, dtype=np.float32)])
+    ticks, rows = max(HORIZON_TICKS, round(4.0 * horizon)), []
+    for _ in range(episodes):
+        numbers = operation_numbers(random, ticks, ANNOUNCEMENT_ERROR)
+        rows.append(np.concatenate([numbers, random.standard_normal(2 * _MINUTES, dtype=np.float32)]))
+    return np.stack(rows)
 
 
 def _numbers() -> tuple[str, ...]:
@@ -93,7 +96,13 @@ def _observe(sight: Sight) -> Tensor:
     to = schedule_of(numbers, 1).minutes_to((4.0 * sight.time).round().long()).to(sight.state)
     time, left = (sight.horizon - sight.time) / sight.horizon, sight.left / sight.decisions
     seen = sight.state[..., : sight.disease.observed_dim]
-    return torch.cat([seen, to.clamp(*_AHEAD) / _AHEAD_SCALE, torch.stack([time, left], -1)], -1)
+    return torch.cat([seen, to.clamp(*_AHEAD) / AHEAD_SCALE, torch.stack([time, left], -1)], -1)
+
+
+def _clinician(context: Tensor, observations: Tensor, horizon: float, decisions: int) -> tuple[Tensor, Tensor]:
+    from medgym_offline.diseases.anesthesia.clinician import reference_behavior
+
+    return reference_behavior(context, observations, horizon, decisions)
 
 
 def _seen(c: Component) -> Feature:
@@ -102,7 +111,7 @@ def _seen(c: Component) -> Feature:
 
 FEATURES = (
     *(_seen(c) for c in COMPONENTS if c.kind != "hidden"),
-    *(Feature(f"time to {e}", f"min / {_AHEAD_SCALE:g}", *(x / _AHEAD_SCALE for x in _AHEAD)) for e in _EVENTS),
+    *(Feature(f"time to {e}", f"min / {AHEAD_SCALE:g}", *(x / AHEAD_SCALE for x in _AHEAD)) for e in _EVENTS),
     Feature("remaining time", f"min / {_HORIZON:g}", 0.0, 1.0),
     Feature("remaining decisions", "decisions / K", 0.0, 1.0),
 )
@@ -185,6 +194,7 @@ DISEASE = Disease(
     exogenous=Exogenous(_numbers(), _draw),
     features=FEATURES,
     observe=_observe,
+    clinician=_clinician,
     metrics=METRICS,
     subgroups=(Subgroup("awake pressure", "initial_pressure", _first_pressure),),
     sign_checks=(

@@ -1,6 +1,6 @@
 """The release's bank: 110 patients, the published truth, and simulators fitted to recorded operations.
 
-    python -m medgym_offline.diseases.anesthesia.bank OUTPUT.safetensors [PATIENTS]
+python -m medgym_offline.diseases.anesthesia.bank OUTPUT.safetensors [PATIENTS]
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def build_anesthesia(people: Patients | None = None, operations: int = 1, name: 
     if operations not in chosen:
         raise BankError(f"operations is {operations}; a world is fitted to {' or '.join(map(str, chosen))} of them")
     people = load_patients() if people is None else people
-    records = record_operations(people)
+    records = record_operations(people, 2 * operations)
     own, crossfit = (fit_surrogate(people, records.operations(which)) for which in chosen[operations])
     middle = Surrogate(own.center.values[:1], own.center.lag.mean(0, keepdim=True), own.center.noise[:1])
     context = np.stack([people.age, people.weight, people.height, people.male], -1).astype(np.float32)
@@ -112,9 +112,7 @@ def build_anesthesia(people: Patients | None = None, operations: int = 1, name: 
         clinician=_charted(records),
         metadata={
             "licence": "MIT",
-            "split": {
-                side: [p for p, s in zip(people.ids, people.split) if s == side] for side in ("train", "test")
-            },
+            "split": {side: [p for p, s in zip(people.ids, people.split) if s == side] for side in ("train", "test")},
             "own_operations": [o + 1 for o in chosen[operations][0]],
             "crossfit_operations": [o + 1 for o in chosen[operations][1]],
             "record_minutes": RECORD_TICKS // 4,

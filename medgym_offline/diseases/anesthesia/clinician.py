@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.anesthesia import AHEAD_SCALE, DISEASE
 from medgym_offline.diseases.anesthesia.flow import Doses, flow, select
 from medgym_offline.diseases.anesthesia.patients import Patients
 from medgym_offline.diseases.anesthesia.severity import LIMITS, TICK_SECONDS
@@ -21,7 +22,7 @@ from medgym_offline.diseases.anesthesia.stimulation import END, INCISION, INTUBA
 from medgym_offline.diseases.anesthesia.truth import published
 from medgym_offline.seeds import derive_seed
 
-__all__ = ["OPERATIONS", "RECORD_TICKS", "Records", "Seen", "record_operations", "reference_behavior"]
+__all__ = ["OPERATIONS", "RECORD_TICKS", "Records", "record_operations", "reference_behavior"]
 
 OPERATIONS = 6
 RECORD_TICKS = 600
@@ -183,43 +184,38 @@ def record_operations(
     return Records(doses, schedule, readings, pressure, known, measured, full, valid, _BIS_NOISE, pressure_noise)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a behavior sees at a decision, each (P, E) unless said: displayed BIS, mmHg, minutes since the start,
-    decisions left with this one, (P, E, 3) minutes to each event (negative: since)."""
-
-    bis: Tensor
-    pressure: Tensor
-    minute: Tensor
-    decisions_left: Tensor
-    minutes_to: Tensor
-
-
-def reference_behavior(seen: Seen, horizon: float = 120.0, longest: float = 60.0) -> tuple[Doses, Tensor]:
+def reference_behavior(
+    context: Tensor, observations: Tensor, horizon: float, decisions: int, longest: float = 60.0
+) -> tuple[Tensor, Tensor]:
     """Textbook doses, and a look just before each announced event.
 
     Args:
-        seen: The observation.
+        context: Of the patients; not looked at.
+        observations: (P, E, d) as policies see them.
         horizon, longest: Minutes of the operation, and of the longest interval.
+        decisions: K.
 
     Returns:
-        Doses and (P, E) minutes until the next decision, at least 1, such that the decisions left reach the horizon.
+        (P, E, 3) doses, and (P, E) minutes until the next decision, at least 1, such that the decisions left reach the
+        horizon.
     """
-    tube, cut, end = seen.minutes_to.unbind(-1)
-    left, started = horizon - seen.minute, seen.minute > 0
-    before_end = end > 5.0
+    shown, mean_pressure, _, _, _, *to, remaining, decisions_left = observations.unbind(-1)
+    scales = DISEASE.default_scales()
+    bis, pressure = (scales.physical_column(DISEASE, x, j) for j, x in enumerate((shown, mean_pressure)))
+    tube, cut, end = (t * AHEAD_SCALE for t in to)
+    left, left_decisions = remaining * horizon, (decisions_left * decisions).round()
+    started, before_end = remaining < 1.0, end > 5.0
     # Chosen: of the gains 0.8, 1.5, 2 and 3 on BIS the one with the least harm over 110 patients at 6 decisions.
-    rate = torch.where(cut > 1.0, 8.0, 7.0) * (1.0 + 1.5 * (seen.bis - 50.0) / 50.0 * started)
+    rate = torch.where(cut > 1.0, 8.0, 7.0) * (1.0 + 1.5 * (bis - 50.0) / 50.0 * started)
     stimulus = ((tube > -0.5) & (tube < 2.1)) | ((cut > -0.5) & (cut < 2.1))
-    correction = 0.5 * (seen.bis > 65.0) * started
+    correction = 0.5 * (bis > 65.0) * started
     bolus = torch.where(started, (0.4 * stimulus + correction) * before_end, 2.0)
-    pressor = (0.05 + 0.1 * (70.0 - seen.pressure) / 20.0) * started
+    pressor = (0.05 + 0.1 * (70.0 - pressure) / 20.0) * started
     # A look 1.5 min ahead of what is announced, and 4.5 min before the end, when the infusion stops.
     ahead = torch.stack([tube - 1.5, cut - 1.5, end - 4.5], -1)
     ahead = torch.where(ahead > 0.9, ahead, left[..., None]).amin(-1)
-    even = left / seen.decisions_left.clamp_min(1)
-    wait = torch.minimum(ahead, even.clamp_min(15.0))
-    wait = torch.maximum(wait, left - longest * (seen.decisions_left - 1))
-    wait = torch.where(seen.decisions_left <= 1, left, wait.clamp(1.0, longest))
-    doses = (rate * before_end).clamp(*LIMITS["propofol_rate"]), bolus.clamp(*LIMITS["propofol_bolus"])
-    return Doses(*doses, pressor.clamp(*LIMITS["norepinephrine"])), torch.minimum(wait, left)
+    wait = torch.minimum(ahead, (left / left_decisions.clamp_min(1)).clamp_min(15.0))
+    wait = torch.maximum(wait, left - longest * (left_decisions - 1))
+    wait = torch.where(left_decisions <= 1, left, wait.clamp(1.0, longest))
+    doses = zip((rate * before_end, bolus, pressor), LIMITS.values())
+    return torch.stack([d.clamp(*limits) for d, limits in doses], -1), torch.minimum(wait, left)

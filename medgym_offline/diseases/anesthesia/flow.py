@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.anesthesia.severity import BIS_BOUNDS, PRESSURE_BOUNDS
 from medgym_offline.diseases.anesthesia.stimulation import Schedule
-from medgym_offline.diseases.anesthesia.severity import BIS_BOUNDS, LIMITS, PRESSURE_BOUNDS, TICK_SECONDS
 
 __all__ = [
     "MOST_TICKS",
@@ -122,8 +122,10 @@ def combine(matrix: Tensor, vector: Sequence[Tensor], pattern: Sequence[Sequence
     fixed order, so the bits do not depend on the batch.
     """
     wide = [x[..., None] for x in vector]
-    return [sum((matrix[:, None, i, j] * wide[j] for j in row[1:]), matrix[:, None, i, row[0]] * wide[row[0]])
-            for i, row in enumerate(pattern)]
+    return [
+        sum((matrix[:, None, i, j] * wide[j] for j in row[1:]), matrix[:, None, i, row[0]] * wide[row[0]])
+        for i, row in enumerate(pattern)
+    ]
 
 
 def power(base: Tensor, exponent: Tensor | float) -> Tensor:

@@ -115,9 +115,19 @@ def _median(error: np.ndarray) -> np.ndarray:
 _WHERE = "of BIS against 50 in surgery (Varvel et al., J Pharmacokinet Biopharm 20:63, 1992)"
 METRICS = (
     Metric("bis_in_range", "BIS 40 to 60", "%", 1, 1, "share of surgery with BIS in 40..60", _in_range),
-    Metric("low_pressure", "TWA-MAP below 65", "mmHg", -1, 2, "time-weighted average depth below 65 mmHg", _low_pressure),
+    Metric(
+        "low_pressure", "TWA-MAP below 65", "mmHg", -1, 2, "time-weighted average depth below 65 mmHg", _low_pressure
+    ),
     Metric("low_pressure_share", "MAP below 65", "%", -1, 1, "share of the time below 65 mmHg", _low_pressure_share),
-    Metric("awakening", "Awakening", "min", -1, 1, "from the end of surgery to BIS above 80; to the end if never", _awakening),
+    Metric(
+        "awakening",
+        "Awakening",
+        "min",
+        -1,
+        1,
+        "from the end of surgery to BIS above 80; to the end if never",
+        _awakening,
+    ),
     Metric("mdpe", "MDPE", "%", 0, 1, f"median error {_WHERE}", _varvel(_median)),
     Metric("mdape", "MDAPE", "%", -1, 1, f"median size of the error {_WHERE}", _varvel(lambda e: _median(abs(e)))),
     Metric(

@@ -31,7 +31,6 @@ __all__ = [
     "operation_numbers",
     "schedule_of",
     "seeded",
-    "window",
 ]
 
 EVENTS = ("intubation", "incision", "end_of_surgery")
@@ -102,16 +101,6 @@ class Schedule:
         now = now[..., None] if now.dim() else now
         expected = (self.announced - now).clamp_min(0)
         return torch.where(self.events <= now, self.events - now, expected) / _TICKS_PER_MINUTE
-
-
-def window(values: Tensor, start: int | Tensor, ticks: int) -> Tensor:
-    """(P, E, ticks, ...) of (P, E, N, ...) after tick `start` (a number or (P, E)); beyond N the last value repeats."""
-    steps = torch.arange(ticks)
-    if not isinstance(start, Tensor):
-        return values[:, :, (steps + start).clamp(max=values.shape[2] - 1)]
-    index = (start[..., None] + steps).clamp(max=values.shape[2] - 1)
-    index = index.reshape(*index.shape, *[1] * (values.dim() - 3)).expand(*index.shape, *values.shape[3:])
-    return values.gather(2, index)
 
 
 def seeded(seeds: np.ndarray, purpose: str, *draws: Callable[[np.random.Generator], np.ndarray]) -> list[np.ndarray]:

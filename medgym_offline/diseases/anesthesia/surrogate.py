@@ -66,6 +66,7 @@ PARAMETERS = (
     Parameter("pressor_rate", "1/min", "of norepinephrine", 0.4, 0.15, 0.05, 3.0),
 )
 
+
 def law_step(value: dict[str, Tensor], minutes: float) -> tuple[Tensor, Tensor]:
     """Exact step of the linear part for (P, 1) parameters.
 

@@ -238,8 +238,10 @@ class Truth(Stacked):
         # Time first, so that each tick's numbers lie together.
         driven = [x.permute(2, 0, 1).contiguous().unbind() for x in (opening, weakening)]
         decay, courses = math.exp(-_TIME_DECAY * self.minutes), []
-        effects = [share * base for share, base in (
-            (self.time_stroke_volume, self.stroke_volume), (self.time_heart_rate, self.heart_rate))]
+        effects = [
+            share * base
+            for share, base in ((self.time_stroke_volume, self.stroke_volume), (self.time_heart_rate, self.heart_rate))
+        ]
         pressure = self._circulation(resistance, stroke + effects[0] * time, rate + effects[1] * time)
         for opened, weakened in zip(*driven):
             feedback = power(pressure / self.base_pressure, _FEEDBACK)

@@ -14,10 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgym_offline.diseases.anesthesia import effect_site
-from medgym_offline.diseases.anesthesia.flow import Doses, exact_step, flow, select
+from medgym_offline.diseases.anesthesia import DISEASE, effect_site
+from medgym_offline.diseases.anesthesia.flow import Doses, exact_step, flow, powers
 from medgym_offline.diseases.anesthesia.patients import draw_patients, load_patients
-from medgym_offline.diseases.anesthesia.surrogate import PARAMETERS, SIGN_CHECKS, Surrogate
+from medgym_offline.diseases.anesthesia.surrogate import PARAMETERS, Surrogate
 from medgym_offline.diseases.anesthesia.truth import Truth, propofol_rates, published
 from medgym_offline.diseases.anesthesia.typical import typical_patient
 from medgym_offline.errors import MedGymError
@@ -43,8 +43,9 @@ def _doses(patients: int, episodes: int, seed: int = 0, dtype: torch.dtype = tor
 
 def _learned(patients: int) -> Surrogate:
     random = np.random.default_rng(0)
-    value = {p.name: p.start * np.exp(p.spread * random.standard_normal((patients, 1))) for p in PARAMETERS}
-    return Surrogate({k: torch.tensor(v, dtype=torch.float32) for k, v in value.items()}, torch.rand(patients, 1))
+    values = [p.start * np.exp(p.spread * random.standard_normal(patients)) for p in PARAMETERS]
+    values = torch.tensor(np.stack(values, -1), dtype=torch.float32)
+    return Surrogate(values, torch.rand(patients, 1), torch.zeros(patients, 4))
 
 
 def _law(name: str, patients: int = 110) -> Truth | Surrogate:
@@ -72,7 +73,7 @@ def test_a_stacked_patient_equals_the_same_alone_to_the_bit(name: str, episodes:
     shift = torch.randn(110, episodes, 20, 2)
     end, path = flow(law, law.initial_state(episodes), doses, 20, shift)
     for patient in (0, 7, 109):
-        alone = select(law, [patient])
+        alone = law.select(torch.tensor([patient]))
         own = Doses(*(d[patient : patient + 1, -1:].clone() for d in vars(doses).values()))
         last, course = flow(alone, alone.initial_state(1), own, 20, shift[patient : patient + 1, -1:])
         assert torch.equal(path[patient, -1], course[0, 0])
@@ -84,25 +85,10 @@ def test_playing_on_equals_playing_at_once(name: str) -> None:
     law, doses = _law(name, 5), _doses(5, 3)
     end, path = flow(law, law.initial_state(3), doses, 9)
     middle, first = flow(law, law.initial_state(3), doses, 4)
-    # The pressor that flowed before goes on, the bolus is not given again.
+    # The pressor that flowed before goes on, the bolus is not given again. Steps of several ticks round otherwise.
     last, second = flow(law, middle, replace(doses, propofol_bolus=torch.zeros(5, 3)), 5)
-    assert torch.equal(end, last)
-    assert torch.equal(path, torch.cat([first, second], 2))
-
-
-def test_each_operation_stops_at_its_own_tick() -> None:
-    law, doses = _law("truth", 4), _doses(4, 2)
-    ticks = torch.tensor([[1, 5], [8, 2], [3, 3], [0, 7]])
-    end, path = flow(law, law.initial_state(2), doses, ticks)
-    for i in range(4):
-        for j in range(2):
-            if ticks[i, j] == 0:
-                assert torch.equal(end[i, j], law.initial_state(2)[i, j])
-                continue
-            last, course = flow(law, law.initial_state(2), doses, int(ticks[i, j]))
-            assert torch.equal(end[i, j], last[i, j])
-            assert torch.equal(path[i, j, : ticks[i, j]], course[i, j])
-            assert (path[i, j, ticks[i, j] :] == course[i, j, -1]).all()
+    torch.testing.assert_close(end, last, rtol=2e-5, atol=2e-4)
+    torch.testing.assert_close(path, torch.cat([first, second], 2), rtol=2e-5, atol=2e-4)
 
 
 @given(st.floats(0.01, 20.0), st.floats(0.01, 20.0))
@@ -112,6 +98,10 @@ def test_exact_steps_form_a_semigroup(first: float, second: float) -> None:
     (f, g), (f2, g2), (both, gain) = (exact_step(a, b, t) for t in (first, second, first + second))
     torch.testing.assert_close(f2 @ f, both, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(f2 @ g + g2, gain, rtol=1e-9, atol=1e-12)
+    steps, gains = powers(f, g, 3)
+    f3, g3 = exact_step(a, b, 3 * first)
+    torch.testing.assert_close(steps[..., 2], f3, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gains[..., 2], g3, rtol=1e-9, atol=1e-12)
 
 
 @given(
@@ -165,10 +155,10 @@ def test_pressure_without_drug_stays_where_it_is() -> None:
     assert float(law.base_pressure) == pytest.approx(91.8, abs=0.1)
     still = replace(law, time_heart_rate=0 * law.lag, time_stroke_volume=0 * law.lag)
     nothing = Doses(*torch.zeros(3, 1, 1, dtype=torch.float64))
-    _, path = flow(still, still.initial_state(1), nothing, 480)
+    _, path = flow(still, still.initial_state(1), nothing, 240)
     assert float((path[..., 1] - still.base_pressure).abs().max()) < 1e-9
     # With the effect of time, pressure falls towards the rest of volunteers.
-    _, path = flow(law, law.initial_state(1), nothing, 480)
+    _, path = flow(law, law.initial_state(1), nothing, 240)
     assert path[0, 0, -1, 1] < path[0, 0, 0, 1] < law.base_pressure
 
 
@@ -177,7 +167,12 @@ def test_ticks_of_15_s_are_within_1_mmhg_of_1_s() -> None:
     paths = []
     for seconds in (1, 15):
         law = published(people, seconds, torch.float64)
-        paths.append(flow(law, law.initial_state(1), Doses(8 * one, 2 * one, 0 * one), 1800 // seconds)[1])
+        state, doses, parts = law.initial_state(1), Doses(8 * one, 2 * one, 0 * one), []
+        for _ in range(1800 // seconds // 120):
+            state, part = flow(law, state, doses, 120)
+            doses = replace(doses, propofol_bolus=0 * one)
+            parts.append(part)
+        paths.append(torch.cat(parts, 2))
     assert float((paths[0][:, :, 14::15, 1] - paths[1][..., 1]).abs().max()) < 1.0
     torch.testing.assert_close(paths[0][:, :, 14::15, 2], paths[1][..., 2], rtol=1e-9, atol=1e-9)
 
@@ -201,11 +196,10 @@ def test_every_treatment_acts_in_its_direction(name: str) -> None:
     base = Doses(*torch.tensor([1.0, 1.0, 0.05]).expand(20, 1, 3).unbind(-1))
     column = {"bis": 0, "pressure": 1}
     _, before = flow(law, law.initial_state(1), base, 60)
-    for treatment, component, sign in SIGN_CHECKS:
-        more = replace(base, **{treatment: 2 * getattr(base, treatment)})
+    for check in DISEASE.sign_checks:
+        more = replace(base, **{check.treatment: 2 * getattr(base, check.treatment)})
         _, after = flow(law, law.initial_state(1), more, 60)
-        k = column[component]
-        assert (sign * (after - before)[:, 0, 3:, k] > 0).all(), (treatment, component)
+        assert (check.sign * (after - before)[:, 0, 3:, column[check.component]] > 0).all(), check.statement
 
 
 def test_the_monitor_shows_bis_late() -> None:
