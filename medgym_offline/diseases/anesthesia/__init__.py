@@ -8,8 +8,10 @@ import numpy as np
 
 from medgym_offline.diseases.anesthesia.severity import (
     BIS_BOUNDS,
+    EVENTS,
     LIMITS,
     METRICS,
+    NUMBERS,
     PARTS,
     PRESSURE_BOUNDS,
     awareness,
@@ -65,7 +67,7 @@ TREATMENTS = (
 _AHEAD = (-15.0, 60.0)
 """Minutes to and since an event beyond which a policy is told no more. Chosen."""
 AHEAD_SCALE = 20.0
-_EVENTS = ("intubation", "incision", "end of surgery")
+_NOISE = tuple(f"unexplained_{name}_{minute}" for minute in range(_MINUTES) for name in ("bis", "pressure"))
 
 
 def _draw(random: np.random.Generator, context: np.ndarray, horizon: float, episodes: int) -> np.ndarray:
@@ -76,14 +78,6 @@ def _draw(random: np.random.Generator, context: np.ndarray, horizon: float, epis
         numbers = operation_numbers(random, ticks, ANNOUNCEMENT_ERROR)
         rows.append(np.concatenate([numbers, random.standard_normal(2 * _MINUTES, dtype=np.float32)]))
     return np.stack(rows)
-
-
-def _numbers() -> tuple[str, ...]:
-    events = ("intubation", "incision", "end_of_surgery")
-    surprises = tuple(f"surprise_{i}_{part}" for i in (1, 2, 3) for part in ("start", "stop", "size"))
-    told = tuple(f"announced_{event}" for event in events)
-    noise = tuple(f"unexplained_{name}_{minute}" for minute in range(_MINUTES) for name in ("bis", "pressure"))
-    return (*events, *told, "intubation_size", "surgery_size", *surprises, *noise)
 
 
 def _observe(sight: Sight) -> Tensor:
@@ -111,7 +105,10 @@ def _seen(c: Component) -> Feature:
 
 FEATURES = (
     *(_seen(c) for c in COMPONENTS if c.kind != "hidden"),
-    *(Feature(f"time to {e}", f"min / {AHEAD_SCALE:g}", *(x / AHEAD_SCALE for x in _AHEAD)) for e in _EVENTS),
+    *(
+        Feature(f"time to {e.replace('_', ' ')}", f"min / {AHEAD_SCALE:g}", *(x / AHEAD_SCALE for x in _AHEAD))
+        for e in EVENTS
+    ),
     Feature("remaining time", f"min / {_HORIZON:g}", 0.0, 1.0),
     Feature("remaining decisions", "decisions / K", 0.0, 1.0),
 )
@@ -166,7 +163,7 @@ DISEASE = Disease(
         _no_burden,
         parts=PARTS,
         score_parts=_parts,
-        definition="10 BIS points outside 40..60 in surgery, 20 below 80 after it, and 10 mmHg outside 65..110 count 1 each",
+        definition="10 BIS points outside 40..60 in surgery, 20 below 80 after it, 10 mmHg outside 65..110 count 1 each",
     ),
     costs=(
         Cost(
@@ -191,27 +188,28 @@ DISEASE = Disease(
         ),
     ),
     context={"age": "years", "weight": "kg", "height": "cm", "male": "1 or 0"},
-    exogenous=Exogenous(_numbers(), _draw),
+    exogenous=Exogenous((*NUMBERS, *_NOISE), _draw),
     features=FEATURES,
     observe=_observe,
     clinician=_clinician,
     metrics=METRICS,
     subgroups=(Subgroup("awake pressure", "initial_pressure", _first_pressure),),
     sign_checks=(
-        SignCheck("a propofol infusion lowers BIS", "propofol_rate", "bis", -1, 0.95),
-        SignCheck("a propofol bolus lowers BIS", "propofol_bolus", "bis", -1, 0.95),
-        SignCheck("a propofol infusion lowers pressure", "propofol_rate", "pressure", -1, 0.95),
-        SignCheck("a propofol bolus lowers pressure", "propofol_bolus", "pressure", -1, 0.95),
+        *(
+            SignCheck(f"a propofol {kind} lowers {what}", f"propofol_{kind}", what, -1, 0.95)
+            for kind in ("rate", "bolus")
+            for what in ("bis", "pressure")
+        ),
         SignCheck("norepinephrine raises pressure", "norepinephrine", "pressure", 1, 0.95),
     ),
     needed="propofol_rate",
     bank="anesthesia-v0",
     world="true",
     model=_model,
-    caution="Patients are drawn from published variances; pressure reacts to no blood loss, and there is no opioid to give.",
+    caution="Patients are drawn from published variances; there is neither blood loss nor an opioid to give.",
     lineage=(
-        "Published models: propofol and BIS of Eleveld 2018, pressure of Su 2023, norepinephrine of Li 2024 and Beloeil "
-        "2005. No patient's data are used."
+        "Published models: propofol and BIS of Eleveld 2018, pressure of Su 2023, norepinephrine of Li 2024 and "
+        "Beloeil 2005. No patient's data are used."
     ),
     description="Keeping a patient asleep and the blood pressure up through an operation of about 80 of 120 minutes.",
 )

@@ -7,22 +7,31 @@ below 65.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medgym_offline.diseases.anesthesia import AHEAD_SCALE, DISEASE
-from medgym_offline.diseases.anesthesia.flow import Doses, flow, select
+from medgym_offline.diseases.anesthesia.flow import Doses, flow
 from medgym_offline.diseases.anesthesia.patients import Patients
 from medgym_offline.diseases.anesthesia.severity import LIMITS, TICK_SECONDS
 from medgym_offline.diseases.anesthesia.stimulation import END, INCISION, INTUBATION, Schedule, draw_schedule, seeded
 from medgym_offline.diseases.anesthesia.truth import published
 from medgym_offline.seeds import derive_seed
 
-__all__ = ["OPERATIONS", "RECORD_TICKS", "Records", "record_operations", "reference_behavior"]
+__all__ = [
+    "OPERATIONS",
+    "RECORD_TICKS",
+    "Anesthetist",
+    "Draws",
+    "Records",
+    "between",
+    "record_operations",
+    "reference_behavior",
+]
 
 OPERATIONS = 6
 RECORD_TICKS = 600
@@ -58,10 +67,21 @@ class Records:
 
     def operations(self, which: list[int]) -> Records:
         """The operations numbered by `which` only."""
-        return select(self, which, axis=1)
+        chosen = {name: _chosen(value, which) for name, value in vars(self).items()}
+        return Records(**chosen)
 
 
-class _Draws:
+def _chosen(value: Any, which: list[int]) -> Any:
+    if isinstance(value, Tensor):
+        return value[:, which]
+    return (
+        type(value)(**{f.name: value.__dict__[f.name][:, which] for f in fields(value)})
+        if is_dataclass(value)
+        else value
+    )
+
+
+class Draws:
     """Each operation's random numbers from its own seed: once, as a habit, tick by tick, as noise."""
 
     def __init__(self, seeds: np.ndarray):
@@ -77,27 +97,29 @@ class _Draws:
         self.habit = habit[..., 0]
 
 
-def _range(uniform: Tensor, low: float, high: float) -> Tensor:
+def between(uniform: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * uniform
 
 
-class _Anesthetist:
+class Anesthetist:
     """Doses tick by tick: looks at irregular times, overlooks a quarter, corrects by unequal steps."""
 
-    def __init__(self, people: Patients, schedule: Schedule, draws: _Draws):
+    name: ClassVar[str] = "anesthetist"
+
+    def __init__(self, people: Patients, schedule: Schedule, draws: Draws):
         once, minutes = draws.once, schedule.events.float() / _PER_MINUTE
         elderly = torch.as_tensor(people.age > 65.0)[:, None]
         self.draws, self.tube, self.end = draws, minutes[..., INTUBATION], minutes[..., END]
-        self.induction = _range(once[..., 0], 1.5, 2.5) * torch.where(elderly, 0.8, 1.0)
-        self.stop = self.end - _range(once[..., 1], 0.0, 8.0)
+        self.induction = between(once[..., 0], 1.5, 2.5) * torch.where(elderly, 0.8, 1.0)
+        self.stop = self.end - between(once[..., 1], 0.0, 8.0)
         # Before intubation and around incision: first draw, earliest and latest minute, how often.
         self.extras = []
         for k, at, last, share in ((2, self.tube, 1.0, 0.4), (5, minutes[..., INCISION], 4.0, 0.65)):
             given = once[..., k + 2] < share
-            self.extras.append((at + _range(once[..., k], -2.0, last), _range(once[..., k + 1], 0.3, 0.8), given))
+            self.extras.append((at + between(once[..., k], -2.0, last), between(once[..., k + 1], 0.3, 0.8), given))
         self.scale = torch.exp(0.12 * draws.habit)
         self.pressor = torch.zeros_like(self.scale)
-        self.look = _range(draws.each[:, :, 0, 7], 3.0, 6.0)
+        self.look = between(draws.each[:, :, 0, 7], 3.0, 6.0)
 
     def __call__(self, tick: int, shown: Tensor, pressure: Tensor) -> Doses:
         now, u, noise = tick / _PER_MINUTE, self.draws.each[:, :, tick], self.draws.noise[:, :, tick]
@@ -105,16 +127,16 @@ class _Anesthetist:
         bis, cuff = shown + _BIS_NOISE * noise[..., 0], pressure + _CUFF_NOISE * noise[..., 1]
         seen = due & (u[..., 0] < 0.75)
         up, down = seen & (bis > 60.0) & (self.tube < now), seen & (bis < 40.0)
-        changed = torch.where(up, _range(u[..., 1], 1.1, 1.45), torch.where(down, _range(u[..., 1], 0.6, 0.9), 1.0))
+        changed = torch.where(up, between(u[..., 1], 1.1, 1.45), torch.where(down, between(u[..., 1], 0.6, 0.9), 1.0))
         self.scale = (self.scale * changed).clamp(0.3, 2.2)
         low, high = due & (cuff < 65.0), due & (cuff > 85.0)
-        pressor = torch.where(low, self.pressor + _range(u[..., 2], 0.02, 0.08), self.pressor)
-        pressor = torch.where(high, self.pressor * _range(u[..., 2], 0.0, 0.6), pressor)
+        pressor = torch.where(low, self.pressor + between(u[..., 2], 0.02, 0.08), self.pressor)
+        pressor = torch.where(high, self.pressor * between(u[..., 2], 0.0, 0.6), pressor)
         self.pressor = torch.where(pressor < 0.005, 0.0, pressor).clamp(*LIMITS["norepinephrine"])
-        self.look = torch.where(due, now + _range(u[..., 3], 3.0, 9.0), self.look)
+        self.look = torch.where(due, now + between(u[..., 3], 3.0, 9.0), self.look)
         base = 10.0 if now < 10 else 8.0 if now < 20 else 6.0
         on = now < self.stop
-        bolus = torch.where(up & (u[..., 4] < 0.5), _range(u[..., 5], 0.2, 0.6), 0.0)
+        bolus = torch.where(up & (u[..., 4] < 0.5), between(u[..., 5], 0.2, 0.6), 0.0)
         for at, size, given in self.extras:
             bolus = bolus + size * (given & (at <= now) & (now < at + 1.0 / _PER_MINUTE))
         bolus = bolus * on + (self.induction if tick == 0 else 0.0)
@@ -122,31 +144,12 @@ class _Anesthetist:
         return Doses(rate, bolus.clamp(*LIMITS["propofol_bolus"]), self.pressor)
 
 
-class _RandomDoses:
-    """Exploration: every 10 min a new rate, in half of the times norepinephrine, in 30 % a bolus."""
-
-    def __init__(self, people: Patients, schedule: Schedule, draws: _Draws):
-        self.draws, zero = draws, torch.zeros_like(draws.habit)
-        self.rate, self.pressor = 8.0 + zero, zero
-        self.next = _range(draws.once[..., 0], 0.0, 10.0)
-
-    def __call__(self, tick: int, shown: Tensor, pressure: Tensor) -> Doses:
-        now, u = tick / _PER_MINUTE, self.draws.each[:, :, tick]
-        due = self.next <= now
-        self.rate = torch.where(due, _range(u[..., 0], 0.0, 15.0), self.rate)
-        self.pressor = torch.where(due, torch.where(u[..., 1] < 0.5, _range(u[..., 2], 0.0, 0.3), 0.0), self.pressor)
-        bolus = torch.where(due & (u[..., 3] < 0.3), u[..., 4], 0.0)
-        bolus = bolus + (_range(self.draws.once[..., 1], 0.5, 2.5) if tick == 0 else 0.0)
-        self.next = torch.where(due, now + 10.0, self.next)
-        return Doses(self.rate, bolus, self.pressor)
-
-
 def record_operations(
     people: Patients,
     operations: int = OPERATIONS,
     seed: int = 0,
-    treatment: Literal["anesthetist", "random"] = "anesthetist",
     cuff: bool = True,
+    doses: type[Anesthetist] = Anesthetist,
 ) -> Records:
     """Operations of `people` on the published truth, under the anesthetist or random doses.
 
@@ -154,18 +157,18 @@ def record_operations(
         people: P patients.
         operations: S of each.
         seed: Root of the streams; an operation depends on (seed, patient, its number) alone.
-        treatment: Who doses.
         cuff: Pressure every 3 to 5 min with 4 mmHg of noise, or every minute by an arterial line with 3.
+        doses: Who doses; its `name` is part of an operation's stream.
     """
-    seeds = np.array([[derive_seed(seed, f"record-{treatment}", p, s) for s in range(operations)] for p in people.ids])
-    schedule, draws = draw_schedule(seeds, RECORD_TICKS, long=True), _Draws(seeds)
-    doctor = (_Anesthetist if treatment == "anesthetist" else _RandomDoses)(people, schedule, draws)
+    seeds = np.array([[derive_seed(seed, f"record-{doses.name}", p, s) for s in range(operations)] for p in people.ids])
+    schedule, draws = draw_schedule(seeds, RECORD_TICKS, long=True), Draws(seeds)
+    doctor = doses(people, schedule, draws)
     law, disturbance = published(people), schedule.disturbance()
     state, given, path, shown = law.initial_state(operations), [], [], []
     for tick in range(RECORD_TICKS):
-        doses = doctor(tick, state[..., 2], state[..., 3])
-        state, played = flow(law, state, doses, 1, disturbance[:, :, tick : tick + 1])
-        given.append(torch.stack([doses.propofol_rate, doses.propofol_bolus, doses.norepinephrine]))
+        now = doctor(tick, state[..., 2], state[..., 3])
+        state, played = flow(law, state, now, 1, disturbance[:, :, tick : tick + 1])
+        given.append(torch.stack([*vars(now).values()]))
         path.append(played[:, :, 0])
         shown.append(state[..., 2])
     full = torch.stack(path, 2)
@@ -180,8 +183,18 @@ def record_operations(
     pressure_noise = _CUFF_NOISE if cuff else _LINE_NOISE
     pressure = (full[:, :, minute, 1] + pressure_noise * noise[..., 3]).round()
     measured = known & inflated if cuff else known
-    doses = Doses(*torch.stack(given, -1))
-    return Records(doses, schedule, readings, pressure, known, measured, full, valid, _BIS_NOISE, pressure_noise)
+    return Records(
+        Doses(*torch.stack(given, -1)),
+        schedule,
+        readings,
+        pressure,
+        known,
+        measured,
+        full,
+        valid,
+        _BIS_NOISE,
+        pressure_noise,
+    )
 
 
 def reference_behavior(

@@ -1,4 +1,4 @@
-"""Fitting the learned simulators to recorded operations by partial pooling, and scoring them on others.
+"""Fitting the learned simulators to recorded operations by partial pooling.
 
 A patient's logarithms are a learned center plus a deviation that a prior holds near zero. The individual simulators use
 both, the population's uses the center alone: fitted to pooled records it would learn that deep patients need little,
@@ -16,21 +16,12 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from medgym_offline.diseases.anesthesia.clinician import Records
-from medgym_offline.diseases.anesthesia.flow import flow
 from medgym_offline.diseases.anesthesia.patients import Patients
 from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
 from medgym_offline.diseases.anesthesia.surrogate import PARAMETERS, Surrogate, law_step, respond
 from medgym_offline.diseases.anesthesia.truth import bis_lag
 
-__all__ = [
-    "CROSSFIT_OPERATIONS",
-    "OWN_OPERATIONS",
-    "Fit",
-    "Score",
-    "fit_surrogate",
-    "predicted_readings",
-    "score_surrogate",
-]
+__all__ = ["CROSSFIT_OPERATIONS", "OWN_OPERATIONS", "Fit", "fit_surrogate", "predicted_readings"]
 
 OWN_OPERATIONS, CROSSFIT_OPERATIONS = ([0], [0, 2, 4]), ([1], [1, 3, 5])
 """Numbers of the operations that the two worlds are fitted to: one each, or three."""
@@ -136,44 +127,3 @@ def _unexplained(error: Tensor, known: Tensor, reading_noise: float) -> tuple[fl
             covariance = float((error[..., gap:] * error[..., :-gap]).sum() / pairs)
             return math.sqrt(variance), float(np.clip(covariance / variance, 0.0, 0.98)) ** (1.0 / gap)
     return math.sqrt(variance), 0.0
-
-
-@dataclass(frozen=True)
-class Score:
-    """Of displacements over some minutes: explained share of variance, mean absolute error, that of predicting no
-    change, and the share of patients in whom the simulator's error is the smaller."""
-
-    r2: float
-    error: float
-    persistence: float
-    better: float
-
-
-def score_surrogate(law: Surrogate, records: Records, minutes: int = 15) -> tuple[Score, Score]:
-    """BIS and pressure: predicted against true displacements over `minutes`, under the recorded doses alone.
-
-    Args:
-        law: P patients.
-        records: Operations that were not fitted.
-    """
-    schedule = records.schedule
-    state, path = law.initial_state(schedule.events.shape[1]), []
-    disturbance = law.disturbance(schedule)
-    for tick in range(schedule.ticks):
-        state, played = flow(law, state, records.doses.at(tick), 1, disturbance[:, :, tick : tick + 1])
-        path.append(played[:, :, 0])
-    forecast, span = torch.stack(path, 2), minutes * _PER_MINUTE
-    starts = torch.tensor([m * _PER_MINUTE - 1 for m in (4, 8, 12, 18, 25, 35, 45, 60, 75, 90)])
-    starts = starts[starts + span < schedule.ticks]
-    counted = records.valid[:, :, starts + span].float()
-
-    def score(k: int) -> Score:
-        true, ours = (x[:, :, starts + span, k] - x[:, :, starts, k] for x in (records.path, forecast))
-        miss, total = (true - ours).abs(), counted.sum()
-        around = true - (true * counted).sum() / total
-        r2 = 1.0 - (miss.square() * counted).sum() / (around.square() * counted).sum()
-        error, still = ((e * counted).sum((1, 2)) for e in (miss, true.abs()))
-        better = (error < still).float().mean()
-        return Score(*(float(x) for x in (r2, error.sum() / total, still.sum() / total, better)))
-
-    return score(0), score(1)

@@ -8,8 +8,8 @@ others gives the same bits as alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -17,29 +17,10 @@ from torch import Tensor
 from medgym_offline.diseases.anesthesia.severity import BIS_BOUNDS, PRESSURE_BOUNDS
 from medgym_offline.diseases.anesthesia.stimulation import Schedule
 
-__all__ = [
-    "MOST_TICKS",
-    "OBSERVED",
-    "Course",
-    "Doses",
-    "Law",
-    "combine",
-    "exact_step",
-    "flow",
-    "play",
-    "power",
-    "powers",
-    "select",
-]
+__all__ = ["MOST_TICKS", "Course", "Doses", "Law", "combine", "exact_step", "flow", "play", "power", "powers"]
 
 MOST_TICKS = 240
 """An hour, the longest interval: so many steps are computed at once."""
-
-OBSERVED = ("bis", "bis_before", "bis_monitor", "pressure")
-"""First components of every state: BIS now, a tick ago and as the monitor shows it (late), mean arterial pressure,
-mmHg."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,7 +37,8 @@ class Doses:
 
 
 class Law(Protocol):
-    """P patients' dynamics; `hidden` names the components that follow `OBSERVED`."""
+    """P patients' dynamics; `hidden` names the components of a state (P, E, C) that follow BIS now, BIS a
+    tick ago, BIS as the monitor shows it (late) and mean arterial pressure (mmHg)."""
 
     hidden: ClassVar[tuple[str, ...]]
 
@@ -133,22 +115,6 @@ def power(base: Tensor, exponent: Tensor | float) -> Tensor:
     return torch.exp(exponent * torch.log(base))
 
 
-def select(tree: T, indices: Sequence[int], axis: int = 0) -> T:
-    """Some entries along `axis` of every tensor of a law, schedule or record, in order; patients are axis 0."""
-    index = torch.as_tensor(indices, dtype=torch.long)
-
-    def pick(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.index_select(axis, index)
-        if is_dataclass(value) and not isinstance(value, type):
-            return type(value)(**{f.name: pick(getattr(value, f.name)) for f in fields(value)})
-        if isinstance(value, list):
-            return [pick(v) for v in value]
-        return {k: pick(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-    return pick(tree)
-
-
 def play(law: Law, state: Tensor, doses: Doses, ticks: int, disturbance: Tensor | None = None) -> list[Tensor]:
     """After each of the ticks the components of the state and the effect-site level, each (P, E, ticks); see `flow`."""
     bis, before, _, _, *hidden = state.unbind(-1)
@@ -171,7 +137,7 @@ def flow(
 
     Args:
         law: P patients.
-        state: (P, E, C) components `OBSERVED` then `law.hidden`.
+        state: (P, E, C) see `Law`.
         doses: What is given.
         ticks: How many.
         disturbance: (P, E, ticks, 2) additions to BIS (points) and pressure (mmHg) at the end of each tick; None is

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from medgym_offline.diseases.base import Course, Metric
 from medgym_offline.diseases.scales import Array, namespace, stack_last
 
 __all__ = [
-    "BIS_BOUNDS",
+    "EVENTS",
     "LIMITS",
     "METRICS",
-    "PARTS",
-    "PRESSURE_BOUNDS",
+    "NUMBERS",
     "TICK_SECONDS",
     "awareness",
     "hypotension",
@@ -27,6 +24,16 @@ BIS_BOUNDS, PRESSURE_BOUNDS = (0.0, 100.0), (20.0, 180.0)
 """Points; mmHg."""
 LIMITS = {"propofol_rate": (0.0, 20.0), "propofol_bolus": (0.0, 3.0), "norepinephrine": (0.0, 0.5)}
 """mg/kg/h, mg/kg at the decision, ug/kg/min. Chosen: the highest that is used at induction or in hypotension."""
+
+EVENTS = ("intubation", "incision", "end_of_surgery")
+NUMBERS = (
+    *EVENTS,
+    *(f"announced_{event}" for event in EVENTS),
+    "intubation_size",
+    "surgery_size",
+    *(f"surprise_{i}_{part}" for i in (1, 2, 3) for part in ("start", "stop", "size")),
+)
+"""What an operation is made of: minutes, and points on BIS."""
 
 PARTS = ("depth", "awakening", "pressure")
 
@@ -73,22 +80,18 @@ def awareness(surgical_bis: Array) -> Array:
     return _excess(surgical_bis - BIS_RANGE[1])
 
 
+def _surgery(course: Course) -> np.ndarray:
+    return np.asarray(abs(course.component("phase") - SURGERY) < 0.5)
+
+
 def _in_range(course: Course) -> np.ndarray:
     bis, surgery = course.component("surgical_bis"), _surgery(course)
     inside = (bis >= BIS_RANGE[0]) & (bis <= BIS_RANGE[1]) & surgery
     return 100.0 * inside.sum(-1) / np.maximum(surgery.sum(-1), 1)
 
 
-def _surgery(course: Course) -> np.ndarray:
-    return np.asarray(abs(course.component("phase") - SURGERY) < 0.5)
-
-
-def _low_pressure(course: Course) -> np.ndarray:
-    return np.asarray(hypotension(course.component("pressure"))[..., 1:].mean(-1))
-
-
-def _low_pressure_share(course: Course) -> np.ndarray:
-    return np.asarray(100.0 * (course.component("pressure")[..., 1:] < PRESSURE_RANGE[0]).mean(-1))
+def _low(course: Course) -> np.ndarray:
+    return np.asarray(hypotension(course.component("pressure")[..., 1:]))
 
 
 def _awakening(course: Course) -> np.ndarray:
@@ -97,46 +100,28 @@ def _awakening(course: Course) -> np.ndarray:
     return np.asarray(asleep.sum(-1) * (course.times[1] - course.times[0]))
 
 
-def _varvel(summary: Callable[[np.ndarray], np.ndarray]) -> Callable[[Course], np.ndarray]:
-    def compute(course: Course) -> np.ndarray:
-        error = 100.0 * (course.component("surgical_bis") - TARGET_BIS) / TARGET_BIS
-        error = np.where(_surgery(course), error, np.nan)
-        # An operation without surgery (the course of a policy that met none) has no error.
-        error[np.isnan(error).all(-1)] = 0.0
-        return summary(error)
-
-    return compute
+def _errors(course: Course) -> np.ndarray:
+    error = 100.0 * (course.component("surgical_bis") - TARGET_BIS) / TARGET_BIS
+    # An operation without surgery has no error.
+    return np.where(_surgery(course) | ~_surgery(course).any(-1, keepdims=True), error, np.nan)
 
 
-def _median(error: np.ndarray) -> np.ndarray:
-    return np.asarray(np.nanmedian(error, -1))
+def _wobble(course: Course) -> np.ndarray:
+    error = _errors(course)
+    return np.asarray(np.nanmedian(abs(error - np.nanmedian(error, -1, keepdims=True)), -1))
 
 
 _WHERE = "of BIS against 50 in surgery (Varvel et al., J Pharmacokinet Biopharm 20:63, 1992)"
+_LOW = "time-weighted average depth below 65 mmHg"
+_WAKE = "from the end of surgery to BIS above 80, or to the end of the operation"
 METRICS = (
     Metric("bis_in_range", "BIS 40 to 60", "%", 1, 1, "share of surgery with BIS in 40..60", _in_range),
+    Metric("low_pressure", "TWA-MAP below 65", "mmHg", -1, 2, _LOW, lambda c: _low(c).mean(-1)),
+    Metric("low_pressure_share", "MAP below 65", "%", -1, 1, "of the time", lambda c: 100.0 * (_low(c) > 0).mean(-1)),
+    Metric("awakening", "Awakening", "min", -1, 1, _WAKE, _awakening),
+    Metric("mdpe", "MDPE", "%", 0, 1, f"median error {_WHERE}", lambda c: np.nanmedian(_errors(c), -1)),
     Metric(
-        "low_pressure", "TWA-MAP below 65", "mmHg", -1, 2, "time-weighted average depth below 65 mmHg", _low_pressure
+        "mdape", "MDAPE", "%", -1, 1, f"median size of the error {_WHERE}", lambda c: np.nanmedian(abs(_errors(c)), -1)
     ),
-    Metric("low_pressure_share", "MAP below 65", "%", -1, 1, "share of the time below 65 mmHg", _low_pressure_share),
-    Metric(
-        "awakening",
-        "Awakening",
-        "min",
-        -1,
-        1,
-        "from the end of surgery to BIS above 80; to the end if never",
-        _awakening,
-    ),
-    Metric("mdpe", "MDPE", "%", 0, 1, f"median error {_WHERE}", _varvel(_median)),
-    Metric("mdape", "MDAPE", "%", -1, 1, f"median size of the error {_WHERE}", _varvel(lambda e: _median(abs(e)))),
-    Metric(
-        "wobble",
-        "Wobble",
-        "%",
-        -1,
-        1,
-        f"median distance from the median error {_WHERE}",
-        _varvel(lambda e: _median(abs(e - _median(e)[..., None]))),
-    ),
+    Metric("wobble", "Wobble", "%", -1, 1, f"median distance from the median error {_WHERE}", _wobble),
 )

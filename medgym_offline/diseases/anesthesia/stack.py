@@ -1,4 +1,4 @@
-"""What a law needs to be a world of a bank: its tensors, a choice of its patients, and its paths in the bank's state."""
+"""What a law needs to be a world of a bank: its tensors, its patients' choice, its paths in a bank."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from medgym_offline.diseases.anesthesia.flow import Doses, Law, play
-from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS, phase_of
-from medgym_offline.diseases.anesthesia.stimulation import NUMBERS, schedule_of
+from medgym_offline.diseases.anesthesia.severity import NUMBERS, TICK_SECONDS, phase_of
+from medgym_offline.diseases.anesthesia.stimulation import schedule_of
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
 

@@ -21,28 +21,16 @@ from medgym_offline.seeds import generator
 
 __all__ = [
     "END",
-    "EVENTS",
     "HORIZON_TICKS",
     "INCISION",
     "INTUBATION",
-    "NUMBERS",
     "Schedule",
     "draw_schedule",
     "operation_numbers",
     "schedule_of",
-    "seeded",
 ]
 
-EVENTS = ("intubation", "incision", "end_of_surgery")
 INTUBATION, INCISION, END = range(3)
-NUMBERS = (
-    *EVENTS,
-    *(f"announced_{event}" for event in EVENTS),
-    "intubation_size",
-    "surgery_size",
-    *(f"surprise_{i}_{part}" for i in (1, 2, 3) for part in ("start", "stop", "size")),
-)
-"""What an operation is made of: minutes, and points on BIS."""
 _PRESSURE_SHARE = 0.4
 HORIZON_TICKS = 480
 """120 min."""
@@ -58,7 +46,7 @@ class Schedule:
     """P x E operations of N ticks; tick n is the time n x 15 s.
 
     Attributes:
-        events: (P, E, 3) ticks of `EVENTS`.
+        events: (P, E, 3) ticks of `severity.EVENTS`.
         announced: (P, E, 3) the ticks the anesthetist is told beforehand.
         stimulation: (P, E, N) points on BIS at the end of each tick, surprises included.
     """
@@ -113,7 +101,7 @@ def seeded(seeds: np.ndarray, purpose: str, *draws: Callable[[np.random.Generato
 def operation_numbers(
     random: np.random.Generator, ticks: int = HORIZON_TICKS, announcement_error: float = 0.0, long: bool = False
 ) -> np.ndarray:
-    """(17,) float32 numbers of one operation, named by `NUMBERS`: minutes, and points on BIS.
+    """(17,) float32 numbers of one operation, named by `severity.NUMBERS`: minutes, and points on BIS.
 
     Args:
         random: The operation's stream.

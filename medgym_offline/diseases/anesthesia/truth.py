@@ -153,17 +153,9 @@ class Truth(Stacked):
     minutes: float = TICK_SECONDS / 60.0
 
     hidden: ClassVar[tuple[str, ...]] = (
-        "central_propofol",
-        "fast_propofol",
-        "slow_propofol",
-        "effect_site",
-        "resistance",
-        "stroke_volume",
-        "heart_rate",
-        "effect_of_time",
-        "central_norepinephrine",
-        "peripheral_norepinephrine",
-        "norepinephrine_rate",
+        *("central_propofol", "fast_propofol", "slow_propofol", "effect_site"),
+        *("resistance", "stroke_volume", "heart_rate", "effect_of_time"),
+        *("central_norepinephrine", "peripheral_norepinephrine", "norepinephrine_rate"),
     )
 
     def initial_state(self, episodes: int) -> Tensor:

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.anesthesia.scoring import RandomDoses, score_surrogate
 from medgym_offline.diseases.anesthesia import DISEASE
 from medgym_offline.diseases.anesthesia.clinician import Records, record_operations
-from medgym_offline.diseases.anesthesia.fit import Fit, fit_surrogate, predicted_readings, score_surrogate
+from medgym_offline.diseases.anesthesia.fit import Fit, fit_surrogate, predicted_readings
 from medgym_offline.diseases.anesthesia.flow import flow
 from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
 from medgym_offline.diseases.anesthesia.severity import LIMITS, awareness, hypotension, phase_of, severity_parts
@@ -118,7 +119,7 @@ def records(people: Patients) -> Records:
 
 @pytest.fixture(scope="module")
 def random_records(people: Patients) -> Records:
-    return record_operations(people, 2, treatment="random")
+    return record_operations(people, 2, doses=RandomDoses)
 
 
 def test_a_record_does_not_depend_on_its_batch(people: Patients, records: Records) -> None:
