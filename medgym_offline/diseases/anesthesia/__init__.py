@@ -6,31 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.diseases.anesthesia.severity import (
-    BIS_BOUNDS,
-    EVENTS,
-    LIMITS,
-    METRICS,
-    NUMBERS,
-    PARTS,
-    PRESSURE_BOUNDS,
-    awareness,
-    hypotension,
-    severity_parts,
-)
-from medgym_offline.diseases.base import (
-    Component,
-    Cost,
-    Disease,
-    Exogenous,
-    Feature,
-    Process,
-    Severity,
-    Sight,
-    SignCheck,
-    Subgroup,
-    Treatment,
-)
+from medgym_offline.diseases import base
+from medgym_offline.diseases.anesthesia import severity as rules
+from medgym_offline.diseases.base import Component, Cost, Feature, SignCheck, Treatment
 from medgym_offline.diseases.scales import Array
 
 if TYPE_CHECKING:
@@ -46,22 +24,24 @@ _HORIZON, _MINUTES = 120.0, 120
 
 COMPONENTS = (
     # As the monitor shows it, late; centers and scales of all: chosen, about those of an operation.
-    Component("bis", "points", *BIS_BOUNDS, center=50.0, scale=20.0, initial=93.0, label="BIS"),
-    Component("pressure", "mmHg", *PRESSURE_BOUNDS, center=75.0, scale=15.0, label="MAP"),
+    Component("bis", "points", *rules.BIS_BOUNDS, center=50.0, scale=20.0, initial=93.0, label="BIS"),
+    Component("pressure", "mmHg", *rules.PRESSURE_BOUNDS, center=75.0, scale=15.0, label="MAP"),
     Component("phase", "0 before, 1 in, 2 after surgery", 0.0, 2.0, kind="derived"),
-    Component("infusing_propofol", "mg/kg/h", *LIMITS["propofol_rate"], scale=10.0, kind="derived"),
-    Component("infusing_norepinephrine", "ug/kg/min", *LIMITS["norepinephrine"], scale=0.25, kind="derived"),
-    Component("bis_now", "points", *BIS_BOUNDS, center=50.0, scale=20.0, kind="hidden", initial=93.0),
-    Component("bis_before", "points", *BIS_BOUNDS, center=50.0, scale=20.0, kind="hidden", initial=93.0),
-    Component("surgical_bis", "points, 0 outside surgery", *BIS_BOUNDS, center=50.0, scale=20.0, kind="hidden"),
+    Component("infusing_propofol", "mg/kg/h", *rules.LIMITS["propofol_rate"], scale=10.0, kind="derived"),
+    Component("infusing_norepinephrine", "ug/kg/min", *rules.LIMITS["norepinephrine"], scale=0.25, kind="derived"),
+    Component("bis_now", "points", *rules.BIS_BOUNDS, center=50.0, scale=20.0, kind="hidden", initial=93.0),
+    Component("bis_before", "points", *rules.BIS_BOUNDS, center=50.0, scale=20.0, kind="hidden", initial=93.0),
+    Component("surgical_bis", "points, 0 outside surgery", *rules.BIS_BOUNDS, center=50.0, scale=20.0, kind="hidden"),
     # Amounts and levels of drug and the circulation, each law's own. Bounds only catch errors.
     *(Component(f"slot_{i}", "the law's own", -1e6, 1e6, kind="hidden") for i in range(1, SLOTS + 1)),
 )
 
 TREATMENTS = (
-    Treatment("propofol_rate", "mg/kg/h", *LIMITS["propofol_rate"], transform="identity", label="propofol"),
-    Treatment("propofol_bolus", "mg/kg", *LIMITS["propofol_bolus"], knee=0.5, kind="bolus", label="propofol bolus"),
-    Treatment("norepinephrine", "ug/kg/min", *LIMITS["norepinephrine"], knee=0.1, levels=(0.0, 0.25, 0.5, 1.0)),
+    Treatment("propofol_rate", "mg/kg/h", *rules.LIMITS["propofol_rate"], transform="identity", label="propofol"),
+    Treatment(
+        "propofol_bolus", "mg/kg", *rules.LIMITS["propofol_bolus"], knee=0.5, kind="bolus", label="propofol bolus"
+    ),
+    Treatment("norepinephrine", "ug/kg/min", *rules.LIMITS["norepinephrine"], knee=0.1, levels=(0.0, 0.25, 0.5, 1.0)),
 )
 
 _AHEAD = (-15.0, 60.0)
@@ -80,7 +60,7 @@ def _draw(random: np.random.Generator, context: np.ndarray, horizon: float, epis
     return np.stack(rows)
 
 
-def _observe(sight: Sight) -> Tensor:
+def _observe(sight: base.Sight) -> Tensor:
     import torch
 
     from medgym_offline.diseases.anesthesia.stack import usual
@@ -107,29 +87,20 @@ FEATURES = (
     *(_seen(c) for c in COMPONENTS if c.kind != "hidden"),
     *(
         Feature(f"time to {e.replace('_', ' ')}", f"min / {AHEAD_SCALE:g}", *(x / AHEAD_SCALE for x in _AHEAD))
-        for e in EVENTS
+        for e in rules.EVENTS
     ),
     Feature("remaining time", f"min / {_HORIZON:g}", 0.0, 1.0),
     Feature("remaining decisions", "decisions / K", 0.0, 1.0),
 )
 
 _BIS, _PRESSURE, _PHASE = 5, 1, 2
+_low, _aware = rules.hypotension, rules.awareness
+_LOW = "mmHg of arterial pressure below 65; its integral is in mmHg x min"
+_AWARE = "BIS points above 60 from intubation to the end of surgery"
 
 
 def _parts(state: Array, dose: Array) -> Array:
-    return severity_parts(state[..., _BIS], state[..., _PRESSURE], state[..., _PHASE])
-
-
-def _score(state: Array, dose: Array) -> Array:
-    return _parts(state, dose).sum(-1)
-
-
-def _no_burden(u: Array) -> Array:
-    return 0.0 * u[..., 0]
-
-
-def _first_pressure(state: np.ndarray, severity: np.ndarray) -> np.ndarray:
-    return np.asarray(state[..., _PRESSURE])
+    return rules.severity_parts(state[..., _BIS], state[..., _PRESSURE], state[..., _PHASE])
 
 
 def _model() -> Any:
@@ -138,62 +109,34 @@ def _model() -> Any:
     return MODEL
 
 
-DISEASE = Disease(
+DISEASE = base.Disease(
     name="anesthesia",
     label="general anesthesia",
     components=COMPONENTS,
     treatments=TREATMENTS,
-    process=Process(
-        horizon=_HORIZON,
-        min_interval=1.0,
-        max_interval=60.0,
-        decisions=6,
-        unit="min",
-        tick=0.25,
-        cell=0.5,
-        grid=1.0,
-        fine=0.25,
-        reference_interval=20.0,  # 120 min / 6
-    ),
-    severity=Severity(
+    # Horizon, shortest and longest interval, K; a discount is per 120 min / 6.
+    process=base.Process(_HORIZON, 1.0, 60.0, 6, "min", tick=0.25, cell=0.5, fine=0.25, reference_interval=20.0),
+    severity=base.Severity(
         "harm",
         "harm",
         "points",
-        _score,
-        _no_burden,
-        parts=PARTS,
+        lambda state, dose: _parts(state, dose).sum(-1),
+        lambda u: 0.0 * u[..., 0],
+        parts=rules.PARTS,
         score_parts=_parts,
-        definition="10 BIS points outside 40..60 in surgery, 20 below 80 after it, 10 mmHg outside 65..110 count 1 each",
+        definition="10 BIS points outside 40..60 in surgery, 20 below 80 after it, 10 mmHg outside 65..110 count 1",
     ),
     costs=(
-        Cost(
-            "hypotension",
-            "pressure",
-            65.0,
-            "below",
-            lambda before, after: hypotension(after),
-            hypotension,
-            levels=(65.0, 55.0),
-            definition="mmHg of arterial pressure below 65; its integral is in mmHg x min",
-        ),
-        Cost(
-            "awareness",
-            "surgical_bis",
-            60.0,
-            "above",
-            lambda before, after: awareness(after),
-            awareness,
-            levels=(60.0,),
-            definition="BIS points above 60 from intubation to the end of surgery",
-        ),
+        Cost("hypotension", "pressure", 65.0, "below", lambda _, end: _low(end), _low, (65.0, 55.0), _LOW),
+        Cost("awareness", "surgical_bis", 60.0, "above", lambda _, end: _aware(end), _aware, (60.0,), _AWARE),
     ),
     context={"age": "years", "weight": "kg", "height": "cm", "male": "1 or 0"},
-    exogenous=Exogenous((*NUMBERS, *_NOISE), _draw),
+    exogenous=base.Exogenous((*rules.NUMBERS, *_NOISE), _draw),
     features=FEATURES,
     observe=_observe,
     clinician=_clinician,
-    metrics=METRICS,
-    subgroups=(Subgroup("awake pressure", "initial_pressure", _first_pressure),),
+    metrics=rules.METRICS,
+    subgroups=(base.Subgroup("awake pressure", "initial_pressure", lambda state, severity: state[..., _PRESSURE]),),
     sign_checks=(
         *(
             SignCheck(f"a propofol {kind} lowers {what}", f"propofol_{kind}", what, -1, 0.95)

@@ -1,12 +1,12 @@
 """The release's bank: 110 patients, the published truth, and simulators fitted to recorded operations.
 
-python -m medgym_offline.diseases.anesthesia.bank OUTPUT.safetensors [PATIENTS]
+python -m medgym_offline.diseases.anesthesia.bank OUTPUT.safetensors
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from torch import Tensor
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.anesthesia import DISEASE, SLOTS
 from medgym_offline.diseases.anesthesia.clinician import RECORD_TICKS, Records, record_operations
-from medgym_offline.diseases.anesthesia.fit import CROSSFIT_OPERATIONS, OWN_OPERATIONS, fit_surrogate
+from medgym_offline.diseases.anesthesia.fit import fit_surrogate
 from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
 from medgym_offline.diseases.anesthesia.stack import FIRST, Stacked
 from medgym_offline.diseases.anesthesia.surrogate import Surrogate
 from medgym_offline.diseases.anesthesia.truth import Truth, published
-from medgym_offline.errors import BankError, DiseaseError
+from medgym_offline.errors import DiseaseError
 from medgym_offline.files import release_folder
 from medgym_offline.simulators.bank import SimulatorBank, World
 
@@ -69,52 +69,46 @@ def _world(law: Stacked) -> World:
 def _charted(records: Records) -> Tensor:
     """(P, 120, 3) what was given in each minute of the first operation, normalized; a minute's boluses add up."""
     minute = DISEASE.process.tick or 1.0
-    per_minute = round(1.0 / minute)
-    doses = [dose[:, 0].unflatten(-1, (-1, per_minute)) for dose in vars(records.doses).values()]
+    doses = [dose[:, 0].unflatten(-1, (-1, round(1.0 / minute))) for dose in vars(records.doses).values()]
     given = torch.stack([doses[0].mean(-1), doses[1].sum(-1), doses[2].mean(-1)], -1)
     return DISEASE.default_scales().normalize_treatment(DISEASE, given[:, : round(DISEASE.process.horizon)])
 
 
 @own_defaults()
-def build_anesthesia(people: Patients | None = None, operations: int = 1, name: str = _NAME) -> SimulatorBank:
+def build_anesthesia(
+    people: Patients | None = None, name: str = _NAME, own: Sequence[int] = (0,), crossfit: Sequence[int] = (1,)
+) -> SimulatorBank:
     """The bank of `people` (the release's 110): worlds `own`, `crossfit` and `true`, and the population.
 
     Args:
         people: P patients.
-        operations: 1 or 3: how many recorded operations each world is fitted to, `own` to the odd ones, `crossfit` to
-            the even ones.
         name: Of the bank.
-
-    Raises:
-        BankError: Another number of operations.
+        own, crossfit: Numbers of the recorded operations that the worlds are fitted to, 0 to 5; of three, say (0, 2, 4)
+            and (1, 3, 5).
     """
-    chosen = {len(o): (o, c) for o, c in zip(OWN_OPERATIONS, CROSSFIT_OPERATIONS)}
-    if operations not in chosen:
-        raise BankError(f"operations is {operations}; a world is fitted to {' or '.join(map(str, chosen))} of them")
     people = load_patients() if people is None else people
-    records = record_operations(people, 2 * operations)
-    own, crossfit = (fit_surrogate(people, records.operations(which)) for which in chosen[operations])
-    middle = Surrogate(own.center.values[:1], own.center.lag.mean(0, keepdim=True), own.center.noise[:1])
+    records = [record_operations(people, numbers) for numbers in (own, crossfit)]
+    first, second = (fit_surrogate(people, some) for some in records)
+    middle = Surrogate(first.center.values[:1], first.center.lag.mean(0, keepdim=True), first.center.noise[:1])
+    split = {side: [p for p, s in zip(people.ids, people.split) if s == side] for side in ("train", "test")}
     context = np.stack([people.age, people.weight, people.height, people.male], -1).astype(np.float32)
+    laws = {"own": first.individual, "crossfit": second.individual, "true": published(people)}
+    worlds = {world: _world(law) for world, law in laws.items()}
     return SimulatorBank(
         name=name,
         patients=people.ids,
         disease=DISEASE,
         scales=DISEASE.default_scales(),
         physics=NoChoices(),
-        worlds={
-            "own": _world(own.individual),
-            "crossfit": _world(crossfit.individual),
-            "true": _world(published(people)),
-        },
+        worlds=worlds,
         population=_world(middle),
         trunk=None,
-        clinician=_charted(records),
+        clinician=_charted(records[0]),
         metadata={
             "licence": "MIT",
-            "split": {side: [p for p, s in zip(people.ids, people.split) if s == side] for side in ("train", "test")},
-            "own_operations": [o + 1 for o in chosen[operations][0]],
-            "crossfit_operations": [o + 1 for o in chosen[operations][1]],
+            "split": split,
+            "own_operations": [o + 1 for o in own],
+            "crossfit_operations": [o + 1 for o in crossfit],
             "record_minutes": RECORD_TICKS // 4,
             "command": f"python -m medgym_offline.diseases.anesthesia.bank {name}.safetensors",
         },
@@ -125,10 +119,7 @@ def build_anesthesia(people: Patients | None = None, operations: int = 1, name: 
 def main(arguments: list[str]) -> None:
     """Build and write."""
     output = Path(arguments[0]) if arguments else release_folder("generation") / "banks" / f"{_NAME}.safetensors"
-    people = load_patients()
-    if len(arguments) > 1:
-        people = people.select(range(int(arguments[1])))
-    bank = build_anesthesia(people, name=output.stem)
+    bank = build_anesthesia(name=output.stem)
     bank.save(output)
     print(f"{output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}, {output.stat().st_size / 1e3:.0f} kB")
 

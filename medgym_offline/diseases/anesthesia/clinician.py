@@ -7,8 +7,9 @@ below 65.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,18 +23,8 @@ from medgym_offline.diseases.anesthesia.stimulation import END, INCISION, INTUBA
 from medgym_offline.diseases.anesthesia.truth import published
 from medgym_offline.seeds import derive_seed
 
-__all__ = [
-    "OPERATIONS",
-    "RECORD_TICKS",
-    "Anesthetist",
-    "Draws",
-    "Records",
-    "between",
-    "record_operations",
-    "reference_behavior",
-]
+__all__ = ["RECORD_TICKS", "Anesthetist", "Draws", "Records", "between", "record_operations", "reference_behavior"]
 
-OPERATIONS = 6
 RECORD_TICKS = 600
 """150 min."""
 _PER_MINUTE = 60 // TICK_SECONDS
@@ -64,21 +55,6 @@ class Records:
     valid: Tensor
     bis_noise: float
     pressure_noise: float
-
-    def operations(self, which: list[int]) -> Records:
-        """The operations numbered by `which` only."""
-        chosen = {name: _chosen(value, which) for name, value in vars(self).items()}
-        return Records(**chosen)
-
-
-def _chosen(value: Any, which: list[int]) -> Any:
-    if isinstance(value, Tensor):
-        return value[:, which]
-    return (
-        type(value)(**{f.name: value.__dict__[f.name][:, which] for f in fields(value)})
-        if is_dataclass(value)
-        else value
-    )
 
 
 class Draws:
@@ -146,7 +122,7 @@ class Anesthetist:
 
 def record_operations(
     people: Patients,
-    operations: int = OPERATIONS,
+    numbers: Sequence[int] = range(6),
     seed: int = 0,
     cuff: bool = True,
     doses: type[Anesthetist] = Anesthetist,
@@ -155,16 +131,16 @@ def record_operations(
 
     Args:
         people: P patients.
-        operations: S of each.
+        numbers: Which S operations of each, by number.
         seed: Root of the streams; an operation depends on (seed, patient, its number) alone.
         cuff: Pressure every 3 to 5 min with 4 mmHg of noise, or every minute by an arterial line with 3.
         doses: Who doses; its `name` is part of an operation's stream.
     """
-    seeds = np.array([[derive_seed(seed, f"record-{doses.name}", p, s) for s in range(operations)] for p in people.ids])
+    seeds = np.array([[derive_seed(seed, f"record-{doses.name}", p, s) for s in numbers] for p in people.ids])
     schedule, draws = draw_schedule(seeds, RECORD_TICKS, long=True), Draws(seeds)
     doctor = doses(people, schedule, draws)
     law, disturbance = published(people), schedule.disturbance()
-    state, given, path, shown = law.initial_state(operations), [], [], []
+    state, given, path, shown = law.initial_state(len(numbers)), [], [], []
     for tick in range(RECORD_TICKS):
         now = doctor(tick, state[..., 2], state[..., 3])
         state, played = flow(law, state, now, 1, disturbance[:, :, tick : tick + 1])
@@ -183,18 +159,8 @@ def record_operations(
     pressure_noise = _CUFF_NOISE if cuff else _LINE_NOISE
     pressure = (full[:, :, minute, 1] + pressure_noise * noise[..., 3]).round()
     measured = known & inflated if cuff else known
-    return Records(
-        Doses(*torch.stack(given, -1)),
-        schedule,
-        readings,
-        pressure,
-        known,
-        measured,
-        full,
-        valid,
-        _BIS_NOISE,
-        pressure_noise,
-    )
+    said = Doses(*torch.stack(given, -1)), schedule, readings, pressure, known, measured, full, valid
+    return Records(*said, _BIS_NOISE, pressure_noise)
 
 
 def reference_behavior(

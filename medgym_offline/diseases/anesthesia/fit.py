@@ -21,10 +21,7 @@ from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
 from medgym_offline.diseases.anesthesia.surrogate import PARAMETERS, Surrogate, law_step, respond
 from medgym_offline.diseases.anesthesia.truth import bis_lag
 
-__all__ = ["CROSSFIT_OPERATIONS", "OWN_OPERATIONS", "Fit", "fit_surrogate", "predicted_readings"]
-
-OWN_OPERATIONS, CROSSFIT_OPERATIONS = ([0], [0, 2, 4]), ([1], [1, 3, 5])
-"""Numbers of the operations that the two worlds are fitted to: one each, or three."""
+__all__ = ["Fit", "fit_surrogate", "predicted_readings"]
 
 _BIS_SCALE, _PRESSURE_SCALE = 7.0, 6.0
 """Points and mmHg at which an error counts one; chosen: the reading's noise with what the law leaves unexplained."""

@@ -42,9 +42,8 @@ class Law(Protocol):
 
     hidden: ClassVar[tuple[str, ...]]
 
-    @property
-    def lag(self) -> Tensor:
-        """(P, 1), see `truth.bis_lag`."""
+    lag: Tensor
+    """(P, 1), see `truth.bis_lag`."""
 
     def initial_state(self, episodes: int) -> Tensor:
         """(P, episodes, C): awake, no drug."""
@@ -59,7 +58,7 @@ class Law(Protocol):
 
 @dataclass(frozen=True)
 class Course:
-    """After each tick, (P, E, N): BIS and pressure without stimulation, effect-site concentration, hidden components."""
+    """After each tick, (P, E, N): BIS and pressure without stimulation, effect-site level, hidden components."""
 
     bis: Tensor
     pressure: Tensor

@@ -7,17 +7,7 @@ import numpy as np
 from medgym_offline.diseases.base import Course, Metric
 from medgym_offline.diseases.scales import Array, namespace, stack_last
 
-__all__ = [
-    "EVENTS",
-    "LIMITS",
-    "METRICS",
-    "NUMBERS",
-    "TICK_SECONDS",
-    "awareness",
-    "hypotension",
-    "phase_of",
-    "severity_parts",
-]
+__all__ = ["LIMITS", "METRICS", "NUMBERS", "TICK_SECONDS", "awareness", "hypotension", "phase_of", "severity_parts"]
 
 TICK_SECONDS = 15
 BIS_BOUNDS, PRESSURE_BOUNDS = (0.0, 100.0), (20.0, 180.0)
@@ -26,13 +16,9 @@ LIMITS = {"propofol_rate": (0.0, 20.0), "propofol_bolus": (0.0, 3.0), "norepinep
 """mg/kg/h, mg/kg at the decision, ug/kg/min. Chosen: the highest that is used at induction or in hypotension."""
 
 EVENTS = ("intubation", "incision", "end_of_surgery")
-NUMBERS = (
-    *EVENTS,
-    *(f"announced_{event}" for event in EVENTS),
-    "intubation_size",
-    "surgery_size",
-    *(f"surprise_{i}_{part}" for i in (1, 2, 3) for part in ("start", "stop", "size")),
-)
+_TOLD = tuple(f"announced_{event}" for event in EVENTS)
+_SURPRISES = tuple(f"surprise_{i}_{part}" for i in (1, 2, 3) for part in ("start", "stop", "size"))
+NUMBERS = (*EVENTS, *_TOLD, "intubation_size", "surgery_size", *_SURPRISES)
 """What an operation is made of: minutes, and points on BIS."""
 
 PARTS = ("depth", "awakening", "pressure")
@@ -111,7 +97,7 @@ def _wobble(course: Course) -> np.ndarray:
     return np.asarray(np.nanmedian(abs(error - np.nanmedian(error, -1, keepdims=True)), -1))
 
 
-_WHERE = "of BIS against 50 in surgery (Varvel et al., J Pharmacokinet Biopharm 20:63, 1992)"
+_OF = "of BIS against 50 in surgery (Varvel et al., J Pharmacokinet Biopharm 20:63, 1992)"
 _LOW = "time-weighted average depth below 65 mmHg"
 _WAKE = "from the end of surgery to BIS above 80, or to the end of the operation"
 METRICS = (
@@ -119,9 +105,7 @@ METRICS = (
     Metric("low_pressure", "TWA-MAP below 65", "mmHg", -1, 2, _LOW, lambda c: _low(c).mean(-1)),
     Metric("low_pressure_share", "MAP below 65", "%", -1, 1, "of the time", lambda c: 100.0 * (_low(c) > 0).mean(-1)),
     Metric("awakening", "Awakening", "min", -1, 1, _WAKE, _awakening),
-    Metric("mdpe", "MDPE", "%", 0, 1, f"median error {_WHERE}", lambda c: np.nanmedian(_errors(c), -1)),
-    Metric(
-        "mdape", "MDAPE", "%", -1, 1, f"median size of the error {_WHERE}", lambda c: np.nanmedian(abs(_errors(c)), -1)
-    ),
-    Metric("wobble", "Wobble", "%", -1, 1, f"median distance from the median error {_WHERE}", _wobble),
+    Metric("mdpe", "MDPE", "%", 0, 1, f"median error {_OF}", lambda c: np.nanmedian(_errors(c), -1)),
+    Metric("mdape", "MDAPE", "%", -1, 1, f"median size of errors {_OF}", lambda c: np.nanmedian(abs(_errors(c)), -1)),
+    Metric("wobble", "Wobble", "%", -1, 1, f"median distance from the median error {_OF}", _wobble),
 )

@@ -29,7 +29,7 @@ def usual(like: Tensor) -> Tensor:
     return like.new_tensor(_USUAL).expand(*like.shape, -1)
 
 
-class Stacked:
+class Stacked(Law):
     """Mixin of frozen dataclasses whose tensors have a leading patient axis."""
 
     def tensors(self) -> dict[str, Tensor]:
@@ -47,8 +47,7 @@ class Stacked:
 
     def first_state(self) -> Tensor:
         """(P, FIRST + slots) physical state of the bank at the start: awake, no drug."""
-        law = cast(Law, self)
-        bis, before, shown, pressure, *hidden = law.initial_state(1)[:, 0].unbind(-1)
+        bis, before, shown, pressure, *hidden = self.initial_state(1)[:, 0].unbind(-1)
         none = torch.zeros_like(bis)
         return torch.stack([shown, pressure, none, none, none, bis, before, none, *hidden], -1)
 
@@ -64,7 +63,6 @@ class Stacked:
         exogenous: Tensor | None,
     ) -> Tensor:
         """States (P, B, ticks, D) after each tick; see :class:`~medgym_offline.diseases.base.Dynamics`."""
-        law = cast(Law, self)
         if not ticks:
             return x.new_zeros(*x.shape[:2], 0, x.shape[-1])
         begin = (start * _PER_MINUTE).round().long()
@@ -73,12 +71,12 @@ class Stacked:
         else:
             numbers, unexplained = exogenous[..., : len(NUMBERS)], exogenous[..., len(NUMBERS) :].unflatten(-1, (-1, 2))
         schedule = schedule_of(numbers, ticks, begin)
-        shift = law.disturbance(schedule, unexplained, begin)
+        shift = self.disturbance(schedule, unexplained, begin)
         given = scales.denormalize_treatment(disease, u)
         columns = {j: scales.physical_column(disease, x[..., j], j) for j in (0, 1, 5, 6)}
-        hidden = x[..., FIRST : FIRST + len(law.hidden)].unbind(-1)
+        hidden = x[..., FIRST : FIRST + len(self.hidden)].unbind(-1)
         state = torch.stack([columns[5], columns[6], columns[0], columns[1], *hidden], -1)
-        bis, before, shown, pressure, *hidden, _ = play(law, state, Doses(*given.unbind(-1)), ticks, shift)
+        bis, before, shown, pressure, *hidden, _ = play(self, state, Doses(*given.unbind(-1)), ticks, shift)
         zero = torch.zeros_like(bis)
         rate, _, pressor = ((d[..., None] + zero) for d in given.unbind(-1))
         phase = phase_of(schedule.surgery, schedule.after).to(bis)

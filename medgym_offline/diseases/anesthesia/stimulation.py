@@ -19,16 +19,7 @@ from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
 from medgym_offline.errors import ProtocolError
 from medgym_offline.seeds import generator
 
-__all__ = [
-    "END",
-    "HORIZON_TICKS",
-    "INCISION",
-    "INTUBATION",
-    "Schedule",
-    "draw_schedule",
-    "operation_numbers",
-    "schedule_of",
-]
+__all__ = ["END", "INCISION", "INTUBATION", "Schedule", "draw_schedule", "operation_numbers", "schedule_of", "seeded"]
 
 INTUBATION, INCISION, END = range(3)
 _PRESSURE_SHARE = 0.4
