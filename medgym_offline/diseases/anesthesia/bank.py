@@ -119,9 +119,8 @@ def build_anesthesia(
 def main(arguments: list[str]) -> None:
     """Build and write."""
     output = Path(arguments[0]) if arguments else release_folder("generation") / "banks" / f"{_NAME}.safetensors"
-    bank = build_anesthesia(name=output.stem)
-    bank.save(output)
-    print(f"{output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}, {output.stat().st_size / 1e3:.0f} kB")
+    build_anesthesia(name=output.stem).save(output)
+    print(f"{output}: {output.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":
