@@ -2,8 +2,8 @@
 
     python -m experiments.anesthesia.acceptance BEHAVIORS [EPISODES]
 
-BEHAVIORS is the folder that `behavior train` wrote; K is that of its policies. Writes `results.md` and `results.parquet`
-beside this file: harm per patient and operation-minute, of EPISODES operations (16).
+BEHAVIORS is the folder that `behavior train` wrote; K is that of its policies. Writes `results.md` and
+`results.parquet` beside this file: harm per patient and operation-minute, of EPISODES operations (16).
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ def markdown(table: pl.DataFrame, episodes: int) -> str:
     lines = [
         f"Mean over {table['patient'].n_unique()} patients x {episodes} operations; median gain (quartiles) of harm.",
         "",
-        "| policy | timing | harm, own world | harm, truth | BIS 40..60 | TWA-MAP < 65 | MAP < 65 | awakening | first interval |",
+        "| policy | timing | harm, own world | truth | BIS 40..60 | TWA-MAP < 65 | MAP < 65 | awakening | first |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (scope, timing), part in table.group_by("scope", "timing", maintain_order=True):
         mean = {(w, m): v for w, m, v in part.group_by("world", "metric").agg(pl.mean("value")).iter_rows()}
         true = [mean["true", m] for m in METRICS]
         lines.append(
-            f"| {scope} | {timing} | {mean['own', 'severity_mean']:.3f} | {true[0]:.3f} | {true[1]:.0f} % | {true[2]:.2f} mmHg "
-            f"| {true[3]:.1f} % | {true[4]:.1f} min | {true[5]:.1f} min |"
+            f"| {scope} | {timing} | {mean['own', 'severity_mean']:.3f} | {true[0]:.3f} | {true[1]:.0f} % "
+            f"| {true[2]:.2f} mmHg | {true[3]:.1f} % | {true[4]:.1f} min | {true[5]:.1f} min |"
         )
     lines += ["", "| on the truth | gain |", "|---|---|"]
     for scope in SCOPES:
