@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "datasets.md")
 FIGURE = ROOT / "docs" / "assets" / "front.svg"
 BLOCK = re.compile(r"(<!-- (short table|table) of datasets: python docs/front.py -->\n).*?(<!-- end -->)", re.DOTALL)
+THEMES = ("light", "dark")
 BANK, TWIN, EPISODES = "sepsis-v0", "sepsis-twin-v0", 10
 POLICIES = {
     "behavior": "each patient's own",
@@ -115,7 +116,7 @@ def figure() -> str:
         )
 
     svg = draw_figure("front", draw, "", (9.0, 3.6)).svg
-    light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in COLORS.items()) for i in (0, 1))
+    light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in COLORS.items()) for i in range(len(THEMES)))
     rules = f"svg{{{light}}} @media (prefers-color-scheme: dark){{svg{{{dark}}}}}"
     style = f"<style>{rules} text{{font-family:system-ui,'Segoe UI',sans-serif}}</style>"
     head = re.match(r"<svg[^>]*>", svg)
