@@ -57,7 +57,7 @@ Worlds = Annotated[
     str | None,
     typer.Option(
         "--worlds",
-        help="own, held-out, true; several separated by commas (default: all the bank has).",
+        help="own, crossfit, true; several separated by commas (default: all the bank has).",
         autocompletion=completion.several_of("own", "crossfit", "true"),
     ),
 ]

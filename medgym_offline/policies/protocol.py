@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import DEFAULT
+from medgym_offline.envs.timing import Timing
 from medgym_offline.errors import PolicyError
 
 __all__ = [
@@ -31,8 +32,6 @@ __all__ = [
     "timing_of_width",
     "torch_or_numpy",
 ]
-
-Timing = Literal["adaptive", "fixed"]
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ under the charted treatment, and compared with what was observed:
 rarely it is measured. The deviation is of the rates k, the set points B, the reversion rates R and the residual's last
 layer (partial pooling). Fitting each patient from scratch has a lower error on what it saw and a higher one on what it
 did not: `docs/science.md`. `experiments/pooling.py` chooses lambda, and the step to stop at, on
-held-out time.
+later time.
 """
 
 from __future__ import annotations
