@@ -1,9 +1,10 @@
 """What the front page shows and a command can make again: the table of datasets and the figure.
 
-python docs/front.py            # both: after a change of banks, behaviours or manifests
+python docs/front.py            # both: after a change of banks, behaviors or manifests
 python docs/front.py --table    # the table alone, from the manifests
 
-The table stands in README.md and docs/datasets.md between two comments; a test compares it with the manifests.
+The table stands in docs/datasets.md, and a short one in README.md, between two comments; a test compares them with the
+manifests.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from medgym_offline.files import write_text
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "datasets.md")
 FIGURE = ROOT / "docs" / "assets" / "front.svg"
-BLOCK = re.compile(r"(<!-- datasets: python docs/front.py -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (short table|table) of datasets: python docs/front.py -->\n).*?(<!-- end -->)", re.DOTALL)
+THEMES = ("light", "dark")
 BANK, TWIN, EPISODES = "sepsis-v0", "sepsis-twin-v0", 10
 POLICIES = {
     "behavior": "each patient's own",
@@ -29,17 +31,28 @@ POLICIES = {
 }
 
 
+def short_table() -> str:
+    """A line for each dataset of the release: who made it, and what a learner could gain on it."""
+    lines = ["| id | decisions | behavior | best | headroom |", "|-|" + "-:|" * 4]
+    for info in released_datasets():
+        returns = info.reference_returns
+        if info.episodes is None or not {"behavior", "expert"} <= returns.keys():
+            continue
+        made, best = returns["behavior"], returns["expert"]
+        lines.append(f"| `{info.id}` | {info.steps:,} | {made:.2f} | {best:.2f} | {best - made:.2f} |")
+    return "\n".join(lines)
+
+
 def with_table(text: str) -> str:
     """A page with its table of datasets as the manifests have it now."""
-    table = listing_table(released_datasets())
-    return BLOCK.sub(lambda match: f"{match[1]}\n{table}\n\n{match[2]}", text)
+    tables = {"short table": short_table, "table": lambda: listing_table(released_datasets())}
+    return BLOCK.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
 
 
 def course(patient: str, policy: str) -> tuple[Any, Any, Any]:
     """One episode of one patient: hours, surrogate SOFA there, and the hours at which decisions were taken."""
     import torch
 
-    from medgym_offline import sepsis
     from medgym_offline.envs import DecisionProcess, ProcessConfig, dense, draw_noise, episode_seeds
     from medgym_offline.envs.rollout import rollout
     from medgym_offline.evaluation.binding import resolve_policy
@@ -52,10 +65,9 @@ def course(patient: str, policy: str) -> tuple[Any, Any, Any]:
     noise = draw_noise(seeds, bank, process.config)
     episode = rollout(process, bound.act_on(bank.patients, seeds), noise)
     hours = torch.arange(0.0, 96.01, 0.25)
-    states, treatments = dense(process, episode, hours)
-    physical, doses = bank.denormalize(states), bank.denormalize_treatment(treatments)
+    severity = process.severity(*dense(process, episode, hours)).double()
     begun = (episode.dt.cumsum(-1) - episode.dt)[0, 0][episode.valid[0, 0]]
-    return hours.numpy(), sepsis.sofa(physical, doses[..., 1])[0, 0].numpy(), begun.numpy()
+    return hours.numpy(), severity[0, 0].numpy(), begun.numpy()
 
 
 def scores(bank: str) -> dict[str, Any]:
@@ -77,7 +89,7 @@ def figure() -> str:
 
     from medgym_offline.reports import COLORS, INK, LINE, MUTED, SERIES, draw_figure
 
-    colours = dict(zip(POLICIES, (SERIES[0], SERIES[1], INK, MUTED)))
+    colors = dict(zip(POLICIES, (SERIES[0], SERIES[1], INK, MUTED)))
     patient = typical_patient(scores(BANK))
     courses = {name: course(patient, name) for name in ("zero", "clinician", "behavior")}
     twin = scores(TWIN)
@@ -86,14 +98,14 @@ def figure() -> str:
     def draw(canvas: Any) -> None:
         left, right = canvas.subplots(1, 2, width_ratios=(1.25, 1))
         for name, (hours, sofa, begun) in courses.items():
-            left.plot(hours, sofa, color=colours[name], lw=1.6, label=POLICIES[name])
-            left.plot(begun, np.interp(begun, hours, sofa), "o", color=colours[name], ms=3.5)
+            left.plot(hours, sofa, color=colors[name], lw=1.6, label=POLICIES[name])
+            left.plot(begun, np.interp(begun, hours, sofa), "o", color=colors[name], ms=3.5)
         left.set(xlabel="hour", ylabel="surrogate SOFA", xlim=(0, 96), ylim=(0, None), xticks=range(0, 97, 24))
         left.set_title("One patient's simulator; dots are decisions", color=INK, fontsize=10.5, loc="left")
         for name, evaluation in twin.items():
             means = [evaluation.worlds[world].metrics["severity_mean"] for world in worlds]
-            right.plot(range(len(worlds)), means, "-o", color=colours[name], lw=1.6, ms=5, label=POLICIES[name])
-        right.set_xticks(range(len(worlds)), ["own\nsimulator", "held-out\nsimulator", "the patient"][: len(worlds)])
+            right.plot(range(len(worlds)), means, "-o", color=colors[name], lw=1.6, ms=5, label=POLICIES[name])
+        right.set_xticks(range(len(worlds)), ["own\nsimulator", "crossfit\nsimulator", "the patient"][: len(worlds)])
         right.set(xlim=(-0.25, len(worlds) - 0.75), ylabel="mean surrogate SOFA (lower is better)")
         right.set_title("110 twins whose truth is known", color=INK, fontsize=10.5, loc="left")
         for axis in (left, right):
@@ -104,7 +116,7 @@ def figure() -> str:
         )
 
     svg = draw_figure("front", draw, "", (9.0, 3.6)).svg
-    light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in COLORS.items()) for i in (0, 1))
+    light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in COLORS.items()) for i in range(len(THEMES)))
     rules = f"svg{{{light}}} @media (prefers-color-scheme: dark){{svg{{{dark}}}}}"
     style = f"<style>{rules} text{{font-family:system-ui,'Segoe UI',sans-serif}}</style>"
     head = re.match(r"<svg[^>]*>", svg)
