@@ -76,12 +76,12 @@ class Stacked(Law):
         columns = {j: scales.physical_column(disease, x[..., j], j) for j in (0, 1, 5, 6)}
         hidden = x[..., FIRST : FIRST + len(self.hidden)].unbind(-1)
         state = torch.stack([columns[5], columns[6], columns[0], columns[1], *hidden], -1)
-        bis, before, shown, pressure, *hidden, _ = play(self, state, Doses(*given.unbind(-1)), ticks, shift)
+        bis, before, shown, pressure, *reached, _ = play(self, state, Doses(*given.unbind(-1)), ticks, shift)
         zero = torch.zeros_like(bis)
         rate, _, pressor = ((d[..., None] + zero) for d in given.unbind(-1))
         phase = phase_of(schedule.surgery, schedule.after).to(bis)
         surgical = bis * schedule.surgery
         seen = [shown, pressure, phase, rate, pressor, bis, before, surgical]
         normal = [scales.normal_column(disease, column, j) for j, column in enumerate(seen)]
-        rest = disease.state_dim - FIRST - len(hidden)
-        return stack_last([*normal, *hidden, *[zero] * rest])
+        rest = disease.state_dim - FIRST - len(reached)
+        return stack_last([*normal, *reached, *[zero] * rest])

@@ -149,7 +149,8 @@ class Surrogate(Stacked):
     def disturbance(self, schedule: Schedule, unexplained: Tensor | None = None, start: Tensor | int = 0) -> Tensor:
         """(P, E, N, 2): the fitted steps at the events, and the noise until the end of surgery; see `flow.Law`."""
         sizes = [self.value[name][..., None] for name in ("intubation", "incision", "surgery")]
-        bis = sum(size * phase for size, phase in zip(sizes, schedule.phases.unbind(-1)))
+        first, second, third = (size * phase for size, phase in zip(sizes, schedule.phases.unbind(-1)))
+        bis = first + second + third
         shift = torch.stack([bis, self.value["pressure_share"][..., None] * bis], -1)
         if unexplained is None:
             return shift
