@@ -1,4 +1,4 @@
-"""Behaviour policies and baselines in every world of a bank, paired over all patients.
+"""Behavior policies and baselines in every world of a bank, paired over all patients.
 
     python benchmarks/behavior_worlds.py [EPISODES] [BANK]
 

@@ -24,7 +24,7 @@ from medgym_offline.simulators import load_simulators
 
 SCOPES = ("ind", "dr", "pop")
 CAPS = (1.0, 0.65, 0.5, 0.35)
-"""Shares of a treatment's normalised range; 1 is no cap."""
+"""Shares of a treatment's normalized range; 1 is no cap."""
 
 
 def capped(policy: StackedActor, index: int, cap: float) -> Callable[[Tensor], Tensor]:

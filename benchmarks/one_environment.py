@@ -32,7 +32,7 @@ class OneEnvironmentTrainer:
         self.environment = OneEnvironment()
         self.mean, self.log_std = _network(8, 4, hidden), nn.Parameter(torch.full((4,), -0.5))
         self.critics = [_network(8, 1, hidden) for _ in range(2)]
-        self.optimisers = [torch.optim.Adam(critic.parameters(), 1e-3) for critic in self.critics]
+        self.optimizers = [torch.optim.Adam(critic.parameters(), 1e-3) for critic in self.critics]
         self.parameters = [*self.mean.parameters(), self.log_std]
         self.multiplier = 0.0
 
@@ -49,11 +49,11 @@ class OneEnvironmentTrainer:
         self.multiplier = max(0.0, self.multiplier + 0.05 * (float(rows["cost"].mean()) - 0.1))
         advantage = (reward[0] - self.multiplier * cost[0]) / (1.0 + self.multiplier)
         self._trust_region(observations, actions, (advantage - advantage.mean()) / (advantage.std() + 1e-8), iterations)
-        for critic, optimiser, targets in zip(self.critics, self.optimisers, (reward[1], cost[1])):
+        for critic, optimizer, targets in zip(self.critics, self.optimizers, (reward[1], cost[1])):
             for _ in range(passes):
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 (critic(observations).squeeze(-1) - targets).square().mean().backward()
-                optimiser.step()
+                optimizer.step()
         return time.process_time() - start
 
     def _rollout(self, steps: int) -> dict[str, Tensor]:

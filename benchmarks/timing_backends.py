@@ -2,7 +2,7 @@
 
     python benchmarks/timing_backends.py [EPISODES]
 
-Writes benchmarks/results/timing_backends.json: per world and backend, the individual behaviour policies' mean surrogate
+Writes benchmarks/results/timing_backends.json: per world and backend, the individual behavior policies' mean surrogate
 SOFA under fixed and adaptive timing, the mean paired gain of adaptive, and in how many patients it is better.
 """
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from medgym_offline.diseases.sepsis.cohort.calibration import read_summary, summarise
+from medgym_offline.diseases.sepsis.cohort.calibration import read_summary, summarize
 from medgym_offline.diseases.sepsis.field import Physics
 from medgym_offline.diseases.sepsis.twin_bank import build_twin, twin_cohort
 from medgym_offline.files import release_folder, write_json
@@ -55,7 +55,7 @@ def judge(recipe: BankRecipe) -> dict[str, Any]:
     bank = build_twin(recipe, scratch=False, show=False).with_backend("ode")
     truth = bank.metadata["truth"]
     real = read_summary(release_folder("generation") / "real-cohort-summary.json")["variables"]
-    twin = summarise(twin_cohort(recipe.patients, recipe.seed, recipe.spread)[0])["variables"]
+    twin = summarize(twin_cohort(recipe.patients, recipe.seed, recipe.spread)[0])["variables"]
     return {
         "gain": {world: constant_policies(bank.world(world))["gain"] for world in bank.worlds},
         "nmse": {model: truth[model]["nmse"]["mean"] for model in ("ind", "pop")},

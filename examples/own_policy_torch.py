@@ -1,4 +1,4 @@
-"""Your own algorithm in plain PyTorch: here behaviour cloning. Train, score, export; then it can be submitted.
+"""Your own algorithm in plain PyTorch: here behavior cloning. Train, score, export; then it can be submitted.
 
 python examples/own_policy_torch.py [DATASET] [BANK] [UPDATES] [EPISODES]
 """

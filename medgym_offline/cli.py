@@ -30,8 +30,8 @@ def _debug() -> bool:
 
 def _fail(message: str) -> NoReturn:
     line = " ".join(message.split())  # one line, however the message was made
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    print(f"\033[31merror:\033[0m {line}" if colour else f"error: {line}", file=sys.stderr)
+    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    print(f"\033[31merror:\033[0m {line}" if color else f"error: {line}", file=sys.stderr)
     raise typer.Exit(1)
 
 

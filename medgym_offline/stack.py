@@ -28,7 +28,7 @@ class StackedLinear(nn.Module):
         patients: Number of stacked layers, P.
         inputs, outputs: Widths.
         generators: One torch generator per patient; each draws its own patient's weights.
-        gain: Scale of the LeCun-uniform initialisation (variance gain^2 / inputs).
+        gain: Scale of the LeCun-uniform initialization (variance gain^2 / inputs).
     """
 
     @own_defaults()

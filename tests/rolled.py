@@ -1,4 +1,4 @@
-"""Behaviour data rolled out from a bank, for tests that need a dataset which no recipe makes."""
+"""Behavior data rolled out from a bank, for tests that need a dataset which no recipe makes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rolled(
     config: ProcessConfig | None = None,
     name: str = "medgym/unpublished-v0",
 ) -> Transitions:
-    """`episodes` episodes per patient of the behaviour `act`, perturbed as in eq. 15."""
+    """`episodes` episodes per patient of the behavior `act`, perturbed as in eq. 15."""
     config = config or ProcessConfig()
     seeds = episode_seeds(1, "test-dataset", bank.patients, episodes)
     noise = draw_noise(seeds, bank, config)

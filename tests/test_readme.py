@@ -69,7 +69,7 @@ def test_the_figure_is_small_complete_and_asks_nobody(front: ModuleType) -> None
         assert label in words
     assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
     used, known = set(re.findall(r"var\((--[\w-]+)\)", text)), set(re.findall(r"(--[\w-]+):", text))
-    assert used <= known  # every colour has a value in both themes
+    assert used <= known  # every color has a value in both themes
     assert all(text.count(f"{name}:") == len(front.THEMES) for name in known)
 
 

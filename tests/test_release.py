@@ -1,4 +1,4 @@
-"""What ships: banks, behaviours and manifests agree with each other and with their recipes, and keep their promises."""
+"""What ships: banks, behaviors and manifests agree with each other and with their recipes, and keep their promises."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_banks_are_of_their_recipes_and_name_their_source(name: str) -> None:
     assert bank.metadata["recipe_hash"] == recipe.hash
     assert bank.physics == recipe.physics
     assert len(bank) == recipe.patients == len(set(bank.metadata["cohort"]["subjects"]))
-    assert ("synthetic" if "twin" in name else "ODbL") in bank.metadata["licence"]
+    assert ("synthetic" if "twin" in name else "ODbL") in bank.metadata["license"]
     assert bank.worlds[:2] == ("own", "crossfit")
     assert (release_folder("generation") / "banks" / f"{name}.safetensors").stat().st_size < 10e6
     claimed = bank.content_hash
@@ -81,14 +81,14 @@ def test_treatments_act_in_the_direction_physiology_is_sure_of(bank: SimulatorBa
 
 
 @pytest.mark.parametrize("name", ["sepsis-v0", "sepsis-twin-v0"])
-def test_every_behaviour_of_the_release_ships_and_was_trained_on_its_bank(name: str) -> None:
+def test_every_behavior_of_the_release_ships_and_was_trained_on_its_bank(name: str) -> None:
     expected = trained_on(load_simulators(name))
     for scope, timing in RELEASE:
         assert load_behavior(name, scope, timing).provenance["bank_hash"] in expected
 
 
 @pytest.mark.parametrize("timing", TIMINGS)
-def test_behaviours_were_trained_on_this_bank(bank: SimulatorBank, timing: str) -> None:
+def test_behaviors_were_trained_on_this_bank(bank: SimulatorBank, timing: str) -> None:
     for scope in ("ind", "dr", "pop"):
         policy = load_behavior("sepsis-v0", scope, timing)
         assert policy.timing == timing
@@ -100,7 +100,7 @@ def test_behaviours_were_trained_on_this_bank(bank: SimulatorBank, timing: str) 
 
 
 @pytest.mark.parametrize("timing", TIMINGS)
-def test_behaviours_beat_random_and_zero_for_almost_every_patient(bank: SimulatorBank, timing: str) -> None:
+def test_behaviors_beat_random_and_zero_for_almost_every_patient(bank: SimulatorBank, timing: str) -> None:
     some = bank.select(range(0, 110, 4))
     scores = {
         name: np.asarray(

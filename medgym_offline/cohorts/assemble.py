@@ -76,7 +76,7 @@ def assemble(records: Records, definition: CohortDefinition) -> Cohort:
     table = pl.concat(parts).with_columns(source=pl.lit(source)).sort("patient", "time_h", "variable")
     metadata = {
         "provenance": [{"dataset": records.dataset, **records.provenance}],
-        "licence": records.provenance.get("licence", ""),
+        "license": records.provenance.get("license", ""),
         "definitions": dict(definition.notes),
     }
     cohort = Cohort.from_table(table.select(COLUMNS), definition, stays, metadata, rejections, where=source)

@@ -17,7 +17,7 @@ _FIVE, _THREE = (5, 25, 50, 75, 95), (25, 50, 75)
 
 
 def cohort_card(cohort: Cohort, horizon: float = 96.0) -> str:
-    """Markdown: counts, units, quartiles, gaps, missingness, treatments, rejections, definitions, licence.
+    """Markdown: counts, units, quartiles, gaps, missingness, treatments, rejections, definitions, license.
 
     Args:
         cohort: Any cohort.
@@ -51,8 +51,8 @@ def _heading(cohort: Cohort) -> str:
         f"{len(cohort)} ICU stays of {len(set(cohort.subjects))} people from "
         f"{', '.join(found.get('datasets', [])) or 'unknown'}, for {cohort.definition.disease}.",
         "",
-        f"Licence of the source data: {found.get('licence') or 'not stated'}. The table is derived from it and keeps "
-        "its licence.",
+        f"License of the source data: {found.get('license') or 'not stated'}. The table is derived from it and keeps "
+        "its license.",
     ]
     for entry in found.get("provenance", []):
         lines.append(f"- {entry.get('dataset')}: {entry.get('layout')} in `{entry.get('folder')}`")

@@ -46,7 +46,7 @@ class Cohort:
         table: Long form: patient, time_h, end_h (null for observations), variable, value, source; sorted by patient
             and time. Units of the definition; treatment intervals of one variable are disjoint.
         stays: One row a stay: patient, dataset, stay_id, subject, los_h, age, sex, weight_kg, diagnoses, died.
-        metadata: format, disease, units, datasets, licence, provenance, definitions, selection (JSON-able).
+        metadata: format, disease, units, datasets, license, provenance, definitions, selection (JSON-able).
         rejections: What was turned away or repaired on the way here.
         definition: What the variables and treatments are.
     """
@@ -236,7 +236,7 @@ def combine(cohorts: Sequence[Cohort]) -> Cohort:
         rejections.add(cohort.rejections)
     metadata = copy.deepcopy(first.metadata)
     metadata["provenance"] = [entry for c in cohorts for entry in c.metadata.get("provenance", [])]
-    metadata["licence"] = "; ".join(dict.fromkeys(c.metadata["licence"] for c in cohorts if c.metadata.get("licence")))
+    metadata["license"] = "; ".join(dict.fromkeys(c.metadata["license"] for c in cohorts if c.metadata.get("license")))
     metadata["datasets"] = sorted({name for c in cohorts for name in c.metadata.get("datasets", [])})
     table = pl.concat([c.table.select(COLUMNS) for c in cohorts]).sort("patient", "time_h", "variable")
     return Cohort(table, stays.sort("patient"), metadata, rejections, definition)

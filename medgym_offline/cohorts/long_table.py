@@ -10,7 +10,7 @@ from typing import Any
 from medgym_offline.cohorts.cells import hours_since, identifier, midnights, numbers, on_one_clock, settled, times
 from medgym_offline.cohorts.frames import Rejections, pl
 from medgym_offline.cohorts.names import own_variables, typed_attributes
-from medgym_offline.cohorts.source import Records, dataset_licence, event_frame, flags_of
+from medgym_offline.cohorts.source import Records, dataset_license, event_frame, flags_of
 from medgym_offline.cohorts.tables import (
     as_text,
     collect,
@@ -63,7 +63,7 @@ class LongTable:
         provenance = {
             "layout": self.layout,
             "folder": path.name,
-            "licence": dataset_licence(path, ""),
+            "license": dataset_license(path, ""),
             "files": [p.name for p in (file, stays_file) if p is not None],
         }
         dataset = dataset_name(table_stem(path) or "" if path.is_file() else path.resolve().name)

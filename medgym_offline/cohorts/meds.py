@@ -12,7 +12,7 @@ from pathlib import Path
 from medgym_offline.cohorts.cells import hours_since, numbers, on_one_clock, times
 from medgym_offline.cohorts.frames import Rejections, pl
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
-from medgym_offline.cohorts.source import Records, dataset_licence, event_frame
+from medgym_offline.cohorts.source import Records, dataset_license, event_frame
 from medgym_offline.cohorts.tables import collect, column_names, only_file, scan_file, table_files, table_stem
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 from medgym_offline.errors import CohortError
@@ -81,7 +81,7 @@ class MedsEvents:
             provenance={
                 "layout": self.layout,
                 "folder": path.parent.name if path.is_file() else path.name,
-                "licence": dataset_licence(path.parent if path.is_file() else path, "mimic-iv"),
+                "license": dataset_license(path.parent if path.is_file() else path, "mimic-iv"),
                 "files": [file.name if file == path else file.relative_to(path).as_posix() for file in files],
             },
         )

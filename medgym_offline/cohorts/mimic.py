@@ -14,7 +14,7 @@ from medgym_offline.cohorts.cells import hours_since
 from medgym_offline.cohorts.frames import Rejections, pl
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
 from medgym_offline.cohorts.names import AGE_OVER_89
-from medgym_offline.cohorts.source import Records, dataset_licence, event_frame
+from medgym_offline.cohorts.source import Records, dataset_license, event_frame
 from medgym_offline.cohorts.tables import collect, find_table, scan_table, typed
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 
@@ -96,7 +96,7 @@ class MimicTables:
         provenance = {
             "layout": self.layout,
             "folder": path.name,
-            "licence": dataset_licence(path, self.dataset),
+            "license": dataset_license(path, self.dataset),
             "files": [table.relative_to(path).as_posix() for table in found if table is not None],
         }
         events = event_frame(*parts, intake.ordered(orders))

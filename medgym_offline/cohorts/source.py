@@ -14,10 +14,10 @@ from typing import Any, Protocol
 from medgym_offline.cohorts.frames import Rejections, pl
 from medgym_offline.diseases.concepts import CohortDefinition
 
-__all__ = ["CohortSource", "Records", "dataset_licence", "event_frame", "flags_of"]
+__all__ = ["CohortSource", "Records", "dataset_license", "event_frame", "flags_of"]
 
 _MIMIC = (
-    "the open demo under ODbL 1.0; the full database under the PhysioNet Credentialed Health Data Licence (never "
+    "the open demo under ODbL 1.0; the full database under the PhysioNet Credentialed Health Data License (never "
     "redistribute the table)"
 )
 _LICENCES = {"mimic-iii": f"MIMIC-III: {_MIMIC}", "mimic-iv": f"MIMIC-IV: {_MIMIC}"}
@@ -83,8 +83,8 @@ def event_frame(*parts: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([pl.DataFrame(schema=kinds), *full])
 
 
-def dataset_licence(path: Path, dataset: str) -> str:
-    """Licence of the data at `path`: the title of a LICENSE.txt beside it or one level up, else what is known."""
+def dataset_license(path: Path, dataset: str) -> str:
+    """License of the data at `path`: the title of a LICENSE.txt beside it or one level up, else what is known."""
     for folder in (path, path.parent):
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             if file.is_file() and file.name.lower() in ("license", "license.txt", "licence", "licence.txt"):
@@ -94,4 +94,4 @@ def dataset_licence(path: Path, dataset: str) -> str:
                 first = next((line.strip() for line in text.splitlines() if line.strip()), "")
                 if first:
                     return first[:200]
-    return _LICENCES.get(dataset, "not stated: the licence of the source data applies")
+    return _LICENCES.get(dataset, "not stated: the license of the source data applies")

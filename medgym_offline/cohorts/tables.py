@@ -83,7 +83,7 @@ def nearly_named(folder: Path, name: str) -> Path | None:
 
 
 def unread_files(folder: Path, read: Iterable[str]) -> list[str]:
-    """Files beside those that were `read` (relative to `folder`) which may hold data: all but licences and the like."""
+    """Files beside those that were `read` (relative to `folder`) which may hold data: all but licenses and the like."""
     done = {folder / name for name in read}
     places = {folder, *(path.parent for path in done)}
     beside = (path for place in places for path in place.iterdir() if path.is_file() and path not in done)

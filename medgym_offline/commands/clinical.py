@@ -61,7 +61,7 @@ def cohort_card(
         Path | None, typer.Option("--output", "-o", help="Markdown file to write (default: print it).")
     ] = None,
 ) -> None:
-    """Describe a cohort in numbers: stays, gaps, missing values, treatments, rejections, licence.
+    """Describe a cohort in numbers: stays, gaps, missing values, treatments, rejections, license.
 
     Example: medgym-offline cohort card runs/cohort.parquet --output runs/cohort.md
     """
@@ -134,7 +134,7 @@ def simulators_info(bank: BankArgument = "", json: Json = False) -> None:
         print_json(facts | {"patient_ids": list(loaded.patients), "metadata": loaded.metadata})
         return
     print_table(("", ""), [(k, ", ".join(v) if isinstance(v, list) else v) for k, v in facts.items()])
-    for key in ("licence", "recipe_hash", "code_version", "build_seconds"):
+    for key in ("license", "recipe_hash", "code_version", "build_seconds"):
         if key in loaded.metadata:
             say(f"{key.replace('_', ' ')}: {loaded.metadata[key]}")
     say(f"patients: {', '.join(loaded.patients)}")

@@ -31,7 +31,7 @@ BEHAVIORS = (
     *("ind", "pop", "dr", "ind-scratch", "oracle", "ind-medium", "pop-medium"),
     *("ind-replay-25", "ind-replay-75", "dr-replay-25", "dr-replay-50", "dr-replay-75"),
 )
-"""Scopes of behaviour policies."""
+"""Scopes of behavior policies."""
 POLICIES = ("behavior", "clinician", "max", "random", "zero")
 """Policies by name, as `--policy` takes them."""
 

@@ -60,7 +60,7 @@ def list_command(
         n for n, name in enumerate(columns) if not narrow or name in ("id", "timing", "decisions", "score", "here")
     ]
     print_table([columns[n] for n in shown], [[row[n] for n in shown] for row in rows])
-    say("\nreturns are means per episode; score: the behaviour's, 0 = random, 100 = the best policy shipped")
+    say("\nreturns are means per episode; score: the behavior's, 0 = random, 100 = the best policy shipped")
     say("next: medgym-offline info ID, or medgym-offline generate ID" + ("; --json shows more" if narrow else ""))
 
 
@@ -84,7 +84,7 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
     for name, value in (values | {"path": path}).items():
         say(f"{name.replace('_', ' '):>13}  {'unknown' if value in (None, '') else value}")
     if returns:
-        say(f"{'scores':>13}  mean return of an episode, and normalised: 0 = random, 100 = expert")
+        say(f"{'scores':>13}  mean return of an episode, and normalized: 0 = random, 100 = expert")
         for key in sorted(returns, key=lambda key: returns[key]):
             score = normalized_score(returns, key)
             say(f"{key:>13}  {returns[key]:8.2f}" + ("" if score is None else f"  {score:6.1f}"))

@@ -58,7 +58,7 @@ def run_demo(
         The evaluations by name.
 
     Raises:
-        MedGymError: the bank or its behaviour policies are missing, or it has fewer patients.
+        MedGymError: the bank or its behavior policies are missing, or it has fewer patients.
     """
     from medgym_offline.datasets import find_recipe, load_dataset
     from medgym_offline.simulators import load_simulators
@@ -197,24 +197,24 @@ def orderings(evaluations: Mapping[str, Evaluation]) -> list[str]:
     import numpy as np
 
     lines = []
-    behaviour = evaluations["behavior"]
-    for world in behaviour.worlds:
+    behavior = evaluations["behavior"]
+    for world in behavior.worlds:
         for name in ("random", "zero"):
-            a = np.asarray(behaviour.worlds[world].per_patient["severity_mean"], float)
+            a = np.asarray(behavior.worlds[world].per_patient["severity_mean"], float)
             b = np.asarray(evaluations[name].worlds[world].per_patient["severity_mean"], float)
             wins = int((a < b).sum())
             verdict = "holds" if 2 * wins > len(a) else "does NOT hold"
             lines.append(
-                f"{verdict}: behaviour beats {name} in {wins} of {len(a)} patients ({world} world, "
+                f"{verdict}: behavior beats {name} in {wins} of {len(a)} patients ({world} world, "
                 f"mean severity {a.mean():.2f} against {b.mean():.2f})"
             )
-    own = _support(behaviour)
-    half = behaviour.support["behavior"]["mean"] if "behavior" in behaviour.support else float("nan")
+    own = _support(behavior)
+    half = behavior.support["behavior"]["mean"] if "behavior" in behavior.support else float("nan")
     for name in ("dqn-ind", "dqn-pop"):
         distance = _support(evaluations[name])
         verdict = "holds" if distance > own else "does NOT hold"
         lines.append(
-            f"{verdict}: support distance of {name} ({distance:.2f}) is above the behaviour policy's ({own:.2f}; "
+            f"{verdict}: support distance of {name} ({distance:.2f}) is above the behavior policy's ({own:.2f}; "
             f"held-out half of its data {half:.2f})"
         )
     guarded = {name: _support(evaluations[name]) for name in ("dqn-ind", "cql-ind", "gcql-ind")}

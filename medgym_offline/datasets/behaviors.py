@@ -61,7 +61,7 @@ class Behavior:
         return copy.deepcopy(policy).to(precision) if precision and isinstance(policy, StackedActor) else policy
 
     def select(self, patients: Sequence[str]) -> Behavior:
-        """The same behaviour for these patients alone (smaller to send to a worker)."""
+        """The same behavior for these patients alone (smaller to send to a worker)."""
         if self.parts:
             return Behavior(self.name, self.digest, None, tuple(part.select(patients) for part in self.parts))
         return Behavior(self.name, self.digest, self.for_patients(patients))
@@ -71,7 +71,7 @@ class Behavior:
         return self.parts[number % len(self.parts)] if self.parts else self
 
     def starting_at(self, number: int) -> Behavior:
-        """The same behaviour where the first episode it is shown is a patient's episode of this number."""
+        """The same behavior where the first episode it is shown is a patient's episode of this number."""
         turned = tuple(self.of_episode(number + i) for i in range(len(self.parts)))
         return Behavior(self.name, self.digest, self.policy, turned)
 
@@ -154,7 +154,7 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
 
 
 def recipe_behavior(recipe: Recipe, bank: SimulatorBank) -> Behavior:
-    """The behaviour of a recipe, one policy or a mix; errors as `resolve_behavior`."""
+    """The behavior of a recipe, one policy or a mix; errors as `resolve_behavior`."""
     parts = [resolve_behavior(name, bank, recipe.timing, recipe.decisions) for name in recipe.policies]
     if len(parts) == 1:
         return parts[0]

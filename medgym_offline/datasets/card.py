@@ -219,7 +219,7 @@ Mean undiscounted returns of an episode, {references["episodes"]} episodes per p
 
 {_scores(references, policy)}
 
-Normalised score: 100 x (return - random) / (expert - random).
+Normalized score: 100 x (return - random) / (expert - random).
 
 ## Limitations
 

@@ -121,11 +121,11 @@ def _patients(rows: Transitions, canvas: Canvas) -> None:
 
 def _map(states: np.ndarray) -> np.ndarray:
     """Two principal components of the patients' mean first states (P, V): (P, 2), in which neighbours began alike."""
-    centred = states - states.mean(0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    centered = states - states.mean(0)
+    _, _, axes = np.linalg.svd(centered, full_matrices=False)
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
     place = np.zeros((len(states), 2))
-    place[:, : min(2, len(axes))] = centred @ axes[:2].T
+    place[:, : min(2, len(axes))] = centered @ axes[:2].T
     return place
 
 

@@ -64,9 +64,9 @@ MINARI_REMOTE={remote} minari download {first}
 The first compares every file with the checksums that the package ships or the manifest states. Without `MINARI_REMOTE`
 Minari looks at `farama-minari/{namespace}` alone.
 
-## Licence and lineage
+## License and lineage
 
-Open Database Licence 1.0 (ODbL). The episodes are output of simulators fitted or calibrated to the MIMIC-III Clinical
+Open Database License 1.0 (ODbL). The episodes are output of simulators fitted or calibrated to the MIMIC-III Clinical
 Database Demo v1.4 and the MIMIC-IV Clinical Database Demo v2.2 (PhysioNet, ODbL 1.0), or, where a card says so, of a
 twin of known truth calibrated to them. Cite both, MedGym Offline, and the dataset's id and content hash.
 """

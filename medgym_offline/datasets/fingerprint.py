@@ -4,7 +4,7 @@ For every episode e its number of decisions, its return, and two sums over all o
 
     S_k(e) = sum_rc w_k(e, r, c) x_rc / scale_c,        w_k in [1, 2), pseudo-random from the episode's seed,   k = 1, 2
 
-with `scale` 1 for what is normalised already and the column's standard deviation for the rest. As no weight is below
+with `scale` 1 for what is normalized already and the column's standard deviation for the rest. As no weight is below
 1, one value that moves by 1e-3 of its scale moves both sums by at least that much, five times the tolerance; and two
 changes that cancel in one sum do not in the other. A few episodes are kept whole, to say where a difference lies.
 """

@@ -8,8 +8,8 @@ from medgym_offline.datasets.catalogue import DatasetInfo
 
 __all__ = ["COLUMNS", "listing_row", "listing_table", "normalized_score"]
 
-COLUMNS = ("id", "policy", "timing", "episodes", "decisions", "MB", "random", "behaviour", "expert", "score")
-"""Columns of a listing: returns are means per episode, `score` is the behaviour's normalised score."""
+COLUMNS = ("id", "policy", "timing", "episodes", "decisions", "MB", "random", "behavior", "expert", "score")
+"""Columns of a listing: returns are means per episode, `score` is the behavior's normalized score."""
 
 
 def normalized_score(returns: dict[str, float], key: str) -> float | None:

@@ -96,7 +96,7 @@ class Recipe:
 
     @property
     def policies(self) -> tuple[str, ...]:
-        """Names of the behaviour policies, one or the parts of a mix, in turn."""
+        """Names of the behavior policies, one or the parts of a mix, in turn."""
         return tuple(name.strip() for name in self.behavior.split(" + "))
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reference returns of a dataset: what 0 and 100 of a normalised score mean."""
+"""Reference returns of a dataset: what 0 and 100 of a normalized score mean."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SCORED: dict[str, float] = {}
 
 
 def _candidates(recipe: Recipe, bank: SimulatorBank, behavior: Behavior) -> dict[str, tuple[Behavior, Recipe]]:
-    """The policies to score: random, zero, the behaviour, and every behaviour shipped for the bank."""
+    """The policies to score: random, zero, the behavior, and every behavior shipped for the bank."""
     found: dict[str, tuple[Behavior, Recipe]] = {}
     for name in ("random", "zero"):
         found[name] = resolve_behavior(name, bank, recipe.timing, recipe.decisions), recipe
@@ -65,7 +65,7 @@ def reference_returns(
         recipe: Of the dataset.
         bank: The whole bank, in the recipe's world.
         chosen: Indices of the dataset's patients.
-        behavior: The dataset's behaviour policy.
+        behavior: The dataset's behavior policy.
         episodes: Per patient and policy.
         progress: Show progress on standard error.
 

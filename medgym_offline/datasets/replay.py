@@ -1,4 +1,4 @@
-"""Verification by replay: episodes come out again from their seeds, in the environment and by the behaviour policy."""
+"""Verification by replay: episodes come out again from their seeds, in the environment and by the behavior policy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_replay(
     count: int,
     checks: list[Check],
 ) -> None:
-    """Append checks: seeds are the recipe's; sampled episodes come out again, from the environment and the behaviour.
+    """Append checks: seeds are the recipe's; sampled episodes come out again, from the environment and the behavior.
 
     Args:
         transitions: All rows, in order.
@@ -109,7 +109,7 @@ def _check_behavior(
     manifest: dict[str, Any],
     checks: list[Check],
 ) -> None:
-    """The behaviour policy, run again from the sampled seeds, takes the stored actions."""
+    """The behavior policy, run again from the sampled seeds, takes the stored actions."""
     try:
         behavior = recipe_behavior(recipe, bank)
     except MedGymError as error:

@@ -8,7 +8,7 @@ With S the severity of the disease (at most its cap), v its burden of treating a
     "authors"    r = 0.1 dt (-S_end - v) + 4 (S_start - S_end) - 0.15 dt - 0.02/(dt + 0.001) + 0.3
 
 "integral" is the paper's reward accumulated over time: its return does not depend on how time is cut, so adaptive and
-fixed timing maximise the same thing. "paper" is paid per decision (arXiv 2606.01028, eq. 4). "authors" is what the
+fixed timing maximize the same thing. "paper" is paid per decision (arXiv 2606.01028, eq. 4). "authors" is what the
 public code of the paper uses. S_start is the severity of the state before the decision under the treatment now given,
 so that a reward is a function of state, treatment, interval and next state, and the difference counts what the state
 did, not the switch of dose.

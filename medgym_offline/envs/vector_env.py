@@ -25,7 +25,7 @@ from medgym_offline.errors import MedGymError, ProtocolError
 from medgym_offline.patients import whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank
 
-# Gymnasium 1.1 and later name the mode by an enumeration, which its wrappers look at; 1.0 has only this behaviour.
+# Gymnasium 1.1 and later name the mode by an enumeration, which its wrappers look at; 1.0 has only this behavior.
 _MODES: Any = getattr(gymnasium.vector, "AutoresetMode", None)
 _NEXT_STEP: Any = "NextStep" if _MODES is None else _MODES.NEXT_STEP
 

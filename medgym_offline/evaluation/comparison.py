@@ -113,7 +113,7 @@ def find_pairs(names: Sequence[str], first: Sequence[str], second: Sequence[str]
 
 
 def behavior_name(names: Sequence[str]) -> str | None:
-    """The name of the behavior policy among `names`: the first that starts with "behavior" or "behaviour"."""
+    """The name of the behavior policy among `names`: the first that starts with "behavior" or "behavior"."""
     return next((n for n in names if re.match(r"behaviou?r", n.lower())), None)
 
 

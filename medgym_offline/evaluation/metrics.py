@@ -47,18 +47,18 @@ METRICS: dict[str, Metric] = {
             Metric(f"dt_q{100 * q:02.0f}", f"Interval, {100 * q:.0f} % quantile", "", 0, 2, "quantile of the intervals")
             for q in DT_QUANTILES
         ),
-        Metric("support_distance", "Support distance", "SD", -1, 2, "mean distance to the behaviour data (eq. 16)"),
+        Metric("support_distance", "Support distance", "SD", -1, 2, "mean distance to the behavior data (eq. 16)"),
         Metric(
             "support_percentile",
             "Support percentile",
             "%",
             -1,
             1,
-            "mean percentile among the behaviour's own; 50 is its own",
+            "mean percentile among the behavior's own; 50 is its own",
         ),
         Metric("support_states", "Support, states alone", "SD", -1, 2, "the same distance over observations alone"),
         Metric("support_actions", "Support, actions alone", "SD", -1, 2, "the same distance over actions alone"),
-        Metric("support_outside", "Outside support", "%", -1, 1, "share beyond the behaviour's own 95th percentile"),
+        Metric("support_outside", "Outside support", "%", -1, 1, "share beyond the behavior's own 95th percentile"),
     )
 }
 """The metrics that every disease has, in table order; each disease adds its own (:func:`metrics_of`)."""

@@ -42,7 +42,7 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class SupportSettings:
-    """Which half of a dataset is the reference, and the behaviour percentile beyond which z counts as outside."""
+    """Which half of a dataset is the reference, and the behavior percentile beyond which z counts as outside."""
 
     reference: str = "even episodes"
     query: str = "odd episodes"

@@ -106,7 +106,7 @@ def score_world(
         bound: The policy.
         bank: The patients, in the world to score in.
         protocol: Settings, timing settled.
-        support: Behaviour data to measure support distances against.
+        support: Behavior data to measure support distances against.
         advance: Called with the number of episodes done, for progress.
     """
     config = process_config(protocol)

@@ -1,4 +1,4 @@
-"""Offline algorithms, stacked over patients: behaviour cloning, and DQN, CQL and GCQL in two forms."""
+"""Offline algorithms, stacked over patients: behavior cloning, and DQN, CQL and GCQL in two forms."""
 
 from __future__ import annotations
 

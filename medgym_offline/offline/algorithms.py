@@ -33,7 +33,7 @@ class AnyNetworks(Protocol):
         ...
 
     def acting(self) -> StackedMLP:
-        """The stack that decides, from the standardised state to the output before tanh or argmax."""
+        """The stack that decides, from the standardized state to the output before tanh or argmax."""
         ...
 
     def policy(self, state: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class AnyNetworks(Protocol):
 
 
 class Objective(Protocol):
-    """What a learner minimises.
+    """What a learner minimizes.
 
     Attributes:
         name: As in `ALGORITHMS`.

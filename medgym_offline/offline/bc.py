@@ -1,14 +1,14 @@
-"""Behaviour cloning: the actor repeats the mean action of the data.
+"""Behavior cloning: the actor repeats the mean action of the data.
 
     L_actor(psi) = E_(s,a)~D [ ||pi_psi(s) - a||^2 ]
 
-    s        state (standardised observation, with remaining time and remaining decisions)
+    s        state (standardized observation, with remaining time and remaining decisions)
     a        action in [-1, 1]: treatment, and the interval under adaptive timing; the norm sums over its columns
     pi_psi   deterministic actor, tanh of a network; its optimum is E[a | s]
     D        the learner's dataset: one patient's episodes (ind) or everyone's (pop)
 
 No rewards and no critic: it is the floor that an offline algorithm has to beat to have learned anything from the
-rewards. Where the behaviour is deterministic up to symmetric noise, the optimum is the behaviour without its noise.
+rewards. Where the behavior is deterministic up to symmetric noise, the optimum is the behavior without its noise.
 
 Source: Pomerleau 1991 (neural networks trained on demonstrations).
 """

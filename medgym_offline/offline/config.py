@@ -31,7 +31,7 @@ class OfflineConfig:
         gamma: Discount of one decision.
         discount: "decision": gamma per decision, whatever it lasts; "elapsed": gamma**(dt / 4.8), so that 4.8 h (the
             default interval at K = 20) cost one gamma and splitting an interval changes nothing.
-        state_scaling, reward_scaling: What observations and rewards are standardised with: "learner" (the learner's own
+        state_scaling, reward_scaling: What observations and rewards are standardized with: "learner" (the learner's own
             rows), "dataset" (all rows given; of a whole dataset, the numbers its manifest lists) or "none". A patient's
             own spread is no scale for the states that another simulator leads to, so states have the dataset's.
         ensemble: Critics per learner. Targets use the smallest of their values, choices and actor their mean.

@@ -33,7 +33,7 @@ class StackedData:
     Attributes:
         keys: P names: patient ids (scope "ind"), or `("population",)`.
         rows: (P, N, 2d + A + 2) columns: state, action, reward, discount, next state. The state is the
-            standardised observation, the reward is divided by a standard deviation (`OfflineConfig.state_scaling`,
+            standardized observation, the reward is divided by a standard deviation (`OfflineConfig.state_scaling`,
             `reward_scaling`), and the discount is 0 at a terminal row.
         counts: (P,) rows that are data; the rest is padding.
         mean, scale: (P, 1, d): state = (observation - mean) / scale.
@@ -159,7 +159,7 @@ class Batch:
     """B transitions of each of P learners, and the random numbers of one update.
 
     Attributes:
-        state, next_state: (P, B, d) standardised.  action: (P, B, A).
+        state, next_state: (P, B, d) standardized.  action: (P, B, A).
         reward: (P, B) scaled.  discount: (P, B), 0 at terminal rows.
         normal: (P, C, B, A) standard normal.  uniform: (P, C', B, A) in [-1, 1]. For candidate actions.
     """

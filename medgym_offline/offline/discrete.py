@@ -41,7 +41,7 @@ class DiscreteNetworks:
         return self.critic, self.target
 
     def acting(self) -> StackedMLP:
-        """The stack that decides, from the standardised state to f (mean over members); the critic itself if E = 1."""
+        """The stack that decides, from the standardized state to f (mean over members); the critic itself if E = 1."""
         return self.critic if self.members == 1 else _mean_network(self.critic, self.members)
 
     def _values(self, scores: Tensor, state: Tensor) -> Tensor:

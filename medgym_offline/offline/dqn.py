@@ -3,7 +3,7 @@
     L_critic(phi) = E_(s,a,r,s')~D [ (Q_phi(s, a) - y)^2 ],    y = r + gamma*(1 - d)*Qbar(s', pi(s'))
     L_actor(psi)  = E_s~D [ -Q_phi(s, pi_psi(s)) + lambda*mean(h_psi(s)^2) ],    pi_psi(s) = tanh(h_psi(s))
 
-    s, s'    state (standardised observation, with remaining time and remaining decisions) before and after
+    s, s'    state (standardized observation, with remaining time and remaining decisions) before and after
     a        action in [-1, 1]: treatment, and the interval under adaptive timing
     r        reward of the decision, divided by the standard deviation of the learner's rewards
     d        1 where the 96 h have been reached

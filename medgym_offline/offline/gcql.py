@@ -21,7 +21,7 @@ Variants, for the ablation: any weight may be 0, and beta_t (`beta_target`, 0 by
 With `guard` "state" the ball holds x alone. g(s) is then the same for every action and cancels from the gradients of
 the logsumexp and the actor: the target is the only place where it acts.
 
-Source: MedGym paper, appendix C.2 (there the distance to the centre stands in for a density).
+Source: MedGym paper, appendix C.2 (there the distance to the center stands in for a density).
 """
 
 from __future__ import annotations

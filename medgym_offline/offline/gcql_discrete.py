@@ -12,13 +12,13 @@ hinge beta_a*g(s, pi(s)); there is no actor here, so it stands in the argmax. A 
 would cancel there, as it does in the gradient of the logsumexp; one averaged over states would hold a codeword back
 also where it lies inside the ball. So g is that of the state-action pair, and both guards are zero inside.
 
-A policy stays what every discrete policy is, a network and a codebook, because the network is parametrised as
+A policy stays what every discrete policy is, a network and a codebook, because the network is parametrized as
 
     f_phi(s, c) = Q_phi(s, c) - beta_a*g(s, a_c),   so that   Q_phi = f_phi + beta_a*g,   c*(s) = argmax_c f_phi(s, c)
 
 which is the objective above, term by term; g has no parameters.
 
-Source: MedGym paper, appendix C.2 (there the distance to the centre stands in for a density).
+Source: MedGym paper, appendix C.2 (there the distance to the center stands in for a density).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Actors:
         return (self.actor,)
 
     def acting(self) -> StackedMLP:
-        """The stack that decides: a function of the standardised state whose tanh is the action."""
+        """The stack that decides: a function of the standardized state whose tanh is the action."""
         return self.actor
 
     def policy(self, state: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class Networks:
         return self.critic, self.target, self.actor
 
     def acting(self) -> StackedMLP:
-        """The stack that decides: a function of the standardised state whose tanh is the action."""
+        """The stack that decides: a function of the standardized state whose tanh is the action."""
         return self.actor
 
     def policy(self, state: Tensor) -> Tensor:

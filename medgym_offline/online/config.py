@@ -23,7 +23,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class TrainConfig:
     """Online training of a stack of tanh-squashed Gaussian policies.
 
-        maximise  E sum_k gamma^(t_k / T) (r_k + rho dt_k)    subject to    E[cost per decision] <= cost_limit
+        maximize  E sum_k gamma^(t_k / T) (r_k + rho dt_k)    subject to    E[cost per decision] <= cost_limit
 
     with T the disease's reference interval (4.8 h in sepsis).
 
@@ -61,7 +61,7 @@ class TrainConfig:
             again, so that what follows from them alone is computed once; 0: always new.
         discount: gamma per reference interval.
         gae: Decay of generalized advantage estimation, per decision.
-        centre: Add rho dt to the reward, rho a running mean harm per unit of time of each simulator.
+        center: Add rho dt to the reward, rho a running mean harm per unit of time of each simulator.
         centre_rate: Rate of that running mean.
         cost_limit: Largest wanted mean cost per decision.
         multiplier_rate, multiplier_max: Step and ceiling of the Lagrange multiplier.
@@ -103,7 +103,7 @@ class TrainConfig:
     event_updates: Annotated[int, Field(ge=0)] = 0
     discount: Share = 0.997
     gae: Share = 0.95
-    centre: bool = True
+    center: bool = True
     centre_rate: Share = 0.1
     cost_limit: float = 0.1
     multiplier_rate: NonNegative = 0.05

@@ -14,7 +14,7 @@ is the step (:mod:`~medgym_offline.online.trpo`, :mod:`~medgym_offline.online.pp
     A_pen  = (A_r - lambda A_c) / (1 + lambda)
     lambda <- clip(lambda + rate (mean cost - limit), 0, ceiling)
 
-have one multiplier per policy (arXiv 2606.01028). Both advantages are standardised first, so that one multiplier means
+have one multiplier per policy (arXiv 2606.01028). Both advantages are standardized first, so that one multiplier means
 the same for every patient whatever the scale of its rewards. The ceiling keeps a patient whose limit is out of reach
 from being trained on cost alone: at lambda = 1 the two count equally.
 """
@@ -31,7 +31,7 @@ from torch import Tensor
 from medgym_offline.errors import MedGymError
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
-from medgym_offline.online.rollouts import Collected, advantages, centred, discounts, standardise
+from medgym_offline.online.rollouts import Collected, advantages, centered, discounts, standardize
 from medgym_offline.seeds import generator
 
 __all__ = [
@@ -47,7 +47,7 @@ __all__ = [
     "first_scale",
     "fit_critic",
     "on_policy_update",
-    "penalised",
+    "penalized",
     "update_multiplier",
 ]
 
@@ -73,7 +73,7 @@ class TrainState:
         update: Updates done.
         actor: Flat actor parameters `(P, n)`.
         critic: Flat critic parameters `(P, m)`.
-        optimiser: Adam moments of the critic.
+        optimizer: Adam moments of the critic.
         scale: Scale of the critic's targets `(P, 2)`; 0 before the first update. SAC uses the first.
         multiplier: Lagrange multipliers `(P,)`.
         harm: Mean harm per unit of time of each simulator, rho `(S,)`.
@@ -87,7 +87,7 @@ class TrainState:
     update: int
     actor: Tensor
     critic: Tensor
-    optimiser: Adam
+    optimizer: Adam
     scale: Tensor
     multiplier: Tensor
     harm: Tensor
@@ -104,7 +104,7 @@ class TrainState:
                 found[name] = value
             elif isinstance(value, dict):
                 found |= {f"{name}.{key}": inner for key, inner in value.items()}
-        return found | {name: getattr(self.optimiser, key) for key, name in _ADAM.items()}
+        return found | {name: getattr(self.optimizer, key) for key, name in _ADAM.items()}
 
     @classmethod
     def from_tensors(cls, update: int, tensors: dict[str, Tensor]) -> TrainState:
@@ -114,7 +114,7 @@ class TrainState:
             for group in ("log", "learner", "kept")
         }
         single: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
-        return cls(update, optimiser=Adam(*(tensors[name] for name in _ADAM.values())), **single, **parts)
+        return cls(update, optimizer=Adam(*(tensors[name] for name in _ADAM.values())), **single, **parts)
 
     def to(self, device: torch.device | str) -> TrainState:
         """The same state on `device` (log and what is kept stay on the CPU)."""
@@ -150,7 +150,7 @@ def centre_rewards(group: Group, batch: Collected) -> Tensor:
     config, state, harm, time = group.config, group.state, group.state.harm[group.simulators], batch.dt.sum((1, 2))
     now = torch.where(time > 0, -batch.rewards.sum((1, 2)) / time.clamp_min(1e-6), harm)
     harm += (1.0 if state.update == 0 else config.centre_rate) * (now - harm)
-    return centred(batch.rewards, batch.dt, harm) if config.centre else batch.rewards
+    return centered(batch.rewards, batch.dt, harm) if config.center else batch.rewards
 
 
 def first_scale(
@@ -219,7 +219,7 @@ def first_critic(shapes: Shapes, seed: int, names: Sequence[str]) -> Tensor:
     return shapes.critic.initial([generator(seed, "online-critic", name) for name in names])
 
 
-def penalised(reward_advantage: Tensor, cost_advantage: Tensor, multiplier: Tensor) -> Tensor:
+def penalized(reward_advantage: Tensor, cost_advantage: Tensor, multiplier: Tensor) -> Tensor:
     """(A_r - lambda A_c) / (1 + lambda) for advantages `(P, N)` and `multiplier (P,)`."""
     weight = multiplier.unsqueeze(-1)
     return (reward_advantage - weight * cost_advantage) / (1.0 + weight)
@@ -235,7 +235,7 @@ def update_multiplier(
 def fit_critic(
     network: TanhMLP,
     theta: Tensor,
-    optimiser: Adam,
+    optimizer: Adam,
     observations: Tensor,
     targets: Tensor,
     weights: Tensor,
@@ -252,7 +252,7 @@ def fit_critic(
     Args:
         network: Shape of the critic.
         theta: Parameters, changed in place.
-        optimiser: Adam moments, changed in place.
+        optimizer: Adam moments, changed in place.
         observations: `(P, N, d)`.
         targets: Lambda-returns over their scale, `(P, N, 2)`.
         weights: `(P, N)`, 0 for padding.
@@ -272,14 +272,14 @@ def fit_critic(
             pull = error * share
             if epoch == config.value_epochs - 1:
                 loss += (pull * error).sum((1, 2)) / (VALUES * config.value_minibatches)
-            optimiser.step_(theta, seen.vjp(pull), config.value_rate)
+            optimizer.step_(theta, seen.vjp(pull), config.value_rate)
     return loss
 
 
 def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequence[str]) -> dict[str, Tensor]:
     """Update the policies of `group` in place from episodes of their simulators; returns their numbers `(P,)`.
 
-    1. advantages of reward (centred) and cost from one critic with two outputs, discounted by elapsed time;
+    1. advantages of reward (centered) and cost from one critic with two outputs, discounted by elapsed time;
     2. Lagrangian forms: lambda from the mean cost per decision, A = (A_r - lambda A_c) / (1 + lambda); else A = A_r;
     3. one `step` of the policies, not before the critic has had `value_warmup` updates; it gives the numbers `logged`;
     4. the critic regresses on the lambda-returns.
@@ -300,21 +300,21 @@ def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequenc
         scale.copy_(first_scale(signals, shrink, batch, policies))
     values = (shapes.critic(critic, observations).output * scale.unsqueeze(1)).view(*batch.valid.shape, VALUES)
     found = [advantages(signal, values[..., i], shrink, batch.valid, config.gae) for i, signal in enumerate(signals)]
-    advantage = standardise(flat(found[0][0]), weights)
+    advantage = standardize(flat(found[0][0]), weights)
     if config.constrained:
         multiplier, cost = state.multiplier[rows], (flat(batch.costs) * weights).sum(-1)
         multiplier.copy_(
             update_multiplier(multiplier, cost, config.cost_limit, config.multiplier_rate, config.multiplier_max)
         )
-        advantage = penalised(advantage, standardise(flat(found[1][0]), weights), multiplier)
-        advantage = standardise(advantage, weights)
+        advantage = penalized(advantage, standardize(flat(found[1][0]), weights), multiplier)
+        advantage = standardize(advantage, weights)
     improved, numbers = theta, dict.fromkeys(logged, theta.new_zeros(policies))
     learner: dict[str, Tensor] = {}
     if state.update >= config.value_warmup:
         policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
         improved, numbers, learner = step(theta, policy)
     targets = torch.stack([flat(f[1]) for f in found], -1) / scale.unsqueeze(1)
-    optimiser = Adam(*(value[rows] for value in vars(state.optimiser).values()))
-    loss = fit_critic(shapes.critic, critic, optimiser, observations, targets, weights, config)
+    optimizer = Adam(*(value[rows] for value in vars(state.optimizer).values()))
+    loss = fit_critic(shapes.critic, critic, optimizer, observations, targets, weights, config)
     accept(group, improved, critic, learner, batch.broken)
     return numbers | {"multiplier": state.multiplier[rows].clone(), "value_loss": loss}

@@ -1,6 +1,6 @@
 """Proximal policy optimization for a whole stack of policies at once (Schulman et al., 2017, arXiv:1707.06347, eq. 7).
 
-    maximise  L(theta) = mean_s min( r A, clip(r, 1 - c, 1 + c) A ) + beta H(theta),     r = pi_theta(a|s) / pi_old(a|s)
+    maximize  L(theta) = mean_s min( r A, clip(r, 1 - c, 1 + c) A ) + beta H(theta),     r = pi_theta(a|s) / pi_old(a|s)
 
 by Adam on minibatches, several passes over the rows of one rollout. H is the entropy of the Gaussian before squashing,
 sum_i log sigma_i + const: that of the squashed one has no closed form. With zeta = (z - mu) / sigma and z the action
@@ -128,7 +128,7 @@ def proximal_step(
     actor: GaussianActor,
     theta: Tensor,
     batch: PolicyBatch,
-    optimiser: Adam,
+    optimizer: Adam,
     generators: Sequence[np.random.Generator],
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """All passes of one update for every policy of the stack, from the policy `theta (P, n)` that acted.
@@ -138,7 +138,7 @@ def proximal_step(
         actor: Shape of the policies.
         theta: Parameters; not changed.
         batch: Rows of the rollout.
-        optimiser: Adam moments of the policies, changed in place.
+        optimizer: Adam moments of the policies, changed in place.
         generators: Order of the rows, one per policy.
 
     Returns:
@@ -155,7 +155,7 @@ def proximal_step(
         full = active.all(-1).tolist()
         for m in range(len(index)):
             gradient = proximal_gradient(actor, theta, chosen[m], config.clip, config.entropy)
-            optimiser.step_(theta, -gradient, config.policy_rate, active=None if full[m] else active[m])
+            optimizer.step_(theta, -gradient, config.policy_rate, active=None if full[m] else active[m])
             theta = actor.project(theta)
     log_std = actor.split(theta)[1]
     mean = actor.mean(theta, batch.observations)

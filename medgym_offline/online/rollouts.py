@@ -38,11 +38,11 @@ __all__ = [
     "Collected",
     "TrainingNoise",
     "advantages",
-    "centred",
+    "centered",
     "collect",
     "discounts",
     "episode_numbers",
-    "standardise",
+    "standardize",
     "training_noise",
 ]
 
@@ -176,7 +176,7 @@ def discounts(dt: Tensor, gamma: float, reference: float) -> Tensor:
     return torch.pow(torch.tensor(gamma, dtype=dt.dtype, device=dt.device), dt / reference)
 
 
-def centred(rewards: Tensor, dt: Tensor, harm: Tensor) -> Tensor:
+def centered(rewards: Tensor, dt: Tensor, harm: Tensor) -> Tensor:
     """r + rho dt, with `harm` rho per unit of time `(S,)` and rewards, dt `(S, K, B)`.
 
     The intervals of an episode sum to the horizon, so the undiscounted return shifts by a constant and no policy
@@ -212,7 +212,7 @@ def advantages(rewards: Tensor, values: Tensor, discount: Tensor, valid: Tensor,
     return found, (found + values) * valid
 
 
-def standardise(values: Tensor, weights: Tensor, floor: float = 1e-6) -> Tensor:
+def standardize(values: Tensor, weights: Tensor, floor: float = 1e-6) -> Tensor:
     """`values (P, N)` with weighted mean 0 and standard deviation 1 per patient; 0 where the weight is 0.
 
     Args:

@@ -4,9 +4,9 @@ With a = tanh(z), z = mu(s) + sigma eps and two critics Q_1, Q_2 with slow copie
 
     log pi(a|s) = sum_i [ -eps_i^2 / 2 - log sigma_i - log(2 pi) / 2 - log(1 - a_i^2) ]
     y           = r + gamma^(dt / T) (1 - ended) ( min_j Q'_j(s', a') - alpha (log pi(a'|s') + H) ),   a' ~ pi(.|s')
-    critics     minimise  mean (Q_j(s, a) - y)^2 / 2
-    actor       minimise  mean ( alpha log pi(a|s) - min_j Q_j(s, a) )
-    alpha       minimise  -log alpha (mean log pi(a|s) + H),   H = -A, the wanted entropy
+    critics     minimize  mean (Q_j(s, a) - y)^2 / 2
+    actor       minimize  mean ( alpha log pi(a|s) - min_j Q_j(s, a) )
+    alpha       minimize  -log alpha (mean log pi(a|s) + H),   H = -A, the wanted entropy
     copies      Q' <- (1 - tau) Q' + tau Q
 
 The bonus of a decision is counted from H, so that it is 0 on average at the wanted entropy. From 0, as usual, every
@@ -315,7 +315,7 @@ def _entries(learner: SoftLearner) -> dict[str, Tensor]:
 def _learner(state: TrainState, rows: slice) -> SoftLearner:
     """The learner of the policies `rows`: copies, but for the critics' moments, which are those of the state."""
     kept = {name: value[rows].clone() for name, value in state.learner.items() if name not in ("replay", "filled")}
-    adams: dict[str, Adam] = {"critic_adam": Adam(*(value[rows] for value in vars(state.optimiser).values()))}
+    adams: dict[str, Adam] = {"critic_adam": Adam(*(value[rows] for value in vars(state.optimizer).values()))}
     for adam in ("actor_adam", "alpha_adam"):
         adams[adam] = Adam(**{part: kept[name] for name, (whose, part) in _STORED.items() if whose == adam})
     actor, critic = state.actor[rows].clone(), state.critic[rows].clone()
@@ -347,7 +347,7 @@ def update(group: Group, batch: Collected) -> dict[str, Tensor]:
         drawn = draw_rows(filled, buffer.shape[1], streams, config.soft_batch).to(buffer.device)
         part = Rows.unpacked(buffer[member, drawn], shapes.actor.sizes[0])
         reward = part.rewards
-        if config.centre:
+        if config.center:
             reward = reward + harm.gather(1, part.simulators.long()) * part.dt
         reward = reward / state.scale[rows, :1]
         sizes = (2, config.soft_batch, shapes.actor.action_dim)

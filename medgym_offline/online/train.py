@@ -127,7 +127,7 @@ def _start(
         update=0,
         actor=actor,
         critic=critic,
-        optimiser=Adam.zeros(critic),
+        optimizer=Adam.zeros(critic),
         scale=torch.zeros(len(names), 2),
         multiplier=torch.zeros(len(names)),
         harm=torch.zeros(len(bank)),

@@ -1,6 +1,6 @@
 """Trust-region policy optimization for a whole stack of policies at once (Schulman et al., 2015, arXiv:1502.05477).
 
-    maximise  L(theta) = mean_s[ ratio_theta(a|s) A ]   subject to   mean_s KL(old || theta) <= radius
+    maximize  L(theta) = mean_s[ ratio_theta(a|s) A ]   subject to   mean_s KL(old || theta) <= radius
 
     x = F^-1 g              conjugate gradients on Fisher-vector products, (F + damping I) x = g
     beta = 0.9 sqrt(2 radius / x^T F x)

@@ -35,7 +35,7 @@ class StackedActor(nn.Module):
         act(o) = codebook_p[argmax_c m_c]                 the first of equals
 
     `log_std` does not depend on the observation. It is stored with the network, so log-probabilities of actions
-    of a dataset's behaviour can be recomputed from its policy file.
+    of a dataset's behavior can be recomputed from its policy file.
 
     Args:
         net: Stack of P networks (P = 1 when shared) of sizes (d, ..., A), or (d, ..., C) with a codebook.

@@ -1,4 +1,4 @@
-"""Policy files: written atomically, recognised by content, opened without running anything inside them.
+"""Policy files: written atomically, recognized by content, opened without running anything inside them.
 
 Two formats of our own hold the same thing, a JSON header and the tensors of a :class:`StackedActor`:
 
@@ -10,7 +10,7 @@ Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), option
 Header: format "medgym-policy/1", disease, scope "ind" | "pop", timing, decisions, patients (ids or null), sizes,
 activation, provenance.
 
-A Python pickle can run any code when it is opened, so it is recognised by its bytes and refused unopened.
+A Python pickle can run any code when it is opened, so it is recognized by its bytes and refused unopened.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _SUFFIXES = (".pt", ".safetensors", ".onnx")
 
 @own_defaults()
 def load_policy(path: str | Path, max_bytes: int = MAX_BYTES, disease: str | None = None) -> Policy:
-    """Open a policy file, or a folder with one file per patient; the kind is recognised by content.
+    """Open a policy file, or a folder with one file per patient; the kind is recognized by content.
 
     Accepted: our .safetensors and weights-only .pt; a TorchScript module from observations (N, d) to actions
     (N, A), as d3rlpy's `save_policy` writes; an ONNX model of the same signature (extra `onnx`); a folder

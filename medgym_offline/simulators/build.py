@@ -108,7 +108,7 @@ def read_recipe(path: str | Path) -> BankRecipe:
 
 
 def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
-    """Where a bank's records came from, for its metadata: sources, licence, definitions, the table's checksum.
+    """Where a bank's records came from, for its metadata: sources, license, definitions, the table's checksum.
 
     Args:
         cohort: The cohort.
@@ -118,7 +118,7 @@ def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
     folders = [f"{p.get('folder', p.get('dataset'))} ({p.get('layout')})" for p in known.get("provenance", [])]
     return {
         "source": f"{len(cohort)} ICU stays from " + " and ".join(folders or [Path(table).name]),
-        "licence": known.get("licence", "not stated in the cohort table"),
+        "license": known.get("license", "not stated in the cohort table"),
         "cohort_table": {
             "sha256": sha256_file(table),
             "command": known.get("command"),

@@ -1,6 +1,6 @@
 """Open-loop ceilings: how much could changing the treatment, and choosing when, be worth for a patient at all?
 
-For every patient, without noise and from the first state, gradient search minimises the mean harm over the horizon
+For every patient, without noise and from the first state, gradient search minimizes the mean harm over the horizon
 
     J = 1/T integral_0^T [ severity(x(t), u(t)) + burden(u(t)) ] dt
 
@@ -104,7 +104,7 @@ class _Search:
         dose = torch.logit(u.clamp(0.005, 0.995)).requires_grad_(True)
         clock = interval_logits(hours, config).requires_grad_(free) if free else None
         moved = [dose] if clock is None else [dose, clock]
-        optimiser = torch.optim.Adam(moved, lr=lr, betas=(0.9, 0.98))
+        optimizer = torch.optim.Adam(moved, lr=lr, betas=(0.9, 0.98))
         best = torch.full(u.shape[:2], torch.inf)
         best_u, best_hours = u.expand(-1, -1, holds, -1).clone(), hours.clone()
         for step in range(steps + 1):
@@ -121,12 +121,12 @@ class _Search:
                 best_hours = torch.where(better[..., None], dt, best_hours)
             if step == steps:
                 break
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = lr * 0.5 * (1.0 + math.cos(math.pi * step / steps))
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             # Rows do not depend on each other, so the sum's gradient is each row's own.
             harm.sum().backward()
-            optimiser.step()
+            optimizer.step()
             self.progress.advance(1, harm=float(best.amin(1).mean()))
         return best_u, best_hours
 

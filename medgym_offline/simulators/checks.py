@@ -146,7 +146,7 @@ def _needed(bank: SimulatorBank, chosen: Tensor) -> dict[str, Any]:
 
 
 def response_curves(bank: SimulatorBank, hours: Tensor) -> dict[str, np.ndarray]:
-    """Response of every variable to +1 step (normalised 0 to 1) of each treatment, others at the patient's mean.
+    """Response of every variable to +1 step (normalized 0 to 1) of each treatment, others at the patient's mean.
 
     Args:
         bank: P patients.

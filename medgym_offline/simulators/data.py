@@ -1,4 +1,4 @@
-"""From a cohort's hourly grid to what a fit reads: normalised values, masks, treatments and causal start states."""
+"""From a cohort's hourly grid to what a fit reads: normalized values, masks, treatments and causal start states."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class FitData:
 
 
 def cohort_scales(grid: GridCohort, disease: Disease) -> Scales:
-    """Centre and scale of every variable over all observed hours, and the doses at u = 1.
+    """Center and scale of every variable over all observed hours, and the doses at u = 1.
 
     Args:
         grid: Hourly grid in physical units.
@@ -133,7 +133,7 @@ def start_states(values: np.ndarray, mask: np.ndarray, disease: Disease) -> np.n
 
 
 def fit_data(grid: GridCohort, disease: Disease, scales: Scales | None = None) -> FitData:
-    """The hourly grid in normalised coordinates.
+    """The hourly grid in normalized coordinates.
 
     Args:
         grid: Physical units, from `Cohort.to_grid(1.0, horizon)`.

@@ -36,7 +36,7 @@ class DistillConfig:
     """How the solution map is trained.
 
     Attributes:
-        steps: Optimiser steps.
+        steps: Optimizer steps.
         pool: Starts per patient; three intervals each.
         batch: Holds per patient and step.
         times: Times per interval and step.
@@ -106,8 +106,8 @@ def distill(
     tensors = {**learned.tensors(), "code": learned.code}
     for t in tensors.values():
         t.requires_grad_(True)
-    optimiser = torch.optim.Adam(list(tensors.values()), lr=config.lr)
-    schedule = warm_cosine(optimiser, config.steps, 0.15)
+    optimizer = torch.optim.Adam(list(tensors.values()), lr=config.lr)
+    schedule = warm_cosine(optimizer, config.steps, 0.15)
     lower, upper = banks[0].lower, banks[0].upper
     split = np.cumsum([0, *sizes])
 
@@ -116,7 +116,7 @@ def distill(
         parts = zip(banks, split[:-1], split[1:])
         inputs = torch.cat([learned.inputs(b.field, x[a:z], u[a:z], b.relaxation, lower, upper) for b, a, z in parts])
     rows = torch.arange(total).unsqueeze(1)
-    with Progress("distil solution map", config.steps, enabled=show) as progress:
+    with Progress("distill solution map", config.steps, enabled=show) as progress:
         for _ in range(config.steps):
             pick = torch.randint(0, x.shape[1], (total, config.batch), generator=g)
             at = torch.randint(0, len(TIMES), (total, config.batch, config.times), generator=g)
@@ -129,9 +129,9 @@ def distill(
             error = torch.where(held, raw.clamp(lower, upper), raw) - target
             loss = 2.0 * torch.nn.functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
             loss = loss + 2.0 * error.square().clamp(max=4.0).mean()
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             progress.advance(1, loss=float(loss.detach()))
     for t in tensors.values():
@@ -149,7 +149,7 @@ def map_errors(bank: SimulatorBank, rows: int = 24, seed: int = 1) -> dict[str, 
         seed: Another seed than the training pool's.
 
     Returns:
-        `{"error": {dt: [median, p99]}, "composition": {dt: [median, p99]}}` over all variables, normalised units;
+        `{"error": {dt: [median, p99]}, "composition": {dt: [median, p99]}}` over all variables, normalized units;
         composition compares F(F(x, u, dt/3), u, 2 dt/3) with F(x, u, dt).
     """
     g = torch_generator(seed, "map-errors")

@@ -19,7 +19,7 @@ __all__ = ["examples", "free_rollout", "rollout_errors"]
 
 
 def free_rollout(bank: SimulatorBank, data: FitData) -> np.ndarray:
-    """(P, T, V) normalised course, hour by hour, of every patient under the charted treatment (solver, no noise)."""
+    """(P, T, V) normalized course, hour by hour, of every patient under the charted treatment (solver, no noise)."""
     solver = bank.with_backend("ode")
     u = torch.from_numpy(data.u)
     with torch.inference_mode():
@@ -41,7 +41,7 @@ def rollout_errors(bank: SimulatorBank, data: FitData) -> tuple[dict[str, Any], 
 
     Returns:
         {blocks: {model: {"mae", "rmse", "nmse": {"mean": ..., variable: ...}}}} with blocks `fitted` and `held out`
-        (normalised units; NMSE against the variance of the observations), and {"ind", "pop": (P, T, V)}.
+        (normalized units; NMSE against the variance of the observations), and {"ind", "pop": (P, T, V)}.
     """
     own = bank.world("own")
     paths = {"ind": free_rollout(own, data), "pop": free_rollout(population_for_all(own), data)}

@@ -1,4 +1,4 @@
-"""Fitting the field: population first, then every patient as population plus a regularised deviation.
+"""Fitting the field: population first, then every patient as population plus a regularized deviation.
 
 For patient p, from causal start states of the record (with state noise), the field is rolled out for up to a day
 under the charted treatment, and compared with what was observed:
@@ -42,7 +42,7 @@ class FitConfig:
     """How the field is fitted.
 
     Attributes:
-        population_steps, individual_steps: Optimiser steps.
+        population_steps, individual_steps: Optimizer steps.
         population_lr, individual_lr: Peak learning rates (one-cycle).
         windows: Rollouts per patient and step.
         hours: Length of a rollout.
@@ -146,17 +146,17 @@ def _late(draws: np.ndarray, hours: np.ndarray, recency: float) -> np.ndarray:
     return np.clip(share, 0.0, np.nextafter(1.0, 0.0))
 
 
-def warm_cosine(optimiser: torch.optim.Optimizer, steps: int, warm: float) -> torch.optim.lr_scheduler.LambdaLR:
+def warm_cosine(optimizer: torch.optim.Optimizer, steps: int, warm: float) -> torch.optim.lr_scheduler.LambdaLR:
     """Learning rate: linear rise over the first `warm` share of `steps`, then a cosine to zero."""
 
     def factor(step: int) -> float:
         done = (step + 1) / steps
         return done / warm if done < warm else 0.5 * (1.0 + math.cos(math.pi * (done - warm) / (1.0 - warm)))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _optimise(
+def _optimize(
     trained: dict[str, Tensor],
     loss_of: Callable[[], tuple[Tensor, Tensor]],
     steps: int,
@@ -165,17 +165,17 @@ def _optimise(
     stop: int | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> float:
-    """Minimise; the learning rate follows a schedule of `steps` steps, of which only the first `stop` are taken."""
+    """Minimize; the learning rate follows a schedule of `steps` steps, of which only the first `stop` are taken."""
     variables = [t.requires_grad_(True) for t in trained.values()]
-    optimiser = torch.optim.Adam(variables, lr=lr)
-    schedule = warm_cosine(optimiser, steps, 0.2)
+    optimizer = torch.optim.Adam(variables, lr=lr)
+    schedule = warm_cosine(optimizer, steps, 0.2)
     recent: list[float] = []
     for done in range(1, (stop or steps) + 1):
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         loss, shown = loss_of()
         loss.backward()
         torch.nn.utils.clip_grad_value_(variables, 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         recent.append(float(shown))
         progress.advance(1, loss=float(np.mean(recent[-50:])))
@@ -213,7 +213,7 @@ def fit_population(
         return data_term + 1e-3 * config.weight_decay * decay, data_term.detach()
 
     with Progress("fit population", config.population_steps, enabled=show) as progress:
-        loss = _optimise(raw, loss_of, config.population_steps, config.population_lr, progress)
+        loss = _optimize(raw, loss_of, config.population_steps, config.population_lr, progress)
     return FittedField(model.parameters(raw, physics, fixed), loss, raw)
 
 
@@ -264,7 +264,7 @@ def fit_individuals(
 
     with Progress("fit individuals", last, enabled=show) as progress:
         steps, lr = config.individual_steps, config.individual_lr
-        loss = _optimise(deviation, loss_of, steps, lr, progress, last, look)
+        loss = _optimize(deviation, loss_of, steps, lr, progress, last, look)
     raw = {n: t.detach() for n, t in current().items()}
     return FittedField(model.parameters(raw, physics, fixed), loss, raw)
 

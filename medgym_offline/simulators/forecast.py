@@ -89,7 +89,7 @@ def forecast_ahead(
         hours: How far.
 
     Returns:
-        (P, T, V) normalised; NaN outside `begin` + 1 to `begin` + `hours`.
+        (P, T, V) normalized; NaN outside `begin` + 1 to `begin` + `hours`.
     """
     row, last = np.arange(len(begin)), data.u.shape[1] - 1
     x = np.concatenate([data.start, data.derived, hidden], -1)[row, begin]
@@ -122,7 +122,7 @@ def compare(errors: dict[str, np.ndarray], used: np.ndarray) -> dict[str, Any]:
     """Models beside each other on the same observations, the first against every other paired over patients.
 
     Args:
-        errors: Per model, (P, T, V) normalised errors.
+        errors: Per model, (P, T, V) normalized errors.
         used: (P, T, V) observations that count.
 
     Returns:

@@ -1,7 +1,7 @@
 """Checks of the solution map against the solver: identity, error, composition, and its rate against the field.
 
 All on states and holds the map was not trained on: from every patient's first state (perturbed) three holds in a row
-under random, small and extreme treatments. Normalised units; the solver steps by a quarter of an hour.
+under random, small and extreme treatments. Normalized units; the solver steps by a quarter of an hour.
 """
 
 from __future__ import annotations

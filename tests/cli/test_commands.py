@@ -117,7 +117,7 @@ def test_list_and_info_show_sizes_and_scores(shop: Workshop) -> None:
     assert f"{known['reference_returns']['random']:.1f}" in line.split()
     told = run("info", DATASET).out
     assert f"{known['size']:,} bytes" in told
-    # The behaviour of this dataset is the random policy: by definition its score is 0, and the expert's 100.
+    # The behavior of this dataset is the random policy: by definition its score is 0, and the expert's 100.
     scores = {words[0]: words[1:] for words in map(str.split, told.splitlines()) if len(words) == 3}
     assert scores["behavior"] == scores["random"] == [f"{known['reference_returns']['random']:.2f}", "0.0"]
     assert scores["expert"][1] == "100.0"

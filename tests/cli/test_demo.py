@@ -36,9 +36,9 @@ def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFix
     bank = prior_bank(patients=3, seed=0)
     bank.save(tmp_path / "bank.safetensors")
     actor = StackedActor(StackedMLP(3, (9, 8, 4), seeds=[1, 2, 3]), bank.patients, 20)
-    save_policy(actor, tmp_path / "behaviour.safetensors")
+    save_policy(actor, tmp_path / "behavior.safetensors")
     fields = {"id": "medgym/small-v0", "description": "Small.", "bank": "bank.safetensors"}
-    fields["behavior"] = "behaviour.safetensors"
+    fields["behavior"] = "behavior.safetensors"
     (tmp_path / "r.toml").write_text("".join(f'{k} = "{v}"\n' for k, v in fields.items()) + "episodes = 4\n")
     before = os.environ["MINARI_DATASETS_PATH"]
 

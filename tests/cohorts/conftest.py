@@ -1,4 +1,4 @@
-"""Small hand-made tables: a long-form cohort and the normalised layout."""
+"""Small hand-made tables: a long-form cohort and the normalized layout."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def write_csv(path: Path, header: str, rows: Sequence[Sequence[object]]) -> None
         writer.writerows(rows)
 
 
-def write_normalised(folder: Path, stays: int, los: float = 60.0, dataset: str = "mimic-iii") -> Path:
-    """Normalised tables: stay i (subject i // 2) with all variables; lactate and sepsis grow with i."""
+def write_normalized(folder: Path, stays: int, los: float = 60.0, dataset: str = "mimic-iii") -> Path:
+    """Normalized tables: stay i (subject i // 2) with all variables; lactate and sepsis grow with i."""
     folder.mkdir(parents=True, exist_ok=True)
     flag = "sepsis_icd9_explicit" if dataset == "mimic-iii" else "sepsis_icd_explicit"
     stay_rows = [

@@ -76,7 +76,7 @@ def write_long(folder: Path, charted: Charted) -> None:
 
 
 def write_normal(folder: Path, charted: Charted) -> None:
-    """Normalised tables."""
+    """Normalized tables."""
     header = "stay_id,subject_id,los_h,age,gender,weight_kg,hospital_expire_flag,sepsis"
     write_csv(folder / "stays.csv", header, [(1, 10, 48, 60, "F", 70, 0, 0)])
     observed: list[tuple[object, ...]] = [(1, name, t, value) for name, t, value in charted.all_points]
@@ -209,7 +209,7 @@ def write_meds(folder: Path, charted: Charted) -> None:
 #: Every layout that is read, by name.
 LAYOUTS: dict[str, Callable[[Path, Charted], None]] = {
     "long table": write_long,
-    "normalised": write_normal,
+    "normalized": write_normal,
     "mimic-iii": write_mimic_three,
     "mimic-iv": write_mimic_four,
     "meds": write_meds,

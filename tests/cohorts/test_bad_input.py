@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from medgym_offline.cohorts import Cohort, cohort_card, select_stays
-from tests.cohorts.conftest import Row, long_table, write_csv, write_normalised
+from tests.cohorts.conftest import Row, long_table, write_csv, write_normalized
 from tests.cohorts.support import STATES, build_cohort, from_table, observation_flags, read_source
 
 
 def test_stays_without_a_variable_are_kept_and_flagged(tmp_path: Path) -> None:
     # Odd stays have neither PaO2 nor bilirubin.
-    source = write_normalised(tmp_path / "mimic-iii", stays=4)
+    source = write_normalized(tmp_path / "mimic-iii", stays=4)
     summary = build_cohort([source], tmp_path / "c.parquet", patients=None)
     odd = ("mimic-iii/101", "mimic-iii/103")
     assert summary.stays == 4
@@ -40,7 +40,7 @@ def test_no_stay_of_the_cohort_may_have_a_variable(rows: list[Row]) -> None:
 
 
 def test_a_variable_that_never_varies_is_flagged(tmp_path: Path) -> None:
-    source = write_normalised(tmp_path / "mimic-iii", stays=4)
+    source = write_normalized(tmp_path / "mimic-iii", stays=4)
     summary = build_cohort([source], tmp_path / "c.parquet")
     # Every stay has three GCS of 12; lactate differs between stays but not within one.
     assert summary.flags.single == {"gcs": 12.0}
@@ -54,9 +54,9 @@ def test_a_variable_that_never_varies_is_flagged(tmp_path: Path) -> None:
 
 
 def test_impossible_values_are_rejected_whatever_the_layout(tmp_path: Path) -> None:
-    source = write_normalised(tmp_path / "clean" / "mimic-iii", stays=2)
+    source = write_normalized(tmp_path / "clean" / "mimic-iii", stays=2)
     clean = read_source(source)
-    other = write_normalised(tmp_path / "wild" / "mimic-iii", stays=2)
+    other = write_normalized(tmp_path / "wild" / "mimic-iii", stays=2)
     header, *lines = (other / "observations.csv").read_text().splitlines()
     wild = [
         *[(100, "spo2", 3.3 + n, v) for n, v in enumerate((0, 101, -4, "nan", "inf", ""))],
@@ -84,7 +84,7 @@ def test_impossible_values_are_rejected_whatever_the_layout(tmp_path: Path) -> N
 
 
 def test_the_card_names_the_commands_that_made_it(tmp_path: Path) -> None:
-    source = write_normalised(tmp_path / "mimic-iii", stays=4)
+    source = write_normalized(tmp_path / "mimic-iii", stays=4)
     build_cohort([source], tmp_path / "c.parquet", patients=2)
     card = cohort_card(Cohort.read(tmp_path / "c.parquet"))
     assert "medgym-offline cohort build mimic-iii --patients 2 --output c.parquet\n" in card

@@ -1,4 +1,4 @@
-"""The real open demos: the raw source reproduces the normalised tables, and the cohort looks as was published."""
+"""The real open demos: the raw source reproduces the normalized tables, and the cohort looks as was published."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medgym_offline.cohorts import Cohort, GridCohort, combine, coverage, select
 from medgym_offline.cohorts.mimic import MIMIC_III
 from medgym_offline.cohorts.source import Records
 from medgym_offline.diseases.sepsis.cohort import COHORT
-from medgym_offline.diseases.sepsis.cohort.normalised import NormalisedTables
+from medgym_offline.diseases.sepsis.cohort.normalized import NormalizedTables
 from tests.cohorts.support import DRUGS, RANGES, STATES, build_cohort, given, read_source
 
 pytestmark = pytest.mark.clinical
@@ -30,17 +30,17 @@ def both(clinical_data: Path, demo3: Path) -> Cohort:
 
 @pytest.fixture(scope="module")
 def pair(demo3: Path) -> tuple[Records, Records]:
-    return NormalisedTables().read(demo3, COHORT), MIMIC_III.read(demo3 / "raw_subset", COHORT)
+    return NormalizedTables().read(demo3, COHORT), MIMIC_III.read(demo3 / "raw_subset", COHORT)
 
 
 def aligned(table: pl.DataFrame) -> pl.DataFrame:
     return table.with_columns(pl.col("t_h").round(4))
 
 
-def test_raw_stays_equal_the_normalised(pair: tuple[Records, Records]) -> None:
-    normalised, raw = pair
-    joined = normalised.stays.join(raw.stays, on="stay_id", suffix="_raw")
-    assert joined.height == normalised.stays.height == raw.stays.height == 136
+def test_raw_stays_equal_the_normalized(pair: tuple[Records, Records]) -> None:
+    normalized, raw = pair
+    joined = normalized.stays.join(raw.stays, on="stay_id", suffix="_raw")
+    assert joined.height == normalized.stays.height == raw.stays.height == 136
     for column in ("subject", "sex", "sepsis", "died"):
         assert (joined[column] == joined[column + "_raw"]).all(), column
     for column, slack in (("los_h", 1e-3), ("age", 0.01), ("weight_kg", 0.05)):
@@ -49,7 +49,7 @@ def test_raw_stays_equal_the_normalised(pair: tuple[Records, Records]) -> None:
 
 
 def raw_observations(raw: Records, variable: str) -> pl.DataFrame:
-    """stay_id, t_h, value as the normalised tables hold them: in range, one row a time, urine summed."""
+    """stay_id, t_h, value as the normalized tables hold them: in range, one row a time, urine summed."""
     found = raw.events.filter(pl.col("name") == variable)
     value = pl.col("value")
     if variable == "fio2":
@@ -66,7 +66,7 @@ def raw_observations(raw: Records, variable: str) -> pl.DataFrame:
     # A urine record two minutes after discharge and a fraction in the laboratory's FiO2 are in the raw source only.
     [("spo2", 0), ("pao2", 0), ("bilirubin", 0), ("urine", 1), ("lactate", 0), ("fio2", 1)],
 )
-def test_raw_observations_equal_the_normalised(pair: tuple[Records, Records], variable: str, extra: int) -> None:
+def test_raw_observations_equal_the_normalized(pair: tuple[Records, Records], variable: str, extra: int) -> None:
     published = aligned(pair[0].events.filter(pl.col("name") == variable))
     raw = raw_observations(pair[1], variable)
     joined = published.join(raw, on=["stay_id", "t_h"], suffix="_raw")
@@ -97,16 +97,16 @@ def test_raw_coma_scores_differ_where_there_is_a_tube_only(demo3: Path, pair: tu
 _BICARBONATE = 13
 
 
-def test_raw_treatments_equal_the_normalised(pair: tuple[Records, Records]) -> None:
-    normalised, raw = pair
+def test_raw_treatments_equal_the_normalized(pair: tuple[Records, Records]) -> None:
+    normalized, raw = pair
     for names, extra in ((list(DRUGS), 0), (["fluids"], _BICARBONATE)):
-        left, right = given(normalised, names), given(raw, names)
+        left, right = given(normalized, names), given(raw, names)
         assert right.height == left.height + extra
         exposure = [((t["end_h"] - t["t_h"]) * t["share"]).sum() for t in (left, right)]
         assert exposure[1] == pytest.approx(exposure[0], rel=1e-4 if not extra else 2e-3)
 
 
-def test_raw_and_normalised_give_the_same_grid(demo3: Path) -> None:
+def test_raw_and_normalized_give_the_same_grid(demo3: Path) -> None:
     published, raw = read_source(demo3).to_grid(), read_source(demo3 / "raw_subset").to_grid()
     assert published.patients == raw.patients
     np.testing.assert_array_equal(published.mask, raw.mask)
@@ -179,7 +179,7 @@ def test_the_release_cohort_has_110_people_once_each(clinical_data: Path, demo3:
     summary = build_cohort([demo3, clinical_data / "mimic-iv-demo-2.2"], tmp_path / "c.parquet", 110)
     assert summary.stays == summary.subjects == 110
     cohort = Cohort.read(tmp_path / "c.parquet")
-    assert "ODbL" in cohort.metadata["licence"]
+    assert "ODbL" in cohort.metadata["license"]
     grid = cohort.to_grid()
     assert grid.inside.sum() > 7000
     assert not np.isnan(grid.treatment).any()

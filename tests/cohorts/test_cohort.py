@@ -16,7 +16,7 @@ import pytest
 from medgym_offline.cohorts import Cohort, cohort_card, combine, coverage, select_stays
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError, UnknownNameError
-from tests.cohorts.conftest import Row, long_table, write_normalised
+from tests.cohorts.conftest import Row, long_table, write_normalized
 from tests.cohorts.support import STATES, UNITS, build_cohort, from_table, read_source
 
 
@@ -26,7 +26,7 @@ def stays_table(los: float = 30.0) -> pl.DataFrame:
 
 @pytest.fixture
 def cohort(rows: list[Row]) -> Cohort:
-    return from_table(long_table(rows), stays_table(), {"licence": "test", "provenance": [{"dataset": "a"}]})
+    return from_table(long_table(rows), stays_table(), {"license": "test", "provenance": [{"dataset": "a"}]})
 
 
 def test_a_file_round_trips(cohort: Cohort, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_file_is_plain_parquet_with_json_metadata(cohort: Cohort, tmp_path: 
     }
     payload = json.loads(data.schema.metadata[b"medgym"])
     assert payload["units"] == UNITS
-    assert payload["licence"] == "test"
+    assert payload["license"] == "test"
     assert payload["stays"]["subject"] == ["x", "x"]
     assert set(payload["rejections"]) == {"rows", "repairs", "doubts", "stays", "files"}
 
@@ -139,7 +139,7 @@ def test_fluid_balance_is_what_was_charted(rows: list[Row]) -> None:
 
 
 def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(tmp_path: Path) -> None:
-    cohort = read_source(write_normalised(tmp_path / "mimic-iii", stays=6))
+    cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=6))
     grid = cohort.to_grid()
     alone = cohort.select([cohort.patients[3]]).to_grid()
     picked = grid.select([cohort.patients[3]])
@@ -159,7 +159,7 @@ def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(tmp_path:
 
 
 def test_selection_follows_the_rule(tmp_path: Path) -> None:
-    cohort = read_source(write_normalised(tmp_path / "mimic-iii", stays=8))
+    cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=8))
     found = coverage(cohort)
     assert found.covered.tolist() == [6, 4] * 4
     # Sepsis for odd stays, vasopressor for even ones, lactate 1 + i.
@@ -170,7 +170,7 @@ def test_selection_follows_the_rule(tmp_path: Path) -> None:
 
 
 def test_selection_takes_each_person_once_while_it_can(tmp_path: Path) -> None:
-    cohort = read_source(write_normalised(tmp_path / "mimic-iii", stays=8))
+    cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=8))
     four = select_stays(cohort, 4)
     assert four.patients == tuple(f"mimic-iii/{n}" for n in (100, 102, 104, 106))
     assert four.metadata["selection"]["one_stay_per_subject"] is True
@@ -186,16 +186,16 @@ def test_selection_takes_each_person_once_while_it_can(tmp_path: Path) -> None:
 
 
 def test_short_or_uncovered_stays_are_not_eligible(tmp_path: Path) -> None:
-    cohort = read_source(write_normalised(tmp_path / "mimic-iii", stays=4, los=23.0))
+    cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=4, los=23.0))
     assert not coverage(cohort).eligible.any()
-    cohort = read_source(write_normalised(tmp_path / "other" / "mimic-iii", stays=4))
+    cohort = read_source(write_normalized(tmp_path / "other" / "mimic-iii", stays=4))
     kept = (pl.col("patient") != "mimic-iii/101") | (pl.col("variable") != "gcs")
     partial = from_table(cohort.table.filter(kept), cohort.stays)
     assert coverage(partial).eligible.tolist() == [True, False, True, True]
 
 
 def test_combining_checks_units_and_patients(cohort: Cohort, tmp_path: Path) -> None:
-    other = read_source(write_normalised(tmp_path / "mimic-iii", stays=3))
+    other = read_source(write_normalized(tmp_path / "mimic-iii", stays=3))
     both = combine([cohort, other])
     assert len(both) == 5
     assert both.table.height == cohort.table.height + other.table.height
@@ -214,11 +214,11 @@ def test_combining_checks_units_and_patients(cohort: Cohort, tmp_path: Path) -> 
 
 
 def test_build_writes_whole_or_not_at_all(tmp_path: Path) -> None:
-    source = write_normalised(tmp_path / "in" / "mimic-iii", stays=8)
+    source = write_normalized(tmp_path / "in" / "mimic-iii", stays=8)
     output = tmp_path / "out" / "c.parquet"
     summary = build_cohort([source], output, patients=4)
     assert summary.stays == 4
-    assert summary.layouts == {str(source): "normalised tables"}
+    assert summary.layouts == {str(source): "normalized tables"}
     assert any("8 eligible" in line for line in summary.lines())
     assert json.loads(json.dumps(summary.to_json()))["stays"] == 4
     before = output.read_bytes()
@@ -238,15 +238,15 @@ def test_build_names_what_it_cannot_read(tmp_path: Path) -> None:
         build_cohort([tmp_path / "empty"], tmp_path / "c.parquet")
     with pytest.raises(CohortError, match="no source named"):
         build_cohort([], tmp_path / "c.parquet")
-    source = write_normalised(tmp_path / "mimic-iii", stays=2)
+    source = write_normalized(tmp_path / "mimic-iii", stays=2)
     text = (source / "observations.csv").read_text().splitlines()
     (source / "observations.csv").write_text("\n".join(text[:1]) + "\n")
     with pytest.raises(CohortError, match="no stay with two observations is left"):
         build_cohort([source], tmp_path / "c.parquet")
 
 
-def test_the_card_states_counts_units_gaps_and_licence(tmp_path: Path) -> None:
-    cohort = select_stays(read_source(write_normalised(tmp_path / "mimic-iii", stays=8)), 4)
+def test_the_card_states_counts_units_gaps_and_license(tmp_path: Path) -> None:
+    cohort = select_stays(read_source(write_normalized(tmp_path / "mimic-iii", stays=8)), 4)
     card = cohort_card(cohort)
     for heading in ("## Stays", "## Observations", "## Treatments", "## Rejected and repaired", "## Definitions"):
         assert heading in card
@@ -255,7 +255,7 @@ def test_the_card_states_counts_units_gaps_and_licence(tmp_path: Path) -> None:
     assert "4 ICU stays of 4 people" in card
     assert "| lactate | mmol/L | 12 | 3/3/3 | 1/2.5/4/5.5/7 |" in card
     assert "Goradia" in card
-    assert "Licence" in card
+    assert "License" in card
 
 
 def test_importing_the_package_needs_no_polars() -> None:

@@ -18,7 +18,7 @@ from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.units import accepted_units, conversion
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError
-from tests.cohorts.conftest import write_normalised
+from tests.cohorts.conftest import write_normalized
 from tests.cohorts.layouts import LAYOUTS, RICH, at
 from tests.cohorts.support import read_source
 from tests.cohorts.test_meds import table as meds_table
@@ -180,7 +180,7 @@ def _raw(layout: str, folder: Path) -> Path:
 
 READERS: dict[str, Callable[[Path], Path]] = {
     "long table": _long,
-    "normalised": lambda folder: write_normalised(folder, stays=3),
+    "normalized": lambda folder: write_normalized(folder, stays=3),
     "MEDS": _meds,
     "MIMIC-III": lambda folder: _raw("mimic-iii", folder),
     "MIMIC-IV": lambda folder: _raw("mimic-iv", folder),

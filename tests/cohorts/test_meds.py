@@ -10,7 +10,7 @@ import pytest
 from medgym_offline.cohorts.meds import MedsEvents
 from medgym_offline.cohorts.source import Records
 from medgym_offline.diseases.sepsis.cohort import COHORT
-from medgym_offline.diseases.sepsis.cohort.normalised import NormalisedTables
+from medgym_offline.diseases.sepsis.cohort.normalized import NormalizedTables
 from medgym_offline.errors import CohortError
 from tests.cohorts.support import DRUGS, RANGES, build_cohort, detect_source, given, read_source
 
@@ -117,7 +117,7 @@ def test_events_without_a_stay_are_an_error(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def pair(clinical_data: Path) -> tuple[Records, Records]:
     folder = clinical_data / "mimic-iv-demo-2.2"
-    return NormalisedTables().read(folder, COHORT), MedsEvents().read(folder / "meds_events_subset.csv.gz", COHORT)
+    return NormalizedTables().read(folder, COHORT), MedsEvents().read(folder / "meds_events_subset.csv.gz", COHORT)
 
 
 #: Charting times of the published tables have four decimals; a match may be off by rounding.

@@ -41,7 +41,7 @@ def test_a_record_is_the_same_in_every_layout(tmp_path: Path, layout: str) -> No
     summary = build_cohort([folder], tmp_path / "c.parquet")
     assert summary.rejections.rows == {}
     assert (summary.stays, summary.rows["vasopressor"]) == (1, 4)
-    assert (layout in next(iter(summary.layouts.values())).lower()) or layout == "normalised"
+    assert (layout in next(iter(summary.layouts.values())).lower()) or layout == "normalized"
 
 
 #: Item, rate, unit, equivalent dose at 70 kg; the items as d_items of MIMIC-IV 3.1 names them.
@@ -204,7 +204,7 @@ def test_a_truncated_table_is_an_error(tmp_path: Path, name: str) -> None:
         read_source(folder)
 
 
-def test_folders_of_the_release_are_found_and_the_licence_is_the_full_one(tmp_path: Path) -> None:
+def test_folders_of_the_release_are_found_and_the_license_is_the_full_one(tmp_path: Path) -> None:
     flat = write(tmp_path / "h", "mimic-iv", RICH)
     for place, names in (("icu", ("icustays", "chartevents", "outputevents", "inputevents")), ("hosp", ())):
         (flat / place).mkdir()
@@ -214,4 +214,4 @@ def test_folders_of_the_release_are_found_and_the_licence_is_the_full_one(tmp_pa
     assert rows(flat) == RICH_ROWS
     (entry,) = cohort.metadata["provenance"]
     assert "icu/icustays.csv" in entry["files"]
-    assert "Credentialed" in entry["licence"]
+    assert "Credentialed" in entry["license"]

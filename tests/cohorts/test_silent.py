@@ -10,7 +10,7 @@ import pytest
 
 from medgym_offline.cohorts import Cohort, cohort_card
 from medgym_offline.errors import CohortError
-from tests.cohorts.conftest import write_normalised
+from tests.cohorts.conftest import write_normalized
 from tests.cohorts.support import build_cohort, detect_source, from_table, observation_flags, read_source
 
 HEADER = "stay,time,end,variable,value,unit\n"
@@ -59,7 +59,7 @@ def test_a_file_nearly_called_as_a_table_is_refused(tmp_path: Path) -> None:
         read_source(folder)
 
 
-@pytest.mark.parametrize("name", ["long", "meds", "normalised"])
+@pytest.mark.parametrize("name", ["long", "meds", "normalized"])
 def test_one_table_in_two_formats_is_refused(tmp_path: Path, name: str) -> None:
     folder, table = tmp_path / "h", "events"
     if name == "long":
@@ -70,7 +70,7 @@ def test_one_table_in_two_formats_is_refused(tmp_path: Path, name: str) -> None:
         header = "subject_id,time,code,numeric_value\n"
         (folder / "events.csv").write_text(header + "1,2150-01-01 00:00:00,ICU_ADMISSION//MICU,\n")
     else:
-        write_normalised(folder, stays=2)
+        write_normalized(folder, stays=2)
         table = "fluids"
     pl.read_csv(folder / f"{table}.csv", infer_schema=False).write_parquet(folder / f"{table}.parquet")
     with pytest.raises(CohortError, match=rf"{table}\.csv and {table}\.parquet are one table in two files"):
@@ -185,8 +185,8 @@ def test_other_names_are_counted_and_synonyms_read(tmp_path: Path) -> None:
     assert read_source(folder).table.equals(expected.table)
 
 
-def test_an_unknown_name_of_the_normalised_tables_is_counted_too(tmp_path: Path) -> None:
-    folder = write_normalised(tmp_path / "mimic-iii", stays=2)
+def test_an_unknown_name_of_the_normalized_tables_is_counted_too(tmp_path: Path) -> None:
+    folder = write_normalized(tmp_path / "mimic-iii", stays=2)
     text = (folder / "observations.csv").read_text()
     assert read_source(folder).rejections.rows == {"unknown variable 'hr'": text.count(",hr,")}
     (folder / "observations.csv").write_text(text.replace(",lactate,", ",lactat,"))

@@ -37,7 +37,7 @@ def recipe(bank_file: Path) -> Recipe:
 
 @pytest.fixture(scope="session")
 def zero_recipe(recipe: Recipe) -> Recipe:
-    """Deterministic behaviour, perturbed, at fixed times."""
+    """Deterministic behavior, perturbed, at fixed times."""
     return dataclasses.replace(
         recipe, id="medgym/sepsis-zero-v0", behavior="zero", timing="fixed", decisions=8, perturbation=0.05
     )

@@ -264,7 +264,7 @@ def test_a_data_file_of_another_layout(made: GeneratedDataset, copy: Path, chang
 
 
 @pytest.mark.parametrize(("field", "message"), [("bank", "bank prior"), ("behavior", "behavior random")])
-def test_a_dataset_of_another_bank_or_behaviour_than_the_releases(
+def test_a_dataset_of_another_bank_or_behavior_than_the_releases(
     field: str,
     message: str,
     made: GeneratedDataset,

@@ -1,4 +1,4 @@
-"""Cards: what the figures are drawn from, and what the text says of parts, worlds and behaviours."""
+"""Cards: what the figures are drawn from, and what the text says of parts, worlds and behaviors."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def test_a_part_says_the_command_that_makes_it(made: GeneratedDataset) -> None:
         ("0" * 64, "true", "the data come from another world"),
     ],
 )
-def test_the_limitation_is_that_of_the_behaviour(
-    made: GeneratedDataset, digest: str, world: str, sentence: str
-) -> None:
+def test_the_limitation_is_that_of_the_behavior(made: GeneratedDataset, digest: str, world: str, sentence: str) -> None:
     manifest = copying.deepcopy(made.manifest)
     manifest["behavior"]["sha256"], manifest["recipe"]["world"] = digest, world
     assert sentence in dataset_card(manifest)
@@ -82,7 +80,7 @@ def test_scores_of_another_world_stand_beside_those_of_the_own(made: GeneratedDa
     text = dataset_card(manifest)
     assert "| policy | return, `own` | return, `true` |" in text
     assert f"| zero treatment | {own['zero']:.2f} | {there['zero']:.2f} |" in text
-    for line in text.split("## Scores")[1].split("Normalised")[0].strip().splitlines():
+    for line in text.split("## Scores")[1].split("Normalized")[0].strip().splitlines():
         assert not line.startswith("|") or line.count("|") == 4
 
 

@@ -113,7 +113,7 @@ def test_minari_knows_the_namespace(made: GeneratedDataset) -> None:
     assert "ICU" in get_namespace_metadata("medgym")["description"]
 
 
-def test_normalised_scores(made: GeneratedDataset) -> None:
+def test_normalized_scores(made: GeneratedDataset) -> None:
     returns = made.manifest["references"]["returns"]
     dataset = minari.load_dataset(made.id)
     ends = np.array([returns["random"], returns["expert"]])

@@ -87,7 +87,7 @@ def _sofa(c: dict[str, np.ndarray]) -> None:
     c["severity"][7] += 0.5
 
 
-def _normalised_lactate(c: dict[str, np.ndarray]) -> None:
+def _normalized_lactate(c: dict[str, np.ndarray]) -> None:
     c["monitored"][:] = c["next_observations"][:, 5]
 
 
@@ -136,7 +136,7 @@ def _nan(c: dict[str, np.ndarray]) -> None:
         (_time_is_start, "time"),
         (_cost, "cost"),
         (_sofa, "sofa"),
-        (_normalised_lactate, "lactate"),
+        (_normalized_lactate, "lactate"),
         (_reward_sign, "reward"),
         (_order, "order"),
         (_patient, "order"),

@@ -1,4 +1,4 @@
-"""A bank, behaviour data rolled out from it, and evaluations that several tests read."""
+"""A bank, behavior data rolled out from it, and evaluations that several tests read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def behavior(tiny_bank: SimulatorBank, treatments: np.ndarray) -> Constant:
 
 @pytest.fixture(scope="session")
 def transitions(tiny_bank: SimulatorBank, behavior: Constant) -> Transitions:
-    """Six episodes per patient of the behaviour, perturbed as in eq. 15."""
+    """Six episodes per patient of the behavior, perturbed as in eq. 15."""
 
     def act(observations: Tensor) -> Tensor:
         return torch.as_tensor(behavior.act(observations.numpy()))

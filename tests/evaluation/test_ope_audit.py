@@ -37,17 +37,17 @@ class Follow:
 
     def __init__(self, patients: tuple[str, ...], offset: float = 0.2):
         self.patients, self.offset = patients, offset
-        self.centre = torch.tensor([0.3 * (int(p.rsplit("/", 1)[1]) - 1) for p in patients])[:, None]
+        self.center = torch.tensor([0.3 * (int(p.rsplit("/", 1)[1]) - 1) for p in patients])[:, None]
 
     def act(self, observations: Tensor) -> Tensor:
         action = torch.zeros(*observations.shape[:2], 4)
-        action[..., 0] = self.centre + 0.4 * observations[..., 0] + self.offset
+        action[..., 0] = self.center + 0.4 * observations[..., 0] + self.offset
         action[..., 3] = 0.2
         return action
 
 
 class Near(Constant):
-    """A behaviour that differs a little; tables call it by its class."""
+    """A behavior that differs a little; tables call it by its class."""
 
 
 def perturbed(patients: tuple[str, ...]) -> PerturbedPolicy:

@@ -33,7 +33,7 @@ def values(policy: Tensor, move: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Log:
-    """Episodes (P, E, K) of the behaviour, from state 0."""
+    """Episodes (P, E, K) of the behavior, from state 0."""
 
     def __init__(self, patients: int, episodes: int, move: Tensor, behavior: Tensor = BEHAVIOR, seed: int = 0):
         rng = np.random.default_rng(seed)
@@ -78,7 +78,7 @@ def test_unweighted_estimates_are_unbiased() -> None:
     wrong_q, wrong_v = values(TARGET.flip(1), MOVE)
     wrong_v = torch.cat([(TARGET * wrong_q).sum(-1), wrong_v[-1:]])
     assert abs(z_score(log.robust(weights, wrong_q, wrong_v), truth)) < 3.5
-    # The behaviour's own mean is another number: the test could fail.
+    # The behavior's own mean is another number: the test could fail.
     assert abs(z_score(log.returns().mean(1), truth)) > 10
 
 
@@ -89,7 +89,7 @@ def test_weighted_estimates_are_consistent() -> None:
     errors = []
     for episodes in (50, 50_000):
         log = Log(20, episodes, MOVE, seed=1)
-        weights = ope.self_normalised(log.log_rho)
+        weights = ope.self_normalized(log.log_rho)
         found = torch.stack([ope.per_decision(log.rewards, weights, log.discount), log.robust(weights, q, v)])
         errors.append((found - truth).abs().mean(1))
     assert bool((errors[1] < 0.01).all())
@@ -100,14 +100,14 @@ def test_a_perfect_model_in_a_deterministic_process_gives_the_truth() -> None:
     move = torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64)
     log = Log(5, 7, move)
     q, v = values(TARGET, move)
-    for weights in (ope.self_normalised(log.log_rho), ope.plain_weights(log.log_rho)):
+    for weights in (ope.self_normalized(log.log_rho), ope.plain_weights(log.log_rho)):
         torch.testing.assert_close(log.robust(weights, q, v), v[0, 0].expand(5))
 
 
 def test_the_behavior_itself_gives_the_mean_of_the_data() -> None:
     log = Log(5, 30, MOVE)
     same = ope.log_ratios(log.log_behavior, log.log_behavior, log.valid)
-    weights = ope.self_normalised(same)
+    weights = ope.self_normalized(same)
     torch.testing.assert_close(ope.per_decision(log.rewards, weights, log.discount), log.returns().mean(1))
     torch.testing.assert_close(ope.effective_sample_size(same), torch.full((5,), 30.0, dtype=torch.float64))
     nothing = torch.zeros(DECISIONS, 2, 2, dtype=torch.float64), torch.zeros(DECISIONS + 1, 2, dtype=torch.float64)
@@ -119,7 +119,7 @@ def test_stacked_equals_looped_and_order_does_not_matter() -> None:
 
     def estimate(rows: Tensor) -> Tensor:
         rho = ope.log_ratios(log.log_target[rows], log.log_behavior[rows], log.valid[rows])
-        return ope.per_decision(log.rewards[rows], ope.self_normalised(rho), ope.discount_at_start(log.dt[rows], GAMMA))
+        return ope.per_decision(log.rewards[rows], ope.self_normalized(rho), ope.discount_at_start(log.dt[rows], GAMMA))
 
     whole = estimate(torch.arange(6))
     looped = torch.cat([estimate(torch.tensor([p])) for p in range(6)])
@@ -130,7 +130,7 @@ def test_stacked_equals_looped_and_order_does_not_matter() -> None:
 
 def test_far_policies_neither_overflow_nor_vanish() -> None:
     log_rho = torch.tensor([[[-4e4, -9e5], [-3e4, -8e5]]], dtype=torch.float64)
-    torch.testing.assert_close(ope.self_normalised(log_rho).sum(1), torch.ones(1, 2, dtype=torch.float64))
+    torch.testing.assert_close(ope.self_normalized(log_rho).sum(1), torch.ones(1, 2, dtype=torch.float64))
     assert float(ope.effective_sample_size(log_rho)) == pytest.approx(1.0)
 
 

@@ -92,7 +92,7 @@ def test_summary() -> None:
     assert "2 training seeds" in found.label
 
 
-def test_few_seeds_are_labelled() -> None:
+def test_few_seeds_are_labeled() -> None:
     assert "1 training seed:" in seed_label(1)
     assert seed_label(3) == ""
 

@@ -40,7 +40,7 @@ def test_every_recipe_parses(name: str) -> None:
     ("text", "said"),
     [
         ("patients = -1", "patients: .*greater than or equal to 0"),
-        ("colour = 3", "colour: Extra inputs"),
+        ("color = 3", "color: Extra inputs"),
         ('algorithms = ["magic"]', "algorithms.0: Input should be 'bc'"),
         ("settings = {magic = 1}", "magic"),
         ("=", "not a TOML recipe"),

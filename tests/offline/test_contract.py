@@ -115,7 +115,7 @@ def test_onnx_acts_alike(case: str, tmp_path: Path) -> None:
 
 @each_case
 def test_finished_policy_is_the_learners_policy(case: str) -> None:
-    """Folding the standardisation into the first layer changes nothing."""
+    """Folding the standardization into the first layer changes nothing."""
     algorithm, config = CASES[case]
     data = stack_transitions(toy(episodes=20), "ind", config)
     learner = Learner(algorithm, data, 1, config)

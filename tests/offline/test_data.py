@@ -16,7 +16,7 @@ from tests.offline.toy import toy
 CONFIG = OfflineConfig(gamma=0.9)
 
 
-def test_slices_hold_each_patients_rows_standardised() -> None:
+def test_slices_hold_each_patients_rows_standardized() -> None:
     transitions = toy(patients=3, episodes=20)
     stacked = stack_transitions(transitions, "ind", CONFIG)
     assert stacked.keys == transitions.patients

@@ -138,10 +138,10 @@ def test_conservative_gap_is_bounded_below() -> None:
 
 
 def _actor_guard_gradient(action: Tensor) -> tuple[Tensor, Tensor]:
-    """g and its gradient with respect to the action, for a state at the centre of the data."""
+    """g and its gradient with respect to the action, for a state at the center of the data."""
     stacked = data()
     objective = make_objective("gcql", CONFIG, stacked)
-    state = torch.zeros(2, 1, 9)  # standardised: the mean of the data
+    state = torch.zeros(2, 1, 9)  # standardized: the mean of the data
     action = action.clone().requires_grad_()
     value = objective.ball.outside(state, action)  # type: ignore[attr-defined]
     return value.detach(), torch.autograd.grad(value.sum(), action)[0]

@@ -53,7 +53,7 @@ def toy(
     levels: int | None = None,
     elapsed: bool = False,
 ) -> Transitions:
-    """The dataset; behaviour is uniform within +-`spread` of 0, or of the best action (`expert`).
+    """The dataset; behavior is uniform within +-`spread` of 0, or of the best action (`expert`).
 
     Patient p's rows do not depend on `patients`.
     """

@@ -13,15 +13,15 @@ from torch import Tensor
 from medgym_offline.diseases.base import Exogenous, Sight, default_observation
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.online import TrainConfig, train
-from medgym_offline.online.learner import penalised, update_multiplier
+from medgym_offline.online.learner import penalized, update_multiplier
 from medgym_offline.online.networks import GaussianActor
 from medgym_offline.online.rollouts import (
     Collected,
     advantages,
-    centred,
+    centered,
     collect,
     discounts,
-    standardise,
+    standardize,
     training_noise,
 )
 from medgym_offline.online.sac import rows_of
@@ -161,17 +161,17 @@ def test_full_decay_gives_the_discounted_return() -> None:
     torch.testing.assert_close(found, returns - values)
 
 
-def test_centring_shifts_every_episode_by_the_same_amount() -> None:
+def test_centering_shifts_every_episode_by_the_same_amount() -> None:
     cuts = torch.tensor([[4.8] * 20, [36.0, 36.0, 24.0] + [0.0] * 17]).T.unsqueeze(0)
     rewards = -0.1 * cuts
-    shifted = centred(rewards, cuts, torch.tensor([0.25])) - rewards
+    shifted = centered(rewards, cuts, torch.tensor([0.25])) - rewards
     torch.testing.assert_close(shifted.sum(1), torch.full((1, 2), 24.0))
 
 
-def test_standardise_ignores_padding() -> None:
+def test_standardize_ignores_padding() -> None:
     values = torch.tensor([[1.0, 3.0, 100.0], [2.0, 2.0, 2.0]])
     weights = torch.tensor([[0.5, 0.5, 0.0], [0.4, 0.3, 0.3]])
-    torch.testing.assert_close(standardise(values, weights), torch.tensor([[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(standardize(values, weights), torch.tensor([[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
 
 
 def test_multiplier_by_hand() -> None:
@@ -186,8 +186,8 @@ def test_multiplier_by_hand() -> None:
         torch.testing.assert_close(multiplier, torch.tensor(expected))
 
 
-def test_penalised_advantage_by_hand() -> None:
+def test_penalized_advantage_by_hand() -> None:
     a_r, a_c = torch.tensor([[1.0, -2.0], [1.0, -2.0]]), torch.tensor([[2.0, 1.0], [2.0, 1.0]])
-    found = penalised(a_r, a_c, torch.tensor([0.0, 3.0]))
+    found = penalized(a_r, a_c, torch.tensor([0.0, 3.0]))
     torch.testing.assert_close(found, torch.tensor([[1.0, -2.0], [-1.25, -1.25]]))
-    assert math.isclose(float(penalised(a_r, a_c, torch.tensor([1e9, 1e9]))[0, 0]), -2.0, rel_tol=1e-6)
+    assert math.isclose(float(penalized(a_r, a_c, torch.tensor([1e9, 1e9]))[0, 0]), -2.0, rel_tol=1e-6)

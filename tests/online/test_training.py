@@ -237,7 +237,7 @@ def test_buffers_hold_what_was_played_and_targets_scale(tiny_bank: SimulatorBank
     assert not torch.equal(more.learner["replay"][:, :40], state.learner["replay"][:, :40])
 
 
-def test_centring_uses_each_simulators_own_harm_of_today(
+def test_centering_uses_each_simulators_own_harm_of_today(
     tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rewards that a shared policy learns from are r + rho dt over the scale, rho of the row's simulator."""

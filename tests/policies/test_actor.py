@@ -77,7 +77,7 @@ def test_density_integrates_to_one_and_matches_a_transformed_normal() -> None:
     actions = torch.tanh(base.sample((20,)))[:, 0]
     got = policy.log_prob(observation.expand(1, 20, 9), actions.transpose(0, 1))
     torch.testing.assert_close(got[0], wanted.log_prob(actions[:, None]).sum(-1)[:, 0, 0], rtol=1e-3, atol=1e-3)
-    # One dimension on a grid: the others held at their centre contribute a constant factor.
+    # One dimension on a grid: the others held at their center contribute a constant factor.
     grid = torch.linspace(-0.9999, 0.9999, 20001)
     at = torch.tanh(mean).expand(1, len(grid), 3).clone()
     at[0, :, 1] = grid

@@ -67,7 +67,7 @@ def test_same_policy_same_bytes_and_nothing_left_behind(tmp_path: Path, suffix: 
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_kind_is_recognised_by_content_not_by_name(tmp_path: Path) -> None:
+def test_kind_is_recognized_by_content_not_by_name(tmp_path: Path) -> None:
     save_policy(actor(), tmp_path / "p.safetensors")
     (tmp_path / "p.safetensors").rename(tmp_path / "p.pt")
     assert load_policy(tmp_path / "p.pt").patients == IDS

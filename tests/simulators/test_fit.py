@@ -267,7 +267,7 @@ def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
     # Nobody's urine was charted and nobody got fluids: as of any other, only the prior knows of them.
     charted = ~toy_cohort.table["variable"].is_in(["urine", "fluids"])
     bare = Cohort.from_table(toy_cohort.table.filter(charted), COHORT, toy_cohort.stays)
-    bank = build_bank(bare, recipe, {"licence": "none"}, show=False)
+    bank = build_bank(bare, recipe, {"license": "none"}, show=False)
     assert len(bank) == len(toy_cohort)
     assert bank.worlds == ("own", "crossfit")
     assert bank.metadata["recipe_hash"] == recipe.hash
@@ -317,7 +317,7 @@ def test_recipes_are_read_and_checked(tmp_path: Path) -> None:
     assert (recipe.name, recipe.patients, recipe.physics.perfusion) == ("sepsis-x", 16, 1.7)
     assert recipe.physics.overload == (0.1, 0.1, 0.1)
     assert recipe.physics.growing_overload is True
-    for text in ("patients = [", 'colour = "red"', "[fit]\nsteps = 3"):
+    for text in ("patients = [", 'color = "red"', "[fit]\nsteps = 3"):
         path.write_text(text)
         with pytest.raises(BankError, match=r"r\.toml"):
             read_recipe(path)

@@ -65,13 +65,13 @@ def test_selected_patients_keep_their_rows() -> None:
     data = stack_transitions(rows, "pop", SHORT, ["toy/2", "toy/0"])
     chosen = rows.select(patients=["toy/2", "toy/0"])
     seen = every_transition(_buffer(chosen, data, SHORT, None))
-    standardised = (chosen.observations - data.mean[0].numpy()) / data.scale[0].numpy()
-    np.testing.assert_allclose(standardised, data.rows[0, :, :9].numpy(), atol=1e-5)
+    standardized = (chosen.observations - data.mean[0].numpy()) / data.scale[0].numpy()
+    np.testing.assert_allclose(standardized, data.rows[0, :, :9].numpy(), atol=1e-5)
     assert [float(t.reward[0]) for t in seen] == pytest.approx(data.rows[0, :, 13].tolist(), rel=1e-6)
 
 
 def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do() -> None:
-    """The batch that d3rlpy's loss gets: gamma**(dt/4.8), standardised observations."""
+    """The batch that d3rlpy's loss gets: gamma**(dt/4.8), standardized observations."""
     from d3rlpy.torch_utility import TorchMiniBatch
 
     config = OfflineConfig(discount="elapsed", gamma=0.9)
@@ -144,7 +144,7 @@ def test_checkpoints_are_policies_of_shorter_trainings(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", ["d3rlpy-bc", "d3rlpy-discrete-cql"])
 def test_it_learns_from_our_rows(algorithm: str) -> None:
-    """The behaviour's mean action, or the codeword that pays, of the toy: misaligned rows would show neither."""
+    """The behavior's mean action, or the codeword that pays, of the toy: misaligned rows would show neither."""
     levels = 5 if "discrete" in algorithm else None
     rows = toy(patients=1, episodes=300, spread=0.3 if levels is None else 1.0, expert=levels is None, levels=levels)
     config = OfflineConfig(updates=600, hidden=32, gamma=0.5, critic_lr=3e-3, actor_lr=3e-3, codewords=25)

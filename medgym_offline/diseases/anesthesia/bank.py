@@ -105,7 +105,7 @@ def build_anesthesia(
         trunk=None,
         clinician=_charted(records[0]),
         metadata={
-            "licence": "MIT",
+            "license": "MIT",
             "split": split,
             "own_operations": [o + 1 for o in own],
             "crossfit_operations": [o + 1 for o in crossfit],

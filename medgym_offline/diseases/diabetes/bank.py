@@ -115,7 +115,7 @@ def build(recipe: BankRecipe) -> SimulatorBank:
             "fit_error_mg_dl": {name: [round(float(e), 1) for e in one.error] for name, one in fits.items()},
             "spread": [round(float(s), 3) for s in fits["own"].spread],
             "source": f"{len(people)} {recipe.people} virtual patients of the UVA/Padova model S2008",
-            "licence": "parameters MIT (simglucose), records synthetic",
+            "license": "parameters MIT (simglucose), records synthetic",
             "code_version": code_version(),
         },
     )

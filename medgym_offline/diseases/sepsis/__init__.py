@@ -55,7 +55,7 @@ TREATMENTS = (
 )
 FIO2, VASOPRESSOR, FLUIDS = range(3)
 
-_LACTATE_FLOOR = 0.1  # mmol/L, below what a blood gas analyser reports; keeps the relative clearance finite
+_LACTATE_FLOOR = 0.1  # mmol/L, below what a blood gas analyzer reports; keeps the relative clearance finite
 CLEARANCE_HOURS = 6.0
 
 

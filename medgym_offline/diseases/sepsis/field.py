@@ -1,6 +1,6 @@
 """The vector field of a patient: sign-constrained physics plus a small residual network that never sees treatment.
 
-In normalised coordinates, per hour, for every patient of a stack at once:
+In normalized coordinates, per hour, for every patient of a stack at once:
 
     dx/dt = bounded( physics(x, u) + R (B - x) ) + rho tanh(network(x))            the six physiological variables
     db/dt = (fluids - urine/24 - insensible) / scale                                fluid balance, litres, exact
@@ -119,9 +119,9 @@ class Physics:
         perfusion: Multiplies the harm of unmet need; 1.6 is where vasopressor is worth its SOFA points for a third
             of the patients (feasibility study, section 4).
         lactate, urine, gcs: Harm of one unit of unmet need, SD per hour, before `perfusion` and the patient's draw.
-        vasopressor_half: Normalised dose of half the vasopressor's effect.
+        vasopressor_half: Normalized dose of half the vasopressor's effect.
         vasopressor_supply, fluids_supply: Largest need each can meet.
-        fluids_half: Normalised rate of half the fluids' effect.
+        fluids_half: Normalized rate of half the fluids' effect.
         persistence: kappa, how fast unmet need renews the shock, per hour.
         overload: Harm of fluid balance far above the threshold: PaO2, SpO2, urine, SD per hour.
         growing_overload: The harm grows with the balance (1 at 8.6 litres above the threshold) instead of levelling
@@ -160,7 +160,7 @@ class FieldParameters:
         set_point, reversion: (P, 6) B and R.
         need: (P, 3) n_base, n_shock, tau (hours).
         response: (P, 3) patient's share of the harm to lactate, urine, GCS, in (0, 1).
-        threshold: (P, 3) vasopressor ischaemia, fluid overload (normalised balance), hyperoxia.
+        threshold: (P, 3) vasopressor ischaemia, fluid overload (normalized balance), hyperoxia.
         w1, b1, w2, b2, w3, b3: residual network 6 -> H -> H -> 6, weights (P, in, out), biases (P, 1, out).
     """
 
@@ -236,12 +236,12 @@ def _residual(params: FieldParameters, x: Tensor, bound: float) -> Tensor:
 
 
 def balance_rate(disease: Disease, scales: Scales, insensible: float, urine: Tensor, fluids: Tensor) -> Tensor:
-    """Rate of the fluid balance, normalised per hour: fluids in, urine and `insensible` mL/h out; exact bookkeeping.
+    """Rate of the fluid balance, normalized per hour: fluids in, urine and `insensible` mL/h out; exact bookkeeping.
 
     Args:
         disease, scales: Give both channels their physical units.
         insensible: mL/h.
-        urine: (...) normalised urine.
+        urine: (...) normalized urine.
         fluids: (...) fluids in [0, 1].
     """
     knee, upper = disease.treatments[2].knee, scales.treatment_upper[2]
@@ -256,7 +256,7 @@ def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParam
     Args:
         disease, scales: Give urine and fluids their physical units for the balance.
         physics, params: The field.
-        x: (P, B, D) normalised states, D = 8.
+        x: (P, B, D) normalized states, D = 8.
         u: (P, B, 3) treatments in [0, 1].
 
     Returns:

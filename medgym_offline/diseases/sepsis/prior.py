@@ -34,7 +34,7 @@ def draw_response(root: int, patients: Sequence[str]) -> np.ndarray:
 
 
 def draw_threshold(root: int, patients: Sequence[str]) -> np.ndarray:
-    """(P, 3) thresholds: ischaemia (normalised dose), overload (balance in 5 L), hyperoxia (normalised FiO2)."""
+    """(P, 3) thresholds: ischaemia (normalized dose), overload (balance in 5 L), hyperoxia (normalized FiO2)."""
     draws = np.stack([generator(root, "prior-threshold", p).normal(0.0, 1.0, 3) for p in patients])
     ischaemia = 0.55 + 0.08 * draws[:, 0]
     overload = 0.8 * np.exp(0.2 * draws[:, 1])  # median 4 L

@@ -10,7 +10,7 @@ and from states along the noisy course, for the expected displacement d = x(t + 
     R2_j = 1 - sum (forecast d_j - true d_j)^2 / sum (true d_j - mean d_j)^2
 
 (`mean` over the six variables, and `all` with both sums over all of them),
-once under the treatment the clinician then gave (`behaviour`) and once under a uniformly random treatment held instead
+once under the treatment the clinician then gave (`behavior`) and once under a uniformly random treatment held instead
 (`random`). A fit that has learnt the clinician's indications rather than the treatments' effects is good at the first
 and bad at the second.
 
@@ -69,7 +69,7 @@ class TrueCases:
     """True trajectories of P patients under a new clinician, and what would have followed other treatment.
 
     Attributes:
-        states: (P, 97, D) normalised, hourly, with process noise.
+        states: (P, 97, D) normalized, hourly, with process noise.
         expected: (P, 96, D) the course without noise from the same first state, hours 1 to 96.
         treatment: (P, 96, 3) in [0, 1].
         starts: (B,) hours from which displacements are taken.
@@ -116,10 +116,10 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
     treatment = bank.normalize_treatment(torch.from_numpy(course.doses).float())
     starts = np.array(STARTS)
     x = states[:, starts]
-    behaviour = torch.stack([treatment[:, t : t + LEADS[-1]] for t in STARTS], 1)
+    behavior = torch.stack([treatment[:, t : t + LEADS[-1]] for t in STARTS], 1)
     draws = np.stack([generator(seed, "random-treatment", p).random((len(STARTS), 1, 3)) for p in bank.patients])
     random = torch.from_numpy(draws).float().expand(-1, -1, LEADS[-1], -1)
-    schedules = {"behaviour": behaviour, "random": random}
+    schedules = {"behavior": behavior, "random": random}
     expected = _follow(truth.flow, states[:, :1], treatment.unsqueeze(1))[:, 0]
     ends = {n: _follow(truth.flow, x, s) for n, s in schedules.items()}
     return TrueCases(states, expected, treatment, starts, schedules, ends)
@@ -155,7 +155,7 @@ def score(model: Model, cases: TrueCases, variables: Sequence[str]) -> dict[str,
     """NMSE of full-horizon forecasts, and R2 of displacements, mean and per variable.
 
     Returns:
-        `nmse`, `mae` (normalised units), and per regime and lead `r2`, `r2_state`, `rmse` and `change_sd`, each
+        `nmse`, `mae` (normalized units), and per regime and lead `r2`, `r2_state`, `rmse` and `change_sd`, each
         {"mean": ..., variable: ...}, R2 also {"all": ...}.
     """
     first = torch.cat([cases.states[:, :1, :7], model.hidden[:, :1, None]], -1)

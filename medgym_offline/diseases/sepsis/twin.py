@@ -96,7 +96,7 @@ class TwinField:
         return torch.cat([1.0 / self.tau, balance, 1.0 / self.severity[:, 1:]], -1)
 
     def rate(self, disease: Disease, scales: Scales, physics: Physics, x: Tensor, u: Tensor) -> Tensor:
-        """dx/dt of every patient, (P, B, D) normalised per hour; shapes as in `field.field`."""
+        """dx/dt of every patient, (P, B, D) normalized per hour; shapes as in `field.field`."""
         dose = scales.denormalize_treatment(disease, u)
         columns = enumerate(x.unbind(-1))
         spo2, pao2, bili, _, _, lactate, balance, m = (scales.physical_column(disease, c, j) for j, c in columns)

@@ -73,7 +73,7 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
     if not isinstance(recipe.spread, int | float) or not 0.0 <= recipe.spread < float("inf"):
         raise BankError(f"recipe {recipe.name!r}: spread must be a number of at least 0, not {recipe.spread!r}")
     cohort, _ = twin_cohort(recipe.patients, recipe.seed, recipe.spread)
-    bank = build_bank(cohort, recipe, {"licence": "MIT, synthetic"}, show)
+    bank = build_bank(cohort, recipe, {"license": "MIT, synthetic"}, show)
     truth = replace(true_world(recipe.seed, bank.patients, bank.scales, recipe.spread), noise=bank.noise_scale)
     bank = bank.with_world("true", truth)
     alone = bank.with_world("own", scratch_world(cohort, bank, recipe, show)) if scratch else None
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from medgym_offline.cohorts import Cohort
-    from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarise
+    from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarize
     from medgym_offline.simulators.files import load_simulators
 
     if options.command == "truth":
@@ -131,10 +131,10 @@ def _run(options: argparse.Namespace) -> None:
         cohort.write(options.output)
         return
     is_summary = options.real.suffix == ".json"
-    real = read_summary(options.real) if is_summary else summarise(Cohort.read(options.real))
+    real = read_summary(options.real) if is_summary else summarize(Cohort.read(options.real))
     if options.summary is not None:
         write_json(options.summary, real)
-    print(comparison(real, summarise(cohort)))
+    print(comparison(real, summarize(cohort)))
 
 
 if __name__ == "__main__":

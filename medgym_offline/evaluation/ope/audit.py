@@ -112,7 +112,7 @@ def audit_dataset(
     root: str | Path | None = None,
     progress: bool = False,
 ) -> OpeAudit:
-    """Audit on a dataset of this project: behaviour and process follow from its manifest's recipe.
+    """Audit on a dataset of this project: behavior and process follow from its manifest's recipe.
 
     Args:
         dataset: Id.
@@ -123,7 +123,7 @@ def audit_dataset(
         settings, root, progress: As `audit` and `load_dataset`.
 
     Raises:
-        DatasetError: The dataset is damaged, has no perturbation, or its behaviour policy is no longer the same.
+        DatasetError: The dataset is damaged, has no perturbation, or its behavior policy is no longer the same.
     """
     from medgym_offline.simulators import load_simulators
 
@@ -176,7 +176,7 @@ def audit(
         progress: Show progress on standard error.
 
     Raises:
-        DatasetError: No perturbation, or the behaviour did not act in this dataset.
+        DatasetError: No perturbation, or the behavior did not act in this dataset.
         PolicyError, UnknownNameError: As `evaluate`.
     """
     settings = settings or OpeSettings()
@@ -248,7 +248,7 @@ def _estimate(
     gamma, dt, rewards = settings.gamma, logged.dt, logged.rewards
     flat = policy.log_prob(logged.observations.flatten(1, 2), logged.actions.flatten(1, 2))
     log_rho = estimators.log_ratios(flat.view(log_behavior.shape), log_behavior, logged.valid)
-    weights = estimators.self_normalised(log_rho)
+    weights = estimators.self_normalized(log_rho)
     fitted = fit_fqe(transitions, logged, policy, gamma, settings.seed, settings.fqe)
     discount = estimators.discount_at_start(dt, gamma)
     return {

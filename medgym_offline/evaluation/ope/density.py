@@ -84,5 +84,5 @@ class PerturbedPolicy:
 
     def sample(self, mean: Tensor | None, normal: Tensor, uniform: Tensor) -> Tensor:
         """Actions from what :meth:`mean` gave (None for the uniform policy) and noise, all (..., A)."""
-        centre = uniform if mean is None else mean
-        return (centre + self.sigma * normal).clamp(-1.0, 1.0)
+        center = uniform if mean is None else mean
+        return (center + self.sigma * normal).clamp(-1.0, 1.0)

@@ -29,7 +29,7 @@ __all__ = [
     "log_ratios",
     "per_decision",
     "plain_weights",
-    "self_normalised",
+    "self_normalized",
 ]
 
 
@@ -48,18 +48,18 @@ def plain_weights(log_rho: Tensor) -> Tensor:
     return log_rho.exp() / log_rho.shape[1]
 
 
-def self_normalised(log_rho: Tensor) -> Tensor:
+def self_normalized(log_rho: Tensor) -> Tensor:
     """w_k, (P, E, K): sums to 1 over a patient's episodes, without overflow."""
     return torch.softmax(log_rho, 1)
 
 
 def effective_sample_size(log_rho: Tensor) -> Tensor:
     """1 / sum_e w^2 of the whole episodes' weights, (P, E, K) -> (P,): E if all alike, 1 if one episode decides."""
-    return 1.0 / self_normalised(log_rho)[..., -1].square().sum(1)
+    return 1.0 / self_normalized(log_rho)[..., -1].square().sum(1)
 
 
 def per_decision(rewards: Tensor, weights: Tensor, discount: Tensor) -> Tensor:
-    """PDIS with plain weights, WIS with normalised ones: (P, E, K) each -> (P,)."""
+    """PDIS with plain weights, WIS with normalized ones: (P, E, K) each -> (P,)."""
     return (discount * weights * rewards).sum((1, 2))
 
 

@@ -1,4 +1,4 @@
-"""Who could have taken the logged actions: the behaviour's probabilities, and policies as they act perturbed."""
+"""Who could have taken the logged actions: the behavior's probabilities, and policies as they act perturbed."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _FAR = 8.0  # standard deviations; one of 1e5 normal draws lies beyond with prob
 
 
 def behavior_log_prob(logged: Logged, recipe: Recipe, behavior: Behavior, bank: SimulatorBank) -> Tensor:
-    """Log-probability of every logged action under the behaviour, (P, E, K); of a mix, under the episode's own part.
+    """Log-probability of every logged action under the behavior, (P, E, K); of a mix, under the episode's own part.
 
     Raises:
-        DatasetError: An action so far from the behaviour's that it did not act here.
+        DatasetError: An action so far from the behavior's that it did not act here.
     """
     parts = behavior.parts or (behavior,)
     found = torch.zeros(logged.valid.shape, dtype=torch.float64)

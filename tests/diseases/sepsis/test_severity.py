@@ -100,7 +100,7 @@ def test_unit_maps_invert_and_put_room_air_at_zero() -> None:
     assert scales.normalize_treatment(SEPSIS, np.array([5.0, -1.0, 9e9])).tolist() == [0.0, 0.0, 1.0]
 
 
-def test_normalised_bounds_are_the_images_of_the_physical_bounds() -> None:
+def test_normalized_bounds_are_the_images_of_the_physical_bounds() -> None:
     scales = SEPSIS.default_scales()
     low, high = scales.bounds(SEPSIS)
     assert np.allclose(low[:6], scales.normalize(SEPSIS, np.array([v.lower for v in SEPSIS.variables])), rtol=1e-5)

@@ -17,7 +17,7 @@ from medgym_offline import load_simulators
 from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
-from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarise
+from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarize
 from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, Course, live
 from medgym_offline.diseases.sepsis.truth import Model, bank_model, change_table, score, true_cases, truth_checks
 from medgym_offline.diseases.sepsis.twin import draw_twin
@@ -217,7 +217,7 @@ def test_treatment_marks_severity(records: tuple[Cohort, Course]) -> None:
 
 def test_calibrated_to_the_real_cohort() -> None:
     real = read_summary(release_folder("generation") / "real-cohort-summary.json")
-    twin = summarise(twin_cohort(110, 20260102)[0])
+    twin = summarize(twin_cohort(110, 20260102)[0])
     for name, r in real["variables"].items():
         t = twin["variables"][name]
         assert t["value"][2] == pytest.approx(r["value"][2], rel=0.25), name
@@ -259,7 +259,7 @@ def test_records_are_a_clean_cohort(records: tuple[Cohort, Course], tmp_path: Pa
     cohort, _ = records
     assert len(cohort) == 40
     assert not cohort.rejections.lines()
-    assert cohort.metadata["licence"] == "MIT, synthetic"
+    assert cohort.metadata["license"] == "MIT, synthetic"
     cohort.write(tmp_path / "t.parquet")
     assert Cohort.read(tmp_path / "t.parquet").table.equals(cohort.table)
 

@@ -19,7 +19,7 @@ from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.diseases.sepsis.cohort.definition import COHORT
 from medgym_offline.errors import CohortError
 
-__all__ = ["CONFOUNDING", "comparison", "read_summary", "summarise"]
+__all__ = ["CONFOUNDING", "comparison", "read_summary", "summarize"]
 
 CONFOUNDING = (
     ("vasopressor", "lactate"),
@@ -36,7 +36,7 @@ CONFOUNDING = (
 CARRIED_HOURS = 12
 
 
-def summarise(cohort: Cohort) -> dict[str, Any]:
+def summarize(cohort: Cohort) -> dict[str, Any]:
     """Summary statistics of a cohort's first 96 h, as plain numbers.
 
     Returns:

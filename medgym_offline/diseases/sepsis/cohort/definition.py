@@ -9,7 +9,7 @@ from functools import partial
 
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Derived, Diagnosis, Part, Selection, Unit
 from medgym_offline.diseases.sepsis.cohort import rules
-from medgym_offline.diseases.sepsis.cohort.normalised import NormalisedTables
+from medgym_offline.diseases.sepsis.cohort.normalized import NormalizedTables
 
 __all__ = ["COHORT", "INSENSIBLE_LITRES_PER_HOUR", "ROOM_AIR", "URINE_CAP", "VASOPRESSORS"]
 
@@ -226,7 +226,7 @@ COHORT = CohortDefinition(
         "sepsis": "explicit ICD code: 995.91, 995.92, 785.52, A40, A41, R65.2",
         "death": "in hospital",
     },
-    sources=(NormalisedTables(),),
+    sources=(NormalizedTables(),),
     other_names=frozenset(
         [
             "paco2",

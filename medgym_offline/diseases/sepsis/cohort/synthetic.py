@@ -221,7 +221,7 @@ def synthetic_cohort(people: People, root: int) -> tuple[Cohort, Course]:
         {"patient": list(course.patients), "los_h": stay_lengths(root, course.patients), "dataset": "synthetic"}
     )
     metadata = {
-        "licence": "MIT, synthetic",
+        "license": "MIT, synthetic",
         "provenance": [{"dataset": "synthetic", "layout": "simulated", "folder": "none", "seed": root}],
         "definitions": {"insensible_litres_per_hour": INSENSIBLE_LITRES_PER_HOUR},
     }

@@ -1,4 +1,4 @@
-"""Source: normalised tables of the MIMIC demos (stays, observations, vasopressors, fluids), one clock per stay."""
+"""Source: normalized tables of the MIMIC demos (stays, observations, vasopressors, fluids), one clock per stay."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from medgym_offline.cohorts.frames import Rejections, pl
 from medgym_offline.cohorts.long_table import dataset_name
 from medgym_offline.cohorts.meds import REPEATED_ORDERS
 from medgym_offline.cohorts.names import own_variables, typed_attributes
-from medgym_offline.cohorts.source import Records, dataset_licence, event_frame
+from medgym_offline.cohorts.source import Records, dataset_license, event_frame
 from medgym_offline.cohorts.tables import collect, column_names, find_table, scan_table, typed
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
 
-__all__ = ["NormalisedTables"]
+__all__ = ["NormalizedTables"]
 
 _TABLES = ("stays", "observations", "vasopressors", "fluids")
 #: 1 where the verbal component of the coma scale at that time was a tube's.
@@ -25,14 +25,14 @@ _NAMES = {"subject_id": "subject", "gender": "sex", "hospital_expire_flag": "die
 _SEPSIS = {"sepsis_icd9_explicit": "mimic-iii", "sepsis_icd_explicit": "mimic-iv", "sepsis": None}
 
 
-class NormalisedTables:
+class NormalizedTables:
     """`stays`, `observations`, `vasopressors`, `fluids` in one folder.
 
     Columns: stays `stay_id, subject_id, los_h, age, gender, weight_kg, hospital_expire_flag` and a sepsis flag;
     observations `stay_id, var, t_h, value`; vasopressors `stay_id, t0_h, t1_h, neq`; fluids `stay_id, t0_h, t1_h, ml`.
     """
 
-    layout = "normalised tables"
+    layout = "normalized tables"
 
     def matches(self, path: Path) -> bool:
         """Whether all four tables lie in the folder `path`."""
@@ -69,7 +69,7 @@ class NormalisedTables:
         provenance = {
             "layout": self.layout,
             "folder": path.name,
-            "licence": dataset_licence(path, dataset),
+            "license": dataset_license(path, dataset),
             "files": [found.name for name in _TABLES if (found := find_table(path, name)) is not None],
         }
         return Records(dataset, stays, events, rejections, provenance)
