@@ -1,6 +1,6 @@
 """Code lines per folder: without blanks, comments and docstrings; templates count whole.
 
-    python benchmarks/code_lines.py [FOLDER ...]
+python benchmarks/code_lines.py [FOLDER ...]
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def code_lines(path: Path) -> int:
     for node in ast.walk(ast.parse(text)):
         body = getattr(node, "body", None)
         for item in body if isinstance(body, list) else []:
-            if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant) and isinstance(item.value.value, str):
+            text_alone = isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant)
+            if text_alone and isinstance(item.value.value, str):
                 documented |= set(range(item.lineno, (item.end_lineno or item.lineno) + 1))
     used: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
