@@ -66,13 +66,13 @@ class _World:
             return x.new_zeros(*shape, 0, len(names))
         now = scales.denormalize(disease, x).movedim(-1, 0)
         basal, bolus = scales.denormalize_treatment(disease, u).unbind(-1)
-        given = torch.zeros(ticks, *shape, dtype=x.dtype, device=x.device)
-        given[0] = bolus
+        pulse = torch.zeros(ticks, *shape, dtype=x.dtype, device=x.device)
+        pulse[0] = bolus
         events = x.new_zeros(*shape, 0) if exogenous is None else exogenous
         at = names.index("glucose"), names.index("sensor_glucose"), len(names) - SLOTS
         begun = torch.round(start * (60.0 / TICK)).long()
         glucose, site, hidden = self.play(
-            now[at[0]], now[at[1]], now[at[2] :], basal.expand(ticks, *shape), given, events, begun
+            now[at[0]], now[at[1]], now[at[2] :], basal.expand(ticks, *shape), pulse, events, begun
         )
         minutes = TICK * torch.arange(1, ticks + 1, dtype=x.dtype, device=x.device)[:, None, None]
         before = torch.cat([now[at[1]].expand(HALF_HOUR, *shape), site])[:ticks]
