@@ -105,8 +105,8 @@ def figure() -> str:
         for name, evaluation in twin.items():
             means = [evaluation.worlds[world].metrics["severity_mean"] for world in worlds]
             right.plot(range(len(worlds)), means, "-o", color=colors[name], lw=1.6, ms=5, label=POLICIES[name])
-        right.set_xticks(range(len(worlds)), ["own\nsimulator", "crossfit\nsimulator", "the patient"][: len(worlds)])
-        right.set(xlim=(-0.25, len(worlds) - 0.75), ylabel="mean surrogate SOFA (lower is better)")
+        right.set_xticks(range(len(worlds)), ["own\nsimulator", "crossfit\nsimulator", "true\npatient"][: len(worlds)])
+        right.set(xlim=(-0.25, len(worlds) - 0.75), ylabel="mean surrogate SOFA")
         right.set_title("110 twins whose truth is known", color=INK, fontsize=10.5, loc="left")
         for axis in (left, right):
             axis.grid(axis="y", color=LINE)
