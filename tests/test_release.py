@@ -43,6 +43,11 @@ def test_banks_are_of_their_recipes_and_name_their_source(name: str) -> None:
     assert bank.content_hash == claimed
 
 
+def trained_on(bank: SimulatorBank) -> set[str]:
+    """Hashes of a bank: its own, and what it had while a world was called otherwise (the name is part of the hash)."""
+    return {bank.content_hash, str(bank.metadata.get("content_hash_before_renaming"))}
+
+
 @pytest.mark.parametrize("name", ["sepsis-v0", "sepsis-twin-v0"])
 def test_banks_pass_every_hard_check_of_their_audit(name: str, tmp_path: Path) -> None:
     found = audit(load_simulators(name), tmp_path, show=False)["hard_checks"]
@@ -53,7 +58,7 @@ def test_banks_pass_every_hard_check_of_their_audit(name: str, tmp_path: Path) -
 def test_the_plain_prior_is_degenerate_as_the_documentation_says() -> None:
     found = constant_policies(load_simulators("sepsis-plain-v0"))
     assert found["table"]["zero"]["severity"] < found["table"]["clinician"]["severity"]
-    assert found["vasopressor_best"] <= 0.1 * 110
+    assert found["needed_best"] <= 0.1 * 110
 
 
 def test_solution_map_is_exact_at_zero_and_within_its_stated_errors(bank: SimulatorBank) -> None:
@@ -77,9 +82,9 @@ def test_treatments_act_in_the_direction_physiology_is_sure_of(bank: SimulatorBa
 
 @pytest.mark.parametrize("name", ["sepsis-v0", "sepsis-twin-v0"])
 def test_every_behaviour_of_the_release_ships_and_was_trained_on_its_bank(name: str) -> None:
-    expected = load_simulators(name).content_hash
+    expected = trained_on(load_simulators(name))
     for scope, timing in RELEASE:
-        assert load_behavior(name, scope, timing).provenance["bank_hash"] == expected
+        assert load_behavior(name, scope, timing).provenance["bank_hash"] in expected
 
 
 @pytest.mark.parametrize("timing", TIMINGS)
@@ -87,7 +92,7 @@ def test_behaviours_were_trained_on_this_bank(bank: SimulatorBank, timing: str) 
     for scope in ("ind", "dr", "pop"):
         policy = load_behavior("sepsis-v0", scope, timing)
         assert policy.timing == timing
-        assert policy.provenance["bank_hash"] == bank.content_hash
+        assert policy.provenance["bank_hash"] in trained_on(bank)
         assert policy.provenance["recipe_hash"]
     folder = release_folder("generation") / "behaviors"
     assert sum(p.stat().st_size for p in folder.glob("*.safetensors")) < 12e6

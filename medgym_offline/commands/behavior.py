@@ -66,7 +66,7 @@ def _train(
         raise unknown_name("algorithm", str(algorithm), ALGORITHMS)
     if recipe is not None:
         load_recipe(recipe)
-    loaded = load_simulators(bank)
+    loaded = load_simulators(bank or None)
     settings = load_recipe(recipe, loaded.disease.name)
     if updates is not None:
         own = {str(name): dict(values) for name, values in settings.settings.items()}
@@ -109,7 +109,7 @@ def behavior_train(
         str,
         typer.Option(
             "--scope",
-            help="ind, pop, dr, ind-scratch, or early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); "
+            help="ind, pop, dr, ind-scratch, oracle; early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); "
             "several separated by commas.",
             autocompletion=completion.several_of(*completion.BEHAVIORS),
         ),

@@ -121,7 +121,7 @@ def simulators_info(bank: BankArgument = "", json: Json = False) -> None:
     """
     from medgym_offline.simulators import load_simulators
 
-    loaded = load_simulators(bank)
+    loaded = load_simulators(bank or None)
     facts = {
         "name": loaded.name,
         "patients": len(loaded),
@@ -164,7 +164,7 @@ def simulators_audit(
 
         table = Cohort.read(cohort)
     # Raises after writing if a check that must hold does not.
-    facts = audit(load_simulators(bank), output, cohort=table, ceilings=ceilings)
+    facts = audit(load_simulators(bank or None), output, cohort=table, ceilings=ceilings)
     print_table(("holds", "check", "found"), [("yes", c["check"], c["found"]) for c in facts["hard_checks"]])
     rows = [("met" if g["met"] else "missed", g["goal"], g["found"]) for g in facts["goals"]]
     print_table(("", "goal", "found"), rows)

@@ -28,8 +28,8 @@ ALGORITHMS = (
 """Offline algorithms."""
 ONLINE_ALGORITHMS = ("ppo", "ppo-lag", "sac", "trpo", "trpo-lag")
 BEHAVIORS = (
-    *("ind", "pop", "dr", "ind-scratch", "ind-medium", "pop-medium"),
-    *("dr-replay-25", "dr-replay-50", "dr-replay-75"),
+    *("ind", "pop", "dr", "ind-scratch", "oracle", "ind-medium", "pop-medium"),
+    *("ind-replay-25", "ind-replay-75", "dr-replay-25", "dr-replay-50", "dr-replay-75"),
 )
 """Scopes of behaviour policies."""
 POLICIES = ("behavior", "clinician", "max", "random", "zero")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Behavior", "play", "process_config", "recipe_behavior", "resolve_behavior"]
 
 BUILTINS = ("random", "zero", "max", "clinician")
-SCOPES = ("ind", "dr", "pop", "ind-scratch")
+SCOPES = ("ind", "dr", "pop", "ind-scratch", "oracle")
 EARLY = ("ind-medium", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75")
 """Early-stopped policies of a bank, beside the fully trained ones."""
 _POLICY_FILES = (".safetensors", ".pt", ".onnx")

@@ -106,7 +106,7 @@ def _scores(references: dict[str, Any], policy: str) -> str:
     """Table of reference returns; a second column where the data come from another world than the own one."""
     there = references.get("data_world")
     columns = [references["returns"], *([there["returns"]] if there else [])]
-    worlds = ["own", *([there["world"]] if there else [])]
+    worlds = [references["world"], *([there["world"]] if there else [])]
     lines = [
         "| policy | " + " | ".join(f"return, `{world}`" for world in worlds) + " |",
         "|---" * (1 + len(worlds)) + "|",
@@ -214,8 +214,8 @@ it: `medgym-offline verify {name}`.
 {_gallery(figures)}
 ## Scores
 
-Mean undiscounted returns of an episode, {references["episodes"]} episodes per patient; `own` is the world of the
-patients' fitted simulators, in which the expert is chosen.
+Mean undiscounted returns of an episode, {references["episodes"]} episodes per patient, in
+{_WORLDS[references["world"]]} (`{references["world"]}`), in which the expert is chosen.
 
 {_scores(references, policy)}
 

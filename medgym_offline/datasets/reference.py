@@ -54,12 +54,12 @@ def reference_returns(
     episodes: int = REFERENCE_EPISODES,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Mean undiscounted returns in the patients' own simulators, with residual and initial noise, actions unperturbed.
+    """Mean undiscounted returns in the disease's default world, with residual and initial noise, actions unperturbed.
 
-    `expert` is the best in the own world of the policies shipped for the bank (either timing: with the "integral"
+    `expert` is the best in that world of the policies shipped for the bank (either timing: with the "integral"
     reward returns do not depend on how time is cut) and the dataset's own. All policies meet the same noise. Where
     the data come from another world (the twin's truth) its returns stand beside: the expert is still chosen in the
-    own world, for the true one is not known at a bedside.
+    default one; where that is "own", the true one is not known at a bedside.
 
     Args:
         recipe: Of the dataset.
@@ -71,7 +71,7 @@ def reference_returns(
 
     Returns:
         `returns` {random, zero, behavior, expert}, `expert` (the name of the best), `candidates` (all scores),
-        `episodes` (per patient), `patients`, `reward`, `world` ("own"), and, for data of another world,
+        `episodes` (per patient), `patients`, `reward`, `world` (the default one), and, for data of another world,
         `data_world` {world, returns}.
     """
     from medgym_offline.envs.rollout import episode_seeds
@@ -81,7 +81,8 @@ def reference_returns(
     ids = [bank.patients[i] for i in chosen]
     seeds = episode_seeds(recipe.seed, f"reference:{bank.name}", ids, episodes)
     shards = [range(i, min(i + SHARD, len(chosen))) for i in range(0, len(chosen), SHARD)]
-    other = recipe.world != "own"
+    home = bank.disease.world if bank.disease.world in bank.worlds else "own"
+    other = recipe.world != home
     names = ("random", "zero", "behavior")
     with Progress("reference returns", (len(candidates) + 4 * other) * len(shards), enabled=progress) as bar:
 
@@ -101,8 +102,8 @@ def reference_returns(
             _SCORED[key] = round(float(np.concatenate(totals).mean()), 4)
             return _SCORED[key]
 
-        own = bank.world("own")
-        scores = {name: score(name, own) for name in candidates}
+        at_home = bank.world(home)
+        scores = {name: score(name, at_home) for name in candidates}
         learned = [name for name in candidates if not candidates[name][0].digest.startswith("builtin:")]
         # A bank without any trained policy has no expert; the best of what there is keeps the score defined.
         expert = max(learned or scores, key=lambda name: scores[name])
@@ -117,5 +118,5 @@ def reference_returns(
         "episodes": episodes,
         "patients": len(chosen),
         "reward": recipe.reward,
-        "world": "own",
+        "world": home,
     }

@@ -158,6 +158,7 @@ class Severity:
         parts: Names of the terms that `score_parts` gives, (..., len(parts)).
         score_parts: See `parts`.
         cap: In the reward, severity counts at most this; metrics are not capped.
+        reads: The score looks at the first so many components only; None: at all.
         definition: One line for cards.
         burden_text: The burden in words, as it stands in a sum.
     """
@@ -170,6 +171,7 @@ class Severity:
     parts: tuple[str, ...] = ()
     score_parts: Callable[[Array, Array], Array] | None = None
     cap: float = math.inf
+    reads: int | None = None
     definition: str = ""
     burden_text: str = "0"
 
@@ -240,11 +242,12 @@ class Exogenous:
 
     Attributes:
         names: Of the F numbers.
-        draw: (the episode's generator, the patient's context (C,), horizon) -> (F,) float32.
+        draw: (generator, the patient's context (C,), horizon, episodes) -> (episodes, F) float32; one episode where it
+            has a generator of its own.
     """
 
     names: tuple[str, ...]
-    draw: Callable[[np.random.Generator, np.ndarray, float], np.ndarray]
+    draw: Callable[[np.random.Generator, np.ndarray, float, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -419,6 +422,8 @@ class Disease:
         exogenous: What happens whatever is done, or None.
         features: What a policy sees, in order; if empty, all components but the hidden ones and the two clocks.
         observe: :class:`Sight` -> (P, B, number of features); needed with `features`.
+        clinician: A rule that looks and acts, where the built-in policy "clinician" is not a charted schedule: (context
+            (P, C), observations (P, B, d), horizon, decisions) -> physical doses (P, B, T), intervals (P, B).
         metrics: Beside the suite's own, in the order of tables.
         subgroups: Of the patients.
         sign_checks: Of the audit.
@@ -449,6 +454,7 @@ class Disease:
     exogenous: Exogenous | None = None
     features: tuple[Feature, ...] = ()
     observe: Callable[[Sight], Tensor] | None = None
+    clinician: Callable[[Tensor, Tensor, float, int], tuple[Tensor, Tensor]] | None = None
     metrics: tuple[Metric, ...] = ()
     subgroups: tuple[Subgroup, ...] = ()
     sign_checks: tuple[SignCheck, ...] = ()

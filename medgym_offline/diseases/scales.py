@@ -96,13 +96,16 @@ class Scales:
         return (_forward(c.transform, namespace(column).clip(column, c.lower, c.upper)) - center) / scale
 
     def denormalize(self, disease: Disease, x: Array) -> Array:
-        """Inverse of :meth:`normalize`; the result is within the physical bounds."""
+        """Inverse of :meth:`normalize` for states within their bounds; observed components are clipped to theirs."""
         return stack_last([self.physical_column(disease, x[..., j], j) for j in range(x.shape[-1])])
 
     def physical_column(self, disease: Disease, column: Array, j: int) -> Array:
         """Column `j` of :meth:`denormalize` from the normalized one, (...)."""
         xp = namespace(column)
         c, center, scale = self._map(disease, j)
+        if j >= len(self.center) and c.transform == "identity":
+            # Exact bookkeeping or hidden: states are clamped already, and most of these are not scaled.
+            return column if (center, scale) == (0.0, 1.0) else column * scale + center
         if c.transform == "identity":
             return xp.clip(column * scale + center, c.lower, c.upper)
         # Bounds are applied before the inverse: squaring a negative root would fold it back.

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import Backend, SimulatorBank
+    from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["Held", "gather_rows", "held_path", "rectangles"]
 
 # What a rectangle may hold, in states, before another one is begun. A call of the solution map costs about as much as
 # so many states before it computes anything, so padding is what to save. A solver leaves out the padding and pays for
 # every step of every rectangle, so few large ones; their size is what memory (16 MB a tensor) and caches allow.
-_PADDING, _SIZE = 8000, 500_000
+_PADDING, _SIZE = {"map": 8000, "ticks": 60_000}, 500_000
 
 
 def gather_rows(values: Tensor, rows: Tensor) -> Tensor:
@@ -39,12 +39,12 @@ def gather_rows(values: Tensor, rows: Tensor) -> Tensor:
     return values[patients, rows]
 
 
-def rectangles(counts: Tensor, backend: Backend = "map") -> Iterator[tuple[Tensor, int]]:
+def rectangles(counts: Tensor, backend: str = "map") -> Iterator[tuple[Tensor, int]]:
     """Cut rows with unequal counts into rectangles: with little padding for the map, few and large for a solver.
 
     Args:
         counts: Number of times that each row asks for (P, R), whole numbers; 0 leaves the row out.
-        backend: Of the bank that is to follow the rows.
+        backend: Of the bank that is to follow the rows (its `padding`).
 
     Yields:
         Rows (P, G), each patient's by rising count, and the rectangle's width, at least the count of each of its
@@ -59,7 +59,7 @@ def rectangles(counts: Tensor, backend: Backend = "map") -> Iterator[tuple[Tenso
         while start > 0 and widths[start - 1] > 0:
             padding += patients * (width - int(widths[start - 1]))
             # Cut at a change of width only: what has one width costs the same in one piece.
-            full = padding > _PADDING if backend == "map" else patients * (stop - start) * width > _SIZE
+            full = padding > _PADDING[backend] if backend in _PADDING else patients * (stop - start) * width > _SIZE
             if full and widths[start - 1] < widths[min(start, stop - 1)]:
                 break
             start -= 1
@@ -106,6 +106,8 @@ def held_path(bank: SimulatorBank, held: Held, times: Tensor, between: bool = Fa
     Returns:
         (P, R, T, D) normalized, within bounds.
     """
-    share = times / held.dt.clamp_min(torch.finfo(held.dt.dtype).tiny)[..., None]
     curve = bank.trajectory(held.x, held.u, times, held.dt if between else None, held.time, held.exogenous)
+    if not bank.noisy:
+        return curve
+    share = times / held.dt.clamp_min(torch.finfo(held.dt.dtype).tiny)[..., None]
     return bank.clamp(curve + share[..., None] * held.displacement[..., None, :])

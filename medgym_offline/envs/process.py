@@ -219,7 +219,9 @@ class DecisionProcess:
         monitored = after[..., disease.monitored]
         cost = disease.cost.at_end(before[..., disease.monitored], monitored)
         zero = torch.zeros_like(dt)
-        time, left = on_tick(episodes.time + dt, config), torch.where(running, episodes.left - 1.0, episodes.left)
+        time, left = episodes.time + dt, torch.where(running, episodes.left - 1.0, episodes.left)
+        if disease.process.tick is not None:
+            time = on_tick(time, config)  # sums of ticks that are no binary fractions
         following = replace(episodes, x=end, time=time, left=left, calm=calm)
         return Outcome(
             next=following,

@@ -16,6 +16,7 @@ did, not the switch of dose.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,8 @@ __all__ = ["Along", "authors_reward", "integrate", "paper_reward", "severity"]
 
 def severity(bank: SimulatorBank, x: Tensor, u: Tensor) -> Tensor:
     """Severity of normalized states (..., D) under normalized treatments (..., treatments): (...)."""
-    return bank.disease.severity.score(bank.denormalize(x), bank.denormalize_treatment(u))
+    read = bank.disease.severity.reads
+    return bank.disease.severity.score(bank.denormalize(x[..., :read]), bank.denormalize_treatment(u))
 
 
 def paper_reward(end: Tensor, burden: Tensor) -> Tensor:
@@ -83,7 +85,10 @@ def integrate(
     parts: dict[str, Tensor] = {"severity": torch.zeros_like(dt), "end": held.x, "calm": torch.zeros_like(dt)}
     if costs:
         parts |= {name: dt.new_zeros(*dt.shape, len(disease.costs)) for name in ("costs", "peaks")}
-    for rows, width in rectangles(cells, bank.backend):
+    # Where few components matter along the path, only those are looked at.
+    read = disease.severity.reads
+    seen = None if read is None else max(read, *(disease.column(cost.component) + 1 for cost in disease.costs))
+    for rows, width in rectangles(cells, bank.padding):
         # A solver wants the rows in their order; the map does not mind, and copying them costs.
         whole = rows.shape[1] == dt.shape[1] and bank.backend == "map"
         some, n = (held, cells) if whole else (held.rows(rows), torch.gather(cells, 1, rows))
@@ -91,8 +96,10 @@ def integrate(
         # Beyond a row's own cells the nodes stay at its end: cells of no length, which add nothing.
         share = torch.minimum(node, n[..., None]) / n.clamp_min(1)[..., None]
         states = held_path(bank, some, share * some.dt[..., None])
-        path = torch.cat([some.x[..., None, :], states], -2)
-        height = severity(bank, path, some.u[..., None, :]).clamp(max=disease.severity.cap)
+        path = torch.cat([some.x[..., None, :seen], states[..., :seen]], -2)
+        height = severity(bank, path, some.u[..., None, :])
+        if math.isfinite(disease.severity.cap):
+            height = height.clamp(max=disease.severity.cap)
         length = some.dt / n.clamp_min(1)
         inside = node <= n[..., None]
 

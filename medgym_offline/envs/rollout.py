@@ -120,7 +120,7 @@ def draw_noise(seeds: np.ndarray, bank: SimulatorBank, config: ProcessConfig) ->
             # A stream of their own: what happens does not depend on the budget of decisions.
             own = generator(int(seeds[index]), "exogenous")
             known = bank.context[index[0]].double().cpu().numpy()
-            events[index] = disease.exogenous.draw(own, known, config.horizon)
+            events[index] = disease.exogenous.draw(own, known, config.horizon, 1)[0]
     process, action = np.split(block, [state_dim], axis=-1)
     return EpisodeNoise(
         torch.from_numpy(initial),
@@ -241,7 +241,7 @@ def dense(process: DecisionProcess, episodes: Rollout, times: Tensor) -> tuple[T
     treatments = u.new_empty(patients, batch, total + 1, u.shape[-1])
     beyond = times > episodes.time[:, :, -1:]
     patient = torch.arange(patients, device=x.device)[:, None, None]
-    for chosen, width in rectangles(counts, process.bank.backend):
+    for chosen, width in rectangles(counts, process.bank.padding):
         begin, n = gather_rows(first, chosen)[..., None], gather_rows(counts, chosen)[..., None]
         step = torch.arange(width, device=x.device)
         at = begin + torch.minimum(step, (n - 1).clamp_min(0))

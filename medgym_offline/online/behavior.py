@@ -166,7 +166,9 @@ def early(
         when shared; and the returns `random` and `expert` `(P,)`.
     """
     bank = bank.to(device)
-    gap = Gap.measure(bank, process, expert, recipe.seed, recipe.early_episodes)
+    gap = Gap.measure(
+        bank.world(recipe.early_world or bank.current_world), process, expert, recipe.seed, recipe.early_episodes
+    )
     if way is not None:
         found = nearest_to_share(gap, way_of(way), shares)
     else:
@@ -273,7 +275,8 @@ class BehaviorRun:
         scope, timing = name
         banks = {"-".join(name): self.bank.population() if scope == "pop" else self.bank}
         if scope not in SHARED:
-            banks = {f"{scope}-{timing}-{n:03d}": self.bank.select(block) for n, block in enumerate(self._blocks)}
+            bank = self.bank.world("true") if scope == "oracle" else self.bank
+            banks = {f"{scope}-{timing}-{n:03d}": bank.select(block) for n, block in enumerate(self._blocks)}
         initial = self.results["dr", timing].actor if scope == "ind" else None
         config = self.recipe.config(scope, None if initial is None else fingerprint(initial))
         rest = (self.recipe.patience, self.options.device)

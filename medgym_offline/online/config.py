@@ -37,8 +37,11 @@ class TrainConfig:
         hidden: Width of both hidden layers, actor and critic.
         initial_std: Spread of the treatments before squashing at the start.
         interval_std: Spread of the interval head before squashing at the start.
+        first_doses: Mean doses at the start, physical units, in the order of the disease's treatments; empty: the
+            middle of the actions' range.
         reset_std: When starting from a given actor, its spreads are set to this; None keeps them.
         radius: TRPO: largest mean KL of one update.
+        radius_fall: The radius of the last update as a share of the first one's; it falls linearly.
         iterations: Conjugate-gradient iterations.
         damping: Added to the diagonal of the Fisher matrix.
         line_search: Candidates tried, each half as long as the one before.
@@ -54,6 +57,8 @@ class TrainConfig:
         soft_tau: Share of the critics that their copies take over in each step.
         soft_alpha: Entropy weight at the start.
         soft_capacity: Transitions a policy holds at most.
+        event_updates: Events of an episode (meals, errors of measurement) are drawn for so many updates and then come
+            again, so that what follows from them alone is computed once; 0: always new.
         discount: gamma per reference interval.
         gae: Decay of generalized advantage estimation, per decision.
         centre: Add rho dt to the reward, rho a running mean harm per unit of time of each simulator.
@@ -76,8 +81,10 @@ class TrainConfig:
     hidden: Count = 64
     initial_std: Positive = 0.6
     interval_std: Positive = 0.25
+    first_doses: tuple[float, ...] = ()
     reset_std: Positive | None = None
     radius: Positive = 0.01
+    radius_fall: Share = 1.0
     iterations: Count = 10
     damping: Positive = 1e-2
     line_search: Count = 10
@@ -93,6 +100,7 @@ class TrainConfig:
     soft_tau: Share = 0.01
     soft_alpha: Positive = 0.005
     soft_capacity: Count = 50_000
+    event_updates: Annotated[int, Field(ge=0)] = 0
     discount: Share = 0.997
     gae: Share = 0.95
     centre: bool = True

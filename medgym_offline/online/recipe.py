@@ -38,10 +38,13 @@ SCOPES: dict[str, str] = {
     "dr": "one policy trained on every patient's own simulator",
     "ind": "the dr policy, fine-tuned for each patient on the patient's own simulator",
     "ind-scratch": "a policy per patient, trained from scratch on the patient's own simulator",
+    "oracle": "a policy per patient, trained from scratch on the known truth: what could be reached",
 }
 
 EARLY: dict[str, tuple[str, float]] = {
+    "ind-replay-25": ("ind-scratch", 0.25),
     "ind-medium": ("ind-scratch", 0.5),
+    "ind-replay-75": ("ind-scratch", 0.75),
     "pop-medium": ("pop", 0.5),
     "dr-replay-25": ("dr", 0.25),
     "dr-replay-50": ("dr", 0.5),
@@ -59,7 +62,7 @@ BEHAVIORS: tuple[str, ...] = (*SCOPES, *EARLY)
 TIMINGS = ("adaptive", "fixed")
 RELEASE: tuple[tuple[str, str], ...] = (
     *((scope, timing) for timing in TIMINGS for scope in ("ind", "pop", "dr")),
-    *((name, "adaptive") for name in EARLY),
+    *((name, "adaptive") for name in EARLY if not name.startswith("ind-replay")),
 )
 """The behavior policies that ship with a bank: (name, timing)."""
 Count = Annotated[int, Field(ge=1)]
@@ -76,6 +79,9 @@ class BehaviorRecipe:
         algorithm: One of `medgym_offline.online.config.ALGORITHMS`.
         shard: Patients trained together. It is part of the result: float32 sums of another batch differ in their
             last digits. The number of workers is not.
+        path_costs: Whether the constraint is on the first cost's integral along the path instead of the cost at a
+            decision's end; `cost_limit` is then of that, per decision.
+        early_world: World in which a share of the return gap is measured; "": the one trained in.
         patience: Stop a policy after this many updates without a better return (running mean of 10 updates); 0: never.
         early_updates: Longest training of ind-medium.
         early_episodes: Episodes per patient from which a share of the return gap is measured.
@@ -89,11 +95,15 @@ class BehaviorRecipe:
     decisions: Count | None = None
     reward: RewardKind = "integral"
     algorithm: Algorithm = "trpo-lag"
+    path_costs: bool = False
+    early_world: str = ""
     shard: Count = 55
     patience: Annotated[int, Field(ge=0)] = 0
     early_updates: Count = 80
     early_episodes: Count = 16
-    settings: Mapping[Literal["pop", "dr", "ind", "ind-scratch"], Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[Literal["pop", "dr", "ind", "ind-scratch", "oracle"], Mapping[str, Any]] = field(
+        default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         for scope in SCOPES:
@@ -117,7 +127,8 @@ class BehaviorRecipe:
 
     def process(self, timing: Timing, disease: str) -> ProcessConfig:
         """The decision process that is trained in; infeasible budgets are refused here."""
-        return ProcessConfig(timing, self.decisions, self.reward, disease=disease)  # type: ignore[arg-type]
+        kind = (timing, self.decisions, self.reward)
+        return ProcessConfig(*kind, path_costs=self.path_costs, disease=disease)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able recipe."""

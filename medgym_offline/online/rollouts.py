@@ -83,9 +83,12 @@ class Collected:
 
 
 def training_noise(
-    root: int, purpose: str, bank: SimulatorBank, config: ProcessConfig, update: int, episodes: int
+    root: int, purpose: str, bank: SimulatorBank, config: ProcessConfig, update: int, episodes: int, cycle: int = 0
 ) -> TrainingNoise:
-    """Noise of one update, a block per patient from the stream (root, purpose, patient, update)."""
+    """Noise of one update, a block per patient from the stream (root, purpose, patient, update).
+
+    With `cycle`, events are those of update `update` mod `cycle`.
+    """
     patients, decisions, state_dim, action_dim = bank.patients, config.decisions, bank.state_dim, config.action_dim
     width = state_dim + decisions * (state_dim + action_dim)
     block = np.empty((len(patients), width * episodes), dtype=np.float32)
@@ -100,8 +103,8 @@ def training_noise(
         context = bank.context.double().cpu().numpy()
         rows = []
         for known, patient in zip(context, patients):
-            source = generator(root, purpose, patient, update, "exogenous")
-            rows.append([exogenous.draw(source, known, config.horizon) for _ in range(episodes)])
+            source = generator(root, purpose, patient, update % cycle if cycle else update, "exogenous")
+            rows.append(exogenous.draw(source, known, config.horizon, episodes))
         events = torch.from_numpy(np.asarray(rows, np.float32))
     return TrainingNoise(
         first.reshape(len(patients), episodes, state_dim),
@@ -141,9 +144,10 @@ def collect(process: DecisionProcess, actor: GaussianActor, theta: Tensor, noise
         broken |= ~torch.isfinite(mean).flatten(1).all(-1)
         action = actions[:, k] = torch.tanh(mean + std * action_noise[:, k]).nan_to_num(0.0)
         outcome = process.step(episodes, action, process_noise[:, k])
-        bad = ~(torch.isfinite(outcome.reward) & torch.isfinite(outcome.cost)).all(-1)
+        cost = outcome.cost if outcome.costs_path is None else outcome.costs_path[..., 0]
+        bad = ~(torch.isfinite(outcome.reward) & torch.isfinite(cost)).all(-1)
         broken |= bad
-        rewards[:, k], costs[:, k], dt[:, k], valid[:, k] = outcome.reward, outcome.cost, outcome.dt, running.float()
+        rewards[:, k], costs[:, k], dt[:, k], valid[:, k] = outcome.reward, cost, outcome.dt, running.float()
         running = running & ~outcome.terminated
         episodes = outcome.next
         if not bool(running.any()):

@@ -110,6 +110,9 @@ def _start(
     names = (SHARED,) if config.shared else bank.patients
     if initial is None:
         mean, std = [0.0] * process.action_dim, [config.initial_std] * process.action_dim
+        if config.first_doses:
+            u = bank.normalize_treatment(torch.tensor(config.first_doses, dtype=torch.float64))
+            mean[: len(u)] = torch.atanh((2.0 * u - 1.0).clamp(-0.999, 0.999)).tolist()
         if process.timing == "adaptive":
             low, high = process.min_interval, process.max_interval
             mean[-1], std[-1] = interval_bias(process.decisions, process.horizon, low, high), config.interval_std
@@ -148,7 +151,8 @@ def _update(
     collected: list[Collected] = []
     purpose = "online-shared" if config.shared else "online"
     for members, process in processes:
-        noise = training_noise(config.seed, purpose, process.bank, process.config, state.update, config.episodes)
+        drawn = (process.bank, process.config, state.update, config.episodes, config.event_updates)
+        noise = training_noise(config.seed, purpose, *drawn)
         batch = collect(process, shapes.actor, state.actor if config.shared else state.actor[members], noise)
         row = episode_numbers(batch)
         if config.shared:

@@ -16,6 +16,7 @@ quarter of the radius, for those few percent.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -124,8 +125,10 @@ def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[st
 
 def update(group: Group, batch: Collected) -> dict[str, Tensor]:
     """One update of the policies of `group`, in place; the log's numbers `(P,)`."""
+    fallen = 1.0 - (1.0 - group.config.radius_fall) * group.state.update / group.config.updates
+    config = replace(group.config, radius=group.config.radius * fallen)
 
     def step(theta: Tensor, policy: PolicyBatch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        return *trust_region_step(group.config, group.shapes.actor, theta, policy), {}
+        return *trust_region_step(config, group.shapes.actor, theta, policy), {}
 
     return on_policy_update(group, batch, step, LOGGED)

@@ -8,6 +8,7 @@ from medgym_offline.policies.builtin import (
     ClinicianPolicy,
     ConstantPolicy,
     RandomPolicy,
+    RulePolicy,
     builtin_policy,
 )
 from medgym_offline.policies.export import export_onnx, export_torchscript
@@ -24,6 +25,7 @@ __all__ = [
     "Policy",
     "PolicyCollection",
     "RandomPolicy",
+    "RulePolicy",
     "StackedActor",
     "builtin_policy",
     "export_onnx",

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.registry import DEFAULT, disease
+from medgym_offline.envs.timing import ProcessConfig, interval_to_action
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.patients import PatientIndex
 from medgym_offline.policies.protocol import default_interval_action, torch_or_numpy
 from medgym_offline.seeds import derive_seed, generator
 
-__all__ = ["BUILTIN_POLICIES", "ClinicianPolicy", "ConstantPolicy", "RandomPolicy", "builtin_policy"]
+__all__ = ["BUILTIN_POLICIES", "ClinicianPolicy", "ConstantPolicy", "RandomPolicy", "RulePolicy", "builtin_policy"]
 
 BUILTIN_POLICIES = ("clinician", "constant", "max", "random", "zero")
 
@@ -229,10 +230,40 @@ class ClinicianPolicy(_Builtin):
         )
 
 
+class RulePolicy(_Builtin):
+    """The disease's own rule, `Disease.clinician`: it looks at what a policy sees, and chooses doses and interval.
+
+    Args:
+        bank: Whose patients; their context, and the doses that actions stand for.
+        timing, decisions: Of the decision process; under fixed timing the rule's intervals are left out.
+    """
+
+    @own_defaults()
+    def __init__(self, bank: Any, timing: str = "adaptive", decisions: int | None = None):
+        super().__init__(timing, decisions, bank.patients, bank.disease.name)
+        self._bank = bank
+
+    @torch_or_numpy
+    def act(self, observations: Tensor) -> Tensor:
+        """(P, B, d) -> (P, B, A)."""
+        bank, definition = self._bank, self._bank.disease
+        context = bank.context.to(observations)
+        dose, hours = definition.clinician(context, observations, self._horizon, self._budget)
+        action = 2.0 * bank.normalize_treatment(dose) - 1.0
+        if self.timing == "adaptive":
+            config = ProcessConfig(decisions=self._budget, disease=definition.name)
+            action = torch.cat([action, interval_to_action(hours, config)[..., None]], -1)
+        return action.to(observations.dtype)
+
+    def select(self, patients: Sequence[str]) -> RulePolicy:
+        """The rule for these patients."""
+        return RulePolicy(self._bank.select(list(patients)), self.timing, self._budget)
+
+
 @own_defaults()
 def builtin_policy(
     name: str, bank: Any, timing: str = "adaptive", decisions: int | None = None, treatment: Any = None
-) -> ConstantPolicy | RandomPolicy | ClinicianPolicy:
+) -> ConstantPolicy | RandomPolicy | ClinicianPolicy | RulePolicy:
     """A policy without learning, by name.
 
     Args:
@@ -254,6 +285,8 @@ def builtin_policy(
         return ConstantPolicy([float(base == "max")] * len(names), timing, decisions, of=of)
     if base == "random":
         return RandomPolicy(bank.patients, timing, decisions, of=of)
+    if base == "clinician" and bank.disease.clinician is not None:
+        return RulePolicy(bank, timing, decisions)
     if base == "clinician":
         schedule = getattr(bank, "clinician_treatment", None)
         if schedule is None:

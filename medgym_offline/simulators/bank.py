@@ -164,6 +164,16 @@ class SimulatorBank:
         """How the current world's flow is computed."""
         return self._backend if self.trunk is not None and self.current().code is not None else "ode"
 
+    @property
+    def padding(self) -> str:
+        """How rows of unequal length are cut into rectangles: the backend, or "ticks" where a world steps by itself."""
+        return "ticks" if hasattr(self.current().params, "path") else self.backend
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a path can leave the flow; a world that steps on ticks keeps its own bounds."""
+        return not hasattr(self.current().params, "path") or bool((self.noise_scale > 0).any())
+
     def current(self, world: str | None = None) -> World:
         """Tensors of the current world, or of the one named."""
         return self.world_data[world or self.current_world]

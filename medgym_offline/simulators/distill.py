@@ -141,7 +141,7 @@ def distill(
 
 
 def map_errors(bank: SimulatorBank, rows: int = 24, seed: int = 1) -> dict[str, dict[str, list[float]]]:
-    """Error of the solution map against an accurate solve, and of composition, on random intervals it was not trained on.
+    """Error of the solution map against an accurate solve, and of composition, on new random intervals.
 
     Args:
         bank: A bank with a solution map.

@@ -37,17 +37,17 @@ def list_banks() -> list[str]:
 
 
 @own_defaults()
-def load_simulators(name: str | Path = "") -> SimulatorBank:
+def load_simulators(name: str | Path | None = None) -> SimulatorBank:
     """Load a simulator bank that ships with the release, or one of your own.
 
     Args:
-        name: A name in `list_banks()`, or the path of a bank file; the default disease's bank if empty.
+        name: A name in `list_banks()`, or the path of a bank file; the default disease's bank if None.
 
     Raises:
         UnknownNameError: No bank of that name, and no such file.
         BankError: The file is damaged, or not a bank, or of a later format.
     """
-    name = name or disease().bank
+    name = disease().bank if name is None else name
     path = Path(name)
     if path.suffix != ".safetensors":
         path = release_folder("generation") / "banks" / f"{name}.safetensors"

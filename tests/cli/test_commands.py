@@ -185,7 +185,7 @@ def test_train_evaluates_on_request(shop: Workshop) -> None:
 
 
 def test_eval_prints_json_that_equals_the_file(shop: Workshop) -> None:
-    argv = shop.evaluate("--policy", "zero", "--patients", "2", "--worlds", "own,held-out", "--seed", "5")
+    argv = shop.evaluate("--policy", "zero", "--patients", "2", "--worlds", "own,crossfit", "--seed", "5")
     done = run(*argv, "--json", "--output", "out")
     assert done.code == 0, done.err
     result = json.loads(done.out)

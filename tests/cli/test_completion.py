@@ -34,7 +34,7 @@ def test_commands_options_and_values_are_completed(shop: Workshop, monkeypatch: 
     assert complete("info", "medgym/sepsis-ind-v") == ["medgym/sepsis-ind-v0"]
     assert complete("train", "gcql", "--dataset", "medgym/work") == [DATASET]  # one that is only on this machine
     assert complete("train", "gc") == ["gcql", "gcql-discrete"]
-    assert complete("eval", "--worlds", "own,h") == ["own,held-out"]
+    assert complete("eval", "--worlds", "own,c") == ["own,crossfit"]
     assert complete("eval", "--timing", "f") == ["fixed"]
     assert complete("eval", "--bank", "sepsis-t") == ["sepsis-twin-v0"]
 

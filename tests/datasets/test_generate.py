@@ -139,7 +139,7 @@ def test_a_part_needs_a_name_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
     [
         ({"behavior": "randon"}, "did you mean 'random'"),
         ({"behavior": "/nowhere/policy.pt"}, "no such policy file"),
-        ({"behavior": "ind"}, "no behaviour policy"),
+        ({"behavior": "ind"}, "no behavior policy"),
         ({"bank": "sepsis-v9"}, "simulator bank"),
         ({"decisions": 2}, "cannot fill 96 h"),
     ],

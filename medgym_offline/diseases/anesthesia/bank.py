@@ -1,0 +1,128 @@
+"""The release's bank: 110 patients, the published truth, and simulators fitted to recorded operations.
+
+python -m medgym_offline.diseases.anesthesia.bank OUTPUT.safetensors
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.anesthesia import DISEASE, SLOTS
+from medgym_offline.diseases.anesthesia.clinician import RECORD_TICKS, Records, record_operations
+from medgym_offline.diseases.anesthesia.fit import fit_surrogate
+from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
+from medgym_offline.diseases.anesthesia.stack import FIRST, Stacked
+from medgym_offline.diseases.anesthesia.surrogate import Surrogate
+from medgym_offline.diseases.anesthesia.truth import Truth, published
+from medgym_offline.errors import DiseaseError
+from medgym_offline.files import release_folder
+from medgym_offline.simulators.bank import SimulatorBank, World
+
+__all__ = ["MODEL", "build_anesthesia", "main"]
+
+_NAME = "anesthesia-v0"
+
+
+@dataclass(frozen=True)
+class NoChoices:
+    """Nothing about these models is a choice of strength, and no prior is needed to read them."""
+
+
+class AnesthesiaModel:
+    """:class:`~medgym_offline.diseases.base.Model` as far as it is the kinds of worlds: fits are of recorded operations
+    (:mod:`.fit`), not of cohort tables."""
+
+    physics: type[Any] = NoChoices
+    prior: type[Any] = NoChoices
+    kinds: Mapping[str, type[Any]] = {law.kind: law for law in (Truth, Surrogate)}
+    pooled = ()
+    decayed = ()
+
+    def _refuse(self, *arguments: Any) -> Any:
+        raise DiseaseError(
+            "simulators of anesthesia are fitted to recorded operations, not to cohort tables; "
+            "build them with: python -m medgym_offline.diseases.anesthesia.bank OUTPUT.safetensors"
+        )
+
+    initial_raw = given = parameters = hidden_course = given_of = average = _refuse
+
+
+MODEL = AnesthesiaModel()
+
+
+def _world(law: Stacked) -> World:
+    first = law.first_state()
+    first = torch.nn.functional.pad(first, (0, FIRST + SLOTS - first.shape[-1]))
+    # What is unexplained comes with the operation, minute by minute, not as residual noise of a decision.
+    return World(law, torch.zeros_like(first), DISEASE.default_scales().normalize(DISEASE, first))  # type: ignore[arg-type]
+
+
+def _charted(records: Records) -> Tensor:
+    """(P, 120, 3) what was given in each minute of the first operation, normalized; a minute's boluses add up."""
+    minute = DISEASE.process.tick or 1.0
+    doses = [dose[:, 0].unflatten(-1, (-1, round(1.0 / minute))) for dose in vars(records.doses).values()]
+    given = torch.stack([doses[0].mean(-1), doses[1].sum(-1), doses[2].mean(-1)], -1)
+    return DISEASE.default_scales().normalize_treatment(DISEASE, given[:, : round(DISEASE.process.horizon)])
+
+
+@own_defaults()
+def build_anesthesia(
+    people: Patients | None = None, name: str = _NAME, own: Sequence[int] = (0,), crossfit: Sequence[int] = (1,)
+) -> SimulatorBank:
+    """The bank of `people` (the release's 110): worlds `own`, `crossfit` and `true`, and the population.
+
+    Args:
+        people: P patients.
+        name: Of the bank.
+        own, crossfit: Numbers of the recorded operations that the worlds are fitted to, 0 to 5; of three, say (0, 2, 4)
+            and (1, 3, 5).
+    """
+    people = load_patients() if people is None else people
+    records = [record_operations(people, numbers) for numbers in (own, crossfit)]
+    first, second = (fit_surrogate(people, some) for some in records)
+    middle = Surrogate(first.center.values[:1], first.center.lag.mean(0, keepdim=True), first.center.noise[:1])
+    split = {side: [p for p, s in zip(people.ids, people.split) if s == side] for side in ("train", "test")}
+    context = np.stack([people.age, people.weight, people.height, people.male], -1).astype(np.float32)
+    laws = {"own": first.individual, "crossfit": second.individual, "true": published(people)}
+    worlds = {world: _world(law) for world, law in laws.items()}
+    return SimulatorBank(
+        name=name,
+        patients=people.ids,
+        disease=DISEASE,
+        scales=DISEASE.default_scales(),
+        physics=NoChoices(),
+        worlds=worlds,
+        population=_world(middle),
+        trunk=None,
+        clinician=_charted(records[0]),
+        metadata={
+            "licence": "MIT",
+            "split": split,
+            "own_operations": [o + 1 for o in own],
+            "crossfit_operations": [o + 1 for o in crossfit],
+            "record_minutes": RECORD_TICKS // 4,
+            "command": f"python -m medgym_offline.diseases.anesthesia.bank {name}.safetensors",
+        },
+        context=torch.from_numpy(context),
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Build and write."""
+    output = Path(arguments[0]) if arguments else release_folder("generation") / "banks" / f"{_NAME}.safetensors"
+    build_anesthesia(name=output.stem).save(output)
+    print(f"{output}: {output.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1:])

@@ -1,0 +1,137 @@
+"""Builds the banks of type 1 diabetes: the people, two weeks of their records, and what is learned of them.
+
+    python -m medgym_offline.diseases.diabetes.bank generation/diabetes-v0.toml [--output FOLDER]
+
+A recipe names the bank, its people ("published" or "interpolated"), days of records, seed, and the readings of the fit
+("sensor" or "finger"). World `own` is fitted to the readings of even days, `crossfit` to those of odd ones; `true` is
+the published model; the population is the center of the hierarchy of `own`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.diabetes import DISEASE
+from medgym_offline.diseases.diabetes.clinician import HumanError, record
+from medgym_offline.diseases.diabetes.episodes import SLOTS
+from medgym_offline.diseases.diabetes.minimal import fit
+from medgym_offline.diseases.diabetes.people import interpolated, published, splits
+from medgym_offline.diseases.diabetes.truth import truth
+from medgym_offline.diseases.diabetes.worlds import MODEL, Learned, Published
+from medgym_offline.errors import BankError, unknown_name
+from medgym_offline.files import code_version, read_toml
+from medgym_offline.simulators.bank import SimulatorBank, World
+
+__all__ = ["BankRecipe", "build", "read_recipe"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BankRecipe:
+    """What decides a bank."""
+
+    name: str
+    people: str = "published"
+    days: int = 14
+    seed: int = 0
+    readings: str = "sensor"
+    patients: int = 0
+    """So many of the people, the first; 0: all."""
+
+    def __post_init__(self) -> None:
+        for field, known in (("people", ("published", "interpolated")), ("readings", ("sensor", "finger"))):
+            if getattr(self, field) not in known:
+                raise BankError(f"bank recipe {self.name}: {unknown_name(field, getattr(self, field), known)}")
+        if self.days < 2 or self.patients < 0:
+            raise BankError(f"bank recipe {self.name}: days must be at least 2, patients at least 0")
+
+
+def read_recipe(path: str | Path) -> BankRecipe:
+    """Recipe from a TOML file; an unknown or missing entry is a `BankError`."""
+    try:
+        return BankRecipe(**read_toml(path, BankError))
+    except TypeError as error:
+        raise BankError(f"{path}: {error}") from None
+
+
+def _world(dynamics: Learned | Published, glucose: torch.Tensor, hidden: torch.Tensor) -> World:
+    """At rest at a glucose (P,), mg/dL; there is no noise but the sensor's and what people eat."""
+    names, count = DISEASE.state_names, len(glucose)
+    physical = torch.zeros(count, len(names))
+    for name in ("glucose", "sensor_glucose", "earlier_glucose"):
+        physical[:, names.index(name)] = glucose
+    physical[:, len(names) - SLOTS : len(names) - SLOTS + hidden.shape[-1]] = hidden
+    initial = DISEASE.default_scales().normalize(DISEASE, physical)
+    return World(dynamics, torch.zeros_like(initial), initial)
+
+
+@own_defaults()
+@torch.no_grad()
+def build(recipe: BankRecipe) -> SimulatorBank:
+    """The bank of a recipe; about a minute for 30 people."""
+    people, sides = (published(), splits()) if recipe.people == "published" else interpolated()
+    if recipe.patients:
+        people = people.select(people.names[: recipe.patients])
+    model = truth(people)
+    found = record(model, recipe.days, recipe.seed)
+    weight = model.values["BW"]
+    insulin, meal = (found.basal / 12.0 + found.bolus) / weight, found.logged / weight
+    fits = {
+        name: fit(getattr(found, recipe.readings), insulin, meal, parity)
+        for parity, name in enumerate(("own", "crossfit"))
+    }
+    true = Published(torch.from_numpy(people.values).float())
+    glucose, hidden = true.rest()
+    # The daily insulin is not told.
+    known = [people["BW"], 0.0 * people["BW"], people.basal, people["CR"], people["CF"] * people["BW"]]
+    context = torch.from_numpy(np.stack(known, -1)).float()
+    learned = {name: Learned(one.parameters) for name, one in fits.items()}
+    worlds = {name: _world(one, glucose, one.rest(glucose, context[:, 2])) for name, one in learned.items()}
+    center = Learned(fits["own"].center[None])
+    average, basal = glucose.mean(0, keepdim=True), context[:, 2].mean(0, keepdim=True)
+    scales = DISEASE.default_scales()
+    dose = torch.stack([context[:, 2], torch.zeros(len(people))], -1)
+    charted = scales.normalize_treatment(DISEASE, dose)[:, None].expand(-1, 24, -1)
+    return SimulatorBank(
+        name=recipe.name,
+        patients=people.names,
+        disease=DISEASE,
+        scales=scales,
+        physics=MODEL.physics(),
+        worlds={**worlds, "true": _world(true, glucose, hidden)},
+        population=_world(center, average, center.rest(average, basal)),
+        trunk=None,
+        clinician=charted.contiguous(),
+        context=context,
+        metadata={
+            "recipe": dataclasses.asdict(recipe),
+            "human_error": dataclasses.asdict(HumanError()),
+            "split": {side: [name for name in people.names if sides[name] == side] for side in ("train", "test")},
+            "fit_error_mg_dl": {name: [round(float(e), 1) for e in one.error] for name, one in fits.items()},
+            "spread": [round(float(s), 3) for s in fits["own"].spread],
+            "source": f"{len(people)} {recipe.people} virtual patients of the UVA/Padova model S2008",
+            "licence": "parameters MIT (simglucose), records synthetic",
+            "code_version": code_version(),
+        },
+    )
+
+
+def main() -> None:
+    """Build the bank of a recipe and write it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--output", type=Path, default=Path("generation/banks"), help="Folder.")
+    options = parser.parse_args()
+    bank = build(read_recipe(options.recipe))
+    path = options.output / f"{bank.name}.safetensors"
+    bank.save(path)
+    print(f"wrote {path}: {len(bank)} patients, {path.stat().st_size // 1024} KB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Basal-bolus treatment by a person: one who errs writes the records, one who errs little is the reference.
+
+Both dose by the textbook rule: a basal rate, carbohydrate divided by a ratio, a correction of high glucose less the
+insulin on board. Errors are what makes records informative: where every bolus fits its meal, insulin's effect cannot be
+told from the meal's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medgym_offline.diseases.diabetes.meals import meals, readings, served
+from medgym_offline.diseases.diabetes.people import TICK, Patients
+from medgym_offline.diseases.diabetes.truth import PLASMA, SENSOR, Truth, play, start
+from medgym_offline.seeds import derive_seed, generator
+
+__all__ = ["HumanError", "Prescription", "Records", "Seen", "decide", "prescription", "record"]
+
+DAY = 1440 // TICK
+"""Ticks of a day."""
+INSULIN_HALF_LIFE = 125.0
+"""Half-life of insulin on board, minutes (chosen: the depots' absorption in the middle of the table)."""
+TARGET, TOLERATED = 130.0, 150.0
+"""Glucose a correction aims at, and above which it is given, mg/dL (chosen)."""
+MEAL_SHARE, CORRECTION_SHARE = 0.9, 0.3
+"""What the reference gives of a meal's bolus and of a correction, since nobody looks again for hours (chosen: on the
+published patients the mean risk is least about there; in full they give 7 instead of 4 % of time below 70 mg/dL)."""
+
+
+@dataclass(frozen=True)
+class HumanError:
+    """How a person errs; standard deviations are of logarithms (all chosen; they give 70 to 80 % of time in range).
+
+    Attributes:
+        ratio, basal: Of the prescribed ratios and basal rate, for good.
+        temporary: Of the basal rate, drawn anew every 6 hours.
+        counting: Of counted carbohydrate.
+        earliest, latest: Minutes from the meal to its bolus, uniform.
+        missed: Probability that a meal gets no bolus.
+        unlogged: Probability that a meal is not written down.
+    """
+
+    ratio: float = 0.25
+    basal: float = 0.20
+    temporary: float = 0.25
+    counting: float = 0.20
+    earliest: float = -10.0
+    latest: float = 30.0
+    missed: float = 0.10
+    unlogged: float = 0.10
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """A patient's numbers, each (P, 1): basal U/kg/h, carbohydrate ratio g/U, correction factor mg/dL per U/kg."""
+
+    basal: Tensor
+    ratio: Tensor
+    correction: Tensor
+
+
+@dataclass(frozen=True)
+class Records:
+    """Days of P patients at 5-minute ticks, (P, T) each; tick i holds what was given from it on.
+
+    Attributes:
+        glucose: The true one, mg/dL, which nobody saw.
+        sensor: Continuous sensor, mg/dL.
+        finger: Fingersticks, mg/dL, NaN where none: before meals, 2 h after every second one, at bedtime.
+        basal: U/h.
+        bolus: U, delivered within the tick.
+        grams: Carbohydrate eaten from that tick on, g.
+        logged: Carbohydrate that was written down, g.
+    """
+
+    glucose: Tensor
+    sensor: Tensor
+    finger: Tensor
+    basal: Tensor
+    bolus: Tensor
+    grams: Tensor
+    logged: Tensor
+
+
+def prescription(patients: Patients, error: HumanError | None = None, seed: int = 0) -> Prescription:
+    """The published ratios and the infusion that holds the basal state; with `error`, each wrong for good."""
+    z = np.zeros((len(patients), 3))
+    if error is not None:
+        scale = np.array([error.basal, error.ratio, error.ratio])
+        z = scale * np.stack([generator(seed, "prescription", name).standard_normal(3) for name in patients.names])
+    exact = np.stack([patients.basal, patients["CR"], patients["CF"] * patients["BW"]], -1)
+    return Prescription(*(torch.from_numpy(exact * np.exp(z)).float()[:, i : i + 1] for i in range(3)))
+
+
+def _correction(plan: Prescription, reading: Tensor, on_board: Tensor) -> Tensor:
+    """U/kg for glucose above what is tolerated, less insulin on board."""
+    return torch.where(reading > TOLERATED, (reading - TARGET) / plan.correction - on_board, 0.0).clamp_min(0.0)
+
+
+def record(model: Truth, days: int = 14, seed: int = 0, error: HumanError | None = None) -> Records:
+    """Days of every patient of `model` (ticks of 5 minutes) under a basal-bolus regimen with human error.
+
+    The person stops the basal rate below 75 mg/dL, eats 15 g (scaled by weight) below 70, at most every half hour, and
+    sometimes corrects a glucose above 230 between meals, at most every 3 hours. A patient's days depend on `seed` and
+    its name, not on who else is in the stack; more days begin with the same ones.
+    """
+    error = error or HumanError()
+    people, count, total = model.patients, len(model.patients), days * DAY
+    weight = torch.from_numpy(people["BW"]).float()[:, None]
+    seeds = np.array([[derive_seed(seed, "diabetes records", name)] for name in people.names])
+    eaten = meals(seeds, people["BW"], 24.0 * days, 0.0)
+    grid, plan = served(eaten.minutes, eaten.grams, total)[:, 0], prescription(people, error, seed)
+
+    def stream(purpose: str) -> list[np.random.Generator]:
+        return [generator(seed, purpose, name) for name in people.names]
+
+    draws = torch.from_numpy(np.stack([g.random((total, 4)) for g in stream("diabetes habits")])).float()
+    spread = torch.from_numpy(np.stack([g.standard_normal((total, 2)) for g in stream("diabetes errors")])).float()
+    late, missed, unlogged, notices = draws.unbind(-1)
+    counted = grid * torch.exp(error.counting * spread[..., 0])
+    logged = torch.where(unlogged < error.unlogged, 0.0, counted)
+    given = torch.where((missed < error.missed) | (grid <= 0), 0.0, counted / plan.ratio)
+    delay = torch.round((error.earliest + (error.latest - error.earliest) * late) / TICK).long()
+    moment = (torch.arange(total) + delay).clamp(0, total - 1)
+    for_meals = torch.zeros(count, total).scatter_add_(1, moment, given)
+    temporary = torch.exp(error.temporary * spread[:, :: DAY // 4, 1]).repeat_interleave(DAY // 4, 1)
+
+    state, on_board = start(model, 1), torch.zeros(count, 1)
+    rescued, corrected = torch.full((count, 1), -total), torch.full((count, 1), -total)
+    rescue, kept = 15.0 * (weight / 70.0) ** 0.75, 0.5 ** (TICK / INSULIN_HALF_LIFE)
+    columns: list[Tensor] = []
+    for tick in range(total):
+        true, site = state[..., PLASMA] / model.values["Vg"], state[..., SENSOR] / model.values["Vg"]
+        reading = readings(site[..., None].float(), seeds, np.array([tick]))[..., 0]
+        hungry = (reading < 70.0) & (tick - rescued >= 6)
+        rescued = torch.where(hungry, tick, rescued)
+        extra = torch.where(hungry, rescue, 0.0)
+        meal = for_meals[:, tick : tick + 1]
+        alarmed = (reading > 230.0) & (tick - corrected >= 36) & (notices[:, tick : tick + 1] < 0.05)
+        corrected = torch.where(alarmed, tick, corrected)
+        bolus = meal + torch.where(alarmed | (meal > 0), weight * _correction(plan, reading, on_board), 0.0)
+        on_board = on_board * kept + bolus / weight
+        basal = torch.where(reading > 75.0, weight * plan.basal * temporary[:, tick : tick + 1], 0.0)
+        food = grid[:, tick : tick + 1] + extra
+        insulin = basal + bolus * (60.0 / TICK)
+        state = play(model, state, insulin[..., None].to(model.dtype), food[..., None].to(model.dtype)).state
+        columns.append(torch.stack([true.float(), reading, basal, bolus, food, logged[:, tick : tick + 1] + extra]))
+    true, reading, basal, bolus, food, written = torch.cat(columns, -1).unbind(0)
+    return Records(true, reading, _fingersticks(true, grid, seeds), basal, bolus, food, written)
+
+
+def _fingersticks(glucose: Tensor, meal: Tensor, seeds: np.ndarray) -> Tensor:
+    """About seven a day, with an error of 5 % (ISO 15197 asks for 95 % within 15 %)."""
+    total = glucose.shape[1]
+    eaten = meal > 0
+    second = torch.roll(eaten & (eaten.long().cumsum(1) % 2 == 0), 24, 1)
+    second[:, :24] = False
+    bedtime = (torch.arange(total) % DAY == 23 * DAY // 24).expand_as(eaten)
+    error = readings(torch.full((*seeds.shape, total), 100.0), seeds, np.arange(total), "fingerstick")[:, 0] / 100.0
+    return torch.where(eaten | second | bedtime, glucose * error, torch.nan)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the reference clinician looks at when it decides; (P, E) each, announcements (P, E, 2).
+
+    Attributes:
+        reading: Sensor, mg/dL.
+        on_board: Insulin on board, U/kg.
+        uncovered: Reported carbohydrate eaten without a bolus, g/kg.
+        ahead: Hours to the next two announced meals; overdue ones at 0, infinity where none.
+        grams: Their announced carbohydrate, g/kg.
+        hours: Hours left.
+        decisions: Decisions left, this one included.
+    """
+
+    reading: Tensor
+    on_board: Tensor
+    uncovered: Tensor
+    ahead: Tensor
+    grams: Tensor
+    hours: Tensor
+    decisions: Tensor
+
+
+def decide(plan: Prescription, seen: Seen, shortest: float = 0.5, longest: float = 12.0) -> tuple[Tensor, Tensor]:
+    """The reference: treats meals that are eaten or due within half an hour, and holds until the next one after them.
+
+    The interval is kept long enough that the decisions that remain can cover the hours that remain. Where a meal falls
+    before the interval can end, its bolus is given now. Returns basal, U/kg/h, and bolus, U/kg, (P, E, 2), and for how
+    many hours, (P, E).
+    """
+    least = torch.maximum(torch.full_like(seen.hours, shortest), seen.hours - longest * (seen.decisions - 1.0))
+    covered = seen.ahead <= least[..., None]
+    later = torch.where(covered, torch.inf, seen.ahead).amin(-1)
+    even = seen.hours / seen.decisions.clamp_min(1.0)
+    hours = torch.where(torch.isfinite(later), later, even).clamp(max=longest)
+    hours = torch.minimum(torch.maximum(hours, least).clamp(max=longest), seen.hours)
+    hours = torch.where(seen.decisions <= 1.0, seen.hours, hours)
+    carbohydrate = seen.uncovered + torch.where(covered, seen.grams, 0.0).sum(-1)
+    bolus = MEAL_SHARE * carbohydrate / plan.ratio + CORRECTION_SHARE * _correction(plan, seen.reading, seen.on_board)
+    basal = torch.where(seen.reading > 80.0, plan.basal, 0.5 * plan.basal)
+    return torch.stack([basal, bolus], -1), hours

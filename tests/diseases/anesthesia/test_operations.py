@@ -1,0 +1,201 @@
+"""Schedules, severity, costs, records and the learned law."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.anesthesia.scoring import RandomDoses, score_surrogate
+from medgym_offline.diseases.anesthesia import DISEASE
+from medgym_offline.diseases.anesthesia.clinician import Records, record_operations
+from medgym_offline.diseases.anesthesia.fit import Fit, fit_surrogate, predicted_readings
+from medgym_offline.diseases.anesthesia.flow import flow
+from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
+from medgym_offline.diseases.anesthesia.severity import LIMITS, awareness, hypotension, phase_of, severity_parts
+from medgym_offline.diseases.anesthesia.stimulation import Schedule, draw_schedule, operation_numbers, schedule_of
+from medgym_offline.diseases.base import Course
+from medgym_offline.errors import ProtocolError
+
+SEEDS = np.arange(40).reshape(8, 5)
+
+
+# Schedules
+
+
+def test_an_operation_depends_on_its_seed_alone() -> None:
+    many, alone = draw_schedule(SEEDS, announcement_error=3.0), draw_schedule(SEEDS[3:4, 2:3], announcement_error=3.0)
+    for name in ("events", "announced", "stimulation"):
+        assert torch.equal(getattr(many, name)[3, 2], getattr(alone, name)[0, 0])
+
+
+def test_events_come_in_order_and_leave_time_to_wake_up() -> None:
+    for long, ticks in ((False, 480), (True, 600)):
+        schedule = draw_schedule(SEEDS, ticks, long=long)
+        tube, cut, end = schedule.events.unbind(-1)
+        assert ((tube >= 20) & (tube <= 36)).all()
+        assert ((cut >= tube + 40) & (cut < end) & (end <= ticks - 60)).all()
+        assert torch.equal(schedule.announced, schedule.events)
+        assert (schedule.phases.sum(-1) <= 1).all()
+        assert not schedule.stimulation[~schedule.surgery].any()
+        assert (schedule.surgery.sum(-1) == end - tube).all()
+        assert (schedule.after.sum(-1) == ticks - end).all()
+
+
+def test_what_is_announced_is_corrected_by_what_happens() -> None:
+    events = torch.tensor([[[20, 60, 200]]])
+    schedule = Schedule(events, events + torch.tensor([-8, 8, 0]), torch.zeros(1, 1, 480))
+    assert schedule.minutes_to(0).tolist() == [[[3.0, 17.0, 50.0]]]
+    assert schedule.minutes_to(16).tolist() == [[[0.0, 13.0, 46.0]]]
+    assert schedule.minutes_to(torch.tensor([[64]])).tolist() == [[[-11.0, -1.0, 34.0]]]
+
+
+@given(st.integers(0, 400), st.integers(1, 79))
+@settings(max_examples=25, deadline=None)
+def test_a_schedule_from_later_on_is_the_rest_of_the_whole(start: int, length: int) -> None:
+    numbers = torch.tensor(np.stack([[operation_numbers(np.random.default_rng(i), 480, 2.0)] for i in range(3)]))
+    whole, later = schedule_of(numbers), schedule_of(numbers, length, torch.full((3, 1), start))
+    part = slice(start, start + length)
+    for name in ("stimulation", "surgery", "after", "phases"):
+        assert torch.equal(getattr(later, name), getattr(whole, name)[:, :, part])
+    assert torch.equal(later.minutes_to(0), whole.minutes_to(start))
+
+
+def test_impossible_schedules_are_refused() -> None:
+    with pytest.raises(ProtocolError, match="360"):
+        draw_schedule(SEEDS, 100)
+    with pytest.raises(ProtocolError, match="negative"):
+        draw_schedule(SEEDS, announcement_error=-1.0)
+
+
+# Severity, costs, metrics
+
+
+def test_severity_and_costs_by_hand() -> None:
+    bis, pressure = torch.tensor([30.0, 75.0, 60.0, 60.0]), torch.tensor([80.0, 60.0, 120.0, 50.0])
+    surgery, after = torch.tensor([True, True, True, False]), torch.tensor([False, False, False, True])
+    expected = torch.tensor([[1.0, 0.0, 0.0], [1.5, 0.0, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 1.5]])
+    phase = phase_of(surgery, after)
+    torch.testing.assert_close(severity_parts(bis, pressure, phase), expected)
+    np.testing.assert_allclose(severity_parts(bis.numpy(), pressure.numpy(), phase.numpy()), expected.numpy())
+    assert hypotension(pressure).tolist() == [0.0, 5.0, 0.0, 15.0]
+    assert awareness(bis * surgery).tolist() == [0.0, 15.0, 0.0, 0.0]
+
+
+def _metrics(bis: list[float], pressure: list[float], surgery: torch.Tensor) -> dict[str, float]:
+    state = torch.zeros(len(bis), DISEASE.state_dim)
+    columns = {"bis_now": torch.tensor(bis), "pressure": torch.tensor(pressure), "phase": phase_of(surgery, ~surgery)}
+    for name, value in {**columns, "surgical_bis": columns["bis_now"] * surgery}.items():
+        state[:, DISEASE.column(name)] = value
+    scales, times = DISEASE.default_scales(), np.arange(len(bis)) * 0.25
+    course = Course(DISEASE, scales, times, 4, scales.normalize(DISEASE, state), torch.zeros(1, 3), np.ones(1))
+    return {m.name: float(m.compute(course)) for m in DISEASE.metrics if m.compute is not None}
+
+
+def test_metrics_by_hand() -> None:
+    surgery = torch.tensor([True] * 5 + [False] * 4)
+    found = _metrics([50.0, 40.0, 60.0, 60.0, 70.0, 70.0, 79.0, 85.0, 70.0], [67.0, *[63.0, 67.0] * 4], surgery)
+    # Errors 0, -20, 20, 20, 40 %; pressure is read after the start.
+    expected = {"bis_in_range": 80.0, "low_pressure": 1.0, "low_pressure_share": 50.0, "awakening": 0.5}
+    assert found == pytest.approx({**expected, "mdpe": 20.0, "mdape": 20.0, "wobble": 20.0}, abs=1e-4)
+
+
+# The anesthetist
+
+
+@pytest.fixture(scope="module")
+def people() -> Patients:
+    return load_patients().select(range(12))
+
+
+@pytest.fixture(scope="module")
+def records(people: Patients) -> Records:
+    return record_operations(people, range(2))
+
+
+@pytest.fixture(scope="module")
+def random_records(people: Patients) -> Records:
+    return record_operations(people, range(2), doses=RandomDoses)
+
+
+def test_a_record_does_not_depend_on_its_batch(people: Patients, records: Records) -> None:
+    alone = record_operations(people.select([5]), [0])
+    for name in ("bis", "pressure", "pressure_known", "path"):
+        assert torch.equal(getattr(records, name)[5, :1], getattr(alone, name)[0])
+    for name, dose in vars(records.doses).items():
+        assert torch.equal(dose[5, :1], getattr(alone.doses, name)[0])
+
+
+def test_records_look_like_anesthesia(records: Records, random_records: Records) -> None:
+    for made in (records, random_records):
+        for name, dose in vars(made.doses).items():
+            low, high = LIMITS[name]
+            assert low <= dose.min() <= dose.max() <= high
+    bis, surgery = records.path[..., 0], records.schedule.surgery
+    inside = ((bis >= 40) & (bis <= 60) & surgery).sum() / surgery.sum()
+    assert 0.45 < inside < 0.8
+    assert hypotension(records.path[..., 1]).mean() < 2.0
+    gaps = records.pressure_known.float().sum() / records.bis_known.float().sum()
+    assert 1 / 5.5 < gaps < 1 / 2.8
+    assert records.bis.shape == (12, 2, 150)
+
+
+# The learned law
+
+
+@pytest.fixture(scope="module")
+def fitted(people: Patients) -> Fit:
+    return fit_surrogate(people, record_operations(people, [0]), iterations=60)
+
+
+def test_the_fit_predicts_as_the_simulator_plays(fitted: Fit, records: Records) -> None:
+    law, schedule = fitted.individual, records.schedule
+    shift, state, shown = law.disturbance(schedule), law.initial_state(2), []
+    for tick in range(schedule.ticks):
+        state, _ = flow(law, state, records.doses.at(tick), 1, shift[:, :, tick : tick + 1])
+        if tick % 4 == 3:
+            shown.append(state[..., 2:4])
+    bis, pressure = predicted_readings(law, records)
+    inside = (bis < 100) & (bis > 0)
+    played = torch.stack(shown, 2)
+    torch.testing.assert_close(played[..., 1], pressure, rtol=1e-3, atol=0.05)
+    # The simulator keeps BIS within 0..100, the fit need not.
+    assert ((played[..., 0] - bis).abs()[inside] < 0.05).float().mean() > 0.99
+
+
+def test_individual_simulators_know_their_patients(fitted: Fit, random_records: Records) -> None:
+    bis, pressure = score_surrogate(fitted.individual, random_records)
+    assert bis.r2 >= 0.65
+    assert pressure.r2 >= 0.70
+    assert min(bis.better, pressure.better) >= 0.9
+    center, _ = score_surrogate(fitted.center, random_records)
+    assert bis.error < 0.75 * center.error
+    assert fitted.losses[-1] < fitted.losses[0] / 3
+
+
+def test_unexplained_noise_belongs_to_the_minute_and_ends_with_surgery(fitted: Fit) -> None:
+    noise = torch.tensor([5.0, 0.7, 4.0, 0.9]).expand(12, 4)
+    law = replace(fitted.individual, noise=noise)
+    schedule, draws = draw_schedule(np.arange(480).reshape(12, 40)), torch.randn(12, 40, 120, 2)
+    added = law.disturbance(schedule, draws) - law.disturbance(schedule)
+    assert not added[schedule.after].any()
+    during = added[~schedule.after]
+    assert during.std(0).tolist() == pytest.approx([5.0, 4.0], rel=0.15)
+    minutes = added[:, :, :80].unflatten(2, (20, 4))
+    torch.testing.assert_close(minutes, minutes[:, :, :, :1].expand_as(minutes), rtol=1e-4, atol=1e-4)
+    pairs = torch.stack([minutes[:, :, 5, 0], minutes[:, :, 6, 0]])
+    for k, expected in ((0, 0.7), (1, 0.9)):
+        assert float(torch.corrcoef(pairs[..., k].reshape(2, -1))[0, 1]) == pytest.approx(expected, abs=0.08)
+    # A later start goes on with the same noise.
+    numbers = torch.zeros(12, 40, 17)
+    numbers[..., :6] = torch.cat([schedule.events, schedule.events], -1) / 4
+    later = schedule_of(numbers, 30, torch.full((12, 40), 50))
+    assert torch.allclose(
+        (law.disturbance(later, draws, torch.full((12, 40), 50)) - law.disturbance(later)),
+        added[:, :, 50:80],
+        atol=1e-4,
+    )

@@ -1,0 +1,84 @@
+"""The public function: its clock, its samples, and one clear line for everything it cannot do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medgym_offline.diseases.diabetes import simulate
+from medgym_offline.errors import MedGymError, UnknownNameError
+
+NAME = "adult#004"
+
+
+def test_samples_are_those_of_a_finer_grid():
+    inputs = {"basal": [(0, 1.0)], "boluses": [(7, 2.0)], "meals": [(13, 40)], "minutes": 90}
+    fine = simulate(NAME, **inputs, every=1)
+    assert fine.shape == (91,)
+    for every in (5, 7, 90):
+        assert np.array_equal(simulate(NAME, **inputs, every=every), fine[::every])
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 30), st.integers(1, 40), st.floats(1, 90), st.floats(0.5, 8))
+def test_later_inputs_move_the_day_by_as_much(minute, delay, grams, units):
+    rate = 0.75 * 1.2
+    day = {"basal": [(0, rate)], "minutes": 80, "every": 1}
+    early = simulate(NAME, boluses=[(minute, units)], meals=[(minute, grams)], **day)
+    late = simulate(NAME, boluses=[(minute + delay, units)], meals=[(minute + delay, grams)], **day)
+    quiet = simulate(NAME, **day)
+    assert np.array_equal(late[: minute + delay + 1], quiet[: minute + delay + 1])
+    assert np.array_equal(early[: minute + 1], quiet[: minute + 1])
+    assert not np.array_equal(early, late)
+
+
+def test_a_basal_holds_from_its_minute_on_in_any_order():
+    steps = [(0, 1.0), (30, 0.2), (60, 3.0)]
+    once = simulate(NAME, basal=steps, minutes=240)
+    assert np.array_equal(once, simulate(NAME, basal=steps[::-1], minutes=240))
+    assert np.array_equal(once[:13], simulate(NAME, basal=steps[:2], minutes=240)[:13])
+    assert once[-1] < simulate(NAME, basal=steps[:2], minutes=240)[-1]
+
+
+def test_two_boluses_at_a_minute_are_one_of_their_sum():
+    a = simulate(NAME, boluses=[(10, 1.0), (10, 2.0)], meals=[(5, 10), (5, 20)], minutes=120)
+    b = simulate(NAME, boluses=[(10, 3.0)], meals=[(5, 30)], minutes=120)
+    assert np.allclose(a, b, rtol=0, atol=1e-9)
+
+
+amounts = st.one_of(st.floats(max_value=-1e-9), st.just(float("nan")), st.just(float("inf")), st.just("1"), st.none())
+minutes = st.one_of(st.integers(max_value=-1), st.integers(min_value=60), st.just(2.5), st.just("3"), st.none())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["basal", "boluses", "meals"]),
+    st.one_of(st.tuples(st.just(3), amounts), st.tuples(minutes, st.just(1.0))),
+)
+def test_bad_entries_are_one_line_that_names_the_field(field, entry):
+    with pytest.raises(MedGymError) as error:
+        simulate(NAME, **{field: [(0, 1.0), entry]}, minutes=60)
+    assert str(error.value).startswith(f"{field}[1]: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("every", 0.5), ("every", 0), ("every", 61), ("every", -5), ("minutes", 0), ("minutes", 1.5), ("minutes", "60")],
+)
+def test_bad_clocks_are_one_line_that_names_the_field(field, value):
+    with pytest.raises(MedGymError, match=f"^{field}: "):
+        simulate(NAME, **{"minutes": 60, field: value})
+
+
+@pytest.mark.parametrize("name", ["adult#011", "adult001", "stay-30001", ""])
+def test_a_patient_of_another_table_is_unknown(name):
+    with pytest.raises(UnknownNameError, match="patient of type 1 diabetes"):
+        simulate(name)
+
+
+def test_an_entry_that_is_no_pair():
+    with pytest.raises(MedGymError, match=r"meals\[0\]: 40 is no pair"):
+        simulate(NAME, meals=[40])

@@ -1,0 +1,175 @@
+"""The published truth: golden numbers of another implementation, rest, conservation, stacks, composition."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.diseases.diabetes import simulate
+from medgym_offline.diseases.diabetes.people import PARAMETERS, find, interpolated, published, splits
+from medgym_offline.diseases.diabetes.truth import GUT, INSULIN, PLASMA, absorb, flow, play, start, truth
+from medgym_offline.errors import MedGymError
+
+GOLDEN = Path(__file__).with_name("golden")
+
+
+def golden() -> tuple[list[dict[str, str]], np.ndarray]:
+    with open(GOLDEN / "inputs.csv", newline="") as file:
+        inputs = list(csv.DictReader(file))
+    with gzip.open(GOLDEN / "glucose.csv.gz", "rt") as file:
+        rows = list(csv.DictReader(file))
+    names = published().names
+    paths = [[float(r["glucose_mgdl"]) for r in rows if r["patient"] == name] for name in names]
+    return inputs, np.array(paths)
+
+
+def some(count: int, ticks: int, episodes: int = 3, seed: int = 0, dtype=torch.float32):
+    """Random doses and meals."""
+    g = torch.Generator().manual_seed(seed)
+    dose = torch.rand(count, episodes, 2, generator=g, dtype=torch.float64) * torch.tensor([0.03, 0.1])
+    meal = 60 * torch.rand(count, episodes, ticks, generator=g, dtype=torch.float64)
+    meal = meal * (torch.rand(count, episodes, ticks, generator=g) < 0.03)
+    return dose.to(dtype), meal.to(dtype)
+
+
+@pytest.mark.parametrize(("tick", "dtype"), [(5, torch.float32), (5, torch.float64), (1, torch.float64)])
+def test_all_patients_agree_with_another_implementation(tick, dtype):
+    inputs, expected = golden()
+    model = truth(published(), tick, dtype)
+    infusion, served = torch.zeros(2, 30, 1, 1440 // tick, dtype=dtype)
+    for row in inputs:
+        patient, at = published().names.index(row["patient"]), int(row["minute"]) // tick
+        if row["input"] == "meal_g":
+            served[patient, 0, at] += float(row["value"])
+        elif row["input"] == "basal_U_per_h":
+            infusion[patient, 0, at:] += float(row["value"])
+        else:
+            infusion[patient, 0, at : at + 5 // tick] += 12 * float(row["value"])
+    found = play(model, start(model, 1), infusion, served).glucose[:, 0, :: 5 // tick]
+    error = np.abs(found.numpy() - expected)
+    assert error.max() < 1.0
+    assert np.quantile(error, 0.99) < 0.25
+
+
+@pytest.mark.parametrize("name", ["adolescent#002", "child#007"])
+def test_the_public_function_agrees_with_another_implementation(name):
+    inputs, expected = golden()
+    kinds = {"basal_U_per_h": "basal", "meal_g": "meals", "bolus_U_over_5_min": "boluses"}
+    given = {kind: [] for kind in kinds.values()}
+    for row in inputs:
+        if row["patient"] == name:
+            given[kinds[row["input"]]].append((int(row["minute"]), float(row["value"])))
+    error = np.abs(simulate(name, **given) - expected[published().names.index(name)])
+    assert error.max() < 1.0
+
+
+def test_the_basal_infusion_holds_every_patient_at_rest():
+    people = find([*published().names, *interpolated()[0].names])
+    model = truth(people, dtype=torch.float64)
+    dose = torch.zeros(len(people), 1, 2, dtype=torch.float64)
+    dose[:, 0, 0] = torch.from_numpy(people.basal)
+    path = flow(model, start(model, 1), dose, torch.zeros(len(people), 1, 288, dtype=torch.float64))
+    basal = torch.from_numpy(people["Gb"])[:, None, None]
+    assert (path.glucose - basal).abs().max() < 1e-7
+    assert (path.sensor - basal).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_stacked_equals_alone_to_the_bit(dtype):
+    people = published()
+    dose, served = some(30, 100, 5, dtype=dtype)
+    model = truth(people, dtype=dtype)
+    together = flow(model, start(model, 5), dose, served)
+    for patient in (0, 13, 29):
+        alone = truth(people.select([people.names[patient]]), dtype=dtype)
+        for episodes in (slice(0, 5), slice(3, 4)):
+            one = slice(patient, patient + 1)
+            x = start(alone, 5)[:, episodes]
+            path = flow(alone, x, dose[one, episodes], served[one, episodes])
+            assert torch.equal(path.glucose, together.glucose[one, episodes])
+            assert torch.equal(path.state, together.state[one, episodes])
+
+
+def test_intervals_compose():
+    model = truth(published().select(["adult#003", "child#002"]))
+    dose, served = some(2, 60)
+    whole = flow(model, start(model, 3), dose, served)
+    first = flow(model, start(model, 3), dose, served[..., :25])
+    rest = flow(model, first.state, dose * torch.tensor([1.0, 0.0]), served[..., 25:])
+    assert torch.equal(whole.state, rest.state)
+    assert torch.equal(whole.glucose, torch.cat([first.glucose, rest.glucose[..., 1:]], -1))
+    torch.testing.assert_close(whole.glucose[..., -1], whole.state[..., PLASMA] / model.values["Vg"])
+
+
+def test_glucose_that_was_eaten_is_somewhere():
+    model = truth(published(), dtype=torch.float64)
+    _, served = some(30, 120, dtype=torch.float64)
+    states, gut = absorb(model, start(model, 3).movedim(-1, 0)[GUT], served)
+    appeared = gut.means.sum(0) * model.tick / model.values["appearing"]
+    held = states[-1, :4].sum(0)
+    torch.testing.assert_close(appeared + held, 1000 * served.sum(-1), rtol=1e-10, atol=1e-6)
+
+
+def test_insulin_is_linear_in_the_dose():
+    model = truth(published(), dtype=torch.float64)
+    none = torch.zeros(30, 3, 40, dtype=torch.float64)
+    a, b = (some(30, 40, seed=seed, dtype=torch.float64)[0] for seed in (1, 2))
+    insulin = [flow(model, start(model, 3), dose, none).state[..., INSULIN] for dose in (a, b, a + b, 0 * a)]
+    torch.testing.assert_close(insulin[0] + insulin[1], insulin[2] + insulin[3], rtol=1e-10, atol=1e-9)
+
+
+def test_insulin_lowers_and_meals_raise_glucose_of_everyone():
+    people = find([*published().names, *interpolated()[0].names])
+    model = truth(people)
+    dose = torch.zeros(len(people), 1, 2)
+    dose[..., 0] = torch.from_numpy(people.basal)[:, None]
+    nothing = torch.zeros(len(people), 1, 48)
+    meal = nothing.clone()
+    meal[..., 0] = 50.0
+    rest, fed = (flow(model, start(model, 1), dose, food).glucose for food in (nothing, meal))
+    dosed = flow(model, start(model, 1), dose + torch.tensor([0.0, 0.08]), nothing).glucose
+    assert (fed.amax(-1) > rest.amax(-1) + 30).all()
+    assert (dosed[..., -1] < rest[..., -1] - 10).all()
+
+
+def test_steps_of_five_minutes_are_as_good_as_of_one():
+    five, one = truth(published(), 5, torch.float64), truth(published(), 1, torch.float64)
+    dose, served = some(30, 144, dtype=torch.float64)
+    fine = torch.zeros(30, 3, 720, dtype=torch.float64)
+    fine[..., ::5] = served
+    coarse = flow(five, start(five, 3), dose, served).glucose
+    error = (coarse - flow(one, start(one, 3), dose, fine).glucose[..., ::5]).abs()
+    assert error.max() < 1.5
+    assert error.mean() < 0.05
+
+
+@pytest.mark.parametrize("tick", [0, 0.5, 6, 10, -5])
+def test_a_step_below_or_above_the_internal_ones_is_refused(tick):
+    with pytest.raises(MedGymError, match="tick: "):
+        truth(published(), tick)
+
+
+def test_interpolated_people_lie_between_two_published_of_one_group_and_side():
+    people, sides = interpolated()
+    assert len(people) == 110
+    assert sum(side == "train" for side in sides.values()) == 80
+    assert [sum(1 for n, s in splits().items() if s == "train" and n.startswith(g)) for g in ("ado", "adu", "chi")] == [
+        6
+    ] * 3
+    table = published()
+    for name, row in zip(people.names, people.values):
+        pool = [n for n in table.names if n.split("#")[0] == name.split("-")[0] and splits()[n] == sides[name]]
+        parents = table.select(pool).values
+        between = [
+            (np.minimum(a, b) <= row * (1 + 1e-9)).all() and (row <= np.maximum(a, b) * (1 + 1e-9)).all()
+            for i, a in enumerate(parents)
+            for b in parents[:i]
+        ]
+        assert sum(between) == 1
+    assert np.array_equal(interpolated.__wrapped__(0, 5, 2)[0].values[:5], people.values[:5])
+    assert set(PARAMETERS) >= {"BW", "Gb", "u2ss", "TDI"}
