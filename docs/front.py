@@ -33,13 +33,13 @@ POLICIES = {
 
 def short_table() -> str:
     """A line for each dataset of the release: who made it, and what a learner could gain on it."""
-    lines = ["| id | decisions | behavior | best | headroom |", "|-|" + "-:|" * 4]
+    lines = ["| id | behavior | best | headroom |", "|-|" + "-:|" * 3]
     for info in released_datasets():
         returns = info.reference_returns
         if info.episodes is None or not {"behavior", "expert"} <= returns.keys():
             continue
         made, best = returns["behavior"], returns["expert"]
-        lines.append(f"| `{info.id}` | {info.steps:,} | {made:.2f} | {best:.2f} | {best - made:.2f} |")
+        lines.append(f"| `{info.id}` | {made:.2f} | {best:.2f} | {best - made:.2f} |")
     return "\n".join(lines)
 
 
