@@ -3,7 +3,7 @@
     python benchmarks/dose_caps.py [EPISODES] [BANK]
 
 Writes benchmarks/results/dose_caps-BANK.json: mean return of the policies in every world, on the same episodes, for
-each treatment capped at some shares of its range. docs/twin.md has a part of it.
+each treatment capped at some shares of its range. docs/studies.md quotes it.
 """
 
 from __future__ import annotations

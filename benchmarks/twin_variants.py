@@ -7,7 +7,7 @@ true patients differ more, as in the shipped recipe.
 Judged by the solver, so no solution map is trained. Columns: how much better each patient's best constant treatment is
 than the cohort's (the audit wants 10 % in `own`); NMSE of new trajectories of the truth; R2 of displacements under
 random treatment; the spread between stays of the records in shares of the real cohort's. Writes
-benchmarks/results/twin_variants.json, keeping the variants that are there; docs/twin.md has the table.
+benchmarks/results/twin_variants.json, keeping the variants that are there.
 """
 
 from __future__ import annotations

@@ -33,13 +33,13 @@ POLICIES = {
 
 def short_table() -> str:
     """A line for each dataset of the release: who made it, and what a learner could gain on it."""
-    lines = ["| id | decisions | behavior | best | headroom |", "|-|" + "-:|" * 4]
+    lines = ["| id | behavior | best | headroom |", "|-|" + "-:|" * 3]
     for info in released_datasets():
         returns = info.reference_returns
         if info.episodes is None or not {"behavior", "expert"} <= returns.keys():
             continue
         made, best = returns["behavior"], returns["expert"]
-        lines.append(f"| `{info.id}` | {info.steps:,} | {made:.2f} | {best:.2f} | {best - made:.2f} |")
+        lines.append(f"| `{info.id}` | {made:.2f} | {best:.2f} | {best - made:.2f} |")
     return "\n".join(lines)
 
 
@@ -105,8 +105,8 @@ def figure() -> str:
         for name, evaluation in twin.items():
             means = [evaluation.worlds[world].metrics["severity_mean"] for world in worlds]
             right.plot(range(len(worlds)), means, "-o", color=colors[name], lw=1.6, ms=5, label=POLICIES[name])
-        right.set_xticks(range(len(worlds)), ["own\nsimulator", "crossfit\nsimulator", "the patient"][: len(worlds)])
-        right.set(xlim=(-0.25, len(worlds) - 0.75), ylabel="mean surrogate SOFA (lower is better)")
+        right.set_xticks(range(len(worlds)), ["own\nsimulator", "crossfit\nsimulator", "true\npatient"][: len(worlds)])
+        right.set(xlim=(-0.25, len(worlds) - 0.75), ylabel="mean surrogate SOFA")
         right.set_title("110 twins whose truth is known", color=INK, fontsize=10.5, loc="left")
         for axis in (left, right):
             axis.grid(axis="y", color=LINE)

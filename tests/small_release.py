@@ -63,7 +63,8 @@ def build(root: Path) -> SmallRelease:
     for recipe in (ROOT / "generation").glob("*.toml"):
         shutil.copy(recipe, root / "generation")
     for bank in (ROOT / "generation" / "banks").glob("*.safetensors"):
-        load_simulators(bank).select(range(PATIENTS)).save(root / "generation" / "banks" / bank.name)
+        whole = load_simulators(bank)
+        whole.select(range(min(PATIENTS, len(whole)))).save(root / "generation" / "banks" / bank.name)
     for file in (ROOT / "generation" / "behaviors").glob("*.safetensors"):
         policy = load_policy(file)
         if policy.patients is not None:
