@@ -61,7 +61,7 @@ def _play(bank: SimulatorBank, world: str, actor: StackedActor, row: Row, episod
     used = load_protocol().override(episodes=episodes, timing=bound.timing, decisions=bound.decisions)[0]
     process = DecisionProcess(here, process_config(used))
     seeds = episode_seeds(used.seed, SEED_PURPOSE, here.patients, used.episodes)
-    noise = draw_noise(seeds, bound.decisions, here.state_dim, process.config.action_dim)
+    noise = draw_noise(seeds, here, process.config)
     played = rollout(process, bound.act_on(here.patients, seeds), noise)
     states, treatments = dense(process, played, torch.arange(HOURS + 1.0))
     x, u = here.denormalize(states), here.denormalize_treatment(treatments)

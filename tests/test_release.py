@@ -95,7 +95,7 @@ def test_behaviors_were_trained_on_this_bank(bank: SimulatorBank, timing: str) -
         assert policy.provenance["bank_hash"] in trained_on(bank)
         assert policy.provenance["recipe_hash"]
     folder = release_folder("generation") / "behaviors"
-    assert sum(p.stat().st_size for p in folder.glob("*.safetensors")) < 12e6
+    assert sum(p.stat().st_size for p in folder.glob("*.safetensors")) < 16e6
     assert load_behavior("sepsis-v0", "ind", timing).patients == bank.patients
 
 
@@ -118,10 +118,9 @@ def test_manifests_belong_to_these_artefacts(bank: SimulatorBank) -> None:
     recipes = {p.name.removesuffix(".toml") for p in release_folder("datasets").glob("*.toml")}
     manifests = {p.name.removesuffix(".manifest.json") for p in release_folder("datasets").glob("*.manifest.json")}
     assert manifests == recipes
-    hashes = {"sepsis-v0": bank.content_hash, "sepsis-twin-v0": load_simulators("sepsis-twin-v0").content_hash}
     for path in release_folder("datasets").glob("*.manifest.json"):
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        assert hashes[manifest["recipe"]["bank"]] in json.dumps(manifest), path.name
+        assert load_simulators(manifest["recipe"]["bank"]).content_hash in json.dumps(manifest), path.name
     for dataset in described:
         if dataset.id.startswith("medgym/sepsis-ind"):
             returns = dataset.reference_returns

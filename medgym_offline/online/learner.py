@@ -308,7 +308,7 @@ def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequenc
         )
         advantage = penalized(advantage, standardize(flat(found[1][0]), weights), multiplier)
         advantage = standardize(advantage, weights)
-    improved, numbers = theta, dict.fromkeys(logged, theta.new_zeros(policies))
+    improved, numbers = theta, {name: theta.new_zeros(policies) for name in logged}
     learner: dict[str, Tensor] = {}
     if state.update >= config.value_warmup:
         policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)

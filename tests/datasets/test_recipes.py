@@ -17,7 +17,7 @@ def test_the_release_has_its_recipes() -> None:
         assert recipe.id == name
         assert recipe.episodes == 100
         assert (recipe.timing == "fixed") == ("fixed" in name)
-        assert recipe.perturbation == (0.0 if recipe.behavior == "random" else 0.05)
+        assert (recipe.perturbation > 0.0) == (recipe.behavior != "random")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import gymnasium
@@ -91,6 +92,7 @@ def test_from_records_to_an_entry(toy_bank: SimulatorBank, tmp_path: Path, monke
         assert {"severity_mean", "safe_path", "support_distance"} <= set(result.metrics)
         results.append(tmp_path / algorithm)
         result.write(results[-1])
+        shutil.copy(path, results[-1])
     done = CliRunner().invoke(
         app, ["submit", str(results[0]), "--name", "BC on the toy", "--output", str(tmp_path / "e")]
     )

@@ -20,8 +20,9 @@ from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online import load_behavior, recipe, train_behavior, train_behavior_files
 from medgym_offline.online.behavior import BehaviorRun, EngineOptions
 from medgym_offline.online.recipe import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
-from medgym_offline.online.report import interval_table, training_report
+from medgym_offline.online.report import interval_table, training_page
 from medgym_offline.policies import StackedActor, load_policy, save_policy
+from medgym_offline.reports.page import page_html
 from medgym_offline.simulators import SimulatorBank
 
 QUICK = {"updates": 4, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1}
@@ -191,7 +192,7 @@ def test_the_whole_stack_trains_on_a_gpu(local: BehaviorRun, bank: SimulatorBank
 
 
 def test_the_report_shows_curves_and_quantiles_of_intervals(local: BehaviorRun) -> None:
-    page = training_report(local)
+    page = page_html(training_page(local))
     for title in ("Return per episode", "Cost per decision", "Lagrange multiplier", "KL of the update"):
         assert title in page
     adaptive, fixed = (interval_table(local, local.results["dr", t].actor, t) for t in ("adaptive", "fixed"))
@@ -205,7 +206,7 @@ def test_every_scope_trains_by_soft_actor_critic(bank: SimulatorBank, tmp_path: 
     soft = {**QUICK, "updates": 2, "soft_capacity": 100, "soft_batch": 16, "soft_steps": 3}
     made = BehaviorRecipe(decisions=4, shard=1, algorithm="sac", settings=dict.fromkeys(SCOPES, soft))
     run = BehaviorRun(bank, made, tmp_path, progress=False)
-    run.train([(scope, timing) for scope in SCOPES])
+    run.train([(scope, timing) for scope in SCOPES if scope != "oracle"])  # this bank has no true world
     for (scope, _), result in run.results.items():
         assert result.actor.provenance["algorithm"] == "sac"
         assert result.actor.provenance["training"]["soft_steps"] == 3

@@ -85,8 +85,8 @@ def test_events_and_ticks_of_a_disease_reach_its_training(
     """A disease with events that its policies see, a coarse clock and times in minutes trains like any other."""
     seen: list[Tensor] = []
 
-    def draw(source: np.random.Generator, context: np.ndarray, horizon: float) -> np.ndarray:
-        return np.array([source.uniform(0, horizon), 1.0], np.float32)
+    def draw(source: np.random.Generator, context: np.ndarray, horizon: float, episodes: int) -> np.ndarray:
+        return np.stack([source.uniform(0, horizon, episodes), np.ones(episodes)], -1).astype(np.float32)
 
     def observe(sight: Sight) -> Tensor:
         assert sight.exogenous is not None
