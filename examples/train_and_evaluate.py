@@ -34,4 +34,4 @@ for scope in ("ind", "pop"):
 print_evaluations(evaluations)
 write_report(evaluations, "gcql.html")
 gain = compare(reference=evaluations["gcql-pop"], method=evaluations["gcql-ind"], world="crossfit")
-print(f"\nInd over Pop, held-out world: {gain.percent:+.1f} %, better in {100 * gain.share:.0f} % of patients")
+print(f"\nInd over Pop, crossfit world: {gain.percent:+.1f} %, better in {100 * gain.share:.0f} % of patients")

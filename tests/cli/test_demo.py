@@ -105,7 +105,7 @@ def test_the_demo_refuses_more_patients_than_there_are(shop: Workshop) -> None:
     ("script", "says"),
     [
         ("load_dataset", "episodes end at hour {96.0}"),
-        ("train_and_evaluate", "Ind over Pop, held-out world"),
+        ("train_and_evaluate", "Ind over Pop, crossfit world"),
         ("own_policy_torch", "two patients: surrogate SOFA"),
         ("gymnasium_loop", "returns of eight random episodes"),
     ],

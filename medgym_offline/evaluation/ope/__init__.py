@@ -4,7 +4,7 @@
     estimators   importance sampling and doubly robust              fqe         fitted Q evaluation, stacked
     returns      returns in the simulators                          audit       everything, for a set of policies
 
-See `docs/ope.md`.
+See `docs/evaluation.md`.
 """
 
 from medgym_offline.evaluation.ope.audit import OpeAudit, OpeSettings, audit, audit_dataset

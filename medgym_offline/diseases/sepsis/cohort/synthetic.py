@@ -30,7 +30,7 @@ STEPS = 2  # integration steps an hour
 
 @dataclass(frozen=True)
 class Charting:
-    """How one variable is charted; calibrated to summary statistics of the real cohort (docs/twin.md).
+    """How one variable is charted; calibrated to summary statistics of the real cohort (docs/science.md).
 
     Attributes:
         gap: Median hours between two values while it is being measured.
