@@ -131,7 +131,7 @@ def _score(bank: SimulatorBank, policy: Any, row: Row, seed: int, episodes: int)
 def _train(bank: SimulatorBank, recipe: OnlineRecipe, row: Row, seed: int, home: Path) -> pl.DataFrame:
     """Train and score one row at one seed."""
     made = recipe.training(row.method, row.decisions, seed)
-    actor = train_behavior(bank, row.timing, row.scope, recipe=made, checkpoints=home, progress=False).actor
+    actor = train_behavior(bank, row.timing, row.scope, recipe=made, checkpoints=home, progress=False).policy
     save_policy(actor, home / "policy.safetensors")
     return pl.concat([_score(_scoring(bank, recipe), actor, row, seed, recipe.episodes), _cost(bank, actor, row, seed)])
 

@@ -71,7 +71,7 @@ def trained(name: str):
     job = BehaviorRun(bank_of(world, scope), recipe, folder)
     which = (scope.removesuffix("-told"), timing)
     job.train([which])
-    return job.results[which].actor
+    return job.results[which].policy
 
 
 def score(name: str, policy: object, scope: str, timing: str) -> pl.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medgym_offline.offline.algorithms import ALGORITHMS, algorithm_name
 from medgym_offline.offline.config import PROFILES, OfflineConfig
-from medgym_offline.offline.train import TrainResult, train
+from medgym_offline.offline.train import train
+from medgym_offline.policies.result import TrainResult
 
 __all__ = ["ALGORITHMS", "PROFILES", "OfflineConfig", "TrainResult", "algorithm_name", "train"]

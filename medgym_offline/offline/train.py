@@ -6,7 +6,6 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +20,18 @@ from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import CHECK_EVERY, Learner
 from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.result import TrainResult
 from medgym_offline.progress import Progress
 from medgym_offline.stack import StackedMLP
 from medgym_offline.threads import one_thread
 
-__all__ = ["TrainResult", "checkpoint_updates", "shard_size", "train"]
+__all__ = ["checkpoint_updates", "shard_size", "train"]
 
 # Of one hidden layer of a stack's critic on all candidates. Wide stacks pay each operation's cost once for many
 # learners; beyond this a training at the paper's size, where a dozen such layers live at a time, would take gigabytes.
 _LAYER_BYTES = 32 * 2**20
 
 _SAVE_EVERY = 250  # updates between two writes of the resume file
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a training leaves behind.
-
-    Attributes:
-        policy: The actors after the last update (the protocol scores the last, never the best).
-        checkpoints: Update -> the actors then, the last included; empty unless asked for.
-        log: One line per 50 updates, means over learners: update, and what the objective reports (mse; or td, q, gap).
-        stopped: Learner -> why it was stopped early; its actor is the one of its last healthy look.
-    """
-
-    policy: StackedActor
-    log: list[dict[str, float]]
-    stopped: dict[str, str]
-    checkpoints: dict[int, StackedActor] = field(default_factory=dict)
 
 
 @own_defaults()
@@ -66,7 +49,7 @@ def train(
     device: str = "cpu",
     checkpoints: int = 0,
     on_update: Callable[[int], None] | None = None,
-) -> TrainResult:
+) -> TrainResult[list[dict[str, float]]]:
     """Train `algorithm` on a dataset.
 
     Learners are independent, so they are trained in shards that fit the memory; neither the shard's size nor who

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -48,8 +48,9 @@ from medgym_offline.online.recipe import (
     load_behavior,
     load_recipe,
 )
-from medgym_offline.online.train import TrainResult, live_numbers, train
+from medgym_offline.online.train import live_numbers, train
 from medgym_offline.online.watching import Gap, Passing, keep_patient, keep_way, nearest_to_share, way_of
+from medgym_offline.policies.result import TrainResult
 
 if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
@@ -68,6 +69,7 @@ __all__ = [
 
 Name = tuple[str, str]
 """(scope or early policy, timing)."""
+Trained: TypeAlias = "TrainResult[dict[str, Tensor]]"
 SHARED = ("dr", "pop")
 
 
@@ -226,7 +228,7 @@ class BehaviorRun:
         self.folder = None if folder is None else Path(folder)
         self.options = options or EngineOptions()
         self.options.check()
-        self.results: dict[Name, TrainResult] = {}
+        self.results: dict[Name, Trained] = {}
         self.early: dict[Name, StackedActor] = {}
         self._blocks = [list(block) for block in blocks(len(bank), recipe.shard)]
 
@@ -277,7 +279,7 @@ class BehaviorRun:
         if scope not in SHARED:
             bank = self.bank.world("true") if scope == "oracle" else self.bank
             banks = {f"{scope}-{timing}-{n:03d}": bank.select(block) for n, block in enumerate(self._blocks)}
-        initial = self.results["dr", timing].actor if scope == "ind" else None
+        initial = self.results["dr", timing].policy if scope == "ind" else None
         config = self.recipe.config(scope, None if initial is None else fingerprint(initial))
         rest = (self.recipe.patience, self.options.device)
         states = {
@@ -286,7 +288,7 @@ class BehaviorRun:
         }
         return {key: (bank, self._process(timing), config, initial, states[key], *rest) for key, bank in banks.items()}
 
-    def _result(self, name: Name, config: TrainConfig, state: TrainState) -> TrainResult:
+    def _result(self, name: Name, config: TrainConfig, state: TrainState) -> Trained:
         ids = (self.bank.population() if name[0] == "pop" else self.bank).patients
         stopped = {ids[i]: int(u) for i, u in enumerate(state.stopped) if u >= 0}
         provenance = {
@@ -298,7 +300,7 @@ class BehaviorRun:
         }
         if "stopped_at" in state.kept:
             provenance["stopped_early"] = state.kept["stopped_at"].tolist()
-        return TrainResult(self._actor(state.actor, name, provenance), state.log, state, stopped)
+        return TrainResult(self._actor(state.actor, name, provenance), state.log, stopped, state=state)
 
     def _actor(self, theta: Tensor, name: Name, provenance: dict[str, Any]) -> StackedActor:
         """The policy with parameters `theta` of a scope and timing, with what was made of what."""
@@ -326,7 +328,7 @@ class BehaviorRun:
         for source, members in sources.items():
             (scope, timing), shares = source, [EARLY[name][1] for name in members]
             way = self.results[source].state.kept if scope in SHARED else None
-            expert, key = self.results[_expert(scope), timing].actor, f"early-{scope}-{timing}"
+            expert, key = self.results[_expert(scope), timing].policy, f"early-{scope}-{timing}"
             rest = (self.recipe, scope, shares, way, self.options.device)
             jobs[source] = {key: (self.bank, self._process(timing), expert, *rest)}
             if way is None:
@@ -369,7 +371,7 @@ def train_behavior(
     checkpoints: str | Path | None = None,
     progress: bool = True,
     options: EngineOptions | None = None,
-) -> TrainResult:
+) -> Trained:
     """Train the behavior policy of one scope and timing.
 
     Args:
@@ -437,7 +439,7 @@ def train_behavior_files(
     made.train(paths)
     written = []
     for name, path in paths.items():
-        actor = made.early[name] if name in made.early else made.results[name].actor
+        actor = made.early[name] if name in made.early else made.results[name].policy
         small = half or name in made.early
         written.append(save_policy(actor, path, torch.float16 if small else torch.float32))
     if report:

@@ -51,7 +51,7 @@ def log_figures(log: Mapping[str, torch.Tensor], limit: float | None = None, uni
     """Curves of a training log over updates: median over policies or simulators, 25-75 % and 5-95 % bands.
 
     Args:
-        log: Name -> `(updates, S or P)`, as in `TrainResult.log`.
+        log: Name -> `(updates, S or P)`, as in `TrainResult.log` of online training.
         limit: Cost limit, drawn into the figure of the cost.
         unit: Of the intervals.
     """
@@ -109,9 +109,9 @@ def interval_table(run: BehaviorRun, actor: StackedActor, timing: str) -> dict[s
 def _section(run: BehaviorRun, scope: str, timing: str) -> Section:
     """The part of the page on one trained scope and timing."""
     result, unit = run.results[scope, timing], run.bank.disease.process.unit
-    config = result.actor.provenance["training"]
+    config = result.policy.provenance["training"]
     limit = config["cost_limit"] if "lag" in config["algorithm"] else None
-    rows = [[kind, *map(Estimate, q)] for kind, q in interval_table(run, result.actor, timing).items()]
+    rows = [[kind, *map(Estimate, q)] for kind, q in interval_table(run, result.policy, timing).items()]
     stopped = ", ".join(f"{p} (update {u})" for p, u in result.stopped.items()) or "none"
     return Section(
         f"{scope}, {timing}",

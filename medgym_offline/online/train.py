@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import Group, Shapes, TrainState
 from medgym_offline.online.networks import Adam, GaussianActor, actor_parameters, interval_bias, stacked_actor
 from medgym_offline.online.rollouts import Collected, collect, episode_numbers, training_noise
+from medgym_offline.policies.result import TrainResult
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 
@@ -39,30 +40,12 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["TrainResult", "live_numbers", "load_state", "save_state", "train"]
+__all__ = ["live_numbers", "load_state", "save_state", "train"]
 
 SHARED = "shared"
 FORMAT = "medgym-online-state/1"
 _ALGORITHMS = {"trpo": trpo, "ppo": ppo, "sac": sac}
 _LIVE = {"return": "ret", "cost": "cost", "multiplier": "lam", "alpha": "alpha", "kl": "kl"}
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A trained stack.
-
-    Attributes:
-        actor: The policies, deterministic action tanh(mean).
-        log: Name -> `(updates, S or P)`: return, cost, decisions, first and last interval, multiplier, kl, gain,
-            accepted (TRPO) or clipped (PPO), alpha and entropy (SAC), value_loss.
-        state: What training would go on from; of `train_behavior`, without a replay buffer.
-        stopped: Patient id -> update at which a non-finite number ended its training.
-    """
-
-    actor: StackedActor
-    log: dict[str, Tensor]
-    state: TrainState
-    stopped: dict[str, int]
 
 
 def live_numbers(log: dict[str, Tensor]) -> dict[str, float]:
@@ -189,7 +172,7 @@ def train(
     shard: int = 55,
     progress: bool = True,
     watch: Callable[[TrainState], bool | None] | None = None,
-) -> TrainResult:
+) -> TrainResult[dict[str, Tensor]]:
     """Train one policy per simulator of `bank`, or one for all of them.
 
     Args:
@@ -249,4 +232,4 @@ def train(
     policy = stacked_actor(
         actor, state.actor, patients, process.decisions, provenance | {"stopped": stopped}, process.disease
     )
-    return TrainResult(policy, state.log, state, stopped)
+    return TrainResult(policy, state.log, stopped, state=state)

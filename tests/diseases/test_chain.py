@@ -65,7 +65,7 @@ def test_from_records_to_an_entry(toy_bank: SimulatorBank, tmp_path: Path, monke
     toy_bank.save(bank_file)
     process = ProcessConfig(disease="toy")
     found = train_online(toy_bank, process, TrainConfig(updates=2, episodes=8, hidden=16), progress=False)
-    save_policy(found.actor, behavior_file)
+    save_policy(found.policy, behavior_file)
     recipe = Recipe(
         id="medgym/toy-chain-v0",
         description="A chain.",
@@ -109,7 +109,7 @@ def test_exported_policies_carry_their_disease(export: object, toy_bank: Simulat
         TrainConfig(updates=1, episodes=2, hidden=8, shared=True),
         progress=False,
     )
-    path = export(found.actor, tmp_path / ("p.pt" if export is export_torchscript else "p.onnx"))  # type: ignore[operator]
+    path = export(found.policy, tmp_path / ("p.pt" if export is export_torchscript else "p.onnx"))  # type: ignore[operator]
     policy = load_policy(path)
     assert (policy.disease, policy.observation_dim, policy.action_dim) == ("toy", 3, 2)  # type: ignore[attr-defined]
     with pytest.raises(MedGymError, match="was made for toy, bank 'sepsis-v0' is of sepsis"):

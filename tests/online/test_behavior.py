@@ -119,7 +119,7 @@ def test_files_of_worker_processes_hold_the_same_bits_and_say_what_they_are(
     files = train_behavior_files(bank, pairs, home, False, recipe=RECIPE, checkpoints=tmp_path / "run", options=options)
     assert [f.name for f in files] == [f"{bank.name}-{scope}-adaptive.safetensors" for scope, _ in pairs]
     for scope, timing in pairs:
-        found, wanted = load_behavior(bank.name, scope, timing), local.results[scope, timing].actor
+        found, wanted = load_behavior(bank.name, scope, timing), local.results[scope, timing].policy
         assert found.patients == wanted.patients == (bank.patients if scope == "ind" else None)
         assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in found.state_dict().items())
         assert found.decisions == 4
@@ -138,7 +138,7 @@ def test_a_patient_trains_alike_in_a_block_of_another_size(bank: SimulatorBank) 
         for n in (1, 2)
     )
     assert torch.allclose(one.log["return"], other.log["return"], rtol=1e-3, atol=1e-3)
-    assert one.actor.patients == bank.patients
+    assert one.policy.patients == bank.patients
 
 
 def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_are(local: BehaviorRun) -> None:
@@ -195,7 +195,7 @@ def test_the_report_shows_curves_and_quantiles_of_intervals(local: BehaviorRun) 
     page = page_html(training_page(local))
     for title in ("Return per episode", "Cost per decision", "Lagrange multiplier", "KL of the update"):
         assert title in page
-    adaptive, fixed = (interval_table(local, local.results["dr", t].actor, t) for t in ("adaptive", "fixed"))
+    adaptive, fixed = (interval_table(local, local.results["dr", t].policy, t) for t in ("adaptive", "fixed"))
     for quantiles in adaptive.values():
         assert quantiles == sorted(quantiles)
     assert all(np.allclose(values, 24.0) or np.allclose(values, 4) for values in fixed.values())
@@ -208,9 +208,9 @@ def test_every_scope_trains_by_soft_actor_critic(bank: SimulatorBank, tmp_path: 
     run = BehaviorRun(bank, made, tmp_path, progress=False)
     run.train([(scope, timing) for scope in SCOPES if scope != "oracle"])  # this bank has no true world
     for (scope, _), result in run.results.items():
-        assert result.actor.provenance["algorithm"] == "sac"
-        assert result.actor.provenance["training"]["soft_steps"] == 3
-        assert (result.actor.patients is None) == (scope in ("dr", "pop"))
+        assert result.policy.provenance["algorithm"] == "sac"
+        assert result.policy.provenance["training"]["soft_steps"] == 3
+        assert (result.policy.patients is None) == (scope in ("dr", "pop"))
         assert "replay" not in result.state.learner
         assert {"alpha", "entropy"} <= set(result.log)
 

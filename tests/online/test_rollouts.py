@@ -114,7 +114,7 @@ def test_events_and_ticks_of_a_disease_reach_its_training(
         config = TrainConfig(algorithm, updates=2, episodes=3, hidden=8, value_warmup=0, soft_steps=2, soft_batch=8)
         result = train(bank, process, config, progress=False)
         assert torch.isfinite(result.state.actor).all()
-        assert result.actor.decisions == 6
+        assert result.policy.decisions == 6
     assert torch.equal(seen[0], training_noise(0, "online", bank, process, 0, 3).exogenous)
 
 

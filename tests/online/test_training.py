@@ -59,7 +59,7 @@ def test_learning_beats_random_and_zero_for_every_patient(
     ours, random, zero = (
         _returns(tiny_bank, process, act)
         for act in (
-            learned.actor.act,
+            learned.policy.act,
             lambda o: 2 * torch.rand((*o.shape[:2], width), generator=noise) - 1,
             lambda o: nothing.expand(*o.shape[:2], -1),
         )
@@ -84,7 +84,7 @@ def test_first_intervals_are_the_fixed_ones(tiny_bank: SimulatorBank, decisions:
     result = train(tiny_bank, process, dataclasses.replace(SMALL["trpo"], updates=1), progress=False)
     state = DecisionProcess(tiny_bank, process)
     start = state.start(6, torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(0)))
-    _, dt = state.decode(start, result.actor.act(state.observe(start)))
+    _, dt = state.decode(start, result.policy.act(state.observe(start)))
     assert float(dt.mean()) == pytest.approx(96 / decisions, rel=0.02)
 
 
@@ -104,7 +104,7 @@ def test_shared_policy_does_not_depend_on_shards(tiny_bank: SimulatorBank, name:
     config = dataclasses.replace(SMALL[name], shared=True)
     whole, cut = (train(tiny_bank, FIXED, config, shard=shard, progress=False) for shard in (4, 1))
     torch.testing.assert_close(cut.state.actor, whole.state.actor, rtol=1e-3, atol=1e-3)
-    assert whole.actor.patients is None
+    assert whole.policy.patients is None
     assert whole.state.actor.shape[0] == 1
     assert (whole.log["return"].shape, whole.log["kl"].shape) == ((4, 4), (4, 1))
 
@@ -167,7 +167,7 @@ def test_a_broken_simulator_stops_its_patient_only(
 
     monkeypatch.setattr(DecisionProcess, "observe", damaged)
     result = train(tiny_bank, FIXED, SMALL[name], progress=False)
-    assert result.stopped == result.actor.provenance["stopped"] == {tiny_bank.patients[1]: 2}
+    assert result.stopped == result.policy.provenance["stopped"] == {tiny_bank.patients[1]: 2}
     others = [0, 2, 3]
     torch.testing.assert_close(result.state.actor[others], clean.state.actor[others], rtol=1e-3, atol=1e-3)
     for value in (result.state.actor, result.state.critic, *result.state.learner.values()):
@@ -195,9 +195,9 @@ def test_a_learner_that_diverges_keeps_its_last_good_parameters(tiny_bank: Simul
 
 def test_fine_tuning_starts_from_the_shared_policy(tiny_bank: SimulatorBank) -> None:
     small = SMALL["trpo"]
-    shared = train(tiny_bank, FIXED, dataclasses.replace(small, shared=True), progress=False).actor
+    shared = train(tiny_bank, FIXED, dataclasses.replace(small, shared=True), progress=False).policy
     config = dataclasses.replace(small, updates=1, reset_std=0.35)
-    copied = train(tiny_bank, FIXED, config, shared, progress=False).actor
+    copied = train(tiny_bank, FIXED, config, shared, progress=False).policy
     x = torch.randn(4, 5, 9, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(copied.act(x), shared.act(x))
     assert copied.log_std is not None

@@ -83,7 +83,7 @@ def trained(tiny_bank: SimulatorBank) -> tuple[Gap, dict[int, torch.Tensor]]:
         way[state.update] = state.actor.clone()
 
     result = train(tiny_bank, PROCESS, config, progress=False, watch=watch)
-    return Gap.measure(tiny_bank, PROCESS, result.actor, seed=0, episodes=6), way
+    return Gap.measure(tiny_bank, PROCESS, result.policy, seed=0, episodes=6), way
 
 
 def test_shares_are_zero_at_random_and_one_at_the_expert(trained: tuple[Gap, dict[int, torch.Tensor]]) -> None:
