@@ -62,7 +62,7 @@ def random_rows(patients: int) -> Transitions:
 def seconds_per_update(run: Callable[[int], object], updates: int, device: str, repeats: int = 3) -> float:
     """Seconds that `run(length)` takes per update, the cost of a start left out; the best of `repeats`.
 
-    A neighbour on the machine slows a run down and never speeds it up.
+    A neighbor on the machine slows a run down and never speeds it up.
     """
     clock = time.process_time if device == "cpu" else time.perf_counter
     spent = {updates // 3: np.inf, updates: np.inf}

@@ -32,11 +32,12 @@ POLICIES = {
 
 
 def short_table() -> str:
-    """A line for each dataset of the release: who made it, and what a learner could gain on it."""
+    """A line for each main dataset of the release (adaptive timing; not mixed, not early): what a learner could gain."""
     lines = ["| id | behavior | best | headroom |", "|-|" + "-:|" * 3]
     for info in released_datasets():
         returns = info.reference_returns
-        if info.episodes is None or not {"behavior", "expert"} <= returns.keys():
+        main = re.search(r"-(ind|pop|clinician)-v\d+$", info.id) is not None
+        if not main or info.episodes is None or not {"behavior", "expert"} <= returns.keys():
             continue
         made, best = returns["behavior"], returns["expert"]
         lines.append(f"| `{info.id}` | {made:.2f} | {best:.2f} | {best - made:.2f} |")

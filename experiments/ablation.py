@@ -148,8 +148,11 @@ def _compared(recipe: AblationRecipe, scores: Scores, row: Row, reference: Row, 
     cells = []
     for metric in COMPARED:
         gain = scores.gain(row, reference, world, metric)
-        verdict = Claim("", "", {world: gain.difference}, 0.0, BETTER[metric]).verdict(world)  # type: ignore[union-attr]
-        text = shown(gain.percent, 2, lambda value, digits: f"{value:+.{digits}f}")  # type: ignore[union-attr]
+        if gain is None:
+            cells.append("-")
+            continue
+        verdict = Claim("", "", {world: gain.difference}, 0.0, BETTER[metric]).verdict(world)
+        text = shown(gain.percent, 2, lambda value, digits: f"{value:+.{digits}f}")
         cells.append(f"{text}, {WORDS.get(verdict, verdict)}")
     return [recipe.variants[row.method].label, *cells]
 

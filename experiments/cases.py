@@ -16,7 +16,7 @@ from medgym_offline.evaluation.binding import resolve_policy
 from medgym_offline.evaluation.protocol import load_protocol
 from medgym_offline.evaluation.worlds import SEED_PURPOSE, process_config
 from medgym_offline.online import load_behavior
-from medgym_offline.policies import StackedActor, builtin_policy
+from medgym_offline.policies import ClinicianPolicy, StackedActor
 from medgym_offline.simulators.forecast import population_for_all
 
 __all__ = ["case_studies", "chosen_patients", "model_errors"]
@@ -40,7 +40,7 @@ def model_errors(bank: SimulatorBank, reference: str) -> dict[str, np.ndarray]:
     The mean over variables j of mean_t (x_j(t) - y_j(t))^2 / var_{p,t} y_j, t = 1..96 h, y the reference's course.
     """
     solver = bank.with_backend("ode")
-    schedule = builtin_policy("clinician", bank, "fixed", 20).schedule  # type: ignore[union-attr]
+    schedule = ClinicianPolicy(bank.clinician_treatment, bank.patients, "fixed", 20, bank.disease.name).schedule
     own = solver.world("own")
     paths = {}
     with torch.inference_mode():
@@ -88,7 +88,7 @@ def case_studies(
         episodes: Per patient; the first of the evaluation's.
     """
     clinician = Row("clinician", "baseline", "fixed", decisions)
-    severity = {p: scores.mean(clinician, "own", "severity_mean", [p]).value for p in bank.patients}  # type: ignore[union-attr]
+    severity = {p: scores.value(clinician, "own", "severity_mean", [p]) for p in bank.patients}
     chosen, parts = chosen_patients(severity, percentiles), []
     rows = [Row("release", scope, timing, decisions) for scope in ("ind", "pop") for timing in ("adaptive", "fixed")]
     for row in rows:

@@ -317,7 +317,8 @@ class Scores:
             variable, _, place = metric.partition("@")
             if (one, where, variable) == (row, world, name) and place and patient in values:
                 found.append((float(place.removeprefix("q")), float(np.mean(values[patient]))))
-        return tuple(map(list, zip(*sorted(found)))) if found else ([], [])  # type: ignore[return-value]
+        found.sort()
+        return [x for x, _ in found], [y for _, y in found]
 
     def mean(self, row: Row, world: str, metric: str, patients: Iterable[str] | None = None) -> Estimate | None:
         """Mean over patients; None where it was not measured."""
@@ -326,6 +327,13 @@ class Scores:
             return None
         chosen = list(found) if patients is None or "all" in found else [p for p in patients if p in found]
         return self._estimates(lambda x: x.mean(-1)[None], [np.array([found[p] for p in chosen])])[0]
+
+    def value(self, row: Row, world: str, metric: str, patients: Iterable[str] | None = None) -> float:
+        """As :meth:`mean`, the number alone; `MedGymError` where it was not measured."""
+        found = self.mean(row, world, metric, patients)
+        if found is None:
+            raise MedGymError(f"{row.method} has no {metric} in the {world} world; run the study again")
+        return found.value
 
     def gain(
         self, method: Row, reference: Row, world: str, metric: str = "severity_mean", among: Iterable[str] | None = None

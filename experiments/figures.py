@@ -113,7 +113,7 @@ def _online(scores: Scores, recipe: OnlineRecipe, home: Path) -> list[Path]:
 
     def trade_off(axes: Any) -> None:
         for row in table:
-            x, y = (scores.mean(row, head, m).value for m in ("severity_mean", "lactate_mean"))  # type: ignore[union-attr]
+            x, y = (scores.value(row, head, m) for m in ("severity_mean", "lactate_mean"))
             full = "none" if row.scope == "pop" else "full"
             color = f"C{recipe.algorithms.index(row.method)}"
             words = algorithm_label(row.method) if (row.timing, row.scope) == ("adaptive", "pop") else None

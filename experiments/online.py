@@ -283,7 +283,7 @@ def markdown(recipe: OnlineRecipe, frame: pl.DataFrame, resamples: int = 10_000)
     body = [
         [named(r), *(shown(scores.mean(r, w, "severity_mean")) for w in sorted(worlds, key=_order)),
          shown_cut(scores.mean(r, head, "safe_hourly")), shown(scores.mean(r, head, "return"), 1)]
-        for r in sorted(ends, key=lambda r: scores.mean(r, head, "severity_mean").value)  # type: ignore[union-attr]
+        for r in sorted(ends, key=lambda r: scores.value(r, head, "severity_mean"))
     ]  # fmt: skip
     heads = ["Policy", *(f"SOFA (all), {w}" for w in sorted(worlds, key=_order)), f"Safe %, {head}", f"Return, {head}"]
     parts.append(markdown_table(f"{len(everyone)} patients, best first in the {head} world", heads, body))

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ __all__ = [
     "atomic_path",
     "cache_folder",
     "code_version",
+    "command_line",
     "json_difference",
     "json_text",
     "read_toml",
@@ -198,6 +200,11 @@ def shown_path(path: str | Path) -> Path:
 
 
 @functools.cache
+def command_line() -> str:
+    """What this process was started with, for provenance; the program by name alone, wherever it lies."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 def code_version() -> str:
     """Version of this package, with the commit when it runs from a checkout."""
     from medgym_offline import __version__

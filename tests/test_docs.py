@@ -67,7 +67,7 @@ def _parameters() -> Iterator[object]:
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def working(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds a folder for each page, and the datasets they share."""
     return tmp_path_factory.mktemp("docs")
 
@@ -86,12 +86,12 @@ def namespaces() -> dict[Path, dict[str, object]]:
 @pytest.mark.parametrize("block", list(_parameters()))
 def test_block(
     block: Block,
-    workplace: Path,
+    working: Path,
     namespaces: dict[Path, dict[str, object]],
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = workplace / block.page.stem
+    folder = working / block.page.stem
     folder.mkdir(exist_ok=True)
     if block.mark.startswith("needs: "):
         pytest.importorskip(block.mark.removeprefix("needs: "))
@@ -102,7 +102,7 @@ def test_block(
                 link.symlink_to(source)
     monkeypatch.chdir(folder)
     if block.language == "python":
-        monkeypatch.setenv("MINARI_DATASETS_PATH", str(workplace / "minari"))
+        monkeypatch.setenv("MINARI_DATASETS_PATH", str(working / "minari"))
         namespace = namespaces.setdefault(block.page, {"__name__": "__main__"})
         # As many lines before it as on the page, so that a traceback names the page's line.
         exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), namespace)

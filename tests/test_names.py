@@ -9,7 +9,7 @@ import types
 import medgym_offline
 
 
-def test_no_exported_name_becomes_a_module_once_its_neighbours_are_imported() -> None:
+def test_no_exported_name_becomes_a_module_once_its_neighbors_are_imported() -> None:
     """A lazily exported function must not share its name with a submodule, whose import would hide it."""
     packages = [m.name for m in pkgutil.walk_packages(medgym_offline.__path__, "medgym_offline.") if m.ispkg]
     for name in packages:

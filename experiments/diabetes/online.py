@@ -1,10 +1,10 @@
 """Online learning in type 1 diabetes: whose policy, which timing, trained where; scored on the published patients.
 
-    python experiments/diabetes/online.py train NAME...     trains and scores, one file of results per name; resumable
+    python experiments/diabetes/online.py train NAME...     trains and scores what is not in the results yet
     python experiments/diabetes/online.py table             the tables, from all results that are there
 
-Every row of the results is one patient over 64 days that no training saw, deterministic actions. `harm` is the mean
-risk, not capped. Training and its checkpoints lie in runs/diabetes-online.
+Every row of the results (online.parquet) is one patient over 64 days that no training saw, deterministic actions.
+`harm` is the mean risk, not capped. Training and its checkpoints lie in runs/diabetes-online.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.diabetes.people import find
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
+from medgym_offline.files import atomic_path
 from medgym_offline.online.behavior import BehaviorRun
 from medgym_offline.online.recipe import load_recipe
 from medgym_offline.policies import builtin_policy, reset_policy
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "online.parquet"
 RUNS = Path("runs/diabetes-online")
 BEHAVIORS = Path("runs/behaviors/checkpoints/diabetes-v0")
 DAYS, SEED = 64, 7
@@ -95,11 +97,17 @@ def score(name: str, policy: object, scope: str, timing: str) -> pl.DataFrame:
     return pl.concat(rows)
 
 
+def results() -> dict[str, pl.DataFrame]:
+    """What is known of each policy, by name."""
+    if not RESULTS.exists():
+        return {}
+    return {str(name): rows for (name,), rows in pl.read_parquet(RESULTS).group_by("name", maintain_order=True)}
+
+
 def train(names: list[str]) -> None:
     """Train and score; what is there is left."""
     for name in names:
-        file = HERE / "results" / f"{name}.parquet"
-        if file.exists():
+        if name in (known := results()):
             continue
         if name in BUILTIN:
             timing, scope = "adaptive", ""
@@ -107,8 +115,9 @@ def train(names: list[str]) -> None:
         else:
             _, _, scope, timing = TRAINED[name]
             policy = trained(name)
-        file.parent.mkdir(exist_ok=True)
-        score(name, policy, scope, timing).write_parquet(file)
+        known[name] = score(name, policy, scope, timing)
+        with atomic_path(RESULTS) as temporary:
+            pl.concat(known[n] for n in sorted(known)).write_parquet(temporary)
         print("done", name, flush=True)
 
 
@@ -120,10 +129,8 @@ def gain(better: np.ndarray, worse: np.ndarray) -> str:
 
 
 def table() -> None:
-    """Write the tables and one file of all rows."""
-    parts = {p.stem: pl.read_parquet(p) for p in sorted((HERE / "results").glob("*.parquet"))}
-    everything = pl.concat(parts.values())
-    everything.write_parquet(HERE / "online.parquet")
+    """Write the tables."""
+    parts = results()
     lines = [
         "# Online learning in type 1 diabetes",
         "",

@@ -92,7 +92,7 @@ def sum_overlapping(intervals: pl.DataFrame) -> pl.DataFrame:
         intervals: patient, t_h, end_h (> t_h), value.
 
     Returns:
-        patient, t_h, end_h, value; sorted, disjoint, zero stretches left out, equal neighbours joined.
+        patient, t_h, end_h, value; sorted, disjoint, zero stretches left out, equal neighbors joined.
     """
     edges = pl.concat(
         [

@@ -20,7 +20,7 @@ _MIMIC = (
     "the open demo under ODbL 1.0; the full database under the PhysioNet Credentialed Health Data License (never "
     "redistribute the table)"
 )
-_LICENCES = {"mimic-iii": f"MIMIC-III: {_MIMIC}", "mimic-iv": f"MIMIC-IV: {_MIMIC}"}
+_LICENSES = {"mimic-iii": f"MIMIC-III: {_MIMIC}", "mimic-iv": f"MIMIC-IV: {_MIMIC}"}
 
 
 @dataclass(frozen=True)
@@ -94,4 +94,4 @@ def dataset_license(path: Path, dataset: str) -> str:
                 first = next((line.strip() for line in text.splitlines() if line.strip()), "")
                 if first:
                     return first[:200]
-    return _LICENCES.get(dataset, "not stated: the license of the source data applies")
+    return _LICENSES.get(dataset, "not stated: the license of the source data applies")

@@ -120,7 +120,7 @@ def _patients(rows: Transitions, canvas: Canvas) -> None:
 
 
 def _map(states: np.ndarray) -> np.ndarray:
-    """Two principal components of the patients' mean first states (P, V): (P, 2), in which neighbours began alike."""
+    """Two principal components of the patients' mean first states (P, V): (P, 2), in which neighbors began alike."""
     centered = states - states.mean(0)
     _, _, axes = np.linalg.svd(centered, full_matrices=False)
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]

@@ -33,7 +33,9 @@ def family_card(namespace: str, remote: str, manifests: dict[str, dict[str, Any]
     rows = "\n".join(_row(dataset, manifests[dataset]) for dataset in sorted(manifests))
     first = sorted(manifests)[0]
     kinds = sorted({disease_of_id(dataset) for dataset in manifests})
-    licenses = {disease(kind).license for kind in kinds}
+    known = [disease(kind) for kind in kinds]
+    lineage = "\n".join(f"- {one.label}: {one.license.upper()}. {one.lineage}".rstrip() for one in known)
+    licenses = {one.license for one in known}
     license = licenses.pop() if len(licenses) == 1 else "other"
     return f"""---
 license: {license}
@@ -66,7 +68,7 @@ Minari looks at `farama-minari/{namespace}` alone.
 
 ## License and lineage
 
-Open Database License 1.0 (ODbL). The episodes are output of simulators fitted or calibrated to the MIMIC-III Clinical
-Database Demo v1.4 and the MIMIC-IV Clinical Database Demo v2.2 (PhysioNet, ODbL 1.0), or, where a card says so, of a
-twin of known truth calibrated to them. Cite both, MedGym Offline, and the dataset's id and content hash.
+{lineage}
+
+Cite the sources, MedGym Offline, and the dataset's id and identity.
 """

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 AUTHOR = "The MedGym Offline developers"
-NAMESPACE_DESCRIPTION = "Offline reinforcement learning for treatment, on simulators learned from ICU records."
+NAMESPACE_DESCRIPTION = "Offline reinforcement learning for treatment, on one simulator per patient."
 """What Minari shows of the namespace."""
 
 

@@ -147,7 +147,7 @@ class DecisionProcess:
         """Which episodes go on (P, B), bool."""
         running = episodes.time < self.config.horizon
         if self.config.remission:
-            running = running & (episodes.calm < self.config.remission_hours)
+            running = running & (episodes.calm < self.config.remission_time)
         return running
 
     @own_defaults()

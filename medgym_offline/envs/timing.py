@@ -53,7 +53,7 @@ class ProcessConfig:
         cell: Longest quadrature cell of the integral reward.
         path_costs: Whether costs are also integrated along the path.
         remission: Whether an episode also terminates when severity has stayed below `remission_severity` for
-            `remission_hours` (looked at on the quadrature cells, judged at decisions).
+            `remission_time` (looked at on the quadrature cells, judged at decisions).
         disease: Name of the disease. What is None above takes its value from the disease's process.
 
     Raises:
@@ -71,8 +71,8 @@ class ProcessConfig:
     cell: float = None  # type: ignore[assignment]
     path_costs: bool = False
     remission: bool = False
-    remission_severity: float = 2.0
-    remission_hours: float = 12.0
+    remission_severity: float = None  # type: ignore[assignment]
+    remission_time: float = None  # type: ignore[assignment]
     disease: str = DEFAULT
 
     def __post_init__(self) -> None:
@@ -80,6 +80,12 @@ class ProcessConfig:
         for name in ("decisions", "horizon", "min_interval", "max_interval", "initial_noise", "cell"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(process, name))
+        if self.remission:
+            if process.remission is None:
+                raise ProtocolError(f"{self.definition.label} has no remission; leave `remission` out")
+            for name, value in zip(("remission_severity", "remission_time"), process.remission):
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
         if self.timing not in get_args(Timing):
             raise ProtocolError(f"timing is {self.timing!r}; choose one of {', '.join(get_args(Timing))}")
         if self.reward not in get_args(RewardKind):
@@ -88,7 +94,7 @@ class ProcessConfig:
         if isinstance(count, bool) or not isinstance(count, numbers.Real) or count % 1 != 0 or count < 1:
             raise ProtocolError(f"decisions is {self.decisions!r}; give a whole number of at least 1")
         object.__setattr__(self, "decisions", int(self.decisions))
-        for name in ("horizon", "min_interval", "max_interval", "cell", "remission_hours"):
+        for name in ("horizon", "min_interval", "max_interval", "cell", *(["remission_time"] * self.remission)):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ProtocolError(f"{name} is {value!r}; give a positive number of {process.unit}")
@@ -150,9 +156,9 @@ def action_to_interval(action: Tensor, config: ProcessConfig) -> Tensor:
     return config.min_interval + share * (config.max_interval - config.min_interval)
 
 
-def interval_to_action(hours: Tensor, config: ProcessConfig) -> Tensor:
+def interval_to_action(dt: Tensor, config: ProcessConfig) -> Tensor:
     """Inverse of :func:`action_to_interval`; those outside the range of intervals give the nearer end."""
-    share = (hours - config.min_interval) / (config.max_interval - config.min_interval)
+    share = (dt - config.min_interval) / (config.max_interval - config.min_interval)
     return (2.0 * share - 1.0).clamp(-1.0, 1.0)
 
 
@@ -201,14 +207,14 @@ def decision_interval(time: Tensor, left: Tensor, config: ProcessConfig, wish: T
     """
     remaining = config.horizon - time
     if config.timing == "fixed":
-        hours = remaining / left.clamp_min(1.0)
+        dt = remaining / left.clamp_min(1.0)
     else:
         if wish is None:
             raise ProtocolError("adaptive timing needs the interval that the action asks for")
         lower, upper = feasible_interval(time, left, config)
-        hours = torch.maximum(torch.minimum(wish, upper), lower)
-        rest = remaining - hours
+        dt = torch.maximum(torch.minimum(wish, upper), lower)
+        rest = remaining - dt
         short = (rest > 0) & (rest < config.min_interval)
         absorbed = torch.where(remaining <= config.max_interval, remaining, remaining - config.min_interval)
-        hours = torch.where(short, absorbed, hours)
-    return on_tick(hours, config)
+        dt = torch.where(short, absorbed, dt)
+    return on_tick(dt, config)

@@ -74,16 +74,16 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ## Episode end
 
     *Terminated* when the horizon is reached, never by counting steps: remaining time is part of the observation, so
-    this is a true terminal of a finite-horizon problem. With `remission=True` also when S has stayed below 2 for 12.
+    this is a true terminal of a finite-horizon problem. With `remission=True` also when S has stayed below a level for
+    a time, both the disease's (an error where it has none).
     *Truncated* never.
 
     ## Info
 
-    NumPy values: `cost` (safety cost of the decision), `dt` and `time` (`time` is when the decision ended), severity
-        and
-    monitored component at that time under the disease's own names, `state` (observed and derived components, physical
-    units), `seed` (of this episode: `reset(seed=info["seed"])` replays it). At reset `cost`, `dt` and `time` are 0 and
-    the severity is without treatment.
+    NumPy values: `cost` (safety cost of the decision), `dt` and `time` (`time` is when the decision ended),
+    severity and monitored component at that time under the disease's own names, `state` (observed and derived
+    components, physical units), `seed` (of this episode: `reset(seed=info["seed"])` replays it). At reset `cost`, `dt`
+    and `time` are 0 and the severity is without treatment.
 
     ## Arguments
 

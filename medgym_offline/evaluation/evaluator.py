@@ -228,7 +228,7 @@ def _world_result(
             name: {
                 "count": len(v),
                 "mean": float(v.mean()),
-                "quantiles": _rounded(np.percentile(v, range(101))).tolist(),
+                "quantiles": _rounded(np.percentile(v, _PERCENT)).tolist(),
             }
             for name, v in values.items()
             if len(v)

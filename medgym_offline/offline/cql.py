@@ -6,7 +6,7 @@
     alpha    weight of the conservative term
     A(s)     candidate actions, `OfflineConfig.candidates` = (4, 4, 4) by default:
                  pi(s) + noise*e      near the policy: what the actor would exploit
-                 a, and a + noise*e   the data's own action first, then its neighbours
+                 a, and a + noise*e   the data's own action first, then its neighbors
                  uniform in [-1, 1]   everything else
              all clipped to the box; e standard normal, noise 0.1. Other symbols: `dqn.py`.
 

@@ -62,7 +62,7 @@ class TrainConfig:
         discount: gamma per reference interval.
         gae: Decay of generalized advantage estimation, per decision.
         center: Add rho dt to the reward, rho a running mean harm per unit of time of each simulator.
-        centre_rate: Rate of that running mean.
+        center_rate: Rate of that running mean.
         cost_limit: Largest wanted mean cost per decision.
         multiplier_rate, multiplier_max: Step and ceiling of the Lagrange multiplier.
         value_rate, value_epochs, value_minibatches: Adam on the critic.
@@ -104,7 +104,7 @@ class TrainConfig:
     discount: Share = 0.997
     gae: Share = 0.95
     center: bool = True
-    centre_rate: Share = 0.1
+    center_rate: Share = 0.1
     cost_limit: float = 0.1
     multiplier_rate: NonNegative = 0.05
     multiplier_max: NonNegative = 1.0

@@ -41,7 +41,7 @@ __all__ = [
     "Step",
     "TrainState",
     "accept",
-    "centre_rewards",
+    "center_rewards",
     "critic_shape",
     "first_critic",
     "first_scale",
@@ -145,11 +145,11 @@ class Group:
     names: Sequence[str]
 
 
-def centre_rewards(group: Group, batch: Collected) -> Tensor:
+def center_rewards(group: Group, batch: Collected) -> Tensor:
     """Bring rho, the mean harm per unit of time of the simulators, up to date; the rewards around it `(S, K, B)`."""
     config, state, harm, time = group.config, group.state, group.state.harm[group.simulators], batch.dt.sum((1, 2))
     now = torch.where(time > 0, -batch.rewards.sum((1, 2)) / time.clamp_min(1e-6), harm)
-    harm += (1.0 if state.update == 0 else config.centre_rate) * (now - harm)
+    harm += (1.0 if state.update == 0 else config.center_rate) * (now - harm)
     return centered(batch.rewards, batch.dt, harm) if config.center else batch.rewards
 
 
@@ -291,7 +291,7 @@ def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequenc
     def flat(value: Tensor) -> Tensor:
         return value.reshape(policies, -1, *value.shape[3:])
 
-    rewards = centre_rewards(group, batch)
+    rewards = center_rewards(group, batch)
     observations, valid = flat(batch.observations), flat(batch.valid)
     weights = valid / valid.sum(-1, keepdim=True).clamp_min(1.0)
     shrink = discounts(batch.dt, config.discount, shapes.reference)

@@ -45,7 +45,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.learner import Group, Shapes, TrainState, accept, centre_rewards, first_scale
+from medgym_offline.online.learner import Group, Shapes, TrainState, accept, center_rewards, first_scale
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
 from medgym_offline.online.rollouts import Collected, discounts
 from medgym_offline.seeds import generator
@@ -331,7 +331,7 @@ def update(group: Group, batch: Collected) -> dict[str, Tensor]:
     config, shapes, state, rows = group.config, group.shapes, group.state, group.rows
     old = state.actor[rows]
     policies = len(old)
-    rewards = centre_rewards(group, batch)
+    rewards = center_rewards(group, batch)
     if state.update == 0:
         scale = first_scale((rewards,), discounts(batch.dt, config.discount, shapes.reference), batch, policies)
         state.scale[rows] = scale.expand(-1, 2)

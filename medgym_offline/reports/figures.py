@@ -132,7 +132,7 @@ def draw_png(
         MissingExtraError: matplotlib is not installed.
     """
     with style(), atomic_path(path) as temporary:
-        _canvas(draw, size).savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+        _canvas(draw, size).savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
 
 
 def write_svg(path: str | Path, figure: Figure) -> None:

@@ -8,7 +8,6 @@ Nothing but the cohort's scales, the charted treatments and the first state is c
 from __future__ import annotations
 
 import hashlib
-import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
 from medgym_offline.errors import BankError
-from medgym_offline.files import code_version, json_text, read_toml, sha256_file
+from medgym_offline.files import code_version, command_line, json_text, read_toml, sha256_file
 from medgym_offline.seeds import derive_seed
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.data import FitData, block_steps, clinician_schedule, fit_data
@@ -117,7 +116,7 @@ def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
     known = cohort.metadata
     folders = [f"{p.get('folder', p.get('dataset'))} ({p.get('layout')})" for p in known.get("provenance", [])]
     return {
-        "source": f"{len(cohort)} ICU stays from " + " and ".join(folders or [Path(table).name]),
+        "source": f"{len(cohort)} stays from " + " and ".join(folders or [Path(table).name]),
         "license": known.get("license", "not stated in the cohort table"),
         "cohort_table": {
             "sha256": sha256_file(table),
@@ -125,7 +124,7 @@ def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
             "provenance": known.get("provenance"),
             "definitions": known.get("definitions"),
         },
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
 
 

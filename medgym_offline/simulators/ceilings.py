@@ -132,7 +132,7 @@ class _Search:
 
     def best(self, u: Tensor, hours: Tensor) -> Schedules:
         """The best of S schedules per patient, scored by the solver."""
-        # Cells of the same length in every class of equal intervals, so that quadrature favours none.
+        # Cells of the same length in every class of equal intervals, so that quadrature favors none.
         cells = max(1, CELLS * self.config.decisions // hours.shape[-1])
         with torch.no_grad():
             harm = schedule_harm(self.solver, u, hours, cells)

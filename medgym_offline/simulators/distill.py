@@ -3,7 +3,7 @@
 The pool is what the map is trained on: from every patient's first state (with noise) three holds in a row under
 random, extreme and small treatments, each solved for longer than any interval in use, because the error grows towards
 the end of the range. Physics residual and composition error are measured
-afterwards (:func:`map_errors`); as training losses they did not help (feasibility study, section 3).
+afterwards (:func:`map_errors`); as training losses they did not help.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def fit_population(
 
     Args:
         data: P patients.
-        given: (P, ...) each, from :meth:`~medgym_offline.diseases.base.Model.given`.
+        given: (P, ...) each, from :meth:`~medgym_offline.diseases.model.Model.given`.
         physics, config, show: See there.
 
     Returns:

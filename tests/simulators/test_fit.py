@@ -66,7 +66,7 @@ def data(grid: GridCohort) -> FitData:
     return fit_data(grid, SEPSIS)
 
 
-def test_scales_centre_what_was_observed(grid: GridCohort, data: FitData) -> None:
+def test_scales_center_what_was_observed(grid: GridCohort, data: FitData) -> None:
     for j in range(6):
         seen = data.values[..., j][data.mask[..., j]]
         assert abs(seen.mean()) < 0.1

@@ -38,8 +38,8 @@ class NoChoices:
 
 
 class AnesthesiaModel:
-    """:class:`~medgym_offline.diseases.base.Model` as far as it is the kinds of worlds: fits are of recorded operations
-    (:mod:`.fit`), not of cohort tables."""
+    """:class:`~medgym_offline.diseases.model.Model` as far as it is the kinds of worlds: fits are of recorded
+    operations (:mod:`.fit`), not of cohort tables."""
 
     physics: type[Any] = NoChoices
     prior: type[Any] = NoChoices

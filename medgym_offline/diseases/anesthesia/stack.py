@@ -62,7 +62,7 @@ class Stacked(Law):
         ticks: int,
         exogenous: Tensor | None,
     ) -> Tensor:
-        """States (P, B, ticks, D) after each tick; see :class:`~medgym_offline.diseases.base.Dynamics`."""
+        """States (P, B, ticks, D) after each tick; see :class:`~medgym_offline.diseases.model.Dynamics`."""
         if not ticks:
             return x.new_zeros(*x.shape[:2], 0, x.shape[-1])
         begin = (start * _PER_MINUTE).round().long()

@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
+from medgym_offline.config import configuration, read
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.diabetes import DISEASE
 from medgym_offline.diseases.diabetes.clinician import HumanError, record
@@ -24,39 +27,28 @@ from medgym_offline.diseases.diabetes.minimal import fit
 from medgym_offline.diseases.diabetes.people import interpolated, published, splits
 from medgym_offline.diseases.diabetes.truth import truth
 from medgym_offline.diseases.diabetes.worlds import MODEL, Learned, Published
-from medgym_offline.errors import BankError, unknown_name
-from medgym_offline.files import code_version, read_toml
+from medgym_offline.errors import BankError
+from medgym_offline.files import code_version
 from medgym_offline.simulators.bank import SimulatorBank, World
 
 __all__ = ["BankRecipe", "build", "read_recipe"]
 
 
-@dataclasses.dataclass(frozen=True)
+@configuration("bank recipe", BankError)
 class BankRecipe:
-    """What decides a bank."""
+    """What decides a bank; `patients` is so many of the people, the first (0: all)."""
 
     name: str
-    people: str = "published"
-    days: int = 14
+    people: Literal["published", "interpolated"] = "published"
+    days: Annotated[int, Field(ge=2)] = 14
     seed: int = 0
-    readings: str = "sensor"
-    patients: int = 0
-    """So many of the people, the first; 0: all."""
-
-    def __post_init__(self) -> None:
-        for field, known in (("people", ("published", "interpolated")), ("readings", ("sensor", "finger"))):
-            if getattr(self, field) not in known:
-                raise BankError(f"bank recipe {self.name}: {unknown_name(field, getattr(self, field), known)}")
-        if self.days < 2 or self.patients < 0:
-            raise BankError(f"bank recipe {self.name}: days must be at least 2, patients at least 0")
+    readings: Literal["sensor", "finger"] = "sensor"
+    patients: Annotated[int, Field(ge=0)] = 0
 
 
 def read_recipe(path: str | Path) -> BankRecipe:
-    """Recipe from a TOML file; an unknown or missing entry is a `BankError`."""
-    try:
-        return BankRecipe(**read_toml(path, BankError))
-    except TypeError as error:
-        raise BankError(f"{path}: {error}") from None
+    """Recipe from a TOML file; a `BankError` names an entry that is unknown, missing or wrong."""
+    return read(BankRecipe, path)
 
 
 def _world(dynamics: Learned | Published, glucose: torch.Tensor, hidden: torch.Tensor) -> World:

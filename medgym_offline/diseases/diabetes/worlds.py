@@ -59,7 +59,7 @@ class _World:
         raise NotImplementedError
 
     def path(self, disease: Disease, scales: Scales, physics: Any, *given: Any) -> Tensor:
-        """(P, B, ticks, D): states at the end of each tick; see :class:`~medgym_offline.diseases.base.Dynamics`."""
+        """(P, B, ticks, D): states at the end of each tick; see :class:`~medgym_offline.diseases.model.Dynamics`."""
         x, u, start, ticks, exogenous = given
         shape, names = x.shape[:2], disease.state_names
         if ticks == 0:
@@ -192,7 +192,7 @@ class _Nothing:
 
 
 class _Model:
-    """:class:`~medgym_offline.diseases.base.Model` as far as a bank file needs it: banks are built by `bank.py`."""
+    """:class:`~medgym_offline.diseases.model.Model` as far as a bank file needs it: banks are built by `bank.py`."""
 
     physics: type[Any] = _Nothing
     prior: type[Any] = _Nothing

@@ -149,6 +149,7 @@ DISEASE = Disease(
         decisions=20,
         settled=20.0,
         reference_interval=4.8,  # 96 h / 20
+        remission=(2.0, 12.0),  # chosen: less than the change of SOFA that defines sepsis, for half a day
     ),
     severity=Severity(
         "sofa",

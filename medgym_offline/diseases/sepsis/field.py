@@ -117,7 +117,7 @@ class Physics:
         extension: False is the paper's prior alone (with mean reversion and residual), for the ablation bank.
         fio2_gain: PaO2, in SD, that FiO2 1.0 pulls towards above room air.
         perfusion: Multiplies the harm of unmet need; 1.6 is where vasopressor is worth its SOFA points for a third
-            of the patients (feasibility study, section 4).
+            of the patients (chosen: from a scan of strengths).
         lactate, urine, gcs: Harm of one unit of unmet need, SD per hour, before `perfusion` and the patient's draw.
         vasopressor_half: Normalized dose of half the vasopressor's effect.
         vasopressor_supply, fluids_supply: Largest need each can meet.

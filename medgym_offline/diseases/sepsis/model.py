@@ -21,7 +21,7 @@ __all__ = ["MODEL", "SepsisModel"]
 
 
 class SepsisModel:
-    """:class:`~medgym_offline.diseases.base.Model` of the hybrid field."""
+    """:class:`~medgym_offline.diseases.model.Model` of the hybrid field."""
 
     physics: type[Any] = Physics
     prior: type[Any] = NeedPrior

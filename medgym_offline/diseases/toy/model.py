@@ -83,7 +83,7 @@ class SpeedPrior:
 
 
 class ToyModel:
-    """:class:`~medgym_offline.diseases.base.Model` of the minimal model."""
+    """:class:`~medgym_offline.diseases.model.Model` of the minimal model."""
 
     physics: type[Any] = NoPhysics
     prior: type[Any] = SpeedPrior
