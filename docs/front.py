@@ -32,7 +32,7 @@ POLICIES = {
 
 
 def short_table() -> str:
-    """A line for each main dataset of the release (adaptive timing; not mixed, not early): what a learner could gain."""
+    """A line for each main dataset of the release (adaptive, neither mixed nor early): what a learner could gain."""
     lines = ["| id | behavior | best | headroom |", "|-|" + "-:|" * 3]
     for info in released_datasets():
         returns = info.reference_returns
