@@ -70,7 +70,8 @@ banks: install
 	$(BIN)/python -m medgym_offline.diseases.toy
 	$(BIN)/medgym-offline behavior train-all --bank sepsis-twin-v0 --output runs/behaviors --half
 	cp runs/behaviors/sepsis-*.safetensors generation/behaviors/
-	for recipe in datasets/*.toml; do $(BIN)/medgym-offline generate $$recipe --release; done
+	for id in $$($(BIN)/python -c 'from medgym_offline.datasets import list_recipes; print(*list_recipes())'); do \
+	  $(BIN)/medgym-offline generate $$id --release || exit 1; done
 
 clean:
 	rm -rf $(VENV) $(LOWEST) runs build dist .pytest_cache .mypy_cache .ruff_cache

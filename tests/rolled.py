@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
+from medgym_offline.policies.density import clipped_normal_log_prob
 from medgym_offline.simulators import SimulatorBank
 
 
@@ -21,7 +23,7 @@ def rolled(
     name: str = "medgym/unpublished-v0",
 ) -> Transitions:
     """`episodes` episodes per patient of the behavior `act`, perturbed as in eq. 15."""
-    config = config or ProcessConfig()
+    config = dataclasses.replace(config or ProcessConfig(), path_costs=True)
     seeds = episode_seeds(1, "test-dataset", bank.patients, episodes)
     noise = draw_noise(seeds, bank, config)
     played = rollout(DecisionProcess(bank, config), act, noise, action_noise=0.05)
@@ -43,6 +45,9 @@ def rolled(
         time=flat(played.time),
         severity=flat(played.severity),
         monitored=flat(played.monitored),
+        costs_path=flat(played.costs_path),
+        costs_peak=flat(played.costs_peak),
+        behavior_log_prob=flat(clipped_normal_log_prob(played.actions, played.intended, 0.05).float()),
         patient=patient.astype(np.int32),
         episode=(patient * episodes + episode).astype(np.int32),
         patients=bank.patients,

@@ -72,9 +72,9 @@ def build(root: Path) -> SmallRelease:
         save_policy(policy, root / "generation" / "behaviors" / file.name)
     for manifest in (root / "datasets").glob("*.manifest.json"):
         manifest.unlink()  # they speak of the full release
-    for recipe in (root / "datasets").glob("*.toml"):
-        text = re.sub(r"^episodes = .*$", f"episodes = {EPISODES}", recipe.read_text("utf-8"), flags=re.MULTILINE)
-        recipe.write_text(text, encoding="utf-8")
+    core = root / "datasets" / "core.toml"
+    text = re.sub(r"^episodes = .*$", f"episodes = {EPISODES}", core.read_text("utf-8"), flags=re.MULTILINE)
+    core.write_text(text, encoding="utf-8")
     for file in (root / "evaluation").glob("protocol-*.json"):
         protocol = json.loads(file.read_text("utf-8")) | {"episodes": 2}
         file.write_text(json.dumps(protocol), encoding="utf-8")

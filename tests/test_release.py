@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medgym_offline import evaluate, load_simulators
-from medgym_offline.datasets import list_datasets
+from medgym_offline.datasets import list_datasets, list_recipes
 from medgym_offline.files import release_folder
 from medgym_offline.online import load_behavior
 from medgym_offline.online.behavior import RELEASE
@@ -115,7 +115,7 @@ def test_behaviors_beat_random_and_zero_for_almost_every_patient(bank: Simulator
 def test_manifests_belong_to_these_artefacts(bank: SimulatorBank) -> None:
     described = [d for d in list_datasets() if d.sha256]
     assert {"medgym/sepsis-ind-v0", "medgym/sepsis-ind-fixed-v0"} <= {d.id for d in described}
-    recipes = {p.name.removesuffix(".toml") for p in release_folder("datasets").glob("*.toml")}
+    recipes = {recipe.name for recipe in list_recipes().values()}
     manifests = {p.name.removesuffix(".manifest.json") for p in release_folder("datasets").glob("*.manifest.json")}
     assert manifests == recipes
     for path in release_folder("datasets").glob("*.manifest.json"):

@@ -34,7 +34,8 @@ def to_tensordict(rows: Transitions, device: torch.device | str = "cpu") -> Any:
     """A `tensordict.TensorDict` of batch size (N,) with the names of TorchRL.
 
     `observation`, `action`, and under `next`: `observation`, `reward`, `terminated`, `truncated`, `done` (each (N, 1)
-    as there) and our `cost`, `dt`, `time`, `severity`, `monitored`; `patient` and `episode` (N,) at the top.
+    as there) and our `cost`, `dt`, `time`, `severity`, `monitored`, `costs_path`, `costs_peak`; `patient`, `episode`
+    and `behavior_log_prob` (N,) at the top.
 
     Raises:
         MissingExtraError: tensordict is not installed.
@@ -47,9 +48,10 @@ def to_tensordict(rows: Transitions, device: torch.device | str = "cpu") -> Any:
     after = {"reward": "rewards", "terminated": "terminations", "truncated": "truncations", "cost": "costs"}
     after |= {name: name for name in ("dt", "time", "severity", "monitored")}
     following = {name: columns[column][:, None] for name, column in after.items()}
+    following |= {name: columns[name] for name in ("costs_path", "costs_peak")}
     following |= {"observation": columns["next_observations"], "done": following["terminated"] | following["truncated"]}
     top = {"observation": columns["observations"], "action": columns["actions"]}
-    top |= {"patient": columns["patient"], "episode": columns["episode"]}
+    top |= {name: columns[name] for name in ("patient", "episode", "behavior_log_prob")}
     size = [len(rows)]
     return TensorDict(top | {"next": TensorDict(following, batch_size=size, device=device)}, size, device=device)
 

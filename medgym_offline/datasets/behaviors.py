@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from medgym_offline.envs.rollout import Rollout
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["Behavior", "play", "process_config", "recipe_behavior", "resolve_behavior"]
+__all__ = ["Behavior", "action_log_prob", "play", "process_config", "recipe_behavior", "resolve_behavior"]
 
 BUILTINS = ("random", "zero", "max", "clinician")
 SCOPES = ("ind", "dr", "pop", "ind-scratch", "oracle")
@@ -113,7 +113,9 @@ def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
     """The decision process that a recipe describes, of the disease of its bank."""
     from medgym_offline.envs.process import ProcessConfig
 
-    return ProcessConfig(timing=recipe.timing, decisions=recipe.decisions, reward=recipe.reward, disease=disease)
+    return ProcessConfig(
+        timing=recipe.timing, decisions=recipe.decisions, reward=recipe.reward, path_costs=True, disease=disease
+    )
 
 
 def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int) -> Behavior:
@@ -186,3 +188,30 @@ def play(
     reset_policy(policy, seeds)
     noise = draw_noise(seeds, bank, config)
     return rollout(DecisionProcess(exact, config), policy.act, noise, perturbation)
+
+
+def action_log_prob(rolled: Rollout, behavior: Behavior, perturbation: float) -> Tensor:
+    """Log-probability of every action of a rollout under the behavior that took it, float64.
+
+    Args:
+        rolled: P x B episodes from :func:`play`.
+        behavior: Who played; of a mix, part b mod n in column b.
+        perturbation: Standard deviation of the action noise.
+
+    Returns:
+        (P, B, K); 0 where no decision took place, NaN where an action without noise has no density.
+    """
+    import torch
+
+    from medgym_offline.policies.builtin import RandomPolicy
+    from medgym_offline.policies.density import clipped_normal_log_prob, clipped_uniform_log_prob
+
+    parts = behavior.parts or (behavior,)
+    found = torch.full(rolled.valid.shape, torch.nan, dtype=torch.float64)
+    for i, part in enumerate(parts):
+        rows = slice(i, None, len(parts))
+        if isinstance(part.policy, RandomPolicy):
+            found[:, rows] = clipped_uniform_log_prob(rolled.actions[:, rows], perturbation)
+        elif perturbation:
+            found[:, rows] = clipped_normal_log_prob(rolled.actions[:, rows], rolled.intended[:, rows], perturbation)
+    return torch.where(rolled.valid, found, 0.0)

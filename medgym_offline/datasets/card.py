@@ -40,6 +40,7 @@ def _reward(kind: str, disease: Disease) -> str:
     severity = disease.severity
     return {
         "integral": f"-0.1 x the integral over the decision of ({severity.label} + {severity.burden_text})",
+        "state": f"-0.1 x the integral over the decision of {severity.label} without treatment",
         "paper": f"-({severity.label} at the end) - {severity.burden_text}",
         "authors": "that of the paper's public code",
     }[kind]
@@ -63,6 +64,13 @@ def _columns(manifest: dict[str, Any], disease: Disease) -> str:
         lines.append(f"| `actions[{i}]` {disease.action_names[i]} | {meanings[i]} | {numbers} |")
     for name, meaning in _single(disease):
         lines.append(f"| `{name}` | {meaning} | {_numbers(columns[name])} |")
+    for i, cost in enumerate(disease.costs):
+        meaning = f"rate of {cost.name} ({cost.component}, {cost.side} {cost.limit:g}) along the path (`infos/costs_"
+        lines.append(f"| `costs_path[{i}]` | integral of the {meaning}path`) | {_numbers(columns['costs_path'], i)} |")
+        lines.append(f"| `costs_peak[{i}]` | largest {meaning}peak`) | {_numbers(columns['costs_peak'], i)} |")
+    if "behavior_log_prob" in columns:
+        numbers = _numbers(columns["behavior_log_prob"])
+        lines.append(f"| `behavior_log_prob` | log-probability of the action (`infos/behavior_log_prob`) | {numbers} |")
     return "\n".join(lines)
 
 

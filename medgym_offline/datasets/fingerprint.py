@@ -160,13 +160,14 @@ class Fingerprint:
 
 
 def _scale(name: str, column: np.ndarray) -> float:
-    spread = 0.0 if name in _NORMALIZED else float(column.std(dtype=np.float64))
+    spread = 0.0 if name in _NORMALIZED else float(np.nan_to_num(column).std(dtype=np.float64))
     return spread if spread > 1e-6 else 1.0
 
 
 def _scaled(rows: Transitions, where: slice | np.ndarray, scales: dict[str, float]) -> np.ndarray:
     """Rows (R, C) of all columns, scaled, float64."""
-    parts = [np.asarray(getattr(rows, name)[where], np.float64) / scales[name] for name in _SCALED]
+    # A behavior without noise has no probabilities: NaN throughout.
+    parts = [np.nan_to_num(np.asarray(getattr(rows, name)[where], np.float64)) / scales[name] for name in _SCALED]
     return np.concatenate([part if part.ndim == 2 else part[:, None] for part in parts], axis=1)
 
 

@@ -8,8 +8,8 @@ One group per episode, as Minari reads it::
       rewards        (T,)       float32
       terminations   (T,)       bool
       truncations    (T,)       bool
-      infos/{cost, dt, time, ..}   (T+1,) float32, with severity and monitored component by their own names; index 0 is
-      the reset, t + 1 the end of decision t
+      infos/{cost, dt, time, ..}   (T+1,) float32, with severity and monitored component by their own names;
+      infos/{costs_path, costs_peak}   (T+1, number of costs); index 0 is the reset, t + 1 the end of decision t
 
 Minari's own writer makes chunked, resizable arrays: about 29 kB for an episode of 20 decisions. Here an array lies
 inside its object header (COMPACT layout, latest file format, no time stamps): about 3 kB, and the same data gives the
@@ -36,8 +36,9 @@ from medgym_offline.errors import DatasetError
 
 __all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "info_names", "read_blocks"]
 
-INFOS = ("cost", "dt", "time", "severity", "monitored")
-"""What is under `infos`, each (T + 1,) float32; the last two by the disease's own names (:func:`info_names`)."""
+INFOS = ("cost", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
+"""What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; severity and
+monitored component by the disease's own names (:func:`info_names`)."""
 
 _ATTRIBUTES = ("id", "seed", "total_steps", "options/patient_index")
 _PATIENT = "options/patient"
@@ -49,6 +50,10 @@ def info_names(disease: Disease) -> dict[str, str]:
     return {n: n for n in INFOS} | {"severity": disease.severity.name, "monitored": disease.cost.component}
 
 
+def _info_shape(name: str, steps: int, disease: Disease) -> tuple[int, ...]:
+    return (steps + 1, len(disease.costs)) if name in ("costs_path", "costs_peak") else (steps + 1,)
+
+
 @dataclass
 class EpisodeBlock:
     """E episodes padded to K decisions; rows of `lengths[e]` decisions are valid, the rest undefined.
@@ -57,7 +62,7 @@ class EpisodeBlock:
         observations: (E, K+1, d) float32.
         actions: (E, K, A) float32.
         rewards, terminations, truncations: (E, K).
-        infos: one of `INFOS` -> (E, K+1) float32.
+        infos: one of `INFOS` -> (E, K+1) or (E, K+1, number of costs) float32.
         lengths: (E,) decisions of each episode.
         seeds: (E,) int64.
         patient: (E,) int32 index into the bank.
@@ -89,10 +94,7 @@ class EpisodeBlock:
             "next_observations": self.observations[:, 1:][valid],
             "terminations": self.terminations[valid],
             "truncations": self.truncations[valid],
-            "dt": self.infos["dt"][:, 1:][valid],
-            "time": self.infos["time"][:, 1:][valid],
-            "severity": self.infos["severity"][:, 1:][valid],
-            "monitored": self.infos["monitored"][:, 1:][valid],
+            **{name: self.infos[name][:, 1:][valid] for name in INFOS if name != "cost"},
             "patient": np.repeat(self.patient, self.lengths).astype(np.int32),
             "episode": np.repeat(self.episode, self.lengths).astype(np.int32),
         }
@@ -205,7 +207,8 @@ class EpisodeWriter:
             arrays[step] = array(group, step, (count, widths[1]) if step == "actions" else (count,), kind)
         inner = h5g.create(group, b"infos", gcpl=self._group)
         names = info_names(self.disease)
-        arrays |= {info: array(inner, names[info], (count + 1,), "float32") for info in INFOS}
+        for info in INFOS:
+            arrays[info] = array(inner, names[info], _info_shape(info, count, self.disease), "float32")
         draft = self._templates[count] = _Template(name, attributes, arrays)
         return draft
 
@@ -213,10 +216,11 @@ class EpisodeWriter:
 class _Reader:
     """Reads episodes of an open file; knows HDF5's types of what it expects, which h5py would look up every time."""
 
-    def __init__(self, file: Any, path: Path, widths: tuple[int, int], names: dict[str, str]):
+    def __init__(self, file: Any, path: Path, widths: tuple[int, int], disease: Disease):
         from h5py import h5t
 
-        self.root, self.path, self.widths, self.names = file.id, path, widths, names
+        self.root, self.path, self.widths, self.disease = file.id, path, widths, disease
+        self.names = info_names(disease)
         self._types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in ("float32", "bool", "int64")}
 
     def episode(self, number: int) -> dict[str, Any]:
@@ -240,7 +244,8 @@ class _Reader:
             shape = (steps, self.widths[1]) if name == "actions" else (steps,)
             episode[name] = self._array(group, name, where, shape, kind)
         for name in INFOS:
-            episode[name] = self._array(infos, self.names[name], where, (steps + 1,), "float32")
+            wanted = _info_shape(name, steps, self.disease)
+            episode[name] = self._array(infos, self.names[name], where, wanted, "float32")
         return episode
 
     def _number(self, group: Any, name: str) -> int:
@@ -284,7 +289,7 @@ def read_blocks(path: str | Path, disease: Disease, timing: str, size: int = 100
     try:
         with h5py.File(path, "r") as file:
             widths = disease.observation_dim, disease.action_dim(timing)
-            reader, total = _Reader(file, path, widths, info_names(disease)), len(file)
+            reader, total = _Reader(file, path, widths, disease), len(file)
             for first in range(0, total, size):
                 numbers = range(first, min(first + size, total))
                 yield _pack([reader.episode(number) for number in numbers], first)

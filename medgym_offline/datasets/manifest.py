@@ -150,6 +150,8 @@ def statistics(transitions: Transitions) -> dict[str, dict[str, Any]]:
         if name in ("patient", "episode"):
             continue
         array = getattr(transitions, name)
+        if np.isnan(array).any():
+            continue  # probabilities of a behavior without noise
         numbers = {
             "min": array.min(0),
             "max": array.max(0),

@@ -1,9 +1,10 @@
-"""Recipes: one TOML file per dataset says everything that decides its content."""
+"""Recipes: what decides the content of a dataset; those of the release are in `datasets/core.toml`."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,7 +58,7 @@ class Recipe:
             policy e mod n plays episode e of every patient.
         timing: `adaptive` or `fixed`.
         decisions: K, the largest number of decisions in an episode.
-        reward: `integral`, `paper` or `authors`.
+        reward: `integral`, `state`, `paper` or `authors`.
         episodes: Per patient.
         perturbation: Standard deviation of the noise on actions, in units of an action in [-1, 1]. The initial
             state's is the environment's own.
@@ -72,7 +73,7 @@ class Recipe:
     behavior: str
     timing: Literal["adaptive", "fixed"] = "adaptive"
     decisions: Annotated[int, Field(ge=1, le=192)] = 20
-    reward: Literal["integral", "paper", "authors"] = "integral"
+    reward: Literal["integral", "state", "paper", "authors"] = "integral"
     episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 100  # more no machine holds
     perturbation: Annotated[float, Field(ge=0, le=2)] = 0.05  # beyond the width of an action it does nothing more
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -144,10 +145,54 @@ def read_recipe(path: str | Path) -> Recipe:
     return recipe
 
 
+@configuration("behavior", DatasetError)
+class _CoreBehavior:
+    policy: str
+    description: str
+    perturbation: float
+    timing: Literal["adaptive", "fixed"] = "adaptive"
+
+
+@configuration("data", DatasetError)
+class _CoreData:
+    bank: str
+    decisions: int
+    episodes: int
+    seed: int
+    where: str
+    world: Literal["own", "crossfit", "true"] = "own"
+    behaviors: tuple[str, ...] | None = None
+    policy: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+@configuration("core", DatasetError)
+class _Core:
+    behavior: dict[str, _CoreBehavior]
+    data: dict[str, _CoreData]
+
+    def recipes(self) -> Iterator[Recipe]:
+        """Every behavior on every disease's patients."""
+        for name, data in self.data.items():
+            for key in data.behaviors or self.behavior:
+                behavior = self.behavior[key]
+                yield Recipe(
+                    id=f"medgym/{name}-{key}-v0",
+                    description=f"{behavior.description}, {data.where}.",
+                    bank=data.bank,
+                    behavior=data.policy.get(key, behavior.policy),
+                    timing=behavior.timing,
+                    decisions=data.decisions,
+                    episodes=data.episodes,
+                    perturbation=behavior.perturbation,
+                    seed=data.seed,
+                    world=data.world,
+                )
+
+
 def list_recipes() -> dict[str, Recipe]:
     """The recipes of this release by id, in alphabetical order."""
-    recipes = (read_recipe(path) for path in sorted(release_folder("datasets").glob("*.toml")))
-    return {recipe.id: recipe for recipe in recipes}
+    found = read(_Core, release_folder("datasets") / "core.toml").recipes()
+    return {recipe.id: recipe for recipe in sorted(found, key=lambda recipe: recipe.id)}
 
 
 def known_recipe(dataset: str) -> Recipe | None:

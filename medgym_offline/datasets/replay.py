@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.behaviors import Behavior, play, process_config, recipe_behavior
+from medgym_offline.datasets.behaviors import Behavior, action_log_prob, play, process_config, recipe_behavior
 from medgym_offline.datasets.hdf5 import info_names
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.rows import Check
@@ -134,10 +134,21 @@ def _check_behavior(
             seeds[numbers][:, None],
             recipe.perturbation,
         )
+        log_prob = action_log_prob(rolled, behavior.of_episode(turn), recipe.perturbation)
         for i, number in enumerate(numbers):
             actions = rolled.actions[i, 0][rolled.valid[i, 0]].numpy()
-            stored = transitions.actions[starts[number] : ends[number]]
-            gap = float(np.abs(actions - stored).max()) if actions.shape == stored.shape else float("inf")
-            worst = max(worst, gap)
+            rows = slice(int(starts[number]), int(ends[number]))
+            if actions.shape != transitions.actions[rows].shape:
+                worst = float("inf")
+                continue
+            valid = rolled.valid[i, 0]
+            assert rolled.costs_path is not None
+            assert rolled.costs_peak is not None
+            played = {"costs_path": rolled.costs_path, "costs_peak": rolled.costs_peak, "behavior_log_prob": log_prob}
+            for name, values in ({"actions": rolled.actions} | played).items():
+                stored = getattr(transitions, name)[rows].astype(np.float64)
+                # Relative where large: a log-probability divides a difference of actions by the noise's variance.
+                gap = np.abs(values[i, 0][valid].double().numpy() - stored) / np.maximum(1.0, np.abs(stored))
+                worst = max(worst, float(np.nan_to_num(gap).max()))
     detail = f"{len(sample)} episodes of policy {behavior.name} again from their seeds, largest difference {worst:.1e}"
     checks.append(Check("behavior", worst <= REPLAY_TOLERANCE, detail))

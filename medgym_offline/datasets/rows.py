@@ -122,6 +122,12 @@ def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None]) 
     wish = action_to_interval(torch.from_numpy(t.actions[:, -1].copy()), config) if t.timing == "adaptive" else None
     clock = torch.from_numpy(start.astype(np.float32))
     hours = decision_interval(clock, torch.from_numpy(np.maximum(left, 1).astype(np.float32)), config, wish)
+    limit = t.costs_peak.astype(np.float64) * t.dt[:, None] * (1 + TOLERANCE) + TOLERANCE
+    check(
+        "costs along the path",
+        ((t.costs_path < 0) | (t.costs_path > limit)).any(axis=1),
+        "a cost's integral over the decision lies between 0 and dt times its largest rate",
+    )
     check("dt", _far(t.dt, hours.numpy()), "dt is the feasible interval that the action asks for")
 
 
@@ -157,5 +163,5 @@ def _check_medicine(
         check("reward", _far(t.rewards, expected, 5 * TOLERANCE), "reward is that of the authors' code")
     else:
         # Severity is never negative: the integral over dt cannot be below that of the burden alone.
-        outside = t.rewards > -0.1 * t.dt * burden + TOLERANCE
+        outside = t.rewards > -0.1 * t.dt * (burden if reward == "integral" else 0.0) + TOLERANCE
         check("reward", outside, "reward is in the range of the integral over dt")

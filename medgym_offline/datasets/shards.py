@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.behaviors import Behavior, play, process_config
-from medgym_offline.datasets.hdf5 import EpisodeBlock
+from medgym_offline.datasets.behaviors import Behavior, action_log_prob, play, process_config
+from medgym_offline.datasets.hdf5 import INFOS, EpisodeBlock
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import cache_folder
 
 if TYPE_CHECKING:
+    import torch
+
     from medgym_offline.envs.rollout import Rollout
     from medgym_offline.simulators.bank import SimulatorBank
 
@@ -36,16 +38,16 @@ SHARD_EPISODES = 100
 
 
 def rollout_block(
-    bank: SimulatorBank, rolled: Rollout, seeds: np.ndarray, patients: Sequence[int], first: int = 0
+    bank: SimulatorBank, rolled: Rollout, log_prob: torch.Tensor, seeds: np.ndarray, patients: Sequence[int]
 ) -> EpisodeBlock:
     """Episodes of a rollout in Minari's layout, patient by patient.
 
     Args:
         bank: The P patients of the rollout.
-        rolled: P x B episodes.
+        rolled: P x B episodes, with costs along the path.
+        log_prob: Of its actions (P, B, K), from :func:`~medgym_offline.datasets.behaviors.action_log_prob`.
         seeds: (P, B).
         patients: Their indices in the whole bank.
-        first: Number of the first episode.
     """
     import torch
 
@@ -63,9 +65,10 @@ def rollout_block(
         "severity": disease.severity.score(physical, untreated),
         "monitored": physical[..., disease.monitored],
     }
-    after = {name: getattr(rolled, name) for name in ("dt", "time", "severity", "monitored")} | {"cost": rolled.costs}
+    after = {"cost": rolled.costs, "behavior_log_prob": log_prob}
+    after |= {name: getattr(rolled, name) for name in INFOS if name not in after}
     infos = {
-        name: flat(torch.cat([at_reset.get(name, torch.zeros(count, batch))[..., None], values], -1).float())
+        name: flat(torch.cat([at_reset.get(name, torch.zeros_like(values[:, :, 0]))[:, :, None], values], 2).float())
         for name, values in after.items()
     }
     return EpisodeBlock(
@@ -78,7 +81,7 @@ def rollout_block(
         lengths=flat(rolled.valid.sum(-1)),
         seeds=seeds.reshape(-1),
         patient=np.repeat(np.asarray(patients, np.int32), batch),
-        episode=np.arange(first, first + count * batch, dtype=np.int32),
+        episode=np.arange(count * batch, dtype=np.int32),
     )
 
 
@@ -87,7 +90,7 @@ def play_shard(
 ) -> dict[str, Any]:
     """One shard's episodes: the fields of an `EpisodeBlock` (a function of its arguments; workers run it)."""
     rolled = play(bank, behavior, process_config(recipe, bank.disease.name), seeds, recipe.perturbation)
-    block = rollout_block(bank, rolled, seeds, patients)
+    block = rollout_block(bank, rolled, action_log_prob(rolled, behavior, recipe.perturbation), seeds, patients)
     return {field.name: getattr(block, field.name) for field in dataclasses.fields(block)}
 
 

@@ -15,8 +15,6 @@ from medgym_offline.patients import PatientIndex, Patients
 
 __all__ = ["COLUMNS", "Transitions"]
 
-"""Hours of an episode; the terminal row of every episode has `time` equal to it."""
-
 COLUMNS: dict[str, str] = {
     "observations": "float32",
     "actions": "float32",
@@ -29,10 +27,15 @@ COLUMNS: dict[str, str] = {
     "time": "float32",
     "severity": "float32",
     "monitored": "float32",
+    "costs_path": "float32",
+    "costs_peak": "float32",
+    "behavior_log_prob": "float32",
     "patient": "int32",
     "episode": "int32",
 }
 """The array fields of `Transitions` and their NumPy types, in storage order."""
+
+_VECTORS = ("observations", "actions", "next_observations", "costs_path", "costs_peak")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,11 @@ class Transitions:
         terminations, truncations (N,) bool: horizon reached; never truncated.
         dt, time (N,) in the disease's unit of time.  severity (N,) points.  monitored (N,) the component that the first
             cost watches, in its unit. In Minari's infos the last two have the disease's own names.
+        costs_path, costs_peak (N, C): integral over the decision of each cost's rate, and its largest value; the costs
+            of `definition.costs`, of which `costs` has the first, as it is at the decision's end.
+        behavior_log_prob (N,): log-probability of `actions` given `observations`, of the policy that played the
+            episode: a density inside the box, a probability on its walls (:mod:`medgym_offline.policies.density`).
+            NaN where the behavior acted without noise and its actions have no density.
         patient (N,) int32: index into the bank, and into `patients`.
         episode (N,) int32: the episode's number in the dataset (unchanged by `select`).
 
@@ -80,6 +88,9 @@ class Transitions:
     time: np.ndarray
     severity: np.ndarray
     monitored: np.ndarray
+    costs_path: np.ndarray
+    costs_peak: np.ndarray
+    behavior_log_prob: np.ndarray
     patient: np.ndarray
     episode: np.ndarray
     patients: tuple[str, ...] = ()
@@ -166,7 +177,7 @@ class Transitions:
         rows = len(self.rewards)
         for column, kind in COLUMNS.items():
             array = getattr(self, column)
-            wanted = 2 if column in ("observations", "actions", "next_observations") else 1
+            wanted = 2 if column in _VECTORS else 1
             if not isinstance(array, np.ndarray) or array.ndim != wanted or len(array) != rows:
                 shape = getattr(array, "shape", None)
                 raise DatasetError(
@@ -174,11 +185,17 @@ class Transitions:
                 )
             if array.dtype != np.dtype(kind):
                 raise DatasetError(f"{name}: {column} is {array.dtype}, expected {kind}; regenerate")
-            if kind == "float32" and not np.isfinite(array).all():
+            if kind == "float32" and column != "behavior_log_prob" and not np.isfinite(array).all():
                 row = int(np.flatnonzero(~np.isfinite(array).reshape(rows, -1).all(axis=1))[0])
                 raise DatasetError(f"{name}: {column} is not finite at row {row}; regenerate")
         if self.next_observations.shape != self.observations.shape:
             raise DatasetError(f"{name}: next_observations and observations differ in width; regenerate")
+        costs = len(self.definition.costs)
+        for array, column in ((self.costs_path, "costs_path"), (self.costs_peak, "costs_peak")):
+            if array.shape[1] != costs:
+                raise DatasetError(
+                    f"{name}: {column} has {array.shape[1]} costs, {self.disease} has {costs}; regenerate"
+                )
         if self.timing not in ("adaptive", "fixed"):
             raise DatasetError(f"{name}: timing {self.timing!r} is not 'adaptive' or 'fixed'")
         width = self.definition.action_dim(self.timing)

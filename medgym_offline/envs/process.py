@@ -196,10 +196,10 @@ class DecisionProcess:
             displacement = torch.zeros_like(x)
         burden = disease.severity.burden(u)
         calm, along = episodes.calm, None
-        if config.reward == "integral" or config.remission or config.path_costs:
+        if config.reward in ("integral", "state") or config.remission or config.path_costs:
             threshold = config.remission_severity if config.remission else None
             held = Held(x, u, dt, displacement, episodes.time, episodes.exogenous)
-            along = integrate(bank, held, config.cell, threshold, config.path_costs)
+            along = integrate(bank, held, config.cell, threshold, config.path_costs, config.reward != "state")
             end = along.end
             if config.remission:
                 calm = torch.where(running, torch.minimum(along.calm, calm + dt), calm)
@@ -209,9 +209,9 @@ class DecisionProcess:
         before, after = bank.denormalize(x), bank.denormalize(end)
         dose = bank.denormalize_treatment(u)
         reached = disease.severity.score(after, dose)
-        if config.reward == "integral":
+        if config.reward in ("integral", "state"):
             assert along is not None
-            reward = -0.1 * (along.severity + burden * dt)
+            reward = -0.1 * (along.severity + (burden * dt if config.reward == "integral" else 0.0))
         elif config.reward == "paper":
             reward = paper_reward(reached, burden)
         else:

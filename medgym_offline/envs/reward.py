@@ -1,17 +1,19 @@
-"""Reward of one decision, in three kinds, and what is integrated along its path.
+"""Reward of one decision, in four kinds, and what is integrated along its path.
 
 With S the severity of the disease (at most its cap), v its burden of treating and x(tau) the dense path of
 :mod:`medgym_offline.envs.paths`:
 
     "integral"   r = -0.1 * integral_0^dt [ S(x(tau)) + v ] dtau
+    "state"      r = -0.1 * integral_0^dt S_0(x(tau)) dtau
     "paper"      r = -S_end - v
     "authors"    r = 0.1 dt (-S_end - v) + 4 (S_start - S_end) - 0.15 dt - 0.02/(dt + 0.001) + 0.3
 
 "integral" is the paper's reward accumulated over time: its return does not depend on how time is cut, so adaptive and
-fixed timing maximize the same thing. "paper" is paid per decision (arXiv 2606.01028, eq. 4). "authors" is what the
-public code of the paper uses. S_start is the severity of the state before the decision under the treatment now given,
-so that a reward is a function of state, treatment, interval and next state, and the difference counts what the state
-did, not the switch of dose.
+fixed timing maximize the same thing. "state" leaves out what the action itself adds: S_0 is the severity as it is
+without treatment; a score that counts the treatment, as SOFA counts the vasopressor, rewards not treating. "paper" is
+paid per decision (arXiv 2606.01028, eq. 4). "authors" is what the public code of the paper uses. S_start is the
+severity of the state before the decision under the treatment now given, so that a reward is a function of state,
+treatment, interval and next state, and the difference counts what the state did, not the switch of dose.
 """
 
 from __future__ import annotations
@@ -68,7 +70,12 @@ class Along:
 
 
 def integrate(
-    bank: SimulatorBank, held: Held, cell: float = 1.0, threshold: float | None = None, costs: bool = False
+    bank: SimulatorBank,
+    held: Held,
+    cell: float = 1.0,
+    threshold: float | None = None,
+    costs: bool = False,
+    dose: bool = True,
 ) -> Along:
     """Integrals along intervals, by the trapezoid rule on ceil(dt/cell) equal cells per interval.
 
@@ -78,6 +85,7 @@ def integrate(
         cell: Longest cell.
         threshold: Severity below which the patient counts as recovered, if that is asked for.
         costs: Whether to integrate the costs too.
+        dose: Whether severity sees the treatment; else it is that of the state alone.
     """
     disease, dt = bank.disease, held.dt
     # An interval of n ticks that are no binary fractions has n cells, not n + 1.
@@ -97,7 +105,7 @@ def integrate(
         share = torch.minimum(node, n[..., None]) / n.clamp_min(1)[..., None]
         states = held_path(bank, some, share * some.dt[..., None])
         path = torch.cat([some.x[..., None, :seen], states[..., :seen]], -2)
-        height = severity(bank, path, some.u[..., None, :])
+        height = severity(bank, path, some.u[..., None, :] if dose else torch.zeros_like(some.u[..., None, :]))
         if math.isfinite(disease.severity.cap):
             height = height.clamp(max=disease.severity.cap)
         length = some.dt / n.clamp_min(1)

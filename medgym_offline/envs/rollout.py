@@ -52,6 +52,7 @@ class Rollout:
     Attributes:
         observations: (P, B, K+1, d); row k is what decision k saw, row k+1 what it led to.
         actions: As executed, after noise and clipping (P, B, K, A).
+        intended: As the policy gave them, before noise and clipping (P, B, K, A).
         rewards, costs: Of each decision (P, B, K).
         dt: Interval of each decision (P, B, K).
         time: At which it ended (P, B, K).
@@ -67,6 +68,7 @@ class Rollout:
 
     observations: Tensor
     actions: Tensor
+    intended: Tensor
     rewards: Tensor
     costs: Tensor
     dt: Tensor
@@ -161,15 +163,16 @@ def rollout(
         valid = process.active(episodes)
         if bool(valid.any()):
             with callers_defaults():
-                actions = act(observation).to(observation.dtype)
+                intended = actions = act(observation).to(observation.dtype)
             if action_noise:
-                actions = actions + action_noise * noise.action[:, :, k].to(actions)
+                actions = intended + action_noise * noise.action[:, :, k].to(actions)
             actions = actions.clamp(-1.0, 1.0)
             outcome = process.step(episodes, actions, noise.process[:, :, k])
             episodes = outcome.next
             observation = process.observe(episodes)
             now = {
                 "actions": actions * valid[..., None],
+                "intended": intended * valid[..., None],
                 "severity": outcome.severity,
                 "treatments": outcome.treatment,
                 "rewards": outcome.reward,

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Timing = Literal["adaptive", "fixed"]
-RewardKind = Literal["integral", "paper", "authors"]
+RewardKind = Literal["integral", "state", "paper", "authors"]
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     - `"integral"` (default): `-0.1 * integral over the interval of [S(x(tau)) + v]`, by quadrature on cells of at most
       the disease's length. The undiscounted return does not depend on how time is cut.
+    - `"state"`: the same of the severity as it is without treatment, and no burden: nothing is paid for not treating.
     - `"paper"`: `-S_end - v`, per decision.
     - `"authors"`: `0.1 dt (-S_end - v) + 4 (S_start - S_end) - 0.15 dt - 0.02/(dt + 0.001) + 0.3`, both severities
       under the dose now given.
@@ -98,7 +99,7 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     | `patient`   | `0`          | position or id in the bank                                          |
     | `timing`    | `"adaptive"` | `"adaptive"` or `"fixed"`                                           |
     | `decisions` | `None`       | K, most decisions in an episode; None is the disease's              |
-    | `reward`    | `"integral"` | `"integral"`, `"paper"` or `"authors"`                              |
+    | `reward`    | `"integral"` | `"integral"`, `"state"`, `"paper"` or `"authors"`                   |
     | `noise`     | `True`       | `False`: no initial perturbation, no residual noise                 |
     | `bank`      | `None`       | name or path of a simulator bank, or a `SimulatorBank`              |
     | `world`     | `None`       | `"own"`, `"crossfit"`, `"true"`; None is the disease's default      |

@@ -29,6 +29,7 @@ def many() -> tuple[Transitions, np.ndarray]:
     rng, count = np.random.default_rng(0), EPISODES * LENGTH
     columns = {name: rng.normal(size=count).astype(np.float32) for name in VALUES}
     columns |= {name: rng.normal(size=(count, 9)).astype(np.float32) for name in ("observations", "next_observations")}
+    columns |= {name: rng.normal(size=(count, 1)).astype(np.float32) for name in ("costs_path", "costs_peak")}
     columns["actions"] = rng.uniform(-1, 1, (count, 4)).astype(np.float32)
     columns["terminations"] = np.arange(count) % LENGTH == LENGTH - 1
     columns |= {"truncations": np.zeros(count, bool), "patient": np.zeros(count, np.int32)}

@@ -110,7 +110,7 @@ def test_minari_knows_the_namespace(made: GeneratedDataset) -> None:
     from minari.namespace import get_namespace_metadata, list_local_namespaces
 
     assert list_local_namespaces() == ["medgym"]
-    assert "ICU" in get_namespace_metadata("medgym")["description"]
+    assert "treatment" in get_namespace_metadata("medgym")["description"]
 
 
 def test_normalized_scores(made: GeneratedDataset) -> None:

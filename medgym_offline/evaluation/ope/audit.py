@@ -19,10 +19,9 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
 from medgym_offline.evaluation.ope import estimators
-from medgym_offline.evaluation.ope.density import PerturbedPolicy
+from medgym_offline.evaluation.ope.density import PerturbedPolicy, perturbed_policy
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import Logged, episode_grid
-from medgym_offline.evaluation.ope.probabilities import behavior_log_prob, perturbed_policy
 from medgym_offline.evaluation.ope.returns import monte_carlo_returns
 from medgym_offline.evaluation.ope.scores import score_estimates
 from medgym_offline.files import code_version
@@ -176,7 +175,7 @@ def audit(
         progress: Show progress on standard error.
 
     Raises:
-        DatasetError: No perturbation, or the behavior did not act in this dataset.
+        DatasetError: No perturbation.
         PolicyError, UnknownNameError: As `evaluate`.
     """
     settings = settings or OpeSettings()
@@ -192,7 +191,6 @@ def audit(
     named = tuple(worlds) if worlds else tuple(sorted(bank.worlds, key=lambda w: w != recipe.world))
     places = {world: selected.world(world) for world in named}
     bound = _named([resolve_policy(p, selected, recipe.timing, recipe.decisions, recipe.decisions) for p in policies])
-    log_behavior = behavior_log_prob(logged, recipe, behavior, selected)
     config = process_config(recipe, bank.disease.name)
     estimates: dict[str, list[Tensor]] = {name: [] for name in ESTIMATORS}
     truth: dict[str, list[Tensor]] = {world: [] for world in named}
@@ -201,7 +199,7 @@ def audit(
     with Progress("off-policy evaluation (policies)", len(bound), enabled=progress) as bar:
         for policy in bound:
             perturbed = perturbed_policy(policy, logged.patients, recipe.perturbation, logged)
-            for name, value in _estimate(transitions, logged, perturbed, log_behavior, settings).items():
+            for name, value in _estimate(transitions, logged, perturbed, settings).items():
                 (sizes if name == "sample_size" else estimates[name]).append(value)
 
             def play(place: SimulatorBank, sigma: float, purpose: str, policy: BoundPolicy = policy) -> Tensor:
@@ -242,10 +240,10 @@ def audit(
 
 
 def _estimate(
-    transitions: Transitions, logged: Logged, policy: PerturbedPolicy, log_behavior: Tensor, settings: OpeSettings
+    transitions: Transitions, logged: Logged, policy: PerturbedPolicy, settings: OpeSettings
 ) -> dict[str, Tensor]:
     """FQE, WIS, DR and the effective sample size of one policy, (P,) each."""
-    gamma, dt, rewards = settings.gamma, logged.dt, logged.rewards
+    gamma, dt, rewards, log_behavior = settings.gamma, logged.dt, logged.rewards, logged.behavior_log_prob
     flat = policy.log_prob(logged.observations.flatten(1, 2), logged.actions.flatten(1, 2))
     log_rho = estimators.log_ratios(flat.view(log_behavior.shape), log_behavior, logged.valid)
     weights = estimators.self_normalized(log_rho)

@@ -1,52 +1,20 @@
-"""Probabilities of perturbed actions: a Gaussian clipped to [-1, 1] has a density inside and two atoms.
-
-    a = clip(m + sigma*N(0, 1), -1, 1)              (a component; components are independent)
-
-    P(a = -1) = Phi((-1 - m)/sigma)        P(a = 1) = Phi((m - 1)/sigma)        p(a) = phi((a - m)/sigma)/sigma between
-
-These are densities with respect to one reference measure, Lebesgue on (-1, 1) plus a unit mass at each of -1 and 1.
-It is the same for every m, so the ratio of two of them is the likelihood ratio, at the atoms too. Treating a clipped
-action as if its density were the Gaussian's would give the wrong weight to every action at a bound.
-"""
+"""A policy as it acts with perturbed actions."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.errors import PolicyError
 from medgym_offline.evaluation.binding import BoundPolicy
+from medgym_offline.evaluation.ope.logged import Logged
 from medgym_offline.policies.builtin import RandomPolicy
+from medgym_offline.policies.density import clipped_normal_log_prob, clipped_uniform_log_prob
 
-__all__ = ["PerturbedPolicy", "clipped_normal_log_prob", "clipped_uniform_log_prob"]
-
-_LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
-
-
-def clipped_normal_log_prob(actions: Tensor, mean: Tensor, sigma: float) -> Tensor:
-    """Log-probability of clip(mean + sigma*N): actions and mean (..., A) -> (...), float64, summed over components."""
-    a, m = actions.double(), mean.double()
-    inside = -0.5 * ((a - m) / sigma).square() - math.log(sigma) - _LOG_SQRT_2PI
-    low = torch.special.log_ndtr((-1.0 - m) / sigma)
-    high = torch.special.log_ndtr((m - 1.0) / sigma)
-    return torch.where(a <= -1.0, low, torch.where(a >= 1.0, high, inside)).sum(-1)
-
-
-def clipped_uniform_log_prob(actions: Tensor, sigma: float) -> Tensor:
-    """Log-probability of clip(U + sigma*N), U uniform in [-1, 1], per component: actions (..., A) -> (...), float64.
-
-    Inside, p(a) = (Phi((a + 1)/sigma) - Phi((a - 1)/sigma))/2. Each atom is the mean of Phi((u - 1)/sigma) over u,
-    sigma*(h(0) - h(-2/sigma))/2 with h(z) = z*Phi(z) + phi(z), the antiderivative of Phi.
-    """
-    a = actions.double()
-    inside = 0.5 * (torch.special.ndtr((a + 1.0) / sigma) - torch.special.ndtr((a - 1.0) / sigma))
-    z = torch.tensor([0.0, -2.0 / sigma], dtype=torch.float64)
-    h = z * torch.special.ndtr(z) + torch.exp(-0.5 * z.square() - _LOG_SQRT_2PI)
-    atom = 0.5 * sigma * (h[0] - h[1])
-    return torch.where(a.abs() >= 1.0, atom, inside).log().sum(-1)
+__all__ = ["PerturbedPolicy", "perturbed_policy"]
 
 
 @dataclass(frozen=True)
@@ -86,3 +54,17 @@ class PerturbedPolicy:
         """Actions from what :meth:`mean` gave (None for the uniform policy) and noise, all (..., A)."""
         center = uniform if mean is None else mean
         return (center + self.sigma * normal).clamp(-1.0, 1.0)
+
+
+def perturbed_policy(bound: BoundPolicy, patients: tuple[str, ...], sigma: float, logged: Logged) -> PerturbedPolicy:
+    """The policy with noise; refused if its actions depend on more than the observation."""
+    policy = PerturbedPolicy(bound, patients, sigma)
+    if not policy.uniform:
+        first = logged.observations[:, :, 0]
+        again = policy.mean(first.flip(1)).flip(1)
+        if not torch.allclose(policy.mean(first), again, atol=1e-4):
+            raise PolicyError(
+                f"policy {bound.name!r} answers the same observations differently; off-policy evaluation needs a "
+                "function of the observation (or the built-in random policy)"
+            )
+    return policy

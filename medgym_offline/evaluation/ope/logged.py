@@ -23,7 +23,7 @@ class Logged:
         patients: P ids.
         observations, next_observations: (P, E, K, 9), float32.
         actions: As executed (P, E, K, A), float32.
-        rewards, dt: (P, E, K), float64; dt in hours.
+        rewards, dt, behavior_log_prob: (P, E, K), float64; dt in the disease's unit of time.
         valid: (P, E, K), bool.
     """
 
@@ -33,6 +33,7 @@ class Logged:
     actions: Tensor
     rewards: Tensor
     dt: Tensor
+    behavior_log_prob: Tensor
     valid: Tensor
 
     @property
@@ -85,5 +86,6 @@ def episode_grid(transitions: Transitions, patients: Sequence[str] | None = None
         grid(transitions.actions),
         grid(transitions.rewards).double(),
         grid(transitions.dt).double(),
+        grid(transitions.behavior_log_prob).double(),
         torch.from_numpy(valid),
     )

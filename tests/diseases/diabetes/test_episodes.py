@@ -189,7 +189,7 @@ def test_a_bank_is_built_from_records_and_comes_back_from_its_file(tmp_path):
     for world in (*again.worlds, "population"):
         one, other = (b.population() if world == "population" else b.world(world) for b in (bank, again))
         assert torch.equal(play(one)[1].rewards, play(other)[1].rewards)
-    with pytest.raises(BankError, match="bank recipe x: unknown people 'alive'"):
+    with pytest.raises(BankError, match="unknown people 'alive'"):
         BankRecipe("x", people="alive")
 
 

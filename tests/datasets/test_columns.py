@@ -1,0 +1,100 @@
+"""Costs along the path and the behavior's log-probabilities, as datasets store them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medgym_offline.datasets import Recipe, generate, load_dataset
+from medgym_offline.datasets.behaviors import action_log_prob, play, process_config, recipe_behavior
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.envs.process import DecisionProcess
+from medgym_offline.envs.rollout import dense, episode_seeds
+from medgym_offline.policies.density import clipped_normal_log_prob
+from medgym_offline.simulators import load_simulators
+
+PATIENTS = 3
+
+
+def made(root: Path, behavior: str, perturbation: float) -> tuple[Transitions, Recipe]:
+    recipe = Recipe(
+        id=f"medgym/diabetes-{behavior.partition(' ')[0]}-columns-v0",
+        description="for a test",
+        bank="diabetes-v0",
+        behavior=behavior,
+        decisions=5,
+        episodes=4,
+        perturbation=perturbation,
+        seed=3,
+        world="true",
+    )
+    generate(recipe, root=root, patients=PATIENTS, output_id=recipe.id, progress=False)
+    return load_dataset(recipe.id, root=root, progress=False), recipe
+
+
+def test_costs_along_the_path_are_integrals_and_maxima_of_the_rate(tmp_path: Path) -> None:
+    rows, recipe = made(tmp_path, "ind", 0.05)
+    bank = load_simulators(recipe.bank).world(recipe.world)
+    part = bank.select(list(range(PATIENTS)))
+    behavior = recipe_behavior(recipe, bank)
+    seeds = episode_seeds(recipe.seed, recipe.stream, part.patients, recipe.episodes)
+    played = play(part, behavior, process_config(recipe, "diabetes"), seeds, recipe.perturbation)
+    process = DecisionProcess(part.to(torch.float64), process_config(recipe, "diabetes"))
+    step = 1 / 12  # the path is known every five minutes
+    grid = torch.arange(0, 288 + 1, dtype=torch.float64) * step
+    states, _ = dense(process, played, grid)
+    cost = bank.disease.cost
+    rate = cost.rate(bank.denormalize(states)[..., bank.disease.monitored])
+    whole = ((rate[..., 1:] + rate[..., :-1]) / 2 * step).sum(-1).numpy()
+    per_episode = np.add.reduceat(rows.costs_path[:, 0].astype(float), rows.episode_starts())
+    np.testing.assert_allclose(per_episode, whole.reshape(-1), rtol=0.02, atol=0.05)
+    peaks = np.maximum.reduceat(rows.costs_peak[:, 0].astype(float), rows.episode_starts())
+    np.testing.assert_allclose(peaks, rate.amax(-1).numpy().reshape(-1), rtol=1e-3, atol=1e-3)
+
+
+def test_log_probabilities_are_those_of_who_played(tmp_path: Path) -> None:
+    rows, recipe = made(tmp_path, "random + ind", 0.2)
+    bank = load_simulators(recipe.bank).world(recipe.world)
+    parts = recipe_behavior(recipe, bank).parts
+    own = torch.as_tensor(rows.observations)[None]
+    for number, part in enumerate(parts):
+        mine = rows.episode % 2 == number
+        if part.name == "random":
+            edge = np.abs(rows.actions[mine]).max(1) == 1.0
+            assert (rows.behavior_log_prob[mine][~edge] <= rows.actions.shape[1] * np.log(0.5) + 1e-5).all()
+            continue
+        for p in range(PATIENTS):
+            some = mine & (rows.patient == p)
+            mean = part.for_patients([bank.patients[p]]).act(own[:, some])[0]
+            wanted = clipped_normal_log_prob(torch.as_tensor(rows.actions[some]), mean, 0.2)
+            np.testing.assert_allclose(rows.behavior_log_prob[some], wanted.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_importance_weights_of_a_known_policy_average_to_one_and_to_its_mean_action(tmp_path: Path) -> None:
+    """Of the first decision, under a uniform behavior: E[w] = 1 and E[w a] = E_pi[a], pi a clipped normal."""
+    recipe = Recipe(
+        "medgym/toy-weights-v0", "for a test", bank="toy-v0", behavior="random", decisions=4, episodes=400, seed=1
+    )
+    bank = load_simulators(recipe.bank).world(recipe.world).select([0])
+    behavior = recipe_behavior(recipe, bank)
+    seeds = episode_seeds(1, recipe.stream, bank.patients, 4000)
+    played = play(bank, behavior, process_config(recipe, bank.disease.name), seeds, 0.1)
+    actions = played.actions[0, :, 0]
+    mean, sigma = torch.tensor([0.8] + [0.1] * (actions.shape[1] - 1)), 0.4
+    behaved = action_log_prob(played, behavior, 0.1)[0, :, 0]
+    weights = torch.exp(clipped_normal_log_prob(actions, mean.expand_as(actions), sigma) - behaved)
+    normal = np.random.default_rng(0).normal(mean.numpy(), sigma, (200_000, len(mean))).clip(-1, 1)
+    assert float(weights.mean()) == pytest.approx(1.0, abs=0.08)
+    for column in range(len(mean)):
+        found = float((weights * actions[:, column].double()).mean())
+        assert found == pytest.approx(normal[:, column].mean(), abs=0.08)
+
+
+def test_an_action_without_noise_has_no_probability(tmp_path: Path) -> None:
+    rows, _ = made(tmp_path, "clinician", 0.0)
+    assert np.isnan(rows.behavior_log_prob).all()
+    uniform, _ = made(tmp_path, "random", 0.0)
+    np.testing.assert_allclose(uniform.behavior_log_prob, -uniform.actions.shape[1] * np.log(2.0), rtol=1e-6)
