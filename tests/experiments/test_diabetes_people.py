@@ -1,4 +1,4 @@
-"""Real people with type 1 diabetes: who is usable, records on ticks, and forecasts that do not see what they foretell."""
+"""Real people with type 1 diabetes: who is usable, records on ticks, and forecasts that see nothing later."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_the_shipped_bank_is_of_the_records(clinical_data: Path) -> None:
     assert bank.worlds == ("own", "crossfit")
     assert "CC BY 4.0" in bank.metadata["license"]
     torch.testing.assert_close(bank.context, found.context)
-    fitted = fit(people.before(found), found.insulin, found.meal, iterations=6)
+    fitted = fit(people.before(found), found.insulin, found.meal, iterations=4)
     rows = people.scores(found, people.foreseen(found, fitted)).filter(pl.col("hours") == 4)
     error = {m: rows.filter(pl.col("model") == m)["rmse"].to_numpy() for m in people.MODELS}
     assert (error["ind"] < error["persistence"]).sum() >= 12
