@@ -32,7 +32,7 @@ COLUMNS = ("patient", "time_h", "glucose_mgdl", "bolus_units", "basal_units_per_
 MORNING = (5, 6, 7)
 """Hours of the day whose median glucose is where an episode starts."""
 CORRECTION = 1800.0
-"""Correction factor (mg/dL per U) times daily insulin (U): the 1800 rule of rapid insulin (Walsh and Roberts, Pumping Insulin)."""
+"""Correction factor (mg/dL per U) times daily insulin (U): the 1800 rule (Walsh and Roberts, Pumping Insulin)."""
 
 
 @configuration("recipe", BankError)
@@ -148,7 +148,8 @@ def build(rule: People, folder: str | Path) -> SimulatorBank:
         (found.glucose, found.insulin, found.meal),
         {
             "recipe": dataclasses.asdict(rule),
-            "source": f"{len(found.patients)} people of HUPA-UCM, Hidalgo et al., doi 10.17632/3hbcscwz44.1, by the hour",
+            "source": f"{len(found.patients)} people of HUPA-UCM, Hidalgo et al., "
+            "doi 10.17632/3hbcscwz44.1, by the hour",
             "license": "CC BY 4.0; changed: fitted coefficients and personal means, no records",
         },
     )

@@ -1,4 +1,4 @@
-"""Real people with type 1 diabetes: who is usable, records on ticks, and forecasts that do not see what they foretell."""
+"""Real people with type 1 diabetes: who is usable, records on ticks, and forecasts that do not see what is to come."""
 
 from __future__ import annotations
 

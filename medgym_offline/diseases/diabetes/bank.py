@@ -25,7 +25,7 @@ from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.diabetes import DISEASE
 from medgym_offline.diseases.diabetes.clinician import HumanError, record
 from medgym_offline.diseases.diabetes.episodes import SLOTS
-from medgym_offline.diseases.diabetes.minimal import Fit, fit
+from medgym_offline.diseases.diabetes.minimal import fit
 from medgym_offline.diseases.diabetes.people import interpolated, published, splits
 from medgym_offline.diseases.diabetes.truth import truth
 from medgym_offline.diseases.diabetes.worlds import MODEL, Learned, Published
@@ -33,7 +33,7 @@ from medgym_offline.errors import BankError
 from medgym_offline.files import code_version
 from medgym_offline.simulators.bank import SimulatorBank, World
 
-__all__ = ["BankRecipe", "assembled", "build", "read_recipe"]
+__all__ = ["BankRecipe", "build", "learn", "read_recipe"]
 
 
 @configuration("bank recipe", BankError)
@@ -69,9 +69,9 @@ def _world(dynamics: Learned | Published, glucose: Tensor, hidden: Tensor) -> Wo
 def learn(
     name: str,
     patients: Sequence[str],
-    context: torch.Tensor,
-    glucose: torch.Tensor,
-    records: Sequence[torch.Tensor],
+    context: Tensor,
+    glucose: Tensor,
+    records: Sequence[Tensor],
     metadata: dict[str, Any],
     known: Mapping[str, World] | None = None,
 ) -> SimulatorBank:
