@@ -6,7 +6,7 @@
 
 Every row of the results (online.parquet) is one patient over 64 days that no training saw, deterministic actions,
 scored on the published patients and in the learned simulators. `harm` is the mean risk, not capped. Training and its
-checkpoints lie in runs/diabetes-online. Budgets of decisions and ceilings are of every third patient (10).
+checkpoints lie in runs/diabetes-online. Budgets of decisions, ceilings and both costs are of every third patient (10).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DAYS, SEED, DECISIONS = 64, 7, 5
 BUDGETS = (4, 5, 6, 8, 10, 12)
 TIMINGS = ("adaptive", "fixed")
 FEWER = 3
-"""Budgets and ceilings are of every third patient."""
+"""Budgets, ceilings and both costs are of every third patient."""
 BOUND_DAYS, BLIND_DAYS, CANDIDATES, ELITES, ROUNDS = 8, 16, 64, 8, 60
 """Cross-entropy search: days that are foreseen, days that one plan has to serve, plans a round, those kept, rounds."""
 # As a prototype had it best: larger steps and no entropy bonus, since the spread starts small.
@@ -73,6 +73,11 @@ class Trial:
     timing: str
     decisions: int = DECISIONS
     cost: str = "path"
+
+    @property
+    def few(self) -> bool:
+        """Whether it is of every third patient."""
+        return self.decisions != DECISIONS or (self.algorithm, self.scope) == ("trpo-lag", "oracle")
 
     @property
     def name(self) -> str:
@@ -151,7 +156,7 @@ def trained(trial: Trial) -> Any:
         + ("" if trial.decisions == DECISIONS else f"-k{trial.decisions}")
         + ("" if trial.scope != "oracle" else f"-{trial.cost}")
     )
-    bank = bank_of(trial.world, trial.scope, trial.decisions != DECISIONS)
+    bank = bank_of(trial.world, trial.scope, trial.few)
     job = BehaviorRun(bank, recipe, RUNS / apart, progress=False)
     which = (trial.scope.removesuffix("-told"), trial.timing)
     job.train([which])
@@ -172,11 +177,13 @@ def measured(name: str, world: str, process: DecisionProcess, played: Rollout) -
     return pl.DataFrame({"name": name, "world": world, "patient": bank.patients, **found})
 
 
-def score(name: str, policy: Any, scope: str, timing: str, decisions: int = DECISIONS) -> pl.DataFrame:
+def score(
+    name: str, policy: Any, scope: str, timing: str, decisions: int = DECISIONS, few: bool = False
+) -> pl.DataFrame:
     """Metrics per world and patient."""
     rows = []
     for world in ("own", "true"):
-        bank = bank_of(world, scope, decisions != DECISIONS)
+        bank = bank_of(world, scope, few)
         config = ProcessConfig(timing=timing, decisions=decisions, disease="diabetes", path_costs=True)  # type: ignore[arg-type]
         process = DecisionProcess(bank, config)
         seeds = episode_seeds(SEED, "diabetes-online", bank.patients, DAYS)
@@ -291,12 +298,13 @@ def found_rows(name: str) -> pl.DataFrame:
     if name in BUILTIN:
         return score(name, builtin_policy(BUILTIN[name], bank_of("true"), "adaptive"), "", "adaptive")
     trial = TRAINED[name]
-    return score(name, trained(trial), trial.scope, trial.timing, trial.decisions)
+    return score(name, trained(trial), trial.scope, trial.timing, trial.decisions, trial.few)
 
 
 def train(names: Sequence[str]) -> None:
     """Train and score; what is there is left."""
-    for name in MISSING if list(names) == ["all"] else names:
+    asked = [one for part in names for one in (MISSING if part == "all" else [part])]
+    for name in dict.fromkeys(asked):
         if name in (known := results()):
             continue
         started = time.process_time()
@@ -333,10 +341,10 @@ class Found:
         """Over patients."""
         return float(self.column(name, column, patients, world).mean())
 
-    def unseen(self, name: str, level: str) -> str:
+    def unseen(self, name: str, level: str, patients: Sequence[str] = ()) -> str:
         """Events a day, and how many of them hold no decision."""
-        events = self.mean(name, f"{level}_events")
-        return f"{events:.2f}, {100 * self.mean(name, f'{level}_unseen') / max(events, 1e-9):.0f} %"
+        events, unseen = (self.mean(name, f"{level}_{kind}", patients) for kind in ("events", "unseen"))
+        return f"{events:.2f}, {100 * unseen / max(events, 1e-9):.0f} %"
 
     def shown(self, name: str, patients: Sequence[str] = ()) -> str:
         """Harm, time in range, below 70 and below 54, as cells."""
@@ -349,7 +357,7 @@ def policies_table(found: Found) -> list[str]:
     """Every policy of all patients."""
     lines = ["| policy | harm own | **harm true** | TIR | < 70 | < 54 | lows a day, unseen | deep lows, unseen |"]
     lines += ["|-|-|-|-|-|-|-|-|"]
-    for name in (*(trial.name for trial in (*TRIALS, *CONSTRAINED)), *BUILTIN):
+    for name in (*(trial.name for trial in TRIALS), *BUILTIN):
         if name in found:
             unseen = " | ".join(found.unseen(name, level) for level in ("low", "very_low"))
             lines.append(f"| {name} | {found.mean(name, world='own'):.2f} | {found.shown(name)} | {unseen} |")
@@ -430,10 +438,10 @@ def ceilings_table(found: Found, few: Sequence[str]) -> list[str]:
     return lines
 
 
-def costs_table(found: Found) -> list[str]:
+def costs_table(found: Found, few: Sequence[str]) -> list[str]:
     """The constraint at the decisions' ends against that along the path."""
     lines = [
-        "## What is limited to 1 %",
+        f"## What is limited to 1 %, {len(few)} patients",
         "",
         "Each patient's own TRPO-Lag on the truth: the share of decisions that end below 70 mg/dL, or of the time.",
         "",
@@ -444,10 +452,10 @@ def costs_table(found: Found) -> list[str]:
     rows += [({"path": "time", "end": "ends"}[t.cost], t.timing, t.name) for t in CONSTRAINED]
     for limited, timing, name in rows:
         if name in found:
-            unseen = " | ".join(found.unseen(name, level) for level in ("low", "very_low"))
-            ends = found.mean(name, "low_ends")
+            unseen = " | ".join(found.unseen(name, level, few) for level in ("low", "very_low"))
+            ends = found.mean(name, "low_ends", few)
             shown = "-" if np.isnan(ends) else f"{ends:.2f}"
-            lines.append(f"| {limited} | {timing} | {found.shown(name)} | {shown} | {unseen} |")
+            lines.append(f"| {limited} | {timing} | {found.shown(name, few)} | {shown} | {unseen} |")
     return lines
 
 
@@ -465,7 +473,7 @@ def table() -> None:
         lambda: gains_table(found),
         lambda: budgets_table(found, few),
         lambda: ceilings_table(found, few),
-        lambda: costs_table(found),
+        lambda: costs_table(found, few),
     ]
     lines = head
     for make in tables:
