@@ -90,7 +90,7 @@ def test_an_entry_that_is_no_pair():
 
 @pytest.mark.parametrize("tick", [0, 0.5, 6])
 def test_a_tick_that_is_no_whole_number_of_internal_steps(tick):
-    with pytest.raises(MedGymError, match="^tick: .* internal steps from 1 to 5"):
+    with pytest.raises(MedGymError, match=r"^tick: .* internal steps from 1 to 5"):
         truth(published(), tick=tick)
 
 
