@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import warnings
@@ -15,7 +16,7 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
-from medgym_offline.offline.algorithms import algorithm_name
+from medgym_offline.offline.algorithms import ALGORITHMS, algorithm_name
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import CHECK_EVERY, Learner
@@ -80,7 +81,7 @@ def train(
         MedGymError: If every learner diverged, or the resume file belongs to another training.
     """
     algorithm = algorithm_name(algorithm)
-    config = config or OfflineConfig()
+    config = dataclasses.replace(config or OfflineConfig(), **ALGORITHMS[algorithm].settings)
     data = stack_transitions(transitions, scope, config, patients)
     size = shard or (shard_size(config) if device == "cpu" else len(data))
     bounds = [(a, min(a + size, len(data))) for a in range(0, len(data), size)]
@@ -174,7 +175,7 @@ def _assemble(
     books = [part["codebook"] for part in parts]
     codebook = None if books[0] is None else torch.cat(books)
     return StackedActor(
-        net, ids, data.decisions, provenance=provenance, codebook=codebook, disease=data.disease
+        net, ids, data.decisions, provenance=provenance, codebook=codebook, disease=data.disease, gate=parts[0]["gate"]
     ).requires_grad_(False)
 
 
@@ -191,6 +192,7 @@ def _actor(learner: Learner, count: int) -> dict[str, Any]:
         "sizes": list(net.sizes),
         "activation": net.activation,
         "codebook": None if book is None else book[:count].clone(),
+        "gate": learner.gate,
     }
 
 
