@@ -13,8 +13,8 @@ from medgym_offline.offline.bc import BC
 from medgym_offline.offline.bc_best import BestBC, SafeBC
 from medgym_offline.offline.bcq_discrete import BCQ, SemiMarkovBCQ
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.cql import CQL
 from medgym_offline.offline.cpq import CPQ
+from medgym_offline.offline.cql import CQL
 from medgym_offline.offline.cql_discrete import DiscreteCQL
 from medgym_offline.offline.cql_lagrangian import LagrangianCQL
 from medgym_offline.offline.data import StackedData
@@ -124,6 +124,8 @@ def algorithm_name(name: str) -> str:
     return name
 
 
-def make_objective(algorithm: str, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0) -> Objective:
+def make_objective(
+    algorithm: str, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0
+) -> Objective:
     """The objective called `algorithm`; `UnknownNameError` with the nearest names if there is none."""
     return ALGORITHMS[algorithm_name(algorithm)](config, data, seed)

@@ -167,7 +167,14 @@ class StackedActor(nn.Module):
         if codebook is not None and codebook.shape[0] > 1:
             codebook = codebook[index]
         return StackedActor(
-            self.net.select(index), patients, self.decisions, log_std, self.provenance, codebook, self.disease, self.gate
+            self.net.select(index),
+            patients,
+            self.decisions,
+            log_std,
+            self.provenance,
+            codebook,
+            self.disease,
+            self.gate,
         )
 
     @classmethod
@@ -184,7 +191,16 @@ class StackedActor(nn.Module):
         def form(actor: StackedActor) -> tuple[Any, ...]:
             code = None if actor.codebook is None else actor.codebook.shape[1:]
             net = actor.net
-            return (*net.sizes, net.activation, net.output, actor.decisions, actor.log_std is None, code, actor.disease, actor.gate)
+            return (
+                *net.sizes,
+                net.activation,
+                net.output,
+                actor.decisions,
+                actor.log_std is None,
+                code,
+                actor.disease,
+                actor.gate,
+            )
 
         for actor in actors:
             if actor.patients is None:

@@ -39,7 +39,7 @@ _TAKEN = (
 def default_settings(algorithm: str) -> dict[str, Any]:
     """Where we depart from d3rlpy's own defaults, besides `SHARED`.
 
-    The discrete ones copy their target every 8000 updates, which is never in a training of 1000 or 4000; here every 100.
+    The discrete ones copy their target every 8000 updates, never in a training of 1000 or 4000; here every 100.
     """
     return {"target_update_interval": 100} if "discrete" in algorithm else {}
 
