@@ -1,13 +1,14 @@
 """AWAC: the actor imitates the data's actions, the better ones more.
 
     L_critic(phi) = E_(s,a,r,s')~D [ sum_i (Q_i(s, a) - y)^2 ],    y = r + gamma*(1 - d)*min_i Qbar_i(s', pi(s'))
-    L_actor(psi)  = E_(s,a)~D [ min(exp(beta*A), w_max)*||pi(s) - a||^2 ],    A = min_i Qbar_i(s, a) - min_i Qbar_i(s, pi(s))
+    L_actor(psi)  = E_(s,a)~D [ min(exp(beta*A), w_max)*||pi(s) - a||^2 ]
+    A             = min_i Qbar_i(s, a) - min_i Qbar_i(s, pi(s))
 
     Q_i       two critics, or `OfflineConfig.ensemble` if it is more;  Qbar_i  their slowly moving copies
     beta      `OfflineConfig.temperature` (the authors' 1/lambda);  w_max  `OfflineConfig.largest_weight`
 
-The authors' actor is Gaussian. Here its spread is fixed, so that its log-likelihood is the squared error up to a factor,
-and the policy is its mean, tanh of a network; the expectation of Q over the policy is its value at that mean. The
+The authors' actor is Gaussian. Here its spread is fixed, so that its log-likelihood is the squared error up to a
+factor, and the policy is its mean, tanh of a network; the expectation of Q over the policy is its value at that mean. The
 actor only ever sees actions of the data, so it cannot climb errors of Q between them. Rewards are divided by their
 standard deviation, which beta is relative to. Other symbols: `dqn.py`; `saturation` has no part here.
 

@@ -5,12 +5,12 @@
     L_actor(psi)  = E_s~D [ (-Q(s, pi(s))  if Q_cost(s, pi(s)) <= limit,  else Q_cost(s, pi(s))) + lambda*mean(h^2) ]
 
     a'       pi(s')
-    worst    smallest return of the learner's episodes; the authors have 0, the worst there is where rewards are positive
+    worst    smallest return of the learner's episodes; the authors have 0, the worst where rewards are positive
     limit, Q_cost, L_cost   `cql_lagrangian.py`: costs of actions off the data are pushed up by CQL's bracket, where the
              authors push up those that an autoencoder finds unlikely
 
-Two departures besides: where the actor's own action is unsafe it descends the cost (the authors' loss is zero there, and
-has no gradient back), and the limit of an episode is asked of what is left of it from every state, as theirs.
+Two departures besides: where the actor's own action is unsafe it descends the cost (the authors' loss is zero there,
+and has no gradient back), and the limit of an episode is asked of what is left of it from every state, as theirs.
 
 Source: Xu et al. 2022.
 """

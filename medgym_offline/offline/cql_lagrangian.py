@@ -12,7 +12,8 @@
     lam      moved by `OfflineConfig.multiplier_lr` up while the estimate is above the limit, down while it is below
 
 Being conservative in -k, the cost critic's error is to take actions off the data for too expensive: with a large alpha
-the policy stays below the limit. Q_cost in the actor is the members' mean, in targets the largest. Other symbols: `cql.py`.
+the policy stays below the limit. Q_cost in the actor is the members' mean, in targets the largest.
+Other symbols: `cql.py`.
 
 Source: Kumar et al. 2020 (CQL); Altman 1999, Liu et al. 2023 (Lagrangian forms of offline algorithms).
 """
