@@ -8,7 +8,8 @@
     beta      `OfflineConfig.temperature` (the authors' 1/lambda);  w_max  `OfflineConfig.largest_weight`
 
 The authors' actor is Gaussian. Here its spread is fixed, so that its log-likelihood is the squared error up to a
-factor, and the policy is its mean, tanh of a network; the expectation of Q over the policy is its value at that mean. The
+factor, and the
+policy is its mean, tanh of a network; the expectation of Q over the policy is its value at that mean. The
 actor only ever sees actions of the data, so it cannot climb errors of Q between them. Rewards are divided by their
 standard deviation, which beta is relative to. Other symbols: `dqn.py`; `saturation` has no part here.
 
