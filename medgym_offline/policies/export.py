@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import MissingExtraError, PolicyError
 from medgym_offline.files import atomic_path
-from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.actor import StackedActor, gated
 from medgym_offline.policies.files import actor_header, patient_file_stem
 from medgym_offline.policies.foreign import EXTRA_FILE
 
@@ -34,17 +34,19 @@ class Lookup(nn.Module):
 
     Args:
         codebook: (C, A).
+        gate: As in `StackedActor`; scores are then (N, 2C).
     """
 
     codebook: Tensor
 
-    def __init__(self, codebook: Tensor):
+    def __init__(self, codebook: Tensor, gate: float | None = None):
         super().__init__()
+        self.gate = gate
         self.register_buffer("codebook", codebook.detach().clone())
 
     def forward(self, scores: Tensor) -> Tensor:
         """See the class."""
-        return self.codebook[scores.argmax(-1)]
+        return self.codebook[(scores if self.gate is None else gated(scores, self.gate)).argmax(-1)]
 
 
 @own_defaults()
@@ -75,7 +77,8 @@ def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequen
         modules += [linear, _MODULES[policy.net.output if i == last else policy.net.activation]()]
     if policy.codebook is None:
         return nn.Sequential(*modules, nn.Tanh()).eval()
-    return nn.Sequential(*modules, Lookup(policy.codebook[at if len(policy.codebook) > 1 else 0])).eval()
+    book = policy.codebook[at if len(policy.codebook) > 1 else 0]
+    return nn.Sequential(*modules, Lookup(book, policy.gate)).eval()
 
 
 @own_defaults()
@@ -109,7 +112,7 @@ def export_onnx(policy: StackedActor, path: str | Path, patient: str | None = No
     """Write a deterministic policy as ONNX: "observations" (N, d) -> "actions" (N, A), float32.
 
     Files and folders as in `export_torchscript`, with the suffix .onnx. Operators: Gemm, the activation, and Tanh, or
-    for a codebook ArgMax and Gather.
+    for a codebook ArgMax and Gather (with a gate also Split, ReduceMax, Sub, Less and Where).
 
     Raises:
         UnknownNameError: If the patient is not in the stack.
@@ -181,6 +184,12 @@ def _write_onnx(network: nn.Sequential, header: dict[str, Any], path: Path) -> N
             weight, bias = constant(f"weight{i}", module.weight.T), constant(f"bias{i}", module.bias)
             add("Gemm", current, weight, bias)
         elif isinstance(module, Lookup):
+            if module.gate is not None:
+                nodes.append(helper.make_node("Split", [current], ["values", "logits"], axis=1))
+                add("ReduceMax", "logits", axes=[1], keepdims=1)
+                add("Sub", "logits", current)
+                add("Less", current, constant("gate", torch.tensor(module.gate)))
+                add("Where", current, constant("never", torch.tensor(-torch.inf)), "values")
             add("ArgMax", current, axis=1, keepdims=0)
             add("Gather", constant("codebook", module.codebook), current, axis=0)
             width = module.codebook.shape[1]

@@ -86,7 +86,7 @@ def load_folder(path: Path, max_bytes: int, disease: str | None = None) -> Polic
         policies[patient] = policy
     try:
         actors = [
-            StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance, p.codebook, p.disease)
+            StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance, p.codebook, p.disease, p.gate)
             for patient, p in policies.items()
             if isinstance(p, StackedActor)
         ]
