@@ -20,8 +20,9 @@ a_c, c(a), r, d, D: `dqn_discrete.py`. Source: Fujimoto et al. 2019 (discrete BC
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -86,4 +87,4 @@ class SemiMarkovBCQ(BCQ):
     """BCQ with the discount of the time that passes."""
 
     name = "bcq-smdp"
-    settings = {"discount": "elapsed"}  # noqa: RUF012
+    settings: ClassVar[Mapping[str, Any]] = {"discount": "elapsed"}

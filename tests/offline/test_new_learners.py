@@ -48,7 +48,9 @@ def learned(algorithm: str, config: OfflineConfig = CONFIG, scope: str = "ind") 
 
 @pytest.mark.parametrize("algorithm", ["bc-best", "td3bc", "iql", "awac", "rebrac", "bcq-discrete", "bcq-smdp"])
 def test_better_than_cloning_and_near_the_optimum(algorithm: str) -> None:
-    regret = 4 * (learned(algorithm) - BEST).square()
+    # An actor that climbs the critic needs one that has found the peak.
+    climbs = algorithm in ("td3bc", "rebrac")
+    regret = 4 * (learned(algorithm, dataclasses.replace(CONFIG, updates=1000 if climbs else 400)) - BEST).square()
     cloned = 4 * (learned("bc") - BEST).square()
     assert (cloned > 0.6).all()
     assert (regret < 0.15 * cloned).all()

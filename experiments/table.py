@@ -1,0 +1,297 @@
+"""The reference table: every learner on every core dataset, scored in the world that the data come from.
+
+    python -m experiments.table run diabetes-pop     # a part; what is there is not run again
+    python -m experiments.table tables               # results/table.md, from all parts that are there
+
+Every setting is in table.toml. Learners are scored after their last update, without noise, beside the behavior without
+its noise, the expert and the random policy, on the same patients and evaluation seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from experiments.common import HERE, Recipe, digest, markdown_table, units
+from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulators
+from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
+from medgym_offline.datasets.recipes import find_recipe
+from medgym_offline.datasets.trust import release_manifest
+from medgym_offline.evaluation.statistics import iqm, probability_of_improvement, summarize
+from medgym_offline.leaderboard.ranks import LEVEL, compare
+from medgym_offline.offline import OfflineConfig
+from medgym_offline.offline.train import train_seeds
+
+RESULTS = HERE / "results"
+METRICS = ("return", "severity_mean", "safe_path", "cost_mean", "decisions_used")
+REFERENCES = ("expert", "behavior", "random")
+HARM = "severity_mean"
+
+
+class Part(BaseModel):
+    """Learners of one scope on the datasets of one disease."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    datasets: tuple[str, ...]
+    scope: str
+    learners: tuple[str, ...]
+
+
+class TableRecipe(Recipe):
+    """Seeds, evaluation, settings of all learners and of each, and the parts."""
+
+    seeds: PositiveInt
+    episodes: PositiveInt
+    settings: dict[str, Any]
+    learner: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    part: dict[str, Part]
+
+    def config(self, learner: str) -> tuple[str, OfflineConfig]:
+        """Algorithm and settings of a row; `learner.NAME.algorithm` is another algorithm than the row's name."""
+        own = dict(self.learner.get(learner, {}))
+        algorithm = own.pop("algorithm", learner)
+        return algorithm, OfflineConfig.from_dict(self.settings | own)
+
+
+# -- running a part ----------------------------------------------------------------------------------------------------
+
+
+def scored(policy: Any, bank: SimulatorBank, world: str, episodes: int, method: str, seed: int) -> pl.DataFrame:
+    """Rows method, seed, patient, metric, value of a policy."""
+    found = evaluate(policy, episodes=episodes, bank=bank, worlds=(world,)).worlds[world].per_patient
+    parts = [
+        pl.DataFrame({"patient": found["patient"], "value": np.asarray(found[metric], np.float32)}).with_columns(
+            method=pl.lit(method), seed=pl.lit(seed, pl.Int16), metric=pl.lit(metric)
+        )
+        for metric in METRICS
+        if metric in found
+    ]
+    return pl.concat(parts)
+
+
+def learned(dataset: str, scope: str, learner: str, recipe: TableRecipe) -> pl.DataFrame:
+    """One learner on one dataset, all seeds in one stack."""
+    data, made = load_dataset(dataset, progress=False), find_recipe(dataset)
+    bank = load_simulators(made.bank)
+    algorithm, config = recipe.config(learner)
+    started = time.process_time()
+    found = train_seeds(algorithm, data, scope, range(recipe.seeds), config)
+    seconds = (time.process_time() - started) / recipe.seeds
+    parts = [scored(result.policy, bank, made.world, recipe.episodes, learner, seed) for seed, result in found.items()]
+    facts = {"seconds": seconds, "stopped": float(sum(len(result.stopped) for result in found.values()))}
+    extra = pl.DataFrame({
+        "patient": ["all"] * len(facts), "value": np.array(list(facts.values()), np.float32),
+    }).with_columns(method=pl.lit(learner), seed=pl.lit(0, pl.Int16), metric=pl.Series(list(facts)))  # fmt: skip
+    return pl.concat([*parts, extra.select(parts[0].columns)])
+
+
+def reference(dataset: str, name: str, recipe: TableRecipe) -> pl.DataFrame:
+    """The behavior without its noise, the expert of the dataset's manifest, or the random policy."""
+    made = find_recipe(dataset)
+    bank = load_simulators(made.bank)
+    home = bank.world(made.world)
+    if name == "behavior":
+        whole = recipe_behavior(made, home)
+        policies = [part.policy for part in whole.parts or (whole,)]
+    elif name == "random":
+        policies = [resolve_behavior("random", home, made.timing, made.decisions).policy]
+    else:
+        manifest = release_manifest(dataset)
+        assert manifest is not None
+        scope, _, timing = manifest["references"]["expert"].rpartition("-")
+        policies = (
+            [part.policy for part in recipe_behavior(made, home).parts or (recipe_behavior(made, home),)]
+            if not scope
+            else [resolve_behavior(scope, home, timing, made.decisions).policy]
+        )
+    # Of a mix each policy plays as many episodes as the others.
+    frames = [scored(policy, bank, made.world, recipe.episodes, name, 0) for policy in policies]
+    keys = [column for column in frames[0].columns if column != "value"]
+    return pl.concat(frames).group_by(keys, maintain_order=True).agg(pl.col("value").mean()).select(frames[0].columns)
+
+
+def unit(dataset: str, scope: str, method: str, recipe: TableRecipe) -> pl.DataFrame:
+    """Everything of one row and column of the table."""
+    found = reference(dataset, method, recipe) if method in REFERENCES else learned(dataset, scope, method, recipe)
+    return found.with_columns(dataset=pl.lit(dataset))
+
+
+def run(recipe: TableRecipe, name: str, workers: int) -> Path:
+    """Run a part, unit by unit; the finished ones lie in runs/table."""
+    part, calls = recipe.part[name], {}
+    for dataset in part.datasets:
+        identity = load_dataset(dataset, progress=False).identity
+        for method in (*REFERENCES, *part.learners):
+            config = [] if method in REFERENCES else [recipe.config(method)[1].to_dict(), recipe.seeds, part.scope]
+            key = digest(identity, recipe.episodes, method, config)
+            calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = dataset, part.scope, method, recipe
+    found = units(unit, calls, Path("runs/table"), workers)
+    path = RESULTS / f"table-{name}.parquet"
+    found.sort("dataset", "method", "metric", "seed", "patient").write_parquet(path, compression_level=19)
+    return path
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+class Scored:
+    """A part's scores as arrays (runs, patients)."""
+
+    def __init__(self, frame: pl.DataFrame):
+        self.frame = frame
+        self.datasets = frame["dataset"].unique(maintain_order=True).to_list()
+        self._of: dict[tuple[str, str, str], np.ndarray] = {}
+        for (dataset, method, metric), rows in frame.group_by("dataset", "method", "metric", maintain_order=True):
+            runs = rows["seed"].n_unique()
+            ordered = rows.sort("seed", "patient")["value"].to_numpy().reshape(runs, -1).astype(float)
+            self._of[str(dataset), str(method), str(metric)] = ordered
+
+    def get(self, dataset: str, method: str, metric: str) -> np.ndarray | None:
+        """(runs, patients), or None where it was not run."""
+        return self._of.get((dataset, method, metric))
+
+    def normalized(self, dataset: str, method: str) -> np.ndarray | None:
+        """Score of every run: 100 (return - random) / (expert - random), by the dataset's reference returns."""
+        values, manifest = self.get(dataset, method, "return"), release_manifest(dataset)
+        if values is None or manifest is None:
+            return None
+        low, high = (manifest["references"]["returns"][key] for key in ("random", "expert"))
+        return 100.0 * (values.mean(1) - low) / (high - low)
+
+
+def short(dataset: str) -> str:
+    """The behavior's part of an id."""
+    return dataset.rsplit("/")[-1].removesuffix("-v0").split("-", 1)[1]
+
+
+def tables(recipe: TableRecipe) -> str:
+    """Every table of every part that is there; what is not there is named."""
+    there = {name: RESULTS / f"table-{name}.parquet" for name in recipe.part}
+    blocks = [
+        "# The reference table",
+        "    python -m experiments.table run PART; python -m experiments.table tables",
+        f"{recipe.seeds} training seeds, last checkpoint, {recipe.episodes} episodes a patient without noise, in the "
+        "world that the data come from. Scores are normalized: 0 is the random policy, 100 the expert of the dataset's "
+        "manifest. Harm is the mean severity over time, in points. `behavior` is the policy that made the data, "
+        "without its noise; of a mix the mean of its parts. In tables of harm, + marks a learner that is better than "
+        "the behavior without its noise and - one that is worse: paired over patients, Holm's correction over all "
+        "pairs of the dataset at 5 %.",
+    ]
+    for name, path in there.items():
+        if path.exists():
+            blocks += part_tables(name, recipe.part[name], Scored(pl.read_parquet(path)))
+    if missing := [name for name, path in there.items() if not path.exists()]:
+        blocks.append(f"Not run: {', '.join(missing)}.")
+    return "\n\n".join(blocks) + "\n"
+
+
+def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
+    """Scores, harm, and who is told from whom, of one part."""
+    methods = (*part.learners, *REFERENCES)
+    datasets = [d for d in part.datasets if d in scores.datasets]
+    heads = ["", *map(short, datasets)]
+    body, harm = [], []
+    marks = {dataset: against(scores, dataset, part.learners) for dataset in datasets}
+    for method in methods:
+        cells, harms = [], []
+        for dataset in datasets:
+            found, values = scores.normalized(dataset, method), scores.get(dataset, method, HARM)
+            if found is None or values is None:
+                cells.append("not run"), harms.append("not run")
+                continue
+            spread = f" ± {found.std(ddof=1):.0f}" if len(found) > 1 else ""
+            cells.append(f"{found.mean():.0f}{spread}")
+            harms.append(f"{values.mean():.2f}{marks[dataset].get(method, '')}")
+        body.append([f"`{method}`", *cells])
+        harm.append([f"`{method}`", *harms])
+    title = f"{name.replace('-', ', ')}"
+    blocks = [f"## {title}", markdown_table(f"Normalized score, mean ± SD over seeds ({title})", heads, body)]
+    blocks.append(markdown_table(f"Harm, points ({title})", heads, harm))
+    pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
+    heads = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
+    blocks.append(markdown_table(f"Over the {len(datasets)} datasets ({title})", heads, pooled))
+    blocks.append(separated(scores, datasets, part.learners, title))
+    return blocks
+
+
+def pooled_row(
+    scores: Scored, datasets: Sequence[str], method: str, marks: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """A learner over all datasets of a part; intervals resample datasets and seeds."""
+    runs = [found for dataset in datasets if (found := scores.normalized(dataset, method)) is not None]
+    if len(runs) < len(datasets):
+        return [f"`{method}`", *["-"] * 4]
+    over = np.stack(runs)  # (datasets, seeds)
+    low, high = summarize(over.T, better=1).iqm_interval
+    pairs = [(scores.get(dataset, method, HARM), scores.get(dataset, "bc", HARM)) for dataset in datasets]
+    chances = [probability_of_improvement(a, b) for a, b in pairs if a is not None and b is not None]
+    better, worse = (sum(sign in marks[dataset].get(method, "") for dataset in datasets) for sign in "+-")
+    return [
+        f"`{method}`",
+        f"{float(iqm(over.reshape(-1))):.0f} ({low:.0f} to {high:.0f})",
+        "-" if method == "bc" or not chances else f"{100 * np.mean(chances):.0f}",
+        f"{better} / {worse}",
+        f"{seconds(scores, method):.1f}",
+    ]
+
+
+def seconds(scores: Scored, method: str) -> float:
+    """CPU time of a training seed, mean over datasets."""
+    found = scores.frame.filter((pl.col("method") == method) & (pl.col("metric") == "seconds"))["value"]
+    return float(found.mean() or float("nan"))  # type: ignore[arg-type]
+
+
+def against(scores: Scored, dataset: str, learners: Sequence[str]) -> Mapping[str, str]:
+    """Learner -> " +" or " -" where its harm is told from that of the behavior without its noise."""
+    found = told_apart(scores, dataset, ("behavior", *learners))
+    marks = {}
+    for (one, other), (difference, adjusted) in found.items():
+        if one == "behavior" and adjusted < LEVEL:
+            marks[other] = " +" if difference > 0 else " -"
+    return marks
+
+
+def told_apart(scores: Scored, dataset: str, methods: Sequence[str]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Every two methods -> mean difference of harm, and p after Holm's correction."""
+    there = [m for m in methods if scores.get(dataset, m, HARM) is not None]
+    values = [v for m in there if (v := scores.get(dataset, m, HARM)) is not None]
+    pairs = [(a, b) for i, a in enumerate(there) for b in there[i + 1 :]]
+    return {pair: (found[0], found[3]) for pair, found in zip(pairs, compare(values))}
+
+
+def separated(scores: Scored, datasets: Sequence[str], learners: Sequence[str], title: str) -> str:
+    """On how many datasets the learner of the row is better than that of the column."""
+    wins = dict.fromkeys(((a, b) for a in learners for b in learners), 0)
+    for dataset in datasets:
+        for (a, b), (difference, adjusted) in told_apart(scores, dataset, learners).items():
+            if adjusted < LEVEL:
+                wins[(a, b) if difference < 0 else (b, a)] += 1
+    body = [[f"`{a}`", *("" if a == b else str(wins[a, b]) for b in learners)] for a in learners]
+    caption = f"Datasets of {len(datasets)} on which the row's learner does less harm than the column's ({title})"
+    return markdown_table(caption, ["", *(f"`{b}`" for b in learners)], body)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="run parts")
+    running.add_argument("parts", nargs="+")
+    running.add_argument("--workers", type=int, default=1)
+    commands.add_parser("tables", help="write results/table.md")
+    options = parser.parse_args()
+    table = TableRecipe.load("table")
+    if options.command == "run":
+        for one in options.parts:
+            if one not in table.part:
+                sys.exit(f"error: no part {one!r}; choose of {', '.join(table.part)}")
+            print(f"wrote {run(table, one, options.workers)}", file=sys.stderr)
+    else:
+        (RESULTS / "table.md").write_text(tables(table), encoding="utf-8")
