@@ -10,7 +10,20 @@ from pathlib import Path
 from string import Template
 
 from medgym_offline.files import write_text
-from medgym_offline.reports.blocks import Block, Cell, Details, Estimate, Facts, Figure, Legend, Link, Page, Table, Warn
+from medgym_offline.reports.blocks import (
+    Block,
+    Cell,
+    Details,
+    Estimate,
+    Facts,
+    Figure,
+    Legend,
+    Link,
+    Page,
+    Shade,
+    Table,
+    Warn,
+)
 from medgym_offline.reports.figures import COLORS
 
 __all__ = ["page_html", "write_page"]
@@ -92,7 +105,9 @@ def _line(name: str, color: str, dash: Sequence[float], width: float) -> str:
 
 def _is_number(cell: Cell) -> bool:
     return (
-        not isinstance(cell, str | Link | Warn) or cell == "" or (isinstance(cell, str) and cell[0] in "0123456789-+.<")
+        not isinstance(cell, str | Link | Shade | Warn)
+        or cell == ""
+        or (isinstance(cell, str) and cell[0] in "0123456789-+.<")
     )
 
 
@@ -133,6 +148,8 @@ def _span(column: Sequence[Cell]) -> tuple[float, float] | None:
 def _cell(cell: Cell, span: tuple[float, float] | None) -> str:
     if isinstance(cell, Link):
         return f'<a href="{html.escape(cell.address)}">{_text(cell.text)}</a>'
+    if isinstance(cell, Shade):
+        return f'<span class="shade" style="--share:{min(max(cell.share, 0.0), 1.0):.0%}">{_text(cell.text)}</span>'
     if isinstance(cell, Warn):
         return f'<span class="warn">{_text(cell.text)}</span>'
     if not isinstance(cell, Estimate):
