@@ -1,9 +1,9 @@
 """What timing and individual policies gain on the published truth: behaviors trained in the fitted simulators.
 
-    python -m experiments.anesthesia.acceptance FOLDER... [--episodes 16]
+    python -m experiments.anesthesia.acceptance FOLDER[=PATIENTS]... [--episodes 16]
 
-Each FOLDER is one that `behavior train` wrote; K is that of its policies. Writes `results.md` and `results.parquet`
-beside this file: harm per patient and operation-minute, events per operation.
+Each FOLDER is one that `behavior train` wrote for the first so many PATIENTS (110); K is that of its policies. Writes
+`results.md` and `results.parquet` beside this file: harm per patient and operation-minute, events per operation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIMINGS = ("adaptive", "fixed")
 WORLDS = ("own", "true")
 
 
-def scores(folder: Path, episodes: int) -> pl.DataFrame:
+def scores(folder: Path, patients: int, episodes: int) -> pl.DataFrame:
     """A row per scope, timing, world, patient and metric, of the policies that `folder` holds, and the clinician.
 
     The clinician is compared with individual policies only.
@@ -45,18 +45,17 @@ def scores(folder: Path, episodes: int) -> pl.DataFrame:
     if any(scope == "ind" for scope, _ in found):
         policies |= {("clinician", timing): "clinician" for timing in TIMINGS}
     for (scope, timing), policy in policies.items():
-        scored = mgo.evaluate(policy, timing, budget, bank="anesthesia-v0", worlds=WORLDS, episodes=episodes, seed=0)
+        scored = mgo.evaluate(policy, timing, budget, patients, episodes, 0, "anesthesia-v0", WORLDS)
         for world in WORLDS:
             for metric in COURSE + EVENTS:
                 values = scored.worlds[world].per_patient[metric]
-                rows += [(budget, scope, timing, world, i, metric, float(v)) for i, v in enumerate(values)]
-    schema = ["decisions", "scope", "timing", "world", "patient", "metric", "value"]
+                rows += [(budget, patients, scope, timing, world, i, metric, float(v)) for i, v in enumerate(values)]
+    schema = ["decisions", "patients", "scope", "timing", "world", "patient", "metric", "value"]
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _harm(table: pl.DataFrame, budget: int, scope: str, timing: str, world: str = "true") -> np.ndarray | None:
-    keys = {"decisions": budget, "scope": scope, "timing": timing, "world": world, "metric": "severity_mean"}
-    chosen = table.filter(**keys).sort("patient")
+def _harm(table: pl.DataFrame, scope: str, timing: str) -> np.ndarray | None:
+    chosen = table.filter(scope=scope, timing=timing, world="true", metric="severity_mean").sort("patient")
     return chosen["value"].to_numpy() if len(chosen) else None
 
 
@@ -75,10 +74,10 @@ def _share(part: float, whole: float) -> str:
 
 def markdown(table: pl.DataFrame, episodes: int) -> str:
     """The tables."""
-    head = ["K", "policy", "timing"]
+    head = ["K", "patients", "policy", "timing"]
     course = [[*head, "harm, own world", "truth", "ratio", "BIS 40..60", "MAP < 65", "awakening", "first"]]
     events = [[*head, "mmHg x min below 65", "lows", "unseen", "light sleep", "unseen"]]
-    kinds = ["decisions", "scope", "timing"]
+    kinds = ["decisions", "patients", "scope", "timing"]
     for *key, part in ((*k, p) for k, p in table.group_by(kinds, maintain_order=True)):
         mean = {(w, m): v for w, m, v in part.group_by("world", "metric").agg(pl.mean("value")).iter_rows()}
         own, (harm, inside, low, share, awake, first) = mean["own", COURSE[0]], (mean["true", m] for m in COURSE)
@@ -88,17 +87,16 @@ def markdown(table: pl.DataFrame, episodes: int) -> str:
         shares = [f"{lows:.2f}", _share(low_unseen, lows), f"{lights:.2f}", _share(light_unseen, lights)]
         # The mean depth times the time is the integral: the cost along the path.
         events.append([*map(str, key), f"{low * DISEASE.process.horizon:.1f}", *shares])
-    budgets = sorted(table["decisions"].unique())
+    studies = {f"K = {k}, {n}": part for (k, n), part in table.group_by(kinds[:2], maintain_order=True)}
     pairs = [(f"{s}: adaptive over fixed", (s, "adaptive"), (s, "fixed")) for s in SCOPES]
     pairs += [(f"ind over {s}, {t}", ("ind", t), (s, t)) for s in SCOPES[1:] for t in TIMINGS]
-    gains = [["on the truth", *(f"K = {k}" for k in budgets)]]
+    gains = [["on the truth", *studies]]
     for label, one, other in pairs:
-        gains.append([label, *(compare(_harm(table, k, *one), _harm(table, k, *other)) for k in budgets)])
-    people = table["patient"].n_unique()
+        gains.append([label, *(compare(_harm(part, *one), _harm(part, *other)) for part in studies.values())])
     said = [
-        f"Mean over {people} patients x {episodes} operations.",
+        f"Trained on, and mean over, the first so many patients; {episodes} operations each.",
         "Per operation on the truth: cost along the path, and events; unseen ones hold no decision.",
-        "Gain of harm: median (quartiles); better in so many patients.",
+        "Gain of harm by K and patients: median (quartiles); better in so many.",
     ]
     return "\n\n".join(f"{text}\n\n{_table(rows)}" for text, rows in zip(said, (course, events, gains))) + "\n"
 
@@ -111,11 +109,12 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("folders", nargs="+", metavar="FOLDER[=PATIENTS]")
     parser.add_argument("--episodes", type=int, default=16)
     chosen = parser.parse_args(arguments)
-    table = pl.concat(scores(folder, chosen.episodes) for folder in chosen.folders).sort(
-        pl.col("decisions"), pl.col("scope").cast(pl.Enum(SCOPES)), "timing", maintain_order=True
+    parts = [(Path(folder), int(count or 110)) for folder, _, count in (f.partition("=") for f in chosen.folders)]
+    table = pl.concat(scores(folder, patients, chosen.episodes) for folder, patients in parts).sort(
+        "decisions", "patients", pl.col("scope").cast(pl.Enum(SCOPES)), "timing", maintain_order=True
     )
     table.write_parquet(HERE / "results.parquet")
     write_text(HERE / "results.md", markdown(table, chosen.episodes))
