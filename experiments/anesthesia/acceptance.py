@@ -1,15 +1,16 @@
 """What timing and individual policies gain on the published truth: behaviors trained in the fitted simulators.
 
-    python -m experiments.anesthesia.acceptance FOLDER[=PATIENTS]... [--episodes 16]
+    python -m experiments.anesthesia.acceptance FOLDER[=PATIENTS]... [--fresh]
 
 Each FOLDER is one that `behavior train` wrote for the first so many PATIENTS (110); K is that of its policies. Writes
-`results.md` and `results.parquet` beside this file: harm per patient and operation-minute, events per operation.
+`results.md` and `results.parquet` beside this file: harm per patient and operation-minute, events per operation. What
+is there of a K and so many patients is not scored again, unless `--fresh`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,35 +18,43 @@ import polars as pl
 
 import medgym_offline as mgo
 from medgym_offline.diseases.anesthesia import DISEASE
-from medgym_offline.files import write_text
+from medgym_offline.files import atomic_path, write_text
 from medgym_offline.policies.loading import load_policy
 
-__all__ = ["compare", "main", "scores"]
+__all__ = ["compare", "main", "policies_of", "scores"]
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results.parquet"
 COURSE = ("severity_mean", "bis_in_range", "low_pressure", "low_pressure_share", "awakening", "first_interval")
 EVENTS = ("low_events", "low_unseen", "light_events", "light_unseen")
 SCOPES = ("ind", "dr", "pop", "clinician")
 TIMINGS = ("adaptive", "fixed")
 WORLDS = ("own", "true")
+EPISODES = 16
 
 
-def scores(folder: Path, patients: int, episodes: int) -> pl.DataFrame:
-    """A row per scope, timing, world, patient and metric, of the policies that `folder` holds, and the clinician.
+def policies_of(folder: Path) -> tuple[int, dict[tuple[str, str], str]]:
+    """K, and what is scored by scope and timing: the policies that `folder` holds; with individual ones the clinician.
 
-    The clinician is compared with individual policies only.
+    Raises:
+        SystemExit: If there are none, or of several K.
     """
     paths = {(s, t): folder / f"anesthesia-v0-{s}-{t}.safetensors" for s in SCOPES for t in TIMINGS}
     found = {key: path for key, path in paths.items() if path.exists()}
-    decisions = {load_policy(path).decisions for path in found.values()}
+    decisions = {load_policy(path).decisions or 0 for path in found.values()}
     if len(decisions) != 1:
         raise SystemExit(f"{folder}: holds policies of K = {sorted(decisions)}; one K is needed")
-    budget, rows = decisions.pop(), []
     policies = {key: str(path) for key, path in found.items()}
     if any(scope == "ind" for scope, _ in found):
         policies |= {("clinician", timing): "clinician" for timing in TIMINGS}
+    return decisions.pop(), policies
+
+
+def scores(budget: int, patients: int, policies: Mapping[tuple[str, str], str]) -> pl.DataFrame:
+    """A row per scope, timing, world, patient and metric, of the first so many patients."""
+    rows = []
     for (scope, timing), policy in policies.items():
-        scored = mgo.evaluate(policy, timing, budget, patients, episodes, 0, "anesthesia-v0", WORLDS)
+        scored = mgo.evaluate(policy, timing, budget, patients, EPISODES, 0, "anesthesia-v0", WORLDS)
         for world in WORLDS:
             for metric in COURSE + EVENTS:
                 values = scored.worlds[world].per_patient[metric]
@@ -72,7 +81,7 @@ def _share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %" if whole else "none"
 
 
-def markdown(table: pl.DataFrame, episodes: int) -> str:
+def markdown(table: pl.DataFrame) -> str:
     """The tables."""
     head = ["K", "patients", "policy", "timing"]
     course = [[*head, "harm, own world", "truth", "ratio", "BIS 40..60", "MAP < 65", "awakening", "first"]]
@@ -94,7 +103,7 @@ def markdown(table: pl.DataFrame, episodes: int) -> str:
     for label, one, other in pairs:
         gains.append([label, *(compare(_harm(part, *one), _harm(part, *other)) for part in studies.values())])
     said = [
-        f"Trained on, and mean over, the first so many patients; {episodes} operations each.",
+        f"Trained on, and mean over, the first so many patients; {EPISODES} operations each.",
         "Per operation on the truth: cost along the path, and events; unseen ones hold no decision.",
         "Gain of harm by K and patients: median (quartiles); better in so many.",
     ]
@@ -110,15 +119,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="+", metavar="FOLDER[=PATIENTS]")
-    parser.add_argument("--episodes", type=int, default=16)
+    parser.add_argument("--fresh", action="store_true", help="score everything again")
     chosen = parser.parse_args(arguments)
-    parts = [(Path(folder), int(count or 110)) for folder, _, count in (f.partition("=") for f in chosen.folders)]
-    table = pl.concat(scores(folder, patients, chosen.episodes) for folder, patients in parts).sort(
-        "decisions", "patients", pl.col("scope").cast(pl.Enum(SCOPES)), "timing", maintain_order=True
-    )
-    table.write_parquet(HERE / "results.parquet")
-    write_text(HERE / "results.md", markdown(table, chosen.episodes))
-    print(markdown(table, chosen.episodes))
+    studies: dict[tuple[int, int], pl.DataFrame] = {}
+    if RESULTS.exists() and not chosen.fresh:
+        kept = pl.read_parquet(RESULTS).group_by("decisions", "patients", maintain_order=True)
+        studies = {(int(k), int(n)): part for (k, n), part in kept}
+    for folder, _, count in (f.partition("=") for f in chosen.folders):
+        budget, policies = policies_of(Path(folder))
+        key = budget, int(count or 110)
+        if key not in studies:
+            studies[key] = scores(*key, policies)
+    table = pl.concat(studies[key] for key in sorted(studies))
+    with atomic_path(RESULTS) as temporary:
+        table.write_parquet(temporary)
+    write_text(HERE / "results.md", markdown(table))
+    print(markdown(table))
 
 
 if __name__ == "__main__":
