@@ -1,96 +1,141 @@
 """What timing and individual policies gain on the published truth: behaviors trained in the fitted simulators.
 
-    python -m experiments.anesthesia.acceptance BEHAVIORS [EPISODES]
+    python -m experiments.anesthesia.acceptance FOLDER[=PATIENTS]... [--fresh]
 
-BEHAVIORS is the folder that `behavior train` wrote; K is that of its policies. Writes `results.md` and
-`results.parquet` beside this file: harm per patient and operation-minute, of EPISODES operations (16).
+Each FOLDER is one that `behavior train` wrote for the first so many PATIENTS (110); K is that of its policies. Writes
+`results.md` and `results.parquet` beside this file: harm per patient and operation-minute, events per operation. What
+is there of a K and so many patients is not scored again, unless `--fresh`.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 import medgym_offline as mgo
-from medgym_offline.files import write_text
+from medgym_offline.diseases.anesthesia import DISEASE
+from medgym_offline.files import atomic_path, write_text
+from medgym_offline.policies.loading import load_policy
 
-__all__ = ["compare", "main", "scores"]
+__all__ = ["compare", "main", "policies_of", "scores"]
 
 HERE = Path(__file__).parent
-METRICS = ("severity_mean", "bis_in_range", "low_pressure", "low_pressure_share", "awakening", "first_interval")
+RESULTS = HERE / "results.parquet"
+COURSE = ("severity_mean", "bis_in_range", "low_pressure", "low_pressure_share", "awakening", "first_interval")
+EVENTS = ("low_events", "low_unseen", "light_events", "light_unseen")
 SCOPES = ("ind", "dr", "pop", "clinician")
+TIMINGS = ("adaptive", "fixed")
 WORLDS = ("own", "true")
+EPISODES = 16
 
 
-def scores(folder: Path, episodes: int) -> pl.DataFrame:
-    """A row per scope, timing, world, patient and metric, of the policies that `folder` holds, and the clinician."""
+def policies_of(folder: Path) -> tuple[int, dict[tuple[str, str], str]]:
+    """K, and what is scored by scope and timing: the policies that `folder` holds; with individual ones the clinician.
+
+    Raises:
+        SystemExit: If there are none, or of several K.
+    """
+    paths = {(s, t): folder / f"anesthesia-v0-{s}-{t}.safetensors" for s in SCOPES for t in TIMINGS}
+    found = {key: path for key, path in paths.items() if path.exists()}
+    decisions = {load_policy(path).decisions or 0 for path in found.values()}
+    if len(decisions) != 1:
+        raise SystemExit(f"{folder}: holds policies of K = {sorted(decisions)}; one K is needed")
+    policies = {key: str(path) for key, path in found.items()}
+    if any(scope == "ind" for scope, _ in found):
+        policies |= {("clinician", timing): "clinician" for timing in TIMINGS}
+    return decisions.pop(), policies
+
+
+def scores(budget: int, patients: int, policies: Mapping[tuple[str, str], str]) -> pl.DataFrame:
+    """A row per scope, timing, world, patient and metric, of the first so many patients."""
     rows = []
-    for scope in SCOPES:
-        for timing in ("adaptive", "fixed"):
-            policy = scope if scope == "clinician" else str(folder / f"anesthesia-v0-{scope}-{timing}.safetensors")
-            if scope != "clinician" and not Path(policy).exists():
-                continue
-            found = mgo.evaluate(
-                policy, bank="anesthesia-v0", timing=timing, worlds=list(WORLDS), episodes=episodes, seed=0
-            )
-            for world in WORLDS:
-                for metric in METRICS:
-                    values = found.worlds[world].per_patient[metric]
-                    rows += [(scope, timing, world, i, metric, float(v)) for i, v in enumerate(values)]
-    schema = ["scope", "timing", "world", "patient", "metric", "value"]
+    for (scope, timing), policy in policies.items():
+        scored = mgo.evaluate(policy, timing, budget, patients, EPISODES, 0, "anesthesia-v0", WORLDS)
+        for world in WORLDS:
+            for metric in COURSE + EVENTS:
+                values = scored.worlds[world].per_patient[metric]
+                rows += [(budget, patients, scope, timing, world, i, metric, float(v)) for i, v in enumerate(values)]
+    schema = ["decisions", "patients", "scope", "timing", "world", "patient", "metric", "value"]
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _harm(table: pl.DataFrame, scope: str, timing: str, world: str = "true") -> np.ndarray | None:
-    chosen = table.filter(scope=scope, timing=timing, world=world, metric="severity_mean").sort("patient")
+def _harm(table: pl.DataFrame, scope: str, timing: str) -> np.ndarray | None:
+    chosen = table.filter(scope=scope, timing=timing, world="true", metric="severity_mean").sort("patient")
     return chosen["value"].to_numpy() if len(chosen) else None
 
 
 def compare(better: np.ndarray | None, worse: np.ndarray | None) -> str:
-    """Median gain in per cent, and the share of patients with any."""
+    """Median gain in per cent (quartiles), and the share of patients with any."""
     if better is None or worse is None:
-        return "not trained"
+        return ""
     gain = 100.0 * (1.0 - better / worse)
     low, middle, high = np.percentile(gain, (25, 50, 75))
-    return f"{middle:.0f} % ({low:.0f}..{high:.0f}); {100 * (gain > 0).mean():.0f} % of patients"
+    return f"{middle:.0f} % ({low:.0f}..{high:.0f}); {100 * (gain > 0).mean():.0f} %"
 
 
-def markdown(table: pl.DataFrame, episodes: int) -> str:
+def _share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "none"
+
+
+def markdown(table: pl.DataFrame) -> str:
     """The tables."""
-    lines = [
-        f"Mean over {table['patient'].n_unique()} patients x {episodes} operations; median gain (quartiles) of harm.",
-        "",
-        "| policy | timing | harm, own world | truth | BIS 40..60 | TWA-MAP < 65 | MAP < 65 | awakening | first |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for (scope, timing), part in table.group_by("scope", "timing", maintain_order=True):
+    head = ["K", "patients", "policy", "timing"]
+    course = [[*head, "harm, own world", "truth", "ratio", "BIS 40..60", "MAP < 65", "awakening", "first"]]
+    events = [[*head, "mmHg x min below 65", "lows", "unseen", "light sleep", "unseen"]]
+    kinds = ["decisions", "patients", "scope", "timing"]
+    for *key, part in ((*k, p) for k, p in table.group_by(kinds, maintain_order=True)):
         mean = {(w, m): v for w, m, v in part.group_by("world", "metric").agg(pl.mean("value")).iter_rows()}
-        true = [mean["true", m] for m in METRICS]
-        lines.append(
-            f"| {scope} | {timing} | {mean['own', 'severity_mean']:.3f} | {true[0]:.3f} | {true[1]:.0f} % "
-            f"| {true[2]:.2f} mmHg | {true[3]:.1f} % | {true[4]:.1f} min | {true[5]:.1f} min |"
-        )
-    lines += ["", "| on the truth | gain |", "|---|---|"]
-    for scope in SCOPES:
-        gain = compare(_harm(table, scope, "adaptive"), _harm(table, scope, "fixed"))
-        lines.append(f"| {scope}: adaptive over fixed | {gain} |")
-    for other in SCOPES[1:]:
-        for timing in ("adaptive", "fixed"):
-            gain = compare(_harm(table, "ind", timing), _harm(table, other, timing))
-            lines.append(f"| ind over {other}, {timing} | {gain} |")
-    return "\n".join(lines) + "\n"
+        own, (harm, inside, low, share, awake, first) = mean["own", COURSE[0]], (mean["true", m] for m in COURSE)
+        numbers = [f"{own:.3f}", f"{harm:.3f}", f"{harm / own:.2f}", f"{inside:.0f} %", f"{share:.1f} %"]
+        course.append([*map(str, key), *numbers, f"{awake:.1f} min", f"{first:.1f} min"])
+        lows, low_unseen, lights, light_unseen = (mean["true", m] for m in EVENTS)
+        shares = [f"{lows:.2f}", _share(low_unseen, lows), f"{lights:.2f}", _share(light_unseen, lights)]
+        # The mean depth times the time is the integral: the cost along the path.
+        events.append([*map(str, key), f"{low * DISEASE.process.horizon:.1f}", *shares])
+    studies = {f"K = {k}, {n}": part for (k, n), part in table.group_by(kinds[:2], maintain_order=True)}
+    pairs = [(f"{s}: adaptive over fixed", (s, "adaptive"), (s, "fixed")) for s in SCOPES]
+    pairs += [(f"ind over {s}, {t}", ("ind", t), (s, t)) for s in SCOPES[1:] for t in TIMINGS]
+    gains = [["on the truth", *studies]]
+    for label, one, other in pairs:
+        gains.append([label, *(compare(_harm(part, *one), _harm(part, *other)) for part in studies.values())])
+    said = [
+        f"Trained on, and mean over, the first so many patients; {EPISODES} operations each.",
+        "Per operation on the truth: cost along the path, and events; unseen ones hold no decision.",
+        "Gain of harm by K and patients: median (quartiles); better in so many.",
+    ]
+    return "\n\n".join(f"{text}\n\n{_table(rows)}" for text, rows in zip(said, (course, events, gains))) + "\n"
 
 
-def main(folder: str, episodes: str = "16") -> None:
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate, print and write."""
-    table = scores(Path(folder), int(episodes))
-    table.write_parquet(HERE / "results.parquet")
-    write_text(HERE / "results.md", markdown(table, int(episodes)))
-    print(markdown(table, int(episodes)))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folders", nargs="+", metavar="FOLDER[=PATIENTS]")
+    parser.add_argument("--fresh", action="store_true", help="score everything again")
+    chosen = parser.parse_args(arguments)
+    studies: dict[tuple[int, int], pl.DataFrame] = {}
+    if RESULTS.exists() and not chosen.fresh:
+        kept = pl.read_parquet(RESULTS).group_by("decisions", "patients", maintain_order=True)
+        studies = {(int(k), int(n)): part for (k, n), part in kept}
+    for folder, _, count in (f.partition("=") for f in chosen.folders):
+        budget, policies = policies_of(Path(folder))
+        key = budget, int(count or 110)
+        if key not in studies:
+            studies[key] = scores(*key, policies)
+    table = pl.concat(studies[key] for key in sorted(studies))
+    with atomic_path(RESULTS) as temporary:
+        table.write_parquet(temporary)
+    write_text(HERE / "results.md", markdown(table))
+    print(markdown(table))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

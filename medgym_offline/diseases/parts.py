@@ -260,6 +260,11 @@ class Course:
     dt: np.ndarray
     exogenous: Tensor | None = None
 
+    @property
+    def ends(self) -> np.ndarray:
+        """(..., K) place in `times` at which each decision's interval ends."""
+        return np.round(self.dt.cumsum(-1) / (self.times[1] - self.times[0])).astype(int)
+
     def component(self, name: str) -> np.ndarray:
         """A component (..., T) by name, physical units, float64."""
         j = self.disease.column(name)

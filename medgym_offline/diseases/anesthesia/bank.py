@@ -92,8 +92,7 @@ def build_anesthesia(
     middle = Surrogate(first.center.values[:1], first.center.lag.mean(0, keepdim=True), first.center.noise[:1])
     split = {side: [p for p, s in zip(people.ids, people.split) if s == side] for side in ("train", "test")}
     context = np.stack([people.age, people.weight, people.height, people.male], -1).astype(np.float32)
-    laws = {"own": first.individual, "crossfit": second.individual, "true": published(people)}
-    worlds = {world: _world(law) for world, law in laws.items()}
+    worlds = {"own": _world(first.individual), "crossfit": _world(second.individual), "true": _world(published(people))}
     return SimulatorBank(
         name=name,
         patients=people.ids,

@@ -56,8 +56,7 @@ def predicted_readings(law: Surrogate, records: Records) -> tuple[Tensor, Tensor
     wide = {name: v[:, :, None] for name, v in value.items()}
     bis, pressure = respond(wide, *(hidden[:, k] for k in (2, 3, 4)))
     bis, pressure = (x + d for x, d in zip((bis, pressure), law.disturbance(records.schedule).unbind(-1)))
-    start = wide["bis_awake"].expand(*bis.shape[:2], 2)
-    padded = torch.cat([start, bis], -1)
+    padded = torch.cat([wide["bis_awake"].expand(*bis.shape[:2], 2), bis], -1)
     shown = (1.0 - lag)[..., None] * padded[..., 1:-1] + lag[..., None] * padded[..., :-2]
     minute = slice(_PER_MINUTE - 1, None, _PER_MINUTE)
     return shown[..., minute], pressure[..., minute]
@@ -68,13 +67,12 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
 
     Args:
         people: P patients (their ages set the monitor's lag; nothing else of them is used).
-        records: Their operations, chosen with `Records.operations`.
+        records: Their operations.
         iterations: Of Adam; it has converged after about 40.
     """
     lag = torch.tensor(bis_lag(people.age), dtype=torch.float32)[:, None]
     spread = torch.tensor([p.spread for p in PARAMETERS])
-    low, high = (torch.tensor([math.log(getattr(p, side)) for p in PARAMETERS]) for side in ("low", "high"))
-    start = torch.tensor([math.log(p.start) for p in PARAMETERS])
+    start, low, high = (torch.tensor([math.log(getattr(p, x)) for p in PARAMETERS]) for x in ("start", "low", "high"))
     center = start.clone().requires_grad_()
     deviation = torch.zeros(len(people), len(PARAMETERS), requires_grad=True)
     optimizer = torch.optim.Adam([{"params": [center], "lr": 0.03}, {"params": [deviation], "lr": 0.05}])
@@ -103,11 +101,9 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
         losses.append(float(loss.detach()))
     with torch.no_grad():
         bis, pressure = predicted_readings(law(center + deviation), records)
-        left = (
-            *_unexplained(bis - records.bis, records.bis_known, records.bis_noise),
-            *_unexplained(pressure - records.pressure, records.pressure_known, records.pressure_noise),
-        )
-        noise = torch.tensor(left).expand(len(people), 4).contiguous()
+        depth = _unexplained(bis - records.bis, records.bis_known, records.bis_noise)
+        circulation = _unexplained(pressure - records.pressure, records.pressure_known, records.pressure_noise)
+        noise = torch.tensor(depth + circulation).expand(len(people), 4).contiguous()
         return Fit(law(center + deviation, noise), law(center.expand(len(people), -1), noise), losses)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from medgym_offline.diseases.base import Course, Metric
@@ -66,6 +68,15 @@ def awareness(surgical_bis: Array) -> Array:
     return _excess(surgical_bis - BIS_RANGE[1])
 
 
+def _events(component: str, excess: Callable[[Array], Array], part: int) -> Callable[[Course], np.ndarray]:
+    def compute(course: Course) -> np.ndarray:
+        from medgym_offline.evaluation.metrics import count_events
+
+        return count_events(excess(course.component(component)) > 0, course.ends)[part]
+
+    return compute
+
+
 def _surgery(course: Course) -> np.ndarray:
     return np.asarray(abs(course.component("phase") - SURGERY) < 0.5)
 
@@ -99,11 +110,16 @@ def _wobble(course: Course) -> np.ndarray:
 
 _OF = "of BIS against 50 in surgery (Varvel et al., J Pharmacokinet Biopharm 20:63, 1992)"
 _LOW = "time-weighted average depth below 65 mmHg"
+_LIGHT, _UNSEEN = "maximal runs of BIS above 60 in surgery", "those with no decision inside"
 _WAKE = "from the end of surgery to BIS above 80, or to the end of the operation"
 METRICS = (
     Metric("bis_in_range", "BIS 40 to 60", "%", 1, 1, "share of surgery with BIS in 40..60", _in_range),
     Metric("low_pressure", "TWA-MAP below 65", "mmHg", -1, 2, _LOW, lambda c: _low(c).mean(-1)),
     Metric("low_pressure_share", "MAP below 65", "%", -1, 1, "of the time", lambda c: 100.0 * (_low(c) > 0).mean(-1)),
+    Metric("low_events", "Lows", "", -1, 2, "maximal runs below 65 mmHg", _events("pressure", hypotension, 0)),
+    Metric("low_unseen", "Lows unseen", "", -1, 2, _UNSEEN, _events("pressure", hypotension, 1)),
+    Metric("light_events", "Light sleep", "", -1, 2, _LIGHT, _events("surgical_bis", awareness, 0)),
+    Metric("light_unseen", "Light sleep unseen", "", -1, 2, _UNSEEN, _events("surgical_bis", awareness, 1)),
     Metric("awakening", "Awakening", "min", -1, 1, _WAKE, _awakening),
     Metric("mdpe", "MDPE", "%", 0, 1, f"median error {_OF}", lambda c: np.nanmedian(_errors(c), -1)),
     Metric("mdape", "MDAPE", "%", -1, 1, f"median size of errors {_OF}", lambda c: np.nanmedian(abs(_errors(c)), -1)),

@@ -66,11 +66,8 @@ class Stacked(Law):
         if not ticks:
             return x.new_zeros(*x.shape[:2], 0, x.shape[-1])
         begin = (start * _PER_MINUTE).round().long()
-        if exogenous is None:
-            numbers, unexplained = usual(start), None
-        else:
-            numbers, unexplained = exogenous[..., : len(NUMBERS)], exogenous[..., len(NUMBERS) :].unflatten(-1, (-1, 2))
-        schedule = schedule_of(numbers, ticks, begin)
+        schedule = schedule_of(usual(start) if exogenous is None else exogenous, ticks, begin)
+        unexplained = None if exogenous is None else exogenous[..., len(NUMBERS) :].unflatten(-1, (-1, 2))
         shift = self.disturbance(schedule, unexplained, begin)
         given = scales.denormalize_treatment(disease, u)
         columns = {j: scales.physical_column(disease, x[..., j], j) for j in (0, 1, 5, 6)}

@@ -71,10 +71,9 @@ def propofol_rates(people: Patients) -> tuple[Tensor, Tensor, np.ndarray]:
     Returns:
         (P, 4, 4) A in 1/min, (P, 4, 1) B, and (P,) the central volume in L.
     """
-    age, weight = people.age, people.weight
+    age, weight, aging = people.age, people.weight, people.age - 35.0
     # Post-menstrual age in weeks, a year counted as 52 as in the reference implementation (irrelevant in adults).
     weeks, reference_weeks = age * 52.0 + 40.0, 35.0 * 52.0 + 40.0
-    aging = age - 35.0
     reference = (np.array([35.0]), np.array([70.0]), np.array([170.0]), np.array([True]))
     lean = _fat_free_mass(age, weight, people.height, people.male) / _fat_free_mass(*reference)
     v1 = 6.28 * _sigmoid(weight, 33.6) / _sigmoid(70.0, 33.6) * people.deviation("v1")
@@ -230,10 +229,7 @@ class Truth(Stacked):
         # Time first, so that each tick's numbers lie together.
         driven = [x.permute(2, 0, 1).contiguous().unbind() for x in (opening, weakening)]
         decay, courses = math.exp(-_TIME_DECAY * self.minutes), []
-        effects = [
-            share * base
-            for share, base in ((self.time_stroke_volume, self.stroke_volume), (self.time_heart_rate, self.heart_rate))
-        ]
+        effects = [self.time_stroke_volume * self.stroke_volume, self.time_heart_rate * self.heart_rate]
         pressure = self._circulation(resistance, stroke + effects[0] * time, rate + effects[1] * time)
         for opened, weakened in zip(*driven):
             feedback = power(pressure / self.base_pressure, _FEEDBACK)

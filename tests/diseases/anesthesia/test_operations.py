@@ -99,8 +99,9 @@ def _metrics(bis: list[float], pressure: list[float], surgery: torch.Tensor) -> 
 def test_metrics_by_hand() -> None:
     surgery = torch.tensor([True] * 5 + [False] * 4)
     found = _metrics([50.0, 40.0, 60.0, 60.0, 70.0, 70.0, 79.0, 85.0, 70.0], [67.0, *[63.0, 67.0] * 4], surgery)
-    # Errors 0, -20, 20, 20, 40 %; pressure is read after the start.
+    # Errors 0, -20, 20, 20, 40 %; pressure is read after the start; one decides at the start and after a minute.
     expected = {"bis_in_range": 80.0, "low_pressure": 1.0, "low_pressure_share": 50.0, "awakening": 0.5}
+    expected |= {"low_events": 4.0, "low_unseen": 4.0, "light_events": 1.0, "light_unseen": 0.0}
     assert found == pytest.approx({**expected, "mdpe": 20.0, "mdape": 20.0, "wobble": 20.0}, abs=1e-4)
 
 
