@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	@echo $(PYTHON) > $@
 
-demo: install ## The whole chain on a handful of patients: runs/demo/report.html
+demo: install ## The whole chain on a handful of patients of two diseases: runs/demo/report.html
 	$(BIN)/medgym-offline demo --output runs/demo
 
 test: install ## All tests but the slow ones

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medgym_offline.datasets import listing_table, released_datasets
 from medgym_offline.files import write_text
@@ -22,13 +22,65 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "datasets.md")
 FIGURE = ROOT / "docs" / "assets" / "front.svg"
 BLOCK = re.compile(r"(<!-- (short table|table) of datasets: python docs/front.py -->\n).*?(<!-- end -->)", re.DOTALL)
 THEMES = ("light", "dark")
-BANK, TWIN, EPISODES = "sepsis-v0", "sepsis-twin-v0", 10
+EPISODES = 10
 POLICIES = {
     "behavior": "each patient's own",
     "behavior:pop": "one for all",
     "clinician": "clinicians",
     "zero": "no treatment",
 }
+
+
+class Row(NamedTuple):
+    """What is shown of a disease: one patient's course, and all patients' mean severity in every world.
+
+    Attributes:
+        bank: Of the course; the patient is the one in the middle of what individual policies gain in its world.
+        worlds_bank: Of the means.
+        shown: Component of the course; "": the severity.
+        courses, means: Titles.
+        labels: Of the axes of both.
+        step: Hours between ticks of the clock.
+        top: Of the course's axis, beyond which a curve leaves the figure; None: whatever is reached.
+        band: Range that is aimed at, or none.
+        scale: Of the means' axis.
+    """
+
+    bank: str
+    worlds_bank: str
+    shown: str
+    courses: str
+    means: str
+    labels: tuple[str, str]
+    step: int
+    top: float | None = None
+    band: tuple[float, float] | None = None
+    scale: str = "linear"
+
+
+ROWS = (
+    Row(
+        "sepsis-v0",
+        "sepsis-twin-v0",
+        "",
+        "Sepsis: one patient's simulator; dots are decisions",
+        "110 twins whose truth is known",
+        ("surrogate SOFA", "mean surrogate SOFA"),
+        24,
+    ),
+    Row(
+        "diabetes-v0",
+        "diabetes-v0",
+        "glucose",
+        "Type 1 diabetes: one published patient",
+        "30 patients of a published model",
+        ("glucose, mg/dL", "mean risk of glucose"),
+        6,
+        400.0,
+        (70.0, 180.0),
+        "log",
+    ),
+)
 
 
 def short_table() -> str:
@@ -50,8 +102,8 @@ def with_table(text: str) -> str:
     return BLOCK.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
 
 
-def course(patient: str, policy: str) -> tuple[Any, Any, Any]:
-    """One episode of one patient: hours, surrogate SOFA there, and the hours at which decisions were taken."""
+def course(row: Row, patient: str, policy: str) -> tuple[Any, Any, Any]:
+    """One episode of one patient: hours, what the row shows there, and the hours at which decisions were taken."""
     import torch
 
     from medgym_offline.envs import DecisionProcess, ProcessConfig, dense, draw_noise, episode_seeds
@@ -59,16 +111,23 @@ def course(patient: str, policy: str) -> tuple[Any, Any, Any]:
     from medgym_offline.evaluation.binding import resolve_policy
     from medgym_offline.simulators import load_simulators
 
-    bank = load_simulators(BANK).select([patient])
-    bound = resolve_policy(policy, bank, None, None, 20)
-    process = DecisionProcess(bank, ProcessConfig(timing=bound.timing, decisions=bound.decisions))
+    bank = load_simulators(row.bank).select([patient])
+    disease = bank.disease
+    bank = bank.world(disease.world if disease.world in bank.worlds else bank.current_world)
+    bound = resolve_policy(policy, bank, None, None, disease.process.decisions)
+    config = ProcessConfig(timing=bound.timing, decisions=bound.decisions, disease=disease.name)
+    process = DecisionProcess(bank, config)
     seeds = episode_seeds(0, "front page", bank.patients, 1)
     noise = draw_noise(seeds, bank, process.config)
     episode = rollout(process, bound.act_on(bank.patients, seeds), noise)
-    hours = torch.arange(0.0, 96.01, 0.25)
-    severity = process.severity(*dense(process, episode, hours)).double()
+    hours = torch.linspace(0.0, config.horizon, round(config.horizon / disease.process.grid) + 1)
+    states, treatments = dense(process, episode, hours)
+    if row.shown:
+        value = bank.denormalize(states)[..., disease.state_names.index(row.shown)]
+    else:
+        value = process.severity(states, treatments)
     begun = (episode.dt.cumsum(-1) - episode.dt)[0, 0][episode.valid[0, 0]]
-    return hours.numpy(), severity[0, 0].numpy(), begun.numpy()
+    return hours.numpy(), value.double()[0, 0].numpy(), begun.numpy()
 
 
 def scores(bank: str) -> dict[str, Any]:
@@ -78,45 +137,63 @@ def scores(bank: str) -> dict[str, Any]:
     return {name: evaluate(name, bank=bank, episodes=EPISODES, progress=True) for name in POLICIES}
 
 
-def typical_patient(found: dict[str, Any]) -> str:
+def typical_patient(found: dict[str, Any], world: str) -> str:
     """The patient in the middle of what individual policies gain over the clinicians' doses."""
-    gain = found["clinician"].per_patient["severity_mean"] - found["behavior"].per_patient["severity_mean"]
-    return str(found["behavior"].per_patient["patient"][gain.argsort()[len(gain) // 2]])
+    clinicians, own = (found[name].worlds[world].per_patient for name in ("clinician", "behavior"))
+    gain = clinicians["severity_mean"] - own["severity_mean"]
+    return str(own["patient"][gain.argsort()[len(gain) // 2]])
 
 
 def figure() -> str:
-    """The figure as an SVG file: a course, and how policies fare when they leave their simulators."""
+    """The figure as an SVG file: for each disease a course, and how policies fare when they leave their simulators."""
     import numpy as np
 
     from medgym_offline.reports import COLORS, INK, LINE, MUTED, SERIES, draw_figure
+    from medgym_offline.simulators import load_simulators
 
     colors = dict(zip(POLICIES, (SERIES[0], SERIES[1], INK, MUTED)))
-    patient = typical_patient(scores(BANK))
-    courses = {name: course(patient, name) for name in ("zero", "clinician", "behavior")}
-    twin = scores(TWIN)
-    worlds = list(next(iter(twin.values())).worlds)
+    courses, means = [], []
+    for row in ROWS:
+        found = scores(row.worlds_bank)
+        means.append(found)
+        disease = load_simulators(row.bank).disease
+        first = found if row.bank == row.worlds_bank else scores(row.bank)
+        shown = next(world for world in (disease.world, "own") if world in first["behavior"].worlds)
+        patient = typical_patient(first, shown)
+        courses.append({name: course(row, patient, name) for name in ("zero", "clinician", "behavior")})
 
     def draw(canvas: Any) -> None:
-        left, right = canvas.subplots(1, 2, width_ratios=(1.25, 1))
-        for name, (hours, sofa, begun) in courses.items():
-            left.plot(hours, sofa, color=colors[name], lw=1.6, label=POLICIES[name])
-            left.plot(begun, np.interp(begun, hours, sofa), "o", color=colors[name], ms=3.5)
-        left.set(xlabel="hour", ylabel="surrogate SOFA", xlim=(0, 96), ylim=(0, None), xticks=range(0, 97, 24))
-        left.set_title("One patient's simulator; dots are decisions", color=INK, fontsize=10.5, loc="left")
-        for name, evaluation in twin.items():
-            means = [evaluation.worlds[world].metrics["severity_mean"] for world in worlds]
-            right.plot(range(len(worlds)), means, "-o", color=colors[name], lw=1.6, ms=5, label=POLICIES[name])
-        right.set_xticks(range(len(worlds)), ["own\nsimulator", "crossfit\nsimulator", "true\npatient"][: len(worlds)])
-        right.set(xlim=(-0.25, len(worlds) - 0.75), ylabel="mean surrogate SOFA")
-        right.set_title("110 twins whose truth is known", color=INK, fontsize=10.5, loc="left")
-        for axis in (left, right):
-            axis.grid(axis="y", color=LINE)
-        handles, labels = right.get_legend_handles_labels()
+        grid = canvas.subplots(len(ROWS), 2, width_ratios=(1.25, 1))
+        for row, (left, right), curves, found in zip(ROWS, grid, courses, means):
+            if row.band is not None:
+                left.axhspan(*row.band, color=LINE, alpha=0.5, lw=0)
+            for name, (hours, value, begun) in curves.items():
+                left.plot(hours, value, color=colors[name], lw=1.6, label=POLICIES[name])
+                left.plot(begun, np.interp(begun, hours, value), "o", color=colors[name], ms=3.5)
+            end = hours[-1]
+            left.set(xlabel="hour", ylabel=row.labels[0], xlim=(0, end), ylim=(0, row.top))
+            left.set_xticks(np.arange(0, end + 1, row.step))
+            left.set_title(row.courses, color=INK, fontsize=10.5, loc="left")
+            worlds = list(next(iter(found.values())).worlds)
+            for name, evaluation in found.items():
+                mean = [evaluation.worlds[world].metrics["severity_mean"] for world in worlds]
+                right.plot(range(len(worlds)), mean, "-o", color=colors[name], lw=1.6, ms=5, label=POLICIES[name])
+            names = {"own": "own\nsimulator", "crossfit": "crossfit\nsimulator", "true": "true\npatient"}
+            right.set_yscale(row.scale)
+            right.set_xticks(range(len(worlds)), [names[world] for world in worlds])
+            if row.scale == "log":
+                right.set_yticks([1, 3, 10, 30], ["1", "3", "10", "30"])
+                right.minorticks_off()
+            right.set(xlim=(-0.25, len(worlds) - 0.75), ylabel=row.labels[1])
+            right.set_title(row.means, color=INK, fontsize=10.5, loc="left")
+            for axis in (left, right):
+                axis.grid(axis="y", color=LINE)
+        handles, labels = grid[0][1].get_legend_handles_labels()
         canvas.legend(
             handles, labels, loc="outside lower center", ncols=4, frameon=False, title="treated by the policy:"
         )
 
-    svg = draw_figure("front", draw, "", (9.0, 3.6)).svg
+    svg = draw_figure("front", draw, "", (9.0, 6.6)).svg
     light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in COLORS.items()) for i in range(len(THEMES)))
     rules = f"svg{{{light}}} @media (prefers-color-scheme: dark){{svg{{{dark}}}}}"
     style = f"<style>{rules} text{{font-family:system-ui,'Segoe UI',sans-serif}}</style>"
