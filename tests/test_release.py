@@ -48,7 +48,7 @@ def trained_on(bank: SimulatorBank) -> set[str]:
     return {bank.content_hash, str(bank.metadata.get("content_hash_before_renaming"))}
 
 
-@pytest.mark.parametrize("name", ["sepsis-v0", "sepsis-twin-v0"])
+@pytest.mark.parametrize("name", ["sepsis-v0", pytest.param("sepsis-twin-v0", marks=pytest.mark.slow)])
 def test_banks_pass_every_hard_check_of_their_audit(name: str, tmp_path: Path) -> None:
     found = audit(load_simulators(name), tmp_path, show=False)["hard_checks"]
     assert len(found) == 12

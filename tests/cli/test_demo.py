@@ -59,11 +59,6 @@ def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFix
     for line in orderings(evaluations):
         assert line in out
 
-    # Again: the dataset is used as it is, and the numbers are the same.
-    again = run_demo(tmp_path / "demo", patients=2, recipe=tmp_path / "r.toml", updates=3, episodes=1)
-    assert "is there already" in capsys.readouterr().out
-    assert again["gcql-ind"].metrics == evaluations["gcql-ind"].metrics
-
 
 def test_orderings_say_what_does_not_hold() -> None:
     class Result:
@@ -92,13 +87,6 @@ def test_orderings_say_what_does_not_hold() -> None:
     ]
     assert "2 of 3 patients" in lines[0]
     assert "1 of 3 patients" in lines[1]
-
-
-def test_the_demo_refuses_more_patients_than_there_are(shop: Workshop) -> None:
-    from medgym_offline.errors import MedGymError
-
-    with pytest.raises(MedGymError, match="1 to 3"):
-        run_demo("demo", patients=4, recipe=shop.root / "recipe.toml")
 
 
 @pytest.mark.parametrize(

@@ -185,15 +185,6 @@ def test_other_names_are_counted_and_synonyms_read(tmp_path: Path) -> None:
     assert read_source(folder).table.equals(expected.table)
 
 
-def test_an_unknown_name_of_the_normalized_tables_is_counted_too(tmp_path: Path) -> None:
-    folder = write_normalized(tmp_path / "mimic-iii", stays=2)
-    text = (folder / "observations.csv").read_text()
-    assert read_source(folder).rejections.rows == {"unknown variable 'hr'": text.count(",hr,")}
-    (folder / "observations.csv").write_text(text.replace(",lactate,", ",lactat,"))
-    with pytest.raises(CohortError, match=r"rows of 'lactat', .* is it 'lactate'\?"):
-        read_source(folder)
-
-
 # Stays
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.datasets import COLUMNS, Transitions, adapters
+from medgym_offline.datasets import COLUMNS, Transitions
 from medgym_offline.datasets.adapters import (
     to_arrow,
     to_d3rlpy,
@@ -162,10 +162,3 @@ def test_a_missing_package_is_named_with_its_extra(
     with pytest.raises(MissingExtraError, match=rf"needs {package}; install it with: pip install") as caught:
         make(rows)
     assert "\n" not in str(caught.value)
-
-
-def test_all_are_exported() -> None:
-    import medgym_offline.datasets as package
-
-    for name in adapters.__all__:
-        assert getattr(package, name) is getattr(adapters, name)

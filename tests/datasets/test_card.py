@@ -32,7 +32,9 @@ def test_the_patient_map_keeps_distances_of_patients_in_a_plane() -> None:
     assert _map(np.ones((1, 6))).tolist() == [[0.0, 0.0]]
 
 
-def test_the_same_rows_give_the_same_pictures(made_zero: GeneratedDataset, root: Path, tmp_path: Path) -> None:
+def test_the_same_rows_give_the_same_pictures(
+    made_zero: GeneratedDataset, root: Path, tmp_path: Path, real_figures: None
+) -> None:
     """Also where there is one decision only."""
     rows = load_dataset(made_zero.id, root=root, progress=False)
     one, again, least = (

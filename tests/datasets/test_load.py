@@ -137,30 +137,6 @@ def test_an_hdf5_file_of_the_right_size_that_is_none(made: GeneratedDataset, cop
     assert "\n" not in str(caught.value)
 
 
-def test_changed_rows_are_not_cached(made: GeneratedDataset, copy: Path) -> None:
-    import h5py
-
-    with h5py.File(copy / made.id / DATA_FILE, "r+") as file:
-        file["episode_2/rewards"][...] -= 1.0
-    metadata = copy / made.id / "data" / "metadata.json"
-    values = json.loads(metadata.read_text())
-    values["medgym"]["bytes"] = (copy / made.id / DATA_FILE).stat().st_size
-    metadata.write_text(json.dumps(values))
-    shutil.rmtree(flat_of(copy, made))
-    with pytest.raises(DatasetError, match="content hash"):
-        load_dataset(made.id, root=copy, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("{", "not readable as JSON"), ("{}", "no 'medgym' block"), (None, "no such file")]
-)
-def test_damaged_metadata(made: GeneratedDataset, copy: Path, text: str | None, message: str) -> None:
-    path = copy / made.id / "data" / "metadata.json"
-    path.unlink() if text is None else path.write_text(text)
-    with pytest.raises(DatasetError, match=message):
-        load_dataset(made.id, root=copy, progress=False)
-
-
 def test_an_unknown_id_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="did you mean 'medgym/sepsis-ind-v0'"):
         load_dataset("medgym/sepsis-ind", root=tmp_path)

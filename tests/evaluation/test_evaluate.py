@@ -189,15 +189,6 @@ def test_missing_patients_are_named(tiny_bank: SimulatorBank, treatments: np.nda
     assert evaluate(some, bank=tiny_bank, patients=2, episodes=1).deviations["patients"] == {"protocol": 4, "used": 2}
 
 
-def test_patients_by_id_index_and_number(tiny_bank: SimulatorBank) -> None:
-    for chosen in (["prior/0", "prior/1"], [0, 1], 2):
-        found = evaluate("zero", bank=tiny_bank, patients=chosen, episodes=1, worlds=["own"])
-        assert found.per_patient["patient"].tolist() == ["prior/0", "prior/1"]
-    for wrong in (["prior/9"], [7], 0, 5, [], [1, 1], [1.0], True):
-        with pytest.raises(UnknownNameError):
-            evaluate("zero", bank=tiny_bank, patients=wrong, episodes=1)
-
-
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -326,19 +317,6 @@ def test_record_is_complete(results: dict[str, Evaluation], tiny_bank: Simulator
         assert all(len(v) == 4 for v in result.per_patient.values())
 
 
-def test_json_round_trip(results: dict[str, Evaluation], tmp_path: Path) -> None:
-    found = results["behavior"]
-    text = found.to_json()
-    again = Evaluation.from_json(text)
-    assert again.to_json() == text
-    assert json.loads(text)["metrics"] == found.metrics
-    assert list(again.worlds) == list(found.worlds)
-    assert again.intervals["severity_mean"] == found.intervals["severity_mean"]
-    found.save(tmp_path / "e.json")
-    assert Evaluation.from_json(tmp_path / "e.json").to_json() == text
-    assert Evaluation.from_json(str(tmp_path / "e.json")).to_json() == text
-
-
 def test_the_tidy_table_is_the_result(results: dict[str, Evaluation]) -> None:
     """Means of the table are the metrics; stacked tables are compared by group."""
     found = results["near-ind"]
@@ -387,10 +365,3 @@ def test_not_an_evaluation(results: dict[str, Evaluation], tmp_path: Path) -> No
             Evaluation.from_json(text)
     with pytest.raises(ProtocolError, match="no such result"):
         Evaluation.from_json(tmp_path / "none.json")
-
-
-def test_public_names() -> None:
-    import medgym_offline
-
-    assert medgym_offline.evaluate is evaluate
-    assert callable(medgym_offline.support_distance)

@@ -127,13 +127,6 @@ def test_report_has_the_numbers_and_names_of_the_disease(results: dict[str, Eval
     assert write_report(again, tmp_path / "again.html", "A <title> & more").read_text(encoding="utf-8") == text
 
 
-def test_best_policy_first(results: dict[str, Evaluation], tmp_path: Path) -> None:
-    text = write_report(results, tmp_path / "r.html").read_text(encoding="utf-8")
-    order = sorted(results, key=lambda n: results[n].metrics["severity_mean"])
-    places = [text.index(f'<th scope="row">{name}</th>') for name in order]
-    assert places == sorted(places)
-
-
 def test_figures_as_files(results: dict[str, Evaluation], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     write_report({"zero": results["zero"]}, tmp_path / "r.html", figures=tmp_path / "figures")
