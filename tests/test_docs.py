@@ -25,7 +25,8 @@ from tests.small_release import SmallRelease, build
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
-    r"^(?:<!-- (?P<mark>slow|clinical|needs: \w+(?:, slow)?|skip: [^>]*) -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)^```",
+    r"^(?:<!-- (?P<mark>slow|clinical|needs: \w+(?:, slow)?|skip: [^>]*) -->\n)?"
+    r"```(?P<language>python|bash)\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
 SECONDS = 1800

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.leaderboard.workshop import DATASET, Workshop, refused, run
 
 
@@ -45,16 +43,6 @@ def test_results_that_are_none(shop: Workshop, tmp_path: Path) -> None:
     assert "other.json" in refused("report", other, "--output", "r.html")
     assert "absent.json" in refused("report", "absent.json", "--output", "r.html")
     assert "absent" in refused("submit", "absent", "--name", "X", "--output", "s")
-
-
-def test_clinical_files_that_are_none(tmp_path: Path) -> None:
-    pytest.importorskip("polars")
-    assert "nowhere" in refused("cohort", "build", tmp_path / "nowhere", "--output", tmp_path / "c.parquet")
-    table = tmp_path / "c.parquet"
-    table.write_bytes(b"not parquet")
-    assert "c.parquet" in refused("cohort", "card", table)
-    assert "c.parquet" in refused("simulators", "fit", table, "--output", tmp_path / "b.safetensors")
-    assert ".safetensors" in refused("simulators", "fit", table, "--output", tmp_path / "bank.bin")
 
 
 def test_a_folder_that_cannot_be_written(shop: Workshop, tmp_path: Path) -> None:

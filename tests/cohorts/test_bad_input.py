@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from medgym_offline.cohorts import Cohort, cohort_card, select_stays
-from tests.cohorts.conftest import Row, long_table, write_normalized
-from tests.cohorts.support import STATES, build_cohort, from_table, observation_flags
+from tests.cohorts.conftest import write_normalized
+from tests.cohorts.support import STATES, build_cohort
 
 
 def test_stays_without_a_variable_are_kept_and_flagged(tmp_path: Path) -> None:
@@ -31,14 +31,6 @@ def test_stays_without_a_variable_are_kept_and_flagged(tmp_path: Path) -> None:
     assert "(the prior carries it there): mimic-iii/101, mimic-iii/103" in card
 
 
-def test_no_stay_of_the_cohort_may_have_a_variable(rows: list[Row]) -> None:
-    cohort = from_table(long_table([r for r in rows if r[3] != "lactate"]))
-    flags = observation_flags(cohort.to_grid())
-    assert flags.absent["lactate"] == flags.absent["pao2"] == ("a/1", "a/2")
-    assert flags.single == {}
-    assert "| lactate | mmol/L | 0 | 0/0/0 | - | - | 2 | 0 |" in cohort_card(cohort)
-
-
 def test_a_variable_that_never_varies_is_flagged(tmp_path: Path) -> None:
     source = write_normalized(tmp_path / "mimic-iii", stays=4)
     summary = build_cohort([source], tmp_path / "c.parquet")
@@ -51,12 +43,3 @@ def test_a_variable_that_never_varies_is_flagged(tmp_path: Path) -> None:
     card = cohort_card(Cohort.read(tmp_path / "c.parquet"))
     assert "- gcs: one value in the whole cohort, 12 points" in card
     assert "12/12/12/12/12" in card
-
-
-def test_the_card_names_the_commands_that_made_it(tmp_path: Path) -> None:
-    source = write_normalized(tmp_path / "mimic-iii", stays=4)
-    build_cohort([source], tmp_path / "c.parquet", patients=2)
-    card = cohort_card(Cohort.read(tmp_path / "c.parquet"))
-    assert "medgym-offline cohort build mimic-iii --patients 2 --output c.parquet\n" in card
-    assert "medgym-offline cohort card c.parquet\n" in card
-    assert str(tmp_path) not in card

@@ -88,23 +88,6 @@ def test_arrow_and_parquet(rows: Transitions, tiny_bank: SimulatorBank, tmp_path
     check({name: whole[name].to_pylist() for name in COLUMNS}, rows, tiny_bank)
 
 
-def test_polars_reads_the_parquet_file(rows: Transitions, tmp_path: Path) -> None:
-    pl = pytest.importorskip("polars")
-    frame = pl.read_parquet(to_parquet(rows, tmp_path / "rows.parquet"))
-    assert frame.height == len(rows)
-    np.testing.assert_array_equal(frame["observations"].to_numpy(), rows.observations)
-    ends = frame.group_by("episode", maintain_order=True).agg(pl.col("time").last())["time"]
-    assert ends.to_list() == [96.0] * 12
-
-
-def test_a_parquet_file_that_cannot_be_written(rows: Transitions, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="cannot write the file") as caught:
-        to_parquet(rows, tmp_path / "file" / "rows.parquet")
-    assert "\n" not in str(caught.value)
-
-
 def test_hugging_face(rows: Transitions, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     pytest.importorskip("datasets.arrow_dataset")  # in a checkout the folder of recipes has the package's name
     import datasets

@@ -116,13 +116,6 @@ def test_integral_reward_does_not_depend_on_cuts(
     torch.testing.assert_close(total, once.reward, atol=0, rtol=2e-3)
 
 
-def test_quadrature_converges_to_a_fine_grid(tiny_bank: SimulatorBank) -> None:
-    coarse, fine = (_process(tiny_bank, noise=False, cell=cell) for cell in (1.0, 1 / 16))
-    actions = _hold(coarse, 1, [0.5, -0.9, -0.2], 20.0)
-    a, b = (p.step(p.start(1), actions).reward for p in (coarse, fine))
-    torch.testing.assert_close(a, b, rtol=5e-3, atol=0)
-
-
 def test_noise_variance_is_linear_in_time(tiny_bank: SimulatorBank) -> None:
     process = _process(tiny_bank)
     random = torch.Generator().manual_seed(1)
@@ -182,20 +175,6 @@ def test_rectangles_cover_every_row_once_and_little_more() -> None:
     assert area < 1.5 * int(counts.sum())
     assert area < 0.5 * counts.numel() * 35  # far from the one rectangle of the longest hold
     assert list(rectangles(torch.zeros(2, 3, dtype=torch.long))) == []
-
-
-def test_rectangles_of_a_solver_are_few_and_bounded() -> None:
-    counts = (144 * torch.rand(5, 3000, generator=torch.Generator().manual_seed(4)) ** 4).long()
-    pieces = list(rectangles(counts, "ode"))
-    assert 1 < len(pieces) < len(list(rectangles(counts)))
-    seen = torch.zeros_like(counts)
-    for rows, width in pieces:
-        asked = torch.gather(counts, 1, rows)
-        assert int(asked.max()) == width
-        assert bool((asked.diff(dim=1) >= 0).all())  # rows that end early stand first: a solver leaves them out
-        assert rows.numel() * width < 600_000
-        seen.scatter_add_(1, rows, torch.ones_like(rows))
-    assert bool((seen[counts > 0] == 1).all())
 
 
 @pytest.mark.parametrize("reward", ["integral", "paper", "authors"])
@@ -282,27 +261,6 @@ def test_remission_counts_only_unbroken_calm(tiny_bank: SimulatorBank) -> None:
         above = [t for t in range(31) if curve[p, t] >= threshold]
         assert float(calm[p]) == pytest.approx(30 - max(above) if above else 30, abs=1e-4)
     assert len(set(calm.tolist())) > 1  # the patients differ, or the test shows nothing
-
-
-def test_remission_is_final(tiny_bank: SimulatorBank) -> None:
-    """A dose that would raise severity again does not bring an ended episode back."""
-    plain = _process(tiny_bank, noise=False)
-    none, most = ([0.0, -1.0, 0.0], [0.0, 1.0, 0.0])
-    u = (_hold(plain, 1, none, 12.0)[..., :3] + 1) / 2
-    curve = plain.severity(tiny_bank.trajectory(plain.start(1).x, u, torch.arange(13.0)), u[..., None, :])
-    process = _process(tiny_bank, noise=False, remission=True, remission_severity=float(curve.max()) + 0.1)
-    ended = process.step(process.start(1), _hold(process, 1, none, 12.0))
-    assert bool(ended.terminated.all())
-    after = process.step(ended.next, _hold(process, 1, most, 12.0))
-    assert float(after.severity.max()) > process.config.remission_severity
-    assert bool((after.dt == 0).all())
-    assert bool(after.terminated.all())
-    # The same dose in time breaks the calm.
-    early = process.step(process.start(1), _hold(process, 1, none, 6.0))
-    broken = process.step(early.next, _hold(process, 1, most, 6.0))
-    assert bool((early.next.calm == 6.0).all())
-    sickest = int(curve.amax((1, 2)).argmax())
-    assert float(broken.next.calm[sickest, 0]) < 6.0
 
 
 def test_gradient_reaches_dose_and_interval(tiny_bank: SimulatorBank) -> None:

@@ -15,7 +15,7 @@ from medgym_offline import sepsis
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
-from medgym_offline.errors import DatasetError, MedGymError, PolicyError, ProtocolError, UnknownNameError
+from medgym_offline.errors import MedGymError, PolicyError, ProtocolError, UnknownNameError
 from medgym_offline.evaluation import Evaluation, evaluate, load_protocol
 from medgym_offline.evaluation import evaluator as evaluator_module
 from medgym_offline.evaluation import worlds as worlds_module
@@ -74,13 +74,6 @@ def test_return_is_minus_the_harm_of_the_dense_path(results: dict[str, Evaluatio
     np.testing.assert_allclose(zero["return"], -9.6 * zero["severity_mean"], rtol=0.01)
     assert not zero["vasopressor_total"].any()
     assert not zero["fluids_total"].any()
-
-
-def test_doses_of_max(results: dict[str, Evaluation], tiny_bank: SimulatorBank) -> None:
-    full = tiny_bank.denormalize_treatment(torch.ones(1, 3))[0]
-    column = results["max"].per_patient
-    np.testing.assert_allclose(column["vasopressor_total"], full[1].item() * 96 * 60 / 1000, rtol=1e-4)
-    np.testing.assert_allclose(column["fluids_total"], full[2].item() * 96 / 1000, rtol=1e-4)
 
 
 # -- independence, seeds ---------------------------------------------------------------------------------------------
@@ -245,20 +238,6 @@ def test_worlds_of_the_bank_are_the_protocols(tiny_bank: SimulatorBank) -> None:
     assert any("own world only" in note for note in own.notes)
 
 
-def test_infeasible_budget(tiny_bank: SimulatorBank) -> None:
-    with pytest.raises(ProtocolError, match="cannot fill 96 h"):
-        evaluate("zero", decisions=2, bank=tiny_bank)
-    five = evaluate("zero", decisions=5, timing="fixed", bank=tiny_bank, episodes=1, worlds=["own"])
-    assert five.metrics["decisions_used"] == 5
-    assert five.metrics["dt_q50"] == pytest.approx(19.2, abs=1e-3)
-
-
-def test_another_budget_than_trained_for_is_noted(tiny_bank: SimulatorBank) -> None:
-    found = evaluate(actor(None), decisions=10, bank=tiny_bank, episodes=1, worlds=["own"])
-    assert any("made for K = 20" in note for note in found.notes)
-    assert found.deviations["decisions"] == {"protocol": 20, "used": 10}
-
-
 # -- the dataset -------------------------------------------------------------------------------------------------------
 
 
@@ -271,11 +250,6 @@ def test_support_orders_policies(results: dict[str, Evaluation]) -> None:
     assert results["max"].metrics["support_outside"] == 100.0
     # The stored median is that of the per-decision distances that the mean summarizes.
     assert own["policy"]["quantiles"][0] <= own["policy"]["mean"] <= own["policy"]["quantiles"][100]
-
-
-def test_dataset_with_other_timing(tiny_bank: SimulatorBank, transitions: Transitions) -> None:
-    with pytest.raises(DatasetError, match="adaptive timing, the policy fixed"):
-        evaluate("zero", timing="fixed", bank=tiny_bank, dataset=transitions)
 
 
 def test_normalized_score_only_for_the_datasets_patients(

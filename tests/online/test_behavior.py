@@ -21,7 +21,7 @@ from medgym_offline.online import load_behavior, recipe, train_behavior, train_b
 from medgym_offline.online.behavior import BehaviorRun, EngineOptions
 from medgym_offline.online.recipe import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
 from medgym_offline.online.report import interval_table, training_page
-from medgym_offline.policies import StackedActor, load_policy, save_policy
+from medgym_offline.policies import StackedActor, load_policy
 from medgym_offline.reports.page import page_html
 from medgym_offline.simulators import SimulatorBank
 
@@ -58,13 +58,6 @@ def test_the_release_recipe_is_valid() -> None:
     assert found.config("ind").reset_std == 0.35
     assert found.config("ind").value_warmup >= 1
     assert found.process("fixed", "sepsis").decisions == 20
-
-
-def test_a_disease_may_have_a_recipe_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "release_folder", lambda name: tmp_path)
-    (tmp_path / "behaviors.toml").write_text("seed = 1")
-    (tmp_path / "toy-behaviors.toml").write_text("seed = 2")
-    assert [load_recipe(disease=name).seed for name in ("toy", "sepsis")] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -132,15 +125,6 @@ def test_files_of_worker_processes_hold_the_same_bits_and_say_what_they_are(
         train_behavior(bank, "adaptive", "ind", recipe=changed, checkpoints=tmp_path / "run", progress=False)
 
 
-def test_a_patient_trains_alike_in_a_block_of_another_size(bank: SimulatorBank) -> None:
-    one, other = (
-        train_behavior(bank, "adaptive", "ind-scratch", recipe=dataclasses.replace(RECIPE, shard=n), progress=False)
-        for n in (1, 2)
-    )
-    assert torch.allclose(one.log["return"], other.log["return"], rtol=1e-3, atol=1e-3)
-    assert one.policy.patients == bank.patients
-
-
 def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_are(local: BehaviorRun) -> None:
     assert {*local.results, *local.early} >= set(RELEASE)
     assert ("ind-scratch", "adaptive") not in local.results  # only as far as ind-medium needs
@@ -153,13 +137,6 @@ def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_ar
     assert len(replay.provenance["share"]) == 1
     updates = [local.early[f"dr-replay-{n}", "adaptive"].provenance["update"][0] for n in (25, 50, 75)]
     assert updates == sorted(updates)
-
-
-def test_early_policies_are_the_same_in_float16(local: BehaviorRun, tmp_path: Path) -> None:
-    medium = local.early["ind-medium", "adaptive"]
-    back = load_policy(save_policy(medium, tmp_path / "m.safetensors", torch.float16))
-    assert torch.equal(back.act(OBSERVED), medium.act(OBSERVED))
-    assert tensors(tmp_path / "m.safetensors")["layers.0.weight"].dtype == torch.float16
 
 
 def test_half_stores_the_same_training_rounded(bank: SimulatorBank, tmp_path: Path) -> None:
