@@ -8,7 +8,7 @@ Two formats of our own hold the same thing, a JSON header and the tensors of a :
 Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), optional `log_std` (P or 1, A) or `codebook`
 (P or 1, C, A).
 Header: format "medgym-policy/1", disease, scope "ind" | "pop", timing, decisions, patients (ids or null), sizes,
-activation, provenance.
+activation, provenance, and gate where the policy has one.
 
 A Python pickle can run any code when it is opened, so it is recognized by its bytes and refused unopened.
 """
@@ -74,7 +74,9 @@ def patient_of_stem(stem: str) -> str:
 
 def actor_header(policy: StackedActor) -> dict[str, Any]:
     """What a policy file says about its policy."""
+    gate = {} if policy.gate is None else {"gate": policy.gate}
     return {
+        **gate,
         "format": FORMAT,
         "disease": policy.disease,
         "scope": policy.scope,
@@ -210,6 +212,9 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
     decisions = header.get("decisions")
     if decisions is not None and not (isinstance(decisions, int) and decisions > 0):
         raise bad(f"header field decisions is {decisions!r}, not a positive number")
+    gate = header.get("gate")
+    if gate is not None and not (isinstance(gate, float) and gate <= 0 and codebook is not None):
+        raise bad(f"header field gate is {gate!r}, not the logarithm of a ratio beside a codebook")
     count = 1 if patients is None else len(patients)
     wanted: dict[str, tuple[int, ...]] = {}
     for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])):
@@ -225,6 +230,6 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
     provenance = header.get("provenance")
     try:
         known = provenance if isinstance(provenance, dict) else {}
-        return StackedActor(net, patients, decisions, tensors.get("log_std"), known, codebook, disease.name)
+        return StackedActor(net, patients, decisions, tensors.get("log_std"), known, codebook, disease.name, gate)
     except PolicyError as error:
         raise bad(str(error)) from None
