@@ -192,7 +192,7 @@ def test_the_page_has_every_section_with_the_names_of_the_disease(failed: Path) 
         "bounds-and-noise",
     ]
     assert "SpO2" in text
-    assert "Mean SOFA surrogate over 96 h" in text
+    assert "Constant treatments over 96 h: mean SOFA surrogate" in text
     assert '<span class="warn">FAILED</span>' in text
     assert text.count("<figure") == 4 + 3  # four patients, three treatments
 
