@@ -84,11 +84,11 @@ ROWS = (
 
 
 def short_table() -> str:
-    """A line for each main dataset of the release (adaptive, neither mixed nor early): what a learner could gain."""
+    """A line for each main dataset of the release (adaptive): what a learner could gain."""
     lines = ["| id | behavior | best | headroom |", "|-|" + "-:|" * 3]
     for info in released_datasets():
         returns = info.reference_returns
-        main = re.search(r"-(ind|pop|clinician)-v\d+$", info.id) is not None
+        main = re.search(r"(?<!twin)-(ind|medium|mixed|clinician)-v\d+$", info.id) is not None
         if not main or info.episodes is None or not {"behavior", "expert"} <= returns.keys():
             continue
         made, best = returns["behavior"], returns["expert"]

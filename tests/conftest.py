@@ -35,6 +35,17 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
+@pytest.fixture
+def real_figures() -> None:
+    """A test that asks for it draws the figures of cards; others write an empty file, which spares seconds each."""
+
+
+@pytest.fixture(autouse=True)
+def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "real_figures" not in request.fixturenames:
+        monkeypatch.setattr("medgym_offline.datasets.card_figures.draw_png", lambda path, *_: path.touch())
+
+
 @pytest.fixture(scope="session")
 def tiny_bank() -> SimulatorBank:
     """Four unfitted patients, solver backend."""

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.errors import MedGymError, UnknownNameError, unknown_name
-from medgym_offline.files import atomic_path, cache_folder, release_folder, sha256_file, write_json
+from medgym_offline.errors import MedGymError
+from medgym_offline.files import atomic_path, cache_folder, write_json
 from medgym_offline.seeds import derive_seed, generator, torch_generator
 from medgym_offline.stack import StackedMLP, clip_gradients
 from medgym_offline.threads import side_by_side
@@ -77,23 +77,6 @@ def test_json_refuses_what_readers_cannot_parse(tmp_path: Path) -> None:
     assert not (tmp_path / "x.json").exists()
 
 
-def test_sha256_of_a_known_text(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc")
-    assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-
-
-def test_unknown_names_suggest_the_nearest() -> None:
-    error = unknown_name("dataset", "sepsis-idn", ["sepsis-ind", "twin"])
-    assert isinstance(error, UnknownNameError)
-    assert isinstance(error, MedGymError)
-    assert "did you mean 'sepsis-ind'" in str(error)
-
-
-def test_release_folders_exist() -> None:
-    for name in ("datasets", "generation", "evaluation", "leaderboard"):
-        assert release_folder(name).is_dir()  # type: ignore[arg-type]
-
-
 def test_import_is_light() -> None:
     code = (
         "import sys, medgym_offline, gymnasium; heavy = {'torch', 'minari', 'h5py', 'matplotlib', 'polars', 'rich'};"
@@ -124,32 +107,6 @@ def test_gradients_are_clipped_patient_by_patient() -> None:
     assert torch.equal(parameters[0].grad[0], before)  # type: ignore[index]
     after = np.sqrt(sum(float(p.grad[1].square().sum()) for p in parameters))  # type: ignore[index]
     assert after == pytest.approx(50.0, rel=1e-4)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library of Linux")
-def test_kept_memory_is_used_again() -> None:
-    """A freed block of 64 MB stays with the process, so that writing the next one takes no new pages."""
-    program = (
-        "import resource, sys\n"
-        "from medgym_offline.threads import keep_memory\n"
-        "kept = sys.argv[1] == 'keep' and keep_memory()\n"
-        "before = None\n"
-        "for i in range(10):\n"
-        "    block = bytearray(b'1') * 2**26\n"
-        "    del block\n"
-        "    before = before or (i == 2 and resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
-        "print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
-    )
-
-    def faults(how: str) -> tuple[int, int]:
-        done = subprocess.run([sys.executable, "-c", program, how], capture_output=True, text=True, check=True)
-        kept, pages = done.stdout.split()
-        return int(kept), int(pages)
-
-    kept, pages = faults("keep")
-    if not kept:
-        pytest.skip("this C library has no mallopt")
-    assert pages < 0.2 * faults("return")[1]
 
 
 def test_every_module_imports() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,26 +114,3 @@ def test_defaults_inside_each_other(other: str) -> None:
     with pytest.raises(RuntimeError, match="inside"), own_defaults():
         raise RuntimeError("inside")
     assert state() == before
-
-
-def test_threads_do_not_take_each_others_defaults_away() -> None:
-    torch.set_default_dtype(torch.float64)
-    entered, left, seen = threading.Event(), threading.Event(), []
-
-    def second() -> None:
-        with own_defaults():
-            entered.set()
-            left.wait(10)
-            seen.append(torch.get_default_dtype())
-
-    try:
-        thread = threading.Thread(target=second)
-        with own_defaults():
-            thread.start()
-            entered.wait(10)
-        left.set()
-        thread.join()
-        assert seen == [torch.float32]
-        assert torch.get_default_dtype() == torch.float64
-    finally:
-        torch.set_default_dtype(torch.float32)

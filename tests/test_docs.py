@@ -1,11 +1,12 @@
 """Every Python and bash block of the README and of the documentation runs, page by page, in order.
 
-Python runs in this process, on the release; bash in a shell of its own, on a release of eight patients under the same
-names (`tests/small_release.py`). Both stand in one folder a page. A comment before a block says what else it needs:
+Python runs in this process, on the release with four episodes a patient; bash in a shell of its own, on a release of
+eight patients under the same names (`tests/small_release.py`). Both stand in one folder a page. A comment before a
+block says what else it needs:
 
     <!-- slow -->               runs in the slow tests
     <!-- clinical -->           runs in the slow tests where MEDGYM_CLINICAL_DATA names the open ICU data
-    <!-- needs: MODULE -->      runs where this module is installed
+    <!-- needs: MODULE -->      runs where this module is installed; `needs: MODULE, slow` in the slow tests
     <!-- skip: reason -->       does not run; a command in it is still looked up, with its options
 """
 
@@ -20,12 +21,15 @@ from pathlib import Path
 
 import pytest
 
+from medgym_offline.datasets import catalogue, recipes, trust
+from medgym_offline.files import release_folder as _folder
 from tests.small_release import SmallRelease, build
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
-    r"^(?:<!-- (?P<mark>slow|clinical|needs: \w+|skip: [^>]*) -->\n)?```(?P<language>python|bash)\n(?P<code>.*?)^```",
+    r"^(?:<!-- (?P<mark>slow|clinical|needs: \w+(?:, slow)?|skip: [^>]*) -->\n)?"
+    r"```(?P<language>python|bash)\n(?P<code>.*?)^```",
     re.DOTALL | re.MULTILINE,
 )
 SECONDS = 1800
@@ -60,7 +64,7 @@ def _parameters() -> Iterator[object]:
                 "": [],
                 "slow": [pytest.mark.slow],
                 "clinical": [pytest.mark.slow, pytest.mark.clinical],
-                "needs": [],
+                "needs": [pytest.mark.slow] if what.endswith(", slow") else [],
                 "skip": [pytest.mark.skip(reason=what)],
             }[kind]
             yield pytest.param(block, id=f"{page.stem}:{block.line}", marks=marks)
@@ -94,7 +98,7 @@ def test_block(
     folder = working / block.page.stem
     folder.mkdir(exist_ok=True)
     if block.mark.startswith("needs: "):
-        pytest.importorskip(block.mark.removeprefix("needs: "))
+        pytest.importorskip(block.mark.removeprefix("needs: ").removesuffix(", slow"))
     if block.mark == "clinical":
         for source in request.getfixturevalue("clinical_data").iterdir():
             link = folder / source.name
@@ -103,6 +107,9 @@ def test_block(
     monkeypatch.chdir(folder)
     if block.language == "python":
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(working / "minari"))
+        small = request.getfixturevalue("small_release").root / "datasets"
+        for module in (catalogue, recipes, trust):
+            monkeypatch.setattr(module, "release_folder", lambda name: small if name == "datasets" else _folder(name))
         namespace = namespaces.setdefault(block.page, {"__name__": "__main__"})
         # As many lines before it as on the page, so that a traceback names the page's line.
         exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), namespace)
@@ -151,4 +158,4 @@ def test_no_block_escapes_for_its_form() -> None:
         fences = re.findall(r"^[ \t]*```(?:python|bash)\b", text, re.MULTILINE)
         assert len(fences) == len(list(read_blocks(page))), page
         for comment in re.findall(r"<!-- (.*?) -->\n```(?:python|bash)", text):
-            assert re.fullmatch(r"slow|clinical|needs: \w+|skip: [^>]+", comment), (page, comment)
+            assert re.fullmatch(r"slow|clinical|needs: \w+(?:, slow)?|skip: [^>]+", comment), (page, comment)

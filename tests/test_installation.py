@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
@@ -88,28 +86,3 @@ def test_the_lowest_versions_are_those_installed() -> None:
         (lowest,) = (Version(s.version).release for s in requirement.specifier if s.operator == ">=")
         if requirement.name in installed:
             assert installed[requirement.name][: len(lowest)] == lowest, f"{requirement}: {installed[requirement.name]}"
-
-
-def interpreter(python: str) -> str | None:
-    """Path of `pythonX.Y`, on the path or among pyenv's."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    kept = sorted(pyenv.glob(f"{python}.*/bin/python"))
-    return str(kept[-1]) if kept else shutil.which(f"python{python}")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("python", PYTHONS)
-def test_pip_resolves_the_pinned_releases(python: str, tmp_path: Path) -> None:
-    """The one test that asks a package index; it skips where none answers."""
-    found = interpreter(python)
-    if found is None:
-        pytest.skip(f"no Python {python} here")
-    pip = [str(tmp_path / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([found, "-m", "venv", tmp_path], check=True)
-    # The pip of an older Python downloads whole wheels to read what they require.
-    if subprocess.run([*pip, "install", "--upgrade", "pip"], capture_output=True).returncode:
-        pytest.skip("no package index answers")
-    extras = ",".join(EXTRAS)
-    wanted = ["--constraint", "constraints.txt", "--editable", f".[{extras}]"]
-    done = subprocess.run([*pip, "install", "--dry-run", *wanted], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -56,11 +56,6 @@ def test_words_for_nobody(patients: Any) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_nearest_id_is_suggested() -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'a/1'"):
-        INDEX.one("A/1")
-
-
 def test_a_part_has_only_those_present() -> None:
     assert PART.resolve(None) == [1, 3]
     assert PART.resolve(1) == [1]

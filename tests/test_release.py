@@ -17,7 +17,7 @@ from medgym_offline.online.behavior import RELEASE
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.audit import audit
 from medgym_offline.simulators.build import read_recipe
-from medgym_offline.simulators.checks import constant_policies, treatment_effects
+from medgym_offline.simulators.checks import constant_policies
 from medgym_offline.simulators.distill import map_errors
 
 TIMINGS = ("adaptive", "fixed")
@@ -48,7 +48,7 @@ def trained_on(bank: SimulatorBank) -> set[str]:
     return {bank.content_hash, str(bank.metadata.get("content_hash_before_renaming"))}
 
 
-@pytest.mark.parametrize("name", ["sepsis-v0", "sepsis-twin-v0"])
+@pytest.mark.parametrize("name", ["sepsis-v0", pytest.param("sepsis-twin-v0", marks=pytest.mark.slow)])
 def test_banks_pass_every_hard_check_of_their_audit(name: str, tmp_path: Path) -> None:
     found = audit(load_simulators(name), tmp_path, show=False)["hard_checks"]
     assert len(found) == 12
@@ -72,31 +72,11 @@ def test_solution_map_is_exact_at_zero_and_within_its_stated_errors(bank: Simula
             assert errors[kind][hours][1] < p99
 
 
-def test_treatments_act_in_the_direction_physiology_is_sure_of(bank: SimulatorBank) -> None:
-    effects = treatment_effects(bank)
-    assert (effects["fio2"][:, 1] > 0).mean() >= 0.95
-    assert (effects["fio2"][:, 0] > 0).mean() >= 0.85
-    assert (effects["fluids"][:, 4] > 0).mean() >= 0.95
-    assert (effects["fluids"][:, 5] < 0).mean() >= 0.95
-
-
 @pytest.mark.parametrize("name", ["sepsis-v0", "sepsis-twin-v0"])
 def test_every_behavior_of_the_release_ships_and_was_trained_on_its_bank(name: str) -> None:
     expected = trained_on(load_simulators(name))
     for scope, timing in RELEASE:
         assert load_behavior(name, scope, timing).provenance["bank_hash"] in expected
-
-
-@pytest.mark.parametrize("timing", TIMINGS)
-def test_behaviors_were_trained_on_this_bank(bank: SimulatorBank, timing: str) -> None:
-    for scope in ("ind", "dr", "pop"):
-        policy = load_behavior("sepsis-v0", scope, timing)
-        assert policy.timing == timing
-        assert policy.provenance["bank_hash"] in trained_on(bank)
-        assert policy.provenance["recipe_hash"]
-    folder = release_folder("generation") / "behaviors"
-    assert sum(p.stat().st_size for p in folder.glob("*.safetensors")) < 16e6
-    assert load_behavior("sepsis-v0", "ind", timing).patients == bank.patients
 
 
 @pytest.mark.parametrize("timing", TIMINGS)

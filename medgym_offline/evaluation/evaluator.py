@@ -233,7 +233,6 @@ def _world_result(
             for name, v in values.items()
             if len(v)
         }
-        distribution["time"] = _over_time(scores.support_curve, scores.support_edges)
     columns = {name: _rounded(columns[name]) for name in known if np.isfinite(columns.get(name, np.nan)).all()}
     metrics = {name: float(v.mean()) for name, v in columns.items()}
     intervals = dict(zip(columns, mean_intervals(np.stack(list(columns.values())), protocol.bootstrap)))
@@ -247,18 +246,6 @@ def _world_result(
         curves[name] = {key: _rounded(line).tolist() for key, line in lines.items()}
     groups = subgroup_rows(facts, columns, disease, protocol.bootstrap)
     return WorldResult(metrics, intervals, {"patient": np.array(patients), **columns}, curves, distribution, groups)
-
-
-def _over_time(curve: dict[str, np.ndarray], edges: np.ndarray) -> dict[str, Any]:
-    """Mean over patients of distance and percentile by the time a decision began; None where nobody decided."""
-    result: dict[str, Any] = {"times": edges.tolist()}
-    for name, values in curve.items():
-        known = np.isfinite(values)
-        count = known.sum(axis=0)
-        mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1)
-        result[name] = [float(m) if c else None for m, c in zip(_rounded(mean), count)]
-        result["patients"] = count.tolist()
-    return result
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

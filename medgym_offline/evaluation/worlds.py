@@ -26,12 +26,9 @@ from medgym_offline.evaluation.support import SupportReference, calibrated
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["SUPPORT_BINS", "Acts", "PatientScores", "process_config", "score_world"]
+__all__ = ["Acts", "PatientScores", "process_config", "score_world"]
 
 SEED_PURPOSE = "evaluation"
-SUPPORT_BINS = 8
-"""Bins of equal length in which support distance is followed through the episode."""
-
 # Dense state numbers held at once (72 MB; a few times that with temporaries). The protocol's size is one block: the
 # twin's true world takes as many small steps per block whatever is in it.
 _BUDGET = 18_000_000
@@ -52,21 +49,16 @@ class PatientScores:
         columns: Metric -> (P,), mean over the patient's episodes.
         severity, monitored: Mean curves (P, T) on the coarse grid.
         times: (T,).
-        support_edges: Of the bins of time of `support_curve`.
         distances: Support distances of all evaluated z, per patient; empty without a dataset.
         support_columns: Metric -> (P,) of the support distances; empty without a dataset.
-        support_curve: "distance" and "percentile", means (P, bins) over decisions begun in each bin of
-            `support_edges`; NaN where a patient has none. Empty without a dataset.
     """
 
     columns: dict[str, np.ndarray]
     severity: np.ndarray
     monitored: np.ndarray
     times: np.ndarray
-    support_edges: np.ndarray
     distances: list[np.ndarray]
     support_columns: dict[str, np.ndarray]
-    support_curve: dict[str, np.ndarray]
 
 
 def process_config(protocol: Protocol) -> ProcessConfig:
@@ -112,10 +104,10 @@ def score_world(
     config = process_config(protocol)
     points = round(protocol.horizon / protocol.fine) + 1
     stride = round(protocol.grid / protocol.fine)
-    grid, edges = np.arange(points) * protocol.fine, np.linspace(0.0, protocol.horizon, SUPPORT_BINS + 1)
+    grid = np.arange(points) * protocol.fine
     parts: list[dict[str, np.ndarray]] = []
     distances: list[np.ndarray] = []
-    far: list[tuple[dict[str, float], np.ndarray, np.ndarray]] = []
+    far: list[dict[str, float]] = []
     for rows, cuts in _blocks(len(bank), protocol.episodes, points * bank.state_dim):
         shard = bank.select(list(rows))
         process = DecisionProcess(shard, config)
@@ -131,20 +123,18 @@ def score_world(
         observations, actions = block.pop("observations"), block.pop("actions")
         block |= metrics.interval_metrics(dt, valid)
         if support is not None:
-            begun = np.cumsum(dt, axis=-1) - dt
             for p, patient in enumerate(shard.patients):
                 took = valid[p]
                 found = support.part_distances(patient, observations[p][took], actions[p][took])
                 distances.append(found["all"])
                 outside = protocol.support.outside_percentile
-                far.append(_support_summary(found, begun[p][took], edges, support, patient, outside))
+                far.append(_support_summary(found, support.own("all", patient), outside))
         # Quantiles of intervals are per patient already; everything else has an episode axis to average over.
         parts.append({name: v if v.ndim == 1 else v.mean(axis=1, dtype=np.float64) for name, v in block.items()})
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     severity, monitored = columns.pop("severity"), columns.pop("monitored")
-    support_columns = {name: np.array([f[0][name] for f in far]) for name in (far[0][0] if far else ())}
-    curve = {"distance": np.stack([f[1] for f in far]), "percentile": np.stack([f[2] for f in far])} if far else {}
-    return PatientScores(columns, severity, monitored, grid[::stride], edges, distances, support_columns, curve)
+    support_columns = {name: np.array([f[name] for f in far]) for name in (far[0] if far else ())}
+    return PatientScores(columns, severity, monitored, grid[::stride], distances, support_columns)
 
 
 def _score_block(
@@ -179,27 +169,13 @@ def _score_block(
     }
 
 
-def _support_summary(
-    found: dict[str, np.ndarray],
-    begun: np.ndarray,
-    edges: np.ndarray,
-    support: SupportReference,
-    patient: str,
-    outside: float,
-) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-    """Columns of one patient, and its mean distance and percentile in each bin of the time a decision began."""
-    whole, own = found["all"], support.own("all", patient)
-    percentile = calibrated(whole, own)
-    columns = {
+def _support_summary(found: dict[str, np.ndarray], own: np.ndarray, outside: float) -> dict[str, float]:
+    """Columns of one patient, from the distances of its decisions and those of the behavior's other half."""
+    whole = found["all"]
+    return {
         "support_distance": float(whole.mean()),
-        "support_percentile": float(percentile.mean()),
+        "support_percentile": float(calibrated(whole, own).mean()),
         "support_states": float(found["states"].mean()),
         "support_actions": float(found["actions"].mean()),
         "support_outside": float(100.0 * (whole > np.percentile(own, outside)).mean()) if len(own) else float("nan"),
     }
-    bins = len(edges) - 1
-    place = np.clip(np.searchsorted(edges, begun, side="right") - 1, 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        means = [np.bincount(place, values, minlength=bins) / count for values in (whole, percentile)]
-    return columns, means[0], means[1]

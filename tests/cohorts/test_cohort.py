@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from medgym_offline.cohorts import Cohort, cohort_card, combine, coverage, select_stays
+from medgym_offline.cohorts import Cohort, combine, coverage, select_stays
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError, UnknownNameError
 from tests.cohorts.conftest import Row, long_table, write_normalized
@@ -83,17 +83,6 @@ def test_a_foreign_table_without_metadata_is_validated(rows: list[Row], tmp_path
     long_table(rows).drop("value").write_parquet(path)
     with pytest.raises(CohortError, match=r"c\.parquet: column 'value' is missing"):
         Cohort.read(path, COHORT)
-
-
-def test_stays_without_a_length_are_rejected_by_name(rows: list[Row]) -> None:
-    stays = stays_table().with_columns(los_h=pl.Series([30.0, None]))
-    cohort = from_table(long_table(rows), stays)
-    assert cohort.patients == ("a/1",)
-    assert cohort.rejections.stays == {"a/2": "no length of stay"}
-    cohort = from_table(long_table(rows), stays_table().head(1))
-    assert cohort.rejections.stays == {"a/2": "no row in the stays table"}
-    with pytest.raises(CohortError, match="stays lack the column 'los_h'"):
-        from_table(long_table(rows), stays_table().drop("los_h"))
 
 
 def test_grid_places_observations_and_averages_treatments(rows: list[Row]) -> None:
@@ -185,15 +174,6 @@ def test_selection_takes_each_person_once_while_it_can(tmp_path: Path) -> None:
         select_stays(cohort, 0)
 
 
-def test_short_or_uncovered_stays_are_not_eligible(tmp_path: Path) -> None:
-    cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=4, los=23.0))
-    assert not coverage(cohort).eligible.any()
-    cohort = read_source(write_normalized(tmp_path / "other" / "mimic-iii", stays=4))
-    kept = (pl.col("patient") != "mimic-iii/101") | (pl.col("variable") != "gcs")
-    partial = from_table(cohort.table.filter(kept), cohort.stays)
-    assert coverage(partial).eligible.tolist() == [True, False, True, True]
-
-
 def test_combining_checks_units_and_patients(cohort: Cohort, tmp_path: Path) -> None:
     other = read_source(write_normalized(tmp_path / "mimic-iii", stays=3))
     both = combine([cohort, other])
@@ -243,19 +223,6 @@ def test_build_names_what_it_cannot_read(tmp_path: Path) -> None:
     (source / "observations.csv").write_text("\n".join(text[:1]) + "\n")
     with pytest.raises(CohortError, match="no stay with two observations is left"):
         build_cohort([source], tmp_path / "c.parquet")
-
-
-def test_the_card_states_counts_units_gaps_and_license(tmp_path: Path) -> None:
-    cohort = select_stays(read_source(write_normalized(tmp_path / "mimic-iii", stays=8)), 4)
-    card = cohort_card(cohort)
-    for heading in ("## Stays", "## Observations", "## Treatments", "## Rejected and repaired", "## Definitions"):
-        assert heading in card
-    for variable, unit in UNITS.items():
-        assert f"| {variable} | {unit} |" in card
-    assert "4 ICU stays of 4 people" in card
-    assert "| lactate | mmol/L | 12 | 3/3/3 | 1/2.5/4/5.5/7 |" in card
-    assert "Goradia" in card
-    assert "License" in card
 
 
 def test_importing_the_package_needs_no_polars() -> None:

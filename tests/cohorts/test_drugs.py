@@ -37,19 +37,6 @@ def test_labels_tell_unlisted_vasopressors_from_other_drugs(tmp_path: Path) -> N
     assert not any("229993" in why for why in counts)
 
 
-def test_labels_of_meds_codes_are_used_where_they_are(tmp_path: Path) -> None:
-    starts = [(10, at(3), f"INFUSION_START//{item}", 1.0) for item in (229991, 229993)]
-    (tmp_path / "data").mkdir()
-    LAYOUTS["meds"](tmp_path / "data", Charted(extra={"events": starts}))
-    assert any("229993" in why for why in read_source(tmp_path).rejections.rows)
-    (tmp_path / "metadata").mkdir()
-    labels = {"code": ["INFUSION_START//229991", "INFUSION_START//229993"], "description": ["Levophed", "Propofol"]}
-    pl.DataFrame(labels).write_parquet(tmp_path / "metadata" / "codes.parquet")
-    reasons = read_source(tmp_path).rejections.rows
-    assert any("229991" in why and "Levophed" in why for why in reasons)
-    assert not any("229993" in why for why in reasons)
-
-
 @pytest.mark.parametrize(
     ("name", "drug"),
     [
@@ -78,9 +65,3 @@ def test_names_of_other_things_are_no_vasopressors() -> None:
         assert mentions(label, COHORT.concepts["vasopressor"])
     for label in ("Dobutamine", "Propofol", "Pseudo", "Heparin Sodium", ""):
         assert not mentions(label, COHORT.concepts["vasopressor"])
-
-
-def test_no_name_belongs_to_two_drugs() -> None:
-    names = [name for drug, entry in DRUGS.items() for name in (drug, *entry.names)]
-    assert len(names) == len(set(names))
-    assert all(read_as(name, COHORT) is not None for name in names)

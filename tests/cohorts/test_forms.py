@@ -136,11 +136,6 @@ def test_a_form_that_is_not_read_is_named(tmp_path: Path, form: str) -> None:
         read_source(write_events(tmp_path, lambda at: at.strftime(form), NAIVE[0]))
 
 
-def test_a_date_without_an_hour_is_read_as_midnight_and_doubted(tmp_path: Path) -> None:
-    cohort = read_source(write_events(tmp_path, NAIVE[0], lambda at: f"{at:%Y-%m-%d}"))
-    assert cohort.rejections.doubts["stays: admission without an hour, read as midnight"] == 1
-
-
 def _long(folder: Path) -> Path:
     return write_events(folder, NAIVE[0], NAIVE[0])
 
@@ -233,19 +228,6 @@ def test_a_whole_export_with_zones_is_the_same(tmp_path: Path, reader: str) -> N
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder
-
-
-@QUICK
-@given(split=st.integers(1, 40), backwards=st.booleans())
-def test_meds_in_any_files_is_the_same(place: Callable[[], Path], split: int, backwards: bool) -> None:
-    one = _meds(place())
-    table = pl.read_csv(one / "events.csv", infer_schema=False)
-    many = place()
-    (many / "data" / "train").mkdir(parents=True)
-    parts = [table.head(split), table.slice(split)]
-    for name, part in enumerate(parts[::-1] if backwards else parts):
-        part.write_parquet(many / "data" / "train" / f"{name}.parquet")
-    same(read_source(many), read_source(one))
 
 
 @QUICK

@@ -76,15 +76,6 @@ def test_the_prediction_is_whole_in_range_and_grows_with_its_components(tmp_path
             assert verbal[eye, motor + 1] >= score
 
 
-def test_a_tube_without_a_number_counts_as_one(tmp_path: Path) -> None:
-    folder = write(tmp_path, "mimic-iv", [(3, EYE, ("No Response-ETT", 0.0), MOTOR)])
-    table = pl.read_csv(folder / "chartevents.csv", infer_schema=False)
-    unnumbered = pl.when(pl.col("value") == "No Response-ETT").then(pl.lit("")).otherwise(pl.col("valuenum"))
-    assert gcs(read_source(folder)) == [(3.0, 15.0)]
-    table.with_columns(unnumbered.alias("valuenum")).write_csv(folder / "chartevents.csv")
-    assert gcs(read_source(folder)) == [(3.0, 15.0)]
-
-
 def test_a_verbal_score_given_at_the_same_time_wins_over_the_tube() -> None:
     rows = [("220739", 4.0, False), ("223900", 1.0, True), ("223900", 4.0, False), ("223901", 6.0, False)]
     charted = pl.DataFrame(

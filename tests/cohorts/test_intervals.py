@@ -70,12 +70,6 @@ def test_cells_conserve_the_integral(rows: list[tuple[int, float, float, float]]
     assert (covered >= -1e-9).all()
 
 
-def test_cells_split_an_interval_by_overlap() -> None:
-    total, covered = cell_sums(np.array([0]), np.array([0.5]), np.array([2.25]), np.array([4.0]), (1, 4), 1.0)
-    np.testing.assert_allclose(total[0], [2.0, 4.0, 1.0, 0.0])
-    np.testing.assert_allclose(covered[0], [0.5, 1.0, 0.25, 0.0])
-
-
 def urine(rows: list[tuple[float, float]]) -> tuple[list[tuple[float, float]], Rejections]:
     counts = Rejections()
     volumes = pl.DataFrame([("a", t, v) for t, v in rows], schema=["patient", "t_h", "value"], orient="row")
@@ -100,11 +94,6 @@ def test_urine_long_gap_is_rejected_and_negative_is_zero() -> None:
     assert rates == [(1.0, 0.0), (15.0, 72000.0)]
     assert counts.rows == {"urine: more than 12 h since the record before it": 1}
     assert counts.repairs["urine: a sum below 0, set to 0"] == 1
-
-
-def test_urine_irrigation_is_netted_before_it_is_cut_to_zero() -> None:
-    rates, _ = urine([(1.0, -50.0), (1.5, 80.0)])
-    assert rates == [(1.5, pytest.approx(30.0 * 24 / 1.5))]
 
 
 def test_a_setting_holds_until_the_next_or_twelve_hours() -> None:

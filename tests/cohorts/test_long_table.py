@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +11,7 @@ from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.units import accepted_units, conversion
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError
-from tests.cohorts.support import build_cohort, read_source
+from tests.cohorts.support import read_source
 
 HEADER = "stay,subject,time,end,variable,value,unit"
 #: In the package's own units, hours as the clock.
@@ -140,35 +139,6 @@ def test_every_documented_factor_and_spelling() -> None:
     assert conversion(lactate, "mmHg") is None
 
 
-def test_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:
-    bad = """\
-1,p,5,,heart rate,80,/min
-1,p,0.5,,spo2,96,%
-1,p,3,,spo2,high,%
-1,p,4,,spo2,0,%
-1,p,soon,,spo2,91,%
-1,p,5,,fluids,100,mL/h
-1,p,5,4,fio2,50,%
-1,p,6,5,vasopressor,0.1,mcg/kg/min
-1,p,-9,,lactate,3,mmol/L
-1,p,6,,fio2,40,fraction
-"""
-    clean, cohort = read_source(write(tmp_path / "h", ROWS)), read_source(write(tmp_path / "x" / "h", ROWS + bad))
-    assert cohort.table.equals(clean.table)
-    assert cohort.rejections.rows == {
-        "unknown variable 'heart rate'": 1,
-        "events: the same row again": 1,
-        "spo2: value is missing or not a number": 1,
-        "spo2: impossible value": 1,
-        "events: time is missing or cannot be read": 1,
-        "fluids: interval without an end": 1,
-        "fio2: interval ends before it starts": 1,
-        "vasopressor: interval ends before it starts": 1,
-        "lactate: negative time (too long before admission)": 1,
-        "fio2: impossible value": 1,
-    }
-
-
 def test_timestamps_need_an_admission(tmp_path: Path) -> None:
     with pytest.raises(CohortError, match=r"'time' holds timestamps; add a table of stays .* stay and admission"):
         read_source(write(tmp_path / "a", OTHER))
@@ -177,26 +147,3 @@ def test_timestamps_need_an_admission(tmp_path: Path) -> None:
     partial = read_source(write(tmp_path / "c", OTHER, "\n".join(STAYS.splitlines()[:2]) + "\n"))
     assert partial.patients == ("c/1",)
     assert partial.rejections.rows["no admission time of the stay"] == 2
-
-
-def test_parquet_with_typed_columns_and_a_single_file(tmp_path: Path) -> None:
-    folder = write(tmp_path / "src", OTHER, STAYS)
-    expected = read_source(folder)
-    texts = pl.read_csv(folder / "events.csv", infer_schema=False)
-    padded = [pl.col(c).str.replace(r"^(.{16})$", "${1}:00").str.to_datetime(strict=False) for c in ("time", "end")]
-    typed = texts.with_columns(*padded, pl.col("value").cast(pl.Float64), pl.col("stay").cast(pl.Int32))
-    stays = pl.read_csv(folder / "stays.csv", try_parse_dates=True)
-    assert stays["admission"].dtype.is_temporal()
-    typed.write_parquet(tmp_path / "hospital.parquet")
-    stays.write_parquet(tmp_path / "hospital-stays.parquet")
-    cohort = read_source(tmp_path / "hospital.parquet")
-    assert cohort.patients == ("hospital/1", "hospital/2")
-    for stay in ("1", "2"):
-        assert values(cohort, stay) == values(expected, stay)
-    summary = build_cohort([tmp_path / "hospital.parquet"], tmp_path / "c.parquet")
-    assert summary.layouts == {str(tmp_path / "hospital.parquet"): "long table"}
-    assert Cohort.read(tmp_path / "c.parquet").metadata["provenance"][0]["files"] == [
-        "hospital.parquet",
-        "hospital-stays.parquet",
-    ]
-    assert isinstance(typed["time"][0], dt.datetime)

@@ -11,8 +11,7 @@ from medgym_offline.cohorts.meds import MedsEvents
 from medgym_offline.cohorts.source import Records
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.diseases.sepsis.cohort.normalized import NormalizedTables
-from medgym_offline.errors import CohortError
-from tests.cohorts.support import DRUGS, RANGES, build_cohort, detect_source, given, read_source
+from tests.cohorts.support import DRUGS, RANGES, build_cohort, detect_source, given
 
 EVENTS: list[tuple[str, str, str, float | None]] = [
     ("7", "2120-01-01 00:00:00", "MEDS_BIRTH", None),
@@ -106,12 +105,6 @@ def test_parquet_shards_with_the_standards_names_and_types_read_the_same(records
     summary = build_cohort([one], tmp_path / "c.parquet")
     assert summary.layouts == {str(one): "MEDS events of MIMIC-IV"}
     assert summary.stays == 2
-
-
-def test_events_without_a_stay_are_an_error(tmp_path: Path) -> None:
-    table().filter(~pl.col("code").str.starts_with("ICU_DISCHARGE")).write_csv(tmp_path / "events.csv")
-    with pytest.raises(CohortError, match=r"events.csv: no ICU_ADMISSION followed by an ICU_DISCHARGE"):
-        read_source(tmp_path / "events.csv")
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from medgym_offline import cohorts
 from medgym_offline.cohorts import (
     Cohort,
     assemble,
@@ -152,20 +149,3 @@ def test_a_file_of_another_or_an_unknown_disease_is_refused_in_one_line(tmp_path
     other = Cohort.from_table(records().table.with_columns(variable=pl.lit("spo2")), SEPSIS)
     with pytest.raises(CohortError, match="a cohort of 'made-up' and one of 'sepsis'; combine those of one disease"):
         combine([records(), other])
-
-
-def test_the_readers_know_no_name_of_sepsis() -> None:
-    words = {*SEPSIS.readable, "sepsis", "sofa"}
-    found = set()
-    for file in Path(cohorts.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            named = [getattr(node, field, None) for field in ("id", "attr", "arg", "name", "module")]
-            text = node.value if isinstance(node, ast.Constant) and not _is_prose(node.value) else None
-            parts = re.findall(r"[a-z0-9]+", " ".join(n for n in (*named, text) if isinstance(n, str)).lower())
-            found |= {(file.name, word) for word in words.intersection(parts)}
-    assert found == set()
-
-
-def _is_prose(value: object) -> bool:
-    """A docstring: several words that end with a full stop."""
-    return isinstance(value, str) and value.count(" ") > 3 and value.strip().endswith((".", ")"))

@@ -11,7 +11,7 @@ import pytest
 from medgym_offline.cohorts import Cohort, cohort_card
 from medgym_offline.errors import CohortError
 from tests.cohorts.conftest import write_normalized
-from tests.cohorts.support import build_cohort, detect_source, from_table, observation_flags, read_source
+from tests.cohorts.support import build_cohort, from_table, observation_flags, read_source
 
 HEADER = "stay,time,end,variable,value,unit\n"
 VALUES = {"spo2": (95.5, "%"), "gcs": (13, "points"), "lactate": (2.5, "mmol/L"), "urine": (80.5, "mL/h")}
@@ -77,23 +77,6 @@ def test_one_table_in_two_formats_is_refused(tmp_path: Path, name: str) -> None:
         read_source(tmp_path / "h")
 
 
-def test_other_tables_beside_a_single_file_do_not_matter(tmp_path: Path) -> None:
-    folder = write(tmp_path / "h")
-    for name in ("report.csv", "report.parquet"):
-        (folder / name).write_text("a\n")
-    assert len(read_source(folder / "events.csv")) == 2
-    assert read_source(folder).rejections.files.keys() == {"report.csv", "report.parquet"}
-
-
-def test_a_bracket_in_a_path_is_part_of_it(tmp_path: Path) -> None:
-    plain = read_source(write(tmp_path / "a" / "ward-1"))
-    assert (
-        read_source(write(tmp_path / "[a-z]*" / "ward [1]"))
-        .table.drop("source", "patient")
-        .equals(plain.table.drop("source", "patient"))
-    )
-
-
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_a_text_that_is_not_utf8_is_refused_by_its_encoding(tmp_path: Path, encoding: str) -> None:
     folder = write(tmp_path / "h")
@@ -105,13 +88,6 @@ def test_a_text_that_is_not_utf8_is_refused_by_its_encoding(tmp_path: Path, enco
         CohortError, match=r"events\.csv: the text is not UTF-8 but perhaps (UTF-16|WINDOWS-1252).*iconv -f"
     ):
         read_source(folder)
-
-
-def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
-    folder = write(tmp_path / "h")
-    expected = read_source(folder)
-    (folder / "events.csv").write_bytes(b"\xef\xbb\xbf" + (folder / "events.csv").read_bytes())
-    assert read_source(folder).table.equals(expected.table)
 
 
 # Cells
@@ -130,12 +106,6 @@ def test_commas_are_all_read_or_all_refused(tmp_path: Path, values: tuple[str, s
         read_source(tmp_path)
     (tmp_path / "events.csv").write_text(HEADER + '7,1,,spo2,"95,5",%\n7,2,,spo2,96,%\n7,3,,lactate,"1,125",mmol/L\n')
     assert read_source(tmp_path).table["value"].to_list() == [95.5, 96.0, 1.125]
-
-
-def test_an_unquoted_decimal_comma_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "events.csv").write_text(HEADER + "7,1,,spo2,95,5,%\n")
-    with pytest.raises(CohortError, match=r"events\.csv: a row has more cells than the header has names"):
-        read_source(tmp_path)
 
 
 def test_ids_lose_blanks_and_the_point_of_floats(tmp_path: Path) -> None:
@@ -183,15 +153,6 @@ def test_other_names_are_counted_and_synonyms_read(tmp_path: Path) -> None:
     text = (folder / "events.csv").read_text()
     (folder / "events.csv").write_text(text.replace("norepinephrine", "Noradrenaline"))
     assert read_source(folder).table.equals(expected.table)
-
-
-def test_an_unknown_name_of_the_normalized_tables_is_counted_too(tmp_path: Path) -> None:
-    folder = write_normalized(tmp_path / "mimic-iii", stays=2)
-    text = (folder / "observations.csv").read_text()
-    assert read_source(folder).rejections.rows == {"unknown variable 'hr'": text.count(",hr,")}
-    (folder / "observations.csv").write_text(text.replace(",lactate,", ",lactat,"))
-    with pytest.raises(CohortError, match=r"rows of 'lactat', .* is it 'lactate'\?"):
-        read_source(folder)
 
 
 # Stays
@@ -272,14 +233,6 @@ def test_values_plausible_only_in_another_unit_are_flagged(
     assert flags.lines()[0].startswith(f"{variable}: median")
 
 
-def test_drugs_beside_their_equivalents_are_doubted(tmp_path: Path) -> None:
-    folder = write(tmp_path / "h")
-    with (folder / "events.csv").open("a") as stream:
-        stream.write("7,1,20,vasopressor,0.1,mcg/kg/min\n")
-    (why,) = read_source(folder).rejections.doubts
-    assert "drugs by name as well as their equivalents" in why
-
-
 # Nobody charted it
 
 
@@ -292,26 +245,6 @@ def test_a_cohort_without_treatments_is_flagged(tmp_path: Path) -> None:
 
 
 # MEDS
-
-
-def test_a_start_without_an_end_a_stay_without_one_and_a_time_without_form_are_counted(tmp_path: Path) -> None:
-    header = "subject_id,time,code,numeric_value\n"
-    day = "1,2150-01-01 "
-    (tmp_path / "events.csv").write_text(
-        header
-        + f"{day}00:00:00,ICU_ADMISSION//MICU,\n{day}01:00:00,LAB//220277//%,96\n{day}02:00:00,LAB//220277//%,97\n"
-        + f"{day}03:00:00,INFUSION_START//221906,0.1\n{day}04:00:00,INFUSION_END//225158,100\n"
-        + f"{day}05:00:00,LAB//220277//%,\n1,soon,LAB//220277//%,96\n{day}20:00:00,ICU_DISCHARGE//MICU,\n"
-        + "2,2150-01-01 00:00:00,ICU_ADMISSION//MICU,\n"
-    )
-    assert detect_source(tmp_path).layout == "MEDS events of MIMIC-IV"
-    assert read_source(tmp_path).rejections.rows == {
-        "events: time cannot be read": 1,
-        "stays: an ICU admission without a discharge": 1,
-        "events: value is missing or not a number": 1,
-        "infusion: a start without an end": 1,
-        "infusion: an end without a start": 1,
-    }
 
 
 def test_orders_that_begin_alike_stay_two_when_the_table_is_delivered_twice(tmp_path: Path) -> None:

@@ -10,47 +10,10 @@ from tests.cohorts.conftest import Row, long_table
 from tests.cohorts.support import validate
 
 
-def test_a_clean_table_passes_unchanged(rows: list[Row]) -> None:
-    table = long_table(rows)
-    clean, counts = validate(table)
-    assert clean.equals(table)
-    assert counts.lines() == []
-
-
 @pytest.mark.parametrize("column", ["patient", "time_h", "end_h", "variable", "value"])
 def test_a_missing_column_is_named(rows: list[Row], column: str) -> None:
     with pytest.raises(CohortError, match=f"my.parquet: column '{column}' is missing.*has the columns patient"):
         validate(long_table(rows).drop(column), where="my.parquet")
-
-
-def test_mixed_fio2_is_repaired_and_counted(rows: list[Row]) -> None:
-    table = long_table([*rows, ("a/1", 2.0, 3.0, "fio2", 0.6), ("a/1", 3.0, 4.0, "fio2", 1.0)])
-    clean, counts = validate(table)
-    assert clean.filter(pl.col("variable") == "fio2")["value"].to_list() == [40.0, 60.0, 100.0]
-    assert counts.repairs["fio2: a fraction, multiplied by 100"] == 2
-
-
-@pytest.mark.parametrize("value", [1.5, 6.0, 20.9])
-def test_fio2_that_is_neither_is_rejected_with_its_reason(rows: list[Row], value: float) -> None:
-    clean, counts = validate(long_table([*rows, ("a/1", 2.0, 3.0, "fio2", value)]))
-    assert clean.filter(pl.col("variable") == "fio2").height == 1
-    assert counts.rows == {"fio2: between 1 and 21, neither a fraction nor a percentage": 1}
-
-
-@pytest.mark.parametrize(
-    ("variable", "unit", "value", "expected"),
-    [
-        ("pao2", "kPa", 10.0, 75.0062),
-        ("bilirubin", "umol/L", 17.104, 1.0),
-        ("lactate", "mg/dL", 18.016, 2.0),
-        ("urine", "mL/h", 50.0, 1200.0),
-    ],
-)
-def test_known_units_convert(rows: list[Row], variable: str, unit: str, value: float, expected: float) -> None:
-    table = long_table([r for r in rows if r[3] != variable] + [("a/1", 4.0, None, variable, value)])
-    clean, counts = validate(table, units={variable: unit})
-    assert clean.filter(pl.col("variable") == variable)["value"].to_list() == pytest.approx([expected])
-    assert counts.repairs[f"{variable}: converted from {unit}"] == 1
 
 
 def test_unknown_unit_is_an_error_that_names_the_choices(rows: list[Row]) -> None:
@@ -83,20 +46,6 @@ def test_a_bad_row_is_rejected_and_counted(rows: list[Row], row: Row, reason: st
     clean, counts = validate(long_table([*rows, row]))
     assert clean.equals(long_table(rows))
     assert counts.rows == {reason: 1}
-
-
-def test_text_where_numbers_belong_is_rejected(rows: list[Row]) -> None:
-    table = long_table([*rows, ("a/1", 3.0, None, "spo2", 95.0)]).with_columns(pl.col("value").cast(pl.String))
-    table = table.with_columns(value=pl.when(pl.col("time_h") == 3.0).then(pl.lit("high")).otherwise(pl.col("value")))
-    clean, counts = validate(table)
-    assert clean.equals(long_table(rows))
-    assert counts.rows == {"spo2: value is missing or not a number": 1}
-
-
-def test_unsorted_rows_are_sorted_and_counted(rows: list[Row]) -> None:
-    clean, counts = validate(long_table(rows[::-1]))
-    assert clean.equals(long_table(rows))
-    assert counts.repairs["rows out of order, sorted"] > 0
 
 
 def test_conflicting_values_are_averaged_and_counted(rows: list[Row]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.datasets import COLUMNS, Transitions, adapters
+from medgym_offline.datasets import COLUMNS, Transitions
 from medgym_offline.datasets.adapters import (
     to_arrow,
     to_d3rlpy,
@@ -90,23 +90,6 @@ def test_arrow_and_parquet(rows: Transitions, tiny_bank: SimulatorBank, tmp_path
     check({name: whole[name].to_pylist() for name in COLUMNS}, rows, tiny_bank)
 
 
-def test_polars_reads_the_parquet_file(rows: Transitions, tmp_path: Path) -> None:
-    pl = pytest.importorskip("polars")
-    frame = pl.read_parquet(to_parquet(rows, tmp_path / "rows.parquet"))
-    assert frame.height == len(rows)
-    np.testing.assert_array_equal(frame["observations"].to_numpy(), rows.observations)
-    ends = frame.group_by("episode", maintain_order=True).agg(pl.col("time").last())["time"]
-    assert ends.to_list() == [96.0] * 12
-
-
-def test_a_parquet_file_that_cannot_be_written(rows: Transitions, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="cannot write the file") as caught:
-        to_parquet(rows, tmp_path / "file" / "rows.parquet")
-    assert "\n" not in str(caught.value)
-
-
 def test_hugging_face(rows: Transitions, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     pytest.importorskip("datasets.arrow_dataset")  # in a checkout the folder of recipes has the package's name
     import datasets
@@ -164,10 +147,3 @@ def test_a_missing_package_is_named_with_its_extra(
     with pytest.raises(MissingExtraError, match=rf"needs {package}; install it with: pip install") as caught:
         make(rows)
     assert "\n" not in str(caught.value)
-
-
-def test_all_are_exported() -> None:
-    import medgym_offline.datasets as package
-
-    for name in adapters.__all__:
-        assert getattr(package, name) is getattr(adapters, name)

@@ -6,10 +6,8 @@ import dataclasses
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,9 @@ from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.forms import Manifest, Metadata
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
-from tests.leaderboard.workshop import refused, run
+from tests.leaderboard.workshop import run
 
-ODD: tuple[Any, ...] = (None, True, -1, 10**30, 1.5, float("nan"), "", "many", [], [1], ["a"], {}, {"a": 1})
+ODD: tuple[Any, ...] = (None, -1, "many", {})
 
 
 def said(action: Callable[[], Any]) -> str:
@@ -89,7 +87,7 @@ def test_odd_types_in_a_dataset_are_named(made: GeneratedDataset, copy: Path, fi
             assert path[-1] in str(report)
 
 
-@pytest.mark.parametrize("text", ["null", "[]", "3", '"x"', "", "{", "[" * 100_000, "\xff"])
+@pytest.mark.parametrize("text", ["null", "", "[" * 100_000, "\xff"])
 @pytest.mark.parametrize("name", ["metadata.json", "manifest.json"])
 def test_files_that_hold_something_else(made: GeneratedDataset, copy: Path, name: str, text: str) -> None:
     place = copy / made.id / "data" / name
@@ -122,14 +120,6 @@ def test_odd_types_in_a_recipe_are_named(recipe: Recipe, tmp_path: Path, field: 
     assert not any(tmp_path.rglob("*.hdf5"))
 
 
-def test_a_version_that_is_missing(tmp_path: Path) -> None:
-    for command in ("info", "verify", "generate", "download"):
-        assert "did you mean 'medgym/sepsis-ind-v0'?" in refused(command, "medgym/sepsis-ind")
-        assert "did you mean 'medgym/sepsis-ind-v0'?" in refused(command, "medgym/sepsis-ind-v3")
-    assert "did you mean 'medgym/sepsis-ind-v0'?" in refused("publish", "medgym/sepsis-ind", "--remote", "hf://x")
-    assert "namespace/name-vN" in said(lambda: load_dataset(None, root=tmp_path))  # type: ignore[arg-type]
-
-
 _FULL = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
@@ -138,7 +128,7 @@ main(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize("limit", [2_000, 20_000, 60_000])
+@pytest.mark.parametrize("limit", [2_000, 60_000])
 def test_a_disk_that_takes_no_more(recipe: Recipe, made: GeneratedDataset, copy: Path, limit: int) -> None:
     """The operating system refuses to let a file grow: the work, or the rows, or what is written last."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -157,39 +147,6 @@ def test_a_disk_that_takes_no_more(recipe: Recipe, made: GeneratedDataset, copy:
     assert "free some space" in line
     assert sha256_file(copy / made.id / DATA_FILE) == before
     assert [p.name for p in (copy / "medgym").iterdir()] == ["sepsis-prior-v0"]
-
-
-def test_a_root_that_no_one_can_write(recipe: Recipe) -> None:
-    if not Path("/sys/kernel").is_dir():
-        pytest.skip("needs a folder that even the superuser cannot write")
-    line = said(lambda: generate(recipe, root="/sys/kernel/medgym", progress=False))
-    assert "/sys/kernel/medgym" in line
-    assert "cannot write the dataset" in line
-    assert "MINARI_DATASETS_PATH" in line
-
-
-def test_reading_from_a_root_that_cannot_be_written(
-    made: GeneratedDataset, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The flat cache then goes to the user's cache, or is done without."""
-    import errno
-    import tempfile
-
-    for flat in (copy / made.id).glob("flat-*"):
-        shutil.rmtree(flat)
-    create, frozen = tempfile.mkstemp, [str(copy)]
-
-    def read_only(*_: Any, dir: Any = None, **options: Any) -> tuple[int, str]:
-        if any(str(dir).startswith(place) for place in frozen):
-            raise OSError(errno.EROFS, "Read-only file system", str(dir))
-        return create(dir=dir, **options)
-
-    monkeypatch.setattr(tempfile, "mkstemp", read_only)
-    cached = load_dataset(made.id, root=copy, progress=False)
-    assert str(os.environ["MEDGYM_CACHE"]) in str(cached.rewards.base.filename)
-    shutil.rmtree(os.environ["MEDGYM_CACHE"])
-    frozen.append(os.environ["MEDGYM_CACHE"])
-    assert load_dataset(made.id, root=copy, progress=False).rewards.tolist() == cached.rewards.tolist()
 
 
 @pytest.fixture
@@ -261,34 +218,3 @@ def test_a_data_file_of_another_layout(made: GeneratedDataset, copy: Path, chang
     report = verify(made.id, root=copy, replay=0, progress=False)
     assert "episode_" in next(check.detail for check in report.faults if check.name == "readable")
     assert "\n" not in str(report.faults[-1].detail)
-
-
-@pytest.mark.parametrize(("field", "message"), [("bank", "bank prior"), ("behavior", "behavior random")])
-def test_a_dataset_of_another_bank_or_behavior_than_the_releases(
-    field: str,
-    message: str,
-    made: GeneratedDataset,
-    copy: Path,
-    recipe: Recipe,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from medgym_offline.datasets import catalogue, recipes, trust
-
-    folder = tmp_path / "release"
-    folder.mkdir()
-    (folder / "sepsis-prior-v0.toml").write_text(
-        "\n".join(f"{k} = {json.dumps(v)}" for k, v in recipe.to_json().items())
-    )
-    for module in (catalogue, recipes, trust):
-        monkeypatch.setattr(module, "release_folder", lambda name: folder)
-    manifest = json.loads(next(copy.rglob("manifest.json")).read_text(encoding="utf-8"))
-    shipped = folder / "sepsis-prior-v0.manifest.json"
-    shipped.write_text(json.dumps(manifest), encoding="utf-8")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_dataset(made.id, 1, root=copy)
-    manifest[field] = {**manifest[field], **{k: "0" * 64 for k in ("content_hash", "sha256") if k in manifest[field]}}
-    shipped.write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.warns(UserWarning, match=message):
-        load_dataset(made.id, 1, root=copy)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import (
-    GeneratedDataset,
     Recipe,
     Transitions,
     dataset_info,
@@ -96,15 +95,6 @@ def test_a_mix_takes_turns(recipe: Recipe, tiny_bank: SimulatorBank, tmp_path: P
     assert "20 episodes" in next(check.detail for check in report.checks if check.name == "behavior")
 
 
-def test_a_mix_keeps_its_turns_over_shards(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mix = dataclasses.replace(recipe, behavior="zero + max + random", episodes=7)
-    whole = generate(mix, root=tmp_path / "whole", progress=False)
-    monkeypatch.setattr(shards, "SHARD_EPISODES", 4)  # no multiple of three
-    cut = generate(mix, root=tmp_path / "cut", progress=False)
-    one, other = (load_dataset(m.id, root=m.path.parent.parent, progress=False) for m in (whole, cut))
-    np.testing.assert_allclose(one.actions, other.actions, atol=1e-5)
-
-
 def test_a_wrong_part_of_a_mix_is_found(recipe: Recipe, tmp_path: Path, tiny_bank: SimulatorBank) -> None:
     with pytest.raises(DatasetError, match="did you mean 'random'"):
         recipe_behavior(dataclasses.replace(recipe, behavior="zero + randon"), tiny_bank)
@@ -130,19 +120,6 @@ def test_data_come_from_the_world_that_the_recipe_names(recipe: Recipe, tmp_path
     there = made.manifest["references"]["data_world"]
     assert there["world"] == world
     assert there["returns"]["behavior"] == there["returns"]["zero"] != made.manifest["references"]["returns"]["zero"]
-
-
-def test_the_recovered_environment_is_of_that_world(recipe: Recipe, tmp_path: Path) -> None:
-    import minari
-
-    twin = dataclasses.replace(recipe, bank="sepsis-twin-v0", world="true", behavior="zero", episodes=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-        made: GeneratedDataset = generate(twin, patients=1, output_id="medgym/part-v0", progress=False)
-        dataset = minari.load_dataset(made.id)
-        env = dataset.recover_environment()
-        seed = next(iter(dataset.storage.get_episode_metadata([0])))["seed"]
-        np.testing.assert_allclose(env.reset(seed=seed)[0], dataset[0].observations[0], atol=1e-5)
 
 
 def test_an_unknown_world(recipe: Recipe, tmp_path: Path) -> None:

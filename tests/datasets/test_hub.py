@@ -21,7 +21,7 @@ from medgym_offline.datasets import download as _download_function
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.fingerprint import Fingerprint
 from medgym_offline.datasets.trust import recipe_seeds
-from medgym_offline.errors import DatasetError, UnknownNameError
+from medgym_offline.errors import DatasetError
 from medgym_offline.files import sha256_file
 from tests.datasets.hub import ORG, READER, TOKEN, Blob, Hub, local_hub
 
@@ -133,24 +133,6 @@ def test_a_folder_laid_out_is_what_publishing_sends(
     assert core(get(tmp_path / "fetched").path) == core(made.path)
 
 
-def test_published_again_nothing_changes(published: Hub, root: Path) -> None:
-    files = published.repositories[REPOSITORY].files
-    publish(ID, REMOTE, root=root, progress=False)
-    assert published.repositories[REPOSITORY].files == files
-
-
-def test_a_second_dataset_joins_the_first(
-    published: Hub, made_zero: GeneratedDataset, root: Path, tmp_path: Path
-) -> None:
-    publish(made_zero.id, REMOTE, root=root, progress=False)
-    files = published.repositories[REPOSITORY].files
-    assert json.loads(files["namespace_metadata.json"].data)["datasets"] == [ID, made_zero.id]
-    readme = files["README.md"].data.decode()
-    assert "[`sepsis-prior-v0`](sepsis-prior-v0/README.md) | Uniform actions. | 12 |" in readme
-    assert get(tmp_path / "one").path.is_dir()
-    assert download(made_zero.id, remotes=[REMOTE], root=tmp_path / "one", progress=False).path.is_dir()
-
-
 def test_ours_and_minaris_client_give_the_same_bytes(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
     ours = get(tmp_path / "ours").path
     done = minari(published, tmp_path / "minari", "download", ID, token=None)
@@ -167,15 +149,6 @@ def test_what_minari_uploads_we_download(hub: Hub, copy: Path, made: GeneratedDa
     done = minari(hub, copy, "upload", ID, "--key-path", TOKEN)
     assert done.returncode == 0, done.stderr
     assert files_of(get(tmp_path / "ours").path) == core(made.path)
-
-
-def test_huggingface_hub_reads_the_tag(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
-    from huggingface_hub import HfApi
-
-    folder = HfApi(endpoint=published.url).snapshot_download(
-        REPOSITORY, repo_type="dataset", revision="sepsis-prior-v0", local_dir=tmp_path / "snapshot"
-    )
-    assert sha256_file(Path(folder) / "sepsis-prior-v0" / DATA_FILE) == made.manifest["files"][DATA_FILE]["sha256"]
 
 
 def test_a_dry_run_sends_nothing(hub: Hub, made: GeneratedDataset, root: Path) -> None:
@@ -201,48 +174,6 @@ def test_the_second_of_two_publishers_builds_on_the_first(hub: Hub, made_zero: G
     assert 412 in [request.status for request in hub.log if "/commit/" in request.path]
     names = json.loads(repository.files["namespace_metadata.json"].data)["datasets"]
     assert names == ["medgym/other-v0", ID, made_zero.id]
-
-
-@pytest.mark.slow
-def test_two_commands_at_once(hub: Hub, made: GeneratedDataset, made_zero: GeneratedDataset, root: Path) -> None:
-    """Two processes publish two datasets; a third fetches both: nothing of either is lost, whoever came first."""
-    environment = os.environ | hub.environment() | {"OMP_NUM_THREADS": "1"}
-
-    def command(*words: str, **places: str) -> subprocess.Popen[str]:
-        line = [sys.executable, "-c", "from medgym_offline.cli import main; main()", *words]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(line, env=environment | places, stdout=pipe, stderr=pipe, text=True)
-
-    ids = (made.id, made_zero.id)
-    both = [command("publish", name, "--remote", REMOTE, "--root", str(root)) for name in ids]
-    for process, name in zip(both, ids):
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-        assert f"{name}: published at {REMOTE} as {REPOSITORY}" in out
-    repository = hub.repositories[REPOSITORY]
-    assert json.loads(repository.files["namespace_metadata.json"].data)["datasets"] == sorted(ids)
-    assert set(repository.tags) == {"sepsis-prior-v0", "sepsis-zero-v0"}
-    readme = repository.files["README.md"].data.decode()
-    assert all(f"[`{name.partition('/')[2]}`]" in readme for name in ids)
-    for name, dataset in zip(ids, (made, made_zero)):
-        fetch = command("download", name, MINARI_REMOTE=REMOTE, MINARI_DATASETS_PATH=str(root) + "-fetched")
-        out, err = fetch.communicate(timeout=300)
-        assert fetch.returncode == 0, err
-        assert f"{name} from {REMOTE}" in out
-        assert files_of(Path(str(root) + "-fetched") / name) == core(dataset.path)
-    assert os.environ["HF_TOKEN"] not in out + err
-
-
-def test_a_race_without_end_is_said(hub: Hub, root: Path, made: GeneratedDataset) -> None:
-    def again() -> None:
-        repository = hub.repositories[REPOSITORY]
-        repository.commit(f"number {len(repository.commits)}", repository.files)
-        hub.before_commit = again
-
-    hub.before_commit = again
-    with pytest.raises(DatasetError, match="others kept committing"):
-        publish(ID, REMOTE, root=root, progress=False)
-    assert hub.repositories[REPOSITORY].tags == {}
 
 
 @pytest.mark.parametrize(
@@ -294,13 +225,6 @@ def test_published_rows_do_not_change(published: Hub, recipe: Recipe, copy: Path
         publish(ID, REMOTE, root=copy, progress=False)
 
 
-def test_older_recipe(hub: Hub, release: Path, root: Path) -> None:
-    path = release / "sepsis-prior-v0.toml"
-    path.write_text(path.read_text().replace("seed = 7", "seed = 8"))
-    with pytest.raises(DatasetError, match="recipe field seed"):
-        publish(ID, REMOTE, root=root, progress=False)
-
-
 def test_a_broken_transfer_is_made_good(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
     published.cut["main_data.hdf5"] = [5000]
     with suppress(DatasetError):  # the oldest huggingface_hub leaves it to the next run
@@ -332,19 +256,6 @@ def test_a_killed_download_leaves_nothing_and_goes_on(published: Hub, made: Gene
         "namespace_metadata.json",
         "sepsis-prior-v0",
     ]
-
-
-def test_a_mirror_continues_what_another_began(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
-    """What has come is known by its checksum, so the rest may come from anywhere."""
-    published.repositories["mirror/medgym"] = published.repositories[REPOSITORY]
-    published.cut["data/metadata.json"] = [0] * 50
-    with pytest.raises(DatasetError):
-        get(tmp_path)
-    published.cut.clear()
-    published.log.clear()
-    found = download(ID, remotes=["hf://mirror"], root=tmp_path, progress=False)
-    assert (found.source, files_of(found.path)) == ("hf://mirror", core(made.path))
-    assert published.gets("main_data.hdf5") == []
 
 
 def test_wrong_bytes_are_refused_and_fetched_anew(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
@@ -415,58 +326,6 @@ def test_a_manifest_of_odd_types(published: Hub, tmp_path: Path, change: dict[st
     assert not (tmp_path / ID).exists()
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"null", b"\xff", b"[" * 100_000])
-def test_a_manifest_that_is_none(published: Hub, tmp_path: Path, text: bytes) -> None:
-    repository = published.repositories[REPOSITORY]
-    repository.commit("odd", repository.files | {"sepsis-prior-v0/data/manifest.json": Blob(text, False)})
-    with pytest.raises(
-        DatasetError, match=rf"{REMOTE} .*data/manifest\.json: (not readable as JSON|format is)"
-    ) as caught:
-        get(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("text", ["[]", '{"datasets": null}', '{"datasets": [3]}', "{"])
-def test_namespace_metadata_of_odd_types(published: Hub, root: Path, text: str) -> None:
-    repository = published.repositories[REPOSITORY]
-    repository.commit("odd", repository.files | {"namespace_metadata.json": Blob(text.encode(), False)})
-    with pytest.raises(DatasetError, match=r"namespace_metadata\.json"):
-        publish(ID, REMOTE, root=root, progress=False)
-
-
-def test_missing_namespace(hub: Hub, release: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no such dataset repository.*--regenerate") as caught:
-        get(tmp_path)
-    assert "\n" not in str(caught.value)
-    assert minari(hub, tmp_path / "minari", "download", ID, token=None).returncode != 0
-
-
-def test_a_repository_without_namespace_metadata(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
-    repository = published.repositories[REPOSITORY]
-    files = {name: blob for name, blob in repository.files.items() if name != "namespace_metadata.json"}
-    repository.commit("lost", files)
-    assert files_of(get(tmp_path).path) == core(made.path)
-    assert (tmp_path / "medgym" / "namespace_metadata.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [("medgym/sepsis-prio-v0", ID), ("medgym/sepsis-prior", ID), ("medgym/sepsis-prior-v3", ID)],
-)
-def test_unknown_ids(published: Hub, release: Path, tmp_path: Path, name: str, near: str) -> None:
-    with pytest.raises(UnknownNameError, match=near):
-        download(name, remotes=[REMOTE], root=tmp_path, progress=False)
-    with pytest.raises(UnknownNameError, match=near):
-        publish(name, REMOTE, root=tmp_path, progress=False)
-
-
-def test_mirrors_in_order(published: Hub, tmp_path: Path) -> None:
-    found = download(ID, remotes=["hf://nobody", REMOTE], root=tmp_path, progress=False)
-    assert found.source == REMOTE
-    asked = [r.path for r in published.log if r.path.startswith("/api/datasets/") and "/revision" not in r.path]
-    assert any("nobody/medgym" in path for path in asked)
-
-
 def test_regenerated_where_no_remote_answers(hub: Hub, release: Path, made: GeneratedDataset, tmp_path: Path) -> None:
     found = download(ID, remotes=["hf://nobody"], root=tmp_path, regenerate=True, progress=False)
     assert found.source == "recipe"
@@ -482,45 +341,3 @@ def test_offline(published: Hub, release: Path, root: Path, tmp_path: Path, monk
     with pytest.raises(DatasetError, match="offline: HF_HUB_OFFLINE is set"):
         get(tmp_path)
     assert published.log == []
-
-
-_FULL = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (30_000,) * 2)
-from medgym_offline.cli import main
-main(sys.argv[1:])
-"""
-
-
-def test_full_disk(published: Hub, tmp_path: Path) -> None:
-    """The operating system refuses to let a file grow."""
-    line = [sys.executable, "-B", "-c", _FULL, "download", ID, "--remote", REMOTE, "--root", str(tmp_path / "minari")]
-    environment = os.environ | published.environment()
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1, done.stderr
-    said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("error: ")
-    assert "cannot write the dataset (File too large" in said
-    assert not (tmp_path / "minari" / ID).exists()
-
-
-def test_a_root_that_cannot_be_written(published: Hub, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DatasetError, match="cannot write the dataset"):
-        get(tmp_path / "file")
-    # No user may make folders here, root neither.
-    if Path("/sys/kernel").is_dir():
-        with pytest.raises(DatasetError, match="cannot write the dataset"):
-            get(Path("/sys/kernel/medgym"))
-
-
-@pytest.mark.parametrize("remote", ["medgym", "gcp://x", "hf://", "hf://a/b", "https://x"])
-def test_remotes_that_are_none(hub: Hub, tmp_path: Path, remote: str) -> None:
-    with pytest.raises(DatasetError, match="hf://ORG"):
-        download(ID, remotes=[remote], root=tmp_path, progress=False)
-
-
-def test_one_process_at_a_time(published: Hub, tmp_path: Path) -> None:
-    with down._staging(tmp_path / ID), pytest.raises(DatasetError, match="another process is downloading"):
-        get(tmp_path)
-    assert get(tmp_path).path.is_dir()

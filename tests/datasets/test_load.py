@@ -14,27 +14,12 @@ from minari.data_collector import EpisodeBuffer
 
 from medgym_offline.datasets import COLUMNS, GeneratedDataset, Recipe, Transitions, list_datasets, load_dataset, verify
 from medgym_offline.datasets.catalogue import DATA_FILE
-from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
-from medgym_offline.datasets.hdf5 import EpisodeWriter
-from medgym_offline.diseases import disease
-from medgym_offline.errors import DatasetError, UnknownNameError
+from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
+from medgym_offline.errors import DatasetError
 
 
 def flat_of(copy: Path, made: GeneratedDataset) -> Path:
     return copy / made.id / flat_name(made.manifest["content_hash"])
-
-
-def test_patients_by_number_id_and_index(rows: Transitions, made: GeneratedDataset, root: Path) -> None:
-    def load(patients: object) -> Transitions:
-        return load_dataset(made.id, patients, root=root, progress=False)  # type: ignore[arg-type]
-
-    assert load(2).present.tolist() == [0, 1]
-    assert load("prior/3").present_ids == ("prior/3",)
-    assert load([3, "prior/0"]).present.tolist() == [0, 3]
-    assert len(load(4)) == len(rows)
-    for wrong in (0, 5, [4], ["prior/7"]):
-        with pytest.raises((DatasetError, UnknownNameError)):
-            load(wrong)
 
 
 def test_arrays_are_mapped_and_writing_never_reaches_the_file(made: GeneratedDataset, copy: Path) -> None:
@@ -82,14 +67,6 @@ def test_a_locked_hdf5_file_is_not_called_damaged(made: GeneratedDataset, copy: 
     assert len(load_dataset(made.id, root=copy, progress=False)) == made.steps
 
 
-def test_a_file_that_cannot_be_locked_for_writing_names_the_lock(tmp_path: Path) -> None:
-    fcntl, path = pytest.importorskip("fcntl"), tmp_path / "main_data.hdf5"
-    with open(path, "w+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(DatasetError, match="HDF5_USE_FILE_LOCKING"), EpisodeWriter(path, ("a",), disease("sepsis")):
-            pass
-
-
 def test_episodes_added_through_minari_are_noticed(
     made: GeneratedDataset, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,57 +92,6 @@ def test_rows_changed_in_place_are_noticed_beside_a_whole_flat_cache(made: Gener
     with h5py.File(path, "a") as file:
         file["episode_0/rewards"][0] = reward
     assert load_dataset(made.id, root=copy, progress=False).rewards[0] == reward
-
-
-@pytest.mark.parametrize("keep_flat", [True, False])
-def test_a_truncated_hdf5_file_is_one_clear_line(made: GeneratedDataset, copy: Path, keep_flat: bool) -> None:
-    file = copy / made.id / DATA_FILE
-    file.write_bytes(file.read_bytes()[:20_000])
-    if not keep_flat:
-        shutil.rmtree(flat_of(copy, made))
-    with pytest.raises(DatasetError, match=r"main_data\.hdf5: 20000 bytes.*regenerate") as caught:
-        load_dataset(made.id, root=copy, progress=False)
-    assert "\n" not in str(caught.value)
-
-
-def test_an_hdf5_file_of_the_right_size_that_is_none(made: GeneratedDataset, copy: Path) -> None:
-    file = copy / made.id / DATA_FILE
-    file.write_bytes(bytes(file.stat().st_size))
-    shutil.rmtree(flat_of(copy, made))
-    with pytest.raises(DatasetError, match="not a readable HDF5 file") as caught:
-        load_dataset(made.id, root=copy, progress=False)
-    assert "\n" not in str(caught.value)
-
-
-def test_changed_rows_are_not_cached(made: GeneratedDataset, copy: Path) -> None:
-    import h5py
-
-    with h5py.File(copy / made.id / DATA_FILE, "r+") as file:
-        file["episode_2/rewards"][...] -= 1.0
-    metadata = copy / made.id / "data" / "metadata.json"
-    values = json.loads(metadata.read_text())
-    values["medgym"]["bytes"] = (copy / made.id / DATA_FILE).stat().st_size
-    metadata.write_text(json.dumps(values))
-    shutil.rmtree(flat_of(copy, made))
-    with pytest.raises(DatasetError, match="content hash"):
-        load_dataset(made.id, root=copy, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("{", "not readable as JSON"), ("{}", "no 'medgym' block"), (None, "no such file")]
-)
-def test_damaged_metadata(made: GeneratedDataset, copy: Path, text: str | None, message: str) -> None:
-    path = copy / made.id / "data" / "metadata.json"
-    path.unlink() if text is None else path.write_text(text)
-    with pytest.raises(DatasetError, match=message):
-        load_dataset(made.id, root=copy, progress=False)
-
-
-def test_an_unknown_id_suggests_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="did you mean 'medgym/sepsis-ind-v0'"):
-        load_dataset("medgym/sepsis-ind", root=tmp_path)
-    with pytest.raises(DatasetError, match=r"not on this machine.*medgym-offline generate"):
-        load_dataset("medgym/sepsis-ind-v0", root=tmp_path, generate=False)
 
 
 def test_an_absent_dataset_is_generated(
@@ -225,13 +151,3 @@ def test_the_content_hash_sees_every_bit(rows: Transitions) -> None:
     other["rewards"][5] = np.nextafter(other["rewards"][5], np.float32(0))
     assert digest(other) != digest(whole)
     assert digest(whole, decisions=20) != digest(whole, decisions=10)
-
-
-def test_flat_files_written_in_blocks_are_plain_numpy_files(rows: Transitions, tmp_path: Path) -> None:
-    whole = columns_of(rows)
-    with FlatWriter(tmp_path / "flat") as writer:
-        for part in (slice(0, 9), slice(9, 40), slice(40, None)):
-            writer.write({name: array[part] for name, array in whole.items()})
-    for name, array in read_flat(tmp_path / "flat").items():
-        np.testing.assert_array_equal(array, whole[name])
-        np.testing.assert_array_equal(np.load(tmp_path / "flat" / f"{name}.npy"), whole[name])

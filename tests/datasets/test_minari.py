@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from minari.storage import get_dataset_path
 
-from medgym_offline.datasets import GeneratedDataset, Transitions, generate, minari_root
-from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets import GeneratedDataset, Transitions, minari_root
 
 
 @pytest.fixture(autouse=True)
@@ -56,16 +55,6 @@ def test_its_episodes_are_the_flat_rows(made: GeneratedDataset, rows: Transition
         assert episode.infos["dt"][0] == episode.infos["time"][0] == episode.infos["cost"][0] == 0.0
 
 
-def test_infos_at_reset_are_the_environments(made: GeneratedDataset) -> None:
-    dataset = minari.load_dataset(made.id)
-    metadata = next(iter(dataset.storage.get_episode_metadata([7])))
-    env = dataset.recover_environment(patient=metadata["options"]["patient"])
-    observation, info = env.reset(seed=metadata["seed"])
-    np.testing.assert_allclose(observation, dataset[7].observations[0], atol=1e-5)
-    for name in ("cost", "dt", "time", "sofa", "lactate"):
-        assert info[name] == pytest.approx(dataset[7].infos[name][0], abs=1e-4)
-
-
 def test_stored_seed_and_options_replay_every_episode(made: GeneratedDataset) -> None:
     """From one recovered environment, whoever the patient was; and three patients side by side."""
     dataset = minari.load_dataset(made.id)
@@ -87,30 +76,6 @@ def test_stored_seed_and_options_replay_every_episode(made: GeneratedDataset) ->
     np.testing.assert_allclose(observations, [dataset[e].observations[0] for e in chosen], atol=1e-4)
     observations = envs.step(np.array([dataset[e].actions[0] for e in chosen]))[0]
     np.testing.assert_allclose(observations, [dataset[e].observations[1] for e in chosen], atol=1e-4)
-
-
-def test_episode_metadata(made: GeneratedDataset) -> None:
-    storage = minari.load_dataset(made.id).storage
-    for number, metadata in enumerate(storage.get_episode_metadata(range(12))):
-        assert metadata["id"] == number
-        assert metadata["options"] == {"patient": f"prior/{number // 3}", "patient_index": number // 3}
-        assert metadata["seed"] >= 0
-
-
-def test_metadata_survives_minaris_update(copy: Path, made: GeneratedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(copy))
-    dataset = minari.load_dataset(made.id)
-    dataset.storage.update_metadata({"note": "x"})
-    assert minari.load_dataset(made.id).storage.metadata["note"] == "x"
-    listed = minari.list_local_datasets()
-    assert listed[made.id]["total_episodes"] == 12
-
-
-def test_minari_knows_the_namespace(made: GeneratedDataset) -> None:
-    from minari.namespace import get_namespace_metadata, list_local_namespaces
-
-    assert list_local_namespaces() == ["medgym"]
-    assert "treatment" in get_namespace_metadata("medgym")["description"]
 
 
 def test_normalized_scores(made: GeneratedDataset) -> None:
@@ -155,14 +120,3 @@ def test_a_full_length_episode_is_not_truncated(made_zero: GeneratedDataset) -> 
         *_, terminated, truncated, _ = env.step(np.zeros(3, np.float32))
         assert not truncated
         assert terminated == (k == 7)
-
-
-def test_size_of_an_episode_of_20_decisions(made_zero: GeneratedDataset, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from medgym_offline.datasets import Recipe
-
-    recipe = replace(Recipe(**made_zero.manifest["recipe"]), decisions=20, episodes=25, id="medgym/size-v0")
-    made = generate(recipe, root=tmp_path, progress=False)
-    assert made.steps == 20 * made.episodes
-    assert made.manifest["files"][DATA_FILE]["bytes"] <= 6000 * made.episodes

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -66,20 +64,7 @@ def test_an_interrupted_run_goes_on(
     assert work() == []
 
 
-def test_what_another_recipe_left_is_not_used(
-    recipe: Recipe, small_shards: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    play = shards.play_shard
-    _Stopped(monkeypatch, at=3)
-    with pytest.raises(KeyboardInterrupt):
-        generate(recipe, root=tmp_path, progress=False)
-    monkeypatch.setattr(shards, "play_shard", play)
-    rest = _Stopped(monkeypatch, at=None)
-    generate(dataclasses.replace(recipe, seed=8), root=tmp_path, progress=False)
-    assert rest.played == 4
-
-
-@pytest.mark.parametrize("damage", ["shard", "record"])
+@pytest.mark.parametrize("damage", ["shard"])
 def test_a_damaged_shard_is_played_again(
     recipe: Recipe, small_shards: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
@@ -108,14 +93,4 @@ def test_one_process_at_a_time(recipe: Recipe, tmp_path: Path) -> None:
     ):
         generate(recipe, root=tmp_path, progress=False)
     assert "\n" not in str(caught.value)
-    assert generate(recipe, root=tmp_path, progress=False).episodes == 12
-
-
-def test_a_killed_process_leaves_no_lock(recipe: Recipe, tmp_path: Path) -> None:
-    """The lock is the operating system's: it ends with its process."""
-    child = os.fork()
-    if child == 0:  # pragma: no cover - the child
-        with shards.work_folder(tmp_path / recipe.id):
-            os._exit(9)
-    os.waitpid(child, 0)
     assert generate(recipe, root=tmp_path, progress=False).episodes == 12

@@ -18,12 +18,6 @@ def test_select_by_patient_is_the_rows_of_that_patient(rows: Transitions) -> Non
         np.testing.assert_array_equal(getattr(part, name), getattr(rows, name)[rows.patient == 2])
 
 
-def test_selections_of_all_patients_partition_the_rows(rows: Transitions) -> None:
-    parts = [rows.select(patients=[i]) for i in rows.present]
-    assert sum(len(part) for part in parts) == len(rows)
-    np.testing.assert_array_equal(np.concatenate([p.rewards for p in parts]), rows.rewards)
-
-
 def test_masks_slices_and_row_numbers_agree(rows: Transitions) -> None:
     mask = rows.dt > np.median(rows.dt)
     by_mask, by_number = rows.select(mask), rows.select(np.flatnonzero(mask))
@@ -39,25 +33,10 @@ def test_a_contiguous_selection_shares_memory(rows: Transitions) -> None:
     assert np.shares_memory(rows.select(patients=[1]).observations, rows.observations)
 
 
-def test_repeated_and_permuted_rows_keep_their_order(rows: Transitions) -> None:
-    order = np.array([5, 3, 4, 4])
-    np.testing.assert_array_equal(rows.select(order).time, rows.time[order])
-
-
 @pytest.mark.parametrize("patient", [4, -1])
 def test_a_patient_number_out_of_range(rows: Transitions, patient: int) -> None:
     with pytest.raises(UnknownNameError, match=r"outside 0\.\.3"):
         rows.select(patients=[patient])
-
-
-def test_an_unknown_patient_suggests_the_nearest(rows: Transitions) -> None:
-    with pytest.raises(UnknownNameError, match="did you mean 'prior/"):
-        rows.select(patients=["prior/9"])
-
-
-def test_episode_starts(rows: Transitions) -> None:
-    starts = rows.episode_starts()
-    np.testing.assert_array_equal(np.flatnonzero(rows.terminations) + 1, np.r_[starts[1:], len(rows)])
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,7 @@ def test_blocks_cover_everybody_once(count: int, size: int, sizes: list[int]) ->
     assert [len(block) for block in found] == sizes
 
 
-def test_processes_give_the_bits_of_one_process(undisturbed: dict[str, Any]) -> None:
-    found = run(chain, {name: (name,) for name in NAMES}, engine="process", workers=2, progress=False)
-    assert same(found, undisturbed)
-    assert found["a"]["threads"] == 1
-
-
-@pytest.mark.parametrize("victim", ["a", "d"])
+@pytest.mark.parametrize("victim", ["d"])
 def test_a_killed_worker_costs_its_shard(
     victim: str, undisturbed: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,7 +80,7 @@ def test_a_shard_lost_for_good_is_named_and_the_others_are_kept(undisturbed: dic
     assert same(found, undisturbed)
 
 
-@pytest.mark.parametrize("engine", ["local", "process"])
+@pytest.mark.parametrize("engine", ["local"])
 def test_an_error_in_a_shard_is_raised_after_the_others(engine: str, tmp_path: Path) -> None:
     shards = {name: (name, "b", True) for name in NAMES}
     with pytest.raises(MedGymError, match="shard b: dose is -1"):
@@ -112,15 +106,6 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(tmp_path: Pat
     with pytest.raises(MedGymError, match=r"another recipe \(training.radius: 0.01 -> 0.02\)"):
         run(chain, {"a": ("a",)}, folder=tmp_path, key={"training": {"radius": 0.02}, "seed": 0}, progress=False)
     run(chain, {"a": ("a",)}, folder=tmp_path, key={"seed": 1}, fresh=True, progress=False)
-
-
-def test_live_numbers_reach_the_progress_line(capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    from medgym_offline import progress
-
-    monkeypatch.setattr(progress.Progress.__init__, "__kwdefaults__", {"enabled": True, "every": 0.0})
-    run(chain, {"a": ("a",)}, title="chains")
-    lines = capfd.readouterr().err.splitlines()
-    assert any("chains: 0.5/1" in line and "to go norm=" in line for line in lines)
 
 
 def test_wrong_choices_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,17 +62,6 @@ def test_bookkeeping(tiny_bank: SimulatorBank, timing: str) -> None:
     assert bool(over.any()) is (timing == "adaptive")
 
 
-def test_stored_actions_replay_the_rollout(tiny_bank: SimulatorBank) -> None:
-    process, run = _run(tiny_bank)
-    noise = draw_noise(episode_seeds(0, "test", tiny_bank.patients, 5), tiny_bank, ProcessConfig())
-    episodes = process.start(5, noise.initial)
-    for k in range(20):
-        outcome = process.step(episodes, run.actions[:, :, k], noise.process[:, :, k])
-        episodes = outcome.next
-        torch.testing.assert_close(outcome.reward, run.rewards[:, :, k])
-        torch.testing.assert_close(episodes.x, run.states[:, :, k + 1])
-
-
 def test_noise_belongs_to_the_episode(tiny_bank: SimulatorBank) -> None:
     whole, short = ProcessConfig(), ProcessConfig(timing="fixed", decisions=5)
     seeds = episode_seeds(7, "purpose", ["a", "b", "c"], 4)
@@ -154,13 +143,6 @@ def test_dense_path_at_the_ends_of_decisions(tiny_bank: SimulatorBank) -> None:
     torch.testing.assert_close(process.severity(states, treatments)[:, :, 1:], run.severity, atol=1e-3, rtol=0)
 
 
-def test_dense_grid_does_not_change_values(tiny_bank: SimulatorBank) -> None:
-    process, run = _run(tiny_bank)
-    fine, _ = dense(process, run, torch.arange(0.0, 96.1, 0.25))
-    coarse, _ = dense(process, run, torch.tensor([5.0, 24.0, 50.5, 95.75]))
-    torch.testing.assert_close(fine[:, :, [20, 96, 202, 383]], coarse, atol=1e-5, rtol=0)
-
-
 def test_return_is_the_integral_of_dense_severity(tiny_bank: SimulatorBank) -> None:
     """The integral reward and the evaluation's dense path look at the same curve."""
     process, run = _run(tiny_bank)
@@ -201,10 +183,3 @@ def test_bad_input(tiny_bank: SimulatorBank) -> None:
     for hours in ([], [-1.0], [97.0], [3.0, 2.0]):
         with pytest.raises(MedGymError, match="times must"):
             dense(process, run, torch.tensor(hours))
-
-
-def test_episodes_are_plain_tensors(tiny_bank: SimulatorBank) -> None:
-    """No graph is kept: a rollout in a loop must not grow."""
-    _, run = _run(tiny_bank, batch=1)
-    tensors = [value for value in vars(run).values() if value is not None]
-    assert not any(value.requires_grad for value in tensors)

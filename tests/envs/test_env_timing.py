@@ -124,10 +124,3 @@ def test_interval_passes_gradients() -> None:
 def test_bad_configuration(arguments: dict, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
         ProcessConfig(**arguments)
-
-
-def test_least_and_most_decisions_are_accepted() -> None:
-    assert ProcessConfig(decisions=3).decisions == 3
-    assert ProcessConfig(decisions=192).decisions == 192
-    assert ProcessConfig(timing="fixed").action_dim == 3
-    assert ProcessConfig().action_dim == 4

@@ -52,14 +52,6 @@ def test_metrics_of_sepsis() -> None:
     assert falling["lactate_clearance_6h"] == pytest.approx(100 * 6 / 32 / 4)
 
 
-def test_metrics_take_names_and_limits_from_the_disease() -> None:
-    known = metrics.metrics_of(disease("sepsis"))
-    assert known["severity_end"].label == "SOFA surrogate, 96 h"
-    assert known["safe_hourly"].definition == "share of times after 20 h with lactate below 4 mmol/L"
-    assert known["first_interval"].unit == "h"
-    assert list(known).index("lactate_mean") < list(known).index("support_distance")
-
-
 def test_interval_metrics() -> None:
     dt = np.array([[[10.0, 20.0, 66.0, 0.0], [96.0, 0.0, 0.0, 0.0]]])
     found = metrics.interval_metrics(dt, dt > 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
 from medgym_offline.evaluation.ope import OpeAudit, OpeSettings, audit
-from medgym_offline.evaluation.ope.audit import _warnings
 from medgym_offline.evaluation.ope.density import PerturbedPolicy
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import episode_grid
@@ -136,17 +134,6 @@ def test_model_and_truth_are_returns_of_the_simulators(found: OpeAudit, tiny_ban
     assert not np.allclose(found.estimates["model"], found.truth["own"], rtol=1e-6)
 
 
-def test_warnings_and_json(found: OpeAudit) -> None:
-    low, *_, same = found.warnings
-    assert "zero" in low
-    assert "Constant" not in low
-    assert "model-based estimate is the truth" in same
-    value = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert value["policies"] == ["Constant", "Near", "zero", "random"]
-    assert set(value["estimates"]) == {"fqe", "wis", "dr", "model"}
-    assert np.shape(value["truth"]["own"]) == (4, 4)
-
-
 def test_mistakes_are_named(
     transitions: Transitions, recipe: Recipe, acted: Behavior, tiny_bank: SimulatorBank
 ) -> None:
@@ -171,11 +158,3 @@ def test_mistakes_are_named(
 
     with pytest.raises(MedGymError, match="answers the same observations differently"):
         audit(transitions, recipe, acted, tiny_bank, [Counter()])
-
-
-def test_fqe_beyond_the_data_is_said() -> None:
-    """Patient 0 inside the range of its logged returns, patient 1 above it."""
-    data, fqe = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[0.5, 4.0], [1.0, 2.5]])
-    sizes = np.full((2, 2), 20.0)
-    (said,) = _warnings(("a", "b"), sizes, fqe, data, OpeSettings(), "true", ("true",))
-    assert said.endswith("patients: a (1 of 2)")

@@ -54,12 +54,6 @@ def test_groups_cover_everybody_once_per_kind_and_rows_are_means() -> None:
             assert row[name][1:] == pytest.approx(mean_intervals(values[inside][None], settings)[0])
 
 
-def test_a_group_of_one_has_no_interval() -> None:
-    facts = {"patient": ["a"], "source": ["x"], "initial_lactate": [3.0], "initial_sofa": [5.0]}
-    for row in subgroup_rows(facts, {"severity_mean": np.array([4.0])}, SEPSIS, Bootstrap(resamples=10)):
-        assert row["severity_mean"] == [4.0, None, None]
-
-
 def test_results_hold_subgroups_of_every_world(results: dict[str, Evaluation], tmp_path: Path) -> None:
     found = results["near-ind"]
     for result in found.worlds.values():
@@ -67,20 +61,6 @@ def test_results_hold_subgroups_of_every_world(results: dict[str, Evaluation], t
     again = Evaluation.from_json(found.to_json())
     assert again.patients == found.patients
     assert again.worlds["own"].subgroups == found.worlds["own"].subgroups
-
-
-def test_another_patients_policy_is_an_evaluation_like_any_other(tiny_bank: SimulatorBank) -> None:
-    """Policies are matched by id: with its ids turned, everybody is treated by the next one's."""
-    ids = list(tiny_bank.patients)
-    own = StackedActor(StackedMLP(len(ids), (9, 4, 3), seeds=range(len(ids))), tuple(ids), 20)
-    moved = own.select(ids[1:] + ids[:1])
-    moved.patients = tuple(ids)
-    found = evaluate(moved, bank=tiny_bank, episodes=2, worlds=("own",))
-    for i, patient in enumerate(ids):
-        alone = own.select([ids[(i + 1) % len(ids)]])
-        alone.patients = (patient,)
-        direct = evaluate(alone, bank=tiny_bank, episodes=2, worlds=("own",), patients=[patient])
-        assert direct.metrics["severity_mean"] == pytest.approx(found.per_patient["severity_mean"][i], rel=1e-5)
 
 
 class _Counts:
@@ -146,10 +126,6 @@ class _Cohort:
 def test_policies_that_depend_on_the_batch_are_refused(policy: object, message: str, tiny_bank: SimulatorBank) -> None:
     with pytest.raises(PolicyError, match=message):
         evaluate(policy, bank=tiny_bank, episodes=2, worlds=("own",))
-
-
-def test_a_policy_may_draw_random_numbers_that_belong_to_its_episodes(tiny_bank: SimulatorBank) -> None:
-    evaluate("random", bank=tiny_bank, episodes=1, worlds=("own",))
 
 
 def test_a_folder_has_a_hash_of_its_content(tiny_bank: SimulatorBank, tmp_path: Path) -> None:

@@ -63,13 +63,3 @@ def test_bad_field_is_named(tmp_path: Path, change: dict, names: str) -> None:
     with pytest.raises(ProtocolError, match=names) as error:
         load_protocol(path)
     assert "bad.json" in str(error.value)
-
-
-def test_not_a_protocol_file(tmp_path: Path) -> None:
-    path = tmp_path / "p.json"
-    with pytest.raises(ProtocolError, match="no protocol file"):
-        load_protocol(path)
-    for text in ("[1]", "{"):
-        path.write_text(text)
-        with pytest.raises(ProtocolError, match="not a protocol file"):
-            load_protocol(path)

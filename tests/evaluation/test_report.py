@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from medgym_offline.errors import ProtocolError
-from medgym_offline.evaluation import Evaluation, compare, evaluate, print_evaluations, write_report
-from medgym_offline.evaluation.comparison import disagree, find_pairs, pairs_of
+from medgym_offline.evaluation import Evaluation, compare, evaluate, write_report
+from medgym_offline.evaluation.comparison import find_pairs, pairs_of
 from medgym_offline.simulators import SimulatorBank
-from tests.browser import Browser, _driver, browser  # noqa: F401
 
 
 def test_percentages_are_those_of_the_benchmark(results: dict[str, Evaluation]) -> None:
@@ -80,33 +77,6 @@ def test_pairs_of_results(results: dict[str, Evaluation]) -> None:
     ]
 
 
-def test_results_whose_names_form_no_pair_are_compared_with_the_first(results: dict[str, Evaluation]) -> None:
-    plain = {"b": results["max"], "a": results["near-ind"], "c": results["near-pop"]}
-    assert [(kind, c.reference, c.method) for kind, c in pairs_of(plain)] == [
-        ("Paired", "b", "a"),
-        ("Paired", "b", "c"),
-    ]
-    assert pairs_of({"b": results["max"]}) == []
-
-
-def test_disagreement_between_worlds() -> None:
-    assert not disagree([3.0, 2.0])
-    assert disagree([3.0, -3.0])
-    assert not disagree([3.0, -0.01])
-
-
-@pytest.mark.parametrize("alone", [False, True])
-def test_console_fits_a_terminal(results: dict[str, Evaluation], alone: bool) -> None:
-    stream = io.StringIO()
-    print_evaluations(results["behavior"] if alone else results, Console(file=stream, width=80))
-    text = stream.getvalue()
-    assert max(map(len, text.splitlines())) <= 80
-    assert "…" not in text  # nothing cut off
-    assert f"{results['behavior'].metrics['severity_mean']:.3f}" in text
-    assert "episodes: 3 instead of 50" in text
-    assert "protocol-v0" in text
-
-
 def test_report_has_the_numbers_and_names_of_the_disease(results: dict[str, Evaluation], tmp_path: Path) -> None:
     text = write_report(results, tmp_path / "r.html", "A <title> & more").read_text(encoding="utf-8")
     assert "<title>A &lt;title&gt; &amp; more</title>" in text
@@ -127,20 +97,6 @@ def test_report_has_the_numbers_and_names_of_the_disease(results: dict[str, Eval
     assert write_report(again, tmp_path / "again.html", "A <title> & more").read_text(encoding="utf-8") == text
 
 
-def test_best_policy_first(results: dict[str, Evaluation], tmp_path: Path) -> None:
-    text = write_report(results, tmp_path / "r.html").read_text(encoding="utf-8")
-    order = sorted(results, key=lambda n: results[n].metrics["severity_mean"])
-    places = [text.index(f'<th scope="row">{name}</th>') for name in order]
-    assert places == sorted(places)
-
-
-def test_figures_as_files(results: dict[str, Evaluation], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    write_report({"zero": results["zero"]}, tmp_path / "r.html", figures=tmp_path / "figures")
-    drawn = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert {"sofa-surrogate-over-time.svg", "lactate-over-time.svg", "support-distance.svg"} <= drawn
-
-
 def test_report_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(ProtocolError, match="at least one"):
         write_report({}, tmp_path / "r.html")
@@ -154,13 +110,3 @@ def test_reading_and_showing_results_needs_no_torch() -> None:
         "assert not {'torch', 'matplotlib', 'scipy', 'minari', 'polars'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_page_in_a_browser(results: dict[str, Evaluation], tmp_path: Path, browser: Browser) -> None:  # noqa: F811
-    """Nothing asked for, nothing complained about, nothing wider than a phone."""
-    page = write_report(results, tmp_path / "r.html")
-    browser.open(page, width=390, dark=True)
-    assert browser.complaints() == []
-    assert browser.requests() == [page.resolve().as_uri()]
-    assert browser.overflow() == 0  # wide tables scroll inside the page
-    assert browser.unnamed() == []

@@ -10,7 +10,6 @@ from medgym_offline.evaluation.statistics import (
     mean_intervals,
     paired_difference,
     probability_of_improvement,
-    seed_label,
     summarize,
     worst_decile,
 )
@@ -18,10 +17,6 @@ from medgym_offline.evaluation.statistics import (
 
 def interval_of(scores: np.ndarray, bootstrap: Bootstrap | None = None) -> tuple[float, float]:
     return summarize(scores, bootstrap).mean_interval
-
-
-def bootstrap_interval(scores: np.ndarray, bootstrap: Bootstrap | None = None) -> tuple[float, float]:
-    return mean_intervals(np.asarray(scores)[None], bootstrap)[0]
 
 
 def test_iqm_is_the_trimmed_mean() -> None:
@@ -38,14 +33,6 @@ def test_worst_decile_follows_the_direction() -> None:
     assert worst_decile(values, better=-1) == pytest.approx(18.5)
     assert worst_decile(values, better=1) == pytest.approx(0.5)
     assert worst_decile(np.array([3.0, 4.0]), better=-1) == 4.0
-
-
-def test_interval_of_one_seed_matches_the_normal_theory() -> None:
-    scores = np.random.default_rng(1).normal(3.0, 1.0, 200)
-    low, high = interval_of(scores)
-    half = 1.96 * scores.std() / np.sqrt(200)
-    assert low == pytest.approx(scores.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(scores.mean() + half, abs=0.1 * half)
 
 
 def test_many_columns_at_once_equal_one_by_one() -> None:
@@ -78,23 +65,6 @@ def test_coverage_of_the_mean() -> None:
     settings = Bootstrap(resamples=400)
     inside = [low <= 0 <= high for low, high in mean_intervals(rng.normal(size=(200, 60)), settings)]
     assert np.mean(inside) > 0.89
-
-
-def test_summary() -> None:
-    scores = np.random.default_rng(6).normal(5, 1, (2, 30))
-    found = summarize(scores)
-    patients = scores.mean(0)
-    assert found.mean == pytest.approx(patients.mean())
-    assert found.worst_decile == pytest.approx(np.sort(patients)[-3:].mean())
-    assert found.mean_interval[0] < found.mean < found.mean_interval[1]
-    assert found.iqm_interval[0] < found.iqm < found.iqm_interval[1]
-    assert (found.patients, found.seeds) == (30, 2)
-    assert "2 training seeds" in found.label
-
-
-def test_few_seeds_are_labeled() -> None:
-    assert "1 training seed:" in seed_label(1)
-    assert seed_label(3) == ""
 
 
 def test_paired_interval_is_narrower_than_unpaired() -> None:

@@ -89,19 +89,6 @@ def test_reference_of_a_dataset_is_the_definition_per_patient(transitions: Trans
     )
 
 
-def test_missing_patient_is_named(transitions: Transitions) -> None:
-    some = transitions.select(patients=[0, 1])
-    with pytest.raises(DatasetError, match="prior/3"):
-        SupportReference.from_transitions(some, ["prior/0", "prior/3"])
-
-
-def test_single_episode_leaves_no_behavior_curve(transitions: Transitions) -> None:
-    one = transitions.select(transitions.episode == transitions.episode[0])
-    support = SupportReference.from_transitions(one)
-    assert len(support.own("all", "prior/0")) == 0
-    assert len(support.reference["prior/0"]) == len(one)
-
-
 def test_parts_are_those_columns_alone(transitions: Transitions) -> None:
     support = SupportReference.from_transitions(transitions)
     name, width = transitions.patients[0], transitions.observation_dim

@@ -84,13 +84,6 @@ def test_runs_that_disagree_make_a_difference_uncertain(entry: Entry) -> None:
     assert rank([steady, sure], "own").ranks[steady.id] == 2
 
 
-def test_thirty_entries_can_still_be_told_apart(entry: Entry) -> None:
-    level = 5.0 + numbers(0, 3.0)
-    rows = [variant(entry, f"m{n}", (level + n + numbers(n, 0.1))[None]) for n in range(30)]
-    ranks = rank(rows, "own").ranks
-    assert [ranks[row.id] for row in rows] == list(range(1, 31))
-
-
 def test_worse_luck_never_helps(entry: Entry) -> None:
     """Under no difference, the share of groups in which anything is told apart is at most about 5 %."""
     wrong = 0

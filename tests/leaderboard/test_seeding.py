@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from medgym_offline.files import release_folder
 from medgym_offline.leaderboard import read_board
-from medgym_offline.leaderboard.seeding import plan, read_seed_recipe, run_entry
+from medgym_offline.leaderboard.seeding import plan, read_seed_recipe
 from tests.leaderboard.workshop import DATASET, Workshop, refused, run
 
 
@@ -93,20 +92,6 @@ def test_a_dry_run_prints_the_commands_and_runs_none(recipe: Path) -> None:
     assert not Path("b").exists()
 
 
-def test_a_whole_name_picks_one_entry_and_part_of_a_name_all_that_have_it(recipe: Path) -> None:
-    longer = recipe.read_text().replace('name = "Zero"', 'name = "My DQN"')
-    recipe.write_text(longer.replace('policy = "zero"', 'algorithm = "dqn"\nscopes = ["pop"]'))
-
-    def made(only: str) -> list[str]:
-        done = run("leaderboard", "seed", recipe, "-o", "w", "--file", "b.json", "--dry-run", "--only", only)
-        lines = [shlex.split(line) for line in done.out.splitlines() if " submit " in line]
-        return [words[words.index("--name") + 1] for words in lines]
-
-    assert made("dqn-workshop-v0-pop") == ["DQN"]
-    assert made("my-dqn-workshop-v0-pop") == ["My DQN"]
-    assert made("qn-workshop-v0-pop") == ["My DQN", "DQN"]
-
-
 def test_folders_follow_what_they_depend_on(recipe: Path) -> None:
     def folders(text: str) -> set[str]:
         recipe.write_text(text)
@@ -117,16 +102,6 @@ def test_folders_follow_what_they_depend_on(recipe: Path) -> None:
     assert folders(text) == folders(text)
     assert len(folders(text) & folders(text.replace('"--updates", "3"', '"--updates", "4"'))) == 1  # zero's
     assert not folders(text) & folders(text.replace('"--episodes", "2"', '"--episodes", "3"'))
-
-
-def test_a_missing_package_is_said_and_skipped(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    recipe.write_text(recipe.read_text().replace('algorithm = "dqn"', 'algorithm = "d3rlpy-iql"'))
-    entry = plan(read_seed_recipe(recipe), Path("work"), Path("s"), Path("b.json"))[1]
-    said: list[str] = []
-    assert run_entry(entry, said.append) is False
-    assert "skipped, needs d3rlpy" in said[0]
-    assert not Path("work").exists()
 
 
 @pytest.mark.parametrize(

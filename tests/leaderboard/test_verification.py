@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation import Evaluation
 from medgym_offline.files import cache_folder, code_version, sha256_file
-from medgym_offline.leaderboard import Reexecution, read_board, read_submission, verify_submission
-from medgym_offline.leaderboard.comparison import Row, fresh_metrics, fresh_rows, rows_of, tolerance, training_rows
-from medgym_offline.leaderboard.verify import fresh_seed
+from medgym_offline.leaderboard import read_board, read_submission, verify_submission
+from medgym_offline.leaderboard.comparison import Row, fresh_metrics, fresh_rows, rows_of, training_rows
 from medgym_offline.policies import StackedActor, load_policy, save_policy
-from tests.leaderboard.workshop import DATASET, Workshop, change, refused, run, variant
+from tests.leaderboard.workshop import DATASET, Workshop, change, refused, run
 
 METRICS = fresh_metrics("sepsis")
 
@@ -130,32 +128,11 @@ def test_a_policy_swapped_together_with_its_sha256_is_refused(folder: Path, shop
     assert not Path("board.json").exists()
 
 
-def test_a_refused_report_has_no_record() -> None:
-    report = Reexecution("x", (Row("mean", "own", "severity_mean", 3.0, 4.0, 0.1),), "0" * 64, True)
-    assert not report.accepted
-    with pytest.raises(SubmissionError, match="refused"):
-        _ = report.record
-
-
 def test_built_in_policies_verify_too_and_cannot_be_trained_again(shop: Workshop) -> None:
     shop.score("random", "result", timing="adaptive")
     assert run("submit", "result", "--name", "Random", "--output", "s").code == 0
     assert run("leaderboard", "verify", "s", "--bank", shop.bank).code == 0
     assert "was not trained" in refused("leaderboard", "verify", "s", "--bank", shop.bank, "--retrain")
-
-
-def test_rows_hold_within_their_tolerance_only() -> None:
-    assert Row("mean", "own", "severity_mean", 3.0, 3.01, 0.02).ok
-    assert not Row("mean", "own", "severity_mean", 3.0, 3.03, 0.02).ok
-    assert not Row("mean", "own", "severity_mean", float("nan"), 3.0, 0.02).ok
-    assert tolerance(4.0, "points") == pytest.approx(0.0025)
-    assert tolerance(80.0, "%") == pytest.approx(0.09)
-
-
-def test_fresh_seeds_follow_from_the_policies(folder: Path) -> None:
-    entry = read_submission(folder).entry
-    assert fresh_seed(entry) == fresh_seed(entry) != entry.protocol.settings.seed
-    assert fresh_seed(variant(entry, "other policies")) != fresh_seed(entry)
 
 
 def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop: Workshop) -> None:
@@ -292,13 +269,3 @@ def test_the_noise_of_training_accepts_other_seeds_and_refuses_a_shift(shop: Wor
 
     assert all(hold(0.0) for _ in range(300))
     assert not any(hold(-0.8) for _ in range(50))
-
-
-def test_parts_of_the_patients_get_the_room_that_their_number_asks_for(shop: Workshop) -> None:
-    """A tenth of the patients have the noise of a mean times the square root of ten, and so on."""
-    runs = [Evaluation.from_json(shop.result(n) / "result.json") for n in (0, 1)]
-    rows = [Row("run 1", "own", name, 0.0, 0.0, 1.0) for name in ("return", "return_iqm", "return_worst_decile")]
-    rows += [Row(check, "own", "return", 0.0, 0.0, 1.0) for check in ("interval", "patients of run 1")]
-    room = [row.tolerance - 1.0 for row in training_rows(rows, runs)]
-    assert room[0] > 0
-    assert room == pytest.approx([room[0] * f for f in (1, 2**0.5, 10**0.5, 2, 3**0.5)])  # three patients

@@ -21,7 +21,7 @@ from medgym_offline.online import load_behavior, recipe, train_behavior, train_b
 from medgym_offline.online.behavior import BehaviorRun, EngineOptions
 from medgym_offline.online.recipe import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
 from medgym_offline.online.report import interval_table, training_page
-from medgym_offline.policies import StackedActor, load_policy, save_policy
+from medgym_offline.policies import StackedActor, load_policy
 from medgym_offline.reports.page import page_html
 from medgym_offline.simulators import SimulatorBank
 
@@ -58,13 +58,6 @@ def test_the_release_recipe_is_valid() -> None:
     assert found.config("ind").reset_std == 0.35
     assert found.config("ind").value_warmup >= 1
     assert found.process("fixed", "sepsis").decisions == 20
-
-
-def test_a_disease_may_have_a_recipe_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "release_folder", lambda name: tmp_path)
-    (tmp_path / "behaviors.toml").write_text("seed = 1")
-    (tmp_path / "toy-behaviors.toml").write_text("seed = 2")
-    assert [load_recipe(disease=name).seed for name in ("toy", "sepsis")] == [2, 1]
 
 
 @pytest.mark.parametrize(
@@ -132,15 +125,6 @@ def test_files_of_worker_processes_hold_the_same_bits_and_say_what_they_are(
         train_behavior(bank, "adaptive", "ind", recipe=changed, checkpoints=tmp_path / "run", progress=False)
 
 
-def test_a_patient_trains_alike_in_a_block_of_another_size(bank: SimulatorBank) -> None:
-    one, other = (
-        train_behavior(bank, "adaptive", "ind-scratch", recipe=dataclasses.replace(RECIPE, shard=n), progress=False)
-        for n in (1, 2)
-    )
-    assert torch.allclose(one.log["return"], other.log["return"], rtol=1e-3, atol=1e-3)
-    assert one.policy.patients == bank.patients
-
-
 def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_are(local: BehaviorRun) -> None:
     assert {*local.results, *local.early} >= set(RELEASE)
     assert ("ind-scratch", "adaptive") not in local.results  # only as far as ind-medium needs
@@ -153,13 +137,6 @@ def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_ar
     assert len(replay.provenance["share"]) == 1
     updates = [local.early[f"dr-replay-{n}", "adaptive"].provenance["update"][0] for n in (25, 50, 75)]
     assert updates == sorted(updates)
-
-
-def test_early_policies_are_the_same_in_float16(local: BehaviorRun, tmp_path: Path) -> None:
-    medium = local.early["ind-medium", "adaptive"]
-    back = load_policy(save_policy(medium, tmp_path / "m.safetensors", torch.float16))
-    assert torch.equal(back.act(OBSERVED), medium.act(OBSERVED))
-    assert tensors(tmp_path / "m.safetensors")["layers.0.weight"].dtype == torch.float16
 
 
 def test_half_stores_the_same_training_rounded(bank: SimulatorBank, tmp_path: Path) -> None:
@@ -191,16 +168,6 @@ def test_the_whole_stack_trains_on_a_gpu(local: BehaviorRun, bank: SimulatorBank
         EngineOptions("process", device="cuda").check()
 
 
-def test_the_report_shows_curves_and_quantiles_of_intervals(local: BehaviorRun) -> None:
-    page = page_html(training_page(local))
-    for title in ("Return per episode", "Cost per decision", "Lagrange multiplier", "KL of the update"):
-        assert title in page
-    adaptive, fixed = (interval_table(local, local.results["dr", t].policy, t) for t in ("adaptive", "fixed"))
-    for quantiles in adaptive.values():
-        assert quantiles == sorted(quantiles)
-    assert all(np.allclose(values, 24.0) or np.allclose(values, 4) for values in fixed.values())
-
-
 @pytest.mark.parametrize("timing", ["adaptive", "fixed"])
 def test_every_scope_trains_by_soft_actor_critic(bank: SimulatorBank, tmp_path: Path, timing: str) -> None:
     soft = {**QUICK, "updates": 2, "soft_capacity": 100, "soft_batch": 16, "soft_steps": 3}
@@ -219,7 +186,7 @@ def test_every_scope_trains_by_soft_actor_critic(bank: SimulatorBank, tmp_path: 
 
 PATIENCE = 300
 """Seconds that a busy machine may take for what takes a few."""
-SETTINGS = "decisions = 4\nshard = 2\n[settings.ind-scratch]\nupdates = 60\nepisodes = 4\nhidden = 8\n"
+SETTINGS = "decisions = 4\nshard = 2\n[settings.ind-scratch]\nupdates = 40\nepisodes = 4\nhidden = 8\n"
 
 
 def test_the_command_trains_and_stops_early(bank: SimulatorBank, tmp_path: Path) -> None:
@@ -237,7 +204,7 @@ def test_the_command_trains_and_stops_early(bank: SimulatorBank, tmp_path: Path)
     assert policy.provenance["algorithm"] == "sac"
     early = policy.provenance["stopped_early"]
     assert len(early) == 2
-    assert all(10 < update < 60 for update in early)
+    assert all(10 < update < 40 for update in early)
 
 
 def test_a_killed_run_ends_with_the_same_bits(bank: SimulatorBank, tmp_path: Path) -> None:
@@ -263,9 +230,19 @@ def test_a_killed_run_ends_with_the_same_bits(bank: SimulatorBank, tmp_path: Pat
     from safetensors import safe_open
 
     with safe_open(checkpoint, "pt") as stream:
-        assert 0 < int(stream.metadata()["update"]) < 60
+        assert 0 < int(stream.metadata()["update"]) < 40
     for folder in ("killed", "whole"):
         assert start(folder).wait(PATIENCE) == 0
     whole, again = (tensors(tmp_path / folder / name) for folder in ("whole", "killed"))
     assert whole.keys() == again.keys()
     assert all(torch.equal(value, again[key]) for key, value in whole.items())
+
+
+def test_the_report_shows_curves_and_quantiles_of_intervals(local: BehaviorRun) -> None:
+    page = page_html(training_page(local))
+    for title in ("Return per episode", "Cost per decision", "Lagrange multiplier", "KL of the update"):
+        assert title in page
+    adaptive, fixed = (interval_table(local, local.results["dr", t].policy, t) for t in ("adaptive", "fixed"))
+    for quantiles in adaptive.values():
+        assert quantiles == sorted(quantiles)
+    assert all(np.allclose(values, 24.0) or np.allclose(values, 4) for values in fixed.values())

@@ -68,15 +68,6 @@ def test_gradient_is_that_of_autograd(old: Tensor, batch: PolicyBatch, entropy: 
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_first_gradient_is_the_policy_gradient_at_ratio_one(old: Tensor, batch: PolicyBatch) -> None:
-    """Before the first step every ratio is 1, nothing is clipped, and PPO's gradient is the plain one."""
-    assert torch.allclose(_objective(old, old, batch, 0.2, 0.0)[1], torch.ones(P, N, dtype=torch.float64))
-    found = proximal_gradient(ACTOR, old, proximal_rows(ACTOR, old, batch), 1e-6, 0.0)
-    seen = ACTOR.run(old, batch.observations)
-    plain = ACTOR.policy_gradient(old, seen, batch.noise, batch.advantages * batch.weights)
-    torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)
-
-
 def _one_row(ratio: float, advantage: float) -> tuple[Tensor, ProximalRows]:
     theta = ACTOR.initial([np.random.default_rng(0)], [0.0] * A, [0.5] * A).double()
     x, noise = _tensor(4, 1, 1, 9), _tensor(5, 1, 1, A)

@@ -21,7 +21,6 @@ from medgym_offline.online.rollouts import (
     centered,
     collect,
     discounts,
-    standardize,
     training_noise,
 )
 from medgym_offline.online.sac import rows_of
@@ -152,26 +151,11 @@ def test_advantages_equal_a_python_loop() -> None:
     np.testing.assert_allclose(returns.numpy(), (expected + values) * valid, atol=1e-12)
 
 
-def test_full_decay_gives_the_discounted_return() -> None:
-    rewards = torch.tensor([[[1.0], [2.0], [3.0]]])
-    shrink, ones = torch.full((1, 3, 1), 0.5), torch.ones(1, 3, 1)
-    values = torch.tensor([[[0.7], [-0.2], [5.0]]])
-    found, returns = advantages(rewards, values, shrink, ones, 1.0)
-    torch.testing.assert_close(returns, torch.tensor([[[2.75], [3.5], [3.0]]]))
-    torch.testing.assert_close(found, returns - values)
-
-
 def test_centering_shifts_every_episode_by_the_same_amount() -> None:
     cuts = torch.tensor([[4.8] * 20, [36.0, 36.0, 24.0] + [0.0] * 17]).T.unsqueeze(0)
     rewards = -0.1 * cuts
     shifted = centered(rewards, cuts, torch.tensor([0.25])) - rewards
     torch.testing.assert_close(shifted.sum(1), torch.full((1, 2), 24.0))
-
-
-def test_standardize_ignores_padding() -> None:
-    values = torch.tensor([[1.0, 3.0, 100.0], [2.0, 2.0, 2.0]])
-    weights = torch.tensor([[0.5, 0.5, 0.0], [0.4, 0.3, 0.3]])
-    torch.testing.assert_close(standardize(values, weights), torch.tensor([[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
 
 
 def test_multiplier_by_hand() -> None:

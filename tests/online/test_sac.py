@@ -169,11 +169,3 @@ def test_draws_belong_to_the_patient_and_stay_among_its_rows() -> None:
     assert drawn[0].unique().tolist() == list(range(7))
     assert int(drawn[1].max()) == 49
     assert torch.equal(draw_rows(filled[1:], 50, [np.random.default_rng(2)], 400)[0], drawn[1])
-
-
-def test_rows_pack_and_unpack() -> None:
-    rows = _rows()
-    packed = rows.packed()
-    assert packed.shape == (P, N, 2 * D + A + 4)
-    for name, value in vars(Rows.unpacked(packed, D)).items():
-        assert torch.equal(value, getattr(rows, name)), name

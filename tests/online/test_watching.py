@@ -86,14 +86,6 @@ def trained(tiny_bank: SimulatorBank) -> tuple[Gap, dict[int, torch.Tensor]]:
     return Gap.measure(tiny_bank, PROCESS, result.policy, seed=0, episodes=6), way
 
 
-def test_shares_are_zero_at_random_and_one_at_the_expert(trained: tuple[Gap, dict[int, torch.Tensor]]) -> None:
-    gap, way = trained
-    assert (gap.expert > gap.random).all()
-    assert np.allclose(gap.share(gap.returns(way[14])), 1.0, atol=1e-5)
-    assert np.allclose(gap.share(gap.random), 0.0)
-    assert gap.mean_share(gap.expert) == pytest.approx(1.0)
-
-
 def test_a_patients_share_does_not_depend_on_its_batch_mates(
     trained: tuple[Gap, dict[int, torch.Tensor]], tiny_bank: SimulatorBank
 ) -> None:

@@ -42,13 +42,6 @@ def test_a_patients_actions_do_not_depend_on_the_batch(shared: bool) -> None:
         torch.testing.assert_close(alone[0], together[p], rtol=0, atol=1e-6)
 
 
-def test_shared_actor_treats_patients_alike() -> None:
-    policy = actor(shared=True)
-    same = policy.act(OBSERVATIONS[:1].expand(7, -1, -1))
-    assert (same == same[:1]).all()
-    assert policy.select(["anyone"]) is policy
-
-
 def test_select_reorders_and_names_unknown_patients() -> None:
     policy = actor(log_std=torch.arange(12.0).view(3, 4))
     back = policy.select(IDS[::-1])

@@ -47,14 +47,6 @@ def test_treatments_and_default_interval(tiny_bank: SimulatorBank) -> None:
     np.testing.assert_allclose(hours, 96 / 5, rtol=1e-6)
 
 
-def test_constants_per_patient(tiny_bank: SimulatorBank) -> None:
-    treatment = torch.rand(4, 3)
-    policy = builtin_policy("constant", tiny_bank, "fixed", treatment=treatment)
-    torch.testing.assert_close(policy.act(observe(0, 20))[:, 1], 2 * treatment - 1)
-    some = policy.select([tiny_bank.patients[3], tiny_bank.patients[0]])
-    torch.testing.assert_close(some.act(observe(0, 20, 2))[:, 1], 2 * treatment[[3, 0]] - 1)
-
-
 def test_random_is_uniform_and_belongs_to_the_episode() -> None:
     ids = ("a", "b")
     policy = RandomPolicy(ids, "adaptive", 20)

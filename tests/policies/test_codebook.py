@@ -53,13 +53,6 @@ def test_acts_with_the_codeword_of_the_largest_output(width: int, one_book: bool
     assert isinstance(policy.act(OBSERVATIONS.numpy()), np.ndarray)
 
 
-def test_a_shared_chooser_serves_every_patient() -> None:
-    policy = chooser(shared=True)
-    actions = policy.act(OBSERVATIONS)
-    for p in range(3):
-        assert torch.equal(policy.act(OBSERVATIONS[p : p + 1])[0], actions[p])
-
-
 @pytest.mark.parametrize("one_book", [False, True])
 def test_select_and_concatenate(one_book: bool) -> None:
     policy = chooser(one_book=one_book)
@@ -85,16 +78,6 @@ def test_round_trip(tmp_path: Path, suffix: str, shared: bool) -> None:
     assert (again.action_dim, again.timing, again.decisions) == (3, "fixed", 20)
     half = load_policy(save_policy(policy, tmp_path / f"half{suffix}", torch.float16))
     assert half.act(OBSERVATIONS).shape == (3, 40, 3)
-
-
-def test_folder_of_files_becomes_one_stack(tmp_path: Path) -> None:
-    policy = chooser()
-    for p in IDS:
-        save_policy(policy.select([p]), tmp_path / f"{p.replace('/', '__')}.safetensors")
-    again = load_policy(tmp_path)
-    assert isinstance(again, StackedActor)
-    assert again.patients is not None
-    assert torch.equal(again.select(IDS).act(OBSERVATIONS), policy.act(OBSERVATIONS))
 
 
 @pytest.mark.parametrize("shared", [False, True])

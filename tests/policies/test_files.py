@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import sys
@@ -67,18 +66,6 @@ def test_same_policy_same_bytes_and_nothing_left_behind(tmp_path: Path, suffix: 
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_kind_is_recognized_by_content_not_by_name(tmp_path: Path) -> None:
-    save_policy(actor(), tmp_path / "p.safetensors")
-    (tmp_path / "p.safetensors").rename(tmp_path / "p.pt")
-    assert load_policy(tmp_path / "p.pt").patients == IDS
-
-
-def test_unknown_suffix_is_refused_on_saving(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match=r"\.safetensors or \.pt"):
-        save_policy(actor(), tmp_path / "p.pkl")
-    assert list(tmp_path.iterdir()) == []
-
-
 class Trap:
     """Unpickling this creates a file."""
 
@@ -105,12 +92,6 @@ def test_a_pickle_is_refused_unopened(tmp_path: Path, suffix: str, kind: str) ->
     if kind == "pickle":
         pickle.loads(path.read_bytes())
         assert marker.exists()  # the trap works
-
-
-def test_a_whole_module_is_refused(tmp_path: Path) -> None:
-    torch.save(nn.Linear(9, 4), tmp_path / "p.pt")
-    with pytest.raises(PolicyError, match="run code"):
-        load_policy(tmp_path / "p.pt")
 
 
 def _edit(policy: StackedActor, path: Path, header: dict[str, Any] | None = None, **tensors: Any) -> None:
@@ -156,28 +137,11 @@ def test_header_and_tensors_are_checked(
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_wrong_input_width(tmp_path: Path, suffix: str) -> None:
-    path = save_policy(actor(inputs=8), tmp_path / f"p{suffix}")
-    with pytest.raises(PolicyError, match="input width 8, expected 9") as error:
-        load_policy(path)
-    one_line(error, path)
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("keep", [0.02, 0.5, 0.99])
 def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
     path = save_policy(actor(), tmp_path / f"p{suffix}")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole))])
-    with pytest.raises(PolicyError) as error:
-        load_policy(path)
-    one_line(error, path)
-
-
-@pytest.mark.parametrize("content", [b"", b"hello, world, this is text", b"{}", b"PK\x03\x04", bytes(100)])
-def test_files_that_are_no_policy(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "p.pt"
-    path.write_bytes(content)
     with pytest.raises(PolicyError) as error:
         load_policy(path)
     one_line(error, path)
@@ -280,29 +244,6 @@ def test_torchscript_that_touches_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="from_file"):
         load_policy(tmp_path / "p.pt")
     assert not Path("/tmp/medgym-torchscript-marker").exists()
-
-
-class FirstRow(nn.Module):
-    """Right for the probe of two rows, wrong for others."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:2, :4]
-
-
-def test_torchscript_of_wrong_shape_for_larger_batches(tmp_path: Path) -> None:
-    torch.jit.save(torch.jit.script(FirstRow()), str(tmp_path / "p.pt"))
-    policy = load_policy(tmp_path / "p.pt")
-    with pytest.raises(PolicyError, match=r"answers 15 observations with \(2, 4\), expected \(15, 4\)") as error:
-        policy.act(OBSERVATIONS)
-    one_line(error, tmp_path / "p.pt")
-
-
-def test_truncated_torchscript(tmp_path: Path) -> None:
-    path = script(tmp_path / "p.pt", nn.Linear(9, 4))
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(PolicyError) as error:
-        load_policy(path)
-    one_line(error, path)
 
 
 def test_export_of_shared_and_of_one_patient(tmp_path: Path) -> None:
@@ -424,41 +365,3 @@ def test_onnx_with_a_fixed_batch_names_the_axis(tmp_path: Path, batch: int) -> N
     with pytest.raises(PolicyError, match=f"batch axis is fixed at {batch}, .*dynamic_axes") as error:
         load_policy(tmp_path / "p.onnx")
     one_line(error, tmp_path / "p.onnx")
-
-
-@pytest.mark.parametrize("shape", [("n", 17), ("n", "t", 9), (9,)])
-def test_onnx_of_another_shape_is_refused(tmp_path: Path, shape: tuple[int | str, ...]) -> None:
-    (tmp_path / "p.onnx").write_bytes(onnx_model(np.ones((shape[-1], 4)), shape).SerializeToString())
-    with pytest.raises(PolicyError, match=r"not \(N, 9\)") as error:
-        load_policy(tmp_path / "p.onnx")
-    one_line(error, tmp_path / "p.onnx")
-
-
-def test_onnx_acts_like_the_network_it_came_from(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    onnx = pytest.importorskip("onnx")
-    linear = nn.Linear(9, 4)
-    weight = onnx.numpy_helper.from_array(linear.weight.T.contiguous().detach().numpy(), "w")
-    bias = onnx.numpy_helper.from_array(linear.bias.detach().numpy(), "b")
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"])],
-        "policy",
-        [value("x", onnx.TensorProto.FLOAT, ["n", 9])],
-        [value("y", onnx.TensorProto.FLOAT, ["n", 4])],
-        [weight, bias],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
-    onnx.save(model, tmp_path / "p.onnx")
-    policy = load_policy(tmp_path / "p.onnx")
-    assert policy.timing == "adaptive"
-    assert (policy.act(OBSERVATIONS) - linear(OBSERVATIONS)).abs().max() < 1e-5
-
-
-def test_reading_needs_no_more_than_the_file(tmp_path: Path) -> None:
-    """A checkpoint whose header is fine but whose tensors are not tensors."""
-    buffer = io.BytesIO()
-    torch.save({"header": "{}", "tensors": [1, 2]}, buffer)
-    (tmp_path / "p.pt").write_bytes(buffer.getvalue())
-    with pytest.raises(PolicyError, match="'tensors' are missing"):
-        load_policy(tmp_path / "p.pt")

@@ -26,7 +26,6 @@ from medgym_offline.reports import (
     Warn,
     draw_figure,
     draw_png,
-    markdown,
     page_html,
     write_svg,
 )
@@ -111,16 +110,6 @@ def test_a_page_asks_for_nothing_and_its_links_lead_somewhere(text: str) -> None
         assert target in ids
 
 
-def test_one_figure_serves_light_and_dark(text: str) -> None:
-    assert "prefers-color-scheme: dark" in text
-    body = text[text.index("<body>") :]
-    for name, (light, dark) in COLORS.items():
-        assert f"--{name}:{light};" in text
-        assert f"--{name}:{dark};" in text
-        assert light not in body
-    assert all(f"var(--series-{n})" in body for n in range(1, 7))
-
-
 def luminance(color: str) -> float:
     """WCAG 2.1 relative luminance of #rrggbb."""
     parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -143,21 +132,6 @@ def test_best_first_and_unknown_last() -> None:
     assert [r[0] for r in Table("t", ("", "v"), rows, order=1, better=1).rows] == ["c", "b", "a", "x", "n"]
     with pytest.raises(ValueError, match="a row of 1 cells under 2 heads"):
         Table("t", ("a", "b"), [["x"]])
-
-
-def test_estimates_in_words() -> None:
-    assert Estimate(1.234, 1.0, 2.0).text == "1.23"
-    assert Estimate(1.234, 1.0, 2.0).interval == "1.00 to 2.00"
-    assert Estimate(5.0, 1.0, 9.0, digits=0, signed=True).interval == "+1 to +9"
-    assert Estimate(5.0, unit="%", digits=1).text == "5.0 %"
-    assert (Estimate(math.nan, 0.0, 1.0).text, Estimate(math.nan, 0.0, 1.0).interval) == ("-", "")
-
-
-def test_a_table_in_markdown() -> None:
-    lines = markdown(TABLE).splitlines()
-    assert lines[:4] == ["All & more", "", "| Policy | Severity | What |", "| --- | ---: | ---: |"]
-    assert lines[4].startswith("| a | 1.50 [1.00,")
-    assert len(lines) == 6
 
 
 def test_the_same_drawing_gives_the_same_files(tmp_path: Path) -> None:

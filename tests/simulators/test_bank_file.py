@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medgym_offline import load_simulators
-from medgym_offline.errors import BankError, UnknownNameError
-from medgym_offline.simulators import SimulatorBank, list_banks
+from medgym_offline.errors import BankError
+from medgym_offline.simulators import SimulatorBank
 
 
 def test_round_trip(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
@@ -65,11 +65,3 @@ def test_damage_is_named(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     _edit_header(good, tmp_path / "patients.safetensors", patients=["one"])
     with pytest.raises(BankError, match="shape"):
         load_simulators(tmp_path / "patients.safetensors")
-
-
-def test_unknown_bank() -> None:
-    with pytest.raises(UnknownNameError, match="simulator bank 'sepsis-v9'"):
-        load_simulators("sepsis-v9")
-    with pytest.raises(BankError, match="no such bank file"):
-        load_simulators("nowhere.safetensors")
-    assert {"sepsis-v0", "sepsis-twin-v0", "sepsis-plain-v0"} <= set(list_banks())

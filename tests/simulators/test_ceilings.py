@@ -120,13 +120,6 @@ def test_what_is_reported_is_what_the_schedule_attains(tiny_bank: SimulatorBank,
         assert (found.treatment <= 1).all()
 
 
-def test_a_patient_alone_has_the_same_ceiling(tiny_bank: SimulatorBank) -> None:
-    config = CeilingConfig(decisions=2, horizon=12.0, steps=4)
-    together, alone = (ceilings(b, config, show=False) for b in (tiny_bank.select([1, 2]), tiny_bank.select([2])))
-    for name, found in alone.classes.items():
-        assert torch.allclose(found.harm, together.classes[name].harm[1:], atol=1e-4)
-
-
 def test_intervals_are_feasible_and_inverted() -> None:
     config = CeilingConfig()
     logits = 4.0 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))

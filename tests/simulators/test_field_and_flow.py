@@ -11,9 +11,8 @@ from scipy.integrate import solve_ivp
 
 from medgym_offline.diseases.sepsis.field import RATE_BOUND, Physics, field
 from medgym_offline.diseases.sepsis.prior import prior_bank
-from medgym_offline.errors import BankError, UnknownNameError
-from medgym_offline.simulators import SimulatorBank, load_simulators
-from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig, solve, solve_between
+from medgym_offline.simulators import SimulatorBank
+from medgym_offline.simulators.flow import SolutionMapConfig, solve, solve_between
 
 
 def _states(bank: SimulatorBank, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -217,14 +216,6 @@ def test_distilled_map_follows_the_solver_and_beats_no_map(mapped_bank: Simulato
     assert (mapped_bank.flow(x, u, hold) - truth).abs().mean() < 0.25 * (x - truth).abs().mean()
 
 
-def test_map_gives_the_whole_curve_in_one_call(mapped_bank: SimulatorBank) -> None:
-    x, u = _states(mapped_bank, 2)
-    times = torch.tensor([0.0, 1.0, 7.3, 36.0])
-    curve = mapped_bank.trajectory(x, u, times)
-    for j, t in enumerate(times):
-        assert torch.allclose(curve[:, :, j], mapped_bank.flow(x, u, t.expand(3, 2)), atol=1e-6)
-
-
 def test_derivative_of_the_map_is_near_the_field_on_average(mapped_bank: SimulatorBank) -> None:
     x, u = _states(mapped_bank, 32, seed=4)
     hold = torch.full((3, 32), 5.0)
@@ -232,14 +223,6 @@ def test_derivative_of_the_map_is_near_the_field_on_average(mapped_bank: Simulat
     free = ((y > mapped_bank.lower + 1e-3) & (y < mapped_bank.upper - 1e-3))[..., :6]
     gap = (slope - mapped_bank.field(y, u))[..., :6][free].abs().mean()
     assert gap < 0.5 * mapped_bank.field(x, u)[..., :6].abs().mean()
-
-
-def test_map_starts_at_identity_before_training() -> None:
-    bank = prior_bank(2)
-    fresh = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 2, bank.state_dim, 3, seed=0)
-    x, u = _states(bank, 3)
-    y = fresh(bank.field, x, u, torch.full((2, 3, 1), 24.0), bank.relaxation, bank.lower, bank.upper)
-    assert (y[:, :, 0] - x).abs().max() < 0.5
 
 
 def test_noise_is_linear_in_time_and_seeded(tiny_bank: SimulatorBank) -> None:
@@ -256,29 +239,3 @@ def test_noise_is_linear_in_time_and_seeded(tiny_bank: SimulatorBank) -> None:
         assert torch.allclose(again, tiny_bank.flow(x, u, hold) + noise, atol=1e-6)
     assert spread[1] / spread[0] == pytest.approx(4.0, rel=0.05)
     assert spread[0] == pytest.approx(float(tiny_bank.noise_scale[0, 1]) ** 2, rel=0.1)
-
-
-def test_views(tiny_bank: SimulatorBank) -> None:
-    assert tiny_bank.population().patients == ("population",)
-    assert tiny_bank.world("crossfit").field(*_states(tiny_bank, 2)).shape == (4, 2, 8)
-    with pytest.raises(UnknownNameError, match="world"):
-        tiny_bank.world("heldout")
-    with pytest.raises(UnknownNameError, match="prior/1"):
-        tiny_bank.select(["prior/11"])
-    with pytest.raises(UnknownNameError):
-        tiny_bank.select([4])
-    with pytest.raises(BankError, match="solution map"):
-        tiny_bank.with_backend("map")
-
-
-def test_a_map_gives_the_same_curve_with_and_without_gradients() -> None:
-    bank = load_simulators("sepsis-v0").select([0, 1, 2, 3])
-    assert bank.backend == "map"
-    g = torch.Generator().manual_seed(3)
-    x = 4.0 * torch.randn((len(bank), 5, bank.state_dim), generator=g)  # some beyond the bounds
-    u = torch.rand((len(bank), 5, 3), generator=g)
-    for times in (torch.arange(1.0, 37.0), 30.0 * torch.rand((*u.shape[:2], 4), generator=g).sort(-1).values):
-        with torch.no_grad():
-            fast = bank.trajectory(x, u, times)
-        assert torch.equal(fast, bank.trajectory(x, u, times))
-        assert bool(((fast >= bank.lower) & (fast <= bank.upper)).all())

@@ -128,16 +128,6 @@ def test_a_prior_of_needs_counts_as_its_hours(data: FitData) -> None:
     assert distances[2].max() < 1e-2
 
 
-def test_a_recipe_may_state_the_prior_of_needs(tmp_path: Path) -> None:
-    path = tmp_path / "bank.toml"
-    path.write_text('name = "sepsis-x"\n[prior]\nbase = 0.02\nhours = 100.0\n')
-    assert read_recipe(path).prior == NeedPrior(0.02, 0.4, 100.0)
-    assert read_recipe(path).hash != BankRecipe("sepsis-x").hash
-    path.write_text('name = "sepsis-x"\n[prior]\nweeks = 6.0\n')
-    with pytest.raises(BankError, match="prior"):
-        read_recipe(path)
-
-
 def test_shock_resolves_when_need_is_met() -> None:
     need = np.array([[0.3, 1.0, 12.0]], np.float32)
     u = np.zeros((1, 96, 3), np.float32)
@@ -210,17 +200,6 @@ def test_noise_of_a_sparse_variable_is_drawn_to_the_prior_and_its_interval_is_wi
     assert sparse.high / sparse.low > 2.0
     dense = noise_variance(_holds(*_walk(rng, 300, 0.5)), 0.1)
     assert dense.high / dense.low < 1.3
-
-
-def test_two_halves_of_the_same_records_agree_on_the_noise() -> None:
-    """The former estimate, a regression without prior, gave one half twelve times the noise of the other."""
-    inside = 0
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        a, b = (noise_variance(_holds(*_walk(rng, 60, 0.06)), 0.08) for _ in range(2))
-        assert max(a.sigma, b.sigma) / min(a.sigma, b.sigma) < 2.0
-        inside += (a.low < 0.08 < a.high) + (b.low < 0.08 < b.high)
-    assert inside >= 15  # of 20 intervals of 90 %
 
 
 def test_a_noisy_patient_gets_more_noise_and_batch_mates_little() -> None:

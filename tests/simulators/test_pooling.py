@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
-from medgym_offline.simulators.build import read_recipe
 from medgym_offline.simulators.data import FitData, fit_data
 from medgym_offline.simulators.fit import FitConfig, _late, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
@@ -134,10 +132,3 @@ def test_recent_hours_decide_a_need(data: FitData) -> None:
 def test_a_wrong_recency_is_refused(recency: Any) -> None:
     with pytest.raises(BankError, match=r"fit.recency is .*; it is hours, 0 \(all hours alike\) or more"):
         FitConfig(recency=recency)
-
-
-def test_a_wrong_recency_of_a_recipe_names_the_file_and_the_table(tmp_path: Path) -> None:
-    file = tmp_path / "bank.toml"
-    file.write_text("[fit]\nrecency = -3\n", encoding="utf-8")
-    with pytest.raises(BankError, match=r"bank.toml: table \[fit\]: fit.recency is -3"):
-        read_recipe(file)

@@ -19,11 +19,6 @@ def test_without_d3rlpy_one_line_says_how_to_install_it(shop: Workshop, monkeypa
     assert "d3rlpy-iql needs d3rlpy" in line
 
 
-def test_an_unknown_name_is_met_with_the_nearest(shop: Workshop) -> None:
-    line = refused("train", "d3rlpy-iqll", "--dataset", DATASET, "--output", "runs/iql")
-    assert "did you mean 'd3rlpy-iql'" in line
-
-
 def test_a_policy_per_patient_is_not_offered(shop: Workshop) -> None:
     line = refused("train", "d3rlpy-cql", "--scope", "ind", "--dataset", DATASET, "--output", "runs/cql")
     assert "use --scope pop" in line

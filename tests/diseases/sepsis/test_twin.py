@@ -23,11 +23,10 @@ from medgym_offline.diseases.sepsis.truth import Model, bank_model, change_table
 from medgym_offline.diseases.sepsis.twin import draw_twin
 from medgym_offline.diseases.sepsis.twin_bank import build_twin, twin_cohort
 from medgym_offline.diseases.sepsis.twin_people import WIDE, TwinPatients, bare_bank, true_world, twin_ids
-from medgym_offline.envs import TreatmentEnv
 from medgym_offline.errors import BankError, CohortError
 from medgym_offline.files import release_folder
 from medgym_offline.simulators import SimulatorBank, World
-from medgym_offline.simulators.build import BankRecipe, read_recipe
+from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.checks import bounded
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig
@@ -152,15 +151,6 @@ def test_spread_scales_what_is_individual() -> None:
     assert np.allclose((onset[1] - onset[2])[inside], 0.5 * (onset[0] - onset[2])[inside])
 
 
-def test_a_wider_twin_is_another_bank() -> None:
-    recipe = read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")
-    assert recipe.hash == load_simulators("sepsis-twin-v0").metadata["recipe_hash"]
-    assert recipe.spread != 1.0
-    assert replace(recipe, spread=1.0).hash != recipe.hash
-    usual, wider = (twin_cohort(12, SEED, spread)[0].table for spread in (1.0, 1.2))
-    assert not usual.equals(wider)
-
-
 def test_bounded_and_smooth(truth: SimulatorBank) -> None:
     found = bounded(truth)
     assert found["finite"] == 1.0
@@ -239,12 +229,6 @@ def test_a_patient_is_the_same_alone(records: tuple[Cohort, Course]) -> None:
     assert np.allclose(full["value"].to_numpy(), mine["value"].to_numpy(), rtol=1e-3, atol=0.11)
 
 
-def test_another_clinician_is_another_course(truth: SimulatorBank) -> None:
-    first, second = (live(TwinPatients(truth), SEED, purpose) for purpose in ("records", "other"))
-    assert np.allclose(first.states[:, 0], second.states[:, 0])
-    assert not np.allclose(first.doses, second.doses)
-
-
 def test_records_are_a_clean_cohort(records: tuple[Cohort, Course], tmp_path: Path) -> None:
     cohort, _ = records
     assert len(cohort) == 40
@@ -287,17 +271,6 @@ def test_a_bank_with_an_unknown_kind_of_world_is_refused(tiny_bank: SimulatorBan
     save_file(tensors, tmp_path / "mars.safetensors", metadata={"medgym": json.dumps(header)})
     with pytest.raises(BankError, match="martian"):
         load_simulators(tmp_path / "mars.safetensors")
-
-
-def test_environment_on_the_truth(bank: SimulatorBank) -> None:
-    env = TreatmentEnv(bank=bank, world="true", patient="twin/001", timing="fixed", decisions=5)
-    observation, _ = env.reset(seed=0)
-    done, total = False, 0.0
-    while not done:
-        observation, reward, done, _, _ = env.step(np.array([-0.5, -0.9, -0.8], np.float32))
-        total += float(reward)
-    assert np.isfinite(observation).all()
-    assert total < 0.0
 
 
 def test_truth_of_itself_is_perfect(bank: SimulatorBank) -> None:
