@@ -1,7 +1,7 @@
 """The reference table: every learner on every core dataset, scored in the world that the data come from.
 
-    python -m experiments.table run diabetes-pop     # a part; what is there is not run again
-    python -m experiments.table tables               # results/table.md, from all parts that are there
+    python -m experiments.reference.table run diabetes-pop     # a part; what is there is not run again
+    python -m experiments.reference.table tables               # table.md, from all parts that are there
 
 Every setting is in table.toml. Learners are scored after their last update, without noise, beside the behavior without
 its noise, the expert and the random policy, on the same patients and evaluation seeds.
@@ -20,17 +20,18 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from experiments.common import HERE, Recipe, digest, markdown_table, units
+from experiments.common import Recipe, digest, markdown_table, units
 from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.datasets.trust import release_manifest
+from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation.statistics import iqm, probability_of_improvement, summarize
 from medgym_offline.leaderboard.ranks import LEVEL, compare
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.train import train_seeds
 
-RESULTS = HERE / "results"
+HERE = Path(__file__).parent
 METRICS = ("return", "severity_mean", "safe_path", "cost_mean", "decisions_used")
 REFERENCES = ("expert", "behavior", "random")
 HARM = "severity_mean"
@@ -83,7 +84,14 @@ def learned(dataset: str, scope: str, learner: str, recipe: TableRecipe) -> pl.D
     bank = load_simulators(made.bank)
     algorithm, config = recipe.config(learner)
     started = time.process_time()
-    found = train_seeds(algorithm, data, scope, range(recipe.seeds), config)
+    try:
+        found = train_seeds(algorithm, data, scope, range(recipe.seeds), config)
+    except MedGymError as error:  # a limit that no episode meets, a learner that diverges: a result too
+        print(f"{dataset}, {learner}: {error}", file=sys.stderr)
+        return pl.DataFrame({
+            "patient": ["all"], "value": pl.Series([1.0], dtype=pl.Float32), "method": [learner],
+            "seed": pl.Series([0], dtype=pl.Int16), "metric": ["failed"],
+        })  # fmt: skip
     seconds = (time.process_time() - started) / recipe.seeds
     parts = [scored(result.policy, bank, made.world, recipe.episodes, learner, seed) for seed, result in found.items()]
     facts = {"seconds": seconds, "stopped": float(sum(len(result.stopped) for result in found.values()))}
@@ -134,7 +142,7 @@ def run(recipe: TableRecipe, name: str, workers: int) -> Path:
             key = digest(identity, recipe.episodes, method, config)
             calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = dataset, part.scope, method, recipe
     found = units(unit, calls, Path("runs/table"), workers)
-    path = RESULTS / f"table-{name}.parquet"
+    path = HERE / f"{name}.parquet"
     found.sort("dataset", "method", "metric", "seed", "patient").write_parquet(path, compression_level=19)
     return path
 
@@ -174,10 +182,10 @@ def short(dataset: str) -> str:
 
 def tables(recipe: TableRecipe) -> str:
     """Every table of every part that is there; what is not there is named."""
-    there = {name: RESULTS / f"table-{name}.parquet" for name in recipe.part}
+    there = {name: HERE / f"{name}.parquet" for name in recipe.part}
     blocks = [
         "# The reference table",
-        "    python -m experiments.table run PART; python -m experiments.table tables",
+        "    python -m experiments.reference.table run PART; python -m experiments.reference.table tables",
         f"{recipe.seeds} training seeds, last checkpoint, {recipe.episodes} episodes a patient without noise, in the "
         "world that the data come from. Scores are normalized: 0 is the random policy, 100 the expert of the dataset's "
         "manifest. Harm is the mean severity over time, in points. `behavior` is the policy that made the data, "
@@ -205,7 +213,8 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
         for dataset in datasets:
             found, values = scores.normalized(dataset, method), scores.get(dataset, method, HARM)
             if found is None or values is None:
-                cells.append("not run"), harms.append("not run")
+                word = "not run" if scores.get(dataset, method, "failed") is None else "failed"
+                cells.append(word), harms.append(word)
                 continue
             spread = f" ± {found.std(ddof=1):.0f}" if len(found) > 1 else ""
             cells.append(f"{found.mean():.0f}{spread}")
@@ -285,13 +294,13 @@ if __name__ == "__main__":
     running = commands.add_parser("run", help="run parts")
     running.add_argument("parts", nargs="+")
     running.add_argument("--workers", type=int, default=1)
-    commands.add_parser("tables", help="write results/table.md")
+    commands.add_parser("tables", help="write table.md")
     options = parser.parse_args()
-    table = TableRecipe.load("table")
+    table = TableRecipe.load(HERE / "table.toml")
     if options.command == "run":
         for one in options.parts:
             if one not in table.part:
                 sys.exit(f"error: no part {one!r}; choose of {', '.join(table.part)}")
             print(f"wrote {run(table, one, options.workers)}", file=sys.stderr)
     else:
-        (RESULTS / "table.md").write_text(tables(table), encoding="utf-8")
+        (HERE / "table.md").write_text(tables(table), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The reference table: every learner on every core dataset."""
