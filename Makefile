@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: install demo test test-all test-lowest lint format docs banks clean
+.PHONY: install demo test test-all test-lowest lint format docs banks release clean
 
 install: $(VENV)/.installed
 
@@ -72,6 +72,9 @@ banks: install
 	cp runs/behaviors/sepsis-*.safetensors generation/behaviors/
 	for id in $$($(BIN)/python -c 'from medgym_offline.datasets import list_recipes; print(*list_recipes())'); do \
 	  $(BIN)/medgym-offline generate $$id --release || exit 1; done
+
+release: install ## What is hosted, in dist/: wheel, datasets as on the Hub, policies, entries for lists (docs/release.md)
+	$(BIN)/python docs/release.py dist
 
 clean:
 	rm -rf $(VENV) $(LOWEST) runs build dist .pytest_cache .mypy_cache .ruff_cache

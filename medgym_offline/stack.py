@@ -18,7 +18,14 @@ from medgym_offline.seeds import torch_generator
 
 __all__ = ["StackedLinear", "StackedMLP", "clip_gradients"]
 
-_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "silu": nn.functional.silu, "identity": lambda x: x}
+_ACTIVATIONS = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "silu": nn.functional.silu,
+    "identity": lambda x: x,
+    # Its gain and shift would be absorbed by the next layer, so it has none.
+    "relu-norm": lambda x: nn.functional.layer_norm(torch.relu(x), x.shape[-1:]),
+}
 
 
 class StackedLinear(nn.Module):
@@ -61,7 +68,7 @@ class StackedMLP(nn.Module):
     Args:
         patients: Number of stacked networks, P.
         sizes: Widths from input to output, e.g. `(9, 64, 64, 3)`.
-        activation: "tanh", "relu" or "silu" between layers.
+        activation: "tanh", "relu", "silu" or "relu-norm" (ReLU, then layer normalization) between layers.
         output: Activation of the last layer.
         seeds: One integer per patient for the initial weights; default 0, 1, ..., P - 1. A patient's initial
             network depends on its own seed alone.

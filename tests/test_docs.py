@@ -1,7 +1,8 @@
 """Every Python and bash block of the README and of the documentation runs, page by page, in order.
 
-Python runs in this process, on the release; bash in a shell of its own, on a release of eight patients under the same
-names (`tests/small_release.py`). Both stand in one folder a page. A comment before a block says what else it needs:
+Python runs in this process, on the release with four episodes a patient; bash in a shell of its own, on a release of
+eight patients under the same names (`tests/small_release.py`). Both stand in one folder a page. A comment before a
+block says what else it needs:
 
     <!-- slow -->               runs in the slow tests
     <!-- clinical -->           runs in the slow tests where MEDGYM_CLINICAL_DATA names the open ICU data
@@ -20,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from medgym_offline.datasets import catalogue, recipes, trust
+from medgym_offline.files import release_folder as _folder
 from tests.small_release import SmallRelease, build
 
 ROOT = Path(__file__).parent.parent
@@ -104,6 +107,9 @@ def test_block(
     monkeypatch.chdir(folder)
     if block.language == "python":
         monkeypatch.setenv("MINARI_DATASETS_PATH", str(working / "minari"))
+        small = request.getfixturevalue("small_release").root / "datasets"
+        for module in (catalogue, recipes, trust):
+            monkeypatch.setattr(module, "release_folder", lambda name: small if name == "datasets" else _folder(name))
         namespace = namespaces.setdefault(block.page, {"__name__": "__main__"})
         # As many lines before it as on the page, so that a traceback names the page's line.
         exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), namespace)

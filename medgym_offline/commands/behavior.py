@@ -26,7 +26,7 @@ from medgym_offline.errors import unknown_name
 
 __all__ = ["register"]
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for policies, report and checkpoints.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and checkpoints.")]
 Recipe = Annotated[
     Path | None,
     typer.Option(
@@ -85,22 +85,12 @@ def _train(
         checkpoints=output / "checkpoints" / loaded.name,
         options=options,
         fresh=not resume,
-        report=_has_matplotlib(),
         half=half,
     )
     for path in paths:
         say(f"wrote {path}")
     extra = "" if chosen is None else f" --patients {','.join(chosen)}"
     say(f"next: medgym-offline eval --policy {paths[0]} --bank {bank}{extra}")
-
-
-def _has_matplotlib() -> bool:
-    import importlib.util
-
-    found = importlib.util.find_spec("matplotlib") is not None
-    if not found:
-        say('no training report: pip install "medgym-offline[report]"')
-    return found
 
 
 def behavior_train(

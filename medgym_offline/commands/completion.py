@@ -22,8 +22,10 @@ __all__ = [
 ]
 
 ALGORITHMS = (
-    *("bc", "cql", "cql-discrete", "dqn", "dqn-discrete", "gcql", "gcql-discrete"),
-    *("d3rlpy-bc", "d3rlpy-cql", "d3rlpy-discrete-cql", "d3rlpy-iql", "d3rlpy-td3bc"),
+    *("awac", "bc", "bc-best", "bc-safe", "bcq-discrete", "bcq-smdp", "cpq", "cql", "cql-discrete", "cql-lagrangian"),
+    *("dqn", "dqn-discrete", "gcql", "gcql-discrete", "iql", "rebrac", "td3bc"),
+    *("d3rlpy-awac", "d3rlpy-bc", "d3rlpy-cql", "d3rlpy-discrete-bcq", "d3rlpy-discrete-cql", "d3rlpy-iql"),
+    *("d3rlpy-rebrac", "d3rlpy-td3bc"),
 )
 """Offline algorithms."""
 ONLINE_ALGORITHMS = ("ppo", "ppo-lag", "sac", "trpo", "trpo-lag")

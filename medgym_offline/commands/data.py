@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgym_offline.commands import completion
-from medgym_offline.commands.common import Json, ask_patients, print_json, print_table, say, terminal_width
+from medgym_offline.commands.common import Json, ask_patients, print_json, print_table, say
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import DatasetInfo
@@ -54,14 +54,9 @@ def list_command(
         return
     columns = (*COLUMNS, "here")
     rows = [(*listing_row(info), "yes" if info.path else "no") for info in infos]
-    # A narrow terminal would fold every cell: it gets the columns that choose a dataset.
-    narrow = terminal_width() < 120
-    shown = [
-        n for n, name in enumerate(columns) if not narrow or name in ("id", "timing", "decisions", "score", "here")
-    ]
-    print_table([columns[n] for n in shown], [[row[n] for n in shown] for row in rows])
+    print_table(columns, rows)
     say("\nreturns are means per episode; score: the behavior's, 0 = random, 100 = the best policy shipped")
-    say("next: medgym-offline info ID, or medgym-offline generate ID" + ("; --json shows more" if narrow else ""))
+    say("next: medgym-offline info ID, or medgym-offline generate ID")
 
 
 def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> None:

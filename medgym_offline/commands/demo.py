@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
     from medgym_offline.simulators import SimulatorBank
 
-__all__ = ["DATASET", "orderings", "run_demo"]
+__all__ = ["DATASET", "run_demo"]
 
 DATASET = f"medgym/{DEFAULT}-ind-v0"
 ALGORITHMS = ("dqn", "cql", "gcql")
@@ -192,51 +192,11 @@ def _leaderboard(evaluations: Mapping[str, Evaluation], folder: Path) -> None:
     build_page(read_board(board), folder / "leaderboard")
 
 
-def orderings(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """What the paper leads one to expect, and what these numbers say: one line each, also where it does not hold."""
-    import numpy as np
-
-    lines = []
-    behavior = evaluations["behavior"]
-    for world in behavior.worlds:
-        for name in ("random", "zero"):
-            a = np.asarray(behavior.worlds[world].per_patient["severity_mean"], float)
-            b = np.asarray(evaluations[name].worlds[world].per_patient["severity_mean"], float)
-            wins = int((a < b).sum())
-            verdict = "holds" if 2 * wins > len(a) else "does NOT hold"
-            lines.append(
-                f"{verdict}: behavior beats {name} in {wins} of {len(a)} patients ({world} world, "
-                f"mean severity {a.mean():.2f} against {b.mean():.2f})"
-            )
-    own = _support(behavior)
-    half = behavior.support["behavior"]["mean"] if "behavior" in behavior.support else float("nan")
-    for name in ("dqn-ind", "dqn-pop"):
-        distance = _support(evaluations[name])
-        verdict = "holds" if distance > own else "does NOT hold"
-        lines.append(
-            f"{verdict}: support distance of {name} ({distance:.2f}) is above the behavior policy's ({own:.2f}; "
-            f"held-out half of its data {half:.2f})"
-        )
-    guarded = {name: _support(evaluations[name]) for name in ("dqn-ind", "cql-ind", "gcql-ind")}
-    nearest = min(guarded, key=lambda name: guarded[name])
-    verdict = "holds" if nearest == "gcql-ind" else "does NOT hold"
-    shown = ", ".join(f"{name} {value:.2f}" for name, value in guarded.items())
-    lines.append(f"{verdict}: GCQL stays nearest to the data among the offline methods ({shown})")
-    return lines
-
-
-def _support(evaluation: Evaluation) -> float:
-    return float(evaluation.metrics["support_distance"])
-
-
 def _tell(evaluations: dict[str, Evaluation], folder: Path, dataset: str, seconds: float) -> None:
     from medgym_offline.evaluation import print_evaluations
 
     print()
     print_evaluations(evaluations)
-    print("\nExpected orderings, in these numbers (one training seed, few patients: no evidence beyond them):")
-    for line in orderings(evaluations):
-        print(f"  {line}")
     print(f"\nDone in {seconds:.0f} s. What to do next:")
     for line in _next(folder, dataset):
         print(f"  {line}")

@@ -29,7 +29,7 @@ BUILTINS = ("random", "zero", "max", "clinician")
 SCOPES = ("ind", "dr", "pop", "ind-scratch", "oracle")
 EARLY = ("ind-replay-25", "ind-medium", "ind-replay-75", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75")
 """Early-stopped policies of a bank, beside the fully trained ones."""
-_POLICY_FILES = (".safetensors", ".pt", ".onnx")
+_POLICY_FILES = (".safetensors", ".pt", ".pt2", ".onnx")
 
 
 @dataclass(frozen=True)

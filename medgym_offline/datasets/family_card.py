@@ -53,7 +53,8 @@ format. No row is a record of a patient, and nothing learned from them is fit fo
 {rows}
 
 Ids start with `{namespace}/`. `random`, `policy` and `expert` (the best policy shipped for the simulators) are mean
-undiscounted returns of an episode in the patients' fitted simulators. Each dataset has its own card, a manifest with
+undiscounted returns of an episode in the disease's default world (the truth where there is one). Each dataset has its
+own card, a manifest with
 the checksums of its files (`data/manifest.json`) and a tag of its name.
 
 ## Download

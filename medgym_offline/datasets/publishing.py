@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from medgym_offline.datasets.trust import departures, fetched_manifest, not_the_
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import json_text, sha256_file
 
-__all__ = ["Publication", "publish"]
+__all__ = ["Publication", "layout", "publish"]
 
 RACES = 6
 """Times a commit is prepared again because somebody else's came first."""
@@ -114,6 +115,44 @@ def publish(
         rows = [(f"{name}/{path}", file.stat().st_size, sha256_file(file)) for path, file in files.items()]
     rows += [(path, len(text.encode()), hashlib.sha256(text.encode()).hexdigest()) for path, text in texts.items()]
     return Publication(dataset, repository, tuple(sorted(rows)), commit, tag, tuple(notes))
+
+
+def layout(
+    datasets: Sequence[str], target: str | Path, remote: str, *, root: str | Path | None = None, progress: bool = True
+) -> list[Path]:
+    """The repository that `publish` would make of datasets of one namespace, as a folder: `hf upload` takes it whole.
+
+    Args:
+        datasets: Ids; each is verified first.
+        target: The folder; files of that name are replaced.
+        remote: `hf://ORG`, named in the cards.
+        root: Folder of Minari datasets; Minari's own by default.
+        progress: Show progress on standard error.
+
+    Returns:
+        Its files.
+
+    Raises:
+        As :func:`publish`.
+    """
+    target, place = Path(target), parse_remote(remote)
+    manifests, written = {}, []
+    for dataset in datasets:
+        folder = dataset_folder(dataset, root)
+        manifests[dataset] = _require_publishable(dataset, folder, root)
+        _require_verified(dataset, root, progress)
+        with tempfile.TemporaryDirectory() as made:
+            for path, file in _files(folder, manifests[dataset], Path(made)).items():
+                written.append(target / split_id(dataset)[1] / path)
+                written[-1].parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, written[-1])
+    for dataset, manifest in manifests.items():
+        state = _State(namespace={"datasets": list(manifests)}, manifests=manifests)
+        for path, text in _shared(place, dataset, manifest, state).items():
+            written.append(target / path)
+            written[-1].parent.mkdir(parents=True, exist_ok=True)
+            written[-1].write_text(text, encoding="utf-8")
+    return sorted(set(written))
 
 
 def _require_publishable(dataset: str, folder: Path, root: str | Path | None) -> dict[str, Any]:

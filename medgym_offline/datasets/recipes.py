@@ -190,8 +190,10 @@ class _Core:
 
 
 def list_recipes() -> dict[str, Recipe]:
-    """The recipes of this release by id, in alphabetical order."""
-    found = read(_Core, release_folder("datasets") / "core.toml").recipes()
+    """The recipes of this release by id, in alphabetical order: the core, and recipes in files of their own."""
+    found: list[Recipe] = []
+    for path in release_folder("datasets").glob("*.toml"):
+        found += read(_Core, path).recipes() if path.name == "core.toml" else [read_recipe(path)]
     return {recipe.id: recipe for recipe in sorted(found, key=lambda recipe: recipe.id)}
 
 

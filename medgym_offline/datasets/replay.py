@@ -85,9 +85,10 @@ def _replay_gap(rows: Transitions, seed: int, bank: SimulatorBank, recipe: Recip
             return float("inf")
         gap = max(gap, float(np.abs(observation - rows.observations[i]).max()))
         observation, reward, over, _, info = env.step(rows.actions[i])
-        names = info_names(bank.disease)
+        # What the environment does not tell is compared where the behavior plays again.
+        names = {key: name for key, name in info_names(bank.disease).items() if name in info}
         found = [reward, *(info[name] for name in names.values())]
-        stored = [getattr(rows, name)[i] for name in ("rewards", "costs", "dt", "time", "severity", "monitored")]
+        stored = [rows.rewards[i], *(getattr(rows, "costs" if key == "cost" else key)[i] for key in names)]
         gap = max(gap, float(np.abs(np.subtract(found, stored)).max()))
         gap = max(gap, float(np.abs(observation - rows.next_observations[i]).max()))
     return gap if over else float("inf")

@@ -232,6 +232,8 @@ def _check_content(folder: Path, transitions: Transitions, manifest: dict[str, A
         except DatasetError as error:
             checks.append(Check("flat cache", False, str(error)))
             return
-        different = [name for name in COLUMNS if not np.array_equal(columns[name], getattr(transitions, name))]
+        different = [
+            name for name in COLUMNS if not np.array_equal(columns[name], getattr(transitions, name), equal_nan=True)
+        ]
         detail = f"{', '.join(different)} differ from the HDF5 file; delete {flat}" if different else "same rows"
         checks.append(Check("flat cache", not different, detail))

@@ -11,25 +11,18 @@ import numpy as np
 
 from medgym_offline.evaluation.comparison import Comparison, behavior_name
 from medgym_offline.evaluation.result import Evaluation
-from medgym_offline.reports import INK, LINE, MUTED, SERIES, Figure, draw_figure
+from medgym_offline.reports import INK, MUTED, SERIES, Figure, draw_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = [
-    "Style", "curve_figure", "line_styles", "pair_figure", "subgroup_figure", "support_figure", "support_parts_figure",
-    "support_time_figure",
-]  # fmt: skip
+__all__ = ["Style", "curve_figure", "line_styles", "pair_figure", "support_figure"]
 
 Evaluations = Mapping[str, Evaluation]
 _BAND_POLICIES = 3  # with more lines than this, bands hide each other
 _BASELINE_DASHES = ((1, 2), (4, 2, 1, 2), (8, 3), (2, 4), (6, 2, 1, 2, 1, 2))
 _SCOPE_WORDS = {"ind", "pop", "adaptive", "fixed"}
-_PARTS = {"support_distance": "State and action", "support_states": "State alone", "support_actions": "Action alone"}
 _DISTANCE = "Distance to the nearest behavior data (SD)"
-
-Values = dict[str, tuple[float, ...]]
-"""Of one row of a dot chart, per policy: its value, or value, low and high."""
 
 
 @dataclass(frozen=True)
@@ -130,83 +123,6 @@ def support_figure(evaluations: Evaluations, styles: Styles) -> Figure | None:
     description = f"Cumulative distribution of support distance over all decisions and patients. Medians: {middle}."
     caption = "Further left is closer to the data. The wide gray line is the data's own other half."
     return draw_figure("Support distance", draw, description, caption=caption)
-
-
-def support_time_figure(evaluations: Evaluations, styles: Styles, reading: str = "distance") -> Figure | None:
-    """Mean support `reading` ("distance" or "percentile") by the time a decision began; None if nobody has it."""
-    measured = {n: e.support["time"] for n, e in evaluations.items() if e.support.get("time", {}).get(reading)}
-    if not measured:
-        return None
-    unit = next(iter(evaluations.values())).disease.process.unit
-    percentile = reading == "percentile"
-    label = "Percentile among the data's own (%)" if percentile else "Support distance (SD)"
-    means = {n: np.array([np.nan if v is None else v for v in found[reading]]) for n, found in measured.items()}
-    edges = np.asarray(next(iter(measured.values()))["times"], float)
-
-    def draw(canvas: Any) -> None:
-        axes = canvas.add_subplot()
-        for name, values in means.items():
-            axes.plot((edges[:-1] + edges[1:]) / 2, values, marker="o", markersize=3.5, **styles[name].line)
-        if percentile:
-            axes.axhline(50, color=MUTED, linewidth=0.8)
-        top = 103 if percentile else None
-        axes.set(xticks=edges, ylim=(0, top), xlabel=f"When the decision began ({unit})", ylabel=label)
-
-    known = {n: v[np.isfinite(v)] for n, v in means.items() if np.isfinite(v).any()}
-    middle = "; ".join(f"{n} {v[0]:.2f} to {v[-1]:.2f}" for n, v in known.items())
-    return draw_figure(
-        f"Support {reading} over the episode",
-        draw,
-        f"Line chart of mean support {reading}, from the first decisions to the last: {middle}.",
-        caption="50: as far as the behavior's own other half. 100: further than all of it." if percentile else "",
-    )
-
-
-def support_parts_figure(evaluations: Evaluations, styles: Styles) -> Figure | None:
-    """Support distance of states and actions together, and of each alone, with intervals; None if nobody has them."""
-    rows: dict[str, Values] = {
-        words: {n: (e.metrics[key], *e.intervals[key]) for n, e in evaluations.items() if key in e.metrics}
-        for key, words in _PARTS.items()
-    }
-    caption = "Dot: mean; line: its interval. States far away and actions close: the policy led the patient elsewhere."
-    return _dots("Support distance by part", rows, styles, _DISTANCE, caption) if all(rows.values()) else None
-
-
-def subgroup_figure(evaluations: Evaluations, styles: Styles, label: str) -> Figure | None:
-    """Mean severity of each subgroup with its interval; None where there are no subgroups."""
-    rows: dict[str, Values] = {}
-    for name, e in evaluations.items():
-        for row in e.worlds[e.world].subgroups:
-            values = tuple(v for v in row["severity_mean"] if v is not None)
-            rows.setdefault(f"{row['by']}:\n{row['group']}", {})[name] = values
-    title = f"{label.partition(' (')[0]} by subgroup"
-    return _dots(title, rows, styles, label, "Dot: mean; line: its interval.") if rows else None
-
-
-def _dots(title: str, rows: Mapping[str, Values], styles: Styles, label: str, caption: str) -> Figure:
-    count = max(len(styles), 1)
-
-    def draw(canvas: Any) -> None:
-        axes = canvas.add_subplot()
-        for place, values in enumerate(rows.values()):
-            for number, (name, style) in enumerate(styles.items()):
-                if name in values:
-                    y = place + 0.7 * ((number + 0.5) / count - 0.5)
-                    value, *interval = values[name]
-                    axes.plot(interval, [y] * len(interval), **style.line)
-                    axes.plot([value], [y], marker="o", markersize=4.5, color=style.color)
-        axes.set_yticks(range(len(rows)), list(rows))
-        axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
-        axes.grid(False, axis="y")
-        for edge in range(1, len(rows)):
-            axes.axhline(edge - 0.5, color=LINE, linewidth=0.6)
-
-    told = "; ".join(
-        f"{row}: ".replace("\n", " ") + ", ".join(f"{name} {value[0]:.2f}" for name, value in values.items())
-        for row, values in rows.items()
-    )
-    size = (5.0, 0.9 + len(rows) * max(0.42, 0.12 * count))
-    return draw_figure(title, draw, f"Dot chart of {label} with intervals. {told}.", size, caption)
 
 
 def pair_figure(comparison: Comparison, style: Style, label: str) -> Figure:

@@ -75,6 +75,7 @@ def evaluation_page(evaluations: Mapping[str, Evaluation], title: str = "Evaluat
     support = draw.support_figure(evaluations, styles)
     items = [(name, style.color, style.dash, style.width) for name, style in styles.items()]
     items += [("the behavior data's other half (support only)", INK, (), 6.0)] if support else []
+    groups = subgroup_table(evaluations, worlds[0])
     gains, notes = gain_table(by_world), sorted({n for e in evaluations.values() for n in e.notes})
     individual = [c for kind, c in by_world[worlds[0]] if kind == "PopInd"]
     columns = {w: {n: e.worlds[w] for n, e in evaluations.items()} for w in worlds}
@@ -94,12 +95,15 @@ def evaluation_page(evaluations: Mapping[str, Evaluation], title: str = "Evaluat
                 Legend(items),
                 *(draw.curve_figure(evaluations, key, label, styles) for key, label in curves.items()),
                 support,
-                draw.support_parts_figure(evaluations, styles),
-                draw.support_time_figure(evaluations, styles),
-                draw.support_time_figure(evaluations, styles, "percentile"),
                 Details("The curves as tables", [curve_table(evaluations, *curve) for curve in curves.items()]),
             ),
-            _subgroups(evaluations, worlds[0], styles, severity),
+            Section(
+                "Subgroups",
+                "Groups overlap and are small. Compare policies inside a group, not groups of one policy."
+                if groups
+                else None,
+                groups,
+            ),
             Section(
                 "Patient by patient: Ind against Pop",
                 f"One dot per patient, {worlds[0]} world. Below the diagonal the individual policy is better."
@@ -118,13 +122,6 @@ def evaluation_page(evaluations: Mapping[str, Evaluation], title: str = "Evaluat
         ),
         _lead(first, worlds, len(evaluations)),
     )
-
-
-def _subgroups(evaluations: Mapping[str, Evaluation], world: str, styles: draw.Styles, label: str) -> Section:
-    if (table := subgroup_table(evaluations, world)) is None:
-        return Section("Subgroups")
-    caution = "Groups overlap and are small. Compare policies inside a group, not groups of one policy."
-    return Section("Subgroups", caution, draw.subgroup_figure(evaluations, styles, label), table)
 
 
 def _lead(first: Evaluation, worlds: Sequence[str], policies: int) -> str:

@@ -122,7 +122,7 @@ def _policy_of(result: Path, evaluation: Evaluation) -> Path | str:
     if evaluation.policy.get("kind") != "file" or digest is None:
         raise SubmissionError(f"{result}: only policies in one file can be submitted; save it to a file, evaluate that")
     for path in sorted(result.parent.iterdir()):
-        if path.is_file() and path.suffix in (".safetensors", ".pt", ".onnx") and sha256_file(path) == digest:
+        if path.is_file() and path.suffix in (".safetensors", ".pt", ".pt2", ".onnx") and sha256_file(path) == digest:
             return path
     again = "evaluate again with `eval --policy FILE --output DIR`, which keeps a copy there"
     raise SubmissionError(f"{result}: the policy it evaluated (sha256 {digest[:12]}...) is not beside it; {again}")

@@ -99,7 +99,9 @@ class BuiltIn:
 class PolicyFile:
     """A policy in one file, directly in `policies/` of the submission; `training` is what it says of its origin."""
 
-    file: Annotated[str, Field(max_length=160, pattern=r"^policies/[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|pt|onnx)$")]
+    file: Annotated[
+        str, Field(max_length=160, pattern=r"^policies/[A-Za-z0-9][A-Za-z0-9._-]*\.(safetensors|pt2?|onnx)$")
+    ]
     sha256: Sha256
     bytes: Annotated[int, Field(ge=1)]
     training: dict[str, Any]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medgym_offline.leaderboard.entry import PAIRED, Entry, World
 from medgym_offline.seeds import generator
 
-__all__ = ["LEVEL", "RULE", "Group", "Pair", "Ranking", "groups", "holm", "rank"]
+__all__ = ["LEVEL", "RULE", "Group", "Pair", "Ranking", "compare", "groups", "holm", "rank"]
 
 LEVEL = 0.05
 _DRAWS = 10_000
@@ -118,21 +118,39 @@ def rank(entries: Sequence[Entry], world: World, metric: str = PAIRED[0]) -> Ran
     """
     rows = sorted((e for e in entries if world in e.metrics), key=lambda e: (e.metrics[world][metric], e.id))
     scores = [np.array(e.per_patient[world][metric], dtype=float) for e in rows]
-    couples = list(itertools.combinations(range(len(rows)), 2))
+    pairs = tuple(
+        Pair(rows[i].id, rows[j].id, *found)
+        for (i, j), found in zip(itertools.combinations(range(len(rows)), 2), compare(scores))
+    )
+    beaten = [pair.second if pair.difference < 0 else pair.first for pair in pairs if pair.adjusted < LEVEL]
+    ranks = {e.id: 1 + beaten.count(e.id) for e in rows}
+    return Ranking(tuple(sorted(rows, key=lambda e: ranks[e.id])), ranks, pairs)
+
+
+def compare(
+    scores: Sequence[NDArray[np.float64]],
+) -> list[tuple[float, tuple[float, float], float, float]]:
+    """Every two of several methods, paired over patients by the rule :data:`RULE`.
+
+    Args:
+        scores: (runs, patients) of each method; runs may differ in number, patients not.
+
+    Returns:
+        Mean difference first - second, its 95 % interval, p, and p after Holm's correction, in the order of
+        `itertools.combinations`.
+    """
+    couples = list(itertools.combinations(range(len(scores)), 2))
     if not couples:
-        return Ranking(tuple(rows), {e.id: 1 for e in rows}, ())
+        return []
     # Enough draws for Holm's first step, p times the number of pairs, to go down to 1 %.
     means = _resampled(scores, max(_DRAWS, 200 * len(couples)))
     least = 2.0 ** (1 - scores[0].shape[1])
     drawn = [_compared(means[:, i] - means[:, j], least) for i, j in couples]
     adjusted = holm([p for _, p in drawn])
-    pairs = tuple(
-        Pair(rows[i].id, rows[j].id, float(scores[i].mean() - scores[j].mean()), interval, p, corrected)
+    return [
+        (float(scores[i].mean() - scores[j].mean()), interval, p, corrected)
         for (i, j), (interval, p), corrected in zip(couples, drawn, adjusted)
-    )
-    beaten = [pair.second if pair.difference < 0 else pair.first for pair in pairs if pair.adjusted < LEVEL]
-    ranks = {e.id: 1 + beaten.count(e.id) for e in rows}
-    return Ranking(tuple(sorted(rows, key=lambda e: ranks[e.id])), ranks, pairs)
+    ]
 
 
 def _resampled(scores: Sequence[NDArray[np.float64]], draws: int) -> NDArray[np.float64]:

@@ -1,10 +1,10 @@
-"""Offline algorithms, stacked over patients: behavior cloning, and DQN, CQL and GCQL in two forms."""
+"""Offline algorithms, stacked over patients: behavior cloning, actor-critics near the data, and safe forms."""
 
 from __future__ import annotations
 
 from medgym_offline.offline.algorithms import ALGORITHMS, algorithm_name
 from medgym_offline.offline.config import PROFILES, OfflineConfig
-from medgym_offline.offline.train import train
+from medgym_offline.offline.train import train, train_seeds
 from medgym_offline.policies.result import TrainResult
 
-__all__ = ["ALGORITHMS", "PROFILES", "OfflineConfig", "TrainResult", "algorithm_name", "train"]
+__all__ = ["ALGORITHMS", "PROFILES", "OfflineConfig", "TrainResult", "algorithm_name", "train", "train_seeds"]

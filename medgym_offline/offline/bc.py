@@ -21,20 +21,18 @@ from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.dqn import Step
+from medgym_offline.offline.dqn import Plain, Step
 from medgym_offline.offline.networks import Actors, build_actor
 
 __all__ = ["BC"]
 
 
-class BC:
+class BC(Plain):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "bc"
-    normals = 0
-    uniforms = 0
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
         self.config = config
         self._widths = data.state_dim, data.action_dim
 

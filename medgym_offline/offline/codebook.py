@@ -17,6 +17,8 @@ Source: Lloyd 1982; Arthur and Vassilvitskii 2007 (k-means++).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,13 +36,13 @@ decisions would then show the same few of them each time, those that n hits in a
 _ROUNDS = 25
 
 
-def build_codebook(data: StackedData, count: int, seed: int = 0) -> Tensor:
+def build_codebook(data: StackedData, count: int, seed: int | Sequence[int] = 0) -> Tensor:
     """The codebooks of P learners.
 
     Args:
         data: Their slices.
         count: Codewords per learner, C.
-        seed: Root seed; a learner's random numbers follow from (seed, its key).
+        seed: Root seed, or one per learner; its random numbers follow from (seed, its key).
 
     Returns:
         (P, C, A) float32 on the device of the data.
@@ -48,7 +50,7 @@ def build_codebook(data: StackedData, count: int, seed: int = 0) -> Tensor:
     Raises:
         DatasetError: If a learner's data have fewer than C distinct actions; it names the learner.
     """
-    streams = [generator(seed, "offline-codebook", key) for key in data.keys]
+    streams = [generator(s, "offline-codebook", key) for s, key in zip(data.seeds(seed), data.keys)]
     draws = np.stack([stream.random(count) for stream in streams])
     actions, present = _thinned(data, streams)
     words = _start(actions, present, draws, data.keys)

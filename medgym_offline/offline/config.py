@@ -46,6 +46,19 @@ class OfflineConfig:
         beta_target: Its weight in the Bellman target (continuous form; 0 in the default variant).
         guard: What the ball holds: "pair" (state and action) or "state" alone (continuous form, needs `beta_target`).
         codewords: Actions in the codebook of a discrete form.
+        best: Share of each patient's episodes that bc-best and bc-safe learn from.
+        weight: Of the values against the imitation in TD3+BC.
+        penalties: Weights of ReBRAC's imitation in the actor and in the Bellman target.
+        smoothing: Standard deviation and bound of the noise on the target's action (TD3+BC, ReBRAC), in action units.
+        delay: Updates of the critic per update of the actor and of the slow copies (TD3+BC, ReBRAC).
+        expectile: Of the values of the data's actions that IQL's V is.
+        temperature: Of the weights exp(temperature*advantage) (IQL, AWAC); 0 is cloning, large is greedy.
+        largest_weight: Bound of these weights.
+        threshold: Codewords less likely than this share of the likeliest are not chosen (BCQ).
+        cost: The cost that the safe algorithms bound: "end" (as it is at each decision's end) or "path" (its integral
+            over the decision).
+        cost_limit: Their bound of an episode's cost, as a factor of the mean episode of the learner's data.
+        multiplier_lr: Adam step size of the Lagrange multiplier.
         explosion: A learner whose |Q| exceeds this many units of its scaled reward is stopped.
     """
 
@@ -72,6 +85,18 @@ class OfflineConfig:
     beta_target: NonNegative = 0.0
     guard: Literal["pair", "state"] = "pair"
     codewords: Annotated[int, Field(ge=2)] = 32
+    best: Share = 0.1
+    weight: Positive = 2.5
+    penalties: tuple[NonNegative, NonNegative] = (0.1, 0.01)
+    smoothing: tuple[NonNegative, NonNegative] = (0.2, 0.5)
+    delay: Count = 2
+    expectile: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    temperature: NonNegative = 3.0
+    largest_weight: Positive = 100.0
+    threshold: Share = 0.3
+    cost: Literal["end", "path"] = "end"
+    cost_limit: NonNegative = 1.0
+    multiplier_lr: Positive = 1e-2
     explosion: Positive = 1e4
 
     def __post_init__(self) -> None:

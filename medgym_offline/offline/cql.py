@@ -19,6 +19,8 @@ Source: Kumar et al. 2020, CQL(H); MedGym paper, appendix C.2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -35,7 +37,7 @@ class CQL(DQN):
 
     name = "cql"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
         super().__init__(config, data, seed)
         near_policy, near_data, self.uniforms = config.candidates
         self.normals = near_policy + near_data - 1

@@ -40,6 +40,11 @@ class StackedData:
         reward_scale: (P,).
         state_dim, action_dim: d and A.
         described_dim: Leading columns of the state that describe the patient (the clocks follow).
+        more: (P, N, A + 4) columns that only some algorithms use: the next decision's action (at an episode's end its
+            own), cost, 1 at an episode's first decision, and the share of its patient's episodes with a higher return,
+            and with a lower cost (of equals the earlier ones).
+        episodes: (P, 4): smallest return, mean cost and smallest cost of the episodes, and by what costs are divided;
+            returns and costs are divided by their scales.
     """
 
     keys: tuple[str, ...]
@@ -51,6 +56,8 @@ class StackedData:
     state_dim: int
     action_dim: int
     described_dim: int
+    more: Tensor
+    episodes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -62,7 +69,7 @@ class StackedData:
 
     def to(self, device: str) -> StackedData:
         """A copy whose tensors lie on `device`."""
-        moved = {name: getattr(self, name).to(device) for name in ("rows", "mean", "scale", "reward_scale")}
+        moved = {name: getattr(self, name).to(device) for name in ("rows", "mean", "scale", "reward_scale", "more")}
         return dataclasses.replace(self, **moved)
 
     def select(self, learners: Sequence[int]) -> StackedData:
@@ -77,7 +84,21 @@ class StackedData:
             mean=self.mean[index],
             scale=self.scale[index],
             reward_scale=self.reward_scale[index],
+            more=self.more[index, :longest],
+            episodes=self.episodes[index],
         )
+
+    def keep(self, mask: Tensor) -> StackedData:
+        """The rows where `mask` (P, N) is true, in their order; everything else stays as it is."""
+        mask = mask & self.present.to(mask.device)
+        counts = mask.sum(1)
+        order = torch.argsort((~mask).byte(), dim=1, stable=True)[:, : int(counts.max()), None]
+        rows, more = (t.gather(1, order.expand(-1, -1, t.shape[-1])) for t in (self.rows, self.more))
+        return dataclasses.replace(self, rows=rows, more=more, counts=counts.cpu().numpy())
+
+    def seeds(self, seed: int | Sequence[int]) -> list[int]:
+        """One root seed per learner."""
+        return [seed] * len(self) if isinstance(seed, int) else list(seed)
 
 
 def stack_transitions(
@@ -112,6 +133,8 @@ def stack_transitions(
     rows = np.zeros((len(ids), int(counts.max()), 2 * d + actions + 2), dtype=np.float32)
     mean, scale = np.zeros((len(ids), 1, d)), np.ones((len(ids), 1, d))
     reward_scale = np.ones(len(ids))
+    found = _more_columns(transitions, config, name)
+    more, episodes = np.zeros((*rows.shape[:2], actions + 4), dtype=np.float32), np.ones((len(ids), 4))
     reference = transitions.definition.process.reference_interval
     if config.state_scaling == "dataset":
         mean[:, 0], scale[:, 0] = _standard(transitions.observations)
@@ -132,9 +155,42 @@ def stack_transitions(
         own[:, d + actions] = rewards / reward_scale[p]
         own[:, d + actions + 1] = discount
         own[:, d + actions + 2 :] = (transitions.next_observations[group] - mean[p]) / scale[p]
+        more[p, : len(group)] = found[group]
+        episodes[p] = _outcomes(rewards / reward_scale[p], found[group, actions], transitions.episode[group])
+        more[p, :, actions] /= episodes[p, 3]
     described = min(transitions.definition.described_dim, d)
     mean32, scale32, reward32 = (torch.as_tensor(a.astype(np.float32)) for a in (mean, scale, reward_scale))
-    return StackedData(ids, torch.from_numpy(rows), counts, mean32, scale32, reward32, d, actions, described)
+    tensor, extra = torch.from_numpy(rows), torch.from_numpy(more)
+    return StackedData(ids, tensor, counts, mean32, scale32, reward32, d, actions, described, extra, episodes)
+
+
+def _more_columns(transitions: Transitions, config: OfflineConfig, name: str) -> np.ndarray:
+    """`StackedData.more` of every row, the cost not yet scaled."""
+    if config.cost == "path" and not transitions.costs_path.shape[1]:
+        raise DatasetError(f"{name}: costs_path has no columns; set cost=end, or generate the dataset again")
+    cost = transitions.costs_path[:, 0] if config.cost == "path" else transitions.costs
+    starts = transitions.episode_starts()
+    first = np.zeros(len(cost), dtype=bool)
+    first[starts] = True
+    last = np.r_[first[1:], True]
+    following = np.where(last[:, None], transitions.actions, np.roll(transitions.actions, -1, 0))
+    shares = []
+    for column in (-transitions.rewards, cost):
+        totals, patient = np.add.reduceat(column.astype(np.float64), starts), transitions.patient[starts]
+        place = np.empty(len(starts))
+        order = np.lexsort((totals, patient))
+        _, begins, counts = np.unique(patient[order], return_index=True, return_counts=True)
+        place[order] = (np.arange(len(starts)) - np.repeat(begins, counts)) / np.repeat(counts, counts)
+        shares.append(place[np.cumsum(first) - 1])
+    return np.column_stack([following, cost, first, *shares]).astype(np.float32)
+
+
+def _outcomes(rewards: np.ndarray, costs: np.ndarray, episode: np.ndarray) -> tuple[float, float, float, float]:
+    """A row of `StackedData.episodes`."""
+    starts = np.flatnonzero(np.r_[True, np.diff(episode) != 0])
+    spread = _spread(costs)
+    total = np.add.reduceat(costs.astype(np.float64), starts) / spread
+    return float(np.add.reduceat(rewards, starts).min()), float(total.mean()), float(total.min()), spread
 
 
 def discount_powers(dt: np.ndarray, config: OfflineConfig, reference: float) -> np.ndarray:
@@ -154,6 +210,9 @@ def _spread(rewards: np.ndarray) -> float:
     return spread if spread > 1e-6 else 1.0
 
 
+_NOTHING = torch.empty(0)
+
+
 @dataclass(frozen=True)
 class Batch:
     """B transitions of each of P learners, and the random numbers of one update.
@@ -162,6 +221,7 @@ class Batch:
         state, next_state: (P, B, d) standardized.  action: (P, B, A).
         reward: (P, B) scaled.  discount: (P, B), 0 at terminal rows.
         normal: (P, C, B, A) standard normal.  uniform: (P, C', B, A) in [-1, 1]. For candidate actions.
+        next_action: (P, B, A).  cost, first: (P, B). Of `StackedData.more`; empty unless the objective asks.
     """
 
     state: Tensor
@@ -171,6 +231,9 @@ class Batch:
     next_state: Tensor
     normal: Tensor
     uniform: Tensor
+    next_action: Tensor = _NOTHING
+    cost: Tensor = _NOTHING
+    first: Tensor = _NOTHING
 
 
 class BatchSampler:
@@ -178,17 +241,28 @@ class BatchSampler:
 
     Args:
         data: The slices.
-        seed: Root seed; the streams are (seed, purpose, learner key).
+        seed: Root seed, or one per learner; the streams are (seed, purpose, learner key).
         batch: Rows per learner, B.
         normals, uniforms: Candidate noises per row, C and C'.
+        more: Whether batches have `StackedData.more`.
     """
 
-    def __init__(self, data: StackedData, seed: int, batch: int, normals: int = 0, uniforms: int = 0):
+    def __init__(
+        self,
+        data: StackedData,
+        seed: int | Sequence[int],
+        batch: int,
+        normals: int = 0,
+        uniforms: int = 0,
+        more: bool = False,
+    ):
         self._data, self._batch = data, batch
         self._rows = data.rows.flatten(0, 1)
+        self._more = data.more.flatten(0, 1) if more else None
         self._offsets = np.arange(len(data))[:, None] * data.rows.shape[1]
-        self._picks = [generator(seed, "offline-batches", key) for key in data.keys]
-        self._noises = [generator(seed, "offline-candidates", key) for key in data.keys]
+        named = list(zip(data.seeds(seed), data.keys))
+        self._picks = [generator(s, "offline-batches", key) for s, key in named]
+        self._noises = [generator(s, "offline-candidates", key) for s, key in named]
         shape = (batch, data.action_dim)
         self._normal = np.zeros((len(data), normals, *shape), dtype=np.float32)
         self._uniform = np.zeros((len(data), uniforms, *shape), dtype=np.float32)
@@ -203,8 +277,13 @@ class BatchSampler:
             if self._uniform.shape[1]:
                 g.random(out=self._uniform[p], dtype=np.float32)
         device = self._rows.device
-        rows = self._rows[torch.from_numpy(index).to(device)]
+        places = torch.from_numpy(index).to(device)
+        rows = self._rows[places]
         d, a = self._data.state_dim, self._data.action_dim
+        extra = {}
+        if self._more is not None:
+            found = self._more[places]
+            extra = {"next_action": found[..., :a], "cost": found[..., a], "first": found[..., a + 1]}
         return Batch(
             state=rows[..., :d],
             action=rows[..., d : d + a],
@@ -213,6 +292,7 @@ class BatchSampler:
             next_state=rows[..., d + a + 2 :],
             normal=torch.from_numpy(self._normal).to(device),
             uniform=(2.0 * torch.from_numpy(self._uniform) - 1.0).to(device),
+            **extra,
         )
 
     def state(self) -> str:

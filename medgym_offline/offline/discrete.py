@@ -28,6 +28,7 @@ class DiscreteNetworks:
         codebook: a_1 .. a_C, (P, C, A).
         extra: (P, B, d) -> (P, B, C); None is nothing: the score is the value in all but GCQL.
         members: E.
+        gate: As in `StackedActor`.
     """
 
     critic: StackedMLP
@@ -35,6 +36,7 @@ class DiscreteNetworks:
     codebook: Tensor
     extra: Callable[[Tensor], Tensor] | None = None
     members: int = 1
+    gate: float | None = None
 
     def parts(self) -> tuple[StackedMLP, ...]:
         """Every stack, in the order of a saved state."""
@@ -81,9 +83,10 @@ def build_discrete(
     codebook: Tensor,
     config: OfflineConfig,
     extra: Callable[[Tensor], Tensor] | None = None,
+    heads: int = 1,
 ) -> DiscreteNetworks:
     """Fresh networks, one per seed; a learner's initial weights depend on its own seed alone."""
-    sizes = (state_dim, *[config.hidden] * config.depth, codebook.shape[1])
+    sizes = (state_dim, *[config.hidden] * config.depth, heads * codebook.shape[1])
     members = member_seeds(seeds, config.ensemble)
     critic, target = (StackedMLP(len(members), sizes, "relu", seeds=members) for _ in range(2))
     target.requires_grad_(False)

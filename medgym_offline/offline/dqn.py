@@ -27,8 +27,8 @@ Fujimoto et al. 2018 for the smallest value; MedGym paper, appendix C.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,13 +38,27 @@ from medgym_offline.offline.data import Batch, StackedData
 from medgym_offline.offline.networks import Networks, build_networks
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["DQN", "Step"]
+__all__ = ["DQN", "Plain", "Step"]
 
 Step = tuple[StackedMLP, float, Callable[[Any, Batch], tuple[Tensor, dict[str, Tensor]]]]
 """What one gradient step changes, its step size, and its loss (P,) with numbers to watch (P,)."""
 
 
-class DQN:
+class Plain:
+    """What an objective asks of its learner, unless it says otherwise; see `algorithms.Objective`."""
+
+    normals = 0
+    uniforms = 0
+    more = False
+    delay = 1
+    settings: ClassVar[Mapping[str, Any]] = {}
+
+    def rows(self, data: StackedData) -> StackedData:
+        """The slices to learn from, given those it was made with."""
+        return data
+
+
+class DQN(Plain):
     """Objective of the module's docstring, for P learners at once; every loss is (P,).
 
     Args:
@@ -54,12 +68,8 @@ class DQN:
     """
 
     name = "dqn"
-    normals = 0
-    """Candidate actions drawn with normal noise, per batch row."""
-    uniforms = 0
-    """Candidate actions drawn uniformly, per batch row."""
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
         self.config = config
         self._widths = data.state_dim, data.action_dim
 

@@ -26,12 +26,12 @@ from medgym_offline.offline.codebook import build_codebook, nearest
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
 from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete
-from medgym_offline.offline.dqn import Step
+from medgym_offline.offline.dqn import Plain, Step
 
 __all__ = ["DiscreteDQN"]
 
 
-class DiscreteDQN:
+class DiscreteDQN(Plain):
     """Objective of the module's docstring, for P learners at once; every loss is (P,).
 
     Args:
@@ -44,10 +44,8 @@ class DiscreteDQN:
     """
 
     name = "dqn-discrete"
-    normals = 0
-    uniforms = 0
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
         self.config = config
         self.codebook = build_codebook(data, config.codewords, seed)
         self._state_dim = data.state_dim

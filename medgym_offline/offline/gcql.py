@@ -26,6 +26,8 @@ Source: MedGym paper, appendix C.2 (there the distance to the center stands in f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ class GCQL(CQL):
 
     name = "gcql"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
         super().__init__(config, data, seed)
         self.ball = Ball(config, data)
 

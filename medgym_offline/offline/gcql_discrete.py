@@ -43,7 +43,7 @@ class DiscreteGCQL(DiscreteCQL):
 
     name = "gcql-discrete"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int = 0):
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
         if config.beta_target or config.guard != "pair":
             raise MedGymError(
                 "gcql-discrete: its guard is on state-action pairs, in the logsumexp and the choice; leave guard and "

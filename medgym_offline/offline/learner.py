@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,14 +31,17 @@ class Learner:
     Args:
         algorithm: Name in `ALGORITHMS`.
         data: The slices.
-        seed: Root seed; a learner's streams and initial weights follow from (seed, its key).
+        seed: Root seed, or one per learner; its streams and initial weights follow from (seed, its key).
         config: Settings.
     """
 
-    def __init__(self, algorithm: str, data: StackedData, seed: int, config: OfflineConfig):
+    def __init__(self, algorithm: str, data: StackedData, seed: int | Sequence[int], config: OfflineConfig):
         self.config, self.keys = config, data.keys
+        if not isinstance(seed, int):
+            self.keys = tuple(f"{key}, seed {s}" for key, s in zip(data.keys, seed))
         self.objective = make_objective(algorithm, config, data, seed)
-        seeds = [derive_seed(seed, "offline-networks", key) >> 2 for key in data.keys]
+        seeds = [derive_seed(s, "offline-networks", key) >> 2 for s, key in zip(data.seeds(seed), data.keys)]
+        data = self.objective.rows(data)
         self.networks = self.objective.build(seeds)
         for net in self.networks.parts():
             net.to(data.rows.device)
@@ -47,7 +51,8 @@ class Learner:
             torch.optim.Adam(parameters, lr=rate, foreach=True)
             for (parameters, _), (_, rate, _) in zip(self._steps, self.objective.steps(self.networks))
         ]
-        self._sampler = BatchSampler(data, seed, config.batch, self.objective.normals, self.objective.uniforms)
+        asked = self.objective.normals, self.objective.uniforms, self.objective.more
+        self._sampler = BatchSampler(data, seed, config.batch, *asked)
         self._data = data
         self.done = 0
         self.log: list[dict[str, float]] = []
@@ -61,14 +66,17 @@ class Learner:
         return [p.detach().view(len(self.keys), -1) for parameters, _ in self._steps for p in parameters]
 
     def update(self) -> None:
-        """One pass through the objective's gradient steps, then the target critic."""
+        """One pass through the objective's gradient steps, then the target critic; the last step and the targets only
+        every `delay` updates."""
         batch = self._sampler.draw()
         self._numbers = {}
-        for (parameters, loss_of), optimizer in zip(self._steps, self._optimizers):
+        waits = (self.done + 1) % self.objective.delay != 0
+        for (parameters, loss_of), optimizer in list(zip(self._steps, self._optimizers))[: -1 if waits else None]:
             loss, numbers = loss_of(self.networks, batch)
             _step(optimizer, parameters, loss)
             self._numbers |= numbers
-        self.networks.update_target(self.config.tau)
+        if not waits:
+            self.networks.update_target(self.config.tau)
         self.done += 1
         if self.done % CHECK_EVERY == 0 or self.done == self.config.updates:
             self._check()
@@ -110,6 +118,12 @@ class Learner:
         """(P, C, A) on the CPU; None where actions are continuous."""
         book = self.networks.codebook
         return None if book is None else book.cpu()
+
+    @property
+    def gate(self) -> float | None:
+        """Of a policy that chooses among likely codewords; see `StackedActor`."""
+        gate: float | None = self.networks.gate
+        return gate
 
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs to go on as if never interrupted; tensors, numbers and text only."""

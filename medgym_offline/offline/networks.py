@@ -35,6 +35,7 @@ class Actors:
 
     actor: StackedMLP
     codebook: ClassVar[None] = None
+    gate: ClassVar[None] = None
 
     def parts(self) -> tuple[StackedMLP, ...]:
         """Every stack, in the order of a saved state."""
@@ -67,6 +68,7 @@ class Networks:
     actor: StackedMLP
     members: int = 1
     codebook: ClassVar[None] = None
+    gate: ClassVar[None] = None
 
     def parts(self) -> tuple[StackedMLP, ...]:
         """Every stack, in the order of a saved state."""
@@ -107,11 +109,13 @@ class Networks:
         torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), tau)
 
 
-def build_networks(seeds: Sequence[int], state_dim: int, action_dim: int, config: OfflineConfig) -> Networks:
+def build_networks(
+    seeds: Sequence[int], state_dim: int, action_dim: int, config: OfflineConfig, critic_activation: str = "relu"
+) -> Networks:
     """Fresh networks, one per seed; a learner's initial weights depend on its own seed alone."""
     hidden, members = [config.hidden] * config.depth, member_seeds(seeds, config.ensemble)
     sizes = (state_dim + action_dim, *hidden, 1)
-    critic, target = (StackedMLP(len(members), sizes, "relu", seeds=members) for _ in range(2))
+    critic, target = (StackedMLP(len(members), sizes, critic_activation, seeds=members) for _ in range(2))
     target.requires_grad_(False)
     return Networks(critic, target, build_actor(seeds, state_dim, action_dim, config), config.ensemble)
 

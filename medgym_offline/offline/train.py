@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import warnings
@@ -15,7 +16,7 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
-from medgym_offline.offline.algorithms import algorithm_name
+from medgym_offline.offline.algorithms import ALGORITHMS, algorithm_name
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import CHECK_EVERY, Learner
@@ -25,7 +26,7 @@ from medgym_offline.progress import Progress
 from medgym_offline.stack import StackedMLP
 from medgym_offline.threads import one_thread
 
-__all__ = ["checkpoint_updates", "shard_size", "train"]
+__all__ = ["checkpoint_updates", "shard_size", "train", "train_seeds"]
 
 # Of one hidden layer of a stack's critic on all candidates. Wide stacks pay each operation's cost once for many
 # learners; beyond this a training at the paper's size, where a dozen such layers live at a time, would take gigabytes.
@@ -80,19 +81,12 @@ def train(
         MedGymError: If every learner diverged, or the resume file belongs to another training.
     """
     algorithm = algorithm_name(algorithm)
-    config = config or OfflineConfig()
+    config = dataclasses.replace(config or OfflineConfig(), **ALGORITHMS[algorithm].settings)
     data = stack_transitions(transitions, scope, config, patients)
     size = shard or (shard_size(config) if device == "cpu" else len(data))
     bounds = [(a, min(a + size, len(data))) for a in range(0, len(data), size)]
     kept = checkpoint_updates(config.updates, checkpoints)
-    task = {
-        "algorithm": algorithm,
-        "dataset": transitions.dataset_id,
-        "identity": transitions.identity,
-        "scope": scope,
-        "seed": seed,
-        "config": config.to_dict(),
-    }
+    task = {**_task(algorithm, transitions, scope, config), "seed": seed}
     identity = json.dumps(
         {**task, "learners": data.keys, "rows": data.counts.tolist(), "shard": size, "keep": kept}, sort_keys=True
     )
@@ -132,9 +126,7 @@ def train(
 
     stopped = {key: why for part in finished for key, why in part["stopped"].items()}
     if len(stopped) == len(data):
-        first = next(iter(stopped))
-        why = f"{first} {stopped[first]}"
-        raise MedGymError(f"{algorithm}: every learner failed ({why}); lower the learning rates or check the rewards")
+        raise _all_failed(algorithm, stopped)
     for key, why in stopped.items():
         warnings.warn(f"{algorithm}: learner {key} {why}; its last healthy actor is used", stacklevel=2)
     ids = None if scope == "pop" else data.keys
@@ -149,6 +141,69 @@ def train(
         Path(resume).unlink(missing_ok=True)
     log = _merge([json.loads(p["log"]) for p in finished], bounds)
     return TrainResult(policy, log, stopped, early_policies | ({config.updates: policy} if kept else {}))
+
+
+def train_seeds(
+    algorithm: str,
+    transitions: Transitions,
+    scope: str = "pop",
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    config: OfflineConfig | None = None,
+    *,
+    patients: Sequence[str] | None = None,
+    progress: bool = True,
+    shard: int | None = None,
+    device: str = "cpu",
+) -> dict[int, TrainResult[list[dict[str, float]]]]:
+    """`train` for several seeds at once: learners of all patients and seeds are one stack.
+
+    Results are those of `train` with each seed: to the bit where that too trains a stack (scope "ind"); up to rounding,
+    which training amplifies, for a single learner, whose products torch computes with other kernels.
+
+    Returns:
+        Result by seed. The log is the mean over the learners of all seeds.
+
+    Raises:
+        As `train`, and MedGymError if a seed is given twice or none is.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise MedGymError(f"seeds are {list(seeds)}; give at least one, and each once")
+    algorithm = algorithm_name(algorithm)
+    config = dataclasses.replace(config or OfflineConfig(), **ALGORITHMS[algorithm].settings)
+    data = stack_transitions(transitions, scope, config, patients)
+    pairs = [(p, seed) for seed in seeds for p in range(len(data))]
+    size = shard or (shard_size(config) if device == "cpu" else len(pairs))
+    shards = [pairs[at : at + size] for at in range(0, len(pairs), size)]
+    parts: list[dict[str, Any]] = []
+    stopped: dict[str, str] = {}
+    with one_thread(device), Progress(f"{algorithm} {scope}", len(shards) * config.updates, enabled=progress) as bar:
+        for members in shards:
+            twice = members * (2 if len(members) == 1 and len(pairs) > 1 else 1)
+            chosen = data.select([p for p, _ in twice]).to(device)
+            learner = Learner(algorithm, chosen, [seed for _, seed in twice], config)
+            while learner.done < config.updates:
+                learner.update()
+                bar.advance(1)
+            parts.append(_outcome(learner, len(members)))
+            stopped |= learner.stopped
+    bounds = [(at, min(at + size, len(pairs))) for at in range(0, len(pairs), size)]
+    log = _merge([json.loads(part["log"]) for part in parts], bounds)
+    whole = _concatenated([part["actor"] for part in parts])
+    task = _task(algorithm, transitions, scope, config)
+    results = {}
+    for i, seed in enumerate(seeds):
+        suffix = f", seed {seed}"
+        own = {key.removesuffix(suffix): why for key, why in stopped.items() if key.endswith(suffix)}
+        if len(own) == len(data):
+            raise _all_failed(algorithm, own)
+        rows = slice(i * len(data), (i + 1) * len(data))
+        actor = {**whole, "net": {key: value[rows] for key, value in whole["net"].items()}}
+        if whole["codebook"] is not None:
+            actor["codebook"] = whole["codebook"][rows]
+        origin = {**task, "seed": seed, "stopped": own, "code": code_version(), "torch": torch.__version__}
+        policy = _assemble([actor], None if scope == "pop" else data.keys, transitions, origin)
+        results[seed] = TrainResult(policy, log, own, {})
+    return results
 
 
 def shard_size(config: OfflineConfig) -> int:
@@ -167,15 +222,34 @@ def _assemble(
     parts: list[dict[str, Any]], ids: Sequence[str] | None, data: Transitions, provenance: dict[str, Any]
 ) -> StackedActor:
     """One policy from the actors of all shards."""
-    tensors = [part["net"] for part in parts]
-    count = sum(len(t["layers.0.weight"]) for t in tensors)
-    net = StackedMLP(count, parts[0]["sizes"], parts[0]["activation"], seeds=[0] * count)
-    net.load_state_dict({key: torch.cat([t[key] for t in tensors]) for key in tensors[0]})
-    books = [part["codebook"] for part in parts]
-    codebook = None if books[0] is None else torch.cat(books)
+    whole = _concatenated(parts)
+    count = len(whole["net"]["layers.0.weight"])
+    net = StackedMLP(count, whole["sizes"], whole["activation"], seeds=[0] * count)
+    net.load_state_dict(whole["net"])
+    book, gate = whole["codebook"], whole["gate"]
     return StackedActor(
-        net, ids, data.decisions, provenance=provenance, codebook=codebook, disease=data.disease
+        net, ids, data.decisions, provenance=provenance, codebook=book, disease=data.disease, gate=gate
     ).requires_grad_(False)
+
+
+def _concatenated(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The actors of all shards as one stack."""
+    nets, books = [part["net"] for part in parts], [part["codebook"] for part in parts]
+    net = {key: torch.cat([tensors[key] for tensors in nets]) for key in nets[0]}
+    return {**parts[0], "net": net, "codebook": None if books[0] is None else torch.cat(books)}
+
+
+def _task(algorithm: str, transitions: Transitions, scope: str, config: OfflineConfig) -> dict[str, Any]:
+    """What a policy's file says it was asked to learn, its seed aside."""
+    about = {"algorithm": algorithm, "dataset": transitions.dataset_id, "identity": transitions.identity}
+    return {**about, "scope": scope, "config": config.to_dict()}
+
+
+def _all_failed(algorithm: str, stopped: dict[str, str]) -> MedGymError:
+    first = next(iter(stopped))
+    return MedGymError(
+        f"{algorithm}: every learner failed ({first} {stopped[first]}); lower the learning rates or check the rewards"
+    )
 
 
 def _outcome(learner: Learner, count: int) -> dict[str, Any]:
@@ -191,6 +265,7 @@ def _actor(learner: Learner, count: int) -> dict[str, Any]:
         "sizes": list(net.sizes),
         "activation": net.activation,
         "codebook": None if book is None else book[:count].clone(),
+        "gate": learner.gate,
     }
 
 

@@ -17,7 +17,7 @@ from medgym_offline.patients import PatientIndex
 from medgym_offline.policies.protocol import timing_of_width, torch_or_numpy
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["StackedActor"]
+__all__ = ["StackedActor", "gated"]
 
 _EDGE = 1.0 - 1e-6
 
@@ -34,6 +34,10 @@ class StackedActor(nn.Module):
         m = net_p(o)                     (P, B, C)
         act(o) = codebook_p[argmax_c m_c]                 the first of equals
 
+    With a `gate` as well it has two outputs per codeword, a value q_c and a logit l_c of how likely the data choose it:
+
+        act(o) = codebook_p[argmax_c q_c over those c with l_c - max l >= gate]
+
     `log_std` does not depend on the observation. It is stored with the network, so log-probabilities of actions
     of a dataset's behavior can be recomputed from its policy file.
 
@@ -45,6 +49,7 @@ class StackedActor(nn.Module):
         provenance: JSON-able facts about its origin, kept in its file.
         codebook: (P, C, A) or (1, C, A) actions in [-1, 1], or None for a continuous policy.
         disease: Name of the disease it treats.
+        gate: Logarithm of the smallest ratio to the likeliest codeword's probability, at most 0, or None.
 
     Raises:
         PolicyError: If P and the number of ids differ, A is neither the number of treatments (fixed timing) nor
@@ -64,6 +69,7 @@ class StackedActor(nn.Module):
         provenance: Mapping[str, Any] | None = None,
         codebook: Tensor | None = None,
         disease: str = DEFAULT,
+        gate: float | None = None,
     ):
         super().__init__()
         self.patients: tuple[str, ...] | None = None if patients is None else tuple(patients)
@@ -75,10 +81,10 @@ class StackedActor(nn.Module):
             raise PolicyError("a policy names the same patient twice")
         self.net = net
         if codebook is not None:
-            codebook = _checked_codebook(codebook, wanted, net.sizes[-1], log_std)
+            codebook = _checked_codebook(codebook, wanted, net.sizes[-1], log_std, gate)
         self.observation_dim = net.sizes[0]
         self.action_dim = net.sizes[-1] if codebook is None else codebook.shape[-1]
-        self.disease = disease
+        self.disease, self.gate = disease, gate
         self.timing = timing_of_width(find_disease(disease), self.action_dim)
         self.decisions = decisions
         self.provenance: dict[str, Any] = dict(provenance or {})
@@ -118,7 +124,8 @@ class StackedActor(nn.Module):
         output = self.mean(observations)
         if self.codebook is None:
             return torch.tanh(output)
-        chosen = output.argmax(-1, keepdim=True).expand(-1, -1, self.action_dim)
+        scores = output if self.gate is None else gated(output, self.gate)
+        chosen = scores.argmax(-1, keepdim=True).expand(-1, -1, self.action_dim)
         return self.codebook.expand(len(output), -1, -1).gather(1, chosen)
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
@@ -160,7 +167,14 @@ class StackedActor(nn.Module):
         if codebook is not None and codebook.shape[0] > 1:
             codebook = codebook[index]
         return StackedActor(
-            self.net.select(index), patients, self.decisions, log_std, self.provenance, codebook, self.disease
+            self.net.select(index),
+            patients,
+            self.decisions,
+            log_std,
+            self.provenance,
+            codebook,
+            self.disease,
+            self.gate,
         )
 
     @classmethod
@@ -177,7 +191,16 @@ class StackedActor(nn.Module):
         def form(actor: StackedActor) -> tuple[Any, ...]:
             code = None if actor.codebook is None else actor.codebook.shape[1:]
             net = actor.net
-            return (*net.sizes, net.activation, net.output, actor.decisions, actor.log_std is None, code, actor.disease)
+            return (
+                *net.sizes,
+                net.activation,
+                net.output,
+                actor.decisions,
+                actor.log_std is None,
+                code,
+                actor.disease,
+                actor.gate,
+            )
 
         for actor in actors:
             if actor.patients is None:
@@ -195,15 +218,26 @@ class StackedActor(nn.Module):
         codebook = None
         if first.codebook is not None:
             codebook = torch.cat([a.codebook.expand(a.net.patients, -1, -1) for a in actors if a.codebook is not None])
-        return cls(net, ids, first.decisions, log_std, first.provenance, codebook, first.disease)
+        return cls(net, ids, first.decisions, log_std, first.provenance, codebook, first.disease, first.gate)
 
 
-def _checked_codebook(codebook: Tensor, patients: int, outputs: int, log_std: Tensor | None) -> Tensor:
+def gated(outputs: Tensor, gate: float) -> Tensor:
+    """Values (..., C) of the likely codewords, and -inf of the others, from values and logits (..., 2C)."""
+    values, logits = outputs.chunk(2, -1)
+    return values.masked_fill(logits - logits.amax(-1, keepdim=True) < gate, -math.inf)
+
+
+def _checked_codebook(
+    codebook: Tensor, patients: int, outputs: int, log_std: Tensor | None, gate: float | None
+) -> Tensor:
     """A float32 copy, if it fits the network."""
     if log_std is not None:
         raise PolicyError("a policy with a codebook is deterministic; it cannot have a log_std")
-    if codebook.dim() != 3 or codebook.shape[0] not in (1, patients) or codebook.shape[1] != outputs:
-        raise PolicyError(f"codebook has shape {tuple(codebook.shape)}, expected ({patients} or 1, {outputs}, A)")
+    words = outputs if gate is None else outputs / 2
+    if gate is not None and gate > 0:
+        raise PolicyError(f"gate is {gate}, the logarithm of a ratio of probabilities; it is at most 0")
+    if codebook.dim() != 3 or codebook.shape[0] not in (1, patients) or codebook.shape[1] != words:
+        raise PolicyError(f"codebook has shape {tuple(codebook.shape)}, expected ({patients} or 1, {words}, A)")
     if not bool((codebook.abs() <= 1.0).all()):
         raise PolicyError("codebook holds actions outside [-1, 1]")
     return codebook.detach().clone().to(torch.float32)

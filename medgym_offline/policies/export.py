@@ -1,4 +1,4 @@
-"""Export of stacked actors to plain TorchScript and ONNX, for use without this package.
+"""Export of stacked actors to TorchScript, `torch.export` and ONNX, for use without this package.
 
 Either file is a function from observations (N, d) to actions (N, A), and holds our header (as an extra file, or as
 model metadata), from which `load_policy` takes the disease and the number of decisions.
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import MissingExtraError, PolicyError
 from medgym_offline.files import atomic_path
-from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.actor import StackedActor, gated
 from medgym_offline.policies.files import actor_header, patient_file_stem
 from medgym_offline.policies.foreign import EXTRA_FILE
 
-__all__ = ["export_onnx", "export_torchscript", "plain_network"]
+__all__ = ["export_onnx", "export_program", "export_torchscript", "plain_network"]
 
 _MODULES: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "identity": nn.Identity}
 # IR 8 and operators 17 (2022): old enough for every runtime that `onnxruntime>=1.17` can be.
@@ -34,17 +34,19 @@ class Lookup(nn.Module):
 
     Args:
         codebook: (C, A).
+        gate: As in `StackedActor`; scores are then (N, 2C).
     """
 
     codebook: Tensor
 
-    def __init__(self, codebook: Tensor):
+    def __init__(self, codebook: Tensor, gate: float | None = None):
         super().__init__()
+        self.gate = gate
         self.register_buffer("codebook", codebook.detach().clone())
 
     def forward(self, scores: Tensor) -> Tensor:
         """See the class."""
-        return self.codebook[scores.argmax(-1)]
+        return self.codebook[(scores if self.gate is None else gated(scores, self.gate)).argmax(-1)]
 
 
 @own_defaults()
@@ -75,7 +77,8 @@ def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequen
         modules += [linear, _MODULES[policy.net.output if i == last else policy.net.activation]()]
     if policy.codebook is None:
         return nn.Sequential(*modules, nn.Tanh()).eval()
-    return nn.Sequential(*modules, Lookup(policy.codebook[at if len(policy.codebook) > 1 else 0])).eval()
+    book = policy.codebook[at if len(policy.codebook) > 1 else 0]
+    return nn.Sequential(*modules, Lookup(book, policy.gate)).eval()
 
 
 @own_defaults()
@@ -93,11 +96,23 @@ def export_torchscript(policy: StackedActor, path: str | Path, patient: str | No
 
 
 @own_defaults()
+def export_program(policy: StackedActor, path: str | Path, patient: str | None = None) -> Path:
+    """Write a deterministic policy as a program of `torch.export`: observations (N, d) -> actions (N, A), N free.
+
+    Files and folders as in `export_torchscript`, with the suffix .pt2.
+
+    Raises:
+        UnknownNameError: If the patient is not in the stack.
+    """
+    return _export(policy, path, patient, ".pt2", _write_program)
+
+
+@own_defaults()
 def export_onnx(policy: StackedActor, path: str | Path, patient: str | None = None) -> Path:
     """Write a deterministic policy as ONNX: "observations" (N, d) -> "actions" (N, A), float32.
 
     Files and folders as in `export_torchscript`, with the suffix .onnx. Operators: Gemm, the activation, and Tanh, or
-    for a codebook ArgMax and Gather.
+    for a codebook ArgMax and Gather (with a gate also Split, ReduceMax, Sub, Less and Where).
 
     Raises:
         UnknownNameError: If the patient is not in the stack.
@@ -139,6 +154,14 @@ def _write_torchscript(network: nn.Sequential, header: dict[str, Any], path: Pat
         torch.jit.save(module, str(path), _extra_files={EXTRA_FILE: json.dumps(header, sort_keys=True)})
 
 
+def _write_program(network: nn.Sequential, header: dict[str, Any], path: Path) -> None:
+    shape = {0: torch.export.Dim("N")}
+    program = torch.export.export(network, (torch.zeros(3, header["sizes"][0]),), dynamic_shapes=(shape,))
+    extra = {EXTRA_FILE: json.dumps(header, sort_keys=True)}
+    with open(path, "wb") as stream:  # not by name: torch refuses other suffixes
+        torch.export.save(program, stream, extra_files=extra)
+
+
 def _write_onnx(network: nn.Sequential, header: dict[str, Any], path: Path) -> None:
     from onnx import TensorProto, helper, numpy_helper, save
 
@@ -161,6 +184,12 @@ def _write_onnx(network: nn.Sequential, header: dict[str, Any], path: Path) -> N
             weight, bias = constant(f"weight{i}", module.weight.T), constant(f"bias{i}", module.bias)
             add("Gemm", current, weight, bias)
         elif isinstance(module, Lookup):
+            if module.gate is not None:
+                nodes.append(helper.make_node("Split", [current], ["values", "logits"], axis=1))
+                add("ReduceMax", "logits", axes=[1], keepdims=1)
+                add("Sub", "logits", current)
+                add("Less", current, constant("gate", torch.tensor(module.gate)))
+                add("Where", current, constant("never", torch.tensor(-torch.inf)), "values")
             add("ArgMax", current, axis=1, keepdims=0)
             add("Gather", constant("codebook", module.codebook), current, axis=0)
             width = module.codebook.shape[1]

@@ -8,7 +8,7 @@ Two formats of our own hold the same thing, a JSON header and the tensors of a :
 Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), optional `log_std` (P or 1, A) or `codebook`
 (P or 1, C, A).
 Header: format "medgym-policy/1", disease, scope "ind" | "pop", timing, decisions, patients (ids or null), sizes,
-activation, provenance.
+activation, provenance, and gate where the policy has one.
 
 A Python pickle can run any code when it is opened, so it is recognized by its bytes and refused unopened.
 """
@@ -87,11 +87,14 @@ class Header:
     decisions: Annotated[int, Field(gt=0)] | None = None
     patients: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    gate: Annotated[float, Field(le=0)] | None = None
 
 
 def actor_header(policy: StackedActor) -> dict[str, Any]:
     """What a policy file says about its policy."""
+    gate = {} if policy.gate is None else {"gate": policy.gate}
     return {
+        **gate,
         "format": FORMAT,
         "disease": policy.disease,
         "scope": policy.scope,
@@ -215,6 +218,8 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
         raise PolicyError(
             f"{path}: output width {width} with timing {timing!r}; fixed timing needs {few} actions, adaptive {many}"
         )
+    if header.gate is not None and codebook is None:
+        raise bad("header field gate is the logarithm of a ratio beside a codebook, and there is none")
     count = 1 if patients is None else len(patients)
     wanted: dict[str, tuple[int, ...]] = {}
     for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])):
@@ -227,7 +232,7 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
             raise bad(f"tensor {name} is not finite floating point")
     net = StackedMLP(count, sizes, header.activation, seeds=[0] * count)
     net.load_state_dict({name: t.to(torch.float32) for name, t in weights.items()})
-    rest = (tensors.get("log_std"), header.provenance, codebook, disease.name)
+    rest = (tensors.get("log_std"), header.provenance, codebook, disease.name, header.gate)
     try:
         return StackedActor(net, patients, header.decisions, *rest)
     except PolicyError as error:

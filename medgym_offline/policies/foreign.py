@@ -20,7 +20,7 @@ from medgym_offline.errors import MissingExtraError, PolicyError, unknown_name
 from medgym_offline.policies.limits import TimeLimits
 from medgym_offline.policies.protocol import Policy, disease_of_policy, timing_of_width, torch_or_numpy
 
-__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "load_onnx", "load_torchscript"]
+__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "facts_of", "load_onnx", "load_torchscript"]
 
 EXTRA_FILE = "medgym-policy.json"
 """Name of the header inside the TorchScript and ONNX files that this package exports."""
@@ -185,11 +185,11 @@ def load_torchscript(path: Path, disease: str | None = None) -> ModulePolicy:
     except (RuntimeError, zipfile.BadZipFile, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PolicyError(f"{path}: damaged TorchScript file ({reason[:160]}); export it again") from None
-    decisions, provenance, named = _facts_of(extra[EXTRA_FILE], path, disease)
+    decisions, provenance, named = facts_of(extra[EXTRA_FILE], path, disease)
     return ModulePolicy(module, str(path), decisions, provenance, disease=named)
 
 
-def _facts_of(header: str | bytes, path: Path, disease: str | None) -> tuple[int | None, dict[str, Any], str]:
+def facts_of(header: str | bytes, path: Path, disease: str | None) -> tuple[int | None, dict[str, Any], str]:
     """Decisions, provenance and disease that our header inside a foreign file states, where there is one."""
     try:
         found = json.loads(header, parse_constant=lambda _: None)  # results are JSON, which knows no NaN
@@ -228,7 +228,7 @@ def load_onnx(path: Path, disease: str | None = None) -> ModulePolicy:
         raise PolicyError(f"{path}: takes {len(inputs)} inputs ({names[:80]}); export a function of the observations")
     name, shape = inputs[0].name, inputs[0].shape
     header = session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, "")
-    decisions, provenance, named = _facts_of(header, path, disease)
+    decisions, provenance, named = facts_of(header, path, disease)
     width = find_disease(named).observation_dim
     # Axes without a name are numbers: fixed.
     if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):

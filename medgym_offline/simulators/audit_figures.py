@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,44 +13,13 @@ from medgym_offline.reports import INK, MUTED, SERIES, Figure, draw_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["bars", "gains", "label", "responses", "rollout"]
+__all__ = ["label", "responses", "rollout"]
 
 
 def label(item: Component | Treatment) -> str:
     """A component's or treatment's name as people write it."""
     text = item.label or item.name.replace("_", " ")
     return text[:1].upper() + text[1:]
-
-
-def bars(tables: Mapping[str, Mapping[str, Mapping[str, Any]]], disease: Disease) -> Figure:
-    """Mean severity under constant treatments, one bar per world; {world: {policy: {"severity": ...}}}."""
-    names, worlds = max((list(t) for t in tables.values()), key=len), list(tables)
-    height = 0.8 / len(worlds)
-
-    def draw(canvas: Any) -> None:
-        axes = canvas.add_subplot()
-        for n, world in enumerate(worlds):
-            known = [(k, tables[world][p]["severity"]) for k, p in enumerate(names) if p in tables[world]]
-            at, values = [k + (n - (len(worlds) - 1) / 2) * height for k, _ in known], [v for _, v in known]
-            drawn = axes.barh(at, values, 0.9 * height, color=SERIES[n], label=f"{world} world")
-            axes.bar_label(drawn, fmt="%.2f", padding=3, fontsize=8, color=MUTED)
-        axes.set_yticks(range(len(names)), [textwrap.fill(n, 22) for n in names])
-        axes.invert_yaxis()
-        axes.grid(False, axis="y")
-        axes.margins(x=0.12)
-        axes.set_xlabel(f"Mean {disease.severity.label} over {disease.process.horizon:g} {disease.process.unit}")
-        _legend(canvas, len(worlds))
-
-    described = "; ".join(
-        f"{p}: " + ", ".join(f"{w} {tables[w][p]['severity']:.2f}" for w in worlds if p in tables[w]) for p in names
-    )
-    return draw_figure(
-        "Constant treatments in every world",
-        draw,
-        f"Bar chart of mean severity. {described}.",
-        (5.0, 0.9 + 0.2 * len(names) * (len(worlds) + 1)),
-        "Lower is better. Without noise, from the first state.",
-    )
 
 
 def responses(treatment: Treatment, times: np.ndarray, curves: np.ndarray, disease: Disease) -> Figure:
@@ -119,24 +87,6 @@ def rollout(
         f"Individual (solid) and population (dashed) rollouts from the first state, observations as dots ({counts})."
     )
     return draw_figure(f"Patient {patient}", draw, description, (5.0, _height(disease) + 0.2), caption)
-
-
-def gains(groups: Mapping[str, Sequence[float]]) -> Figure:
-    """Gain of one class of schedules over another, %, patients sorted; {statement: (P,) gains}."""
-
-    def draw(canvas: Any) -> None:
-        axes = canvas.add_subplot()
-        for n, (name, values) in enumerate(groups.items()):
-            share, dash = 100.0 * (np.arange(len(values)) + 0.5) / len(values), ("-", (0, (5, 2)))[n % 2]
-            axes.plot(share, np.sort(values), color=SERIES[n], linewidth=1.8, linestyle=dash, label=name)
-        axes.set(xlim=(0, 100), xlabel="Patients, from least to most to gain (%)", ylabel="Lower harm (%)")
-        _legend(canvas, 1)
-
-    described = "; ".join(f"{n}: median {np.median(v):.1f} %, largest {max(v):.1f} %" for n, v in groups.items())
-    caption = "Each curve is sorted by itself. Own world, no noise."
-    return draw_figure(
-        "What schedules could gain", draw, f"Sorted gains per patient. {described}.", (5.0, 3.6), caption
-    )
 
 
 def _shape(disease: Disease) -> tuple[int, int]:

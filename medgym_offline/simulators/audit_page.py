@@ -95,7 +95,6 @@ def _constants(facts: Facts, disease: Disease) -> list[Block]:
         regrets = [Estimate(c["wrong_patient_regret"][q]) for c in found]
         lines.append([f"regret of another patient's best, {q}", *regrets])
     return [
-        draw.bars(tables, disease),
         Table(caption, heads, rows),
         Table("Do treatments matter, and whose?", ["", *worlds], lines),
     ]
@@ -199,8 +198,6 @@ def _truth(facts: Facts, horizon: str) -> list[Block]:
 def _ceilings(facts: Facts, unit: str) -> list[Block]:
     found = facts["ceilings"]
     summary = found["summary"]
-    harm = {n: np.array(c["harm"]) for n, c in found["classes"].items()}
-    pairs = (("schedule over constant", "fixed", "constant"), ("adaptive over fixed", "adaptive", "fixed"))
     rows = [
         [key, *(Estimate(g[k], unit="%") for k in ("median", "mean", "q90")), _percent(g["share_above_2"])]
         for key, g in summary.items()
@@ -212,7 +209,6 @@ def _ceilings(facts: Facts, unit: str) -> list[Block]:
     means = ", ".join(f"{n} {h:.3f}" for n, h in summary["harm"].items())
     quantiles = ", ".join(f"{q:g}" for q in summary["adaptive_hours"]["quantiles"])
     return [
-        draw.gains({name: list(100.0 * (1.0 - harm[a] / harm[b])) for name, a, b in pairs}),
         Table(caption, ("", "Median", "Mean", "p90", "Patients above 2 %"), rows),
         f"Mean harm: {means}. Intervals of the best adaptive schedules, 5/25/50/75/95 %: {quantiles} {unit}. "
         f"Searched in {found['seconds']:.0f} s.",

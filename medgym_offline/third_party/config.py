@@ -16,7 +16,10 @@ BASELINES: dict[str, str] = {
     "d3rlpy-iql": "IQL",
     "d3rlpy-td3bc": "TD3PlusBC",
     "d3rlpy-cql": "CQL",
+    "d3rlpy-awac": "AWAC",
+    "d3rlpy-rebrac": "ReBRAC",
     "d3rlpy-discrete-cql": "DiscreteCQL",
+    "d3rlpy-discrete-bcq": "DiscreteBCQ",
 }
 """Name on the command line -> name in d3rlpy (its configuration is called `<name>Config`)."""
 
@@ -36,9 +39,9 @@ _TAKEN = (
 def default_settings(algorithm: str) -> dict[str, Any]:
     """Where we depart from d3rlpy's own defaults, besides `SHARED`.
 
-    DiscreteCQL copies its target every 8000 updates, which is never in a training of 1000 or 4000; here every 100.
+    The discrete ones copy their target every 8000 updates, never in a training of 1000 or 4000; here every 100.
     """
-    return {"target_update_interval": 100} if algorithm == "d3rlpy-discrete-cql" else {}
+    return {"target_update_interval": 100} if "discrete" in algorithm else {}
 
 
 def own_fields(algorithm: str) -> dict[str, Any]:

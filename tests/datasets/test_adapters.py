@@ -62,6 +62,8 @@ def test_tensordict(rows: Transitions, tiny_bank: SimulatorBank) -> None:
     single = {"rewards": "reward", "costs": "cost", "terminations": "terminated", "truncations": "truncated"}
     single |= {name: name for name in ("dt", "time", "severity", "monitored")}
     columns = {name: after[theirs].squeeze(-1).numpy() for name, theirs in single.items()}
+    columns |= {name: after[name] for name in ("costs_path", "costs_peak")}
+    columns["behavior_log_prob"] = found["behavior_log_prob"]
     columns |= {"observations": found["observation"], "actions": found["action"]}
     columns |= {"next_observations": after["observation"], "patient": found["patient"], "episode": found["episode"]}
     check(columns, rows, tiny_bank)

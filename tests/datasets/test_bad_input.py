@@ -32,7 +32,7 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
 from tests.leaderboard.workshop import run
 
-ODD: tuple[Any, ...] = (None, True, -1, float("nan"), "many", [1], {})
+ODD: tuple[Any, ...] = (None, -1, "many", {})
 
 
 def said(action: Callable[[], Any]) -> str:

@@ -25,19 +25,18 @@ from medgym_offline.envs.rollout import episode_seeds
 from medgym_offline.errors import DatasetError
 from medgym_offline.simulators import SimulatorBank, load_simulators
 
-KINDS = ("ind", "ind-fixed", "pop", "pop-fixed", "ind-medium", "pop-medium", "mixed", "random", "clinician")
 
-
-def test_the_family_is_whole_on_both_banks() -> None:
-    recipes = list_recipes()
-    for prefix, bank, world in (("", "sepsis-v0", "own"), ("twin-", "sepsis-twin-v0", "true")):
-        for kind in KINDS:
-            recipe = recipes[f"medgym/sepsis-{prefix}{kind}-v0"]
-            assert (recipe.bank, recipe.world, recipe.episodes) == (bank, world, 100)
-    for kind in KINDS:  # the twins differ in nothing else
-        own, twin = (recipes[f"medgym/sepsis-{prefix}{kind}-v0"] for prefix in ("", "twin-"))
-        same = dataclasses.replace(twin, id=own.id, description=own.description, bank=own.bank, world="own")
-        assert same == own
+def test_every_disease_has_the_same_behaviors() -> None:
+    """Seven on every bank but the twin (three); perturbation, timing and reward depend on the behavior alone."""
+    kinds: dict[str, set[tuple[str, float, str]]] = {}
+    count: dict[str, int] = {}
+    for recipe in list_recipes().values():
+        kind = recipe.name.removeprefix(recipe.bank.removesuffix("v0")).removesuffix("-v0")
+        kinds.setdefault(kind, set()).add((recipe.timing, recipe.perturbation, recipe.reward))
+        count[recipe.bank] = count.get(recipe.bank, 0) + 1
+    assert set(kinds) == {"ind", "ind-fixed", "pop", "medium", "mixed", "clinician", "random"}
+    assert all(len(settings) == 1 for settings in kinds.values())
+    assert {bank: n for bank, n in count.items() if n != 7} == {"sepsis-twin-v0": 3}
 
 
 def test_every_behavior_that_a_recipe_names_is_one_that_can_be_trained() -> None:

@@ -119,6 +119,20 @@ def test_one_commit_and_a_tag(published: Hub, made: GeneratedDataset) -> None:
         assert repository.files[f"sepsis-prior-v0/figures/{figure}.png"].data.startswith(b"\x89PNG")
 
 
+def test_a_folder_laid_out_is_what_publishing_sends(
+    hub: Hub, publication: Hub, made: GeneratedDataset, root: Path, tmp_path: Path
+) -> None:
+    """Uploaded whole by the Hub's own client, it downloads like a published dataset."""
+    written = publishing.layout([ID], tmp_path / "laid", REMOTE, root=root, progress=False)
+    sent = {path.relative_to(tmp_path / "laid").as_posix(): path.read_bytes() for path in written}
+    stored = publication.repositories[REPOSITORY].files
+    assert sent == {path: blob.data for path, blob in stored.items() if path != ".gitattributes"}
+    api = publishing.parse_remote(REMOTE).api()
+    api.create_repo(REPOSITORY, repo_type="dataset")
+    api.upload_folder(repo_id=REPOSITORY, folder_path=tmp_path / "laid", repo_type="dataset")
+    assert core(get(tmp_path / "fetched").path) == core(made.path)
+
+
 def test_ours_and_minaris_client_give_the_same_bytes(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
     ours = get(tmp_path / "ours").path
     done = minari(published, tmp_path / "minari", "download", ID, token=None)

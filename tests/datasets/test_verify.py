@@ -42,8 +42,6 @@ def _put(array: np.ndarray, place: object, value: object) -> np.ndarray:
     return array
 
 
-_LEFT = np.s_[:, 7]
-
 FAULTS: list[tuple[str, str, Callable[[dict[str, np.ndarray]], object]]] = [
     # What d3rlpy's Minari loader does: observations slip against actions.
     ("chain", "observations", lambda c: np.roll(c["observations"], 1, axis=0)),
@@ -61,7 +59,7 @@ FAULTS: list[tuple[str, str, Callable[[dict[str, np.ndarray]], object]]] = [
     ("order", "episode", lambda c: c["episode"][::-1]),
     ("order", "patient", lambda c: _put(c["patient"], 1, 3)),
     ("remaining decisions", "observations", lambda c: _put(c["observations"], (slice(None), 8), 1.0)),
-    ("remaining time", "next_observations", lambda c: _put(c["next_observations"], _LEFT, c["observations"][_LEFT])),
+    ("remaining time", "next_observations", lambda c: _put(c["next_observations"], np.s_[:, 7], 0.5)),
     ("dt", "actions", lambda c: _put(c["actions"], (slice(None), 3), -c["actions"][:, 3])),
     ("sofa", "actions", lambda c: _put(c["actions"], np.s_[:, :3], (c["actions"][:, :3] + 1) / 2)),
     ("schema", "rewards", lambda c: _put(c["rewards"], 2, np.nan)),

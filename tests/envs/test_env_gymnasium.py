@@ -24,7 +24,7 @@ from medgym_offline.simulators import SimulatorBank
 INFOS = {"cost", "dt", "time", "sofa", "lactate", "state", "seed"}
 
 
-@pytest.mark.parametrize(("timing", "reward"), [("adaptive", "integral"), ("fixed", "authors")])
+@pytest.mark.parametrize(("timing", "reward"), [("adaptive", "integral"), ("adaptive", "state"), ("fixed", "authors")])
 def test_official_checker(tiny_bank: SimulatorBank, timing: str, reward: str) -> None:
     env = gymnasium.make("medgym/Sepsis-v0", bank=tiny_bank, timing=timing, reward=reward)
     with warnings.catch_warnings():
@@ -181,7 +181,7 @@ def test_bad_arguments(tiny_bank: SimulatorBank, kind: Any) -> None:
         kind(bank=tiny_bank, decisions=2)
     with pytest.raises(ProtocolError, match="adaptive, fixed"):
         kind(bank=tiny_bank, timing="daily")
-    with pytest.raises(ProtocolError, match="integral, paper, authors"):
+    with pytest.raises(ProtocolError, match="integral, state, paper, authors"):
         kind(bank=tiny_bank, reward="survival")
     env = kind(bank=tiny_bank)
     with pytest.raises(MedGymError, match="seed is -1"):

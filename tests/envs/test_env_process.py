@@ -15,6 +15,7 @@ from medgym_offline.envs.process import DecisionProcess, Episodes, ProcessConfig
 from medgym_offline.envs.timing import interval_to_action
 from medgym_offline.errors import MedGymError, ProtocolError
 from medgym_offline.simulators import SimulatorBank
+from tests.diseases.sepsis.test_severity import scalar_sofa
 
 
 def _process(bank: SimulatorBank, **arguments: Any) -> DecisionProcess:
@@ -32,21 +33,11 @@ def _hold(process: DecisionProcess, batch: int, treatment: list[float], hours: f
     return torch.tensor([*treatment, interval]).expand(len(process.bank), batch, 4)
 
 
-# -- the specification's formulas, once more, in plain Python ----------------------------------------------------------
+# -- the published formulas, once more, in plain Python ---------------------------------------------------------------
 
 
-def _s(z: float, a: float, b: float) -> float:
-    return 0.7 / (1 + math.exp(-z / a)) + 0.3 / (1 + math.exp(-z / b))
-
-
-def _sofa(state: np.ndarray, d: float) -> float:
-    spo2, _, bilirubin, gcs, urine = (float(v) for v in state[:5])
-    total = 0.7 * sum(_s(c - spo2, 1, 3) for c in (94, 90, 85, 80))
-    total += sum(_s(bilirubin - c, 0.3, 1.5) for c in (1.2, 2, 6, 12))
-    total += sum(_s(c - gcs, 0.5, 1.5) for c in (15, 13, 10, 6))
-    total += _s(500 - urine, 50, 120) + 2 * _s(200 - urine, 50, 120)
-    total += _s(d - 0.01, 0.003, 0.01) + _s(d - 0.05, 0.01, 0.03) + _s(d - 0.1, 0.02, 0.05) + _s(d - 0.25, 0.03, 0.08)
-    return total
+def _sofa(state: np.ndarray, dose: float) -> float:
+    return scalar_sofa(*(float(state[column]) for column in (0, 2, 3, 4)), dose)
 
 
 def _cost(start: float, end: float) -> float:

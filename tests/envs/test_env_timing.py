@@ -112,7 +112,7 @@ def test_interval_passes_gradients() -> None:
         ({"decisions": "many"}, "whole number"),
         ({"decisions": float("inf")}, "whole number"),
         ({"timing": "sometimes"}, "adaptive, fixed"),
-        ({"reward": "sofa"}, "integral, paper, authors"),
+        ({"reward": "sofa"}, "integral, state, paper, authors"),
         ({"horizon": float("nan")}, "horizon"),
         ({"horizon": -1.0}, "horizon"),
         ({"horizon": 96.0001}, "multiple of 0.000976562"),

@@ -111,11 +111,11 @@ def found(
 
 
 def test_the_behavior_is_estimated_by_its_own_data(found: OpeAudit, transitions: Transitions) -> None:
-    """Equal probabilities to the bit: weights are 1/E and WIS is the mean return of the data."""
+    """Equal probabilities: weights are 1/E and WIS is the mean return of the data."""
     logged = episode_grid(transitions)
     i = found.policies.index("Constant")
-    np.testing.assert_allclose(found.estimates["wis"][i], logged.rewards.sum(-1).mean(-1).numpy(), rtol=1e-12)
-    np.testing.assert_allclose(found.sample_size[i], 6.0)
+    np.testing.assert_allclose(found.estimates["wis"][i], logged.rewards.sum(-1).mean(-1).numpy(), rtol=1e-5)
+    np.testing.assert_allclose(found.sample_size[i], 6.0, rtol=1e-5)
     assert (found.sample_size >= 1 - 1e-9).all()
     assert (
         found.sample_size[found.policies.index("Near")].mean() > found.sample_size[found.policies.index("zero")].mean()
@@ -134,23 +134,14 @@ def test_model_and_truth_are_returns_of_the_simulators(found: OpeAudit, tiny_ban
     assert not np.allclose(found.estimates["model"], found.truth["own"], rtol=1e-6)
 
 
-def test_a_mix_uses_the_part_that_played(
-    transitions: Transitions, recipe: Recipe, behavior: Constant, tiny_bank: SimulatorBank
-) -> None:
-    """Odd episodes attributed to another policy: refused, since its actions are not there."""
-    one = Behavior("ind", "0", behavior)
-    other = Behavior("other", "1", Constant(1.0 - behavior.u.numpy(), tiny_bank.patients))
-    fast = OpeSettings(episodes=2, fqe=FqeConfig(updates=1, hidden=4))
-    audit(transitions, recipe, Behavior("mix", "2", None, (one, one)), tiny_bank, ["zero"], settings=fast)
-    with pytest.raises(DatasetError, match="did not act here"):
-        audit(transitions, recipe, Behavior("mix", "2", None, (one, other)), tiny_bank, ["zero"], settings=fast)
-
-
 def test_mistakes_are_named(
     transitions: Transitions, recipe: Recipe, acted: Behavior, tiny_bank: SimulatorBank
 ) -> None:
     with pytest.raises(DatasetError, match="perturbation is 0"):
         audit(transitions, dataclasses.replace(recipe, perturbation=0.0), acted, tiny_bank, ["zero"])
+    unknown = dataclasses.replace(transitions, behavior_log_prob=np.full(len(transitions), np.nan, np.float32))
+    with pytest.raises(DatasetError, match="behavior_log_prob is not known"):
+        audit(unknown, recipe, acted, tiny_bank, ["zero"])
     with pytest.raises(MedGymError, match="two policies are called 'zero'"):
         audit(transitions, recipe, acted, tiny_bank, ["zero", "zero"])
     with pytest.raises(MedGymError, match="discount per hour"):

@@ -14,7 +14,6 @@ from medgym_offline.errors import ProtocolError
 from medgym_offline.evaluation import Evaluation, compare, evaluate, write_report
 from medgym_offline.evaluation.comparison import find_pairs, pairs_of
 from medgym_offline.simulators import SimulatorBank
-from tests.browser import Browser, _driver, browser  # noqa: F401
 
 
 def test_percentages_are_those_of_the_benchmark(results: dict[str, Evaluation]) -> None:
@@ -111,13 +110,3 @@ def test_reading_and_showing_results_needs_no_torch() -> None:
         "assert not {'torch', 'matplotlib', 'scipy', 'minari', 'polars'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_page_in_a_browser(results: dict[str, Evaluation], tmp_path: Path, browser: Browser) -> None:  # noqa: F811
-    """Nothing asked for, nothing complained about, nothing wider than a phone."""
-    page = write_report(results, tmp_path / "r.html")
-    browser.open(page, width=390, dark=True)
-    assert browser.complaints() == []
-    assert browser.requests() == [page.resolve().as_uri()]
-    assert browser.overflow() == 0  # wide tables scroll inside the page
-    assert browser.unnamed() == []

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -20,9 +19,7 @@ from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online import load_behavior, recipe, train_behavior, train_behavior_files
 from medgym_offline.online.behavior import BehaviorRun, EngineOptions
 from medgym_offline.online.recipe import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
-from medgym_offline.online.report import interval_table, training_page
 from medgym_offline.policies import StackedActor, load_policy
-from medgym_offline.reports.page import page_html
 from medgym_offline.simulators import SimulatorBank
 
 QUICK = {"updates": 4, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1}
@@ -166,14 +163,6 @@ def test_the_whole_stack_trains_on_a_gpu(local: BehaviorRun, bank: SimulatorBank
     assert torch.allclose(ours["return"][0], theirs["return"][0], rtol=1e-3)
     with pytest.raises(MedGymError, match="engine 'local'"):
         EngineOptions("process", device="cuda").check()
-
-
-def test_the_report_shows_curves_and_quantiles_of_intervals(local: BehaviorRun) -> None:
-    assert len(page_html(training_page(local))) > 10_000
-    adaptive, fixed = (interval_table(local, local.results["dr", t].policy, t) for t in ("adaptive", "fixed"))
-    for quantiles in adaptive.values():
-        assert quantiles == sorted(quantiles)
-    assert all(np.allclose(values, 24.0) or np.allclose(values, 4) for values in fixed.values())
 
 
 @pytest.mark.parametrize("timing", ["adaptive", "fixed"])

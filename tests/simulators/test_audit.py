@@ -194,7 +194,7 @@ def test_the_page_has_every_section_with_the_names_of_the_disease(failed: Path) 
     assert "SpO2" in text
     assert "Mean SOFA surrogate over 96 h" in text
     assert '<span class="warn">FAILED</span>' in text
-    assert text.count("<figure") == 4 + 1 + 3 + 1  # four patients, the bars, three treatments, the ceilings
+    assert text.count("<figure") == 4 + 3  # four patients, three treatments
 
 
 def test_the_command_exits_with_an_error_when_a_check_fails(plain: SimulatorBank, tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from medgym_offline.config import configuration, read
 from medgym_offline.defaults import own_defaults
@@ -31,7 +33,7 @@ from medgym_offline.errors import BankError
 from medgym_offline.files import code_version
 from medgym_offline.simulators.bank import SimulatorBank, World
 
-__all__ = ["BankRecipe", "build", "read_recipe"]
+__all__ = ["BankRecipe", "build", "learn", "read_recipe"]
 
 
 @configuration("bank recipe", BankError)
@@ -51,7 +53,7 @@ def read_recipe(path: str | Path) -> BankRecipe:
     return read(BankRecipe, path)
 
 
-def _world(dynamics: Learned | Published, glucose: torch.Tensor, hidden: torch.Tensor) -> World:
+def _world(dynamics: Learned | Published, glucose: Tensor, hidden: Tensor) -> World:
     """At rest at a glucose (P,), mg/dL; there is no noise but the sensor's and what people eat."""
     names, count = DISEASE.state_names, len(glucose)
     physical = torch.zeros(count, len(names))
@@ -64,6 +66,54 @@ def _world(dynamics: Learned | Published, glucose: torch.Tensor, hidden: torch.T
 
 @own_defaults()
 @torch.no_grad()
+def learn(
+    name: str,
+    patients: Sequence[str],
+    context: Tensor,
+    glucose: Tensor,
+    records: tuple[Tensor, Tensor, Tensor],
+    metadata: dict[str, Any],
+    known: Mapping[str, World] | None = None,
+) -> SimulatorBank:
+    """The bank of people with records.
+
+    Args:
+        name, patients, metadata: Of the bank.
+        context: (P, 5), see `episodes.CONTEXT`.
+        glucose: At which episodes start, mg/dL (P,).
+        records: Readings, insulin and carbohydrate as :func:`~.minimal.fit` wants them, from midnight on.
+        known: Worlds beside the learned ones.
+    """
+    fits = {world: fit(*records, parity) for parity, world in enumerate(("own", "crossfit"))}
+    learned = {world: Learned(one.parameters) for world, one in fits.items()}
+    worlds = {world: _world(one, glucose, one.rest(glucose, context[:, 2])) for world, one in learned.items()}
+    center = Learned(fits["own"].center[None])
+    average, basal = glucose.mean(0, keepdim=True), context[:, 2].mean(0, keepdim=True)
+    scales = DISEASE.default_scales()
+    dose = torch.stack([context[:, 2], torch.zeros(len(context))], -1)
+    charted = scales.normalize_treatment(DISEASE, dose)[:, None].expand(-1, 24, -1)
+    return SimulatorBank(
+        name=name,
+        patients=patients,
+        disease=DISEASE,
+        scales=scales,
+        physics=MODEL.physics(),
+        worlds={**worlds, **(known or {})},
+        population=_world(center, average, center.rest(average, basal)),
+        trunk=None,
+        clinician=charted.contiguous(),
+        context=context,
+        metadata={
+            **metadata,
+            "fit_error_mg_dl": {world: [round(float(e), 1) for e in one.error] for world, one in fits.items()},
+            "spread": [round(float(s), 3) for s in fits["own"].spread],
+            "code_version": code_version(),
+        },
+    )
+
+
+@own_defaults()
+@torch.no_grad()
 def build(recipe: BankRecipe) -> SimulatorBank:
     """The bank of a recipe; about a minute for 30 people."""
     people, sides = (published(), splits()) if recipe.people == "published" else interpolated()
@@ -72,44 +122,24 @@ def build(recipe: BankRecipe) -> SimulatorBank:
     model = truth(people)
     found = record(model, recipe.days, recipe.seed)
     weight = model.values["BW"]
-    insulin, meal = (found.basal / 12.0 + found.bolus) / weight, found.logged / weight
-    fits = {
-        name: fit(getattr(found, recipe.readings), insulin, meal, parity)
-        for parity, name in enumerate(("own", "crossfit"))
-    }
     true = Published(torch.from_numpy(people.values).float())
     glucose, hidden = true.rest()
     # The daily insulin is not told.
-    known = [people["BW"], 0.0 * people["BW"], people.basal, people["CR"], people["CF"] * people["BW"]]
-    context = torch.from_numpy(np.stack(known, -1)).float()
-    learned = {name: Learned(one.parameters) for name, one in fits.items()}
-    worlds = {name: _world(one, glucose, one.rest(glucose, context[:, 2])) for name, one in learned.items()}
-    center = Learned(fits["own"].center[None])
-    average, basal = glucose.mean(0, keepdim=True), context[:, 2].mean(0, keepdim=True)
-    scales = DISEASE.default_scales()
-    dose = torch.stack([context[:, 2], torch.zeros(len(people))], -1)
-    charted = scales.normalize_treatment(DISEASE, dose)[:, None].expand(-1, 24, -1)
-    return SimulatorBank(
-        name=recipe.name,
-        patients=people.names,
-        disease=DISEASE,
-        scales=scales,
-        physics=MODEL.physics(),
-        worlds={**worlds, "true": _world(true, glucose, hidden)},
-        population=_world(center, average, center.rest(average, basal)),
-        trunk=None,
-        clinician=charted.contiguous(),
-        context=context,
-        metadata={
+    context = [people["BW"], 0.0 * people["BW"], people.basal, people["CR"], people["CF"] * people["BW"]]
+    return learn(
+        recipe.name,
+        people.names,
+        torch.from_numpy(np.stack(context, -1)).float(),
+        glucose,
+        (getattr(found, recipe.readings), (found.basal / 12.0 + found.bolus) / weight, found.logged / weight),
+        {
             "recipe": dataclasses.asdict(recipe),
             "human_error": dataclasses.asdict(HumanError()),
             "split": {side: [name for name in people.names if sides[name] == side] for side in ("train", "test")},
-            "fit_error_mg_dl": {name: [round(float(e), 1) for e in one.error] for name, one in fits.items()},
-            "spread": [round(float(s), 3) for s in fits["own"].spread],
             "source": f"{len(people)} {recipe.people} virtual patients of the UVA/Padova model S2008",
             "license": "parameters MIT (simglucose), records synthetic",
-            "code_version": code_version(),
         },
+        {"true": _world(true, glucose, hidden)},
     )
 
 

@@ -18,7 +18,6 @@ elementwise over (patients, episodes), so a patient's numbers do not depend on w
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -27,20 +26,7 @@ from torch import Tensor
 from medgym_offline.diseases.diabetes.people import PARAMETERS, PMOL_PER_UNIT, TICK, Patients
 from medgym_offline.errors import ProtocolError
 
-__all__ = [
-    "BOLUS_MINUTES",
-    "PLASMA",
-    "SENSOR",
-    "Gut",
-    "Path",
-    "Truth",
-    "absorb",
-    "flow",
-    "follow",
-    "play",
-    "start",
-    "truth",
-]
+__all__ = ["BOLUS_MINUTES", "PLASMA", "SENSOR", "Gut", "Path", "Truth", "absorb", "follow", "play", "start", "truth"]
 
 BOLUS_MINUTES = 5
 """Minutes over which a bolus is delivered (chosen: one tick, as a pump needs)."""
@@ -294,20 +280,3 @@ def follow(model: Truth, hormone: Tensor, sugar: Tensor, gut: Gut, insulin: Tens
         hormones.append(hormone)
         sugars.append(sugar)
     return torch.stack(hormones), torch.stack(sugars)
-
-
-def flow(model: Truth, state: Tensor, dose: Tensor, served: Tensor) -> Path:
-    """One decision: a basal rate held over T ticks and a bolus over its first 5 minutes.
-
-    Args:
-        model: The patients.
-        state: (P, E, 15).
-        dose: Basal, U/kg/h, and bolus, U/kg; (P, E, 2).
-        served: Grams of meals that begin at each tick, (P, E, T).
-    """
-    weight = model.values["BW"]
-    basal, bolus = dose[..., 0] * weight, dose[..., 1] * weight
-    first = math.ceil(BOLUS_MINUTES / model.tick)
-    insulin = basal[..., None].expand(*basal.shape, served.shape[-1]).clone()
-    insulin[..., :first] += (bolus * (60.0 / (first * model.tick)))[..., None]
-    return play(model, state, insulin, served)

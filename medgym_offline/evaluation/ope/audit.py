@@ -187,6 +187,10 @@ def audit(
             "choose a dataset whose recipe perturbs actions"
         )
     logged = episode_grid(transitions)
+    if bool(torch.isnan(logged.behavior_log_prob).any()):
+        raise DatasetError(
+            f"{recipe.id}: behavior_log_prob is not known in some rows; choose a dataset whose recipe perturbs actions"
+        )
     selected = bank.select([bank.index(p) for p in logged.patients])
     named = tuple(worlds) if worlds else tuple(sorted(bank.worlds, key=lambda w: w != recipe.world))
     places = {world: selected.world(world) for world in named}

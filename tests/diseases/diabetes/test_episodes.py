@@ -16,13 +16,14 @@ from medgym_offline.diseases.diabetes.episodes import MEALS, carbohydrate
 from medgym_offline.diseases.diabetes.meals import served
 from medgym_offline.diseases.diabetes.people import published
 from medgym_offline.diseases.diabetes.risk import CAP, risk
-from medgym_offline.diseases.diabetes.truth import flow, start, truth
+from medgym_offline.diseases.diabetes.truth import start, truth
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.errors import BankError
 from medgym_offline.evaluation.metrics import count_events
 from medgym_offline.policies import builtin_policy, reset_policy
 from medgym_offline.simulators import SimulatorBank, load_simulators
+from tests.diseases.diabetes.decision import flow
 
 NAMES = ("adolescent#003", "adult#007", "child#001")
 GRID = torch.arange(289) / 12

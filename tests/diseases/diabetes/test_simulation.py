@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medgym_offline import load_simulators
 from medgym_offline.diseases.diabetes import simulate
+from medgym_offline.diseases.diabetes.people import published
+from medgym_offline.diseases.diabetes.truth import truth
+from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.errors import MedGymError, UnknownNameError
 
 NAME = "adult#004"
@@ -82,3 +86,16 @@ def test_a_patient_of_another_table_is_unknown(name):
 def test_an_entry_that_is_no_pair():
     with pytest.raises(MedGymError, match=r"meals\[0\]: 40 is no pair"):
         simulate(NAME, meals=[40])
+
+
+@pytest.mark.parametrize("tick", [0, 0.5, 6])
+def test_a_tick_that_is_no_whole_number_of_internal_steps(tick):
+    with pytest.raises(MedGymError, match=r"^tick: .* internal steps from 1 to 5"):
+        truth(published(), tick=tick)
+
+
+def test_an_interval_below_the_tick_and_a_patient_of_another_bank():
+    with pytest.raises(MedGymError, match=r"^min_interval is 0.01 h; give a multiple of"):
+        ProcessConfig(disease="diabetes", min_interval=0.01)
+    with pytest.raises(UnknownNameError, match="patient of bank 'diabetes-v0' 'hupa-01'"):
+        load_simulators("diabetes-v0").select(["hupa-01"])

@@ -12,8 +12,9 @@ import torch
 
 from medgym_offline.diseases.diabetes import simulate
 from medgym_offline.diseases.diabetes.people import PARAMETERS, find, interpolated, published, splits
-from medgym_offline.diseases.diabetes.truth import GUT, INSULIN, PLASMA, absorb, flow, play, start, truth
+from medgym_offline.diseases.diabetes.truth import GUT, INSULIN, PLASMA, absorb, play, start, truth
 from medgym_offline.errors import MedGymError
+from tests.diseases.diabetes.decision import flow
 
 GOLDEN = Path(__file__).with_name("golden")
 

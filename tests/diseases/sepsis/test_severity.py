@@ -17,7 +17,7 @@ def _s(z: float, a: float, b: float) -> float:
     return 0.7 / (1 + math.exp(-z / a)) + 0.3 / (1 + math.exp(-z / b))
 
 
-def _sofa(spo2: float, bilirubin: float, gcs: float, urine: float, dose: float) -> float:
+def scalar_sofa(spo2: float, bilirubin: float, gcs: float, urine: float, dose: float) -> float:
     respiratory = 0.7 * sum(_s(c - spo2, 1, 3) for c in (94, 90, 85, 80))
     hepatic = sum(_s(bilirubin - c, 0.3, 1.5) for c in (1.2, 2, 6, 12))
     neurologic = sum(_s(c - gcs, 0.5, 1.5) for c in (15, 13, 10, 6))
@@ -36,7 +36,7 @@ def _sofa(spo2: float, bilirubin: float, gcs: float, urine: float, dose: float) 
 )
 def test_sofa_agrees_with_a_scalar_computation(row: tuple[float, ...]) -> None:
     spo2, _, bilirubin, gcs, urine, _, dose = row
-    expected = _sofa(spo2, bilirubin, gcs, urine, dose)
+    expected = scalar_sofa(spo2, bilirubin, gcs, urine, dose)
     state = np.array(row[:6])
     assert sepsis.sofa(state, np.array(dose)) == pytest.approx(expected, rel=1e-12)
     stacked = torch.tensor([row[:6], row[:6]], dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Studies of type 1 diabetes."""

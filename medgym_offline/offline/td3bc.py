@@ -1,0 +1,110 @@
+"""TD3+BC: a deterministic actor-critic whose actor is also drawn to the data's action.
+
+    L_critic(phi) = E_(s,a,r,s')~D [ sum_i (Q_i(s, a) - y)^2 ]
+    y             = r + gamma*(1 - d)*min_i Qbar_i(s', a'),    a' = clip(pibar(s') + clip(sigma*e, -c, c), -1, 1)
+    L_actor(psi)  = E_(s,a)~D [ -lam*Q(s, pi(s)) + mean((pi(s) - a)^2) ],    lam = weight / mean |Q(s, pi(s))|
+
+    Q_i       two critics, or `OfflineConfig.ensemble` if it is more; Q without index is their mean
+    Qbar, pibar  slowly moving copies of critics and actor
+    e         standard normal; sigma, c: `OfflineConfig.smoothing`
+    weight    `OfflineConfig.weight`; the mean in lam is over the batch, the one of the squares over the columns too
+
+Actor and copies are moved every `OfflineConfig.delay` updates. Other symbols: `dqn.py`; `saturation` has no part here.
+The authors' actor climbs the first critic, here their mean.
+
+Source: Fujimoto and Gu 2021; Fujimoto et al. 2018 (TD3).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.dqn import DQN
+from medgym_offline.offline.networks import Networks, build_actor, build_networks
+from medgym_offline.stack import StackedMLP
+
+__all__ = ["TD3BC", "TD3Networks", "TwinDQN", "relative"]
+
+
+class TwinDQN(DQN):
+    """DQN with at least two critics: what actor-critics of the TD3 family share."""
+
+    activation = "relu"
+
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+        super().__init__(dataclasses.replace(config, ensemble=max(2, config.ensemble)), data, seed)
+
+    def build(self, seeds: Sequence[int]) -> Any:
+        """Fresh networks, one per seed."""
+        return build_networks(seeds, *self._widths, self.config, self.activation)
+
+
+def relative(q: Tensor) -> Tensor:
+    """Q (P, B) by the mean of its absolute values, which carries no gradient."""
+    return q / q.detach().abs().mean(1, keepdim=True).clamp(min=1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TD3Networks(Networks):
+    """`Networks` and a slowly moving copy of the actor."""
+
+    target_actor: StackedMLP
+
+    def parts(self) -> tuple[StackedMLP, ...]:
+        """Every stack, in the order of a saved state."""
+        return (*super().parts(), self.target_actor)
+
+    @torch.no_grad()
+    def update_target(self, tau: float) -> None:
+        """Qbar <- Qbar + tau*(Q - Qbar), and pibar likewise."""
+        super().update_target(tau)
+        torch._foreach_lerp_(list(self.target_actor.parameters()), list(self.actor.parameters()), tau)
+
+
+class TD3BC(TwinDQN):
+    """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
+
+    name = "td3bc"
+    normals = 1
+
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+        super().__init__(config, data, seed)
+        self.delay = config.delay
+
+    def build(self, seeds: Sequence[int]) -> TD3Networks:
+        """Fresh networks, one per seed."""
+        nets = super().build(seeds)
+        copy = build_actor(seeds, *self._widths, self.config).requires_grad_(False)
+        return TD3Networks(nets.critic, nets.target, nets.actor, nets.members, target_actor=copy)
+
+    def next_action(self, networks: TD3Networks, batch: Batch) -> Tensor:
+        """a' of the target, (P, B, A)."""
+        spread, bound = self.config.smoothing
+        noise = (spread * batch.normal[:, 0]).clamp(-bound, bound)
+        return (torch.tanh(networks.target_actor(batch.next_state)) + noise).clamp(-1.0, 1.0)
+
+    def target(self, networks: Networks, batch: Batch) -> Tensor:
+        """y of the Bellman error, (P, B), without gradient."""
+        assert isinstance(networks, TD3Networks)
+        with torch.no_grad():
+            action = self.next_action(networks, batch)
+            following = networks.target_q(batch.next_state, action) - self.penalty(batch, action)
+            return batch.reward + batch.discount * following
+
+    def penalty(self, batch: Batch, action: Tensor) -> Tensor | float:
+        """Subtracted from the following value, (P, B); nothing here."""
+        return 0.0
+
+    def actor_loss(self, networks: Networks, batch: Batch) -> Tensor:
+        """Loss (P,)."""
+        action = networks.policy(batch.state)
+        imitation = (action - batch.action).square().mean((1, 2))
+        return imitation - self.config.weight * relative(networks.q(batch.state, action)).mean(1)
