@@ -20,13 +20,16 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from medgym_offline.config import configuration, from_values
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.registry import DEFAULT, list_diseases
 from medgym_offline.diseases.registry import disease as find_disease
@@ -53,7 +56,6 @@ MAX_BYTES = 512 * 2**20
 """Largest policy file that is opened (110 patients at hidden width 256 take 30 MB)."""
 
 _KEY = "medgym-policy"
-_ACTIVATIONS = ("tanh", "relu", "silu")
 REMEDY = "save it with medgym_offline.policies.save_policy, export it as TorchScript, or as ONNX"
 
 
@@ -70,6 +72,22 @@ def patient_file_stem(patient: str) -> str:
 def patient_of_stem(stem: str) -> str:
     """Patient whose policy is in the file with this name (without suffix) in a folder of policies."""
     return unquote(stem.replace("__", "/"))
+
+
+@configuration("policy header", PolicyError)
+class Header:
+    """What a policy file says about its policy."""
+
+    format: Literal["medgym-policy/1"]
+    timing: Literal["adaptive", "fixed"]
+    sizes: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=2)]
+    activation: Literal["tanh", "relu", "silu"]
+    disease: str = DEFAULT
+    scope: str = ""
+    decisions: Annotated[int, Field(gt=0)] | None = None
+    patients: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    gate: Annotated[float, Field(le=0)] | None = None
 
 
 def actor_header(policy: StackedActor) -> dict[str, Any]:
@@ -178,19 +196,16 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
         return PolicyError(f"{path}: {what}; save the policy again")
 
     try:
-        header = json.loads(text)
+        values = json.loads(text)
     except json.JSONDecodeError as error:
         raise bad(f"its header is not JSON ({error})") from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        found = header.get("format") if isinstance(header, dict) else type(header).__name__
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = values.get("format") if isinstance(values, dict) else type(values).__name__
         raise PolicyError(f"{path}: policy format {found!r} is not {FORMAT!r}; update medgym-offline or save it again")
-    sizes, patients, timing = header.get("sizes"), header.get("patients"), header.get("timing")
-    if not isinstance(sizes, list) or len(sizes) < 2 or not all(isinstance(s, int) and s > 0 for s in sizes):
-        raise bad(f"header field sizes is {sizes!r}, not a list of layer widths")
-    named = header.get("disease", DEFAULT)
-    if named not in list_diseases():
-        raise PolicyError(f"{path}: disease {named!r} is not installed; known: {', '.join(list_diseases())}")
-    disease = find_disease(named)
+    header = from_values(Header, values, str(path))
+    if header.disease not in list_diseases():
+        raise PolicyError(f"{path}: disease {header.disease!r} is not installed; known: {', '.join(list_diseases())}")
+    disease, sizes, timing, patients = find_disease(header.disease), header.sizes, header.timing, header.patients
     if sizes[0] != disease.observation_dim:
         raise PolicyError(
             f"{path}: input width {sizes[0]}, expected {disease.observation_dim} observation columns of "
@@ -198,38 +213,27 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
         )
     codebook = tensors.get("codebook")
     width = sizes[-1] if codebook is None or codebook.dim() != 3 else codebook.shape[-1]
-    if timing not in ("adaptive", "fixed") or disease.action_dim(timing) != width:
+    if disease.action_dim(timing) != width:
         few, many = disease.action_dim("fixed"), disease.action_dim("adaptive")
         raise PolicyError(
             f"{path}: output width {width} with timing {timing!r}; fixed timing needs {few} actions, adaptive {many}"
         )
-    if patients is not None and not (
-        isinstance(patients, list) and patients and all(isinstance(p, str) for p in patients)
-    ):
-        raise bad("header field patients is neither null nor a list of ids")
-    if header.get("activation") not in _ACTIVATIONS:
-        raise bad(f"header field activation is {header.get('activation')!r}, not one of {', '.join(_ACTIVATIONS)}")
-    decisions = header.get("decisions")
-    if decisions is not None and not (isinstance(decisions, int) and decisions > 0):
-        raise bad(f"header field decisions is {decisions!r}, not a positive number")
-    gate = header.get("gate")
-    if gate is not None and not (isinstance(gate, float) and gate <= 0 and codebook is not None):
-        raise bad(f"header field gate is {gate!r}, not the logarithm of a ratio beside a codebook")
+    if header.gate is not None and codebook is None:
+        raise bad("header field gate is the logarithm of a ratio beside a codebook, and there is none")
     count = 1 if patients is None else len(patients)
     wanted: dict[str, tuple[int, ...]] = {}
     for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])):
         wanted[f"layers.{i}.weight"], wanted[f"layers.{i}.bias"] = (count, a, b), (count, 1, b)
     weights = {name: t for name, t in tensors.items() if name not in ("log_std", "codebook")}
     if {name: tuple(t.shape) for name, t in weights.items()} != wanted:
-        raise bad(f"its tensors do not have the shapes of {count} networks of sizes {sizes}")
+        raise bad(f"its tensors do not have the shapes of {count} networks of sizes {list(sizes)}")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise bad(f"tensor {name} is not finite floating point")
-    net = StackedMLP(count, sizes, header["activation"], seeds=[0] * count)
+    net = StackedMLP(count, sizes, header.activation, seeds=[0] * count)
     net.load_state_dict({name: t.to(torch.float32) for name, t in weights.items()})
-    provenance = header.get("provenance")
+    rest = (tensors.get("log_std"), header.provenance, codebook, disease.name, header.gate)
     try:
-        known = provenance if isinstance(provenance, dict) else {}
-        return StackedActor(net, patients, decisions, tensors.get("log_std"), known, codebook, disease.name, gate)
+        return StackedActor(net, patients, header.decisions, *rest)
     except PolicyError as error:
         raise bad(str(error)) from None

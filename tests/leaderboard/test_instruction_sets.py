@@ -27,8 +27,9 @@ STEPS = """
 import contextlib, io, json, os, sys
 from pathlib import Path
 from medgym_offline import cli
-from medgym_offline.datasets import catalogue, recipes, trust
+from medgym_offline.datasets import card_figures, catalogue, recipes, trust
 
+card_figures.draw_png = lambda path, *_: path.touch()  # seconds, and no part of what is compared
 release = Path(os.environ["RELEASE"])
 for module in (catalogue, recipes, trust):
     module.release_folder = lambda name: release
