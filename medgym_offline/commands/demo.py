@@ -34,7 +34,7 @@ SCOPES = ("ind", "pop")
 BASELINES = ("clinician", "random", "zero")
 
 
-def run_demos(output: str | Path = "runs/demo", patients: int = 4, seed: int = 0) -> Path:
+def run_demos(output: str | Path = "runs/demo", patients: int = 8, seed: int = 0) -> Path:
     """Run the chain for every disease of :data:`DATASETS`, each in a folder of `output`, and write a page on both.
 
     Args:
@@ -72,7 +72,7 @@ def run_demos(output: str | Path = "runs/demo", patients: int = 4, seed: int = 0
 
 def run_demo(
     output: str | Path = "runs/demo",
-    patients: int = 4,
+    patients: int = 8,
     seed: int = 0,
     *,
     recipe: str | Path = DATASETS[0],
@@ -86,7 +86,8 @@ def run_demo(
 
     Args:
         output: Folder.
-        patients: The bank's first so many are trained and evaluated on (the dataset has all).
+        patients: Data are made of the bank's first so many, which are trained and evaluated on; a part of the dataset
+            takes a fraction of the time of the whole.
         seed: Of the training.
         recipe: Dataset id, or the path of a recipe: another dataset, of a bank of your own.
         updates, episodes: Of training and evaluation; by default the quick profile's and the protocol's.
@@ -104,12 +105,12 @@ def run_demo(
     folder.mkdir(parents=True, exist_ok=True)
     source = find_recipe(recipe)
     bank = load_simulators(source.bank)
-    ids = [bank.patients[i] for i in bank.patient_index.resolve(patients)]
+    chosen = list(bank.patient_index.resolve(patients))
+    ids = [bank.patients[i] for i in chosen]
     started = time.monotonic()
     with _environment(MINARI_DATASETS_PATH=str(folder / "minari")), one_thread():
         with _stage("1/5 dataset"):
-            _dataset(recipe, bank)
-            data = load_dataset(source.id)
+            data = load_dataset(_dataset(recipe, bank, chosen))
         with _stage("2/5 training"):
             learned = _train(data, ids, seed, updates, folder / "policies")
         with _stage("3/5 evaluation"):
@@ -154,22 +155,25 @@ def _behavior(name: str) -> str:
     return f"behavior:{name}" if name in SHIPPED else name
 
 
-def _dataset(recipe: str | Path, bank: SimulatorBank) -> None:
-    """Generate the dataset, unless it is there, of this very recipe and bank."""
+def _dataset(recipe: str | Path, bank: SimulatorBank, chosen: list[int]) -> str:
+    """Generate the dataset of the chosen patients, unless it is there, of this very recipe and bank; its id."""
     from medgym_offline.datasets import dataset_folder, find_recipe, generate
     from medgym_offline.datasets.catalogue import read_manifest
     from medgym_offline.datasets.identity import identity_of
     from medgym_offline.datasets.manifest import expected_making
 
     source = find_recipe(recipe)
-    path = dataset_folder(source.id) / "data" / "manifest.json"
+    name, _, version = source.id.rpartition("-v")
+    part = source.id if len(chosen) == len(bank) else f"{name}-{len(chosen)}-v{version}"
+    path = dataset_folder(part) / "data" / "manifest.json"
     if path.is_file():
         manifest = read_manifest(path)
-        if manifest["identity"] == identity_of(expected_making(source, bank)):
-            print(f"  {source.id} is there already: {manifest['episodes']:,} episodes")
-            return
-    made = generate(recipe)
-    print(f"  {made.id}: {made.episodes:,} episodes, {made.steps:,} steps of {len(bank)} patients")
+        if manifest["identity"] == identity_of({**expected_making(source, bank), "patients": chosen}):
+            print(f"  {part} is there already: {manifest['episodes']:,} episodes")
+            return part
+    made = generate(recipe, patients=chosen, output_id=part)
+    print(f"  {made.id}: {made.episodes:,} episodes, {made.steps:,} steps of {len(chosen)} patients")
+    return part
 
 
 def _train(data: Transitions, ids: list[str], seed: int, updates: int | None, folder: Path) -> dict[str, str]:
@@ -261,7 +265,7 @@ def demo_command(
     ),
     patients: Annotated[
         int, typer.Option("--patients", min=1, help="How many patients of each disease (the bank's first N).")
-    ] = 4,
+    ] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training.")] = 0,
 ) -> None:
     """Run the whole chain on a handful of patients of two diseases: dataset, training, evaluation, report, leaderboard.
