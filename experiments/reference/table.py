@@ -38,12 +38,13 @@ HARM = "severity_mean"
 
 
 class Part(BaseModel):
-    """Learners of one scope on the datasets of one disease."""
+    """Learners of one scope on the datasets of one disease; `settings` differ from the table's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     datasets: tuple[str, ...]
     scope: str
     learners: tuple[str, ...]
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class TableRecipe(Recipe):
@@ -55,11 +56,11 @@ class TableRecipe(Recipe):
     learner: dict[str, dict[str, Any]] = Field(default_factory=dict)
     part: dict[str, Part]
 
-    def config(self, learner: str) -> tuple[str, OfflineConfig]:
-        """Algorithm and settings of a row; `learner.NAME.algorithm` is another algorithm than the row's name."""
+    def config(self, learner: str, part: Part) -> tuple[str, OfflineConfig]:
+        """Algorithm and settings of a row of a part; `learner.NAME.algorithm` may be another than the row's name."""
         own = dict(self.learner.get(learner, {}))
         algorithm = own.pop("algorithm", learner)
-        return algorithm, OfflineConfig.from_dict(self.settings | own)
+        return algorithm, OfflineConfig.from_dict(self.settings | part.settings | own)
 
 
 # -- running a part ----------------------------------------------------------------------------------------------------
@@ -78,14 +79,14 @@ def scored(policy: Any, bank: SimulatorBank, world: str, episodes: int, method: 
     return pl.concat(parts)
 
 
-def learned(dataset: str, scope: str, learner: str, recipe: TableRecipe) -> pl.DataFrame:
+def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> pl.DataFrame:
     """One learner on one dataset, all seeds in one stack."""
     data, made = load_dataset(dataset, progress=False), find_recipe(dataset)
     bank = load_simulators(made.bank)
-    algorithm, config = recipe.config(learner)
+    algorithm, config = recipe.config(learner, part)
     started = time.process_time()
     try:
-        found = train_seeds(algorithm, data, scope, range(recipe.seeds), config)
+        found = train_seeds(algorithm, data, part.scope, range(recipe.seeds), config)
     except MedGymError as error:  # a limit that no episode meets, a learner that diverges: a result too
         print(f"{dataset}, {learner}: {error}", file=sys.stderr)
         return pl.DataFrame({
@@ -126,9 +127,9 @@ def reference(dataset: str, name: str, recipe: TableRecipe) -> pl.DataFrame:
     return pl.concat(frames).group_by(keys, maintain_order=True).agg(pl.col("value").mean()).select(frames[0].columns)
 
 
-def unit(dataset: str, scope: str, method: str, recipe: TableRecipe) -> pl.DataFrame:
+def unit(dataset: str, part: Part, method: str, recipe: TableRecipe) -> pl.DataFrame:
     """Everything of one row and column of the table."""
-    found = reference(dataset, method, recipe) if method in REFERENCES else learned(dataset, scope, method, recipe)
+    found = reference(dataset, method, recipe) if method in REFERENCES else learned(dataset, part, method, recipe)
     return found.with_columns(dataset=pl.lit(dataset))
 
 
@@ -138,9 +139,11 @@ def run(recipe: TableRecipe, name: str, workers: int) -> Path:
     for dataset in part.datasets:
         identity = load_dataset(dataset, progress=False).identity
         for method in (*REFERENCES, *part.learners):
-            config = [] if method in REFERENCES else [recipe.config(method)[1].to_dict(), recipe.seeds, part.scope]
+            config = (
+                [] if method in REFERENCES else [recipe.config(method, part)[1].to_dict(), recipe.seeds, part.scope]
+            )
             key = digest(identity, recipe.episodes, method, config)
-            calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = dataset, part.scope, method, recipe
+            calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = dataset, part, method, recipe
     found = units(unit, calls, Path("runs/table"), workers)
     path = HERE / f"{name}.parquet"
     found.sort("dataset", "method", "metric", "seed", "patient").write_parquet(path, compression_level=19)

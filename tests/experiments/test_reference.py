@@ -19,7 +19,7 @@ RECIPE = TableRecipe.load(HERE / "table.toml")
 def test_parts_name_datasets_learners_and_settings_that_exist(name: str) -> None:
     part = RECIPE.part[name]
     assert set(part.datasets) <= set(list_recipes())
-    assert {RECIPE.config(learner)[0] for learner in part.learners} <= set(ALGORITHMS)
+    assert {RECIPE.config(learner, part)[0] for learner in part.learners} <= set(ALGORITHMS)
 
 
 @pytest.fixture(scope="module")
