@@ -85,7 +85,7 @@ def datasets(incomplete: str) -> list[str]:
     """Ids of the release and of this machine."""
     from medgym_offline.datasets.catalogue import NAMESPACE, local_ids
 
-    released = (f"{NAMESPACE}/{stem}" for stem in _release("datasets", ".toml"))
+    released = (f"{NAMESPACE}/{stem.removesuffix('.manifest')}" for stem in _release("datasets", ".manifest.json"))
     return _starting(sorted({*released, *local_ids()}), incomplete)
 
 

@@ -61,8 +61,10 @@ def test_padding_is_never_drawn_and_every_row_is() -> None:
 
 def test_a_learners_batches_do_not_depend_on_its_mates() -> None:
     transitions = toy(patients=3, episodes=10)
-    both = BatchSampler(stack_transitions(transitions, "ind", CONFIG), 5, 8, normals=2, uniforms=1)
-    alone = BatchSampler(stack_transitions(transitions, "ind", CONFIG, ["toy/2"]), 5, 8, normals=2, uniforms=1)
+    both = BatchSampler(stack_transitions(transitions, "ind", CONFIG), 5, 8, normals=2, uniforms=1, more=True)
+    alone = BatchSampler(
+        stack_transitions(transitions, "ind", CONFIG, ["toy/2"]), 5, 8, normals=2, uniforms=1, more=True
+    )
     for _ in range(3):
         a, b = both.draw(), alone.draw()
         for field in dataclasses.fields(a):
