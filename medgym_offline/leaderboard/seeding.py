@@ -34,12 +34,13 @@ __all__ = ["SeedEntry", "SeedMethod", "SeedRecipe", "plan", "read_seed_recipe", 
 
 @configuration("method", SubmissionError)
 class SeedMethod:
-    """A built-in `policy`, or an `algorithm` in each of the `scopes`."""
+    """A built-in `policy`, or an `algorithm` in each of the `scopes`; on `datasets`, or all of the recipe's."""
 
     name: str
     policy: str | None = None
     algorithm: str | None = None
     scopes: tuple[Literal["ind", "pop"], ...] = ("ind",)
+    datasets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.policy is None) == (self.algorithm is None):
@@ -173,7 +174,8 @@ def plan(recipe: SeedRecipe, work: Path, submissions: Path, board: Path) -> list
             submissions,
             board,
         )
-        found += [SeedEntry(recipe, m, s, *where) for m in recipe.entries for s in (m.scopes if m.algorithm else ("",))]
+        methods = [m for m in recipe.entries if m.datasets is None or dataset in m.datasets]
+        found += [SeedEntry(recipe, m, s, *where) for m in methods for s in (m.scopes if m.algorithm else ("",))]
     return found
 
 
