@@ -25,6 +25,7 @@ from typing import Any, Literal
 from medgym_offline.errors import MedGymError
 
 __all__ = [
+    "POLICY_SUFFIXES",
     "atomic_path",
     "cache_folder",
     "code_version",
@@ -38,6 +39,9 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+POLICY_SUFFIXES = (".pt", ".pt2", ".safetensors", ".onnx")
+"""Of policy files; what is in them is told by their content."""
 
 _REPLACED = ".replaced"
 ReleaseFolder = Literal["datasets", "generation", "evaluation", "leaderboard"]

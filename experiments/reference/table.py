@@ -107,20 +107,17 @@ def reference(dataset: str, name: str, recipe: TableRecipe) -> pl.DataFrame:
     made = find_recipe(dataset)
     bank = load_simulators(made.bank)
     home = bank.world(made.world)
-    if name == "behavior":
-        whole = recipe_behavior(made, home)
-        policies = [part.policy for part in whole.parts or (whole,)]
-    elif name == "random":
-        policies = [resolve_behavior("random", home, made.timing, made.decisions).policy]
-    else:
-        manifest = release_manifest(dataset)
-        assert manifest is not None
-        scope, _, timing = manifest["references"]["expert"].rpartition("-")
-        policies = (
-            [part.policy for part in recipe_behavior(made, home).parts or (recipe_behavior(made, home),)]
-            if not scope
-            else [resolve_behavior(scope, home, timing, made.decisions).policy]
-        )
+    wanted, timing = name, made.timing
+    manifest = release_manifest(dataset)
+    assert manifest is not None
+    if name == "expert" and manifest["references"]["expert"] != "behavior":
+        wanted, _, timing = manifest["references"]["expert"].rpartition("-")
+    whole = (
+        resolve_behavior(wanted, home, timing, made.decisions)
+        if wanted not in ("expert", "behavior")
+        else recipe_behavior(made, home)
+    )
+    policies = [part.policy for part in whole.parts or (whole,)]
     # Of a mix each policy plays as many episodes as the others.
     frames = [scored(policy, bank, made.world, recipe.episodes, name, 0) for policy in policies]
     keys = [column for column in frames[0].columns if column != "value"]
@@ -192,9 +189,10 @@ def tables(recipe: TableRecipe) -> str:
         f"{recipe.seeds} training seeds, last checkpoint, {recipe.episodes} episodes a patient without noise, in the "
         "world that the data come from. Scores are normalized: 0 is the random policy, 100 the expert of the dataset's "
         "manifest. Harm is the mean severity over time, in points. `behavior` is the policy that made the data, "
-        "without its noise; of a mix the mean of its parts. In tables of harm, + marks a learner that is better than "
-        "the behavior without its noise and - one that is worse: paired over patients, Holm's correction over all "
-        "pairs of the dataset at 5 %.",
+        "without its noise; of a mix the mean of its parts. The references were scored again, on other episodes than "
+        "the manifest's: what their rows differ from 0 and 100 is noise. In tables of harm, + marks a learner that is "
+        "better than the behavior without its noise and - one that is worse: paired over patients, Holm's correction "
+        "over all pairs of the dataset at 5 %.",
     ]
     for name, path in there.items():
         if path.exists():

@@ -35,7 +35,7 @@ def print_audit(found: OpeAudit) -> None:
     """Two tables: values per policy, and scores per estimator and world."""
     info = found.info
     gamma = info["settings"]["gamma"]
-    discount = "undiscounted" if gamma == 1 else f"discounted by {gamma:g} per hour"
+    discount = "undiscounted" if gamma == 1 else f"discounted by {gamma:g} per unit of time"
     worlds, names = list(found.truth), list(found.estimates)
     title = (
         f"{info['dataset']}: {len(found.patients)} patients x {info['logged_episodes']} logged episodes; returns "
@@ -77,7 +77,9 @@ def ope_command(
     patients: Patients = None,
     episodes: Annotated[int, typer.Option("--episodes", min=2, help="Monte-Carlo episodes per patient.")] = 50,
     worlds: Worlds = None,
-    gamma: Annotated[float, typer.Option("--gamma", help="Discount per hour, in (0, 1]; 1 is undiscounted.")] = 1.0,
+    gamma: Annotated[
+        float, typer.Option("--gamma", help="Discount per unit of time, in (0, 1]; 1 is undiscounted.")
+    ] = 1.0,
     updates: Annotated[int, typer.Option("--updates", min=1, help="Gradient steps of fitted Q evaluation.")] = 2000,
     min_ess: Annotated[
         float, typer.Option("--min-ess", min=1.0, help="Warn below this effective sample size (episodes).")

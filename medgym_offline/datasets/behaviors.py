@@ -13,7 +13,7 @@ import numpy as np
 
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.errors import DatasetError, unknown_name
-from medgym_offline.files import sha256_file
+from medgym_offline.files import POLICY_SUFFIXES, sha256_file
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,6 @@ BUILTINS = ("random", "zero", "max", "clinician")
 SCOPES = ("ind", "dr", "pop", "ind-scratch", "oracle")
 EARLY = ("ind-replay-25", "ind-medium", "ind-replay-75", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75")
 """Early-stopped policies of a bank, beside the fully trained ones."""
-_POLICY_FILES = (".safetensors", ".pt", ".pt2", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class _Turns:
                 reset_policy(policy, seeds[:, i :: len(self.policies)])
 
     def act(self, observations: Tensor) -> Tensor:
-        """(P, B, 9) -> (P, B, A)."""
+        """(P, B, d) -> (P, B, A)."""
         n = len(self.policies)
         found = [
             p.act(observations[:, i::n]) if i < observations.shape[1] else None for i, p in enumerate(self.policies)
@@ -140,7 +139,7 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
         from medgym_offline.policies.builtin import builtin_policy
 
         found = Behavior(name, f"builtin:{name}", builtin_policy(name, bank, timing, decisions))
-    elif name.endswith(_POLICY_FILES):
+    elif name.endswith(POLICY_SUFFIXES):
         from medgym_offline.policies import load_policy
 
         if not Path(name).is_file():

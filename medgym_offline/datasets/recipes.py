@@ -170,6 +170,12 @@ class _Core:
     behavior: dict[str, _CoreBehavior]
     data: dict[str, _CoreData]
 
+    def __post_init__(self) -> None:
+        for name, data in self.data.items():
+            for key in (*(data.behaviors or ()), *data.policy):
+                if key not in self.behavior:
+                    raise DatasetError(f"data.{name}: {unknown_name('behavior', key, self.behavior)}")
+
     def recipes(self) -> Iterator[Recipe]:
         """Every behavior on every disease's patients."""
         for name, data in self.data.items():

@@ -147,9 +147,13 @@ def _check_behavior(
             assert rolled.costs_peak is not None
             played = {"costs_path": rolled.costs_path, "costs_peak": rolled.costs_peak, "behavior_log_prob": log_prob}
             for name, values in ({"actions": rolled.actions} | played).items():
-                stored = getattr(transitions, name)[rows].astype(np.float64)
+                again, stored = (
+                    values[i, 0][valid].double().numpy(),
+                    getattr(transitions, name)[rows].astype(np.float64),
+                )
                 # Relative where large: a log-probability divides a difference of actions by the noise's variance.
-                gap = np.abs(values[i, 0][valid].double().numpy() - stored) / np.maximum(1.0, np.abs(stored))
-                worst = max(worst, float(np.nan_to_num(gap).max()))
+                gap = np.abs(again - stored) / np.maximum(1.0, np.abs(stored))
+                gap[np.isnan(again) & np.isnan(stored)] = 0.0  # no probability, then as now
+                worst = max(worst, float(np.nan_to_num(gap, nan=np.inf).max()))
     detail = f"{len(sample)} episodes of policy {behavior.name} again from their seeds, largest difference {worst:.1e}"
     checks.append(Check("behavior", worst <= REPLAY_TOLERANCE, detail))

@@ -185,8 +185,9 @@ class Transitions:
                 )
             if array.dtype != np.dtype(kind):
                 raise DatasetError(f"{name}: {column} is {array.dtype}, expected {kind}; regenerate")
-            if kind == "float32" and column != "behavior_log_prob" and not np.isfinite(array).all():
-                row = int(np.flatnonzero(~np.isfinite(array).reshape(rows, -1).all(axis=1))[0])
+            odd = np.isinf(array) if column == "behavior_log_prob" else ~np.isfinite(array)
+            if kind == "float32" and odd.any():
+                row = int(np.flatnonzero(odd.reshape(rows, -1).any(axis=1))[0])
                 raise DatasetError(f"{name}: {column} is not finite at row {row}; regenerate")
         if self.next_observations.shape != self.observations.shape:
             raise DatasetError(f"{name}: next_observations and observations differ in width; regenerate")

@@ -99,7 +99,7 @@ def metrics_of(disease: Disease) -> dict[str, Metric]:
 
 
 def time_mean(values: Array) -> Array:
-    """Plain mean over the grid points of the last axis (hours 0..96 count alike, both ends included)."""
+    """Plain mean over the grid points of the last axis (all count alike, both ends included)."""
     return values.mean(axis=-1)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from medgym_offline.config import from_values
 from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import SubmissionError
-from medgym_offline.files import sha256_file
+from medgym_offline.files import POLICY_SUFFIXES, sha256_file
 from medgym_offline.leaderboard.entry import FORMAT, PAIRED, Entry, entry_id, slug
 from medgym_offline.leaderboard.submission import Submission, write_submission
 
@@ -122,7 +122,7 @@ def _policy_of(result: Path, evaluation: Evaluation) -> Path | str:
     if evaluation.policy.get("kind") != "file" or digest is None:
         raise SubmissionError(f"{result}: only policies in one file can be submitted; save it to a file, evaluate that")
     for path in sorted(result.parent.iterdir()):
-        if path.is_file() and path.suffix in (".safetensors", ".pt", ".pt2", ".onnx") and sha256_file(path) == digest:
+        if path.is_file() and path.suffix in POLICY_SUFFIXES and sha256_file(path) == digest:
             return path
     again = "evaluate again with `eval --policy FILE --output DIR`, which keeps a copy there"
     raise SubmissionError(f"{result}: the policy it evaluated (sha256 {digest[:12]}...) is not beside it; {again}")

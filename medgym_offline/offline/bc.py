@@ -21,13 +21,13 @@ from torch import Tensor
 
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
-from medgym_offline.offline.dqn import Plain, Step
 from medgym_offline.offline.networks import Actors, build_actor
+from medgym_offline.offline.objective import Defaults, Step
 
 __all__ = ["BC"]
 
 
-class BC(Plain):
+class BC(Defaults):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "bc"

@@ -98,7 +98,7 @@ class StackedData:
 
     def seeds(self, seed: int | Sequence[int]) -> list[int]:
         """One root seed per learner."""
-        return [seed] * len(self) if isinstance(seed, int) else list(seed)
+        return list(seed) if isinstance(seed, Sequence) else [seed] * len(self)
 
 
 def stack_transitions(

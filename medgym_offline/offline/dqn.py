@@ -27,8 +27,7 @@ Fujimoto et al. 2018 for the smallest value; MedGym paper, appendix C.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -36,29 +35,12 @@ from torch import Tensor
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
 from medgym_offline.offline.networks import Networks, build_networks
-from medgym_offline.stack import StackedMLP
+from medgym_offline.offline.objective import Defaults, Step
 
-__all__ = ["DQN", "Plain", "Step"]
-
-Step = tuple[StackedMLP, float, Callable[[Any, Batch], tuple[Tensor, dict[str, Tensor]]]]
-"""What one gradient step changes, its step size, and its loss (P,) with numbers to watch (P,)."""
+__all__ = ["DQN"]
 
 
-class Plain:
-    """What an objective asks of its learner, unless it says otherwise; see `algorithms.Objective`."""
-
-    normals = 0
-    uniforms = 0
-    more = False
-    delay = 1
-    settings: ClassVar[Mapping[str, Any]] = {}
-
-    def rows(self, data: StackedData) -> StackedData:
-        """The slices to learn from, given those it was made with."""
-        return data
-
-
-class DQN(Plain):
+class DQN(Defaults):
     """Objective of the module's docstring, for P learners at once; every loss is (P,).
 
     Args:

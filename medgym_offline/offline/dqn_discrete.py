@@ -26,12 +26,12 @@ from medgym_offline.offline.codebook import build_codebook, nearest
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
 from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete
-from medgym_offline.offline.dqn import Plain, Step
+from medgym_offline.offline.objective import Defaults, Step
 
 __all__ = ["DiscreteDQN"]
 
 
-class DiscreteDQN(Plain):
+class DiscreteDQN(Defaults):
     """Objective of the module's docstring, for P learners at once; every loss is (P,).
 
     Args:

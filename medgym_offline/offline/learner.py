@@ -37,7 +37,7 @@ class Learner:
 
     def __init__(self, algorithm: str, data: StackedData, seed: int | Sequence[int], config: OfflineConfig):
         self.config, self.keys = config, data.keys
-        if not isinstance(seed, int):
+        if isinstance(seed, Sequence):
             self.keys = tuple(f"{key}, seed {s}" for key, s in zip(data.keys, seed))
         self.objective = make_objective(algorithm, config, data, seed)
         seeds = [derive_seed(s, "offline-networks", key) >> 2 for s, key in zip(data.seeds(seed), data.keys)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import PolicyError
+from medgym_offline.files import POLICY_SUFFIXES
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.files import (
     MAX_BYTES,
@@ -20,8 +21,6 @@ from medgym_offline.policies.program import is_program, load_program
 from medgym_offline.policies.protocol import Policy
 
 __all__ = ["load_folder", "load_policy"]
-
-_SUFFIXES = (".pt", ".pt2", ".safetensors", ".onnx")
 
 
 @own_defaults()
@@ -71,9 +70,9 @@ def load_policy(path: str | Path, max_bytes: int = MAX_BYTES, disease: str | Non
 
 def load_folder(path: Path, max_bytes: int, disease: str | None = None) -> Policy:
     """A folder of policy files, one per patient, as one policy. See `load_policy`."""
-    files = sorted(f for f in path.iterdir() if f.suffix in _SUFFIXES and not f.name.startswith("."))
+    files = sorted(f for f in path.iterdir() if f.suffix in POLICY_SUFFIXES and not f.name.startswith("."))
     if not files:
-        raise PolicyError(f"{path}: no policy files ({', '.join(_SUFFIXES)}) in this folder")
+        raise PolicyError(f"{path}: no policy files ({', '.join(POLICY_SUFFIXES)}) in this folder")
     policies: dict[str, Policy] = {}
     for file in files:
         patient = patient_of_stem(file.stem)

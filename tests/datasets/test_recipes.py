@@ -48,3 +48,19 @@ def test_files_named_by_a_recipe_lie_beside_it(tmp_path: Path) -> None:
     path.write_text(GOOD.replace('"zero"', '"policy.safetensors"').replace('"sepsis-v0"', '"bank.safetensors"'))
     recipe = read_recipe(path)
     assert (recipe.behavior, recipe.bank) == (str(tmp_path / "policy.safetensors"), str(tmp_path / "bank.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [('behaviors = ["ind"', 'behaviors = ["idn"'), ("policy.mixed", "policy.mxied")]
+)
+def test_a_core_that_names_no_behavior_is_refused(
+    before: str, after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medgym_offline.datasets import recipes
+
+    text = (recipes.release_folder("datasets") / "core.toml").read_text(encoding="utf-8")
+    assert before in text
+    (tmp_path / "core.toml").write_text(text.replace(before, after), encoding="utf-8")
+    monkeypatch.setattr(recipes, "release_folder", lambda name: tmp_path)
+    with pytest.raises(DatasetError, match=r"data\.sepsis.*behavior '(idn|mxied)'.*did you mean"):
+        list_recipes()

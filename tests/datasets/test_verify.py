@@ -63,6 +63,8 @@ FAULTS: list[tuple[str, str, Callable[[dict[str, np.ndarray]], object]]] = [
     ("dt", "actions", lambda c: _put(c["actions"], (slice(None), 3), -c["actions"][:, 3])),
     ("sofa", "actions", lambda c: _put(c["actions"], np.s_[:, :3], (c["actions"][:, :3] + 1) / 2)),
     ("schema", "rewards", lambda c: _put(c["rewards"], 2, np.nan)),
+    ("schema", "behavior_log_prob", lambda c: _put(c["behavior_log_prob"], 2, np.inf)),
+    ("costs along the path", "costs_path", lambda c: _put(c["costs_path"], 2, -1.0)),
 ]  # fmt: skip
 """The check that finds it, the column that is spoiled, and how."""
 
@@ -136,6 +138,13 @@ def test_forged_checksums_do_not_hide_a_change(
     found = set(failed(report))
     assert expected <= found, str(report)
     assert not found & {"content hash", "sha256 main_data.hdf5"}
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_probabilities_that_are_gone_or_others_are_found(made: GeneratedDataset, copy: Path, value: float) -> None:
+    _edit(copy / made.id, "episode_0/infos/behavior_log_prob", lambda a: np.full_like(a, value))
+    _rehash(copy / made.id)
+    assert "behavior" in failed(verify(made.id, root=copy, replay=2, progress=False))
 
 
 def test_a_wrong_seed_and_a_wrong_patient(made: GeneratedDataset, copy: Path) -> None:

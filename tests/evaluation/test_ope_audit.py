@@ -144,7 +144,7 @@ def test_mistakes_are_named(
         audit(unknown, recipe, acted, tiny_bank, ["zero"])
     with pytest.raises(MedGymError, match="two policies are called 'zero'"):
         audit(transitions, recipe, acted, tiny_bank, ["zero", "zero"])
-    with pytest.raises(MedGymError, match="discount per hour"):
+    with pytest.raises(MedGymError, match="discount per unit of time"):
         OpeSettings(gamma=1.5)
     with pytest.raises(MedGymError, match="no policy"):
         audit(transitions, recipe, acted, tiny_bank, [])

@@ -55,7 +55,7 @@ def test_tables_file_and_json(dataset: str) -> None:
 
 def test_mistakes_are_one_line(dataset: str) -> None:
     assert "perturbation is 0" in refused("ope", "--dataset", "medgym/still-v0", "--policy", "zero")
-    assert "discount per hour" in refused("ope", "--dataset", dataset, "--policy", "zero", "--gamma", "0")
+    assert "discount per unit of time" in refused("ope", "--dataset", dataset, "--policy", "zero", "--gamma", "0")
     assert "world" in refused("ope", "--dataset", dataset, "--policy", "zero", "--worlds", "mars")
     assert "unknown policy" in refused("ope", "--dataset", dataset, "--policy", "zeros")
     assert "patient" in refused("ope", "--dataset", dataset, "--policy", "zero", "--patients", "9")

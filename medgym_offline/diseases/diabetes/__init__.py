@@ -64,8 +64,7 @@ def _events(level: float, part: int) -> Any:
     def compute(course: base.Course) -> np.ndarray:
         from medgym_offline.evaluation.metrics import count_events
 
-        ends = np.round(course.dt.cumsum(-1) * 60.0 / TICK).astype(int)
-        return count_events(course.component("glucose") < level, ends)[part]
+        return count_events(course.component("glucose") < level, course.ends)[part]
 
     return compute
 

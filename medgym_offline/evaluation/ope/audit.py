@@ -41,7 +41,7 @@ class OpeSettings:
     """Settings of an audit.
 
     Attributes:
-        gamma: Discount per hour, in (0, 1]; 1 is undiscounted.
+        gamma: Discount per unit of time, in (0, 1]; 1 is undiscounted.
         episodes: Monte-Carlo episodes per patient and policy, of the truth and of the model-based estimate each.
         seed: Root seed.
         min_sample_size: Below this effective sample size (median over patients) WIS and DR carry a warning.
@@ -56,7 +56,7 @@ class OpeSettings:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.gamma <= 1.0:
-            raise MedGymError(f"gamma is {self.gamma}; a discount per hour lies in (0, 1], and 1 means undiscounted")
+            raise MedGymError(f"gamma is {self.gamma}; a discount per unit of time lies in (0, 1]; 1 is undiscounted")
         if self.episodes < 2:
             raise MedGymError(f"episodes is {self.episodes}; the truth needs at least 2 per patient")
 

@@ -40,12 +40,12 @@ class PerturbedPolicy:
         return isinstance(self.bound.policy, RandomPolicy)
 
     def mean(self, observations: Tensor) -> Tensor:
-        """Actions before the noise: (P, B, 9) -> (P, B, A); not for the uniform policy."""
+        """Actions before the noise: (P, B, d) -> (P, B, A); not for the uniform policy."""
         seeds = np.zeros(observations.shape[:2], dtype=np.int64)
         return self.bound.act_on(self.patients, seeds)(observations)
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Log-probability of executed actions: (P, B, 9), (P, B, A) -> (P, B), float64."""
+        """Log-probability of executed actions: (P, B, d), (P, B, A) -> (P, B), float64."""
         if self.uniform:
             return clipped_uniform_log_prob(actions, self.sigma)
         return clipped_normal_log_prob(actions, self.mean(observations), self.sigma)

@@ -1,7 +1,7 @@
 """Importance-sampling and doubly robust estimates, for P patients at once; every tensor float64.
 
-    t_k      hour of decision k,  dt_k how long it held,  T hours of the episode
-    D_k      gamma**t_k,  gamma per hour (1: undiscounted)
+    t_k      time of decision k,  dt_k how long it held,  T length of the episode
+    D_k      gamma**t_k,  gamma per unit of time (1: undiscounted)
     rho_k    product over j <= k of pi(a_j|s_j) / mu(a_j|s_j); after an episode's end it keeps its last value
     w_k      rho_k / sum over the patient's episodes of rho_k
 
@@ -10,7 +10,7 @@
     DR   = mean_e V(s_0) + sum_k D_k sum_e w_k [ r_k + gamma**dt_k V(s_{k+1}) - Q(s_k, a_k) ],   V = 0 at the end
 
 DR with rho_k / E in place of w_k is the unbiased doubly robust estimate; with w_k it is the weighted one, which is what
-the audit reports. The discount is a function of the hour alone: splitting a hold changes no discount that comes after
+the audit reports. The discount is a function of time alone: splitting a hold changes no discount that comes after
 it. The reward of a hold counts at the hold's start, in truth and estimates alike.
 
 Sources: Precup, Sutton and Singh 2000 (per-decision, weighted); Jiang and Li 2016 (DR); Thomas and Brunskill 2016 (its
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def discount_at_start(dt: Tensor, gamma: float) -> Tensor:
-    """D_k of holds of `dt` hours, (..., K) -> (..., K)."""
+    """D_k of holds of length `dt`, (..., K) -> (..., K)."""
     return gamma ** (dt.cumsum(-1) - dt)
 
 
@@ -70,7 +70,7 @@ def doubly_robust(
 
     Args:
         rewards, dt, valid, weights: (P, E, K).
-        gamma: Per hour.
+        gamma: Per unit of time.
         q: Q(s_k, a_k) of the logged actions (P, E, K).
         v, v_next: V before and after each decision (P, E, K); `v_next` is 0 where the episode ends.
 

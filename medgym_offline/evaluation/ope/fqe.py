@@ -87,7 +87,7 @@ def fit_fqe(
         transitions: The dataset that `logged` is the grid of.
         logged: The same rows as a grid.
         policy: To evaluate, for the same patients in the same order.
-        gamma: Discount per hour, in (0, 1].
+        gamma: Discount per unit of time, in (0, 1].
         seed: Root seed.
         config: Settings.
 

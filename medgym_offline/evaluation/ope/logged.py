@@ -21,7 +21,7 @@ class Logged:
 
     Attributes:
         patients: P ids.
-        observations, next_observations: (P, E, K, 9), float32.
+        observations, next_observations: (P, E, K, d), float32.
         actions: As executed (P, E, K, A), float32.
         rewards, dt, behavior_log_prob: (P, E, K), float64; dt in the disease's unit of time.
         valid: (P, E, K), bool.
@@ -38,7 +38,7 @@ class Logged:
 
     @property
     def start(self) -> Tensor:
-        """Hour at which each decision was taken (P, E, K)."""
+        """Time at which each decision was taken (P, E, K)."""
         return self.dt.cumsum(-1) - self.dt
 
 

@@ -38,7 +38,7 @@ def monte_carlo_returns(
         config: The decision process.
         episodes: B.
         sigma: Standard deviation of the perturbation; 0 for the policy as it is.
-        gamma: Discount per hour.
+        gamma: Discount per unit of time.
         seed, purpose: Root of the episodes' seeds; estimates and truths must not share episodes.
     """
     seeds = episode_seeds(seed, purpose, bank.patients, episodes)
