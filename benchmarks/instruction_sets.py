@@ -3,8 +3,8 @@
     python benchmarks/instruction_sets.py [--parts rows scores training entries] [--workers 2]
 
 Everything is computed once for each instruction set, in a process of its own: torch's kernels as this processor has
-them, those for AVX2, and those for none; the last also with MKL held to SSE4.2 and to results that do not depend on
-the processor. Writes benchmarks/results/instruction_sets.json, each part as it is done. Entries are verified as
+them, those for AVX2, the processor's own with MKL held to SSE4.2 and to results that do not depend on the processor,
+and torch's kernels for no instruction set with MKL held so. Writes benchmarks/results/instruction_sets.json, each part as it is done. Entries are verified as
 `medgym-offline leaderboard verify` does; the files of policies that do not travel with them must be in the cache.
 """
 
@@ -30,8 +30,10 @@ RESULTS = ROOT / "benchmarks" / "results" / "instruction_sets.json"
 SETS = {
     "this processor": {},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "MKL SSE4.2": {"MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "MKL_CBWR": "COMPATIBLE"},
     "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "MKL_CBWR": "COMPATIBLE"},
 }
+BANKS = ("sepsis-v0", "sepsis-twin-v0", "diabetes-v0", "anesthesia-v0")
 
 
 def rows(dataset: str) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def scores(name: str) -> dict[str, Any]:
     import medgym_offline as mgo
 
     bank, policy, timing = name.split("|")
-    found = mgo.evaluate(policy, bank=bank, timing=timing, progress=False)
+    found = mgo.evaluate(policy, bank=bank, timing=timing, episodes=20, progress=False)
     return {world: {k: float(v) for k, v in r.metrics.items()} for world, r in found.worlds.items()}
 
 
@@ -81,14 +83,14 @@ def training(name: str) -> dict[str, Any]:
     from medgym_offline.offline import OfflineConfig, train
 
     algorithm, scope = name.split("|")
-    data = mgo.load_dataset("medgym/sepsis-ind-v0", progress=False)
-    patients = list(data.patients[:11])
+    data = mgo.load_dataset("medgym/diabetes-mixed-v0", progress=False)
+    patients = list(data.patients[:5])
     learned = train(algorithm, data, scope, 0, OfflineConfig(updates=300), patients=patients, progress=False).policy
     weights = [value.detach().numpy() for value in learned.state_dict().values()]
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(w).tobytes() for w in weights)).hexdigest()
     with tempfile.TemporaryDirectory() as folder:
         path = mgo.save_policy(learned, Path(folder) / "policy.safetensors")
-        scored = mgo.evaluate(str(path), patients=patients, episodes=20, progress=False)
+        scored = mgo.evaluate(str(path), patients=patients, episodes=20, bank="diabetes-v0", progress=False)
     returns = {world: float(r.metrics["return"]) for world, r in scored.worlds.items()}
     return {"weights": digest, "returns": returns}
 
@@ -128,7 +130,7 @@ def tasks(part: str) -> list[str]:
     if part == "training":
         return [f"{algorithm}|{scope}" for algorithm in ALGORITHMS for scope in ("ind", "pop")]
     policies = [("random", "adaptive"), ("clinician", "fixed"), ("behavior:ind", "adaptive"), ("behavior:pop", "fixed")]
-    return [f"{bank}|{policy}|{timing}" for bank in ("sepsis-v0", "sepsis-twin-v0") for policy, timing in policies]
+    return [f"{bank}|{policy}|{timing}" for bank in BANKS for policy, timing in policies]
 
 
 def run(part: str, name: str, instructions: str) -> dict[str, Any]:

@@ -38,13 +38,14 @@ HARM = "severity_mean"
 
 
 class Part(BaseModel):
-    """Learners of one scope on the datasets of one disease; `settings` differ from the table's."""
+    """Learners of one scope on the datasets of one disease; `settings`, and `seeds`, may differ from the table's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     datasets: tuple[str, ...]
     scope: str
     learners: tuple[str, ...]
     settings: dict[str, Any] = Field(default_factory=dict)
+    seeds: PositiveInt | None = None
 
 
 class TableRecipe(Recipe):
@@ -55,6 +56,10 @@ class TableRecipe(Recipe):
     settings: dict[str, Any]
     learner: dict[str, dict[str, Any]] = Field(default_factory=dict)
     part: dict[str, Part]
+
+    def runs(self, part: Part) -> int:
+        """Training seeds of a part."""
+        return part.seeds or self.seeds
 
     def config(self, learner: str, part: Part) -> tuple[str, OfflineConfig]:
         """Algorithm and settings of a row of a part; `learner.NAME.algorithm` may be another than the row's name."""
@@ -86,14 +91,14 @@ def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> pl.D
     algorithm, config = recipe.config(learner, part)
     started = time.process_time()
     try:
-        found = train_seeds(algorithm, data, part.scope, range(recipe.seeds), config)
+        found = train_seeds(algorithm, data, part.scope, range(recipe.runs(part)), config)
     except MedGymError as error:  # a limit that no episode meets, a learner that diverges: a result too
         print(f"{dataset}, {learner}: {error}", file=sys.stderr)
         return pl.DataFrame({
             "patient": ["all"], "value": pl.Series([1.0], dtype=pl.Float32), "method": [learner],
             "seed": pl.Series([0], dtype=pl.Int16), "metric": ["failed"],
         })  # fmt: skip
-    seconds = (time.process_time() - started) / recipe.seeds
+    seconds = (time.process_time() - started) / recipe.runs(part)
     parts = [scored(result.policy, bank, made.world, recipe.episodes, learner, seed) for seed, result in found.items()]
     facts = {"seconds": seconds, "stopped": float(sum(len(result.stopped) for result in found.values()))}
     extra = pl.DataFrame({
@@ -136,9 +141,9 @@ def run(recipe: TableRecipe, name: str, workers: int) -> Path:
     for dataset in part.datasets:
         identity = load_dataset(dataset, progress=False).identity
         for method in (*REFERENCES, *part.learners):
-            config = (
-                [] if method in REFERENCES else [recipe.config(method, part)[1].to_dict(), recipe.seeds, part.scope]
-            )
+            config = []
+            if method not in REFERENCES:
+                config = [recipe.config(method, part)[1].to_dict(), recipe.runs(part), part.scope]
             key = digest(identity, recipe.episodes, method, config)
             calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = dataset, part, method, recipe
     found = units(unit, calls, Path("runs/table"), workers)
@@ -222,7 +227,7 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
             harms.append(f"{values.mean():.2f}{marks[dataset].get(method, '')}")
         body.append([f"`{method}`", *cells])
         harm.append([f"`{method}`", *harms])
-    title = f"{name.replace('-', ', ')}"
+    title = f"{name.replace('-', ', ')}" + (f", {part.seeds} seeds" if part.seeds else "")
     blocks = [f"## {title}", markdown_table(f"Normalized score, mean ± SD over seeds ({title})", heads, body)]
     blocks.append(markdown_table(f"Harm, points ({title})", heads, harm))
     pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
