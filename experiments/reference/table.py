@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from experiments.common import Recipe, digest, markdown_table, units
-from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulators
+from medgym_offline import SimulatorBank, evaluate, load_dataset, load_policy, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.datasets.trust import release_manifest
@@ -30,6 +31,7 @@ from medgym_offline.evaluation.statistics import iqm, probability_of_improvement
 from medgym_offline.leaderboard.ranks import LEVEL, compare
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.train import train_seeds
+from medgym_offline.third_party import BASELINES, SHARED, default_settings
 
 HERE = Path(__file__).parent
 METRICS = ("return", "severity_mean", "safe_path", "cost_mean", "decisions_used")
@@ -61,11 +63,15 @@ class TableRecipe(Recipe):
         """Training seeds of a part."""
         return part.seeds or self.seeds
 
-    def config(self, learner: str, part: Part) -> tuple[str, OfflineConfig]:
-        """Algorithm and settings of a row of a part; `learner.NAME.algorithm` may be another than the row's name."""
+    def config(self, learner: str, part: Part) -> tuple[str, OfflineConfig, dict[str, Any]]:
+        """Algorithm of a row of a part, its settings, and those that d3rlpy alone knows.
+
+        `learner.NAME.algorithm` may be another than the row's name.
+        """
         own = dict(self.learner.get(learner, {}))
         algorithm = own.pop("algorithm", learner)
-        return algorithm, OfflineConfig.from_dict(self.settings | part.settings | own)
+        alone = {key: own.pop(key) for key in list(own) if algorithm in BASELINES and key not in SHARED}
+        return algorithm, OfflineConfig.from_dict(self.settings | part.settings | own), alone
 
 
 # -- running a part ----------------------------------------------------------------------------------------------------
@@ -88,23 +94,37 @@ def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> pl.D
     """One learner on one dataset, all seeds in one stack."""
     data, made = load_dataset(dataset, progress=False), find_recipe(dataset)
     bank = load_simulators(made.bank)
-    algorithm, config = recipe.config(learner, part)
-    started = time.process_time()
+    algorithm, config, alone = recipe.config(learner, part)
+    runs, started, stopped = range(recipe.runs(part)), time.process_time(), 0
     try:
-        found = train_seeds(algorithm, data, part.scope, range(recipe.runs(part)), config)
+        if algorithm in BASELINES:
+            policies = {seed: baseline(algorithm, data, seed, config, alone) for seed in runs}
+        else:
+            found = train_seeds(algorithm, data, part.scope, runs, config)
+            policies = {seed: result.policy for seed, result in found.items()}
+            stopped = sum(len(result.stopped) for result in found.values())
     except MedGymError as error:  # a limit that no episode meets, a learner that diverges: a result too
         print(f"{dataset}, {learner}: {error}", file=sys.stderr)
         return pl.DataFrame({
             "patient": ["all"], "value": pl.Series([1.0], dtype=pl.Float32), "method": [learner],
             "seed": pl.Series([0], dtype=pl.Int16), "metric": ["failed"],
         })  # fmt: skip
-    seconds = (time.process_time() - started) / recipe.runs(part)
-    parts = [scored(result.policy, bank, made.world, recipe.episodes, learner, seed) for seed, result in found.items()]
-    facts = {"seconds": seconds, "stopped": float(sum(len(result.stopped) for result in found.values()))}
+    seconds = (time.process_time() - started) / len(runs)
+    parts = [scored(policy, bank, made.world, recipe.episodes, learner, seed) for seed, policy in policies.items()]
+    facts = {"seconds": seconds, "stopped": float(stopped)}
     extra = pl.DataFrame({
         "patient": ["all"] * len(facts), "value": np.array(list(facts.values()), np.float32),
     }).with_columns(method=pl.lit(learner), seed=pl.lit(0, pl.Int16), metric=pl.Series(list(facts)))  # fmt: skip
     return pl.concat([*parts, extra.select(parts[0].columns)])
+
+
+def baseline(algorithm: str, data: Any, seed: int, config: OfflineConfig, alone: dict[str, Any]) -> Any:
+    """The policy of an algorithm of d3rlpy, as its file gives it back."""
+    from medgym_offline.third_party.training import train_baseline
+
+    trained = train_baseline(algorithm, data, seed, config, default_settings(algorithm) | alone, progress=False)
+    with tempfile.TemporaryDirectory() as folder:
+        return load_policy(trained.save(Path(folder) / "policy.pt"))
 
 
 def reference(dataset: str, name: str, recipe: TableRecipe) -> pl.DataFrame:
@@ -143,7 +163,8 @@ def run(recipe: TableRecipe, name: str, workers: int) -> Path:
         for method in (*REFERENCES, *part.learners):
             config = []
             if method not in REFERENCES:
-                config = [recipe.config(method, part)[1].to_dict(), recipe.runs(part), part.scope]
+                _, settings, alone = recipe.config(method, part)
+                config = [settings.to_dict() | alone, recipe.runs(part), part.scope]
             key = digest(identity, recipe.episodes, method, config)
             calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = dataset, part, method, recipe
     found = units(unit, calls, Path("runs/table"), workers)
