@@ -220,9 +220,10 @@ def tables(recipe: TableRecipe) -> str:
         "better than the behavior without its noise and - one that is worse: paired over patients, Holm's correction "
         "over all pairs of the dataset at 5 %.",
     ]
-    for name, path in there.items():
-        if path.exists():
-            blocks += part_tables(name, recipe.part[name], Scored(pl.read_parquet(path)))
+    found = {name: Scored(pl.read_parquet(path)) for name, path in there.items() if path.exists()}
+    for name, scores in found.items():
+        blocks += part_tables(name, recipe.part[name], scores)
+    blocks += ["## Whose policy, which timing", *compared(recipe, found)]
     if missing := [name for name, path in there.items() if not path.exists()]:
         blocks.append(f"Not run: {', '.join(missing)}.")
     return "\n\n".join(blocks) + "\n"
@@ -232,8 +233,7 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     """Scores, harm, and who is told from whom, of one part."""
     methods = (*part.learners, *REFERENCES)
     datasets = [d for d in part.datasets if d in scores.datasets]
-    heads = ["", *map(short, datasets)]
-    body, harm = [], []
+    heads, body, harm = heads_of(datasets), [], []
     marks = {dataset: against(scores, dataset, part.learners) for dataset in datasets}
     for method in methods:
         cells, harms = [], []
@@ -255,7 +255,57 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     heads = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
     blocks.append(markdown_table(f"Over the {len(datasets)} datasets ({title})", heads, pooled))
     blocks.append(separated(scores, datasets, part.learners, title))
+    if name.endswith("-safe"):
+        rows = [[f"`{m}`", *(costs(scores, d, m) for d in datasets)] for m in methods]
+        legend = f"Mean cost of a decision at its end, and share of the time that is safe, % ({title})"
+        blocks.append(markdown_table(legend, heads_of(datasets), rows))
     return blocks
+
+
+def heads_of(datasets: Sequence[str]) -> list[str]:
+    """Columns of a table of datasets."""
+    return ["", *map(short, datasets)]
+
+
+def costs(scores: Scored, dataset: str, method: str) -> str:
+    """Both forms of the first cost, as a cell."""
+    end, path = (scores.get(dataset, method, metric) for metric in ("cost_mean", "safe_path"))
+    return "not run" if end is None or path is None else f"{end.mean():.3f}, {path.mean():.1f}"
+
+
+def compared(recipe: TableRecipe, found: Mapping[str, Scored]) -> list[str]:
+    """What a learner gains by a policy per patient, and by adaptive timing, of harm."""
+    whose, when = [], []
+    for name, scores in found.items():
+        disease, scope, part = name.split("-")[0], recipe.part[name].scope, recipe.part[name]
+        other = found.get(f"{disease}-pop") if name == f"{disease}-ind" else None
+        for learner in part.learners:
+            pairs = (
+                {d: (scores.get(d, learner, HARM), other.get(d, learner, HARM)) for d in part.datasets} if other else {}
+            )
+            cells = [
+                f"{short(d)} {gain(*pair)}" for d, pair in pairs.items() if pair[0] is not None and pair[1] is not None
+            ]
+            if cells:
+                whose.append([disease, f"`{learner}`", "; ".join(cells)])
+            pair = [scores.get(f"medgym/{disease}-{data}-v0", learner, HARM) for data in ("ind", "ind-fixed")]
+            if pair[0] is not None and pair[1] is not None:
+                when.append([disease, scope, f"`{learner}`", gain(*pair)])
+    legend = "less harm in the mean, and in so many of the patients"
+    return [
+        markdown_table(f"A policy per patient over one for all, same data: {legend}", ["", "", "data and gain"], whose),
+        markdown_table(
+            f"Data of adaptive timing (`ind`) over data of fixed timing (`ind-fixed`): {legend}",
+            ["", "", "", "gain"],
+            when,
+        ),
+    ]
+
+
+def gain(better: np.ndarray, worse: np.ndarray) -> str:
+    """Gain of the mean harm in per cent, and the share of patients with any; of (runs, patients)."""
+    one, other = better.mean(0), worse.mean(0)
+    return f"{100 * (1 - one.mean() / other.mean()):.0f} % ({100 * (one < other).mean():.0f} %)"
 
 
 def pooled_row(
