@@ -24,6 +24,7 @@ from medgym_offline.datasets.recipes import Recipe, find_recipe
 from medgym_offline.datasets.reference import reference_returns
 from medgym_offline.datasets.shards import played_blocks, work_folder
 from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
 from medgym_offline.progress import Progress
@@ -214,6 +215,7 @@ def _write(
         disease=bank.disease.name,
         dataset_id=recipe.id,
         identity=identity,
+        view=FULL,
     ).validate()
     manifest = build_manifest(
         recipe, source, transitions, np.concatenate(seeds), content, folder, references, made, who

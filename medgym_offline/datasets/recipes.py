@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from medgym_offline.config import configuration, from_values, read
+from medgym_offline.config import configuration, from_values, plain_values, read
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
 from medgym_offline.files import release_folder
 
@@ -65,6 +66,7 @@ class Recipe:
         seed: Root seed.
         world: World of the bank that the episodes run in: `own` (the fitted simulators), `crossfit`, or `true` (the
             known truth, which stands for the real patients).
+        view: What the behavior sees. Rows are of the view `full` all the same: others are made of them when loaded.
     """
 
     id: str
@@ -78,6 +80,7 @@ class Recipe:
     perturbation: Annotated[float, Field(ge=0, le=2)] = 0.05  # beyond the width of an action it does nothing more
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     world: Literal["own", "crossfit", "true"] = "own"
+    view: str = FULL
 
     def __post_init__(self) -> None:
         if not is_id(self.id):
@@ -102,7 +105,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
-        return dataclasses.asdict(self)
+        return plain_values(self)
 
     @staticmethod
     def from_fields(fields: dict[str, Any], source: str) -> Recipe:
@@ -151,6 +154,7 @@ class _CoreBehavior:
     description: str
     perturbation: float
     timing: Literal["adaptive", "fixed"] = "adaptive"
+    view: str = FULL
 
 
 @configuration("data", DatasetError)
@@ -192,6 +196,7 @@ class _Core:
                     perturbation=behavior.perturbation,
                     seed=data.seed,
                     world=data.world,
+                    view=behavior.view,
                 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,8 +194,9 @@ def audit(
     selected = bank.select([bank.index(p) for p in logged.patients])
     named = tuple(worlds) if worlds else tuple(sorted(bank.worlds, key=lambda w: w != recipe.world))
     places = {world: selected.world(world) for world in named}
-    bound = _named([resolve_policy(p, selected, recipe.timing, recipe.decisions, recipe.decisions) for p in policies])
-    config = process_config(recipe, bank.disease.name)
+    clock = recipe.timing, recipe.decisions
+    bound = _named([resolve_policy(p, selected, *clock, recipe.decisions, transitions.view) for p in policies])
+    config = replace(process_config(recipe, bank.disease.name), view=transitions.view)
     estimates: dict[str, list[Tensor]] = {name: [] for name in ESTIMATORS}
     truth: dict[str, list[Tensor]] = {world: [] for world in named}
     plain: list[Tensor] = []
