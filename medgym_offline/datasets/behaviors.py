@@ -94,6 +94,12 @@ class _Turns:
             if seeds[:, i :: len(self.policies)].size:
                 reset_policy(policy, seeds[:, i :: len(self.policies)])
 
+    def took(self, actions: Tensor) -> None:
+        """Tell every policy what was played in its own episodes."""
+        for i, policy in enumerate(self.policies):
+            if i < actions.shape[1] and hasattr(policy, "took"):
+                policy.took(actions[:, i :: len(self.policies)])
+
     def act(self, observations: Tensor) -> Tensor:
         """(P, B, d) -> (P, B, A)."""
         n = len(self.policies)

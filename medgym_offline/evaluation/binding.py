@@ -92,6 +92,7 @@ class BoundPolicy:
                 actions = actions[scatter]
             return _checked(actions, shape, patients, self.name, self.timing)
 
+        act.took = getattr(chosen, "took", None)  # type: ignore[attr-defined]
         return act
 
 
