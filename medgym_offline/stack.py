@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from medgym_offline.defaults import own_defaults
 from medgym_offline.seeds import torch_generator
 
-__all__ = ["StackedLinear", "StackedMLP", "clip_gradients"]
+__all__ = ["StackedLinear", "StackedMLP", "Steps", "activated", "clip_gradients"]
 
 _ACTIVATIONS = {
     "tanh": torch.tanh,
@@ -26,6 +28,25 @@ _ACTIVATIONS = {
     # Its gain and shift would be absorbed by the next layer, so it has none.
     "relu-norm": lambda x: nn.functional.layer_norm(torch.relu(x), x.shape[-1:]),
 }
+
+
+def activated(name: str, x: Tensor) -> Tensor:
+    """The activation called `name` of x."""
+    return _ACTIVATIONS[name](x)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a network over a window reads its input (:mod:`medgym_offline.windows`).
+
+    Attributes:
+        history, action: n observations, with actions of width A between them.
+        extra: Columns behind the window.
+    """
+
+    history: int
+    action: int
+    extra: int = 0
 
 
 class StackedLinear(nn.Module):
@@ -73,7 +94,10 @@ class StackedMLP(nn.Module):
         seeds: One integer per patient for the initial weights; default 0, 1, ..., P - 1. A patient's initial
             network depends on its own seed alone.
         output_gain: Scale of the last layer's initial weights (small: near-zero outputs at the start).
+        steps: How the input is read, for networks over windows (:mod:`medgym_offline.sequences`).
     """
+
+    kind: ClassVar[str] = "mlp"
 
     @own_defaults()
     def __init__(
@@ -84,18 +108,38 @@ class StackedMLP(nn.Module):
         output: str = "identity",
         seeds: Sequence[int] | None = None,
         output_gain: float = 1.0,
+        steps: Steps | None = None,
     ):
         super().__init__()
         seeds = list(range(patients)) if seeds is None else list(seeds)
         if len(seeds) != patients:
             raise ValueError(f"{patients} stacked networks need as many seeds, not {len(seeds)}")
         generators = [torch_generator(int(s), "stacked-mlp") for s in seeds]
-        self.sizes, self.activation, self.output = tuple(sizes), activation, output
-        last = len(sizes) - 2
+        self.sizes, self.activation, self.output, self.steps = tuple(sizes), activation, output, steps
+        widths = self.widths(sizes, steps)
+        last = len(widths) - 1
         self.layers = nn.ModuleList(
             StackedLinear(patients, a, b, generators, output_gain if i == last else 1.0)
-            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:]))
+            for i, (a, b) in enumerate(widths)
         )
+
+    @staticmethod
+    def widths(sizes: Sequence[int], steps: Steps | None = None) -> list[tuple[int, int]]:
+        """Inputs and outputs of every layer."""
+        return list(zip(sizes[:-1], sizes[1:]))
+
+    @property
+    def state_inputs(self) -> int:
+        """Leading inputs of layer 0 that are columns of the state as it is given."""
+        return self.sizes[0]
+
+    @classmethod
+    def shapes(cls, patients: int, sizes: Sequence[int], steps: Steps | None = None) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor in the state of such a stack."""
+        found: dict[str, tuple[int, ...]] = {}
+        for i, (a, b) in enumerate(cls.widths(sizes, steps)):
+            found[f"layers.{i}.weight"], found[f"layers.{i}.bias"] = (patients, a, b), (patients, 1, b)
+        return found
 
     @property
     def patients(self) -> int:
@@ -110,11 +154,16 @@ class StackedMLP(nn.Module):
             x = hidden(x) if i < last else _ACTIVATIONS[self.output](x)
         return x
 
+    def like(self, patients: int) -> StackedMLP:
+        """A stack of the same form with so many networks, whose weights are to be loaded."""
+        blank = [0] * patients
+        return type(self)(patients, self.sizes, self.activation, self.output, seeds=blank, steps=self.steps)
+
     @own_defaults()
     def select(self, indices: Sequence[int] | Tensor) -> StackedMLP:
         """A copy that holds only the networks at `indices` (repeats allowed), in that order."""
         index = torch.as_tensor(indices, dtype=torch.long)
-        copy = StackedMLP(len(index), self.sizes, self.activation, self.output, seeds=[0] * len(index))
+        copy = self.like(len(index))
         copy.load_state_dict({name: value[index].clone() for name, value in self.state_dict().items()})
         return copy.to(next(self.parameters()).device)
 

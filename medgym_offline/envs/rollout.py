@@ -150,7 +150,8 @@ def rollout(
 
     Args:
         process: Decisions over a bank of P patients.
-        act: Observations (P, B, d) to actions (P, B, A).
+        act: Observations (P, B, d) to actions (P, B, A). If it, or the policy whose method it is, has `took`, that is
+            called with the actions played, noise added and clipped.
         noise: Of the P x B episodes; its K is the process's.
         action_noise: Standard deviation of the noise added to actions (0.05 in the release's data);
             the sum is clipped to [-1, 1].
@@ -168,6 +169,7 @@ def rollout(
     rows["observations"].append(observation)
     rows["states"].append(episodes.x)
     record: dict[str, Tensor] = {}
+    took = getattr(getattr(act, "__self__", act), "took", None)
     for k in range(decisions):
         valid = process.active(episodes)
         if bool(valid.any()):
@@ -176,6 +178,8 @@ def rollout(
             if action_noise:
                 actions = intended + action_noise * noise.action[:, :, k].to(actions)
             actions = actions.clamp(-1.0, 1.0)
+            if took is not None:
+                took(actions)
             outcome = process.step(episodes, actions, noise.process[:, :, k])
             episodes = outcome.next
             observation = process.observe(episodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from medgym_offline.errors import unknown_name
@@ -15,16 +16,18 @@ from medgym_offline.offline.cql import CQL
 from medgym_offline.offline.cql_discrete import DiscreteCQL
 from medgym_offline.offline.cql_lagrangian import LagrangianCQL
 from medgym_offline.offline.data import StackedData
+from medgym_offline.offline.decision_transformer import DecisionTransformer
 from medgym_offline.offline.dqn import DQN
 from medgym_offline.offline.dqn_discrete import DiscreteDQN
 from medgym_offline.offline.gcql import GCQL
 from medgym_offline.offline.gcql_discrete import DiscreteGCQL
+from medgym_offline.offline.gru import RecurrentBC, RecurrentIQL
 from medgym_offline.offline.iql import IQL
 from medgym_offline.offline.objective import Objective
 from medgym_offline.offline.rebrac import ReBRAC
 from medgym_offline.offline.td3bc import TD3BC
 
-__all__ = ["ALGORITHMS", "ALIASES", "algorithm_name", "make_objective"]
+__all__ = ["ALGORITHMS", "ALIASES", "algorithm_name", "make_objective", "settled"]
 
 
 ALGORITHMS: dict[str, type[Objective]] = {
@@ -45,6 +48,9 @@ ALGORITHMS: dict[str, type[Objective]] = {
     "bcq-smdp": SemiMarkovBCQ,
     "cql-lagrangian": LagrangianCQL,
     "cpq": CPQ,
+    "gru-bc": RecurrentBC,
+    "gru-iql": RecurrentIQL,
+    "decision-transformer": DecisionTransformer,
 }
 
 ALIASES = {"dqn-continuous": "dqn", "cql-continuous": "cql", "gcql-continuous": "gcql"}
@@ -57,6 +63,13 @@ def algorithm_name(name: str) -> str:
     if name not in ALGORITHMS:
         raise unknown_name("offline algorithm", name, ALGORITHMS)
     return name
+
+
+def settled(algorithm: str, config: OfflineConfig) -> OfflineConfig:
+    """The settings with which `algorithm` learns when asked for `config`."""
+    found = ALGORITHMS[algorithm]
+    history = found.history if config.history == 1 else config.history
+    return dataclasses.replace(config, **{"history": history, **found.settings})
 
 
 def make_objective(

@@ -59,6 +59,9 @@ class OfflineConfig:
             over the decision).
         cost_limit: Their bound of an episode's cost, as a factor of the mean episode of the learner's data.
         multiplier_lr: Adam step size of the Lagrange multiplier.
+        history: Observations that a learner sees, with the actions and intervals between them
+            (:mod:`medgym_offline.windows`). Sequence learners take 8 where this is 1.
+        target_return: Quantile of the patient's episode returns that a Decision Transformer asks for.
         explosion: A learner whose |Q| exceeds this many units of its scaled reward is stopped.
     """
 
@@ -97,6 +100,8 @@ class OfflineConfig:
     cost: Literal["end", "path"] = "end"
     cost_limit: NonNegative = 1.0
     multiplier_lr: Positive = 1e-2
+    history: Count = 1
+    target_return: Annotated[float, Field(ge=0, le=1)] = 0.9
     explosion: Positive = 1e4
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.seeds import generator
+from medgym_offline.windows import begin_windows, extend_windows
 
 __all__ = ["POPULATION", "SCOPES", "Batch", "BatchSampler", "StackedData", "discount_powers", "stack_transitions"]
 
@@ -34,8 +35,8 @@ class StackedData:
     Attributes:
         keys: P names: patient ids (scope "ind"), or `("population",)`.
         rows: (P, N, 2d + A + 2) columns: state, action, reward, discount, next state. The state is the
-            standardized observation, the reward is divided by a standard deviation (`OfflineConfig.state_scaling`,
-            `reward_scaling`), and the discount is 0 at a terminal row.
+            standardized observation, or a window of several (`OfflineConfig.history`); the reward is divided by a
+            standard deviation (`state_scaling`, `reward_scaling`), and the discount is 0 at a terminal row.
         counts: (P,) rows that are data; the rest is padding.
         mean, scale: (P, 1, d): state = (observation - mean) / scale.
         reward_scale: (P,).
@@ -115,7 +116,7 @@ def stack_transitions(
 
     Raises:
         UnknownNameError: If the scope or a patient does not exist, or has no episodes.
-        DatasetError: If the dataset is malformed or empty.
+        DatasetError: If the dataset is malformed or empty, or has no whole episodes where the learners see a history.
     """
     if scope not in SCOPES:
         raise unknown_name("scope", scope, SCOPES)
@@ -129,7 +130,8 @@ def stack_transitions(
     if scope == "pop":
         ids, groups = (POPULATION,), [np.sort(np.concatenate(groups))]
 
-    d, actions = transitions.observation_dim, transitions.action_dim
+    seen, following = _states(transitions, config.history, name)
+    d, actions = seen.shape[1], transitions.action_dim
     counts = np.array([len(g) for g in groups])
     rows = np.zeros((len(ids), int(counts.max()), 2 * d + actions + 2), dtype=np.float32)
     mean, scale = np.zeros((len(ids), 1, d)), np.ones((len(ids), 1, d))
@@ -138,24 +140,25 @@ def stack_transitions(
     more, episodes = np.zeros((*rows.shape[:2], actions + 4), dtype=np.float32), np.ones((len(ids), 4))
     reference = transitions.definition.process.reference_interval
     if config.state_scaling == "dataset":
-        mean[:, 0], scale[:, 0] = _standard(transitions.observations)
+        mean[:, 0], scale[:, 0] = _state_scale(transitions.observations, transitions, config.history)
     if config.reward_scaling == "dataset":
         reward_scale[:] = _spread(transitions.rewards)
     for p, group in enumerate(groups):
-        observations = transitions.observations[group].astype(np.float64)
         if config.state_scaling == "learner":
-            mean[p, 0], scale[p, 0] = _standard(observations)
+            mean[p, 0], scale[p, 0] = _state_scale(
+                transitions.observations[group].astype(np.float64), transitions, config.history
+            )
         rewards = transitions.rewards[group].astype(np.float64)
         if config.reward_scaling == "learner":
             reward_scale[p] = _spread(rewards)
         powers = discount_powers(transitions.dt[group], config, reference)
         discount = np.where(transitions.terminations[group], 0.0, config.gamma**powers)
         own = rows[p, : len(group)]
-        own[:, :d] = (observations - mean[p]) / scale[p]
+        own[:, :d] = (seen[group].astype(np.float64) - mean[p]) / scale[p]
         own[:, d : d + actions] = transitions.actions[group]
         own[:, d + actions] = rewards / reward_scale[p]
         own[:, d + actions + 1] = discount
-        own[:, d + actions + 2 :] = (transitions.next_observations[group] - mean[p]) / scale[p]
+        own[:, d + actions + 2 :] = (following[group] - mean[p]) / scale[p]
         more[p, : len(group)] = found[group]
         episodes[p] = _outcomes(rewards / reward_scale[p], found[group, actions], transitions.episode[group])
         more[p, :, actions] /= episodes[p, 3]
@@ -163,6 +166,30 @@ def stack_transitions(
     mean32, scale32, reward32 = (torch.as_tensor(a.astype(np.float32)) for a in (mean, scale, reward_scale))
     tensor, extra = torch.from_numpy(rows), torch.from_numpy(more)
     return StackedData(ids, tensor, counts, mean32, scale32, reward32, d, actions, described, extra, episodes)
+
+
+def _states(transitions: Transitions, history: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """What a learner sees before and after every decision, (N, d) each: observations, or windows of `history` of them.
+
+    Built decision by decision, all episodes side by side, by the functions with which a policy builds them as it acts.
+    """
+    if history == 1:
+        return transitions.observations, transitions.next_observations
+    starts = transitions.episode_starts()
+    lengths = np.diff(np.r_[starts, len(transitions)])
+    goes_on = np.flatnonzero(np.diff(transitions.episode) == 0)
+    if not np.array_equal(transitions.next_observations[goes_on], transitions.observations[goes_on + 1]):
+        raise DatasetError(
+            f"{name}: next_observations of a row is not observations of the next one; history={history} needs whole "
+            "episodes in order: select patients rather than rows, or set history=1"
+        )
+    columns = (transitions.observations, transitions.actions, transitions.next_observations)
+    observed, actions, reached = (torch.from_numpy(np.ascontiguousarray(column)) for column in columns)
+    windows = begin_windows(observed, actions.shape[1], history)
+    for k in range(1, int(lengths.max())):
+        rows = torch.from_numpy(starts[lengths > k] + k)
+        windows[rows] = extend_windows(windows[rows - 1], actions[rows - 1], observed[rows])
+    return windows.numpy(), extend_windows(windows, actions, reached).numpy()
 
 
 def _more_columns(transitions: Transitions, config: OfflineConfig, name: str) -> np.ndarray:
@@ -199,6 +226,20 @@ def discount_powers(dt: np.ndarray, config: OfflineConfig, reference: float) -> 
     return dt / reference if config.discount == "elapsed" else np.ones(len(dt))
 
 
+def _state_scale(observations: np.ndarray, about: Transitions, history: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale of states, from observations (N, d) of the dataset `about`."""
+    mean, scale = _standard(observations)
+    if history == 1:
+        return mean, scale
+    # The clocks are shares already, and networks over windows read the time from them. An interval is in units of the
+    # disease's reference interval; actions and marks have a size of about one.
+    process, width = about.definition.process, about.action_dim + 2
+    mean[-2:], scale[-2:] = 0.0, 1.0
+    units = np.ones(width)
+    units[-2] = process.reference_interval / process.horizon
+    return np.tile(np.r_[mean, 0.0 * units], history)[:-width], np.tile(np.r_[scale, units], history)[:-width]
+
+
 def _standard(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale (d,) of observations (N, d)."""
     spread = observations.std(0, dtype=np.float64)
@@ -222,7 +263,8 @@ class Batch:
         state, next_state: (P, B, d) standardized.  action: (P, B, A).
         reward: (P, B) scaled.  discount: (P, B), 0 at terminal rows.
         normal: (P, C, B, A) standard normal.  uniform: (P, C', B, A) in [-1, 1]. For candidate actions.
-        next_action: (P, B, A).  cost, first: (P, B). Of `StackedData.more`; empty unless the objective asks.
+        next_action: (P, B, A).  cost, first, better: (P, B). Of `StackedData.more`; `better` is the share of the
+            patient's episodes with a higher return. Empty unless the objective asks.
     """
 
     state: Tensor
@@ -235,6 +277,7 @@ class Batch:
     next_action: Tensor = _NOTHING
     cost: Tensor = _NOTHING
     first: Tensor = _NOTHING
+    better: Tensor = _NOTHING
 
 
 class BatchSampler:
@@ -284,7 +327,8 @@ class BatchSampler:
         extra = {}
         if self._more is not None:
             found = self._more[places]
-            extra = {"next_action": found[..., :a], "cost": found[..., a], "first": found[..., a + 1]}
+            names = ("cost", "first", "better")
+            extra = {"next_action": found[..., :a], **{name: found[..., a + i] for i, name in enumerate(names)}}
         return Batch(
             state=rows[..., :d],
             action=rows[..., d : d + a],

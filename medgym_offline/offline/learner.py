@@ -105,12 +105,13 @@ class Learner:
         for kept, current in zip(self._healthy, self._trained()):
             current[~self._live] = kept[~self._live]
         actor: StackedMLP = self.networks.acting()
-        copy = StackedMLP(actor.patients, actor.sizes, actor.activation, seeds=[0] * actor.patients)
+        copy = actor.like(actor.patients)
         state = {name: value.detach().cpu().double() for name, value in actor.state_dict().items()}
-        mean, scale = self._data.mean.cpu().double(), self._data.scale.cpu().double()
-        first_weight = state["layers.0.weight"] / scale.transpose(1, 2)
+        first, wide = state["layers.0.weight"], actor.state_inputs
+        mean, scale = (t[..., :wide].cpu().double() for t in (self._data.mean, self._data.scale))
+        first_weight = first[:, :wide] / scale.transpose(1, 2)
         state["layers.0.bias"] = state["layers.0.bias"] - mean @ first_weight
-        state["layers.0.weight"] = first_weight
+        state["layers.0.weight"] = torch.cat([first_weight, first[:, wide:]], 1)
         copy.load_state_dict({name: value.float() for name, value in state.items()})
         return copy
 

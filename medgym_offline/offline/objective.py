@@ -24,6 +24,7 @@ class Defaults:
     uniforms = 0
     more = False
     delay = 1
+    history: ClassVar[int] = 1
     settings: ClassVar[Mapping[str, Any]] = {}
 
     def rows(self, data: StackedData) -> StackedData:
@@ -64,6 +65,7 @@ class Objective(Protocol):
         normals, uniforms: Random candidate actions per batch row that `Batch` has to carry.
         more: Whether it has to carry the columns of `StackedData.more`.
         delay: The last of `steps`, and the targets, are taken once in so many updates.
+        history: Observations that it sees where the configuration says 1.
         settings: Settings that are part of the algorithm, whatever the configuration says.
     """
 
@@ -72,6 +74,7 @@ class Objective(Protocol):
     uniforms: int
     more: bool
     delay: int
+    history: ClassVar[int]
     settings: ClassVar[Mapping[str, Any]]
 
     def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0): ...

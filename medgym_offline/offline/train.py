@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import warnings
@@ -17,14 +16,16 @@ from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
-from medgym_offline.offline.algorithms import ALGORITHMS, algorithm_name
+from medgym_offline.offline.algorithms import algorithm_name, settled
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import CHECK_EVERY, Learner
 from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.policies.result import TrainResult
 from medgym_offline.progress import Progress
-from medgym_offline.stack import StackedMLP
+from medgym_offline.sequences import NETWORKS
+from medgym_offline.stack import Steps
 from medgym_offline.threads import one_thread
 
 __all__ = ["checkpoint_updates", "shard_size", "train", "train_seeds"]
@@ -82,7 +83,7 @@ def train(
         MedGymError: If every learner diverged, or the resume file belongs to another training.
     """
     algorithm = algorithm_name(algorithm)
-    config = dataclasses.replace(config or OfflineConfig(), **ALGORITHMS[algorithm].settings)
+    config = settled(algorithm, config or OfflineConfig())
     data = stack_transitions(transitions, scope, config, patients)
     size = shard or (shard_size(config) if device == "cpu" else len(data))
     bounds = [(a, min(a + size, len(data))) for a in range(0, len(data), size)]
@@ -170,7 +171,7 @@ def train_seeds(
     if not seeds or len(set(seeds)) < len(seeds):
         raise MedGymError(f"seeds are {list(seeds)}; give at least one, and each once")
     algorithm = algorithm_name(algorithm)
-    config = dataclasses.replace(config or OfflineConfig(), **ALGORITHMS[algorithm].settings)
+    config = settled(algorithm, config or OfflineConfig())
     data = stack_transitions(transitions, scope, config, patients)
     pairs = [(p, seed) for seed in seeds for p in range(len(data))]
     size = shard or (shard_size(config) if device == "cpu" else len(pairs))
@@ -209,7 +210,7 @@ def train_seeds(
 
 def shard_size(config: OfflineConfig) -> int:
     """Learners trained side by side on a CPU: 170 with the quick profile, 10 with the paper's."""
-    layer = 4 * config.batch * sum(config.candidates) * config.hidden * config.ensemble
+    layer = 4 * config.batch * sum(config.candidates) * config.hidden * config.ensemble * config.history
     return max(1, _LAYER_BYTES // layer)
 
 
@@ -221,16 +222,18 @@ def checkpoint_updates(updates: int, count: int) -> list[int]:
 
 def _assemble(
     parts: list[dict[str, Any]], ids: Sequence[str] | None, data: Transitions, provenance: dict[str, Any]
-) -> StackedActor:
+) -> StackedActor | HistoryPolicy:
     """One policy from the actors of all shards."""
     whole = _concatenated(parts)
-    count = len(whole["net"]["layers.0.weight"])
-    net = StackedMLP(count, whole["sizes"], whole["activation"], seeds=[0] * count)
+    count, history = len(whole["net"]["layers.0.weight"]), provenance["config"]["history"]
+    steps = Steps(history, data.action_dim)
+    net = NETWORKS[whole["kind"]](count, whole["sizes"], whole["activation"], seeds=[0] * count, steps=steps)
     net.load_state_dict(whole["net"])
     book, gate = whole["codebook"], whole["gate"]
-    return StackedActor(
+    actor = StackedActor(
         net, ids, data.decisions, provenance=provenance, codebook=book, disease=data.disease, gate=gate, view=data.view
     ).requires_grad_(False)
+    return actor if history == 1 else HistoryPolicy(actor, history)
 
 
 def _concatenated(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -264,6 +267,7 @@ def _actor(learner: Learner, count: int) -> dict[str, Any]:
     net, book = learner.finished_actor(), learner.codebook()
     return {
         "net": {key: value.detach()[:count].clone() for key, value in net.state_dict().items()},
+        "kind": net.kind,
         "sizes": list(net.sizes),
         "activation": net.activation,
         "codebook": None if book is None else book[:count].clone(),

@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -182,7 +182,7 @@ class BehaviorRun:
             bank = self.bank.world("true") if scope == "oracle" else self.bank
             banks = {f"{scope}-{timing}-{n:03d}": bank.select(block) for n, block in enumerate(self._blocks)}
         initial = self.results["dr", timing].policy if scope == "ind" else None
-        config = self.recipe.config(scope, None if initial is None else fingerprint(initial))
+        config = self.recipe.config(scope, None if initial is None else fingerprint(cast("StackedActor", initial)))
         rest = (self.recipe.patience, self.options.device)
         states = {
             key: None if self.folder is None else str(self.folder / "checkpoints" / f"{key}.state.safetensors")

@@ -27,7 +27,7 @@ from medgym_offline.reports import (
 
 if TYPE_CHECKING:
     from medgym_offline.online.behavior import BehaviorRun
-    from medgym_offline.policies.actor import StackedActor
+    from medgym_offline.policies.protocol import Policy
 
 __all__ = ["QUANTILES", "interval_table", "log_figures", "training_page", "write_training_report"]
 
@@ -91,7 +91,7 @@ def _quantiles(values: np.ndarray) -> np.ndarray:
     return found
 
 
-def interval_table(run: BehaviorRun, actor: StackedActor, timing: str) -> dict[str, list[float]]:
+def interval_table(run: BehaviorRun, actor: Policy, timing: str) -> dict[str, list[float]]:
     """Quantiles (5, 25, 50, 75, 95 %) of every interval, of the first and of the last, and of decisions used.
 
     From :data:`EPISODES` episodes per patient of the policy's deterministic actions in the patients' own simulators.

@@ -14,6 +14,7 @@ from medgym_offline.policies.builtin import (
 from medgym_offline.policies.export import export_onnx, export_program, export_torchscript
 from medgym_offline.policies.files import save_policy
 from medgym_offline.policies.foreign import ModulePolicy, PolicyCollection
+from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.policies.loading import load_policy
 from medgym_offline.policies.protocol import Policy, reset_policy
 
@@ -21,6 +22,7 @@ __all__ = [
     "BUILTIN_POLICIES",
     "ClinicianPolicy",
     "ConstantPolicy",
+    "HistoryPolicy",
     "ModulePolicy",
     "Policy",
     "PolicyCollection",

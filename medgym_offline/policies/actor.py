@@ -199,6 +199,7 @@ class StackedActor(nn.Module):
                 *net.sizes,
                 net.activation,
                 net.output,
+                net.kind,
                 actor.decisions,
                 actor.log_std is None,
                 code,
@@ -213,7 +214,7 @@ class StackedActor(nn.Module):
             if form(actor) != form(first):
                 raise PolicyError("actors of different shape, activation or decisions cannot be stacked")
         ids = [p for actor in actors for p in actor.patients or ()]
-        net = StackedMLP(len(ids), first.net.sizes, first.net.activation, first.net.output, seeds=[0] * len(ids))
+        net = first.net.like(len(ids))
         states = [actor.net.state_dict() for actor in actors]
         net.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
         log_std = None

@@ -1,7 +1,8 @@
 """Export of stacked actors to TorchScript, `torch.export` and ONNX, for use without this package.
 
-Either file is a function from observations (N, d) to actions (N, A), and holds our header (as an extra file, or as
-model metadata), from which `load_policy` takes the disease and the number of decisions.
+Either file is a function from observations (N, d) to actions (N, A), so policies with a history are refused. It holds
+our header (as an extra file, or as model metadata), from which `load_policy` takes the disease and the number of
+decisions.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from medgym_offline.files import atomic_path
 from medgym_offline.policies.actor import StackedActor, gated
 from medgym_offline.policies.files import actor_header, patient_file_stem
 from medgym_offline.policies.foreign import EXTRA_FILE
+from medgym_offline.policies.history import HistoryPolicy
 
 __all__ = ["export_onnx", "export_program", "export_torchscript", "plain_network"]
 
@@ -82,7 +84,7 @@ def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequen
 
 
 @own_defaults()
-def export_torchscript(policy: StackedActor, path: str | Path, patient: str | None = None) -> Path:
+def export_torchscript(policy: StackedActor | HistoryPolicy, path: str | Path, patient: str | None = None) -> Path:
     """Write a deterministic policy as TorchScript: observations (N, d) -> actions (N, A).
 
     A shared actor, a stack of one, or one `patient` of a stack is written to the file `path` (.pt). A stack of
@@ -96,7 +98,7 @@ def export_torchscript(policy: StackedActor, path: str | Path, patient: str | No
 
 
 @own_defaults()
-def export_program(policy: StackedActor, path: str | Path, patient: str | None = None) -> Path:
+def export_program(policy: StackedActor | HistoryPolicy, path: str | Path, patient: str | None = None) -> Path:
     """Write a deterministic policy as a program of `torch.export`: observations (N, d) -> actions (N, A), N free.
 
     Files and folders as in `export_torchscript`, with the suffix .pt2.
@@ -108,7 +110,7 @@ def export_program(policy: StackedActor, path: str | Path, patient: str | None =
 
 
 @own_defaults()
-def export_onnx(policy: StackedActor, path: str | Path, patient: str | None = None) -> Path:
+def export_onnx(policy: StackedActor | HistoryPolicy, path: str | Path, patient: str | None = None) -> Path:
     """Write a deterministic policy as ONNX: "observations" (N, d) -> "actions" (N, A), float32.
 
     Files and folders as in `export_torchscript`, with the suffix .onnx. Operators: Gemm, the activation, and Tanh, or
@@ -126,13 +128,18 @@ def export_onnx(policy: StackedActor, path: str | Path, patient: str | None = No
 
 
 def _export(
-    policy: StackedActor,
+    policy: StackedActor | HistoryPolicy,
     path: str | Path,
     patient: str | None,
     suffix: str,
     write: Callable[[nn.Sequential, dict[str, Any], Path], None],
 ) -> Path:
     target = Path(path)
+    if isinstance(policy, HistoryPolicy):
+        raise PolicyError(
+            f"{path}: a function of one observation, which a policy with history={policy.history} is not; save_policy "
+            "writes it whole"
+        )
 
     def one(file: Path, name: str | None) -> None:
         write(plain_network(policy, name), actor_header(policy if name is None else policy.select([name])), file)

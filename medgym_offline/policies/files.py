@@ -6,10 +6,10 @@ Two formats of our own hold the same thing, a JSON header and the tensors of a :
     .pt             torch checkpoint {"header": JSON text, "tensors": {name: tensor}}, read with weights_only=True
 
 Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), optional `log_std` (P or 1, A) or `codebook`
-(P or 1, C, A).
+(P or 1, C, A), and of a Decision Transformer `target` (P, 1, 1).
 Header: format "medgym-policy/1", disease, scope "ind" | "pop", timing, decisions, patients (ids or null), sizes,
-activation, provenance, and gate
-and view where the policy has one that is not "full".
+activation, provenance, gate where the policy has one, view where it is not "full", and where it is a
+:class:`HistoryPolicy` its history and the kind of its network (:mod:`medgym_offline.sequences`).
 
 A Python pickle can run any code when it is opened, so it is recognized by its bytes and refused unopened.
 """
@@ -38,12 +38,16 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.policies.protocol import seen_width
-from medgym_offline.stack import StackedMLP
+from medgym_offline.sequences import NETWORKS
+from medgym_offline.stack import Steps
+from medgym_offline.windows import window_width
 
 __all__ = [
     "FORMAT",
     "MAX_BYTES",
+    "MAX_HISTORY",
     "REMEDY",
     "actor_header",
     "load_checkpoint",
@@ -57,6 +61,9 @@ __all__ = [
 FORMAT = "medgym-policy/1"
 MAX_BYTES = 512 * 2**20
 """Largest policy file that is opened (110 patients at hidden width 256 take 30 MB)."""
+
+MAX_HISTORY = 1024
+"""Longest history of a policy that is opened."""
 
 _KEY = "medgym-policy"
 REMEDY = "save it with medgym_offline.policies.save_policy, export it as TorchScript, or as ONNX"
@@ -92,6 +99,8 @@ class Header:
     provenance: dict[str, Any] = field(default_factory=dict)
     gate: Annotated[float, Field(le=0)] | None = None
     view: str = FULL
+    history: Annotated[int, Field(ge=1, le=MAX_HISTORY)] = 1
+    network: Literal["mlp", "gru", "transformer"] = "mlp"
 
 
 def actor_header(policy: StackedActor) -> dict[str, Any]:
@@ -113,20 +122,24 @@ def actor_header(policy: StackedActor) -> dict[str, Any]:
 
 
 @own_defaults()
-def save_policy(policy: StackedActor, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+def save_policy(policy: StackedActor | HistoryPolicy, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write `policy` to `path` (.safetensors or .pt), whole or not at all; the same policy gives the same bytes.
 
     `dtype` float16 halves the file; `load_policy` gives float32 again, with the weights rounded.
 
     Raises:
-        PolicyError: If the suffix is another one, or the policy is not a `StackedActor`.
+        PolicyError: If the suffix is another one, or the policy is not a `StackedActor`, with a history or without.
     """
-    target = Path(path)
+    target, memory = Path(path), {}
+    whole = policy
+    if isinstance(whole, HistoryPolicy) and isinstance(whole.inner, StackedActor):
+        policy = whole.inner
+        memory = {"history": whole.history, "network": policy.net.kind}
     if not isinstance(policy, StackedActor):
         raise PolicyError(f"only stacked actors have a file format, not {type(policy).__name__}")
     if policy.net.output != "identity":
         raise PolicyError(f"the actor's last layer has activation {policy.net.output!r}; 'identity' is expected")
-    header = json.dumps(actor_header(policy), sort_keys=True, allow_nan=False)
+    header = json.dumps(actor_header(policy) | memory, sort_keys=True, allow_nan=False)
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in policy.net.state_dict().items()}
     if policy.log_std is not None:
         tensors["log_std"] = policy.log_std.detach().to("cpu", dtype).contiguous()
@@ -158,7 +171,7 @@ def zip_names(path: Path, max_bytes: int) -> list[str]:
     return [e.filename for e in entries]
 
 
-def load_safetensors(path: Path) -> StackedActor:
+def load_safetensors(path: Path) -> StackedActor | HistoryPolicy:
     """Our own safetensors file; `PolicyError` if it is none."""
     from safetensors import SafetensorError, safe_open
 
@@ -173,7 +186,7 @@ def load_safetensors(path: Path) -> StackedActor:
     return _build(path, header, tensors)
 
 
-def load_checkpoint(path: Path, max_bytes: int) -> StackedActor:
+def load_checkpoint(path: Path, max_bytes: int) -> StackedActor | HistoryPolicy:
     """Our own torch checkpoint, opened without running anything in it; `PolicyError` if it is none."""
     try:
         with open(path, "rb") as stream:  # not by name: torch chooses another reader by suffix
@@ -194,7 +207,7 @@ def load_checkpoint(path: Path, max_bytes: int) -> StackedActor:
     return _build(path, content["header"], tensors)
 
 
-def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor:
+def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor | HistoryPolicy:
     """The actor that header and tensors describe, with everything checked against everything."""
 
     def bad(what: str) -> PolicyError:
@@ -211,11 +224,13 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
     if header.disease not in list_diseases():
         raise PolicyError(f"{path}: disease {header.disease!r} is not installed; known: {', '.join(list_diseases())}")
     disease, sizes, timing, patients = find_disease(header.disease), header.sizes, header.timing, header.patients
-    width = seen_width(disease, header.view, str(path))
-    if sizes[0] != width:
+    steps = Steps(header.history, disease.action_dim(timing))
+    expected = window_width(seen_width(disease, header.view, str(path)), steps.action, steps.history)
+    if sizes[0] != expected:
+        what = "observation columns" if steps.history == 1 else f"columns of history={steps.history}"
+        under = "" if header.view == FULL else f" under view {header.view!r}"
         raise PolicyError(
-            f"{path}: input width {sizes[0]}, expected {width} observation columns of {disease.name}"
-            f"{'' if header.view == FULL else f' under view {header.view!r}'}; retrain on our data"
+            f"{path}: input width {sizes[0]}, expected {expected} {what} of {disease.name}{under}; retrain on our data"
         )
     codebook = tensors.get("codebook")
     width = sizes[-1] if codebook is None or codebook.dim() != 3 else codebook.shape[-1]
@@ -227,19 +242,24 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
     if header.gate is not None and codebook is None:
         raise bad("header field gate is the logarithm of a ratio beside a codebook, and there is none")
     count = 1 if patients is None else len(patients)
-    wanted: dict[str, tuple[int, ...]] = {}
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:])):
-        wanted[f"layers.{i}.weight"], wanted[f"layers.{i}.bias"] = (count, a, b), (count, 1, b)
+    kind = NETWORKS[header.network]
+    if header.network != "mlp" and (steps.history == 1 or len(sizes) == 2):
+        raise bad(f"a network {header.network!r} with sizes {list(sizes)} and history {steps.history}")
+    try:
+        wanted = kind.shapes(count, sizes, steps)
+    except PolicyError as error:
+        raise bad(str(error)) from None
     weights = {name: t for name, t in tensors.items() if name not in ("log_std", "codebook")}
     if {name: tuple(t.shape) for name, t in weights.items()} != wanted:
         raise bad(f"its tensors do not have the shapes of {count} networks of sizes {list(sizes)}")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise bad(f"tensor {name} is not finite floating point")
-    net = StackedMLP(count, sizes, header.activation, seeds=[0] * count)
+    net = kind(count, sizes, header.activation, seeds=[0] * count, steps=steps)
     net.load_state_dict({name: t.to(torch.float32) for name, t in weights.items()})
     rest = (tensors.get("log_std"), header.provenance, codebook, disease.name, header.gate, header.view)
     try:
-        return StackedActor(net, patients, header.decisions, *rest)
+        actor = StackedActor(net, patients, header.decisions, *rest)
     except PolicyError as error:
         raise bad(str(error)) from None
+    return actor if steps.history == 1 else HistoryPolicy(actor, steps.history)

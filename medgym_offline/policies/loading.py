@@ -17,6 +17,7 @@ from medgym_offline.policies.files import (
     zip_names,
 )
 from medgym_offline.policies.foreign import PolicyCollection, load_onnx, load_torchscript
+from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.policies.program import is_program, load_program
 from medgym_offline.policies.protocol import Policy
 
@@ -87,13 +88,18 @@ def load_folder(path: Path, max_bytes: int, disease: str | None = None, view: st
             raise PolicyError(f"{file}: holds the policy of {inside}, its name says {patient}; rename the file")
         policies[patient] = policy
     try:
+        histories = {getattr(p, "history", 1) for p in policies.values()}
+        found = {patient: p.inner if isinstance(p, HistoryPolicy) else p for patient, p in policies.items()}
         actors = [
             StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance, p.codebook, p.disease, p.gate, p.view)
-            for patient, p in policies.items()
+            for patient, p in found.items()
             if isinstance(p, StackedActor)
         ]
-        if len(actors) == len(policies) and len({(a.net.sizes, a.net.activation) for a in actors}) == 1:
-            return StackedActor.concatenate(actors)
+        if len(actors) == len(policies) and len({(a.net.sizes, a.net.activation, *histories) for a in actors}) == 1:
+            actor = StackedActor.concatenate(actors)
+            return actor if histories == {1} else HistoryPolicy(actor, *histories)
+        if histories != {1}:
+            raise PolicyError("policies with a history are of one form in a folder, or in folders of their own")
         return PolicyCollection(policies)
     except PolicyError as error:
         raise PolicyError(f"{path}: {error}") from None

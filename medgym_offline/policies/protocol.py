@@ -51,6 +51,7 @@ class Policy(Protocol):
 
     Optional methods:
         reset(seeds): called before an episode with integer seeds (P, B), one per patient and episode.
+        took(actions): called after `act` with the actions that were played (P, B, A), noise added, clipped.
         select(patients): the same policy for these patient ids, in that order.
     """
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.history import HistoryPolicy
 
 __all__ = ["TrainResult"]
 
@@ -26,8 +27,8 @@ class TrainResult(Generic[Log]):
         state: Online: what training would go on from; of `train_behavior`, without a replay buffer.
     """
 
-    policy: StackedActor
+    policy: StackedActor | HistoryPolicy
     log: Log
     stopped: dict[str, Any]
-    checkpoints: dict[int, StackedActor] = field(default_factory=dict)
+    checkpoints: dict[int, StackedActor | HistoryPolicy] = field(default_factory=dict)
     state: Any = None

@@ -59,6 +59,11 @@ class PerturbedPolicy:
 def perturbed_policy(bound: BoundPolicy, patients: tuple[str, ...], sigma: float, logged: Logged) -> PerturbedPolicy:
     """The policy with noise; refused if its actions depend on more than the observation."""
     policy = PerturbedPolicy(bound, patients, sigma)
+    if (history := getattr(bound.policy, "history", 1)) > 1:
+        raise PolicyError(
+            f"policy {bound.name!r} acts on history={history} observations; off-policy evaluation needs a function of "
+            "the observation: train it with history=1"
+        )
     if not policy.uniform:
         first = logged.observations[:, :, 0]
         again = policy.mean(first.flip(1)).flip(1)

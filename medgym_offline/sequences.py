@@ -1,0 +1,176 @@
+"""Stacked networks over windows of the past: a recurrent one, and a Decision Transformer in continuous time.
+
+Both read `windows.split_windows` and are otherwise as `StackedMLP`: P networks side by side, x (P, B, in) to
+(P, B, out), a stack of one for all patients alike, layers named `layers.<i>`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medgym_offline.errors import PolicyError
+from medgym_offline.stack import StackedMLP, Steps, activated
+from medgym_offline.windows import REMAINING, observation_width, split_windows
+
+__all__ = ["NETWORKS", "StackedGRU", "StackedTransformer"]
+
+_HEADS = 2  # chosen: 32 numbers each at the default width
+_OCTAVES = 5  # chosen: periods from 2 horizons to 1/8 of one, below two intervals of the usual budget of 20
+
+
+class StackedGRU(StackedMLP):
+    """A gated recurrent unit over the window, oldest first, and a perceptron on its last state and on `steps.extra`.
+
+        r, z = sigmoid(W x + U h),   c = tanh(W_c x + r*U_c h),   h <- z*h + (1 - z)*c      (0 before the episode)
+
+    `layers`: x -> (r, z, c); h -> (r, z, c); then the perceptron. `sizes`: (window + extra, H, ..., out), H the width
+    of h and of the hidden layers. Source: Cho et al. 2014, in the form of `torch.nn.GRU`.
+    """
+
+    kind = "gru"
+
+    @staticmethod
+    def widths(sizes: Sequence[int], steps: Steps | None = None) -> list[tuple[int, int]]:
+        """See `StackedMLP.widths`."""
+        assert steps is not None
+        hidden = sizes[1]
+        step = observation_width(sizes[0] - steps.extra, steps.action, steps.history) + steps.action + 2
+        head = [hidden + steps.extra, *sizes[2:]]
+        return [(step, 3 * hidden), (hidden, 3 * hidden), *zip(head[:-1], head[1:])]
+
+    @property
+    def state_inputs(self) -> int:
+        """See `StackedMLP.state_inputs`: one step of the window."""
+        return self.widths(self.sizes, self.steps)[0][0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(P, B, window + extra) -> (P, B, out)."""
+        assert self.steps is not None
+        window, extra = x.split([x.shape[-1] - self.steps.extra, self.steps.extra], -1)
+        steps, present = split_windows(window, self.steps.action, self.steps.history)
+        given = _each(self.layers[0], steps)
+        h = x.new_zeros(*x.shape[:2], self.sizes[1])
+        for k in reversed(range(self.steps.history)):
+            r, z, c = given[:, :, k].chunk(3, -1)
+            r_h, z_h, c_h = self.layers[1](h).chunk(3, -1)
+            c = torch.tanh(c + torch.sigmoid(r + r_h) * c_h)
+            h = torch.where(present[:, :, k, None], c + torch.sigmoid(z + z_h) * (h - c), h)
+        x, last = torch.cat([h, extra], -1), len(self.layers) - 1
+        for i in range(2, len(self.layers)):
+            x = self.layers[i](x)
+            x = activated(self.activation, x) if i < last else activated(self.output, x)
+        return x
+
+
+class StackedTransformer(StackedMLP):
+    """A causal transformer over return, observation and action of every decision in the window.
+
+    Three tokens a decision; each is a linear map of its numbers and of the clock,
+
+        G*tau,     o,     a          with  sin and cos of pi*2^i*tau, i = 0, ..., 4,
+
+    tau the share of the horizon that remains at the decision and G the wanted return (`target`, a buffer (P, 1, 1), or
+    given): time enters as a real number, since decisions lie irregularly, and there is no index of the step. For the
+    elapsed share 1 - tau these functions are the same up to sign. Blocks have two heads and the normalization in front;
+    their hidden layer is four times as wide. The tanh of a decision's answer, read at its observation, is its action.
+
+    `layers`: observation, return, action; per block attention in and out, hidden in and out; answer.
+    `sizes`: (window, H, ..., H, A), a block for each H.
+    """
+
+    kind = "transformer"
+    target: Tensor
+
+    def __init__(
+        self,
+        patients: int,
+        sizes: Sequence[int],
+        activation: str = "relu",
+        output: str = "identity",
+        seeds: Sequence[int] | None = None,
+        output_gain: float = 1.0,
+        steps: Steps | None = None,
+    ):
+        super().__init__(patients, sizes, activation, output, seeds, output_gain, steps)
+        self.register_buffer("target", torch.ones(patients, 1, 1))
+
+    @staticmethod
+    def widths(sizes: Sequence[int], steps: Steps | None = None) -> list[tuple[int, int]]:
+        """See `StackedMLP.widths`."""
+        assert steps is not None
+        d, hidden, clock = observation_width(sizes[0], steps.action, steps.history), sizes[1], 2 * _OCTAVES
+        if hidden % _HEADS or set(sizes[1:-1]) != {hidden}:
+            raise PolicyError(f"hidden widths of a transformer are equal and divisible by {_HEADS}, not {sizes[1:-1]}")
+        block = [(hidden, 3 * hidden), (hidden, hidden), (hidden, 4 * hidden), (4 * hidden, hidden)]
+        tokens = [(width + clock, hidden) for width in (d, 1, steps.action)]
+        return [*tokens, *block * (len(sizes) - 2), (hidden, sizes[-1])]
+
+    @property
+    def state_inputs(self) -> int:
+        """See `StackedMLP.state_inputs`: one observation."""
+        return self.widths(self.sizes, self.steps)[0][0] - 2 * _OCTAVES
+
+    @classmethod
+    def shapes(cls, patients: int, sizes: Sequence[int], steps: Steps | None = None) -> dict[str, tuple[int, ...]]:
+        """See `StackedMLP.shapes`."""
+        return super().shapes(patients, sizes, steps) | {"target": (patients, 1, 1)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The newest decision's answer: (P, B, window) -> (P, B, out)."""
+        return self.answers(x)[:, :, -1]
+
+    def answers(self, x: Tensor, wanted: Tensor | None = None) -> Tensor:
+        """Of every decision, oldest first: windows (P, B, W) and returns (P, B), the target if None -> (P, B, n, A)."""
+        assert self.steps is not None
+        newest, present = split_windows(x, self.steps.action, self.steps.history)
+        steps, present = newest.flip(2), present.flip(2)
+        d = steps.shape[-1] - self.steps.action - 2
+        observations, tau = steps[..., :d], steps[..., d + REMAINING, None]
+        actions = nn.functional.pad(steps[:, :, 1:, d : d + self.steps.action], (0, 0, 0, 1))  # the newest's is asked
+        returns = tau * (self.target if wanted is None else wanted[..., None])[..., None]
+        turns = math.pi * tau * 2.0 ** torch.arange(_OCTAVES, dtype=tau.dtype, device=tau.device)
+        clock = torch.cat([torch.sin(turns), torch.cos(turns)], -1)
+        found = [
+            _each(self.layers[i], torch.cat([v, clock], -1)) for i, v in enumerate((observations, returns, actions))
+        ]
+        tokens = torch.stack([found[1], found[0], found[2]], 3).flatten(2, 3)[:, :, :-1]
+        seen = _visible(present.repeat_interleave(3, 2)[:, :, :-1])
+        for at in range(3, len(self.layers) - 1, 4):
+            tokens = self._block(tokens, seen, at)
+        return _each(self.layers[-1], _normalized(tokens[:, :, 1::3]))
+
+    def _block(self, x: Tensor, seen: Tensor, at: int) -> Tensor:
+        """Tokens (P, B, L, H) after the block whose layers begin at `at`."""
+        shape = x.shape
+        heads = _each(self.layers[at], _normalized(x)).flatten(0, 1).unflatten(-1, (3, _HEADS, -1))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, seen)
+        x = x + _each(self.layers[at + 1], mixed.transpose(1, 2).reshape(shape))
+        return x + _each(self.layers[at + 3], activated(self.activation, _each(self.layers[at + 2], _normalized(x))))
+
+
+def _visible(present: Tensor) -> Tensor:
+    """Who sees whom, (P, B, L) -> (P*B, 1, L, L): the past, where it is of the episode, and oneself."""
+    length = present.shape[-1]
+    itself = torch.eye(length, dtype=torch.bool, device=present.device)
+    past = torch.ones_like(itself).tril()
+    return (itself | (past & present.flatten(0, 1)[:, None])).unsqueeze(1)
+
+
+def _normalized(x: Tensor) -> Tensor:
+    """Layer normalization; gain and shift would be absorbed by the layer behind it."""
+    return nn.functional.layer_norm(x, x.shape[-1:])
+
+
+def _each(layer: nn.Module, x: Tensor) -> Tensor:
+    """A stacked layer on (P, B, L, in)."""
+    found: Tensor = layer(x.flatten(1, 2))
+    return found.unflatten(1, x.shape[1:3])
+
+
+NETWORKS: dict[str, type[StackedMLP]] = {net.kind: net for net in (StackedMLP, StackedGRU, StackedTransformer)}
+"""Kinds of stacked networks by the name that files have for them."""
