@@ -109,6 +109,12 @@ class _Turns:
                 actions[:, i::n] = part
         return actions
 
+    def took(self, actions: Tensor) -> None:
+        """Tell every policy what was played in its own episodes."""
+        for i, policy in enumerate(self.policies):
+            if i < actions.shape[1] and hasattr(policy, "took"):
+                policy.took(actions[:, i :: len(self.policies)])
+
 
 def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
     """The decision process that a recipe describes, of the disease of its bank."""
