@@ -109,11 +109,12 @@ class _Turns:
 
 
 def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
-    """The decision process that a recipe describes, of the disease of its bank."""
+    """The decision process that a recipe describes, of the disease of its bank; nobody dies in one."""
     from medgym_offline.envs.process import ProcessConfig
 
+    reward = "integral" if recipe.reward == "death" else recipe.reward
     return ProcessConfig(
-        timing=recipe.timing, decisions=recipe.decisions, reward=recipe.reward, path_costs=True, disease=disease
+        timing=recipe.timing, decisions=recipe.decisions, reward=reward, path_costs=True, disease=disease
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.records_card import records_card
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease
 
@@ -159,6 +160,16 @@ def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -
     """
     recipe, references = manifest["recipe"], manifest["references"]
     of = disease(manifest["disease"])
+    head = f"""---
+license: {of.license}
+pretty_name: {manifest["id"]}
+{hub_tags([of.name])}viewer: false
+size_categories:
+- {_size_category(manifest["steps"])}
+---
+"""
+    if "records" in manifest:
+        return records_card(manifest, head.replace("- simulation\n", ""), _columns(manifest, of))
     process = of.process
     end = f"{process.horizon:g} {process.unit}"
     name = manifest["id"]
@@ -167,14 +178,7 @@ def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -
     origin = f" ({manifest['bank']['source']})" if manifest["bank"]["source"] else ""
     steps, file = manifest["episode_steps"], manifest["files"][DATA_FILE]
     returned = manifest["episode_returns"]
-    return f"""---
-license: {of.license}
-pretty_name: {name}
-{hub_tags([of.name])}viewer: false
-size_categories:
-- {_size_category(manifest["steps"])}
----
-
+    return f"""{head}
 # {name}
 
 {recipe["description"]}

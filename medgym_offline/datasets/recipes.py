@@ -58,13 +58,17 @@ class Recipe:
             policy e mod n plays episode e of every patient.
         timing: `adaptive` or `fixed`.
         decisions: K, the largest number of decisions in an episode.
-        reward: `integral`, `state`, `paper` or `authors`.
+        reward: `integral`, `state`, `paper` or `authors`; of records also `death`.
         episodes: Per patient.
         perturbation: Standard deviation of the noise on actions, in units of an action in [-1, 1]. The initial
             state's is the environment's own.
         seed: Root seed.
         world: World of the bank that the episodes run in: `own` (the fitted simulators), `crossfit`, or `true` (the
             known truth, which stands for the real patients).
+        records: Folders of clinical records, below the one that `$MEDGYM_CLINICAL_DATA` names: their stays are the
+            episodes, their clinicians the behavior (`records`), and the bank gives the scales
+            (:mod:`medgym_offline.datasets.charts`).
+        license: Of the records.
     """
 
     id: str
@@ -73,17 +77,23 @@ class Recipe:
     behavior: str
     timing: Literal["adaptive", "fixed"] = "adaptive"
     decisions: Annotated[int, Field(ge=1, le=192)] = 20
-    reward: Literal["integral", "state", "paper", "authors"] = "integral"
+    reward: Literal["integral", "state", "paper", "authors", "death"] = "integral"
     episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 100  # more no machine holds
     perturbation: Annotated[float, Field(ge=0, le=2)] = 0.05  # beyond the width of an action it does nothing more
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     world: Literal["own", "crossfit", "true"] = "own"
+    records: tuple[str, ...] = ()
+    license: str = ""
 
     def __post_init__(self) -> None:
         if not is_id(self.id):
             raise DatasetError(f"id {self.id!r} is not of the form namespace/name-vN (as medgym/<disease>-ind-v0)")
         if not all(self.policies):
             raise DatasetError(f"behavior {self.behavior!r} has an empty name in its mix")
+        if bool(self.records) != (self.behavior == "records") or (self.reward == "death" and not self.records):
+            raise DatasetError(f"{self.id}: `records`, behavior 'records' and reward 'death' go together")
+        if self.records and (self.timing, self.reward in ("integral", "death")) != ("adaptive", True):
+            raise DatasetError(f"{self.id}: records have adaptive timing, and reward 'death' or 'integral'")
 
     @property
     def name(self) -> str:
@@ -101,8 +111,8 @@ class Recipe:
         return tuple(name.strip() for name in self.behavior.split(" + "))
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return dataclasses.asdict(self)
+        """The fields as plain JSON values; those about records only where there are any."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v or k not in ("records", "license")}
 
     @staticmethod
     def from_fields(fields: dict[str, Any], source: str) -> Recipe:
