@@ -109,7 +109,12 @@ def read_json(path: str | Path, error: type[MedGymError] = MedGymError, remedy: 
 
 def to_values(config: Any) -> dict[str, Any]:
     """The fields as JSON values (tuples become lists): the inverse of :func:`from_values`."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(plain_values(config)))
+
+
+def plain_values(config: Any) -> dict[str, Any]:
+    """The fields as plain values. A `view` that is "full" is left out: hashes and files without it mean the same."""
+    return dataclasses.asdict(config, dict_factory=lambda items: {k: v for k, v in items if (k, v) != ("view", "full")})
 
 
 def from_text(

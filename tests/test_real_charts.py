@@ -49,7 +49,7 @@ def bank() -> SimulatorBank:
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    return list_recipes()[REAL]
+    return list_recipes(records=True)[REAL]
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +82,10 @@ def test_decisions_fill_the_stay_and_keep_apart(
     stay, rule = Given(edges[inside], rates[inside], end), DecisionRule(tolerance=tolerance)
     times = stay.decisions(rule)
     dt = np.diff(times)
-    assert times[0] == 0.0 and times[-1] == end
-    assert (dt >= rule.apart - 1e-5).all() and (dt < rule.longest + rule.apart).all()
+    assert times[0] == 0.0
+    assert times[-1] == end
+    assert (dt >= rule.apart - 1e-5).all()
+    assert (dt < rule.longest + rule.apart).all()
     changes = stay.changes(tolerance)
     for time in times[1:-1]:  # a change, or the decision to go on
         assert time in changes or np.isclose(time - times[np.searchsorted(times, time) - 1], rule.longest)
@@ -121,7 +123,8 @@ def test_nothing_later_is_seen(recipe: Recipe, cohort: Cohort, bank: SimulatorBa
         if count <= whole.lengths[e]:  # the cut ends what ran, which is a change at that hour
             np.testing.assert_array_equal(cut.infos["time"][e, :count], whole.infos["time"][e, :count])
             np.testing.assert_array_equal(cut.observations[e, :count], whole.observations[e, :count])
-    assert before.any() and after.any()
+    assert before.any()
+    assert after.any()
 
 
 def test_results_come_late(recipe: Recipe, cohort: Cohort, bank: SimulatorBank) -> None:
@@ -141,12 +144,14 @@ def test_results_come_late(recipe: Recipe, cohort: Cohort, bank: SimulatorBank) 
             value = bank.scales.normal_column(disease, known["value"].to_numpy()[-1:], column) if len(known) else [0.0]
             assert block.observations[e, k, column] == pytest.approx(float(value[0]), abs=1e-5)
             seen += len(known)
-    assert channels[slow] > 0 and seen
+    assert channels[slow] > 0
+    assert seen
 
 
 def test_rewards_and_terminations(cohort: Cohort, charts: Charts) -> None:
     columns = charts.block.columns()
-    assert columns["terminations"].sum() == len(cohort) and not columns["truncations"].any()
+    assert columns["terminations"].sum() == len(cohort)
+    assert not columns["truncations"].any()
     assert columns["rewards"].sum() == -sum(cohort.stays["died"].to_list())
     assert set(columns["rewards"][~columns["terminations"]]) == {0.0}
     assert charts.facts["persons"] == len(set(cohort.subjects)) == len(cohort) - 1
@@ -186,22 +191,29 @@ def test_a_clone_knows_what_there_is_to_know() -> None:
 def test_the_whole_way(made: tuple[Path, Recipe], cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
     root, recipe = made
     data = load_dataset(recipe.id, root=root)
-    assert isinstance(data, Transitions) and data.view == "charted" and data.decisions == 96
+    assert isinstance(data, Transitions)
+    assert data.view == "charted"
+    assert data.decisions == 96
     assert data.observation_dim == len(data.definition.seen("charted"))
     report = verify(recipe.id, root=root, progress=False)
     assert report.ok, str(report)
     card = (root / recipe.id / "README.md").read_text()
-    assert "estimated" in card and "no row is a record" not in card
+    assert "estimated" in card
+    assert "no row is a record" not in card
     for algorithm in ("bc", "iql"):
-        policy = train(algorithm, data, "pop", config=OfflineConfig(updates=4, hidden=8, batch=16), progress=False).policy
+        policy = train(
+            algorithm, data, "pop", config=OfflineConfig(updates=4, hidden=8, batch=16), progress=False
+        ).policy
         assert policy.decisions == 96
     found = mgo.evaluate(policy, bank="sepsis-v0", patients=2, episodes=2, worlds=["own"])
     assert np.isfinite(found.worlds["own"].metrics["severity_mean"])
     settings = OpeSettings(fqe=FqeConfig(updates=3, hidden=4, batch=8))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     audit = audit_dataset(recipe.id, [policy, "zero"], settings=settings, root=root)
-    assert set(audit.estimates) == {"fqe", "wis", "dr"} and not audit.truth
-    assert any("estimated" in line for line in audit.warnings) and any("confounded" in line for line in audit.warnings)
+    assert set(audit.estimates) == {"fqe", "wis", "dr"}
+    assert not audit.truth
+    assert any("estimated" in line for line in audit.warnings)
+    assert any("confounded" in line for line in audit.warnings)
     with pytest.raises(DatasetError, match="not passed on"):
         publish(recipe.id, "hf://nobody", root=root, dry_run=True)
 
@@ -229,7 +241,7 @@ def test_where_the_records_are(recipe: Recipe, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(DatasetError, match="set MEDGYM_CLINICAL_DATA"):
         load_dataset(REAL, root=tmp_path, progress=False)
     monkeypatch.setenv("MEDGYM_CLINICAL_DATA", str(tmp_path))
-    with pytest.raises(DatasetError, match=f"mimic-iii-demo-1.4 is not there"):
+    with pytest.raises(DatasetError, match=r"mimic-iii-demo-1\.4 is not there"):
         load_dataset(REAL, root=tmp_path, progress=False)
     for name in recipe.records:
         (tmp_path / name).mkdir()
@@ -246,7 +258,7 @@ def test_where_the_records_are(recipe: Recipe, tmp_path: Path, monkeypatch: pyte
 )
 def test_recipes_of_records_and_of_simulators_differ(fields: dict[str, object]) -> None:
     with pytest.raises(DatasetError, match="go together"):
-        Recipe(**({"id": "a/b-v0", "description": "", "bank": "sepsis-v0", "behavior": "random"} | fields))  # type: ignore[arg-type]
+        Recipe(**({"id": "medgym/b-v0", "description": "", "bank": "sepsis-v0", "behavior": "random"} | fields))  # type: ignore[arg-type]
 
 
 @pytest.mark.clinical

@@ -23,6 +23,7 @@ __all__ = [
     "Patients",
     "Resume",
     "Timing",
+    "View",
     "Workers",
     "Worlds",
     "ask_patients",
@@ -51,6 +52,14 @@ Timing = Annotated[
         "--timing",
         help="adaptive or fixed (default: the policy's).",
         autocompletion=completion.one_of("adaptive", "fixed"),
+    ),
+]
+View = Annotated[
+    str | None,
+    typer.Option(
+        "--view",
+        help="What policies see: full, noisy, charted (default: as trained; of a training full).",
+        autocompletion=completion.one_of("full", "noisy", "charted"),
     ),
 ]
 Worlds = Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -158,12 +157,9 @@ def generate_command(
     if (patients, episodes, output_id) != (None, None, None):
         raise typer.BadParameter("--all makes whole datasets: leave out --patients, --episodes and --as")
     failed = []
-    for name, recipe in list_recipes().items():
-        if recipe.records and not (records or os.environ.get("MEDGYM_CLINICAL_DATA")):
-            say(f"{name}: left out, it is made from records below $MEDGYM_CLINICAL_DATA")
-            continue
+    for name in list_recipes():
         try:
-            made = generate(name, root=root, release=release and not recipe.records, workers=workers, records=records)
+            made = generate(name, root=root, release=release, workers=workers)
             say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
         except MedGymError as error:  # the others are made nevertheless
             failed.append(name)

@@ -13,6 +13,7 @@ from medgym_offline.commands.common import (
     Json,
     Patients,
     Timing,
+    View,
     Worlds,
     ask_patients,
     parse_list,
@@ -85,6 +86,7 @@ def eval_command(
         int | None, typer.Option("--decisions", min=1, help="Most decisions of an episode (default: the policy's).")
     ] = None,
     worlds: Worlds = None,
+    view: View = None,
     bank: EvaluationBank = None,
     dataset: Annotated[
         str | None,
@@ -121,6 +123,7 @@ def eval_command(
         decisions=decisions,
         episodes=episodes,
         seed=seed,
+        view=view,
         worlds=None if worlds is None else parse_list(worlds),
         workers=workers,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgym_offline.commands import behavior, completion
-from medgym_offline.commands.common import Device, Patients, parse_patients, say
+from medgym_offline.commands.common import Device, Patients, View, parse_patients, say
 from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def train_command(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as discount=elapsed; may be repeated."),
     ] = None,
     checkpoints: Annotated[int, typer.Option("--checkpoints", min=0, help="Also keep N policies along the way.")] = 0,
+    view: View = None,
     device: Device = "cpu",
     evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each policy afterwards.")] = False,
 ) -> None:
@@ -107,7 +108,7 @@ def train_command(
     else:
         algorithm, config = algorithm_name(algorithm), config.changed(settings or [])
         fit = _stacked(algorithm, scope, config, device)
-    transitions = load_dataset(dataset)
+    transitions = load_dataset(dataset, view=view or "full")
     chosen = parse_patients(patients, transitions.present_ids, dataset)
     output.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.datasets.recipes import Recipe
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.files import POLICY_SUFFIXES, sha256_file
 
@@ -114,21 +116,26 @@ def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
 
     reward = "integral" if recipe.reward == "death" else recipe.reward
     return ProcessConfig(
-        timing=recipe.timing, decisions=recipe.decisions, reward=reward, path_costs=True, disease=disease
+        timing=recipe.timing,
+        decisions=recipe.decisions,
+        reward=reward,
+        path_costs=True,
+        disease=disease,
+        view=recipe.view,
     )
 
 
-def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int) -> Behavior:
+def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int, view: str = FULL) -> Behavior:
     """The policy called `name`: a shipped one, a built-in, or a policy file.
 
     Args:
         name: `ind`, `dr`, `pop` and the early-stopped ones (shipped with the bank), `random`, `zero`, `max`,
             `clinician`, or a file's path.
         bank: The whole bank.
-        timing, decisions: Of the process it will act in.
+        timing, decisions, view: Of the process it will act in.
 
     Raises:
-        DatasetError: no such name, or a policy made for the other timing.
+        DatasetError: no such name, or a policy made for the other timing or another view.
         PolicyError: the policy is not shipped for this bank, or its file is damaged.
     """
     if name in (*SCOPES, *EARLY):
@@ -139,7 +146,7 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
     elif name in BUILTINS:
         from medgym_offline.policies.builtin import builtin_policy
 
-        found = Behavior(name, f"builtin:{name}", builtin_policy(name, bank, timing, decisions))
+        found = Behavior(name, f"builtin:{name}", builtin_policy(name, bank, timing, decisions, view=view))
     elif name.endswith(POLICY_SUFFIXES):
         from medgym_offline.policies import load_policy
 
@@ -152,12 +159,14 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
         raise DatasetError(
             f"behavior {name} was made for {found.policy.timing} timing, the recipe asks for {timing}; change one"
         )
+    if (seen := getattr(found.policy, "view", FULL)) != view:
+        raise DatasetError(f"behavior {name} sees view {seen!r}, the recipe asks for {view!r}; change one")
     return found
 
 
 def recipe_behavior(recipe: Recipe, bank: SimulatorBank) -> Behavior:
     """The behavior of a recipe, one policy or a mix; errors as `resolve_behavior`."""
-    parts = [resolve_behavior(name, bank, recipe.timing, recipe.decisions) for name in recipe.policies]
+    parts = [resolve_behavior(name, bank, recipe.timing, recipe.decisions, recipe.view) for name in recipe.policies]
     if len(parts) == 1:
         return parts[0]
     digest = hashlib.sha256("\n".join(part.digest for part in parts).encode()).hexdigest()
@@ -175,11 +184,14 @@ def play(
         config: The process.
         seeds: (P, B) int64, one per episode: everything random in it derives from its seed alone.
         perturbation: Standard deviation of the action noise.
+
+    Returns:
+        What they were; observations are "full", whatever the process shows its policy.
     """
     import torch
 
     from medgym_offline.envs.process import DecisionProcess
-    from medgym_offline.envs.rollout import draw_noise, rollout
+    from medgym_offline.envs.rollout import draw_noise, observed, rollout
     from medgym_offline.policies.protocol import reset_policy
 
     # In float64: two kinds of processor then agree to the last digit that is stored, and data have one content.
@@ -187,7 +199,11 @@ def play(
     policy = behavior.for_patients(bank.patients, torch.float64)
     reset_policy(policy, seeds)
     noise = draw_noise(seeds, bank, config)
-    return rollout(DecisionProcess(exact, config), policy.act, noise, perturbation)
+    rolled = rollout(DecisionProcess(exact, config), policy.act, noise, perturbation)
+    if config.view == FULL:
+        return rolled
+    plain = DecisionProcess(exact, dataclasses.replace(config, view=FULL))
+    return dataclasses.replace(rolled, observations=observed(plain, rolled))
 
 
 def action_log_prob(rolled: Rollout, behavior: Behavior, perturbation: float) -> Tensor:

@@ -10,6 +10,7 @@ from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.records_card import records_card
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease
+from medgym_offline.diseases.views import FULL
 
 if TYPE_CHECKING:
     from medgym_offline.datasets.card_figures import CardFigure
@@ -55,7 +56,7 @@ def _numbers(statistics: dict[str, Any], index: int | None = None) -> str:
 def _columns(manifest: dict[str, Any], disease: Disease) -> str:
     columns, process = manifest["columns"], disease.process
     lines = ["| column | meaning | min | mean | max |", "|---|---|---|---|---|"]
-    for i, feature in enumerate(disease.observation):
+    for i, feature in enumerate(disease.seen(manifest["recipe"].get("view", FULL) if "records" in manifest else FULL)):
         numbers = _numbers(columns["observations"], i)
         lines.append(f"| `observations[{i}]` {feature.name} | normalized from {feature.unit} | {numbers} |")
     meanings = [f"{t.label or t.name}, {t.unit}; -1 is {t.lower:g}" for t in disease.treatments]

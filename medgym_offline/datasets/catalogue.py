@@ -131,7 +131,7 @@ def _released(recipe: Recipe) -> DatasetInfo:
 
 def list_datasets(root: str | Path | None = None) -> list[DatasetInfo]:
     """The release's datasets and the local ones of its namespace, in alphabetical order of their ids."""
-    return [dataset_info(name, root) for name in sorted({*list_recipes(), *local_ids(root)})]
+    return [dataset_info(name, root) for name in sorted({*list_recipes(records=True), *local_ids(root)})]
 
 
 def released_datasets() -> list[DatasetInfo]:

@@ -166,9 +166,11 @@ def _derived_until(cohort: Cohort, times: Mapping[str, np.ndarray], hours: float
     table = table.with_columns(patient="key", end_h=pl.min_horizontal("end_h", "at"))
     stays = asked.select(patient="key", subject="key", los_h="at")
     grid = make_grid(table, stays, cohort.definition, hours, float(asked["at"].max() or 0.0) + 2 * hours)
-    values = np.stack([grid.derived[part.name][:, -1] for part in cohort.definition.derived] or [np.zeros(len(grid))], 1)
+    values = np.zeros((len(grid), len(cohort.definition.derived)))
+    for column, part in enumerate(cohort.definition.derived):
+        values[:, column] = grid.derived[part.name][:, -1]
     ends = np.cumsum([len(own) for own in times.values()])
-    return dict(zip(times, np.split(values[:, : len(cohort.definition.derived)], ends[:-1])))
+    return dict(zip(times, np.split(values, ends[:-1])))
 
 
 def _charted(cohort: Cohort) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:

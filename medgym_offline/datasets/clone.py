@@ -141,7 +141,7 @@ def _inputs(seen: np.ndarray, actions: np.ndarray, others: list[np.ndarray]) -> 
 
 
 def _fitted(x: Tensor, a: Tensor, others: list[np.ndarray], root: int, config: CloneConfig) -> StackedMLP:
-    """A network per fold and action column: inputs (folds * A, N, .), actions (N, A), the rows each fold learns from."""
+    """A network per fold and action column: inputs (folds * A, N, .), actions (N, A), the rows each learns from."""
     count = a.shape[1]
     sizes = (x.shape[-1], config.hidden, config.hidden, 3 + 3 * config.components)
     seeds = [derive_seed(root, "clone", fold, column) >> 2 for fold in range(len(others)) for column in range(count)]

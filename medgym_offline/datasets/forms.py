@@ -114,6 +114,7 @@ class Ours(TypedDict):
     identity: Sha256
     content_hash: Sha256
     bytes: Count
+    view: NotRequired[str]
 
 
 class Metadata(TypedDict):

@@ -274,6 +274,7 @@ def _write(
         disease=bank.disease.name,
         dataset_id=recipe.id,
         identity=identity,
+        view=recipe.stored_view,
     ).validate()
     manifest = build_manifest(
         recipe, source, transitions, np.concatenate(seeds), content, folder, references, made, origin.who,

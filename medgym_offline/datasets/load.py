@@ -21,6 +21,7 @@ from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease, list_diseases
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path, cache_folder
 from medgym_offline.progress import Progress
@@ -57,7 +58,7 @@ def read_columns(
     blocks, seeds = [], []
     total = int(metadata["total_episodes"])
     with Progress(f"reading {metadata['dataset_id']} (episodes)", total, enabled=progress) as bar:
-        for block in read_blocks(file, disease_of(metadata), ours["timing"]):
+        for block in read_blocks(file, disease_of(metadata), ours["timing"], view=ours.get("view", FULL)):
             blocks.append(block.columns())
             seeds.append(block.seeds)
             bar.advance(len(block))
@@ -87,6 +88,7 @@ def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> 
         disease=disease_of(metadata).name,
         dataset_id=metadata["dataset_id"],
         identity=ours["identity"],
+        view=ours.get("view", FULL),
     )
 
 
@@ -127,6 +129,7 @@ def load_dataset(
     root: str | Path | None = None,
     generate: bool = True,
     progress: bool = True,
+    view: str = FULL,
 ) -> Transitions:
     """Rows of a dataset; see `Transitions` for what each means.
 
@@ -136,6 +139,8 @@ def load_dataset(
         root: Folder of Minari datasets; Minari's own by default.
         generate: Regenerate from the recipe what is not on this machine (seconds to a minute).
         progress: Show progress on standard error.
+        view: What the observations show, a view of the disease: the same episodes, played again once from their seeds
+            (seconds to minutes) and kept in the user's cache. Rows of records show what was charted.
 
     Returns:
         Arrays memory-mapped copy-on-write: writing to one changes it in memory, never the file.
@@ -143,7 +148,7 @@ def load_dataset(
     Raises:
         UnknownDatasetError: no such dataset, with the nearest ids.
         DatasetError: it is damaged, or not here and `generate` is False.
-        UnknownNameError: no such patient, one without episodes, nobody, or somebody twice.
+        UnknownNameError: no such patient, one without episodes, nobody, or somebody twice; no such view.
     """
     folder = dataset_folder(dataset, root)
     recipe = known_recipe(dataset)
@@ -174,7 +179,14 @@ def load_dataset(
         except (DatasetError, OSError):
             continue  # a cache that is not there, or damaged, is rebuilt
     transitions = transitions_of(columns or _rebuild(folder, metadata, progress), metadata)
-    return transitions if patients is None else transitions.select(patients=transitions.resolve(patients))
+    chosen = transitions if patients is None else transitions.select(patients=transitions.resolve(patients))
+    if view in (FULL, chosen.view):
+        return chosen
+    if chosen.view != FULL:
+        raise DatasetError(f"{dataset} is made from records, which show {chosen.view!r} alone; leave view out")
+    from medgym_offline.datasets.viewing import viewed
+
+    return viewed(chosen, view, folder, ours["content_hash"], progress)
 
 
 def _written(folder: Path, metadata: dict[str, Any]) -> int:

@@ -49,7 +49,7 @@ def env_specs(recipe: Recipe, disease: str, patient: str) -> tuple[str, str]:
     from gymnasium.envs.registration import EnvSpec
 
     kwargs = {"patient": patient, "timing": recipe.timing, "decisions": recipe.decisions, "bank": recipe.bank}
-    kwargs |= {"world": recipe.world, "disease": disease}
+    kwargs |= {"world": recipe.world, "disease": disease} | ({"view": recipe.view} if recipe.records else {})
 
     def spec(reward: str) -> str:
         made = EnvSpec(
@@ -139,7 +139,7 @@ def build_metadata(
             "identity": identity,
             "content_hash": content_hash,
             "bytes": size,
-            **({"behavior_log_prob_estimated": True} if recipe.records else {}),
+            **({"view": recipe.view, "behavior_log_prob_estimated": True} if recipe.records else {}),
         },
     }
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from medgym_offline.config import configuration, from_values, read
+from medgym_offline.config import configuration, from_values, plain_values, read
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
 from medgym_offline.files import release_folder
 
@@ -65,6 +66,8 @@ class Recipe:
         seed: Root seed.
         world: World of the bank that the episodes run in: `own` (the fitted simulators), `crossfit`, or `true` (the
             known truth, which stands for the real patients).
+        view: What the behavior sees. Rows are of the view `full` all the same: others are made of them when loaded. Of
+            records: what is stored, for nobody knows more.
         records: Folders of clinical records, below the one that `$MEDGYM_CLINICAL_DATA` names: their stays are the
             episodes, their clinicians the behavior (`records`), and the bank gives the scales
             (:mod:`medgym_offline.datasets.charts`).
@@ -82,6 +85,7 @@ class Recipe:
     perturbation: Annotated[float, Field(ge=0, le=2)] = 0.05  # beyond the width of an action it does nothing more
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     world: Literal["own", "crossfit", "true"] = "own"
+    view: str = FULL
     records: tuple[str, ...] = ()
     license: str = ""
 
@@ -106,13 +110,18 @@ class Recipe:
         return stream_of(self.id)
 
     @property
+    def stored_view(self) -> str:
+        """What the observations show as they are stored."""
+        return self.view if self.records else FULL
+
+    @property
     def policies(self) -> tuple[str, ...]:
         """Names of the behavior policies, one or the parts of a mix, in turn."""
         return tuple(name.strip() for name in self.behavior.split(" + "))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values; those about records only where there are any."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if v or k not in ("records", "license")}
+        return {k: v for k, v in plain_values(self).items() if v or k not in ("records", "license")}
 
     @staticmethod
     def from_fields(fields: dict[str, Any], source: str) -> Recipe:
@@ -161,6 +170,7 @@ class _CoreBehavior:
     description: str
     perturbation: float
     timing: Literal["adaptive", "fixed"] = "adaptive"
+    view: str = FULL
 
 
 @configuration("data", DatasetError)
@@ -202,20 +212,26 @@ class _Core:
                     perturbation=behavior.perturbation,
                     seed=data.seed,
                     world=data.world,
+                    view=behavior.view,
                 )
 
 
-def list_recipes() -> dict[str, Recipe]:
-    """The recipes of this release by id, in alphabetical order: the core, and recipes in files of their own."""
+def list_recipes(records: bool = False) -> dict[str, Recipe]:
+    """The recipes of this release by id, in alphabetical order: the core, and recipes in files of their own.
+
+    Args:
+        records: Also those of clinical records, whose rows no release holds.
+    """
     found: list[Recipe] = []
     for path in release_folder("datasets").glob("*.toml"):
         found += read(_Core, path).recipes() if path.name == "core.toml" else [read_recipe(path)]
-    return {recipe.id: recipe for recipe in sorted(found, key=lambda recipe: recipe.id)}
+    chosen = (recipe for recipe in found if records or not recipe.records)
+    return {recipe.id: recipe for recipe in sorted(chosen, key=lambda recipe: recipe.id)}
 
 
 def known_recipe(dataset: str) -> Recipe | None:
     """The release's recipe of an id, or of the `-large` form of one; None if it has none."""
-    recipes = list_recipes()
+    recipes = list_recipes(records=True)
     if dataset in recipes or not _LARGE.search(dataset):
         return recipes.get(dataset)
     base = recipes.get(_LARGE.sub(r"\1", dataset))
@@ -233,5 +249,5 @@ def find_recipe(name: str | Path | Recipe) -> Recipe:
         return read_recipe(name)
     recipe = known_recipe(str(name))
     if recipe is None:
-        raise unknown_dataset(str(name), list(list_recipes()))
+        raise unknown_dataset(str(name), list(list_recipes(records=True)))
     return recipe

@@ -68,9 +68,9 @@ All eligible stays by the cohort's rule, not the best covered ones. An episode t
 ## A decision
 
 A change of any treatment's rate in force by more than {100 * rule["tolerance"]:g} % of the larger rate, at least
-{rule["apart"]:g} {unit} after the decision before it (sooner changes belong to that one), or, {rule["longest"]:g} {unit}
-after it, the decision to go on. The last action asks for the interval. Doses are means over the interval, mapped by the
-scales of bank `{manifest["bank"]["name"]}`; larger ones are clipped (decisions: {clipped}).
+{rule["apart"]:g} {unit} after the decision before it (sooner changes belong to that one), or the decision to go on,
+{rule["longest"]:g} {unit} after it. The last action asks for the interval. Doses are means over the interval, mapped by
+the scales of bank `{manifest["bank"]["name"]}`; larger ones are clipped (decisions: {clipped}).
 
 Seen are the last charted values whose results were in (delays: the view's), their ages and masks, and what derives from
 what was charted until then. Severity, {of.cost.component} and costs are read from charted values, each held until the

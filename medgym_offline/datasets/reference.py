@@ -31,7 +31,7 @@ def _candidates(recipe: Recipe, bank: SimulatorBank, behavior: Behavior) -> dict
     """The policies to score: random, zero, the behavior, and every behavior shipped for the bank."""
     found: dict[str, tuple[Behavior, Recipe]] = {}
     for name in ("random", "zero"):
-        found[name] = resolve_behavior(name, bank, recipe.timing, recipe.decisions), recipe
+        found[name] = resolve_behavior(name, bank, recipe.timing, recipe.decisions, recipe.view), recipe
     found["behavior"] = behavior, recipe
     for timing in ("adaptive", "fixed"):
         other = dataclasses.replace(recipe, timing=timing)
@@ -88,7 +88,7 @@ def reference_returns(
 
         def score(name: str, world: SimulatorBank) -> float:
             policy, how = candidates[name]
-            settings = (how.timing, how.decisions, how.reward, how.seed, episodes, list(chosen))
+            settings = (how.timing, how.decisions, how.reward, how.seed, how.view, episodes, list(chosen))
             key = json.dumps([world.content_hash, world.current_world, policy.digest, *settings])
             if policy.digest and key in _SCORED:
                 bar.advance(len(shards), policy=name)

@@ -12,16 +12,13 @@ from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.rows import Check
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.datasets.trust import recipe_seeds
+from medgym_offline.datasets.viewing import REPLAY_TOLERANCE
 from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["check_replay"]
-
-REPLAY_TOLERANCE = 5e-3
-"""Largest difference allowed between a stored episode and its replay, over all columns: a replay computes one episode
-where generation computed a thousand at once, and float32 sums differ in their last digits, for up to 20 decisions."""
 
 
 def check_replay(

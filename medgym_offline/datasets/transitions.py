@@ -10,6 +10,7 @@ import numpy as np
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
 from medgym_offline.patients import PatientIndex, Patients
 
@@ -59,7 +60,7 @@ class Transitions:
     decision. `next_observations[i]` equals `observations[i + 1]` inside an episode.
 
     Shapes and units:
-        observations, next_observations (N, d): the columns of `definition.observation`.
+        observations, next_observations (N, d): the columns of `definition.seen(view)`.
         actions (N, A): as executed, in [-1, 1]; the columns of `definition.action_names`, under fixed timing without
             the last.
         rewards, costs (N,): of the decision (kind of reward: see the dataset's recipe).
@@ -101,6 +102,8 @@ class Transitions:
     dataset_id: str = ""
     identity: str = ""
     """Of what made the whole stored dataset (:mod:`.identity`); unchanged by `select`."""
+    view: str = FULL
+    """What the observations show: "full", or another view of the disease."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -191,6 +194,8 @@ class Transitions:
                 raise DatasetError(f"{name}: {column} is not finite at row {row}; regenerate")
         if self.next_observations.shape != self.observations.shape:
             raise DatasetError(f"{name}: next_observations and observations differ in width; regenerate")
+        if self.view != FULL and self.observation_dim != (seen := len(self.definition.seen(self.view))):
+            raise DatasetError(f"{name}: observations have width {self.observation_dim}, view {self.view!r} has {seen}")
         costs = len(self.definition.costs)
         for array, column in ((self.costs_path, "costs_path"), (self.costs_peak, "costs_peak")):
             if array.shape[1] != costs:

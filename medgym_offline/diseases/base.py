@@ -29,6 +29,7 @@ from medgym_offline.diseases.parts import (
     Treatment,
 )  # fmt: skip
 from medgym_offline.diseases.scales import Array
+from medgym_offline.diseases.views import FULL, Channel, View
 from medgym_offline.errors import DiseaseError, unknown_name
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from medgym_offline.diseases.scales import Scales
 
 __all__ = [
-    "Component", "Cost", "Course", "Disease", "Dynamics", "Exogenous", "Feature", "Metric", "Model", "Process",
-    "Severity", "Sight", "SignCheck", "Subgroup", "Treatment",
+    "Channel", "Component", "Cost", "Course", "Disease", "Dynamics", "Exogenous", "Feature", "Metric", "Model",
+    "Process", "Severity", "Sight", "SignCheck", "Subgroup", "Treatment", "View",
 ]  # fmt: skip
 
 
@@ -58,6 +59,7 @@ class Disease:
         exogenous: What happens whatever is done, or None.
         features: What a policy sees, in order; if empty, all components but the hidden ones and the two clocks.
         observe: :class:`Sight` -> (P, B, number of features); needed with `features`.
+        views: What a policy may be shown instead, by name; "full", as above, is every disease's.
         clinician: A rule that looks and acts, where the built-in policy "clinician" is not a charted schedule: (context
             (P, C), observations (P, B, d), horizon, decisions) -> physical doses (P, B, T), intervals (P, B).
         metrics: Beside the suite's own, in the order of tables.
@@ -90,6 +92,7 @@ class Disease:
     exogenous: Exogenous | None = None
     features: tuple[Feature, ...] = ()
     observe: Callable[[Sight], Tensor] | None = None
+    views: Mapping[str, View] = field(default_factory=dict)
     clinician: Callable[[Tensor, Tensor, float, int], tuple[Tensor, Tensor]] | None = None
     metrics: tuple[Metric, ...] = ()
     subgroups: tuple[Subgroup, ...] = ()
@@ -167,10 +170,24 @@ class Disease:
         """d, number of columns that a policy sees."""
         return len(self.observation)
 
-    @property
-    def described_dim(self) -> int:
-        """Leading columns of the observation that describe the patient; the two clocks follow."""
-        return self.observation_dim - len(CLOCKS)
+    def view(self, name: str) -> View | None:
+        """The view of a name; None for "full"; `UnknownNameError` if there is none of that name."""
+        if name == FULL:
+            return None
+        if name not in self.views:
+            raise unknown_name(f"view of {self.name}", name, (FULL, *self.views))
+        return self.views[name]
+
+    def seen(self, view: str = FULL) -> tuple[Feature, ...]:
+        """The columns that a policy sees under a view: more than `observation` has stand before the two clocks."""
+        found = self.view(view)
+        more = () if found is None else found.columns
+        clocks = len(CLOCKS)
+        return (
+            *self.observation[:-clocks],
+            *(Feature(name, "1 or 0" if i % 2 else "of the horizon", 0.0, 1.0) for i, name in enumerate(more)),
+            *self.observation[-clocks:],
+        )
 
     def column(self, name: str) -> int:
         """Index of a component; `UnknownNameError` if there is none of that name."""

@@ -69,6 +69,17 @@ def check(disease: Disease) -> None:
         raise wrong("features, observe", "either both are given, or neither")
     if tuple(feature.name for feature in disease.observation[-2:]) != CLOCKS:
         raise wrong("features", f"must end with {' and '.join(map(repr, CLOCKS))}: policies without learning read them")
+    for name, view in disease.views.items():
+        measured = [channel.component for channel in view.channels]
+        for channel in view.channels:
+            where = f"views {name!r}, channel {channel.component!r}"
+            if channel.component not in disease.state_names or measured.count(channel.component) > 1:
+                raise wrong(where, "each channel measures a component of the state, and no two the same")
+            shares = channel.never, channel.missing
+            if min(channel.error, channel.relative, channel.spread, channel.between, channel.delay, *shares) < 0:
+                raise wrong(where, "a number is negative")
+            if max(shares) >= 1 or (channel.gap is not None and channel.gap <= 0):
+                raise wrong(where, "missing and never are shares below 1, and gap is positive")
     for check in disease.sign_checks:
         if check.treatment not in disease.treatment_names or check.component not in disease.state_names:
             raise wrong(f"sign_checks {check.statement!r}", "names a treatment or component that is not there")

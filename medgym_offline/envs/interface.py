@@ -13,6 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from medgym_offline.diseases.registry import DEFAULT, disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
 from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
 from medgym_offline.errors import DiseaseError, MedGymError, unknown_name
@@ -76,7 +77,13 @@ def open_bank(
 
 
 def process_config(
-    disease: str, timing: Timing, decisions: int | None, reward: RewardKind, noise: bool, remission: bool
+    disease: str,
+    timing: Timing,
+    decisions: int | None,
+    reward: RewardKind,
+    noise: bool,
+    remission: bool,
+    view: str = FULL,
 ) -> ProcessConfig:
     """The decision process of an environment's arguments."""
     return ProcessConfig(
@@ -86,14 +93,15 @@ def process_config(
         noise=noise,
         remission=remission,
         disease=disease,
+        view=view,
     )
 
 
-def observation_space(bank: SimulatorBank) -> spaces.Box:
+def observation_space(bank: SimulatorBank, view: str = FULL) -> spaces.Box:
     """Bounds of the observation's columns: the bank's for components, the disease's own for features of its own."""
     disease = bank.disease
-    low = np.array([f.lower for f in disease.observation], np.float32)
-    high = np.array([f.upper for f in disease.observation], np.float32)
+    low = np.array([f.lower for f in disease.seen(view)], np.float32)
+    high = np.array([f.upper for f in disease.seen(view)], np.float32)
     if not disease.features:
         n = disease.observed_dim
         low[:n], high[:n] = bank.lower[:n].cpu().numpy(), bank.upper[:n].cpu().numpy()

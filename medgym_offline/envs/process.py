@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Sight, default_observation
+from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.paths import Held
 from medgym_offline.envs.reward import authors_reward, integrate, paper_reward, severity
 from medgym_offline.envs.timing import (
@@ -27,6 +28,7 @@ from medgym_offline.envs.timing import (
     decision_interval,
     on_tick,
 )
+from medgym_offline.envs.views import Lens
 from medgym_offline.errors import DiseaseError, MedGymError
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ class Episodes:
         left: Decisions left (P, B), whole numbers as floats.
         calm: For how long severity has been below the remission threshold (P, B); 0 where remission is off.
         exogenous: The episodes' events and errors of measurement (P, B, F); None where the disease has none.
+        view: Measurements (P, B, slots, 4), see :mod:`medgym_offline.envs.views`; None under the view "full".
     """
 
     x: Tensor
@@ -52,6 +55,7 @@ class Episodes:
     left: Tensor
     calm: Tensor
     exogenous: Tensor | None = None
+    view: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -104,15 +108,19 @@ class DecisionProcess:
                 f"the process is of disease {self.config.disease!r}, bank {bank.name!r} of {bank.disease.name!r}; "
                 f"give ProcessConfig(disease={bank.disease.name!r})"
             )
+        self.lens = None if self.config.view == FULL else Lens(self.config)
 
     @own_defaults()
-    def start(self, episodes: int, noise: Tensor | None = None, exogenous: Tensor | None = None) -> Episodes:
+    def start(
+        self, episodes: int, noise: Tensor | None = None, exogenous: Tensor | None = None, view: Tensor | None = None
+    ) -> Episodes:
         """First states of `episodes` episodes per patient: x0 + N(0, initial_noise^2) on the observed components.
 
         Args:
             episodes: B.
             noise: Standard normal (P, B, D); None, or a process without noise, starts at x0 itself.
             exogenous: Events of the episodes (P, B, F).
+            view: Their measurements, from :func:`~medgym_offline.envs.rollout.draw_noise`.
 
         Returns:
             Episodes at time 0; components that are not observed are the simulator's own.
@@ -125,10 +133,10 @@ class DecisionProcess:
             x[..., :n] += self.config.initial_noise * noise[..., :n].to(x)
             x = self.bank.clamp(x)
         zero = x.new_zeros(x.shape[:2])
-        return Episodes(x, zero, torch.full_like(zero, self.config.decisions), zero, exogenous)
+        return Episodes(x, zero, torch.full_like(zero, self.config.decisions), zero, exogenous, view)
 
     def observe(self, episodes: Episodes) -> Tensor:
-        """Observations (P, B, d), of the precision of the bank; the columns are `bank.disease.observation`."""
+        """Observations (P, B, d), of the precision of the bank; the columns are `bank.disease.seen(config.view)`."""
         bank = self.bank
         sight = Sight(
             episodes.x,
@@ -141,7 +149,15 @@ class DecisionProcess:
             bank.disease,
             bank.scales,
         )
-        return (bank.disease.observe or default_observation)(sight)
+        if self.lens is None:
+            return (bank.disease.observe or default_observation)(sight)
+        return self.lens.observe(sight, self._read(self.lens, episodes))
+
+    def _read(self, lens: Lens, episodes: Episodes) -> Tensor:
+        """The episodes' measurements with those of this moment."""
+        if episodes.view is None:
+            raise MedGymError(f"view {self.config.view!r} needs the episodes' measurements; take those of draw_noise")
+        return lens.read(self.bank, episodes.view, episodes.x, episodes.time, episodes.left)
 
     def active(self, episodes: Episodes) -> Tensor:
         """Which episodes go on (P, B), bool."""
@@ -223,6 +239,9 @@ class DecisionProcess:
         if disease.process.tick is not None:
             time = on_tick(time, config)  # sums of ticks that are no binary fractions
         following = replace(episodes, x=end, time=time, left=left, calm=calm)
+        if self.lens is not None:
+            held = Held(x, u, dt, displacement, episodes.time, episodes.exogenous)
+            following = replace(following, view=self.lens.follow(bank, self._read(self.lens, episodes), held))
         return Outcome(
             next=following,
             treatment=u,

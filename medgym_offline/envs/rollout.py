@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import callers_defaults, own_defaults
+from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.paths import Held, gather_rows, held_path, rectangles
-from medgym_offline.envs.process import DecisionProcess
+from medgym_offline.envs.process import DecisionProcess, Episodes
+from medgym_offline.envs.views import Lens
 from medgym_offline.errors import MedGymError
 from medgym_offline.seeds import derive_seed, generator
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from medgym_offline.envs.timing import ProcessConfig
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["EpisodeNoise", "Rollout", "dense", "draw_noise", "episode_seeds", "rollout"]
+__all__ = ["EpisodeNoise", "Rollout", "dense", "draw_noise", "episode_seeds", "observed", "rollout"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,14 @@ class EpisodeNoise:
         process: Of the residual, per decision (P, B, K, D).
         action: Of the action, per decision (P, B, K, A).
         exogenous: Events and errors of measurement (P, B, F); None where the disease has none.
+        view: Measurements before any is taken (P, B, slots, 4); None under the view "full".
     """
 
     initial: Tensor
     process: Tensor
     action: Tensor
     exogenous: Tensor | None = None
+    view: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def draw_noise(seeds: np.ndarray, bank: SimulatorBank, config: ProcessConfig) ->
     events = None
     if disease.exogenous is not None:
         events = np.empty((*seeds.shape, len(disease.exogenous.names)), np.float32)
+    lens = None if config.view == FULL else Lens(config)
+    measured = None if lens is None else np.empty((*seeds.shape, lens.slots, 4), np.float32)
     for index in np.ndindex(*seeds.shape):
         source = np.random.default_rng(int(seeds[index]))
         initial[index] = source.standard_normal(state_dim, dtype=np.float32)
@@ -123,12 +129,15 @@ def draw_noise(seeds: np.ndarray, bank: SimulatorBank, config: ProcessConfig) ->
             own = generator(int(seeds[index]), "exogenous")
             known = bank.context[index[0]].double().cpu().numpy()
             events[index] = disease.exogenous.draw(own, known, config.horizon, 1)[0]
+        if measured is not None and lens is not None:
+            measured[index] = lens.draw(int(seeds[index]))
     process, action = np.split(block, [state_dim], axis=-1)
     return EpisodeNoise(
         torch.from_numpy(initial),
         torch.from_numpy(np.ascontiguousarray(process)),
         torch.from_numpy(np.ascontiguousarray(action[..., : config.action_dim])),
         None if events is None else torch.from_numpy(events),
+        None if measured is None else torch.from_numpy(measured),
     )
 
 
@@ -152,8 +161,8 @@ def rollout(
     decisions = process.config.decisions
     if noise.process.shape[2] != decisions:
         raise MedGymError(f"noise is for {noise.process.shape[2]} decisions; the process has {decisions}")
-    events = None if noise.exogenous is None else noise.exogenous.to(process.bank.lower)
-    episodes = process.start(noise.initial.shape[1], noise.initial, events)
+    events, view = (None if n is None else n.to(process.bank.lower) for n in (noise.exogenous, noise.view))
+    episodes = process.start(noise.initial.shape[1], noise.initial, events, view)
     observation = process.observe(episodes)
     rows: dict[str, list[Tensor]] = defaultdict(list)
     rows["observations"].append(observation)
@@ -197,6 +206,23 @@ def rollout(
         for name, value in (record | reached).items():
             rows[name].append(value)
     return Rollout(**{name: torch.stack(values, 2) for name, values in rows.items()}, exogenous=events)
+
+
+def observed(process: DecisionProcess, rolled: Rollout) -> Tensor:
+    """Observations (P, B, K+1, d) of rolled-out episodes under the view "full", whatever they were rolled out under.
+
+    Args:
+        process: Of the same clock, with that view.
+        rolled: P x B episodes.
+    """
+    zero = torch.zeros_like(rolled.time[..., :1])
+    time = torch.cat([zero, rolled.time], -1)
+    left = process.config.decisions - torch.cat([zero, rolled.valid.cumsum(-1).to(zero)], -1)
+    episodes = (
+        Episodes(rolled.states[:, :, k], time[..., k], left[..., k], zero[..., 0], rolled.exogenous)
+        for k in range(time.shape[-1])
+    )
+    return torch.stack([process.observe(one) for one in episodes], 2)
 
 
 @own_defaults()

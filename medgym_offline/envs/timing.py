@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from medgym_offline.config import plain_values
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import DEFAULT, disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import ProtocolError
 
 __all__ = [
@@ -55,9 +57,11 @@ class ProcessConfig:
         remission: Whether an episode also terminates when severity has stayed below `remission_severity` for
             `remission_time` (looked at on the quadrature cells, judged at decisions).
         disease: Name of the disease. What is None above takes its value from the disease's process.
+        view: What a policy sees, a name of `Disease.views` or "full".
 
     Raises:
         ProtocolError: A value out of range, or a budget of decisions that cannot fill the horizon.
+        UnknownNameError: No such view.
     """
 
     timing: Timing = "adaptive"
@@ -74,9 +78,11 @@ class ProcessConfig:
     remission_severity: float = None  # type: ignore[assignment]
     remission_time: float = None  # type: ignore[assignment]
     disease: str = DEFAULT
+    view: str = FULL
 
     def __post_init__(self) -> None:
         process = self.definition.process
+        self.definition.view(self.view)
         for name in ("decisions", "horizon", "min_interval", "max_interval", "initial_noise", "cell"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(process, name))
@@ -143,11 +149,11 @@ class ProcessConfig:
     @property
     def observation_dim(self) -> int:
         """Columns that a policy sees."""
-        return self.definition.observation_dim
+        return len(self.definition.seen(self.view))
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON-ready values."""
-        return asdict(self)
+        return plain_values(self)
 
 
 def action_to_interval(action: Tensor, config: ProcessConfig) -> Tensor:

@@ -12,6 +12,7 @@ from gymnasium.error import ResetNeeded
 
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.registry import DEFAULT
+from medgym_offline.diseases.views import FULL
 from medgym_offline.envs import interface
 from medgym_offline.envs.process import DecisionProcess, Episodes
 from medgym_offline.envs.rollout import EpisodeNoise, draw_noise
@@ -46,7 +47,8 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     `Box(d,)` float32, the columns of `mgo.disease(name).observation`. If the disease says no more, these are the
     observed and derived components, normalized by the bank's affine maps, the same for all patients; then the remaining
-    time / T and the remaining decisions / K. Hidden components are not observed.
+    time / T and the remaining decisions / K. Hidden components are not observed. Another `view` of the disease shows
+    what its instruments measure (`mgo.disease(name).seen(view)`).
 
     ## Reward
 
@@ -106,6 +108,7 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     | `remission` | `False`      | whether lasting recovery ends the episode                           |
     | `backend`   | `None`       | `"map"` or `"ode"`; None is the bank's own                          |
     | `disease`   | by the id    | name of the disease; without an id the bank's                       |
+    | `view`      | `"full"`     | what is observed: `"full"`, or a view of the disease                |
 
     Raises `MedGymError` on unknown names, an infeasible budget, and actions that are not finite, of the wrong shape or
     outside the box.
@@ -137,14 +140,15 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         remission: bool = False,
         backend: Backend | None = None,
         disease: str | None = None,
+        view: str = FULL,
     ) -> None:
         of = disease or (bank.disease.name if isinstance(bank, SimulatorBank) else DEFAULT)
-        config = interface.process_config(of, timing, decisions, reward, noise, remission)
+        config = interface.process_config(of, timing, decisions, reward, noise, remission, view)
         opened = interface.open_bank(bank, world, backend, of)
         self._bank = opened
         self._own = self._current = opened.index(patient)
         self.process = DecisionProcess(opened.select([self._own]), config)
-        self.observation_space = interface.observation_space(self.process.bank)
+        self.observation_space = interface.observation_space(self.process.bank, view)
         self.action_space = interface.action_space(config)
         self._episodes: Episodes | None = None
         self._noise: EpisodeNoise | None = None
@@ -174,7 +178,7 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._seed = int(self.np_random.integers(interface.MAX_SEED)) if seed is None else seed
         self._noise = noise = draw_noise(np.array([[self._seed]]), process.bank, config)
         started = first if "state" in given else process.start(1, noise.initial)
-        self._episodes = episodes = replace(started, exogenous=noise.exogenous)
+        self._episodes = episodes = replace(started, exogenous=noise.exogenous, view=noise.view)
         return self._observation(), self._info(interface.start_infos(process, episodes))
 
     @own_defaults()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.registry import DEFAULT
+from medgym_offline.diseases.views import FULL
 from medgym_offline.envs import interface
 from medgym_offline.envs.process import DecisionProcess, Episodes
 from medgym_offline.envs.rollout import draw_noise
@@ -59,7 +60,7 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         patient: One patient for all environments, as in the single environment.
         max_episode_steps: As a Gymnasium specification passes it; episodes are not truncated, so it cannot be below
             `decisions`.
-        timing, decisions, reward, noise, bank, world, remission, backend, disease: As in the single environment.
+        timing, decisions, reward, noise, bank, world, remission, backend, disease, view: As in the single environment.
 
     Example:
         >>> import gymnasium, medgym_offline
@@ -85,9 +86,10 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         backend: Backend | None = None,
         disease: str | None = None,
         max_episode_steps: int | None = None,
+        view: str = FULL,
     ) -> None:
         of = disease or (bank.disease.name if isinstance(bank, SimulatorBank) else DEFAULT)
-        config = interface.process_config(of, timing, decisions, reward, noise, remission)
+        config = interface.process_config(of, timing, decisions, reward, noise, remission, view)
         if max_episode_steps is not None and max_episode_steps < config.decisions:
             raise ProtocolError(
                 f"max_episode_steps is {max_episode_steps}, below {config.decisions} decisions; episodes end at the "
@@ -105,7 +107,7 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._episodes: Episodes | None = None
         self._seat(self._own)
         self._episodes = None
-        self.single_observation_space = interface.observation_space(self.process.bank)
+        self.single_observation_space = interface.observation_space(self.process.bank, view)
         self.single_action_space = interface.action_space(config)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -238,7 +240,7 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             self._shape = len(treating), max(map(len, treating.values()))
             self.process = DecisionProcess(self._bank.select(treating), self._config)
             self._current = list(patients)
-        blank = self.process.start(self._shape[1], exogenous=self._no_events())
+        blank = self.process.start(self._shape[1], exogenous=self._no_events(), view=self._no_measurements())
         self._episodes = replace(blank, time=torch.full_like(blank.time, self._config.horizon))
         if before:
             grids = {name: self._grid(rows, getattr(self._episodes, name)) for name, rows in before.items()}
@@ -262,14 +264,10 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._noise[chosen] = drawn.process[:, 0]
         initial = torch.zeros(self.num_envs, process.bank.state_dim)
         initial[chosen] = drawn.initial[:, 0]
-        events = None
-        if drawn.exogenous is not None:
-            rows = torch.zeros(self.num_envs, drawn.exogenous.shape[-1])
-            rows[chosen] = drawn.exogenous[:, 0]
-            events = self._grid(rows)
-        start = process.start(self._shape[1], self._grid(initial), events)
+        events, view = (self._spread(part, chosen) for part in (drawn.exogenous, drawn.view))
+        start = process.start(self._shape[1], self._grid(initial), events, view)
         if states is not None:
-            first, padded = process.start(self._shape[1], exogenous=events), np.tile(states[0], (*self._shape, 1))
+            first, padded = process.start(self._shape[1], None, events, view), np.tile(states[0], (*self._shape, 1))
             padded[self._row, self._column] = states
             start = replace(first, x=interface.checked_start(padded, process.bank, first.x))
         mask = self._grid(torch.from_numpy(which))
@@ -277,8 +275,7 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         def begun(name: str) -> Any:
             new, before = getattr(start, name), getattr(old, name)
-            wide = mask[..., None] if new is not None and new.ndim == 3 else mask
-            return None if new is None else torch.where(wide, new, before)
+            return None if new is None else torch.where(mask.view(*mask.shape, *[1] * (new.ndim - 2)), new, before)
 
         self._episodes = Episodes(**{name: begun(name) for name in vars(start)})
         self._over[chosen] = False
@@ -286,6 +283,18 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _no_events(self) -> Tensor | None:
         events = self._bank.disease.exogenous
         return None if events is None else torch.zeros(*self._shape, len(events.names))
+
+    def _no_measurements(self) -> Tensor | None:
+        lens = self.process.lens
+        return None if lens is None else torch.zeros(*self._shape, lens.slots, 4)
+
+    def _spread(self, drawn: Tensor | None, chosen: Sequence[int]) -> Tensor | None:
+        """What was drawn (n, 1, ...) for the environments `chosen`, in their places; others are zero."""
+        if drawn is None:
+            return None
+        rows = drawn.new_zeros(self.num_envs, *drawn.shape[2:])
+        rows[chosen] = drawn[:, 0]
+        return self._grid(rows)
 
     def _grid(self, rows: Tensor, padding: Tensor | None = None) -> Tensor:
         """Rows in the order of environments (N, ...) to the process's (P, B, ...); padding is zero if not given."""

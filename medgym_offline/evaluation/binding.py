@@ -18,9 +18,10 @@ from torch import Tensor
 
 from medgym_offline.defaults import callers_defaults
 from medgym_offline.diseases.registry import DEFAULT, disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.files import sha256_file
-from medgym_offline.policies.protocol import timing_of_width
+from medgym_offline.policies.protocol import seen_width, timing_of_width
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
@@ -44,6 +45,7 @@ class BoundPolicy:
         info: Provenance for the result: kind, scope, file hash, training facts.
         takes_torch: Whether `act` is called with tensors (else with NumPy arrays).
         disease: Name of the disease it treats.
+        view: What it sees.
     """
 
     policy: Any
@@ -53,6 +55,7 @@ class BoundPolicy:
     info: dict[str, Any] = field(default_factory=dict)
     takes_torch: bool = True
     disease: str = DEFAULT
+    view: str = FULL
 
     @property
     def action_dim(self) -> int:
@@ -96,7 +99,12 @@ class BoundPolicy:
 
 
 def resolve_policy(
-    policy: Any, bank: SimulatorBank, timing: str | None, decisions: int | None, default_decisions: int
+    policy: Any,
+    bank: SimulatorBank,
+    timing: str | None,
+    decisions: int | None,
+    default_decisions: int,
+    view: str | None = None,
 ) -> BoundPolicy:
     """Settle what to evaluate.
 
@@ -105,13 +113,16 @@ def resolve_policy(
         bank: The bank, for its patients.
         timing: "adaptive", "fixed", or None: the policy's own.
         decisions: K, or None: the policy's own, else `default_decisions`.
+        view: What it is shown, or None: what it says it sees, else "full".
 
     Raises:
-        PolicyError: If it is no policy, its timing is another than `timing`, or it lacks patients of `bank` (named).
-        UnknownNameError: For an unknown name or timing.
+        PolicyError: If it is no policy, its timing is another than `timing` or its view than `view`, or it lacks
+            patients of `bank` (named).
+        UnknownNameError: For an unknown name, timing or view.
     """
     if timing is not None and timing not in TIMINGS:
         raise unknown_name("timing", timing, TIMINGS)
+    bank.disease.view(view or FULL)
     info: dict[str, Any] = {"kind": "object", "sha256": None}
     name = ""
     if isinstance(policy, str | Path):
@@ -119,9 +130,9 @@ def resolve_policy(
         base = text.partition(":")[0]
         if base in BUILTIN_NAMES:  # a file of that name is reached as ./random
             name, info["kind"] = text, "built-in"
-            policy = _builtin(text, bank, timing or "adaptive", decisions or default_decisions)
+            policy = _builtin(text, bank, timing or "adaptive", decisions or default_decisions, view)
         else:
-            policy, name = _from_file(text, bank.disease.name), Path(text).stem
+            policy, name = _from_file(text, bank.disease.name, view), Path(text).stem
             if Path(text).is_file():
                 info |= {"kind": "file", "sha256": sha256_file(text)}
             else:
@@ -138,9 +149,15 @@ def resolve_policy(
         )
     _require_patients(policy, bank, name or type(policy).__name__)
     name = name or type(policy).__name__
+    seen = str(getattr(policy, "view", None) or view or FULL)
+    if view is not None and seen != view:
+        raise PolicyError(
+            f"policy {name!r} was made for view {seen!r} and cannot be evaluated under view {view!r}; "
+            f"leave view out, or train one on a dataset with view={view!r}"
+        )
     own_decisions = getattr(policy, "decisions", None)
     budget = int(decisions or own_decisions or default_decisions)
-    takes_torch, width = _probe(policy, bank, name)
+    takes_torch, width = _probe(policy, bank, name, seen)
     own = getattr(policy, "timing", None) or timing_of_width(bank.disease, width)
     if own not in TIMINGS:
         raise unknown_name("timing", own, TIMINGS)
@@ -164,7 +181,7 @@ def resolve_policy(
         "class": type(policy).__name__,
         "provenance": dict(getattr(policy, "provenance", None) or {}),
     }
-    return BoundPolicy(policy, name, own, budget, info, takes_torch, bank.disease.name)
+    return BoundPolicy(policy, name, own, budget, info, takes_torch, bank.disease.name, seen)
 
 
 def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
@@ -178,7 +195,7 @@ def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
     """
     some, episodes = list(patients[:3]), 4
     g = np.random.default_rng(0)
-    width = disease(bound.disease).observation_dim
+    width = len(disease(bound.disease).seen(bound.view))
     asked = torch.from_numpy(g.normal(size=(len(some), episodes, width)).astype(np.float32))
     asked[..., -2:] = torch.from_numpy(g.uniform(0.1, 1.0, (len(some), episodes, 2)).astype(np.float32))
     seeds = np.arange(len(some) * episodes).reshape(len(some), episodes)
@@ -208,7 +225,7 @@ def _folder_hash(folder: Path) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _builtin(text: str, bank: SimulatorBank, timing: str, decisions: int) -> Any:
+def _builtin(text: str, bank: SimulatorBank, timing: str, decisions: int, view: str | None) -> Any:
     base, _, rest = text.partition(":")
     if base == "behavior":
         from medgym_offline.online.behavior import load_behavior
@@ -216,10 +233,10 @@ def _builtin(text: str, bank: SimulatorBank, timing: str, decisions: int) -> Any
         return load_behavior(bank.name, scope=rest or "ind", timing=timing)
     from medgym_offline.policies.builtin import builtin_policy
 
-    return builtin_policy(text, bank, timing, decisions)
+    return builtin_policy(text, bank, timing, decisions, view=view or FULL)
 
 
-def _from_file(text: str, disease: str) -> Any:
+def _from_file(text: str, disease: str, view: str | None) -> Any:
     path = Path(text)
     if not path.exists():
         if not path.suffix and path.name == text:
@@ -227,7 +244,7 @@ def _from_file(text: str, disease: str) -> Any:
         raise PolicyError(f"there is no policy file {text}; give a path, or one of {', '.join(BUILTIN_NAMES)}")
     from medgym_offline.policies.loading import load_policy
 
-    return load_policy(path, disease=disease)
+    return load_policy(path, disease=disease, view=view)
 
 
 def _require_patients(policy: Any, bank: SimulatorBank, name: str) -> None:
@@ -243,17 +260,19 @@ def _require_patients(policy: Any, bank: SimulatorBank, name: str) -> None:
         )
 
 
-def _probe(policy: Any, bank: SimulatorBank, name: str) -> tuple[bool, int]:
+def _probe(policy: Any, bank: SimulatorBank, name: str, view: str) -> tuple[bool, int]:
     """Whether `act` takes tensors, and the width of its actions, from one call on the patients' first states."""
     own = getattr(policy, "patients", None)
     count = len(bank) if own is None else len(own)
-    wanted, few, many = bank.disease.observation_dim, *(bank.disease.action_dim(t) for t in ("fixed", "adaptive"))
+    wanted = seen_width(bank.disease, view, f"policy {name!r}")
+    few, many = (bank.disease.action_dim(t) for t in ("fixed", "adaptive"))
     observations = torch.zeros(count, 1, wanted)
     observations[..., -2:] = 1.0
     width = getattr(policy, "observation_dim", None)
     if width is not None and width != wanted:
         raise PolicyError(
-            f"policy {name!r} takes observations of width {width}; those of {bank.disease.name} have {wanted}"
+            f"policy {name!r} takes observations of width {width}; those of {bank.disease.name} have {wanted} under "
+            f"view {view!r}"
         )
     ours = type(policy).__module__.startswith("medgym_offline.")
     order = (True, False) if ours or isinstance(policy, torch.nn.Module) else (False, True)

@@ -29,7 +29,7 @@ __all__ = ["Comparison", "behavior_name", "compare", "disagree", "find_pairs", "
 Evaluations = Evaluation | Sequence[Evaluation]
 
 # Settings that must agree for two results to be comparable; timing may differ (that is what FixAdap compares).
-_SAME = ("disease", "episodes", "reward", "noise", "initial_noise", "settled", "grid", "fine", "horizon")
+_SAME = ("disease", "episodes", "reward", "noise", "initial_noise", "settled", "grid", "fine", "horizon", "view")
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def evaluate(
     *,
     protocol: str | Path | Protocol = "protocol-v0",
     name: str | None = None,
+    view: str | None = None,
     workers: int | None = 1,
 ) -> Evaluation:
     """Score a policy on every patient's own simulator.
@@ -73,6 +74,8 @@ def evaluate(
         progress: Show progress on standard error.
         protocol: Name or path of a protocol file, or a `Protocol`.
         name: What to call the policy; by default its file name, built-in name or class.
+        view: What the policy is shown, "full" or another view of the disease; by default what it was trained on.
+            Policies without learning take any; the shown values then stand for the state.
         workers: Threads, each scoring one world at a time (None: one per core); the result is the same. A Python object
             or a policy with `reset` is scored by one, whatever is said here: it may not bear being asked twice at once.
 
@@ -81,7 +84,7 @@ def evaluate(
             the wrong shape or not finite (patient named), or it answers the same question differently.
         UnknownNameError: For an unknown patient (or one named twice), world, bank, dataset, timing or built-in policy.
         ProtocolError: For settings out of range or infeasible (K times the longest interval is below the horizon).
-        DatasetError: If the dataset has another timing, or lacks an evaluated patient.
+        DatasetError: If the dataset has another timing or view, or lacks an evaluated patient.
     """
     if bank is None:
         bank = protocol.bank if isinstance(protocol, Protocol) else disease(_disease_of(policy)).bank
@@ -94,10 +97,11 @@ def evaluate(
     named_worlds = standard if worlds is None else tuple(worlds)
     if not named_worlds:
         raise ProtocolError(f"no world to evaluate in: bank {full.name!r} has {', '.join(full.worlds)}")
-    bound = resolve_policy(policy, selected, timing, decisions, official.decisions)
+    bound = resolve_policy(policy, selected, timing, decisions, official.decisions, view)
     used, deviations = official.override(bank=full.name, decisions=bound.decisions, episodes=episodes, seed=seed)
-    # The protocol says "as the policy was trained" and "worlds that the bank has"; settling that is no deviation.
-    used = used.override(timing=bound.timing, worlds=named_worlds)[0]
+    # The protocol says "as the policy was trained" and "worlds that the bank has"; settling that is no deviation, and
+    # what is seen is another task, not another protocol.
+    used = used.override(timing=bound.timing, worlds=named_worlds, view=bound.view)[0]
     if named_worlds != standard:
         deviations["worlds"] = {"protocol": list(standard), "used": list(named_worlds)}
     process_config(used)  # refuses an infeasible budget before anything runs
@@ -177,7 +181,7 @@ def _behavior_data(
     if isinstance(dataset, str):
         from medgym_offline.datasets import load_dataset
 
-        dataset = load_dataset(dataset)
+        dataset = load_dataset(dataset, view=bound.view)
     assert not isinstance(dataset, str)
     if dataset.disease != bank.disease.name:
         raise DiseaseError(
@@ -188,6 +192,11 @@ def _behavior_data(
         raise DatasetError(
             f"dataset {dataset.dataset_id!r} has {dataset.timing} timing, the policy {bound.timing}: their actions "
             "cannot be compared; name a dataset with the policy's timing"
+        )
+    if dataset.view != bound.view:
+        raise DatasetError(
+            f"dataset {dataset.dataset_id!r} was loaded with view {dataset.view!r}, the policy sees {bound.view!r}; "
+            f"load it with view={bound.view!r}"
         )
     support = SupportReference.from_transitions(dataset, bank.patients)
     info: dict[str, Any] = {"id": dataset.dataset_id, "identity": dataset.identity, "reference_returns": {}}

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgym_offline.config import plain_values
 from medgym_offline.diseases.registry import DEFAULT as DEFAULT_DISEASE
 from medgym_offline.diseases.registry import disease as find_disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import ProtocolError
 from medgym_offline.files import release_folder
 
@@ -57,7 +59,8 @@ class Protocol:
     episodes until `horizon` and at most `decisions` decisions, from the patient's first state plus
     N(0, `initial_noise`^2), with residual noise if `noise`. Metrics are read on an absolute grid: at 0, `grid`, ... the
     state *at* that time. Safety is read after `settled`, on that grid and every `fine`. `timing` "policy" means: as the
-    policy was trained. What is None takes its value from the process of the `disease`, in its unit of time.
+    policy was trained. What is None takes its value from the process of the `disease`, in its unit of time. `view` is
+    what policies see.
     """
 
     name: str = DEFAULT
@@ -81,9 +84,11 @@ class Protocol:
     settled: float = None  # type: ignore[assignment]
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     support: SupportSettings = field(default_factory=SupportSettings)
+    view: str = FULL
 
     def __post_init__(self) -> None:
         definition = find_disease(self.disease)
+        definition.view(self.view)
         if not self.bank:
             object.__setattr__(self, "bank", definition.bank)
         for name in (
@@ -116,7 +121,7 @@ class Protocol:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as in the protocol file."""
-        value = dataclasses.asdict(self)
+        value = plain_values(self)
         value["worlds"] = list(self.worlds)
         return value
 

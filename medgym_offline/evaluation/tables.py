@@ -98,6 +98,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     caption = (
         f"{evaluation.name} on {evaluation.bank['name']}: {count} patients x {protocol['episodes']} episodes, "
         f"{protocol['timing']} timing, K = {protocol['decisions']}"
+        + (f", view {protocol['view']}" if "view" in protocol else "")
     )
     columns = {f"{world} world": result for world, result in evaluation.worlds.items()}
     return metric_table(columns, evaluation.definitions, caption)

@@ -73,6 +73,7 @@ def process_config(protocol: Protocol) -> ProcessConfig:
         max_interval=protocol.max_interval,
         initial_noise=protocol.initial_noise,
         disease=protocol.disease,
+        view=protocol.view,
     )
 
 

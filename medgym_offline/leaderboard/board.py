@@ -89,7 +89,7 @@ def _evidence(entry: Entry) -> tuple[object, ...]:
     """What identifies the policies and how they were judged, whoever submits them."""
     policies = sorted(policy.identity for policy in entry.policies)
     data = entry.data if entry.scope == "baseline" else ""  # everybody has the built-in ones
-    return (entry.protocol.hash, entry.timing, entry.decisions, data, *policies)
+    return (entry.protocol.hash, entry.timing, entry.decisions, entry.view, data, *policies)
 
 
 def sealed(entry: Entry, record: Verification) -> Entry:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medgym_offline.config import from_values
 from medgym_offline.diseases.registry import disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import SubmissionError
 from medgym_offline.files import POLICY_SUFFIXES, sha256_file
 from medgym_offline.leaderboard.entry import FORMAT, PAIRED, Entry, entry_id, slug
@@ -82,13 +83,14 @@ def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str
                 remedy = "an entry is one method under one protocol: submit two entries, or evaluate alike"
                 raise SubmissionError(f"results {first.name!r} and {other.name!r} {differ}; {remedy}")
     scope, timing, decisions = first.policy["scope"], first.policy["timing"], int(first.protocol["decisions"])
+    view = first.protocol.get("view", FULL)
     dataset, seeds = alike["dataset"], [_seed(e) for e in evaluations]
     metrics, intervals = _summaries(evaluations)
     told = {"authors": [], "links": [], "code": None, "compute": None, **told}
     entry = {
         **told,
         "format": FORMAT,
-        "id": entry_id(name, dataset["id"] if dataset else first.bank["name"], scope, timing, decisions),
+        "id": entry_id(name, dataset["id"] if dataset else first.bank["name"], scope, timing, decisions, view),
         "disease": first.protocol["disease"],
         "name": name,
         "scope": scope,

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter
 from medgym_offline.config import configuration
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.diseases.registry import list_diseases
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation.protocol import Protocol
 
@@ -155,7 +156,7 @@ class Entry:
     """What a submission claims.
 
     Attributes:
-        id: Follows from name, dataset (else bank), scope, timing and budget (:func:`entry_id`).
+        id: Follows from name, dataset (else bank), scope, timing, budget and view (:func:`entry_id`).
         disease: Name of the disease.
         links, code: Of the method: paper, project; where its code lies.
         dataset: None if none was named.
@@ -209,6 +210,11 @@ class Entry:
         return tuple(world for world in WORLDS if world in self.metrics)
 
     @property
+    def view(self) -> str:
+        """What its policies see."""
+        return self.protocol.settings.view
+
+    @property
     def data(self) -> str:
         """Id of its dataset, or the bank's name if none was named."""
         return self.dataset.id if self.dataset else f"bank {self.bank.name}"
@@ -222,7 +228,7 @@ def _contradictions(entry: Entry) -> Iterator[str]:
         if name != entry.disease and name in list_diseases():
             yield f"disease is {entry.disease!r}, but {what} is of {name!r}; submit evaluations of one disease"
     data = entry.dataset.id if entry.dataset else entry.bank.name
-    if entry.id != (right := entry_id(entry.name, data, entry.scope, entry.timing, entry.decisions)):
+    if entry.id != (right := entry_id(entry.name, data, entry.scope, entry.timing, entry.decisions, entry.view)):
         yield f"id is {entry.id!r}, but its name, dataset, scope and timing give {right!r}"
     held: dict[str, Any] = {name: getattr(entry, name) for name in ("metrics", "intervals", "per_patient")}
     for field, by_world in {**held, **{f"runs.{n}": run for n, run in enumerate(entry.runs)}}.items():
@@ -254,15 +260,16 @@ def slug(name: str) -> str:
     return found
 
 
-def entry_id(name: str, data: str, scope: str, timing: str, decisions: int) -> str:
+def entry_id(name: str, data: str, scope: str, timing: str, decisions: int, view: str = FULL) -> str:
     """The id that follows from what an entry is: names that look alike have the same, so that none passes for another.
 
     Args:
         name: Of the method.
         data: Id of the dataset, or the bank's name if none was named.
-        scope, timing, decisions: Of the entry.
+        scope, timing, decisions, view: Of the entry.
     """
-    return f"{slug(name)}/{slug(data.rpartition('/')[2])}/{scope}/{timing}-{decisions}"
+    seen = "" if view == FULL else f"-{slug(view)}"
+    return f"{slug(name)}/{slug(data.rpartition('/')[2])}/{scope}/{timing}-{decisions}{seen}"
 
 
 def entry_schema() -> dict[str, Any]:

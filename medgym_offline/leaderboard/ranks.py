@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medgym_offline.diseases.views import FULL
 from medgym_offline.leaderboard.entry import PAIRED, Entry, World
 from medgym_offline.seeds import generator
 
@@ -103,6 +104,7 @@ def _group(entry: Entry) -> Group:
     alike = [data, entry.bank.content_hash, protocol.hash, settings.to_dict(), entry.patients]
     count = f"{len(entry.patients)} patients" if "patients" in protocol.deviations else "all patients"
     how = f"{settings.name}: {count}, {settings.episodes} episodes each, seed {settings.seed}"
+    how += f", view {settings.view}" * (settings.view != FULL)
     how += f" (departs from the protocol in {', '.join(protocol.departures)})" * bool(protocol.departures)
     key = hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()
     return Group(entry.disease, entry.data, entry.timing, entry.decisions, how, key)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.config import check, configuration
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MedGymError, SubmissionError
 from medgym_offline.files import sha256_file
 from medgym_offline.leaderboard.entry import BuiltIn, PolicyFile
@@ -35,6 +36,7 @@ class Training:
     scope: str
     seed: int
     config: dict[str, Any]
+    view: str = FULL
 
 
 def train_again(submission: Submission, work: Path, progress: bool = True) -> tuple[Submission, str]:
@@ -68,8 +70,8 @@ def train_again(submission: Submission, work: Path, progress: bool = True) -> tu
     files = []
     for policy, task in zip(described, tasks):
         if task.dataset not in loaded:
-            loaded[task.dataset] = load_dataset(task.dataset)
-            require_release_rows(loaded[task.dataset])
+            require_release_rows(load_dataset(task.dataset))
+            loaded[task.dataset] = load_dataset(task.dataset, view=task.view)
         if loaded[task.dataset].identity != task.identity:
             made = f"was trained on data made by other means than {task.dataset} on this machine"
             raise SubmissionError(f"{policy.file} {made}; generate it again, with the release that the entry names")

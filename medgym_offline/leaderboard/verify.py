@@ -146,6 +146,7 @@ def _evaluate(submission: Submission, number: int, bank: SimulatorBank, progress
     return evaluate(
         str(policy),
         timing=entry.timing,
+        view=entry.view,
         decisions=entry.decisions,
         patients=list(entry.patients) if "patients" in entry.protocol.deviations else None,
         episodes=settings.episodes,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.seeds import generator
@@ -158,7 +159,7 @@ def stack_transitions(
         more[p, : len(group)] = found[group]
         episodes[p] = _outcomes(rewards / reward_scale[p], found[group, actions], transitions.episode[group])
         more[p, :, actions] /= episodes[p, 3]
-    described = min(transitions.definition.described_dim, d)
+    described = d - len(CLOCKS)
     mean32, scale32, reward32 = (torch.as_tensor(a.astype(np.float32)) for a in (mean, scale, reward_scale))
     tensor, extra = torch.from_numpy(rows), torch.from_numpy(more)
     return StackedData(ids, tensor, counts, mean32, scale32, reward32, d, actions, described, extra, episodes)

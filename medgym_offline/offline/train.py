@@ -14,6 +14,7 @@ import torch
 
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.offline.algorithms import ALGORITHMS, algorithm_name
@@ -58,7 +59,7 @@ def train(
 
     Args:
         algorithm: A name in `ALGORITHMS` or `ALIASES`.
-        transitions: The dataset; timing and decisions of the policy are taken from it.
+        transitions: The dataset; timing, decisions and view of the policy are taken from it.
         scope: "ind": one learner per patient on its own episodes; "pop": one learner on all.
         seed: Root seed.
         config: Settings; default the quick profile.
@@ -228,7 +229,7 @@ def _assemble(
     net.load_state_dict(whole["net"])
     book, gate = whole["codebook"], whole["gate"]
     return StackedActor(
-        net, ids, data.decisions, provenance=provenance, codebook=book, disease=data.disease, gate=gate
+        net, ids, data.decisions, provenance=provenance, codebook=book, disease=data.disease, gate=gate, view=data.view
     ).requires_grad_(False)
 
 
@@ -242,7 +243,8 @@ def _concatenated(parts: list[dict[str, Any]]) -> dict[str, Any]:
 def _task(algorithm: str, transitions: Transitions, scope: str, config: OfflineConfig) -> dict[str, Any]:
     """What a policy's file says it was asked to learn, its seed aside."""
     about = {"algorithm": algorithm, "dataset": transitions.dataset_id, "identity": transitions.identity}
-    return {**about, "scope": scope, "config": config.to_dict()}
+    view = {} if transitions.view == FULL else {"view": transitions.view}
+    return {**about, **view, "scope": scope, "config": config.to_dict()}
 
 
 def _all_failed(algorithm: str, stopped: dict[str, str]) -> MedGymError:

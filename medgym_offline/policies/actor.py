@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError
 from medgym_offline.patients import PatientIndex
 from medgym_offline.policies.protocol import timing_of_width, torch_or_numpy
@@ -50,6 +51,7 @@ class StackedActor(nn.Module):
         codebook: (P, C, A) or (1, C, A) actions in [-1, 1], or None for a continuous policy.
         disease: Name of the disease it treats.
         gate: Logarithm of the smallest ratio to the likeliest codeword's probability, at most 0, or None.
+        view: What it sees, a view of the disease.
 
     Raises:
         PolicyError: If P and the number of ids differ, A is neither the number of treatments (fixed timing) nor
@@ -70,6 +72,7 @@ class StackedActor(nn.Module):
         codebook: Tensor | None = None,
         disease: str = DEFAULT,
         gate: float | None = None,
+        view: str = FULL,
     ):
         super().__init__()
         self.patients: tuple[str, ...] | None = None if patients is None else tuple(patients)
@@ -84,7 +87,7 @@ class StackedActor(nn.Module):
             codebook = _checked_codebook(codebook, wanted, net.sizes[-1], log_std, gate)
         self.observation_dim = net.sizes[0]
         self.action_dim = net.sizes[-1] if codebook is None else codebook.shape[-1]
-        self.disease, self.gate = disease, gate
+        self.disease, self.gate, self.view = disease, gate, view
         self.timing = timing_of_width(find_disease(disease), self.action_dim)
         self.decisions = decisions
         self.provenance: dict[str, Any] = dict(provenance or {})
@@ -175,6 +178,7 @@ class StackedActor(nn.Module):
             codebook,
             self.disease,
             self.gate,
+            self.view,
         )
 
     @classmethod
@@ -200,6 +204,7 @@ class StackedActor(nn.Module):
                 code,
                 actor.disease,
                 actor.gate,
+                actor.view,
             )
 
         for actor in actors:
@@ -218,7 +223,8 @@ class StackedActor(nn.Module):
         codebook = None
         if first.codebook is not None:
             codebook = torch.cat([a.codebook.expand(a.net.patients, -1, -1) for a in actors if a.codebook is not None])
-        return cls(net, ids, first.decisions, log_std, first.provenance, codebook, first.disease, first.gate)
+        rest = (first.provenance, codebook, first.disease, first.gate, first.view)
+        return cls(net, ids, first.decisions, log_std, *rest)
 
 
 def gated(outputs: Tensor, gate: float) -> Tensor:

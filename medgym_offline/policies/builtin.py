@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.diseases.registry import DEFAULT, disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.timing import ProcessConfig, interval_to_action
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.patients import PatientIndex
@@ -26,7 +28,14 @@ class _Builtin:
     """What the built-in policies share: attributes, the default interval, choice of patients."""
 
     @own_defaults()
-    def __init__(self, timing: str, decisions: int | None, patients: Sequence[str] | None = None, of: str = DEFAULT):
+    def __init__(
+        self,
+        timing: str,
+        decisions: int | None,
+        patients: Sequence[str] | None = None,
+        of: str = DEFAULT,
+        view: str = FULL,
+    ):
         definition = disease(of)
         decisions = definition.process.decisions if decisions is None else decisions
         if timing not in ("adaptive", "fixed"):
@@ -37,7 +46,7 @@ class _Builtin:
         self.disease = of
         self.decisions: int | None = decisions
         self.patients: tuple[str, ...] | None = None if patients is None else tuple(patients)
-        self.observation_dim = definition.observation_dim
+        self.view, self.observation_dim = view, len(definition.seen(view))
         self.action_dim = definition.action_dim(timing)
         self._horizon = definition.process.horizon
         self._treatments = definition.treatment_names
@@ -77,8 +86,9 @@ class ConstantPolicy(_Builtin):
         decisions: int | None = None,
         patients: Sequence[str] | None = None,
         of: str = DEFAULT,
+        view: str = FULL,
     ):
-        super().__init__(timing, decisions, patients, of)
+        super().__init__(timing, decisions, patients, of, view)
         u = torch.as_tensor(treatment, dtype=torch.float32)
         count = len(self._treatments)
         wanted = (count,) if patients is None else (len(patients), count)
@@ -99,7 +109,7 @@ class ConstantPolicy(_Builtin):
         if self.patients is None:
             return self
         return ConstantPolicy(
-            self.treatment[self._positions(patients)], self.timing, self._budget, patients, self.disease
+            self.treatment[self._positions(patients)], self.timing, self._budget, patients, self.disease, self.view
         )
 
 
@@ -124,8 +134,9 @@ class RandomPolicy(_Builtin):
         decisions: int | None = None,
         seed: int = 0,
         of: str = DEFAULT,
+        view: str = FULL,
     ):
-        super().__init__(timing, decisions, patients, of)
+        super().__init__(timing, decisions, patients, of, view)
         self.seed = seed
         self._table: Tensor | None = None
         self._was_reset = False
@@ -161,7 +172,7 @@ class RandomPolicy(_Builtin):
     def select(self, patients: Sequence[str]) -> RandomPolicy:
         """A random policy for these patients."""
         self._positions(patients)
-        return RandomPolicy(patients, self.timing, self._budget, self.seed, self.disease)
+        return RandomPolicy(patients, self.timing, self._budget, self.seed, self.disease, self.view)
 
 
 class ClinicianPolicy(_Builtin):
@@ -187,8 +198,9 @@ class ClinicianPolicy(_Builtin):
         timing: str = "adaptive",
         decisions: int | None = None,
         of: str = DEFAULT,
+        view: str = FULL,
     ):
-        super().__init__(timing, decisions, patients, of)
+        super().__init__(timing, decisions, patients, of, view)
         given, hours, count = torch.as_tensor(schedule, dtype=torch.float32), int(self._horizon), len(self._treatments)
         if given.dim() != 3 or given.shape[0] != len(patients) or given.shape[2] != count:
             wanted = (len(patients), "times", count)
@@ -226,7 +238,7 @@ class ClinicianPolicy(_Builtin):
     def select(self, patients: Sequence[str]) -> ClinicianPolicy:
         """The schedules of these patients."""
         return ClinicianPolicy(
-            self.schedule[self._positions(patients)], patients, self.timing, self._budget, self.disease
+            self.schedule[self._positions(patients)], patients, self.timing, self._budget, self.disease, self.view
         )
 
 
@@ -236,18 +248,20 @@ class RulePolicy(_Builtin):
     Args:
         bank: Whose patients; their context, and the doses that actions stand for.
         timing, decisions: Of the decision process; under fixed timing the rule's intervals are left out.
+        view: What is observed; the rule takes what it shows for what is, and looks neither at ages nor at masks.
     """
 
     @own_defaults()
-    def __init__(self, bank: Any, timing: str = "adaptive", decisions: int | None = None):
-        super().__init__(timing, decisions, bank.patients, bank.disease.name)
+    def __init__(self, bank: Any, timing: str = "adaptive", decisions: int | None = None, view: str = FULL):
+        super().__init__(timing, decisions, bank.patients, bank.disease.name, view)
         self._bank = bank
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:
         """(P, B, d) -> (P, B, A)."""
         bank, definition = self._bank, self._bank.disease
-        context = bank.context.to(observations)
+        context, described = bank.context.to(observations), definition.observation_dim - len(CLOCKS)
+        observations = torch.cat([observations[..., :described], observations[..., -len(CLOCKS) :]], -1)
         dose, hours = definition.clinician(context, observations, self._horizon, self._budget)
         action = 2.0 * bank.normalize_treatment(dose) - 1.0
         if self.timing == "adaptive":
@@ -257,12 +271,17 @@ class RulePolicy(_Builtin):
 
     def select(self, patients: Sequence[str]) -> RulePolicy:
         """The rule for these patients."""
-        return RulePolicy(self._bank.select(list(patients)), self.timing, self._budget)
+        return RulePolicy(self._bank.select(list(patients)), self.timing, self._budget, self.view)
 
 
 @own_defaults()
 def builtin_policy(
-    name: str, bank: Any, timing: str = "adaptive", decisions: int | None = None, treatment: Any = None
+    name: str,
+    bank: Any,
+    timing: str = "adaptive",
+    decisions: int | None = None,
+    treatment: Any = None,
+    view: str = FULL,
 ) -> ConstantPolicy | RandomPolicy | ClinicianPolicy | RulePolicy:
     """A policy without learning, by name.
 
@@ -272,9 +291,10 @@ def builtin_policy(
         bank: Simulator bank: its disease and patients, and for "clinician" its `clinician_treatment` (P, H, T).
         timing, decisions: Of the decision process; None is the disease's K.
         treatment: Normalized (T,), or (P, T) in the order of `bank.patients`.
+        view: What is observed.
 
     Raises:
-        UnknownNameError: If the name or the timing is unknown.
+        UnknownNameError: If the name, the timing or the view is unknown.
         PolicyError: If the treatment is missing or malformed, or the bank holds no charted treatment.
     """
     base, _, values = name.partition(":")
@@ -282,11 +302,11 @@ def builtin_policy(
         raise unknown_name("built-in policy", name, BUILTIN_POLICIES)
     of, names = bank.disease.name, bank.disease.treatment_names
     if base in ("zero", "max"):
-        return ConstantPolicy([float(base == "max")] * len(names), timing, decisions, of=of)
+        return ConstantPolicy([float(base == "max")] * len(names), timing, decisions, of=of, view=view)
     if base == "random":
-        return RandomPolicy(bank.patients, timing, decisions, of=of)
+        return RandomPolicy(bank.patients, timing, decisions, of=of, view=view)
     if base == "clinician" and bank.disease.clinician is not None:
-        return RulePolicy(bank, timing, decisions)
+        return RulePolicy(bank, timing, decisions, view)
     if base == "clinician":
         schedule = getattr(bank, "clinician_treatment", None)
         if schedule is None:
@@ -294,7 +314,7 @@ def builtin_policy(
             raise PolicyError(
                 f"bank {bank_name!r} holds no charted treatment; the clinician policy needs a bank fitted to stays"
             )
-        return ClinicianPolicy(schedule, bank.patients, timing, decisions, of)
+        return ClinicianPolicy(schedule, bank.patients, timing, decisions, of, view)
     if values:
         try:
             treatment = [float(v) for v in values.split(",")]
@@ -306,4 +326,4 @@ def builtin_policy(
             f"a constant policy needs a treatment; write for example constant:{','.join(['0.1'] * len(names))}"
         )
     u = torch.as_tensor(treatment, dtype=torch.float32)
-    return ConstantPolicy(u, timing, decisions, bank.patients if u.dim() == 2 else None, of)
+    return ConstantPolicy(u, timing, decisions, bank.patients if u.dim() == 2 else None, of, view)

@@ -8,7 +8,8 @@ Two formats of our own hold the same thing, a JSON header and the tensors of a :
 Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), optional `log_std` (P or 1, A) or `codebook`
 (P or 1, C, A).
 Header: format "medgym-policy/1", disease, scope "ind" | "pop", timing, decisions, patients (ids or null), sizes,
-activation, provenance, and gate where the policy has one.
+activation, provenance, and gate
+and view where the policy has one that is not "full".
 
 A Python pickle can run any code when it is opened, so it is recognized by its bytes and refused unopened.
 """
@@ -33,9 +34,11 @@ from medgym_offline.config import configuration, from_values
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.registry import DEFAULT, list_diseases
 from medgym_offline.diseases.registry import disease as find_disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.protocol import seen_width
 from medgym_offline.stack import StackedMLP
 
 __all__ = [
@@ -88,6 +91,7 @@ class Header:
     patients: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     gate: Annotated[float, Field(le=0)] | None = None
+    view: str = FULL
 
 
 def actor_header(policy: StackedActor) -> dict[str, Any]:
@@ -95,6 +99,7 @@ def actor_header(policy: StackedActor) -> dict[str, Any]:
     gate = {} if policy.gate is None else {"gate": policy.gate}
     return {
         **gate,
+        **({} if policy.view == FULL else {"view": policy.view}),
         "format": FORMAT,
         "disease": policy.disease,
         "scope": policy.scope,
@@ -206,10 +211,11 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
     if header.disease not in list_diseases():
         raise PolicyError(f"{path}: disease {header.disease!r} is not installed; known: {', '.join(list_diseases())}")
     disease, sizes, timing, patients = find_disease(header.disease), header.sizes, header.timing, header.patients
-    if sizes[0] != disease.observation_dim:
+    width = seen_width(disease, header.view, str(path))
+    if sizes[0] != width:
         raise PolicyError(
-            f"{path}: input width {sizes[0]}, expected {disease.observation_dim} observation columns of "
-            f"{disease.name}; retrain on our data"
+            f"{path}: input width {sizes[0]}, expected {width} observation columns of {disease.name}"
+            f"{'' if header.view == FULL else f' under view {header.view!r}'}; retrain on our data"
         )
     codebook = tensors.get("codebook")
     width = sizes[-1] if codebook is None or codebook.dim() != 3 else codebook.shape[-1]
@@ -232,7 +238,7 @@ def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor
             raise bad(f"tensor {name} is not finite floating point")
     net = StackedMLP(count, sizes, header.activation, seeds=[0] * count)
     net.load_state_dict({name: t.to(torch.float32) for name, t in weights.items()})
-    rest = (tensors.get("log_std"), header.provenance, codebook, disease.name, header.gate)
+    rest = (tensors.get("log_std"), header.provenance, codebook, disease.name, header.gate, header.view)
     try:
         return StackedActor(net, patients, header.decisions, *rest)
     except PolicyError as error:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from medgym_offline.diseases.registry import DEFAULT, list_diseases
 from medgym_offline.diseases.registry import disease as find_disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MissingExtraError, PolicyError, unknown_name
 from medgym_offline.policies.limits import TimeLimits
-from medgym_offline.policies.protocol import Policy, disease_of_policy, timing_of_width, torch_or_numpy
+from medgym_offline.policies.protocol import Policy, disease_of_policy, seen_width, timing_of_width, torch_or_numpy
 
 __all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "facts_of", "load_onnx", "load_torchscript"]
 
@@ -41,7 +42,8 @@ class ModulePolicy:
         decisions: Decisions per episode K it was trained for, where known.
         provenance: Facts about its origin, where known.
         limits: How long it may take.
-        disease: Name of the disease; gives d, and A for each timing.
+        disease: Name of the disease; gives A for each timing, and with `view` d.
+        view: What it sees.
 
     Raises:
         PolicyError: If the probe fails or takes too long, or its answer has another shape or is not finite.
@@ -57,9 +59,11 @@ class ModulePolicy:
         provenance: Mapping[str, Any] | None = None,
         limits: TimeLimits | None = None,
         disease: str = DEFAULT,
+        view: str = FULL,
     ):
         self.disease, definition = disease, find_disease(disease)
-        self.observation_dim = width = definition.observation_dim
+        self.view, self.observation_dim = view, seen_width(definition, view, name)
+        width = self.observation_dim
         few, many = definition.action_dim("fixed"), definition.action_dim("adaptive")
         self._module, self._name, self._limits = module, name, limits or TimeLimits()
         self.decisions, self.provenance = decisions, dict(provenance or {})
@@ -144,12 +148,15 @@ class PolicyCollection:
         for patient, policy in self._policies.items():
             if disease_of_policy(policy) != disease_of_policy(first):
                 raise PolicyError(f"the policies of {first_id} and {patient} are for different diseases")
+            if getattr(policy, "view", FULL) != getattr(first, "view", FULL):
+                raise PolicyError(f"the policies of {first_id} and {patient} are for different views")
             if policy.timing != first.timing or policy.decisions != first.decisions:
                 raise PolicyError(
                     f"the policies of {first_id} and {patient} differ: {first.timing} timing, K={first.decisions} "
                     f"and {policy.timing} timing, K={policy.decisions}"
                 )
         self.disease, self.observation_dim = disease_of_policy(first), first.observation_dim
+        self.view = getattr(first, "view", FULL)
         self.patients: tuple[str, ...] | None = tuple(self._policies)
         self.timing, self.decisions, self.action_dim = first.timing, first.decisions, first.action_dim
         self.provenance: dict[str, Any] = getattr(first, "provenance", {})
@@ -167,7 +174,7 @@ class PolicyCollection:
         return PolicyCollection({p: self._policies[p] for p in patients})
 
 
-def load_torchscript(path: Path, disease: str | None = None) -> ModulePolicy:
+def load_torchscript(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy:
     """A TorchScript module as a policy; refused if its code touches files. See `load_policy`."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -185,25 +192,28 @@ def load_torchscript(path: Path, disease: str | None = None) -> ModulePolicy:
     except (RuntimeError, zipfile.BadZipFile, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PolicyError(f"{path}: damaged TorchScript file ({reason[:160]}); export it again") from None
-    decisions, provenance, named = facts_of(extra[EXTRA_FILE], path, disease)
-    return ModulePolicy(module, str(path), decisions, provenance, disease=named)
+    decisions, provenance, named, view = facts_of(extra[EXTRA_FILE], path, disease, view)
+    return ModulePolicy(module, str(path), decisions, provenance, disease=named, view=view)
 
 
-def facts_of(header: str | bytes, path: Path, disease: str | None) -> tuple[int | None, dict[str, Any], str]:
-    """Decisions, provenance and disease that our header inside a foreign file states, where there is one."""
+def facts_of(
+    header: str | bytes, path: Path, disease: str | None, view: str | None = None
+) -> tuple[int | None, dict[str, Any], str, str]:
+    """Decisions, provenance, disease and view that our header inside a foreign file states, where there is one."""
     try:
         found = json.loads(header, parse_constant=lambda _: None)  # results are JSON, which knows no NaN
         decisions, provenance, named = found.get("decisions"), found.get("provenance"), found.get("disease")
     except (ValueError, AttributeError, RecursionError):
-        return None, {}, disease or DEFAULT
+        return None, {}, disease or DEFAULT, view or FULL
     if named is not None and named not in list_diseases():
         raise PolicyError(f"{path}: disease {named!r} is not installed; known: {', '.join(list_diseases())}")
     known = isinstance(decisions, int) and not isinstance(decisions, bool) and decisions > 0
     facts = provenance if isinstance(provenance, dict) else {}
-    return decisions if known else None, facts, named or disease or DEFAULT
+    seen = str(found.get("view") or FULL)  # our own header leaves out what is usual
+    return decisions if known else None, facts, named or disease or DEFAULT, seen
 
 
-def load_onnx(path: Path, disease: str | None = None) -> ModulePolicy:
+def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy:
     """An ONNX model with one input (N, d) and one output (N, A) as a policy. See `load_policy`."""
     try:
         import onnx
@@ -228,8 +238,8 @@ def load_onnx(path: Path, disease: str | None = None) -> ModulePolicy:
         raise PolicyError(f"{path}: takes {len(inputs)} inputs ({names[:80]}); export a function of the observations")
     name, shape = inputs[0].name, inputs[0].shape
     header = session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, "")
-    decisions, provenance, named = facts_of(header, path, disease)
-    width = find_disease(named).observation_dim
+    decisions, provenance, named, view = facts_of(header, path, disease, view)
+    width = seen_width(find_disease(named), view, str(path))
     # Axes without a name are numbers: fixed.
     if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):
         raise PolicyError(
@@ -242,7 +252,7 @@ def load_onnx(path: Path, disease: str | None = None) -> ModulePolicy:
     def run(observations: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))
 
-    return ModulePolicy(run, str(path), decisions, provenance, disease=named)
+    return ModulePolicy(run, str(path), decisions, provenance, disease=named, view=view)
 
 
 def _outside(message: Any) -> Iterator[str]:

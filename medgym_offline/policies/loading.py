@@ -24,7 +24,9 @@ __all__ = ["load_folder", "load_policy"]
 
 
 @own_defaults()
-def load_policy(path: str | Path, max_bytes: int = MAX_BYTES, disease: str | None = None) -> Policy:
+def load_policy(
+    path: str | Path, max_bytes: int = MAX_BYTES, disease: str | None = None, view: str | None = None
+) -> Policy:
     """Open a policy file, or a folder with one file per patient; the kind is recognized by content.
 
     Accepted: our .safetensors and weights-only .pt; a TorchScript module from observations (N, d) to actions (N, A),
@@ -36,13 +38,14 @@ def load_policy(path: str | Path, max_bytes: int = MAX_BYTES, disease: str | Non
         path: File or folder.
         max_bytes: Larger files are refused.
         disease: Name of the disease that a file is for which names none; the default one if not given.
+        view: What a module sees whose file does not say; "full" if not given.
 
     Raises:
         PolicyError: One line with the file, what was found and the remedy. Pickles are refused unopened.
     """
     path = Path(path)
     if path.is_dir():
-        return load_folder(path, max_bytes, disease)
+        return load_folder(path, max_bytes, disease, view)
     if not path.is_file():
         raise PolicyError(f"{path}: no such policy file or folder")
     size = path.stat().st_size
@@ -55,20 +58,20 @@ def load_policy(path: str | Path, max_bytes: int = MAX_BYTES, disease: str | Non
     if head[:4] == b"PK\x03\x04":
         names = zip_names(path, max_bytes)
         if any(part.split("/")[1:2] == ["code"] for part in names):
-            return load_torchscript(path, disease)
+            return load_torchscript(path, disease, view)
         if is_program(names):
-            return load_program(path, disease)
+            return load_program(path, disease, view)
         return load_checkpoint(path, max_bytes)
     if len(head) > 8 and head[8:9] == b"{":
         return load_safetensors(path)
     if head[:1] == b"\x80":
         raise PolicyError(f"{path}: a Python pickle, which could run code when opened, so it was not; {REMEDY}")
     if head[:1] == b"\x08" and path.suffix == ".onnx":
-        return load_onnx(path, disease)
+        return load_onnx(path, disease, view)
     raise PolicyError(f"{path}: not a policy file (begins with {head[:8]!r}); {REMEDY}")
 
 
-def load_folder(path: Path, max_bytes: int, disease: str | None = None) -> Policy:
+def load_folder(path: Path, max_bytes: int, disease: str | None = None, view: str | None = None) -> Policy:
     """A folder of policy files, one per patient, as one policy. See `load_policy`."""
     files = sorted(f for f in path.iterdir() if f.suffix in POLICY_SUFFIXES and not f.name.startswith("."))
     if not files:
@@ -76,7 +79,7 @@ def load_folder(path: Path, max_bytes: int, disease: str | None = None) -> Polic
     policies: dict[str, Policy] = {}
     for file in files:
         patient = patient_of_stem(file.stem)
-        policy = load_policy(file, max_bytes, disease)
+        policy = load_policy(file, max_bytes, disease, view)
         if patient in policies:
             raise PolicyError(f"{path}: two files for patient {patient}; keep one")
         if policy.patients is not None and policy.patients != (patient,):
@@ -85,7 +88,7 @@ def load_folder(path: Path, max_bytes: int, disease: str | None = None) -> Polic
         policies[patient] = policy
     try:
         actors = [
-            StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance, p.codebook, p.disease, p.gate)
+            StackedActor(p.net, (patient,), p.decisions, p.log_std, p.provenance, p.codebook, p.disease, p.gate, p.view)
             for patient, p in policies.items()
             if isinstance(p, StackedActor)
         ]

@@ -46,7 +46,7 @@ def is_program(names: list[str]) -> bool:
     return any(name.partition("/")[2].startswith("models/") or "serialized_exported_program" in name for name in names)
 
 
-def load_program(path: Path, disease: str | None = None) -> ModulePolicy:
+def load_program(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy:
     """A program of `torch.export` from observations (N, d) to actions (N, A). See `load_policy`.
 
     Raises:
@@ -61,8 +61,8 @@ def load_program(path: Path, disease: str | None = None) -> ModulePolicy:
     except (KeyError, TypeError, ValueError, IndexError, zipfile.BadZipFile, OSError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PolicyError(f"{path}: damaged torch.export program ({reason[:160]}); save it again") from None
-    decisions, provenance, named = facts_of(header, path, disease)
-    return ModulePolicy(program, str(path), decisions, provenance, disease=named)
+    decisions, provenance, named, view = facts_of(header, path, disease, view)
+    return ModulePolicy(program, str(path), decisions, provenance, disease=named, view=view)
 
 
 class _Program:

@@ -19,7 +19,7 @@ from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.envs.timing import Timing
-from medgym_offline.errors import PolicyError
+from medgym_offline.errors import PolicyError, UnknownNameError
 
 __all__ = [
     "Policy",
@@ -29,6 +29,7 @@ __all__ = [
     "disease_of_policy",
     "interval_action",
     "reset_policy",
+    "seen_width",
     "timing_of_width",
     "torch_or_numpy",
 ]
@@ -46,6 +47,7 @@ class Policy(Protocol):
 
     Optional attribute:
         disease: Name of the disease it was made for; the default one if it says none.
+        view: What it sees, a name of `Disease.views`; "full" if it says none.
 
     Optional methods:
         reset(seeds): called before an episode with integer seeds (P, B), one per patient and episode.
@@ -78,6 +80,14 @@ def reset_policy(policy: Any, seeds: np.ndarray) -> None:
 def disease_of_policy(policy: Any) -> str:
     """Name of the disease that a policy was made for."""
     return str(getattr(policy, "disease", None) or DEFAULT)
+
+
+def seen_width(disease: Disease, view: str, whose: str) -> int:
+    """Columns of an observation under a view; `PolicyError`, naming `whose` policy it is, if there is no such view."""
+    try:
+        return len(disease.seen(view))
+    except UnknownNameError as error:
+        raise PolicyError(f"{whose}: {error}") from None
 
 
 def timing_of_width(disease: Disease, width: int) -> str:

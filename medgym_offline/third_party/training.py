@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.registry import disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.offline.codebook import build_codebook, nearest
@@ -92,9 +93,11 @@ class Baseline:
         with atomic_path(target) as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch announces TorchScript's retirement on every call
             d3rlpy.load_learnable(str(checkpoint), device="cpu:0").save_policy(str(temporary))
+            width = len(disease(self.facts["disease"]).seen(self.facts.get("view", FULL)))
             policy = Exported(torch.jit.load(str(temporary)), self.codebook)
-            traced = torch.jit.trace(policy, torch.zeros(2, disease(self.facts["disease"]).observation_dim))
-            about = {name: self.facts[name] for name in ("disease", "scope", "timing", "decisions")}
+            traced = torch.jit.trace(policy, torch.zeros(2, width))
+            named = ("disease", "scope", "timing", "decisions", "view")
+            about = {name: self.facts[name] for name in named if name in self.facts}
             header = json.dumps({**about, "provenance": self.facts}, sort_keys=True)
             torch.jit.save(traced, str(temporary), _extra_files={EXTRA_FILE: header})
         return target
@@ -153,6 +156,7 @@ def train_baseline(
         "code": code_version(),
         "d3rlpy": d3rlpy.__version__,
         "torch": torch.__version__,
+        **({} if transitions.view == FULL else {"view": transitions.view}),
     }
     kept = checkpoint_updates(config.updates, checkpoints)
     with one_thread(device), _seeded(seed), Progress(f"{algorithm} pop", config.updates, enabled=progress) as bar:

@@ -8,7 +8,7 @@ import numpy as np
 
 from medgym_offline.diseases import base
 from medgym_offline.diseases.anesthesia import severity as rules
-from medgym_offline.diseases.base import Component, Cost, Feature, SignCheck, Treatment
+from medgym_offline.diseases.base import Channel, Component, Cost, Feature, SignCheck, Treatment, View
 from medgym_offline.diseases.scales import Array
 
 if TYPE_CHECKING:
@@ -134,6 +134,18 @@ DISEASE = base.Disease(
     exogenous=base.Exogenous((*rules.NUMBERS, *_NOISE), _draw),
     features=FEATURES,
     observe=_observe,
+    views={
+        # BIS as in the records (`clinician`); an arterial line.
+        "noisy": View((Channel("bis", rules.BIS_NOISE), Channel("pressure", rules.LINE_NOISE))),
+        # The ASA's standard is a pressure at least every five minutes. Chosen: a tenth of the looks meets a monitor
+        # without signal (cautery, muscle), a cuff fails once in twenty times.
+        "charted": View(
+            (
+                Channel("bis", rules.BIS_NOISE, missing=0.1),
+                Channel("pressure", rules.CUFF_NOISE, gap=5.0, spread=0.1, at_start=True, missing=0.05),
+            )
+        ),
+    },
     clinician=_clinician,
     metrics=rules.METRICS,
     subgroups=(base.Subgroup("awake pressure", "initial_pressure", lambda state, severity: state[..., _PRESSURE]),),

@@ -18,7 +18,7 @@ from torch import Tensor
 from medgym_offline.diseases.anesthesia import AHEAD_SCALE, DISEASE
 from medgym_offline.diseases.anesthesia.flow import Doses, flow
 from medgym_offline.diseases.anesthesia.patients import Patients
-from medgym_offline.diseases.anesthesia.severity import LIMITS, TICK_SECONDS
+from medgym_offline.diseases.anesthesia.severity import BIS_NOISE, CUFF_NOISE, LIMITS, LINE_NOISE, TICK_SECONDS
 from medgym_offline.diseases.anesthesia.stimulation import END, INCISION, INTUBATION, Schedule, draw_schedule, seeded
 from medgym_offline.diseases.anesthesia.truth import published
 from medgym_offline.seeds import derive_seed
@@ -28,8 +28,6 @@ __all__ = ["RECORD_TICKS", "Anesthetist", "Draws", "Records", "between", "record
 RECORD_TICKS = 600
 """150 min."""
 _PER_MINUTE = 60 // TICK_SECONDS
-_BIS_NOISE, _CUFF_NOISE, _LINE_NOISE = 3.0, 4.0, 3.0
-"""Points; mmHg by cuff and by arterial line: standard deviations of one reading. Chosen."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class Anesthetist:
     def __call__(self, tick: int, shown: Tensor, pressure: Tensor) -> Doses:
         now, u, noise = tick / _PER_MINUTE, self.draws.each[:, :, tick], self.draws.noise[:, :, tick]
         due = (self.look <= now) & (now > 3.0)
-        bis, cuff = shown + _BIS_NOISE * noise[..., 0], pressure + _CUFF_NOISE * noise[..., 1]
+        bis, cuff = shown + BIS_NOISE * noise[..., 0], pressure + CUFF_NOISE * noise[..., 1]
         seen = due & (u[..., 0] < 0.75)
         up, down = seen & (bis > 60.0) & (self.tube < now), seen & (bis < 40.0)
         changed = torch.where(up, between(u[..., 1], 1.1, 1.45), torch.where(down, between(u[..., 1], 0.6, 0.9), 1.0))
@@ -155,12 +153,12 @@ def record_operations(
     start, gap = (draws.each[:, :, 1, k, None] for k in (6, 7))
     minutes = torch.arange(RECORD_TICKS // _PER_MINUTE)
     inflated = (minutes - (3 * start).floor()) % (3 + (3 * gap).floor()) == 0
-    readings = (torch.stack(shown, 2)[:, :, minute] + _BIS_NOISE * noise[..., 2]).clamp(0, 100).round()
-    pressure_noise = _CUFF_NOISE if cuff else _LINE_NOISE
+    readings = (torch.stack(shown, 2)[:, :, minute] + BIS_NOISE * noise[..., 2]).clamp(0, 100).round()
+    pressure_noise = CUFF_NOISE if cuff else LINE_NOISE
     pressure = (full[:, :, minute, 1] + pressure_noise * noise[..., 3]).round()
     measured = known & inflated if cuff else known
     said = Doses(*torch.stack(given, -1)), schedule, readings, pressure, known, measured, full, valid
-    return Records(*said, _BIS_NOISE, pressure_noise)
+    return Records(*said, BIS_NOISE, pressure_noise)
 
 
 def reference_behavior(

@@ -16,6 +16,8 @@ BIS_BOUNDS, PRESSURE_BOUNDS = (0.0, 100.0), (20.0, 180.0)
 """Points; mmHg."""
 LIMITS = {"propofol_rate": (0.0, 20.0), "propofol_bolus": (0.0, 3.0), "norepinephrine": (0.0, 0.5)}
 """mg/kg/h, mg/kg at the decision, ug/kg/min. Chosen: the highest that is used at induction or in hypotension."""
+BIS_NOISE, CUFF_NOISE, LINE_NOISE = 3.0, 4.0, 3.0
+"""Points; mmHg by cuff and by arterial line: standard deviations of one reading. Chosen."""
 
 EVENTS = ("intubation", "incision", "end_of_surgery")
 _TOLD = tuple(f"announced_{event}" for event in EVENTS)

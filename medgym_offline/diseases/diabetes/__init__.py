@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from medgym_offline.diseases import base
-from medgym_offline.diseases.diabetes.episodes import CONTEXT, EVENTS, FEATURES, SLOTS, clinician, observe
+from medgym_offline.diseases.diabetes.episodes import CONTEXT, EVENTS, FEATURES, SLOTS, VIEWS, clinician, observe
 from medgym_offline.diseases.diabetes.people import TICK
 from medgym_offline.diseases.diabetes.risk import CAP, LOW, VERY_LOW, below, consensus, risk
 
@@ -126,6 +126,7 @@ DISEASE = base.Disease(
     exogenous=EVENTS,
     features=FEATURES,
     observe=observe,
+    views=VIEWS,
     clinician=clinician,
     metrics=METRICS,
     subgroups=(

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medgym_offline.diseases.base import CLOCKS, Exogenous, Feature
+from medgym_offline.diseases.base import CLOCKS, Channel, Exogenous, Feature, View
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from medgym_offline.diseases.base import Sight
 
-__all__ = ["CONTEXT", "DERIVED", "EVENTS", "FEATURES", "SLOTS", "carbohydrate", "clinician", "observe"]
+__all__ = [
+    "CONTEXT", "DERIVED", "EVENTS", "FEATURES", "SLOTS", "VIEWS", "carbohydrate", "clinician", "observe",
+]  # fmt: skip
 
 CONTEXT = {
     "weight": "kg",
@@ -95,25 +97,44 @@ FEATURES = (
 )
 
 
+def _value(sight: Sight, name: str) -> Tensor:
+    j = sight.disease.column(name)
+    return sight.scales.physical_column(sight.disease, sight.state[..., j], j)
+
+
+def _events(sight: Sight) -> Tensor:
+    if sight.exogenous is not None:
+        return sight.exogenous
+    events = sight.state.new_zeros(*sight.time.shape, len(EVENTS.names))  # nobody eats
+    events[..., 2 : 2 + MEALS] = NEVER
+    return events
+
+
 def observe(sight: Sight) -> Tensor:
     """(P, B, 17): :data:`FEATURES`, clipped to -5..5. A meal is shown by plan until it is eaten, and overdue at 0 h."""
     import torch
 
     from medgym_offline.diseases.diabetes.meals import readings
 
-    names, x = sight.disease.state_names, sight.state
-    value = {n: sight.scales.physical_column(sight.disease, x[..., names.index(n)], names.index(n)) for n in DERIVED}
-    hours, since = sight.time, value["since_decision"]
-    left = sight.left.clamp_min(1.0)
-    shown, before = value["sensor_glucose"], value["earlier_glucose"]
-    events = sight.exogenous
-    if events is None:  # nobody eats
-        events = x.new_zeros(*hours.shape, len(EVENTS.names))
-        events[..., 2 : 2 + MEALS] = NEVER
-    seeds = events[..., 1].long().cpu().numpy()
-    ticks = torch.round(hours * 12.0).long().cpu().numpy()
-    both = readings(torch.stack([shown, before], -1), seeds, np.stack([ticks, np.maximum(ticks - 6, 0)], -1))
-    shown, before = both.unbind(-1)
+    seeds = _events(sight)[..., 1].long().cpu().numpy()
+    ticks = torch.round(sight.time * 12.0).long().cpu().numpy()
+    sensor = torch.stack([_value(sight, name) for name in _SEEN], -1)
+    return _columns(sight, *readings(sensor, seeds, np.stack([ticks, np.maximum(ticks - 6, 0)], -1)).unbind(-1))
+
+
+def _fingerstick(sight: Sight) -> Tensor:
+    """As :func:`observe` without a sensor: the last fingerstick, which has no trend."""
+    glucose = _value(sight, "glucose")
+    return _columns(sight, glucose, glucose)
+
+
+def _columns(sight: Sight, shown: Tensor, before: Tensor) -> Tensor:
+    """The observation with a glucose, and one of half an hour ago, mg/dL (P, B)."""
+    import torch
+
+    x, events, hours = sight.state, _events(sight), sight.time
+    value = {name: _value(sight, name) for name in (*_GIVEN, "since_decision")}
+    since, left = value["since_decision"], sight.left.clamp_min(1.0)
     eat, _, said, grams = (events[..., 2 + i * MEALS : 2 + (i + 1) * MEALS] for i in range(4))
     now, last = 60.0 * hours[..., None], 60.0 * (hours - since)[..., None]
     eaten = eat <= now + 0.01
@@ -149,6 +170,19 @@ def observe(sight: Sight) -> Tensor:
         sight.left / sight.decisions,
     ]
     return torch.stack([column.to(x.dtype) for column in columns], -1).clamp(-5.0, 5.0)
+
+
+# ISO 15197:2013: 95 % of a meter's readings lie within 15 % (below 100 mg/dL within 15 mg/dL, which is laxer).
+_METER = 0.15 / 1.96
+VIEWS = {
+    # The sensor of "full" errs already; this is another instrument, asked at every decision.
+    "noisy": View((Channel("glucose", relative=_METER),), _fingerstick),
+    # Chosen: six tests a day, the least that the ADA's Standards of Care name for intensive insulin (6 to 10), a result
+    # within seconds, one in twenty strips wasted.
+    "charted": View(
+        (Channel("glucose", relative=_METER, gap=4.0, spread=0.4, at_start=True, missing=0.05),), _fingerstick
+    ),
+}
 
 
 def clinician(context: Tensor, observations: Tensor, horizon: float, decisions: int) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ from medgym_offline.diseases.base import (
     Treatment,
 )
 from medgym_offline.diseases.scales import Array
+from medgym_offline.diseases.sepsis.seen import VIEWS
 from medgym_offline.diseases.sepsis.severity import LACTATE, cost, cost_level, sofa, sofa_components
 
 __all__ = ["DISEASE", "cost", "sofa", "sofa_components"]
@@ -174,6 +175,7 @@ DISEASE = Disease(
             definition="from lactate at the decision's end and its rise",
         ),
     ),
+    views=VIEWS,
     metrics=METRICS,
     subgroups=(
         # mmol/L: raised, and the level of high risk in the SSC guideline.

@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.diseases.base import Component, Cost, Disease, Process, Severity, SignCheck, Subgroup, Treatment
+from medgym_offline.diseases.base import (
+    Channel,
+    Component,
+    Cost,
+    Disease,
+    Process,
+    Severity,
+    SignCheck,
+    Subgroup,
+    Treatment,
+    View,
+)
 from medgym_offline.diseases.scales import Array, namespace
 
 __all__ = ["DISEASE", "risk"]
@@ -71,6 +82,11 @@ DISEASE = Disease(
     process=Process(horizon=24.0, min_interval=0.5, max_interval=12.0, decisions=6, cell=0.25, reference_interval=4.0),
     severity=Severity("risk", "risk of glucose", "points", _score, _no_burden, definition="the risk of a glucose"),
     costs=(Cost("low", "glucose", 70.0, "below", _low_at_end, _low, definition="1 where glucose ends below 70 mg/dL"),),
+    views={
+        # Chosen: a meter that errs by 5 %, at every decision, or every three hours or so with a delay of half an hour.
+        "noisy": View((Channel("glucose", relative=0.05),)),
+        "charted": View((Channel("glucose", relative=0.05, gap=3.0, spread=0.3, delay=0.5, missing=0.1),)),
+    },
     subgroups=(Subgroup("initial glucose", "initial_glucose", _first_glucose),),
     sign_checks=(SignCheck("insulin lowers glucose", "insulin", "glucose", -1, 0.95),),
     bank="toy-v0",

@@ -208,8 +208,9 @@ def audit(
     named = tuple(worlds) if worlds else tuple(sorted(bank.worlds, key=lambda w: w != recipe.world))
     named = () if recipe.records else named
     places = {world: selected.world(world) for world in named}
-    bound = _named([resolve_policy(p, selected, recipe.timing, recipe.decisions, recipe.decisions) for p in policies])
-    config = process_config(recipe, bank.disease.name)
+    clock = recipe.timing, recipe.decisions
+    bound = _named([resolve_policy(p, selected, *clock, recipe.decisions, transitions.view) for p in policies])
+    config = replace(process_config(recipe, bank.disease.name), view=transitions.view)
     used = ESTIMATORS[:-1] if recipe.records else ESTIMATORS
     estimates: dict[str, list[Tensor]] = {name: [] for name in used}
     truth: dict[str, list[Tensor]] = {world: [] for world in named}
