@@ -111,14 +111,13 @@ class _Turns:
 
 
 def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
-    """The decision process that a recipe describes, of the disease of its bank; nobody dies in one."""
+    """The decision process that a recipe describes, of the disease of its bank."""
     from medgym_offline.envs.process import ProcessConfig
 
-    reward = "integral" if recipe.reward == "death" else recipe.reward
     return ProcessConfig(
         timing=recipe.timing,
         decisions=recipe.decisions,
-        reward=reward,
+        reward=recipe.played_reward,
         path_costs=True,
         disease=disease,
         view=recipe.view,

@@ -83,7 +83,7 @@ class ChartedStay:
         infos, harm = self._outcomes(bank, doses, u)
         rewards = np.zeros(steps)
         if recipe.reward == "death":
-            rewards[-1] = -float(died)
+            rewards[-1] = 0.0 - float(died)
         else:
             rewards = -0.1 * harm
         return {

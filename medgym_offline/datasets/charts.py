@@ -165,7 +165,7 @@ def _derived_until(cohort: Cohort, times: Mapping[str, np.ndarray], hours: float
     table = cohort.table.join(asked, on="patient").filter(pl.col("time_h") <= pl.col("at"))
     table = table.with_columns(patient="key", end_h=pl.min_horizontal("end_h", "at"))
     stays = asked.select(patient="key", subject="key", los_h="at")
-    grid = make_grid(table, stays, cohort.definition, hours, float(asked["at"].max() or 0.0) + 2 * hours)
+    grid = make_grid(table, stays, cohort.definition, hours, max(own[-1] for own in times.values()) + 2 * hours)
     values = np.zeros((len(grid), len(cohort.definition.derived)))
     for column, part in enumerate(cohort.definition.derived):
         values[:, column] = grid.derived[part.name][:, -1]

@@ -45,11 +45,11 @@ class CloneConfig:
 
     folds: int = 5
     hidden: int = 32
-    updates: int = 600
-    batch: int = 256
-    lr: float = 3e-3
-    decay: float = 0.1
-    components: int = 3
+    updates: int = 400
+    batch: int = 128
+    lr: float = 0.02
+    decay: float = 0.3
+    components: int = 5
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _fitted(x: Tensor, a: Tensor, others: list[np.ndarray], root: int, config: C
         index = torch.from_numpy(picked).repeat_interleave(count, 0)
         loss = -_log_density(net(x[each, index]), target[each, index], config.components).mean(-1).sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return net
 

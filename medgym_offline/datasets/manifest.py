@@ -61,7 +61,7 @@ def env_specs(recipe: Recipe, disease: str, patient: str) -> tuple[str, str]:
         )
         return str(made.to_json())
 
-    return spec("integral" if recipe.records else recipe.reward), spec("integral")
+    return spec(recipe.played_reward), spec("integral")
 
 
 def _package() -> dict[str, Any]:

@@ -110,6 +110,11 @@ class Recipe:
         return stream_of(self.id)
 
     @property
+    def played_reward(self) -> Literal["integral", "state", "paper", "authors"]:
+        """Reward of the simulators, in which nobody dies."""
+        return "integral" if self.reward == "death" else self.reward
+
+    @property
     def stored_view(self) -> str:
         """What the observations show as they are stored."""
         return self.view if self.records else FULL

@@ -92,7 +92,7 @@ that sees nothing: {found["log_likelihood_marginal"]:.2f}). How often central in
 
 - Confounded: clinicians saw and knew more than is charted, and treat the sicker more. No estimate from these rows is
   the effect of a policy on patients.
-- Few stays, of one hospital, twenty years of practice mixed.
+- Few stays, in which the practice of years, and of hospitals where there are several, is mixed.
 - {of.caution}
 - Rows of the records turned away, repaired or doubted:
 
