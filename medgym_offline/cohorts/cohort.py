@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from medgym_offline.cohorts.frames import Rejections, pl
 from medgym_offline.cohorts.grid import GridCohort, make_grid
@@ -69,6 +72,17 @@ class Cohort:
     def subjects(self) -> tuple[str, ...]:
         """The person behind each stay, in the order of `patients`."""
         return tuple(self.stays["subject"].to_list())
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of what is in it: the rows, and of the stays person, length and outcome."""
+        digest = hashlib.sha256()
+        for name in ("patient", "variable"):
+            digest.update("\n".join(self.table[name].to_list()).encode())
+        for name in ("time_h", "end_h", "value"):
+            digest.update(self.table[name].fill_null(np.nan).to_numpy().astype("<f8").tobytes())
+        digest.update(json.dumps(self.stays.select("patient", "subject", "los_h", "died").rows()).encode())
+        return digest.hexdigest()
 
     @property
     def observations(self) -> pl.DataFrame:

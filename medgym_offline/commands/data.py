@@ -60,6 +60,9 @@ def list_command(
         n for n, name in enumerate(columns) if not narrow or name in ("id", "timing", "decisions", "score", "here")
     ]
     print_table([columns[n] for n in shown], [[row[n] for n in shown] for row in rows])
+    for info in infos:
+        if info.records:
+            say(f"\n{info.id} is made from records ({info.license}) below $MEDGYM_CLINICAL_DATA: {info.records}")
     say("\nreturns are means per episode; score: the behavior's, 0 = random, 100 = the best policy shipped")
     say("next: medgym-offline info ID, or medgym-offline generate ID" + ("; --json shows more" if narrow else ""))
 
@@ -81,6 +84,10 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
         values[name] = None if values[name] is None else f"{values[name]:,}"
     values["size"] = values["size"] and f"{values['size']} bytes"
     path = values.pop("path") or "not on this machine"
+    if info.records:
+        values["records"] += ", needed below $MEDGYM_CLINICAL_DATA or generate --records"
+    else:
+        values = {name: value for name, value in values.items() if name not in ("records", "license")}
     for name, value in (values | {"path": path}).items():
         say(f"{name.replace('_', ' '):>13}  {'unknown' if value in (None, '') else value}")
     if returns:
@@ -114,6 +121,10 @@ def generate_command(
     ] = None,
     root: Root = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the result is the same.")] = 1,
+    records: Annotated[
+        Path | None,
+        typer.Option("--records", help="Folder of the clinical records of such a dataset ($MEDGYM_CLINICAL_DATA)."),
+    ] = None,
     release: Annotated[
         bool, typer.Option("--release", help="Maintainers: also write the manifest beside the recipe.")
     ] = False,
@@ -137,6 +148,7 @@ def generate_command(
             output_id=output_id,
             release=release,
             workers=workers,
+            records=records,
         )
         say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
         where = "" if root is None else f"MINARI_DATASETS_PATH={root} "

@@ -41,21 +41,23 @@ def print_audit(found: OpeAudit) -> None:
         f"{info['dataset']}: {len(found.patients)} patients x {info['logged_episodes']} logged episodes; returns "
         f"{discount}, of policies perturbed by N(0, {info['perturbation']:g}^2)"
     )
-    columns = ("policy", *(f"true, {w}" for w in worlds), "unperturbed", *names, "ESS")
+    columns = ("policy", *(f"true, {w}" for w in worlds), *(["unperturbed"] * bool(worlds)), *names, "ESS")
     rows = []
     for i, policy in enumerate(found.policies):
         true = (f"{found.truth[w][i].mean():.2f} ± {found.error[w][i]:.2f}" for w in worlds)
         guessed = (f"{found.estimates[name][i].mean():.2f}" for name in names)
         ess = median(found.sample_size[i])
-        rows.append((policy, *true, f"{found.unperturbed[i].mean():.2f}", *guessed, f"{ess:.1f}"))
+        plain = [f"{found.unperturbed[i].mean():.2f}"] * bool(worlds)
+        rows.append((policy, *true, *plain, *guessed, f"{ess:.1f}"))
     print_table(columns, rows, title)
-    keys = list(found.scores[worlds[0]][names[0]])
-    say()
-    print_table(
-        ("truth", "estimator", *(key.replace("_", " ") for key in keys)),
-        [(w, name, *(_number(found.scores[w][name][key]) for key in keys)) for w in worlds for name in names],
-        "Estimates against the truth",
-    )
+    if worlds:
+        keys = list(found.scores[worlds[0]][names[0]])
+        say()
+        print_table(
+            ("truth", "estimator", *(key.replace("_", " ") for key in keys)),
+            [(w, name, *(_number(found.scores[w][name][key]) for key in keys)) for w in worlds for name in names],
+            "Estimates against the truth",
+        )
     for warning in found.warnings:
         say(f"warning: {warning}")
 

@@ -123,7 +123,7 @@ def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
     return ProcessConfig(
         timing=recipe.timing,
         decisions=recipe.decisions,
-        reward=recipe.reward,
+        reward=recipe.played_reward,
         path_costs=True,
         disease=disease,
         view=recipe.view,

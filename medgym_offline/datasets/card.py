@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.records_card import records_card
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease
+from medgym_offline.diseases.views import FULL
 
 if TYPE_CHECKING:
     from medgym_offline.datasets.card_figures import CardFigure
@@ -54,7 +56,7 @@ def _numbers(statistics: dict[str, Any], index: int | None = None) -> str:
 def _columns(manifest: dict[str, Any], disease: Disease) -> str:
     columns, process = manifest["columns"], disease.process
     lines = ["| column | meaning | min | mean | max |", "|---|---|---|---|---|"]
-    for i, feature in enumerate(disease.observation):
+    for i, feature in enumerate(disease.seen(manifest["recipe"].get("view", FULL) if "records" in manifest else FULL)):
         numbers = _numbers(columns["observations"], i)
         lines.append(f"| `observations[{i}]` {feature.name} | normalized from {feature.unit} | {numbers} |")
     meanings = [f"{t.label or t.name}, {t.unit}; -1 is {t.lower:g}" for t in disease.treatments]
@@ -159,6 +161,16 @@ def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -
     """
     recipe, references = manifest["recipe"], manifest["references"]
     of = disease(manifest["disease"])
+    head = f"""---
+license: {of.license}
+pretty_name: {manifest["id"]}
+{hub_tags([of.name])}viewer: false
+size_categories:
+- {_size_category(manifest["steps"])}
+---
+"""
+    if "records" in manifest:
+        return records_card(manifest, head.replace("- simulation\n", ""), _columns(manifest, of))
     process = of.process
     end = f"{process.horizon:g} {process.unit}"
     name = manifest["id"]
@@ -167,14 +179,7 @@ def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -
     origin = f" ({manifest['bank']['source']})" if manifest["bank"]["source"] else ""
     steps, file = manifest["episode_steps"], manifest["files"][DATA_FILE]
     returned = manifest["episode_returns"]
-    return f"""---
-license: {of.license}
-pretty_name: {name}
-{hub_tags([of.name])}viewer: false
-size_categories:
-- {_size_category(manifest["steps"])}
----
-
+    return f"""{head}
 # {name}
 
 {recipe["description"]}

@@ -43,6 +43,7 @@ class DatasetInfo:
         identity: Hash of what made the rows, see `identity_of`; None where unknown.
         size: Bytes of its files; None where unknown.
         path: Local folder; None if it is not on this machine.
+        records, license: See `Recipe`; "" for a dataset that is not made from records.
     """
 
     id: str
@@ -60,6 +61,8 @@ class DatasetInfo:
     identity: str | None = None
     size: int | None = None
     path: Path | None = None
+    records: str = ""
+    license: str = ""
 
 
 def minari_root(root: str | Path | None = None) -> Path:
@@ -100,7 +103,7 @@ def _info(recipe: Recipe, manifest: dict[str, Any] | None, path: Path | None) ->
         known["size"] = sum(file["bytes"] for file in manifest["files"].values())
         known["reference_returns"] = manifest["references"]["returns"]
     fields = ("timing", "decisions", "reward", "bank", "behavior")
-    shared = {name: getattr(recipe, name) for name in fields}
+    shared = {name: getattr(recipe, name) for name in (*fields, "license")} | {"records": ", ".join(recipe.records)}
     return DatasetInfo(id=recipe.id, description=recipe.description, path=path, **shared, **known)
 
 
@@ -128,7 +131,7 @@ def _released(recipe: Recipe) -> DatasetInfo:
 
 def list_datasets(root: str | Path | None = None) -> list[DatasetInfo]:
     """The release's datasets and the local ones of its namespace, in alphabetical order of their ids."""
-    return [dataset_info(name, root) for name in sorted({*list_recipes(), *local_ids(root)})]
+    return [dataset_info(name, root) for name in sorted({*list_recipes(records=True), *local_ids(root)})]
 
 
 def released_datasets() -> list[DatasetInfo]:

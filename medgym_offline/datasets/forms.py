@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Json
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from medgym_offline.config import CONFIG, check, read_json
 from medgym_offline.errors import DatasetError
@@ -36,10 +36,10 @@ class Checksum(TypedDict):
 
 class Returns(TypedDict):
     __pydantic_config__ = _OPEN  # type: ignore[misc]
-    random: float
-    zero: float
+    random: NotRequired[float]  # of records nobody knows any but the behavior's
+    zero: NotRequired[float]
     behavior: float
-    expert: float
+    expert: NotRequired[float]
 
 
 class References(TypedDict):
@@ -114,6 +114,7 @@ class Ours(TypedDict):
     identity: Sha256
     content_hash: Sha256
     bytes: Count
+    view: NotRequired[str]
 
 
 class Metadata(TypedDict):

@@ -6,25 +6,24 @@ import dataclasses
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.behaviors import Behavior, recipe_behavior
+from medgym_offline.datasets.behaviors import recipe_behavior
 from medgym_offline.datasets.card import write_card
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
-from medgym_offline.datasets.hdf5 import EpisodeWriter
+from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter
 from medgym_offline.datasets.identity import identity_of
 from medgym_offline.datasets.manifest import build_manifest, build_metadata, making, write_namespace
 from medgym_offline.datasets.recipes import Recipe, find_recipe
 from medgym_offline.datasets.reference import reference_returns
 from medgym_offline.datasets.shards import played_blocks, work_folder
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
 from medgym_offline.progress import Progress
@@ -58,6 +57,31 @@ class GeneratedDataset:
     @property
     def steps(self) -> int:
         return int(self.manifest["steps"])
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where the rows of a dataset come from.
+
+    Attributes:
+        patients: Ids that `patient` counts in.
+        chosen: Positions of those who have episodes.
+        example: Patient of the bank that the environment specs name.
+        who: Name and hash of who acted, as the manifest has them.
+        episodes: How many there are.
+        blocks: Identity of the dataset, and a folder for what is half done -> the episodes.
+        references: Mean return of the episodes -> what `reference_returns` gives.
+        facts: Further entries of the manifest.
+    """
+
+    patients: tuple[str, ...]
+    chosen: list[int]
+    example: str
+    who: dict[str, Any]
+    episodes: int
+    blocks: Callable[[str, Path], Iterable[EpisodeBlock]]
+    references: Callable[[float], dict[str, Any]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def choose_patients(bank: SimulatorBank, patients: int | str | Sequence[int | str] | None) -> list[int]:
@@ -95,6 +119,7 @@ def generate(
     progress: bool = True,
     release: bool = False,
     workers: int = 1,
+    records: str | Path | None = None,
 ) -> GeneratedDataset:
     """Make a dataset from its recipe and write it where Minari finds it.
 
@@ -113,30 +138,39 @@ def generate(
         progress: Show progress on standard error.
         release: Also write the manifest beside the release's recipes.
         workers: Processes that play episodes; the result is the same.
+        records: Folder that holds the clinical records of a recipe made from such; `$MEDGYM_CLINICAL_DATA` if None.
 
     Raises:
         UnknownDatasetError: no such recipe.
         DatasetError: a wrong recipe field or selection, a folder that cannot be written, a dataset that another
             process is generating.
-        BankError, PolicyError: what the recipe names is not there.
+        BankError, PolicyError, CohortError: what the recipe names is not there, or cannot be read.
     """
     from medgym_offline.simulators import load_simulators
 
     source = find_recipe(dataset)
     bank = load_simulators(source.bank).world(source.world)
-    chosen = choose_patients(bank, patients)
-    recipe = _named(source, bank, chosen, output_id)
+    if source.records:
+        if (patients, episodes, release) != (None, None, False):
+            raise DatasetError(f"{source.id} is made from records: whole, and never shipped with a release")
+        recipe, chosen = dataclasses.replace(source, id=output_id or source.id), []
+    else:
+        chosen = choose_patients(bank, patients)
+        recipe = _named(source, bank, chosen, output_id)
     if episodes is not None:
         if output_id is None and episodes != source.episodes:
             raise DatasetError(f"{source.id} has {source.episodes} episodes per patient; name the part (output_id)")
         recipe = dataclasses.replace(recipe, episodes=episodes)
-    behavior = recipe_behavior(recipe, bank)
+    if source.records:
+        origin = _charted(recipe, bank, records)
+    else:
+        origin = _played(recipe, source, bank, chosen, workers, progress)
     base = minari_root(root)
     folder = dataset_folder(recipe.id, root)
     try:
         _require_writable(folder.parent)
         with work_folder(folder) as work, atomic_path(folder) as temporary:
-            manifest = _write(temporary, recipe, source, bank, chosen, behavior, work, workers, progress)
+            manifest = _write(temporary, recipe, source, bank, origin, work, progress)
         write_namespace(base, recipe.id.rpartition("/")[0])
     except OSError as error:
         raise _cannot_write(folder, error) from error
@@ -168,58 +202,84 @@ def _cannot_write(folder: Path, error: OSError | RuntimeError) -> DatasetError:
     return DatasetError(f"{where}; {remedy}")
 
 
+def _played(
+    recipe: Recipe, source: Recipe, bank: SimulatorBank, chosen: list[int], workers: int, progress: bool
+) -> _Origin:
+    """Episodes played in the bank's simulators."""
+    behavior = recipe_behavior(recipe, bank)
+
+    def blocks(identity: str, work: Path) -> Iterable[EpisodeBlock]:
+        return played_blocks(recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress)
+
+    def references(_: float) -> dict[str, Any]:
+        return reference_returns(recipe, bank, chosen, behavior, progress=progress)
+
+    example, total = bank.patients[chosen[0]], len(chosen) * recipe.episodes
+    return _Origin(bank.patients, chosen, example, behavior.to_json(), total, blocks, references)
+
+
+def _charted(recipe: Recipe, bank: SimulatorBank, records: str | Path | None) -> _Origin:
+    """Episodes of clinical records; nobody's return in them is known but that of those who acted."""
+    from medgym_offline.datasets.charts import charted_episodes, read_charts
+
+    cohort = read_charts(recipe, bank.disease.name, records)
+    charts = charted_episodes(recipe, cohort, bank)
+    return _Origin(
+        charts.persons,
+        list(range(len(charts.persons))),
+        bank.patients[0],
+        {"name": recipe.behavior, "sha256": cohort.content_hash},
+        len(charts.block),
+        lambda *_: [charts.block],
+        lambda mean: {"returns": {"behavior": round(mean, 4)}, "expert": "", "episodes": 0},
+        {"records": charts.facts},
+    )
+
+
 def _write(
-    folder: Path,
-    recipe: Recipe,
-    source: Recipe,
-    bank: SimulatorBank,
-    chosen: list[int],
-    behavior: Behavior,
-    work: Path,
-    workers: int,
-    progress: bool,
+    folder: Path, recipe: Recipe, source: Recipe, bank: SimulatorBank, origin: _Origin, work: Path, progress: bool
 ) -> dict[str, Any]:
     """Write everything into a new folder and return the manifest."""
     data, flat = folder / "data", folder / "flat"
     data.mkdir(parents=True)
     digest = ContentHash()
-    seeds = []
-    writer = EpisodeWriter(data / "main_data.hdf5", bank.patients, bank.disease)
+    seeds, total = [], 0.0
+    writer = EpisodeWriter(data / "main_data.hdf5", origin.patients, bank.disease)
     made = {"name": bank.name, "content_hash": bank.content_hash, "source": str(bank.metadata.get("source", ""))}
-    who = behavior.to_json()
-    identity = identity_of(making(recipe, source, chosen, made, who))
-    blocks = played_blocks(recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress)
-    total = len(chosen) * recipe.episodes
+    identity = identity_of(making(recipe, source, origin.chosen, made, origin.who))
+    title = f"writing {recipe.id} (episodes)"
     # The flat cache is closed last: one that is older than the HDF5 file is not trusted.
-    with FlatWriter(flat) as rows, writer, Progress(f"writing {recipe.id} (episodes)", total, enabled=progress) as bar:
-        for block in blocks:
+    with FlatWriter(flat) as rows, writer, Progress(title, origin.episodes, enabled=progress) as bar:
+        for block in origin.blocks(identity, work):
             columns = block.columns()
             writer.write(block)
             rows.write(columns)
             digest.update(columns)
             seeds.append(block.seeds)
+            total += float(columns["rewards"].sum(dtype=np.float64))
             bar.advance(len(block))
-    content = digest.hexdigest(patients=list(bank.patients), timing=recipe.timing, decisions=recipe.decisions)
+    content = digest.hexdigest(patients=list(origin.patients), timing=recipe.timing, decisions=recipe.decisions)
     shutil.move(flat, folder / flat_name(content))
-    references = reference_returns(recipe, bank, chosen, behavior, progress=progress)
+    references = origin.references(total / writer.episodes)
     counts = (writer.episodes, writer.steps)
-    first = bank.patients[chosen[0]]
-    metadata = build_metadata(recipe, bank, first, counts, identity, content, data / "main_data.hdf5", references)
+    names = (origin.patients, origin.example)
+    metadata = build_metadata(recipe, bank, names, counts, identity, content, data / "main_data.hdf5", references)
     # Minari rewrites this file in place when asked to update it; ours is complete from the start.
     (data / "metadata.json").write_text(json_text(metadata), encoding="utf-8")
     transitions = Transitions(
         **read_flat(folder / flat_name(content)),
-        patients=bank.patients,
+        patients=origin.patients,
         timing=recipe.timing,
         decisions=recipe.decisions,
         disease=bank.disease.name,
         dataset_id=recipe.id,
         identity=identity,
-        view=FULL,
+        view=recipe.stored_view,
     ).validate()
     manifest = build_manifest(
-        recipe, source, transitions, np.concatenate(seeds), content, folder, references, made, who
-    )
+        recipe, source, transitions, np.concatenate(seeds), content, folder, references, made, origin.who,
+        origin.example,
+    ) | dict(origin.facts)  # fmt: skip
     (data / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
-    write_card(folder, manifest, transitions, figures=can_draw())
+    write_card(folder, manifest, transitions, figures=can_draw() and not recipe.records)
     return manifest

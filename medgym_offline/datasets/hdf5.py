@@ -32,9 +32,10 @@ from typing import Any
 import numpy as np
 
 from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
 
-__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "info_names", "read_blocks"]
+__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "info_names", "pack_episodes", "read_blocks"]
 
 INFOS = ("cost", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
 """What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; severity and
@@ -271,13 +272,16 @@ class _Reader:
         return array
 
 
-def read_blocks(path: str | Path, disease: Disease, timing: str, size: int = 1000) -> Iterator[EpisodeBlock]:
+def read_blocks(
+    path: str | Path, disease: Disease, timing: str, size: int = 1000, view: str = FULL
+) -> Iterator[EpisodeBlock]:
     """Episodes of a `main_data.hdf5` in order, `size` at a time.
 
     Args:
         path: The file.
         disease, timing: Give the widths of observations and actions, and the names of infos.
         size: Episodes of a block.
+        view: What the observations show.
 
     Raises:
         DatasetError: the file is missing, locked, truncated or damaged, or an episode lacks an array, has one of
@@ -288,11 +292,11 @@ def read_blocks(path: str | Path, disease: Disease, timing: str, size: int = 100
     path = Path(path)
     try:
         with h5py.File(path, "r") as file:
-            widths = disease.observation_dim, disease.action_dim(timing)
+            widths = len(disease.seen(view)), disease.action_dim(timing)
             reader, total = _Reader(file, path, widths, disease), len(file)
             for first in range(0, total, size):
                 numbers = range(first, min(first + size, total))
-                yield _pack([reader.episode(number) for number in numbers], first)
+                yield pack_episodes([reader.episode(number) for number in numbers], first)
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset") from None
     except (OSError, RuntimeError) as error:
@@ -314,7 +318,7 @@ def _locked(path: Path, error: Exception) -> DatasetError | None:
     )
 
 
-def _pack(episodes: list[dict[str, Any]], first: int) -> EpisodeBlock:
+def pack_episodes(episodes: list[dict[str, Any]], first: int) -> EpisodeBlock:
     longest = max(episode["steps"] for episode in episodes)
 
     def stack(name: str, extra: int) -> np.ndarray:

@@ -19,7 +19,7 @@ GENERATOR = 3
 the fingerprint, raises it. 1: integrated and sampled in float32; 2: in float64, stored as float32; 3: costs along the
 path and the behavior's log-probabilities are columns."""
 
-_LABELS = ("id", "description", "bank", "behavior")
+_LABELS = ("id", "description", "bank", "behavior", "records", "license")
 """Fields of a recipe that are names; what they name is in the identity by its hash."""
 
 

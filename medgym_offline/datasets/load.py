@@ -58,7 +58,7 @@ def read_columns(
     blocks, seeds = [], []
     total = int(metadata["total_episodes"])
     with Progress(f"reading {metadata['dataset_id']} (episodes)", total, enabled=progress) as bar:
-        for block in read_blocks(file, disease_of(metadata), ours["timing"]):
+        for block in read_blocks(file, disease_of(metadata), ours["timing"], view=ours.get("view", FULL)):
             blocks.append(block.columns())
             seeds.append(block.seeds)
             bar.advance(len(block))
@@ -88,7 +88,7 @@ def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> 
         disease=disease_of(metadata).name,
         dataset_id=metadata["dataset_id"],
         identity=ours["identity"],
-        view=FULL,
+        view=ours.get("view", FULL),
     )
 
 
@@ -140,7 +140,7 @@ def load_dataset(
         generate: Regenerate from the recipe what is not on this machine (seconds to a minute).
         progress: Show progress on standard error.
         view: What the observations show, a view of the disease: the same episodes, played again once from their seeds
-            (seconds to minutes) and kept in the user's cache.
+            (seconds to minutes) and kept in the user's cache. Rows of records show what was charted.
 
     Returns:
         Arrays memory-mapped copy-on-write: writing to one changes it in memory, never the file.
@@ -180,8 +180,10 @@ def load_dataset(
             continue  # a cache that is not there, or damaged, is rebuilt
     transitions = transitions_of(columns or _rebuild(folder, metadata, progress), metadata)
     chosen = transitions if patients is None else transitions.select(patients=transitions.resolve(patients))
-    if view == FULL:
+    if view in (FULL, chosen.view):
         return chosen
+    if chosen.view != FULL:
+        raise DatasetError(f"{dataset} is made from records, which show {chosen.view!r} alone; leave view out")
     from medgym_offline.datasets.viewing import viewed
 
     return viewed(chosen, view, folder, ours["content_hash"], progress)

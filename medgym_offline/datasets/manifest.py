@@ -49,7 +49,7 @@ def env_specs(recipe: Recipe, disease: str, patient: str) -> tuple[str, str]:
     from gymnasium.envs.registration import EnvSpec
 
     kwargs = {"patient": patient, "timing": recipe.timing, "decisions": recipe.decisions, "bank": recipe.bank}
-    kwargs |= {"world": recipe.world, "disease": disease}
+    kwargs |= {"world": recipe.world, "disease": disease} | ({"view": recipe.view} if recipe.records else {})
 
     def spec(reward: str) -> str:
         made = EnvSpec(
@@ -61,7 +61,7 @@ def env_specs(recipe: Recipe, disease: str, patient: str) -> tuple[str, str]:
         )
         return str(made.to_json())
 
-    return spec(recipe.reward), spec("integral")
+    return spec(recipe.played_reward), spec("integral")
 
 
 def _package() -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _package() -> dict[str, Any]:
 def build_metadata(
     recipe: Recipe,
     bank: SimulatorBank,
-    first: str,
+    patients: tuple[tuple[str, ...], str],
     counts: tuple[int, int],
     identity: str,
     content_hash: str,
@@ -92,7 +92,7 @@ def build_metadata(
     Args:
         recipe: With the id of the dataset as it is written.
         bank: The whole bank.
-        first: Patient of the environment specs.
+        patients: Ids that the rows count in, and the bank's patient that the environment specs name.
         counts: Episodes and steps.
         identity: Of the dataset, see :func:`.identity.identity_of`.
         content_hash: Of the rows.
@@ -105,7 +105,7 @@ def build_metadata(
     from medgym_offline import __version__
     from medgym_offline.envs import TreatmentEnv
 
-    spec, eval_spec = env_specs(recipe, bank.disease.name, first)
+    spec, eval_spec = env_specs(recipe, bank.disease.name, patients[1])
     env = TreatmentEnv(**json.loads(spec)["kwargs"])
     returns = references["returns"]
     size = data_file.stat().st_size
@@ -125,13 +125,13 @@ def build_metadata(
         "code_permalink": f"medgym-offline {code_version()}",
         "description": recipe.description,
         "requirements": [f"medgym-offline>={__version__}"],
-        "ref_min_score": returns["random"],
-        "ref_max_score": returns["expert"],
+        "ref_min_score": returns.get("random"),
+        "ref_max_score": returns.get("expert"),
         "num_episodes_average_score": references["episodes"],
         **_package(),
         # Our own block: what the flat loader needs without the manifest.
         "medgym": {
-            "patients": list(bank.patients),
+            "patients": list(patients[0]),
             "disease": bank.disease.name,
             "timing": recipe.timing,
             "decisions": recipe.decisions,
@@ -139,6 +139,7 @@ def build_metadata(
             "identity": identity,
             "content_hash": content_hash,
             "bytes": size,
+            **({"view": recipe.view, "behavior_log_prob_estimated": True} if recipe.records else {}),
         },
     }
 
@@ -248,6 +249,7 @@ def build_manifest(
     references: dict[str, Any],
     bank: dict[str, str],
     behavior: dict[str, Any],
+    example: str,
 ) -> dict[str, Any]:
     """The manifest of a finished dataset folder: what made it, what it is, and a checksum of every file.
 
@@ -260,9 +262,10 @@ def build_manifest(
         folder: The dataset's folder, with its files under `data/`.
         references: From `reference_returns`.
         bank, behavior: Name and hash of what made it.
+        example: The bank's patient that the environment specs name.
     """
     files = sorted(p for p in (folder / "data").iterdir() if p.is_file() and p.name != "manifest.json")
-    spec, eval_spec = env_specs(recipe, transitions.disease, transitions.present_ids[0])
+    spec, eval_spec = env_specs(recipe, transitions.disease, example)
     return {
         "format": MANIFEST_FORMAT,
         "id": recipe.id,
@@ -271,7 +274,8 @@ def build_manifest(
         **making(recipe, source, transitions.present.tolist(), bank, behavior),
         **facts(transitions),
         "content_hash": content_hash,
-        "fingerprint": Fingerprint.of(transitions, seeds).to_text(),
+        # Of records nothing goes where a manifest may go: a fingerprint keeps some episodes whole.
+        "fingerprint": "" if recipe.records else Fingerprint.of(transitions, seeds).to_text(),
         "references": references,
         "env_spec": json.loads(spec),
         "eval_env_spec": json.loads(eval_spec),

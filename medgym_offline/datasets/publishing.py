@@ -163,6 +163,8 @@ def _require_publishable(dataset: str, folder: Path, root: str | Path | None) ->
             raise unknown_dataset(dataset, sorted({*list_recipes(), *local_ids(root)}))
         raise DatasetError(f"{dataset} is not on this machine ({folder}); make it: medgym-offline generate {dataset}")
     manifest = fetched_manifest(folder / MANIFEST, dataset, str(folder / MANIFEST))
+    if manifest["recipe"].get("records"):
+        raise DatasetError(f"{dataset} holds rows of clinical records, which are not passed on; publish its recipe")
     if recipe is not None and dataset not in list_recipes():
         raise DatasetError(f"{dataset} is a -large form, which is made on demand and not published")
     release = release_manifest(dataset)

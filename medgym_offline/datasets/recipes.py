@@ -59,14 +59,19 @@ class Recipe:
             policy e mod n plays episode e of every patient.
         timing: `adaptive` or `fixed`.
         decisions: K, the largest number of decisions in an episode.
-        reward: `integral`, `state`, `paper` or `authors`.
+        reward: `integral`, `state`, `paper` or `authors`; of records also `death`.
         episodes: Per patient.
         perturbation: Standard deviation of the noise on actions, in units of an action in [-1, 1]. The initial
             state's is the environment's own.
         seed: Root seed.
         world: World of the bank that the episodes run in: `own` (the fitted simulators), `crossfit`, or `true` (the
             known truth, which stands for the real patients).
-        view: What the behavior sees. Rows are of the view `full` all the same: others are made of them when loaded.
+        view: What the behavior sees. Rows are of the view `full` all the same: others are made of them when loaded. Of
+            records: what is stored, for nobody knows more.
+        records: Folders of clinical records, below the one that `$MEDGYM_CLINICAL_DATA` names: their stays are the
+            episodes, their clinicians the behavior (`records`), and the bank gives the scales
+            (:mod:`medgym_offline.datasets.charts`).
+        license: Of the records.
     """
 
     id: str
@@ -75,18 +80,24 @@ class Recipe:
     behavior: str
     timing: Literal["adaptive", "fixed"] = "adaptive"
     decisions: Annotated[int, Field(ge=1, le=192)] = 20
-    reward: Literal["integral", "state", "paper", "authors"] = "integral"
+    reward: Literal["integral", "state", "paper", "authors", "death"] = "integral"
     episodes: Annotated[int, Field(ge=1, le=1_000_000)] = 100  # more no machine holds
     perturbation: Annotated[float, Field(ge=0, le=2)] = 0.05  # beyond the width of an action it does nothing more
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     world: Literal["own", "crossfit", "true"] = "own"
     view: str = FULL
+    records: tuple[str, ...] = ()
+    license: str = ""
 
     def __post_init__(self) -> None:
         if not is_id(self.id):
             raise DatasetError(f"id {self.id!r} is not of the form namespace/name-vN (as medgym/<disease>-ind-v0)")
         if not all(self.policies):
             raise DatasetError(f"behavior {self.behavior!r} has an empty name in its mix")
+        if bool(self.records) != (self.behavior == "records") or (self.reward == "death" and not self.records):
+            raise DatasetError(f"{self.id}: `records`, behavior 'records' and reward 'death' go together")
+        if self.records and (self.timing, self.reward in ("integral", "death")) != ("adaptive", True):
+            raise DatasetError(f"{self.id}: records have adaptive timing, and reward 'death' or 'integral'")
 
     @property
     def name(self) -> str:
@@ -99,13 +110,23 @@ class Recipe:
         return stream_of(self.id)
 
     @property
+    def played_reward(self) -> Literal["integral", "state", "paper", "authors"]:
+        """Reward of the simulators, in which nobody dies."""
+        return "integral" if self.reward == "death" else self.reward
+
+    @property
+    def stored_view(self) -> str:
+        """What the observations show as they are stored."""
+        return self.view if self.records else FULL
+
+    @property
     def policies(self) -> tuple[str, ...]:
         """Names of the behavior policies, one or the parts of a mix, in turn."""
         return tuple(name.strip() for name in self.behavior.split(" + "))
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return plain_values(self)
+        """The fields as plain JSON values; those about records only where there are any."""
+        return {k: v for k, v in plain_values(self).items() if v or k not in ("records", "license")}
 
     @staticmethod
     def from_fields(fields: dict[str, Any], source: str) -> Recipe:
@@ -200,17 +221,22 @@ class _Core:
                 )
 
 
-def list_recipes() -> dict[str, Recipe]:
-    """The recipes of this release by id, in alphabetical order: the core, and recipes in files of their own."""
+def list_recipes(records: bool = False) -> dict[str, Recipe]:
+    """The recipes of this release by id, in alphabetical order: the core, and recipes in files of their own.
+
+    Args:
+        records: Also those of clinical records, whose rows no release holds.
+    """
     found: list[Recipe] = []
     for path in release_folder("datasets").glob("*.toml"):
         found += read(_Core, path).recipes() if path.name == "core.toml" else [read_recipe(path)]
-    return {recipe.id: recipe for recipe in sorted(found, key=lambda recipe: recipe.id)}
+    chosen = (recipe for recipe in found if records or not recipe.records)
+    return {recipe.id: recipe for recipe in sorted(chosen, key=lambda recipe: recipe.id)}
 
 
 def known_recipe(dataset: str) -> Recipe | None:
     """The release's recipe of an id, or of the `-large` form of one; None if it has none."""
-    recipes = list_recipes()
+    recipes = list_recipes(records=True)
     if dataset in recipes or not _LARGE.search(dataset):
         return recipes.get(dataset)
     base = recipes.get(_LARGE.sub(r"\1", dataset))
@@ -228,5 +254,5 @@ def find_recipe(name: str | Path | Recipe) -> Recipe:
         return read_recipe(name)
     recipe = known_recipe(str(name))
     if recipe is None:
-        raise unknown_dataset(str(name), list(list_recipes()))
+        raise unknown_dataset(str(name), list(list_recipes(records=True)))
     return recipe

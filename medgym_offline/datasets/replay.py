@@ -71,7 +71,7 @@ def _replay_gap(rows: Transitions, seed: int, bank: SimulatorBank, recipe: Recip
         patient=int(rows.patient[0]),
         timing=recipe.timing,
         decisions=recipe.decisions,
-        reward=recipe.reward,
+        reward=recipe.played_reward,
         bank=bank,
         world=recipe.world,
     )

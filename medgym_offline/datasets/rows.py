@@ -50,7 +50,9 @@ def _far(one: np.ndarray, other: np.ndarray, tolerance: float = TOLERANCE) -> np
     return np.asarray(~(gap <= tolerance).all(axis=1))
 
 
-def check_rows(transitions: Transitions, bank: SimulatorBank, reward: str = "integral") -> list[Check]:
+def check_rows(
+    transitions: Transitions, bank: SimulatorBank, reward: str = "integral", simulated: bool = True
+) -> list[Check]:
     """Check the meaning of every row.
 
     Chaining of observations, the clock (time, dt, remaining time and decisions, termination), the action box, dt as
@@ -62,6 +64,8 @@ def check_rows(transitions: Transitions, bank: SimulatorBank, reward: str = "int
         transitions: Rows in order.
         bank: The bank they were made with, for its units.
         reward: Kind of reward.
+        simulated: Whether a simulator made the rows. Stays in records may end before the horizon, and what was charted
+            need not be what is observed.
     """
     checks: list[Check] = []
     try:
@@ -75,12 +79,17 @@ def check_rows(transitions: Transitions, bank: SimulatorBank, reward: str = "int
     def check(name: str, wrong: np.ndarray, meaning: str) -> None:
         checks.append(_rows(name, wrong, transitions, meaning))
 
-    _check_clock(transitions, check)
-    _check_medicine(transitions, bank, reward, check)
+    _check_clock(transitions, check, simulated)
+    if simulated:
+        _check_medicine(transitions, bank, reward, check)
+    elif reward == "death":
+        paid = transitions.rewards != 0.0
+        wrong = paid & ~(transitions.terminations & (transitions.rewards == -1.0))
+        check("reward", wrong, "reward is 0, and -1 where an episode ends in death")
     return checks
 
 
-def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None]) -> None:
+def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None], simulated: bool) -> None:
     import torch
 
     from medgym_offline.envs.timing import ProcessConfig, action_to_interval, decision_interval
@@ -109,11 +118,11 @@ def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None]) 
         t.next_observations[:, remaining] * t.decisions, left - 1
     )
     check("remaining decisions", wrong | (left < 1), "remaining decisions start at K and fall by one")
-    at_end = np.abs(t.time - horizon) <= TOLERANCE
+    at_end = np.abs(t.time - horizon) <= TOLERANCE if simulated else last & (t.time <= horizon + TOLERANCE)
     check(
         "termination",
         (t.terminations != at_end) | (t.terminations != last),
-        "terminated at the horizon, there only, once",
+        "terminated at the horizon, there only, once" if simulated else "terminated at the end, by the horizon, once",
     )
     check("truncation", t.truncations.copy(), "no episode is truncated")
     check("action box", (np.abs(t.actions) > 1.0).any(axis=1), "actions lie in [-1, 1]")
@@ -121,7 +130,9 @@ def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None]) 
     config = ProcessConfig(timing=t.timing, decisions=t.decisions, disease=t.disease)  # type: ignore[arg-type]
     wish = action_to_interval(torch.from_numpy(t.actions[:, -1].copy()), config) if t.timing == "adaptive" else None
     clock = torch.from_numpy(start.astype(np.float32))
-    hours = decision_interval(clock, torch.from_numpy(np.maximum(left, 1).astype(np.float32)), config, wish)
+    # A stay need not fill the horizon: what its decisions asked for is what they got.
+    decided = decision_interval(clock, torch.from_numpy(np.maximum(left, 1).astype(np.float32)), config, wish)
+    hours = decided if simulated or wish is None else wish
     limit = t.costs_peak.astype(np.float64) * t.dt[:, None] * (1 + TOLERANCE) + TOLERANCE
     check(
         "costs along the path",

@@ -9,6 +9,7 @@ decision depends on the number of the decision. A value is looked at only where 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -35,18 +36,21 @@ class Lens:
 
     Args:
         config: Names disease and view; horizon and budget size the table.
+        counts: Slots of each channel instead, where measurements are not drawn but come from records.
     """
 
-    def __init__(self, config: ProcessConfig) -> None:
+    def __init__(self, config: ProcessConfig, counts: Sequence[int] | None = None) -> None:
         self._disease, self._config = config.definition, config
         view = self._disease.view(config.view)
         assert view is not None
         self.view: View = view
         self._slots: list[slice] = []
         self.slots = 0
-        for channel in view.channels:
+        for i, channel in enumerate(view.channels):
             count = config.decisions + 1
-            if channel.gap is not None:
+            if counts is not None:
+                count = counts[i]
+            elif channel.gap is not None:
                 count = math.floor(config.horizon / _shortest(channel)) + 2
             self._slots.append(slice(self.slots, self.slots + count))
             self.slots += count
@@ -117,7 +121,7 @@ class Lens:
         for i, slots in enumerate(self._slots):
             taken, result, _, value = table[..., slots, :].unbind(-1)
             there = (taken <= now) & (result <= now)
-            latest, at = torch.where(there, taken, -1.0).max(-1)
+            latest, at = torch.where(there, taken, -torch.inf).max(-1)
             known = there.any(-1)
             seen[..., self._columns[i]] = torch.where(known, value.gather(-1, at[..., None])[..., 0], 0.0)
             age = torch.where(known, (sight.time - latest) / sight.horizon, 1.0).clamp(0.0, 1.0)

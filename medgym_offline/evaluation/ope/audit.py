@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 __all__ = ["ESTIMATORS", "OpeAudit", "OpeSettings", "audit", "audit_dataset"]
 
 ESTIMATORS = ("fqe", "wis", "dr", "model")
+CLINICIAN_SPREAD = 0.2
+"""Action noise of policies that are estimated from records, which perturb nothing. Chosen: that of the release's
+strongly perturbed datasets."""
+_CHARTED = (
+    "behavior_log_prob is estimated (the dataset's card shows how well): WIS and DR carry its error",
+    "the rows are charts, confounded by what clinicians saw and nobody charted: no estimate is a policy's effect on "
+    "patients; for the simulators' opinion, evaluate the policy in the dataset's bank under its view",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ class OpeAudit:
         estimates: Estimator -> (N, P).
         truth: World -> (N, P), of the perturbed policies.
         error: World -> (N,), standard error of the mean over patients of `truth`.
-        unperturbed: (N, P), returns without action noise in the first world.
+        unperturbed: (N, P), returns without action noise in the first world; (N, 0) where there are no simulators.
         sample_size: (N, P), effective sample sizes.
         scores: World -> estimator -> scores, see `score_estimates`.
         warnings: What to read before the numbers.
@@ -131,7 +139,10 @@ def audit_dataset(
     manifest = read_manifest(path)
     recipe = Recipe.from_fields(manifest["recipe"] | {"id": dataset}, str(path))
     home = load_simulators(recipe.bank)
-    behavior = recipe_behavior(recipe, home)
+    if recipe.records:
+        transitions, behavior = _pooled(transitions), Behavior(recipe.behavior, manifest["behavior"]["sha256"], None)
+    else:
+        behavior = recipe_behavior(recipe, home)
     if (made := manifest.get("behavior", {}).get("sha256", behavior.digest)) != behavior.digest:
         raise DatasetError(
             f"{path}: made by another version of behavior {recipe.behavior!r} (sha256 {made[:12]}, here "
@@ -181,7 +192,8 @@ def audit(
     settings = settings or OpeSettings()
     if not policies:
         raise MedGymError("no policy to evaluate; name at least one")
-    if not recipe.perturbation > 0:
+    sigma = CLINICIAN_SPREAD if recipe.records else recipe.perturbation
+    if not sigma > 0:
         raise DatasetError(
             f"{recipe.id}: perturbation is 0, so a deterministic policy has no probability of its actions; "
             "choose a dataset whose recipe perturbs actions"
@@ -191,19 +203,22 @@ def audit(
         raise DatasetError(
             f"{recipe.id}: behavior_log_prob is not known in some rows; choose a dataset whose recipe perturbs actions"
         )
-    selected = bank.select([bank.index(p) for p in logged.patients])
+    # Of those whom records describe there are no simulators.
+    selected = bank if recipe.records else bank.select([bank.index(p) for p in logged.patients])
     named = tuple(worlds) if worlds else tuple(sorted(bank.worlds, key=lambda w: w != recipe.world))
+    named = () if recipe.records else named
     places = {world: selected.world(world) for world in named}
     clock = recipe.timing, recipe.decisions
     bound = _named([resolve_policy(p, selected, *clock, recipe.decisions, transitions.view) for p in policies])
     config = replace(process_config(recipe, bank.disease.name), view=transitions.view)
-    estimates: dict[str, list[Tensor]] = {name: [] for name in ESTIMATORS}
+    used = ESTIMATORS[:-1] if recipe.records else ESTIMATORS
+    estimates: dict[str, list[Tensor]] = {name: [] for name in used}
     truth: dict[str, list[Tensor]] = {world: [] for world in named}
     plain: list[Tensor] = []
     sizes: list[Tensor] = []
     with Progress("off-policy evaluation (policies)", len(bound), enabled=progress) as bar:
         for policy in bound:
-            perturbed = perturbed_policy(policy, logged.patients, recipe.perturbation, logged)
+            perturbed = perturbed_policy(policy, logged.patients, sigma, logged)
             for name, value in _estimate(transitions, logged, perturbed, settings).items():
                 (sizes if name == "sample_size" else estimates[name]).append(value)
 
@@ -211,10 +226,11 @@ def audit(
                 root, gamma = settings.seed, settings.gamma
                 return monte_carlo_returns(policy, place, config, settings.episodes, sigma, gamma, root, purpose)
 
-            estimates["model"].append(play(selected.world("own"), recipe.perturbation, "ope-model").mean(1))
+            if places:
+                estimates["model"].append(play(selected.world("own"), sigma, "ope-model").mean(1))
+                plain.append(play(places[named[0]], 0.0, "ope-truth").mean(1))
             for world, place in places.items():
-                truth[world].append(play(place, recipe.perturbation, "ope-truth"))
-            plain.append(play(places[named[0]], 0.0, "ope-truth").mean(1))
+                truth[world].append(play(place, sigma, "ope-truth"))
             bar.advance(1)
     guessed = {name: torch.stack(values).numpy() for name, values in estimates.items()}
     returns = {world: torch.stack(values).numpy() for world, values in truth.items()}  # (N, P, B)
@@ -222,7 +238,7 @@ def audit(
     spread = {w: np.sqrt((v.var(2, ddof=1) / v.shape[2]).sum(1)) / v.shape[1] for w, v in returns.items()}
     sample_size = torch.stack(sizes).numpy()
     names = tuple(policy.name for policy in bound)
-    scores = {w: {name: score_estimates(guessed[name], actual[w]) for name in ESTIMATORS} for w in named}
+    scores = {w: {name: score_estimates(guessed[name], actual[w]) for name in used} for w in named}
     info = {
         "dataset": transitions.dataset_id,
         "identity": transitions.identity,
@@ -231,7 +247,7 @@ def audit(
         "reward": recipe.reward,
         "timing": recipe.timing,
         "decisions": recipe.decisions,
-        "perturbation": recipe.perturbation,
+        "perturbation": sigma,
         "logged_episodes": int(logged.valid.shape[1]),
         "bank": {"name": bank.name, "content_hash": bank.content_hash},
         "settings": asdict(settings),
@@ -239,9 +255,16 @@ def audit(
     }
     data = (estimators.discount_at_start(logged.dt, settings.gamma) * logged.rewards).sum(-1).numpy()
     warnings = _warnings(names, sample_size, guessed["fqe"], data, settings, recipe.world, named)
-    return OpeAudit(
-        names, logged.patients, guessed, actual, spread, torch.stack(plain).numpy(), sample_size, scores, warnings, info
-    )
+    if recipe.records:
+        warnings = (*_CHARTED, *warnings)
+    alone = torch.stack(plain).numpy() if plain else np.zeros((len(names), 0))
+    return OpeAudit(names, logged.patients, guessed, actual, spread, alone, sample_size, scores, warnings, info)
+
+
+def _pooled(transitions: Transitions) -> Transitions:
+    """The same episodes as those of one patient: a person in the records has one or two."""
+    everyone = np.zeros_like(transitions.patient)
+    return replace(transitions, patient=everyone, patients=("everyone",))
 
 
 def _estimate(

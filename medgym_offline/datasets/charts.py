@@ -1,0 +1,202 @@
+"""Records -> rows: every stay of a cohort is one episode, treated as it was, and seen as it was charted.
+
+- A row is a decision (:mod:`medgym_offline.cohorts.decisions`). Its doses are means over the interval, mapped to
+  [-1, 1] by the scales of a bank; larger doses are clipped and counted. Its last action asks for the interval.
+- Observations are those of a view: the last charted values whose results were in, their ages, whether there are any.
+  Derived columns are computed from what was charted until then.
+- Severity, monitored component and costs are read from charted values, each held until the next; one that was never
+  charted counts as the least severe end of its usual range, as a score of organ failure takes what nobody measured.
+- The reward is -1 in the last row of a stay whose patient died in hospital ("death"), or the integral of severity.
+- An episode terminates at death, discharge or the horizon, whichever comes first. A patient is a person: stays of one
+  are episodes of one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medgym_offline.cohorts.cohort import Cohort, combine, definition_named
+from medgym_offline.cohorts.decisions import DecisionRule, treatments_given
+from medgym_offline.cohorts.frames import pl
+from medgym_offline.cohorts.grid import make_grid
+from medgym_offline.datasets.charted_stay import ChartedStay, least_severe
+from medgym_offline.datasets.clone import CloneConfig, estimate_log_prob
+from medgym_offline.datasets.hdf5 import EpisodeBlock, pack_episodes
+from medgym_offline.datasets.recipes import Recipe
+from medgym_offline.errors import DatasetError
+
+if TYPE_CHECKING:
+    from medgym_offline.simulators.bank import SimulatorBank
+
+__all__ = ["FOLDER", "Charts", "charted_episodes", "read_charts"]
+
+FOLDER = "MEDGYM_CLINICAL_DATA"
+"""Environment variable that names the folder of the records."""
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Rows of a cohort.
+
+    Attributes:
+        block: All stays as episodes, in order of person, then stay.
+        persons: Ids; `block.patient` are positions among them.
+        facts: What a manifest says of them: rule, counts, calibration of the estimated probabilities (JSON-able).
+    """
+
+    block: EpisodeBlock
+    persons: tuple[str, ...]
+    facts: dict[str, Any]
+
+
+def read_charts(recipe: Recipe, disease: str, folder: str | Path | None = None) -> Cohort:
+    """The cohort of a recipe's records: all stays that its definition calls eligible.
+
+    Args:
+        recipe: Names the folders of the records.
+        disease: Whose definition reads them.
+        folder: Holds those folders; `$MEDGYM_CLINICAL_DATA` if None.
+
+    Raises:
+        DatasetError: nobody says where the records are, or one of the folders is not there.
+        CohortError: they cannot be read.
+    """
+    from medgym_offline.cohorts.build import read_source
+    from medgym_offline.cohorts.selection import coverage
+
+    place = folder or os.environ.get(FOLDER)
+    needs = f"{recipe.id} is made from records that nobody ships ({', '.join(recipe.records)})"
+    if not place:
+        raise DatasetError(f"{needs}; set {FOLDER} (or --records) to the folder that holds them")
+    paths = [Path(place) / name for name in recipe.records]
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise DatasetError(f"{needs}, and {missing[0]} is not there; set {FOLDER} (or --records) to their folder")
+    definition = definition_named(disease, recipe.id)
+    cohort = combine([read_source(path, definition) for path in paths])
+    return cohort.select([p for p, fit in zip(cohort.patients, coverage(cohort).eligible) if fit])
+
+
+def charted_episodes(
+    recipe: Recipe,
+    cohort: Cohort,
+    bank: SimulatorBank,
+    rule: DecisionRule | None = None,
+    clone: CloneConfig | None = None,
+) -> Charts:
+    """Every stay of a cohort as an episode.
+
+    Args:
+        recipe: K, reward, view and seed.
+        cohort: Of the bank's disease.
+        bank: Its scales map values and doses.
+        rule: When there was a decision; the default rule up to the disease's horizon.
+        clone: Settings of the estimate of the actions' probabilities.
+
+    Raises:
+        DatasetError: the cohort is of another disease, or lacks a treatment altogether, a stay does not say whether its
+            patient died although the reward is death, or has more than K decisions.
+    """
+    disease = bank.disease
+    rule = rule or DecisionRule(horizon=disease.process.horizon)
+    _require(recipe, cohort, bank)
+    given = treatments_given(cohort, rule.horizon)
+    times = {patient: steps.decisions(rule) for patient, steps in given.items()}
+    most, where = max((len(t) - 1, patient) for patient, t in times.items())
+    if most > recipe.decisions:
+        raise DatasetError(f"{recipe.id}: stay {where} has {most} decisions; set decisions to that or more")
+    derived = _derived_until(cohort, times, disease.process.min_interval)
+    charted = _charted(cohort)
+    died = dict(zip(cohort.patients, cohort.stays["died"].to_list()))
+    persons = tuple(sorted(set(cohort.subjects)))
+    normal = least_severe(bank)
+    episodes, clipped = [], np.zeros(len(disease.treatments), np.int64)
+    for person, patient in sorted(zip(cohort.subjects, cohort.patients)):
+        stay = ChartedStay(patient, given[patient], times[patient], charted[patient], derived[patient], normal)
+        episode = stay.episode(recipe, bank, bool(died[patient]))
+        clipped += (stay.doses > np.array(bank.scales.treatment_upper) * (1.0 + 1e-9)).sum(0)
+        episodes.append(episode | {"patient": persons.index(person)})
+    block = pack_episodes(episodes, 0)
+    calibration = _estimate(block, persons, recipe.seed, disease.action_names, clone)
+    facts = {
+        "stays": len(episodes),
+        "persons": len(persons),
+        "died": sum(bool(value) for value in died.values()),
+        "decisions_found": most,
+        "rule": vars(rule),
+        "clipped": dict(zip(disease.treatment_names, clipped.tolist())),
+        "behavior_log_prob_estimated": True,
+        "calibration": calibration,
+        "license": cohort.metadata.get("license", ""),
+        "rejections": cohort.rejections.lines(),
+    }
+    return Charts(block, persons, facts)
+
+
+def _require(recipe: Recipe, cohort: Cohort, bank: SimulatorBank) -> None:
+    definition, disease = cohort.definition, bank.disease
+    names = (tuple(c.name for c in disease.variables), disease.treatment_names)
+    if definition.disease != disease.name or (definition.observed, definition.given) != names:
+        raise DatasetError(f"{recipe.id}: records of {definition.disease}, bank {bank.name!r} of {disease.name}")
+    for name in definition.given:
+        if not (cohort.table["variable"] == name).any():
+            raise DatasetError(f"{recipe.id}: the records hold no {name}; rows need every treatment, so add its table")
+    unknown = cohort.stays.filter(pl.col("died").is_null())["patient"]
+    if recipe.reward == "death" and len(unknown):
+        raise DatasetError(
+            f"{recipe.id}: stay {unknown[0]} does not say whether its patient died in hospital; add `died` to the "
+            "stays, or set reward to integral"
+        )
+
+
+def _derived_until(cohort: Cohort, times: Mapping[str, np.ndarray], hours: float) -> dict[str, np.ndarray]:
+    """(K + 1, number of derived quantities) per stay, each from the records until then, to the last whole cell."""
+    asked = pl.DataFrame(
+        [(p, float(t), f"{p}@{i}") for p, own in times.items() for i, t in enumerate(own)],
+        schema={"patient": pl.String, "at": pl.Float64, "key": pl.String},
+        orient="row",
+    )
+    # Each question is a stay of its own, which ended when it was asked: nothing later can enter.
+    table = cohort.table.join(asked, on="patient").filter(pl.col("time_h") <= pl.col("at"))
+    table = table.with_columns(patient="key", end_h=pl.min_horizontal("end_h", "at"))
+    stays = asked.select(patient="key", subject="key", los_h="at")
+    grid = make_grid(table, stays, cohort.definition, hours, max(own[-1] for own in times.values()) + 2 * hours)
+    values = np.zeros((len(grid), len(cohort.definition.derived)))
+    for column, part in enumerate(cohort.definition.derived):
+        values[:, column] = grid.derived[part.name][:, -1]
+    ends = np.cumsum([len(own) for own in times.values()])
+    return dict(zip(times, np.split(values, ends[:-1])))
+
+
+def _charted(cohort: Cohort) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """Times and values of every variable, by stay."""
+    observations = cohort.observations.sort("time_h")
+    rows, none = observations.partition_by(["patient", "variable"], as_dict=True), observations.clear()
+
+    def of(patient: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        own = rows.get((patient, name), none)
+        return own["time_h"].to_numpy(), own["value"].to_numpy()
+
+    return {patient: [of(patient, name) for name in cohort.definition.observed] for patient in cohort.patients}
+
+
+def _estimate(
+    block: EpisodeBlock, persons: tuple[str, ...], root: int, names: tuple[str, ...], config: CloneConfig | None
+) -> dict[str, Any]:
+    """Fill in the block's estimated probabilities; the clone's calibration."""
+    columns = block.columns()
+    actions, valid = columns["actions"], np.arange(block.rewards.shape[1]) < block.lengths[:, None]
+    doses = actions.shape[1] - 1
+    before = np.full(block.actions[..., :doses].shape, -1.0)
+    before[:, 1:] = block.actions[:, :-1, :doses]
+    seen = np.concatenate([columns["observations"], before[valid]], axis=1)
+    who = [persons[i] for i in columns["patient"]]
+    found = estimate_log_prob(seen, actions, who, root, config)
+    block.infos["behavior_log_prob"][:, 1:][valid] = found.log_prob
+    marginal = estimate_log_prob(seen[:, :0], actions, who, root, config)
+    return {"decisions": len(actions), **found.calibration(names, marginal)}

@@ -1,0 +1,275 @@
+"""Clinical records as a dataset: when there was a decision, what was seen then, and who scores whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import medgym_offline as mgo
+from medgym_offline.cohorts import Cohort
+from medgym_offline.cohorts.decisions import DecisionRule, Given, treatments_given
+from medgym_offline.datasets import Recipe, Transitions, generate, list_recipes, load_dataset, publish, verify
+from medgym_offline.datasets.charts import Charts, charted_episodes, read_charts
+from medgym_offline.datasets.clone import CloneConfig, estimate_log_prob
+from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
+from medgym_offline.errors import CohortError, DatasetError
+from medgym_offline.evaluation.ope import OpeSettings, audit_dataset
+from medgym_offline.evaluation.ope.fqe import FqeConfig
+from medgym_offline.offline import OfflineConfig, train
+from medgym_offline.simulators import SimulatorBank
+
+QUICK = CloneConfig(folds=2, hidden=4, updates=3, batch=8)
+RULE = DecisionRule()
+REAL = "medgym/sepsis-real-v0"
+
+
+def with_outcomes(cohort: Cohort) -> Cohort:
+    """Every third patient died; two stays are of one person."""
+    died = pl.int_range(pl.len()) % 3 == 0
+    subject = pl.when(pl.int_range(pl.len()) < 2).then(pl.lit("twin/first")).otherwise("subject")
+    return replace(cohort, stays=cohort.stays.with_columns(died=died, subject=subject))
+
+
+@pytest.fixture(scope="module")
+def cohort() -> Cohort:
+    return with_outcomes(twin_cohort(9, 4)[0])
+
+
+@pytest.fixture(scope="module")
+def bank() -> SimulatorBank:
+    return mgo.load_simulators("sepsis-v0")
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return list_recipes(records=True)[REAL]
+
+
+@pytest.fixture(scope="module")
+def charts(recipe: Recipe, cohort: Cohort, bank: SimulatorBank) -> Charts:
+    return charted_episodes(recipe, cohort, bank, clone=QUICK)
+
+
+@pytest.fixture(scope="module")
+def made(cohort: Cohort, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
+    """Root of a dataset made from a cohort table, and its recipe."""
+    base = tmp_path_factory.mktemp("charts")
+    cohort.write(base / "records" / "twin.parquet")
+    own = replace(recipe, id="medgym/sepsis-charts-v0", records=("twin.parquet",))
+    generate(own, root=base / "minari", records=base / "records", progress=False)
+    return base / "minari", own
+
+
+RATE = st.sampled_from([0.0, 0.0, 1.0, 1.03, 2.0, 50.0])
+STEPS = st.lists(st.tuples(st.floats(0.01, 30.0), RATE, RATE), min_size=1, max_size=40)
+
+
+@given(steps=STEPS, end=st.floats(1.0, 96.0), tolerance=st.sampled_from([0.0, 0.05, 0.5]))
+@settings(max_examples=200, deadline=None)
+def test_decisions_fill_the_stay_and_keep_apart(
+    steps: list[tuple[float, float, float]], end: float, tolerance: float
+) -> None:
+    edges = np.r_[0.0, np.cumsum([gap for gap, *_ in steps])]
+    rates = np.array([[0.0, 0.0], *([a, b] for _, a, b in steps)])
+    inside = edges < end
+    stay, rule = Given(edges[inside], rates[inside], end), DecisionRule(tolerance=tolerance)
+    times = stay.decisions(rule)
+    dt = np.diff(times)
+    assert times[0] == 0.0
+    assert times[-1] == end
+    assert (dt >= rule.apart - 1e-5).all()
+    assert (dt < rule.longest + rule.apart).all()
+    changes = stay.changes(tolerance)
+    for time in times[1:-1]:  # a change, or the decision to go on
+        assert time in changes or np.isclose(time - times[np.searchsorted(times, time) - 1], rule.longest)
+    length = np.diff(np.r_[stay.edges, end])
+    np.testing.assert_allclose((stay.means(times) * dt[:, None]).sum(0), (stay.rates * length[:, None]).sum(0))
+
+
+def test_a_change_close_to_a_decision_belongs_to_it() -> None:
+    stay = Given(np.array([0.0, 3.0, 3.5, 3.9]), np.array([[0.0], [2.0], [4.0], [4.1]]), 10.0)
+    times = stay.decisions(RULE)
+    np.testing.assert_allclose(times, [0.0, 3.0, 10.0])
+    np.testing.assert_allclose(stay.means(times)[:, 0], [0.0, (0.5 * 2.0 + 0.4 * 4.0 + 6.1 * 4.1) / 7.0])
+
+
+def test_doses_are_those_charted(cohort: Cohort, charts: Charts, bank: SimulatorBank) -> None:
+    columns = charts.block.columns()
+    dose = bank.denormalize_treatment((columns["actions"][:, :3].astype(float) + 1.0) / 2.0)
+    for e, (_, patient) in enumerate(sorted(zip(cohort.subjects, cohort.patients))):
+        rows = columns["episode"] == e
+        steps = treatments_given(cohort, 96.0)[patient]
+        wanted, found = steps.total(np.array([steps.end]))[0], (dose[rows] * columns["dt"][rows, None]).sum(0)
+        clipped = (steps.rates > bank.scales.treatment_upper).any(0)
+        np.testing.assert_allclose(found[~clipped], wanted[~clipped], rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_later_is_seen(recipe: Recipe, cohort: Cohort, bank: SimulatorBank, charts: Charts) -> None:
+    """Cut all records at an hour: what was decided and seen until then stays to the bit."""
+    hour = 30.3
+    kept = cohort.table.filter(pl.col("time_h") <= hour).with_columns(pl.col("end_h").clip(upper_bound=hour))
+    cut = charted_episodes(recipe, replace(cohort, table=kept), bank, clone=QUICK).block
+    whole = charts.block
+    before, after = (np.isfinite(b.infos["time"]) & (b.infos["time"] <= hour) for b in (cut, whole))
+    for e in range(len(whole)):
+        count = int((whole.infos["time"][e, : whole.lengths[e] + 1] <= hour).sum())
+        if count <= whole.lengths[e]:  # the cut ends what ran, which is a change at that hour
+            np.testing.assert_array_equal(cut.infos["time"][e, :count], whole.infos["time"][e, :count])
+            np.testing.assert_array_equal(cut.observations[e, :count], whole.observations[e, :count])
+    assert before.any()
+    assert after.any()
+
+
+def test_results_come_late(recipe: Recipe, cohort: Cohort, bank: SimulatorBank) -> None:
+    """A laboratory value is unknown until its result is in."""
+    disease = bank.disease
+    channels = {c.component: c.delay for c in disease.views["charted"].channels}
+    slow = max(channels, key=lambda name: channels[name])
+    column = disease.column(slow)
+    block = charted_episodes(recipe, cohort, bank, clone=QUICK).block
+    names = sorted(zip(cohort.subjects, cohort.patients))
+    seen = 0
+    for e, (_, patient) in enumerate(names):
+        own = cohort.table.filter((pl.col("patient") == patient) & (pl.col("variable") == slow)).sort("time_h")
+        for k in range(block.lengths[e]):
+            time = float(block.infos["time"][e, k])
+            known = own.filter(pl.col("time_h") + channels[slow] <= time + 1e-6)
+            value = bank.scales.normal_column(disease, known["value"].to_numpy()[-1:], column) if len(known) else [0.0]
+            assert block.observations[e, k, column] == pytest.approx(float(value[0]), abs=1e-5)
+            seen += len(known)
+    assert channels[slow] > 0
+    assert seen
+
+
+def test_rewards_and_terminations(cohort: Cohort, charts: Charts) -> None:
+    columns = charts.block.columns()
+    assert columns["terminations"].sum() == len(cohort)
+    assert not columns["truncations"].any()
+    assert columns["rewards"].sum() == -sum(cohort.stays["died"].to_list())
+    assert set(columns["rewards"][~columns["terminations"]]) == {0.0}
+    assert charts.facts["persons"] == len(set(cohort.subjects)) == len(cohort) - 1
+
+
+def test_no_person_scores_itself() -> None:
+    g = np.random.default_rng(0)
+    persons = [f"p{i % 6}" for i in range(120)]
+    seen, actions = g.normal(size=(120, 3)), np.clip(g.normal(size=(120, 2)), -1.0, 1.0)
+    config = replace(QUICK, updates=20)
+    base = estimate_log_prob(seen, actions, persons, 0, config).log_prob
+    own = np.array([p == "p2" for p in persons])
+    first = int(np.flatnonzero(own)[0])
+    rest = own & (np.arange(120) != first)
+    other_seen, other_actions = seen.copy(), actions.copy()
+    other_seen[rest] += 5.0
+    other_actions[rest] = -1.0
+    moved = estimate_log_prob(other_seen, other_actions, persons, 0, config).log_prob
+    assert moved[first] == base[first]
+    assert not np.array_equal(moved[~own], base[~own])  # others do learn from this person
+
+
+def test_a_clone_knows_what_there_is_to_know() -> None:
+    """Held-out likelihood and coverage where the truth is known: an atom at no dose, and a dose that follows."""
+    g = np.random.default_rng(1)
+    persons = [f"p{i % 20}" for i in range(2000)]
+    seen = g.normal(size=(2000, 2))
+    inside = np.tanh(0.5 * seen[:, 1] + 0.3 * g.normal(size=2000))
+    actions = np.where(g.random(2000) < 1.0 / (1.0 + np.exp(-2.0 * seen[:, 0])), -1.0, inside)[:, None]
+    found = estimate_log_prob(seen, actions, persons, 0)
+    shown = found.calibration(("dose",), estimate_log_prob(seen[:, :0], actions, persons, 0))
+    assert shown["log_likelihood"] > shown["log_likelihood_marginal"] + 0.1
+    for level, share in shown["coverage"]["dose"].items():
+        assert share == pytest.approx(float(level), abs=0.06)
+
+
+def test_the_whole_way(made: tuple[Path, Recipe], cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, recipe = made
+    data = load_dataset(recipe.id, root=root)
+    assert isinstance(data, Transitions)
+    assert data.view == "charted"
+    assert data.decisions == 96
+    assert data.observation_dim == len(data.definition.seen("charted"))
+    report = verify(recipe.id, root=root, progress=False)
+    assert report.ok, str(report)
+    card = (root / recipe.id / "README.md").read_text()
+    assert "estimated" in card
+    assert "no row is a record" not in card
+    for algorithm in ("bc", "iql"):
+        policy = train(
+            algorithm, data, "pop", config=OfflineConfig(updates=4, hidden=8, batch=16), progress=False
+        ).policy
+        assert policy.decisions == 96
+    found = mgo.evaluate(policy, bank="sepsis-v0", patients=2, episodes=2, worlds=["own"])
+    assert np.isfinite(found.worlds["own"].metrics["severity_mean"])
+    settings = OpeSettings(fqe=FqeConfig(updates=3, hidden=4, batch=8))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    audit = audit_dataset(recipe.id, [policy, "zero"], settings=settings, root=root)
+    assert set(audit.estimates) == {"fqe", "wis", "dr"}
+    assert not audit.truth
+    assert any("estimated" in line for line in audit.warnings)
+    assert any("confounded" in line for line in audit.warnings)
+    with pytest.raises(DatasetError, match="not passed on"):
+        publish(recipe.id, "hf://nobody", root=root, dry_run=True)
+
+
+def _without(variable: str) -> Callable[[Cohort], Cohort]:
+    return lambda cohort: replace(cohort, table=cohort.table.filter(pl.col("variable") != variable))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without("fluids"), "records hold no fluids"),
+        (lambda c: replace(c, stays=c.stays.with_columns(died=pl.lit(None, pl.Boolean))), "does not say whether"),
+    ],
+)
+def test_records_that_lack_something(
+    recipe: Recipe, cohort: Cohort, bank: SimulatorBank, change: Callable[[Cohort], Cohort], message: str
+) -> None:
+    with pytest.raises(DatasetError, match=message):
+        charted_episodes(recipe, change(cohort), bank, clone=QUICK)
+
+
+def test_where_the_records_are(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEDGYM_CLINICAL_DATA", raising=False)
+    with pytest.raises(DatasetError, match="set MEDGYM_CLINICAL_DATA"):
+        load_dataset(REAL, root=tmp_path, progress=False)
+    monkeypatch.setenv("MEDGYM_CLINICAL_DATA", str(tmp_path))
+    with pytest.raises(DatasetError, match=r"mimic-iii-demo-1\.4 is not there"):
+        load_dataset(REAL, root=tmp_path, progress=False)
+    for name in recipe.records:
+        (tmp_path / name).mkdir()
+    with pytest.raises(CohortError, match="no known layout"):
+        generate(REAL, root=tmp_path, progress=False)
+    for arguments in ({"patients": 2, "output_id": "medgym/some-v0"}, {"release": True}):
+        with pytest.raises(DatasetError, match="whole, and never shipped"):
+            generate(REAL, root=tmp_path, progress=False, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"reward": "death"}, {"behavior": "records"}, {"records": ("x",)}],
+)
+def test_recipes_of_records_and_of_simulators_differ(fields: dict[str, object]) -> None:
+    with pytest.raises(DatasetError, match="go together"):
+        Recipe(**({"id": "medgym/b-v0", "description": "", "bank": "sepsis-v0", "behavior": "random"} | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.clinical
+def test_the_open_records(clinical_data: Path, recipe: Recipe, bank: SimulatorBank) -> None:
+    """Counts and statistics of the open demos, the same on every machine."""
+    cohort = read_charts(recipe, "sepsis", clinical_data)
+    found = charted_episodes(recipe, cohort, bank, clone=QUICK)
+    facts, columns = found.facts, found.block.columns()
+    assert (facts["stays"], facts["persons"], facts["died"]) == (225, 168, 45)
+    assert (len(columns["dt"]), facts["decisions_found"]) == (5209, 73)
+    assert "ODbL" in facts["license"]
+    assert columns["dt"].mean() == pytest.approx(2.819, abs=1e-3)
+    assert columns["severity"].mean() == pytest.approx(4.03, abs=0.02)
+    assert (columns["actions"][:, 1] <= -1.0).mean() == pytest.approx(0.669, abs=0.002)
