@@ -26,7 +26,7 @@ class DecisionRule:
         apart: Decisions are at least so far apart. Chosen: 1 h, in which vital signs are charted once.
         longest: After so long without a change the decision was to go on. Chosen: 8 h, a shift.
         tolerance: Smaller relative changes are none. Chosen: 5 %, what a rate moves when a bag's volume is reckoned
-            anew; nineteen of twenty charted steps of norepinephrine in the open MIMIC demos are larger.
+            anew; in the open MIMIC demos nineteen of twenty charted steps of a titrated drug are larger.
     """
 
     horizon: float = 96.0

@@ -47,7 +47,7 @@ def print_audit(found: OpeAudit) -> None:
         true = (f"{found.truth[w][i].mean():.2f} ± {found.error[w][i]:.2f}" for w in worlds)
         guessed = (f"{found.estimates[name][i].mean():.2f}" for name in names)
         ess = median(found.sample_size[i])
-        plain = [f"{found.unperturbed[i].mean():.2f}"] * bool(worlds)
+        plain = [f"{found.unperturbed[i].mean():.2f}"] if worlds else []
         rows.append((policy, *true, *plain, *guessed, f"{ess:.1f}"))
     print_table(columns, rows, title)
     if worlds:

@@ -165,6 +165,10 @@ class Transitions:
             rows = _as_slice(np.flatnonzero(rows) if rows.dtype == bool else rows)
         return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
 
+    def pooled(self) -> Transitions:
+        """The same rows as those of one patient, "everyone"."""
+        return dataclasses.replace(self, patient=np.zeros_like(self.patient), patients=("everyone",))
+
     def episode_starts(self) -> np.ndarray:
         """Row numbers (int64) at which an episode begins, found from `episode`."""
         if not len(self):

@@ -198,12 +198,24 @@ def _behavior_data(
             f"dataset {dataset.dataset_id!r} was loaded with view {dataset.view!r}, the policy sees {bound.view!r}; "
             f"load it with view={bound.view!r}"
         )
-    support = SupportReference.from_transitions(dataset, bank.patients)
+    if _of_records(dataset.dataset_id):
+        support = SupportReference.of_everyone(dataset, bank.patients)
+    else:
+        support = SupportReference.from_transitions(dataset, bank.patients)
     info: dict[str, Any] = {"id": dataset.dataset_id, "identity": dataset.identity, "reference_returns": {}}
     # Reference returns are means over the dataset's patients: they say nothing about some of them.
     if set(dataset.present_ids) == set(bank.patients):
         info["reference_returns"] = _reference_returns(dataset.dataset_id, reward)
     return support, info
+
+
+def _of_records(identifier: str) -> bool:
+    from medgym_offline.datasets.catalogue import dataset_info
+
+    try:
+        return bool(dataset_info(identifier).records)
+    except (UnknownNameError, DatasetError):  # rows that no recipe makes
+        return False
 
 
 def _reference_returns(identifier: str, reward: str) -> dict[str, float]:

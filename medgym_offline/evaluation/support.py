@@ -146,6 +146,14 @@ class SupportReference:
                 made.behavior[part][name] = values
         return made
 
+    @classmethod
+    def of_everyone(cls, transitions: Transitions, patients: Sequence[str]) -> SupportReference:
+        """All episodes of `transitions` as those of each of `patients`, who are not in it: rows of clinical records."""
+        made = cls.from_transitions(transitions.pooled())
+        (reference,), (scale,) = made.reference.values(), made.scale.values()
+        behavior = {part: dict.fromkeys(patients, *found.values()) for part, found in made.behavior.items()}
+        return cls(made.observation_dim, dict.fromkeys(patients, reference), dict.fromkeys(patients, scale), behavior)
+
     def part_distances(self, patient: str, observations: ArrayLike, actions: ArrayLike) -> dict[str, Array]:
         """Support distances (m,) of one patient's observations (m, d) and executed actions (m, A), by :data:`PARTS`."""
         query = np.concatenate([np.asarray(observations, np.float64), np.asarray(actions, np.float64)], axis=1)

@@ -140,7 +140,9 @@ def audit_dataset(
     recipe = Recipe.from_fields(manifest["recipe"] | {"id": dataset}, str(path))
     home = load_simulators(recipe.bank)
     if recipe.records:
-        transitions, behavior = _pooled(transitions), Behavior(recipe.behavior, manifest["behavior"]["sha256"], None)
+        # A person in the records has one stay or two.
+        transitions = transitions.pooled()
+        behavior = Behavior(recipe.behavior, manifest["behavior"]["sha256"], None)
     else:
         behavior = recipe_behavior(recipe, home)
     if (made := manifest.get("behavior", {}).get("sha256", behavior.digest)) != behavior.digest:
@@ -259,12 +261,6 @@ def audit(
         warnings = (*_CHARTED, *warnings)
     alone = torch.stack(plain).numpy() if plain else np.zeros((len(names), 0))
     return OpeAudit(names, logged.patients, guessed, actual, spread, alone, sample_size, scores, warnings, info)
-
-
-def _pooled(transitions: Transitions) -> Transitions:
-    """The same episodes as those of one patient: a person in the records has one or two."""
-    everyone = np.zeros_like(transitions.patient)
-    return replace(transitions, patient=everyone, patients=("everyone",))
 
 
 def _estimate(
