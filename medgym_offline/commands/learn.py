@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgym_offline.commands import behavior, completion
-from medgym_offline.commands.common import Device, Patients, parse_patients, say
+from medgym_offline.commands.common import Device, Patients, Split, parse_patients, say
 from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def train_command(
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of training seeds: 0 to N-1.")] = 1,
     patients: Patients = None,
+    split: Split = None,
     profile: Annotated[
         str,
         typer.Option(
@@ -107,7 +108,7 @@ def train_command(
     else:
         algorithm, config = algorithm_name(algorithm), config.changed(settings or [])
         fit = _stacked(algorithm, scope, config, device)
-    transitions = load_dataset(dataset)
+    transitions = load_dataset(dataset, split=split)
     chosen = parse_patients(patients, transitions.present_ids, dataset)
     output.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []

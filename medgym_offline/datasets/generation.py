@@ -214,6 +214,7 @@ def _write(
         disease=bank.disease.name,
         dataset_id=recipe.id,
         identity=identity,
+        split="",
     ).validate()
     manifest = build_manifest(
         recipe, source, transitions, np.concatenate(seeds), content, folder, references, made, who

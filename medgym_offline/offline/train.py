@@ -86,7 +86,7 @@ def train(
     size = shard or (shard_size(config) if device == "cpu" else len(data))
     bounds = [(a, min(a + size, len(data))) for a in range(0, len(data), size)]
     kept = checkpoint_updates(config.updates, checkpoints)
-    task = {**_task(algorithm, transitions, scope, config), "seed": seed}
+    task = {**_task(algorithm, transitions, scope, config, patients), "seed": seed}
     identity = json.dumps(
         {**task, "learners": data.keys, "rows": data.counts.tolist(), "shard": size, "keep": kept}, sort_keys=True
     )
@@ -189,7 +189,7 @@ def train_seeds(
     bounds = [(at, min(at + size, len(pairs))) for at in range(0, len(pairs), size)]
     log = _merge([json.loads(part["log"]) for part in parts], bounds)
     whole = _concatenated([part["actor"] for part in parts])
-    task = _task(algorithm, transitions, scope, config)
+    task = _task(algorithm, transitions, scope, config, patients)
     results = {}
     for i, seed in enumerate(seeds):
         suffix = f", seed {seed}"
@@ -239,10 +239,12 @@ def _concatenated(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {**parts[0], "net": net, "codebook": None if books[0] is None else torch.cat(books)}
 
 
-def _task(algorithm: str, transitions: Transitions, scope: str, config: OfflineConfig) -> dict[str, Any]:
+def _task(
+    algorithm: str, transitions: Transitions, scope: str, config: OfflineConfig, patients: Sequence[str] | None
+) -> dict[str, Any]:
     """What a policy's file says it was asked to learn, its seed aside."""
     about = {"algorithm": algorithm, "dataset": transitions.dataset_id, "identity": transitions.identity}
-    return {**about, "scope": scope, "config": config.to_dict()}
+    return {**about, "scope": scope, "config": config.to_dict(), **transitions.people(patients)}
 
 
 def _all_failed(algorithm: str, stopped: dict[str, str]) -> MedGymError:

@@ -98,8 +98,9 @@ class StackedActor(nn.Module):
 
     @property
     def scope(self) -> str:
-        """ "ind" (a network per patient) or "pop" (one for all)."""
-        return "pop" if self.patients is None else "ind"
+        """ "ind" (a network per patient), "pop" (one for all); "clu" or "context" where its provenance says so."""
+        stated = self.provenance.get("scope")
+        return "pop" if self.patients is None else stated if stated in ("clu", "context") else "ind"
 
     def extra_repr(self) -> str:
         count = "all" if self.patients is None else len(self.patients)

@@ -153,6 +153,7 @@ def train_baseline(
         "code": code_version(),
         "d3rlpy": d3rlpy.__version__,
         "torch": torch.__version__,
+        **transitions.people(patients),
     }
     kept = checkpoint_updates(config.updates, checkpoints)
     with one_thread(device), _seeded(seed), Progress(f"{algorithm} pop", config.updates, enabled=progress) as bar:
