@@ -10,8 +10,8 @@ import medgym_offline
 
 PACKAGE = Path(medgym_offline.__file__).parent
 ORDER = (
-    "(top)", "engine", "reports", "diseases", "cohorts", "simulators", "envs", "policies", "online", "datasets", "people",
-    "offline", "third_party", "evaluation", "leaderboard", "a disease", "commands",
+    "(top)", "engine", "reports", "diseases", "cohorts", "simulators", "envs", "policies", "online", "datasets",
+    "people", "offline", "third_party", "evaluation", "leaderboard", "a disease", "commands",
 )  # fmt: skip
 """A module imports from folders before its own."""
 

@@ -53,8 +53,8 @@ def train_command(
         str | None,
         typer.Option(
             "--scope",
-            help="ind: a policy per patient (default); clu: one per cluster of patients; pop: one for all (default, and "
-            "the only one, of d3rlpy's); context: one for all that reads the patient's record.",
+            help="ind: a policy per patient (default); clu: one per cluster; pop: one for all (the only one of d3rlpy's); "
+            "context: one for all that reads the patient's record.",
             autocompletion=completion.one_of("ind", "clu", "pop", "context"),
         ),
     ] = None,

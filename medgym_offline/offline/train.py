@@ -260,6 +260,11 @@ def _stacked(
             f"scope is {scope!r}, people are {'missing' if people is None else f'those of scope {people.scope!r}'}; "
             "give `people_of(scope, bank, ...)` of medgym_offline.people with clu or context, and none with others"
         )
+    if people is not None and transitions.split != "train":
+        raise MedGymError(
+            f"scope {scope!r} is for new people, and these rows are of others than train people; load them with "
+            "split='train'"
+        )
     rows, members = (transitions, None) if people is None else people.arrange(transitions)
     return stack_transitions(rows, scope, config, patients, members)
 

@@ -48,8 +48,8 @@ class ContextConfig:
 
     numbers: int = 8
     hidden: int = 64
-    steps: int = 1500
-    lr: float = 1e-3
+    steps: int = 1000
+    lr: float = 3e-3
     sessions: int = 10
     people: int = 24
     targets: int = 64
@@ -71,6 +71,9 @@ class Encoder(nn.Module):
         readings: The last so many of them, V.
         config: Sizes and seed.
     """
+
+    center: Tensor
+    scale: Tensor
 
     def __init__(self, inputs: int, readings: int, config: ContextConfig):
         super().__init__()
@@ -169,8 +172,8 @@ class Contexts:
             if patient in transitions.patients:
                 table[transitions.patients.index(patient)] = row
         more = table[transitions.patient]
-        wider = {n: np.concatenate([getattr(transitions, n), more], 1) for n in ("observations", "next_observations")}
-        return dataclasses.replace(transitions, **wider), None
+        now, then = (np.concatenate([o, more], 1) for o in (transitions.observations, transitions.next_observations))
+        return dataclasses.replace(transitions, observations=now, next_observations=then), None
 
     def finish(self, policy: StackedActor) -> StackedActor:
         """The policy as a stack, an embedding being a bias per person: W (o, z) + b = W_o o + (W_z z + b)."""

@@ -63,9 +63,9 @@ class Record:
     def select(self, patients: Sequence[str]) -> Record:
         """The records of these people, in that order."""
         index = PatientIndex(self.patients, "this record").resolve(patients)
-        parts = (self.times, self.observed, self.treatments)
+        times, observed, treatments = (part[index] for part in (self.times, self.observed, self.treatments))
         events = None if self.exogenous is None else self.exogenous[index]
-        return Record(tuple(patients), *(part[index] for part in parts), events)
+        return Record(tuple(patients), times, observed, treatments, events)
 
     def until(self, hours: float) -> Record:
         """The part of every session that ends by `hours` after its start (in the disease's unit).
