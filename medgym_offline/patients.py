@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from medgym_offline.errors import UnknownNameError, unknown_name
 
-__all__ = ["PatientIndex", "Patients", "whole_number"]
+__all__ = ["PatientIndex", "Patients", "people_hash", "whole_number"]
 
 Patients: TypeAlias = "int | str | Iterable[int | str] | None"
 """None (all), a number n (the first n), an id, or several ids and positions."""
@@ -86,6 +87,11 @@ class PatientIndex:
             twice = next(p for n, p in enumerate(positions) if p in positions[:n])
             raise UnknownNameError(f"patient {self.ids[twice]} of {self.whose} is named twice; name everybody once")
         return positions
+
+
+def people_hash(ids: Iterable[str]) -> str:
+    """SHA-256 of who they are, in whatever order: what a policy's file says of whom it learned from."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
 
 
 def whole_number(value: Any) -> int | None:

@@ -11,7 +11,7 @@ import medgym_offline
 PACKAGE = Path(medgym_offline.__file__).parent
 ORDER = (
     "(top)", "engine", "reports", "diseases", "cohorts", "simulators", "envs", "policies", "online", "datasets",
-    "offline", "third_party", "evaluation", "leaderboard", "a disease", "commands",
+    "people", "offline", "third_party", "evaluation", "leaderboard", "a disease", "commands",
 )  # fmt: skip
 """A module imports from folders before its own."""
 

@@ -22,6 +22,7 @@ __all__ = [
     "MaybeBank",
     "Patients",
     "Resume",
+    "Split",
     "Timing",
     "View",
     "Workers",
@@ -45,6 +46,14 @@ MaybeBank = Annotated[
 BankArgument = Annotated[str, typer.Argument(metavar="BANK", help=f"{_BANK}.", autocompletion=completion.banks)]
 Patients = Annotated[
     str | None, typer.Option("--patients", help="How many patients (the first N), or ids separated by commas.")
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Of the bank's people only those of this side: train, or test (new people).",
+        autocompletion=completion.one_of("train", "test"),
+    ),
 ]
 Timing = Annotated[
     str | None,

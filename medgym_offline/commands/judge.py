@@ -12,6 +12,7 @@ from medgym_offline.commands import completion
 from medgym_offline.commands.common import (
     Json,
     Patients,
+    Split,
     Timing,
     View,
     Worlds,
@@ -77,6 +78,7 @@ def eval_command(
         ),
     ],
     patients: Patients = None,
+    split: Split = None,
     episodes: Annotated[
         int | None, typer.Option("--episodes", min=1, help="Per patient (default: protocol's).")
     ] = None,
@@ -118,6 +120,7 @@ def eval_command(
         dataset=dataset,
         bank=bank,
         patients=ask_patients(patients),
+        split=split,
         show=not json,
         timing=timing,
         decisions=decisions,

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgym_offline.commands import behavior, completion
-from medgym_offline.commands.common import Device, Patients, View, parse_patients, say
+from medgym_offline.commands.common import Device, Patients, Split, View, parse_patients, say
 from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
     from medgym_offline.evaluation import Evaluation
     from medgym_offline.offline import OfflineConfig
+    from medgym_offline.people import Clusters, Contexts
 
 __all__ = ["register", "write_log"]
 
@@ -52,12 +53,20 @@ def train_command(
         str | None,
         typer.Option(
             "--scope",
-            help="ind: a policy per patient (default); pop: one for all (default, and the only one, of d3rlpy's).",
-            autocompletion=completion.one_of("ind", "pop"),
+            help="ind: a policy per patient (default); clu: one per cluster; pop: one for all (d3rlpy's); "
+            "context: one for all that reads the patient's record.",
+            autocompletion=completion.one_of("ind", "clu", "pop", "context"),
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of training seeds: 0 to N-1.")] = 1,
     patients: Patients = None,
+    split: Split = None,
+    record: Annotated[
+        int,
+        typer.Option(
+            "--record", min=1, help="Of clu and context: sessions (days, operations) that tell who a patient is."
+        ),
+    ] = 1,
     profile: Annotated[
         str,
         typer.Option(
@@ -93,13 +102,16 @@ def train_command(
         raise unknown_name("offline algorithm", algorithm, [*ALGORITHMS, *BASELINES])
     scope = scope or ("pop" if foreign else "ind")
     for kind, value, known in (
-        ("scope", scope, ["ind", "pop"]),
+        ("scope", scope, ["ind", "clu", "pop", "context"]),
         ("profile", profile, list(PROFILES)),
     ):
         if value not in known:
             raise unknown_name(kind, value, known)
-    if foreign and scope == "ind":
+    if foreign and scope != "pop":
         raise MedGymError(f"{algorithm} learns one policy for all patients; use --scope pop, or leave it out")
+    shared = scope in ("clu", "context")
+    if shared and (split != "train" or patients is not None):
+        raise MedGymError(f"--scope {scope} is for new patients: it learns from all train people; add --split train")
     config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
     fit: Fit
     if foreign:
@@ -107,8 +119,14 @@ def train_command(
         fit = _third_party(algorithm, config, own, device)
     else:
         algorithm, config = algorithm_name(algorithm), config.changed(settings or [])
-        fit = _stacked(algorithm, scope, config, device)
-    transitions = load_dataset(dataset, view=view or "full")
+        people = None
+        if shared:
+            from medgym_offline.people import people_of
+            from medgym_offline.simulators import load_simulators
+
+            people = people_of(scope, load_simulators(_bank_of(dataset)), record)
+        fit = _stacked(algorithm, scope, config, device, people)
+    transitions = load_dataset(dataset, split=split, view=view or "full")
     chosen = parse_patients(patients, transitions.present_ids, dataset)
     output.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
@@ -157,7 +175,7 @@ Fit = Callable[["Transitions", "list[str] | None", int, Path, int], tuple[dict[i
 """Trains one seed: (transitions, patients, seed, path, checkpoints) -> checkpoint files by update, log, note."""
 
 
-def _stacked(algorithm: str, scope: str, config: OfflineConfig, device: str) -> Fit:
+def _stacked(algorithm: str, scope: str, config: OfflineConfig, device: str, people: Clusters | Contexts | None) -> Fit:
     """One of our algorithms."""
     from medgym_offline.offline import train
     from medgym_offline.policies import save_policy
@@ -172,6 +190,7 @@ def _stacked(algorithm: str, scope: str, config: OfflineConfig, device: str) -> 
             seed,
             config,
             patients=patients,
+            people=people,
             resume=path.with_suffix(".state"),
             device=device,
             checkpoints=checkpoints,

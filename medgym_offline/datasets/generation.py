@@ -275,6 +275,7 @@ def _write(
         dataset_id=recipe.id,
         identity=identity,
         view=recipe.stored_view,
+        split="",
     ).validate()
     manifest = build_manifest(
         recipe, source, transitions, np.concatenate(seeds), content, folder, references, made, origin.who,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 import warnings
@@ -15,7 +16,7 @@ import numpy as np
 from medgym_offline.config import check, read_json
 from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_ids
 from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
-from medgym_offline.datasets.forms import METADATA, Metadata
+from medgym_offline.datasets.forms import MANIFEST, METADATA, Metadata, read_manifest
 from medgym_offline.datasets.hdf5 import read_blocks
 from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
 from medgym_offline.datasets.transitions import Transitions
@@ -89,6 +90,7 @@ def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> 
         dataset_id=metadata["dataset_id"],
         identity=ours["identity"],
         view=ours.get("view", FULL),
+        split="",
     )
 
 
@@ -126,6 +128,7 @@ def load_dataset(
     dataset: str,
     patients: int | str | Sequence[int | str] | None = None,
     *,
+    split: str | None = None,
     root: str | Path | None = None,
     generate: bool = True,
     progress: bool = True,
@@ -136,6 +139,8 @@ def load_dataset(
     Args:
         dataset: Dataset id, for example `medgym/sepsis-ind-v0`.
         patients: None (all), a number n (the first n of the dataset), an id, or a sequence of ids and bank indices.
+        split: "train" or "test": the rows of the people on that side of the bank's split alone; `patients` is among
+            them.
         root: Folder of Minari datasets; Minari's own by default.
         generate: Regenerate from the recipe what is not on this machine (seconds to a minute).
         progress: Show progress on standard error.
@@ -148,7 +153,8 @@ def load_dataset(
     Raises:
         UnknownDatasetError: no such dataset, with the nearest ids.
         DatasetError: it is damaged, or not here and `generate` is False.
-        UnknownNameError: no such patient, one without episodes, nobody, or somebody twice; no such view.
+        UnknownNameError: no such patient, one without episodes, nobody, or somebody twice; no such split or view.
+        BankError: its bank has no split.
     """
     folder = dataset_folder(dataset, root)
     recipe = known_recipe(dataset)
@@ -179,6 +185,8 @@ def load_dataset(
         except (DatasetError, OSError):
             continue  # a cache that is not there, or damaged, is rebuilt
     transitions = transitions_of(columns or _rebuild(folder, metadata, progress), metadata)
+    if split is not None:
+        transitions = _side(transitions, split, folder)
     chosen = transitions if patients is None else transitions.select(patients=transitions.resolve(patients))
     if view in (FULL, chosen.view):
         return chosen
@@ -187,6 +195,15 @@ def load_dataset(
     from medgym_offline.datasets.viewing import viewed
 
     return viewed(chosen, view, folder, ours["content_hash"], progress)
+
+
+def _side(transitions: Transitions, split: str, folder: Path) -> Transitions:
+    """The rows of one side of the split of the bank that made them."""
+    from medgym_offline.simulators.files import load_simulators
+
+    bank = load_simulators(read_manifest(folder / MANIFEST)["recipe"]["bank"])
+    people = [p for p in bank.people(split) if p in transitions.present_ids]
+    return dataclasses.replace(transitions.select(patients=people), split=split)
 
 
 def _written(folder: Path, metadata: dict[str, Any]) -> int:

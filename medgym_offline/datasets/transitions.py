@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
-from medgym_offline.patients import PatientIndex, Patients
+from medgym_offline.patients import PatientIndex, Patients, people_hash
 
 __all__ = ["COLUMNS", "Transitions"]
 
@@ -104,6 +105,8 @@ class Transitions:
     """Of what made the whole stored dataset (:mod:`.identity`); unchanged by `select`."""
     view: str = FULL
     """What the observations show: "full", or another view of the disease."""
+    split: str = ""
+    """Side of the bank's split of people that all rows are of, "train" or "test"; "": of anybody."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -145,6 +148,11 @@ class Transitions:
             UnknownNameError: See :class:`~medgym_offline.patients.PatientIndex`.
         """
         return PatientIndex(self.patients, self.dataset_id or "transitions", self.present.tolist()).resolve(patients)
+
+    def people(self, patients: Patients = None) -> dict[str, Any]:
+        """What a policy's file says of whom it learned from: side and hash of ids; empty for rows of no one side."""
+        ids = [self.patients[p] for p in self.resolve(patients)]
+        return {"people": {"split": self.split, "sha256": people_hash(ids)}} if self.split else {}
 
     def select(self, mask: np.ndarray | slice | None = None, *, patients: Patients = None) -> Transitions:
         """Rows chosen by `mask` (bool (N,), integer rows or a slice) and/or the rows of `patients`.

@@ -231,10 +231,12 @@ class Exogenous:
         names: Of the F numbers.
         draw: (generator, the patient's context (C,), horizon, episodes) -> (episodes, F) float32; one episode where it
             has a generator of its own.
+        unseen: Those of `names` that nobody can write down: errors of instruments, and what is unexplained.
     """
 
     names: tuple[str, ...]
     draw: Callable[[np.random.Generator, np.ndarray, float, int], np.ndarray]
+    unseen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

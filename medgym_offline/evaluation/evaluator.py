@@ -52,6 +52,7 @@ def evaluate(
     name: str | None = None,
     view: str | None = None,
     workers: int | None = 1,
+    split: str | None = None,
 ) -> Evaluation:
     """Score a policy on every patient's own simulator.
 
@@ -78,11 +79,14 @@ def evaluate(
             Policies without learning take any; the shown values then stand for the state.
         workers: Threads, each scoring one world at a time (None: one per core); the result is the same. A Python object
             or a policy with `reset` is scored by one, whatever is said here: it may not bear being asked twice at once.
+        split: "train" or "test": the people on that side of the bank's split; `patients` is among them.
 
     Raises:
         PolicyError: If it is no policy, its timing differs, patients are missing (named), it answers with actions of
             the wrong shape or not finite (patient named), or it answers the same question differently.
-        UnknownNameError: For an unknown patient (or one named twice), world, bank, dataset, timing or built-in policy.
+        UnknownNameError: For an unknown patient (or one named twice), world, bank, dataset, timing, split or built-in
+            policy.
+        BankError: If the bank has no split and one is asked for.
         ProtocolError: For settings out of range or infeasible (K times the longest interval is below the horizon).
         DatasetError: If the dataset has another timing or view, or lacks an evaluated patient.
     """
@@ -92,7 +96,8 @@ def evaluate(
     official = protocol if isinstance(protocol, Protocol) else load_protocol(protocol, full.disease.name)
     if official.disease != full.disease.name:
         raise ProtocolError(f"the protocol is for {official.disease}, bank {full.name!r} is of {full.disease.name}")
-    selected = full if patients is None else full.select(full.patient_index.resolve(patients))
+    side = full if split is None else full.select(full.people(split))
+    selected = side if patients is None else side.select(side.patient_index.resolve(patients))
     standard = tuple(w for w in official.worlds if w in full.worlds)
     named_worlds = standard if worlds is None else tuple(worlds)
     if not named_worlds:
@@ -105,8 +110,10 @@ def evaluate(
     if named_worlds != standard:
         deviations["worlds"] = {"protocol": list(standard), "used": list(named_worlds)}
     process_config(used)  # refuses an infeasible budget before anything runs
-    if len(selected) != len(full):
-        deviations["patients"] = {"protocol": len(full), "used": len(selected)}
+    if split is not None:
+        deviations["split"] = {"protocol": None, "used": split}
+    if len(selected) != len(side):
+        deviations["patients"] = {"protocol": len(side), "used": len(selected)}
     support, dataset_info = _behavior_data(dataset, bound, selected, official.reward)
     require_repeatable(bound, selected.patients)
     facts = patient_facts(selected)

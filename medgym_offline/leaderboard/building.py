@@ -14,6 +14,7 @@ from medgym_offline.errors import SubmissionError
 from medgym_offline.files import POLICY_SUFFIXES, sha256_file
 from medgym_offline.leaderboard.entry import FORMAT, PAIRED, Entry, entry_id, slug
 from medgym_offline.leaderboard.submission import Submission, write_submission
+from medgym_offline.leaderboard.unseen import side_of
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
@@ -84,13 +85,13 @@ def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str
                 raise SubmissionError(f"results {first.name!r} and {other.name!r} {differ}; {remedy}")
     scope, timing, decisions = first.policy["scope"], first.policy["timing"], int(first.protocol["decisions"])
     view = first.protocol.get("view", FULL)
-    dataset, seeds = alike["dataset"], [_seed(e) for e in evaluations]
+    dataset, split, seeds = alike["dataset"], alike["split"], [_seed(e) for e in evaluations]
     metrics, intervals = _summaries(evaluations)
     told = {"authors": [], "links": [], "code": None, "compute": None, **told}
     entry = {
         **told,
         "format": FORMAT,
-        "id": entry_id(name, dataset["id"] if dataset else first.bank["name"], scope, timing, decisions, view),
+        "id": entry_id(name, dataset["id"] if dataset else first.bank["name"], scope, timing, decisions, view, split),
         "disease": first.protocol["disease"],
         "name": name,
         "scope": scope,
@@ -158,6 +159,7 @@ def _alike(evaluation: Evaluation) -> dict[str, Any]:
         "dataset": {"id": data["id"], "identity": data.get("identity")} if data else None,
         "patients": [str(patient) for patient in evaluation.per_patient["patient"]],
         "worlds": list(evaluation.worlds),
+        "split": side_of(evaluation.deviations),
     }
 
 

@@ -20,6 +20,7 @@ from medgym_offline.diseases.registry import list_diseases
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation.protocol import Protocol
+from medgym_offline.leaderboard.unseen import doubts, side_of
 
 __all__ = [
     "FORMAT", "HEADLINE", "PAIRED", "WORLDS", "BankUsed", "BuiltIn", "DatasetUsed", "Entry", "PolicyFile",
@@ -80,8 +81,8 @@ class ProtocolUsed:
 
     @property
     def departures(self) -> list[str]:
-        """Names of settings in which the entry departs from the protocol, beside the bank."""
-        return sorted(set(self.deviations) - {"bank"})
+        """Names of settings in which the entry departs from the protocol, beside bank and split of people."""
+        return sorted(set(self.deviations) - {"bank", "split"})
 
 
 @configuration("built-in policy", SubmissionError)
@@ -181,7 +182,7 @@ class Entry:
     authors: Annotated[tuple[Text, ...], Field(max_length=50)]
     links: Annotated[tuple[Address, ...], Field(max_length=8)]
     code: Address | None
-    scope: Literal["ind", "pop", "baseline"]
+    scope: Literal["ind", "clu", "pop", "context", "baseline"]
     timing: Literal["adaptive", "fixed"]
     decisions: Annotated[int, Field(ge=1)]
     dataset: DatasetUsed | None
@@ -215,6 +216,11 @@ class Entry:
         return self.protocol.settings.view
 
     @property
+    def split(self) -> str | None:
+        """Side of the bank's split that it was evaluated on; "test": people its policies never saw. None: everybody."""
+        return side_of(self.protocol.deviations)
+
+    @property
     def data(self) -> str:
         """Id of its dataset, or the bank's name if none was named."""
         return self.dataset.id if self.dataset else f"bank {self.bank.name}"
@@ -228,8 +234,10 @@ def _contradictions(entry: Entry) -> Iterator[str]:
         if name != entry.disease and name in list_diseases():
             yield f"disease is {entry.disease!r}, but {what} is of {name!r}; submit evaluations of one disease"
     data = entry.dataset.id if entry.dataset else entry.bank.name
-    if entry.id != (right := entry_id(entry.name, data, entry.scope, entry.timing, entry.decisions, entry.view)):
+    named = (entry.name, data, entry.scope, entry.timing, entry.decisions, entry.view, entry.split)
+    if entry.id != (right := entry_id(*named)):
         yield f"id is {entry.id!r}, but its name, dataset, scope and timing give {right!r}"
+    yield from doubts(entry)
     held: dict[str, Any] = {name: getattr(entry, name) for name in ("metrics", "intervals", "per_patient")}
     for field, by_world in {**held, **{f"runs.{n}": run for n, run in enumerate(entry.runs)}}.items():
         if set(by_world) != set(entry.protocol.settings.worlds):
@@ -260,16 +268,19 @@ def slug(name: str) -> str:
     return found
 
 
-def entry_id(name: str, data: str, scope: str, timing: str, decisions: int, view: str = FULL) -> str:
+def entry_id(
+    name: str, data: str, scope: str, timing: str, decisions: int, view: str = FULL, split: str | None = None
+) -> str:
     """The id that follows from what an entry is: names that look alike have the same, so that none passes for another.
 
     Args:
         name: Of the method.
         data: Id of the dataset, or the bank's name if none was named.
-        scope, timing, decisions, view: Of the entry.
+        scope, timing, decisions, view, split: Of the entry.
     """
     seen = "" if view == FULL else f"-{slug(view)}"
-    return f"{slug(name)}/{slug(data.rpartition('/')[2])}/{scope}/{timing}-{decisions}{seen}"
+    side = "" if split is None else f"-{split}"
+    return f"{slug(name)}/{slug(data.rpartition('/')[2])}/{scope}/{timing}-{decisions}{seen}{side}"
 
 
 def entry_schema() -> dict[str, Any]:

@@ -102,7 +102,9 @@ def _group(entry: Entry) -> Group:
     protocol, settings = entry.protocol, entry.protocol.settings
     data = entry.dataset and asdict(entry.dataset)
     alike = [data, entry.bank.content_hash, protocol.hash, settings.to_dict(), entry.patients]
+    alike += [entry.split] if entry.split else []
     count = f"{len(entry.patients)} patients" if "patients" in protocol.deviations else "all patients"
+    count += {None: "", "train": " of the train split", "test": " of the test split, new to all policies"}[entry.split]
     how = f"{settings.name}: {count}, {settings.episodes} episodes each, seed {settings.seed}"
     how += f", view {settings.view}" * (settings.view != FULL)
     how += f" (departs from the protocol in {', '.join(protocol.departures)})" * bool(protocol.departures)

@@ -6,7 +6,7 @@ the training does: algorithm, settings, seed, and the identity of the data.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class Training:
     seed: int
     config: dict[str, Any]
     view: str = FULL
+    people: dict[str, str] = field(default_factory=dict)
 
 
 def train_again(submission: Submission, work: Path, progress: bool = True) -> tuple[Submission, str]:
@@ -71,7 +72,7 @@ def train_again(submission: Submission, work: Path, progress: bool = True) -> tu
     for policy, task in zip(described, tasks):
         if task.dataset not in loaded:
             require_release_rows(load_dataset(task.dataset))
-            loaded[task.dataset] = load_dataset(task.dataset, view=task.view)
+            loaded[task.dataset] = load_dataset(task.dataset, split=task.people.get("split"), view=task.view)
         if loaded[task.dataset].identity != task.identity:
             made = f"was trained on data made by other means than {task.dataset} on this machine"
             raise SubmissionError(f"{policy.file} {made}; generate it again, with the release that the entry names")
@@ -112,7 +113,7 @@ def _train(
     except (MedGymError, TypeError, ValueError) as error:
         raise SubmissionError(f"{policy.file} cannot be trained again: config: {error}") from None
     entry = submission.entry
-    patients = list(entry.patients) if "patients" in entry.protocol.deviations else None
+    patients = list(entry.patients) if "patients" in entry.protocol.deviations and not task.people else None
     found = train(task.algorithm, data, task.scope, task.seed, config, patients=patients, progress=progress).policy
     # The record is part of the file: with the entry's own, equal weights are equal bytes.
     found.provenance = dict(policy.training)

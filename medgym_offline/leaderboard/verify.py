@@ -17,6 +17,7 @@ from medgym_offline.leaderboard.comparison import Row, fresh_rows, rows_of, trai
 from medgym_offline.leaderboard.entry import Entry, PolicyFile, Verification
 from medgym_offline.leaderboard.retrain import WITHIN_NOISE, train_again
 from medgym_offline.leaderboard.submission import Submission, read_submission
+from medgym_offline.leaderboard.unseen import require_new_people
 from medgym_offline.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def verify_submission(
 
     submission, retrained = read_submission(folder, fetch=not retrain), None
     simulators = _bank(submission.entry, bank)
+    require_new_people(submission.entry, simulators)
     if (dataset := submission.entry.dataset) is not None:
         require_release_rows(load_dataset(dataset.id, progress=progress))
     with tempfile.TemporaryDirectory(prefix="medgym-") as work:
@@ -152,6 +154,7 @@ def _evaluate(submission: Submission, number: int, bank: SimulatorBank, progress
         episodes=settings.episodes,
         seed=seed,
         bank=bank,
+        split=entry.split,
         worlds=settings.worlds,
         dataset=entry.dataset.id if entry.dataset else None,
         progress=progress,

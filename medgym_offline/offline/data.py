@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ from medgym_offline.windows import begin_windows, extend_windows
 
 __all__ = ["POPULATION", "SCOPES", "Batch", "BatchSampler", "StackedData", "discount_powers", "stack_transitions"]
 
-SCOPES = ("ind", "pop")
+SCOPES = ("ind", "clu", "pop", "context")
 POPULATION = "population"
 """Key of the random streams of the learner that all patients share."""
 
@@ -104,15 +104,21 @@ class StackedData:
 
 
 def stack_transitions(
-    transitions: Transitions, scope: str, config: OfflineConfig, patients: Sequence[str] | None = None
+    transitions: Transitions,
+    scope: str,
+    config: OfflineConfig,
+    patients: Sequence[str] | None = None,
+    members: Mapping[str, Sequence[str]] | None = None,
 ) -> StackedData:
     """Slice a dataset by learner.
 
     Args:
         transitions: The dataset.
-        scope: "ind": one learner per patient on its own episodes; "pop": one learner on all rows.
+        scope: "ind": one learner per patient on its own episodes; "clu": one for the rows of several; "pop", "context":
+            one learner on all rows.
         config: Discount and scaling settings.
         patients: Whom to learn for, as `load_dataset`; None takes those that have episodes.
+        members: Of scope "clu": name of a learner -> whose rows it learns from.
 
     Raises:
         UnknownNameError: If the scope or a patient does not exist, or has no episodes.
@@ -127,7 +133,15 @@ def stack_transitions(
     groups = [np.flatnonzero(transitions.patient == p) for p in positions]
     if not groups:
         raise DatasetError(f"{name}: no transitions to learn from; generate the dataset again")
-    if scope == "pop":
+    if scope == "clu":
+        of = dict(zip(ids, groups))
+        known = {name: [of[p] for p in people if p in of] for name, people in (members or {}).items()}
+        ids, groups = tuple(known), [np.sort(np.concatenate(rows)) for rows in known.values() if rows]
+        if not groups or len(groups) < len(ids):
+            raise DatasetError(
+                f"{name}: a cluster has nobody to learn from; give the clusters, and rows of their people"
+            )
+    elif scope != "ind":
         ids, groups = (POPULATION,), [np.sort(np.concatenate(groups))]
 
     seen, following = _states(transitions, config.history, name)

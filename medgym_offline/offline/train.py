@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,7 +18,7 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.offline.algorithms import algorithm_name, settled
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import stack_transitions
+from medgym_offline.offline.data import POPULATION, StackedData, stack_transitions
 from medgym_offline.offline.learner import CHECK_EVERY, Learner
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.history import HistoryPolicy
@@ -27,6 +27,9 @@ from medgym_offline.progress import Progress
 from medgym_offline.sequences import NETWORKS
 from medgym_offline.stack import Steps
 from medgym_offline.threads import one_thread
+
+if TYPE_CHECKING:
+    from medgym_offline.people import Clusters, Contexts
 
 __all__ = ["checkpoint_updates", "shard_size", "train", "train_seeds"]
 
@@ -46,6 +49,7 @@ def train(
     config: OfflineConfig | None = None,
     *,
     patients: Sequence[str] | None = None,
+    people: Clusters | Contexts | None = None,
     progress: bool = True,
     resume: str | Path | None = None,
     shard: int | None = None,
@@ -61,10 +65,13 @@ def train(
     Args:
         algorithm: A name in `ALGORITHMS` or `ALIASES`.
         transitions: The dataset; timing, decisions and view of the policy are taken from it.
-        scope: "ind": one learner per patient on its own episodes; "pop": one learner on all.
+        scope: "ind": one learner per patient on its own episodes; "pop": one learner on all; "clu", "context": as
+            `people` says.
         seed: Root seed.
         config: Settings; default the quick profile.
         patients: Ids to train for; None takes all that have episodes.
+        people: Who shares a learner (:mod:`medgym_offline.people`), in the scopes "clu" and "context". The policy is
+            for everybody in it, seen or new.
         progress: Show progress.
         resume: State file, written every 250 updates and removed at the end. If it exists, training goes on from it.
         shard: Learners per shard; default `shard_size` on a CPU, all on a GPU.
@@ -80,15 +87,16 @@ def train(
         UnknownNameError: If the algorithm, scope or a patient does not exist.
         DatasetError: If the dataset is malformed or empty, a patient has no episodes, or fewer distinct actions than a
             discrete form has codewords.
-        MedGymError: If every learner diverged, or the resume file belongs to another training.
+        MedGymError: If every learner diverged, the resume file belongs to another training, or `people` are missing, or
+            of another scope.
     """
     algorithm = algorithm_name(algorithm)
     config = settled(algorithm, config or OfflineConfig())
-    data = stack_transitions(transitions, scope, config, patients)
+    data = _stacked(transitions, scope, config, patients, people)
     size = shard or (shard_size(config) if device == "cpu" else len(data))
     bounds = [(a, min(a + size, len(data))) for a in range(0, len(data), size)]
     kept = checkpoint_updates(config.updates, checkpoints)
-    task = {**_task(algorithm, transitions, scope, config), "seed": seed}
+    task = {**_task(algorithm, transitions, scope, config, patients, people), "seed": seed}
     identity = json.dumps(
         {**task, "learners": data.keys, "rows": data.counts.tolist(), "shard": size, "keep": kept}, sort_keys=True
     )
@@ -102,7 +110,7 @@ def train(
         for start, stop in bounds[len(finished) :]:
             # torch multiplies a stack of one with other kernels than a larger stack, which differ in the last bit: a
             # patient alone is trained twice, so that its result is the one it has among others.
-            members = list(range(start, stop)) * (2 if scope == "ind" and stop - start == 1 else 1)
+            members = list(range(start, stop)) * (2 if scope in ("ind", "clu") and stop - start == 1 else 1)
             learner = Learner(algorithm, data.select(members).to(device), seed, config)
             early: dict[str, Any] = {}
             if saved and saved["current"] is not None:
@@ -131,11 +139,11 @@ def train(
         raise _all_failed(algorithm, stopped)
     for key, why in stopped.items():
         warnings.warn(f"{algorithm}: learner {key} {why}; its last healthy actor is used", stacklevel=2)
-    ids = None if scope == "pop" else data.keys
+    ids = None if data.keys == (POPULATION,) else data.keys
     origin = {**task, "stopped": stopped, "code": code_version(), "torch": torch.__version__}
-    policy = _assemble([part["actor"] for part in finished], ids, transitions, origin)
+    policy = _assemble([part["actor"] for part in finished], ids, transitions, origin, people)
     early_policies = {
-        at: _assemble([p["early"][str(at)] for p in finished], ids, transitions, {**origin, "update": at})
+        at: _assemble([p["early"][str(at)] for p in finished], ids, transitions, {**origin, "update": at}, people)
         for at in kept
         if at < config.updates
     }
@@ -153,6 +161,7 @@ def train_seeds(
     config: OfflineConfig | None = None,
     *,
     patients: Sequence[str] | None = None,
+    people: Clusters | Contexts | None = None,
     progress: bool = True,
     shard: int | None = None,
     device: str = "cpu",
@@ -172,7 +181,7 @@ def train_seeds(
         raise MedGymError(f"seeds are {list(seeds)}; give at least one, and each once")
     algorithm = algorithm_name(algorithm)
     config = settled(algorithm, config or OfflineConfig())
-    data = stack_transitions(transitions, scope, config, patients)
+    data = _stacked(transitions, scope, config, patients, people)
     pairs = [(p, seed) for seed in seeds for p in range(len(data))]
     size = shard or (shard_size(config) if device == "cpu" else len(pairs))
     shards = [pairs[at : at + size] for at in range(0, len(pairs), size)]
@@ -191,7 +200,7 @@ def train_seeds(
     bounds = [(at, min(at + size, len(pairs))) for at in range(0, len(pairs), size)]
     log = _merge([json.loads(part["log"]) for part in parts], bounds)
     whole = _concatenated([part["actor"] for part in parts])
-    task = _task(algorithm, transitions, scope, config)
+    task = _task(algorithm, transitions, scope, config, patients, people)
     results = {}
     for i, seed in enumerate(seeds):
         suffix = f", seed {seed}"
@@ -203,7 +212,8 @@ def train_seeds(
         if whole["codebook"] is not None:
             actor["codebook"] = whole["codebook"][rows]
         origin = {**task, "seed": seed, "stopped": own, "code": code_version(), "torch": torch.__version__}
-        policy = _assemble([actor], None if scope == "pop" else data.keys, transitions, origin)
+        ids = None if data.keys == (POPULATION,) else data.keys
+        policy = _assemble([actor], ids, transitions, origin, people)
         results[seed] = TrainResult(policy, log, own, {})
     return results
 
@@ -222,9 +232,13 @@ def checkpoint_updates(updates: int, count: int) -> list[int]:
 
 
 def _assemble(
-    parts: list[dict[str, Any]], ids: Sequence[str] | None, data: Transitions, provenance: dict[str, Any]
+    parts: list[dict[str, Any]],
+    ids: Sequence[str] | None,
+    data: Transitions,
+    provenance: dict[str, Any],
+    people: Clusters | Contexts | None,
 ) -> StackedActor | HistoryPolicy:
-    """One policy from the actors of all shards."""
+    """One policy from the actors of all shards, for everybody among `people`."""
     whole = _concatenated(parts)
     count, history = len(whole["net"]["layers.0.weight"]), provenance["config"]["history"]
     steps = Steps(history, data.action_dim)
@@ -233,8 +247,31 @@ def _assemble(
     book, gate = whole["codebook"], whole["gate"]
     actor = StackedActor(
         net, ids, data.decisions, provenance=provenance, codebook=book, disease=data.disease, gate=gate, view=data.view
-    ).requires_grad_(False)
+    )
+    actor = (actor if people is None else people.finish(actor)).requires_grad_(False)
     return actor if history == 1 else HistoryPolicy(actor, history)
+
+
+def _stacked(
+    transitions: Transitions,
+    scope: str,
+    config: OfflineConfig,
+    patients: Sequence[str] | None,
+    people: Clusters | Contexts | None,
+) -> StackedData:
+    """The slices of all learners; `MedGymError` if the scope needs people and there are none, or others."""
+    if (scope if scope in ("clu", "context") else None) != (None if people is None else people.scope):
+        raise MedGymError(
+            f"scope is {scope!r}, people are {'missing' if people is None else f'those of scope {people.scope!r}'}; "
+            "give `people_of(scope, bank, ...)` of medgym_offline.people with clu or context, and none with others"
+        )
+    if people is not None and transitions.split != "train":
+        raise MedGymError(
+            f"scope {scope!r} is for new people, and these rows are of others than train people; load them with "
+            "split='train'"
+        )
+    rows, members = (transitions, None) if people is None else people.arrange(transitions)
+    return stack_transitions(rows, scope, config, patients, members)
 
 
 def _concatenated(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -244,11 +281,24 @@ def _concatenated(parts: list[dict[str, Any]]) -> dict[str, Any]:
     return {**parts[0], "net": net, "codebook": None if books[0] is None else torch.cat(books)}
 
 
-def _task(algorithm: str, transitions: Transitions, scope: str, config: OfflineConfig) -> dict[str, Any]:
+def _task(
+    algorithm: str,
+    transitions: Transitions,
+    scope: str,
+    config: OfflineConfig,
+    patients: Sequence[str] | None,
+    people: Clusters | Contexts | None,
+) -> dict[str, Any]:
     """What a policy's file says it was asked to learn, its seed aside."""
     about = {"algorithm": algorithm, "dataset": transitions.dataset_id, "identity": transitions.identity}
-    view = {} if transitions.view == FULL else {"view": transitions.view}
-    return {**about, **view, "scope": scope, "config": config.to_dict()}
+    return {
+        **about,
+        **({} if transitions.view == FULL else {"view": transitions.view}),
+        "scope": scope,
+        "config": config.to_dict(),
+        **transitions.people(patients),
+        **({} if people is None else people.facts()),
+    }
 
 
 def _all_failed(algorithm: str, stopped: dict[str, str]) -> MedGymError:

@@ -101,8 +101,9 @@ class StackedActor(nn.Module):
 
     @property
     def scope(self) -> str:
-        """ "ind" (a network per patient) or "pop" (one for all)."""
-        return "pop" if self.patients is None else "ind"
+        """ "ind" (a network per patient), "pop" (one for all); "clu" or "context" where its provenance says so."""
+        stated = self.provenance.get("scope")
+        return "pop" if self.patients is None else stated if stated in ("clu", "context") else "ind"
 
     def extra_repr(self) -> str:
         count = "all" if self.patients is None else len(self.patients)
@@ -162,7 +163,11 @@ class StackedActor(nn.Module):
         """
         if self.patients is None:
             return self
-        index = [self.index(p) for p in patients]
+        return self.take([self.index(p) for p in patients], patients)
+
+    def take(self, index: Sequence[int], patients: Sequence[str], net: StackedMLP | None = None) -> StackedActor:
+        """The networks at `index` (repeats allowed) for these patients; `net` in place of them, if given."""
+        index = list(index)
         log_std = self.log_std
         if log_std is not None and log_std.shape[0] > 1:
             log_std = log_std[index]
@@ -170,7 +175,7 @@ class StackedActor(nn.Module):
         if codebook is not None and codebook.shape[0] > 1:
             codebook = codebook[index]
         return StackedActor(
-            self.net.select(index),
+            self.net.select(index) if net is None else net,
             patients,
             self.decisions,
             log_std,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from medgym_offline.errors import BankError, unknown_name
 from medgym_offline.files import atomic_path
 from medgym_offline.patients import PatientIndex, Patients
 from medgym_offline.simulators.flow import SolutionMap, solve, solve_between
+from medgym_offline.simulators.splits import SIDES, split_of
 
 __all__ = ["FORMAT", "Backend", "SimulatorBank", "World"]
 
@@ -182,6 +183,26 @@ class SimulatorBank:
     def patient_index(self) -> PatientIndex:
         """Finds this bank's patients by id or position."""
         return PatientIndex(self.patients, f"bank {self.name!r}")
+
+    @property
+    def split(self) -> Mapping[str, tuple[str, ...]]:
+        """ "train" and "test" -> ids of the people on that side; `BankError` if the bank has none."""
+        return split_of(self)
+
+    def people(self, side: str) -> tuple[str, ...]:
+        """Ids of the people of the side "train" or "test", in the bank's order.
+
+        Raises:
+            BankError: The bank has no split, or nobody on that side.
+            UnknownNameError: No such side.
+        """
+        if side not in SIDES:
+            raise unknown_name("split", side, SIDES)
+        if not (found := self.split[side]):
+            raise BankError(
+                f"bank {self.name!r}: none of its {len(self)} patients is on the side {side!r}; name another"
+            )
+        return found
 
     def index(self, patient: int | str) -> int:
         """Position of a patient given by position or id.

@@ -159,6 +159,7 @@ def train_baseline(
         "d3rlpy": d3rlpy.__version__,
         "torch": torch.__version__,
         **({} if transitions.view == FULL else {"view": transitions.view}),
+        **transitions.people(patients),
     }
     kept = checkpoint_updates(config.updates, checkpoints)
     with one_thread(device), _seeded(seed), Progress(f"{algorithm} pop", config.updates, enabled=progress) as bar:

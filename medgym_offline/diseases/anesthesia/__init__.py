@@ -131,7 +131,7 @@ DISEASE = base.Disease(
         Cost("awareness", "surgical_bis", 60.0, "above", lambda _, end: _aware(end), _aware, (60.0,), _AWARE),
     ),
     context={"age": "years", "weight": "kg", "height": "cm", "male": "1 or 0"},
-    exogenous=base.Exogenous((*rules.NUMBERS, *_NOISE), _draw),
+    exogenous=base.Exogenous((*rules.NUMBERS, *_NOISE), _draw, unseen=_NOISE),
     features=FEATURES,
     observe=_observe,
     views={

@@ -62,7 +62,7 @@ def _draw(source: np.random.Generator, context: np.ndarray, horizon: float, epis
 
 
 _NAMES = [f"{name}_{i}" for name in ("minute", "grams", "said_minute", "said_grams") for i in range(MEALS)]
-EVENTS = Exogenous(("horizon", "sensor", *_NAMES), _draw)
+EVENTS = Exogenous(("horizon", "sensor", *_NAMES), _draw, unseen=("sensor",))
 
 
 def carbohydrate(events: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,244 @@
+"""How much of the gain of one's own policy is kept for people whom nobody trained on.
+
+    python -m experiments.people.study run diabetes     # a part; what is there is not run again
+    python -m experiments.people.study tables           # results.md, from all parts that are there
+
+H is the mean severity of a test person in the world that the data come from, a mean over episodes and training seeds.
+Policies of scope `ind` were learned from each test person's own rows: the oracle. `pop`, `clu` and `context` learned
+from train people alone. What x keeps is 100 (H_pop - H_x) / (H_pop - H_ind), H a mean over test people; its interval
+resamples them, and it is not shown where that of H_pop - H_ind holds 0, or that difference is negative.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor
+
+from experiments.common import Recipe, digest, markdown_table, units
+from experiments.reference.table import TableRecipe
+from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulators
+from medgym_offline.datasets.recipes import find_recipe
+from medgym_offline.diseases.views import FULL
+from medgym_offline.files import atomic_path, write_text
+from medgym_offline.offline import train_seeds
+from medgym_offline.people import people_of
+from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.builtin import builtin_policy
+from medgym_offline.policies.protocol import torch_or_numpy
+
+__all__ = ["Arm", "Part", "StudyRecipe", "Takeover", "kept", "run", "tables"]
+
+HERE = Path(__file__).parent
+TABLE = HERE.parent / "reference" / "table.toml"
+DRAWS = 10_000
+
+
+class Part(BaseModel):
+    """Data of one disease; lengths of record, in sessions; with `hours` only the first of each, and takeover then.
+
+    Beside the memoryless policies of view "full": `views` and `histories` of every scope, with the longest record;
+    `shared_views` of `pop`; and learners of sequences, of `pop`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    dataset: str
+    records: tuple[PositiveInt, ...] = Field(min_length=1)
+    hours: float | None = None
+    views: tuple[str, ...] = (FULL,)
+    histories: tuple[PositiveInt, ...] = (1,)
+    shared_views: tuple[str, ...] = ()
+    sequences: tuple[str, ...] = ()
+
+    def arms(self, learner: str) -> list[Arm]:
+        """What is trained and scored."""
+        found = [Arm("ind", learner), Arm("pop", learner)]
+        found += [Arm(scope, learner, n) for n in self.records for scope in ("clu", "context")]
+        longest = {"ind": 0, "pop": 0, "clu": max(self.records), "context": max(self.records)}
+        for view in self.views:
+            for history in self.histories:
+                found += [Arm(scope, learner, record, view, history) for scope, record in longest.items()]
+            found += [Arm("pop", sequence, 0, view) for sequence in self.sequences]
+        found += [Arm("pop", learner, 0, view) for view in self.shared_views]
+        return list(dict.fromkeys(found))
+
+
+class Arm(NamedTuple):
+    """Whose policy, by which learner, who knows how much of a record, and what it sees."""
+
+    scope: str
+    learner: str
+    record: int = 0
+    view: str = FULL
+    history: int = 1
+
+
+class StudyRecipe(Recipe):
+    """The learner, seeds of training, episodes of a test person; changes of the learner's settings; the parts."""
+
+    learner: str
+    seeds: PositiveInt
+    episodes: PositiveInt
+    settings: dict[str, Any] = Field(default_factory=dict)
+    part: dict[str, Part]
+
+
+class Takeover:
+    """The clinician until an hour, then a policy; both see what a policy sees.
+
+    Args:
+        policy: Takes over.
+        bank: The patients.
+        hours: At the first decision from then on.
+    """
+
+    def __init__(self, policy: StackedActor, bank: SimulatorBank, hours: float):
+        self.policy, self.until = policy, 1.0 - hours / bank.disease.process.horizon
+        self.before = builtin_policy("clinician", bank, policy.timing, policy.decisions)
+        self.disease, self.timing, self.decisions = policy.disease, policy.timing, policy.decisions
+        self.patients, self.scope, self.view = bank.patients, policy.scope, policy.view
+
+    @torch_or_numpy
+    def act(self, observations: Tensor) -> Tensor:
+        """(P, B, d) -> (P, B, A)."""
+        early = observations[..., -2:-1] > self.until + 1e-6
+        return torch.where(early, self.before.act(observations), self.policy.select(self.patients).act(observations))
+
+
+def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
+    """Rows of an arm, with seed, patient, value (mean severity) of the test people."""
+    made = find_recipe(part.dataset)
+    bank = load_simulators(made.bank)
+    table = TableRecipe.load(TABLE)
+    home = made.bank.removesuffix("-v0").replace("sepsis-twin", "sepsis")
+    known = arm.learner.removeprefix("gru-")
+    _, config, _ = table.config(known, table.part[f"{home}-{'ind' if arm.scope == 'ind' else 'pop'}"])
+    config = config.changed([f"{name}={value}" for name, value in recipe.settings.items()])
+    config = replace(config, history=arm.history)
+    side = "test" if arm.scope == "ind" else "train"
+    rows = load_dataset(part.dataset, split=side, view=arm.view, progress=False)
+    people = people_of(arm.scope, bank, arm.record, part.hours) if arm.scope in ("clu", "context") else None
+    found = train_seeds(arm.learner, rows, arm.scope, range(recipe.seeds), config, people=people, progress=False)
+    new, frames = bank.select(list(bank.people("test"))), []
+    for seed, result in found.items():
+        policy = result.policy if part.hours is None else Takeover(result.policy, new, part.hours)
+        scored = evaluate(policy, bank=new, episodes=recipe.episodes, worlds=(made.world,)).per_patient
+        frames.append(
+            pl.DataFrame({"patient": scored["patient"].tolist(), "value": scored["severity_mean"]}).with_columns(
+                **{name: pl.lit(value) for name, value in arm._asdict().items()}, seed=pl.lit(seed, pl.Int16)
+            )
+        )
+    return pl.concat(frames)
+
+
+def run(recipe: StudyRecipe, name: str, workers: int = 1, home: Path = HERE, work: Path = Path("runs/people")) -> Path:
+    """Run a part, unit by unit; the finished ones lie in `work`."""
+    part = recipe.part[name]
+    identity, calls = load_dataset(part.dataset, progress=False).identity, {}
+    for arm in part.arms(recipe.learner):
+        settings = [recipe.model_dump(exclude={"part", "name"}), TABLE.read_text(encoding="utf-8")]
+        key = digest(identity, part.hours, list(arm), settings)
+        calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = part, arm, recipe
+    found = units(unit, calls, work, workers)
+    path = home / f"{name}.parquet"
+    with atomic_path(path) as temporary:
+        found.write_parquet(temporary, compression_level=19)
+    return path
+
+
+def kept(pop: np.ndarray, other: np.ndarray, ind: np.ndarray) -> tuple[float, float, float] | None:
+    """What a policy keeps of the gain, in per cent, with its 95 % interval, from severities (people,).
+
+    None where the interval of the mean of pop - ind over people is not above 0.
+    """
+    drawn = np.random.default_rng(0).integers(0, len(pop), (DRAWS, len(pop)))
+    gain, part = (pop - ind)[drawn].mean(1), (pop - other)[drawn].mean(1)
+    if np.quantile(gain, 0.025) <= 0.0:
+        return None
+    low, high = np.quantile(100.0 * part / gain, [0.025, 0.975])
+    return float(100.0 * (pop - other).mean() / (pop - ind).mean()), float(low), float(high)
+
+
+def _means(frame: pl.DataFrame, arm: Arm) -> np.ndarray:
+    """(people,) mean over seeds, by patient."""
+    chosen = frame.filter(**arm._asdict())
+    return chosen.group_by("patient").agg(pl.col("value").mean()).sort("patient")["value"].to_numpy()
+
+
+def tables(recipe: StudyRecipe, home: Path = HERE) -> str:
+    """The tables of the parts that are there."""
+    blocks = [
+        "# New patients, and what is seen",
+        "    python -m experiments.people.study run PART; python -m experiments.people.study tables",
+        f"`{recipe.learner}`, {recipe.seeds} training seeds, {recipe.episodes} episodes a test patient. Harm is the "
+        "mean severity in the world that the data come from, in points. `ind` learned from the test patients "
+        "themselves, the others from train patients alone. Kept: 100 (H_pop - H_x) / (H_pop - H_ind) among policies "
+        "of the same view and history, with a 95 % interval over test patients; - where H_pop - H_ind cannot be told "
+        "from 0. Behind harm: the difference from the same policy that sees everything and remembers nothing, per "
+        "cent, with its interval.",
+    ]
+    for name, part in recipe.part.items():
+        if not (path := home / f"{name}.parquet").exists():
+            blocks.append(f"Not run: {name}.")
+            continue
+        frame = pl.read_parquet(path)
+        there = {Arm(*row) for row in frame.select(Arm._fields).unique().iter_rows()}
+        body = []
+        for arm in (arm for arm in part.arms(recipe.learner) if arm in there):
+            values = _means(frame, arm)
+            ends = [arm._replace(scope=scope, record=0) for scope in ("pop", "ind")]
+            told = ""
+            if arm.scope in ("clu", "context") and there.issuperset(ends):
+                pop, ind = (_means(frame, end) for end in ends)
+                share = kept(pop, values, ind)
+                told = "-" if share is None else f"{share[0]:.0f} ({share[1]:.0f} to {share[2]:.0f})"
+            plain = arm._replace(view=FULL, history=1, learner=recipe.learner)
+            harm = f"{values.mean():.3f}" + (f" ({_change(values, _means(frame, plain))})" if plain != arm else "")
+            cells = [f"`{arm.scope}`", f"`{arm.learner}`", str(arm.record or ""), arm.view, str(arm.history)]
+            body.append([*cells, harm, told])
+        people = frame["patient"].n_unique()
+        heads = ["", "Learner", "Record, sessions", "View", "History", "Harm", "Kept, %"]
+        blocks.append(markdown_table(f"{name}, {people} test patients", heads, body))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _change(one: np.ndarray, other: np.ndarray) -> str:
+    """Difference of the mean harm, per cent of the other, with its 95 % interval over people."""
+    drawn = np.random.default_rng(0).integers(0, len(one), (DRAWS, len(one)))
+    low, high = np.quantile(100.0 * ((one - other)[drawn].mean(1) / other[drawn].mean(1)), [0.025, 0.975])
+    return f"{100.0 * (one.mean() / other.mean() - 1.0):+.0f} %, {low:+.0f} to {high:+.0f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default=str(HERE / "study.toml"))
+    parser.add_argument("--output", type=Path, default=HERE, help="folder of the results")
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="run parts")
+    running.add_argument("parts", nargs="+")
+    running.add_argument("--workers", type=int, default=1)
+    commands.add_parser("tables", help="write results.md")
+    options = parser.parse_args(arguments)
+    recipe = StudyRecipe.load(options.recipe)
+    if options.command == "tables":
+        write_text(options.output / "results.md", tables(recipe, options.output))
+        return
+    for name in options.parts:
+        if name not in recipe.part:
+            sys.exit(f"error: no part {name!r}; choose of {', '.join(recipe.part)}")
+        work = Path("runs/people") if options.output == HERE else options.output / "work"
+        print(f"wrote {run(recipe, name, options.workers, options.output, work)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+"""Splits of people, and what is learned for people whom nobody trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from experiments.people.draw import text
+from medgym_offline import load_dataset, load_simulators
+from medgym_offline.datasets import generate
+from medgym_offline.datasets.recipes import Recipe
+from medgym_offline.diseases.diabetes.people import interpolated, published, splits
+from medgym_offline.envs import DecisionProcess, ProcessConfig, draw_noise
+from medgym_offline.errors import BankError, MedGymError, UnknownNameError
+from medgym_offline.evaluation import evaluate
+from medgym_offline.files import release_folder
+from medgym_offline.leaderboard import submit, verify_submission
+from medgym_offline.offline import OfflineConfig, train, train_seeds
+from medgym_offline.patients import people_hash
+from medgym_offline.people import Contexts, people_of
+from medgym_offline.people.clusters import assign, distances, find_clusters, k_medoids, silhouette
+from medgym_offline.people.context import ContextConfig, Encoder, _rows, learn_encoder
+from medgym_offline.people.records import Record, record
+from medgym_offline.policies import save_policy
+from medgym_offline.policies.actor import StackedActor
+from medgym_offline.simulators import SimulatorBank, list_banks
+from medgym_offline.simulators.splits import drawn
+from medgym_offline.stack import StackedMLP
+from tests.leaderboard.workshop import refused, run
+
+QUICK = OfflineConfig(updates=3, batch=8, hidden=8)
+TOY = "medgym/toy-random-v0"
+
+
+@pytest.fixture(scope="module")
+def _toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("toy")
+    recipe = Recipe(id=TOY, description="Random.", bank="toy-v0", behavior="random", decisions=6, episodes=6)
+    generate(recipe, root=root, progress=False)
+    return root
+
+
+@pytest.fixture
+def toy(_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six people of the toy disease, and random decisions for them."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(_toy))
+
+
+# -- splits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_banks())
+def test_every_bank_has_two_sides_and_nobody_is_on_both(name: str) -> None:
+    bank = load_simulators(name)
+    train_people, test_people = bank.people("train"), bank.people("test")
+    assert not set(train_people) & set(test_people)
+    assert {*train_people, *test_people} == set(bank.patients)
+    expected = {"diabetes-v0": 12, "diabetes-hupa-v0": 5, "toy-v0": 2}
+    assert len(test_people) == expected.get(name, 30)
+    # A selection keeps its sides.
+    assert bank.select(list(test_people[:2])).split == {"train": (), "test": test_people[:2]}
+
+
+def test_the_draw_is_the_one_of_the_file_and_nobody_moves_with_others() -> None:
+    assert text() == (release_folder("generation") / "splits.toml").read_text()
+    people = [f"p{i}" for i in range(20)]
+    whole, fewer = drawn(people, 5, 0), drawn(people[::-1], 5, 0)
+    assert set(whole["test"]) == set(fewer["test"])
+    assert drawn(people, 5, 1) != whole
+    assert set(drawn(people, 6, 0)["test"]) > set(whole["test"])
+
+
+def test_an_interpolated_patient_is_on_the_side_of_both_parents() -> None:
+    people, sides = interpolated()
+    table = np.log(published().values)
+    for name, row in zip(people.names, np.log(people.values)):
+        pool = [i for i, parent in enumerate(published().names) if splits()[parent] == sides[name]]
+        # On a straight line between two of its own side: the nearest pair leaves nothing.
+        best = min(_distance_to_line(row, table[i], table[j]) for i in pool for j in pool if i < j)
+        assert best < 1e-9, name
+
+
+def _distance_to_line(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    share = float((x - a) @ (b - a) / ((b - a) @ (b - a)))
+    return float(np.abs(x - a - share * (b - a)).max())
+
+
+def test_a_bank_without_a_split_says_so_in_one_line(tiny_bank: SimulatorBank) -> None:
+    with pytest.raises(BankError, match="has no split of its people") as found:
+        tiny_bank.people("test")
+    assert "\n" not in str(found.value)
+    with pytest.raises(UnknownNameError, match="split"):
+        load_simulators("toy-v0").people("both")
+    own = tiny_bank.replace(metadata={"split": {"train": tiny_bank.patients[:3], "test": tiny_bank.patients[2:]}})
+    with pytest.raises(BankError, match="no split"):
+        own.people("test")  # the third is on both sides
+    assert "error: " in refused("eval", "--policy", "zero", "--bank", "toy-v0", "--split", "both", "--episodes", "1")
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_dataset_and_an_evaluation_of_one_side() -> None:
+    bank = load_simulators("toy-v0")
+    rows = load_dataset(TOY, split="train", progress=False)
+    assert (rows.present_ids, rows.split) == (bank.people("train"), "train")
+    assert load_dataset(TOY, progress=False).split == ""
+    one = load_dataset(TOY, 1, split="test", progress=False)
+    assert one.present_ids == bank.people("test")[:1]
+    found = evaluate("zero", bank=bank, split="test", episodes=2)
+    assert tuple(found.per_patient["patient"]) == bank.people("test")
+    alone = evaluate("zero", bank=bank, patients=list(bank.people("test")), episodes=2)
+    assert (found.per_patient["return"] == alone.per_patient["return"]).all()
+    assert found.deviations["split"] == {"protocol": None, "used": "test"}
+    assert "patients" not in found.deviations
+    assert evaluate("zero", bank=bank, split="test", patients=1, episodes=2).deviations["patients"]["protocol"] == 2
+
+
+# -- entries on new people ---------------------------------------------------------------------------------------------
+
+
+def _result(home: Path, scope: str, split: str | None, **settings: object) -> Path:
+    """A policy learned on one side (None: on everybody), scored on the test people, kept as `eval --output` does."""
+    from medgym_offline.commands.judge import keep
+
+    rows = load_dataset(TOY, split=split, progress=False)
+    policy = train("bc", rows, scope, config=QUICK, progress=False).policy
+    file = save_policy(policy, home / "policy.safetensors")
+    found = evaluate(
+        str(file), bank="toy-v0", split="test", episodes=2, dataset=TOY, worlds=("own", "true"), **settings
+    )
+    keep(found, str(file), home / "result")
+    return home / "result"
+
+
+@pytest.mark.usefixtures("toy")
+def test_an_entry_on_new_people_is_one_of_policies_that_never_saw_them(tmp_path: Path) -> None:
+    made = submit([_result(tmp_path / "a", "pop", "train")], "New", tmp_path / "submission")
+    assert made.entry.split == "test"
+    assert made.entry.id.endswith("-test")
+    assert made.entry.policies[0].training["people"] == {
+        "split": "train",
+        "sha256": people_hash(load_simulators("toy-v0").people("train")),
+    }
+
+
+@pytest.mark.parametrize(
+    ("scope", "split", "why"),
+    [("pop", None, "does not say"), ("pop", "test", "does not say"), ("ind", "test", "oracle")],
+)
+@pytest.mark.usefixtures("toy")
+def test_a_policy_that_saw_test_people_is_refused(tmp_path: Path, scope: str, split: str | None, why: str) -> None:
+    with pytest.raises(MedGymError, match=why) as found:
+        submit([_result(tmp_path, scope, split)], "New", tmp_path / "submission")
+    assert "\n" not in str(found.value)
+
+
+def test_what_learned_from_nobody_needs_no_record(tmp_path: Path) -> None:
+    from medgym_offline.commands.judge import keep
+
+    keep(evaluate("zero", bank="toy-v0", split="test", episodes=2), "zero", tmp_path / "zero")
+    assert submit([tmp_path / "zero"], "Nothing", tmp_path / "fine").entry.scope == "baseline"
+
+
+@pytest.mark.usefixtures("toy")
+def test_verification_asks_who_the_train_people_are(tmp_path: Path) -> None:
+    made = submit([_result(tmp_path / "a", "pop", "train")], "New", tmp_path / "submission")
+    path = made.folder / "entry.json"
+    values = json.loads(path.read_text())
+    values["policies"][0]["training"]["people"]["sha256"] = people_hash(["toy/0"])
+    path.write_text(json.dumps(values))
+    with pytest.raises(MedGymError, match="learned from other people"):
+        verify_submission(made.folder, progress=False)
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_of_what_was_seen_and_of_nobody_else() -> None:
+    bank = load_simulators("diabetes-v0").world("true").select([3, 8, 21])
+    whole, alone = record(bank, 2), record(bank.select([1]), 2)
+    more = record(bank, 3)
+    for name in ("times", "observed", "treatments", "exogenous"):
+        assert torch.equal(getattr(whole, name)[1:2], getattr(alone, name)), name
+        assert torch.equal(getattr(whole, name), getattr(more, name)[:, :2]), name
+    assert whole.observed.shape == (3, 2, 21, bank.disease.described_dim)
+    # The sensor errs: under the same treatments, its first reading is not where glucose is.
+    assert (whole.observed[:, :, 0, 0] - bank.initial_state()[:, None, 0]).abs().min() > 1e-4
+    # Nobody writes down the errors of the sensor, and everybody the meals.
+    names = bank.disease.exogenous.names
+    assert (whole.exogenous[..., names.index("sensor")] == 0).all()
+    assert (whole.exogenous[..., names.index("grams_0")] > 0).any()
+    first = whole.until(6.0)
+    assert torch.equal(first.treatments, whole.treatments[:, :, :5])
+    assert float(first.times.max()) <= 6.0
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda bank: record(bank, 0),
+        lambda bank: record(bank).until(0.1),
+        lambda bank: people_of("pop", bank),
+        lambda bank: find_clusters(bank.select(2)),
+        lambda bank: record(bank).select(["nobody"]),
+        lambda bank: people_of("clu", bank.replace(metadata={}, name="own")),
+    ],
+)
+def test_what_cannot_identify_anybody_is_refused_in_one_line(attempt: Callable[[SimulatorBank], object]) -> None:
+    with pytest.raises(MedGymError) as found:
+        attempt(load_simulators("toy-v0"))
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["sepsis-twin-v0", "diabetes-v0", "anesthesia-v0", "toy-v0"])
+def test_observations_begin_with_readings_of_the_observed_components(name: str) -> None:
+    """What forecasts of a record are compared with."""
+    bank = load_simulators(name).select(2)
+    process = DecisionProcess(bank, ProcessConfig(disease=bank.disease.name))
+    noise = draw_noise(np.array([[1, 2], [3, 4]]), bank, process.config)
+    episodes = process.start(2, noise.initial, noise.exogenous)
+    count = len(bank.disease.variables)
+    # Within the error of an instrument.
+    assert (process.observe(episodes)[..., :count] - episodes.x[..., :count]).abs().max() < 1.0
+
+
+# -- clusters ----------------------------------------------------------------------------------------------------------
+
+
+def test_k_medoids_and_silhouette_where_the_answer_is_known() -> None:
+    points = np.array([30.0, 0, 11, 1, 32, 12, 2, 10, 31])
+    distance = np.abs(points[:, None] - points)
+    medoids, labels = k_medoids(distance, 3)
+    assert sorted(points[medoids]) == [1, 11, 31]
+    assert [set(points[labels == n]) for n in np.argsort(points[medoids])] == [{0, 1, 2}, {10, 11, 12}, {30, 31, 32}]
+    assert k_medoids(distance, 1)[0] == [int(distance.sum(0).argmin())]
+    assert sorted(k_medoids(distance, 9)[0]) == list(range(9))
+    four = np.array([0.0, 1, 10, 11])
+    # a = 1; b = 10.5 for the outer points and 9.5 for the inner ones.
+    expected = (1 - 1 / 10.5 + 1 - 1 / 9.5) / 2
+    assert silhouette(np.abs(four[:, None] - four), np.array([0, 0, 1, 1])) == pytest.approx(expected)
+    assert silhouette(np.abs(four[:, None] - four), np.array([0, 1, 2, 3])) == 0.0
+
+
+@pytest.mark.parametrize("name", ["diabetes-v0", "anesthesia-v0"])
+def test_a_new_person_joins_the_cluster_of_the_people_who_are_alike(name: str) -> None:
+    bank = load_simulators(name)
+    clusters = find_clusters(bank.select(list(bank.people("train"))))
+    assert set(clusters.of) == set(clusters.learned_from) == set(bank.people("train"))
+    own = bank.world("own")
+    # A medoid's own days are best predicted by its own simulator.
+    home = assign(clusters, bank, record(own.select(list(clusters.medoids)), 2))
+    assert [home.of[p] for p in clusters.medoids] == list(range(len(clusters.medoids)))
+    joined = assign(clusters, bank, record(own.select(list(bank.people("test"))), 3))
+    middle = [bank.index(p) for p in clusters.medoids]
+    nearest = dict(zip(bank.patients, distances(bank)[:, middle].argmin(1)))
+    alike = np.mean([joined.of[p] == nearest[p] for p in bank.people("test")])
+    assert alike > 0.85, alike
+    assert {p: joined.of[p] for p in clusters.of} == dict(clusters.of)
+
+
+# -- context -----------------------------------------------------------------------------------------------------------
+
+SMALL = ContextConfig(steps=400, sessions=4)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    bank = load_simulators("diabetes-v0")
+    return learn_encoder(bank.select(list(bank.people("train"))), SMALL)
+
+
+def _reversed(found: Record) -> Record:
+    events = None if found.exogenous is None else found.exogenous.flip(1)
+    return Record(found.patients, found.times.flip(1), found.observed.flip(1), found.treatments.flip(1), events)
+
+
+def test_an_embedding_knows_no_order_and_no_batch_mates(encoder: Encoder) -> None:
+    bank = load_simulators("diabetes-v0").world("true").select([2, 5, 7])
+    found = record(bank, 3)
+    z = encoder.embed(found)
+    assert z.shape == (3, SMALL.numbers)
+    assert torch.equal(encoder.embed(found.select([bank.patients[1]])), z[1:2])
+    assert torch.allclose(encoder.embed(_reversed(found)), z, atol=1e-6)
+    rows = torch.randn(2, 12, encoder.parts["phi"].sizes[0])
+    mixed = encoder.pooled(rows[:, torch.randperm(12)], torch.ones(2, 12))
+    assert torch.allclose(mixed, encoder.pooled(rows, torch.ones(2, 12)), atol=1e-5)
+
+
+def test_an_embedding_of_a_new_person_predicts_that_person(encoder: Encoder) -> None:
+    bank = load_simulators("diabetes-v0")
+    people = bank.world("own").select(list(bank.people("test")))
+    z, other = encoder.embed(record(people, 3, 5)), _rows(record(people, 4, 6, "random"), 1).flatten(1, 2)
+    truth = other[..., -1:] - other[..., :1]
+
+    def error(embedding: Tensor) -> float:
+        return float((encoder.predicted(embedding * encoder.scale + encoder.center, other) - truth).square().mean())
+
+    assert error(z) < 0.8 * error(torch.zeros_like(z))
+    assert error(z) < 0.8 * error(z.roll(1, 0))
+
+
+def test_an_embedding_folded_into_a_bias_is_the_policy_that_reads_it() -> None:
+    wide = StackedActor(StackedMLP(1, (3 + 2, 8, 2), seeds=[0]), None, 6, disease="toy")
+    people = Contexts(("toy/0", "toy/1"), torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+    stack = people.finish(wide)
+    seen = torch.randn(2, 4, 3)
+    whole = torch.cat([seen, people.embeddings[:, None].expand(-1, 4, -1)], -1)
+    assert torch.allclose(stack.act(seen), wide.act(whole), atol=1e-6)
+    assert stack.observation_dim == 3
+
+
+# -- learning ----------------------------------------------------------------------------------------------------------
+
+
+def _weights(policy: StackedActor) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in policy.net.state_dict().values()])
+
+
+@pytest.mark.parametrize("scope", ["clu", "context"])
+@pytest.mark.usefixtures("toy")
+def test_learners_see_train_people_alone(scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = load_simulators("toy-v0")
+    config = ContextConfig(steps=20, hidden=8, sessions=2)
+    people = people_of(scope, bank, 2, config=config)
+
+    def learned() -> StackedActor:
+        return train("iql", load_dataset(TOY, split="train"), scope, 0, QUICK, people=people, progress=False).policy
+
+    before = learned()
+    assert before.scope == scope
+    assert set(before.patients or ()) == set(bank.patients)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(shutil.copytree(os.environ["MINARI_DATASETS_PATH"], tmp_path / "m")))
+    flat = next((tmp_path / "m").glob("**/rewards.npy"))
+    rewards, whole = np.load(flat), load_dataset(TOY)
+    rewards[np.isin(whole.patient, [bank.index(p) for p in bank.people("test")])] -= 50.0
+    np.save(flat, rewards)
+    assert load_dataset(TOY, split="test").rewards.max() < -40.0
+    assert torch.equal(_weights(learned()), _weights(before))
+    # Who is new changes neither clusters nor encoder: only how the new are known.
+    world = bank.current("own")
+    index = torch.arange(len(bank))
+    index[[bank.index(p) for p in bank.people("test")]] = bank.index(bank.people("train")[0])
+    other = people_of(scope, bank.replace(worlds={**bank.world_data, "own": world.select(index)}), 2, config=config)
+    kept = [bank.index(p) for p in bank.people("train")]
+    if scope == "clu":
+        assert other.medoids == people.medoids
+    else:
+        assert torch.equal(other.embeddings[kept], people.embeddings[kept])
+
+
+@pytest.mark.usefixtures("toy")
+def test_scopes_that_share_ask_for_people_and_rows_of_train_people() -> None:
+    people, rows = people_of("clu", load_simulators("toy-v0")), load_dataset(TOY, split="train")
+    for wrong, match in (
+        (lambda: train("bc", rows, "clu", config=QUICK), "people are missing"),
+        (lambda: train("bc", rows, "pop", config=QUICK, people=people), "those of scope 'clu'"),
+        (lambda: train("bc", load_dataset(TOY), "clu", config=QUICK, people=people), "split='train'"),
+    ):
+        with pytest.raises(MedGymError, match=match) as found:
+            wrong()
+        assert "\n" not in str(found.value)
+    assert "add --split train" in refused("train", "bc", "--dataset", TOY, "--scope", "clu", "--output", "x")
+
+
+@pytest.mark.usefixtures("toy")
+def test_several_seeds_at_once_are_those_of_one_by_one() -> None:
+    people, rows = people_of("clu", load_simulators("toy-v0")), load_dataset(TOY, split="train")
+    both = train_seeds("bc", rows, "clu", (0, 1), QUICK, people=people, progress=False)
+    for seed, found in both.items():
+        alone = train("bc", rows, "clu", seed, QUICK, people=people, progress=False).policy
+        assert torch.equal(_weights(found.policy), _weights(alone))
+
+
+@pytest.mark.usefixtures("toy")
+def test_from_the_command_line_to_a_verified_entry_on_new_people(tmp_path: Path) -> None:
+    policy, result = tmp_path / "p" / "bc-clu-seed0.safetensors", tmp_path / "result"
+    steps = (
+        ("train", "bc", "--dataset", TOY, "--scope", "clu", "--split", "train", "--updates", "3",
+         "--output", tmp_path / "p"),
+        ("eval", "--policy", policy, "--bank", "toy-v0", "--split", "test", "--dataset", TOY, "--episodes", "2",
+         "--output", result),
+        ("submit", result, "--name", "Clustered", "--output", tmp_path / "s"),
+        ("leaderboard", "verify", tmp_path / "s"),
+    )  # fmt: skip
+    for step in steps:
+        done = run(*step)
+        assert done.code == 0, (step, done.out, done.err)
+    entry = json.loads((tmp_path / "s" / "entry.json").read_text())
+    assert (entry["scope"], entry["protocol"]["deviations"]["split"]["used"]) == ("clu", "test")
