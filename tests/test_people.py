@@ -33,7 +33,8 @@ from medgym_offline.policies import save_policy
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.simulators import SimulatorBank, list_banks
 from medgym_offline.simulators.splits import drawn
-from medgym_offline.stack import StackedMLP
+from medgym_offline.stack import StackedMLP, Steps
+from medgym_offline.windows import begin_windows, extend_windows, window_width
 from tests.leaderboard.workshop import refused, run
 
 QUICK = OfflineConfig(updates=3, batch=8, hidden=8)
@@ -189,7 +190,7 @@ def test_a_record_is_of_what_was_seen_and_of_nobody_else() -> None:
     for name in ("times", "observed", "treatments", "exogenous"):
         assert torch.equal(getattr(whole, name)[1:2], getattr(alone, name)), name
         assert torch.equal(getattr(whole, name), getattr(more, name)[:, :2]), name
-    assert whole.observed.shape == (3, 2, 21, bank.disease.described_dim)
+    assert whole.observed.shape == (3, 2, 21, bank.disease.observation_dim - 2)
     # The sensor errs: under the same treatments, its first reading is not where glucose is.
     assert (whole.observed[:, :, 0, 0] - bank.initial_state()[:, None, 0]).abs().min() > 1e-4
     # Nobody writes down the errors of the sensor, and everybody the meals.
@@ -306,14 +307,21 @@ def test_an_embedding_of_a_new_person_predicts_that_person(encoder: Encoder) -> 
     assert error(z) < 0.8 * error(z.roll(1, 0))
 
 
-def test_an_embedding_folded_into_a_bias_is_the_policy_that_reads_it() -> None:
-    wide = StackedActor(StackedMLP(1, (3 + 2, 8, 2), seeds=[0]), None, 6, disease="toy")
+@pytest.mark.parametrize("history", [1, 3])
+def test_an_embedding_folded_into_a_bias_is_the_policy_that_reads_it(history: int) -> None:
+    steps, width = Steps(history, 2), window_width(3 + 2, 2, history)
+    wide = StackedActor(StackedMLP(1, (width, 8, 2), seeds=[0], steps=steps), None, 6, disease="toy")
     people = Contexts(("toy/0", "toy/1"), torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
     stack = people.finish(wide)
-    seen = torch.randn(2, 4, 3)
-    whole = torch.cat([seen, people.embeddings[:, None].expand(-1, 4, -1)], -1)
-    assert torch.allclose(stack.act(seen), wide.act(whole), atol=1e-6)
-    assert stack.observation_dim == 3
+    told = people.embeddings[:, None].expand(-1, 4, -1)
+    seen, whole = torch.empty(0), torch.empty(0)
+    for look in range(4):
+        plain, acted = torch.rand(2, 4, 3), torch.rand(2, 4, 2)
+        read = torch.cat([plain[..., :1], told, plain[..., 1:]], -1)
+        seen = extend_windows(seen, acted, plain) if look else begin_windows(plain, 2, history)
+        whole = extend_windows(whole, acted, read) if look else begin_windows(read, 2, history)
+        assert torch.allclose(stack.act(seen), wide.act(whole), atol=1e-6)
+    assert stack.observation_dim == window_width(3, 2, history)
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------

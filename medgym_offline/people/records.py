@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
 from medgym_offline.errors import MedGymError
@@ -124,5 +125,5 @@ def record(bank: SimulatorBank, sessions: int = 1, seed: int = 0, behavior: str 
         policy.reset(seeds)
     played = rollout(DecisionProcess(bank, config), policy.act, draw_noise(seeds, bank, config), HUMAN_ERROR)
     times = torch.cat([torch.zeros_like(played.time[..., :1]), played.time], -1)
-    seen = played.observations[..., : disease.described_dim]
+    seen = played.observations[..., : -len(CLOCKS)]
     return Record(bank.patients, times, seen, played.treatments, blinded(bank, played.exogenous))
