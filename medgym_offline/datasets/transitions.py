@@ -107,6 +107,8 @@ class Transitions:
     """What the observations show: "full", or another view of the disease."""
     split: str = ""
     """Side of the bank's split of people that all rows are of, "train" or "test"; "": of anybody."""
+    embedded: int = 0
+    """Columns before the clocks that tell who the person is, of scope "context"; none in a stored dataset."""
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -206,8 +208,9 @@ class Transitions:
                 raise DatasetError(f"{name}: {column} is not finite at row {row}; regenerate")
         if self.next_observations.shape != self.observations.shape:
             raise DatasetError(f"{name}: next_observations and observations differ in width; regenerate")
-        if self.view != FULL and self.observation_dim != (seen := len(self.definition.seen(self.view))):
-            raise DatasetError(f"{name}: observations have width {self.observation_dim}, view {self.view!r} has {seen}")
+        seen = self.observation_dim - self.embedded
+        if self.view != FULL and seen != (wanted := len(self.definition.seen(self.view))):
+            raise DatasetError(f"{name}: observations have width {seen}, view {self.view!r} has {wanted}")
         costs = len(self.definition.costs)
         for array, column in ((self.costs_path, "costs_path"), (self.costs_peak, "costs_peak")):
             if array.shape[1] != costs:

@@ -103,8 +103,10 @@ def _replayed(
     place = episode, np.arange(len(own)) - starts[episode]
     actions[place] = torch.from_numpy(own.actions.astype(np.float64))
     if config.timing == "adaptive":
-        # The stored interval, not the stored action: rounded to float32 it may ask for the tick beside.
-        actions[..., -1][place] = interval_to_action(torch.from_numpy(own.dt.astype(np.float64)), config)
+        # The stored interval, not the stored action: rounded to float32 it may ask for the tick beside. A quarter of a
+        # tick less, or its last digit could leave less than the shortest interval to the rest.
+        wish = torch.from_numpy(own.dt.astype(np.float64)) - config.tick / 4
+        actions[..., -1][place] = interval_to_action(wish, config)
     shape = len(patients), recipe.episodes
     actions = actions.view(*shape, config.decisions, own.action_dim)
     seeds = episode_seeds(recipe.seed, stream, exact.patients, recipe.episodes)

@@ -180,7 +180,7 @@ class Contexts:
             np.concatenate([o[:, :-_CLOCKS], more, o[:, -_CLOCKS:]], 1)
             for o in (transitions.observations, transitions.next_observations)
         )
-        return dataclasses.replace(transitions, observations=now, next_observations=then), None
+        return dataclasses.replace(transitions, observations=now, next_observations=then, embedded=table.shape[1]), None
 
     def finish(self, policy: StackedActor) -> StackedActor:
         """The policy as a stack, an embedding being a bias per person: W (o, z) + b = W_o o + (W_z z + b).
