@@ -16,8 +16,18 @@ from torch import Tensor
 
 from medgym_offline.errors import PolicyError
 
-__all__ = ["REMAINING", "begin_windows", "extend_windows", "observation_width", "split_windows", "window_width"]
+__all__ = [
+    "LONGEST",
+    "REMAINING",
+    "begin_windows",
+    "extend_windows",
+    "observation_width",
+    "split_windows",
+    "window_width",
+]
 
+LONGEST = 256
+"""Largest history; chosen: beyond it are more decisions than an episode of ours has."""
 REMAINING = -2
 """Column of an observation with the share of the horizon that remains; the clocks are its last two."""
 

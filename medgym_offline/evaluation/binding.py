@@ -260,6 +260,9 @@ def _probe(policy: Any, bank: SimulatorBank, name: str) -> tuple[bool, int]:
     order = (True, False) if ours or isinstance(policy, torch.nn.Module) else (False, True)
     problems = []
     for takes_torch in order:
+        if hasattr(policy, "reset"):  # it may remember another batch
+            with callers_defaults():
+                policy.reset(np.zeros((count, 1), dtype=np.int64))
         try:
             actions = _call(policy, observations, takes_torch, name)
         except PolicyError:

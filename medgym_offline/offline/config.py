@@ -10,6 +10,7 @@ from pydantic import Field
 
 from medgym_offline.config import configuration, from_text, from_values, to_values
 from medgym_offline.errors import MedGymError
+from medgym_offline.windows import LONGEST
 
 __all__ = ["PROFILES", "OfflineConfig"]
 
@@ -100,7 +101,7 @@ class OfflineConfig:
     cost: Literal["end", "path"] = "end"
     cost_limit: NonNegative = 1.0
     multiplier_lr: Positive = 1e-2
-    history: Count = 1
+    history: Annotated[int, Field(ge=1, le=LONGEST)] = 1
     target_return: Annotated[float, Field(ge=0, le=1)] = 0.9
     explosion: Positive = 1e4
 

@@ -210,7 +210,8 @@ def train_seeds(
 def shard_size(config: OfflineConfig) -> int:
     """Learners trained side by side on a CPU: 170 with the quick profile, 10 with the paper's."""
     layer = 4 * config.batch * sum(config.candidates) * config.hidden * config.ensemble * config.history
-    return max(1, _LAYER_BYTES // layer)
+    # A patient alone is trained twice (see `train`), so with a history, which makes learners large, two go together.
+    return max(min(2, config.history), _LAYER_BYTES // layer)
 
 
 def checkpoint_updates(updates: int, count: int) -> list[int]:

@@ -40,12 +40,11 @@ from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.sequences import NETWORKS
 from medgym_offline.stack import Steps
-from medgym_offline.windows import window_width
+from medgym_offline.windows import LONGEST, window_width
 
 __all__ = [
     "FORMAT",
     "MAX_BYTES",
-    "MAX_HISTORY",
     "REMEDY",
     "actor_header",
     "load_checkpoint",
@@ -59,9 +58,6 @@ __all__ = [
 FORMAT = "medgym-policy/1"
 MAX_BYTES = 512 * 2**20
 """Largest policy file that is opened (110 patients at hidden width 256 take 30 MB)."""
-
-MAX_HISTORY = 1024
-"""Longest history of a policy that is opened."""
 
 _KEY = "medgym-policy"
 REMEDY = "save it with medgym_offline.policies.save_policy, export it as TorchScript, or as ONNX"
@@ -96,7 +92,7 @@ class Header:
     patients: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     gate: Annotated[float, Field(le=0)] | None = None
-    history: Annotated[int, Field(ge=1, le=MAX_HISTORY)] = 1
+    history: Annotated[int, Field(ge=1, le=LONGEST)] = 1
     network: Literal["mlp", "gru", "transformer"] = "mlp"
 
 

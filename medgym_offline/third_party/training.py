@@ -135,6 +135,8 @@ def train_baseline(
         MedGymError: If the training diverged.
     """
     config = config or OfflineConfig()
+    if config.history > 1:
+        raise MedGymError(f"{algorithm} learns from single observations; leave history={config.history} out")
     own = dict(default_settings(algorithm) if own is None else own)
     data = stack_transitions(transitions, "pop", config, patients)
     rows = transitions if patients is None else transitions.select(patients=patients)

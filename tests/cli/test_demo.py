@@ -98,6 +98,7 @@ def test_the_demo_refuses_more_patients_than_there_are(shop: Workshop) -> None:
         ("train_and_evaluate", "Ind over Pop, crossfit world"),
         ("own_policy_torch", "two patients: surrogate SOFA"),
         ("gymnasium_loop", "returns of eight random episodes"),
+        ("history_policy", "by hand: an episode's return is -"),
     ],
 )
 def test_examples_are_short_and_run(shop: Workshop, script: str, says: str) -> None:

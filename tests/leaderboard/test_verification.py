@@ -269,3 +269,20 @@ def test_the_noise_of_training_accepts_other_seeds_and_refuses_a_shift(shop: Wor
 
     assert all(hold(0.0) for _ in range(300))
     assert not any(hold(-0.8) for _ in range(50))
+
+
+def test_policies_with_a_history_are_run_again(shop: Workshop, tmp_path: Path) -> None:
+    """Trained, evaluated, submitted and verified on the command line; a claim that is not theirs is found."""
+    trained = tmp_path / "trained"
+    options = ("--set", "history=3", "--updates", "5", "--seeds", "2")
+    done = run("train", "gru-bc", "--dataset", DATASET, *options, "--output", trained)
+    assert done.code == 0, done.err
+    files = sorted(trained.glob("*.safetensors"))
+    assert [load_policy(file).history for file in files] == [3, 3]  # type: ignore[attr-defined]
+    results = [shop.score(file, tmp_path / file.stem) for file in files]
+    submitted = tmp_path / "submitted"
+    assert run("submit", *results, "--name", "GRU", "--authors", "A. Author", "--output", submitted).code == 0
+    verify = ("leaderboard", "verify", submitted, "--bank", shop.bank)
+    assert run(*verify).code == 0
+    change(submitted, shift(1))
+    assert "run 2" in run(*verify).out

@@ -15,19 +15,42 @@ import numpy as np
 import pytest
 import torch
 
+from medgym_offline.errors import PolicyError
 from medgym_offline.offline import ALGORITHMS, OfflineConfig, TrainResult, train
+from medgym_offline.offline.algorithms import settled
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import Learner
-from medgym_offline.policies import StackedActor, export_onnx, export_torchscript, load_policy, save_policy
+from medgym_offline.policies import (
+    HistoryPolicy,
+    Policy,
+    StackedActor,
+    export_onnx,
+    export_program,
+    export_torchscript,
+    load_policy,
+    reset_policy,
+    save_policy,
+)
 from tests.offline.toy import DECISIONS, center, optimal_value, toy
 
 SHORT = OfflineConfig(updates=60, hidden=16, batch=16, codewords=12)
-CASES = {name: (name, SHORT) for name in sorted(ALGORITHMS)} | {
-    f"{name}, ensemble": (name, dataclasses.replace(SHORT, ensemble=2, hidden=8))
-    for name in ("dqn", "gcql", "gcql-discrete")
-}
+CASES = (
+    {name: (name, SHORT) for name in sorted(ALGORITHMS)}
+    | {
+        f"{name}, ensemble": (name, dataclasses.replace(SHORT, ensemble=2, hidden=8))
+        for name in ("dqn", "gcql", "gcql-discrete")
+    }
+    | {f"{name}, history": (name, dataclasses.replace(SHORT, history=3)) for name in ("bc", "gcql", "bcq-discrete")}
+)
 each_case = pytest.mark.parametrize("case", CASES)
 OBSERVATIONS = torch.randn(3, 5, 9, generator=torch.Generator().manual_seed(0))
+LATER = torch.cat([0.5 * OBSERVATIONS[..., :7], OBSERVATIONS[..., 7:] - 0.5], -1)
+
+
+def answers(policy: Policy, observations: torch.Tensor = OBSERVATIONS, later: torch.Tensor = LATER) -> torch.Tensor:
+    """To two observations in a row of the same episodes, (P, 10, A); some policies remember the first."""
+    reset_policy(policy, np.zeros(observations.shape[:2], dtype=np.int64))
+    return torch.cat([policy.act(observations), policy.act(later)], 1)
 
 
 def short(case: str, **options: object) -> TrainResult:
@@ -36,36 +59,38 @@ def short(case: str, **options: object) -> TrainResult:
 
 
 @cache
-def base(case: str) -> StackedActor:
+def base(case: str) -> StackedActor | HistoryPolicy:
     return short(case).policy
 
 
 @each_case
 def test_stacked_equals_looped(case: str) -> None:
     """To the bit: all three together, one shard each, and each patient by itself."""
-    wanted = base(case).act(OBSERVATIONS)
-    assert torch.equal(short(case, shard=1).policy.act(OBSERVATIONS), wanted)
-    assert torch.equal(short(case, shard=2).policy.act(OBSERVATIONS), wanted)
+    wanted = answers(base(case))
+    assert torch.equal(answers(short(case, shard=1).policy), wanted)
+    assert torch.equal(answers(short(case, shard=2).policy), wanted)
     for p in range(3):
         alone = short(case, patients=[f"toy/{p}"]).policy
         assert alone.patients == (f"toy/{p}",)
-        torch.testing.assert_close(alone.act(OBSERVATIONS[p : p + 1])[0], wanted[p], rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            answers(alone, OBSERVATIONS[p : p + 1], LATER[p : p + 1])[0], wanted[p], rtol=0, atol=1e-6
+        )
 
 
 @each_case
 def test_patient_order_is_irrelevant(case: str) -> None:
     mixed = short(case, patients=["toy/2", "toy/0", "toy/1"]).policy
     assert mixed.patients == ("toy/2", "toy/0", "toy/1")
-    assert torch.equal(mixed.select(["toy/0", "toy/1", "toy/2"]).act(OBSERVATIONS), base(case).act(OBSERVATIONS))
+    assert torch.equal(answers(mixed.select(["toy/0", "toy/1", "toy/2"])), answers(base(case)))
 
 
 @each_case
 def test_seed_decides(case: str) -> None:
-    wanted = base(case).act(OBSERVATIONS)
-    assert torch.equal(short(case).policy.act(OBSERVATIONS), wanted)
+    wanted = answers(base(case))
+    assert torch.equal(answers(short(case).policy), wanted)
     algorithm, config = CASES[case]
     other = train(algorithm, toy(episodes=20), seed=2, config=config, progress=False).policy
-    assert (other.act(OBSERVATIONS) - wanted).abs().max() > 1e-3
+    assert (answers(other) - wanted).abs().max() > 1e-3
 
 
 @each_case
@@ -85,7 +110,7 @@ def test_resume_equals_uninterrupted(case: str, after: int, tmp_path: Path, monk
     counted: list[int] = []
     result = short(case, shard=2, resume=state, on_update=counted.append)
     assert counted[0] == after - after % 10 + 1
-    assert torch.equal(result.policy.act(OBSERVATIONS), base(case).act(OBSERVATIONS))
+    assert torch.equal(answers(result.policy), answers(base(case)))
     assert result.log == short(case, shard=2).log
     assert not state.exists()
 
@@ -95,35 +120,41 @@ def test_files_and_exports_act_alike(case: str, tmp_path: Path) -> None:
     policy = base(case)
     for name in ("policy.safetensors", "policy.pt"):
         again = load_policy(save_policy(policy, tmp_path / name))
-        assert torch.equal(again.act(OBSERVATIONS), policy.act(OBSERVATIONS))
+        assert torch.equal(answers(again), answers(policy))
+    assert policy.provenance["algorithm"] == CASES[case][0]
+    assert policy.provenance["dataset"] == "medgym/toy"
+    if isinstance(policy, HistoryPolicy):
+        for export in (export_torchscript, export_program, export_onnx):
+            with pytest.raises(PolicyError, match=r"one.pt: a function of one observation.*history=\d.*save_policy"):
+                export(policy, tmp_path / "one.pt", patient="toy/1")
+        return
     exported = export_torchscript(policy, tmp_path / "one.pt", patient="toy/1")
     assert load_policy(exported).provenance["algorithm"] == CASES[case][0]  # type: ignore[attr-defined]
     module = torch.jit.load(str(exported))
     assert (module(OBSERVATIONS[1]) - policy.act(OBSERVATIONS)[1]).abs().max() < 1e-6
-    assert policy.provenance["algorithm"] == CASES[case][0]
-    assert policy.provenance["dataset"] == "medgym/toy"
 
 
-@each_case
+@pytest.mark.parametrize("case", [case for case, (name, config) in CASES.items() if settled(name, config).history == 1])
 def test_onnx_acts_alike(case: str, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     policy = base(case)
     again = load_policy(export_onnx(policy, tmp_path / "folder"))
-    assert (again.act(OBSERVATIONS) - policy.act(OBSERVATIONS)).abs().max() < 1e-6
+    assert (answers(again) - answers(policy)).abs().max() < 1e-6
 
 
 @each_case
 def test_finished_policy_is_the_learners_policy(case: str) -> None:
     """Folding the standardization into the first layer changes nothing."""
-    algorithm, config = CASES[case]
+    algorithm, config = CASES[case][0], settled(*CASES[case])
     data = stack_transitions(toy(episodes=20), "ind", config)
     learner = Learner(algorithm, data, 1, config)
     for _ in range(5):
         learner.update()
-    state = (OBSERVATIONS - data.mean) / data.scale
+    states = data.rows[:, :40, : data.state_dim]
     policy = StackedActor(learner.finished_actor(), data.keys, codebook=learner.codebook(), gate=learner.gate)
-    torch.testing.assert_close(policy.act(OBSERVATIONS), learner.networks.policy(state), rtol=0, atol=1e-6)
+    wanted = learner.networks.policy(states)
+    torch.testing.assert_close(policy.act(states * data.scale + data.mean), wanted, rtol=0, atol=1e-6)
 
 
 GAMMA = 0.8
