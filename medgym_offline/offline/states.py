@@ -30,7 +30,7 @@ def states_of(transitions: Transitions, history: int) -> tuple[np.ndarray, np.nd
     goes_on = np.flatnonzero(np.diff(transitions.episode) == 0)
     if not np.array_equal(transitions.next_observations[goes_on], transitions.observations[goes_on + 1]):
         raise DatasetError(
-            f"{transitions.dataset_id or 'transitions'}: next_observations of a row is not the next row's observations; "
+            f"{transitions.dataset_id or 'transitions'}: next_observations do not lead to the next row; "
             f"history={history} needs whole episodes in order: select patients rather than rows, or set history=1"
         )
     columns = (transitions.observations, transitions.actions, transitions.next_observations)
