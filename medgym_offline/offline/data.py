@@ -15,17 +15,14 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.errors import DatasetError, unknown_name
 from medgym_offline.offline.config import OfflineConfig
+from medgym_offline.offline.states import state_scale, states_of
 from medgym_offline.seeds import generator
-from medgym_offline.windows import begin_windows, extend_windows
 
 __all__ = ["POPULATION", "SCOPES", "Batch", "BatchSampler", "StackedData", "discount_powers", "stack_transitions"]
 
 SCOPES = ("ind", "clu", "pop", "context")
 POPULATION = "population"
 """Key of the random streams of the learner that all patients share."""
-
-# A column that hardly varies in the data is not blown up: outside the data it would swamp the rest.
-_SMALLEST_SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def stack_transitions(
     elif scope != "ind":
         ids, groups = (POPULATION,), [np.sort(np.concatenate(groups))]
 
-    seen, following = _states(transitions, config.history, name)
+    seen, following = states_of(transitions, config.history)
     d, actions = seen.shape[1], transitions.action_dim
     counts = np.array([len(g) for g in groups])
     rows = np.zeros((len(ids), int(counts.max()), 2 * d + actions + 2), dtype=np.float32)
@@ -154,12 +151,12 @@ def stack_transitions(
     more, episodes = np.zeros((*rows.shape[:2], actions + 4), dtype=np.float32), np.ones((len(ids), 4))
     reference = transitions.definition.process.reference_interval
     if config.state_scaling == "dataset":
-        mean[:, 0], scale[:, 0] = _state_scale(transitions.observations, transitions, config.history)
+        mean[:, 0], scale[:, 0] = state_scale(transitions.observations, transitions, config.history)
     if config.reward_scaling == "dataset":
         reward_scale[:] = _spread(transitions.rewards)
     for p, group in enumerate(groups):
         if config.state_scaling == "learner":
-            mean[p, 0], scale[p, 0] = _state_scale(
+            mean[p, 0], scale[p, 0] = state_scale(
                 transitions.observations[group].astype(np.float64), transitions, config.history
             )
         rewards = transitions.rewards[group].astype(np.float64)
@@ -180,30 +177,6 @@ def stack_transitions(
     mean32, scale32, reward32 = (torch.as_tensor(a.astype(np.float32)) for a in (mean, scale, reward_scale))
     tensor, extra = torch.from_numpy(rows), torch.from_numpy(more)
     return StackedData(ids, tensor, counts, mean32, scale32, reward32, d, actions, described, extra, episodes)
-
-
-def _states(transitions: Transitions, history: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """What a learner sees before and after every decision, (N, d) each: observations, or windows of `history` of them.
-
-    Built decision by decision, all episodes side by side, by the functions with which a policy builds them as it acts.
-    """
-    if history == 1:
-        return transitions.observations, transitions.next_observations
-    starts = transitions.episode_starts()
-    lengths = np.diff(np.r_[starts, len(transitions)])
-    goes_on = np.flatnonzero(np.diff(transitions.episode) == 0)
-    if not np.array_equal(transitions.next_observations[goes_on], transitions.observations[goes_on + 1]):
-        raise DatasetError(
-            f"{name}: next_observations of a row is not observations of the next one; history={history} needs whole "
-            "episodes in order: select patients rather than rows, or set history=1"
-        )
-    columns = (transitions.observations, transitions.actions, transitions.next_observations)
-    observed, actions, reached = (torch.from_numpy(np.ascontiguousarray(column)) for column in columns)
-    windows = begin_windows(observed, actions.shape[1], history)
-    for k in range(1, int(lengths.max())):
-        rows = torch.from_numpy(starts[lengths > k] + k)
-        windows[rows] = extend_windows(windows[rows - 1], actions[rows - 1], observed[rows])
-    return windows.numpy(), extend_windows(windows, actions, reached).numpy()
 
 
 def _more_columns(transitions: Transitions, config: OfflineConfig, name: str) -> np.ndarray:
@@ -238,26 +211,6 @@ def _outcomes(rewards: np.ndarray, costs: np.ndarray, episode: np.ndarray) -> tu
 def discount_powers(dt: np.ndarray, config: OfflineConfig, reference: float) -> np.ndarray:
     """By which power of gamma the value after a decision of length `dt` is discounted, (N,) -> (N,)."""
     return dt / reference if config.discount == "elapsed" else np.ones(len(dt))
-
-
-def _state_scale(observations: np.ndarray, about: Transitions, history: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale of states, from observations (N, d) of the dataset `about`."""
-    mean, scale = _standard(observations)
-    if history == 1:
-        return mean, scale
-    # The clocks are shares already, and networks over windows read the time from them. An interval is in units of the
-    # disease's reference interval; actions and marks have a size of about one.
-    process, width = about.definition.process, about.action_dim + 2
-    mean[-2:], scale[-2:] = 0.0, 1.0
-    units = np.ones(width)
-    units[-2] = process.reference_interval / process.horizon
-    return np.tile(np.r_[mean, 0.0 * units], history)[:-width], np.tile(np.r_[scale, units], history)[:-width]
-
-
-def _standard(observations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale (d,) of observations (N, d)."""
-    spread = observations.std(0, dtype=np.float64)
-    return observations.mean(0, dtype=np.float64), np.maximum(spread, _SMALLEST_SCALE)
 
 
 def _spread(rewards: np.ndarray) -> float:
