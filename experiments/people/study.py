@@ -74,6 +74,7 @@ class Takeover:
         self.before = builtin_policy("clinician", bank, policy.timing, policy.decisions)
         self.disease, self.timing, self.decisions = policy.disease, policy.timing, policy.decisions
         self.patients, self.scope = bank.patients, policy.scope
+        self.observation_dim, self.action_dim = policy.observation_dim, policy.action_dim
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:
@@ -147,8 +148,8 @@ def tables(recipe: StudyRecipe, home: Path = HERE) -> str:
         "    python -m experiments.people.study run PART; python -m experiments.people.study tables",
         f"`{recipe.learner}`, {recipe.seeds} training seeds, {recipe.episodes} episodes a test patient. Harm is the "
         "mean severity in the world that the data come from, in points. `ind` learned from the test patients "
-        "themselves, the others from train patients alone. Kept: 100 (H_pop - H_x) / (H_pop - H_ind), with a 95 % interval over test "
-        "patients; - where H_pop - H_ind cannot be told from 0.",
+        "themselves, the others from train patients alone. Kept: 100 (H_pop - H_x) / (H_pop - H_ind), with a 95 % "
+        "interval over test patients; - where H_pop - H_ind cannot be told from 0.",
     ]
     for name, part in recipe.part.items():
         if not (path := home / f"{name}.parquet").exists():
