@@ -7,8 +7,8 @@ Two formats of our own hold the same thing, a JSON header and the tensors of a :
 
 Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), optional `log_std` (P or 1, A) or `codebook`
 (P or 1, C, A).
-Header: format "medgym-policy/1", disease, scope "ind" | "clu" | "pop" | "context", timing, decisions, patients (ids or null), sizes,
-activation, provenance, and gate where the policy has one.
+Header: format "medgym-policy/1", disease, scope "ind" | "clu" | "pop" | "context", timing, decisions, patients (ids or
+null), sizes, activation, provenance, and gate where the policy has one.
 
 A Python pickle can run any code when it is opened, so it is recognized by its bytes and refused unopened.
 """
