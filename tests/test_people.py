@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from experiments.people.draw import text
+from experiments.people.study import Takeover, kept
 from medgym_offline import load_dataset, load_simulators
 from medgym_offline.datasets import generate
 from medgym_offline.datasets.recipes import Recipe
@@ -402,3 +403,27 @@ def test_from_the_command_line_to_a_verified_entry_on_new_people(tmp_path: Path)
         assert done.code == 0, (step, done.out, done.err)
     entry = json.loads((tmp_path / "s" / "entry.json").read_text())
     assert (entry["scope"], entry["protocol"]["deviations"]["split"]["used"]) == ("clu", "test")
+
+
+# -- the study ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_is_a_share_of_a_gain_that_is_there() -> None:
+    spread = np.linspace(-0.1, 0.1, 12)
+    pop, ind = 4.0 + spread, 2.0 - spread
+    share, low, high = kept(pop, ind + 0.25 * (pop - ind), ind) or (0.0, 0.0, 0.0)
+    assert share == pytest.approx(75.0)
+    assert low == pytest.approx(75.0)
+    assert high == pytest.approx(75.0)
+    assert kept(pop, pop, pop + spread) is None  # nothing to keep
+    assert kept(ind, ind, pop) is None  # one's own policy is worse
+
+
+def test_a_policy_takes_over_from_the_clinician_at_an_hour() -> None:
+    bank = load_simulators("sepsis-twin-v0").select(2)
+    late = StackedActor(StackedMLP(1, (9, 8, 4), seeds=[0]), None, 20)
+    both = Takeover(late, bank, 24.0)
+    seen = torch.rand(2, 3, 9)
+    seen[:, 0, -2], seen[:, 1, -2], seen[:, 2, -2] = 1.0, 73.0 / 96.0, 72.0 / 96.0
+    assert torch.equal(both.act(seen)[:, :2], both.before.act(seen)[:, :2])
+    assert torch.equal(both.act(seen)[:, 2], late.act(seen)[:, 2])

@@ -106,6 +106,7 @@ class Takeover:
         self.before = builtin_policy("clinician", bank, policy.timing, policy.decisions)
         self.disease, self.timing, self.decisions = policy.disease, policy.timing, policy.decisions
         self.patients, self.scope, self.view = bank.patients, policy.scope, policy.view
+        self.observation_dim, self.action_dim = policy.observation_dim, policy.action_dim
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:

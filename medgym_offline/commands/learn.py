@@ -53,7 +53,7 @@ def train_command(
         str | None,
         typer.Option(
             "--scope",
-            help="ind: a policy per patient (default); clu: one per cluster; pop: one for all (d3rlpy's); "
+            help="ind: a policy per patient (default); clu: one per cluster; pop: one for all (d3rlpy's: always); "
             "context: one for all that reads the patient's record.",
             autocompletion=completion.one_of("ind", "clu", "pop", "context"),
         ),

@@ -7,8 +7,8 @@ Two formats of our own hold the same thing, a JSON header and the tensors of a :
 
 Tensors: `layers.<i>.weight` (P, in, out), `layers.<i>.bias` (P, 1, out), optional `log_std` (P or 1, A) or `codebook`
 (P or 1, C, A), and of a Decision Transformer `target` (P, 1, 1).
-Header: format "medgym-policy/1", disease, scope "ind" | "pop", timing, decisions, patients (ids or null), sizes,
-activation, provenance, gate where the policy has one, view where it is not "full", and where it is a
+Header: format "medgym-policy/1", disease, scope "ind" | "clu" | "pop" | "context", timing, decisions, patients (ids or
+null), sizes, activation, provenance, gate where the policy has one, view where it is not "full", and where it is a
 :class:`HistoryPolicy` its history and the kind of its network (:mod:`medgym_offline.sequences`).
 
 A Python pickle can run any code when it is opened, so it is recognized by its bytes and refused unopened.
