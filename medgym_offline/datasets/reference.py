@@ -12,6 +12,7 @@ import numpy as np
 from medgym_offline.datasets.behaviors import SCOPES, Behavior, play, process_config, resolve_behavior
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.shards import SHARD
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError
 from medgym_offline.progress import Progress
 
@@ -34,7 +35,7 @@ def _candidates(recipe: Recipe, bank: SimulatorBank, behavior: Behavior) -> dict
         found[name] = resolve_behavior(name, bank, recipe.timing, recipe.decisions, recipe.view), recipe
     found["behavior"] = behavior, recipe
     for timing in ("adaptive", "fixed"):
-        other = dataclasses.replace(recipe, timing=timing)
+        other = dataclasses.replace(recipe, timing=timing, view=FULL)  # what they were trained on
         for scope in SCOPES:
             try:
                 shipped = resolve_behavior(scope, bank, timing, recipe.decisions)

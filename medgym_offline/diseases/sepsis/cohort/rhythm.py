@@ -1,4 +1,4 @@
-"""How often a cohort's variables were measured: the numbers that the view "charted" has."""
+"""How often a cohort's variables were measured: where the times of the view "charted" come from (`docs/views.md`)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,317 @@
+"""What a policy sees: deterministic from the seed, blind to what was not measured, the same wherever it is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import medgym_offline as mgo
+from medgym_offline.datasets import Recipe, generate, load_dataset, verify
+from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.diseases.base import Channel, View
+from medgym_offline.envs import DecisionProcess, ProcessConfig, TreatmentEnv, TreatmentVectorEnv, draw_noise
+from medgym_offline.envs.rollout import Rollout, episode_seeds, rollout
+from medgym_offline.envs.views import Lens
+from medgym_offline.errors import DatasetError, DiseaseError, MedGymError, PolicyError, UnknownNameError
+from medgym_offline.evaluation import evaluate
+from medgym_offline.offline import OfflineConfig, train
+from medgym_offline.policies import load_policy, save_policy
+from medgym_offline.policies.builtin import builtin_policy
+from medgym_offline.simulators import SimulatorBank, load_simulators
+
+DISEASES = ("sepsis", "diabetes", "anesthesia", "toy")
+VIEWS = ("noisy", "charted")
+_BANKS: dict[str, SimulatorBank] = {}
+
+
+def bank_of(disease: str) -> SimulatorBank:
+    if disease not in _BANKS:
+        _BANKS[disease] = load_simulators(mgo.disease(disease).bank).select(3)
+    return _BANKS[disease]
+
+
+def played(
+    bank: SimulatorBank, view: str, seeds: np.ndarray, actions: Tensor, decisions: int | None = None
+) -> tuple[DecisionProcess, Rollout]:
+    config = ProcessConfig(disease=bank.disease.name, view=view, decisions=decisions)  # type: ignore[arg-type]
+    numbers = iter(range(config.decisions))
+    process = DecisionProcess(bank, config)
+    return process, rollout(process, lambda _: actions[:, :, next(numbers)], draw_noise(seeds, bank, config))
+
+
+def random_actions(bank: SimulatorBank, episodes: int = 4, seed: int = 0) -> Tensor:
+    shape = (len(bank), episodes, bank.disease.process.decisions, bank.disease.action_dim("adaptive"))
+    return 2.0 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 1.0
+
+
+def seeds_of(bank: SimulatorBank, episodes: int = 4) -> np.ndarray:
+    return episode_seeds(0, "views", bank.patients, episodes)
+
+
+@pytest.mark.parametrize("disease", DISEASES)
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_episode_is_the_same_whatever_is_seen(disease: str, view: str) -> None:
+    bank = bank_of(disease)
+    seeds, actions = seeds_of(bank), random_actions(bank)
+    _, full = played(bank, "full", seeds, actions)
+    process, seen = played(bank, view, seeds, actions)
+    for name in ("states", "rewards", "dt", "costs", "severity"):
+        assert torch.equal(getattr(full, name), getattr(seen, name)), name
+    assert seen.observations.shape[-1] == process.config.observation_dim == len(bank.disease.seen(view))
+    assert torch.equal(seen.observations[..., -2:], full.observations[..., -2:])
+    assert not torch.equal(seen.observations[..., 0], full.observations[..., 0])
+    space = TreatmentEnv(bank=bank, view=view).observation_space
+    assert all(space.contains(row) for row in seen.observations.flatten(0, 2).numpy())
+    again = played(bank, view, seeds, actions)[1]
+    assert torch.equal(seen.observations, again.observations)
+
+
+@pytest.mark.parametrize("disease", DISEASES)
+def test_nothing_that_was_not_measured_is_seen(disease: str) -> None:
+    """State and measurements are exchanged wherever no result is in: the observation stays, to the bit."""
+    bank = bank_of(disease)
+    seeds, actions = seeds_of(bank), random_actions(bank)
+    config = ProcessConfig(disease=disease, view="charted")
+    process, noise = DecisionProcess(bank, config), draw_noise(seeds, bank, config)
+    episodes = process.start(seeds.shape[1], noise.initial, noise.exogenous, noise.view)
+    lens, generator = process.lens, torch.Generator().manual_seed(1)
+    assert lens is not None
+    at_decisions = [c.component for c in lens.view.channels if c.gap is None]
+    unseen = [c.kind != "derived" and c.name not in at_decisions for c in bank.disease.components]
+    for k in range(config.decisions):
+        shown, table = process.observe(episodes), episodes.view
+        assert table is not None
+        known = (table[..., :2] <= episodes.time[..., None, None]).all(-1)
+        odd = torch.randn(table.shape[:-1], generator=generator)
+        other = torch.cat([table[..., :3], torch.where(known, table[..., 3], odd)[..., None]], -1)
+        due = (table[..., 0] == episodes.time[..., None]).any(-1)  # a measurement of this very moment is seen
+        state = torch.where(torch.tensor(unseen) & ~due[..., None], torch.randn(episodes.x.shape), episodes.x)
+        assert torch.equal(process.observe(dataclasses.replace(episodes, x=state, view=other)), shown)
+        episodes = process.step(episodes, actions[:, :, k], noise.process[:, :, k]).next
+
+
+@pytest.mark.parametrize("disease", DISEASES)
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_later_changes_what_was_seen(disease: str, view: str) -> None:
+    bank = bank_of(disease)
+    actions, seeds, cut = random_actions(bank), seeds_of(bank), 3
+    other = torch.cat([actions[:, :, :cut], random_actions(bank, seed=9)[:, :, cut:]], 2)
+    one, two = (played(bank, view, seeds, a)[1].observations for a in (actions, other))
+    assert torch.allclose(one[:, :, : cut + 1], two[:, :, : cut + 1], atol=1e-5)
+    assert not torch.equal(one[:, :, cut + 1 :], two[:, :, cut + 1 :])
+
+
+@pytest.mark.parametrize("disease", DISEASES)
+def test_times_and_errors_depend_on_the_seed_alone(disease: str) -> None:
+    process = mgo.disease(disease).process
+    few = Lens(ProcessConfig(disease=disease, view="charted"))
+    many = Lens(ProcessConfig(disease=disease, view="charted", decisions=process.decisions + 3))
+    for channel, short, long in zip(few.view.channels, few._slots, many._slots):
+        count = short.stop - short.start
+        assert np.array_equal(few.draw(5)[short], many.draw(5)[long][:count]), channel
+    assert not np.array_equal(few.draw(5), few.draw(6))
+    scheduled = few.draw(5)[:, 0]
+    assert (scheduled[np.isfinite(scheduled)] >= 0).all()
+    for channel, slots in zip(few.view.channels, few._slots):
+        assert channel.gap is None or scheduled[slots].max() > process.horizon, "slots last for the whole episode"
+
+
+@pytest.mark.parametrize("disease", DISEASES)
+@pytest.mark.parametrize("view", VIEWS)
+def test_one_episode_does_not_depend_on_others(disease: str, view: str) -> None:
+    bank = bank_of(disease)
+    seeds, actions = seeds_of(bank), random_actions(bank)
+    _, together = played(bank, view, seeds, actions)
+    _, alone = played(bank.select([1]), view, seeds[1:2, 2:3], actions[1:2, 2:3])
+    assert torch.allclose(together.observations[1:2, 2:3], alone.observations, atol=2e-4)
+
+
+def test_a_result_comes_after_its_delay_and_waiting_buys_it() -> None:
+    bank = bank_of("toy")
+    channel = bank.disease.views["charted"].channels[0]
+    process, seen = played(bank, "charted", seeds_of(bank, 40), random_actions(bank, 40))
+    table = draw_noise(seeds_of(bank, 40), bank, process.config).view
+    assert table is not None
+    assert process.lens is not None
+    time = torch.cat([torch.zeros_like(seen.time[..., :1]), seen.time], -1)
+    taken, result = table[..., 0], table[..., 1]
+    there = (result[:, :, None] <= time[..., None] + 1e-6) & (taken[:, :, None] <= time[..., None] + 1e-6)
+    latest = torch.where(there, taken[:, :, None], -1.0).amax(-1)
+    known = there.any(-1)
+    assert torch.equal(seen.observations[..., -3] == 1.0, known)
+    age = (time - latest) / process.config.horizon
+    assert torch.allclose(seen.observations[..., -4][known], age[known], atol=1e-5)
+    assert (seen.observations[..., 0][~known] == 0.0).all()
+    assert (age[known] * process.config.horizon >= channel.delay - 1e-4).all()
+    assert 0.05 < float(torch.isinf(result).float().mean()) < 0.2, "a tenth of the measurements gives no value"
+
+
+def test_a_value_is_that_of_the_path_at_its_time() -> None:
+    """Without error and delay, what is shown is what the dense path was at the time that the age says."""
+    from medgym_offline.envs.rollout import dense
+
+    bank = bank_of("toy")
+    exact = dataclasses.replace(bank.disease, views={"charted": View((Channel("glucose", gap=2.0, spread=0.2),))})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ProcessConfig, "definition", property(lambda self: exact))
+        process, seen = played(bank, "charted", seeds_of(bank), random_actions(bank))
+    time = torch.cat([torch.zeros_like(seen.time[..., :1]), seen.time], -1)
+    horizon, checked = process.config.horizon, 0
+    for p, b, k in np.ndindex(*time.shape):
+        if seen.observations[p, b, k, -3] == 1.0:
+            at = float(time[p, b, k] - horizon * seen.observations[p, b, k, -4])
+            state = dense(process, seen, torch.tensor([at]))[0][p, b, 0, 0]
+            assert abs(float(state - seen.observations[p, b, k, 0])) < 2e-3
+            checked += 1
+    assert checked > 20
+
+
+@pytest.fixture(scope="module")
+def toy_recipe() -> Recipe:
+    return Recipe(
+        id="medgym/toy-views-v0", description="Uniform.", bank="toy-v0", behavior="random", decisions=6, episodes=3
+    )
+
+
+@pytest.fixture
+def stored(toy_recipe: Recipe) -> str:
+    generate(toy_recipe, patients=3, output_id="medgym/toy-few-v0", progress=False)
+    return "medgym/toy-few-v0"
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_environments_and_dataset_show_the_same(view: str, stored: str, toy_recipe: Recipe) -> None:
+    full = load_dataset(stored, progress=False)
+    rows = load_dataset(stored, progress=False, view=view)
+    assert (rows.view, rows.identity) == (view, full.identity)
+    assert np.array_equal(rows.rewards, full.rewards)
+    bank = load_simulators("toy-v0").select(list(full.present_ids))
+    seeds = episode_seeds(toy_recipe.seed, "dataset:medgym/toy-views-v0", bank.patients, 3)
+    vector = TreatmentVectorEnv(bank=bank, patients=[0, 1, 2], decisions=6, world="own", view=view)
+    first, _ = vector.reset(seed=[int(s) for s in seeds[:, 1]])
+    env = TreatmentEnv(bank=bank, decisions=6, world="own", view=view)
+    for p in range(3):
+        own = rows.select(patients=[bank.patients[p]])
+        begin, end = own.episode_starts()[1:3]
+        observation, _ = env.reset(seed=int(seeds[p, 1]), options={"patient": bank.patients[p]})
+        assert np.allclose(first[p], observation, atol=1e-4)
+        for i in range(begin, end):
+            assert np.allclose(observation, own.observations[i], atol=1e-3)
+            observation = env.step(own.actions[i])[0]
+            assert np.allclose(observation, own.next_observations[i], atol=1e-3)
+    some = [full.select(patients=[patient]) for patient in bank.patients]
+    step = np.stack([own.actions[own.episode_starts()[1]] for own in some])
+    after = vector.step(step)[0]
+    expected = [
+        rows.select(patients=[p]).next_observations[own.episode_starts()[1]] for p, own in zip(bank.patients, some)
+    ]
+    assert np.allclose(after, np.stack(expected), atol=1e-3)
+
+
+def test_a_view_is_kept_and_made_for_the_patients_asked_for(
+    stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path))
+    one = load_dataset(stored, patients=1, progress=False, view="charted")
+    (file,) = tmp_path.rglob("*.npy")
+    written = file.stat().st_mtime_ns
+    whole = load_dataset(stored, progress=False, view="charted")
+    assert len(list(tmp_path.rglob("*.npy"))) == 3
+    assert file.stat().st_mtime_ns == written, "the first patient was not played again"
+    assert np.allclose(whole.observations[: len(one)], one.observations, atol=1e-6)
+
+
+def test_a_behavior_may_see_less_than_what_is_stored(toy_recipe: Recipe) -> None:
+    """Rows are `full`; the actions are those of a rule that saw the last fingerstick."""
+    recipe = dataclasses.replace(
+        toy_recipe, id="medgym/diabetes-blind-v0", bank="diabetes-v0", behavior="clinician", decisions=5,
+        world="true", view="charted", perturbation=0.05,
+    )  # fmt: skip
+    generate(recipe, patients=2, output_id=recipe.id, progress=False)
+    full, seen = (load_dataset(recipe.id, progress=False, view=v) for v in ("full", "charted"))
+    assert full.observation_dim == mgo.disease("diabetes").observation_dim
+    bank = load_simulators("diabetes-v0").world("true").select(list(full.present_ids))
+    policy = builtin_policy("clinician", bank, decisions=5, view="charted")
+    for patient in full.present_ids:
+        own = seen.select(patients=[patient])
+        wish = policy.select([patient]).act(own.observations[None])[0].clip(-1, 1)
+        assert np.abs(wish - own.actions).mean() < 0.1, "actions follow what was seen"
+    report = verify(recipe.id)
+    assert report.ok, report
+
+
+class Asks:
+    """A policy that says nothing of itself."""
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        return np.tanh(observations[..., :1].repeat(2, -1))
+
+
+def test_a_policy_is_evaluated_on_what_it_was_trained_on(stored: str, tmp_path: Path) -> None:
+    rows = load_dataset(stored, progress=False, view="charted")
+    policy = train("bc", rows, "pop", config=OfflineConfig(updates=20, batch=16, hidden=8), progress=False).policy
+    path = save_policy(policy, tmp_path / "bc.safetensors")
+    again = load_policy(path)
+    assert (again.view, again.observation_dim) == ("charted", 5)  # type: ignore[attr-defined]
+    quick = {"bank": load_simulators("toy-v0").select(3), "episodes": 2, "worlds": ("own",)}
+    found = evaluate(path, dataset=stored, **quick)  # type: ignore[arg-type]
+    assert found.protocol["view"] == "charted"
+    assert "view" not in found.deviations
+    assert "support_distance" in found.metrics
+    with pytest.raises(PolicyError, match=r"^policy 'bc' was made for view 'charted' and cannot be .*$"):
+        evaluate(path, view="full", **quick)  # type: ignore[arg-type]
+    with pytest.raises(DatasetError, match="was loaded with view 'full', the policy sees 'charted'"):
+        evaluate(path, dataset=load_dataset(stored, progress=False), **quick)  # type: ignore[arg-type]
+    plain = evaluate(Asks(), **quick)  # type: ignore[arg-type]
+    blind = evaluate(Asks(), view="charted", **quick)  # type: ignore[arg-type]
+    assert "view" not in plain.protocol
+    assert plain.metrics["return"] != blind.metrics["return"]
+    for name in ("zero", "random"):
+        scores = [evaluate(name, view=view, **quick).metrics["return"] for view in ("full", "charted")]  # type: ignore[arg-type]
+        assert scores[0] == scores[1], "policies that look at nothing are the same whatever is shown"
+
+
+def test_exported_policies_say_what_they_see(stored: str, tmp_path: Path) -> None:
+    from medgym_offline.policies import export_torchscript
+
+    rows = load_dataset(stored, progress=False, view="charted")
+    policy = train("bc", rows, "pop", config=OfflineConfig(updates=2, batch=16, hidden=8), progress=False).policy
+    assert load_policy(export_torchscript(policy, tmp_path / "own.pt")).view == "charted"  # type: ignore[attr-defined]
+    torch.jit.save(torch.jit.script(torch.nn.Linear(5, 2)), str(tmp_path / "foreign.pt"))
+    quick = {"bank": load_simulators("toy-v0").select(2), "episodes": 1, "worlds": ("own",)}
+    evaluate(tmp_path / "foreign.pt", view="charted", **quick)  # type: ignore[arg-type]
+    with pytest.raises(PolicyError, match="fails on 2 observations of 3 columns"):
+        evaluate(tmp_path / "foreign.pt", **quick)  # type: ignore[arg-type]
+
+
+def test_mistakes_are_one_line(stored: str, toy_recipe: Recipe) -> None:
+    bank = bank_of("toy")
+    for wrong in (
+        lambda: load_dataset(stored, progress=False, view="chartd"),
+        lambda: ProcessConfig(disease="toy", view="chartd"),
+        lambda: gymnasium.make("medgym/Diabetes-v0", view="chartd"),
+        lambda: evaluate("zero", bank=bank, view="chartd", episodes=1),
+        lambda: generate(dataclasses.replace(toy_recipe, view="chartd"), progress=False),
+    ):
+        with pytest.raises(MedGymError) as caught:
+            wrong()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UnknownNameError, match="did you mean 'charted'"):
+        load_dataset(stored, progress=False, view="chartd")
+    with pytest.raises(PolicyError, match=r"behavior.*made for view 'full'.*under view 'charted'"):
+        evaluate("behavior", view="charted", patients=1, episodes=1, bank="sepsis-v0")
+    process = DecisionProcess(bank, ProcessConfig(disease="toy", view="noisy"))
+    with pytest.raises(MedGymError, match="needs the episodes' measurements"):
+        process.observe(process.start(1))
+    with pytest.raises(DiseaseError, match=r"views 'bad', channel 'sugar': each channel measures a component"):
+        dataclasses.replace(bank.disease, views={"bad": View((Channel("sugar"),))})
+    rows = load_dataset(stored, progress=False)
+    with pytest.raises(DatasetError, match="observations have width 3, view 'charted' has 5"):
+        dataclasses.replace(rows, view="charted").validate()
+    assert isinstance(rows, Transitions)
