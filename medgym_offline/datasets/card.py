@@ -56,9 +56,11 @@ def _numbers(statistics: dict[str, Any], index: int | None = None) -> str:
 def _columns(manifest: dict[str, Any], disease: Disease) -> str:
     columns, process = manifest["columns"], disease.process
     lines = ["| column | meaning | min | mean | max |", "|---|---|---|---|---|"]
-    for i, feature in enumerate(disease.seen(manifest["recipe"].get("view", FULL) if "records" in manifest else FULL)):
+    view = manifest["recipe"].get("view", FULL) if "records" in manifest else FULL
+    for i, feature in enumerate(disease.seen(view)):
         numbers = _numbers(columns["observations"], i)
-        lines.append(f"| `observations[{i}]` {feature.name} | normalized from {feature.unit} | {numbers} |")
+        unit = f"normalized from {feature.unit}" if feature in disease.observation else feature.unit
+        lines.append(f"| `observations[{i}]` {feature.name} | {unit} | {numbers} |")
     meanings = [f"{t.label or t.name}, {t.unit}; -1 is {t.lower:g}" for t in disease.treatments]
     meanings.append(f"-1 is {process.min_interval:g} {process.unit}, 1 is {process.max_interval:g} {process.unit}")
     for i in range(len(columns["actions"]["min"])):

@@ -143,6 +143,9 @@ def read_manifest(path: str | Path, where: str = "", remedy: str = "regenerate t
     if found != MANIFEST_FORMAT:
         raise DatasetError(f"{where}: format is {found!r}, expected {MANIFEST_FORMAT!r}; {remedy}")
     check(Manifest, manifest, where, DatasetError, remedy)
+    for name in () if manifest["recipe"].get("records") else ("random", "zero", "expert"):
+        if name not in manifest["references"]["returns"]:
+            raise DatasetError(f"{where}: {f'references.returns.{name}'!r} is missing; {remedy}")
     for name in (DATA_FILE, METADATA):
         if name not in manifest["files"]:
             raise DatasetError(f"{where}: {f'files.{name}'!r} is missing; {remedy}")

@@ -102,6 +102,7 @@ TOML = {"text": "'many'", "whole": "7", "half": "1.5", "nan": "nan", "truth": "t
 TOML |= {"day": "1979-05-27", "minus": "-1", "huge": "9" * 30, "empty": "''", "line": '"medgym/x-v0\\n"'}
 FITS = {"id": (), "description": ("text", "empty", "line"), "bank": (), "behavior": (), "timing": (), "reward": ()}
 FITS |= {"world": (), "decisions": ("whole",), "episodes": ("whole",), "perturbation": ("half",), "seed": ("whole",)}
+FITS |= {"view": (), "records": (), "license": ("text", "empty", "line")}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])
