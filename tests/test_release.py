@@ -17,7 +17,6 @@ from medgym_offline.online.behavior import RELEASE
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.audit import audit
 from medgym_offline.simulators.build import read_recipe
-from medgym_offline.simulators.checks import constant_policies
 from medgym_offline.simulators.distill import map_errors
 
 TIMINGS = ("adaptive", "fixed")
@@ -53,12 +52,6 @@ def test_banks_pass_every_hard_check_of_their_audit(name: str, tmp_path: Path) -
     found = audit(load_simulators(name), tmp_path, show=False)["hard_checks"]
     assert len(found) == 12
     assert [c["check"] for c in found if not c["passed"]] == []
-
-
-def test_the_plain_prior_is_degenerate_as_the_documentation_says() -> None:
-    found = constant_policies(load_simulators("sepsis-plain-v0"))
-    assert found["table"]["zero"]["severity"] < found["table"]["clinician"]["severity"]
-    assert found["needed_best"] <= 0.1 * 110
 
 
 def test_solution_map_is_exact_at_zero_and_within_its_stated_errors(bank: SimulatorBank) -> None:

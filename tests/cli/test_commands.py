@@ -64,15 +64,6 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Traceback" not in done.err
 
 
-def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    from medgym_offline.cli import main
-    from medgym_offline.errors import MedGymError
-
-    monkeypatch.setenv("MEDGYM_DEBUG", "1")
-    with pytest.raises(MedGymError):
-        main(["info", "medgym/nothing-v0"])
-
-
 def test_list_and_info_speak_json(shop: Workshop) -> None:
     listed = {info["id"]: info for info in json.loads(run("list", "--json").out)}
     assert listed[DATASET]["episodes"] == 4 * PATIENTS
@@ -118,15 +109,6 @@ def test_train_leaves_policies_and_logs_and_names_the_next_command(shop: Worksho
     assert run(*argv[:-1], "runs/told", "--bank", shop.bank, "--episodes", "1").code == 0
 
 
-def test_train_evaluates_on_request(shop: Workshop) -> None:
-    done = run(
-        "train", "cql", "--dataset", DATASET, "--updates", "2", "--patients", "1", "--eval", "--output", "runs/e"
-    )
-    assert done.code == 0, done.err
-    result = json.loads(Path("runs/e/cql-ind-seed0/result.json").read_text())
-    assert result["policy"]["provenance"]["algorithm"] == "cql"
-
-
 def test_eval_prints_the_json_of_the_file_with_every_patient(shop: Workshop) -> None:
     argv = shop.evaluate("--policy", "zero", "--patients", "2", "--worlds", "own,crossfit", "--seed", "5")
     done = run(*argv, "--json", "--output", "out")
@@ -140,14 +122,6 @@ def test_eval_prints_the_json_of_the_file_with_every_patient(shop: Workshop) -> 
     assert result["protocol"]["seed"] == 5
     page = Path("out/report.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html")
-
-
-def test_report_puts_results_side_by_side(shop: Workshop) -> None:
-    done = run("report", shop.result(0), shop.result(1) / "result.json", "--output", "both.html")
-    assert done.code == 0, done.err
-    page = Path("both.html").read_text()
-    assert "dqn-ind-seed0" in page
-    assert "dqn-ind-seed1" in page
 
 
 def test_simulators_info_speaks_json(shop: Workshop) -> None:

@@ -34,19 +34,6 @@ def test_commands_options_and_values_are_completed(shop: Workshop, monkeypatch: 
     assert complete("eval", "--worlds", "own,c") == ["own,crossfit"]
 
 
-def test_files_are_completed_beside_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "cloned.pt").touch()
-    (tmp_path / "cloned.csv").touch()
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "a.safetensors").touch()
-    assert completion.policies("cl") == ["clinician", "cloned.pt"]
-    assert completion.policies("ru") == ["runs/"]
-    assert completion.policies("runs/") == ["runs/a.safetensors"]
-    assert completion.banks(f"{tmp_path}/ru") == [f"{tmp_path}/runs/"]
-    assert completion.policies("nowhere/x") == []
-
-
 def test_names_are_those_of_the_library() -> None:
     from medgym_offline.offline import ALGORITHMS
     from medgym_offline.online.config import ALGORITHMS as ONLINE
@@ -73,16 +60,3 @@ def test_the_script_for_bash_works_there() -> None:
     env = os.environ | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
     done = subprocess.run(["/bin/bash", "-c", "\n".join(lines)], capture_output=True, text=True, env=env, check=False)
     assert "offers verify" in done.stdout, done.stderr
-
-
-@pytest.mark.parametrize("argv", [["train", "--help"]])
-def test_help_imports_nothing_heavy(argv: list[str]) -> None:
-    # Seconds depend on the machine; what is imported decides them (0.35 s where this was written).
-    code = (
-        "import sys, medgym_offline.cli as c\n"
-        f"try: c.main({argv!r})\n"
-        "except SystemExit: pass\n"
-        "print([m for m in ('torch', 'minari', 'h5py', 'scipy', 'polars', 'huggingface_hub') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"

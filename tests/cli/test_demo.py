@@ -62,35 +62,6 @@ def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFix
     assert again["gcql-ind"].metrics == evaluations["gcql-ind"].metrics
 
 
-def test_the_demo_of_two_diseases_leads_to_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medgym_offline.commands import demo
-    from medgym_offline.evaluation import evaluate
-
-    seen = []
-
-    def one(folder: Path, patients: int, seed: int, *, recipe: str) -> dict[str, object]:
-        seen.append((folder.name, patients, recipe))
-        bank = recipe.removeprefix("medgym/").replace("-ind", "")
-        return {"zero": evaluate("zero", bank=bank, patients=patients, episodes=1)}
-
-    monkeypatch.setattr(demo, "run_demo", one)
-    page = demo.run_demos(tmp_path, patients=2)
-    assert [(folder, recipe) for folder, _, recipe in seen] == [
-        (d.split("/")[1].split("-")[0], d) for d in demo.DATASETS
-    ]
-    assert len(seen) == 2
-    assert page == tmp_path / "report.html"
-    text = page.read_text(encoding="utf-8")
-    assert all(f'href="{folder}/report.html"' in text for folder, _, _ in seen)
-
-
-def test_the_demo_refuses_more_patients_than_there_are(shop: Workshop) -> None:
-    from medgym_offline.errors import MedGymError
-
-    with pytest.raises(MedGymError, match="1 to 3"):
-        run_demo("demo", patients=4, recipe=shop.root / "recipe.toml")
-
-
 @pytest.mark.parametrize(
     ("script", "says"),
     [

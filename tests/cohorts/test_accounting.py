@@ -127,18 +127,6 @@ def test_twenty_litres_of_urine_in_an_hour_are_rejected_and_a_cap_is_counted(rea
     assert counted(cohort) == 4
 
 
-def test_two_censored_values_at_one_time_are_counted_as_two(tmp_path: Path) -> None:
-    charted = Charted(extra={"events": [(1, 4, "", "urine", ml, "mL/day") for ml in (9000, 6000, 130000)]})
-    LAYOUTS["long table"](tmp_path, charted)
-    cohort = read_source(tmp_path)
-    assert rows(cohort, "urine") == [(4.0, None, 5000.0)]
-    assert cohort.rejections.rows == {"urine: 5000 mL or more an hour": 1}
-    assert cohort.rejections.repairs == {
-        "several values at one time, averaged": 1,
-        "urine: above 5000 mL/day, kept at the cap as censored": 1,
-    }
-
-
 ORDER = (10, 1, at(9), at(10))
 #: Layout, table, a row that must not reach the table, what its reason says.
 FAULTS: list[tuple[str, str, tuple[object, ...], str]] = [

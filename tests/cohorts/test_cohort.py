@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 import pytest
 
 from medgym_offline.cohorts import Cohort, combine, coverage, select_stays
@@ -39,24 +36,6 @@ def test_a_file_round_trips(cohort: Cohort, tmp_path: Path) -> None:
     assert back.metadata == cohort.metadata
     assert back.rejections == cohort.rejections
     assert [p.name for p in tmp_path.iterdir()] == ["c.parquet"]
-
-
-def test_the_file_is_plain_parquet_with_json_metadata(cohort: Cohort, tmp_path: Path) -> None:
-    cohort.write(tmp_path / "c.parquet")
-    data = pq.read_table(tmp_path / "c.parquet")
-    assert {f.name: str(f.type) for f in data.schema} == {
-        "patient": "string",
-        "time_h": "double",
-        "end_h": "double",
-        "variable": "string",
-        "value": "double",
-        "source": "string",
-    }
-    payload = json.loads(data.schema.metadata[b"medgym"])
-    assert payload["units"] == UNITS
-    assert payload["license"] == "test"
-    assert payload["stays"]["subject"] == ["x", "x"]
-    assert set(payload["rejections"]) == {"rows", "repairs", "doubts", "stays", "files"}
 
 
 def test_a_damaged_or_foreign_file_is_an_error(cohort: Cohort, tmp_path: Path) -> None:
@@ -158,22 +137,6 @@ def test_selection_follows_the_rule(tmp_path: Path) -> None:
     assert order == [f"mimic-iii/{n}" for n in (104, 106, 102, 100, 103, 105, 107, 101)]
 
 
-def test_selection_takes_each_person_once_while_it_can(tmp_path: Path) -> None:
-    cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=8))
-    four = select_stays(cohort, 4)
-    assert four.patients == tuple(f"mimic-iii/{n}" for n in (100, 102, 104, 106))
-    assert four.metadata["selection"]["one_stay_per_subject"] is True
-    six = select_stays(cohort, 6)
-    assert six.metadata["selection"]["one_stay_per_subject"] is False
-    assert six.metadata["selection"]["subjects"] == 4
-    with pytest.raises(CohortError, match="9 stays asked for, 8 eligible"):
-        select_stays(cohort, 9)
-    with pytest.raises(CohortError, match=r"5 stays asked for, 4 eligible .*one stay a person"):
-        select_stays(cohort, 5, one_per_subject=True)
-    with pytest.raises(CohortError, match="0 stays asked for"):
-        select_stays(cohort, 0)
-
-
 def test_combining_checks_units_and_patients(cohort: Cohort, tmp_path: Path) -> None:
     other = read_source(write_normalized(tmp_path / "mimic-iii", stays=3))
     both = combine([cohort, other])
@@ -210,27 +173,17 @@ def test_build_writes_whole_or_not_at_all(tmp_path: Path) -> None:
     assert Cohort.read(tmp_path / "out" / "again.parquet").table.equals(Cohort.read(output).table)
 
 
-def test_build_names_what_it_cannot_read(tmp_path: Path) -> None:
-    with pytest.raises(CohortError, match="no such folder"):
-        build_cohort([tmp_path / "nowhere"], tmp_path / "c.parquet")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CohortError, match="no known layout; expected the raw MIMIC-III tables"):
-        build_cohort([tmp_path / "empty"], tmp_path / "c.parquet")
-    with pytest.raises(CohortError, match="no source named"):
-        build_cohort([], tmp_path / "c.parquet")
-    source = write_normalized(tmp_path / "mimic-iii", stays=2)
-    text = (source / "observations.csv").read_text().splitlines()
-    (source / "observations.csv").write_text("\n".join(text[:1]) + "\n")
-    with pytest.raises(CohortError, match="no stay with two observations is left"):
-        build_cohort([source], tmp_path / "c.parquet")
-
-
-def test_importing_the_package_needs_no_polars() -> None:
-    code = (
-        "import sys; sys.modules['polars'] = None; sys.modules['pyarrow'] = None\n"
-        "import medgym_offline.cohorts as c\n"
-        "try:\n    c.Cohort.read('x.parquet')\n"
-        "except ImportError as e:\n    print(e)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 'pip install "medgym-offline[cohort]"' in done.stdout
+def test_selection_takes_each_person_once_while_it_can(tmp_path: Path) -> None:
+    cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=8))
+    four = select_stays(cohort, 4)
+    assert four.patients == tuple(f"mimic-iii/{n}" for n in (100, 102, 104, 106))
+    assert four.metadata["selection"]["one_stay_per_subject"] is True
+    six = select_stays(cohort, 6)
+    assert six.metadata["selection"]["one_stay_per_subject"] is False
+    assert six.metadata["selection"]["subjects"] == 4
+    with pytest.raises(CohortError, match="9 stays asked for, 8 eligible"):
+        select_stays(cohort, 9)
+    with pytest.raises(CohortError, match=r"5 stays asked for, 4 eligible .*one stay a person"):
+        select_stays(cohort, 5, one_per_subject=True)
+    with pytest.raises(CohortError, match="0 stays asked for"):
+        select_stays(cohort, 0)

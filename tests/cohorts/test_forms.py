@@ -15,8 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgym_offline.cohorts import Cohort
-from medgym_offline.cohorts.units import accepted_units, conversion
-from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError
 from tests.cohorts.conftest import write_normalized
 from tests.cohorts.layouts import LAYOUTS, RICH, at
@@ -122,14 +120,6 @@ def test_a_zone_beside_none_is_an_error_that_names_both(
         read_source(write_events(tmp_path, event, admission))
 
 
-def test_a_zone_beside_none_within_one_column_or_row_is_an_error(tmp_path: Path) -> None:
-    folder = write_events(tmp_path, NAIVE[0], NAIVE[0])
-    text = (folder / "events.csv").read_text()
-    (folder / "events.csv").write_text(text.replace(":00,,spo2", ":00Z,,spo2", 1))
-    with pytest.raises(CohortError, match=r"events.csv: column 'time' has times with a zone"):
-        read_source(folder)
-
-
 @pytest.mark.parametrize("form", ["%m/%d/%Y %H:%M", "%b %d, %Y %H:%M", "%Y-%m-%d %H:%M Europe/Berlin"])
 def test_a_form_that_is_not_read_is_named(tmp_path: Path, form: str) -> None:
     with pytest.raises(CohortError, match=r"events.csv: column 'time' has times of a form that is not read \('.*2024"):
@@ -207,42 +197,6 @@ def test_order_repeats_and_files_change_nothing(
     other = read_source(folder)
     same(other, clean)
     assert (repeats(other) > repeats(clean)) is doubled
-
-
-@pytest.mark.parametrize("reader", ["MEDS", "MIMIC-III", "MIMIC-IV"])
-def test_a_whole_export_with_zones_is_the_same(tmp_path: Path, reader: str) -> None:
-    clean = read_source(READERS[reader](_made(tmp_path / "a" / "h")))
-    folder = READERS[reader](_made(tmp_path / "b" / "h"))
-    for file in folder.rglob("*.csv"):
-        table = pl.read_csv(file, infer_schema=False)
-        zoned = pl.all().str.replace(r"^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)$", "${1}T${2}+00:00")
-        table.with_columns(zoned).write_csv(file)
-    same(read_source(folder), clean)
-    one = next(file for file in folder.rglob("*.csv") if "output" in file.name.lower() or reader == "MEDS")
-    text = one.read_text()
-    one.write_text(text.replace("+00:00", "", 1) if reader == "MEDS" else text.replace("+00:00", ""))
-    with pytest.raises(CohortError, match="with a zone"):
-        read_source(folder)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder
-
-
-@QUICK
-@given(
-    variable=st.sampled_from(["urine", "fluids", "vasopressor", "vasopressin", "lactate", "pao2"]),
-    seed=st.integers(0, 99),
-)
-def test_blanks_and_case_of_a_unit_make_no_difference(variable: str, seed: int) -> None:
-    draw = random.Random(seed)
-    named = COHORT.readable[variable]
-    for unit in accepted_units(named):
-        written = "".join(
-            draw.choice(["", " ", "\u00a0"]) + (sign.upper() if draw.random() < 0.5 else sign.lower()) for sign in unit
-        )
-        assert conversion(named, written) == conversion(named, unit), written
 
 
 @QUICK

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.grid import cell_sums
 from medgym_offline.cohorts.intervals import (
-    clip_intervals,
     hold_settings,
     interval_rates,
     record_rates,
@@ -41,17 +40,6 @@ def test_summed_intervals_equal_brute_force(rows: list[tuple[str, float, float, 
             expected = sum(v for p, a, b, v in given_rows if p == patient and a <= t < b)
             found = sum(v for a, b, v in mine.select("t_h", "end_h", "value").iter_rows() if a <= t < b)
             assert found == pytest.approx(expected, abs=1e-8)
-
-
-def test_summed_intervals_leave_no_residue_and_join_equal_neighbors() -> None:
-    rows = [("a", 0.0, 1.0, 0.1), ("a", 1.0, 2.0, 0.1), ("a", 0.5, 0.75, 0.2), ("a", 3.0, 4.0, 0.3)]
-    summed = sum_overlapping(frame(rows))
-    assert summed.rows() == [
-        ("a", 0.0, 0.5, 0.1),
-        ("a", 0.5, 0.75, pytest.approx(0.3)),
-        ("a", 0.75, 2.0, pytest.approx(0.1)),
-        ("a", 3.0, 4.0, 0.3),
-    ]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 20), st.floats(0, 9), st.floats(0, 5)), max_size=20))
@@ -109,12 +97,3 @@ def test_pushes_are_spread_and_keep_their_volume() -> None:
     assert given_ml == pytest.approx([100.0, 100.0])
     assert rates["value"].to_list() == pytest.approx([400.0, 50.0])
     assert sum(counts.repairs.values()) == 1
-
-
-def test_intervals_are_cut_to_the_stay_and_counted() -> None:
-    counts = Rejections()
-    los = pl.DataFrame({"patient": ["a"], "los_h": [10.0]})
-    rows = frame([("a", -1.0, 1.0, 1.0), ("a", 9.0, 12.0, 1.0), ("a", 10.0, 12.0, 1.0), ("a", -3.0, -1.0, 1.0)])
-    assert clip_intervals(rows, los, "fluids", counts).rows() == [("a", 0.0, 1.0, 1.0), ("a", 9.0, 10.0, 1.0)]
-    assert counts.rows == {"fluids: outside the stay": 2}
-    assert counts.repairs == {"fluids: interval cut to the stay": 2}

@@ -70,19 +70,6 @@ def test_stays_are_pairs_of_admission_and_discharge(records: Records) -> None:
     assert all(stay[flag] for stay in (first, second) for flag in ("sepsis", "died"))
 
 
-def test_observations_take_the_charted_arterial_gas_only(records: Records) -> None:
-    mine = records.events.filter((pl.col("stay_id") == "7_1") & pl.col("end_h").is_null())
-    mine = mine.with_columns(pl.col("t_h").round(6)).sort("name", "t_h", "value")
-    found = {name: rows.select("t_h", "value").rows() for (name,), rows in mine.group_by("name")}
-    assert found.pop("pao2") == [(pytest.approx(2 + 5 / 60, abs=1e-5), 88.0)]
-    assert found == {
-        "lactate": [(-1.0, 4.0)],
-        "spo2": [(1.0, 95.0)],
-        "gcs": [(2.0, 15.0)],
-        "urine": [(2.0, -100.0), (2.0, 200.0)],
-    }
-
-
 def test_parquet_shards_with_the_standards_names_and_types_read_the_same(records: Records, tmp_path: Path) -> None:
     typed = table().with_columns(
         pl.col("subject_id").cast(pl.Int64), pl.col("time").str.to_datetime(), pl.col("value").cast(pl.Float32)

@@ -71,19 +71,6 @@ def test_items_and_units_of_orders(tmp_path: Path, layout: str) -> None:
         assert rows(folder, name) == [(name, 2.0 * n, 2.0 * n + 1.0, value) for n, (*_, value) in enumerate(wanted)]
 
 
-def test_items_of_meds(tmp_path: Path) -> None:
-    hourly = [(item, 2.4 if unit == "units/hour" else rate, value) for item, rate, unit, value in ORDERS[:10]]
-    events: Rows = []
-    for slot, (item, rate, _) in enumerate(hourly):
-        events += [
-            (10, at(2 * slot), f"INFUSION_START//{item}", rate),
-            (10, at(2 * slot + 1), f"INFUSION_END//{item}", 1),
-        ]
-    folder = write(tmp_path / "h", "meds", Charted(extra={"events": events}))
-    wanted = [("vasopressor", 2.0 * n, 2.0 * n + 1.0, value) for n, (*_, value) in enumerate(hourly)]
-    assert rows(folder, "vasopressor") == wanted
-
-
 def test_points_of_carevue_hold_stop_and_were_given_since_the_last(tmp_path: Path) -> None:
     points = [
         (1, 30047, "", "", 10, "mcgmin", ""),  # at 50 kg: 0.2
@@ -155,16 +142,6 @@ def test_ages_over_89_are_shifted_by_centuries_and_read_as_the_median(tmp_path: 
     cohort = read_source(write(tmp_path / "h", "mimic-iii", Charted(born=1850)))
     assert cohort.stays["age"].to_list() == [91.4]
     assert cohort.rejections.repairs == {"age: over 89 and shifted, set to 91.4": 1}
-
-
-def test_a_laboratory_value_within_two_stays_of_a_person_belongs_to_both(tmp_path: Path) -> None:
-    second: Rows = [(10, 100, 2, at(0), at(40))]
-    chart: Rows = [(10, 2, 220277, at(hour), 95, 95, "") for hour in (1, 2)]
-    charted = Charted(points=[("lactate", 3.0, "2")], extra={"ICUSTAYS": second, "CHARTEVENTS": chart})
-    cohort = read_source(write(tmp_path / "h", "mimic-iii", charted))
-    assert cohort.patients == ("mimic-iii/1", "mimic-iii/2")
-    assert cohort.subjects == ("mimic-iii/10",) * 2
-    assert cohort.table.filter(pl.col("variable") == "lactate")["patient"].to_list() == list(cohort.patients)
 
 
 @pytest.mark.parametrize(

@@ -39,16 +39,6 @@ def write(folder: Path, left_out: str = "", stays: str = "", treated: bool = Tru
 # Files
 
 
-def test_a_file_that_is_not_read_is_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "h")
-    for name in ("weights.csv", "LICENSE.txt", "README.md"):
-        (folder / name).write_text("a,b\n")
-    summary = build_cohort([folder], tmp_path / "c.parquet")
-    assert list(summary.rejections.files) == ["weights.csv"]
-    assert any("weights.csv" in line for line in summary.lines())
-    assert "weights.csv" in cohort_card(Cohort.read(tmp_path / "c.parquet"))
-
-
 def test_a_file_nearly_called_as_a_table_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "h")
     (folder / "stay.csv").write_text("stay,subject\n7,anna\n")
@@ -118,15 +108,6 @@ def test_ids_lose_blanks_and_the_point_of_floats(tmp_path: Path) -> None:
     assert cohort.stays.equals(expected.stays)
 
 
-def test_ids_that_differ_in_zeros_or_case_are_named(tmp_path: Path) -> None:
-    folder = write(tmp_path / "h")
-    text = (folder / "events.csv").read_text()
-    (folder / "events.csv").write_text(text.replace("\n8,", "\n007,"))
-    cohort = read_source(folder)
-    assert cohort.rejections.doubts["stays '007' and '7': one, written in two ways?"] == 2
-    assert len(cohort) == 2
-
-
 # Names
 
 
@@ -156,15 +137,6 @@ def test_other_names_are_counted_and_synonyms_read(tmp_path: Path) -> None:
 
 
 # Stays
-
-
-def test_attributes_in_words_of_many_languages(tmp_path: Path) -> None:
-    stays = 'stay,age,sex,weight_kg,sepsis,died\n7,>89,männlich,"70,5",ja,Y\n8,"61,5",Femme,80,t,nein\n'
-    cohort = read_source(write(tmp_path / "h", stays=stays))
-    first, second = cohort.stays.select("age", "sex", "weight_kg", "sepsis", "died").rows()
-    assert first == (91.4, "M", 70.5, True, True)
-    assert second == (61.5, "F", 80.0, True, False)
-    assert cohort.rejections.repairs["stays: an age above 89, read as 91.4"] == 1
 
 
 def test_absurd_attributes_are_left_empty_and_counted(tmp_path: Path) -> None:
@@ -206,11 +178,6 @@ def test_times_plausible_only_in_other_units_are_doubted(tmp_path: Path, per_hou
     assert [rows for why, rows in found.items() if f"plausible only in {unit}" in why] == [160]
 
 
-def test_a_length_of_stay_in_days_is_doubted(tmp_path: Path) -> None:
-    found = read_source(write(tmp_path / "h", stays="stay,los_h\n7,1.5\n8,1.5\n")).rejections.doubts
-    assert found == {"los_h is a tenth of the times of the events: is it in days?": 2}
-
-
 @pytest.mark.parametrize(
     ("variable", "value", "unit", "meant"),
     [
@@ -236,14 +203,6 @@ def test_values_plausible_only_in_another_unit_are_flagged(
 # Nobody charted it
 
 
-def test_a_cohort_without_treatments_is_flagged(tmp_path: Path) -> None:
-    assert build_cohort([write(tmp_path / "g")], tmp_path / "g.parquet").flags.untreated == ()
-    summary = build_cohort([write(tmp_path / "h", left_out="urine", treated=False)], tmp_path / "c.parquet")
-    assert summary.flags.untreated == ("fio2", "vasopressor", "fluids")
-    line = next(line for line in summary.lines() if line.startswith("fio2, vasopressor, fluids: never given"))
-    assert line in cohort_card(Cohort.read(tmp_path / "c.parquet"))
-
-
 # MEDS
 
 
@@ -264,3 +223,25 @@ def test_orders_that_begin_alike_stay_two_when_the_table_is_delivered_twice(tmp_
     volume = ((fluids["end_h"] - fluids["time_h"]) * fluids["value"]).sum()
     assert volume == pytest.approx(400.0)
     assert observation_flags(from_table(tables[0]).to_grid()).untreated == ("fio2", "vasopressor")
+
+
+def test_ids_that_differ_in_zeros_or_case_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "h")
+    text = (folder / "events.csv").read_text()
+    (folder / "events.csv").write_text(text.replace("\n8,", "\n007,"))
+    cohort = read_source(folder)
+    assert cohort.rejections.doubts["stays '007' and '7': one, written in two ways?"] == 2
+    assert len(cohort) == 2
+
+
+def test_a_length_of_stay_in_days_is_doubted(tmp_path: Path) -> None:
+    found = read_source(write(tmp_path / "h", stays="stay,los_h\n7,1.5\n8,1.5\n")).rejections.doubts
+    assert found == {"los_h is a tenth of the times of the events: is it in days?": 2}
+
+
+def test_a_cohort_without_treatments_is_flagged(tmp_path: Path) -> None:
+    assert build_cohort([write(tmp_path / "g")], tmp_path / "g.parquet").flags.untreated == ()
+    summary = build_cohort([write(tmp_path / "h", left_out="urine", treated=False)], tmp_path / "c.parquet")
+    assert summary.flags.untreated == ("fio2", "vasopressor", "fluids")
+    line = next(line for line in summary.lines() if line.startswith("fio2, vasopressor, fluids: never given"))
+    assert line in cohort_card(Cohort.read(tmp_path / "c.parquet"))

@@ -48,12 +48,6 @@ def test_a_bad_row_is_rejected_and_counted(rows: list[Row], row: Row, reason: st
     assert counts.rows == {reason: 1}
 
 
-def test_conflicting_values_are_averaged_and_counted(rows: list[Row]) -> None:
-    clean, counts = validate(long_table([*rows, ("a/1", 2.0, None, "spo2", 91.0)]))
-    assert clean.filter((pl.col("time_h") == 2.0) & (pl.col("patient") == "a/1"))["value"].to_list() == [93.0]
-    assert counts.repairs == {"several values at one time, averaged": 1}
-
-
 def test_overlaps_are_summed_for_infusions_and_cut_for_oxygen(rows: list[Row]) -> None:
     clean, counts = validate(
         long_table([*rows, ("a/1", 1.0, 2.0, "vasopressor", 0.2), ("a/1", 1.0, 3.0, "fio2", 60.0)])
@@ -68,18 +62,6 @@ def test_overlaps_are_summed_for_infusions_and_cut_for_oxygen(rows: list[Row]) -
         "vasopressor: overlapping intervals, summed",
         "fio2: overlapping settings, cut at the next",
     }
-
-
-def test_a_stay_with_one_observation_is_rejected_by_name(rows: list[Row]) -> None:
-    extra: list[Row] = [
-        ("a/3", 1.0, None, "spo2", 95.0),
-        ("a/3", 1.0, 2.0, "fluids", 50.0),
-        ("a/4", 1.0, 2.0, "fio2", 40.0),
-    ]
-    clean, counts = validate(long_table([*rows, *extra]))
-    assert clean.equals(long_table(rows))
-    assert counts.stays == {"a/3": "a single observation", "a/4": "no observation"}
-    assert any("a/3" in line for line in counts.lines())
 
 
 def test_validation_is_idempotent(rows: list[Row]) -> None:

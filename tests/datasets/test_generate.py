@@ -3,22 +3,19 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from medgym_offline.datasets import (
     GeneratedDataset,
     Recipe,
     Transitions,
     generate,
-    generation,
     load_dataset,
 )
 from medgym_offline.datasets.catalogue import DATA_FILE
-from medgym_offline.envs import ProcessConfig, TreatmentVectorEnv, draw_noise, episode_seeds
+from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import sha256_file
 from medgym_offline.simulators import SimulatorBank
@@ -56,33 +53,6 @@ def test_actions_are_perturbed_as_in_equation_15(
     np.testing.assert_allclose(rows.actions, np.clip(-1.0 + 0.05 * noise, -1.0, 1.0), atol=1e-6)
     assert rows.action_dim == 3
     assert rows.dt == pytest.approx(12.0)
-
-
-def test_initial_states_are_perturbed_once(rows: Transitions, tiny_bank: SimulatorBank) -> None:
-    first = rows.observations[rows.episode_starts()].reshape(4, 3, 9)
-    start = tiny_bank.initial_state().numpy()[:, None, :7]
-    gap = first[..., :7] - start
-    assert (gap[..., 6] == 0).all()
-    assert 0.0 < np.abs(gap[..., :6]).mean() < 0.1
-    assert np.abs(gap).max() < 0.3
-
-
-def test_rows_are_what_the_vector_environment_gives(
-    rows: Transitions, made: GeneratedDataset, recipe: Recipe, tiny_bank: SimulatorBank
-) -> None:
-    """An independent route to the same numbers: step all episodes with the stored actions."""
-    seeds = episode_seeds(recipe.seed, f"dataset:{recipe.id}", tiny_bank.patients, 3)
-    starts, lengths = rows.episode_starts(), np.bincount(rows.episode)
-    for number in (0, 4, 11):
-        own = slice(starts[number], starts[number] + lengths[number])
-        env = TreatmentVectorEnv(num_envs=1, patient=int(rows.patient[starts[number]]), bank=tiny_bank)
-        observation, _ = env.reset(seed=[int(seeds.reshape(-1)[number])])
-        np.testing.assert_allclose(observation[0], rows.observations[starts[number]], atol=1e-5)
-        for i in range(own.start, own.stop):
-            observation, reward, terminated, _, info = env.step(rows.actions[i : i + 1])
-            assert reward[0] == pytest.approx(rows.rewards[i], abs=1e-3)
-            assert terminated[0] == rows.terminations[i]
-            assert info["lactate"][0] == pytest.approx(rows.monitored[i], abs=1e-3)
 
 
 def test_reference_returns_and_manifest(made: GeneratedDataset, made_zero: GeneratedDataset) -> None:
@@ -123,21 +93,6 @@ def test_wrong_recipes_leave_nothing_behind(
     assert not any(tmp_path.rglob("*.hdf5"))
 
 
-def test_an_interrupted_generation_keeps_the_old_dataset(
-    recipe: Recipe, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = sha256_file(copy / recipe.id / DATA_FILE)
-
-    def stop(*args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(generation, "reference_returns", stop)
-    with pytest.raises(KeyboardInterrupt):
-        generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
-    assert sha256_file(copy / recipe.id / DATA_FILE) == before
-    assert [p.name for p in (copy / "medgym").iterdir()] == ["sepsis-prior-v0"]
-
-
 def test_replacing_a_dataset_changes_it_whole(recipe: Recipe, copy: Path) -> None:
     old = load_dataset(recipe.id, root=copy, progress=False).identity
     made = generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
@@ -171,24 +126,3 @@ def test_a_policy_file_of_each_patient_as_behavior(recipe: Recipe, tiny_bank: Si
     # Another policy under the same name is noticed.
     save_policy(StackedActor(StackedMLP(4, (9, 8, 4), seeds=[7, 8, 9, 10]), ids, decisions=20), path)
     assert [c.name for c in verify(made.id, root=tmp_path, replay=2, progress=False).faults] == ["behavior"]
-
-
-def test_generation_uses_one_torch_thread_whatever_the_program_has(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-    original = generation.reference_returns
-
-    def watched(*args: Any, **options: Any) -> Any:
-        seen.append(torch.get_num_threads())
-        return original(*args, **options)
-
-    monkeypatch.setattr(generation, "reference_returns", watched)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        generate(recipe, root=tmp_path, patients=1, episodes=1, output_id="medgym/one-v0", progress=False)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [1]

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -200,22 +200,6 @@ def test_what_does_not_verify_is_not_published(hub: Hub, copy: Path) -> None:
     assert {request.method for request in hub.log} == {"GET"}
 
 
-def test_what_would_be_refused_is_said_before_the_rows_are_read(
-    published: Hub, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Verifying and drawing take minutes; a wrong token or a taken id is known without them."""
-    monkeypatch.setattr(publishing, "_require_verified", lambda *_: pytest.fail("rows were read"))
-    repository = published.repositories[REPOSITORY]
-    name = "sepsis-prior-v0/data/manifest.json"
-    other = json.loads(repository.files[name].data) | {"identity": "0" * 64}
-    repository.commit("other", repository.files | {name: Blob(json.dumps(other).encode(), False)})
-    with pytest.raises(DatasetError, match="other rows"):
-        publish(ID, REMOTE, root=copy, progress=False)
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(DatasetError, match="needs a valid token"):
-        publish(ID, REMOTE, root=copy, progress=False)
-
-
 def test_published_rows_do_not_change(published: Hub, recipe: Recipe, copy: Path) -> None:
 
     from medgym_offline.datasets import generate
@@ -223,39 +207,6 @@ def test_published_rows_do_not_change(published: Hub, recipe: Recipe, copy: Path
     generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
     with pytest.raises(DatasetError, match="sepsis-prior-v1"):
         publish(ID, REMOTE, root=copy, progress=False)
-
-
-def test_a_broken_transfer_is_made_good(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
-    published.cut["main_data.hdf5"] = [5000]
-    with suppress(DatasetError):  # the oldest huggingface_hub leaves it to the next run
-        get(tmp_path)
-    assert core(made.path) == files_of(get(tmp_path).path)
-
-
-_KILLED = """
-import os, sys
-import medgym_offline.datasets.downloading as down
-from medgym_offline.cli import main
-down.damaged_files = lambda folder: os.kill(os.getpid(), 9)
-main(sys.argv[1:])
-"""
-
-
-def test_a_killed_download_leaves_nothing_and_goes_on(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
-    """Killed with the rows on the disk and not yet checked: no dataset is there; the next run fetches no file again."""
-    words = ["download", ID, "--remote", REMOTE, "--root", str(tmp_path / "minari")]
-    line = [sys.executable, "-c", _KILLED, *words]
-    done = subprocess.run(line, env=os.environ | published.environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == -9, done.stderr
-    assert not (tmp_path / "minari" / ID).exists()
-    assert len(published.gets("main_data.hdf5")) == 1
-    published.log.clear()
-    assert files_of(get(tmp_path / "minari").path) == core(made.path)
-    assert published.gets("") == []
-    assert sorted(p.name for p in (tmp_path / "minari" / "medgym").iterdir()) == [
-        "namespace_metadata.json",
-        "sepsis-prior-v0",
-    ]
 
 
 def test_wrong_bytes_are_refused_and_fetched_anew(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:

@@ -10,16 +10,6 @@ from medgym_offline.errors import DatasetError
 GOOD = 'id = "medgym/x-v0"\ndescription = "d"\nbank = "sepsis-v0"\nbehavior = "zero"\n'
 
 
-def test_the_release_has_its_recipes() -> None:
-    recipes = list_recipes()
-    assert {"medgym/sepsis-ind-v0", "medgym/sepsis-ind-fixed-v0", "medgym/sepsis-random-v0"} <= set(recipes)
-    for name, recipe in recipes.items():
-        assert recipe.id == name
-        assert recipe.episodes in (50, 100)
-        assert (recipe.timing == "fixed") == ("fixed" in name)
-        assert (recipe.perturbation > 0.0) == (recipe.behavior != "random")
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

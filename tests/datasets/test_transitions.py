@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medgym_offline.datasets import COLUMNS, Transitions
-from medgym_offline.errors import DatasetError, UnknownNameError
+from medgym_offline.errors import DatasetError
 
 
 def test_select_by_patient_is_the_rows_of_that_patient(rows: Transitions) -> None:
@@ -27,16 +27,6 @@ def test_masks_slices_and_row_numbers_agree(rows: Transitions) -> None:
     np.testing.assert_array_equal(both.time, rows.time[mask & (rows.patient == 1)])
     both = rows.select(slice(0, 20), patients=[0])
     np.testing.assert_array_equal(both.time, rows.time[:20][rows.patient[:20] == 0])
-
-
-def test_a_contiguous_selection_shares_memory(rows: Transitions) -> None:
-    assert np.shares_memory(rows.select(patients=[1]).observations, rows.observations)
-
-
-@pytest.mark.parametrize("patient", [4, -1])
-def test_a_patient_number_out_of_range(rows: Transitions, patient: int) -> None:
-    with pytest.raises(UnknownNameError, match=r"outside 0\.\.3"):
-        rows.select(patients=[patient])
 
 
 @pytest.mark.parametrize(

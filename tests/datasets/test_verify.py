@@ -78,14 +78,6 @@ def test_faults_in_rows_are_found(
     assert expected in failed(check_rows(dataclasses.replace(rows, **columns), tiny_bank))
 
 
-def test_a_fault_names_the_row(rows: Transitions, tiny_bank: SimulatorBank) -> None:
-    sofa = np.array(rows.severity)
-    sofa[7] += 0.5
-    check = next(c for c in check_rows(dataclasses.replace(rows, severity=sofa), tiny_bank) if not c.ok)
-    assert "in 1 of" in check.detail
-    assert f"row 7 (episode {rows.episode[7]})" in check.detail
-
-
 def _rehash(folder: Path) -> None:
     """Forge the checksums, as an attacker or a careless tool would, so that only the meaning can tell."""
     from medgym_offline.datasets.flat import ContentHash

@@ -202,26 +202,6 @@ def test_terminates_at_96_hours_within_the_budget(tiny_bank: SimulatorBank, timi
     assert bool((episodes.left >= 0).all())
 
 
-def test_observation_columns(tiny_bank: SimulatorBank) -> None:
-    process = _process(tiny_bank, decisions=20, noise=False)
-    outcome = process.step(process.start(1), _hold(process, 1, [0.0] * 3, 12.0))
-    observation = process.observe(outcome.next)
-    assert observation.dtype == torch.float32
-    assert observation.shape == (4, 1, 9)
-    torch.testing.assert_close(observation[..., :7], outcome.next.x[..., :7])
-    assert bool((observation[..., 7] == (96 - 12) / 96).all())
-    torch.testing.assert_close(observation[..., 8], torch.full((4, 1), 19 / 20))
-
-
-def test_actions_outside_the_box_are_clipped(tiny_bank: SimulatorBank) -> None:
-    process = _process(tiny_bank, noise=False)
-    far = process.step(process.start(1), torch.tensor([3.0, -5.0, 1.5, 9.0]).expand(4, 1, 4))
-    edge = process.step(process.start(1), torch.tensor([1.0, -1.0, 1.0, 1.0]).expand(4, 1, 4))
-    torch.testing.assert_close(far.next.x, edge.next.x)
-    assert bool((far.treatment == torch.tensor([1.0, 0.0, 1.0])).all())
-    assert bool((far.dt == 36.0).all())
-
-
 def test_remission_ends_an_episode(tiny_bank: SimulatorBank) -> None:
     """With a threshold above any severity, twelve calm hours pass in any twelve hours; with one below, never."""
     always = _process(tiny_bank, noise=False, remission=True, remission_severity=100.0)

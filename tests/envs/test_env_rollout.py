@@ -84,16 +84,6 @@ def test_noise_belongs_to_the_episode(tiny_bank: SimulatorBank) -> None:
     assert float(torch.corrcoef(columns.T)[0, 1:].abs().max()) < 0.25
 
 
-def test_perturbed_actions_have_the_stated_spread(tiny_bank: SimulatorBank) -> None:
-    process = DecisionProcess(tiny_bank, ProcessConfig(decisions=4))
-    noise = draw_noise(np.arange(4 * 500).reshape(4, 500), tiny_bank, ProcessConfig(decisions=4))
-    run = rollout(process, lambda o: torch.zeros(*o.shape[:2], 4), noise, action_noise=0.05)
-    first = run.actions[:, :, 0]
-    assert abs(float(first.std()) - 0.05) < 0.003
-    still = rollout(process, lambda o: torch.zeros(*o.shape[:2], 4), noise)
-    assert bool((still.actions == 0).all())
-
-
 def test_an_episode_alone_equals_the_episode_in_a_batch(tiny_bank: SimulatorBank) -> None:
     _, run = _run(tiny_bank)
     bank = tiny_bank.select([2])

@@ -10,7 +10,7 @@ import pytest
 
 from medgym_offline.datasets import generate
 from medgym_offline.simulators import SimulatorBank
-from tests.leaderboard.workshop import refused, run
+from tests.leaderboard.workshop import run
 
 RECIPE = """
 id = "medgym/{name}"
@@ -51,11 +51,3 @@ def test_tables_file_and_json(dataset: str) -> None:
     for name, estimates in found["estimates"].items():
         np.testing.assert_allclose(estimates, np.array(value["estimates"][name])[:, :2], rtol=2e-3, err_msg=name)
     np.testing.assert_allclose(found["truth"]["own"], np.array(value["truth"]["own"])[:, :2], rtol=1e-4)
-
-
-def test_mistakes_are_one_line(dataset: str) -> None:
-    assert "perturbation is 0" in refused("ope", "--dataset", "medgym/still-v0", "--policy", "zero")
-    assert "discount per unit of time" in refused("ope", "--dataset", dataset, "--policy", "zero", "--gamma", "0")
-    assert "world" in refused("ope", "--dataset", dataset, "--policy", "zero", "--worlds", "mars")
-    assert "unknown policy" in refused("ope", "--dataset", dataset, "--policy", "zeros")
-    assert "patient" in refused("ope", "--dataset", dataset, "--policy", "zero", "--patients", "9")

@@ -155,24 +155,6 @@ def test_probabilities_sum_to_one_with_their_atoms(mean: float) -> None:
         assert inside + float(log_prob(ends).exp().sum()) == pytest.approx(1.0, abs=2e-4)
 
 
-def test_probabilities_are_those_of_what_is_drawn() -> None:
-    """Share of draws at the bounds, and below a point inside, in two dimensions."""
-    rng = np.random.default_rng(0)
-    mean, sigma, n = np.array([0.97, -0.5]), 0.05, 400_000
-    drawn = np.clip(mean + sigma * rng.standard_normal((n, 2)), -1, 1)
-    atom = clipped_normal_log_prob(torch.ones(1), torch.tensor([0.97]), sigma).exp()
-    assert (drawn[:, 0] == 1).mean() == pytest.approx(float(atom), abs=4e-3)
-    uniform = np.clip(rng.uniform(-1, 1, n) + sigma * rng.standard_normal(n), -1, 1)
-    assert (uniform == 1).mean() == pytest.approx(float(clipped_uniform_log_prob(torch.ones(1), sigma).exp()), abs=1e-3)
-    # E_mu[pi / mu] = 1: the two have the same atoms.
-    a, m = torch.from_numpy(drawn), torch.from_numpy(mean)
-    other = m + torch.tensor([0.02, 0.03])
-    ratio = (
-        clipped_normal_log_prob(a, other.expand_as(a), sigma) - clipped_normal_log_prob(a, m.expand_as(a), sigma)
-    ).exp()
-    assert float(ratio.mean()) == pytest.approx(1.0, abs=5 * float(ratio.std()) / n**0.5)
-
-
 def test_scores() -> None:
     truth = np.array([3.0, 2.0, 1.0, 0.0])
     for order in itertools.permutations(range(4)):

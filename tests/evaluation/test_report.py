@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 
 from medgym_offline.errors import ProtocolError
 from medgym_offline.evaluation import Evaluation, compare, evaluate, write_report
-from medgym_offline.evaluation.comparison import find_pairs, pairs_of
+from medgym_offline.evaluation.comparison import find_pairs
 from medgym_offline.simulators import SimulatorBank
 
 
@@ -68,15 +66,6 @@ def test_pairs_by_name() -> None:
     assert find_pairs(["behavior:pop", "behavior"], ["pop"], ["ind"]) == [("behavior:pop", "behavior")]
 
 
-def test_pairs_of_results(results: dict[str, Evaluation]) -> None:
-    found = [(kind, c.reference, c.method) for kind, c in pairs_of(results)]
-    assert found == [
-        ("PopInd", "near-pop", "near-ind"),
-        ("BehaviorMethod", "behavior", "near-ind"),
-        ("BehaviorMethod", "behavior", "near-pop"),
-    ]
-
-
 def test_report_has_the_numbers_and_names_of_the_disease(results: dict[str, Evaluation], tmp_path: Path) -> None:
     text = write_report(results, tmp_path / "r.html", "A <title> & more").read_text(encoding="utf-8")
     assert "<title>A &lt;title&gt; &amp; more</title>" in text
@@ -95,18 +84,3 @@ def test_report_has_the_numbers_and_names_of_the_disease(results: dict[str, Eval
     assert results["zero"].bank["content_hash"] in text
     again = {name: Evaluation.from_json(e.to_json()) for name, e in results.items()}
     assert write_report(again, tmp_path / "again.html", "A <title> & more").read_text(encoding="utf-8") == text
-
-
-def test_report_of_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ProtocolError, match="at least one"):
-        write_report({}, tmp_path / "r.html")
-    assert not (tmp_path / "r.html").exists()
-
-
-def test_reading_and_showing_results_needs_no_torch() -> None:
-    """`report` and the leaderboard read results; they should not wait for torch."""
-    code = (
-        "import sys; from medgym_offline.evaluation import Evaluation, compare, print_evaluations, write_report; "
-        "assert not {'torch', 'matplotlib', 'scipy', 'minari', 'polars'} & set(sys.modules), sorted(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from experiments.diabetes import people
-from experiments.diabetes.hupa import COLUMNS, HOUR, People, build, diary, read_hours, usable
-from medgym_offline import MedGymError, evaluate, load_simulators
+from experiments.diabetes.hupa import COLUMNS, HOUR, People, diary, read_hours, usable
+from medgym_offline import MedGymError, load_simulators
 from medgym_offline.config import read
 from medgym_offline.diseases.diabetes.minimal import PARAMETERS, Fit, fit
 
@@ -108,21 +108,6 @@ def test_wrong_records_are_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_the_recorded_tables_are_of_the_recorded_rows() -> None:
-    rows, text = pl.read_parquet(people.HERE / "people.parquet"), (people.HERE / "people.md").read_text("utf-8")
-    for other in people.MODELS[1:]:
-        assert f"| {other} | " + " | ".join(people.wins(rows, other, hour) for hour in people.AHEAD) + " |" in text
-
-
-def test_a_day_of_the_shipped_bank_can_be_played() -> None:
-    bank = load_simulators("diabetes-hupa-v0")
-    found = evaluate("clinician", bank=bank, episodes=2, worlds=["own", "crossfit"])
-    for world in ("own", "crossfit"):
-        shown = np.asarray(found.worlds[world].per_patient["time_in_range"])
-        assert len(shown) == len(bank)
-        assert ((shown >= 0) & (shown <= 100)).all()
-
-
 @pytest.mark.clinical
 def test_the_shipped_bank_is_of_the_records(clinical_data: Path) -> None:
     folder = clinical_data / "hupa-ucm-t1d"
@@ -141,15 +126,3 @@ def test_the_shipped_bank_is_of_the_records(clinical_data: Path) -> None:
     error = {m: rows.filter(pl.col("model") == m)["rmse"].to_numpy() for m in people.MODELS}
     assert (error["ind"] < error["persistence"]).sum() >= 12
     assert error["ind"].mean() < error["pop"].mean()
-
-
-@pytest.mark.slow
-@pytest.mark.clinical
-def test_the_bank_is_built_again_the_same(clinical_data: Path) -> None:
-    folder = clinical_data / "hupa-ucm-t1d"
-    if not folder.is_dir():
-        pytest.skip("needs the hourly HUPA-UCM records in MEDGYM_CLINICAL_DATA")
-    again, bank = build(read(People, people.RECIPE), folder), load_simulators("diabetes-hupa-v0")
-    torch.testing.assert_close(
-        again.current().params.parameters, bank.current().params.parameters, rtol=0.05, atol=0.01
-    )

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.reference.table import HERE, REFERENCES, Part, Scored, TableRecipe, against, part_tables
+from experiments.reference.table import HERE, Scored, TableRecipe, against
 from medgym_offline.datasets import list_recipes
 from medgym_offline.datasets.trust import release_manifest
 from medgym_offline.offline import ALGORITHMS
@@ -51,11 +51,3 @@ def test_a_learner_is_marked_where_it_is_told_from_the_behavior(scores: Scored) 
 
 def test_normalized_scores_are_those_of_the_manifest(scores: Scored) -> None:
     np.testing.assert_allclose(scores.normalized(DATASET, "good"), [50.0] * 3)
-
-
-def test_what_was_not_run_is_said(scores: Scored) -> None:
-    part = Part(datasets=(DATASET,), scope="pop", learners=("good", "bad", "absent"))
-    text = "\n".join(part_tables("diabetes-pop", part, scores))
-    assert "| `absent` | not run |" in text
-    assert "| `good` | 50 ± 0 |" in text
-    assert all(f"`{name}`" in text for name in REFERENCES)

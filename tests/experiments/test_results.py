@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from experiments import ablation, ceilings, figures, offline, online, pooling
-from experiments.common import HERE, Claim, Estimate, Recipe, Row, Scores, estimate, facts, read_scores, tidy_rows
+from experiments import ablation, ceilings, offline, online, pooling
+from experiments.common import HERE, Recipe, Row, Scores, estimate, facts, read_scores, tidy_rows
 from medgym_offline import MedGymError
 
 KINDS = {
@@ -70,13 +70,6 @@ def test_recorded_tables_are_those_of_the_recorded_scores(name: str) -> None:
     assert _points(found) == _points(path.with_suffix(".md").read_text(encoding="utf-8"))
 
 
-def test_figures_are_drawn_from_recorded_scores(tmp_path: Path) -> None:
-    recipe = offline.OfflineRecipe.load("offline-pop")
-    found = figures.draw(recipe, read_scores(HERE / "results" / "offline-pop.parquet"), tmp_path, 20)
-    assert {path.name for path in found} >= {"scores-fixed-own.svg", "support-fixed-own.svg", "courses-fixed-own.svg"}
-    assert all(path.read_text(encoding="utf-8").lstrip().startswith("<?xml") for path in found)
-
-
 A, B = Row("a", "ind", "fixed", 5), Row("b", "ind", "fixed", 5)
 
 
@@ -120,28 +113,6 @@ def test_seeds_are_drawn_within_patients() -> None:
     found = _scores(seeds, seeds).mean(A, "own", "severity_mean")
     assert found is not None
     assert found.high - found.low == pytest.approx(2 * 1.96 * seeds[:, 0].std() / np.sqrt(6 * 40), rel=0.15)
-
-
-def test_equal_methods_tie_and_absent_ones_are_none() -> None:
-    values = np.random.default_rng(2).normal(5.0, 1.0, (2, 10))
-    scores = _scores(values, values)
-    gain = scores.gain(A, B, "own")
-    assert gain is not None
-    assert (gain.percent.value, gain.wins.value, gain.p) == (0.0, 50.0, 1.0)
-    assert scores.gain(A, B._replace(method="c"), "own") is None
-    assert scores.mean(A, "true", "severity_mean") is None
-    assert scores.gain(A, B, "own", among=["3", "7", "none"]).percent.patients == 2  # type: ignore[union-attr]
-
-
-def test_a_verdict_compares_the_interval_with_no_effect() -> None:
-    found = {
-        "w": Estimate(52.0, 51.0, 53.0, 10),
-        "x": Estimate(52.0, 49.0, 53.0, 10),
-        "y": Estimate(52.0, 51.0, 53.0, 5),
-    }
-    claim = Claim("", "", found, null=50.0)
-    assert [claim.verdict(w) for w in "wxy"] == ["holds", "not shown", "too few"]
-    assert Claim("", "", found, 50.0, better=-1).verdict("w") == "does not hold"
 
 
 def test_the_true_world_decides_then_the_crossfit_one() -> None:

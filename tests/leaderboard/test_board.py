@@ -16,7 +16,6 @@ import pytest
 
 from medgym_offline.config import to_values
 from medgym_offline.errors import SubmissionError
-from medgym_offline.files import release_folder
 from medgym_offline.leaderboard import Entry, add_entry, build_page, read_board, read_submission, sealed
 from medgym_offline.leaderboard.entry import Verification
 from tests.leaderboard.workshop import Workshop, refused, run, variant
@@ -106,10 +105,6 @@ def test_a_damaged_board_is_refused_and_not_overwritten(entry: Entry) -> None:
         with pytest.raises(SubmissionError, match=r"board\.json"):
             add_entry(entry, board)
         assert board.read_text() == text
-
-
-def test_the_shipped_board_is_valid() -> None:
-    read_board(release_folder("leaderboard") / "leaderboard.json")
 
 
 def test_a_page_for_every_table_and_nothing_of_a_stranger_is_markup(entry: Entry) -> None:

@@ -19,7 +19,6 @@ from medgym_offline.evaluation import Evaluation
 from medgym_offline.files import release_folder, sha256_file
 from medgym_offline.leaderboard import Entry, entry_schema, read_submission
 from medgym_offline.leaderboard.building import build_entry
-from medgym_offline.leaderboard.entry import slug
 from medgym_offline.leaderboard.submission import MAX_POLICY_BYTES, slim
 from tests.leaderboard.workshop import DATASET, PATIENTS, Workshop, change, refused, run
 
@@ -249,10 +248,3 @@ def test_large_policies_are_found_by_their_sha256(
     assert "sha256 does not match" in refused("leaderboard", "add", folder, "--file", "b.json")
     kept[0].unlink()
     assert "--retrain" in refused("leaderboard", "add", folder, "--file", "b.json")
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"), [("My Method", "my-method"), ("Médecin  2", "medecin-2"), ("A/../b", "a-b")]
-)
-def test_names_that_look_alike_have_one_id(name: str, expected: str) -> None:
-    assert slug(name) == slug(name.upper()) == expected

@@ -31,12 +31,6 @@ def test_slices_hold_each_patients_rows_standardized() -> None:
         np.testing.assert_allclose(rows[:-1, 15:][~own.terminations[:-1]], rows[1:, :9][~own.terminations[:-1]])
 
 
-def test_population_is_a_stack_of_one_over_all_rows() -> None:
-    stacked = stack_transitions(toy(patients=3, episodes=20), "pop", CONFIG)
-    assert len(stacked) == 1
-    assert stacked.counts.tolist() == [3 * 20 * 3]
-
-
 def test_elapsed_discount_composes_over_a_split_interval() -> None:
     transitions = toy(patients=1, episodes=2)
     dt = np.array([4.8, 9.6, 2.4, 4.8, 9.6, 2.4], dtype=np.float32)
@@ -69,20 +63,6 @@ def test_a_learners_batches_do_not_depend_on_its_mates() -> None:
         a, b = both.draw(), alone.draw()
         for field in dataclasses.fields(a):
             assert torch.equal(getattr(a, field.name)[2], getattr(b, field.name)[0])
-
-
-def test_sampler_continues_from_a_saved_position() -> None:
-    stacked = stack_transitions(toy(patients=2, episodes=10), "ind", CONFIG)
-    first = BatchSampler(stacked, 5, 8, normals=3, uniforms=1)
-    first.draw()
-    position = first.state()
-    wanted = first.draw()
-    second = BatchSampler(stacked, 5, 8, normals=3, uniforms=1)
-    second.restore(position)
-    got = second.draw()
-    assert torch.equal(wanted.action, got.action)
-    assert torch.equal(wanted.normal, got.normal)
-    assert torch.equal(wanted.uniform, got.uniform)
 
 
 def test_constant_rewards_and_columns_stay_finite() -> None:
@@ -148,13 +128,6 @@ def test_bad_input_is_named() -> None:
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(MedGymError, match=next(iter(values))):
         OfflineConfig.from_dict(values)
-
-
-def test_settings_survive_json_and_unknown_ones_are_named() -> None:
-    config = OfflineConfig(candidates=(1, 2, 3), gamma=0.5)
-    assert OfflineConfig.from_dict(config.to_dict()) == config
-    with pytest.raises(UnknownNameError, match="did you mean 'alpha'"):
-        OfflineConfig.from_dict({"alpa": 1.0})
 
 
 def test_settings_as_text() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medgym_offline.errors import DatasetError, MedGymError
-from medgym_offline.offline import OfflineConfig, algorithm_name, train
+from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.ball import Ball
 from medgym_offline.offline.codebook import MAX_ROWS, build_codebook, nearest
@@ -143,25 +143,6 @@ def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm: str) -> No
     assert all(value.shape == (2,) for value in numbers.values())
 
 
-def test_the_guard_pushes_codewords_outside_the_ball_harder() -> None:
-    """d L / d Q(s, c) = alpha*softmax(Q + beta_c*g)_c on codewords that are not the data's: it grows with g."""
-    stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
-    rows, none = stacked.rows[:, :6], torch.zeros(2, 0, 6, 4)
-    batch = Batch(rows[..., :9], rows[..., 9:13], rows[..., 13], rows[..., 14], rows[..., 15:], none, none)
-    pushes = {}
-    for beta in (0.0, 2.0):
-        config = dataclasses.replace(CONFIG, beta_critic=beta, theta=0.3)
-        objective = make_objective("gcql-discrete", config, stacked)
-        values = torch.zeros(2, 1, 6, 7, requires_grad=True)
-        gap = objective.conservative(batch, values, torch.zeros(2, 1, 6))  # type: ignore[attr-defined]
-        (pushes[beta],) = torch.autograd.grad(gap.sum(), values)
-    outside = objective.guard(batch)  # type: ignore[attr-defined]
-    torch.testing.assert_close(pushes[0.0], torch.full((2, 1, 6, 7), 1 / 42))
-    torch.testing.assert_close(pushes[2.0], torch.softmax(outside, -1) / 6)
-    farthest = outside.argmax(-1, keepdim=True)
-    assert (pushes[2.0].gather(-1, farthest) > pushes[0.0].gather(-1, farthest)).all()
-
-
 def test_the_balls_limit_as_a_quantile_of_distances() -> None:
     stacked = stack_transitions(toy(patients=3, episodes=20), "ind", CONFIG)
     for share in (0.0, 0.37, 1.0):
@@ -187,17 +168,6 @@ def test_a_learners_ball_does_not_depend_on_padding() -> None:
         assert torch.equal(getattr(together, name)[1], getattr(alone, name)[0])
 
 
-def test_words_outside_is_outside_of_each_word() -> None:
-    stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
-    ball, book = Ball(dataclasses.replace(CONFIG, theta=0.7), stacked), build_codebook(stacked, 7)
-    state = stacked.rows[:, :6, :9]
-    every = ball.words_outside(state, book)
-    assert (every > 0).any()
-    assert (every == 0).any()
-    for c in range(7):
-        torch.testing.assert_close(every[..., c], ball.outside(state, book[:, c : c + 1].expand(-1, 6, -1)))
-
-
 def test_inside_the_ball_gcql_is_cql() -> None:
     """To the bit, from the same start: neither guard acts there."""
     transitions = toy(episodes=20)
@@ -210,27 +180,3 @@ def test_inside_the_ball_gcql_is_cql() -> None:
         assert torch.equal(guarded.state_dict()[name], value)
     narrow = train("gcql-discrete", transitions, config=dataclasses.replace(wide, theta=0.5), progress=False).policy
     assert (narrow.mean(states) - plain.mean(states)).abs().max() > 0.01
-
-
-def test_the_choices_guard_is_that_of_the_state_and_codeword() -> None:
-    stacked = stack_transitions(toy(patients=1, episodes=20), "ind", CONFIG)
-    config = dataclasses.replace(CONFIG, theta=0.7)
-    objective = make_objective("gcql-discrete", config, stacked)
-    networks: DiscreteNetworks = objective.build([11])
-    state = stacked.rows[:, :6, :9]
-    outside = objective.ball.words_outside(state, networks.codebook)  # type: ignore[attr-defined]
-    q = networks.values_each(state)[:, 0]
-    scores = networks.acting()(state)
-    torch.testing.assert_close(scores, q - 1.5 * outside)
-    # Inside, nothing is held back: a constant per codeword would hold some back in every state.
-    inside = (outside == 0).all(-1)
-    assert inside.any()
-    assert not inside.all()
-    assert torch.equal(scores[inside], q[inside])
-
-
-def test_names_of_the_paper_are_aliases() -> None:
-    assert [algorithm_name(f"{name}-continuous") for name in ("dqn", "cql", "gcql")] == ["dqn", "cql", "gcql"]
-    config = dataclasses.replace(CONFIG, updates=2)
-    result = train("dqn-continuous", toy(patients=1, episodes=5), config=config, progress=False)
-    assert result.policy.provenance["algorithm"] == "dqn"

@@ -29,26 +29,6 @@ def test_values_and_gradients_are_autograds(sizes: tuple[int, ...]) -> None:
         torch.testing.assert_close(found, reference, rtol=1e-5, atol=1e-5)
 
 
-def test_the_gradient_is_the_slope_of_the_loss() -> None:
-    """Finite differences in float64: nothing of autograd's own rules is used."""
-    net = StackedMLP(2, (4, 6, 5, 1), "relu").double()
-    rows = torch.randn(2, 7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for parameter in net.parameters():
-        parameter.requires_grad_()
-    names = [name for name, _ in net.named_parameters()]
-
-    def loss(*values: torch.Tensor) -> torch.Tensor:
-        copy = StackedMLP(2, (4, 6, 5, 1), "relu").double()
-        for name, value in zip(names, values):
-            layer, kind = name.rsplit(".", 1)
-            module = copy.get_submodule(layer)
-            del module._parameters[kind]
-            setattr(module, kind, value)
-        return relu_network(copy, rows).square().sum()
-
-    assert torch.autograd.gradcheck(loss, tuple(p.detach().requires_grad_() for p in net.parameters()), eps=1e-6)
-
-
 def test_a_learners_bits_do_not_depend_on_the_stack() -> None:
     net = StackedMLP(5, (13, 16, 16, 1), "relu")
     rows = torch.randn(5, 96, 13, generator=torch.Generator().manual_seed(0))

@@ -12,9 +12,8 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.offline import OfflineConfig, train, train_seeds
 from medgym_offline.offline.bcq_discrete import GatedNetworks
-from medgym_offline.offline.data import StackedData, stack_transitions
+from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import Learner
-from medgym_offline.policies.actor import gated
 from tests.offline.toy import toy
 
 CONFIG = OfflineConfig(updates=400, hidden=32, critic_lr=3e-3, actor_lr=3e-3, tau=0.05, reward_scaling="none")
@@ -118,11 +117,6 @@ def test_bcq_chooses_the_best_likely_codeword(threshold: float) -> None:
         assert (values.argmax(-1) != chosen).any() or threshold < 0.3
 
 
-def test_gate_by_hand() -> None:
-    outputs = torch.tensor([5.0, 1.0, 3.0, -3.0, 0.0, -0.5])
-    assert gated(outputs, -1.0).tolist() == [-np.inf, 1.0, 3.0]
-
-
 def test_semi_markov_bcq_is_bcq_with_the_time_that_passes() -> None:
     config = dataclasses.replace(CONFIG, updates=30, codewords=12)
     rows = toy(episodes=40, elapsed=True)
@@ -180,14 +174,3 @@ def test_a_stack_of_seeds_is_the_seeds_one_by_one(algorithm: str, scope: str) ->
     assert (stack[3].policy.act(seen) - stack[1].policy.act(seen)).abs().max() > 1e-3
     with pytest.raises(MedGymError, match="each once"):
         train_seeds(algorithm, rows, scope, [1, 1], config)
-
-
-def test_kept_rows_of_unequal_learners() -> None:
-    data = stack_transitions(toy(episodes=20), "ind", CONFIG)
-    mask = torch.rand(data.present.shape, generator=torch.Generator().manual_seed(0)) < torch.tensor(
-        [[0.1], [0.5], [0.9]]
-    )
-    kept: StackedData = data.keep(mask)
-    for p in range(3):
-        assert torch.equal(kept.rows[p, : kept.counts[p]], data.rows[p, mask[p]])
-        assert torch.equal(kept.more[p, : kept.counts[p]], data.more[p, mask[p]])

@@ -12,12 +12,10 @@ import pytest
 import torch
 
 from medgym_offline.errors import MedGymError, UnknownNameError
-from medgym_offline.offline import ALGORITHMS, PROFILES, OfflineConfig, TrainResult, train
-from medgym_offline.offline.train import shard_size
+from medgym_offline.offline import OfflineConfig, TrainResult, train
 from medgym_offline.policies import StackedActor
 from tests.offline.toy import DECISIONS, toy
 
-each_algorithm = pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 SHORT = OfflineConfig(updates=60, hidden=16, batch=16)
 OBSERVATIONS = torch.randn(3, 5, 9, generator=torch.Generator().manual_seed(0))
 
@@ -88,14 +86,6 @@ def short_on(transitions: object) -> TrainResult:
     return train("dqn", transitions, seed=1, config=SHORT, progress=False)  # type: ignore[arg-type]
 
 
-def test_stopping_is_announced() -> None:
-    transitions = toy(episodes=20)
-    broken = transitions.next_observations.copy()
-    broken[transitions.patient == 1] *= np.float32(1e30)
-    with pytest.warns(UserWarning, match="toy/1 stopped at update"):
-        short_on(dataclasses.replace(transitions, next_observations=broken))
-
-
 def test_bad_input_is_named() -> None:
     transitions = toy(episodes=4)
     with pytest.raises(UnknownNameError, match="did you mean 'gcql'"):
@@ -154,11 +144,3 @@ def test_an_exploding_learner_is_stopped_alone(algorithm: str) -> None:
     assert not plain.stopped
     for p in (0, 2):
         assert torch.equal(result.policy.act(OBSERVATIONS)[p], plain.policy.act(OBSERVATIONS)[p])
-
-
-def test_shards_are_as_large_as_memory_allows() -> None:
-    """All patients of the release at the quick size; ten at the paper's; one learner however large it is."""
-    assert shard_size(PROFILES["quick"]) >= 110
-    assert shard_size(PROFILES["paper"]) == 10
-    assert shard_size(dataclasses.replace(PROFILES["paper"], ensemble=5)) == 2
-    assert shard_size(OfflineConfig(batch=10_000, hidden=1000)) == 1

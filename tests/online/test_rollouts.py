@@ -38,17 +38,6 @@ def batch(tiny_bank: SimulatorBank) -> Collected:
     return collect(DecisionProcess(tiny_bank, ADAPTIVE), actor, theta, noise)
 
 
-def test_rollouts_are_masked_and_fill_the_horizon(batch: Collected) -> None:
-    torch.testing.assert_close(batch.dt.sum(1), torch.full((4, 6), 96.0))
-    assert (batch.valid.sum(1) < 5).any(), "long intervals leave decisions over"
-    assert ((batch.dt > 0) == (batch.valid > 0)).all()
-    assert (batch.rewards[batch.valid == 0] == 0).all()
-    left = batch.observations[..., 8] * 5
-    expected = torch.arange(5, 0, -1).view(1, 5, 1).expand_as(left)
-    used = batch.valid > 0
-    torch.testing.assert_close(left[used], expected[used].float())
-
-
 def test_rows_of_a_buffer_are_the_decisions_of_the_episodes(batch: Collected) -> None:
     """Written out one by one."""
     (rows, valid), (shared, used) = rows_of(batch, 4), rows_of(batch, 1)
@@ -121,12 +110,6 @@ def test_discount_is_elapsed_time() -> None:
     dt = torch.tensor([4.8, 9.6, 0.5, 36.0], dtype=torch.float64)
     expected = [0.997, 0.997**2, 0.997 ** (0.5 / 4.8), 0.997**7.5]
     torch.testing.assert_close(discounts(dt, 0.997, 4.8), torch.tensor(expected, dtype=torch.float64))
-
-
-def test_discount_of_an_episode_does_not_depend_on_its_cuts() -> None:
-    for cuts in ([96.0], [4.8] * 20, [30.0, 36.0, 29.5, 0.5]):
-        whole = discounts(torch.tensor(cuts, dtype=torch.float64), 0.997, 4.8).prod()
-        assert float(whole) == pytest.approx(0.997**20, rel=1e-12)
 
 
 def test_advantages_equal_a_python_loop() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -143,13 +141,6 @@ def test_stacked_steps_equal_looped_and_move_alpha_towards_the_wanted_entropy() 
     moved = (together.log_alpha - start.log_alpha).flatten()
     for p in range(P):  # entropy above -A: alpha falls; below: it grows
         assert float(moved[p]) * float(-density[p] + A) < 0
-
-
-def test_copies_follow_by_tau() -> None:
-    learner, rows, settings = _learner(), _rows(), TrainConfig("sac", soft_tau=0.25)
-    before = copy.deepcopy(learner.target)
-    soft_step(ACTOR, CRITIC, learner, rows, rows.rewards, rows.dt * 0, _tensor(4, 2, P, N, A), settings, True)
-    torch.testing.assert_close(learner.target, 0.75 * before + 0.25 * learner.critic)
 
 
 def test_buffers_keep_the_newest_rows_of_each_patient() -> None:

@@ -71,11 +71,3 @@ def test_limits_count_rows_and_add_up() -> None:
         ModulePolicy(naps, "q", limits=TimeLimits(file_s=0.2))
     with pytest.raises(PolicyError, match=r"q: 2 observations took more than 0\.02 s"):
         ModulePolicy(naps, "q", limits=TimeLimits(call_s=0.0))
-
-
-def test_what_a_module_raises_is_raised() -> None:
-    def fails() -> torch.Tensor:
-        raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        TimeLimits().run(fails, 1, "p")

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from medgym_offline.errors import PolicyError
-from medgym_offline.policies import StackedActor, export_program, load_policy
-from medgym_offline.stack import StackedMLP
+from medgym_offline.policies import load_policy
+from tests.policies.test_files import Trap
 
 pytestmark = pytest.mark.skipif(find_spec("torch.export.pt2_archive") is None, reason="torch saves another archive")
 OBSERVATIONS = torch.linspace(-2, 2, 3 * 7 * 9).reshape(3, 7, 9)
@@ -61,18 +61,6 @@ def graph_of(files: dict[str, bytes]) -> tuple[str, dict[str, Any]]:
     return name, json.loads(files[name])
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
-@pytest.mark.parametrize("codewords", [0, 5])
-def test_an_exported_stack_comes_back(activation: str, codewords: int, tmp_path: Path) -> None:
-    book = torch.rand(3, codewords, 4) if codewords else None
-    net = StackedMLP(3, (9, 8, codewords or 4), activation)
-    policy = StackedActor(net, ("a", "b/c", "d"), decisions=20, codebook=book)
-    again = load_policy(export_program(policy, tmp_path / "folder"))
-    assert (again.timing, again.decisions) == ("adaptive", 20)
-    assert set(again.patients or ()) == {"a", "b/c", "d"}
-    torch.testing.assert_close(again.select(["a", "b/c", "d"]).act(OBSERVATIONS), policy.act(OBSERVATIONS))
-
-
 def test_a_program_of_somebody_else(tmp_path: Path) -> None:
     module = Odd().eval()
     policy = load_policy(saved(module, tmp_path / "odd.pt2"))
@@ -82,19 +70,9 @@ def test_a_program_of_somebody_else(tmp_path: Path) -> None:
     assert policy.act(OBSERVATIONS[:1, :1]).shape == (1, 1, 4)
 
 
-class Bomb:
-    """Unpickled, it leaves a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
 def pickled(marker: Path) -> bytes:
     buffer = io.BytesIO()
-    torch.save(Bomb(marker), buffer)
+    torch.save(Trap(marker), buffer)
     return buffer.getvalue()
 
 
@@ -158,7 +136,7 @@ def test_pickles_beside_the_graph_are_never_opened(tmp_path: Path) -> None:
     def change(files: dict[str, bytes]) -> None:
         inputs = next(n for n in files if "sample_inputs" in n)
         files[inputs] = pickled(marker)
-        files[inputs.replace("model.pt", "other.pt")] = pickle.dumps(Bomb(marker))
+        files[inputs.replace("model.pt", "other.pt")] = pickle.dumps(Trap(marker))
 
     policy = load_policy(edited(saved(Odd(), tmp_path / "odd.pt2"), change))
     assert policy.act(OBSERVATIONS).shape == (3, 7, 4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,8 @@ from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.audit import add_forecasts, audit
 from medgym_offline.simulators.bank import World
 from medgym_offline.simulators.checks import (
-    best_constants,
-    bounded,
-    constant_policies,
-    constant_scores,
     noise_partition,
-    response_curves,
     schedule_scores,
-    treatment_effects,
     unstable_share,
 )
 from medgym_offline.simulators.fidelity import free_rollout
@@ -82,26 +75,6 @@ def test_scores_are_those_of_an_hourly_rollout(tiny_bank: SimulatorBank) -> None
     assert torch.allclose(severity, total / 96, atol=1e-3)
     assert torch.allclose(share, safe / 76, atol=1e-6)
     assert torch.allclose(final, x, atol=1e-3)
-
-
-def test_effects_and_bounds(tiny_bank: SimulatorBank) -> None:
-    effects = treatment_effects(tiny_bank)
-    assert (effects["fio2"][:, 1] > 0).all()
-    curves = response_curves(tiny_bank, torch.tensor([0.0, 12.0, 24.0]))
-    assert (curves["fluids"][:, 0] == 0).all()
-    assert np.allclose(curves["fluids"][:, -1], effects["fluids"], atol=1e-3)
-    assert bounded(tiny_bank)["finite"] == 1.0
-    grid, severity, _ = constant_scores(tiny_bank)
-    assert severity.shape == (4, len(grid))
-
-
-def test_a_constant_chosen_elsewhere_is_scored_here(tiny_bank: SimulatorBank) -> None:
-    here, there = best_constants(tiny_bank), best_constants(tiny_bank.world("crossfit"))
-    table = constant_policies(tiny_bank, there)["table"]
-    own, other = (table[f"best constant of each patient{t}"]["severity"] for t in ("", ", chosen in own"))
-    assert own <= other
-    again = constant_policies(tiny_bank, here)["table"]["best constant of each patient, chosen in own"]["severity"]
-    assert again == pytest.approx(own, abs=1e-3)
 
 
 def test_noise_of_two_halves_is_that_of_the_whole_where_nothing_contracts(tiny_bank: SimulatorBank) -> None:
@@ -177,24 +150,6 @@ def failed(mapped: SimulatorBank, cohort: Cohort, tmp_path_factory: pytest.TempP
     with pytest.raises(BankError, match=r"fails .* checks: .* Its cohort charts no fluids at all"):
         audit(bank, folder, show=False, cohort=cohort, ceilings=short)
     return folder
-
-
-def test_the_page_has_every_section_with_the_names_of_the_disease(failed: Path) -> None:
-    text = (failed / "audit.html").read_text(encoding="utf-8")
-    sections = re.findall(r'<h2 id="([^"]+)"', text)
-    assert sections == [
-        "verdict",
-        "solution-map",
-        "against-the-record",
-        "treatment-effects",
-        "do-treatments-matter",
-        "do-schedules-and-timing-matter",
-        "bounds-and-noise",
-    ]
-    assert "SpO2" in text
-    assert "Constant treatments over 96 h: mean SOFA surrogate" in text
-    assert '<span class="warn">FAILED</span>' in text
-    assert text.count("<figure") == 4 + 3  # four patients, three treatments
 
 
 def test_the_command_exits_with_an_error_when_a_check_fails(plain: SimulatorBank, tmp_path: Path) -> None:

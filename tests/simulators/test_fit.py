@@ -13,7 +13,7 @@ from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.cohort import COHORT
-from medgym_offline.diseases.sepsis.field import K_MAX, K_MIN, Physics
+from medgym_offline.diseases.sepsis.field import Physics
 from medgym_offline.diseases.sepsis.model import MODEL
 from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.diseases.sepsis.prior import prior_bank
@@ -23,14 +23,12 @@ from medgym_offline.simulators.data import (
     FitData,
     block_steps,
     clinician_schedule,
-    cohort_scales,
     fit_data,
     start_states,
 )
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
-from medgym_offline.simulators.forecast import forecast_unseen
 from medgym_offline.simulators.noise import estimate_noise, noise_variance
 
 PATIENTS = 6
@@ -64,16 +62,6 @@ def grid() -> GridCohort:
 @pytest.fixture(scope="module")
 def data(grid: GridCohort) -> FitData:
     return fit_data(grid, SEPSIS)
-
-
-def test_scales_center_what_was_observed(grid: GridCohort, data: FitData) -> None:
-    for j in range(6):
-        seen = data.values[..., j][data.mask[..., j]]
-        assert abs(seen.mean()) < 0.1
-        assert seen.std() == pytest.approx(1.0, abs=0.1)
-    constant = replace(grid, values=np.where(grid.mask, 15.0, np.nan))
-    scales = cohort_scales(constant, SEPSIS)  # a variable that never varies keeps its default scale
-    assert scales.scale == tuple(v.scale for v in SEPSIS.variables)
 
 
 def test_nothing_after_the_stay_is_used(data: FitData) -> None:
@@ -190,26 +178,6 @@ def test_noise_variance_separates_measurement_from_process() -> None:
         assert np.sqrt(found.measurement / 2) == pytest.approx(0.1, rel=0.25)
 
 
-def test_noise_of_a_sparse_variable_is_drawn_to_the_prior_and_its_interval_is_wide() -> None:
-    rng = np.random.default_rng(1)
-    value, mask = _walk(rng, 20, 0.03)
-    sparse, nothing = noise_variance(_holds(value, mask), 0.1), noise_variance(_holds(value, mask & False), 0.1)
-    assert nothing.sigma == pytest.approx(0.1)
-    assert nothing.high / nothing.low == pytest.approx(2.0 ** (2 * 1.645), rel=0.05)
-    assert 0.04 < sparse.sigma < 0.2
-    assert sparse.high / sparse.low > 2.0
-    dense = noise_variance(_holds(*_walk(rng, 300, 0.5)), 0.1)
-    assert dense.high / dense.low < 1.3
-
-
-def test_a_noisy_patient_gets_more_noise_and_batch_mates_little() -> None:
-    value, mask = _walk(np.random.default_rng(4), 40, 0.5)
-    value[0] *= 3.0
-    level = noise_variance(_holds(value, mask), 0.08).level
-    assert level[0] > 2.0
-    assert abs(np.median(level[1:]) - 1.0) < 0.3
-
-
 def test_noise_of_a_simulated_record_is_found_and_the_balance_has_none() -> None:
     bank = prior_bank(12, seed=2)
     g = torch.Generator().manual_seed(0)
@@ -300,26 +268,3 @@ def test_recipes_are_read_and_checked(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(BankError, match=r"r\.toml"):
             read_recipe(path)
-
-
-def test_forecasts_by_the_true_dynamics_beat_the_patient_mean(data: FitData, grid: GridCohort) -> None:
-    truth = prior_bank(PATIENTS, seed=5)
-    record = fit_data(grid, SEPSIS, truth.scales)
-    found = forecast_unseen(truth, record)
-    models = found["models"]
-    assert found["counts"][0] > found["counts"][2] > 0
-    assert models["ind"]["mae_mean"] < models["patient mean"]["mae_mean"]
-    assert models["ind"]["mae_mean"] < models["pop"]["mae_mean"]  # this "population" is another random patient
-    assert found["paired"]["pop"]["ind_better"] > 0.5
-
-
-def test_floors_belong_to_the_extension(data: FitData) -> None:
-    hours = np.ones(96, bool)
-    for extension in (True, False):
-        physics = Physics(extension=extension)
-        given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
-        config = FitConfig(population_steps=1, individual_steps=1, hours=2)
-        k = fit_population(data, given, physics, config, show=False).params.k
-        # At the start every rate is sigmoid(-1) of its range, above its floor.
-        floor = torch.tensor(K_MIN) if extension else torch.zeros(14)
-        assert torch.allclose(k[0], floor + (torch.tensor(K_MAX) - floor) * torch.sigmoid(torch.tensor(-1.0)), rtol=0.1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +15,9 @@ from medgym_offline.diseases.sepsis.model import MODEL
 from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
-from medgym_offline.errors import BankError
 from medgym_offline.simulators.data import FitData, fit_data
 from medgym_offline.simulators.fit import FitConfig, _late, fit_alone, fit_individuals, fit_population
-from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
+from medgym_offline.simulators.forecast import forecast_ahead
 
 PATIENTS = 4
 
@@ -87,18 +85,6 @@ def test_forecasts_ahead_are_the_flow_hour_by_hour(data: FitData) -> None:
     assert np.isnan(found[0, :4]).all()
 
 
-def test_patients_count_through_the_mean_over_their_variables() -> None:
-    error, used = np.full((2, 5, 6), np.nan), np.zeros((2, 5, 6), bool)
-    error[0, :4, 0], used[0, :4, 0] = 1.0, True
-    error[0, 1, 5], used[0, 1, 5] = -3.0, True
-    assert patient_errors(error, used)[0] == 2.0
-    assert np.isnan(patient_errors(error, used)[1])
-    found = compare({"ind": error, "pop": 2.0 * error}, used)
-    assert found["models"]["ind"]["mae"] == [1.0, 0, 0, 0, 0, 3.0]
-    assert found["paired"]["pop"]["ind_better"] == 1.0
-    assert found["paired"]["pop"]["median_gain"] == 2.0
-
-
 @pytest.mark.parametrize("hours", [5.0, 60.0])
 def test_late_windows_have_an_exponential_density_of_age(hours: float) -> None:
     draws = (np.arange(20_000) + 0.5) / 20_000
@@ -126,9 +112,3 @@ def test_recent_hours_decide_a_need(data: FitData) -> None:
     assert np.allclose(base(96, 0.0), base(96, 1e7), atol=1e-4)
     assert (base(96, 6.0) > 1.5 * base(96, 0.0)).all()
     assert (base(48, 6.0) < 0.1 * base(96, 6.0)).all()
-
-
-@pytest.mark.parametrize("recency", [-1.0, float("nan"), float("inf"), "24"])
-def test_a_wrong_recency_is_refused(recency: Any) -> None:
-    with pytest.raises(BankError, match=r"fit.recency is .*; it is hours, 0 \(all hours alike\) or more"):
-        FitConfig(recency=recency)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.errors import DatasetError, MedGymError, UnknownNameError
+from medgym_offline.errors import MedGymError, UnknownNameError
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import load_policy
@@ -23,7 +23,6 @@ from tests.offline.toy import DECISIONS, center, toy
 pytest.importorskip("d3rlpy")
 d3rlpy = import_d3rlpy()
 
-from medgym_offline.third_party.episodes import replay_buffer  # noqa: E402
 from medgym_offline.third_party.training import _buffer, make_algorithm, train_baseline  # noqa: E402
 
 __all__ = ["_workshop", "shop"]
@@ -60,16 +59,6 @@ def test_each_of_d3rlpys_transitions_is_a_row_of_ours(width: int) -> None:
             assert discount == pytest.approx(float(data.rows[0, i, 9 + width + 1]), rel=1e-5)
 
 
-def test_selected_patients_keep_their_rows() -> None:
-    rows = toy(patients=3, episodes=5)
-    data = stack_transitions(rows, "pop", SHORT, ["toy/2", "toy/0"])
-    chosen = rows.select(patients=["toy/2", "toy/0"])
-    seen = every_transition(_buffer(chosen, data, SHORT, None))
-    standardized = (chosen.observations - data.mean[0].numpy()) / data.scale[0].numpy()
-    np.testing.assert_allclose(standardized, data.rows[0, :, :9].numpy(), atol=1e-5)
-    assert [float(t.reward[0]) for t in seen] == pytest.approx(data.rows[0, :, 13].tolist(), rel=1e-6)
-
-
 def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do() -> None:
     """The batch that d3rlpy's loss gets: gamma**(dt/4.8), standardized observations."""
     from d3rlpy.torch_utility import TorchMiniBatch
@@ -89,12 +78,6 @@ def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do() -> None:
     torch.testing.assert_close(batch.observations, data.rows[0, :, :9], rtol=1e-4, atol=1e-5)
     discount = 0.9**batch.intervals * (1.0 - batch.terminals)
     torch.testing.assert_close(discount[:, 0], data.rows[0, :, 14], rtol=1e-5, atol=1e-6)
-
-
-def test_an_episode_cut_short_is_refused() -> None:
-    rows = toy(patients=1, episodes=4)
-    with pytest.raises(DatasetError, match=r"row 10 .* neither terminal nor followed"):
-        replay_buffer(rows.select(slice(0, 11)), rows.rewards[:11], np.ones(11))
 
 
 @each_algorithm
@@ -179,16 +162,6 @@ def test_settings_have_our_names_or_d3rlpys() -> None:
         read_settings("d3rlpy-iql", config, ["n_critics=many"])
     with pytest.raises(MedGymError, match="max_q_backup is 'perhaps', expected true or false"):
         read_settings("d3rlpy-cql", config, ["max_q_backup=perhaps"])
-
-
-def test_a_training_that_diverges_says_so() -> None:
-    with pytest.raises(MedGymError, match=r"d3rlpy-td3bc: seed 0 diverged before update \d+ .*learning rates"):
-        train_baseline(
-            "d3rlpy-td3bc",
-            toy(patients=1, episodes=5),
-            config=OfflineConfig(updates=200, hidden=16, batch=16, critic_lr=1e30, actor_lr=1e30),
-            progress=False,
-        )
 
 
 def test_the_command_line_trains_and_evaluates(shop: Workshop) -> None:

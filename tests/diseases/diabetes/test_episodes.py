@@ -10,9 +10,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-import medgym_offline as mgo
 from medgym_offline.diseases.diabetes.bank import BankRecipe, build
-from medgym_offline.diseases.diabetes.episodes import MEALS, carbohydrate
+from medgym_offline.diseases.diabetes.episodes import carbohydrate
 from medgym_offline.diseases.diabetes.meals import served
 from medgym_offline.diseases.diabetes.people import published
 from medgym_offline.diseases.diabetes.risk import CAP, risk
@@ -67,11 +66,6 @@ def test_the_clock_fills_the_day_in_ticks_and_rewards_are_the_integral_of_risk(w
     assert torch.equal(played.costs > 0, (played.monitored < 70) & played.valid)
 
 
-def test_the_true_world_is_the_default_and_the_disease_is_found_by_name():
-    assert mgo.disease("diabetes").world == "true"
-    assert mgo.disease("diabetes").default_scales().treatment_upper == (0.06, 0.30)
-
-
 def test_worlds_share_the_events_and_the_first_state_that_is_seen():
     own, true = (play(three().world(world)) for world in ("own", "true"))
     assert torch.equal(own[1].exogenous, true[1].exogenous)
@@ -96,16 +90,6 @@ def test_a_published_patient_in_the_process_is_the_published_model():
             )
             assert float((found.glucose[0, 0] - glucose[patient, episode, at : at + n + 1]).abs().max()) < 0.05
             state, at = found.state, at + n
-
-
-def test_longer_horizons_have_more_days_and_meals():
-    _, played = play(three().world("true"), horizon=48.0, decisions=10)
-    hours, minutes, grams = carbohydrate(played.exogenous)
-    assert (hours == 48).all()
-    assert minutes[torch.isfinite(minutes)].max() > 24 * 60
-    assert (grams.sum(-1) > 0).all()
-    assert (torch.isfinite(minutes).sum(-1) < MEALS).all()
-    assert (played.time[..., -1] == 48).all()
 
 
 def test_what_is_seen_is_bounded_and_says_what_a_person_knows():
@@ -138,11 +122,6 @@ def test_the_clinician_is_a_reference():
     glucose = bank.monitored(dense(process, played, GRID)[0])
     assert float(risk(glucose).mean()) < 5.5
     assert float((glucose < 70).float().mean()) < 0.05
-
-
-def test_an_action_is_per_kg_and_the_bolus_is_squared():
-    dose = three().denormalize_treatment(torch.tensor([[0.5, 0.5], [1.0, 1.0]]))
-    torch.testing.assert_close(dose, torch.tensor([[0.03, 0.075], [0.06, 0.30]]))
 
 
 def test_environment_contract_and_replay():

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.diseases.diabetes import simulate
 from medgym_offline.diseases.diabetes.people import PARAMETERS, find, interpolated, published, splits
 from medgym_offline.diseases.diabetes.truth import GUT, INSULIN, PLASMA, absorb, play, start, truth
-from medgym_offline.errors import MedGymError
 from tests.diseases.diabetes.decision import flow
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -55,18 +53,6 @@ def test_all_patients_agree_with_another_implementation(tick, dtype):
     error = np.abs(found.numpy() - expected)
     assert error.max() < 1.0
     assert np.quantile(error, 0.99) < 0.25
-
-
-@pytest.mark.parametrize("name", ["adolescent#002", "child#007"])
-def test_the_public_function_agrees_with_another_implementation(name):
-    inputs, expected = golden()
-    kinds = {"basal_U_per_h": "basal", "meal_g": "meals", "bolus_U_over_5_min": "boluses"}
-    given = {kind: [] for kind in kinds.values()}
-    for row in inputs:
-        if row["patient"] == name:
-            given[kinds[row["input"]]].append((int(row["minute"]), float(row["value"])))
-    error = np.abs(simulate(name, **given) - expected[published().names.index(name)])
-    assert error.max() < 1.0
 
 
 def test_the_basal_infusion_holds_every_patient_at_rest():
@@ -147,12 +133,6 @@ def test_steps_of_five_minutes_are_as_good_as_of_one():
     error = (coarse - flow(one, start(one, 3), dose, fine).glucose[..., ::5]).abs()
     assert error.max() < 1.5
     assert error.mean() < 0.05
-
-
-@pytest.mark.parametrize("tick", [0, 0.5, 6, 10, -5])
-def test_a_step_below_or_above_the_internal_ones_is_refused(tick):
-    with pytest.raises(MedGymError, match="tick: "):
-        truth(published(), tick)
 
 
 def test_interpolated_people_lie_between_two_published_of_one_group_and_side():
