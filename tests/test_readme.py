@@ -6,7 +6,6 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
-from xml.etree import ElementTree
 
 import pytest
 
@@ -48,20 +47,6 @@ def test_counts_are_those_of_the_library() -> None:
     assert counted("of d3rlpy's") == len(BASELINES)
     assert counted("real patients") == len(load_simulators("sepsis-v0"))
     assert counted("twins") == len(load_simulators("sepsis-twin-v0"))
-
-
-def test_the_figure_is_small_complete_and_asks_nobody(front: ModuleType) -> None:
-    text = front.FIGURE.read_text(encoding="utf-8")
-    assert len(text) < 60_000
-    root = ElementTree.fromstring(text)
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    words = " ".join(node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text"))
-    for label in front.POLICIES.values():
-        assert label in words
-    assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
-    used, known = set(re.findall(r"var\((--[\w-]+)\)", text)), set(re.findall(r"(--[\w-]+):", text))
-    assert used <= known  # every color has a value in both themes
-    assert all(text.count(f"{name}:") == len(front.THEMES) for name in known)
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -56,10 +56,3 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
             assert not re.match(r"(?:https?:)?//", target), (file.name, target)
             found += 1
     assert found > 100  # the expression does find what pages load
-
-
-def test_formulas_are_drawn_without_a_script(site: Path) -> None:
-    text = (site / "formulas.html").read_text(encoding="utf-8")
-    assert text.count("<math") > 30
-    assert "arithmatex" not in text
-    assert "\\frac" not in re.sub(r"<code.*?</code>", "", text, flags=re.DOTALL)

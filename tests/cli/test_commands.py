@@ -122,33 +122,3 @@ def test_eval_prints_the_json_of_the_file_with_every_patient(shop: Workshop) -> 
     assert result["protocol"]["seed"] == 5
     page = Path("out/report.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html")
-
-
-def test_simulators_info_speaks_json(shop: Workshop) -> None:
-    done = run("simulators", "info", shop.bank, "--json")
-    assert json.loads(done.out)["patient_ids"] == [f"prior/{n}" for n in range(PATIENTS)]
-    assert "prior/0" in run("simulators", "info", shop.bank).out
-
-
-def test_download_says_that_no_remote_answered_and_regenerates_on_request(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from medgym_offline.datasets import recipes
-
-    assert "already here" in run("download", DATASET).out
-    # A release with one recipe, and a machine without its dataset.
-    release = tmp_path / "release"
-    release.mkdir()
-    recipe = (shop.root / "recipe.toml").read_text().replace("bank.safetensors", str(shop.bank))
-    (release / "workshop-v0.toml").write_text(recipe)
-    monkeypatch.setattr(recipes, "release_folder", lambda name: release)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    nowhere = ("download", DATASET, "--remote", "hf://no-such-organisation")
-    done = run(*nowhere)
-    assert done.code == 1
-    assert "--regenerate" in done.err
-    assert "hf://no-such-organisation" in done.err
-    done = run(*nowhere, "--regenerate")
-    assert done.code == 0, done.err
-    assert "regenerated" in done.out
-    assert run("verify", DATASET).code == 0

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import Cohort, GridCohort, combine, coverage, select_stays
+from medgym_offline.cohorts import Cohort, combine, coverage, select_stays
 from medgym_offline.cohorts.mimic import MIMIC_III
 from medgym_offline.cohorts.source import Records
 from medgym_offline.diseases.sepsis.cohort import COHORT
@@ -78,11 +78,6 @@ def test_raw_observations_equal_the_normalized(pair: tuple[Records, Records], va
 #: Orders of sodium bicarbonate 8.4 % in mEq, that is mL: the published tables left them out.
 
 
-def quartiles(grid: GridCohort, variable: str, at: tuple[int, ...] = (25, 50, 75)) -> np.ndarray:
-    column = STATES.index(variable)
-    return np.percentile(grid.values[..., column][grid.mask[..., column]], at)
-
-
 def test_the_published_cohort_is_reproduced(both: Cohort) -> None:
     """As an independent count found, which allowed several stays of one person."""
     chosen = select_stays(both, 110, one_per_subject=False)
@@ -99,23 +94,9 @@ def test_the_published_cohort_is_reproduced(both: Cohort) -> None:
     published = {"spo2": 7945, "pao2": 835, "bilirubin": 278, "gcs": 2134, "urine": 5494, "lactate": 680}
     for variable, count in published.items():
         assert counts[variable] == pytest.approx(count, rel=0.015), variable
-    tables = {
-        "spo2": (95, 97, 99),
-        "pao2": (87, 110, 158),
-        "bilirubin": (0.5, 0.85, 3.3),
-        "gcs": (7, 10, 15),
-        "urine": (720, 1200, 2400),
-        "lactate": (1.5, 2.2, 3.5),
-    }
-    for variable, expected in tables.items():
-        # Bilirubin moves in steps of 0.1 and the study had one value more: its median lay between 0.8 and 0.9.
-        slack = 0.07 if variable == "bilirubin" else 0.02
-        np.testing.assert_allclose(quartiles(grid, variable), expected, rtol=slack, err_msg=variable)
     inside = grid.inside
     vasopressor, fluids = grid.treatment[..., 1][inside], grid.treatment[..., 2][inside]
     assert (vasopressor > 0).mean() == pytest.approx(0.35, abs=0.01)
-    on = np.percentile(vasopressor[vasopressor > 0], (5, 25, 50, 75, 95))
-    np.testing.assert_allclose(on, (0.018, 0.05, 0.10, 0.20, 0.48), rtol=0.04)
     assert np.percentile(vasopressor, 99.5) == pytest.approx(0.751, abs=0.01)
     assert (fluids > 0).mean() == pytest.approx(0.83, abs=0.01)
     assert np.percentile(fluids, 99.5) == pytest.approx(1111, rel=0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +25,7 @@ def bank_file(tiny_bank: SimulatorBank, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def recipe(bank_file: Path) -> Recipe:
-    return Recipe(
-        id=ID,
-        description="Uniform actions.",
-        bank=str(bank_file),
-        behavior="random",
-        episodes=3,
-        perturbation=0.0,
-        seed=7,
-    )
+    return Recipe(ID, "Uniform actions.", str(bank_file), "random", episodes=3, perturbation=0.0, seed=7)
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +64,22 @@ def copy(made: GeneratedDataset, root: Path, tmp_path: Path) -> Path:
     """Root of a copy of the dataset that a test may damage."""
     shutil.copytree(root / "medgym" / "sepsis-prior-v0", tmp_path / "medgym" / "sepsis-prior-v0")
     return tmp_path
+
+
+def write_recipe(path: Path, recipe: Recipe, **changes: object) -> Path:
+    """The recipe as a TOML file, some fields changed."""
+    fields = recipe.to_json() | changes
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def release(recipe: Recipe, made: GeneratedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a release of this dataset's recipe and manifest, in place of the real one."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    write_recipe(folder / "sepsis-prior-v0.toml", recipe)
+    (folder / "sepsis-prior-v0.manifest.json").write_text(json.dumps(made.manifest))
+    for module in ("catalogue", "recipes", "trust"):
+        monkeypatch.setattr(f"medgym_offline.datasets.{module}.release_folder", lambda name: folder)
+    return folder

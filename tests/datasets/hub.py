@@ -2,10 +2,10 @@
 
 The real clients (`huggingface_hub`, the `minari` command, this package's commands) talk to it over HTTP when
 HF_ENDPOINT names it. Every commit keeps its whole file list, so that revisions, tags and the check of the parent
-commit are those of a repository. Faults are switched on by tests: a transfer that breaks off, wrong bytes, a commit
-that arrives between another's reading and writing.
+commit are those of a repository. Faults are switched on by tests: wrong bytes, and a commit that arrives between
+another's reading and writing.
 
-Not the Hub: no Xet transfers (clients need HF_HUB_DISABLE_XET=1), no redirect to other hosts, no rate limits.
+Not the Hub: no Xet transfers (clients need HF_HUB_DISABLE_XET=1), no ranges, no other hosts, no rate limits.
 """
 
 from __future__ import annotations
@@ -72,13 +72,11 @@ class Repository:
 
 
 class Request(NamedTuple):
-    """A request that was answered: `span` is its Range header, `sent` the bytes of the answer's body."""
+    """A request that was answered."""
 
     method: str
     path: str
-    span: str
     status: int
-    sent: int
 
 
 class Hub:
@@ -86,9 +84,7 @@ class Hub:
 
     Attributes:
         writers: Token -> organisations it may write to.
-        cut: Name ending -> number of bytes after which a GET of such a file breaks off; a list is used up in order.
         wrong: Name ending -> how many GETs of such a file answer with right sized, wrong bytes.
-        ranges: Whether Range headers are heeded; a server that does not answers 200 with the whole file.
         before_commit: Called once, after the client has read the head and before its commit is taken.
         log: Every request.
     """
@@ -97,9 +93,7 @@ class Hub:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.writers: dict[str, set[str]] = {TOKEN: {ORG}, READER: set()}
-        self.cut: dict[str, list[int]] = {}
         self.wrong: dict[str, int] = {}
-        self.ranges = True
         self.before_commit: Callable[[], None] | None = None
         self.log: list[Request] = []
         self.lock = threading.RLock()
@@ -132,8 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: Any = b"", headers: dict[str, str] | None = None) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        sent_bytes = 0 if self.command == "HEAD" else len(data)
-        self.hub.log.append(Request(self.command, self.path, self.headers.get("Range", ""), status, sent_bytes))
+        self.hub.log.append(Request(self.command, self.path, status))
         self.send_response(status)
         sent = {"Content-Length": str(len(data))} | (headers or {})
         if not isinstance(body, bytes):
@@ -161,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return action(self, *match.groups())
         return self._error(404, "", f"no such address: {self.command} {parts.path}")
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 - names of the standard library
+    do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815 - names of the standard library
 
     def _repository(self, name: str) -> Repository | None:
         found = self.hub.repositories.get(name)
@@ -206,12 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         large = (".hdf5", ".png", ".npy")
         files = [
-            {
-                "path": f["path"],
-                "uploadMode": "lfs" if f["path"].endswith(large) or f["size"] > 10e6 else "regular",
-                "shouldIgnore": False,
-                "oid": None,
-            }
+            {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(large) else "regular", "shouldIgnore": False}
             for f in json.loads(self.body)["files"]
         ]
         self._answer(200, {"files": files, "commitOid": self.hub.repositories[name].head})
@@ -260,8 +248,6 @@ class _Handler(BaseHTTPRequestHandler):
                     if value["oid"] not in self.hub.objects:
                         return self._error(422, "", f"object {value['oid']} was not uploaded")
                     files[value["path"]] = Blob(self.hub.objects[value["oid"]], True)
-                elif entry["key"] == "deletedFile":
-                    files.pop(value["path"], None)
                 else:
                     return self._error(400, "", f"unknown entry {entry['key']}")
             sha = repository.commit(title, files)
@@ -272,9 +258,6 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self._repository(name)
         if repository is None or not self._may_write(name):
             return None
-        if self.command == "DELETE":
-            repository.tags.pop(revision, None)
-            return self._answer(200, {})
         found, wanted = repository.at(revision), json.loads(self.body)["tag"]
         if found is None:
             return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -290,18 +273,6 @@ class _Handler(BaseHTTPRequestHandler):
             tags = [{"name": t, "ref": f"refs/tags/{t}", "targetCommit": s} for t, s in repository.tags.items()]
             self._answer(200, {"branches": [branch], "converts": [], "tags": tags})
 
-    def _about(self, name: str, sha: str, files: dict[str, Blob]) -> dict[str, Any]:
-        about = {
-            "_id": name,
-            "id": name,
-            "author": name.partition("/")[0],
-            "sha": sha,
-            "private": False,
-            "gated": False,
-        }
-        about |= {"disabled": False, "downloads": 0, "likes": 0, "tags": [], "lastModified": "2025-01-01T00:00:00.000Z"}
-        return about | {"siblings": [{"rfilename": path} for path in sorted(files)]}
-
     def _at(self, name: str, revision: str) -> tuple[str, dict[str, Blob]] | None:
         repository = self._repository(name)
         if repository is None:
@@ -313,16 +284,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def info(self, name: str, revision: str | None = None) -> None:
         if found := self._at(name, revision or "main"):
-            self._answer(200, self._about(name, *found))
-
-    def listing(self) -> None:
-        author, words = self.query.get("author", ""), self.query.get("search", "")
-        found = [
-            self._about(name, repository.head, repository.files)
-            for name, repository in sorted(self.hub.repositories.items())
-            if name.startswith(f"{author}/" if author else "") and words in name
-        ]
-        self._answer(200, found)
+            about = {"_id": name, "id": name, "author": name.partition("/")[0], "sha": found[0], "tags": []}
+            about |= {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
+            about |= {"siblings": [{"rfilename": path} for path in sorted(found[1])]}
+            self._answer(200, about | {"lastModified": "2025-01-01T00:00:00.000Z"})
 
     def tree(self, name: str, revision: str, below: str | None = None) -> None:
         if (found := self._at(name, revision)) is None:
@@ -347,34 +312,12 @@ class _Handler(BaseHTTPRequestHandler):
             message = f"Entry not found: {path}"
             headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": message, "X-Repo-Commit": sha}
             return self._answer(404, {"error": message}, headers)
-        blob = files[path]
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
-        headers["Content-Type"] = "application/octet-stream"
-        data, first, total = self._faulty(path, blob.data), 0, len(blob.data)
-        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if self.hub.ranges else None
-        if span:
-            first = int(span[1])
-            if first >= total:
-                return self._answer(416, b"", headers | {"Content-Range": f"bytes */{total}"})
-            data = data[first : int(span[2]) + 1 if span[2] else total]
-            headers["Content-Range"] = f"bytes {first}-{first + len(data) - 1}/{total}"
-        limits = next((sizes for end, sizes in self.hub.cut.items() if path.endswith(end) and sizes), [])
-        if self.command == "GET" and limits:
-            self.close_connection = True
-            headers["Content-Length"] = str(len(data))
-            return self._answer(206 if span else 200, data[: limits.pop(0)], headers)
-        if self.command == "HEAD":
-            headers["Content-Length"] = str(total)
-        return self._answer(206 if span else 200, data, headers)
-
-    def _faulty(self, path: str, data: bytes) -> bytes:
-        """The content, or wrong content of the same size where a test asked for it."""
-        for ending, times in self.hub.wrong.items():
-            if self.command == "GET" and times and path.endswith(ending):
-                self.hub.wrong[ending] = times - 1
-                middle = len(data) // 2
-                return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-        return data
+        data, headers = files[path].data, {"X-Repo-Commit": sha, "ETag": f'"{files[path].etag}"'}
+        wrong = next((end for end, times in self.hub.wrong.items() if times and path.endswith(end)), None)
+        if self.command == "GET" and wrong is not None:
+            self.hub.wrong[wrong] -= 1
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        return self._answer(200, data, headers)
 
 
 _NAME, _REV = r"([^/]+/[^/]+)", r"([^/]+|refs/heads/[^/]+)"
@@ -387,12 +330,11 @@ _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("PUT",), r"/lfs/([0-9a-f]{64})", _Handler.put_object),
     (("POST",), r"/lfs/([0-9a-f]{64})/verify", _Handler.verify_object),
     (("POST",), rf"/api/datasets/{_NAME}/commit/{_REV}", _Handler.commit),
-    (("POST", "DELETE"), rf"/api/datasets/{_NAME}/tag/{_REV}", _Handler.tag),
+    (("POST",), rf"/api/datasets/{_NAME}/tag/{_REV}", _Handler.tag),
     (("GET",), rf"/api/datasets/{_NAME}/refs", _Handler.refs),
     (("GET",), rf"/api/datasets/{_NAME}/tree/{_REV}(?:/(.+))?", _Handler.tree),
     (("GET",), rf"/api/datasets/{_NAME}/revision/{_REV}", _Handler.info),
     (("GET",), rf"/api/datasets/{_NAME}", _Handler.info),
-    (("GET",), r"/api/datasets", _Handler.listing),
     (("GET", "HEAD"), rf"/datasets/{_NAME}/resolve/{_REV}/(.+)", _Handler.resolve),
 ]
 _COUNTER = itertools.count()

@@ -30,6 +30,7 @@ from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.forms import Manifest, Metadata
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
+from tests.datasets.conftest import write_recipe
 from tests.leaderboard.workshop import run
 
 ODD: tuple[Any, ...] = (None, -1, "many", {})
@@ -134,8 +135,7 @@ def test_a_disk_that_takes_no_more(recipe: Recipe, made: GeneratedDataset, copy:
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     assert hard == resource.RLIM_INFINITY or hard > 10**6
     before = sha256_file(copy / made.id / DATA_FILE)
-    path = copy / "recipe.toml"
-    path.write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in (recipe.to_json() | {"seed": 8}).items()))
+    path = write_recipe(copy / "recipe.toml", recipe, seed=8)
     words = [str(limit), "generate", str(path), "--root", str(copy)]
     done = subprocess.run(
         [sys.executable, "-B", "-c", _FULL, *words], env=dict(os.environ), capture_output=True, text=True, timeout=120
@@ -149,67 +149,40 @@ def test_a_disk_that_takes_no_more(recipe: Recipe, made: GeneratedDataset, copy:
     assert [p.name for p in (copy / "medgym").iterdir()] == ["sepsis-prior-v0"]
 
 
-@pytest.fixture
-def older(made: GeneratedDataset, copy: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root with a dataset whose recipe has since been changed in the release."""
-    from medgym_offline.datasets import catalogue, recipes, trust
-
-    folder = tmp_path / "release"
-    folder.mkdir()
-    fields = recipe.to_json() | {"perturbation": 0.05}
-    (folder / "sepsis-prior-v0.toml").write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in fields.items()))
-    for module in (catalogue, recipes, trust):
-        monkeypatch.setattr(module, "release_folder", lambda name: folder)
-    return copy
-
-
-def test_a_dataset_of_an_older_recipe(made: GeneratedDataset, older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = verify(made.id, root=older, replay=2, progress=False)
+def test_a_dataset_of_an_older_recipe(
+    made: GeneratedDataset, recipe: Recipe, release: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recipe(release / "sepsis-prior-v0.toml", recipe, perturbation=0.05)
+    (release / "sepsis-prior-v0.manifest.json").unlink()
+    report = verify(made.id, root=copy, replay=2, progress=False)
     assert [check.name for check in report.faults] == ["recipe"]
     assert f"medgym-offline generate {made.id}" in report.faults[0].detail
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(older))
-    done = run("train", "dqn", "--dataset", made.id, "--updates", "1", "--output", older / "out")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(copy))
+    done = run("train", "dqn", "--dataset", made.id, "--updates", "1", "--output", copy / "out")
     assert done.code == 0, done.err
     warned = [line for line in done.err.splitlines() if "recipe field perturbation" in line]
     assert [line.startswith("warning: ") for line in warned] == [True]
     with pytest.warns(UserWarning, match="recipe field perturbation"):
-        assert load_dataset(made.id, 1, root=older).present.tolist() == [0]
+        assert load_dataset(made.id, 1, root=copy).present.tolist() == [0]
 
 
-def _reseed(file: Any) -> None:
-    del file["episode_3"].attrs["seed"]
-    file["episode_3"].attrs["seed"] = "many"
+def _put(file: Any, path: str, value: Any) -> None:
+    del file[path]
+    file[path] = value
 
 
-def _lengthen(file: Any) -> None:
-    file["episode_3"].attrs.modify("total_steps", 2**40)
+LAYOUTS: dict[str, Callable[[Any], None]] = {
+    "seed": lambda file: file["episode_3"].attrs.create("seed", "many"),
+    "length": lambda file: file["episode_3"].attrs.modify("total_steps", 2**40),
+    "flat": lambda file: _put(file, "episode_3/infos", [1.0, 2.0]),
+    "number": lambda file: _put(file, "episode_3", 7),
+    "gone": lambda file: file.pop("episode_3"),
+    "wide": lambda file: _put(file, "episode_3/rewards", file["episode_3/rewards"][...].astype("float64")),
+    "id": lambda file: file["episode_3"].attrs.modify("id", 4),
+}
 
 
-def _flatten(file: Any) -> None:
-    del file["episode_3/infos"]
-    file["episode_3/infos"] = [1.0, 2.0]
-
-
-def _replace(file: Any) -> None:
-    del file["episode_3"]
-    file["episode_3"] = 7
-
-
-def _forget(file: Any) -> None:
-    del file["episode_3"]
-
-
-def _widen(file: Any) -> None:
-    values = file["episode_3/rewards"][...]
-    del file["episode_3/rewards"]
-    file["episode_3/rewards"] = values.astype("float64")
-
-
-def _renumber(file: Any) -> None:
-    file["episode_3"].attrs.modify("id", 4)
-
-
-@pytest.mark.parametrize("change", [_reseed, _lengthen, _flatten, _replace, _forget, _widen, _renumber])
+@pytest.mark.parametrize("change", LAYOUTS.values(), ids=LAYOUTS)
 def test_a_data_file_of_another_layout(made: GeneratedDataset, copy: Path, change: Callable[[Any], None]) -> None:
     import h5py
 

@@ -102,31 +102,14 @@ def test_text_is_deterministic_and_damage_is_one_line(many: tuple[Transitions, n
         assert "\n" not in str(caught.value)
 
 
-@pytest.fixture
-def released(
-    made: GeneratedDataset, copy: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
-    """Root of a copy of a dataset that a release names."""
-    from medgym_offline.datasets import catalogue, recipes, trust
-
-    folder = tmp_path / "release"
-    folder.mkdir()
-    fields = "\n".join(f"{k} = {json.dumps(v)}" for k, v in recipe.to_json().items())
-    (folder / "sepsis-prior-v0.toml").write_text(fields)
-    (folder / "sepsis-prior-v0.manifest.json").write_text(json.dumps(made.manifest))
-    for module in (catalogue, recipes, trust):
-        monkeypatch.setattr(module, "release_folder", lambda name: folder)
-    return copy
-
-
 def test_verify_says_how_a_copy_compares_with_the_release(
-    made: GeneratedDataset, released: Path, rows: Transitions, recipe: Recipe, bank_file: Path, tmp_path: Path
+    made: GeneratedDataset, release: Path, copy: Path, rows: Transitions, recipe: Recipe, tmp_path: Path
 ) -> None:
     def check(root: Path, name: str) -> tuple[bool, str]:
         report = verify(made.id, root=root, replay=0, progress=False)
         return next((c.ok, c.detail) for c in report.checks if c.name == name)
 
-    assert check(released, "release") == (True, "identical to the release's rows")
+    assert check(copy, "release") == (True, "identical to the release's rows")
     close = moved(rows, "rewards", 5, 0, 1e-6)
     assert compare_rows(close, made.manifest).faults == ()
     require_release_rows(rows)

@@ -80,6 +80,8 @@ def test_a_part_needs_a_name_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
         ({"behavior": "randon"}, "did you mean 'random'"),
         ({"behavior": "/nowhere/policy.pt"}, "no such policy file"),
         ({"behavior": "ind"}, "no behavior policy"),
+        ({"behavior": "zero + randon"}, "did you mean 'random'"),
+        ({"world": "true"}, "world"),
         ({"bank": "sepsis-v9"}, "simulator bank"),
         ({"decisions": 2}, "cannot fill 96 h"),
     ],

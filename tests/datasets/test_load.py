@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from medgym_offline.datasets import COLUMNS, GeneratedDataset, Recipe, Transitio
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
 from medgym_offline.errors import DatasetError
+from tests.datasets.conftest import write_recipe
 
 
 def flat_of(copy: Path, made: GeneratedDataset) -> Path:
@@ -93,24 +93,16 @@ def test_rows_changed_in_place_are_noticed_beside_a_whole_flat_cache(made: Gener
 
 
 def test_an_absent_dataset_is_generated(
-    recipe: Recipe,
-    rows: Transitions,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    recipe: Recipe, rows: Transitions, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fields = "\n".join(f"{k} = {json.dumps(v)}" for k, v in recipe.to_json().items())
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "sepsis-prior-v0.toml").write_text(fields)
-    for module in ("recipes", "catalogue", "trust"):
-        monkeypatch.setattr(f"medgym_offline.datasets.{module}.release_folder", lambda name: tmp_path / "recipes")
+    (release / "sepsis-prior-v0.manifest.json").unlink()
     assert [info.steps for info in list_datasets(tmp_path / "root")] == [None]
     found = load_dataset(recipe.id, root=tmp_path / "root")
     assert found.identity == rows.identity
     assert "generating it from its recipe" in capsys.readouterr().err
     assert [info.steps for info in list_datasets(tmp_path / "root")] == [len(rows)]
     # The same dataset, after the recipe was changed.
-    (tmp_path / "recipes" / "sepsis-prior-v0.toml").write_text(fields.replace('"seed": 7', "").replace("= 7", "= 9"))
+    write_recipe(release / "sepsis-prior-v0.toml", recipe, seed=9)
     with pytest.warns(UserWarning, match="recipe field seed"):
         load_dataset(recipe.id, root=tmp_path / "root", progress=False)
 

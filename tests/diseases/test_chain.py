@@ -6,18 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 from typer.testing import CliRunner
 
 import medgym_offline as mgo
 from medgym_offline.cli import app
 from medgym_offline.datasets import Recipe, generate, load_dataset, verify
-from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
+from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.errors import MedGymError
 from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.online.config import TrainConfig
@@ -43,20 +40,6 @@ def test_the_truth_is_the_minimal_model(toy_bank: SimulatorBank) -> None:
     end = truth.denormalize(truth.flow(x, torch.zeros(4, 1, 1), torch.full((4, 1), 5.0)))[:, 0, 0]
     basal = p["basal"][:, 0]
     torch.testing.assert_close(end, basal + (start - basal) * torch.exp(-5.0 * p["p1"][:, 0]), rtol=2e-3, atol=0.2)
-
-
-@pytest.mark.parametrize("timing", ["adaptive", "fixed"])
-def test_the_environment_and_its_clock(toy_bank: SimulatorBank, timing: str) -> None:
-    env = gymnasium.make("medgym/Toy-v0", bank=toy_bank, timing=timing)
-    check_env(env.unwrapped, skip_render_check=True)
-    process = DecisionProcess(toy_bank, ProcessConfig(timing=timing, disease="toy"))  # type: ignore[arg-type]
-    seeds = episode_seeds(0, "test", toy_bank.patients, 6)
-    drawn = draw_noise(seeds, toy_bank, process.config)
-    width = process.config.action_dim
-    assert (width, process.config.observation_dim) == (2 if timing == "adaptive" else 1, 3)
-    played = rollout(process, lambda o: torch.sin(7.0 * o[..., :1]).expand(-1, -1, width), drawn, 0.5)
-    assert bool((played.dt.sum(-1) == 24.0).all())
-    assert set(env.unwrapped.reset(seed=1)[1]) == {"cost", "dt", "time", "risk", "glucose", "state", "seed"}
 
 
 def test_from_records_to_an_entry(toy_bank: SimulatorBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

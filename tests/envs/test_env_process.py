@@ -189,19 +189,6 @@ def test_finished_episodes_are_inert(tiny_bank: SimulatorBank, reward: str) -> N
     assert bool((outcome.next.left[:, 1] == 1).all())
 
 
-@pytest.mark.parametrize("timing", ["adaptive", "fixed"])
-@pytest.mark.parametrize("decisions", [3, 7, 20])
-def test_terminates_at_96_hours_within_the_budget(tiny_bank: SimulatorBank, timing: str, decisions: int) -> None:
-    process = _process(tiny_bank, timing=timing, decisions=decisions, reward="paper")
-    episodes, used = process.start(6), 0
-    while bool(process.active(episodes).any()):
-        outcome = process.step(episodes, _actions(process, 6, seed=used))
-        assert bool((outcome.terminated == (outcome.next.time == 96.0)).all())
-        episodes, used = outcome.next, used + 1
-    assert used == decisions if timing == "fixed" else used <= decisions
-    assert bool((episodes.left >= 0).all())
-
-
 def test_remission_ends_an_episode(tiny_bank: SimulatorBank) -> None:
     """With a threshold above any severity, twelve calm hours pass in any twelve hours; with one below, never."""
     always = _process(tiny_bank, noise=False, remission=True, remission_severity=100.0)

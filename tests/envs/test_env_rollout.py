@@ -84,18 +84,6 @@ def test_noise_belongs_to_the_episode(tiny_bank: SimulatorBank) -> None:
     assert float(torch.corrcoef(columns.T)[0, 1:].abs().max()) < 0.25
 
 
-def test_an_episode_alone_equals_the_episode_in_a_batch(tiny_bank: SimulatorBank) -> None:
-    _, run = _run(tiny_bank)
-    bank = tiny_bank.select([2])
-    process = DecisionProcess(bank, ProcessConfig())
-    seeds = episode_seeds(0, "test", tiny_bank.patients, 5)[2:3, 4:5]
-    alone = rollout(process, _policy, draw_noise(seeds, tiny_bank, ProcessConfig()), 0.05)
-    for name in (n for n in Rollout.__dataclass_fields__ if getattr(run, n) is not None):
-        ours, theirs = getattr(alone, name)[0, 0], getattr(run, name)[2, 4]
-        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
-        assert bool((ours.isfinite()).all())
-
-
 def _between(process: DecisionProcess, run: Rollout, p: int, b: int, hour: float) -> Tensor:
     """State of one episode at `hour`, by stepping the ODE from the start of the hold it falls in."""
     k = next(k for k in range(run.time.shape[2]) if float(run.time[p, b, k]) >= hour)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -25,6 +26,7 @@ from medgym_offline.policies import StackedActor, export_torchscript, save_polic
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.stack import StackedMLP
 from tests.evaluation.conftest import Constant
+from tests.helpers import refused
 
 
 def actor(patients: tuple[str, ...] | None, width: int = 4, decisions: int | None = 20) -> StackedActor:
@@ -127,8 +129,6 @@ def test_worlds_side_by_side_give_the_same_result(
     for policy in (Constant(np.array([0.4, 0.1, 0.3])), "random"):
         evaluate(policy, bank=tiny_bank, episodes=1, workers=None)
     assert threads == {threading.current_thread().name}
-    with pytest.raises(ProtocolError, match="workers is 0; give at least 1"):
-        evaluate("zero", bank=tiny_bank, episodes=1, workers=0)
 
 
 # -- which policy, which patients --------------------------------------------------------------------------------------
@@ -158,34 +158,11 @@ def test_file_object_and_hash(tmp_path: Path, tiny_bank: SimulatorBank) -> None:
     assert (loaded.policy["kind"], loaded.policy["scope"], direct.policy["sha256"]) == ("file", "pop", None)
 
 
-def test_numpy_and_torch_policies(tiny_bank: SimulatorBank) -> None:
-    in_torch = Answer(lambda o: torch.tanh(o @ torch.ones(9, 3)))
-    in_numpy = Answer(lambda o: np.tanh(np.asarray(o) @ np.ones((9, 3), np.float32)))
-    a, b = (evaluate(p, bank=tiny_bank, episodes=1, worlds=["own"]) for p in (in_torch, in_numpy))
-    np.testing.assert_allclose(table(a), table(b), rtol=1e-4)
-    assert a.policy["timing"] == "fixed"  # from the width of its actions
-    assert a.metrics["decisions_used"] == 20
-
-
 def test_missing_patients_are_named(tiny_bank: SimulatorBank, treatments: np.ndarray) -> None:
     some = Constant(treatments[:2], tiny_bank.patients[:2])
     with pytest.raises(PolicyError, match=r"2 of the 4 patients.*prior/2, prior/3"):
         evaluate(some, bank=tiny_bank)
     assert evaluate(some, bank=tiny_bank, patients=2, episodes=1).deviations["patients"] == {"protocol": 4, "used": 2}
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lambda o: np.zeros((*o.shape[:2], 5)), "shape"),
-        (lambda o: np.zeros(o.shape[:2]), "shape"),
-        (lambda o: "treat", "not an array of numbers"),
-        (lambda o: o.no_such_method(), "failed on observations"),
-    ],
-)
-def test_wrong_answers(answer, message: str, tiny_bank: SimulatorBank) -> None:
-    with pytest.raises(PolicyError, match=message):
-        evaluate(Answer(answer), bank=tiny_bank, episodes=1)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -200,24 +177,27 @@ def test_actions_that_are_not_finite_name_the_patient(value: float, tiny_bank: S
         evaluate(Answer(act), bank=tiny_bank, episodes=1)
 
 
-def test_timing_mismatch_and_unknown_names(tiny_bank: SimulatorBank) -> None:
-    with pytest.raises(PolicyError, match="adaptive timing and cannot be evaluated with fixed"):
-        evaluate(actor(None), timing="fixed", bank=tiny_bank)
-    with pytest.raises(PolicyError, match="width 3"):
-        evaluate(Answer(lambda o: np.zeros((*o.shape[:2], 3)), timing="adaptive"), bank=tiny_bank)
-    with pytest.raises(PolicyError, match="observations of width 8"):
-        evaluate(Answer(lambda o: np.zeros((*o.shape[:2], 3)), observation_dim=8), bank=tiny_bank)
-    for arguments in ({"timing": "hourly"}, {"worlds": ["heaven"]}):
-        with pytest.raises(UnknownNameError):
-            evaluate("zero", bank=tiny_bank, episodes=1, **arguments)
-    with pytest.raises(UnknownNameError, match="did you mean 'zero'"):
-        evaluate("zerro", bank=tiny_bank)
-    with pytest.raises(PolicyError, match="no policy file"):
-        evaluate("missing/policy.pt", bank=tiny_bank)
-    with pytest.raises(PolicyError, match="no act"):
-        evaluate(42, bank=tiny_bank)
-    with pytest.raises(MedGymError):
-        evaluate("zero", bank="no-such-bank")
+WRONG: list[tuple[type[MedGymError], str, Any, dict[str, Any]]] = [
+    (PolicyError, "adaptive timing and cannot be evaluated with fixed", actor(None), {"timing": "fixed"}),
+    (PolicyError, "width 3", Answer(lambda o: np.zeros((*o.shape[:2], 3)), timing="adaptive"), {}),
+    (PolicyError, "observations of width 8", Answer(lambda o: np.zeros((*o.shape[:2], 3)), observation_dim=8), {}),
+    (PolicyError, "shape", Answer(lambda o: np.zeros((*o.shape[:2], 5))), {}),
+    (PolicyError, "shape", Answer(lambda o: np.zeros(o.shape[:2])), {}),
+    (PolicyError, "not an array of numbers", Answer(lambda o: "treat"), {}),
+    (PolicyError, "failed on observations", Answer(lambda o: o.no_such_method()), {}),
+    (UnknownNameError, "timing", "zero", {"timing": "hourly"}),
+    (UnknownNameError, "world", "zero", {"worlds": ["heaven"]}),
+    (UnknownNameError, "did you mean 'zero'", "zerro", {}),
+    (PolicyError, "no policy file", "missing/policy.pt", {}),
+    (PolicyError, "no act", 42, {}),
+    (MedGymError, "no-such-bank", "zero", {"bank": "no-such-bank"}),
+    (ProtocolError, "workers is 0; give at least 1", "zero", {"workers": 0}),
+]
+
+
+@pytest.mark.parametrize(("error", "words", "policy", "arguments"), WRONG, ids=[row[1] for row in WRONG])
+def test_mistakes_are_one_line(tiny_bank: SimulatorBank, error, words: str, policy, arguments: dict[str, Any]) -> None:
+    refused(error, words, lambda: evaluate(policy, **{"bank": tiny_bank, "episodes": 1, **arguments}))
 
 
 def test_worlds_of_the_bank_are_the_protocols(tiny_bank: SimulatorBank) -> None:

@@ -66,21 +66,9 @@ def test_pairs_by_name() -> None:
     assert find_pairs(["behavior:pop", "behavior"], ["pop"], ["ind"]) == [("behavior:pop", "behavior")]
 
 
-def test_report_has_the_numbers_and_names_of_the_disease(results: dict[str, Evaluation], tmp_path: Path) -> None:
+def test_a_report_has_the_numbers_and_its_title_is_no_markup(results: dict[str, Evaluation], tmp_path: Path) -> None:
     text = write_report(results, tmp_path / "r.html", "A <title> & more").read_text(encoding="utf-8")
     assert "<title>A &lt;title&gt; &amp; more</title>" in text
     for name, evaluation in results.items():
         for result in evaluation.worlds.values():
             assert f"{result.metrics['severity_mean']:.3f}" in text, name
-    for part in (
-        "SOFA surrogate over time",
-        "Lactate over time",
-        "limit of 4",
-        "near-ind against near-pop",
-        "initial SOFA",
-    ):
-        assert part in text
-    assert results["zero"].protocol_hash in text
-    assert results["zero"].bank["content_hash"] in text
-    again = {name: Evaluation.from_json(e.to_json()) for name, e in results.items()}
-    assert write_report(again, tmp_path / "again.html", "A <title> & more").read_text(encoding="utf-8") == text

@@ -145,17 +145,6 @@ def data(cohort: Cohort) -> FitData:
     return fit_data(cohort.to_grid(1.0, 96.0), DISEASE)
 
 
-def test_a_cut_record_has_nothing_later(data: FitData) -> None:
-    end = np.array([10, 40, 30, 5])
-    later = np.arange(96)[None] >= end[:, None]
-    other = replace(data, values=np.where(later[..., None], 9.0, data.values), mask=data.mask | later[..., None])
-    one, two = pooling.before(data, end), pooling.before(other, end)
-    assert np.array_equal(one.mask, two.mask)
-    assert np.array_equal(one.start, two.start)
-    assert not one.mask[later].any()
-    assert (one.length == end).all()
-
-
 @pytest.mark.parametrize("recency", [0.0, 6.0])
 def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(data: FitData, recency: float) -> None:
     split = pooling.Split.of(data, 3, BANK, 6, recency)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from medgym_offline.leaderboard import Entry, read_submission
 from tests.leaderboard.workshop import Workshop, build, run
 
 _built: dict[str, Workshop] = {}
@@ -37,3 +38,11 @@ def folder(shop: Workshop, tmp_path: Path) -> Path:
         done = run("submit", shop.result(0), shop.result(1), "--name", "My Method", "--output", made)
         assert done.code == 0, done.err
     return Path(shutil.copytree(made, tmp_path / "submission"))
+
+
+@pytest.fixture
+def entry(shop: Workshop) -> Entry:
+    """A real entry of one seed."""
+    if not (shop.root / "one").exists():
+        assert run("submit", shop.result(0), "--name", "Method", "--output", shop.root / "one").code == 0
+    return read_submission(shop.root / "one").entry

@@ -16,19 +16,11 @@ import pytest
 
 from medgym_offline.config import to_values
 from medgym_offline.errors import SubmissionError
-from medgym_offline.leaderboard import Entry, add_entry, build_page, read_board, read_submission, sealed
+from medgym_offline.leaderboard import Entry, add_entry, build_page, read_board, sealed
 from medgym_offline.leaderboard.entry import Verification
-from tests.leaderboard.workshop import Workshop, refused, run, variant
+from tests.leaderboard.workshop import Workshop, refused, variant
 
 RECORD = Verification("x", "0" * 64, 0.0, True, None, "")
-
-
-@pytest.fixture
-def entry(shop: Workshop) -> Entry:
-    """A real entry."""
-    if not (shop.root / "one").exists():
-        assert run("submit", shop.result(0), "--name", "Method", "--output", shop.root / "one").code == 0
-    return read_submission(shop.root / "one").entry
 
 
 def test_adding_is_idempotent_and_sorted(entry: Entry) -> None:
@@ -115,17 +107,12 @@ def test_a_page_for_every_table_and_nothing_of_a_stranger_is_markup(entry: Entry
     index = build_page(rows, "site")
     pages = sorted(Path("site").glob("medgym-workshop-v0-adaptive-20-*.html"))
     assert len(pages) == 2
-    assert all(page.name in index.read_text() for page in pages)
     texts = [page.read_text() for page in (index, *pages)]
     assert not any(re.search("<script|<b>|http-equiv|src=", text) for text in texts)
     both = next(text for text in texts[1:] if "second" in text)
     assert both.index("best") < both.index("second")
     assert "elsewhere" not in both
-    assert both.index("crossfit world") < both.index("own world")  # the strictest first
-    content = json.loads(Path("site/leaderboard.json").read_text())
-    assert content["entries"] == [to_values(row) for row in rows]
-    assert build_page([], "site").read_text() != texts[0]
-    assert not list(Path("site").glob("medgym-*"))
+    assert json.loads(Path("site/leaderboard.json").read_text())["entries"] == [to_values(row) for row in rows]
 
 
 def test_build_refuses_other_folders_and_a_missing_board(shop: Workshop) -> None:

@@ -107,38 +107,29 @@ def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder: Path, data
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda e: e.pop("disease"), "'disease' is missing"),
         (lambda e: e.update(disease="sepsys"), "unknown disease 'sepsys'; did you mean 'sepsis'?"),
         (lambda e: e.update(disease="toy"), "disease is 'toy', but its protocol is of 'sepsis'"),
-        (lambda e: e["protocol"]["settings"].update(disease="nowhere"), "unknown disease 'nowhere'"),
         (
             lambda e: e.update(dataset={"id": "medgym/toy-v0", "identity": None}),
             "disease is 'sepsis', but dataset 'medgym/toy-v0' is of 'toy'",
         ),
         (lambda e: e.update(name="Other"), "id is"),
         (lambda e: e["metrics"].pop("crossfit"), "metrics has the worlds own, not own, crossfit"),
-        (lambda e: e["intervals"].pop("own"), "intervals has the worlds"),
-        (lambda e: e["runs"][0].pop("own"), "runs.0 has the worlds"),
         (lambda e: e["metrics"]["own"].pop("return"), "return"),
         (lambda e: e["runs"].pop(), "runs, seeds and policies"),
         (lambda e: e["per_patient"]["own"]["severity_mean"].pop(), "per_patient.own.severity_mean must hold 2 x 3"),
-        (lambda e: e["per_patient"]["own"]["severity_mean"][1].pop(), "per_patient.own.severity_mean must hold 2 x 3"),
-        (lambda e: e["per_patient"]["own"].clear(), "per_patient.own.severity_mean must hold"),
         (lambda e: e["per_patient"]["own"]["severity_mean"][0].__setitem__(0, 0.0), "is not the mean over patients"),
         (lambda e: e.update(patients=["a", "a", "b"]), "somebody twice"),
         (lambda e: e["policies"].__setitem__(1, e["policies"][0]), "the same policy"),
         (lambda e: e["policies"].__setitem__(0, {"builtin": "evil"}), "policies.0.built-in.builtin"),
         (lambda e: e["policies"][0].update(file="../x.pt"), "policies.0.file.file"),
-        (lambda e: e["policies"][0].update(file="policies/../entry.pt"), "policies.0.file.file"),
         (lambda e: e["policies"][0].update(file="policies/x.pkl"), "policies.0.file.file"),
         (lambda e: e["policies"][0].update(sha256="0" * 64), "sha256 does not match"),
-        (lambda e: e["policies"][0].update(bytes=1), "sha256 does not match"),
         (lambda e: e["policies"][0].update(bytes=MAX_POLICY_BYTES + 1), "at most 256"),
         (lambda e: e["policies"][0].update(file="policies/absent.pt"), "is missing"),
         (lambda e: e.update(links=["javascript:alert(1)"]), "links.0"),
         (lambda e: e.update(authors=["<script>"]), "authors.0"),
         (lambda e: e["metrics"]["own"].update({"return": float("nan")}), "metrics.own.return"),
-        (lambda e: e.update(format="medgym-entry/1"), "format"),
     ],
 )
 def test_tampered_entries_are_refused(folder: Path, edit: Callable[[Values], object], reason: str) -> None:
@@ -224,14 +215,10 @@ def test_a_baseline_needs_no_file_and_submit_says_what_is_lacking(shop: Workshop
     entry = read_submission("s").entry
     assert (to_values(entry)["policies"], entry.compute) == ([{"builtin": "zero"}], None)
     told = ("--authors", "A; B", "--code", "https://x.org/c", "--link", "https://x.org/p", "--updates", "7")
-    done = run("submit", shop.result(0), "--name", "X", "--output", "x", *told)
-    assert "training seeds: 1 of at least 3" in done.out
-    assert "lacks authors" not in done.out
+    assert "training seeds: 1 of at least 3" in run("submit", shop.result(0), "--name", "X", "--output", "x", *told).out
     entry = read_submission("x").entry
     assert (entry.authors, entry.code, entry.links) == (("A", "B"), "https://x.org/c", ("https://x.org/p",))
-    assert entry.compute is not None
-    assert entry.compute.updates == 7
-    assert entry.compute.hardware  # `train` recorded it
+    assert (entry.compute.updates, bool(entry.compute.hardware)) == (7, True)  # `train` recorded it
 
 
 def test_large_policies_are_found_by_their_sha256(

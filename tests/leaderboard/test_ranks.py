@@ -7,19 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgym_offline.leaderboard import Entry, groups, rank, read_submission
+from medgym_offline.leaderboard import Entry, groups, rank
 from medgym_offline.leaderboard.ranks import holm
-from tests.leaderboard.workshop import Workshop, run, variant
+from tests.leaderboard.workshop import variant
 
 PATIENTS = 40
-
-
-@pytest.fixture
-def entry(shop: Workshop) -> Entry:
-    """A real entry."""
-    if not (shop.root / "one").exists():
-        assert run("submit", shop.result(0), "--name", "Method", "--output", shop.root / "one").code == 0
-    return read_submission(shop.root / "one").entry
 
 
 def numbers(seed: int, spread: float, patients: int = PATIENTS) -> np.ndarray:

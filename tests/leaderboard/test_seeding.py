@@ -64,10 +64,6 @@ def test_entries_are_made_verified_and_not_made_again(recipe: Path) -> None:
         assert entry.authors == ("A", "B")
     assert board[0].compute is not None
     assert board[0].compute.updates == 3
-    commands = Path("b/submissions/dqn-workshop-v0-pop/README.md").read_text()
-    for word in ("train dqn", "--scope pop", "--updates 3", "eval --policy", "submit", "leaderboard verify"):
-        assert word in commands
-
     again = run(*arguments)
     assert again.code == 0
     assert "medgym-offline train" not in again.out
@@ -88,8 +84,7 @@ def test_a_dry_run_prints_the_commands_and_runs_none(recipe: Path) -> None:
     assert done.code == 0
     kinds = [line.split()[1] for line in done.out.splitlines()]
     assert kinds == ["train", "eval", "eval", "submit", "leaderboard"]
-    assert not Path("work").exists()
-    assert not Path("b").exists()
+    assert not any(Path(made).exists() for made in ("work", "b"))
 
 
 def test_folders_follow_what_they_depend_on(recipe: Path) -> None:
@@ -107,11 +102,9 @@ def test_folders_follow_what_they_depend_on(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("seeds = 2", 'seeds = "two"', "seeds"),
         ("seeds = 2", "seed = 2", "unknown field 'seed'; did you mean 'seeds'?"),
         ('policy = "zero"', "", "either policy or algorithm"),
         ('name = "Zero"', "", "entries.0.name"),
-        ('train = ["--updates", "3"]', 'train = "--updates 3"', "'train' is"),
     ],
 )
 def test_bad_recipes_are_refused(recipe: Path, old: str, new: str, reason: str) -> None:

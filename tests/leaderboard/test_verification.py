@@ -198,37 +198,23 @@ def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(
     assert "trained again: within the noise of training" in done.out
     assert not (cache_folder() / "policies").exists()
     change(other, lambda e: e["runs"][1]["own"].update(return_worst_decile=1000.0))
-    change(other, lambda e: e["metrics"]["own"].update(support_distance=-100.0))
     change(other, lambda e: e["intervals"]["own"].update(severity_mean=[-100.0, 0.0]))
-    column = "per_patient", "own", "severity_mean"
-    change(other, lambda e: e[column[0]][column[1]][column[2]].__setitem__(0, [-100.0, 0.0, 100.0]))
-    change(other, lambda e: e["runs"][0]["own"].update(severity_mean=0.0))
     done = run(*arguments)
     assert done.code == 1
-    for fault in (
-        "own return_worst_decile (trained again, run 2)",
-        "own support_distance (trained again, mean)",
-        "own severity_mean (trained again, interval)",
-        "own severity_mean (trained again, patients of run 1)",
-    ):
+    for fault in ("own return_worst_decile (trained again, run 2)", "own severity_mean (trained again, interval)"):
         assert f"fault: {fault}" in done.out, done.out
-    for scope in ("ind", "pop"):
-        alone = nudged(shop, scope, 1, tmp_path / scope)
-        assert "verify with the policy files" in refused(
-            "leaderboard", "verify", alone, "--bank", shop.bank, "--no-fresh", "--retrain"
-        )
+    alone = nudged(shop, "pop", 1, tmp_path / "pop")  # one training alone says nothing of the noise
+    arguments = ("leaderboard", "verify", alone, "--bank", shop.bank, "--no-fresh", "--retrain")
+    assert "verify with the policy files" in refused(*arguments)
 
 
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
         (lambda e: e["policies"][0]["training"].pop("seed"), "'seed' is missing"),
-        (lambda e: e["policies"][0]["training"].update(seed=True), "'seed' is True"),
-        (lambda e: e["policies"][1]["training"].update(config=[]), "'config' is []"),
         (lambda e: e["policies"][0]["training"].update(algorithm="d3rlpy-cql"), "this package's own"),
         (lambda e: e["policies"][0]["training"].update(update=50), "checkpoint"),
         (lambda e: e["policies"][0]["training"]["config"].update(invented=1), "invented"),
-        (lambda e: e["policies"][0]["training"]["config"].update(hidden=-1), "config"),
         (lambda e: e["policies"][0]["training"].update(identity="0" * 64), "made by other means"),
         (lambda e: e["policies"][0]["training"].update(dataset="medgym/nowhere-v0"), "nowhere"),
     ],

@@ -13,7 +13,7 @@ from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.ball import Ball
-from medgym_offline.offline.codebook import MAX_ROWS, build_codebook, nearest
+from medgym_offline.offline.codebook import build_codebook, nearest
 from medgym_offline.offline.data import Batch, stack_transitions
 from medgym_offline.offline.discrete import DiscreteNetworks
 from tests.offline.toy import toy
@@ -61,19 +61,6 @@ def test_a_learners_codebook_does_not_depend_on_its_mates_or_padding() -> None:
         assert torch.equal(build_codebook(stacked.select([p]), 7, seed=3)[0], together[p])
         assert torch.equal(build_codebook(stacked.select([p, 0, p]), 7, seed=3)[2], together[p])
     assert not torch.equal(build_codebook(stacked, 7, seed=4), together)
-
-
-def test_many_rows_are_thinned_without_missing_a_decision() -> None:
-    """Six decisions per episode, each with an action of its own: every n-th row would see some of them only."""
-    transitions = toy(patients=1, episodes=6 * MAX_ROWS // 3)
-    decision = np.arange(len(transitions)) % 6
-    actions = np.zeros_like(transitions.actions)
-    actions[:, 0] = decision / 5.0
-    data = stack_transitions(dataclasses.replace(transitions, actions=actions), "pop", CONFIG)
-    assert data.counts[0] == 6 * MAX_ROWS
-    book = build_codebook(data, 6)
-    np.testing.assert_allclose(np.sort(book[0, :, 0].numpy()), np.arange(6) / 5.0, atol=1e-6)
-    assert torch.equal(build_codebook(data, 6), book)
 
 
 def test_more_codewords_than_actions_names_the_patient() -> None:

@@ -14,6 +14,7 @@ import torch
 from medgym_offline.errors import MedGymError, UnknownNameError
 from medgym_offline.offline import OfflineConfig, TrainResult, train
 from medgym_offline.policies import StackedActor
+from tests.helpers import refused
 from tests.offline.toy import DECISIONS, toy
 
 SHORT = OfflineConfig(updates=60, hidden=16, batch=16)
@@ -30,26 +31,20 @@ def base(algorithm: str) -> StackedActor:
 
 
 def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
-    state = tmp_path / "state.pt"
+    state, rows, config = tmp_path / "state.pt", toy(episodes=20), dataclasses.replace(SHORT, updates=260)
 
     def stop(done: int) -> None:
-        raise KeyboardInterrupt
+        if done > 250:
+            raise KeyboardInterrupt
 
-    config = dataclasses.replace(SHORT, updates=260)
+    def run(seed: int = 0, **options: object) -> TrainResult:
+        return train("dqn", rows, seed=seed, config=config, progress=False, resume=state, **options)
+
     with pytest.raises(KeyboardInterrupt):
-        train(
-            "dqn",
-            toy(episodes=20),
-            config=config,
-            progress=False,
-            resume=state,
-            on_update=lambda n: n > 250 and stop(n),
-        )  # type: ignore[arg-type,return-value]
-    with pytest.raises(MedGymError, match="another training"):
-        train("dqn", toy(episodes=20), seed=9, config=config, progress=False, resume=state)
+        run(on_update=stop)
+    refused(MedGymError, "another training", lambda: run(seed=9))
     state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(MedGymError, match="unreadable training state"):
-        train("dqn", toy(episodes=20), config=config, progress=False, resume=state)
+    refused(MedGymError, "unreadable training state", run)
 
 
 @pytest.mark.parametrize("width", [3, 4])

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from medgym_offline.cli import app
 from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online import load_behavior, recipe, train_behavior, train_behavior_files
 from medgym_offline.online.behavior import BehaviorRun, EngineOptions
 from medgym_offline.online.recipe import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
-from medgym_offline.policies import StackedActor, load_policy
+from medgym_offline.policies import load_policy
 from medgym_offline.simulators import SimulatorBank
 
 QUICK = {"updates": 4, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1}
@@ -169,24 +167,6 @@ def test_every_scope_trains_by_soft_actor_critic(bank: SimulatorBank, tmp_path: 
 PATIENCE = 300
 """Seconds that a busy machine may take for what takes a few."""
 SETTINGS = "decisions = 4\nshard = 2\n[settings.ind-scratch]\nupdates = 40\nepisodes = 4\nhidden = 8\n"
-
-
-def test_the_command_trains_and_stops_early(bank: SimulatorBank, tmp_path: Path) -> None:
-    bank.save(tmp_path / "bank.safetensors")
-    (tmp_path / "recipe.toml").write_text(
-        f"{SETTINGS}value_warmup = 1\nsoft_capacity = 64\nsoft_batch = 8\nsoft_steps = 1\nsoft_rate = 1e-9\n"
-    )
-    command = ["behavior", "train", "--algorithm", "sac", "--scope", "ind-scratch", "--timing", "adaptive"]
-    command += ["--bank", str(tmp_path / "bank.safetensors"), "--recipe", str(tmp_path / "recipe.toml")]
-    command += ["--patients", "2", "--patience", "2", "--output", str(tmp_path)]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, done.output
-    policy = load_policy(tmp_path / f"{bank.name}-ind-scratch-adaptive.safetensors")
-    assert isinstance(policy, StackedActor)
-    assert policy.provenance["algorithm"] == "sac"
-    early = policy.provenance["stopped_early"]
-    assert len(early) == 2
-    assert all(10 < update < 40 for update in early)
 
 
 def test_a_killed_run_ends_with_the_same_bits(bank: SimulatorBank, tmp_path: Path) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from medgym_offline.diseases.base import Exogenous, Sight, default_observation
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.online import TrainConfig, train
 from medgym_offline.online.learner import penalized, update_multiplier
@@ -24,7 +21,7 @@ from medgym_offline.online.rollouts import (
     training_noise,
 )
 from medgym_offline.online.sac import rows_of
-from medgym_offline.simulators import SimulatorBank
+from medgym_offline.simulators import SimulatorBank, load_simulators
 
 ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5)
 
@@ -67,43 +64,17 @@ def test_noise_belongs_to_the_patient_and_the_update(tiny_bank: SimulatorBank) -
         assert not torch.equal(getattr(alone, name), getattr(later, name))
 
 
-def test_events_and_ticks_of_a_disease_reach_its_training(
-    tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disease with events that its policies see, a coarse clock and times in minutes trains like any other."""
-    seen: list[Tensor] = []
-
-    def draw(source: np.random.Generator, context: np.ndarray, horizon: float, episodes: int) -> np.ndarray:
-        return np.stack([source.uniform(0, horizon, episodes), np.ones(episodes)], -1).astype(np.float32)
-
-    def observe(sight: Sight) -> Tensor:
-        assert sight.exogenous is not None
-        seen.append(sight.exogenous)
-        shown = default_observation(sight)
-        return torch.cat([shown[..., :1] + (sight.time > sight.exogenous[..., 0]).unsqueeze(-1), shown[..., 1:]], -1)
-
-    plain = tiny_bank.disease
-    clock = dataclasses.replace(plain.process, tick=0.25, decisions=6, unit="min", reference_interval=16.0)
-    events = Exogenous(("meal time", "meal size"), draw)
-    made = dataclasses.replace(
-        plain, exogenous=events, features=tuple(plain.observation), observe=observe, process=clock
-    )
-    monkeypatch.setattr("medgym_offline.envs.timing.disease", lambda name: made)
-    bank = tiny_bank.replace(disease=made)
-    process = ProcessConfig(timing="adaptive")
-    assert process.decisions == 6
-    both = training_noise(0, "x", bank, process, 2, 3).exogenous
-    alone = training_noise(0, "x", bank.select([1]), process, 2, 3).exogenous
-    assert both is not None
-    assert alone is not None
+@pytest.mark.parametrize("algorithm", ["trpo-lag", "sac"])
+@pytest.mark.parametrize("name", ["diabetes", "anesthesia"])
+def test_diseases_with_events_train_and_events_belong_to_the_patient(name: str, algorithm: str) -> None:
+    bank = load_simulators(f"{name}-v0").select([0, 1])
+    process = ProcessConfig(timing="adaptive", disease=name)
+    both, alone = (training_noise(0, "x", some, process, 2, 3).exogenous for some in (bank, bank.select([1])))
     assert torch.equal(both[1:2], alone)
-    assert len(both[..., 0].unique()) == 4 * 3
-    for algorithm in ("trpo-lag", "sac"):
-        config = TrainConfig(algorithm, updates=2, episodes=3, hidden=8, value_warmup=0, soft_steps=2, soft_batch=8)
-        result = train(bank, process, config, progress=False)
-        assert torch.isfinite(result.state.actor).all()
-        assert result.policy.decisions == 6
-    assert torch.equal(seen[0], training_noise(0, "online", bank, process, 0, 3).exogenous)
+    config = TrainConfig(algorithm, updates=2, episodes=3, hidden=8, value_warmup=0, soft_steps=2, soft_batch=8)
+    result = train(bank, process, config, progress=False)
+    assert torch.isfinite(result.state.actor).all()
+    assert result.policy.disease == name
 
 
 def test_discount_is_elapsed_time() -> None:

@@ -83,9 +83,7 @@ def test_what_does_not_fit_is_named() -> None:
     refused(PolicyError, "log_std", lambda: StackedActor(StackedMLP(3, (9, 4, 4)), IDS, log_std=torch.zeros(2, 4)))
     plain = StackedActor(StackedMLP(3, (9, 4, 4)), IDS)
     refused(PolicyError, "deterministic", lambda: plain.log_prob(OBSERVATIONS, torch.ones(3, 20, 4)))
-    refused(
-        PolicyError, r"codebook has shape \(3, 5, 4\)", lambda: StackedActor(book, IDS, codebook=torch.zeros(3, 5, 4))
-    )
+    refused(PolicyError, r"codebook has shape", lambda: StackedActor(book, IDS, codebook=torch.zeros(3, 5, 4)))
     refused(PolicyError, "outside", lambda: StackedActor(book, IDS, codebook=torch.full((3, 6, 4), 1.5)))
     refused(PolicyError, "width 5", lambda: StackedActor(book, IDS, codebook=torch.zeros(3, 6, 5)))
     both = {"codebook": torch.zeros(3, 6, 4), "log_std": torch.zeros(1, 6)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from medgym_offline.simulators.bank import World
 from medgym_offline.simulators.checks import (
     noise_partition,
     schedule_scores,
-    unstable_share,
 )
 from medgym_offline.simulators.fidelity import free_rollout
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
@@ -85,34 +83,6 @@ def test_noise_of_two_halves_is_that_of_the_whole_where_nothing_contracts(tiny_b
     for j, (one, two) in enumerate(found["spread"].values()):
         assert one == pytest.approx(float(expected[j]), rel=0.05)
         assert two == pytest.approx(one, rel=0.05)
-
-
-def test_unstable_states_are_those_whose_variables_run_away(tiny_bank: SimulatorBank) -> None:
-    """Reversion to a set point and no network: nothing grows. Away from it: everything does."""
-    world = tiny_bank.world("own")
-    params = world.current().params
-    shares = []
-    for sign in (1.0, -1.0):
-        quiet = replace(
-            params,
-            w3=torch.zeros_like(params.w3),
-            k=torch.zeros_like(params.k),
-            response=torch.zeros_like(params.response),
-            reversion=torch.full_like(params.reversion, sign * 0.05),
-        )
-        bank = SimulatorBank(
-            name="linear",
-            patients=world.patients,
-            disease=world.disease,
-            scales=world.scales,
-            physics=world.physics,
-            worlds={"own": World(quiet, torch.zeros(len(world), 8), world.current().initial)},
-            population=None,
-            trunk=None,
-            clinician=world.clinician_treatment,
-        )
-        shares.append(unstable_share(bank, rows=2))
-    assert shares == [0.0, 1.0]
 
 
 def test_an_untrained_map_is_the_identity_at_once_and_wrong_later(mapped: SimulatorBank) -> None:

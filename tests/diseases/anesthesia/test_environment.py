@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 
 import medgym_offline as mgo
 from medgym_offline.diseases.anesthesia import DISEASE
@@ -35,71 +32,9 @@ def _play(bank: SimulatorBank, world: str, timing: str = "adaptive", decisions: 
     return rollout(DecisionProcess(chosen, config), act, noise)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"timing": "fixed"}, {"world": "own", "decisions": 5}])
-def test_the_environment_keeps_the_contract(arguments: dict[str, object]) -> None:
-    env = gym.make("medgym/Anesthesia-v0", patient="surgical/007", **arguments)  # type: ignore[arg-type]
-    check_env(env.unwrapped, skip_render_check=True)
-
-
-@pytest.mark.parametrize("world", ["true", "own", "crossfit"])
-def test_an_operation_is_replayed_from_its_seed_and_ends_on_time(world: str) -> None:
-    env = gym.make("medgym/Anesthesia-v0", world=world)
-    actions = np.random.default_rng(0).uniform(-1, 1, (6, 4)).astype(np.float32)
-    runs = []
-    for _ in range(2):
-        rows, done = [env.reset(seed=5)[0]], False
-        elapsed = 0.0
-        for action in actions:
-            observation, reward, done, _, info = env.step(action)
-            rows.append(np.append(observation, reward))
-            elapsed += info["dt"]
-            assert info["dt"] % 0.25 == 0
-            if done:
-                break
-        assert done
-        assert elapsed == info["time"] == 120.0
-        runs.append(np.concatenate(rows))
-    np.testing.assert_array_equal(*runs)
-
-
-def test_the_vector_environment_plays_what_single_ones_play() -> None:
-    ids = ["surgical/002", "surgical/050"]
-    many = gym.make_vec("medgym/Anesthesia-v0", num_envs=2, patients=ids)
-    singles = [gym.make("medgym/Anesthesia-v0", patient=patient) for patient in ids]
-    seen, _ = many.reset(seed=[3, 4])
-    alone = [env.reset(seed=seed)[0] for env, seed in zip(singles, (3, 4))]
-    np.testing.assert_array_equal(seen, np.stack(alone))
-    action = np.array([[-0.2, -0.8, -0.9, -0.5], [0.1, -1.0, -0.5, -0.8]], np.float32)
-    seen, reward, *_ = many.step(action)
-    for i, env in enumerate(singles):
-        observation, r, *_ = env.step(action[i])
-        np.testing.assert_array_equal(seen[i], observation)
-        assert reward[i] == pytest.approx(r, rel=1e-6)
-
-
-@pytest.mark.parametrize("decisions", [2, 5, 6, 20])
-def test_decisions_fill_the_operation_and_never_exceed_the_budget(bank: SimulatorBank, decisions: int) -> None:
-    played = _play(bank.select(list(range(8))), "true", decisions=decisions)
-    assert (played.dt.sum(-1) == 120.0).all()
-    assert (played.valid.sum(-1) <= decisions).all()
-    within = played.dt[played.valid]
-    assert ((within >= 1) & (within <= 60) & (within % 0.25 == 0)).all()
-
-
 def test_looking_before_events_harms_less_than_looking_by_the_clock(bank: SimulatorBank) -> None:
     harm = {t: -10.0 * _play(bank, "true", t).rewards.sum(-1).mean() / 120.0 for t in ("adaptive", "fixed")}
     assert harm["adaptive"] < 0.7 < harm["fixed"] < 1.0
-
-
-@pytest.mark.parametrize("world", ["true", "own"])
-def test_a_patient_does_not_depend_on_batch_mates(bank: SimulatorBank, world: str) -> None:
-    few = bank.select(["surgical/004", "surgical/090"])
-    many, alone = _play(bank, world), _play(few, world)
-    for i, patient in enumerate(few.patients):
-        j = bank.index(patient)
-        for name in ("states", "dt", "costs"):
-            assert torch.equal(getattr(many, name)[j], getattr(alone, name)[i]), name
-        torch.testing.assert_close(many.rewards[j], alone.rewards[i])
 
 
 def test_phase_and_events_agree_along_the_path(bank: SimulatorBank) -> None:

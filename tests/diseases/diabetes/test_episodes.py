@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import functools
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 
 from medgym_offline.diseases.diabetes.bank import BankRecipe, build
 from medgym_offline.diseases.diabetes.episodes import carbohydrate
@@ -122,40 +120,6 @@ def test_the_clinician_is_a_reference():
     glucose = bank.monitored(dense(process, played, GRID)[0])
     assert float(risk(glucose).mean()) < 5.5
     assert float((glucose < 70).float().mean()) < 0.05
-
-
-def test_environment_contract_and_replay():
-    env = gym.make("medgym/Diabetes-v0", patient="adult#007").unwrapped
-    check_env(env, skip_render_check=True)
-    actions = np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
-
-    def episode():
-        rows, (seen, _) = [], env.reset(seed=11)
-        for action in actions:
-            seen, reward, ended, _, info = env.step(action)
-            rows.append([*seen, reward, info["dt"], info["glucose"], info["risk"]])
-            if ended:
-                break
-        return np.array(rows)
-
-    first = episode()
-    assert np.array_equal(first, episode())
-    assert abs(first[:, -3].sum() - 24) < 1e-5
-
-
-def test_many_environments_are_the_single_ones():
-    many = gym.make_vec("medgym/Diabetes-v0", num_envs=3, vectorization_mode="vector_entry_point")
-    seeds = [5, 6, 7]
-    seen, _ = many.reset(seed=seeds)
-    action = np.random.default_rng(1).uniform(-1, 1, (3, 3)).astype(np.float32)
-    after = many.step(action)
-    for i, seed in enumerate(seeds):
-        one = gym.make("medgym/Diabetes-v0", patient=i).unwrapped
-        alone, _ = one.reset(seed=seed)
-        np.testing.assert_allclose(alone, seen[i], atol=1e-6)
-        found = one.step(action[i])
-        np.testing.assert_allclose(found[0], after[0][i], atol=2e-4)
-        np.testing.assert_allclose(found[1], after[1][i], rtol=1e-4)
 
 
 def test_a_bank_is_built_from_records_and_comes_back_from_its_file(tmp_path):
