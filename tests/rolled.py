@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
@@ -12,16 +11,9 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
 from medgym_offline.policies.density import clipped_normal_log_prob
-from medgym_offline.simulators import SimulatorBank
 
 
-def rolled(
-    bank: SimulatorBank,
-    act: Callable[[Tensor], Tensor],
-    episodes: int = 6,
-    config: ProcessConfig | None = None,
-    name: str = "medgym/unpublished-v0",
-) -> Transitions:
+def rolled(bank, act, episodes=6, config=None, name="medgym/unpublished-v0"):
     """`episodes` episodes per patient of the behavior `act`, perturbed as in eq. 15."""
     config = dataclasses.replace(config or ProcessConfig(), path_costs=True)
     seeds = episode_seeds(1, "test-dataset", bank.patients, episodes)

@@ -88,13 +88,7 @@ def namespaces() -> dict[Path, dict[str, object]]:
 
 
 @pytest.mark.parametrize("block", list(_parameters()))
-def test_block(
-    block: Block,
-    working: Path,
-    namespaces: dict[Path, dict[str, object]],
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_block(block, working, namespaces, request, monkeypatch):
     folder = working / block.page.stem
     folder.mkdir(exist_ok=True)
     if block.mark.startswith("needs: "):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from medgym_offline import cohorts
-from medgym_offline.cohorts import Cohort, CohortSummary, GridCohort, ObservationFlags, Records, Rejections
+from medgym_offline.cohorts import Cohort, CohortSummary, GridCohort, ObservationFlags, Records
 from medgym_offline.diseases.sepsis.cohort import COHORT
 
 STATES, TREATMENTS, UNITS = COHORT.observed, COHORT.given, COHORT.units
@@ -33,9 +33,7 @@ def from_table(table: pl.DataFrame, stays: pl.DataFrame | None = None, metadata:
     return Cohort.from_table(table, COHORT, stays, metadata)
 
 
-def validate(
-    table: pl.DataFrame, units: Mapping[str, str] | None = None, where: str = "table"
-) -> tuple[pl.DataFrame, Rejections]:
+def validate(table, units=None, where="table"):
     return cohorts.validate(table, COHORT, units, where)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -205,14 +204,7 @@ def clean_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Cohort
 
 
 @pytest.mark.parametrize(("layout", "table", "row", "words"), FAULTS)
-def test_a_faulty_row_changes_nothing_and_is_counted(
-    tmp_path: Path,
-    clean_in: Callable[[str], Cohort],
-    layout: str,
-    table: str,
-    row: tuple[object, ...],
-    words: str,
-) -> None:
+def test_a_faulty_row_changes_nothing_and_is_counted(tmp_path, clean_in, layout, table, row, words):
     LAYOUTS[layout](tmp_path, dataclasses.replace(GOOD, extra={table: [row]}))
     clean, faulty = clean_in(layout), read_source(tmp_path)
     assert faulty.table.drop("source", "patient").equals(clean.table.drop("source", "patient"))

@@ -73,9 +73,7 @@ def repeats(cohort: Cohort) -> int:
     return sum(rows for reason, rows in cohort.rejections.rows.items() if "the same row again" in reason)
 
 
-def write_events(
-    folder: Path, event: Callable[[dt.datetime], object], admission: Callable[[dt.datetime], object]
-) -> Path:
+def write_events(folder, event, admission):
     def at(hour: float | None) -> object:
         return None if hour is None else event(ADMITTED + dt.timedelta(hours=hour))
 
@@ -111,9 +109,7 @@ def test_typed_times_in_any_zone_are_instants(place: Callable[[], Path], zones: 
 
 
 @pytest.mark.parametrize(("event", "admission"), [(NAIVE[0], ZONED[0]), (ZONED[3], NAIVE[3])])
-def test_a_zone_beside_none_is_an_error_that_names_both(
-    tmp_path: Path, event: Callable[[dt.datetime], str], admission: Callable[[dt.datetime], str]
-) -> None:
+def test_a_zone_beside_none_is_an_error_that_names_both(tmp_path, event, admission):
     with pytest.raises(
         CohortError, match=r"column '(time|admission)' has times with a zone.* column '(time|admission)'"
     ):
@@ -175,9 +171,7 @@ READERS: dict[str, Callable[[Path], Path]] = {
 @pytest.mark.parametrize("reader", READERS)
 @settings(max_examples=4, deadline=None)
 @given(seed=st.integers(0, 99), doubled=st.booleans(), suffix=st.sampled_from([".csv.gz", ".CSV", ".parquet", ".tsv"]))
-def test_order_repeats_and_files_change_nothing(
-    place: Callable[[], Path], reader: str, seed: int, doubled: bool, suffix: str
-) -> None:
+def test_order_repeats_and_files_change_nothing(place, reader, seed, doubled, suffix):
     clean = read_source(READERS[reader](place()))
     folder = READERS[reader](place())
     shuffle = random.Random(seed)

@@ -10,12 +10,7 @@ from hypothesis import strategies as st
 
 from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.grid import cell_sums
-from medgym_offline.cohorts.intervals import (
-    hold_settings,
-    interval_rates,
-    record_rates,
-    sum_overlapping,
-)
+from medgym_offline.cohorts.intervals import hold_settings, interval_rates, record_rates, sum_overlapping
 from medgym_offline.diseases.sepsis.cohort import COHORT
 
 quarter = st.integers(0, 60).map(lambda n: n / 4)

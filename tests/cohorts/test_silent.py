@@ -184,9 +184,7 @@ def test_times_plausible_only_in_other_units_are_doubted(tmp_path: Path, per_hou
         ("fluids", 0.1, "mL/h", "L/h"),
     ],
 )
-def test_values_plausible_only_in_another_unit_are_flagged(
-    tmp_path: Path, variable: str, value: float, unit: str, meant: str
-) -> None:
+def test_values_plausible_only_in_another_unit_are_flagged(tmp_path, variable, value, unit, meant):
     folder = write(tmp_path / "h", left_out=variable, treated=variable != "fluids")
     assert build_cohort([folder], tmp_path / "a.parquet").flags.unusual == {}
     with (folder / "events.csv").open("a") as stream:

@@ -140,9 +140,7 @@ def test_d3rlpy_is_not_given_what_it_would_misread(rows: Transitions, take: str)
     ("package", "make"),
     [("pyarrow", to_arrow), ("datasets", to_huggingface), ("tensordict", to_tensordict), ("d3rlpy", to_d3rlpy)],
 )
-def test_a_missing_package_is_named_with_its_extra(
-    rows: Transitions, monkeypatch: pytest.MonkeyPatch, package: str, make: Any
-) -> None:
+def test_a_missing_package_is_named_with_its_extra(rows, monkeypatch, package, make):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"needs {package}; install it with: pip install") as caught:
         make(rows)

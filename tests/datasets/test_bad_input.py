@@ -149,9 +149,7 @@ def test_a_disk_that_takes_no_more(recipe: Recipe, made: GeneratedDataset, copy:
     assert [p.name for p in (copy / "medgym").iterdir()] == ["sepsis-prior-v0"]
 
 
-def test_a_dataset_of_an_older_recipe(
-    made: GeneratedDataset, recipe: Recipe, release: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dataset_of_an_older_recipe(made, recipe, release, copy, monkeypatch):
     write_recipe(release / "sepsis-prior-v0.toml", recipe, perturbation=0.05)
     (release / "sepsis-prior-v0.manifest.json").unlink()
     report = verify(made.id, root=copy, replay=2, progress=False)

@@ -10,7 +10,6 @@ import pytest
 
 from medgym_offline.datasets import (
     Recipe,
-    Transitions,
     dataset_info,
     find_recipe,
     generate,
@@ -53,9 +52,7 @@ def test_a_large_form_is_found_and_not_listed() -> None:
         find_recipe("medgym/sepsis-idn-large-v0")
 
 
-def test_a_large_form_goes_on_where_the_dataset_ends(
-    recipe: Recipe, rows: Transitions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_form_goes_on_where_the_dataset_ends(recipe, rows, tmp_path, monkeypatch):
     """Also over several shards of episodes, which are put together patient by patient."""
     monkeypatch.setattr(shards, "SHARD_EPISODES", 3)
     large = dataclasses.replace(recipe, id="medgym/sepsis-prior-large-v0", episodes=7)

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgym_offline.datasets import GeneratedDataset, Recipe, Transitions, generate, verify
+from medgym_offline.datasets import Transitions, generate, verify
 from medgym_offline.datasets.fingerprint import TOLERANCE, Fingerprint
 from medgym_offline.datasets.identity import identity_of, made_differently
 from medgym_offline.datasets.transitions import COLUMNS
 from medgym_offline.datasets.trust import compare_rows, require_release_rows
 from medgym_offline.errors import DatasetError
-from medgym_offline.simulators import SimulatorBank
 
 VALUES = [name for name in COLUMNS if name not in ("patient", "episode", "terminations", "truncations")]
 EPISODES, LENGTH = 60, 7
@@ -55,9 +54,7 @@ def moved(rows: Transitions, name: str, row: int, column: int, by: float) -> Tra
     sign=st.sampled_from([-1.0, 1.0]),
     size=st.floats(1.001e-3, 10.0),
 )
-def test_a_value_moved_by_a_thousandth_of_its_scale_is_found_in_its_episode(
-    many: tuple[Transitions, np.ndarray], name: str, row: int, column: int, sign: float, size: float
-) -> None:
+def test_a_value_moved_by_a_thousandth_of_its_scale_is_found_in_its_episode(many, name, row, column, sign, size):
     rows, seeds = many
     release = Fingerprint.of(rows, seeds)
     other = moved(rows, name, row, column, sign * size * release.scales[name])
@@ -102,9 +99,7 @@ def test_text_is_deterministic_and_damage_is_one_line(many: tuple[Transitions, n
         assert "\n" not in str(caught.value)
 
 
-def test_verify_says_how_a_copy_compares_with_the_release(
-    made: GeneratedDataset, release: Path, copy: Path, rows: Transitions, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_verify_says_how_a_copy_compares_with_the_release(made, release, copy, rows, recipe, tmp_path):
     def check(root: Path, name: str) -> tuple[bool, str]:
         report = verify(made.id, root=root, replay=0, progress=False)
         return next((c.ok, c.detail) for c in report.checks if c.name == name)
@@ -125,9 +120,7 @@ def test_verify_says_how_a_copy_compares_with_the_release(
         require_release_rows(dataclasses.replace(rows, identity="0" * 64))
 
 
-def test_identity_is_of_what_made_the_rows_alone(
-    made: GeneratedDataset, recipe: Recipe, tiny_bank: SimulatorBank, root: Path, tmp_path: Path
-) -> None:
+def test_identity_is_of_what_made_the_rows_alone(made, recipe, tiny_bank, root, tmp_path):
     manifest = made.manifest
     assert identity_of(manifest) == manifest["identity"]
     named = manifest | {"id": "hospital/x-v0", "recipe": manifest["recipe"] | {"id": "hospital/x-v0", "bank": "moved"}}

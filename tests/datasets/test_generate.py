@@ -7,13 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medgym_offline.datasets import (
-    GeneratedDataset,
-    Recipe,
-    Transitions,
-    generate,
-    load_dataset,
-)
+from medgym_offline.datasets import GeneratedDataset, Recipe, Transitions, generate, load_dataset
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
@@ -21,9 +15,7 @@ from medgym_offline.files import sha256_file
 from medgym_offline.simulators import SimulatorBank
 
 
-def test_made_again_it_is_the_same_to_the_byte(
-    recipe: Recipe, made: GeneratedDataset, root: Path, tmp_path: Path
-) -> None:
+def test_made_again_it_is_the_same_to_the_byte(recipe, made, root, tmp_path):
     again = generate(recipe, root=tmp_path, progress=False)
     assert again.manifest == made.manifest
     for name in (DATA_FILE, "data/metadata.json", "data/manifest.json"):
@@ -43,9 +35,7 @@ def test_a_part_has_the_rows_of_the_whole(recipe: Recipe, rows: Transitions, tmp
     assert found.identity != rows.identity
 
 
-def test_actions_are_perturbed_as_in_equation_15(
-    zero_recipe: Recipe, made_zero: GeneratedDataset, root: Path, tiny_bank: SimulatorBank
-) -> None:
+def test_actions_are_perturbed_as_in_equation_15(zero_recipe, made_zero, root, tiny_bank):
     """a <- clip(a + 0.05 e): the zero policy's action is -1, the noise the episode's own."""
     rows = load_dataset(made_zero.id, root=root, progress=False)
     seeds = episode_seeds(zero_recipe.seed, f"dataset:{zero_recipe.id}", tiny_bank.patients, 3)
@@ -86,9 +76,7 @@ def test_a_part_needs_a_name_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
         ({"decisions": 2}, "cannot fill 96 h"),
     ],
 )
-def test_wrong_recipes_leave_nothing_behind(
-    recipe: Recipe, tmp_path: Path, change: dict[str, object], message: str
-) -> None:
+def test_wrong_recipes_leave_nothing_behind(recipe, tmp_path, change, message):
     with pytest.raises(MedGymError, match=message) as caught:
         generate(dataclasses.replace(recipe, **change), root=tmp_path, progress=False)
     assert "\n" not in str(caught.value)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medgym_offline.datasets import GeneratedDataset, Recipe, Transitions, download, publish
+from medgym_offline.datasets import GeneratedDataset, Recipe, download, publish
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.fingerprint import Fingerprint
 from medgym_offline.datasets.trust import recipe_seeds
@@ -101,9 +101,7 @@ def test_one_commit_and_a_tag(published: Hub, made: GeneratedDataset) -> None:
     assert card.startswith("---\nlicense: odbl\n")
 
 
-def test_a_folder_laid_out_is_what_publishing_sends(
-    hub: Hub, publication: Hub, made: GeneratedDataset, root: Path, tmp_path: Path, real_figures: None
-) -> None:
+def test_a_folder_laid_out_is_what_publishing_sends(hub, publication, made, root, tmp_path, real_figures):
     """Uploaded whole by the Hub's own client, it downloads like a published dataset."""
     written = publishing.layout([ID], tmp_path / "laid", REMOTE, root=root, progress=False)
     sent = {path.relative_to(tmp_path / "laid").as_posix(): path.read_bytes() for path in written}
@@ -162,9 +160,7 @@ def test_the_second_of_two_publishers_builds_on_the_first(hub: Hub, made_zero: G
     ("token", "message"),
     [("", "needs a valid token"), ("hf_wrong", "needs a valid token"), (READER, "may not do this \\(403\\)")],
 )
-def test_tokens(
-    hub: Hub, made: GeneratedDataset, root: Path, monkeypatch: pytest.MonkeyPatch, token: str, message: str
-) -> None:
+def test_tokens(hub, made, root, monkeypatch, token, message):
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(DatasetError, match=message) as caught:
         publish(ID, REMOTE, root=root, progress=False)
@@ -209,9 +205,7 @@ def test_damage_here_is_repaired(published: Hub, copy: Path, made: GeneratedData
     assert files_of(copy / ID) == core(made.path)
 
 
-def test_the_release_is_believed_before_the_remote(
-    published: Hub, release: Path, rows: Transitions, tmp_path: Path
-) -> None:
+def test_the_release_is_believed_before_the_remote(published, release, rows, tmp_path):
     assert "this release's manifest" in get(tmp_path / "good").message
     path = release / "sepsis-prior-v0.manifest.json"
     manifest = json.loads(path.read_text())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from medgym_offline.datasets import COLUMNS, GeneratedDataset, Recipe, Transitions, list_datasets, load_dataset, verify
+from medgym_offline.datasets import COLUMNS, GeneratedDataset, Transitions, list_datasets, load_dataset, verify
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
 from medgym_offline.errors import DatasetError
@@ -65,9 +65,7 @@ def test_a_locked_hdf5_file_is_not_called_damaged(made: GeneratedDataset, copy: 
     assert len(load_dataset(made.id, root=copy, progress=False)) == made.steps
 
 
-def test_episodes_added_through_minari_are_noticed(
-    made: GeneratedDataset, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_episodes_added_through_minari_are_noticed(made, copy, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(copy))
     dataset = minari.load_dataset(made.id)
     names = ("observations", "actions", "rewards", "terminations", "truncations", "infos")
@@ -92,9 +90,7 @@ def test_rows_changed_in_place_are_noticed_beside_a_whole_flat_cache(made: Gener
     assert load_dataset(made.id, root=copy, progress=False).rewards[0] == reward
 
 
-def test_an_absent_dataset_is_generated(
-    recipe: Recipe, rows: Transitions, release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_absent_dataset_is_generated(recipe, rows, release, tmp_path, capsys):
     (release / "sepsis-prior-v0.manifest.json").unlink()
     assert [info.steps for info in list_datasets(tmp_path / "root")] == [None]
     found = load_dataset(recipe.id, root=tmp_path / "root")

@@ -40,9 +40,7 @@ def test_files_named_by_a_recipe_lie_beside_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after"), [('behaviors = ["ind"', 'behaviors = ["idn"'), ("policy.mixed", "policy.mxied")]
 )
-def test_a_core_that_names_no_behavior_is_refused(
-    before: str, after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_core_that_names_no_behavior_is_refused(before, after, tmp_path, monkeypatch):
     from medgym_offline.datasets import recipes
 
     text = (recipes.release_folder("datasets") / "core.toml").read_text(encoding="utf-8")

@@ -38,13 +38,7 @@ def work() -> list[str]:
     return sorted(p.name for p in home.rglob("*") if p.is_file()) if home.is_dir() else []
 
 
-def test_an_interrupted_run_goes_on(
-    recipe: Recipe,
-    small_shards: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_an_interrupted_run_goes_on(recipe, small_shards, tmp_path, monkeypatch, capsys):
     whole = generate(recipe, root=tmp_path / "whole", progress=False)
     assert work() == []
     play = shards.play_shard
@@ -64,9 +58,7 @@ def test_an_interrupted_run_goes_on(
     assert work() == []
 
 
-def test_a_damaged_shard_is_played_again(
-    recipe: Recipe, small_shards: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_shard_is_played_again(recipe, small_shards, tmp_path, monkeypatch):
     play = shards.play_shard
     _Stopped(monkeypatch, at=3)
     with pytest.raises(KeyboardInterrupt):

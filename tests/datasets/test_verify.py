@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medgym_offline.datasets import COLUMNS, GeneratedDataset, Recipe, Transitions, generate, verify
+from medgym_offline.datasets import COLUMNS, GeneratedDataset, Recipe, generate, verify
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.rows import check_rows
 from medgym_offline.simulators import SimulatorBank
@@ -70,9 +70,7 @@ FAULTS: list[tuple[str, str, Callable[[dict[str, np.ndarray]], object]]] = [
 
 
 @pytest.mark.parametrize(("expected", "column", "change"), FAULTS)
-def test_faults_in_rows_are_found(
-    rows: Transitions, tiny_bank: SimulatorBank, expected: str, column: str, change: Callable[..., np.ndarray]
-) -> None:
+def test_faults_in_rows_are_found(rows, tiny_bank, expected, column, change):
     columns = {name: np.array(getattr(rows, name)) for name in COLUMNS if getattr(rows, name) is not None}
     columns[column] = change(columns)
     assert expected in failed(check_rows(dataclasses.replace(rows, **columns), tiny_bank))
@@ -121,9 +119,7 @@ def test_a_changed_number_breaks_the_checksum_and_the_content_hash(made: Generat
         ("episode_0/infos/time", lambda a: a * np.float32(0.5), {"time"}),
     ],
 )
-def test_forged_checksums_do_not_hide_a_change(
-    made: GeneratedDataset, copy: Path, path: str, edit: Callable[[np.ndarray], np.ndarray], expected: set[str]
-) -> None:
+def test_forged_checksums_do_not_hide_a_change(made, copy, path, edit, expected):
     _edit(copy / made.id, path, edit)
     _rehash(copy / made.id)
     report = verify(made.id, root=copy, replay=2, progress=False)
@@ -188,9 +184,7 @@ def test_metadata_that_disagrees(made: GeneratedDataset, copy: Path) -> None:
         ("columns", lambda m: m["columns"].pop("severity")),
     ],
 )
-def test_numbers_that_are_not_those_of_the_rows(
-    made: GeneratedDataset, copy: Path, name: str, change: Callable[[dict[str, object]], object]
-) -> None:
+def test_numbers_that_are_not_those_of_the_rows(made, copy, name, change):
     path = copy / made.id / "data" / "manifest.json"
     values = json.loads(path.read_text())
     change(values)

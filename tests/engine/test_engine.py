@@ -50,9 +50,7 @@ def test_blocks_cover_everybody_once(count: int, size: int, sizes: list[int]) ->
 
 
 @pytest.mark.parametrize("victim", ["d"])
-def test_a_killed_worker_costs_its_shard(
-    victim: str, undisturbed: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_killed_worker_costs_its_shard(victim, undisturbed, tmp_path, capfd):
     shards = {name: (name, str(tmp_path), victim) for name in NAMES}
     found = run(killed_once, shards, engine="process", workers=2, progress=False)
     assert same(found, undisturbed)

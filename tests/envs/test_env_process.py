@@ -92,9 +92,7 @@ def test_reward_and_cost_against_the_formulas(tiny_bank: SimulatorBank, reward: 
 @pytest.mark.parametrize(
     ("whole", "parts"), [(8.0, (4.0, 4.0)), (8.0, (3.0, 5.0)), (36.0, (12.0, 24.0)), (5.5, (2.5, 3.0))]
 )
-def test_integral_reward_does_not_depend_on_cuts(
-    tiny_bank: SimulatorBank, whole: float, parts: tuple[float, ...]
-) -> None:
+def test_integral_reward_does_not_depend_on_cuts(tiny_bank, whole, parts):
     process = _process(tiny_bank, noise=False)
     treatment = [-0.3, 0.2, -0.5]
     once = process.step(process.start(1), _hold(process, 1, treatment, whole))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.evaluation import Evaluation, evaluate
+from medgym_offline.evaluation import evaluate
 from medgym_offline.simulators import SimulatorBank
 from tests.rolled import rolled
 
@@ -53,9 +53,7 @@ def transitions(tiny_bank: SimulatorBank, behavior: Constant) -> Transitions:
 
 
 @pytest.fixture(scope="session")
-def results(
-    tiny_bank: SimulatorBank, behavior: Constant, treatments: np.ndarray, transitions: Transitions
-) -> dict[str, Evaluation]:
+def results(tiny_bank, behavior, treatments, transitions):
     """Five policies, with support distances, in both worlds."""
     policies = {
         "behavior": behavior,

@@ -81,9 +81,7 @@ def test_a_patient_alone_equals_its_row(tiny_bank: SimulatorBank, behavior: Cons
         np.testing.assert_allclose(table(alone)[:, 0], table(whole)[:, 2], rtol=1e-5, atol=1e-5)
 
 
-def test_shards_and_blocks_of_episodes_do_not_matter(
-    tiny_bank: SimulatorBank, behavior: Constant, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_and_blocks_of_episodes_do_not_matter(tiny_bank, behavior, monkeypatch):
     for policy in (behavior, "random"):
         tables = []
         for budget in (10_000_000, 1):  # all at once; one patient and one episode at a time
@@ -102,9 +100,7 @@ def test_more_episodes_extend_the_same_ones(tiny_bank: SimulatorBank) -> None:
     )
 
 
-def test_worlds_side_by_side_give_the_same_result(
-    tmp_path: Path, tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_worlds_side_by_side_give_the_same_result(tmp_path, tiny_bank, monkeypatch):
     path = tmp_path / "policy.safetensors"
     save_policy(actor(tiny_bank.patients), path)
     threads: set[str] = set()
@@ -224,9 +220,7 @@ def test_support_orders_policies(results: dict[str, Evaluation]) -> None:
     assert own["policy"]["quantiles"][0] <= own["policy"]["mean"] <= own["policy"]["quantiles"][100]
 
 
-def test_normalized_score_only_for_the_datasets_patients(
-    tiny_bank: SimulatorBank, transitions: Transitions, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_normalized_score_only_for_the_datasets_patients(tiny_bank, transitions, monkeypatch):
     import medgym_offline.datasets.catalogue as catalogue
 
     known = catalogue.DatasetInfo("medgym/unpublished-v0", "", None, None, None, {"random": -100.0, "expert": -50.0})

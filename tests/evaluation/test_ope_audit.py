@@ -102,9 +102,7 @@ def acted(behavior: Constant) -> Behavior:
 
 
 @pytest.fixture(scope="module")
-def found(
-    transitions: Transitions, recipe: Recipe, acted: Behavior, tiny_bank: SimulatorBank, treatments: np.ndarray
-) -> OpeAudit:
+def found(transitions, recipe, acted, tiny_bank, treatments):
     near = Near(treatments + 0.005, tiny_bank.patients)
     settings = OpeSettings(episodes=4, fqe=FAST, min_sample_size=3.0)
     return audit(transitions, recipe, acted, tiny_bank, [acted.policy, near, "zero", "random"], settings=settings)
@@ -134,9 +132,7 @@ def test_model_and_truth_are_returns_of_the_simulators(found: OpeAudit, tiny_ban
     assert not np.allclose(found.estimates["model"], found.truth["own"], rtol=1e-6)
 
 
-def test_mistakes_are_named(
-    transitions: Transitions, recipe: Recipe, acted: Behavior, tiny_bank: SimulatorBank
-) -> None:
+def test_mistakes_are_named(transitions, recipe, acted, tiny_bank):
     with pytest.raises(DatasetError, match="perturbation is 0"):
         audit(transitions, dataclasses.replace(recipe, perturbation=0.0), acted, tiny_bank, ["zero"])
     unknown = dataclasses.replace(transitions, behavior_log_prob=np.full(len(transitions), np.nan, np.float32))

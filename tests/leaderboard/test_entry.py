@@ -221,9 +221,7 @@ def test_a_baseline_needs_no_file_and_submit_says_what_is_lacking(shop: Workshop
     assert (entry.compute.updates, bool(entry.compute.hardware)) == (7, True)  # `train` recorded it
 
 
-def test_large_policies_are_found_by_their_sha256(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_large_policies_are_found_by_their_sha256(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
     entry = read_submission(folder).entry
     assert slim(folder, entry, limit=10**9) == []

@@ -101,9 +101,7 @@ def test_a_false_number_is_refused(folder: Path, shop: Workshop) -> None:
         (lambda e: e.update(patients=["a", "b", "c"]), "patients"),
     ],
 )
-def test_another_protocol_bank_or_history_is_refused(
-    folder: Path, shop: Workshop, edit: Callable[[dict[str, Any]], object], reason: str
-) -> None:
+def test_another_protocol_bank_or_history_is_refused(folder, shop, edit, reason):
     change(folder, edit)
     assert reason in refused("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh")
 
@@ -187,9 +185,7 @@ def nudged(shop: Workshop, scope: str, seeds: int, output: Path) -> Path:
     return output
 
 
-def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(shop, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
     other = nudged(shop, "ind", 2, tmp_path / "other")
     arguments = ("leaderboard", "verify", other, "--bank", shop.bank, "--no-fresh", "--retrain")
@@ -219,9 +215,7 @@ def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(
         (lambda e: e["policies"][0]["training"].update(dataset="medgym/nowhere-v0"), "nowhere"),
     ],
 )
-def test_what_cannot_be_trained_again_is_refused_with_the_reason(
-    bare: Path, shop: Workshop, edit: Callable[[dict[str, Any]], object], reason: str
-) -> None:
+def test_what_cannot_be_trained_again_is_refused_with_the_reason(bare, shop, edit, reason):
     change(bare, edit)
     assert reason in refused("leaderboard", "verify", bare, "--bank", shop.bank, "--retrain")
 

@@ -92,9 +92,7 @@ def test_bad_input_is_named() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["dqn", "gcql-discrete"])
-def test_checkpoints_are_the_policies_of_shorter_trainings(
-    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_checkpoints_are_the_policies_of_shorter_trainings(algorithm, tmp_path, monkeypatch):
     """Also when the run is stopped between two of them and resumed."""
     monkeypatch.setattr(sys.modules["medgym_offline.offline.train"], "_SAVE_EVERY", 10)
     config = dataclasses.replace(SHORT, updates=120, codewords=12)

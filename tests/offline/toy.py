@@ -30,9 +30,7 @@ def center(patient: np.ndarray, context: np.ndarray) -> np.ndarray:
     return 0.3 * (patient - 1) + 0.4 * context
 
 
-def optimal_value(
-    left: int, gamma: float, *, patient: int = 0, levels: int | None = None, elapsed: bool = False
-) -> float:
+def optimal_value(left, gamma, *, patient=0, levels=None, elapsed=False):
     """V* with `left` decisions to go, over contexts; see the module for the settings."""
     if left == 0:
         return 0.0
@@ -43,16 +41,7 @@ def optimal_value(
     return float(first + (1.0 - (grid - 0.2) ** 2 + gamma ** (1.0 + elapsed * grid) * following).max())
 
 
-def toy(
-    patients: int = 3,
-    episodes: int = 300,
-    width: int = 4,
-    seed: int = 0,
-    spread: float = 1.0,
-    expert: bool = False,
-    levels: int | None = None,
-    elapsed: bool = False,
-) -> Transitions:
+def toy(patients=3, episodes=300, width=4, seed=0, spread=1.0, expert=False, levels=None, elapsed=False):
     """The dataset; behavior is uniform within +-`spread` of 0, or of the best action (`expert`).
 
     Patient p's rows do not depend on `patients`.

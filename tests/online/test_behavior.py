@@ -89,9 +89,7 @@ def test_wrong_choices(tiny_bank: SimulatorBank, tmp_path: Path, monkeypatch: py
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-def test_files_of_worker_processes_hold_the_same_bits_and_say_what_they_are(
-    local: BehaviorRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_worker_processes_hold_the_same_bits_and_say_what_they_are(local, tmp_path, monkeypatch):
     bank, pairs = local.bank, [(scope, "adaptive") for scope in ("ind", "pop", "dr")]
     monkeypatch.setattr(recipe, "release_folder", lambda name: tmp_path)
     options = EngineOptions("process", workers=2)

@@ -47,9 +47,7 @@ def _returns(bank: SimulatorBank, process: ProcessConfig, act: Any) -> Tensor:
 
 
 @pytest.mark.parametrize(("name", "process"), [("trpo", FIXED), ("ppo", ADAPTIVE), ("sac", ADAPTIVE)])
-def test_learning_beats_random_and_zero_for_every_patient(
-    tiny_bank: SimulatorBank, name: str, process: ProcessConfig
-) -> None:
+def test_learning_beats_random_and_zero_for_every_patient(tiny_bank, name, process):
     learned = train(tiny_bank, process, LEARNING[name], progress=False)
     noise, width = torch.Generator().manual_seed(0), process.action_dim
     nothing = -torch.ones(width)
@@ -139,9 +137,7 @@ def test_resume_of_another_recipe_is_refused(tiny_bank: SimulatorBank, tmp_path:
 
 
 @every
-def test_a_broken_simulator_stops_its_patient_only(
-    tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_broken_simulator_stops_its_patient_only(tiny_bank, monkeypatch, name):
     clean = train(tiny_bank, FIXED, SMALL[name], progress=False)
     observe, calls = DecisionProcess.observe, 0
 

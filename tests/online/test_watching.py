@@ -86,9 +86,7 @@ def trained(tiny_bank: SimulatorBank) -> tuple[Gap, dict[int, torch.Tensor]]:
     return Gap.measure(tiny_bank, PROCESS, result.policy, seed=0, episodes=6), way
 
 
-def test_a_patients_share_does_not_depend_on_its_batch_mates(
-    trained: tuple[Gap, dict[int, torch.Tensor]], tiny_bank: SimulatorBank
-) -> None:
+def test_a_patients_share_does_not_depend_on_its_batch_mates(trained, tiny_bank):
     gap, way = trained
     expert = stacked_actor(gap.shape, way[14], None, 4)
     alone = Gap.measure(tiny_bank.select([2]), PROCESS, expert, seed=0, episodes=6)
@@ -96,9 +94,7 @@ def test_a_patients_share_does_not_depend_on_its_batch_mates(
     assert alone.returns(way[5])[0] == pytest.approx(gap.returns(way[5])[2], rel=1e-5)
 
 
-def test_the_nearest_of_the_way_is_chosen_up_to_the_first_that_passes(
-    trained: tuple[Gap, dict[int, torch.Tensor]],
-) -> None:
+def test_the_nearest_of_the_way_is_chosen_up_to_the_first_that_passes(trained):
     gap, way = trained
     share = {u: gap.mean_share(gap.returns(rounded(theta))) for u, theta in way.items()}
     for wanted, (update, theta, reached) in zip((0.25, 0.5, 0.75), nearest_to_share(gap, way, [0.25, 0.5, 0.75])):

@@ -88,9 +88,7 @@ def _edit(policy: StackedActor, path: Path, header: dict[str, Any] | None = None
         ({}, {"log_std": torch.zeros(2, 4)}, "log_std has shape"),
     ],
 )
-def test_header_and_tensors_are_checked(
-    tmp_path: Path, header: dict[str, Any], tensors: dict[str, Any], words: str
-) -> None:
+def test_header_and_tensors_are_checked(tmp_path, header, tensors, words):
     path = tmp_path / "p.safetensors"
     _edit(actor("tanh", False), path, header, **tensors)
     with pytest.raises(PolicyError, match=words) as error:
@@ -255,9 +253,7 @@ def onnx_model(weight: np.ndarray, shape: tuple[int | str, ...] = ("n", 9), cons
 
 
 @pytest.mark.parametrize("constant", [False, True])
-def test_onnx_with_weights_in_a_second_file_is_refused(
-    tmp_path: Path, constant: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_onnx_with_weights_in_a_second_file_is_refused(tmp_path, constant, monkeypatch):
     """Its bytes, and so its sha256, are the same whatever the weights: what is read must be one file."""
     weight, path = np.random.default_rng(0).normal(size=(9, 4)), tmp_path / "p.onnx"
     seen = set()

@@ -18,10 +18,7 @@ from medgym_offline.errors import BankError
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.audit import add_forecasts, audit
 from medgym_offline.simulators.bank import World
-from medgym_offline.simulators.checks import (
-    noise_partition,
-    schedule_scores,
-)
+from medgym_offline.simulators.checks import noise_partition, schedule_scores
 from medgym_offline.simulators.fidelity import free_rollout
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
 from medgym_offline.simulators.map_checks import map_checks

@@ -19,13 +19,7 @@ from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
-from medgym_offline.simulators.data import (
-    FitData,
-    block_steps,
-    clinician_schedule,
-    fit_data,
-    start_states,
-)
+from medgym_offline.simulators.data import FitData, block_steps, clinician_schedule, fit_data, start_states
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig

@@ -29,7 +29,7 @@ SCHEMES: dict[str, dict[str, list[tuple[float, float, float]]]] = {
         "infusion": [(0, 300, 20.0), (300, 900, 10.0), (900, 1800, 8.0), (1800, 3000, 6.0), (3000, 3600, 0.0)]
     },
     "intermittent_boluses": {
-        "boluses": [(0, 30, 1.5), *((s, s + 15, 0.5) for s in (300, 600, 1080, 1620, 2100, 2760))],
+        "boluses": [(0, 30, 1.5), *((s, s + 15, 0.5) for s in (300, 600, 1080, 1620, 2100, 2760))]
     },
 }
 ADULT = {"age": 40.0, "weight": 70.0, "height": 172.0, "sex": "f"}
@@ -110,9 +110,7 @@ def test_exact_steps_form_a_semigroup(first: float, second: float) -> None:
     st.floats(0.1, 5.0),
 )
 @settings(max_examples=25, deadline=None)
-def test_the_effect_site_is_linear_in_the_doses(
-    rates: list[tuple[int, int, float]], boluses: list[tuple[int, int, float]], factor: float
-) -> None:
+def test_the_effect_site_is_linear_in_the_doses(rates, boluses, factor):
     held = [(s, s + length, x) for s, length, x in rates]
     given_at = [(s, s + length, x) for s, length, x in boluses]
     one, _ = effect_site(**ADULT, infusion=held, seconds=900)  # type: ignore[arg-type]

@@ -62,9 +62,7 @@ def bank() -> SimulatorBank:
     return build_twin(recipe, scratch=False, show=False)
 
 
-def _hold(
-    bank: SimulatorBank, dose: tuple[float, float, float], hours: float, x: torch.Tensor | None = None
-) -> torch.Tensor:
+def _hold(bank, dose, hours, x=None):
     """Physical state (P, 8) after holding physical doses."""
     x = bank.initial_state().unsqueeze(1) if x is None else x
     u = bank.normalize_treatment(torch.tensor(dose)).expand(len(bank), 1, 3)
