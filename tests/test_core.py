@@ -21,6 +21,7 @@ from medgym_offline.files import atomic_path, cache_folder, write_json
 from medgym_offline.seeds import derive_seed, generator, torch_generator
 from medgym_offline.stack import StackedMLP, clip_gradients
 from medgym_offline.threads import side_by_side
+from tests.helpers import refused
 
 
 def test_streams_differ_by_every_part_of_their_name_and_repeat() -> None:
@@ -46,8 +47,7 @@ def test_side_by_side_keeps_order_and_stops_after_a_failure() -> None:
             raise MedGymError("no more")
         time.sleep(0.05)
 
-    with pytest.raises(MedGymError, match="no more"):
-        side_by_side(work, range(40), 2)
+    refused(MedGymError, "no more", lambda: side_by_side(work, range(40), 2))
     assert len(begun) < 40
 
 
@@ -180,5 +180,4 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
     assert "\n" not in str(error.value)
     monkeypatch.delenv("MEDGYM_CACHE")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    with pytest.raises(MedGymError, match="set MEDGYM_CACHE"):
-        cache_folder()
+    refused(MedGymError, "set MEDGYM_CACHE", lambda: cache_folder())

@@ -10,6 +10,7 @@ import pytest
 from medgym_offline.errors import CohortError
 from tests.cohorts.layouts import LAYOUTS, RICH, RICH_ROWS, Charted, at
 from tests.cohorts.support import build_cohort, read_source
+from tests.helpers import refused
 
 Rows = list[tuple[object, ...]]
 RAW = pytest.mark.parametrize("layout", ["mimic-iii", "mimic-iv"])
@@ -151,14 +152,11 @@ def test_a_missing_table_or_column_is_named(tmp_path: Path, layout: str, table: 
     folder = write(tmp_path / "h", layout, RICH)
     file = folder / f"{table}.csv"
     pl.read_csv(file, infer_schema=False).drop(column).write_csv(file)
-    with pytest.raises(CohortError, match=rf"{table}.csv: column '{column}' is missing.*original columns"):
-        read_source(folder)
+    refused(CohortError, rf"{table}.csv: column '{column}' is missing.*original columns", lambda: read_source(folder))
     file.rename(folder / f"{table[:-1]}.csv")
-    with pytest.raises(CohortError, match=rf"table {table}.* is missing; is it {table[:-1]}\.csv\?"):
-        read_source(folder)
+    refused(CohortError, rf"table {table}.* is missing; is it {table[:-1]}\.csv\?", lambda: read_source(folder))
     (folder / f"{table[:-1]}.csv").unlink()
-    with pytest.raises(CohortError, match=rf"table {table}.csv or {table}.csv.gz is missing; put it there"):
-        read_source(folder)
+    refused(CohortError, rf"table {table}.csv or {table}.csv.gz is missing; put it there", lambda: read_source(folder))
 
 
 def test_folders_of_the_release_are_found_and_the_license_is_the_full_one(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import sha256_file
 from medgym_offline.simulators import SimulatorBank
+from tests.helpers import refused
 
 
 def test_made_again_it_is_the_same_to_the_byte(recipe, made, root, tmp_path):
@@ -58,10 +59,8 @@ def test_reference_returns_and_manifest(made: GeneratedDataset, made_zero: Gener
 
 
 def test_a_part_needs_a_name_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="output_id"):
-        generate(recipe, root=tmp_path, patients=2, progress=False)
-    with pytest.raises(DatasetError, match="output_id"):
-        generate(recipe, root=tmp_path, episodes=2, progress=False)
+    refused(DatasetError, "output_id", lambda: generate(recipe, root=tmp_path, patients=2, progress=False))
+    refused(DatasetError, "output_id", lambda: generate(recipe, root=tmp_path, episodes=2, progress=False))
 
 
 @pytest.mark.parametrize(

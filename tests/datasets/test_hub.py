@@ -23,6 +23,7 @@ from medgym_offline.datasets.trust import recipe_seeds
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import sha256_file
 from tests.datasets.hub import ORG, READER, TOKEN, Blob, Hub, local_hub
+from tests.helpers import refused
 
 ID = "medgym/sepsis-prior-v0"
 REMOTE = f"hf://{ORG}"
@@ -183,8 +184,7 @@ def test_published_rows_do_not_change(published: Hub, recipe: Recipe, copy: Path
     from medgym_offline.datasets import generate
 
     generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
-    with pytest.raises(DatasetError, match="sepsis-prior-v1"):
-        publish(ID, REMOTE, root=copy, progress=False)
+    refused(DatasetError, "sepsis-prior-v1", lambda: publish(ID, REMOTE, root=copy, progress=False))
 
 
 def test_wrong_bytes_are_refused_and_fetched_anew(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
@@ -222,8 +222,7 @@ def test_the_release_is_believed_before_the_remote(published, release, rows, tmp
     rewards[40] += 0.1
     other = Fingerprint.of(dataclasses.replace(rows, rewards=rewards), recipe_seeds(manifest, rows.present_ids))
     path.write_text(json.dumps(manifest | {"fingerprint": other.to_text()}))
-    with pytest.raises(DatasetError, match=r"other rows than this release: .*episode"):
-        get(tmp_path / "bad")
+    refused(DatasetError, r"other rows than this release: .*episode", lambda: get(tmp_path / "bad"))
     assert not (tmp_path / "bad" / ID).exists()
 
 
@@ -262,6 +261,5 @@ def test_offline(published: Hub, release: Path, root: Path, tmp_path: Path, monk
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     published.log.clear()
     assert get(root).source == "local"
-    with pytest.raises(DatasetError, match="offline: HF_HUB_OFFLINE is set"):
-        get(tmp_path)
+    refused(DatasetError, "offline: HF_HUB_OFFLINE is set", lambda: get(tmp_path))
     assert published.log == []

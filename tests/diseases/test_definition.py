@@ -17,6 +17,7 @@ from medgym_offline.diseases import registry
 from medgym_offline.diseases.base import CLOCKS, Component, Feature, SignCheck, Treatment
 from medgym_offline.envs.timing import ProcessConfig, decision_interval, on_tick
 from medgym_offline.errors import BankError, DiseaseError, MedGymError, UnknownNameError
+from tests.helpers import refused
 
 TOY = mgo.disease("toy")
 
@@ -63,8 +64,7 @@ def test_every_disease_has_a_definition_that_fits_itself(name: str) -> None:
     ],
 )
 def test_a_contradiction_is_refused_and_named(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(DiseaseError, match=message):
-        dataclasses.replace(TOY, **changes)
+    refused(DiseaseError, message, lambda: dataclasses.replace(TOY, **changes))
 
 
 def test_a_disease_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +77,7 @@ def test_a_disease_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) 
     point = EntryPoint("asthma", "tests.diseases.test_definition:TOY", registry.GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     registry.disease.cache_clear()
-    with pytest.raises(DiseaseError, match="is not a Disease of that name"):
-        mgo.disease("asthma")
+    refused(DiseaseError, "is not a Disease of that name", lambda: mgo.disease("asthma"))
     registry.disease.cache_clear()
 
 
@@ -86,15 +85,12 @@ ASTHMA = dataclasses.replace(TOY, name="asthma")
 
 
 def test_an_unknown_disease_is_one_line(tmp_path: Any) -> None:
-    with pytest.raises(UnknownNameError, match="sepsis"):
-        mgo.disease("sepsi")
-    with pytest.raises(MedGymError, match="asthma"):
-        ProcessConfig(disease="asthma")
+    refused(UnknownNameError, "sepsis", lambda: mgo.disease("sepsi"))
+    refused(MedGymError, "asthma", lambda: ProcessConfig(disease="asthma"))
     bank = mgo.load_simulators("sepsis-v0").select([0])
     path = tmp_path / "bank.safetensors"
     bank.replace(disease=ASTHMA).save(path)
-    with pytest.raises(BankError, match=r"disease .asthma. is not installed; known: .*sepsis"):
-        mgo.load_simulators(path)
+    refused(BankError, r"disease .asthma. is not installed; known: .*sepsis", lambda: mgo.load_simulators(path))
 
 
 @pytest.mark.parametrize("name", mgo.list_diseases())

@@ -14,6 +14,7 @@ import torch
 from medgym_offline.engine import blocks, decode, encode, run
 from medgym_offline.errors import MedGymError, MissingExtraError, UnknownNameError
 from tests.engine.shards import always_killed, chain, counted, killed_once, refuses
+from tests.helpers import refused
 
 NAMES = ("a", "b", "c", "d")
 
@@ -109,13 +110,10 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(tmp_path: Pat
 def test_wrong_choices_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownNameError, match="unknown engine 'proces'; did you mean 'process'"):
         run(chain, {"a": ("a",)}, engine="proces")
-    with pytest.raises(MedGymError, match="at least 1"):
-        run(chain, {"a": ("a",)}, engine="process", workers=0)
-    with pytest.raises(MedGymError, match="for engine 'ray'"):
-        run(chain, {"a": ("a",)}, address="10.0.0.1:6379")
+    refused(MedGymError, "at least 1", lambda: run(chain, {"a": ("a",)}, engine="process", workers=0))
+    refused(MedGymError, "for engine 'ray'", lambda: run(chain, {"a": ("a",)}, address="10.0.0.1:6379"))
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r"medgym-offline\[cluster\]"):
-        run(chain, {"a": ("a",)}, engine="ray")
+    refused(MissingExtraError, r"medgym-offline\[cluster\]", lambda: run(chain, {"a": ("a",)}, engine="ray"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
@@ -126,5 +124,4 @@ def test_an_unreachable_cluster_is_one_line() -> None:
     with pytest.raises(MedGymError, match=f"no Ray cluster answers at 127.0.0.1:{port}") as error:
         run(chain, {"a": ("a",)}, engine="ray", address=f"127.0.0.1:{port}")
     assert "\n" not in str(error.value)
-    with pytest.raises(MedGymError, match="HOST:PORT"):
-        run(chain, {"a": ("a",)}, engine="ray", address="somewhere")
+    refused(MedGymError, "HOST:PORT", lambda: run(chain, {"a": ("a",)}, engine="ray", address="somewhere"))

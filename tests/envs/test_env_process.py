@@ -16,6 +16,7 @@ from medgym_offline.envs.timing import interval_to_action
 from medgym_offline.errors import MedGymError, ProtocolError
 from medgym_offline.simulators import SimulatorBank
 from tests.diseases.sepsis.test_severity import scalar_sofa
+from tests.helpers import refused
 
 
 def _process(bank: SimulatorBank, **arguments: Any) -> DecisionProcess:
@@ -239,9 +240,6 @@ def test_bad_actions_and_noise(tiny_bank: SimulatorBank) -> None:
         wrong[2, 1, 3] = bad
         with pytest.raises(MedGymError, match=f"component 3 of patient {tiny_bank.patients[2]}, episode 1, is {bad}"):
             process.step(episodes, wrong)
-    with pytest.raises(MedGymError, match="noise have shape"):
-        process.step(episodes, actions, torch.zeros(4, 2, 7))
-    with pytest.raises(MedGymError, match="noise have shape"):
-        process.start(3, torch.zeros(4, 2, 8))
-    with pytest.raises(ProtocolError, match="set decisions to 3"):
-        _process(tiny_bank, decisions=2)
+    refused(MedGymError, "noise have shape", lambda: process.step(episodes, actions, torch.zeros(4, 2, 7)))
+    refused(MedGymError, "noise have shape", lambda: process.start(3, torch.zeros(4, 2, 8)))
+    refused(ProtocolError, "set decisions to 3", lambda: _process(tiny_bank, decisions=2))

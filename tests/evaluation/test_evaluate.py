@@ -156,8 +156,7 @@ def test_file_object_and_hash(tmp_path: Path, tiny_bank: SimulatorBank) -> None:
 
 def test_missing_patients_are_named(tiny_bank: SimulatorBank, treatments: np.ndarray) -> None:
     some = Constant(treatments[:2], tiny_bank.patients[:2])
-    with pytest.raises(PolicyError, match=r"2 of the 4 patients.*prior/2, prior/3"):
-        evaluate(some, bank=tiny_bank)
+    refused(PolicyError, r"2 of the 4 patients.*prior/2, prior/3", lambda: evaluate(some, bank=tiny_bank))
     assert evaluate(some, bank=tiny_bank, patients=2, episodes=1).deviations["patients"] == {"protocol": 4, "used": 2}
 
 
@@ -169,8 +168,7 @@ def test_actions_that_are_not_finite_name_the_patient(value: float, tiny_bank: S
             actions[1] = value
         return actions
 
-    with pytest.raises(PolicyError, match="not finite for patient prior/1"):
-        evaluate(Answer(act), bank=tiny_bank, episodes=1)
+    refused(PolicyError, "not finite for patient prior/1", lambda: evaluate(Answer(act), bank=tiny_bank, episodes=1))
 
 
 WRONG: list[tuple[type[MedGymError], str, Any, dict[str, Any]]] = [
@@ -286,10 +284,8 @@ def test_written_and_read_back(results: dict[str, Evaluation], tmp_path: Path) -
         assert again.table().equals(found.table())
     results["zero"].write(tmp_path / "b")
     (tmp_path / "b" / "result.parquet").rename(tmp_path / "a" / "result.parquet")
-    with pytest.raises(ProtocolError, match="its sha256 differs"):
-        Evaluation.from_json(tmp_path / "a")
-    with pytest.raises(ProtocolError, match=r"result\.parquet is not beside it"):
-        Evaluation.from_json(tmp_path / "b")
+    refused(ProtocolError, "its sha256 differs", lambda: Evaluation.from_json(tmp_path / "a"))
+    refused(ProtocolError, r"result\.parquet is not beside it", lambda: Evaluation.from_json(tmp_path / "b"))
 
 
 def test_not_an_evaluation(results: dict[str, Evaluation], tmp_path: Path) -> None:
@@ -303,5 +299,4 @@ def test_not_an_evaluation(results: dict[str, Evaluation], tmp_path: Path) -> No
     ):
         with pytest.raises(ProtocolError, match=message):
             Evaluation.from_json(text)
-    with pytest.raises(ProtocolError, match="no such result"):
-        Evaluation.from_json(tmp_path / "none.json")
+    refused(ProtocolError, "no such result", lambda: Evaluation.from_json(tmp_path / "none.json"))

@@ -18,6 +18,7 @@ from medgym_offline.online.config import ALGORITHMS, TrainConfig
 from medgym_offline.online.learner import TrainState
 from medgym_offline.online.train import load_state, train
 from medgym_offline.simulators import SimulatorBank
+from tests.helpers import refused
 
 FIXED = ProcessConfig(timing="fixed", decisions=5, cell=6.0)
 ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5, cell=6.0)
@@ -132,8 +133,7 @@ def test_resume_of_another_recipe_is_refused(tiny_bank: SimulatorBank, tmp_path:
     with pytest.raises(MedGymError, match=r"config\.soft_tau: 0\.01 -> 0\.5.*delete it or use its recipe"):
         train(tiny_bank, FIXED, dataclasses.replace(config, soft_tau=0.5), checkpoint=file, progress=False)
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(MedGymError, match="not a readable checkpoint"):
-        load_state(file, {})
+    refused(MedGymError, "not a readable checkpoint", lambda: load_state(file, {}))
 
 
 @every
@@ -169,8 +169,7 @@ def test_fine_tuning_starts_from_the_shared_policy(tiny_bank: SimulatorBank) -> 
     torch.testing.assert_close(copied.act(x), shared.act(x))
     assert copied.log_std is not None
     torch.testing.assert_close(copied.log_std, torch.full((4, 3), 0.35).log())
-    with pytest.raises(PolicyError, match="training expects"):
-        train(tiny_bank, ADAPTIVE, config, shared, progress=False)
+    refused(PolicyError, "training expects", lambda: train(tiny_bank, ADAPTIVE, config, shared, progress=False))
     with pytest.raises(PolicyError, match="cannot start from a policy per patient"):
         train(tiny_bank, FIXED, dataclasses.replace(config, shared=True), copied, progress=False)
 
@@ -197,15 +196,12 @@ def test_multiplier_follows_the_cost_and_cost_alone_is_lowered(tiny_bank: Simula
     ],
 )  # fmt: skip
 def test_a_setting_out_of_range_is_named(setting: str, value: object) -> None:
-    with pytest.raises(MedGymError, match=setting):
-        TrainConfig(**{setting: value})  # type: ignore[arg-type]
+    refused(MedGymError, setting, lambda: TrainConfig(**{setting: value}))  # type: ignore[arg-type]
 
 
 def test_settings_are_checked(tiny_bank: SimulatorBank) -> None:
-    with pytest.raises(UnknownNameError, match="trpo-lag"):
-        TrainConfig(algorithm="trpo-lagg")  # type: ignore[arg-type]
-    with pytest.raises(UnknownNameError, match="updates"):
-        TrainConfig.from_dict({"update": 3})
+    refused(UnknownNameError, "trpo-lag", lambda: TrainConfig(algorithm="trpo-lagg"))  # type: ignore[arg-type]
+    refused(UnknownNameError, "updates", lambda: TrainConfig.from_dict({"update": 3}))
     for config in SMALL.values():
         assert TrainConfig.from_dict(config.to_dict()) == config
     assert [TrainConfig(a).constrained for a in ALGORITHMS] == [a.endswith("-lag") for a in ALGORITHMS]

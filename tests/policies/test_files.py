@@ -18,6 +18,7 @@ from torch import nn
 
 from medgym_offline.errors import MedGymError, PolicyError
 from medgym_offline.policies import ModulePolicy, StackedActor, load_policy, save_policy
+from tests.helpers import refused
 from tests.policies.test_formats import IDS, OBSERVATIONS, actor
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -109,29 +110,24 @@ def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
 
 def test_foreign_tensors_and_archives(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
-    with pytest.raises(PolicyError, match="without the metadata"):
-        load_policy(tmp_path / "w.safetensors")
+    refused(PolicyError, "without the metadata", lambda: load_policy(tmp_path / "w.safetensors"))
     torch.save({"w": torch.zeros(2)}, tmp_path / "w.pt")
-    with pytest.raises(PolicyError, match="without the policy header"):
-        load_policy(tmp_path / "w.pt")
+    refused(PolicyError, "without the policy header", lambda: load_policy(tmp_path / "w.pt"))
     with zipfile.ZipFile(tmp_path / "z.pt", "w") as archive:
         archive.writestr("readme.txt", "no policy")
     with pytest.raises(PolicyError):
         load_policy(tmp_path / "z.pt")
-    with pytest.raises(PolicyError, match="no such policy"):
-        load_policy(tmp_path / "absent.pt")
+    refused(PolicyError, "no such policy", lambda: load_policy(tmp_path / "absent.pt"))
 
 
 def test_size_limit_counts_unpacked_bytes(tmp_path: Path) -> None:
     path = save_policy(actor("tanh", False), tmp_path / "p.safetensors")
-    with pytest.raises(PolicyError, match="over the limit"):
-        load_policy(path, max_bytes=100)
+    refused(PolicyError, "over the limit", lambda: load_policy(path, max_bytes=100))
     bomb = tmp_path / "bomb.pt"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10_000_000))
     assert bomb.stat().st_size < 100_000
-    with pytest.raises(PolicyError, match="unpacks to more than"):
-        load_policy(bomb, max_bytes=1_000_000)
+    refused(PolicyError, "unpacks to more than", lambda: load_policy(bomb, max_bytes=1_000_000))
 
 
 def test_a_repeated_number_is_not_unpacked(tmp_path: Path) -> None:
@@ -171,8 +167,7 @@ def test_torchscript_of_wrong_shape_is_refused(tmp_path: Path) -> None:
     one_line(error, tmp_path / "out.pt")
     broken = nn.Linear(9, 4)
     nn.init.constant_(broken.bias, float("nan"))
-    with pytest.raises(PolicyError, match="not finite"):
-        load_policy(script(tmp_path / "nan.pt", broken))
+    refused(PolicyError, "not finite", lambda: load_policy(script(tmp_path / "nan.pt", broken)))
 
 
 class OneRow(nn.Module):
@@ -201,8 +196,7 @@ class Reader(nn.Module):
 
 def test_torchscript_that_touches_files_is_refused(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(Reader()), str(tmp_path / "p.pt"))
-    with pytest.raises(PolicyError, match="from_file"):
-        load_policy(tmp_path / "p.pt")
+    refused(PolicyError, "from_file", lambda: load_policy(tmp_path / "p.pt"))
     assert not Path("/tmp/medgym-torchscript-marker").exists()
 
 
@@ -214,24 +208,20 @@ def test_folder_of_our_files_becomes_one_stack(tmp_path: Path) -> None:
     assert isinstance(again, StackedActor)
     assert torch.equal(again.select(IDS).act(OBSERVATIONS), stack.act(OBSERVATIONS))
     (tmp_path / "c.safetensors").rename(tmp_path / "d.safetensors")
-    with pytest.raises(PolicyError, match="its name says d"):
-        load_policy(tmp_path)
+    refused(PolicyError, "its name says d", lambda: load_policy(tmp_path))
 
 
 def test_folders_that_are_no_policy(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match="no policy files"):
-        load_policy(tmp_path)
+    refused(PolicyError, "no policy files", lambda: load_policy(tmp_path))
     script(tmp_path / "a.pt", nn.Linear(9, 4))
     script(tmp_path / "b.pt", nn.Linear(9, 3))
-    with pytest.raises(PolicyError, match="the policies of a and b differ"):
-        load_policy(tmp_path)
+    refused(PolicyError, "the policies of a and b differ", lambda: load_policy(tmp_path))
 
 
 def test_onnx_without_its_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "p.onnx").write_bytes(b"\x08\x09" + bytes(50))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MedGymError, match=r"pip install .medgym-offline\[onnx\]."):
-        load_policy(tmp_path / "p.onnx")
+    refused(MedGymError, r"pip install .medgym-offline\[onnx\].", lambda: load_policy(tmp_path / "p.onnx"))
 
 
 def onnx_model(weight: np.ndarray, shape: tuple[int | str, ...] = ("n", 9), constant: bool = False) -> Any:

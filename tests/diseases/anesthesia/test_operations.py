@@ -20,6 +20,7 @@ from medgym_offline.diseases.anesthesia.severity import LIMITS, awareness, hypot
 from medgym_offline.diseases.anesthesia.stimulation import Schedule, draw_schedule, operation_numbers, schedule_of
 from medgym_offline.diseases.base import Course
 from medgym_offline.errors import ProtocolError
+from tests.helpers import refused
 
 SEEDS = np.arange(40).reshape(8, 5)
 
@@ -66,10 +67,8 @@ def test_a_schedule_from_later_on_is_the_rest_of_the_whole(start: int, length: i
 
 
 def test_impossible_schedules_are_refused() -> None:
-    with pytest.raises(ProtocolError, match="360"):
-        draw_schedule(SEEDS, 100)
-    with pytest.raises(ProtocolError, match="negative"):
-        draw_schedule(SEEDS, announcement_error=-1.0)
+    refused(ProtocolError, "360", lambda: draw_schedule(SEEDS, 100))
+    refused(ProtocolError, "negative", lambda: draw_schedule(SEEDS, announcement_error=-1.0))
 
 
 # Severity, costs, metrics

@@ -8,6 +8,7 @@ from scipy import stats
 
 from medgym_offline.diseases.anesthesia.patients import VARIANCES, Patients, draw_patients, load_patients
 from medgym_offline.errors import MedGymError, UnknownNameError
+from tests.helpers import refused
 
 
 def test_a_patient_is_the_same_in_a_draw_of_any_size() -> None:
@@ -43,9 +44,7 @@ def test_the_release_has_80_and_30_patients() -> None:
 
 def test_unknown_patients_and_impossible_ones_are_refused() -> None:
     people = load_patients()
-    with pytest.raises(UnknownNameError, match="surgical/01"):
-        people.select(["surgical/01"])
-    with pytest.raises(UnknownNameError, match="110"):
-        people.select([110])
+    refused(UnknownNameError, "surgical/01", lambda: people.select(["surgical/01"]))
+    refused(UnknownNameError, "110", lambda: people.select([110]))
     with pytest.raises(MedGymError, match="18 to 88"):
         Patients(("old",), np.array([99.0]), np.array([70.0]), np.array([170.0]), *(np.zeros((1, 17)),) * 3)

@@ -11,6 +11,7 @@ from medgym_offline.diseases.diabetes import simulate
 from medgym_offline.diseases.diabetes.people import published
 from medgym_offline.diseases.diabetes.truth import truth
 from medgym_offline.errors import MedGymError, UnknownNameError
+from tests.helpers import refused
 
 NAME = "adult#004"
 
@@ -65,17 +66,14 @@ def test_bad_entries_are_one_line_that_names_the_field(field, entry):
     [("every", 0.5), ("every", 0), ("every", 61), ("every", -5), ("minutes", 0), ("minutes", 1.5), ("minutes", "60")],
 )
 def test_bad_clocks_are_one_line_that_names_the_field(field, value):
-    with pytest.raises(MedGymError, match=f"^{field}: "):
-        simulate(NAME, **{"minutes": 60, field: value})
+    refused(MedGymError, f"^{field}: ", lambda: simulate(NAME, **{"minutes": 60, field: value}))
 
 
 @pytest.mark.parametrize("name", ["adult#011", "adult001", "stay-30001", ""])
 def test_a_patient_of_another_table_is_unknown(name):
-    with pytest.raises(UnknownNameError, match="patient of type 1 diabetes"):
-        simulate(name)
+    refused(UnknownNameError, "patient of type 1 diabetes", lambda: simulate(name))
 
 
 @pytest.mark.parametrize("tick", [0, 0.5, 6])
 def test_a_tick_that_is_no_whole_number_of_internal_steps(tick):
-    with pytest.raises(MedGymError, match=r"^tick: .* internal steps from 1 to 5"):
-        truth(published(), tick=tick)
+    refused(MedGymError, r"^tick: .* internal steps from 1 to 5", lambda: truth(published(), tick=tick))
