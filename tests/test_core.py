@@ -1,4 +1,4 @@
-"""Seeds, files, errors and stacked networks."""
+"""Seeds, files, errors, stacked networks and public names."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import medgym_offline
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, cache_folder, write_json
 from medgym_offline.seeds import derive_seed, generator, torch_generator
@@ -181,3 +183,14 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("MEDGYM_CACHE")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     refused(MedGymError, "set MEDGYM_CACHE", lambda: cache_folder())
+
+
+def test_no_exported_name_becomes_a_module_once_its_neighbors_are_imported() -> None:
+    """A lazily exported function must not share its name with a submodule, whose import would hide it."""
+    packages = [m.name for m in pkgutil.walk_packages(medgym_offline.__path__, "medgym_offline.") if m.ispkg]
+    for name in packages:
+        package = importlib.import_module(name)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{name}.{module.name}")
+        for exported in getattr(package, "__all__", ()):
+            assert not isinstance(getattr(package, exported), types.ModuleType), f"{name}.{exported}"

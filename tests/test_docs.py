@@ -57,8 +57,6 @@ def read_blocks(page: Path) -> Iterator[Block]:
 def _parameters() -> Iterator[object]:
     for page in PAGES:
         for block in read_blocks(page):
-            if block.language == "python" and page.name == "environments.md":
-                continue  # tests/envs/test_env_docs.py puts a small bank in place of the release's
             kind, _, what = block.mark.partition(": ")
             marks = {
                 "": [],
@@ -67,22 +65,23 @@ def _parameters() -> Iterator[object]:
                 "needs": [pytest.mark.slow] if what.endswith(", slow") else [],
                 "skip": [pytest.mark.skip(reason=what)],
             }[kind]
+            marks = [*marks, pytest.mark.xdist_group(f"docs {page.stem}")]  # the blocks of a page build on each other
             yield pytest.param(block, id=f"{page.stem}:{block.line}", marks=marks)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def working(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds a folder for each page, and the datasets they share."""
     return tmp_path_factory.mktemp("docs")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small_release(tmp_path_factory: pytest.TempPathFactory) -> SmallRelease:
     """What the commands of the documentation run on."""
     return build(tmp_path_factory.mktemp("release"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def namespaces() -> dict[Path, dict[str, object]]:
     return {}
 

@@ -1,16 +1,20 @@
-"""The commands: every help, the order of the chain, machine-readable output."""
+"""The commands: every help, the chain, machine-readable output, completion, and one line for what a user gets wrong."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.leaderboard.workshop import DATASET, PATIENTS, Workshop, run
+from medgym_offline.commands import completion
+from tests.leaderboard.workshop import DATASET, PATIENTS, Workshop, refused, run
 
 COMMANDS = (
     "demo",
@@ -122,3 +126,98 @@ def test_eval_prints_the_json_of_the_file_with_every_patient(shop: Workshop) -> 
     assert result["protocol"]["seed"] == 5
     page = Path("out/report.html").read_text()
     assert page.lstrip().lower().startswith("<!doctype html")
+
+
+PROGRAM = Path(sys.executable).with_name("medgym-offline")
+
+
+def complete(*words: str) -> list[str]:
+    """What Tab offers in bash after `medgym-offline words`, the last of which is being typed."""
+    asked = {
+        "_MEDGYM_OFFLINE_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(("medgym-offline", *words)),
+        "COMP_CWORD": str(len(words)),
+    }
+    done = subprocess.run([PROGRAM], capture_output=True, text=True, env=os.environ | asked, check=False, timeout=60)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_commands_options_and_values_are_completed(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(shop.minari))
+    assert complete("info", "medgym/sepsis-ind-v") == ["medgym/sepsis-ind-v0"]
+    assert complete("train", "gcql", "--dataset", "medgym/work") == [DATASET]  # one that is only on this machine
+    assert complete("eval", "--worlds", "own,c") == ["own,crossfit"]
+
+
+def test_names_are_those_of_the_library() -> None:
+    from medgym_offline.offline import ALGORITHMS
+    from medgym_offline.online.config import ALGORITHMS as ONLINE
+    from medgym_offline.online.recipe import BEHAVIORS, SCOPES
+    from medgym_offline.policies.builtin import BUILTIN_POLICIES
+    from medgym_offline.simulators.files import list_banks
+    from medgym_offline.third_party import BASELINES
+
+    assert set(completion.ALGORITHMS) == set(ALGORITHMS) | set(BASELINES)
+    assert set(completion.ONLINE_ALGORITHMS) == set(ONLINE)
+    assert set(completion.BEHAVIORS) == {*BEHAVIORS, *SCOPES}
+    assert set(completion.POLICIES) == {*BUILTIN_POLICIES, "behavior"} - {"constant"}  # a constant needs its numbers
+    assert completion.bank_names() == list_banks()
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")
+def test_the_script_for_bash_works_there() -> None:
+    lines = (
+        'eval "$(medgym-offline --show-completion)"',  # finds out by itself that the shell is bash
+        "name=$(complete -p medgym-offline | sed 's/.*-F \\([^ ]*\\).*/\\1/')",
+        "COMP_WORDS=(medgym-offline leaderboard ver) COMP_CWORD=2",
+        '"$name" medgym-offline && echo "offers ${COMPREPLY[*]}"',
+    )
+    env = os.environ | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["/bin/bash", "-c", "\n".join(lines)], capture_output=True, text=True, env=env, check=False)
+    assert "offers verify" in done.stdout, done.stderr
+
+
+def test_unknown_names_suggest_the_nearest(shop: Workshop) -> None:
+    zero = shop.evaluate("--policy", "zero")
+    assert "prior/0" in refused(*zero, "--patients", "prior/00")
+    assert "adaptive" in refused(*zero, "--timing", "adaptiv")
+    assert "crossfit" in refused(*zero, "--worlds", "heldout")
+    assert "clinician" in refused(*shop.evaluate("--policy", "clinican"))
+    assert "medgym/sepsis-ind-v0" in refused("info", "medgym/sepsis-in-v0")
+    assert "medgym/sepsis-ind-v0" in refused("verify", "medgym/sepsis-in-v0")
+    assert "medgym/sepsis-ind-v0" in refused("generate", "medgym/sepsis-in-v0")
+    assert "medgym/sepsis-ind-v0" in refused("download", "medgym/sepsis-in-v0")
+    assert DATASET in refused("train", "cql", "--dataset", "medgym/workshp-v0", "--output", "x")
+    assert "gcql" in refused("train", "gccql", "--dataset", DATASET, "--output", "x")
+    assert "ind" in refused("train", "cql", "--dataset", DATASET, "--scope", "idn", "--output", "x")
+    assert "no-such-bank" in refused("simulators", "info", "no-such-bank")
+
+
+def test_numbers_out_of_range(shop: Workshop) -> None:
+    assert "96" in refused(*shop.evaluate("--policy", "zero", "--decisions", "2"))
+    assert "1 to 3" in refused(*shop.evaluate("--policy", "zero", "--patients", "4"))
+    assert "1 to 3" in refused(*shop.evaluate("--policy", "zero", "--patients", "0"))
+    assert "nobody" in refused(*shop.evaluate("--policy", "zero", "--patients", ","))
+
+
+def test_a_policy_for_another_timing_or_without_the_patients(shop: Workshop) -> None:
+    assert "timing" in refused(*shop.evaluate("--policy", shop.policy(), "--timing", "fixed"))
+    done = run("train", "dqn", "--dataset", DATASET, "--updates", "1", "--patients", "1", "--output", "one")
+    assert done.code == 0, done.err
+    assert "prior/2" in refused(*shop.evaluate("--policy", "one/dqn-ind-seed0.safetensors"))
+
+
+def test_results_that_are_none(shop: Workshop, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    assert "other.json" in refused("report", other, "--output", "r.html")
+    assert "absent.json" in refused("report", "absent.json", "--output", "r.html")
+    assert "absent" in refused("submit", "absent", "--name", "X", "--output", "s")
+
+
+def test_a_folder_that_cannot_be_written(shop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in refused(
+        *shop.evaluate("--policy", "zero", "--patients", "1", "--output", tmp_path / "file" / "out")
+    )

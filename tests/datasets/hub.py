@@ -282,12 +282,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return found
 
+    def _about(self, name: str, sha: str, files: dict[str, Blob]) -> dict[str, Any]:
+        about = {"_id": name, "id": name, "author": name.partition("/")[0], "sha": sha, "tags": []}
+        about |= {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
+        about |= {"siblings": [{"rfilename": path} for path in sorted(files)]}
+        return about | {"lastModified": "2025-01-01T00:00:00.000Z"}
+
     def info(self, name: str, revision: str | None = None) -> None:
         if found := self._at(name, revision or "main"):
-            about = {"_id": name, "id": name, "author": name.partition("/")[0], "sha": found[0], "tags": []}
-            about |= {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
-            about |= {"siblings": [{"rfilename": path} for path in sorted(found[1])]}
-            self._answer(200, about | {"lastModified": "2025-01-01T00:00:00.000Z"})
+            self._answer(200, self._about(name, *found))
+
+    def listing(self) -> None:
+        author, words = self.query.get("author", ""), self.query.get("search", "")
+        found = [name for name in sorted(self.hub.repositories) if name.startswith(author) and words in name]
+        self._answer(200, [self._about(n, self.hub.repositories[n].head, {}) for n in found])
 
     def tree(self, name: str, revision: str, below: str | None = None) -> None:
         if (found := self._at(name, revision)) is None:
@@ -335,6 +343,7 @@ _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("GET",), rf"/api/datasets/{_NAME}/tree/{_REV}(?:/(.+))?", _Handler.tree),
     (("GET",), rf"/api/datasets/{_NAME}/revision/{_REV}", _Handler.info),
     (("GET",), rf"/api/datasets/{_NAME}", _Handler.info),
+    (("GET",), r"/api/datasets", _Handler.listing),
     (("GET", "HEAD"), rf"/datasets/{_NAME}/resolve/{_REV}/(.+)", _Handler.resolve),
 ]
 _COUNTER = itertools.count()

@@ -1,4 +1,4 @@
-"""Ensembles of critics: what their members see, what is chosen, and the network their mean is merged into."""
+"""Networks: ensembles of critics and the mean they are merged into, and the pass of one learner after the other."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.data import Batch, StackedData, stack_transitions
+from medgym_offline.offline.fused import relu_network
 from medgym_offline.stack import StackedMLP
 from tests.offline.toy import toy
 
@@ -103,3 +104,34 @@ def test_the_merged_network_is_the_mean_of_the_members(depth: int) -> None:
     torch.testing.assert_close(merged(state), mean, rtol=1e-5, atol=1e-5)
     values = networks.values_each(state)
     assert (values.mean(1) > mean + 0.01).any()  # Q holds the guard, what decides does not
+
+
+def parameters(net: StackedMLP) -> list[torch.Tensor]:
+    return list(net.parameters())
+
+
+@pytest.mark.parametrize("sizes", [(13, 1), (13, 8, 1), (13, 16, 8, 1), (13, 8, 8, 8, 5)])
+def test_values_and_gradients_are_autograds(sizes: tuple[int, ...]) -> None:
+    net = StackedMLP(3, sizes, "relu")
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.bias.normal_(generator=torch.Generator().manual_seed(1))
+    rows = torch.randn(3, 50, 13, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(3, 50, sizes[-1], generator=torch.Generator().manual_seed(2))
+    fast, plain = relu_network(net, rows), net(rows)
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+    gradients = torch.autograd.grad((fast * weights).sum(), parameters(net))
+    wanted = torch.autograd.grad((plain * weights).sum(), parameters(net))
+    for found, reference in zip(gradients, wanted):
+        torch.testing.assert_close(found, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_a_learners_bits_do_not_depend_on_the_stack() -> None:
+    net = StackedMLP(5, (13, 16, 16, 1), "relu")
+    rows = torch.randn(5, 96, 13, generator=torch.Generator().manual_seed(0))
+    together = torch.autograd.grad(relu_network(net, rows).square().sum(), parameters(net))
+    for p in range(5):
+        one = net.select([p])
+        alone = torch.autograd.grad(relu_network(one, rows[p : p + 1]).square().sum(), parameters(one))
+        for found, wanted in zip(alone, together):
+            assert torch.equal(found[0], wanted[p])
