@@ -55,15 +55,6 @@ def test_every_requirement_has_one_pin_within_its_bounds(python: str) -> None:
         assert pinned[requirement.name] in requirement.specifier, f"{requirement} on Python {python}"
 
 
-def test_every_requirement_has_one_lower_bound_and_it_is_the_same_everywhere() -> None:
-    """So that the lowest versions the tests run at are those declared."""
-    lowest: dict[str, str] = {}
-    for requirement in declared(PYTHONS[0]):
-        bounds = [s.version for s in requirement.specifier if s.operator == ">="]
-        assert len(bounds) == 1, requirement
-        assert lowest.setdefault(requirement.name, bounds[0]) == bounds[0], requirement
-
-
 @pytest.mark.skipif("MEDGYM_LOWEST" not in os.environ, reason="make test-lowest sets it")
 def test_the_lowest_versions_are_those_installed() -> None:
     """A resolver goes above a bound where bounds contradict each other, and would then test something else."""

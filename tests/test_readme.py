@@ -31,24 +31,6 @@ def test_the_tables_are_those_of_the_manifests(front: ModuleType) -> None:
         assert text == front.with_table(text), f"{page.name}: run python docs/front.py"
 
 
-def test_counts_are_those_of_the_library() -> None:
-    from medgym_offline.datasets import list_recipes
-    from medgym_offline.offline import ALGORITHMS
-    from medgym_offline.simulators import load_simulators
-    from medgym_offline.third_party import BASELINES
-
-    def counted(what: str) -> int:
-        found = re.search(rf"\*\*(\d+) {what}", README)
-        assert found is not None, what
-        return int(found[1])
-
-    assert counted("datasets") == len(list_recipes())
-    assert counted("offline algorithms") == len(ALGORITHMS)
-    assert counted("of d3rlpy's") == len(BASELINES)
-    assert counted("real patients") == len(load_simulators("sepsis-v0"))
-    assert counted("twins") == len(load_simulators("sepsis-twin-v0"))
-
-
 def test_links_of_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
         assert (ROOT / target).exists(), target

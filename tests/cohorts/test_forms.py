@@ -23,7 +23,6 @@ from tests.cohorts.test_meds import table as meds_table
 
 QUICK = settings(max_examples=8, deadline=None)
 ADMITTED = dt.datetime(2024, 10, 26, 22, 0, tzinfo=dt.timezone.utc)
-UTC = dt.timezone.utc
 NAIVE: tuple[Callable[[dt.datetime], str], ...] = (
     lambda at: f"{at:%Y-%m-%d %H:%M:%S}",
     lambda at: f"{at:%Y-%m-%dT%H:%M}",

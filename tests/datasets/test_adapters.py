@@ -16,7 +16,6 @@ from medgym_offline.datasets.adapters import (
     to_arrow,
     to_d3rlpy,
     to_huggingface,
-    to_numpy,
     to_parquet,
     to_tensordict,
     to_torch,
@@ -34,15 +33,6 @@ def check(found: dict[str, Any], rows: Transitions, bank: SimulatorBank) -> None
     for name in COLUMNS:
         np.testing.assert_array_equal(columns[name], getattr(rows, name))
     assert [c for c in check_rows(dataclasses.replace(rows, **columns), bank) if not c.ok] == []
-
-
-def test_numpy(rows: Transitions, tiny_bank: SimulatorBank) -> None:
-    found = to_numpy(rows)
-    check(found, rows, tiny_bank)
-    for name, array in found.items():
-        assert array.dtype == COLUMNS[name]
-        assert not isinstance(array.base, np.memmap)
-        assert not np.shares_memory(array, getattr(rows, name))
 
 
 def test_torch(rows: Transitions, tiny_bank: SimulatorBank) -> None:
@@ -88,20 +78,6 @@ def test_arrow_and_parquet(rows: Transitions, tiny_bank: SimulatorBank, tmp_path
     assert tuple(meaning["patients"]) == rows.patients
     whole = to_arrow(rows)
     check({name: whole[name].to_pylist() for name in COLUMNS}, rows, tiny_bank)
-
-
-def test_hugging_face(rows: Transitions, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
-    pytest.importorskip("datasets.arrow_dataset")  # in a checkout the folder of recipes has the package's name
-    import datasets
-
-    found = to_huggingface(rows)
-    numbers = found.with_format("numpy")
-    check({name: numbers[name][:] for name in COLUMNS}, rows, tiny_bank)
-    assert found[7]["patient_id"] == rows.patients[rows.patient[7]]
-    assert found.with_format("torch")[3]["observations"].shape == (9,)
-    path = to_parquet(rows, tmp_path / "rows.parquet")
-    again = datasets.load_dataset("parquet", data_files=str(path), cache_dir=str(tmp_path), split="train")
-    np.testing.assert_array_equal(again.with_format("numpy")["actions"][:], rows.actions)
 
 
 def test_d3rlpy(rows: Transitions) -> None:

@@ -88,17 +88,6 @@ def test_odd_types_in_a_dataset_are_named(made: GeneratedDataset, copy: Path, fi
             assert path[-1] in str(report)
 
 
-@pytest.mark.parametrize("text", ["null", "", "[" * 100_000, "\xff"])
-@pytest.mark.parametrize("name", ["metadata.json", "manifest.json"])
-def test_files_that_hold_something_else(made: GeneratedDataset, copy: Path, name: str, text: str) -> None:
-    place = copy / made.id / "data" / name
-    place.write_bytes(text.encode("latin-1"))
-    report = verify(made.id, root=copy, replay=0, progress=False)
-    assert name in next(check.detail for check in report.faults if check.name == "readable")
-    action = load_dataset if name == "metadata.json" else dataset_info
-    assert name in said(lambda: action(made.id, root=copy))
-
-
 TOML = {"text": "'many'", "whole": "7", "half": "1.5", "nan": "nan", "truth": "true", "list": "[1]", "table": "{a = 1}"}
 TOML |= {"day": "1979-05-27", "minus": "-1", "huge": "9" * 30, "empty": "''", "line": '"medgym/x-v0\\n"'}
 FITS = {"id": (), "description": ("text", "empty", "line"), "bank": (), "behavior": (), "timing": (), "reward": ()}

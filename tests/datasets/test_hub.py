@@ -253,13 +253,3 @@ def test_regenerated_where_no_remote_answers(hub: Hub, release: Path, made: Gene
     found = download(ID, remotes=["hf://nobody"], root=tmp_path, regenerate=True, progress=False)
     assert found.source == "recipe"
     assert sha256_file(found.path / DATA_FILE) == sha256_file(made.path / DATA_FILE)
-
-
-def test_offline(published: Hub, release: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    published.log.clear()
-    assert get(root).source == "local"
-    refused(DatasetError, "offline: HF_HUB_OFFLINE is set", lambda: get(tmp_path))
-    assert published.log == []

@@ -188,21 +188,6 @@ def test_finished_episodes_are_inert(tiny_bank: SimulatorBank, reward: str) -> N
     assert bool((outcome.next.left[:, 1] == 1).all())
 
 
-def test_remission_ends_an_episode(tiny_bank: SimulatorBank) -> None:
-    """With a threshold above any severity, twelve calm hours pass in any twelve hours; with one below, never."""
-    always = _process(tiny_bank, noise=False, remission=True, remission_severity=100.0)
-    first = always.step(always.start(1), _hold(always, 1, [0.0] * 3, 7.0))
-    assert bool((first.next.calm == 7.0).all())
-    assert not bool(first.terminated.any())
-    second = always.step(first.next, _hold(always, 1, [0.0] * 3, 5.0))
-    assert bool((second.next.calm == 12.0).all())
-    assert bool(second.terminated.all())
-    third = always.step(second.next, _hold(always, 1, [0.0] * 3, 5.0))
-    assert bool((third.dt == 0).all())
-    never = _process(tiny_bank, noise=False, remission=True, remission_severity=0.0)
-    assert bool((never.step(never.start(1), _hold(never, 1, [0.0] * 3, 36.0)).next.calm == 0).all())
-
-
 def test_remission_counts_only_unbroken_calm(tiny_bank: SimulatorBank) -> None:
     """The calm at the end of a hold is the time since severity was last at or above the threshold on the cells."""
     bank = tiny_bank

@@ -112,16 +112,6 @@ def test_dense_path_is_the_state_at_the_hour(tiny_bank: SimulatorBank, step: flo
             assert bool((treatments[p, b, t] == run.treatments[p, b, k]).all())
 
 
-def test_dense_path_at_the_ends_of_decisions(tiny_bank: SimulatorBank) -> None:
-    """The value at hour t equals the state that stepping to t reached."""
-    process, run = _run(tiny_bank, timing="fixed", decisions=16)  # decisions end every 6 h
-    states, treatments = dense(process, run, torch.arange(0.0, 96.5, 6.0))
-    assert bool((states == run.states).all())
-    torch.testing.assert_close(treatments[:, :, 1:], run.treatments)
-    torch.testing.assert_close(treatments[:, :, 0], run.treatments[:, :, 0])
-    torch.testing.assert_close(process.severity(states, treatments)[:, :, 1:], run.severity, atol=1e-3, rtol=0)
-
-
 def test_return_is_the_integral_of_dense_severity(tiny_bank: SimulatorBank) -> None:
     """The integral reward and the evaluation's dense path look at the same curve."""
     process, run = _run(tiny_bank)
@@ -130,17 +120,6 @@ def test_return_is_the_integral_of_dense_severity(tiny_bank: SimulatorBank) -> N
     harm = process.severity(states, treatments) + 0.2 * treatments[..., 1]
     total = -0.1 * 0.0625 * ((harm[..., 1:] + harm[..., :-1]) / 2).sum(-1)
     torch.testing.assert_close(run.rewards.sum(-1), total, rtol=5e-3, atol=0)
-
-
-def test_dense_keeps_the_last_value_after_remission(tiny_bank: SimulatorBank) -> None:
-    process, run = _run(tiny_bank, remission=True, remission_severity=100.0)
-    ends = run.time[:, :, -1]
-    assert bool((ends < 96).all())
-    assert bool((ends >= 12).all())
-    states, treatments = dense(process, run, torch.tensor([2.0, 96.0]))
-    torch.testing.assert_close(states[:, :, 1], run.states[:, :, -1])
-    torch.testing.assert_close(treatments[:, :, 1], run.treatments[:, :, -1])
-    assert not torch.allclose(states[:, :, 0], states[:, :, 1])
 
 
 def test_bad_input(tiny_bank: SimulatorBank) -> None:

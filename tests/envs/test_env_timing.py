@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from medgym_offline.envs.timing import (
     ProcessConfig,
@@ -66,32 +64,6 @@ def test_action_map_ends_and_inverse() -> None:
     assert (hours[0].item(), hours[-1].item(), hours[20].item()) == (0.5, 36.0, 18.25)
     torch.testing.assert_close(interval_to_action(hours, ADAPTIVE), action, atol=1e-6, rtol=0)
     assert interval_to_action(torch.tensor([0.1, 50.0]), ADAPTIVE).tolist() == [-1.0, 1.0]
-
-
-@settings(deadline=None, max_examples=60)
-@given(decisions=st.integers(3, 60), seed=st.integers(0, 2**31 - 1), timing=st.sampled_from(["adaptive", "fixed"]))
-def test_holds_fill_the_horizon_exactly(decisions: int, seed: int, timing: str) -> None:
-    config = ProcessConfig(timing=timing, decisions=decisions)  # type: ignore[arg-type]
-    random = torch.Generator().manual_seed(seed)
-    time, left = torch.zeros(1, 64), torch.full((1, 64), float(decisions))
-    total, holds = torch.zeros(1, 64, dtype=torch.float64), []
-    for _ in range(decisions):
-        # Mixture of styles: mostly short wishes spend the budget, long ones meet the ends of the horizon.
-        power = torch.randint(1, 6, time.shape, generator=random)
-        wish = 0.5 + 35.5 * torch.rand(time.shape, generator=random) ** power
-        dt = decision_interval(time, left, config, wish)
-        over = time == 96.0
-        assert bool((dt[over] == 0).all())
-        assert bool((dt[~over] >= 0.5).all())
-        assert bool((dt <= 36.0).all())
-        holds.append(dt)
-        time, left, total = time + dt, left - 1, total + dt.double()
-    assert bool((time == 96.0).all())
-    assert bool((total == 96.0).all())  # in double precision too: every hold lies on a tick
-    if timing == "fixed":
-        torch.testing.assert_close(
-            torch.stack(holds), torch.full((decisions, 1, 64), 96 / decisions), atol=2e-5, rtol=0
-        )
 
 
 def test_interval_passes_gradients() -> None:

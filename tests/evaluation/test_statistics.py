@@ -46,13 +46,6 @@ def test_worst_decile_follows_the_direction() -> None:
     assert worst_decile(np.array([3.0, 4.0]), better=-1) == 4.0
 
 
-def test_many_columns_at_once_equal_one_by_one() -> None:
-    columns = np.random.default_rng(2).normal(size=(3, 11))
-    together = mean_intervals(columns)
-    for row, interval in zip(columns, together):
-        np.testing.assert_allclose(interval, interval_of(row), rtol=1e-9)
-
-
 def test_seeds_are_resampled_within_patients() -> None:
     """Patients all alike, seeds not: the interval is as wide as the spread over seeds makes it, not zero."""
     seeds = np.random.default_rng(3).normal(size=(6, 1)) + np.zeros((1, 40))

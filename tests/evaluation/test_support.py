@@ -87,19 +87,6 @@ def test_reference_of_a_dataset_is_the_definition_per_patient(transitions: Trans
     )
 
 
-def test_parts_are_those_columns_alone(transitions: Transitions) -> None:
-    support = SupportReference.from_transitions(transitions)
-    name, width = transitions.patients[0], transitions.observation_dim
-    rows = transitions.select(patients=[0])
-    found = support.part_distances(name, rows.observations, rows.actions)
-    near, (mean, deviation) = support.reference[name], support.scale[name]
-    z = np.concatenate([rows.observations, rows.actions], 1)
-    for part, columns in (("states", slice(0, width)), ("actions", slice(width, None))):
-        scale = mean[columns], deviation[columns]
-        np.testing.assert_allclose(found[part], support_distance(near[:, columns], z[:, columns], scale))
-    assert (found["all"] >= np.maximum(found["states"], found["actions"]) - 1e-9).all()
-
-
 def test_calibrated_percentile() -> None:
     own = np.array([3.0, 1.0, 2.0, 2.0])
     assert module.calibrated(np.array([0.5, 1.0, 2.0, 9.0]), own).tolist() == [0.0, 12.5, 50.0, 100.0]

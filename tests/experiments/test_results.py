@@ -107,14 +107,6 @@ def test_estimates_agree_with_the_normal_theory_and_with_scipy() -> None:
     assert (estimate(a[0]).low, estimate(a[0]).high) == pytest.approx((mean.low, mean.high), abs=0.1 * half)
 
 
-def test_seeds_are_drawn_within_patients() -> None:
-    """Patients all alike, seeds not: the interval is as wide as the spread over seeds makes it, not zero."""
-    seeds = np.random.default_rng(1).normal(5.0, 1.0, (6, 1)) + np.zeros((1, 40))
-    found = _scores(seeds, seeds).mean(A, "own", "severity_mean")
-    assert found is not None
-    assert found.high - found.low == pytest.approx(2 * 1.96 * seeds[:, 0].std() / np.sqrt(6 * 40), rel=0.15)
-
-
 def test_the_true_world_decides_then_the_crossfit_one() -> None:
     def worlds(*names: str) -> list[str]:
         return Scores(pl.concat([facts("b", A, 0, {"severity_mean": 1.0}, w, "p") for w in names])).worlds

@@ -10,7 +10,7 @@ import pytest
 
 from medgym_offline.files import release_folder
 from medgym_offline.leaderboard import read_board
-from medgym_offline.leaderboard.seeding import plan, read_seed_recipe
+from medgym_offline.leaderboard.seeding import read_seed_recipe
 from tests.leaderboard.workshop import DATASET, Workshop, refused, run
 
 
@@ -85,18 +85,6 @@ def test_a_dry_run_prints_the_commands_and_runs_none(recipe: Path) -> None:
     kinds = [line.split()[1] for line in done.out.splitlines()]
     assert kinds == ["train", "eval", "eval", "submit", "leaderboard"]
     assert not any(Path(made).exists() for made in ("work", "b"))
-
-
-def test_folders_follow_what_they_depend_on(recipe: Path) -> None:
-    def folders(text: str) -> set[str]:
-        recipe.write_text(text)
-        found = plan(read_seed_recipe(recipe), Path("work"), Path("s"), Path("b.json"))
-        return {entry.work.name for entry in found}
-
-    text = recipe.read_text()
-    assert folders(text) == folders(text)
-    assert len(folders(text) & folders(text.replace('"--updates", "3"', '"--updates", "4"'))) == 1  # zero's
-    assert not folders(text) & folders(text.replace('"--episodes", "2"', '"--episodes", "3"'))
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,6 @@ def test_a_learners_batches_do_not_depend_on_its_mates() -> None:
             assert torch.equal(getattr(a, field.name)[2], getattr(b, field.name)[0])
 
 
-def test_constant_rewards_and_columns_stay_finite() -> None:
-    transitions = toy(patients=1, episodes=5)
-    flat = dataclasses.replace(transitions, rewards=np.full(len(transitions), -2.0, dtype=np.float32))
-    stacked = stack_transitions(flat, "ind", CONFIG)
-    assert torch.isfinite(stacked.rows).all()
-    assert (stacked.scale >= 0.1).all()
-
-
 def test_scaling_by_the_dataset_or_not_at_all() -> None:
     transitions = toy(patients=3, episodes=20)
     rewards, observations = transitions.rewards.astype(np.float64), transitions.observations.astype(np.float64)

@@ -37,20 +37,6 @@ def test_codebook_of_few_actions_is_these_actions() -> None:
     )
 
 
-def test_codewords_are_the_means_of_what_is_nearest_to_them() -> None:
-    """The fixed point of Lloyd, and far closer to the data than as many random actions of it."""
-    data = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
-    book = build_codebook(data, 7)
-    actions = data.rows[..., 9:13].double()
-    owner = nearest(book, data.rows[..., 9:13])
-    for p in range(2):
-        for c in range(7):
-            torch.testing.assert_close(book[p, c].double(), actions[p][owner[p] == c].mean(0), rtol=0, atol=0.05)
-        error = (actions[p] - book[p].double()[owner[p]]).square().sum(1).mean()
-        random = torch.cdist(actions[p], actions[p][:7]).amin(1).square().mean()
-        assert error < 0.8 * random
-
-
 def test_a_learners_codebook_does_not_depend_on_its_mates_or_padding() -> None:
     long, short = toy(patients=3, episodes=20), toy(patients=3, episodes=20)
     short = short.select((short.patient != 1) | (short.episode < 25))

@@ -32,17 +32,6 @@ def member(stack: StackedMLP, e: int) -> StackedMLP:
     return stack.select(range(e, stack.patients, 3))
 
 
-def test_the_first_member_is_the_critic_without_an_ensemble() -> None:
-    data = slices()
-    for algorithm in ("dqn", "dqn-discrete"):
-        many = make_objective(algorithm, CONFIG, data).build([11, 12])
-        one = make_objective(algorithm, ALONE, data).build([11, 12])
-        for name, value in one.critic.state_dict().items():
-            assert torch.equal(member(many.critic, 0).state_dict()[name], value)
-        first, second = (member(many.critic, e).state_dict()["layers.0.weight"] for e in (0, 1))
-        assert (first - second).abs().max() > 0.01
-
-
 @pytest.mark.parametrize("algorithm", ["dqn", "cql", "gcql", "dqn-discrete", "cql-discrete", "gcql-discrete"])
 def test_each_member_has_the_gradient_of_its_own_loss(algorithm: str) -> None:
     """With one target for all (gamma 0), the members are as many critics trained apart."""

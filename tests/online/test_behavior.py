@@ -17,7 +17,6 @@ from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online import load_behavior, recipe, train_behavior, train_behavior_files
 from medgym_offline.online.behavior import BehaviorRun, EngineOptions
 from medgym_offline.online.recipe import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
-from medgym_offline.policies import load_policy
 from medgym_offline.simulators import SimulatorBank
 from tests.helpers import refused
 
@@ -117,18 +116,6 @@ def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_ar
     assert len(replay.provenance["share"]) == 1
     updates = [local.early[f"dr-replay-{n}", "adaptive"].provenance["update"][0] for n in (25, 50, 75)]
     assert updates == sorted(updates)
-
-
-def test_half_stores_the_same_training_rounded(bank: SimulatorBank, tmp_path: Path) -> None:
-    whole, half = (
-        train_behavior_files(bank, [("dr", "fixed")], tmp_path / str(half), False, recipe=RECIPE, half=half)[0]
-        for half in (False, True)
-    )
-    for name, value in tensors(whole).items():
-        assert value.dtype == torch.float32
-        assert torch.equal(tensors(half)[name], value.to(torch.float16)), name
-    assert half.stat().st_size < whole.stat().st_size
-    torch.testing.assert_close(load_policy(half).act(OBSERVED), load_policy(whole).act(OBSERVED), rtol=0, atol=2e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

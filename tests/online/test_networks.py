@@ -27,18 +27,6 @@ def theta(network: TanhMLP) -> Tensor:
     return 0.4 * _double(0, P, network.count)
 
 
-def test_forward_is_the_stacked_mlp_of_the_package(network: TanhMLP, theta: Tensor) -> None:
-    from medgym_offline.stack import StackedMLP
-
-    module = StackedMLP(P, SIZES, activation="tanh").double()
-    with torch.no_grad():
-        for layer, (weight, bias) in zip(module.layers, network.layers(theta)):
-            layer.weight.copy_(weight)
-            layer.bias.copy_(bias)
-        x = _double(1, P, N, 5)
-        torch.testing.assert_close(network(theta, x).output, module(x), rtol=1e-12, atol=1e-12)
-
-
 def test_products_with_the_jacobian_are_autograds(network: TanhMLP, theta: Tensor) -> None:
     x, v, g = _double(1, P, N, 5), _double(2, *theta.shape), _double(3, P, N, 2)
     seen = network(theta, x)

@@ -11,14 +11,13 @@ import torch
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.online import TrainConfig, train
 from medgym_offline.online.learner import TrainState
-from medgym_offline.online.networks import Adam, stacked_actor
+from medgym_offline.online.networks import Adam
 from medgym_offline.online.train import load_state, save_state
 from medgym_offline.online.watching import (
     Gap,
     Passing,
     keep_patient,
     keep_way,
-    nearest_to_share,
     rounded,
     way_of,
     way_updates,
@@ -84,24 +83,6 @@ def trained(tiny_bank: SimulatorBank) -> tuple[Gap, dict[int, torch.Tensor]]:
 
     result = train(tiny_bank, PROCESS, config, progress=False, watch=watch)
     return Gap.measure(tiny_bank, PROCESS, result.policy, seed=0, episodes=6), way
-
-
-def test_a_patients_share_does_not_depend_on_its_batch_mates(trained, tiny_bank):
-    gap, way = trained
-    expert = stacked_actor(gap.shape, way[14], None, 4)
-    alone = Gap.measure(tiny_bank.select([2]), PROCESS, expert, seed=0, episodes=6)
-    assert alone.random[0] == pytest.approx(gap.random[2], rel=1e-5)
-    assert alone.returns(way[5])[0] == pytest.approx(gap.returns(way[5])[2], rel=1e-5)
-
-
-def test_the_nearest_of_the_way_is_chosen_up_to_the_first_that_passes(trained):
-    gap, way = trained
-    share = {u: gap.mean_share(gap.returns(rounded(theta))) for u, theta in way.items()}
-    for wanted, (update, theta, reached) in zip((0.25, 0.5, 0.75), nearest_to_share(gap, way, [0.25, 0.5, 0.75])):
-        first = min(u for u, value in share.items() if value >= wanted)
-        assert update <= first
-        assert abs(reached - wanted) == min(abs(share[u] - wanted) for u in way if u <= first)
-        assert torch.equal(theta, rounded(way[update]))
 
 
 def test_passing_keeps_for_each_patient_its_own_update(trained: tuple[Gap, dict[int, torch.Tensor]]) -> None:

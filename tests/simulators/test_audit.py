@@ -18,7 +18,7 @@ from medgym_offline.errors import BankError
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.audit import add_forecasts, audit
 from medgym_offline.simulators.bank import World
-from medgym_offline.simulators.checks import noise_partition, schedule_scores
+from medgym_offline.simulators.checks import schedule_scores
 from medgym_offline.simulators.fidelity import free_rollout
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
 from medgym_offline.simulators.map_checks import map_checks
@@ -70,16 +70,6 @@ def test_scores_are_those_of_an_hourly_rollout(tiny_bank: SimulatorBank) -> None
     assert torch.allclose(severity, total / 96, atol=1e-3)
     assert torch.allclose(share, safe / 76, atol=1e-6)
     assert torch.allclose(final, x, atol=1e-3)
-
-
-def test_noise_of_two_halves_is_that_of_the_whole_where_nothing_contracts(tiny_bank: SimulatorBank) -> None:
-    # In the shortest holds the dynamics have no time to act, so only the variance's linearity in time is left.
-    found = noise_partition(tiny_bank, hours=(0.05,), draws=2000)["0.05"]
-    assert found["mean_difference"] < 0.01
-    expected = 0.05**0.5 * tiny_bank.noise_scale.median(0).values
-    for j, (one, two) in enumerate(found["spread"].values()):
-        assert one == pytest.approx(float(expected[j]), rel=0.05)
-        assert two == pytest.approx(one, rel=0.05)
 
 
 def test_an_untrained_map_is_the_identity_at_once_and_wrong_later(mapped: SimulatorBank) -> None:

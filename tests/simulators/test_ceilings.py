@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -83,29 +82,6 @@ def test_the_optimum_of_a_patient_with_a_clock_is_found() -> None:
     assert (adaptive.harm < 0.006).all()
     ends = adaptive.hours.cumsum(1)
     assert ((ends - SWITCH[:, None]).abs().amin(1) < 1.0).all()
-
-
-SHORT = CeilingConfig(decisions=3, horizon=24.0, steps=8)
-
-
-@pytest.fixture(scope="module")
-def searched(tiny_bank: SimulatorBank) -> Any:
-    return ceilings(tiny_bank, SHORT, show=False)
-
-
-def test_classes_are_nested_and_beat_the_grid(tiny_bank: SimulatorBank, searched: Any) -> None:
-    constant, fixed, adaptive = (searched.classes[n].harm for n in ("constant", "fixed", "adaptive"))
-    assert (fixed <= constant).all()
-    assert (adaptive <= fixed).all()
-    assert (searched.classes["fine"].harm <= fixed).all()
-    assert (fixed < constant).any()
-    assert (adaptive < fixed).any()
-    grid = torch.tensor(list(itertools.product(*tuple(t.levels for t in SEPSIS.treatments))))
-    u = grid[None, :, None].expand(4, -1, -1, -1)
-    with torch.inference_mode():
-        harm = schedule_harm(tiny_bank, u, torch.full((4, len(grid), 1), 24.0), 24)
-    assert (constant <= harm.amin(1) + 0.01).all()
-    assert (constant < harm.amin(1)).any()
 
 
 def test_intervals_are_feasible_and_inverted() -> None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 from scipy.integrate import solve_ivp
 
 from medgym_offline.diseases.sepsis.field import RATE_BOUND, Physics, field
-from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.simulators import SimulatorBank
-from medgym_offline.simulators.flow import SolutionMapConfig, solve, solve_between
+from medgym_offline.simulators.flow import solve, solve_between
 
 
 def _states(bank: SimulatorBank, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,26 +67,6 @@ def test_solver_agrees_with_scipy(tiny_bank: SimulatorBank) -> None:
         assert error.max() < 0.02
 
 
-def test_heun_is_second_order(tiny_bank: SimulatorBank) -> None:
-    x, u = _states(tiny_bank, 4, seed=3)
-    u = 0.2 + 0.2 * u
-    wide = torch.full((8,), 1e6)
-    times = torch.full((len(tiny_bank), 4, 1), 4.0, dtype=torch.float64)
-
-    def solution(step: float) -> torch.Tensor:
-        world = tiny_bank.world_data["own"]
-        params = type(world.params)(**{n: t.double() for n, t in world.params.tensors().items()})
-
-        def rhs(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-            return field(tiny_bank.disease, tiny_bank.scales, tiny_bank.physics, params, x, u)
-
-        return solve(rhs, x.double(), u.double(), times, -wide.double(), wide.double(), step)[..., 0, :]
-
-    truth = solution(1 / 64)
-    coarse, fine = ((solution(h) - truth).abs().max() for h in (1 / 2, 1 / 4))
-    assert 3.0 < coarse / fine < 5.5
-
-
 def test_a_row_does_not_depend_on_its_batch(tiny_bank: SimulatorBank) -> None:
     x, u = _states(tiny_bank, 6)
     dt = torch.linspace(0.5, 36, 24).view(4, 6)
@@ -135,57 +113,6 @@ def test_a_parabola_is_followed_exactly_between_steps() -> None:
 
 def _bounds(bank: SimulatorBank) -> tuple[torch.Tensor, torch.Tensor]:
     return bank.lower, bank.upper
-
-
-@pytest.mark.parametrize("backend", ["ode", "map"])
-def test_identity_at_zero(backend: str, mapped_bank: SimulatorBank) -> None:
-    bank = mapped_bank.with_backend(backend)  # type: ignore[arg-type]
-    x, u = _states(bank, 8)
-    assert torch.equal(bank.flow(x, u, torch.zeros(len(bank), 8)), x)
-
-
-@pytest.fixture(scope="module")
-def mapped_bank() -> SimulatorBank:
-    """A prior bank with a briefly distilled map (both worlds and population)."""
-    from medgym_offline.simulators.distill import DistillConfig, distill
-
-    bank = prior_bank(3)
-    config = DistillConfig(steps=500, pool=24, batch=64, times=6)
-    parts = [bank.world("own"), bank.world("crossfit"), bank.population()]
-    trunk, codes = distill(parts, config, SolutionMapConfig(width=48, code=8), show=False)
-    for world, code in zip((bank.world_data["own"], bank.world_data["crossfit"], bank.population_data), codes):
-        world.code = code  # type: ignore[union-attr]
-    mapped = bank.replace(trunk=trunk, backend="map", content_hash=None)
-    assert mapped.backend == "map"
-    return mapped
-
-
-def test_distilled_map_follows_the_solver_and_beats_no_map(mapped_bank: SimulatorBank) -> None:
-    from medgym_offline.simulators.distill import map_errors
-
-    errors = map_errors(mapped_bank, rows=8)
-    # A short training on three patients; the shipped bank's tolerances are tested on the shipped bank.
-    assert errors["error"]["6.0"][0] < 0.05
-    x, u = _states(mapped_bank, 16, seed=9)
-    hold = torch.full((3, 16), 12.0)
-    truth = mapped_bank.with_backend("ode").flow(x, u, hold)
-    assert (mapped_bank.flow(x, u, hold) - truth).abs().mean() < 0.25 * (x - truth).abs().mean()
-
-
-def test_noise_is_linear_in_time_and_seeded(tiny_bank: SimulatorBank) -> None:
-    x = tiny_bank.initial_state().unsqueeze(1).expand(-1, 4000, -1)
-    x = x * torch.tensor([0.2, 1, 1, 0.2, 0.5, 1, 1, 1])  # away from the bounds
-    u = torch.full((len(tiny_bank), 4000, 3), 0.2)
-    spread = []
-    for dt in (1.0, 4.0):
-        hold = torch.full((len(tiny_bank), 4000), dt)
-        g = torch.Generator().manual_seed(1)
-        noise = tiny_bank.step(x, u, hold, g) - tiny_bank.flow(x, u, hold)
-        spread.append(noise[..., 1].var().item())
-        again = tiny_bank.step(x, u, hold, torch.Generator().manual_seed(1))
-        assert torch.allclose(again, tiny_bank.flow(x, u, hold) + noise, atol=1e-6)
-    assert spread[1] / spread[0] == pytest.approx(4.0, rel=0.05)
-    assert spread[0] == pytest.approx(float(tiny_bank.noise_scale[0, 1]) ** 2, rel=0.1)
 
 
 def test_growing_overload_has_no_ceiling_and_ends_the_response_to_fluid(tiny_bank: SimulatorBank) -> None:

@@ -23,7 +23,7 @@ from medgym_offline.simulators.data import FitData, block_steps, clinician_sched
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
-from medgym_offline.simulators.noise import estimate_noise, noise_variance
+from medgym_offline.simulators.noise import noise_variance
 
 PATIENTS = 6
 
@@ -94,22 +94,6 @@ def test_needs_follow_what_was_given(data: FitData) -> None:
     assert np.allclose(alone[0], estimate_need(quiet, hours, Physics(), root=1)[2])
 
 
-def test_a_prior_of_needs_counts_as_its_hours(data: FitData) -> None:
-    """With a prior of ever more hours the needs go to its means, whatever was given."""
-    hours, u = np.ones(96, bool), data.u.copy()
-    u[..., 1] = 0.3
-    treated = replace(data, u=u, start=np.zeros_like(data.start))
-    distances = []
-    for count in (6.0, 100.0, 1e6):
-        prior = NeedPrior(0.1, 0.6, count)
-        need = estimate_need(treated, hours, Physics(), 1, prior)
-        draw = need / estimate_need(treated, hours, Physics(), 1, NeedPrior(0.1, 0.6, 1e9))
-        distances.append(np.abs(draw[:, :2] - 1.0).max(1))
-    assert (distances[0] > distances[1]).all()
-    assert (distances[1] > distances[2]).all()
-    assert distances[2].max() < 1e-2
-
-
 def test_shock_resolves_when_need_is_met() -> None:
     need = np.array([[0.3, 1.0, 12.0]], np.float32)
     u = np.zeros((1, 96, 3), np.float32)
@@ -170,31 +154,6 @@ def test_noise_variance_separates_measurement_from_process() -> None:
         found = noise_variance(_holds(*_walk(np.random.default_rng(0), 300, 0.5)), default)
         assert found.sigma == pytest.approx(0.08, rel=0.1)
         assert np.sqrt(found.measurement / 2) == pytest.approx(0.1, rel=0.25)
-
-
-def test_noise_of_a_simulated_record_is_found_and_the_balance_has_none() -> None:
-    bank = prior_bank(12, seed=2)
-    g = torch.Generator().manual_seed(0)
-    x = bank.initial_state().unsqueeze(1)
-    u, path = torch.full((12, 1, 3), 0.3), [x]
-    for _ in range(95):
-        x = bank.step(x, u, torch.ones(12, 1), g)
-        path.append(x)
-    states = torch.cat(path, 1).numpy()
-    # Observed at random hours, so that gaps vary.
-    mask = np.random.default_rng(3).random((12, 96, 6)) < 0.3
-    stay = np.full(12, 96)
-    treatment = np.repeat(u.numpy(), 96, 1)
-    values = states[..., :6]
-    raw = FitData(SEPSIS, bank.patients, bank.scales, values, mask, treatment, states[..., 6:7], stay, values)
-    sigma, found = estimate_noise(bank, raw, states[..., 7:])
-    assert set(found) == {v.name for v in SEPSIS.variables}
-    free = [1, 2, 3, 5]  # SpO2 and urine may sit at a bound, where noise is cut
-    ratio = sigma[:, free].mean(0) / bank.noise_scale[0, free].numpy()
-    # The dynamics contract, so the best line over holds of 1..12 h is below the instantaneous rate, hardly above.
-    assert (ratio > 0.35).all()
-    assert (ratio < 1.3).all()
-    assert (sigma[:, 6] == 0).all()
 
 
 def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:

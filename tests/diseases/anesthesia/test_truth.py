@@ -121,16 +121,6 @@ def test_the_effect_site_is_linear_in_the_doses(rates, boluses, factor):
     assert ((bis > 0) & (bis <= 93)).all()
 
 
-@given(st.integers(1, 60), st.integers(1, 200))
-@settings(max_examples=25, deadline=None)
-def test_values_do_not_depend_on_how_often_one_looks(every: int, seconds: int) -> None:
-    dose = {"infusion": [(0, 1, 9.0)], "boluses": [(0, 0, 1.0)]}
-    ce, bis = effect_site(**ADULT, **dose, seconds=seconds, every=every)  # type: ignore[arg-type]
-    fine, _ = effect_site(**ADULT, **dose, seconds=seconds, every=1)  # type: ignore[arg-type]
-    assert len(ce) == len(bis) == seconds // every + 1
-    np.testing.assert_allclose(ce, fine[::every], rtol=1e-9, atol=1e-12)
-
-
 def test_whole_ticks_agree_with_exact_seconds() -> None:
     people = typical_patient(**ADULT)  # type: ignore[arg-type]
     law = published(people, dtype=torch.float64)

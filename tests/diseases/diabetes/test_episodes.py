@@ -137,15 +137,6 @@ def test_a_bank_is_built_from_records_and_comes_back_from_its_file(tmp_path):
         BankRecipe("x", people="alive")
 
 
-@pytest.mark.parametrize(("name", "count"), [("diabetes-v0", 30), ("diabetes-interpolated-v0", 110)])
-def test_released_banks_hold_every_world_and_a_split(name, count):
-    bank = load_simulators(name)
-    assert len(bank) == count
-    assert set(bank.worlds) == {"own", "crossfit", "true"}
-    split = bank.metadata["split"]
-    assert (len(split["train"]), len(split["test"])) == ((18, 12) if count == 30 else (80, 30))
-
-
 def test_events_are_runs_and_unseen_without_a_decision_inside():
     beyond = np.array([[0, 1, 1, 0, 1, 0, 1, 1], [1, 1, 0, 0, 0, 0, 0, 0]], bool)
     count, unseen = count_events(beyond, np.array([[2, 3, 7], [4, 5, 7]]))

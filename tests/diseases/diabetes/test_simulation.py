@@ -37,14 +37,6 @@ def test_later_inputs_move_the_day_by_as_much(minute, delay, grams, units):
     assert not np.array_equal(early, late)
 
 
-def test_a_basal_holds_from_its_minute_on_in_any_order():
-    steps = [(0, 1.0), (30, 0.2), (60, 3.0)]
-    once = simulate(NAME, basal=steps, minutes=240)
-    assert np.array_equal(once, simulate(NAME, basal=steps[::-1], minutes=240))
-    assert np.array_equal(once[:13], simulate(NAME, basal=steps[:2], minutes=240)[:13])
-    assert once[-1] < simulate(NAME, basal=steps[:2], minutes=240)[-1]
-
-
 amounts = st.one_of(st.floats(max_value=-1e-9), st.just(float("nan")), st.just(float("inf")), st.just("1"), st.none())
 minutes = st.one_of(st.integers(max_value=-1), st.integers(min_value=60), st.just(2.5), st.just("3"), st.none())
 
