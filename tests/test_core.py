@@ -73,12 +73,6 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_json_refuses_what_readers_cannot_parse(tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
-        write_json(tmp_path / "x.json", {"a": float("nan")})
-    assert not (tmp_path / "x.json").exists()
-
-
 def test_import_is_light() -> None:
     code = (
         "import sys, medgym_offline, gymnasium; heavy = {'torch', 'minari', 'h5py', 'matplotlib', 'polars', 'rich'};"

@@ -9,8 +9,6 @@ import polars as pl
 import pytest
 
 from medgym_offline.cohorts import Cohort
-from medgym_offline.cohorts.frames import Rejections
-from medgym_offline.diseases.sepsis.cohort.rules import coma_scale
 from tests.cohorts.conftest import write_csv
 from tests.cohorts.layouts import LAYOUTS, Charted, at
 from tests.cohorts.support import read_source
@@ -74,18 +72,6 @@ def test_the_prediction_is_whole_in_range_and_grows_with_its_components(tmp_path
             assert verbal[eye + 1, motor] >= score
         if motor < 6:
             assert verbal[eye, motor + 1] >= score
-
-
-def test_a_verbal_score_given_at_the_same_time_wins_over_the_tube() -> None:
-    rows = [("220739", 4.0, False), ("223900", 1.0, True), ("223900", 4.0, False), ("223901", 6.0, False)]
-    charted = pl.DataFrame(
-        [("1", item, 2.0, value, TUBE[0] if tube else "", "gcs") for item, value, tube in rows],
-        schema=["stay_id", "item", "t_h", "value", "text", "name"],
-        orient="row",
-    )
-    counts = Rejections()
-    assert coma_scale(charted, counts)["value"].to_list() == [14.0]
-    assert counts.repairs == {"gcs: a component charted twice at one time, averaged": 1}
 
 
 def test_without_the_words_a_verbal_score_of_one_is_doubted(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from medgym_offline.cohorts import Cohort, cohort_card
 from medgym_offline.errors import CohortError
-from tests.cohorts.conftest import write_normalized
+from tests.cohorts.layouts import LAYOUTS, RICH
 from tests.cohorts.support import build_cohort, read_source
 from tests.helpers import refused
 
@@ -48,22 +48,12 @@ def test_a_file_nearly_called_as_a_table_is_refused(tmp_path: Path) -> None:
     refused(CohortError, r"no known layout \(it holds event\.csv, stay\.csv\)", lambda: read_source(folder))
 
 
-@pytest.mark.parametrize("name", ["long", "meds", "normalized"])
-def test_one_table_in_two_formats_is_refused(tmp_path: Path, name: str) -> None:
-    folder, table = tmp_path / "h", "events"
-    if name == "long":
-        write(folder)
-    elif name == "meds":
-        (folder / "data").mkdir(parents=True)
-        folder = folder / "data"
-        header = "subject_id,time,code,numeric_value\n"
-        (folder / "events.csv").write_text(header + "1,2150-01-01 00:00:00,ICU_ADMISSION//MICU,\n")
-    else:
-        write_normalized(folder, stays=2)
-        table = "fluids"
-    pl.read_csv(folder / f"{table}.csv", infer_schema=False).write_parquet(folder / f"{table}.parquet")
-    with pytest.raises(CohortError, match=rf"{table}\.csv and {table}\.parquet are one table in two files"):
-        read_source(tmp_path / "h")
+@pytest.mark.parametrize(("layout", "table"), [("long table", "events"), ("meds", "events"), ("normalized", "fluids")])
+def test_one_table_in_two_formats_is_refused(tmp_path: Path, layout: str, table: str) -> None:
+    LAYOUTS[layout](tmp_path, RICH)
+    pl.read_csv(tmp_path / f"{table}.csv", infer_schema=False).write_parquet(tmp_path / f"{table}.parquet")
+    words = rf"{table}\.csv and {table}\.parquet are one table in two files"
+    refused(CohortError, words, lambda: read_source(tmp_path))
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])

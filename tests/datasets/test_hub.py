@@ -132,16 +132,6 @@ def test_what_minari_uploads_we_download(hub: Hub, copy: Path, made: GeneratedDa
     assert files_of(get(tmp_path / "ours").path) == core(made.path)
 
 
-def test_a_dry_run_sends_nothing(hub: Hub, made: GeneratedDataset, root: Path) -> None:
-    listed = publish(ID, REMOTE, root=root, dry_run=True, progress=False)
-    assert hub.log == []
-    row = next(row for row in listed.files if row[0] == f"sepsis-prior-v0/{DATA_FILE}")
-    assert row[1:] == ((made.path / DATA_FILE).stat().st_size, sha256_file(made.path / DATA_FILE))
-    sent = publish(ID, REMOTE, root=root, progress=False)
-    assert sent.files == listed.files
-    assert {path for path, *_ in sent.files} == hub.repositories[REPOSITORY].files.keys() - {".gitattributes"}
-
-
 def test_the_second_of_two_publishers_builds_on_the_first(hub: Hub, made_zero: GeneratedDataset, root: Path) -> None:
     publish(made_zero.id, REMOTE, root=root, progress=False)
     repository = hub.repositories[REPOSITORY]

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments import ablation, cases, ceilings, common, offline, online, pooling
+from experiments import ablation, ceilings, common, offline, online, pooling
 from experiments.common import Row, Scores
 from medgym_offline import SimulatorBank, load_simulators
 from medgym_offline.cohorts import Cohort
@@ -54,22 +54,6 @@ def test_online(two: SimulatorBank, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert online.run(recipe, tmp_path, bank=two).equals(found)
     with pytest.raises(AssertionError, match="run again"):
         online.run(recipe.model_copy(update={"seed": 1}), tmp_path, bank=two)
-
-
-def test_cases(two: SimulatorBank) -> None:
-    clinician = Row("clinician", "baseline", "fixed", 20)
-    severity = {p: float(i) for i, p in enumerate(two.patients)}
-    scores = Scores(common.tidy_rows("sepsis-v0", clinician, 0, "own", "severity_mean", severity), 1)
-    found = Scores(cases.case_studies(two, scores, (0.0, 100.0), 20, 1), 1)
-    for patient in two.patients:
-        row = Row("release", "ind", "fixed", 20)
-        hours, course = found.course(row, "own", "sofa", patient)
-        assert hours[-1] == 96.0
-        assert found.mean(row, "own", "case_sofa", [patient]).value == pytest.approx(np.mean(course), abs=0.1)  # type: ignore[union-attr]
-        assert sum(found.course(row, "own", "interval", patient)[1]) == pytest.approx(96.0, abs=1e-3)
-    errors = cases.model_errors(two, "own")
-    assert (errors["ind"] == 0).all()
-    assert (errors["pop"] > 0).all()
 
 
 @pytest.fixture(scope="module")

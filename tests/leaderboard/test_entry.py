@@ -206,21 +206,6 @@ def test_results_that_do_not_belong_together_are_refused(shop: Workshop) -> None
         build_entry([], [], "X")
 
 
-def test_a_baseline_needs_no_file_and_submit_says_what_is_lacking(shop: Workshop) -> None:
-    shop.score("zero", "zero", dataset=None, worlds=("own",), patients=2, timing="adaptive")
-    out = run("submit", "zero", "--name", "Zero", "--output", "s").out
-    for word in ("support distance", "crossfit world", "authors", "episodes, patients"):
-        assert f"lacks {word}" in out or word in out
-    assert "training" not in out
-    entry = read_submission("s").entry
-    assert (to_values(entry)["policies"], entry.compute) == ([{"builtin": "zero"}], None)
-    told = ("--authors", "A; B", "--code", "https://x.org/c", "--link", "https://x.org/p", "--updates", "7")
-    assert "training seeds: 1 of at least 3" in run("submit", shop.result(0), "--name", "X", "--output", "x", *told).out
-    entry = read_submission("x").entry
-    assert (entry.authors, entry.code, entry.links) == (("A", "B"), "https://x.org/c", ("https://x.org/p",))
-    assert (entry.compute.updates, bool(entry.compute.hardware)) == (7, True)  # `train` recorded it
-
-
 def test_large_policies_are_found_by_their_sha256(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
     entry = read_submission(folder).entry

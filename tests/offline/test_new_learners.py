@@ -85,16 +85,6 @@ def test_episodes_are_chosen_whole() -> None:
         assert set(np.flatnonzero(mask.view(3, 25, 3).any(-1)[p])) == set(best[p])
 
 
-def test_next_action_is_the_data_s() -> None:
-    rows = toy(episodes=20)
-    data = stack_transitions(rows, "ind", CONFIG)
-    following = data.more[..., :4].reshape(3, 20, 3, 4).numpy()
-    actions = rows.actions.reshape(3, 20, 3, 4)
-    assert np.array_equal(following[:, :, :-1], actions[:, :, 1:])
-    assert np.array_equal(following[:, :, -1], actions[:, :, -1])
-    assert np.array_equal(data.more[..., 5].reshape(3, 20, 3)[0, 0], [1, 0, 0])
-
-
 @pytest.mark.parametrize("threshold", [0.05, 0.3, 1.0])
 def test_bcq_chooses_the_best_likely_codeword(threshold: float) -> None:
     config = dataclasses.replace(CONFIG, threshold=threshold, codewords=16, updates=100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
 from medgym_offline.simulators.noise import noise_variance
+from tests.cohorts.conftest import Row, long_table
 
 PATIENTS = 6
 
@@ -184,27 +186,16 @@ def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
 @pytest.fixture
 def toy_cohort() -> Cohort:
     """Three stays; the second has no bilirubin at all."""
-    import polars as pl
-
     rng = np.random.default_rng(1)
-    rows: list[tuple[str, float, float | None, str, float]] = []
+    values = {"spo2": 95.0, "pao2": 90.0, "gcs": 12.0, "urine": 1400.0, "lactate": 2.0, "bilirubin": 1.0}
+    rows: list[Row] = []
     for i in range(3):
-        for t in range(0, 72, 4):
-            values = {"spo2": 95, "pao2": 90, "gcs": 12, "urine": 1400, "lactate": 2, "bilirubin": 1.0}
-            for name, value in values.items():
-                if not (name == "bilirubin" and i == 1):
-                    rows.append((f"toy/{i}", float(t), None, name, float(value * (1 + 0.02 * rng.standard_normal()))))
-        rows.append((f"toy/{i}", 0.0, 60.0, "fio2", 40.0))
+        for t, (name, value) in itertools.product(range(0, 72, 4), values.items()):
+            if (name, i) != ("bilirubin", 1):
+                rows.append((f"toy/{i}", float(t), None, name, value * (1 + 0.02 * rng.standard_normal())))
+        rows += [(f"toy/{i}", 0.0, 60.0, "fio2", 40.0), (f"toy/{i}", 0.0, 60.0, "fluids", 80.0)]
         rows.append((f"toy/{i}", 0.0, 20.0, "vasopressor", 0.05 * i))
-        rows.append((f"toy/{i}", 0.0, 60.0, "fluids", 80.0))
-    table = pl.DataFrame(
-        rows, schema=["patient", "time_h", "end_h", "variable", "value"], orient="row", infer_schema_length=None
-    )
-    table = table.with_columns(pl.lit("toy").alias("source"), pl.col("end_h").cast(pl.Float64))
-    table = table.with_columns(
-        pl.when(pl.col("variable") == "gcs").then(pl.col("value").clip(3, 15)).otherwise("value").alias("value")
-    )
-    return Cohort.from_table(table, COHORT)
+    return Cohort.from_table(long_table(rows), COHORT)
 
 
 def test_recipes_are_read_and_checked(tmp_path: Path) -> None:

@@ -11,15 +11,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from scipy.stats import spearmanr
 
 from medgym_offline import load_simulators
 from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarize
-from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, Course, live
-from medgym_offline.diseases.sepsis.truth import Model, bank_model, change_table, score, true_cases, truth_checks
+from medgym_offline.diseases.sepsis.cohort.synthetic import Course, live
+from medgym_offline.diseases.sepsis.truth import Model, bank_model, score, true_cases, truth_checks
 from medgym_offline.diseases.sepsis.twin_bank import build_twin, twin_cohort
 from medgym_offline.diseases.sepsis.twin_people import WIDE, TwinPatients, bare_bank, true_world, twin_ids
 from medgym_offline.errors import BankError, CohortError
@@ -134,16 +133,6 @@ def test_solver_steps_of_an_hour_are_enough() -> None:
 # -- the records -------------------------------------------------------------------------------------------------------
 
 
-def test_treatment_marks_severity(records: tuple[Cohort, Course]) -> None:
-    _, course = records
-    state, dose = course.states[:, :-1:STEPS], course.doses
-    for treatment, column, sign in ((1, 7, 1), (1, 5, 1), (1, 3, -1), (0, 7, 1)):
-        rho = spearmanr(dose[..., treatment].ravel(), state[..., column].ravel()).statistic
-        assert sign * rho > 0.05, (treatment, column, rho)
-    # Across patients too: those given more vasopressor on the first day are the sicker ones.
-    assert spearmanr(dose[:, :24, 1].mean(1), state[:, :24, 7].mean(1)).statistic > 0.2
-
-
 def test_calibrated_to_the_real_cohort() -> None:
     real = read_summary(release_folder("generation") / "real-cohort-summary.json")
     twin = summarize(twin_cohort(110, 20260102)[0])
@@ -228,13 +217,9 @@ def test_score_by_hand(bank: SimulatorBank) -> None:
     true = (cases.ends["random"][:, :, 3, :6] - cases.states[:, cases.starts, :6]).double().numpy().reshape(-1, 6)
     r2 = 1.0 - (true**2).sum(0) / ((true - true.mean(0)) ** 2).sum(0)
     assert [still["r2"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(r2), abs=1e-3)
-    end = cases.ends["random"][:, :, 3, :6].double().numpy().reshape(-1, 6)
-    state = 1.0 - (true**2).sum(0) / ((end - end.mean(0)) ** 2).sum(0)
-    assert [still["r2_state"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(state), abs=1e-3)
     spread, rmse = true.std(0), np.sqrt((true**2).mean(0))
     assert [still["change_sd"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(spread), abs=1e-3)
     assert [still["rmse"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(rmse), abs=1e-3)
-    assert change_table({"no change": still}).count("\n") == 15  # two lines of head, six variables and all, twice
     error = (cases.states[:, :1, :6] - cases.expected[..., :6]).double().numpy()
     spread = cases.states[:, 1:, :6].double().numpy().reshape(-1, 6).var(0)
     nmse = (error**2).mean((0, 1)) / spread
