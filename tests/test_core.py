@@ -63,16 +63,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
-    target = tmp_path / "d"
-    for text in ("one", "two"):
-        with atomic_path(target) as temporary:
-            temporary.mkdir()
-            (temporary / text).write_text(text)
-    assert [p.name for p in target.iterdir()] == ["two"]
-    assert list(tmp_path.iterdir()) == [target]
-
-
 def test_import_is_light() -> None:
     code = (
         "import sys, medgym_offline, gymnasium; heavy = {'torch', 'minari', 'h5py', 'matplotlib', 'polars', 'rich'};"

@@ -8,8 +8,6 @@ import polars as pl
 import pytest
 
 from medgym_offline.cohorts import Cohort
-from medgym_offline.cohorts.units import accepted_units, conversion
-from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError
 from tests.cohorts.support import read_source
 from tests.helpers import refused
@@ -118,19 +116,6 @@ def test_timestamps_other_units_drugs_and_volumes_give_the_same(tmp_path: Path) 
 def test_an_unknown_unit_is_refused_by_name(tmp_path: Path, variable: str, unit: str, message: str) -> None:
     rows = ROWS + f"1,p,1,2,{variable},1,{unit}\n1,p,2,3,{variable},1,{unit}\n"
     refused(CohortError, r"events\.csv: " + message, lambda: read_source(write(tmp_path / "a", rows)))
-
-
-def test_every_documented_factor_and_spelling() -> None:
-    for named in COHORT.readable.values():
-        own = conversion(named, named.unit.upper() + " ")
-        assert own is not None
-        assert (own.factor, own.amount) == (1.0, False)
-        assert accepted_units(named)[0] == named.unit
-    pao2, bilirubin, lactate = (COHORT.concepts[name] for name in ("pao2", "bilirubin", "lactate"))
-    assert conversion(pao2, "kPa").factor == pytest.approx(760 / 101.325, rel=1e-4)
-    assert conversion(bilirubin, "μmol / L").factor == pytest.approx(1 / 17.1, rel=1e-3)
-    assert conversion(lactate, "MG/DL").factor == pytest.approx(1 / 9.01, rel=1e-3)
-    assert conversion(lactate, "mmHg") is None
 
 
 def test_timestamps_need_an_admission(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from medgym_offline.cohorts import (
     Cohort,
     assemble,
-    build_cohort,
     cohort_card,
     combine,
     long_records,
@@ -86,16 +85,6 @@ def test_a_table_in_memory_becomes_a_cohort_and_comes_back_from_a_file(tmp_path:
     assert select_stays(back, 1).patients == ("clinic/a",)
     assert observation_flags(grid, DIABETES).untreated == ()
     assert "| insulin | U/h |" in cohort_card(back)
-
-
-def test_a_folder_is_read_the_same_with_the_disease_of_the_caller(tmp_path: Path) -> None:
-    folder = tmp_path / "clinic"
-    folder.mkdir()
-    EVENTS.write_csv(folder / "events.csv")
-    (folder / "stays.csv").write_text("stay,los_h,sex\na,12,F\nb,3,\n")
-    summary = build_cohort([folder], tmp_path / "c.parquet", DIABETES)
-    assert summary.rows == {"glucose": 4, "insulin": 4}
-    assert Cohort.read(tmp_path / "c.parquet", DIABETES).table.equals(records().table)
 
 
 def test_raw_tables_are_read_for_the_concepts_that_are_asked_for(tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ import pytest
 
 from medgym_offline.datasets import (
     Recipe,
-    dataset_info,
-    find_recipe,
     generate,
     list_recipes,
     load_dataset,
@@ -19,9 +17,7 @@ from medgym_offline.datasets import (
     verify,
 )
 from medgym_offline.datasets.behaviors import play, process_config, recipe_behavior
-from medgym_offline.datasets.recipes import known_recipe, stream_of
 from medgym_offline.envs.rollout import episode_seeds
-from medgym_offline.errors import DatasetError
 from medgym_offline.simulators import SimulatorBank, load_simulators
 
 
@@ -36,20 +32,6 @@ def test_every_disease_has_the_same_behaviors() -> None:
     assert set(kinds) == {"ind", "ind-fixed", "pop", "medium", "mixed", "clinician", "random"}
     assert all(len(settings) == 1 for settings in kinds.values())
     assert {bank: n for bank, n in count.items() if n != 7} == {"sepsis-twin-v0": 3}
-
-
-def test_a_large_form_is_found_and_not_listed() -> None:
-    large = find_recipe("medgym/sepsis-ind-large-v0")
-    base = find_recipe("medgym/sepsis-ind-v0")
-    assert large.episodes == 1000
-    assert dataclasses.replace(large, id=base.id, episodes=100, description=base.description) == base
-    assert large.id not in list_recipes()
-    assert stream_of(large.id) == stream_of(base.id)
-    info = dataset_info(large.id)
-    assert (info.id, info.sha256) == (large.id, None)
-    assert known_recipe("medgym/sepsis-idn-large-v0") is None
-    with pytest.raises(DatasetError, match="did you mean"):
-        find_recipe("medgym/sepsis-idn-large-v0")
 
 
 def test_a_large_form_goes_on_where_the_dataset_ends(recipe, rows, tmp_path, monkeypatch):

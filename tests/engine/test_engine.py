@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.engine import blocks, decode, encode, run
+from medgym_offline.engine import decode, encode, run
 from medgym_offline.errors import MedGymError, MissingExtraError, UnknownNameError
 from tests.engine.shards import always_killed, chain, counted, killed_once, refuses
 from tests.helpers import refused
@@ -41,13 +41,6 @@ def test_results_go_through_bytes_and_come_back() -> None:
         encode({1, 2})
     with pytest.raises(ValueError, match="not a shard"):
         decode(encode(value)[:-1])
-
-
-@pytest.mark.parametrize(("count", "size", "sizes"), [(110, 11, [11] * 10), (5, 2, [1, 2, 2]), (3, 10, [3])])
-def test_blocks_cover_everybody_once(count: int, size: int, sizes: list[int]) -> None:
-    found = blocks(count, size)
-    assert [i for block in found for i in block] == list(range(count))
-    assert [len(block) for block in found] == sizes
 
 
 @pytest.mark.parametrize("victim", ["d"])

@@ -124,18 +124,13 @@ def test_return_is_the_integral_of_dense_severity(tiny_bank: SimulatorBank) -> N
 
 def test_bad_input(tiny_bank: SimulatorBank) -> None:
     process, run = _run(tiny_bank)
-    with pytest.raises(MedGymError, match="noise is for 5 decisions; the process has 20"):
-        rollout(process, _policy, draw_noise(np.zeros((4, 2), np.int64), tiny_bank, ProcessConfig(decisions=5)))
-    with pytest.raises(MedGymError, match="must be finite"):
-        rollout(
-            process,
-            lambda o: _policy(o) * float("nan"),
-            draw_noise(np.zeros((4, 2), np.int64), tiny_bank, ProcessConfig()),
-        )
-    with pytest.raises(MedGymError, match="actions have shape"):
-        rollout(process, _fixed_policy, draw_noise(np.zeros((4, 2), np.int64), tiny_bank, ProcessConfig()))
-    refused(MedGymError, "seeds have shape", lambda: draw_noise(np.zeros(4, np.int64), tiny_bank, ProcessConfig()))
-    refused(MedGymError, "seeds have shape", lambda: draw_noise(np.zeros((4, 2)), tiny_bank, ProcessConfig()))
+    zeros, whole = np.zeros((4, 2), np.int64), ProcessConfig()
+    short, noise = draw_noise(zeros, tiny_bank, ProcessConfig(decisions=5)), draw_noise(zeros, tiny_bank, whole)
+    refused(MedGymError, "noise is for 5 decisions; the process has 20", lambda: rollout(process, _policy, short))
+    refused(MedGymError, "must be finite", lambda: rollout(process, lambda o: _policy(o) * float("nan"), noise))
+    refused(MedGymError, "actions have shape", lambda: rollout(process, _fixed_policy, noise))
+    refused(MedGymError, "seeds have shape", lambda: draw_noise(zeros[0], tiny_bank, whole))
+    refused(MedGymError, "seeds have shape", lambda: draw_noise(zeros.astype(float), tiny_bank, whole))
     for hours in ([], [-1.0], [97.0], [3.0, 2.0]):
         with pytest.raises(MedGymError, match="times must"):
             dense(process, run, torch.tensor(hours))

@@ -90,21 +90,6 @@ def test_probability_of_improvement_is_mann_whitney() -> None:
     assert probability_of_improvement(a, a) == pytest.approx(0.5)
 
 
-def test_interval_of_the_probability_of_improvement() -> None:
-    """With one run each it is the interval of the share; with more it narrows and holds the estimate."""
-    g = np.random.default_rng(1)
-    a, b = g.normal(0.0, 1.0, (4, 60)), g.normal(0.4, 1.0, (3, 60))
-    one = paired_difference(a[:1], b[:1])
-    assert one.probability_interval == pytest.approx(one.share_interval, abs=0.02)
-    many = paired_difference(a, b)
-    low, high = many.probability_interval
-    assert low < many.probability < high
-    assert high - low < one.probability_interval[1] - one.probability_interval[0]
-    swapped = paired_difference(b, a)
-    assert swapped.probability_interval == pytest.approx((1 - high, 1 - low), abs=0.01)
-    assert paired_difference(a - 100, b).probability_interval == (1.0, 1.0)
-
-
 HOURS = np.arange(97.0)
 FINE = np.arange(385) * 0.25
 
@@ -114,12 +99,6 @@ def test_safe_share_counts_times_after_twenty() -> None:
     assert metrics.safe_share(HOURS < 40, HOURS, 20.0) == pytest.approx(100 * 57 / 76)
     # Trouble up to and including hour 20 does not count.
     assert metrics.safe_share(HOURS <= 20, HOURS, 20.0) == 100.0
-
-
-def test_fine_grid_sees_an_excursion_between_hours() -> None:
-    unsafe = (FINE > 50) & (FINE < 51)  # three quarter hours
-    assert metrics.safe_share(unsafe[::4], HOURS, 20.0) == 100.0
-    assert metrics.safe_share(unsafe, FINE, 20.0) == pytest.approx(100 * (304 - 3) / 304)
 
 
 def course(lactate: np.ndarray, doses: np.ndarray, dt: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments.diabetes import people
-from experiments.diabetes.hupa import COLUMNS, HOUR, People, diary, read_hours, usable
+from experiments.diabetes.hupa import COLUMNS, HOUR, People, diary, read_hours
 from medgym_offline import MedGymError, load_simulators
 from medgym_offline.config import read
 from medgym_offline.diseases.diabetes.minimal import PARAMETERS, Fit, fit
@@ -35,27 +35,6 @@ def person(name: str, serving: float = 1.0, first: int = 7, **other: object) -> 
         **other,
     }
     return pl.DataFrame(rows).with_columns(pl.col(COLUMNS[2:]).cast(pl.Float64))
-
-
-def test_the_rule_takes_who_wrote_enough_down() -> None:
-    good, hours = person("good"), 24 * DAYS - 7
-    zero, late = np.zeros(hours), np.arange(hours) > hours // 2
-    bad = {
-        "no basal": {"basal_units_per_5min_mean": zero},
-        "no boluses": {"bolus_units": zero},
-        "boluses are marks": {"bolus_units": (good["bolus_units"] > 0).cast(pl.Float64)},
-        "no meals": {"carb_input": zero},
-        "half a sensor": {"glucose_mgdl": np.where(late, 120.0, np.nan)},
-    }
-    table = pl.concat([good, *(person(name, **change) for name, change in bad.items())]).with_columns(
-        pl.col("glucose_mgdl").fill_nan(None)
-    )
-    table = pl.concat([table, person("short", first=48)])
-    found = usable(table, RULE)
-    assert found.filter("used")["patient"].to_list() == ["good"]
-    assert len(found) == 2 + len(bad)
-    with pytest.raises(MedGymError, match="nobody's records are usable"):
-        diary(table.filter(pl.col("patient") != "good"), RULE)
 
 
 def test_ticks_hold_what_the_hours_held_and_units_are_each_persons_own() -> None:

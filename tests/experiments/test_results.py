@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from experiments import ablation, ceilings, offline, online, pooling
-from experiments.common import HERE, Recipe, Row, Scores, estimate, facts, read_scores, tidy_rows
+from experiments.common import HERE, Recipe, Row, Scores, estimate, read_scores, tidy_rows
 from medgym_offline import MedGymError
 
 KINDS = {
@@ -105,12 +105,3 @@ def test_estimates_agree_with_the_normal_theory_and_with_scipy() -> None:
     assert back.difference.value == pytest.approx(-gain.difference.value)
     assert estimate(a[0]).value == pytest.approx(mean.value)
     assert (estimate(a[0]).low, estimate(a[0]).high) == pytest.approx((mean.low, mean.high), abs=0.1 * half)
-
-
-def test_the_true_world_decides_then_the_crossfit_one() -> None:
-    def worlds(*names: str) -> list[str]:
-        return Scores(pl.concat([facts("b", A, 0, {"severity_mean": 1.0}, w, "p") for w in names])).worlds
-
-    assert worlds("own", "crossfit", "true") == ["true", "own", "crossfit"]
-    assert worlds("own", "crossfit") == ["crossfit", "own"]
-    assert worlds("own") == ["own"]

@@ -131,15 +131,6 @@ def test_the_balls_limit_as_a_quantile_of_distances() -> None:
     refused(MedGymError, "theta_quantile", lambda: OfflineConfig(theta_quantile=1.2))
 
 
-def test_a_learners_ball_does_not_depend_on_padding() -> None:
-    whole = toy(patients=3, episodes=20)
-    ragged = stack_transitions(whole.select((whole.patient != 1) | (whole.episode < 25)), "ind", CONFIG)
-    together = Ball(dataclasses.replace(CONFIG, theta_quantile=0.9), ragged)
-    alone = Ball(dataclasses.replace(CONFIG, theta_quantile=0.9), ragged.select([1]))
-    for name in ("center", "radius", "limit"):
-        assert torch.equal(getattr(together, name)[1], getattr(alone, name)[0])
-
-
 def test_inside_the_ball_gcql_is_cql() -> None:
     """To the bit, from the same start: neither guard acts there."""
     transitions = toy(episodes=20)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP, interval_bias
+from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
 
 P, N = 3, 17
 SIZES = (5, 7, 6, 2)
@@ -147,9 +147,3 @@ def test_log_ratio_and_policy_gradient(actor: GaussianActor, policy: Tensor) -> 
     expected = torch.func.grad(surrogate)(policy, weighted)
     ours = actor.policy_gradient(policy, actor.run(policy, x), noise, weighted)
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("decisions", [3, 5, 10, 20])
-def test_interval_bias_is_the_mean_interval(decisions: int) -> None:
-    share = (np.tanh(interval_bias(decisions, 96.0, 0.5, 36.0)) + 1) / 2
-    assert 0.5 + share * 35.5 == pytest.approx(96.0 / decisions, rel=1e-6)

@@ -23,7 +23,7 @@ from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.data import FitData, fit_data
-from medgym_offline.simulators.fit import FitConfig, _late, fit_alone, fit_individuals, fit_population
+from medgym_offline.simulators.fit import FitConfig, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.forecast import forecast_ahead
 from tests.helpers import refused
 
@@ -91,20 +91,6 @@ def test_forecasts_ahead_are_the_flow_hour_by_hour(data: FitData) -> None:
         assert np.allclose(found[i, t + 1], x[i, 0, :6].numpy(), atol=1e-5)
     assert np.isfinite(found).all(-1).sum(1).tolist() == [4, 4, 4, 1]  # the grid ends at hour 95
     assert np.isnan(found[0, :4]).all()
-
-
-@pytest.mark.parametrize("hours", [5.0, 60.0])
-def test_late_windows_have_an_exponential_density_of_age(hours: float) -> None:
-    draws = (np.arange(20_000) + 0.5) / 20_000
-    share = _late(draws, np.array(hours), 12.0)
-    assert (np.diff(share) > 0).all()
-    assert 0.0 <= share[0] < share[-1] < 1.0
-    age = hours * (1.0 - share)
-    for since in (1.0, 4.0):  # the truncated exponential's distribution function
-        wanted = np.expm1(-since / 12.0) / np.expm1(-hours / 12.0)
-        assert (age < since).mean() == pytest.approx(wanted, abs=1e-4)
-    assert np.allclose(_late(draws, np.array(hours), 1e7), draws, atol=1e-4)  # a long memory is none of this
-    assert 0.0 <= float(_late(np.array(0.0), np.array(hours), 0.01)) < 1.0  # a memory of minutes is the last hour
 
 
 def test_recent_hours_decide_a_need(data: FitData) -> None:

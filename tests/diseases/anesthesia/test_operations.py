@@ -19,8 +19,6 @@ from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
 from medgym_offline.diseases.anesthesia.severity import awareness, hypotension, phase_of, severity_parts
 from medgym_offline.diseases.anesthesia.stimulation import Schedule, draw_schedule, operation_numbers, schedule_of
 from medgym_offline.diseases.base import Course
-from medgym_offline.errors import ProtocolError
-from tests.helpers import refused
 
 SEEDS = np.arange(40).reshape(8, 5)
 
@@ -64,11 +62,6 @@ def test_a_schedule_from_later_on_is_the_rest_of_the_whole(start: int, length: i
     for name in ("stimulation", "surgery", "after", "phases"):
         assert torch.equal(getattr(later, name), getattr(whole, name)[:, :, part])
     assert torch.equal(later.minutes_to(0), whole.minutes_to(start))
-
-
-def test_impossible_schedules_are_refused() -> None:
-    refused(ProtocolError, "360", lambda: draw_schedule(SEEDS, 100))
-    refused(ProtocolError, "negative", lambda: draw_schedule(SEEDS, announcement_error=-1.0))
 
 
 # Severity, costs, metrics

@@ -96,29 +96,6 @@ def test_every_treatment_has_an_optimum(truth: SimulatorBank) -> None:
     assert (full[:, 7] >= some[:, 7] - 1e-4).all()
 
 
-def test_severity_grows_resolves_and_relapses() -> None:
-    truth = _truth(40)
-    x = truth.initial_state().unsqueeze(1).clone()
-    x[..., 7] = 1.2
-    support, none = (40.0, 0.15, 80.0), (40.0, 0.0, 0.0)
-    alone, helped = _hold(truth, none, 40.0, x)[:, 7], _hold(truth, support, 40.0, x)[:, 7]
-    assert (alone > helped + 0.2).float().mean() > 0.8
-    mild = x.clone()
-    mild[..., 7] = 0.5
-    assert (_hold(truth, none, 40.0, mild)[:, 7] > 0.7).float().mean() > 0.6  # onset
-    assert (helped < 0.8).float().mean() > 0.6  # resolution
-    grows = (alone > 1.25) & (helped < 0.5)
-    assert grows.sum() >= 3
-    partly = x.clone()
-    partly[..., 7] = 1.0
-    early = _hold(truth, none, 24.0, partly)[grows, 7]
-    assert (early > 1.05).float().mean() > 0.5  # relapse when support goes too early
-    over = x.clone()
-    over[..., 7] = 0.15
-    late = _hold(truth, none, 24.0, over)[grows, 7]
-    assert (late < early - 0.3).all()  # and less, or none, when it goes late
-
-
 def test_solver_steps_of_an_hour_are_enough() -> None:
     truth = load_simulators("sepsis-twin-v0").world("true")
     g, count = torch.Generator().manual_seed(2), len(truth)
