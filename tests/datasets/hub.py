@@ -5,7 +5,8 @@ HF_ENDPOINT names it. Every commit keeps its whole file list, so that revisions,
 commit are those of a repository. Faults are switched on by tests: wrong bytes, and a commit that arrives between
 another's reading and writing.
 
-Not the Hub: no Xet transfers (clients need HF_HUB_DISABLE_XET=1), no ranges, no other hosts, no rate limits.
+Not the Hub: every file travels in its commit, as small ones do there (no LFS, no Xet: clients need
+HF_HUB_DISABLE_XET=1); no ranges, no other hosts, no rate limits.
 """
 
 from __future__ import annotations
@@ -30,18 +31,13 @@ READER = "hf_reader"
 
 @dataclass(frozen=True)
 class Blob:
-    """Content of a file, and whether it was sent as a large file."""
+    """Content of a file."""
 
     data: bytes
-    lfs: bool
 
     @property
     def oid(self) -> str:
         return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
-
-    @property
-    def etag(self) -> str:
-        return hashlib.sha256(self.data).hexdigest() if self.lfs else self.oid
 
 
 @dataclass
@@ -64,7 +60,7 @@ class Repository:
         return next(((sha, files) for sha, _, files in self.commits if sha == wanted), None)
 
     def commit(self, title: str, files: dict[str, Blob]) -> str:
-        content = {path: blob.etag for path, blob in files.items()}
+        content = {path: blob.oid for path, blob in files.items()}
         parent = self.head if self.commits else ""
         sha = hashlib.sha1(json.dumps([parent, title, content], sort_keys=True).encode()).hexdigest()
         self.commits.append((sha, title, files))
@@ -91,7 +87,6 @@ class Hub:
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
-        self.objects: dict[str, bytes] = {}
         self.writers: dict[str, set[str]] = {TOKEN: {ORG}, READER: set()}
         self.wrong: dict[str, int] = {}
         self.before_commit: Callable[[], None] | None = None
@@ -110,7 +105,6 @@ class Hub:
             name: Repository(list(repository.commits), dict(repository.tags))
             for name, repository in other.repositories.items()
         }
-        self.objects = dict(other.objects)
 
     def gets(self, ending: str) -> list[Request]:
         """The GETs of files whose path ends so."""
@@ -154,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return action(self, *match.groups())
         return self._error(404, "", f"no such address: {self.command} {parts.path}")
 
-    do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815 - names of the standard library
+    do_GET = do_HEAD = do_POST = _handle  # noqa: N815 - names of the standard library
 
     def _repository(self, name: str) -> Repository | None:
         found = self.hub.repositories.get(name)
@@ -185,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.hub.repositories:
             return self._answer(409, about | {"error": "You already created this dataset repo"})
         self.hub.repositories[name] = made = Repository()
-        made.commit("initial commit", {".gitattributes": Blob(b"*.hdf5 filter=lfs diff=lfs merge=lfs -text\n", False)})
+        made.commit("initial commit", {".gitattributes": Blob(b"*.hdf5 filter=lfs diff=lfs merge=lfs -text\n")})
         return self._answer(200, about)
 
     def check_card(self) -> None:
@@ -197,34 +191,10 @@ class _Handler(BaseHTTPRequestHandler):
     def preupload(self, name: str, revision: str) -> None:
         if self._repository(name) is None or not self._may_write(name):
             return
-        large = (".hdf5", ".png", ".npy")
         files = [
-            {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(large) else "regular", "shouldIgnore": False}
-            for f in json.loads(self.body)["files"]
+            {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(self.body)["files"]
         ]
         self._answer(200, {"files": files, "commitOid": self.hub.repositories[name].head})
-
-    def batch(self, name: str) -> None:
-        if self._repository(name) is None or not self._may_write(name):
-            return
-        objects = []
-        for wanted in json.loads(self.body)["objects"]:
-            entry: dict[str, Any] = {"oid": wanted["oid"], "size": wanted["size"]}
-            if wanted["oid"] not in self.hub.objects:
-                address = f"{self.hub.url}/lfs/{wanted['oid']}"
-                entry["actions"] = {"upload": {"href": address}, "verify": {"href": f"{address}/verify"}}
-            objects.append(entry)
-        self._answer(200, {"transfer": "basic", "objects": objects})
-
-    def put_object(self, oid: str) -> None:
-        if hashlib.sha256(self.body).hexdigest() != oid:
-            return self._error(422, "", "content does not have the announced hash")
-        self.hub.objects[oid] = self.body
-        return self._answer(200)
-
-    def verify_object(self, oid: str) -> None:
-        same = oid in self.hub.objects and len(self.hub.objects[oid]) == json.loads(self.body)["size"]
-        self._answer(200 if same else 422, {})
 
     def commit(self, name: str, revision: str) -> None:
         if self._repository(name) is None or not self._may_write(name):
@@ -243,11 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
                     if value.get("parentCommit") not in (None, repository.head):
                         return self._error(412, "", "The expected parent commit is not the head: please retry")
                 elif entry["key"] == "file":
-                    files[value["path"]] = Blob(base64.b64decode(value["content"]), False)
-                elif entry["key"] == "lfsFile":
-                    if value["oid"] not in self.hub.objects:
-                        return self._error(422, "", f"object {value['oid']} was not uploaded")
-                    files[value["path"]] = Blob(self.hub.objects[value["oid"]], True)
+                    files[value["path"]] = Blob(base64.b64decode(value["content"]))
                 else:
                     return self._error(400, "", f"unknown entry {entry['key']}")
             sha = repository.commit(title, files)
@@ -305,8 +271,6 @@ class _Handler(BaseHTTPRequestHandler):
             if below and not path.startswith(f"{below}/"):
                 continue
             entry: dict[str, Any] = {"type": "file", "oid": blob.oid, "size": len(blob.data), "path": path}
-            if blob.lfs:
-                entry["lfs"] = {"oid": blob.etag, "size": len(blob.data), "pointerSize": 130}
             entries.append(entry)
         if below and not entries:
             return self._error(404, "EntryNotFound", f"{below} does not exist")
@@ -320,7 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
             message = f"Entry not found: {path}"
             headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": message, "X-Repo-Commit": sha}
             return self._answer(404, {"error": message}, headers)
-        data, headers = files[path].data, {"X-Repo-Commit": sha, "ETag": f'"{files[path].etag}"'}
+        data, headers = files[path].data, {"X-Repo-Commit": sha, "ETag": f'"{files[path].oid}"'}
         wrong = next((end for end, times in self.hub.wrong.items() if times and path.endswith(end)), None)
         if self.command == "GET" and wrong is not None:
             self.hub.wrong[wrong] -= 1
@@ -334,9 +298,6 @@ _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("POST",), r"/api/repos/create", _Handler.create),
     (("POST",), r"/api/validate-yaml", _Handler.check_card),
     (("POST",), rf"/api/datasets/{_NAME}/preupload/{_REV}", _Handler.preupload),
-    (("POST",), rf"/datasets/{_NAME}\.git/info/lfs/objects/batch", _Handler.batch),
-    (("PUT",), r"/lfs/([0-9a-f]{64})", _Handler.put_object),
-    (("POST",), r"/lfs/([0-9a-f]{64})/verify", _Handler.verify_object),
     (("POST",), rf"/api/datasets/{_NAME}/commit/{_REV}", _Handler.commit),
     (("POST",), rf"/api/datasets/{_NAME}/tag/{_REV}", _Handler.tag),
     (("GET",), rf"/api/datasets/{_NAME}/refs", _Handler.refs),

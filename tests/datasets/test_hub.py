@@ -138,7 +138,7 @@ def test_the_second_of_two_publishers_builds_on_the_first(hub: Hub, made_zero: G
 
     def other() -> None:
         text = json.dumps({"datasets": [made_zero.id, "medgym/other-v0"]}).encode()
-        repository.commit("another publisher", repository.files | {"namespace_metadata.json": Blob(text, False)})
+        repository.commit("another publisher", repository.files | {"namespace_metadata.json": Blob(text)})
 
     hub.before_commit = other
     publish(ID, REMOTE, root=root, progress=False)
@@ -230,7 +230,7 @@ def test_a_manifest_of_odd_types(published: Hub, tmp_path: Path, change: dict[st
     repository = published.repositories[REPOSITORY]
     name = "sepsis-prior-v0/data/manifest.json"
     text = json.dumps(json.loads(repository.files[name].data) | change).encode()
-    repository.commit("odd", repository.files | {name: Blob(text, False)})
+    repository.commit("odd", repository.files | {name: Blob(text)})
     with pytest.raises(DatasetError) as caught:
         get(tmp_path)
     assert message in str(caught.value)
