@@ -16,38 +16,6 @@ def test_a_missing_column_is_named(rows: list[Row], column: str) -> None:
         validate(long_table(rows).drop(column), where="my.parquet")
 
 
-def test_unknown_unit_is_an_error_that_names_the_choices(rows: list[Row]) -> None:
-    with pytest.raises(CohortError, match=r"unknown unit 'furlongs' of 'lactate'; convert .*mmol/L, mg/dL"):
-        validate(long_table(rows), units={"lactate": "furlongs"})
-    with pytest.raises(CohortError, match=r"unknown variable 'lactat'.*lactate"):
-        validate(long_table(rows), units={"lactat": "mmol/L"})
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        (("a/1", -7.0, None, "lactate", 2.0), "lactate: negative time (too long before admission)"),
-        (("a/1", -0.5, None, "spo2", 95.0), "spo2: negative time (too long before admission)"),
-        (("a/1", 3.0, None, "spo2", 0.0), "spo2: impossible value"),
-        (("a/1", 3.0, None, "gcs", 16.0), "gcs: impossible value"),
-        (("a/1", 3.0, None, "urine", -5.0), "urine: impossible value"),
-        (("a/1", 3.0, 4.0, "vasopressor", -0.1), "vasopressor: impossible value"),
-        (("a/1", 3.0, None, "spo2", float("nan")), "spo2: value is missing or not a number"),
-        (("a/1", float("inf"), None, "spo2", 95.0), "spo2: time is missing or not a number"),
-        (("a/1", 3.0, None, "heart", 80.0), "unknown variable 'heart'"),
-        (("a/1", 3.0, None, "fluids", 80.0), "fluids: interval without an end"),
-        (("a/1", 3.0, 2.0, "fluids", 80.0), "fluids: interval ends before it starts"),
-        (("a/1", 3.0, 3.0, "fluids", 80.0), "fluids: interval ends before it starts"),
-        (("", 3.0, None, "spo2", 95.0), "no patient id"),
-        (("a/1", 2.0, None, "spo2", 95.0), "duplicate row"),
-    ],
-)
-def test_a_bad_row_is_rejected_and_counted(rows: list[Row], row: Row, reason: str) -> None:
-    clean, counts = validate(long_table([*rows, row]))
-    assert clean.equals(long_table(rows))
-    assert counts.rows == {reason: 1}
-
-
 def test_overlaps_are_summed_for_infusions_and_cut_for_oxygen(rows: list[Row]) -> None:
     clean, counts = validate(
         long_table([*rows, ("a/1", 1.0, 2.0, "vasopressor", 0.2), ("a/1", 1.0, 3.0, "fio2", 60.0)])

@@ -33,15 +33,6 @@ def test_deviations_have_the_published_variances() -> None:
     assert covariance[0, 2] == pytest.approx(0.0, abs=0.003)
 
 
-def test_the_release_has_80_and_30_patients() -> None:
-    people = load_patients()
-    assert len(people) == len(set(people.ids)) == 110
-    assert (people.split == "train").sum() == 80
-    chosen = people.select(["surgical/003", "surgical/001"])
-    assert chosen.ids == ("surgical/003", "surgical/001")
-    np.testing.assert_array_equal(chosen.deviations, people.deviations[[2, 0]])
-
-
 def test_unknown_patients_and_impossible_ones_are_refused() -> None:
     people = load_patients()
     refused(UnknownNameError, "surgical/01", lambda: people.select(["surgical/01"]))
