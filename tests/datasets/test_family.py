@@ -11,7 +11,6 @@ import pytest
 from medgym_offline.datasets import (
     Recipe,
     generate,
-    list_recipes,
     load_dataset,
     shards,
     verify,
@@ -19,19 +18,6 @@ from medgym_offline.datasets import (
 from medgym_offline.datasets.behaviors import play, process_config, recipe_behavior
 from medgym_offline.envs.rollout import episode_seeds
 from medgym_offline.simulators import SimulatorBank, load_simulators
-
-
-def test_every_disease_has_the_same_behaviors() -> None:
-    """Seven on every bank but the twin (three); perturbation, timing and reward depend on the behavior alone."""
-    kinds: dict[str, set[tuple[str, float, str]]] = {}
-    count: dict[str, int] = {}
-    for recipe in list_recipes().values():
-        kind = recipe.name.removeprefix(recipe.bank.removesuffix("v0")).removesuffix("-v0")
-        kinds.setdefault(kind, set()).add((recipe.timing, recipe.perturbation, recipe.reward))
-        count[recipe.bank] = count.get(recipe.bank, 0) + 1
-    assert set(kinds) == {"ind", "ind-fixed", "pop", "medium", "mixed", "clinician", "random"}
-    assert all(len(settings) == 1 for settings in kinds.values())
-    assert {bank: n for bank, n in count.items() if n != 7} == {"sepsis-twin-v0": 3}
 
 
 def test_a_large_form_goes_on_where_the_dataset_ends(recipe, rows, tmp_path, monkeypatch):

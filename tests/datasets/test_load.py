@@ -29,14 +29,6 @@ def test_arrays_are_mapped_and_writing_never_reaches_the_file(made: GeneratedDat
     assert load_dataset(made.id, root=copy, progress=False).rewards[0] == before
 
 
-def test_the_flat_cache_is_rebuilt_from_the_hdf5_file(rows: Transitions, made: GeneratedDataset, copy: Path) -> None:
-    shutil.rmtree(flat_of(copy, made))
-    again = load_dataset(made.id, root=copy, progress=False)
-    for name in COLUMNS:
-        np.testing.assert_array_equal(getattr(again, name), getattr(rows, name))
-    assert flat_of(copy, made).is_dir()
-
-
 @pytest.mark.parametrize("damage", ["truncate", "delete", "garbage"])
 def test_a_damaged_flat_cache_is_rebuilt(rows: Transitions, made: GeneratedDataset, copy: Path, damage: str) -> None:
     file = flat_of(copy, made) / "observations.npy"

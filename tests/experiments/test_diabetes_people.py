@@ -12,9 +12,8 @@ import torch
 
 from experiments.diabetes import people
 from experiments.diabetes.hupa import COLUMNS, HOUR, People, diary, read_hours
-from medgym_offline import MedGymError, load_simulators
-from medgym_offline.config import read
-from medgym_offline.diseases.diabetes.minimal import PARAMETERS, Fit, fit
+from medgym_offline import MedGymError
+from medgym_offline.diseases.diabetes.minimal import PARAMETERS, Fit
 from tests.helpers import refused
 
 RULE = People(name="few", least_days=5.0)
@@ -81,23 +80,3 @@ def test_wrong_records_are_one_line(tmp_path: Path) -> None:
     for table, said in ((person("a").drop("carb_input"), "'carb_input' is missing"), (wrong, "a negative amount")):
         (tmp_path / "records.csv.gz").write_bytes(table.write_csv().encode())
         refused(MedGymError, said, partial(read_hours, tmp_path))
-
-
-@pytest.mark.clinical
-def test_the_shipped_bank_is_of_the_records(clinical_data: Path) -> None:
-    folder = clinical_data / "hupa-ucm-t1d"
-    if not folder.is_dir():
-        pytest.skip("needs the hourly HUPA-UCM records in MEDGYM_CLINICAL_DATA")
-    bank = load_simulators("diabetes-hupa-v0")
-    rule, hours = read(People, people.RECIPE), read_hours(folder)
-    found = diary(hours, rule)
-    assert bank.patients == found.patients
-    assert len(found.patients) == 15
-    assert bank.worlds == ("own", "crossfit")
-    assert "CC BY 4.0" in bank.metadata["license"]
-    torch.testing.assert_close(bank.context, found.context)
-    fitted = fit(people.before(found), found.insulin, found.meal, iterations=4)
-    rows = people.scores(found, people.foreseen(found, fitted)).filter(pl.col("hours") == 4)
-    error = {m: rows.filter(pl.col("model") == m)["rmse"].to_numpy() for m in people.MODELS}
-    assert (error["ind"] < error["persistence"]).sum() >= 12
-    assert error["ind"].mean() < error["pop"].mean()

@@ -67,15 +67,6 @@ def test_random_is_uniform_and_belongs_to_the_episode() -> None:
         assert torch.equal(alone.act(observe(50, left, 1, 1))[0, 0], draws[20 - left, 1, 7])
 
 
-def test_random_without_reset_depends_on_patient_and_episode_only() -> None:
-    one = RandomPolicy(["a", "b", "c"], "fixed", 5).act(observe(0, 5, 3, 4, 5))
-    other = RandomPolicy(["c"], "fixed", 5).act(observe(0, 5, 1, 2, 5))
-    assert torch.equal(one[2, :2], other[0])
-    policy = RandomPolicy(["a"], "fixed", 5)
-    policy.reset(np.zeros((1, 2), dtype=np.int64))
-    refused(PolicyError, "another number", lambda: policy.act(observe(0, 5, 1, 3, 5)))
-
-
 def test_clinician_gives_the_mean_of_the_coming_interval() -> None:
     schedule = torch.rand(2, 96, 3)
     policy = ClinicianPolicy(schedule, ["a", "b"], "fixed", 20)
