@@ -14,10 +14,10 @@ from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.ball import Ball
 from medgym_offline.offline.codebook import build_codebook, nearest
-from medgym_offline.offline.data import Batch, stack_transitions
+from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.discrete import DiscreteNetworks
 from tests.helpers import refused
-from tests.offline.toy import toy
+from tests.offline.toy import batch_of, toy
 
 CONFIG = OfflineConfig(hidden=5, depth=1, batch=6, alpha=3.0, codewords=7, beta_actor=1.5)
 FORMS = ["dqn-discrete", "cql-discrete", "gcql-discrete"]
@@ -76,8 +76,7 @@ def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm: str) -> No
     with torch.no_grad():  # target and critic apart, so that it matters which is used where
         for parameter in networks.target.parameters():
             parameter.mul_(1.5)
-    rows, none = stacked.rows[:, :6], torch.zeros(2, 0, 6, 4)
-    batch = Batch(rows[..., :9], rows[..., 9:13], rows[..., 13], rows[..., 14], rows[..., 15:], none, none)
+    batch = batch_of(stacked)
     loss, numbers = objective.steps(networks)[0][2](networks, batch)
     chosen = networks.policy(batch.state).double().numpy()
     book = networks.codebook.double().numpy()

@@ -7,10 +7,10 @@ import torch
 
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.algorithms import make_objective
-from medgym_offline.offline.data import Batch, StackedData, stack_transitions
+from medgym_offline.offline.data import StackedData, stack_transitions
 from medgym_offline.offline.fused import relu_network
 from medgym_offline.stack import StackedMLP
-from tests.offline.toy import toy
+from tests.offline.toy import batch_of, toy
 
 CONFIG = OfflineConfig(hidden=6, batch=6, alpha=3.0, codewords=7, ensemble=3)
 ALONE = OfflineConfig(hidden=6, batch=6, alpha=3.0, codewords=7)
@@ -18,13 +18,6 @@ ALONE = OfflineConfig(hidden=6, batch=6, alpha=3.0, codewords=7)
 
 def slices() -> StackedData:
     return stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
-
-
-def batch_of(data: StackedData, normals: int, uniforms: int) -> Batch:
-    rows, generator = data.rows[:, :6], torch.Generator().manual_seed(0)
-    normal = torch.randn((2, normals, 6, 4), generator=generator)
-    uniform = 2.0 * torch.rand((2, uniforms, 6, 4), generator=generator) - 1.0
-    return Batch(rows[..., :9], rows[..., 9:13], rows[..., 13], rows[..., 14], rows[..., 15:], normal, uniform)
 
 
 def member(stack: StackedMLP, e: int) -> StackedMLP:

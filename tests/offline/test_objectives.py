@@ -13,7 +13,7 @@ from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.data import Batch, StackedData, stack_transitions
 from medgym_offline.offline.networks import Networks, build_networks
 from tests.helpers import refused
-from tests.offline.toy import toy
+from tests.offline.toy import batch_of, toy
 
 CONFIG = OfflineConfig(
     hidden=5, depth=1, batch=6, candidates=(2, 2, 1), alpha=3.0, noise=0.1, saturation=0.7, state_scaling="learner"
@@ -29,20 +29,6 @@ def nets(config: OfflineConfig = CONFIG) -> Networks:
     with torch.no_grad():  # an actor away from zero, so that tanh and clipping matter
         networks.actor.layers[-1].bias.add_(torch.tensor([0.3, -0.2, 1.5, 0.0]))
     return networks
-
-
-def batch_of(stacked: StackedData, normals: int = 0, uniforms: int = 0) -> Batch:
-    d, rows = stacked.state_dim, stacked.rows[:, :6]
-    g = torch.Generator().manual_seed(0)
-    return Batch(
-        state=rows[..., :d],
-        action=rows[..., d : d + 4],
-        reward=rows[..., d + 4],
-        discount=rows[..., d + 5],
-        next_state=rows[..., d + 6 :],
-        normal=torch.randn((2, normals, 6, 4), generator=g),
-        uniform=2.0 * torch.rand((2, uniforms, 6, 4), generator=g) - 1.0,
-    )
 
 
 def forward(net: torch.nn.Module, p: int, x: np.ndarray, hidden: str) -> np.ndarray:

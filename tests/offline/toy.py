@@ -19,8 +19,10 @@ With `levels` L the actions 0 and 3 take L equally spaced values (the others are
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.offline.data import Batch, StackedData
 
 DECISIONS = 3
 
@@ -97,3 +99,12 @@ def toy(patients=3, episodes=300, width=4, seed=0, spread=1.0, expert=False, lev
         dataset_id="medgym/toy",
         identity="toy",
     ).validate()
+
+
+def batch_of(data: StackedData, normals: int = 0, uniforms: int = 0) -> Batch:
+    """The first six rows of each of two learners, and noise of four actions."""
+    d, rows, g = data.state_dim, data.rows[:, :6], torch.Generator().manual_seed(0)
+    normal = torch.randn((2, normals, 6, 4), generator=g)
+    uniform = 2.0 * torch.rand((2, uniforms, 6, 4), generator=g) - 1.0
+    columns = rows[..., :d], rows[..., d : d + 4], rows[..., d + 4], rows[..., d + 5], rows[..., d + 6 :]
+    return Batch(*columns, normal, uniform)
