@@ -1,4 +1,4 @@
-"""Schedules, severity, costs, records and the learned law."""
+"""Drawn patients, schedules, severity, costs, records and the learned law."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from experiments.anesthesia.scoring import RandomDoses, score_surrogate
 from medgym_offline.diseases.anesthesia import DISEASE
 from medgym_offline.diseases.anesthesia.clinician import Records, record_operations
 from medgym_offline.diseases.anesthesia.fit import Fit, fit_surrogate, predicted_readings
 from medgym_offline.diseases.anesthesia.flow import flow
-from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
+from medgym_offline.diseases.anesthesia.patients import VARIANCES, Patients, draw_patients, load_patients
 from medgym_offline.diseases.anesthesia.severity import awareness, hypotension, phase_of, severity_parts
 from medgym_offline.diseases.anesthesia.stimulation import Schedule, draw_schedule, operation_numbers, schedule_of
 from medgym_offline.diseases.base import Course
+from medgym_offline.errors import MedGymError, UnknownNameError
+from tests.helpers import refused
 
 SEEDS = np.arange(40).reshape(8, 5)
 
@@ -178,3 +181,33 @@ def test_unexplained_noise_belongs_to_the_minute_and_ends_with_surgery(fitted: F
         added[:, :, 50:80],
         atol=1e-4,
     )
+
+
+def test_a_patient_is_the_same_in_a_draw_of_any_size() -> None:
+    few, many = draw_patients(3, seed=5), draw_patients(40, seed=5)
+    np.testing.assert_array_equal(few.deviations, many.deviations[:3])
+    np.testing.assert_array_equal(few.weight, many.weight[:3])
+    assert few.ids == many.ids[:3]
+
+
+def test_deviations_have_the_published_variances() -> None:
+    people = draw_patients(2000, seed=3)
+    variance = people.deviations.var(0)
+    # Within the 99.9 % interval of the variance of 2000 normal draws, for 17 parameters.
+    low, high = stats.chi2.ppf([0.0005, 0.9995], 1999) / 1999
+    ratio = variance / np.array(list(VARIANCES.values()))
+    assert ((ratio > low) & (ratio < high)).all()
+    names = list(VARIANCES)
+    block = [names.index(n) for n in ("stroke_volume", "resistance", "heart_rate")]
+    covariance = np.cov(people.deviations[:, block].T)
+    assert covariance[0, 1] == pytest.approx(-0.0244, abs=0.004)
+    assert covariance[1, 2] == pytest.approx(-0.0233, abs=0.004)
+    assert covariance[0, 2] == pytest.approx(0.0, abs=0.003)
+
+
+def test_unknown_patients_and_impossible_ones_are_refused() -> None:
+    people = load_patients()
+    refused(UnknownNameError, "surgical/01", lambda: people.select(["surgical/01"]))
+    refused(UnknownNameError, "110", lambda: people.select([110]))
+    with pytest.raises(MedGymError, match="18 to 88"):
+        Patients(("old",), np.array([99.0]), np.array([70.0]), np.array([170.0]), *(np.zeros((1, 17)),) * 3)
