@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,24 +140,18 @@ def test_model_and_truth_are_returns_of_the_simulators(found: OpeAudit, tiny_ban
 
 
 def test_mistakes_are_named(transitions, recipe, acted, tiny_bank):
-    with pytest.raises(DatasetError, match="perturbation is 0"):
-        audit(transitions, dataclasses.replace(recipe, perturbation=0.0), acted, tiny_bank, ["zero"])
+    def ask(*policies, rows=transitions, how=recipe):
+        return audit(rows, how, acted, tiny_bank, list(policies))
+
+    still, times = dataclasses.replace(recipe, perturbation=0.0), itertools.count()
     unknown = dataclasses.replace(transitions, behavior_log_prob=np.full(len(transitions), np.nan, np.float32))
-    refused(DatasetError, "behavior_log_prob is not known", lambda: audit(unknown, recipe, acted, tiny_bank, ["zero"]))
-    with pytest.raises(MedGymError, match="two policies are called 'zero'"):
-        audit(transitions, recipe, acted, tiny_bank, ["zero", "zero"])
+    unsteady = SimpleNamespace(timing="adaptive", act=lambda o: np.full((*o.shape[:2], 4), 0.01 * next(times)))
+    refused(DatasetError, "perturbation is 0", lambda: ask("zero", how=still))
+    refused(DatasetError, "behavior_log_prob is not known", lambda: ask("zero", rows=unknown))
+    refused(MedGymError, "two policies are called 'zero'", lambda: ask("zero", "zero"))
     refused(MedGymError, "discount per unit of time", lambda: OpeSettings(gamma=1.5))
-    refused(MedGymError, "no policy", lambda: audit(transitions, recipe, acted, tiny_bank, []))
-
-    class Counter:
-        timing, calls = "adaptive", 0
-
-        def act(self, observations: Tensor) -> np.ndarray:
-            self.calls += 1
-            return np.full((*observations.shape[:2], 4), 0.01 * self.calls)
-
-    with pytest.raises(MedGymError, match="answers the same observations differently"):
-        audit(transitions, recipe, acted, tiny_bank, [Counter()])
+    refused(MedGymError, "no policy", ask)
+    refused(MedGymError, "answers the same observations differently", lambda: ask(unsteady))
 
 
 RECIPE = """

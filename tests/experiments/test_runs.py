@@ -142,18 +142,6 @@ def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(data:
         assert np.allclose(shift, 3.0, atol=1e-5), model
 
 
-def test_only_the_quarter_after_the_training_hours_is_scored(data: FitData) -> None:
-    for quarters in (2, 3):
-        split = pooling.Split.of(data, quarters, BANK, 6)
-        for forecast in ("ahead", "step"):
-            scored = split.scored(forecast)
-            assert not (scored & split.training.mask).any()
-            assert not (scored & ~data.mask).any()
-        assert np.nonzero(split.scored("ahead"))[1].max() <= split.begin.max() + 6
-    third, last = (pooling.Split.of(data, q, BANK, 6).scored("step") for q in (2, 3))
-    assert not (third & last).any()  # what chooses is not what is reported
-
-
 def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort: Cohort, tmp_path: Path) -> None:
     found = pooling.run(POOLING, tmp_path, 1, cohort, BANK)
     third = found.filter(pl.col("world") == "third quarter", pl.col("method") == "ind")

@@ -127,20 +127,6 @@ def test_the_whole_stack_trains_on_a_gpu(local: BehaviorRun, bank: SimulatorBank
     refused(MedGymError, "engine 'local'", lambda: EngineOptions("process", device="cuda").check())
 
 
-@pytest.mark.parametrize("timing", ["adaptive", "fixed"])
-def test_every_scope_trains_by_soft_actor_critic(bank: SimulatorBank, tmp_path: Path, timing: str) -> None:
-    soft = {**QUICK, "updates": 2, "soft_capacity": 100, "soft_batch": 16, "soft_steps": 3}
-    made = BehaviorRecipe(decisions=4, shard=1, algorithm="sac", settings=dict.fromkeys(SCOPES, soft))
-    run = BehaviorRun(bank, made, tmp_path, progress=False)
-    run.train([(scope, timing) for scope in SCOPES if scope != "oracle"])  # this bank has no true world
-    for (scope, _), result in run.results.items():
-        assert result.policy.provenance["algorithm"] == "sac"
-        assert result.policy.provenance["training"]["soft_steps"] == 3
-        assert (result.policy.patients is None) == (scope in ("dr", "pop"))
-        assert "replay" not in result.state.learner
-        assert {"alpha", "entropy"} <= set(result.log)
-
-
 # -- the command -------------------------------------------------------------------------------------------------------
 
 PATIENCE = 300

@@ -21,7 +21,6 @@ from medgym_offline.simulators.bank import World
 from medgym_offline.simulators.checks import schedule_scores
 from medgym_offline.simulators.fidelity import free_rollout
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
-from medgym_offline.simulators.map_checks import map_checks
 from medgym_offline.simulators.schedules import CeilingConfig
 
 
@@ -70,15 +69,6 @@ def test_scores_are_those_of_an_hourly_rollout(tiny_bank: SimulatorBank) -> None
     assert torch.allclose(severity, total / 96, atol=1e-3)
     assert torch.allclose(share, safe / 76, atol=1e-6)
     assert torch.allclose(final, x, atol=1e-3)
-
-
-def test_an_untrained_map_is_the_identity_at_once_and_wrong_later(mapped: SimulatorBank) -> None:
-    found = map_checks(mapped, rows=2)
-    assert found["identity"] <= 1e-6
-    assert found["error"]["24.0"][0] > 0.05
-    per = found["by_variable"]["error"]["24.0"]
-    assert set(per) == set(mapped.disease.state_names)
-    assert min(m for m, _ in per.values()) <= found["error"]["24.0"][0] <= max(m for m, _ in per.values())
 
 
 def test_rollouts_of_a_simulator_meet_its_own_record(tiny_bank: SimulatorBank, cohort: Cohort) -> None:

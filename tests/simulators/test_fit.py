@@ -19,7 +19,7 @@ from medgym_offline.diseases.sepsis.model import MODEL
 from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.errors import BankError
-from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
+from medgym_offline.simulators.build import BankRecipe, build_bank
 from medgym_offline.simulators.data import FitData, block_steps, clinician_schedule, fit_data, start_states
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
@@ -196,19 +196,3 @@ def toy_cohort() -> Cohort:
         rows += [(f"toy/{i}", 0.0, 60.0, "fio2", 40.0), (f"toy/{i}", 0.0, 60.0, "fluids", 80.0)]
         rows.append((f"toy/{i}", 0.0, 20.0, "vasopressor", 0.05 * i))
     return Cohort.from_table(long_table(rows), COHORT)
-
-
-def test_recipes_are_read_and_checked(tmp_path: Path) -> None:
-    path = tmp_path / "r.toml"
-    path.write_text(
-        'name = "sepsis-x"\npatients = 16\n[physics]\nperfusion = 1.7\noverload = [0.1, 0.1, 0.1]\n'
-        "growing_overload = true\n"
-    )
-    recipe = read_recipe(path)
-    assert (recipe.name, recipe.patients, recipe.physics.perfusion) == ("sepsis-x", 16, 1.7)
-    assert recipe.physics.overload == (0.1, 0.1, 0.1)
-    assert recipe.physics.growing_overload is True
-    for text in ("patients = [", 'color = "red"', "[fit]\nsteps = 3"):
-        path.write_text(text)
-        with pytest.raises(BankError, match=r"r\.toml"):
-            read_recipe(path)
