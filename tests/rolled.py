@@ -1,7 +1,5 @@
 """Behavior data rolled out from a bank, for tests that need a dataset which no recipe makes."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from medgym_offline.datasets.shards import rollout_block

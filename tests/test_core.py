@@ -1,7 +1,5 @@
 """Seeds, files, errors, stacked networks and public names."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os
@@ -26,9 +24,9 @@ from medgym_offline.threads import side_by_side
 from tests.helpers import refused
 
 
-def test_streams_differ_by_every_part_of_their_name_and_repeat() -> None:
+def test_streams_differ_by_every_part_of_their_name_and_repeat():
     names = [(0, "a", "p"), (1, "a", "p"), (0, "b", "p"), (0, "a", "q"), (0, "a", "p", 0), (0, "ap")]
-    seeds = [derive_seed(*n) for n in names]  # type: ignore[arg-type]
+    seeds = [derive_seed(*n) for n in names]
     assert len(set(seeds)) == len(names)
     assert all(0 <= s < 2**63 for s in seeds)
     assert (generator(3, "x", 5).random(4) == generator(3, "x", 5).random(4)).all()
@@ -37,13 +35,13 @@ def test_streams_differ_by_every_part_of_their_name_and_repeat() -> None:
     )
 
 
-def test_side_by_side_keeps_order_and_stops_after_a_failure() -> None:
+def test_side_by_side_keeps_order_and_stops_after_a_failure():
     assert side_by_side(lambda n: n * n, range(7), 3) == [n * n for n in range(7)]
     together = threading.Barrier(2, timeout=20)
     assert len(side_by_side(lambda n: together.wait(), (0, 1), 2)) == 2  # or the barrier breaks
     begun: list[int] = []
 
-    def work(n: int) -> None:
+    def work(n):
         begun.append(n)
         if n == 0:
             raise MedGymError("no more")
@@ -53,7 +51,7 @@ def test_side_by_side_keeps_order_and_stops_after_a_failure() -> None:
     assert len(begun) < 40
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     target = tmp_path / "a.json"
     write_json(target, {"old": 1})
     with pytest.raises(RuntimeError), atomic_path(target) as temporary:
@@ -63,7 +61,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_import_is_light() -> None:
+def test_import_is_light():
     code = (
         "import sys, medgym_offline, gymnasium; heavy = {'torch', 'minari', 'h5py', 'matplotlib', 'polars', 'rich'};"
         "loaded = heavy & set(sys.modules); assert not loaded, loaded;"
@@ -72,7 +70,7 @@ def test_import_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_stack_is_its_networks_one_by_one() -> None:
+def test_a_stack_is_its_networks_one_by_one():
     stack = StackedMLP(3, (5, 8, 2), seeds=[11, 12, 13])
     x = torch.randn(3, 7, 5)
     for p, seed in enumerate((11, 12, 13)):
@@ -82,20 +80,20 @@ def test_a_stack_is_its_networks_one_by_one() -> None:
     assert torch.allclose(swapped(x[[2, 0]]), stack(x)[[2, 0]], atol=1e-6)
 
 
-def test_gradients_are_clipped_patient_by_patient() -> None:
+def test_gradients_are_clipped_patient_by_patient():
     stack = StackedMLP(2, (3, 4, 1))
     x = torch.randn(2, 6, 3)
     (stack(x) * torch.tensor([1.0, 1000.0]).view(2, 1, 1)).sum().backward()
     parameters = list(stack.parameters())
-    before = parameters[0].grad[0].clone()  # type: ignore[index]
+    before = parameters[0].grad[0].clone()
     norm = clip_gradients(parameters, 50.0)
     assert norm[0] < 50.0 < norm[1]
-    assert torch.equal(parameters[0].grad[0], before)  # type: ignore[index]
-    after = np.sqrt(sum(float(p.grad[1].square().sum()) for p in parameters))  # type: ignore[index]
+    assert torch.equal(parameters[0].grad[0], before)
+    after = np.sqrt(sum(float(p.grad[1].square().sum()) for p in parameters))
     assert after == pytest.approx(50.0, rel=1e-4)
 
 
-def test_every_module_imports() -> None:
+def test_every_module_imports():
     """A module that nothing imports yet must not be broken unseen."""
     import medgym_offline
 
@@ -106,7 +104,7 @@ def test_every_module_imports() -> None:
         importlib.import_module(name)
 
 
-def _raise(name: str) -> None:
+def _raise(name):
     raise ImportError(f"{name} cannot be imported")
 
 
@@ -132,7 +130,7 @@ with atomic_path(target) as temporary:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
 @pytest.mark.parametrize("at", ["inside", "between"])
-def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path, at: str) -> None:
+def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, at):
     """Also between the two renames of a replaced folder: then the old one is put back first."""
     target, other = tmp_path / "folder", tmp_path / ".folder-other.tmp"
     target.mkdir()
@@ -148,7 +146,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path, at: s
     assert sorted(tmp_path.iterdir()) == [other, target]
 
 
-def test_temporaries_of_living_processes_are_left_alone(tmp_path: Path) -> None:
+def test_temporaries_of_living_processes_are_left_alone(tmp_path):
     with atomic_path(tmp_path / "a.txt") as first:
         first.write_text("first")
         with atomic_path(tmp_path / "a.txt") as second:
@@ -157,7 +155,7 @@ def test_temporaries_of_living_processes_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_text() == "first"
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "file"))
     assert cache_folder("datasets") == tmp_path / "file" / "datasets"
@@ -169,7 +167,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
     refused(MedGymError, "set MEDGYM_CACHE", lambda: cache_folder())
 
 
-def test_no_exported_name_becomes_a_module_once_its_neighbors_are_imported() -> None:
+def test_no_exported_name_becomes_a_module_once_its_neighbors_are_imported():
     """A lazily exported function must not share its name with a submodule, whose import would hide it."""
     packages = [m.name for m in pkgutil.walk_packages(medgym_offline.__path__, "medgym_offline.") if m.ispkg]
     for name in packages:

@@ -10,12 +10,9 @@ block says what else it needs:
     <!-- skip: reason -->       does not run; a command in it is still looked up, with its options
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +43,7 @@ class Block:
     mark: str
 
 
-def read_blocks(page: Path) -> Iterator[Block]:
+def read_blocks(page):
     """The blocks of a page in order."""
     text = page.read_text(encoding="utf-8")
     for match in BLOCK.finditer(text):
@@ -54,7 +51,7 @@ def read_blocks(page: Path) -> Iterator[Block]:
         yield Block(page, line, match["language"], match["code"], match["mark"] or "")
 
 
-def _parameters() -> Iterator[object]:
+def _parameters():
     for page in PAGES:
         for block in read_blocks(page):
             kind, _, what = block.mark.partition(": ")
@@ -70,19 +67,19 @@ def _parameters() -> Iterator[object]:
 
 
 @pytest.fixture(scope="session")
-def working(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def working(tmp_path_factory):
     """Holds a folder for each page, and the datasets they share."""
     return tmp_path_factory.mktemp("docs")
 
 
 @pytest.fixture(scope="session")
-def small_release(tmp_path_factory: pytest.TempPathFactory) -> SmallRelease:
+def small_release(tmp_path_factory):
     """What the commands of the documentation run on."""
     return build(tmp_path_factory.mktemp("release"))
 
 
 @pytest.fixture(scope="session")
-def namespaces() -> dict[Path, dict[str, object]]:
+def namespaces():
     return {}
 
 
@@ -115,7 +112,7 @@ def test_block(block, working, namespaces, request, monkeypatch):
     assert done.returncode == 0, f"{block.page.name}, line {block.line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
-def _commands(code: str) -> Iterator[list[str]]:
+def _commands(code):
     """The words of every `medgym-offline` command of a bash block."""
     for line in code.replace("\\\n", " ").splitlines():
         found = re.search(r"(?:^|[\s;(])medgym-offline (.+)", line)
@@ -124,7 +121,7 @@ def _commands(code: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_commands_and_their_options_exist(page: Path) -> None:
+def test_commands_and_their_options_exist(page):
     """In blocks that run, in those that do not, and in the sentences and tables between them."""
     from typer.main import get_command
 
@@ -144,7 +141,7 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         assert asked <= known, (page.name, words, asked - known)
 
 
-def test_no_block_escapes_for_its_form() -> None:
+def test_no_block_escapes_for_its_form():
     """A fence that is indented, or a comment that is no known marker, would silently leave a block out."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

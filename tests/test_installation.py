@@ -1,9 +1,6 @@
 """What can be installed: pins and bounds agree on every Python named, and pip finds a set of releases on each."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -22,7 +19,7 @@ PYTHONS = [f"3.{c[len(CLASSIFIER) :]}" for c in PROJECT["classifiers"] if c.star
 EXTRAS = PROJECT["optional-dependencies"]
 
 
-def applicable(lines: list[str], python: str) -> Iterator[Requirement]:
+def applicable(lines, python):
     """The requirements among `lines` that count on a Python, under canonical names; the project itself left out."""
     for requirement in map(Requirement, lines):
         requirement.name = canonicalize_name(requirement.name)
@@ -31,19 +28,19 @@ def applicable(lines: list[str], python: str) -> Iterator[Requirement]:
             yield requirement
 
 
-def declared(python: str) -> list[Requirement]:
+def declared(python):
     """All direct requirements of the project and its extras."""
     return list(applicable([*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)], python))
 
 
-def pins() -> list[str]:
+def pins():
     """Lines of constraints.txt that are no comments."""
     lines = (line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
     return [line for line in lines if line]
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_every_requirement_has_one_pin_within_its_bounds(python: str) -> None:
+def test_every_requirement_has_one_pin_within_its_bounds(python):
     pinned: dict[str, Version] = {}
     for line in applicable(pins(), python):
         (specifier,) = line.specifier
@@ -56,7 +53,7 @@ def test_every_requirement_has_one_pin_within_its_bounds(python: str) -> None:
 
 
 @pytest.mark.skipif("MEDGYM_LOWEST" not in os.environ, reason="make test-lowest sets it")
-def test_the_lowest_versions_are_those_installed() -> None:
+def test_the_lowest_versions_are_those_installed():
     """A resolver goes above a bound where bounds contradict each other, and would then test something else."""
     installed = {canonicalize_name(d.metadata["Name"]): Version(d.version).release for d in distributions()}
     for requirement in declared(PYTHONS[0]):

@@ -1,11 +1,8 @@
 """What the front page says is what the release holds."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -14,7 +11,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def front() -> ModuleType:
+def front():
     """docs/front.py, which is not part of the package."""
     spec = importlib.util.spec_from_file_location("front", ROOT / "docs" / "front.py")
     assert spec is not None
@@ -24,13 +21,13 @@ def front() -> ModuleType:
     return module
 
 
-def test_the_tables_are_those_of_the_manifests(front: ModuleType) -> None:
+def test_the_tables_are_those_of_the_manifests(front):
     for page in front.PAGES:
         text = page.read_text(encoding="utf-8")
         assert len(front.BLOCK.findall(text)) == 1, page
         assert text == front.with_table(text), f"{page.name}: run python docs/front.py"
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
+def test_links_of_the_readme_lead_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
         assert (ROOT / target).exists(), target

@@ -1,20 +1,16 @@
 """The commands: every help, the chain, machine-readable output, completion, and one line for what a user gets wrong."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from medgym_offline.commands import completion
-from tests.leaderboard.workshop import DATASET, PATIENTS, Workshop, refused, run
+from tests.leaderboard.workshop import DATASET, PATIENTS, refused, run
 
 COMMANDS = (
     "demo",
@@ -43,23 +39,23 @@ COMMANDS = (
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_a_help_with_an_example(command: str) -> None:
+def test_every_command_has_a_help_with_an_example(command):
     done = run(*command.split(), "--help")
     assert done.code == 0
     assert f"Example: medgym-offline {command}" in " ".join(done.out.replace("│", " ").split())
 
 
-def test_wrong_usage_exits_with_2() -> None:
+def test_wrong_usage_exits_with_2():
     for argv in (["eval"], ["eval", "--policy"], ["no-such-command"], ["eval", "--policy", "zero", "--episodes", "x"]):
         done = run(*argv)
         assert done.code == 2, argv
         assert "Traceback" not in done.err
 
 
-def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_exits_with_130(monkeypatch):
     import medgym_offline.datasets
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(medgym_offline.datasets, "list_datasets", interrupted)
@@ -68,7 +64,7 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Traceback" not in done.err
 
 
-def test_list_and_info_speak_json(shop: Workshop) -> None:
+def test_list_and_info_speak_json(shop):
     listed = {info["id"]: info for info in json.loads(run("list", "--json").out)}
     assert listed[DATASET]["episodes"] == 4 * PATIENTS
     assert "medgym/sepsis-ind-v0" in listed
@@ -78,13 +74,13 @@ def test_list_and_info_speak_json(shop: Workshop) -> None:
     assert info["identity"] in run("info", DATASET).out
 
 
-def test_options_mean_the_same_in_every_command() -> None:
+def test_options_mean_the_same_in_every_command():
     """A parameter of one name is spelled alike wherever it appears, and every option says what it does."""
     from typer.main import get_command
 
     from medgym_offline.cli import app
 
-    def leaves(command: Any) -> Iterator[Any]:
+    def leaves(command):
         for child in getattr(command, "commands", {}).values():
             yield from leaves(child)
         if not hasattr(command, "commands"):
@@ -100,7 +96,7 @@ def test_options_mean_the_same_in_every_command() -> None:
     assert {name for name, spelled in forms.items() if len(spelled) > 1} == set()
 
 
-def test_train_leaves_policies_and_logs_and_names_the_next_command(shop: Workshop) -> None:
+def test_train_leaves_policies_and_logs_and_names_the_next_command(shop):
     for seed in (0, 1):
         assert shop.policy(seed).is_file()
         with open(shop.policy(seed).with_suffix(".csv"), newline="") as stream:
@@ -113,7 +109,7 @@ def test_train_leaves_policies_and_logs_and_names_the_next_command(shop: Worksho
     assert run(*argv[:-1], "runs/told", "--bank", shop.bank, "--episodes", "1").code == 0
 
 
-def test_eval_prints_the_json_of_the_file_with_every_patient(shop: Workshop) -> None:
+def test_eval_prints_the_json_of_the_file_with_every_patient(shop):
     argv = shop.evaluate("--policy", "zero", "--patients", "2", "--worlds", "own,crossfit", "--seed", "5")
     done = run(*argv, "--json", "--output", "out")
     assert done.code == 0, done.err
@@ -131,7 +127,7 @@ def test_eval_prints_the_json_of_the_file_with_every_patient(shop: Workshop) -> 
 PROGRAM = Path(sys.executable).with_name("medgym-offline")
 
 
-def complete(*words: str) -> list[str]:
+def complete(*words):
     """What Tab offers in bash after `medgym-offline words`, the last of which is being typed."""
     asked = {
         "_MEDGYM_OFFLINE_COMPLETE": "complete_bash",
@@ -143,14 +139,14 @@ def complete(*words: str) -> list[str]:
     return done.stdout.split()
 
 
-def test_commands_options_and_values_are_completed(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_options_and_values_are_completed(shop, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(shop.minari))
     assert complete("info", "medgym/sepsis-ind-v") == ["medgym/sepsis-ind-v0"]
     assert complete("train", "gcql", "--dataset", "medgym/work") == [DATASET]  # one that is only on this machine
     assert complete("eval", "--worlds", "own,c") == ["own,crossfit"]
 
 
-def test_names_are_those_of_the_library() -> None:
+def test_names_are_those_of_the_library():
     from medgym_offline.offline import ALGORITHMS
     from medgym_offline.online.config import ALGORITHMS as ONLINE
     from medgym_offline.online.recipe import BEHAVIORS, SCOPES
@@ -166,7 +162,7 @@ def test_names_are_those_of_the_library() -> None:
 
 
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")
-def test_the_script_for_bash_works_there() -> None:
+def test_the_script_for_bash_works_there():
     lines = (
         'eval "$(medgym-offline --show-completion)"',  # finds out by itself that the shell is bash
         "name=$(complete -p medgym-offline | sed 's/.*-F \\([^ ]*\\).*/\\1/')",
@@ -178,7 +174,7 @@ def test_the_script_for_bash_works_there() -> None:
     assert "offers verify" in done.stdout, done.stderr
 
 
-def test_unknown_names_suggest_the_nearest(shop: Workshop) -> None:
+def test_unknown_names_suggest_the_nearest(shop):
     zero = shop.evaluate("--policy", "zero")
     assert "prior/0" in refused(*zero, "--patients", "prior/00")
     assert "adaptive" in refused(*zero, "--timing", "adaptiv")
@@ -194,21 +190,21 @@ def test_unknown_names_suggest_the_nearest(shop: Workshop) -> None:
     assert "no-such-bank" in refused("simulators", "info", "no-such-bank")
 
 
-def test_numbers_out_of_range(shop: Workshop) -> None:
+def test_numbers_out_of_range(shop):
     assert "96" in refused(*shop.evaluate("--policy", "zero", "--decisions", "2"))
     assert "1 to 3" in refused(*shop.evaluate("--policy", "zero", "--patients", "4"))
     assert "1 to 3" in refused(*shop.evaluate("--policy", "zero", "--patients", "0"))
     assert "nobody" in refused(*shop.evaluate("--policy", "zero", "--patients", ","))
 
 
-def test_a_policy_for_another_timing_or_without_the_patients(shop: Workshop) -> None:
+def test_a_policy_for_another_timing_or_without_the_patients(shop):
     assert "timing" in refused(*shop.evaluate("--policy", shop.policy(), "--timing", "fixed"))
     done = run("train", "dqn", "--dataset", DATASET, "--updates", "1", "--patients", "1", "--output", "one")
     assert done.code == 0, done.err
     assert "prior/2" in refused(*shop.evaluate("--policy", "one/dqn-ind-seed0.safetensors"))
 
 
-def test_results_that_are_none(shop: Workshop, tmp_path: Path) -> None:
+def test_results_that_are_none(shop, tmp_path):
     other = tmp_path / "other.json"
     other.write_text("{}")
     assert "other.json" in refused("report", other, "--output", "r.html")
@@ -216,7 +212,7 @@ def test_results_that_are_none(shop: Workshop, tmp_path: Path) -> None:
     assert "absent" in refused("submit", "absent", "--name", "X", "--output", "s")
 
 
-def test_a_folder_that_cannot_be_written(shop: Workshop, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(shop, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert "file" in refused(
         *shop.evaluate("--policy", "zero", "--patients", "1", "--output", tmp_path / "file" / "out")

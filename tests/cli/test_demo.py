@@ -1,7 +1,5 @@
 """The demo and the examples, on a small bank."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -12,13 +10,13 @@ import pytest
 
 from medgym_offline.commands.demo import run_demo
 from medgym_offline.leaderboard import read_board
-from tests.leaderboard.workshop import DATASET, Workshop
+from tests.leaderboard.workshop import DATASET
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 METHODS = [f"{algorithm}-{scope}" for algorithm in ("dqn", "cql", "gcql") for scope in ("ind", "pop")]
 
 
-def play(script: Path, *argv: str) -> str:
+def play(script, *argv):
     """Run a script as a user would and return what it printed."""
     single = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, str(script), *argv]
@@ -27,7 +25,7 @@ def play(script: Path, *argv: str) -> str:
     return done.stdout
 
 
-def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_runs_the_whole_chain(tmp_path, capsys):
     from medgym_offline.diseases.sepsis.prior import prior_bank
     from medgym_offline.policies import StackedActor, save_policy
     from medgym_offline.stack import StackedMLP
@@ -71,7 +69,7 @@ def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFix
         ("gymnasium_loop", "returns of eight random episodes"),
     ],
 )
-def test_examples_are_short_and_run(shop: Workshop, script: str, says: str) -> None:
+def test_examples_are_short_and_run(shop, script, says):
     path = EXAMPLES / f"{script}.py"
     assert len(path.read_text().splitlines()) <= 60
     arguments = {"load_dataset": [DATASET], "gymnasium_loop": [str(shop.bank)]}

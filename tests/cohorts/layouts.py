@@ -1,10 +1,7 @@
 """One stay of 48 h, written in every layout that the package reads, from one list of what was charted and given."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.cohorts.conftest import write_csv
 from tests.cohorts.support import DRUGS
@@ -38,7 +35,7 @@ class Charted:
     extra: dict[str, list[tuple[object, ...]]] = field(default_factory=dict)
 
     @property
-    def all_points(self) -> list[tuple[str, float, str]]:
+    def all_points(self):
         return [*ALWAYS, *self.points]
 
 
@@ -54,13 +51,13 @@ _DRUG = {
 }
 
 
-def at(hour: float) -> str:
+def at(hour):
     """Timestamp of an hour since admission at 2150-03-10 00:00."""
     day, minute = divmod(round(hour * 60), 24 * 60)
     return f"2150-03-{10 + day:02d} {minute // 60:02d}:{minute % 60:02d}:00"
 
 
-def _rate(drug: str, dose: str) -> tuple[str, str]:
+def _rate(drug, dose):
     """Rate and its unit as MetaVision charts them: vasopressin by the hour."""
     if drug != "vasopressin":
         return dose, "mcg/kg/min"
@@ -70,7 +67,7 @@ def _rate(drug: str, dose: str) -> tuple[str, str]:
 Tables = dict[str, tuple[str, Rows]]
 
 
-def _long(charted: Charted) -> Tables:
+def _long(charted):
     """Long table, hours since admission."""
     rows: Rows = [(1, t, "", name, value, _UNIT[name]) for name, t, value in charted.all_points]
     rows += [(1, a, b, drug, dose, DRUGS[drug].unit) for drug, a, b, dose in charted.doses]
@@ -79,7 +76,7 @@ def _long(charted: Charted) -> Tables:
     return {"events": ("stay,time,end,variable,value,unit", rows), "stays": ("stay,los_h", [(1, 48)])}
 
 
-def _normal(charted: Charted) -> Tables:
+def _normal(charted):
     """Normalized tables."""
     header = "stay_id,subject_id,los_h,age,gender,weight_kg,hospital_expire_flag,sepsis"
     observed: Rows = [(1, name, t, value) for name, t, value in charted.all_points]
@@ -96,15 +93,15 @@ def _normal(charted: Charted) -> Tables:
     }
 
 
-def _lab_rows(charted: Charted) -> Rows:
+def _lab_rows(charted):
     return [(10, i, _LAB[n], at(t), v, v) for i, (n, t, v) in enumerate(charted.all_points) if n in _LAB]
 
 
-def _chart_rows(charted: Charted) -> Rows:
+def _chart_rows(charted):
     return [(10, 1, _CHART[n], at(t), v, v) for n, t, v in charted.all_points if n in _CHART]
 
 
-def _order_rows(charted: Charted) -> Rows:
+def _order_rows(charted):
     rows: Rows = []
     for drug, start, end, dose in charted.doses:
         rows.append((10, 1, at(start), at(end), _DRUG[drug], 1, "mg", *_rate(drug, dose), 70, "", "01-Drips", ""))
@@ -119,7 +116,7 @@ _ORDERS = (
 )
 
 
-def _mimic_three(charted: Charted) -> Tables:
+def _mimic_three(charted):
     """MIMIC-III tables, all MetaVision but for what `extra` adds to INPUTEVENTS_CV."""
     labs = [(who, item, when, text, number) for who, _, item, when, text, number in _lab_rows(charted)]
     codes = [(100, code) for code, version in charted.codes if version == 9]
@@ -141,7 +138,7 @@ def _mimic_three(charted: Charted) -> Tables:
     }
 
 
-def _mimic_four(charted: Charted) -> Tables:
+def _mimic_four(charted):
     """MIMIC-IV tables in one folder."""
     person = (10, "F", 2148 - charted.born, 2148)
     codes = [(100, code, version) for code, version in charted.codes]
@@ -160,7 +157,7 @@ def _mimic_four(charted: Charted) -> Tables:
     }
 
 
-def _meds(charted: Charted) -> Tables:
+def _meds(charted):
     """MEDS events of MIMIC-IV; arterial oxygen is the charted one."""
     items = {**_CHART, **_LAB, "pao2": "220224"}
     rows: Rows = [(10, "2090-03-10 00:00:00", "MEDS_BIRTH", "")]
@@ -175,8 +172,8 @@ def _meds(charted: Charted) -> Tables:
     return {"events": ("subject_id,time,code,value", rows)}
 
 
-def _writer(tables: Callable[[Charted], Tables]) -> Callable[[Path, Charted], None]:
-    def write(folder: Path, charted: Charted) -> None:
+def _writer(tables):
+    def write(folder, charted):
         for name, (header, rows) in tables(charted).items():
             write_csv(folder / f"{name}.csv", header, [*rows, *charted.extra.get(name, [])])
 

@@ -1,7 +1,5 @@
 """Nothing wrong silently: in every layout, a row is in the table as it was charted, or counted under a reason."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -19,10 +17,10 @@ Reader = Callable[[Charted], Cohort]
 
 
 @pytest.fixture(params=list(LAYOUTS))
-def read(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Reader:
+def read(request, tmp_path_factory):
     """Writes what was charted in one layout and reads it."""
 
-    def run(charted: Charted) -> Cohort:
+    def run(charted):
         folder = tmp_path_factory.mktemp("source")
         LAYOUTS[request.param](folder, charted)
         return read_source(folder)
@@ -30,13 +28,13 @@ def read(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return run
 
 
-def counted(cohort: Cohort) -> int:
+def counted(cohort):
     """Everything counted: rejected, repaired, doubted."""
     found = cohort.rejections
     return sum(sum(counts.values()) for counts in (found.rows, found.repairs, found.doubts))
 
 
-def rows(cohort: Cohort, variable: str) -> list[tuple[float, float | None, float]]:
+def rows(cohort, variable):
     mine = cohort.table.filter(pl.col("variable") == variable)
     return [(round(a, 3), b and round(b, 3), c) for a, b, c in mine.select("time_h", "end_h", "value").iter_rows()]
 
@@ -57,7 +55,7 @@ _MANY = settings(max_examples=8, deadline=None, suppress_health_check=[HealthChe
 
 @_MANY
 @given(points=_POINTS)
-def test_every_measurement_is_in_the_table_or_counted_once(read: Reader, points: list[tuple[str, float, str]]) -> None:
+def test_every_measurement_is_in_the_table_or_counted_once(read, points):
     cohort = read(Charted(points=points))
     assert cohort.table.height + sum(cohort.rejections.rows.values()) == len(points) + len(ALWAYS)
     kept = {(name, hour): value for name, hour, _, value in _table(cohort)}
@@ -72,7 +70,7 @@ def test_every_measurement_is_in_the_table_or_counted_once(read: Reader, points:
             assert (name, hour) in kept
 
 
-def _table(cohort: Cohort) -> list[tuple[str, float, float | None, float]]:
+def _table(cohort):
     columns = cohort.table.select("variable", pl.col("time_h").round(3), "end_h", "value")
     return list(columns.iter_rows())
 
@@ -85,7 +83,7 @@ _DOSES = st.lists(
 
 @_MANY
 @given(doses=_DOSES)
-def test_limits_of_doses_hold_in_every_layout(read: Reader, doses: list[tuple[str, float]]) -> None:
+def test_limits_of_doses_hold_in_every_layout(read, doses):
     given_doses = [
         # An hour each with a pause between, and no two alike, so that none is joined to another.
         (drug, 2.0 * slot, 2.0 * slot + 1.0, repr(share * DRUGS[drug].limit))
@@ -106,14 +104,14 @@ def test_limits_of_doses_hold_in_every_layout(read: Reader, doses: list[tuple[st
             assert any(reason.startswith(f"{drug}: above") for reason in cohort.rejections.rows)
 
 
-def test_a_rate_of_fluids_that_no_line_carries_is_rejected(read: Reader) -> None:
+def test_a_rate_of_fluids_that_no_line_carries_is_rejected(read):
     limit = RANGES["fluids"][1]
     cohort = read(Charted(volumes=[(1.0, 2.0, "500"), (3.0, 4.0, repr(1.01 * limit)), (5.0, 6.0, "0"), (7.0, 8.0, "")]))
     assert rows(cohort, "fluids") == [(1.0, 2.0, 500.0)]
     assert sum(cohort.rejections.rows.values()) == 3
 
 
-def test_twenty_litres_of_urine_in_an_hour_are_rejected_and_a_cap_is_counted(read: Reader) -> None:
+def test_twenty_litres_of_urine_in_an_hour_are_rejected_and_a_cap_is_counted(read):
     cohort = read(Charted(urine=[(3.0, "150"), (4.0, "19990"), (5.0, "1000"), (6.0, "40"), (7.0, "-50"), (8.0, "")]))
     found = {hour: value for hour, _, value in rows(cohort, "urine")}
     # What collected in the hours of the impossible record is not known to be less: the next record spans both.
@@ -191,11 +189,11 @@ GOOD = Charted(doses=[("epinephrine", 3.0, 4.0, "0.1")], volumes=[(3.0, 4.0, "10
 
 
 @pytest.fixture(scope="module")
-def clean_in(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Cohort]:
+def clean_in(tmp_path_factory):
     """The good record in a layout, read once."""
 
     @functools.cache
-    def read(layout: str) -> Cohort:
+    def read(layout):
         folder = tmp_path_factory.mktemp("clean")
         LAYOUTS[layout](folder, GOOD)
         return read_source(folder)

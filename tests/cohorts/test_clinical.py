@@ -1,16 +1,11 @@
 """The real open demos: the raw source reproduces the normalized tables, and the cohort looks as was published."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
 
 from medgym_offline.cohorts import Cohort, combine, coverage, select_stays
 from medgym_offline.cohorts.mimic import MIMIC_III
-from medgym_offline.cohorts.source import Records
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.diseases.sepsis.cohort.normalized import NormalizedTables
 from tests.cohorts.support import RANGES, STATES, build_cohort, read_source
@@ -19,25 +14,25 @@ pytestmark = pytest.mark.clinical
 
 
 @pytest.fixture(scope="module")
-def demo3(clinical_data: Path) -> Path:
+def demo3(clinical_data):
     return clinical_data / "mimic-iii-demo-1.4"
 
 
 @pytest.fixture(scope="module")
-def both(clinical_data: Path, demo3: Path) -> Cohort:
+def both(clinical_data, demo3):
     return combine([read_source(demo3), read_source(clinical_data / "mimic-iv-demo-2.2")])
 
 
 @pytest.fixture(scope="module")
-def pair(demo3: Path) -> tuple[Records, Records]:
+def pair(demo3):
     return NormalizedTables().read(demo3, COHORT), MIMIC_III.read(demo3 / "raw_subset", COHORT)
 
 
-def aligned(table: pl.DataFrame) -> pl.DataFrame:
+def aligned(table):
     return table.with_columns(pl.col("t_h").round(4))
 
 
-def test_raw_stays_equal_the_normalized(pair: tuple[Records, Records]) -> None:
+def test_raw_stays_equal_the_normalized(pair):
     normalized, raw = pair
     joined = normalized.stays.join(raw.stays, on="stay_id", suffix="_raw")
     assert joined.height == normalized.stays.height == raw.stays.height == 136
@@ -48,7 +43,7 @@ def test_raw_stays_equal_the_normalized(pair: tuple[Records, Records]) -> None:
         assert (joined[column] - joined[column + "_raw"]).abs().max() < slack, column
 
 
-def raw_observations(raw: Records, variable: str) -> pl.DataFrame:
+def raw_observations(raw, variable):
     """stay_id, t_h, value as the normalized tables hold them: in range, one row a time, urine summed."""
     found = raw.events.filter(pl.col("name") == variable)
     value = pl.col("value")
@@ -66,7 +61,7 @@ def raw_observations(raw: Records, variable: str) -> pl.DataFrame:
     # A urine record two minutes after discharge and a fraction in the laboratory's FiO2 are in the raw source only.
     [("spo2", 0), ("pao2", 0), ("bilirubin", 0), ("urine", 1), ("lactate", 0), ("fio2", 1)],
 )
-def test_raw_observations_equal_the_normalized(pair: tuple[Records, Records], variable: str, extra: int) -> None:
+def test_raw_observations_equal_the_normalized(pair, variable, extra):
     published = aligned(pair[0].events.filter(pl.col("name") == variable))
     raw = raw_observations(pair[1], variable)
     joined = published.join(raw, on=["stay_id", "t_h"], suffix="_raw")
@@ -78,7 +73,7 @@ def test_raw_observations_equal_the_normalized(pair: tuple[Records, Records], va
 #: Orders of sodium bicarbonate 8.4 % in mEq, that is mL: the published tables left them out.
 
 
-def test_the_published_cohort_is_reproduced(both: Cohort) -> None:
+def test_the_published_cohort_is_reproduced(both):
     """As an independent count found, which allowed several stays of one person."""
     chosen = select_stays(both, 110, one_per_subject=False)
     grid = chosen.to_grid()
@@ -103,7 +98,7 @@ def test_the_published_cohort_is_reproduced(both: Cohort) -> None:
     assert fluids.max() == pytest.approx(5038, rel=0.01)
 
 
-def test_the_release_cohort_has_110_people_once_each(clinical_data: Path, demo3: Path, tmp_path: Path) -> None:
+def test_the_release_cohort_has_110_people_once_each(clinical_data, demo3, tmp_path):
     summary = build_cohort([demo3, clinical_data / "mimic-iv-demo-2.2"], tmp_path / "c.parquet", 110)
     assert summary.stays == summary.subjects == 110
     cohort = Cohort.read(tmp_path / "c.parquet")
@@ -122,7 +117,7 @@ def test_the_release_cohort_has_110_people_once_each(clinical_data: Path, demo3:
 _BICARBONATE = 13
 
 
-def test_raw_and_normalized_give_the_same_grid(demo3: Path) -> None:
+def test_raw_and_normalized_give_the_same_grid(demo3):
     published, raw = read_source(demo3).to_grid(), read_source(demo3 / "raw_subset").to_grid()
     assert published.patients == raw.patients
     np.testing.assert_array_equal(published.mask, raw.mask)

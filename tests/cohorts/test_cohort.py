@@ -1,10 +1,7 @@
 """Cohort object: files, grid, selection, combination, card, build."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -18,16 +15,16 @@ from tests.cohorts.support import STATES, UNITS, build_cohort, from_table, read_
 from tests.helpers import refused
 
 
-def stays_table(los: float = 30.0) -> pl.DataFrame:
+def stays_table(los=30.0):
     return pl.DataFrame({"patient": ["a/1", "a/2"], "los_h": [los, los], "subject": ["x", "x"]})
 
 
 @pytest.fixture
-def cohort(rows: list[Row]) -> Cohort:
+def cohort(rows):
     return from_table(long_table(rows), stays_table(), {"license": "test", "provenance": [{"dataset": "a"}]})
 
 
-def test_a_file_round_trips(cohort: Cohort, tmp_path: Path) -> None:
+def test_a_file_round_trips(cohort, tmp_path):
     path = tmp_path / "c.parquet"
     cohort.rejections.reject("a reason", 3)
     cohort.write(path)
@@ -39,7 +36,7 @@ def test_a_file_round_trips(cohort: Cohort, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["c.parquet"]
 
 
-def test_a_damaged_or_foreign_file_is_an_error(cohort: Cohort, tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_file_is_an_error(cohort, tmp_path):
     path = tmp_path / "c.parquet"
     refused(CohortError, "no such file; build one with: medgym-offline cohort build", lambda: Cohort.read(path))
     cohort.write(path)
@@ -49,7 +46,7 @@ def test_a_damaged_or_foreign_file_is_an_error(cohort: Cohort, tmp_path: Path) -
         refused(CohortError, r"c\.parquet: not a readable Parquet table", lambda: Cohort.read(path))
 
 
-def test_a_foreign_table_without_metadata_is_validated(rows: list[Row], tmp_path: Path) -> None:
+def test_a_foreign_table_without_metadata_is_validated(rows, tmp_path):
     path = tmp_path / "c.parquet"
     long_table([*rows[::-1], ("a/1", 9.0, None, "heart", 80.0)]).drop("source").write_parquet(path)
     refused(CohortError, r"c\.parquet: names no disease; build the table again", lambda: Cohort.read(path))
@@ -61,7 +58,7 @@ def test_a_foreign_table_without_metadata_is_validated(rows: list[Row], tmp_path
     refused(CohortError, r"c\.parquet: column 'value' is missing", lambda: Cohort.read(path, COHORT))
 
 
-def test_grid_places_observations_and_averages_treatments(rows: list[Row]) -> None:
+def test_grid_places_observations_and_averages_treatments(rows):
     extra: list[Row] = [
         ("a/1", 1.4, None, "spo2", 91.0),
         ("a/1", 1.45, None, "spo2", 90.0),
@@ -90,7 +87,7 @@ def test_grid_places_observations_and_averages_treatments(rows: list[Row]) -> No
     assert not grid.mask[~grid.inside].any()
 
 
-def test_fluid_balance_is_what_was_charted(rows: list[Row]) -> None:
+def test_fluid_balance_is_what_was_charted(rows):
     extra: list[Row] = [("a/2", 0.0, 4.0, "fluids", 500.0), ("a/2", 4.0, None, "urine", 2400.0)]
     grid = from_table(long_table([*rows, *extra]), stays_table(6.0)).to_grid()
     # Urine: 1200 mL/day over (0, 2], 2400 over (2, 4], then the mean of the charted hours, 1800.
@@ -103,7 +100,7 @@ def test_fluid_balance_is_what_was_charted(rows: list[Row]) -> None:
     assert (grid.derived["fluid_balance"][:, 6:] == grid.derived["fluid_balance"][:, 6:7]).all()
 
 
-def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(tmp_path: Path) -> None:
+def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(tmp_path):
     cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=6))
     grid = cohort.to_grid()
     alone = cohort.select([cohort.patients[3]]).to_grid()
@@ -121,7 +118,7 @@ def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(tmp_path:
     refused(UnknownNameError, "did you mean 'mimic-iii/103'", lambda: grid.select(["mimic-iii/1033"]))
 
 
-def test_selection_follows_the_rule(tmp_path: Path) -> None:
+def test_selection_follows_the_rule(tmp_path):
     cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=8))
     found = coverage(cohort)
     assert found.covered.tolist() == [6, 4] * 4
@@ -132,7 +129,7 @@ def test_selection_follows_the_rule(tmp_path: Path) -> None:
     assert order == [f"mimic-iii/{n}" for n in (104, 106, 102, 100, 103, 105, 107, 101)]
 
 
-def test_combining_checks_units_and_patients(cohort: Cohort, tmp_path: Path) -> None:
+def test_combining_checks_units_and_patients(cohort, tmp_path):
     other = read_source(write_normalized(tmp_path / "mimic-iii", stays=3))
     both = combine([cohort, other])
     assert len(both) == 5
@@ -146,7 +143,7 @@ def test_combining_checks_units_and_patients(cohort: Cohort, tmp_path: Path) -> 
     refused(CohortError, "no cohort given", lambda: combine([]))
 
 
-def test_build_writes_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_build_writes_whole_or_not_at_all(tmp_path):
     source = write_normalized(tmp_path / "in" / "mimic-iii", stays=8)
     output = tmp_path / "out" / "c.parquet"
     summary = build_cohort([source], output, patients=4)
@@ -162,7 +159,7 @@ def test_build_writes_whole_or_not_at_all(tmp_path: Path) -> None:
     assert Cohort.read(tmp_path / "out" / "again.parquet").table.equals(Cohort.read(output).table)
 
 
-def test_selection_takes_each_person_once_while_it_can(tmp_path: Path) -> None:
+def test_selection_takes_each_person_once_while_it_can(tmp_path):
     cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=8))
     four = select_stays(cohort, 4)
     assert four.patients == tuple(f"mimic-iii/{n}" for n in (100, 102, 104, 106))

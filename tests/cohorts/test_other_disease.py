@@ -1,9 +1,5 @@
 """A disease of two variables, made up here: from a long table in memory to a file and back, with its concepts alone."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -49,12 +45,12 @@ EVENTS = pl.DataFrame(
 )
 
 
-def records(events: pl.DataFrame = EVENTS) -> Cohort:
+def records(events=EVENTS):
     stays = pl.DataFrame({"stay": ["a", "b"], "los_h": [12.0, 3.0], "sex": ["F", None]})
     return assemble(long_records(events, stays, DIABETES, "clinic"), DIABETES)
 
 
-def test_a_table_in_memory_becomes_a_cohort_and_comes_back_from_a_file(tmp_path: Path) -> None:
+def test_a_table_in_memory_becomes_a_cohort_and_comes_back_from_a_file(tmp_path):
     cohort = records()
     assert cohort.patients == ("clinic/a", "clinic/b")
     rows = cohort.table.filter(pl.col("patient") == "clinic/a").select("variable", "time_h", "end_h", "value").rows()
@@ -87,7 +83,7 @@ def test_a_table_in_memory_becomes_a_cohort_and_comes_back_from_a_file(tmp_path:
     assert "| insulin | U/h |" in cohort_card(back)
 
 
-def test_raw_tables_are_read_for_the_concepts_that_are_asked_for(tmp_path: Path) -> None:
+def test_raw_tables_are_read_for_the_concepts_that_are_asked_for(tmp_path):
     items = {"laboratory": "50931", "chart": "220621"}
     glucose = Concept("glucose", "mg/dL", (10.0, 1000.0), (60.0, 300.0), items=items)
     insulin = Concept("insulin", "U/h", (0.0, 50.0), (0.1, 20.0), "infusion", items={"input": "223258"})
@@ -113,7 +109,7 @@ def test_raw_tables_are_read_for_the_concepts_that_are_asked_for(tmp_path: Path)
         ]  # fmt: skip
 
 
-def test_a_file_of_another_or_an_unknown_disease_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_file_of_another_or_an_unknown_disease_is_refused_in_one_line(tmp_path):
     path = tmp_path / "c.parquet"
     records().write(path)
     refused(CohortError, r"c\.parquet: disease 'made-up' is not known here", lambda: Cohort.read(path))

@@ -1,9 +1,6 @@
 """Nothing goes wrong silently: what is left out, changed or hardly plausible is named, refused or counted."""
 
-from __future__ import annotations
-
 import random
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -19,7 +16,7 @@ VALUES = {"spo2": (95.5, "%"), "gcs": (13, "points"), "lactate": (2.5, "mmol/L")
 TREATMENTS = "{stay},1,20,norepinephrine,0.1,mcg/kg/min\n{stay},1,20,fluids,120,mL/h\n{stay},1,20,fio2,40,%\n"
 
 
-def write(folder: Path, left_out: str = "", stays: str = "", treated: bool = True, per_hour: float = 1.0) -> Path:
+def write(folder, left_out="", stays="", treated=True, per_hour=1.0):
     """Two stays of 20 hours; `per_hour` is how many of the written unit of time make an hour."""
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(0)
@@ -40,7 +37,7 @@ def write(folder: Path, left_out: str = "", stays: str = "", treated: bool = Tru
 # Files
 
 
-def test_a_file_nearly_called_as_a_table_is_refused(tmp_path: Path) -> None:
+def test_a_file_nearly_called_as_a_table_is_refused(tmp_path):
     folder = write(tmp_path / "h")
     (folder / "stay.csv").write_text("stay,subject\n7,anna\n")
     refused(CohortError, r"stay\.csv: is it the table of stays\? Name it stays\.csv", lambda: read_source(folder))
@@ -49,7 +46,7 @@ def test_a_file_nearly_called_as_a_table_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("layout", "table"), [("long table", "events"), ("meds", "events"), ("normalized", "fluids")])
-def test_one_table_in_two_formats_is_refused(tmp_path: Path, layout: str, table: str) -> None:
+def test_one_table_in_two_formats_is_refused(tmp_path, layout, table):
     LAYOUTS[layout](tmp_path, RICH)
     pl.read_csv(tmp_path / f"{table}.csv", infer_schema=False).write_parquet(tmp_path / f"{table}.parquet")
     words = rf"{table}\.csv and {table}\.parquet are one table in two files"
@@ -57,7 +54,7 @@ def test_one_table_in_two_formats_is_refused(tmp_path: Path, layout: str, table:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
-def test_a_text_that_is_not_utf8_is_refused_by_its_encoding(tmp_path: Path, encoding: str) -> None:
+def test_a_text_that_is_not_utf8_is_refused_by_its_encoding(tmp_path, encoding):
     folder = write(tmp_path / "h")
     text = (folder / "events.csv").read_text()
     # Far behind the head that is looked at first.
@@ -79,14 +76,14 @@ def test_a_text_that_is_not_utf8_is_refused_by_its_encoding(tmp_path: Path, enco
         (("1,200", "2,400"), r"column 'value' has '1,200': a decimal comma or thousands\?"),
     ],
 )
-def test_commas_are_all_read_or_all_refused(tmp_path: Path, values: tuple[str, str], message: str) -> None:
+def test_commas_are_all_read_or_all_refused(tmp_path, values, message):
     (tmp_path / "events.csv").write_text(HEADER + "".join(f'7,{n},,spo2,"{v}",%\n' for n, v in enumerate(values)))
     refused(CohortError, message, lambda: read_source(tmp_path))
     (tmp_path / "events.csv").write_text(HEADER + '7,1,,spo2,"95,5",%\n7,2,,spo2,96,%\n7,3,,lactate,"1,125",mmol/L\n')
     assert read_source(tmp_path).table["value"].to_list() == [95.5, 96.0, 1.125]
 
 
-def test_ids_lose_blanks_and_the_point_of_floats(tmp_path: Path) -> None:
+def test_ids_lose_blanks_and_the_point_of_floats(tmp_path):
     expected = read_source(write(tmp_path / "a" / "h", stays="stay,subject\n7,anna\n8,bert\n"))
     folder = write(tmp_path / "b" / "h", stays="stay,subject\n7.0, anna\n8 ,bert\n")
     text = (folder / "events.csv").read_text()
@@ -103,7 +100,7 @@ def test_ids_lose_blanks_and_the_point_of_floats(tmp_path: Path) -> None:
     ("written", "meant"),
     [("Sp02", "spo2"), ("lactat", "lactate"), ("norepinephrne", "norepinephrine"), ("total bilirubin", "bilirubin")],
 )
-def test_a_name_nearly_ours_is_an_error(tmp_path: Path, written: str, meant: str) -> None:
+def test_a_name_nearly_ours_is_an_error(tmp_path, written, meant):
     folder = write(tmp_path / "h")
     with (folder / "events.csv").open("a") as stream:
         stream.write(f"7,3,4,{written},1,mg/dL\n")
@@ -111,7 +108,7 @@ def test_a_name_nearly_ours_is_an_error(tmp_path: Path, written: str, meant: str
         read_source(folder)
 
 
-def test_other_names_are_counted_and_synonyms_read(tmp_path: Path) -> None:
+def test_other_names_are_counted_and_synonyms_read(tmp_path):
     folder = write(tmp_path / "h")
     expected = read_source(folder)
     with (folder / "events.csv").open("a") as stream:
@@ -127,7 +124,7 @@ def test_other_names_are_counted_and_synonyms_read(tmp_path: Path) -> None:
 # Stays
 
 
-def test_absurd_attributes_are_left_empty_and_counted(tmp_path: Path) -> None:
+def test_absurd_attributes_are_left_empty_and_counted(tmp_path):
     stays = "stay,age,sex,weight_kg,sepsis,died\n7,732,x,70500,maybe,1\n8,-4,M,7,0,0\n"
     cohort = read_source(write(tmp_path / "h", stays=stays))
     assert cohort.stays["age"].to_list() == cohort.stays["weight_kg"].to_list() == [None, None]
@@ -140,7 +137,7 @@ def test_absurd_attributes_are_left_empty_and_counted(tmp_path: Path) -> None:
     }
 
 
-def test_a_stay_described_in_two_ways_is_refused(tmp_path: Path) -> None:
+def test_a_stay_described_in_two_ways_is_refused(tmp_path):
     with pytest.raises(CohortError, match="stay '7' has rows that differ in age; keep one row a stay"):
         read_source(write(tmp_path / "h", stays="stay,age\n7,61\n7,16\n8,50\n"))
     twice = read_source(write(tmp_path / "i", stays="stay,age\n7,61\n7,61.0\n8,50\n"))
@@ -156,7 +153,7 @@ def test_a_stay_described_in_two_ways_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("per_hour", "unit"), [(60.0, "minutes"), (3600.0, "seconds"), (1.0 / 24.0, "days")])
-def test_times_plausible_only_in_other_units_are_doubted(tmp_path: Path, per_hour: float, unit: str) -> None:
+def test_times_plausible_only_in_other_units_are_doubted(tmp_path, per_hour, unit):
     assert read_source(write(tmp_path / "h")).rejections.doubts == {}
     found = read_source(write(tmp_path / "x", per_hour=per_hour, treated=False)).rejections.doubts
     assert [rows for why, rows in found.items() if f"plausible only in {unit}" in why] == [160]
@@ -188,7 +185,7 @@ def test_values_plausible_only_in_another_unit_are_flagged(tmp_path, variable, v
 # MEDS
 
 
-def test_ids_that_differ_in_zeros_or_case_are_named(tmp_path: Path) -> None:
+def test_ids_that_differ_in_zeros_or_case_are_named(tmp_path):
     folder = write(tmp_path / "h")
     text = (folder / "events.csv").read_text()
     (folder / "events.csv").write_text(text.replace("\n8,", "\n007,"))
@@ -197,12 +194,12 @@ def test_ids_that_differ_in_zeros_or_case_are_named(tmp_path: Path) -> None:
     assert len(cohort) == 2
 
 
-def test_a_length_of_stay_in_days_is_doubted(tmp_path: Path) -> None:
+def test_a_length_of_stay_in_days_is_doubted(tmp_path):
     found = read_source(write(tmp_path / "h", stays="stay,los_h\n7,1.5\n8,1.5\n")).rejections.doubts
     assert found == {"los_h is a tenth of the times of the events: is it in days?": 2}
 
 
-def test_a_cohort_without_treatments_is_flagged(tmp_path: Path) -> None:
+def test_a_cohort_without_treatments_is_flagged(tmp_path):
     assert build_cohort([write(tmp_path / "g")], tmp_path / "g.parquet").flags.untreated == ()
     summary = build_cohort([write(tmp_path / "h", left_out="urine", treated=False)], tmp_path / "c.parquet")
     assert summary.flags.untreated == ("fio2", "vasopressor", "fluids")

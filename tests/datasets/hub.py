@@ -9,15 +9,13 @@ Not the Hub: every file travels in its commit, as small ones do there (no LFS, n
 HF_HUB_DISABLE_XET=1); no ranges, no other hosts, no rate limits.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import itertools
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,7 +34,7 @@ class Blob:
     data: bytes
 
     @property
-    def oid(self) -> str:
+    def oid(self):
         return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
 
 
@@ -48,18 +46,18 @@ class Repository:
     tags: dict[str, str] = field(default_factory=dict)
 
     @property
-    def head(self) -> str:
+    def head(self):
         return self.commits[-1][0]
 
     @property
-    def files(self) -> dict[str, Blob]:
+    def files(self):
         return self.commits[-1][2]
 
-    def at(self, revision: str) -> tuple[str, dict[str, Blob]] | None:
+    def at(self, revision):
         wanted = self.head if revision in ("main", "refs/heads/main") else self.tags.get(revision, revision)
         return next(((sha, files) for sha, _, files in self.commits if sha == wanted), None)
 
-    def commit(self, title: str, files: dict[str, Blob]) -> str:
+    def commit(self, title, files):
         content = {path: blob.oid for path, blob in files.items()}
         parent = self.head if self.commits else ""
         sha = hashlib.sha1(json.dumps([parent, title, content], sort_keys=True).encode()).hexdigest()
@@ -85,7 +83,7 @@ class Hub:
         log: Every request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.repositories: dict[str, Repository] = {}
         self.writers: dict[str, set[str]] = {TOKEN: {ORG}, READER: set()}
         self.wrong: dict[str, int] = {}
@@ -94,19 +92,19 @@ class Hub:
         self.lock = threading.RLock()
         self.url = ""
 
-    def environment(self, token: str | None = TOKEN) -> dict[str, str]:
+    def environment(self, token=TOKEN):
         """Variables that send a client here."""
         here = {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": token or ""}
         return here | {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
-    def adopt(self, other: Hub) -> None:
+    def adopt(self, other):
         """Hold what another holds, as if it had been sent here too; what happens here stays here."""
         self.repositories = {
             name: Repository(list(repository.commits), dict(repository.tags))
             for name, repository in other.repositories.items()
         }
 
-    def gets(self, ending: str) -> list[Request]:
+    def gets(self, ending):
         """The GETs of files whose path ends so."""
         return [r for r in self.log if r.method == "GET" and "/resolve/" in r.path and r.path.endswith(ending)]
 
@@ -115,10 +113,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_):
         """Nothing on standard error."""
 
-    def _answer(self, status: int, body: Any = b"", headers: dict[str, str] | None = None) -> None:
+    def _answer(self, status, body=b"", headers=None):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.hub.log.append(Request(self.command, self.path, status))
         self.send_response(status)
@@ -131,10 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    def _error(self, status: int, code: str, message: str) -> None:
+    def _error(self, status, code, message):
         self._answer(status, {"error": message}, {"X-Error-Code": code, "X-Error-Message": message})
 
-    def _handle(self) -> None:
+    def _handle(self):
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -150,13 +148,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = _handle  # noqa: N815 - names of the standard library
 
-    def _repository(self, name: str) -> Repository | None:
+    def _repository(self, name):
         found = self.hub.repositories.get(name)
         if found is None:
             self._error(404, "RepoNotFound", f"Repository {name} not found")
         return found
 
-    def _may_write(self, name: str) -> bool:
+    def _may_write(self, name):
         owner = name.partition("/")[0]
         if owner in self.hub.writers.get(self.token, ()):
             return True
@@ -164,13 +162,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._error(403 if self.token else 401, "", message if self.token else "Invalid username or password.")
         return False
 
-    def whoami(self) -> None:
+    def whoami(self):
         if not self.token:
             return self._error(401, "", "Invalid username or password.")
         orgs = [{"name": name, "type": "org"} for name in sorted(self.hub.writers[self.token])]
         return self._answer(200, {"type": "user", "name": "tester", "orgs": orgs, "auth": {"accessToken": {}}})
 
-    def create(self) -> None:
+    def create(self):
         wanted = json.loads(self.body)
         name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
         if not self._may_write(name):
@@ -182,13 +180,13 @@ class _Handler(BaseHTTPRequestHandler):
         made.commit("initial commit", {".gitattributes": Blob(b"*.hdf5 filter=lfs diff=lfs merge=lfs -text\n")})
         return self._answer(200, about)
 
-    def check_card(self) -> None:
+    def check_card(self):
         """Front matter is what the card says it is: a README that does not open with it is refused."""
         text = json.loads(self.body)["content"]
         problems = [] if re.match(r"---\n.*?\n---\n", text, re.DOTALL) else [{"message": "no front matter"}]
         self._answer(400 if problems else 200, {"errors": problems, "warnings": []})
 
-    def preupload(self, name: str, revision: str) -> None:
+    def preupload(self, name, revision):
         if self._repository(name) is None or not self._may_write(name):
             return
         files = [
@@ -196,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._answer(200, {"files": files, "commitOid": self.hub.repositories[name].head})
 
-    def commit(self, name: str, revision: str) -> None:
+    def commit(self, name, revision):
         if self._repository(name) is None or not self._may_write(name):
             return None
         hook, self.hub.before_commit = self.hub.before_commit, None
@@ -220,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/datasets/{name}/commit/{sha}"
         return self._answer(200, {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
 
-    def tag(self, name: str, revision: str) -> None:
+    def tag(self, name, revision):
         repository = self._repository(name)
         if repository is None or not self._may_write(name):
             return None
@@ -232,14 +230,14 @@ class _Handler(BaseHTTPRequestHandler):
         repository.tags[wanted] = found[0]
         return self._answer(200, {})
 
-    def refs(self, name: str) -> None:
+    def refs(self, name):
         repository = self._repository(name)
         if repository is not None:
             branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.head}
             tags = [{"name": t, "ref": f"refs/tags/{t}", "targetCommit": s} for t, s in repository.tags.items()]
             self._answer(200, {"branches": [branch], "converts": [], "tags": tags})
 
-    def _at(self, name: str, revision: str) -> tuple[str, dict[str, Blob]] | None:
+    def _at(self, name, revision):
         repository = self._repository(name)
         if repository is None:
             return None
@@ -248,22 +246,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return found
 
-    def _about(self, name: str, sha: str, files: dict[str, Blob]) -> dict[str, Any]:
+    def _about(self, name, sha, files):
         about = {"_id": name, "id": name, "author": name.partition("/")[0], "sha": sha, "tags": []}
         about |= {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
         about |= {"siblings": [{"rfilename": path} for path in sorted(files)]}
         return about | {"lastModified": "2025-01-01T00:00:00.000Z"}
 
-    def info(self, name: str, revision: str | None = None) -> None:
+    def info(self, name, revision=None):
         if found := self._at(name, revision or "main"):
             self._answer(200, self._about(name, *found))
 
-    def listing(self) -> None:
+    def listing(self):
         author, words = self.query.get("author", ""), self.query.get("search", "")
         found = [name for name in sorted(self.hub.repositories) if name.startswith(author) and words in name]
         self._answer(200, [self._about(n, self.hub.repositories[n].head, {}) for n in found])
 
-    def tree(self, name: str, revision: str, below: str | None = None) -> None:
+    def tree(self, name, revision, below=None):
         if (found := self._at(name, revision)) is None:
             return None
         entries = []
@@ -276,7 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._error(404, "EntryNotFound", f"{below} does not exist")
         return self._answer(200, entries)
 
-    def resolve(self, name: str, revision: str, path: str) -> None:
+    def resolve(self, name, revision, path):
         if (found := self._at(name, revision)) is None:
             return None
         sha, files = found
@@ -311,7 +309,7 @@ _COUNTER = itertools.count()
 
 
 @contextmanager
-def local_hub() -> Iterator[Hub]:
+def local_hub():
     """A server on a free port of 127.0.0.1 for the time of the block."""
     hub = Hub()
     handler = type(f"Handler{next(_COUNTER)}", (_Handler,), {"hub": hub})

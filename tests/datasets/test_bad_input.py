@@ -1,7 +1,5 @@
 """What a user, a full disk or an editor can do to datasets and recipes: one line that names the file and the field."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -9,14 +7,12 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medgym_offline.config import check
 from medgym_offline.datasets import (
-    GeneratedDataset,
     Recipe,
     dataset_info,
     generate,
@@ -36,7 +32,7 @@ from tests.leaderboard.workshop import run
 ODD: tuple[Any, ...] = (None, -1, "many", {})
 
 
-def said(action: Callable[[], Any]) -> str:
+def said(action):
     """The line of the error, empty if there is none; any other exception fails the test."""
     line = ""
     try:
@@ -47,7 +43,7 @@ def said(action: Callable[[], Any]) -> str:
     return line
 
 
-def spoiled(text: str, path: tuple[str, ...], value: Any) -> str:
+def spoiled(text, path, value):
     whole = json.loads(text)
     inner = whole
     for key in path[:-1]:
@@ -68,7 +64,7 @@ FIELDS += [("metadata", ("medgym", part)) for part in ("patients", "timing", "de
 
 
 @pytest.mark.parametrize(("file", "path"), FIELDS, ids=lambda part: part if isinstance(part, str) else ".".join(part))
-def test_odd_types_in_a_dataset_are_named(made: GeneratedDataset, copy: Path, file: str, path: tuple[str, ...]) -> None:
+def test_odd_types_in_a_dataset_are_named(made, copy, file, path):
     """Whatever stands in a field: a result or a line with the file's name, never a crash."""
     place = copy / made.id / "data" / f"{file}.json"
     text = place.read_text()
@@ -95,7 +91,7 @@ FITS |= {"world": (), "decisions": ("whole",), "episodes": ("whole",), "perturba
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])
-def test_odd_types_in_a_recipe_are_named(recipe: Recipe, tmp_path: Path, field: str) -> None:
+def test_odd_types_in_a_recipe_are_named(recipe, tmp_path, field):
     path = tmp_path / "r.toml"
     fields = {name: json.dumps(value) for name, value in recipe.to_json().items()}
     for kind, value in TOML.items():
@@ -119,7 +115,7 @@ main(sys.argv[2:])
 
 
 @pytest.mark.parametrize("limit", [2_000, 60_000])
-def test_a_disk_that_takes_no_more(recipe: Recipe, made: GeneratedDataset, copy: Path, limit: int) -> None:
+def test_a_disk_that_takes_no_more(recipe, made, copy, limit):
     """The operating system refuses to let a file grow: the work, or the rows, or what is written last."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     assert hard == resource.RLIM_INFINITY or hard > 10**6
@@ -153,7 +149,7 @@ def test_a_dataset_of_an_older_recipe(made, recipe, release, copy, monkeypatch):
         assert load_dataset(made.id, 1, root=copy).present.tolist() == [0]
 
 
-def _put(file: Any, path: str, value: Any) -> None:
+def _put(file, path, value):
     del file[path]
     file[path] = value
 
@@ -170,7 +166,7 @@ LAYOUTS: dict[str, Callable[[Any], None]] = {
 
 
 @pytest.mark.parametrize("change", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_data_file_of_another_layout(made: GeneratedDataset, copy: Path, change: Callable[[Any], None]) -> None:
+def test_a_data_file_of_another_layout(made, copy, change):
     import h5py
 
     with h5py.File(copy / made.id / DATA_FILE, "r+") as file:

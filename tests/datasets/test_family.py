@@ -1,23 +1,14 @@
 """Mixes of policies, worlds, large forms, and the family of recipes."""
 
-from __future__ import annotations
-
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medgym_offline.datasets import (
-    Recipe,
-    generate,
-    load_dataset,
-    shards,
-    verify,
-)
+from medgym_offline.datasets import generate, load_dataset, shards, verify
 from medgym_offline.datasets.behaviors import play, process_config, recipe_behavior
 from medgym_offline.envs.rollout import episode_seeds
-from medgym_offline.simulators import SimulatorBank, load_simulators
+from medgym_offline.simulators import load_simulators
 
 
 def test_a_large_form_goes_on_where_the_dataset_ends(recipe, rows, tmp_path, monkeypatch):
@@ -33,7 +24,7 @@ def test_a_large_form_goes_on_where_the_dataset_ends(recipe, rows, tmp_path, mon
     assert verify(made.id, root=tmp_path, replay=3, progress=False).ok
 
 
-def test_a_mix_takes_turns(recipe: Recipe, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_a_mix_takes_turns(recipe, tiny_bank, tmp_path):
     """Episode e of every patient is that of policy e mod n alone, in any cut; verification knows it."""
     mix = dataclasses.replace(recipe, behavior="zero + max + random", episodes=5)
     made = generate(mix, root=tmp_path / "mix", progress=False)
@@ -53,7 +44,7 @@ def test_a_mix_takes_turns(recipe: Recipe, tiny_bank: SimulatorBank, tmp_path: P
 
 
 @pytest.mark.parametrize("world", ["crossfit", "true"])
-def test_data_come_from_the_world_that_the_recipe_names(recipe: Recipe, tmp_path: Path, world: str) -> None:
+def test_data_come_from_the_world_that_the_recipe_names(recipe, tmp_path, world):
     twin = dataclasses.replace(recipe, bank="sepsis-twin-v0", world=world, behavior="zero", episodes=2)
     made = generate(twin, root=tmp_path, patients=2, output_id="medgym/part-v0", progress=False)
     rows = load_dataset(made.id, root=tmp_path, progress=False)

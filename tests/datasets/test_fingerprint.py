@@ -1,10 +1,7 @@
 """A copy is compared with the release: rounding passes, any moved value, lost episode or other making does not."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +21,7 @@ EPISODES, LENGTH = 60, 7
 
 
 @pytest.fixture(scope="module")
-def many() -> tuple[Transitions, np.ndarray]:
+def many():
     """More episodes than are kept whole, of invented numbers, and their seeds."""
     rng, count = np.random.default_rng(0), EPISODES * LENGTH
     columns = {name: rng.normal(size=count).astype(np.float32) for name in VALUES}
@@ -38,7 +35,7 @@ def many() -> tuple[Transitions, np.ndarray]:
     return Transitions(**columns, **names, dataset_id="medgym/invented-v0"), rng.integers(0, 2**62, EPISODES)
 
 
-def moved(rows: Transitions, name: str, row: int, column: int, by: float) -> Transitions:
+def moved(rows, name, row, column, by):
     array = np.array(getattr(rows, name))
     if array.ndim == 2:
         array[row, column % array.shape[1]] += np.float32(by)
@@ -66,7 +63,7 @@ def test_a_value_moved_by_a_thousandth_of_its_scale_is_found_in_its_episode(many
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1))
-def test_noise_in_the_last_stored_digit_passes(many: tuple[Transitions, np.ndarray], seed: int) -> None:
+def test_noise_in_the_last_stored_digit_passes(many, seed):
     rows, seeds = many
     rng = np.random.default_rng(seed)
     release = Fingerprint.of(rows, seeds)
@@ -77,7 +74,7 @@ def test_noise_in_the_last_stored_digit_passes(many: tuple[Transitions, np.ndarr
     assert 0 < found.largest < TOLERANCE / 2
 
 
-def test_lengths_counts_and_weights_are_compared(many: tuple[Transitions, np.ndarray]) -> None:
+def test_lengths_counts_and_weights_are_compared(many):
     rows, seeds = many
     release = Fingerprint.of(rows, seeds)
     assert release.compare(rows, seeds).largest == 0
@@ -88,7 +85,7 @@ def test_lengths_counts_and_weights_are_compared(many: tuple[Transitions, np.nda
     assert release.compare(rows, seeds[::-1].copy()).faults
 
 
-def test_text_is_deterministic_and_damage_is_one_line(many: tuple[Transitions, np.ndarray]) -> None:
+def test_text_is_deterministic_and_damage_is_one_line(many):
     release = Fingerprint.of(*many)
     text = release.to_text()
     assert text == Fingerprint.of(*many).to_text()
@@ -101,7 +98,7 @@ def test_text_is_deterministic_and_damage_is_one_line(many: tuple[Transitions, n
 
 
 def test_verify_says_how_a_copy_compares_with_the_release(made, release, copy, rows, recipe, tmp_path):
-    def check(root: Path, name: str) -> tuple[bool, str]:
+    def check(root, name):
         report = verify(made.id, root=root, replay=0, progress=False)
         return next((c.ok, c.detail) for c in report.checks if c.name == name)
 

@@ -1,20 +1,15 @@
 """Generation: the same bytes however it is cut, interrupted or run; what a recipe asks for; nothing left behind."""
 
-from __future__ import annotations
-
 import dataclasses
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from medgym_offline.datasets import GeneratedDataset, Recipe, Transitions, generate, load_dataset, shards
+from medgym_offline.datasets import generate, load_dataset, shards
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import cache_folder, sha256_file
-from medgym_offline.simulators import SimulatorBank
 from tests.helpers import refused
 
 
@@ -25,7 +20,7 @@ def test_made_again_it_is_the_same_to_the_byte(recipe, made, root, tmp_path):
         assert sha256_file(again.path / name) == sha256_file(root / made.id / name)
 
 
-def test_a_part_has_the_rows_of_the_whole(recipe: Recipe, rows: Transitions, tmp_path: Path) -> None:
+def test_a_part_has_the_rows_of_the_whole(recipe, rows, tmp_path):
     part = generate(
         recipe, root=tmp_path, patients=["prior/3", 1], episodes=2, output_id="medgym/part-v0", progress=False
     )
@@ -48,7 +43,7 @@ def test_actions_are_perturbed_as_in_equation_15(zero_recipe, made_zero, root, t
     assert rows.dt == pytest.approx(12.0)
 
 
-def test_a_part_needs_a_name_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_part_needs_a_name_of_its_own(recipe, tmp_path):
     refused(DatasetError, "output_id", lambda: generate(recipe, root=tmp_path, patients=2, progress=False))
     refused(DatasetError, "output_id", lambda: generate(recipe, root=tmp_path, episodes=2, progress=False))
 
@@ -72,7 +67,7 @@ def test_wrong_recipes_leave_nothing_behind(recipe, tmp_path, change, message):
     assert not any(tmp_path.rglob("*.hdf5"))
 
 
-def test_replacing_a_dataset_changes_it_whole(recipe: Recipe, copy: Path) -> None:
+def test_replacing_a_dataset_changes_it_whole(recipe, copy):
     old = load_dataset(recipe.id, root=copy, progress=False).identity
     made = generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
     new = load_dataset(recipe.id, root=copy, progress=False)
@@ -80,7 +75,7 @@ def test_replacing_a_dataset_changes_it_whole(recipe: Recipe, copy: Path) -> Non
     assert len([p for p in (copy / recipe.id).iterdir() if p.name.startswith("flat-")]) == 1
 
 
-def test_a_policy_file_of_each_patient_as_behavior(recipe: Recipe, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_a_policy_file_of_each_patient_as_behavior(recipe, tiny_bank, tmp_path):
     """Policies in another order than the bank's, some patients only: each acts for its own patient."""
     from medgym_offline.datasets import verify
     from medgym_offline.policies import StackedActor, save_policy
@@ -108,26 +103,26 @@ def test_a_policy_file_of_each_patient_as_behavior(recipe: Recipe, tiny_bank: Si
 
 
 @pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_shards(monkeypatch):
     monkeypatch.setattr(shards, "SHARD", 1)
 
 
 class _Stopped:
     """Plays shards and is interrupted before the one numbered `at`; counts those played."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int | None):
+    def __init__(self, monkeypatch, at):
         self.at, self.played = at, 0
         self._play = shards.play_shard
         monkeypatch.setattr(shards, "play_shard", self)
 
-    def __call__(self, *arguments: Any) -> dict[str, Any]:
+    def __call__(self, *arguments):
         if self.played == self.at:
             raise KeyboardInterrupt
         self.played += 1
         return self._play(*arguments)
 
 
-def work() -> list[str]:
+def work():
     home = cache_folder() / "generate"
     return sorted(p.name for p in home.rglob("*") if p.is_file()) if home.is_dir() else []
 
@@ -165,12 +160,12 @@ def test_a_damaged_shard_is_played_again(recipe, small_shards, tmp_path, monkeyp
     assert rest.played == 2
 
 
-def test_two_processes_give_the_same_bytes(made: GeneratedDataset, recipe: Recipe, tmp_path: Path) -> None:
+def test_two_processes_give_the_same_bytes(made, recipe, tmp_path):
     again = generate(recipe, root=tmp_path, progress=False, workers=2)
     assert sha256_file(again.path / DATA_FILE) == sha256_file(made.path / DATA_FILE)
 
 
-def test_one_process_at_a_time(recipe: Recipe, tmp_path: Path) -> None:
+def test_one_process_at_a_time(recipe, tmp_path):
     with (
         shards.work_folder(tmp_path / recipe.id),
         pytest.raises(DatasetError, match="another process is generating this dataset") as caught,

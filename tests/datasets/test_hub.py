@@ -1,28 +1,23 @@
 """Publishing and downloading through a Hub on this machine: our commands, `minari` and `huggingface_hub`."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from medgym_offline.datasets import GeneratedDataset, Recipe, download, publish
+from medgym_offline.datasets import download, publish
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.fingerprint import Fingerprint
 from medgym_offline.datasets.trust import recipe_seeds
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import sha256_file
-from tests.datasets.hub import ORG, READER, TOKEN, Blob, Hub, local_hub
+from tests.datasets.hub import ORG, READER, TOKEN, Blob, local_hub
 from tests.helpers import refused
 
 ID = "medgym/sepsis-prior-v0"
@@ -33,7 +28,7 @@ publishing = sys.modules[publish.__module__]
 
 
 @contextmanager
-def connected(patch: pytest.MonkeyPatch, home: Path) -> Iterator[Hub]:
+def connected(patch, home):
     """A Hub, and a process that talks to it as the writer."""
     from huggingface_hub import constants
 
@@ -48,14 +43,14 @@ def connected(patch: pytest.MonkeyPatch, home: Path) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+def hub(monkeypatch, tmp_path):
     """An empty Hub of the test's own."""
     with connected(monkeypatch, tmp_path / "hf") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def publication(made: GeneratedDataset, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Hub:
+def publication(made, root, tmp_path_factory):
     """What one publication of the dataset leaves on a Hub: seconds of verifying and drawing, shared by all tests."""
     with pytest.MonkeyPatch.context() as patch, connected(patch, tmp_path_factory.mktemp("hf")) as server:
         sent = publish(ID, REMOTE, root=root, progress=False)
@@ -64,33 +59,33 @@ def publication(made: GeneratedDataset, root: Path, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture
-def published(hub: Hub, publication: Hub) -> Hub:
+def published(hub, publication):
     """A Hub of the test's own that holds the dataset."""
     hub.adopt(publication)
     return hub
 
 
-def get(root: Path, **options: Any) -> Any:
+def get(root, **options):
     return download(ID, remotes=[REMOTE], root=root, progress=False, **options)
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
+def files_of(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def core(folder: Path) -> dict[str, bytes]:
+def core(folder):
     """Without the flat cache, which is not published."""
     return {name: data for name, data in files_of(folder).items() if not name.startswith("flat-")}
 
 
-def minari(hub: Hub, root: Path, *words: str, token: str | None = TOKEN) -> subprocess.CompletedProcess[str]:
+def minari(hub, root, *words, token=TOKEN):
     environment = os.environ | hub.environment(token)
     environment |= {"MINARI_REMOTE": REMOTE, "MINARI_DATASETS_PATH": str(root), "HF_HOME": str(root) + "-hf"}
     command = [sys.executable, "-c", "from minari.cli import app; app()", *words]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_one_commit_and_a_tag(published: Hub, made: GeneratedDataset) -> None:
+def test_one_commit_and_a_tag(published, made):
     repository = published.repositories[REPOSITORY]
     assert len(repository.commits) == 2  # the Hub's own first one, and ours
     assert repository.tags == {"sepsis-prior-v0": repository.head}
@@ -114,7 +109,7 @@ def test_a_folder_laid_out_is_what_publishing_sends(hub, publication, made, root
     assert core(get(tmp_path / "fetched").path) == core(made.path)
 
 
-def test_ours_and_minaris_client_give_the_same_bytes(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
+def test_ours_and_minaris_client_give_the_same_bytes(published, made, tmp_path):
     ours = get(tmp_path / "ours").path
     done = minari(published, tmp_path / "minari", "download", ID, token=None)
     assert done.returncode == 0, done.stderr
@@ -125,18 +120,18 @@ def test_ours_and_minaris_client_give_the_same_bytes(published: Hub, made: Gener
     ]
 
 
-def test_what_minari_uploads_we_download(hub: Hub, copy: Path, made: GeneratedDataset, tmp_path: Path) -> None:
+def test_what_minari_uploads_we_download(hub, copy, made, tmp_path):
     shutil.copyfile(made.path.parent / "namespace_metadata.json", copy / "medgym" / "namespace_metadata.json")
     done = minari(hub, copy, "upload", ID, "--key-path", TOKEN)
     assert done.returncode == 0, done.stderr
     assert files_of(get(tmp_path / "ours").path) == core(made.path)
 
 
-def test_the_second_of_two_publishers_builds_on_the_first(hub: Hub, made_zero: GeneratedDataset, root: Path) -> None:
+def test_the_second_of_two_publishers_builds_on_the_first(hub, made_zero, root):
     publish(made_zero.id, REMOTE, root=root, progress=False)
     repository = hub.repositories[REPOSITORY]
 
-    def other() -> None:
+    def other():
         text = json.dumps({"datasets": [made_zero.id, "medgym/other-v0"]}).encode()
         repository.commit("another publisher", repository.files | {"namespace_metadata.json": Blob(text)})
 
@@ -159,7 +154,7 @@ def test_tokens(hub, made, root, monkeypatch, token, message):
     assert hub.repositories == {}
 
 
-def test_what_does_not_verify_is_not_published(hub: Hub, copy: Path) -> None:
+def test_what_does_not_verify_is_not_published(hub, copy):
     path = copy / ID / DATA_FILE
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -169,7 +164,7 @@ def test_what_does_not_verify_is_not_published(hub: Hub, copy: Path) -> None:
     assert {request.method for request in hub.log} == {"GET"}
 
 
-def test_published_rows_do_not_change(published: Hub, recipe: Recipe, copy: Path) -> None:
+def test_published_rows_do_not_change(published, recipe, copy):
 
     from medgym_offline.datasets import generate
 
@@ -177,7 +172,7 @@ def test_published_rows_do_not_change(published: Hub, recipe: Recipe, copy: Path
     refused(DatasetError, "sepsis-prior-v1", lambda: publish(ID, REMOTE, root=copy, progress=False))
 
 
-def test_wrong_bytes_are_refused_and_fetched_anew(published: Hub, made: GeneratedDataset, tmp_path: Path) -> None:
+def test_wrong_bytes_are_refused_and_fetched_anew(published, made, tmp_path):
     published.wrong["main_data.hdf5"] = 1
     with pytest.raises(DatasetError, match=r"main_data\.hdf5: missing or wrong checksum; run again") as caught:
         get(tmp_path)
@@ -187,7 +182,7 @@ def test_wrong_bytes_are_refused_and_fetched_anew(published: Hub, made: Generate
 
 
 @pytest.mark.parametrize("name", [DATA_FILE, "data/metadata.json", "data/manifest.json"])
-def test_damage_here_is_repaired(published: Hub, copy: Path, made: GeneratedDataset, name: str) -> None:
+def test_damage_here_is_repaired(published, copy, made, name):
     path = copy / ID / name
     path.write_bytes(path.read_bytes()[:-9] + b"corrupted")
     published.log.clear()
@@ -226,7 +221,7 @@ def test_the_release_is_believed_before_the_remote(published, release, rows, tmp
         ({"env_spec": {"entry_point": "os:system"}}, "disagree on 'env_spec'"),
     ],
 )
-def test_a_manifest_of_odd_types(published: Hub, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_manifest_of_odd_types(published, tmp_path, change, message):
     repository = published.repositories[REPOSITORY]
     name = "sepsis-prior-v0/data/manifest.json"
     text = json.dumps(json.loads(repository.files[name].data) | change).encode()
@@ -239,7 +234,7 @@ def test_a_manifest_of_odd_types(published: Hub, tmp_path: Path, change: dict[st
     assert not (tmp_path / ID).exists()
 
 
-def test_regenerated_where_no_remote_answers(hub: Hub, release: Path, made: GeneratedDataset, tmp_path: Path) -> None:
+def test_regenerated_where_no_remote_answers(hub, release, made, tmp_path):
     found = download(ID, remotes=["hf://nobody"], root=tmp_path, regenerate=True, progress=False)
     assert found.source == "recipe"
     assert sha256_file(found.path / DATA_FILE) == sha256_file(made.path / DATA_FILE)

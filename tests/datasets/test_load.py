@@ -1,7 +1,4 @@
-from __future__ import annotations
-
 import shutil
-from pathlib import Path
 
 import h5py
 import minari
@@ -9,7 +6,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from medgym_offline.datasets import COLUMNS, GeneratedDataset, Transitions, list_datasets, load_dataset, verify
+from medgym_offline.datasets import COLUMNS, list_datasets, load_dataset, verify
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
 from medgym_offline.errors import DatasetError
@@ -17,11 +14,11 @@ from tests.datasets.conftest import write_recipe
 from tests.helpers import refused
 
 
-def flat_of(copy: Path, made: GeneratedDataset) -> Path:
+def flat_of(copy, made):
     return copy / made.id / flat_name(made.manifest["content_hash"])
 
 
-def test_arrays_are_mapped_and_writing_never_reaches_the_file(made: GeneratedDataset, copy: Path) -> None:
+def test_arrays_are_mapped_and_writing_never_reaches_the_file(made, copy):
     first = load_dataset(made.id, root=copy, progress=False)
     assert isinstance(first.rewards.base, np.memmap)
     before = float(first.rewards[0])
@@ -30,7 +27,7 @@ def test_arrays_are_mapped_and_writing_never_reaches_the_file(made: GeneratedDat
 
 
 @pytest.mark.parametrize("damage", ["truncate", "delete", "garbage"])
-def test_a_damaged_flat_cache_is_rebuilt(rows: Transitions, made: GeneratedDataset, copy: Path, damage: str) -> None:
+def test_a_damaged_flat_cache_is_rebuilt(rows, made, copy, damage):
     file = flat_of(copy, made) / "observations.npy"
     if damage == "truncate":
         file.write_bytes(file.read_bytes()[:-100])
@@ -44,7 +41,7 @@ def test_a_damaged_flat_cache_is_rebuilt(rows: Transitions, made: GeneratedDatas
     read_flat(flat_of(copy, made))
 
 
-def test_a_locked_hdf5_file_is_not_called_damaged(made: GeneratedDataset, copy: Path) -> None:
+def test_a_locked_hdf5_file_is_not_called_damaged(made, copy):
     """Another program has it open for writing: flock is what HDF5 locks with."""
     fcntl = pytest.importorskip("fcntl")
     shutil.rmtree(flat_of(copy, made))
@@ -70,7 +67,7 @@ def test_episodes_added_through_minari_are_noticed(made, copy, monkeypatch):
     assert not verify(made.id, progress=False).ok
 
 
-def test_rows_changed_in_place_are_noticed_beside_a_whole_flat_cache(made: GeneratedDataset, copy: Path) -> None:
+def test_rows_changed_in_place_are_noticed_beside_a_whole_flat_cache(made, copy):
     path = copy / made.id / DATA_FILE
     with h5py.File(path, "a") as file:
         reward = file["episode_0/rewards"][0]
@@ -94,24 +91,24 @@ def test_an_absent_dataset_is_generated(recipe, rows, release, tmp_path, capsys)
         load_dataset(recipe.id, root=tmp_path / "root", progress=False)
 
 
-def columns_of(rows: Transitions) -> dict[str, np.ndarray]:
+def columns_of(rows):
     return {name: np.array(getattr(rows, name)) for name in COLUMNS}
 
 
-def digest(*parts: dict[str, np.ndarray], **meaning: object) -> str:
+def digest(*parts, **meaning):
     content = ContentHash()
     for part in parts:
         content.update(part)
     return content.hexdigest(**meaning)
 
 
-def test_the_content_hash_does_not_depend_on_blocks(rows: Transitions) -> None:
+def test_the_content_hash_does_not_depend_on_blocks(rows):
     whole = columns_of(rows)
     halves = [{name: array[part] for name, array in whole.items()} for part in (slice(0, 17), slice(17, None))]
     assert digest(whole) == digest(*halves)
 
 
-def test_the_content_hash_sees_every_bit(rows: Transitions) -> None:
+def test_the_content_hash_sees_every_bit(rows):
     whole = columns_of(rows)
     other = whole | {"rewards": whole["rewards"].copy()}
     other["rewards"][5] = np.nextafter(other["rewards"][5], np.float32(0))

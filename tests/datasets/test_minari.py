@@ -1,11 +1,8 @@
 """What a user of Minari sees, through Minari's own code."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import gymnasium
 import minari
@@ -13,19 +10,19 @@ import numpy as np
 import pytest
 from minari.storage import get_dataset_path
 
-from medgym_offline.datasets import GeneratedDataset, Transitions, minari_root
+from medgym_offline.datasets import minari_root
 
 
 @pytest.fixture(autouse=True)
-def _here(root: Path, made: GeneratedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(root, made, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
 
 
-def test_the_root_is_minaris_own() -> None:
+def test_the_root_is_minaris_own():
     assert minari_root() == get_dataset_path()
 
 
-def test_it_loads_iterates_and_samples(made: GeneratedDataset) -> None:
+def test_it_loads_iterates_and_samples(made):
     dataset = minari.load_dataset(made.id)
     assert (dataset.total_episodes, dataset.total_steps) == (12, made.steps)
     assert sum(len(episode) for episode in dataset) == made.steps
@@ -38,7 +35,7 @@ def test_it_loads_iterates_and_samples(made: GeneratedDataset) -> None:
     assert 0 < half.total_episodes < 12
 
 
-def test_its_episodes_are_the_flat_rows(made: GeneratedDataset, rows: Transitions) -> None:
+def test_its_episodes_are_the_flat_rows(made, rows):
     for episode in minari.load_dataset(made.id):
         own = rows.select(rows.episode == episode.id)
         np.testing.assert_array_equal(episode.observations[:-1], own.observations)
@@ -54,7 +51,7 @@ def test_its_episodes_are_the_flat_rows(made: GeneratedDataset, rows: Transition
         assert episode.infos["dt"][0] == episode.infos["time"][0] == episode.infos["cost"][0] == 0.0
 
 
-def test_stored_seed_and_options_replay_every_episode(made: GeneratedDataset) -> None:
+def test_stored_seed_and_options_replay_every_episode(made):
     """From one recovered environment, whoever the patient was; and three patients side by side."""
     dataset = minari.load_dataset(made.id)
     env = dataset.recover_environment()
@@ -77,14 +74,14 @@ def test_stored_seed_and_options_replay_every_episode(made: GeneratedDataset) ->
     np.testing.assert_allclose(observations, [dataset[e].observations[1] for e in chosen], atol=1e-4)
 
 
-def test_normalized_scores(made: GeneratedDataset) -> None:
+def test_normalized_scores(made):
     returns = made.manifest["references"]["returns"]
     dataset = minari.load_dataset(made.id)
     ends = np.array([returns["random"], returns["expert"]])
     np.testing.assert_allclose(minari.get_normalized_score(dataset, ends), [0.0, 1.0], atol=1e-6)
 
 
-def test_recover_environment_in_a_fresh_process(made: GeneratedDataset, root: Path, tmp_path: Path) -> None:
+def test_recover_environment_in_a_fresh_process(made, root, tmp_path):
     """Nothing of this package is imported by hand; the episode is replayed to its end."""
     code = f"""
 import minari
@@ -100,7 +97,7 @@ for evaluation in (False, True):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_full_length_episode_is_not_truncated(made_zero: GeneratedDataset) -> None:
+def test_a_full_length_episode_is_not_truncated(made_zero):
     """K decisions: the time limit Minari's environment carries must not strike on the last."""
     env = minari.load_dataset(made_zero.id).recover_environment()
     env.reset(seed=0)

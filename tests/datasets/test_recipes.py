@@ -1,14 +1,11 @@
 """Recipes and rows: what a wrong one names, and what a selection holds."""
 
-from __future__ import annotations
-
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medgym_offline.datasets import COLUMNS, Transitions, list_recipes, read_recipe
+from medgym_offline.datasets import COLUMNS, list_recipes, read_recipe
 from medgym_offline.errors import DatasetError
 
 GOOD = 'id = "medgym/x-v0"\ndescription = "d"\nbank = "sepsis-v0"\nbehavior = "zero"\n'
@@ -26,7 +23,7 @@ GOOD = 'id = "medgym/x-v0"\ndescription = "d"\nbank = "sepsis-v0"\nbehavior = "z
         (GOOD.replace("x-v0", "x"), "namespace/name-vN"),
     ],
 )
-def test_a_wrong_recipe_names_its_field(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_recipe_names_its_field(tmp_path, text, message):
     path = tmp_path / "r.toml"
     path.write_text(text)
     with pytest.raises(DatasetError, match=message) as caught:
@@ -34,7 +31,7 @@ def test_a_wrong_recipe_names_its_field(tmp_path: Path, text: str, message: str)
     assert "\n" not in str(caught.value)
 
 
-def test_files_named_by_a_recipe_lie_beside_it(tmp_path: Path) -> None:
+def test_files_named_by_a_recipe_lie_beside_it(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text(GOOD.replace('"zero"', '"policy.safetensors"').replace('"sepsis-v0"', '"bank.safetensors"'))
     recipe = read_recipe(path)
@@ -55,7 +52,7 @@ def test_a_core_that_names_no_behavior_is_refused(before, after, tmp_path, monke
         list_recipes()
 
 
-def test_select_by_patient_is_the_rows_of_that_patient(rows: Transitions) -> None:
+def test_select_by_patient_is_the_rows_of_that_patient(rows):
     part = rows.select(patients=["prior/2"])
     assert part.present.tolist() == [2]
     assert part.present_ids == ("prior/2",)
@@ -64,7 +61,7 @@ def test_select_by_patient_is_the_rows_of_that_patient(rows: Transitions) -> Non
         np.testing.assert_array_equal(getattr(part, name), getattr(rows, name)[rows.patient == 2])
 
 
-def test_masks_slices_and_row_numbers_agree(rows: Transitions) -> None:
+def test_masks_slices_and_row_numbers_agree(rows):
     mask = rows.dt > np.median(rows.dt)
     by_mask, by_number = rows.select(mask), rows.select(np.flatnonzero(mask))
     np.testing.assert_array_equal(by_mask.actions, by_number.actions)
@@ -86,7 +83,7 @@ def test_masks_slices_and_row_numbers_agree(rows: Transitions) -> None:
         ("patient", lambda a: a + np.int32(4), "patient numbers exceed"),
     ],
 )
-def test_validate_names_the_column(rows: Transitions, column: str, value: object, message: str) -> None:
+def test_validate_names_the_column(rows, column, value, message):
     rows.validate()
     with pytest.raises(DatasetError, match=message):
-        dataclasses.replace(rows, **{column: value(getattr(rows, column))}).validate()  # type: ignore[operator]
+        dataclasses.replace(rows, **{column: value(getattr(rows, column))}).validate()

@@ -1,7 +1,5 @@
 """One contract over the environment of every disease, world and timing."""
 
-from __future__ import annotations
-
 import math
 import warnings
 
@@ -16,14 +14,13 @@ import medgym_offline as mgo
 from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
-from medgym_offline.simulators import SimulatorBank
 
 DISEASES = mgo.list_diseases()
 TIMINGS = ("adaptive", "fixed")
 
 
 @pytest.fixture(params=DISEASES)
-def bank(request: pytest.FixtureRequest) -> SimulatorBank:
+def bank(request):
     """Four patients of a disease."""
     made = {"sepsis": "tiny_bank", "toy": "toy_bank"}.get(request.param)
     if made is not None:
@@ -32,7 +29,7 @@ def bank(request: pytest.FixtureRequest) -> SimulatorBank:
 
 
 @pytest.mark.parametrize("timing", TIMINGS)
-def test_an_episode_is_replayed_from_its_seed_and_keeps_to_space_and_clock(bank: SimulatorBank, timing: str) -> None:
+def test_an_episode_is_replayed_from_its_seed_and_keeps_to_space_and_clock(bank, timing):
     config = ProcessConfig(timing=timing, disease=bank.disease.name)
     for world in bank.worlds:
         env = gymnasium.make(f"medgym/{bank.disease.name.title()}-v0", bank=bank, timing=timing, world=world)
@@ -58,7 +55,7 @@ def test_an_episode_is_replayed_from_its_seed_and_keeps_to_space_and_clock(bank:
         np.testing.assert_array_equal(*runs)
 
 
-def test_many_environments_are_as_many_single_ones(bank: SimulatorBank) -> None:
+def test_many_environments_are_as_many_single_ones(bank):
     """Same seeds, same actions, across autoresets: the same episodes, infos and types as Gymnasium's own vector."""
     budget = math.ceil(bank.disease.process.horizon / bank.disease.process.max_interval) + 1
     native = TreatmentVectorEnv(bank=bank, num_envs=2, decisions=budget)
@@ -79,11 +76,11 @@ def test_many_environments_are_as_many_single_ones(bank: SimulatorBank) -> None:
 
 
 @pytest.mark.parametrize("timing", TIMINGS)
-def test_a_patient_and_an_episode_do_not_depend_on_their_mates(bank: SimulatorBank, timing: str) -> None:
+def test_a_patient_and_an_episode_do_not_depend_on_their_mates(bank, timing):
     config = ProcessConfig(timing=timing, disease=bank.disease.name, path_costs=True)
     mix = torch.sin(torch.arange(config.observation_dim * config.action_dim) * 7.0)
 
-    def act(seen: torch.Tensor) -> torch.Tensor:
+    def act(seen):
         return torch.sin(3 * seen @ mix.view(config.observation_dim, config.action_dim))
 
     for world in bank.worlds:

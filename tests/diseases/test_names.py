@@ -1,7 +1,5 @@
 """No name of one disease is written outside its folder, and every disease says enough of itself."""
 
-from __future__ import annotations
-
 import ast
 import io
 import re
@@ -29,7 +27,7 @@ ALLOWED = {
 _ORDINARY = {"shock"}
 
 
-def _forbidden() -> set[str]:
+def _forbidden():
     sepsis = disease("sepsis")
     names = {*sepsis.state_names, *sepsis.treatment_names, sepsis.severity.name, *sepsis.severity.parts, "sepsis"}
     names |= {metric.name for metric in sepsis.metrics}
@@ -39,7 +37,7 @@ def _forbidden() -> set[str]:
     return {name.lower() for name in names} - _ORDINARY
 
 
-def _words(path: Path) -> set[tuple[int, str]]:
+def _words(path):
     """Identifiers and strings of a module but its docstrings, as (line, word)."""
     text, documented = path.read_text(encoding="utf-8"), set()
     for node in ast.walk(ast.parse(text)):
@@ -53,7 +51,7 @@ def _words(path: Path) -> set[tuple[int, str]]:
     }
 
 
-def test_the_generic_code_names_no_component_treatment_or_score_of_sepsis() -> None:
+def test_the_generic_code_names_no_component_treatment_or_score_of_sepsis():
     forbidden, faults = _forbidden(), []
     for path in sorted(PACKAGE.rglob("*.py")):
         if FOLDER in path.parents or any(p.parent.name == "diseases" for p in [path.parent] if p.name != "diseases"):

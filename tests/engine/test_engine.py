@@ -1,11 +1,7 @@
 """Engines: the same results everywhere, and what a death costs."""
 
-from __future__ import annotations
-
 import importlib.util
 import socket
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,17 +15,17 @@ from tests.helpers import refused
 NAMES = ("a", "b", "c", "d")
 
 
-def same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+def same(found, wanted):
     assert list(found) == list(wanted)
     return all(encode(found[name]) == encode(wanted[name]) for name in wanted)
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> dict[str, Any]:
+def undisturbed():
     return run(chain, {name: (name,) for name in NAMES}, progress=False)
 
 
-def test_results_go_through_bytes_and_come_back() -> None:
+def test_results_go_through_bytes_and_come_back():
     value = {"t": torch.arange(6.0).view(2, 3).T, "n": np.array([True, False]), "list": [1, (2.5, None, "x")], "e": {}}
     back = decode(encode(value))
     assert torch.equal(back["t"], value["t"])
@@ -53,7 +49,7 @@ def test_a_killed_worker_costs_its_shard(victim, undisturbed, tmp_path, capfd):
     assert f"shard {victim} died; again" in capfd.readouterr().err
 
 
-def test_a_shard_lost_for_good_is_named_and_the_others_are_kept(undisturbed: dict[str, Any], tmp_path: Path) -> None:
+def test_a_shard_lost_for_good_is_named_and_the_others_are_kept(undisturbed, tmp_path):
     shards = {name: (name, "b") for name in NAMES}
     with pytest.raises(MedGymError, match=r"shard b died .*3 of 4 shards are kept") as error:
         run(always_killed, shards, engine="process", workers=2, folder=tmp_path, key=1, progress=False)
@@ -73,7 +69,7 @@ def test_a_shard_lost_for_good_is_named_and_the_others_are_kept(undisturbed: dic
 
 
 @pytest.mark.parametrize("engine", ["local"])
-def test_an_error_in_a_shard_is_raised_after_the_others(engine: str, tmp_path: Path) -> None:
+def test_an_error_in_a_shard_is_raised_after_the_others(engine, tmp_path):
     shards = {name: (name, "b", True) for name in NAMES}
     with pytest.raises(MedGymError, match="shard b: dose is -1"):
         run(refuses, shards, engine=engine, workers=2, folder=tmp_path, key=1, progress=False)
@@ -82,7 +78,7 @@ def test_an_error_in_a_shard_is_raised_after_the_others(engine: str, tmp_path: P
         run(refuses, {"b": ("b", "b", False)}, engine=engine, workers=1, progress=False)
 
 
-def test_finished_shards_are_not_done_again_and_damaged_ones_are(tmp_path: Path) -> None:
+def test_finished_shards_are_not_done_again_and_damaged_ones_are(tmp_path):
     (tmp_path / "marks").mkdir()
     shards = {name: (name, str(tmp_path / "marks")) for name in NAMES}
     for _ in range(2):
@@ -93,14 +89,14 @@ def test_finished_shards_are_not_done_again_and_damaged_ones_are(tmp_path: Path)
     assert {n: len((tmp_path / "marks" / n).read_text()) for n in NAMES} == {"a": 1, "b": 1, "c": 2, "d": 1}
 
 
-def test_a_folder_of_another_recipe_is_refused_with_the_difference(tmp_path: Path) -> None:
+def test_a_folder_of_another_recipe_is_refused_with_the_difference(tmp_path):
     run(chain, {"a": ("a",)}, folder=tmp_path, key={"training": {"radius": 0.01}, "seed": 0}, progress=False)
     with pytest.raises(MedGymError, match=r"another recipe \(training.radius: 0.01 -> 0.02\)"):
         run(chain, {"a": ("a",)}, folder=tmp_path, key={"training": {"radius": 0.02}, "seed": 0}, progress=False)
     run(chain, {"a": ("a",)}, folder=tmp_path, key={"seed": 1}, fresh=True, progress=False)
 
 
-def test_wrong_choices_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_choices_are_one_line(monkeypatch):
     with pytest.raises(UnknownNameError, match="unknown engine 'proces'; did you mean 'process'"):
         run(chain, {"a": ("a",)}, engine="proces")
     refused(MedGymError, "at least 1", lambda: run(chain, {"a": ("a",)}, engine="process", workers=0))
@@ -110,7 +106,7 @@ def test_wrong_choices_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
-def test_an_unreachable_cluster_is_one_line() -> None:
+def test_an_unreachable_cluster_is_one_line():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

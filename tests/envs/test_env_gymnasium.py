@@ -1,7 +1,5 @@
 """The Gymnasium interfaces: official checker, contract of the vector environment, replay, bad input."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -16,13 +14,12 @@ from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, rollout
 from medgym_offline.errors import BankError, MedGymError, ProtocolError, UnknownNameError
-from medgym_offline.simulators import SimulatorBank
 from tests.helpers import refused
 
 INFOS = {"cost", "dt", "time", "sofa", "lactate", "state", "seed"}
 
 
-def test_made_by_name_from_a_bank_file(tiny_bank: SimulatorBank, tmp_path: Any) -> None:
+def test_made_by_name_from_a_bank_file(tiny_bank, tmp_path):
     """Arguments of a specification are JSON: the bank comes from a file, as `recover_environment` needs it."""
     path = tmp_path / "bank.safetensors"
     tiny_bank.save(path)
@@ -31,13 +28,13 @@ def test_made_by_name_from_a_bank_file(tiny_bank: SimulatorBank, tmp_path: Any) 
     again = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json()))
     first, second = env.reset(seed=4), again.reset(seed=4)
     assert data_equivalence(first, second)
-    assert env.unwrapped.patient == tiny_bank.patients[1]  # type: ignore[attr-defined]
+    assert env.unwrapped.patient == tiny_bank.patients[1]
     assert data_equivalence(env.step(np.zeros(4, np.float32)), again.step(np.zeros(4, np.float32)))
 
 
 @pytest.mark.parametrize("timing", ["adaptive", "fixed"])
-def test_reset_with_its_seed_replays_an_episode_of_a_rollout(tiny_bank: SimulatorBank, timing: str) -> None:
-    process = DecisionProcess(tiny_bank, ProcessConfig(timing=timing, decisions=6))  # type: ignore[arg-type]
+def test_reset_with_its_seed_replays_an_episode_of_a_rollout(tiny_bank, timing):
+    process = DecisionProcess(tiny_bank, ProcessConfig(timing=timing, decisions=6))
     dim = process.config.action_dim
     seeds = np.array([[11, 2**62 + 5], [3, 4], [5, 6], [7, 8]])
     wish = torch.tensor([0.2, -0.4, -0.1, -0.7][:dim])
@@ -45,7 +42,7 @@ def test_reset_with_its_seed_replays_an_episode_of_a_rollout(tiny_bank: Simulato
         process, lambda o: wish + 0.2 * o[..., :dim], draw_noise(seeds, tiny_bank, process.config), action_noise=0.05
     )
     for p, b in ((0, 1), (3, 0)):
-        env = TreatmentEnv(bank=tiny_bank, patient=p, timing=timing, decisions=6)  # type: ignore[arg-type]
+        env = TreatmentEnv(bank=tiny_bank, patient=p, timing=timing, decisions=6)
         observation, info = env.reset(seed=int(seeds[p, b]))
         np.testing.assert_allclose(observation, run.observations[p, b, 0], atol=1e-6)
         assert info["seed"] == seeds[p, b]
@@ -60,7 +57,7 @@ def test_reset_with_its_seed_replays_an_episode_of_a_rollout(tiny_bank: Simulato
         assert over
 
 
-def test_start_state_option(tiny_bank: SimulatorBank) -> None:
+def test_start_state_option(tiny_bank):
     env = TreatmentEnv(bank=tiny_bank)
     wanted = np.array([91.0, 80.0, 1.1, 13.0, 900.0, 3.0])
     for given, balance in ((wanted, 0.0), ([*wanted, 2.5], 2.5)):
@@ -83,7 +80,7 @@ ACTIONS: list[tuple[Any, str]] = [
 ]
 
 
-def test_bad_actions_and_steps_out_of_turn(tiny_bank: SimulatorBank) -> None:
+def test_bad_actions_and_steps_out_of_turn(tiny_bank):
     env = TreatmentEnv(bank=tiny_bank, decisions=3)
     with pytest.raises(ResetNeeded):
         env.step(np.zeros(4, np.float32))
@@ -113,13 +110,13 @@ BAD: list[tuple[type[MedGymError], str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("kind", [TreatmentEnv, TreatmentVectorEnv])
-def test_bad_arguments(tiny_bank: SimulatorBank, kind: Any) -> None:
+def test_bad_arguments(tiny_bank, kind):
     for error, words, arguments in BAD:
         refused(error, words, partial(kind, **{"bank": tiny_bank, **arguments}))
     refused(MedGymError, "seed is -1", lambda: kind(bank=tiny_bank).reset(seed=-1))
 
 
-def test_options_name_the_patient_of_the_episode(tiny_bank: SimulatorBank) -> None:
+def test_options_name_the_patient_of_the_episode(tiny_bank):
     """As datasets store them; the next episode is the environment's own patient's again."""
     env, ids = TreatmentEnv(bank=tiny_bank, patient=1), tiny_bank.patients
     other = TreatmentEnv(bank=tiny_bank, patient=3)
@@ -146,7 +143,7 @@ WRONG_OPTIONS: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize("kind", [TreatmentEnv, TreatmentVectorEnv])
 @pytest.mark.parametrize(("options", "message"), WRONG_OPTIONS)
-def test_wrong_options_change_nothing(tiny_bank: SimulatorBank, kind: Any, options: Any, message: str) -> None:
+def test_wrong_options_change_nothing(tiny_bank, kind, options, message):
     action = np.zeros((4, 4) if kind is TreatmentVectorEnv else 4, np.float32)
     env, twin = kind(bank=tiny_bank, timing="adaptive"), kind(bank=tiny_bank, timing="adaptive")
     for one in (env, twin):
@@ -160,7 +157,7 @@ def test_wrong_options_change_nothing(tiny_bank: SimulatorBank, kind: Any, optio
 # -- the vector environment -------------------------------------------------------------------------------------------
 
 
-def test_the_vector_environment_is_made_by_name_and_starts_anew(tiny_bank: SimulatorBank) -> None:
+def test_the_vector_environment_is_made_by_name_and_starts_anew(tiny_bank):
     """By Gymnasium's autoreset on the next step; what was returned is the caller's own."""
     envs = gymnasium.make_vec("medgym/Sepsis-v0", num_envs=6, bank=tiny_bank, decisions=5)
     assert isinstance(envs.unwrapped, TreatmentVectorEnv)
@@ -180,7 +177,7 @@ def test_the_vector_environment_is_made_by_name_and_starts_anew(tiny_bank: Simul
         previous = observations
 
 
-def test_vector_options_name_patients(tiny_bank: SimulatorBank) -> None:
+def test_vector_options_name_patients(tiny_bank):
     """One for all or one each, as of single environments; after an autoreset each is its own patient's again."""
     ids = tiny_bank.patients
     envs = TreatmentVectorEnv(bank=tiny_bank, num_envs=6, timing="fixed", decisions=3)
@@ -190,21 +187,21 @@ def test_vector_options_name_patients(tiny_bank: SimulatorBank) -> None:
     for options in ({"patient": [ids[p] for p in treated], "patient_index": np.array(treated)}, {"patient": ids[2]}):
         each = treated if len(options) > 1 else [2] * 6
         seen = [envs.reset(seed=5, options=options)[0]]
-        assert envs.patients == tuple(ids[p] for p in each)  # type: ignore[attr-defined]
+        assert envs.patients == tuple(ids[p] for p in each)
         wanted = [[env.reset(seed=5 + i, options={"patient": p})[0] for i, (env, p) in enumerate(zip(singles, each))]]
         for _ in range(3):
             seen.append(envs.step(actions)[0])
             wanted.append([env.step(action)[0] for env, action in zip(singles, actions)])
         np.testing.assert_allclose(seen, wanted, atol=1e-5)
         envs.step(actions)
-        assert envs.patients == tuple(ids[i % 4] for i in range(6))  # type: ignore[attr-defined]
+        assert envs.patients == tuple(ids[i % 4] for i in range(6))
         np.testing.assert_allclose(envs.step(actions)[4]["dt"], 32.0)
     for wrong in ([0, 1], [0, 1, 2, 3, 4, 5]):
         with pytest.raises(MedGymError):
             envs.reset(options={"patient": wrong})
 
 
-def test_vector_partial_reset(tiny_bank: SimulatorBank) -> None:
+def test_vector_partial_reset(tiny_bank):
     """Those of the mask start anew, with the seeds and patients given; the others go on as if nothing had been."""
     envs, twin = (TreatmentVectorEnv(bank=tiny_bank, num_envs=6, timing="fixed", decisions=4) for _ in range(2))
     actions = np.random.default_rng(1).uniform(-1, 1, (6, 3)).astype(np.float32)
@@ -237,7 +234,7 @@ def test_vector_partial_reset(tiny_bank: SimulatorBank) -> None:
     np.testing.assert_array_equal(envs.step(actions)[4]["time"], [96.0, 24.0, 0.0, 96.0, 0.0, 96.0])
 
 
-def test_actions_of_finished_environments_are_ignored(tiny_bank: SimulatorBank) -> None:
+def test_actions_of_finished_environments_are_ignored(tiny_bank):
     """Two environments end at different steps; the one that starts anew may be sent anything."""
     envs = TreatmentVectorEnv(bank=tiny_bank, num_envs=2, decisions=4)
     envs.reset(seed=0)
@@ -252,7 +249,7 @@ def test_actions_of_finished_environments_are_ignored(tiny_bank: SimulatorBank) 
         envs.step(np.array([[np.nan, 0.0, 0.0, 0.0], short], np.float32))
 
 
-def test_vector_bad_input(tiny_bank: SimulatorBank) -> None:
+def test_vector_bad_input(tiny_bank):
     envs = TreatmentVectorEnv(bank=tiny_bank, num_envs=3, decisions=3)
     with pytest.raises(ResetNeeded):
         envs.step(np.zeros((3, 4), np.float32))

@@ -1,34 +1,28 @@
 """The batched process: rewards and costs against independent computations, invariances, noise, bad input."""
 
-from __future__ import annotations
-
 import math
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from medgym_offline.envs.paths import rectangles
 from medgym_offline.envs.process import DecisionProcess, Episodes, ProcessConfig
 from medgym_offline.envs.timing import interval_to_action
 from medgym_offline.errors import MedGymError, ProtocolError
-from medgym_offline.simulators import SimulatorBank
 from tests.diseases.sepsis.test_severity import scalar_sofa
 from tests.helpers import refused
 
 
-def _process(bank: SimulatorBank, **arguments: Any) -> DecisionProcess:
+def _process(bank, **arguments):
     return DecisionProcess(bank, ProcessConfig(**arguments))
 
 
-def _actions(process: DecisionProcess, batch: int, seed: int = 0) -> Tensor:
+def _actions(process, batch, seed=0):
     random = torch.Generator().manual_seed(seed)
     return torch.rand(len(process.bank), batch, process.config.action_dim, generator=random) * 2 - 1
 
 
-def _hold(process: DecisionProcess, batch: int, treatment: list[float], hours: float) -> Tensor:
+def _hold(process, batch, treatment, hours):
     """Actions that hold a treatment (in [-1, 1]) for `hours`."""
     interval = interval_to_action(torch.tensor(hours), process.config).item()
     return torch.tensor([*treatment, interval]).expand(len(process.bank), batch, 4)
@@ -37,11 +31,11 @@ def _hold(process: DecisionProcess, batch: int, treatment: list[float], hours: f
 # -- the published formulas, once more, in plain Python ---------------------------------------------------------------
 
 
-def _sofa(state: np.ndarray, dose: float) -> float:
+def _sofa(state, dose):
     return scalar_sofa(*(float(state[column]) for column in (0, 2, 3, 4)), dose)
 
 
-def _cost(start: float, end: float) -> float:
+def _cost(start, end):
     if end < 1.5:
         base = 0.0
     elif end < 2:
@@ -54,7 +48,7 @@ def _cost(start: float, end: float) -> float:
 
 
 @pytest.mark.parametrize("reward", ["integral", "paper", "authors"])
-def test_reward_and_cost_against_the_formulas(tiny_bank: SimulatorBank, reward: str) -> None:
+def test_reward_and_cost_against_the_formulas(tiny_bank, reward):
     bank = tiny_bank
     process = _process(bank, reward=reward, noise=False)
     episodes = process.start(3)
@@ -106,7 +100,7 @@ def test_integral_reward_does_not_depend_on_cuts(tiny_bank, whole, parts):
     torch.testing.assert_close(total, once.reward, atol=0, rtol=2e-3)
 
 
-def test_noise_variance_is_linear_in_time(tiny_bank: SimulatorBank) -> None:
+def test_noise_variance_is_linear_in_time(tiny_bank):
     process = _process(tiny_bank)
     random = torch.Generator().manual_seed(1)
     draws = torch.randn(4, 4000, 8, generator=random)
@@ -120,7 +114,7 @@ def test_noise_variance_is_linear_in_time(tiny_bank: SimulatorBank) -> None:
     torch.testing.assert_close(two, tiny_bank.noise_scale * 4.0, rtol=0.05, atol=1e-7)
 
 
-def test_start_perturbs_only_the_physiology(tiny_bank: SimulatorBank) -> None:
+def test_start_perturbs_only_the_physiology(tiny_bank):
     process = _process(tiny_bank)
     draws = torch.randn(4, 3000, 8, generator=torch.Generator().manual_seed(2))
     first = tiny_bank.initial_state()[:, None]
@@ -135,7 +129,7 @@ def test_start_perturbs_only_the_physiology(tiny_bank: SimulatorBank) -> None:
     assert bool((_process(tiny_bank, noise=False).start(3000, draws).x == first).all())
 
 
-def test_patients_and_episodes_do_not_touch(tiny_bank: SimulatorBank) -> None:
+def test_patients_and_episodes_do_not_touch(tiny_bank):
     """Patient i alone is patient i in the stack; an episode alone is that episode in a batch of unlike holds."""
     together = _process(tiny_bank)
     random = torch.Generator().manual_seed(3)
@@ -151,7 +145,7 @@ def test_patients_and_episodes_do_not_touch(tiny_bank: SimulatorBank) -> None:
         torch.testing.assert_close(one.next.x, all_of_them.next.x[view], atol=2e-5, rtol=2e-5)
 
 
-def test_rectangles_cover_every_row_once_and_little_more() -> None:
+def test_rectangles_cover_every_row_once_and_little_more():
     random = torch.Generator().manual_seed(4)
     counts = (36 * torch.rand(5, 3000, generator=random) ** 4).long()
     seen, area = torch.zeros_like(counts), 0
@@ -168,7 +162,7 @@ def test_rectangles_cover_every_row_once_and_little_more() -> None:
 
 
 @pytest.mark.parametrize("reward", ["integral", "paper", "authors"])
-def test_finished_episodes_are_inert(tiny_bank: SimulatorBank, reward: str) -> None:
+def test_finished_episodes_are_inert(tiny_bank, reward):
     process = _process(tiny_bank, decisions=3, reward=reward)
     episodes = process.start(2)
     x = episodes.x.clone()
@@ -188,7 +182,7 @@ def test_finished_episodes_are_inert(tiny_bank: SimulatorBank, reward: str) -> N
     assert bool((outcome.next.left[:, 1] == 1).all())
 
 
-def test_remission_counts_only_unbroken_calm(tiny_bank: SimulatorBank) -> None:
+def test_remission_counts_only_unbroken_calm(tiny_bank):
     """The calm at the end of a hold is the time since severity was last at or above the threshold on the cells."""
     bank = tiny_bank
     plain = _process(bank, noise=False)
@@ -205,7 +199,7 @@ def test_remission_counts_only_unbroken_calm(tiny_bank: SimulatorBank) -> None:
     assert len(set(calm.tolist())) > 1  # the patients differ, or the test shows nothing
 
 
-def test_gradient_reaches_dose_and_interval(tiny_bank: SimulatorBank) -> None:
+def test_gradient_reaches_dose_and_interval(tiny_bank):
     process = _process(tiny_bank, noise=False)
     actions = (0.3 * _actions(process, 2)).requires_grad_()
     process.step(process.start(2), actions).reward.sum().backward()
@@ -214,7 +208,7 @@ def test_gradient_reaches_dose_and_interval(tiny_bank: SimulatorBank) -> None:
     assert bool((actions.grad.abs().amax((0, 1)) > 0).all())
 
 
-def test_bad_actions_and_noise(tiny_bank: SimulatorBank) -> None:
+def test_bad_actions_and_noise(tiny_bank):
     process = _process(tiny_bank)
     episodes = process.start(2)
     actions = _actions(process, 2)

@@ -1,33 +1,27 @@
 """Whole episodes: seeds, bookkeeping, and the dense path."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.envs.rollout import Rollout, dense, draw_noise, episode_seeds, rollout
+from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.errors import MedGymError
-from medgym_offline.simulators import SimulatorBank
 from tests.helpers import refused
 
 
-def _policy(observations: Tensor) -> Tensor:
+def _policy(observations):
     """A deterministic policy with varied intervals, a function of each row alone."""
     mix = torch.sin(torch.arange(36.0).reshape(9, 4) * 7.0) * 0.5
     wish = torch.sin(observations @ mix * 3.0)
     return torch.cat([wish[..., :3], wish[..., 3:] * 0.5 - 0.5], -1)
 
 
-def _fixed_policy(observations: Tensor) -> Tensor:
+def _fixed_policy(observations):
     return _policy(observations)[..., :3]
 
 
-def _run(bank: SimulatorBank, batch: int = 5, action_noise: float = 0.05, **arguments: Any) -> tuple[Any, Rollout]:
+def _run(bank, batch=5, action_noise=0.05, **arguments):
     process = DecisionProcess(bank, ProcessConfig(**arguments))
     config = process.config
     seeds = episode_seeds(0, "test", bank.patients, batch)
@@ -36,7 +30,7 @@ def _run(bank: SimulatorBank, batch: int = 5, action_noise: float = 0.05, **argu
 
 
 @pytest.mark.parametrize("timing", ["adaptive", "fixed"])
-def test_bookkeeping(tiny_bank: SimulatorBank, timing: str) -> None:
+def test_bookkeeping(tiny_bank, timing):
     process, run = _run(tiny_bank, timing=timing, decisions=12)
     assert run.observations.shape == (4, 5, 13, 9)
     assert run.actions.shape == (4, 5, 12, process.config.action_dim)
@@ -63,7 +57,7 @@ def test_bookkeeping(tiny_bank: SimulatorBank, timing: str) -> None:
     assert bool(over.any()) is (timing == "adaptive")
 
 
-def test_noise_belongs_to_the_episode(tiny_bank: SimulatorBank) -> None:
+def test_noise_belongs_to_the_episode(tiny_bank):
     whole, short = ProcessConfig(), ProcessConfig(timing="fixed", decisions=5)
     seeds = episode_seeds(7, "purpose", ["a", "b", "c"], 4)
     assert seeds.dtype == np.int64
@@ -85,7 +79,7 @@ def test_noise_belongs_to_the_episode(tiny_bank: SimulatorBank) -> None:
     assert float(torch.corrcoef(columns.T)[0, 1:].abs().max()) < 0.25
 
 
-def _between(process: DecisionProcess, run: Rollout, p: int, b: int, hour: float) -> Tensor:
+def _between(process, run, p, b, hour):
     """State of one episode at `hour`, by stepping the ODE from the start of the hold it falls in."""
     k = next(k for k in range(run.time.shape[2]) if float(run.time[p, b, k]) >= hour)
     start = float(run.time[p, b, k] - run.dt[p, b, k])
@@ -96,7 +90,7 @@ def _between(process: DecisionProcess, run: Rollout, p: int, b: int, hour: float
 
 
 @pytest.mark.parametrize("step", [1.0, 0.25])
-def test_dense_path_is_the_state_at_the_hour(tiny_bank: SimulatorBank, step: float) -> None:
+def test_dense_path_is_the_state_at_the_hour(tiny_bank, step):
     process, run = _run(tiny_bank)
     hours = torch.arange(0.0, 96.0 + step / 2, step)
     states, treatments = dense(process, run, hours)
@@ -112,7 +106,7 @@ def test_dense_path_is_the_state_at_the_hour(tiny_bank: SimulatorBank, step: flo
             assert bool((treatments[p, b, t] == run.treatments[p, b, k]).all())
 
 
-def test_return_is_the_integral_of_dense_severity(tiny_bank: SimulatorBank) -> None:
+def test_return_is_the_integral_of_dense_severity(tiny_bank):
     """The integral reward and the evaluation's dense path look at the same curve."""
     process, run = _run(tiny_bank)
     hours = torch.arange(0.0, 96.01, 0.0625)
@@ -122,7 +116,7 @@ def test_return_is_the_integral_of_dense_severity(tiny_bank: SimulatorBank) -> N
     torch.testing.assert_close(run.rewards.sum(-1), total, rtol=5e-3, atol=0)
 
 
-def test_bad_input(tiny_bank: SimulatorBank) -> None:
+def test_bad_input(tiny_bank):
     process, run = _run(tiny_bank)
     zeros, whole = np.zeros((4, 2), np.int64), ProcessConfig()
     short, noise = draw_noise(zeros, tiny_bank, ProcessConfig(decisions=5)), draw_noise(zeros, tiny_bank, whole)

@@ -1,7 +1,5 @@
 """The decision clock: golden feasible ranges, exact sums, limits of every hold."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -17,7 +15,7 @@ from medgym_offline.errors import ProtocolError
 ADAPTIVE = ProcessConfig()
 
 
-def _one(value: float) -> torch.Tensor:
+def _one(value):
     return torch.tensor([[value]], dtype=torch.float32)
 
 
@@ -34,7 +32,7 @@ def _one(value: float) -> torch.Tensor:
         (96.0, 3, 0.0, 0.0),  # over
     ],
 )
-def test_feasible_range_golden(time: float, left: int, lower: float, upper: float) -> None:
+def test_feasible_range_golden(time, left, lower, upper):
     low, high = feasible_interval(_one(time), _one(left), ADAPTIVE)
     assert (low.item(), high.item()) == (lower, upper)
 
@@ -53,12 +51,12 @@ def test_feasible_range_golden(time: float, left: int, lower: float, upper: floa
         (96.0, 4, 3.0, 0.0),
     ],
 )
-def test_interval_golden(time: float, left: int, wish: float, expected: float) -> None:
+def test_interval_golden(time, left, wish, expected):
     hours = decision_interval(_one(time), _one(left), ADAPTIVE, _one(wish))
     assert hours.item() == pytest.approx(expected, abs=ADAPTIVE.tick)
 
 
-def test_action_map_ends_and_inverse() -> None:
+def test_action_map_ends_and_inverse():
     action = torch.linspace(-1, 1, 41)
     hours = action_to_interval(action, ADAPTIVE)
     assert (hours[0].item(), hours[-1].item(), hours[20].item()) == (0.5, 36.0, 18.25)
@@ -66,7 +64,7 @@ def test_action_map_ends_and_inverse() -> None:
     assert interval_to_action(torch.tensor([0.1, 50.0]), ADAPTIVE).tolist() == [-1.0, 1.0]
 
 
-def test_interval_passes_gradients() -> None:
+def test_interval_passes_gradients():
     wish = _one(7.3).requires_grad_()
     decision_interval(_one(0.0), _one(20), ADAPTIVE, wish).sum().backward()
     assert wish.grad is not None
@@ -93,6 +91,6 @@ def test_interval_passes_gradients() -> None:
         ({"cell": 0.0}, "cell"),
     ],
 )
-def test_bad_configuration(arguments: dict, message: str) -> None:
+def test_bad_configuration(arguments, message):
     with pytest.raises(ProtocolError, match=message):
         ProcessConfig(**arguments)

@@ -1,9 +1,6 @@
-from __future__ import annotations
-
 import dataclasses
 import json
 import threading
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -13,7 +10,6 @@ import pytest
 import torch
 
 from medgym_offline import sepsis
-from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.errors import MedGymError, PolicyError, ProtocolError, UnknownNameError
@@ -23,13 +19,12 @@ from medgym_offline.evaluation import worlds as worlds_module
 from medgym_offline.evaluation.result import COLUMNS
 from medgym_offline.files import release_folder
 from medgym_offline.policies import StackedActor, export_torchscript, save_policy
-from medgym_offline.simulators import SimulatorBank
 from medgym_offline.stack import StackedMLP
 from tests.evaluation.conftest import Constant
 from tests.helpers import refused
 
 
-def actor(patients: tuple[str, ...] | None, width: int = 4, decisions: int | None = 20) -> StackedActor:
+def actor(patients, width=4, decisions=20):
     count = 1 if patients is None else len(patients)
     return StackedActor(StackedMLP(count, (9, 16, width), seeds=range(count)), patients, decisions)
 
@@ -37,19 +32,19 @@ def actor(patients: tuple[str, ...] | None, width: int = 4, decisions: int | Non
 class Answer:
     """A policy that answers with whatever a function of the observations gives."""
 
-    def __init__(self, answer, **attributes) -> None:
+    def __init__(self, answer, **attributes):
         self.act = answer
         self.__dict__.update(attributes)
 
 
-def table(evaluation: Evaluation) -> np.ndarray:
+def table(evaluation):
     return np.stack([v for k, v in evaluation.per_patient.items() if k != "patient"])
 
 
 # -- the numbers -------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_are_those_of_the_rollout(tiny_bank: SimulatorBank, behavior: Constant) -> None:
+def test_numbers_are_those_of_the_rollout(tiny_bank, behavior):
     """Every headline metric again, from the simulator up, without the evaluator's own code."""
     found = evaluate(behavior, bank=tiny_bank, episodes=2, seed=5, worlds=["crossfit"])
     bank = tiny_bank.world("crossfit")
@@ -73,7 +68,7 @@ def test_numbers_are_those_of_the_rollout(tiny_bank: SimulatorBank, behavior: Co
 # -- independence, seeds ---------------------------------------------------------------------------------------------
 
 
-def test_a_patient_alone_equals_its_row(tiny_bank: SimulatorBank, behavior: Constant, transitions: Transitions) -> None:
+def test_a_patient_alone_equals_its_row(tiny_bank, behavior, transitions):
     for policy in (behavior, "random", "clinician"):
         whole = evaluate(policy, bank=tiny_bank, episodes=2, worlds=["own"], dataset=transitions)
         alone = evaluate(policy, bank=tiny_bank, episodes=2, worlds=["own"], dataset=transitions, patients=[2])
@@ -90,7 +85,7 @@ def test_shards_and_blocks_of_episodes_do_not_matter(tiny_bank, behavior, monkey
         np.testing.assert_allclose(tables[1], tables[0], rtol=1e-5, atol=1e-5)
 
 
-def test_more_episodes_extend_the_same_ones(tiny_bank: SimulatorBank) -> None:
+def test_more_episodes_extend_the_same_ones(tiny_bank):
     one, two, again = (evaluate("zero", bank=tiny_bank, episodes=n, worlds=["own"], patients=1) for n in (1, 2, 2))
     assert again.to_json() == two.to_json()
     assert one.metrics["return"] != two.metrics["return"]
@@ -130,7 +125,7 @@ def test_worlds_side_by_side_give_the_same_result(tmp_path, tiny_bank, monkeypat
 # -- which policy, which patients --------------------------------------------------------------------------------------
 
 
-def test_individual_policies_are_matched_by_id(tiny_bank: SimulatorBank, treatments: np.ndarray) -> None:
+def test_individual_policies_are_matched_by_id(tiny_bank, treatments):
     straight = evaluate(Constant(treatments, tiny_bank.patients), bank=tiny_bank, episodes=1, worlds=["own"])
     order = [3, 0, 2, 1]
     shuffled = Constant(treatments[order], tuple(tiny_bank.patients[i] for i in order))
@@ -143,7 +138,7 @@ def test_individual_policies_are_matched_by_id(tiny_bank: SimulatorBank, treatme
     )
 
 
-def test_file_object_and_hash(tmp_path: Path, tiny_bank: SimulatorBank) -> None:
+def test_file_object_and_hash(tmp_path, tiny_bank):
     path = tmp_path / "policy.safetensors"
     save_policy(actor(None), path)
     loaded = evaluate(path, bank=tiny_bank, episodes=1, worlds=["own"])
@@ -154,15 +149,15 @@ def test_file_object_and_hash(tmp_path: Path, tiny_bank: SimulatorBank) -> None:
     assert (loaded.policy["kind"], loaded.policy["scope"], direct.policy["sha256"]) == ("file", "pop", None)
 
 
-def test_missing_patients_are_named(tiny_bank: SimulatorBank, treatments: np.ndarray) -> None:
+def test_missing_patients_are_named(tiny_bank, treatments):
     some = Constant(treatments[:2], tiny_bank.patients[:2])
     refused(PolicyError, r"2 of the 4 patients.*prior/2, prior/3", lambda: evaluate(some, bank=tiny_bank))
     assert evaluate(some, bank=tiny_bank, patients=2, episodes=1).deviations["patients"] == {"protocol": 4, "used": 2}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_actions_that_are_not_finite_name_the_patient(value: float, tiny_bank: SimulatorBank) -> None:
-    def act(observations: np.ndarray) -> np.ndarray:
+def test_actions_that_are_not_finite_name_the_patient(value, tiny_bank):
+    def act(observations):
         actions = np.zeros((*observations.shape[:2], 3), np.float32)
         if observations[0, 0, 7] < 0.5 and len(actions) > 1:  # only in the second half of the stay
             actions[1] = value
@@ -190,11 +185,11 @@ WRONG: list[tuple[type[MedGymError], str, Any, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("error", "words", "policy", "arguments"), WRONG, ids=[row[1] for row in WRONG])
-def test_mistakes_are_one_line(tiny_bank: SimulatorBank, error, words: str, policy, arguments: dict[str, Any]) -> None:
+def test_mistakes_are_one_line(tiny_bank, error, words, policy, arguments):
     refused(error, words, lambda: evaluate(policy, **{"bank": tiny_bank, "episodes": 1, **arguments}))
 
 
-def test_worlds_of_the_bank_are_the_protocols(tiny_bank: SimulatorBank) -> None:
+def test_worlds_of_the_bank_are_the_protocols(tiny_bank):
     """A bank without a `true` world follows the protocol; leaving out a world that it has does not."""
     both = evaluate("zero", bank=tiny_bank, episodes=1)
     assert list(both.worlds) == ["own", "crossfit"]
@@ -207,7 +202,7 @@ def test_worlds_of_the_bank_are_the_protocols(tiny_bank: SimulatorBank) -> None:
 # -- the dataset -------------------------------------------------------------------------------------------------------
 
 
-def test_support_orders_policies(results: dict[str, Evaluation]) -> None:
+def test_support_orders_policies(results):
     distance = {name: e.metrics["support_distance"] for name, e in results.items()}
     assert distance["behavior"] < distance["near-ind"] < distance["max"]
     own = results["behavior"].support
@@ -235,7 +230,7 @@ def test_normalized_score_only_for_the_datasets_patients(tiny_bank, transitions,
 # -- the record --------------------------------------------------------------------------------------------------------
 
 
-def test_the_tidy_table_is_the_result(results: dict[str, Evaluation]) -> None:
+def test_the_tidy_table_is_the_result(results):
     """Means of the table are the metrics; stacked tables are compared by group."""
     found = results["near-ind"]
     table = found.table()
@@ -251,7 +246,7 @@ def test_the_tidy_table_is_the_result(results: dict[str, Evaluation]) -> None:
     assert (severity["near-ind"] - severity["zero"]).to_list() == pytest.approx(expected.tolist())
 
 
-def test_written_and_read_back(results: dict[str, Evaluation], tmp_path: Path) -> None:
+def test_written_and_read_back(results, tmp_path):
     schema = json.loads((release_folder("evaluation") / "result.schema.json").read_text(encoding="utf-8"))
     found = results["behavior"]
     path = found.write(tmp_path / "a")
@@ -268,7 +263,7 @@ def test_written_and_read_back(results: dict[str, Evaluation], tmp_path: Path) -
     refused(ProtocolError, r"result\.parquet is not beside it", lambda: Evaluation.from_json(tmp_path / "b"))
 
 
-def test_not_an_evaluation(results: dict[str, Evaluation], tmp_path: Path) -> None:
+def test_not_an_evaluation(results, tmp_path):
     value = json.loads(results["zero"].to_json())
     del value["protocol_hash"]
     for text, message in (

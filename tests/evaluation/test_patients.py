@@ -1,15 +1,10 @@
 """Subgroups, policies that depend on the batch, and policies of other patients."""
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import PolicyError
@@ -18,13 +13,12 @@ from medgym_offline.evaluation.protocol import Bootstrap
 from medgym_offline.evaluation.statistics import mean_intervals
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_members, subgroup_rows
 from medgym_offline.policies import StackedActor, save_policy
-from medgym_offline.simulators import SimulatorBank
 from medgym_offline.stack import StackedMLP
 
 SEPSIS = disease("sepsis")
 
 
-def test_facts_are_those_of_the_first_states(tiny_bank: SimulatorBank) -> None:
+def test_facts_are_those_of_the_first_states(tiny_bank):
     facts = patient_facts(tiny_bank)
     first = tiny_bank.denormalize(tiny_bank.initial_state()[:, None])[:, 0]
     assert facts["patient"] == list(tiny_bank.patients)
@@ -32,7 +26,7 @@ def test_facts_are_those_of_the_first_states(tiny_bank: SimulatorBank) -> None:
     assert facts["source"] == [p.split("/")[0] for p in tiny_bank.patients]
 
 
-def test_groups_cover_everybody_once_per_kind_and_rows_are_means() -> None:
+def test_groups_cover_everybody_once_per_kind_and_rows_are_means():
     g = np.random.default_rng(0)
     facts = {
         "patient": [f"a/{i}" for i in range(40)],
@@ -61,7 +55,7 @@ class Answer:
 
     timing = "fixed"
 
-    def __init__(self, answer: Callable[[Tensor], Tensor]):
+    def __init__(self, answer):
         self.act = lambda seen: torch.tanh(answer(seen)).expand(*seen.shape[:2], 3)
 
 
@@ -76,15 +70,15 @@ UNSTEADY = {
 
 
 @pytest.mark.parametrize("message", UNSTEADY)
-def test_policies_that_depend_on_the_batch_are_refused(message: str, tiny_bank: SimulatorBank) -> None:
+def test_policies_that_depend_on_the_batch_are_refused(message, tiny_bank):
     with pytest.raises(PolicyError, match=message):
         evaluate(Answer(UNSTEADY[message]), bank=tiny_bank, episodes=2, worlds=("own",))
 
 
-def test_a_folder_has_a_hash_of_its_content(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_a_folder_has_a_hash_of_its_content(tiny_bank, tmp_path):
     """Otherwise a retrained folder of the same name would go on from the results of the old one."""
 
-    def found(seed: int) -> str:
+    def found(seed):
         net = StackedMLP(len(tiny_bank), (9, 4, 3), seeds=range(seed, seed + len(tiny_bank)))
         policy = StackedActor(net, tiny_bank.patients, 20)
         for patient in tiny_bank.patients:

@@ -1,21 +1,17 @@
 """Comparisons, and what a report says."""
 
-from __future__ import annotations
-
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from medgym_offline.errors import ProtocolError
-from medgym_offline.evaluation import Evaluation, compare, evaluate, write_report
+from medgym_offline.evaluation import compare, evaluate, write_report
 from medgym_offline.evaluation.comparison import find_pairs
-from medgym_offline.simulators import SimulatorBank
 from tests.helpers import refused
 
 
-def test_percentages_are_those_of_the_benchmark(results: dict[str, Evaluation]) -> None:
+def test_percentages_are_those_of_the_benchmark(results):
     pop, ind = (results[n].per_patient["severity_mean"] for n in ("near-pop", "near-ind"))
     found = compare(results["near-pop"], results["near-ind"])
     assert found.percent == pytest.approx(100 * (pop.mean() - ind.mean()) / pop.mean())
@@ -26,7 +22,7 @@ def test_percentages_are_those_of_the_benchmark(results: dict[str, Evaluation]) 
     assert np.sign(compare(results["max"], results["near-pop"], "return").percent) == 1
 
 
-def test_patients_are_matched_by_id(results: dict[str, Evaluation]) -> None:
+def test_patients_are_matched_by_id(results):
     found = results["near-ind"]
     turned = {k: v[::-1].copy() for k, v in found.per_patient.items()}
     reversed_rows = dataclasses.replace(
@@ -35,7 +31,7 @@ def test_patients_are_matched_by_id(results: dict[str, Evaluation]) -> None:
     assert compare(results["near-pop"], reversed_rows) == compare(results["near-pop"], found)
 
 
-def test_several_seeds(results: dict[str, Evaluation]) -> None:
+def test_several_seeds(results):
     found = compare([results["max"], results["zero"]], [results["near-ind"]] * 3)
     assert found.seeds == (2, 3)
     assert "2 training seeds" in found.label
@@ -44,7 +40,7 @@ def test_several_seeds(results: dict[str, Evaluation]) -> None:
     )
 
 
-def test_what_cannot_be_compared(results: dict[str, Evaluation], tiny_bank: SimulatorBank) -> None:
+def test_what_cannot_be_compared(results, tiny_bank):
     zero = results["zero"]
     refused(ProtocolError, "episodes", lambda: compare(zero, evaluate("max", bank=tiny_bank, episodes=1)))
     with pytest.raises(ProtocolError, match="other patients"):
@@ -56,14 +52,14 @@ def test_what_cannot_be_compared(results: dict[str, Evaluation], tiny_bank: Simu
     refused(ProtocolError, "nothing to compare", lambda: compare(zero, []))
 
 
-def test_pairs_by_name() -> None:
+def test_pairs_by_name():
     names = ["cql-ind", "dqn_pop", "DQN Ind", "cql-pop", "zero", "behavior-ind", "x-fixed-ind", "x-adaptive-ind"]
     assert find_pairs(names, ["pop"], ["ind"]) == [("dqn_pop", "DQN Ind"), ("cql-pop", "cql-ind")]
     assert find_pairs(names, ["fixed"], ["adaptive"]) == [("x-fixed-ind", "x-adaptive-ind")]
     assert find_pairs(["behavior:pop", "behavior"], ["pop"], ["ind"]) == [("behavior:pop", "behavior")]
 
 
-def test_a_report_has_the_numbers_and_its_title_is_no_markup(results: dict[str, Evaluation], tmp_path: Path) -> None:
+def test_a_report_has_the_numbers_and_its_title_is_no_markup(results, tmp_path):
     text = write_report(results, tmp_path / "r.html", "A <title> & more").read_text(encoding="utf-8")
     assert "<title>A &lt;title&gt; &amp; more</title>" in text
     for name, evaluation in results.items():

@@ -1,9 +1,6 @@
 """Metrics by hand, statistics against SciPy, and the protocol that they follow."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,11 +23,11 @@ from medgym_offline.evaluation.statistics import (
 from medgym_offline.files import release_folder
 
 
-def interval_of(scores: np.ndarray, bootstrap: Bootstrap | None = None) -> tuple[float, float]:
+def interval_of(scores, bootstrap=None):
     return summarize(scores, bootstrap).mean_interval
 
 
-def test_iqm_is_the_trimmed_mean() -> None:
+def test_iqm_is_the_trimmed_mean():
     rng = np.random.default_rng(0)
     for n in (4, 8, 100):  # SciPy trims whole observations, so n has to be a multiple of four
         values = rng.normal(size=(3, n))
@@ -39,14 +36,14 @@ def test_iqm_is_the_trimmed_mean() -> None:
     assert iqm(np.array([100.0, 1.0, 3.0, 2.0, -50.0])) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
 
 
-def test_worst_decile_follows_the_direction() -> None:
+def test_worst_decile_follows_the_direction():
     values = np.arange(20.0)
     assert worst_decile(values, better=-1) == pytest.approx(18.5)
     assert worst_decile(values, better=1) == pytest.approx(0.5)
     assert worst_decile(np.array([3.0, 4.0]), better=-1) == 4.0
 
 
-def test_seeds_are_resampled_within_patients() -> None:
+def test_seeds_are_resampled_within_patients():
     """Patients all alike, seeds not: the interval is as wide as the spread over seeds makes it, not zero."""
     seeds = np.random.default_rng(3).normal(size=(6, 1)) + np.zeros((1, 40))
     low, high = interval_of(seeds)
@@ -57,7 +54,7 @@ def test_seeds_are_resampled_within_patients() -> None:
     assert alike == pytest.approx((2.5, 2.5))
 
 
-def test_coverage_of_the_mean() -> None:
+def test_coverage_of_the_mean():
     """About 95 % of 200 intervals contain the true mean (binomial: 0.89 is four standard errors below)."""
     rng = np.random.default_rng(5)
     settings = Bootstrap(resamples=400)
@@ -65,7 +62,7 @@ def test_coverage_of_the_mean() -> None:
     assert np.mean(inside) > 0.89
 
 
-def test_paired_interval_is_narrower_than_unpaired() -> None:
+def test_paired_interval_is_narrower_than_unpaired():
     rng = np.random.default_rng(7)
     base = rng.normal(5, 2, 80)
     better = base - 0.3 + rng.normal(0, 0.2, 80)
@@ -82,7 +79,7 @@ def test_paired_interval_is_narrower_than_unpaired() -> None:
     assert paired_difference(better, base, better=1).share == pytest.approx(1 - found.share)
 
 
-def test_probability_of_improvement_is_mann_whitney() -> None:
+def test_probability_of_improvement_is_mann_whitney():
     rng = np.random.default_rng(8)
     a, b = rng.normal(0, 1, (5, 3)), rng.normal(0.5, 1, (4, 3))
     expected = np.mean([stats.mannwhitneyu(b[:, p], a[:, p]).statistic / 20 for p in range(3)])
@@ -94,14 +91,14 @@ HOURS = np.arange(97.0)
 FINE = np.arange(385) * 0.25
 
 
-def test_safe_share_counts_times_after_twenty() -> None:
+def test_safe_share_counts_times_after_twenty():
     # Unsafe through hour 39: of the 76 hours 21..96, 19 are unsafe and 57 safe.
     assert metrics.safe_share(HOURS < 40, HOURS, 20.0) == pytest.approx(100 * 57 / 76)
     # Trouble up to and including hour 20 does not count.
     assert metrics.safe_share(HOURS <= 20, HOURS, 20.0) == 100.0
 
 
-def course(lactate: np.ndarray, doses: np.ndarray, dt: np.ndarray) -> dict[str, np.ndarray]:
+def course(lactate, doses, dt):
     """The metrics of sepsis itself, from lactate (385,) and doses (K, 3) in physical units."""
     sepsis = disease("sepsis")
     scales = sepsis.default_scales()
@@ -113,7 +110,7 @@ def course(lactate: np.ndarray, doses: np.ndarray, dt: np.ndarray) -> dict[str, 
     return {metric.name: metric.compute(read) for metric in sepsis.metrics}
 
 
-def test_metrics_of_sepsis() -> None:
+def test_metrics_of_sepsis():
     doses, dt = np.array([[21.0, 0.1, 500.0], [21.0, 0.0, 100.0], [21.0, 0.5, 900.0]]), np.array([10.0, 86.0, 0.0])
     # Above 4 at 10.25 .. 12.75: trapezoid from 10 to 13 with half cells at both ends.
     found = course(np.where((FINE > 10) & (FINE < 13), 5.0, 1.0), doses, dt)
@@ -126,7 +123,7 @@ def test_metrics_of_sepsis() -> None:
     assert falling["lactate_clearance_6h"] == pytest.approx(100 * 6 / 32 / 4)
 
 
-def test_interval_metrics() -> None:
+def test_interval_metrics():
     dt = np.array([[[10.0, 20.0, 66.0, 0.0], [96.0, 0.0, 0.0, 0.0]]])
     found = metrics.interval_metrics(dt, dt > 0)
     assert found["decisions_used"].tolist() == [[3.0, 1.0]]
@@ -138,13 +135,13 @@ def test_interval_metrics() -> None:
     assert found["dt_q95"][0] == pytest.approx(66 + 0.85 * 30)
 
 
-def test_normalized_score() -> None:
+def test_normalized_score():
     score = metrics.normalized_score(np.array([-80.0, -30.0, -55.0]), -80.0, -30.0)
     assert score.tolist() == [0.0, 100.0, 50.0]
     assert np.isnan(metrics.normalized_score(np.array([1.0]), 2.0, 2.0)).all()
 
 
-def test_file_states_every_field_that_is_not_the_diseases() -> None:
+def test_file_states_every_field_that_is_not_the_diseases():
     """A field left to a default would change silently with the code."""
     stored = json.loads((release_folder("evaluation") / "protocol-v0.json").read_text())
     full = load_protocol().to_dict()
@@ -153,7 +150,7 @@ def test_file_states_every_field_that_is_not_the_diseases() -> None:
     assert stored == {name: full[name] for name in stored}
 
 
-def test_hash_follows_content_not_layout(tmp_path: Path) -> None:
+def test_hash_follows_content_not_layout(tmp_path):
     value = load_protocol().to_dict()
     shuffled = tmp_path / "p.json"
     shuffled.write_text(json.dumps(dict(reversed(value.items()))))
@@ -162,7 +159,7 @@ def test_hash_follows_content_not_layout(tmp_path: Path) -> None:
     assert load_protocol(shuffled).hash != load_protocol().hash
 
 
-def test_override_records_only_what_differs() -> None:
+def test_override_records_only_what_differs():
     protocol = load_protocol()
     used, deviations = protocol.override(episodes=5, decisions=20, seed=None)
     assert used.episodes == 5
@@ -184,7 +181,7 @@ def test_override_records_only_what_differs() -> None:
         ({"epsiodes": 50}, "epsiodes"),
     ],
 )
-def test_bad_field_is_named(tmp_path: Path, change: dict, names: str) -> None:
+def test_bad_field_is_named(tmp_path, change, names):
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(load_protocol().to_dict() | change))
     with pytest.raises(ProtocolError, match=names) as error:

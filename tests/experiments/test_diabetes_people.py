@@ -1,9 +1,6 @@
 """Real people with type 1 diabetes: who is usable, records on ticks, and forecasts that see nothing later."""
 
-from __future__ import annotations
-
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -20,7 +17,7 @@ RULE = People(name="few", least_days=5.0)
 DAYS = 6
 
 
-def person(name: str, serving: float = 1.0, first: int = 7, **other: object) -> pl.DataFrame:
+def person(name, serving=1.0, first=7, **other):
     """Days of hourly records from the first midnight's hour `first` on: a meal and a bolus at 8, 13 and 19 h."""
     hours = np.arange(first, 24 * DAYS)
     meal = np.isin(hours % 24, (8, 13, 19))
@@ -36,7 +33,7 @@ def person(name: str, serving: float = 1.0, first: int = 7, **other: object) -> 
     return pl.DataFrame(rows).with_columns(pl.col(COLUMNS[2:]).cast(pl.Float64))
 
 
-def test_ticks_hold_what_the_hours_held_and_units_are_each_persons_own() -> None:
+def test_ticks_hold_what_the_hours_held_and_units_are_each_persons_own():
     table = pl.concat([person("grams"), person("servings", 10.0)])
     found = diary(table, RULE)
     one = table.filter(pl.col("patient") == "grams")
@@ -52,7 +49,7 @@ def test_ticks_hold_what_the_hours_held_and_units_are_each_persons_own() -> None
     assert found.ends.tolist() == [HOUR * 24 * DAYS] * 2
 
 
-def test_held_out_readings_change_no_fit_and_later_ones_no_forecast() -> None:
+def test_held_out_readings_change_no_fit_and_later_ones_no_forecast():
     found = diary(person("one"), RULE)
     late = found.ends[0] - HOUR * people.HELD_OUT
     assert not people.before(found)[:, late:].isfinite().any()
@@ -74,7 +71,7 @@ def test_held_out_readings_change_no_fit_and_later_ones_no_forecast() -> None:
     assert rows["r2"].min() == 1.0
 
 
-def test_wrong_records_are_one_line(tmp_path: Path) -> None:
+def test_wrong_records_are_one_line(tmp_path):
     refused(MedGymError, "no such file", lambda: read_hours(tmp_path))
     wrong = person("a", bolus_units=np.full(24 * DAYS - 7, -1.0))
     for table, said in ((person("a").drop("carb_input"), "'carb_input' is missing"), (wrong, "a negative amount")):

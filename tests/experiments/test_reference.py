@@ -1,7 +1,5 @@
 """The reference table: every setting exists; scores, and who is told from whom, on numbers whose answer is known."""
 
-from __future__ import annotations
-
 import numpy as np
 import polars as pl
 import pytest
@@ -16,14 +14,14 @@ RECIPE = TableRecipe.load(HERE / "table.toml")
 
 
 @pytest.mark.parametrize("name", sorted(RECIPE.part))
-def test_parts_name_datasets_learners_and_settings_that_exist(name: str) -> None:
+def test_parts_name_datasets_learners_and_settings_that_exist(name):
     part = RECIPE.part[name]
     assert set(part.datasets) <= set(list_recipes())
     assert {RECIPE.config(learner, part)[0] for learner in part.learners} <= set(ALGORITHMS)
 
 
 @pytest.fixture(scope="module")
-def scores() -> Scored:
+def scores():
     """Two learners, three seeds and twelve patients: `good` has 1 point less harm than the behavior, `bad` 0.001 more.
 
     Returns are such that `good` is halfway between the random policy and the expert.
@@ -45,9 +43,9 @@ def scores() -> Scored:
     return Scored(pl.DataFrame(rows, schema=columns, orient="row"))
 
 
-def test_a_learner_is_marked_where_it_is_told_from_the_behavior(scores: Scored) -> None:
+def test_a_learner_is_marked_where_it_is_told_from_the_behavior(scores):
     assert against(scores, DATASET, ("good", "bad")) == {"good": " +"}
 
 
-def test_normalized_scores_are_those_of_the_manifest(scores: Scored) -> None:
+def test_normalized_scores_are_those_of_the_manifest(scores):
     np.testing.assert_allclose(scores.normalized(DATASET, "good"), [50.0] * 3)

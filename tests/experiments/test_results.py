@@ -1,9 +1,6 @@
 """Recipes parse; the recorded tables are those of the recorded scores; intervals and verdicts are what they say."""
 
-from __future__ import annotations
-
 import re
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,7 +8,7 @@ import pytest
 from scipy import stats
 
 from experiments import ablation, ceilings, offline, online, pooling
-from experiments.common import HERE, Recipe, Row, Scores, estimate, read_scores, tidy_rows
+from experiments.common import HERE, Row, Scores, estimate, read_scores, tidy_rows
 from medgym_offline import MedGymError
 
 KINDS = {
@@ -25,12 +22,12 @@ RECIPES = sorted(path.stem for path in HERE.glob("*.toml"))
 RECORDED = sorted(path.stem for path in (HERE / "results").glob("*.parquet"))
 
 
-def _kind(name: str) -> tuple[type[Recipe], object]:
+def _kind(name):
     return KINDS[name.partition("-")[0]]
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_parses(name: str) -> None:
+def test_every_recipe_parses(name):
     recipe = _kind(name)[0].load(name)
     assert recipe.name == name
     assert _kind(name)[0].load(HERE / f"{name}.toml") == recipe
@@ -46,7 +43,7 @@ def test_every_recipe_parses(name: str) -> None:
         ("=", "not a TOML recipe"),
     ],
 )
-def test_a_wrong_recipe_is_one_line_that_names_file_and_entry(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_recipe_is_one_line_that_names_file_and_entry(tmp_path, text, said):
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(MedGymError, match=said) as found:
@@ -56,24 +53,24 @@ def test_a_wrong_recipe_is_one_line_that_names_file_and_entry(tmp_path: Path, te
         offline.OfflineRecipe.load(tmp_path / "none.toml")
 
 
-def _points(text: str) -> str:
+def _points(text):
     """Markdown without what the bootstrap decides: intervals and verdicts."""
     text = re.sub(r" \([-+.\d]+ to [-+.\d]+\)", "", text)
     return re.sub(r"holds|does not hold|not shown|too few|better|worse", "", text)
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_recorded_tables_are_those_of_the_recorded_scores(name: str) -> None:
+def test_recorded_tables_are_those_of_the_recorded_scores(name):
     kind, markdown = _kind(name)
     path = HERE / "results" / f"{name}.parquet"
-    found = markdown(kind.load(name), read_scores(path), 20)  # type: ignore[operator]
+    found = markdown(kind.load(name), read_scores(path), 20)
     assert _points(found) == _points(path.with_suffix(".md").read_text(encoding="utf-8"))
 
 
 A, B = Row("a", "ind", "fixed", 5), Row("b", "ind", "fixed", 5)
 
 
-def _scores(a: np.ndarray, b: np.ndarray) -> Scores:
+def _scores(a, b):
     """Scores (seeds, patients) of two methods."""
     parts = []
     for row, values in ((A, a), (B, b)):
@@ -82,7 +79,7 @@ def _scores(a: np.ndarray, b: np.ndarray) -> Scores:
     return Scores(pl.concat(parts))
 
 
-def test_estimates_agree_with_the_normal_theory_and_with_scipy() -> None:
+def test_estimates_agree_with_the_normal_theory_and_with_scipy():
     rng = np.random.default_rng(0)
     b = rng.normal(5.0, 1.0, (1, 200))
     a = b - rng.normal(0.5, 1.0, (1, 200))

@@ -1,9 +1,6 @@
 """Every experiment from its start to its tables, tiny; what is there is not run again."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,14 +8,13 @@ import pytest
 
 from experiments import ablation, ceilings, common, offline, online, pooling
 from experiments.common import Row, Scores
-from medgym_offline import SimulatorBank, load_simulators
-from medgym_offline.cohorts import Cohort
+from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
 from medgym_offline.policies import StackedActor
 from medgym_offline.simulators.build import BankRecipe
-from medgym_offline.simulators.data import FitData, fit_data
+from medgym_offline.simulators.data import fit_data
 from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.stack import StackedMLP
 from tests.rolled import rolled
@@ -27,16 +23,16 @@ SETTINGS = {"updates": 2, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius
 
 
 @pytest.fixture(scope="module")
-def two() -> SimulatorBank:
+def two():
     """Two patients with a solution map, which is several times faster than the solver in so small a batch."""
     return load_simulators("sepsis-v0").select([0, 1])
 
 
-def _refuse(*_: object, **__: object) -> None:
+def _refuse(*_, **__):
     raise AssertionError("a finished unit is run again")
 
 
-def test_online(two: SimulatorBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online(two, tmp_path, monkeypatch):
     recipe = online.OnlineRecipe(
         name="tiny", bank="sepsis-v0", algorithms=("trpo", "trpo-lag"), timings=("fixed", "adaptive"), decisions=4,
         budget_decisions=(3, 4), release=False, episodes=2, backend="map", shard=2,
@@ -57,7 +53,7 @@ def test_online(two: SimulatorBank, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture(scope="module")
-def source() -> offline.Source:
+def source():
     bank = load_simulators("sepsis-v0").select(range(6))
     net = StackedMLP(6, (9, 8, 3), "tanh", seeds=list(range(6)))
     actor = StackedActor(net, bank.patients, 4).requires_grad_(False)
@@ -69,7 +65,7 @@ def source() -> offline.Source:
 SMALL = {"updates": 12, "hidden": 8, "batch": 8, "codewords": 4, "candidates": [2, 2, 1]}
 
 
-def _behavior(source: offline.Source, row: Row, episodes: int) -> pl.DataFrame:
+def _behavior(source, row, episodes):
     from medgym_offline import evaluate
 
     data, bank = source
@@ -77,7 +73,7 @@ def _behavior(source: offline.Source, row: Row, episodes: int) -> pl.DataFrame:
     return common.tidy(found, data.dataset_id, row, 0)
 
 
-def test_offline(source: offline.Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline(source, tmp_path, monkeypatch):
     monkeypatch.setattr(offline, "_behavior", _behavior)  # none is shipped for four decisions
     recipe = offline.OfflineRecipe(name="tiny", algorithms=("bc", "cql"), seeds=2, episodes=2, settings=SMALL)
     found = offline.run(recipe, tmp_path, sources=[source])
@@ -90,7 +86,7 @@ def test_offline(source: offline.Source, tmp_path: Path, monkeypatch: pytest.Mon
     assert offline.run(recipe, tmp_path, sources=[source]).equals(found)
 
 
-def test_ablation(source: offline.Source, tmp_path: Path) -> None:
+def test_ablation(source, tmp_path):
     recipe = ablation.AblationRecipe(
         name="tiny", reference="cql", default="gcql", patients=0, seeds=1, episodes=1, settings=SMALL,
         datasets=({"id": "medgym/test-fixed-v0", "bank": "sepsis-v0"},),
@@ -103,7 +99,7 @@ def test_ablation(source: offline.Source, tmp_path: Path) -> None:
     assert 0.0 <= outside <= 100.0
 
 
-def test_ceilings(two: SimulatorBank, tmp_path: Path) -> None:
+def test_ceilings(two, tmp_path):
     recipe = ceilings.CeilingsRecipe(name="tiny", patients=2, decisions=3, steps=2, refine=0, shard=1)
     found = ceilings.run(recipe, tmp_path, bank=two)
     assert all((gain >= 0).all() for gain in ceilings.gains(found).values())
@@ -120,17 +116,17 @@ POOLING = pooling.PoolingRecipe(name="tiny", strengths=(0.1, 1.0), recency=(0.0,
 
 
 @pytest.fixture(scope="module")
-def cohort() -> Cohort:
+def cohort():
     return twin_cohort(4, 1)[0]
 
 
 @pytest.fixture(scope="module")
-def data(cohort: Cohort) -> FitData:
+def data(cohort):
     return fit_data(cohort.to_grid(1.0, 96.0), DISEASE)
 
 
 @pytest.mark.parametrize("recency", [0.0, 6.0])
-def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(data: FitData, recency: float) -> None:
+def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(data, recency):
     split = pooling.Split.of(data, 3, BANK, 6, recency)
     late = (np.arange(96)[None] > split.begin[:, None])[..., None]
     other = replace(data, values=np.where(late, data.values + 3.0, data.values).astype(np.float32))
@@ -142,7 +138,7 @@ def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(data:
         assert np.allclose(shift, 3.0, atol=1e-5), model
 
 
-def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort: Cohort, tmp_path: Path) -> None:
+def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort, tmp_path):
     found = pooling.run(POOLING, tmp_path, 1, cohort, BANK)
     third = found.filter(pl.col("world") == "third quarter", pl.col("method") == "ind")
     mean = third.group_by("scope", "decisions").agg(pl.col("value").mean())

@@ -1,10 +1,7 @@
 """Entries: what they hold; everything else is refused in one line, by the types and by the published schema."""
 
-from __future__ import annotations
-
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +17,12 @@ from medgym_offline.files import release_folder, sha256_file
 from medgym_offline.leaderboard import Entry, entry_schema, read_submission
 from medgym_offline.leaderboard.building import build_entry
 from medgym_offline.leaderboard.submission import MAX_POLICY_BYTES, slim
-from tests.leaderboard.workshop import DATASET, PATIENTS, Workshop, change, refused, run
+from tests.leaderboard.workshop import DATASET, PATIENTS, change, refused, run
 
 Values = dict[str, Any]
 
 
-def fits(values: Any) -> bool:
+def fits(values):
     problem = ""
     try:
         check(Entry, values, "entry.json", SubmissionError)
@@ -35,7 +32,7 @@ def fits(values: Any) -> bool:
     return problem == ""
 
 
-def test_the_entry_says_what_was_done(folder: Path, shop: Workshop) -> None:
+def test_the_entry_says_what_was_done(folder, shop):
     submission = read_submission(folder)
     entry = submission.entry
     assert (entry.id, entry.disease) == ("my-method/workshop-v0/ind/adaptive-20", "sepsis")
@@ -57,14 +54,14 @@ def test_the_entry_says_what_was_done(folder: Path, shop: Workshop) -> None:
     assert check(Entry, to_values(entry), "again") == entry
 
 
-def rules(schema: Any) -> Any:
+def rules(schema):
     """A schema without its words."""
     if isinstance(schema, dict):
         return {k: rules(v) for k, v in schema.items() if not (k == "description" and isinstance(v, str))}
     return [rules(v) for v in schema] if isinstance(schema, list) else schema
 
 
-def test_the_published_schema_is_that_of_the_types(folder: Path) -> None:
+def test_the_published_schema_is_that_of_the_types(folder):
     published = json.loads((release_folder("leaderboard") / "entry.schema.json").read_text())
     assert rules(published) == rules(entry_schema()), "write entry_schema() to the file again"
     jsonschema.Draft202012Validator.check_schema(published)
@@ -74,7 +71,7 @@ def test_the_published_schema_is_that_of_the_types(folder: Path) -> None:
 JUNK = st.sampled_from([None, True, 1.5, -1, 10**400, "x", "", "<b>", [], ["x"], {}, {"x": 1}, [{}], "a/b/c/d", "a\nb"])
 
 
-def places(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(values, path=()):
     found = [path] if path else []
     for key, item in (
         values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
@@ -86,7 +83,7 @@ def places(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder: Path, data: st.DataObject) -> None:
+def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder, data):
     values: Values = json.loads((folder / "entry.json").read_text())
     *above, last = data.draw(st.sampled_from(places(values)))
     target = values
@@ -132,13 +129,13 @@ def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder: Path, data
         (lambda e: e["metrics"]["own"].update({"return": float("nan")}), "metrics.own.return"),
     ],
 )
-def test_tampered_entries_are_refused(folder: Path, edit: Callable[[Values], object], reason: str) -> None:
+def test_tampered_entries_are_refused(folder, edit, reason):
     change(folder, edit)
     assert reason in refused("leaderboard", "add", folder, "--file", "board.json")
     assert not Path("board.json").exists()
 
 
-def test_swapped_policies_links_and_strangers_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_swapped_policies_links_and_strangers_are_refused(folder, tmp_path):
     first, second = sorted((folder / "policies").iterdir())
     content = first.read_bytes()
     add = ("leaderboard", "add", folder, "--file", "board.json")
@@ -174,20 +171,20 @@ def test_swapped_policies_links_and_strangers_are_refused(folder: Path, tmp_path
     assert run(*add).code == 0
 
 
-def test_entries_that_are_no_json_objects_or_too_large_are_refused(folder: Path) -> None:
+def test_entries_that_are_no_json_objects_or_too_large_are_refused(folder):
     for text in ("[" * 100_000, "[]", "3", "null", " " * (5 * 2**20)):
         (folder / "entry.json").write_text(text)
         assert "entry.json" in refused("leaderboard", "add", folder, "--file", "board.json")
 
 
-def test_a_file_that_only_looks_like_a_policy_is_refused(folder: Path) -> None:
+def test_a_file_that_only_looks_like_a_policy_is_refused(folder):
     policy = folder / json.loads((folder / "entry.json").read_text())["policies"][0]["file"]
     policy.write_bytes(b"\x80\x04N.")
     change(folder, lambda e: e["policies"][0].update(sha256=sha256_file(policy), bytes=policy.stat().st_size))
     assert "pickle" in refused("leaderboard", "add", folder, "--file", "board.json")
 
 
-def test_results_that_do_not_belong_together_are_refused(shop: Workshop) -> None:
+def test_results_that_do_not_belong_together_are_refused(shop):
     submit = ("submit", "--name", "X", "--output", "s")
     assert "same policy" in refused(*submit, shop.result(0), shop.result(0))
     assert "no such result" in refused(*submit, "nowhere/result.json")

@@ -1,7 +1,5 @@
 """`leaderboard seed`: the release's own entries by the commands a contributor would type, each run once."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -11,11 +9,11 @@ import pytest
 from medgym_offline.files import release_folder
 from medgym_offline.leaderboard import read_board
 from medgym_offline.leaderboard.seeding import read_seed_recipe
-from tests.leaderboard.workshop import DATASET, Workshop, run
+from tests.leaderboard.workshop import DATASET, run
 
 
 @pytest.fixture
-def recipe(shop: Workshop, tmp_path: Path) -> Path:
+def recipe(shop, tmp_path):
     """One baseline, one learner, one that needs a package nobody has."""
     path = tmp_path / "seed.toml"
     path.write_text(
@@ -39,7 +37,7 @@ def recipe(shop: Workshop, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_shipped_recipe_is_what_the_board_holds() -> None:
+def test_the_shipped_recipe_is_what_the_board_holds():
     recipe = read_seed_recipe()
     assert recipe.seeds >= 3
     expected = {(m.name, d) for m in recipe.entries for d in m.datasets or recipe.datasets}
@@ -51,7 +49,7 @@ def test_the_shipped_recipe_is_what_the_board_holds() -> None:
 
 
 @pytest.mark.slow
-def test_entries_are_made_verified_and_not_made_again(recipe: Path) -> None:
+def test_entries_are_made_verified_and_not_made_again(recipe):
     arguments = ("leaderboard", "seed", recipe, "-o", "work", "--file", "b/board.json")
     first = run(*arguments)
     assert first.code == 0, first.out + first.err
@@ -79,7 +77,7 @@ def test_entries_are_made_verified_and_not_made_again(recipe: Path) -> None:
     assert read_board("b/board.json") == board
 
 
-def test_a_dry_run_prints_the_commands_and_runs_none(recipe: Path) -> None:
+def test_a_dry_run_prints_the_commands_and_runs_none(recipe):
     done = run("leaderboard", "seed", recipe, "-o", "work", "--file", "b/board.json", "--dry-run", "--only", "dqn")
     assert done.code == 0
     kinds = [line.split()[1] for line in done.out.splitlines()]

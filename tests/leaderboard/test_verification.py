@@ -1,7 +1,5 @@
 """Re-execution: claims are compared with what the policies do when they are run, or trained, again."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -18,12 +16,12 @@ from medgym_offline.files import cache_folder, code_version, sha256_file
 from medgym_offline.leaderboard import read_board, read_submission, verify_submission
 from medgym_offline.leaderboard.comparison import Row, fresh_metrics, fresh_rows, rows_of, training_rows
 from medgym_offline.policies import StackedActor, load_policy, save_policy
-from tests.leaderboard.workshop import DATASET, Workshop, change, refused, run
+from tests.leaderboard.workshop import DATASET, change, refused, run
 
 METRICS = fresh_metrics("sepsis")
 
 
-def test_an_honest_submission_is_accepted_and_recorded(folder: Path, shop: Workshop) -> None:
+def test_an_honest_submission_is_accepted_and_recorded(folder, shop):
     assert run("leaderboard", "add", folder, "--file", "board.json").code == 0
     done = run("leaderboard", "verify", folder, "--bank", shop.bank, "--file", "board.json", "--json")
     assert done.code == 0, done.err
@@ -42,10 +40,10 @@ def test_an_honest_submission_is_accepted_and_recorded(folder: Path, shop: Works
     assert verify_submission(folder, shop.bank, fresh=False, progress=False).result_hash == record.result_hash
 
 
-def shift(run: int) -> Callable[[dict[str, Any]], None]:
+def shift(run):
     """All patients of a run better by 0.5 points, consistently."""
 
-    def edit(entry: dict[str, Any]) -> None:
+    def edit(entry):
         column = entry["per_patient"]["own"]["severity_mean"][run]
         column[:] = [value - 0.5 for value in column]
         entry["runs"][run]["own"]["severity_mean"] -= 0.5
@@ -53,7 +51,7 @@ def shift(run: int) -> Callable[[dict[str, Any]], None]:
     return edit
 
 
-def exchange(entry: dict[str, Any]) -> None:
+def exchange(entry):
     """The patients of a run exchanged: every mean stays."""
     entry["per_patient"]["own"]["severity_mean"][0].reverse()
 
@@ -73,7 +71,7 @@ FALSE: list[Callable[[dict[str, Any]], object]] = [
 
 
 @pytest.mark.parametrize("edit", FALSE)
-def test_false_numbers_do_not_hold(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+def test_false_numbers_do_not_hold(folder, edit):
     honest = read_submission(folder).entry
     assert all(row.ok for row in rows_of(honest, honest))
     change(folder, edit)
@@ -98,7 +96,7 @@ def test_another_protocol_bank_or_history_is_refused(folder, shop, edit, reason)
     assert reason in refused("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh")
 
 
-def test_a_policy_swapped_together_with_its_sha256_is_refused(folder: Path, shop: Workshop) -> None:
+def test_a_policy_swapped_together_with_its_sha256_is_refused(folder, shop):
     """The entry's numbers are those of the first policy; the folder is consistent, and holds another one."""
     assert run("train", "dqn", "--dataset", DATASET, "--updates", "40", "--seeds", "1", "-o", "other").code == 0
     (other,) = Path("other").glob("*.safetensors")
@@ -107,7 +105,7 @@ def test_a_policy_swapped_together_with_its_sha256_is_refused(folder: Path, shop
     target = f"{first['file'].rpartition('-')[0]}-{sha256_file(other)[:8]}.safetensors"
     shutil.copy(other, folder / target)
 
-    def claim(entry: dict[str, Any]) -> None:
+    def claim(entry):
         found = {"sha256": sha256_file(other), "bytes": other.stat().st_size, "file": target}
         entry["policies"][0].update(**found, training=dict(load_policy(other).provenance))
 
@@ -118,13 +116,13 @@ def test_a_policy_swapped_together_with_its_sha256_is_refused(folder: Path, shop
     assert not Path("board.json").exists()
 
 
-def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop: Workshop) -> None:
+def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop):
     """Honest entries of pure noise pass; one whose runs were better on the claimed seeds does not."""
     result = Evaluation.from_json(shop.result(0) / "result.json")
     world, patients = result.worlds["own"], 30
     rng = np.random.default_rng(0)
 
-    def like(shift: float) -> list[Evaluation]:
+    def like(shift):
         columns = {m: rng.normal(5.0 + shift, 0.3, patients) for m in METRICS} | {"patient": np.arange(patients)}
         return [replace(result, worlds={"own": replace(world, per_patient=columns)}) for _ in range(2)]
 
@@ -136,14 +134,14 @@ def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop: Workshop) -> None:
 
 
 @pytest.fixture
-def bare(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bare(folder, tmp_path, monkeypatch):
     """A submission of two seeds without its policy files, and a cache that has none."""
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
     shutil.rmtree(folder / "policies")
     return folder
 
 
-def test_training_again_gives_the_same_bytes_and_needs_no_file(bare: Path, shop: Workshop) -> None:
+def test_training_again_gives_the_same_bytes_and_needs_no_file(bare, shop):
     verify = ("leaderboard", "verify", bare, "--bank", shop.bank, "--no-fresh")
     assert "--retrain" in refused(*verify)
     assert run(*verify, "--retrain", "--file", "board.json").code == 0
@@ -161,7 +159,7 @@ def test_training_again_gives_the_same_bytes_and_needs_no_file(bare: Path, shop:
     assert not Path("b.json").exists()
 
 
-def nudged(shop: Workshop, scope: str, seeds: int, output: Path) -> Path:
+def nudged(shop, scope, seeds, output):
     """A submission of policies as another CPU would have trained them: every weight a little off; without its files."""
     results = []
     for seed in range(seeds):
@@ -212,13 +210,13 @@ def test_what_cannot_be_trained_again_is_refused_with_the_reason(bare, shop, edi
     assert reason in refused("leaderboard", "verify", bare, "--bank", shop.bank, "--retrain")
 
 
-def test_the_noise_of_training_accepts_other_seeds_and_refuses_a_shift(shop: Workshop) -> None:
+def test_the_noise_of_training_accepts_other_seeds_and_refuses_a_shift(shop):
     """Trainings that differ as seeds do pass; a claim that is better than they are does not."""
     result = Evaluation.from_json(shop.result(0) / "result.json")
     world, patients = result.worlds["own"], 60
     rng = np.random.default_rng(1)
 
-    def hold(shift: float) -> bool:
+    def hold(shift):
         level = {m: rng.normal(5.0, 2.0, patients) for m in METRICS}  # patients differ more than seeds do
         trained = [{m: level[m] + rng.normal(0.0, 0.5, patients) for m in METRICS} for _ in range(6)]
         columns = [c | {"patient": np.arange(patients)} for c in trained[:3]]

@@ -4,19 +4,16 @@ It learns the optimum of a semi-Markov process within a bound; it equals itself 
 resumed, saved and exported.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from medgym_offline.offline import ALGORITHMS, OfflineConfig, TrainResult, train
+from medgym_offline.offline import ALGORITHMS, OfflineConfig, train
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import Learner
 from medgym_offline.policies import StackedActor, export_onnx, export_torchscript, load_policy, save_policy
@@ -31,22 +28,22 @@ each_case = pytest.mark.parametrize("case", CASES)
 OBSERVATIONS = torch.randn(3, 5, 9, generator=torch.Generator().manual_seed(0))
 
 
-def short(case: str, **options: object) -> TrainResult:
+def short(case, **options):
     algorithm, config = CASES[case]
-    return train(algorithm, toy(episodes=20), seed=1, config=config, progress=False, **options)  # type: ignore[arg-type]
+    return train(algorithm, toy(episodes=20), seed=1, config=config, progress=False, **options)
 
 
 @cache
-def trained(case: str, shard: int | None = None) -> TrainResult:
+def trained(case, shard=None):
     return short(case, shard=shard)
 
 
-def base(case: str) -> StackedActor:
+def base(case):
     return trained(case).policy
 
 
 @each_case
-def test_stacked_equals_looped_in_any_order(case: str) -> None:
+def test_stacked_equals_looped_in_any_order(case):
     """To the bit: all three together, in shards, in another order; and each patient by itself."""
     wanted = base(case).act(OBSERVATIONS)
     for shard in (1, 2):
@@ -60,7 +57,7 @@ def test_stacked_equals_looped_in_any_order(case: str) -> None:
 
 
 @each_case
-def test_seed_decides(case: str) -> None:
+def test_seed_decides(case):
     wanted = base(case).act(OBSERVATIONS)
     algorithm, config = CASES[case]
     other = train(algorithm, toy(episodes=20), seed=2, config=config, progress=False).policy
@@ -68,11 +65,11 @@ def test_seed_decides(case: str) -> None:
 
 
 @each_case
-def test_resume_equals_uninterrupted(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_equals_uninterrupted(case, tmp_path, monkeypatch):
     """Stopped in the second shard, between two writes of the state."""
     monkeypatch.setattr(sys.modules["medgym_offline.offline.train"], "_SAVE_EVERY", 10)
 
-    def stop(done: int) -> None:
+    def stop(done):
         if done == 93:
             raise KeyboardInterrupt
 
@@ -89,7 +86,7 @@ def test_resume_equals_uninterrupted(case: str, tmp_path: Path, monkeypatch: pyt
 
 
 @each_case
-def test_files_and_exports_act_alike(case: str, tmp_path: Path) -> None:
+def test_files_and_exports_act_alike(case, tmp_path):
     policy, wanted = base(case), base(case).act(OBSERVATIONS)
     exports = [save_policy(policy, tmp_path / "own.safetensors"), export_torchscript(policy, tmp_path / "scripts")]
     if find_spec("onnxruntime") is not None:
@@ -102,7 +99,7 @@ def test_files_and_exports_act_alike(case: str, tmp_path: Path) -> None:
 
 
 @each_case
-def test_finished_policy_is_the_learners_policy(case: str) -> None:
+def test_finished_policy_is_the_learners_policy(case):
     """Folding the standardization into the first layer changes nothing."""
     algorithm, config = CASES[case]
     data = stack_transitions(toy(episodes=20), "ind", config)
@@ -137,7 +134,7 @@ FREE = {"weight": 20.0, "penalties": (0.01, 0.0), "temperature": 6.0, "expectile
 
 
 @pytest.mark.parametrize("algorithm", sorted(BOUNDS))
-def test_learns_the_optimum_of_a_semi_markov_process(algorithm: str) -> None:
+def test_learns_the_optimum_of_a_semi_markov_process(algorithm):
     """Values and choices against dynamic programming; decisions differ in length, so gamma**dt matters."""
     discrete = algorithm.endswith("-discrete") or algorithm == "bcq-smdp"
     levels = LEVELS if discrete else None
@@ -151,7 +148,7 @@ def test_learns_the_optimum_of_a_semi_markov_process(algorithm: str) -> None:
         actor_lr=1e-3,
         alpha=0.2,
         codewords=LEVELS**2,
-        **FREE,  # type: ignore[arg-type]
+        **FREE,
     )
     data = stack_transitions(toy(levels=levels, elapsed=True), "ind", config)
     learner = Learner(algorithm, data, 1, config)

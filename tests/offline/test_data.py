@@ -1,7 +1,5 @@
 """Slices of a dataset and the batches drawn from them."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -17,7 +15,7 @@ from tests.offline.toy import toy
 CONFIG = OfflineConfig(gamma=0.9)
 
 
-def test_slices_hold_each_patients_rows_standardized() -> None:
+def test_slices_hold_each_patients_rows_standardized():
     transitions = toy(patients=3, episodes=20)
     stacked = stack_transitions(transitions, "ind", CONFIG)
     assert stacked.keys == transitions.patients
@@ -32,7 +30,7 @@ def test_slices_hold_each_patients_rows_standardized() -> None:
         np.testing.assert_allclose(rows[:-1, 15:][~own.terminations[:-1]], rows[1:, :9][~own.terminations[:-1]])
 
 
-def test_elapsed_discount_composes_over_a_split_interval() -> None:
+def test_elapsed_discount_composes_over_a_split_interval():
     transitions = toy(patients=1, episodes=2)
     dt = np.array([4.8, 9.6, 2.4, 4.8, 9.6, 2.4], dtype=np.float32)
     stacked = stack_transitions(
@@ -42,7 +40,7 @@ def test_elapsed_discount_composes_over_a_split_interval() -> None:
     assert stacked.rows[0, 2, 14] == 0  # terminal
 
 
-def test_padding_is_never_drawn_and_every_row_is() -> None:
+def test_padding_is_never_drawn_and_every_row_is():
     transitions = toy(patients=2, episodes=10)
     short = transitions.select((transitions.patient == 1) | (transitions.episode < 2))
     stacked = stack_transitions(short, "ind", CONFIG)
@@ -54,7 +52,7 @@ def test_padding_is_never_drawn_and_every_row_is() -> None:
     assert [len(drawn[p].unique(dim=0)) for p in range(2)] == [6, 30]
 
 
-def test_a_learners_batches_do_not_depend_on_its_mates() -> None:
+def test_a_learners_batches_do_not_depend_on_its_mates():
     transitions = toy(patients=3, episodes=10)
     both = BatchSampler(stack_transitions(transitions, "ind", CONFIG), 5, 8, normals=2, uniforms=1, more=True)
     alone = BatchSampler(
@@ -66,7 +64,7 @@ def test_a_learners_batches_do_not_depend_on_its_mates() -> None:
             assert torch.equal(getattr(a, field.name)[2], getattr(b, field.name)[0])
 
 
-def test_scaling_by_the_dataset_or_not_at_all() -> None:
+def test_scaling_by_the_dataset_or_not_at_all():
     transitions = toy(patients=3, episodes=20)
     rewards, observations = transitions.rewards.astype(np.float64), transitions.observations.astype(np.float64)
     whole = OfflineConfig(gamma=0.9, state_scaling="dataset", reward_scaling="dataset")
@@ -86,7 +84,7 @@ def test_scaling_by_the_dataset_or_not_at_all() -> None:
         OfflineConfig(state_scaling="datasets")
 
 
-def test_bad_input_is_named() -> None:
+def test_bad_input_is_named():
     rows = toy(patients=3, episodes=4)
     gap, none = rows.select(rows.patient != 1), rows.select(np.zeros(len(rows), bool))
     fixed = dataclasses.replace(rows, timing="fixed")
@@ -115,11 +113,11 @@ WRONG: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("text", "words"), WRONG)
-def test_impossible_settings_are_refused(text: str, words: str) -> None:
+def test_impossible_settings_are_refused(text, words):
     refused(MedGymError, words, lambda: OfflineConfig().changed([text]))
 
 
-def test_settings_as_text_and_json() -> None:
+def test_settings_as_text_and_json():
     given = ["gamma=0.95", "discount = elapsed", "ensemble=2", "candidates=1,2,3", "theta-quantile=0.9"]
     config = OfflineConfig().changed(given)
     assert config == OfflineConfig(gamma=0.95, discount="elapsed", ensemble=2, candidates=(1, 2, 3), theta_quantile=0.9)

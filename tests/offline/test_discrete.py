@@ -1,9 +1,6 @@
 """The discrete forms: codebooks, losses against NumPy, the guard, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +20,7 @@ CONFIG = OfflineConfig(hidden=5, depth=1, batch=6, alpha=3.0, codewords=7, beta_
 FORMS = ["dqn-discrete", "cql-discrete", "gcql-discrete"]
 
 
-def test_codebook_of_few_actions_is_these_actions() -> None:
+def test_codebook_of_few_actions_is_these_actions():
     """k-means++ finds every distinct action when there are as many codewords, and Lloyd leaves them there."""
     data = stack_transitions(toy(patients=2, episodes=100, levels=5), "ind", CONFIG)
     book = build_codebook(data, 25)
@@ -37,7 +34,7 @@ def test_codebook_of_few_actions_is_these_actions() -> None:
     )
 
 
-def test_a_learners_codebook_does_not_depend_on_its_mates_or_padding() -> None:
+def test_a_learners_codebook_does_not_depend_on_its_mates_or_padding():
     long, short = toy(patients=3, episodes=20), toy(patients=3, episodes=20)
     short = short.select((short.patient != 1) | (short.episode < 25))
     assert long.dataset_id
@@ -50,7 +47,7 @@ def test_a_learners_codebook_does_not_depend_on_its_mates_or_padding() -> None:
     assert not torch.equal(build_codebook(stacked, 7, seed=4), together)
 
 
-def test_more_codewords_than_actions_names_the_patient() -> None:
+def test_more_codewords_than_actions_names_the_patient():
     transitions = toy(patients=3, episodes=40, levels=3)
     actions = transitions.actions.copy()
     actions[transitions.patient == 1, 3] = 0.0  # three distinct actions are left
@@ -62,14 +59,14 @@ def test_more_codewords_than_actions_names_the_patient() -> None:
     refused(MedGymError, "'codewords' is 1", lambda: OfflineConfig(codewords=1))
 
 
-def relu_network(net: torch.nn.Module, p: int, x: np.ndarray) -> np.ndarray:
+def relu_network(net, p, x):
     w = {k: v.detach().double().numpy() for k, v in net.state_dict().items()}
     h = np.maximum(x @ w["layers.0.weight"][p] + w["layers.0.bias"][p, 0], 0.0)
     return h @ w["layers.1.weight"][p] + w["layers.1.bias"][p, 0]
 
 
 @pytest.mark.parametrize("algorithm", FORMS)
-def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm: str) -> None:
+def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm):
     stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
     objective = make_objective(algorithm, CONFIG, stacked, seed=2)
     networks: DiscreteNetworks = objective.build([11, 12])
@@ -89,12 +86,12 @@ def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm: str) -> No
         zbar = z_all.mean(0)
         limit = 0.5 * np.linalg.norm(z_all - zbar, axis=1).max()
 
-        def guard(x: np.ndarray, a: np.ndarray, zbar: np.ndarray = zbar, limit: float = limit) -> float:
+        def guard(x, a, zbar=zbar, limit=limit):
             return max(0.0, float(np.linalg.norm(np.concatenate([x, a]) - zbar)) - limit)
 
         guarded = algorithm == "gcql-discrete"
 
-        def guards(s: np.ndarray, p: int = p, guarded: bool = guarded, guard: Any = guard) -> np.ndarray:
+        def guards(s, p=p, guarded=guarded, guard=guard):
             """g of every codeword."""
             x = (s * stacked.scale[p, 0].double().numpy() + stacked.mean[p, 0].double().numpy())[:7]
             return np.array([guarded * guard(x, word) for word in book[p]])
@@ -115,7 +112,7 @@ def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm: str) -> No
     assert all(value.shape == (2,) for value in numbers.values())
 
 
-def test_the_balls_limit_as_a_quantile_of_distances() -> None:
+def test_the_balls_limit_as_a_quantile_of_distances():
     stacked = stack_transitions(toy(patients=3, episodes=20), "ind", CONFIG)
     for share in (0.0, 0.37, 1.0):
         ball = Ball(dataclasses.replace(CONFIG, theta_quantile=share), stacked)
@@ -130,7 +127,7 @@ def test_the_balls_limit_as_a_quantile_of_distances() -> None:
     refused(MedGymError, "theta_quantile", lambda: OfflineConfig(theta_quantile=1.2))
 
 
-def test_inside_the_ball_gcql_is_cql() -> None:
+def test_inside_the_ball_gcql_is_cql():
     """To the bit, from the same start: neither guard acts there."""
     transitions = toy(episodes=20)
     wide = dataclasses.replace(CONFIG, updates=30, theta=10.0)

@@ -1,13 +1,11 @@
 """Networks: ensembles of critics and the mean they are merged into, and the pass of one learner after the other."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.algorithms import make_objective
-from medgym_offline.offline.data import StackedData, stack_transitions
+from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.fused import relu_network
 from medgym_offline.stack import StackedMLP
 from tests.offline.toy import batch_of, toy
@@ -16,17 +14,17 @@ CONFIG = OfflineConfig(hidden=6, batch=6, alpha=3.0, codewords=7, ensemble=3)
 ALONE = OfflineConfig(hidden=6, batch=6, alpha=3.0, codewords=7)
 
 
-def slices() -> StackedData:
+def slices():
     return stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
 
 
-def member(stack: StackedMLP, e: int) -> StackedMLP:
+def member(stack, e):
     """Member e of every learner."""
     return stack.select(range(e, stack.patients, 3))
 
 
 @pytest.mark.parametrize("algorithm", ["dqn", "cql", "gcql", "dqn-discrete", "cql-discrete", "gcql-discrete"])
-def test_each_member_has_the_gradient_of_its_own_loss(algorithm: str) -> None:
+def test_each_member_has_the_gradient_of_its_own_loss(algorithm):
     """With one target for all (gamma 0), the members are as many critics trained apart."""
     data = slices()
     data.rows[..., 14] = 0.0
@@ -49,14 +47,14 @@ def test_each_member_has_the_gradient_of_its_own_loss(algorithm: str) -> None:
     torch.testing.assert_close(numbers["td"], torch.stack(td).mean(0), rtol=1e-5, atol=1e-6)
 
 
-def test_targets_use_the_smallest_value_and_choices_the_mean() -> None:
+def test_targets_use_the_smallest_value_and_choices_the_mean():
     data = slices()
     batch = batch_of(data, 0, 0)
     objective = make_objective("dqn", CONFIG, data)
     networks = objective.build([11, 12])
     joined = torch.cat([batch.next_state, networks.policy(batch.next_state)], -1)
     values = torch.stack([member(networks.target, e)(joined).squeeze(-1) for e in range(3)])
-    target = objective.target(networks, batch)  # type: ignore[attr-defined]
+    target = objective.target(networks, batch)
     torch.testing.assert_close(target, batch.reward + batch.discount * values.amin(0))
     torch.testing.assert_close(
         networks.q(batch.next_state, networks.policy(batch.next_state)),
@@ -67,12 +65,12 @@ def test_targets_use_the_smallest_value_and_choices_the_mean() -> None:
     values = torch.stack([member(nets.target, e)(batch.next_state) for e in range(3)])
     chosen = values.mean(0).argmax(-1)
     smallest = values.gather(-1, chosen[None, ..., None].expand(3, -1, -1, 1)).squeeze(-1).amin(0)
-    target = discrete.target(nets, batch)  # type: ignore[attr-defined]
+    target = discrete.target(nets, batch)
     torch.testing.assert_close(target, batch.reward + batch.discount * smallest)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_the_merged_network_is_the_mean_of_the_members(depth: int) -> None:
+def test_the_merged_network_is_the_mean_of_the_members(depth):
     data = slices()
     config = OfflineConfig(hidden=6, depth=depth, codewords=7, ensemble=3)
     networks = make_objective("gcql-discrete", config, data).build([11, 12])
@@ -88,12 +86,12 @@ def test_the_merged_network_is_the_mean_of_the_members(depth: int) -> None:
     assert (values.mean(1) > mean + 0.01).any()  # Q holds the guard, what decides does not
 
 
-def parameters(net: StackedMLP) -> list[torch.Tensor]:
+def parameters(net):
     return list(net.parameters())
 
 
 @pytest.mark.parametrize("sizes", [(13, 1), (13, 8, 1), (13, 16, 8, 1), (13, 8, 8, 8, 5)])
-def test_values_and_gradients_are_autograds(sizes: tuple[int, ...]) -> None:
+def test_values_and_gradients_are_autograds(sizes):
     net = StackedMLP(3, sizes, "relu")
     with torch.no_grad():
         for layer in net.layers:
@@ -108,7 +106,7 @@ def test_values_and_gradients_are_autograds(sizes: tuple[int, ...]) -> None:
         torch.testing.assert_close(found, reference, rtol=1e-5, atol=1e-5)
 
 
-def test_a_learners_bits_do_not_depend_on_the_stack() -> None:
+def test_a_learners_bits_do_not_depend_on_the_stack():
     net = StackedMLP(5, (13, 16, 16, 1), "relu")
     rows = torch.randn(5, 96, 13, generator=torch.Generator().manual_seed(0))
     together = torch.autograd.grad(relu_network(net, rows).square().sum(), parameters(net))

@@ -1,21 +1,17 @@
 """Training as a whole: scopes, timing, failing learners, states, bad input, and what cloning learns."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from medgym_offline.errors import MedGymError, UnknownNameError
-from medgym_offline.offline import OfflineConfig, TrainResult, train
+from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import Learner
-from medgym_offline.policies import StackedActor
 from tests.helpers import refused
 from tests.offline.toy import DECISIONS, center, toy
 
@@ -23,23 +19,23 @@ SHORT = OfflineConfig(updates=60, hidden=16, batch=16)
 OBSERVATIONS = torch.randn(3, 5, 9, generator=torch.Generator().manual_seed(0))
 
 
-def short(algorithm: str, **options: object) -> TrainResult:
-    return train(algorithm, toy(episodes=20), seed=1, config=SHORT, progress=False, **options)  # type: ignore[arg-type]
+def short(algorithm, **options):
+    return train(algorithm, toy(episodes=20), seed=1, config=SHORT, progress=False, **options)
 
 
 @cache
-def base(algorithm: str) -> StackedActor:
+def base(algorithm):
     return short(algorithm).policy
 
 
-def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
+def test_a_state_of_another_training_is_refused(tmp_path):
     state, rows, config = tmp_path / "state.pt", toy(episodes=20), dataclasses.replace(SHORT, updates=260)
 
-    def stop(done: int) -> None:
+    def stop(done):
         if done > 250:
             raise KeyboardInterrupt
 
-    def run(seed: int = 0, **options: object) -> TrainResult:
+    def run(seed=0, **options):
         return train("dqn", rows, seed=seed, config=config, progress=False, resume=state, **options)
 
     with pytest.raises(KeyboardInterrupt):
@@ -50,7 +46,7 @@ def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [3, 4])
-def test_population_and_timing(width: int) -> None:
+def test_population_and_timing(width):
     result = train("cql", toy(episodes=10, width=width), "pop", config=SHORT, progress=False)
     assert result.policy.patients is None
     assert result.policy.timing == {3: "fixed", 4: "adaptive"}[width]
@@ -60,7 +56,7 @@ def test_population_and_timing(width: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_failing_learner_is_named_and_the_others_go_on() -> None:
+def test_a_failing_learner_is_named_and_the_others_go_on():
     transitions = toy(episodes=20)
     # Next observations at the edge of float32 make the Bellman target overflow.
     broken = transitions.next_observations.copy()
@@ -78,11 +74,11 @@ def test_a_failing_learner_is_named_and_the_others_go_on() -> None:
     refused(MedGymError, "every learner failed", lambda: short_on(everyone))
 
 
-def short_on(transitions: object) -> TrainResult:
-    return train("dqn", transitions, seed=1, config=SHORT, progress=False)  # type: ignore[arg-type]
+def short_on(transitions):
+    return train("dqn", transitions, seed=1, config=SHORT, progress=False)
 
 
-def test_bad_input_is_named() -> None:
+def test_bad_input_is_named():
     transitions = toy(episodes=4)
     refused(UnknownNameError, "did you mean 'gcql'", lambda: train("gcqll", transitions, progress=False))
     refused(UnknownNameError, "scope", lambda: train("dqn", transitions, "individual", progress=False))
@@ -97,10 +93,10 @@ def test_checkpoints_are_the_policies_of_shorter_trainings(algorithm, tmp_path, 
     config = dataclasses.replace(SHORT, updates=120, codewords=12)
     state = tmp_path / "state.pt"
 
-    def run(**options: object) -> TrainResult:
-        return train(algorithm, toy(episodes=20), seed=1, config=config, progress=False, shard=2, **options)  # type: ignore[arg-type]
+    def run(**options):
+        return train(algorithm, toy(episodes=20), seed=1, config=config, progress=False, shard=2, **options)
 
-    def stop(done: int) -> None:
+    def stop(done):
         if done == 75:
             raise KeyboardInterrupt
 
@@ -120,7 +116,7 @@ def test_checkpoints_are_the_policies_of_shorter_trainings(algorithm, tmp_path, 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("algorithm", ["cql", "dqn-discrete", "gcql-discrete"])
-def test_an_exploding_learner_is_stopped_alone(algorithm: str) -> None:
+def test_an_exploding_learner_is_stopped_alone(algorithm):
     """Rewards that grow with the state's row make Q exceed the limit for one patient only."""
     transitions = toy(episodes=20)
     rewards = transitions.rewards.copy()
@@ -137,7 +133,7 @@ def test_an_exploding_learner_is_stopped_alone(algorithm: str) -> None:
         assert torch.equal(result.policy.act(OBSERVATIONS)[p], plain.policy.act(OBSERVATIONS)[p])
 
 
-def test_cloning_finds_the_behavior_without_its_noise() -> None:
+def test_cloning_finds_the_behavior_without_its_noise():
     """The expert's noise is symmetric (within +-0.3), so E[a | s] is the best action; its regret is bounded."""
     config = OfflineConfig(updates=600, hidden=32, actor_lr=3e-3)
     data = stack_transitions(toy(spread=0.3, expert=True), "ind", config)

@@ -16,18 +16,16 @@ the discount; a_0 does not enter the discount, and
 With `levels` L the actions 0 and 3 take L equally spaced values (the others are 0), and the maxima run over these.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.data import Batch
 
 DECISIONS = 3
 
 
-def center(patient: np.ndarray, context: np.ndarray) -> np.ndarray:
+def center(patient, context):
     """The best first action."""
     return 0.3 * (patient - 1) + 0.4 * context
 
@@ -101,7 +99,7 @@ def toy(patients=3, episodes=300, width=4, seed=0, spread=1.0, expert=False, lev
     ).validate()
 
 
-def batch_of(data: StackedData, normals: int = 0, uniforms: int = 0) -> Batch:
+def batch_of(data, normals=0, uniforms=0):
     """The first six rows of each of two learners, and noise of four actions."""
     d, rows, g = data.state_dim, data.rows[:, :6], torch.Generator().manual_seed(0)
     normal = torch.randn((2, normals, 6, 4), generator=g)

@@ -1,14 +1,11 @@
 """Behavior policies: recipe, files, provenance; the same bits on every engine and after a kill; early policies."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +14,6 @@ from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online import load_behavior, recipe, train_behavior, train_behavior_files
 from medgym_offline.online.behavior import BehaviorRun, EngineOptions
 from medgym_offline.online.recipe import RELEASE, SCOPES, BehaviorRecipe, behavior_path, load_recipe
-from medgym_offline.simulators import SimulatorBank
 from tests.helpers import refused
 
 QUICK = {"updates": 4, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1}
@@ -25,19 +21,19 @@ RECIPE = BehaviorRecipe(decisions=4, shard=1, early_updates=4, early_episodes=4,
 OBSERVED = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0))
 
 
-def tensors(path: Path) -> dict[str, torch.Tensor]:
+def tensors(path):
     from safetensors.torch import load_file
 
     return load_file(path)
 
 
 @pytest.fixture(scope="module")
-def bank(tiny_bank: SimulatorBank) -> SimulatorBank:
+def bank(tiny_bank):
     return tiny_bank.select([0, 1])
 
 
 @pytest.fixture(scope="module")
-def local(bank: SimulatorBank) -> BehaviorRun:
+def local(bank):
     """Everything that ships with a bank, trained in this process without a folder."""
     run = BehaviorRun(bank, RECIPE, progress=False)
     run.train(RELEASE)
@@ -60,7 +56,7 @@ def local(bank: SimulatorBank) -> BehaviorRun:
         ("[settings.ind]\nradius = 'wide'", "'wide', expected a number"),
     ],
 )
-def test_bad_recipes_say_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+def test_bad_recipes_say_what_is_wrong(tmp_path, text, message):
     file = tmp_path / "behaviors.toml"
     file.write_text(text)
     with pytest.raises(MedGymError, match=message) as error:
@@ -69,7 +65,7 @@ def test_bad_recipes_say_what_is_wrong(tmp_path: Path, text: str, message: str) 
     refused(MedGymError, r"none\.toml", lambda: load_recipe(tmp_path / "none.toml"))
 
 
-def test_wrong_choices(tiny_bank: SimulatorBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_choices(tiny_bank, tmp_path, monkeypatch):
     refused(UnknownNameError, "trained scope", lambda: train_behavior(tiny_bank, "fixed", "ind-medium", recipe=RECIPE))
     with pytest.raises(MedGymError, match="cannot fill 96 h"):
         train_behavior(tiny_bank, "fixed", "dr", recipe=dataclasses.replace(RECIPE, decisions=2))
@@ -104,7 +100,7 @@ def test_files_of_worker_processes_hold_the_same_bits_and_say_what_they_are(loca
         train_behavior(bank, "adaptive", "ind", recipe=changed, checkpoints=tmp_path / "run", progress=False)
 
 
-def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_are(local: BehaviorRun) -> None:
+def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_are(local):
     assert {*local.results, *local.early} >= set(RELEASE)
     assert ("ind-scratch", "adaptive") not in local.results  # only as far as ind-medium needs
     medium = local.early["ind-medium", "adaptive"]
@@ -119,7 +115,7 @@ def test_everything_that_ships_is_trained_and_early_policies_say_how_far_they_ar
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_the_whole_stack_trains_on_a_gpu(local: BehaviorRun, bank: SimulatorBank) -> None:
+def test_the_whole_stack_trains_on_a_gpu(local, bank):
     run = BehaviorRun(bank, RECIPE, options=EngineOptions(device="cuda"), progress=False)
     run.train([("ind", "adaptive"), ("ind-medium", "adaptive"), ("dr-replay-50", "adaptive")])
     ours, theirs = local.results["dr", "adaptive"].log, run.results["dr", "adaptive"].log
@@ -134,11 +130,11 @@ PATIENCE = 300
 SETTINGS = "decisions = 4\nshard = 2\n[settings.ind-scratch]\nupdates = 40\nepisodes = 4\nhidden = 8\n"
 
 
-def test_a_killed_run_ends_with_the_same_bits(bank: SimulatorBank, tmp_path: Path) -> None:
+def test_a_killed_run_ends_with_the_same_bits(bank, tmp_path):
     bank.save(tmp_path / "bank.safetensors")
     (tmp_path / "recipe.toml").write_text(SETTINGS)
 
-    def start(folder: str) -> subprocess.Popen[bytes]:
+    def start(folder):
         command = [sys.executable, "-c", "from medgym_offline.cli import main; main()", "behavior", "train"]
         command += ["--bank", str(tmp_path / "bank.safetensors"), "--recipe", str(tmp_path / "recipe.toml")]
         command += ["--scope", "ind-scratch", "--patience", "1000", "--output", str(tmp_path / folder)]

@@ -1,7 +1,5 @@
 """Rollouts: masks, noise, events; advantages against a Python loop, discounts, the multiplier by hand."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -12,15 +10,15 @@ from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.online import TrainConfig, train
 from medgym_offline.online.learner import penalized, update_multiplier
 from medgym_offline.online.networks import GaussianActor
-from medgym_offline.online.rollouts import Collected, advantages, centered, collect, discounts, training_noise
+from medgym_offline.online.rollouts import advantages, centered, collect, discounts, training_noise
 from medgym_offline.online.sac import rows_of
-from medgym_offline.simulators import SimulatorBank, load_simulators
+from medgym_offline.simulators import load_simulators
 
 ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5)
 
 
 @pytest.fixture(scope="module")
-def batch(tiny_bank: SimulatorBank) -> Collected:
+def batch(tiny_bank):
     """Six episodes of each patient; long intervals leave some decisions of the budget unused."""
     actor = GaussianActor((9, 8, 8, 4))
     theta = actor.initial([np.random.default_rng(p) for p in range(4)], [0.0] * 3 + [1.0], [0.5] * 4)
@@ -28,7 +26,7 @@ def batch(tiny_bank: SimulatorBank) -> Collected:
     return collect(DecisionProcess(tiny_bank, ADAPTIVE), actor, theta, noise)
 
 
-def test_rows_of_a_buffer_are_the_decisions_of_the_episodes(batch: Collected) -> None:
+def test_rows_of_a_buffer_are_the_decisions_of_the_episodes(batch):
     """Written out one by one."""
     (rows, valid), (shared, used) = rows_of(batch, 4), rows_of(batch, 1)
     for s in range(4):
@@ -49,7 +47,7 @@ def test_rows_of_a_buffer_are_the_decisions_of_the_episodes(batch: Collected) ->
     assert float(rows.ended.sum()) == 4 * 6
 
 
-def test_noise_belongs_to_the_patient_and_the_update(tiny_bank: SimulatorBank) -> None:
+def test_noise_belongs_to_the_patient_and_the_update(tiny_bank):
     both = training_noise(0, "x", tiny_bank.select([2, 1]), ADAPTIVE, 5, 3)
     alone, later = (training_noise(0, "x", tiny_bank.select([1]), ADAPTIVE, update, 3) for update in (5, 6))
     for name in ("initial", "process", "action"):
@@ -59,7 +57,7 @@ def test_noise_belongs_to_the_patient_and_the_update(tiny_bank: SimulatorBank) -
 
 @pytest.mark.parametrize("algorithm", ["trpo-lag", "sac"])
 @pytest.mark.parametrize("name", ["diabetes", "anesthesia"])
-def test_diseases_with_events_train_and_events_belong_to_the_patient(name: str, algorithm: str) -> None:
+def test_diseases_with_events_train_and_events_belong_to_the_patient(name, algorithm):
     bank = load_simulators(f"{name}-v0").select([0, 1])
     process = ProcessConfig(timing="adaptive", disease=name)
     both, alone = (training_noise(0, "x", some, process, 2, 3).exogenous for some in (bank, bank.select([1])))
@@ -70,13 +68,13 @@ def test_diseases_with_events_train_and_events_belong_to_the_patient(name: str, 
     assert result.policy.disease == name
 
 
-def test_discount_is_elapsed_time() -> None:
+def test_discount_is_elapsed_time():
     dt = torch.tensor([4.8, 9.6, 0.5, 36.0], dtype=torch.float64)
     expected = [0.997, 0.997**2, 0.997 ** (0.5 / 4.8), 0.997**7.5]
     torch.testing.assert_close(discounts(dt, 0.997, 4.8), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_advantages_equal_a_python_loop() -> None:
+def test_advantages_equal_a_python_loop():
     rng = np.random.default_rng(0)
     S, K, B, gae = 2, 7, 3, 0.95
     ends = rng.integers(1, K + 1, (S, B))
@@ -98,14 +96,14 @@ def test_advantages_equal_a_python_loop() -> None:
     np.testing.assert_allclose(returns.numpy(), (expected + values) * valid, atol=1e-12)
 
 
-def test_centering_shifts_every_episode_by_the_same_amount() -> None:
+def test_centering_shifts_every_episode_by_the_same_amount():
     cuts = torch.tensor([[4.8] * 20, [36.0, 36.0, 24.0] + [0.0] * 17]).T.unsqueeze(0)
     rewards = -0.1 * cuts
     shifted = centered(rewards, cuts, torch.tensor([0.25])) - rewards
     torch.testing.assert_close(shifted.sum(1), torch.full((1, 2), 24.0))
 
 
-def test_multiplier_by_hand() -> None:
+def test_multiplier_by_hand():
     multiplier = torch.tensor([0.0, 0.0, 0.4])
     for cost, expected in (
         ([0.3, 0.05, 0.1], [0.01, 0.0, 0.4]),
@@ -117,7 +115,7 @@ def test_multiplier_by_hand() -> None:
         torch.testing.assert_close(multiplier, torch.tensor(expected))
 
 
-def test_penalized_advantage_by_hand() -> None:
+def test_penalized_advantage_by_hand():
     a_r, a_c = torch.tensor([[1.0, -2.0], [1.0, -2.0]]), torch.tensor([[2.0, 1.0], [2.0, 1.0]])
     found = penalized(a_r, a_c, torch.tensor([0.0, 3.0]))
     torch.testing.assert_close(found, torch.tensor([[1.0, -2.0], [-1.25, -1.25]]))

@@ -1,23 +1,17 @@
 """Training end to end on unfitted simulators, with every algorithm: learning, independence, resume, damage."""
 
-from __future__ import annotations
-
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
 from medgym_offline.errors import MedGymError, PolicyError, UnknownNameError
 from medgym_offline.online.config import ALGORITHMS, TrainConfig
-from medgym_offline.online.learner import TrainState
 from medgym_offline.online.train import load_state, train
-from medgym_offline.simulators import SimulatorBank
 from tests.helpers import refused
 
 FIXED = ProcessConfig(timing="fixed", decisions=5, cell=6.0)
@@ -41,7 +35,7 @@ every = pytest.mark.parametrize("name", ["trpo", "ppo", "sac"])
 shared_or_not = pytest.mark.parametrize("shared", [False, True], ids=["ind", "dr"])
 
 
-def _returns(bank: SimulatorBank, process: ProcessConfig, act: Any) -> Tensor:
+def _returns(bank, process, act):
     """Mean return per patient `(P,)` over 16 episodes with seeds that training never used."""
     noise = draw_noise(episode_seeds(99, "test", bank.patients, 16), bank, process)
     return rollout(DecisionProcess(bank, process), act, noise).rewards.sum(-1).mean(-1)
@@ -76,8 +70,8 @@ def test_learning_beats_random_and_zero_for_every_patient(tiny_bank, name, proce
 
 
 @every
-def test_results_do_not_depend_on_shards_or_order(tiny_bank: SimulatorBank, name: str) -> None:
-    def parameters(bank: SimulatorBank, shard: int) -> Tensor:
+def test_results_do_not_depend_on_shards_or_order(tiny_bank, name):
+    def parameters(bank, shard):
         return train(bank, ADAPTIVE, SMALL[name], shard=shard, progress=False).state.actor
 
     close = {"rtol": 1e-3, "atol": 1e-3}
@@ -87,7 +81,7 @@ def test_results_do_not_depend_on_shards_or_order(tiny_bank: SimulatorBank, name
 
 
 @every
-def test_shared_policy_does_not_depend_on_shards(tiny_bank: SimulatorBank, name: str) -> None:
+def test_shared_policy_does_not_depend_on_shards(tiny_bank, name):
     config = dataclasses.replace(SMALL[name], shared=True)
     whole, cut = (train(tiny_bank, FIXED, config, shard=shard, progress=False) for shard in (4, 1))
     torch.testing.assert_close(cut.state.actor, whole.state.actor, rtol=1e-3, atol=1e-3)
@@ -98,14 +92,14 @@ def test_shared_policy_does_not_depend_on_shards(tiny_bank: SimulatorBank, name:
 
 @every
 @shared_or_not
-def test_resume_equals_uninterrupted(tiny_bank: SimulatorBank, tmp_path: Path, name: str, shared: bool) -> None:
+def test_resume_equals_uninterrupted(tiny_bank, tmp_path, name, shared):
     config = dataclasses.replace(SMALL[name], updates=5, shared=shared)
     whole = train(tiny_bank, ADAPTIVE, config, progress=False)
 
     class KilledError(Exception):
         pass
 
-    def kill(state: TrainState) -> None:
+    def kill(state):
         state.kept["seen"] = torch.tensor([state.update])
         if state.update == 3:
             raise KilledError
@@ -126,7 +120,7 @@ def test_resume_equals_uninterrupted(tiny_bank: SimulatorBank, tmp_path: Path, n
     assert torch.equal(again.state.actor, whole.state.actor)
 
 
-def test_resume_of_another_recipe_is_refused(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_resume_of_another_recipe_is_refused(tiny_bank, tmp_path):
     file = tmp_path / "run.safetensors"
     config = dataclasses.replace(SOFT, updates=1)
     train(tiny_bank, FIXED, config, checkpoint=file, progress=False)
@@ -141,7 +135,7 @@ def test_a_broken_simulator_stops_its_patient_only(tiny_bank, monkeypatch, name)
     clean = train(tiny_bank, FIXED, SMALL[name], progress=False)
     observe, calls = DecisionProcess.observe, 0
 
-    def damaged(self: DecisionProcess, episodes: Any) -> Tensor:
+    def damaged(self, episodes):
         nonlocal calls
         calls += 1
         seen = observe(self, episodes)
@@ -160,7 +154,7 @@ def test_a_broken_simulator_stops_its_patient_only(tiny_bank, monkeypatch, name)
         assert int(result.state.learner["filled"][1]) == 40, "what it broke in is not learnt from"
 
 
-def test_fine_tuning_starts_from_the_shared_policy(tiny_bank: SimulatorBank) -> None:
+def test_fine_tuning_starts_from_the_shared_policy(tiny_bank):
     small = SMALL["trpo"]
     shared = train(tiny_bank, FIXED, dataclasses.replace(small, shared=True), progress=False).policy
     config = dataclasses.replace(small, updates=1, reset_std=0.35)
@@ -174,7 +168,7 @@ def test_fine_tuning_starts_from_the_shared_policy(tiny_bank: SimulatorBank) -> 
         train(tiny_bank, FIXED, dataclasses.replace(config, shared=True), copied, progress=False)
 
 
-def test_multiplier_follows_the_cost_and_cost_alone_is_lowered(tiny_bank: SimulatorBank) -> None:
+def test_multiplier_follows_the_cost_and_cost_alone_is_lowered(tiny_bank):
     """The logged multipliers are the hand-computed recursion; weighted that strongly, the cost goes down."""
     config = TrainConfig(updates=20, episodes=12, hidden=16, radius=0.05, initial_std=1.0, cost_limit=1.5)
     config = dataclasses.replace(config, multiplier_rate=4.0, multiplier_max=30.0)
@@ -195,12 +189,12 @@ def test_multiplier_follows_the_cost_and_cost_alone_is_lowered(tiny_bank: Simula
         ("soft_tau", 0.0), ("soft_alpha", 0.0), ("discount", 1.5), ("reset_std", 0.0), ("episodes", "many"),
     ],
 )  # fmt: skip
-def test_a_setting_out_of_range_is_named(setting: str, value: object) -> None:
-    refused(MedGymError, setting, lambda: TrainConfig(**{setting: value}))  # type: ignore[arg-type]
+def test_a_setting_out_of_range_is_named(setting, value):
+    refused(MedGymError, setting, lambda: TrainConfig(**{setting: value}))
 
 
-def test_settings_are_checked(tiny_bank: SimulatorBank) -> None:
-    refused(UnknownNameError, "trpo-lag", lambda: TrainConfig(algorithm="trpo-lagg"))  # type: ignore[arg-type]
+def test_settings_are_checked(tiny_bank):
+    refused(UnknownNameError, "trpo-lag", lambda: TrainConfig(algorithm="trpo-lagg"))
     refused(UnknownNameError, "updates", lambda: TrainConfig.from_dict({"update": 3}))
     for config in SMALL.values():
         assert TrainConfig.from_dict(config.to_dict()) == config

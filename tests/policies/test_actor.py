@@ -1,7 +1,5 @@
 """Stacked actors: independence of patients, selection, densities, codebooks."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -17,7 +15,7 @@ from tests.policies.test_formats import IDS, KINDS, OBSERVATIONS, actor
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("shared", "width"), [(False, 4), (True, 3)])
-def test_a_patients_actions_do_not_depend_on_the_batch(kind: str, shared: bool, width: int) -> None:
+def test_a_patients_actions_do_not_depend_on_the_batch(kind, shared, width):
     policy = actor(kind, shared, width)
     together = policy.act(OBSERVATIONS)
     assert isinstance(policy, Policy)
@@ -39,7 +37,7 @@ def test_a_patients_actions_do_not_depend_on_the_batch(kind: str, shared: bool, 
 
 
 @pytest.mark.parametrize("one_book", [False, True])
-def test_acts_with_the_codeword_of_the_largest_output(one_book: bool) -> None:
+def test_acts_with_the_codeword_of_the_largest_output(one_book):
     policy = actor("codebook", False)
     if one_book:
         policy = StackedActor(policy.net, IDS, 20, codebook=policy.codebook[:1])
@@ -53,7 +51,7 @@ def test_acts_with_the_codeword_of_the_largest_output(one_book: bool) -> None:
     assert len(seen) > 6  # more than two codewords per patient are used
 
 
-def test_density_integrates_to_one_and_matches_a_transformed_normal() -> None:
+def test_density_integrates_to_one_and_matches_a_transformed_normal():
     policy = StackedActor(StackedMLP(1, (9, 4, 3), seeds=[3]), ["a"], log_std=torch.tensor([[-0.5, 0.0, -1.0]]))
     observation = OBSERVATIONS[:1, :1]
     mean = policy.mean(observation).detach()
@@ -72,7 +70,7 @@ def test_density_integrates_to_one_and_matches_a_transformed_normal() -> None:
     assert torch.isfinite(policy.log_prob(observation, torch.ones(1, 1, 3))).all()  # on the edge of the box
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_what_does_not_fit_is_named():
     policy, book = actor("tanh", False), StackedMLP(3, (9, 8, 6), "relu")
     refused(UnknownNameError, "did you mean 'mimic-iv/2'", lambda: policy.select(["mimic-iv/22"]))
     refused(PolicyError, r"\(3, 20, 8\), expected \(patients, episodes, 9\)", lambda: policy.act(OBSERVATIONS[..., :8]))

@@ -1,14 +1,10 @@
 """Policy files: what is written is read back, and everything else is refused in one line."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +19,7 @@ from tests.policies.test_formats import IDS, OBSERVATIONS, actor
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def unreadable(path: Path, words: str, **options: Any) -> None:
+def unreadable(path, words, **options):
     """Loading is refused in one line that names the file."""
     with pytest.raises(MedGymError, match=words) as caught:
         load_policy(path, **options)
@@ -36,16 +32,16 @@ def unreadable(path: Path, words: str, **options: Any) -> None:
 class Trap:
     """Unpickling this creates a file."""
 
-    def __init__(self, marker: Path):
+    def __init__(self, marker):
         self.marker = marker
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __reduce__(self):
         return Path.touch, (self.marker,)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".pkl", ".d3"])
 @pytest.mark.parametrize("kind", ["pickle", "torch", "torch-legacy"])
-def test_a_pickle_is_refused_unopened(tmp_path: Path, suffix: str, kind: str) -> None:
+def test_a_pickle_is_refused_unopened(tmp_path, suffix, kind):
     marker, path = tmp_path / "executed", tmp_path / f"p{suffix}"
     if kind == "pickle":
         path.write_bytes(pickle.dumps(Trap(marker)))
@@ -59,7 +55,7 @@ def test_a_pickle_is_refused_unopened(tmp_path: Path, suffix: str, kind: str) ->
         assert marker.exists()
 
 
-def _edit(policy: StackedActor, path: Path, header: dict[str, Any] | None = None, **tensors: Any) -> None:
+def _edit(policy, path, header=None, **tensors):
     """Save with some header fields or tensors changed (None removes a tensor)."""
     save_policy(policy, path)
     content = load_file(path)
@@ -96,14 +92,14 @@ def test_header_and_tensors_are_checked(tmp_path, header, tensors, words):
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("keep", [0.02, 0.5, 0.99])
-def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
+def test_truncated_files(tmp_path, suffix, keep):
     path = save_policy(actor("tanh", False), tmp_path / f"p{suffix}")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole))])
     unreadable(path, "")
 
 
-def test_foreign_tensors_and_archives(tmp_path: Path) -> None:
+def test_foreign_tensors_and_archives(tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
     unreadable(tmp_path / "w.safetensors", "without the metadata")
     torch.save({"w": torch.zeros(2)}, tmp_path / "w.pt")
@@ -114,7 +110,7 @@ def test_foreign_tensors_and_archives(tmp_path: Path) -> None:
     unreadable(tmp_path / "absent.pt", "no such policy")
 
 
-def test_size_limit_counts_unpacked_bytes(tmp_path: Path) -> None:
+def test_size_limit_counts_unpacked_bytes(tmp_path):
     path = save_policy(actor("tanh", False), tmp_path / "p.safetensors")
     unreadable(path, "over the limit", max_bytes=100)
     bomb = tmp_path / "bomb.pt"
@@ -124,7 +120,7 @@ def test_size_limit_counts_unpacked_bytes(tmp_path: Path) -> None:
     unreadable(bomb, "unpacks to more than", max_bytes=1_000_000)
 
 
-def test_a_repeated_number_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_repeated_number_is_not_unpacked(tmp_path):
     """A few bytes of a checkpoint, with stride 0, may claim a matrix of terabytes."""
     path = save_policy(actor("tanh", True), tmp_path / "p.pt")
     content = torch.load(path, weights_only=True)
@@ -134,13 +130,13 @@ def test_a_repeated_number_is_not_unpacked(tmp_path: Path) -> None:
     unreadable(path, "tensors take more than 512 MB")
 
 
-def script(path: Path, module: nn.Module, inputs: int = 9) -> Path:
+def script(path, module, inputs=9):
     torch.jit.save(torch.jit.trace(module, torch.zeros(2, inputs)), str(path))
     return path
 
 
 @pytest.mark.parametrize(("width", "timing"), [(3, "fixed"), (4, "adaptive")])
-def test_torchscript_is_batched_over_patients(tmp_path: Path, width: int, timing: str) -> None:
+def test_torchscript_is_batched_over_patients(tmp_path, width, timing):
     module = nn.Sequential(nn.Linear(9, width), nn.Tanh())
     policy = load_policy(script(tmp_path / "p.pt", module))
     assert isinstance(policy, ModulePolicy)
@@ -150,7 +146,7 @@ def test_torchscript_is_batched_over_patients(tmp_path: Path, width: int, timing
     assert isinstance(policy.act(OBSERVATIONS.numpy()), np.ndarray)
 
 
-def test_torchscript_of_wrong_shape_is_refused(tmp_path: Path) -> None:
+def test_torchscript_of_wrong_shape_is_refused(tmp_path):
     broken = nn.Linear(9, 4)
     nn.init.constant_(broken.bias, float("nan"))
     unreadable(script(tmp_path / "in.pt", nn.Linear(8, 4), 8), "fails on 2 observations of 9 columns")
@@ -161,7 +157,7 @@ def test_torchscript_of_wrong_shape_is_refused(tmp_path: Path) -> None:
 class OneRow(nn.Module):
     """Right for one observation, whatever is asked."""
 
-    def __init__(self, strict: bool):
+    def __init__(self, strict):
         super().__init__()
         self.strict = strict
 
@@ -170,7 +166,7 @@ class OneRow(nn.Module):
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_torchscript_for_one_observation_names_the_batch(tmp_path: Path, strict: bool) -> None:
+def test_torchscript_for_one_observation_names_the_batch(tmp_path, strict):
     torch.jit.save(torch.jit.script(OneRow(strict)), str(tmp_path / "p.pt"))
     unreadable(tmp_path / "p.pt", "batch axis is fixed at 1")
 
@@ -180,13 +176,13 @@ class Reader(nn.Module):
         return x[:, :4] + torch.from_file("/tmp/medgym-torchscript-marker", shared=True, size=4)
 
 
-def test_torchscript_that_touches_files_is_refused(tmp_path: Path) -> None:
+def test_torchscript_that_touches_files_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(Reader()), str(tmp_path / "p.pt"))
     unreadable(tmp_path / "p.pt", "from_file")
     assert not Path("/tmp/medgym-torchscript-marker").exists()
 
 
-def test_folder_of_our_files_becomes_one_stack(tmp_path: Path) -> None:
+def test_folder_of_our_files_becomes_one_stack(tmp_path):
     stack = actor("tanh", False)
     for patient in IDS:
         save_policy(stack.select([patient]), tmp_path / f"{patient.replace('/', '__')}.safetensors")
@@ -197,20 +193,20 @@ def test_folder_of_our_files_becomes_one_stack(tmp_path: Path) -> None:
     unreadable(tmp_path, "its name says d")
 
 
-def test_folders_that_are_no_policy(tmp_path: Path) -> None:
+def test_folders_that_are_no_policy(tmp_path):
     unreadable(tmp_path, "no policy files")
     script(tmp_path / "a.pt", nn.Linear(9, 4))
     script(tmp_path / "b.pt", nn.Linear(9, 3))
     unreadable(tmp_path, "the policies of a and b differ")
 
 
-def test_onnx_without_its_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "p.onnx").write_bytes(b"\x08\x09" + bytes(50))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     unreadable(tmp_path / "p.onnx", r"pip install .medgym-offline\[onnx\].")
 
 
-def onnx_model(weight: np.ndarray, shape: tuple[int | str, ...] = ("n", 9), constant: bool = False) -> Any:
+def onnx_model(weight, shape=("n", 9), constant=False):
     """tanh(x @ weight) as an ONNX model, its weights an initializer or an attribute."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -253,6 +249,6 @@ def test_onnx_with_weights_in_a_second_file_is_refused(tmp_path, constant, monke
 
 
 @pytest.mark.parametrize("batch", [1, 32])
-def test_onnx_with_a_fixed_batch_names_the_axis(tmp_path: Path, batch: int) -> None:
+def test_onnx_with_a_fixed_batch_names_the_axis(tmp_path, batch):
     (tmp_path / "p.onnx").write_bytes(onnx_model(np.ones((9, 4)), (batch, 9)).SerializeToString())
     unreadable(tmp_path / "p.onnx", f"batch axis is fixed at {batch}, .*dynamic_axes")

@@ -1,9 +1,5 @@
 """One contract over every format of a policy: what comes back from a file acts as what was written."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -22,7 +18,7 @@ EXPORTS = {".pt": export_torchscript, ".pt2": export_program, ".onnx": export_on
 NEEDS = {".pt2": "torch.export.pt2_archive", ".onnx": "onnxruntime"}
 
 
-def actor(kind: str, shared: bool, width: int = 4) -> StackedActor:
+def actor(kind, shared, width=4):
     ids, count = (None, 1) if shared else (IDS, 3)
     if kind == "codebook":
         net = StackedMLP(count, (9, 8, 6), "relu", seeds=range(count))
@@ -36,7 +32,7 @@ def actor(kind: str, shared: bool, width: int = 4) -> StackedActor:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("shared", "width"), [(False, 4), (True, 3)])
-def test_own_files_hold_everything(tmp_path: Path, suffix: str, kind: str, shared: bool, width: int) -> None:
+def test_own_files_hold_everything(tmp_path, suffix, kind, shared, width):
     policy = actor(kind, shared, width)
     again = load_policy(save(policy, tmp_path / f"p{suffix}"))
     assert torch.equal(again.act(OBSERVATIONS), policy.act(OBSERVATIONS))
@@ -57,7 +53,7 @@ def test_own_files_hold_everything(tmp_path: Path, suffix: str, kind: str, share
 @pytest.mark.parametrize("suffix", EXPORTS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shared", [False, True])
-def test_exports_act_alike(tmp_path: Path, suffix: str, kind: str, shared: bool) -> None:
+def test_exports_act_alike(tmp_path, suffix, kind, shared):
     if suffix in NEEDS:
         pytest.importorskip(NEEDS[suffix])
     export = EXPORTS[suffix]
@@ -76,7 +72,7 @@ def test_exports_act_alike(tmp_path: Path, suffix: str, kind: str, shared: bool)
     assert isinstance(found.act(OBSERVATIONS.numpy()), np.ndarray)
 
 
-def test_files_of_patients_have_names_of_their_own(tmp_path: Path) -> None:
+def test_files_of_patients_have_names_of_their_own(tmp_path):
     alike = ("a/b", "a__b", "a_/b", "a/_b", "a___b", "a//b", "a%2Fb", "a%5F%5Fb", ".a", "_", "__", "/", "a_b", "a.b")
     stems = [patient_file_stem(name) for name in alike]
     assert [patient_of_stem(stem) for stem in stems] == list(alike)

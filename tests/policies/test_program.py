@@ -1,15 +1,10 @@
 """Programs of torch.export: equal to what they were made from, and nothing in a file runs but its graph."""
 
-from __future__ import annotations
-
 import io
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,7 +23,7 @@ class Odd(nn.Module):
 
     table: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(9, 16), nn.SiLU(), nn.LayerNorm(16), nn.Linear(16, 12), nn.GELU())
         self.register_buffer("table", torch.rand(12, 3))
@@ -39,13 +34,13 @@ class Odd(nn.Module):
         return torch.cat([self.table[scores.argmax(-1)], first.clamp(-1, 1)], -1)
 
 
-def saved(module: nn.Module, path: Path) -> Path:
+def saved(module, path):
     program = torch.export.export(module, (torch.zeros(3, 9),), dynamic_shapes=({0: torch.export.Dim("N")},))
     torch.export.save(program, path)
     return path
 
 
-def edited(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+def edited(path, change):
     """The archive with other contents."""
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
@@ -56,12 +51,12 @@ def edited(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
     return path
 
 
-def graph_of(files: dict[str, bytes]) -> tuple[str, dict[str, Any]]:
+def graph_of(files):
     name = next(n for n in files if "/models/" in n)
     return name, json.loads(files[name])
 
 
-def test_a_program_of_somebody_else(tmp_path: Path) -> None:
+def test_a_program_of_somebody_else(tmp_path):
     module = Odd().eval()
     policy = load_policy(saved(module, tmp_path / "odd.pt2"))
     with torch.no_grad():
@@ -70,13 +65,13 @@ def test_a_program_of_somebody_else(tmp_path: Path) -> None:
     assert policy.act(OBSERVATIONS[:1, :1]).shape == (1, 1, 4)
 
 
-def pickled(marker: Path) -> bytes:
+def pickled(marker):
     buffer = io.BytesIO()
     torch.save(Trap(marker), buffer)
     return buffer.getvalue()
 
 
-def _weights(files: dict[str, bytes], marker: Path) -> None:
+def _weights(files, marker):
     name = next(n for n in files if n.endswith("model_weights_config.json"))
     config = json.loads(files[name])
     entry = next(iter(config["config"].values()))
@@ -85,8 +80,8 @@ def _weights(files: dict[str, bytes], marker: Path) -> None:
     files[name] = json.dumps(config).encode()
 
 
-def _operator(target: str) -> Callable[[dict[str, bytes], Path], None]:
-    def change(files: dict[str, bytes], marker: Path) -> None:
+def _operator(target):
+    def change(files, marker):
         name, model = graph_of(files)
         model["graph_module"]["graph"]["nodes"][0]["target"] = target
         files[name] = json.dumps(model).encode()
@@ -94,14 +89,14 @@ def _operator(target: str) -> Callable[[dict[str, bytes], Path], None]:
     return change
 
 
-def _beyond(files: dict[str, bytes], marker: Path) -> None:
+def _beyond(files, marker):
     name = next(n for n in files if n.endswith("model_weights_config.json"))
     config = json.loads(files[name])
     next(iter(config["config"].values()))["tensor_meta"]["storage_offset"]["as_int"] = 2**40
     files[name] = json.dumps(config).encode()
 
 
-def _short(files: dict[str, bytes], marker: Path) -> None:
+def _short(files, marker):
     name, model = graph_of(files)
     del model["graph_module"]["signature"]
     files[name] = json.dumps(model).encode()
@@ -128,10 +123,10 @@ def test_a_hostile_or_damaged_file_is_one_line(change, message, tmp_path):
     assert not marker.exists()
 
 
-def test_pickles_beside_the_graph_are_never_opened(tmp_path: Path) -> None:
+def test_pickles_beside_the_graph_are_never_opened(tmp_path):
     marker = tmp_path / "ran"
 
-    def change(files: dict[str, bytes]) -> None:
+    def change(files):
         inputs = next(n for n in files if "sample_inputs" in n)
         files[inputs] = pickled(marker)
         files[inputs.replace("model.pt", "other.pt")] = pickle.dumps(Trap(marker))

@@ -1,11 +1,7 @@
 """Pages, tables and figures: what they hold, and what they may not."""
 
-from __future__ import annotations
-
 import math
 import re
-from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -30,14 +26,14 @@ from medgym_offline.reports import (
 )
 
 
-def draw(canvas: Any) -> None:
+def draw(canvas):
     axes = canvas.add_subplot()
     for n, color in enumerate(SERIES):
         axes.plot([0, 1], [0, n], "o-", color=color, label=f"line <{n}>")
     axes.legend()
 
 
-def test_a_page_is_escaped_and_asks_for_nothing() -> None:
+def test_a_page_is_escaped_and_asks_for_nothing():
     pytest.importorskip("matplotlib")
     rows = [["b", Estimate(2.0, 1.0, 3.0), "long words"], ["a", Estimate(1.5, 1.0, 1.8), Link("to", "#x")]]
     table = Table("All & more", ("Policy", "Severity", "What"), rows, order=1, bars=True)
@@ -53,8 +49,8 @@ def test_a_page_is_escaped_and_asks_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("theme", [0, 1])
-def test_colors_can_be_read(theme: int) -> None:
-    def luminance(color: str) -> float:
+def test_colors_can_be_read(theme):
+    def luminance(color):
         """WCAG 2.1 relative luminance of #rrggbb."""
         parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
@@ -66,7 +62,7 @@ def test_colors_can_be_read(theme: int) -> None:
             assert (high + 0.05) / (low + 0.05) >= 4.5, name
 
 
-def test_best_first_and_unknown_last() -> None:
+def test_best_first_and_unknown_last():
     rows = [["x", None], ["c", Estimate(3.0)], ["n", Estimate(math.nan)], ["a", 1.0], ["b", 2]]
     assert [r[0] for r in Table("t", ("", "v"), rows, order=1).rows] == ["a", "b", "c", "x", "n"]
     assert [r[0] for r in Table("t", ("", "v"), rows, order=1, better=1).rows] == ["c", "b", "a", "x", "n"]
@@ -74,7 +70,7 @@ def test_best_first_and_unknown_last() -> None:
         Table("t", ("a", "b"), [["x"]])
 
 
-def test_the_same_drawing_gives_the_same_files(tmp_path: Path) -> None:
+def test_the_same_drawing_gives_the_same_files(tmp_path):
     pytest.importorskip("matplotlib")
     for name in ("a", "b"):
         draw_png(tmp_path / f"{name}.png", draw)
@@ -84,7 +80,7 @@ def test_the_same_drawing_gives_the_same_files(tmp_path: Path) -> None:
     ElementTree.parse(tmp_path / "a.svg")
 
 
-def test_without_matplotlib_the_words_remain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_the_words_remain(monkeypatch):
     monkeypatch.setattr(reports.figures, "can_draw", lambda: False)
     figure = draw_figure("One", draw, "Lines from 1 to 2.")
     assert figure == Figure("One", "", "Lines from 1 to 2.")

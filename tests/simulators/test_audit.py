@@ -1,9 +1,6 @@
 """The audit: its numbers against direct rollouts, its page; a failing bank is named."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +12,6 @@ from typer.testing import CliRunner
 from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import BankError
-from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.audit import add_forecasts, audit
 from medgym_offline.simulators.bank import World
 from medgym_offline.simulators.checks import schedule_scores
@@ -25,13 +21,13 @@ from medgym_offline.simulators.schedules import CeilingConfig
 
 
 @pytest.fixture(scope="module")
-def plain(tiny_bank: SimulatorBank) -> SimulatorBank:
+def plain(tiny_bank):
     """The paper's prior alone, in which vasopressor only harms."""
     return tiny_bank.replace_physics(extension=False)
 
 
 @pytest.fixture(scope="module")
-def mapped(tiny_bank: SimulatorBank) -> SimulatorBank:
+def mapped(tiny_bank):
     """The bank with a map that was never trained."""
     trunk = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 4, tiny_bank.state_dim, 3, 0)
     worlds = {n: World(w.params, w.noise, w.initial, trunk.code) for n, w in tiny_bank.world_data.items()}
@@ -39,7 +35,7 @@ def mapped(tiny_bank: SimulatorBank) -> SimulatorBank:
 
 
 @pytest.fixture(scope="module")
-def cohort(tiny_bank: SimulatorBank) -> Cohort:
+def cohort(tiny_bank):
     """Records of the bank's own patients: their free course under constant doses, observed every third hour."""
     doses = torch.tensor([40.0, 0.05, 60.0])
     u = tiny_bank.normalize_treatment(doses).float().expand(4, 1, 3)
@@ -57,7 +53,7 @@ def cohort(tiny_bank: SimulatorBank) -> Cohort:
     return Cohort.from_table(table, COHORT, pl.DataFrame({"patient": list(tiny_bank.patients), "los_h": [40.0] * 4}))
 
 
-def test_scores_are_those_of_an_hourly_rollout(tiny_bank: SimulatorBank) -> None:
+def test_scores_are_those_of_an_hourly_rollout(tiny_bank):
     u = torch.tensor([0.3, 0.1, 0.25]).expand(4, 1, 3)
     x, total, safe = tiny_bank.initial_state().unsqueeze(1), 0.0, 0.0
     for hour in range(1, 97):
@@ -71,7 +67,7 @@ def test_scores_are_those_of_an_hourly_rollout(tiny_bank: SimulatorBank) -> None
     assert torch.allclose(final, x, atol=1e-3)
 
 
-def test_rollouts_of_a_simulator_meet_its_own_record(tiny_bank: SimulatorBank, cohort: Cohort) -> None:
+def test_rollouts_of_a_simulator_meet_its_own_record(tiny_bank, cohort):
     facts: dict[str, Any] = {}
     record = add_forecasts(facts, tiny_bank, cohort)
     data = record["data"]
@@ -88,7 +84,7 @@ def test_rollouts_of_a_simulator_meet_its_own_record(tiny_bank: SimulatorBank, c
 
 
 @pytest.fixture(scope="module")
-def failed(mapped: SimulatorBank, cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def failed(mapped, cohort, tmp_path_factory):
     """Folder of the audit of a bank that fails, with every section but the truth."""
     folder = tmp_path_factory.mktemp("audit")
     short = CeilingConfig(decisions=2, horizon=6.0, steps=2, refine=0)
@@ -99,7 +95,7 @@ def failed(mapped: SimulatorBank, cohort: Cohort, tmp_path_factory: pytest.TempP
     return folder
 
 
-def test_the_command_exits_with_an_error_when_a_check_fails(plain: SimulatorBank, tmp_path: Path) -> None:
+def test_the_command_exits_with_an_error_when_a_check_fails(plain, tmp_path):
     from medgym_offline.cli import app
 
     path = tmp_path / "plain.safetensors"

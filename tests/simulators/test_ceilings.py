@@ -1,17 +1,13 @@
 """Open-loop ceilings: classes nested, the grid beaten, and a known optimum found."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.field import Physics
@@ -31,34 +27,34 @@ class Clock:
     kind: ClassVar[str] = "clock"
     zero: Tensor
 
-    def rate(self, disease: Disease, scales: Scales, physics: Physics, x: Tensor, u: Tensor) -> Tensor:
+    def rate(self, disease, scales, physics, x, u):
         return torch.zeros_like(x) + torch.nn.functional.one_hot(torch.tensor(0), x.shape[-1])
 
-    def relaxation(self) -> Tensor:
+    def relaxation(self):
         return self.zero
 
-    def tensors(self) -> Mapping[str, Tensor]:
+    def tensors(self):
         return {"zero": self.zero}
 
-    def select(self, index: Tensor) -> Clock:
+    def select(self, index):
         return Clock(self.zero[index])
 
-    def to(self, device: Any) -> Clock:
+    def to(self, device):
         return Clock(self.zero.to(device))
 
 
-def clock_bank() -> SimulatorBank:
+def clock_bank():
     """Two patients for whom full FiO2 is right until hour 10 (40) and none after it; nothing else matters.
 
     Best constant m/96 (m the hour of the switch), harm (m/96)(1 - m/96); best adaptive schedule: harm about 0.
     """
     scales = Scales((0.0,) * 6, (1.0,) * 6, (100.0, 0.75, 1100.0))
 
-    def severity(state: Tensor, dose: Tensor) -> Tensor:
+    def severity(state, dose):
         wanted = torch.sigmoid((SWITCH.reshape(2, *[1] * (state.ndim - 2)) - state[..., 0]) / 0.25)
         return (scales.normalize_treatment(SEPSIS, dose)[..., 0] - wanted) ** 2
 
-    def score(state: Any, dose: Any) -> Any:
+    def score(state, dose):
         return severity(state, dose) if isinstance(state, Tensor) else np.zeros(state.shape[:-1])
 
     components = (replace(SEPSIS.components[0], transform="identity"), *SEPSIS.components[1:])
@@ -70,7 +66,7 @@ def clock_bank() -> SimulatorBank:
     )
 
 
-def test_the_optimum_of_a_patient_with_a_clock_is_found() -> None:
+def test_the_optimum_of_a_patient_with_a_clock_is_found():
     found = ceilings(clock_bank(), CeilingConfig(steps=40, lr=0.3), show=False)
     share = SWITCH / 96.0
     constant, fixed, adaptive = (found.classes[n] for n in ("constant", "fixed", "adaptive"))
@@ -84,7 +80,7 @@ def test_the_optimum_of_a_patient_with_a_clock_is_found() -> None:
     assert ((ends - SWITCH[:, None]).abs().amin(1) < 1.0).all()
 
 
-def test_intervals_are_feasible_and_inverted() -> None:
+def test_intervals_are_feasible_and_inverted():
     config = CeilingConfig()
     logits = 4.0 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     hours = intervals(logits, config)
@@ -96,7 +92,7 @@ def test_intervals_are_feasible_and_inverted() -> None:
         CeilingConfig(decisions=2)
 
 
-def test_harm_is_severity_and_burden_over_time(tiny_bank: SimulatorBank) -> None:
+def test_harm_is_severity_and_burden_over_time(tiny_bank):
     u = torch.tensor([0.3, 0.2, 0.1]).expand(4, 1, 3)
     whole = schedule_harm(tiny_bank, u[:, :, None].expand(-1, -1, 4, -1), torch.full((4, 1, 4), 24.0))
     cut = schedule_harm(tiny_bank, u[:, :, None].expand(-1, -1, 6, -1), torch.full((4, 1, 6), 16.0))

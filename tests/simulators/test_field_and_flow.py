@@ -1,7 +1,5 @@
 """The field's structure, the solver's order and the solution map's identities."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -9,17 +7,16 @@ import torch
 from scipy.integrate import solve_ivp
 
 from medgym_offline.diseases.sepsis.field import RATE_BOUND, Physics, field
-from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.flow import solve, solve_between
 
 
-def _states(bank: SimulatorBank, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def _states(bank, rows, seed=0):
     g = torch.Generator().manual_seed(seed)
     x = bank.initial_state().unsqueeze(1) + 0.3 * torch.randn((len(bank), rows, bank.state_dim), generator=g)
     return bank.clamp(x), torch.rand((len(bank), rows, 3), generator=g)
 
 
-def test_balance_is_exact_bookkeeping(tiny_bank: SimulatorBank) -> None:
+def test_balance_is_exact_bookkeeping(tiny_bank):
     x, u = _states(tiny_bank, 5)
     rate = tiny_bank.field(x, u)[..., 6] * tiny_bank.disease.components[6].scale
     inflow = tiny_bank.denormalize_treatment(u)[..., 2]
@@ -27,7 +24,7 @@ def test_balance_is_exact_bookkeeping(tiny_bank: SimulatorBank) -> None:
     assert torch.allclose(rate, (inflow - urine / 24 - 40) / 1000, atol=1e-5)
 
 
-def test_physics_is_bounded_and_treatments_act_in_their_direction(tiny_bank: SimulatorBank) -> None:
+def test_physics_is_bounded_and_treatments_act_in_their_direction(tiny_bank):
     x, u = _states(tiny_bank, 64)
     rate = tiny_bank.field(10 * x, u)[..., :6].abs()
     assert (rate <= torch.tensor(RATE_BOUND) + tiny_bank.physics.residual + 1e-6).all()
@@ -39,7 +36,7 @@ def test_physics_is_bounded_and_treatments_act_in_their_direction(tiny_bank: Sim
     assert (tiny_bank.field(x, some)[..., 5] < tiny_bank.field(x, none)[..., 5]).all()  # met need lowers lactate
 
 
-def test_residual_never_sees_treatment(tiny_bank: SimulatorBank) -> None:
+def test_residual_never_sees_treatment(tiny_bank):
     world = tiny_bank.world_data["own"]
     silent = Physics(extension=False, fio2_gain=0.0)
     params = type(world.params)(**{**world.params.tensors(), "k": torch.zeros_like(world.params.k)})
@@ -49,14 +46,14 @@ def test_residual_never_sees_treatment(tiny_bank: SimulatorBank) -> None:
     assert torch.equal(*rates)
 
 
-def test_solver_agrees_with_scipy(tiny_bank: SimulatorBank) -> None:
+def test_solver_agrees_with_scipy(tiny_bank):
     x, u = _states(tiny_bank, 1)
     times = torch.tensor([0.0, 2.5, 11.0, 36.0])
     ours = tiny_bank.trajectory(x, u, times)
     for p in range(len(tiny_bank)):
         one = tiny_bank.select([p])
 
-        def rhs(_: float, y: np.ndarray, one: SimulatorBank = one, p: int = p) -> np.ndarray:
+        def rhs(_, y, one=one, p=p):
             state = torch.tensor(y, dtype=torch.float32).view(1, 1, -1)
             return one.field(state, u[p : p + 1]).flatten().numpy()
 
@@ -67,7 +64,7 @@ def test_solver_agrees_with_scipy(tiny_bank: SimulatorBank) -> None:
         assert error.max() < 0.02
 
 
-def test_a_row_does_not_depend_on_its_batch(tiny_bank: SimulatorBank) -> None:
+def test_a_row_does_not_depend_on_its_batch(tiny_bank):
     x, u = _states(tiny_bank, 6)
     dt = torch.linspace(0.5, 36, 24).view(4, 6)
     together = tiny_bank.flow(x, u, dt)
@@ -75,7 +72,7 @@ def test_a_row_does_not_depend_on_its_batch(tiny_bank: SimulatorBank) -> None:
     assert torch.allclose(alone[0, 0], together[2, 3], atol=1e-6)
 
 
-def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank: SimulatorBank) -> None:
+def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank):
     """At the ends of steps it is the solver's state; the grid and the other rows do not matter; nor does order."""
     x, u = _states(tiny_bank, 3)
     hold = torch.tensor([0.4, 7.3, 36.0]).expand(4, 3).contiguous()
@@ -98,10 +95,10 @@ def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank: SimulatorBank) 
     assert (between - truth).abs().max() < 0.05
 
 
-def test_a_parabola_is_followed_exactly_between_steps() -> None:
+def test_a_parabola_is_followed_exactly_between_steps():
     """dx/dt = t by a second component that is time itself: Heun is exact, and so is its interpolation."""
 
-    def field(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    def field(x, u):
         return torch.stack([x[..., 1], torch.ones_like(x[..., 1])], -1)
 
     x, u, wide = torch.zeros(2, 3, 2, dtype=torch.float64), torch.zeros(2, 3, 3), torch.full((2,), 1e6)
@@ -111,18 +108,18 @@ def test_a_parabola_is_followed_exactly_between_steps() -> None:
     torch.testing.assert_close(found, torch.stack([times**2 / 2, times], -1), atol=1e-12, rtol=0)
 
 
-def _bounds(bank: SimulatorBank) -> tuple[torch.Tensor, torch.Tensor]:
+def _bounds(bank):
     return bank.lower, bank.upper
 
 
-def test_growing_overload_has_no_ceiling_and_ends_the_response_to_fluid(tiny_bank: SimulatorBank) -> None:
+def test_growing_overload_has_no_ceiling_and_ends_the_response_to_fluid(tiny_bank):
     """Balance far above the threshold: harm of log(1 + excess) instead of excess/(1 + excess), by hand."""
     bank, params = tiny_bank, tiny_bank.world_data["own"].params
     physics = {grows: replace(bank.physics, growing_overload=grows) for grows in (False, True)}
     x, u = _states(bank, 3)
     x, u = 0.1 * x, 0.1 * u  # far from the bounds of the rates
 
-    def rate(grows: bool, balance: float, fluids: float) -> torch.Tensor:
+    def rate(grows, balance, fluids):
         state, dose = x.clone(), u.clone()
         state[..., 6], dose[..., 2] = balance, fluids
         return field(bank.disease, bank.scales, physics[grows], params, state, dose)[..., :6]

@@ -1,10 +1,7 @@
 """Fitting: causality, disjoint worlds, recovery of known noise and needs, independence of batch mates."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +17,7 @@ from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.build import BankRecipe, build_bank
-from medgym_offline.simulators.data import FitData, block_steps, clinician_schedule, fit_data, start_states
+from medgym_offline.simulators.data import block_steps, clinician_schedule, fit_data, start_states
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
@@ -31,7 +28,7 @@ PATIENTS = 6
 
 
 @pytest.fixture(scope="module")
-def grid() -> GridCohort:
+def grid():
     """Records of prior patients: simulated with noise under a tapering treatment, observed irregularly."""
     bank = prior_bank(PATIENTS, seed=5)
     g = torch.Generator().manual_seed(0)
@@ -56,17 +53,17 @@ def grid() -> GridCohort:
 
 
 @pytest.fixture(scope="module")
-def data(grid: GridCohort) -> FitData:
+def data(grid):
     return fit_data(grid, SEPSIS)
 
 
-def test_nothing_after_the_stay_is_used(data: FitData) -> None:
+def test_nothing_after_the_stay_is_used(data):
     assert not data.mask[2, 80:].any()
     schedule = clinician_schedule(data)
     assert np.allclose(schedule[4, 60:], data.u[4, 36:60].mean(0))
 
 
-def test_start_states_are_causal_after_the_first_value(data: FitData) -> None:
+def test_start_states_are_causal_after_the_first_value(data):
     later = data.values.copy()
     later[:, 50:] += 7.0
     first, second = (start_states(v, data.mask, SEPSIS) for v in (data.values, later))
@@ -76,13 +73,13 @@ def test_start_states_are_causal_after_the_first_value(data: FitData) -> None:
     assert np.array_equal(carried, data.values[:, :, slow][data.mask[:, :, slow]])
 
 
-def test_worlds_read_disjoint_hours(data: FitData) -> None:
+def test_worlds_read_disjoint_hours(data):
     even, odd = data.restrict(block_steps(0, SEPSIS)), data.restrict(block_steps(1, SEPSIS))
     assert not (even.mask & odd.mask).any()
     assert ((even.mask | odd.mask) == data.mask).all()
 
 
-def test_needs_follow_what_was_given(data: FitData) -> None:
+def test_needs_follow_what_was_given(data):
     hours = np.ones(96, bool)
     quiet = replace(data, start=np.zeros_like(data.start))
     given, none = quiet.u.copy(), quiet.u.copy()
@@ -96,7 +93,7 @@ def test_needs_follow_what_was_given(data: FitData) -> None:
     assert np.allclose(alone[0], estimate_need(quiet, hours, Physics(), root=1)[2])
 
 
-def test_shock_resolves_when_need_is_met() -> None:
+def test_shock_resolves_when_need_is_met():
     need = np.array([[0.3, 1.0, 12.0]], np.float32)
     u = np.zeros((1, 96, 3), np.float32)
     untreated = shock_course(Physics(), need, u)
@@ -107,7 +104,7 @@ def test_shock_resolves_when_need_is_met() -> None:
     assert np.allclose(plain[0], np.exp(-np.arange(96) / 12.0), atol=2e-3)
 
 
-def test_fit_improves_and_individuals_fit_better_than_the_population(data: FitData) -> None:
+def test_fit_improves_and_individuals_fit_better_than_the_population(data):
     physics, hours = Physics(), np.ones(96, bool)
     given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
     short = FitConfig(population_steps=2, individual_steps=1, hours=6)
@@ -122,7 +119,7 @@ def test_fit_improves_and_individuals_fit_better_than_the_population(data: FitDa
     assert individuals.params.w3.shape[0] == PATIENTS
 
 
-def test_a_patients_fit_does_not_depend_on_batch_mates(data: FitData) -> None:
+def test_a_patients_fit_does_not_depend_on_batch_mates(data):
     physics, hours = Physics(), np.ones(96, bool)
     given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
     config = FitConfig(population_steps=2, individual_steps=5, hours=6)
@@ -136,7 +133,7 @@ def test_a_patients_fit_does_not_depend_on_batch_mates(data: FitData) -> None:
     assert torch.allclose(again.params.set_point, together.params.set_point[order], atol=1e-5)
 
 
-def _holds(value: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _holds(value, mask):
     """(12, P, T) differences of observed values 1..12 h apart: the errors of a simulator that stands still."""
     out = np.full((12, *value.shape), np.nan)
     for g in range(1, 13):
@@ -145,20 +142,20 @@ def _holds(value: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return out
 
 
-def _walk(rng: np.random.Generator, patients: int, observed: float) -> tuple[np.ndarray, np.ndarray]:
+def _walk(rng, patients, observed):
     """Random walks of 0.08 SD per square root of an hour, measured with error 0.1, at some of 96 hours."""
     walk = rng.normal(0.0, 0.08, (patients, 96)).cumsum(1)
     return walk + rng.normal(0.0, 0.1, walk.shape), rng.random(walk.shape) < observed
 
 
-def test_noise_variance_separates_measurement_from_process() -> None:
+def test_noise_variance_separates_measurement_from_process():
     for default in (0.02, 0.3):  # with this many observations the prior does not matter
         found = noise_variance(_holds(*_walk(np.random.default_rng(0), 300, 0.5)), default)
         assert found.sigma == pytest.approx(0.08, rel=0.1)
         assert np.sqrt(found.measurement / 2) == pytest.approx(0.1, rel=0.25)
 
 
-def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
+def test_a_bank_from_a_cohort_table(toy_cohort, tmp_path):
     recipe = BankRecipe(
         name="sepsis-toy",
         patients=0,
@@ -184,7 +181,7 @@ def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def toy_cohort() -> Cohort:
+def toy_cohort():
     """Three stays; the second has no bilirubin at all."""
     rng = np.random.default_rng(1)
     values = {"spo2": 95.0, "pao2": 90.0, "gcs": 12.0, "urine": 1400.0, "lactate": 2.0, "bilirubin": 1.0}

@@ -1,10 +1,7 @@
 """Bank files and partial pooling."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +10,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medgym_offline import load_simulators
-from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.field import FieldParameters, Physics
 from medgym_offline.diseases.sepsis.model import MODEL
@@ -21,8 +17,7 @@ from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
-from medgym_offline.simulators import SimulatorBank
-from medgym_offline.simulators.data import FitData, fit_data
+from medgym_offline.simulators.data import fit_data
 from medgym_offline.simulators.fit import FitConfig, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.forecast import forecast_ahead
 from tests.helpers import refused
@@ -31,29 +26,29 @@ PATIENTS = 4
 
 
 @pytest.fixture(scope="module")
-def cohort() -> Cohort:
+def cohort():
     return twin_cohort(PATIENTS, 1)[0]
 
 
 @pytest.fixture(scope="module")
-def data(cohort: Cohort) -> FitData:
+def data(cohort):
     return fit_data(cohort.to_grid(1.0, 96.0), DISEASE)
 
 
-def _given(data: FitData) -> dict[str, np.ndarray]:
+def _given(data):
     return MODEL.given(data, np.ones(96, bool), Physics(), NeedPrior(), 0, 0.0)
 
 
-def _same(a: FieldParameters, b: FieldParameters) -> bool:
+def _same(a, b):
     return all(torch.equal(x, b.tensors()[n]) for n, x in a.tensors().items())
 
 
-def test_early_stopping_is_a_cut_of_the_same_fit(data: FitData) -> None:
+def test_early_stopping_is_a_cut_of_the_same_fit(data):
     config, given = FitConfig(population_steps=3, individual_steps=8, hours=3, windows=1), _given(data)
     population = fit_population(data, given, Physics(), config, show=False)
     seen: dict[int, FieldParameters] = {}
 
-    def watch(done: int, params: FieldParameters) -> None:
+    def watch(done, params):
         seen[done] = params
 
     fit_individuals(data, population, given, Physics(), config, show=False, watch=watch, every=3)
@@ -67,7 +62,7 @@ def test_early_stopping_is_a_cut_of_the_same_fit(data: FitData) -> None:
     assert _same(fit_alone(data, given, Physics(), config, show=False, stop=4).params, alone[4])
 
 
-def test_strengths_may_be_stacked(data: FitData) -> None:
+def test_strengths_may_be_stacked(data):
     config, given = FitConfig(population_steps=2, individual_steps=6, hours=3, windows=1), _given(data)
     population = fit_population(data, given, Physics(), config, show=False)
     penalty = np.repeat([0.1, 30.0], PATIENTS)
@@ -79,7 +74,7 @@ def test_strengths_may_be_stacked(data: FitData) -> None:
     assert (moved[PATIENTS:] < moved[:PATIENTS]).all()  # the stronger penalty keeps patients nearer to the population
 
 
-def test_forecasts_ahead_are_the_flow_hour_by_hour(data: FitData) -> None:
+def test_forecasts_ahead_are_the_flow_hour_by_hour(data):
     bank = prior_bank(PATIENTS, seed=1)
     begin = np.array([3, 20, 50, 94])
     shock = shock_course(bank.physics, _given(data)["need"], data.u)[..., None]
@@ -93,14 +88,14 @@ def test_forecasts_ahead_are_the_flow_hour_by_hour(data: FitData) -> None:
     assert np.isnan(found[0, :4]).all()
 
 
-def test_recent_hours_decide_a_need(data: FitData) -> None:
+def test_recent_hours_decide_a_need(data):
     """Vasopressors begun half a day ago are a lasting need where late hours count more than early ones."""
     u, start = np.zeros_like(data.u), data.start.copy()
     u[:, 48:60, 1], start[..., 5] = 0.4, -1.0
     stay = replace(data, u=u, start=start, length=np.full(PATIENTS, 60))
     prior = NeedPrior(base=0.02, shock=0.6, hours=6.0)
 
-    def base(hours: int, recency: float) -> np.ndarray:
+    def base(hours, recency):
         return estimate_need(stay, np.arange(96) < hours, Physics(), 0, prior, recency)[:, 0]
 
     assert np.allclose(base(96, 0.0), base(96, 1e7), atol=1e-4)
@@ -108,7 +103,7 @@ def test_recent_hours_decide_a_need(data: FitData) -> None:
     assert (base(48, 6.0) < 0.1 * base(96, 6.0)).all()
 
 
-def test_round_trip(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_round_trip(tiny_bank, tmp_path):
     tiny_bank.save(tmp_path / "b.safetensors")
     again = load_simulators(tmp_path / "b.safetensors")
     x, u = tiny_bank.initial_state().unsqueeze(1), torch.full((4, 1, 3), 0.3)
@@ -120,7 +115,7 @@ def test_round_trip(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
     assert torch.equal(*(b.field(x, u) for b in held))
 
 
-def _edit_header(source: Path, target: Path, **changes: object) -> None:
+def _edit_header(source, target, **changes):
     with safe_open(source, framework="pt") as stream:
         header = json.loads(stream.metadata()["medgym"])
         tensors = {k: stream.get_tensor(k) for k in stream.keys()}  # noqa: SIM118
@@ -128,7 +123,7 @@ def _edit_header(source: Path, target: Path, **changes: object) -> None:
     save_file(tensors, target, metadata={"medgym": json.dumps(header)})
 
 
-def test_damage_is_named(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_damage_is_named(tiny_bank, tmp_path):
     good = tmp_path / "good.safetensors"
     tiny_bank.save(good)
     for cut in (0, 7, 100, 4000, good.stat().st_size - 10):

@@ -1,11 +1,8 @@
 """d3rlpy's algorithms on our rows: what they see, what they learn, and that the evaluator reads what they leave."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +14,7 @@ from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import load_policy
 from medgym_offline.third_party import BASELINES, import_d3rlpy, own_fields, read_settings
 from tests.leaderboard.conftest import _workshop, shop
-from tests.leaderboard.workshop import DATASET, Workshop, run
+from tests.leaderboard.workshop import DATASET, run
 from tests.offline.toy import DECISIONS, center, toy
 
 pytest.importorskip("d3rlpy")
@@ -32,7 +29,7 @@ OBSERVATIONS = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(0))
 each_algorithm = pytest.mark.parametrize("algorithm", sorted(BASELINES))
 
 
-def every_transition(buffer: Any) -> list[Any]:
+def every_transition(buffer):
     """Through d3rlpy's own picker, the one its batches use."""
     return [
         buffer.transition_picker(*buffer._buffer[i])  # no public way to a transition by number
@@ -41,7 +38,7 @@ def every_transition(buffer: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("width", [3, 4])
-def test_each_of_d3rlpys_transitions_is_a_row_of_ours(width: int) -> None:
+def test_each_of_d3rlpys_transitions_is_a_row_of_ours(width):
     """In every episode, not only the first: observation, action, reward, next observation, terminal, interval."""
     config = OfflineConfig(discount="elapsed", gamma=0.9)
     rows = toy(patients=3, episodes=7, width=width, elapsed=width == 4)
@@ -59,7 +56,7 @@ def test_each_of_d3rlpys_transitions_is_a_row_of_ours(width: int) -> None:
             assert discount == pytest.approx(float(data.rows[0, i, 9 + width + 1]), rel=1e-5)
 
 
-def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do() -> None:
+def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do():
     """The batch that d3rlpy's loss gets: gamma**(dt/4.8), standardized observations."""
     from d3rlpy.torch_utility import TorchMiniBatch
 
@@ -82,7 +79,7 @@ def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do() -> None:
 
 @each_algorithm
 @pytest.mark.parametrize("width", [3, 4])
-def test_the_policy_file_acts_as_d3rlpy_does(algorithm: str, width: int, tmp_path: Path) -> None:
+def test_the_policy_file_acts_as_d3rlpy_does(algorithm, width, tmp_path):
     """In the box, with its timing and decisions; d3rlpy's checkpoint gives the same back."""
     result = train_baseline(algorithm, toy(patients=2, episodes=20, width=width), 1, SHORT, progress=False)
     assert [line["update"] for line in result.log] == [50.0, 60.0]
@@ -100,22 +97,22 @@ def test_the_policy_file_acts_as_d3rlpy_does(algorithm: str, width: int, tmp_pat
 
 
 @each_algorithm
-def test_seeds_decide_and_leave_the_global_generators_alone(algorithm: str) -> None:
+def test_seeds_decide_and_leave_the_global_generators_alone(algorithm):
     rows = toy(patients=2, episodes=20)
     np.random.seed(3)  # noqa: NPY002
     torch.manual_seed(3)
-    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[union-attr] # noqa: NPY002
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
     logs = [train_baseline(algorithm, rows, seed, SHORT, progress=False).log for seed in (0, 0, 1)]
     assert logs[0] == logs[1] != logs[2]
     np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[1])
 
 
-def test_checkpoints_are_policies_of_shorter_trainings(tmp_path: Path) -> None:
+def test_checkpoints_are_policies_of_shorter_trainings(tmp_path):
     rows, kept = toy(patients=1, episodes=20), {}
     config = OfflineConfig(updates=120, hidden=16, batch=16)
 
-    def keep(update: int, baseline: Any) -> None:
+    def keep(update, baseline):
         kept[update] = load_policy(baseline.save(tmp_path / f"{update}.pt")).act(OBSERVATIONS[:1])
 
     train_baseline("d3rlpy-td3bc", rows, 0, config, progress=False, checkpoints=3, on_checkpoint=keep)
@@ -126,7 +123,7 @@ def test_checkpoints_are_policies_of_shorter_trainings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["d3rlpy-bc", "d3rlpy-discrete-cql"])
-def test_it_learns_from_our_rows(algorithm: str) -> None:
+def test_it_learns_from_our_rows(algorithm):
     """The behavior's mean action, or the codeword that pays, of the toy: misaligned rows would show neither."""
     levels = 5 if "discrete" in algorithm else None
     rows = toy(patients=1, episodes=300, spread=0.3 if levels is None else 1.0, expert=levels is None, levels=levels)
@@ -142,7 +139,7 @@ def test_it_learns_from_our_rows(algorithm: str) -> None:
     assert lost < 0.15, lost  # uniform actions lose about 0.9
 
 
-def test_settings_have_our_names_or_d3rlpys() -> None:
+def test_settings_have_our_names_or_d3rlpys():
     config, own = read_settings(
         "d3rlpy-iql", OfflineConfig(), ["gamma=0.9", "critic_lr=0.01", "expectile=0.8", "n_critics=3", "hidden=8"]
     )
@@ -162,7 +159,7 @@ def test_settings_have_our_names_or_d3rlpys() -> None:
             read_settings("d3rlpy-iql", config, [text])
 
 
-def test_the_command_line_trains_and_evaluates(shop: Workshop) -> None:
+def test_the_command_line_trains_and_evaluates(shop):
     words = f"train d3rlpy-discrete-cql --dataset {DATASET} --updates 60 --seeds 2 --output runs/d "
     words += "--set codewords=8 --set alpha=2 --checkpoints 2"
     done = run(*words.split())

@@ -1,9 +1,5 @@
 """General anesthesia as an environment: the contract, the clock, the worlds, the clinician, the bank file."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,32 +8,31 @@ from medgym_offline.diseases.anesthesia import DISEASE
 from medgym_offline.diseases.anesthesia.bank import build_anesthesia
 from medgym_offline.diseases.anesthesia.patients import load_patients
 from medgym_offline.envs.process import DecisionProcess
-from medgym_offline.envs.rollout import Rollout, dense, draw_noise, episode_seeds, rollout
+from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.envs.timing import ProcessConfig
 from medgym_offline.errors import DiseaseError
 from medgym_offline.policies import builtin_policy
-from medgym_offline.simulators.bank import SimulatorBank
 
 
 @pytest.fixture(scope="module")
-def bank() -> SimulatorBank:
+def bank():
     return mgo.load_simulators("anesthesia-v0")
 
 
-def _play(bank: SimulatorBank, world: str, timing: str = "adaptive", decisions: int = 6, episodes: int = 2) -> Rollout:
+def _play(bank, world, timing="adaptive", decisions=6, episodes=2):
     chosen = bank.world(world)
-    config = ProcessConfig(timing=timing, decisions=decisions, disease="anesthesia")  # type: ignore[arg-type]
+    config = ProcessConfig(timing=timing, decisions=decisions, disease="anesthesia")
     noise = draw_noise(episode_seeds(0, "test", chosen.patients, episodes), chosen, config)
     act = builtin_policy("clinician", chosen, timing, decisions).act
     return rollout(DecisionProcess(chosen, config), act, noise)
 
 
-def test_looking_before_events_harms_less_than_looking_by_the_clock(bank: SimulatorBank) -> None:
+def test_looking_before_events_harms_less_than_looking_by_the_clock(bank):
     harm = {t: -10.0 * _play(bank, "true", t).rewards.sum(-1).mean() / 120.0 for t in ("adaptive", "fixed")}
     assert harm["adaptive"] < 0.7 < harm["fixed"] < 1.0
 
 
-def test_phase_and_events_agree_along_the_path(bank: SimulatorBank) -> None:
+def test_phase_and_events_agree_along_the_path(bank):
     few = bank.select(list(range(4)))
     played = _play(few, "true")
     process = DecisionProcess(few.world("true"), ProcessConfig(disease="anesthesia"))
@@ -52,7 +47,7 @@ def test_phase_and_events_agree_along_the_path(bank: SimulatorBank) -> None:
     torch.testing.assert_close(surgical, bis * (expected == 1.0), rtol=1e-4, atol=1e-4)
 
 
-def test_the_released_bank_has_its_worlds_and_split(bank: SimulatorBank) -> None:
+def test_the_released_bank_has_its_worlds_and_split(bank):
     assert bank.worlds == ("own", "crossfit", "true")
     people = load_patients()
     assert list(bank.patients) == list(people.ids)
@@ -62,7 +57,7 @@ def test_the_released_bank_has_its_worlds_and_split(bank: SimulatorBank) -> None
     assert len(bank.population()) == 1
 
 
-def test_a_bank_survives_its_file(tmp_path: Path) -> None:
+def test_a_bank_survives_its_file(tmp_path):
     built = build_anesthesia(load_patients().select([3, 60]), name="small")
     built.save(tmp_path / "small.safetensors")
     read = mgo.load_simulators(tmp_path / "small.safetensors")

@@ -1,7 +1,5 @@
 """Drawn patients, schedules, severity, costs, records and the learned law."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +11,8 @@ from scipy import stats
 
 from experiments.anesthesia.scoring import RandomDoses, score_surrogate
 from medgym_offline.diseases.anesthesia import DISEASE
-from medgym_offline.diseases.anesthesia.clinician import Records, record_operations
-from medgym_offline.diseases.anesthesia.fit import Fit, fit_surrogate, predicted_readings
+from medgym_offline.diseases.anesthesia.clinician import record_operations
+from medgym_offline.diseases.anesthesia.fit import fit_surrogate, predicted_readings
 from medgym_offline.diseases.anesthesia.flow import flow
 from medgym_offline.diseases.anesthesia.patients import VARIANCES, Patients, draw_patients, load_patients
 from medgym_offline.diseases.anesthesia.severity import awareness, hypotension, phase_of, severity_parts
@@ -29,13 +27,13 @@ SEEDS = np.arange(40).reshape(8, 5)
 # Schedules
 
 
-def test_an_operation_depends_on_its_seed_alone() -> None:
+def test_an_operation_depends_on_its_seed_alone():
     many, alone = draw_schedule(SEEDS, announcement_error=3.0), draw_schedule(SEEDS[3:4, 2:3], announcement_error=3.0)
     for name in ("events", "announced", "stimulation"):
         assert torch.equal(getattr(many, name)[3, 2], getattr(alone, name)[0, 0])
 
 
-def test_events_come_in_order_and_leave_time_to_wake_up() -> None:
+def test_events_come_in_order_and_leave_time_to_wake_up():
     for long, ticks in ((False, 480), (True, 600)):
         schedule = draw_schedule(SEEDS, ticks, long=long)
         tube, cut, end = schedule.events.unbind(-1)
@@ -48,7 +46,7 @@ def test_events_come_in_order_and_leave_time_to_wake_up() -> None:
         assert (schedule.after.sum(-1) == ticks - end).all()
 
 
-def test_what_is_announced_is_corrected_by_what_happens() -> None:
+def test_what_is_announced_is_corrected_by_what_happens():
     events = torch.tensor([[[20, 60, 200]]])
     schedule = Schedule(events, events + torch.tensor([-8, 8, 0]), torch.zeros(1, 1, 480))
     assert schedule.minutes_to(0).tolist() == [[[3.0, 17.0, 50.0]]]
@@ -58,7 +56,7 @@ def test_what_is_announced_is_corrected_by_what_happens() -> None:
 
 @given(st.integers(0, 400), st.integers(1, 79))
 @settings(max_examples=25, deadline=None)
-def test_a_schedule_from_later_on_is_the_rest_of_the_whole(start: int, length: int) -> None:
+def test_a_schedule_from_later_on_is_the_rest_of_the_whole(start, length):
     numbers = torch.tensor(np.stack([[operation_numbers(np.random.default_rng(i), 480, 2.0)] for i in range(3)]))
     whole, later = schedule_of(numbers), schedule_of(numbers, length, torch.full((3, 1), start))
     part = slice(start, start + length)
@@ -70,7 +68,7 @@ def test_a_schedule_from_later_on_is_the_rest_of_the_whole(start: int, length: i
 # Severity, costs, metrics
 
 
-def test_severity_and_costs_by_hand() -> None:
+def test_severity_and_costs_by_hand():
     bis, pressure = torch.tensor([30.0, 75.0, 60.0, 60.0]), torch.tensor([80.0, 60.0, 120.0, 50.0])
     surgery, after = torch.tensor([True, True, True, False]), torch.tensor([False, False, False, True])
     expected = torch.tensor([[1.0, 0.0, 0.0], [1.5, 0.0, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 1.5]])
@@ -81,7 +79,7 @@ def test_severity_and_costs_by_hand() -> None:
     assert awareness(bis * surgery).tolist() == [0.0, 15.0, 0.0, 0.0]
 
 
-def _metrics(bis: list[float], pressure: list[float], surgery: torch.Tensor) -> dict[str, float]:
+def _metrics(bis, pressure, surgery):
     state = torch.zeros(len(bis), DISEASE.state_dim)
     columns = {"bis_now": torch.tensor(bis), "pressure": torch.tensor(pressure), "phase": phase_of(surgery, ~surgery)}
     for name, value in {**columns, "surgical_bis": columns["bis_now"] * surgery}.items():
@@ -91,7 +89,7 @@ def _metrics(bis: list[float], pressure: list[float], surgery: torch.Tensor) -> 
     return {m.name: float(m.compute(course)) for m in DISEASE.metrics if m.compute is not None}
 
 
-def test_metrics_by_hand() -> None:
+def test_metrics_by_hand():
     surgery = torch.tensor([True] * 5 + [False] * 4)
     found = _metrics([50.0, 40.0, 60.0, 60.0, 70.0, 70.0, 79.0, 85.0, 70.0], [67.0, *[63.0, 67.0] * 4], surgery)
     # Errors 0, -20, 20, 20, 40 %; pressure is read after the start; one decides at the start and after a minute.
@@ -104,21 +102,21 @@ def test_metrics_by_hand() -> None:
 
 
 @pytest.fixture(scope="module")
-def people() -> Patients:
+def people():
     return load_patients().select(range(12))
 
 
 @pytest.fixture(scope="module")
-def records(people: Patients) -> Records:
+def records(people):
     return record_operations(people, range(2))
 
 
 @pytest.fixture(scope="module")
-def random_records(people: Patients) -> Records:
+def random_records(people):
     return record_operations(people, range(2), doses=RandomDoses)
 
 
-def test_a_record_does_not_depend_on_its_batch(people: Patients, records: Records) -> None:
+def test_a_record_does_not_depend_on_its_batch(people, records):
     alone = record_operations(people.select([5]), [0])
     for name in ("bis", "pressure", "pressure_known", "path"):
         assert torch.equal(getattr(records, name)[5, :1], getattr(alone, name)[0])
@@ -130,11 +128,11 @@ def test_a_record_does_not_depend_on_its_batch(people: Patients, records: Record
 
 
 @pytest.fixture(scope="module")
-def fitted(people: Patients) -> Fit:
+def fitted(people):
     return fit_surrogate(people, record_operations(people, [0]), iterations=60)
 
 
-def test_the_fit_predicts_as_the_simulator_plays(fitted: Fit, records: Records) -> None:
+def test_the_fit_predicts_as_the_simulator_plays(fitted, records):
     law, schedule = fitted.individual, records.schedule
     shift, state, shown = law.disturbance(schedule), law.initial_state(2), []
     for tick in range(schedule.ticks):
@@ -149,7 +147,7 @@ def test_the_fit_predicts_as_the_simulator_plays(fitted: Fit, records: Records) 
     assert ((played[..., 0] - bis).abs()[inside] < 0.05).float().mean() > 0.99
 
 
-def test_individual_simulators_know_their_patients(fitted: Fit, random_records: Records) -> None:
+def test_individual_simulators_know_their_patients(fitted, random_records):
     bis, pressure = score_surrogate(fitted.individual, random_records)
     assert bis.r2 >= 0.65
     assert pressure.r2 >= 0.70
@@ -159,7 +157,7 @@ def test_individual_simulators_know_their_patients(fitted: Fit, random_records: 
     assert fitted.losses[-1] < fitted.losses[0] / 3
 
 
-def test_unexplained_noise_belongs_to_the_minute_and_ends_with_surgery(fitted: Fit) -> None:
+def test_unexplained_noise_belongs_to_the_minute_and_ends_with_surgery(fitted):
     noise = torch.tensor([5.0, 0.7, 4.0, 0.9]).expand(12, 4)
     law = replace(fitted.individual, noise=noise)
     schedule, draws = draw_schedule(np.arange(480).reshape(12, 40)), torch.randn(12, 40, 120, 2)
@@ -183,14 +181,14 @@ def test_unexplained_noise_belongs_to_the_minute_and_ends_with_surgery(fitted: F
     )
 
 
-def test_a_patient_is_the_same_in_a_draw_of_any_size() -> None:
+def test_a_patient_is_the_same_in_a_draw_of_any_size():
     few, many = draw_patients(3, seed=5), draw_patients(40, seed=5)
     np.testing.assert_array_equal(few.deviations, many.deviations[:3])
     np.testing.assert_array_equal(few.weight, many.weight[:3])
     assert few.ids == many.ids[:3]
 
 
-def test_deviations_have_the_published_variances() -> None:
+def test_deviations_have_the_published_variances():
     people = draw_patients(2000, seed=3)
     variance = people.deviations.var(0)
     # Within the 99.9 % interval of the variance of 2000 normal draws, for 17 parameters.
@@ -205,7 +203,7 @@ def test_deviations_have_the_published_variances() -> None:
     assert covariance[0, 2] == pytest.approx(0.0, abs=0.003)
 
 
-def test_unknown_patients_and_impossible_ones_are_refused() -> None:
+def test_unknown_patients_and_impossible_ones_are_refused():
     people = load_patients()
     refused(UnknownNameError, "surgical/01", lambda: people.select(["surgical/01"]))
     refused(UnknownNameError, "110", lambda: people.select([110]))

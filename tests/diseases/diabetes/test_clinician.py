@@ -1,7 +1,5 @@
 """Records of people who err, and the reference clinician within a budget of decisions."""
 
-from __future__ import annotations
-
 import functools
 
 import torch
@@ -16,7 +14,7 @@ NAMES = ("adolescent#003", "adult#005", "child#001")
 
 
 @functools.cache
-def records(names: tuple[str, ...] = NAMES, days: int = 2) -> Records:
+def records(names=NAMES, days=2):
     return record(truth(published().select(names)), days=days)
 
 
@@ -35,7 +33,7 @@ def test_the_reference_can_always_cover_what_is_left(hours, decisions, ahead):
         return
     plan = prescription(published().select(["adult#001"]))
 
-    def one(value: float) -> torch.Tensor:
+    def one(value):
         return torch.full((1, 1), float(value))
 
     seen = Seen(

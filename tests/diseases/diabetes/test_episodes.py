@@ -1,7 +1,5 @@
 """The decision process of diabetes: its clock, rewards, seeds, spaces and worlds."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -19,7 +17,7 @@ from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollou
 from medgym_offline.errors import BankError
 from medgym_offline.evaluation.metrics import count_events
 from medgym_offline.policies import builtin_policy, reset_policy
-from medgym_offline.simulators import SimulatorBank, load_simulators
+from medgym_offline.simulators import load_simulators
 from tests.diseases.diabetes.decision import flow
 
 NAMES = ("adolescent#003", "adult#007", "child#001")
@@ -27,7 +25,7 @@ GRID = torch.arange(289) / 12
 
 
 @functools.cache
-def three() -> SimulatorBank:
+def three():
     return load_simulators("diabetes-v0").select(NAMES)
 
 

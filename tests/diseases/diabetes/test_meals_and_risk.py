@@ -1,7 +1,5 @@
 """Meals and sensor from an episode's seed; risk, cost and consensus metrics of a path."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """The public function: its clock, its samples, and one clear line for everything it cannot do."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """The published truth: golden numbers of another implementation, rest, conservation, stacks, composition."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 from pathlib import Path
@@ -17,7 +15,7 @@ from tests.diseases.diabetes.decision import flow
 GOLDEN = Path(__file__).with_name("golden")
 
 
-def golden() -> tuple[list[dict[str, str]], np.ndarray]:
+def golden():
     with open(GOLDEN / "inputs.csv", newline="") as file:
         inputs = list(csv.DictReader(file))
     with gzip.open(GOLDEN / "glucose.csv.gz", "rt") as file:
@@ -27,7 +25,7 @@ def golden() -> tuple[list[dict[str, str]], np.ndarray]:
     return inputs, np.array(paths)
 
 
-def some(count: int, ticks: int, episodes: int = 3, seed: int = 0, dtype=torch.float32):
+def some(count, ticks, episodes=3, seed=0, dtype=torch.float32):
     """Random doses and meals."""
     g = torch.Generator().manual_seed(seed)
     dose = torch.rand(count, episodes, 2, generator=g, dtype=torch.float64) * torch.tensor([0.03, 0.1])

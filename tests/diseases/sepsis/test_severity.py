@@ -1,7 +1,5 @@
 """The SOFA surrogate, the cost and the unit maps against independent scalar computations."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -11,11 +9,11 @@ import torch
 from medgym_offline.diseases import sepsis
 
 
-def _s(z: float, a: float, b: float) -> float:
+def _s(z, a, b):
     return 0.7 / (1 + math.exp(-z / a)) + 0.3 / (1 + math.exp(-z / b))
 
 
-def scalar_sofa(spo2: float, bilirubin: float, gcs: float, urine: float, dose: float) -> float:
+def scalar_sofa(spo2, bilirubin, gcs, urine, dose):
     respiratory = 0.7 * sum(_s(c - spo2, 1, 3) for c in (94, 90, 85, 80))
     hepatic = sum(_s(bilirubin - c, 0.3, 1.5) for c in (1.2, 2, 6, 12))
     neurologic = sum(_s(c - gcs, 0.5, 1.5) for c in (15, 13, 10, 6))
@@ -32,7 +30,7 @@ def scalar_sofa(spo2: float, bilirubin: float, gcs: float, urine: float, dose: f
 @pytest.mark.parametrize(
     "row", [(97, 90, 0.8, 15, 1500, 1.0, 0.0), (91, 60, 2.5, 9, 420, 3.0, 0.08), (75, 45, 14, 3, 30, 12, 0.6)]
 )
-def test_sofa_agrees_with_a_scalar_computation(row: tuple[float, ...]) -> None:
+def test_sofa_agrees_with_a_scalar_computation(row):
     spo2, _, bilirubin, gcs, urine, _, dose = row
     expected = scalar_sofa(spo2, bilirubin, gcs, urine, dose)
     state = np.array(row[:6])
@@ -42,7 +40,7 @@ def test_sofa_agrees_with_a_scalar_computation(row: tuple[float, ...]) -> None:
     assert both.tolist() == pytest.approx([expected, expected], rel=1e-12)
 
 
-def test_every_organ_worsens_in_its_direction() -> None:
+def test_every_organ_worsens_in_its_direction():
     base = np.array([95.0, 80, 1, 14, 900, 2])
     for column, worse in ((0, -8.0), (2, 4.0), (3, -6.0), (4, -800.0)):
         other = base.copy()
@@ -64,19 +62,19 @@ def test_every_organ_worsens_in_its_direction() -> None:
         (2.0, 9.0, 3.5),
     ],
 )
-def test_cost_at_hand_computed_points(start: float, end: float, expected: float) -> None:
+def test_cost_at_hand_computed_points(start, end, expected):
     assert float(sepsis.cost(np.array(start), np.array(end))) == pytest.approx(expected, abs=2e-4)
     assert float(sepsis.cost(torch.tensor(start), torch.tensor(end))) == pytest.approx(expected, abs=2e-4)
 
 
-def test_cost_is_continuous_and_does_not_fall_with_lactate() -> None:
+def test_cost_is_continuous_and_does_not_fall_with_lactate():
     level = np.linspace(0, 12, 24001)
     cost = sepsis.cost(level, level)
     assert (np.diff(cost) >= -1e-12).all()
     assert np.abs(np.diff(cost)).max() < 0.02  # the 0.7 power is steep at 2 mmol/L, but has no jump
 
 
-def test_severity_is_differentiable_after_use_in_inference_mode() -> None:
+def test_severity_is_differentiable_after_use_in_inference_mode():
     state = torch.tensor([[91.0, 60, 2.5, 9, 420, 3]])
     with torch.inference_mode():
         sepsis.sofa(state, torch.tensor([0.1]))

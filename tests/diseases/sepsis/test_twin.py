@@ -1,10 +1,7 @@
 """The twin: a true field with known properties, records confounded by severity, and scores with known answers."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,17 +10,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medgym_offline import load_simulators
-from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarize
-from medgym_offline.diseases.sepsis.cohort.synthetic import Course, live
+from medgym_offline.diseases.sepsis.cohort.synthetic import live
 from medgym_offline.diseases.sepsis.truth import Model, bank_model, score, true_cases, truth_checks
 from medgym_offline.diseases.sepsis.twin_bank import build_twin, twin_cohort
 from medgym_offline.diseases.sepsis.twin_people import WIDE, TwinPatients, bare_bank, true_world, twin_ids
 from medgym_offline.errors import BankError, CohortError
 from medgym_offline.files import release_folder
-from medgym_offline.simulators import SimulatorBank, World
+from medgym_offline.simulators import World
 from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig
@@ -34,23 +30,23 @@ SEED = 11
 VARIABLES = [v.name for v in SEPSIS.variables]
 
 
-def _truth(patients: int, scales: Scales = WIDE) -> SimulatorBank:
+def _truth(patients, scales=WIDE):
     ids = twin_ids(patients)
     return bare_bank(ids, scales, true_world(SEED, ids, scales))
 
 
 @pytest.fixture(scope="module")
-def truth() -> SimulatorBank:
+def truth():
     return _truth(12)
 
 
 @pytest.fixture(scope="module")
-def records() -> tuple[Cohort, Course]:
+def records():
     return twin_cohort(40, SEED)
 
 
 @pytest.fixture(scope="module")
-def bank() -> SimulatorBank:
+def bank():
     recipe = BankRecipe(
         name="tiny-twin",
         patients=4,
@@ -72,7 +68,7 @@ def _hold(bank, dose, hours, x=None):
 # -- the field ---------------------------------------------------------------------------------------------------------
 
 
-def test_balance_is_bookkeeping(truth: SimulatorBank) -> None:
+def test_balance_is_bookkeeping(truth):
     x = truth.initial_state().unsqueeze(1) + 0.2 * torch.randn((12, 5, 8), generator=torch.Generator().manual_seed(0))
     x = truth.clamp(x)
     u = torch.rand((12, 5, 3), generator=torch.Generator().manual_seed(1))
@@ -83,7 +79,7 @@ def test_balance_is_bookkeeping(truth: SimulatorBank) -> None:
     assert torch.allclose(found, expected, atol=2e-5)
 
 
-def test_every_treatment_has_an_optimum(truth: SimulatorBank) -> None:
+def test_every_treatment_has_an_optimum(truth):
     lactate = {v: _hold(truth, (40.0, v, 50.0), 12.0)[:, 5] for v in (0.0, 0.08, 1.2)}
     assert (lactate[0.08] < lactate[0.0] - 0.2).float().mean() > 0.6  # a little perfuses
     assert (lactate[1.2] > lactate[0.08] + 0.2).float().mean() > 0.6  # a lot starves the gut
@@ -96,7 +92,7 @@ def test_every_treatment_has_an_optimum(truth: SimulatorBank) -> None:
     assert (full[:, 7] >= some[:, 7] - 1e-4).all()
 
 
-def test_solver_steps_of_an_hour_are_enough() -> None:
+def test_solver_steps_of_an_hour_are_enough():
     truth = load_simulators("sepsis-twin-v0").world("true")
     g, count = torch.Generator().manual_seed(2), len(truth)
     x, u = truth.initial_state().unsqueeze(1).expand(-1, 4, -1), torch.rand((count, 4, 3), generator=g)
@@ -110,7 +106,7 @@ def test_solver_steps_of_an_hour_are_enough() -> None:
 # -- the records -------------------------------------------------------------------------------------------------------
 
 
-def test_calibrated_to_the_real_cohort() -> None:
+def test_calibrated_to_the_real_cohort():
     real = read_summary(release_folder("generation") / "real-cohort-summary.json")
     twin = summarize(twin_cohort(110, 20260102)[0])
     for name, r in real["variables"].items():
@@ -131,7 +127,7 @@ def test_calibrated_to_the_real_cohort() -> None:
     assert len(comparison(real, twin).splitlines()) > 15
 
 
-def test_a_patient_is_the_same_alone(records: tuple[Cohort, Course]) -> None:
+def test_a_patient_is_the_same_alone(records):
     _, course = records
     seven = _truth(40).select([7])
     alone = live(TwinPatients(seven), SEED)
@@ -147,7 +143,7 @@ def test_a_patient_is_the_same_alone(records: tuple[Cohort, Course]) -> None:
 # -- the bank ----------------------------------------------------------------------------------------------------------
 
 
-def test_bank_with_a_truth_round_trips(bank: SimulatorBank, tmp_path: Path) -> None:
+def test_bank_with_a_truth_round_trips(bank, tmp_path):
     assert bank.worlds == ("own", "crossfit", "true")
     assert (bank.backend, bank.world("true").backend, bank.world("true").world("own").backend) == ("map", "ode", "map")
     bank.save(tmp_path / "b.safetensors")
@@ -166,7 +162,7 @@ def test_bank_with_a_truth_round_trips(bank: SimulatorBank, tmp_path: Path) -> N
     refused(BankError, "first states", lambda: bank.with_world("true", true_world(SEED, twin_ids(3), bank.scales)))
 
 
-def test_a_bank_with_an_unknown_kind_of_world_is_refused(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_a_bank_with_an_unknown_kind_of_world_is_refused(tiny_bank, tmp_path):
     tiny_bank.save(tmp_path / "new.safetensors")
     with safe_open(tmp_path / "new.safetensors", framework="pt") as stream:
         header = json.loads(stream.metadata()["medgym"])
@@ -176,7 +172,7 @@ def test_a_bank_with_an_unknown_kind_of_world_is_refused(tiny_bank: SimulatorBan
     refused(BankError, "martian", lambda: load_simulators(tmp_path / "mars.safetensors"))
 
 
-def test_truth_of_itself_is_perfect(bank: SimulatorBank) -> None:
+def test_truth_of_itself_is_perfect(bank):
     itself = bank.with_world("own", bank.world_data["true"])
     found = truth_checks(itself)
     assert found["ind"]["nmse"]["mean"] == pytest.approx(0.0, abs=1e-6)
@@ -185,7 +181,7 @@ def test_truth_of_itself_is_perfect(bank: SimulatorBank) -> None:
     assert found["pop"]["nmse"]["mean"] > 0.05
 
 
-def test_score_by_hand(bank: SimulatorBank) -> None:
+def test_score_by_hand(bank):
     cases = true_cases(bank)
     perfect = bank_model(bank.world("true"), cases)
     shifted = Model(lambda x, u, dt: perfect.flow(x, u, dt) + 0.0, cases.states[..., 7])
@@ -203,19 +199,19 @@ def test_score_by_hand(bank: SimulatorBank) -> None:
     assert [still["nmse"][v] for v in VARIABLES] == pytest.approx(list(nmse), rel=1e-3)
 
 
-def test_mistakes_are_named(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_mistakes_are_named(tiny_bank, tmp_path):
     refused(BankError, "no world 'true'", lambda: true_cases(tiny_bank))
     refused(BankError, "is fitted", lambda: TwinPatients(tiny_bank))
     refused(BankError, "how many to draw", lambda: build_twin(replace(BankRecipe("sepsis-x"), patients=0)))
     for spread in (-1.0, float("nan"), "wide"):
         with pytest.raises(BankError, match="spread must be a number"):
-            build_twin(replace(BankRecipe("sepsis-x"), spread=spread))  # type: ignore[arg-type]
+            build_twin(replace(BankRecipe("sepsis-x"), spread=spread))
     refused(CohortError, "not a readable summary", lambda: read_summary(tmp_path / "nothing.json"))
     (tmp_path / "other.json").write_text("{}")
     refused(CohortError, "no summary of a cohort", lambda: read_summary(tmp_path / "other.json"))
 
 
-def test_truth_is_the_same_in_other_coordinates(truth: SimulatorBank) -> None:
+def test_truth_is_the_same_in_other_coordinates(truth):
     scales = Scales((95.0, 4.6, 0.8, 9.0, 35.0, 1.1), (2.0, 0.4, 0.6, 3.0, 15.0, 0.4), (100.0, 2.0, 5000.0))
     other = _truth(12, scales)
     assert torch.allclose(
