@@ -2,18 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medgym_offline.cohorts import Cohort
 from tests.cohorts.layouts import ALWAYS, LAYOUTS, Charted, at
 from tests.cohorts.support import DRUGS, RANGES, read_source
-
-Reader = Callable[[Charted], Cohort]
 
 
 @pytest.fixture(params=list(LAYOUTS))
@@ -102,13 +98,6 @@ def test_limits_of_doses_hold_in_every_layout(read, doses):
     for drug, share in doses:
         if share > 1.0:
             assert any(reason.startswith(f"{drug}: above") for reason in cohort.rejections.rows)
-
-
-def test_a_rate_of_fluids_that_no_line_carries_is_rejected(read):
-    limit = RANGES["fluids"][1]
-    cohort = read(Charted(volumes=[(1.0, 2.0, "500"), (3.0, 4.0, repr(1.01 * limit)), (5.0, 6.0, "0"), (7.0, 8.0, "")]))
-    assert rows(cohort, "fluids") == [(1.0, 2.0, 500.0)]
-    assert sum(cohort.rejections.rows.values()) == 3
 
 
 def test_twenty_litres_of_urine_in_an_hour_are_rejected_and_a_cap_is_counted(read):

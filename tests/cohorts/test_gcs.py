@@ -9,7 +9,6 @@ from tests.cohorts.conftest import write_csv
 from tests.cohorts.layouts import LAYOUTS, Charted, at
 from tests.cohorts.support import read_source
 
-Component = tuple[str, float]
 EYE, MOTOR = ("Spontaneously", 4.0), ("Obeys Commands", 6.0)
 TUBE, MUTE = ("No Response-ETT", 1.0), ("No Response", 1.0)
 REPAIR = "gcs: verbal score of an intubated patient, predicted from eye and motor"

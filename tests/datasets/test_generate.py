@@ -10,7 +10,6 @@ from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import cache_folder, sha256_file
-from tests.helpers import refused
 
 
 def test_made_again_it_is_the_same_to_the_byte(recipe, made, root, tmp_path):
@@ -41,11 +40,6 @@ def test_actions_are_perturbed_as_in_equation_15(zero_recipe, made_zero, root, t
     np.testing.assert_allclose(rows.actions, np.clip(-1.0 + 0.05 * noise, -1.0, 1.0), atol=1e-6)
     assert rows.action_dim == 3
     assert rows.dt == pytest.approx(12.0)
-
-
-def test_a_part_needs_a_name_of_its_own(recipe, tmp_path):
-    refused(DatasetError, "output_id", lambda: generate(recipe, root=tmp_path, patients=2, progress=False))
-    refused(DatasetError, "output_id", lambda: generate(recipe, root=tmp_path, episodes=2, progress=False))
 
 
 @pytest.mark.parametrize(

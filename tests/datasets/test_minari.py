@@ -22,19 +22,6 @@ def test_the_root_is_minaris_own():
     assert minari_root() == get_dataset_path()
 
 
-def test_it_loads_iterates_and_samples(made):
-    dataset = minari.load_dataset(made.id)
-    assert (dataset.total_episodes, dataset.total_steps) == (12, made.steps)
-    assert sum(len(episode) for episode in dataset) == made.steps
-    dataset.set_seed(0)
-    for episode in dataset.sample_episodes(3):
-        assert episode.observations.shape == (len(episode) + 1, 9)
-        assert dataset.observation_space.contains(episode.observations[0])
-        assert dataset.action_space.contains(episode.actions[0])
-    half = dataset.filter_episodes(lambda e: len(e) > 5)
-    assert 0 < half.total_episodes < 12
-
-
 def test_its_episodes_are_the_flat_rows(made, rows):
     for episode in minari.load_dataset(made.id):
         own = rows.select(rows.episode == episode.id)

@@ -159,14 +159,6 @@ def test_hash_follows_content_not_layout(tmp_path):
     assert load_protocol(shuffled).hash != load_protocol().hash
 
 
-def test_override_records_only_what_differs():
-    protocol = load_protocol()
-    used, deviations = protocol.override(episodes=5, decisions=20, seed=None)
-    assert used.episodes == 5
-    assert deviations == {"episodes": {"protocol": 50, "used": 5}}
-    assert used.hash != protocol.hash
-
-
 @pytest.mark.parametrize(
     ("change", "names"),
     [

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments import ablation, ceilings, common, offline, online, pooling
+from experiments import ablation, common, offline, online, pooling
 from experiments.common import Row, Scores
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
@@ -97,14 +97,6 @@ def test_ablation(source, tmp_path):
     assert "| Against no guard, gain % | SOFA (all) | support distance | return |" in text
     (outside,) = found.filter(pl.col("metric") == "data_outside")["value"]
     assert 0.0 <= outside <= 100.0
-
-
-def test_ceilings(two, tmp_path):
-    recipe = ceilings.CeilingsRecipe(name="tiny", patients=2, decisions=3, steps=2, refine=0, shard=1)
-    found = ceilings.run(recipe, tmp_path, bank=two)
-    assert all((gain >= 0).all() for gain in ceilings.gains(found).values())
-    assert "fine over fixed" in ceilings.markdown(recipe, found, 20)
-    assert len(list(tmp_path.glob("*.parquet"))) == 2
 
 
 # -- pooling -----------------------------------------------------------------------------------------------------------

@@ -75,11 +75,3 @@ def test_entries_are_made_verified_and_not_made_again(recipe):
     commands = [line for line in out.splitlines() if ": medgym-offline" in line and not line.startswith("next")]
     assert [line.split()[2] for line in commands] == ["submit", "leaderboard"]
     assert read_board("b/board.json") == board
-
-
-def test_a_dry_run_prints_the_commands_and_runs_none(recipe):
-    done = run("leaderboard", "seed", recipe, "-o", "work", "--file", "b/board.json", "--dry-run", "--only", "dqn")
-    assert done.code == 0
-    kinds = [line.split()[1] for line in done.out.splitlines()]
-    assert kinds == ["train", "eval", "eval", "submit", "leaderboard"]
-    assert not any(Path(made).exists() for made in ("work", "b"))

@@ -13,8 +13,3 @@ def test_without_d3rlpy_one_line_says_how_to_install_it(shop, monkeypatch):
     line = refused("train", "d3rlpy-iql", "--dataset", DATASET, "--output", "runs/iql")
     assert line.endswith('pip install "medgym-offline[d3rlpy]"')
     assert "d3rlpy-iql needs d3rlpy" in line
-
-
-def test_a_policy_per_patient_is_not_offered(shop):
-    line = refused("train", "d3rlpy-cql", "--scope", "ind", "--dataset", DATASET, "--output", "runs/cql")
-    assert "use --scope pop" in line

@@ -47,16 +47,6 @@ def test_phase_and_events_agree_along_the_path(bank):
     torch.testing.assert_close(surgical, bis * (expected == 1.0), rtol=1e-4, atol=1e-4)
 
 
-def test_the_released_bank_has_its_worlds_and_split(bank):
-    assert bank.worlds == ("own", "crossfit", "true")
-    people = load_patients()
-    assert list(bank.patients) == list(people.ids)
-    split = bank.metadata["split"]
-    assert (len(split["train"]), len(split["test"])) == (80, 30)
-    assert not set(split["train"]) & set(split["test"])
-    assert len(bank.population()) == 1
-
-
 def test_a_bank_survives_its_file(tmp_path):
     built = build_anesthesia(load_patients().select([3, 60]), name="small")
     built.save(tmp_path / "small.safetensors")
