@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from medgym_offline.commands import completion
 from tests.leaderboard.workshop import DATASET, PATIENTS, refused, run
 
 COMMANDS = "demo, list, info, download, verify, generate, train, eval, ope, report, submit, leaderboard add"
@@ -180,3 +181,18 @@ def test_a_folder_that_cannot_be_written(shop, tmp_path):
     assert "file" in refused(
         *shop.evaluate("--policy", "zero", "--patients", "1", "--output", tmp_path / "file" / "out")
     )
+
+
+def test_names_are_those_of_the_library():
+    from medgym_offline.offline import ALGORITHMS
+    from medgym_offline.online.config import ALGORITHMS as ONLINE
+    from medgym_offline.online.recipe import BEHAVIORS, SCOPES
+    from medgym_offline.policies.builtin import BUILTIN_POLICIES
+    from medgym_offline.simulators.files import list_banks
+    from medgym_offline.third_party import BASELINES
+
+    assert set(completion.ALGORITHMS) == set(ALGORITHMS) | set(BASELINES)
+    assert set(completion.ONLINE_ALGORITHMS) == set(ONLINE)
+    assert set(completion.BEHAVIORS) == {*BEHAVIORS, *SCOPES}
+    assert set(completion.POLICIES) == {*BUILTIN_POLICIES, "behavior"} - {"constant"}  # a constant needs its numbers
+    assert completion.bank_names() == list_banks()
