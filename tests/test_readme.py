@@ -14,8 +14,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def front():
     """docs/front.py, which is not part of the package."""
     spec = importlib.util.spec_from_file_location("front", ROOT / "docs" / "front.py")
-    assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

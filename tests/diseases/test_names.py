@@ -31,7 +31,6 @@ def _forbidden():
     sepsis = disease("sepsis")
     names = {*sepsis.state_names, *sepsis.treatment_names, sepsis.severity.name, *sepsis.severity.parts, "sepsis"}
     names |= {metric.name for metric in sepsis.metrics}
-    assert sepsis.cohort is not None
     definition = sepsis.cohort()
     names |= {*definition.concepts, *definition.readable}
     return {name.lower() for name in names} - _ORDINARY

@@ -24,7 +24,6 @@ def test_made_by_name_from_a_bank_file(tiny_bank, tmp_path):
     path = tmp_path / "bank.safetensors"
     tiny_bank.save(path)
     env = gymnasium.make("medgym/Sepsis-v0", bank=str(path), patient=tiny_bank.patients[1], decisions=5)
-    assert env.spec is not None
     again = gymnasium.make(gymnasium.envs.registration.EnvSpec.from_json(env.spec.to_json()))
     first, second = env.reset(seed=4), again.reset(seed=4)
     assert data_equivalence(first, second)

@@ -67,7 +67,6 @@ def test_action_map_ends_and_inverse():
 def test_interval_passes_gradients():
     wish = _one(7.3).requires_grad_()
     decision_interval(_one(0.0), _one(20), ADAPTIVE, wish).sum().backward()
-    assert wish.grad is not None
     assert wish.grad.item() == 1.0
 
 

@@ -29,7 +29,6 @@ def scores():
     rng = np.random.default_rng(0)
     patients = [f"p{i:02d}" for i in range(12)]
     manifest = release_manifest(DATASET)
-    assert manifest is not None
     known = manifest["references"]["returns"]
     base = rng.normal(10.0, 2.0, len(patients))
     rows = []

@@ -37,7 +37,6 @@ def test_the_entry_says_what_was_done(folder, shop):
     entry = submission.entry
     assert (entry.id, entry.disease) == ("my-method/workshop-v0/ind/adaptive-20", "sepsis")
     assert entry.seeds == (0, 1)
-    assert entry.dataset is not None
     assert entry.dataset.id == DATASET
     assert entry.worlds == ("own", "crossfit")
     results = [json.loads((shop.result(seed) / "result.json").read_text()) for seed in (0, 1)]

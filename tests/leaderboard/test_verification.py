@@ -31,7 +31,6 @@ def test_an_honest_submission_is_accepted_and_recorded(folder, shop):
     assert {row["check"] for row in report["rows"]} >= checks
     (entry,) = read_board("board.json")
     record = entry.verification
-    assert record is not None
     assert (record.result_hash, record.version) == (report["result_hash"], report["version"])
     assert record.version == code_version()
     assert record.fresh_seeds
@@ -146,7 +145,6 @@ def test_training_again_gives_the_same_bytes_and_needs_no_file(bare, shop):
     assert "--retrain" in refused(*verify)
     assert run(*verify, "--retrain", "--file", "board.json").code == 0
     record = read_board("board.json")[0].verification
-    assert record is not None
     assert record.retrained == "same bytes"
     # What was trained is kept: from now on the entry is verified as if its files had come with it.
     kept = read_submission(bare).policies

@@ -161,7 +161,6 @@ def test_fine_tuning_starts_from_the_shared_policy(tiny_bank):
     copied = train(tiny_bank, FIXED, config, shared, progress=False).policy
     x = torch.randn(4, 5, 9, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(copied.act(x), shared.act(x))
-    assert copied.log_std is not None
     torch.testing.assert_close(copied.log_std, torch.full((4, 3), 0.35).log())
     refused(PolicyError, "training expects", lambda: train(tiny_bank, ADAPTIVE, config, shared, progress=False))
     with pytest.raises(PolicyError, match="cannot start from a policy per patient"):

@@ -38,7 +38,6 @@ def test_phase_and_events_agree_along_the_path(bank):
     process = DecisionProcess(few.world("true"), ProcessConfig(disease="anesthesia"))
     times = torch.arange(0.0, 120.25, 0.25)
     states, _ = dense(process, played, times)
-    assert played.exogenous is not None
     tube, _, end = (played.exogenous[..., i, None] for i in range(3))
     expected = ((times > tube) & (times <= end)).float() + 2.0 * (times > end)
     physical = few.denormalize(states)
