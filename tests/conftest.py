@@ -1,7 +1,5 @@
 """Shared fixtures: one torch thread, isolated folders, no network, a small bank."""
 
-from __future__ import annotations
-
 import os
 import socket
 from pathlib import Path
@@ -13,47 +11,54 @@ import pytest
 import torch
 
 from medgym_offline.diseases.sepsis.prior import prior_bank
-from medgym_offline.simulators import SimulatorBank
 
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What one process runs under `--dist loadgroup`: a file, as fixtures are shared there; of the pages, a page."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def _isolated(monkeypatch, tmp_path_factory):
     """Every test has its own Minari root and cache, and cannot reach beyond this machine."""
     folder = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
     monkeypatch.setenv("MEDGYM_CACHE", str(folder / "cache"))
     connect = socket.socket.connect
 
-    def guarded(self: socket.socket, address: object) -> None:
+    def guarded(self, address):
         host = address[0] if isinstance(address, tuple) else ""
         if isinstance(address, tuple) and host not in ("127.0.0.1", "localhost", "::1"):
             raise OSError(f"tests do not use the network ({host})")
-        connect(self, address)  # type: ignore[arg-type]
+        connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
 
 
 @pytest.fixture
-def real_figures() -> None:
+def real_figures():
     """A test that asks for it draws the figures of cards; others write an empty file, which spares seconds each."""
 
 
 @pytest.fixture(autouse=True)
-def _quick_figures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_figures(request, monkeypatch):
     if "real_figures" not in request.fixturenames:
         monkeypatch.setattr("medgym_offline.datasets.card_figures.draw_png", lambda path, *_: path.touch())
 
 
 @pytest.fixture(scope="session")
-def tiny_bank() -> SimulatorBank:
+def tiny_bank():
     """Four unfitted patients, solver backend."""
     return prior_bank(patients=4, seed=0)
 
 
 @pytest.fixture(scope="session")
-def clinical_data() -> Path:
+def clinical_data():
     """Folder of the open ICU data, or skip."""
     folder = os.environ.get("MEDGYM_CLINICAL_DATA")
     if not folder or not Path(folder).is_dir():

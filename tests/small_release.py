@@ -5,8 +5,6 @@ is a copy of the package beside a smaller `generation`, `datasets`, `evaluation`
 checkout, and the banks and policies are the release's own, cut to their first patients.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -42,7 +40,7 @@ class SmallRelease:
     root: Path
 
     @property
-    def environment(self) -> dict[str, str]:
+    def environment(self):
         """Variables of a shell in which `medgym-offline` and `python` are those of this release."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MEDGYM", "MINARI"))}
         path = f"{self.root / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -50,7 +48,7 @@ class SmallRelease:
         return kept | home | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def build(root: Path) -> SmallRelease:
+def build(root):
     """Make the release in an empty folder."""
     from medgym_offline.policies import load_policy, save_policy
     from medgym_offline.simulators import load_simulators

@@ -1,9 +1,6 @@
 """Folders import in one direction, and no module imports itself through others."""
 
-from __future__ import annotations
-
 import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import medgym_offline
@@ -24,7 +21,7 @@ MODULES = {
 }
 
 
-def _folder(module: str) -> str:
+def _folder(module):
     parts = module.split(".")[1:]
     if not parts or (len(parts) == 1 and parts[0] not in ORDER):
         return "commands" if parts and parts[0] in ABOVE else "(top)"
@@ -33,7 +30,7 @@ def _folder(module: str) -> str:
     return parts[0]
 
 
-def _imports(module: str, lazy: bool) -> Iterator[str]:
+def _imports(module, lazy):
     """Modules of the package that one imports, types apart; with `lazy` those inside functions too."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     types = {
@@ -60,7 +57,7 @@ def _imports(module: str, lazy: bool) -> Iterator[str]:
             yield from (a.name for a in node.names if a.name in MODULES)
 
 
-def test_folders_import_in_one_direction() -> None:
+def test_folders_import_in_one_direction():
     wrong = []
     for module in MODULES:
         own = _folder(module)
@@ -70,7 +67,7 @@ def test_folders_import_in_one_direction() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_there_are_no_circles() -> None:
+def test_there_are_no_circles():
     """Not even through imports inside functions, of modules (a package's `__init__` offers names and is left out)."""
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
     graph = {m: {o for o in _imports(m, lazy=True) if o not in packages} - {m} for m in MODULES if m not in packages}

@@ -1,6 +1,4 @@
-"""Seeds, files, errors and stacked networks."""
-
-from __future__ import annotations
+"""Seeds, files, errors, stacked networks and public names."""
 
 import importlib
 import json
@@ -10,22 +8,25 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import medgym_offline
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, cache_folder, write_json
 from medgym_offline.seeds import derive_seed, generator, torch_generator
 from medgym_offline.stack import StackedMLP, clip_gradients
 from medgym_offline.threads import side_by_side
+from tests.helpers import refused
 
 
-def test_streams_differ_by_every_part_of_their_name_and_repeat() -> None:
+def test_streams_differ_by_every_part_of_their_name_and_repeat():
     names = [(0, "a", "p"), (1, "a", "p"), (0, "b", "p"), (0, "a", "q"), (0, "a", "p", 0), (0, "ap")]
-    seeds = [derive_seed(*n) for n in names]  # type: ignore[arg-type]
+    seeds = [derive_seed(*n) for n in names]
     assert len(set(seeds)) == len(names)
     assert all(0 <= s < 2**63 for s in seeds)
     assert (generator(3, "x", 5).random(4) == generator(3, "x", 5).random(4)).all()
@@ -34,24 +35,23 @@ def test_streams_differ_by_every_part_of_their_name_and_repeat() -> None:
     )
 
 
-def test_side_by_side_keeps_order_and_stops_after_a_failure() -> None:
+def test_side_by_side_keeps_order_and_stops_after_a_failure():
     assert side_by_side(lambda n: n * n, range(7), 3) == [n * n for n in range(7)]
     together = threading.Barrier(2, timeout=20)
     assert len(side_by_side(lambda n: together.wait(), (0, 1), 2)) == 2  # or the barrier breaks
     begun: list[int] = []
 
-    def work(n: int) -> None:
+    def work(n):
         begun.append(n)
         if n == 0:
             raise MedGymError("no more")
         time.sleep(0.05)
 
-    with pytest.raises(MedGymError, match="no more"):
-        side_by_side(work, range(40), 2)
+    refused(MedGymError, "no more", lambda: side_by_side(work, range(40), 2))
     assert len(begun) < 40
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     target = tmp_path / "a.json"
     write_json(target, {"old": 1})
     with pytest.raises(RuntimeError), atomic_path(target) as temporary:
@@ -61,32 +61,24 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
-    target = tmp_path / "d"
-    for text in ("one", "two"):
-        with atomic_path(target) as temporary:
-            temporary.mkdir()
-            (temporary / text).write_text(text)
-    assert [p.name for p in target.iterdir()] == ["two"]
-    assert list(tmp_path.iterdir()) == [target]
+HELP = "import medgym_offline.cli as c, contextlib\nwith contextlib.suppress(SystemExit): c.main(['train', '--help'])"
+LIGHT = {
+    "import gymnasium, medgym_offline as m; dir(m); assert 'medgym/Toy-v0' in gymnasium.registry": "torch minari h5py",
+    "import medgym_offline; assert medgym_offline.list_datasets()": "torch h5py datasets",
+    "import medgym_offline.envs": "torch",
+    "from medgym_offline.evaluation import Evaluation, compare, write_report": "torch scipy minari",
+    HELP: "torch minari h5py scipy huggingface_hub",
+}
 
 
-def test_json_refuses_what_readers_cannot_parse(tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
-        write_json(tmp_path / "x.json", {"a": float("nan")})
-    assert not (tmp_path / "x.json").exists()
-
-
-def test_import_is_light() -> None:
-    code = (
-        "import sys, medgym_offline, gymnasium; heavy = {'torch', 'minari', 'h5py', 'matplotlib', 'polars', 'rich'};"
-        "loaded = heavy & set(sys.modules); assert not loaded, loaded;"
-        "assert 'medgym/Sepsis-v0' in gymnasium.registry; dir(medgym_offline)"
-    )
+@pytest.mark.parametrize("code", LIGHT)
+def test_what_is_read_or_listed_imports_nothing_heavy(code):
+    heavy = {*LIGHT[code].split(), "matplotlib", "polars"}
+    code += f"\nimport sys; assert not {heavy} & set(sys.modules), sorted({heavy} & set(sys.modules))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_stack_is_its_networks_one_by_one() -> None:
+def test_a_stack_is_its_networks_one_by_one():
     stack = StackedMLP(3, (5, 8, 2), seeds=[11, 12, 13])
     x = torch.randn(3, 7, 5)
     for p, seed in enumerate((11, 12, 13)):
@@ -96,20 +88,20 @@ def test_a_stack_is_its_networks_one_by_one() -> None:
     assert torch.allclose(swapped(x[[2, 0]]), stack(x)[[2, 0]], atol=1e-6)
 
 
-def test_gradients_are_clipped_patient_by_patient() -> None:
+def test_gradients_are_clipped_patient_by_patient():
     stack = StackedMLP(2, (3, 4, 1))
     x = torch.randn(2, 6, 3)
     (stack(x) * torch.tensor([1.0, 1000.0]).view(2, 1, 1)).sum().backward()
     parameters = list(stack.parameters())
-    before = parameters[0].grad[0].clone()  # type: ignore[index]
+    before = parameters[0].grad[0].clone()
     norm = clip_gradients(parameters, 50.0)
     assert norm[0] < 50.0 < norm[1]
-    assert torch.equal(parameters[0].grad[0], before)  # type: ignore[index]
-    after = np.sqrt(sum(float(p.grad[1].square().sum()) for p in parameters))  # type: ignore[index]
+    assert torch.equal(parameters[0].grad[0], before)
+    after = np.sqrt(sum(float(p.grad[1].square().sum()) for p in parameters))
     assert after == pytest.approx(50.0, rel=1e-4)
 
 
-def test_every_module_imports() -> None:
+def test_every_module_imports():
     """A module that nothing imports yet must not be broken unseen."""
     import medgym_offline
 
@@ -120,7 +112,7 @@ def test_every_module_imports() -> None:
         importlib.import_module(name)
 
 
-def _raise(name: str) -> None:
+def _raise(name):
     raise ImportError(f"{name} cannot be imported")
 
 
@@ -146,7 +138,7 @@ with atomic_path(target) as temporary:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
 @pytest.mark.parametrize("at", ["inside", "between"])
-def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path, at: str) -> None:
+def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, at):
     """Also between the two renames of a replaced folder: then the old one is put back first."""
     target, other = tmp_path / "folder", tmp_path / ".folder-other.tmp"
     target.mkdir()
@@ -162,7 +154,7 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path, at: s
     assert sorted(tmp_path.iterdir()) == [other, target]
 
 
-def test_temporaries_of_living_processes_are_left_alone(tmp_path: Path) -> None:
+def test_temporaries_of_living_processes_are_left_alone(tmp_path):
     with atomic_path(tmp_path / "a.txt") as first:
         first.write_text("first")
         with atomic_path(tmp_path / "a.txt") as second:
@@ -171,7 +163,7 @@ def test_temporaries_of_living_processes_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_text() == "first"
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "file"))
     assert cache_folder("datasets") == tmp_path / "file" / "datasets"
@@ -180,5 +172,15 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch:
     assert "\n" not in str(error.value)
     monkeypatch.delenv("MEDGYM_CACHE")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    with pytest.raises(MedGymError, match="set MEDGYM_CACHE"):
-        cache_folder()
+    refused(MedGymError, "set MEDGYM_CACHE", lambda: cache_folder())
+
+
+def test_no_exported_name_becomes_a_module_once_its_neighbors_are_imported():
+    """A lazily exported function must not share its name with a submodule, whose import would hide it."""
+    packages = [m.name for m in pkgutil.walk_packages(medgym_offline.__path__, "medgym_offline.") if m.ispkg]
+    for name in packages:
+        package = importlib.import_module(name)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{name}.{module.name}")
+        for exported in getattr(package, "__all__", ()):
+            assert not isinstance(getattr(package, exported), types.ModuleType), f"{name}.{exported}"

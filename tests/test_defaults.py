@@ -1,8 +1,5 @@
 """Torch's default type and device are the caller's: results do not depend on them, and they are left as they are."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +19,12 @@ from medgym_offline.simulators import load_simulators
 from medgym_offline.stack import StackedMLP
 
 
-def bits(*values: Any) -> tuple[bytes, ...]:
+def bits(*values):
     arrays = [v.detach().numpy() if isinstance(v, torch.Tensor) else np.asarray(v) for v in values]
     return tuple(str(a.dtype).encode() + a.tobytes() for a in arrays)
 
 
-def everything(folder: Path) -> dict[str, Any]:
+def everything(folder):
     """One result of each entry point, to the bit."""
     folder.mkdir()
     prior_bank(patients=1, seed=3).save(folder / "bank.safetensors")
@@ -35,7 +32,7 @@ def everything(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"bank": (bank.content_hash, bits(bank.initial_state(), bank.noise_scale))}
     for name, env in (("env", TreatmentEnv(bank=bank)), ("envs", TreatmentVectorEnv(bank=bank, num_envs=3))):
         first = env.reset(seed=1, options={"state": [90.0, 80.0, 1.0, 10.0, 1000.0, 2.0]})
-        step = env.step(np.zeros(env.action_space.shape, np.float32))  # type: ignore[arg-type]
+        step = env.step(np.zeros(env.action_space.shape, np.float32))
         found[name] = bits(first[0], *first[1].values(), *step[:2], *step[4].values())
     actor = StackedActor(StackedMLP(1, (9, 8, 4), seeds=[1]))
     files = [save_policy(actor, folder / "p.safetensors"), save_policy(actor, folder / "p.pt")]
@@ -56,7 +53,7 @@ def everything(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(params=["float64", "meta"])
-def other(request: pytest.FixtureRequest) -> Iterator[str]:
+def other(request):
     """Other defaults, as a caller's program may have set them."""
     if request.param == "meta":
         torch.set_default_device("meta")
@@ -68,18 +65,18 @@ def other(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def wanted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def wanted(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("plain")
         patch.setenv("MEDGYM_CACHE", str(folder / "cache"))
         return everything(folder / "all")
 
 
-def state() -> tuple[torch.dtype, str]:
+def state():
     return torch.get_default_dtype(), torch.empty(0).device.type
 
 
-def test_results_do_not_depend_on_the_callers_defaults(wanted: dict[str, Any], other: str, tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_callers_defaults(wanted, other, tmp_path):
     before = state()
     found = everything(tmp_path / "all")
     assert state() == before
@@ -87,11 +84,11 @@ def test_results_do_not_depend_on_the_callers_defaults(wanted: dict[str, Any], o
         assert found[name] == value, name
 
 
-def test_a_callers_policy_acts_with_its_own_defaults(other: str) -> None:
+def test_a_callers_policy_acts_with_its_own_defaults(other):
     seen, before = set(), state()
 
     class Own:
-        def act(self, observations: np.ndarray) -> np.ndarray:
+        def act(self, observations):
             seen.add(state())
             return np.zeros((*observations.shape[:2], 3))
 
@@ -99,7 +96,7 @@ def test_a_callers_policy_acts_with_its_own_defaults(other: str) -> None:
     assert seen == {before}
 
 
-def test_defaults_inside_each_other(other: str) -> None:
+def test_defaults_inside_each_other(other):
     before, ours = state(), (torch.float32, "cpu")
     with own_defaults():
         assert state() == ours

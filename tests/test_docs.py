@@ -10,12 +10,9 @@ block says what else it needs:
     <!-- skip: reason -->       does not run; a command in it is still looked up, with its options
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +43,7 @@ class Block:
     mark: str
 
 
-def read_blocks(page: Path) -> Iterator[Block]:
+def read_blocks(page):
     """The blocks of a page in order."""
     text = page.read_text(encoding="utf-8")
     for match in BLOCK.finditer(text):
@@ -54,11 +51,9 @@ def read_blocks(page: Path) -> Iterator[Block]:
         yield Block(page, line, match["language"], match["code"], match["mark"] or "")
 
 
-def _parameters() -> Iterator[object]:
+def _parameters():
     for page in PAGES:
         for block in read_blocks(page):
-            if block.language == "python" and page.name == "environments.md":
-                continue  # tests/envs/test_env_docs.py puts a small bank in place of the release's
             kind, _, what = block.mark.partition(": ")
             marks = {
                 "": [],
@@ -67,34 +62,29 @@ def _parameters() -> Iterator[object]:
                 "needs": [pytest.mark.slow] if what.endswith(", slow") else [],
                 "skip": [pytest.mark.skip(reason=what)],
             }[kind]
+            marks = [*marks, pytest.mark.xdist_group(f"docs {page.stem}")]  # the blocks of a page build on each other
             yield pytest.param(block, id=f"{page.stem}:{block.line}", marks=marks)
 
 
-@pytest.fixture(scope="module")
-def working(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def working(tmp_path_factory):
     """Holds a folder for each page, and the datasets they share."""
     return tmp_path_factory.mktemp("docs")
 
 
-@pytest.fixture(scope="module")
-def small_release(tmp_path_factory: pytest.TempPathFactory) -> SmallRelease:
+@pytest.fixture(scope="session")
+def small_release(tmp_path_factory):
     """What the commands of the documentation run on."""
     return build(tmp_path_factory.mktemp("release"))
 
 
-@pytest.fixture(scope="module")
-def namespaces() -> dict[Path, dict[str, object]]:
+@pytest.fixture(scope="session")
+def namespaces():
     return {}
 
 
 @pytest.mark.parametrize("block", list(_parameters()))
-def test_block(
-    block: Block,
-    working: Path,
-    namespaces: dict[Path, dict[str, object]],
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_block(block, working, namespaces, request, monkeypatch):
     folder = working / block.page.stem
     folder.mkdir(exist_ok=True)
     if block.mark.startswith("needs: "):
@@ -122,7 +112,7 @@ def test_block(
     assert done.returncode == 0, f"{block.page.name}, line {block.line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
-def _commands(code: str) -> Iterator[list[str]]:
+def _commands(code):
     """The words of every `medgym-offline` command of a bash block."""
     for line in code.replace("\\\n", " ").splitlines():
         found = re.search(r"(?:^|[\s;(])medgym-offline (.+)", line)
@@ -131,7 +121,7 @@ def _commands(code: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
-def test_commands_and_their_options_exist(page: Path) -> None:
+def test_commands_and_their_options_exist(page):
     """In blocks that run, in those that do not, and in the sentences and tables between them."""
     from typer.main import get_command
 
@@ -151,7 +141,7 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         assert asked <= known, (page.name, words, asked - known)
 
 
-def test_no_block_escapes_for_its_form() -> None:
+def test_no_block_escapes_for_its_form():
     """A fence that is indented, or a comment that is no known marker, would silently leave a block out."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

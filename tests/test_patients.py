@@ -1,10 +1,5 @@
 """Which patients are meant: the same words mean the same everywhere, and what means nobody is refused."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +12,6 @@ from medgym_offline.evaluation.ope.logged import episode_grid
 from medgym_offline.offline import PROFILES
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.patients import PatientIndex
-from medgym_offline.simulators import SimulatorBank
 from tests.offline.toy import toy
 
 INDEX = PatientIndex(("a/1", "a/2", "7", "b"), "bank 'toy'")
@@ -40,7 +34,7 @@ PART = PatientIndex(INDEX.ids, "part", (1, 3))
         ((p for p in ("a/2", "b")), [1, 3]),
     ],
 )
-def test_words_for_patients(patients: Any, positions: list[int]) -> None:
+def test_words_for_patients(patients, positions):
     assert INDEX.resolve(patients) == positions
 
 
@@ -49,14 +43,14 @@ WRONG += [np.array([True, False, True, False]), ["b", 3], [0, 0], [b"b"], {"a": 
 
 
 @pytest.mark.parametrize("patients", WRONG, ids=repr)
-def test_words_for_nobody(patients: Any) -> None:
+def test_words_for_nobody(patients):
     with pytest.raises(UnknownNameError) as error:
         INDEX.resolve(patients)
     assert "bank 'toy'" in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_part_has_only_those_present() -> None:
+def test_a_part_has_only_those_present():
     assert PART.resolve(None) == [1, 3]
     assert PART.resolve(1) == [1]
     assert PART.resolve(["b", 1]) == [3, 1]
@@ -65,7 +59,7 @@ def test_a_part_has_only_those_present() -> None:
             PART.resolve(patients)
 
 
-def readers(bank: SimulatorBank) -> dict[str, Callable[[Any], Any]]:
+def readers(bank):
     """Everything that is asked for patients, beside datasets on disk."""
     rows = toy(patients=3, episodes=2)
     return {
@@ -81,14 +75,14 @@ def readers(bank: SimulatorBank) -> dict[str, Callable[[Any], Any]]:
 
 
 @pytest.mark.parametrize("patients", [9.0, "nobody"])
-def test_every_reader_refuses_alike(tiny_bank: SimulatorBank, patients: Any) -> None:
+def test_every_reader_refuses_alike(tiny_bank, patients):
     for name, read in readers(tiny_bank).items():
         with pytest.raises(UnknownNameError, match="patient"):
             read(patients)
             pytest.fail(name)
 
 
-def test_a_patient_named_twice_is_no_second_patient(tiny_bank: SimulatorBank) -> None:
+def test_a_patient_named_twice_is_no_second_patient(tiny_bank):
     for name, read in readers(tiny_bank).items():
         if name in ("environments", "evaluate", "learners", "logged"):
             with pytest.raises(UnknownNameError, match="twice"):
@@ -97,7 +91,7 @@ def test_a_patient_named_twice_is_no_second_patient(tiny_bank: SimulatorBank) ->
         parse_patients("prior/1,prior/1", tiny_bank.patients, "bank")
 
 
-def test_a_command_takes_a_number_or_ids(tiny_bank: SimulatorBank) -> None:
+def test_a_command_takes_a_number_or_ids(tiny_bank):
     assert parse_patients("2", tiny_bank.patients, "bank") == ["prior/0", "prior/1"]
     assert parse_patients("prior/3, prior/1", tiny_bank.patients, "bank") == ["prior/3", "prior/1"]
     assert parse_patients("all", tiny_bank.patients, "bank") is None

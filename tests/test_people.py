@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from experiments.people.draw import text
 from experiments.people.study import Takeover, kept
@@ -28,11 +25,11 @@ from medgym_offline.offline import OfflineConfig, train, train_seeds
 from medgym_offline.patients import people_hash
 from medgym_offline.people import Contexts, people_of
 from medgym_offline.people.clusters import assign, distances, find_clusters, k_medoids, silhouette
-from medgym_offline.people.context import ContextConfig, Encoder, _rows, learn_encoder
+from medgym_offline.people.context import ContextConfig, _rows, learn_encoder
 from medgym_offline.people.records import Record, record
 from medgym_offline.policies import save_policy
 from medgym_offline.policies.actor import StackedActor
-from medgym_offline.simulators import SimulatorBank, list_banks
+from medgym_offline.simulators import list_banks
 from medgym_offline.simulators.splits import drawn
 from medgym_offline.stack import StackedMLP, Steps
 from medgym_offline.windows import begin_windows, extend_windows, window_width
@@ -43,7 +40,7 @@ TOY = "medgym/toy-random-v0"
 
 
 @pytest.fixture(scope="module")
-def _toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _toy(tmp_path_factory):
     root = tmp_path_factory.mktemp("toy")
     recipe = Recipe(id=TOY, description="Random.", bank="toy-v0", behavior="random", decisions=6, episodes=6)
     generate(recipe, root=root, progress=False)
@@ -51,7 +48,7 @@ def _toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def toy(_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def toy(_toy, monkeypatch):
     """Six people of the toy disease, and random decisions for them."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(_toy))
 
@@ -60,7 +57,7 @@ def toy(_toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", list_banks())
-def test_every_bank_has_two_sides_and_nobody_is_on_both(name: str) -> None:
+def test_every_bank_has_two_sides_and_nobody_is_on_both(name):
     bank = load_simulators(name)
     train_people, test_people = bank.people("train"), bank.people("test")
     assert not set(train_people) & set(test_people)
@@ -71,7 +68,7 @@ def test_every_bank_has_two_sides_and_nobody_is_on_both(name: str) -> None:
     assert bank.select(list(test_people[:2])).split == {"train": (), "test": test_people[:2]}
 
 
-def test_the_draw_is_the_one_of_the_file_and_nobody_moves_with_others() -> None:
+def test_the_draw_is_the_one_of_the_file_and_nobody_moves_with_others():
     assert text() == (release_folder("generation") / "splits.toml").read_text()
     people = [f"p{i}" for i in range(20)]
     whole, fewer = drawn(people, 5, 0), drawn(people[::-1], 5, 0)
@@ -80,7 +77,7 @@ def test_the_draw_is_the_one_of_the_file_and_nobody_moves_with_others() -> None:
     assert set(drawn(people, 6, 0)["test"]) > set(whole["test"])
 
 
-def test_an_interpolated_patient_is_on_the_side_of_both_parents() -> None:
+def test_an_interpolated_patient_is_on_the_side_of_both_parents():
     people, sides = interpolated()
     table = np.log(published().values)
     for name, row in zip(people.names, np.log(people.values)):
@@ -90,12 +87,12 @@ def test_an_interpolated_patient_is_on_the_side_of_both_parents() -> None:
         assert best < 1e-9, name
 
 
-def _distance_to_line(x: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+def _distance_to_line(x, a, b):
     share = float((x - a) @ (b - a) / ((b - a) @ (b - a)))
     return float(np.abs(x - a - share * (b - a)).max())
 
 
-def test_a_bank_without_a_split_says_so_in_one_line(tiny_bank: SimulatorBank) -> None:
+def test_a_bank_without_a_split_says_so_in_one_line(tiny_bank):
     with pytest.raises(BankError, match="has no split of its people") as found:
         tiny_bank.people("test")
     assert "\n" not in str(found.value)
@@ -108,7 +105,7 @@ def test_a_bank_without_a_split_says_so_in_one_line(tiny_bank: SimulatorBank) ->
 
 
 @pytest.mark.usefixtures("toy")
-def test_a_dataset_and_an_evaluation_of_one_side() -> None:
+def test_a_dataset_and_an_evaluation_of_one_side():
     bank = load_simulators("toy-v0")
     rows = load_dataset(TOY, split="train", progress=False)
     assert (rows.present_ids, rows.split) == (bank.people("train"), "train")
@@ -127,7 +124,7 @@ def test_a_dataset_and_an_evaluation_of_one_side() -> None:
 # -- entries on new people ---------------------------------------------------------------------------------------------
 
 
-def _result(home: Path, scope: str, split: str | None, **settings: object) -> Path:
+def _result(home, scope, split, **settings):
     """A policy learned on one side (None: on everybody), scored on the test people, kept as `eval --output` does."""
     from medgym_offline.commands.judge import keep
 
@@ -142,7 +139,7 @@ def _result(home: Path, scope: str, split: str | None, **settings: object) -> Pa
 
 
 @pytest.mark.usefixtures("toy")
-def test_an_entry_on_new_people_is_one_of_policies_that_never_saw_them(tmp_path: Path) -> None:
+def test_an_entry_on_new_people_is_one_of_policies_that_never_saw_them(tmp_path):
     made = submit([_result(tmp_path / "a", "pop", "train")], "New", tmp_path / "submission")
     assert made.entry.split == "test"
     assert made.entry.id.endswith("-test")
@@ -157,13 +154,13 @@ def test_an_entry_on_new_people_is_one_of_policies_that_never_saw_them(tmp_path:
     [("pop", None, "does not say"), ("pop", "test", "does not say"), ("ind", "test", "oracle")],
 )
 @pytest.mark.usefixtures("toy")
-def test_a_policy_that_saw_test_people_is_refused(tmp_path: Path, scope: str, split: str | None, why: str) -> None:
+def test_a_policy_that_saw_test_people_is_refused(tmp_path, scope, split, why):
     with pytest.raises(MedGymError, match=why) as found:
         submit([_result(tmp_path, scope, split)], "New", tmp_path / "submission")
     assert "\n" not in str(found.value)
 
 
-def test_what_learned_from_nobody_needs_no_record(tmp_path: Path) -> None:
+def test_what_learned_from_nobody_needs_no_record(tmp_path):
     from medgym_offline.commands.judge import keep
 
     keep(evaluate("zero", bank="toy-v0", split="test", episodes=2), "zero", tmp_path / "zero")
@@ -171,7 +168,7 @@ def test_what_learned_from_nobody_needs_no_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_verification_asks_who_the_train_people_are(tmp_path: Path) -> None:
+def test_verification_asks_who_the_train_people_are(tmp_path):
     made = submit([_result(tmp_path / "a", "pop", "train")], "New", tmp_path / "submission")
     path = made.folder / "entry.json"
     values = json.loads(path.read_text())
@@ -184,7 +181,7 @@ def test_verification_asks_who_the_train_people_are(tmp_path: Path) -> None:
 # -- records -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_record_is_of_what_was_seen_and_of_nobody_else() -> None:
+def test_a_record_is_of_what_was_seen_and_of_nobody_else():
     bank = load_simulators("diabetes-v0").world("true").select([3, 8, 21])
     whole, alone = record(bank, 2), record(bank.select([1]), 2)
     more = record(bank, 3)
@@ -214,14 +211,14 @@ def test_a_record_is_of_what_was_seen_and_of_nobody_else() -> None:
         lambda bank: people_of("clu", bank.replace(metadata={}, name="own")),
     ],
 )
-def test_what_cannot_identify_anybody_is_refused_in_one_line(attempt: Callable[[SimulatorBank], object]) -> None:
+def test_what_cannot_identify_anybody_is_refused_in_one_line(attempt):
     with pytest.raises(MedGymError) as found:
         attempt(load_simulators("toy-v0"))
     assert "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize("name", ["sepsis-twin-v0", "diabetes-v0", "anesthesia-v0", "toy-v0"])
-def test_observations_begin_with_readings_of_the_observed_components(name: str) -> None:
+def test_observations_begin_with_readings_of_the_observed_components(name):
     """What forecasts of a record are compared with."""
     bank = load_simulators(name).select(2)
     process = DecisionProcess(bank, ProcessConfig(disease=bank.disease.name))
@@ -235,7 +232,7 @@ def test_observations_begin_with_readings_of_the_observed_components(name: str) 
 # -- clusters ----------------------------------------------------------------------------------------------------------
 
 
-def test_k_medoids_and_silhouette_where_the_answer_is_known() -> None:
+def test_k_medoids_and_silhouette_where_the_answer_is_known():
     points = np.array([30.0, 0, 11, 1, 32, 12, 2, 10, 31])
     distance = np.abs(points[:, None] - points)
     medoids, labels = k_medoids(distance, 3)
@@ -251,7 +248,7 @@ def test_k_medoids_and_silhouette_where_the_answer_is_known() -> None:
 
 
 @pytest.mark.parametrize("name", ["diabetes-v0", "anesthesia-v0"])
-def test_a_new_person_joins_the_cluster_of_the_people_who_are_alike(name: str) -> None:
+def test_a_new_person_joins_the_cluster_of_the_people_who_are_alike(name):
     bank = load_simulators(name)
     clusters = find_clusters(bank.select(list(bank.people("train"))))
     assert set(clusters.of) == set(clusters.learned_from) == set(bank.people("train"))
@@ -273,17 +270,17 @@ SMALL = ContextConfig(steps=400, sessions=4)
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
+def encoder():
     bank = load_simulators("diabetes-v0")
     return learn_encoder(bank.select(list(bank.people("train"))), SMALL)
 
 
-def _reversed(found: Record) -> Record:
+def _reversed(found):
     events = None if found.exogenous is None else found.exogenous.flip(1)
     return Record(found.patients, found.times.flip(1), found.observed.flip(1), found.treatments.flip(1), events)
 
 
-def test_an_embedding_knows_no_order_and_no_batch_mates(encoder: Encoder) -> None:
+def test_an_embedding_knows_no_order_and_no_batch_mates(encoder):
     bank = load_simulators("diabetes-v0").world("true").select([2, 5, 7])
     found = record(bank, 3)
     z = encoder.embed(found)
@@ -295,13 +292,13 @@ def test_an_embedding_knows_no_order_and_no_batch_mates(encoder: Encoder) -> Non
     assert torch.allclose(mixed, encoder.pooled(rows, torch.ones(2, 12)), atol=1e-5)
 
 
-def test_an_embedding_of_a_new_person_predicts_that_person(encoder: Encoder) -> None:
+def test_an_embedding_of_a_new_person_predicts_that_person(encoder):
     bank = load_simulators("diabetes-v0")
     people = bank.world("own").select(list(bank.people("test")))
     z, other = encoder.embed(record(people, 3, 5)), _rows(record(people, 4, 6, "random"), 1).flatten(1, 2)
     truth = other[..., -1:] - other[..., :1]
 
-    def error(embedding: Tensor) -> float:
+    def error(embedding):
         return float((encoder.predicted(embedding * encoder.scale + encoder.center, other) - truth).square().mean())
 
     assert error(z) < 0.8 * error(torch.zeros_like(z))
@@ -309,7 +306,7 @@ def test_an_embedding_of_a_new_person_predicts_that_person(encoder: Encoder) -> 
 
 
 @pytest.mark.parametrize("history", [1, 3])
-def test_an_embedding_folded_into_a_bias_is_the_policy_that_reads_it(history: int) -> None:
+def test_an_embedding_folded_into_a_bias_is_the_policy_that_reads_it(history):
     steps, width = Steps(history, 2), window_width(3 + 2, 2, history)
     wide = StackedActor(StackedMLP(1, (width, 8, 2), seeds=[0], steps=steps), None, 6, disease="toy")
     people = Contexts(("toy/0", "toy/1"), torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
@@ -328,18 +325,18 @@ def test_an_embedding_folded_into_a_bias_is_the_policy_that_reads_it(history: in
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 
-def _weights(policy: StackedActor) -> torch.Tensor:
+def _weights(policy):
     return torch.cat([value.flatten() for value in policy.net.state_dict().values()])
 
 
 @pytest.mark.parametrize("scope", ["clu", "context"])
 @pytest.mark.usefixtures("toy")
-def test_learners_see_train_people_alone(scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learners_see_train_people_alone(scope, tmp_path, monkeypatch):
     bank = load_simulators("toy-v0")
     config = ContextConfig(steps=20, hidden=8, sessions=2)
     people = people_of(scope, bank, 2, config=config)
 
-    def learned() -> StackedActor:
+    def learned():
         return train("iql", load_dataset(TOY, split="train"), scope, 0, QUICK, people=people, progress=False).policy
 
     before = learned()
@@ -365,7 +362,7 @@ def test_learners_see_train_people_alone(scope: str, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.usefixtures("toy")
-def test_scopes_that_share_ask_for_people_and_rows_of_train_people() -> None:
+def test_scopes_that_share_ask_for_people_and_rows_of_train_people():
     people, rows = people_of("clu", load_simulators("toy-v0")), load_dataset(TOY, split="train")
     for wrong, match in (
         (lambda: train("bc", rows, "clu", config=QUICK), "people are missing"),
@@ -379,7 +376,7 @@ def test_scopes_that_share_ask_for_people_and_rows_of_train_people() -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_several_seeds_at_once_are_those_of_one_by_one() -> None:
+def test_several_seeds_at_once_are_those_of_one_by_one():
     people, rows = people_of("clu", load_simulators("toy-v0")), load_dataset(TOY, split="train")
     both = train_seeds("bc", rows, "clu", (0, 1), QUICK, people=people, progress=False)
     for seed, found in both.items():
@@ -388,7 +385,7 @@ def test_several_seeds_at_once_are_those_of_one_by_one() -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_from_the_command_line_to_a_verified_entry_on_new_people(tmp_path: Path) -> None:
+def test_from_the_command_line_to_a_verified_entry_on_new_people(tmp_path):
     policy, result = tmp_path / "p" / "bc-clu-seed0.safetensors", tmp_path / "result"
     steps = (
         ("train", "bc", "--dataset", TOY, "--scope", "clu", "--split", "train", "--updates", "3",
@@ -408,7 +405,7 @@ def test_from_the_command_line_to_a_verified_entry_on_new_people(tmp_path: Path)
 # -- the study ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_is_a_share_of_a_gain_that_is_there() -> None:
+def test_what_is_kept_is_a_share_of_a_gain_that_is_there():
     spread = np.linspace(-0.1, 0.1, 12)
     pop, ind = 4.0 + spread, 2.0 - spread
     share, low, high = kept(pop, ind + 0.25 * (pop - ind), ind) or (0.0, 0.0, 0.0)
@@ -419,7 +416,7 @@ def test_what_is_kept_is_a_share_of_a_gain_that_is_there() -> None:
     assert kept(ind, ind, pop) is None  # one's own policy is worse
 
 
-def test_a_policy_takes_over_from_the_clinician_at_an_hour() -> None:
+def test_a_policy_takes_over_from_the_clinician_at_an_hour():
     bank = load_simulators("sepsis-twin-v0").select(2)
     late = StackedActor(StackedMLP(1, (9, 8, 4), seeds=[0]), None, 20)
     both = Takeover(late, bank, 24.0)

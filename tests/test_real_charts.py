@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,24 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import medgym_offline as mgo
-from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.decisions import DecisionRule, Given, treatments_given
 from medgym_offline.datasets import Recipe, Transitions, generate, list_recipes, load_dataset, publish, verify
-from medgym_offline.datasets.charts import Charts, charted_episodes, read_charts
+from medgym_offline.datasets.charts import charted_episodes, read_charts
 from medgym_offline.datasets.clone import CloneConfig, estimate_log_prob
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import CohortError, DatasetError
 from medgym_offline.evaluation.ope import OpeSettings, audit_dataset
 from medgym_offline.evaluation.ope.fqe import FqeConfig
 from medgym_offline.offline import OfflineConfig, train
-from medgym_offline.simulators import SimulatorBank
 
 QUICK = CloneConfig(folds=2, hidden=4, updates=3, batch=8)
 RULE = DecisionRule()
 REAL = "medgym/sepsis-real-v0"
 
 
-def with_outcomes(cohort: Cohort) -> Cohort:
+def with_outcomes(cohort):
     """Every third patient died; two stays are of one person."""
     died = pl.int_range(pl.len()) % 3 == 0
     subject = pl.when(pl.int_range(pl.len()) < 2).then(pl.lit("twin/first")).otherwise("subject")
@@ -38,27 +34,27 @@ def with_outcomes(cohort: Cohort) -> Cohort:
 
 
 @pytest.fixture(scope="module")
-def cohort() -> Cohort:
+def cohort():
     return with_outcomes(twin_cohort(9, 4)[0])
 
 
 @pytest.fixture(scope="module")
-def bank() -> SimulatorBank:
+def bank():
     return mgo.load_simulators("sepsis-v0")
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
+def recipe():
     return list_recipes(records=True)[REAL]
 
 
 @pytest.fixture(scope="module")
-def charts(recipe: Recipe, cohort: Cohort, bank: SimulatorBank) -> Charts:
+def charts(recipe, cohort, bank):
     return charted_episodes(recipe, cohort, bank, clone=QUICK)
 
 
 @pytest.fixture(scope="module")
-def made(cohort: Cohort, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
+def made(cohort, recipe, tmp_path_factory):
     """Root of a dataset made from a cohort table, and its recipe."""
     base = tmp_path_factory.mktemp("charts")
     cohort.write(base / "records" / "twin.parquet")
@@ -73,9 +69,7 @@ STEPS = st.lists(st.tuples(st.floats(0.01, 30.0), RATE, RATE), min_size=1, max_s
 
 @given(steps=STEPS, end=st.floats(1.0, 96.0), tolerance=st.sampled_from([0.0, 0.05, 0.5]))
 @settings(max_examples=200, deadline=None)
-def test_decisions_fill_the_stay_and_keep_apart(
-    steps: list[tuple[float, float, float]], end: float, tolerance: float
-) -> None:
+def test_decisions_fill_the_stay_and_keep_apart(steps, end, tolerance):
     edges = np.r_[0.0, np.cumsum([gap for gap, *_ in steps])]
     rates = np.array([[0.0, 0.0], *([a, b] for _, a, b in steps)])
     inside = edges < end
@@ -93,14 +87,14 @@ def test_decisions_fill_the_stay_and_keep_apart(
     np.testing.assert_allclose((stay.means(times) * dt[:, None]).sum(0), (stay.rates * length[:, None]).sum(0))
 
 
-def test_a_change_close_to_a_decision_belongs_to_it() -> None:
+def test_a_change_close_to_a_decision_belongs_to_it():
     stay = Given(np.array([0.0, 3.0, 3.5, 3.9]), np.array([[0.0], [2.0], [4.0], [4.1]]), 10.0)
     times = stay.decisions(RULE)
     np.testing.assert_allclose(times, [0.0, 3.0, 10.0])
     np.testing.assert_allclose(stay.means(times)[:, 0], [0.0, (0.5 * 2.0 + 0.4 * 4.0 + 6.1 * 4.1) / 7.0])
 
 
-def test_doses_are_those_charted(cohort: Cohort, charts: Charts, bank: SimulatorBank) -> None:
+def test_doses_are_those_charted(cohort, charts, bank):
     columns = charts.block.columns()
     dose = bank.denormalize_treatment((columns["actions"][:, :3].astype(float) + 1.0) / 2.0)
     for e, (_, patient) in enumerate(sorted(zip(cohort.subjects, cohort.patients))):
@@ -111,7 +105,7 @@ def test_doses_are_those_charted(cohort: Cohort, charts: Charts, bank: Simulator
         np.testing.assert_allclose(found[~clipped], wanted[~clipped], rtol=1e-3, atol=1e-3)
 
 
-def test_nothing_later_is_seen(recipe: Recipe, cohort: Cohort, bank: SimulatorBank, charts: Charts) -> None:
+def test_nothing_later_is_seen(recipe, cohort, bank, charts):
     """Cut all records at an hour: what was decided and seen until then stays to the bit."""
     hour = 30.3
     kept = cohort.table.filter(pl.col("time_h") <= hour).with_columns(pl.col("end_h").clip(upper_bound=hour))
@@ -127,7 +121,7 @@ def test_nothing_later_is_seen(recipe: Recipe, cohort: Cohort, bank: SimulatorBa
     assert after.any()
 
 
-def test_results_come_late(recipe: Recipe, cohort: Cohort, bank: SimulatorBank) -> None:
+def test_results_come_late(recipe, cohort, bank):
     """A laboratory value is unknown until its result is in."""
     disease = bank.disease
     channels = {c.component: c.delay for c in disease.views["charted"].channels}
@@ -148,7 +142,7 @@ def test_results_come_late(recipe: Recipe, cohort: Cohort, bank: SimulatorBank) 
     assert seen
 
 
-def test_rewards_and_terminations(cohort: Cohort, charts: Charts) -> None:
+def test_rewards_and_terminations(cohort, charts):
     columns = charts.block.columns()
     assert columns["terminations"].sum() == len(cohort)
     assert not columns["truncations"].any()
@@ -157,7 +151,7 @@ def test_rewards_and_terminations(cohort: Cohort, charts: Charts) -> None:
     assert charts.facts["persons"] == len(set(cohort.subjects)) == len(cohort) - 1
 
 
-def test_no_person_scores_itself() -> None:
+def test_no_person_scores_itself():
     g = np.random.default_rng(0)
     persons = [f"p{i % 6}" for i in range(120)]
     seen, actions = g.normal(size=(120, 3)), np.clip(g.normal(size=(120, 2)), -1.0, 1.0)
@@ -174,7 +168,7 @@ def test_no_person_scores_itself() -> None:
     assert not np.array_equal(moved[~own], base[~own])  # others do learn from this person
 
 
-def test_a_clone_knows_what_there_is_to_know() -> None:
+def test_a_clone_knows_what_there_is_to_know():
     """Held-out likelihood and coverage where the truth is known: an atom at no dose, and a dose that follows."""
     g = np.random.default_rng(1)
     persons = [f"p{i % 20}" for i in range(2000)]
@@ -188,7 +182,7 @@ def test_a_clone_knows_what_there_is_to_know() -> None:
         assert share == pytest.approx(float(level), abs=0.06)
 
 
-def test_the_whole_way(made: tuple[Path, Recipe], cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_way(made, cohort, monkeypatch):
     root, recipe = made
     data = load_dataset(recipe.id, root=root)
     assert isinstance(data, Transitions)
@@ -218,7 +212,7 @@ def test_the_whole_way(made: tuple[Path, Recipe], cohort: Cohort, monkeypatch: p
         publish(recipe.id, "hf://nobody", root=root, dry_run=True)
 
 
-def _without(variable: str) -> Callable[[Cohort], Cohort]:
+def _without(variable):
     return lambda cohort: replace(cohort, table=cohort.table.filter(pl.col("variable") != variable))
 
 
@@ -229,14 +223,12 @@ def _without(variable: str) -> Callable[[Cohort], Cohort]:
         (lambda c: replace(c, stays=c.stays.with_columns(died=pl.lit(None, pl.Boolean))), "does not say whether"),
     ],
 )
-def test_records_that_lack_something(
-    recipe: Recipe, cohort: Cohort, bank: SimulatorBank, change: Callable[[Cohort], Cohort], message: str
-) -> None:
+def test_records_that_lack_something(recipe, cohort, bank, change, message):
     with pytest.raises(DatasetError, match=message):
         charted_episodes(recipe, change(cohort), bank, clone=QUICK)
 
 
-def test_where_the_records_are(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_records_are(recipe, tmp_path, monkeypatch):
     monkeypatch.delenv("MEDGYM_CLINICAL_DATA", raising=False)
     with pytest.raises(DatasetError, match="set MEDGYM_CLINICAL_DATA"):
         load_dataset(REAL, root=tmp_path, progress=False)
@@ -256,13 +248,13 @@ def test_where_the_records_are(recipe: Recipe, tmp_path: Path, monkeypatch: pyte
     "fields",
     [{"reward": "death"}, {"behavior": "records"}, {"records": ("x",)}],
 )
-def test_recipes_of_records_and_of_simulators_differ(fields: dict[str, object]) -> None:
+def test_recipes_of_records_and_of_simulators_differ(fields):
     with pytest.raises(DatasetError, match="go together"):
         Recipe(**({"id": "medgym/b-v0", "description": "", "bank": "sepsis-v0", "behavior": "random"} | fields))  # type: ignore[arg-type]
 
 
 @pytest.mark.clinical
-def test_the_open_records(clinical_data: Path, recipe: Recipe, bank: SimulatorBank) -> None:
+def test_the_open_records(clinical_data, recipe, bank):
     """Counts and statistics of the open demos, the same on every machine."""
     cohort = read_charts(recipe, "sepsis", clinical_data)
     found = charted_episodes(recipe, cohort, bank, clone=QUICK)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import medgym_offline as mgo
 from medgym_offline.datasets import Recipe, generate, load_dataset, verify
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.base import Channel, View
 from medgym_offline.envs import DecisionProcess, ProcessConfig, TreatmentEnv, TreatmentVectorEnv, draw_noise
-from medgym_offline.envs.rollout import Rollout, episode_seeds, rollout
+from medgym_offline.envs.rollout import episode_seeds, rollout
 from medgym_offline.envs.views import Lens
 from medgym_offline.errors import DatasetError, DiseaseError, MedGymError, PolicyError, UnknownNameError
 from medgym_offline.evaluation import evaluate
@@ -30,33 +28,31 @@ VIEWS = ("noisy", "charted")
 _BANKS: dict[str, SimulatorBank] = {}
 
 
-def bank_of(disease: str) -> SimulatorBank:
+def bank_of(disease):
     if disease not in _BANKS:
         _BANKS[disease] = load_simulators(mgo.disease(disease).bank).select(3)
     return _BANKS[disease]
 
 
-def played(
-    bank: SimulatorBank, view: str, seeds: np.ndarray, actions: Tensor, decisions: int | None = None
-) -> tuple[DecisionProcess, Rollout]:
+def played(bank, view, seeds, actions, decisions=None):
     config = ProcessConfig(disease=bank.disease.name, view=view, decisions=decisions)  # type: ignore[arg-type]
     numbers = iter(range(config.decisions))
     process = DecisionProcess(bank, config)
     return process, rollout(process, lambda _: actions[:, :, next(numbers)], draw_noise(seeds, bank, config))
 
 
-def random_actions(bank: SimulatorBank, episodes: int = 4, seed: int = 0) -> Tensor:
+def random_actions(bank, episodes=4, seed=0):
     shape = (len(bank), episodes, bank.disease.process.decisions, bank.disease.action_dim("adaptive"))
     return 2.0 * torch.rand(shape, generator=torch.Generator().manual_seed(seed)) - 1.0
 
 
-def seeds_of(bank: SimulatorBank, episodes: int = 4) -> np.ndarray:
+def seeds_of(bank, episodes=4):
     return episode_seeds(0, "views", bank.patients, episodes)
 
 
 @pytest.mark.parametrize("disease", DISEASES)
 @pytest.mark.parametrize("view", VIEWS)
-def test_the_episode_is_the_same_whatever_is_seen(disease: str, view: str) -> None:
+def test_the_episode_is_the_same_whatever_is_seen(disease, view):
     bank = bank_of(disease)
     seeds, actions = seeds_of(bank), random_actions(bank)
     _, full = played(bank, "full", seeds, actions)
@@ -73,7 +69,7 @@ def test_the_episode_is_the_same_whatever_is_seen(disease: str, view: str) -> No
 
 
 @pytest.mark.parametrize("disease", DISEASES)
-def test_nothing_that_was_not_measured_is_seen(disease: str) -> None:
+def test_nothing_that_was_not_measured_is_seen(disease):
     """State and measurements are exchanged wherever no result is in: the observation stays, to the bit."""
     bank = bank_of(disease)
     seeds, actions = seeds_of(bank), random_actions(bank)
@@ -98,7 +94,7 @@ def test_nothing_that_was_not_measured_is_seen(disease: str) -> None:
 
 @pytest.mark.parametrize("disease", DISEASES)
 @pytest.mark.parametrize("view", VIEWS)
-def test_nothing_later_changes_what_was_seen(disease: str, view: str) -> None:
+def test_nothing_later_changes_what_was_seen(disease, view):
     bank = bank_of(disease)
     actions, seeds, cut = random_actions(bank), seeds_of(bank), 3
     other = torch.cat([actions[:, :, :cut], random_actions(bank, seed=9)[:, :, cut:]], 2)
@@ -108,7 +104,7 @@ def test_nothing_later_changes_what_was_seen(disease: str, view: str) -> None:
 
 
 @pytest.mark.parametrize("disease", DISEASES)
-def test_times_and_errors_depend_on_the_seed_alone(disease: str) -> None:
+def test_times_and_errors_depend_on_the_seed_alone(disease):
     process = mgo.disease(disease).process
     few = Lens(ProcessConfig(disease=disease, view="charted"))
     many = Lens(ProcessConfig(disease=disease, view="charted", decisions=process.decisions + 3))
@@ -124,7 +120,7 @@ def test_times_and_errors_depend_on_the_seed_alone(disease: str) -> None:
 
 @pytest.mark.parametrize("disease", DISEASES)
 @pytest.mark.parametrize("view", VIEWS)
-def test_one_episode_does_not_depend_on_others(disease: str, view: str) -> None:
+def test_one_episode_does_not_depend_on_others(disease, view):
     bank = bank_of(disease)
     seeds, actions = seeds_of(bank), random_actions(bank)
     _, together = played(bank, view, seeds, actions)
@@ -132,7 +128,7 @@ def test_one_episode_does_not_depend_on_others(disease: str, view: str) -> None:
     assert torch.allclose(together.observations[1:2, 2:3], alone.observations, atol=2e-4)
 
 
-def test_a_result_comes_after_its_delay_and_waiting_buys_it() -> None:
+def test_a_result_comes_after_its_delay_and_waiting_buys_it():
     bank = bank_of("toy")
     channel = bank.disease.views["charted"].channels[0]
     process, seen = played(bank, "charted", seeds_of(bank, 40), random_actions(bank, 40))
@@ -152,7 +148,7 @@ def test_a_result_comes_after_its_delay_and_waiting_buys_it() -> None:
     assert 0.05 < float(torch.isinf(result).float().mean()) < 0.2, "a tenth of the measurements gives no value"
 
 
-def test_a_value_is_that_of_the_path_at_its_time() -> None:
+def test_a_value_is_that_of_the_path_at_its_time():
     """Without error and delay, what is shown is what the dense path was at the time that the age says."""
     from medgym_offline.envs.rollout import dense
 
@@ -173,20 +169,20 @@ def test_a_value_is_that_of_the_path_at_its_time() -> None:
 
 
 @pytest.fixture(scope="module")
-def toy_recipe() -> Recipe:
+def toy_recipe():
     return Recipe(
         id="medgym/toy-views-v0", description="Uniform.", bank="toy-v0", behavior="random", decisions=6, episodes=3
     )
 
 
 @pytest.fixture
-def stored(toy_recipe: Recipe) -> str:
+def stored(toy_recipe):
     generate(toy_recipe, patients=3, output_id="medgym/toy-few-v0", progress=False)
     return "medgym/toy-few-v0"
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_environments_and_dataset_show_the_same(view: str, stored: str, toy_recipe: Recipe) -> None:
+def test_environments_and_dataset_show_the_same(view, stored, toy_recipe):
     full = load_dataset(stored, progress=False)
     rows = load_dataset(stored, progress=False, view=view)
     assert (rows.view, rows.identity) == (view, full.identity)
@@ -214,9 +210,7 @@ def test_environments_and_dataset_show_the_same(view: str, stored: str, toy_reci
     assert np.allclose(after, np.stack(expected), atol=1e-3)
 
 
-def test_a_view_is_kept_and_made_for_the_patients_asked_for(
-    stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_view_is_kept_and_made_for_the_patients_asked_for(stored, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path))
     one = load_dataset(stored, patients=1, progress=False, view="charted")
     (file,) = tmp_path.rglob("*.npy")
@@ -227,7 +221,7 @@ def test_a_view_is_kept_and_made_for_the_patients_asked_for(
     assert np.allclose(whole.observations[: len(one)], one.observations, atol=1e-6)
 
 
-def test_a_behavior_may_see_less_than_what_is_stored(toy_recipe: Recipe) -> None:
+def test_a_behavior_may_see_less_than_what_is_stored(toy_recipe):
     """Rows are `full`; the actions are those of a rule that saw the last fingerstick."""
     recipe = dataclasses.replace(
         toy_recipe, id="medgym/diabetes-blind-v0", bank="diabetes-v0", behavior="clinician", decisions=5,
@@ -249,11 +243,11 @@ def test_a_behavior_may_see_less_than_what_is_stored(toy_recipe: Recipe) -> None
 class Asks:
     """A policy that says nothing of itself."""
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
+    def act(self, observations):
         return np.tanh(observations[..., :1].repeat(2, -1))
 
 
-def test_a_policy_is_evaluated_on_what_it_was_trained_on(stored: str, tmp_path: Path) -> None:
+def test_a_policy_is_evaluated_on_what_it_was_trained_on(stored, tmp_path):
     rows = load_dataset(stored, progress=False, view="charted")
     policy = train("bc", rows, "pop", config=OfflineConfig(updates=20, batch=16, hidden=8), progress=False).policy
     path = save_policy(policy, tmp_path / "bc.safetensors")
@@ -277,7 +271,7 @@ def test_a_policy_is_evaluated_on_what_it_was_trained_on(stored: str, tmp_path: 
         assert scores[0] == scores[1], "policies that look at nothing are the same whatever is shown"
 
 
-def test_exported_policies_say_what_they_see(stored: str, tmp_path: Path) -> None:
+def test_exported_policies_say_what_they_see(stored, tmp_path):
     from medgym_offline.policies import export_torchscript
 
     rows = load_dataset(stored, progress=False, view="charted")
@@ -290,7 +284,7 @@ def test_exported_policies_say_what_they_see(stored: str, tmp_path: Path) -> Non
         evaluate(tmp_path / "foreign.pt", **quick)  # type: ignore[arg-type]
 
 
-def test_mistakes_are_one_line(stored: str, toy_recipe: Recipe) -> None:
+def test_mistakes_are_one_line(stored, toy_recipe):
     bank = bank_of("toy")
     for wrong in (
         lambda: load_dataset(stored, progress=False, view="chartd"),

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from tests.leaderboard.conftest import _workshop, shop
 
 __all__ = ["_workshop", "shop"]

@@ -1,61 +1,40 @@
-"""The commands: every help, the order of the chain, machine-readable output."""
-
-from __future__ import annotations
+"""The commands: every help, the chain, machine-readable output, completion, and one line for what a user gets wrong."""
 
 import csv
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.leaderboard.workshop import DATASET, PATIENTS, Workshop, run
+from medgym_offline.commands import completion
+from tests.leaderboard.workshop import DATASET, PATIENTS, refused, run
 
-COMMANDS = (
-    "demo",
-    "list",
-    "info",
-    "download",
-    "verify",
-    "generate",
-    "train",
-    "eval",
-    "ope",
-    "report",
-    "submit",
-    "leaderboard add",
-    "leaderboard verify",
-    "leaderboard build",
-    "cohort build",
-    "cohort card",
-    "simulators fit",
-    "simulators info",
-    "simulators audit",
-    "behavior train",
-    "behavior train-all",
-    "publish",
-)
+COMMANDS = "demo, list, info, download, verify, generate, train, eval, ope, report, submit, leaderboard add"
+COMMANDS += ", leaderboard verify, leaderboard build, cohort build, cohort card, simulators fit, simulators info"
+COMMANDS += ", simulators audit, behavior train, behavior train-all, publish"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_a_help_with_an_example(command: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS.split(", "))
+def test_every_command_has_a_help_with_an_example(command):
     done = run(*command.split(), "--help")
     assert done.code == 0
     assert f"Example: medgym-offline {command}" in " ".join(done.out.replace("│", " ").split())
 
 
-def test_wrong_usage_exits_with_2() -> None:
+def test_wrong_usage_exits_with_2():
     for argv in (["eval"], ["eval", "--policy"], ["no-such-command"], ["eval", "--policy", "zero", "--episodes", "x"]):
         done = run(*argv)
         assert done.code == 2, argv
         assert "Traceback" not in done.err
 
 
-def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_exits_with_130(monkeypatch):
     import medgym_offline.datasets
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(medgym_offline.datasets, "list_datasets", interrupted)
@@ -64,16 +43,7 @@ def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Traceback" not in done.err
 
 
-def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    from medgym_offline.cli import main
-    from medgym_offline.errors import MedGymError
-
-    monkeypatch.setenv("MEDGYM_DEBUG", "1")
-    with pytest.raises(MedGymError):
-        main(["info", "medgym/nothing-v0"])
-
-
-def test_list_and_info_speak_json(shop: Workshop) -> None:
+def test_list_and_info_speak_json(shop):
     listed = {info["id"]: info for info in json.loads(run("list", "--json").out)}
     assert listed[DATASET]["episodes"] == 4 * PATIENTS
     assert "medgym/sepsis-ind-v0" in listed
@@ -83,13 +53,13 @@ def test_list_and_info_speak_json(shop: Workshop) -> None:
     assert info["identity"] in run("info", DATASET).out
 
 
-def test_options_mean_the_same_in_every_command() -> None:
+def test_options_mean_the_same_in_every_command():
     """A parameter of one name is spelled alike wherever it appears, and every option says what it does."""
     from typer.main import get_command
 
     from medgym_offline.cli import app
 
-    def leaves(command: Any) -> Iterator[Any]:
+    def leaves(command):
         for child in getattr(command, "commands", {}).values():
             yield from leaves(child)
         if not hasattr(command, "commands"):
@@ -105,7 +75,7 @@ def test_options_mean_the_same_in_every_command() -> None:
     assert {name for name, spelled in forms.items() if len(spelled) > 1} == set()
 
 
-def test_train_leaves_policies_and_logs_and_names_the_next_command(shop: Workshop) -> None:
+def test_train_leaves_policies_and_logs_and_names_the_next_command(shop):
     for seed in (0, 1):
         assert shop.policy(seed).is_file()
         with open(shop.policy(seed).with_suffix(".csv"), newline="") as stream:
@@ -118,16 +88,7 @@ def test_train_leaves_policies_and_logs_and_names_the_next_command(shop: Worksho
     assert run(*argv[:-1], "runs/told", "--bank", shop.bank, "--episodes", "1").code == 0
 
 
-def test_train_evaluates_on_request(shop: Workshop) -> None:
-    done = run(
-        "train", "cql", "--dataset", DATASET, "--updates", "2", "--patients", "1", "--eval", "--output", "runs/e"
-    )
-    assert done.code == 0, done.err
-    result = json.loads(Path("runs/e/cql-ind-seed0/result.json").read_text())
-    assert result["policy"]["provenance"]["algorithm"] == "cql"
-
-
-def test_eval_prints_the_json_of_the_file_with_every_patient(shop: Workshop) -> None:
+def test_eval_prints_the_json_of_the_file_with_every_patient(shop):
     argv = shop.evaluate("--policy", "zero", "--patients", "2", "--worlds", "own,crossfit", "--seed", "5")
     done = run(*argv, "--json", "--output", "out")
     assert done.code == 0, done.err
@@ -142,39 +103,96 @@ def test_eval_prints_the_json_of_the_file_with_every_patient(shop: Workshop) -> 
     assert page.lstrip().lower().startswith("<!doctype html")
 
 
-def test_report_puts_results_side_by_side(shop: Workshop) -> None:
-    done = run("report", shop.result(0), shop.result(1) / "result.json", "--output", "both.html")
+PROGRAM = Path(sys.executable).with_name("medgym-offline")
+
+
+def complete(*words):
+    """What Tab offers in bash after `medgym-offline words`, the last of which is being typed."""
+    asked = {
+        "_MEDGYM_OFFLINE_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(("medgym-offline", *words)),
+        "COMP_CWORD": str(len(words)),
+    }
+    done = subprocess.run([PROGRAM], capture_output=True, text=True, env=os.environ | asked, check=False, timeout=60)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_commands_options_and_values_are_completed(shop, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(shop.minari))
+    assert complete("info", "medgym/sepsis-ind-v") == ["medgym/sepsis-ind-v0"]
+    assert complete("train", "gcql", "--dataset", "medgym/work") == [DATASET]  # one that is only on this machine
+    assert complete("eval", "--worlds", "own,c") == ["own,crossfit"]
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")
+def test_the_script_for_bash_works_there():
+    lines = (
+        'eval "$(medgym-offline --show-completion)"',  # finds out by itself that the shell is bash
+        "name=$(complete -p medgym-offline | sed 's/.*-F \\([^ ]*\\).*/\\1/')",
+        "COMP_WORDS=(medgym-offline leaderboard ver) COMP_CWORD=2",
+        '"$name" medgym-offline && echo "offers ${COMPREPLY[*]}"',
+    )
+    env = os.environ | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["/bin/bash", "-c", "\n".join(lines)], capture_output=True, text=True, env=env, check=False)
+    assert "offers verify" in done.stdout, done.stderr
+
+
+def test_unknown_names_suggest_the_nearest(shop):
+    zero = shop.evaluate("--policy", "zero")
+    assert "prior/0" in refused(*zero, "--patients", "prior/00")
+    assert "adaptive" in refused(*zero, "--timing", "adaptiv")
+    assert "crossfit" in refused(*zero, "--worlds", "heldout")
+    assert "clinician" in refused(*shop.evaluate("--policy", "clinican"))
+    assert "medgym/sepsis-ind-v0" in refused("info", "medgym/sepsis-in-v0")
+    assert "medgym/sepsis-ind-v0" in refused("verify", "medgym/sepsis-in-v0")
+    assert "medgym/sepsis-ind-v0" in refused("generate", "medgym/sepsis-in-v0")
+    assert "medgym/sepsis-ind-v0" in refused("download", "medgym/sepsis-in-v0")
+    assert DATASET in refused("train", "cql", "--dataset", "medgym/workshp-v0", "--output", "x")
+    assert "gcql" in refused("train", "gccql", "--dataset", DATASET, "--output", "x")
+    assert "ind" in refused("train", "cql", "--dataset", DATASET, "--scope", "idn", "--output", "x")
+    assert "no-such-bank" in refused("simulators", "info", "no-such-bank")
+
+
+def test_numbers_out_of_range(shop):
+    assert "96" in refused(*shop.evaluate("--policy", "zero", "--decisions", "2"))
+    assert "1 to 3" in refused(*shop.evaluate("--policy", "zero", "--patients", "4"))
+    assert "1 to 3" in refused(*shop.evaluate("--policy", "zero", "--patients", "0"))
+    assert "nobody" in refused(*shop.evaluate("--policy", "zero", "--patients", ","))
+
+
+def test_a_policy_for_another_timing_or_without_the_patients(shop):
+    assert "timing" in refused(*shop.evaluate("--policy", shop.policy(), "--timing", "fixed"))
+    done = run("train", "dqn", "--dataset", DATASET, "--updates", "1", "--patients", "1", "--output", "one")
     assert done.code == 0, done.err
-    page = Path("both.html").read_text()
-    assert "dqn-ind-seed0" in page
-    assert "dqn-ind-seed1" in page
+    assert "prior/2" in refused(*shop.evaluate("--policy", "one/dqn-ind-seed0.safetensors"))
 
 
-def test_simulators_info_speaks_json(shop: Workshop) -> None:
-    done = run("simulators", "info", shop.bank, "--json")
-    assert json.loads(done.out)["patient_ids"] == [f"prior/{n}" for n in range(PATIENTS)]
-    assert "prior/0" in run("simulators", "info", shop.bank).out
+def test_results_that_are_none(shop, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text("{}")
+    assert "other.json" in refused("report", other, "--output", "r.html")
+    assert "absent.json" in refused("report", "absent.json", "--output", "r.html")
+    assert "absent" in refused("submit", "absent", "--name", "X", "--output", "s")
 
 
-def test_download_says_that_no_remote_answered_and_regenerates_on_request(
-    shop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from medgym_offline.datasets import recipes
+def test_a_folder_that_cannot_be_written(shop, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in refused(
+        *shop.evaluate("--policy", "zero", "--patients", "1", "--output", tmp_path / "file" / "out")
+    )
 
-    assert "already here" in run("download", DATASET).out
-    # A release with one recipe, and a machine without its dataset.
-    release = tmp_path / "release"
-    release.mkdir()
-    recipe = (shop.root / "recipe.toml").read_text().replace("bank.safetensors", str(shop.bank))
-    (release / "workshop-v0.toml").write_text(recipe)
-    monkeypatch.setattr(recipes, "release_folder", lambda name: release)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    nowhere = ("download", DATASET, "--remote", "hf://no-such-organisation")
-    done = run(*nowhere)
-    assert done.code == 1
-    assert "--regenerate" in done.err
-    assert "hf://no-such-organisation" in done.err
-    done = run(*nowhere, "--regenerate")
-    assert done.code == 0, done.err
-    assert "regenerated" in done.out
-    assert run("verify", DATASET).code == 0
+
+def test_names_are_those_of_the_library():
+    from medgym_offline.offline import ALGORITHMS
+    from medgym_offline.online.config import ALGORITHMS as ONLINE
+    from medgym_offline.online.recipe import BEHAVIORS, SCOPES
+    from medgym_offline.policies.builtin import BUILTIN_POLICIES
+    from medgym_offline.simulators.files import list_banks
+    from medgym_offline.third_party import BASELINES
+
+    assert set(completion.ALGORITHMS) == set(ALGORITHMS) | set(BASELINES)
+    assert set(completion.ONLINE_ALGORITHMS) == set(ONLINE)
+    assert set(completion.BEHAVIORS) == {*BEHAVIORS, *SCOPES}
+    assert set(completion.POLICIES) == {*BUILTIN_POLICIES, "behavior"} - {"constant"}  # a constant needs its numbers
+    assert completion.bank_names() == list_banks()

@@ -1,7 +1,5 @@
 """The demo and the examples, on a small bank."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -12,13 +10,13 @@ import pytest
 
 from medgym_offline.commands.demo import run_demo
 from medgym_offline.leaderboard import read_board
-from tests.leaderboard.workshop import DATASET, Workshop
+from tests.leaderboard.workshop import DATASET
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 METHODS = [f"{algorithm}-{scope}" for algorithm in ("dqn", "cql", "gcql") for scope in ("ind", "pop")]
 
 
-def play(script: Path, *argv: str) -> str:
+def play(script, *argv):
     """Run a script as a user would and return what it printed."""
     single = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, str(script), *argv]
@@ -27,7 +25,7 @@ def play(script: Path, *argv: str) -> str:
     return done.stdout
 
 
-def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_runs_the_whole_chain(tmp_path, capsys):
     from medgym_offline.diseases.sepsis.prior import prior_bank
     from medgym_offline.policies import StackedActor, save_policy
     from medgym_offline.stack import StackedMLP
@@ -62,35 +60,6 @@ def test_the_demo_runs_the_whole_chain(tmp_path: Path, capsys: pytest.CaptureFix
     assert again["gcql-ind"].metrics == evaluations["gcql-ind"].metrics
 
 
-def test_the_demo_of_two_diseases_leads_to_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medgym_offline.commands import demo
-    from medgym_offline.evaluation import evaluate
-
-    seen = []
-
-    def one(folder: Path, patients: int, seed: int, *, recipe: str) -> dict[str, object]:
-        seen.append((folder.name, patients, recipe))
-        bank = recipe.removeprefix("medgym/").replace("-ind", "")
-        return {"zero": evaluate("zero", bank=bank, patients=patients, episodes=1)}
-
-    monkeypatch.setattr(demo, "run_demo", one)
-    page = demo.run_demos(tmp_path, patients=2)
-    assert [(folder, recipe) for folder, _, recipe in seen] == [
-        (d.split("/")[1].split("-")[0], d) for d in demo.DATASETS
-    ]
-    assert len(seen) == 2
-    assert page == tmp_path / "report.html"
-    text = page.read_text(encoding="utf-8")
-    assert all(f'href="{folder}/report.html"' in text for folder, _, _ in seen)
-
-
-def test_the_demo_refuses_more_patients_than_there_are(shop: Workshop) -> None:
-    from medgym_offline.errors import MedGymError
-
-    with pytest.raises(MedGymError, match="1 to 3"):
-        run_demo("demo", patients=4, recipe=shop.root / "recipe.toml")
-
-
 @pytest.mark.parametrize(
     ("script", "says"),
     [
@@ -101,7 +70,7 @@ def test_the_demo_refuses_more_patients_than_there_are(shop: Workshop) -> None:
         ("history_policy", "by hand: an episode's return is -"),
     ],
 )
-def test_examples_are_short_and_run(shop: Workshop, script: str, says: str) -> None:
+def test_examples_are_short_and_run(shop, script, says):
     path = EXAMPLES / f"{script}.py"
     assert len(path.read_text().splitlines()) <= 60
     arguments = {"load_dataset": [DATASET], "gymnasium_loop": [str(shop.bank)]}

@@ -1,11 +1,7 @@
 """Small hand-made tables: a long-form cohort and the normalized layout."""
 
-from __future__ import annotations
-
 import csv
 import gzip
-from collections.abc import Sequence
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -14,7 +10,7 @@ COLUMNS = ("patient", "time_h", "end_h", "variable", "value", "source")
 Row = tuple[str, float, float | None, str, float]
 
 
-def long_table(rows: Sequence[Row]) -> pl.DataFrame:
+def long_table(rows):
     """Cohort table of rows (patient, time, end, variable, value)."""
     return pl.DataFrame(
         [(*row, "test") for row in rows],
@@ -24,7 +20,7 @@ def long_table(rows: Sequence[Row]) -> pl.DataFrame:
 
 
 @pytest.fixture
-def rows() -> list[Row]:
+def rows():
     """Two good stays, sorted."""
     return [
         ("a/1", -2.0, None, "lactate", 3.0),
@@ -37,7 +33,7 @@ def rows() -> list[Row]:
     ]
 
 
-def write_csv(path: Path, header: str, rows: Sequence[Sequence[object]]) -> None:
+def write_csv(path, header, rows):
     """A table as .csv, or .csv.gz by its name."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "wt", encoding="utf-8", newline="") as handle:
@@ -46,7 +42,7 @@ def write_csv(path: Path, header: str, rows: Sequence[Sequence[object]]) -> None
         writer.writerows(rows)
 
 
-def write_normalized(folder: Path, stays: int, los: float = 60.0, dataset: str = "mimic-iii") -> Path:
+def write_normalized(folder, stays, los=60.0, dataset="mimic-iii"):
     """Normalized tables: stay i (subject i // 2) with all variables; lactate and sepsis grow with i."""
     folder.mkdir(parents=True, exist_ok=True)
     flag = "sepsis_icd9_explicit" if dataset == "mimic-iii" else "sepsis_icd_explicit"

@@ -1,13 +1,12 @@
 """One stay of 48 h, written in every layout that the package reads, from one list of what was charted and given."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tests.cohorts.conftest import write_csv
 from tests.cohorts.support import DRUGS
+
+Rows = list[tuple[object, ...]]
 
 #: Two saturations, without which a stay is too thin to keep.
 ALWAYS = (("spo2", 1.0, "97"), ("spo2", 2.0, "96"))
@@ -36,7 +35,7 @@ class Charted:
     extra: dict[str, list[tuple[object, ...]]] = field(default_factory=dict)
 
     @property
-    def all_points(self) -> list[tuple[str, float, str]]:
+    def all_points(self):
         return [*ALWAYS, *self.points]
 
 
@@ -52,58 +51,58 @@ _DRUG = {
 }
 
 
-def at(hour: float) -> str:
+def at(hour):
     """Timestamp of an hour since admission at 2150-03-10 00:00."""
     day, minute = divmod(round(hour * 60), 24 * 60)
     return f"2150-03-{10 + day:02d} {minute // 60:02d}:{minute % 60:02d}:00"
 
 
-def _rate(drug: str, dose: str) -> tuple[str, str]:
+def _rate(drug, dose):
     """Rate and its unit as MetaVision charts them: vasopressin by the hour."""
     if drug != "vasopressin":
         return dose, "mcg/kg/min"
     return (repr(float(dose) * 60.0) if dose else dose), "units/hour"
 
 
-def write_long(folder: Path, charted: Charted) -> None:
+Tables = dict[str, tuple[str, Rows]]
+
+
+def _long(charted):
     """Long table, hours since admission."""
-    rows: list[tuple[object, ...]] = [(1, t, "", name, value, _UNIT[name]) for name, t, value in charted.all_points]
+    rows: Rows = [(1, t, "", name, value, _UNIT[name]) for name, t, value in charted.all_points]
     rows += [(1, a, b, drug, dose, DRUGS[drug].unit) for drug, a, b, dose in charted.doses]
     rows += [(1, a, b, "fluids", ml, "mL") for a, b, ml in charted.volumes]
     rows += [(1, t, "", "urine", ml, "mL") for t, ml in charted.urine]
-    write_csv(folder / "events.csv", "stay,time,end,variable,value,unit", [*rows, *charted.extra.get("events", [])])
-    write_csv(folder / "stays.csv", "stay,los_h", [(1, 48)])
+    return {"events": ("stay,time,end,variable,value,unit", rows), "stays": ("stay,los_h", [(1, 48)])}
 
 
-def write_normal(folder: Path, charted: Charted) -> None:
+def _normal(charted):
     """Normalized tables."""
     header = "stay_id,subject_id,los_h,age,gender,weight_kg,hospital_expire_flag,sepsis"
-    write_csv(folder / "stays.csv", header, [(1, 10, 48, 60, "F", 70, 0, 0)])
-    observed: list[tuple[object, ...]] = [(1, name, t, value) for name, t, value in charted.all_points]
+    observed: Rows = [(1, name, t, value) for name, t, value in charted.all_points]
     observed += [(1, "urine", t, ml) for t, ml in charted.urine]
-    write_csv(folder / "observations.csv", "stay_id,var,t_h,value", [*observed, *charted.extra.get("observations", [])])
-    doses = []
-    for drug, start, end, dose in charted.doses:
-        doses.append((1, drug, start, end, dose, repr(float(dose) * DRUGS[drug].factor) if dose else ""))
-    write_csv(
-        folder / "vasopressors.csv",
-        "stay_id,drug,t0_h,t1_h,dose,neq",
-        [*doses, *charted.extra.get("vasopressors", [])],
-    )
-    volumes = [(1, start, end, ml) for start, end, ml in charted.volumes]
-    write_csv(folder / "fluids.csv", "stay_id,t0_h,t1_h,ml", [*volumes, *charted.extra.get("fluids", [])])
+    doses: Rows = [
+        (1, drug, a, b, dose, repr(float(dose) * DRUGS[drug].factor) if dose else "")
+        for drug, a, b, dose in charted.doses
+    ]
+    return {
+        "stays": (header, [(1, 10, 48, 60, "F", 70, 0, 0)]),
+        "observations": ("stay_id,var,t_h,value", observed),
+        "vasopressors": ("stay_id,drug,t0_h,t1_h,dose,neq", doses),
+        "fluids": ("stay_id,t0_h,t1_h,ml", [(1, a, b, ml) for a, b, ml in charted.volumes]),
+    }
 
 
-def _lab_rows(charted: Charted) -> list[tuple[object, ...]]:
+def _lab_rows(charted):
     return [(10, i, _LAB[n], at(t), v, v) for i, (n, t, v) in enumerate(charted.all_points) if n in _LAB]
 
 
-def _chart_rows(charted: Charted) -> list[tuple[object, ...]]:
+def _chart_rows(charted):
     return [(10, 1, _CHART[n], at(t), v, v) for n, t, v in charted.all_points if n in _CHART]
 
 
-def _order_rows(charted: Charted) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = []
+def _order_rows(charted):
+    rows: Rows = []
     for drug, start, end, dose in charted.doses:
         rows.append((10, 1, at(start), at(end), _DRUG[drug], 1, "mg", *_rate(drug, dose), 70, "", "01-Drips", ""))
     for start, end, ml in charted.volumes:
@@ -117,103 +116,79 @@ _ORDERS = (
 )
 
 
-def write_mimic_three(folder: Path, charted: Charted) -> None:
+def _mimic_three(charted):
     """MIMIC-III tables, all MetaVision but for what `extra` adds to INPUTEVENTS_CV."""
-    more = charted.extra.get
-    write_csv(
-        folder / "ICUSTAYS.csv",
-        "subject_id,hadm_id,icustay_id,intime,outtime",
-        [(10, 100, 1, at(0), at(48)), *more("ICUSTAYS", [])],
-    )
-    write_csv(folder / "PATIENTS.csv", "subject_id,gender,dob", [(10, "F", f"{charted.born}-03-10 00:00:00")])
-    write_csv(folder / "ADMISSIONS.csv", "hadm_id,hospital_expire_flag", [(100, int(charted.died))])
-    codes = [(100, code) for code, version in charted.codes if version == 9]
-    write_csv(folder / "DIAGNOSES_ICD.csv", "hadm_id,icd9_code", codes)
-    charts = [(*row, "") for row in _chart_rows(charted)]
-    write_csv(
-        folder / "CHARTEVENTS.csv",
-        "subject_id,icustay_id,itemid,charttime,value,valuenum,error",
-        [*charts, *more("CHARTEVENTS", [])],
-    )
     labs = [(who, item, when, text, number) for who, _, item, when, text, number in _lab_rows(charted)]
-    write_csv(folder / "LABEVENTS.csv", "subject_id,itemid,charttime,value,valuenum", [*labs, *more("LABEVENTS", [])])
+    codes = [(100, code) for code, version in charted.codes if version == 9]
     urine = [(10, 1, 226559, at(t), ml, "") for t, ml in charted.urine]
-    write_csv(
-        folder / "OUTPUTEVENTS.csv",
-        "subject_id,icustay_id,itemid,charttime,value,iserror",
-        [*urine, *more("OUTPUTEVENTS", [])],
-    )
-    write_csv(
-        folder / "INPUTEVENTS_MV.csv",
-        "subject_id,icustay_id," + _ORDERS,
-        [*_order_rows(charted), *more("INPUTEVENTS_MV", [])],
-    )
-    write_csv(
-        folder / "INPUTEVENTS_CV.csv",
-        "subject_id,icustay_id,charttime,itemid,amount,amountuom,rate,rateuom,stopped",
-        more("INPUTEVENTS_CV", []),
-    )
+    carevue = "subject_id,icustay_id,charttime,itemid,amount,amountuom,rate,rateuom,stopped"
+    return {
+        "ICUSTAYS": ("subject_id,hadm_id,icustay_id,intime,outtime", [(10, 100, 1, at(0), at(48))]),
+        "PATIENTS": ("subject_id,gender,dob", [(10, "F", f"{charted.born}-03-10 00:00:00")]),
+        "ADMISSIONS": ("hadm_id,hospital_expire_flag", [(100, int(charted.died))]),
+        "DIAGNOSES_ICD": ("hadm_id,icd9_code", codes),
+        "CHARTEVENTS": (
+            "subject_id,icustay_id,itemid,charttime,value,valuenum,error",
+            [(*row, "") for row in _chart_rows(charted)],
+        ),
+        "LABEVENTS": ("subject_id,itemid,charttime,value,valuenum", labs),
+        "OUTPUTEVENTS": ("subject_id,icustay_id,itemid,charttime,value,iserror", urine),
+        "INPUTEVENTS_MV": ("subject_id,icustay_id," + _ORDERS, _order_rows(charted)),
+        "INPUTEVENTS_CV": (carevue, []),
+    }
 
 
-def write_mimic_four(folder: Path, charted: Charted) -> None:
+def _mimic_four(charted):
     """MIMIC-IV tables in one folder."""
-    more = charted.extra.get
-    write_csv(folder / "icustays.csv", "subject_id,hadm_id,stay_id,intime,outtime", [(10, 100, 1, at(0), at(48))])
-    write_csv(
-        folder / "patients.csv", "subject_id,gender,anchor_age,anchor_year", [(10, "F", 2148 - charted.born, 2148)]
-    )
-    write_csv(folder / "admissions.csv", "hadm_id,hospital_expire_flag", [(100, int(charted.died))])
+    person = (10, "F", 2148 - charted.born, 2148)
     codes = [(100, code, version) for code, version in charted.codes]
-    write_csv(folder / "diagnoses_icd.csv", "hadm_id,icd_code,icd_version", codes)
-    write_csv(
-        folder / "chartevents.csv",
-        "subject_id,stay_id,itemid,charttime,value,valuenum",
-        [*_chart_rows(charted), *more("chartevents", [])],
-    )
-    write_csv(
-        folder / "labevents.csv",
-        "subject_id,specimen_id,itemid,charttime,value,valuenum",
-        [*_lab_rows(charted), *more("labevents", [])],
-    )
-    urine = [(10, 1, 226559, at(t), ml) for t, ml in charted.urine]
-    write_csv(
-        folder / "outputevents.csv",
-        "subject_id,stay_id,itemid,charttime,value",
-        [*urine, *more("outputevents", [])],
-    )
-    write_csv(
-        folder / "inputevents.csv", "subject_id,stay_id," + _ORDERS, [*_order_rows(charted), *more("inputevents", [])]
-    )
+    return {
+        "icustays": ("subject_id,hadm_id,stay_id,intime,outtime", [(10, 100, 1, at(0), at(48))]),
+        "patients": ("subject_id,gender,anchor_age,anchor_year", [person]),
+        "admissions": ("hadm_id,hospital_expire_flag", [(100, int(charted.died))]),
+        "diagnoses_icd": ("hadm_id,icd_code,icd_version", codes),
+        "chartevents": ("subject_id,stay_id,itemid,charttime,value,valuenum", _chart_rows(charted)),
+        "labevents": ("subject_id,specimen_id,itemid,charttime,value,valuenum", _lab_rows(charted)),
+        "outputevents": (
+            "subject_id,stay_id,itemid,charttime,value",
+            [(10, 1, 226559, at(t), ml) for t, ml in charted.urine],
+        ),
+        "inputevents": ("subject_id,stay_id," + _ORDERS, _order_rows(charted)),
+    }
 
 
-def write_meds(folder: Path, charted: Charted) -> None:
+def _meds(charted):
     """MEDS events of MIMIC-IV; arterial oxygen is the charted one."""
     items = {**_CHART, **_LAB, "pao2": "220224"}
-    rows: list[tuple[object, ...]] = [
-        (10, "2090-03-10 00:00:00", "MEDS_BIRTH", ""),
-        (10, at(0), "ICU_ADMISSION//MICU", ""),
-        (10, at(48), "ICU_DISCHARGE//MICU", ""),
-    ]
+    rows: Rows = [(10, "2090-03-10 00:00:00", "MEDS_BIRTH", "")]
+    rows += [(10, at(0), "ICU_ADMISSION//MICU", ""), (10, at(48), "ICU_DISCHARGE//MICU", "")]
     rows += [(10, at(t), f"LAB//{items[name]}//UNK", value) for name, t, value in charted.all_points]
     rows += [(10, at(t), "SUBJECT_FLUID_OUTPUT//226559//ml", ml) for t, ml in charted.urine]
     for drug, start, end, dose in charted.doses:
-        rows += [
-            (10, at(start), f"INFUSION_START//{_DRUG[drug]}", _rate(drug, dose)[0]),
-            (10, at(end), f"INFUSION_END//{_DRUG[drug]}", 1),
-        ]
+        rows.append((10, at(start), f"INFUSION_START//{_DRUG[drug]}", _rate(drug, dose)[0]))
+        rows.append((10, at(end), f"INFUSION_END//{_DRUG[drug]}", 1))
     for start, end, ml in charted.volumes:
         rows += [(10, at(start), "INFUSION_START//225158", ""), (10, at(end), "INFUSION_END//225158", ml)]
-    write_csv(folder / "events.csv", "subject_id,time,code,value", [*rows, *charted.extra.get("events", [])])
+    return {"events": ("subject_id,time,code,value", rows)}
 
 
-#: Every layout that is read, by name.
-LAYOUTS: dict[str, Callable[[Path, Charted], None]] = {
-    "long table": write_long,
-    "normalized": write_normal,
-    "mimic-iii": write_mimic_three,
-    "mimic-iv": write_mimic_four,
-    "meds": write_meds,
+def _writer(tables):
+    def write(folder, charted):
+        for name, (header, rows) in tables(charted).items():
+            write_csv(folder / f"{name}.csv", header, [*rows, *charted.extra.get(name, [])])
+
+    return write
+
+
+_TABLES = {
+    "long table": _long,
+    "normalized": _normal,
+    "mimic-iii": _mimic_three,
+    "mimic-iv": _mimic_four,
+    "meds": _meds,
 }
+#: Every layout that is read, by name.
+LAYOUTS = {name: _writer(tables) for name, tables in _TABLES.items()}
 
 
 #: A record that has everything, and what every layout makes of it.

@@ -1,15 +1,9 @@
 """The public functions with the definition of sepsis, which these tests read."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 import polars as pl
 
 from medgym_offline import cohorts
-from medgym_offline.cohorts import Cohort, CohortSummary, GridCohort, ObservationFlags, Records, Rejections
+from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.sepsis.cohort import COHORT
 
 STATES, TREATMENTS, UNITS = COHORT.observed, COHORT.given, COHORT.units
@@ -17,33 +11,31 @@ RANGES = {name: concept.range for name, concept in COHORT.concepts.items()}
 DRUGS = {part.name: part for part in COHORT.concepts["vasopressor"].parts}
 
 
-def read_source(path: str | Path) -> Cohort:
+def read_source(path):
     return cohorts.read_source(path, COHORT)
 
 
-def build_cohort(paths: Sequence[Path], output: Path, patients: int | None = None) -> CohortSummary:
+def build_cohort(paths, output, patients=None):
     return cohorts.build_cohort(paths, output, COHORT, patients)
 
 
-def detect_source(path: Path) -> Any:
+def detect_source(path):
     return cohorts.detect_source(path, COHORT)
 
 
-def from_table(table: pl.DataFrame, stays: pl.DataFrame | None = None, metadata: Any = None) -> Cohort:
+def from_table(table, stays=None, metadata=None):
     return Cohort.from_table(table, COHORT, stays, metadata)
 
 
-def validate(
-    table: pl.DataFrame, units: Mapping[str, str] | None = None, where: str = "table"
-) -> tuple[pl.DataFrame, Rejections]:
+def validate(table, units=None, where="table"):
     return cohorts.validate(table, COHORT, units, where)
 
 
-def observation_flags(grid: GridCohort) -> ObservationFlags:
+def observation_flags(grid):
     return cohorts.observation_flags(grid, COHORT)
 
 
-def given(records: Records, names: Sequence[str]) -> pl.DataFrame:
+def given(records, names):
     """Infusions of the named drugs or fluids, with `share`: the value in the treatment's unit."""
     factors = {name: DRUGS[name].factor if name in DRUGS else 1.0 for name in names}
     mine = records.events.filter(pl.col("name").is_in(names))

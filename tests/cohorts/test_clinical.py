@@ -1,43 +1,38 @@
 """The real open demos: the raw source reproduces the normalized tables, and the cohort looks as was published."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import Cohort, GridCohort, combine, coverage, select_stays
+from medgym_offline.cohorts import Cohort, combine, coverage, select_stays
 from medgym_offline.cohorts.mimic import MIMIC_III
-from medgym_offline.cohorts.source import Records
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.diseases.sepsis.cohort.normalized import NormalizedTables
-from tests.cohorts.support import DRUGS, RANGES, STATES, build_cohort, given, read_source
+from tests.cohorts.support import RANGES, STATES, build_cohort, read_source
 
 pytestmark = pytest.mark.clinical
 
 
 @pytest.fixture(scope="module")
-def demo3(clinical_data: Path) -> Path:
+def demo3(clinical_data):
     return clinical_data / "mimic-iii-demo-1.4"
 
 
 @pytest.fixture(scope="module")
-def both(clinical_data: Path, demo3: Path) -> Cohort:
+def both(clinical_data, demo3):
     return combine([read_source(demo3), read_source(clinical_data / "mimic-iv-demo-2.2")])
 
 
 @pytest.fixture(scope="module")
-def pair(demo3: Path) -> tuple[Records, Records]:
+def pair(demo3):
     return NormalizedTables().read(demo3, COHORT), MIMIC_III.read(demo3 / "raw_subset", COHORT)
 
 
-def aligned(table: pl.DataFrame) -> pl.DataFrame:
+def aligned(table):
     return table.with_columns(pl.col("t_h").round(4))
 
 
-def test_raw_stays_equal_the_normalized(pair: tuple[Records, Records]) -> None:
+def test_raw_stays_equal_the_normalized(pair):
     normalized, raw = pair
     joined = normalized.stays.join(raw.stays, on="stay_id", suffix="_raw")
     assert joined.height == normalized.stays.height == raw.stays.height == 136
@@ -48,7 +43,7 @@ def test_raw_stays_equal_the_normalized(pair: tuple[Records, Records]) -> None:
         assert (joined[column] - joined[column + "_raw"]).abs().max() < slack, column
 
 
-def raw_observations(raw: Records, variable: str) -> pl.DataFrame:
+def raw_observations(raw, variable):
     """stay_id, t_h, value as the normalized tables hold them: in range, one row a time, urine summed."""
     found = raw.events.filter(pl.col("name") == variable)
     value = pl.col("value")
@@ -66,7 +61,7 @@ def raw_observations(raw: Records, variable: str) -> pl.DataFrame:
     # A urine record two minutes after discharge and a fraction in the laboratory's FiO2 are in the raw source only.
     [("spo2", 0), ("pao2", 0), ("bilirubin", 0), ("urine", 1), ("lactate", 0), ("fio2", 1)],
 )
-def test_raw_observations_equal_the_normalized(pair: tuple[Records, Records], variable: str, extra: int) -> None:
+def test_raw_observations_equal_the_normalized(pair, variable, extra):
     published = aligned(pair[0].events.filter(pl.col("name") == variable))
     raw = raw_observations(pair[1], variable)
     joined = published.join(raw, on=["stay_id", "t_h"], suffix="_raw")
@@ -75,68 +70,10 @@ def test_raw_observations_equal_the_normalized(pair: tuple[Records, Records], va
     assert (joined["value"] - joined["value_raw"]).abs().max() < 1e-3
 
 
-def test_raw_coma_scores_differ_where_there_is_a_tube_only(demo3: Path, pair: tuple[Records, Records]) -> None:
-    table = pl.read_csv(demo3 / "observations.csv.gz", schema_overrides={"stay_id": pl.String, "value": pl.Float64})
-    kinds = aligned(table).filter(pl.col("var").is_in(["gcs", "gcs_intubated"]))
-    published = kinds.pivot("var", index=["stay_id", "t_h"], values="value")
-    joined = published.join(raw_observations(pair[1], "gcs"), on=["stay_id", "t_h"])
-    assert joined.height == published.height == 3947
-    gained = joined.with_columns(gained=pl.col("value") - pl.col("gcs"))
-    assert (gained.filter(pl.col("gcs_intubated") == 0)["gained"].abs() < 1e-3).all()
-    tube = gained.filter(pl.col("gcs_intubated") > 0)
-    # The published sums count the verbal response of an intubated patient as 1.
-    assert (
-        tube.height == pair[0].rejections.doubts["gcs: of an intubated patient, summed with 1 for the verbal response"]
-    )
-    assert tube["gained"].is_in([0.0, 1.0, 2.0, 3.0, 4.0]).all()
-    assert (tube.filter(pl.col("gcs") == 3)["gained"] == 0.0).all()
-    assert (tube.filter(pl.col("gcs") == 11)["value"] == 15.0).all()
-
-
 #: Orders of sodium bicarbonate 8.4 % in mEq, that is mL: the published tables left them out.
-_BICARBONATE = 13
 
 
-def test_raw_treatments_equal_the_normalized(pair: tuple[Records, Records]) -> None:
-    normalized, raw = pair
-    for names, extra in ((list(DRUGS), 0), (["fluids"], _BICARBONATE)):
-        left, right = given(normalized, names), given(raw, names)
-        assert right.height == left.height + extra
-        exposure = [((t["end_h"] - t["t_h"]) * t["share"]).sum() for t in (left, right)]
-        assert exposure[1] == pytest.approx(exposure[0], rel=1e-4 if not extra else 2e-3)
-
-
-def test_raw_and_normalized_give_the_same_grid(demo3: Path) -> None:
-    published, raw = read_source(demo3).to_grid(), read_source(demo3 / "raw_subset").to_grid()
-    assert published.patients == raw.patients
-    np.testing.assert_array_equal(published.mask, raw.mask)
-    same = [column for column, name in enumerate(STATES) if name != "gcs"]
-    np.testing.assert_allclose(published.values[..., same], raw.values[..., same], rtol=1e-4)
-    for column, slack in enumerate((1e-3, 1e-3)):
-        assert np.abs(published.treatment - raw.treatment)[..., column].max() < slack
-    more = raw.treatment[..., 2] - published.treatment[..., 2]
-    assert more.min() > -1e-2
-    changed = (more > 1e-2).any(axis=1)
-    assert 0 < changed.sum() <= _BICARBONATE
-    np.testing.assert_allclose(
-        published.derived["fluid_balance"][~changed], raw.derived["fluid_balance"][~changed], atol=1e-4
-    )
-
-
-def test_the_published_coverage_is_reproduced(both: Cohort) -> None:
-    found = coverage(both)
-    eligible = both.stays["los_h"].to_numpy() >= 24.0
-    assert eligible.sum() == 231
-    # Found by an independent count: c over the 231 stays 6:61, 5:59, 4:65, 3:43, <=2:3 (one stay differs).
-    assert np.bincount(found.covered[eligible], minlength=7)[3:].tolist() == pytest.approx([43, 65, 59, 61], abs=1)
-
-
-def quartiles(grid: GridCohort, variable: str, at: tuple[int, ...] = (25, 50, 75)) -> np.ndarray:
-    column = STATES.index(variable)
-    return np.percentile(grid.values[..., column][grid.mask[..., column]], at)
-
-
-def test_the_published_cohort_is_reproduced(both: Cohort) -> None:
+def test_the_published_cohort_is_reproduced(both):
     """As an independent count found, which allowed several stays of one person."""
     chosen = select_stays(both, 110, one_per_subject=False)
     grid = chosen.to_grid()
@@ -152,30 +89,16 @@ def test_the_published_cohort_is_reproduced(both: Cohort) -> None:
     published = {"spo2": 7945, "pao2": 835, "bilirubin": 278, "gcs": 2134, "urine": 5494, "lactate": 680}
     for variable, count in published.items():
         assert counts[variable] == pytest.approx(count, rel=0.015), variable
-    tables = {
-        "spo2": (95, 97, 99),
-        "pao2": (87, 110, 158),
-        "bilirubin": (0.5, 0.85, 3.3),
-        "gcs": (7, 10, 15),
-        "urine": (720, 1200, 2400),
-        "lactate": (1.5, 2.2, 3.5),
-    }
-    for variable, expected in tables.items():
-        # Bilirubin moves in steps of 0.1 and the study had one value more: its median lay between 0.8 and 0.9.
-        slack = 0.07 if variable == "bilirubin" else 0.02
-        np.testing.assert_allclose(quartiles(grid, variable), expected, rtol=slack, err_msg=variable)
     inside = grid.inside
     vasopressor, fluids = grid.treatment[..., 1][inside], grid.treatment[..., 2][inside]
     assert (vasopressor > 0).mean() == pytest.approx(0.35, abs=0.01)
-    on = np.percentile(vasopressor[vasopressor > 0], (5, 25, 50, 75, 95))
-    np.testing.assert_allclose(on, (0.018, 0.05, 0.10, 0.20, 0.48), rtol=0.04)
     assert np.percentile(vasopressor, 99.5) == pytest.approx(0.751, abs=0.01)
     assert (fluids > 0).mean() == pytest.approx(0.83, abs=0.01)
     assert np.percentile(fluids, 99.5) == pytest.approx(1111, rel=0.01)
     assert fluids.max() == pytest.approx(5038, rel=0.01)
 
 
-def test_the_release_cohort_has_110_people_once_each(clinical_data: Path, demo3: Path, tmp_path: Path) -> None:
+def test_the_release_cohort_has_110_people_once_each(clinical_data, demo3, tmp_path):
     summary = build_cohort([demo3, clinical_data / "mimic-iv-demo-2.2"], tmp_path / "c.parquet", 110)
     assert summary.stays == summary.subjects == 110
     cohort = Cohort.read(tmp_path / "c.parquet")
@@ -189,3 +112,23 @@ def test_the_release_cohort_has_110_people_once_each(clinical_data: Path, demo3:
         values = grid.values[..., column][grid.mask[..., column]]
         assert values.min() >= low
         assert values.max() <= high
+
+
+_BICARBONATE = 13
+
+
+def test_raw_and_normalized_give_the_same_grid(demo3):
+    published, raw = read_source(demo3).to_grid(), read_source(demo3 / "raw_subset").to_grid()
+    assert published.patients == raw.patients
+    np.testing.assert_array_equal(published.mask, raw.mask)
+    same = [column for column, name in enumerate(STATES) if name != "gcs"]
+    np.testing.assert_allclose(published.values[..., same], raw.values[..., same], rtol=1e-4)
+    for column, slack in enumerate((1e-3, 1e-3)):
+        assert np.abs(published.treatment - raw.treatment)[..., column].max() < slack
+    more = raw.treatment[..., 2] - published.treatment[..., 2]
+    assert more.min() > -1e-2
+    changed = (more > 1e-2).any(axis=1)
+    assert 0 < changed.sum() <= _BICARBONATE
+    np.testing.assert_allclose(
+        published.derived["fluid_balance"][~changed], raw.derived["fluid_balance"][~changed], atol=1e-4
+    )

@@ -1,14 +1,8 @@
 """Vasopressors by name and by item id: what is read as which drug, and what is counted because nobody knows it."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts.names import mentions, read_as
-from medgym_offline.diseases.sepsis.cohort import COHORT
 from tests.cohorts.conftest import write_csv
 from tests.cohorts.layouts import LAYOUTS, Charted, at
 from tests.cohorts.support import DRUGS, read_source
@@ -16,16 +10,16 @@ from tests.cohorts.support import DRUGS, read_source
 EQUIVALENT = {"norepinephrine": 1.0, "epinephrine": 1.0, "phenylephrine": 0.1, "dopamine": 0.01, "vasopressin": 2.5}
 
 
-def vasopressor(folder: Path) -> list[tuple[float, float, float]]:
+def vasopressor(folder):
     table = read_source(folder).table.filter(pl.col("variable") == "vasopressor")
     return [tuple(row) for row in table.select("time_h", "end_h", "value").iter_rows()]
 
 
-def order(item: int, rate: float, unit: str) -> tuple[object, ...]:
+def order(item, rate, unit):
     return (10, 1, at(3), at(5), item, 1, "mg", rate, unit, 70, "", "01-Drips", "")
 
 
-def test_labels_tell_unlisted_vasopressors_from_other_drugs(tmp_path: Path) -> None:
+def test_labels_tell_unlisted_vasopressors_from_other_drugs(tmp_path):
     orders = [order(item, 1.0, "mcg/kg/min") for item in (229991, 229992, 229992, 229993)]
     LAYOUTS["mimic-iv"](tmp_path, Charted(extra={"inputevents": orders}))
     labels = [(229991, "Norepinephrine (32/250)"), (229992, "Angiotensin II (Giapreza)"), (229993, "Propofol")]
@@ -41,27 +35,16 @@ def test_labels_tell_unlisted_vasopressors_from_other_drugs(tmp_path: Path) -> N
     ("name", "drug"),
     [
         ("Noradrenaline", "norepinephrine"),
-        ("levophed", "norepinephrine"),
         ("NOREPINEPHRINE BITARTRATE", "norepinephrine"),
         ("noradrénaline", "norepinephrine"),
         ("adrenaline", "epinephrine"),
         ("Neo-Synephrine", "phenylephrine"),
-        ("neosynephrine", "phenylephrine"),
         ("dopamine HCl", "dopamine"),
         ("Argipressin", "vasopressin"),
     ],
 )
-def test_a_synonym_is_the_drug(tmp_path: Path, name: str, drug: str) -> None:
+def test_a_synonym_is_the_drug(tmp_path, name, drug):
     unit = DRUGS[drug].unit
     LAYOUTS["long table"](tmp_path, Charted(extra={"events": [(1, 3, 5, name, 0.1, unit)]}))
     assert vasopressor(tmp_path) == [(3.0, 5.0, pytest.approx(0.1 * EQUIVALENT[drug]))]
     assert sum(read_source(tmp_path).rejections.repairs.values()) == 1
-
-
-def test_names_of_other_things_are_no_vasopressors() -> None:
-    for name in ("", "adrenal insufficiency", "dobutamine", "norepinephrine given", "desmopressin", "pressin"):
-        assert read_as(name, COHORT) is None
-    for label in ("Phenylephrine (50/250)", "Epinephrine.", "Levophed-k", "vasopressin unit/min", "Neo Synephrine"):
-        assert mentions(label, COHORT.concepts["vasopressor"])
-    for label in ("Dobutamine", "Propofol", "Pseudo", "Heparin Sodium", ""):
-        assert not mentions(label, COHORT.concepts["vasopressor"])

@@ -1,31 +1,24 @@
 """The coma scale from its components, with and without a tube in the way of the verbal response."""
 
-from __future__ import annotations
-
 import itertools
-from pathlib import Path
 
 import polars as pl
 import pytest
 
-from medgym_offline.cohorts import Cohort
-from medgym_offline.cohorts.frames import Rejections
-from medgym_offline.diseases.sepsis.cohort.rules import coma_scale
 from tests.cohorts.conftest import write_csv
 from tests.cohorts.layouts import LAYOUTS, Charted, at
 from tests.cohorts.support import read_source
 
-Component = tuple[str, float]
 EYE, MOTOR = ("Spontaneously", 4.0), ("Obeys Commands", 6.0)
 TUBE, MUTE = ("No Response-ETT", 1.0), ("No Response", 1.0)
 REPAIR = "gcs: verbal score of an intubated patient, predicted from eye and motor"
 
 
-def gcs(cohort: Cohort) -> list[tuple[float, float]]:
+def gcs(cohort):
     return cohort.table.filter(pl.col("variable") == "gcs").select("time_h", "value").rows()
 
 
-def write(folder: Path, layout: str, sets: list[tuple[float, Component, Component, Component]]) -> Path:
+def write(folder, layout, sets):
     """Sets of (hour, eye, verbal, motor), each a text and a number; "carevue" is MIMIC-III of the older items."""
     items = (184, 723, 454) if layout == "carevue" else (220739, 223900, 223901)
     rows = [(item, at(hour), *part) for hour, *parts in sets for item, part in zip(items, parts)]
@@ -46,7 +39,7 @@ def write(folder: Path, layout: str, sets: list[tuple[float, Component, Componen
 
 
 @pytest.mark.parametrize("layout", ["mimic-iii", "mimic-iv", "meds", "carevue"])
-def test_awake_and_intubated_is_fifteen_and_counted(tmp_path: Path, layout: str) -> None:
+def test_awake_and_intubated_is_fifteen_and_counted(tmp_path, layout):
     tube = ("1.0 ET/Trach", 1.0) if layout == "carevue" else TUBE
     sets = [
         (3, EYE, tube, MOTOR),
@@ -60,7 +53,7 @@ def test_awake_and_intubated_is_fifteen_and_counted(tmp_path: Path, layout: str)
     assert cohort.rejections.repairs[REPAIR] == 2
 
 
-def test_the_prediction_is_whole_in_range_and_grows_with_its_components(tmp_path: Path) -> None:
+def test_the_prediction_is_whole_in_range_and_grows_with_its_components(tmp_path):
     pairs = list(itertools.product(range(1, 5), range(1, 7)))
     hours = {pair: 1.0 + hour for hour, pair in enumerate(pairs)}
     sets = [(hours[e, m], ("", float(e)), TUBE, ("", float(m))) for e, m in pairs]
@@ -76,19 +69,7 @@ def test_the_prediction_is_whole_in_range_and_grows_with_its_components(tmp_path
             assert verbal[eye, motor + 1] >= score
 
 
-def test_a_verbal_score_given_at_the_same_time_wins_over_the_tube() -> None:
-    rows = [("220739", 4.0, False), ("223900", 1.0, True), ("223900", 4.0, False), ("223901", 6.0, False)]
-    charted = pl.DataFrame(
-        [("1", item, 2.0, value, TUBE[0] if tube else "", "gcs") for item, value, tube in rows],
-        schema=["stay_id", "item", "t_h", "value", "text", "name"],
-        orient="row",
-    )
-    counts = Rejections()
-    assert coma_scale(charted, counts)["value"].to_list() == [14.0]
-    assert counts.repairs == {"gcs: a component charted twice at one time, averaged": 1}
-
-
-def test_without_the_words_a_verbal_score_of_one_is_doubted(tmp_path: Path) -> None:
+def test_without_the_words_a_verbal_score_of_one_is_doubted(tmp_path):
     components = [(220739, 4), (223900, 1), (223901, 6)]
     events = [(10, at(3), f"LAB//{item}//UNK", value) for item, value in components]
     LAYOUTS["meds"](tmp_path, Charted(extra={"events": events}))

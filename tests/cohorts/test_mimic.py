@@ -1,21 +1,18 @@
 """One record in every layout, and what MIMIC's tables alone have: items, units, CareVue's points, specimens, stays."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import polars as pl
 import pytest
 
 from medgym_offline.errors import CohortError
 from tests.cohorts.layouts import LAYOUTS, RICH, RICH_ROWS, Charted, at
 from tests.cohorts.support import build_cohort, read_source
+from tests.helpers import refused
 
 Rows = list[tuple[object, ...]]
 RAW = pytest.mark.parametrize("layout", ["mimic-iii", "mimic-iv"])
 
 
-def rows(folder: Path, *variables: str) -> Rows:
+def rows(folder, *variables):
     """variable, time_h, end_h, value of some variables, or all."""
     table = read_source(folder).table
     mine = table.filter(pl.col("variable").is_in(variables)) if variables else table
@@ -24,18 +21,18 @@ def rows(folder: Path, *variables: str) -> Rows:
     ]
 
 
-def about(value: float | None) -> object:
+def about(value):
     return value if value is None else pytest.approx(value, abs=2e-4)
 
 
-def write(folder: Path, layout: str, charted: Charted) -> Path:
+def write(folder, layout, charted):
     folder.mkdir(exist_ok=True)
     LAYOUTS[layout](folder, charted)
     return folder
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_record_is_the_same_in_every_layout(tmp_path: Path, layout: str) -> None:
+def test_a_record_is_the_same_in_every_layout(tmp_path, layout):
     folder = write(tmp_path / "h", layout, RICH)
     assert rows(folder) == RICH_ROWS
     summary = build_cohort([folder], tmp_path / "c.parquet")
@@ -60,7 +57,7 @@ FLUIDS = [(225158, 100, "ml", 100.0), (225943, 0.1, "L", 100.0), (220995, 50, "m
 
 
 @RAW
-def test_items_and_units_of_orders(tmp_path: Path, layout: str) -> None:
+def test_items_and_units_of_orders(tmp_path, layout):
     table: Rows = []
     for slot, (item, rate, unit, _) in enumerate(ORDERS):
         table.append((10, 1, at(2 * slot), at(2 * slot + 1), item, 1, "mg", rate, unit, 70, "", "01-Drips", ""))
@@ -71,20 +68,7 @@ def test_items_and_units_of_orders(tmp_path: Path, layout: str) -> None:
         assert rows(folder, name) == [(name, 2.0 * n, 2.0 * n + 1.0, value) for n, (*_, value) in enumerate(wanted)]
 
 
-def test_items_of_meds(tmp_path: Path) -> None:
-    hourly = [(item, 2.4 if unit == "units/hour" else rate, value) for item, rate, unit, value in ORDERS[:10]]
-    events: Rows = []
-    for slot, (item, rate, _) in enumerate(hourly):
-        events += [
-            (10, at(2 * slot), f"INFUSION_START//{item}", rate),
-            (10, at(2 * slot + 1), f"INFUSION_END//{item}", 1),
-        ]
-    folder = write(tmp_path / "h", "meds", Charted(extra={"events": events}))
-    wanted = [("vasopressor", 2.0 * n, 2.0 * n + 1.0, value) for n, (*_, value) in enumerate(hourly)]
-    assert rows(folder, "vasopressor") == wanted
-
-
-def test_points_of_carevue_hold_stop_and_were_given_since_the_last(tmp_path: Path) -> None:
+def test_points_of_carevue_hold_stop_and_were_given_since_the_last(tmp_path):
     points = [
         (1, 30047, "", "", 10, "mcgmin", ""),  # at 50 kg: 0.2
         (2, 30120, "", "", 0.1, "mcgkgmin", ""),
@@ -113,7 +97,7 @@ def test_points_of_carevue_hold_stop_and_were_given_since_the_last(tmp_path: Pat
 
 
 @RAW
-def test_venous_and_mixed_gases_are_dropped(tmp_path: Path, layout: str) -> None:
+def test_venous_and_mixed_gases_are_dropped(tmp_path, layout):
     if layout == "mimic-iii":
         labs = [
             (50800, 3, "VEN", ""),
@@ -142,7 +126,7 @@ def test_venous_and_mixed_gases_are_dropped(tmp_path: Path, layout: str) -> None
         ((("R6521", 10),), True),
     ],
 )
-def test_stays(tmp_path: Path, layout: str, codes: tuple[tuple[str, int], ...], sepsis: bool) -> None:
+def test_stays(tmp_path, layout, codes, sepsis):
     folder = write(tmp_path / "h", layout, Charted(doses=RICH.doses, codes=codes, died=True))
     (stay,) = read_source(folder).stays.to_dicts()
     assert (stay["subject"], stay["los_h"], stay["sex"], stay["died"]) == (f"{layout}/10", 48.0, "F", True)
@@ -151,40 +135,27 @@ def test_stays(tmp_path: Path, layout: str, codes: tuple[tuple[str, int], ...], 
     assert stay["age"] == pytest.approx(60.0, abs=0.3)
 
 
-def test_ages_over_89_are_shifted_by_centuries_and_read_as_the_median(tmp_path: Path) -> None:
+def test_ages_over_89_are_shifted_by_centuries_and_read_as_the_median(tmp_path):
     cohort = read_source(write(tmp_path / "h", "mimic-iii", Charted(born=1850)))
     assert cohort.stays["age"].to_list() == [91.4]
     assert cohort.rejections.repairs == {"age: over 89 and shifted, set to 91.4": 1}
 
 
-def test_a_laboratory_value_within_two_stays_of_a_person_belongs_to_both(tmp_path: Path) -> None:
-    second: Rows = [(10, 100, 2, at(0), at(40))]
-    chart: Rows = [(10, 2, 220277, at(hour), 95, 95, "") for hour in (1, 2)]
-    charted = Charted(points=[("lactate", 3.0, "2")], extra={"ICUSTAYS": second, "CHARTEVENTS": chart})
-    cohort = read_source(write(tmp_path / "h", "mimic-iii", charted))
-    assert cohort.patients == ("mimic-iii/1", "mimic-iii/2")
-    assert cohort.subjects == ("mimic-iii/10",) * 2
-    assert cohort.table.filter(pl.col("variable") == "lactate")["patient"].to_list() == list(cohort.patients)
-
-
 @pytest.mark.parametrize(
     ("layout", "table", "column"), [("mimic-iii", "LABEVENTS", "valuenum"), ("mimic-iv", "labevents", "specimen_id")]
 )
-def test_a_missing_table_or_column_is_named(tmp_path: Path, layout: str, table: str, column: str) -> None:
+def test_a_missing_table_or_column_is_named(tmp_path, layout, table, column):
     folder = write(tmp_path / "h", layout, RICH)
     file = folder / f"{table}.csv"
     pl.read_csv(file, infer_schema=False).drop(column).write_csv(file)
-    with pytest.raises(CohortError, match=rf"{table}.csv: column '{column}' is missing.*original columns"):
-        read_source(folder)
+    refused(CohortError, rf"{table}.csv: column '{column}' is missing.*original columns", lambda: read_source(folder))
     file.rename(folder / f"{table[:-1]}.csv")
-    with pytest.raises(CohortError, match=rf"table {table}.* is missing; is it {table[:-1]}\.csv\?"):
-        read_source(folder)
+    refused(CohortError, rf"table {table}.* is missing; is it {table[:-1]}\.csv\?", lambda: read_source(folder))
     (folder / f"{table[:-1]}.csv").unlink()
-    with pytest.raises(CohortError, match=rf"table {table}.csv or {table}.csv.gz is missing; put it there"):
-        read_source(folder)
+    refused(CohortError, rf"table {table}.csv or {table}.csv.gz is missing; put it there", lambda: read_source(folder))
 
 
-def test_folders_of_the_release_are_found_and_the_license_is_the_full_one(tmp_path: Path) -> None:
+def test_folders_of_the_release_are_found_and_the_license_is_the_full_one(tmp_path):
     flat = write(tmp_path / "h", "mimic-iv", RICH)
     for place, names in (("icu", ("icustays", "chartevents", "outputevents", "inputevents")), ("hosp", ())):
         (flat / place).mkdir()

@@ -1,42 +1,30 @@
 """A small dataset of unfitted patients, made once and copied for tests that damage it."""
 
-from __future__ import annotations
-
 import dataclasses
+import json
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from medgym_offline.datasets import GeneratedDataset, Recipe, Transitions, generate, load_dataset
-from medgym_offline.simulators import SimulatorBank
+from medgym_offline.datasets import Recipe, generate, load_dataset
 
 ID = "medgym/sepsis-prior-v0"
 
 
 @pytest.fixture(scope="session")
-def bank_file(tiny_bank: SimulatorBank, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bank_file(tiny_bank, tmp_path_factory):
     path = tmp_path_factory.mktemp("bank") / "prior.safetensors"
     tiny_bank.save(path)
     return path
 
 
 @pytest.fixture(scope="session")
-def recipe(bank_file: Path) -> Recipe:
-    return Recipe(
-        id=ID,
-        description="Uniform actions.",
-        bank=str(bank_file),
-        behavior="random",
-        episodes=3,
-        perturbation=0.0,
-        seed=7,
-    )
+def recipe(bank_file):
+    return Recipe(ID, "Uniform actions.", str(bank_file), "random", episodes=3, perturbation=0.0, seed=7)
 
 
 @pytest.fixture(scope="session")
-def zero_recipe(recipe: Recipe) -> Recipe:
+def zero_recipe(recipe):
     """Deterministic behavior, perturbed, at fixed times."""
     return dataclasses.replace(
         recipe, id="medgym/sepsis-zero-v0", behavior="zero", timing="fixed", decisions=8, perturbation=0.05
@@ -44,7 +32,7 @@ def zero_recipe(recipe: Recipe) -> Recipe:
 
 
 @pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def root(tmp_path_factory):
     """Folder of the shared datasets; what is made for the whole session has a cache of its own too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDGYM_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -52,22 +40,41 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def made(recipe: Recipe, root: Path) -> GeneratedDataset:
+def made(recipe, root):
     return generate(recipe, root=root, progress=False)
 
 
 @pytest.fixture(scope="session")
-def made_zero(zero_recipe: Recipe, root: Path) -> GeneratedDataset:
+def made_zero(zero_recipe, root):
     return generate(zero_recipe, root=root, progress=False)
 
 
 @pytest.fixture(scope="session")
-def rows(made: GeneratedDataset, root: Path) -> Transitions:
+def rows(made, root):
     return load_dataset(made.id, root=root, progress=False)
 
 
 @pytest.fixture
-def copy(made: GeneratedDataset, root: Path, tmp_path: Path) -> Path:
+def copy(made, root, tmp_path):
     """Root of a copy of the dataset that a test may damage."""
     shutil.copytree(root / "medgym" / "sepsis-prior-v0", tmp_path / "medgym" / "sepsis-prior-v0")
     return tmp_path
+
+
+def write_recipe(path, recipe, **changes):
+    """The recipe as a TOML file, some fields changed."""
+    fields = recipe.to_json() | changes
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def release(recipe, made, tmp_path, monkeypatch):
+    """The folder of a release of this dataset's recipe and manifest, in place of the real one."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    write_recipe(folder / "sepsis-prior-v0.toml", recipe)
+    (folder / "sepsis-prior-v0.manifest.json").write_text(json.dumps(made.manifest))
+    for module in ("catalogue", "recipes", "trust"):
+        monkeypatch.setattr(f"medgym_offline.datasets.{module}.release_folder", lambda name: folder)
+    return folder

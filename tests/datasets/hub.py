@@ -2,13 +2,12 @@
 
 The real clients (`huggingface_hub`, the `minari` command, this package's commands) talk to it over HTTP when
 HF_ENDPOINT names it. Every commit keeps its whole file list, so that revisions, tags and the check of the parent
-commit are those of a repository. Faults are switched on by tests: a transfer that breaks off, wrong bytes, a commit
-that arrives between another's reading and writing.
+commit are those of a repository. Faults are switched on by tests: wrong bytes, and a commit that arrives between
+another's reading and writing.
 
-Not the Hub: no Xet transfers (clients need HF_HUB_DISABLE_XET=1), no redirect to other hosts, no rate limits.
+Not the Hub: every file travels in its commit, as small ones do there (no LFS, no Xet: clients need
+HF_HUB_DISABLE_XET=1); no ranges, no other hosts, no rate limits.
 """
-
-from __future__ import annotations
 
 import base64
 import hashlib
@@ -16,7 +15,7 @@ import itertools
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,18 +29,13 @@ READER = "hf_reader"
 
 @dataclass(frozen=True)
 class Blob:
-    """Content of a file, and whether it was sent as a large file."""
+    """Content of a file."""
 
     data: bytes
-    lfs: bool
 
     @property
-    def oid(self) -> str:
+    def oid(self):
         return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
-
-    @property
-    def etag(self) -> str:
-        return hashlib.sha256(self.data).hexdigest() if self.lfs else self.oid
 
 
 @dataclass
@@ -52,19 +46,19 @@ class Repository:
     tags: dict[str, str] = field(default_factory=dict)
 
     @property
-    def head(self) -> str:
+    def head(self):
         return self.commits[-1][0]
 
     @property
-    def files(self) -> dict[str, Blob]:
+    def files(self):
         return self.commits[-1][2]
 
-    def at(self, revision: str) -> tuple[str, dict[str, Blob]] | None:
+    def at(self, revision):
         wanted = self.head if revision in ("main", "refs/heads/main") else self.tags.get(revision, revision)
         return next(((sha, files) for sha, _, files in self.commits if sha == wanted), None)
 
-    def commit(self, title: str, files: dict[str, Blob]) -> str:
-        content = {path: blob.etag for path, blob in files.items()}
+    def commit(self, title, files):
+        content = {path: blob.oid for path, blob in files.items()}
         parent = self.head if self.commits else ""
         sha = hashlib.sha1(json.dumps([parent, title, content], sort_keys=True).encode()).hexdigest()
         self.commits.append((sha, title, files))
@@ -72,13 +66,11 @@ class Repository:
 
 
 class Request(NamedTuple):
-    """A request that was answered: `span` is its Range header, `sent` the bytes of the answer's body."""
+    """A request that was answered."""
 
     method: str
     path: str
-    span: str
     status: int
-    sent: int
 
 
 class Hub:
@@ -86,39 +78,33 @@ class Hub:
 
     Attributes:
         writers: Token -> organisations it may write to.
-        cut: Name ending -> number of bytes after which a GET of such a file breaks off; a list is used up in order.
         wrong: Name ending -> how many GETs of such a file answer with right sized, wrong bytes.
-        ranges: Whether Range headers are heeded; a server that does not answers 200 with the whole file.
         before_commit: Called once, after the client has read the head and before its commit is taken.
         log: Every request.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.repositories: dict[str, Repository] = {}
-        self.objects: dict[str, bytes] = {}
         self.writers: dict[str, set[str]] = {TOKEN: {ORG}, READER: set()}
-        self.cut: dict[str, list[int]] = {}
         self.wrong: dict[str, int] = {}
-        self.ranges = True
         self.before_commit: Callable[[], None] | None = None
         self.log: list[Request] = []
         self.lock = threading.RLock()
         self.url = ""
 
-    def environment(self, token: str | None = TOKEN) -> dict[str, str]:
+    def environment(self, token=TOKEN):
         """Variables that send a client here."""
         here = {"HF_ENDPOINT": self.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_TOKEN": token or ""}
         return here | {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
-    def adopt(self, other: Hub) -> None:
+    def adopt(self, other):
         """Hold what another holds, as if it had been sent here too; what happens here stays here."""
         self.repositories = {
             name: Repository(list(repository.commits), dict(repository.tags))
             for name, repository in other.repositories.items()
         }
-        self.objects = dict(other.objects)
 
-    def gets(self, ending: str) -> list[Request]:
+    def gets(self, ending):
         """The GETs of files whose path ends so."""
         return [r for r in self.log if r.method == "GET" and "/resolve/" in r.path and r.path.endswith(ending)]
 
@@ -127,13 +113,12 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, *_):
         """Nothing on standard error."""
 
-    def _answer(self, status: int, body: Any = b"", headers: dict[str, str] | None = None) -> None:
+    def _answer(self, status, body=b"", headers=None):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        sent_bytes = 0 if self.command == "HEAD" else len(data)
-        self.hub.log.append(Request(self.command, self.path, self.headers.get("Range", ""), status, sent_bytes))
+        self.hub.log.append(Request(self.command, self.path, status))
         self.send_response(status)
         sent = {"Content-Length": str(len(data))} | (headers or {})
         if not isinstance(body, bytes):
@@ -144,10 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(data)
 
-    def _error(self, status: int, code: str, message: str) -> None:
+    def _error(self, status, code, message):
         self._answer(status, {"error": message}, {"X-Error-Code": code, "X-Error-Message": message})
 
-    def _handle(self) -> None:
+    def _handle(self):
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(parts.query).items()}
@@ -161,15 +146,15 @@ class _Handler(BaseHTTPRequestHandler):
                     return action(self, *match.groups())
         return self._error(404, "", f"no such address: {self.command} {parts.path}")
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 - names of the standard library
+    do_GET = do_HEAD = do_POST = _handle  # noqa: N815 - names of the standard library
 
-    def _repository(self, name: str) -> Repository | None:
+    def _repository(self, name):
         found = self.hub.repositories.get(name)
         if found is None:
             self._error(404, "RepoNotFound", f"Repository {name} not found")
         return found
 
-    def _may_write(self, name: str) -> bool:
+    def _may_write(self, name):
         owner = name.partition("/")[0]
         if owner in self.hub.writers.get(self.token, ()):
             return True
@@ -177,13 +162,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._error(403 if self.token else 401, "", message if self.token else "Invalid username or password.")
         return False
 
-    def whoami(self) -> None:
+    def whoami(self):
         if not self.token:
             return self._error(401, "", "Invalid username or password.")
         orgs = [{"name": name, "type": "org"} for name in sorted(self.hub.writers[self.token])]
         return self._answer(200, {"type": "user", "name": "tester", "orgs": orgs, "auth": {"accessToken": {}}})
 
-    def create(self) -> None:
+    def create(self):
         wanted = json.loads(self.body)
         name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
         if not self._may_write(name):
@@ -192,53 +177,24 @@ class _Handler(BaseHTTPRequestHandler):
         if name in self.hub.repositories:
             return self._answer(409, about | {"error": "You already created this dataset repo"})
         self.hub.repositories[name] = made = Repository()
-        made.commit("initial commit", {".gitattributes": Blob(b"*.hdf5 filter=lfs diff=lfs merge=lfs -text\n", False)})
+        made.commit("initial commit", {".gitattributes": Blob(b"*.hdf5 filter=lfs diff=lfs merge=lfs -text\n")})
         return self._answer(200, about)
 
-    def check_card(self) -> None:
+    def check_card(self):
         """Front matter is what the card says it is: a README that does not open with it is refused."""
         text = json.loads(self.body)["content"]
         problems = [] if re.match(r"---\n.*?\n---\n", text, re.DOTALL) else [{"message": "no front matter"}]
         self._answer(400 if problems else 200, {"errors": problems, "warnings": []})
 
-    def preupload(self, name: str, revision: str) -> None:
+    def preupload(self, name, revision):
         if self._repository(name) is None or not self._may_write(name):
             return
-        large = (".hdf5", ".png", ".npy")
         files = [
-            {
-                "path": f["path"],
-                "uploadMode": "lfs" if f["path"].endswith(large) or f["size"] > 10e6 else "regular",
-                "shouldIgnore": False,
-                "oid": None,
-            }
-            for f in json.loads(self.body)["files"]
+            {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(self.body)["files"]
         ]
         self._answer(200, {"files": files, "commitOid": self.hub.repositories[name].head})
 
-    def batch(self, name: str) -> None:
-        if self._repository(name) is None or not self._may_write(name):
-            return
-        objects = []
-        for wanted in json.loads(self.body)["objects"]:
-            entry: dict[str, Any] = {"oid": wanted["oid"], "size": wanted["size"]}
-            if wanted["oid"] not in self.hub.objects:
-                address = f"{self.hub.url}/lfs/{wanted['oid']}"
-                entry["actions"] = {"upload": {"href": address}, "verify": {"href": f"{address}/verify"}}
-            objects.append(entry)
-        self._answer(200, {"transfer": "basic", "objects": objects})
-
-    def put_object(self, oid: str) -> None:
-        if hashlib.sha256(self.body).hexdigest() != oid:
-            return self._error(422, "", "content does not have the announced hash")
-        self.hub.objects[oid] = self.body
-        return self._answer(200)
-
-    def verify_object(self, oid: str) -> None:
-        same = oid in self.hub.objects and len(self.hub.objects[oid]) == json.loads(self.body)["size"]
-        self._answer(200 if same else 422, {})
-
-    def commit(self, name: str, revision: str) -> None:
+    def commit(self, name, revision):
         if self._repository(name) is None or not self._may_write(name):
             return None
         hook, self.hub.before_commit = self.hub.before_commit, None
@@ -255,26 +211,17 @@ class _Handler(BaseHTTPRequestHandler):
                     if value.get("parentCommit") not in (None, repository.head):
                         return self._error(412, "", "The expected parent commit is not the head: please retry")
                 elif entry["key"] == "file":
-                    files[value["path"]] = Blob(base64.b64decode(value["content"]), False)
-                elif entry["key"] == "lfsFile":
-                    if value["oid"] not in self.hub.objects:
-                        return self._error(422, "", f"object {value['oid']} was not uploaded")
-                    files[value["path"]] = Blob(self.hub.objects[value["oid"]], True)
-                elif entry["key"] == "deletedFile":
-                    files.pop(value["path"], None)
+                    files[value["path"]] = Blob(base64.b64decode(value["content"]))
                 else:
                     return self._error(400, "", f"unknown entry {entry['key']}")
             sha = repository.commit(title, files)
         url = f"{self.hub.url}/datasets/{name}/commit/{sha}"
         return self._answer(200, {"success": True, "commitOid": sha, "commitUrl": url, "hookOutput": ""})
 
-    def tag(self, name: str, revision: str) -> None:
+    def tag(self, name, revision):
         repository = self._repository(name)
         if repository is None or not self._may_write(name):
             return None
-        if self.command == "DELETE":
-            repository.tags.pop(revision, None)
-            return self._answer(200, {})
         found, wanted = repository.at(revision), json.loads(self.body)["tag"]
         if found is None:
             return self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -283,26 +230,14 @@ class _Handler(BaseHTTPRequestHandler):
         repository.tags[wanted] = found[0]
         return self._answer(200, {})
 
-    def refs(self, name: str) -> None:
+    def refs(self, name):
         repository = self._repository(name)
         if repository is not None:
             branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": repository.head}
             tags = [{"name": t, "ref": f"refs/tags/{t}", "targetCommit": s} for t, s in repository.tags.items()]
             self._answer(200, {"branches": [branch], "converts": [], "tags": tags})
 
-    def _about(self, name: str, sha: str, files: dict[str, Blob]) -> dict[str, Any]:
-        about = {
-            "_id": name,
-            "id": name,
-            "author": name.partition("/")[0],
-            "sha": sha,
-            "private": False,
-            "gated": False,
-        }
-        about |= {"disabled": False, "downloads": 0, "likes": 0, "tags": [], "lastModified": "2025-01-01T00:00:00.000Z"}
-        return about | {"siblings": [{"rfilename": path} for path in sorted(files)]}
-
-    def _at(self, name: str, revision: str) -> tuple[str, dict[str, Blob]] | None:
+    def _at(self, name, revision):
         repository = self._repository(name)
         if repository is None:
             return None
@@ -311,20 +246,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return found
 
-    def info(self, name: str, revision: str | None = None) -> None:
+    def _about(self, name, sha, files):
+        about = {"_id": name, "id": name, "author": name.partition("/")[0], "sha": sha, "tags": []}
+        about |= {"private": False, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
+        about |= {"siblings": [{"rfilename": path} for path in sorted(files)]}
+        return about | {"lastModified": "2025-01-01T00:00:00.000Z"}
+
+    def info(self, name, revision=None):
         if found := self._at(name, revision or "main"):
             self._answer(200, self._about(name, *found))
 
-    def listing(self) -> None:
+    def listing(self):
         author, words = self.query.get("author", ""), self.query.get("search", "")
-        found = [
-            self._about(name, repository.head, repository.files)
-            for name, repository in sorted(self.hub.repositories.items())
-            if name.startswith(f"{author}/" if author else "") and words in name
-        ]
-        self._answer(200, found)
+        found = [name for name in sorted(self.hub.repositories) if name.startswith(author) and words in name]
+        self._answer(200, [self._about(n, self.hub.repositories[n].head, {}) for n in found])
 
-    def tree(self, name: str, revision: str, below: str | None = None) -> None:
+    def tree(self, name, revision, below=None):
         if (found := self._at(name, revision)) is None:
             return None
         entries = []
@@ -332,14 +269,12 @@ class _Handler(BaseHTTPRequestHandler):
             if below and not path.startswith(f"{below}/"):
                 continue
             entry: dict[str, Any] = {"type": "file", "oid": blob.oid, "size": len(blob.data), "path": path}
-            if blob.lfs:
-                entry["lfs"] = {"oid": blob.etag, "size": len(blob.data), "pointerSize": 130}
             entries.append(entry)
         if below and not entries:
             return self._error(404, "EntryNotFound", f"{below} does not exist")
         return self._answer(200, entries)
 
-    def resolve(self, name: str, revision: str, path: str) -> None:
+    def resolve(self, name, revision, path):
         if (found := self._at(name, revision)) is None:
             return None
         sha, files = found
@@ -347,34 +282,12 @@ class _Handler(BaseHTTPRequestHandler):
             message = f"Entry not found: {path}"
             headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": message, "X-Repo-Commit": sha}
             return self._answer(404, {"error": message}, headers)
-        blob = files[path]
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
-        headers["Content-Type"] = "application/octet-stream"
-        data, first, total = self._faulty(path, blob.data), 0, len(blob.data)
-        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if self.hub.ranges else None
-        if span:
-            first = int(span[1])
-            if first >= total:
-                return self._answer(416, b"", headers | {"Content-Range": f"bytes */{total}"})
-            data = data[first : int(span[2]) + 1 if span[2] else total]
-            headers["Content-Range"] = f"bytes {first}-{first + len(data) - 1}/{total}"
-        limits = next((sizes for end, sizes in self.hub.cut.items() if path.endswith(end) and sizes), [])
-        if self.command == "GET" and limits:
-            self.close_connection = True
-            headers["Content-Length"] = str(len(data))
-            return self._answer(206 if span else 200, data[: limits.pop(0)], headers)
-        if self.command == "HEAD":
-            headers["Content-Length"] = str(total)
-        return self._answer(206 if span else 200, data, headers)
-
-    def _faulty(self, path: str, data: bytes) -> bytes:
-        """The content, or wrong content of the same size where a test asked for it."""
-        for ending, times in self.hub.wrong.items():
-            if self.command == "GET" and times and path.endswith(ending):
-                self.hub.wrong[ending] = times - 1
-                middle = len(data) // 2
-                return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-        return data
+        data, headers = files[path].data, {"X-Repo-Commit": sha, "ETag": f'"{files[path].oid}"'}
+        wrong = next((end for end, times in self.hub.wrong.items() if times and path.endswith(end)), None)
+        if self.command == "GET" and wrong is not None:
+            self.hub.wrong[wrong] -= 1
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        return self._answer(200, data, headers)
 
 
 _NAME, _REV = r"([^/]+/[^/]+)", r"([^/]+|refs/heads/[^/]+)"
@@ -383,11 +296,8 @@ _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("POST",), r"/api/repos/create", _Handler.create),
     (("POST",), r"/api/validate-yaml", _Handler.check_card),
     (("POST",), rf"/api/datasets/{_NAME}/preupload/{_REV}", _Handler.preupload),
-    (("POST",), rf"/datasets/{_NAME}\.git/info/lfs/objects/batch", _Handler.batch),
-    (("PUT",), r"/lfs/([0-9a-f]{64})", _Handler.put_object),
-    (("POST",), r"/lfs/([0-9a-f]{64})/verify", _Handler.verify_object),
     (("POST",), rf"/api/datasets/{_NAME}/commit/{_REV}", _Handler.commit),
-    (("POST", "DELETE"), rf"/api/datasets/{_NAME}/tag/{_REV}", _Handler.tag),
+    (("POST",), rf"/api/datasets/{_NAME}/tag/{_REV}", _Handler.tag),
     (("GET",), rf"/api/datasets/{_NAME}/refs", _Handler.refs),
     (("GET",), rf"/api/datasets/{_NAME}/tree/{_REV}(?:/(.+))?", _Handler.tree),
     (("GET",), rf"/api/datasets/{_NAME}/revision/{_REV}", _Handler.info),
@@ -399,7 +309,7 @@ _COUNTER = itertools.count()
 
 
 @contextmanager
-def local_hub() -> Iterator[Hub]:
+def local_hub():
     """A server on a free port of 127.0.0.1 for the time of the block."""
     hub = Hub()
     handler = type(f"Handler{next(_COUNTER)}", (_Handler,), {"hub": hub})

@@ -1,32 +1,19 @@
 """Every form given to another library has the verified rows, each where it belongs."""
 
-from __future__ import annotations
-
 import json
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from medgym_offline.datasets import COLUMNS, Transitions
-from medgym_offline.datasets.adapters import (
-    to_arrow,
-    to_d3rlpy,
-    to_huggingface,
-    to_numpy,
-    to_parquet,
-    to_tensordict,
-    to_torch,
-)
+from medgym_offline.datasets import COLUMNS
+from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy, to_huggingface, to_parquet, to_tensordict, to_torch
 from medgym_offline.datasets.rows import check_rows
 from medgym_offline.errors import DatasetError, MissingExtraError
-from medgym_offline.simulators import SimulatorBank
 
 
-def check(found: dict[str, Any], rows: Transitions, bank: SimulatorBank) -> None:
+def check(found, rows, bank):
     """Columns that came back are the rows, bit for bit, and mean what `verify` asks of rows."""
     import dataclasses
 
@@ -36,16 +23,7 @@ def check(found: dict[str, Any], rows: Transitions, bank: SimulatorBank) -> None
     assert [c for c in check_rows(dataclasses.replace(rows, **columns), bank) if not c.ok] == []
 
 
-def test_numpy(rows: Transitions, tiny_bank: SimulatorBank) -> None:
-    found = to_numpy(rows)
-    check(found, rows, tiny_bank)
-    for name, array in found.items():
-        assert array.dtype == COLUMNS[name]
-        assert not isinstance(array.base, np.memmap)
-        assert not np.shares_memory(array, getattr(rows, name))
-
-
-def test_torch(rows: Transitions, tiny_bank: SimulatorBank) -> None:
+def test_torch(rows, tiny_bank):
     found = to_torch(rows)
     check({name: tensor.numpy() for name, tensor in found.items()}, rows, tiny_bank)
     assert {str(tensor.dtype).removeprefix("torch.") for tensor in found.values()} == {"float32", "bool", "int32"}
@@ -54,7 +32,7 @@ def test_torch(rows: Transitions, tiny_bank: SimulatorBank) -> None:
     assert rows.rewards[0] == before
 
 
-def test_tensordict(rows: Transitions, tiny_bank: SimulatorBank) -> None:
+def test_tensordict(rows, tiny_bank):
     pytest.importorskip("tensordict")
     found = to_tensordict(rows)
     assert found.batch_size == (len(rows),)
@@ -73,7 +51,7 @@ def test_tensordict(rows: Transitions, tiny_bank: SimulatorBank) -> None:
     np.testing.assert_array_equal(batch["next", "time"][:, 0], rows.time[[5, 2]])
 
 
-def test_arrow_and_parquet(rows: Transitions, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_arrow_and_parquet(rows, tiny_bank, tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     path = to_parquet(rows.select(patients=[1, 3]), tmp_path / "new" / "rows.parquet")
     part = rows.select(patients=[1, 3])
@@ -90,21 +68,7 @@ def test_arrow_and_parquet(rows: Transitions, tiny_bank: SimulatorBank, tmp_path
     check({name: whole[name].to_pylist() for name in COLUMNS}, rows, tiny_bank)
 
 
-def test_hugging_face(rows: Transitions, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
-    pytest.importorskip("datasets.arrow_dataset")  # in a checkout the folder of recipes has the package's name
-    import datasets
-
-    found = to_huggingface(rows)
-    numbers = found.with_format("numpy")
-    check({name: numbers[name][:] for name in COLUMNS}, rows, tiny_bank)
-    assert found[7]["patient_id"] == rows.patients[rows.patient[7]]
-    assert found.with_format("torch")[3]["observations"].shape == (9,)
-    path = to_parquet(rows, tmp_path / "rows.parquet")
-    again = datasets.load_dataset("parquet", data_files=str(path), cache_dir=str(tmp_path), split="train")
-    np.testing.assert_array_equal(again.with_format("numpy")["actions"][:], rows.actions)
-
-
-def test_d3rlpy(rows: Transitions) -> None:
+def test_d3rlpy(rows):
     """Through d3rlpy's own picker: in every episode, not only the first, a transition is a row."""
     pytest.importorskip("sklearn")
     pytest.importorskip("d3rlpy")
@@ -126,7 +90,7 @@ def test_d3rlpy(rows: Transitions) -> None:
 
 
 @pytest.mark.parametrize("take", ["cut", "gap", "order", "none"])
-def test_d3rlpy_is_not_given_what_it_would_misread(rows: Transitions, take: str) -> None:
+def test_d3rlpy_is_not_given_what_it_would_misread(rows, take):
     whole = np.arange(len(rows))
     first_end = int(np.flatnonzero(rows.terminations)[0])
     chosen = {"cut": whole[:-1], "gap": np.delete(whole, first_end - 1), "order": whole[::-1], "none": whole[:0]}[take]
@@ -140,9 +104,7 @@ def test_d3rlpy_is_not_given_what_it_would_misread(rows: Transitions, take: str)
     ("package", "make"),
     [("pyarrow", to_arrow), ("datasets", to_huggingface), ("tensordict", to_tensordict), ("d3rlpy", to_d3rlpy)],
 )
-def test_a_missing_package_is_named_with_its_extra(
-    rows: Transitions, monkeypatch: pytest.MonkeyPatch, package: str, make: Any
-) -> None:
+def test_a_missing_package_is_named_with_its_extra(rows, monkeypatch, package, make):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"needs {package}; install it with: pip install") as caught:
         make(rows)

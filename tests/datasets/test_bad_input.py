@@ -1,7 +1,5 @@
 """What a user, a full disk or an editor can do to datasets and recipes: one line that names the file and the field."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -9,14 +7,12 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medgym_offline.config import check
 from medgym_offline.datasets import (
-    GeneratedDataset,
     Recipe,
     dataset_info,
     generate,
@@ -30,12 +26,13 @@ from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.forms import Manifest, Metadata
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
+from tests.datasets.conftest import write_recipe
 from tests.leaderboard.workshop import run
 
 ODD: tuple[Any, ...] = (None, -1, "many", {})
 
 
-def said(action: Callable[[], Any]) -> str:
+def said(action):
     """The line of the error, empty if there is none; any other exception fails the test."""
     line = ""
     try:
@@ -46,7 +43,7 @@ def said(action: Callable[[], Any]) -> str:
     return line
 
 
-def spoiled(text: str, path: tuple[str, ...], value: Any) -> str:
+def spoiled(text, path, value):
     whole = json.loads(text)
     inner = whole
     for key in path[:-1]:
@@ -67,7 +64,7 @@ FIELDS += [("metadata", ("medgym", part)) for part in ("patients", "timing", "de
 
 
 @pytest.mark.parametrize(("file", "path"), FIELDS, ids=lambda part: part if isinstance(part, str) else ".".join(part))
-def test_odd_types_in_a_dataset_are_named(made: GeneratedDataset, copy: Path, file: str, path: tuple[str, ...]) -> None:
+def test_odd_types_in_a_dataset_are_named(made, copy, file, path):
     """Whatever stands in a field: a result or a line with the file's name, never a crash."""
     place = copy / made.id / "data" / f"{file}.json"
     text = place.read_text()
@@ -87,17 +84,6 @@ def test_odd_types_in_a_dataset_are_named(made: GeneratedDataset, copy: Path, fi
             assert path[-1] in str(report)
 
 
-@pytest.mark.parametrize("text", ["null", "", "[" * 100_000, "\xff"])
-@pytest.mark.parametrize("name", ["metadata.json", "manifest.json"])
-def test_files_that_hold_something_else(made: GeneratedDataset, copy: Path, name: str, text: str) -> None:
-    place = copy / made.id / "data" / name
-    place.write_bytes(text.encode("latin-1"))
-    report = verify(made.id, root=copy, replay=0, progress=False)
-    assert name in next(check.detail for check in report.faults if check.name == "readable")
-    action = load_dataset if name == "metadata.json" else dataset_info
-    assert name in said(lambda: action(made.id, root=copy))
-
-
 TOML = {"text": "'many'", "whole": "7", "half": "1.5", "nan": "nan", "truth": "true", "list": "[1]", "table": "{a = 1}"}
 TOML |= {"day": "1979-05-27", "minus": "-1", "huge": "9" * 30, "empty": "''", "line": '"medgym/x-v0\\n"'}
 FITS = {"id": (), "description": ("text", "empty", "line"), "bank": (), "behavior": (), "timing": (), "reward": ()}
@@ -106,7 +92,7 @@ FITS |= {"view": (), "records": (), "license": ("text", "empty", "line")}
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Recipe)])
-def test_odd_types_in_a_recipe_are_named(recipe: Recipe, tmp_path: Path, field: str) -> None:
+def test_odd_types_in_a_recipe_are_named(recipe, tmp_path, field):
     path = tmp_path / "r.toml"
     fields = {name: json.dumps(value) for name, value in recipe.to_json().items()}
     for kind, value in TOML.items():
@@ -130,13 +116,12 @@ main(sys.argv[2:])
 
 
 @pytest.mark.parametrize("limit", [2_000, 60_000])
-def test_a_disk_that_takes_no_more(recipe: Recipe, made: GeneratedDataset, copy: Path, limit: int) -> None:
+def test_a_disk_that_takes_no_more(recipe, made, copy, limit):
     """The operating system refuses to let a file grow: the work, or the rows, or what is written last."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     assert hard == resource.RLIM_INFINITY or hard > 10**6
     before = sha256_file(copy / made.id / DATA_FILE)
-    path = copy / "recipe.toml"
-    path.write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in (recipe.to_json() | {"seed": 8}).items()))
+    path = write_recipe(copy / "recipe.toml", recipe, seed=8)
     words = [str(limit), "generate", str(path), "--root", str(copy)]
     done = subprocess.run(
         [sys.executable, "-B", "-c", _FULL, *words], env=dict(os.environ), capture_output=True, text=True, timeout=120
@@ -150,68 +135,39 @@ def test_a_disk_that_takes_no_more(recipe: Recipe, made: GeneratedDataset, copy:
     assert [p.name for p in (copy / "medgym").iterdir()] == ["sepsis-prior-v0"]
 
 
-@pytest.fixture
-def older(made: GeneratedDataset, copy: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root with a dataset whose recipe has since been changed in the release."""
-    from medgym_offline.datasets import catalogue, recipes, trust
-
-    folder = tmp_path / "release"
-    folder.mkdir()
-    fields = recipe.to_json() | {"perturbation": 0.05}
-    (folder / "sepsis-prior-v0.toml").write_text("\n".join(f"{k} = {json.dumps(v)}" for k, v in fields.items()))
-    for module in (catalogue, recipes, trust):
-        monkeypatch.setattr(module, "release_folder", lambda name: folder)
-    return copy
-
-
-def test_a_dataset_of_an_older_recipe(made: GeneratedDataset, older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    report = verify(made.id, root=older, replay=2, progress=False)
+def test_a_dataset_of_an_older_recipe(made, recipe, release, copy, monkeypatch):
+    write_recipe(release / "sepsis-prior-v0.toml", recipe, perturbation=0.05)
+    (release / "sepsis-prior-v0.manifest.json").unlink()
+    report = verify(made.id, root=copy, replay=2, progress=False)
     assert [check.name for check in report.faults] == ["recipe"]
     assert f"medgym-offline generate {made.id}" in report.faults[0].detail
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(older))
-    done = run("train", "dqn", "--dataset", made.id, "--updates", "1", "--output", older / "out")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(copy))
+    done = run("train", "dqn", "--dataset", made.id, "--updates", "1", "--output", copy / "out")
     assert done.code == 0, done.err
     warned = [line for line in done.err.splitlines() if "recipe field perturbation" in line]
     assert [line.startswith("warning: ") for line in warned] == [True]
     with pytest.warns(UserWarning, match="recipe field perturbation"):
-        assert load_dataset(made.id, 1, root=older).present.tolist() == [0]
+        assert load_dataset(made.id, 1, root=copy).present.tolist() == [0]
 
 
-def _reseed(file: Any) -> None:
-    del file["episode_3"].attrs["seed"]
-    file["episode_3"].attrs["seed"] = "many"
+def _put(file, path, value):
+    del file[path]
+    file[path] = value
 
 
-def _lengthen(file: Any) -> None:
-    file["episode_3"].attrs.modify("total_steps", 2**40)
+LAYOUTS: dict[str, Callable[[Any], None]] = {
+    "seed": lambda file: file["episode_3"].attrs.create("seed", "many"),
+    "length": lambda file: file["episode_3"].attrs.modify("total_steps", 2**40),
+    "flat": lambda file: _put(file, "episode_3/infos", [1.0, 2.0]),
+    "number": lambda file: _put(file, "episode_3", 7),
+    "gone": lambda file: file.pop("episode_3"),
+    "wide": lambda file: _put(file, "episode_3/rewards", file["episode_3/rewards"][...].astype("float64")),
+    "id": lambda file: file["episode_3"].attrs.modify("id", 4),
+}
 
 
-def _flatten(file: Any) -> None:
-    del file["episode_3/infos"]
-    file["episode_3/infos"] = [1.0, 2.0]
-
-
-def _replace(file: Any) -> None:
-    del file["episode_3"]
-    file["episode_3"] = 7
-
-
-def _forget(file: Any) -> None:
-    del file["episode_3"]
-
-
-def _widen(file: Any) -> None:
-    values = file["episode_3/rewards"][...]
-    del file["episode_3/rewards"]
-    file["episode_3/rewards"] = values.astype("float64")
-
-
-def _renumber(file: Any) -> None:
-    file["episode_3"].attrs.modify("id", 4)
-
-
-@pytest.mark.parametrize("change", [_reseed, _lengthen, _flatten, _replace, _forget, _widen, _renumber])
-def test_a_data_file_of_another_layout(made: GeneratedDataset, copy: Path, change: Callable[[Any], None]) -> None:
+@pytest.mark.parametrize("change", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_data_file_of_another_layout(made, copy, change):
     import h5py
 
     with h5py.File(copy / made.id / DATA_FILE, "r+") as file:

@@ -1,16 +1,11 @@
 """Costs along the path and the behavior's log-probabilities, as datasets store them."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from medgym_offline.datasets import Recipe, generate, load_dataset
 from medgym_offline.datasets.behaviors import action_log_prob, play, process_config, recipe_behavior
-from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs.process import DecisionProcess
 from medgym_offline.envs.rollout import dense, episode_seeds
 from medgym_offline.policies.density import clipped_normal_log_prob
@@ -19,7 +14,7 @@ from medgym_offline.simulators import load_simulators
 PATIENTS = 3
 
 
-def made(root: Path, behavior: str, perturbation: float) -> tuple[Transitions, Recipe]:
+def made(root, behavior, perturbation):
     recipe = Recipe(
         id=f"medgym/diabetes-{behavior.partition(' ')[0]}-columns-v0",
         description="for a test",
@@ -35,7 +30,7 @@ def made(root: Path, behavior: str, perturbation: float) -> tuple[Transitions, R
     return load_dataset(recipe.id, root=root, progress=False), recipe
 
 
-def test_costs_along_the_path_are_integrals_and_maxima_of_the_rate(tmp_path: Path) -> None:
+def test_costs_along_the_path_are_integrals_and_maxima_of_the_rate(tmp_path):
     rows, recipe = made(tmp_path, "ind", 0.05)
     bank = load_simulators(recipe.bank).world(recipe.world)
     part = bank.select(list(range(PATIENTS)))
@@ -55,7 +50,7 @@ def test_costs_along_the_path_are_integrals_and_maxima_of_the_rate(tmp_path: Pat
     np.testing.assert_allclose(peaks, rate.amax(-1).numpy().reshape(-1), rtol=1e-3, atol=1e-3)
 
 
-def test_log_probabilities_are_those_of_who_played(tmp_path: Path) -> None:
+def test_log_probabilities_are_those_of_who_played(tmp_path):
     rows, recipe = made(tmp_path, "random + ind", 0.2)
     bank = load_simulators(recipe.bank).world(recipe.world)
     parts = recipe_behavior(recipe, bank).parts
@@ -73,7 +68,7 @@ def test_log_probabilities_are_those_of_who_played(tmp_path: Path) -> None:
             np.testing.assert_allclose(rows.behavior_log_prob[some], wanted.numpy(), rtol=1e-3, atol=1e-3)
 
 
-def test_importance_weights_of_a_known_policy_average_to_one_and_to_its_mean_action(tmp_path: Path) -> None:
+def test_importance_weights_of_a_known_policy_average_to_one_and_to_its_mean_action(tmp_path):
     """Of the first decision, under a uniform behavior: E[w] = 1 and E[w a] = E_pi[a], pi a clipped normal."""
     recipe = Recipe(
         "medgym/toy-weights-v0", "for a test", bank="toy-v0", behavior="random", decisions=4, episodes=400, seed=1
@@ -93,7 +88,7 @@ def test_importance_weights_of_a_known_policy_average_to_one_and_to_its_mean_act
         assert found == pytest.approx(normal[:, column].mean(), abs=0.08)
 
 
-def test_an_action_without_noise_has_no_probability(tmp_path: Path) -> None:
+def test_an_action_without_noise_has_no_probability(tmp_path):
     rows, _ = made(tmp_path, "clinician", 0.0)
     assert np.isnan(rows.behavior_log_prob).all()
     uniform, _ = made(tmp_path, "random", 0.0)

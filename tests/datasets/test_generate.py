@@ -1,39 +1,25 @@
-from __future__ import annotations
+"""Generation: the same bytes however it is cut, interrupted or run; what a recipe asks for; nothing left behind."""
 
 import dataclasses
-import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from medgym_offline.datasets import (
-    GeneratedDataset,
-    Recipe,
-    Transitions,
-    generate,
-    generation,
-    load_dataset,
-)
+from medgym_offline.datasets import generate, load_dataset, shards
 from medgym_offline.datasets.catalogue import DATA_FILE
-from medgym_offline.envs import ProcessConfig, TreatmentVectorEnv, draw_noise, episode_seeds
+from medgym_offline.envs import ProcessConfig, draw_noise, episode_seeds
 from medgym_offline.errors import DatasetError, MedGymError
-from medgym_offline.files import sha256_file
-from medgym_offline.simulators import SimulatorBank
+from medgym_offline.files import cache_folder, sha256_file
 
 
-def test_made_again_it_is_the_same_to_the_byte(
-    recipe: Recipe, made: GeneratedDataset, root: Path, tmp_path: Path
-) -> None:
+def test_made_again_it_is_the_same_to_the_byte(recipe, made, root, tmp_path):
     again = generate(recipe, root=tmp_path, progress=False)
     assert again.manifest == made.manifest
     for name in (DATA_FILE, "data/metadata.json", "data/manifest.json"):
         assert sha256_file(again.path / name) == sha256_file(root / made.id / name)
 
 
-def test_a_part_has_the_rows_of_the_whole(recipe: Recipe, rows: Transitions, tmp_path: Path) -> None:
+def test_a_part_has_the_rows_of_the_whole(recipe, rows, tmp_path):
     part = generate(
         recipe, root=tmp_path, patients=["prior/3", 1], episodes=2, output_id="medgym/part-v0", progress=False
     )
@@ -46,9 +32,7 @@ def test_a_part_has_the_rows_of_the_whole(recipe: Recipe, rows: Transitions, tmp
     assert found.identity != rows.identity
 
 
-def test_actions_are_perturbed_as_in_equation_15(
-    zero_recipe: Recipe, made_zero: GeneratedDataset, root: Path, tiny_bank: SimulatorBank
-) -> None:
+def test_actions_are_perturbed_as_in_equation_15(zero_recipe, made_zero, root, tiny_bank):
     """a <- clip(a + 0.05 e): the zero policy's action is -1, the noise the episode's own."""
     rows = load_dataset(made_zero.id, root=root, progress=False)
     seeds = episode_seeds(zero_recipe.seed, f"dataset:{zero_recipe.id}", tiny_bank.patients, 3)
@@ -58,87 +42,26 @@ def test_actions_are_perturbed_as_in_equation_15(
     assert rows.dt == pytest.approx(12.0)
 
 
-def test_initial_states_are_perturbed_once(rows: Transitions, tiny_bank: SimulatorBank) -> None:
-    first = rows.observations[rows.episode_starts()].reshape(4, 3, 9)
-    start = tiny_bank.initial_state().numpy()[:, None, :7]
-    gap = first[..., :7] - start
-    assert (gap[..., 6] == 0).all()
-    assert 0.0 < np.abs(gap[..., :6]).mean() < 0.1
-    assert np.abs(gap).max() < 0.3
-
-
-def test_rows_are_what_the_vector_environment_gives(
-    rows: Transitions, made: GeneratedDataset, recipe: Recipe, tiny_bank: SimulatorBank
-) -> None:
-    """An independent route to the same numbers: step all episodes with the stored actions."""
-    seeds = episode_seeds(recipe.seed, f"dataset:{recipe.id}", tiny_bank.patients, 3)
-    starts, lengths = rows.episode_starts(), np.bincount(rows.episode)
-    for number in (0, 4, 11):
-        own = slice(starts[number], starts[number] + lengths[number])
-        env = TreatmentVectorEnv(num_envs=1, patient=int(rows.patient[starts[number]]), bank=tiny_bank)
-        observation, _ = env.reset(seed=[int(seeds.reshape(-1)[number])])
-        np.testing.assert_allclose(observation[0], rows.observations[starts[number]], atol=1e-5)
-        for i in range(own.start, own.stop):
-            observation, reward, terminated, _, info = env.step(rows.actions[i : i + 1])
-            assert reward[0] == pytest.approx(rows.rewards[i], abs=1e-3)
-            assert terminated[0] == rows.terminations[i]
-            assert info["lactate"][0] == pytest.approx(rows.monitored[i], abs=1e-3)
-
-
-def test_reference_returns_and_manifest(made: GeneratedDataset, made_zero: GeneratedDataset) -> None:
-    references = made.manifest["references"]
-    returns = references["returns"]
-    assert set(returns) == {"random", "zero", "behavior", "expert"}
-    assert returns["behavior"] == returns["random"]
-    assert returns["expert"] == max(references["candidates"].values())
-    zero = made_zero.manifest["references"]["returns"]
-    assert zero["behavior"] == zero["zero"]
-    assert set(made.manifest["files"]) == {DATA_FILE, "data/metadata.json"}
-    json.dumps(made.manifest, allow_nan=False)
-
-
-def test_a_part_needs_a_name_of_its_own(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="output_id"):
-        generate(recipe, root=tmp_path, patients=2, progress=False)
-    with pytest.raises(DatasetError, match="output_id"):
-        generate(recipe, root=tmp_path, episodes=2, progress=False)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"behavior": "randon"}, "did you mean 'random'"),
         ({"behavior": "/nowhere/policy.pt"}, "no such policy file"),
         ({"behavior": "ind"}, "no behavior policy"),
+        ({"behavior": "zero + randon"}, "did you mean 'random'"),
+        ({"world": "true"}, "world"),
         ({"bank": "sepsis-v9"}, "simulator bank"),
         ({"decisions": 2}, "cannot fill 96 h"),
     ],
 )
-def test_wrong_recipes_leave_nothing_behind(
-    recipe: Recipe, tmp_path: Path, change: dict[str, object], message: str
-) -> None:
+def test_wrong_recipes_leave_nothing_behind(recipe, tmp_path, change, message):
     with pytest.raises(MedGymError, match=message) as caught:
         generate(dataclasses.replace(recipe, **change), root=tmp_path, progress=False)
     assert "\n" not in str(caught.value)
     assert not any(tmp_path.rglob("*.hdf5"))
 
 
-def test_an_interrupted_generation_keeps_the_old_dataset(
-    recipe: Recipe, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = sha256_file(copy / recipe.id / DATA_FILE)
-
-    def stop(*args: object, **kwargs: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(generation, "reference_returns", stop)
-    with pytest.raises(KeyboardInterrupt):
-        generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
-    assert sha256_file(copy / recipe.id / DATA_FILE) == before
-    assert [p.name for p in (copy / "medgym").iterdir()] == ["sepsis-prior-v0"]
-
-
-def test_replacing_a_dataset_changes_it_whole(recipe: Recipe, copy: Path) -> None:
+def test_replacing_a_dataset_changes_it_whole(recipe, copy):
     old = load_dataset(recipe.id, root=copy, progress=False).identity
     made = generate(dataclasses.replace(recipe, seed=8), root=copy, progress=False)
     new = load_dataset(recipe.id, root=copy, progress=False)
@@ -146,7 +69,7 @@ def test_replacing_a_dataset_changes_it_whole(recipe: Recipe, copy: Path) -> Non
     assert len([p for p in (copy / recipe.id).iterdir() if p.name.startswith("flat-")]) == 1
 
 
-def test_a_policy_file_of_each_patient_as_behavior(recipe: Recipe, tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_a_policy_file_of_each_patient_as_behavior(recipe, tiny_bank, tmp_path):
     """Policies in another order than the bank's, some patients only: each acts for its own patient."""
     from medgym_offline.datasets import verify
     from medgym_offline.policies import StackedActor, save_policy
@@ -173,22 +96,74 @@ def test_a_policy_file_of_each_patient_as_behavior(recipe: Recipe, tiny_bank: Si
     assert [c.name for c in verify(made.id, root=tmp_path, replay=2, progress=False).faults] == ["behavior"]
 
 
-def test_generation_uses_one_torch_thread_whatever_the_program_has(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-    original = generation.reference_returns
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 1)
 
-    def watched(*args: Any, **options: Any) -> Any:
-        seen.append(torch.get_num_threads())
-        return original(*args, **options)
 
-    monkeypatch.setattr(generation, "reference_returns", watched)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        generate(recipe, root=tmp_path, patients=1, episodes=1, output_id="medgym/one-v0", progress=False)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-    assert seen == [1]
+class _Stopped:
+    """Plays shards and is interrupted before the one numbered `at`; counts those played."""
+
+    def __init__(self, monkeypatch, at):
+        self.at, self.played = at, 0
+        self._play = shards.play_shard
+        monkeypatch.setattr(shards, "play_shard", self)
+
+    def __call__(self, *arguments):
+        if self.played == self.at:
+            raise KeyboardInterrupt
+        self.played += 1
+        return self._play(*arguments)
+
+
+def work():
+    home = cache_folder() / "generate"
+    return sorted(p.name for p in home.rglob("*") if p.is_file()) if home.is_dir() else []
+
+
+def test_an_interrupted_run_goes_on(recipe, small_shards, tmp_path, monkeypatch, capsys):
+    whole = generate(recipe, root=tmp_path / "whole", progress=False)
+    assert work() == []
+    play = shards.play_shard
+    stopped = _Stopped(monkeypatch, at=3)
+    with pytest.raises(KeyboardInterrupt):
+        generate(recipe, root=tmp_path / "again", progress=False)
+    assert stopped.played == 3
+    assert len([name for name in work() if name.startswith("p")]) == 3
+    assert not any((tmp_path / "again").rglob("*.hdf5"))
+    monkeypatch.setattr(shards, "play_shard", play)
+    rest = _Stopped(monkeypatch, at=None)
+    again = generate(recipe, root=tmp_path / "again", progress=True)
+    assert rest.played == 1
+    assert "going on after 3 of 4 shards" in capsys.readouterr().err
+    assert sha256_file(again.path / DATA_FILE) == sha256_file(whole.path / DATA_FILE)
+    assert again.manifest["content_hash"] == whole.manifest["content_hash"]
+    assert work() == []
+
+
+def test_a_damaged_shard_is_played_again(recipe, small_shards, tmp_path, monkeypatch):
+    play = shards.play_shard
+    _Stopped(monkeypatch, at=3)
+    with pytest.raises(KeyboardInterrupt):
+        generate(recipe, root=tmp_path, progress=False)
+    path = next((cache_folder() / "generate").rglob("p0001*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-20])
+    monkeypatch.setattr(shards, "play_shard", play)
+    rest = _Stopped(monkeypatch, at=None)
+    generate(recipe, root=tmp_path, progress=False)
+    assert rest.played == 2
+
+
+def test_two_processes_give_the_same_bytes(made, recipe, tmp_path):
+    again = generate(recipe, root=tmp_path, progress=False, workers=2)
+    assert sha256_file(again.path / DATA_FILE) == sha256_file(made.path / DATA_FILE)
+
+
+def test_one_process_at_a_time(recipe, tmp_path):
+    with (
+        shards.work_folder(tmp_path / recipe.id),
+        pytest.raises(DatasetError, match="another process is generating this dataset") as caught,
+    ):
+        generate(recipe, root=tmp_path, progress=False)
+    assert "\n" not in str(caught.value)
+    assert generate(recipe, root=tmp_path, progress=False).episodes == 12

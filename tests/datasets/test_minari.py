@@ -1,12 +1,8 @@
 """What a user of Minari sees, through Minari's own code."""
 
-from __future__ import annotations
-
-import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import gymnasium
 import minari
@@ -14,32 +10,19 @@ import numpy as np
 import pytest
 from minari.storage import get_dataset_path
 
-from medgym_offline.datasets import GeneratedDataset, Transitions, minari_root
+from medgym_offline.datasets import minari_root
 
 
 @pytest.fixture(autouse=True)
-def _here(root: Path, made: GeneratedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(root, made, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
 
 
-def test_the_root_is_minaris_own() -> None:
+def test_the_root_is_minaris_own():
     assert minari_root() == get_dataset_path()
 
 
-def test_it_loads_iterates_and_samples(made: GeneratedDataset) -> None:
-    dataset = minari.load_dataset(made.id)
-    assert (dataset.total_episodes, dataset.total_steps) == (12, made.steps)
-    assert sum(len(episode) for episode in dataset) == made.steps
-    dataset.set_seed(0)
-    for episode in dataset.sample_episodes(3):
-        assert episode.observations.shape == (len(episode) + 1, 9)
-        assert dataset.observation_space.contains(episode.observations[0])
-        assert dataset.action_space.contains(episode.actions[0])
-    half = dataset.filter_episodes(lambda e: len(e) > 5)
-    assert 0 < half.total_episodes < 12
-
-
-def test_its_episodes_are_the_flat_rows(made: GeneratedDataset, rows: Transitions) -> None:
+def test_its_episodes_are_the_flat_rows(made, rows):
     for episode in minari.load_dataset(made.id):
         own = rows.select(rows.episode == episode.id)
         np.testing.assert_array_equal(episode.observations[:-1], own.observations)
@@ -55,7 +38,7 @@ def test_its_episodes_are_the_flat_rows(made: GeneratedDataset, rows: Transition
         assert episode.infos["dt"][0] == episode.infos["time"][0] == episode.infos["cost"][0] == 0.0
 
 
-def test_stored_seed_and_options_replay_every_episode(made: GeneratedDataset) -> None:
+def test_stored_seed_and_options_replay_every_episode(made):
     """From one recovered environment, whoever the patient was; and three patients side by side."""
     dataset = minari.load_dataset(made.id)
     env = dataset.recover_environment()
@@ -78,41 +61,30 @@ def test_stored_seed_and_options_replay_every_episode(made: GeneratedDataset) ->
     np.testing.assert_allclose(observations, [dataset[e].observations[1] for e in chosen], atol=1e-4)
 
 
-def test_normalized_scores(made: GeneratedDataset) -> None:
+def test_normalized_scores(made):
     returns = made.manifest["references"]["returns"]
     dataset = minari.load_dataset(made.id)
     ends = np.array([returns["random"], returns["expert"]])
     np.testing.assert_allclose(minari.get_normalized_score(dataset, ends), [0.0, 1.0], atol=1e-6)
 
 
-def test_recover_environment_in_a_fresh_process(made: GeneratedDataset, root: Path, tmp_path: Path) -> None:
+def test_recover_environment_in_a_fresh_process(made, root, tmp_path):
     """Nothing of this package is imported by hand; the episode is replayed to its end."""
     code = f"""
-import json, minari
+import minari
 dataset = minari.load_dataset({made.id!r})
-episode = dataset[0]
-metadata = next(iter(dataset.storage.get_episode_metadata([0])))
 for evaluation in (False, True):
     env = dataset.recover_environment(eval_env=evaluation)
-    observation, _ = env.reset(seed=metadata["seed"])
-    total = 0.0
-    for action in episode.actions:
-        observation, reward, terminated, truncated, info = env.step(action)
-        total += reward
-    print(json.dumps([total, float(episode.rewards.sum()), bool(terminated), bool(truncated), info["time"]]))
+    env.reset(seed=next(iter(dataset.storage.get_episode_metadata([0])))["seed"])
+    total = sum(env.step(action)[1] for action in dataset[0].actions)
+    assert abs(total - dataset[0].rewards.sum()) < 1e-2
 """
     environment = os.environ | {"MINARI_DATASETS_PATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
-        total, stored, terminated, truncated, time = json.loads(line)
-        assert total == pytest.approx(stored, abs=1e-2)
-        assert (terminated, truncated, time) == (True, False, 96.0)
 
 
-def test_a_full_length_episode_is_not_truncated(made_zero: GeneratedDataset) -> None:
+def test_a_full_length_episode_is_not_truncated(made_zero):
     """K decisions: the time limit Minari's environment carries must not strike on the last."""
     env = minari.load_dataset(made_zero.id).recover_environment()
     env.reset(seed=0)

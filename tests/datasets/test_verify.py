@@ -1,27 +1,23 @@
 """Verification passes what was made and finds what was planted."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medgym_offline.datasets import COLUMNS, GeneratedDataset, Recipe, Transitions, generate, verify
+from medgym_offline.datasets import COLUMNS, generate, verify
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.rows import check_rows
-from medgym_offline.simulators import SimulatorBank
 
 
-def failed(report_or_checks: object) -> list[str]:
+def failed(report_or_checks):
     checks = getattr(report_or_checks, "checks", report_or_checks)
     return [check.name for check in checks if not check.ok]
 
 
-def test_what_was_made_verifies(made: GeneratedDataset, made_zero: GeneratedDataset, root: Path) -> None:
+def test_what_was_made_verifies(made, made_zero, root):
     for dataset in (made, made_zero):
         report = verify(dataset.id, root=root, replay=4, progress=False)
         assert report.ok, str(report)
@@ -31,13 +27,13 @@ def test_what_was_made_verifies(made: GeneratedDataset, made_zero: GeneratedData
 
 
 @pytest.mark.parametrize("reward", ["paper", "authors"])
-def test_the_other_rewards_verify(recipe: Recipe, tiny_bank: SimulatorBank, tmp_path: Path, reward: str) -> None:
+def test_the_other_rewards_verify(recipe, tiny_bank, tmp_path, reward):
     made = generate(dataclasses.replace(recipe, reward=reward, episodes=2), root=tmp_path, progress=False)
     report = verify(made.id, root=tmp_path, replay=2, progress=False)
     assert report.ok, str(report)
 
 
-def _put(array: np.ndarray, place: object, value: object) -> np.ndarray:
+def _put(array, place, value):
     array[place] = value
     return array
 
@@ -70,23 +66,13 @@ FAULTS: list[tuple[str, str, Callable[[dict[str, np.ndarray]], object]]] = [
 
 
 @pytest.mark.parametrize(("expected", "column", "change"), FAULTS)
-def test_faults_in_rows_are_found(
-    rows: Transitions, tiny_bank: SimulatorBank, expected: str, column: str, change: Callable[..., np.ndarray]
-) -> None:
+def test_faults_in_rows_are_found(rows, tiny_bank, expected, column, change):
     columns = {name: np.array(getattr(rows, name)) for name in COLUMNS if getattr(rows, name) is not None}
     columns[column] = change(columns)
     assert expected in failed(check_rows(dataclasses.replace(rows, **columns), tiny_bank))
 
 
-def test_a_fault_names_the_row(rows: Transitions, tiny_bank: SimulatorBank) -> None:
-    sofa = np.array(rows.severity)
-    sofa[7] += 0.5
-    check = next(c for c in check_rows(dataclasses.replace(rows, severity=sofa), tiny_bank) if not c.ok)
-    assert "in 1 of" in check.detail
-    assert f"row 7 (episode {rows.episode[7]})" in check.detail
-
-
-def _rehash(folder: Path) -> None:
+def _rehash(folder):
     """Forge the checksums, as an attacker or a careless tool would, so that only the meaning can tell."""
     from medgym_offline.datasets.flat import ContentHash
     from medgym_offline.datasets.load import read_columns, read_metadata
@@ -107,14 +93,14 @@ def _rehash(folder: Path) -> None:
     (folder / "data" / "manifest.json").write_text(json.dumps(manifest))
 
 
-def _edit(folder: Path, path: str, edit: Callable[[np.ndarray], np.ndarray]) -> None:
+def _edit(folder, path, edit):
     import h5py
 
     with h5py.File(folder / DATA_FILE, "r+") as file:
         file[path][...] = edit(file[path][...])
 
 
-def test_a_changed_number_breaks_the_checksum_and_the_content_hash(made: GeneratedDataset, copy: Path) -> None:
+def test_a_changed_number_breaks_the_checksum_and_the_content_hash(made, copy):
     _edit(copy / made.id, "episode_11/rewards", lambda a: a * 1.01)
     found = failed(verify(made.id, root=copy, replay=2, progress=False))
     assert {"sha256 main_data.hdf5", "content hash", "flat cache", "replay"} <= set(found)
@@ -129,9 +115,7 @@ def test_a_changed_number_breaks_the_checksum_and_the_content_hash(made: Generat
         ("episode_0/infos/time", lambda a: a * np.float32(0.5), {"time"}),
     ],
 )
-def test_forged_checksums_do_not_hide_a_change(
-    made: GeneratedDataset, copy: Path, path: str, edit: Callable[[np.ndarray], np.ndarray], expected: set[str]
-) -> None:
+def test_forged_checksums_do_not_hide_a_change(made, copy, path, edit, expected):
     _edit(copy / made.id, path, edit)
     _rehash(copy / made.id)
     report = verify(made.id, root=copy, replay=2, progress=False)
@@ -141,13 +125,13 @@ def test_forged_checksums_do_not_hide_a_change(
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0])
-def test_probabilities_that_are_gone_or_others_are_found(made: GeneratedDataset, copy: Path, value: float) -> None:
+def test_probabilities_that_are_gone_or_others_are_found(made, copy, value):
     _edit(copy / made.id, "episode_0/infos/behavior_log_prob", lambda a: np.full_like(a, value))
     _rehash(copy / made.id)
     assert "behavior" in failed(verify(made.id, root=copy, replay=2, progress=False))
 
 
-def test_a_wrong_seed_and_a_wrong_patient(made: GeneratedDataset, copy: Path) -> None:
+def test_a_wrong_seed_and_a_wrong_patient(made, copy):
     import h5py
 
     with h5py.File(copy / made.id / DATA_FILE, "r+") as file:
@@ -157,30 +141,30 @@ def test_a_wrong_seed_and_a_wrong_patient(made: GeneratedDataset, copy: Path) ->
     assert {"seeds", "replay"} <= set(found)
 
 
-def test_files_that_are_missing_truncated_or_no_json(made: GeneratedDataset, copy: Path) -> None:
+def test_files_that_are_missing_truncated_or_no_json(made, copy):
     file = copy / made.id / DATA_FILE
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    report = verify(made.id, root=copy, replay=2, progress=False)
+    report = verify(made.id, root=copy, replay=0, progress=False)
     assert {"sha256 main_data.hdf5", "readable"} <= set(failed(report))
     file.unlink()
-    assert {"sha256 main_data.hdf5", "readable"} <= set(failed(verify(made.id, root=copy, replay=2, progress=False)))
+    assert {"sha256 main_data.hdf5", "readable"} <= set(failed(verify(made.id, root=copy, replay=0, progress=False)))
     file.write_bytes(whole)
     manifest = copy / made.id / "data" / "manifest.json"
     manifest.write_text("{")
-    assert failed(verify(made.id, root=copy, replay=2, progress=False)) == ["readable"]
+    assert failed(verify(made.id, root=copy, replay=0, progress=False)) == ["readable"]
     manifest.unlink()
-    report = verify(made.id, root=copy, replay=2, progress=False)
+    report = verify(made.id, root=copy, replay=0, progress=False)
     assert "manifest.json: there is no such file" in report.faults[0].detail
 
 
-def test_metadata_that_disagrees(made: GeneratedDataset, copy: Path) -> None:
+def test_metadata_that_disagrees(made, copy):
     path = copy / made.id / "data" / "metadata.json"
     values = json.loads(path.read_text())
     values["total_steps"] += 1
     values["env_spec"] = values["env_spec"].replace("prior/0", "prior/1")
     path.write_text(json.dumps(values))
-    report = verify(made.id, root=copy, replay=2, progress=False)
+    report = verify(made.id, root=copy, replay=0, progress=False)
     assert {"sha256 metadata.json", "metadata"} <= set(failed(report))
     assert "total_steps, env_spec" in next(c.detail for c in report.checks if c.name == "metadata")
 
@@ -196,9 +180,7 @@ def test_metadata_that_disagrees(made: GeneratedDataset, copy: Path) -> None:
         ("columns", lambda m: m["columns"].pop("severity")),
     ],
 )
-def test_numbers_that_are_not_those_of_the_rows(
-    made: GeneratedDataset, copy: Path, name: str, change: Callable[[dict[str, object]], object]
-) -> None:
+def test_numbers_that_are_not_those_of_the_rows(made, copy, name, change):
     path = copy / made.id / "data" / "manifest.json"
     values = json.loads(path.read_text())
     change(values)
@@ -208,7 +190,7 @@ def test_numbers_that_are_not_those_of_the_rows(
     assert f"the manifest's {name} is not that of the rows" in report.faults[-1].detail
 
 
-def test_another_bank_under_the_same_name(made: GeneratedDataset, copy: Path, tmp_path: Path) -> None:
+def test_another_bank_under_the_same_name(made, copy, tmp_path):
     from medgym_offline.diseases.sepsis.prior import prior_bank
 
     other = tmp_path / "other.safetensors"
@@ -217,4 +199,4 @@ def test_another_bank_under_the_same_name(made: GeneratedDataset, copy: Path, tm
     values = json.loads(path.read_text())
     values["recipe"]["bank"] = str(other)
     path.write_text(json.dumps(values))
-    assert "bank" in failed(verify(made.id, root=copy, replay=2, progress=False))
+    assert "bank" in failed(verify(made.id, root=copy, replay=0, progress=False))

@@ -1,11 +1,8 @@
 """A bank of the toy disease, fitted in a few seconds."""
 
-from __future__ import annotations
-
 import pytest
 
 from medgym_offline.diseases.toy.cohort import build_toy
-from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig
@@ -29,6 +26,6 @@ QUICK = BankRecipe(
 
 
 @pytest.fixture(scope="session")
-def toy_bank() -> SimulatorBank:
+def toy_bank():
     """Four people, worlds own, crossfit and true."""
     return build_toy(QUICK, show=False)

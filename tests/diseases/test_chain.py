@@ -1,40 +1,33 @@
 """A disease that the generic code has never heard of goes the whole way: records to entry."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 from typer.testing import CliRunner
 
 import medgym_offline as mgo
 from medgym_offline.cli import app
 from medgym_offline.datasets import Recipe, generate, load_dataset, verify
-from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
+from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.errors import MedGymError
 from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.train import train as train_online
 from medgym_offline.policies import load_policy, save_policy
 from medgym_offline.policies.export import export_onnx, export_torchscript
-from medgym_offline.simulators.bank import SimulatorBank
 
 
-def test_records_say_who_needs_more_insulin(toy_bank: SimulatorBank) -> None:
+def test_records_say_who_needs_more_insulin(toy_bank):
     own, true = (toy_bank.current(world).params.tensors() for world in ("own", "true"))
     order = np.corrcoef(own["sensitivity"].log().flatten(), true["sensitivity"].log().flatten())[0, 1]
     assert order > 0.8
     assert toy_bank.worlds == ("own", "crossfit", "true")
 
 
-def test_the_truth_is_the_minimal_model(toy_bank: SimulatorBank) -> None:
+def test_the_truth_is_the_minimal_model(toy_bank):
     """Untreated glucose follows the exact solution G(t) = Gb + (G0 - Gb) exp(-p1 t)."""
     truth = toy_bank.world("true")
     p = truth.current().params.tensors()
@@ -45,21 +38,7 @@ def test_the_truth_is_the_minimal_model(toy_bank: SimulatorBank) -> None:
     torch.testing.assert_close(end, basal + (start - basal) * torch.exp(-5.0 * p["p1"][:, 0]), rtol=2e-3, atol=0.2)
 
 
-@pytest.mark.parametrize("timing", ["adaptive", "fixed"])
-def test_the_environment_and_its_clock(toy_bank: SimulatorBank, timing: str) -> None:
-    env = gymnasium.make("medgym/Toy-v0", bank=toy_bank, timing=timing)
-    check_env(env.unwrapped, skip_render_check=True)
-    process = DecisionProcess(toy_bank, ProcessConfig(timing=timing, disease="toy"))  # type: ignore[arg-type]
-    seeds = episode_seeds(0, "test", toy_bank.patients, 6)
-    drawn = draw_noise(seeds, toy_bank, process.config)
-    width = process.config.action_dim
-    assert (width, process.config.observation_dim) == (2 if timing == "adaptive" else 1, 3)
-    played = rollout(process, lambda o: torch.sin(7.0 * o[..., :1]).expand(-1, -1, width), drawn, 0.5)
-    assert bool((played.dt.sum(-1) == 24.0).all())
-    assert set(env.unwrapped.reset(seed=1)[1]) == {"cost", "dt", "time", "risk", "glucose", "state", "seed"}
-
-
-def test_from_records_to_an_entry(toy_bank: SimulatorBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_records_to_an_entry(toy_bank, tmp_path, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     bank_file, behavior_file = tmp_path / "toy-quick.safetensors", tmp_path / "behavior.safetensors"
     toy_bank.save(bank_file)
@@ -86,7 +65,7 @@ def test_from_records_to_an_entry(toy_bank: SimulatorBank, tmp_path: Path, monke
     for algorithm in ("bc", "cql"):
         policy = train(algorithm, rows, "ind", 0, OfflineConfig(updates=20, hidden=16, batch=16), progress=False).policy
         path = save_policy(policy, tmp_path / f"{algorithm}.pt")
-        assert load_policy(path).disease == "toy"  # type: ignore[attr-defined]
+        assert load_policy(path).disease == "toy"
         result = mgo.evaluate(path, bank=toy_bank, episodes=3, dataset=rows)
         assert set(result.worlds) == {"own", "crossfit", "true"}
         assert {"severity_mean", "safe_path", "support_distance"} <= set(result.metrics)
@@ -102,15 +81,15 @@ def test_from_records_to_an_entry(toy_bank: SimulatorBank, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("export", [export_torchscript, export_onnx])
-def test_exported_policies_carry_their_disease(export: object, toy_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_exported_policies_carry_their_disease(export, toy_bank, tmp_path):
     found = train_online(
         toy_bank,
         ProcessConfig(disease="toy"),
         TrainConfig(updates=1, episodes=2, hidden=8, shared=True),
         progress=False,
     )
-    path = export(found.policy, tmp_path / ("p.pt" if export is export_torchscript else "p.onnx"))  # type: ignore[operator]
+    path = export(found.policy, tmp_path / ("p.pt" if export is export_torchscript else "p.onnx"))
     policy = load_policy(path)
-    assert (policy.disease, policy.observation_dim, policy.action_dim) == ("toy", 3, 2)  # type: ignore[attr-defined]
+    assert (policy.disease, policy.observation_dim, policy.action_dim) == ("toy", 3, 2)
     with pytest.raises(MedGymError, match="was made for toy, bank 'sepsis-v0' is of sepsis"):
         mgo.evaluate(path, bank="sepsis-v0", patients=1, episodes=1)

@@ -1,12 +1,9 @@
 """Functions that the tests run in workers (importable there, unlike a test's local functions)."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +13,7 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.seeds import torch_generator
 
 
-def chain(name: str, steps: int = 40) -> dict[str, Any]:
+def chain(name, steps=40):
     """A computation whose last digits depend on threads and order: products of random matrices."""
     x = torch.eye(48)
     for step in range(steps):
@@ -25,7 +22,7 @@ def chain(name: str, steps: int = 40) -> dict[str, Any]:
     return {"x": x, "sum": np.asarray(x.double().sum()), "name": name, "threads": torch.get_num_threads()}
 
 
-def killed_once(name: str, marks: str, victim: str) -> dict[str, Any]:
+def killed_once(name, marks, victim):
     """:func:`chain`, but the worker that first works on `victim` is killed as by the operating system."""
     mark = Path(marks) / name
     first = not mark.exists()
@@ -36,25 +33,25 @@ def killed_once(name: str, marks: str, victim: str) -> dict[str, Any]:
     return chain(name)
 
 
-def always_killed(name: str, victim: str) -> dict[str, Any]:
+def always_killed(name, victim):
     if name == victim:
         os.kill(os.getpid(), signal.SIGKILL)
     return chain(name)
 
 
-def refuses(name: str, victim: str, user: bool) -> dict[str, Any]:
+def refuses(name, victim, user):
     if name == victim:
         raise MedGymError("dose is -1; it must be 0 or more") if user else ZeroDivisionError("a bug")
     return chain(name)
 
 
-def counted(name: str, marks: str) -> str:
+def counted(name, marks):
     with open(Path(marks) / name, "a") as stream:
         stream.write("x")
     return name
 
 
-def slow_on_node(name: str, marks: str) -> dict[str, Any]:
+def slow_on_node(name, marks):
     """Writes which process works on `name`, then takes its time, so that a node can be killed under it."""
     import ray
 

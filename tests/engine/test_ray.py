@@ -1,15 +1,11 @@
 """A Ray cluster of two nodes on this machine: the same results, and what the death of a node costs."""
 
-from __future__ import annotations
-
 import _socket
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def cluster(monkeypatch):
     """A head without cores, so that all work is on the two nodes that follow; small object stores."""
     from ray.cluster_utils import Cluster
 
@@ -37,7 +33,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     found.wait_for_nodes()
     guarded, own = socket.socket.connect, found.address.split(":")[0]
 
-    def connect(self: socket.socket, address: Any) -> None:
+    def connect(self, address):
         """Ray's address is this machine's own, which the guard against the network does not know."""
         (_socket.socket.connect if address[0] == own else guarded)(self, address)
 
@@ -47,7 +43,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     found.shutdown()
 
 
-def test_the_death_of_a_worker_and_of_a_node_cost_their_shard_only(cluster: Any, tmp_path: Path) -> None:
+def test_the_death_of_a_worker_and_of_a_node_cost_their_shard_only(cluster, tmp_path):
     wanted = run(chain, {name: (name,) for name in NAMES}, progress=False)
     for part in ("worker", "node"):
         (tmp_path / part).mkdir()
@@ -59,7 +55,7 @@ def test_the_death_of_a_worker_and_of_a_node_cost_their_shard_only(cluster: Any,
 
     marks = tmp_path / "node"
 
-    def kill_node() -> None:
+    def kill_node():
         """Once two shards run, take away the node that runs one of them."""
         while len(list(marks.iterdir())) < 2:
             time.sleep(0.05)

@@ -1,11 +1,7 @@
 """The decision clock: golden feasible ranges, exact sums, limits of every hold."""
 
-from __future__ import annotations
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from medgym_offline.envs.timing import (
     ProcessConfig,
@@ -19,7 +15,7 @@ from medgym_offline.errors import ProtocolError
 ADAPTIVE = ProcessConfig()
 
 
-def _one(value: float) -> torch.Tensor:
+def _one(value):
     return torch.tensor([[value]], dtype=torch.float32)
 
 
@@ -36,7 +32,7 @@ def _one(value: float) -> torch.Tensor:
         (96.0, 3, 0.0, 0.0),  # over
     ],
 )
-def test_feasible_range_golden(time: float, left: int, lower: float, upper: float) -> None:
+def test_feasible_range_golden(time, left, lower, upper):
     low, high = feasible_interval(_one(time), _one(left), ADAPTIVE)
     assert (low.item(), high.item()) == (lower, upper)
 
@@ -55,12 +51,12 @@ def test_feasible_range_golden(time: float, left: int, lower: float, upper: floa
         (96.0, 4, 3.0, 0.0),
     ],
 )
-def test_interval_golden(time: float, left: int, wish: float, expected: float) -> None:
+def test_interval_golden(time, left, wish, expected):
     hours = decision_interval(_one(time), _one(left), ADAPTIVE, _one(wish))
     assert hours.item() == pytest.approx(expected, abs=ADAPTIVE.tick)
 
 
-def test_action_map_ends_and_inverse() -> None:
+def test_action_map_ends_and_inverse():
     action = torch.linspace(-1, 1, 41)
     hours = action_to_interval(action, ADAPTIVE)
     assert (hours[0].item(), hours[-1].item(), hours[20].item()) == (0.5, 36.0, 18.25)
@@ -68,36 +64,9 @@ def test_action_map_ends_and_inverse() -> None:
     assert interval_to_action(torch.tensor([0.1, 50.0]), ADAPTIVE).tolist() == [-1.0, 1.0]
 
 
-@settings(deadline=None, max_examples=60)
-@given(decisions=st.integers(3, 60), seed=st.integers(0, 2**31 - 1), timing=st.sampled_from(["adaptive", "fixed"]))
-def test_holds_fill_the_horizon_exactly(decisions: int, seed: int, timing: str) -> None:
-    config = ProcessConfig(timing=timing, decisions=decisions)  # type: ignore[arg-type]
-    random = torch.Generator().manual_seed(seed)
-    time, left = torch.zeros(1, 64), torch.full((1, 64), float(decisions))
-    total, holds = torch.zeros(1, 64, dtype=torch.float64), []
-    for _ in range(decisions):
-        # Mixture of styles: mostly short wishes spend the budget, long ones meet the ends of the horizon.
-        power = torch.randint(1, 6, time.shape, generator=random)
-        wish = 0.5 + 35.5 * torch.rand(time.shape, generator=random) ** power
-        dt = decision_interval(time, left, config, wish)
-        over = time == 96.0
-        assert bool((dt[over] == 0).all())
-        assert bool((dt[~over] >= 0.5).all())
-        assert bool((dt <= 36.0).all())
-        holds.append(dt)
-        time, left, total = time + dt, left - 1, total + dt.double()
-    assert bool((time == 96.0).all())
-    assert bool((total == 96.0).all())  # in double precision too: every hold lies on a tick
-    if timing == "fixed":
-        torch.testing.assert_close(
-            torch.stack(holds), torch.full((decisions, 1, 64), 96 / decisions), atol=2e-5, rtol=0
-        )
-
-
-def test_interval_passes_gradients() -> None:
+def test_interval_passes_gradients():
     wish = _one(7.3).requires_grad_()
     decision_interval(_one(0.0), _one(20), ADAPTIVE, wish).sum().backward()
-    assert wish.grad is not None
     assert wish.grad.item() == 1.0
 
 
@@ -121,6 +90,6 @@ def test_interval_passes_gradients() -> None:
         ({"cell": 0.0}, "cell"),
     ],
 )
-def test_bad_configuration(arguments: dict, message: str) -> None:
+def test_bad_configuration(arguments, message):
     with pytest.raises(ProtocolError, match=message):
         ProcessConfig(**arguments)

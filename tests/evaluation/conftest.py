@@ -1,15 +1,10 @@
 """A bank, behavior data rolled out from it, and evaluations that several tests read."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.evaluation import Evaluation, evaluate
-from medgym_offline.simulators import SimulatorBank
+from medgym_offline.evaluation import evaluate
 from tests.rolled import rolled
 
 
@@ -18,10 +13,10 @@ class Constant:
 
     timing = "adaptive"
 
-    def __init__(self, treatment: np.ndarray, patients: tuple[str, ...] | None = None):
+    def __init__(self, treatment, patients=None):
         self.u, self.patients = torch.as_tensor(treatment, dtype=torch.float32), patients
 
-    def act(self, observations: np.ndarray) -> np.ndarray:
+    def act(self, observations):
         observations = torch.as_tensor(observations)
         if self.patients is not None:
             assert observations.shape[0] == len(self.patients)
@@ -32,30 +27,28 @@ class Constant:
 
 
 @pytest.fixture(scope="session")
-def treatments() -> np.ndarray:
+def treatments():
     """A treatment per patient of `tiny_bank`."""
     return np.array([[0.4, 0.10, 0.3], [0.5, 0.20, 0.2], [0.3, 0.05, 0.4], [0.6, 0.15, 0.1]])
 
 
 @pytest.fixture(scope="session")
-def behavior(tiny_bank: SimulatorBank, treatments: np.ndarray) -> Constant:
+def behavior(tiny_bank, treatments):
     return Constant(treatments, tiny_bank.patients)
 
 
 @pytest.fixture(scope="session")
-def transitions(tiny_bank: SimulatorBank, behavior: Constant) -> Transitions:
+def transitions(tiny_bank, behavior):
     """Six episodes per patient of the behavior, perturbed as in eq. 15."""
 
-    def act(observations: Tensor) -> Tensor:
+    def act(observations):
         return torch.as_tensor(behavior.act(observations.numpy()))
 
     return rolled(tiny_bank, act)
 
 
 @pytest.fixture(scope="session")
-def results(
-    tiny_bank: SimulatorBank, behavior: Constant, treatments: np.ndarray, transitions: Transitions
-) -> dict[str, Evaluation]:
+def results(tiny_bank, behavior, treatments, transitions):
     """Five policies, with support distances, in both worlds."""
     policies = {
         "behavior": behavior,

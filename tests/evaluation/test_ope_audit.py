@@ -1,27 +1,29 @@
-"""Fitted Q evaluation on a process of known value, and the whole audit on a small bank."""
-
-from __future__ import annotations
+"""Off-policy evaluation: fitted Q on a process of known value, the whole audit on a small bank, and its command."""
 
 import dataclasses
+import itertools
+import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from medgym_offline.datasets import generate
 from medgym_offline.datasets.behaviors import Behavior
 from medgym_offline.datasets.recipes import Recipe
-from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
-from medgym_offline.evaluation.ope import OpeAudit, OpeSettings, audit
+from medgym_offline.evaluation.ope import OpeSettings, audit
 from medgym_offline.evaluation.ope.density import PerturbedPolicy
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import episode_grid
 from medgym_offline.evaluation.ope.returns import monte_carlo_returns
-from medgym_offline.simulators import SimulatorBank
 from tests.evaluation.conftest import Constant
+from tests.helpers import refused
+from tests.leaderboard.workshop import run
 from tests.offline.toy import DECISIONS, toy
 
 GAMMA = 0.99
@@ -33,11 +35,11 @@ class Follow:
 
     timing = "adaptive"
 
-    def __init__(self, patients: tuple[str, ...], offset: float = 0.2):
+    def __init__(self, patients, offset=0.2):
         self.patients, self.offset = patients, offset
         self.center = torch.tensor([0.3 * (int(p.rsplit("/", 1)[1]) - 1) for p in patients])[:, None]
 
-    def act(self, observations: Tensor) -> Tensor:
+    def act(self, observations):
         action = torch.zeros(*observations.shape[:2], 4)
         action[..., 0] = self.center + 0.4 * observations[..., 0] + self.offset
         action[..., 3] = 0.2
@@ -48,11 +50,11 @@ class Near(Constant):
     """A behavior that differs a little; tables call it by its class."""
 
 
-def perturbed(patients: tuple[str, ...]) -> PerturbedPolicy:
+def perturbed(patients):
     return PerturbedPolicy(BoundPolicy(Follow(patients), "follow", "adaptive", DECISIONS), patients, 0.05)
 
 
-def test_fqe_finds_the_known_value() -> None:
+def test_fqe_finds_the_known_value():
     """r = 1 - (0.2 + 0.05 N)^2 - (0.05 N)^2 at hours 0, 32 and 64."""
     data = toy(patients=2, episodes=300)
     logged = episode_grid(data)
@@ -66,11 +68,11 @@ def test_fqe_finds_the_known_value() -> None:
     assert bool((found.v_next[..., -1] == 0).all())
 
 
-def test_fqe_stacked_equals_looped_in_any_order() -> None:
+def test_fqe_stacked_equals_looped_in_any_order():
     data = toy(patients=3, episodes=20)
     config = FqeConfig(updates=30, batch=16, hidden=16)
 
-    def values(ids: tuple[str, ...]) -> Tensor:
+    def values(ids):
         return fit_fqe(data, episode_grid(data, ids), perturbed(ids), GAMMA, config=config).value
 
     ids = data.present_ids
@@ -79,7 +81,7 @@ def test_fqe_stacked_equals_looped_in_any_order() -> None:
     torch.testing.assert_close(values(ids[::-1]), whole.flip(0), rtol=1e-4, atol=1e-4)
 
 
-def test_grid_holds_the_rows_of_the_dataset(transitions: Transitions) -> None:
+def test_grid_holds_the_rows_of_the_dataset(transitions):
     logged = episode_grid(transitions)
     assert logged.valid.shape[:2] == (4, 6)
     assert int(logged.valid.sum()) == len(transitions)
@@ -92,25 +94,23 @@ def test_grid_holds_the_rows_of_the_dataset(transitions: Transitions) -> None:
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
+def recipe():
     return Recipe("medgym/unpublished-v0", "Test.", "tiny", "ind")
 
 
 @pytest.fixture(scope="module")
-def acted(behavior: Constant) -> Behavior:
+def acted(behavior):
     return Behavior("ind", "0", behavior)
 
 
 @pytest.fixture(scope="module")
-def found(
-    transitions: Transitions, recipe: Recipe, acted: Behavior, tiny_bank: SimulatorBank, treatments: np.ndarray
-) -> OpeAudit:
+def found(transitions, recipe, acted, tiny_bank, treatments):
     near = Near(treatments + 0.005, tiny_bank.patients)
     settings = OpeSettings(episodes=4, fqe=FAST, min_sample_size=3.0)
     return audit(transitions, recipe, acted, tiny_bank, [acted.policy, near, "zero", "random"], settings=settings)
 
 
-def test_the_behavior_is_estimated_by_its_own_data(found: OpeAudit, transitions: Transitions) -> None:
+def test_the_behavior_is_estimated_by_its_own_data(found, transitions):
     """Equal probabilities: weights are 1/E and WIS is the mean return of the data."""
     logged = episode_grid(transitions)
     i = found.policies.index("Constant")
@@ -122,7 +122,7 @@ def test_the_behavior_is_estimated_by_its_own_data(found: OpeAudit, transitions:
     )
 
 
-def test_model_and_truth_are_returns_of_the_simulators(found: OpeAudit, tiny_bank: SimulatorBank) -> None:
+def test_model_and_truth_are_returns_of_the_simulators(found, tiny_bank):
     bound = resolve_policy("zero", tiny_bank, "adaptive", 20, 20)
     i = found.policies.index("zero")
     for purpose, shown in (("ope-model", found.estimates["model"]), ("ope-truth", found.truth["own"])):
@@ -134,27 +134,57 @@ def test_model_and_truth_are_returns_of_the_simulators(found: OpeAudit, tiny_ban
     assert not np.allclose(found.estimates["model"], found.truth["own"], rtol=1e-6)
 
 
-def test_mistakes_are_named(
-    transitions: Transitions, recipe: Recipe, acted: Behavior, tiny_bank: SimulatorBank
-) -> None:
-    with pytest.raises(DatasetError, match="perturbation is 0"):
-        audit(transitions, dataclasses.replace(recipe, perturbation=0.0), acted, tiny_bank, ["zero"])
+def test_mistakes_are_named(transitions, recipe, acted, tiny_bank):
+    def ask(*policies, rows=transitions, how=recipe):
+        return audit(rows, how, acted, tiny_bank, list(policies))
+
+    still, times = dataclasses.replace(recipe, perturbation=0.0), itertools.count()
     unknown = dataclasses.replace(transitions, behavior_log_prob=np.full(len(transitions), np.nan, np.float32))
-    with pytest.raises(DatasetError, match="behavior_log_prob is not known"):
-        audit(unknown, recipe, acted, tiny_bank, ["zero"])
-    with pytest.raises(MedGymError, match="two policies are called 'zero'"):
-        audit(transitions, recipe, acted, tiny_bank, ["zero", "zero"])
-    with pytest.raises(MedGymError, match="discount per unit of time"):
-        OpeSettings(gamma=1.5)
-    with pytest.raises(MedGymError, match="no policy"):
-        audit(transitions, recipe, acted, tiny_bank, [])
+    unsteady = SimpleNamespace(timing="adaptive", act=lambda o: np.full((*o.shape[:2], 4), 0.01 * next(times)))
+    refused(DatasetError, "perturbation is 0", lambda: ask("zero", how=still))
+    refused(DatasetError, "behavior_log_prob is not known", lambda: ask("zero", rows=unknown))
+    refused(MedGymError, "two policies are called 'zero'", lambda: ask("zero", "zero"))
+    refused(MedGymError, "discount per unit of time", lambda: OpeSettings(gamma=1.5))
+    refused(MedGymError, "no policy", ask)
+    refused(MedGymError, "answers the same observations differently", lambda: ask(unsteady))
 
-    class Counter:
-        timing, calls = "adaptive", 0
 
-        def act(self, observations: Tensor) -> np.ndarray:
-            self.calls += 1
-            return np.full((*observations.shape[:2], 4), 0.01 * self.calls)
+RECIPE = """
+id = "medgym/{name}"
+description = "Test."
+bank = "bank.safetensors"
+behavior = "{behavior}"
+episodes = 4
+perturbation = {perturbation}
+"""
 
-    with pytest.raises(MedGymError, match="answers the same observations differently"):
-        audit(transitions, recipe, acted, tiny_bank, [Counter()])
+
+@pytest.fixture
+def dataset(tiny_bank, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_bank.save("bank.safetensors")
+    for name, behavior, perturbation in (("mix-v0", "zero + random", 0.05), ("still-v0", "zero", 0.0)):
+        path = Path(f"{name}.toml")
+        path.write_text(RECIPE.format(name=name, behavior=behavior, perturbation=perturbation))
+        generate(path, progress=False)
+    return "medgym/mix-v0"
+
+
+def test_tables_file_and_json(dataset):
+    argv = ("ope", "--dataset", dataset, "--policy", "random", "--policy", "zero", "--episodes", "3", "--updates", "50")
+    done = run(*argv, "--output", "out")
+    assert done.code == 0, done.err
+    text = " ".join(done.out.split())
+    assert "4 patients x 4 logged episodes" in text
+    assert "regret@1" in text
+    assert "warning: effective sample size below 10 episodes" in text
+    value = json.loads(Path("out/ope.json").read_text())
+    assert value["policies"] == ["random", "zero"]
+    assert [p["name"] for p in value["info"]["behavior"]["parts"]] == ["zero", "random"]
+    again = run(*argv, "--json", "--patients", "2")
+    found = json.loads(again.out)
+    assert found["patients"] == value["patients"][:2]
+    # A patient's numbers do not depend on who else is there, to float32 rounding.
+    for name, estimates in found["estimates"].items():
+        np.testing.assert_allclose(estimates, np.array(value["estimates"][name])[:, :2], rtol=2e-3, err_msg=name)
+    np.testing.assert_allclose(found["truth"]["own"], np.array(value["truth"]["own"])[:, :2], rtol=1e-4)

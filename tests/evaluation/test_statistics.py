@@ -1,9 +1,16 @@
-from __future__ import annotations
+"""Metrics by hand, statistics against SciPy, and the protocol that they follow."""
+
+import json
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from medgym_offline.diseases.base import Course
+from medgym_offline.diseases.registry import disease
+from medgym_offline.errors import ProtocolError
+from medgym_offline.evaluation import load_protocol, metrics
 from medgym_offline.evaluation.protocol import Bootstrap
 from medgym_offline.evaluation.statistics import (
     iqm,
@@ -13,13 +20,14 @@ from medgym_offline.evaluation.statistics import (
     summarize,
     worst_decile,
 )
+from medgym_offline.files import release_folder
 
 
-def interval_of(scores: np.ndarray, bootstrap: Bootstrap | None = None) -> tuple[float, float]:
+def interval_of(scores, bootstrap=None):
     return summarize(scores, bootstrap).mean_interval
 
 
-def test_iqm_is_the_trimmed_mean() -> None:
+def test_iqm_is_the_trimmed_mean():
     rng = np.random.default_rng(0)
     for n in (4, 8, 100):  # SciPy trims whole observations, so n has to be a multiple of four
         values = rng.normal(size=(3, n))
@@ -28,21 +36,14 @@ def test_iqm_is_the_trimmed_mean() -> None:
     assert iqm(np.array([100.0, 1.0, 3.0, 2.0, -50.0])) == pytest.approx((0.75 * 1 + 2 + 0.75 * 3) / 2.5)
 
 
-def test_worst_decile_follows_the_direction() -> None:
+def test_worst_decile_follows_the_direction():
     values = np.arange(20.0)
     assert worst_decile(values, better=-1) == pytest.approx(18.5)
     assert worst_decile(values, better=1) == pytest.approx(0.5)
     assert worst_decile(np.array([3.0, 4.0]), better=-1) == 4.0
 
 
-def test_many_columns_at_once_equal_one_by_one() -> None:
-    columns = np.random.default_rng(2).normal(size=(3, 11))
-    together = mean_intervals(columns)
-    for row, interval in zip(columns, together):
-        np.testing.assert_allclose(interval, interval_of(row), rtol=1e-9)
-
-
-def test_seeds_are_resampled_within_patients() -> None:
+def test_seeds_are_resampled_within_patients():
     """Patients all alike, seeds not: the interval is as wide as the spread over seeds makes it, not zero."""
     seeds = np.random.default_rng(3).normal(size=(6, 1)) + np.zeros((1, 40))
     low, high = interval_of(seeds)
@@ -53,13 +54,7 @@ def test_seeds_are_resampled_within_patients() -> None:
     assert alike == pytest.approx((2.5, 2.5))
 
 
-def test_reproducible_and_seeded() -> None:
-    scores = np.random.default_rng(4).normal(size=(3, 20))
-    assert interval_of(scores) == interval_of(scores)
-    assert interval_of(scores, Bootstrap(seed=1)) != interval_of(scores, Bootstrap(seed=2))
-
-
-def test_coverage_of_the_mean() -> None:
+def test_coverage_of_the_mean():
     """About 95 % of 200 intervals contain the true mean (binomial: 0.89 is four standard errors below)."""
     rng = np.random.default_rng(5)
     settings = Bootstrap(resamples=400)
@@ -67,7 +62,7 @@ def test_coverage_of_the_mean() -> None:
     assert np.mean(inside) > 0.89
 
 
-def test_paired_interval_is_narrower_than_unpaired() -> None:
+def test_paired_interval_is_narrower_than_unpaired():
     rng = np.random.default_rng(7)
     base = rng.normal(5, 2, 80)
     better = base - 0.3 + rng.normal(0, 0.2, 80)
@@ -84,7 +79,7 @@ def test_paired_interval_is_narrower_than_unpaired() -> None:
     assert paired_difference(better, base, better=1).share == pytest.approx(1 - found.share)
 
 
-def test_probability_of_improvement_is_mann_whitney() -> None:
+def test_probability_of_improvement_is_mann_whitney():
     rng = np.random.default_rng(8)
     a, b = rng.normal(0, 1, (5, 3)), rng.normal(0.5, 1, (4, 3))
     expected = np.mean([stats.mannwhitneyu(b[:, p], a[:, p]).statistic / 20 for p in range(3)])
@@ -92,21 +87,95 @@ def test_probability_of_improvement_is_mann_whitney() -> None:
     assert probability_of_improvement(a, a) == pytest.approx(0.5)
 
 
-def test_interval_of_the_probability_of_improvement() -> None:
-    """With one run each it is the interval of the share; with more it narrows and holds the estimate."""
-    g = np.random.default_rng(1)
-    a, b = g.normal(0.0, 1.0, (4, 60)), g.normal(0.4, 1.0, (3, 60))
-    one = paired_difference(a[:1], b[:1])
-    assert one.probability_interval == pytest.approx(one.share_interval, abs=0.02)
-    many = paired_difference(a, b)
-    low, high = many.probability_interval
-    assert low < many.probability < high
-    assert high - low < one.probability_interval[1] - one.probability_interval[0]
-    swapped = paired_difference(b, a)
-    assert swapped.probability_interval == pytest.approx((1 - high, 1 - low), abs=0.01)
-    assert paired_difference(a - 100, b).probability_interval == (1.0, 1.0)
+HOURS = np.arange(97.0)
+FINE = np.arange(385) * 0.25
 
 
-def test_other_patients_are_refused() -> None:
-    with pytest.raises(ValueError, match="same patients"):
-        paired_difference(np.zeros(3), np.zeros(4))
+def test_safe_share_counts_times_after_twenty():
+    # Unsafe through hour 39: of the 76 hours 21..96, 19 are unsafe and 57 safe.
+    assert metrics.safe_share(HOURS < 40, HOURS, 20.0) == pytest.approx(100 * 57 / 76)
+    # Trouble up to and including hour 20 does not count.
+    assert metrics.safe_share(HOURS <= 20, HOURS, 20.0) == 100.0
+
+
+def course(lactate, doses, dt):
+    """The metrics of sepsis itself, from lactate (385,) and doses (K, 3) in physical units."""
+    sepsis = disease("sepsis")
+    scales = sepsis.default_scales()
+    physical = np.array([[97.0, 90.0, 1.0, 14.0, 1500.0, 0.0, 0.0, 1.0]]).repeat(385, 0)
+    physical[:, 5] = lactate
+    states = torch.from_numpy(scales.normalize(sepsis, physical))
+    given = torch.from_numpy(scales.normalize_treatment(sepsis, doses))
+    read = Course(sepsis, scales, FINE, 4, states, given, dt)
+    return {metric.name: metric.compute(read) for metric in sepsis.metrics}
+
+
+def test_metrics_of_sepsis():
+    doses, dt = np.array([[21.0, 0.1, 500.0], [21.0, 0.0, 100.0], [21.0, 0.5, 900.0]]), np.array([10.0, 86.0, 0.0])
+    # Above 4 at 10.25 .. 12.75: trapezoid from 10 to 13 with half cells at both ends.
+    found = course(np.where((FINE > 10) & (FINE < 13), 5.0, 1.0), doses, dt)
+    assert found["hours_lactate_above_4"] == pytest.approx(2.75)
+    # 0.1 mcg/kg/min for 10 h is 60 mcg/kg; 500 mL/h for 10 h is 5 L; the last decision was not made.
+    assert found["vasopressor_total"] == pytest.approx(0.06)
+    assert found["fluids_total"] == pytest.approx(5.0 + 8.6)
+    falling = course(4.0 - FINE / 32.0, doses, dt)
+    assert falling["lactate_mean"] == pytest.approx(4.0 - 48 / 32)
+    assert falling["lactate_clearance_6h"] == pytest.approx(100 * 6 / 32 / 4)
+
+
+def test_interval_metrics():
+    dt = np.array([[[10.0, 20.0, 66.0, 0.0], [96.0, 0.0, 0.0, 0.0]]])
+    found = metrics.interval_metrics(dt, dt > 0)
+    assert found["decisions_used"].tolist() == [[3.0, 1.0]]
+    assert found["first_interval"].tolist() == [[10.0, 96.0]]
+    assert found["last_interval"].tolist() == [[66.0, 96.0]]
+    # Quantiles of (10, 20, 66, 96), linear interpolation.
+    assert found["dt_q50"][0] == pytest.approx(43.0)
+    assert found["dt_q25"][0] == pytest.approx(17.5)
+    assert found["dt_q95"][0] == pytest.approx(66 + 0.85 * 30)
+
+
+def test_normalized_score():
+    score = metrics.normalized_score(np.array([-80.0, -30.0, -55.0]), -80.0, -30.0)
+    assert score.tolist() == [0.0, 100.0, 50.0]
+    assert np.isnan(metrics.normalized_score(np.array([1.0]), 2.0, 2.0)).all()
+
+
+def test_file_states_every_field_that_is_not_the_diseases():
+    """A field left to a default would change silently with the code."""
+    stored = json.loads((release_folder("evaluation") / "protocol-v0.json").read_text())
+    full = load_protocol().to_dict()
+    of_disease = {"disease", "bank", "decisions", "horizon", "min_interval", "max_interval", "initial_noise"}
+    assert set(full) - set(stored) == of_disease | {"grid", "fine", "settled"}
+    assert stored == {name: full[name] for name in stored}
+
+
+def test_hash_follows_content_not_layout(tmp_path):
+    value = load_protocol().to_dict()
+    shuffled = tmp_path / "p.json"
+    shuffled.write_text(json.dumps(dict(reversed(value.items()))))
+    assert load_protocol(shuffled).hash == load_protocol().hash
+    shuffled.write_text(json.dumps(value | {"seed": value["seed"] + 1}))
+    assert load_protocol(shuffled).hash != load_protocol().hash
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"episodes": 0}, "episodes"),
+        ({"decisions": 2.5}, "decisions"),
+        ({"timing": "sometimes"}, "timing"),
+        ({"worlds": []}, "worlds"),
+        ({"fine": 0.7}, "fine"),
+        ({"settled": 200}, "settled"),
+        ({"bootstrap": {"resamples": 0}}, "resamples"),
+        ({"bootstrap": {"samples": 10}}, "samples"),
+        ({"epsiodes": 50}, "epsiodes"),
+    ],
+)
+def test_bad_field_is_named(tmp_path, change, names):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(load_protocol().to_dict() | change))
+    with pytest.raises(ProtocolError, match=names) as error:
+        load_protocol(path)
+    assert "bad.json" in str(error.value)

@@ -1,8 +1,6 @@
 """Real people with type 1 diabetes: who is usable, records on ticks, and forecasts that see nothing later."""
 
-from __future__ import annotations
-
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -10,16 +8,16 @@ import pytest
 import torch
 
 from experiments.diabetes import people
-from experiments.diabetes.hupa import COLUMNS, HOUR, People, build, diary, read_hours, usable
-from medgym_offline import MedGymError, evaluate, load_simulators
-from medgym_offline.config import read
-from medgym_offline.diseases.diabetes.minimal import PARAMETERS, Fit, fit
+from experiments.diabetes.hupa import COLUMNS, HOUR, People, diary, read_hours
+from medgym_offline import MedGymError
+from medgym_offline.diseases.diabetes.minimal import PARAMETERS, Fit
+from tests.helpers import refused
 
 RULE = People(name="few", least_days=5.0)
 DAYS = 6
 
 
-def person(name: str, serving: float = 1.0, first: int = 7, **other: object) -> pl.DataFrame:
+def person(name, serving=1.0, first=7, **other):
     """Days of hourly records from the first midnight's hour `first` on: a meal and a bolus at 8, 13 and 19 h."""
     hours = np.arange(first, 24 * DAYS)
     meal = np.isin(hours % 24, (8, 13, 19))
@@ -35,28 +33,7 @@ def person(name: str, serving: float = 1.0, first: int = 7, **other: object) -> 
     return pl.DataFrame(rows).with_columns(pl.col(COLUMNS[2:]).cast(pl.Float64))
 
 
-def test_the_rule_takes_who_wrote_enough_down() -> None:
-    good, hours = person("good"), 24 * DAYS - 7
-    zero, late = np.zeros(hours), np.arange(hours) > hours // 2
-    bad = {
-        "no basal": {"basal_units_per_5min_mean": zero},
-        "no boluses": {"bolus_units": zero},
-        "boluses are marks": {"bolus_units": (good["bolus_units"] > 0).cast(pl.Float64)},
-        "no meals": {"carb_input": zero},
-        "half a sensor": {"glucose_mgdl": np.where(late, 120.0, np.nan)},
-    }
-    table = pl.concat([good, *(person(name, **change) for name, change in bad.items())]).with_columns(
-        pl.col("glucose_mgdl").fill_nan(None)
-    )
-    table = pl.concat([table, person("short", first=48)])
-    found = usable(table, RULE)
-    assert found.filter("used")["patient"].to_list() == ["good"]
-    assert len(found) == 2 + len(bad)
-    with pytest.raises(MedGymError, match="nobody's records are usable"):
-        diary(table.filter(pl.col("patient") != "good"), RULE)
-
-
-def test_ticks_hold_what_the_hours_held_and_units_are_each_persons_own() -> None:
+def test_ticks_hold_what_the_hours_held_and_units_are_each_persons_own():
     table = pl.concat([person("grams"), person("servings", 10.0)])
     found = diary(table, RULE)
     one = table.filter(pl.col("patient") == "grams")
@@ -72,7 +49,7 @@ def test_ticks_hold_what_the_hours_held_and_units_are_each_persons_own() -> None
     assert found.ends.tolist() == [HOUR * 24 * DAYS] * 2
 
 
-def test_held_out_readings_change_no_fit_and_later_ones_no_forecast() -> None:
+def test_held_out_readings_change_no_fit_and_later_ones_no_forecast():
     found = diary(person("one"), RULE)
     late = found.ends[0] - HOUR * people.HELD_OUT
     assert not people.before(found)[:, late:].isfinite().any()
@@ -94,62 +71,9 @@ def test_held_out_readings_change_no_fit_and_later_ones_no_forecast() -> None:
     assert rows["r2"].min() == 1.0
 
 
-def test_wrong_records_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(MedGymError, match="no such file"):
-        read_hours(tmp_path)
-    path = tmp_path / "records.csv.gz"
-    for table, said in (
-        (person("a").drop("carb_input"), "column 'carb_input' is missing"),
-        (person("a", bolus_units=np.full(24 * DAYS - 7, -1.0)), "bolus_units has a negative amount"),
-    ):
-        path.write_bytes(table.write_csv().encode())
-        with pytest.raises(MedGymError, match=said) as error:
-            read_hours(tmp_path)
-        assert "\n" not in str(error.value)
-
-
-def test_the_recorded_tables_are_of_the_recorded_rows() -> None:
-    rows, text = pl.read_parquet(people.HERE / "people.parquet"), (people.HERE / "people.md").read_text("utf-8")
-    for other in people.MODELS[1:]:
-        assert f"| {other} | " + " | ".join(people.wins(rows, other, hour) for hour in people.AHEAD) + " |" in text
-
-
-def test_a_day_of_the_shipped_bank_can_be_played() -> None:
-    bank = load_simulators("diabetes-hupa-v0")
-    found = evaluate("clinician", bank=bank, episodes=2, worlds=["own", "crossfit"])
-    for world in ("own", "crossfit"):
-        shown = np.asarray(found.worlds[world].per_patient["time_in_range"])
-        assert len(shown) == len(bank)
-        assert ((shown >= 0) & (shown <= 100)).all()
-
-
-@pytest.mark.clinical
-def test_the_shipped_bank_is_of_the_records(clinical_data: Path) -> None:
-    folder = clinical_data / "hupa-ucm-t1d"
-    if not folder.is_dir():
-        pytest.skip("needs the hourly HUPA-UCM records in MEDGYM_CLINICAL_DATA")
-    bank = load_simulators("diabetes-hupa-v0")
-    rule, hours = read(People, people.RECIPE), read_hours(folder)
-    found = diary(hours, rule)
-    assert bank.patients == found.patients
-    assert len(found.patients) == 15
-    assert bank.worlds == ("own", "crossfit")
-    assert "CC BY 4.0" in bank.metadata["license"]
-    torch.testing.assert_close(bank.context, found.context)
-    fitted = fit(people.before(found), found.insulin, found.meal, iterations=4)
-    rows = people.scores(found, people.foreseen(found, fitted)).filter(pl.col("hours") == 4)
-    error = {m: rows.filter(pl.col("model") == m)["rmse"].to_numpy() for m in people.MODELS}
-    assert (error["ind"] < error["persistence"]).sum() >= 12
-    assert error["ind"].mean() < error["pop"].mean()
-
-
-@pytest.mark.slow
-@pytest.mark.clinical
-def test_the_bank_is_built_again_the_same(clinical_data: Path) -> None:
-    folder = clinical_data / "hupa-ucm-t1d"
-    if not folder.is_dir():
-        pytest.skip("needs the hourly HUPA-UCM records in MEDGYM_CLINICAL_DATA")
-    again, bank = build(read(People, people.RECIPE), folder), load_simulators("diabetes-hupa-v0")
-    torch.testing.assert_close(
-        again.current().params.parameters, bank.current().params.parameters, rtol=0.05, atol=0.01
-    )
+def test_wrong_records_are_one_line(tmp_path):
+    refused(MedGymError, "no such file", lambda: read_hours(tmp_path))
+    wrong = person("a", bolus_units=np.full(24 * DAYS - 7, -1.0))
+    for table, said in ((person("a").drop("carb_input"), "'carb_input' is missing"), (wrong, "a negative amount")):
+        (tmp_path / "records.csv.gz").write_bytes(table.write_csv().encode())
+        refused(MedGymError, said, partial(read_hours, tmp_path))

@@ -1,17 +1,16 @@
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
 import pytest
 
+from medgym_offline.leaderboard import read_submission
 from tests.leaderboard.workshop import Workshop, build, run
 
 _built: dict[str, Workshop] = {}
 
 
 @pytest.fixture(scope="session")
-def _workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def _workshop(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", "")
         patch.setenv("MEDGYM_CACHE", "")
@@ -21,7 +20,7 @@ def _workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 @pytest.fixture
-def shop(_workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Workshop:
+def shop(_workshop, monkeypatch, tmp_path):
     """The workshop, with its datasets visible and an empty working directory."""
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(_workshop.minari))
     monkeypatch.setenv("MEDGYM_CACHE", str(_workshop.root / "cache"))
@@ -30,10 +29,18 @@ def shop(_workshop: Workshop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 @pytest.fixture
-def folder(shop: Workshop, tmp_path: Path) -> Path:
+def folder(shop, tmp_path):
     """A good submission of two seeds."""
     made = shop.root / "submission"
     if not made.exists():
         done = run("submit", shop.result(0), shop.result(1), "--name", "My Method", "--output", made)
         assert done.code == 0, done.err
     return Path(shutil.copytree(made, tmp_path / "submission"))
+
+
+@pytest.fixture
+def entry(shop):
+    """A real entry of one seed."""
+    if not (shop.root / "one").exists():
+        assert run("submit", shop.result(0), "--name", "Method", "--output", shop.root / "one").code == 0
+    return read_submission(shop.root / "one").entry

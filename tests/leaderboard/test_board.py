@@ -1,38 +1,25 @@
 """The board: sorted, idempotent, locked, sealed; its pages."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from medgym_offline.config import to_values
 from medgym_offline.errors import SubmissionError
-from medgym_offline.files import release_folder
-from medgym_offline.leaderboard import Entry, add_entry, build_page, read_board, read_submission, sealed
+from medgym_offline.leaderboard import add_entry, build_page, read_board, sealed
 from medgym_offline.leaderboard.entry import Verification
-from tests.leaderboard.workshop import Workshop, refused, run, variant
+from tests.leaderboard.workshop import refused, variant
 
 RECORD = Verification("x", "0" * 64, 0.0, True, None, "")
 
 
-@pytest.fixture
-def entry(shop: Workshop) -> Entry:
-    """A real entry."""
-    if not (shop.root / "one").exists():
-        assert run("submit", shop.result(0), "--name", "Method", "--output", shop.root / "one").code == 0
-    return read_submission(shop.root / "one").entry
-
-
-def test_adding_is_idempotent_and_sorted(entry: Entry) -> None:
+def test_adding_is_idempotent_and_sorted(entry):
     board = Path("board.json")
     for name in ("zeta", "alpha", "mu"):
         assert add_entry(variant(entry, name), board)
@@ -45,7 +32,7 @@ def test_adding_is_idempotent_and_sorted(entry: Entry) -> None:
     assert Path("other.json").read_bytes() == before
 
 
-def test_taken_names_and_copied_policies_are_refused(entry: Entry) -> None:
+def test_taken_names_and_copied_policies_are_refused(entry):
     add_entry(entry, "board.json")
     with pytest.raises(SubmissionError, match="different entry"):
         add_entry(variant(entry, "METHOD!"), "board.json")  # the same id, since the names look alike
@@ -55,7 +42,7 @@ def test_taken_names_and_copied_policies_are_refused(entry: Entry) -> None:
     assert read_board("board.json") == [entry]
 
 
-def test_a_verification_is_recorded_and_kept(entry: Entry) -> None:
+def test_a_verification_is_recorded_and_kept(entry):
     signed = sealed(entry, RECORD)
     add_entry(entry, "board.json")
     assert add_entry(signed, "board.json")
@@ -74,7 +61,7 @@ def test_a_verification_is_recorded_and_kept(entry: Entry) -> None:
         lambda e: e["authors"].append("Somebody Else"),
     ],
 )
-def test_a_seal_shows_what_was_changed_after_verification(entry: Entry, edit: Callable[[Any], None]) -> None:
+def test_a_seal_shows_what_was_changed_after_verification(entry, edit):
     add_entry(sealed(entry, RECORD), "board.json")
     content = json.loads(Path("board.json").read_text())
     edit(content["entries"][0])
@@ -85,7 +72,7 @@ def test_a_seal_shows_what_was_changed_after_verification(entry: Entry, edit: Ca
         add_entry(replace(sealed(entry, RECORD), authors=("Somebody Else",)), "another.json")
 
 
-def test_adds_at_once_lose_nothing(entry: Entry) -> None:
+def test_adds_at_once_lose_nothing(entry):
     code = (
         "import json, sys\nfrom medgym_offline.config import check\n"
         "from medgym_offline.leaderboard import Entry, add_entry\n"
@@ -99,7 +86,7 @@ def test_adds_at_once_lose_nothing(entry: Entry) -> None:
     assert len(read_board("board.json")) == 12
 
 
-def test_a_damaged_board_is_refused_and_not_overwritten(entry: Entry) -> None:
+def test_a_damaged_board_is_refused_and_not_overwritten(entry):
     board = Path("board.json")
     for text in ("{", "[]", '{"format": "x", "entries": []}', '{"format": "medgym-leaderboard/2", "entries": [{}]}'):
         board.write_text(text)
@@ -108,11 +95,7 @@ def test_a_damaged_board_is_refused_and_not_overwritten(entry: Entry) -> None:
         assert board.read_text() == text
 
 
-def test_the_shipped_board_is_valid() -> None:
-    read_board(release_folder("leaderboard") / "leaderboard.json")
-
-
-def test_a_page_for_every_table_and_nothing_of_a_stranger_is_markup(entry: Entry) -> None:
+def test_a_page_for_every_table_and_nothing_of_a_stranger_is_markup(entry):
     level = 5.0 + np.random.default_rng(0).normal(0, 3.0, (1, 30))
     rows = [variant(entry, name, level + n, authors=["A & B"]) for n, name in enumerate(("best", "second"))]
     rows.append(variant(entry, "elsewhere", level, bank={"name": "other", "content_hash": "0" * 64}))
@@ -120,20 +103,15 @@ def test_a_page_for_every_table_and_nothing_of_a_stranger_is_markup(entry: Entry
     index = build_page(rows, "site")
     pages = sorted(Path("site").glob("medgym-workshop-v0-adaptive-20-*.html"))
     assert len(pages) == 2
-    assert all(page.name in index.read_text() for page in pages)
     texts = [page.read_text() for page in (index, *pages)]
     assert not any(re.search("<script|<b>|http-equiv|src=", text) for text in texts)
     both = next(text for text in texts[1:] if "second" in text)
     assert both.index("best") < both.index("second")
     assert "elsewhere" not in both
-    assert both.index("crossfit world") < both.index("own world")  # the strictest first
-    content = json.loads(Path("site/leaderboard.json").read_text())
-    assert content["entries"] == [to_values(row) for row in rows]
-    assert build_page([], "site").read_text() != texts[0]
-    assert not list(Path("site").glob("medgym-*"))
+    assert json.loads(Path("site/leaderboard.json").read_text())["entries"] == [to_values(row) for row in rows]
 
 
-def test_build_refuses_other_folders_and_a_missing_board(shop: Workshop) -> None:
+def test_build_refuses_other_folders_and_a_missing_board(shop):
     Path("full").mkdir()
     Path("full/thesis.txt").write_text("mine")
     Path("b.json").write_text('{"format": "medgym-leaderboard/2", "entries": []}')

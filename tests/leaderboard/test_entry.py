@@ -1,10 +1,7 @@
 """Entries: what they hold; everything else is refused in one line, by the types and by the published schema."""
 
-from __future__ import annotations
-
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +16,13 @@ from medgym_offline.evaluation import Evaluation
 from medgym_offline.files import release_folder, sha256_file
 from medgym_offline.leaderboard import Entry, entry_schema, read_submission
 from medgym_offline.leaderboard.building import build_entry
-from medgym_offline.leaderboard.entry import slug
 from medgym_offline.leaderboard.submission import MAX_POLICY_BYTES, slim
-from tests.leaderboard.workshop import DATASET, PATIENTS, Workshop, change, refused, run
+from tests.leaderboard.workshop import DATASET, PATIENTS, change, refused, run
 
 Values = dict[str, Any]
 
 
-def fits(values: Any) -> bool:
+def fits(values):
     problem = ""
     try:
         check(Entry, values, "entry.json", SubmissionError)
@@ -36,12 +32,11 @@ def fits(values: Any) -> bool:
     return problem == ""
 
 
-def test_the_entry_says_what_was_done(folder: Path, shop: Workshop) -> None:
+def test_the_entry_says_what_was_done(folder, shop):
     submission = read_submission(folder)
     entry = submission.entry
     assert (entry.id, entry.disease) == ("my-method/workshop-v0/ind/adaptive-20", "sepsis")
     assert entry.seeds == (0, 1)
-    assert entry.dataset is not None
     assert entry.dataset.id == DATASET
     assert entry.worlds == ("own", "crossfit")
     results = [json.loads((shop.result(seed) / "result.json").read_text()) for seed in (0, 1)]
@@ -58,14 +53,14 @@ def test_the_entry_says_what_was_done(folder: Path, shop: Workshop) -> None:
     assert check(Entry, to_values(entry), "again") == entry
 
 
-def rules(schema: Any) -> Any:
+def rules(schema):
     """A schema without its words."""
     if isinstance(schema, dict):
         return {k: rules(v) for k, v in schema.items() if not (k == "description" and isinstance(v, str))}
     return [rules(v) for v in schema] if isinstance(schema, list) else schema
 
 
-def test_the_published_schema_is_that_of_the_types(folder: Path) -> None:
+def test_the_published_schema_is_that_of_the_types(folder):
     published = json.loads((release_folder("leaderboard") / "entry.schema.json").read_text())
     assert rules(published) == rules(entry_schema()), "write entry_schema() to the file again"
     jsonschema.Draft202012Validator.check_schema(published)
@@ -75,7 +70,7 @@ def test_the_published_schema_is_that_of_the_types(folder: Path) -> None:
 JUNK = st.sampled_from([None, True, 1.5, -1, 10**400, "x", "", "<b>", [], ["x"], {}, {"x": 1}, [{}], "a/b/c/d", "a\nb"])
 
 
-def places(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def places(values, path=()):
     found = [path] if path else []
     for key, item in (
         values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
@@ -87,7 +82,7 @@ def places(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder: Path, data: st.DataObject) -> None:
+def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder, data):
     values: Values = json.loads((folder / "entry.json").read_text())
     *above, last = data.draw(st.sampled_from(places(values)))
     target = values
@@ -108,47 +103,38 @@ def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder: Path, data
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (lambda e: e.pop("disease"), "'disease' is missing"),
         (lambda e: e.update(disease="sepsys"), "unknown disease 'sepsys'; did you mean 'sepsis'?"),
         (lambda e: e.update(disease="toy"), "disease is 'toy', but its protocol is of 'sepsis'"),
-        (lambda e: e["protocol"]["settings"].update(disease="nowhere"), "unknown disease 'nowhere'"),
         (
             lambda e: e.update(dataset={"id": "medgym/toy-v0", "identity": None}),
             "disease is 'sepsis', but dataset 'medgym/toy-v0' is of 'toy'",
         ),
         (lambda e: e.update(name="Other"), "id is"),
         (lambda e: e["metrics"].pop("crossfit"), "metrics has the worlds own, not own, crossfit"),
-        (lambda e: e["intervals"].pop("own"), "intervals has the worlds"),
-        (lambda e: e["runs"][0].pop("own"), "runs.0 has the worlds"),
         (lambda e: e["metrics"]["own"].pop("return"), "return"),
         (lambda e: e["runs"].pop(), "runs, seeds and policies"),
         (lambda e: e["per_patient"]["own"]["severity_mean"].pop(), "per_patient.own.severity_mean must hold 2 x 3"),
-        (lambda e: e["per_patient"]["own"]["severity_mean"][1].pop(), "per_patient.own.severity_mean must hold 2 x 3"),
-        (lambda e: e["per_patient"]["own"].clear(), "per_patient.own.severity_mean must hold"),
         (lambda e: e["per_patient"]["own"]["severity_mean"][0].__setitem__(0, 0.0), "is not the mean over patients"),
         (lambda e: e.update(patients=["a", "a", "b"]), "somebody twice"),
         (lambda e: e["policies"].__setitem__(1, e["policies"][0]), "the same policy"),
         (lambda e: e["policies"].__setitem__(0, {"builtin": "evil"}), "policies.0.built-in.builtin"),
         (lambda e: e["policies"][0].update(file="../x.pt"), "policies.0.file.file"),
-        (lambda e: e["policies"][0].update(file="policies/../entry.pt"), "policies.0.file.file"),
         (lambda e: e["policies"][0].update(file="policies/x.pkl"), "policies.0.file.file"),
         (lambda e: e["policies"][0].update(sha256="0" * 64), "sha256 does not match"),
-        (lambda e: e["policies"][0].update(bytes=1), "sha256 does not match"),
         (lambda e: e["policies"][0].update(bytes=MAX_POLICY_BYTES + 1), "at most 256"),
         (lambda e: e["policies"][0].update(file="policies/absent.pt"), "is missing"),
         (lambda e: e.update(links=["javascript:alert(1)"]), "links.0"),
         (lambda e: e.update(authors=["<script>"]), "authors.0"),
         (lambda e: e["metrics"]["own"].update({"return": float("nan")}), "metrics.own.return"),
-        (lambda e: e.update(format="medgym-entry/1"), "format"),
     ],
 )
-def test_tampered_entries_are_refused(folder: Path, edit: Callable[[Values], object], reason: str) -> None:
+def test_tampered_entries_are_refused(folder, edit, reason):
     change(folder, edit)
     assert reason in refused("leaderboard", "add", folder, "--file", "board.json")
     assert not Path("board.json").exists()
 
 
-def test_swapped_policies_links_and_strangers_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_swapped_policies_links_and_strangers_are_refused(folder, tmp_path):
     first, second = sorted((folder / "policies").iterdir())
     content = first.read_bytes()
     add = ("leaderboard", "add", folder, "--file", "board.json")
@@ -184,20 +170,20 @@ def test_swapped_policies_links_and_strangers_are_refused(folder: Path, tmp_path
     assert run(*add).code == 0
 
 
-def test_entries_that_are_no_json_objects_or_too_large_are_refused(folder: Path) -> None:
+def test_entries_that_are_no_json_objects_or_too_large_are_refused(folder):
     for text in ("[" * 100_000, "[]", "3", "null", " " * (5 * 2**20)):
         (folder / "entry.json").write_text(text)
         assert "entry.json" in refused("leaderboard", "add", folder, "--file", "board.json")
 
 
-def test_a_file_that_only_looks_like_a_policy_is_refused(folder: Path) -> None:
+def test_a_file_that_only_looks_like_a_policy_is_refused(folder):
     policy = folder / json.loads((folder / "entry.json").read_text())["policies"][0]["file"]
     policy.write_bytes(b"\x80\x04N.")
     change(folder, lambda e: e["policies"][0].update(sha256=sha256_file(policy), bytes=policy.stat().st_size))
     assert "pickle" in refused("leaderboard", "add", folder, "--file", "board.json")
 
 
-def test_results_that_do_not_belong_together_are_refused(shop: Workshop) -> None:
+def test_results_that_do_not_belong_together_are_refused(shop):
     submit = ("submit", "--name", "X", "--output", "s")
     assert "same policy" in refused(*submit, shop.result(0), shop.result(0))
     assert "no such result" in refused(*submit, "nowhere/result.json")
@@ -216,28 +202,7 @@ def test_results_that_do_not_belong_together_are_refused(shop: Workshop) -> None
         build_entry([], [], "X")
 
 
-def test_a_baseline_needs_no_file_and_submit_says_what_is_lacking(shop: Workshop) -> None:
-    shop.score("zero", "zero", dataset=None, worlds=("own",), patients=2, timing="adaptive")
-    out = run("submit", "zero", "--name", "Zero", "--output", "s").out
-    for word in ("support distance", "crossfit world", "authors", "episodes, patients"):
-        assert f"lacks {word}" in out or word in out
-    assert "training" not in out
-    entry = read_submission("s").entry
-    assert (to_values(entry)["policies"], entry.compute) == ([{"builtin": "zero"}], None)
-    told = ("--authors", "A; B", "--code", "https://x.org/c", "--link", "https://x.org/p", "--updates", "7")
-    done = run("submit", shop.result(0), "--name", "X", "--output", "x", *told)
-    assert "training seeds: 1 of at least 3" in done.out
-    assert "lacks authors" not in done.out
-    entry = read_submission("x").entry
-    assert (entry.authors, entry.code, entry.links) == (("A", "B"), "https://x.org/c", ("https://x.org/p",))
-    assert entry.compute is not None
-    assert entry.compute.updates == 7
-    assert entry.compute.hardware  # `train` recorded it
-
-
-def test_large_policies_are_found_by_their_sha256(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_large_policies_are_found_by_their_sha256(folder, monkeypatch, tmp_path):
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
     entry = read_submission(folder).entry
     assert slim(folder, entry, limit=10**9) == []
@@ -249,10 +214,3 @@ def test_large_policies_are_found_by_their_sha256(
     assert "sha256 does not match" in refused("leaderboard", "add", folder, "--file", "b.json")
     kept[0].unlink()
     assert "--retrain" in refused("leaderboard", "add", folder, "--file", "b.json")
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"), [("My Method", "my-method"), ("Médecin  2", "medecin-2"), ("A/../b", "a-b")]
-)
-def test_names_that_look_alike_have_one_id(name: str, expected: str) -> None:
-    assert slug(name) == slug(name.upper()) == expected

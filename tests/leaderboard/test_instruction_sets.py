@@ -3,15 +3,12 @@
 Every step runs in a process of its own, whose torch and MKL see only the instructions named.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,11 +46,11 @@ print(json.dumps(done))
 class Machine:
     """A place with its own datasets, cache and instructions."""
 
-    def __init__(self, root: Path, instructions: str):
+    def __init__(self, root, instructions):
         self.home, self.instructions, self.release = root / instructions, instructions, root / "release"
         self.home.mkdir(parents=True, exist_ok=True)
 
-    def run(self, *steps: tuple[str, ...]) -> list[dict[str, Any]]:
+    def run(self, *steps):
         own = {
             "MINARI_DATASETS_PATH": str(self.home / "minari"),
             "MEDGYM_CACHE": str(self.home / "cache"),
@@ -67,13 +64,13 @@ class Machine:
         return found
 
 
-def good(steps: list[dict[str, Any]]) -> None:
+def good(steps):
     for step in steps:
         assert step["code"] == 0, step
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Machine]:
+def machines(tmp_path_factory):
     """Each has generated the data, trained two seeds, evaluated and packed them."""
     from medgym_offline.diseases.sepsis.prior import prior_bank
 
@@ -91,7 +88,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Machine]:
     evaluate = [("eval", "--policy", f"bc/bc-ind-seed{n}.safetensors", *how, results[n]) for n in (0, 1)]
     submit = ("submit", *results, "--name", "BC", "--output", "submission")
 
-    def make(machine: Machine) -> None:
+    def make(machine):
         good(machine.run(("generate", DATASET), train, *evaluate, submit))
 
     with ThreadPoolExecutor(2) as pool:
@@ -101,12 +98,12 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Machine]:
     return found
 
 
-def manifest(machine: Machine) -> dict[str, Any]:
+def manifest(machine):
     found: dict[str, Any] = json.loads((machine.home / "minari" / DATASET / "data" / "manifest.json").read_text())
     return found
 
 
-def test_each_verifies_what_the_other_made(machines: dict[str, Machine]) -> None:
+def test_each_verifies_what_the_other_made(machines):
     one, other = machines["default"], machines["avx2"]
     assert manifest(one)["identity"] == manifest(other)["identity"]
     bank = str(one.release / "bank.safetensors")
@@ -117,34 +114,3 @@ def test_each_verifies_what_the_other_made(machines: dict[str, Machine]) -> None
     assert "accepted" in entry["out"]
     assert "trained again: " in again["out"]
     good(other.run(("leaderboard", "verify", str(one.home / "submission"), "--bank", bank)))
-
-
-def test_one_value_moved_is_refused_by_name(machines: dict[str, Machine], tmp_path: Path) -> None:
-    """By a thousandth of its unit, in an episode that is not kept whole, with every checksum forged."""
-    from medgym_offline.datasets.catalogue import DATA_FILE
-    from tests.datasets.test_verify import _edit, _rehash
-
-    one = machines["default"]
-    away = Machine(tmp_path, "default")
-    away.release = one.release
-    shutil.copytree(one.home / "minari", away.home / "minari")
-    folder = away.home / "minari" / DATASET
-    assert (folder / DATA_FILE).is_file()
-
-    def nudge(values: Any) -> Any:
-        values[0, 5] += 1.1e-3
-        return values
-
-    _edit(folder, "episode_31/observations", nudge)
-    _rehash(folder)
-    for cache in folder.glob("flat-*"):
-        shutil.rmtree(cache)
-    bank = str(one.release / "bank.safetensors")
-    checked, entry = away.run(
-        ("verify", DATASET),
-        ("leaderboard", "verify", str(one.home / "submission"), "--bank", bank, "--no-fresh"),
-    )
-    assert checked["code"] == 1
-    assert "different: 1 of 90 episodes have other values, most so episode 31 of patient prior/1" in checked["out"]
-    assert entry["code"] == 1
-    assert "other rows than the release: 1 of 90 episodes" in entry["err"]

@@ -1,34 +1,24 @@
 """Ranks: paired over patients, with known answers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgym_offline.leaderboard import Entry, groups, rank, read_submission
+from medgym_offline.leaderboard import groups, rank
 from medgym_offline.leaderboard.ranks import holm
-from tests.leaderboard.workshop import Workshop, run, variant
+from tests.leaderboard.workshop import variant
 
 PATIENTS = 40
 
 
-@pytest.fixture
-def entry(shop: Workshop) -> Entry:
-    """A real entry."""
-    if not (shop.root / "one").exists():
-        assert run("submit", shop.result(0), "--name", "Method", "--output", shop.root / "one").code == 0
-    return read_submission(shop.root / "one").entry
-
-
-def numbers(seed: int, spread: float, patients: int = PATIENTS) -> np.ndarray:
+def numbers(seed, spread, patients=PATIENTS):
     """Zero mean, so that means are exact."""
     drawn = np.random.default_rng(seed).normal(0.0, spread, patients)
     return drawn - drawn.mean()
 
 
-def test_small_paired_differences_count_and_noise_does_not(entry: Entry) -> None:
+def test_small_paired_differences_count_and_noise_does_not(entry):
     """Patients differ by 3 points, entries by 0.1: unpaired intervals all overlap, paired differences are clear."""
     level = 5.0 + numbers(0, 3.0)
     rows = [
@@ -51,7 +41,7 @@ def test_small_paired_differences_count_and_noise_does_not(entry: Entry) -> None
     assert {e.name: rank(rows[::-1], "own").ranks[e.id] for e in rows} == named
 
 
-def test_an_interval_is_that_of_the_paired_t_test(entry: Entry) -> None:
+def test_an_interval_is_that_of_the_paired_t_test(entry):
     from scipy.stats import t
 
     level, gap = 5.0 + numbers(0, 3.0), 0.3 + numbers(1, 1.0)
@@ -62,7 +52,7 @@ def test_an_interval_is_that_of_the_paired_t_test(entry: Entry) -> None:
     assert pair.p == pytest.approx(2 * t.sf(0.3 / error, PATIENTS - 1), abs=0.03)
 
 
-def test_equal_entries_and_few_patients_share_the_first_rank(entry: Entry) -> None:
+def test_equal_entries_and_few_patients_share_the_first_rank(entry):
     level = 5.0 + numbers(0, 3.0)
     same = rank([variant(entry, name, level[None]) for name in ("a", "b", "c")], "own")
     assert set(same.ranks.values()) == {1}
@@ -74,7 +64,7 @@ def test_equal_entries_and_few_patients_share_the_first_rank(entry: Entry) -> No
     assert rank([], "own").ranks == {}
 
 
-def test_runs_that_disagree_make_a_difference_uncertain(entry: Entry) -> None:
+def test_runs_that_disagree_make_a_difference_uncertain(entry):
     """A gain of 0.5 in every patient that only one of two training runs has is one run's luck."""
     level = 5.0 + numbers(0, 3.0)
     steady = variant(entry, "steady", level[None])
@@ -84,7 +74,7 @@ def test_runs_that_disagree_make_a_difference_uncertain(entry: Entry) -> None:
     assert rank([steady, sure], "own").ranks[steady.id] == 2
 
 
-def test_worse_luck_never_helps(entry: Entry) -> None:
+def test_worse_luck_never_helps(entry):
     """Under no difference, the share of groups in which anything is told apart is at most about 5 %."""
     wrong = 0
     for seed in range(30):
@@ -97,7 +87,7 @@ def test_worse_luck_never_helps(entry: Entry) -> None:
     assert wrong <= 5  # of 30 x 0.05 = 1.5; more than 5 has a chance of 3e-3 (the seeds are fixed)
 
 
-def test_groups_are_what_may_be_compared(entry: Entry) -> None:
+def test_groups_are_what_may_be_compared(entry):
     level = (5.0 + numbers(0, 1.0))[None]
     same = [variant(entry, "a", level), variant(entry, "b", level + 1)]
     other = [
@@ -114,7 +104,7 @@ def test_groups_are_what_may_be_compared(entry: Entry) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12))
-def test_holm_is_between_p_and_bonferroni_and_keeps_the_order(p: list[float]) -> None:
+def test_holm_is_between_p_and_bonferroni_and_keeps_the_order(p):
     found = holm(p)
     assert all(a >= b and a <= min(1.0, len(p) * b) + 1e-12 for a, b in zip(found, p))
     order = np.argsort(p, kind="stable")

@@ -1,7 +1,5 @@
 """`leaderboard seed`: the release's own entries by the commands a contributor would type, each run once."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path
@@ -10,12 +8,12 @@ import pytest
 
 from medgym_offline.files import release_folder
 from medgym_offline.leaderboard import read_board
-from medgym_offline.leaderboard.seeding import plan, read_seed_recipe
-from tests.leaderboard.workshop import DATASET, Workshop, refused, run
+from medgym_offline.leaderboard.seeding import read_seed_recipe
+from tests.leaderboard.workshop import DATASET, run
 
 
 @pytest.fixture
-def recipe(shop: Workshop, tmp_path: Path) -> Path:
+def recipe(shop, tmp_path):
     """One baseline, one learner, one that needs a package nobody has."""
     path = tmp_path / "seed.toml"
     path.write_text(
@@ -39,7 +37,7 @@ def recipe(shop: Workshop, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_shipped_recipe_is_what_the_board_holds() -> None:
+def test_the_shipped_recipe_is_what_the_board_holds():
     recipe = read_seed_recipe()
     assert recipe.seeds >= 3
     expected = {(m.name, d) for m in recipe.entries for d in m.datasets or recipe.datasets}
@@ -51,7 +49,7 @@ def test_the_shipped_recipe_is_what_the_board_holds() -> None:
 
 
 @pytest.mark.slow
-def test_entries_are_made_verified_and_not_made_again(recipe: Path) -> None:
+def test_entries_are_made_verified_and_not_made_again(recipe):
     arguments = ("leaderboard", "seed", recipe, "-o", "work", "--file", "b/board.json")
     first = run(*arguments)
     assert first.code == 0, first.out + first.err
@@ -59,15 +57,10 @@ def test_entries_are_made_verified_and_not_made_again(recipe: Path) -> None:
     board = read_board("b/board.json")
     assert [(e.name, len(e.runs)) for e in board] == [("DQN", 2), ("Zero", 1)]
     for entry in board:
-        assert entry.verification is not None
         assert entry.verification.fresh_seeds
         assert entry.authors == ("A", "B")
     assert board[0].compute is not None
     assert board[0].compute.updates == 3
-    commands = Path("b/submissions/dqn-workshop-v0-pop/README.md").read_text()
-    for word in ("train dqn", "--scope pop", "--updates 3", "eval --policy", "submit", "leaderboard verify"):
-        assert word in commands
-
     again = run(*arguments)
     assert again.code == 0
     assert "medgym-offline train" not in again.out
@@ -81,39 +74,3 @@ def test_entries_are_made_verified_and_not_made_again(recipe: Path) -> None:
     commands = [line for line in out.splitlines() if ": medgym-offline" in line and not line.startswith("next")]
     assert [line.split()[2] for line in commands] == ["submit", "leaderboard"]
     assert read_board("b/board.json") == board
-
-
-def test_a_dry_run_prints_the_commands_and_runs_none(recipe: Path) -> None:
-    done = run("leaderboard", "seed", recipe, "-o", "work", "--file", "b/board.json", "--dry-run", "--only", "dqn")
-    assert done.code == 0
-    kinds = [line.split()[1] for line in done.out.splitlines()]
-    assert kinds == ["train", "eval", "eval", "submit", "leaderboard"]
-    assert not Path("work").exists()
-    assert not Path("b").exists()
-
-
-def test_folders_follow_what_they_depend_on(recipe: Path) -> None:
-    def folders(text: str) -> set[str]:
-        recipe.write_text(text)
-        found = plan(read_seed_recipe(recipe), Path("work"), Path("s"), Path("b.json"))
-        return {entry.work.name for entry in found}
-
-    text = recipe.read_text()
-    assert folders(text) == folders(text)
-    assert len(folders(text) & folders(text.replace('"--updates", "3"', '"--updates", "4"'))) == 1  # zero's
-    assert not folders(text) & folders(text.replace('"--episodes", "2"', '"--episodes", "3"'))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "reason"),
-    [
-        ("seeds = 2", 'seeds = "two"', "seeds"),
-        ("seeds = 2", "seed = 2", "unknown field 'seed'; did you mean 'seeds'?"),
-        ('policy = "zero"', "", "either policy or algorithm"),
-        ('name = "Zero"', "", "entries.0.name"),
-        ('train = ["--updates", "3"]', 'train = "--updates 3"', "'train' is"),
-    ],
-)
-def test_bad_recipes_are_refused(recipe: Path, old: str, new: str, reason: str) -> None:
-    recipe.write_text(recipe.read_text().replace(old, new))
-    assert reason in refused("leaderboard", "seed", recipe, "--dry-run")

@@ -1,7 +1,5 @@
 """Re-execution: claims are compared with what the policies do when they are run, or trained, again."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable
@@ -18,12 +16,12 @@ from medgym_offline.files import cache_folder, code_version, sha256_file
 from medgym_offline.leaderboard import read_board, read_submission, verify_submission
 from medgym_offline.leaderboard.comparison import Row, fresh_metrics, fresh_rows, rows_of, training_rows
 from medgym_offline.policies import StackedActor, load_policy, save_policy
-from tests.leaderboard.workshop import DATASET, Workshop, change, refused, run
+from tests.leaderboard.workshop import DATASET, change, refused, run
 
 METRICS = fresh_metrics("sepsis")
 
 
-def test_an_honest_submission_is_accepted_and_recorded(folder: Path, shop: Workshop) -> None:
+def test_an_honest_submission_is_accepted_and_recorded(folder, shop):
     assert run("leaderboard", "add", folder, "--file", "board.json").code == 0
     done = run("leaderboard", "verify", folder, "--bank", shop.bank, "--file", "board.json", "--json")
     assert done.code == 0, done.err
@@ -33,7 +31,6 @@ def test_an_honest_submission_is_accepted_and_recorded(folder: Path, shop: Works
     assert {row["check"] for row in report["rows"]} >= checks
     (entry,) = read_board("board.json")
     record = entry.verification
-    assert record is not None
     assert (record.result_hash, record.version) == (report["result_hash"], report["version"])
     assert record.version == code_version()
     assert record.fresh_seeds
@@ -42,10 +39,10 @@ def test_an_honest_submission_is_accepted_and_recorded(folder: Path, shop: Works
     assert verify_submission(folder, shop.bank, fresh=False, progress=False).result_hash == record.result_hash
 
 
-def shift(run: int) -> Callable[[dict[str, Any]], None]:
+def shift(run):
     """All patients of a run better by 0.5 points, consistently."""
 
-    def edit(entry: dict[str, Any]) -> None:
+    def edit(entry):
         column = entry["per_patient"]["own"]["severity_mean"][run]
         column[:] = [value - 0.5 for value in column]
         entry["runs"][run]["own"]["severity_mean"] -= 0.5
@@ -53,7 +50,7 @@ def shift(run: int) -> Callable[[dict[str, Any]], None]:
     return edit
 
 
-def exchange(entry: dict[str, Any]) -> None:
+def exchange(entry):
     """The patients of a run exchanged: every mean stays."""
     entry["per_patient"]["own"]["severity_mean"][0].reverse()
 
@@ -73,19 +70,11 @@ FALSE: list[Callable[[dict[str, Any]], object]] = [
 
 
 @pytest.mark.parametrize("edit", FALSE)
-def test_false_numbers_do_not_hold(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+def test_false_numbers_do_not_hold(folder, edit):
     honest = read_submission(folder).entry
     assert all(row.ok for row in rows_of(honest, honest))
     change(folder, edit)
     assert not all(row.ok for row in rows_of(read_submission(folder).entry, honest))
-
-
-def test_a_false_number_is_refused(folder: Path, shop: Workshop) -> None:
-    change(folder, exchange)
-    done = run("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh", "--file", "board.json")
-    assert done.code == 1
-    assert "fault: own severity_mean (patients of run 1)" in done.out, done.err
-    assert not Path("board.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -101,14 +90,12 @@ def test_a_false_number_is_refused(folder: Path, shop: Workshop) -> None:
         (lambda e: e.update(patients=["a", "b", "c"]), "patients"),
     ],
 )
-def test_another_protocol_bank_or_history_is_refused(
-    folder: Path, shop: Workshop, edit: Callable[[dict[str, Any]], object], reason: str
-) -> None:
+def test_another_protocol_bank_or_history_is_refused(folder, shop, edit, reason):
     change(folder, edit)
     assert reason in refused("leaderboard", "verify", folder, "--bank", shop.bank, "--no-fresh")
 
 
-def test_a_policy_swapped_together_with_its_sha256_is_refused(folder: Path, shop: Workshop) -> None:
+def test_a_policy_swapped_together_with_its_sha256_is_refused(folder, shop):
     """The entry's numbers are those of the first policy; the folder is consistent, and holds another one."""
     assert run("train", "dqn", "--dataset", DATASET, "--updates", "40", "--seeds", "1", "-o", "other").code == 0
     (other,) = Path("other").glob("*.safetensors")
@@ -117,7 +104,7 @@ def test_a_policy_swapped_together_with_its_sha256_is_refused(folder: Path, shop
     target = f"{first['file'].rpartition('-')[0]}-{sha256_file(other)[:8]}.safetensors"
     shutil.copy(other, folder / target)
 
-    def claim(entry: dict[str, Any]) -> None:
+    def claim(entry):
         found = {"sha256": sha256_file(other), "bytes": other.stat().st_size, "file": target}
         entry["policies"][0].update(**found, training=dict(load_policy(other).provenance))
 
@@ -128,20 +115,13 @@ def test_a_policy_swapped_together_with_its_sha256_is_refused(folder: Path, shop
     assert not Path("board.json").exists()
 
 
-def test_built_in_policies_verify_too_and_cannot_be_trained_again(shop: Workshop) -> None:
-    shop.score("random", "result", timing="adaptive")
-    assert run("submit", "result", "--name", "Random", "--output", "s").code == 0
-    assert run("leaderboard", "verify", "s", "--bank", shop.bank).code == 0
-    assert "was not trained" in refused("leaderboard", "verify", "s", "--bank", shop.bank, "--retrain")
-
-
-def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop: Workshop) -> None:
+def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop):
     """Honest entries of pure noise pass; one whose runs were better on the claimed seeds does not."""
     result = Evaluation.from_json(shop.result(0) / "result.json")
     world, patients = result.worlds["own"], 30
     rng = np.random.default_rng(0)
 
-    def like(shift: float) -> list[Evaluation]:
+    def like(shift):
         columns = {m: rng.normal(5.0 + shift, 0.3, patients) for m in METRICS} | {"patient": np.arange(patients)}
         return [replace(result, worlds={"own": replace(world, per_patient=columns)}) for _ in range(2)]
 
@@ -153,19 +133,18 @@ def test_fresh_seeds_accept_noise_and_refuse_a_shift(shop: Workshop) -> None:
 
 
 @pytest.fixture
-def bare(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bare(folder, tmp_path, monkeypatch):
     """A submission of two seeds without its policy files, and a cache that has none."""
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
     shutil.rmtree(folder / "policies")
     return folder
 
 
-def test_training_again_gives_the_same_bytes_and_needs_no_file(bare: Path, shop: Workshop) -> None:
+def test_training_again_gives_the_same_bytes_and_needs_no_file(bare, shop):
     verify = ("leaderboard", "verify", bare, "--bank", shop.bank, "--no-fresh")
     assert "--retrain" in refused(*verify)
     assert run(*verify, "--retrain", "--file", "board.json").code == 0
     record = read_board("board.json")[0].verification
-    assert record is not None
     assert record.retrained == "same bytes"
     # What was trained is kept: from now on the entry is verified as if its files had come with it.
     kept = read_submission(bare).policies
@@ -178,7 +157,7 @@ def test_training_again_gives_the_same_bytes_and_needs_no_file(bare: Path, shop:
     assert not Path("b.json").exists()
 
 
-def nudged(shop: Workshop, scope: str, seeds: int, output: Path) -> Path:
+def nudged(shop, scope, seeds, output):
     """A submission of policies as another CPU would have trained them: every weight a little off; without its files."""
     results = []
     for seed in range(seeds):
@@ -194,9 +173,7 @@ def nudged(shop: Workshop, scope: str, seeds: int, output: Path) -> Path:
     return output
 
 
-def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(
-    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(shop, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDGYM_CACHE", str(tmp_path / "cache"))
     other = nudged(shop, "ind", 2, tmp_path / "other")
     arguments = ("leaderboard", "verify", other, "--bank", shop.bank, "--no-fresh", "--retrain")
@@ -205,55 +182,39 @@ def test_weights_with_other_last_bits_are_judged_by_the_noise_of_training(
     assert "trained again: within the noise of training" in done.out
     assert not (cache_folder() / "policies").exists()
     change(other, lambda e: e["runs"][1]["own"].update(return_worst_decile=1000.0))
-    change(other, lambda e: e["metrics"]["own"].update(support_distance=-100.0))
     change(other, lambda e: e["intervals"]["own"].update(severity_mean=[-100.0, 0.0]))
-    column = "per_patient", "own", "severity_mean"
-    change(other, lambda e: e[column[0]][column[1]][column[2]].__setitem__(0, [-100.0, 0.0, 100.0]))
-    change(other, lambda e: e["runs"][0]["own"].update(severity_mean=0.0))
     done = run(*arguments)
     assert done.code == 1
-    for fault in (
-        "own return_worst_decile (trained again, run 2)",
-        "own support_distance (trained again, mean)",
-        "own severity_mean (trained again, interval)",
-        "own severity_mean (trained again, patients of run 1)",
-    ):
+    for fault in ("own return_worst_decile (trained again, run 2)", "own severity_mean (trained again, interval)"):
         assert f"fault: {fault}" in done.out, done.out
-    for scope in ("ind", "pop"):
-        alone = nudged(shop, scope, 1, tmp_path / scope)
-        assert "verify with the policy files" in refused(
-            "leaderboard", "verify", alone, "--bank", shop.bank, "--no-fresh", "--retrain"
-        )
+    alone = nudged(shop, "pop", 1, tmp_path / "pop")  # one training alone says nothing of the noise
+    arguments = ("leaderboard", "verify", alone, "--bank", shop.bank, "--no-fresh", "--retrain")
+    assert "verify with the policy files" in refused(*arguments)
 
 
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
         (lambda e: e["policies"][0]["training"].pop("seed"), "'seed' is missing"),
-        (lambda e: e["policies"][0]["training"].update(seed=True), "'seed' is True"),
-        (lambda e: e["policies"][1]["training"].update(config=[]), "'config' is []"),
         (lambda e: e["policies"][0]["training"].update(algorithm="d3rlpy-cql"), "this package's own"),
         (lambda e: e["policies"][0]["training"].update(update=50), "checkpoint"),
         (lambda e: e["policies"][0]["training"]["config"].update(invented=1), "invented"),
-        (lambda e: e["policies"][0]["training"]["config"].update(hidden=-1), "config"),
         (lambda e: e["policies"][0]["training"].update(identity="0" * 64), "made by other means"),
         (lambda e: e["policies"][0]["training"].update(dataset="medgym/nowhere-v0"), "nowhere"),
     ],
 )
-def test_what_cannot_be_trained_again_is_refused_with_the_reason(
-    bare: Path, shop: Workshop, edit: Callable[[dict[str, Any]], object], reason: str
-) -> None:
+def test_what_cannot_be_trained_again_is_refused_with_the_reason(bare, shop, edit, reason):
     change(bare, edit)
     assert reason in refused("leaderboard", "verify", bare, "--bank", shop.bank, "--retrain")
 
 
-def test_the_noise_of_training_accepts_other_seeds_and_refuses_a_shift(shop: Workshop) -> None:
+def test_the_noise_of_training_accepts_other_seeds_and_refuses_a_shift(shop):
     """Trainings that differ as seeds do pass; a claim that is better than they are does not."""
     result = Evaluation.from_json(shop.result(0) / "result.json")
     world, patients = result.worlds["own"], 60
     rng = np.random.default_rng(1)
 
-    def hold(shift: float) -> bool:
+    def hold(shift):
         level = {m: rng.normal(5.0, 2.0, patients) for m in METRICS}  # patients differ more than seeds do
         trained = [{m: level[m] + rng.normal(0.0, 0.5, patients) for m in METRICS} for _ in range(6)]
         columns = [c | {"patient": np.arange(patients)} for c in trained[:3]]
@@ -271,7 +232,7 @@ def test_the_noise_of_training_accepts_other_seeds_and_refuses_a_shift(shop: Wor
     assert not any(hold(-0.8) for _ in range(50))
 
 
-def test_policies_with_a_history_are_run_again(shop: Workshop, tmp_path: Path) -> None:
+def test_policies_with_a_history_are_run_again(shop, tmp_path):
     """Trained, evaluated, submitted and verified on the command line; a claim that is not theirs is found."""
     trained = tmp_path / "trained"
     options = ("--set", "history=3", "--updates", "5", "--seeds", "2")

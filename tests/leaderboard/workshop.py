@@ -1,18 +1,13 @@
 """A small bank, a dataset made from it, and policies: what the tests of the command line and the leaderboard use."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from medgym_offline.cli import main
@@ -32,7 +27,7 @@ class Run:
     err: str
 
 
-def run(*argv: str | Path) -> Run:
+def run(*argv):
     """Run the command line in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
@@ -41,7 +36,7 @@ def run(*argv: str | Path) -> Run:
     return Run(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
 
 
-def refused(*argv: str | Path) -> str:
+def refused(*argv):
     """Run a command that must fail with exit code 1 and one line; returns the line."""
     done = run(*argv)
     assert done.code == 1, (done.code, done.out, done.err)
@@ -60,24 +55,24 @@ class Workshop:
     root: Path
 
     @property
-    def bank(self) -> Path:
+    def bank(self):
         return self.root / "bank.safetensors"
 
     @property
-    def minari(self) -> Path:
+    def minari(self):
         return self.root / "minari"
 
-    def policy(self, seed: int = 0, scope: str = "ind") -> Path:
+    def policy(self, seed=0, scope="ind"):
         return self.root / f"dqn-{scope}" / f"dqn-{scope}-seed{seed}.safetensors"
 
-    def result(self, seed: int = 0) -> Path:
+    def result(self, seed=0):
         return self.root / f"result{seed}"
 
-    def evaluate(self, *extra: str | Path) -> tuple[str | Path, ...]:
+    def evaluate(self, *extra):
         """Arguments of a quick `eval` in the workshop's bank."""
         return ("eval", "--bank", self.bank, "--episodes", "2", *extra)
 
-    def score(self, policy: str | Path, output: str | Path, **options: Any) -> Path:
+    def score(self, policy, output, **options):
         """A quick evaluation on the workshop's dataset and bank, kept as `eval --output` keeps it."""
         from medgym_offline.commands.judge import keep
         from medgym_offline.evaluation import evaluate
@@ -88,7 +83,7 @@ class Workshop:
         return Path(output)
 
 
-def build(root: Path) -> Workshop:
+def build(root):
     """Bank, dataset, two DQN seeds (Ind), one Pop, and the results of the two."""
     from medgym_offline.diseases.sepsis.prior import prior_bank
 
@@ -112,7 +107,7 @@ def build(root: Path) -> Workshop:
     return shop
 
 
-def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+def change(folder, edit):
     """Edit a submission's `entry.json` in place."""
     path = folder / "entry.json"
     entry = json.loads(path.read_text())
@@ -120,7 +115,7 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(entry))
 
 
-def variant(entry: Entry, name: str, scores: np.ndarray | None = None, **changes: Any) -> Entry:
+def variant(entry, name, scores=None, **changes):
     """The same entry under another name, with other policies; with `scores` (runs, patients) in every world."""
     values = to_values(entry)
     if scores is not None:

@@ -1,28 +1,26 @@
 """The discrete forms: codebooks, losses against NumPy, the guard, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from medgym_offline.errors import DatasetError, MedGymError
-from medgym_offline.offline import OfflineConfig, algorithm_name, train
+from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.ball import Ball
-from medgym_offline.offline.codebook import MAX_ROWS, build_codebook, nearest
-from medgym_offline.offline.data import Batch, stack_transitions
+from medgym_offline.offline.codebook import build_codebook, nearest
+from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.discrete import DiscreteNetworks
-from tests.offline.toy import toy
+from tests.helpers import refused
+from tests.offline.toy import batch_of, toy
 
 CONFIG = OfflineConfig(hidden=5, depth=1, batch=6, alpha=3.0, codewords=7, beta_actor=1.5)
 FORMS = ["dqn-discrete", "cql-discrete", "gcql-discrete"]
 
 
-def test_codebook_of_few_actions_is_these_actions() -> None:
+def test_codebook_of_few_actions_is_these_actions():
     """k-means++ finds every distinct action when there are as many codewords, and Lloyd leaves them there."""
     data = stack_transitions(toy(patients=2, episodes=100, levels=5), "ind", CONFIG)
     book = build_codebook(data, 25)
@@ -36,21 +34,7 @@ def test_codebook_of_few_actions_is_these_actions() -> None:
     )
 
 
-def test_codewords_are_the_means_of_what_is_nearest_to_them() -> None:
-    """The fixed point of Lloyd, and far closer to the data than as many random actions of it."""
-    data = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
-    book = build_codebook(data, 7)
-    actions = data.rows[..., 9:13].double()
-    owner = nearest(book, data.rows[..., 9:13])
-    for p in range(2):
-        for c in range(7):
-            torch.testing.assert_close(book[p, c].double(), actions[p][owner[p] == c].mean(0), rtol=0, atol=0.05)
-        error = (actions[p] - book[p].double()[owner[p]]).square().sum(1).mean()
-        random = torch.cdist(actions[p], actions[p][:7]).amin(1).square().mean()
-        assert error < 0.8 * random
-
-
-def test_a_learners_codebook_does_not_depend_on_its_mates_or_padding() -> None:
+def test_a_learners_codebook_does_not_depend_on_its_mates_or_padding():
     long, short = toy(patients=3, episodes=20), toy(patients=3, episodes=20)
     short = short.select((short.patient != 1) | (short.episode < 25))
     assert long.dataset_id
@@ -63,20 +47,7 @@ def test_a_learners_codebook_does_not_depend_on_its_mates_or_padding() -> None:
     assert not torch.equal(build_codebook(stacked, 7, seed=4), together)
 
 
-def test_many_rows_are_thinned_without_missing_a_decision() -> None:
-    """Six decisions per episode, each with an action of its own: every n-th row would see some of them only."""
-    transitions = toy(patients=1, episodes=6 * MAX_ROWS // 3)
-    decision = np.arange(len(transitions)) % 6
-    actions = np.zeros_like(transitions.actions)
-    actions[:, 0] = decision / 5.0
-    data = stack_transitions(dataclasses.replace(transitions, actions=actions), "pop", CONFIG)
-    assert data.counts[0] == 6 * MAX_ROWS
-    book = build_codebook(data, 6)
-    np.testing.assert_allclose(np.sort(book[0, :, 0].numpy()), np.arange(6) / 5.0, atol=1e-6)
-    assert torch.equal(build_codebook(data, 6), book)
-
-
-def test_more_codewords_than_actions_names_the_patient() -> None:
+def test_more_codewords_than_actions_names_the_patient():
     transitions = toy(patients=3, episodes=40, levels=3)
     actions = transitions.actions.copy()
     actions[transitions.patient == 1, 3] = 0.0  # three distinct actions are left
@@ -85,26 +56,24 @@ def test_more_codewords_than_actions_names_the_patient() -> None:
     for algorithm in FORMS:
         with pytest.raises(DatasetError, match=r"toy/1 has only 3 distinct actions.* set codewords to 3 or fewer"):
             train(algorithm, poor, config=CONFIG, progress=False)
-    with pytest.raises(MedGymError, match="'codewords' is 1"):
-        OfflineConfig(codewords=1)
+    refused(MedGymError, "'codewords' is 1", lambda: OfflineConfig(codewords=1))
 
 
-def relu_network(net: torch.nn.Module, p: int, x: np.ndarray) -> np.ndarray:
+def relu_network(net, p, x):
     w = {k: v.detach().double().numpy() for k, v in net.state_dict().items()}
     h = np.maximum(x @ w["layers.0.weight"][p] + w["layers.0.bias"][p, 0], 0.0)
     return h @ w["layers.1.weight"][p] + w["layers.1.bias"][p, 0]
 
 
 @pytest.mark.parametrize("algorithm", FORMS)
-def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm: str) -> None:
+def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm):
     stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
     objective = make_objective(algorithm, CONFIG, stacked, seed=2)
     networks: DiscreteNetworks = objective.build([11, 12])
     with torch.no_grad():  # target and critic apart, so that it matters which is used where
         for parameter in networks.target.parameters():
             parameter.mul_(1.5)
-    rows, none = stacked.rows[:, :6], torch.zeros(2, 0, 6, 4)
-    batch = Batch(rows[..., :9], rows[..., 9:13], rows[..., 13], rows[..., 14], rows[..., 15:], none, none)
+    batch = batch_of(stacked)
     loss, numbers = objective.steps(networks)[0][2](networks, batch)
     chosen = networks.policy(batch.state).double().numpy()
     book = networks.codebook.double().numpy()
@@ -117,12 +86,12 @@ def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm: str) -> No
         zbar = z_all.mean(0)
         limit = 0.5 * np.linalg.norm(z_all - zbar, axis=1).max()
 
-        def guard(x: np.ndarray, a: np.ndarray, zbar: np.ndarray = zbar, limit: float = limit) -> float:
+        def guard(x, a, zbar=zbar, limit=limit):
             return max(0.0, float(np.linalg.norm(np.concatenate([x, a]) - zbar)) - limit)
 
         guarded = algorithm == "gcql-discrete"
 
-        def guards(s: np.ndarray, p: int = p, guarded: bool = guarded, guard: Any = guard) -> np.ndarray:
+        def guards(s, p=p, guarded=guarded, guard=guard):
             """g of every codeword."""
             x = (s * stacked.scale[p, 0].double().numpy() + stacked.mean[p, 0].double().numpy())[:7]
             return np.array([guarded * guard(x, word) for word in book[p]])
@@ -143,26 +112,7 @@ def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm: str) -> No
     assert all(value.shape == (2,) for value in numbers.values())
 
 
-def test_the_guard_pushes_codewords_outside_the_ball_harder() -> None:
-    """d L / d Q(s, c) = alpha*softmax(Q + beta_c*g)_c on codewords that are not the data's: it grows with g."""
-    stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
-    rows, none = stacked.rows[:, :6], torch.zeros(2, 0, 6, 4)
-    batch = Batch(rows[..., :9], rows[..., 9:13], rows[..., 13], rows[..., 14], rows[..., 15:], none, none)
-    pushes = {}
-    for beta in (0.0, 2.0):
-        config = dataclasses.replace(CONFIG, beta_critic=beta, theta=0.3)
-        objective = make_objective("gcql-discrete", config, stacked)
-        values = torch.zeros(2, 1, 6, 7, requires_grad=True)
-        gap = objective.conservative(batch, values, torch.zeros(2, 1, 6))  # type: ignore[attr-defined]
-        (pushes[beta],) = torch.autograd.grad(gap.sum(), values)
-    outside = objective.guard(batch)  # type: ignore[attr-defined]
-    torch.testing.assert_close(pushes[0.0], torch.full((2, 1, 6, 7), 1 / 42))
-    torch.testing.assert_close(pushes[2.0], torch.softmax(outside, -1) / 6)
-    farthest = outside.argmax(-1, keepdim=True)
-    assert (pushes[2.0].gather(-1, farthest) > pushes[0.0].gather(-1, farthest)).all()
-
-
-def test_the_balls_limit_as_a_quantile_of_distances() -> None:
+def test_the_balls_limit_as_a_quantile_of_distances():
     stacked = stack_transitions(toy(patients=3, episodes=20), "ind", CONFIG)
     for share in (0.0, 0.37, 1.0):
         ball = Ball(dataclasses.replace(CONFIG, theta_quantile=share), stacked)
@@ -174,31 +124,10 @@ def test_the_balls_limit_as_a_quantile_of_distances() -> None:
             assert float(ball.limit[p]) == pytest.approx(np.quantile(distance, share), rel=1e-5)
         inside = ball.outside(stacked.rows[..., :9], stacked.rows[..., 9:13]) <= 1e-5
         assert inside.double().mean().item() == pytest.approx(max(share, 1 / 60), abs=0.02)
-    with pytest.raises(MedGymError, match="theta_quantile"):
-        OfflineConfig(theta_quantile=1.2)
+    refused(MedGymError, "theta_quantile", lambda: OfflineConfig(theta_quantile=1.2))
 
 
-def test_a_learners_ball_does_not_depend_on_padding() -> None:
-    whole = toy(patients=3, episodes=20)
-    ragged = stack_transitions(whole.select((whole.patient != 1) | (whole.episode < 25)), "ind", CONFIG)
-    together = Ball(dataclasses.replace(CONFIG, theta_quantile=0.9), ragged)
-    alone = Ball(dataclasses.replace(CONFIG, theta_quantile=0.9), ragged.select([1]))
-    for name in ("center", "radius", "limit"):
-        assert torch.equal(getattr(together, name)[1], getattr(alone, name)[0])
-
-
-def test_words_outside_is_outside_of_each_word() -> None:
-    stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
-    ball, book = Ball(dataclasses.replace(CONFIG, theta=0.7), stacked), build_codebook(stacked, 7)
-    state = stacked.rows[:, :6, :9]
-    every = ball.words_outside(state, book)
-    assert (every > 0).any()
-    assert (every == 0).any()
-    for c in range(7):
-        torch.testing.assert_close(every[..., c], ball.outside(state, book[:, c : c + 1].expand(-1, 6, -1)))
-
-
-def test_inside_the_ball_gcql_is_cql() -> None:
+def test_inside_the_ball_gcql_is_cql():
     """To the bit, from the same start: neither guard acts there."""
     transitions = toy(episodes=20)
     wide = dataclasses.replace(CONFIG, updates=30, theta=10.0)
@@ -210,27 +139,3 @@ def test_inside_the_ball_gcql_is_cql() -> None:
         assert torch.equal(guarded.state_dict()[name], value)
     narrow = train("gcql-discrete", transitions, config=dataclasses.replace(wide, theta=0.5), progress=False).policy
     assert (narrow.mean(states) - plain.mean(states)).abs().max() > 0.01
-
-
-def test_the_choices_guard_is_that_of_the_state_and_codeword() -> None:
-    stacked = stack_transitions(toy(patients=1, episodes=20), "ind", CONFIG)
-    config = dataclasses.replace(CONFIG, theta=0.7)
-    objective = make_objective("gcql-discrete", config, stacked)
-    networks: DiscreteNetworks = objective.build([11])
-    state = stacked.rows[:, :6, :9]
-    outside = objective.ball.words_outside(state, networks.codebook)  # type: ignore[attr-defined]
-    q = networks.values_each(state)[:, 0]
-    scores = networks.acting()(state)
-    torch.testing.assert_close(scores, q - 1.5 * outside)
-    # Inside, nothing is held back: a constant per codeword would hold some back in every state.
-    inside = (outside == 0).all(-1)
-    assert inside.any()
-    assert not inside.all()
-    assert torch.equal(scores[inside], q[inside])
-
-
-def test_names_of_the_paper_are_aliases() -> None:
-    assert [algorithm_name(f"{name}-continuous") for name in ("dqn", "cql", "gcql")] == ["dqn", "cql", "gcql"]
-    config = dataclasses.replace(CONFIG, updates=2)
-    result = train("dqn-continuous", toy(patients=1, episodes=5), config=config, progress=False)
-    assert result.policy.provenance["algorithm"] == "dqn"

@@ -1,49 +1,30 @@
-"""Ensembles of critics: what their members see, what is chosen, and the network their mean is merged into."""
-
-from __future__ import annotations
+"""Networks: ensembles of critics and the mean they are merged into, and the pass of one learner after the other."""
 
 import pytest
 import torch
 
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.algorithms import make_objective
-from medgym_offline.offline.data import Batch, StackedData, stack_transitions
+from medgym_offline.offline.data import stack_transitions
+from medgym_offline.offline.fused import relu_network
 from medgym_offline.stack import StackedMLP
-from tests.offline.toy import toy
+from tests.offline.toy import batch_of, toy
 
 CONFIG = OfflineConfig(hidden=6, batch=6, alpha=3.0, codewords=7, ensemble=3)
 ALONE = OfflineConfig(hidden=6, batch=6, alpha=3.0, codewords=7)
 
 
-def slices() -> StackedData:
+def slices():
     return stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
 
 
-def batch_of(data: StackedData, normals: int, uniforms: int) -> Batch:
-    rows, generator = data.rows[:, :6], torch.Generator().manual_seed(0)
-    normal = torch.randn((2, normals, 6, 4), generator=generator)
-    uniform = 2.0 * torch.rand((2, uniforms, 6, 4), generator=generator) - 1.0
-    return Batch(rows[..., :9], rows[..., 9:13], rows[..., 13], rows[..., 14], rows[..., 15:], normal, uniform)
-
-
-def member(stack: StackedMLP, e: int) -> StackedMLP:
+def member(stack, e):
     """Member e of every learner."""
     return stack.select(range(e, stack.patients, 3))
 
 
-def test_the_first_member_is_the_critic_without_an_ensemble() -> None:
-    data = slices()
-    for algorithm in ("dqn", "dqn-discrete"):
-        many = make_objective(algorithm, CONFIG, data).build([11, 12])
-        one = make_objective(algorithm, ALONE, data).build([11, 12])
-        for name, value in one.critic.state_dict().items():
-            assert torch.equal(member(many.critic, 0).state_dict()[name], value)
-        first, second = (member(many.critic, e).state_dict()["layers.0.weight"] for e in (0, 1))
-        assert (first - second).abs().max() > 0.01
-
-
 @pytest.mark.parametrize("algorithm", ["dqn", "cql", "gcql", "dqn-discrete", "cql-discrete", "gcql-discrete"])
-def test_each_member_has_the_gradient_of_its_own_loss(algorithm: str) -> None:
+def test_each_member_has_the_gradient_of_its_own_loss(algorithm):
     """With one target for all (gamma 0), the members are as many critics trained apart."""
     data = slices()
     data.rows[..., 14] = 0.0
@@ -66,14 +47,14 @@ def test_each_member_has_the_gradient_of_its_own_loss(algorithm: str) -> None:
     torch.testing.assert_close(numbers["td"], torch.stack(td).mean(0), rtol=1e-5, atol=1e-6)
 
 
-def test_targets_use_the_smallest_value_and_choices_the_mean() -> None:
+def test_targets_use_the_smallest_value_and_choices_the_mean():
     data = slices()
     batch = batch_of(data, 0, 0)
     objective = make_objective("dqn", CONFIG, data)
     networks = objective.build([11, 12])
     joined = torch.cat([batch.next_state, networks.policy(batch.next_state)], -1)
     values = torch.stack([member(networks.target, e)(joined).squeeze(-1) for e in range(3)])
-    target = objective.target(networks, batch)  # type: ignore[attr-defined]
+    target = objective.target(networks, batch)
     torch.testing.assert_close(target, batch.reward + batch.discount * values.amin(0))
     torch.testing.assert_close(
         networks.q(batch.next_state, networks.policy(batch.next_state)),
@@ -84,12 +65,12 @@ def test_targets_use_the_smallest_value_and_choices_the_mean() -> None:
     values = torch.stack([member(nets.target, e)(batch.next_state) for e in range(3)])
     chosen = values.mean(0).argmax(-1)
     smallest = values.gather(-1, chosen[None, ..., None].expand(3, -1, -1, 1)).squeeze(-1).amin(0)
-    target = discrete.target(nets, batch)  # type: ignore[attr-defined]
+    target = discrete.target(nets, batch)
     torch.testing.assert_close(target, batch.reward + batch.discount * smallest)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_the_merged_network_is_the_mean_of_the_members(depth: int) -> None:
+def test_the_merged_network_is_the_mean_of_the_members(depth):
     data = slices()
     config = OfflineConfig(hidden=6, depth=depth, codewords=7, ensemble=3)
     networks = make_objective("gcql-discrete", config, data).build([11, 12])
@@ -103,3 +84,34 @@ def test_the_merged_network_is_the_mean_of_the_members(depth: int) -> None:
     torch.testing.assert_close(merged(state), mean, rtol=1e-5, atol=1e-5)
     values = networks.values_each(state)
     assert (values.mean(1) > mean + 0.01).any()  # Q holds the guard, what decides does not
+
+
+def parameters(net):
+    return list(net.parameters())
+
+
+@pytest.mark.parametrize("sizes", [(13, 1), (13, 8, 1), (13, 16, 8, 1), (13, 8, 8, 8, 5)])
+def test_values_and_gradients_are_autograds(sizes):
+    net = StackedMLP(3, sizes, "relu")
+    with torch.no_grad():
+        for layer in net.layers:
+            layer.bias.normal_(generator=torch.Generator().manual_seed(1))
+    rows = torch.randn(3, 50, 13, generator=torch.Generator().manual_seed(0))
+    weights = torch.randn(3, 50, sizes[-1], generator=torch.Generator().manual_seed(2))
+    fast, plain = relu_network(net, rows), net(rows)
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+    gradients = torch.autograd.grad((fast * weights).sum(), parameters(net))
+    wanted = torch.autograd.grad((plain * weights).sum(), parameters(net))
+    for found, reference in zip(gradients, wanted):
+        torch.testing.assert_close(found, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_a_learners_bits_do_not_depend_on_the_stack():
+    net = StackedMLP(5, (13, 16, 16, 1), "relu")
+    rows = torch.randn(5, 96, 13, generator=torch.Generator().manual_seed(0))
+    together = torch.autograd.grad(relu_network(net, rows).square().sum(), parameters(net))
+    for p in range(5):
+        one = net.select([p])
+        alone = torch.autograd.grad(relu_network(one, rows[p : p + 1]).square().sum(), parameters(one))
+        for found, wanted in zip(alone, together):
+            assert torch.equal(found[0], wanted[p])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medgym_offline.datasets.behaviors import Behavior, play
-from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.envs import TreatmentEnv
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.envs.rollout import episode_seeds
@@ -29,7 +27,6 @@ from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import Learner
 from medgym_offline.policies import HistoryPolicy, StackedActor, load_policy, save_policy
 from medgym_offline.sequences import NETWORKS
-from medgym_offline.simulators import SimulatorBank
 from medgym_offline.stack import StackedMLP, Steps
 from medgym_offline.windows import split_windows, window_width
 from tests.offline.toy import DECISIONS, toy
@@ -41,19 +38,19 @@ RAW = OfflineConfig(history=4, state_scaling="none")
 class Recorder(StackedActor):
     """A random function of windows for every patient of a bank, which notes what it was asked."""
 
-    def __init__(self, patients: tuple[str, ...], history: int = 4, kind: str = "mlp"):
+    def __init__(self, patients, history=4, kind="mlp"):
         steps = Steps(history, 4)
         sizes = (window_width(9, 4, history), 8, 8, 4)
         net = NETWORKS[kind](len(patients), sizes, "tanh", seeds=range(len(patients)), steps=steps)
         super().__init__(net, patients, 20)
         self.asked: list[Tensor] = []
 
-    def act(self, observations: Tensor) -> Tensor:
+    def act(self, observations):
         self.asked.append(observations)
         return super().act(observations)
 
 
-def test_windows_are_those_of_the_definition() -> None:
+def test_windows_are_those_of_the_definition():
     """Against a loop over rows: newest first, padded with the first observation, nothing of other episodes."""
     data = toy(episodes=5, elapsed=True)
     stacked = stack_transitions(data, "pop", RAW)
@@ -78,7 +75,7 @@ def test_windows_are_those_of_the_definition() -> None:
     assert present.sum(1).tolist() == [1, 2, 3] * 15
 
 
-def test_a_window_depends_on_its_episodes_past_alone() -> None:
+def test_a_window_depends_on_its_episodes_past_alone():
     data = toy(episodes=4)
     before = stack_transitions(data, "pop", RAW).rows[0]
     width = window_width(9, 4, 4)
@@ -94,7 +91,7 @@ def test_a_window_depends_on_its_episodes_past_alone() -> None:
 
 
 @pytest.mark.parametrize("history", [2, 4, 30])
-def test_windows_of_training_are_those_of_acting(tiny_bank: SimulatorBank, history: int) -> None:
+def test_windows_of_training_are_those_of_acting(tiny_bank, history):
     """With noise on the actions: windows from stored rows, and those that the policy was asked in the rollout."""
     inner = Recorder(tiny_bank.patients, history)
     policy = HistoryPolicy(inner, history)
@@ -111,7 +108,7 @@ def test_windows_of_training_are_those_of_acting(tiny_bank: SimulatorBank, histo
 
 
 @pytest.mark.parametrize("kind", ["mlp", "gru", "transformer"])
-def test_one_environment_after_the_other_is_the_batch(tiny_bank: SimulatorBank, kind: str) -> None:
+def test_one_environment_after_the_other_is_the_batch(tiny_bank, kind):
     """Played by `play`, and by a loop over single environments that only resets the environment."""
     behavior = Behavior("memory", "", HistoryPolicy(Recorder(tiny_bank.patients, 4, kind), 4))
     config = ProcessConfig()
@@ -130,7 +127,7 @@ def test_one_environment_after_the_other_is_the_batch(tiny_bank: SimulatorBank, 
                 k += 1
 
 
-def test_a_mix_of_behaviors_remembers_what_each_played(tiny_bank: SimulatorBank) -> None:
+def test_a_mix_of_behaviors_remembers_what_each_played(tiny_bank):
     one, other = (HistoryPolicy(Recorder(tiny_bank.patients, n), n) for n in (2, 3))
     seeds = episode_seeds(0, "test", tiny_bank.patients, 5)
     mix = Behavior("mix", "", None, (Behavior("one", "", one), Behavior("other", "", other)))
@@ -143,7 +140,7 @@ def test_a_mix_of_behaviors_remembers_what_each_played(tiny_bank: SimulatorBank)
 
 
 @pytest.mark.parametrize("kind", ["gru", "transformer"])
-def test_networks_see_the_past_of_the_episode_alone(kind: str) -> None:
+def test_networks_see_the_past_of_the_episode_alone(kind):
     """What is marked as missing changes nothing; what is there does; a stack is its networks one by one."""
     net = NETWORKS[kind](3, (window_width(9, 4, 5), 8, 8, 4), "relu", seeds=[4, 5, 6], steps=Steps(5, 4))
     windows = torch.randn(3, 6, window_width(9, 4, 5), generator=torch.Generator().manual_seed(0))
@@ -164,7 +161,7 @@ def test_networks_see_the_past_of_the_episode_alone(kind: str) -> None:
         torch.testing.assert_close(net.select([p])(windows[p : p + 1])[0], net(windows)[p], rtol=0, atol=1e-6)
 
 
-def test_attention_is_causal() -> None:
+def test_attention_is_causal():
     """No decision's answer changes with what followed it."""
     net = NETWORKS["transformer"](2, (window_width(9, 4, 4), 8, 8, 4), "relu", seeds=[1, 2], steps=Steps(4, 4))
     windows = torch.randn(2, 3, window_width(9, 4, 4), generator=torch.Generator().manual_seed(1))
@@ -177,7 +174,7 @@ def test_attention_is_causal() -> None:
         assert moved.tolist() == [i >= 3 - k for i in range(4)]
 
 
-def first_decides(expert: bool) -> Transitions:
+def first_decides(expert):
     """The toy process whose best first action is 0.8 times the context of the episode's first decision.
 
     Later contexts say nothing of it. The behavior is near the best action (`expert`), or uniform.
@@ -191,7 +188,7 @@ def first_decides(expert: bool) -> Transitions:
 
 
 @cache
-def last_error(algorithm: str, history: int) -> float:
+def last_error(algorithm, history):
     """Mean squared error of the action at an episode's last decision, in fresh episodes acted out."""
     config = OfflineConfig(
         updates=500,
@@ -215,14 +212,14 @@ def last_error(algorithm: str, history: int) -> float:
     ("algorithm", "history", "forgets"),
     [("bc", 3, "bc"), ("gru-bc", 8, "bc"), ("iql", 3, "iql"), ("gru-iql", 3, "iql"), ("decision-transformer", 3, "bc")],
 )
-def test_what_was_seen_first_is_remembered(algorithm: str, history: int, forgets: str) -> None:
+def test_what_was_seen_first_is_remembered(algorithm, history, forgets):
     """The best last action depends on the first observation; without it nothing beats 0 on average, error 0.21."""
     without, found = last_error(forgets, 1), last_error(algorithm, history)
     assert without > 0.17
     assert found < 0.05, found
 
 
-def test_a_transformer_acts_as_well_as_it_is_asked_to() -> None:
+def test_a_transformer_acts_as_well_as_it_is_asked_to():
     """Behavior: an episode's first action is u, uniform, and its return grows with u, differently for every patient."""
     data = toy(patients=2, episodes=300, seed=6)
     u = np.random.default_rng(7).uniform(-1, 1, 600).repeat(DECISIONS)
@@ -237,13 +234,13 @@ def test_a_transformer_acts_as_well_as_it_is_asked_to() -> None:
         assert abs(float(first[..., 0].mean()) - (2 * share - 1)) < 0.1
 
 
-def test_sequence_learners_take_eight_where_the_configuration_says_one() -> None:
+def test_sequence_learners_take_eight_where_the_configuration_says_one():
     assert settled("gru-bc", OfflineConfig()).history == 8
     assert settled("gru-bc", OfflineConfig(history=3)).history == 3
     assert settled("bc", OfflineConfig()) == OfflineConfig()
 
 
-def test_clocks_are_left_as_they_are_and_scales_repeat() -> None:
+def test_clocks_are_left_as_they_are_and_scales_repeat():
     data = toy(episodes=20)
     one, four = (stack_transitions(data, "ind", OfflineConfig(history=n)) for n in (1, 4))
     for name in ("mean", "scale"):
@@ -254,7 +251,7 @@ def test_clocks_are_left_as_they_are_and_scales_repeat() -> None:
     assert torch.allclose(four.scale[:, 0, [13, 28, 43]], torch.tensor(4.8 / 96))  # the reference interval
 
 
-def test_evaluation_is_that_of_every_episode_alone(tiny_bank: SimulatorBank, tmp_path: Path) -> None:
+def test_evaluation_is_that_of_every_episode_alone(tiny_bank, tmp_path):
     """From Python and from its file, all patients together and one at a time, to rounding."""
     policy = HistoryPolicy(Recorder(tiny_bank.patients, 4, "gru"), 4)
     options = {"bank": tiny_bank, "episodes": 3, "worlds": ["own"]}
@@ -269,7 +266,7 @@ def test_evaluation_is_that_of_every_episode_alone(tiny_bank: SimulatorBank, tmp
         perturbed_policy(resolve_policy(policy, tiny_bank, None, None, 20), tiny_bank.patients, 0.05, None)  # type: ignore[arg-type]
 
 
-def test_another_batch_needs_a_reset() -> None:
+def test_another_batch_needs_a_reset():
     policy = HistoryPolicy(Recorder(("a", "b")), 4)
     observations = torch.rand(2, 5, 9)
     first = policy.act(observations)
@@ -290,7 +287,7 @@ def test_another_batch_needs_a_reset() -> None:
         HistoryPolicy(policy.inner, 7)
 
 
-def test_rows_that_are_not_whole_episodes_are_refused() -> None:
+def test_rows_that_are_not_whole_episodes_are_refused():
     data = toy(episodes=4)
     some = data.select(np.arange(len(data)) % DECISIONS != 1)
     stack_transitions(some, "pop", OfflineConfig())
@@ -310,7 +307,7 @@ def test_rows_that_are_not_whole_episodes_are_refused() -> None:
         ({"sizes": [54, 4]}, r"'transformer' with sizes \[54, 4\]"),
     ],
 )
-def test_files_that_contradict_themselves_are_refused(changes: dict[str, object], words: str, tmp_path: Path) -> None:
+def test_files_that_contradict_themselves_are_refused(changes, words, tmp_path):
     path = save_policy(HistoryPolicy(Recorder(("a",), kind="transformer"), 4), tmp_path / "p.safetensors")
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["medgym-policy"]) | changes
@@ -320,7 +317,7 @@ def test_files_that_contradict_themselves_are_refused(changes: dict[str, object]
         load_policy(path)
 
 
-def test_a_folder_of_files_is_one_policy(tmp_path: Path) -> None:
+def test_a_folder_of_files_is_one_policy(tmp_path):
     whole = HistoryPolicy(Recorder(("a", "b")), 4)
     for patient in ("a", "b"):
         save_policy(whole.select([patient]), tmp_path / f"{patient}.safetensors")
@@ -333,7 +330,7 @@ def test_a_folder_of_files_is_one_policy(tmp_path: Path) -> None:
         load_policy(tmp_path)
 
 
-def test_a_learner_without_a_history_is_unchanged() -> None:
+def test_a_learner_without_a_history_is_unchanged():
     """Its rows are the observations themselves, and its policy has no memory."""
     data = toy(episodes=5)
     rows = stack_transitions(data, "pop", OfflineConfig(state_scaling="none")).rows[0]

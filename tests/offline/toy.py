@@ -16,23 +16,21 @@ the discount; a_0 does not enter the discount, and
 With `levels` L the actions 0 and 3 take L equally spaced values (the others are 0), and the maxima run over these.
 """
 
-from __future__ import annotations
-
 import numpy as np
+import torch
 
 from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.offline.data import Batch
 
 DECISIONS = 3
 
 
-def center(patient: np.ndarray, context: np.ndarray) -> np.ndarray:
+def center(patient, context):
     """The best first action."""
     return 0.3 * (patient - 1) + 0.4 * context
 
 
-def optimal_value(
-    left: int, gamma: float, *, patient: int = 0, levels: int | None = None, elapsed: bool = False
-) -> float:
+def optimal_value(left, gamma, *, patient=0, levels=None, elapsed=False):
     """V* with `left` decisions to go, over contexts; see the module for the settings."""
     if left == 0:
         return 0.0
@@ -43,16 +41,7 @@ def optimal_value(
     return float(first + (1.0 - (grid - 0.2) ** 2 + gamma ** (1.0 + elapsed * grid) * following).max())
 
 
-def toy(
-    patients: int = 3,
-    episodes: int = 300,
-    width: int = 4,
-    seed: int = 0,
-    spread: float = 1.0,
-    expert: bool = False,
-    levels: int | None = None,
-    elapsed: bool = False,
-) -> Transitions:
+def toy(patients=3, episodes=300, width=4, seed=0, spread=1.0, expert=False, levels=None, elapsed=False):
     """The dataset; behavior is uniform within +-`spread` of 0, or of the best action (`expert`).
 
     Patient p's rows do not depend on `patients`.
@@ -108,3 +97,12 @@ def toy(
         dataset_id="medgym/toy",
         identity="toy",
     ).validate()
+
+
+def batch_of(data, normals=0, uniforms=0):
+    """The first six rows of each of two learners, and noise of four actions."""
+    d, rows, g = data.state_dim, data.rows[:, :6], torch.Generator().manual_seed(0)
+    normal = torch.randn((2, normals, 6, 4), generator=g)
+    uniform = 2.0 * torch.rand((2, uniforms, 6, 4), generator=g) - 1.0
+    columns = rows[..., :d], rows[..., d : d + 4], rows[..., d + 4], rows[..., d + 5], rows[..., d + 6 :]
+    return Batch(*columns, normal, uniform)

@@ -1,36 +1,24 @@
 """Rollouts: masks, noise, events; advantages against a Python loop, discounts, the multiplier by hand."""
 
-from __future__ import annotations
-
-import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from medgym_offline.diseases.base import Exogenous, Sight, default_observation
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.online import TrainConfig, train
 from medgym_offline.online.learner import penalized, update_multiplier
 from medgym_offline.online.networks import GaussianActor
-from medgym_offline.online.rollouts import (
-    Collected,
-    advantages,
-    centered,
-    collect,
-    discounts,
-    training_noise,
-)
+from medgym_offline.online.rollouts import advantages, centered, collect, discounts, training_noise
 from medgym_offline.online.sac import rows_of
-from medgym_offline.simulators import SimulatorBank
+from medgym_offline.simulators import load_simulators
 
 ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5)
 
 
 @pytest.fixture(scope="module")
-def batch(tiny_bank: SimulatorBank) -> Collected:
+def batch(tiny_bank):
     """Six episodes of each patient; long intervals leave some decisions of the budget unused."""
     actor = GaussianActor((9, 8, 8, 4))
     theta = actor.initial([np.random.default_rng(p) for p in range(4)], [0.0] * 3 + [1.0], [0.5] * 4)
@@ -38,18 +26,7 @@ def batch(tiny_bank: SimulatorBank) -> Collected:
     return collect(DecisionProcess(tiny_bank, ADAPTIVE), actor, theta, noise)
 
 
-def test_rollouts_are_masked_and_fill_the_horizon(batch: Collected) -> None:
-    torch.testing.assert_close(batch.dt.sum(1), torch.full((4, 6), 96.0))
-    assert (batch.valid.sum(1) < 5).any(), "long intervals leave decisions over"
-    assert ((batch.dt > 0) == (batch.valid > 0)).all()
-    assert (batch.rewards[batch.valid == 0] == 0).all()
-    left = batch.observations[..., 8] * 5
-    expected = torch.arange(5, 0, -1).view(1, 5, 1).expand_as(left)
-    used = batch.valid > 0
-    torch.testing.assert_close(left[used], expected[used].float())
-
-
-def test_rows_of_a_buffer_are_the_decisions_of_the_episodes(batch: Collected) -> None:
+def test_rows_of_a_buffer_are_the_decisions_of_the_episodes(batch):
     """Written out one by one."""
     (rows, valid), (shared, used) = rows_of(batch, 4), rows_of(batch, 1)
     for s in range(4):
@@ -70,7 +47,7 @@ def test_rows_of_a_buffer_are_the_decisions_of_the_episodes(batch: Collected) ->
     assert float(rows.ended.sum()) == 4 * 6
 
 
-def test_noise_belongs_to_the_patient_and_the_update(tiny_bank: SimulatorBank) -> None:
+def test_noise_belongs_to_the_patient_and_the_update(tiny_bank):
     both = training_noise(0, "x", tiny_bank.select([2, 1]), ADAPTIVE, 5, 3)
     alone, later = (training_noise(0, "x", tiny_bank.select([1]), ADAPTIVE, update, 3) for update in (5, 6))
     for name in ("initial", "process", "action"):
@@ -78,58 +55,26 @@ def test_noise_belongs_to_the_patient_and_the_update(tiny_bank: SimulatorBank) -
         assert not torch.equal(getattr(alone, name), getattr(later, name))
 
 
-def test_events_and_ticks_of_a_disease_reach_its_training(
-    tiny_bank: SimulatorBank, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disease with events that its policies see, a coarse clock and times in minutes trains like any other."""
-    seen: list[Tensor] = []
-
-    def draw(source: np.random.Generator, context: np.ndarray, horizon: float, episodes: int) -> np.ndarray:
-        return np.stack([source.uniform(0, horizon, episodes), np.ones(episodes)], -1).astype(np.float32)
-
-    def observe(sight: Sight) -> Tensor:
-        assert sight.exogenous is not None
-        seen.append(sight.exogenous)
-        shown = default_observation(sight)
-        return torch.cat([shown[..., :1] + (sight.time > sight.exogenous[..., 0]).unsqueeze(-1), shown[..., 1:]], -1)
-
-    plain = tiny_bank.disease
-    clock = dataclasses.replace(plain.process, tick=0.25, decisions=6, unit="min", reference_interval=16.0)
-    events = Exogenous(("meal time", "meal size"), draw)
-    made = dataclasses.replace(
-        plain, exogenous=events, features=tuple(plain.observation), observe=observe, process=clock
-    )
-    monkeypatch.setattr("medgym_offline.envs.timing.disease", lambda name: made)
-    bank = tiny_bank.replace(disease=made)
-    process = ProcessConfig(timing="adaptive")
-    assert process.decisions == 6
-    both = training_noise(0, "x", bank, process, 2, 3).exogenous
-    alone = training_noise(0, "x", bank.select([1]), process, 2, 3).exogenous
-    assert both is not None
-    assert alone is not None
+@pytest.mark.parametrize("algorithm", ["trpo-lag", "sac"])
+@pytest.mark.parametrize("name", ["diabetes", "anesthesia"])
+def test_diseases_with_events_train_and_events_belong_to_the_patient(name, algorithm):
+    bank = load_simulators(f"{name}-v0").select([0, 1])
+    process = ProcessConfig(timing="adaptive", disease=name)
+    both, alone = (training_noise(0, "x", some, process, 2, 3).exogenous for some in (bank, bank.select([1])))
     assert torch.equal(both[1:2], alone)
-    assert len(both[..., 0].unique()) == 4 * 3
-    for algorithm in ("trpo-lag", "sac"):
-        config = TrainConfig(algorithm, updates=2, episodes=3, hidden=8, value_warmup=0, soft_steps=2, soft_batch=8)
-        result = train(bank, process, config, progress=False)
-        assert torch.isfinite(result.state.actor).all()
-        assert result.policy.decisions == 6
-    assert torch.equal(seen[0], training_noise(0, "online", bank, process, 0, 3).exogenous)
+    config = TrainConfig(algorithm, updates=2, episodes=3, hidden=8, value_warmup=0, soft_steps=2, soft_batch=8)
+    result = train(bank, process, config, progress=False)
+    assert torch.isfinite(result.state.actor).all()
+    assert result.policy.disease == name
 
 
-def test_discount_is_elapsed_time() -> None:
+def test_discount_is_elapsed_time():
     dt = torch.tensor([4.8, 9.6, 0.5, 36.0], dtype=torch.float64)
     expected = [0.997, 0.997**2, 0.997 ** (0.5 / 4.8), 0.997**7.5]
     torch.testing.assert_close(discounts(dt, 0.997, 4.8), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_discount_of_an_episode_does_not_depend_on_its_cuts() -> None:
-    for cuts in ([96.0], [4.8] * 20, [30.0, 36.0, 29.5, 0.5]):
-        whole = discounts(torch.tensor(cuts, dtype=torch.float64), 0.997, 4.8).prod()
-        assert float(whole) == pytest.approx(0.997**20, rel=1e-12)
-
-
-def test_advantages_equal_a_python_loop() -> None:
+def test_advantages_equal_a_python_loop():
     rng = np.random.default_rng(0)
     S, K, B, gae = 2, 7, 3, 0.95
     ends = rng.integers(1, K + 1, (S, B))
@@ -151,14 +96,14 @@ def test_advantages_equal_a_python_loop() -> None:
     np.testing.assert_allclose(returns.numpy(), (expected + values) * valid, atol=1e-12)
 
 
-def test_centering_shifts_every_episode_by_the_same_amount() -> None:
+def test_centering_shifts_every_episode_by_the_same_amount():
     cuts = torch.tensor([[4.8] * 20, [36.0, 36.0, 24.0] + [0.0] * 17]).T.unsqueeze(0)
     rewards = -0.1 * cuts
     shifted = centered(rewards, cuts, torch.tensor([0.25])) - rewards
     torch.testing.assert_close(shifted.sum(1), torch.full((1, 2), 24.0))
 
 
-def test_multiplier_by_hand() -> None:
+def test_multiplier_by_hand():
     multiplier = torch.tensor([0.0, 0.0, 0.4])
     for cost, expected in (
         ([0.3, 0.05, 0.1], [0.01, 0.0, 0.4]),
@@ -170,7 +115,7 @@ def test_multiplier_by_hand() -> None:
         torch.testing.assert_close(multiplier, torch.tensor(expected))
 
 
-def test_penalized_advantage_by_hand() -> None:
+def test_penalized_advantage_by_hand():
     a_r, a_c = torch.tensor([[1.0, -2.0], [1.0, -2.0]]), torch.tensor([[2.0, 1.0], [2.0, 1.0]])
     found = penalized(a_r, a_c, torch.tensor([0.0, 3.0]))
     torch.testing.assert_close(found, torch.tensor([[1.0, -2.0], [-1.25, -1.25]]))

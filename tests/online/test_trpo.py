@@ -1,13 +1,10 @@
 """The trust-region step: conjugate gradients, radius, line search, independence of patients."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import PolicyBatch
@@ -18,18 +15,18 @@ P, N, A = 6, 240, 3
 ACTOR = GaussianActor((9, 16, 16, A))
 
 
-def _tensor(seed: int, *shape: int) -> Tensor:
+def _tensor(seed, *shape):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
 @pytest.fixture
-def theta() -> Tensor:
+def theta():
     rngs = [np.random.default_rng(p) for p in range(P)]
     return ACTOR.initial(rngs, [0.0] * A, [0.5] * A, output_gain=1.0)
 
 
 @pytest.fixture
-def batch() -> PolicyBatch:
+def batch():
     weights = torch.ones(P, N)
     weights[:, 200:] = 0.0
     noise = _tensor(1, P, N, A)
@@ -39,7 +36,7 @@ def batch() -> PolicyBatch:
     return PolicyBatch(observations, noise, advantages, weights / weights.sum(1, keepdim=True))
 
 
-def test_conjugate_gradients_solve_each_patient() -> None:
+def test_conjugate_gradients_solve_each_patient():
     root = _tensor(0, P, 12, 12).double()
     matrix = root @ root.transpose(1, 2) + torch.eye(12, dtype=torch.float64)
     target = _tensor(1, P, 12).double()
@@ -49,7 +46,7 @@ def test_conjugate_gradients_solve_each_patient() -> None:
     assert (solution[2] == 0).all()
 
 
-def _surrogate(theta: Tensor, old: Tensor, batch: PolicyBatch) -> Tensor:
+def _surrogate(theta, old, batch):
     """The surrogate from torch's own densities."""
     dists = [
         torch.distributions.Normal(ACTOR.mean(t, batch.observations), ACTOR.split(t)[1].exp().unsqueeze(1))
@@ -61,7 +58,7 @@ def _surrogate(theta: Tensor, old: Tensor, batch: PolicyBatch) -> Tensor:
 
 
 @pytest.mark.parametrize("radius", [0.001, 0.01, 0.1])
-def test_step_improves_within_the_radius(theta: Tensor, batch: PolicyBatch, radius: float) -> None:
+def test_step_improves_within_the_radius(theta, batch, radius):
     moved, log = trust_region_step(TrainConfig(radius=radius), ACTOR, theta, batch)
     dists = [
         torch.distributions.Normal(ACTOR.mean(t, batch.observations), ACTOR.split(t)[1].exp().unsqueeze(1))
@@ -77,7 +74,7 @@ def test_step_improves_within_the_radius(theta: Tensor, batch: PolicyBatch, radi
     torch.testing.assert_close(gain, log["gain"], rtol=1e-3, atol=1e-5)
 
 
-def test_full_fisher_step_is_the_natural_gradient(theta: Tensor, batch: PolicyBatch) -> None:
+def test_full_fisher_step_is_the_natural_gradient(theta, batch):
     """On all rows, with many iterations, the step is parallel to the solution of the dense system."""
     actor = GaussianActor((9, 4, A))
     rngs = [np.random.default_rng(p) for p in range(P)]
@@ -95,7 +92,7 @@ def test_full_fisher_step_is_the_natural_gradient(theta: Tensor, batch: PolicyBa
     assert (cosine > 0.999).all()
 
 
-def test_surrogate_is_never_worse(theta: Tensor, batch: PolicyBatch) -> None:
+def test_surrogate_is_never_worse(theta, batch):
     """Pure noise as advantage, a radius far too large: every patient improves or stays exactly where it was."""
     noisy = dataclasses.replace(batch, advantages=_tensor(7, P, N))
     moved, log = trust_region_step(TrainConfig(radius=5.0, line_search=2), ACTOR, theta, noisy)
@@ -104,8 +101,8 @@ def test_surrogate_is_never_worse(theta: Tensor, batch: PolicyBatch) -> None:
     assert torch.equal(moved[~log["accepted"].bool()], theta[~log["accepted"].bool()])
 
 
-def test_stacked_equals_looped_in_any_order(theta: Tensor, batch: PolicyBatch) -> None:
-    def take(index: list[int]) -> Tensor:
+def test_stacked_equals_looped_in_any_order(theta, batch):
+    def take(index):
         part = PolicyBatch(**{name: value[index] for name, value in vars(batch).items()})
         return trust_region_step(TrainConfig(), ACTOR, theta[index], part)[0]
 
@@ -114,14 +111,3 @@ def test_stacked_equals_looped_in_any_order(theta: Tensor, batch: PolicyBatch) -
     torch.testing.assert_close(together, looped, rtol=1e-4, atol=1e-5)
     order = [3, 0, 5, 1, 4, 2]
     torch.testing.assert_close(take(order), together[order], rtol=1e-4, atol=1e-5)
-
-
-def test_a_broken_patient_leaves_the_others_alone(theta: Tensor, batch: PolicyBatch) -> None:
-    bad = batch.advantages.clone()
-    bad[2] = float("nan")
-    moved, log = trust_region_step(TrainConfig(), ACTOR, theta, dataclasses.replace(batch, advantages=bad))
-    clean = trust_region_step(TrainConfig(), ACTOR, theta, batch)[0]
-    others = [p for p in range(P) if p != 2]
-    torch.testing.assert_close(moved[others], clean[others], rtol=1e-4, atol=1e-5)
-    assert not log["accepted"][2]
-    assert torch.equal(moved[2], theta[2])

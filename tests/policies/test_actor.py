@@ -1,6 +1,4 @@
-"""Stacked actors: independence of patients, selection, densities."""
-
-from __future__ import annotations
+"""Stacked actors: independence of patients, selection, densities, codebooks."""
 
 import math
 
@@ -11,61 +9,53 @@ import torch
 from medgym_offline.errors import PolicyError, UnknownNameError
 from medgym_offline.policies import Policy, StackedActor
 from medgym_offline.stack import StackedMLP
-
-IDS = ("a/1", "b/2", "c/3")
-OBSERVATIONS = torch.randn(3, 5, 9, generator=torch.Generator().manual_seed(0))
-
-
-def actor(shared: bool = False, log_std: torch.Tensor | None = None) -> StackedActor:
-    count = 1 if shared else 3
-    return StackedActor(StackedMLP(count, (9, 16, 4), seeds=range(count)), None if shared else IDS, 20, log_std)
+from tests.helpers import refused
+from tests.policies.test_formats import IDS, KINDS, OBSERVATIONS, actor
 
 
-def test_is_a_policy_and_answers_in_kind() -> None:
-    policy = actor()
-    assert isinstance(policy, Policy)
-    actions = policy.act(OBSERVATIONS)
-    assert actions.shape == (3, 5, 4)
-    assert not actions.requires_grad
-    assert actions.abs().max() <= 1
-    numpy = policy.act(OBSERVATIONS.double().numpy())
-    assert isinstance(numpy, np.ndarray)
-    np.testing.assert_array_equal(numpy, actions.numpy())
-
-
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_patients_actions_do_not_depend_on_the_batch(shared: bool) -> None:
-    policy = actor(shared)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("shared", "width"), [(False, 4), (True, 3)])
+def test_a_patients_actions_do_not_depend_on_the_batch(kind, shared, width):
+    policy = actor(kind, shared, width)
     together = policy.act(OBSERVATIONS)
-    for p, patient in enumerate(IDS):
-        alone = policy.select([patient]).act(OBSERVATIONS[p : p + 1])
-        torch.testing.assert_close(alone[0], together[p], rtol=0, atol=1e-6)
+    assert isinstance(policy, Policy)
+    assert (policy.timing, together.shape) == ({3: "fixed", 4: "adaptive"}[width], (3, 20, width))
+    assert not together.requires_grad
+    assert together.abs().max() <= 1
+    np.testing.assert_array_equal(policy.act(OBSERVATIONS.double().numpy()), together.numpy())
+    alone = [policy.select([patient]).act(OBSERVATIONS[p : p + 1]) for p, patient in enumerate(IDS)]
+    torch.testing.assert_close(torch.cat(alone), together, rtol=0, atol=1e-6)
+    if not shared:
+        back = policy.select(IDS[::-1])
+        assert back.patients == IDS[::-1]
+        assert torch.equal(back.act(OBSERVATIONS.flip(0)), together.flip(0))
+        again = StackedActor.concatenate([policy.select([p]) for p in IDS])
+        assert again.patients == IDS
+        assert torch.equal(again.act(OBSERVATIONS), together)
+        if policy.log_std is not None:
+            assert torch.equal(back.log_std, policy.log_std.flip(0))
 
 
-def test_select_reorders_and_names_unknown_patients() -> None:
-    policy = actor(log_std=torch.arange(12.0).view(3, 4))
-    back = policy.select(IDS[::-1])
-    assert back.patients == IDS[::-1]
-    assert torch.equal(back.act(OBSERVATIONS.flip(0)), policy.act(OBSERVATIONS).flip(0))
-    assert back.log_std is not None
-    assert torch.equal(back.log_std[0], torch.arange(8.0, 12.0))
-    with pytest.raises(UnknownNameError, match="did you mean 'b/2'"):
-        policy.select(["b/22"])
+@pytest.mark.parametrize("one_book", [False, True])
+def test_acts_with_the_codeword_of_the_largest_output(one_book):
+    policy = actor("codebook", False)
+    if one_book:
+        policy = StackedActor(policy.net, IDS, 20, codebook=policy.codebook[:1])
+    weights = {k: v.double().numpy() for k, v in policy.net.state_dict().items()}
+    actions, seen = policy.act(OBSERVATIONS), set()
+    for p, b in np.ndindex(3, 20):
+        h = np.maximum(OBSERVATIONS[p, b].double().numpy() @ weights["layers.0.weight"][p], 0.0)
+        best = int(np.argmax(h @ weights["layers.1.weight"][p] + weights["layers.1.bias"][p, 0]))
+        assert torch.equal(actions[p, b], policy.codebook[0 if one_book else p, best])
+        seen.add((p, best))
+    assert len(seen) > 6  # more than two codewords per patient are used
 
 
-def test_concatenate_undoes_select() -> None:
-    policy = actor(log_std=torch.zeros(1, 4))
-    again = StackedActor.concatenate([policy.select([p]) for p in IDS])
-    assert again.patients == IDS
-    assert torch.equal(again.act(OBSERVATIONS), policy.act(OBSERVATIONS))
-
-
-def test_density_integrates_to_one_and_matches_a_transformed_normal() -> None:
-    net = StackedMLP(1, (9, 4, 3), seeds=[3])
-    policy = StackedActor(net, ["a"], log_std=torch.tensor([[-0.5, 0.0, -1.0]]))
+def test_density_integrates_to_one_and_matches_a_transformed_normal():
+    policy = StackedActor(StackedMLP(1, (9, 4, 3), seeds=[3]), ["a"], log_std=torch.tensor([[-0.5, 0.0, -1.0]]))
     observation = OBSERVATIONS[:1, :1]
-    mean = policy.mean(observation)
-    base = torch.distributions.Normal(mean, policy.log_std.exp())  # type: ignore[union-attr]
+    mean = policy.mean(observation).detach()
+    base = torch.distributions.Normal(mean, policy.log_std.exp())
     wanted = torch.distributions.TransformedDistribution(base, [torch.distributions.TanhTransform()])
     actions = torch.tanh(base.sample((20,)))[:, 0]
     got = policy.log_prob(observation.expand(1, 20, 9), actions.transpose(0, 1))
@@ -75,28 +65,25 @@ def test_density_integrates_to_one_and_matches_a_transformed_normal() -> None:
     at = torch.tanh(mean).expand(1, len(grid), 3).clone()
     at[0, :, 1] = grid
     rest = policy.log_prob(observation, torch.tanh(mean)) - wanted.log_prob(torch.tanh(mean))[..., 1]
-    total = torch.trapezoid((policy.log_prob(observation.expand(1, len(grid), 9), at) - rest).exp()[0], grid)
-    assert math.isclose(float(total), 1.0, abs_tol=0.01)
+    density = (policy.log_prob(observation.expand(1, len(grid), 9), at) - rest).exp()[0]
+    assert math.isclose(float(torch.trapezoid(density, grid).detach()), 1.0, abs_tol=0.01)
+    assert torch.isfinite(policy.log_prob(observation, torch.ones(1, 1, 3))).all()  # on the edge of the box
 
 
-def test_density_is_finite_on_the_edge_of_the_box() -> None:
-    policy = actor(log_std=torch.zeros(1, 4))
-    assert torch.isfinite(policy.log_prob(OBSERVATIONS, torch.ones(3, 5, 4))).all()
-    with pytest.raises(PolicyError, match="deterministic"):
-        actor().log_prob(OBSERVATIONS, torch.ones(3, 5, 4))
-
-
-def test_wrong_shapes_are_named() -> None:
-    policy = actor()
-    with pytest.raises(PolicyError, match=r"\(3, 5, 8\), expected \(patients, episodes, 9\)"):
-        policy.act(OBSERVATIONS[..., :8])
-    with pytest.raises(PolicyError, match="2 patients, the policy 3"):
-        policy.act(OBSERVATIONS[:2])
-    with pytest.raises(PolicyError, match="expected"):
-        policy.act(OBSERVATIONS[0])
-    with pytest.raises(PolicyError, match="3 patient ids cannot hold a stack of 2"):
-        StackedActor(StackedMLP(2, (9, 4, 3)), IDS)
-    with pytest.raises(PolicyError, match="width 5"):
-        StackedActor(StackedMLP(3, (9, 4, 5)), IDS)
-    with pytest.raises(PolicyError, match="log_std has shape"):
-        actor(log_std=torch.zeros(2, 4))
+def test_what_does_not_fit_is_named():
+    policy, book = actor("tanh", False), StackedMLP(3, (9, 8, 6), "relu")
+    refused(UnknownNameError, "did you mean 'mimic-iv/2'", lambda: policy.select(["mimic-iv/22"]))
+    refused(PolicyError, r"\(3, 20, 8\), expected \(patients, episodes, 9\)", lambda: policy.act(OBSERVATIONS[..., :8]))
+    refused(PolicyError, "2 patients, the policy 3", lambda: policy.act(OBSERVATIONS[:2]))
+    refused(PolicyError, "expected", lambda: policy.act(OBSERVATIONS[0]))
+    refused(PolicyError, "3 patient ids cannot hold a stack of 2", lambda: StackedActor(StackedMLP(2, (9, 4, 3)), IDS))
+    refused(PolicyError, "width 5", lambda: StackedActor(StackedMLP(3, (9, 4, 5)), IDS))
+    refused(PolicyError, "log_std", lambda: StackedActor(StackedMLP(3, (9, 4, 4)), IDS, log_std=torch.zeros(2, 4)))
+    plain = StackedActor(StackedMLP(3, (9, 4, 4)), IDS)
+    refused(PolicyError, "deterministic", lambda: plain.log_prob(OBSERVATIONS, torch.ones(3, 20, 4)))
+    refused(PolicyError, r"codebook has shape", lambda: StackedActor(book, IDS, codebook=torch.zeros(3, 5, 4)))
+    refused(PolicyError, "outside", lambda: StackedActor(book, IDS, codebook=torch.full((3, 6, 4), 1.5)))
+    refused(PolicyError, "width 5", lambda: StackedActor(book, IDS, codebook=torch.zeros(3, 6, 5)))
+    both = {"codebook": torch.zeros(3, 6, 4), "log_std": torch.zeros(1, 6)}
+    refused(PolicyError, "log_std", lambda: StackedActor(book, IDS, **both))
+    refused(PolicyError, "different shape", lambda: StackedActor.concatenate([policy, actor("codebook", False)]))

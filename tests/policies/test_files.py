@@ -1,14 +1,10 @@
 """Policy files: what is written is read back, and everything else is refused in one line."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,85 +12,50 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from medgym_offline.errors import MedGymError, PolicyError
-from medgym_offline.policies import ModulePolicy, PolicyCollection, StackedActor, load_policy, save_policy
-from medgym_offline.policies.export import export_torchscript
-from medgym_offline.policies.files import patient_file_stem, patient_of_stem
-from medgym_offline.stack import StackedMLP
-
-IDS = ("mimic-iii/1", "mimic-iv/2", "c")
-OBSERVATIONS = torch.randn(3, 5, 9, generator=torch.Generator().manual_seed(0))
+from medgym_offline.errors import MedGymError
+from medgym_offline.policies import ModulePolicy, StackedActor, load_policy, save_policy
+from tests.policies.test_formats import IDS, OBSERVATIONS, actor
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def actor(width: int = 4, shared: bool = False, log_std: bool = False, inputs: int = 9) -> StackedActor:
-    count = 1 if shared else 3
-    net = StackedMLP(count, (inputs, 8, 8, width), seeds=range(count))
-    spread = torch.linspace(-2, -1, count * width).view(count, width) if log_std else None
-    return StackedActor(net, None if shared else IDS, 20, spread, {"algorithm": "test"})
-
-
-def one_line(error: pytest.ExceptionInfo[MedGymError], path: Path) -> str:
-    text = str(error.value)
+def unreadable(path, words, **options):
+    """Loading is refused in one line that names the file."""
+    with pytest.raises(MedGymError, match=words) as caught:
+        load_policy(path, **options)
+    text = str(caught.value)
     assert "\n" not in text
     assert str(path) in text
     assert len(text) < 400
-    return text
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("width", [3, 4])
-def test_round_trip(tmp_path: Path, suffix: str, shared: bool, width: int) -> None:
-    policy = actor(width, shared, log_std=True)
-    again = load_policy(save_policy(policy, tmp_path / f"p{suffix}"))
-    assert isinstance(again, StackedActor)
-    assert torch.equal(again.act(OBSERVATIONS), policy.act(OBSERVATIONS))
-    actions = policy.act(OBSERVATIONS) * 0.5
-    assert torch.equal(again.log_prob(OBSERVATIONS, actions), policy.log_prob(OBSERVATIONS, actions))
-    for field in ("patients", "decisions", "timing", "scope", "action_dim", "observation_dim"):
-        assert getattr(again, field) == getattr(policy, field)
-    assert again.provenance["algorithm"] == "test"
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_same_policy_same_bytes_and_nothing_left_behind(tmp_path: Path, suffix: str) -> None:
-    save_policy(actor(), tmp_path / f"a{suffix}")
-    save_policy(actor(), tmp_path / f"b{suffix}")
-    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
-    assert len(list(tmp_path.iterdir())) == 2
 
 
 class Trap:
     """Unpickling this creates a file."""
 
-    def __init__(self, marker: Path):
+    def __init__(self, marker):
         self.marker = marker
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __reduce__(self):
         return Path.touch, (self.marker,)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".pkl", ".d3"])
 @pytest.mark.parametrize("kind", ["pickle", "torch", "torch-legacy"])
-def test_a_pickle_is_refused_unopened(tmp_path: Path, suffix: str, kind: str) -> None:
+def test_a_pickle_is_refused_unopened(tmp_path, suffix, kind):
     marker, path = tmp_path / "executed", tmp_path / f"p{suffix}"
     if kind == "pickle":
         path.write_bytes(pickle.dumps(Trap(marker)))
     else:
         content = {"header": "{}", "tensors": Trap(marker)}
         torch.save(content, path, _use_new_zipfile_serialization=kind == "torch")
-    with pytest.raises(PolicyError, match="run code") as error:
-        load_policy(path)
-    one_line(error, path)
+    unreadable(path, "run code")
     assert not marker.exists()
-    if kind == "pickle":
+    if kind == "pickle":  # the trap works
         pickle.loads(path.read_bytes())
-        assert marker.exists()  # the trap works
+        assert marker.exists()
 
 
-def _edit(policy: StackedActor, path: Path, header: dict[str, Any] | None = None, **tensors: Any) -> None:
+def _edit(policy, path, header=None, **tensors):
     """Save with some header fields or tensors changed (None removes a tensor)."""
     save_policy(policy, path)
     content = load_file(path)
@@ -112,12 +73,9 @@ def _edit(policy: StackedActor, path: Path, header: dict[str, Any] | None = None
     [
         ({"format": "medgym-policy/9"}, {}, "'medgym-policy/9' is not 'medgym-policy/1'"),
         ({"timing": "fixed"}, {}, "output width 4 with timing 'fixed'"),
-        ({"timing": "sometimes"}, {}, "timing 'sometimes'"),
         ({"sizes": [9, 8, 4]}, {}, "do not have the shapes"),
-        ({"sizes": "big"}, {}, "'sizes' is 'big'"),
         ({"patients": ["a", "b"]}, {}, "2 networks"),
         ({"patients": ["a", "a", "b"]}, {}, "same patient twice"),
-        ({"patients": 3}, {}, "'patients' is 3"),
         ({"activation": "eval"}, {}, "unknown activation 'eval'"),
         ({"decisions": -2}, {}, "'decisions' is -2"),
         ({}, {"layers.0.bias": None}, "do not have the shapes"),
@@ -126,73 +84,59 @@ def _edit(policy: StackedActor, path: Path, header: dict[str, Any] | None = None
         ({}, {"log_std": torch.zeros(2, 4)}, "log_std has shape"),
     ],
 )
-def test_header_and_tensors_are_checked(
-    tmp_path: Path, header: dict[str, Any], tensors: dict[str, Any], words: str
-) -> None:
+def test_header_and_tensors_are_checked(tmp_path, header, tensors, words):
     path = tmp_path / "p.safetensors"
-    _edit(actor(), path, header, **tensors)
-    with pytest.raises(PolicyError, match=words) as error:
-        load_policy(path)
-    one_line(error, path)
+    _edit(actor("tanh", False), path, header, **tensors)
+    unreadable(path, words)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
 @pytest.mark.parametrize("keep", [0.02, 0.5, 0.99])
-def test_truncated_files(tmp_path: Path, suffix: str, keep: float) -> None:
-    path = save_policy(actor(), tmp_path / f"p{suffix}")
+def test_truncated_files(tmp_path, suffix, keep):
+    path = save_policy(actor("tanh", False), tmp_path / f"p{suffix}")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole))])
-    with pytest.raises(PolicyError) as error:
-        load_policy(path)
-    one_line(error, path)
+    unreadable(path, "")
 
 
-def test_foreign_tensors_and_archives(tmp_path: Path) -> None:
+def test_foreign_tensors_and_archives(tmp_path):
     save_file({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
-    with pytest.raises(PolicyError, match="without the metadata"):
-        load_policy(tmp_path / "w.safetensors")
+    unreadable(tmp_path / "w.safetensors", "without the metadata")
     torch.save({"w": torch.zeros(2)}, tmp_path / "w.pt")
-    with pytest.raises(PolicyError, match="without the policy header"):
-        load_policy(tmp_path / "w.pt")
+    unreadable(tmp_path / "w.pt", "without the policy header")
     with zipfile.ZipFile(tmp_path / "z.pt", "w") as archive:
         archive.writestr("readme.txt", "no policy")
-    with pytest.raises(PolicyError):
-        load_policy(tmp_path / "z.pt")
-    with pytest.raises(PolicyError, match="no such policy"):
-        load_policy(tmp_path / "absent.pt")
+    unreadable(tmp_path / "z.pt", "")
+    unreadable(tmp_path / "absent.pt", "no such policy")
 
 
-def test_size_limit_counts_unpacked_bytes(tmp_path: Path) -> None:
-    path = save_policy(actor(), tmp_path / "p.safetensors")
-    with pytest.raises(PolicyError, match="over the limit"):
-        load_policy(path, max_bytes=100)
+def test_size_limit_counts_unpacked_bytes(tmp_path):
+    path = save_policy(actor("tanh", False), tmp_path / "p.safetensors")
+    unreadable(path, "over the limit", max_bytes=100)
     bomb = tmp_path / "bomb.pt"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(10_000_000))
     assert bomb.stat().st_size < 100_000
-    with pytest.raises(PolicyError, match="unpacks to more than"):
-        load_policy(bomb, max_bytes=1_000_000)
+    unreadable(bomb, "unpacks to more than", max_bytes=1_000_000)
 
 
-def test_a_repeated_number_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_repeated_number_is_not_unpacked(tmp_path):
     """A few bytes of a checkpoint, with stride 0, may claim a matrix of terabytes."""
-    path = save_policy(actor(shared=True), tmp_path / "p.pt")
+    path = save_policy(actor("tanh", True), tmp_path / "p.pt")
     content = torch.load(path, weights_only=True)
     content["tensors"]["layers.1.weight"] = torch.zeros(1).expand(1, 10**6, 10**6)
     torch.save(content, path)
     assert path.stat().st_size < 20_000
-    with pytest.raises(PolicyError, match="tensors take more than 512 MB") as error:
-        load_policy(path)
-    one_line(error, path)
+    unreadable(path, "tensors take more than 512 MB")
 
 
-def script(path: Path, module: nn.Module, inputs: int = 9) -> Path:
+def script(path, module, inputs=9):
     torch.jit.save(torch.jit.trace(module, torch.zeros(2, inputs)), str(path))
     return path
 
 
 @pytest.mark.parametrize(("width", "timing"), [(3, "fixed"), (4, "adaptive")])
-def test_torchscript_is_batched_over_patients(tmp_path: Path, width: int, timing: str) -> None:
+def test_torchscript_is_batched_over_patients(tmp_path, width, timing):
     module = nn.Sequential(nn.Linear(9, width), nn.Tanh())
     policy = load_policy(script(tmp_path / "p.pt", module))
     assert isinstance(policy, ModulePolicy)
@@ -202,23 +146,18 @@ def test_torchscript_is_batched_over_patients(tmp_path: Path, width: int, timing
     assert isinstance(policy.act(OBSERVATIONS.numpy()), np.ndarray)
 
 
-def test_torchscript_of_wrong_shape_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match="fails on 2 observations of 9 columns") as error:
-        load_policy(script(tmp_path / "in.pt", nn.Linear(8, 4), 8))
-    one_line(error, tmp_path / "in.pt")
-    with pytest.raises(PolicyError, match="width 5") as error:
-        load_policy(script(tmp_path / "out.pt", nn.Linear(9, 5)))
-    one_line(error, tmp_path / "out.pt")
+def test_torchscript_of_wrong_shape_is_refused(tmp_path):
     broken = nn.Linear(9, 4)
     nn.init.constant_(broken.bias, float("nan"))
-    with pytest.raises(PolicyError, match="not finite"):
-        load_policy(script(tmp_path / "nan.pt", broken))
+    unreadable(script(tmp_path / "in.pt", nn.Linear(8, 4), 8), "fails on 2 observations of 9 columns")
+    unreadable(script(tmp_path / "out.pt", nn.Linear(9, 5)), "width 5")
+    unreadable(script(tmp_path / "nan.pt", broken), "not finite")
 
 
 class OneRow(nn.Module):
     """Right for one observation, whatever is asked."""
 
-    def __init__(self, strict: bool):
+    def __init__(self, strict):
         super().__init__()
         self.strict = strict
 
@@ -227,11 +166,9 @@ class OneRow(nn.Module):
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_torchscript_for_one_observation_names_the_batch(tmp_path: Path, strict: bool) -> None:
+def test_torchscript_for_one_observation_names_the_batch(tmp_path, strict):
     torch.jit.save(torch.jit.script(OneRow(strict)), str(tmp_path / "p.pt"))
-    with pytest.raises(PolicyError, match="batch axis is fixed at 1") as error:
-        load_policy(tmp_path / "p.pt")
-    one_line(error, tmp_path / "p.pt")
+    unreadable(tmp_path / "p.pt", "batch axis is fixed at 1")
 
 
 class Reader(nn.Module):
@@ -239,81 +176,37 @@ class Reader(nn.Module):
         return x[:, :4] + torch.from_file("/tmp/medgym-torchscript-marker", shared=True, size=4)
 
 
-def test_torchscript_that_touches_files_is_refused(tmp_path: Path) -> None:
+def test_torchscript_that_touches_files_is_refused(tmp_path):
     torch.jit.save(torch.jit.script(Reader()), str(tmp_path / "p.pt"))
-    with pytest.raises(PolicyError, match="from_file"):
-        load_policy(tmp_path / "p.pt")
+    unreadable(tmp_path / "p.pt", "from_file")
     assert not Path("/tmp/medgym-torchscript-marker").exists()
 
 
-def test_export_of_shared_and_of_one_patient(tmp_path: Path) -> None:
-    shared = actor(shared=True)
-    module = torch.jit.load(str(export_torchscript(shared, tmp_path / "s.pt")))
-    assert (module(OBSERVATIONS.flatten(0, 1)).view(3, 5, 4) - shared.act(OBSERVATIONS)).abs().max() < 1e-6
-    again = load_policy(tmp_path / "s.pt")
-    assert again.decisions == 20
-    stack = actor()
-    one = load_policy(export_torchscript(stack, tmp_path / "one.pt", patient="mimic-iv/2"))
-    assert (one.act(OBSERVATIONS[1:2]) - stack.act(OBSERVATIONS)[1:2]).abs().max() < 1e-6
-    with pytest.raises(MedGymError, match="mimic-iv/2"):
-        export_torchscript(stack, tmp_path / "x.pt", patient="mimic-iv/22")
-
-
-def test_folder_of_torchscript(tmp_path: Path) -> None:
-    stack = actor()
-    again = load_policy(export_torchscript(stack, tmp_path / "folder"))
-    assert isinstance(again, PolicyCollection)
-    assert sorted(f.name for f in (tmp_path / "folder").iterdir()) == ["c.pt", "mimic-iii__1.pt", "mimic-iv__2.pt"]
-    assert sorted(again.patients or ()) == sorted(IDS)
-    assert (again.select(IDS).act(OBSERVATIONS) - stack.act(OBSERVATIONS)).abs().max() < 1e-6
-    with pytest.raises(MedGymError, match="unknown patient"):
-        again.select(["nobody"])
-
-
-IDS_ALIKE = ("a/b", "a__b", "a_/b", "a/_b", "a___b", "a//b", "a%2Fb", "a%5F%5Fb", ".a", "_", "__", "/", "a_b", "a.b")
-
-
-def test_files_of_patients_have_names_of_their_own(tmp_path: Path) -> None:
-    stems = [patient_file_stem(name) for name in IDS_ALIKE]
-    assert [patient_of_stem(stem) for stem in stems] == list(IDS_ALIKE)
-    assert not any("/" in stem or stem.startswith(".") for stem in stems)
-    net = StackedMLP(len(IDS_ALIKE), (9, 8, 4), seeds=range(len(IDS_ALIKE)))
-    stack = StackedActor(net, IDS_ALIKE)
-    again = load_policy(export_torchscript(stack, tmp_path / "folder"))
-    observations = OBSERVATIONS[:1].expand(len(IDS_ALIKE), -1, -1)
-    found = again.select(IDS_ALIKE).act(observations)  # type: ignore[attr-defined]
-    torch.testing.assert_close(found, stack.act(observations), rtol=0, atol=1e-6)
-
-
-def test_folder_of_our_files_becomes_one_stack(tmp_path: Path) -> None:
-    stack = actor(log_std=True)
+def test_folder_of_our_files_becomes_one_stack(tmp_path):
+    stack = actor("tanh", False)
     for patient in IDS:
         save_policy(stack.select([patient]), tmp_path / f"{patient.replace('/', '__')}.safetensors")
     again = load_policy(tmp_path)
     assert isinstance(again, StackedActor)
     assert torch.equal(again.select(IDS).act(OBSERVATIONS), stack.act(OBSERVATIONS))
     (tmp_path / "c.safetensors").rename(tmp_path / "d.safetensors")
-    with pytest.raises(PolicyError, match="its name says d"):
-        load_policy(tmp_path)
+    unreadable(tmp_path, "its name says d")
 
 
-def test_folders_that_are_no_policy(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match="no policy files"):
-        load_policy(tmp_path)
+def test_folders_that_are_no_policy(tmp_path):
+    unreadable(tmp_path, "no policy files")
     script(tmp_path / "a.pt", nn.Linear(9, 4))
     script(tmp_path / "b.pt", nn.Linear(9, 3))
-    with pytest.raises(PolicyError, match="the policies of a and b differ"):
-        load_policy(tmp_path)
+    unreadable(tmp_path, "the policies of a and b differ")
 
 
-def test_onnx_without_its_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "p.onnx").write_bytes(b"\x08\x09" + bytes(50))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MedGymError, match=r"pip install .medgym-offline\[onnx\]."):
-        load_policy(tmp_path / "p.onnx")
+    unreadable(tmp_path / "p.onnx", r"pip install .medgym-offline\[onnx\].")
 
 
-def onnx_model(weight: np.ndarray, shape: tuple[int | str, ...] = ("n", 9), constant: bool = False) -> Any:
+def onnx_model(weight, shape=("n", 9), constant=False):
     """tanh(x @ weight) as an ONNX model, its weights an initializer or an attribute."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -332,9 +225,7 @@ def onnx_model(weight: np.ndarray, shape: tuple[int | str, ...] = ("n", 9), cons
 
 
 @pytest.mark.parametrize("constant", [False, True])
-def test_onnx_with_weights_in_a_second_file_is_refused(
-    tmp_path: Path, constant: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_onnx_with_weights_in_a_second_file_is_refused(tmp_path, constant, monkeypatch):
     """Its bytes, and so its sha256, are the same whatever the weights: what is read must be one file."""
     weight, path = np.random.default_rng(0).normal(size=(9, 4)), tmp_path / "p.onnx"
     seen = set()
@@ -350,9 +241,7 @@ def test_onnx_with_weights_in_a_second_file_is_refused(
         seen.add(path.read_bytes())
         for where in (tmp_path, tmp_path.parent):
             monkeypatch.chdir(where)
-            with pytest.raises(PolicyError, match=r"second file \('w.data'\).*external_data=False") as error:
-                load_policy(path)
-        assert "\n" not in str(error.value)
+            unreadable(path, r"second file \('w.data'\).*external_data=False")
         onnx.save(onnx.load(path), tmp_path / "whole.onnx")  # the remedy
         found = load_policy(tmp_path / "whole.onnx").act(OBSERVATIONS).numpy()
         np.testing.assert_allclose(found, np.tanh(OBSERVATIONS.numpy() @ (sign * weight)), atol=1e-5)
@@ -360,8 +249,6 @@ def test_onnx_with_weights_in_a_second_file_is_refused(
 
 
 @pytest.mark.parametrize("batch", [1, 32])
-def test_onnx_with_a_fixed_batch_names_the_axis(tmp_path: Path, batch: int) -> None:
+def test_onnx_with_a_fixed_batch_names_the_axis(tmp_path, batch):
     (tmp_path / "p.onnx").write_bytes(onnx_model(np.ones((9, 4)), (batch, 9)).SerializeToString())
-    with pytest.raises(PolicyError, match=f"batch axis is fixed at {batch}, .*dynamic_axes") as error:
-        load_policy(tmp_path / "p.onnx")
-    one_line(error, tmp_path / "p.onnx")
+    unreadable(tmp_path / "p.onnx", f"batch axis is fixed at {batch}, .*dynamic_axes")

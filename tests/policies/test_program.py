@@ -1,23 +1,18 @@
 """Programs of torch.export: equal to what they were made from, and nothing in a file runs but its graph."""
 
-from __future__ import annotations
-
 import io
 import json
 import pickle
 import zipfile
-from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from medgym_offline.errors import PolicyError
-from medgym_offline.policies import StackedActor, export_program, load_policy
-from medgym_offline.stack import StackedMLP
+from medgym_offline.policies import load_policy
+from tests.policies.test_files import Trap
 
 pytestmark = pytest.mark.skipif(find_spec("torch.export.pt2_archive") is None, reason="torch saves another archive")
 OBSERVATIONS = torch.linspace(-2, 2, 3 * 7 * 9).reshape(3, 7, 9)
@@ -28,7 +23,7 @@ class Odd(nn.Module):
 
     table: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(9, 16), nn.SiLU(), nn.LayerNorm(16), nn.Linear(16, 12), nn.GELU())
         self.register_buffer("table", torch.rand(12, 3))
@@ -39,13 +34,13 @@ class Odd(nn.Module):
         return torch.cat([self.table[scores.argmax(-1)], first.clamp(-1, 1)], -1)
 
 
-def saved(module: nn.Module, path: Path) -> Path:
+def saved(module, path):
     program = torch.export.export(module, (torch.zeros(3, 9),), dynamic_shapes=({0: torch.export.Dim("N")},))
     torch.export.save(program, path)
     return path
 
 
-def edited(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+def edited(path, change):
     """The archive with other contents."""
     with zipfile.ZipFile(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
@@ -56,24 +51,12 @@ def edited(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
     return path
 
 
-def graph_of(files: dict[str, bytes]) -> tuple[str, dict[str, Any]]:
+def graph_of(files):
     name = next(n for n in files if "/models/" in n)
     return name, json.loads(files[name])
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
-@pytest.mark.parametrize("codewords", [0, 5])
-def test_an_exported_stack_comes_back(activation: str, codewords: int, tmp_path: Path) -> None:
-    book = torch.rand(3, codewords, 4) if codewords else None
-    net = StackedMLP(3, (9, 8, codewords or 4), activation)
-    policy = StackedActor(net, ("a", "b/c", "d"), decisions=20, codebook=book)
-    again = load_policy(export_program(policy, tmp_path / "folder"))
-    assert (again.timing, again.decisions) == ("adaptive", 20)
-    assert set(again.patients or ()) == {"a", "b/c", "d"}
-    torch.testing.assert_close(again.select(["a", "b/c", "d"]).act(OBSERVATIONS), policy.act(OBSERVATIONS))
-
-
-def test_a_program_of_somebody_else(tmp_path: Path) -> None:
+def test_a_program_of_somebody_else(tmp_path):
     module = Odd().eval()
     policy = load_policy(saved(module, tmp_path / "odd.pt2"))
     with torch.no_grad():
@@ -82,23 +65,13 @@ def test_a_program_of_somebody_else(tmp_path: Path) -> None:
     assert policy.act(OBSERVATIONS[:1, :1]).shape == (1, 1, 4)
 
 
-class Bomb:
-    """Unpickled, it leaves a file."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-def pickled(marker: Path) -> bytes:
+def pickled(marker):
     buffer = io.BytesIO()
-    torch.save(Bomb(marker), buffer)
+    torch.save(Trap(marker), buffer)
     return buffer.getvalue()
 
 
-def _weights(files: dict[str, bytes], marker: Path) -> None:
+def _weights(files, marker):
     name = next(n for n in files if n.endswith("model_weights_config.json"))
     config = json.loads(files[name])
     entry = next(iter(config["config"].values()))
@@ -107,8 +80,8 @@ def _weights(files: dict[str, bytes], marker: Path) -> None:
     files[name] = json.dumps(config).encode()
 
 
-def _operator(target: str) -> Callable[[dict[str, bytes], Path], None]:
-    def change(files: dict[str, bytes], marker: Path) -> None:
+def _operator(target):
+    def change(files, marker):
         name, model = graph_of(files)
         model["graph_module"]["graph"]["nodes"][0]["target"] = target
         files[name] = json.dumps(model).encode()
@@ -116,14 +89,14 @@ def _operator(target: str) -> Callable[[dict[str, bytes], Path], None]:
     return change
 
 
-def _beyond(files: dict[str, bytes], marker: Path) -> None:
+def _beyond(files, marker):
     name = next(n for n in files if n.endswith("model_weights_config.json"))
     config = json.loads(files[name])
     next(iter(config["config"].values()))["tensor_meta"]["storage_offset"]["as_int"] = 2**40
     files[name] = json.dumps(config).encode()
 
 
-def _short(files: dict[str, bytes], marker: Path) -> None:
+def _short(files, marker):
     name, model = graph_of(files)
     del model["graph_module"]["signature"]
     files[name] = json.dumps(model).encode()
@@ -141,9 +114,7 @@ def _short(files: dict[str, bytes], marker: Path) -> None:
         (_short, "damaged torch.export program"),
     ],
 )
-def test_a_hostile_or_damaged_file_is_one_line(
-    change: Callable[[dict[str, bytes], Path], None], message: str, tmp_path: Path
-) -> None:
+def test_a_hostile_or_damaged_file_is_one_line(change, message, tmp_path):
     marker = tmp_path / "ran"
     path = edited(saved(Odd(), tmp_path / "odd.pt2"), lambda files: change(files, marker))
     with pytest.raises(PolicyError, match=message) as caught:
@@ -152,13 +123,13 @@ def test_a_hostile_or_damaged_file_is_one_line(
     assert not marker.exists()
 
 
-def test_pickles_beside_the_graph_are_never_opened(tmp_path: Path) -> None:
+def test_pickles_beside_the_graph_are_never_opened(tmp_path):
     marker = tmp_path / "ran"
 
-    def change(files: dict[str, bytes]) -> None:
+    def change(files):
         inputs = next(n for n in files if "sample_inputs" in n)
         files[inputs] = pickled(marker)
-        files[inputs.replace("model.pt", "other.pt")] = pickle.dumps(Bomb(marker))
+        files[inputs.replace("model.pt", "other.pt")] = pickle.dumps(Trap(marker))
 
     policy = load_policy(edited(saved(Odd(), tmp_path / "odd.pt2"), change))
     assert policy.act(OBSERVATIONS).shape == (3, 7, 4)

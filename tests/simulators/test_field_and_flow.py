@@ -1,27 +1,22 @@
 """The field's structure, the solver's order and the solution map's identities."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 from scipy.integrate import solve_ivp
 
 from medgym_offline.diseases.sepsis.field import RATE_BOUND, Physics, field
-from medgym_offline.diseases.sepsis.prior import prior_bank
-from medgym_offline.simulators import SimulatorBank
-from medgym_offline.simulators.flow import SolutionMapConfig, solve, solve_between
+from medgym_offline.simulators.flow import solve, solve_between
 
 
-def _states(bank: SimulatorBank, rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def _states(bank, rows, seed=0):
     g = torch.Generator().manual_seed(seed)
     x = bank.initial_state().unsqueeze(1) + 0.3 * torch.randn((len(bank), rows, bank.state_dim), generator=g)
     return bank.clamp(x), torch.rand((len(bank), rows, 3), generator=g)
 
 
-def test_balance_is_exact_bookkeeping(tiny_bank: SimulatorBank) -> None:
+def test_balance_is_exact_bookkeeping(tiny_bank):
     x, u = _states(tiny_bank, 5)
     rate = tiny_bank.field(x, u)[..., 6] * tiny_bank.disease.components[6].scale
     inflow = tiny_bank.denormalize_treatment(u)[..., 2]
@@ -29,7 +24,7 @@ def test_balance_is_exact_bookkeeping(tiny_bank: SimulatorBank) -> None:
     assert torch.allclose(rate, (inflow - urine / 24 - 40) / 1000, atol=1e-5)
 
 
-def test_physics_is_bounded_and_treatments_act_in_their_direction(tiny_bank: SimulatorBank) -> None:
+def test_physics_is_bounded_and_treatments_act_in_their_direction(tiny_bank):
     x, u = _states(tiny_bank, 64)
     rate = tiny_bank.field(10 * x, u)[..., :6].abs()
     assert (rate <= torch.tensor(RATE_BOUND) + tiny_bank.physics.residual + 1e-6).all()
@@ -41,7 +36,7 @@ def test_physics_is_bounded_and_treatments_act_in_their_direction(tiny_bank: Sim
     assert (tiny_bank.field(x, some)[..., 5] < tiny_bank.field(x, none)[..., 5]).all()  # met need lowers lactate
 
 
-def test_residual_never_sees_treatment(tiny_bank: SimulatorBank) -> None:
+def test_residual_never_sees_treatment(tiny_bank):
     world = tiny_bank.world_data["own"]
     silent = Physics(extension=False, fio2_gain=0.0)
     params = type(world.params)(**{**world.params.tensors(), "k": torch.zeros_like(world.params.k)})
@@ -51,40 +46,14 @@ def test_residual_never_sees_treatment(tiny_bank: SimulatorBank) -> None:
     assert torch.equal(*rates)
 
 
-def test_growing_overload_has_no_ceiling_and_ends_the_response_to_fluid(tiny_bank: SimulatorBank) -> None:
-    """Balance far above the threshold: harm of log(1 + excess) instead of excess/(1 + excess), by hand."""
-    bank, params = tiny_bank, tiny_bank.world_data["own"].params
-    physics = {grows: replace(bank.physics, growing_overload=grows) for grows in (False, True)}
-    x, u = _states(bank, 3)
-    x, u = 0.1 * x, 0.1 * u  # far from the bounds of the rates
-
-    def rate(grows: bool, balance: float, fluids: float) -> torch.Tensor:
-        state, dose = x.clone(), u.clone()
-        state[..., 6], dose[..., 2] = balance, fluids
-        return field(bank.disease, bank.scales, physics[grows], params, state, dose)[..., :6]
-
-    # Urine carries the strength itself; the smooth bound of 2 per hour bends it by less than a per cent here.
-    excess = [balance - params.threshold[:, 1] for balance in (3.0, 12.0)]
-    for grows, shape in ((False, lambda z: z / (1 + z)), (True, torch.log1p)):
-        step = (rate(grows, 12.0, 0.0) - rate(grows, 3.0, 0.0))[..., 4]
-        expected = -bank.physics.overload[2] * (shape(excess[1]) - shape(excess[0]))
-        assert torch.allclose(step, expected.unsqueeze(1).expand_as(step), rtol=0.05, atol=1e-3), grows
-    effects = {b: (rate(True, b, 0.5) - rate(False, b, 0.5))[..., 5] for b in (-3.0, 1.0, 12.0)}
-    assert effects[-3.0].abs().max() < 1e-4  # nothing changes in those who are not overfilled
-    assert (effects[1.0] >= 0).all()
-    assert (effects[12.0] > effects[1.0]).all()
-    lost = params.k[:, 8] * 0.5 * excess[1] / (1 + excess[1])
-    assert torch.allclose(effects[12.0], lost.unsqueeze(1).expand_as(effects[12.0]), rtol=0.1, atol=1e-3)
-
-
-def test_solver_agrees_with_scipy(tiny_bank: SimulatorBank) -> None:
+def test_solver_agrees_with_scipy(tiny_bank):
     x, u = _states(tiny_bank, 1)
     times = torch.tensor([0.0, 2.5, 11.0, 36.0])
     ours = tiny_bank.trajectory(x, u, times)
     for p in range(len(tiny_bank)):
         one = tiny_bank.select([p])
 
-        def rhs(_: float, y: np.ndarray, one: SimulatorBank = one, p: int = p) -> np.ndarray:
+        def rhs(_, y, one=one, p=p):
             state = torch.tensor(y, dtype=torch.float32).view(1, 1, -1)
             return one.field(state, u[p : p + 1]).flatten().numpy()
 
@@ -95,27 +64,7 @@ def test_solver_agrees_with_scipy(tiny_bank: SimulatorBank) -> None:
         assert error.max() < 0.02
 
 
-def test_heun_is_second_order(tiny_bank: SimulatorBank) -> None:
-    x, u = _states(tiny_bank, 4, seed=3)
-    u = 0.2 + 0.2 * u
-    wide = torch.full((8,), 1e6)
-    times = torch.full((len(tiny_bank), 4, 1), 4.0, dtype=torch.float64)
-
-    def solution(step: float) -> torch.Tensor:
-        world = tiny_bank.world_data["own"]
-        params = type(world.params)(**{n: t.double() for n, t in world.params.tensors().items()})
-
-        def rhs(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-            return field(tiny_bank.disease, tiny_bank.scales, tiny_bank.physics, params, x, u)
-
-        return solve(rhs, x.double(), u.double(), times, -wide.double(), wide.double(), step)[..., 0, :]
-
-    truth = solution(1 / 64)
-    coarse, fine = ((solution(h) - truth).abs().max() for h in (1 / 2, 1 / 4))
-    assert 3.0 < coarse / fine < 5.5
-
-
-def test_a_row_does_not_depend_on_its_batch(tiny_bank: SimulatorBank) -> None:
+def test_a_row_does_not_depend_on_its_batch(tiny_bank):
     x, u = _states(tiny_bank, 6)
     dt = torch.linspace(0.5, 36, 24).view(4, 6)
     together = tiny_bank.flow(x, u, dt)
@@ -123,25 +72,7 @@ def test_a_row_does_not_depend_on_its_batch(tiny_bank: SimulatorBank) -> None:
     assert torch.allclose(alone[0, 0], together[2, 3], atol=1e-6)
 
 
-def test_the_solver_leaves_out_rows_that_have_ended(tiny_bank: SimulatorBank) -> None:
-    """The field is asked about running rows only, and every row gets what it gets alone."""
-    x, u = _states(tiny_bank, 5)
-    ends = torch.tensor([0.0, 1.5, 2.0, 5.0, 9.0])
-    times = torch.minimum(torch.arange(1.0, 10.0), ends[:, None]).expand(4, 5, 9).contiguous()
-    asked = []
-
-    def counted(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        asked.append(x.shape[1])
-        return tiny_bank.field(x, u)
-
-    found = solve(counted, x, u, times, tiny_bank.lower, tiny_bank.upper)
-    assert asked == [4, 4, 4, 4, 2, 2, 2, 2, 2, 2, *[1] * 8]  # two evaluations a step
-    for b in range(5):
-        one = solve(tiny_bank.field, x[:, b : b + 1], u[:, b : b + 1], times[:, b : b + 1], *_bounds(tiny_bank))
-        torch.testing.assert_close(found[:, b], one[:, 0], atol=1e-6, rtol=0)
-
-
-def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank: SimulatorBank) -> None:
+def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank):
     """At the ends of steps it is the solver's state; the grid and the other rows do not matter; nor does order."""
     x, u = _states(tiny_bank, 3)
     hold = torch.tensor([0.4, 7.3, 36.0]).expand(4, 3).contiguous()
@@ -164,10 +95,10 @@ def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank: SimulatorBank) 
     assert (between - truth).abs().max() < 0.05
 
 
-def test_a_parabola_is_followed_exactly_between_steps() -> None:
+def test_a_parabola_is_followed_exactly_between_steps():
     """dx/dt = t by a second component that is time itself: Heun is exact, and so is its interpolation."""
 
-    def field(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    def field(x, u):
         return torch.stack([x[..., 1], torch.ones_like(x[..., 1])], -1)
 
     x, u, wide = torch.zeros(2, 3, 2, dtype=torch.float64), torch.zeros(2, 3, 3), torch.full((2,), 1e6)
@@ -177,65 +108,31 @@ def test_a_parabola_is_followed_exactly_between_steps() -> None:
     torch.testing.assert_close(found, torch.stack([times**2 / 2, times], -1), atol=1e-12, rtol=0)
 
 
-def _bounds(bank: SimulatorBank) -> tuple[torch.Tensor, torch.Tensor]:
+def _bounds(bank):
     return bank.lower, bank.upper
 
 
-@pytest.mark.parametrize("backend", ["ode", "map"])
-def test_identity_at_zero(backend: str, mapped_bank: SimulatorBank) -> None:
-    bank = mapped_bank.with_backend(backend)  # type: ignore[arg-type]
-    x, u = _states(bank, 8)
-    assert torch.equal(bank.flow(x, u, torch.zeros(len(bank), 8)), x)
+def test_growing_overload_has_no_ceiling_and_ends_the_response_to_fluid(tiny_bank):
+    """Balance far above the threshold: harm of log(1 + excess) instead of excess/(1 + excess), by hand."""
+    bank, params = tiny_bank, tiny_bank.world_data["own"].params
+    physics = {grows: replace(bank.physics, growing_overload=grows) for grows in (False, True)}
+    x, u = _states(bank, 3)
+    x, u = 0.1 * x, 0.1 * u  # far from the bounds of the rates
 
+    def rate(grows, balance, fluids):
+        state, dose = x.clone(), u.clone()
+        state[..., 6], dose[..., 2] = balance, fluids
+        return field(bank.disease, bank.scales, physics[grows], params, state, dose)[..., :6]
 
-@pytest.fixture(scope="module")
-def mapped_bank() -> SimulatorBank:
-    """A prior bank with a briefly distilled map (both worlds and population)."""
-    from medgym_offline.simulators.distill import DistillConfig, distill
-
-    bank = prior_bank(3)
-    config = DistillConfig(steps=500, pool=24, batch=64, times=6)
-    parts = [bank.world("own"), bank.world("crossfit"), bank.population()]
-    trunk, codes = distill(parts, config, SolutionMapConfig(width=48, code=8), show=False)
-    for world, code in zip((bank.world_data["own"], bank.world_data["crossfit"], bank.population_data), codes):
-        world.code = code  # type: ignore[union-attr]
-    mapped = bank.replace(trunk=trunk, backend="map", content_hash=None)
-    assert mapped.backend == "map"
-    return mapped
-
-
-def test_distilled_map_follows_the_solver_and_beats_no_map(mapped_bank: SimulatorBank) -> None:
-    from medgym_offline.simulators.distill import map_errors
-
-    errors = map_errors(mapped_bank, rows=8)
-    # A short training on three patients; the shipped bank's tolerances are tested on the shipped bank.
-    assert errors["error"]["6.0"][0] < 0.05
-    x, u = _states(mapped_bank, 16, seed=9)
-    hold = torch.full((3, 16), 12.0)
-    truth = mapped_bank.with_backend("ode").flow(x, u, hold)
-    assert (mapped_bank.flow(x, u, hold) - truth).abs().mean() < 0.25 * (x - truth).abs().mean()
-
-
-def test_derivative_of_the_map_is_near_the_field_on_average(mapped_bank: SimulatorBank) -> None:
-    x, u = _states(mapped_bank, 32, seed=4)
-    hold = torch.full((3, 32), 5.0)
-    y, slope = torch.autograd.functional.jvp(lambda t: mapped_bank.flow(x, u, t), hold, torch.ones_like(hold))
-    free = ((y > mapped_bank.lower + 1e-3) & (y < mapped_bank.upper - 1e-3))[..., :6]
-    gap = (slope - mapped_bank.field(y, u))[..., :6][free].abs().mean()
-    assert gap < 0.5 * mapped_bank.field(x, u)[..., :6].abs().mean()
-
-
-def test_noise_is_linear_in_time_and_seeded(tiny_bank: SimulatorBank) -> None:
-    x = tiny_bank.initial_state().unsqueeze(1).expand(-1, 4000, -1)
-    x = x * torch.tensor([0.2, 1, 1, 0.2, 0.5, 1, 1, 1])  # away from the bounds
-    u = torch.full((len(tiny_bank), 4000, 3), 0.2)
-    spread = []
-    for dt in (1.0, 4.0):
-        hold = torch.full((len(tiny_bank), 4000), dt)
-        g = torch.Generator().manual_seed(1)
-        noise = tiny_bank.step(x, u, hold, g) - tiny_bank.flow(x, u, hold)
-        spread.append(noise[..., 1].var().item())
-        again = tiny_bank.step(x, u, hold, torch.Generator().manual_seed(1))
-        assert torch.allclose(again, tiny_bank.flow(x, u, hold) + noise, atol=1e-6)
-    assert spread[1] / spread[0] == pytest.approx(4.0, rel=0.05)
-    assert spread[0] == pytest.approx(float(tiny_bank.noise_scale[0, 1]) ** 2, rel=0.1)
+    # Urine carries the strength itself; the smooth bound of 2 per hour bends it by less than a per cent here.
+    excess = [balance - params.threshold[:, 1] for balance in (3.0, 12.0)]
+    for grows, shape in ((False, lambda z: z / (1 + z)), (True, torch.log1p)):
+        step = (rate(grows, 12.0, 0.0) - rate(grows, 3.0, 0.0))[..., 4]
+        expected = -bank.physics.overload[2] * (shape(excess[1]) - shape(excess[0]))
+        assert torch.allclose(step, expected.unsqueeze(1).expand_as(step), rtol=0.05, atol=1e-3), grows
+    effects = {b: (rate(True, b, 0.5) - rate(False, b, 0.5))[..., 5] for b in (-3.0, 1.0, 12.0)}
+    assert effects[-3.0].abs().max() < 1e-4  # nothing changes in those who are not overfilled
+    assert (effects[1.0] >= 0).all()
+    assert (effects[12.0] > effects[1.0]).all()
+    lost = params.k[:, 8] * 0.5 * excess[1] / (1 + excess[1])
+    assert torch.allclose(effects[12.0], lost.unsqueeze(1).expand_as(effects[12.0]), rtol=0.1, atol=1e-3)

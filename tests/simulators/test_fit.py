@@ -1,9 +1,7 @@
 """Fitting: causality, disjoint worlds, recovery of known noise and needs, independence of batch mates."""
 
-from __future__ import annotations
-
+import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,31 +11,24 @@ from medgym_offline.cohorts import Cohort
 from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.cohort import COHORT
-from medgym_offline.diseases.sepsis.field import K_MAX, K_MIN, Physics
+from medgym_offline.diseases.sepsis.field import Physics
 from medgym_offline.diseases.sepsis.model import MODEL
 from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.errors import BankError
-from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
-from medgym_offline.simulators.data import (
-    FitData,
-    block_steps,
-    clinician_schedule,
-    cohort_scales,
-    fit_data,
-    start_states,
-)
+from medgym_offline.simulators.build import BankRecipe, build_bank
+from medgym_offline.simulators.data import block_steps, clinician_schedule, fit_data, start_states
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
-from medgym_offline.simulators.forecast import forecast_unseen
-from medgym_offline.simulators.noise import estimate_noise, noise_variance
+from medgym_offline.simulators.noise import noise_variance
+from tests.cohorts.conftest import Row, long_table
 
 PATIENTS = 6
 
 
 @pytest.fixture(scope="module")
-def grid() -> GridCohort:
+def grid():
     """Records of prior patients: simulated with noise under a tapering treatment, observed irregularly."""
     bank = prior_bank(PATIENTS, seed=5)
     g = torch.Generator().manual_seed(0)
@@ -62,27 +53,17 @@ def grid() -> GridCohort:
 
 
 @pytest.fixture(scope="module")
-def data(grid: GridCohort) -> FitData:
+def data(grid):
     return fit_data(grid, SEPSIS)
 
 
-def test_scales_center_what_was_observed(grid: GridCohort, data: FitData) -> None:
-    for j in range(6):
-        seen = data.values[..., j][data.mask[..., j]]
-        assert abs(seen.mean()) < 0.1
-        assert seen.std() == pytest.approx(1.0, abs=0.1)
-    constant = replace(grid, values=np.where(grid.mask, 15.0, np.nan))
-    scales = cohort_scales(constant, SEPSIS)  # a variable that never varies keeps its default scale
-    assert scales.scale == tuple(v.scale for v in SEPSIS.variables)
-
-
-def test_nothing_after_the_stay_is_used(data: FitData) -> None:
+def test_nothing_after_the_stay_is_used(data):
     assert not data.mask[2, 80:].any()
     schedule = clinician_schedule(data)
     assert np.allclose(schedule[4, 60:], data.u[4, 36:60].mean(0))
 
 
-def test_start_states_are_causal_after_the_first_value(data: FitData) -> None:
+def test_start_states_are_causal_after_the_first_value(data):
     later = data.values.copy()
     later[:, 50:] += 7.0
     first, second = (start_states(v, data.mask, SEPSIS) for v in (data.values, later))
@@ -92,13 +73,13 @@ def test_start_states_are_causal_after_the_first_value(data: FitData) -> None:
     assert np.array_equal(carried, data.values[:, :, slow][data.mask[:, :, slow]])
 
 
-def test_worlds_read_disjoint_hours(data: FitData) -> None:
+def test_worlds_read_disjoint_hours(data):
     even, odd = data.restrict(block_steps(0, SEPSIS)), data.restrict(block_steps(1, SEPSIS))
     assert not (even.mask & odd.mask).any()
     assert ((even.mask | odd.mask) == data.mask).all()
 
 
-def test_needs_follow_what_was_given(data: FitData) -> None:
+def test_needs_follow_what_was_given(data):
     hours = np.ones(96, bool)
     quiet = replace(data, start=np.zeros_like(data.start))
     given, none = quiet.u.copy(), quiet.u.copy()
@@ -112,23 +93,7 @@ def test_needs_follow_what_was_given(data: FitData) -> None:
     assert np.allclose(alone[0], estimate_need(quiet, hours, Physics(), root=1)[2])
 
 
-def test_a_prior_of_needs_counts_as_its_hours(data: FitData) -> None:
-    """With a prior of ever more hours the needs go to its means, whatever was given."""
-    hours, u = np.ones(96, bool), data.u.copy()
-    u[..., 1] = 0.3
-    treated = replace(data, u=u, start=np.zeros_like(data.start))
-    distances = []
-    for count in (6.0, 100.0, 1e6):
-        prior = NeedPrior(0.1, 0.6, count)
-        need = estimate_need(treated, hours, Physics(), 1, prior)
-        draw = need / estimate_need(treated, hours, Physics(), 1, NeedPrior(0.1, 0.6, 1e9))
-        distances.append(np.abs(draw[:, :2] - 1.0).max(1))
-    assert (distances[0] > distances[1]).all()
-    assert (distances[1] > distances[2]).all()
-    assert distances[2].max() < 1e-2
-
-
-def test_shock_resolves_when_need_is_met() -> None:
+def test_shock_resolves_when_need_is_met():
     need = np.array([[0.3, 1.0, 12.0]], np.float32)
     u = np.zeros((1, 96, 3), np.float32)
     untreated = shock_course(Physics(), need, u)
@@ -139,7 +104,7 @@ def test_shock_resolves_when_need_is_met() -> None:
     assert np.allclose(plain[0], np.exp(-np.arange(96) / 12.0), atol=2e-3)
 
 
-def test_fit_improves_and_individuals_fit_better_than_the_population(data: FitData) -> None:
+def test_fit_improves_and_individuals_fit_better_than_the_population(data):
     physics, hours = Physics(), np.ones(96, bool)
     given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
     short = FitConfig(population_steps=2, individual_steps=1, hours=6)
@@ -154,7 +119,7 @@ def test_fit_improves_and_individuals_fit_better_than_the_population(data: FitDa
     assert individuals.params.w3.shape[0] == PATIENTS
 
 
-def test_a_patients_fit_does_not_depend_on_batch_mates(data: FitData) -> None:
+def test_a_patients_fit_does_not_depend_on_batch_mates(data):
     physics, hours = Physics(), np.ones(96, bool)
     given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
     config = FitConfig(population_steps=2, individual_steps=5, hours=6)
@@ -168,7 +133,7 @@ def test_a_patients_fit_does_not_depend_on_batch_mates(data: FitData) -> None:
     assert torch.allclose(again.params.set_point, together.params.set_point[order], atol=1e-5)
 
 
-def _holds(value: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _holds(value, mask):
     """(12, P, T) differences of observed values 1..12 h apart: the errors of a simulator that stands still."""
     out = np.full((12, *value.shape), np.nan)
     for g in range(1, 13):
@@ -177,65 +142,20 @@ def _holds(value: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return out
 
 
-def _walk(rng: np.random.Generator, patients: int, observed: float) -> tuple[np.ndarray, np.ndarray]:
+def _walk(rng, patients, observed):
     """Random walks of 0.08 SD per square root of an hour, measured with error 0.1, at some of 96 hours."""
     walk = rng.normal(0.0, 0.08, (patients, 96)).cumsum(1)
     return walk + rng.normal(0.0, 0.1, walk.shape), rng.random(walk.shape) < observed
 
 
-def test_noise_variance_separates_measurement_from_process() -> None:
+def test_noise_variance_separates_measurement_from_process():
     for default in (0.02, 0.3):  # with this many observations the prior does not matter
         found = noise_variance(_holds(*_walk(np.random.default_rng(0), 300, 0.5)), default)
         assert found.sigma == pytest.approx(0.08, rel=0.1)
         assert np.sqrt(found.measurement / 2) == pytest.approx(0.1, rel=0.25)
 
 
-def test_noise_of_a_sparse_variable_is_drawn_to_the_prior_and_its_interval_is_wide() -> None:
-    rng = np.random.default_rng(1)
-    value, mask = _walk(rng, 20, 0.03)
-    sparse, nothing = noise_variance(_holds(value, mask), 0.1), noise_variance(_holds(value, mask & False), 0.1)
-    assert nothing.sigma == pytest.approx(0.1)
-    assert nothing.high / nothing.low == pytest.approx(2.0 ** (2 * 1.645), rel=0.05)
-    assert 0.04 < sparse.sigma < 0.2
-    assert sparse.high / sparse.low > 2.0
-    dense = noise_variance(_holds(*_walk(rng, 300, 0.5)), 0.1)
-    assert dense.high / dense.low < 1.3
-
-
-def test_a_noisy_patient_gets_more_noise_and_batch_mates_little() -> None:
-    value, mask = _walk(np.random.default_rng(4), 40, 0.5)
-    value[0] *= 3.0
-    level = noise_variance(_holds(value, mask), 0.08).level
-    assert level[0] > 2.0
-    assert abs(np.median(level[1:]) - 1.0) < 0.3
-
-
-def test_noise_of_a_simulated_record_is_found_and_the_balance_has_none() -> None:
-    bank = prior_bank(12, seed=2)
-    g = torch.Generator().manual_seed(0)
-    x = bank.initial_state().unsqueeze(1)
-    u, path = torch.full((12, 1, 3), 0.3), [x]
-    for _ in range(95):
-        x = bank.step(x, u, torch.ones(12, 1), g)
-        path.append(x)
-    states = torch.cat(path, 1).numpy()
-    # Observed at random hours, so that gaps vary.
-    mask = np.random.default_rng(3).random((12, 96, 6)) < 0.3
-    stay = np.full(12, 96)
-    treatment = np.repeat(u.numpy(), 96, 1)
-    values = states[..., :6]
-    raw = FitData(SEPSIS, bank.patients, bank.scales, values, mask, treatment, states[..., 6:7], stay, values)
-    sigma, found = estimate_noise(bank, raw, states[..., 7:])
-    assert set(found) == {v.name for v in SEPSIS.variables}
-    free = [1, 2, 3, 5]  # SpO2 and urine may sit at a bound, where noise is cut
-    ratio = sigma[:, free].mean(0) / bank.noise_scale[0, free].numpy()
-    # The dynamics contract, so the best line over holds of 1..12 h is below the instantaneous rate, hardly above.
-    assert (ratio > 0.35).all()
-    assert (ratio < 1.3).all()
-    assert (sigma[:, 6] == 0).all()
-
-
-def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
+def test_a_bank_from_a_cohort_table(toy_cohort, tmp_path):
     recipe = BankRecipe(
         name="sepsis-toy",
         patients=0,
@@ -261,65 +181,15 @@ def test_a_bank_from_a_cohort_table(toy_cohort: Cohort, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def toy_cohort() -> Cohort:
+def toy_cohort():
     """Three stays; the second has no bilirubin at all."""
-    import polars as pl
-
     rng = np.random.default_rng(1)
-    rows: list[tuple[str, float, float | None, str, float]] = []
+    values = {"spo2": 95.0, "pao2": 90.0, "gcs": 12.0, "urine": 1400.0, "lactate": 2.0, "bilirubin": 1.0}
+    rows: list[Row] = []
     for i in range(3):
-        for t in range(0, 72, 4):
-            values = {"spo2": 95, "pao2": 90, "gcs": 12, "urine": 1400, "lactate": 2, "bilirubin": 1.0}
-            for name, value in values.items():
-                if not (name == "bilirubin" and i == 1):
-                    rows.append((f"toy/{i}", float(t), None, name, float(value * (1 + 0.02 * rng.standard_normal()))))
-        rows.append((f"toy/{i}", 0.0, 60.0, "fio2", 40.0))
+        for t, (name, value) in itertools.product(range(0, 72, 4), values.items()):
+            if (name, i) != ("bilirubin", 1):
+                rows.append((f"toy/{i}", float(t), None, name, value * (1 + 0.02 * rng.standard_normal())))
+        rows += [(f"toy/{i}", 0.0, 60.0, "fio2", 40.0), (f"toy/{i}", 0.0, 60.0, "fluids", 80.0)]
         rows.append((f"toy/{i}", 0.0, 20.0, "vasopressor", 0.05 * i))
-        rows.append((f"toy/{i}", 0.0, 60.0, "fluids", 80.0))
-    table = pl.DataFrame(
-        rows, schema=["patient", "time_h", "end_h", "variable", "value"], orient="row", infer_schema_length=None
-    )
-    table = table.with_columns(pl.lit("toy").alias("source"), pl.col("end_h").cast(pl.Float64))
-    table = table.with_columns(
-        pl.when(pl.col("variable") == "gcs").then(pl.col("value").clip(3, 15)).otherwise("value").alias("value")
-    )
-    return Cohort.from_table(table, COHORT)
-
-
-def test_recipes_are_read_and_checked(tmp_path: Path) -> None:
-    path = tmp_path / "r.toml"
-    path.write_text(
-        'name = "sepsis-x"\npatients = 16\n[physics]\nperfusion = 1.7\noverload = [0.1, 0.1, 0.1]\n'
-        "growing_overload = true\n"
-    )
-    recipe = read_recipe(path)
-    assert (recipe.name, recipe.patients, recipe.physics.perfusion) == ("sepsis-x", 16, 1.7)
-    assert recipe.physics.overload == (0.1, 0.1, 0.1)
-    assert recipe.physics.growing_overload is True
-    for text in ("patients = [", 'color = "red"', "[fit]\nsteps = 3"):
-        path.write_text(text)
-        with pytest.raises(BankError, match=r"r\.toml"):
-            read_recipe(path)
-
-
-def test_forecasts_by_the_true_dynamics_beat_the_patient_mean(data: FitData, grid: GridCohort) -> None:
-    truth = prior_bank(PATIENTS, seed=5)
-    record = fit_data(grid, SEPSIS, truth.scales)
-    found = forecast_unseen(truth, record)
-    models = found["models"]
-    assert found["counts"][0] > found["counts"][2] > 0
-    assert models["ind"]["mae_mean"] < models["patient mean"]["mae_mean"]
-    assert models["ind"]["mae_mean"] < models["pop"]["mae_mean"]  # this "population" is another random patient
-    assert found["paired"]["pop"]["ind_better"] > 0.5
-
-
-def test_floors_belong_to_the_extension(data: FitData) -> None:
-    hours = np.ones(96, bool)
-    for extension in (True, False):
-        physics = Physics(extension=extension)
-        given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
-        config = FitConfig(population_steps=1, individual_steps=1, hours=2)
-        k = fit_population(data, given, physics, config, show=False).params.k
-        # At the start every rate is sigmoid(-1) of its range, above its floor.
-        floor = torch.tensor(K_MIN) if extension else torch.zeros(14)
-        assert torch.allclose(k[0], floor + (torch.tensor(K_MAX) - floor) * torch.sigmoid(torch.tensor(-1.0)), rtol=0.1)
+    return Cohort.from_table(long_table(rows), COHORT)

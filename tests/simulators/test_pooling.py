@@ -1,15 +1,15 @@
-"""Partial pooling: early stopping is a cut, strengths may be stacked, forecasts and comparisons are what they say."""
+"""Bank files and partial pooling."""
 
-from __future__ import annotations
-
+import json
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from medgym_offline.cohorts import Cohort
+from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.field import FieldParameters, Physics
 from medgym_offline.diseases.sepsis.model import MODEL
@@ -17,37 +17,38 @@ from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
-from medgym_offline.simulators.data import FitData, fit_data
-from medgym_offline.simulators.fit import FitConfig, _late, fit_alone, fit_individuals, fit_population
-from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
+from medgym_offline.simulators.data import fit_data
+from medgym_offline.simulators.fit import FitConfig, fit_alone, fit_individuals, fit_population
+from medgym_offline.simulators.forecast import forecast_ahead
+from tests.helpers import refused
 
 PATIENTS = 4
 
 
 @pytest.fixture(scope="module")
-def cohort() -> Cohort:
+def cohort():
     return twin_cohort(PATIENTS, 1)[0]
 
 
 @pytest.fixture(scope="module")
-def data(cohort: Cohort) -> FitData:
+def data(cohort):
     return fit_data(cohort.to_grid(1.0, 96.0), DISEASE)
 
 
-def _given(data: FitData) -> dict[str, np.ndarray]:
+def _given(data):
     return MODEL.given(data, np.ones(96, bool), Physics(), NeedPrior(), 0, 0.0)
 
 
-def _same(a: FieldParameters, b: FieldParameters) -> bool:
+def _same(a, b):
     return all(torch.equal(x, b.tensors()[n]) for n, x in a.tensors().items())
 
 
-def test_early_stopping_is_a_cut_of_the_same_fit(data: FitData) -> None:
+def test_early_stopping_is_a_cut_of_the_same_fit(data):
     config, given = FitConfig(population_steps=3, individual_steps=8, hours=3, windows=1), _given(data)
     population = fit_population(data, given, Physics(), config, show=False)
     seen: dict[int, FieldParameters] = {}
 
-    def watch(done: int, params: FieldParameters) -> None:
+    def watch(done, params):
         seen[done] = params
 
     fit_individuals(data, population, given, Physics(), config, show=False, watch=watch, every=3)
@@ -61,7 +62,7 @@ def test_early_stopping_is_a_cut_of_the_same_fit(data: FitData) -> None:
     assert _same(fit_alone(data, given, Physics(), config, show=False, stop=4).params, alone[4])
 
 
-def test_strengths_may_be_stacked(data: FitData) -> None:
+def test_strengths_may_be_stacked(data):
     config, given = FitConfig(population_steps=2, individual_steps=6, hours=3, windows=1), _given(data)
     population = fit_population(data, given, Physics(), config, show=False)
     penalty = np.repeat([0.1, 30.0], PATIENTS)
@@ -73,7 +74,7 @@ def test_strengths_may_be_stacked(data: FitData) -> None:
     assert (moved[PATIENTS:] < moved[:PATIENTS]).all()  # the stronger penalty keeps patients nearer to the population
 
 
-def test_forecasts_ahead_are_the_flow_hour_by_hour(data: FitData) -> None:
+def test_forecasts_ahead_are_the_flow_hour_by_hour(data):
     bank = prior_bank(PATIENTS, seed=1)
     begin = np.array([3, 20, 50, 94])
     shock = shock_course(bank.physics, _given(data)["need"], data.u)[..., None]
@@ -87,40 +88,14 @@ def test_forecasts_ahead_are_the_flow_hour_by_hour(data: FitData) -> None:
     assert np.isnan(found[0, :4]).all()
 
 
-def test_patients_count_through_the_mean_over_their_variables() -> None:
-    error, used = np.full((2, 5, 6), np.nan), np.zeros((2, 5, 6), bool)
-    error[0, :4, 0], used[0, :4, 0] = 1.0, True
-    error[0, 1, 5], used[0, 1, 5] = -3.0, True
-    assert patient_errors(error, used)[0] == 2.0
-    assert np.isnan(patient_errors(error, used)[1])
-    found = compare({"ind": error, "pop": 2.0 * error}, used)
-    assert found["models"]["ind"]["mae"] == [1.0, 0, 0, 0, 0, 3.0]
-    assert found["paired"]["pop"]["ind_better"] == 1.0
-    assert found["paired"]["pop"]["median_gain"] == 2.0
-
-
-@pytest.mark.parametrize("hours", [5.0, 60.0])
-def test_late_windows_have_an_exponential_density_of_age(hours: float) -> None:
-    draws = (np.arange(20_000) + 0.5) / 20_000
-    share = _late(draws, np.array(hours), 12.0)
-    assert (np.diff(share) > 0).all()
-    assert 0.0 <= share[0] < share[-1] < 1.0
-    age = hours * (1.0 - share)
-    for since in (1.0, 4.0):  # the truncated exponential's distribution function
-        wanted = np.expm1(-since / 12.0) / np.expm1(-hours / 12.0)
-        assert (age < since).mean() == pytest.approx(wanted, abs=1e-4)
-    assert np.allclose(_late(draws, np.array(hours), 1e7), draws, atol=1e-4)  # a long memory is none of this
-    assert 0.0 <= float(_late(np.array(0.0), np.array(hours), 0.01)) < 1.0  # a memory of minutes is the last hour
-
-
-def test_recent_hours_decide_a_need(data: FitData) -> None:
+def test_recent_hours_decide_a_need(data):
     """Vasopressors begun half a day ago are a lasting need where late hours count more than early ones."""
     u, start = np.zeros_like(data.u), data.start.copy()
     u[:, 48:60, 1], start[..., 5] = 0.4, -1.0
     stay = replace(data, u=u, start=start, length=np.full(PATIENTS, 60))
     prior = NeedPrior(base=0.02, shock=0.6, hours=6.0)
 
-    def base(hours: int, recency: float) -> np.ndarray:
+    def base(hours, recency):
         return estimate_need(stay, np.arange(96) < hours, Physics(), 0, prior, recency)[:, 0]
 
     assert np.allclose(base(96, 0.0), base(96, 1e7), atol=1e-4)
@@ -128,7 +103,39 @@ def test_recent_hours_decide_a_need(data: FitData) -> None:
     assert (base(48, 6.0) < 0.1 * base(96, 6.0)).all()
 
 
-@pytest.mark.parametrize("recency", [-1.0, float("nan"), float("inf"), "24"])
-def test_a_wrong_recency_is_refused(recency: Any) -> None:
-    with pytest.raises(BankError, match=r"fit.recency is .*; it is hours, 0 \(all hours alike\) or more"):
-        FitConfig(recency=recency)
+def test_round_trip(tiny_bank, tmp_path):
+    tiny_bank.save(tmp_path / "b.safetensors")
+    again = load_simulators(tmp_path / "b.safetensors")
+    x, u = tiny_bank.initial_state().unsqueeze(1), torch.full((4, 1, 3), 0.3)
+    assert torch.equal(again.flow(x, u, torch.full((4, 1), 7.0)), tiny_bank.flow(x, u, torch.full((4, 1), 7.0)))
+    assert again.content_hash == tiny_bank.content_hash
+    assert again.replace().content_hash == tiny_bank.content_hash
+    assert (again.patients, again.scales, again.physics) == (tiny_bank.patients, tiny_bank.scales, tiny_bank.physics)
+    held = (again.world("crossfit"), tiny_bank.world("crossfit"))
+    assert torch.equal(*(b.field(x, u) for b in held))
+
+
+def _edit_header(source, target, **changes):
+    with safe_open(source, framework="pt") as stream:
+        header = json.loads(stream.metadata()["medgym"])
+        tensors = {k: stream.get_tensor(k) for k in stream.keys()}  # noqa: SIM118
+    header.update(changes)
+    save_file(tensors, target, metadata={"medgym": json.dumps(header)})
+
+
+def test_damage_is_named(tiny_bank, tmp_path):
+    good = tmp_path / "good.safetensors"
+    tiny_bank.save(good)
+    for cut in (0, 7, 100, 4000, good.stat().st_size - 10):
+        bad = tmp_path / f"cut{cut}.safetensors"
+        bad.write_bytes(good.read_bytes()[:cut])
+        with pytest.raises(BankError, match=rf"cut{cut}\.safetensors: not a readable bank"):
+            load_simulators(bad)
+    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    refused(BankError, "without a bank header", lambda: load_simulators(tmp_path / "foreign.safetensors"))
+    _edit_header(good, tmp_path / "later.safetensors", format="medgym-bank/9")
+    refused(BankError, "medgym-bank/9", lambda: load_simulators(tmp_path / "later.safetensors"))
+    _edit_header(good, tmp_path / "worlds.safetensors", worlds=["own", "mars"])
+    refused(BankError, "missing", lambda: load_simulators(tmp_path / "worlds.safetensors"))
+    _edit_header(good, tmp_path / "patients.safetensors", patients=["one"])
+    refused(BankError, "shape", lambda: load_simulators(tmp_path / "patients.safetensors"))

@@ -1,29 +1,25 @@
 """d3rlpy's algorithms on our rows: what they see, what they learn, and that the evaluator reads what they leave."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from medgym_offline.errors import DatasetError, MedGymError, UnknownNameError
+from medgym_offline.errors import MedGymError
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import load_policy
 from medgym_offline.third_party import BASELINES, import_d3rlpy, own_fields, read_settings
 from tests.leaderboard.conftest import _workshop, shop
-from tests.leaderboard.workshop import DATASET, Workshop, run
+from tests.leaderboard.workshop import DATASET, run
 from tests.offline.toy import DECISIONS, center, toy
 
 pytest.importorskip("d3rlpy")
 d3rlpy = import_d3rlpy()
 
-from medgym_offline.third_party.episodes import replay_buffer  # noqa: E402
 from medgym_offline.third_party.training import _buffer, make_algorithm, train_baseline  # noqa: E402
 
 __all__ = ["_workshop", "shop"]
@@ -33,7 +29,7 @@ OBSERVATIONS = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(0))
 each_algorithm = pytest.mark.parametrize("algorithm", sorted(BASELINES))
 
 
-def every_transition(buffer: Any) -> list[Any]:
+def every_transition(buffer):
     """Through d3rlpy's own picker, the one its batches use."""
     return [
         buffer.transition_picker(*buffer._buffer[i])  # no public way to a transition by number
@@ -42,7 +38,7 @@ def every_transition(buffer: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("width", [3, 4])
-def test_each_of_d3rlpys_transitions_is_a_row_of_ours(width: int) -> None:
+def test_each_of_d3rlpys_transitions_is_a_row_of_ours(width):
     """In every episode, not only the first: observation, action, reward, next observation, terminal, interval."""
     config = OfflineConfig(discount="elapsed", gamma=0.9)
     rows = toy(patients=3, episodes=7, width=width, elapsed=width == 4)
@@ -60,17 +56,7 @@ def test_each_of_d3rlpys_transitions_is_a_row_of_ours(width: int) -> None:
             assert discount == pytest.approx(float(data.rows[0, i, 9 + width + 1]), rel=1e-5)
 
 
-def test_selected_patients_keep_their_rows() -> None:
-    rows = toy(patients=3, episodes=5)
-    data = stack_transitions(rows, "pop", SHORT, ["toy/2", "toy/0"])
-    chosen = rows.select(patients=["toy/2", "toy/0"])
-    seen = every_transition(_buffer(chosen, data, SHORT, None))
-    standardized = (chosen.observations - data.mean[0].numpy()) / data.scale[0].numpy()
-    np.testing.assert_allclose(standardized, data.rows[0, :, :9].numpy(), atol=1e-5)
-    assert [float(t.reward[0]) for t in seen] == pytest.approx(data.rows[0, :, 13].tolist(), rel=1e-6)
-
-
-def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do() -> None:
+def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do():
     """The batch that d3rlpy's loss gets: gamma**(dt/4.8), standardized observations."""
     from d3rlpy.torch_utility import TorchMiniBatch
 
@@ -91,15 +77,9 @@ def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do() -> None:
     torch.testing.assert_close(discount[:, 0], data.rows[0, :, 14], rtol=1e-5, atol=1e-6)
 
 
-def test_an_episode_cut_short_is_refused() -> None:
-    rows = toy(patients=1, episodes=4)
-    with pytest.raises(DatasetError, match=r"row 10 .* neither terminal nor followed"):
-        replay_buffer(rows.select(slice(0, 11)), rows.rewards[:11], np.ones(11))
-
-
 @each_algorithm
 @pytest.mark.parametrize("width", [3, 4])
-def test_the_policy_file_acts_as_d3rlpy_does(algorithm: str, width: int, tmp_path: Path) -> None:
+def test_the_policy_file_acts_as_d3rlpy_does(algorithm, width, tmp_path):
     """In the box, with its timing and decisions; d3rlpy's checkpoint gives the same back."""
     result = train_baseline(algorithm, toy(patients=2, episodes=20, width=width), 1, SHORT, progress=False)
     assert [line["update"] for line in result.log] == [50.0, 60.0]
@@ -117,22 +97,22 @@ def test_the_policy_file_acts_as_d3rlpy_does(algorithm: str, width: int, tmp_pat
 
 
 @each_algorithm
-def test_seeds_decide_and_leave_the_global_generators_alone(algorithm: str) -> None:
+def test_seeds_decide_and_leave_the_global_generators_alone(algorithm):
     rows = toy(patients=2, episodes=20)
     np.random.seed(3)  # noqa: NPY002
     torch.manual_seed(3)
-    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # type: ignore[union-attr] # noqa: NPY002
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
     logs = [train_baseline(algorithm, rows, seed, SHORT, progress=False).log for seed in (0, 0, 1)]
     assert logs[0] == logs[1] != logs[2]
     np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[1])
 
 
-def test_checkpoints_are_policies_of_shorter_trainings(tmp_path: Path) -> None:
+def test_checkpoints_are_policies_of_shorter_trainings(tmp_path):
     rows, kept = toy(patients=1, episodes=20), {}
     config = OfflineConfig(updates=120, hidden=16, batch=16)
 
-    def keep(update: int, baseline: Any) -> None:
+    def keep(update, baseline):
         kept[update] = load_policy(baseline.save(tmp_path / f"{update}.pt")).act(OBSERVATIONS[:1])
 
     train_baseline("d3rlpy-td3bc", rows, 0, config, progress=False, checkpoints=3, on_checkpoint=keep)
@@ -143,7 +123,7 @@ def test_checkpoints_are_policies_of_shorter_trainings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["d3rlpy-bc", "d3rlpy-discrete-cql"])
-def test_it_learns_from_our_rows(algorithm: str) -> None:
+def test_it_learns_from_our_rows(algorithm):
     """The behavior's mean action, or the codeword that pays, of the toy: misaligned rows would show neither."""
     levels = 5 if "discrete" in algorithm else None
     rows = toy(patients=1, episodes=300, spread=0.3 if levels is None else 1.0, expert=levels is None, levels=levels)
@@ -159,7 +139,7 @@ def test_it_learns_from_our_rows(algorithm: str) -> None:
     assert lost < 0.15, lost  # uniform actions lose about 0.9
 
 
-def test_settings_have_our_names_or_d3rlpys() -> None:
+def test_settings_have_our_names_or_d3rlpys():
     config, own = read_settings(
         "d3rlpy-iql", OfflineConfig(), ["gamma=0.9", "critic_lr=0.01", "expectile=0.8", "n_critics=3", "hidden=8"]
     )
@@ -171,57 +151,28 @@ def test_settings_have_our_names_or_d3rlpys() -> None:
     assert {made.actor_encoder_factory.hidden_units[0], *made.critic_encoder_factory.hidden_units} == {8}
     assert read_settings("d3rlpy-cql", config, ["max_q_backup=true"])[1] == {"max_q_backup": True}
     assert "batch_size" not in own_fields("d3rlpy-iql")
-    with pytest.raises(UnknownNameError, match="did you mean 'expectile'"):
-        read_settings("d3rlpy-iql", config, ["expectil=0.8"])
-    with pytest.raises(UnknownNameError, match="setting of d3rlpy-iql 'theta'"):
-        read_settings("d3rlpy-iql", config, ["theta=0.5"])
-    with pytest.raises(MedGymError, match="n_critics is 'many', expected a whole number"):
-        read_settings("d3rlpy-iql", config, ["n_critics=many"])
-    with pytest.raises(MedGymError, match="max_q_backup is 'perhaps', expected true or false"):
-        read_settings("d3rlpy-cql", config, ["max_q_backup=perhaps"])
+    for text, words in (
+        ("expectil=0.8", "did you mean 'expectile'"),
+        ("n_critics=many", "'many', expected a whole number"),
+    ):
+        with pytest.raises(MedGymError, match=words):
+            read_settings("d3rlpy-iql", config, [text])
 
 
-def test_a_training_that_diverges_says_so() -> None:
-    with pytest.raises(MedGymError, match=r"d3rlpy-td3bc: seed 0 diverged before update \d+ .*learning rates"):
-        train_baseline(
-            "d3rlpy-td3bc",
-            toy(patients=1, episodes=5),
-            config=OfflineConfig(updates=200, hidden=16, batch=16, critic_lr=1e30, actor_lr=1e30),
-            progress=False,
-        )
-
-
-def test_the_command_line_trains_and_evaluates(shop: Workshop) -> None:
-    done = run(
-        *(
-            "train",
-            "d3rlpy-discrete-cql",
-            "--dataset",
-            DATASET,
-            "--updates",
-            "60",
-            "--seeds",
-            "2",
-            "--output",
-            "runs/d",
-        ),
-        *("--set", "codewords=8", "--set", "alpha=2", "--checkpoints", "2"),
-    )
+def test_the_command_line_trains_and_evaluates(shop):
+    words = f"train d3rlpy-discrete-cql --dataset {DATASET} --updates 60 --seeds 2 --output runs/d "
+    words += "--set codewords=8 --set alpha=2 --checkpoints 2"
+    done = run(*words.split())
     assert done.code == 0, done.err
     stem = Path("runs/d/d3rlpy-discrete-cql-pop-seed1")
     with open(stem.with_suffix(".csv"), newline="") as stream:
-        lines = list(csv.DictReader(stream))
-    assert [line["update"] for line in lines] == ["50.0", "60.0"]
-    assert "conservative_loss" in lines[0]
+        assert [line["update"] for line in csv.DictReader(stream)] == ["50.0", "60.0"]
     assert stem.with_suffix(".d3").is_file()
     assert stem.with_name(f"{stem.name}-update50.pt").is_file()
     told = [line for line in done.out.splitlines() if line.startswith("next: medgym-offline ")]
-    assert len(told) == 2
     argv = told[1].removeprefix("next: medgym-offline ").split()
     done = run(*argv[:-1], "runs/scored", "--bank", shop.bank, "--episodes", "1")
     assert done.code == 0, done.err
-    result = json.loads(Path("runs/scored/result.json").read_text())
-    assert result["protocol"]["timing"] == "adaptive"
-    origin = result["policy"]["provenance"]
+    origin = json.loads(Path("runs/scored/result.json").read_text())["policy"]["provenance"]
     assert (origin["algorithm"], origin["seed"], origin["dataset"]) == ("d3rlpy-discrete-cql", 1, DATASET)
     assert origin["config"]["alpha"] == 2.0

@@ -1,24 +1,15 @@
 """What is refused before d3rlpy is needed, and the line that says how to install it."""
 
-from __future__ import annotations
-
 import sys
 
-import pytest
-
 from tests.leaderboard.conftest import _workshop, shop
-from tests.leaderboard.workshop import DATASET, Workshop, refused
+from tests.leaderboard.workshop import DATASET, refused
 
 __all__ = ["_workshop", "shop"]
 
 
-def test_without_d3rlpy_one_line_says_how_to_install_it(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_d3rlpy_one_line_says_how_to_install_it(shop, monkeypatch):
     monkeypatch.setitem(sys.modules, "d3rlpy", None)
     line = refused("train", "d3rlpy-iql", "--dataset", DATASET, "--output", "runs/iql")
     assert line.endswith('pip install "medgym-offline[d3rlpy]"')
     assert "d3rlpy-iql needs d3rlpy" in line
-
-
-def test_a_policy_per_patient_is_not_offered(shop: Workshop) -> None:
-    line = refused("train", "d3rlpy-cql", "--scope", "ind", "--dataset", DATASET, "--output", "runs/cql")
-    assert "use --scope pop" in line

@@ -1,6 +1,4 @@
-"""Schedules, severity, costs, records and the learned law."""
-
-from __future__ import annotations
+"""Drawn patients, schedules, severity, costs, records and the learned law."""
 
 from dataclasses import replace
 
@@ -9,17 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from experiments.anesthesia.scoring import RandomDoses, score_surrogate
 from medgym_offline.diseases.anesthesia import DISEASE
-from medgym_offline.diseases.anesthesia.clinician import Records, record_operations
-from medgym_offline.diseases.anesthesia.fit import Fit, fit_surrogate, predicted_readings
+from medgym_offline.diseases.anesthesia.clinician import record_operations
+from medgym_offline.diseases.anesthesia.fit import fit_surrogate, predicted_readings
 from medgym_offline.diseases.anesthesia.flow import flow
-from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
-from medgym_offline.diseases.anesthesia.severity import LIMITS, awareness, hypotension, phase_of, severity_parts
+from medgym_offline.diseases.anesthesia.patients import VARIANCES, Patients, draw_patients, load_patients
+from medgym_offline.diseases.anesthesia.severity import awareness, hypotension, phase_of, severity_parts
 from medgym_offline.diseases.anesthesia.stimulation import Schedule, draw_schedule, operation_numbers, schedule_of
 from medgym_offline.diseases.base import Course
-from medgym_offline.errors import ProtocolError
+from medgym_offline.errors import MedGymError, UnknownNameError
+from tests.helpers import refused
 
 SEEDS = np.arange(40).reshape(8, 5)
 
@@ -27,13 +27,13 @@ SEEDS = np.arange(40).reshape(8, 5)
 # Schedules
 
 
-def test_an_operation_depends_on_its_seed_alone() -> None:
+def test_an_operation_depends_on_its_seed_alone():
     many, alone = draw_schedule(SEEDS, announcement_error=3.0), draw_schedule(SEEDS[3:4, 2:3], announcement_error=3.0)
     for name in ("events", "announced", "stimulation"):
         assert torch.equal(getattr(many, name)[3, 2], getattr(alone, name)[0, 0])
 
 
-def test_events_come_in_order_and_leave_time_to_wake_up() -> None:
+def test_events_come_in_order_and_leave_time_to_wake_up():
     for long, ticks in ((False, 480), (True, 600)):
         schedule = draw_schedule(SEEDS, ticks, long=long)
         tube, cut, end = schedule.events.unbind(-1)
@@ -46,7 +46,7 @@ def test_events_come_in_order_and_leave_time_to_wake_up() -> None:
         assert (schedule.after.sum(-1) == ticks - end).all()
 
 
-def test_what_is_announced_is_corrected_by_what_happens() -> None:
+def test_what_is_announced_is_corrected_by_what_happens():
     events = torch.tensor([[[20, 60, 200]]])
     schedule = Schedule(events, events + torch.tensor([-8, 8, 0]), torch.zeros(1, 1, 480))
     assert schedule.minutes_to(0).tolist() == [[[3.0, 17.0, 50.0]]]
@@ -56,7 +56,7 @@ def test_what_is_announced_is_corrected_by_what_happens() -> None:
 
 @given(st.integers(0, 400), st.integers(1, 79))
 @settings(max_examples=25, deadline=None)
-def test_a_schedule_from_later_on_is_the_rest_of_the_whole(start: int, length: int) -> None:
+def test_a_schedule_from_later_on_is_the_rest_of_the_whole(start, length):
     numbers = torch.tensor(np.stack([[operation_numbers(np.random.default_rng(i), 480, 2.0)] for i in range(3)]))
     whole, later = schedule_of(numbers), schedule_of(numbers, length, torch.full((3, 1), start))
     part = slice(start, start + length)
@@ -65,17 +65,10 @@ def test_a_schedule_from_later_on_is_the_rest_of_the_whole(start: int, length: i
     assert torch.equal(later.minutes_to(0), whole.minutes_to(start))
 
 
-def test_impossible_schedules_are_refused() -> None:
-    with pytest.raises(ProtocolError, match="360"):
-        draw_schedule(SEEDS, 100)
-    with pytest.raises(ProtocolError, match="negative"):
-        draw_schedule(SEEDS, announcement_error=-1.0)
-
-
 # Severity, costs, metrics
 
 
-def test_severity_and_costs_by_hand() -> None:
+def test_severity_and_costs_by_hand():
     bis, pressure = torch.tensor([30.0, 75.0, 60.0, 60.0]), torch.tensor([80.0, 60.0, 120.0, 50.0])
     surgery, after = torch.tensor([True, True, True, False]), torch.tensor([False, False, False, True])
     expected = torch.tensor([[1.0, 0.0, 0.0], [1.5, 0.0, 0.5], [0.0, 0.0, 1.0], [0.0, 1.0, 1.5]])
@@ -86,7 +79,7 @@ def test_severity_and_costs_by_hand() -> None:
     assert awareness(bis * surgery).tolist() == [0.0, 15.0, 0.0, 0.0]
 
 
-def _metrics(bis: list[float], pressure: list[float], surgery: torch.Tensor) -> dict[str, float]:
+def _metrics(bis, pressure, surgery):
     state = torch.zeros(len(bis), DISEASE.state_dim)
     columns = {"bis_now": torch.tensor(bis), "pressure": torch.tensor(pressure), "phase": phase_of(surgery, ~surgery)}
     for name, value in {**columns, "surgical_bis": columns["bis_now"] * surgery}.items():
@@ -96,7 +89,7 @@ def _metrics(bis: list[float], pressure: list[float], surgery: torch.Tensor) -> 
     return {m.name: float(m.compute(course)) for m in DISEASE.metrics if m.compute is not None}
 
 
-def test_metrics_by_hand() -> None:
+def test_metrics_by_hand():
     surgery = torch.tensor([True] * 5 + [False] * 4)
     found = _metrics([50.0, 40.0, 60.0, 60.0, 70.0, 70.0, 79.0, 85.0, 70.0], [67.0, *[63.0, 67.0] * 4], surgery)
     # Errors 0, -20, 20, 20, 40 %; pressure is read after the start; one decides at the start and after a minute.
@@ -109,21 +102,21 @@ def test_metrics_by_hand() -> None:
 
 
 @pytest.fixture(scope="module")
-def people() -> Patients:
+def people():
     return load_patients().select(range(12))
 
 
 @pytest.fixture(scope="module")
-def records(people: Patients) -> Records:
+def records(people):
     return record_operations(people, range(2))
 
 
 @pytest.fixture(scope="module")
-def random_records(people: Patients) -> Records:
+def random_records(people):
     return record_operations(people, range(2), doses=RandomDoses)
 
 
-def test_a_record_does_not_depend_on_its_batch(people: Patients, records: Records) -> None:
+def test_a_record_does_not_depend_on_its_batch(people, records):
     alone = record_operations(people.select([5]), [0])
     for name in ("bis", "pressure", "pressure_known", "path"):
         assert torch.equal(getattr(records, name)[5, :1], getattr(alone, name)[0])
@@ -131,29 +124,15 @@ def test_a_record_does_not_depend_on_its_batch(people: Patients, records: Record
         assert torch.equal(dose[5, :1], getattr(alone.doses, name)[0])
 
 
-def test_records_look_like_anesthesia(records: Records, random_records: Records) -> None:
-    for made in (records, random_records):
-        for name, dose in vars(made.doses).items():
-            low, high = LIMITS[name]
-            assert low <= dose.min() <= dose.max() <= high
-    bis, surgery = records.path[..., 0], records.schedule.surgery
-    inside = ((bis >= 40) & (bis <= 60) & surgery).sum() / surgery.sum()
-    assert 0.45 < inside < 0.8
-    assert hypotension(records.path[..., 1]).mean() < 2.0
-    gaps = records.pressure_known.float().sum() / records.bis_known.float().sum()
-    assert 1 / 5.5 < gaps < 1 / 2.8
-    assert records.bis.shape == (12, 2, 150)
-
-
 # The learned law
 
 
 @pytest.fixture(scope="module")
-def fitted(people: Patients) -> Fit:
+def fitted(people):
     return fit_surrogate(people, record_operations(people, [0]), iterations=60)
 
 
-def test_the_fit_predicts_as_the_simulator_plays(fitted: Fit, records: Records) -> None:
+def test_the_fit_predicts_as_the_simulator_plays(fitted, records):
     law, schedule = fitted.individual, records.schedule
     shift, state, shown = law.disturbance(schedule), law.initial_state(2), []
     for tick in range(schedule.ticks):
@@ -168,7 +147,7 @@ def test_the_fit_predicts_as_the_simulator_plays(fitted: Fit, records: Records) 
     assert ((played[..., 0] - bis).abs()[inside] < 0.05).float().mean() > 0.99
 
 
-def test_individual_simulators_know_their_patients(fitted: Fit, random_records: Records) -> None:
+def test_individual_simulators_know_their_patients(fitted, random_records):
     bis, pressure = score_surrogate(fitted.individual, random_records)
     assert bis.r2 >= 0.65
     assert pressure.r2 >= 0.70
@@ -178,7 +157,7 @@ def test_individual_simulators_know_their_patients(fitted: Fit, random_records: 
     assert fitted.losses[-1] < fitted.losses[0] / 3
 
 
-def test_unexplained_noise_belongs_to_the_minute_and_ends_with_surgery(fitted: Fit) -> None:
+def test_unexplained_noise_belongs_to_the_minute_and_ends_with_surgery(fitted):
     noise = torch.tensor([5.0, 0.7, 4.0, 0.9]).expand(12, 4)
     law = replace(fitted.individual, noise=noise)
     schedule, draws = draw_schedule(np.arange(480).reshape(12, 40)), torch.randn(12, 40, 120, 2)
@@ -200,3 +179,33 @@ def test_unexplained_noise_belongs_to_the_minute_and_ends_with_surgery(fitted: F
         added[:, :, 50:80],
         atol=1e-4,
     )
+
+
+def test_a_patient_is_the_same_in_a_draw_of_any_size():
+    few, many = draw_patients(3, seed=5), draw_patients(40, seed=5)
+    np.testing.assert_array_equal(few.deviations, many.deviations[:3])
+    np.testing.assert_array_equal(few.weight, many.weight[:3])
+    assert few.ids == many.ids[:3]
+
+
+def test_deviations_have_the_published_variances():
+    people = draw_patients(2000, seed=3)
+    variance = people.deviations.var(0)
+    # Within the 99.9 % interval of the variance of 2000 normal draws, for 17 parameters.
+    low, high = stats.chi2.ppf([0.0005, 0.9995], 1999) / 1999
+    ratio = variance / np.array(list(VARIANCES.values()))
+    assert ((ratio > low) & (ratio < high)).all()
+    names = list(VARIANCES)
+    block = [names.index(n) for n in ("stroke_volume", "resistance", "heart_rate")]
+    covariance = np.cov(people.deviations[:, block].T)
+    assert covariance[0, 1] == pytest.approx(-0.0244, abs=0.004)
+    assert covariance[1, 2] == pytest.approx(-0.0233, abs=0.004)
+    assert covariance[0, 2] == pytest.approx(0.0, abs=0.003)
+
+
+def test_unknown_patients_and_impossible_ones_are_refused():
+    people = load_patients()
+    refused(UnknownNameError, "surgical/01", lambda: people.select(["surgical/01"]))
+    refused(UnknownNameError, "110", lambda: people.select([110]))
+    with pytest.raises(MedGymError, match="18 to 88"):
+        Patients(("old",), np.array([99.0]), np.array([70.0]), np.array([170.0]), *(np.zeros((1, 17)),) * 3)

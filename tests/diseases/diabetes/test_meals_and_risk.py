@@ -1,13 +1,11 @@
 """Meals and sensor from an episode's seed; risk, cost and consensus metrics of a path."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgym_offline.diseases.diabetes.meals import SENSOR_ERROR, meals, normals, readings, served, uniforms
+from medgym_offline.diseases.diabetes.meals import meals, readings, served
 from medgym_offline.diseases.diabetes.risk import CAP, below, consensus, integral, risk
 
 WEIGHT = np.array([70.0, 35.0])
@@ -51,19 +49,6 @@ def test_what_is_served_is_what_is_eaten_at_any_hour_and_horizon(seed, hour, hou
     grid = served(found.minutes, found.grams, int(hours * 12))
     assert torch.allclose(grid.sum(), found.grams.sum())
     assert int((grid > 0).sum()) <= int(torch.isfinite(found.minutes).sum())
-
-
-def test_random_numbers_are_uniform_and_normal_and_streams_differ():
-    u = uniforms(SEEDS, "test", np.arange(50))
-    assert (u > 0).all()
-    assert (u < 1).all()
-    assert abs(u.mean() - 0.5) < 0.01
-    assert abs(np.corrcoef(u[..., 0].ravel(), u[..., 1].ravel())[0, 1]) < 0.15
-    assert abs(np.corrcoef(u[..., 0].ravel(), uniforms(SEEDS, "other", np.arange(1))[..., 0].ravel())[0, 1]) < 0.15
-    z = normals(SEEDS, "test", np.arange(50))
-    assert abs(z.std() - 1) < 0.02
-    shown = readings(torch.full((2, 300, 20), 130.0), SEEDS, np.arange(20))
-    assert abs(float(shown.std()) - SENSOR_ERROR) < 0.2
 
 
 def test_risk_is_least_at_its_published_zero_and_clamped():

@@ -1,7 +1,5 @@
 """The learned model: its equations against a general solver, its signs, and its fit to records."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -9,10 +7,10 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from medgym_offline.diseases.diabetes.clinician import DAY, Records, record
+from medgym_offline.diseases.diabetes.clinician import DAY, record
 from medgym_offline.diseases.diabetes.minimal import PARAMETERS, STATE, derivative, fit, forecast
 from medgym_offline.diseases.diabetes.people import published
-from medgym_offline.diseases.diabetes.truth import Truth, play, start, truth
+from medgym_offline.diseases.diabetes.truth import play, start, truth
 
 CENTER = torch.tensor([[p.center for p in PARAMETERS]], dtype=torch.float64)
 NAMES = ("adolescent#004", "adult#002", "child#005")
@@ -51,7 +49,7 @@ def test_insulin_lowers_meals_raise_and_both_die_away():
 
 
 @functools.cache
-def recorded() -> tuple[Truth, Records, torch.Tensor]:
+def recorded():
     model = truth(published().select(NAMES))
     return model, record(model, days=DAYS), model.values["BW"]
 

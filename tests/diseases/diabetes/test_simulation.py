@@ -1,18 +1,15 @@
 """The public function: its clock, its samples, and one clear line for everything it cannot do."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgym_offline import load_simulators
 from medgym_offline.diseases.diabetes import simulate
 from medgym_offline.diseases.diabetes.people import published
 from medgym_offline.diseases.diabetes.truth import truth
-from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.errors import MedGymError, UnknownNameError
+from tests.helpers import refused
 
 NAME = "adult#004"
 
@@ -38,20 +35,6 @@ def test_later_inputs_move_the_day_by_as_much(minute, delay, grams, units):
     assert not np.array_equal(early, late)
 
 
-def test_a_basal_holds_from_its_minute_on_in_any_order():
-    steps = [(0, 1.0), (30, 0.2), (60, 3.0)]
-    once = simulate(NAME, basal=steps, minutes=240)
-    assert np.array_equal(once, simulate(NAME, basal=steps[::-1], minutes=240))
-    assert np.array_equal(once[:13], simulate(NAME, basal=steps[:2], minutes=240)[:13])
-    assert once[-1] < simulate(NAME, basal=steps[:2], minutes=240)[-1]
-
-
-def test_two_boluses_at_a_minute_are_one_of_their_sum():
-    a = simulate(NAME, boluses=[(10, 1.0), (10, 2.0)], meals=[(5, 10), (5, 20)], minutes=120)
-    b = simulate(NAME, boluses=[(10, 3.0)], meals=[(5, 30)], minutes=120)
-    assert np.allclose(a, b, rtol=0, atol=1e-9)
-
-
 amounts = st.one_of(st.floats(max_value=-1e-9), st.just(float("nan")), st.just(float("inf")), st.just("1"), st.none())
 minutes = st.one_of(st.integers(max_value=-1), st.integers(min_value=60), st.just(2.5), st.just("3"), st.none())
 
@@ -73,29 +56,14 @@ def test_bad_entries_are_one_line_that_names_the_field(field, entry):
     [("every", 0.5), ("every", 0), ("every", 61), ("every", -5), ("minutes", 0), ("minutes", 1.5), ("minutes", "60")],
 )
 def test_bad_clocks_are_one_line_that_names_the_field(field, value):
-    with pytest.raises(MedGymError, match=f"^{field}: "):
-        simulate(NAME, **{"minutes": 60, field: value})
+    refused(MedGymError, f"^{field}: ", lambda: simulate(NAME, **{"minutes": 60, field: value}))
 
 
 @pytest.mark.parametrize("name", ["adult#011", "adult001", "stay-30001", ""])
 def test_a_patient_of_another_table_is_unknown(name):
-    with pytest.raises(UnknownNameError, match="patient of type 1 diabetes"):
-        simulate(name)
-
-
-def test_an_entry_that_is_no_pair():
-    with pytest.raises(MedGymError, match=r"meals\[0\]: 40 is no pair"):
-        simulate(NAME, meals=[40])
+    refused(UnknownNameError, "patient of type 1 diabetes", lambda: simulate(name))
 
 
 @pytest.mark.parametrize("tick", [0, 0.5, 6])
 def test_a_tick_that_is_no_whole_number_of_internal_steps(tick):
-    with pytest.raises(MedGymError, match=r"^tick: .* internal steps from 1 to 5"):
-        truth(published(), tick=tick)
-
-
-def test_an_interval_below_the_tick_and_a_patient_of_another_bank():
-    with pytest.raises(MedGymError, match=r"^min_interval is 0.01 h; give a multiple of"):
-        ProcessConfig(disease="diabetes", min_interval=0.01)
-    with pytest.raises(UnknownNameError, match="patient of bank 'diabetes-v0' 'hupa-01'"):
-        load_simulators("diabetes-v0").select(["hupa-01"])
+    refused(MedGymError, r"^tick: .* internal steps from 1 to 5", lambda: truth(published(), tick=tick))

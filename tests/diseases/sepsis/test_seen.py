@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ from medgym_offline.envs import ProcessConfig
 from medgym_offline.envs.views import Lens
 
 
-def test_what_is_estimated_from_the_view_is_what_it_was_given() -> None:
+def test_what_is_estimated_from_the_view_is_what_it_was_given():
     lens = Lens(ProcessConfig(disease="sepsis", view="charted"))
     tables = [lens.draw(seed) for seed in range(400)]
     at = 0
@@ -34,7 +32,7 @@ def test_what_is_estimated_from_the_view_is_what_it_was_given() -> None:
     assert at == 5
 
 
-def test_the_numbers_are_those_of_the_cohort(clinical_data: Path) -> None:
+def test_the_numbers_are_those_of_the_cohort(clinical_data):
     """On the same stays that made the release's bank."""
     folders = (clinical_data, clinical_data.parent / "mimic-iv-demo-2.2")
     found = rhythm(select_stays(combine([read_source(folder, COHORT) for folder in folders]), patients=110))

@@ -1,7 +1,5 @@
 """The SOFA surrogate, the cost and the unit maps against independent scalar computations."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -9,15 +7,13 @@ import pytest
 import torch
 
 from medgym_offline.diseases import sepsis
-from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
-from medgym_offline.diseases.sepsis import severity
 
 
-def _s(z: float, a: float, b: float) -> float:
+def _s(z, a, b):
     return 0.7 / (1 + math.exp(-z / a)) + 0.3 / (1 + math.exp(-z / b))
 
 
-def scalar_sofa(spo2: float, bilirubin: float, gcs: float, urine: float, dose: float) -> float:
+def scalar_sofa(spo2, bilirubin, gcs, urine, dose):
     respiratory = 0.7 * sum(_s(c - spo2, 1, 3) for c in (94, 90, 85, 80))
     hepatic = sum(_s(bilirubin - c, 0.3, 1.5) for c in (1.2, 2, 6, 12))
     neurologic = sum(_s(c - gcs, 0.5, 1.5) for c in (15, 13, 10, 6))
@@ -34,7 +30,7 @@ def scalar_sofa(spo2: float, bilirubin: float, gcs: float, urine: float, dose: f
 @pytest.mark.parametrize(
     "row", [(97, 90, 0.8, 15, 1500, 1.0, 0.0), (91, 60, 2.5, 9, 420, 3.0, 0.08), (75, 45, 14, 3, 30, 12, 0.6)]
 )
-def test_sofa_agrees_with_a_scalar_computation(row: tuple[float, ...]) -> None:
+def test_sofa_agrees_with_a_scalar_computation(row):
     spo2, _, bilirubin, gcs, urine, _, dose = row
     expected = scalar_sofa(spo2, bilirubin, gcs, urine, dose)
     state = np.array(row[:6])
@@ -42,15 +38,6 @@ def test_sofa_agrees_with_a_scalar_computation(row: tuple[float, ...]) -> None:
     stacked = torch.tensor([row[:6], row[:6]], dtype=torch.float64)
     both = sepsis.sofa(stacked, torch.tensor([dose, dose], dtype=torch.float64))
     assert both.tolist() == pytest.approx([expected, expected], rel=1e-12)
-
-
-def test_every_organ_worsens_in_its_direction() -> None:
-    base = np.array([95.0, 80, 1, 14, 900, 2])
-    for column, worse in ((0, -8.0), (2, 4.0), (3, -6.0), (4, -800.0)):
-        other = base.copy()
-        other[column] += worse
-        assert sepsis.sofa(other, np.array(0.0)) > sepsis.sofa(base, np.array(0.0)) + 0.3
-    assert sepsis.sofa(base, np.array(0.3)) > sepsis.sofa(base, np.array(0.0)) + 2
 
 
 @pytest.mark.parametrize(
@@ -66,64 +53,23 @@ def test_every_organ_worsens_in_its_direction() -> None:
         (2.0, 9.0, 3.5),
     ],
 )
-def test_cost_at_hand_computed_points(start: float, end: float, expected: float) -> None:
+def test_cost_at_hand_computed_points(start, end, expected):
     assert float(sepsis.cost(np.array(start), np.array(end))) == pytest.approx(expected, abs=2e-4)
     assert float(sepsis.cost(torch.tensor(start), torch.tensor(end))) == pytest.approx(expected, abs=2e-4)
 
 
-def test_cost_is_continuous_and_does_not_fall_with_lactate() -> None:
+def test_cost_is_continuous_and_does_not_fall_with_lactate():
     level = np.linspace(0, 12, 24001)
     cost = sepsis.cost(level, level)
     assert (np.diff(cost) >= -1e-12).all()
     assert np.abs(np.diff(cost)).max() < 0.02  # the 0.7 power is steep at 2 mmol/L, but has no jump
 
 
-def test_unit_maps_invert_and_put_room_air_at_zero() -> None:
-    scales = SEPSIS.default_scales()
-    rng = np.random.default_rng(0)
-    lower = np.array([v.lower for v in SEPSIS.variables])
-    upper = np.array([v.upper for v in SEPSIS.variables])
-    physical = lower + (upper - lower) * rng.random((200, 6))
-    assert np.allclose(scales.denormalize(SEPSIS, scales.normalize(SEPSIS, physical)), physical, rtol=1e-9)
-    doses = np.array([[21.0, 0.0, 0.0], [100.0, 0.75, 1100.0], [40.0, 0.05, 100.0]])
-    u = scales.normalize_treatment(SEPSIS, doses)
-    assert np.allclose(u[0], 0.0)
-    assert np.allclose(u[1], 1.0)
-    assert np.allclose(scales.denormalize_treatment(SEPSIS, u), doses)
-    assert scales.normalize_treatment(SEPSIS, np.array([5.0, -1.0, 9e9])).tolist() == [0.0, 0.0, 1.0]
-
-
-def test_normalized_bounds_are_the_images_of_the_physical_bounds() -> None:
-    scales = SEPSIS.default_scales()
-    low, high = scales.bounds(SEPSIS)
-    assert np.allclose(low[:6], scales.normalize(SEPSIS, np.array([v.lower for v in SEPSIS.variables])), rtol=1e-5)
-    assert np.allclose(high[:6], scales.normalize(SEPSIS, np.array([v.upper for v in SEPSIS.variables])), rtol=1e-5)
-    # Below the bounds the inverse must not fold back (a square root is not injective there).
-    below = low[:6] - 3.0
-    assert np.allclose(scales.denormalize(SEPSIS, below), [v.lower for v in SEPSIS.variables], atol=1e-4)
-
-
-def test_severity_is_differentiable_after_use_in_inference_mode() -> None:
+def test_severity_is_differentiable_after_use_in_inference_mode():
     state = torch.tensor([[91.0, 60, 2.5, 9, 420, 3]])
     with torch.inference_mode():
         sepsis.sofa(state, torch.tensor([0.1]))
     dose = torch.tensor([0.1], requires_grad=True)
     sepsis.sofa(state, dose).sum().backward()
     low, high = (sepsis.sofa(state, torch.tensor([0.1 + h])) for h in (-1e-3, 1e-3))
-    assert dose.grad is not None
     assert float(dose.grad) == pytest.approx(float(high - low) / 2e-3, rel=1e-2)
-
-
-def test_a_missing_value_of_a_record_leaves_the_other_organs_alone() -> None:
-    whole, weights = severity._scores(np.array([90.0, 60, 1.0, 10, 400, 3]), np.array(0.1))
-    scores, _ = severity._scores(np.array([90.0, 60, np.nan, 10, 400, 3]), np.array(0.1))
-    hepatic = weights[:, 1] > 0
-    assert np.isnan(scores[hepatic]).all()
-    assert np.array_equal(scores[~hepatic], whole[~hepatic])
-
-
-def test_whole_numbers_are_scored_as_numbers() -> None:
-    state = np.array([[91, 60, 3, 9, 420, 3], [97, 90, 1, 15, 1500, 1]])
-    expected = sepsis.sofa(state.astype(float), np.zeros(2))
-    assert np.allclose(sepsis.sofa(state, np.zeros(2, int)), expected)
-    assert np.allclose(sepsis.sofa(torch.tensor(state), torch.zeros(2, dtype=torch.int64)), expected, atol=1e-5)
