@@ -278,7 +278,7 @@ def compared(recipe: TableRecipe, found: Mapping[str, Scored]) -> list[str]:
     whose, when = [], []
     for name, scores in found.items():
         disease, scope, part = name.split("-")[0], recipe.part[name].scope, recipe.part[name]
-        other = found.get(f"{disease}-pop") if name == f"{disease}-ind" else None
+        other = found.get(f"{disease}-pop") if recipe.part[name].scope == "ind" else None
         for learner in part.learners:
             pairs = (
                 {d: (scores.get(d, learner, HARM), other.get(d, learner, HARM)) for d in part.datasets} if other else {}
