@@ -31,17 +31,17 @@ demo: install ## The whole chain on a handful of patients of two diseases: runs/
 	$(BIN)/medgym-offline demo --output runs/demo
 
 test: install ## All tests but the slow ones
-	$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadgroup $(PYTEST)
+	$(BIN)/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadscope $(PYTEST)
 
 test-all: install ## All tests
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadgroup $(PYTEST)
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope $(PYTEST)
 
 # UV_TORCH_BACKEND=cpu spares the gigabytes of CUDA where PyTorch's own index can be reached.
 test-lowest: ## The tests but the slow ones at the lowest versions pyproject.toml declares, in .venv-lowest
 	$(PYTHON) -m venv --clear $(LOWEST)
 	$(LOWEST)/bin/python -m pip install -q uv
 	VIRTUAL_ENV=$(LOWEST) $(LOWEST)/bin/uv pip install -q --resolution lowest-direct -e ".[dev]"
-	MEDGYM_LOWEST=1 $(LOWEST)/bin/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadgroup $(PYTEST)
+	MEDGYM_LOWEST=1 $(LOWEST)/bin/python -m pytest -q -m "not slow" -n auto --maxprocesses 4 --dist loadscope $(PYTEST)
 
 lint: install
 	$(BIN)/ruff check .

@@ -16,13 +16,6 @@ torch.set_num_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """What one process runs under `--dist loadgroup`: a file, as fixtures are shared there; of the pages, a page."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch, tmp_path_factory):
     """Every test has its own Minari root and cache, and cannot reach beyond this machine."""

@@ -51,19 +51,17 @@ def read_blocks(page):
         yield Block(page, line, match["language"], match["code"], match["mark"] or "")
 
 
-def _parameters():
-    for page in PAGES:
-        for block in read_blocks(page):
-            kind, _, what = block.mark.partition(": ")
-            marks = {
-                "": [],
-                "slow": [pytest.mark.slow],
-                "clinical": [pytest.mark.slow, pytest.mark.clinical],
-                "needs": [pytest.mark.slow] if what.endswith(", slow") else [],
-                "skip": [pytest.mark.skip(reason=what)],
-            }[kind]
-            marks = [*marks, pytest.mark.xdist_group(f"docs {page.stem}")]  # the blocks of a page build on each other
-            yield pytest.param(block, id=f"{page.stem}:{block.line}", marks=marks)
+def _parameters(page):
+    for block in read_blocks(page):
+        kind, _, what = block.mark.partition(": ")
+        marks = {
+            "": [],
+            "slow": [pytest.mark.slow],
+            "clinical": [pytest.mark.slow, pytest.mark.clinical],
+            "needs": [pytest.mark.slow] if what.endswith(", slow") else [],
+            "skip": [pytest.mark.skip(reason=what)],
+        }[kind]
+        yield pytest.param(block, id=f"{page.stem}:{block.line}", marks=marks)
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +81,7 @@ def namespaces():
     return {}
 
 
-@pytest.mark.parametrize("block", list(_parameters()))
-def test_block(block, working, namespaces, request, monkeypatch):
+def _run(block, working, namespaces, request, monkeypatch):
     folder = working / block.page.stem
     folder.mkdir(exist_ok=True)
     if block.mark.startswith("needs: "):
@@ -110,6 +107,22 @@ def test_block(block, working, namespaces, request, monkeypatch):
         command, env=release.environment, capture_output=True, text=True, timeout=SECONDS, check=False
     )
     assert done.returncode == 0, f"{block.page.name}, line {block.line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def _of_page(page):
+    """A class of tests, which one process runs under `--dist loadscope`: the blocks of a page build on each other."""
+
+    class Page:
+        @pytest.mark.parametrize("block", list(_parameters(page)))
+        def test_block(self, block, working, namespaces, request, monkeypatch):
+            _run(block, working, namespaces, request, monkeypatch)
+
+    return Page
+
+
+for _page in PAGES:
+    if any(read_blocks(_page)):
+        globals()[f"Test_{_page.stem.replace('-', '_')}"] = _of_page(_page)
 
 
 def _commands(code):

@@ -8,6 +8,7 @@ from experiments.reference.table import HERE, Scored, TableRecipe, against
 from medgym_offline.datasets import list_recipes
 from medgym_offline.datasets.trust import release_manifest
 from medgym_offline.offline import ALGORITHMS
+from medgym_offline.third_party import BASELINES
 
 DATASET = "medgym/diabetes-medium-v0"
 RECIPE = TableRecipe.load(HERE / "table.toml")
@@ -17,7 +18,7 @@ RECIPE = TableRecipe.load(HERE / "table.toml")
 def test_parts_name_datasets_learners_and_settings_that_exist(name):
     part = RECIPE.part[name]
     assert set(part.datasets) <= set(list_recipes())
-    assert {RECIPE.config(learner, part)[0] for learner in part.learners} <= set(ALGORITHMS)
+    assert {RECIPE.config(learner, part)[0] for learner in part.learners} <= {*ALGORITHMS, *BASELINES}
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_what_is_estimated_from_the_view_is_what_it_was_given():
 
 def test_the_numbers_are_those_of_the_cohort(clinical_data):
     """On the same stays that made the release's bank."""
-    folders = (clinical_data, clinical_data.parent / "mimic-iv-demo-2.2")
+    folders = [clinical_data / f"mimic-{name}" for name in ("iii-demo-1.4", "iv-demo-2.2")]
     found = rhythm(select_stays(combine([read_source(folder, COHORT) for folder in folders]), patients=110))
     for channel in VIEWS["charted"].channels:
         if channel.gap is not None:
