@@ -276,6 +276,7 @@ def _write(
         identity=identity,
         view=recipe.stored_view,
         split="",
+        embedded=0,
     ).validate()
     manifest = build_manifest(
         recipe, source, transitions, np.concatenate(seeds), content, folder, references, made, origin.who,

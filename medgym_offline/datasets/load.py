@@ -91,6 +91,7 @@ def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> 
         identity=ours["identity"],
         view=ours.get("view", FULL),
         split="",
+        embedded=0,
     )
 
 
