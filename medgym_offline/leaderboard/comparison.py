@@ -53,8 +53,8 @@ def tolerance(value: float, unit: str = "") -> float:
     """Largest accepted difference on the same seeds: 0.05 % of the value, plus 0.05 points of a percentage, 0.02 h, or
     0.0005 of anything else.
 
-    Measured between instruction sets (`docs/reproduce.md`): at most a quarter of it. What moves most is a count, such as
-    the share of decisions outside the support, when one number crosses a threshold.
+    Measured between instruction sets (`docs/reproduce.md`): at most a quarter of it. What moves most is a count, such
+    as the share of decisions outside the support, when one number crosses a threshold.
     """
     return RELATIVE * abs(value) + _ABSOLUTE.get(unit, _FLOOR)
 
