@@ -22,7 +22,7 @@ from medgym_offline.evaluation.ope.fqe import FqeConfig
 from medgym_offline.offline import OfflineConfig, train
 
 QUICK = CloneConfig(folds=2, hidden=4, updates=3, batch=8)
-RULE = DecisionRule()
+RULE = DecisionRule(96.0)
 REAL = "medgym/sepsis-real-v0"
 
 
@@ -73,7 +73,7 @@ def test_decisions_fill_the_stay_and_keep_apart(steps, end, tolerance):
     edges = np.r_[0.0, np.cumsum([gap for gap, *_ in steps])]
     rates = np.array([[0.0, 0.0], *([a, b] for _, a, b in steps)])
     inside = edges < end
-    stay, rule = Given(edges[inside], rates[inside], end), DecisionRule(tolerance=tolerance)
+    stay, rule = Given(edges[inside], rates[inside], end), DecisionRule(96.0, tolerance=tolerance)
     times = stay.decisions(rule)
     dt = np.diff(times)
     assert times[0] == 0.0
@@ -241,7 +241,7 @@ def test_where_the_records_are(recipe, tmp_path, monkeypatch):
         generate(REAL, root=tmp_path, progress=False)
     for arguments in ({"patients": 2, "output_id": "medgym/some-v0"}, {"release": True}):
         with pytest.raises(DatasetError, match="whole, and never shipped"):
-            generate(REAL, root=tmp_path, progress=False, **arguments)  # type: ignore[arg-type]
+            generate(REAL, root=tmp_path, progress=False, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_where_the_records_are(recipe, tmp_path, monkeypatch):
 )
 def test_recipes_of_records_and_of_simulators_differ(fields):
     with pytest.raises(DatasetError, match="go together"):
-        Recipe(**({"id": "medgym/b-v0", "description": "", "bank": "sepsis-v0", "behavior": "random"} | fields))  # type: ignore[arg-type]
+        Recipe(**({"id": "medgym/b-v0", "description": "", "bank": "sepsis-v0", "behavior": "random"} | fields))
 
 
 @pytest.mark.clinical

@@ -35,7 +35,7 @@ def bank_of(disease):
 
 
 def played(bank, view, seeds, actions, decisions=None):
-    config = ProcessConfig(disease=bank.disease.name, view=view, decisions=decisions)  # type: ignore[arg-type]
+    config = ProcessConfig(disease=bank.disease.name, view=view, decisions=decisions)
     numbers = iter(range(config.decisions))
     process = DecisionProcess(bank, config)
     return process, rollout(process, lambda _: actions[:, :, next(numbers)], draw_noise(seeds, bank, config))
@@ -252,22 +252,22 @@ def test_a_policy_is_evaluated_on_what_it_was_trained_on(stored, tmp_path):
     policy = train("bc", rows, "pop", config=OfflineConfig(updates=20, batch=16, hidden=8), progress=False).policy
     path = save_policy(policy, tmp_path / "bc.safetensors")
     again = load_policy(path)
-    assert (again.view, again.observation_dim) == ("charted", 5)  # type: ignore[attr-defined]
+    assert (again.view, again.observation_dim) == ("charted", 5)
     quick = {"bank": load_simulators("toy-v0").select(3), "episodes": 2, "worlds": ("own",)}
-    found = evaluate(path, dataset=stored, **quick)  # type: ignore[arg-type]
+    found = evaluate(path, dataset=stored, **quick)
     assert found.protocol["view"] == "charted"
     assert "view" not in found.deviations
     assert "support_distance" in found.metrics
     with pytest.raises(PolicyError, match=r"^policy 'bc' was made for view 'charted' and cannot be .*$"):
-        evaluate(path, view="full", **quick)  # type: ignore[arg-type]
+        evaluate(path, view="full", **quick)
     with pytest.raises(DatasetError, match="was loaded with view 'full', the policy sees 'charted'"):
-        evaluate(path, dataset=load_dataset(stored, progress=False), **quick)  # type: ignore[arg-type]
-    plain = evaluate(Asks(), **quick)  # type: ignore[arg-type]
-    blind = evaluate(Asks(), view="charted", **quick)  # type: ignore[arg-type]
+        evaluate(path, dataset=load_dataset(stored, progress=False), **quick)
+    plain = evaluate(Asks(), **quick)
+    blind = evaluate(Asks(), view="charted", **quick)
     assert "view" not in plain.protocol
     assert plain.metrics["return"] != blind.metrics["return"]
     for name in ("zero", "random"):
-        scores = [evaluate(name, view=view, **quick).metrics["return"] for view in ("full", "charted")]  # type: ignore[arg-type]
+        scores = [evaluate(name, view=view, **quick).metrics["return"] for view in ("full", "charted")]
         assert scores[0] == scores[1], "policies that look at nothing are the same whatever is shown"
 
 
@@ -276,12 +276,12 @@ def test_exported_policies_say_what_they_see(stored, tmp_path):
 
     rows = load_dataset(stored, progress=False, view="charted")
     policy = train("bc", rows, "pop", config=OfflineConfig(updates=2, batch=16, hidden=8), progress=False).policy
-    assert load_policy(export_torchscript(policy, tmp_path / "own.pt")).view == "charted"  # type: ignore[attr-defined]
+    assert load_policy(export_torchscript(policy, tmp_path / "own.pt")).view == "charted"
     torch.jit.save(torch.jit.script(torch.nn.Linear(5, 2)), str(tmp_path / "foreign.pt"))
     quick = {"bank": load_simulators("toy-v0").select(2), "episodes": 1, "worlds": ("own",)}
-    evaluate(tmp_path / "foreign.pt", view="charted", **quick)  # type: ignore[arg-type]
+    evaluate(tmp_path / "foreign.pt", view="charted", **quick)
     with pytest.raises(PolicyError, match="fails on 2 observations of 3 columns"):
-        evaluate(tmp_path / "foreign.pt", **quick)  # type: ignore[arg-type]
+        evaluate(tmp_path / "foreign.pt", **quick)
 
 
 def test_mistakes_are_one_line(stored, toy_recipe):

@@ -242,4 +242,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from experiments.people import study  # workers get its classes by name, which those of __main__ have not
+
+    study.main()

@@ -28,6 +28,7 @@ from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.datasets.trust import release_manifest
 from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation.statistics import iqm, probability_of_improvement, summarize
+from medgym_offline.files import write_text
 from medgym_offline.leaderboard.ranks import LEVEL, compare
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.train import train_seeds
@@ -274,31 +275,27 @@ def costs(scores: Scored, dataset: str, method: str) -> str:
 
 
 def compared(recipe: TableRecipe, found: Mapping[str, Scored]) -> list[str]:
-    """What a learner gains by a policy per patient, and by adaptive timing, of harm."""
-    whose, when = [], []
+    """What a learner gains by a policy per patient, and by data of adaptive timing, of harm."""
+    shared = [scores for name, scores in found.items() if recipe.part[name].scope == "pop"]
+    whose: list[list[str]] = []
+    when: list[list[str]] = []
     for name, scores in found.items():
-        disease, scope, part = name.split("-")[0], recipe.part[name].scope, recipe.part[name]
-        other = found.get(f"{disease}-pop") if recipe.part[name].scope == "ind" else None
-        for learner in part.learners:
-            pairs = (
-                {d: (scores.get(d, learner, HARM), other.get(d, learner, HARM)) for d in part.datasets} if other else {}
-            )
-            cells = [
-                f"{short(d)} {gain(*pair)}" for d, pair in pairs.items() if pair[0] is not None and pair[1] is not None
-            ]
-            if cells:
-                whose.append([disease, f"`{learner}`", "; ".join(cells)])
-            pair = [scores.get(f"medgym/{disease}-{data}-v0", learner, HARM) for data in ("ind", "ind-fixed")]
-            if pair[0] is not None and pair[1] is not None:
-                when.append([disease, scope, f"`{learner}`", gain(*pair)])
+        part = recipe.part[name]
+        for dataset, learner in ((d, m) for d in part.datasets for m in part.learners):
+            own, label = scores.get(dataset, learner, HARM), dataset.rsplit("/")[-1].removesuffix("-v0")
+            fixed = scores.get(f"medgym/{label}-fixed-v0", learner, HARM)
+            others = (other.get(dataset, learner, HARM) for other in shared if part.scope == "ind")
+            pop = next((values for values in others if values is not None), None)
+            if own is not None and pop is not None:
+                whose.append([label, f"`{learner}`", gain(own, pop)])
+            if own is not None and fixed is not None:
+                when.append([label, part.scope, f"`{learner}`", gain(own, fixed)])
     legend = "less harm in the mean, and in so many of the patients"
+    one = f"A policy per patient over one for all, same data: {legend}"
+    two = f"Data of adaptive timing over the same behaviors' data of fixed timing: {legend}"
     return [
-        markdown_table(f"A policy per patient over one for all, same data: {legend}", ["", "", "data and gain"], whose),
-        markdown_table(
-            f"Data of adaptive timing (`ind`) over data of fixed timing (`ind-fixed`): {legend}",
-            ["", "", "", "gain"],
-            when,
-        ),
+        markdown_table(one, ["data", "learner", "gain"], whose),
+        markdown_table(two, ["data", "scope", "learner", "gain"], when),
     ]
 
 
@@ -365,7 +362,8 @@ def separated(scores: Scored, datasets: Sequence[str], learners: Sequence[str], 
     return markdown_table(caption, ["", *(f"`{b}`" for b in learners)], body)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="run parts")
@@ -373,11 +371,17 @@ if __name__ == "__main__":
     running.add_argument("--workers", type=int, default=1)
     commands.add_parser("tables", help="write table.md")
     options = parser.parse_args()
-    table = TableRecipe.load(HERE / "table.toml")
-    if options.command == "run":
-        for one in options.parts:
-            if one not in table.part:
-                sys.exit(f"error: no part {one!r}; choose of {', '.join(table.part)}")
-            print(f"wrote {run(table, one, options.workers)}", file=sys.stderr)
-    else:
-        (HERE / "table.md").write_text(tables(table), encoding="utf-8")
+    recipe = TableRecipe.load(HERE / "table.toml")
+    if options.command == "tables":
+        write_text(HERE / "table.md", tables(recipe))
+        return
+    for one in options.parts:
+        if one not in recipe.part:
+            sys.exit(f"error: no part {one!r}; choose of {', '.join(recipe.part)}")
+        print(f"wrote {run(recipe, one, options.workers)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    from experiments.reference import table  # workers get its classes by name, which those of __main__ have not
+
+    table.main()

@@ -19,7 +19,7 @@ __all__ = ["DecisionRule", "Given", "treatments_given"]
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """The rule; times in the disease's unit.
+    """The rule; times in hours, as in every cohort.
 
     Attributes:
         horizon: Nothing after it counts.
@@ -29,7 +29,7 @@ class DecisionRule:
             anew; in the open MIMIC demos nineteen of twenty charted steps of a titrated drug are larger.
     """
 
-    horizon: float = 96.0
+    horizon: float
     apart: float = 1.0
     longest: float = 8.0
     tolerance: float = 0.05

@@ -23,19 +23,8 @@ __all__ = [
 
 ALGORITHMS = (
     *("awac", "bc", "bc-best", "bc-safe", "bcq-discrete", "bcq-smdp", "cpq", "cql", "cql-discrete", "cql-lagrangian"),
-    *(
-        "decision-transformer",
-        "dqn",
-        "dqn-discrete",
-        "gcql",
-        "gcql-discrete",
-        "gru-bc",
-        "gru-iql",
-        "iql",
-        "rebrac",
-        "td3bc",
-    ),
-    *("d3rlpy-awac", "d3rlpy-bc", "d3rlpy-cql", "d3rlpy-discrete-bcq", "d3rlpy-discrete-cql", "d3rlpy-iql"),
+    *("decision-transformer", "dqn", "dqn-discrete", "gcql", "gcql-discrete", "gru-bc", "gru-iql", "iql", "rebrac"),
+    *("td3bc", "d3rlpy-awac", "d3rlpy-bc", "d3rlpy-cql", "d3rlpy-discrete-bcq", "d3rlpy-discrete-cql", "d3rlpy-iql"),
     *("d3rlpy-rebrac", "d3rlpy-td3bc"),
 )
 """Offline algorithms."""

@@ -72,7 +72,7 @@ class Estimate:
             names: Of the A columns.
             marginal: Of a clone that sees nothing, on the same actions.
         """
-        inside = {level: np.abs(self.pit - 0.5).__le__(level / 2).mean(axis=0) for level in _LEVELS}
+        inside = {level: (np.abs(self.pit - 0.5) <= level / 2).mean(axis=0) for level in _LEVELS}
         return {
             "log_likelihood": round(float(self.log_prob.mean()), 3),
             "log_likelihood_marginal": round(float(marginal.log_prob.mean()), 3),

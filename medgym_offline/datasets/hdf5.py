@@ -319,6 +319,13 @@ def _locked(path: Path, error: Exception) -> DatasetError | None:
 
 
 def pack_episodes(episodes: list[dict[str, Any]], first: int) -> EpisodeBlock:
+    """One block of episodes of any length, numbered from `first`.
+
+    Args:
+        episodes: Of each: `steps` K, `seed`, `patient`, and its columns under the names of :class:`EpisodeBlock` and
+            :data:`INFOS`, of K decisions (observations and infos K + 1).
+        first: Number of the first of them.
+    """
     longest = max(episode["steps"] for episode in episodes)
 
     def stack(name: str, extra: int) -> np.ndarray:

@@ -10,7 +10,7 @@ With S the severity of the disease (at most its cap), v its burden of treating a
 
 "integral" is the paper's reward accumulated over time: its return does not depend on how time is cut, so adaptive and
 fixed timing maximize the same thing. "state" leaves out what the action itself adds: S_0 is the severity as it is
-without treatment; a score that counts the treatment, as SOFA counts the vasopressor, rewards not treating. "paper" is
+without treatment; a score that counts the treatment rewards not treating. "paper" is
 paid per decision (arXiv 2606.01028, eq. 4). "authors" is what the public code of the paper uses. S_start is the
 severity of the state before the decision under the treatment now given, so that a reward is a function of state,
 treatment, interval and next state, and the difference counts what the state did, not the switch of dose.

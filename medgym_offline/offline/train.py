@@ -17,15 +17,12 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.offline.algorithms import algorithm_name, settled
+from medgym_offline.offline.assembly import actor_parts, assembled, concatenated
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import POPULATION, StackedData, stack_transitions
 from medgym_offline.offline.learner import CHECK_EVERY, Learner
-from medgym_offline.policies.actor import StackedActor
-from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.policies.result import TrainResult
 from medgym_offline.progress import Progress
-from medgym_offline.sequences import NETWORKS
-from medgym_offline.stack import Steps
 from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
@@ -125,7 +122,7 @@ def train(
                 if learner.done % 10 == 0 or learner.done == config.updates:
                     bar.advance(learner.done - 10 * ((learner.done - 1) // 10), **_shown(learner))
                 if learner.done in kept and learner.done < config.updates:
-                    early[str(learner.done)] = _actor(learner, stop - start)
+                    early[str(learner.done)] = actor_parts(learner, stop - start)
                 if resume and learner.done % _SAVE_EVERY == 0 and learner.done < config.updates:
                     _write_state(resume, identity, finished, {"learner": learner.state(), "early": early})
                 if on_update is not None:
@@ -141,9 +138,9 @@ def train(
         warnings.warn(f"{algorithm}: learner {key} {why}; its last healthy actor is used", stacklevel=2)
     ids = None if data.keys == (POPULATION,) else data.keys
     origin = {**task, "stopped": stopped, "code": code_version(), "torch": torch.__version__}
-    policy = _assemble([part["actor"] for part in finished], ids, transitions, origin, people)
+    policy = assembled([part["actor"] for part in finished], ids, transitions, origin, people)
     early_policies = {
-        at: _assemble([p["early"][str(at)] for p in finished], ids, transitions, {**origin, "update": at}, people)
+        at: assembled([p["early"][str(at)] for p in finished], ids, transitions, {**origin, "update": at}, people)
         for at in kept
         if at < config.updates
     }
@@ -199,7 +196,7 @@ def train_seeds(
             stopped |= learner.stopped
     bounds = [(at, min(at + size, len(pairs))) for at in range(0, len(pairs), size)]
     log = _merge([json.loads(part["log"]) for part in parts], bounds)
-    whole = _concatenated([part["actor"] for part in parts])
+    whole = concatenated([part["actor"] for part in parts])
     task = _task(algorithm, transitions, scope, config, patients, people)
     results = {}
     for i, seed in enumerate(seeds):
@@ -213,7 +210,7 @@ def train_seeds(
             actor["codebook"] = whole["codebook"][rows]
         origin = {**task, "seed": seed, "stopped": own, "code": code_version(), "torch": torch.__version__}
         ids = None if data.keys == (POPULATION,) else data.keys
-        policy = _assemble([actor], ids, transitions, origin, people)
+        policy = assembled([actor], ids, transitions, origin, people)
         results[seed] = TrainResult(policy, log, own, {})
     return results
 
@@ -229,27 +226,6 @@ def checkpoint_updates(updates: int, count: int) -> list[int]:
     """After which updates `count` checkpoints are kept: multiples of 50 (when learners are looked at), and the last."""
     looks = (-(-updates * i // (count * CHECK_EVERY)) for i in range(1, count + 1))
     return sorted({min(updates, CHECK_EVERY * look) for look in looks})
-
-
-def _assemble(
-    parts: list[dict[str, Any]],
-    ids: Sequence[str] | None,
-    data: Transitions,
-    provenance: dict[str, Any],
-    people: Clusters | Contexts | None,
-) -> StackedActor | HistoryPolicy:
-    """One policy from the actors of all shards, for everybody among `people`."""
-    whole = _concatenated(parts)
-    count, history = len(whole["net"]["layers.0.weight"]), provenance["config"]["history"]
-    steps = Steps(history, data.action_dim)
-    net = NETWORKS[whole["kind"]](count, whole["sizes"], whole["activation"], seeds=[0] * count, steps=steps)
-    net.load_state_dict(whole["net"])
-    book, gate = whole["codebook"], whole["gate"]
-    actor = StackedActor(
-        net, ids, data.decisions, provenance=provenance, codebook=book, disease=data.disease, gate=gate, view=data.view
-    )
-    actor = (actor if people is None else people.finish(actor)).requires_grad_(False)
-    return actor if history == 1 else HistoryPolicy(actor, history)
 
 
 def _stacked(
@@ -272,13 +248,6 @@ def _stacked(
         )
     rows, members = (transitions, None) if people is None else people.arrange(transitions)
     return stack_transitions(rows, scope, config, patients, members)
-
-
-def _concatenated(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The actors of all shards as one stack."""
-    nets, books = [part["net"] for part in parts], [part["codebook"] for part in parts]
-    net = {key: torch.cat([tensors[key] for tensors in nets]) for key in nets[0]}
-    return {**parts[0], "net": net, "codebook": None if books[0] is None else torch.cat(books)}
 
 
 def _task(
@@ -310,20 +279,7 @@ def _all_failed(algorithm: str, stopped: dict[str, str]) -> MedGymError:
 
 def _outcome(learner: Learner, count: int) -> dict[str, Any]:
     """What is kept of the first `count` learners of a finished shard: plain tensors and text."""
-    return {"actor": _actor(learner, count), "log": json.dumps(learner.log), "stopped": dict(learner.stopped)}
-
-
-def _actor(learner: Learner, count: int) -> dict[str, Any]:
-    """The actors of the first `count` learners as they are now, as plain tensors and text."""
-    net, book = learner.finished_actor(), learner.codebook()
-    return {
-        "net": {key: value.detach()[:count].clone() for key, value in net.state_dict().items()},
-        "kind": net.kind,
-        "sizes": list(net.sizes),
-        "activation": net.activation,
-        "codebook": None if book is None else book[:count].clone(),
-        "gate": learner.gate,
-    }
+    return {"actor": actor_parts(learner, count), "log": json.dumps(learner.log), "stopped": dict(learner.stopped)}
 
 
 def _shown(learner: Learner) -> dict[str, float | str]:

@@ -239,7 +239,7 @@ def test_policies_with_a_history_are_run_again(shop, tmp_path):
     done = run("train", "gru-bc", "--dataset", DATASET, *options, "--output", trained)
     assert done.code == 0, done.err
     files = sorted(trained.glob("*.safetensors"))
-    assert [load_policy(file).history for file in files] == [3, 3]  # type: ignore[attr-defined]
+    assert [load_policy(file).history for file in files] == [3, 3]
     results = [shop.score(file, tmp_path / file.stem) for file in files]
     submitted = tmp_path / "submitted"
     assert run("submit", *results, "--name", "GRU", "--authors", "A. Author", "--output", submitted).code == 0

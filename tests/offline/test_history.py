@@ -133,7 +133,7 @@ def test_a_mix_of_behaviors_remembers_what_each_played(tiny_bank):
     mix = Behavior("mix", "", None, (Behavior("one", "", one), Behavior("other", "", other)))
     played = play(tiny_bank, mix, ProcessConfig(), seeds, 0.05)
     for policy, first in ((one, 0), (other, 1)):
-        asked = policy.inner.asked[2]  # type: ignore[attr-defined]
+        asked = policy.inner.asked[2]
         np.testing.assert_array_equal(asked[..., 9:13], played.actions[:, first::2, 1].float())
     apart = play(tiny_bank, Behavior("one", "", one), ProcessConfig(), seeds[:, ::2], 0.05)
     torch.testing.assert_close(apart.actions, played.actions[:, ::2], rtol=0, atol=1e-4)
@@ -166,11 +166,11 @@ def test_attention_is_causal():
     net = NETWORKS["transformer"](2, (window_width(9, 4, 4), 8, 8, 4), "relu", seeds=[1, 2], steps=Steps(4, 4))
     windows = torch.randn(2, 3, window_width(9, 4, 4), generator=torch.Generator().manual_seed(1))
     windows[..., [14, 29, 44]] = 1.0
-    before = net.answers(windows)  # type: ignore[attr-defined]
+    before = net.answers(windows)
     for k in range(4):  # the observation of decision 3 - k, newest first, and the action before it
         other = windows.clone()
         other[..., 15 * k : 15 * k + 13] += 0.5
-        moved = (net.answers(other) != before).any(-1).flatten(0, 1).any(0)  # type: ignore[attr-defined]
+        moved = (net.answers(other) != before).any(-1).flatten(0, 1).any(0)
         assert moved.tolist() == [i >= 3 - k for i in range(4)]
 
 
@@ -263,7 +263,7 @@ def test_evaluation_is_that_of_every_episode_alone(tiny_bank, tmp_path):
     alone = [evaluate(policy, patients=[p], **options).metrics["return"] for p in tiny_bank.patients]
     np.testing.assert_allclose(alone, whole.worlds["own"].per_patient["return"], rtol=1e-4)
     with pytest.raises(PolicyError, match=r"history=4.*train it with history=1"):
-        perturbed_policy(resolve_policy(policy, tiny_bank, None, None, 20), tiny_bank.patients, 0.05, None)  # type: ignore[arg-type]
+        perturbed_policy(resolve_policy(policy, tiny_bank, None, None, 20), tiny_bank.patients, 0.05, None)
 
 
 def test_another_batch_needs_a_reset():
