@@ -1,11 +1,11 @@
 """What is the same on another kind of processor: rows of datasets, scores of policies, trained networks, board entries.
 
-    python benchmarks/instruction_sets.py [--parts rows scores training entries] [--workers 2]
+    python benchmarks/instruction_sets.py [--parts rows scores training entries] [--workers 2] [--again]
 
 Everything is computed once for each instruction set, in a process of its own: torch's kernels as this processor has
 them, those for AVX2, the processor's own with MKL held to SSE4.2 and to results that do not depend on the processor,
 and torch's kernels for no instruction set with MKL held so. Writes benchmarks/results/instruction_sets.json, each part
-as it is done. Entries are verified as `medgym-offline leaderboard verify` does; the files of policies that do
+as it is done; what is recorded is not computed again. Entries are verified as `medgym-offline leaderboard verify` does; the files of policies that do
 not travel with them must be in the cache.
 """
 
@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
     parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--again", action="store_true", help="also what is recorded")
     parser.add_argument("--child", nargs=2, metavar=("PART", "NAME"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -165,7 +166,9 @@ def main() -> None:
     found["processor"] = torch.backends.cpu.get_cpu_capability()
     sets = [kind for kind in options.sets if kind != "avx2" or found["processor"] != "AVX2"]  # the same twice
     for part in options.parts:
-        jobs = [(name, kind) for name in tasks(part) if options.only in name for kind in sets]
+        kept = {} if options.again else found.get(part, {})
+        wanted = [(name, kind) for kind in sets for name in tasks(part) if options.only in name]
+        jobs = [(name, kind) for name, kind in wanted if "error" in kept.get(name, {}).get(kind, {"error": ""})]
         with ThreadPoolExecutor(options.workers) as pool:
             results = pool.map(run, [part] * len(jobs), *zip(*jobs))
             for (name, kind), result in zip(jobs, results):

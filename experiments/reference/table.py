@@ -22,7 +22,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from experiments.common import Recipe, digest, markdown_table, units
-from medgym_offline import SimulatorBank, evaluate, load_dataset, load_policy, load_simulators
+from medgym_offline import Transitions, evaluate, load_dataset, load_policy, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.datasets.trust import release_manifest
@@ -35,7 +35,7 @@ from medgym_offline.offline.train import train_seeds
 from medgym_offline.third_party import BASELINES, SHARED, default_settings
 
 HERE = Path(__file__).parent
-METRICS = ("return", "severity_mean", "safe_path", "cost_mean", "decisions_used")
+METRICS = ("return", "severity_mean", "safe_path", "cost_mean", "decisions_used", "support_distance")
 REFERENCES = ("expert", "behavior", "random")
 HARM = "severity_mean"
 
@@ -78,9 +78,13 @@ class TableRecipe(Recipe):
 # -- running a part ----------------------------------------------------------------------------------------------------
 
 
-def scored(policy: Any, bank: SimulatorBank, world: str, episodes: int, method: str, seed: int) -> pl.DataFrame:
-    """Rows method, seed, patient, metric, value of a policy."""
-    found = evaluate(policy, episodes=episodes, bank=bank, worlds=(world,)).worlds[world].per_patient
+def scored(policy: Any, data: Transitions, episodes: int, method: str, seed: int) -> pl.DataFrame:
+    """Rows method, seed, patient, metric, value of a policy, in the world that the data come from."""
+    made = find_recipe(data.dataset_id)
+    # The expert of data with fixed timing may be an adaptive policy: its actions have no distance to the data's.
+    near = data if policy.timing == data.timing else None
+    result = evaluate(policy, episodes=episodes, bank=load_simulators(made.bank), worlds=(made.world,), dataset=near)
+    found = result.worlds[made.world].per_patient
     parts = [
         pl.DataFrame({"patient": found["patient"], "value": np.asarray(found[metric], np.float32)}).with_columns(
             method=pl.lit(method), seed=pl.lit(seed, pl.Int16), metric=pl.lit(metric)
@@ -93,8 +97,7 @@ def scored(policy: Any, bank: SimulatorBank, world: str, episodes: int, method: 
 
 def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> pl.DataFrame:
     """One learner on one dataset, all seeds in one stack."""
-    data, made = load_dataset(dataset, progress=False), find_recipe(dataset)
-    bank = load_simulators(made.bank)
+    data = load_dataset(dataset, progress=False)
     algorithm, config, alone = recipe.config(learner, part)
     runs, started, stopped = range(recipe.runs(part)), time.process_time(), 0
     try:
@@ -111,7 +114,7 @@ def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> pl.D
             "seed": pl.Series([0], dtype=pl.Int16), "metric": ["failed"],
         })  # fmt: skip
     seconds = (time.process_time() - started) / len(runs)
-    parts = [scored(policy, bank, made.world, recipe.episodes, learner, seed) for seed, policy in policies.items()]
+    parts = [scored(policy, data, recipe.episodes, learner, seed) for seed, policy in policies.items()]
     facts = {"seconds": seconds, "stopped": float(stopped)}
     extra = pl.DataFrame({
         "patient": ["all"] * len(facts), "value": np.array(list(facts.values()), np.float32),
@@ -131,8 +134,7 @@ def baseline(algorithm: str, data: Any, seed: int, config: OfflineConfig, alone:
 def reference(dataset: str, name: str, recipe: TableRecipe) -> pl.DataFrame:
     """The behavior without its noise, the expert of the dataset's manifest, or the random policy."""
     made = find_recipe(dataset)
-    bank = load_simulators(made.bank)
-    home = bank.world(made.world)
+    home = load_simulators(made.bank).world(made.world)
     wanted, timing = name, made.timing
     manifest = release_manifest(dataset)
     assert manifest is not None
@@ -145,7 +147,8 @@ def reference(dataset: str, name: str, recipe: TableRecipe) -> pl.DataFrame:
     )
     policies = [part.policy for part in whole.parts or (whole,)]
     # Of a mix each policy plays as many episodes as the others.
-    frames = [scored(policy, bank, made.world, recipe.episodes, name, 0) for policy in policies]
+    data = load_dataset(dataset, progress=False)
+    frames = [scored(policy, data, recipe.episodes, name, 0) for policy in policies]
     keys = [column for column in frames[0].columns if column != "value"]
     return pl.concat(frames).group_by(keys, maintain_order=True).agg(pl.col("value").mean()).select(frames[0].columns)
 
@@ -252,6 +255,9 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     title = f"{name.replace('-', ', ')}" + (f", {part.seeds} seeds" if part.seeds else "")
     blocks = [f"## {title}", markdown_table(f"Normalized score, mean ± SD over seeds ({title})", heads, body)]
     blocks.append(markdown_table(f"Harm, points ({title})", heads, harm))
+    near = [[f"`{m}`", *(mean_of(scores, d, m, "support_distance") for d in datasets)] for m in methods]
+    legend = f"Distance of states and actions to the data's, standard deviations ({title})"
+    blocks += [markdown_table(legend, heads, near)] if any(set(row[1:]) - {"-"} for row in near) else []
     pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
     heads = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
     blocks.append(markdown_table(f"Over the {len(datasets)} datasets ({title})", heads, pooled))
@@ -266,6 +272,12 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
 def heads_of(datasets: Sequence[str]) -> list[str]:
     """Columns of a table of datasets."""
     return ["", *map(short, datasets)]
+
+
+def mean_of(scores: Scored, dataset: str, method: str, metric: str) -> str:
+    """Mean of a metric over runs and patients, as a cell."""
+    found = scores.get(dataset, method, metric)
+    return "-" if found is None else f"{found.mean():.2f}"
 
 
 def costs(scores: Scored, dataset: str, method: str) -> str:
