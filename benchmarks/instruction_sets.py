@@ -5,8 +5,8 @@
 Everything is computed once for each instruction set, in a process of its own: torch's kernels as this processor has
 them, those for AVX2, the processor's own with MKL held to SSE4.2 and to results that do not depend on the processor,
 and torch's kernels for no instruction set with MKL held so. Writes benchmarks/results/instruction_sets.json, each part
-as it is done; what is recorded is not computed again. Entries are verified as `medgym-offline leaderboard verify` does; the files of policies that do
-not travel with them must be in the cache.
+as it is done; what is recorded is not computed again. Entries are verified as `medgym-offline leaderboard verify`
+does; the files of policies that do not travel with them must be in the cache.
 """
 
 from __future__ import annotations
