@@ -3,8 +3,9 @@
     python -m experiments.reference.table run diabetes-pop     # a part; what is there is not run again
     python -m experiments.reference.table tables               # table.md, from all parts that are there
 
-Every setting is in table.toml. Learners are scored after their last update, without noise, beside the behavior without
-its noise, the expert and the random policy, on the same patients and evaluation seeds.
+With `--recipe tuning` the settings that were tried. Every setting is in the recipe. Learners are scored after their
+last update, without noise, beside the behavior without its noise, the expert and the random policy, on the same
+patients and evaluation seeds.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ HARM = "severity_mean"
 
 
 class Part(BaseModel):
-    """Learners of one scope on the datasets of one disease; `settings`, and `seeds`, may differ from the table's."""
+    """Learners of one scope on the datasets of one disease; `settings`, and `seeds`, may differ from the table's.
+
+    Scored in `world`, by default the one that the data come from.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     datasets: tuple[str, ...]
@@ -49,6 +53,7 @@ class Part(BaseModel):
     learners: tuple[str, ...]
     settings: dict[str, Any] = Field(default_factory=dict)
     seeds: PositiveInt | None = None
+    world: str | None = None
 
 
 class TableRecipe(Recipe):
@@ -78,13 +83,14 @@ class TableRecipe(Recipe):
 # -- running a part ----------------------------------------------------------------------------------------------------
 
 
-def scored(policy: Any, data: Transitions, episodes: int, method: str, seed: int) -> pl.DataFrame:
-    """Rows method, seed, patient, metric, value of a policy, in the world that the data come from."""
+def scored(policy: Any, data: Transitions, part: Part, episodes: int, method: str, seed: int) -> pl.DataFrame:
+    """Rows method, seed, patient, metric, value of a policy."""
     made = find_recipe(data.dataset_id)
+    world = part.world or made.world
     # The expert of data with fixed timing may be an adaptive policy: its actions have no distance to the data's.
     near = data if policy.timing == data.timing else None
-    result = evaluate(policy, episodes=episodes, bank=load_simulators(made.bank), worlds=(made.world,), dataset=near)
-    found = result.worlds[made.world].per_patient
+    result = evaluate(policy, episodes=episodes, bank=load_simulators(made.bank), worlds=(world,), dataset=near)
+    found = result.worlds[world].per_patient
     parts = [
         pl.DataFrame({"patient": found["patient"], "value": np.asarray(found[metric], np.float32)}).with_columns(
             method=pl.lit(method), seed=pl.lit(seed, pl.Int16), metric=pl.lit(metric)
@@ -114,7 +120,7 @@ def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> pl.D
             "seed": pl.Series([0], dtype=pl.Int16), "metric": ["failed"],
         })  # fmt: skip
     seconds = (time.process_time() - started) / len(runs)
-    parts = [scored(policy, data, recipe.episodes, learner, seed) for seed, policy in policies.items()]
+    parts = [scored(policy, data, part, recipe.episodes, learner, seed) for seed, policy in policies.items()]
     facts = {"seconds": seconds, "stopped": float(stopped)}
     extra = pl.DataFrame({
         "patient": ["all"] * len(facts), "value": np.array(list(facts.values()), np.float32),
@@ -131,7 +137,7 @@ def baseline(algorithm: str, data: Any, seed: int, config: OfflineConfig, alone:
         return load_policy(trained.save(Path(folder) / "policy.pt"))
 
 
-def reference(dataset: str, name: str, recipe: TableRecipe) -> pl.DataFrame:
+def reference(dataset: str, part: Part, name: str, recipe: TableRecipe) -> pl.DataFrame:
     """The behavior without its noise, the expert of the dataset's manifest, or the random policy."""
     made = find_recipe(dataset)
     home = load_simulators(made.bank).world(made.world)
@@ -145,17 +151,18 @@ def reference(dataset: str, name: str, recipe: TableRecipe) -> pl.DataFrame:
         if wanted not in ("expert", "behavior")
         else recipe_behavior(made, home)
     )
-    policies = [part.policy for part in whole.parts or (whole,)]
+    policies = [one.policy for one in whole.parts or (whole,)]
     # Of a mix each policy plays as many episodes as the others.
     data = load_dataset(dataset, progress=False)
-    frames = [scored(policy, data, recipe.episodes, name, 0) for policy in policies]
+    frames = [scored(policy, data, part, recipe.episodes, name, 0) for policy in policies]
     keys = [column for column in frames[0].columns if column != "value"]
     return pl.concat(frames).group_by(keys, maintain_order=True).agg(pl.col("value").mean()).select(frames[0].columns)
 
 
 def unit(dataset: str, part: Part, method: str, recipe: TableRecipe) -> pl.DataFrame:
     """Everything of one row and column of the table."""
-    found = reference(dataset, method, recipe) if method in REFERENCES else learned(dataset, part, method, recipe)
+    run_of = reference if method in REFERENCES else learned
+    found = run_of(dataset, part, method, recipe)
     return found.with_columns(dataset=pl.lit(dataset))
 
 
@@ -169,7 +176,7 @@ def run(recipe: TableRecipe, name: str, workers: int) -> Path:
             if method not in REFERENCES:
                 _, settings, alone = recipe.config(method, part)
                 config = [settings.to_dict() | alone, recipe.runs(part), part.scope]
-            key = digest(identity, recipe.episodes, method, config)
+            key = digest(identity, recipe.episodes, method, config, *filter(None, [part.world]))
             calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = dataset, part, method, recipe
     found = units(unit, calls, Path("runs/table"), workers)
     path = HERE / f"{name}.parquet"
@@ -214,20 +221,21 @@ def tables(recipe: TableRecipe) -> str:
     """Every table of every part that is there; what is not there is named."""
     there = {name: HERE / f"{name}.parquet" for name in recipe.part}
     blocks = [
-        "# The reference table",
-        "    python -m experiments.reference.table run PART; python -m experiments.reference.table tables",
+        "# The reference table" if recipe.name == "table" else "# Settings that were tried",
+        f"    python -m experiments.reference.table --recipe {recipe.name} run PART, then tables",
         f"{recipe.seeds} training seeds, last checkpoint, {recipe.episodes} episodes a patient without noise, in the "
-        "world that the data come from. Scores are normalized: 0 is the random policy, 100 the expert of the dataset's "
-        "manifest. Harm is the mean severity over time, in points. `behavior` is the policy that made the data, "
-        "without its noise; of a mix the mean of its parts. The references were scored again, on other episodes than "
-        "the manifest's: what their rows differ from 0 and 100 is noise. In tables of harm, + marks a learner that is "
-        "better than the behavior without its noise and - one that is worse: paired over patients, Holm's correction "
-        "over all pairs of the dataset at 5 %.",
+        "world that the data come from where no other is named. Scores are normalized: 0 is the random policy, 100 the "
+        "expert of the dataset's manifest. Harm is the mean severity over time, in points. `behavior` is the policy "
+        "that made the data, without its noise; of a mix the mean of its parts. The references were scored again, on "
+        "other episodes than the manifest's: what their rows differ from 0 and 100 is noise. In tables of harm, + "
+        "marks a learner that is better than the behavior without its noise and - one that is worse: paired over "
+        "patients, Holm's correction over all pairs of the dataset at 5 %.",
     ]
     found = {name: Scored(pl.read_parquet(path)) for name, path in there.items() if path.exists()}
     for name, scores in found.items():
         blocks += part_tables(name, recipe.part[name], scores)
-    blocks += ["## Whose policy, which timing", *compared(recipe, found)]
+    if any(not part.world for part in recipe.part.values()):
+        blocks += ["## Whose policy, which timing", *compared(recipe, found)]
     if missing := [name for name, path in there.items() if not path.exists()]:
         blocks.append(f"Not run: {', '.join(missing)}.")
     return "\n\n".join(blocks) + "\n"
@@ -258,11 +266,13 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     near = [[f"`{m}`", *(mean_of(scores, d, m, "support_distance") for d in datasets)] for m in methods]
     legend = f"Distance of states and actions to the data's, standard deviations ({title})"
     blocks += [markdown_table(legend, heads, near)] if any(set(row[1:]) - {"-"} for row in near) else []
+    if part.world:  # reference returns are of the world of the data
+        return [f"## {title}", f"Scored in `{part.world}`.", blocks[2]]
     pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
     heads = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
     blocks.append(markdown_table(f"Over the {len(datasets)} datasets ({title})", heads, pooled))
     blocks.append(separated(scores, datasets, part.learners, title))
-    if name.endswith("-safe"):
+    if name.endswith(("-safe", "-limits")):
         rows = [[f"`{m}`", *(costs(scores, d, m) for d in datasets)] for m in methods]
         legend = f"Mean cost of a decision at its end, and share of the time that is safe, % ({title})"
         blocks.append(markdown_table(legend, heads_of(datasets), rows))
@@ -377,15 +387,16 @@ def separated(scores: Scored, datasets: Sequence[str], learners: Sequence[str], 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="table", help="table or tuning")
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="run parts")
     running.add_argument("parts", nargs="+")
     running.add_argument("--workers", type=int, default=1)
-    commands.add_parser("tables", help="write table.md")
+    commands.add_parser("tables", help="write table.md, or tuning.md")
     options = parser.parse_args()
-    recipe = TableRecipe.load(HERE / "table.toml")
+    recipe = TableRecipe.load(HERE / f"{options.recipe}.toml")
     if options.command == "tables":
-        write_text(HERE / "table.md", tables(recipe))
+        write_text(HERE / f"{recipe.name}.md", tables(recipe))
         return
     for one in options.parts:
         if one not in recipe.part:
