@@ -3,8 +3,7 @@
 python docs/front.py            # both: after a change of banks, behaviors or manifests
 python docs/front.py --table    # the table alone, from the manifests
 
-The table stands in docs/datasets.md, and a short one in README.md, between two comments; a test compares them with the
-manifests.
+The table stands in README.md between two comments; a test compares it with the manifests.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medgym_offline.datasets import listing_table, released_datasets
+from medgym_offline.datasets import released_datasets
 from medgym_offline.files import write_text
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "datasets.md")
+PAGE = ROOT / "README.md"
 FIGURE = ROOT / "docs" / "assets" / "front.svg"
-BLOCK = re.compile(r"(<!-- (short table|table) of datasets: python docs/front.py -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- short table of datasets: python docs/front.py -->\n).*?(<!-- end -->)", re.DOTALL)
 THEMES = ("light", "dark")
 EPISODES = 10
 POLICIES = {
@@ -98,8 +97,7 @@ def short_table() -> str:
 
 def with_table(text: str) -> str:
     """A page with its table of datasets as the manifests have it now."""
-    tables = {"short table": short_table, "table": lambda: listing_table(released_datasets())}
-    return BLOCK.sub(lambda match: f"{match[1]}\n{tables[match[2]]()}\n\n{match[3]}", text)
+    return BLOCK.sub(lambda match: f"{match[1]}\n{short_table()}\n\n{match[2]}", text)
 
 
 def course(row: Row, patient: str, policy: str) -> tuple[Any, Any, Any]:
@@ -205,12 +203,11 @@ def figure() -> str:
 
 
 def main() -> None:
-    """Write the pages, and the figure unless told not to."""
+    """Write the table, and the figure unless told not to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", action="store_true", help="only the table")
     only_table = parser.parse_args().table
-    for page in PAGES:
-        write_text(page, with_table(page.read_text(encoding="utf-8")))
+    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8")))
     if not only_table:
         write_text(FIGURE, figure())
 
