@@ -263,9 +263,10 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     title = f"{name.replace('-', ', ')}" + (f", {part.seeds} seeds" if part.seeds else "")
     blocks = [f"## {title}", markdown_table(f"Normalized score, mean ± SD over seeds ({title})", heads, body)]
     blocks.append(markdown_table(f"Harm, points ({title})", heads, harm))
-    near = [[f"`{m}`", *(mean_of(scores, d, m, "support_distance") for d in datasets)] for m in methods]
-    legend = f"Distance of states and actions to the data's, standard deviations ({title})"
-    blocks += [markdown_table(legend, heads, near)] if any(set(row[1:]) - {"-"} for row in near) else []
+    if measured := [d for d in datasets if scores.get(d, "behavior", "support_distance") is not None]:
+        near = [[f"`{m}`", *(mean_of(scores, d, m, "support_distance") for d in measured)] for m in methods]
+        legend = f"Distance of states and actions to the data's, standard deviations ({title})"
+        blocks.append(markdown_table(legend, heads_of(measured), near))
     if part.world:  # reference returns are of the world of the data
         return [f"## {title}", f"Scored in `{part.world}`.", blocks[2]]
     pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
