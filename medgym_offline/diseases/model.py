@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from medgym_offline.errors import DiseaseError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
 
-__all__ = ["Dynamics", "Model"]
+__all__ = ["Dynamics", "Model", "NoChoices", "WorldsOnly"]
 
 
 class Dynamics(Protocol):
@@ -82,3 +85,30 @@ class Model(Protocol):
     def average(self, dynamics: Dynamics, how: str) -> Dynamics:
         """The population's: what is individual averaged, "mean" or "median"."""
         ...
+
+
+@dataclass(frozen=True)
+class NoChoices:
+    """Nothing is a choice of strength, or has a prior."""
+
+
+class WorldsOnly:
+    """:class:`Model` of a disease whose banks are not fitted to cohort tables: the kinds of their worlds.
+
+    Args:
+        kinds: See :class:`Model`.
+        remedy: How banks are built, for the error that everything else raises.
+    """
+
+    physics: type[Any] = NoChoices
+    prior: type[Any] = NoChoices
+    pooled: tuple[str, ...] = ()
+    decayed: tuple[str, ...] = ()
+
+    def __init__(self, kinds: Mapping[str, type[Any]], remedy: str):
+        self.kinds, self._remedy = kinds, remedy
+
+    def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:
+        raise DiseaseError(self._remedy)
+
+    initial_raw = given = parameters = hidden_course = given_of = average = _refuse

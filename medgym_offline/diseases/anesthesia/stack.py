@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import Any, Self, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from medgym_offline.diseases.anesthesia.severity import NUMBERS, TICK_SECONDS, p
 from medgym_offline.diseases.anesthesia.stimulation import schedule_of
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
+from medgym_offline.diseases.stacked import StackedTensors
 
 __all__ = ["FIRST", "Stacked", "usual"]
 
@@ -29,21 +29,8 @@ def usual(like: Tensor) -> Tensor:
     return like.new_tensor(_USUAL).expand(*like.shape, -1)
 
 
-class Stacked(Law):
-    """Mixin of frozen dataclasses whose tensors have a leading patient axis."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        named = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
-        return {name: t for name, t in named.items() if isinstance(t, Tensor)}
-
-    def select(self, index: Tensor) -> Self:
-        """The patients at `index`."""
-        return replace(cast(Any, self), **{name: t[index] for name, t in self.tensors().items()})
-
-    def to(self, where: torch.device | torch.dtype | str) -> Self:
-        """The same on another device or in another precision."""
-        return replace(cast(Any, self), **{name: t.to(where) for name, t in self.tensors().items()})
+class Stacked(StackedTensors, Law):
+    """A law of frozen dataclasses, as a world of a bank."""
 
     def first_state(self) -> Tensor:
         """(P, FIRST + slots) physical state of the bank at the start: awake, no drug."""

@@ -2,9 +2,9 @@
 
     python -m medgym_offline.diseases.diabetes.bank generation/diabetes-v0.toml [--output FOLDER]
 
-A recipe names the bank, its people ("published" or "interpolated"), days of records, seed, and the readings of the fit
-("sensor" or "finger"). World `own` is fitted to the readings of even days, `crossfit` to those of odd ones; `true` is
-the published model; the population is the center of the hierarchy of `own`.
+A recipe names the bank, its people ("published" or "interpolated"), days of records and seed. World `own` is fitted to
+the sensor's readings of even days, `crossfit` to those of odd ones; `true` is the published model; the population is
+the center of the hierarchy of `own`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ class BankRecipe:
     people: Literal["published", "interpolated"] = "published"
     days: Annotated[int, Field(ge=2)] = 14
     seed: int = 0
-    readings: Literal["sensor", "finger"] = "sensor"
     patients: Annotated[int, Field(ge=0)] = 0
 
 
@@ -131,7 +130,7 @@ def build(recipe: BankRecipe) -> SimulatorBank:
         people.names,
         torch.from_numpy(np.stack(context, -1)).float(),
         glucose,
-        (getattr(found, recipe.readings), (found.basal / 12.0 + found.bolus) / weight, found.logged / weight),
+        (found.sensor, (found.basal / 12.0 + found.bolus) / weight, found.logged / weight),
         {
             "recipe": dataclasses.asdict(recipe),
             "human_error": dataclasses.asdict(HumanError()),

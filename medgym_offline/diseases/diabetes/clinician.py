@@ -70,7 +70,6 @@ class Records:
     Attributes:
         glucose: The true one, mg/dL, which nobody saw.
         sensor: Continuous sensor, mg/dL.
-        finger: Fingersticks, mg/dL, NaN where none: before meals, 2 h after every second one, at bedtime.
         basal: U/h.
         bolus: U, delivered within the tick.
         grams: Carbohydrate eaten from that tick on, g.
@@ -79,7 +78,6 @@ class Records:
 
     glucose: Tensor
     sensor: Tensor
-    finger: Tensor
     basal: Tensor
     bolus: Tensor
     grams: Tensor
@@ -150,18 +148,7 @@ def record(model: Truth, days: int = 14, seed: int = 0, error: HumanError | None
         state = play(model, state, insulin[..., None].to(model.dtype), food[..., None].to(model.dtype)).state
         columns.append(torch.stack([true.float(), reading, basal, bolus, food, logged[:, tick : tick + 1] + extra]))
     true, reading, basal, bolus, food, written = torch.cat(columns, -1).unbind(0)
-    return Records(true, reading, _fingersticks(true, grid, seeds), basal, bolus, food, written)
-
-
-def _fingersticks(glucose: Tensor, meal: Tensor, seeds: np.ndarray) -> Tensor:
-    """About seven a day, with an error of 5 % (ISO 15197 asks for 95 % within 15 %)."""
-    total = glucose.shape[1]
-    eaten = meal > 0
-    second = torch.roll(eaten & (eaten.long().cumsum(1) % 2 == 0), 24, 1)
-    second[:, :24] = False
-    bedtime = (torch.arange(total) % DAY == 23 * DAY // 24).expand_as(eaten)
-    error = readings(torch.full((*seeds.shape, total), 100.0), seeds, np.arange(total), "fingerstick")[:, 0] / 100.0
-    return torch.where(eaten | second | bedtime, glucose * error, torch.nan)
+    return Records(true, reading, basal, bolus, food, written)
 
 
 @dataclass(frozen=True)

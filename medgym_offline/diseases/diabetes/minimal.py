@@ -179,7 +179,7 @@ def fit(
     """Fits every patient to its own readings, drawn towards the population.
 
     Args:
-        readings: Glucose, mg/dL, NaN where there is none, (P, T) at 5-minute ticks: a sensor's or fingersticks.
+        readings: Glucose, mg/dL, NaN where there is none, (P, T) at 5-minute ticks: a sensor's or a meter's.
         insulin: U/kg given in each tick, (P, T).
         meal: Carbohydrate written down, g/kg, (P, T).
         parity: 0 fits readings of even days only, 1 of odd days; default all. Inputs of all days are used.

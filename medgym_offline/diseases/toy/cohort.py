@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Selection
+from medgym_offline.diseases.model import NoChoices
 from medgym_offline.diseases.toy import DISEASE
-from medgym_offline.diseases.toy.model import NoPhysics, draw_people
+from medgym_offline.diseases.toy.model import draw_people
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, build_bank
@@ -49,7 +50,7 @@ def records(patients: int = 6, seed: int = 0) -> Cohort:
         patients=names,
         disease=DISEASE,
         scales=DISEASE.default_scales(),
-        physics=NoPhysics(),
+        physics=NoChoices(),
         worlds={"true": true_world(seed, names)},
         population=None,
         trunk=None,

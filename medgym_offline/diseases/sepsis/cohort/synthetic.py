@@ -2,7 +2,7 @@
 
 The patients come from :class:`People` (`twin_people.TwinPatients` are the twin's), are treated by the
 `Clinician`, and are charted with gaps, missing variables and measurement error. What comes out is an ordinary
-`Cohort`, which the same pipeline reads as it reads MIMIC. `calibration` compares the two.
+`Cohort`, which the same pipeline reads as it reads MIMIC. `experiments.twin_records` compares the two.
 
 Every random number of a patient comes from the patient's own streams, so patient 7 has the same record alone as among
 110, and nothing loops over patients while time runs.
