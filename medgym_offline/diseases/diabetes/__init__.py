@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -87,12 +89,6 @@ METRICS = (
 )
 
 
-def _model() -> Any:
-    from medgym_offline.diseases.diabetes.worlds import MODEL
-
-    return MODEL
-
-
 DISEASE = base.Disease(
     name="diabetes",
     label="type 1 diabetes",
@@ -138,7 +134,8 @@ DISEASE = base.Disease(
     ),
     bank="diabetes-v0",
     world="true",
-    model=_model,
+    # Torch is imported when it is asked for.
+    model=partial(resolve_name, f"{__name__}.worlds:MODEL"),
     caution=(
         "Virtual patients of a published model: no exercise, illness or counter-regulation; nobody eats sugar when low."
     ),

@@ -228,22 +228,6 @@ COHORT = CohortDefinition(
     },
     sources=(NormalizedTables(),),
     other_names=frozenset(
-        [
-            "paco2",
-            "pco2",
-            "pvo2",
-            "po2",
-            "sao2",
-            "svo2",
-            "scvo2",
-            "urea",
-            "dopexamine",
-            "gcse",
-            "gcsm",
-            "gcsv",
-            "gcseye",
-            "gcsmotor",
-            "gcsverbal",
-        ]
+        "paco2 pco2 pvo2 po2 sao2 svo2 scvo2 urea dopexamine gcse gcsm gcsv gcseye gcsmotor gcsverbal".split()
     ),
 )
