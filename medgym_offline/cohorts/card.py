@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import polars as pl
 
 from medgym_offline.cohorts.cohort import Cohort
-from medgym_offline.cohorts.frames import pl
 from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.cohorts.plausible import ObservationFlags, observation_flags
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.grid import GridCohort, make_grid
 from medgym_offline.cohorts.source import flags_of
 from medgym_offline.cohorts.validate import COLUMNS, validate

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import hours_since, on_one_clock
-from medgym_offline.cohorts.frames import Rejections, first_of, pl
+from medgym_offline.cohorts.frames import Rejections, first_of
 from medgym_offline.cohorts.names import mentions
 from medgym_offline.cohorts.source import event_frame
 from medgym_offline.cohorts.units import in_own_units

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.diseases.concepts import Concept
 
 __all__ = ["RATE_DIGITS", "clip_intervals", "hold_settings", "interval_rates", "record_rates", "sum_overlapping"]

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import hours_since, identifier, midnights, numbers, on_one_clock, settled, times
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.names import own_variables, typed_attributes
 from medgym_offline.cohorts.source import Records, dataset_license, event_frame, flags_of
 from medgym_offline.cohorts.tables import (

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import hours_since, numbers, on_one_clock, times
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
 from medgym_offline.cohorts.source import Records, dataset_license, event_frame
 from medgym_offline.cohorts.tables import collect, column_names, only_file, scan_file, table_files, table_stem

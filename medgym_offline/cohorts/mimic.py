@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import hours_since
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
 from medgym_offline.cohorts.names import AGE_OVER_89
 from medgym_offline.cohorts.source import Records, dataset_license, event_frame

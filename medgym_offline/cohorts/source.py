@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from medgym_offline.cohorts.frames import Rejections, pl
+import polars as pl
+
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.diseases.concepts import CohortDefinition
 
 __all__ = ["CohortSource", "Records", "dataset_license", "event_frame", "flags_of"]

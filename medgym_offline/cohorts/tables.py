@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import identifier, numbers, settled, times
-from medgym_offline.cohorts.frames import pl
 from medgym_offline.errors import CohortError
 
 __all__ = [

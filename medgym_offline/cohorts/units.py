@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from medgym_offline.cohorts.frames import Rejections, pl
+import polars as pl
+
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part, Unit
 
 __all__ = ["accepted_units", "conversion", "in_own_units"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from medgym_offline.cohorts.frames import Rejections, pl
+import polars as pl
+
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.intervals import sum_overlapping
 from medgym_offline.cohorts.units import accepted_units, conversion
 from medgym_offline.diseases.concepts import CohortDefinition, Concept

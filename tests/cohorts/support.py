@@ -31,10 +31,6 @@ def validate(table, units=None, where="table"):
     return cohorts.validate(table, COHORT, units, where)
 
 
-def observation_flags(grid):
-    return cohorts.observation_flags(grid, COHORT)
-
-
 def given(records, names):
     """Infusions of the named drugs or fluids, with `share`: the value in the treatment's unit."""
     factors = {name: DRUGS[name].factor if name in DRUGS else 1.0 for name in names}

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medgym_offline.errors import CohortError
-from tests.cohorts.conftest import write_normalized
 from tests.cohorts.layouts import LAYOUTS, RICH, at
 from tests.cohorts.support import read_source
 from tests.cohorts.test_meds import table as meds_table
@@ -157,7 +156,7 @@ def _raw(layout, folder):
 
 READERS: dict[str, Callable[[Path], Path]] = {
     "long table": _long,
-    "normalized": lambda folder: write_normalized(folder, stays=3),
+    "normalized": lambda folder: _raw("normalized", folder),
     "MEDS": _meds,
     "MIMIC-III": lambda folder: _raw("mimic-iii", folder),
     "MIMIC-IV": lambda folder: _raw("mimic-iv", folder),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from medgym_offline.cohorts.frames import Rejections, pl
+import polars as pl
+
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.long_table import dataset_name
 from medgym_offline.cohorts.meds import REPEATED_ORDERS
 from medgym_offline.cohorts.names import own_variables, typed_attributes

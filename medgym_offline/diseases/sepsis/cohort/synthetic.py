@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import polars as pl
 
 from medgym_offline.cohorts.cohort import Cohort
-from medgym_offline.cohorts.frames import pl
 from medgym_offline.diseases.sepsis.cohort.clinician import Clinician, Reading
 from medgym_offline.diseases.sepsis.cohort.definition import COHORT, INSENSIBLE_LITRES_PER_HOUR, ROOM_AIR, URINE_CAP
 from medgym_offline.seeds import derive_seed, generator
