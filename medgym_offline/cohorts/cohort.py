@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from medgym_offline.cohorts.frames import Rejections
+from medgym_offline.cohorts.frames import Rejections, completed
 from medgym_offline.cohorts.grid import GridCohort, make_grid
 from medgym_offline.cohorts.source import flags_of
 from medgym_offline.cohorts.validate import COLUMNS, validate
@@ -220,7 +220,7 @@ def combine(cohorts: Sequence[Cohort]) -> Cohort:
     """One cohort of several.
 
     Raises:
-        CohortError: none given, diseases, units or columns differ, or a patient occurs twice.
+        CohortError: none given, diseases differ, or a patient occurs twice.
     """
     if not cohorts:
         raise CohortError("combine: no cohort given; name at least one")
@@ -230,17 +230,6 @@ def combine(cohorts: Sequence[Cohort]) -> Cohort:
             raise CohortError(
                 f"combine: a cohort of {definition.disease!r} and one of {other.definition.disease!r}; "
                 "combine those of one disease"
-            )
-        mine, theirs = (c.metadata.get("units", definition.units) for c in (first, other))
-        for variable in sorted(v for v in {*mine, *theirs} if mine.get(v) != theirs.get(v)):
-            raise CohortError(
-                f"combine: {variable!r} is in {mine.get(variable)!r} in one cohort and {theirs.get(variable)!r} in "
-                "another; convert one of them"
-            )
-        if set(first.table.columns) != set(other.table.columns):
-            raise CohortError(
-                f"combine: columns differ ({', '.join(first.table.columns)} against {', '.join(other.table.columns)}); "
-                "build both with the same version"
             )
     stays = pl.concat([c.stays.select(*_stay_types(definition)) for c in cohorts])
     twice = stays.filter(stays["patient"].is_duplicated())["patient"]
@@ -272,8 +261,7 @@ def _stays_of(
         if column not in stays.columns:
             raise CohortError(f"{where}: the stays lack the column {column!r}; add it (one row a stay)")
     kinds = _stay_types(definition)
-    stays = stays.with_columns(pl.lit(None, kind).alias(c) for c, kind in kinds.items() if c not in stays.columns)
-    stays = stays.select(pl.col(c).cast(kind, strict=False) for c, kind in kinds.items())
+    stays = completed(stays, kinds).select(pl.col(c).cast(kind, strict=False) for c, kind in kinds.items())
     stays = stays.unique("patient", keep="first").with_columns(
         # Without a name for the person, each stay is its own: nothing better is known.
         pl.col("subject").fill_null(pl.col("patient")),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import polars as pl
 
-__all__ = ["Rejections", "first_of"]
+__all__ = ["Rejections", "completed", "first_of"]
 
 
 @dataclass
@@ -102,6 +102,11 @@ class Rejections:
     def from_json(cls, data: dict[str, Any]) -> Rejections:
         """Inverse of :meth:`to_json`."""
         return cls(**{part.name: dict(data.get(part.name, {})) for part in fields(cls)})
+
+
+def completed(frame: pl.DataFrame, kinds: Mapping[str, Any]) -> pl.DataFrame:
+    """`frame` with every column of `kinds` (name -> type), null where it has none of that name."""
+    return frame.with_columns(pl.lit(None, kind).alias(n) for n, kind in kinds.items() if n not in frame.columns)
 
 
 def first_of(names: Sequence[str], most: int = 10) -> str:

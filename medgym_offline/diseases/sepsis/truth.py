@@ -28,8 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, live
 from medgym_offline.diseases.sepsis.field import FieldParameters
 from medgym_offline.diseases.sepsis.needs import shock_course
+from medgym_offline.diseases.sepsis.twin_people import TwinPatients
 from medgym_offline.errors import BankError
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank
@@ -101,9 +103,6 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
     Raises:
         BankError: The bank knows no truth.
     """
-    from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, live
-    from medgym_offline.diseases.sepsis.twin_people import TwinPatients
-
     if "true" not in bank.worlds:
         raise BankError(f"bank {bank.name!r} has no world 'true' to be checked against; its worlds are {bank.worlds}")
     truth = bank.world("true")

@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from medgym_offline.cohorts import Cohort
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.sepsis import DISEASE
+from medgym_offline.diseases.sepsis.cohort.synthetic import Course, synthetic_cohort
 from medgym_offline.diseases.sepsis.field import FieldParameters
 from medgym_offline.diseases.sepsis.model import MODEL
 from medgym_offline.diseases.sepsis.truth import truth_checks
@@ -22,10 +23,6 @@ from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
 from medgym_offline.simulators.data import block_steps, fit_data
 from medgym_offline.simulators.fit import fit_alone
 
-if TYPE_CHECKING:
-    from medgym_offline.cohorts import Cohort
-    from medgym_offline.diseases.sepsis.cohort.synthetic import Course
-
 __all__ = ["build_twin", "main", "scratch_world", "twin_cohort"]
 
 
@@ -33,8 +30,6 @@ __all__ = ["build_twin", "main", "scratch_world", "twin_cohort"]
 def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, Course]:
     """Records of the twin's patients (:func:`~medgym_offline.diseases.sepsis.twin.draw_twin`), and what truly
     happened."""
-    from medgym_offline.diseases.sepsis.cohort.synthetic import synthetic_cohort
-
     ids = twin_ids(patients)
     return synthetic_cohort(TwinPatients(bare_bank(ids, WIDE, true_world(seed, ids, WIDE, spread))), seed)
 

@@ -25,13 +25,13 @@ from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.simulators.flow import SolutionMapConfig, solve
 from tests.helpers import refused
 
-SEED = 11
+SEED, RELEASE = 11, 20260102
 VARIABLES = [v.name for v in SEPSIS.variables]
 
 
-def _truth(patients, scales=WIDE):
+def _truth(patients, scales=WIDE, seed=SEED):
     ids = twin_ids(patients)
-    return bare_bank(ids, scales, true_world(SEED, ids, scales))
+    return bare_bank(ids, scales, true_world(seed, ids, scales))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def truth():
 
 @pytest.fixture(scope="module")
 def records():
-    return twin_cohort(40, SEED)
+    return twin_cohort(110, RELEASE)
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,9 @@ def test_solver_steps_of_an_hour_are_enough():
 # -- the records -------------------------------------------------------------------------------------------------------
 
 
-def test_calibrated_to_the_real_cohort():
+def test_calibrated_to_the_real_cohort(records):
     real = json.loads(REAL.read_text(encoding="utf-8"))
-    twin = summarize(twin_cohort(110, 20260102)[0])
+    twin = summarize(records[0])
     for name, r in real["variables"].items():
         t = twin["variables"][name]
         assert t["value"][2] == pytest.approx(r["value"][2], rel=0.25), name
@@ -127,11 +127,11 @@ def test_calibrated_to_the_real_cohort():
 
 def test_a_patient_is_the_same_alone(records):
     _, course = records
-    seven = _truth(40).select([7])
-    alone = live(TwinPatients(seven), SEED)
+    seven = _truth(8, seed=RELEASE).select([7])
+    alone = live(TwinPatients(seven), RELEASE)
     assert np.array_equal(alone.doses[0], course.doses[7])
     assert np.allclose(alone.states[0], course.states[7], rtol=1e-3, atol=1e-3)
-    fewer, _ = twin_cohort(8, SEED)
+    fewer, _ = twin_cohort(8, RELEASE)
     full = records[0].select(["twin/007"]).table
     mine = fewer.select(["twin/007"]).table
     assert full.drop("value").equals(mine.drop("value"))
