@@ -234,10 +234,10 @@ def collect(frame: pl.LazyFrame, where: Path | str, keep_marks: bool = False) ->
 
 
 def typed(
-    frame: pl.LazyFrame, where: Path | str, dated: Sequence[str] = (), numeric: Sequence[str] = (), marks: bool = False
+    frame: pl.LazyFrame, where: Path | str, dated: Sequence[str] = (), numeric: Sequence[str] = ()
 ) -> pl.DataFrame:
     """Collect a frame of text with its `dated` columns as times and its `numeric` ones as floats; see `collect`."""
-    return collect(frame.with_columns(*times(*dated), *numbers(*numeric)), where, marks)
+    return collect(frame.with_columns(*times(*dated), *numbers(*numeric)), where)
 
 
 def _first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from medgym_offline.diseases.anesthesia import AHEAD_SCALE, DISEASE
 from medgym_offline.diseases.anesthesia.flow import Doses, flow
 from medgym_offline.diseases.anesthesia.patients import Patients
-from medgym_offline.diseases.anesthesia.severity import BIS_NOISE, CUFF_NOISE, LIMITS, LINE_NOISE, TICK_SECONDS
+from medgym_offline.diseases.anesthesia.severity import BIS_NOISE, CUFF_NOISE, LIMITS, TICK_SECONDS
 from medgym_offline.diseases.anesthesia.stimulation import END, INCISION, INTUBATION, Schedule, draw_schedule, seeded
 from medgym_offline.diseases.anesthesia.truth import published
 from medgym_offline.seeds import derive_seed
@@ -40,7 +40,6 @@ class Records:
         bis, pressure: (P, S, N/4) readings every minute; `bis_known` and `pressure_known` say which exist.
         path: (P, S, N, 3) true BIS, pressure and effect-site level, for scoring only.
         valid: (P, S, N) until 15 min after the end of surgery.
-        bis_noise, pressure_noise: Standard deviations of a reading.
     """
 
     doses: Doses
@@ -51,8 +50,6 @@ class Records:
     pressure_known: Tensor
     path: Tensor
     valid: Tensor
-    bis_noise: float
-    pressure_noise: float
 
 
 class Draws:
@@ -119,19 +116,14 @@ class Anesthetist:
 
 
 def record_operations(
-    people: Patients,
-    numbers: Sequence[int] = range(6),
-    seed: int = 0,
-    cuff: bool = True,
-    doses: type[Anesthetist] = Anesthetist,
+    people: Patients, numbers: Sequence[int] = range(6), seed: int = 0, doses: type[Anesthetist] = Anesthetist
 ) -> Records:
-    """Operations of `people` on the published truth, under the anesthetist or random doses.
+    """Operations of `people` on the published truth, under the anesthetist or random doses; pressure is by cuff.
 
     Args:
         people: P patients.
         numbers: Which S operations of each, by number.
         seed: Root of the streams; an operation depends on (seed, patient, its number) alone.
-        cuff: Pressure every 3 to 5 min with 4 mmHg of noise, or every minute by an arterial line with 3.
         doses: Who doses; its `name` is part of an operation's stream.
     """
     seeds = np.array([[derive_seed(seed, f"record-{doses.name}", p, s) for s in numbers] for p in people.ids])
@@ -152,13 +144,12 @@ def record_operations(
     known = valid[:, :, minute]
     start, gap = (draws.each[:, :, 1, k, None] for k in (6, 7))
     minutes = torch.arange(RECORD_TICKS // _PER_MINUTE)
+    # A cuff measures every 3 to 5 minutes.
     inflated = (minutes - (3 * start).floor()) % (3 + (3 * gap).floor()) == 0
     readings = (torch.stack(shown, 2)[:, :, minute] + BIS_NOISE * noise[..., 2]).clamp(0, 100).round()
-    pressure_noise = CUFF_NOISE if cuff else LINE_NOISE
-    pressure = (full[:, :, minute, 1] + pressure_noise * noise[..., 3]).round()
-    measured = known & inflated if cuff else known
-    said = Doses(*torch.stack(given, -1)), schedule, readings, pressure, known, measured, full, valid
-    return Records(*said, BIS_NOISE, pressure_noise)
+    pressure = (full[:, :, minute, 1] + CUFF_NOISE * noise[..., 3]).round()
+    given_doses = Doses(*torch.stack(given, -1))
+    return Records(given_doses, schedule, readings, pressure, known, known & inflated, full, valid)
 
 
 def reference_behavior(

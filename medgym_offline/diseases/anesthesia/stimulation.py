@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
-from medgym_offline.errors import ProtocolError
 from medgym_offline.seeds import generator
 
 __all__ = ["END", "INCISION", "INTUBATION", "Schedule", "draw_schedule", "operation_numbers", "schedule_of", "seeded"]
@@ -96,18 +95,11 @@ def operation_numbers(
 
     Args:
         random: The operation's stream.
-        ticks: Length N.
+        ticks: Length N, 360 or more.
         announcement_error: Standard deviation in minutes of the announced incision and end; of intubation 30 % of it.
             The order of the announced events is kept. Timing loses its worth above about 5 minutes.
         long: Surgery of 35 to 110 instead of 40 to 70 min, as records have.
-
-    Raises:
-        ProtocolError: An operation too short for its events, or a negative error.
     """
-    if ticks < 90 * _TICKS_PER_MINUTE:
-        raise ProtocolError(f"an operation of {ticks} ticks of 15 s is too short for its events; give 360 or more")
-    if not announcement_error >= 0:
-        raise ProtocolError(f"announcement_error {announcement_error} is negative; give minutes, 0 or more")
     # Uniform draws in fixed places of the stream: times, amplitudes, three surprises; then normal ones.
     uniform, normal = random.random(14), random.standard_normal(3)
 

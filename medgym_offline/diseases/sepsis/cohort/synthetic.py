@@ -79,18 +79,17 @@ class Course:
     doses: np.ndarray
 
 
-def live(people: TwinPatients, root: int, purpose: str = "records", noise: bool = True) -> Course:
+def live(people: TwinPatients, root: int, purpose: str = "records") -> Course:
     """Treat every patient of `people` for 96 h.
 
     Args:
         people: The patients.
         root: Root seed.
         purpose: Another purpose gives another clinician and other noise for the same patients.
-        noise: Whether the patients have process noise; the clinician's readings always err.
     """
     patients = tuple(people.patients)
     streams = [generator(root, f"course-{purpose}", p) for p in patients]
-    process = float(noise) * np.stack([g.normal(size=(HORIZON * STEPS, 8)) for g in streams])
+    process = np.stack([g.normal(size=(HORIZON * STEPS, 8)) for g in streams])
     reading = np.stack([g.normal(size=(HORIZON, 5)) for g in streams])
     clinician = Clinician(derive_seed(root, "clinician-of", purpose), patients, HORIZON)
     state = people.admit()
