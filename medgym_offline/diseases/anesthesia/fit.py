@@ -17,7 +17,7 @@ from torch.nn.functional import huber_loss
 
 from medgym_offline.diseases.anesthesia.clinician import Records
 from medgym_offline.diseases.anesthesia.patients import Patients
-from medgym_offline.diseases.anesthesia.severity import BIS_NOISE, CUFF_NOISE, TICK_SECONDS
+from medgym_offline.diseases.anesthesia.severity import BIS_NOISE, CUFF_NOISE, PER_MINUTE
 from medgym_offline.diseases.anesthesia.surrogate import PARAMETERS, Surrogate, law_step, respond
 from medgym_offline.diseases.anesthesia.truth import bis_lag
 
@@ -29,7 +29,6 @@ _WEIGHT = 0.25
 """Of the likelihood; chosen: errors a minute apart are correlated, so four readings count as one."""
 _CUFF_WEIGHT = 2.0
 """A cuff's readings are few and far apart, so each of them counts twice."""
-_PER_MINUTE = 60 // TICK_SECONDS
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def predicted_readings(law: Surrogate, records: Records) -> tuple[Tensor, Tensor
     bis, pressure = (x + d for x, d in zip((bis, pressure), law.disturbance(records.schedule).unbind(-1)))
     padded = torch.cat([wide["bis_awake"].expand(*bis.shape[:2], 2), bis], -1)
     shown = (1.0 - lag)[..., None] * padded[..., 1:-1] + lag[..., None] * padded[..., :-2]
-    minute = slice(_PER_MINUTE - 1, None, _PER_MINUTE)
+    minute = slice(PER_MINUTE - 1, None, PER_MINUTE)
     return shown[..., minute], pressure[..., minute]
 
 

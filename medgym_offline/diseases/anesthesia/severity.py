@@ -9,9 +9,21 @@ import numpy as np
 from medgym_offline.diseases.base import Course, Metric
 from medgym_offline.diseases.scales import Array, namespace, stack_last
 
-__all__ = ["LIMITS", "METRICS", "NUMBERS", "TICK_SECONDS", "awareness", "hypotension", "phase_of", "severity_parts"]
+__all__ = [
+    "LIMITS",
+    "METRICS",
+    "NUMBERS",
+    "PER_MINUTE",
+    "TICK_SECONDS",
+    "awareness",
+    "hypotension",
+    "phase_of",
+    "severity_parts",
+]
 
 TICK_SECONDS = 15
+PER_MINUTE = 60 // TICK_SECONDS
+"""Ticks."""
 BIS_BOUNDS, PRESSURE_BOUNDS = (0.0, 100.0), (20.0, 180.0)
 """Points; mmHg."""
 LIMITS = {"propofol_rate": (0.0, 20.0), "propofol_bolus": (0.0, 3.0), "norepinephrine": (0.0, 0.5)}

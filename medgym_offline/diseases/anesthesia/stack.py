@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.diseases.anesthesia.flow import Doses, Law, play
-from medgym_offline.diseases.anesthesia.severity import NUMBERS, TICK_SECONDS, phase_of
+from medgym_offline.diseases.anesthesia.severity import NUMBERS, PER_MINUTE, phase_of
 from medgym_offline.diseases.anesthesia.stimulation import schedule_of
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
@@ -16,7 +16,6 @@ from medgym_offline.diseases.stacked import StackedTensors
 
 __all__ = ["FIRST", "Stacked", "usual"]
 
-_PER_MINUTE = 60 // TICK_SECONDS
 FIRST = 8
 """Components of the bank's state before those that a law hides: bis, pressure, phase, infusing_propofol,
 infusing_norepinephrine, bis_now, bis_before, surgical_bis."""
@@ -52,7 +51,7 @@ class Stacked(StackedTensors, Law):
         """States (P, B, ticks, D) after each tick; see :class:`~medgym_offline.diseases.model.Dynamics`."""
         if not ticks:
             return x.new_zeros(*x.shape[:2], 0, x.shape[-1])
-        begin = (start * _PER_MINUTE).round().long()
+        begin = (start * PER_MINUTE).round().long()
         schedule = schedule_of(usual(start) if exogenous is None else exogenous, ticks, begin)
         unexplained = None if exogenous is None else exogenous[..., len(NUMBERS) :].unflatten(-1, (-1, 2))
         shift = self.disturbance(schedule, unexplained, begin)

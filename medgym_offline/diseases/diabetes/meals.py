@@ -118,7 +118,7 @@ def served(minutes: Tensor, grams: Tensor, ticks: int) -> Tensor:
     return table.scatter_add_(-1, index, grams)[..., :ticks]
 
 
-def readings(glucose: Tensor, seeds: np.ndarray, ticks: np.ndarray, purpose: str = "sensor") -> Tensor:
+def readings(glucose: Tensor, seeds: np.ndarray, ticks: np.ndarray) -> Tensor:
     """What a sensor shows: glucose at its site (P, E, T), mg/dL, at tick numbers `ticks`, (T,) or (P, E, T)."""
-    error = torch.from_numpy(normals(seeds, purpose, ticks)).to(glucose.dtype)
+    error = torch.from_numpy(normals(seeds, "sensor", ticks)).to(glucose.dtype)
     return (glucose + SENSOR_ERROR * error).clamp(*SENSOR_RANGE)
