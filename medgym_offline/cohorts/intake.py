@@ -16,8 +16,8 @@ from medgym_offline.diseases.concepts import CohortDefinition, Concept, Diagnosi
 
 __all__ = ["Intake", "coded", "possible_weights", "years_between"]
 
-#: kg: of an adult, and where it is unknown (chosen: a usual adult's).
-_WEIGHT_RANGE, _DEFAULT_WEIGHT = (30.0, 250.0), 80.0
+#: kg of an adult.
+_WEIGHT_RANGE = (30.0, 250.0)
 _CATEGORIES = ("ordercategoryname", "secondaryordercategoryname")
 _CLOCK = ("event", "intime", "los_h", "subject_id", "icustay_id", "charttime", "endtime")
 
@@ -114,7 +114,7 @@ class Intake:
                 (pl.col("value") == 0.0, f"{concept.name}: nothing given (0)"),
             ).with_columns(name=name)
             rows = rows if concept.prepare is None else concept.prepare(rows, self.rejections)
-            parts.append(in_own_units(rows, self.definition, self.rejections, self.stays, _DEFAULT_WEIGHT))
+            parts.append(in_own_units(rows, self.definition, self.rejections, self.stays))
         return event_frame(*parts)
 
     def count_unlisted(self, groups: pl.DataFrame, labels: Mapping[str, str]) -> None:

@@ -55,11 +55,9 @@ class CohortSource(Protocol):
     @property
     def layout(self) -> str:
         """Its name, in summaries and provenance."""
-        ...
 
     def matches(self, path: Path) -> bool:
         """Whether the folder or file at `path` has this layout (by names only; reads nothing large)."""
-        ...
 
     def read(self, path: Path, definition: CohortDefinition) -> Records:
         """Read what the definition names.
@@ -67,7 +65,6 @@ class CohortSource(Protocol):
         Raises:
             CohortError: a file or column is missing; names it and the remedy.
         """
-        ...
 
 
 def flags_of(definition: CohortDefinition) -> tuple[str, ...]:

@@ -9,17 +9,7 @@ import numpy as np
 from medgym_offline.diseases.base import Course, Metric
 from medgym_offline.diseases.scales import Array, namespace, stack_last
 
-__all__ = [
-    "LIMITS",
-    "METRICS",
-    "NUMBERS",
-    "PER_MINUTE",
-    "TICK_SECONDS",
-    "awareness",
-    "hypotension",
-    "phase_of",
-    "severity_parts",
-]
+__all__ = ["LIMITS", "METRICS", "NUMBERS", "TICK_SECONDS", "awareness", "hypotension", "phase_of", "severity_parts"]
 
 TICK_SECONDS = 15
 PER_MINUTE = 60 // TICK_SECONDS
@@ -83,12 +73,7 @@ def awareness(surgical_bis: Array) -> Array:
 
 
 def _events(component: str, excess: Callable[[Array], Array], part: int) -> Callable[[Course], np.ndarray]:
-    def compute(course: Course) -> np.ndarray:
-        from medgym_offline.evaluation.metrics import count_events
-
-        return count_events(excess(course.component(component)) > 0, course.ends)[part]
-
-    return compute
+    return lambda course: course.events(excess(course.component(component)) > 0)[part]
 
 
 def _surgery(course: Course) -> np.ndarray:

@@ -6,8 +6,6 @@ from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
-import numpy as np
-
 from medgym_offline.diseases import base
 from medgym_offline.diseases.diabetes.episodes import CONTEXT, EVENTS, FEATURES, SLOTS, VIEWS, clinician, observe
 from medgym_offline.diseases.diabetes.people import TICK
@@ -63,12 +61,7 @@ def _shown(name: str) -> Any:
 
 
 def _events(level: float, part: int) -> Any:
-    def compute(course: base.Course) -> np.ndarray:
-        from medgym_offline.evaluation.metrics import count_events
-
-        return count_events(course.component("glucose") < level, course.ends)[part]
-
-    return compute
+    return lambda course: course.events(course.component("glucose") < level)[part]
 
 
 _SHARE = "share of time, 5-minute grid (consensus of 2019)"
