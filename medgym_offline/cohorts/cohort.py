@@ -140,7 +140,7 @@ class Cohort:
             definition: What its variables are.
             stays: Columns of `stays`, of which only patient and los_h must be there. Without it a stay lasts until
                 its last row and its covariates are unknown.
-            metadata: `units` names the unit of each variable where it is not the definition's.
+            metadata: Kept; `units`, if it is there, must be those of the definition.
             rejections: Counts from earlier steps, kept.
             where: Name of the table in messages.
 
@@ -148,7 +148,13 @@ class Cohort:
             CohortError: a structural fault; see `validate`.
         """
         metadata = copy.deepcopy(dict(metadata or {}))
-        clean, found = validate(table, definition, metadata.get("units"), where)
+        for variable, unit in metadata.get("units", definition.units).items():
+            if unit != definition.units.get(variable):
+                raise CohortError(
+                    f"{where}: says that {variable!r} is in {unit!r}; a cohort table is in those of its definition: "
+                    "give the values as a long table, which is converted"
+                )
+        clean, found = validate(table, definition, where)
         total = Rejections()
         total.add(rejections or Rejections())
         total.add(found)

@@ -71,6 +71,8 @@ def test_a_foreign_table_without_metadata_is_validated(rows, tmp_path):
     assert cohort.patients == ("a/1", "a/2")
     assert cohort.stays["los_h"].to_list() == [2.0, 2.0]
     assert cohort.rejections.rows == {"unknown variable 'heart'": 1}
+    strange = {"units": {"lactate": "mg/dL"}}
+    refused(CohortError, "'lactate' is in 'mg/dL'; a cohort table", lambda: from_table(long_table(rows), None, strange))
     long_table(rows).drop("value").write_parquet(path)
     refused(CohortError, r"c\.parquet: column 'value' is missing", lambda: Cohort.read(path, COHORT))
 
