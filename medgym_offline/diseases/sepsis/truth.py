@@ -36,14 +36,7 @@ from medgym_offline.errors import BankError
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = [
-    "Model",
-    "TrueCases",
-    "bank_model",
-    "score",
-    "true_cases",
-    "truth_checks",
-]
+__all__ = ["Model", "TrueCases", "bank_model", "score", "true_cases", "truth_checks"]
 
 LEADS = (4, 24)
 STARTS = tuple(range(0, 72, 6))
