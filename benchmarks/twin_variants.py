@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from medgym_offline.diseases.sepsis.cohort.calibration import read_summary, summarize
+from experiments.twin_records import REAL, summarize
 from medgym_offline.diseases.sepsis.field import Physics
 from medgym_offline.diseases.sepsis.twin_bank import build_twin, twin_cohort
 from medgym_offline.files import release_folder, write_json
@@ -54,7 +54,7 @@ def judge(recipe: BankRecipe) -> dict[str, Any]:
     """Build a twin and score it."""
     bank = build_twin(recipe, scratch=False, show=False).with_backend("ode")
     truth = bank.metadata["truth"]
-    real = read_summary(release_folder("generation") / "real-cohort-summary.json")["variables"]
+    real = json.loads(REAL.read_text(encoding="utf-8"))["variables"]
     twin = summarize(twin_cohort(recipe.patients, recipe.seed, recipe.spread)[0])["variables"]
     return {
         "gain": {world: constant_policies(bank.world(world))["gain"] for world in bank.worlds},

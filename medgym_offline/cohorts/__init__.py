@@ -4,34 +4,24 @@
     grid = select_stays(cohort, patients=110).to_grid()
 
 What is read, and what it means, is a `CohortDefinition` (`medgym_offline.diseases.concepts`), which each disease has;
-this package knows no disease. Reading needs the extra `cohort` (polars, pyarrow); importing this package needs neither.
+this package knows no disease. A cohort's file needs the extra `cohort` (pyarrow).
 """
 
 from __future__ import annotations
 
 from medgym_offline.cohorts.assemble import assemble
-from medgym_offline.cohorts.build import SOURCES, CohortSummary, build_cohort, detect_source, read_source
+from medgym_offline.cohorts.build import build_cohort, detect_source, read_source
 from medgym_offline.cohorts.card import cohort_card
-from medgym_offline.cohorts.cohort import COLUMNS, Cohort, combine, definition_named
-from medgym_offline.cohorts.frames import Rejections
+from medgym_offline.cohorts.cohort import Cohort, combine, definition_named
 from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.cohorts.long_table import long_records
-from medgym_offline.cohorts.plausible import ObservationFlags, never_given, observation_flags
-from medgym_offline.cohorts.selection import Coverage, coverage, select_stays
-from medgym_offline.cohorts.source import CohortSource, Records
+from medgym_offline.cohorts.plausible import never_given, observation_flags
+from medgym_offline.cohorts.selection import coverage, select_stays
 from medgym_offline.cohorts.validate import validate
 
 __all__ = [
-    "COLUMNS",
-    "SOURCES",
     "Cohort",
-    "CohortSource",
-    "CohortSummary",
-    "Coverage",
     "GridCohort",
-    "ObservationFlags",
-    "Records",
-    "Rejections",
     "assemble",
     "build_cohort",
     "cohort_card",

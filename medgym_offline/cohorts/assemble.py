@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from medgym_offline.cohorts.cohort import COLUMNS, Cohort
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.intervals import (
     RATE_DIGITS,
     clip_intervals,

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from medgym_offline.cohorts.assemble import assemble
 from medgym_offline.cohorts.cohort import Cohort, combine
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.long_table import LongTable
 from medgym_offline.cohorts.meds import MedsEvents
 from medgym_offline.cohorts.mimic import MIMIC_III, MIMIC_IV

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import polars as pl
 
 from medgym_offline.cohorts.cohort import Cohort
-from medgym_offline.cohorts.frames import pl
 from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.cohorts.plausible import ObservationFlags, observation_flags
+from medgym_offline.reports import Table, markdown
 
 __all__ = ["cohort_card"]
 
@@ -26,19 +27,19 @@ def cohort_card(cohort: Cohort, horizon: float = 96.0) -> str:
     grid = cohort.to_grid(horizon=horizon)
     flags = observation_flags(grid, cohort.definition)
     counted, notes = cohort.rejections.lines(), cohort.metadata.get("definitions", {})
-    treated = "\n\n".join(["## Treatments, mean of each hour", _treated(cohort, grid), *_derived(cohort, grid)])
     sections = [
         _heading(cohort),
-        "## Stays\n\n" + _stays(cohort, grid),
-        f"## Observations, first {horizon:g} h\n\n" + _observed(cohort, grid, horizon, flags),
+        _stays(cohort, grid),
+        _observed(cohort, grid, horizon, flags),
         "## Flags\n\n"
         + _list(flags.lines(named=True), "None: every stay has every variable, and every treatment was given."),
-        treated,
+        _treated(cohort, grid),
+        *_derived(cohort, grid),
         "## Rejected and repaired\n\nCounted over all stays read, before any selection.\n\n"
         + _list(counted, "Nothing."),
         "## Definitions\n\n" + _list(f"{key}: {value}" for key, value in sorted(notes.items())) if notes else "",
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
 def _heading(cohort: Cohort) -> str:
@@ -85,7 +86,7 @@ def _stays(cohort: Cohort, grid: GridCohort) -> str:
         *((diagnosis.label, known(diagnosis.name)) for diagnosis in definition.diagnoses),
         ("died in hospital", known("died")),
     ]
-    return _table(("", ""), rows)
+    return markdown(Table("## Stays", ("", ""), rows))
 
 
 def _observed(cohort: Cohort, grid: GridCohort, horizon: float, flags: ObservationFlags) -> str:
@@ -103,7 +104,8 @@ def _observed(cohort: Cohort, grid: GridCohort, horizon: float, flags: Observati
         lacking = (str(len(flags.absent[name])), str(len(flags.constant[name])))
         rows.append((name, concept.unit, str(int(mask.sum())), *quantiles, *lacking, _percent(1 - mask.sum() / inside)))
     heads = "variable,unit,hourly values,per stay q25/50/75,value q05/25/50/75/95,gap h q05/25/50/75/95"
-    return _table((*heads.split(","), "stays without any", "stays where constant", "hours without"), rows)
+    names = (*heads.split(","), "stays without any", "stays where constant", "hours without")
+    return markdown(Table(f"## Observations, first {horizon:g} h", names, rows))
 
 
 def _treated(cohort: Cohort, grid: GridCohort) -> str:
@@ -116,7 +118,7 @@ def _treated(cohort: Cohort, grid: GridCohort) -> str:
         with_it = (_percent(given.sum() / max(len(hours), 1)), str(int(given.any(axis=1).sum())))
         rows.append((concept.name, concept.unit, *with_it, _quantiles(dose[given], _FIVE), *most))
     heads = "treatment,unit,hours with,stays with,when on q05/25/50/75/95,p99.5 all hours,max"
-    return _table(heads.split(","), rows)
+    return markdown(Table("## Treatments, mean of each hour", heads.split(","), rows))
 
 
 def _derived(cohort: Cohort, grid: GridCohort) -> list[str]:
@@ -139,8 +141,3 @@ def _number(value: float) -> str:
 
 def _percent(share: float) -> str:
     return f"{100.0 * share:.0f} %"
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medgym_offline.cohorts.frames import pl
+import polars as pl
+
 from medgym_offline.errors import CohortError
 
 __all__ = ["hours_since", "identifier", "midnights", "numbers", "on_one_clock", "settled", "times"]

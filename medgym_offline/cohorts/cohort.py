@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections, completed
 from medgym_offline.cohorts.grid import GridCohort, make_grid
 from medgym_offline.cohorts.source import flags_of
 from medgym_offline.cohorts.validate import COLUMNS, validate
@@ -139,7 +140,7 @@ class Cohort:
             definition: What its variables are.
             stays: Columns of `stays`, of which only patient and los_h must be there. Without it a stay lasts until
                 its last row and its covariates are unknown.
-            metadata: `units` names the unit of each variable where it is not the definition's.
+            metadata: Kept; `units`, if it is there, must be those of the definition.
             rejections: Counts from earlier steps, kept.
             where: Name of the table in messages.
 
@@ -147,7 +148,13 @@ class Cohort:
             CohortError: a structural fault; see `validate`.
         """
         metadata = copy.deepcopy(dict(metadata or {}))
-        clean, found = validate(table, definition, metadata.get("units"), where)
+        for variable, unit in metadata.get("units", definition.units).items():
+            if unit != definition.units.get(variable):
+                raise CohortError(
+                    f"{where}: says that {variable!r} is in {unit!r}; a cohort table is in those of its definition: "
+                    "give the values as a long table, which is converted"
+                )
+        clean, found = validate(table, definition, where)
         total = Rejections()
         total.add(rejections or Rejections())
         total.add(found)
@@ -219,7 +226,7 @@ def combine(cohorts: Sequence[Cohort]) -> Cohort:
     """One cohort of several.
 
     Raises:
-        CohortError: none given, diseases, units or columns differ, or a patient occurs twice.
+        CohortError: none given, diseases differ, or a patient occurs twice.
     """
     if not cohorts:
         raise CohortError("combine: no cohort given; name at least one")
@@ -229,17 +236,6 @@ def combine(cohorts: Sequence[Cohort]) -> Cohort:
             raise CohortError(
                 f"combine: a cohort of {definition.disease!r} and one of {other.definition.disease!r}; "
                 "combine those of one disease"
-            )
-        mine, theirs = (c.metadata.get("units", definition.units) for c in (first, other))
-        for variable in sorted(v for v in {*mine, *theirs} if mine.get(v) != theirs.get(v)):
-            raise CohortError(
-                f"combine: {variable!r} is in {mine.get(variable)!r} in one cohort and {theirs.get(variable)!r} in "
-                "another; convert one of them"
-            )
-        if set(first.table.columns) != set(other.table.columns):
-            raise CohortError(
-                f"combine: columns differ ({', '.join(first.table.columns)} against {', '.join(other.table.columns)}); "
-                "build both with the same version"
             )
     stays = pl.concat([c.stays.select(*_stay_types(definition)) for c in cohorts])
     twice = stays.filter(stays["patient"].is_duplicated())["patient"]
@@ -271,8 +267,7 @@ def _stays_of(
         if column not in stays.columns:
             raise CohortError(f"{where}: the stays lack the column {column!r}; add it (one row a stay)")
     kinds = _stay_types(definition)
-    stays = stays.with_columns(pl.lit(None, kind).alias(c) for c, kind in kinds.items() if c not in stays.columns)
-    stays = stays.select(pl.col(c).cast(kind, strict=False) for c, kind in kinds.items())
+    stays = completed(stays, kinds).select(pl.col(c).cast(kind, strict=False) for c, kind in kinds.items())
     stays = stays.unique("patient", keep="first").with_columns(
         # Without a name for the person, each stay is its own: nothing better is known.
         pl.col("subject").fill_null(pl.col("patient")),

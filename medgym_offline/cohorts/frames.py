@@ -1,30 +1,14 @@
-"""Polars, imported when it is first used, and the account of rows that did not reach the table as they were."""
+"""The account of rows that did not reach the table as they were."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from medgym_offline.errors import MissingExtraError
+import polars as pl
 
-if TYPE_CHECKING:
-    import polars as pl
-else:
-
-    class _Polars:
-        """Stands for the module, so that importing this package needs none."""
-
-        def __getattr__(self, name: str) -> Any:
-            try:
-                import polars
-            except ImportError as error:
-                raise MissingExtraError.of("polars", "cohort", "Reading clinical records") from error
-            return getattr(polars, name)
-
-    pl = _Polars()
-
-__all__ = ["Rejections", "first_of", "pl"]
+__all__ = ["Rejections", "completed", "first_of"]
 
 
 @dataclass
@@ -118,6 +102,11 @@ class Rejections:
     def from_json(cls, data: dict[str, Any]) -> Rejections:
         """Inverse of :meth:`to_json`."""
         return cls(**{part.name: dict(data.get(part.name, {})) for part in fields(cls)})
+
+
+def completed(frame: pl.DataFrame, kinds: Mapping[str, Any]) -> pl.DataFrame:
+    """`frame` with every column of `kinds` (name -> type), null where it has none of that name."""
+    return frame.with_columns(pl.lit(None, kind).alias(n) for n, kind in kinds.items() if n not in frame.columns)
 
 
 def first_of(names: Sequence[str], most: int = 10) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import polars as pl
 
-from medgym_offline.cohorts.frames import pl
 from medgym_offline.diseases.concepts import CohortDefinition
-from medgym_offline.errors import unknown_name
 
 __all__ = ["GridCohort", "cell_sums", "make_grid", "numbered_rows"]
 
@@ -47,31 +46,6 @@ class GridCohort:
     def inside(self) -> np.ndarray:
         """(P, T) bool: the cell lies inside the stay."""
         return np.arange(self.values.shape[1])[None, :] < self.length[:, None]
-
-    @property
-    def times(self) -> np.ndarray:
-        """(T,) hours since admission of each cell's start."""
-        return np.arange(self.values.shape[1]) * self.hours
-
-    def select(self, patients: Sequence[str] | Sequence[int] | np.ndarray) -> GridCohort:
-        """The named (or numbered) stays, in that order.
-
-        Raises:
-            UnknownNameError: no such patient.
-        """
-        index = {name: row for row, name in enumerate(self.patients)}
-        for item in patients:
-            if isinstance(item, str) and item not in index:
-                raise unknown_name("patient", item, self.patients)
-        rows = [index[item] if isinstance(item, str) else int(item) for item in patients]
-        take = np.asarray(rows, dtype=np.int64)
-        return replace(
-            self,
-            patients=tuple(self.patients[r] for r in rows),
-            subjects=tuple(self.subjects[r] for r in rows),
-            derived={name: values[take] for name, values in self.derived.items()},
-            **{name: getattr(self, name)[take] for name in ("values", "mask", "treatment", "length")},
-        )
 
 
 def make_grid(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import hours_since, on_one_clock
-from medgym_offline.cohorts.frames import Rejections, first_of, pl
+from medgym_offline.cohorts.frames import Rejections, first_of
 from medgym_offline.cohorts.names import mentions
 from medgym_offline.cohorts.source import event_frame
 from medgym_offline.cohorts.units import in_own_units
@@ -14,8 +16,8 @@ from medgym_offline.diseases.concepts import CohortDefinition, Concept, Diagnosi
 
 __all__ = ["Intake", "coded", "possible_weights", "years_between"]
 
-#: kg: of an adult, and where it is unknown (chosen: a usual adult's).
-_WEIGHT_RANGE, _DEFAULT_WEIGHT = (30.0, 250.0), 80.0
+#: kg of an adult.
+_WEIGHT_RANGE = (30.0, 250.0)
 _CATEGORIES = ("ordercategoryname", "secondaryordercategoryname")
 _CLOCK = ("event", "intime", "los_h", "subject_id", "icustay_id", "charttime", "endtime")
 
@@ -112,7 +114,7 @@ class Intake:
                 (pl.col("value") == 0.0, f"{concept.name}: nothing given (0)"),
             ).with_columns(name=name)
             rows = rows if concept.prepare is None else concept.prepare(rows, self.rejections)
-            parts.append(in_own_units(rows, self.definition, self.rejections, self.stays, _DEFAULT_WEIGHT))
+            parts.append(in_own_units(rows, self.definition, self.rejections, self.stays))
         return event_frame(*parts)
 
     def count_unlisted(self, groups: pl.DataFrame, labels: Mapping[str, str]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.diseases.concepts import Concept
 
 __all__ = ["RATE_DIGITS", "clip_intervals", "hold_settings", "interval_rates", "record_rates", "sum_overlapping"]
@@ -67,16 +68,13 @@ def hold_settings(settings: pl.DataFrame, hold: float) -> pl.DataFrame:
     """Intervals from point settings: each holds until the next one, at most `hold` hours.
 
     Args:
-        settings: patient, t_h, value, and end_h where an end is charted; one row per patient and time.
+        settings: patient, t_h, value, end_h (null where no end is charted); one row per patient and time.
         hold: Hours after which an unconfirmed setting ends.
 
     Returns:
         patient, t_h, end_h, value, sorted and disjoint.
     """
-    following = pl.col("t_h").shift(-1).over("patient")
-    end = pl.col("t_h") + hold
-    if "end_h" in settings.columns:
-        end = pl.coalesce("end_h", end)
+    following, end = pl.col("t_h").shift(-1).over("patient"), pl.coalesce("end_h", pl.col("t_h") + hold)
     return (
         settings.sort("patient", "t_h")
         .with_columns(end_h=pl.min_horizontal(end, following))

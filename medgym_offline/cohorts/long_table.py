@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import hours_since, identifier, midnights, numbers, on_one_clock, settled, times
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections, completed
 from medgym_offline.cohorts.names import own_variables, typed_attributes
-from medgym_offline.cohorts.source import Records, dataset_license, event_frame, flags_of
+from medgym_offline.cohorts.source import Records, event_frame, flags_of, provenance_of
 from medgym_offline.cohorts.tables import (
     as_text,
     collect,
@@ -60,12 +62,8 @@ class LongTable:
         events = scan_file(file, _COLUMNS, optional=("subject", "end"))
         optional = ("subject", "sex", *_DATED, *_NUMBERS, *flags_of(definition))
         stays = None if stays_file is None else scan_file(stays_file, ("stay",), optional=optional)
-        provenance = {
-            "layout": self.layout,
-            "folder": path.name,
-            "license": dataset_license(path, ""),
-            "files": [p.name for p in (file, stays_file) if p is not None],
-        }
+        # Of a single file it is the name that tells it from others beside it.
+        provenance = {**provenance_of(self.layout, path, (file, stays_file)), "folder": path.name}
         dataset = dataset_name(table_stem(path) or "" if path.is_file() else path.resolve().name)
         return long_records(events, stays, definition, dataset, provenance, str(file), str(stays_file))
 
@@ -142,8 +140,7 @@ class _Reading:
         own = own_variables(written, self.definition, self.where, self.rejections)
         mine = frame.filter(pl.col("variable").is_in(list(own))).with_columns(pl.col("variable").replace(own))
         events = collect(mine.rename({"stay": "stay_id", "variable": "name"}), self.where)
-        missing = [name for name in ("end", "subject") if name not in events.columns]
-        events = events.with_columns(pl.lit(None, pl.String).alias(name) for name in missing)
+        events = completed(events, dict.fromkeys(("end", "subject"), pl.String))
         return self.rejections.drop(events, (pl.col("stay_id").is_null(), "events: no id of the stay"))
 
     def stays(self, frame: pl.LazyFrame) -> pl.DataFrame:
@@ -248,9 +245,7 @@ def _described(
     stays = seen if described is None else described.join(seen, on="stay_id", how="left", maintain_order="left")
     kinds = {"subject": pl.String, "sex": pl.String, **dict.fromkeys(_NUMBERS, pl.Float64)}
     kinds |= dict.fromkeys(flags_of(definition), pl.Boolean)
-    stays = stays.with_columns(
-        pl.lit(None, kind).alias(name) for name, kind in kinds.items() if name not in stays.columns
-    )
+    stays = completed(stays, kinds)
     spent = hours_since("discharge", "admission") if set(_DATED) <= set(stays.columns) else pl.lit(None, pl.Float64)
     stays = stays.with_columns(
         subject=pl.coalesce("subject", "who", "stay_id"), los_h=pl.coalesce("los_h", spent, "last_h")

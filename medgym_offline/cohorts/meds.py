@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import hours_since, numbers, on_one_clock, times
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
-from medgym_offline.cohorts.source import Records, dataset_license, event_frame
+from medgym_offline.cohorts.source import Records, event_frame, provenance_of
 from medgym_offline.cohorts.tables import collect, column_names, only_file, scan_file, table_files, table_stem
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 from medgym_offline.errors import CohortError
@@ -78,12 +80,7 @@ class MedsEvents:
             stays=intake.stays.drop("intime"),
             events=event_frame(observed, *recorded, intake.ordered(given)),
             rejections=rejections,
-            provenance={
-                "layout": self.layout,
-                "folder": path.parent.name if path.is_file() else path.name,
-                "license": dataset_license(path.parent if path.is_file() else path, "mimic-iv"),
-                "files": [file.name if file == path else file.relative_to(path).as_posix() for file in files],
-            },
+            provenance=provenance_of(self.layout, path, files, "mimic-iv"),
         )
 
 

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import hours_since
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
 from medgym_offline.cohorts.names import AGE_OVER_89
-from medgym_offline.cohorts.source import Records, dataset_license, event_frame
+from medgym_offline.cohorts.source import Records, event_frame, provenance_of
 from medgym_offline.cohorts.tables import collect, find_table, scan_table, typed
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 
@@ -93,12 +95,7 @@ class MimicTables:
                 rows = intake.attach(rows, concept.name)
                 orders.append(rows if "status" in columns else _spread(rows, concept, rejections))
         found = [find_table(icu, name) for name in self.icu] + [find_table(hospital, name) for name in self.hospital]
-        provenance = {
-            "layout": self.layout,
-            "folder": path.name,
-            "license": dataset_license(path, self.dataset),
-            "files": [table.relative_to(path).as_posix() for table in found if table is not None],
-        }
+        provenance = provenance_of(self.layout, path, found, self.dataset)
         events = event_frame(*parts, intake.ordered(orders))
         return Records(self.dataset, intake.stays.drop("intime"), events, rejections, provenance)
 

@@ -8,8 +8,10 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import numbers, settled
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 from medgym_offline.errors import CohortError
 
@@ -35,11 +37,8 @@ def read_as(text: str, definition: CohortDefinition) -> str | None:
     """The concept or part that `text` names in whole, also by another name ("dopamine HCl"), or None."""
     words = "".join(word for word in _words(text) if word not in _SALTS)
     for name, named in definition.readable.items():
-        if (
-            text.strip().lower() == name
-            or words in named.names
-            or (words == name and named is not definition.owner[name])
-        ):
+        is_part = named is not definition.owner[name]
+        if text.strip().lower() == name or words in named.names or (is_part and words == name):
             return name
     return None
 

@@ -7,14 +7,17 @@ carrying forward, clipping and validation are shared and happen later (`assemble
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from medgym_offline.cohorts.frames import Rejections, pl
+import polars as pl
+
+from medgym_offline.cohorts.frames import Rejections, completed
 from medgym_offline.diseases.concepts import CohortDefinition
 
-__all__ = ["CohortSource", "Records", "dataset_license", "event_frame", "flags_of"]
+__all__ = ["CohortSource", "Records", "event_frame", "flags_of", "provenance_of"]
 
 _MIMIC = (
     "the open demo under ODbL 1.0; the full database under the PhysioNet Credentialed Health Data License (never "
@@ -52,11 +55,9 @@ class CohortSource(Protocol):
     @property
     def layout(self) -> str:
         """Its name, in summaries and provenance."""
-        ...
 
     def matches(self, path: Path) -> bool:
         """Whether the folder or file at `path` has this layout (by names only; reads nothing large)."""
-        ...
 
     def read(self, path: Path, definition: CohortDefinition) -> Records:
         """Read what the definition names.
@@ -64,7 +65,6 @@ class CohortSource(Protocol):
         Raises:
             CohortError: a file or column is missing; names it and the remedy.
         """
-        ...
 
 
 def flags_of(definition: CohortDefinition) -> tuple[str, ...]:
@@ -76,14 +76,18 @@ def event_frame(*parts: pl.DataFrame) -> pl.DataFrame:
     """Events of `parts`, with every column that `Records` asks for."""
     columns = {"stay_id": pl.String, "name": pl.String, "t_h": pl.Float64, "end_h": pl.Float64, "value": pl.Float64}
     kinds = {**columns, "amount": pl.Boolean, "total": pl.Float64}
-    empty = {name: pl.lit(False if name == "amount" else None, kind) for name, kind in kinds.items()}
-    full = [
-        part.with_columns(empty[c].alias(c) for c in kinds if c not in part.columns).select(*kinds) for part in parts
-    ]
+    full = [completed(part, kinds).select(*kinds).with_columns(pl.col("amount").fill_null(False)) for part in parts]
     return pl.concat([pl.DataFrame(schema=kinds), *full])
 
 
-def dataset_license(path: Path, dataset: str) -> str:
+def provenance_of(layout: str, path: Path, files: Iterable[Path | None], dataset: str = "") -> dict[str, Any]:
+    """What was read: layout, folder, license, and the files that there are of `files`; plain values."""
+    folder = path.parent if path.is_file() else path
+    names = [file.relative_to(folder).as_posix() for file in files if file is not None]
+    return {"layout": layout, "folder": folder.name, "license": _license(folder, dataset), "files": names}
+
+
+def _license(path: Path, dataset: str) -> str:
     """License of the data at `path`: the title of a LICENSE.txt beside it or one level up, else what is known."""
     for folder in (path, path.parent):
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():

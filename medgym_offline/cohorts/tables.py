@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import polars as pl
+
 from medgym_offline.cohorts.cells import identifier, numbers, settled, times
-from medgym_offline.cohorts.frames import pl
 from medgym_offline.errors import CohortError
 
 __all__ = [
@@ -233,10 +234,10 @@ def collect(frame: pl.LazyFrame, where: Path | str, keep_marks: bool = False) ->
 
 
 def typed(
-    frame: pl.LazyFrame, where: Path | str, dated: Sequence[str] = (), numeric: Sequence[str] = (), marks: bool = False
+    frame: pl.LazyFrame, where: Path | str, dated: Sequence[str] = (), numeric: Sequence[str] = ()
 ) -> pl.DataFrame:
     """Collect a frame of text with its `dated` columns as times and its `numeric` ones as floats; see `collect`."""
-    return collect(frame.with_columns(*times(*dated), *numbers(*numeric)), where, marks)
+    return collect(frame.with_columns(*times(*dated), *numbers(*numeric)), where)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from medgym_offline.cohorts.frames import Rejections, pl
+import polars as pl
+
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Part, Unit
 
 __all__ = ["accepted_units", "conversion", "in_own_units"]
@@ -11,6 +13,8 @@ _SPELLINGS = (
     *(("µ", "u"), ("μ", "u"), ("mcg", "ug"), ("percent", "%"), ("units", "u"), ("liters", "l"), ("liter", "l")),
     *(("litre", "l"), ("/hour", "/h"), ("/hr", "/h"), ("/24h", "/day"), ("/minute", "/min")),
 )
+#: kg where the weight is unknown (chosen: a usual adult's).
+_DEFAULT_WEIGHT = 80.0
 
 
 def _plain(unit: str) -> str:
@@ -36,15 +40,9 @@ def conversion(named: Concept | Part, unit: str, item: str | None = None, orders
         item: Its item id, where the source has one: some units are known for some items only.
         orders: Whether a rate of the whole patient can be divided by the weight.
     """
-    plain = _plain(unit)
-    for known in _units(named):
-        if (
-            _plain(known.name) == plain
-            and (orders or not known.per_patient)
-            and (not known.items or item in known.items)
-        ):
-            return known
-    return None
+    alike = [known for known in _units(named) if _plain(known.name) == _plain(unit)]
+    allowed = (known for known in alike if orders or not known.per_patient)
+    return next((known for known in allowed if not known.items or item in known.items), None)
 
 
 def accepted_units(named: Concept | Part) -> tuple[str, ...]:
@@ -53,11 +51,7 @@ def accepted_units(named: Concept | Part) -> tuple[str, ...]:
 
 
 def in_own_units(
-    rows: pl.DataFrame,
-    definition: CohortDefinition,
-    rejections: Rejections,
-    weights: pl.DataFrame,
-    default_weight: float,
+    rows: pl.DataFrame, definition: CohortDefinition, rejections: Rejections, weights: pl.DataFrame
 ) -> pl.DataFrame:
     """Rows of orders in their concept's unit, with `amount`: whether the value is a total; of unknown units rejected.
 
@@ -66,7 +60,6 @@ def in_own_units(
         definition: Knows the names.
         rejections: Counts are added here.
         weights: stay_id, weight_kg.
-        default_weight: kg, where the weight is unknown.
     """
     rows = rows.with_columns(pl.col("unit").fill_null("").str.strip_chars().str.to_lowercase())
     found = []
@@ -91,9 +84,7 @@ def in_own_units(
     rows = rows.join(weights.select("stay_id", "weight_kg"), on="stay_id", how="left", maintain_order="left")
     guessed = pl.col("per_patient") & pl.col("weight_kg").is_null()
     for name, count in rows.filter(guessed).group_by("name").len().sort("name").iter_rows():
-        reason = (
-            f"{definition.owner[name].name}: given per patient and the weight unknown, {default_weight:g} kg assumed"
-        )
-        rejections.repair(reason, count)
-    weight = pl.when("per_patient").then(pl.col("weight_kg").fill_null(default_weight)).otherwise(1.0)
+        assumed = f"given per patient and the weight unknown, {_DEFAULT_WEIGHT:g} kg assumed"
+        rejections.repair(f"{definition.owner[name].name}: {assumed}", count)
+    weight = pl.when("per_patient").then(pl.col("weight_kg").fill_null(_DEFAULT_WEIGHT)).otherwise(1.0)
     return rows.with_columns(value=pl.col("value") * pl.col("factor") / weight).drop("weight_kg")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import polars as pl
 
-from medgym_offline.cohorts.frames import Rejections, pl
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.intervals import sum_overlapping
-from medgym_offline.cohorts.units import accepted_units, conversion
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
-from medgym_offline.errors import CohortError, unknown_name
+from medgym_offline.errors import CohortError
 
 __all__ = ["COLUMNS", "fractions", "validate"]
 
@@ -17,14 +16,11 @@ _NUMERIC = ("time_h", "end_h", "value")
 
 
 def validate(
-    table: pl.DataFrame,
-    definition: CohortDefinition,
-    units: Mapping[str, str] | None = None,
-    where: str = "cohort table",
+    table: pl.DataFrame, definition: CohortDefinition, where: str = "cohort table"
 ) -> tuple[pl.DataFrame, Rejections]:
     """A clean copy of `table`, and what was rejected or repaired on the way.
 
-    Repaired and counted: declared units that convert, fractions where the concept says so (at most 1, times 100), rows
+    Repaired and counted: fractions where the concept says so (at most 1, times 100), rows
     out of order, identical rows, several values at one time (averaged), overlapping intervals (infusions summed,
     settings cut at the next). Rejected and counted: unknown variables, missing or non-numeric values, impossible
     values, what is neither fraction nor percentage, times before the look-back, intervals without an end or ending
@@ -33,11 +29,10 @@ def validate(
     Args:
         table: Long form, columns of `COLUMNS` (`source` may be missing); any row order.
         definition: What the cohort holds.
-        units: Unit of each variable where not the definition's.
         where: Name of the table in messages.
 
     Raises:
-        CohortError: a column is missing, or a unit or the variable it is declared for is unknown.
+        CohortError: a column is missing.
     """
     rejections = Rejections()
     concepts = definition.concepts
@@ -45,7 +40,6 @@ def validate(
     known = pl.col("variable").is_in(list(concepts)).fill_null(False)
     words = pl.format("unknown variable '{}'", pl.col("variable").fill_null(""))
     frame = rejections.drop(frame, (~known, words))
-    frame = _convert(frame, definition, dict(units or {}), where, rejections)
     for concept in concepts.values():
         frame = fractions(frame, concept, rejections)
     value, time, end = pl.col("value"), pl.col("time_h"), pl.col("end_h")
@@ -108,27 +102,6 @@ def _typed(table: pl.DataFrame, where: str, rejections: Rejections) -> pl.DataFr
 def _because(words: str) -> pl.Expr:
     """The reason of a row: its variable, and what is wrong."""
     return pl.format("{}: " + words, pl.col("variable"))
-
-
-def _convert(
-    frame: pl.DataFrame, definition: CohortDefinition, units: dict[str, str], where: str, rejections: Rejections
-) -> pl.DataFrame:
-    for variable, unit in units.items():
-        concept = definition.concepts.get(variable)
-        if concept is None:
-            raise CohortError(f"{where}: unit declared for {unknown_name('variable', variable, definition.units)}")
-        known = conversion(concept, unit)
-        if known is None or known.amount:
-            amounts = {u.name for u in concept.units if u.amount}
-            choices = ", ".join(u for u in accepted_units(concept) if u not in amounts)
-            raise CohortError(
-                f"{where}: unknown unit {unit!r} of {variable!r}; convert the column to one of: {choices}"
-            )
-        if known.factor != 1.0:
-            mine = pl.col("variable") == variable
-            rejections.repair(f"{variable}: converted from {unit}", frame.select(mine.sum()).item())
-            frame = frame.with_columns(value=pl.when(mine).then(pl.col("value") * known.factor).otherwise("value"))
-    return frame
 
 
 def _distinct(frame: pl.DataFrame, definition: CohortDefinition, rejections: Rejections) -> pl.DataFrame:

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
 
 from medgym_offline.cohorts.cohort import Cohort, combine, definition_named
 from medgym_offline.cohorts.decisions import DecisionRule, treatments_given
-from medgym_offline.cohorts.frames import pl
 from medgym_offline.cohorts.grid import make_grid
 from medgym_offline.datasets.charted_stay import ChartedStay, least_severe
 from medgym_offline.datasets.clone import CloneConfig, estimate_log_prob

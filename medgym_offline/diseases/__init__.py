@@ -9,17 +9,7 @@ from medgym_offline.diseases.base import Component, Cost, Disease, Process, Seve
 from medgym_offline.diseases.registry import disease, list_diseases
 from medgym_offline.diseases.scales import Scales
 
-__all__ = [
-    "Component",
-    "Cost",
-    "Disease",
-    "Process",
-    "Scales",
-    "Severity",
-    "Treatment",
-    "disease",
-    "list_diseases",
-]
+__all__ = ["Component", "Cost", "Disease", "Process", "Scales", "Severity", "Treatment", "disease", "list_diseases"]
 
 
 def __getattr__(name: str) -> Any:

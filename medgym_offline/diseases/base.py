@@ -135,11 +135,6 @@ class Disease:
         return sum(c.kind != "hidden" for c in self.components)
 
     @property
-    def hidden_dim(self) -> int:
-        """Number of hidden components."""
-        return self.state_dim - self.observed_dim
-
-    @property
     def treatment_names(self) -> tuple[str, ...]:
         """Names of the treatments."""
         return tuple(t.name for t in self.treatments)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from medgym_offline.errors import DiseaseError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
 
-__all__ = ["Dynamics", "Model"]
+__all__ = ["Dynamics", "Model", "NoChoices", "WorldsOnly"]
 
 
 class Dynamics(Protocol):
@@ -27,19 +30,15 @@ class Dynamics(Protocol):
     @property
     def kind(self) -> str:
         """Name of the class in a bank file."""
-        ...
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name; the class is built from them by keyword."""
-        ...
 
     def select(self, index: Tensor) -> Dynamics:
         """The patients at `index`."""
-        ...
 
     def to(self, where: torch.device | torch.dtype | str) -> Dynamics:
         """The same on another device or in another precision."""
-        ...
 
 
 class Model(Protocol):
@@ -61,24 +60,45 @@ class Model(Protocol):
 
     def initial_raw(self, seed: int) -> dict[str, Tensor]:
         """Free numbers at the start of a fit, leading axis 1."""
-        ...
 
     def given(self, data: Any, times: np.ndarray, physics: Any, prior: Any, root: int, recency: float) -> Any:
         """Per patient what is estimated or drawn before the fit: {name: (P, ...) float32}."""
-        ...
 
     def parameters(self, raw: Mapping[str, Tensor], physics: Any, given: Mapping[str, Tensor]) -> Dynamics:
         """Dynamics from free numbers and what is given."""
-        ...
 
     def hidden_course(self, physics: Any, given: Mapping[str, np.ndarray], u: np.ndarray) -> np.ndarray:
         """(P, T, hidden components) at each step of the record's treatment (P, T, treatments), normalized."""
-        ...
 
     def given_of(self, dynamics: Dynamics) -> dict[str, np.ndarray]:
         """What :meth:`given` gave, read back from fitted dynamics; `BankError` if they are none."""
-        ...
 
     def average(self, dynamics: Dynamics, how: str) -> Dynamics:
         """The population's: what is individual averaged, "mean" or "median"."""
-        ...
+
+
+@dataclass(frozen=True)
+class NoChoices:
+    """Nothing is a choice of strength, or has a prior."""
+
+
+class WorldsOnly:
+    """:class:`Model` of a disease whose banks are not fitted to cohort tables: the kinds of their worlds.
+
+    Args:
+        kinds: See :class:`Model`.
+        remedy: How banks are built, for the error that everything else raises.
+    """
+
+    physics: type[Any] = NoChoices
+    prior: type[Any] = NoChoices
+    pooled: tuple[str, ...] = ()
+    decayed: tuple[str, ...] = ()
+
+    def __init__(self, kinds: Mapping[str, type[Any]], remedy: str):
+        self.kinds, self._remedy = kinds, remedy
+
+    def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:
+        raise DiseaseError(self._remedy)
+
+    initial_raw = given = parameters = hidden_course = given_of = average = _refuse

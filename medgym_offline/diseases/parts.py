@@ -277,6 +277,20 @@ class Course:
         doses = self.scales.denormalize_treatment(self.disease, self.treatments)
         return np.asarray(doses[..., self.disease.treatment_column(name)].double().numpy())
 
+    def events(self, beyond: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Events, the maximal runs (..., T) beyond a level, and how many have no decision inside: (...), (...)."""
+        first = beyond & ~np.concatenate([np.zeros_like(beyond[..., :1]), beyond[..., :-1]], -1)
+        decided, ends = np.zeros(beyond.shape, bool), self.ends
+        decided[..., 0] = True
+        # Where the last interval ends nobody decides any more.
+        np.put_along_axis(decided, np.where(ends < beyond.shape[-1] - 1, ends, 0), True, -1)
+        # Events are numbered along the path, from 1; those with a decision inside are seen.
+        number = np.where(beyond, first.cumsum(-1), 0)
+        seen = np.zeros((*beyond.shape[:-1], int(number.max(initial=0)) + 1), bool)
+        np.put_along_axis(seen, np.where(decided, number, 0), True, -1)
+        count = first.sum(-1).astype(float)
+        return count, count - seen[..., 1:].sum(-1)
+
 
 @dataclass(frozen=True)
 class Metric:

@@ -17,7 +17,6 @@ from medgym_offline.diseases.base import Disease, Metric
 __all__ = [
     "DT_QUANTILES",
     "METRICS",
-    "count_events",
     "interval_metrics",
     "metrics_of",
     "normalized_score",
@@ -115,26 +114,6 @@ def safe_share(unsafe: NDArray[np.bool_], times: Array, after: float) -> Array:
     """
     late = times > after + 1e-9
     return 100.0 * (~unsafe[..., late]).mean(axis=-1)
-
-
-def count_events(beyond: NDArray[np.bool_], ends: NDArray[np.integer]) -> tuple[Array, Array]:
-    """Events, the maximal runs beyond a level, and how many of them have no decision inside: (...), (...).
-
-    Args:
-        beyond: (..., T) bool, on the path's grid.
-        ends: (..., K) place on the grid at which each decision's interval ends; the next decision is there.
-    """
-    first = beyond & ~np.concatenate([np.zeros_like(beyond[..., :1]), beyond[..., :-1]], -1)
-    decided = np.zeros(beyond.shape, bool)
-    decided[..., 0] = True
-    # Where the last interval ends nobody decides any more.
-    np.put_along_axis(decided, np.where(ends < beyond.shape[-1] - 1, ends, 0), True, -1)
-    # Events are numbered along the path, from 1; those with a decision inside are seen.
-    number = np.where(beyond, first.cumsum(-1), 0)
-    seen = np.zeros((*beyond.shape[:-1], int(number.max(initial=0)) + 1), bool)
-    np.put_along_axis(seen, np.where(decided, number, 0), True, -1)
-    count = first.sum(-1).astype(float)
-    return count, count - seen[..., 1:].sum(-1)
 
 
 def interval_metrics(dt: Array, valid: NDArray[np.bool_]) -> dict[str, Array]:

@@ -6,7 +6,7 @@ from medgym_offline import cohorts
 from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.sepsis.cohort import COHORT
 
-STATES, TREATMENTS, UNITS = COHORT.observed, COHORT.given, COHORT.units
+STATES = COHORT.observed
 RANGES = {name: concept.range for name, concept in COHORT.concepts.items()}
 DRUGS = {part.name: part for part in COHORT.concepts["vasopressor"].parts}
 
@@ -27,12 +27,8 @@ def from_table(table, stays=None, metadata=None):
     return Cohort.from_table(table, COHORT, stays, metadata)
 
 
-def validate(table, units=None, where="table"):
-    return cohorts.validate(table, COHORT, units, where)
-
-
-def observation_flags(grid):
-    return cohorts.observation_flags(grid, COHORT)
+def validate(table, where="table"):
+    return cohorts.validate(table, COHORT, where)
 
 
 def given(records, names):

@@ -1,7 +1,6 @@
 """Cohort object: files, grid, selection, combination, card, build."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -10,8 +9,8 @@ import pytest
 from medgym_offline.cohorts import Cohort, combine, coverage, select_stays
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError, UnknownNameError
-from tests.cohorts.conftest import Row, long_table, write_normalized
-from tests.cohorts.support import STATES, UNITS, build_cohort, from_table, read_source
+from tests.cohorts.conftest import Row, long_table
+from tests.cohorts.support import STATES, build_cohort, from_table
 from tests.helpers import refused
 
 
@@ -22,6 +21,24 @@ def stays_table(los=30.0):
 @pytest.fixture
 def cohort(rows):
     return from_table(long_table(rows), stays_table(), {"license": "test", "provenance": [{"dataset": "a"}]})
+
+
+@pytest.fixture
+def ward():
+    """Eight stays of 60 h, two a person: all variables and vasopressor in even ones, sepsis in odd; lactate 1 + i."""
+    odd: list[tuple[str, float, float | None, float]] = [("fio2", 2.0, 14.0, 50.0), ("fluids", 0.0, 10.0, 100.0)]
+    for hour in np.arange(1.0, 60.0, 2.0).tolist():
+        odd += [("spo2", hour, None, 95.0 + hour % 5), ("urine", hour, None, 900.0)]
+    odd += [("gcs", hour, None, 12.0) for hour in (2.0, 8.0, 20.0)]
+    even = [*odd, ("vasopressor", 1.0, 5.0, 0.1), ("bilirubin", 4.0, None, 0.8)]
+    even += [("pao2", 3.0, None, 90.0), ("pao2", 9.0, None, 110.0)]
+    rows: list[Row] = []
+    for i in range(8):
+        mine = [*(odd if i % 2 else even), *(("lactate", hour, None, 1.0 + i) for hour in (2.0, 8.0, 20.0))]
+        rows += [(f"ward/{100 + i}", start, end, name, value) for name, start, end, value in mine]
+    stays = [(f"ward/{100 + i}", f"person {i // 2}", 60.0, i % 2 == 1) for i in range(8)]
+    columns = ["patient", "subject", "los_h", "sepsis"]
+    return from_table(long_table(rows), pl.DataFrame(stays, schema=columns, orient="row"))
 
 
 def test_a_file_round_trips(cohort, tmp_path):
@@ -54,6 +71,8 @@ def test_a_foreign_table_without_metadata_is_validated(rows, tmp_path):
     assert cohort.patients == ("a/1", "a/2")
     assert cohort.stays["los_h"].to_list() == [2.0, 2.0]
     assert cohort.rejections.rows == {"unknown variable 'heart'": 1}
+    strange = {"units": {"lactate": "mg/dL"}}
+    refused(CohortError, "'lactate' is in 'mg/dL'; a cohort table", lambda: from_table(long_table(rows), None, strange))
     long_table(rows).drop("value").write_parquet(path)
     refused(CohortError, r"c\.parquet: column 'value' is missing", lambda: Cohort.read(path, COHORT))
 
@@ -100,73 +119,63 @@ def test_fluid_balance_is_what_was_charted(rows):
     assert (grid.derived["fluid_balance"][:, 6:] == grid.derived["fluid_balance"][:, 6:7]).all()
 
 
-def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(tmp_path):
-    cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=6))
-    grid = cohort.to_grid()
-    alone = cohort.select([cohort.patients[3]]).to_grid()
-    picked = grid.select([cohort.patients[3]])
+def test_grid_does_not_depend_on_batch_mates_and_coarsens_consistently(ward):
+    grid = ward.to_grid()
+    alone = ward.select([ward.patients[3]]).to_grid()
     for name in ("values", "treatment", "length"):
-        np.testing.assert_array_equal(getattr(picked, name), getattr(alone, name))
-    np.testing.assert_array_equal(picked.derived["fluid_balance"], alone.derived["fluid_balance"])
-    coarse = cohort.to_grid(hours=4.0)
-    assert coarse.values.shape == (6, 24, 6)
-    np.testing.assert_allclose(coarse.treatment[:, :15], grid.treatment[:, :60].reshape(6, 15, 4, 3).mean(axis=2))
+        np.testing.assert_array_equal(getattr(grid, name)[3:4], getattr(alone, name))
+    np.testing.assert_array_equal(grid.derived["fluid_balance"][3:4], alone.derived["fluid_balance"])
+    coarse = ward.to_grid(hours=4.0)
+    assert coarse.values.shape == (8, 24, 6)
+    np.testing.assert_allclose(coarse.treatment[:, :15], grid.treatment[:, :60].reshape(8, 15, 4, 3).mean(axis=2))
     np.testing.assert_allclose(
         coarse.derived["fluid_balance"][:, :15], grid.derived["fluid_balance"][:, :60:4], atol=1e-9
     )
-    refused(CohortError, "hours=0", lambda: cohort.to_grid(hours=0))
-    refused(UnknownNameError, "did you mean 'mimic-iii/103'", lambda: grid.select(["mimic-iii/1033"]))
+    refused(CohortError, "hours=0", lambda: ward.to_grid(hours=0))
+    refused(UnknownNameError, "did you mean 'ward/103'", lambda: ward.select(["ward/1033"]))
 
 
-def test_selection_follows_the_rule(tmp_path):
-    cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=8))
-    found = coverage(cohort)
+def test_selection_follows_the_rule(ward):
+    found = coverage(ward)
     assert found.covered.tolist() == [6, 4] * 4
     # Sepsis for odd stays, vasopressor for even ones, lactate 1 + i.
     assert found.severity.tolist() == [1, 2, 2, 3, 3, 3, 3, 3]
-    ranked = [select_stays(cohort, n, one_per_subject=False).patients for n in range(1, 9)]
+    ranked = [select_stays(ward, n, one_per_subject=False).patients for n in range(1, 9)]
     order = [next(iter(set(b) - set(a))) for a, b in zip([(), *ranked[:-1]], ranked)]
-    assert order == [f"mimic-iii/{n}" for n in (104, 106, 102, 100, 103, 105, 107, 101)]
+    assert order == [f"ward/{n}" for n in (104, 106, 102, 100, 103, 105, 107, 101)]
 
 
-def test_combining_checks_units_and_patients(cohort, tmp_path):
-    other = read_source(write_normalized(tmp_path / "mimic-iii", stays=3))
-    both = combine([cohort, other])
-    assert len(both) == 5
-    assert both.table.height == cohort.table.height + other.table.height
-    assert both.metadata["datasets"] == ["a", "mimic-iii"]
-    strange = replace(other, metadata={**other.metadata, "units": {**UNITS, "lactate": "mg/dL"}})
-    wider = replace(other, table=other.table.with_columns(more=1))
+def test_combining_checks_patients(cohort, ward):
+    both = combine([cohort, ward])
+    assert len(both) == 10
+    assert both.table.height == cohort.table.height + ward.table.height
+    assert both.metadata["datasets"] == ["a", "ward"]
     refused(CohortError, "patient 'a/1' occurs in two cohorts", lambda: combine([cohort, cohort]))
-    refused(CohortError, "'lactate' is in 'mmol/L' in one cohort and 'mg/dL'", lambda: combine([cohort, strange]))
-    refused(CohortError, "columns differ", lambda: combine([cohort, wider]))
     refused(CohortError, "no cohort given", lambda: combine([]))
 
 
-def test_build_writes_whole_or_not_at_all(tmp_path):
-    source = write_normalized(tmp_path / "in" / "mimic-iii", stays=8)
-    output = tmp_path / "out" / "c.parquet"
+def test_build_writes_whole_or_not_at_all(ward, tmp_path):
+    source, output = tmp_path / "in.parquet", tmp_path / "out" / "c.parquet"
+    ward.write(source)
     summary = build_cohort([source], output, patients=4)
     assert summary.stays == 4
-    assert summary.layouts == {str(source): "normalized tables"}
+    assert summary.layouts == {str(source): "cohort table"}
     assert any("8 eligible" in line for line in summary.lines())
     assert json.loads(json.dumps(summary.to_json()))["stays"] == 4
     before = output.read_bytes()
     refused(CohortError, "asked for", lambda: build_cohort([source], output, patients=99))
     assert output.read_bytes() == before
-    again = build_cohort([output], tmp_path / "out" / "again.parquet")
-    assert again.layouts == {str(output): "cohort table"}
+    build_cohort([output], tmp_path / "out" / "again.parquet")
     assert Cohort.read(tmp_path / "out" / "again.parquet").table.equals(Cohort.read(output).table)
 
 
-def test_selection_takes_each_person_once_while_it_can(tmp_path):
-    cohort = read_source(write_normalized(tmp_path / "mimic-iii", stays=8))
-    four = select_stays(cohort, 4)
-    assert four.patients == tuple(f"mimic-iii/{n}" for n in (100, 102, 104, 106))
+def test_selection_takes_each_person_once_while_it_can(ward):
+    four = select_stays(ward, 4)
+    assert four.patients == tuple(f"ward/{n}" for n in (100, 102, 104, 106))
     assert four.metadata["selection"]["one_stay_per_subject"] is True
-    six = select_stays(cohort, 6)
+    six = select_stays(ward, 6)
     assert six.metadata["selection"]["one_stay_per_subject"] is False
     assert six.metadata["selection"]["subjects"] == 4
-    refused(CohortError, "9 stays asked for, 8 eligible", lambda: select_stays(cohort, 9))
-    refused(CohortError, r"5 .*, 4 eligible .*one stay a person", lambda: select_stays(cohort, 5, one_per_subject=True))
-    refused(CohortError, "0 stays asked for", lambda: select_stays(cohort, 0))
+    refused(CohortError, "9 stays asked for, 8 eligible", lambda: select_stays(ward, 9))
+    refused(CohortError, r"5 .*, 4 eligible .*one stay a person", lambda: select_stays(ward, 5, one_per_subject=True))
+    refused(CohortError, "0 stays asked for", lambda: select_stays(ward, 0))

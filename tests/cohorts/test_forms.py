@@ -12,8 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgym_offline.errors import CohortError
-from tests.cohorts.conftest import write_normalized
 from tests.cohorts.layouts import LAYOUTS, RICH, at
 from tests.cohorts.support import read_source
 from tests.cohorts.test_meds import table as meds_table
@@ -104,20 +102,6 @@ def test_typed_times_in_any_zone_are_instants(place, zones):
     same(typed, read_source(write_events(place(), ZONED[0], ZONED[0])))
 
 
-@pytest.mark.parametrize(("event", "admission"), [(NAIVE[0], ZONED[0]), (ZONED[3], NAIVE[3])])
-def test_a_zone_beside_none_is_an_error_that_names_both(tmp_path, event, admission):
-    with pytest.raises(
-        CohortError, match=r"column '(time|admission)' has times with a zone.* column '(time|admission)'"
-    ):
-        read_source(write_events(tmp_path, event, admission))
-
-
-@pytest.mark.parametrize("form", ["%m/%d/%Y %H:%M", "%b %d, %Y %H:%M", "%Y-%m-%d %H:%M Europe/Berlin"])
-def test_a_form_that_is_not_read_is_named(tmp_path, form):
-    with pytest.raises(CohortError, match=r"events.csv: column 'time' has times of a form that is not read \('.*2024"):
-        read_source(write_events(tmp_path, lambda at: at.strftime(form), NAIVE[0]))
-
-
 def _long(folder):
     return write_events(folder, NAIVE[0], NAIVE[0])
 
@@ -157,7 +141,7 @@ def _raw(layout, folder):
 
 READERS: dict[str, Callable[[Path], Path]] = {
     "long table": _long,
-    "normalized": lambda folder: write_normalized(folder, stays=3),
+    "normalized": lambda folder: _raw("normalized", folder),
     "MEDS": _meds,
     "MIMIC-III": lambda folder: _raw("mimic-iii", folder),
     "MIMIC-IV": lambda folder: _raw("mimic-iv", folder),

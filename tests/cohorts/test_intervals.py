@@ -79,6 +79,7 @@ def test_urine_long_gap_is_rejected_and_negative_is_zero():
 
 def test_a_setting_holds_until_the_next_or_twelve_hours():
     points = pl.DataFrame({"patient": ["a", "a", "b"], "t_h": [0.0, 3.0, 1.0], "value": [40.0, 50.0, 60.0]})
+    points = points.with_columns(end_h=pl.lit(None, pl.Float64))
     assert hold_settings(points, 12.0).rows() == [("a", 0.0, 3.0, 40.0), ("a", 3.0, 15.0, 50.0), ("b", 1.0, 13.0, 60.0)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,12 +75,6 @@ def _observe(sight: base.Sight) -> Tensor:
     return torch.cat([seen, to.clamp(*_AHEAD) / AHEAD_SCALE, torch.stack([time, left], -1)], -1)
 
 
-def _clinician(context: Tensor, observations: Tensor, horizon: float, decisions: int) -> tuple[Tensor, Tensor]:
-    from medgym_offline.diseases.anesthesia.clinician import reference_behavior
-
-    return reference_behavior(context, observations, horizon, decisions)
-
-
 def _seen(c: Component) -> Feature:
     return Feature(c.name, c.unit, (c.lower - c.center) / c.scale, (c.upper - c.center) / c.scale)
 
@@ -101,12 +97,6 @@ _AWARE = "BIS points above 60 from intubation to the end of surgery"
 
 def _parts(state: Array, dose: Array) -> Array:
     return rules.severity_parts(state[..., _BIS], state[..., _PRESSURE], state[..., _PHASE])
-
-
-def _model() -> Any:
-    from medgym_offline.diseases.anesthesia.bank import MODEL
-
-    return MODEL
 
 
 DISEASE = base.Disease(
@@ -146,7 +136,8 @@ DISEASE = base.Disease(
             )
         ),
     },
-    clinician=_clinician,
+    # Torch is imported when it is asked for.
+    clinician=lambda *seen: resolve_name(f"{__name__}.clinician:reference_behavior")(*seen),
     metrics=rules.METRICS,
     subgroups=(base.Subgroup("awake pressure", "initial_pressure", lambda state, severity: state[..., _PRESSURE]),),
     sign_checks=(
@@ -160,7 +151,7 @@ DISEASE = base.Disease(
     needed="propofol_rate",
     bank="anesthesia-v0",
     world="true",
-    model=_model,
+    model=partial(resolve_name, f"{__name__}.bank:MODEL"),
     caution="Patients are drawn from published variances; there is neither blood loss nor an opioid to give.",
     lineage=(
         "Published models: propofol and BIS of Eleveld 2018, pressure of Su 2023, norepinephrine of Li 2024 and "

@@ -6,10 +6,8 @@ python -m medgym_offline.diseases.anesthesia.bank OUTPUT.safetensors
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
 from medgym_offline.diseases.anesthesia.stack import FIRST, Stacked
 from medgym_offline.diseases.anesthesia.surrogate import Surrogate
 from medgym_offline.diseases.anesthesia.truth import Truth, published
-from medgym_offline.errors import DiseaseError
+from medgym_offline.diseases.model import WorldsOnly
 from medgym_offline.files import release_folder
 from medgym_offline.simulators.bank import SimulatorBank, World
 
@@ -32,31 +30,11 @@ __all__ = ["MODEL", "build_anesthesia", "main"]
 _NAME = "anesthesia-v0"
 
 
-@dataclass(frozen=True)
-class NoChoices:
-    """Nothing about these models is a choice of strength, and no prior is needed to read them."""
-
-
-class AnesthesiaModel:
-    """:class:`~medgym_offline.diseases.model.Model` as far as it is the kinds of worlds: fits are of recorded
-    operations (:mod:`.fit`), not of cohort tables."""
-
-    physics: type[Any] = NoChoices
-    prior: type[Any] = NoChoices
-    kinds: Mapping[str, type[Any]] = {law.kind: law for law in (Truth, Surrogate)}
-    pooled = ()
-    decayed = ()
-
-    def _refuse(self, *arguments: Any) -> Any:
-        raise DiseaseError(
-            "simulators of anesthesia are fitted to recorded operations, not to cohort tables; "
-            "build them with: python -m medgym_offline.diseases.anesthesia.bank OUTPUT.safetensors"
-        )
-
-    initial_raw = given = parameters = hidden_course = given_of = average = _refuse
-
-
-MODEL = AnesthesiaModel()
+MODEL = WorldsOnly(
+    {law.kind: law for law in (Truth, Surrogate)},
+    "simulators of anesthesia are fitted to recorded operations, not to cohort tables; build them with: "
+    "python -m medgym_offline.diseases.anesthesia.bank OUTPUT.safetensors",
+)
 
 
 def _world(law: Stacked) -> World:
@@ -98,7 +76,7 @@ def build_anesthesia(
         patients=people.ids,
         disease=DISEASE,
         scales=DISEASE.default_scales(),
-        physics=NoChoices(),
+        physics=MODEL.physics(),
         worlds=worlds,
         population=_world(middle),
         trunk=None,

@@ -18,7 +18,7 @@ from torch import Tensor
 from medgym_offline.diseases.anesthesia import AHEAD_SCALE, DISEASE
 from medgym_offline.diseases.anesthesia.flow import Doses, flow
 from medgym_offline.diseases.anesthesia.patients import Patients
-from medgym_offline.diseases.anesthesia.severity import BIS_NOISE, CUFF_NOISE, LIMITS, LINE_NOISE, TICK_SECONDS
+from medgym_offline.diseases.anesthesia.severity import BIS_NOISE, CUFF_NOISE, LIMITS, PER_MINUTE
 from medgym_offline.diseases.anesthesia.stimulation import END, INCISION, INTUBATION, Schedule, draw_schedule, seeded
 from medgym_offline.diseases.anesthesia.truth import published
 from medgym_offline.seeds import derive_seed
@@ -27,7 +27,6 @@ __all__ = ["RECORD_TICKS", "Anesthetist", "Draws", "Records", "between", "record
 
 RECORD_TICKS = 600
 """150 min."""
-_PER_MINUTE = 60 // TICK_SECONDS
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,6 @@ class Records:
         bis, pressure: (P, S, N/4) readings every minute; `bis_known` and `pressure_known` say which exist.
         path: (P, S, N, 3) true BIS, pressure and effect-site level, for scoring only.
         valid: (P, S, N) until 15 min after the end of surgery.
-        bis_noise, pressure_noise: Standard deviations of a reading.
     """
 
     doses: Doses
@@ -51,8 +49,6 @@ class Records:
     pressure_known: Tensor
     path: Tensor
     valid: Tensor
-    bis_noise: float
-    pressure_noise: float
 
 
 class Draws:
@@ -81,7 +77,7 @@ class Anesthetist:
     name: ClassVar[str] = "anesthetist"
 
     def __init__(self, people: Patients, schedule: Schedule, draws: Draws):
-        once, minutes = draws.once, schedule.events.float() / _PER_MINUTE
+        once, minutes = draws.once, schedule.events.float() / PER_MINUTE
         elderly = torch.as_tensor(people.age > 65.0)[:, None]
         self.draws, self.tube, self.end = draws, minutes[..., INTUBATION], minutes[..., END]
         self.induction = between(once[..., 0], 1.5, 2.5) * torch.where(elderly, 0.8, 1.0)
@@ -96,7 +92,7 @@ class Anesthetist:
         self.look = between(draws.each[:, :, 0, 7], 3.0, 6.0)
 
     def __call__(self, tick: int, shown: Tensor, pressure: Tensor) -> Doses:
-        now, u, noise = tick / _PER_MINUTE, self.draws.each[:, :, tick], self.draws.noise[:, :, tick]
+        now, u, noise = tick / PER_MINUTE, self.draws.each[:, :, tick], self.draws.noise[:, :, tick]
         due = (self.look <= now) & (now > 3.0)
         bis, cuff = shown + BIS_NOISE * noise[..., 0], pressure + CUFF_NOISE * noise[..., 1]
         seen = due & (u[..., 0] < 0.75)
@@ -112,26 +108,21 @@ class Anesthetist:
         on = now < self.stop
         bolus = torch.where(up & (u[..., 4] < 0.5), between(u[..., 5], 0.2, 0.6), 0.0)
         for at, size, given in self.extras:
-            bolus = bolus + size * (given & (at <= now) & (now < at + 1.0 / _PER_MINUTE))
+            bolus = bolus + size * (given & (at <= now) & (now < at + 1.0 / PER_MINUTE))
         bolus = bolus * on + (self.induction if tick == 0 else 0.0)
         rate = (base * self.scale * on).clamp(*LIMITS["propofol_rate"])
         return Doses(rate, bolus.clamp(*LIMITS["propofol_bolus"]), self.pressor)
 
 
 def record_operations(
-    people: Patients,
-    numbers: Sequence[int] = range(6),
-    seed: int = 0,
-    cuff: bool = True,
-    doses: type[Anesthetist] = Anesthetist,
+    people: Patients, numbers: Sequence[int] = range(6), seed: int = 0, doses: type[Anesthetist] = Anesthetist
 ) -> Records:
-    """Operations of `people` on the published truth, under the anesthetist or random doses.
+    """Operations of `people` on the published truth, under the anesthetist or random doses; pressure is by cuff.
 
     Args:
         people: P patients.
         numbers: Which S operations of each, by number.
         seed: Root of the streams; an operation depends on (seed, patient, its number) alone.
-        cuff: Pressure every 3 to 5 min with 4 mmHg of noise, or every minute by an arterial line with 3.
         doses: Who doses; its `name` is part of an operation's stream.
     """
     seeds = np.array([[derive_seed(seed, f"record-{doses.name}", p, s) for s in numbers] for p in people.ids])
@@ -146,19 +137,18 @@ def record_operations(
         path.append(played[:, :, 0])
         shown.append(state[..., 2])
     full = torch.stack(path, 2)
-    minute = slice(_PER_MINUTE - 1, None, _PER_MINUTE)
+    minute = slice(PER_MINUTE - 1, None, PER_MINUTE)
     noise = draws.noise[:, :, minute]
-    valid = torch.arange(1, RECORD_TICKS + 1) <= schedule.events[..., END, None] + 15 * _PER_MINUTE
+    valid = torch.arange(1, RECORD_TICKS + 1) <= schedule.events[..., END, None] + 15 * PER_MINUTE
     known = valid[:, :, minute]
     start, gap = (draws.each[:, :, 1, k, None] for k in (6, 7))
-    minutes = torch.arange(RECORD_TICKS // _PER_MINUTE)
+    minutes = torch.arange(RECORD_TICKS // PER_MINUTE)
+    # A cuff measures every 3 to 5 minutes.
     inflated = (minutes - (3 * start).floor()) % (3 + (3 * gap).floor()) == 0
     readings = (torch.stack(shown, 2)[:, :, minute] + BIS_NOISE * noise[..., 2]).clamp(0, 100).round()
-    pressure_noise = CUFF_NOISE if cuff else LINE_NOISE
-    pressure = (full[:, :, minute, 1] + pressure_noise * noise[..., 3]).round()
-    measured = known & inflated if cuff else known
-    said = Doses(*torch.stack(given, -1)), schedule, readings, pressure, known, measured, full, valid
-    return Records(*said, BIS_NOISE, pressure_noise)
+    pressure = (full[:, :, minute, 1] + CUFF_NOISE * noise[..., 3]).round()
+    given_doses = Doses(*torch.stack(given, -1))
+    return Records(given_doses, schedule, readings, pressure, known, known & inflated, full, valid)
 
 
 def reference_behavior(

@@ -17,7 +17,7 @@ from torch.nn.functional import huber_loss
 
 from medgym_offline.diseases.anesthesia.clinician import Records
 from medgym_offline.diseases.anesthesia.patients import Patients
-from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
+from medgym_offline.diseases.anesthesia.severity import BIS_NOISE, CUFF_NOISE, PER_MINUTE
 from medgym_offline.diseases.anesthesia.surrogate import PARAMETERS, Surrogate, law_step, respond
 from medgym_offline.diseases.anesthesia.truth import bis_lag
 
@@ -27,7 +27,8 @@ _BIS_SCALE, _PRESSURE_SCALE = 7.0, 6.0
 """Points and mmHg at which an error counts one; chosen: the reading's noise with what the law leaves unexplained."""
 _WEIGHT = 0.25
 """Of the likelihood; chosen: errors a minute apart are correlated, so four readings count as one."""
-_PER_MINUTE = 60 // TICK_SECONDS
+_CUFF_WEIGHT = 2.0
+"""A cuff's readings are few and far apart, so each of them counts twice."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def predicted_readings(law: Surrogate, records: Records) -> tuple[Tensor, Tensor
     bis, pressure = (x + d for x, d in zip((bis, pressure), law.disturbance(records.schedule).unbind(-1)))
     padded = torch.cat([wide["bis_awake"].expand(*bis.shape[:2], 2), bis], -1)
     shown = (1.0 - lag)[..., None] * padded[..., 1:-1] + lag[..., None] * padded[..., :-2]
-    minute = slice(_PER_MINUTE - 1, None, _PER_MINUTE)
+    minute = slice(PER_MINUTE - 1, None, PER_MINUTE)
     return shown[..., minute], pressure[..., minute]
 
 
@@ -83,14 +84,12 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
         return Surrogate(bounded, lag, torch.zeros(len(people), 4) if noise is None else noise)
 
     losses = []
-    # A cuff's readings are few and far apart, so each of them counts twice.
-    sparse = 2.0 if records.pressure_known.sum() < 0.5 * records.bis_known.sum() else 1.0
     for _ in range(iterations):
         optimizer.zero_grad()
         bis, pressure = predicted_readings(law(center + deviation), records)
         misses = (bis - records.bis) / _BIS_SCALE, (pressure - records.pressure) / _PRESSURE_SCALE
         points, mmhg = (huber_loss(miss, torch.zeros_like(miss), reduction="none", delta=2.0) for miss in misses)
-        loss = (points * records.bis_known).sum() + sparse * (mmhg * records.pressure_known).sum()
+        loss = (points * records.bis_known).sum() + _CUFF_WEIGHT * (mmhg * records.pressure_known).sum()
         # The center itself is held near its published start as one patient is near the center.
         prior = (deviation / spread).square().sum() + ((center - start) / spread).square().sum()
         loss = _WEIGHT * loss + 0.5 * prior
@@ -101,8 +100,8 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
         losses.append(float(loss.detach()))
     with torch.no_grad():
         bis, pressure = predicted_readings(law(center + deviation), records)
-        depth = _unexplained(bis - records.bis, records.bis_known, records.bis_noise)
-        circulation = _unexplained(pressure - records.pressure, records.pressure_known, records.pressure_noise)
+        depth = _unexplained(bis - records.bis, records.bis_known, BIS_NOISE)
+        circulation = _unexplained(pressure - records.pressure, records.pressure_known, CUFF_NOISE)
         noise = torch.tensor(depth + circulation).expand(len(people), 4).contiguous()
         return Fit(law(center + deviation, noise), law(center.expand(len(people), -1), noise), losses)
 

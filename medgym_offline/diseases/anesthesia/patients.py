@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medgym_offline.errors import MedGymError, unknown_name
+from medgym_offline.errors import MedGymError
 from medgym_offline.files import write_text
+from medgym_offline.patients import PatientIndex
 from medgym_offline.seeds import generator
 
 __all__ = ["AGES", "HEIGHTS", "VARIANCES", "WEIGHTS", "Patients", "draw_patients", "load_patients"]
@@ -106,10 +107,7 @@ class Patients:
         Raises:
             UnknownNameError: A name or number that no patient has.
         """
-        for key in which:
-            if key not in self.ids and (isinstance(key, str) or not 0 <= key < len(self)):
-                raise unknown_name("patient", key, self.ids)
-        index = [self.ids.index(key) if isinstance(key, str) else int(key) for key in which]
+        index = PatientIndex(self.ids, "anesthesia").resolve(which, repeats=True)
         rest = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "ids"}
         return Patients(ids=tuple(self.ids[i] for i in index), **rest)
 

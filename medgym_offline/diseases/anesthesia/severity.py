@@ -12,6 +12,8 @@ from medgym_offline.diseases.scales import Array, namespace, stack_last
 __all__ = ["LIMITS", "METRICS", "NUMBERS", "TICK_SECONDS", "awareness", "hypotension", "phase_of", "severity_parts"]
 
 TICK_SECONDS = 15
+PER_MINUTE = 60 // TICK_SECONDS
+"""Ticks."""
 BIS_BOUNDS, PRESSURE_BOUNDS = (0.0, 100.0), (20.0, 180.0)
 """Points; mmHg."""
 LIMITS = {"propofol_rate": (0.0, 20.0), "propofol_bolus": (0.0, 3.0), "norepinephrine": (0.0, 0.5)}
@@ -71,12 +73,7 @@ def awareness(surgical_bis: Array) -> Array:
 
 
 def _events(component: str, excess: Callable[[Array], Array], part: int) -> Callable[[Course], np.ndarray]:
-    def compute(course: Course) -> np.ndarray:
-        from medgym_offline.evaluation.metrics import count_events
-
-        return count_events(excess(course.component(component)) > 0, course.ends)[part]
-
-    return compute
+    return lambda course: course.events(excess(course.component(component)) > 0)[part]
 
 
 def _surgery(course: Course) -> np.ndarray:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import Any, Self, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medgym_offline.diseases.anesthesia.flow import Doses, Law, play
-from medgym_offline.diseases.anesthesia.severity import NUMBERS, TICK_SECONDS, phase_of
+from medgym_offline.diseases.anesthesia.severity import NUMBERS, PER_MINUTE, phase_of
 from medgym_offline.diseases.anesthesia.stimulation import schedule_of
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
+from medgym_offline.diseases.stacked import StackedTensors
 
 __all__ = ["FIRST", "Stacked", "usual"]
 
-_PER_MINUTE = 60 // TICK_SECONDS
 FIRST = 8
 """Components of the bank's state before those that a law hides: bis, pressure, phase, infusing_propofol,
 infusing_norepinephrine, bis_now, bis_before, surgical_bis."""
@@ -29,21 +28,8 @@ def usual(like: Tensor) -> Tensor:
     return like.new_tensor(_USUAL).expand(*like.shape, -1)
 
 
-class Stacked(Law):
-    """Mixin of frozen dataclasses whose tensors have a leading patient axis."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        named = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
-        return {name: t for name, t in named.items() if isinstance(t, Tensor)}
-
-    def select(self, index: Tensor) -> Self:
-        """The patients at `index`."""
-        return replace(cast(Any, self), **{name: t[index] for name, t in self.tensors().items()})
-
-    def to(self, where: torch.device | torch.dtype | str) -> Self:
-        """The same on another device or in another precision."""
-        return replace(cast(Any, self), **{name: t.to(where) for name, t in self.tensors().items()})
+class Stacked(StackedTensors, Law):
+    """A law of frozen dataclasses, as a world of a bank."""
 
     def first_state(self) -> Tensor:
         """(P, FIRST + slots) physical state of the bank at the start: awake, no drug."""
@@ -65,7 +51,7 @@ class Stacked(Law):
         """States (P, B, ticks, D) after each tick; see :class:`~medgym_offline.diseases.model.Dynamics`."""
         if not ticks:
             return x.new_zeros(*x.shape[:2], 0, x.shape[-1])
-        begin = (start * _PER_MINUTE).round().long()
+        begin = (start * PER_MINUTE).round().long()
         schedule = schedule_of(usual(start) if exogenous is None else exogenous, ticks, begin)
         unexplained = None if exogenous is None else exogenous[..., len(NUMBERS) :].unflatten(-1, (-1, 2))
         shift = self.disturbance(schedule, unexplained, begin)

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
-from medgym_offline.errors import ProtocolError
+from medgym_offline.diseases.anesthesia.severity import PER_MINUTE
 from medgym_offline.seeds import generator
 
 __all__ = ["END", "INCISION", "INTUBATION", "Schedule", "draw_schedule", "operation_numbers", "schedule_of", "seeded"]
@@ -26,8 +25,7 @@ _PRESSURE_SHARE = 0.4
 HORIZON_TICKS = 480
 """120 min."""
 
-_TICKS_PER_MINUTE = 60 // TICK_SECONDS
-_STIMULUS_TICKS = 3 * _TICKS_PER_MINUTE
+_STIMULUS_TICKS = 3 * PER_MINUTE
 _LATEST_END = 15.0
 """Minutes that remain after the latest end of surgery, for awakening."""
 
@@ -79,7 +77,7 @@ class Schedule:
         now = torch.as_tensor(tick)
         now = now[..., None] if now.dim() else now
         expected = (self.announced - now).clamp_min(0)
-        return torch.where(self.events <= now, self.events - now, expected) / _TICKS_PER_MINUTE
+        return torch.where(self.events <= now, self.events - now, expected) / PER_MINUTE
 
 
 def seeded(seeds: np.ndarray, purpose: str, *draws: Callable[[np.random.Generator], np.ndarray]) -> list[np.ndarray]:
@@ -96,18 +94,11 @@ def operation_numbers(
 
     Args:
         random: The operation's stream.
-        ticks: Length N.
+        ticks: Length N, 360 or more.
         announcement_error: Standard deviation in minutes of the announced incision and end; of intubation 30 % of it.
             The order of the announced events is kept. Timing loses its worth above about 5 minutes.
         long: Surgery of 35 to 110 instead of 40 to 70 min, as records have.
-
-    Raises:
-        ProtocolError: An operation too short for its events, or a negative error.
     """
-    if ticks < 90 * _TICKS_PER_MINUTE:
-        raise ProtocolError(f"an operation of {ticks} ticks of 15 s is too short for its events; give 360 or more")
-    if not announcement_error >= 0:
-        raise ProtocolError(f"announcement_error {announcement_error} is negative; give minutes, 0 or more")
     # Uniform draws in fixed places of the stream: times, amplitudes, three surprises; then normal ones.
     uniform, normal = random.random(14), random.standard_normal(3)
 
@@ -117,11 +108,11 @@ def operation_numbers(
     intubation = between(0, 5, 9)
     incision = intubation + between(1, 10, 25)
     end = incision + (between(2, 35, 110) if long else between(2, 40, 70))
-    end = min(end, ticks / _TICKS_PER_MINUTE - _LATEST_END)
+    end = min(end, ticks / PER_MINUTE - _LATEST_END)
     true = np.array([intubation, incision, end])
     told = np.maximum.accumulate(true + announcement_error * np.array([0.3, 1.0, 1.0]) * normal)
-    told = told.clip(0.0, ticks / _TICKS_PER_MINUTE)
-    times = (np.concatenate([true, told]) * _TICKS_PER_MINUTE).round() / _TICKS_PER_MINUTE
+    told = told.clip(0.0, ticks / PER_MINUTE)
+    times = (np.concatenate([true, told]) * PER_MINUTE).round() / PER_MINUTE
     surprises = []
     for i in range(3):
         start = incision + between(5 + 3 * i, 5, 60)
@@ -132,7 +123,7 @@ def operation_numbers(
 def schedule_of(numbers: Tensor, ticks: int = HORIZON_TICKS, start: int | Tensor = 0) -> Schedule:
     """`ticks` ticks of operations from their numbers (P, E, 17 or more), counted from tick `start`, also (P, E)."""
     begin = start[..., None] if isinstance(start, Tensor) else start
-    times = (numbers[..., :6] * _TICKS_PER_MINUTE).round().long() - begin
+    times = (numbers[..., :6] * PER_MINUTE).round().long() - begin
     events, announced = times.split(3, -1)
     amplitude, base = (numbers[..., i, None] for i in (6, 7))
     tube, cut, rest = (phase.to(numbers) for phase in _phases(events, ticks))
@@ -140,7 +131,7 @@ def schedule_of(numbers: Tensor, ticks: int = HORIZON_TICKS, start: int | Tensor
     now = _clock(ticks)
     for i in (8, 11, 14):
         first, last, size = numbers[..., i : i + 3, None].unbind(-2)
-        first, last = (t * _TICKS_PER_MINUTE - begin for t in (first, last))
+        first, last = (t * PER_MINUTE - begin for t in (first, last))
         stimulation = stimulation + size * ((now > first) & (now < last) & (now <= events[..., END, None]))
     return Schedule(events, announced, stimulation)
 

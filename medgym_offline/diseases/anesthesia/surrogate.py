@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.diseases.anesthesia.flow import MOST_TICKS, Course, Doses, combine, exact_step, power, powers
-from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
+from medgym_offline.diseases.anesthesia.severity import PER_MINUTE, TICK_SECONDS
 from medgym_offline.diseases.anesthesia.stack import Stacked
 from medgym_offline.diseases.anesthesia.stimulation import Schedule
 
@@ -161,7 +161,7 @@ class Surrogate(Stacked):
             last = keep * last + fresh * unexplained[:, :, minute]
             series.append(last)
         begin = start[..., None] if isinstance(start, Tensor) else torch.full((1, 1, 1), start)
-        minute_of = ((begin + torch.arange(schedule.ticks)) // (60 // TICK_SECONDS)).clamp(max=len(series) - 1)
+        minute_of = ((begin + torch.arange(schedule.ticks)) // PER_MINUTE).clamp(max=len(series) - 1)
         index = minute_of[..., None].expand(*bis.shape, 2)
         noise = torch.stack(series, 2).gather(2, index)
         return shift + size[:, :, None] * noise * ~schedule.after[..., None]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any
-
-import numpy as np
 
 from medgym_offline.diseases import base
 from medgym_offline.diseases.diabetes.episodes import CONTEXT, EVENTS, FEATURES, SLOTS, VIEWS, clinician, observe
@@ -61,12 +61,7 @@ def _shown(name: str) -> Any:
 
 
 def _events(level: float, part: int) -> Any:
-    def compute(course: base.Course) -> np.ndarray:
-        from medgym_offline.evaluation.metrics import count_events
-
-        return count_events(course.component("glucose") < level, course.ends)[part]
-
-    return compute
+    return lambda course: course.events(course.component("glucose") < level)[part]
 
 
 _SHARE = "share of time, 5-minute grid (consensus of 2019)"
@@ -85,12 +80,6 @@ METRICS = (
     base.Metric("very_low_events", "Deep lows", "per day", -1, 2, "maximal runs below 54 mg/dL", _events(VERY_LOW, 0)),
     base.Metric("very_low_unseen", "Deep lows unseen", "per day", -1, 2, "no decision inside", _events(VERY_LOW, 1)),
 )
-
-
-def _model() -> Any:
-    from medgym_offline.diseases.diabetes.worlds import MODEL
-
-    return MODEL
 
 
 DISEASE = base.Disease(
@@ -138,7 +127,8 @@ DISEASE = base.Disease(
     ),
     bank="diabetes-v0",
     world="true",
-    model=_model,
+    # Torch is imported when it is asked for.
+    model=partial(resolve_name, f"{__name__}.worlds:MODEL"),
     caution=(
         "Virtual patients of a published model: no exercise, illness or counter-regulation; nobody eats sugar when low."
     ),

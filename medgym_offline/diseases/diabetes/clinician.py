@@ -101,15 +101,14 @@ def _correction(plan: Prescription, reading: Tensor, on_board: Tensor) -> Tensor
     return torch.where(reading > TOLERATED, (reading - TARGET) / plan.correction - on_board, 0.0).clamp_min(0.0)
 
 
-def record(model: Truth, days: int = 14, seed: int = 0, error: HumanError | None = None) -> Records:
+def record(model: Truth, days: int = 14, seed: int = 0) -> Records:
     """Days of every patient of `model` (ticks of 5 minutes) under a basal-bolus regimen with human error.
 
     The person stops the basal rate below 75 mg/dL, eats 15 g (scaled by weight) below 70, at most every half hour, and
     sometimes corrects a glucose above 230 between meals, at most every 3 hours. A patient's days depend on `seed` and
     its name, not on who else is in the stack; more days begin with the same ones.
     """
-    error = error or HumanError()
-    people, count, total = model.patients, len(model.patients), days * DAY
+    error, people, count, total = HumanError(), model.patients, len(model.patients), days * DAY
     weight = torch.from_numpy(people["BW"]).float()[:, None]
     seeds = np.array([[derive_seed(seed, "diabetes records", name)] for name in people.names])
     eaten = meals(seeds, people["BW"], 24.0 * days, 0.0)

@@ -80,14 +80,7 @@ class Meals:
     announced_grams: Tensor
 
 
-def meals(
-    seeds: np.ndarray,
-    weight: np.ndarray,
-    hours: float = 24.0,
-    start_hour: float | np.ndarray = 6.0,
-    error_minutes: float = ANNOUNCED_MINUTES,
-    error_grams: float = ANNOUNCED_GRAMS,
-) -> Meals:
+def meals(seeds: np.ndarray, weight: np.ndarray, hours: float = 24.0, start_hour: float | np.ndarray = 6.0) -> Meals:
     """Meals of episodes from their seeds.
 
     Args:
@@ -95,7 +88,6 @@ def meals(
         weight: Body weights, kg, (P,); grams are scaled by (weight / 70)^0.75, as energy need is (Kleiber).
         hours: Length of an episode.
         start_hour: Clock at an episode's start, a number or (P, E).
-        error_minutes, error_grams: Errors of the announcement; 0 announces the truth.
     """
     seeds, start = np.asarray(seeds), np.broadcast_to(start_hour, np.shape(seeds))[..., None]
     days = int(np.ceil((hours + 24.0) / 24.0))
@@ -113,8 +105,8 @@ def meals(
     eaten &= (minutes >= 0) & (minutes < 60.0 * hours)
     minutes = np.where(eaten, minutes, np.inf)
     grams = np.where(eaten, grams * ((np.asarray(weight) / 70.0) ** 0.75)[:, None, None], 0.0)
-    said = minutes + error_minutes * normals(seeds, "announced time", places)
-    counted = grams * np.exp(error_grams * normals(seeds, "announced size", places))
+    said = minutes + ANNOUNCED_MINUTES * normals(seeds, "announced time", places)
+    counted = grams * np.exp(ANNOUNCED_GRAMS * normals(seeds, "announced size", places))
     order = np.argsort(minutes, -1, kind="stable")[..., : max(1, int(eaten.sum(-1).max(initial=0)))]
     return Meals(*(torch.from_numpy(np.take_along_axis(x, order, -1)).float() for x in (minutes, grams, said, counted)))
 

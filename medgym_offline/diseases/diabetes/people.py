@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medgym_offline.errors import unknown_name
+from medgym_offline.patients import PatientIndex
 from medgym_offline.seeds import generator
 
 __all__ = ["AGE_GROUPS", "PARAMETERS", "TICK", "Patients", "find", "interpolated", "published", "splits"]
@@ -84,10 +84,8 @@ class Patients:
 
     def select(self, names: Sequence[str]) -> Patients:
         """The named patients, in that order; an unknown name is an error that suggests near ones."""
-        for name in names:
-            if name not in self.names:
-                raise unknown_name("patient of type 1 diabetes", name, self.names)
-        return Patients(tuple(names), self.values[[self.names.index(name) for name in names]])
+        rows = PatientIndex(self.names, "type 1 diabetes").resolve(names, repeats=True)
+        return Patients(tuple(names), self.values[rows])
 
     @property
     def basal(self) -> np.ndarray:

@@ -7,7 +7,6 @@ events, so nothing of the gut is in the state of the published patients: theirs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -21,8 +20,9 @@ from medgym_offline.diseases.diabetes.meals import served
 from medgym_offline.diseases.diabetes.minimal import advance
 from medgym_offline.diseases.diabetes.people import TICK, Patients
 from medgym_offline.diseases.diabetes.truth import Gut, Truth, absorb, follow, start, truth
+from medgym_offline.diseases.model import WorldsOnly
 from medgym_offline.diseases.scales import Scales
-from medgym_offline.errors import BankError
+from medgym_offline.diseases.stacked import StackedTensors
 
 __all__ = ["MODEL", "Learned", "Published"]
 
@@ -32,22 +32,10 @@ KEPT_DAYS = 30_000
 
 
 @dataclass
-class _World:
+class _World(StackedTensors):
     """Parameters (P, n) of a world whose compartments :meth:`play` steps."""
 
     parameters: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        return {"parameters": self.parameters}
-
-    def select(self, index: Tensor) -> Any:
-        """The patients at `index`."""
-        return type(self)(self.parameters[index])
-
-    def to(self, where: torch.device | torch.dtype | str) -> Any:
-        """The same on another device or in another precision."""
-        return type(self)(self.parameters.to(where))
 
     def play(self, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Glucose and that at the sensor (T, P, B), and compartments (T, slots, P, B), after each tick.
@@ -97,8 +85,8 @@ class Published(_World):
     """Patients of the published model: their rows of the table, columns in the order of `people.PARAMETERS`."""
 
     kind: ClassVar[str] = "uva-padova"
-    _models: dict[torch.dtype, Truth] = field(default_factory=dict, repr=False, compare=False)
-    _guts: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _models: dict[torch.dtype, Truth] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _guts: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def model(self) -> Truth:
@@ -186,21 +174,8 @@ class Learned(_World):
         return torch.stack([self.parameters[:, 3] * basal, depot, depot, 0.0 * depot, 0.0 * depot], -1)
 
 
-@dataclass(frozen=True)
-class _Nothing:
-    """Nothing about these models is a choice of the bank's recipe."""
-
-
-class _Model:
-    """:class:`~medgym_offline.diseases.model.Model` as far as a bank file needs it: banks are built by `bank.py`."""
-
-    physics: type[Any] = _Nothing
-    prior: type[Any] = _Nothing
-    kinds: Mapping[str, type[Any]] = {"uva-padova": Published, "minimal": Learned}
-    pooled = decayed = ()
-
-    def __getattr__(self, name: str) -> Any:
-        raise BankError("banks of diabetes are built by: python -m medgym_offline.diseases.diabetes.bank RECIPE")
-
-
-MODEL: Any = _Model()
+MODEL = WorldsOnly(
+    {world.kind: world for world in (Published, Learned)},
+    "banks of diabetes are not fitted to cohort tables; build them with: "
+    "python -m medgym_offline.diseases.diabetes.bank RECIPE",
+)

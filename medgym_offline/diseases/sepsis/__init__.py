@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -90,52 +92,26 @@ def _hours_above(level: float) -> Any:
     return compute
 
 
-def _vasopressor_total(course: Course) -> np.ndarray:
+def _vasopressor(course: Course) -> np.ndarray:
     return (course.dose("vasopressor") * course.dt).sum(-1) * 60.0 / 1000.0
 
 
-def _fluids_total(course: Course) -> np.ndarray:
+def _fluids(course: Course) -> np.ndarray:
     return (course.dose("fluids") * course.dt).sum(-1) / 1000.0
 
 
 METRICS = (
     Metric("lactate_mean", "Lactate", "mmol/L", -1, 2, "mean over the hours 0..96", _mean),
     Metric("lactate_clearance_6h", "Clearance at 6 h", "%", 1, 1, "100 (l(0) - l(6)) / l(0)", _clearance),
-    Metric(
-        "hours_lactate_above_2", "Lactate above 2", "h", -1, 1, "time above 2 mmol/L, 0.25 h grid", _hours_above(2.0)
+    *(
+        Metric(
+            f"hours_lactate_above_{n}", f"Lactate above {n}", "h", -1, 1, f"time above {n} mmol/L, 0.25 h grid", above
+        )
+        for n, above in ((2, _hours_above(2.0)), (4, _hours_above(4.0)))
     ),
-    Metric(
-        "hours_lactate_above_4", "Lactate above 4", "h", -1, 1, "time above 4 mmol/L, 0.25 h grid", _hours_above(4.0)
-    ),
-    Metric(
-        "vasopressor_total",
-        "Vasopressor",
-        "mg/kg",
-        0,
-        2,
-        "norepinephrine equivalents given in 96 h",
-        _vasopressor_total,
-    ),
-    Metric("fluids_total", "Fluids", "L", 0, 1, "fluids given in 96 h", _fluids_total),
+    Metric("vasopressor_total", "Vasopressor", "mg/kg", 0, 2, "norepinephrine equivalents given in 96 h", _vasopressor),
+    Metric("fluids_total", "Fluids", "L", 0, 1, "fluids given in 96 h", _fluids),
 )
-
-
-def _model() -> Any:
-    from medgym_offline.diseases.sepsis.model import MODEL
-
-    return MODEL
-
-
-def _truth_facts(bank: Any) -> dict[str, Any]:
-    from medgym_offline.diseases.sepsis.truth import truth_checks
-
-    return truth_checks(bank)
-
-
-def _cohort() -> Any:
-    from medgym_offline.diseases.sepsis.cohort import COHORT
-
-    return COHORT
 
 
 DISEASE = Disease(
@@ -195,9 +171,10 @@ DISEASE = Disease(
     needed="vasopressor",
     bank="sepsis-v0",
     environments={"SepsisTwin-v0": {"bank": "sepsis-twin-v0", "world": "true"}},
-    truth_facts=_truth_facts,
-    model=_model,
-    cohort=_cohort,
+    # Torch and polars are imported when they are asked for.
+    truth_facts=lambda bank: resolve_name(f"{__name__}.truth:truth_checks")(bank),
+    model=partial(resolve_name, f"{__name__}.model:MODEL"),
+    cohort=partial(resolve_name, f"{__name__}.cohort:COHORT"),
     caution="The SOFA surrogate is smooth, has no coagulation term and reads oxygenation from SpO2.",
     license="odbl",
     lineage=(

@@ -25,7 +25,6 @@ same confounding in by the back door (docs/science.md).
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -34,6 +33,7 @@ from torch import Tensor
 
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
+from medgym_offline.diseases.stacked import StackedTensors
 
 __all__ = ["K_MAX", "K_MIN", "FieldParameters", "Physics", "Rates", "balance_rate", "field", "supply"]
 
@@ -152,7 +152,7 @@ class Physics:
 
 
 @dataclass
-class FieldParameters:
+class FieldParameters(StackedTensors):
     """Patient-specific numbers of the field; every tensor has a leading patient axis (1 broadcasts).
 
     Attributes:
@@ -165,6 +165,7 @@ class FieldParameters:
     """
 
     kind: ClassVar[str] = "hybrid"
+    shares: ClassVar[bool] = True
 
     k: Tensor
     set_point: Tensor
@@ -178,14 +179,6 @@ class FieldParameters:
     b2: Tensor
     w3: Tensor
     b3: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-    def select(self, index: Tensor) -> FieldParameters:
-        """Parameters of the patients at `index`; tensors shared by all (leading 1) stay shared."""
-        return FieldParameters(**{n: t if t.shape[0] == 1 else t[index] for n, t in self.tensors().items()})
 
     def rate(self, disease: Disease, scales: Scales, physics: Physics, x: Tensor, u: Tensor) -> Tensor:
         """dx/dt: :func:`field` of these parameters."""
@@ -202,10 +195,6 @@ class FieldParameters:
         shock = 1.0 / self.need[:, 2:]
         rates = rates.expand(shock.shape[0], -1)
         return torch.cat([rates, torch.zeros_like(shock), shock], -1)
-
-    def to(self, where: torch.device | torch.dtype | str) -> FieldParameters:
-        """The same on another device or in another precision."""
-        return FieldParameters(**{n: t.to(where) for n, t in self.tensors().items()})
 
 
 def _soft(z: Tensor) -> Tensor:

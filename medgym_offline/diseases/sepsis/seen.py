@@ -6,8 +6,8 @@ from medgym_offline.diseases.base import Channel, View
 
 __all__ = ["VIEWS"]
 
-# Gap (h), spread, between and never are those of the release's cohort (`cohort.rhythm`). Delay (h): chosen, a blood gas
-# analyzer near the ward, and the central laboratory. Saturation is on the monitor.
+# Gap (h), spread, between and never are those of the release's cohort, see `tests/diseases/sepsis/test_seen.py`.
+# Delay (h): chosen, a blood gas analyzer near the ward, and the central laboratory. Saturation is on the monitor.
 _CHARTED = (
     # SD, points: ISO 80601-2-61 allows 4; makers of pulse oximeters state 2.
     Channel("spo2", 2.0),

@@ -15,8 +15,7 @@ once under the treatment the clinician then gave (`behavior`) and once under a u
 and bad at the second.
 
 R2 of displacements is the strict reading: no change scores 0 or less, and a variable that hardly moves has next to no
-denominator. Beside it is `r2_state`, the same errors against the spread of the true states after h hours; there no
-change scores well, since patients differ. `rmse` and `change_sd` are the two parts of R2_j, in SD of the cohort.
+denominator.
 """
 
 from __future__ import annotations
@@ -29,23 +28,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, live
 from medgym_offline.diseases.sepsis.field import FieldParameters
 from medgym_offline.diseases.sepsis.needs import shock_course
+from medgym_offline.diseases.sepsis.twin_people import TwinPatients
 from medgym_offline.errors import BankError
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = [
-    "Model",
-    "TrueCases",
-    "bank_model",
-    "change_table",
-    "population_model",
-    "score",
-    "true_cases",
-    "truth_checks",
-    "truth_table",
-]
+__all__ = ["Model", "TrueCases", "bank_model", "score", "true_cases", "truth_checks"]
 
 LEADS = (4, 24)
 STARTS = tuple(range(0, 72, 6))
@@ -105,9 +96,6 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
     Raises:
         BankError: The bank knows no truth.
     """
-    from medgym_offline.diseases.sepsis.cohort.synthetic import STEPS, live
-    from medgym_offline.diseases.sepsis.twin_people import TwinPatients
-
     if "true" not in bank.worlds:
         raise BankError(f"bank {bank.name!r} has no world 'true' to be checked against; its worlds are {bank.worlds}")
     truth = bank.world("true")
@@ -126,66 +114,44 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
 
 
 def bank_model(bank: SimulatorBank, cases: TrueCases) -> Model:
-    """The bank's current world, each patient simulated by the patient's own simulator."""
-    params = bank.current().params
-    if not isinstance(params, FieldParameters):
-        return Model(bank.flow, cases.states[..., 7])
-    course = shock_course(bank.physics, params.need.expand(len(bank), -1).numpy(), _padded(cases))
-    return Model(bank.flow, torch.from_numpy(course))
-
-
-def population_model(bank: SimulatorBank, cases: TrueCases) -> Model:
-    """The bank's population simulator for every patient."""
-    pop = bank.population()
-    params = pop.current().params
-    assert isinstance(params, FieldParameters)
-    course = shock_course(bank.physics, params.need.expand(len(bank), -1).numpy(), _padded(cases))
+    """The bank's current world: each patient by the patient's own simulator, or all by that of a population."""
+    params, count = bank.current().params, len(cases.states)
 
     def flow(x: Tensor, u: Tensor, dt: Tensor) -> Tensor:
-        return pop.flow(x.reshape(1, -1, x.shape[-1]), u.reshape(1, -1, 3), dt.reshape(1, -1)).reshape(x.shape)
+        one = bank.flow(x.reshape(len(bank), -1, x.shape[-1]), u.reshape(len(bank), -1, 3), dt.reshape(len(bank), -1))
+        return one.reshape(x.shape)
 
+    if not isinstance(params, FieldParameters):
+        return Model(flow, cases.states[..., 7])
+    given = torch.cat([cases.treatment, cases.treatment[:, -1:]], 1).numpy()
+    course = shock_course(bank.physics, params.need.expand(count, -1).numpy(), given)
     return Model(flow, torch.from_numpy(course))
-
-
-def _padded(cases: TrueCases) -> np.ndarray:
-    return torch.cat([cases.treatment, cases.treatment[:, -1:]], 1).numpy()
 
 
 def score(model: Model, cases: TrueCases, variables: Sequence[str]) -> dict[str, Any]:
     """NMSE of full-horizon forecasts, and R2 of displacements, mean and per variable.
 
     Returns:
-        `nmse`, `mae` (normalized units), and per regime and lead `r2`, `r2_state`, `rmse` and `change_sd`, each
-        {"mean": ..., variable: ...}, R2 also {"all": ...}.
+        `nmse`, `mae` (normalized units) and, per regime and lead, `r2`: each {"mean": ..., variable: ...}, R2 also
+        {"all": ...}.
     """
     first = torch.cat([cases.states[:, :1, :7], model.hidden[:, :1, None]], -1)
-    forecast = _follow(model.flow, first, cases.treatment.unsqueeze(1))[:, 0, :, :6]
-    truth = cases.expected[..., :6]
+    error = _follow(model.flow, first, cases.treatment.unsqueeze(1))[:, 0, :, :6] - cases.expected[..., :6]
     variance = cases.states[:, 1:, :6].flatten(0, 1).var(0, unbiased=False)
     out: dict[str, Any] = {
-        "nmse": _named((forecast - truth).square().mean((0, 1)) / variance, variables),
-        "mae": _named((forecast - truth).abs().mean((0, 1)), variables),
+        "nmse": _named(error.square().mean((0, 1)) / variance, variables),
+        "mae": _named(error.abs().mean((0, 1)), variables),
         "r2": {},
-        "r2_state": {},
-        "rmse": {},
-        "change_sd": {},
     }
     x = torch.cat([cases.states[:, cases.starts, :7], model.hidden[:, cases.starts].unsqueeze(-1)], -1)
     for regime, schedule in cases.schedules.items():
-        path = _follow(model.flow, x, schedule)
-        for part in ("r2", "r2_state", "rmse", "change_sd"):
-            out[part][regime] = {}
+        path, out["r2"][regime] = _follow(model.flow, x, schedule), {}
         for lead in LEADS:
             true = (cases.ends[regime][:, :, lead - 1, :6] - x[..., :6]).flatten(0, 1)
-            error = (path[:, :, lead - 1, :6] - x[..., :6]).flatten(0, 1) - true
-            end = cases.ends[regime][:, :, lead - 1, :6].flatten(0, 1)
-            squared, when = error.square().sum(0), f"{lead} h"
-            for part, reference in (("r2", true), ("r2_state", end)):
-                total = (reference - reference.mean(0)).square().sum(0)
-                r2 = _named(1.0 - squared / total, variables)
-                out[part][regime][when] = {"all": round(float(1.0 - squared.sum() / total.sum()), 4), **r2}
-            out["rmse"][regime][when] = _named((squared / len(error)).sqrt(), variables)
-            out["change_sd"][regime][when] = _named(true.std(0, unbiased=False), variables)
+            missed = (path[:, :, lead - 1, :6] - x[..., :6]).flatten(0, 1) - true
+            squared, total = missed.square().sum(0), (true - true.mean(0)).square().sum(0)
+            r2 = {"all": round(float(1.0 - squared.sum() / total.sum()), 4), **_named(1.0 - squared / total, variables)}
+            out["r2"][regime][f"{lead} h"] = r2
     return out
 
 
@@ -196,70 +162,21 @@ def _named(values: Tensor, variables: Sequence[str]) -> dict[str, float]:
     }
 
 
-def truth_checks(
-    bank: SimulatorBank, seed: int = 1, scratch: SimulatorBank | None = None, backend: str = "ode"
-) -> dict[str, Any]:
-    """Pop, Ind, crossfit Ind (and Ind from scratch) against the truth of a twin bank; see :func:`score`.
+def truth_checks(bank: SimulatorBank, seed: int = 1, scratch: SimulatorBank | None = None) -> dict[str, Any]:
+    """The fields of Pop, Ind, crossfit Ind (and Ind from scratch) against the truth of a twin bank; see :func:`score`.
 
     Args:
         bank: A bank with worlds "own" and "true".
         seed: Of the new trajectories.
         scratch: The same patients fitted without a population, if there are.
-        backend: "ode" judges the fitted fields, "map" the maps that policies are trained in.
     """
-    variables = [v.name for v in bank.disease.variables]
     cases = true_cases(bank, seed)
-
-    def solved(b: SimulatorBank) -> SimulatorBank:
-        return b.with_backend("ode") if backend == "ode" else b
-
-    models = {"pop": population_model(solved(bank), cases), "ind": bank_model(solved(bank.world("own")), cases)}
+    banks = {"pop": bank.population(), "ind": bank.world("own")}
     if "crossfit" in bank.worlds:
-        models["ind crossfit"] = bank_model(solved(bank.world("crossfit")), cases)
+        banks["ind crossfit"] = bank.world("crossfit")
     if scratch is not None:
-        models["ind from scratch"] = bank_model(solved(scratch), cases)
-    still = Model(lambda x, u, dt: x, cases.states[..., 7])
-    return {name: score(m, cases, variables) for name, m in {**models, "no change": still}.items()}
-
-
-def truth_table(facts: dict[str, Any]) -> str:
-    """Markdown table of :func:`truth_checks`: NMSE, MAE, and R2 (sums over all variables; mean of the six) per case."""
-    first = next(iter(facts.values()))
-    cases = [(regime, f"{lead} h") for regime in sorted(first["r2"]) for lead in LEADS]
-    lines = [
-        "| simulator | NMSE 96 h | MAE 96 h, SD | " + " | ".join(f"R2 {r} {h}: all, mean" for r, h in cases) + " |",
-        "|" + "---|" * (3 + len(cases)),
-    ]
-    for name in sorted(facts, key=lambda n: (n == "no change", n != "pop", n)):
-        found = facts[name]
-        r2 = (f"{found['r2'][r][h]['all']:.2f}, {found['r2'][r][h]['mean']:.2f}" for r, h in cases)
-        lines.append(f"| {name} | {found['nmse']['mean']:.2f} | {found['mae']['mean']:.2f} | " + " | ".join(r2) + " |")
-    return "\n".join(lines)
-
-
-def change_table(facts: dict[str, Any], regime: str = "random") -> str:
-    """Markdown table of :func:`truth_checks` per variable: true change, and each simulator's RMSE and both R2."""
-    first = next(iter(facts.values()))
-    names = [n for n in first["change_sd"][regime][f"{LEADS[0]} h"] if n != "mean"]
-    lines = [
-        f"| {regime} treatment | SD of the true change | "
-        + " | ".join(f"{n}: RMSE, R2, R2 of states" for n in facts)
-        + " |",
-        "|" + "---|" * (2 + len(facts)),
-    ]
-    for lead in LEADS:
-        when = f"{lead} h"
-        for name in names:
-            parts = (
-                ", ".join(f"{found[part][regime][when][name]:.2f}" for part in ("rmse", "r2", "r2_state"))
-                for found in facts.values()
-            )
-            lines.append(
-                f"| {name}, {when} | {first['change_sd'][regime][when][name]:.2f} | " + " | ".join(parts) + " |"
-            )
-        parts = (
-            f"{found['r2'][regime][when]['all']:.2f}, {found['r2_state'][regime][when]['all']:.2f}"
-            for found in facts.values()
-        )
-        lines.append(f"| all, {when} (R2, R2 of states) | | " + " | ".join(parts) + " |")
-    return "\n".join(lines)
+        banks["ind from scratch"] = scratch
+    models = {name: bank_model(one.with_backend("ode"), cases) for name, one in banks.items()}
+    models["no change"] = Model(lambda x, u, dt: x, cases.states[..., 7])
+    variables = [v.name for v in bank.disease.variables]
+    return {name: score(model, cases, variables) for name, model in models.items()}

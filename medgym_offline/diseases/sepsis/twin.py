@@ -27,7 +27,6 @@ fills and then floods; oxygen saturates haemoglobin at 0.4, and above 0.6 injure
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from torch import Tensor
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
 from medgym_offline.diseases.sepsis.field import Physics, balance_rate
+from medgym_offline.diseases.stacked import StackedTensors
 from medgym_offline.seeds import generator
 
 __all__ = ["NOISE", "TwinField", "draw_twin", "perfusion_gap"]
@@ -59,7 +59,7 @@ PARAMETERS = {
 
 
 @dataclass
-class TwinField:
+class TwinField(StackedTensors):
     """True parameters of every patient, leading axis P; columns in `PARAMETERS`, symbols in the module's docstring.
 
     Attributes:
@@ -77,18 +77,6 @@ class TwinField:
     organs: Tensor
     severity: Tensor
     tau: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-    def select(self, index: Tensor) -> TwinField:
-        """The patients at `index`."""
-        return TwinField(**{n: t[index] for n, t in self.tensors().items()})
-
-    def to(self, where: torch.device | torch.dtype | str) -> TwinField:
-        """The same on another device or in another precision."""
-        return TwinField(**{n: t.to(where) for n, t in self.tensors().items()})
 
     def relaxation(self) -> Tensor:
         """(P, 8) linear rates per hour."""

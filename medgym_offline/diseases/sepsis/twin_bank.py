@@ -6,35 +6,30 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from medgym_offline.cohorts import Cohort
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.sepsis import DISEASE
+from medgym_offline.diseases.sepsis.cohort.synthetic import Course, synthetic_cohort
 from medgym_offline.diseases.sepsis.field import FieldParameters
 from medgym_offline.diseases.sepsis.model import MODEL
-from medgym_offline.diseases.sepsis.truth import change_table, truth_checks, truth_table
+from medgym_offline.diseases.sepsis.truth import truth_checks
 from medgym_offline.diseases.sepsis.twin_people import WIDE, TwinPatients, bare_bank, true_world, twin_ids
 from medgym_offline.errors import BankError, MedGymError
-from medgym_offline.files import release_folder, write_json
+from medgym_offline.files import release_folder
 from medgym_offline.seeds import derive_seed
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
 from medgym_offline.simulators.data import block_steps, fit_data
 from medgym_offline.simulators.fit import fit_alone
 
-if TYPE_CHECKING:
-    from medgym_offline.cohorts import Cohort
-    from medgym_offline.diseases.sepsis.cohort.synthetic import Course
-
-__all__ = ["TwinPatients", "build_twin", "main", "scratch_world", "true_world", "twin_cohort", "twin_ids"]
+__all__ = ["build_twin", "main", "scratch_world", "twin_cohort"]
 
 
 @own_defaults()
 def twin_cohort(patients: int, seed: int, spread: float = 1.0) -> tuple[Cohort, Course]:
     """Records of the twin's patients (:func:`~medgym_offline.diseases.sepsis.twin.draw_twin`), and what truly
     happened."""
-    from medgym_offline.diseases.sepsis.cohort.synthetic import synthetic_cohort
-
     ids = twin_ids(patients)
     return synthetic_cohort(TwinPatients(bare_bank(ids, WIDE, true_world(seed, ids, WIDE, spread))), seed)
 
@@ -82,59 +77,29 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The synthetic twin: build its bank, write its records, compare them with real ones, show the truth checks."""
+    """The synthetic twin of a recipe: build its bank, or write its records alone."""
+    folder = release_folder("generation")
     parser = argparse.ArgumentParser(
         prog="python -m medgym_offline.diseases.sepsis.twin_bank", description=main.__doc__
     )
     commands = parser.add_subparsers(dest="command", required=True)
     build = commands.add_parser("build", help="fit the bank and add the truth")
-    build.add_argument("--recipe", type=Path, default=release_folder("generation") / "sepsis-twin-v0.toml")
-    build.add_argument("--output", type=Path, default=release_folder("generation") / "banks/sepsis-twin-v0.safetensors")
-    build.add_argument("--patients", type=int, help="another number of patients than the recipe's")
-    records = commands.add_parser("records", help="write the twin's records as a cohort table")
+    build.add_argument("--output", type=Path, default=folder / "banks/sepsis-twin-v0.safetensors")
+    records = commands.add_parser("records", help="write the twin's records as a cohort table (.parquet)")
     records.add_argument("output", type=Path)
-    truth = commands.add_parser("truth", help="Markdown table: a twin bank's simulators against the truth")
-    truth.add_argument("bank", type=Path)
-    compare = commands.add_parser("compare", help="Markdown table: the twin's records beside a real cohort's")
-    compare.add_argument("real", type=Path, help="a cohort table (.parquet), or a summary written before (.json)")
-    compare.add_argument("--summary", type=Path, help="also write the real cohort's summary statistics (.json)")
-    for command in (records, compare):
-        command.add_argument("--recipe", type=Path, default=release_folder("generation") / "sepsis-twin-v0.toml")
+    for command in (build, records):
+        command.add_argument("--recipe", type=Path, default=folder / "sepsis-twin-v0.toml")
     options = parser.parse_args(arguments)
     try:
-        _run(options)
+        recipe = read_recipe(options.recipe)
+        if options.command == "records":
+            twin_cohort(recipe.patients, recipe.seed, recipe.spread)[0].write(options.output)
+            return
+        bank = build_twin(recipe)
     except MedGymError as error:
         raise SystemExit(f"error: {error}") from None
-
-
-def _run(options: argparse.Namespace) -> None:
-    from medgym_offline.cohorts import Cohort
-    from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarize
-    from medgym_offline.simulators.files import load_simulators
-
-    if options.command == "truth":
-        facts = load_simulators(options.bank).metadata.get("truth")
-        if facts is None:
-            raise BankError(f"{options.bank}: no truth checks in this bank; a twin is built by the command `build`")
-        print(truth_table(facts))
-        if "change_sd" in next(iter(facts.values())):  # not in banks built before the table was
-            print("\n" + change_table(facts))
-        return
-    recipe = read_recipe(options.recipe)
-    if options.command == "build":
-        bank = build_twin(recipe if options.patients is None else replace(recipe, patients=options.patients))
-        bank.save(options.output)
-        print(f"{options.output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}")
-        return
-    cohort, _ = twin_cohort(recipe.patients, recipe.seed, recipe.spread)
-    if options.command == "records":
-        cohort.write(options.output)
-        return
-    is_summary = options.real.suffix == ".json"
-    real = read_summary(options.real) if is_summary else summarize(Cohort.read(options.real))
-    if options.summary is not None:
-        write_json(options.summary, real)
-    print(comparison(real, summarize(cohort)))
+    bank.save(options.output)
+    print(f"{options.output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}")
 
 
 if __name__ == "__main__":

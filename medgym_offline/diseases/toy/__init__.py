@@ -7,7 +7,8 @@ fitted. It is not a model of care: there are no meals, and nobody controls plasm
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from pkgutil import resolve_name
 
 import numpy as np
 
@@ -56,18 +57,6 @@ def _first_glucose(state: np.ndarray, severity: np.ndarray) -> np.ndarray:
     return np.asarray(state[..., 0])
 
 
-def _model() -> Any:
-    from medgym_offline.diseases.toy.model import MODEL
-
-    return MODEL
-
-
-def _cohort() -> Any:
-    from medgym_offline.diseases.toy.cohort import COHORT
-
-    return COHORT
-
-
 DISEASE = Disease(
     name="toy",
     label="the toy disease",
@@ -90,8 +79,9 @@ DISEASE = Disease(
     subgroups=(Subgroup("initial glucose", "initial_glucose", _first_glucose),),
     sign_checks=(SignCheck("insulin lowers glucose", "insulin", "glucose", -1, 0.95),),
     bank="toy-v0",
-    model=_model,
-    cohort=_cohort,
+    # Torch and polars are imported when they are asked for.
+    model=partial(resolve_name, f"{__name__}.model:MODEL"),
+    cohort=partial(resolve_name, f"{__name__}.cohort:COHORT"),
     caution="It is an example: no meals, and plasma insulin is set directly.",
     description="Lowering a high glucose for a day with plasma insulin.",
 )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import polars as pl
 import torch
 
+from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Selection
+from medgym_offline.diseases.model import NoChoices
 from medgym_offline.diseases.toy import DISEASE
-from medgym_offline.diseases.toy.model import NoPhysics, draw_people
+from medgym_offline.diseases.toy.model import draw_people
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, build_bank
-
-if TYPE_CHECKING:
-    from medgym_offline.cohorts import Cohort
 
 __all__ = ["COHORT", "build_toy", "records", "true_world"]
 
@@ -39,17 +37,13 @@ def true_world(root: int, patients: list[str]) -> World:
 def records(patients: int = 6, seed: int = 0) -> Cohort:
     """A day of records: glucose measured every hour with 5 % error, insulin set every two hours by a rule with
     errors."""
-    import polars as pl
-
-    from medgym_offline.cohorts import Cohort
-
     names = [f"toy/{i}" for i in range(patients)]
     bank = SimulatorBank(
         name="toy-truth",
         patients=names,
         disease=DISEASE,
         scales=DISEASE.default_scales(),
-        physics=NoPhysics(),
+        physics=NoChoices(),
         worlds={"true": true_world(seed, names)},
         population=None,
         trunk=None,

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from medgym_offline.diseases.base import Disease, Dynamics
+from medgym_offline.diseases.model import NoChoices
 from medgym_offline.diseases.scales import Scales, stack_last
+from medgym_offline.diseases.stacked import StackedTensors
 from medgym_offline.errors import BankError
 from medgym_offline.seeds import generator
 
-__all__ = ["MODEL", "MinimalModel", "NoPhysics", "draw_people"]
+__all__ = ["MODEL", "MinimalModel", "draw_people"]
 
 P2 = 1.5
 """Per hour: 0.025 per minute (Fisher, IEEE Trans Biomed Eng 38:57, 1991)."""
@@ -34,27 +36,16 @@ BASAL = 260.0
 
 
 @dataclass
-class MinimalModel:
+class MinimalModel(StackedTensors):
     """Parameters, each (P, 1): p1, p2, sensitivity (S) and basal (Gb)."""
 
     kind: ClassVar[str] = "minimal"
+    shares: ClassVar[bool] = True
 
     p1: Tensor
     p2: Tensor
     sensitivity: Tensor
     basal: Tensor
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-    def select(self, index: Tensor) -> MinimalModel:
-        """The patients at `index`; what all share (leading 1) stays shared."""
-        return MinimalModel(**{n: t if t.shape[0] == 1 else t[index] for n, t in self.tensors().items()})
-
-    def to(self, where: torch.device | torch.dtype | str) -> MinimalModel:
-        """The same on another device or in another precision."""
-        return MinimalModel(**{n: t.to(where) for n, t in self.tensors().items()})
 
     def rate(self, disease: Disease, scales: Scales, physics: Any, x: Tensor, u: Tensor) -> Tensor:
         """dx/dt, (P, B, 2) normalized per hour, at states (P, B, 2) and treatment (P, B, 1)."""
@@ -71,11 +62,6 @@ class MinimalModel:
 
 
 @dataclass(frozen=True)
-class NoPhysics:
-    """Nothing about this model is a choice."""
-
-
-@dataclass(frozen=True)
 class SpeedPrior:
     """What hourly records cannot tell: the SD of the logarithm of p2 between people. Chosen."""
 
@@ -85,7 +71,7 @@ class SpeedPrior:
 class ToyModel:
     """:class:`~medgym_offline.diseases.model.Model` of the minimal model."""
 
-    physics: type[Any] = NoPhysics
+    physics: type[Any] = NoChoices
     prior: type[Any] = SpeedPrior
     kinds: Mapping[str, type[Any]] = {"minimal": MinimalModel}
     pooled = ("p1", "sensitivity", "basal")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from medgym_offline.diseases.base import Course
+from medgym_offline.diseases.diabetes import DISEASE
 from medgym_offline.diseases.diabetes.bank import BankRecipe, build
 from medgym_offline.diseases.diabetes.episodes import carbohydrate
 from medgym_offline.diseases.diabetes.meals import served
@@ -15,7 +17,6 @@ from medgym_offline.diseases.diabetes.truth import start, truth
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.errors import BankError
-from medgym_offline.evaluation.metrics import count_events
 from medgym_offline.policies import builtin_policy, reset_policy
 from medgym_offline.simulators import load_simulators
 from tests.diseases.diabetes.decision import flow
@@ -121,7 +122,7 @@ def test_the_clinician_is_a_reference():
 
 
 def test_a_bank_is_built_from_records_and_comes_back_from_its_file(tmp_path):
-    bank = build(BankRecipe("diabetes-small", days=2, patients=2, readings="finger"))
+    bank = build(BankRecipe("diabetes-small", days=2, patients=2))
     bank.save(tmp_path / "small.safetensors")
     again = load_simulators(tmp_path / "small.safetensors")
     assert again.worlds == ("own", "crossfit", "true")
@@ -137,6 +138,8 @@ def test_a_bank_is_built_from_records_and_comes_back_from_its_file(tmp_path):
 
 def test_events_are_runs_and_unseen_without_a_decision_inside():
     beyond = np.array([[0, 1, 1, 0, 1, 0, 1, 1], [1, 1, 0, 0, 0, 0, 0, 0]], bool)
-    count, unseen = count_events(beyond, np.array([[2, 3, 7], [4, 5, 7]]))
+    dt, nothing = np.array([[2.0, 1.0, 4.0], [4.0, 1.0, 2.0]]), torch.zeros(0)
+    course = Course(DISEASE, DISEASE.default_scales(), np.arange(8.0), 1, nothing, nothing, dt)
+    count, unseen = course.events(beyond)
     assert count.tolist() == [3, 1]
     assert unseen.tolist() == [2, 0]

@@ -23,7 +23,7 @@ def test_an_episode_does_not_depend_on_its_mates():
     assert torch.equal(readings(glucose, SEEDS, np.arange(9))[1:, 7:8, 5:], late)
 
 
-def test_meals_are_those_of_a_day_and_announced_with_the_error_that_was_asked_for():
+def test_meals_are_those_of_a_day_and_announced_with_an_error():
     found = meals(SEEDS, WEIGHT)
     real = torch.isfinite(found.minutes)
     assert (found.minutes[real] % 5 == 0).all()
@@ -37,9 +37,6 @@ def test_meals_are_those_of_a_day_and_announced_with_the_error_that_was_asked_fo
     daily = found.grams.sum(-1).mean(-1)
     assert 180 < daily[0] < 210  # .95 (45 + 70 + 80) + .3 (10 + 10 + 10), rounded
     assert abs(float(daily[1] / daily[0]) - 0.5**0.75) < 0.03
-    exact = meals(SEEDS, WEIGHT, error_minutes=0.0, error_grams=0.0)
-    assert torch.equal(exact.announced_minutes, exact.minutes)
-    assert torch.equal(exact.announced_grams, exact.grams)
 
 
 @settings(max_examples=15, deadline=None)

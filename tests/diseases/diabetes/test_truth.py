@@ -122,17 +122,6 @@ def test_insulin_lowers_and_meals_raise_glucose_of_everyone():
     assert (dosed[..., -1] < rest[..., -1] - 10).all()
 
 
-def test_steps_of_five_minutes_are_as_good_as_of_one():
-    five, one = truth(published(), 5, torch.float64), truth(published(), 1, torch.float64)
-    dose, served = some(30, 144, dtype=torch.float64)
-    fine = torch.zeros(30, 3, 720, dtype=torch.float64)
-    fine[..., ::5] = served
-    coarse = flow(five, start(five, 3), dose, served).glucose
-    error = (coarse - flow(one, start(one, 3), dose, fine).glucose[..., ::5]).abs()
-    assert error.max() < 1.5
-    assert error.mean() < 0.05
-
-
 def test_interpolated_people_lie_between_two_published_of_one_group_and_side():
     people, sides = interpolated()
     assert len(people) == 110

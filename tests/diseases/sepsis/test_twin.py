@@ -9,16 +9,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from experiments.twin_records import REAL, summarize
 from medgym_offline import load_simulators
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
-from medgym_offline.diseases.sepsis.cohort.calibration import comparison, read_summary, summarize
 from medgym_offline.diseases.sepsis.cohort.synthetic import live
 from medgym_offline.diseases.sepsis.truth import Model, bank_model, score, true_cases, truth_checks
 from medgym_offline.diseases.sepsis.twin_bank import build_twin, twin_cohort
 from medgym_offline.diseases.sepsis.twin_people import WIDE, TwinPatients, bare_bank, true_world, twin_ids
-from medgym_offline.errors import BankError, CohortError
-from medgym_offline.files import release_folder
+from medgym_offline.errors import BankError
 from medgym_offline.simulators import World
 from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.distill import DistillConfig
@@ -26,13 +25,13 @@ from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.simulators.flow import SolutionMapConfig, solve
 from tests.helpers import refused
 
-SEED = 11
+SEED, RELEASE = 11, 20260102
 VARIABLES = [v.name for v in SEPSIS.variables]
 
 
-def _truth(patients, scales=WIDE):
+def _truth(patients, scales=WIDE, seed=SEED):
     ids = twin_ids(patients)
-    return bare_bank(ids, scales, true_world(SEED, ids, scales))
+    return bare_bank(ids, scales, true_world(seed, ids, scales))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def truth():
 
 @pytest.fixture(scope="module")
 def records():
-    return twin_cohort(40, SEED)
+    return twin_cohort(110, RELEASE)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +105,9 @@ def test_solver_steps_of_an_hour_are_enough():
 # -- the records -------------------------------------------------------------------------------------------------------
 
 
-def test_calibrated_to_the_real_cohort():
-    real = read_summary(release_folder("generation") / "real-cohort-summary.json")
-    twin = summarize(twin_cohort(110, 20260102)[0])
+def test_calibrated_to_the_real_cohort(records):
+    real = json.loads(REAL.read_text(encoding="utf-8"))
+    twin = summarize(records[0])
     for name, r in real["variables"].items():
         t = twin["variables"][name]
         assert t["value"][2] == pytest.approx(r["value"][2], rel=0.25), name
@@ -124,16 +123,15 @@ def test_calibrated_to_the_real_cohort():
         assert t["dose"][2] == pytest.approx(r["dose"][2], rel=0.3), name
     for pair in ("vasopressor, lactate", "vasopressor, gcs", "fio2, gcs", "fluids, lactate"):
         assert np.sign(twin["confounding"][pair]) == np.sign(real["confounding"][pair]), pair
-    assert len(comparison(real, twin).splitlines()) > 15
 
 
 def test_a_patient_is_the_same_alone(records):
     _, course = records
-    seven = _truth(40).select([7])
-    alone = live(TwinPatients(seven), SEED)
+    seven = _truth(8, seed=RELEASE).select([7])
+    alone = live(TwinPatients(seven), RELEASE)
     assert np.array_equal(alone.doses[0], course.doses[7])
     assert np.allclose(alone.states[0], course.states[7], rtol=1e-3, atol=1e-3)
-    fewer, _ = twin_cohort(8, SEED)
+    fewer, _ = twin_cohort(8, RELEASE)
     full = records[0].select(["twin/007"]).table
     mine = fewer.select(["twin/007"]).table
     assert full.drop("value").equals(mine.drop("value"))
@@ -148,8 +146,6 @@ def test_bank_with_a_truth_round_trips(bank, tmp_path):
     assert (bank.backend, bank.world("true").backend, bank.world("true").world("own").backend) == ("map", "ode", "map")
     bank.save(tmp_path / "b.safetensors")
     again = load_simulators(tmp_path / "b.safetensors")
-    assert again.content_hash == bank.content_hash
-    again._content_hash = None
     assert again.content_hash == bank.content_hash
     x, u = bank.world("true").initial_state().unsqueeze(1), torch.full((4, 1, 3), 0.3)
     found = [b.world("true").flow(x, u, torch.full((4, 1), 7.0)) for b in (bank, again)]
@@ -190,25 +186,19 @@ def test_score_by_hand(bank):
     true = (cases.ends["random"][:, :, 3, :6] - cases.states[:, cases.starts, :6]).double().numpy().reshape(-1, 6)
     r2 = 1.0 - (true**2).sum(0) / ((true - true.mean(0)) ** 2).sum(0)
     assert [still["r2"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(r2), abs=1e-3)
-    spread, rmse = true.std(0), np.sqrt((true**2).mean(0))
-    assert [still["change_sd"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(spread), abs=1e-3)
-    assert [still["rmse"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(rmse), abs=1e-3)
     error = (cases.states[:, :1, :6] - cases.expected[..., :6]).double().numpy()
     spread = cases.states[:, 1:, :6].double().numpy().reshape(-1, 6).var(0)
     nmse = (error**2).mean((0, 1)) / spread
     assert [still["nmse"][v] for v in VARIABLES] == pytest.approx(list(nmse), rel=1e-3)
 
 
-def test_mistakes_are_named(tiny_bank, tmp_path):
+def test_mistakes_are_named(tiny_bank):
     refused(BankError, "no world 'true'", lambda: true_cases(tiny_bank))
     refused(BankError, "is fitted", lambda: TwinPatients(tiny_bank))
     refused(BankError, "how many to draw", lambda: build_twin(replace(BankRecipe("sepsis-x"), patients=0)))
     for spread in (-1.0, float("nan"), "wide"):
         with pytest.raises(BankError, match="spread must be a number"):
             build_twin(replace(BankRecipe("sepsis-x"), spread=spread))
-    refused(CohortError, "not a readable summary", lambda: read_summary(tmp_path / "nothing.json"))
-    (tmp_path / "other.json").write_text("{}")
-    refused(CohortError, "no summary of a cohort", lambda: read_summary(tmp_path / "other.json"))
 
 
 def test_truth_is_the_same_in_other_coordinates(truth):

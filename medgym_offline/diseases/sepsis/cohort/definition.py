@@ -75,6 +75,7 @@ _URINE = (
     "40055 43175 40069 40094 40715 40473 40085 40057 40056 40405 40428 40086 40096 40651 "
     "226559 226560 226561 226584 226563 226564 226565 226567 226557 226558 227489"
 )
+_OTHERS = "paco2 pco2 pvo2 po2 sao2 svo2 scvo2 urea dopexamine gcse gcsm gcsv gcseye gcsmotor gcsverbal"
 #: Laboratory values, blood gases, coma scale and oxygen settings last for hours.
 _lasting = partial(Concept, lookback=6.0)
 
@@ -227,23 +228,5 @@ COHORT = CohortDefinition(
         "death": "in hospital",
     },
     sources=(NormalizedTables(),),
-    other_names=frozenset(
-        [
-            "paco2",
-            "pco2",
-            "pvo2",
-            "po2",
-            "sao2",
-            "svo2",
-            "scvo2",
-            "urea",
-            "dopexamine",
-            "gcse",
-            "gcsm",
-            "gcsv",
-            "gcseye",
-            "gcsmotor",
-            "gcsverbal",
-        ]
-    ),
+    other_names=frozenset(_OTHERS.split()),
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from medgym_offline.cohorts.frames import Rejections, pl
+import polars as pl
+
+from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.long_table import dataset_name
 from medgym_offline.cohorts.meds import REPEATED_ORDERS
 from medgym_offline.cohorts.names import own_variables, typed_attributes
-from medgym_offline.cohorts.source import Records, dataset_license, event_frame
+from medgym_offline.cohorts.source import Records, event_frame, provenance_of
 from medgym_offline.cohorts.tables import collect, column_names, find_table, scan_table, typed
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
@@ -66,13 +68,8 @@ class NormalizedTables:
             doses.rename({**hours, "neq": "total"}),
             fluids.rename({**hours, "ml": "value"}).with_columns(name=pl.lit("fluids"), amount=pl.lit(True)),
         )
-        provenance = {
-            "layout": self.layout,
-            "folder": path.name,
-            "license": dataset_license(path, dataset),
-            "files": [found.name for name in _TABLES if (found := find_table(path, name)) is not None],
-        }
-        return Records(dataset, stays, events, rejections, provenance)
+        files = [find_table(path, name) for name in _TABLES]
+        return Records(dataset, stays, events, rejections, provenance_of(self.layout, path, files, dataset))
 
 
 def _observations(path: Path, definition: CohortDefinition, rejections: Rejections) -> pl.DataFrame:

@@ -1,8 +1,8 @@
 """A synthetic cohort: records of patients whose dynamics are known, charted as irregularly as real ones.
 
-The patients come from :class:`People` (`twin_people.TwinPatients` are the twin's), are treated by the
-`Clinician`, and are charted with gaps, missing variables and measurement error. What comes out is an ordinary
-`Cohort`, which the same pipeline reads as it reads MIMIC. `calibration` compares the two.
+The patients are the twin's (`twin_people.TwinPatients`). They are treated by the `Clinician` and charted with gaps,
+missing variables and measurement error. What comes out is an ordinary `Cohort`, which the same pipeline reads as it
+reads MIMIC. `experiments.twin_records` compares the two.
 
 Every random number of a patient comes from the patient's own streams, so patient 7 has the same record alone as among
 110, and nothing loops over patients while time runs.
@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
+import polars as pl
 
 from medgym_offline.cohorts.cohort import Cohort
-from medgym_offline.cohorts.frames import pl
 from medgym_offline.diseases.sepsis.cohort.clinician import Clinician, Reading
 from medgym_offline.diseases.sepsis.cohort.definition import COHORT, INSENSIBLE_LITRES_PER_HOUR, ROOM_AIR, URINE_CAP
+from medgym_offline.diseases.sepsis.twin_people import TwinPatients
 from medgym_offline.seeds import derive_seed, generator
 
-__all__ = ["CHARTING", "Charting", "Course", "People", "chart", "live", "synthetic_cohort"]
+__all__ = ["CHARTING", "Charting", "Course", "chart", "live", "synthetic_cohort"]
 
 HORIZON = 96
 STEPS = 2  # integration steps an hour
@@ -64,21 +64,6 @@ CHARTING = {
 """The six variables. Errors: SpO2 % and GCS points; ln for PaO2, bilirubin, lactate; ln, mean-corrected, for urine."""
 
 
-class People(Protocol):
-    """Patients with known dynamics, as the records see them: P patients, states in physical units (P, 8)."""
-
-    patients: Sequence[str]
-
-    def admit(self) -> np.ndarray:
-        """(P, 8) states at admission."""
-
-    def advance(self, state: np.ndarray, dose: np.ndarray, hours: float, noise: np.ndarray) -> np.ndarray:
-        """State after `hours` under doses (P, 3); `noise` (P, 8) standard normal."""
-
-    def pressure(self, state: np.ndarray, dose: np.ndarray) -> np.ndarray:
-        """(P,) mean arterial pressure, mmHg."""
-
-
 @dataclass(frozen=True)
 class Course:
     """What truly happened to P patients in 96 h.
@@ -94,18 +79,17 @@ class Course:
     doses: np.ndarray
 
 
-def live(people: People, root: int, purpose: str = "records", noise: bool = True) -> Course:
+def live(people: TwinPatients, root: int, purpose: str = "records") -> Course:
     """Treat every patient of `people` for 96 h.
 
     Args:
         people: The patients.
         root: Root seed.
         purpose: Another purpose gives another clinician and other noise for the same patients.
-        noise: Whether the patients have process noise; the clinician's readings always err.
     """
     patients = tuple(people.patients)
     streams = [generator(root, f"course-{purpose}", p) for p in patients]
-    process = float(noise) * np.stack([g.normal(size=(HORIZON * STEPS, 8)) for g in streams])
+    process = np.stack([g.normal(size=(HORIZON * STEPS, 8)) for g in streams])
     reading = np.stack([g.normal(size=(HORIZON, 5)) for g in streams])
     clinician = Clinician(derive_seed(root, "clinician-of", purpose), patients, HORIZON)
     state = people.admit()
@@ -201,7 +185,7 @@ def _intervals(
     ]
 
 
-def synthetic_cohort(people: People, root: int) -> tuple[Cohort, Course]:
+def synthetic_cohort(people: TwinPatients, root: int) -> tuple[Cohort, Course]:
     """Records of every patient of `people`, validated, and what truly happened.
 
     Args:
