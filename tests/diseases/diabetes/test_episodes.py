@@ -122,7 +122,7 @@ def test_the_clinician_is_a_reference():
 
 
 def test_a_bank_is_built_from_records_and_comes_back_from_its_file(tmp_path):
-    bank = build(BankRecipe("diabetes-small", days=2, patients=2))
+    bank = build(BankRecipe("diabetes-small", days=2, patients=2, readings="finger"))
     bank.save(tmp_path / "small.safetensors")
     again = load_simulators(tmp_path / "small.safetensors")
     assert again.worlds == ("own", "crossfit", "true")

@@ -3,6 +3,7 @@
 import functools
 
 import numpy as np
+import pytest
 import torch
 from scipy.integrate import solve_ivp
 
@@ -66,12 +67,13 @@ def test_a_forecast_of_many_parameter_sets_is_that_of_each():
         torch.testing.assert_close(many[:, j], forecast(sets[:, j], *given, 96))
 
 
-def test_the_fit_foresees_random_treatment():
+@pytest.mark.parametrize(("source", "parity", "at_4", "at_23"), [("sensor", 0, 0.75, 0.55), ("finger", 1, 0.5, 0.4)])
+def test_the_fit_foresees_random_treatment(source, parity, at_4, at_23):
     model, found, weight = recorded()
     insulin, meal = (found.basal / 12 + found.bolus) / weight, found.logged / weight
-    fitted = fit(found.sensor, insulin, meal, 0, iterations=8)
+    fitted = fit(getattr(found, source), insulin, meal, parity, iterations=8)
     starts = torch.tensor([DAY * day + 12 * hour for day in range(1, DAYS - 1) for hour in (1, 5, 9, 13, 17)])
-    starts = starts[starts // DAY % 2 == 1]
+    starts = starts[starts // DAY % 2 != parity]
     # The true patients at those times, then basal and bolus redrawn every 2 hours.
     state, last, states = start(model, 1), 0, []
     for t in starts.tolist():
@@ -93,7 +95,7 @@ def test_the_fit_foresees_random_treatment():
     inputs = torch.cat([insulin[:, window[:, :96]], random], -1)
     reading = found.sensor[:, starts]
     foreseen = forecast(fitted.parameters, reading, inputs, meal[:, window], 96)
-    for tick, least in ((48, 0.75), (276, 0.55)):
+    for tick, least in ((48, at_4), (276, at_23)):
         change = true.glucose[..., tick] - true.glucose[..., 0]
         error = foreseen[..., tick] - true.glucose[..., tick]
         assert 1 - error.square().sum() / (change - change.mean()).square().sum() > least
