@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from experiments.common import (
     BETTER,
+    NAMES,
     Claim,
     Recipe,
     Row,
@@ -34,7 +35,6 @@ from medgym_offline.offline.data import stack_transitions
 __all__ = ["AblationRecipe", "markdown", "run"]
 
 SCORES = {"severity_mean": 3, "return": 2, "safe_hourly": 1, "support_distance": 3, "support_outside": 1}
-COMPARED = {"severity_mean": "SOFA (all)", "support_distance": "support distance", "return": "return"}
 WORDS = {"holds": "better", "does not hold": "worse"}
 
 
@@ -109,8 +109,8 @@ def run(recipe: AblationRecipe, folder: Path, workers: int = 1, sources: list[So
                 config, row = recipe.config(name), Row(name, recipe.scope, data.timing, data.decisions)
                 made = (data.identity, bank.content_hash, bank.patients, recipe.episodes, config.to_dict())
                 unit = "-".join((*map(str, row), f"seed{seed}", digest(variant.algorithm, made)))
-                calls[unit] = (source, row, variant.algorithm, seed, config, recipe.episodes)
-    return units(_unit, calls, folder, workers)
+                calls[unit] = (_unit, source, row, variant.algorithm, seed, config, recipe.episodes)
+    return units(calls, folder, workers)
 
 
 def markdown(recipe: AblationRecipe, frame: pl.DataFrame, resamples: int = 10_000) -> str:
@@ -140,13 +140,13 @@ def markdown(recipe: AblationRecipe, frame: pl.DataFrame, resamples: int = 10_00
                 reference = next(row for row in rows if row.method == other)
                 body = [_compared(recipe, scores, row, reference, world) for row in rows if row != reference]
                 against = f"Against {recipe.variants[other].label}, gain %"
-                parts.append(markdown_table("Compared", [against, *COMPARED.values()], body))
+                parts.append(markdown_table("Compared", [against, *NAMES.values()], body))
     return "\n\n".join(parts) + "\n"
 
 
 def _compared(recipe: AblationRecipe, scores: Scores, row: Row, reference: Row, world: str) -> list[str]:
     cells = []
-    for metric in COMPARED:
+    for metric in NAMES:
         gain = scores.gain(row, reference, world, metric)
         if gain is None:
             cells.append("-")

@@ -102,10 +102,6 @@ def _behavior(source: Source, row: Row, episodes: int) -> pl.DataFrame:
     return tidy(scored, data.dataset_id, row, 0)
 
 
-def _call(function: Any, *values: Any) -> pl.DataFrame:
-    return function(*values)
-
-
 def load_sources(bank: str, datasets: tuple[str, ...], patients: int) -> list[Source]:
     """Datasets (generated if they are not on this machine), each with the bank's patients that it holds."""
     simulators = load_simulators(bank)
@@ -135,7 +131,7 @@ def run(recipe: OfflineRecipe, folder: Path, workers: int = 1, sources: list[Sou
                     row = Row(algorithm, scope, data.timing, data.decisions)
                     name = "-".join((*map(str, row), f"seed{seed}", digest(made)))
                     calls[name] = (train_and_score, source, row, algorithm, seed, config, recipe.episodes)
-    return units(_call, calls, folder, workers)
+    return units(calls, folder, workers)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -209,25 +205,16 @@ def _support(scores: Scores, recipe: OfflineRecipe, world: str, timing: str, mem
 def claims(recipe: OfflineRecipe, scores: Scores) -> list[Claim]:
     """What the paper says of its offline policies, with its numbers."""
     found: list[Claim] = []
-
-    def better(text: str, method: Row, reference: Row, most: bool = False, metric: str = "severity_mean") -> None:
-        gains = {w: g for w in scores.worlds if (g := scores.gain(method, reference, w, metric))}
-        if gains:
-            name = {"severity_mean": "SOFA (all)", "support_distance": "support distance"}[metric]
-            measure = "patients in whom it is better, %" if most else f"gain in mean {name}, %"
-            found.append(
-                Claim(text, measure, {w: g.wins if most else g.percent for w, g in gains.items()}, 50.0 * most)
-            )
-
     for timing, k in dict.fromkeys((r.timing, r.decisions) for r in scores.rows):
         for a in recipe.algorithms:
             name = f"{algorithm_label(a)}, {timing}"
-            better(f"{name}: Ind beats Pop in most patients", Row(a, "ind", timing, k), Row(a, "pop", timing, k), True)
+            words = f"{name}: Ind beats Pop in most patients"
+            found += scores.claim(words, Row(a, "ind", timing, k), Row(a, "pop", timing, k), True)
             for scope in recipe.scopes:
                 method, words = Row(a, scope, timing, k), f"{name}: {scope.capitalize()} beats"
-                better(f"{words} the behavior", method, Row(BEHAVIOR, recipe.behavior, timing, k))
+                found += scores.claim(f"{words} the behavior", method, Row(BEHAVIOR, recipe.behavior, timing, k))
                 if a != "bc":
-                    better(f"{words} behavior cloning", method, Row("bc", scope, timing, k))
+                    found += scores.claim(f"{words} behavior cloning", method, Row("bc", scope, timing, k))
         for form in ("", "-discrete"):
             for scope in recipe.scopes:
                 chain = [Row(f"{a}{form}", scope, timing, k) for a in ("dqn", "cql", "gcql")]
@@ -235,8 +222,8 @@ def claims(recipe: OfflineRecipe, scores: Scores) -> list[Claim]:
                 where = f"{scope.capitalize()}, {timing}"
                 for i in (1, 2):
                     words = f"{names[i]}, {where}: closer to the data than {names[i - 1]}"
-                    better(words, chain[i], chain[i - 1], metric="support_distance")
-                better(f"{names[2]}, {where}: beats {names[1]}", chain[2], chain[1])
+                    found += scores.claim(words, chain[i], chain[i - 1], metric="support_distance")
+                found += scores.claim(f"{names[2]}, {where}: beats {names[1]}", chain[2], chain[1])
     return found
 
 

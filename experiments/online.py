@@ -1,4 +1,4 @@
-"""The paper's online results: Tables 2, 4 and 6, the numbers of Figures 4 to 6 and 8 to 10.
+"""The paper's online results: Tables 2 and 6, the numbers of Figures 4 to 6, 9 and 10.
 
     python -m experiments.online online-quick
 
@@ -70,7 +70,6 @@ class OnlineRecipe(Recipe):
         backend: Flow that scores: "ode" (solver) or "map" (solution map, whose errors policies exploit).
         shard: Patients trained together; part of the result.
         budget_decisions: K of the budget rows, with equally many episodes at every K.
-        case_percentiles: Severity percentiles, under the clinicians' doses, of the patients of the case studies.
         ceilings: Results of `experiments.ceilings` that say in whom timing has room; "": none.
         settings, algorithm_settings: Scope -> settings of training; algorithm -> scope -> what differs for it.
     """
@@ -92,7 +91,6 @@ class OnlineRecipe(Recipe):
     budget_decisions: tuple[PositiveInt, ...] = (5, 10, 15, 20)
     budget_algorithm: Algorithm = "trpo-lag"
     budget_scope: Literal["ind", "ind-scratch"] = "ind"
-    case_percentiles: tuple[float, ...] = (50.0, 90.0)
     ceilings: str = ""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     algorithm_settings: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
@@ -197,7 +195,7 @@ def run(recipe: OnlineRecipe, folder: Path, workers: int = 1, bank: SimulatorBan
         for seed in range(recipe.seed, recipe.seed + recipe.seeds):
             made = recipe.training(row.method, row.decisions, seed).content_hash
             name = "-".join((*map(str, row), f"seed{seed}", digest(made, scored, recipe.every)))
-            train[name] = (table, recipe, row, seed, folder / name)
+            train[name] = (_train, table, recipe, row, seed, folder / name)
     fixed = [(name, "fixed") for name in ("zero", "max", "clinician")] + [("random", t) for t in recipe.timings]
     fixed += [(f"{who}-constant", "fixed") for who in ("cohort", "patient")]
     if recipe.release:
@@ -207,17 +205,7 @@ def run(recipe: OnlineRecipe, folder: Path, workers: int = 1, bank: SimulatorBan
     for name, timing in fixed:
         row = Row(name, "baseline", timing, recipe.decisions)
         others["-".join((*map(str, row), scored))] = (_baseline, whole, recipe, row)
-    found = [units(_train, train, folder, workers), units(_call, others, folder, workers)]
-    if recipe.release and recipe.case_percentiles:
-        from experiments.cases import case_studies
-
-        found.append(case_studies(_scoring(whole, recipe), Scores(pl.concat(found), 1), recipe.case_percentiles,
-                                  recipe.decisions, recipe.episodes))  # fmt: skip
-    return pl.concat(found)
-
-
-def _call(function: Any, *values: Any) -> pl.DataFrame:
-    return function(*values)
+    return units(train | others, folder, workers)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -283,18 +271,10 @@ def markdown(recipe: OnlineRecipe, frame: pl.DataFrame, resamples: int = 10_000)
     body = [
         [named(r), *(shown(scores.mean(r, w, "severity_mean")) for w in sorted(worlds, key=_order)),
          shown_cut(scores.mean(r, head, "safe_hourly")), shown(scores.mean(r, head, "return"), 1)]
-        for r in sorted(ends, key=lambda r: scores.value(r, head, "severity_mean"))
+        for r in sorted(ends, key=lambda r: scores.mean(r, head, "severity_mean").value)
     ]  # fmt: skip
     heads = ["Policy", *(f"SOFA (all), {w}" for w in sorted(worlds, key=_order)), f"Safe %, {head}", f"Return, {head}"]
     parts.append(markdown_table(f"{len(everyone)} patients, best first in the {head} world", heads, body))
-    body = []
-    for row, kind in [(r, "PopInd") for r in table + release] + [(r, "DrInd") for r in release]:
-        gains = [g for w in sorted(worlds, key=_order) if (g := _gain(scores, row, kind, w))]
-        if gains:
-            cells = [shown_cut(e) for g in gains for e in (g.percent, g.wins)]
-            body.append([f"{named(row)} over {named(partner(row, kind))}", *cells])
-    heads = ["Pair", *(f"{what}, {w}" for w in sorted(worlds, key=_order) for what in ("gain %", "wins %"))]
-    parts.append(markdown_table("Gain in mean SOFA, and patients in whom the first is better", heads, body))
     body = []
     for row in table + release:
         mean = partial(scores.mean, row, head, patients=own)
@@ -336,36 +316,12 @@ def markdown(recipe: OnlineRecipe, frame: pl.DataFrame, resamples: int = 10_000)
         body.append([named(row), *cells, f"{PAPER_STEPS['trpo-lag' if row.method == 'release' else row.method]:,}"])
     heads = ["Policy", "Updates", "Episodes", "Steps", "Stopped (not finite)", "Steps, paper"]
     parts.append(markdown_table("Training of one policy", heads, body))
-    parts += [*_cases(scores, recipe), claims_table(claims(recipe, scores), worlds)]
+    parts.append(claims_table(claims(recipe, scores), worlds))
     return "\n\n".join(parts) + "\n"
 
 
 def _order(world: str) -> int:
     return ("own", "crossfit", "true").index(world)
-
-
-def _cases(scores: Scores, recipe: OnlineRecipe) -> list[str]:
-    """Table 4: model error and what policies reach, single patients."""
-    parts = []
-    for patient in dict.fromkeys(scores.frame.filter(pl.col("metric") == "case_sofa")["patient"]):
-        body = []
-        for world in sorted(scores.worlds, key=_order):
-            for row in (r for r in scores.rows if r.method == "release" and r.scope != "dr"):
-                at = partial(_at, scores, row, world, patient)
-                _, holds = scores.course(row, world, "interval", patient)
-                values = [shown(at("model_nmse"), 3), shown(at("case_sofa")), shown(at("case_lactate"))]
-                body.append(
-                    [f"{label(row, recipe)}, {world}", *values, str(len(holds)), f"{holds[0]:.2f}", f"{holds[-1]:.2f}"]
-                )
-        heads = ["Policy, world", "Model NMSE", "Mean SOFA", "Mean lactate", "Decisions", "First, h", "Last, h"]
-        caption = f"Patient {patient}; model NMSE: the policy's simulator against that world, charted treatment"
-        parts.append(markdown_table(caption, heads, body))
-    return parts
-
-
-def _at(scores: Scores, row: Row, world: str, patient: str, metric: str) -> float | None:
-    found = scores.mean(row, world, metric, [patient])
-    return None if found is None else found.value
 
 
 # -- claims ------------------------------------------------------------------------------------------------------------
@@ -374,16 +330,6 @@ def _at(scores: Scores, row: Row, world: str, patient: str, metric: str) -> floa
 def claims(recipe: OnlineRecipe, scores: Scores) -> list[Claim]:
     """What must hold, with its numbers."""
     found: list[Claim] = []
-
-    def better(
-        text: str, method: Row, reference: Row, most: bool, among: Any = None, metric: str = "severity_mean"
-    ) -> None:
-        gains = {w: g for w in scores.worlds if (g := scores.gain(method, reference, w, metric, among))}
-        if gains:
-            measure = "patients in whom it is better, %" if most else "gain in mean SOFA (all), %"
-            values = {w: g.wins if most else g.percent for w, g in gains.items()}
-            found.append(Claim(text, measure, values, 50.0 if most else 0.0))
-
     k = recipe.decisions
     for timing in recipe.timings:
         ind = Row("release", "ind", timing, k)
@@ -395,17 +341,18 @@ def claims(recipe: OnlineRecipe, scores: Scores) -> list[Claim]:
             ("the cohort's best constant", "cohort-constant", "baseline", "fixed", False),
             ("the policy of another patient", "wrong-patient", "baseline", timing, True),
         ):
-            better(f"release Ind, {timing} beats {words}", ind, Row(method, scope, when, k), most)
+            found += scores.claim(f"release Ind, {timing} beats {words}", ind, Row(method, scope, when, k), most)
         for a in recipe.algorithms:
             words = f"{algorithm_label(a)}, {timing}: Ind beats Pop in most patients"
-            better(words, Row(a, recipe.individual, timing, k), Row(a, "pop", timing, k), True)
+            found += scores.claim(words, Row(a, recipe.individual, timing, k), Row(a, "pop", timing, k), True)
     if recipe.budget_decisions:
         least = min(recipe.budget_decisions)
         row = Row(recipe.budget_algorithm, recipe.budget_scope, "adaptive", least)
         words = f"{algorithm_label(row.method)} at K = {least}: adaptive beats fixed"
-        better(words, row, row._replace(timing="fixed"), False)
+        fixed = row._replace(timing="fixed")
+        found += scores.claim(words, row, fixed)
         if roomy := _roomy(recipe, least):
-            better(f"{words}, where the ceilings leave room", row, row._replace(timing="fixed"), False, roomy)
+            found += scores.claim(f"{words}, where the ceilings leave room", row, fixed, among=roomy)
     for timing in recipe.timings:
         for a in (a for a in recipe.algorithms if a.endswith("-lag")):
             for scope in (recipe.individual, "pop"):

@@ -273,12 +273,12 @@ def run(recipe: PoolingRecipe, folder: Path, workers: int, cohort: Cohort, setti
     calls: dict[str, tuple[Any, ...]] = {}
     for recency in recipe.recency:
         third = Split.of(data, 2, settings, recipe.hours, recency)
-        calls |= {f"third-{recency:g}-{s}-{made}": (third, root, s, recipe) for s, root in enumerate(roots)}
-    frame = units(_choose, calls, folder, workers)
+        calls |= {f"third-{recency:g}-{s}-{made}": (_choose, third, root, s, recipe) for s, root in enumerate(roots)}
+    frame = units(calls, folder, workers)
     recency, *best = chosen(frame)
     last = Split.of(data, 3, settings, recipe.hours, recency)
-    found = {f"last-{s}-{made}": (last, root, s, *best) for s, root in enumerate(roots)}
-    return pl.concat([frame, units(_last, found, folder, workers)])
+    found = {f"last-{s}-{made}": (_last, last, root, s, *best) for s, root in enumerate(roots)}
+    return pl.concat([frame, units(found, folder, workers)])
 
 
 def markdown(recipe: PoolingRecipe, frame: pl.DataFrame, resamples: int = 10_000) -> str:

@@ -148,8 +148,8 @@ def run(recipe: StudyRecipe, name: str, workers: int = 1, home: Path = HERE, wor
     for arm in part.arms(recipe.learner):
         settings = [recipe.model_dump(exclude={"part", "name"}), TABLE.read_text(encoding="utf-8")]
         key = digest(identity, part.hours, list(arm), settings)
-        calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = part, arm, recipe
-    found = units(unit, calls, work, workers)
+        calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = unit, part, arm, recipe
+    found = units(calls, work, workers)
     path = home / f"{name}.parquet"
     with atomic_path(path) as temporary:
         found.write_parquet(temporary, compression_level=19)

@@ -170,8 +170,8 @@ def run(recipe: TableRecipe, name: str, workers: int) -> Path:
                 _, settings, alone = recipe.config(method, part)
                 config = [settings.to_dict() | alone, recipe.runs(part), part.scope]
             key = digest(identity, recipe.episodes, method, config)
-            calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = dataset, part, method, recipe
-    found = units(unit, calls, Path("runs/table"), workers)
+            calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = unit, dataset, part, method, recipe
+    found = units(calls, Path("runs/table"), workers)
     path = HERE / f"{name}.parquet"
     found.sort("dataset", "method", "metric", "seed", "patient").write_parquet(path, compression_level=19)
     return path
