@@ -32,8 +32,8 @@ from medgym_offline.files import atomic_path, read_toml, write_text
 
 __all__ = [
     "BETTER", "HERE", "NAMES", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "claims_table", "cut",
-    "digest", "estimate", "facts", "main", "markdown_table", "plain_table", "read_scores", "shown", "shown_cut", "spread",
-    "tidy", "tidy_rows", "units",
+    "digest", "estimate", "facts", "main", "markdown_table", "parts_main", "plain_table", "read_scores", "shown",
+    "shown_cut", "spread", "tidy", "tidy_rows", "units",
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -127,6 +127,32 @@ def main(
     except MedGymError as error:
         sys.exit(f"error: {error}")
     print(f"wrote {path} and {path.with_suffix('.md')}", file=sys.stderr)
+
+
+def parts_main(
+    description: str, recipe: Any, run: Callable[[Any, str, int], Path], tables: Callable[[Any], str], page: Path
+) -> None:
+    """The command line of a study in parts: `run PART...`, and `tables`, which writes `page` from those that are there.
+
+    Args:
+        description: Help.
+        recipe: Has `part`, by name.
+        run: (recipe, name of a part, workers) -> where its results are.
+        tables: recipe -> Markdown.
+        page: Where that goes.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="run parts")
+    running.add_argument("parts", nargs="+", choices=list(recipe.part), metavar="PART", help=", ".join(recipe.part))
+    running.add_argument("--workers", type=int, default=1, help="processes at a time")
+    commands.add_parser("tables", help=f"write {page.name}")
+    options = parser.parse_args()
+    if options.command == "tables":
+        write_text(page, tables(recipe))
+        return
+    for name in options.parts:
+        print(f"wrote {run(recipe, name, options.workers)}", file=sys.stderr)
 
 
 def spread(patients: Sequence[str], count: int) -> tuple[str, ...]:

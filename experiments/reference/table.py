@@ -9,7 +9,6 @@ its noise, the expert and the random policy, on the same patients and evaluation
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -21,14 +20,13 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from experiments.common import Recipe, digest, markdown_table, units
+from experiments.common import Recipe, digest, markdown_table, parts_main, units
 from medgym_offline import Transitions, evaluate, load_dataset, load_policy, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.datasets.trust import release_manifest
 from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation.statistics import iqm, probability_of_improvement, summarize
-from medgym_offline.files import write_text
 from medgym_offline.leaderboard.ranks import LEVEL, compare
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.train import train_seeds
@@ -237,7 +235,7 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     """Scores, harm, and who is told from whom, of one part."""
     methods = (*part.learners, *REFERENCES)
     datasets = [d for d in part.datasets if d in scores.datasets]
-    heads, body, harm = heads_of(datasets), [], []
+    heads, body, harm = ["", *map(short, datasets)], [], []
     marks = {dataset: against(scores, dataset, part.learners) for dataset in datasets}
     for method in methods:
         cells, harms = [], []
@@ -259,19 +257,14 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     legend = f"Distance of states and actions to the data's, standard deviations ({title})"
     blocks += [markdown_table(legend, heads, near)] if any(set(row[1:]) - {"-"} for row in near) else []
     pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
-    heads = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
-    blocks.append(markdown_table(f"Over the {len(datasets)} datasets ({title})", heads, pooled))
+    over = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
+    blocks.append(markdown_table(f"Over the {len(datasets)} datasets ({title})", over, pooled))
     blocks.append(separated(scores, datasets, part.learners, title))
     if name.endswith("-safe"):
         rows = [[f"`{m}`", *(costs(scores, d, m) for d in datasets)] for m in methods]
         legend = f"Mean cost of a decision at its end, and share of the time that is safe, % ({title})"
-        blocks.append(markdown_table(legend, heads_of(datasets), rows))
+        blocks.append(markdown_table(legend, heads, rows))
     return blocks
-
-
-def heads_of(datasets: Sequence[str]) -> list[str]:
-    """Columns of a table of datasets."""
-    return ["", *map(short, datasets)]
 
 
 def mean_of(scores: Scored, dataset: str, method: str, metric: str) -> str:
@@ -376,21 +369,7 @@ def separated(scores: Scored, datasets: Sequence[str], learners: Sequence[str], 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="run parts")
-    running.add_argument("parts", nargs="+")
-    running.add_argument("--workers", type=int, default=1)
-    commands.add_parser("tables", help="write table.md")
-    options = parser.parse_args()
-    recipe = TableRecipe.load(HERE / "table.toml")
-    if options.command == "tables":
-        write_text(HERE / "table.md", tables(recipe))
-        return
-    for one in options.parts:
-        if one not in recipe.part:
-            sys.exit(f"error: no part {one!r}; choose of {', '.join(recipe.part)}")
-        print(f"wrote {run(recipe, one, options.workers)}", file=sys.stderr)
+    parts_main(__doc__ or "", TableRecipe.load(HERE / "table.toml"), run, tables, HERE / "table.md")
 
 
 if __name__ == "__main__":
