@@ -228,100 +228,123 @@ def label(row: Row, recipe: OnlineRecipe) -> str:
     return f"{algorithm_label(row.method)}-{letter}-{SCOPES[row.scope]}{budget}"
 
 
-def partner(row: Row, kind: str) -> Row | None:
-    """The reference of a comparison that differs from `row` in scope (PopInd, DrInd) or in timing (FixAdap) alone."""
-    if kind == "FixAdap":
-        return row._replace(timing="fixed") if row.timing == "adaptive" else None
-    return row._replace(scope=kind[:-3].lower()) if row.scope.startswith("ind") else None
-
-
 def _gain(scores: Scores, row: Row, kind: str, world: str) -> Gain | None:
-    other = partner(row, kind)
-    return None if other is None else scores.gain(row, other, world)
+    """Over the row that differs in scope (PopInd) or in timing (FixAdap) alone; None if it is that row itself."""
+    other = row._replace(scope="pop") if kind == "PopInd" else row._replace(timing="fixed")
+    return None if other == row else scores.gain(row, other, world)
+
+
+class Tables:
+    """The tables of a study.
+
+    Args:
+        recipe: Of the study.
+        scores: Of its policies.
+    """
+
+    def __init__(self, recipe: OnlineRecipe, scores: Scores):
+        self.recipe, self.scores, self.named = recipe, scores, partial(label, recipe=recipe)
+        self.head, self.worlds = scores.worlds[0], sorted(scores.worlds, key=("own", "crossfit", "true").index)
+        trained = [r for r in recipe.rows() if r.decisions == recipe.decisions]
+        self.rows = [r for r in trained if r.scope in (recipe.individual, "pop")]
+        self.release = [r for r in scores.rows if r.method == "release"]
+        self.baselines = [r for r in scores.rows if r.scope == "baseline"]
+        self.own, self.everyone = scores.patients(self.rows[0]), scores.patients(self.baselines[0])
+
+    def trained(self, world: str) -> str:
+        """Ind against Pop and adaptive against fixed, every algorithm."""
+        body = []
+        for row in self.rows:
+            a, b = (_gain(self.scores, row, kind, world) for kind in ("PopInd", "FixAdap"))
+            mean = partial(self.scores.mean, row, world)
+            body.append([
+                self.named(row), shown(mean("severity_mean")), shown_cut(a and a.percent), shown_cut(a and a.wins),
+                shown_cut(b and b.percent), shown(mean("severity_end")), shown_cut(mean("safe_hourly")),
+            ])  # fmt: skip
+        heads = ["Policy", "SOFA (all)", "PopInd %", "Ind wins %", "FixAdap %", "SOFA (96 h)", "Safe %"]
+        return markdown_table(f"{world.capitalize()} world, {len(self.own)} patients", heads, body)
+
+    def ranking(self) -> str:
+        """What ships, and what does not learn, in every world."""
+        scores, head, rows = self.scores, self.head, []
+        for row in [*self.baselines, *self.release]:
+            means = {w: scores.mean(row, w, "severity_mean") for w in self.worlds}
+            last = [shown_cut(scores.mean(row, head, "safe_hourly")), shown(scores.mean(row, head, "return"), 1)]
+            rows.append((means[head].value, [self.named(row), *map(shown, means.values()), *last]))
+        body = [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+        heads = ["Policy", *(f"SOFA (all), {w}" for w in self.worlds), f"Safe %, {head}", f"Return, {head}"]
+        return markdown_table(f"{len(self.everyone)} patients, best first in the {head} world", heads, body)
+
+    def safety(self) -> str:
+        """What the constraint is about."""
+        body = []
+        for row in self.rows + self.release:
+            mean, fact = partial(self.scores.mean, row, self.head, patients=self.own), partial(self.scores.fact, row)
+            body.append([
+                self.named(row), shown_cut(mean("safe_hourly")), shown_cut(mean("safe_path")),
+                shown(mean("lactate_mean")), shown(mean("cost_mean"), 3), shown(fact("cost_limit")),
+                shown(fact("multiplier"), 3),
+            ])  # fmt: skip
+        heads = ["Policy", "Safe %", "Safe %, 0.25 h", "Lactate, mmol/L", "Cost per decision", "Limit", "Multiplier"]
+        caption = f"Safety, {self.head} world, {len(self.own)} patients; multiplier: at the end"
+        return markdown_table(caption, heads, body)
+
+    def budgets(self) -> str:
+        """Adaptive against fixed timing at every K."""
+        body = []
+        for world, k in ((w, k) for w in self.worlds for k in self.recipe.budget_decisions):
+            row = Row(self.recipe.budget_algorithm, self.recipe.budget_scope, "adaptive", k)
+            if gain := _gain(self.scores, row, "FixAdap", world):
+                pair = row._replace(timing="fixed"), row
+                values = [shown(self.scores.mean(r, world, "severity_mean")) for r in pair]
+                cells = [shown_cut(gain.percent), shown_cut(gain.wins), f"{gain.p:.2g}"]
+                body.append([f"K = {k}, {world}", *values, *cells])
+        heads = ["Budget, world", "SOFA fixed", "SOFA adaptive", "FixAdap %", "Adaptive wins %", "p"]
+        return markdown_table("Adaptive against fixed, equally many episodes at every K; p: Wilcoxon", heads, body)
+
+    def intervals(self) -> str:
+        """When adaptive policies decide."""
+        names = [f"dt_q{q}" for q in ("05", "25", "50", "75", "95")]
+        names += ["first_interval", "last_interval", "decisions_used"]
+        body = []
+        for row in (r for r in self.scores.rows if r.timing == "adaptive" and r.scope != "baseline"):
+            found = [self.scores.mean(row, self.head, name, self.own) for name in names]
+            body.append([self.named(row), str(row.decisions), *(shown(e and e.value, 1) for e in found)])
+        heads = ["Policy", "K", "5 %", "25 %", "50 %", "75 %", "95 %", "First", "Last", "Decisions"]
+        caption = f"Intervals of adaptive policies, hours, {self.head} world; mean over patients"
+        return markdown_table(caption, heads, body)
+
+    def training(self) -> str:
+        """What a training took, and what the paper's takes."""
+        body = []
+        for row in (r for r in self.scores.rows if r.scope != "baseline"):
+            cells = [f"{self.scores.fact(row, n) or 0:,.0f}" for n in ("updates", "episodes", "steps", "stopped")]
+            paper = PAPER_STEPS["trpo-lag" if row.method == "release" else row.method]
+            body.append([self.named(row), *cells, f"{paper:,}"])
+        heads = ["Policy", "Updates", "Episodes", "Steps", "Stopped (not finite)", "Steps, paper"]
+        return markdown_table("Training of one policy", heads, body)
 
 
 def markdown(recipe: OnlineRecipe, frame: pl.DataFrame, resamples: int = 10_000) -> str:
     """Every table of the study."""
     scores = Scores(frame, resamples)
-    worlds, named = scores.worlds, partial(label, recipe=recipe)
-    table = [r for r in recipe.rows() if r.decisions == recipe.decisions and r.scope in (recipe.individual, "pop")]
-    release = [r for r in scores.rows if r.method == "release"]
-    ends = [r for r in scores.rows if r.scope == "baseline"] + release
-    own, everyone = scores.patients(table[0]), scores.patients(ends[0])
+    tables = Tables(recipe, scores)
     parts = [
         f"# Online study of {recipe.bank}",
         f"    python -m experiments.online {recipe.name}",
-        f"{len(scores.rows) - len(ends) + len(release)} trained policies and {len(ends) - len(release)} others, "
-        f"{recipe.episodes} episodes of each patient; the table's on {len(own)} patients, the others on "
-        f"{len(everyone)}. Intervals: 95 % bootstrap over patients and training seeds (here {recipe.seeds}). Gains "
-        "and shares are cut, never rounded up.",
+        f"{len(scores.rows) - len(tables.baselines)} trained policies and {len(tables.baselines)} others, "
+        f"{recipe.episodes} episodes of each patient; the table's on {len(tables.own)} patients, the others on "
+        f"{len(tables.everyone)}. Intervals: 95 % bootstrap over patients and training seeds (here {recipe.seeds}). "
+        "Gains and shares are cut, never rounded up.",
+        *(tables.trained(world) for world in scores.worlds),
+        tables.ranking(),
+        tables.safety(),
+        tables.budgets(),
+        tables.intervals(),
+        tables.training(),
+        claims_table(claims(recipe, scores), scores.worlds),
     ]
-    for world in worlds:
-        body = []
-        for row in table:
-            a, b = (_gain(scores, row, kind, world) for kind in ("PopInd", "FixAdap"))
-            mean = partial(scores.mean, row, world)
-            body.append([
-                named(row), shown(mean("severity_mean")), shown_cut(a and a.percent), shown_cut(a and a.wins),
-                shown_cut(b and b.percent), shown(mean("severity_end")), shown_cut(mean("safe_hourly")),
-            ])  # fmt: skip
-        heads = ["Policy", "SOFA (all)", "PopInd %", "Ind wins %", "FixAdap %", "SOFA (96 h)", "Safe %"]
-        parts.append(markdown_table(f"{world.capitalize()} world, {len(own)} patients", heads, body))
-    head = worlds[0]
-    body = [
-        [named(r), *(shown(scores.mean(r, w, "severity_mean")) for w in sorted(worlds, key=_order)),
-         shown_cut(scores.mean(r, head, "safe_hourly")), shown(scores.mean(r, head, "return"), 1)]
-        for r in sorted(ends, key=lambda r: scores.mean(r, head, "severity_mean").value)
-    ]  # fmt: skip
-    heads = ["Policy", *(f"SOFA (all), {w}" for w in sorted(worlds, key=_order)), f"Safe %, {head}", f"Return, {head}"]
-    parts.append(markdown_table(f"{len(everyone)} patients, best first in the {head} world", heads, body))
-    body = []
-    for row in table + release:
-        mean = partial(scores.mean, row, head, patients=own)
-        body.append([
-            named(row), shown_cut(mean("safe_hourly")), shown_cut(mean("safe_path")), shown(mean("lactate_mean")),
-            shown(mean("cost_mean"), 3), shown(scores.fact(row, "cost_limit")),
-            shown(scores.fact(row, "multiplier"), 3),
-        ])  # fmt: skip
-    heads = ["Policy", "Safe %", "Safe %, 0.25 h", "Lactate, mmol/L", "Cost per decision", "Limit", "Multiplier"]
-    parts.append(markdown_table(f"Safety, {head} world, {len(own)} patients; multiplier: at the end", heads, body))
-    body = []
-    for world in sorted(worlds, key=_order):
-        for k in recipe.budget_decisions:
-            row = Row(recipe.budget_algorithm, recipe.budget_scope, "adaptive", k)
-            gain, fixed = _gain(scores, row, "FixAdap", world), partner(row, "FixAdap")
-            if gain:
-                values = [shown(scores.mean(r, world, "severity_mean")) for r in (fixed, row)]
-                p = f"{gain.p:.2g}"
-                body.append([f"K = {k}, {world}", *values, shown_cut(gain.percent), shown_cut(gain.wins), p])
-    heads = ["Budget, world", "SOFA fixed", "SOFA adaptive", "FixAdap %", "Adaptive wins %", "p"]
-    parts.append(markdown_table("Adaptive against fixed, equally many episodes at every K; p: Wilcoxon", heads, body))
-    names = ("dt_q05", "dt_q25", "dt_q50", "dt_q75", "dt_q95", "first_interval", "last_interval", "decisions_used")
-    adaptive = [r for r in scores.rows if r.timing == "adaptive" and r.scope != "baseline"]
-    body = [
-        [
-            named(r),
-            str(r.decisions),
-            *(shown(e.value if (e := scores.mean(r, head, n, own)) else None, 1) for n in names),
-        ]
-        for r in adaptive
-    ]
-    heads = ["Policy", "K", "5 %", "25 %", "50 %", "75 %", "95 %", "First", "Last", "Decisions"]
-    parts.append(
-        markdown_table(f"Intervals of adaptive policies, hours, {head} world; mean over patients", heads, body)
-    )
-    body = []
-    for row in (r for r in scores.rows if r.scope != "baseline"):
-        cells = [f"{scores.fact(row, n) or 0:,.0f}" for n in ("updates", "episodes", "steps", "stopped")]
-        body.append([named(row), *cells, f"{PAPER_STEPS['trpo-lag' if row.method == 'release' else row.method]:,}"])
-    heads = ["Policy", "Updates", "Episodes", "Steps", "Stopped (not finite)", "Steps, paper"]
-    parts.append(markdown_table("Training of one policy", heads, body))
-    parts.append(claims_table(claims(recipe, scores), worlds))
     return "\n\n".join(parts) + "\n"
-
-
-def _order(world: str) -> int:
-    return ("own", "crossfit", "true").index(world)
 
 
 # -- claims ------------------------------------------------------------------------------------------------------------
