@@ -208,11 +208,9 @@ class Row(NamedTuple):
     decisions: int
 
 
-def facts(
-    data: str, row: Row, seed: int, values: Mapping[str, float | None], world: str = "training", patient: str = "all"
-) -> pl.DataFrame:
-    """Numbers that belong to no single patient (or to one) as tidy rows; None is left out."""
-    rows = [(data, *row, seed, patient, world, metric, value) for metric, value in values.items() if value is not None]
+def facts(data: str, row: Row, seed: int, values: Mapping[str, float | None], world: str = "training") -> pl.DataFrame:
+    """Numbers that belong to no single patient as tidy rows; None is left out."""
+    rows = [(data, *row, seed, "all", world, metric, value) for metric, value in values.items() if value is not None]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
@@ -222,9 +220,7 @@ def tidy_rows(data: str, row: Row, seed: int, world: str, metric: str, values: M
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def tidy(
-    evaluation: Evaluation, data: str, row: Row, seed: int, hours: Iterable[int] = range(0, 97, 4)
-) -> pl.DataFrame:
+def tidy(evaluation: Evaluation, data: str, row: Row, seed: int) -> pl.DataFrame:
     """An evaluation as tidy rows: every metric of :data:`BETTER` per patient, mean courses, support quantiles."""
     parts = []
     for world, found in evaluation.worlds.items():
@@ -233,7 +229,12 @@ def tidy(
         for metric in (m for m in BETTER if m in columns):
             parts.append(tidy_rows(data, row, seed, world, metric, dict(zip(patients, columns[metric]))))
         courses = {CURVES[k]: v["mean"] for k, v in found.curves.items() if isinstance(v, Mapping)}
-        single = {f"{name}@{h}": float(course[h]) for name, course in courses.items() for h in hours if h < len(course)}
+        single = {
+            f"{name}@{h}": float(course[h])
+            for name, course in courses.items()
+            for h in range(0, 97, 4)
+            if h < len(course)
+        }
         if found.support:
             single |= _quantiles(found.support["policy"]["quantiles"])
             if "behavior" in found.support:

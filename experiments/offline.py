@@ -10,7 +10,9 @@ support distances.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,35 +40,33 @@ from medgym_offline import SimulatorBank, Transitions, evaluate, load_dataset, l
 from medgym_offline.offline import ALGORITHMS, PROFILES, OfflineConfig, train
 from medgym_offline.online import load_behavior
 
-__all__ = ["OfflineRecipe", "Source", "claims", "label", "load_sources", "markdown", "run", "train_and_score"]
+__all__ = [
+    "Learner", "Learning", "OfflineRecipe", "Source", "claims", "label", "load_sources", "markdown", "run",
+    "train_and_score",
+]  # fmt: skip
 
 Algorithm = Literal[tuple(ALGORITHMS)]  # type: ignore[valid-type]
 Scope = Literal["ind", "pop"]
 BEHAVIOR = "trpo-lag"  # the algorithm of the release's behaviors
 Source = tuple[Transitions, SimulatorBank]
+Learner = tuple[str, str, str, OfflineConfig]
+"""Name in tables, algorithm, scope, settings."""
 
 
-class OfflineRecipe(Recipe):
-    """Who learns from which data.
+class Learning(Recipe):
+    """How learners are trained and scored.
 
     Attributes:
-        datasets: Ids, one per timing, made by the behavior of scope `behavior` on `bank`.
         patients: Evenly spread over the bank; 0: all.
-        profile, settings, algorithm_settings: The profile of `OfflineConfig`, and what differs from it.
+        profile, settings: The profile of `OfflineConfig`, and what differs from it.
     """
 
-    bank: str = "sepsis-v0"
-    datasets: tuple[str, ...] = Field(("medgym/sepsis-ind-fixed-v0", "medgym/sepsis-ind-v0"), min_length=1)
-    behavior: Scope = "ind"
-    algorithms: tuple[Algorithm, ...] = Field(tuple(ALGORITHMS), min_length=1)
-    scopes: tuple[Scope, ...] = Field(("ind", "pop"), min_length=1)
     patients: NonNegativeInt = 0
     seed: NonNegativeInt = 0
     seeds: PositiveInt = 5
     episodes: PositiveInt = 50
     profile: Literal[tuple(PROFILES)] = "quick"  # type: ignore[valid-type]
     settings: dict[str, Any] = Field(default_factory=dict)
-    algorithm_settings: dict[Algorithm, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("settings")
     @classmethod
@@ -74,10 +74,38 @@ class OfflineRecipe(Recipe):
         OfflineConfig.from_dict(settings)
         return settings
 
-    def config(self, algorithm: str) -> OfflineConfig:
-        """Settings of an algorithm."""
-        own = self.algorithm_settings.get(algorithm, {})
+    def changed(self, own: Mapping[str, Any]) -> OfflineConfig:
+        """The settings, with those of one learner."""
         return OfflineConfig.from_dict({**PROFILES[self.profile].to_dict(), **self.settings, **own})
+
+    def units(
+        self, sources: Sequence[Source], learners: Sequence[Learner], function: Callable[..., pl.DataFrame]
+    ) -> dict[str, tuple[Any, ...]]:
+        """Calls of `function` by name, seed by seed, so that what a killed study has is as even as can be."""
+        calls: dict[str, tuple[Any, ...]] = {}
+        seeds = range(self.seed, self.seed + self.seeds)
+        for seed, (data, bank), (name, algorithm, scope, config) in product(seeds, sources, learners):
+            row = Row(name, scope, data.timing, data.decisions)
+            made = (data.identity, bank.content_hash, bank.patients, self.episodes, config.to_dict())
+            unit = "-".join((*map(str, row), f"seed{seed}", digest(algorithm, made)))
+            calls[unit] = (function, (data, bank), row, algorithm, seed, config, self.episodes)
+        return calls
+
+
+class OfflineRecipe(Learning):
+    """Who learns from which data.
+
+    Attributes:
+        datasets: Ids, one per timing, made by the behavior of scope `behavior` on `bank`.
+        algorithm_settings: What differs for one algorithm.
+    """
+
+    bank: str = "sepsis-v0"
+    datasets: tuple[str, ...] = Field(("medgym/sepsis-ind-fixed-v0", "medgym/sepsis-ind-v0"), min_length=1)
+    behavior: Scope = "ind"
+    algorithms: tuple[Algorithm, ...] = Field(tuple(ALGORITHMS), min_length=1)
+    scopes: tuple[Scope, ...] = Field(("ind", "pop"), min_length=1)
+    algorithm_settings: dict[Algorithm, dict[str, Any]] = Field(default_factory=dict)
 
 
 # -- training and scoring ----------------------------------------------------------------------------------------------
@@ -112,26 +140,15 @@ def load_sources(bank: str, datasets: tuple[str, ...], patients: int) -> list[So
 def run(recipe: OfflineRecipe, folder: Path, workers: int = 1, sources: list[Source] | None = None) -> pl.DataFrame:
     """Train and score everything a recipe asks for; finished units are kept in `folder`."""
     calls: dict[str, tuple[Any, ...]] = {}
-    seeds = range(recipe.seed, recipe.seed + recipe.seeds)
     sources = sources or load_sources(recipe.bank, recipe.datasets, recipe.patients)
-    for source in sources:
-        data, bank = source
+    for data, bank in sources:
         made = (data.identity, bank.content_hash, bank.patients, recipe.episodes)
         for scope in ("ind", "pop"):
             row = Row(BEHAVIOR, scope, data.timing, data.decisions)
-            calls["-".join((*map(str, row), digest(made)))] = (_behavior, source, row, recipe.episodes)
-    # Seed by seed, so that what a killed study has is as even as can be.
-    for seed in seeds:
-        for source in sources:
-            data, bank = source
-            for algorithm in recipe.algorithms:
-                config = recipe.config(algorithm)
-                made = (data.identity, bank.content_hash, bank.patients, recipe.episodes, config.to_dict())
-                for scope in recipe.scopes:
-                    row = Row(algorithm, scope, data.timing, data.decisions)
-                    name = "-".join((*map(str, row), f"seed{seed}", digest(made)))
-                    calls[name] = (train_and_score, source, row, algorithm, seed, config, recipe.episodes)
-    return units(calls, folder, workers)
+            calls["-".join((*map(str, row), digest(made)))] = (_behavior, (data, bank), row, recipe.episodes)
+    configs = {a: recipe.changed(recipe.algorithm_settings.get(a, {})) for a in recipe.algorithms}
+    learners = [(a, a, scope, config) for a, config in configs.items() for scope in recipe.scopes]
+    return units(calls | recipe.units(sources, learners, train_and_score), folder, workers)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

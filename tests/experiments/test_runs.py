@@ -89,7 +89,7 @@ def test_offline(source, tmp_path, monkeypatch):
 def test_ablation(source, tmp_path):
     recipe = ablation.AblationRecipe(
         name="tiny", reference="cql", default="gcql", patients=0, seeds=1, episodes=1, settings=SMALL,
-        datasets=({"id": "medgym/test-fixed-v0", "bank": "sepsis-v0"},),
+        datasets={"medgym/test-fixed-v0": "sepsis-v0"},
         variants={"cql": {"label": "no guard", "algorithm": "cql"}, "gcql": {"label": "guarded"}},
     )  # fmt: skip
     found = ablation.run(recipe, tmp_path, sources=[source])
