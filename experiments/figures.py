@@ -82,6 +82,8 @@ def draw(recipe: OnlineRecipe | OfflineRecipe, frame: pl.DataFrame, home: Path, 
     trained = [row for row in scores.rows if row.scope != "baseline"]
     for world, timing in ((w, t) for w in scores.worlds for t in dict.fromkeys(row.timing for row in trained)):
         rows = [row for row in trained if row.timing == timing]
+        if isinstance(recipe, OnlineRecipe):
+            rows = [row for row in rows if row.decisions == recipe.decisions]
         panel = Panel(scores, world, rows, name)
         figures = {"scores": panel.intervals, "patients": panel.patients}
         figures |= {variable: partial(panel.courses, variable=variable) for variable in COURSES}
