@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timing
 
 RESULTS = Path(__file__).parent / "results" / "dataset_io.json"
 DECISIONS = 20
@@ -56,12 +56,7 @@ def episodes_of(count: int, decisions: int = DECISIONS) -> Any:
 
 def seconds(action: Callable[[], Any], repeats: int = 1) -> float:
     """Least wall time of `repeats` calls."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return timing.seconds(action, repeats, time.perf_counter, warm=False)
 
 
 def both(stock: Callable[[], Any], ours: Callable[[], Any], repeats: int = 1) -> dict[str, Any]:
@@ -261,14 +256,8 @@ def main() -> None:
     found = compare(arguments.episodes)
     found["loading"] = loading(arguments.load)
     found["generation"] = generation(arguments.dataset, arguments.patients, arguments.workers)
-    found["machine"] = {
-        "cores": os.cpu_count(),
-        "load": round(os.getloadavg()[0], 1),
-        "nice": os.nice(0),
-        "python": platform.python_version(),
-        "minari": minari.__version__,
-        "h5py": h5py.__version__,
-    }
+    versions = {"minari": minari.__version__, "h5py": h5py.__version__}
+    found["machine"] = timing.machine(nice=os.nice(0), **versions)
     write_json(arguments.output, found)
     print(json_text(found))
 

@@ -13,36 +13,23 @@ CPU seconds of this process, the least of several repeats. Writes `benchmarks/re
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from timing import machine, seconds
 
 from medgym_offline.diseases.diabetes.clinician import record
 from medgym_offline.diseases.diabetes.meals import meals, served
 from medgym_offline.diseases.diabetes.minimal import fit
 from medgym_offline.diseases.diabetes.people import published
-from medgym_offline.diseases.diabetes.truth import flow, start, truth
+from medgym_offline.diseases.diabetes.truth import play, start, truth
+from medgym_offline.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "diabetes.json"
 RECORDED = 181.0 / 30
 """Seconds of a patient-day of simglucose, the least of two runs of 30 (181 and 324 s)."""
-
-
-def seconds(action: Callable[[], object], repeats: int = 3) -> float:
-    """Least CPU time of `repeats` calls, after one that does not count."""
-    action()
-    times = []
-    for _ in range(repeats):
-        begin = time.process_time()
-        action()
-        times.append(time.process_time() - begin)
-    return min(times)
 
 
 def simglucose() -> float:
@@ -62,8 +49,9 @@ def stacks(episodes: int) -> float:
     model = truth(people)
     plate = meals(np.arange(30 * episodes).reshape(30, episodes), people["BW"])
     grid = served(plate.minutes, plate.grams, 288)
-    dose: Tensor = torch.tensor([0.014, 0.05]).expand(30, episodes, 2)
-    return seconds(lambda: flow(model, start(model, episodes), dose, grid)) / (30 * episodes)
+    insulin = torch.ones(30, episodes, 288)  # U/h
+    insulin[..., 0] = 40.0
+    return seconds(lambda: play(model, start(model, episodes), insulin, grid)) / (30 * episodes)
 
 
 def main() -> None:
@@ -78,13 +66,8 @@ def main() -> None:
     rows = []
     for episodes in (16, 128, 512):
         own = stacks(episodes)
-        rows.append(
-            {
-                "days_per_patient": episodes,
-                "patient_days_per_second": round(1 / own),
-                "times_simglucose": round(other / own),
-            }
-        )
+        speeds = {"patient_days_per_second": round(1 / own), "times_simglucose": round(other / own)}
+        rows.append({"days_per_patient": episodes, **speeds})
     model = truth(published())
     begin = time.process_time()
     found = record(model)
@@ -94,15 +77,14 @@ def main() -> None:
     fit(found.sensor, (found.basal / 12 + found.bolus) / weight, found.logged / weight, parity=0)
     results = {
         "command": "python benchmarks/diabetes.py" + (" --simglucose" if options.simglucose else ""),
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
+        "machine": machine(),
         "simglucose": {"seconds_per_patient_day": round(other, 3), "measured": options.simglucose},
         "truth": rows,
         "records_of_30_patients_14_days_seconds": round(recording, 1),
         "fit_of_30_patients_seconds": round(time.process_time() - begin, 1),
     }
-    options.output.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    print(json.dumps(results, indent=2, sort_keys=True))
+    write_json(options.output, results)
+    print(options.output.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
-import os
-import platform
 import sys
 import time
 from collections import defaultdict
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import machine, rounded
 
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.envs import TreatmentEnv
@@ -156,15 +155,6 @@ def workers(bank: SimulatorBank, updates: int, shard: int) -> dict[str, Any]:
     return {"one_s": took[1], "two_s": took[2], "ratio": took[1] / took[2], "goal": 1.8, "updates": updates}
 
 
-def rounded(value: Any) -> Any:
-    """Four digits."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [rounded(v) for v in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -182,11 +172,10 @@ def main() -> None:
     kept = keep_memory()
     watch_parts()
     whole = prior_bank(max(options.patients)) if options.bank == "prior" else load_simulators(options.bank)
-    machine = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "keep_memory": kept}
     results: dict[str, Any] = {
         "command": "python benchmarks/online_training.py " + " ".join(sys.argv[1:]),
         "bank": whole.name,
-        "machine": machine | {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": machine(keep_memory=kept),
     }
     if "parts" in options.measure:
         results["parts"] = [

@@ -18,35 +18,23 @@ Writes `benchmarks/results/simulators.json`.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from timing import machine, rounded, seconds
 from torch import Tensor, nn
 
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
+from medgym_offline.files import release_folder, write_json
 from medgym_offline.simulators import SimulatorBank, load_simulators
 from medgym_offline.threads import keep_memory
 
 RESULTS = Path(__file__).parent / "results" / "simulators.json"
 EPISODES = 64
-
-
-def seconds(action: Callable[[], Any], repeats: int) -> float:
-    """Least CPU time of `repeats` calls, after one that does not count."""
-    action()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        action()
-        times.append(time.process_time() - start)
-    return min(times)
 
 
 class OneEnvironment:
@@ -159,38 +147,37 @@ def holds(bank: SimulatorBank, times: Tensor, repeats: int, goal: float) -> dict
 def fits(cohort_path: Path, bank: SimulatorBank, steps: int, sample: int) -> dict[str, Any]:
     """(d): all Ind models stacked against one by one."""
     from medgym_offline.cohorts import Cohort
-    from medgym_offline.diseases.sepsis.needs import estimate_need
-    from medgym_offline.diseases.sepsis.prior import draw_response, draw_threshold
-    from medgym_offline.simulators.data import HORIZON, fit_data
+    from medgym_offline.diseases.sepsis.model import MODEL
+    from medgym_offline.diseases.sepsis.needs import NeedPrior
+    from medgym_offline.simulators.data import fit_data
     from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 
     cohort = Cohort.read(cohort_path)
     cohort = cohort.select([p for p in bank.patients if p in set(cohort.patients)])
-    config = replace(FitConfig(), population_steps=1)
+    config, physics = replace(FitConfig(), population_steps=1), bank.physics
 
     def parts(patients: list[str]) -> tuple[Any, ...]:
-        data = fit_data(cohort.select(patients).to_grid(1.0, float(HORIZON)), bank.scales)
-        need = estimate_need(data, data.length[:, None] > torch.arange(HORIZON).numpy(), bank.physics, 0)
-        return data, need, draw_response(0, data.patients), draw_threshold(0, data.patients)
+        grid = cohort.select(patients).to_grid(1.0, bank.disease.process.horizon)
+        data = fit_data(grid, bank.disease, bank.scales)
+        hours = np.arange(data.u.shape[1])[None] < data.length[:, None]
+        return data, MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
 
     everyone = parts(list(cohort.patients))
-    population = fit_population(*everyone, bank.physics, config, False)
+    population = fit_population(*everyone, physics, config, False)
 
-    def time_of(inputs: tuple[Any, ...]) -> float:
+    def time_of(data: Any, given: Any) -> float:
         """Seconds per step: the difference of two lengths, so that set-up does not count."""
-        data, *draws = inputs
         took = []
         for count in (1, 1 + steps):
             fit = replace(config, individual_steps=count)
-            start = time.process_time()
-            fit_individuals(data, population, *draws, bank.physics, fit, False)
-            took.append(time.process_time() - start)
+            fit_one = partial(fit_individuals, data, population, given, physics, fit, False)
+            took.append(seconds(fit_one, 1, warm=False))
         return (took[1] - took[0]) / steps
 
-    time_of(everyone)
-    stacked = time_of(everyone)
+    time_of(*everyone)
+    stacked = time_of(*everyone)
     chosen = list(cohort.patients)[:: max(1, len(cohort) // sample)][:sample]
-    alone = sum(time_of(parts([p])) for p in chosen) / len(chosen)
+    alone = sum(time_of(*parts([p])) for p in chosen) / len(chosen)
     full = FitConfig().individual_steps
     return {
         "patients": len(cohort),
@@ -204,20 +191,11 @@ def fits(cohort_path: Path, bank: SimulatorBank, steps: int, sample: int) -> dic
 
 def loading(name: str, repeats: int) -> dict[str, Any]:
     """(e)."""
-    from medgym_offline.files import release_folder
-
     path = (
         Path(name) if name.endswith(".safetensors") else release_folder("generation") / "banks" / f"{name}.safetensors"
     )
     took = seconds(lambda: load_simulators(path), repeats)
     return {"load_s": took, "megabytes": path.stat().st_size / 1e6, "goal_s": 0.5, "goal_megabytes": 10}
-
-
-def rounded(value: Any) -> Any:
-    """Four digits."""
-    if isinstance(value, dict):
-        return {k: rounded(v) for k, v in value.items()}
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def main() -> None:
@@ -234,14 +212,13 @@ def main() -> None:
     torch.set_num_threads(1)
     kept = not options.return_memory and keep_memory()
     bank = load_simulators(options.bank)
-    machine = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
     results: dict[str, Any] = {
         "command": f"python benchmarks/simulators.py --bank {options.bank}"
         + (f" --cohort {options.cohort}" if options.cohort else ""),
         "bank": bank.name,
         "patients": len(bank),
         "episodes": EPISODES,
-        "machine": machine | {"python": platform.python_version(), "torch": torch.__version__, "keep_memory": kept},
+        "machine": machine(keep_memory=kept),
         "environment_step": environment_steps(bank, options.repeats),
         "dense_36h": holds(bank, torch.arange(1.0, 37.0), options.repeats, 10),
         "hold_4.8h": holds(bank, torch.tensor([4.8]), options.repeats, 2),
@@ -249,9 +226,8 @@ def main() -> None:
     }
     if options.cohort:
         results["fit_individuals"] = fits(options.cohort, bank, options.fit_steps, options.fit_sample)
-    results = rounded(results)
-    options.output.write_text(json.dumps(results, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    print(json.dumps(results, indent=2, sort_keys=True))
+    write_json(options.output, rounded(results))
+    print(options.output.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -36,13 +36,13 @@ def variants() -> dict[str, BankRecipe]:
     base = replace(shipped, spread=1.0, distill=replace(shipped.distill, steps=10))
 
     def pooled(hours: float, pooling: float) -> BankRecipe:
-        return replace(base, need_prior=replace(base.need_prior, hours=hours), fit=replace(base.fit, pooling=pooling))
+        return replace(base, prior=replace(base.prior, hours=hours), fit=replace(base.fit, pooling=pooling))
 
     levelling = replace(base.physics, growing_overload=False, overload=Physics().overload)
     return {
         "first draw": base,
         "prior of needs 25 h": pooled(25.0, base.fit.pooling),
-        "pull 0.01": pooled(base.need_prior.hours, 0.01),
+        "pull 0.01": pooled(base.prior.hours, 0.01),
         "prior of needs 40 h, pull 0.01": pooled(40.0, 0.01),
         "prior of needs 100 h": pooled(100.0, base.fit.pooling),
         "overload that levels off": replace(base, physics=levelling),

@@ -15,35 +15,25 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from experiments.common import (
     BETTER,
+    NAMES,
     Claim,
-    Recipe,
     Row,
     Scores,
-    digest,
     facts,
     main,
     markdown_table,
     shown,
     units,
 )  # fmt: skip
-from experiments.offline import Source, load_sources, train_and_score
-from medgym_offline.offline import PROFILES, OfflineConfig
+from experiments.offline import Learner, Learning, Source, load_sources, train_and_score
+from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.ball import Ball
 from medgym_offline.offline.data import stack_transitions
 
 __all__ = ["AblationRecipe", "markdown", "run"]
 
 SCORES = {"severity_mean": 3, "return": 2, "safe_hourly": 1, "support_distance": 3, "support_outside": 1}
-COMPARED = {"severity_mean": "SOFA (all)", "support_distance": "support distance", "return": "return"}
 WORDS = {"holds": "better", "does not hold": "worse"}
-
-
-class Dataset(BaseModel):
-    """A dataset and the bank it was made on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    id: str
-    bank: str
 
 
 class Variant(BaseModel):
@@ -55,34 +45,28 @@ class Variant(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
 
 
-class AblationRecipe(Recipe):
-    """Variants, compared with `reference` and with `default`, the one that ships."""
+class AblationRecipe(Learning):
+    """Variants, compared with `reference` and with `default`, the one that ships; datasets by id, with their bank."""
 
-    datasets: tuple[Dataset, ...] = Field(min_length=1)
+    datasets: dict[str, str] = Field(min_length=1)
     variants: dict[str, Variant] = Field(min_length=2)
     reference: str
     default: str
     scope: Literal["ind", "pop"] = "ind"
     patients: NonNegativeInt = 22
-    seed: NonNegativeInt = 0
-    seeds: PositiveInt = 5
     episodes: PositiveInt = 10
-    profile: Literal[tuple(PROFILES)] = "quick"  # type: ignore[valid-type]
-    settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _known(self) -> AblationRecipe:
+    def _complete(self) -> AblationRecipe:
         for name in (self.reference, self.default):
             if name not in self.variants:
                 raise ValueError(f"no variant {name!r} (variants: {', '.join(self.variants)})")
-        for name in self.variants:
-            self.config(name)
+        self.learners()
         return self
 
-    def config(self, variant: str) -> OfflineConfig:
-        """Settings of a variant."""
-        own = self.variants[variant].settings
-        return OfflineConfig.from_dict({**PROFILES[self.profile].to_dict(), **self.settings, **own})
+    def learners(self) -> list[Learner]:
+        """A learner for each variant."""
+        return [(name, v.algorithm, self.scope, self.changed(v.settings)) for name, v in self.variants.items()]
 
 
 def _unit(source: Source, row: Row, algorithm: str, seed: int, config: OfflineConfig, episodes: int) -> pl.DataFrame:
@@ -100,17 +84,8 @@ def _unit(source: Source, row: Row, algorithm: str, seed: int, config: OfflineCo
 def run(recipe: AblationRecipe, folder: Path, workers: int = 1, sources: list[Source] | None = None) -> pl.DataFrame:
     """Train and score every variant; finished units are kept in `folder`."""
     if sources is None:
-        sources = [load_sources(d.bank, (d.id,), recipe.patients)[0] for d in recipe.datasets]
-    calls: dict[str, tuple[Any, ...]] = {}
-    for seed in range(recipe.seed, recipe.seed + recipe.seeds):
-        for source in sources:
-            data, bank = source
-            for name, variant in recipe.variants.items():
-                config, row = recipe.config(name), Row(name, recipe.scope, data.timing, data.decisions)
-                made = (data.identity, bank.content_hash, bank.patients, recipe.episodes, config.to_dict())
-                unit = "-".join((*map(str, row), f"seed{seed}", digest(variant.algorithm, made)))
-                calls[unit] = (source, row, variant.algorithm, seed, config, recipe.episodes)
-    return units(_unit, calls, folder, workers)
+        sources = [load_sources(bank, (name,), recipe.patients)[0] for name, bank in recipe.datasets.items()]
+    return units(recipe.units(sources, recipe.learners(), _unit), folder, workers)
 
 
 def markdown(recipe: AblationRecipe, frame: pl.DataFrame, resamples: int = 10_000) -> str:
@@ -125,9 +100,9 @@ def markdown(recipe: AblationRecipe, frame: pl.DataFrame, resamples: int = 10_00
         "the behavior's own 95th percentile of support distance; data outside %: rows of the data outside the ball.",
     ]
     for dataset in recipe.datasets:
-        scores = Scores(frame.filter(pl.col("data") == dataset.id), resamples)
+        scores = Scores(frame.filter(pl.col("data") == dataset), resamples)
         rows = scores.rows
-        parts.append(f"## {dataset.id}: {len(scores.patients(rows[0]))} patients, {rows[0].timing} timing")
+        parts.append(f"## {dataset}: {len(scores.patients(rows[0]))} patients, {rows[0].timing} timing")
         for world in scores.worlds:
             parts.append(f"### {world.capitalize()} world")
             body = []
@@ -140,13 +115,13 @@ def markdown(recipe: AblationRecipe, frame: pl.DataFrame, resamples: int = 10_00
                 reference = next(row for row in rows if row.method == other)
                 body = [_compared(recipe, scores, row, reference, world) for row in rows if row != reference]
                 against = f"Against {recipe.variants[other].label}, gain %"
-                parts.append(markdown_table("Compared", [against, *COMPARED.values()], body))
+                parts.append(markdown_table("Compared", [against, *NAMES.values()], body))
     return "\n\n".join(parts) + "\n"
 
 
 def _compared(recipe: AblationRecipe, scores: Scores, row: Row, reference: Row, world: str) -> list[str]:
     cells = []
-    for metric in COMPARED:
+    for metric in NAMES:
         gain = scores.gain(row, reference, world, metric)
         if gain is None:
             cells.append("-")

@@ -70,8 +70,8 @@ def run(recipe: CeilingsRecipe, folder: Path, workers: int = 1, bank: SimulatorB
     for first in range(0, len(chosen), recipe.shard):
         part = chosen[first : first + recipe.shard]
         name = f"{first:04d}-{digest(bank.content_hash, recipe.world, part, repr(config))}"
-        calls[name] = (bank.select(part), config)
-    return units(_search, calls, folder, workers)
+        calls[name] = (_search, bank.select(part), config)
+    return units(calls, folder, workers)
 
 
 def gains(frame: pl.DataFrame) -> dict[str, np.ndarray]:

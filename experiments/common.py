@@ -31,9 +31,9 @@ from medgym_offline import Evaluation, MedGymError
 from medgym_offline.files import atomic_path, read_toml, write_text
 
 __all__ = [
-    "BETTER", "HERE", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "claims_table", "cut",
-    "digest", "estimate", "facts", "main", "markdown_table", "read_scores", "shown", "shown_cut", "spread",
-    "tidy", "tidy_rows", "units",
+    "BETTER", "HERE", "NAMES", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "claims_table", "cut",
+    "digest", "estimate", "facts", "main", "markdown_table", "parts_main", "plain_table", "read_scores", "shown",
+    "shown_cut", "spread", "tidy", "tidy_rows", "units",
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
@@ -48,6 +48,9 @@ BETTER = {
     "last_interval": 0, **dict.fromkeys(("dt_q05", "dt_q25", "dt_q50", "dt_q75", "dt_q95"), 0),
 }  # fmt: skip
 """Metrics that are kept, with the direction that is better."""
+
+NAMES = {"severity_mean": "SOFA (all)", "support_distance": "support distance", "return": "return"}
+"""Metrics that claims compare, as tables call them."""
 
 CURVES = {"severity": "sofa", "monitored": "lactate"}
 """A curve of an evaluation -> its name in the results of the studies, all of which are of sepsis."""
@@ -126,6 +129,32 @@ def main(
     print(f"wrote {path} and {path.with_suffix('.md')}", file=sys.stderr)
 
 
+def parts_main(
+    description: str, recipe: Any, run: Callable[[Any, str, int], Path], tables: Callable[[Any], str], page: Path
+) -> None:
+    """The command line of a study in parts: `run PART...`, and `tables`, which writes `page` from those that are there.
+
+    Args:
+        description: Help.
+        recipe: Has `part`, by name.
+        run: (recipe, name of a part, workers) -> where its results are.
+        tables: recipe -> Markdown.
+        page: Where that goes.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="run parts")
+    running.add_argument("parts", nargs="+", choices=list(recipe.part), metavar="PART", help=", ".join(recipe.part))
+    running.add_argument("--workers", type=int, default=1, help="processes at a time")
+    commands.add_parser("tables", help=f"write {page.name}")
+    options = parser.parse_args()
+    if options.command == "tables":
+        write_text(page, tables(recipe))
+        return
+    for name in options.parts:
+        print(f"wrote {run(recipe, name, options.workers)}", file=sys.stderr)
+
+
 def spread(patients: Sequence[str], count: int) -> tuple[str, ...]:
     """`count` of `patients`, evenly spread, in order; 0: all.
 
@@ -145,20 +174,17 @@ def digest(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def units(
-    function: Callable[..., pl.DataFrame], calls: Mapping[str, tuple[Any, ...]], folder: Path, workers: int = 1
-) -> pl.DataFrame:
-    """The tables of `function(*arguments)` of every call, below each other; each is kept in `folder` as it finishes.
+def units(calls: Mapping[str, tuple[Any, ...]], folder: Path, workers: int = 1) -> pl.DataFrame:
+    """The tables of every call, below each other; each is kept in `folder` as it finishes.
 
     Args:
-        function: Importable by a worker.
-        calls: Name of a unit -> arguments. The name must hold a digest of what decides the result: a unit whose file
-            is there is read, not run.
+        calls: Name of a unit -> a function that workers can import, and its arguments. The name must hold a digest of
+            what decides the result: a unit whose file is there is read, not run.
         folder: Of the files.
         workers: Processes at a time.
     """
 
-    def one(name: str, values: tuple[Any, ...]) -> None:
+    def one(name: str, function: Callable[..., pl.DataFrame], *values: Any) -> None:
         found = function(*values)
         with atomic_path(folder / f"{name}.parquet") as path:
             found.write_parquet(path)
@@ -166,7 +192,7 @@ def units(
     missing = [name for name in calls if not (folder / f"{name}.parquet").exists()]
     print(f"{len(calls) - len(missing)} of {len(calls)} units are there", file=sys.stderr)
     folder.mkdir(parents=True, exist_ok=True)
-    Parallel(n_jobs=workers, verbose=5 if missing else 0)(delayed(one)(name, calls[name]) for name in missing)
+    Parallel(n_jobs=workers, verbose=5 if missing else 0)(delayed(one)(name, *calls[name]) for name in missing)
     return pl.concat([pl.read_parquet(folder / f"{name}.parquet") for name in calls])
 
 
@@ -182,11 +208,9 @@ class Row(NamedTuple):
     decisions: int
 
 
-def facts(
-    data: str, row: Row, seed: int, values: Mapping[str, float | None], world: str = "training", patient: str = "all"
-) -> pl.DataFrame:
-    """Numbers that belong to no single patient (or to one) as tidy rows; None is left out."""
-    rows = [(data, *row, seed, patient, world, metric, value) for metric, value in values.items() if value is not None]
+def facts(data: str, row: Row, seed: int, values: Mapping[str, float | None], world: str = "training") -> pl.DataFrame:
+    """Numbers that belong to no single patient as tidy rows; None is left out."""
+    rows = [(data, *row, seed, "all", world, metric, value) for metric, value in values.items() if value is not None]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
@@ -196,9 +220,7 @@ def tidy_rows(data: str, row: Row, seed: int, world: str, metric: str, values: M
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def tidy(
-    evaluation: Evaluation, data: str, row: Row, seed: int, hours: Iterable[int] = range(0, 97, 4)
-) -> pl.DataFrame:
+def tidy(evaluation: Evaluation, data: str, row: Row, seed: int) -> pl.DataFrame:
     """An evaluation as tidy rows: every metric of :data:`BETTER` per patient, mean courses, support quantiles."""
     parts = []
     for world, found in evaluation.worlds.items():
@@ -207,7 +229,12 @@ def tidy(
         for metric in (m for m in BETTER if m in columns):
             parts.append(tidy_rows(data, row, seed, world, metric, dict(zip(patients, columns[metric]))))
         courses = {CURVES[k]: v["mean"] for k, v in found.curves.items() if isinstance(v, Mapping)}
-        single = {f"{name}@{h}": float(course[h]) for name, course in courses.items() for h in hours if h < len(course)}
+        single = {
+            f"{name}@{h}": float(course[h])
+            for name, course in courses.items()
+            for h in range(0, 97, 4)
+            if h < len(course)
+        }
         if found.support:
             single |= _quantiles(found.support["policy"]["quantiles"])
             if "behavior" in found.support:
@@ -274,6 +301,31 @@ def estimate(values: np.ndarray, statistic: Callable[..., Any] = np.mean, resamp
     return Estimate(float(statistic(values)), float(low), float(high), len(values))
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What must hold: a measure in every world against the value of no effect.
+
+    The verdict is a comparison of the interval with `null`, nothing else: it *holds* if the whole interval lies on the
+    wanted side, *does not hold* if it lies on the other, is *not shown* if it contains the value, and below
+    :data:`MINIMUM` patients there is none.
+    """
+
+    text: str
+    measure: str
+    found: Mapping[str, Estimate]
+    null: float = 0.0
+    better: int = 1
+    digits: int = 1
+
+    def verdict(self, world: str) -> str:
+        """Of one world."""
+        one = self.found[world]
+        if one.patients < MINIMUM:
+            return "too few"
+        ends = [self.better * (end - self.null) for end in (one.low, one.high)]
+        return "holds" if min(ends) > 0 else "does not hold" if max(ends) < 0 else "not shown"
+
+
 class Scores:
     """Estimates and comparisons of a tidy table.
 
@@ -310,13 +362,13 @@ class Scores:
         found = self._of.get((row, world, metric), {}).get("all")
         return None if found is None else float(np.mean(found))
 
-    def course(self, row: Row, world: str, name: str, patient: str = "all") -> tuple[list[float], list[float]]:
+    def course(self, row: Row, world: str, name: str) -> tuple[list[float], list[float]]:
         """Positions and values of `name@position`, in order of position."""
         found = []
         for (one, where, metric), values in self._of.items():
             variable, _, place = metric.partition("@")
-            if (one, where, variable) == (row, world, name) and place and patient in values:
-                found.append((float(place.removeprefix("q")), float(np.mean(values[patient]))))
+            if (one, where, variable) == (row, world, name) and place and "all" in values:
+                found.append((float(place.removeprefix("q")), float(np.mean(values["all"]))))
         found.sort()
         return [x for x, _ in found], [y for _, y in found]
 
@@ -327,13 +379,6 @@ class Scores:
             return None
         chosen = list(found) if patients is None or "all" in found else [p for p in patients if p in found]
         return self._estimates(lambda x: x.mean(-1)[None], [np.array([found[p] for p in chosen])])[0]
-
-    def value(self, row: Row, world: str, metric: str, patients: Iterable[str] | None = None) -> float:
-        """As :meth:`mean`, the number alone; `MedGymError` where it was not measured."""
-        found = self.mean(row, world, metric, patients)
-        if found is None:
-            raise MedGymError(f"{row.method} has no {metric} in the {world} world; run the study again")
-        return found.value
 
     def gain(
         self, method: Row, reference: Row, world: str, metric: str = "severity_mean", among: Iterable[str] | None = None
@@ -363,6 +408,18 @@ class Scores:
         p = float(scipy.stats.wilcoxon(gap).pvalue) if np.any(gap) else 1.0
         return Gain(percent, wins, difference, p, float(x.mean() / y.mean()))
 
+    def claim(
+        self, text: str, method: Row, reference: Row, most: bool = False, metric: str = "severity_mean",
+        among: Iterable[str] | None = None,
+    ) -> list[Claim]:  # fmt: skip
+        """That `method` is better than `reference`, in the mean or in `most` patients; none if one was not scored."""
+        gains = {w: g for w in self.worlds if (g := self.gain(method, reference, w, metric, among))}
+        if not gains:
+            return []
+        if most:
+            return [Claim(text, "patients in whom it is better, %", {w: g.wins for w, g in gains.items()}, 50.0)]
+        return [Claim(text, f"gain in mean {NAMES[metric]}, %", {w: g.percent for w, g in gains.items()})]
+
     def _estimates(self, statistic: Callable[..., np.ndarray], samples: Sequence[np.ndarray]) -> list[Estimate]:
         """Values of `statistic` of patients' means (..., P), with intervals; `samples` are (P, seeds)."""
         count, rng = len(samples[0]), np.random.default_rng(0)
@@ -385,31 +442,6 @@ class Scores:
             method="percentile", confidence_level=CONFIDENCE, random_state=np.random.default_rng(1),
         ).confidence_interval  # fmt: skip
         return [Estimate(float(v), float(low), float(high), count) for v, low, high in zip(values, *ends)]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What must hold: a measure in every world against the value of no effect.
-
-    The verdict is a comparison of the interval with `null`, nothing else: it *holds* if the whole interval lies on the
-    wanted side, *does not hold* if it lies on the other, is *not shown* if it contains the value, and below
-    :data:`MINIMUM` patients there is none.
-    """
-
-    text: str
-    measure: str
-    found: Mapping[str, Estimate]
-    null: float = 0.0
-    better: int = 1
-    digits: int = 1
-
-    def verdict(self, world: str) -> str:
-        """Of one world."""
-        one = self.found[world]
-        if one.patients < MINIMUM:
-            return "too few"
-        ends = [self.better * (end - self.null) for end in (one.low, one.high)]
-        return "holds" if min(ends) > 0 else "does not hold" if max(ends) < 0 else "not shown"
 
 
 # -- Markdown ----------------------------------------------------------------------------------------------------------
@@ -453,8 +485,13 @@ def markdown_table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[s
     |:-|-:|
     | x | 1 |
     """
-    lines = ["| " + " | ".join(cells) + " |" for cells in (heads, *rows)]
-    return "\n".join([f"**{caption}**", "", lines[0], "|:-|" + "-:|" * (len(heads) - 1), *lines[1:]])
+    return f"**{caption}**\n\n" + plain_table(heads, rows, "|:-|" + "-:|" * (len(heads) - 1))
+
+
+def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]], rule: str = "") -> str:
+    """A table without a caption; `rule` is the line below its heads."""
+    first, *lines = ("| " + " | ".join(cells) + " |" for cells in (heads, *rows))
+    return "\n".join([first, rule or "|" + "-|" * len(heads), *lines])
 
 
 def claims_table(claims: Sequence[Claim], worlds: Sequence[str]) -> str:

@@ -2,14 +2,16 @@
 
     python -m experiments.figures online offline --output runs/figures
 
-Online: Figure 4 (budgets, courses), 5, 9 and 10 (Ind against Pop, patient by patient), 6 (severity and lactate), 8
-(cases). Offline: 11 (scores and courses), 12 (Ind against Pop), 13 (support distances).
+For each timing and world: scores with their intervals (Figure 11), Ind against Pop patient by patient (5, 9, 10, 12),
+mean courses of severity and lactate (6, 11), of an online study scores by budget (4), of an offline one the distance to
+the data (13).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,152 +22,84 @@ import polars as pl
 from experiments.common import HERE, Row, Scores, read_scores
 from experiments.offline import BEHAVIOR, OfflineRecipe
 from experiments.offline import label as offline_label
-from experiments.online import OnlineRecipe, algorithm_label, label
+from experiments.online import OnlineRecipe, label
+from medgym_offline.reports import INK, draw_figure, write_svg
 
 __all__ = ["draw"]
 
-DASH = {"adaptive": "-", "fixed": "--", "ind": "-", "ind-scratch": "-", "pop": "--", "dr": ":"}
-MARK = {"adaptive": "o", "fixed": "s"}
-UNITS = {
-    "sofa": "SOFA, points", "lactate": "Lactate, mmol/L", "vasopressor": "Vasopressor, ug/kg/min",
-    "fluids": "Fluids, L/h",
-}  # fmt: skip
+COURSES = {"sofa": "SOFA, points", "lactate": "Lactate, mmol/L"}
 
 
-def _save(path: Path, title: str, on: Callable[[Any], None], size: tuple[float, float] = (5.0, 3.5)) -> Path:
-    import matplotlib
+@dataclass(frozen=True)
+class Panel:
+    """What a figure is drawn from: scores, a world, the rows shown, and what they are called."""
 
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
+    scores: Scores
+    world: str
+    rows: list[Row]
+    name: Callable[[Row], str]
 
-    with plt.rc_context({"svg.hashsalt": "medgym", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.3}):
-        figure, axes = plt.subplots(figsize=size, layout="constrained")
-        on(axes)
-        axes.set_title(title, fontsize=10)
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize=8, frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
-    return path
+    def intervals(self, axes: Any) -> None:
+        """Mean severity of every row."""
+        for at, row in enumerate(self.rows):
+            one = self.scores.mean(row, self.world, "severity_mean")
+            axes.errorbar([one.value], [at], xerr=[[one.value - one.low], [one.high - one.value]], fmt="o")
+        axes.set(yticks=range(len(self.rows)), yticklabels=map(self.name, self.rows), xlabel="SOFA (all), points")
 
+    def patients(self, axes: Any) -> None:
+        """Gain of Ind over Pop in every patient, where a row has such a partner."""
+        pairs = [r for r in self.rows if r.scope != "pop" and r._replace(scope="pop") in self.rows]
+        for at, row in enumerate(pairs):
+            gain = np.sort(self._severity(row._replace(scope="pop")) - self._severity(row))
+            axes.plot(gain, at + np.linspace(-0.3, 0.3, len(gain)), ".", markersize=3)
+        axes.axvline(0.0, color=INK, linewidth=0.8)
+        axes.set(yticks=range(len(pairs)), yticklabels=map(self.name, pairs), xlabel="SOFA of Pop minus SOFA of Ind")
 
-def _interval(axes: Any, found: Any, at: float, vertical: bool = False, **style: Any) -> None:
-    ends = [[found.value - found.low], [found.high - found.value]]
-    x, y = ([at], [found.value]) if vertical else ([found.value], [at])
-    axes.errorbar(x, y, **{"yerr" if vertical else "xerr": ends}, **style)
+    def _severity(self, row: Row) -> np.ndarray:
+        found = self.scores.frame.filter(**row._asdict(), world=self.world, metric="severity_mean")
+        return found.group_by("patient").agg(pl.mean("value")).sort("patient")["value"].to_numpy()
 
+    def courses(self, axes: Any, variable: str) -> None:
+        """Mean over patients."""
+        for row in self.rows:
+            axes.plot(*self.scores.course(row, self.world, variable), label=self.name(row))
+        axes.set(xlabel="Hours", ylabel=COURSES[variable], xticks=range(0, 97, 24))
+        axes.legend(fontsize=6)
 
-def _courses(
-    axes: Any, scores: Scores, lines: Sequence[tuple[Row, str]], world: str, name: str, who: str = "all"
-) -> None:
-    for row, words in lines:
-        hours, values = scores.course(row, world, name, who)
-        axes.plot(hours, values, DASH[row.timing if who != "all" else row.scope], label=words)
-    axes.set(xlabel="Hours", ylabel=UNITS[name], xticks=range(0, 97, 24))
-
-
-def _wins(axes: Any, scores: Scores, rows: Sequence[Row], world: str, names: Callable[[Row], str]) -> None:
-    """Gain of Ind over Pop, patient by patient, and its mean."""
-    for at, row in enumerate(rows):
-        both = [scores.frame.filter(pl.col("metric") == "severity_mean", pl.col("world") == world, pl.col("scope") == s,
-                *(pl.col(n) == getattr(row, n) for n in ("method", "timing", "decisions"))).group_by("patient").agg(
-                pl.col("value").mean()).sort("patient")["value"].to_numpy() for s in (row.scope, "pop")]  # fmt: skip
-        gain = np.sort(both[1] - both[0])
-        axes.plot(gain, at + np.linspace(-0.3, 0.3, len(gain)), ".", markersize=3)
-        axes.text(gain.max(), at + 0.3, f" {100 * (gain > 0).mean():.0f} % better", fontsize=7)
-    axes.axvline(0.0, color="black", linewidth=0.8)
-    axes.set(yticks=range(len(rows)), yticklabels=[names(r) for r in rows], xlabel="SOFA of Pop minus SOFA of Ind")
-
-
-def _online(scores: Scores, recipe: OnlineRecipe, home: Path) -> list[Path]:
-    found, k, head = [], recipe.decisions, scores.worlds[0]
-    table = [r for r in scores.rows if r.method in recipe.algorithms and r.scope in (recipe.individual, "pop")]
-    table = [r for r in table if r.decisions == k]
-    for world in scores.worlds:
-
-        def budget(axes: Any, world: str = world) -> None:
-            for timing, shift in (("adaptive", 0.2), ("fixed", -0.2)):
-                for budget in recipe.budget_decisions:
-                    row = Row(recipe.budget_algorithm, recipe.budget_scope, timing, budget)
-                    words = timing if budget == recipe.budget_decisions[0] else None
-                    color = {"adaptive": "C0", "fixed": "C1"}[timing]
-                    one = scores.mean(row, world, "severity_mean")
-                    _interval(axes, one, budget + shift, True, fmt=MARK[timing], label=words, color=color)
-            axes.set(xlabel="Budget K (decisions in 96 h)", ylabel="SOFA (all), points", xticks=recipe.budget_decisions)
-
-        found.append(_save(home / f"budget-{world}.svg", f"SOFA by budget, {world} world", budget))
-        for timing in recipe.timings:
-            rows = [r for r in table if r.timing == timing and r.scope != "pop"]
-            on = partial(_wins, scores=scores, rows=rows, world=world, names=partial(label, recipe=recipe))
-            found.append(_save(home / f"patients-{timing}-{world}.svg", f"Ind against Pop, {world} world", on))
-    least = [Row(recipe.budget_algorithm, recipe.budget_scope, t, min(recipe.budget_decisions)) for t in recipe.timings]
-    family = (recipe.budget_algorithm.removesuffix("-lag"), recipe.budget_algorithm)
-    pair = [r for r in table if r.method in family and r.timing == recipe.timings[0]]
-    for name, variable, rows in (
-        ("budget-course", "sofa", least),
-        ("sofa", "sofa", pair),
-        ("lactate", "lactate", pair),
-    ):
-        lines = [(r, label(r, recipe)) for r in rows]
-        on = partial(_courses, scores=scores, lines=lines, world=head, name=variable)
-        found.append(_save(home / f"{name}.svg", f"Mean course, {head} world", on))
-
-    def trade_off(axes: Any) -> None:
-        for row in table:
-            x, y = (scores.value(row, head, m) for m in ("severity_mean", "lactate_mean"))
-            full = "none" if row.scope == "pop" else "full"
-            color = f"C{recipe.algorithms.index(row.method)}"
-            words = algorithm_label(row.method) if (row.timing, row.scope) == ("adaptive", "pop") else None
-            axes.plot(x, y, MARK[row.timing], fillstyle=full, color=color, label=words)
-        axes.set(xlabel="SOFA (all), points", ylabel="Lactate, mmol/L")
-
-    found.append(_save(home / "trade-off.svg", f"{head} world; filled: Ind, circle: adaptive", trade_off))
-    for number, patient in enumerate(dict.fromkeys(scores.frame.filter(pl.col("metric") == "case_sofa")["patient"])):
-        lines = [(r, label(r, recipe)) for r in scores.rows if r.method == "release" and r.scope != "dr"]
-        for variable in UNITS:
-            on = partial(_courses, scores=scores, lines=lines, world=head, name=variable, who=patient)
-            found.append(_save(home / f"case-{number}-{variable}.svg", f"Patient {patient}, {head} world", on))
-    return found
-
-
-def _offline(scores: Scores, home: Path) -> list[Path]:
-    found = []
-    for timing, world in [(t, w) for t in dict.fromkeys(r.timing for r in scores.rows) for w in scores.worlds]:
-        rows = [r for r in scores.rows if r.timing == timing]
-        individual = [r for r in rows if r.scope == "ind"]
-
-        def means(axes: Any, rows: Sequence[Row] = rows, world: str = world) -> None:
-            for at, row in enumerate(rows):
-                color = "C0" if row.scope == "ind" else "C1"
-                _interval(axes, scores.mean(row, world, "severity_mean"), at, fmt="o", color=color)
-            axes.set(yticks=range(len(rows)), yticklabels=[offline_label(r) for r in rows], xlabel="SOFA (all), points")
-
-        def support(axes: Any, rows: Sequence[Row] = individual or rows, world: str = world) -> None:
-            for row in [*rows, Row("data", "data", rows[0].timing, rows[0].decisions)]:
-                share, distance = scores.course(row, world, "support_distance")
-                words = "the data" if row.method == "data" else offline_label(row)
-                axes.plot(np.maximum(distance, 1e-3), share, label=words)
-            axes.set(xscale="log", xlabel="Distance to the nearest behavior data (SD)", ylabel="Decisions within it, %")
-
-        def courses(axes: Any, rows: Sequence[Row] = rows, world: str = world) -> None:
-            chosen = [(r, offline_label(r)) for r in rows if r.method in (BEHAVIOR, "gcql", "gcql-discrete")]
-            _courses(axes, scores, chosen, world, "sofa")
-
-        figures = [("scores", means, (5.0, 5.0)), ("support", support, (5.0, 4.2)), ("courses", courses, (5.0, 3.5))]
-        if len(individual) < len(rows) and individual:
-            learned = [r for r in individual if r.method != BEHAVIOR and r._replace(scope="pop") in rows]
-            wins = partial(_wins, scores=scores, rows=learned, world=world, names=offline_label)
-            figures += [("patients", wins, (5.0, 4.0))] if learned else []
-        for name, on, size in figures:
-            found.append(_save(home / f"{name}-{timing}-{world}.svg", f"{timing}, {world} world", on, size))
-    return found
+    def support(self, axes: Any) -> None:
+        """Share of decisions within a distance of the behavior data."""
+        for row in self.rows:
+            share, distance = self.scores.course(row, self.world, "support_distance")
+            axes.plot(np.maximum(distance, 1e-3), share, label="the data" if row.method == "data" else self.name(row))
+        axes.set(xscale="log", xlabel="Distance to the nearest behavior data (SD)", ylabel="Decisions within it, %")
+        axes.legend(fontsize=6)
 
 
 def draw(recipe: OnlineRecipe | OfflineRecipe, frame: pl.DataFrame, home: Path, resamples: int = 10_000) -> list[Path]:
     """Write the figures of a study's tidy table below `home`."""
-    scores = Scores(frame, resamples)
-    return _online(scores, recipe, home) if isinstance(recipe, OnlineRecipe) else _offline(scores, home)
+    scores, found = Scores(frame, resamples), []
+    name = partial(label, recipe=recipe) if isinstance(recipe, OnlineRecipe) else offline_label
+    trained = [row for row in scores.rows if row.scope != "baseline"]
+    for world, timing in ((w, t) for w in scores.worlds for t in dict.fromkeys(row.timing for row in trained)):
+        rows = [row for row in trained if row.timing == timing]
+        if isinstance(recipe, OnlineRecipe):
+            rows = [row for row in rows if row.decisions == recipe.decisions]
+        panel = Panel(scores, world, rows, name)
+        figures = {"scores": panel.intervals, "patients": panel.patients}
+        figures |= {variable: partial(panel.courses, variable=variable) for variable in COURSES}
+        if isinstance(recipe, OnlineRecipe):
+            family = recipe.budget_algorithm, recipe.budget_scope, timing
+            figures["budget"] = Panel(scores, world, [Row(*family, k) for k in recipe.budget_decisions], name).intervals
+        else:
+            ind = [row for row in rows if row.scope == "ind"] or [row for row in rows if row.method != BEHAVIOR]
+            shown = [*ind, Row("data", "data", timing, rows[0].decisions)]
+            figures["support"] = Panel(scores, world, shown, name).support
+        for kind, on in figures.items():
+            title = f"{kind}, {timing}, {world} world"
+            path = home / f"{kind}-{timing}-{world}.svg"
+            write_svg(path, draw_figure(title, lambda canvas, on=on: on(canvas.subplots()), title, (6.0, 5.0)))
+            found.append(path)
+    return found
 
 
 if __name__ == "__main__":

@@ -10,7 +10,9 @@ support distances.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,35 +40,33 @@ from medgym_offline import SimulatorBank, Transitions, evaluate, load_dataset, l
 from medgym_offline.offline import ALGORITHMS, PROFILES, OfflineConfig, train
 from medgym_offline.online import load_behavior
 
-__all__ = ["OfflineRecipe", "Source", "claims", "label", "load_sources", "markdown", "run", "train_and_score"]
+__all__ = [
+    "Learner", "Learning", "OfflineRecipe", "Source", "claims", "label", "load_sources", "markdown", "run",
+    "train_and_score",
+]  # fmt: skip
 
 Algorithm = Literal[tuple(ALGORITHMS)]  # type: ignore[valid-type]
 Scope = Literal["ind", "pop"]
 BEHAVIOR = "trpo-lag"  # the algorithm of the release's behaviors
 Source = tuple[Transitions, SimulatorBank]
+Learner = tuple[str, str, str, OfflineConfig]
+"""Name in tables, algorithm, scope, settings."""
 
 
-class OfflineRecipe(Recipe):
-    """Who learns from which data.
+class Learning(Recipe):
+    """How learners are trained and scored.
 
     Attributes:
-        datasets: Ids, one per timing, made by the behavior of scope `behavior` on `bank`.
         patients: Evenly spread over the bank; 0: all.
-        profile, settings, algorithm_settings: The profile of `OfflineConfig`, and what differs from it.
+        profile, settings: The profile of `OfflineConfig`, and what differs from it.
     """
 
-    bank: str = "sepsis-v0"
-    datasets: tuple[str, ...] = Field(("medgym/sepsis-ind-fixed-v0", "medgym/sepsis-ind-v0"), min_length=1)
-    behavior: Scope = "ind"
-    algorithms: tuple[Algorithm, ...] = Field(tuple(ALGORITHMS), min_length=1)
-    scopes: tuple[Scope, ...] = Field(("ind", "pop"), min_length=1)
     patients: NonNegativeInt = 0
     seed: NonNegativeInt = 0
     seeds: PositiveInt = 5
     episodes: PositiveInt = 50
     profile: Literal[tuple(PROFILES)] = "quick"  # type: ignore[valid-type]
     settings: dict[str, Any] = Field(default_factory=dict)
-    algorithm_settings: dict[Algorithm, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("settings")
     @classmethod
@@ -74,10 +74,38 @@ class OfflineRecipe(Recipe):
         OfflineConfig.from_dict(settings)
         return settings
 
-    def config(self, algorithm: str) -> OfflineConfig:
-        """Settings of an algorithm."""
-        own = self.algorithm_settings.get(algorithm, {})
+    def changed(self, own: Mapping[str, Any]) -> OfflineConfig:
+        """The settings, with those of one learner."""
         return OfflineConfig.from_dict({**PROFILES[self.profile].to_dict(), **self.settings, **own})
+
+    def units(
+        self, sources: Sequence[Source], learners: Sequence[Learner], function: Callable[..., pl.DataFrame]
+    ) -> dict[str, tuple[Any, ...]]:
+        """Calls of `function` by name, seed by seed, so that what a killed study has is as even as can be."""
+        calls: dict[str, tuple[Any, ...]] = {}
+        seeds = range(self.seed, self.seed + self.seeds)
+        for seed, (data, bank), (name, algorithm, scope, config) in product(seeds, sources, learners):
+            row = Row(name, scope, data.timing, data.decisions)
+            made = (data.identity, bank.content_hash, bank.patients, self.episodes, config.to_dict())
+            unit = "-".join((*map(str, row), f"seed{seed}", digest(algorithm, made)))
+            calls[unit] = (function, (data, bank), row, algorithm, seed, config, self.episodes)
+        return calls
+
+
+class OfflineRecipe(Learning):
+    """Who learns from which data.
+
+    Attributes:
+        datasets: Ids, one per timing, made by the behavior of scope `behavior` on `bank`.
+        algorithm_settings: What differs for one algorithm.
+    """
+
+    bank: str = "sepsis-v0"
+    datasets: tuple[str, ...] = Field(("medgym/sepsis-ind-fixed-v0", "medgym/sepsis-ind-v0"), min_length=1)
+    behavior: Scope = "ind"
+    algorithms: tuple[Algorithm, ...] = Field(tuple(ALGORITHMS), min_length=1)
+    scopes: tuple[Scope, ...] = Field(("ind", "pop"), min_length=1)
+    algorithm_settings: dict[Algorithm, dict[str, Any]] = Field(default_factory=dict)
 
 
 # -- training and scoring ----------------------------------------------------------------------------------------------
@@ -102,10 +130,6 @@ def _behavior(source: Source, row: Row, episodes: int) -> pl.DataFrame:
     return tidy(scored, data.dataset_id, row, 0)
 
 
-def _call(function: Any, *values: Any) -> pl.DataFrame:
-    return function(*values)
-
-
 def load_sources(bank: str, datasets: tuple[str, ...], patients: int) -> list[Source]:
     """Datasets (generated if they are not on this machine), each with the bank's patients that it holds."""
     simulators = load_simulators(bank)
@@ -116,26 +140,15 @@ def load_sources(bank: str, datasets: tuple[str, ...], patients: int) -> list[So
 def run(recipe: OfflineRecipe, folder: Path, workers: int = 1, sources: list[Source] | None = None) -> pl.DataFrame:
     """Train and score everything a recipe asks for; finished units are kept in `folder`."""
     calls: dict[str, tuple[Any, ...]] = {}
-    seeds = range(recipe.seed, recipe.seed + recipe.seeds)
     sources = sources or load_sources(recipe.bank, recipe.datasets, recipe.patients)
-    for source in sources:
-        data, bank = source
+    for data, bank in sources:
         made = (data.identity, bank.content_hash, bank.patients, recipe.episodes)
         for scope in ("ind", "pop"):
             row = Row(BEHAVIOR, scope, data.timing, data.decisions)
-            calls["-".join((*map(str, row), digest(made)))] = (_behavior, source, row, recipe.episodes)
-    # Seed by seed, so that what a killed study has is as even as can be.
-    for seed in seeds:
-        for source in sources:
-            data, bank = source
-            for algorithm in recipe.algorithms:
-                config = recipe.config(algorithm)
-                made = (data.identity, bank.content_hash, bank.patients, recipe.episodes, config.to_dict())
-                for scope in recipe.scopes:
-                    row = Row(algorithm, scope, data.timing, data.decisions)
-                    name = "-".join((*map(str, row), f"seed{seed}", digest(made)))
-                    calls[name] = (train_and_score, source, row, algorithm, seed, config, recipe.episodes)
-    return units(_call, calls, folder, workers)
+            calls["-".join((*map(str, row), digest(made)))] = (_behavior, (data, bank), row, recipe.episodes)
+    configs = {a: recipe.changed(recipe.algorithm_settings.get(a, {})) for a in recipe.algorithms}
+    learners = [(a, a, scope, config) for a, config in configs.items() for scope in recipe.scopes]
+    return units(calls | recipe.units(sources, learners, train_and_score), folder, workers)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -209,25 +222,16 @@ def _support(scores: Scores, recipe: OfflineRecipe, world: str, timing: str, mem
 def claims(recipe: OfflineRecipe, scores: Scores) -> list[Claim]:
     """What the paper says of its offline policies, with its numbers."""
     found: list[Claim] = []
-
-    def better(text: str, method: Row, reference: Row, most: bool = False, metric: str = "severity_mean") -> None:
-        gains = {w: g for w in scores.worlds if (g := scores.gain(method, reference, w, metric))}
-        if gains:
-            name = {"severity_mean": "SOFA (all)", "support_distance": "support distance"}[metric]
-            measure = "patients in whom it is better, %" if most else f"gain in mean {name}, %"
-            found.append(
-                Claim(text, measure, {w: g.wins if most else g.percent for w, g in gains.items()}, 50.0 * most)
-            )
-
     for timing, k in dict.fromkeys((r.timing, r.decisions) for r in scores.rows):
         for a in recipe.algorithms:
             name = f"{algorithm_label(a)}, {timing}"
-            better(f"{name}: Ind beats Pop in most patients", Row(a, "ind", timing, k), Row(a, "pop", timing, k), True)
+            words = f"{name}: Ind beats Pop in most patients"
+            found += scores.claim(words, Row(a, "ind", timing, k), Row(a, "pop", timing, k), True)
             for scope in recipe.scopes:
                 method, words = Row(a, scope, timing, k), f"{name}: {scope.capitalize()} beats"
-                better(f"{words} the behavior", method, Row(BEHAVIOR, recipe.behavior, timing, k))
+                found += scores.claim(f"{words} the behavior", method, Row(BEHAVIOR, recipe.behavior, timing, k))
                 if a != "bc":
-                    better(f"{words} behavior cloning", method, Row("bc", scope, timing, k))
+                    found += scores.claim(f"{words} behavior cloning", method, Row("bc", scope, timing, k))
         for form in ("", "-discrete"):
             for scope in recipe.scopes:
                 chain = [Row(f"{a}{form}", scope, timing, k) for a in ("dqn", "cql", "gcql")]
@@ -235,8 +239,8 @@ def claims(recipe: OfflineRecipe, scores: Scores) -> list[Claim]:
                 where = f"{scope.capitalize()}, {timing}"
                 for i in (1, 2):
                     words = f"{names[i]}, {where}: closer to the data than {names[i - 1]}"
-                    better(words, chain[i], chain[i - 1], metric="support_distance")
-                better(f"{names[2]}, {where}: beats {names[1]}", chain[2], chain[1])
+                    found += scores.claim(words, chain[i], chain[i - 1], metric="support_distance")
+                found += scores.claim(f"{names[2]}, {where}: beats {names[1]}", chain[2], chain[1])
     return found
 
 

@@ -1,4 +1,4 @@
-"""The paper's online results: Tables 2, 4 and 6, the numbers of Figures 4 to 6 and 8 to 10.
+"""The paper's online results: Tables 2 and 6, the numbers of Figures 4 to 6, 9 and 10.
 
     python -m experiments.online online-quick
 
@@ -70,7 +70,6 @@ class OnlineRecipe(Recipe):
         backend: Flow that scores: "ode" (solver) or "map" (solution map, whose errors policies exploit).
         shard: Patients trained together; part of the result.
         budget_decisions: K of the budget rows, with equally many episodes at every K.
-        case_percentiles: Severity percentiles, under the clinicians' doses, of the patients of the case studies.
         ceilings: Results of `experiments.ceilings` that say in whom timing has room; "": none.
         settings, algorithm_settings: Scope -> settings of training; algorithm -> scope -> what differs for it.
     """
@@ -92,7 +91,6 @@ class OnlineRecipe(Recipe):
     budget_decisions: tuple[PositiveInt, ...] = (5, 10, 15, 20)
     budget_algorithm: Algorithm = "trpo-lag"
     budget_scope: Literal["ind", "ind-scratch"] = "ind"
-    case_percentiles: tuple[float, ...] = (50.0, 90.0)
     ceilings: str = ""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     algorithm_settings: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
@@ -197,7 +195,7 @@ def run(recipe: OnlineRecipe, folder: Path, workers: int = 1, bank: SimulatorBan
         for seed in range(recipe.seed, recipe.seed + recipe.seeds):
             made = recipe.training(row.method, row.decisions, seed).content_hash
             name = "-".join((*map(str, row), f"seed{seed}", digest(made, scored, recipe.every)))
-            train[name] = (table, recipe, row, seed, folder / name)
+            train[name] = (_train, table, recipe, row, seed, folder / name)
     fixed = [(name, "fixed") for name in ("zero", "max", "clinician")] + [("random", t) for t in recipe.timings]
     fixed += [(f"{who}-constant", "fixed") for who in ("cohort", "patient")]
     if recipe.release:
@@ -207,17 +205,7 @@ def run(recipe: OnlineRecipe, folder: Path, workers: int = 1, bank: SimulatorBan
     for name, timing in fixed:
         row = Row(name, "baseline", timing, recipe.decisions)
         others["-".join((*map(str, row), scored))] = (_baseline, whole, recipe, row)
-    found = [units(_train, train, folder, workers), units(_call, others, folder, workers)]
-    if recipe.release and recipe.case_percentiles:
-        from experiments.cases import case_studies
-
-        found.append(case_studies(_scoring(whole, recipe), Scores(pl.concat(found), 1), recipe.case_percentiles,
-                                  recipe.decisions, recipe.episodes))  # fmt: skip
-    return pl.concat(found)
-
-
-def _call(function: Any, *values: Any) -> pl.DataFrame:
-    return function(*values)
+    return units(train | others, folder, workers)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
@@ -240,132 +228,123 @@ def label(row: Row, recipe: OnlineRecipe) -> str:
     return f"{algorithm_label(row.method)}-{letter}-{SCOPES[row.scope]}{budget}"
 
 
-def partner(row: Row, kind: str) -> Row | None:
-    """The reference of a comparison that differs from `row` in scope (PopInd, DrInd) or in timing (FixAdap) alone."""
-    if kind == "FixAdap":
-        return row._replace(timing="fixed") if row.timing == "adaptive" else None
-    return row._replace(scope=kind[:-3].lower()) if row.scope.startswith("ind") else None
-
-
 def _gain(scores: Scores, row: Row, kind: str, world: str) -> Gain | None:
-    other = partner(row, kind)
-    return None if other is None else scores.gain(row, other, world)
+    """Over the row that differs in scope (PopInd) or in timing (FixAdap) alone; None if it is that row itself."""
+    other = row._replace(scope="pop") if kind == "PopInd" else row._replace(timing="fixed")
+    return None if other == row else scores.gain(row, other, world)
+
+
+class Tables:
+    """The tables of a study.
+
+    Args:
+        recipe: Of the study.
+        scores: Of its policies.
+    """
+
+    def __init__(self, recipe: OnlineRecipe, scores: Scores):
+        self.recipe, self.scores, self.named = recipe, scores, partial(label, recipe=recipe)
+        self.head, self.worlds = scores.worlds[0], sorted(scores.worlds, key=("own", "crossfit", "true").index)
+        trained = [r for r in recipe.rows() if r.decisions == recipe.decisions]
+        self.rows = [r for r in trained if r.scope in (recipe.individual, "pop")]
+        self.release = [r for r in scores.rows if r.method == "release"]
+        self.baselines = [r for r in scores.rows if r.scope == "baseline"]
+        self.own, self.everyone = scores.patients(self.rows[0]), scores.patients(self.baselines[0])
+
+    def trained(self, world: str) -> str:
+        """Ind against Pop and adaptive against fixed, every algorithm."""
+        body = []
+        for row in self.rows:
+            a, b = (_gain(self.scores, row, kind, world) for kind in ("PopInd", "FixAdap"))
+            mean = partial(self.scores.mean, row, world)
+            body.append([
+                self.named(row), shown(mean("severity_mean")), shown_cut(a and a.percent), shown_cut(a and a.wins),
+                shown_cut(b and b.percent), shown(mean("severity_end")), shown_cut(mean("safe_hourly")),
+            ])  # fmt: skip
+        heads = ["Policy", "SOFA (all)", "PopInd %", "Ind wins %", "FixAdap %", "SOFA (96 h)", "Safe %"]
+        return markdown_table(f"{world.capitalize()} world, {len(self.own)} patients", heads, body)
+
+    def ranking(self) -> str:
+        """What ships, and what does not learn, in every world."""
+        scores, head, rows = self.scores, self.head, []
+        for row in [*self.baselines, *self.release]:
+            means = {w: scores.mean(row, w, "severity_mean") for w in self.worlds}
+            last = [shown_cut(scores.mean(row, head, "safe_hourly")), shown(scores.mean(row, head, "return"), 1)]
+            rows.append((means[head].value, [self.named(row), *map(shown, means.values()), *last]))
+        body = [cells for _, cells in sorted(rows, key=lambda row: row[0])]
+        heads = ["Policy", *(f"SOFA (all), {w}" for w in self.worlds), f"Safe %, {head}", f"Return, {head}"]
+        return markdown_table(f"{len(self.everyone)} patients, best first in the {head} world", heads, body)
+
+    def safety(self) -> str:
+        """What the constraint is about."""
+        body = []
+        for row in self.rows + self.release:
+            mean, fact = partial(self.scores.mean, row, self.head, patients=self.own), partial(self.scores.fact, row)
+            body.append([
+                self.named(row), shown_cut(mean("safe_hourly")), shown_cut(mean("safe_path")),
+                shown(mean("lactate_mean")), shown(mean("cost_mean"), 3), shown(fact("cost_limit")),
+                shown(fact("multiplier"), 3),
+            ])  # fmt: skip
+        heads = ["Policy", "Safe %", "Safe %, 0.25 h", "Lactate, mmol/L", "Cost per decision", "Limit", "Multiplier"]
+        caption = f"Safety, {self.head} world, {len(self.own)} patients; multiplier: at the end"
+        return markdown_table(caption, heads, body)
+
+    def budgets(self) -> str:
+        """Adaptive against fixed timing at every K."""
+        body = []
+        for world, k in ((w, k) for w in self.worlds for k in self.recipe.budget_decisions):
+            row = Row(self.recipe.budget_algorithm, self.recipe.budget_scope, "adaptive", k)
+            if gain := _gain(self.scores, row, "FixAdap", world):
+                pair = row._replace(timing="fixed"), row
+                values = [shown(self.scores.mean(r, world, "severity_mean")) for r in pair]
+                cells = [shown_cut(gain.percent), shown_cut(gain.wins), f"{gain.p:.2g}"]
+                body.append([f"K = {k}, {world}", *values, *cells])
+        heads = ["Budget, world", "SOFA fixed", "SOFA adaptive", "FixAdap %", "Adaptive wins %", "p"]
+        return markdown_table("Adaptive against fixed, equally many episodes at every K; p: Wilcoxon", heads, body)
+
+    def intervals(self) -> str:
+        """When adaptive policies decide."""
+        names = [f"dt_q{q}" for q in ("05", "25", "50", "75", "95")]
+        names += ["first_interval", "last_interval", "decisions_used"]
+        body = []
+        for row in (r for r in self.scores.rows if r.timing == "adaptive" and r.scope != "baseline"):
+            found = [self.scores.mean(row, self.head, name, self.own) for name in names]
+            body.append([self.named(row), str(row.decisions), *(shown(e and e.value, 1) for e in found)])
+        heads = ["Policy", "K", "5 %", "25 %", "50 %", "75 %", "95 %", "First", "Last", "Decisions"]
+        caption = f"Intervals of adaptive policies, hours, {self.head} world; mean over patients"
+        return markdown_table(caption, heads, body)
+
+    def training(self) -> str:
+        """What a training took, and what the paper's takes."""
+        body = []
+        for row in (r for r in self.scores.rows if r.scope != "baseline"):
+            cells = [f"{self.scores.fact(row, n) or 0:,.0f}" for n in ("updates", "episodes", "steps", "stopped")]
+            paper = PAPER_STEPS["trpo-lag" if row.method == "release" else row.method]
+            body.append([self.named(row), *cells, f"{paper:,}"])
+        heads = ["Policy", "Updates", "Episodes", "Steps", "Stopped (not finite)", "Steps, paper"]
+        return markdown_table("Training of one policy", heads, body)
 
 
 def markdown(recipe: OnlineRecipe, frame: pl.DataFrame, resamples: int = 10_000) -> str:
     """Every table of the study."""
     scores = Scores(frame, resamples)
-    worlds, named = scores.worlds, partial(label, recipe=recipe)
-    table = [r for r in recipe.rows() if r.decisions == recipe.decisions and r.scope in (recipe.individual, "pop")]
-    release = [r for r in scores.rows if r.method == "release"]
-    ends = [r for r in scores.rows if r.scope == "baseline"] + release
-    own, everyone = scores.patients(table[0]), scores.patients(ends[0])
+    tables = Tables(recipe, scores)
     parts = [
         f"# Online study of {recipe.bank}",
         f"    python -m experiments.online {recipe.name}",
-        f"{len(scores.rows) - len(ends) + len(release)} trained policies and {len(ends) - len(release)} others, "
-        f"{recipe.episodes} episodes of each patient; the table's on {len(own)} patients, the others on "
-        f"{len(everyone)}. Intervals: 95 % bootstrap over patients and training seeds (here {recipe.seeds}). Gains "
-        "and shares are cut, never rounded up.",
+        f"{len(scores.rows) - len(tables.baselines)} trained policies and {len(tables.baselines)} others, "
+        f"{recipe.episodes} episodes of each patient; the table's on {len(tables.own)} patients, the others on "
+        f"{len(tables.everyone)}. Intervals: 95 % bootstrap over patients and training seeds (here {recipe.seeds}). "
+        "Gains and shares are cut, never rounded up.",
+        *(tables.trained(world) for world in scores.worlds),
+        tables.ranking(),
+        tables.safety(),
+        tables.budgets(),
+        tables.intervals(),
+        tables.training(),
+        claims_table(claims(recipe, scores), scores.worlds),
     ]
-    for world in worlds:
-        body = []
-        for row in table:
-            a, b = (_gain(scores, row, kind, world) for kind in ("PopInd", "FixAdap"))
-            mean = partial(scores.mean, row, world)
-            body.append([
-                named(row), shown(mean("severity_mean")), shown_cut(a and a.percent), shown_cut(a and a.wins),
-                shown_cut(b and b.percent), shown(mean("severity_end")), shown_cut(mean("safe_hourly")),
-            ])  # fmt: skip
-        heads = ["Policy", "SOFA (all)", "PopInd %", "Ind wins %", "FixAdap %", "SOFA (96 h)", "Safe %"]
-        parts.append(markdown_table(f"{world.capitalize()} world, {len(own)} patients", heads, body))
-    head = worlds[0]
-    body = [
-        [named(r), *(shown(scores.mean(r, w, "severity_mean")) for w in sorted(worlds, key=_order)),
-         shown_cut(scores.mean(r, head, "safe_hourly")), shown(scores.mean(r, head, "return"), 1)]
-        for r in sorted(ends, key=lambda r: scores.value(r, head, "severity_mean"))
-    ]  # fmt: skip
-    heads = ["Policy", *(f"SOFA (all), {w}" for w in sorted(worlds, key=_order)), f"Safe %, {head}", f"Return, {head}"]
-    parts.append(markdown_table(f"{len(everyone)} patients, best first in the {head} world", heads, body))
-    body = []
-    for row, kind in [(r, "PopInd") for r in table + release] + [(r, "DrInd") for r in release]:
-        gains = [g for w in sorted(worlds, key=_order) if (g := _gain(scores, row, kind, w))]
-        if gains:
-            cells = [shown_cut(e) for g in gains for e in (g.percent, g.wins)]
-            body.append([f"{named(row)} over {named(partner(row, kind))}", *cells])
-    heads = ["Pair", *(f"{what}, {w}" for w in sorted(worlds, key=_order) for what in ("gain %", "wins %"))]
-    parts.append(markdown_table("Gain in mean SOFA, and patients in whom the first is better", heads, body))
-    body = []
-    for row in table + release:
-        mean = partial(scores.mean, row, head, patients=own)
-        body.append([
-            named(row), shown_cut(mean("safe_hourly")), shown_cut(mean("safe_path")), shown(mean("lactate_mean")),
-            shown(mean("cost_mean"), 3), shown(scores.fact(row, "cost_limit")),
-            shown(scores.fact(row, "multiplier"), 3),
-        ])  # fmt: skip
-    heads = ["Policy", "Safe %", "Safe %, 0.25 h", "Lactate, mmol/L", "Cost per decision", "Limit", "Multiplier"]
-    parts.append(markdown_table(f"Safety, {head} world, {len(own)} patients; multiplier: at the end", heads, body))
-    body = []
-    for world in sorted(worlds, key=_order):
-        for k in recipe.budget_decisions:
-            row = Row(recipe.budget_algorithm, recipe.budget_scope, "adaptive", k)
-            gain, fixed = _gain(scores, row, "FixAdap", world), partner(row, "FixAdap")
-            if gain:
-                values = [shown(scores.mean(r, world, "severity_mean")) for r in (fixed, row)]
-                p = f"{gain.p:.2g}"
-                body.append([f"K = {k}, {world}", *values, shown_cut(gain.percent), shown_cut(gain.wins), p])
-    heads = ["Budget, world", "SOFA fixed", "SOFA adaptive", "FixAdap %", "Adaptive wins %", "p"]
-    parts.append(markdown_table("Adaptive against fixed, equally many episodes at every K; p: Wilcoxon", heads, body))
-    names = ("dt_q05", "dt_q25", "dt_q50", "dt_q75", "dt_q95", "first_interval", "last_interval", "decisions_used")
-    adaptive = [r for r in scores.rows if r.timing == "adaptive" and r.scope != "baseline"]
-    body = [
-        [
-            named(r),
-            str(r.decisions),
-            *(shown(e.value if (e := scores.mean(r, head, n, own)) else None, 1) for n in names),
-        ]
-        for r in adaptive
-    ]
-    heads = ["Policy", "K", "5 %", "25 %", "50 %", "75 %", "95 %", "First", "Last", "Decisions"]
-    parts.append(
-        markdown_table(f"Intervals of adaptive policies, hours, {head} world; mean over patients", heads, body)
-    )
-    body = []
-    for row in (r for r in scores.rows if r.scope != "baseline"):
-        cells = [f"{scores.fact(row, n) or 0:,.0f}" for n in ("updates", "episodes", "steps", "stopped")]
-        body.append([named(row), *cells, f"{PAPER_STEPS['trpo-lag' if row.method == 'release' else row.method]:,}"])
-    heads = ["Policy", "Updates", "Episodes", "Steps", "Stopped (not finite)", "Steps, paper"]
-    parts.append(markdown_table("Training of one policy", heads, body))
-    parts += [*_cases(scores, recipe), claims_table(claims(recipe, scores), worlds)]
     return "\n\n".join(parts) + "\n"
-
-
-def _order(world: str) -> int:
-    return ("own", "crossfit", "true").index(world)
-
-
-def _cases(scores: Scores, recipe: OnlineRecipe) -> list[str]:
-    """Table 4: model error and what policies reach, single patients."""
-    parts = []
-    for patient in dict.fromkeys(scores.frame.filter(pl.col("metric") == "case_sofa")["patient"]):
-        body = []
-        for world in sorted(scores.worlds, key=_order):
-            for row in (r for r in scores.rows if r.method == "release" and r.scope != "dr"):
-                at = partial(_at, scores, row, world, patient)
-                _, holds = scores.course(row, world, "interval", patient)
-                values = [shown(at("model_nmse"), 3), shown(at("case_sofa")), shown(at("case_lactate"))]
-                body.append(
-                    [f"{label(row, recipe)}, {world}", *values, str(len(holds)), f"{holds[0]:.2f}", f"{holds[-1]:.2f}"]
-                )
-        heads = ["Policy, world", "Model NMSE", "Mean SOFA", "Mean lactate", "Decisions", "First, h", "Last, h"]
-        caption = f"Patient {patient}; model NMSE: the policy's simulator against that world, charted treatment"
-        parts.append(markdown_table(caption, heads, body))
-    return parts
-
-
-def _at(scores: Scores, row: Row, world: str, patient: str, metric: str) -> float | None:
-    found = scores.mean(row, world, metric, [patient])
-    return None if found is None else found.value
 
 
 # -- claims ------------------------------------------------------------------------------------------------------------
@@ -374,16 +353,6 @@ def _at(scores: Scores, row: Row, world: str, patient: str, metric: str) -> floa
 def claims(recipe: OnlineRecipe, scores: Scores) -> list[Claim]:
     """What must hold, with its numbers."""
     found: list[Claim] = []
-
-    def better(
-        text: str, method: Row, reference: Row, most: bool, among: Any = None, metric: str = "severity_mean"
-    ) -> None:
-        gains = {w: g for w in scores.worlds if (g := scores.gain(method, reference, w, metric, among))}
-        if gains:
-            measure = "patients in whom it is better, %" if most else "gain in mean SOFA (all), %"
-            values = {w: g.wins if most else g.percent for w, g in gains.items()}
-            found.append(Claim(text, measure, values, 50.0 if most else 0.0))
-
     k = recipe.decisions
     for timing in recipe.timings:
         ind = Row("release", "ind", timing, k)
@@ -395,17 +364,18 @@ def claims(recipe: OnlineRecipe, scores: Scores) -> list[Claim]:
             ("the cohort's best constant", "cohort-constant", "baseline", "fixed", False),
             ("the policy of another patient", "wrong-patient", "baseline", timing, True),
         ):
-            better(f"release Ind, {timing} beats {words}", ind, Row(method, scope, when, k), most)
+            found += scores.claim(f"release Ind, {timing} beats {words}", ind, Row(method, scope, when, k), most)
         for a in recipe.algorithms:
             words = f"{algorithm_label(a)}, {timing}: Ind beats Pop in most patients"
-            better(words, Row(a, recipe.individual, timing, k), Row(a, "pop", timing, k), True)
+            found += scores.claim(words, Row(a, recipe.individual, timing, k), Row(a, "pop", timing, k), True)
     if recipe.budget_decisions:
         least = min(recipe.budget_decisions)
         row = Row(recipe.budget_algorithm, recipe.budget_scope, "adaptive", least)
         words = f"{algorithm_label(row.method)} at K = {least}: adaptive beats fixed"
-        better(words, row, row._replace(timing="fixed"), False)
+        fixed = row._replace(timing="fixed")
+        found += scores.claim(words, row, fixed)
         if roomy := _roomy(recipe, least):
-            better(f"{words}, where the ceilings leave room", row, row._replace(timing="fixed"), False, roomy)
+            found += scores.claim(f"{words}, where the ceilings leave room", row, fixed, among=roomy)
     for timing in recipe.timings:
         for a in (a for a in recipe.algorithms if a.endswith("-lag")):
             for scope in (recipe.individual, "pop"):

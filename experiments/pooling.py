@@ -10,10 +10,9 @@ Per seed, with T the hours of a stay:
    scratch is given its own best stop.
 2. With those, all are fitted to the hours before 3T/4 and scored on the last quarter, which nothing above has read.
 
-Two forecasts are scored: `ahead`, everything in the 24 h after the last hour fitted to, from that hour's state (this
-one chooses); and `step`, every observation from the hour of the variable's previous one, at most 12 h before. Baselines
-are smoothed persistence (last value; for SpO2 and urine a mean with weights exp(-age/2 h)) and the patient's mean so
-far. Treatment is the charted one. Needs, start states and targets of a fit come from hours it may read; scales (the
+Scored is the forecast of everything in the 24 h after the last hour fitted to, from that hour's state. Baselines are
+smoothed persistence (last value; for SpO2 and urine a mean with weights exp(-age/2 h)) and the patient's mean so far.
+Treatment is the charted one. Needs, start states and targets of a fit come from hours it may read; scales (the
 cohort's mean and SD per variable, units only) come from the whole table.
 """
 
@@ -52,12 +51,10 @@ from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.data import FitData, fit_data
 from medgym_offline.simulators.fit import FittedField, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
-from medgym_offline.simulators.noise import one_step_residuals
 
 __all__ = ["PoolingRecipe", "Split", "before", "markdown", "run", "score"]
 
 MODELS = ("ind", "pop", "ind from scratch", "persistence", "patient mean")
-FORECASTS = {"ahead": "next {hours} h", "step": "previous value to next, at most 12 h"}
 
 
 class PoolingRecipe(Recipe):
@@ -70,7 +67,7 @@ class PoolingRecipe(Recipe):
         recency: Hours after which a record counts 1/e; 0: all hours alike, as a bank is fitted.
         seeds: Every seed draws its own priors, windows and initial network.
         every: Steps between looks at the third quarter.
-        hours: Length of the `ahead` forecast.
+        hours: Length of the forecast.
     """
 
     bank_recipe: Path = Path("generation/sepsis-v0.toml")
@@ -92,12 +89,6 @@ def before(data: FitData, end: np.ndarray) -> FitData:
     """The stays cut at hour `end` (P,): no later value, mask or start state is left."""
     hours = np.arange(data.values.shape[1])[None] < end[:, None]
     return replace(data.restrict(hours), length=end)
-
-
-def _causal(data: FitData) -> FitData:
-    """Start states without a value from later: the cohort's mean until a variable is first seen."""
-    seen = np.maximum.accumulate(data.mask, 1)
-    return replace(data, start=np.where(seen, data.start, 0.0).astype(np.float32))
 
 
 @dataclass
@@ -131,13 +122,11 @@ class Split:
             clinician=torch.from_numpy(self.data.u), disease=DISEASE,
         )  # fmt: skip
 
-    def scored(self, forecast: str) -> np.ndarray:
+    def scored(self) -> np.ndarray:
         """(P, T, 6) observations a forecast is scored on."""
         hours = np.arange(self.data.u.shape[1])[None]
-        used = (hours > self.begin[:, None]) & (hours < self.end[:, None])
-        if forecast == "ahead":
-            used &= hours <= self.begin[:, None] + self.hours
-        return self.data.mask & used[..., None]
+        last = np.minimum(self.end - 1, self.begin + self.hours)
+        return self.data.mask & ((hours > self.begin[:, None]) & (hours <= last[:, None]))[..., None]
 
     def ahead(self, params: FieldParameters) -> np.ndarray:
         """Errors (P, T, 6) of the forecast from the last hour fitted to."""
@@ -145,22 +134,12 @@ class Split:
         known = replace(self.data, start=self.training.start)
         return self.data.values - forecast_ahead(self._bank(params), known, hidden, self.begin, self.hours)
 
-    def step(self, params: FieldParameters) -> tuple[np.ndarray, np.ndarray]:
-        """Errors (P, T, 6) and gaps of the forecasts from each variable's previous observation."""
-        hidden = MODEL.hidden_course(self.settings.physics, MODEL.given_of(params), self.data.u)
-        error, gap, _ = one_step_residuals(self._bank(params), _causal(self.data), hidden)
-        return error, gap.astype(int)
-
-    def baselines(self, gap: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-        """Errors of persistence and of the patient's mean for both forecasts."""
-        values, start = self.data.values, _causal(self.data).start
-        row = np.arange(len(values))
-        previous = np.maximum(np.arange(values.shape[1])[None, :, None] - gap, 0)
+    def baselines(self) -> dict[str, np.ndarray]:
+        """Errors of persistence and of the patient's mean."""
+        values, row = self.data.values, np.arange(len(self.data.values))
         mean = (self.training.values * self.training.mask).sum(1) / np.maximum(self.training.mask.sum(1), 1)
         last = self.training.start[row, self.begin][:, None]
-        seen = start[row[:, None, None], previous, np.arange(values.shape[2])[None, None]]
-        both = {"patient mean": values - mean[:, None]}
-        return {"ahead": {"persistence": values - last} | both, "step": {"persistence": values - seen} | both}
+        return {"persistence": values - last, "patient mean": values - mean[:, None]}
 
 
 def _rows(params: FieldParameters, first: int, count: int, total: int) -> FieldParameters:
@@ -185,7 +164,7 @@ def _measures(error: np.ndarray, used: np.ndarray) -> dict[str, float]:
 def _choose(split: Split, root: int, seed: int, recipe: PoolingRecipe) -> pl.DataFrame:
     """Errors on the third quarter of every strength and stop, of scratch at every stop, and of Pop."""
     made, patients, tried = split.settings, len(split.data.patients), len(recipe.strengths)
-    given, fit, used = split.given(root), replace(made.fit, seed=derive_seed(root, "fit")), split.scored("ahead")
+    given, fit, used = split.given(root), replace(made.fit, seed=derive_seed(root, "fit")), split.scored()
     population = fit_population(split.training, given, made.physics, fit, False)
     parts: list[pl.DataFrame] = []
 
@@ -212,8 +191,8 @@ def _choose(split: Split, root: int, seed: int, recipe: PoolingRecipe) -> pl.Dat
     return pl.concat(parts)
 
 
-def score(split: Split, root: int, strength: float, stop: int, stop_scratch: int) -> dict[str, dict[str, np.ndarray]]:
-    """Errors (P, T, 6) of every model on the last quarter, per forecast; NaN where not scored."""
+def score(split: Split, root: int, strength: float, stop: int, stop_scratch: int) -> dict[str, np.ndarray]:
+    """Errors (P, T, 6) of every model on the last quarter; NaN where not scored."""
     made, patients = split.settings, len(split.data.patients)
     fit, given = replace(made.fit, seed=derive_seed(root, "fit"), pooling=strength), split.given(root)
     population = fit_population(split.training, given, made.physics, fit, False)
@@ -222,22 +201,18 @@ def score(split: Split, root: int, strength: float, stop: int, stop_scratch: int
         "pop": _population(population, patients),
         "ind from scratch": fit_alone(split.training, given, made.physics, fit, False, stop=stop_scratch).params,
     }
-    both = {name: split.step(params) for name, params in models.items()}
-    base = split.baselines(both["ind"][1])
-    ahead = {name: split.ahead(params) for name, params in models.items()}
-    return {"ahead": ahead | base["ahead"], "step": {n: e for n, (e, _) in both.items()} | base["step"]}
+    return {name: split.ahead(params) for name, params in models.items()} | split.baselines()
 
 
 def _last(split: Split, root: int, seed: int, strength: float, stop: int, stop_scratch: int) -> pl.DataFrame:
     """Errors on the last quarter, of the cohort and of every patient."""
-    parts = []
-    for forecast, errors in score(split, root, strength, stop, stop_scratch).items():
-        used = split.scored(forecast) & np.isfinite(np.stack(list(errors.values()))).all(0)
-        for model in MODELS:
-            row = Row(model, f"recency {split.settings.fit.recency:g}, strength {strength:g}", forecast, stop)
-            parts.append(facts(split.settings.name, row, seed, _measures(errors[model], used), "last quarter"))
-            each = {p: float(e) for p, e in zip(split.data.patients, patient_errors(errors[model], used)) if e == e}
-            parts.append(tidy_rows(split.settings.name, row, seed, "last quarter", "error", each))
+    errors, parts = score(split, root, strength, stop, stop_scratch), []
+    used = split.scored() & np.isfinite(np.stack(list(errors.values()))).all(0)
+    for model in MODELS:
+        row = Row(model, f"recency {split.settings.fit.recency:g}, strength {strength:g}", "ahead", stop)
+        parts.append(facts(split.settings.name, row, seed, _measures(errors[model], used), "last quarter"))
+        each = {p: float(e) for p, e in zip(split.data.patients, patient_errors(errors[model], used)) if e == e}
+        parts.append(tidy_rows(split.settings.name, row, seed, "last quarter", "error", each))
     return pl.concat(parts)
 
 
@@ -273,12 +248,12 @@ def run(recipe: PoolingRecipe, folder: Path, workers: int, cohort: Cohort, setti
     calls: dict[str, tuple[Any, ...]] = {}
     for recency in recipe.recency:
         third = Split.of(data, 2, settings, recipe.hours, recency)
-        calls |= {f"third-{recency:g}-{s}-{made}": (third, root, s, recipe) for s, root in enumerate(roots)}
-    frame = units(_choose, calls, folder, workers)
+        calls |= {f"third-{recency:g}-{s}-{made}": (_choose, third, root, s, recipe) for s, root in enumerate(roots)}
+    frame = units(calls, folder, workers)
     recency, *best = chosen(frame)
     last = Split.of(data, 3, settings, recipe.hours, recency)
-    found = {f"last-{s}-{made}": (last, root, s, *best) for s, root in enumerate(roots)}
-    return pl.concat([frame, units(_last, found, folder, workers)])
+    found = {f"last-{s}-{made}": (_last, last, root, s, *best) for s, root in enumerate(roots)}
+    return pl.concat([frame, units(found, folder, workers)])
 
 
 def markdown(recipe: PoolingRecipe, frame: pl.DataFrame, resamples: int = 10_000) -> str:
@@ -303,17 +278,16 @@ def markdown(recipe: PoolingRecipe, frame: pl.DataFrame, resamples: int = 10_000
         caption = f"Third quarter, recency {hours:g} h; Pop {pop:.4f}, from scratch at best {best:.4f}"
         parts.append(markdown_table(caption, ["Ind", *(f"{k} steps" for k in stops)], body))
     names = [v.name for v in DISEASE.variables]
-    for forecast, words in FORECASTS.items():
-        rows = [Row(m, f"recency {recency:g}, strength {strength:g}", forecast, stop) for m in MODELS]
-        body = []
-        for row in rows:
-            at = partial(scores.fact, row, world="last quarter")
-            gain = scores.gain(rows[0], row, "last quarter", "error") if row != rows[0] else None
-            wins, p = (gain.wins.value, gain.p) if gain else (at("ind_better"), at("p"))
-            values = [shown(at(n), 4) for n in (*(f"mae {name}" for name in names), "mae", "nmse")]
-            body.append([row.method, *values, shown(wins, 1), "-" if p is None else f"{p:.1g}"])
-        caption = f"Last quarter, {words.format(hours=recipe.hours)}"
-        parts.append(markdown_table(caption, ["Model", *names, "mean", "NMSE", "Ind better in, %", "p"], body))
+    rows = [Row(m, f"recency {recency:g}, strength {strength:g}", "ahead", stop) for m in MODELS]
+    body = []
+    for row in rows:
+        at = partial(scores.fact, row, world="last quarter")
+        gain = scores.gain(rows[0], row, "last quarter", "error") if row != rows[0] else None
+        wins, p = (gain.wins.value, gain.p) if gain else (at("ind_better"), at("p"))
+        values = [shown(at(n), 4) for n in (*(f"mae {name}" for name in names), "mae", "nmse")]
+        body.append([row.method, *values, shown(wins, 1), "-" if p is None else f"{p:.1g}"])
+    heads = ["Model", *names, "mean", "NMSE", "Ind better in, %", "p"]
+    parts.append(markdown_table(f"Last quarter, next {recipe.hours} h", heads, body))
     return "\n\n".join(parts) + "\n"
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 import medgym_offline as mgo
+from experiments.common import plain_table
 from medgym_offline.diseases.anesthesia import DISEASE
 from medgym_offline.files import atomic_path, write_text
 from medgym_offline.policies.loading import load_policy
@@ -107,12 +108,10 @@ def markdown(table: pl.DataFrame) -> str:
         "Per operation on the truth: cost along the path, and events; unseen ones hold no decision.",
         "Gain of harm by K and patients: median (quartiles); better in so many.",
     ]
-    return "\n\n".join(f"{text}\n\n{_table(rows)}" for text, rows in zip(said, (course, events, gains))) + "\n"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+    return (
+        "\n\n".join(f"{text}\n\n{plain_table(rows[0], rows[1:])}" for text, rows in zip(said, (course, events, gains)))
+        + "\n"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,7 +133,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with atomic_path(RESULTS) as temporary:
         table.write_parquet(temporary)
     write_text(HERE / "results.md", markdown(table))
-    print(markdown(table))
 
 
 if __name__ == "__main__":

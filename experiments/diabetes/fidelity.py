@@ -1,6 +1,6 @@
 """How far the learned simulators of type 1 diabetes foresee glucose under treatment that nobody gave.
 
-    python experiments/diabetes/fidelity.py
+    python -m experiments.diabetes.fidelity
 
 The published patients and the learned ones play the same 32 days: the same meals, doses redrawn every 2 hours.
 R2 is that of glucose 1 to 23 h after 06:00, of all days of a patient; persistence says that glucose stays.
@@ -15,8 +15,10 @@ import polars as pl
 import torch
 
 import medgym_offline as mgo
+from experiments.common import plain_table
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
+from medgym_offline.files import write_text
 
 HOURS = (1, 2, 4, 8, 23)
 DAYS = 32
@@ -60,25 +62,18 @@ def main() -> None:
             rows.append(pl.DataFrame({**part, "rmse": np.sqrt((error**2).mean(-1)), "bias": error.mean(-1)}))
     table = pl.concat(rows)
     table.write_parquet(HERE / "fidelity.parquet")
-    lines = [
-        "# Forecasts under random treatment",
-        "",
-        "Made by `fidelity.py`. R2, median over the 30 patients (least).",
-        "",
-    ]
-    lines += [
-        "| | " + " | ".join(f"{hour} h" for hour in HOURS) + " | bias at 23 h, mg/dL |",
-        "|-" * (len(HOURS) + 2) + "|",
-    ]
-    for model in found:
-        mine = table.filter(pl.col("model") == model)
-        cells = [mine.filter(pl.col("hour") == hour)["r2"] for hour in HOURS]
+    write_text(HERE / "fidelity.md", markdown(table))
+
+
+def markdown(table: pl.DataFrame) -> str:
+    """R2 of every model and hour, and how far the last hour is off."""
+    rows = []
+    for (model,), mine in table.group_by("model", maintain_order=True):
+        r2 = [mine.filter(pl.col("hour") == hour)["r2"] for hour in HOURS]
         bias = mine.filter(pl.col("hour") == HOURS[-1])["bias"].mean()
-        lines.append(
-            f"| {model} | " + " | ".join(f"{c.median():.2f} ({c.min():.2f})" for c in cells) + f" | {bias:.0f} |"
-        )
-    (HERE / "fidelity.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+        rows.append([str(model), *(f"{c.median():.2f} ({c.min():.2f})" for c in r2), f"{bias:.0f}"])
+    head = "# Forecasts under random treatment\n\nMade by `fidelity.py`. R2, median over the 30 patients (least).\n\n"
+    return head + plain_table(["", *(f"{hour} h" for hour in HOURS), f"bias at {HOURS[-1]} h, mg/dL"], rows) + "\n"
 
 
 if __name__ == "__main__":

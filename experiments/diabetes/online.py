@@ -1,8 +1,8 @@
 """Online learning in type 1 diabetes: whose policy, which timing, how many decisions, trained where.
 
-    python experiments/diabetes/online.py train NAME...     trains and scores what is not in the results yet
-    python experiments/diabetes/online.py train all         everything that is missing
-    python experiments/diabetes/online.py table             the tables, from all results that are there
+    python -m experiments.diabetes.online train NAME...     trains and scores what is not in the results yet
+    python -m experiments.diabetes.online train all         everything that is missing
+    python -m experiments.diabetes.online table             the tables, from all results that are there
 
 Every row of the results (online.parquet) is one patient over 64 days that no training saw, deterministic actions,
 scored on the published patients and in the learned simulators. `harm` is the mean risk, not capped. Training and its
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 
 import medgym_offline as mgo
+from experiments.common import plain_table
 from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.diabetes.people import find
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import EpisodeNoise, Rollout, dense, draw_noise, episode_seeds, rollout
 from medgym_offline.envs.timing import interval_to_action
-from medgym_offline.files import atomic_path
+from medgym_offline.files import atomic_path, write_text
 from medgym_offline.online.behavior import BehaviorRun
 from medgym_offline.online.recipe import load_behavior, load_recipe
 from medgym_offline.policies import builtin_policy, reset_policy
@@ -85,21 +86,13 @@ class Trial:
         return f"{self.algorithm}-{self.world}-{self.scope}-{self.timing}{short}{limited}"
 
 
-COMPARED = (
-    ("trpo", "true", "oracle"),
-    ("trpo", "true", "dr"),
-    ("trpo", "true", "dr-told"),
-    ("trpo", "own", "ind-scratch"),
-    ("trpo", "own", "dr"),
-    ("trpo", "own", "pop"),
-    ("trpo-lag", "own", "ind"),
-    ("trpo-lag", "own", "dr"),
-    ("trpo-lag", "own", "pop"),
-    ("ppo-lag", "own", "ind"),
-    ("ppo-lag", "own", "dr"),
-    ("ppo-lag", "own", "pop"),
-)
-TRIALS = [Trial(*kind, timing) for kind in COMPARED for timing in TIMINGS]
+COMPARED = {
+    ("trpo", "true"): ("oracle", "dr", "dr-told"),
+    ("trpo", "own"): ("ind-scratch", "dr"),
+    ("trpo-lag", "own"): ("ind", "dr", "pop"),
+    ("ppo-lag", "own"): ("ind", "dr", "pop"),
+}
+TRIALS = [Trial(*kind, scope, timing) for kind, scopes in COMPARED.items() for scope in scopes for timing in TIMINGS]
 BUDGETED = [Trial("trpo", "true", "oracle", timing, k, True) for k in BUDGETS for timing in TIMINGS]
 CONSTRAINED = [
     Trial("trpo-lag", "true", "oracle", timing, few=True, limited=what) for what in LIMITS for timing in TIMINGS
@@ -109,13 +102,7 @@ BUILTIN = {f"{name}-adaptive": name for name in ("clinician", "random", "zero")}
 CEILINGS = {
     f"{kind}-{timing}": (kind, timing) for kind in ("blind", "expert", "foreseen") for timing in ("fixed", "adaptive")
 }
-MISSING = (
-    *(t.name for t in TRIALS if t.name not in ("trpo-own-pop-adaptive", "trpo-own-pop-fixed")),
-    *(t.name for t in (*CONSTRAINED, *BUDGETED)),
-    *CEILINGS,
-    *BUILTIN,
-)
-"""What "all" stands for."""
+EVERYTHING = (*TRAINED, *CEILINGS, *BUILTIN)
 
 
 def bank_of(world: str, scope: str = "", few: bool = False) -> mgo.SimulatorBank:
@@ -272,12 +259,10 @@ def ceiling(kind: str, timing: str) -> pl.DataFrame:
         found = searched(fixed, plain, [first], kind == "blind")
         even = interval_to_action(torch.full((*found.shape[:3], 1), config.horizon / DECISIONS), config)
         starts.append(torch.cat([found, even.to(found)], -1))
-    plans = searched(process, drawn, starts, kind == "blind")[:, :1] if kind == "blind" else None
-    if plans is None:
-        plans = searched(process, drawn, starts, False)
-    return measured(
-        f"{kind}-{timing}", "true", process, played_plans(process, noise, plans.expand(-1, BOUND_DAYS, -1, -1))
-    )
+    plans = searched(process, drawn, starts, kind == "blind")
+    if kind == "blind":
+        plans = plans[:, :1].expand(-1, BOUND_DAYS, -1, -1)
+    return measured(f"{kind}-{timing}", "true", process, played_plans(process, noise, plans))
 
 
 # -- runs and tables ---------------------------------------------------------------------------------------------------
@@ -302,7 +287,7 @@ def found_rows(name: str) -> pl.DataFrame:
 
 def train(names: Sequence[str]) -> None:
     """Train and score; what is there is left."""
-    asked = [one for part in names for one in (MISSING if part == "all" else [part])]
+    asked = [one for part in names for one in (EVERYTHING if part == "all" else [part])]
     for name in dict.fromkeys(asked):
         if name in (known := results()):
             continue
@@ -320,86 +305,81 @@ def gain(better: np.ndarray, worse: np.ndarray) -> str:
     return f"{middle:.1f} % ({low:.0f}..{high:.0f}), {(share > 0).sum()} of {len(share)}"
 
 
+@dataclass(frozen=True)
 class Found:
-    """Results as tables ask for them: a policy on the true patients, all or every third."""
+    """Results as tables ask for them: policies on the true patients, all or some."""
 
-    def __init__(self, parts: dict[str, pl.DataFrame]):
-        self.parts = parts
+    parts: dict[str, pl.DataFrame]
+    patients: Sequence[str]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.parts
-
-    def column(self, name: str, column: str = "harm", patients: Sequence[str] = (), world: str = "true") -> np.ndarray:
+    def column(self, name: str, column: str = "harm", world: str = "true") -> np.ndarray:
         """One number per patient."""
-        rows = self.parts[name].filter(pl.col("world") == world)
-        if patients:
-            rows = rows.filter(pl.col("patient").is_in(list(patients)))
+        rows = self.parts[name].filter(pl.col("world") == world, pl.col("patient").is_in(list(self.patients)))
         return rows[column].to_numpy()
 
-    def mean(self, name: str, column: str = "harm", patients: Sequence[str] = (), world: str = "true") -> float:
+    def mean(self, name: str, column: str = "harm", world: str = "true") -> float:
         """Over patients."""
-        return float(self.column(name, column, patients, world).mean())
+        return float(self.column(name, column, world).mean())
 
-    def unseen(self, name: str, level: str, patients: Sequence[str] = ()) -> str:
-        """Events a day, and how many of them hold no decision."""
-        events, unseen = (self.mean(name, f"{level}_{kind}", patients) for kind in ("events", "unseen"))
-        return f"{events:.2f}, {100 * unseen / max(events, 1e-9):.0f} %"
+    def shown(self, name: str) -> list[str]:
+        """Harm, time in range, below 70 and below 54."""
+        harm, *times = (self.mean(name, k) for k in ("harm", "time_in_range", "time_below_70", "time_below_54"))
+        return [f"**{harm:.2f}**", *(f"{share:.{digits}f}" for share, digits in zip(times, (1, 2, 2)))]
 
-    def shown(self, name: str, patients: Sequence[str] = ()) -> str:
-        """Harm, time in range, below 70 and below 54, as cells."""
-        kinds = ("harm", "time_in_range", "time_below_70", "time_below_54")
-        h, t, low, very = (self.mean(name, kind, patients) for kind in kinds)
-        return f"**{h:.2f}** | {t:.1f} | {low:.2f} | {very:.2f}"
+    def unseen(self, name: str) -> list[str]:
+        """Lows and deep lows a day, and how many of them hold no decision."""
+        cells = []
+        for level in ("low", "very_low"):
+            events, unseen = (self.mean(name, f"{level}_{kind}") for kind in ("events", "unseen"))
+            cells.append(f"{events:.2f}, {100 * unseen / max(events, 1e-9):.0f} %")
+        return cells
+
+    def gains(self, pairs: Sequence[tuple[str, str]]) -> str:
+        """A table of what each policy gains over another, of the pairs that are there."""
+        there = [pair for pair in pairs if self.parts.keys() >= set(pair)]
+        rows = [[f"{a} over {b}", gain(self.column(a), self.column(b))] for a, b in there]
+        return plain_table(["", "gain"], rows)
 
 
-def policies_table(found: Found) -> list[str]:
+HARM = ["TIR", "< 70", "< 54"]
+LOWS = ["lows a day, unseen", "deep lows, unseen"]
+
+
+def policies_table(found: Found) -> str:
     """Every policy of all patients."""
-    lines = ["| policy | harm own | **harm true** | TIR | < 70 | < 54 | lows a day, unseen | deep lows, unseen |"]
-    lines += ["|-|-|-|-|-|-|-|-|"]
-    for name in (*(trial.name for trial in TRIALS), *BUILTIN):
-        if name in found:
-            unseen = " | ".join(found.unseen(name, level) for level in ("low", "very_low"))
-            lines.append(f"| {name} | {found.mean(name, world='own'):.2f} | {found.shown(name)} | {unseen} |")
-    return lines
+    names = [name for name in (*(trial.name for trial in TRIALS), *BUILTIN) if name in found.parts]
+    rows = [[n, f"{found.mean(n, world='own'):.2f}", *found.shown(n), *found.unseen(n)] for n in names]
+    return plain_table(["policy", "harm own", "**harm true**", *HARM, *LOWS], rows)
 
 
-def gains_table(found: Found) -> list[str]:
-    """Adaptive over fixed, and each patient's own over one for all."""
-    lines = ["Gain of harm on the true patients: median (quartiles), better in so many.", "", "| | gain |", "|-|-|"]
+def compared_pairs() -> list[tuple[str, str]]:
+    """Adaptive and fixed, each patient's own and one for all, PPO and TRPO."""
     pairs = []
-    kinds = (("trpo-true", "oracle"), ("trpo-own", "ind-scratch"), ("trpo-lag-own", "ind"), ("ppo-lag-own", "ind"))
-    for kind, ind in kinds:
+    for kind, (ind, *_) in ((f"{algorithm}-{world}", scopes) for (algorithm, world), scopes in COMPARED.items()):
         pairs += [(f"{kind}-{s}-adaptive", f"{kind}-{s}-fixed") for s in (ind, "dr", "pop")]
         pairs += [(f"{kind}-{ind}-{t}", f"{kind}-{s}-{t}") for s in ("dr", "dr-told", "pop") for t in TIMINGS]
-    pairs += [(f"ppo-lag-own-{s}-{t}", f"trpo-lag-own-{s}-{t}") for s in ("ind", "pop") for t in TIMINGS]
-    for better, worse in pairs:
-        if better in found and worse in found:
-            lines.append(f"| {better} over {worse} | {gain(found.column(better), found.column(worse))} |")
-    return lines
+    return pairs + [(f"ppo-lag-own-{s}-{t}", f"trpo-lag-own-{s}-{t}") for s in ("ind", "pop") for t in TIMINGS]
 
 
-def budgets_table(found: Found, few: Sequence[str]) -> list[str]:
+def budgets_table(found: Found) -> str:
     """What a budget of decisions is worth, and which adaptive one equals which fixed one."""
-    lines = [
-        f"## Budgets of decisions, {len(few)} patients",
-        "",
-        f"Each patient's own policy on the truth (TRPO, {SHORT['updates']} updates of {SHORT['episodes']} days).",
-        "",
-        "| K | harm fixed | harm adaptive | adaptive over fixed | < 70: fixed, adaptive | as good as fixed at K = |",
-        "|-|-|-|-|-|-|",
+    names = {(t.timing, t.decisions): t.name for t in BUDGETED if t.name in found.parts}
+    fixed = [(k, found.mean(names["fixed", k])) for k in BUDGETS if ("fixed", k) in names]
+    rows = []
+    for k in (k for k in BUDGETS if {("adaptive", k), ("fixed", k)} <= names.keys()):
+        a, f = (found.column(names[timing, k]) for timing in TIMINGS)
+        low = [found.mean(names[timing, k], "time_below_70") for timing in ("fixed", "adaptive")]
+        equal = equal_budget(float(a.mean()), fixed)
+        rows.append([str(k), f"{f.mean():.2f}", f"{a.mean():.2f}", gain(a, f), f"{low[0]:.2f}, {low[1]:.2f}", equal])
+    heads = [
+        "K",
+        "harm fixed",
+        "harm adaptive",
+        "adaptive over fixed",
+        "< 70: fixed, adaptive",
+        "as good as fixed at K =",
     ]
-    names = {(t.timing, t.decisions): t.name for t in BUDGETED if t.name in found}
-    fixed = [(k, found.mean(names["fixed", k], patients=few)) for k in BUDGETS if ("fixed", k) in names]
-    for k in BUDGETS:
-        if not {("adaptive", k), ("fixed", k)} <= names.keys():
-            continue
-        a, f = (found.column(names[timing, k], patients=few) for timing in TIMINGS)
-        low = [found.mean(names[t, k], "time_below_70", few) for t in ("fixed", "adaptive")]
-        lines.append(
-            f"| {k} | {f.mean():.2f} | {a.mean():.2f} | {gain(a, f)} | {low[0]:.2f}, {low[1]:.2f} "
-            f"| {equal_budget(float(a.mean()), fixed)} |"
-        )
-    return lines
+    return plain_table(heads, rows)
 
 
 def equal_budget(harm: float, fixed: Sequence[tuple[int, float]]) -> str:
@@ -410,82 +390,59 @@ def equal_budget(harm: float, fixed: Sequence[tuple[int, float]]) -> str:
     return f"more than {fixed[-1][0]}" if harm < fixed[-1][1] else f"less than {fixed[0][0]}"
 
 
-def ceilings_table(found: Found, few: Sequence[str]) -> list[str]:
+def ceilings_table(found: Found) -> str:
     """From a plan that never looks to one that knows the day."""
     meaning = {
         "blind": f"one plan for all days, never looks (searched on {BLIND_DAYS} other days)",
         "expert": "each patient's own policy, trained on the truth",
         "foreseen": "the best plan found for each day, its meals known",
     }
-    lines = [
-        f"## Ceilings, {len(few)} patients, {BOUND_DAYS} days",
-        "",
-        f"Cross-entropy search, {ROUNDS} rounds of {CANDIDATES} plans; what is found bounds the best from one side.",
-        "",
-        "| | timing | harm | TIR | < 70 | < 54 |",
-        "|-|-|-|-|-|-|",
-    ]
-    for name, (kind, timing) in CEILINGS.items():
-        if name in found:
-            lines.append(f"| {meaning[kind]} | {timing} | {found.shown(name, few)} |")
-    lines += ["", "| | gain |", "|-|-|"]
-    pairs = [(f"{kind}-adaptive", f"{kind}-fixed") for kind in ("blind", "expert", "foreseen")]
+    there = {name: kind for name, kind in CEILINGS.items() if name in found.parts}
+    rows = [[meaning[kind], timing, *found.shown(name)] for name, (kind, timing) in there.items()]
+    pairs = [(f"{kind}-adaptive", f"{kind}-fixed") for kind in meaning]
     pairs += [(f"{a}-{t}", f"{b}-{t}") for a, b in (("expert", "blind"), ("foreseen", "expert")) for t in TIMINGS]
-    for better, worse in pairs:
-        if better in found and worse in found:
-            harm = (found.column(name, patients=few) for name in (better, worse))
-            lines.append(f"| {better} over {worse} | {gain(*harm)} |")
-    return lines
+    return plain_table(["", "timing", "harm", *HARM], rows) + "\n\n" + found.gains(pairs)
 
 
-def costs_table(found: Found, few: Sequence[str]) -> list[str]:
+def costs_table(found: Found) -> str:
     """The constraint at the decisions' ends against that along the path."""
-    lines = [
-        f"## What is limited to 1 %, {len(few)} patients",
-        "",
-        "Each patient's own TRPO-Lag on the truth, as short a training: limited is the share of decisions that end "
-        "below 70 mg/dL, or that of the time.",
-        "",
-        "| limited | timing | harm | TIR | < 70 | < 54 | ends below 70, % | lows a day, unseen | deep lows, unseen |",
-        "|-|-|-|-|-|-|-|-|-|",
-    ]
-    rows = [("nothing", timing, f"trpo-true-oracle-{timing}-k{DECISIONS}") for timing in TIMINGS]
-    rows += [({"path": "time", "end": "ends"}[t.limited], t.timing, t.name) for t in CONSTRAINED]
-    for limited, timing, name in rows:
-        if name in found:
-            unseen = " | ".join(found.unseen(name, level, few) for level in ("low", "very_low"))
-            ends = found.mean(name, "low_ends", few)
-            shown = "-" if np.isnan(ends) else f"{ends:.2f}"
-            lines.append(f"| {limited} | {timing} | {found.shown(name, few)} | {shown} | {unseen} |")
-    return lines
+    limits = [("nothing", timing, f"trpo-true-oracle-{timing}-k{DECISIONS}") for timing in TIMINGS]
+    limits += [({"path": "time", "end": "ends"}[t.limited], t.timing, t.name) for t in CONSTRAINED]
+    rows = []
+    for limited, timing, name in (row for row in limits if row[-1] in found.parts):
+        ends = found.mean(name, "low_ends")
+        shown = "-" if np.isnan(ends) else f"{ends:.2f}"
+        rows.append([limited, timing, *found.shown(name), shown, *found.unseen(name)])
+    return plain_table(["limited", "timing", "harm", *HARM, "ends below 70, %", *LOWS], rows)
 
 
 def table() -> None:
     """Write the tables."""
-    found = Found(results())
-    few = bank_of("true", few=True).patients
-    head = [
+    everyone, some = (Found(results(), bank_of("true", few=few).patients) for few in (False, True))
+    few = len(some.patients)
+    blocks = [
         "# Online learning in type 1 diabetes",
-        "",
         f"Made by `{Path(__file__).name} table`; {DAYS} days a patient.",
+        policies_table(everyone),
+        "Gain of harm on the true patients: median (quartiles), better in so many.",
+        everyone.gains(compared_pairs()),
+        f"## Budgets of decisions, {few} patients",
+        f"Each patient's own policy on the truth (TRPO, {SHORT['updates']} updates of {SHORT['episodes']} days).",
+        budgets_table(some),
+        f"## Ceilings, {few} patients, {BOUND_DAYS} days",
+        f"Cross-entropy search, {ROUNDS} rounds of {CANDIDATES} plans; what is found bounds the best from one side.",
+        ceilings_table(some),
+        f"## What is limited to 1 %, {few} patients",
+        "Each patient's own TRPO-Lag on the truth, as short a training: limited is the share of decisions that end "
+        "below 70 mg/dL, or that of the time.",
+        costs_table(some),
     ]
-    tables: list[Callable[[], list[str]]] = [
-        lambda: policies_table(found),
-        lambda: gains_table(found),
-        lambda: budgets_table(found, few),
-        lambda: ceilings_table(found, few),
-        lambda: costs_table(found, few),
-    ]
-    lines = head
-    for make in tables:
-        lines += ["", *make()]
-    (HERE / "online.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    write_text(HERE / "online.md", "\n\n".join(blocks) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("command", choices=("train", "table"))
-    parser.add_argument("names", nargs="*", help=f"all, or of {', '.join([*TRAINED, *CEILINGS, *BUILTIN])}")
+    parser.add_argument("names", nargs="*", help=f"all, or of {', '.join(EVERYTHING)}")
     options = parser.parse_args()
     train(options.names) if options.command == "train" else table()

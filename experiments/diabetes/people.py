@@ -24,9 +24,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from experiments.common import plain_table
 from experiments.diabetes.hupa import HOUR, Diary, People, diary, read_hours, usable
 from medgym_offline.config import read
 from medgym_offline.diseases.diabetes.minimal import PARAMETERS, WARM_UP, Fit, fit, forecast
+from medgym_offline.files import write_text
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parents[1] / "generation" / "diabetes-hupa-v0.toml"
@@ -88,55 +90,36 @@ def wins(rows: pl.DataFrame, other: str, hour: int) -> str:
 def markdown(rows: pl.DataFrame, who: pl.DataFrame, fitted: Fit) -> str:
     """The tables."""
     used, left = who.filter("used"), who.filter(~pl.col("used"))
-    lines = [
+    errors, each = [], []
+    for model in MODELS:
+        parts = [rows.filter(pl.col("model") == model, pl.col("hours") == hour) for hour in AHEAD]
+        errors.append([model, *(x for at in parts for x in (f"{at['rmse'].mean():.1f}", f"{at['r2'].median():.2f}"))])
+    for person, numbers in zip(used.iter_rows(named=True), fitted.parameters.tolist()):
+        at = rows.filter(pl.col("patient") == person["patient"], pl.col("hours") == AHEAD[-1])
+        r2 = [f"{at.filter(pl.col('model') == model)['r2'].item():.2f}" for model in MODELS[:3]]
+        days = [f"{person['days']:.1f}", f"{person['meals']:.1f}"]
+        each.append([person["patient"], *days, *r2, *(f"{x:.3g}" for x in numbers)])
+    over = [[other, *(wins(rows, other, hour) for hour in AHEAD)] for other in MODELS[1:]]
+    missing = [
+        [p["patient"], f"{p['days']:.1f}", f"{100 * p['basal']:.0f}", f"{p['boluses']:.1f}", str(p["sizes"]),
+         f"{p['meals']:.1f}"]
+        for p in left.iter_rows(named=True)
+    ]  # fmt: skip
+    blocks = [
         "# Real people with type 1 diabetes",
-        "",
         f"Made by `people.py`: {len(used)} of {len(who)} people of HUPA-UCM (CC BY 4.0), hourly records, the last "
         f"{HELD_OUT} hours of each held out.",
-        "",
         "RMSE, mg/dL, mean over people; R2, median over people.",
-        "",
-        "| | " + " | ".join(f"RMSE {h} h | R2 {h} h" for h in AHEAD) + " |",
-        "|-" * (2 * len(AHEAD) + 1) + "|",
-    ]
-    for model in MODELS:
-        cells = []
-        for hour in AHEAD:
-            at = rows.filter(pl.col("model") == model, pl.col("hours") == hour)
-            cells.append(f"{at['rmse'].mean():.1f} | {at['r2'].median():.2f}")
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
-    lines += ["", "`ind` has the smaller error in so many people; its median gain:", ""]
-    lines += ["| over | " + " | ".join(f"{h} h" for h in AHEAD) + " |", "|-" * (len(AHEAD) + 1) + "|"]
-    for other in MODELS[1:]:
-        lines.append(f"| {other} | " + " | ".join(wins(rows, other, hour) for hour in AHEAD) + " |")
-    lines += [
-        "",
+        plain_table(["", *(f"{what} {h} h" for h in AHEAD for what in ("RMSE", "R2"))], errors),
+        "`ind` has the smaller error in so many people; its median gain:",
+        plain_table(["over", *(f"{h} h" for h in AHEAD)], over),
         "## Each person",
-        "",
         "R2 at 4 h, and what was fitted.",
-        "",
-        "| | days | meals a day | " + " | ".join(MODELS[:3]) + " | " + " | ".join(p.name for p in PARAMETERS) + " |",
-        "|-" * (6 + len(PARAMETERS)) + "|",
-    ]
-    for i, person in enumerate(used.iter_rows(named=True)):
-        at = rows.filter(pl.col("patient") == person["patient"], pl.col("hours") == AHEAD[-1])
-        r2 = [at.filter(pl.col("model") == model)["r2"].item() for model in MODELS[:3]]
-        cells = [f"{person['days']:.1f}", f"{person['meals']:.1f}", *(f"{x:.2f}" for x in r2)]
-        cells += [f"{x:.3g}" for x in fitted.parameters[i].tolist()]
-        lines.append(f"| {person['patient']} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
+        plain_table(["", "days", "meals a day", *MODELS[:3], *(p.name for p in PARAMETERS)], each),
         "## Not used",
-        "",
-        "| | days | basal insulin, % of hours | boluses a day | their sizes | meals a day |",
+        plain_table(["", "days", "basal insulin, % of hours", "boluses a day", "their sizes", "meals a day"], missing),
     ]
-    lines.append("|-" * 6 + "|")
-    for person in left.iter_rows(named=True):
-        lines.append(
-            f"| {person['patient']} | {person['days']:.1f} | {100 * person['basal']:.0f} | {person['boluses']:.1f} "
-            f"| {person['sizes']} | {person['meals']:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(blocks) + "\n"
 
 
 def main() -> None:
@@ -148,9 +131,7 @@ def main() -> None:
     fitted = fit(before(found), found.insulin, found.meal)
     rows = scores(found, foreseen(found, fitted))
     rows.write_parquet(HERE / "people.parquet")
-    text = markdown(rows, usable(hours, rule), fitted)
-    (HERE / "people.md").write_text(text, encoding="utf-8")
-    print(text)
+    write_text(HERE / "people.md", markdown(rows, usable(hours, rule), fitted))
 
 
 if __name__ == "__main__":

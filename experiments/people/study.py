@@ -11,9 +11,6 @@ resamples them, and it is not shown where that of H_pop - H_ind holds 0, or that
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +21,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor
 
-from experiments.common import Recipe, digest, markdown_table, units
+from experiments.common import Recipe, digest, markdown_table, parts_main, units
 from experiments.reference.table import TableRecipe
 from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulators
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.diseases.views import FULL
-from medgym_offline.files import atomic_path, write_text
+from medgym_offline.files import atomic_path
 from medgym_offline.offline import train_seeds
 from medgym_offline.people import people_of
 from medgym_offline.policies.actor import StackedActor
@@ -141,16 +138,16 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def run(recipe: StudyRecipe, name: str, workers: int = 1, home: Path = HERE, work: Path = Path("runs/people")) -> Path:
-    """Run a part, unit by unit; the finished ones lie in `work`."""
+def run(recipe: StudyRecipe, name: str, workers: int = 1) -> Path:
+    """Run a part, unit by unit; the finished ones lie in runs/people."""
     part = recipe.part[name]
     identity, calls = load_dataset(part.dataset, progress=False).identity, {}
     for arm in part.arms(recipe.learner):
         settings = [recipe.model_dump(exclude={"part", "name"}), TABLE.read_text(encoding="utf-8")]
         key = digest(identity, part.hours, list(arm), settings)
-        calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = part, arm, recipe
-    found = units(unit, calls, work, workers)
-    path = home / f"{name}.parquet"
+        calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = unit, part, arm, recipe
+    found = units(calls, Path("runs/people"), workers)
+    path = HERE / f"{name}.parquet"
     with atomic_path(path) as temporary:
         found.write_parquet(temporary, compression_level=19)
     return path
@@ -175,7 +172,7 @@ def _means(frame: pl.DataFrame, arm: Arm) -> np.ndarray:
     return chosen.group_by("patient").agg(pl.col("value").mean()).sort("patient")["value"].to_numpy()
 
 
-def tables(recipe: StudyRecipe, home: Path = HERE) -> str:
+def tables(recipe: StudyRecipe) -> str:
     """The tables of the parts that are there."""
     blocks = [
         "# New patients, and what is seen",
@@ -188,7 +185,7 @@ def tables(recipe: StudyRecipe, home: Path = HERE) -> str:
         "cent, with its interval.",
     ]
     for name, part in recipe.part.items():
-        if not (path := home / f"{name}.parquet").exists():
+        if not (path := HERE / f"{name}.parquet").exists():
             blocks.append(f"Not run: {name}.")
             continue
         frame = pl.read_parquet(path)
@@ -219,26 +216,9 @@ def _change(one: np.ndarray, other: np.ndarray) -> str:
     return f"{100.0 * (one.mean() / other.mean() - 1.0):+.0f} %, {low:+.0f} to {high:+.0f}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default=str(HERE / "study.toml"))
-    parser.add_argument("--output", type=Path, default=HERE, help="folder of the results")
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="run parts")
-    running.add_argument("parts", nargs="+")
-    running.add_argument("--workers", type=int, default=1)
-    commands.add_parser("tables", help="write results.md")
-    options = parser.parse_args(arguments)
-    recipe = StudyRecipe.load(options.recipe)
-    if options.command == "tables":
-        write_text(options.output / "results.md", tables(recipe, options.output))
-        return
-    for name in options.parts:
-        if name not in recipe.part:
-            sys.exit(f"error: no part {name!r}; choose of {', '.join(recipe.part)}")
-        work = Path("runs/people") if options.output == HERE else options.output / "work"
-        print(f"wrote {run(recipe, name, options.workers, options.output, work)}", file=sys.stderr)
+    parts_main(__doc__ or "", StudyRecipe.load(HERE / "study.toml"), run, tables, HERE / "results.md")
 
 
 if __name__ == "__main__":

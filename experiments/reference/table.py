@@ -3,14 +3,13 @@
     python -m experiments.reference.table run diabetes-pop     # a part; what is there is not run again
     python -m experiments.reference.table tables               # table.md, from all parts that are there
 
-With `--recipe tuning` the settings that were tried. Every setting is in the recipe. Learners are scored after their
-last update, without noise, beside the behavior without its noise, the expert and the random policy, on the same
-patients and evaluation seeds.
+Every setting is in table.toml; `experiments.reference.tuning` has the settings that were tried. Learners are scored
+after their last update, without noise, beside the behavior without its noise, the expert and the random policy, on the
+same patients and evaluation seeds.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -22,14 +21,13 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from experiments.common import Recipe, digest, markdown_table, units
+from experiments.common import Recipe, digest, markdown_table, parts_main, units
 from medgym_offline import Transitions, evaluate, load_dataset, load_policy, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.datasets.trust import release_manifest
 from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation.statistics import iqm, probability_of_improvement, summarize
-from medgym_offline.files import write_text
 from medgym_offline.leaderboard.ranks import LEVEL, compare
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.train import train_seeds
@@ -177,8 +175,8 @@ def run(recipe: TableRecipe, name: str, workers: int) -> Path:
                 _, settings, alone = recipe.config(method, part)
                 config = [settings.to_dict() | alone, recipe.runs(part), part.scope]
             key = digest(identity, recipe.episodes, method, config, *filter(None, [part.world]))
-            calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = dataset, part, method, recipe
-    found = units(unit, calls, Path("runs/table"), workers)
+            calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = unit, dataset, part, method, recipe
+    found = units(calls, Path("runs/table"), workers)
     path = HERE / f"{name}.parquet"
     found.sort("dataset", "method", "metric", "seed", "patient").write_parquet(path, compression_level=19)
     return path
@@ -222,7 +220,7 @@ def tables(recipe: TableRecipe) -> str:
     there = {name: HERE / f"{name}.parquet" for name in recipe.part}
     blocks = [
         "# The reference table" if recipe.name == "table" else "# Settings that were tried",
-        f"    python -m experiments.reference.table --recipe {recipe.name} run PART, then tables",
+        f"    python -m experiments.reference.{recipe.name} run PART, then tables",
         f"{recipe.seeds} training seeds, last checkpoint, {recipe.episodes} episodes a patient without noise, in the "
         "world that the data come from where no other is named. Scores are normalized: 0 is the random policy, 100 the "
         "expert of the dataset's manifest. Harm is the mean severity over time, in points. `behavior` is the policy "
@@ -245,7 +243,7 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     """Scores, harm, and who is told from whom, of one part."""
     methods = (*part.learners, *REFERENCES)
     datasets = [d for d in part.datasets if d in scores.datasets]
-    heads, body, harm = heads_of(datasets), [], []
+    heads, body, harm = ["", *map(short, datasets)], [], []
     marks = {dataset: against(scores, dataset, part.learners) for dataset in datasets}
     for method in methods:
         cells, harms = [], []
@@ -266,23 +264,18 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     if measured := [d for d in datasets if scores.get(d, "behavior", "support_distance") is not None]:
         near = [[f"`{m}`", *(mean_of(scores, d, m, "support_distance") for d in measured)] for m in methods]
         legend = f"Distance of states and actions to the data's, standard deviations ({title})"
-        blocks.append(markdown_table(legend, heads_of(measured), near))
+        blocks.append(markdown_table(legend, ["", *map(short, measured)], near))
     if part.world:  # reference returns are of the world of the data
         return [f"## {title}", f"Scored in `{part.world}`.", blocks[2]]
     pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
-    heads = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
-    blocks.append(markdown_table(f"Over the {len(datasets)} datasets ({title})", heads, pooled))
+    over = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
+    blocks.append(markdown_table(f"Over the {len(datasets)} datasets ({title})", over, pooled))
     blocks.append(separated(scores, datasets, part.learners, title))
     if name.endswith(("-safe", "-limits")):
         rows = [[f"`{m}`", *(costs(scores, d, m) for d in datasets)] for m in methods]
         legend = f"Mean cost of a decision at its end, and share of the time that is safe, % ({title})"
-        blocks.append(markdown_table(legend, heads_of(datasets), rows))
+        blocks.append(markdown_table(legend, heads, rows))
     return blocks
-
-
-def heads_of(datasets: Sequence[str]) -> list[str]:
-    """Columns of a table of datasets."""
-    return ["", *map(short, datasets)]
 
 
 def mean_of(scores: Scored, dataset: str, method: str, metric: str) -> str:
@@ -385,24 +378,9 @@ def separated(scores: Scored, datasets: Sequence[str], learners: Sequence[str], 
     return markdown_table(caption, ["", *(f"`{b}`" for b in learners)], body)
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="table", help="table or tuning")
-    commands = parser.add_subparsers(dest="command", required=True)
-    running = commands.add_parser("run", help="run parts")
-    running.add_argument("parts", nargs="+")
-    running.add_argument("--workers", type=int, default=1)
-    commands.add_parser("tables", help="write table.md, or tuning.md")
-    options = parser.parse_args()
-    recipe = TableRecipe.load(HERE / f"{options.recipe}.toml")
-    if options.command == "tables":
-        write_text(HERE / f"{recipe.name}.md", tables(recipe))
-        return
-    for one in options.parts:
-        if one not in recipe.part:
-            sys.exit(f"error: no part {one!r}; choose of {', '.join(recipe.part)}")
-        print(f"wrote {run(recipe, one, options.workers)}", file=sys.stderr)
+def main(name: str = "table") -> None:
+    """The command line of a recipe."""
+    parts_main(__doc__ or "", TableRecipe.load(HERE / f"{name}.toml"), run, tables, HERE / f"{name}.md")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def test_offline(source, tmp_path, monkeypatch):
 def test_ablation(source, tmp_path):
     recipe = ablation.AblationRecipe(
         name="tiny", reference="cql", default="gcql", patients=0, seeds=1, episodes=1, settings=SMALL,
-        datasets=({"id": "medgym/test-fixed-v0", "bank": "sepsis-v0"},),
+        datasets={"medgym/test-fixed-v0": "sepsis-v0"},
         variants={"cql": {"label": "no guard", "algorithm": "cql"}, "gcql": {"label": "guarded"}},
     )  # fmt: skip
     found = ablation.run(recipe, tmp_path, sources=[source])
@@ -123,9 +123,9 @@ def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(data,
     late = (np.arange(96)[None] > split.begin[:, None])[..., None]
     other = replace(data, values=np.where(late, data.values + 3.0, data.values).astype(np.float32))
     changed = pooling.Split.of(other, 3, BANK, 6, recency)
-    first, second = (pooling.score(s, 7, 0.1, 3, 5)["ahead"] for s in (split, changed))
+    first, second = (pooling.score(s, 7, 0.1, 3, 5) for s in (split, changed))
     for model in first:
-        shift = (second[model] - first[model])[split.scored("ahead")]
+        shift = (second[model] - first[model])[split.scored()]
         assert shift.size > 10
         assert np.allclose(shift, 3.0, atol=1e-5), model
 
@@ -140,6 +140,6 @@ def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort, tmp_path)
     assert len(mean) == 8  # two recencies, two strengths, two stops
     assert alone in (2, 4, 6, 8)
     text = pooling.markdown(POOLING, found, 20)
-    assert text.count("| persistence |") == 2
+    assert text.count("| persistence |") == 1
     with pytest.raises(BankError, match="4 stays, the study needs 9"):
         pooling.run(POOLING, tmp_path, 1, cohort, replace(BANK, patients=9))
