@@ -219,6 +219,7 @@ def _opened(
     text, path = str(policy), Path(policy)
     base, _, rest = text.partition(":")
     if base in BUILTIN_NAMES:  # a file of that name is reached as ./random
+        found: Any
         if base == "behavior":
             from medgym_offline.online.behavior import load_behavior
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,8 @@ __all__ = ["audit_page"]
 _SHARES = (0.0, 0.02, 0.04, 0.08, 0.17, 0.25, 0.375, 0.5, 0.67, 0.83, 1.0)  # of the time that responses are shown
 
 Facts = dict[str, Any]
+Line = Callable[[Facts], Cell]
+"""What a row says of a world's facts."""
 
 
 def _percent(share: float) -> str:
@@ -34,8 +38,13 @@ def _pair(pair: Sequence[float]) -> str:
     return f"{pair[0]:.3f} / {pair[1]:.3f}"
 
 
-def _by_world(facts: Facts, caption: str, lines: Mapping[str, Callable[[Facts], Cell]]) -> Table:
-    """A column per world, a row per line: its name, and what it says of a world's facts."""
+def _at(show: Callable[[Any], Cell], *keys: Any) -> Line:
+    """What `show` makes of the fact under `keys`."""
+    return lambda found: show(functools.reduce(operator.getitem, keys, found))
+
+
+def _by_world(facts: Facts, caption: str, lines: Mapping[str, Line]) -> Table:
+    """A column per world, and a row per line."""
     worlds = facts["worlds"]
     rows = [[name, *(cell(found) for found in worlds.values())] for name, cell in lines.items()]
     return Table(caption, ["", *worlds], rows)
@@ -71,25 +80,24 @@ def _constants(facts: Facts, disease: Disease) -> list[Block]:
     process, cost = disease.process, disease.cost
     names = max((list(w["constant_policies"]["table"]) for w in facts["worlds"].values()), key=len)
 
-    def scored(policy: str) -> Callable[[Facts], Cell]:
-        def cell(found: Facts) -> Cell:
-            score = found["constant_policies"]["table"].get(policy)
-            return None if score is None else f"{score['severity']:.2f} ({_percent(score['safe'])})"
+    def scored(policy: str) -> Line:
+        def cell(table: Facts) -> Cell:
+            return f"{table[policy]['severity']:.2f} ({_percent(table[policy]['safe'])})" if policy in table else None
 
-        return cell
+        return _at(cell, "constant_policies", "table")
 
-    lines: dict[str, Callable[[Facts], Cell]] = {
-        "gain of the patient's over the cohort's best": lambda w: f"{100 * w['constant_policies']['gain']:.1f} %",
-        "bests at corners": lambda w: f"{100 * w['constant_policies']['corners']:.1f} %",
-        "mean regret of another patient's best": lambda w: Estimate(w["constant_policies"]["wrong_patient_regret"]),
+    def exact(share: float) -> str:
+        return f"{100 * share:.1f} %"
+
+    lines = {
+        "gain of the patient's over the cohort's best": _at(exact, "constant_policies", "gain"),
+        "bests at corners": _at(exact, "constant_policies", "corners"),
+        "mean regret of another patient's best": _at(Estimate, "constant_policies", "wrong_patient_regret"),
     }
     if disease.needed:
-        lines |= {
-            f"best {disease.needed} above 0, patients": lambda w: w["constant_policies"]["needed_best"],
-            "of them given it by clinicians": lambda w: "{} (of {} given it)".format(
-                *w["constant_policies"]["needed_best_treated"]
-            ),
-        }
+        treated = _at(lambda pair: f"{pair[0]} (of {pair[1]} given it)", "constant_policies", "needed_best_treated")
+        lines[f"best {disease.needed} above 0, patients"] = _at(int, "constant_policies", "needed_best")
+        lines["of them given it by clinicians"] = treated
     caption = (
         f"Constant treatments over {process.horizon:g} {process.unit}: mean {disease.severity.label}, and share of "
     )
@@ -107,7 +115,7 @@ def _effects(facts: Facts, bank: SimulatorBank) -> list[Block]:
     curves = response_curves(bank.world("own"), times)
     out: list[Block] = [draw.responses(t, times.numpy(), curves[t.name], disease) for t in disease.treatments]
     late = f"{shown:g} {process.unit}"
-    signs = {c.statement: lambda w, s=c.statement: _percent(w["signs"][s]) for c in disease.sign_checks}
+    signs = {c.statement: _at(_percent, "signs", c.statement) for c in disease.sign_checks}
     out.append(_by_world(facts, f"Signs of the effect of a full step after {late}: share of patients", signs))
     for name, world in facts["worlds"].items():
         rows = []
@@ -122,11 +130,9 @@ def _effects(facts: Facts, bank: SimulatorBank) -> list[Block]:
 
 def _bounds(facts: Facts, disease: Disease) -> list[Block]:
     process, components = disease.process, [(c.name, draw.label(c)) for c in disease.components]
-    bounds: dict[str, Callable[[Facts], Cell]] = {
-        "every state finite": lambda w: "yes" if w["bounded"]["finite"] == 1 else Warn("NO"),
-        **{f"stuck: {label}": lambda w, name=name: _percent(w["bounded"][name]) for name, label in components},
-    }
-    noise = {label: lambda w, j=j: _number(w["noise"][j]) for j, (_, label) in enumerate(components)}
+    bounds = {"every state finite": _at(lambda share: "yes" if share == 1 else Warn("NO"), "bounded", "finite")}
+    bounds |= {f"stuck: {label}": _at(_percent, "bounded", name) for name, label in components}
+    noise = {label: _at(_number, "noise", j) for j, (_, label) in enumerate(components)}
     halves = [
         [f"{name}, {h} {process.unit}", _number(f["mean_difference"]), *map(_pair, f["spread"].values())]
         for name, w in facts["worlds"].items()
