@@ -12,9 +12,7 @@ import hashlib
 import json
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from medgym_offline.config import configuration, from_values, plain_values, read_json
 from medgym_offline.diseases.registry import DEFAULT as DEFAULT_DISEASE
@@ -31,16 +29,21 @@ DEFAULT = "protocol-v0"
 _OF_THE_PROCESS = (
     "decisions", "horizon", "min_interval", "max_interval", "initial_noise", "grid", "fine", "settled",
 )  # fmt: skip
-_Count = Annotated[int, Field(ge=1)]
 
 
 @configuration("bootstrap", ProtocolError)
 class Bootstrap:
     """Settings of the stratified bootstrap: resamples, two-sided confidence, seed."""
 
-    resamples: _Count = 10_000
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    resamples: int = 10_000
+    confidence: float = 0.95
     seed: int = 7
+
+    def __post_init__(self) -> None:
+        if self.resamples < 1:
+            raise ProtocolError(f"bootstrap.resamples is {self.resamples}; it must be at least 1")
+        if not 0 < self.confidence < 1:
+            raise ProtocolError(f"bootstrap.confidence is {self.confidence}; it must lie between 0 and 1")
 
 
 @configuration("support", ProtocolError)
@@ -56,6 +59,8 @@ class SupportSettings:
 class Protocol:
     """How policies are scored.
 
+    What a number may be is checked here, not in the types: those are part of the published schema of entries.
+
     Every policy is rolled out on every patient's own simulator in each of `worlds` that the bank has: `episodes`
     episodes until `horizon` and at most `decisions` decisions, from the patient's first state plus
     N(0, `initial_noise`^2), with residual noise if `noise`. Metrics are read on an absolute grid: at 0, `grid`, ... the
@@ -68,10 +73,10 @@ class Protocol:
     version: int = 0
     disease: str = DEFAULT_DISEASE
     bank: str = ""
-    worlds: Annotated[tuple[str, ...], Field(min_length=1)] = ("own", "crossfit", "true")
-    timing: Literal["policy", "adaptive", "fixed"] = "policy"
-    decisions: _Count = None  # type: ignore[assignment]
-    episodes: _Count = 50
+    worlds: tuple[str, ...] = ("own", "crossfit", "true")
+    timing: str = "policy"
+    decisions: int = None  # type: ignore[assignment]
+    episodes: int = 50
     seed: int = 20260
     horizon: float = None  # type: ignore[assignment]
     min_interval: float = None  # type: ignore[assignment]
@@ -95,6 +100,13 @@ class Protocol:
         for name in _OF_THE_PROCESS:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(definition.process, name))
+        if self.timing not in ("policy", "adaptive", "fixed"):
+            raise ProtocolError(f"timing is {self.timing!r}; it must be 'policy', 'adaptive' or 'fixed'")
+        for name in ("decisions", "episodes"):
+            if getattr(self, name) < 1:
+                raise ProtocolError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.worlds:
+            raise ProtocolError("worlds is empty; name at least one of 'own', 'crossfit', 'true'")
         for name in ("grid", "fine"):
             if not _divides(getattr(self, name), self.horizon):
                 raise ProtocolError(f"{name} is {getattr(self, name)}; it must divide the horizon of {self.horizon}")
