@@ -3,7 +3,7 @@
     python -m experiments.ceilings ceilings
 
 The best constant, five doses at equal intervals, five at intervals chosen freely, and twenty at equal intervals, by
-gradient search for each patient without noise (`medgym_offline.simulators.ceilings`).
+gradient search for each patient without noise (`experiments.open_loop`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from experiments.common import (
     tidy_rows,
     units,
 )  # fmt: skip
+from experiments.open_loop import CeilingConfig, ceilings
 from medgym_offline import SimulatorBank, load_simulators
-from medgym_offline.simulators.ceilings import CeilingConfig, ceilings
 
 __all__ = ["CeilingsRecipe", "gains", "markdown", "run"]
 
@@ -54,9 +54,8 @@ class CeilingsRecipe(Recipe):
 
 
 def _search(bank: SimulatorBank, config: CeilingConfig) -> pl.DataFrame:
-    found = ceilings(bank, config, show=False)
     world, parts = bank.current_world, []
-    for name, schedules in found.classes.items():
+    for name, schedules in ceilings(bank, config).items():
         harm = dict(zip(bank.patients, schedules.harm.double().tolist()))
         parts.append(tidy_rows(bank.name, Row(name, "ind", "open-loop", config.decisions), 0, world, "harm", harm))
     return pl.concat(parts)

@@ -13,7 +13,7 @@ from medgym_offline.online import load_behavior
 from medgym_offline.online.behavior import RELEASE
 from medgym_offline.simulators.audit import audit
 from medgym_offline.simulators.build import read_recipe
-from medgym_offline.simulators.distill import map_errors
+from medgym_offline.simulators.map_checks import map_checks
 
 TIMINGS = ("adaptive", "fixed")
 
@@ -54,7 +54,7 @@ def test_solution_map_is_exact_at_zero_and_within_its_stated_errors(bank):
     some = bank.select(range(0, 110, 5))
     x, u = some.initial_state().unsqueeze(1), torch.full((len(some), 1, 3), 0.4)
     assert torch.equal(some.flow(x, u, torch.zeros(len(some), 1)), x)
-    errors = map_errors(some, rows=4)
+    errors = map_checks(some, rows=4)
     for hours, median, p99 in (("0.5", 0.01, 0.06), ("6.0", 0.02, 0.1), ("24.0", 0.03, 0.2), ("36.0", 0.03, 0.25)):
         for kind in ("error", "composition"):
             assert errors[kind][hours][0] < median

@@ -147,9 +147,6 @@ def simulators_audit(
         Path | None,
         typer.Option("--cohort", help="The cohort table the bank was fitted to: adds forecasts and rollouts."),
     ] = None,
-    ceilings: Annotated[
-        bool, typer.Option("--ceilings", help="Also search the best open-loop schedules (some minutes).")
-    ] = False,
 ) -> None:
     """Check a bank before anyone trusts it: solution map, fit, treatment effects, bounds.
 
@@ -164,7 +161,7 @@ def simulators_audit(
 
         table = Cohort.read(cohort)
     # Raises after writing if a check that must hold does not.
-    facts = audit(load_simulators(bank or None), output, cohort=table, ceilings=ceilings)
+    facts = audit(load_simulators(bank or None), output, cohort=table)
     print_table(("holds", "check", "found"), [("yes", c["check"], c["found"]) for c in facts["hard_checks"]])
     rows = [("met" if g["met"] else "missed", g["goal"], g["found"]) for g in facts["goals"]]
     print_table(("", "goal", "found"), rows)

@@ -41,14 +41,13 @@ def print_audit(found: OpeAudit) -> None:
         f"{info['dataset']}: {len(found.patients)} patients x {info['logged_episodes']} logged episodes; returns "
         f"{discount}, of policies perturbed by N(0, {info['perturbation']:g}^2)"
     )
-    columns = ("policy", *(f"true, {w}" for w in worlds), *(["unperturbed"] * bool(worlds)), *names, "ESS")
+    columns = ("policy", *(f"true, {w}" for w in worlds), *names, "ESS")
     rows = []
     for i, policy in enumerate(found.policies):
         true = (f"{found.truth[w][i].mean():.2f} ± {found.error[w][i]:.2f}" for w in worlds)
         guessed = (f"{found.estimates[name][i].mean():.2f}" for name in names)
         ess = median(found.sample_size[i])
-        plain = [f"{found.unperturbed[i].mean():.2f}"] if worlds else []
-        rows.append((policy, *true, *plain, *guessed, f"{ess:.1f}"))
+        rows.append((policy, *true, *guessed, f"{ess:.1f}"))
     print_table(columns, rows, title)
     if worlds:
         keys = list(found.scores[worlds[0]][names[0]])

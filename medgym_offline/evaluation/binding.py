@@ -24,6 +24,7 @@ from medgym_offline.files import sha256_file
 from medgym_offline.policies.protocol import seen_width, timing_of_width
 
 if TYPE_CHECKING:
+    from medgym_offline.diseases.base import Disease
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["BUILTIN_NAMES", "BoundPolicy", "require_repeatable", "resolve_policy"]
@@ -123,43 +124,33 @@ def resolve_policy(
     """
     if timing is not None and timing not in TIMINGS:
         raise unknown_name("timing", timing, TIMINGS)
-    bank.disease.view(view or FULL)
-    info: dict[str, Any] = {"kind": "object", "sha256": None}
-    name = ""
-    if isinstance(policy, str | Path):
-        text = str(policy)
-        base = text.partition(":")[0]
-        if base in BUILTIN_NAMES:  # a file of that name is reached as ./random
-            name, info["kind"] = text, "built-in"
-            policy = _builtin(text, bank, timing or "adaptive", decisions or default_decisions, view)
-        else:
-            policy, name = _from_file(text, bank.disease.name, view), Path(text).stem
-            if Path(text).is_file():
-                info |= {"kind": "file", "sha256": sha256_file(text)}
-            else:
-                info |= {"kind": "folder", "sha256": _folder_hash(Path(text))}
-    if not callable(getattr(policy, "act", None)):
+    of = bank.disease
+    of.view(view or FULL)
+    policy, name, info = _opened(policy, bank, timing or "adaptive", decisions or default_decisions, view)
+
+    def said(attribute: str, otherwise: Any = None) -> Any:
+        return getattr(policy, attribute, None) or otherwise
+
+    if not callable(said("act")):
         raise PolicyError(
             f"{policy!r} is not a policy: it has no act(observations); pass a policy file, an object with act, "
             f"or one of {', '.join(BUILTIN_NAMES)}"
         )
-    if (made_for := getattr(policy, "disease", None) or bank.disease.name) != bank.disease.name:
+    if (made_for := said("disease", of.name)) != of.name:
         raise PolicyError(
-            f"policy {name or type(policy).__name__!r} was made for {made_for}, bank {bank.name!r} is of "
-            f"{bank.disease.name}; evaluate it on a bank of {made_for}"
+            f"policy {name!r} was made for {made_for}, bank {bank.name!r} is of {of.name}; "
+            f"evaluate it on a bank of {made_for}"
         )
-    _require_patients(policy, bank, name or type(policy).__name__)
-    name = name or type(policy).__name__
-    seen = str(getattr(policy, "view", None) or view or FULL)
+    patients = getattr(policy, "patients", None)
+    _require_patients(patients, bank, name)
+    seen = str(said("view", view or FULL))
     if view is not None and seen != view:
         raise PolicyError(
             f"policy {name!r} was made for view {seen!r} and cannot be evaluated under view {view!r}; "
             f"leave view out, or train one on a dataset with view={view!r}"
         )
-    own_decisions = getattr(policy, "decisions", None)
-    budget = int(decisions or own_decisions or default_decisions)
-    takes_torch, width = _probe(policy, bank, name, seen)
-    own = getattr(policy, "timing", None) or timing_of_width(bank.disease, width)
+    takes_torch, width = _probe(policy, len(bank) if patients is None else len(patients), of, name, seen)
+    own = said("timing") or timing_of_width(of, width)
     if own not in TIMINGS:
         raise unknown_name("timing", own, TIMINGS)
     if timing is not None and own != timing:
@@ -167,22 +158,21 @@ def resolve_policy(
             f"policy {name!r} is for {own} timing and cannot be evaluated with {timing} timing; "
             f"leave timing out, or train one with timing={timing!r}"
         )
-    if width != (wanted := bank.disease.action_dim(own)):
+    if width != (wanted := of.action_dim(own)):
         raise PolicyError(
             f"policy {name!r} says {own} timing, which needs actions of width {wanted}, but gives width {width}"
         )
-    patients = getattr(policy, "patients", None)
+    baseline = info["kind"] == "built-in" and not name.startswith("behavior")
     info |= {
-        "scope": "baseline"
-        if info["kind"] == "built-in" and not name.startswith("behavior")
-        else getattr(policy, "scope", None) or ("pop" if patients is None else "ind"),
+        "scope": "baseline" if baseline else said("scope", "pop" if patients is None else "ind"),
         "timing": own,
-        "decisions": own_decisions,
+        "decisions": getattr(policy, "decisions", None),
         "patients": None if patients is None else len(patients),
         "class": type(policy).__name__,
-        "provenance": dict(getattr(policy, "provenance", None) or {}),
+        "provenance": dict(said("provenance", {})),
     }
-    return BoundPolicy(policy, name, own, budget, info, takes_torch, bank.disease.name, seen)
+    budget = int(decisions or said("decisions", default_decisions))
+    return BoundPolicy(policy, name, own, budget, info, takes_torch, of.name, seen)
 
 
 def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
@@ -220,39 +210,38 @@ def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
             )
 
 
-def _folder_hash(folder: Path) -> str:
-    """SHA-256 over the names and SHA-256 of the files of a folder, in order of their names."""
-    listing = "".join(f"{sha256_file(f)}  {f.name}\n" for f in sorted(folder.iterdir()) if f.is_file())
-    return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _builtin(text: str, bank: SimulatorBank, timing: str, decisions: int, view: str | None) -> Any:
+def _opened(
+    policy: Any, bank: SimulatorBank, timing: str, decisions: int, view: str | None
+) -> tuple[Any, str, dict[str, Any]]:
+    """The object with `act`, what to call it, and what it was opened from: its kind and SHA-256."""
+    if not isinstance(policy, str | Path):
+        return policy, type(policy).__name__, {"kind": "object", "sha256": None}
+    text, path = str(policy), Path(policy)
     base, _, rest = text.partition(":")
-    if base == "behavior":
-        from medgym_offline.online.behavior import load_behavior
+    if base in BUILTIN_NAMES:  # a file of that name is reached as ./random
+        found: Any
+        if base == "behavior":
+            from medgym_offline.online.behavior import load_behavior
 
-        return load_behavior(bank.name, scope=rest or "ind", timing=timing)
-    from medgym_offline.policies.builtin import builtin_policy
+            found = load_behavior(bank.name, scope=rest or "ind", timing=timing)
+        else:
+            from medgym_offline.policies.builtin import builtin_policy
 
-    return builtin_policy(text, bank, timing, decisions, view=view or FULL)
-
-
-def _from_file(text: str, disease: str, view: str | None) -> Any:
-    path = Path(text)
-    if not path.exists():
-        if not path.suffix and path.name == text:
-            raise unknown_name("policy (no such file, nor built-in)", text, BUILTIN_NAMES)
-        raise PolicyError(f"there is no policy file {text}; give a path, or one of {', '.join(BUILTIN_NAMES)}")
+            found = builtin_policy(text, bank, timing, decisions, view=view or FULL)
+        return found, text, {"kind": "built-in", "sha256": None}
+    if not path.exists() and not path.suffix and path.name == text:
+        raise unknown_name("policy (no such file, nor built-in)", text, BUILTIN_NAMES)
     from medgym_offline.policies.loading import load_policy
 
-    return load_policy(path, disease=disease, view=view)
+    opened = load_policy(path, disease=bank.disease.name, view=view)
+    if path.is_file():
+        return opened, path.stem, {"kind": "file", "sha256": sha256_file(path)}
+    listing = "".join(f"{sha256_file(f)}  {f.name}\n" for f in sorted(path.iterdir()) if f.is_file())
+    return opened, path.stem, {"kind": "folder", "sha256": hashlib.sha256(listing.encode()).hexdigest()}
 
 
-def _require_patients(policy: Any, bank: SimulatorBank, name: str) -> None:
-    own = getattr(policy, "patients", None)
-    if own is None:
-        return
-    known = set(own)
+def _require_patients(own: Sequence[str] | None, bank: SimulatorBank, name: str) -> None:
+    known = set(bank.patients if own is None else own)
     if missing := [p for p in bank.patients if p not in known]:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         raise PolicyError(
@@ -261,24 +250,19 @@ def _require_patients(policy: Any, bank: SimulatorBank, name: str) -> None:
         )
 
 
-def _probe(policy: Any, bank: SimulatorBank, name: str, view: str) -> tuple[bool, int]:
-    """Whether `act` takes tensors, and the width of its actions, from one call on the patients' first states."""
-    own = getattr(policy, "patients", None)
-    count = len(bank) if own is None else len(own)
-    wanted = seen_width(bank.disease, view, f"policy {name!r}")
-    few, many = (bank.disease.action_dim(t) for t in ("fixed", "adaptive"))
+def _probe(policy: Any, count: int, of: Disease, name: str, view: str) -> tuple[bool, int]:
+    """Whether `act` takes tensors, and the width of its actions, from one call on `count` patients' first states."""
+    wanted = seen_width(of, view, f"policy {name!r}")
+    if (width := getattr(policy, "observation_dim", None)) not in (None, wanted):
+        raise PolicyError(
+            f"policy {name!r} takes observations of width {width}; those of {of.name} have {wanted} under view {view!r}"
+        )
     observations = torch.zeros(count, 1, wanted)
     observations[..., -2:] = 1.0
-    width = getattr(policy, "observation_dim", None)
-    if width is not None and width != wanted:
-        raise PolicyError(
-            f"policy {name!r} takes observations of width {width}; those of {bank.disease.name} have {wanted} under "
-            f"view {view!r}"
-        )
+    few, many = ((count, 1, of.action_dim(timing)) for timing in ("fixed", "adaptive"))
     ours = type(policy).__module__.startswith("medgym_offline.")
-    order = (True, False) if ours or isinstance(policy, torch.nn.Module) else (False, True)
     problems = []
-    for takes_torch in order:
+    for takes_torch in (True, False) if ours or isinstance(policy, torch.nn.Module) else (False, True):
         if hasattr(policy, "reset"):  # it may remember another batch
             with callers_defaults():
                 policy.reset(np.zeros((count, 1), dtype=np.int64))
@@ -288,12 +272,12 @@ def _probe(policy: Any, bank: SimulatorBank, name: str, view: str) -> tuple[bool
             raise
         except Exception as error:
             # Someone else's code may fail in any way, and may simply want the other kind of array.
-            problems.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".strip())
+            problems.append(f"{type(error).__name__}: {error}".splitlines()[0])
             continue
-        if actions.ndim != 3 or actions.shape[:2] != observations.shape[:2] or actions.shape[2] not in (few, many):
+        if actions.shape not in (few, many):
             raise PolicyError(
                 f"policy {name!r} answered observations of shape {tuple(observations.shape)} with actions of shape "
-                f"{tuple(actions.shape)}; expected ({count}, 1, {few}), fixed timing, or ({count}, 1, {many}), adaptive"
+                f"{tuple(actions.shape)}; expected {few}, fixed timing, or {many}, adaptive"
             )
         return takes_torch, int(actions.shape[2])
     raise PolicyError(f"policy {name!r} failed on observations of shape {tuple(observations.shape)}: {problems[0]}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,6 @@ class Comparison(Paired):
     method_mean: float
     label: str
     per_patient: dict[str, list[Any]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 def compare(
@@ -113,7 +109,7 @@ def find_pairs(names: Sequence[str], first: Sequence[str], second: Sequence[str]
 
 
 def behavior_name(names: Sequence[str]) -> str | None:
-    """The name of the behavior policy among `names`: the first that starts with "behavior" or "behavior"."""
+    """The name of the behavior policy among `names`: the first that starts with the word, in either spelling."""
     return next((n for n in names if re.match(r"behaviou?r", n.lower())), None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from medgym_offline.evaluation.worlds import PatientScores, process_config, scor
 from medgym_offline.files import code_version
 from medgym_offline.policies.protocol import disease_of_policy
 from medgym_offline.progress import Progress
+from medgym_offline.simulators.files import load_simulators
 from medgym_offline.threads import cores, one_thread, side_by_side
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def evaluate(
     """
     if bank is None:
         bank = protocol.bank if isinstance(protocol, Protocol) else disease(_disease_of(policy)).bank
-    full = _load_bank(bank)
+    full = load_simulators(bank) if isinstance(bank, str | Path) else bank
     official = protocol if isinstance(protocol, Protocol) else load_protocol(protocol, full.disease.name)
     if official.disease != full.disease.name:
         raise ProtocolError(f"the protocol is for {official.disease}, bank {full.name!r} is of {full.disease.name}")
@@ -171,25 +173,17 @@ def _disease_of(policy: Any) -> str:
     return disease_of_policy(policy)
 
 
-def _load_bank(bank: str | Path | SimulatorBank) -> SimulatorBank:
-    if isinstance(bank, str | Path):
-        from medgym_offline.simulators import load_simulators
-
-        return load_simulators(bank)
-    return bank
-
-
 def _behavior_data(
     dataset: str | Transitions | None, bound: BoundPolicy, bank: SimulatorBank, reward: str
 ) -> tuple[SupportReference | None, dict[str, Any]]:
     """The dataset prepared for support distances, and what the result says of it."""
     if dataset is None:
         return None, {}
-    if isinstance(dataset, str):
-        from medgym_offline.datasets import load_dataset
+    from medgym_offline.datasets import load_dataset
+    from medgym_offline.datasets.catalogue import dataset_info
 
+    if isinstance(dataset, str):
         dataset = load_dataset(dataset, view=bound.view)
-    assert not isinstance(dataset, str)
     if dataset.disease != bank.disease.name:
         raise DiseaseError(
             f"dataset {dataset.dataset_id!r} is of {dataset.disease}, bank {bank.name!r} of {bank.disease.name}; "
@@ -205,34 +199,16 @@ def _behavior_data(
             f"dataset {dataset.dataset_id!r} was loaded with view {dataset.view!r}, the policy sees {bound.view!r}; "
             f"load it with view={bound.view!r}"
         )
-    if _of_records(dataset.dataset_id):
-        support = SupportReference.of_everyone(dataset, bank.patients)
-    else:
-        support = SupportReference.from_transitions(dataset, bank.patients)
-    info: dict[str, Any] = {"id": dataset.dataset_id, "identity": dataset.identity, "reference_returns": {}}
-    # Reference returns are means over the dataset's patients: they say nothing about some of them.
-    if set(dataset.present_ids) == set(bank.patients):
-        info["reference_returns"] = _reference_returns(dataset.dataset_id, reward)
-    return support, info
-
-
-def _of_records(identifier: str) -> bool:
-    from medgym_offline.datasets.catalogue import dataset_info
-
     try:
-        return bool(dataset_info(identifier).records)
+        known = dataset_info(dataset.dataset_id)
     except (UnknownNameError, DatasetError):  # rows that no recipe makes
-        return False
-
-
-def _reference_returns(identifier: str, reward: str) -> dict[str, float]:
-    from medgym_offline.datasets.catalogue import dataset_info
-
-    try:
-        known = dataset_info(identifier)
-    except UnknownNameError:  # rows that no recipe makes
-        return {}
-    return dict(known.reference_returns) if known.reward == reward else {}
+        known = None
+    prepare = SupportReference.of_everyone if known and known.records else SupportReference.from_transitions
+    # Reference returns are means over the dataset's patients: they say nothing about some of them.
+    whole = set(dataset.present_ids) == set(bank.patients)
+    returns = dict(known.reference_returns) if known and known.reward == reward and whole else {}
+    info = {"id": dataset.dataset_id, "identity": dataset.identity, "reference_returns": returns}
+    return prepare(dataset, bank.patients), info
 
 
 def _world_result(
@@ -284,11 +260,5 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def _software() -> dict[str, str]:
-    import torch
-
-    return {
-        "medgym-offline": code_version(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-    }
+    versions = {name: version(name) for name in ("torch", "numpy")}
+    return {"medgym-offline": code_version(), "python": platform.python_version(), **versions}

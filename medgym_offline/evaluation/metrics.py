@@ -67,24 +67,12 @@ def metrics_of(disease: Disease) -> dict[str, Metric]:
     """Every metric that an evaluation of a disease can hold, in table order, with the disease's names and units."""
     severity, cost, process = disease.severity, disease.cost, disease.process
     side = "below" if cost.side == "above" else "above"
-    unit = disease.components[disease.monitored].unit
+    safe = f"{cost.component} {side} {cost.limit:g} {disease.components[disease.monitored].unit}"
+    label, end, settled = severity.label, *(f"{t:g} {process.unit}" for t in (process.horizon, process.settled))
     told = {
-        "severity_mean": (
-            severity.label,
-            severity.unit,
-            f"mean {severity.label} over 0..{process.horizon:g} {process.unit}",
-        ),
-        "severity_end": (
-            f"{severity.label}, {process.horizon:g} {process.unit}",
-            severity.unit,
-            f"{severity.label} at {process.horizon:g} {process.unit}",
-        ),
-        "safe_hourly": (
-            "Safe",
-            "%",
-            f"share of times after {process.settled:g} {process.unit} with {cost.component} {side} {cost.limit:g} "
-            f"{unit}",
-        ),
+        "severity_mean": (label, severity.unit, f"mean {label} over 0..{end}"),
+        "severity_end": (f"{label}, {end}", severity.unit, f"{label} at {end}"),
+        "safe_hourly": ("Safe", "%", f"share of times after {settled} with {safe}"),
         "safe_path": (f"Safe, {process.fine:g} {process.unit} grid", "%", "the same on the fine grid"),
     }
     found = {}

@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from medgym_offline.config import plain_values
+from medgym_offline.config import configuration, from_values, plain_values, read_json
 from medgym_offline.diseases.registry import DEFAULT as DEFAULT_DISEASE
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.diseases.views import FULL
@@ -27,7 +26,12 @@ __all__ = ["Bootstrap", "Protocol", "SupportSettings", "load_protocol"]
 DEFAULT = "protocol-v0"
 
 
-@dataclass(frozen=True)
+_OF_THE_PROCESS = (
+    "decisions", "horizon", "min_interval", "max_interval", "initial_noise", "grid", "fine", "settled",
+)  # fmt: skip
+
+
+@configuration("bootstrap", ProtocolError)
 class Bootstrap:
     """Settings of the stratified bootstrap: resamples, two-sided confidence, seed."""
 
@@ -42,7 +46,7 @@ class Bootstrap:
             raise ProtocolError(f"bootstrap.confidence is {self.confidence}; it must lie between 0 and 1")
 
 
-@dataclass(frozen=True)
+@configuration("support", ProtocolError)
 class SupportSettings:
     """Which half of a dataset is the reference, and the behavior percentile beyond which z counts as outside."""
 
@@ -51,9 +55,11 @@ class SupportSettings:
     outside_percentile: float = 95.0
 
 
-@dataclass(frozen=True)
+@configuration("protocol", ProtocolError)
 class Protocol:
     """How policies are scored.
+
+    What a number may be is checked here, not in the types: those are part of the published schema of entries.
 
     Every policy is rolled out on every patient's own simulator in each of `worlds` that the bank has: `episodes`
     episodes until `horizon` and at most `decisions` decisions, from the patient's first state plus
@@ -91,24 +97,14 @@ class Protocol:
         definition.view(self.view)
         if not self.bank:
             object.__setattr__(self, "bank", definition.bank)
-        for name in (
-            "decisions",
-            "horizon",
-            "min_interval",
-            "max_interval",
-            "initial_noise",
-            "grid",
-            "fine",
-            "settled",
-        ):
+        for name in _OF_THE_PROCESS:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(definition.process, name))
         if self.timing not in ("policy", "adaptive", "fixed"):
             raise ProtocolError(f"timing is {self.timing!r}; it must be 'policy', 'adaptive' or 'fixed'")
         for name in ("decisions", "episodes"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ProtocolError(f"{name} is {value!r}; it must be a whole number of at least 1")
+            if getattr(self, name) < 1:
+                raise ProtocolError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not self.worlds:
             raise ProtocolError("worlds is empty; name at least one of 'own', 'crossfit', 'true'")
         for name in ("grid", "fine"):
@@ -125,23 +121,6 @@ class Protocol:
         value["worlds"] = list(self.worlds)
         return value
 
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any], source: str = "protocol") -> Protocol:
-        """The protocol in `value`; `ProtocolError` names `source` and the field that is unknown or wrong."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        if unknown := sorted(set(value) - known):
-            raise ProtocolError(f"{source}: unknown field {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        fields = dict(value)
-        try:
-            fields["worlds"] = tuple(fields.get("worlds", ("own",)))
-            fields["bootstrap"] = Bootstrap(**fields.get("bootstrap", {}))
-            fields["support"] = SupportSettings(**fields.get("support", {}))
-            return cls(**fields)
-        except ProtocolError as error:
-            raise ProtocolError(f"{source}: {error}") from None
-        except TypeError as error:
-            raise ProtocolError(f"{source}: {error}; compare it with evaluation/{DEFAULT}.json") from None
-
     @property
     def hash(self) -> str:
         """SHA-256 of the protocol's canonical JSON: independent of the file's layout and key order."""
@@ -151,7 +130,7 @@ class Protocol:
     def override(self, **changes: Any) -> tuple[Protocol, dict[str, Any]]:
         """The protocol with the `changes` that are not None, and the deviations {field: {protocol, used}}."""
         applied = {k: v for k, v in changes.items() if v is not None and v != getattr(self, k)}
-        deviations = {k: {"protocol": _plain(getattr(self, k)), "used": _plain(v)} for k, v in applied.items()}
+        deviations = {k: {"protocol": getattr(self, k), "used": v} for k, v in applied.items()}
         return (dataclasses.replace(self, **applied) if applied else self), deviations
 
 
@@ -159,25 +138,16 @@ def load_protocol(name_or_path: str | Path = DEFAULT, disease: str = DEFAULT_DIS
     """A protocol by name (a file of the release's `evaluation/` folder) or by path, for a disease.
 
     Raises:
-        ProtocolError: if there is no such file, or it is not a protocol.
+        ProtocolError: There is no such file, or it is not a protocol; the field that is unknown or wrong is named.
     """
     path = Path(name_or_path)
     if path.suffix != ".json":
         path = release_folder("evaluation") / f"{name_or_path}.json"
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ProtocolError(f"there is no protocol file {path}; the release's is {DEFAULT!r}") from None
-    except (OSError, ValueError) as error:
-        raise ProtocolError(f"{path} is not a protocol file: {error}") from None
+    value = read_json(path, ProtocolError, f"the release's protocol is {DEFAULT!r}")
     if not isinstance(value, dict):
         raise ProtocolError(f"{path} is not a protocol file: it holds a {type(value).__name__}, not an object")
-    return Protocol.from_dict({"disease": disease, **value}, str(path))
+    return from_values(Protocol, {"disease": disease, **value}, str(path))
 
 
 def _divides(step: float, whole: float) -> bool:
     return step > 0 and abs(whole / step - round(whole / step)) < 1e-9
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medgym_offline.config import read_json
 from medgym_offline.diseases.base import Disease, Metric
 from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import ProtocolError
@@ -173,10 +173,6 @@ class Evaluation:
         """Deterministic JSON text: the same evaluation gives the same bytes."""
         return json_text(self.to_dict())
 
-    def save(self, path: str | Path) -> None:
-        """Write :meth:`to_json` to `path`, atomically: everything in one file."""
-        write_text(path, self.to_json())
-
     def write(self, folder: str | Path) -> Path:
         """Write the tidy table as `result.parquet` and everything else as `result.json`; return the latter's path.
 
@@ -191,64 +187,40 @@ class Evaluation:
         return home / RESULT
 
     @classmethod
-    def from_dict(
-        cls, value: Mapping[str, Any], source: str = "evaluation", table: pl.DataFrame | None = None
-    ) -> Evaluation:
-        """Inverse of :meth:`to_dict`; `ProtocolError` names `source` and what is wrong."""
-        if not isinstance(value, Mapping) or value.get("format") != FORMAT:
-            found = value.get("format") if isinstance(value, Mapping) else type(value).__name__
-            raise ProtocolError(f"{source} is not an evaluation result: format is {found!r}, expected {FORMAT!r}")
-        try:
-            columns = {} if table is None else _columns(table)
-            worlds = {w["world"]: WorldResult.from_dict(w, columns.get(w["world"])) for w in value["worlds"]}
-            if not worlds:
-                raise ProtocolError(f"{source}: worlds is empty; evaluate again")
-            fields = {f.name: value[f.name] for f in dataclasses.fields(cls)}
-            return cls(**fields | {"worlds": worlds, "notes": tuple(value["notes"])})
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ProtocolError(f"{source}: field {error} is missing or malformed; evaluate again") from None
-
-    @classmethod
     def from_json(cls, source: str | Path) -> Evaluation:
-        """Read an evaluation from JSON text, from a file of :meth:`save` or :meth:`write`, or from the latter's folder.
+        """Read an evaluation from a file of :meth:`write` (or what `eval --json` printed), or from the file's folder.
 
         Raises:
             ProtocolError: It is not an evaluation, or its table is missing or another.
         """
-        text, where, home = str(source), "evaluation", Path()
-        if isinstance(source, Path) or not text.lstrip().startswith("{"):
-            path = Path(source) / RESULT if Path(source).is_dir() else Path(source)
-            where, home = str(path), path.parent
-            try:
-                text = path.read_text(encoding="utf-8")
-            except FileNotFoundError:
-                remedy = "write one with `medgym-offline eval --policy ... --output DIR`"
-                raise ProtocolError(f"{where}: no such result; {remedy}") from None
-            except (OSError, UnicodeDecodeError) as error:
-                raise ProtocolError(f"cannot read the evaluation {where}: {error}") from None
+        path = Path(source) / RESULT if Path(source).is_dir() else Path(source)
+        value = read_json(path, ProtocolError, "write one with `medgym-offline eval --policy ... --output DIR`")
+        found = value.get("format") if isinstance(value, dict) else type(value).__name__
+        if found != FORMAT:
+            raise ProtocolError(f"{path} is not an evaluation result: format is {found!r}, expected {FORMAT!r}")
+        columns = _columns(path, value["table"]) if value.get("table") else {}
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ProtocolError(f"{where} is not JSON: {error}") from None
-        beside = value.get("table") if isinstance(value, dict) else None
-        return cls.from_dict(value, where, None if beside is None else _read_table(home, beside, where))
+            worlds = {w["world"]: WorldResult.from_dict(w, columns.get(w["world"])) for w in value["worlds"]}
+            fields = {f.name: value[f.name] for f in dataclasses.fields(cls)}
+            made = cls(**fields | {"worlds": worlds, "notes": tuple(value["notes"])})
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ProtocolError(f"{path}: field {error} is missing or malformed; evaluate again") from None
+        if not worlds:
+            raise ProtocolError(f"{path}: worlds is empty; evaluate again")
+        return made
 
 
-def _read_table(home: Path, beside: Mapping[str, Any], where: str) -> pl.DataFrame:
+def _columns(result: Path, beside: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """World -> :attr:`WorldResult.per_patient`, from the table beside a result, which says what its sha256 is."""
     import polars
 
-    path = home / TABLE
+    path = result.parent / TABLE
     if not path.is_file():
-        raise ProtocolError(f"{where}: its table {TABLE} is not beside it; copy both files, or evaluate again")
+        raise ProtocolError(f"{result}: its table {TABLE} is not beside it; copy both files, or evaluate again")
     if sha256_file(path) != beside.get("sha256"):
-        raise ProtocolError(f"{path} is not the table of {where} (its sha256 differs); evaluate again")
-    return polars.read_parquet(path)
-
-
-def _columns(table: pl.DataFrame) -> dict[str, dict[str, np.ndarray]]:
-    """World -> the columns of :attr:`WorldResult.per_patient`."""
+        raise ProtocolError(f"{path} is not the table of {result} (its sha256 differs); evaluate again")
     found: dict[str, dict[str, np.ndarray]] = {}
-    for (world, metric), rows in table.group_by(["world", "metric"], maintain_order=True):
+    for (world, metric), rows in polars.read_parquet(path).group_by(["world", "metric"], maintain_order=True):
         columns = found.setdefault(str(world), {"patient": np.array(rows["patient"].to_list())})
         columns[str(metric)] = rows["value"].to_numpy()
     return found

@@ -6,6 +6,7 @@ not depend on the shard it is in.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -63,18 +64,8 @@ class PatientScores:
 
 def process_config(protocol: Protocol) -> ProcessConfig:
     """The decision process of a protocol whose timing is settled."""
-    return ProcessConfig(
-        timing=protocol.timing,  # type: ignore[arg-type]
-        decisions=protocol.decisions,
-        reward=protocol.reward,  # type: ignore[arg-type]
-        noise=protocol.noise,
-        horizon=protocol.horizon,
-        min_interval=protocol.min_interval,
-        max_interval=protocol.max_interval,
-        initial_noise=protocol.initial_noise,
-        disease=protocol.disease,
-        view=protocol.view,
-    )
+    shared = {f.name for f in dataclasses.fields(Protocol)} & {f.name for f in dataclasses.fields(ProcessConfig)}
+    return ProcessConfig(**{name: getattr(protocol, name) for name in shared})
 
 
 def _blocks(patients: int, episodes: int, per_episode: int) -> Iterator[tuple[range, list[range]]]:

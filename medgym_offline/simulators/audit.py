@@ -16,6 +16,7 @@ from medgym_offline.errors import BankError
 from medgym_offline.files import write_json
 from medgym_offline.progress import track
 from medgym_offline.reports import write_page
+from medgym_offline.simulators.audit_page import audit_page
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import (
     best_constants,
@@ -23,18 +24,18 @@ from medgym_offline.simulators.checks import (
     constant_policies,
     noise_partition,
     treatment_effects,
-    unstable_share,
 )
+from medgym_offline.simulators.data import fit_data
+from medgym_offline.simulators.forecast import examples, forecast_unseen, rollout_errors
 from medgym_offline.simulators.map_checks import map_checks
 
 if TYPE_CHECKING:
     from medgym_offline.cohorts import Cohort
-    from medgym_offline.simulators.ceilings import CeilingConfig
 
-__all__ = ["audit", "audit_facts", "goals", "hard_checks"]
+__all__ = ["add_forecasts", "audit", "audit_facts", "goals", "hard_checks"]
 
-LATE, EARLY = 1 / 4, 1 / 16
-"""Shares of the horizon after which effects are read: `EARLY` before a full dose has become an overload."""
+LATE = 1 / 4
+"""Share of the horizon after which effects are read."""
 
 
 def _signs(effects: dict[str, np.ndarray], disease: Disease) -> dict[str, float]:
@@ -55,24 +56,19 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
     }
     chosen = best_constants(bank.world("own")) if "own" in bank.worlds else None
     process = bank.disease.process
-    late, early = LATE * process.horizon, EARLY * process.horizon
     intervals = (process.grid, process.reference_interval, process.horizon / 8)
     for name in track(bank.worlds, "audit worlds", enabled=show):
         world = bank.world(name)
-        solver = world.with_backend("ode")
-        effects = treatment_effects(world, late)
+        effects = treatment_effects(world, LATE * process.horizon)
         facts["worlds"][name] = {
             "backend": world.backend,
             "constant_policies": constant_policies(world, None if name == "own" else chosen),
             "signs": _signs(effects, bank.disease),
-            "signs_solver": _signs(treatment_effects(solver, late), bank.disease),
-            "signs_early": _signs(treatment_effects(solver, early), bank.disease),
             "effects_median": {t: [round(float(m), 3) for m in np.median(e, 0)] for t, e in effects.items()},
             "effects_range": {
                 t: np.round(np.quantile(e, (0.05, 0.95), axis=0), 3).tolist() for t, e in effects.items()
             },
             "bounded": bounded(world),
-            "unstable": round(unstable_share(world), 4),
             "noise": [round(float(n), 4) for n in world.noise_scale.mean(0)],
             "noise_partition": noise_partition(world, intervals),
             **({"solution_map": map_checks(world)} if world.backend == "map" else {}),
@@ -81,7 +77,7 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
 
 
 def add_forecasts(facts: dict[str, Any], bank: SimulatorBank, cohort: Cohort) -> dict[str, Any]:
-    """Add `forecast` (one step, held-out blocks) and `rollout` (full horizon) to the facts; see :mod:`fidelity`.
+    """Add `forecast` (one step, held-out blocks) and `rollout` (full horizon) to the facts; see :mod:`.forecast`.
 
     Returns:
         What the figures need: the grid `data`, the rollouts `paths`, and rows of `examples`.
@@ -89,10 +85,6 @@ def add_forecasts(facts: dict[str, Any], bank: SimulatorBank, cohort: Cohort) ->
     Raises:
         BankError: The cohort table lacks patients of the bank.
     """
-    from medgym_offline.simulators.data import fit_data
-    from medgym_offline.simulators.fidelity import examples, rollout_errors
-    from medgym_offline.simulators.forecast import forecast_unseen
-
     missing = sorted(set(bank.patients) - set(cohort.patients))
     if missing:
         raise BankError(
@@ -163,22 +155,10 @@ def goals(facts: dict[str, Any], unit: str = "h") -> list[tuple[str, bool, str]]
             met = p["median_gain"] > 0 and p["ind_better"] > 0.5
             text = f"better in {100 * p['ind_better']:.0f} %, p {p['p']:.2g}"
             out.append((f"held-out forecasts: Ind better than {other} in most patients", met, text))
-    for key, needed in (("fixed over constant", 10.0), ("adaptive over fixed", 5.0)):
-        if "ceilings" in facts:
-            gain = facts["ceilings"]["summary"][key]
-            text = f"{gain['median']:.1f} %"
-            what = f"ceilings: best {key} by {needed:.0f} % in the median patient"
-            out.append((what, gain["median"] >= needed, text))
     return out
 
 
-def audit(
-    bank: SimulatorBank,
-    output: str | Path,
-    show: bool = True,
-    cohort: Cohort | None = None,
-    ceilings: CeilingConfig | bool = False,
-) -> dict[str, Any]:
+def audit(bank: SimulatorBank, output: str | Path, show: bool = True, cohort: Cohort | None = None) -> dict[str, Any]:
     """Run every check and write `audit.json` and `audit.html` into the folder `output`.
 
     Args:
@@ -186,7 +166,6 @@ def audit(
         output: Folder, made if absent.
         show: Progress on standard error.
         cohort: The cohort the bank was fitted to, for forecasts and rollouts against the record.
-        ceilings: Also search open-loop ceilings (minutes), with these settings.
 
     Returns:
         The facts, with `hard_checks` and `goals`.
@@ -195,8 +174,6 @@ def audit(
         BankError: A hard check failed; the report is written all the same. Or the bank has no world `own`, or the
             cohort is not the bank's.
     """
-    from medgym_offline.simulators.audit_page import audit_page
-
     if "own" not in bank.worlds:
         raise BankError(f"bank {bank.name!r} has no world 'own' to audit; its worlds are {', '.join(bank.worlds)}")
     folder = Path(output)
@@ -204,11 +181,6 @@ def audit(
     record = None if cohort is None else add_forecasts(facts, bank, cohort)
     if "true" in bank.worlds and bank.disease.truth_facts is not None:
         facts["truth"] = bank.disease.truth_facts(bank)
-    if ceilings is not False:
-        from medgym_offline.simulators.ceilings import ceilings as search
-
-        found = search(bank.world("own"), None if ceilings is True else ceilings, show)
-        facts["ceilings"] = found.to_dict()
     facts["hard_checks"] = [{"check": c, "passed": p, "found": f} for c, p, f in hard_checks(facts, bank.disease)]
     facts["goals"] = [{"goal": c, "met": p, "found": f} for c, p, f in goals(facts, bank.disease.process.unit)]
     write_json(folder / "audit.json", facts)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from medgym_offline.diseases.base import Disease
-from medgym_offline.reports import Block, Cell, Details, Estimate, Page, Section, Table, Warn
+from medgym_offline.reports import Block, Cell, Estimate, Page, Section, Table, Warn
 from medgym_offline.simulators import audit_figures as draw
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import response_curves
@@ -21,6 +22,8 @@ __all__ = ["audit_page"]
 _SHARES = (0.0, 0.02, 0.04, 0.08, 0.17, 0.25, 0.375, 0.5, 0.67, 0.83, 1.0)  # of the time that responses are shown
 
 Facts = dict[str, Any]
+Line = Callable[[Facts], Cell]
+"""What a row says of a world's facts."""
 
 
 def _percent(share: float) -> str:
@@ -35,17 +38,28 @@ def _pair(pair: Sequence[float]) -> str:
     return f"{pair[0]:.3f} / {pair[1]:.3f}"
 
 
+def _at(show: Callable[[Any], Cell], *keys: Any) -> Line:
+    """What `show` makes of the fact under `keys`."""
+    return lambda found: show(functools.reduce(operator.getitem, keys, found))
+
+
+def _by_world(facts: Facts, caption: str, lines: Mapping[str, Line]) -> Table:
+    """A column per world, and a row per line."""
+    worlds = facts["worlds"]
+    rows = [[name, *(cell(found) for found in worlds.values())] for name, cell in lines.items()]
+    return Table(caption, ["", *worlds], rows)
+
+
 def _verdict(facts: Facts) -> list[Block]:
-    checks, aims = facts["hard_checks"], facts["goals"]
-    hard = [[c["check"], "passed" if c["passed"] else Warn("FAILED"), c["found"]] for c in checks]
-    soft = [[c["goal"], "met" if c["met"] else Warn("missed"), c["found"]] for c in aims]
+    hard = [[c["check"], "passed" if c["passed"] else Warn("FAILED"), c["found"]] for c in facts["hard_checks"]]
+    soft = [[c["goal"], "met" if c["met"] else Warn("missed"), c["found"]] for c in facts["goals"]]
     return [
         Table("Hard checks, world own", ("Check", "", "Found"), hard),
         Table("Goals: what a bank aims for, and may miss", ("Goal", "", "Found"), soft),
     ]
 
 
-def _map(facts: Facts, names: list[str], unit: str) -> list[Block]:
+def _map(facts: Facts, unit: str) -> list[Block]:
     kinds = {
         "error": "Error against the solver (SD)",
         "composition": "Composition: F over a third of the interval, then the rest, against the whole (SD)",
@@ -56,63 +70,54 @@ def _map(facts: Facts, names: list[str], unit: str) -> list[Block]:
         if (checks := found.get("solution_map")) is None:
             out.append(f"World {world} is computed by the solver: there is no map to check.")
             continue
-        times = list(checks["error"])
-        heads = ["median / p99", *(f"{t} {unit}" for t in times)]
-        rows = [[text, *(_pair(checks[k][t]) for t in times)] for k, text in kinds.items()]
-        identity = f"; at interval 0 it is the identity to {checks['identity']:.0e}"
-        out.append(Table(f"Solution map, world {world}, all components{identity}", heads, rows))
-        parts = []
-        for kind, text in kinds.items():
-            by = checks["by_variable"][kind]
-            cells = [[name, *(_pair(by[t][v]) for t in times)] for v, name in zip(facts["variables"], names)]
-            parts.append(Table(f"{text}, world {world}", heads, cells))
-        out.append(Details(f"Per component, world {world}", parts))
+        rows = [[text, *map(_pair, checks[kind].values())] for kind, text in kinds.items()]
+        caption = f"Solution map, world {world}; at interval 0 it is the identity to {checks['identity']:.0e}"
+        out.append(Table(caption, ["median / p99", *(f"{t} {unit}" for t in checks["error"])], rows))
     return out
 
 
 def _constants(facts: Facts, disease: Disease) -> list[Block]:
-    worlds, process, cost = facts["worlds"], disease.process, disease.cost
-    found = [w["constant_policies"] for w in worlds.values()]
-    tables = {name: c["table"] for name, c in zip(worlds, found)}
-    rows: list[list[Cell]] = []
-    for policy in max((list(t) for t in tables.values()), key=len):
-        known = [table.get(policy) for table in tables.values()]
-        pairs = [(None, None) if k is None else (Estimate(k["severity"]), _percent(k["safe"])) for k in known]
-        rows.append([policy, *itertools.chain(*pairs)])
-    heads = ["Treatment", *(f"{w}: {k}" for w in worlds for k in ("severity", "safe"))]
-    caption = f"Constant treatments over {process.horizon:g} {process.unit}: mean {disease.severity.label}, share of "
-    caption += f"times after {process.settled:g} {process.unit} with {cost.component} safe (limit {cost.limit:g})"
-    lines: list[list[Cell]] = [
-        ["gain of the patient's over the cohort's best", *(f"{100 * c['gain']:.1f} %" for c in found)],
-        ["bests at corners", *(f"{100 * c['corners']:.1f} %" for c in found)],
-        ["different bests", *(c["distinct"] for c in found)],
-    ]
+    process, cost = disease.process, disease.cost
+    names = max((list(w["constant_policies"]["table"]) for w in facts["worlds"].values()), key=len)
+
+    def scored(policy: str) -> Line:
+        def cell(table: Facts) -> Cell:
+            return f"{table[policy]['severity']:.2f} ({_percent(table[policy]['safe'])})" if policy in table else None
+
+        return _at(cell, "constant_policies", "table")
+
+    def exact(share: float) -> str:
+        return f"{100 * share:.1f} %"
+
+    lines = {
+        "gain of the patient's over the cohort's best": _at(exact, "constant_policies", "gain"),
+        "bests at corners": _at(exact, "constant_policies", "corners"),
+        "mean regret of another patient's best": _at(Estimate, "constant_policies", "wrong_patient_regret"),
+    }
     if disease.needed:
-        given = [c["needed_best_treated"] for c in found]
-        lines.append([f"best {disease.needed} above 0, patients", *(c["needed_best"] for c in found)])
-        lines.append(["of them given it by clinicians", *(f"{a} (of {b} given it)" for a, b in given)])
-    for q in ("median", "mean", "p90"):
-        regrets = [Estimate(c["wrong_patient_regret"][q]) for c in found]
-        lines.append([f"regret of another patient's best, {q}", *regrets])
+        treated = _at(lambda pair: f"{pair[0]} (of {pair[1]} given it)", "constant_policies", "needed_best_treated")
+        lines[f"best {disease.needed} above 0, patients"] = _at(int, "constant_policies", "needed_best")
+        lines["of them given it by clinicians"] = treated
+    caption = (
+        f"Constant treatments over {process.horizon:g} {process.unit}: mean {disease.severity.label}, and share of "
+    )
+    caption += f"times after {process.settled:g} {process.unit} with {cost.component} safe (limit {cost.limit:g})"
     return [
-        Table(caption, heads, rows),
-        Table("Do treatments matter, and whose?", ["", *worlds], lines),
+        _by_world(facts, caption, {name: scored(name) for name in names}),
+        _by_world(facts, "Do treatments matter, and whose?", lines),
     ]
 
 
 def _effects(facts: Facts, bank: SimulatorBank) -> list[Block]:
-    disease, worlds, process = bank.disease, facts["worlds"], bank.disease.process
+    disease, process = bank.disease, bank.disease.process
     shown = process.horizon / 4
     times = torch.tensor([share * shown for share in _SHARES])
     curves = response_curves(bank.world("own"), times)
     out: list[Block] = [draw.responses(t, times.numpy(), curves[t.name], disease) for t in disease.treatments]
-    late, early = f"{shown:g} {process.unit}", f"{shown / 4:g} {process.unit}, solver"
-    kinds = {"signs": late, "signs_solver": f"{late}, solver", "signs_early": early}
-    statements = next(iter(worlds.values()))["signs"]
-    rows = [[s, *(_percent(w[k][s]) for w in worlds.values() for k in kinds)] for s in statements]
-    heads = ["Statement", *(f"{w}, {text}" for w in worlds for text in kinds.values())]
-    out.append(Table("Signs of the effect of a full step: share of patients", heads, rows))
-    for name, world in worlds.items():
+    late = f"{shown:g} {process.unit}"
+    signs = {c.statement: _at(_percent, "signs", c.statement) for c in disease.sign_checks}
+    out.append(_by_world(facts, f"Signs of the effect of a full step after {late}: share of patients", signs))
+    for name, world in facts["worlds"].items():
         rows = []
         for treatment in disease.treatments:
             low, high = world["effects_range"][treatment.name]
@@ -124,27 +129,20 @@ def _effects(facts: Facts, bank: SimulatorBank) -> list[Block]:
 
 
 def _bounds(facts: Facts, disease: Disease) -> list[Block]:
-    process, worlds, names = disease.process, facts["worlds"], [draw.label(c) for c in disease.components]
-    found, heads = list(worlds.values()), ["", *worlds]
-    at_bound: list[list[Cell]] = [
-        [f"stuck: {n}", *(_percent(w["bounded"][v]) for w in found)] for n, v in zip(names, disease.state_names)
-    ]
-    bounds: list[list[Cell]] = [
-        ["every state finite", *("yes" if w["bounded"]["finite"] == 1 else Warn("NO") for w in found)],
-        *at_bound,
-        ["states where like patients are pushed apart", *(_percent(w["unstable"]) for w in found)],
-    ]
-    noise = [[name, *(_number(w["noise"][j]) for w in found)] for j, name in enumerate(names)]
+    process, components = disease.process, [(c.name, draw.label(c)) for c in disease.components]
+    bounds = {"every state finite": _at(lambda share: "yes" if share == 1 else Warn("NO"), "bounded", "finite")}
+    bounds |= {f"stuck: {label}": _at(_percent, "bounded", name) for name, label in components}
+    noise = {label: _at(_number, "noise", j) for j, (_, label) in enumerate(components)}
     halves = [
         [f"{name}, {h} {process.unit}", _number(f["mean_difference"]), *map(_pair, f["spread"].values())]
-        for name, w in worlds.items()
+        for name, w in facts["worlds"].items()
         for h, f in w["noise_partition"].items()
     ]
     seen = ["World, interval", "Means differ by", *map(draw.label, disease.variables)]
     stuck = f"Stuck at a bound after {process.horizon:g} {process.unit} of random, zero and maximal treatment alike"
     return [
-        Table(stuck, heads, bounds),
-        Table(f"Residual noise, mean over patients (SD per square root of {process.unit})", heads, noise),
+        _by_world(facts, stuck, bounds),
+        _by_world(facts, f"Residual noise, mean over patients (SD per square root of {process.unit})", noise),
         Table("Noise of one step / of two half-steps: spread (SD, median over patients)", seen, halves),
     ]
 
@@ -195,26 +193,6 @@ def _truth(facts: Facts, horizon: str) -> list[Block]:
     return [Table("New trajectories, and responses to other treatment", heads, rows)]
 
 
-def _ceilings(facts: Facts, unit: str) -> list[Block]:
-    found = facts["ceilings"]
-    summary = found["summary"]
-    rows = [
-        [key, *(Estimate(g[k], unit="%") for k in ("median", "mean", "q90")), _percent(g["share_above_2"])]
-        for key, g in summary.items()
-        if " over " in key
-    ]
-    caption = (
-        f"Open-loop ceilings, {found['config']['decisions']} decisions, world {found['world']}: gain over patients"
-    )
-    means = ", ".join(f"{n} {h:.3f}" for n, h in summary["harm"].items())
-    quantiles = ", ".join(f"{q:g}" for q in summary["adaptive_hours"]["quantiles"])
-    return [
-        Table(caption, ("", "Median", "Mean", "p90", "Patients above 2 %"), rows),
-        f"Mean harm: {means}. Intervals of the best adaptive schedules, 5/25/50/75/95 %: {quantiles} {unit}. "
-        f"Searched in {found['seconds']:.0f} s.",
-    ]
-
-
 def audit_page(facts: Facts, bank: SimulatorBank, record: Facts | None = None) -> Page:
     """The page of an audit.
 
@@ -229,7 +207,7 @@ def audit_page(facts: Facts, bank: SimulatorBank, record: Facts | None = None) -
         (
             "Solution map",
             "On states and intervals it was not trained on; dF/dt leaves out states at a bound.",
-            _map(facts, [draw.label(c) for c in disease.components], process.unit),
+            _map(facts, process.unit),
         ),
         (
             "Against the record",
@@ -244,11 +222,6 @@ def audit_page(facts: Facts, bank: SimulatorBank, record: Facts | None = None) -
         ),
         ("Treatment effects", "What a step from none to the full dose does.", _effects(facts, bank)),
         ("Do treatments matter?", "", _constants(facts, disease)),
-        (
-            "Do schedules and timing matter?",
-            "The best found by gradient search for each patient; a policy that does not know it need not get there.",
-            _ceilings(facts, process.unit) if "ceilings" in facts else [],
-        ),
         ("Bounds and noise", "", _bounds(facts, disease)),
     ]
     lead = f"{facts['patients']} patients, worlds {', '.join(facts['worlds'])}, hash {facts['content_hash'][:16]}. "

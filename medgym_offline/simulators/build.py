@@ -17,16 +17,17 @@ import numpy as np
 import torch
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.base import Disease, Dynamics
 from medgym_offline.diseases.registry import disease, disease_of_id
 from medgym_offline.errors import BankError
 from medgym_offline.files import code_version, command_line, json_text, read_toml, sha256_file
 from medgym_offline.seeds import derive_seed
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.data import FitData, block_steps, clinician_schedule, fit_data
-from medgym_offline.simulators.distill import DistillConfig, distill, map_errors
-from medgym_offline.simulators.fit import FitConfig, FittedField, fit_individuals, fit_population
+from medgym_offline.simulators.distill import DistillConfig, distill
+from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
+from medgym_offline.simulators.map_checks import map_checks
 from medgym_offline.simulators.noise import estimate_noise
 
 if TYPE_CHECKING:
@@ -130,35 +131,46 @@ def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
 
 @dataclass
 class _WorldFit:
-    """One world's fit and what it was fitted with."""
+    """One world fitted: a bank of it alone, the population's parameters, what its noise rests on, last losses."""
 
-    data: FitData
-    hidden: np.ndarray
-    population: FittedField
-    individuals: FittedField
+    bank: SimulatorBank
+    population: Dynamics
+    noise: dict[str, dict[str, Any]]
+    loss: list[float]
 
 
-def _fit_world(data: FitData, steps: np.ndarray, recipe: BankRecipe, name: str, show: bool) -> _WorldFit:
-    root = derive_seed(recipe.seed, "world", name)
-    model, usable = data.disease.load_model(), data.restrict(steps)
+def _fit_world(data: FitData, parity: int, recipe: BankRecipe, name: str, show: bool) -> _WorldFit:
+    """The world that reads the blocks of one parity; first states are of the whole record."""
+    disease, model, count = data.disease, data.disease.load_model(), len(data.patients)
+    root, steps = derive_seed(recipe.seed, "world", name), block_steps(parity, disease)
+    usable = data.restrict(steps)
     given = model.given(usable, steps, recipe.physics, recipe.prior, root, recipe.fit.recency)
     config = replace(recipe.fit, seed=derive_seed(root, "fit"))
     population = fit_population(usable, given, recipe.physics, config, show)
     individuals = fit_individuals(usable, population, given, recipe.physics, config, show)
-    return _WorldFit(usable, model.hidden_course(recipe.physics, given, data.u), population, individuals)
-
-
-def _world(fit: _WorldFit, first: np.ndarray) -> World:
-    disease, count = fit.data.disease, len(fit.data.patients)
-    rest = np.tile(np.array(disease.first_unobserved()), (count, 1))
-    initial = np.concatenate([first, rest], 1)
+    initial = np.concatenate([data.first_state(), np.tile(np.array(disease.first_unobserved()), (count, 1))], 1)
     noise = torch.tensor([c.noise for c in disease.components]).repeat(count, 1)
-    return World(fit.individuals.params, noise, torch.tensor(initial.astype(np.float32)))
+    world = World(individuals.params, noise, torch.tensor(initial.astype(np.float32)))
+    bank = SimulatorBank(
+        name=recipe.name,
+        patients=data.patients,
+        disease=disease,
+        scales=data.scales,
+        physics=recipe.physics,
+        worlds={name: world},
+        population=None,
+        trunk=None,
+        clinician=torch.from_numpy(clinician_schedule(data)),
+    )
+    hidden = model.hidden_course(recipe.physics, given, data.u)
+    estimated, found = estimate_noise(bank, usable, hidden)
+    world = replace(world, noise=torch.from_numpy(estimated))
+    return _WorldFit(bank.replace(worlds={name: world}), population.params, found, [population.loss, individuals.loss])
 
 
-def _population_world(fit: _WorldFit, own: World, how: str) -> World:
+def _population_world(fit: _WorldFit, how: str) -> World:
     """The population's world: shared field, what is given averaged, mean first state."""
-    average = fit.data.disease.load_model().average(fit.population.params, how)
+    own, average = fit.bank.current(), fit.bank.disease.load_model().average(fit.population, how)
     return World(average, own.noise.mean(0, keepdim=True), own.initial.mean(0, keepdim=True))
 
 
@@ -193,27 +205,10 @@ def build_bank(
     disease = recipe.disease
     grid = cohort.to_grid(1.0, disease.process.horizon)
     data = fit_data(grid, disease)
-    fits = {
-        name: _fit_world(data, block_steps(parity, disease), recipe, name, show)
-        for parity, name in enumerate(("own", "crossfit"))
-    }
-    first = data.first_state()
-    bare = SimulatorBank(
-        name=recipe.name,
-        patients=data.patients,
-        disease=disease,
-        scales=data.scales,
-        physics=recipe.physics,
-        worlds={name: _world(fit, first) for name, fit in fits.items()},
-        population=None,
-        trunk=None,
-        clinician=torch.from_numpy(clinician_schedule(data)),
-    )
-    noise, worlds = {}, {}
-    for name, fit in fits.items():
-        sd, noise[name] = estimate_noise(bare.world(name), fit.data, fit.hidden)
-        worlds[name] = replace(bare.current(name), noise=torch.from_numpy(sd))
-    population = _population_world(fits["own"], worlds["own"], recipe.population)
+    names = ("own", "crossfit")
+    fits = {name: _fit_world(data, parity, recipe, name, show) for parity, name in enumerate(names)}
+    worlds = {name: fit.bank.current() for name, fit in fits.items()}
+    population = _population_world(fits["own"], recipe.population)
     never = np.logical_not(data.mask.any(axis=1))
     metadata: dict[str, Any] = {
         "recipe": asdict(recipe),
@@ -228,17 +223,17 @@ def build_bank(
                 for j, v in enumerate(disease.variables)
             },
         },
-        "noise": noise,
-        "fit_loss": {n: [f.population.loss, f.individuals.loss] for n, f in fits.items()},
+        "noise": {name: fit.noise for name, fit in fits.items()},
+        "fit_loss": {name: fit.loss for name, fit in fits.items()},
         **(provenance or {}),
     }
-    bank = bare.replace(worlds=worlds, population=population, metadata=metadata, content_hash=None)
+    bank = fits["own"].bank.replace(worlds=worlds, population=population, metadata=metadata, content_hash=None)
     if recipe.distill.steps:
         parts = [bank.world("own"), bank.world("crossfit"), bank.population()]
         trunk, codes = distill(parts, recipe.distill, recipe.solution_map, show)
         coded = {n: replace(w, code=code) for (n, w), code in zip(worlds.items(), codes)}
         population = replace(population, code=codes[2])
         bank = bank.replace(worlds=coded, population=population, trunk=trunk, backend="map", content_hash=None)
-        bank.metadata["solution_map_errors"] = map_errors(bank, rows=8)
+        bank.metadata["solution_map_errors"] = map_checks(bank, rows=8)
     bank.metadata["build_seconds"] = round(time.monotonic() - started)
     return bank

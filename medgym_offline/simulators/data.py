@@ -19,6 +19,9 @@ SMOOTHING_STEPS = 2.0
 """Noisy and frequent components start from an exponentially weighted mean of their last values."""
 
 
+_ARRAYS = ("values", "mask", "u", "derived", "length", "start")
+
+
 @dataclass(frozen=True)
 class FitData:
     """A cohort in normalized coordinates on a grid of T steps of one unit of time.
@@ -52,17 +55,13 @@ class FitData:
 
     def select(self, patients: np.ndarray) -> FitData:
         """The patients at these positions."""
-        arrays = ("values", "mask", "u", "derived", "length", "start")
-        chosen = {name: getattr(self, name)[patients] for name in arrays}
+        chosen = {name: getattr(self, name)[patients] for name in _ARRAYS}
         return replace(self, patients=tuple(self.patients[i] for i in patients), **chosen)
 
     def stack(self, other: FitData) -> FitData:
         """Both cohorts one after the other, as one stack."""
-        pairs: dict[str, Any] = {
-            n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("values", "mask", "u")
-        }
-        pairs |= {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("derived", "length", "start")}
-        return replace(self, patients=self.patients + other.patients, **pairs)
+        both: dict[str, Any] = {n: np.concatenate([getattr(self, n), getattr(other, n)]) for n in _ARRAYS}
+        return replace(self, patients=self.patients + other.patients, **both)
 
     def first_state(self) -> np.ndarray:
         """(P, V) first observed value of each variable; 0 (the cohort's mean) where it was never observed."""

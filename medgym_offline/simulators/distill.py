@@ -3,7 +3,7 @@
 The pool is what the map is trained on: from every patient's first state (with noise) three holds in a row under
 random, extreme and small treatments, each solved for longer than any interval in use, because the error grows towards
 the end of the range. Physics residual and composition error are measured
-afterwards (:func:`map_errors`); as training losses they did not help.
+afterwards (:mod:`.map_checks`); as training losses they did not help.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.fit import warm_cosine
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
 
-__all__ = ["DistillConfig", "distill", "map_errors", "random_treatments"]
+__all__ = ["CHECK_SD", "DistillConfig", "distill", "random_treatments"]
 
 TIMES = (0.25, 0.5, 1.0, *range(2, 43))
 """Times of the pool, for intervals of up to 36."""
@@ -138,48 +138,3 @@ def distill(
         t.requires_grad_(False)
     codes = list(learned.code.detach().split(sizes))
     return learned, codes
-
-
-def map_errors(bank: SimulatorBank, rows: int = 24, seed: int = 1) -> dict[str, dict[str, list[float]]]:
-    """Error of the solution map against an accurate solve, and of composition, on new random intervals.
-
-    Args:
-        bank: A bank with a solution map.
-        rows: Holds per patient; a third from the first state, the rest from states visited under random treatment.
-        seed: Another seed than the training pool's.
-
-    Returns:
-        `{"error": {dt: [median, p99]}, "composition": {dt: [median, p99]}}` over all variables, normalized units;
-        composition compares F(F(x, u, dt/3), u, 2 dt/3) with F(x, u, dt).
-    """
-    g = torch_generator(seed, "map-errors")
-    grid = (0.5, 2.0, 6.0, 12.0, 24.0, 36.0)
-    times = torch.tensor(grid)
-    errors: list[Tensor] = []
-    compositions: list[Tensor] = []
-    with torch.inference_mode():
-        x = bank.initial_state().unsqueeze(1).repeat(1, rows, 1)
-        x = bank.clamp(x + torch.randn(x.shape, generator=g) * x.new_tensor(bank.disease.by_kind(*CHECK_SD)))
-        for _ in range(3):
-            u = random_treatments(len(bank), rows, len(bank.disease.treatments), g)
-            truth = bank.with_backend("ode").trajectory(x, u, torch.arange(0.25, 36.01, 0.25))
-            learned = bank.trajectory(x, u, times)
-            at = [round(t / 0.25) - 1 for t in grid]
-            errors.append((learned - truth[:, :, at]).abs())
-            parts = []
-            for t in grid:
-                first = bank.flow(x, u, torch.full(x.shape[:2], t / 3.0))
-                parts.append(bank.flow(first, u, torch.full(x.shape[:2], 2.0 * t / 3.0)))
-            compositions.append((torch.stack(parts, -2) - learned).abs())
-            interval = torch.rand(x.shape[:2], generator=g) * 20.0 + 0.5
-            x = bank.flow(x, u, interval)
-
-    def summary(parts: list[Tensor]) -> dict[str, list[float]]:
-        joined = torch.cat(parts, 1)
-        out = {}
-        for j, t in enumerate(grid):
-            flat = joined[:, :, j].flatten().double().numpy()
-            out[str(t)] = [round(float(np.quantile(flat, q)), 5) for q in (0.5, 0.99)]
-        return out
-
-    return {"error": summary(errors), "composition": summary(compositions)}

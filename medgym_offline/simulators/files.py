@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import Dynamics
 from medgym_offline.diseases.registry import disease, list_diseases
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.errors import BankError, unknown_name
@@ -21,14 +20,19 @@ from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
 __all__ = ["list_banks", "load_simulators"]
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+def _made(kind: type[Any], values: dict[str, Any]) -> Any:
+    """A frozen dataclass from JSON values."""
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name begins with `prefix`, by the rest of it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _world(tensors: dict[str, Tensor], name: str, kind: type[Any]) -> World:
-    prefix = f"{name}/field/"
-    params: Dynamics = kind(**{k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
-    return World(params, tensors[f"{name}/noise"], tensors[f"{name}/initial"], tensors.get(f"{name}/code"))
+    own = _below(tensors, f"{name}/")
+    return World(kind(**_below(own, "field/")), own["noise"], own["initial"], own.get("code"))
 
 
 def list_banks() -> list[str]:
@@ -58,50 +62,50 @@ def load_simulators(name: str | Path | None = None) -> SimulatorBank:
     return _read(path)
 
 
-def _read(path: Path) -> SimulatorBank:
+def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a bank file of this format."""
     from safetensors import safe_open
 
     try:
         with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata() or {}
-            if "medgym" not in metadata:
-                raise BankError(f"{path}: a safetensors file without a bank header; rebuild it with `simulators fit`")
-            header = json.loads(metadata["medgym"])
-            if header.get("format") != FORMAT:
-                raise BankError(
-                    f"{path}: format {header.get('format')!r}, this version reads {FORMAT!r}; "
-                    "upgrade medgym-offline or rebuild the bank"
-                )
+            header = json.loads((stream.metadata() or {}).get("medgym", "null"))
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-    except BankError:
-        raise
     except Exception as error:  # safetensors raises its own type for truncated or foreign files
         raise BankError(
             f"{path}: not a readable bank ({type(error).__name__}: {error}); download it again or rebuild it"
         ) from None
+    if header is None:
+        raise BankError(f"{path}: a safetensors file without a bank header; rebuild it with `simulators fit`")
+    if header.get("format") != FORMAT:
+        raise BankError(
+            f"{path}: format {header.get('format')!r}, this version reads {FORMAT!r}; "
+            "upgrade medgym-offline or rebuild the bank"
+        )
     if header.get("disease") not in list_diseases():
         raise BankError(
             f"{path}: disease {header.get('disease')!r} is not installed; known: {', '.join(list_diseases())}"
         )
+    return header, tensors
+
+
+def _read(path: Path) -> SimulatorBank:
+    header, tensors = _opened(path)
     of = disease(header["disease"])
     model = of.load_model()
     try:
-        trunk = None
+        trunk = population = None
         if header["solution_map"] is not None:
-            config = SolutionMapConfig(**_tuples(header["solution_map"]))
-            parts = {k.removeprefix("trunk/"): t for k, t in tensors.items() if k.startswith("trunk/")}
-            trunk = SolutionMap(config=config, code=torch.zeros(0, config.code), **parts)
-        kinds = {name: model.kinds[kind] for name, kind in header["kinds"].items()}
-        population = None
+            config = _made(SolutionMapConfig, header["solution_map"])
+            trunk = SolutionMap(config=config, code=torch.zeros(0, config.code), **_below(tensors, "trunk/"))
         if header["population_kind"] is not None:
             population = _world(tensors, "population", model.kinds[header["population_kind"]])
         bank = SimulatorBank(
             name=header["name"],
             patients=header["patients"],
             disease=of,
-            scales=Scales(**_tuples(header["scales"])),
-            physics=model.physics(**_tuples(header["physics"])),
-            worlds={name: _world(tensors, name, kinds[name]) for name in header["worlds"]},
+            scales=_made(Scales, header["scales"]),
+            physics=_made(model.physics, header["physics"]),
+            worlds={name: _world(tensors, name, model.kinds[header["kinds"][name]]) for name in header["worlds"]},
             population=population,
             trunk=trunk,
             clinician=tensors["clinician"],

@@ -1,13 +1,17 @@
-"""Forecasts of observations a simulator never saw: Ind against Pop, persistence and the patient's mean.
+"""Simulators against the record: forecasts of observations they never saw, and free rollouts.
 
 :func:`forecast_ahead` forecasts a day from one hour. :func:`forecast_unseen` is the bank's audit: the `own` world is
 fitted to the even blocks of every stay; here it forecasts the observations of the odd blocks, each from the
 hour of the variable's previous observation (at most 12 h before). The start state may come from anywhere earlier in the
 record, as at the bedside. Errors are in SD of the cohort, so NMSE is against variance 1.
+
+A rollout (:func:`rollout_errors`; arXiv 2606.01028, figures 3 and 7) is free: it never sees an observation after the
+first state.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -20,12 +24,15 @@ from medgym_offline.simulators.noise import one_step_residuals
 
 __all__ = [
     "compare",
+    "examples",
     "forecast_ahead",
     "forecast_unseen",
+    "free_rollout",
     "hidden_course",
     "paired",
     "patient_errors",
     "population_for_all",
+    "rollout_errors",
 ]
 
 MODELS = ("ind", "pop", "persistence", "patient mean")
@@ -153,3 +160,68 @@ def paired(first: np.ndarray, other: np.ndarray, name: str = "ind") -> dict[str,
         "median_gain": round(float(np.median(gain)), 4),
         "p": float(wilcoxon(gain).pvalue) if np.abs(gain).max() > 0 else 1.0,
     }
+
+
+def free_rollout(bank: SimulatorBank, data: FitData) -> np.ndarray:
+    """(P, T, V) normalized course, hour by hour, of every patient under the charted treatment (solver, no noise)."""
+    solver = bank.with_backend("ode")
+    u = torch.from_numpy(data.u)
+    with torch.inference_mode():
+        x = solver.initial_state().unsqueeze(1)
+        hour = torch.ones(x.shape[:2])
+        path = [x]
+        for t in range(u.shape[1] - 1):
+            x = solver.flow(x, u[:, t : t + 1], hour)
+            path.append(x)
+    return torch.cat(path, 1)[..., : data.values.shape[-1]].numpy()
+
+
+def rollout_errors(bank: SimulatorBank, data: FitData) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Full-horizon errors of Ind and Pop on fitted and on held-out blocks, and the rollouts.
+
+    Args:
+        bank: A fitted bank, one patient per row of `data`, world `own`.
+        data: The cohort's grid in the bank's scales.
+
+    Returns:
+        {blocks: {model: {"mae", "rmse", "nmse": {"mean": ..., variable: ...}}}} with blocks `fitted` and `held out`
+        (normalized units; NMSE against the variance of the observations), and {"ind", "pop": (P, T, V)}.
+    """
+    own = bank.world("own")
+    paths = {"ind": free_rollout(own, data), "pop": free_rollout(population_for_all(own), data)}
+    later = np.arange(data.values.shape[1]) > 0
+    out: dict[str, Any] = {}
+    for name, parity in (("fitted", 0), ("held out", 1)):
+        used = data.mask & (block_steps(parity, bank.disease) & later)[None, :, None]
+        out[name] = {model: _errors(data, path, used) for model, path in paths.items()}
+    return out, paths
+
+
+def _errors(data: FitData, path: np.ndarray, used: np.ndarray) -> dict[str, dict[str, float]]:
+    """Error -> variable -> mean over the observations `used` (P, T, V); a variable with fewer than two has none."""
+    seen = np.where(used & (used.sum((0, 1)) > 1), data.values.astype(float), np.nan)
+    error = path - seen
+    with warnings.catch_warnings():  # a variable without observations has a mean of nothing
+        warnings.simplefilter("ignore", RuntimeWarning)
+        square, spread = np.nanmean(error**2, (0, 1)), np.maximum(np.nanvar(seen, (0, 1)), 1e-9)
+        found = {"mae": np.nanmean(np.abs(error), (0, 1)), "rmse": square**0.5, "nmse": square / spread}
+    names = [v.name for v in data.disease.variables]
+    return {
+        metric: {"mean": round(float(np.nanmean(values)), 4)}
+        | {name: round(float(v), 4) for name, v in zip(names, values) if np.isfinite(v)}
+        for metric, values in found.items()
+    }
+
+
+def examples(data: FitData, path: np.ndarray, count: int = 6) -> list[int]:
+    """Rows of `count` patients spread evenly from the best to the worst rollout, so that none is hand-picked.
+
+    Among patients with at least four observations of the monitored variable; by mean absolute error.
+    """
+    seen = data.mask.sum(1)
+    error = np.where(data.mask, np.abs(path - data.values), 0.0).sum(1) / np.maximum(seen, 1)
+    score = np.where(seen > 0, error, 0.0).sum(1) / np.maximum((seen > 0).sum(1), 1)
+    known = np.flatnonzero(seen[:, data.disease.monitored] >= 4)
+    known = known if known.size else np.flatnonzero(seen.sum(1) > 0)
+    order = known[np.argsort(score[known], kind="stable")]
+    return [int(order[round(q)]) for q in np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round())]

@@ -61,8 +61,7 @@ def map_checks(bank: SimulatorBank, rows: int = 6, seed: int = 1) -> dict[str, A
 
     Returns:
         `identity`: largest |F(x, u, 0) - x|. `error`, `composition` (F over a third of the interval, then the rest,
-        against the whole) and `rate` (per hour): {hours: [median, p99]} over all variables. `by_variable`: the same
-        per variable, {check: {hours: {variable: [median, p99]}}}.
+        against the whole) and `rate` (per hour): {hours: [median, p99]} over all variables.
     """
     times = torch.tensor(HOURS)
     found: dict[str, list[Tensor]] = {"error": [], "composition": [], "rate": []}
@@ -82,14 +81,10 @@ def map_checks(bank: SimulatorBank, rows: int = 6, seed: int = 1) -> dict[str, A
                 first = bank.flow(x, u, torch.full(x.shape[:2], t / 3.0))
                 parts.append(bank.flow(first, u, torch.full(x.shape[:2], 2.0 * t / 3.0)))
             found["composition"].append((torch.stack(parts, -2) - learned).abs())
-    out: dict[str, Any] = {"identity": identity, "by_variable": {}}
+    out: dict[str, Any] = {"identity": identity}
     for check, tensors in found.items():
         values = torch.cat(tensors, 1).double().numpy()  # (P, 3B, T, D)
         out[check] = {str(h): _quantiles(values[:, :, k]) for k, h in enumerate(HOURS)}
-        out["by_variable"][check] = {
-            str(h): {n: _quantiles(values[:, :, k, j]) for j, n in enumerate(bank.disease.state_names)}
-            for k, h in enumerate(HOURS)
-        }
     return out
 
 

@@ -30,7 +30,7 @@ import torch
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.data import FitData
 
-__all__ = ["Noise", "estimate_noise", "interval_residuals", "noise_evidence", "noise_variance", "one_step_residuals"]
+__all__ = ["Noise", "estimate_noise", "interval_residuals", "noise_variance", "one_step_residuals"]
 
 LARGEST_GAP = 12
 LEVEL_OBSERVATIONS = 20.0
@@ -193,12 +193,6 @@ def _posterior(
     return Noise(middle, float(low), float(high), measurement, level, observations, dispersion)
 
 
-def noise_evidence(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> list[Noise]:
-    """Posterior of the noise of each observed component; arguments as for :func:`one_step_residuals`."""
-    error = interval_residuals(bank, data, hidden)
-    return [noise_variance(error[..., j], v.noise) for j, v in enumerate(data.disease.variables)]
-
-
 def estimate_noise(
     bank: SimulatorBank, data: FitData, hidden: np.ndarray
 ) -> tuple[np.ndarray, dict[str, dict[str, Any]]]:
@@ -212,9 +206,9 @@ def estimate_noise(
         m, and what they rest on, for a bank's metadata.
     """
     noise = np.tile(np.array([c.noise for c in data.disease.components], np.float32), (len(data.patients), 1))
-    found = {}
-    for j, posterior in enumerate(noise_evidence(bank, data, hidden)):
-        variable = data.disease.variables[j]
+    error, found = interval_residuals(bank, data, hidden), {}
+    for j, variable in enumerate(data.disease.variables):
+        posterior = noise_variance(error[..., j], variable.noise)
         low, high = (f * variable.noise for f in FACTOR)
         noise[:, j] = np.clip(posterior.sigma * np.sqrt(posterior.level), low, high)
         found[variable.name] = {

@@ -14,7 +14,6 @@ from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
 from medgym_offline.errors import MedGymError, PolicyError, ProtocolError, UnknownNameError
 from medgym_offline.evaluation import Evaluation, evaluate
-from medgym_offline.evaluation import evaluator as evaluator_module
 from medgym_offline.evaluation import worlds as worlds_module
 from medgym_offline.evaluation.result import COLUMNS
 from medgym_offline.files import release_folder
@@ -95,31 +94,29 @@ def test_more_episodes_extend_the_same_ones(tiny_bank):
     )
 
 
-def test_worlds_side_by_side_give_the_same_result(tmp_path, tiny_bank, monkeypatch):
+def test_worlds_side_by_side_give_the_same_result(tmp_path, tiny_bank):
     path = tmp_path / "policy.safetensors"
     save_policy(actor(tiny_bank.patients), path)
-    threads: set[str] = set()
-    scored = evaluator_module.score_world
-
-    def watched(*arguments):
-        threads.add(threading.current_thread().name)
-        return scored(*arguments)
-
-    monkeypatch.setattr(evaluator_module, "score_world", watched)
     one, two = (evaluate(path, bank=tiny_bank, episodes=2, workers=n) for n in (1, 2))
     assert one.to_json() == two.to_json()
     assert list(two.worlds) == ["own", "crossfit"]
-    assert len(threads) == 3  # this one, and two of ours
     export_torchscript(actor(None), tmp_path / "exported.pt")  # d3rlpy's save_policy writes such files
     save_policy(actor(None), tmp_path / "shared.safetensors")  # one network for all, asked from both threads
     for name in ("exported.pt", "shared.safetensors"):
-        same = [evaluate(tmp_path / name, bank=tiny_bank, episodes=8, workers=n).to_json() for n in (1, 2, 2)]
-        assert same[0] == same[1] == same[2]
-    threads.clear()
-    # An object's act may not bear being asked twice at once, nor a policy with reset (random has one).
-    for policy in (Constant(np.array([0.4, 0.1, 0.3])), "random"):
-        evaluate(policy, bank=tiny_bank, episodes=1, workers=None)
-    assert threads == {threading.current_thread().name}
+        one, two = (evaluate(tmp_path / name, bank=tiny_bank, episodes=4, workers=n) for n in (1, 2))
+        assert one.to_json() == two.to_json()
+
+
+def test_what_may_not_bear_two_questions_at_once_is_asked_by_one_thread(tiny_bank):
+    """An object, whose act anybody wrote."""
+    asked = set()
+
+    def act(observations):
+        asked.add(threading.current_thread())
+        return np.zeros((*observations.shape[:2], 3), np.float32)
+
+    evaluate(Answer(act), bank=tiny_bank, episodes=1, workers=2)
+    assert asked == {threading.current_thread()}
 
 
 # -- which policy, which patients --------------------------------------------------------------------------------------
@@ -177,7 +174,7 @@ WRONG: list[tuple[type[MedGymError], str, Any, dict[str, Any]]] = [
     (UnknownNameError, "timing", "zero", {"timing": "hourly"}),
     (UnknownNameError, "world", "zero", {"worlds": ["heaven"]}),
     (UnknownNameError, "did you mean 'zero'", "zerro", {}),
-    (PolicyError, "no policy file", "missing/policy.pt", {}),
+    (PolicyError, "no such policy file", "missing/policy.pt", {}),
     (PolicyError, "no act", 42, {}),
     (MedGymError, "no-such-bank", "zero", {"bank": "no-such-bank"}),
     (ProtocolError, "workers is 0; give at least 1", "zero", {"workers": 0}),
@@ -264,14 +261,17 @@ def test_written_and_read_back(results, tmp_path):
 
 
 def test_not_an_evaluation(results, tmp_path):
-    value = json.loads(results["zero"].to_json())
-    del value["protocol_hash"]
-    for text, message in (
+    path, value = tmp_path / "result.json", json.loads(results["zero"].to_json())
+    bare = {name: part for name, part in value.items() if name != "protocol_hash"}
+    for text, words in (
         ("{}", "not an evaluation"),
-        ("{", "not JSON"),
-        (json.dumps(value), "protocol_hash"),
-        (json.dumps(value | {"protocol_hash": "0", "worlds": []}), "worlds"),
+        ("[]", "format is 'list'"),
+        ("{", "not readable as JSON"),
+        (json.dumps(bare), "'protocol_hash' is missing"),
+        (json.dumps(value | {"worlds": []}), "worlds is empty"),
     ):
-        with pytest.raises(ProtocolError, match=message):
-            Evaluation.from_json(text)
-    refused(ProtocolError, "no such result", lambda: Evaluation.from_json(tmp_path / "none.json"))
+        path.write_text(text)
+        refused(ProtocolError, words, lambda: Evaluation.from_json(path))
+    refused(ProtocolError, "no such file; write one", lambda: Evaluation.from_json(tmp_path / "none.json"))
+    path.write_text(json.dumps(value))  # what `eval --json` prints
+    assert Evaluation.from_json(path).to_json() == results["zero"].to_json()

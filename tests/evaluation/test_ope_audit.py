@@ -144,7 +144,7 @@ def test_mistakes_are_named(transitions, recipe, acted, tiny_bank):
     refused(DatasetError, "perturbation is 0", lambda: ask("zero", how=still))
     refused(DatasetError, "behavior_log_prob is not known", lambda: ask("zero", rows=unknown))
     refused(MedGymError, "two policies are called 'zero'", lambda: ask("zero", "zero"))
-    refused(MedGymError, "discount per unit of time", lambda: OpeSettings(gamma=1.5))
+    refused(MedGymError, "'gamma' is 1.5", lambda: OpeSettings(gamma=1.5))
     refused(MedGymError, "no policy", ask)
     refused(MedGymError, "answers the same observations differently", lambda: ask(unsteady))
 

@@ -186,7 +186,7 @@ def test_a_file_that_only_looks_like_a_policy_is_refused(folder):
 def test_results_that_do_not_belong_together_are_refused(shop):
     submit = ("submit", "--name", "X", "--output", "s")
     assert "same policy" in refused(*submit, shop.result(0), shop.result(0))
-    assert "no such result" in refused(*submit, "nowhere/result.json")
+    assert "no such file" in refused(*submit, "nowhere/result.json")
     shop.score(shop.policy(1), "seeded", seed=5)
     assert "differ in seed" in refused(*submit, shop.result(0), "seeded")
     shop.score(shop.policy(0, "pop"), "pop")

@@ -1,6 +1,9 @@
 """The audit: its numbers against direct rollouts, its page; a failing bank is named."""
 
+import html
 import json
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,26 +15,10 @@ from typer.testing import CliRunner
 from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import BankError
-from medgym_offline.simulators.audit import add_forecasts, audit
-from medgym_offline.simulators.bank import World
+from medgym_offline.simulators.audit import add_forecasts
 from medgym_offline.simulators.checks import schedule_scores
-from medgym_offline.simulators.fidelity import free_rollout
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
-from medgym_offline.simulators.schedules import CeilingConfig
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_bank):
-    """The paper's prior alone, in which vasopressor only harms."""
-    return tiny_bank.replace_physics(extension=False)
-
-
-@pytest.fixture(scope="module")
-def mapped(tiny_bank):
-    """The bank with a map that was never trained."""
-    trunk = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 4, tiny_bank.state_dim, 3, 0)
-    worlds = {n: World(w.params, w.noise, w.initial, trunk.code) for n, w in tiny_bank.world_data.items()}
-    return tiny_bank.replace(worlds=worlds, trunk=trunk, backend="map")
+from medgym_offline.simulators.forecast import free_rollout
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +70,27 @@ def test_rollouts_of_a_simulator_meet_its_own_record(tiny_bank, cohort):
         add_forecasts({}, tiny_bank, cohort.select(tiny_bank.patients[:3]))
 
 
-@pytest.fixture(scope="module")
-def failed(mapped, cohort, tmp_path_factory):
-    """Folder of the audit of a bank that fails, with every section but the truth."""
-    folder = tmp_path_factory.mktemp("audit")
-    short = CeilingConfig(decisions=2, horizon=6.0, steps=2, refine=0)
-    bank = mapped.select([0, 1, 2, 3])
-    bank.metadata["cohort"] = {"never_given": ["fluids"]}
-    with pytest.raises(BankError, match=r"fails .* checks: .* Its cohort charts no fluids at all"):
-        audit(bank, folder, show=False, cohort=cohort, ceilings=short)
-    return folder
-
-
-def test_the_command_exits_with_an_error_when_a_check_fails(plain, tmp_path):
+def test_a_bank_that_fails_is_written_down_and_named(tiny_bank, cohort, tmp_path):
+    """The paper's prior, in which vasopressor only harms; crossfit has a map that was never trained."""
     from medgym_offline.cli import app
 
-    path = tmp_path / "plain.safetensors"
-    plain.save(path)
-    result = CliRunner().invoke(app, ["simulators", "audit", str(path), "--output", str(tmp_path / "out")])
-    assert result.exit_code != 0
+    trunk = SolutionMap.initial(SolutionMapConfig(width=16, code=4), 4, tiny_bank.state_dim, 3, 0)
+    own, crossfit = (tiny_bank.world_data[name] for name in tiny_bank.worlds)
+    worlds = {"own": own, "crossfit": replace(crossfit, code=trunk.code)}
+    physics, metadata = replace(tiny_bank.physics, extension=False), {"cohort": {"never_given": ["fluids"]}}
+    bank = tiny_bank.replace(worlds=worlds, physics=physics, trunk=trunk, backend="map", metadata=metadata)
+    bank.save(tmp_path / "bank.safetensors")
+    cohort.write(tmp_path / "cohort.parquet")
+    arguments = (tmp_path / "bank.safetensors", "--cohort", tmp_path / "cohort.parquet", "--output", tmp_path / "out")
+    result = CliRunner().invoke(app, ["simulators", "audit", *map(str, arguments)])
+    assert result.exit_code == 1
+    assert re.search(r"fails .* checks: .* Its cohort charts no fluids at all", " ".join(result.output.split()))
     facts = json.loads((tmp_path / "out" / "audit.json").read_text())
-    failed = [c["check"] for c in facts["hard_checks"] if not c["passed"]]
-    assert any("vasopressor above 0" in c for c in failed)  # the paper's prior: vasopressor only harms
+    assert any("vasopressor above 0" in c["check"] for c in facts["hard_checks"] if not c["passed"])
+    page = (tmp_path / "out" / "audit.html").read_text()
+    assert all(html.escape(c["check"]) in page for c in facts["hard_checks"])
+    table = facts["worlds"]["own"]["constant_policies"]["table"]
+    assert table["best constant of each patient"]["severity"] < table["best constant of the cohort"]["severity"]
+    untrained = facts["worlds"]["crossfit"]["solution_map"]
+    assert untrained["identity"] == 0.0
+    assert untrained["error"]["36.0"][0] > 0.03

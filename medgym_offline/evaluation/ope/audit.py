@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from medgym_offline.config import configuration
 from medgym_offline.datasets.behaviors import Behavior, process_config, recipe_behavior
 from medgym_offline.datasets.catalogue import dataset_folder, read_manifest
 from medgym_offline.datasets.load import load_dataset
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError, MedGymError
-from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
+from medgym_offline.evaluation.binding import resolve_policy
 from medgym_offline.evaluation.ope import estimators
 from medgym_offline.evaluation.ope.density import PerturbedPolicy, perturbed_policy
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
@@ -31,9 +35,8 @@ from medgym_offline.threads import one_thread
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["ESTIMATORS", "OpeAudit", "OpeSettings", "audit", "audit_dataset"]
+__all__ = ["OpeAudit", "OpeSettings", "audit", "audit_dataset"]
 
-ESTIMATORS = ("fqe", "wis", "dr", "model")
 CLINICIAN_SPREAD = 0.2
 """Action noise of policies that are estimated from records, which perturb nothing. Chosen: that of the release's
 strongly perturbed datasets."""
@@ -44,7 +47,7 @@ _CHARTED = (
 )
 
 
-@dataclass(frozen=True)
+@configuration("off-policy evaluation")
 class OpeSettings:
     """Settings of an audit.
 
@@ -56,17 +59,11 @@ class OpeSettings:
         fqe: Settings of fitted Q evaluation.
     """
 
-    gamma: float = 1.0
-    episodes: int = 50
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    episodes: Annotated[int, Field(ge=2)] = 50
     seed: int = 0
     min_sample_size: float = 10.0
     fqe: FqeConfig = field(default_factory=FqeConfig)
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.gamma <= 1.0:
-            raise MedGymError(f"gamma is {self.gamma}; a discount per unit of time lies in (0, 1]; 1 is undiscounted")
-        if self.episodes < 2:
-            raise MedGymError(f"episodes is {self.episodes}; the truth needs at least 2 per patient")
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,9 @@ class OpeAudit:
 
     Attributes:
         policies, patients: Names and ids.
-        estimates: Estimator -> (N, P).
+        estimates: Estimator ("fqe", "wis", "dr", and "model" where there are simulators) -> (N, P).
         truth: World -> (N, P), of the perturbed policies.
         error: World -> (N,), standard error of the mean over patients of `truth`.
-        unperturbed: (N, P), returns without action noise in the first world; (N, 0) where there are no simulators.
         sample_size: (N, P), effective sample sizes.
         scores: World -> estimator -> scores, see `score_estimates`.
         warnings: What to read before the numbers.
@@ -90,7 +86,6 @@ class OpeAudit:
     estimates: dict[str, np.ndarray]
     truth: dict[str, np.ndarray]
     error: dict[str, np.ndarray]
-    unperturbed: np.ndarray
     sample_size: np.ndarray
     scores: dict[str, dict[str, dict[str, Any]]]
     warnings: tuple[str, ...]
@@ -98,14 +93,7 @@ class OpeAudit:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        found: dict[str, Any] = {
-            **self.__dict__,
-            "unperturbed": self.unperturbed.tolist(),
-            "sample_size": self.sample_size.tolist(),
-        }
-        for name in ("estimates", "truth", "error"):
-            found[name] = {key: values.tolist() for key, values in found[name].items()}
-        return found | {"policies": list(self.policies), "patients": list(self.patients), "format": "medgym-ope/1"}
+        return json.loads(json.dumps({"format": "medgym-ope/1", **vars(self)}, default=np.ndarray.tolist))
 
 
 def audit_dataset(
@@ -156,7 +144,7 @@ def audit_dataset(
     )
     if simulators.content_hash != manifest["bank"]["content_hash"]:
         note = f"bank {simulators.name!r} is not the one that made the dataset: estimates and truth differ in patients"
-        found = OpeAudit(**{**found.__dict__, "warnings": (note, *found.warnings)})
+        found = replace(found, warnings=(note, *found.warnings))
     return found
 
 
@@ -205,42 +193,38 @@ def audit(
         raise DatasetError(
             f"{recipe.id}: behavior_log_prob is not known in some rows; choose a dataset whose recipe perturbs actions"
         )
-    # Of those whom records describe there are no simulators.
-    selected = bank if recipe.records else bank.select([bank.index(p) for p in logged.patients])
-    named = tuple(worlds) if worlds else tuple(sorted(bank.worlds, key=lambda w: w != recipe.world))
-    named = () if recipe.records else named
-    places = {world: selected.world(world) for world in named}
+    places: dict[str, SimulatorBank] = {}
+    if not recipe.records:  # of those whom records describe there are no simulators
+        bank = bank.select([bank.index(p) for p in logged.patients])
+        named = worlds or sorted(bank.worlds, key=lambda w: w != recipe.world)
+        places = {world: bank.world(world) for world in named}
     clock = recipe.timing, recipe.decisions
-    bound = _named([resolve_policy(p, selected, *clock, recipe.decisions, transitions.view) for p in policies])
+    bound = [resolve_policy(p, bank, *clock, recipe.decisions, transitions.view) for p in policies]
+    names = tuple(policy.name for policy in bound)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise MedGymError(
+            f"two policies are called {twice[0]!r}; rename one file, so that the table can tell them apart"
+        )
     config = replace(process_config(recipe, bank.disease.name), view=transitions.view)
-    used = ESTIMATORS[:-1] if recipe.records else ESTIMATORS
-    estimates: dict[str, list[Tensor]] = {name: [] for name in used}
-    truth: dict[str, list[Tensor]] = {world: [] for world in named}
-    plain: list[Tensor] = []
-    sizes: list[Tensor] = []
+    values: dict[str, list[Tensor]] = defaultdict(list)
+    returns: dict[str, list[Tensor]] = {world: [] for world in places}
     with Progress("off-policy evaluation (policies)", len(bound), enabled=progress) as bar:
         for policy in bound:
-            perturbed = perturbed_policy(policy, logged.patients, sigma, logged)
+            perturbed = perturbed_policy(policy, logged.patients, sigma)
             for name, value in _estimate(transitions, logged, perturbed, settings).items():
-                (sizes if name == "sample_size" else estimates[name]).append(value)
-
-            def play(place: SimulatorBank, sigma: float, purpose: str, policy: BoundPolicy = policy) -> Tensor:
-                root, gamma = settings.seed, settings.gamma
-                return monte_carlo_returns(policy, place, config, settings.episodes, sigma, gamma, root, purpose)
-
+                values[name].append(value)
+            how = config, settings.episodes, sigma, settings.gamma, settings.seed
             if places:
-                estimates["model"].append(play(selected.world("own"), sigma, "ope-model").mean(1))
-                plain.append(play(places[named[0]], 0.0, "ope-truth").mean(1))
+                values["model"].append(monte_carlo_returns(policy, bank.world("own"), *how, "ope-model").mean(1))
             for world, place in places.items():
-                truth[world].append(play(place, sigma, "ope-truth"))
+                returns[world].append(monte_carlo_returns(policy, place, *how, "ope-truth"))
             bar.advance(1)
-    guessed = {name: torch.stack(values).numpy() for name, values in estimates.items()}
-    returns = {world: torch.stack(values).numpy() for world, values in truth.items()}  # (N, P, B)
-    actual = {world: values.mean(2) for world, values in returns.items()}
-    spread = {w: np.sqrt((v.var(2, ddof=1) / v.shape[2]).sum(1)) / v.shape[1] for w, v in returns.items()}
-    sample_size = torch.stack(sizes).numpy()
-    names = tuple(policy.name for policy in bound)
-    scores = {w: {name: score_estimates(guessed[name], actual[w]) for name in used} for w in named}
+    estimates = {name: torch.stack(found).numpy() for name, found in values.items()}
+    sample_size = estimates.pop("sample_size")
+    played = {world: torch.stack(found).numpy() for world, found in returns.items()}  # (N, P, B)
+    truth = {world: found.mean(2) for world, found in played.items()}
+    error = {w: np.sqrt((v.var(2, ddof=1) / v.shape[2]).sum(1)) / v.shape[1] for w, v in played.items()}
+    scores = {w: {name: score_estimates(guess, truth[w]) for name, guess in estimates.items()} for w in places}
     info = {
         "dataset": transitions.dataset_id,
         "identity": transitions.identity,
@@ -256,11 +240,10 @@ def audit(
         "code": code_version(),
     }
     data = (estimators.discount_at_start(logged.dt, settings.gamma) * logged.rewards).sum(-1).numpy()
-    warnings = _warnings(names, sample_size, guessed["fqe"], data, settings, recipe.world, named)
+    warnings = _warnings(names, sample_size, estimates["fqe"], data, settings, recipe.world, tuple(places))
     if recipe.records:
         warnings = (*_CHARTED, *warnings)
-    alone = torch.stack(plain).numpy() if plain else np.zeros((len(names), 0))
-    return OpeAudit(names, logged.patients, guessed, actual, spread, alone, sample_size, scores, warnings, info)
+    return OpeAudit(names, logged.patients, estimates, truth, error, sample_size, scores, warnings, info)
 
 
 def _estimate(
@@ -279,16 +262,6 @@ def _estimate(
         "dr": estimators.doubly_robust(rewards, dt, logged.valid, weights, gamma, fitted.q, fitted.v, fitted.v_next),
         "sample_size": estimators.effective_sample_size(log_rho),
     }
-
-
-def _named(bound: list[BoundPolicy]) -> list[BoundPolicy]:
-    names = [policy.name for policy in bound]
-    for name in names:
-        if names.count(name) > 1:
-            raise MedGymError(
-                f"two policies are called {name!r}; rename one file, so that the table can tell them apart"
-            )
-    return bound
 
 
 def _warnings(

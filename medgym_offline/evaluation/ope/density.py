@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from medgym_offline.errors import PolicyError
-from medgym_offline.evaluation.binding import BoundPolicy
-from medgym_offline.evaluation.ope.logged import Logged
+from medgym_offline.evaluation.binding import BoundPolicy, require_repeatable
 from medgym_offline.policies.builtin import RandomPolicy
 from medgym_offline.policies.density import clipped_normal_log_prob, clipped_uniform_log_prob
 
@@ -56,20 +54,12 @@ class PerturbedPolicy:
         return (center + self.sigma * normal).clamp(-1.0, 1.0)
 
 
-def perturbed_policy(bound: BoundPolicy, patients: tuple[str, ...], sigma: float, logged: Logged) -> PerturbedPolicy:
-    """The policy with noise; refused if its actions depend on more than the observation."""
-    policy = PerturbedPolicy(bound, patients, sigma)
+def perturbed_policy(bound: BoundPolicy, patients: tuple[str, ...], sigma: float) -> PerturbedPolicy:
+    """The policy with noise; `PolicyError` if its actions depend on more than the observation."""
     if (history := getattr(bound.policy, "history", 1)) > 1:
         raise PolicyError(
             f"policy {bound.name!r} acts on history={history} observations; off-policy evaluation needs a function of "
             "the observation: train it with history=1"
         )
-    if not policy.uniform:
-        first = logged.observations[:, :, 0]
-        again = policy.mean(first.flip(1)).flip(1)
-        if not torch.allclose(policy.mean(first), again, atol=1e-4):
-            raise PolicyError(
-                f"policy {bound.name!r} answers the same observations differently; off-policy evaluation needs a "
-                "function of the observation (or the built-in random policy)"
-            )
-    return policy
+    require_repeatable(bound, patients)
+    return PerturbedPolicy(bound, patients, sigma)

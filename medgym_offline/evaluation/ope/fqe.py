@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from medgym_offline.config import configuration
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import MedGymError
 from medgym_offline.evaluation.ope.density import PerturbedPolicy
@@ -26,7 +29,11 @@ from medgym_offline.stack import StackedMLP, clip_gradients
 __all__ = ["FqeConfig", "FqeValues", "fit_fqe"]
 
 
-@dataclass(frozen=True)
+_Count = Annotated[int, Field(ge=1)]
+_Above0 = Annotated[float, Field(gt=0)]
+
+
+@configuration("fitted Q evaluation")
 class FqeConfig:
     """Settings.
 
@@ -39,20 +46,13 @@ class FqeConfig:
         clip: Largest norm of a patient's gradient.
     """
 
-    updates: int = 2000
-    batch: int = 128
-    hidden: int = 64
-    lr: float = 1e-3
-    tau: float = 0.02
-    samples: int = 16
-    clip: float = 10.0
-
-    def __post_init__(self) -> None:
-        for name in ("updates", "batch", "hidden", "samples"):
-            if getattr(self, name) < 1:
-                raise MedGymError(f"FQE: {name} is {getattr(self, name)}; at least 1 is needed")
-        if not 0.0 < self.tau <= 1.0 or not self.lr > 0 or not self.clip > 0:
-            raise MedGymError(f"FQE: tau {self.tau} must lie in (0, 1], lr {self.lr} and clip {self.clip} above 0")
+    updates: _Count = 2000
+    batch: _Count = 128
+    hidden: _Count = 64
+    lr: _Above0 = 1e-3
+    tau: Annotated[float, Field(gt=0, le=1)] = 0.02
+    samples: _Count = 16
+    clip: _Above0 = 10.0
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.open_loop import CeilingConfig, ceilings, interval_logits, intervals, schedule_harm
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.field import Physics
-from medgym_offline.errors import BankError
+from medgym_offline.errors import MedGymError
 from medgym_offline.simulators import SimulatorBank
 from medgym_offline.simulators.bank import World
-from medgym_offline.simulators.ceilings import CeilingConfig, ceilings
-from medgym_offline.simulators.schedules import interval_logits, intervals, schedule_harm
 
-SWITCH = torch.tensor([10.0, 40.0])
+HORIZON, SWITCH = 48.0, torch.tensor([5.0, 20.0])
 
 
 @dataclass
@@ -44,14 +43,14 @@ class Clock:
 
 
 def clock_bank():
-    """Two patients for whom full FiO2 is right until hour 10 (40) and none after it; nothing else matters.
+    """Two patients for whom full FiO2 is right until hour 5 (20) and none after it; nothing else matters.
 
-    Best constant m/96 (m the hour of the switch), harm (m/96)(1 - m/96); best adaptive schedule: harm about 0.
+    Best constant m/48 (m the hour of the switch), harm (m/48)(1 - m/48); best adaptive schedule: harm about 0.
     """
     scales = Scales((0.0,) * 6, (1.0,) * 6, (100.0, 0.75, 1100.0))
 
     def severity(state, dose):
-        wanted = torch.sigmoid((SWITCH.reshape(2, *[1] * (state.ndim - 2)) - state[..., 0]) / 0.25)
+        wanted = torch.sigmoid((SWITCH.reshape(2, *[1] * (state.ndim - 2)) - state[..., 0]) / 0.125)
         return (scales.normalize_treatment(SEPSIS, dose)[..., 0] - wanted) ** 2
 
     def score(state, dose):
@@ -59,37 +58,38 @@ def clock_bank():
 
     components = (replace(SEPSIS.components[0], transform="identity"), *SEPSIS.components[1:])
     points = replace(SEPSIS.severity, score=score, burden=lambda u: 0.0 * u[..., 0], parts=())
-    disease = replace(SEPSIS, components=components, severity=points)
+    process = replace(SEPSIS.process, horizon=HORIZON)
+    disease = replace(SEPSIS, components=components, severity=points, process=process)
     world = World(Clock(torch.zeros(2, 8)), torch.zeros(2, 8), torch.zeros(2, 8))
     return SimulatorBank(
-        "clock", ("a", "b"), disease, scales, Physics(), {"own": world}, None, None, torch.zeros(2, 96, 3)
+        "clock", ("a", "b"), disease, scales, Physics(), {"own": world}, None, None, torch.zeros(2, 48, 3)
     )
 
 
 def test_the_optimum_of_a_patient_with_a_clock_is_found():
-    found = ceilings(clock_bank(), CeilingConfig(steps=40, lr=0.3), show=False)
-    share = SWITCH / 96.0
-    constant, fixed, adaptive = (found.classes[n] for n in ("constant", "fixed", "adaptive"))
+    found = ceilings(clock_bank(), CeilingConfig(steps=40, lr=0.3))
+    share = SWITCH / HORIZON
+    constant, fixed, adaptive = (found[n] for n in ("constant", "fixed", "adaptive"))
     assert torch.allclose(constant.treatment[:, 0, 0], share, atol=0.02)
     assert torch.allclose(constant.harm, share * (1.0 - share), atol=0.005)
-    # Equal holds of 19.2 h cut the switch at hour 10 in the middle of the first, at hour 40 near the end of the third.
-    inside = torch.tensor([10.0, 40.0 - 38.4]) / 19.2
+    # Equal holds of 9.6 h cut the switch at hour 5 in the middle of the first, at hour 20 at the start of the third.
+    inside = torch.tensor([5.0, 20.0 - 19.2]) / 9.6
     assert torch.allclose(fixed.harm, inside * (1.0 - inside) / 5.0, atol=0.006)
     assert (adaptive.harm < 0.006).all()
     ends = adaptive.hours.cumsum(1)
-    assert ((ends - SWITCH[:, None]).abs().amin(1) < 1.0).all()
+    assert ((ends - SWITCH[:, None]).abs().amin(1) < 0.5).all()
 
 
 def test_intervals_are_feasible_and_inverted():
-    config = CeilingConfig()
+    process = SEPSIS.process
     logits = 4.0 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
-    hours = intervals(logits, config)
+    hours = intervals(logits, process)
     assert hours.min() >= 0.5 - 1e-4
     assert hours.max() <= 36 + 1e-4
     assert torch.allclose(hours.sum(-1), torch.full((200,), 96.0), atol=1e-4)
-    assert torch.allclose(intervals(interval_logits(hours, config), config), hours, atol=0.3)
-    with pytest.raises(BankError, match="cannot fill"):
-        CeilingConfig(decisions=2)
+    assert torch.allclose(intervals(interval_logits(hours, process), process), hours, atol=0.3)
+    with pytest.raises(MedGymError, match="cannot fill 48 h; choose 2"):
+        ceilings(clock_bank(), CeilingConfig(decisions=1))
 
 
 def test_harm_is_severity_and_burden_over_time(tiny_bank):

@@ -1,6 +1,6 @@
-"""Open-loop ceilings: how much could changing the treatment, and choosing when, be worth for a patient at all?
+"""The search behind `experiments.ceilings`: the best open-loop schedules of every patient, from the first state.
 
-For every patient, without noise and from the first state, gradient search minimizes the mean harm over the horizon
+Without noise, gradient search minimizes the mean harm over the horizon
 
     J = 1/T integral_0^T [ severity(x(t), u(t)) + burden(u(t)) ] dt
 
@@ -18,29 +18,21 @@ so J never rises along constant, fixed, adaptive, nor along constant, fixed, fin
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.defaults import own_defaults
-from medgym_offline.progress import Progress
+from medgym_offline import MedGymError, SimulatorBank
+from medgym_offline.diseases.base import Process
 from medgym_offline.seeds import generator
-from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import constant_scores
-from medgym_offline.simulators.schedules import (
-    CELLS,
-    CeilingConfig,
-    Schedules,
-    interval_logits,
-    intervals,
-    schedule_harm,
-)
 
-__all__ = ["CeilingConfig", "Ceilings", "ceilings"]
+__all__ = ["CeilingConfig", "Schedules", "ceilings", "interval_logits", "intervals", "schedule_harm"]
+
+CELLS = 36
+"""Quadrature cells of an interval where values are reported: at most an hour each for the longest interval."""
 
 GROUPS = ((0.0, 0.0), (0.01, 0.06), (0.06, 0.15), (0.15, 1.0))
 """Ranges of the treatment that some need: the best grid constant within each is a start, as optima differ by it."""
@@ -53,44 +45,108 @@ FINER = 4
 
 
 @dataclass(frozen=True)
-class Ceilings:
-    """Ceilings of every patient of a bank.
+class CeilingConfig:
+    """How ceilings are searched for.
 
     Attributes:
-        bank, content_hash, world, patients: What was searched.
-        config: How.
-        classes: `constant`, `fixed`, `adaptive`, `fine`.
-        seconds: Wall time.
+        decisions: K.
+        steps: Adam steps through the solution map per class (a bank without a map uses the solver).
+        refine: Further steps through the solver, for the best start only.
+        lr: First learning rate, in logits (cosine to 0).
+        cells: Quadrature cells per interval during the search; values reported use 36.
+        seed: Of the random starts.
     """
 
-    bank: str
-    content_hash: str
-    world: str
-    patients: tuple[str, ...]
-    config: CeilingConfig
-    classes: dict[str, Schedules]
-    seconds: float
-    summary: dict[str, Any] = field(default_factory=dict)
+    decisions: int = 5
+    steps: int = 150
+    refine: int = 60
+    lr: float = 0.15
+    cells: int = 12
+    seed: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, JSON-ready."""
-        return {
-            "bank": self.bank,
-            "content_hash": self.content_hash,
-            "world": self.world,
-            "patients": list(self.patients),
-            "config": asdict(self.config),
-            "seconds": round(self.seconds, 1),
-            "summary": self.summary,
-            "classes": {name: s.to_dict() for name, s in self.classes.items()},
-        }
+
+@dataclass(frozen=True)
+class Schedules:
+    """The best schedule found for every patient within one class.
+
+    Attributes:
+        harm: (P,) J, from the solver.
+        treatment: (P, K, treatments) in [0, 1].
+        hours: (P, K) holds, summing to the horizon.
+    """
+
+    harm: Tensor
+    treatment: Tensor
+    hours: Tensor
+
+
+def intervals(logits: Tensor, process: Process) -> Tensor:
+    """Feasible intervals (..., K) from free numbers (..., K - 1): every schedule the process allows, and no other.
+
+        dt_k = lower + sigmoid(logit_k) (upper - lower),
+        lower = max(shortest, t - longest k),  upper = min(longest, t - shortest k)      t the time and k the decisions
+        left after this one
+
+    and the last decision takes what remains.
+    """
+    remaining = torch.full(logits.shape[:-1], process.horizon)
+    parts = []
+    for j in range(logits.shape[-1]):
+        lower, upper = _range(remaining, logits.shape[-1] - j, process)
+        parts.append(lower + torch.sigmoid(logits[..., j]) * (upper - lower))
+        remaining = remaining - parts[-1]
+    return torch.stack([*parts, remaining], -1)
+
+
+def _range(remaining: Tensor, later: int, process: Process) -> tuple[Tensor, Tensor]:
+    lower = (remaining - process.max_interval * later).clamp(min=process.min_interval)
+    upper = (remaining - process.min_interval * later).clamp(max=process.max_interval)
+    return lower, upper
+
+
+def interval_logits(hours: Tensor, process: Process) -> Tensor:
+    """Inverse of :func:`intervals`, within logits of -6 to 6."""
+    remaining, parts = torch.full(hours.shape[:-1], process.horizon), []
+    for later in range(hours.shape[-1] - 1, 0, -1):
+        lower, upper = _range(remaining, later, process)
+        share = ((hours[..., -1 - later] - lower) / (upper - lower).clamp(min=1e-6)).clamp(0.0025, 0.9975)
+        parts.append(torch.logit(share))
+        remaining = remaining - (lower + share * (upper - lower))
+    return torch.stack(parts, -1)
+
+
+def schedule_harm(bank: SimulatorBank, treatment: Tensor, hours: Tensor, cells: int = CELLS) -> Tensor:
+    """J of schedules from every patient's first state, without noise; differentiable in both arguments.
+
+    Args:
+        bank: P patients.
+        treatment: (P, B, K, treatments) in [0, 1].
+        hours: (P, B, K) holds.
+        cells: Quadrature cells per interval (trapezoid).
+
+    Returns:
+        (P, B).
+    """
+    x = bank.initial_state().unsqueeze(1).expand(-1, treatment.shape[1], -1)
+    total = x.new_zeros(x.shape[:2])
+    for k in range(treatment.shape[2]):
+        u, dt = treatment[:, :, k], hours[..., k]
+        share = torch.arange(1, cells + 1) / cells
+        curve = bank.trajectory(x, u, dt.unsqueeze(-1) * share)
+        path = torch.cat([x.unsqueeze(2), curve], 2)
+        dose = bank.denormalize_treatment(u).unsqueeze(2).expand(*path.shape[:-1], -1)
+        severity = bank.disease.severity.score(bank.denormalize(path), dose)
+        mean = (severity.sum(-1) - 0.5 * (severity[..., 0] + severity[..., -1])) / cells
+        total = total + dt * (mean + bank.disease.severity.burden(u))
+        x = curve[:, :, -1]
+    return total / hours.sum(-1)
 
 
 class _Search:
     """Adam on the logits of doses and intervals of P x S schedules, all at once; each keeps its own best."""
 
-    def __init__(self, bank: SimulatorBank, config: CeilingConfig, progress: Progress):
-        self.bank, self.config, self.progress = bank, config, progress
+    def __init__(self, bank: SimulatorBank, config: CeilingConfig):
+        self.bank, self.config, self.process = bank, config, bank.disease.process
         self.solver = bank.with_backend("ode")
 
     def run(
@@ -102,17 +158,17 @@ class _Search:
         """
         config, holds = self.config, hours.shape[-1]
         dose = torch.logit(u.clamp(0.005, 0.995)).requires_grad_(True)
-        clock = interval_logits(hours, config).requires_grad_(free) if free else None
+        clock = interval_logits(hours, self.process).requires_grad_(True) if free else None
         moved = [dose] if clock is None else [dose, clock]
         optimizer = torch.optim.Adam(moved, lr=lr, betas=(0.9, 0.98))
         best = torch.full(u.shape[:2], torch.inf)
         best_u, best_hours = u.expand(-1, -1, holds, -1).clone(), hours.clone()
         for step in range(steps + 1):
             now = torch.sigmoid(dose).expand(-1, -1, holds, -1)
-            dt = hours if clock is None else intervals(clock, config)
+            dt = hours if clock is None else intervals(clock, self.process)
             cells = max(2, config.cells * config.decisions // holds)
             if bank.backend == "ode":
-                cells = max(cells, round(config.horizon / holds))
+                cells = max(cells, round(self.process.horizon / holds))
             harm = schedule_harm(bank, now, dt, cells)
             with torch.no_grad():
                 better = harm < best
@@ -127,7 +183,6 @@ class _Search:
             # Rows do not depend on each other, so the sum's gradient is each row's own.
             harm.sum().backward()
             optimizer.step()
-            self.progress.advance(1, harm=float(best.amin(1).mean()))
         return best_u, best_hours
 
     def best(self, u: Tensor, hours: Tensor) -> Schedules:
@@ -188,86 +243,57 @@ def _fixed_starts(bank: SimulatorBank, constant: Tensor, best: Schedules, config
     return torch.cat([base, (base * fall).clamp(0.0, 1.0), front, random, others], 1)
 
 
-def _adaptive_starts(fixed: Schedules, config: CeilingConfig) -> tuple[Tensor, Tensor]:
+def _adaptive_starts(fixed: Schedules, process: Process) -> tuple[Tensor, Tensor]:
     """The best fixed schedule, and it read at other break points: (P, S, K, treatments), (P, S, K)."""
-    holds = config.decisions
+    holds = fixed.hours.shape[1]
     clocks = [fixed.hours[0]]
     for ratio in GROWTH:
         clock = ratio ** torch.arange(float(holds))
-        clocks.append(intervals(interval_logits(config.horizon * clock / clock.sum(), config), config))
+        clocks.append(intervals(interval_logits(process.horizon * clock / clock.sum(), process), process))
     treatments = []
     for clock in clocks:
         middle = clock.cumsum(0) - 0.5 * clock
-        at = (middle / config.horizon * holds).long().clamp(max=holds - 1)
+        at = (middle / process.horizon * holds).long().clamp(max=holds - 1)
         treatments.append(fixed.treatment[:, at])
     hours = torch.stack(clocks)[None].expand(len(fixed.harm), -1, -1)
     return torch.stack(treatments, 1), hours
 
 
-def _fine_starts(fixed: Schedules, adaptive: Schedules, config: CeilingConfig) -> Tensor:
+def _fine_starts(fixed: Schedules, adaptive: Schedules, horizon: float) -> Tensor:
     """(P, 2, 4K, treatments): the best fixed schedule, and the adaptive one read amid each short interval."""
-    count = FINER * config.decisions
-    middle = (torch.arange(count) + 0.5) * config.horizon / count
-    at = (adaptive.hours.cumsum(1).unsqueeze(1) <= middle[:, None]).sum(-1).clamp(max=config.decisions - 1)
+    holds = fixed.hours.shape[1]
+    middle = (torch.arange(FINER * holds) + 0.5) * horizon / (FINER * holds)
+    at = (adaptive.hours.cumsum(1).unsqueeze(1) <= middle[:, None]).sum(-1).clamp(max=holds - 1)
     read = torch.take_along_dim(adaptive.treatment, at.unsqueeze(-1), 1)
     return torch.stack([fixed.treatment.repeat_interleave(FINER, 1), read], 1)
 
 
-@own_defaults()
-def ceilings(bank: SimulatorBank, config: CeilingConfig | None = None, show: bool = True) -> Ceilings:
-    """Search the best constant, fixed and adaptive schedules of every patient of the bank's current world.
+def ceilings(bank: SimulatorBank, config: CeilingConfig) -> dict[str, Schedules]:
+    """The best `constant`, `fixed`, `adaptive` and `fine` schedules of every patient of the bank's current world.
 
     Args:
         bank: P patients; searched through its backend, scored by the solver.
         config: See :class:`CeilingConfig`.
-        show: Progress on standard error.
+
+    Raises:
+        MedGymError: As many decisions cannot fill the horizon.
     """
-    config = config or CeilingConfig.of(bank.disease)
-    started = time.monotonic()
-    holds = config.decisions
-    equal = torch.full((holds,), config.horizon / holds)
-    refine = config.refine if bank.backend == "map" else 0
-    with Progress("open-loop ceilings", 4 * (config.steps + refine), enabled=show) as progress:
-        search = _Search(bank, config, progress)
-        starts = _constant_starts(bank)
-        hours = equal.expand(*starts.shape[:2], holds)
-        constant = search.search(starts, hours, False, None)
-        starts = _fixed_starts(bank, starts, constant, config)
-        hours = equal.expand(*starts.shape[:2], holds)
-        fixed = search.search(starts, hours, False, constant)
-        adaptive = search.search(*_adaptive_starts(fixed, config), True, fixed)
-        short = torch.full((FINER * holds,), config.horizon / (FINER * holds)).expand(len(bank), -1)
-        cut = Schedules(fixed.harm, fixed.treatment.repeat_interleave(FINER, 1), short)
-        starts = _fine_starts(fixed, adaptive, config)
-        fine = search.search(starts, short.unsqueeze(1).expand(-1, 2, -1), False, cut)
-    classes = {"constant": constant, "fixed": fixed, "adaptive": adaptive, "fine": fine}
-    return Ceilings(
-        bank=bank.name,
-        content_hash=bank.content_hash,
-        world=bank.current_world,
-        patients=bank.patients,
-        config=config,
-        classes=classes,
-        seconds=time.monotonic() - started,
-        summary=_summary(classes),
-    )
-
-
-def _summary(classes: dict[str, Schedules]) -> dict[str, Any]:
-    """Means of J, and quantiles over patients of the gains between classes and of the free intervals."""
-    harm = {n: s.harm.double().numpy() for n, s in classes.items()}
-    out: dict[str, Any] = {"harm": {n: round(float(h.mean()), 4) for n, h in harm.items()}}
-    for better, worse in (("fixed", "constant"), ("adaptive", "fixed"), ("adaptive", "constant"), ("fine", "fixed")):
-        gain = 100.0 * (1.0 - harm[better] / harm[worse])
-        out[f"{better} over {worse}"] = {
-            "median": round(float(np.median(gain)), 3),
-            "mean": round(float(gain.mean()), 3),
-            "q90": round(float(np.quantile(gain, 0.9)), 3),
-            "share_above_2": round(float((gain > 2.0).mean()), 3),
-        }
-    hours = classes["adaptive"].hours
-    out["adaptive_hours"] = {
-        "quantiles": [round(float(q), 2) for q in np.quantile(hours.numpy(), (0.05, 0.25, 0.5, 0.75, 0.95))],
-        "median_per_decision": [round(float(h), 2) for h in hours.median(0).values],
-    }
-    return out
+    holds, process = config.decisions, bank.disease.process
+    horizon, shortest, longest = process.horizon, process.min_interval, process.max_interval
+    if not holds * shortest <= horizon <= holds * longest:
+        raise MedGymError(
+            f"{holds} decisions of {shortest:g} to {longest:g} {process.unit} cannot fill {horizon:g} {process.unit}; "
+            f"choose {math.ceil(horizon / longest)} or more"
+        )
+    search = _Search(bank, config)
+    equal = torch.full((holds,), horizon / holds)
+    starts = _constant_starts(bank)
+    constant = search.search(starts, equal.expand(*starts.shape[:2], holds), False, None)
+    starts = _fixed_starts(bank, starts, constant, config)
+    fixed = search.search(starts, equal.expand(*starts.shape[:2], holds), False, constant)
+    adaptive = search.search(*_adaptive_starts(fixed, process), True, fixed)
+    short = torch.full((FINER * holds,), horizon / (FINER * holds)).expand(len(bank), -1)
+    cut = Schedules(fixed.harm, fixed.treatment.repeat_interleave(FINER, 1), short)
+    starts = _fine_starts(fixed, adaptive, horizon)
+    fine = search.search(starts, short.unsqueeze(1).expand(-1, 2, -1), False, cut)
+    return {"constant": constant, "fixed": fixed, "adaptive": adaptive, "fine": fine}
