@@ -60,9 +60,7 @@ class CQL(DQN):
         """Loss (P,) and numbers to watch, each (P,): "td", "q", "gap" (the conservative bracket)."""
         return self.conservative_loss(networks, batch, self.target(networks, batch))
 
-    def conservative_loss(
-        self, networks: Networks, batch: Batch, target: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def conservative_loss(self, networks: Networks, batch: Batch, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """`critic_loss` towards the values `target` (P, B)."""
         actions = self.candidates(networks, batch)
         q = networks.q_candidates(batch.state, actions)
