@@ -15,7 +15,7 @@ from torch import Tensor
 from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
-from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
+from medgym_offline.envs.timing import ProcessConfig
 from medgym_offline.errors import DiseaseError, MedGymError, unknown_name
 from medgym_offline.patients import PatientIndex, whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank
@@ -32,7 +32,6 @@ __all__ = [
     "infos",
     "observation_space",
     "open_bank",
-    "process_config",
     "start_infos",
 ]
 
@@ -74,27 +73,6 @@ def open_bank(
         raise DiseaseError(f"bank {opened.name!r} is of disease {opened.disease.name!r}, this environment of {of!r}")
     opened = opened.world(world or (definition.world if definition.world in opened.worlds else opened.current_world))
     return opened if backend is None else opened.with_backend(backend)
-
-
-def process_config(
-    disease: str,
-    timing: Timing,
-    decisions: int | None,
-    reward: RewardKind,
-    noise: bool,
-    remission: bool,
-    view: str = FULL,
-) -> ProcessConfig:
-    """The decision process of an environment's arguments."""
-    return ProcessConfig(
-        timing=timing,
-        decisions=decisions,  # type: ignore[arg-type]
-        reward=reward,
-        noise=noise,
-        remission=remission,
-        disease=disease,
-        view=view,
-    )
 
 
 def observation_space(bank: SimulatorBank, view: str = FULL) -> spaces.Box:

@@ -21,7 +21,7 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.envs import interface
 from medgym_offline.envs.process import DecisionProcess, Episodes
 from medgym_offline.envs.rollout import draw_noise
-from medgym_offline.envs.timing import RewardKind, Timing
+from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
 from medgym_offline.errors import MedGymError, ProtocolError
 from medgym_offline.patients import whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank
@@ -89,7 +89,15 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         view: str = FULL,
     ) -> None:
         of = disease or (bank.disease.name if isinstance(bank, SimulatorBank) else DEFAULT)
-        config = interface.process_config(of, timing, decisions, reward, noise, remission, view)
+        config = ProcessConfig(
+            timing=timing,
+            decisions=decisions,  # type: ignore[arg-type]
+            reward=reward,
+            noise=noise,
+            remission=remission,
+            disease=of,
+            view=view,
+        )
         if max_episode_steps is not None and max_episode_steps < config.decisions:
             raise ProtocolError(
                 f"max_episode_steps is {max_episode_steps}, below {config.decisions} decisions; episodes end at the "
@@ -164,6 +172,11 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._over = terminated.copy()
         every = np.ones(self.num_envs, bool)
         return self._observation(), rewards, terminated, ~every, self._infos(columns, every)
+
+    @property
+    def running(self) -> np.ndarray:
+        """Which environments are within an episode, (num_envs,) bool; the others start one with the next step."""
+        return np.full(self.num_envs, self._episodes is not None) & ~self._over
 
     @property
     def patients(self) -> tuple[str, ...]:
