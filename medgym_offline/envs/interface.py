@@ -122,8 +122,8 @@ def checked_seed(seed: Any) -> int:
     return number
 
 
-def checked_options(options: Any, *more: str) -> dict[str, Any]:
-    """Options of a reset that have a value, by name: "state", "patient", "patient_index" and `more`.
+def checked_options(options: Any) -> dict[str, Any]:
+    """Options of a reset that have a value, by name: "state", "patient", "patient_index".
 
     Raises:
         MedGymError: Another name, or no dictionary.
@@ -132,7 +132,7 @@ def checked_options(options: Any, *more: str) -> dict[str, Any]:
         return {}
     if not isinstance(options, Mapping):
         raise MedGymError(f"options is {options!r}; give a dictionary, for example {{'patient': 0}}")
-    known = ("state", "patient", "patient_index", *more)
+    known = ("state", "patient", "patient_index")
     for name in options:
         if name not in known:
             raise unknown_name("reset option", name, known)

@@ -16,9 +16,6 @@ from medgym_offline.envs.rollout import draw_noise, rollout
 from medgym_offline.errors import BankError, MedGymError, ProtocolError, UnknownNameError
 from tests.helpers import refused
 
-INFOS = {"cost", "dt", "time", "sofa", "lactate", "state", "seed"}
-
-
 def test_made_by_name_from_a_bank_file(tiny_bank, tmp_path):
     """Arguments of a specification are JSON: the bank comes from a file, as `recover_environment` needs it."""
     path = tmp_path / "bank.safetensors"
@@ -198,39 +195,6 @@ def test_vector_options_name_patients(tiny_bank):
     for wrong in ([0, 1], [0, 1, 2, 3, 4, 5]):
         with pytest.raises(MedGymError):
             envs.reset(options={"patient": wrong})
-
-
-def test_vector_partial_reset(tiny_bank):
-    """Those of the mask start anew, with the seeds and patients given; the others go on as if nothing had been."""
-    envs, twin = (TreatmentVectorEnv(bank=tiny_bank, num_envs=6, timing="fixed", decisions=4) for _ in range(2))
-    actions = np.random.default_rng(1).uniform(-1, 1, (6, 3)).astype(np.float32)
-    mask = np.array([True, False, False, True, False, True])
-    with pytest.raises(ResetNeeded):
-        envs.reset(options={"reset_mask": mask})
-    for one in (envs, twin):
-        one.reset(seed=0)
-        one.step(actions)
-    options = {"reset_mask": mask, "patient": 2}
-    before = twin.step(actions)  # twin goes one decision further, envs is reset in part and then steps
-    observations, infos = envs.reset(seed=list(range(20, 26)), options=options)
-    assert set(options) == {"reset_mask", "patient"}
-    for name in INFOS:
-        np.testing.assert_array_equal(infos[f"_{name}"], mask)
-        assert not infos[name][~mask].any()
-    np.testing.assert_array_equal(infos["seed"][mask], [20, 23, 25])
-    for i in np.flatnonzero(mask):
-        single = TreatmentEnv(bank=tiny_bank, patient=2, timing="fixed", decisions=4)
-        np.testing.assert_allclose(observations[i], single.reset(seed=int(20 + i))[0], atol=1e-6)
-    after = envs.step(actions)
-    np.testing.assert_allclose(after[0][~mask], before[0][~mask], atol=1e-5)
-    np.testing.assert_allclose(after[1][~mask], before[1][~mask], rtol=1e-4)
-    np.testing.assert_array_equal(after[4]["time"], np.where(mask, 24.0, 48.0))
-    for _ in range(2):
-        over = envs.step(actions)[2]
-    np.testing.assert_array_equal(over, ~mask)
-    # An environment that has ended and is reset before its autoreset starts once, not twice.
-    envs.reset(options={"reset_mask": np.array([False, True, *[False] * 4])})
-    np.testing.assert_array_equal(envs.step(actions)[4]["time"], [96.0, 24.0, 0.0, 96.0, 0.0, 96.0])
 
 
 def test_actions_of_finished_environments_are_ignored(tiny_bank):
