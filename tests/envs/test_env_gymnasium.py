@@ -16,6 +16,7 @@ from medgym_offline.envs.rollout import draw_noise, rollout
 from medgym_offline.errors import BankError, MedGymError, ProtocolError, UnknownNameError
 from tests.helpers import refused
 
+
 def test_made_by_name_from_a_bank_file(tiny_bank, tmp_path):
     """Arguments of a specification are JSON: the bank comes from a file, as `recover_environment` needs it."""
     path = tmp_path / "bank.safetensors"
