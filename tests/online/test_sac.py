@@ -5,13 +5,11 @@ import torch
 
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
+from medgym_offline.online.replay import Rows, append, draw_rows
 from medgym_offline.online.sac import (
-    Rows,
     SoftLearner,
     actor_gradient,
-    append,
     critic_gradient,
-    draw_rows,
     soft_step,
     soft_targets,
     twin_values,
