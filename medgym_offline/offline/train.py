@@ -29,7 +29,7 @@ from medgym_offline.threads import one_thread
 if TYPE_CHECKING:
     from medgym_offline.people import Clusters, Contexts
 
-__all__ = ["checkpoint_updates", "shard_size", "train", "train_seeds"]
+__all__ = ["asked", "checkpoint_updates", "shard_size", "train", "train_seeds"]
 
 # Of one hidden layer of a stack's critic on all candidates. Wide stacks pay each operation's cost once for many
 # learners; beyond this a training at the paper's size, where a dozen such layers live at a time, would take gigabytes.
@@ -142,7 +142,7 @@ def train_seeds(
     size = shard or (shard_size(config) if device == "cpu" else len(learners))
     shards = [learners[at : at + size] for at in range(0, len(learners), size)]
     kept = checkpoint_updates(config.updates, checkpoints)
-    task = _task(algorithm, transitions, scope, config, patients, people)
+    task = asked(algorithm, transitions, scope, config, patients, people)
     recipe = {"seeds": list(seeds), "learners": data.keys, "rows": data.counts.tolist(), "shard": size, "keep": kept}
     identity = json.dumps(task | recipe, sort_keys=True)
     state = _read_state(resume, identity) or {"finished": [], "current": None}
@@ -236,13 +236,13 @@ def _stacked(
     return stack_transitions(rows, scope, config, patients, members)
 
 
-def _task(
+def asked(
     algorithm: str,
     transitions: Transitions,
     scope: str,
     config: OfflineConfig,
     patients: Sequence[str] | None,
-    people: Clusters | Contexts | None,
+    people: Clusters | Contexts | None = None,
 ) -> dict[str, Any]:
     """What a policy's file says it was asked to learn, its seed aside."""
     about = {"algorithm": algorithm, "dataset": transitions.dataset_id, "identity": transitions.identity}
