@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -187,34 +187,24 @@ def checked_start(state: Any, bank: SimulatorBank, x: Tensor) -> Tensor:
     return bank.clamp(torch.cat([given, x[..., given.shape[-1] :]], -1))
 
 
-def _observed(process: DecisionProcess, x: Tensor) -> np.ndarray:
-    n = process.bank.disease.observed_dim
-    return process.bank.denormalize(x)[..., :n].float().numpy()
-
-
 def start_infos(process: DecisionProcess, episodes: Episodes) -> dict[str, np.ndarray]:
     """Info columns (P, B, ...) at the start: nothing done yet, severity without treatment."""
     untreated = torch.zeros(*episodes.time.shape, len(process.bank.disease.treatments))
-    state = _observed(process, episodes.x)
-    zero = np.zeros(state.shape[:2])
-    return {
-        "cost": zero,
-        "dt": zero.copy(),
-        "time": zero.copy(),
-        process.bank.disease.severity.name: process.severity(episodes.x, untreated).double().numpy(),
-        process.bank.disease.cost.component: process.bank.monitored(episodes.x).double().numpy(),
-        "state": state,
-    }
+    zero, x = torch.zeros_like(episodes.time), episodes.x
+    return _columns(process, x, zero, zero, zero, process.severity(x, untreated), process.bank.monitored(x))
 
 
 def infos(process: DecisionProcess, outcome: Outcome) -> dict[str, np.ndarray]:
     """Info columns (P, B, ...) of one decision."""
-    columns: Sequence[tuple[str, Tensor]] = (
-        ("cost", outcome.cost),
-        ("dt", outcome.dt),
-        ("time", outcome.next.time),
-        (process.bank.disease.severity.name, outcome.severity),
-        (process.bank.disease.cost.component, outcome.monitored),
-    )
-    named = {name: value.double().numpy() for name, value in columns}
-    return named | {"state": _observed(process, outcome.next.x)}
+    following = outcome.next
+    done = outcome.cost, outcome.dt, following.time
+    return _columns(process, following.x, *done, outcome.severity, outcome.monitored)
+
+
+def _columns(
+    process: DecisionProcess, x: Tensor, cost: Tensor, dt: Tensor, time: Tensor, severity: Tensor, monitored: Tensor
+) -> dict[str, np.ndarray]:
+    disease = process.bank.disease
+    named = {"cost": cost, "dt": dt, "time": time, disease.severity.name: severity, disease.cost.component: monitored}
+    columns = {name: value.double().numpy() for name, value in named.items()}
+    return columns | {"state": process.bank.denormalize(x)[..., : disease.observed_dim].float().numpy()}

@@ -142,7 +142,7 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Carry out one decision."""
         if not self._envs.running.all():
             raise ResetNeeded("the episode is over or has not begun; call reset() before step()")
-        values = checked_actions(action, self.action_space.shape, self._envs.process.bank)
+        values = checked_actions(action, (self._envs.process.config.action_dim,), self._envs.process.bank)
         observations, rewards, terminated, _, infos = self._envs.step(values[None])
         return observations[0], float(rewards[0]), bool(terminated[0]), False, self._info(infos)
 
