@@ -43,32 +43,22 @@ __all__ = [
     "support_distance",
 ]
 
-_LAZY = {
-    "Disease": "diseases",
-    "disease": "diseases",
-    "list_diseases": "diseases",
-    "sepsis": "diseases",
-    "DatasetInfo": "datasets",
-    "Transitions": "datasets",
-    "list_datasets": "datasets",
-    "load_dataset": "datasets",
-    "Evaluation": "evaluation",
-    "evaluate": "evaluation",
-    "support_distance": "evaluation",
-    "Policy": "policies",
-    "load_policy": "policies",
-    "save_policy": "policies",
-    "SimulatorBank": "simulators",
-    "load_simulators": "simulators",
+_HOMES = {
+    "datasets": ("DatasetInfo", "Transitions", "list_datasets", "load_dataset"),
+    "diseases": ("Disease", "disease", "list_diseases", "sepsis"),
+    "evaluation": ("Evaluation", "evaluate", "support_distance"),
+    "policies": ("Policy", "load_policy", "save_policy"),
+    "simulators": ("SimulatorBank", "load_simulators"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'medgym_offline' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"medgym_offline.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+    for folder, names in _HOMES.items():
+        if name in names:
+            value = getattr(importlib.import_module(f"medgym_offline.{folder}"), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'medgym_offline' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

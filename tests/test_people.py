@@ -21,7 +21,7 @@ from medgym_offline.errors import BankError, MedGymError, UnknownNameError
 from medgym_offline.evaluation import evaluate
 from medgym_offline.files import release_folder
 from medgym_offline.leaderboard import submit, verify_submission
-from medgym_offline.offline import OfflineConfig, train, train_seeds
+from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.patients import people_hash
 from medgym_offline.people import Contexts, people_of
 from medgym_offline.people.clusters import assign, distances, find_clusters, k_medoids, silhouette
@@ -373,15 +373,6 @@ def test_scopes_that_share_ask_for_people_and_rows_of_train_people():
             wrong()
         assert "\n" not in str(found.value)
     assert "add --split train" in refused("train", "bc", "--dataset", TOY, "--scope", "clu", "--output", "x")
-
-
-@pytest.mark.usefixtures("toy")
-def test_several_seeds_at_once_are_those_of_one_by_one():
-    people, rows = people_of("clu", load_simulators("toy-v0")), load_dataset(TOY, split="train")
-    both = train_seeds("bc", rows, "clu", (0, 1), QUICK, people=people, progress=False)
-    for seed, found in both.items():
-        alone = train("bc", rows, "clu", seed, QUICK, people=people, progress=False).policy
-        assert torch.equal(_weights(found.policy), _weights(alone))
 
 
 @pytest.mark.usefixtures("toy")

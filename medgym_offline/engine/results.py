@@ -122,11 +122,10 @@ class RunFolder:
 
     def read(self, shard: str) -> bytes | None:
         """The encoded result, or None if there is none that can be read (it is then computed again)."""
+        path = self.path(shard)
         try:
-            data = self.path(shard).read_bytes()
+            data = path.read_bytes()
             decode(data)
-        except (FileNotFoundError, ValueError) as error:
-            if isinstance(error, MedGymError):
-                raise
+        except (FileNotFoundError, ValueError):
             return None
         return data

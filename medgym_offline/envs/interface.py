@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
-from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
+from medgym_offline.envs.timing import ProcessConfig
 from medgym_offline.errors import DiseaseError, MedGymError, unknown_name
 from medgym_offline.patients import PatientIndex, whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank
@@ -32,7 +32,6 @@ __all__ = [
     "infos",
     "observation_space",
     "open_bank",
-    "process_config",
     "start_infos",
 ]
 
@@ -74,27 +73,6 @@ def open_bank(
         raise DiseaseError(f"bank {opened.name!r} is of disease {opened.disease.name!r}, this environment of {of!r}")
     opened = opened.world(world or (definition.world if definition.world in opened.worlds else opened.current_world))
     return opened if backend is None else opened.with_backend(backend)
-
-
-def process_config(
-    disease: str,
-    timing: Timing,
-    decisions: int | None,
-    reward: RewardKind,
-    noise: bool,
-    remission: bool,
-    view: str = FULL,
-) -> ProcessConfig:
-    """The decision process of an environment's arguments."""
-    return ProcessConfig(
-        timing=timing,
-        decisions=decisions,  # type: ignore[arg-type]
-        reward=reward,
-        noise=noise,
-        remission=remission,
-        disease=disease,
-        view=view,
-    )
 
 
 def observation_space(bank: SimulatorBank, view: str = FULL) -> spaces.Box:
@@ -144,8 +122,8 @@ def checked_seed(seed: Any) -> int:
     return number
 
 
-def checked_options(options: Any, *more: str) -> dict[str, Any]:
-    """Options of a reset that have a value, by name: "state", "patient", "patient_index" and `more`.
+def checked_options(options: Any) -> dict[str, Any]:
+    """Options of a reset that have a value, by name: "state", "patient", "patient_index".
 
     Raises:
         MedGymError: Another name, or no dictionary.
@@ -154,7 +132,7 @@ def checked_options(options: Any, *more: str) -> dict[str, Any]:
         return {}
     if not isinstance(options, Mapping):
         raise MedGymError(f"options is {options!r}; give a dictionary, for example {{'patient': 0}}")
-    known = ("state", "patient", "patient_index", *more)
+    known = ("state", "patient", "patient_index")
     for name in options:
         if name not in known:
             raise unknown_name("reset option", name, known)
@@ -209,34 +187,24 @@ def checked_start(state: Any, bank: SimulatorBank, x: Tensor) -> Tensor:
     return bank.clamp(torch.cat([given, x[..., given.shape[-1] :]], -1))
 
 
-def _observed(process: DecisionProcess, x: Tensor) -> np.ndarray:
-    n = process.bank.disease.observed_dim
-    return process.bank.denormalize(x)[..., :n].float().numpy()
-
-
 def start_infos(process: DecisionProcess, episodes: Episodes) -> dict[str, np.ndarray]:
     """Info columns (P, B, ...) at the start: nothing done yet, severity without treatment."""
     untreated = torch.zeros(*episodes.time.shape, len(process.bank.disease.treatments))
-    state = _observed(process, episodes.x)
-    zero = np.zeros(state.shape[:2])
-    return {
-        "cost": zero,
-        "dt": zero.copy(),
-        "time": zero.copy(),
-        process.bank.disease.severity.name: process.severity(episodes.x, untreated).double().numpy(),
-        process.bank.disease.cost.component: process.bank.monitored(episodes.x).double().numpy(),
-        "state": state,
-    }
+    zero, x = torch.zeros_like(episodes.time), episodes.x
+    return _columns(process, x, zero, zero, zero, process.severity(x, untreated), process.bank.monitored(x))
 
 
 def infos(process: DecisionProcess, outcome: Outcome) -> dict[str, np.ndarray]:
     """Info columns (P, B, ...) of one decision."""
-    columns: Sequence[tuple[str, Tensor]] = (
-        ("cost", outcome.cost),
-        ("dt", outcome.dt),
-        ("time", outcome.next.time),
-        (process.bank.disease.severity.name, outcome.severity),
-        (process.bank.disease.cost.component, outcome.monitored),
-    )
-    named = {name: value.double().numpy() for name, value in columns}
-    return named | {"state": _observed(process, outcome.next.x)}
+    following = outcome.next
+    done = outcome.cost, outcome.dt, following.time
+    return _columns(process, following.x, *done, outcome.severity, outcome.monitored)
+
+
+def _columns(
+    process: DecisionProcess, x: Tensor, cost: Tensor, dt: Tensor, time: Tensor, severity: Tensor, monitored: Tensor
+) -> dict[str, np.ndarray]:
+    disease = process.bank.disease
+    named = {"cost": cost, "dt": dt, "time": time, disease.severity.name: severity, disease.cost.component: monitored}
+    columns = {name: value.double().numpy() for name, value in named.items()}
+    return columns | {"state": process.bank.denormalize(x)[..., : disease.observed_dim].float().numpy()}

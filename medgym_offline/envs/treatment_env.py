@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
-import torch
 from gymnasium.error import ResetNeeded
 
-from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.registry import DEFAULT
-from medgym_offline.diseases.views import FULL
-from medgym_offline.envs import interface
-from medgym_offline.envs.process import DecisionProcess, Episodes
-from medgym_offline.envs.rollout import EpisodeNoise, draw_noise
-from medgym_offline.envs.timing import RewardKind, Timing
-from medgym_offline.simulators.bank import Backend, SimulatorBank
+from medgym_offline.envs.interface import checked_actions, checked_options, checked_seed
+from medgym_offline.envs.vector_env import TreatmentVectorEnv
 
 __all__ = ["TreatmentEnv"]
 
@@ -127,78 +119,33 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
 
-    @own_defaults()
-    def __init__(
-        self,
-        patient: int | str = 0,
-        timing: Timing = "adaptive",
-        decisions: int | None = None,
-        reward: RewardKind = "integral",
-        noise: bool = True,
-        bank: str | SimulatorBank | None = None,
-        world: str | None = None,
-        remission: bool = False,
-        backend: Backend | None = None,
-        disease: str | None = None,
-        view: str = FULL,
-    ) -> None:
-        of = disease or (bank.disease.name if isinstance(bank, SimulatorBank) else DEFAULT)
-        config = interface.process_config(of, timing, decisions, reward, noise, remission, view)
-        opened = interface.open_bank(bank, world, backend, of)
-        self._bank = opened
-        self._own = self._current = opened.index(patient)
-        self.process = DecisionProcess(opened.select([self._own]), config)
-        self.observation_space = interface.observation_space(self.process.bank, view)
-        self.action_space = interface.action_space(config)
-        self._episodes: Episodes | None = None
-        self._noise: EpisodeNoise | None = None
-        self._seed = 0
+    def __init__(self, patient: int | str = 0, **arguments: Any) -> None:
+        self._envs = TreatmentVectorEnv(1, patient=patient, **arguments)
+        self.observation_space = self._envs.single_observation_space
+        self.action_space = self._envs.single_action_space
 
     @property
     def patient(self) -> str:
         """Id of the patient of this episode."""
-        return self._bank.patients[self._current]
+        return self._envs.patients[0]
 
-    @own_defaults()
-    @torch.no_grad()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; options "state" and "patient" (or "patient_index") set who and how ill (see the class)."""
-        seed = None if seed is None else interface.checked_seed(seed)
-        given = interface.checked_options(options)
-        config, patient = self.process.config, interface.chosen_patient(self._bank.patient_index, given, self._own)
-        other = patient != self._current
-        process = DecisionProcess(self._bank.select([patient]), config) if other else self.process
-        first = process.start(1)
-        if "state" in given:
-            first = replace(first, x=interface.checked_start(given["state"], process.bank, first.x))
-        super().reset(seed=seed)
-        self.process, self._current = process, patient
-        self._seed = int(self.np_random.integers(interface.MAX_SEED)) if seed is None else seed
-        self._noise = noise = draw_noise(np.array([[self._seed]]), process.bank, config)
-        started = first if "state" in given else process.start(1, noise.initial)
-        self._episodes = episodes = replace(started, exogenous=noise.exogenous, view=noise.view)
-        return self._observation(), self._info(interface.start_infos(process, episodes))
+        given = None if seed is None else checked_seed(seed)
+        observations, infos = self._envs.reset(seed=given, options=checked_options(options))
+        super().reset(seed=given)
+        return observations[0], self._info(infos)
 
-    @own_defaults()
-    @torch.no_grad()
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Carry out one decision."""
-        process, episodes = self.process, self._episodes
-        if episodes is None or self._noise is None or not bool(process.active(episodes)):
+        if not self._envs.running.all():
             raise ResetNeeded("the episode is over or has not begun; call reset() before step()")
-        values = interface.checked_actions(action, (process.config.action_dim,), process.bank)
-        k = process.config.decisions - int(episodes.left)
-        outcome = process.step(episodes, torch.from_numpy(values)[None, None], self._noise.process[:, :, k])
-        self._episodes = outcome.next
-        info = self._info(interface.infos(process, outcome))
-        return self._observation(), float(outcome.reward), bool(outcome.terminated), False, info
-
-    def _observation(self) -> np.ndarray:
-        assert self._episodes is not None
-        return self.process.observe(self._episodes)[0, 0].numpy()
+        values = checked_actions(action, (self._envs.process.config.action_dim,), self._envs.process.bank)
+        observations, rewards, terminated, _, infos = self._envs.step(values[None])
+        return observations[0], float(rewards[0]), bool(terminated[0]), False, self._info(infos)
 
     def _info(self, columns: dict[str, np.ndarray]) -> dict[str, Any]:
         # NumPy's numbers, which have a type: collectors of other libraries make room for each by it.
-        return {name: value[0, 0] for name, value in columns.items()} | {"seed": np.int64(self._seed)}
+        return {name: value[0] for name, value in columns.items() if not name.startswith("_")}

@@ -21,7 +21,7 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.envs import interface
 from medgym_offline.envs.process import DecisionProcess, Episodes
 from medgym_offline.envs.rollout import draw_noise
-from medgym_offline.envs.timing import RewardKind, Timing
+from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
 from medgym_offline.errors import MedGymError, ProtocolError
 from medgym_offline.patients import whole_number
 from medgym_offline.simulators.bank import Backend, SimulatorBank
@@ -48,11 +48,10 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     autoreset draw their seeds from the environment's own stream, and treat its own patient.
 
     **Options** of `reset` are those of the single environment: `state` is (n,) for all or (num_envs, n), in
-    physical units; `patient` and `patient_index` are one for all or a list of `num_envs`. `reset_mask`, `num_envs`
-    booleans, resets some environments and leaves the others where they are.
+    physical units; `patient` and `patient_index` are one for all or a list of `num_envs`.
 
-    **Infos** hold those of the single environment as arrays of `num_envs` rows, each with its mask under
-    the same name with an underscore: all True, except after a partial reset, where rows of the others are 0.
+    **Infos** hold those of the single environment as arrays of `num_envs` rows, each with its mask, all True, under
+    the same name with an underscore.
 
     Args:
         num_envs: Number of environments; one per patient if not given.
@@ -89,7 +88,15 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         view: str = FULL,
     ) -> None:
         of = disease or (bank.disease.name if isinstance(bank, SimulatorBank) else DEFAULT)
-        config = interface.process_config(of, timing, decisions, reward, noise, remission, view)
+        config = ProcessConfig(
+            timing=timing,
+            decisions=decisions,  # type: ignore[arg-type]
+            reward=reward,
+            noise=noise,
+            remission=remission,
+            disease=of,
+            view=view,
+        )
         if max_episode_steps is not None and max_episode_steps < config.decisions:
             raise ProtocolError(
                 f"max_episode_steps is {max_episode_steps}, below {config.decisions} decisions; episodes end at the "
@@ -121,21 +128,19 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode in every environment, or in those of `reset_mask` (see the class for seeds and options)."""
-        seeds, given = self._expand_seeds(seed), interface.checked_options(options, "reset_mask")
-        which = self._checked_mask(given.pop("reset_mask", np.ones(self.num_envs, bool)))
+        """Start an episode in every environment (see the class for seeds and options)."""
+        seeds, given = self._expand_seeds(seed), interface.checked_options(options)
         patients, states = self._chosen_patients(given), self._checked_states(given.get("state"))
-        if which.all():
-            self._episodes = None
-        for i in np.flatnonzero(which):
-            if (one := seeds[i]) is not None:
+        self._episodes = None
+        for i, one in enumerate(seeds):
+            if one is not None:
                 self._generators[i] = seeding.np_random(one)[0]
-        if seed is not None and which.all() and (root := whole_number(seed)) is not None:
+        if (root := whole_number(seed)) is not None:
             super().reset(seed=root)
-        self._begin(which, seeds, patients, states)
+        self._begin(np.ones(self.num_envs, bool), seeds, patients, states)
         assert self._episodes is not None
         columns = {n: self._rows(v) for n, v in interface.start_infos(self.process, self._episodes).items()}
-        return self._observation(), self._infos(columns, which)
+        return self._observation(), self._infos(columns)
 
     @own_defaults()
     @torch.no_grad()
@@ -162,8 +167,12 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
                 columns[name][fresh] = self._rows(value)[fresh]
             rewards[fresh], terminated[fresh] = 0.0, False
         self._over = terminated.copy()
-        every = np.ones(self.num_envs, bool)
-        return self._observation(), rewards, terminated, ~every, self._infos(columns, every)
+        return self._observation(), rewards, terminated, np.zeros(self.num_envs, bool), self._infos(columns)
+
+    @property
+    def running(self) -> np.ndarray:
+        """Which environments are within an episode, (num_envs,) bool; the others start one with the next step."""
+        return np.full(self.num_envs, self._episodes is not None) & ~self._over
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -180,18 +189,6 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if len(seeds) != self.num_envs:
             raise MedGymError(f"{len(seeds)} seeds for {self.num_envs} environments; give one each, or one number")
         return seeds
-
-    def _checked_mask(self, mask: Any) -> np.ndarray:
-        """The environments to reset, (num_envs,) bool."""
-        which = np.asarray(mask)
-        if which.dtype != bool or which.shape != (self.num_envs,) or not which.any():
-            raise MedGymError(
-                f"options['reset_mask'] has shape {which.shape} and type {which.dtype}; give {self.num_envs} booleans, "
-                "at least one of them True"
-            )
-        if self._episodes is None and not which.all():
-            raise ResetNeeded("no episode has begun; the first reset is of all environments, without reset_mask")
-        return which
 
     def _chosen_patients(self, options: dict[str, Any]) -> list[int]:
         """Position of the patient that each environment is to treat, from the options."""
@@ -310,8 +307,6 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         assert self._episodes is not None
         return self._rows(self.process.observe(self._episodes)).numpy()
 
-    def _infos(self, columns: dict[str, np.ndarray], which: np.ndarray) -> dict[str, Any]:
+    def _infos(self, columns: dict[str, np.ndarray]) -> dict[str, Any]:
         columns = columns | {"seed": self._seeds.copy()}
-        for column in columns.values():
-            column[~which] = 0
-        return {**columns, **{f"_{name}": which.copy() for name in columns}}
+        return {**columns, **{f"_{name}": np.ones(self.num_envs, bool) for name in columns}}

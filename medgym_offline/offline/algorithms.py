@@ -29,29 +29,12 @@ from medgym_offline.offline.td3bc import TD3BC
 
 __all__ = ["ALGORITHMS", "ALIASES", "algorithm_name", "make_objective", "settled"]
 
-
-ALGORITHMS: dict[str, type[Objective]] = {
-    "bc": BC,
-    "dqn": DQN,
-    "cql": CQL,
-    "gcql": GCQL,
-    "dqn-discrete": DiscreteDQN,
-    "cql-discrete": DiscreteCQL,
-    "gcql-discrete": DiscreteGCQL,
-    "bc-best": BestBC,
-    "bc-safe": SafeBC,
-    "td3bc": TD3BC,
-    "iql": IQL,
-    "awac": AWAC,
-    "rebrac": ReBRAC,
-    "bcq-discrete": BCQ,
-    "bcq-smdp": SemiMarkovBCQ,
-    "cql-lagrangian": LagrangianCQL,
-    "cpq": CPQ,
-    "gru-bc": RecurrentBC,
-    "gru-iql": RecurrentIQL,
-    "decision-transformer": DecisionTransformer,
-}
+_OBJECTIVES: tuple[type[Objective], ...] = (
+    *(BC, DQN, CQL, GCQL, DiscreteDQN, DiscreteCQL, DiscreteGCQL),
+    *(BestBC, SafeBC, TD3BC, IQL, AWAC, ReBRAC, BCQ, SemiMarkovBCQ, LagrangianCQL, CPQ),
+    *(RecurrentBC, RecurrentIQL, DecisionTransformer),
+)
+ALGORITHMS = {objective.name: objective for objective in _OBJECTIVES}
 
 ALIASES = {"dqn-continuous": "dqn", "cql-continuous": "cql", "gcql-continuous": "gcql"}
 """Other names, accepted wherever an algorithm is asked for."""

@@ -41,19 +41,21 @@ def concatenated(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def assembled(
-    parts: list[dict[str, Any]],
+    whole: dict[str, Any],
+    rows: slice,
     ids: Sequence[str] | None,
     data: Transitions,
     provenance: dict[str, Any],
     people: Clusters | Contexts | None,
 ) -> StackedActor | HistoryPolicy:
-    """One policy from the actors of all shards, for everybody among `people`."""
-    whole = concatenated(parts)
-    count, history = len(whole["net"]["layers.0.weight"]), provenance["config"]["history"]
+    """One policy from some `rows` of a whole stack, for everybody among `people`."""
+    tensors = {name: value[rows] for name, value in whole["net"].items()}
+    count, history = len(tensors["layers.0.weight"]), provenance["config"]["history"]
     steps = Steps(history, data.action_dim)
     net = NETWORKS[whole["kind"]](count, whole["sizes"], whole["activation"], seeds=[0] * count, steps=steps)
-    net.load_state_dict(whole["net"])
+    net.load_state_dict(tensors)
     book, gate = whole["codebook"], whole["gate"]
+    book = None if book is None else book[rows]
     actor = StackedActor(
         net, ids, data.decisions, provenance=provenance, codebook=book, disease=data.disease, gate=gate, view=data.view
     )

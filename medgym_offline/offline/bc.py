@@ -19,26 +19,21 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.data import Batch
 from medgym_offline.offline.networks import Actors, build_actor
-from medgym_offline.offline.objective import Defaults, Step
+from medgym_offline.offline.objective import Objective, Step
 
 __all__ = ["BC"]
 
 
-class BC(Defaults):
+class BC(Objective):
     """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "bc"
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
-        self.config = config
-        self._widths = data.state_dim, data.action_dim
-
     def build(self, seeds: Sequence[int]) -> Actors:
         """Fresh actors, one per seed."""
-        return Actors(build_actor(seeds, *self._widths, self.config))
+        return Actors(actor=build_actor(seeds, *self._widths, self.config))
 
     def steps(self, networks: Actors) -> list[Step]:
         """The actor alone."""

@@ -68,9 +68,8 @@ class BCQ(DiscreteDQN):
 
     def build(self, seeds: Sequence[int]) -> GatedNetworks:
         """Fresh networks, one per seed."""
-        nets = build_discrete(seeds, self._state_dim, self.codebook, self.config, heads=2)
-        gate = math.log(self.config.threshold)
-        return GatedNetworks(nets.critic, nets.target, nets.codebook, members=nets.members, gate=gate)
+        nets = build_discrete(seeds, self._widths[0], self.codebook, self.config, heads=2)
+        return GatedNetworks(**vars(nets) | {"gate": math.log(self.config.threshold)})
 
     def critic_loss(self, networks: DiscreteNetworks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td", "q" (largest |Q|), "nll" (of the data's codewords)."""

@@ -58,10 +58,14 @@ class CQL(DQN):
 
     def critic_loss(self, networks: Networks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and numbers to watch, each (P,): "td", "q", "gap" (the conservative bracket)."""
+        return self.conservative_loss(networks, batch, self.target(networks, batch))
+
+    def conservative_loss(self, networks: Networks, batch: Batch, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """`critic_loss` towards the values `target` (P, B)."""
         actions = self.candidates(networks, batch)
         q = networks.q_candidates(batch.state, actions)
         own, guard = q[:, :, 0], self.guard(batch, actions)
-        td = (own - self.target(networks, batch)[:, None]).square().mean(2)
+        td = (own - target[:, None]).square().mean(2)
         gap = (torch.logsumexp(q + guard, 2) - own).mean(2)
         numbers = {"td": td.detach().mean(1), "gap": gap.detach().mean(1), "q": q.detach().abs().amax((1, 2, 3))}
         return (td + self.config.alpha * gap).sum(1), numbers

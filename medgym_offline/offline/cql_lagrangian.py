@@ -31,6 +31,7 @@ from medgym_offline.errors import DatasetError
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.cql import CQL
 from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.dqn import DQN
 from medgym_offline.offline.networks import Networks, build_networks
 from medgym_offline.offline.objective import Step
 from medgym_offline.seeds import derive_seed
@@ -93,14 +94,8 @@ class SafeCQL(CQL):
         """Fresh networks, one per seed."""
         nets = super().build(seeds)
         cost = build_networks([derive_seed(s, "offline-cost") >> 2 for s in seeds], *self._widths, self.config)
-        return SafeNetworks(
-            nets.critic,
-            nets.target,
-            nets.actor,
-            nets.members,
-            cost=dataclasses.replace(cost, actor=nets.actor),
-            multiplier=StackedMLP(len(seeds), (1, 1), seeds=seeds),
-        )
+        multiplier = StackedMLP(len(seeds), (1, 1), seeds=seeds)
+        return SafeNetworks(**vars(nets), cost=dataclasses.replace(cost, actor=nets.actor), multiplier=multiplier)
 
     def steps(self, networks: Networks) -> list[Step]:
         """Critic, critic of costs, actor."""
@@ -111,15 +106,8 @@ class SafeCQL(CQL):
     def cost_loss(self, networks: SafeNetworks, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and "cost_td"."""
         costs = dataclasses.replace(batch, reward=-batch.cost, discount=(batch.discount > 0).float())
-        actions = self.candidates(networks, batch)
-        q = networks.cost.q_candidates(batch.state, actions)
-        own = q[:, :, 0]
-        with torch.no_grad():
-            following = networks.cost.target_q(batch.next_state, networks.policy(batch.next_state))
-            y = costs.reward + costs.discount * following
-        td = (own - y[:, None]).square().mean(2)
-        gap = (torch.logsumexp(q, 2) - own).mean(2)
-        return (td + self.config.alpha * gap).sum(1), {"cost_td": td.detach().mean(1)}
+        loss, numbers = self.conservative_loss(networks.cost, costs, DQN.target(self, networks.cost, costs))
+        return loss, {"cost_td": numbers["td"]}
 
 
 class LagrangianCQL(SafeCQL):

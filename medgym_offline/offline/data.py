@@ -23,6 +23,7 @@ __all__ = ["POPULATION", "SCOPES", "Batch", "BatchSampler", "StackedData", "disc
 SCOPES = ("ind", "clu", "pop", "context")
 POPULATION = "population"
 """Key of the random streams of the learner that all patients share."""
+_TENSORS = ("rows", "mean", "scale", "reward_scale", "more")
 
 
 @dataclass(frozen=True)
@@ -68,24 +69,15 @@ class StackedData:
 
     def to(self, device: str) -> StackedData:
         """A copy whose tensors lie on `device`."""
-        moved = {name: getattr(self, name).to(device) for name in ("rows", "mean", "scale", "reward_scale", "more")}
-        return dataclasses.replace(self, **moved)
+        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
 
     def select(self, learners: Sequence[int]) -> StackedData:
         """The slices of these learners, in that order (repeats allowed)."""
         index = list(learners)
-        longest = int(self.counts[index].max())
-        return dataclasses.replace(
-            self,
-            keys=tuple(self.keys[i] for i in index),
-            rows=self.rows[index, :longest],
-            counts=self.counts[index],
-            mean=self.mean[index],
-            scale=self.scale[index],
-            reward_scale=self.reward_scale[index],
-            more=self.more[index, :longest],
-            episodes=self.episodes[index],
-        )
+        chosen = {name: getattr(self, name)[index] for name in (*_TENSORS, "counts", "episodes")}
+        longest = int(chosen["counts"].max())
+        chosen |= {name: chosen[name][:, :longest] for name in ("rows", "more")}
+        return dataclasses.replace(self, keys=tuple(self.keys[i] for i in index), **chosen)
 
     def keep(self, mask: Tensor) -> StackedData:
         """The rows where `mask` (P, N) is true, in their order; everything else stays as it is."""

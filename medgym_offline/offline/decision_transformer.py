@@ -50,7 +50,7 @@ class DecisionTransformer(BC):
         steps, own = Steps(config.history, action), [2 * s + 1 for s in seeds]
         net = StackedTransformer(len(seeds), sizes, seeds=own, output_gain=0.1, steps=steps)
         net.target.fill_(config.target_return)
-        return Actors(net)
+        return Actors(actor=net)
 
     def loss(self, networks: Actors, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (P,) and "mse", the same without gradient."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from medgym_offline.offline.codebook import nearest
 from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.networks import each_member, member_seeds
+from medgym_offline.offline.networks import each_member, follow, member_seeds
 from medgym_offline.stack import StackedMLP
 
 __all__ = ["DiscreteNetworks", "build_discrete"]
@@ -71,10 +70,9 @@ class DiscreteNetworks:
         values = self.values_each(state).mean(1)
         return values.gather(-1, nearest(self.codebook, action)[..., None]).squeeze(-1)
 
-    @torch.no_grad()
     def update_target(self, tau: float) -> None:
         """Qbar <- Qbar + tau*(Q - Qbar)."""
-        torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), tau)
+        follow(self.target, self.critic, tau)
 
 
 def build_discrete(

@@ -32,28 +32,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medgym_offline.offline.config import OfflineConfig
-from medgym_offline.offline.data import Batch, StackedData
+from medgym_offline.offline.data import Batch
 from medgym_offline.offline.networks import Networks, build_networks
-from medgym_offline.offline.objective import Defaults, Step
+from medgym_offline.offline.objective import Objective, Step
 
 __all__ = ["DQN"]
 
 
-class DQN(Defaults):
-    """Objective of the module's docstring, for P learners at once; every loss is (P,).
-
-    Args:
-        config: Settings.
-        data: The learners' slices, for objectives that need constants of the dataset.
-        seed: Root seed, for objectives that draw random numbers while they are set up.
-    """
+class DQN(Objective):
+    """Objective of the module's docstring, for P learners at once; every loss is (P,)."""
 
     name = "dqn"
-
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
-        self.config = config
-        self._widths = data.state_dim, data.action_dim
 
     def build(self, seeds: Sequence[int]) -> Networks:
         """Fresh networks, one per seed."""

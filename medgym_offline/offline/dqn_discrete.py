@@ -26,12 +26,12 @@ from medgym_offline.offline.codebook import build_codebook, nearest
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
 from medgym_offline.offline.discrete import DiscreteNetworks, build_discrete
-from medgym_offline.offline.objective import Defaults, Step
+from medgym_offline.offline.objective import Objective, Step
 
 __all__ = ["DiscreteDQN"]
 
 
-class DiscreteDQN(Defaults):
+class DiscreteDQN(Objective):
     """Objective of the module's docstring, for P learners at once; every loss is (P,).
 
     Args:
@@ -46,13 +46,12 @@ class DiscreteDQN(Defaults):
     name = "dqn-discrete"
 
     def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
-        self.config = config
+        super().__init__(config, data, seed)
         self.codebook = build_codebook(data, config.codewords, seed)
-        self._state_dim = data.state_dim
 
     def build(self, seeds: Sequence[int]) -> DiscreteNetworks:
         """Fresh networks, one per seed."""
-        return build_discrete(seeds, self._state_dim, self.codebook, self.config)
+        return build_discrete(seeds, self._widths[0], self.codebook, self.config)
 
     def steps(self, networks: DiscreteNetworks) -> list[Step]:
         """The critic alone: the argmax needs no actor."""

@@ -54,7 +54,7 @@ class DiscreteGCQL(DiscreteCQL):
 
     def build(self, seeds: Sequence[int]) -> DiscreteNetworks:
         """Fresh networks, one per seed."""
-        return build_discrete(seeds, self._state_dim, self.codebook, self.config, self._choice_guard)
+        return build_discrete(seeds, self._widths[0], self.codebook, self.config, self._choice_guard)
 
     def _choice_guard(self, state: Tensor) -> Tensor:
         """beta_a*g of every codeword, (P, B, d) -> (P, B, C), without gradient."""

@@ -51,7 +51,7 @@ class RecurrentBC(BC):
 
     def build(self, seeds: Sequence[int]) -> Actors:
         """Fresh actors, one per seed."""
-        return Actors(_network([2 * s + 1 for s in seeds], self._widths, self.config, self._widths[1], gain=0.1))
+        return Actors(actor=_network([2 * s + 1 for s in seeds], self._widths, self.config, self._widths[1], gain=0.1))
 
 
 class RecurrentIQL(IQL):
@@ -68,4 +68,4 @@ class RecurrentIQL(IQL):
         target.requires_grad_(False)
         actor = _network([2 * s + 1 for s in seeds], widths, config, action, gain=0.1)
         value = _network([derive_seed(s, "offline-value") for s in seeds], widths, config, 1)
-        return ValueNetworks(critic, target, actor, config.ensemble, value=value)
+        return ValueNetworks(critic=critic, target=target, actor=actor, members=config.ensemble, value=value)

@@ -58,7 +58,7 @@ class IQL(AWAC):
         nets, config = super().build(seeds), self.config
         sizes = (self._widths[0], *[config.hidden] * config.depth, 1)
         value = StackedMLP(len(seeds), sizes, "relu", seeds=[derive_seed(s, "offline-value") for s in seeds])
-        return ValueNetworks(nets.critic, nets.target, nets.actor, nets.members, value=value)
+        return ValueNetworks(**vars(nets), value=value)
 
     def steps(self, networks: Networks) -> list[Step]:
         """V, critic, actor."""

@@ -26,7 +26,7 @@ class Learner:
 
     The losses are summed over learners and Adam works element by element, so each sees the gradients it would see
     alone. A learner whose loss or Q is not finite, or beyond `config.explosion`, is stopped: its networks go back to
-    the last healthy look, its name and the update are kept in `stopped`, and the others go on.
+    the last healthy look, its place and the update are kept in `stopped`, and the others go on.
 
     Args:
         algorithm: Name in `ALGORITHMS`.
@@ -36,9 +36,7 @@ class Learner:
     """
 
     def __init__(self, algorithm: str, data: StackedData, seed: int | Sequence[int], config: OfflineConfig):
-        self.config, self.keys = config, data.keys
-        if isinstance(seed, Sequence):
-            self.keys = tuple(f"{key}, seed {s}" for key, s in zip(data.keys, seed))
+        self.config = config
         self.objective = make_objective(algorithm, config, data, seed)
         seeds = [derive_seed(s, "offline-networks", key) >> 2 for s, key in zip(data.seeds(seed), data.keys)]
         data = self.objective.rows(data)
@@ -56,14 +54,14 @@ class Learner:
         self._data = data
         self.done = 0
         self.log: list[dict[str, float]] = []
-        self.stopped: dict[str, str] = {}
+        self.stopped: dict[int, str] = {}
         self._live = torch.ones(len(data), dtype=torch.bool, device=data.rows.device)
         self._healthy = [p.clone() for p in self._trained()]
         self._numbers: dict[str, Tensor] = {}
 
     def _trained(self) -> list[Tensor]:
         """The parameters as (P, numbers of that learner), sharing their memory."""
-        return [p.detach().view(len(self.keys), -1) for parameters, _ in self._steps for p in parameters]
+        return [p.detach().view(len(self._live), -1) for parameters, _ in self._steps for p in parameters]
 
     def update(self) -> None:
         """One pass through the objective's gradient steps, then the target critic; the last step and the targets only
@@ -91,7 +89,7 @@ class Learner:
         healthy = finite & (largest <= self.config.explosion)
         for i in torch.nonzero(self._live & ~healthy).flatten().tolist():
             what = f"|Q| = {float(largest[i]):.3g}" if bool(finite[i]) else "values that are not finite"
-            self.stopped[self.keys[i]] = f"stopped at update {self.done}: {what}"
+            self.stopped[i] = f"stopped at update {self.done}: {what}"
         self._live &= healthy
         for kept, current in zip(self._healthy, self._trained()):
             kept[self._live] = current[self._live]

@@ -14,7 +14,7 @@ from medgym_offline.offline.fused import relu_network
 from medgym_offline.seeds import derive_seed
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["Actors", "Networks", "build_actor", "build_networks", "each_member", "member_seeds"]
+__all__ = ["Actors", "Networks", "build_actor", "build_networks", "each_member", "follow", "member_seeds"]
 
 
 def member_seeds(seeds: Sequence[int], members: int) -> list[int]:
@@ -29,9 +29,19 @@ def each_member(critic: StackedMLP, rows: Tensor, members: int) -> Tensor:
     return values.view(rows.shape[0], members, *values.shape[1:])
 
 
-@dataclass(frozen=True)
+@torch.no_grad()
+def follow(slow: StackedMLP, fast: StackedMLP, tau: float) -> None:
+    """slow <- slow + tau*(fast - slow)."""
+    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), tau)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Actors:
-    """pi alone, a stack of P, for algorithms without a critic."""
+    """pi alone, a stack of P, for algorithms without a critic.
+
+    Attributes:
+        codebook, gate: Of the discrete forms (`DiscreteNetworks`); here actions are continuous.
+    """
 
     actor: StackedMLP
     codebook: ClassVar[None] = None
@@ -53,34 +63,22 @@ class Actors:
         """There is no target."""
 
 
-@dataclass(frozen=True)
-class Networks:
-    """Q_phi (critic), Qbar (its slowly moving copy) and pi (actor).
+@dataclass(frozen=True, kw_only=True)
+class Networks(Actors):
+    """pi (actor), Q_phi (critic) and Qbar (its slowly moving copy).
 
     Attributes:
         critic, target: Stacks of P*E, the E members of a learner side by side.
-        actor: A stack of P.
         members: E.
     """
 
     critic: StackedMLP
     target: StackedMLP
-    actor: StackedMLP
     members: int = 1
-    codebook: ClassVar[None] = None
-    gate: ClassVar[None] = None
 
     def parts(self) -> tuple[StackedMLP, ...]:
         """Every stack, in the order of a saved state."""
         return self.critic, self.target, self.actor
-
-    def acting(self) -> StackedMLP:
-        """The stack that decides: a function of the standardized state whose tanh is the action."""
-        return self.actor
-
-    def policy(self, state: Tensor) -> Tensor:
-        """pi(s): (P, B, d) -> (P, B, A) in [-1, 1]."""
-        return torch.tanh(self.actor(state))
 
     def q(self, state: Tensor, action: Tensor) -> Tensor:
         """Q(s, a), mean over members: (P, B, d), (P, B, A) -> (P, B)."""
@@ -103,10 +101,9 @@ class Networks:
         spread = rows.flatten(1, 2).repeat_interleave(self.members, 0) if self.members > 1 else rows.flatten(1, 2)
         return relu_network(self.critic, spread).view(count, self.members, candidates, batch)
 
-    @torch.no_grad()
     def update_target(self, tau: float) -> None:
         """Qbar <- Qbar + tau*(Q - Qbar)."""
-        torch._foreach_lerp_(list(self.target.parameters()), list(self.critic.parameters()), tau)
+        follow(self.target, self.critic, tau)
 
 
 def build_networks(
@@ -117,7 +114,8 @@ def build_networks(
     sizes = (state_dim + action_dim, *hidden, 1)
     critic, target = (StackedMLP(len(members), sizes, critic_activation, seeds=members) for _ in range(2))
     target.requires_grad_(False)
-    return Networks(critic, target, build_actor(seeds, state_dim, action_dim, config), config.ensemble)
+    actor = build_actor(seeds, state_dim, action_dim, config)
+    return Networks(critic=critic, target=target, actor=actor, members=config.ensemble)
 
 
 def build_actor(seeds: Sequence[int], state_dim: int, action_dim: int, config: OfflineConfig) -> StackedMLP:

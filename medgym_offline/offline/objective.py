@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -11,54 +12,19 @@ from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["AnyNetworks", "Defaults", "Objective", "Step"]
+__all__ = ["Objective", "Step"]
 
 Step = tuple[StackedMLP, float, Callable[[Any, Batch], tuple[Tensor, dict[str, Tensor]]]]
 """What one gradient step changes, its step size, and its loss (P,) with numbers to watch (P,)."""
 
 
-class Defaults:
-    """What an objective asks of its learner, unless it says otherwise; see :class:`Objective`."""
+class Objective(ABC):
+    """What P learners minimize, each on its own slice; every loss is (P,).
 
-    normals = 0
-    uniforms = 0
-    more = False
-    delay = 1
-    history: ClassVar[int] = 1
-    settings: ClassVar[Mapping[str, Any]] = {}
-
-    def rows(self, data: StackedData) -> StackedData:
-        """The slices to learn from, given those it was made with."""
-        return data
-
-
-class AnyNetworks(Protocol):
-    """The networks of P learners, as a `Learner` sees them."""
-
-    codebook: Any
-    """(P, C, A) codewords of the discrete algorithms, None where actions are continuous."""
-    gate: Any
-    """As in `StackedActor`."""
-
-    def parts(self) -> tuple[StackedMLP, ...]:
-        """Every stack, in the order of a saved state."""
-        ...
-
-    def acting(self) -> StackedMLP:
-        """The stack that decides, from the standardized state to the output before tanh or argmax."""
-        ...
-
-    def policy(self, state: Tensor) -> Tensor:
-        """Actions: (P, B, d) -> (P, B, A)."""
-        ...
-
-    def update_target(self, tau: float) -> None:
-        """Move slowly moving copies, if there are any."""
-        ...
-
-
-class Objective(Protocol):
-    """What a learner minimizes.
+    Args:
+        config: Settings.
+        data: The learners' slices, for objectives that need constants of the dataset.
+        seed: Root seed, for objectives that draw random numbers while they are set up.
 
     Attributes:
         name: As in `ALGORITHMS`.
@@ -69,28 +35,30 @@ class Objective(Protocol):
         settings: Settings that are part of the algorithm, whatever the configuration says.
     """
 
-    name: str
-    normals: int
-    uniforms: int
-    more: bool
-    delay: int
-    history: ClassVar[int]
-    settings: ClassVar[Mapping[str, Any]]
+    name: ClassVar[str]
+    normals = 0
+    uniforms = 0
+    more = False
+    delay = 1
+    history: ClassVar[int] = 1
+    settings: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0): ...
-
-    def build(self, seeds: Sequence[int]) -> Any:
-        """Fresh networks (`AnyNetworks`), one per seed."""
-        ...
+    def __init__(self, config: OfflineConfig, data: StackedData, seed: int | Sequence[int] = 0):
+        self.config = config
+        self._widths = data.state_dim, data.action_dim
 
     def rows(self, data: StackedData) -> StackedData:
         """The slices to learn from, given those it was made with."""
-        ...
+        return data
 
+    @abstractmethod
+    def build(self, seeds: Sequence[int]) -> Any:
+        """Fresh networks, one per seed: `Actors`, `Networks` or `DiscreteNetworks`."""
+
+    @abstractmethod
     def steps(self, networks: Any) -> list[Step]:
         """The gradient steps of one update, in order: which stack, its step size, and its loss.
 
         A loss takes (networks, batch) and returns (P,) and numbers to watch (P,); "q" among them is the largest |Q|,
         by which a learner that diverges is stopped.
         """
-        ...

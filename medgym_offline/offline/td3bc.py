@@ -28,7 +28,7 @@ from torch import Tensor
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import Batch, StackedData
 from medgym_offline.offline.dqn import DQN
-from medgym_offline.offline.networks import Networks, build_actor, build_networks
+from medgym_offline.offline.networks import Networks, build_actor, build_networks, follow
 from medgym_offline.stack import StackedMLP
 
 __all__ = ["TD3BC", "TD3Networks", "TwinDQN", "relative"]
@@ -62,11 +62,10 @@ class TD3Networks(Networks):
         """Every stack, in the order of a saved state."""
         return (*super().parts(), self.target_actor)
 
-    @torch.no_grad()
     def update_target(self, tau: float) -> None:
         """Qbar <- Qbar + tau*(Q - Qbar), and pibar likewise."""
         super().update_target(tau)
-        torch._foreach_lerp_(list(self.target_actor.parameters()), list(self.actor.parameters()), tau)
+        follow(self.target_actor, self.actor, tau)
 
 
 class TD3BC(TwinDQN):
@@ -83,7 +82,7 @@ class TD3BC(TwinDQN):
         """Fresh networks, one per seed."""
         nets = super().build(seeds)
         copy = build_actor(seeds, *self._widths, self.config).requires_grad_(False)
-        return TD3Networks(nets.critic, nets.target, nets.actor, nets.members, target_actor=copy)
+        return TD3Networks(**vars(nets), target_actor=copy)
 
     def next_action(self, networks: TD3Networks, batch: Batch) -> Tensor:
         """a' of the target, (P, B, A)."""

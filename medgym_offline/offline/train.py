@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ from medgym_offline.threads import one_thread
 if TYPE_CHECKING:
     from medgym_offline.people import Clusters, Contexts
 
-__all__ = ["checkpoint_updates", "shard_size", "train", "train_seeds"]
+__all__ = ["asked", "checkpoint_updates", "shard_size", "train", "train_seeds"]
 
 # Of one hidden layer of a stack's critic on all candidates. Wide stacks pay each operation's cost once for many
 # learners; beyond this a training at the paper's size, where a dozen such layers live at a time, would take gigabytes.
@@ -37,7 +38,6 @@ _LAYER_BYTES = 32 * 2**20
 _SAVE_EVERY = 250  # updates between two writes of the resume file
 
 
-@own_defaults()
 def train(
     algorithm: str,
     transitions: Transitions,
@@ -87,69 +87,24 @@ def train(
         MedGymError: If every learner diverged, the resume file belongs to another training, or `people` are missing, or
             of another scope.
     """
-    algorithm = algorithm_name(algorithm)
-    config = settled(algorithm, config or OfflineConfig())
-    data = _stacked(transitions, scope, config, patients, people)
-    size = shard or (shard_size(config) if device == "cpu" else len(data))
-    bounds = [(a, min(a + size, len(data))) for a in range(0, len(data), size)]
-    kept = checkpoint_updates(config.updates, checkpoints)
-    task = {**_task(algorithm, transitions, scope, config, patients, people), "seed": seed}
-    identity = json.dumps(
-        {**task, "learners": data.keys, "rows": data.counts.tolist(), "shard": size, "keep": kept}, sort_keys=True
-    )
-    saved = _read_state(resume, identity)
-    finished: list[dict[str, Any]] = saved["finished"] if saved else []
-
-    name = f"{algorithm} {scope}, {len(data)} learner{'s' if len(data) > 1 else ''}"
-    with one_thread(device), Progress(name, len(bounds) * config.updates, enabled=progress) as bar:
-        done = len(finished) * config.updates
-        bar.skip(done)
-        for start, stop in bounds[len(finished) :]:
-            # torch multiplies a stack of one with other kernels than a larger stack, which differ in the last bit: a
-            # patient alone is trained twice, so that its result is the one it has among others.
-            members = list(range(start, stop)) * (2 if scope in ("ind", "clu") and stop - start == 1 else 1)
-            learner = Learner(algorithm, data.select(members).to(device), seed, config)
-            early: dict[str, Any] = {}
-            if saved and saved["current"] is not None:
-                early = saved["current"]["early"]
-                learner.restore(saved["current"]["learner"])
-                bar.skip(learner.done)
-                done += learner.done
-                saved = None
-            while learner.done < config.updates:
-                learner.update()
-                done += 1
-                if learner.done % 10 == 0 or learner.done == config.updates:
-                    bar.advance(learner.done - 10 * ((learner.done - 1) // 10), **_shown(learner))
-                if learner.done in kept and learner.done < config.updates:
-                    early[str(learner.done)] = actor_parts(learner, stop - start)
-                if resume and learner.done % _SAVE_EVERY == 0 and learner.done < config.updates:
-                    _write_state(resume, identity, finished, {"learner": learner.state(), "early": early})
-                if on_update is not None:
-                    on_update(done)
-            finished.append(_outcome(learner, stop - start) | {"early": early})
-            if resume:
-                _write_state(resume, identity, finished, None)
-
-    stopped = {key: why for part in finished for key, why in part["stopped"].items()}
-    if len(stopped) == len(data):
-        raise _all_failed(algorithm, stopped)
-    for key, why in stopped.items():
-        warnings.warn(f"{algorithm}: learner {key} {why}; its last healthy actor is used", stacklevel=2)
-    ids = None if data.keys == (POPULATION,) else data.keys
-    origin = {**task, "stopped": stopped, "code": code_version(), "torch": torch.__version__}
-    policy = assembled([part["actor"] for part in finished], ids, transitions, origin, people)
-    early_policies = {
-        at: assembled([p["early"][str(at)] for p in finished], ids, transitions, {**origin, "update": at}, people)
-        for at in kept
-        if at < config.updates
-    }
-    if resume:
-        Path(resume).unlink(missing_ok=True)
-    log = _merge([json.loads(p["log"]) for p in finished], bounds)
-    return TrainResult(policy, log, stopped, early_policies | ({config.updates: policy} if kept else {}))
+    return train_seeds(
+        algorithm,
+        transitions,
+        scope,
+        (seed,),
+        config,
+        patients=patients,
+        people=people,
+        progress=progress,
+        resume=resume,
+        shard=shard,
+        device=device,
+        checkpoints=checkpoints,
+        on_update=on_update,
+    )[seed]
 
 
+@own_defaults()
 def train_seeds(
     algorithm: str,
     transitions: Transitions,
@@ -160,13 +115,17 @@ def train_seeds(
     patients: Sequence[str] | None = None,
     people: Clusters | Contexts | None = None,
     progress: bool = True,
+    resume: str | Path | None = None,
     shard: int | None = None,
     device: str = "cpu",
+    checkpoints: int = 0,
+    on_update: Callable[[int], None] | None = None,
 ) -> dict[int, TrainResult[list[dict[str, float]]]]:
     """`train` for several seeds at once: learners of all patients and seeds are one stack.
 
-    Results are those of `train` with each seed: to the bit where that too trains a stack (scope "ind"); up to rounding,
-    which training amplifies, for a single learner, whose products torch computes with other kernels.
+    Options are those of `train`, whose results these are with each seed: to the bit where that too trains a stack
+    (scope "ind"); up to rounding, which training amplifies, for a single learner, whose products torch computes with
+    other kernels.
 
     Returns:
         Result by seed. The log is the mean over the learners of all seeds.
@@ -179,39 +138,66 @@ def train_seeds(
     algorithm = algorithm_name(algorithm)
     config = settled(algorithm, config or OfflineConfig())
     data = _stacked(transitions, scope, config, patients, people)
-    pairs = [(p, seed) for seed in seeds for p in range(len(data))]
-    size = shard or (shard_size(config) if device == "cpu" else len(pairs))
-    shards = [pairs[at : at + size] for at in range(0, len(pairs), size)]
-    parts: list[dict[str, Any]] = []
-    stopped: dict[str, str] = {}
-    with one_thread(device), Progress(f"{algorithm} {scope}", len(shards) * config.updates, enabled=progress) as bar:
-        for members in shards:
-            twice = members * (2 if len(members) == 1 and len(pairs) > 1 else 1)
-            chosen = data.select([p for p, _ in twice]).to(device)
-            learner = Learner(algorithm, chosen, [seed for _, seed in twice], config)
+    learners = [(place, seed) for seed in seeds for place in range(len(data))]
+    size = shard or (shard_size(config) if device == "cpu" else len(learners))
+    shards = [learners[at : at + size] for at in range(0, len(learners), size)]
+    kept = checkpoint_updates(config.updates, checkpoints)
+    task = asked(algorithm, transitions, scope, config, patients, people)
+    recipe = {"seeds": list(seeds), "learners": data.keys, "rows": data.counts.tolist(), "shard": size, "keep": kept}
+    identity = json.dumps(task | recipe, sort_keys=True)
+    state = _read_state(resume, identity) or {"finished": [], "current": None}
+    finished, current = state["finished"], state["current"]
+
+    name = f"{algorithm} {scope}, {len(learners)} learner{'s' if len(learners) > 1 else ''}"
+    with one_thread(device), Progress(name, len(shards) * config.updates, enabled=progress) as bar:
+        bar.skip(len(finished) * config.updates)
+        for members in shards[len(finished) :]:
+            # torch multiplies a stack of one with other kernels than a larger stack, which differ in the last bit: a
+            # learner of several that is alone is trained twice, so that its result is the one it has among others.
+            alone = len(members) == 1 and (scope in ("ind", "clu") or len(learners) > 1)
+            trained = members * (2 if alone else 1)
+            chosen = data.select([place for place, _ in trained]).to(device)
+            learner = Learner(algorithm, chosen, [seed for _, seed in trained], config)
+            actors: dict[str, Any] = {}
+            if current is not None:
+                actors = current["actors"]
+                learner.restore(current["learner"])
+                bar.skip(learner.done)
+                current = None
             while learner.done < config.updates:
                 learner.update()
-                bar.advance(1)
-            parts.append(_outcome(learner, len(members)))
-            stopped |= learner.stopped
-    bounds = [(at, min(at + size, len(pairs))) for at in range(0, len(pairs), size)]
-    log = _merge([json.loads(part["log"]) for part in parts], bounds)
-    whole = concatenated([part["actor"] for part in parts])
-    task = _task(algorithm, transitions, scope, config, patients, people)
+                bar.advance(1, **_shown(learner))
+                if learner.done in kept or learner.done == config.updates:
+                    actors[str(learner.done)] = actor_parts(learner, len(members))
+                if resume and learner.done % _SAVE_EVERY == 0 and learner.done < config.updates:
+                    _write_state(resume, identity, finished, {"learner": learner.state(), "actors": actors})
+                if on_update is not None:
+                    on_update(len(finished) * config.updates + learner.done)
+            stopped = {i: why for i, why in learner.stopped.items() if i < len(members)}
+            finished.append({"actors": actors, "log": json.dumps(learner.log), "stopped": stopped})
+            if resume:
+                _write_state(resume, identity, finished, None)
+
+    log = _merge([json.loads(part["log"]) for part in finished], [len(members) for members in shards])
+    why = {members[i]: told for members, part in zip(shards, finished) for i, told in part["stopped"].items()}
+    stacks = {at: concatenated([part["actors"][str(at)] for part in finished]) for at in {*kept, config.updates}}
     results = {}
-    for i, seed in enumerate(seeds):
-        suffix = f", seed {seed}"
-        own = {key.removesuffix(suffix): why for key, why in stopped.items() if key.endswith(suffix)}
-        if len(own) == len(data):
-            raise _all_failed(algorithm, own)
-        rows = slice(i * len(data), (i + 1) * len(data))
-        actor = {**whole, "net": {key: value[rows] for key, value in whole["net"].items()}}
-        if whole["codebook"] is not None:
-            actor["codebook"] = whole["codebook"][rows]
-        origin = {**task, "seed": seed, "stopped": own, "code": code_version(), "torch": torch.__version__}
+    for number, seed in enumerate(seeds):
+        failed = {data.keys[place]: told for (place, whose), told in why.items() if whose == seed}
+        if len(failed) == len(data):
+            raise _all_failed(algorithm, failed)
+        for key, told in failed.items():
+            warnings.warn(f"{algorithm}: learner {key} {told}; its last healthy actor is used", stacklevel=3)
+        origin = {**task, "seed": seed, "stopped": failed, "code": code_version(), "torch": torch.__version__}
         ids = None if data.keys == (POPULATION,) else data.keys
-        policy = assembled([actor], ids, transitions, origin, people)
-        results[seed] = TrainResult(policy, log, own, {})
+        rows = slice(number * len(data), (number + 1) * len(data))
+        policies = {}
+        for at, whole in sorted(stacks.items()):
+            facts = origin if at == config.updates else {**origin, "update": at}
+            policies[at] = assembled(whole, rows, ids, transitions, facts, people)
+        results[seed] = TrainResult(policies[config.updates], log, failed, policies if kept else {})
+    if resume:
+        Path(resume).unlink(missing_ok=True)
     return results
 
 
@@ -250,13 +236,13 @@ def _stacked(
     return stack_transitions(rows, scope, config, patients, members)
 
 
-def _task(
+def asked(
     algorithm: str,
     transitions: Transitions,
     scope: str,
     config: OfflineConfig,
     patients: Sequence[str] | None,
-    people: Clusters | Contexts | None,
+    people: Clusters | Contexts | None = None,
 ) -> dict[str, Any]:
     """What a policy's file says it was asked to learn, its seed aside."""
     about = {"algorithm": algorithm, "dataset": transitions.dataset_id, "identity": transitions.identity}
@@ -277,26 +263,21 @@ def _all_failed(algorithm: str, stopped: dict[str, str]) -> MedGymError:
     )
 
 
-def _outcome(learner: Learner, count: int) -> dict[str, Any]:
-    """What is kept of the first `count` learners of a finished shard: plain tensors and text."""
-    return {"actor": actor_parts(learner, count), "log": json.dumps(learner.log), "stopped": dict(learner.stopped)}
-
-
 def _shown(learner: Learner) -> dict[str, float | str]:
     last = learner.log[-1] if learner.log else {}
     return {key: last[key] for key in ("mse", "td", "gap", "q") if key in last}
 
 
-def _merge(logs: list[list[dict[str, float]]], bounds: list[tuple[int, int]]) -> list[dict[str, float]]:
+def _merge(logs: list[list[dict[str, float]]], counts: list[int]) -> list[dict[str, float]]:
     """Mean over shards, weighted by their learners, line by line ("update" identifies a line)."""
     merged: dict[float, dict[str, float]] = {}
-    weights: dict[float, int] = {}
-    for log, (start, stop) in zip(logs, bounds):
+    weights: Counter[float] = Counter()
+    for log, count in zip(logs, counts):
         for line in log:
             total = merged.setdefault(line["update"], dict.fromkeys(line, 0.0))
-            weights[line["update"]] = weights.get(line["update"], 0) + stop - start
+            weights[line["update"]] += count
             for key, value in line.items():
-                total[key] += value * (stop - start)
+                total[key] += value * count
     return [{key: value / weights[at] for key, value in merged[at].items()} for at in sorted(merged)]
 
 

@@ -35,10 +35,11 @@ from medgym_offline.engine import blocks, check_engine, run
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.errors import MedGymError, unknown_name
 from medgym_offline.files import code_version, command_line
+from medgym_offline.online.actors import fingerprint, stacked_actor
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.jobs import early, joined_state, train_block
 from medgym_offline.online.learner import TrainState
-from medgym_offline.online.networks import GaussianActor, stacked_actor
+from medgym_offline.online.networks import GaussianActor
 from medgym_offline.online.recipe import (
     EARLY,
     RELEASE,
@@ -59,7 +60,6 @@ __all__ = [
     "BehaviorRun",
     "EngineOptions",
     "behavior_path",
-    "fingerprint",
     "load_behavior",
     "train_behavior",
     "train_behavior_files",
@@ -89,15 +89,6 @@ class EngineOptions:
         check_engine(self.engine, self.workers, self.address)
         if check_device(self.device) != "cpu" and self.engine != "local":
             raise MedGymError(f"device {self.device!r} needs engine 'local': one process uses the whole GPU")
-
-
-def fingerprint(actor: StackedActor) -> str:
-    """SHA-256 of a policy's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(actor.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------

@@ -31,20 +31,13 @@ which is positive semi-definite by construction (the Hessian of a sampled log-ra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from medgym_offline.diseases.registry import DEFAULT
-from medgym_offline.errors import PolicyError
-
-if TYPE_CHECKING:
-    from medgym_offline.policies.actor import StackedActor
 
 __all__ = [
     "LOG_STD_RANGE",
@@ -52,9 +45,7 @@ __all__ = [
     "GaussianActor",
     "Pass",
     "TanhMLP",
-    "actor_parameters",
     "interval_bias",
-    "stacked_actor",
 ]
 
 LOG_STD_RANGE = (-3.0, 0.0)
@@ -318,56 +309,3 @@ class GaussianActor:
         """`F v` for `vector (P, n)`: curvature of the closed-form KL at the policy of `seen`."""
         v_mean, v_std = self.split(vector)
         return torch.cat([seen.vjp(seen.jvp(v_mean).mul_(precision)), 2.0 * v_std], dim=1)
-
-
-def stacked_actor(
-    shape: GaussianActor,
-    theta: Tensor,
-    patients: Sequence[str] | None,
-    decisions: int,
-    provenance: Mapping[str, Any] | None = None,
-    disease: str = DEFAULT,
-) -> StackedActor:
-    """The policy with parameters `theta (P, n)`, to be saved and evaluated; `patients` None makes it shared (P = 1)."""
-    from medgym_offline.policies.actor import StackedActor
-    from medgym_offline.stack import StackedMLP
-
-    network, log_std = shape.split(theta.detach().cpu())
-    net = StackedMLP(theta.shape[0], shape.sizes, activation="tanh")
-    weights: dict[str, Tensor] = {}
-    for i, (weight, bias) in enumerate(shape.network.layers(network)):
-        weights |= {f"layers.{i}.weight": weight, f"layers.{i}.bias": bias}
-    net.load_state_dict(weights)
-    return StackedActor(net, patients, decisions, log_std.clone(), provenance, disease=disease)
-
-
-def actor_parameters(
-    actor: StackedActor, shape: GaussianActor, patients: Sequence[str], shared: bool, default_std: float
-) -> Tensor:
-    """Flat parameters `(P, n)` of `actor` for `patients` in that order; a shared actor is copied to each.
-
-    Args:
-        actor: The policies to start from.
-        shape: What training expects.
-        patients: Ids, or one entry when `shared`.
-        shared: Train one policy for all; `actor` must then be shared too.
-        default_std: Spread before squashing where `actor` has none.
-
-    Raises:
-        PolicyError: If the sizes differ, or `shared` and the actor is not.
-    """
-    if tuple(actor.net.sizes) != shape.sizes or actor.net.activation != "tanh":
-        raise PolicyError(
-            f"the initial policy is a {actor.net.activation} network {tuple(actor.net.sizes)}; "
-            f"training expects a tanh network {shape.sizes} (check timing and hidden width)"
-        )
-    if shared and actor.patients is not None:
-        raise PolicyError("a shared policy cannot start from a policy per patient; give a shared one")
-    chosen = actor.select(patients)
-    weights = chosen.net.state_dict()
-    layers = [(weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]) for i in range(len(shape.sizes) - 1)]
-    network = shape.network.flatten(layers)
-    log_std = network.new_full((1, shape.action_dim), math.log(default_std))
-    if chosen.log_std is not None:
-        log_std = chosen.log_std
-    return torch.cat([network, log_std.expand(len(network), -1)], dim=1).expand(len(patients), -1).clone()

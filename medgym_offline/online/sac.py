@@ -30,8 +30,7 @@ that one learning rate, and one alpha at the start, suit every patient. Rows and
 stream (seed, policy, update): no policy's results depend on its stack mates, and a resumed run goes on with the same
 draws.
 
-The buffer keeps the raw reward, and which simulator gave it: the mean harm that a row is learnt with is today's, not
-that of the day it was collected. In float32 a row of sepsis takes about 100 bytes: 50,000 rows are 5 MB a policy.
+The buffer is :mod:`medgym_offline.online.replay`.
 """
 
 from __future__ import annotations
@@ -47,96 +46,21 @@ from torch import Tensor
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import Group, Shapes, TrainState, accept, center_rewards, first_scale
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
+from medgym_offline.online.replay import Rows, append, draw_rows, rows_of
 from medgym_offline.online.rollouts import Collected, discounts
 from medgym_offline.seeds import generator
 
 __all__ = [
-    "Rows",
     "SoftLearner",
     "actor_gradient",
-    "append",
     "critic_gradient",
     "critic_shape",
-    "draw_rows",
-    "rows_of",
     "soft_step",
     "soft_targets",
     "start",
     "twin_values",
     "update",
 ]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Decisions `(P, N, ..)`: `observations`, `following` (d), `actions` (A); `rewards`, `dt`, `ended`, and
-    `simulators`, the number of the simulator among those of the policy; W = 2 d + A + 4 numbers each."""
-
-    observations: Tensor
-    actions: Tensor
-    following: Tensor
-    rewards: Tensor
-    dt: Tensor
-    ended: Tensor
-    simulators: Tensor
-
-    def packed(self) -> Tensor:
-        """One tensor `(P, N, W)`."""
-        scalars = torch.stack([self.rewards, self.dt, self.ended, self.simulators], -1)
-        return torch.cat([self.observations, self.actions, self.following, scalars], -1)
-
-    @classmethod
-    def unpacked(cls, rows: Tensor, observation_dim: int) -> Rows:
-        """Inverse of :meth:`packed`."""
-        action_dim = rows.shape[-1] - 2 * observation_dim - 4
-        seen, action, following, scalars = rows.split([observation_dim, action_dim, observation_dim, 4], -1)
-        return cls(seen, action, following, *scalars.unbind(-1))
-
-
-def rows_of(batch: Collected, policies: int) -> tuple[Rows, Tensor]:
-    """Rows `(P, R, ..)` of whole episodes of S simulators, and which are valid `(P, R)` bool.
-
-    The last decision of an episode is terminal (the horizon).
-
-    Args:
-        batch: The episodes.
-        policies: P: S, or 1 when all simulators are of one policy.
-    """
-    # The decision after the last one of the budget does not exist.
-    following, goes_on = torch.zeros_like(batch.observations), torch.zeros_like(batch.valid)
-    following[:, :-1], goes_on[:, :-1] = batch.observations[:, 1:], batch.valid[:, 1:]
-    number = torch.arange(batch.valid.shape[0] // policies, device=batch.valid.device).repeat(policies)
-    parts = (
-        batch.observations,
-        batch.actions,
-        following * goes_on.unsqueeze(-1),
-        batch.rewards,
-        batch.dt,
-        batch.valid * (1.0 - goes_on),
-        number.to(batch.valid.dtype).view(-1, 1, 1).expand_as(batch.valid),
-    )
-    rows = Rows(*(part.reshape(policies, -1, *part.shape[3:]) for part in parts))
-    return rows, (batch.valid > 0).reshape(policies, -1)
-
-
-def append(buffer: Tensor, filled: Tensor, rows: Tensor, valid: Tensor) -> None:
-    """Write the valid ones of `rows (P, R, W)` into `buffer (P, N, W)` and count them in `filled (P, 1)`, in place.
-
-    `filled` counts all rows ever written; R must not be above N. `valid` is `(P, R)` bool.
-    """
-    place = (filled + valid.long().cumsum(1) - 1) % buffer.shape[1]
-    policy, row = valid.nonzero(as_tuple=True)
-    buffer[policy, place[policy, row]] = rows[policy, row]
-    filled += valid.sum(1, keepdim=True)
-
-
-def draw_rows(filled: Tensor, capacity: int, generators: Sequence[np.random.Generator], count: int) -> Tensor:
-    """Row numbers `(P, count)`, uniform with replacement over what each policy holds, from its own generator."""
-    held = filled.flatten().clamp(1, capacity).tolist()
-    return torch.from_numpy(np.stack([rng.integers(0, n, count) for rng, n in zip(generators, held)]))
-
-
-# -- one gradient step -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -157,6 +81,12 @@ class SoftLearner:
     actor_adam: Adam
     critic_adam: Adam
     alpha_adam: Adam
+
+    def carried(self) -> dict[str, Tensor]:
+        """What a state keeps under `learner`; actor, critics and the critics' moments have places of their own."""
+        moments = {f"actor_{name}": value for name, value in vars(self.actor_adam).items()}
+        moments |= {f"alpha_{name}": value for name, value in vars(self.alpha_adam).items()}
+        return {"target": self.target, "log_alpha": self.log_alpha, **moments}
 
 
 def _twins(critic: Tensor) -> Tensor:
@@ -277,13 +207,6 @@ def soft_step(
 
 # -- in the training loop ----------------------------------------------------------------------------------------------
 
-_STORED = {
-    f"{prefix}{f.name}": (adam, f.name)
-    for prefix, adam in (("", "actor_adam"), ("alpha_", "alpha_adam"))
-    for f in fields(Adam)
-}
-"""Where a state keeps the moments; the critics' have a place of their own."""
-
 
 def critic_shape(observation_dim: int, action_dim: int, hidden: int) -> TanhMLP:
     """Shape of each of the two critics, Q(s, a)."""
@@ -293,33 +216,26 @@ def critic_shape(observation_dim: int, action_dim: int, hidden: int) -> TanhMLP:
 def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """First parameters of the critics side by side `(P, 2 m)`, and what is carried along, by name.
 
-    `target` is the critics' copies, `log_alpha (P, 1)`; `mean`, `square`, `steps` are Adam's of the actor, `alpha_..`
+    `target` is the critics' copies, `log_alpha (P, 1)`; `actor_..` and `alpha_..` are Adam's moments of the actor and
     of log alpha; `replay (P, capacity, W)` is the buffer and `filled (P, 1)` the rows ever written to it.
     """
     streams = [generator(config.seed, "online-critic", name, number) for name in names for number in (1, 2)]
     critic = shapes.critic.initial(streams).view(len(names), -1)
     log_alpha = torch.full((len(names), 1), config.soft_alpha).log()
     moments = (Adam.zeros(value) for value in (actor, critic, log_alpha))
-    learner = _entries(SoftLearner(actor, critic, critic.clone(), log_alpha, *moments))
+    learner = SoftLearner(actor, critic, critic.clone(), log_alpha, *moments).carried()
     width = 2 * shapes.actor.sizes[0] + shapes.actor.action_dim + 4
     learner["replay"] = torch.zeros(len(names), config.soft_capacity, width)
     return critic, learner | {"filled": torch.zeros(len(names), 1, dtype=torch.int64)}
 
 
-def _entries(learner: SoftLearner) -> dict[str, Tensor]:
-    """What a state keeps of `learner` under `learner`; the rest has places of its own."""
-    moments = {name: getattr(getattr(learner, adam), part) for name, (adam, part) in _STORED.items()}
-    return {"target": learner.target, "log_alpha": learner.log_alpha, **moments}
-
-
 def _learner(state: TrainState, rows: slice) -> SoftLearner:
     """The learner of the policies `rows`: copies, but for the critics' moments, which are those of the state."""
     kept = {name: value[rows].clone() for name, value in state.learner.items() if name not in ("replay", "filled")}
-    adams: dict[str, Adam] = {"critic_adam": Adam(*(value[rows] for value in vars(state.optimizer).values()))}
-    for adam in ("actor_adam", "alpha_adam"):
-        adams[adam] = Adam(**{part: kept[name] for name, (whose, part) in _STORED.items() if whose == adam})
+    actor_adam, alpha_adam = (Adam(*(kept[f"{of}_{f.name}"] for f in fields(Adam))) for of in ("actor", "alpha"))
+    critic_adam = Adam(*(value[rows] for value in vars(state.optimizer).values()))
     actor, critic = state.actor[rows].clone(), state.critic[rows].clone()
-    return SoftLearner(actor, critic, kept["target"], kept["log_alpha"], **adams)
+    return SoftLearner(actor, critic, kept["target"], kept["log_alpha"], actor_adam, critic_adam, alpha_adam)
 
 
 def update(group: Group, batch: Collected) -> dict[str, Tensor]:
@@ -364,5 +280,5 @@ def update(group: Group, batch: Collected) -> dict[str, Tensor]:
         "entropy": -density,
         "kl": shapes.actor.kl(*ends[0], *ends[1], weights),
     }
-    accept(group, learner.actor, learner.critic, _entries(learner), batch.broken)
+    accept(group, learner.actor, learner.critic, learner.carried(), batch.broken)
     return numbers

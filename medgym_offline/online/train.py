@@ -28,9 +28,10 @@ from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, json_difference
 from medgym_offline.online import ppo, sac, trpo
+from medgym_offline.online.actors import actor_parameters, stacked_actor
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import Group, Shapes, TrainState
-from medgym_offline.online.networks import Adam, GaussianActor, actor_parameters, interval_bias, stacked_actor
+from medgym_offline.online.networks import Adam, GaussianActor, interval_bias
 from medgym_offline.online.rollouts import Collected, collect, episode_numbers, training_noise
 from medgym_offline.policies.result import TrainResult
 from medgym_offline.progress import Progress

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
 
 from medgym_offline.errors import unknown_name
-
-if TYPE_CHECKING:
-    from medgym_offline.people.clusters import Clusters
-    from medgym_offline.people.context import ContextConfig, Contexts
-    from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.people.clusters import Clusters, assign, find_clusters
+from medgym_offline.people.context import ContextConfig, Contexts, learn_encoder
+from medgym_offline.people.records import record, true_world
+from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["Clusters", "ContextConfig", "Contexts", "people_of"]
 
@@ -40,25 +38,10 @@ def people_of(
     """
     if scope not in ("clu", "context"):
         raise unknown_name("scope that shares policies", scope, ("clu", "context"))
-    from medgym_offline.people import clusters, context
-    from medgym_offline.people.records import record, true_world
-
     train = bank.select(list(bank.people("train")))
     written = record(true_world(bank), sessions, seed)
     written = written if hours is None else written.until(hours)
     if scope == "clu":
-        found = clusters.find_clusters(train, seed)
-        return clusters.assign(found, bank, written.select(bank.people("test")))
-    config = dataclasses.replace(config or context.ContextConfig(), seed=seed)
-    encoder = context.learn_encoder(train, config, hours)
-    return context.Contexts(bank.patients, encoder.embed(written))
-
-
-def __getattr__(name: str) -> Any:
-    # torch is imported with the first name asked for, not with the package.
-    import importlib
-
-    homes = {"Clusters": "clusters", "ContextConfig": "context", "Contexts": "context"}
-    if name not in homes:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{homes[name]}"), name)
+        return assign(find_clusters(train, seed), bank, written.select(bank.people("test")))
+    encoder = learn_encoder(train, dataclasses.replace(config or ContextConfig(), seed=seed), hours)
+    return Contexts(bank.patients, encoder.embed(written))

@@ -32,7 +32,7 @@ from medgym_offline.offline.codebook import build_codebook, nearest
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import StackedData, discount_powers, stack_transitions
 from medgym_offline.offline.learner import CHECK_EVERY
-from medgym_offline.offline.train import checkpoint_updates
+from medgym_offline.offline.train import asked, checkpoint_updates
 from medgym_offline.policies.foreign import EXTRA_FILE
 from medgym_offline.progress import Progress
 from medgym_offline.third_party.config import BASELINES, default_settings
@@ -146,20 +146,15 @@ def train_baseline(
     discrete = "discrete" in algorithm
     book = build_codebook(data, config.codewords, seed)[0] if discrete else None
     facts = {
-        "algorithm": algorithm,
+        **asked(algorithm, transitions, "pop", config, patients),
+        "config": {**config.to_dict(), **own},
         "disease": transitions.disease,
-        "dataset": transitions.dataset_id,
-        "identity": transitions.identity,
-        "scope": "pop",
         "timing": transitions.timing,
         "decisions": transitions.decisions,
         "seed": seed,
-        "config": {**config.to_dict(), **own},
         "code": code_version(),
         "d3rlpy": d3rlpy.__version__,
         "torch": torch.__version__,
-        **({} if transitions.view == FULL else {"view": transitions.view}),
-        **transitions.people(patients),
     }
     kept = checkpoint_updates(config.updates, checkpoints)
     with one_thread(device), _seeded(seed), Progress(f"{algorithm} pop", config.updates, enabled=progress) as bar:

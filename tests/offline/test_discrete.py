@@ -14,7 +14,7 @@ from medgym_offline.offline.codebook import build_codebook, nearest
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.discrete import DiscreteNetworks
 from tests.helpers import refused
-from tests.offline.toy import batch_of, toy
+from tests.offline.toy import batch_of, by_hand, toy
 
 CONFIG = OfflineConfig(hidden=5, depth=1, batch=6, alpha=3.0, codewords=7, beta_actor=1.5)
 FORMS = ["dqn-discrete", "cql-discrete", "gcql-discrete"]
@@ -59,12 +59,6 @@ def test_more_codewords_than_actions_names_the_patient():
     refused(MedGymError, "'codewords' is 1", lambda: OfflineConfig(codewords=1))
 
 
-def relu_network(net, p, x):
-    w = {k: v.detach().double().numpy() for k, v in net.state_dict().items()}
-    h = np.maximum(x @ w["layers.0.weight"][p] + w["layers.0.bias"][p, 0], 0.0)
-    return h @ w["layers.1.weight"][p] + w["layers.1.bias"][p, 0]
-
-
 @pytest.mark.parametrize("algorithm", FORMS)
 def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm):
     stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
@@ -99,8 +93,8 @@ def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm):
         total = 0.0
         for i in range(6):
             s, a, r, disc, s2 = data[i, :9], data[i, 9:13], data[i, 13], data[i, 14], data[i, 15:]
-            q = relu_network(networks.critic, p, s) + 1.5 * guards(s)  # the network's output is Q - beta_a*g
-            following = relu_network(networks.target, p, s2) + 1.5 * guards(s2)
+            q = by_hand(networks.critic, p, s) + 1.5 * guards(s)  # the network's output is Q - beta_a*g
+            following = by_hand(networks.target, p, s2) + 1.5 * guards(s2)
             own = q[np.argmin(np.square(book[p] - a).sum(1))]
             total += (own - (r + disc * following[np.argmax(following - 1.5 * guards(s2))])) ** 2
             if algorithm != "dqn-discrete":

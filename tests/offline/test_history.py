@@ -22,9 +22,7 @@ from medgym_offline.evaluation import evaluate
 from medgym_offline.evaluation.binding import resolve_policy
 from medgym_offline.evaluation.ope.density import perturbed_policy
 from medgym_offline.offline import OfflineConfig, train
-from medgym_offline.offline.algorithms import settled
 from medgym_offline.offline.data import stack_transitions
-from medgym_offline.offline.learner import Learner
 from medgym_offline.policies import HistoryPolicy, StackedActor, load_policy, save_policy
 from medgym_offline.sequences import NETWORKS
 from medgym_offline.stack import StackedMLP, Steps
@@ -73,21 +71,6 @@ def test_windows_are_those_of_the_definition():
         np.testing.assert_allclose(following[d + a + 2 :], wanted[: width - d - a - 2], atol=1e-6)
     _, present = split_windows(torch.from_numpy(rows[:, :width]), a, n)
     assert present.sum(1).tolist() == [1, 2, 3] * 15
-
-
-def test_a_window_depends_on_its_episodes_past_alone():
-    data = toy(episodes=4)
-    before = stack_transitions(data, "pop", RAW).rows[0]
-    width = window_width(9, 4, 4)
-    for row in (4, 5, 17):
-        changed = {name: getattr(data, name).copy() for name in ("observations", "next_observations", "actions")}
-        changed["observations"][row, :7] += 1.0
-        changed["actions"][row] *= 0.5
-        if row % DECISIONS:
-            changed["next_observations"][row - 1, :7] += 1.0
-        after = stack_transitions(dataclasses.replace(data, **changed), "pop", RAW).rows[0]
-        moved = (after[:, :width] != before[:, :width]).any(1).nonzero().flatten().tolist()
-        assert moved == list(range(row, row - row % DECISIONS + DECISIONS))
 
 
 @pytest.mark.parametrize("history", [2, 4, 30])
@@ -234,12 +217,6 @@ def test_a_transformer_acts_as_well_as_it_is_asked_to():
         assert abs(float(first[..., 0].mean()) - (2 * share - 1)) < 0.1
 
 
-def test_sequence_learners_take_eight_where_the_configuration_says_one():
-    assert settled("gru-bc", OfflineConfig()).history == 8
-    assert settled("gru-bc", OfflineConfig(history=3)).history == 3
-    assert settled("bc", OfflineConfig()) == OfflineConfig()
-
-
 def test_clocks_are_left_as_they_are_and_scales_repeat():
     data = toy(episodes=20)
     one, four = (stack_transitions(data, "ind", OfflineConfig(history=n)) for n in (1, 4))
@@ -328,13 +305,3 @@ def test_a_folder_of_files_is_one_policy(tmp_path):
     save_policy(StackedActor(StackedMLP(1, (9, 4)), ["c"], 20), tmp_path / "c.safetensors")
     with pytest.raises(PolicyError, match="policies with a history are of one form in a folder"):
         load_policy(tmp_path)
-
-
-def test_a_learner_without_a_history_is_unchanged():
-    """Its rows are the observations themselves, and its policy has no memory."""
-    data = toy(episodes=5)
-    rows = stack_transitions(data, "pop", OfflineConfig(state_scaling="none")).rows[0]
-    np.testing.assert_array_equal(rows[:, :9], data.observations)
-    learner = Learner("bc", stack_transitions(data, "ind", OfflineConfig()), 0, OfflineConfig())
-    assert type(learner.finished_actor()) is StackedMLP
-    assert isinstance(train("bc", data, config=OfflineConfig(updates=1), progress=False).policy, StackedActor)

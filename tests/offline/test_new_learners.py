@@ -146,7 +146,7 @@ def test_a_limit_below_the_cheapest_episode_is_refused():
 
 
 @pytest.mark.parametrize("scope", ["ind", "pop"])
-@pytest.mark.parametrize("algorithm", ["bc-best", "td3bc", "iql", "bcq-discrete", "cql-lagrangian"])
+@pytest.mark.parametrize("algorithm", ["td3bc", "bcq-discrete", "cql-lagrangian"])
 def test_a_stack_of_seeds_is_the_seeds_one_by_one(algorithm, scope):
     config = dataclasses.replace(CONFIG, updates=20, hidden=16, batch=16, codewords=12)
     rows = toy(episodes=20)

@@ -10,7 +10,7 @@ from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.networks import build_networks
 from tests.helpers import refused
-from tests.offline.toy import batch_of, toy
+from tests.offline.toy import batch_of, by_hand, toy
 
 CONFIG = OfflineConfig(
     hidden=5, depth=1, batch=6, candidates=(2, 2, 1), alpha=3.0, noise=0.1, saturation=0.7, state_scaling="learner"
@@ -28,15 +28,7 @@ def nets(config=CONFIG):
     return networks
 
 
-def forward(net: torch.nn.Module, p: int, x: np.ndarray, hidden: str) -> np.ndarray:
-    """A one-hidden-layer network of patient p in float64 NumPy."""
-    w = {k: v.detach().double().numpy() for k, v in net.state_dict().items()}
-    h = x @ w["layers.0.weight"][p] + w["layers.0.bias"][p, 0]
-    h = np.tanh(h) if hidden == "tanh" else np.maximum(h, 0.0)
-    return h @ w["layers.1.weight"][p] + w["layers.1.bias"][p, 0]
-
-
-def by_hand(algorithm, networks, batch, stacked):
+def losses_by_hand(algorithm, networks, batch, stacked):
     """Critic and actor loss of each learner, sample by sample."""
     critic, actor = [], []
     for p in range(2):
@@ -52,7 +44,7 @@ def by_hand(algorithm, networks, batch, stacked):
         radius = np.linalg.norm(z_all - zbar, axis=1).max()
 
         def q(state, action, net=networks.critic, p=p):
-            return float(forward(net, p, np.concatenate([state, action]), "relu")[0])
+            return float(by_hand(net, p, np.concatenate([state, action]), "relu")[0])
 
         def guard(x, action, zbar=zbar, radius=radius):
             z = np.concatenate([x[:7], action])
@@ -60,8 +52,8 @@ def by_hand(algorithm, networks, batch, stacked):
 
         total_critic = total_actor = 0.0
         for i in range(6):
-            pi = np.tanh(forward(networks.actor, p, s[i], "tanh"))
-            pi2 = np.tanh(forward(networks.actor, p, s2[i], "tanh"))
+            pi = np.tanh(by_hand(networks.actor, p, s[i], "tanh"))
+            pi2 = np.tanh(by_hand(networks.actor, p, s2[i], "tanh"))
             y = r[i] + disc[i] * q(s2[i], pi2, networks.target)
             loss = (q(s[i], a[i]) - y) ** 2
             if algorithm != "dqn":
@@ -72,7 +64,7 @@ def by_hand(algorithm, networks, batch, stacked):
                 loss += 3.0 * (np.log(np.sum(np.exp(values))) - q(s[i], a[i]))
             total_critic += loss / 6
             total_actor += -q(s[i], pi) / 6 + (2.0 * guard(raw[i], pi) / 6 if algorithm == "gcql" else 0.0)
-            total_actor += 0.7 * float(np.mean(forward(networks.actor, p, s[i], "tanh") ** 2)) / 6
+            total_actor += 0.7 * float(np.mean(by_hand(networks.actor, p, s[i], "tanh") ** 2)) / 6
         critic.append(total_critic)
         actor.append(total_actor)
     return critic, actor
@@ -84,7 +76,7 @@ def test_losses_equal_their_formula(algorithm):
     objective = make_objective(algorithm, CONFIG, stacked)
     batch = batch_of(stacked, objective.normals, objective.uniforms)
     critic, numbers = objective.critic_loss(networks, batch)
-    wanted_critic, wanted_actor = by_hand(algorithm, networks, batch, stacked)
+    wanted_critic, wanted_actor = losses_by_hand(algorithm, networks, batch, stacked)
     np.testing.assert_allclose(critic.detach().numpy(), wanted_critic, rtol=2e-5)
     np.testing.assert_allclose(objective.actor_loss(networks, batch).detach().numpy(), wanted_actor, rtol=2e-5)
     assert all(value.shape == (2,) for value in numbers.values())

@@ -115,7 +115,7 @@ def test_checkpoints_are_the_policies_of_shorter_trainings(algorithm, tmp_path, 
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("algorithm", ["cql", "dqn-discrete", "gcql-discrete"])
+@pytest.mark.parametrize("algorithm", ["cql", "gcql-discrete"])
 def test_an_exploding_learner_is_stopped_alone(algorithm):
     """Rewards that grow with the state's row make Q exceed the limit for one patient only."""
     transitions = toy(episodes=20)

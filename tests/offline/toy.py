@@ -106,3 +106,11 @@ def batch_of(data, normals=0, uniforms=0):
     uniform = 2.0 * torch.rand((2, uniforms, 6, 4), generator=g) - 1.0
     columns = rows[..., :d], rows[..., d : d + 4], rows[..., d + 4], rows[..., d + 5], rows[..., d + 6 :]
     return Batch(*columns, normal, uniform)
+
+
+def by_hand(net, p, x, hidden="relu"):
+    """A one-hidden-layer network of patient p in float64 NumPy."""
+    w = {k: v.detach().double().numpy() for k, v in net.state_dict().items()}
+    h = x @ w["layers.0.weight"][p] + w["layers.0.bias"][p, 0]
+    h = np.tanh(h) if hidden == "tanh" else np.maximum(h, 0.0)
+    return h @ w["layers.1.weight"][p] + w["layers.1.bias"][p, 0]

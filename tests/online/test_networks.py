@@ -5,13 +5,10 @@ import pytest
 import torch
 
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
+from tests.online.plain import density, normals, output
 
 P, N = 3, 17
 SIZES = (5, 7, 6, 2)
-
-
-def _double(seed, *shape):
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
 @pytest.fixture
@@ -21,27 +18,18 @@ def network():
 
 @pytest.fixture
 def theta(network):
-    return 0.4 * _double(0, P, network.count)
+    return 0.4 * normals(0, P, network.count)
 
 
 def test_products_with_the_jacobian_are_autograds(network, theta):
-    x, v, g = _double(1, P, N, 5), _double(2, *theta.shape), _double(3, P, N, 2)
+    x, v, g = normals(1, P, N, 5), normals(2, *theta.shape), normals(3, P, N, 2)
     seen = network(theta, x)
-    _, pushed = torch.func.jvp(lambda t: network_out(network, t, x), (theta,), (v,))
-    _, back = torch.func.vjp(lambda t, inputs: network_out(network, t, inputs), theta, x)
+    _, pushed = torch.func.jvp(lambda t: output(network, t, x), (theta,), (v,))
+    _, back = torch.func.vjp(lambda t, inputs: output(network, t, inputs), theta, x)
     torch.testing.assert_close(seen.jvp(v), pushed, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(seen.vjp(g), back(g)[0], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(seen.input_vjp(g), back(g)[1], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close((seen.jvp(v) * g).sum((1, 2)), (seen.vjp(g) * v).sum(1))
-
-
-def network_out(network, theta, x):
-    """The same function without in-place operations, which forward-mode autograd cannot trace."""
-    for i, (weight, bias) in enumerate(network.layers(theta)):
-        x = x @ weight + bias
-        if i < len(SIZES) - 2:
-            x = torch.tanh(x)
-    return x
 
 
 def test_initial_belongs_to_the_patient_not_to_the_batch(network):
@@ -58,7 +46,7 @@ def test_adam_is_torchs_adam(theta):
     ours, theirs = theta.clone(), theta.clone().requires_grad_()
     mine, reference = Adam.zeros(ours), torch.optim.Adam([theirs], lr=0.01)
     for step in range(5):
-        gradient = _double(10 + step, *theta.shape)
+        gradient = normals(10 + step, *theta.shape)
         mine.step_(ours, gradient, 0.01)
         theirs.grad = gradient
         reference.step()
@@ -75,8 +63,8 @@ def actor():
 
 @pytest.fixture
 def policy(actor):
-    values = 0.4 * _double(0, P, actor.count)
-    actor.split(values)[1].copy_(-1.0 + 0.3 * _double(1, P, 2))
+    values = 0.4 * normals(0, P, actor.count)
+    actor.split(values)[1].copy_(-1.0 + 0.3 * normals(1, P, 2))
     return values
 
 
@@ -88,24 +76,20 @@ def _weights(zeros=True):
 
 
 def _kl(actor, old, new, x, weights):
-    def mean(theta):
-        return network_out(actor.network, actor.split(theta)[0], x)
-
-    return actor.kl(mean(old), actor.split(old)[1], mean(new), actor.split(new)[1], weights)
+    means = [density(actor, theta, x).mean for theta in (old, new)]
+    return actor.kl(means[0], actor.split(old)[1], means[1], actor.split(new)[1], weights)
 
 
 def test_kl_is_torchs(actor, policy):
-    from torch.distributions import Normal, kl_divergence
-
-    x, weights = _double(2, P, N, 5), _weights()
-    other = policy + 0.1 * _double(3, *policy.shape)
-    dists = [Normal(actor.mean(t, x), actor.split(t)[1].exp().unsqueeze(1)) for t in (policy, other)]
-    expected = (kl_divergence(*dists).sum(-1) * weights).sum(-1)
+    x, weights = normals(2, P, N, 5), _weights()
+    other = policy + 0.1 * normals(3, *policy.shape)
+    divergence = torch.distributions.kl_divergence(density(actor, policy, x), density(actor, other, x))
+    expected = (divergence.sum(-1) * weights).sum(-1)
     torch.testing.assert_close(_kl(actor, policy, other, x, weights), expected)
 
 
 def test_fisher_product_is_the_dense_hessian_of_kl(actor, policy):
-    x, weights = _double(2, P, N, 5), _weights()
+    x, weights = normals(2, P, N, 5), _weights()
     seen, precision = actor.run(policy, x), actor.precision(policy, weights)
     for p in range(P):
         one = slice(p, p + 1)
@@ -119,26 +103,23 @@ def test_fisher_product_is_the_dense_hessian_of_kl(actor, policy):
         columns = torch.cat([actor.fisher_product(single, row_precision, row[None]) for row in basis])
         torch.testing.assert_close(columns, dense, rtol=1e-8, atol=1e-10)
         assert torch.linalg.eigvalsh(dense).min() > -1e-10
-        vector = _double(9, P, actor.count)
+        vector = normals(9, P, actor.count)
         torch.testing.assert_close(actor.fisher_product(seen, precision, vector)[p], dense @ vector[p])
         form = actor.curvature(policy, seen, weights, vector)[p]
         torch.testing.assert_close(form, vector[p] @ dense @ vector[p])
 
 
 def test_log_ratio_and_policy_gradient(actor, policy):
-    x, noise = _double(2, P, N, 5), _double(3, P, N, 2)
+    x, noise = normals(2, P, N, 5), normals(3, P, N, 2)
     old_mean, old_log_std = actor.mean(policy, x), actor.split(policy)[1]
     z = old_mean + old_log_std.exp().unsqueeze(1) * noise
 
     def surrogate(theta, weighted):
-        network, log_std = actor.split(theta)
-        mean = network_out(actor.network, network, x)
-        dist = torch.distributions.Normal(mean, log_std.exp().unsqueeze(1))
-        old = torch.distributions.Normal(old_mean, old_log_std.exp().unsqueeze(1))
-        return ((dist.log_prob(z) - old.log_prob(z)).sum(-1).exp() * weighted).sum()
+        change = density(actor, theta, x).log_prob(z) - density(actor, policy, x).log_prob(z).detach()
+        return (change.sum(-1).exp() * weighted).sum()
 
-    weighted = _double(4, P, N) * _weights()
-    moved = policy + 0.05 * _double(6, *policy.shape)
+    weighted = normals(4, P, N) * _weights()
+    moved = policy + 0.05 * normals(6, *policy.shape)
     log_ratio = actor.log_ratio(actor.mean(moved, x), actor.split(moved)[1], noise, old_mean, old_log_std)
     torch.testing.assert_close((log_ratio.exp() * weighted).sum(), surrogate(moved, weighted))
     expected = torch.func.grad(surrogate)(policy, weighted)

@@ -10,14 +10,11 @@ from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import PolicyBatch
 from medgym_offline.online.networks import Adam, GaussianActor
 from medgym_offline.online.ppo import minibatch_rows, proximal_gradient, proximal_rows, proximal_step
+from tests.online.plain import density, normals, surrogate
 
 P, N, A = 4, 90, 3
 ACTOR = GaussianActor((9, 8, 8, A))
 THREE = TrainConfig("ppo", policy_epochs=3, minibatch=16)
-
-
-def _tensor(seed, *shape):
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
 @pytest.fixture
@@ -30,32 +27,22 @@ def old():
 def batch():
     """Patients with 60, 70, 80 and 90 rows."""
     weights = (torch.arange(N) < torch.tensor([60, 70, 80, 90]).unsqueeze(1)).double()
-    observations, noise = _tensor(0, P, N, 9), _tensor(1, P, N, A)
-    advantages = noise[..., 0] * (1 + observations[..., 0]) + 0.3 * _tensor(2, P, N)
+    observations, noise = normals(0, P, N, 9), normals(1, P, N, A)
+    advantages = noise[..., 0] * (1 + observations[..., 0]) + 0.3 * normals(2, P, N)
     return PolicyBatch(observations, noise, advantages, weights / weights.sum(1, keepdim=True))
 
 
 def _objective(theta, old, batch, clip, entropy):
     """Objective `(P,)` and ratios `(P, N)` from torch's own densities."""
-
-    def normal(t):
-        mean = ACTOR.network.layers(ACTOR.split(t)[0])
-        x = batch.observations
-        for i, (weight, bias) in enumerate(mean):
-            x = x @ weight + bias
-            x = torch.tanh(x) if i < len(mean) - 1 else x
-        return torch.distributions.Normal(x, ACTOR.split(t)[1].exp().unsqueeze(1).expand_as(x))
-
-    new, was = normal(theta), normal(old)
-    z = (was.mean + was.stddev * batch.noise).detach()
-    ratio = (new.log_prob(z) - was.log_prob(z).detach()).sum(-1).exp()
-    surrogate = torch.minimum(ratio * batch.advantages, ratio.clamp(1 - clip, 1 + clip) * batch.advantages)
-    return ((surrogate + entropy * new.entropy().sum(-1)) * batch.weights).sum(-1), ratio
+    ratio = surrogate(ACTOR, theta, old, batch)[0]
+    clipped = torch.minimum(ratio * batch.advantages, ratio.clamp(1 - clip, 1 + clip) * batch.advantages)
+    bonus = entropy * density(ACTOR, theta, batch.observations).entropy().sum(-1)
+    return ((clipped + bonus) * batch.weights).sum(-1), ratio
 
 
 @pytest.mark.parametrize("entropy", [0.0, 0.3])
 def test_gradient_is_that_of_autograd(old, batch, entropy):
-    theta = (old + 0.05 * _tensor(3, *old.shape)).requires_grad_()
+    theta = (old + 0.05 * normals(3, *old.shape)).requires_grad_()
     objective, ratio = _objective(theta, old, batch, 0.2, entropy)
     outside = ((ratio - 1).abs() > 0.2).double().mean()
     assert 0.2 < outside < 0.9, "some rows are clipped and some are not"
@@ -67,7 +54,7 @@ def test_gradient_is_that_of_autograd(old, batch, entropy):
 
 def _one_row(ratio, advantage):
     theta = ACTOR.initial([np.random.default_rng(0)], [0.0] * A, [0.5] * A).double()
-    x, noise = _tensor(4, 1, 1, 9), _tensor(5, 1, 1, A)
+    x, noise = normals(4, 1, 1, 9), normals(5, 1, 1, A)
     one = torch.ones(1, 1, dtype=torch.float64)
     rows = proximal_rows(ACTOR, theta, PolicyBatch(x, noise, one * advantage, one))
     return theta, dataclasses.replace(rows, old=rows.old - np.log(ratio))

@@ -5,82 +5,66 @@ import torch
 
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.networks import Adam, GaussianActor, TanhMLP
+from medgym_offline.online.replay import Rows, append, draw_rows
 from medgym_offline.online.sac import (
-    Rows,
     SoftLearner,
     actor_gradient,
-    append,
     critic_gradient,
-    draw_rows,
     soft_step,
     soft_targets,
     twin_values,
 )
+from tests.online.plain import density, normals, output
 
 P, N, D, A = 3, 40, 9, 3
 ACTOR, CRITIC = GaussianActor((D, 8, 8, A)), TanhMLP((D + A, 8, 8, 1))
-
-
-def _tensor(seed, *shape):
-    return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
 def _learner():
     actor = ACTOR.initial([np.random.default_rng(p) for p in range(P)], [0.1] * A, [0.5] * A, 1.0).double()
     critic = CRITIC.initial([np.random.default_rng(9 + i) for i in range(2 * P)]).double().view(P, -1)
     alpha = torch.tensor([[0.05], [0.3], [1.0]], dtype=torch.float64).log()
-    target = critic + 0.1 * _tensor(5, *critic.shape)
+    target = critic + 0.1 * normals(5, *critic.shape)
     return SoftLearner(actor, critic, target, alpha, Adam.zeros(actor), Adam.zeros(critic), Adam.zeros(alpha))
 
 
 def _rows():
     ended = (torch.arange(N) % 5 == 4).double().expand(P, N)
-    scalars = [_tensor(20, P, N), 4.8 + _tensor(22, P, N).abs(), ended, torch.zeros(P, N, dtype=torch.float64)]
-    return Rows(_tensor(23, P, N, D), torch.tanh(_tensor(24, P, N, A)), _tensor(25, P, N, D), *scalars)
+    scalars = [normals(20, P, N), 4.8 + normals(22, P, N).abs(), ended, torch.zeros(P, N, dtype=torch.float64)]
+    return Rows(normals(23, P, N, D), torch.tanh(normals(24, P, N, A)), normals(25, P, N, D), *scalars)
 
 
 def _density(theta, observations, noise):
     """Action and log density from torch's own transformed distribution."""
-    x, layers = observations, ACTOR.network.layers(ACTOR.split(theta)[0])
-    for i, (weight, bias) in enumerate(layers):
-        x = x @ weight + bias
-        x = torch.tanh(x) if i < len(layers) - 1 else x
-    std = ACTOR.split(theta)[1].exp().unsqueeze(1).expand_as(x)
-    normal = torch.distributions.Normal(x, std)
+    normal = density(ACTOR, theta, observations)
     squashed = torch.distributions.TransformedDistribution(normal, [torch.distributions.TanhTransform(cache_size=1)])
-    action = torch.tanh(x + std * noise)
-    z = x + std * noise
-    density = normal.log_prob(z) - torch.log1p(-action.square())
+    z = normal.mean + normal.stddev * noise
+    action = torch.tanh(z)
+    found = normal.log_prob(z) - torch.log1p(-action.square())
     with torch.no_grad():
-        torch.testing.assert_close(density, squashed.log_prob(action), rtol=1e-4, atol=1e-4)
-    return action, density.sum(-1)
+        torch.testing.assert_close(found, squashed.log_prob(action), rtol=1e-4, atol=1e-4)
+    return action, found.sum(-1)
 
 
 def _values(critic, observations, actions):
-    found = []
-    for theta in critic.view(P, 2, -1).unbind(1):
-        x, layers = torch.cat([observations, actions], -1), CRITIC.layers(theta)
-        for i, (weight, bias) in enumerate(layers):
-            x = x @ weight + bias
-            x = torch.tanh(x) if i < len(layers) - 1 else x
-        found.append(x.squeeze(-1))
-    return torch.stack(found, 1)
+    x = torch.cat([observations, actions], -1)
+    return torch.cat([output(CRITIC, theta, x) for theta in critic.view(P, 2, -1).unbind(1)], -1).transpose(1, 2)
 
 
 def test_actor_gradient_is_that_of_autograd():
-    learner, rows, noise = _learner(), _rows(), _tensor(1, P, N, A)
+    learner, rows, noise = _learner(), _rows(), normals(1, P, N, A)
     alpha, theta = learner.log_alpha.exp(), learner.actor.clone().requires_grad_()
-    action, density = _density(theta, rows.observations, noise)
+    action, log_density = _density(theta, rows.observations, noise)
     values = _values(learner.critic, rows.observations, action)
     assert 0 < float(values.argmin(1).double().mean()) < 1, "either critic is the smaller one somewhere"
-    (expected,) = torch.autograd.grad((alpha * density - values.amin(1)).mean(1).sum(), theta)
+    (expected,) = torch.autograd.grad((alpha * log_density - values.amin(1)).mean(1).sum(), theta)
     found, mean = actor_gradient(ACTOR, learner.actor, CRITIC, learner.critic, rows.observations, noise, alpha)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-11)
-    torch.testing.assert_close(mean, density.detach().mean(1), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(mean, log_density.detach().mean(1), rtol=1e-9, atol=1e-10)
 
 
 def test_critic_gradient_is_that_of_autograd():
-    learner, rows, targets = _learner(), _rows(), _tensor(2, P, N)
+    learner, rows, targets = _learner(), _rows(), normals(2, P, N)
     critic = learner.critic.clone().requires_grad_()
     values = _values(critic, rows.observations, rows.actions)
     loss = 0.5 * (values - targets.unsqueeze(1)).square().mean(2)
@@ -92,13 +76,13 @@ def test_critic_gradient_is_that_of_autograd():
 
 
 def test_targets_discount_by_elapsed_time_and_stop_at_the_end():
-    learner, rows, noise = _learner(), _rows(), _tensor(3, P, N, A)
+    learner, rows, noise = _learner(), _rows(), normals(3, P, N, A)
     rows.following[rows.ended > 0] = float("nan")  # nobody may look there
     discount = 0.9 ** (rows.dt / 4.8)
     found = soft_targets(ACTOR, CRITIC, learner, rows, rows.rewards, discount, noise)
-    action, density = _density(learner.actor, rows.following.nan_to_num(0.0), noise)
+    action, log_density = _density(learner.actor, rows.following.nan_to_num(0.0), noise)
     ahead = _values(learner.target, rows.following.nan_to_num(0.0), action).amin(1)
-    ahead = ahead - learner.log_alpha.exp() * (density - A)
+    ahead = ahead - learner.log_alpha.exp() * (log_density - A)
     expected = torch.where(rows.ended > 0, rows.rewards, rows.rewards + discount * ahead)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
@@ -114,7 +98,7 @@ def _take(learner, index):
 
 def test_stacked_steps_equal_looped_and_move_alpha_towards_the_wanted_entropy():
     rows, settings = _rows(), TrainConfig("sac", soft_rate=1e-2, soft_tau=0.1)
-    discount, noise = 0.99 ** (rows.dt / 4.8), _tensor(4, 2, P, N, A)
+    discount, noise = 0.99 ** (rows.dt / 4.8), normals(4, 2, P, N, A)
 
     def run(index, acts=True):
         learner = _take(_learner(), index)
@@ -132,12 +116,12 @@ def test_stacked_steps_equal_looped_and_move_alpha_towards_the_wanted_entropy():
     assert torch.equal(critics.actor, start.actor), "only the critics learn"
     assert torch.equal(critics.log_alpha, start.log_alpha)
     assert (critics.critic != start.critic).any(1).all()
-    density = actor_gradient(
+    log_density = actor_gradient(
         ACTOR, start.actor, CRITIC, start.critic, rows.observations, noise[1], start.log_alpha.exp()
     )[1]
     moved = (together.log_alpha - start.log_alpha).flatten()
     for p in range(P):  # entropy above -A: alpha falls; below: it grows
-        assert float(moved[p]) * float(-density[p] + A) < 0
+        assert float(moved[p]) * float(-log_density[p] + A) < 0
 
 
 def test_buffers_keep_the_newest_rows_of_each_patient():
