@@ -115,21 +115,20 @@ def write_stock(block: Any) -> None:
 def write_ours(block: Any, root: Path) -> None:
     """Our HDF5 file, flat cache and content hash, as generation writes them, under `root`; `load_dataset` reads it."""
     from medgym_offline.datasets import dataset_folder
-    from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name
+    from medgym_offline.datasets.flat import ContentHash, flat_name, write_flat
     from medgym_offline.datasets.hdf5 import EpisodeWriter
 
     folder, decisions = dataset_folder(OURS, root), block.rewards.shape[1]
     patients = tuple(f"patient/{i}" for i in range(int(block.patient.max()) + 1))
     (folder / "data").mkdir(parents=True)
     digest, file = ContentHash(), folder / "data" / "main_data.hdf5"
-    with EpisodeWriter(file, patients) as writer, FlatWriter(folder / "flat") as flat:
-        columns = block.columns()
+    columns = block.columns()
+    with EpisodeWriter(file, patients) as writer:
         writer.write(block)
-        flat.write(columns)
-        digest.update(columns)
+    digest.update(columns)
     ours: dict[str, Any] = {"patients": patients, "timing": "adaptive", "decisions": decisions}
     ours |= {"content_hash": digest.hexdigest(**ours), "bytes": file.stat().st_size}
-    (folder / "flat").rename(folder / flat_name(ours["content_hash"]))
+    write_flat(folder / flat_name(ours["content_hash"]), [columns])
     counts = {"dataset_id": OURS, "total_episodes": writer.episodes, "total_steps": writer.steps}
     (folder / "data" / "metadata.json").write_text(json.dumps(counts | {"medgym": ours}))
 

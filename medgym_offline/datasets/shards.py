@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from medgym_offline.envs.rollout import Rollout
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["SHARD", "SHARD_EPISODES", "played_blocks", "rollout_block", "work_folder"]
+__all__ = ["SHARD", "SHARD_EPISODES", "play_shard", "played_blocks", "rollout_block", "work_folder"]
 
 SHARD = 10
 """Patients rolled out together: the fastest on a CPU."""
@@ -87,11 +86,23 @@ def rollout_block(
 
 def play_shard(
     bank: SimulatorBank, behavior: Behavior, recipe: Recipe, seeds: np.ndarray, patients: list[int]
-) -> dict[str, Any]:
-    """One shard's episodes: the fields of an `EpisodeBlock` (a function of its arguments; workers run it)."""
+) -> EpisodeBlock:
+    """Episodes (P, B) of a recipe's behavior.
+
+    Args:
+        bank: P patients, in the recipe's world.
+        behavior: Of these patients; of a mix, turned so that its first part plays the first column.
+        recipe: Gives process and perturbation.
+        seeds: (P, B).
+        patients: Their indices in the whole bank.
+    """
     rolled = play(bank, behavior, process_config(recipe, bank.disease.name), seeds, recipe.perturbation)
-    block = rollout_block(bank, rolled, action_log_prob(rolled, behavior, recipe.perturbation), seeds, patients)
-    return {field.name: getattr(block, field.name) for field in dataclasses.fields(block)}
+    return rollout_block(bank, rolled, action_log_prob(rolled, behavior, recipe.perturbation), seeds, patients)
+
+
+def _shard(*arguments: Any) -> dict[str, Any]:
+    """What a worker returns: the fields of the block of :func:`play_shard`."""
+    return vars(play_shard(*arguments))
 
 
 def _joined(parts: list[dict[str, Any]], patients: int, first: int) -> EpisodeBlock:
@@ -135,17 +146,6 @@ def work_folder(target: Path) -> Iterator[Path]:
         lock.release()
 
 
-def _is_of(folder: Path, key: Any) -> bool:
-    """Whether the shards in `folder` are of the run with this key; nothing there is fine."""
-    try:
-        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))["key"]
-    except FileNotFoundError:
-        return True
-    except (ValueError, KeyError, TypeError):
-        return False
-    return bool(found == key)
-
-
 def played_blocks(
     recipe: Recipe,
     bank: SimulatorBank,
@@ -184,19 +184,16 @@ def played_blocks(
         names.append([f"p{group[0]:04d}-e{cut.start:05d}" for cut in cuts])
         for name, cut in zip(names[-1], cuts):
             shards[name] = part, who.starting_at(cut.start), recipe, seeds[:, cut.start : cut.stop], group
-    key = {"identity": identity, "shard": [SHARD, SHARD_EPISODES]}
-    fresh = not _is_of(folder, key)
-    before = 0 if fresh else len(list(folder.glob("*.safetensors")))
-    if before and progress:
+    kept = folder / identity[:16]  # shards of another dataset lie beside it
+    if (before := len(list(kept.glob("*.safetensors")))) and progress:
         print(f"{recipe.id}: going on after {before} of {len(shards)} shards", file=sys.stderr, flush=True)
     played = run(
-        play_shard,
+        _shard,
         shards,
         engine="process" if workers > 1 else "local",
         workers=workers if workers > 1 else None,
-        folder=folder,
-        key=key,
-        fresh=fresh,
+        folder=kept,
+        key={"identity": identity, "shard": [SHARD, SHARD_EPISODES]},
         title=f"{recipe.id} (shards of {SHARD} patients)",
         progress=progress,
     )
