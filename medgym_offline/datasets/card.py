@@ -63,12 +63,12 @@ def _columns(manifest: dict[str, Any], of: Disease) -> str:
         rows.append(("costs_peak", i, one.name, f"largest {rate}peak`)"))
     rows.append(("behavior_log_prob", None, "", "log-probability of the action (`infos/behavior_log_prob`)"))
     lines = ["| column | meaning | min | mean | max |", "|---|---|---|---|---|"]
-    for column, i, name, meaning in rows:
+    for column, place, name, meaning in rows:
         if column not in manifest["columns"]:
             continue  # a behavior without noise has no probabilities
         numbers = [manifest["columns"][column][kind] for kind in ("min", "mean", "max")]
-        shown = " | ".join(f"{number if i is None else number[i]:.4g}" for number in numbers)
-        title = f"`{column}`" if i is None else f"`{column}[{i}]` {name}"
+        shown = " | ".join(f"{number if place is None else number[place]:.4g}" for number in numbers)
+        title = f"`{column}`" if place is None else f"`{column}[{place}]` {name}"
         lines.append(f"| {title} | {meaning} | {shown} |")
     return "\n".join(lines)
 

@@ -224,7 +224,7 @@ def _write(
     writer = EpisodeWriter(file, origin.patients, bank.disease)
     with writer, Progress(f"writing {recipe.id} (episodes)", origin.episodes, enabled=progress) as bar:
         for block in origin.blocks(identity, work):
-            columns.append(block.columns())
+            columns.append(block.columns)
             writer.write(block)
             digest.update(columns[-1])
             seeds.append(block.seeds)
@@ -234,7 +234,7 @@ def _write(
     write_flat(folder / flat_name(content), columns)
     total = sum(float(part["rewards"].sum(dtype=np.float64)) for part in columns)
     references = origin.references(total / writer.episodes)
-    ours = {"patients": list(origin.patients), "identity": identity, "content_hash": content}
+    ours: dict[str, Any] = {"patients": list(origin.patients), "identity": identity, "content_hash": content}
     ours |= {"bytes": file.stat().st_size}
     example = bank.patients[origin.chosen[0]]
     metadata = build_metadata(recipe, bank, example, (writer.episodes, writer.steps), references, ours)

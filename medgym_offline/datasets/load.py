@@ -60,7 +60,7 @@ def read_columns(
     total = int(metadata["total_episodes"])
     with Progress(f"reading {metadata['dataset_id']} (episodes)", total, enabled=progress) as bar:
         for block in read_blocks(file, disease_of(metadata), ours["timing"], view=ours.get("view", FULL)):
-            blocks.append(block.columns())
+            blocks.append(block.columns)
             seeds.append(block.seeds)
             bar.advance(len(block))
     if not blocks:

@@ -56,7 +56,7 @@ def check_replay(
     chosen = present[places].tolist()
     part = bank.select(chosen)
     own = expected.reshape(len(present), recipe.episodes)[places, :SHARD_EPISODES]
-    again = play_shard(part, behavior.select(part.patients), recipe, own, chosen).columns()
+    again = play_shard(part, behavior.select(part.patients), recipe, own, chosen).columns
     stored = rows.select(rows.episode % recipe.episodes < SHARD_EPISODES, patients=chosen)
     gaps = {name: _gap(again[name], getattr(stored, name)) for name in COLUMNS if name != "episode"}
     for check, acted in (("replay", False), ("behavior", True)):

@@ -125,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self):
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip()
-        self.sent: dict[str, str] = {}
+        self.status, self.sent = 200, {}
         path = unquote(urlsplit(self.path).path)
         try:
             if self.token and self.token not in self.hub.writers:
@@ -135,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
                     # A commit takes the lock itself: what comes before it may be another client's.
                     with nullcontext() if action is _Handler.commit else self.lock:
                         body = action(self, *match.groups())
-                    return self._answer(200, body, self.sent)
+                    return self._answer(self.status, body, self.sent)
             raise RefusedError(404, "", f"no such address: {self.command} {path}")
         except RefusedError as refused:
             status, code, message = refused.args
@@ -171,15 +171,17 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = json.loads(self.body)
         name = f"{wanted.get('organization') or 'tester'}/{wanted['name']}"
         if self._writable(name):
-            raise RefusedError(409, "", "You already created this dataset repo")
-        self.hub.repositories[name] = made = Repository()
-        made.commit("initial commit", {".gitattributes": b"*.hdf5 filter=lfs diff=lfs merge=lfs -text\n"})
+            self.status = 409
+        else:
+            self.hub.repositories[name] = made = Repository()
+            made.commit("initial commit", {".gitattributes": b"*.hdf5 filter=lfs diff=lfs merge=lfs -text\n"})
         return {"url": f"{self.hub.url}/datasets/{name}", "name": name, "id": name}
 
     def check_card(self):
         """Front matter is what the card says it is: a README that does not open with it is refused."""
         text = json.loads(self.body)["content"]
         problems = [] if re.match(r"---\n.*?\n---\n", text, re.DOTALL) else [{"message": "no front matter"}]
+        self.status = 400 if problems else 200
         return {"errors": problems, "warnings": []}
 
     def preupload(self, name, revision):
@@ -226,6 +228,9 @@ class _Handler(BaseHTTPRequestHandler):
         about |= {"private": False, "gated": False, "disabled": False}
         return about | {"siblings": [{"rfilename": path} for path in sorted(files)]}
 
+    def listing(self):
+        return [self.info(name) for name in sorted(self.hub.repositories)]
+
     def tree(self, name, revision):
         files = sorted(self._at(name, revision)[1].items())
         return [{"type": "file", "oid": blob_id(data), "size": len(data), "path": path} for path, data in files]
@@ -255,6 +260,7 @@ _ROUTES: list[tuple[str, Callable]] = [
     (rf"/api/datasets/{_NAME}/tree/{_REV}", _Handler.tree),
     (rf"/api/datasets/{_NAME}/revision/{_REV}", _Handler.info),
     (rf"/api/datasets/{_NAME}", _Handler.info),
+    (r"/api/datasets", _Handler.listing),
     (rf"/datasets/{_NAME}/resolve/{_REV}/(.+)", _Handler.resolve),
 ]
 
