@@ -41,8 +41,7 @@ def _hourly(rows: Transitions, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     starts = rows.episode_starts()
     # Each episode lies in its own stretch of one long clock, so that one interpolation serves all.
     offset = np.arange(len(starts)) * 2.0 * horizon
-    lengths = np.diff(np.r_[starts, len(rows)])
-    clock = np.insert(np.repeat(offset, lengths) + rows.time, starts, offset)
+    clock = np.insert(np.repeat(offset, rows.episode_lengths()) + rows.time, starts, offset)
     readings = np.insert(values.astype(np.float64), starts, values[starts])
     return hours, np.interp(offset[:, None] + hours, clock, readings)
 
@@ -73,8 +72,7 @@ def _decisions(rows: Transitions, canvas: Canvas) -> None:
     box = np.linspace(-1.0, 1.0, 41)
     panels = [(rows.actions[:, i], box, t.label or t.name) for i, t in enumerate(disease.treatments)]
     panels.append((rows.dt, np.linspace(0.0, process.max_interval, 37), f"dt ({process.unit})"))
-    lengths = np.diff(np.r_[rows.episode_starts(), len(rows)])
-    panels.append((lengths, np.arange(0.5, rows.decisions + 1.0), "decisions of an episode"))
+    panels.append((rows.episode_lengths(), np.arange(0.5, rows.decisions + 1.0), "decisions of an episode"))
     for axis, (values, bins, label) in zip(canvas.subplots(1, len(panels)), panels):
         counts, _ = np.histogram(values, bins)
         axis.bar(bins[:-1], 100.0 * counts / len(values), width=np.diff(bins), align="edge", color=SERIES[0])

@@ -80,7 +80,7 @@ class Fingerprint:
         """
         scales = scales or {name: _scale(name, getattr(rows, name)) for name in _SCALED}
         starts = rows.episode_starts()
-        lengths = np.diff(np.r_[starts, len(rows)])
+        lengths = rows.episode_lengths()
         if len(seeds) != len(starts):
             raise DatasetError(f"{rows.dataset_id}: {len(starts)} episodes, {len(seeds)} seeds")
         numbers = np.unique(np.linspace(0, len(starts) - 1, _WHOLE).round().astype(np.int64))

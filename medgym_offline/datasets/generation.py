@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,7 +144,7 @@ def generate(
         raise DatasetError(f"{source.id} is made from records: whole, and never shipped with a release")
     folder = dataset_folder(recipe.id, root)
     try:
-        _require_writable(folder.parent)
+        # A folder that cannot be written is noticed here, before minutes of work.
         with work_folder(folder) as work, atomic_path(folder) as temporary:
             manifest = _write(temporary, recipe, source, bank, origin, work, progress)
         write_namespace(minari_root(root), recipe.id.rpartition("/")[0])
@@ -159,13 +158,6 @@ def generate(
     if release:
         write_json(release_folder("datasets") / f"{recipe.name}.manifest.json", manifest)
     return GeneratedDataset(recipe.id, folder, manifest)
-
-
-def _require_writable(parent: Path) -> None:
-    """Notice a folder that cannot be written before minutes of work."""
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=parent):
-        pass
 
 
 def _cannot_write(folder: Path, error: OSError | RuntimeError) -> DatasetError:

@@ -73,6 +73,11 @@ class EpisodeBlock:
         """(E,) rows at which an episode begins."""
         return np.flatnonzero(np.r_[True, np.diff(self.columns["episode"]) != 0])
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """(E,) decisions of each episode."""
+        return np.diff(np.r_[self.starts, len(self.columns["episode"])])
+
 
 def _arrays(disease: Disease, steps: int, widths: tuple[int, int]) -> list[tuple[str, str, tuple[int, ...], str]]:
     """The arrays of an episode in order: our name, that in the file (of INFOS below `infos`), shape and type."""
@@ -153,7 +158,6 @@ class EpisodeWriter:
         from h5py import h5o, h5s
 
         rows, starts = block.columns, block.starts
-        lengths = np.diff(np.r_[starts, len(rows["rewards"])])
 
         def with_reset(first: Any, after: np.ndarray) -> np.ndarray:
             """(N + E, ...): every episode's rows after what was at its reset."""
@@ -166,7 +170,7 @@ class EpisodeWriter:
         columns += [(name, np.ascontiguousarray(rows[name], kind), kind, 0) for name, kind in _STEP_ARRAYS.items()]
         typed = [(name, values, self._types[kind], more) for name, values, kind, more in columns]
         widths = rows["observations"].shape[1], rows["actions"].shape[1]
-        for e, (start, count) in enumerate(zip(starts.tolist(), lengths.tolist())):
+        for e, (start, count) in enumerate(zip(starts.tolist(), block.lengths.tolist())):
             patient = int(rows["patient"][start])
             draft = self._templates.get(count) or self._template(count, widths)
             for name, value in zip(_ATTRIBUTES, (self.episodes, int(block.seeds[e]), count, patient)):

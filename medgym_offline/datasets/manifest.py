@@ -136,7 +136,7 @@ def statistics(transitions: Transitions) -> dict[str, dict[str, Any]]:
 def facts(transitions: Transitions) -> dict[str, Any]:
     """What a manifest says of the rows alone: patients, counts, lengths, returns and column statistics."""
     starts = transitions.episode_starts()
-    lengths = np.diff(np.r_[starts, len(transitions)])
+    lengths = transitions.episode_lengths()
     returns = np.add.reduceat(transitions.rewards.astype(np.float64), starts)
     return {
         "patients": transitions.present.tolist(),

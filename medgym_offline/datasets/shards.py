@@ -92,9 +92,8 @@ def _joined(parts: list[dict[str, Any]], first: int) -> EpisodeBlock:
     """Shards of the same patients, put together patient by patient, and numbered from `first`."""
     blocks = [EpisodeBlock(**part) for part in parts]
     rows = {name: np.concatenate([block.columns[name] for block in blocks]) for name in COLUMNS}
-    starts = [block.starts for block in blocks]
-    patients = np.concatenate([block.columns["patient"][own] for block, own in zip(blocks, starts)])
-    lengths = np.concatenate([np.diff(np.r_[own, len(b.columns["patient"])]) for b, own in zip(blocks, starts)])
+    patients = np.concatenate([block.columns["patient"][block.starts] for block in blocks])
+    lengths = np.concatenate([block.lengths for block in blocks])
     # Stable: the episodes of a patient stay in the order of the shards.
     episodes, order = (np.argsort(who, kind="stable") for who in (patients, rows["patient"]))
     rows = {name: values[order] for name, values in rows.items()}

@@ -185,6 +185,10 @@ class Transitions:
             return np.zeros(0, dtype=np.int64)
         return np.flatnonzero(np.r_[True, np.diff(self.episode) != 0])
 
+    def episode_lengths(self) -> np.ndarray:
+        """Decisions (int64) of each episode."""
+        return np.diff(np.r_[self.episode_starts(), len(self)])
+
     def validate(self) -> Transitions:
         """Return self if shapes, types and values are those documented; else raise `DatasetError`.
 

@@ -95,9 +95,7 @@ def _replayed(
     starts = own.episode_starts()
     if len(starts) != len(patients) * recipe.episodes:
         raise DatasetError(f"{rows.dataset_id}: episodes are missing; regenerate it, or load whole patients")
-    first = np.zeros(len(own), bool)
-    first[starts] = True
-    episode = np.cumsum(first) - 1
+    episode = np.repeat(np.arange(len(starts)), own.episode_lengths())
     actions = torch.zeros(len(starts), config.decisions, own.action_dim, dtype=torch.float64)
     place = episode, np.arange(len(own)) - starts[episode]
     actions[place] = torch.from_numpy(own.actions.astype(np.float64))
