@@ -31,27 +31,19 @@ OURS = "bench/ours-v0"
 
 def episodes_of(count: int, decisions: int = DECISIONS) -> Any:
     """`count` episodes as an `EpisodeBlock`."""
-    from medgym_offline.datasets.hdf5 import INFOS, EpisodeBlock
+    from medgym_offline.datasets.hdf5 import EpisodeBlock
+    from medgym_offline.datasets.transitions import COLUMNS
 
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal((count, *shape), dtype=np.float32)
-
-    terminations = np.zeros((count, decisions), bool)
-    terminations[:, -1] = True
-    return EpisodeBlock(
-        observations=normal(decisions + 1, 9),
-        actions=np.tanh(normal(decisions, 4)),
-        rewards=normal(decisions),
-        terminations=terminations,
-        truncations=np.zeros((count, decisions), bool),
-        infos={name: normal(decisions + 1) for name in INFOS},
-        lengths=np.full(count, decisions),
-        seeds=np.arange(count),
-        patient=(np.arange(count) // 100).astype(np.int32),
-        episode=np.arange(count, dtype=np.int32),
-    )
+    rng, rows = np.random.default_rng(0), count * decisions
+    widths = {"observations": (9,), "next_observations": (9,), "actions": (4,), "costs_path": (1,), "costs_peak": (1,)}
+    columns = {name: rng.standard_normal((rows, *widths.get(name, ())), dtype=np.float32) for name in COLUMNS}
+    columns["actions"] = np.tanh(columns["actions"])
+    columns["terminations"] = np.arange(rows) % decisions == decisions - 1
+    columns["truncations"] = np.zeros(rows, bool)
+    columns["episode"] = np.repeat(np.arange(count, dtype=np.int32), decisions)
+    columns["patient"] = columns["episode"] // 100
+    reset = {name: np.zeros(count, np.float32) for name in ("severity", "monitored")}
+    return EpisodeBlock(columns, reset, np.arange(count))
 
 
 def seconds(action: Callable[[], Any], repeats: int = 1) -> float:
@@ -85,20 +77,26 @@ def write_stock(block: Any) -> None:
     from gymnasium.spaces import Box
     from minari.data_collector import EpisodeBuffer
 
-    buffers = [
-        EpisodeBuffer(
-            id=None,
-            seed=int(block.seeds[e]),
-            options={"patient_index": int(block.patient[e])},
-            observations=block.observations[e],
-            actions=block.actions[e],
-            rewards=block.rewards[e],
-            terminations=block.terminations[e],
-            truncations=block.truncations[e],
-            infos={name: values[e] for name, values in block.infos.items()},
+    rows, starts = block.columns, block.starts
+    ends = np.r_[starts[1:], len(rows["rewards"])]
+    buffers = []
+    for e, (start, end) in enumerate(zip(starts, ends)):
+        own = {name: values[start:end] for name, values in rows.items()}
+        infos = {name: np.r_[own[name][:1], own[name]] for name in ("costs", "dt", "time", "severity", "monitored")}
+        infos |= {name: np.r_[own[name][:1], own[name]] for name in ("costs_path", "costs_peak", "behavior_log_prob")}
+        buffers.append(
+            EpisodeBuffer(
+                id=None,
+                seed=int(block.seeds[e]),
+                options={"patient_index": int(own["patient"][0])},
+                observations=np.r_[own["observations"][:1], own["next_observations"]],
+                actions=own["actions"],
+                rewards=own["rewards"],
+                terminations=own["terminations"],
+                truncations=own["truncations"],
+                infos=infos,
+            )
         )
-        for e in range(len(block))
-    ]
     minari.create_dataset_from_buffers(
         "bench/stock-v0",
         buffers,
@@ -110,22 +108,23 @@ def write_stock(block: Any) -> None:
 def write_ours(block: Any, root: Path) -> None:
     """Our HDF5 file, flat cache and content hash, as generation writes them, under `root`; `load_dataset` reads it."""
     from medgym_offline.datasets import dataset_folder
-    from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name
+    from medgym_offline.datasets.flat import ContentHash, flat_name, write_flat
     from medgym_offline.datasets.hdf5 import EpisodeWriter
+    from medgym_offline.diseases.registry import disease
 
-    folder, decisions = dataset_folder(OURS, root), block.rewards.shape[1]
-    patients = tuple(f"patient/{i}" for i in range(int(block.patient.max()) + 1))
+    folder = dataset_folder(OURS, root)
+    patients = tuple(f"patient/{i}" for i in range(int(block.columns["patient"].max()) + 1))
     (folder / "data").mkdir(parents=True)
     digest, file = ContentHash(), folder / "data" / "main_data.hdf5"
-    with EpisodeWriter(file, patients) as writer, FlatWriter(folder / "flat") as flat:
-        columns = block.columns()
+    with EpisodeWriter(file, patients, disease("sepsis")) as writer:
         writer.write(block)
-        flat.write(columns)
-        digest.update(columns)
-    ours: dict[str, Any] = {"patients": patients, "timing": "adaptive", "decisions": decisions}
+    digest.update(block.columns)
+    ours: dict[str, Any] = {"patients": patients, "timing": "adaptive", "decisions": DECISIONS}
     ours |= {"content_hash": digest.hexdigest(**ours), "bytes": file.stat().st_size}
-    (folder / "flat").rename(folder / flat_name(ours["content_hash"]))
+    write_flat(folder / flat_name(ours["content_hash"]), [block.columns])
+    ours |= {"disease": "sepsis", "identity": "0" * 64}
     counts = {"dataset_id": OURS, "total_episodes": writer.episodes, "total_steps": writer.steps}
+    counts |= {"env_spec": "{}", "eval_env_spec": "{}"}
     (folder / "data" / "metadata.json").write_text(json.dumps(counts | {"medgym": ours}))
 
 
@@ -149,9 +148,10 @@ def rebuild_ours(root: Path) -> None:
     """The flat columns from our HDF5 file, where the cache is absent."""
     from medgym_offline.datasets import dataset_folder
     from medgym_offline.datasets.hdf5 import read_blocks
+    from medgym_offline.diseases.registry import disease
 
-    for block in read_blocks(dataset_folder(OURS, root) / "data" / "main_data.hdf5", (9, 4)):
-        block.columns()
+    for block in read_blocks(dataset_folder(OURS, root) / "data" / "main_data.hdf5", disease("sepsis"), "adaptive"):
+        assert block.columns
 
 
 def compare(count: int) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def loading(count: int) -> dict[str, Any]:
 
         return {
             "episodes": count,
-            "rows": int(block.lengths.sum()),
+            "rows": len(block.columns["rewards"]),
             "write_s": round(write, 2),
             "first_s": round(seconds(load), 4),
             "again_s": round(seconds(load, 5), 4),

@@ -54,7 +54,7 @@ def rows(dataset: str) -> dict[str, Any]:
     everybody = list(range(len(bank)))
     with tempfile.TemporaryDirectory() as work:
         for block in played_blocks(recipe, bank, everybody, behavior, recipe.stream, "", Path(work), 1, False):
-            parts.append(block.columns())
+            parts.append(block.columns)
             digest.update(parts[-1])
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     settings: dict[str, Any] = {"timing": recipe.timing, "decisions": recipe.decisions}

@@ -16,6 +16,6 @@ def rolled(bank, act, episodes=6, config=None, name="medgym/unpublished-v0"):
     noise = draw_noise(seeds, bank, config)
     played = rollout(DecisionProcess(bank, config), act, noise, action_noise=0.05)
     log_prob = clipped_normal_log_prob(played.actions, played.intended, 0.05)
-    columns = rollout_block(bank, played, log_prob, seeds, range(len(bank))).columns()
+    columns = rollout_block(bank, played, log_prob, seeds, range(len(bank))).columns
     names = {"patients": bank.patients, "timing": config.timing, "decisions": config.decisions}
     return Transitions(**columns, **names, dataset_id=name, identity="0" * 64)

@@ -95,7 +95,7 @@ def test_a_change_close_to_a_decision_belongs_to_it():
 
 
 def test_doses_are_those_charted(cohort, charts, bank):
-    columns = charts.block.columns()
+    columns = charts.block.columns
     dose = bank.denormalize_treatment((columns["actions"][:, :3].astype(float) + 1.0) / 2.0)
     for e, (_, patient) in enumerate(sorted(zip(cohort.subjects, cohort.patients))):
         rows = columns["episode"] == e
@@ -105,20 +105,28 @@ def test_doses_are_those_charted(cohort, charts, bank):
         np.testing.assert_allclose(found[~clipped], wanted[~clipped], rtol=1e-3, atol=1e-3)
 
 
+def seen_at(block):
+    """(N,) when each row's observation was seen."""
+    times = np.r_[np.float32(0.0), block.columns["time"][:-1]]
+    times[block.starts] = 0.0
+    return times
+
+
 def test_nothing_later_is_seen(recipe, cohort, bank, charts):
     """Cut all records at an hour: what was decided and seen until then stays to the bit."""
-    hour = 30.3
+    hour, compared = 30.3, 0
     kept = cohort.table.filter(pl.col("time_h") <= hour).with_columns(pl.col("end_h").clip(upper_bound=hour))
     cut = charted_episodes(recipe, replace(cohort, table=kept), bank, clone=QUICK).block
     whole = charts.block
-    before, after = (np.isfinite(b.infos["time"]) & (b.infos["time"] <= hour) for b in (cut, whole))
     for e in range(len(whole)):
-        count = int((whole.infos["time"][e, : whole.lengths[e] + 1] <= hour).sum())
-        if count <= whole.lengths[e]:  # the cut ends what ran, which is a change at that hour
-            np.testing.assert_array_equal(cut.infos["time"][e, :count], whole.infos["time"][e, :count])
-            np.testing.assert_array_equal(cut.observations[e, :count], whole.observations[e, :count])
-    assert before.any()
-    assert after.any()
+        one, other = (np.flatnonzero(block.columns["episode"] == e) for block in (cut, whole))
+        if whole.columns["time"][other[-1]] > hour:  # the cut ends what ran, which is a change at that hour
+            count = int((seen_at(whole)[other] <= hour).sum())
+            one, other = one[:count], other[:count]
+            np.testing.assert_array_equal(seen_at(cut)[one], seen_at(whole)[other])
+            np.testing.assert_array_equal(cut.columns["observations"][one], whole.columns["observations"][other])
+            compared += count
+    assert compared
 
 
 def test_results_come_late(recipe, cohort, bank):
@@ -132,18 +140,18 @@ def test_results_come_late(recipe, cohort, bank):
     seen = 0
     for e, (_, patient) in enumerate(names):
         own = cohort.table.filter((pl.col("patient") == patient) & (pl.col("variable") == slow)).sort("time_h")
-        for k in range(block.lengths[e]):
-            time = float(block.infos["time"][e, k])
+        for row in np.flatnonzero(block.columns["episode"] == e):
+            time = float(seen_at(block)[row])
             known = own.filter(pl.col("time_h") + channels[slow] <= time + 1e-6)
             value = bank.scales.normal_column(disease, known["value"].to_numpy()[-1:], column) if len(known) else [0.0]
-            assert block.observations[e, k, column] == pytest.approx(float(value[0]), abs=1e-5)
+            assert block.columns["observations"][row, column] == pytest.approx(float(value[0]), abs=1e-5)
             seen += len(known)
     assert channels[slow] > 0
     assert seen
 
 
 def test_rewards_and_terminations(cohort, charts):
-    columns = charts.block.columns()
+    columns = charts.block.columns
     assert columns["terminations"].sum() == len(cohort)
     assert not columns["truncations"].any()
     assert columns["rewards"].sum() == -sum(cohort.stays["died"].to_list())
@@ -258,7 +266,7 @@ def test_the_open_records(clinical_data, recipe, bank):
     """Counts and statistics of the open demos, the same on every machine."""
     cohort = read_charts(recipe, "sepsis", clinical_data)
     found = charted_episodes(recipe, cohort, bank, clone=QUICK)
-    facts, columns = found.facts, found.block.columns()
+    facts, columns = found.facts, found.block.columns
     assert (facts["stays"], facts["persons"], facts["died"]) == (225, 168, 45)
     assert (len(columns["dt"]), facts["decisions_found"]) == (5209, 73)
     assert "ODbL" in facts["license"]

@@ -105,7 +105,7 @@ def generate_command(
         str | None,
         typer.Argument(
             metavar="ID",
-            help="Dataset id (or its -large form), or the path of a recipe (.toml).",
+            help="Dataset id, or the path of a recipe (.toml).",
             autocompletion=completion.datasets,
         ),
     ] = None,
@@ -196,9 +196,6 @@ def download_command(
             help="hf://ORG; several are tried in order (default: $MINARI_REMOTE, then the project's).",
         ),
     ] = None,
-    regenerate: Annotated[
-        bool, typer.Option("--regenerate", help="Make it from its recipe if no remote gives it.")
-    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is here.")] = False,
     root: Root = None,
 ) -> None:
@@ -206,11 +203,11 @@ def download_command(
 
     What is damaged here is fetched again, and an interrupted transfer is continued.
 
-    Example: medgym-offline download medgym/sepsis-ind-v0 --regenerate
+    Example: medgym-offline download medgym/sepsis-ind-v0
     """
     from medgym_offline.datasets import download
 
-    say(download(dataset, remotes=remote, root=root, force=force, regenerate=regenerate).message)
+    say(download(dataset, remotes=remote, root=root, force=force).message)
 
 
 def publish_command(
@@ -233,8 +230,6 @@ def publish_command(
 
     for dataset in datasets:
         sent = publish(dataset, remote, root=root, dry_run=dry_run)
-        for note in sent.notes:
-            say(note)
         if sent.commit is None:
             say("\n".join(f"{digest}  {size:>12,}  {path}" for path, size, digest in sent.files))
             total = sum(size for _, size, _ in sent.files)

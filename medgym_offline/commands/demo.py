@@ -158,9 +158,10 @@ def _behavior(name: str) -> str:
 def _dataset(recipe: str | Path, bank: SimulatorBank, chosen: list[int]) -> str:
     """Generate the dataset of the chosen patients, unless it is there, of this very recipe and bank; its id."""
     from medgym_offline.datasets import dataset_folder, find_recipe, generate
+    from medgym_offline.datasets.behaviors import recipe_behavior
     from medgym_offline.datasets.catalogue import read_manifest
     from medgym_offline.datasets.identity import identity_of
-    from medgym_offline.datasets.manifest import expected_making
+    from medgym_offline.datasets.manifest import making
 
     source = find_recipe(recipe)
     name, _, version = source.id.rpartition("-v")
@@ -168,7 +169,8 @@ def _dataset(recipe: str | Path, bank: SimulatorBank, chosen: list[int]) -> str:
     path = dataset_folder(part) / "data" / "manifest.json"
     if path.is_file():
         manifest = read_manifest(path)
-        if manifest["identity"] == identity_of({**expected_making(source, bank), "patients": chosen}):
+        behavior = recipe_behavior(source, bank).to_json()
+        if manifest["identity"] == identity_of(making(source, source, chosen, bank, behavior)):
             print(f"  {part} is there already: {manifest['episodes']:,} episodes")
             return part
     made = generate(recipe, patients=chosen, output_id=part)

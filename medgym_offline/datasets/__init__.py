@@ -1,40 +1,26 @@
 """Datasets: recipes -> perturbed rollouts -> Minari files, with a flat cache, checksums and cards.
 
-Names are imported on first use, so that `list_datasets` needs neither torch nor h5py.
+Importing it costs neither torch nor h5py nor Minari: what needs them imports them where it runs.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from medgym_offline.datasets.adapters import (
-        to_arrow,
-        to_d3rlpy,
-        to_huggingface,
-        to_numpy,
-        to_parquet,
-        to_tensordict,
-        to_torch,
-    )
-    from medgym_offline.datasets.card import dataset_card
-    from medgym_offline.datasets.catalogue import (
-        DatasetInfo,
-        dataset_folder,
-        dataset_info,
-        list_datasets,
-        minari_root,
-        released_datasets,
-    )
-    from medgym_offline.datasets.downloading import Download, download
-    from medgym_offline.datasets.generation import GeneratedDataset, generate
-    from medgym_offline.datasets.listing import listing_row, listing_table, normalized_score
-    from medgym_offline.datasets.load import load_dataset
-    from medgym_offline.datasets.publishing import Publication, publish
-    from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, find_recipe, list_recipes, read_recipe
-    from medgym_offline.datasets.transitions import COLUMNS, Transitions
-    from medgym_offline.datasets.verification import VerificationReport, verify
+from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy, to_numpy, to_parquet, to_tensordict, to_torch
+from medgym_offline.datasets.card import dataset_card
+from medgym_offline.datasets.catalogue import (
+    DatasetInfo,
+    dataset_folder,
+    dataset_info,
+    list_datasets,
+    minari_root,
+    released_datasets,
+)
+from medgym_offline.datasets.downloading import Download, download
+from medgym_offline.datasets.generation import GeneratedDataset, generate
+from medgym_offline.datasets.listing import listing_row, listing_table, normalized_score
+from medgym_offline.datasets.load import load_dataset
+from medgym_offline.datasets.publishing import Publication, publish
+from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, find_recipe, list_recipes, read_recipe
+from medgym_offline.datasets.transitions import COLUMNS, Transitions
+from medgym_offline.datasets.verification import VerificationReport, verify
 
 __all__ = [
     "COLUMNS",
@@ -64,45 +50,9 @@ __all__ = [
     "released_datasets",
     "to_arrow",
     "to_d3rlpy",
-    "to_huggingface",
     "to_numpy",
     "to_parquet",
     "to_tensordict",
     "to_torch",
     "verify",
 ]
-
-_HOMES = {
-    "adapters": (
-        "to_arrow",
-        "to_d3rlpy",
-        "to_huggingface",
-        "to_numpy",
-        "to_parquet",
-        "to_tensordict",
-        "to_torch",
-    ),
-    "card": ("dataset_card",),
-    "catalogue": ("DatasetInfo", "dataset_folder", "dataset_info", "list_datasets", "minari_root", "released_datasets"),
-    "downloading": ("Download", "download"),
-    "generation": ("GeneratedDataset", "generate"),
-    "listing": ("listing_row", "listing_table", "normalized_score"),
-    "load": ("load_dataset",),
-    "publishing": ("Publication", "publish"),
-    "recipes": ("Recipe", "UnknownDatasetError", "find_recipe", "list_recipes", "read_recipe"),
-    "transitions": ("COLUMNS", "Transitions"),
-    "verification": ("VerificationReport", "verify"),
-}
-_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)

@@ -15,7 +15,7 @@ from medgym_offline.files import atomic_path
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["to_arrow", "to_d3rlpy", "to_huggingface", "to_numpy", "to_parquet", "to_tensordict", "to_torch"]
+__all__ = ["to_arrow", "to_d3rlpy", "to_numpy", "to_parquet", "to_tensordict", "to_torch"]
 
 
 def to_numpy(rows: Transitions) -> dict[str, np.ndarray]:
@@ -123,7 +123,7 @@ def to_arrow(rows: Transitions) -> Any:
 
 
 def to_parquet(rows: Transitions, path: str | Path) -> Path:
-    """Write the table of `to_arrow` to a Parquet file, which polars, pandas, DuckDB and `datasets` read.
+    """Write the table of `to_arrow` to a Parquet file, which polars, pandas, DuckDB and Hugging Face's `datasets` read.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -138,17 +138,3 @@ def to_parquet(rows: Transitions, path: str | Path) -> Path:
     except OSError as error:
         raise DatasetError(f"{path}: cannot write the file ({error.strerror or error}); choose another place") from None
     return path
-
-
-def to_huggingface(rows: Transitions) -> Any:
-    """A `datasets.Dataset` of Hugging Face with the columns of `to_arrow`; `.with_format("torch")` gives tensors.
-
-    Raises:
-        MissingExtraError: datasets or pyarrow is not installed.
-    """
-    table = to_arrow(rows)
-    try:
-        from datasets import Dataset  # type: ignore[attr-defined,unused-ignore]
-    except ImportError:
-        raise MissingExtraError.of("datasets", "export", "a Hugging Face dataset") from None
-    return Dataset(table)

@@ -67,14 +67,10 @@ class Behavior:
             return Behavior(self.name, self.digest, None, tuple(part.select(patients) for part in self.parts))
         return Behavior(self.name, self.digest, self.for_patients(patients))
 
-    def of_episode(self, number: int) -> Behavior:
-        """Who plays a patient's episode of this number."""
-        return self.parts[number % len(self.parts)] if self.parts else self
-
     def starting_at(self, number: int) -> Behavior:
         """The same behavior where the first episode it is shown is a patient's episode of this number."""
-        turned = tuple(self.of_episode(number + i) for i in range(len(self.parts)))
-        return Behavior(self.name, self.digest, self.policy, turned)
+        first = number % max(len(self.parts), 1)
+        return dataclasses.replace(self, parts=self.parts[first:] + self.parts[:first])
 
     def to_json(self) -> dict[str, Any]:
         """Name and digest, as the manifest has them."""
@@ -88,32 +84,32 @@ class _Turns:
     def __init__(self, policies: Sequence[Any]):
         self.policies = list(policies)
 
+    def _turns(self, episodes: int) -> list[tuple[Any, slice]]:
+        """Each policy that acts in so many episodes, and its columns."""
+        count = len(self.policies)
+        return [(policy, slice(i, None, count)) for i, policy in enumerate(self.policies[:episodes])]
+
     def reset(self, seeds: np.ndarray) -> None:
         """Give every policy the seeds of its own episodes."""
         from medgym_offline.policies.protocol import reset_policy
 
-        for i, policy in enumerate(self.policies):
-            if seeds[:, i :: len(self.policies)].size:
-                reset_policy(policy, seeds[:, i :: len(self.policies)])
+        for policy, own in self._turns(seeds.shape[1]):
+            reset_policy(policy, seeds[:, own])
 
     def act(self, observations: Tensor) -> Tensor:
         """(P, B, d) -> (P, B, A)."""
-        n = len(self.policies)
-        found = [
-            p.act(observations[:, i::n]) if i < observations.shape[1] else None for i, p in enumerate(self.policies)
-        ]
-        assert found[0] is not None
+        turns = self._turns(observations.shape[1])
+        found = [policy.act(observations[:, own]) for policy, own in turns]
         actions = observations.new_empty(*observations.shape[:2], found[0].shape[-1])
-        for i, part in enumerate(found):
-            if part is not None:
-                actions[:, i::n] = part
+        for part, (_, own) in zip(found, turns):
+            actions[:, own] = part
         return actions
 
     def took(self, actions: Tensor) -> None:
         """Tell every policy what was played in its own episodes."""
-        for i, policy in enumerate(self.policies):
-            if i < actions.shape[1] and hasattr(policy, "took"):
-                policy.took(actions[:, i :: len(self.policies)])
+        for policy, own in self._turns(actions.shape[1]):
+            if hasattr(policy, "took"):
+                policy.took(actions[:, own])
 
 
 def process_config(recipe: Recipe, disease: str) -> ProcessConfig:

@@ -25,19 +25,6 @@ def hub_tags(diseases: Sequence[str]) -> str:
     return f"task_categories:\n- reinforcement-learning\ntags:\n{tags}\n"
 
 
-def _single(disease: Disease) -> tuple[tuple[str, str], ...]:
-    severity, cost, unit = disease.severity, disease.cost, disease.process.unit
-    monitored = disease.components[disease.monitored]
-    return (
-        ("rewards", "reward of the decision"),
-        ("costs", f"safety cost of the decision, {cost.definition} (`infos/cost`)"),
-        ("dt", f"length of the interval, {unit} (`infos/dt`)"),
-        ("time", f"when it ended, {unit} (`infos/time`)"),
-        ("severity", f"{severity.label} at that time, {severity.unit} (`infos/{severity.name}`)"),
-        ("monitored", f"{cost.component} at that time, {monitored.unit} (`infos/{cost.component}`)"),
-    )
-
-
 def _reward(kind: str, disease: Disease) -> str:
     severity = disease.severity
     return {
@@ -48,39 +35,42 @@ def _reward(kind: str, disease: Disease) -> str:
     }[kind]
 
 
-def _numbers(statistics: dict[str, Any], index: int | None = None) -> str:
-    values = [statistics[name] if index is None else statistics[name][index] for name in ("min", "mean", "max")]
-    return " | ".join(f"{value:.4g}" for value in values)
-
-
-def _columns(manifest: dict[str, Any], disease: Disease) -> str:
-    columns, process = manifest["columns"], disease.process
-    lines = ["| column | meaning | min | mean | max |", "|---|---|---|---|---|"]
+def _columns(manifest: dict[str, Any], of: Disease) -> str:
+    """Table of the columns: what each means, and its smallest, mean and largest value."""
+    severity, cost, process = of.severity, of.cost, of.process
+    unit, monitored = process.unit, of.components[of.monitored]
     view = manifest["recipe"].get("view", FULL) if "records" in manifest else FULL
-    for i, feature in enumerate(disease.seen(view)):
-        numbers = _numbers(columns["observations"], i)
-        unit = f"normalized from {feature.unit}" if feature in disease.observation else feature.unit
-        lines.append(f"| `observations[{i}]` {feature.name} | {unit} | {numbers} |")
-    meanings = [f"{t.label or t.name}, {t.unit}; -1 is {t.lower:g}" for t in disease.treatments]
-    meanings.append(f"-1 is {process.min_interval:g} {process.unit}, 1 is {process.max_interval:g} {process.unit}")
-    for i in range(len(columns["actions"]["min"])):
-        numbers = _numbers(columns["actions"], i)
-        lines.append(f"| `actions[{i}]` {disease.action_names[i]} | {meanings[i]} | {numbers} |")
-    for name, meaning in _single(disease):
-        lines.append(f"| `{name}` | {meaning} | {_numbers(columns[name])} |")
-    for i, cost in enumerate(disease.costs):
-        meaning = f"rate of {cost.name} ({cost.component}, {cost.side} {cost.limit:g}) along the path (`infos/costs_"
-        lines.append(f"| `costs_path[{i}]` | integral of the {meaning}path`) | {_numbers(columns['costs_path'], i)} |")
-        lines.append(f"| `costs_peak[{i}]` | largest {meaning}peak`) | {_numbers(columns['costs_peak'], i)} |")
-    if "behavior_log_prob" in columns:
-        numbers = _numbers(columns["behavior_log_prob"])
-        lines.append(f"| `behavior_log_prob` | log-probability of the action (`infos/behavior_log_prob`) | {numbers} |")
+    rows: list[tuple[str, int | None, str, str]] = []  # column, place in it, name of that place, meaning
+    for i, feature in enumerate(of.seen(view)):
+        normalized = "normalized from " if feature in of.observation else ""
+        rows.append(("observations", i, feature.name, f"{normalized}{feature.unit}"))
+    doses = [f"{t.label or t.name}, {t.unit}; -1 is {t.lower:g}" for t in of.treatments]
+    interval = f"-1 is {process.min_interval:g} {unit}, 1 is {process.max_interval:g} {unit}"
+    # Fixed timing has no action for the interval.
+    named = zip(manifest["columns"]["actions"]["min"], of.action_names, (*doses, interval))
+    rows += [("actions", i, name, meaning) for i, (_, name, meaning) in enumerate(named)]
+    rows += [
+        ("rewards", None, "", "reward of the decision"),
+        ("costs", None, "", f"safety cost of the decision, {cost.definition} (`infos/cost`)"),
+        ("dt", None, "", f"length of the interval, {unit} (`infos/dt`)"),
+        ("time", None, "", f"when it ended, {unit} (`infos/time`)"),
+        ("severity", None, "", f"{severity.label} at that time, {severity.unit} (`infos/{severity.name}`)"),
+        ("monitored", None, "", f"{cost.component} at that time, {monitored.unit} (`infos/{cost.component}`)"),
+    ]
+    for i, one in enumerate(of.costs):
+        rate = f"rate along the path ({one.component}, {one.side} {one.limit:g}; `infos/costs_"
+        rows.append(("costs_path", i, one.name, f"integral of the {rate}path`)"))
+        rows.append(("costs_peak", i, one.name, f"largest {rate}peak`)"))
+    rows.append(("behavior_log_prob", None, "", "log-probability of the action (`infos/behavior_log_prob`)"))
+    lines = ["| column | meaning | min | mean | max |", "|---|---|---|---|---|"]
+    for column, place, name, meaning in rows:
+        if column not in manifest["columns"]:
+            continue  # a behavior without noise has no probabilities
+        numbers = [manifest["columns"][column][kind] for kind in ("min", "mean", "max")]
+        shown = " | ".join(f"{number if place is None else number[place]:.4g}" for number in numbers)
+        title = f"`{column}`" if place is None else f"`{column}[{place}]` {name}"
+        lines.append(f"| {title} | {meaning} | {shown} |")
     return "\n".join(lines)
-
-
-def _size_category(rows: int) -> str:
-    bounds = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-    return next((name for bound, name in bounds if rows < bound), "1M<n<10M")
 
 
 def write_card(folder: Path, manifest: dict[str, Any], rows: Transitions, figures: bool = True) -> None:
@@ -102,35 +92,18 @@ def _gallery(figures: Sequence[CardFigure]) -> str:
     return "\n## Figures\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _remake(manifest: dict[str, Any]) -> str:
-    """The command that makes these rows again; of a part of a dataset as far as the manifest can name it."""
-    command = f"medgym-offline generate {manifest['source']}"
-    if manifest["id"] == manifest["source"]:
-        return f"To make it again: `{command}`"
-    patients, episodes = manifest["patients"], manifest["recipe"]["episodes"]
-    if patients == list(range(len(patients))):
-        command += f" --patients {len(patients)} --episodes {episodes} --as {manifest['id']}"
-        return f"It is a part of `{manifest['source']}`; to make it again: `{command}`"
-    return f"It is a part of `{manifest['source']}`: patients {', '.join(map(str, patients))} of the bank"
-
-
 def _scores(references: dict[str, Any], policy: str) -> str:
     """Table of reference returns; a second column where the data come from another world than the own one."""
-    there = references.get("data_world")
-    columns = [references["returns"], *([there["returns"]] if there else [])]
-    worlds = [references["world"], *([there["world"]] if there else [])]
-    lines = [
-        "| policy | " + " | ".join(f"return, `{world}`" for world in worlds) + " |",
-        "|---" * (1 + len(worlds)) + "|",
-    ]
-    for key, label in (
-        ("random", "random (uniform actions)"),
-        ("zero", "zero treatment"),
-        ("behavior", f"behavior ({policy}, unperturbed)"),
-        ("expert", f"expert ({references['expert']})"),
-    ):
-        lines.append(f"| {label} | " + " | ".join(f"{column[key]:.2f}" for column in columns) + " |")
-    return "\n".join(lines)
+    columns = [one for one in (references, references.get("data_world")) if one]
+    heads = ["policy", *(f"return, `{column['world']}`" for column in columns)]
+    labels = {
+        "random": "random (uniform actions)",
+        "zero": "zero treatment",
+        "behavior": f"behavior ({policy}, unperturbed)",
+        "expert": f"expert ({references['expert']})",
+    }
+    rows = [[label, *(f"{column['returns'][key]:.2f}" for column in columns)] for key, label in labels.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
 
 
 _WORLDS = {
@@ -138,10 +111,6 @@ _WORLDS = {
     "crossfit": "every patient's second simulator, fitted to the other half of the record",
     "true": "the true patients, whose dynamics are known, in place of fitted simulators",
 }
-
-
-def _origin(digest: str) -> str:
-    return "built in" if digest.startswith("builtin:") else f"sha256 `{digest[:16]}`"
 
 
 def _training(manifest: dict[str, Any]) -> str:
@@ -167,17 +136,17 @@ def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -
 license: {of.license}
 pretty_name: {manifest["id"]}
 {hub_tags([of.name])}viewer: false
-size_categories:
-- {_size_category(manifest["steps"])}
 ---
 """
     if "records" in manifest:
         return records_card(manifest, head.replace("- simulation\n", ""), _columns(manifest, of))
     process = of.process
     end = f"{process.horizon:g} {process.unit}"
-    name = manifest["id"]
+    name, source = manifest["id"], manifest["source"]
+    part = "" if name == source else f" It is a part of `{source}`."
     policy = manifest["behavior"]["name"]
-    noise = f"actions perturbed by N(0, {recipe['perturbation']:g}^2) and clipped" if recipe["perturbation"] else ""
+    sigma = recipe["perturbation"]
+    noise = f", actions perturbed by N(0, {sigma:g}^2) and clipped" if sigma else ""
     origin = f" ({manifest['bank']['source']})" if manifest["bank"]["source"] else ""
     steps, file = manifest["episode_steps"], manifest["files"][DATA_FILE]
     returned = manifest["episode_returns"]
@@ -216,10 +185,10 @@ Every episode ends at {end} with `terminated`; none is truncated. Patient id and
 ## How it was made
 
 Simulator bank `{manifest["bank"]["name"]}` (sha256 `{manifest["bank"]["content_hash"][:16]}`), behavior policy
-`{policy}` ({_origin(manifest["behavior"]["sha256"])}){", " + noise if noise else ""}; initial states perturbed by
+`{policy}` (`{manifest["behavior"]["sha256"][:20]}`){noise}; initial states perturbed by
 N(0, {process.initial_noise:g}^2), residual noise on. Episodes run in {_WORLDS[recipe["world"]]}.
-Root seed {recipe["seed"]}, code {manifest["code_version"]}. {_remake(manifest)}; to check
-it: `medgym-offline verify {name}`.
+Root seed {recipe["seed"]}, code {manifest["code_version"]}.{part} To make it again:
+`medgym-offline generate {source}`; to check it: `medgym-offline verify {name}`.
 
 ## Columns
 
@@ -243,11 +212,8 @@ Normalized score: 100 x (return - random) / (expert - random).
 - {of.caution}
 - {_training(manifest)}
 
-## License and lineage
+## License and citation
 
 {of.license.upper()}. The episodes are output of simulators{origin}. {of.lineage} The code is under the MIT license.
-
-## Citation
-
 Cite MedGym Offline (code {manifest["code_version"]}), this dataset's id and its identity, and the sources above.
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST_FORMAT, read_manifest
-from medgym_offline.datasets.recipes import Recipe, known_recipe, list_recipes, unknown_dataset
+from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import release_folder
 
@@ -18,11 +18,14 @@ __all__ = [
     "DatasetInfo",
     "dataset_folder",
     "dataset_info",
+    "info_of",
     "list_datasets",
+    "local_folder",
     "local_ids",
     "minari_root",
     "read_manifest",
     "released_datasets",
+    "unknown_id",
 ]
 
 NAMESPACE = "medgym"
@@ -87,6 +90,26 @@ def dataset_folder(dataset: str, root: str | Path | None = None) -> Path:
     return minari_root(root) / dataset
 
 
+def local_folder(dataset: str, root: str | Path | None = None) -> Path:
+    """Folder of a dataset that is on this machine.
+
+    Raises:
+        UnknownDatasetError: no such dataset, with the nearest ids.
+        DatasetError: it is not here; says how to make it.
+    """
+    folder = dataset_folder(dataset, root)
+    if not (folder / "data").is_dir():
+        if known_recipe(dataset) is None:
+            raise unknown_id(dataset, root)
+        raise DatasetError(f"{dataset} is not on this machine ({folder}); make it: medgym-offline generate {dataset}")
+    return folder
+
+
+def unknown_id(dataset: str, root: str | Path | None = None) -> UnknownDatasetError:
+    """Error for an id of which there is neither a recipe nor a folder, with the nearest ids."""
+    return unknown_dataset(dataset, {*list_recipes(), *local_ids(root)})
+
+
 def local_ids(root: str | Path | None = None) -> list[str]:
     """Ids of the datasets of this project's namespace in the local Minari folder, in alphabetical order."""
     base = minari_root(root)
@@ -107,6 +130,12 @@ def _info(recipe: Recipe, manifest: dict[str, Any] | None, path: Path | None) ->
     return DatasetInfo(id=recipe.id, description=recipe.description, path=path, **shared, **known)
 
 
+def info_of(manifest: dict[str, Any], path: Path | None = None) -> DatasetInfo:
+    """What a manifest says of its dataset; `path` is where it lies."""
+    recipe = Recipe.from_fields(manifest["recipe"] | {"id": manifest["id"]}, f"manifest of {manifest['id']}")
+    return _info(recipe, manifest, path)
+
+
 def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
     """What is known of one dataset: from its local manifest, else the release's, else its recipe.
 
@@ -117,10 +146,10 @@ def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
     local = folder / "data" / "manifest.json"
     if local.is_file():
         manifest = read_manifest(local)
-        return _info(Recipe.from_fields(manifest["recipe"] | {"id": dataset}, str(local)), manifest, folder)
+        return info_of(manifest | {"id": dataset}, folder)
     recipe = known_recipe(dataset)
     if recipe is None:
-        raise unknown_dataset(dataset, sorted({*list_recipes(), *local_ids(root)}))
+        raise unknown_id(dataset, root)
     return _released(recipe)
 
 

@@ -189,14 +189,14 @@ def _estimate(
     block: EpisodeBlock, persons: tuple[str, ...], root: int, names: tuple[str, ...], config: CloneConfig | None
 ) -> dict[str, Any]:
     """Fill in the block's estimated probabilities; the clone's calibration."""
-    columns = block.columns()
-    actions, valid = columns["actions"], np.arange(block.rewards.shape[1]) < block.lengths[:, None]
-    doses = actions.shape[1] - 1
-    before = np.full(block.actions[..., :doses].shape, -1.0)
-    before[:, 1:] = block.actions[:, :-1, :doses]
-    seen = np.concatenate([columns["observations"], before[valid]], axis=1)
+    columns, starts = block.columns, block.starts
+    actions = columns["actions"]
+    before = np.full((len(actions), actions.shape[1] - 1), -1.0)
+    before[1:] = actions[:-1, :-1]
+    before[starts] = -1.0
+    seen = np.concatenate([columns["observations"], before], axis=1)
     who = [persons[i] for i in columns["patient"]]
     found = estimate_log_prob(seen, actions, who, root, config)
-    block.infos["behavior_log_prob"][:, 1:][valid] = found.log_prob
+    columns["behavior_log_prob"][:] = found.log_prob
     marginal = estimate_log_prob(seen[:, :0], actions, who, root, config)
     return {"decisions": len(actions), **found.calibration(names, marginal)}

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medgym_offline.datasets.catalogue import dataset_folder, local_ids, minari_root
+from medgym_offline.datasets.catalogue import dataset_folder, minari_root, unknown_id
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA, read_manifest
 from medgym_offline.datasets.load import read_columns, transitions_of
 from medgym_offline.datasets.manifest import write_namespace
-from medgym_offline.datasets.recipes import UnknownDatasetError, is_id, known_recipe, list_recipes, unknown_dataset
+from medgym_offline.datasets.recipes import UnknownDatasetError, is_id, known_recipe
 from medgym_offline.datasets.remotes import Remote, RemoteError, parse_remote, remotes_of, split_id
 from medgym_offline.datasets.trust import (
     check_metadata,
@@ -33,6 +33,9 @@ from medgym_offline.files import atomic_path
 
 __all__ = ["Download", "download"]
 
+_STATED = ("id", "identity", "episodes", "steps", "env_spec", "eval_env_spec")
+"""Of a manifest: what must stand there as in the release's."""
+
 
 @dataclass(frozen=True)
 class Download:
@@ -41,7 +44,7 @@ class Download:
     Attributes:
         id: Dataset.
         path: Its folder.
-        source: The remote it came from; `local` if it was here, `recipe` if it was regenerated.
+        source: The remote it came from; `local` if it was here.
         message: One line for a person.
     """
 
@@ -57,7 +60,6 @@ def download(
     remotes: Sequence[str] | None = None,
     root: str | Path | None = None,
     force: bool = False,
-    regenerate: bool = False,
     progress: bool = True,
 ) -> Download:
     """Bring a dataset to this machine, where Minari finds it.
@@ -67,29 +69,30 @@ def download(
         remotes: `hf://ORG`, tried in order; default: `remotes_of()`.
         root: Folder of Minari datasets; Minari's own by default.
         force: Fetch it again although it is here and undamaged.
-        regenerate: Make it from its recipe when no remote gives it.
         progress: Show progress on standard error.
 
     Raises:
         UnknownDatasetError: no such dataset, with the nearest ids.
         DatasetError: a remote that is no `hf://ORG`, no remote that gives the dataset (the line says why each did not,
-            and offers to regenerate it), or a folder that cannot be written.
+            and how to make it), or a folder that cannot be written.
     """
     places = [parse_remote(place) for place in remotes_of(remotes)]
-    folder, recipe = dataset_folder(dataset, root), known_recipe(dataset)
+    folder, known = dataset_folder(dataset, root), known_recipe(dataset) is not None
     here = (folder / "data").is_dir()
-    unknown = unknown_dataset(dataset, sorted({*list_recipes(), *local_ids(root)}))
     asked = is_id(dataset) and (remotes or os.environ.get("MINARI_REMOTE"))
-    if recipe is None and not here and not asked:
-        raise unknown
+    if not known and not here and not asked:
+        raise unknown_id(dataset, root)
     damaged = damaged_files(folder) if here else []
     if here and not damaged and not force:
-        return Download(dataset, folder, "local", _already_here(dataset, folder))
+        wrong = departures(read_manifest(folder / MANIFEST), dataset)
+        note = f"it is not the one of this release: {wrong[0]}" if wrong else "checksums agree"
+        text = f"{dataset} is already here: {folder}; {note} (fetch it again with --force)"
+        return Download(dataset, folder, "local", text)
     reasons: list[str] = []
     for remote in places:
         try:
             names = _fetch(remote, dataset, folder, progress)
-        except RemoteError as error:
+        except DatasetError as error:
             reasons.append(str(error))
         except OSError as error:
             place = f": {error.filename}" if error.filename else ""
@@ -101,26 +104,12 @@ def download(
             write_namespace(minari_root(root), dataset.rpartition("/")[0])
             repaired = f"; {', '.join(damaged)} had been damaged here" if damaged else ""
             return Download(dataset, folder, remote.url, f"{dataset} from {remote.url}, {names}: {folder}{repaired}")
-    tried = "; ".join(reasons)
-    if recipe is None:
-        raise UnknownDatasetError(f"no remote gave {dataset}: {tried}; this release has no recipe: {unknown}")
-    if not regenerate:
-        raise DatasetError(
-            f"no remote gave {dataset}: {tried}; name another with --remote, or make it from its recipe: "
-            f"medgym-offline download {dataset} --regenerate"
-        )
-    from medgym_offline.datasets.generation import generate
-
-    made = generate(dataset, root=root, progress=progress)
-    text = f"no remote gave it ({tried}); regenerated {dataset}: {made.episodes:,} episodes in {made.path}"
-    return Download(dataset, folder, "recipe", text)
-
-
-def _already_here(dataset: str, folder: Path) -> str:
-    release = release_manifest(dataset)
-    wrong = departures(read_manifest(folder / MANIFEST), release) if release else []
-    note = f"; it is not the one of this release: {wrong[0]}" if wrong else "; checksums agree"
-    return f"{dataset} is already here: {folder}{note} (fetch it again with --force)"
+    tried = f"no remote gave {dataset}: {'; '.join(reasons)}"
+    if not known:
+        raise UnknownDatasetError(f"{tried}; this release has no recipe: {unknown_id(dataset, root)}")
+    raise DatasetError(
+        f"{tried}; name another with --remote, or make it from its recipe: medgym-offline generate {dataset}"
+    )
 
 
 @contextlib.contextmanager
@@ -143,33 +132,30 @@ def _fetch(remote: Remote, dataset: str, folder: Path, progress: bool) -> str:
     repository, name = split_id(dataset)
     commit = remote.commit(repository)
     where = f"{remote.url} ({remote.organisation}/{repository} at {commit[:8]})"
+    release = release_manifest(dataset)
     with _staging(folder) as work:
         came = work / name
         remote.fetch(repository, commit, [f"{name}/{MANIFEST}"], work, progress)
         if not (came / MANIFEST).is_file():
             raise RemoteError(f"{where} does not have it with a {MANIFEST}")
-        try:
-            manifest = fetched_manifest(came / MANIFEST, dataset, f"{where}: {MANIFEST}")
-            release = release_manifest(dataset)
-            if release is not None and (wrong := departures(manifest, release)):
-                raise DatasetError(f"{where} holds another {dataset} than this release names: {wrong[0]}")
-            wanted = (*manifest["files"], "README.md", "figures/*")
-            remote.fetch(repository, commit, [f"{name}/{file}" for file in wanted], work, progress)
-            if damaged := damaged_files(came):
-                for file in damaged:
-                    (came / file).unlink(missing_ok=True)
-                raise DatasetError(f"{where}: {', '.join(damaged)}: missing or wrong checksum; run again to fetch anew")
-            check_metadata(came / METADATA, manifest, where)
-            if release is not None and manifest["files"][DATA_FILE] != release["files"][DATA_FILE]:
-                # Other bytes (of another HDF5 library, another processor) may hold the release's rows.
-                metadata = json.loads((came / METADATA).read_text(encoding="utf-8"))
-                rows = transitions_of(read_columns(came / DATA_FILE, metadata)[0], metadata)
-                if faults := compare_rows(rows, release).faults:
-                    raise DatasetError(f"{where} holds other rows than this release: {faults[0]}")
-        except RemoteError:
-            raise
-        except DatasetError as error:
-            raise RemoteError(str(error)) from None
+        manifest = fetched_manifest(came / MANIFEST, dataset, f"{where}: {MANIFEST}")
+        different = departures(manifest, dataset)
+        different += [f"{name} differs" for name in _STATED if release and manifest[name] != release[name]]
+        if different:
+            raise RemoteError(f"{where} holds another {dataset} than this release names: {different[0]}")
+        wanted = (*manifest["files"], "README.md", "figures/*")
+        remote.fetch(repository, commit, [f"{name}/{file}" for file in wanted], work, progress)
+        if damaged := damaged_files(came):
+            for file in damaged:
+                (came / file).unlink(missing_ok=True)
+            raise RemoteError(f"{where}: {', '.join(damaged)}: missing or wrong checksum; run again to fetch anew")
+        check_metadata(came / METADATA, manifest, where)
+        if release and manifest["files"][DATA_FILE] != release["files"][DATA_FILE]:
+            # Other bytes (of another HDF5 library, another processor) may hold the release's rows.
+            metadata = json.loads((came / METADATA).read_text(encoding="utf-8"))
+            rows = transitions_of(read_columns(came / DATA_FILE, metadata)[0], metadata)
+            if faults := compare_rows(rows, release).faults:
+                raise RemoteError(f"{where} holds other rows than this release: {faults[0]}")
         with atomic_path(folder) as temporary:
             os.rename(came, temporary)
     return "as this release's manifest says" if release else "as its own manifest says (this release has none of it)"

@@ -2,43 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from medgym_offline.datasets.card import hub_tags
+from medgym_offline.datasets.catalogue import info_of
+from medgym_offline.datasets.listing import listing_table
 from medgym_offline.diseases.registry import disease, disease_of_id
 
 __all__ = ["family_card"]
 
 
-def _row(dataset: str, manifest: dict[str, Any] | None) -> str:
-    folder = dataset.partition("/")[2]
-    link = f"[`{folder}`]({folder}/README.md)"
-    if manifest is None:
-        return f"| {link} | | | | | | | |"
-    returns = manifest["references"]["returns"]
-    size = sum(file["bytes"] for file in manifest["files"].values()) / 1e6
-    cells = [manifest["recipe"]["description"], f"{manifest['episodes']:,}", f"{manifest['steps']:,}", f"{size:.1f}"]
-    cells += [f"{returns[name]:.2f}" for name in ("random", "behavior", "expert")]
-    return f"| {link} | {' | '.join(cells)} |"
-
-
-def family_card(namespace: str, remote: str, manifests: dict[str, dict[str, Any] | None]) -> str:
+def family_card(remote: str, manifests: Mapping[str, dict[str, Any] | None]) -> str:
     """Card of a namespace as markdown with Hub front matter.
 
     Args:
-        namespace: For example `medgym`.
         remote: `hf://ORG` it is published at.
-        manifests: Of each dataset listed; None where it has none.
+        manifests: Of each of its datasets, by id; None where it has none, and is not in the table.
     """
-    rows = "\n".join(_row(dataset, manifests[dataset]) for dataset in sorted(manifests))
-    first = sorted(manifests)[0]
+    first = min(manifests)
+    namespace = first.partition("/")[0]
+    table = listing_table(info_of(manifest) for _, manifest in sorted(manifests.items()) if manifest is not None)
+    for dataset in manifests:
+        table = table.replace(f"`{dataset}`", f"[`{dataset}`]({dataset.partition('/')[2]}/README.md)")
     kinds = sorted({disease_of_id(dataset) for dataset in manifests})
     known = [disease(kind) for kind in kinds]
     lineage = "\n".join(f"- {one.label}: {one.license.upper()}. {one.lineage}".rstrip() for one in known)
     licenses = {one.license for one in known}
-    license = licenses.pop() if len(licenses) == 1 else "other"
     return f"""---
-license: {license}
+license: {licenses.pop() if len(licenses) == 1 else "other"}
 pretty_name: {namespace}
 viewer: false
 {hub_tags(kinds)}---
@@ -48,26 +40,18 @@ viewer: false
 Datasets of simulated episodes of treatment, for research on offline reinforcement learning, in [Minari](https://minari.farama.org)'s
 format. No row is a record of a patient, and nothing learned from them is fit for care.
 
-| dataset | policy | episodes | decisions | MB | random | policy | expert |
-|---|---|--:|--:|--:|--:|--:|--:|
-{rows}
+{table}
 
-Ids start with `{namespace}/`. `random`, `policy` and `expert` (the best policy shipped for the simulators) are mean
-undiscounted returns of an episode in the disease's default world (the truth where there is one). Each dataset has its
-own card, a manifest with
-the checksums of its files (`data/manifest.json`) and a tag of its name.
-
-## Download
+`random`, `behavior` and `expert` (the best policy shipped for the simulators) are mean undiscounted returns of an
+episode; `score` is the behavior's between the two others, in percent. Each dataset has a card and a manifest with
+checksums (`data/manifest.json`).
 
 ```bash
 medgym-offline download {first} --remote {remote}
 MINARI_REMOTE={remote} minari download {first}
 ```
 
-The first compares every file with the checksums that the package ships or the manifest states. Without `MINARI_REMOTE`
-Minari looks at `farama-minari/{namespace}` alone.
-
-## License and lineage
+The first compares every file with the checksums that the package ships or the manifest states.
 
 {lineage}
 

@@ -7,18 +7,17 @@ content hash and can always be rebuilt from the HDF5 file.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from medgym_offline.datasets.transitions import COLUMNS
 from medgym_offline.errors import DatasetError
 
-__all__ = ["ContentHash", "FlatWriter", "flat_name", "read_flat"]
+__all__ = ["ContentHash", "flat_name", "read_flat", "write_flat"]
 
 
 class ContentHash:
@@ -54,50 +53,13 @@ def flat_name(content_hash: str) -> str:
     return f"flat-{content_hash[:16]}"
 
 
-def _header(kind: str, shape: tuple[int, ...]) -> bytes:
-    # Padded to a fixed size, so that it can be written again when the number of rows is known.
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        stream, {"descr": np.dtype(kind).newbyteorder("<").str, "fortran_order": False, "shape": shape}
-    )
-    return stream.getvalue()
-
-
-class FlatWriter:
-    """Streams columns into `.npy` files of a folder (a context manager); memory stays at one block of rows."""
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self.rows = 0
-        self._files: dict[str, BinaryIO] = {}
-        self._tails: dict[str, tuple[int, ...]] = {}
-
-    def __enter__(self) -> FlatWriter:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def write(self, columns: dict[str, np.ndarray]) -> None:
-        """Append rows."""
-        for name, kind in COLUMNS.items():
-            array = np.ascontiguousarray(columns[name], dtype=np.dtype(kind).newbyteorder("<"))
-            if name not in self._files:
-                self._files[name] = open(self.folder / f"{name}.npy", "wb")  # noqa: SIM115 - closed in __exit__
-                self._tails[name] = array.shape[1:]
-                self._files[name].write(_header(kind, (0, *array.shape[1:])))
-            self._files[name].write(array.tobytes())
-        self.rows += len(columns["rewards"])
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for name, file in self._files.items():
-            if error is None:
-                header = _header(COLUMNS[name], (self.rows, *self._tails[name]))
-                if len(header) != len(_header(COLUMNS[name], (0, *self._tails[name]))):
-                    raise DatasetError(f"{self.folder}: {self.rows} rows are too many for one flat cache")
-                file.seek(0)
-                file.write(header)
-            file.close()
+def write_flat(folder: str | Path, blocks: Sequence[dict[str, np.ndarray]]) -> None:
+    """Write the flat cache of rows that come in blocks, in order, into a new folder."""
+    Path(folder).mkdir(parents=True)
+    for name, kind in COLUMNS.items():
+        np.save(
+            Path(folder) / f"{name}.npy", np.concatenate([block[name] for block in blocks]).astype(kind, copy=False)
+        )
 
 
 def read_flat(folder: str | Path) -> dict[str, np.ndarray]:

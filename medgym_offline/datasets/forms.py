@@ -21,64 +21,61 @@ DATA_FILE, METADATA, MANIFEST = "data/main_data.hdf5", "data/metadata.json", "da
 """Files of a dataset, below its folder: the rows, Minari's metadata, what we say of them."""
 MANIFEST_FORMAT = "medgym-dataset/1"
 
-_OPEN = ConfigDict(**CONFIG | {"extra": "allow"})
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
 # Beyond 64 bits nothing here is a count, and NumPy would fail on it.
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Below = Annotated[str, Field(pattern=r"^data/[^/\\]+\z")]
 
 
-class Checksum(TypedDict):
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
+class _Open(TypedDict):
+    """An object that may have more entries than are named."""
+
+    __pydantic_config__ = ConfigDict(**CONFIG | {"extra": "allow"})  # type: ignore[misc]
+
+
+class Checksum(_Open):
     sha256: Sha256
     bytes: Count
 
 
-class Returns(TypedDict):
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
+class Returns(_Open):
     random: NotRequired[float]  # of records nobody knows any but the behavior's
     zero: NotRequired[float]
     behavior: float
     expert: NotRequired[float]
 
 
-class References(TypedDict):
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
+class References(_Open):
     returns: Returns
     expert: str
     episodes: Count
 
 
-class Steps(TypedDict):
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
+class Steps(_Open):
     min: Count
     mean: float
     max: Count
 
 
-class Spread(TypedDict):
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
+class Spread(_Open):
     mean: float
     std: float
 
 
-class MadeOf(TypedDict):
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
+class MadeOf(_Open):
     name: str
     content_hash: str
     source: str
 
 
-class MadeBy(TypedDict):
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
+class MadeBy(_Open):
     name: str
     sha256: str
 
 
-class Manifest(TypedDict):
+class Manifest(_Open):
     """`data/manifest.json`: what made a dataset, what it is, and a checksum of every file."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     format: Literal["medgym-dataset/1"]
     id: str
     disease: str
@@ -103,10 +100,9 @@ class Manifest(TypedDict):
     files: dict[Below, Checksum]
 
 
-class Ours(TypedDict):
+class Ours(_Open):
     """Our block of Minari's metadata."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     patients: list[str]
     disease: str
     timing: Literal["adaptive", "fixed"]
@@ -117,10 +113,9 @@ class Ours(TypedDict):
     view: NotRequired[str]
 
 
-class Metadata(TypedDict):
+class Metadata(_Open):
     """What we read of Minari's `data/metadata.json`."""
 
-    __pydantic_config__ = _OPEN  # type: ignore[misc]
     dataset_id: str
     total_episodes: Count
     total_steps: Count

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +14,15 @@ import numpy as np
 from medgym_offline.datasets.behaviors import recipe_behavior
 from medgym_offline.datasets.card import write_card
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
-from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
+from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, write_flat
+from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA
 from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter
 from medgym_offline.datasets.identity import identity_of
+from medgym_offline.datasets.load import transitions_of
 from medgym_offline.datasets.manifest import build_manifest, build_metadata, making, write_namespace
 from medgym_offline.datasets.recipes import Recipe, find_recipe
 from medgym_offline.datasets.reference import reference_returns
 from medgym_offline.datasets.shards import played_blocks, work_folder
-from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
 from medgym_offline.progress import Progress
@@ -33,7 +32,7 @@ from medgym_offline.threads import one_thread
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["GeneratedDataset", "choose_patients", "generate"]
+__all__ = ["GeneratedDataset", "generate"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,6 @@ class _Origin:
     Attributes:
         patients: Ids that `patient` counts in.
         chosen: Positions of those who have episodes.
-        example: Patient of the bank that the environment specs name.
         who: Name and hash of who acted, as the manifest has them.
         episodes: How many there are.
         blocks: Identity of the dataset, and a folder for what is half done -> the episodes.
@@ -76,7 +74,6 @@ class _Origin:
 
     patients: tuple[str, ...]
     chosen: list[int]
-    example: str
     who: dict[str, Any]
     episodes: int
     blocks: Callable[[str, Path], Iterable[EpisodeBlock]]
@@ -84,28 +81,14 @@ class _Origin:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def choose_patients(bank: SimulatorBank, patients: int | str | Sequence[int | str] | None) -> list[int]:
-    """Bank indices of the patients asked for, in bank order.
-
-    Args:
-        bank: The whole bank.
-        patients: None (all), a number n (the first n), an id, or a sequence of ids and bank indices.
-
-    Raises:
-        UnknownNameError: no such patient, nobody, or somebody twice.
-    """
-    return sorted(bank.patient_index.resolve(patients))
-
-
-def _named(recipe: Recipe, bank: SimulatorBank, chosen: list[int], output: str | None) -> Recipe:
-    """The recipe under the id to write; a part of a dataset may not carry the name of the whole."""
-    partial = len(chosen) < len(bank)
-    if output is None and partial:
+def _named(source: Recipe, bank: SimulatorBank, chosen: list[int], episodes: int, output: str | None) -> Recipe:
+    """The recipe as it is written; a part of a dataset may not carry the name of the whole."""
+    if output is None and (len(chosen), episodes) != (len(bank), source.episodes):
         raise DatasetError(
-            f"{recipe.id} has all {len(bank)} patients; give the part of it another name (--as, in "
-            f"Python output_id), for example {recipe.id.rpartition('-v')[0]}-{len(chosen)}-v0"
+            f"{source.id} has all {len(bank)} patients and {source.episodes} episodes of each; give the part of it "
+            f"another name (--as, in Python output_id), for example {source.id.rpartition('-v')[0]}-{len(chosen)}-v0"
         )
-    return recipe if output is None else dataclasses.replace(recipe, id=output)
+    return dataclasses.replace(source, id=output or source.id, episodes=episodes)
 
 
 @one_thread()  # also where a program has not asked for it: load_dataset makes what is not there
@@ -130,7 +113,7 @@ def generate(
     interrupted run continues there, and ends with the same bytes.
 
     Args:
-        dataset: A dataset id (of a recipe, or its `-large` form), the path of a recipe (`.toml`), or a `Recipe`.
+        dataset: A dataset id, the path of a recipe (`.toml`), or a `Recipe`.
         root: Folder of Minari datasets; Minari's own by default (`$MINARI_DATASETS_PATH`).
         patients: A part of the bank: the first n, or ids or indices. Needs `output_id`.
         episodes: Per patient, instead of the recipe's. Needs `output_id`.
@@ -150,28 +133,21 @@ def generate(
 
     source = find_recipe(dataset)
     bank = load_simulators(source.bank).world(source.world)
-    if source.records:
-        if (patients, episodes, release) != (None, None, False):
-            raise DatasetError(f"{source.id} is made from records: whole, and never shipped with a release")
-        recipe, chosen = dataclasses.replace(source, id=output_id or source.id), []
-    else:
-        chosen = choose_patients(bank, patients)
-        recipe = _named(source, bank, chosen, output_id)
-    if episodes is not None:
-        if output_id is None and episodes != source.episodes:
-            raise DatasetError(f"{source.id} has {source.episodes} episodes per patient; name the part (output_id)")
-        recipe = dataclasses.replace(recipe, episodes=episodes)
-    if source.records:
+    if not source.records:
+        chosen = sorted(bank.patient_index.resolve(patients))
+        recipe = _named(source, bank, chosen, source.episodes if episodes is None else episodes, output_id)
+        origin = _played(recipe, source, bank, chosen, workers, progress)
+    elif (patients, episodes, release) == (None, None, False):
+        recipe = dataclasses.replace(source, id=output_id or source.id)
         origin = _charted(recipe, bank, records)
     else:
-        origin = _played(recipe, source, bank, chosen, workers, progress)
-    base = minari_root(root)
+        raise DatasetError(f"{source.id} is made from records: whole, and never shipped with a release")
     folder = dataset_folder(recipe.id, root)
     try:
-        _require_writable(folder.parent)
+        # A folder that cannot be written is noticed here, before minutes of work.
         with work_folder(folder) as work, atomic_path(folder) as temporary:
             manifest = _write(temporary, recipe, source, bank, origin, work, progress)
-        write_namespace(base, recipe.id.rpartition("/")[0])
+        write_namespace(minari_root(root), recipe.id.rpartition("/")[0])
     except OSError as error:
         raise _cannot_write(folder, error) from error
     except RuntimeError as error:
@@ -182,13 +158,6 @@ def generate(
     if release:
         write_json(release_folder("datasets") / f"{recipe.name}.manifest.json", manifest)
     return GeneratedDataset(recipe.id, folder, manifest)
-
-
-def _require_writable(parent: Path) -> None:
-    """Notice a folder that cannot be written before minutes of work."""
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=parent):
-        pass
 
 
 def _cannot_write(folder: Path, error: OSError | RuntimeError) -> DatasetError:
@@ -214,8 +183,8 @@ def _played(
     def references(_: float) -> dict[str, Any]:
         return reference_returns(recipe, bank, chosen, behavior, progress=progress)
 
-    example, total = bank.patients[chosen[0]], len(chosen) * recipe.episodes
-    return _Origin(bank.patients, chosen, example, behavior.to_json(), total, blocks, references)
+    total = len(chosen) * recipe.episodes
+    return _Origin(bank.patients, chosen, behavior.to_json(), total, blocks, references)
 
 
 def _charted(recipe: Recipe, bank: SimulatorBank, records: str | Path | None) -> _Origin:
@@ -227,7 +196,6 @@ def _charted(recipe: Recipe, bank: SimulatorBank, records: str | Path | None) ->
     return _Origin(
         charts.persons,
         list(range(len(charts.persons))),
-        bank.patients[0],
         {"name": recipe.behavior, "sha256": cohort.content_hash},
         len(charts.block),
         lambda *_: [charts.block],
@@ -240,48 +208,32 @@ def _write(
     folder: Path, recipe: Recipe, source: Recipe, bank: SimulatorBank, origin: _Origin, work: Path, progress: bool
 ) -> dict[str, Any]:
     """Write everything into a new folder and return the manifest."""
-    data, flat = folder / "data", folder / "flat"
+    data, file = folder / "data", folder / DATA_FILE
     data.mkdir(parents=True)
-    digest = ContentHash()
-    seeds, total = [], 0.0
-    writer = EpisodeWriter(data / "main_data.hdf5", origin.patients, bank.disease)
-    made = {"name": bank.name, "content_hash": bank.content_hash, "source": str(bank.metadata.get("source", ""))}
-    identity = identity_of(making(recipe, source, origin.chosen, made, origin.who))
-    title = f"writing {recipe.id} (episodes)"
-    # The flat cache is closed last: one that is older than the HDF5 file is not trusted.
-    with FlatWriter(flat) as rows, writer, Progress(title, origin.episodes, enabled=progress) as bar:
+    digest, columns, seeds = ContentHash(), [], []
+    made = making(recipe, source, origin.chosen, bank, origin.who)
+    identity = identity_of(made)
+    writer = EpisodeWriter(file, origin.patients, bank.disease)
+    with writer, Progress(f"writing {recipe.id} (episodes)", origin.episodes, enabled=progress) as bar:
         for block in origin.blocks(identity, work):
-            columns = block.columns()
+            columns.append(block.columns)
             writer.write(block)
-            rows.write(columns)
-            digest.update(columns)
+            digest.update(columns[-1])
             seeds.append(block.seeds)
-            total += float(columns["rewards"].sum(dtype=np.float64))
             bar.advance(len(block))
     content = digest.hexdigest(patients=list(origin.patients), timing=recipe.timing, decisions=recipe.decisions)
-    shutil.move(flat, folder / flat_name(content))
+    # After the HDF5 file: a flat cache that is older is not trusted.
+    write_flat(folder / flat_name(content), columns)
+    total = sum(float(part["rewards"].sum(dtype=np.float64)) for part in columns)
     references = origin.references(total / writer.episodes)
-    counts = (writer.episodes, writer.steps)
-    names = (origin.patients, origin.example)
-    metadata = build_metadata(recipe, bank, names, counts, identity, content, data / "main_data.hdf5", references)
+    ours: dict[str, Any] = {"patients": list(origin.patients), "identity": identity, "content_hash": content}
+    ours |= {"bytes": file.stat().st_size}
+    example = bank.patients[origin.chosen[0]]
+    metadata = build_metadata(recipe, bank, example, (writer.episodes, writer.steps), references, ours)
     # Minari rewrites this file in place when asked to update it; ours is complete from the start.
-    (data / "metadata.json").write_text(json_text(metadata), encoding="utf-8")
-    transitions = Transitions(
-        **read_flat(folder / flat_name(content)),
-        patients=origin.patients,
-        timing=recipe.timing,
-        decisions=recipe.decisions,
-        disease=bank.disease.name,
-        dataset_id=recipe.id,
-        identity=identity,
-        view=recipe.stored_view,
-        split="",
-        embedded=0,
-    ).validate()
-    manifest = build_manifest(
-        recipe, source, transitions, np.concatenate(seeds), content, folder, references, made, origin.who,
-        origin.example,
-    ) | dict(origin.facts)  # fmt: skip
-    (data / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
-    write_card(folder, manifest, transitions, figures=can_draw() and not recipe.records)
+    (folder / METADATA).write_text(json_text(metadata), encoding="utf-8")
+    rows = transitions_of(read_flat(folder / flat_name(content)), metadata).validate()
+    manifest = build_manifest(made, metadata, rows, np.concatenate(seeds), folder, references) | dict(origin.facts)
+    (folder / MANIFEST).write_text(json_text(manifest), encoding="utf-8")
+    write_card(folder, manifest, rows, figures=can_draw() and not recipe.records)
     return manifest

@@ -51,54 +51,43 @@ def info_names(disease: Disease) -> dict[str, str]:
     return {n: n for n in INFOS} | {"severity": disease.severity.name, "monitored": disease.cost.component}
 
 
-def _info_shape(name: str, steps: int, disease: Disease) -> tuple[int, ...]:
-    return (steps + 1, len(disease.costs)) if name in ("costs_path", "costs_peak") else (steps + 1,)
-
-
 @dataclass
 class EpisodeBlock:
-    """E episodes padded to K decisions; rows of `lengths[e]` decisions are valid, the rest undefined.
+    """E episodes, one after the other.
 
     Attributes:
-        observations: (E, K+1, d) float32.
-        actions: (E, K, A) float32.
-        rewards, terminations, truncations: (E, K).
-        infos: one of `INFOS` -> (E, K+1) or (E, K+1, number of costs) float32.
-        lengths: (E,) decisions of each episode.
+        columns: Their rows (N, ...), of the names and types of `Transitions`.
+        reset: `severity` and `monitored` (E,) before the first decision; nothing else has happened by then.
         seeds: (E,) int64.
-        patient: (E,) int32 index into the bank.
-        episode: (E,) int32 number in the dataset.
     """
 
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    terminations: np.ndarray
-    truncations: np.ndarray
-    infos: dict[str, np.ndarray]
-    lengths: np.ndarray
+    columns: dict[str, np.ndarray]
+    reset: dict[str, np.ndarray]
     seeds: np.ndarray
-    patient: np.ndarray
-    episode: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.seeds)
 
-    def columns(self) -> dict[str, np.ndarray]:
-        """The rows of `Transitions` in episode order: the meaning of each is drawn in its docstring."""
-        valid = np.arange(self.rewards.shape[1]) < self.lengths[:, None]
-        return {
-            "observations": self.observations[:, :-1][valid],
-            "actions": self.actions[valid],
-            "rewards": self.rewards[valid],
-            "costs": self.infos["cost"][:, 1:][valid],
-            "next_observations": self.observations[:, 1:][valid],
-            "terminations": self.terminations[valid],
-            "truncations": self.truncations[valid],
-            **{name: self.infos[name][:, 1:][valid] for name in INFOS if name != "cost"},
-            "patient": np.repeat(self.patient, self.lengths).astype(np.int32),
-            "episode": np.repeat(self.episode, self.lengths).astype(np.int32),
-        }
+    @property
+    def starts(self) -> np.ndarray:
+        """(E,) rows at which an episode begins."""
+        return np.flatnonzero(np.r_[True, np.diff(self.columns["episode"]) != 0])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(E,) decisions of each episode."""
+        return np.diff(np.r_[self.starts, len(self.columns["episode"])])
+
+
+def _arrays(disease: Disease, steps: int, widths: tuple[int, int]) -> list[tuple[str, str, tuple[int, ...], str]]:
+    """The arrays of an episode in order: our name, that in the file (of INFOS below `infos`), shape and type."""
+    names, costs = info_names(disease), (steps + 1, len(disease.costs))
+    shapes: dict[str, tuple[int, ...]] = {"observations": (steps + 1, widths[0]), "actions": (steps, widths[1])}
+    found = [("observations", "observations", shapes["observations"], "float32")]
+    found += [(name, name, shapes.get(name, (steps,)), kind) for name, kind in _STEP_ARRAYS.items()]
+    for name in INFOS:
+        found.append((name, names[name], costs if name in ("costs_path", "costs_peak") else (steps + 1,), "float32"))
+    return found
 
 
 @dataclass
@@ -168,25 +157,28 @@ class EpisodeWriter:
         """Append the episodes of `block`; their numbers continue those written before."""
         from h5py import h5o, h5s
 
-        every = h5s.ALL
-        states = {"observations": (block.observations, "float32"), **{n: (block.infos[n], "float32") for n in INFOS}}
-        steps = {n: (getattr(block, n), kind) for n, kind in _STEP_ARRAYS.items()}
+        rows, starts = block.columns, block.starts
+
+        def with_reset(first: Any, after: np.ndarray) -> np.ndarray:
+            """(N + E, ...): every episode's rows after what was at its reset."""
+            return np.insert(after, starts, first, axis=0)
+
+        arrays = {"observations": with_reset(rows["observations"][starts], rows["next_observations"])}
+        arrays |= {n: with_reset(block.reset.get(n, 0.0), rows["costs" if n == "cost" else n]) for n in INFOS}
         # Per array: name, values, HDF5's type of them (named, h5py need not find it out), rows beyond the decisions.
-        columns = [
-            (name, np.ascontiguousarray(values, kind), self._types[kind], more)
-            for more, arrays in ((1, states), (0, steps))
-            for name, (values, kind) in arrays.items()
-        ]
-        widths = block.observations.shape[-1], block.actions.shape[-1]
-        for e in range(len(block)):
-            count, patient = int(block.lengths[e]), int(block.patient[e])
+        columns = [(name, np.ascontiguousarray(array, "float32"), "float32", 1) for name, array in arrays.items()]
+        columns += [(name, np.ascontiguousarray(rows[name], kind), kind, 0) for name, kind in _STEP_ARRAYS.items()]
+        typed = [(name, values, self._types[kind], more) for name, values, kind, more in columns]
+        widths = rows["observations"].shape[1], rows["actions"].shape[1]
+        for e, (start, count) in enumerate(zip(starts.tolist(), block.lengths.tolist())):
+            patient = int(rows["patient"][start])
             draft = self._templates.get(count) or self._template(count, widths)
-            values = (self.episodes, int(block.seeds[e]), count, patient)
-            for name, value in zip(_ATTRIBUTES, values):
+            for name, value in zip(_ATTRIBUTES, (self.episodes, int(block.seeds[e]), count, patient)):
                 draft.attributes[name].write(np.array(value, np.int64), mtype=self._types["int64"])
             draft.attributes[_PATIENT].write(np.array(self.patients[patient], self._text))
-            for name, array, kind, more in columns:
-                draft.arrays[name].write(every, every, array[e, : count + more], kind)
+            for name, values, kind, more in typed:
+                begin = start + e * more
+                draft.arrays[name].write(h5s.ALL, h5s.ALL, values[begin : begin + count + more], kind)
             h5o.copy(self._drafts, draft.name, self._root, b"episode_%d" % self.episodes)
             self.episodes += 1
             self.steps += count
@@ -200,16 +192,12 @@ class EpisodeWriter:
         attributes = {n: h5a.create(group, n.encode(), self._types["int64"], self._scalar) for n in _ATTRIBUTES}
         attributes[_PATIENT] = h5a.create(group, _PATIENT.encode(), self._types["text"], self._scalar)
 
-        def array(where: Any, name: str, shape: tuple[int, ...], kind: str) -> Any:
-            return h5d.create(where, name.encode(), self._types[kind], h5s.create_simple(shape), self._layout)
-
-        arrays = {"observations": array(group, "observations", (count + 1, widths[0]), "float32")}
-        for step, kind in _STEP_ARRAYS.items():
-            arrays[step] = array(group, step, (count, widths[1]) if step == "actions" else (count,), kind)
-        inner = h5g.create(group, b"infos", gcpl=self._group)
-        names = info_names(self.disease)
-        for info in INFOS:
-            arrays[info] = array(inner, names[info], _info_shape(info, count, self.disease), "float32")
+        arrays, where = {}, group
+        for ours, stored, shape, kind in _arrays(self.disease, count, widths):
+            if ours == INFOS[0]:
+                where = h5g.create(group, b"infos", gcpl=self._group)
+            space = h5s.create_simple(shape)
+            arrays[ours] = h5d.create(where, stored.encode(), self._types[kind], space, self._layout)
         draft = self._templates[count] = _Template(name, attributes, arrays)
         return draft
 
@@ -221,7 +209,6 @@ class _Reader:
         from h5py import h5t
 
         self.root, self.path, self.widths, self.disease = file.id, path, widths, disease
-        self.names = info_names(disease)
         self._types = {kind: h5t.py_create(np.dtype(kind), logical=True) for kind in ("float32", "bool", "int64")}
 
     def episode(self, number: int) -> dict[str, Any]:
@@ -240,13 +227,8 @@ class _Reader:
             raise DatasetError(f"{where}: its id attribute is {found['id']}; regenerate the dataset")
         steps = found["total_steps"]
         episode: dict[str, Any] = {"steps": steps, "seed": found["seed"], "patient": found["options/patient_index"]}
-        episode["observations"] = self._array(group, "observations", where, (steps + 1, self.widths[0]), "float32")
-        for name, kind in _STEP_ARRAYS.items():
-            shape = (steps, self.widths[1]) if name == "actions" else (steps,)
-            episode[name] = self._array(group, name, where, shape, kind)
-        for name in INFOS:
-            wanted = _info_shape(name, steps, self.disease)
-            episode[name] = self._array(infos, self.names[name], where, wanted, "float32")
+        for name, stored, shape, kind in _arrays(self.disease, steps, self.widths):
+            episode[name] = self._array(infos if name in INFOS else group, stored, where, shape, kind)
         return episode
 
     def _number(self, group: Any, name: str) -> int:
@@ -319,28 +301,23 @@ def _locked(path: Path, error: Exception) -> DatasetError | None:
 
 
 def pack_episodes(episodes: list[dict[str, Any]], first: int) -> EpisodeBlock:
-    """One block of episodes of any length, numbered from `first`.
+    """One block of episodes, numbered from `first`.
 
     Args:
-        episodes: Of each: `steps` K, `seed`, `patient`, and its columns under the names of :class:`EpisodeBlock` and
-            :data:`INFOS`, of K decisions (observations and infos K + 1).
+        episodes: Of each: `steps` K, `seed`, `patient`, and its arrays of K decisions by the names of `Transitions`
+            and :data:`INFOS` (observations and infos K + 1, of the reset and of the end of each decision).
         first: Number of the first of them.
     """
-    longest = max(episode["steps"] for episode in episodes)
+    after, before = slice(1, None), slice(None, -1)
 
-    def stack(name: str, extra: int) -> np.ndarray:
-        sample = episodes[0][name]
-        out = np.zeros((len(episodes), longest + extra, *sample.shape[1:]), sample.dtype)
-        for row, episode in zip(out, episodes):
-            row[: len(episode[name])] = episode[name]
-        return out
+    def rows(name: str, part: slice = slice(None)) -> np.ndarray:
+        return np.concatenate([episode[name][part] for episode in episodes])
 
-    return EpisodeBlock(
-        observations=stack("observations", 1),
-        **{name: stack(name, 0) for name in _STEP_ARRAYS},
-        infos={name: stack(name, 1) for name in INFOS},
-        lengths=np.array([episode["steps"] for episode in episodes], np.int64),
-        seeds=np.array([episode["seed"] for episode in episodes], np.int64),
-        patient=np.array([episode["patient"] for episode in episodes], np.int32),
-        episode=np.arange(first, first + len(episodes), dtype=np.int32),
-    )
+    columns = {"observations": rows("observations", before), "next_observations": rows("observations", after)}
+    columns |= {name: rows(name) for name in _STEP_ARRAYS}
+    columns |= {"costs" if name == "cost" else name: rows(name, after) for name in INFOS}
+    steps = [episode["steps"] for episode in episodes]
+    columns["patient"] = np.repeat(np.array([episode["patient"] for episode in episodes], np.int32), steps)
+    columns["episode"] = np.repeat(np.arange(first, first + len(episodes), dtype=np.int32), steps)
+    reset = {name: np.array([episode[name][0] for episode in episodes]) for name in ("severity", "monitored")}
+    return EpisodeBlock(columns, reset, np.array([episode["seed"] for episode in episodes], np.int64))

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from medgym_offline.config import check, read_json
-from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_ids
-from medgym_offline.datasets.flat import ContentHash, FlatWriter, flat_name, read_flat
+from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_folder
+from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, write_flat
 from medgym_offline.datasets.forms import MANIFEST, METADATA, Metadata, read_manifest
 from medgym_offline.datasets.hdf5 import read_blocks
-from medgym_offline.datasets.recipes import known_recipe, list_recipes, unknown_dataset
+from medgym_offline.datasets.recipes import known_recipe
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease, list_diseases
@@ -60,7 +60,7 @@ def read_columns(
     total = int(metadata["total_episodes"])
     with Progress(f"reading {metadata['dataset_id']} (episodes)", total, enabled=progress) as bar:
         for block in read_blocks(file, disease_of(metadata), ours["timing"], view=ours.get("view", FULL)):
-            blocks.append(block.columns())
+            blocks.append(block.columns)
             seeds.append(block.seeds)
             bar.advance(len(block))
     if not blocks:
@@ -110,8 +110,8 @@ def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str
     name = flat_name(found)
     for home in _homes(folder):
         try:
-            with atomic_path(home / name) as temporary, FlatWriter(temporary) as writer:
-                writer.write(columns)
+            with atomic_path(home / name) as temporary:
+                write_flat(temporary, [columns])
         except OSError:
             continue  # a read-only or full place: the next one, or memory
         return read_flat(home / name)
@@ -157,20 +157,13 @@ def load_dataset(
         UnknownNameError: no such patient, one without episodes, nobody, or somebody twice; no such split or view.
         BankError: its bank has no split.
     """
-    folder = dataset_folder(dataset, root)
-    recipe = known_recipe(dataset)
-    if not (folder / "data").is_dir():
-        if recipe is None:
-            raise unknown_dataset(dataset, sorted({*list_recipes(), *local_ids(root)}))
-        if not generate:
-            raise DatasetError(
-                f"{dataset} is not on this machine ({folder}); make it: medgym-offline generate {dataset}"
-            )
+    if generate and not (dataset_folder(dataset, root) / "data").is_dir() and known_recipe(dataset):
         from medgym_offline.datasets.generation import generate as make
 
         if progress:
             print(f"{dataset} is not on this machine; generating it from its recipe", file=sys.stderr)
         make(dataset, root=root, progress=progress)
+    folder = local_folder(dataset, root)
     metadata = read_metadata(folder)
     ours = metadata["medgym"]
     written = _written(folder, metadata)
@@ -209,28 +202,26 @@ def _side(transitions: Transitions, split: str, folder: Path) -> Transitions:
 
 def _written(folder: Path, metadata: dict[str, Any]) -> int:
     """When the HDF5 file was last written (ns); another size is noticed although the flat cache could still be read."""
-    path, wanted = folder / "data" / "main_data.hdf5", int(metadata["medgym"]["bytes"])
+    path, wanted = folder / DATA_FILE, int(metadata["medgym"]["bytes"])
     if not path.is_file():
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset")
     found = path.stat()
-    if found.st_size > wanted:
-        raise DatasetError(
-            f"{path}: {found.st_size} bytes, {wanted} were written; changed afterwards, as by adding to it through "
-            f"Minari ({metadata['total_episodes']} episodes now): read it with minari.load_dataset, or regenerate the "
-            "dataset"
-        )
     if found.st_size != wanted:
-        raise DatasetError(f"{path}: {found.st_size} bytes, {wanted} were written; truncated, regenerate the dataset")
+        raise DatasetError(
+            f"{path}: {found.st_size} bytes, {wanted} were written; truncated, or changed afterwards, as by adding to "
+            f"it through Minari ({metadata['total_episodes']} episodes now): read it with minari.load_dataset, or "
+            "regenerate the dataset"
+        )
     return found.st_mtime_ns
 
 
 def _warn_if_older(folder: Path, dataset: str) -> None:
     """Warn where rows are not what this release would make, and say what made them instead."""
-    from medgym_offline.datasets.trust import not_the_releases
+    from medgym_offline.datasets.trust import departures
 
     with contextlib.suppress(DatasetError, OSError, ValueError, KeyError, TypeError):
-        made = json.loads((folder / "data" / "manifest.json").read_text(encoding="utf-8"))
-        if different := not_the_releases(made, dataset):
+        made = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if different := departures(made, dataset):
             warnings.warn(
                 f"{dataset} on this machine is not the release's: {different[0]}; medgym-offline generate {dataset}",
                 stacklevel=3,

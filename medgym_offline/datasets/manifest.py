@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +23,10 @@ __all__ = [
     "build_manifest",
     "build_metadata",
     "env_specs",
-    "expected_making",
     "facts",
     "facts_differ",
     "making",
     "statistics",
-    "statistics_differ",
     "write_namespace",
 ]
 
@@ -64,40 +60,24 @@ def env_specs(recipe: Recipe, disease: str, patient: str) -> tuple[str, str]:
     return spec(recipe.played_reward), spec("integral")
 
 
-def _package() -> dict[str, Any]:
-    """Author, e-mail and project address as the installed package states them."""
-    found: dict[str, Any] = {"author": [AUTHOR]}
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        package = importlib.metadata.metadata("medgym-offline")
-        if "Author-email" in package:
-            found["author_email"] = [package["Author-email"]]
-        urls = package.get_all("Project-URL") or []
-        if urls:
-            found["code_permalink"] = urls[0].split(",")[-1].strip()
-    return found
-
-
 def build_metadata(
     recipe: Recipe,
     bank: SimulatorBank,
-    patients: tuple[tuple[str, ...], str],
+    example: str,
     counts: tuple[int, int],
-    identity: str,
-    content_hash: str,
-    data_file: Path,
     references: dict[str, Any],
+    ours: dict[str, Any],
 ) -> dict[str, Any]:
     """Minari's `metadata.json`: plain JSON values only, for any other value makes Minari destroy the file.
 
     Args:
         recipe: With the id of the dataset as it is written.
         bank: The whole bank.
-        patients: Ids that the rows count in, and the bank's patient that the environment specs name.
+        example: Patient of the bank that the environment specs name.
         counts: Episodes and steps.
-        identity: Of the dataset, see :func:`.identity.identity_of`.
-        content_hash: Of the rows.
-        data_file: The finished HDF5 file.
         references: From `reference_returns`.
+        ours: What our own block says beside the recipe: `patients` (the ids that rows count in), `identity`,
+            `content_hash`, and `bytes` of the HDF5 file.
     """
     import minari
     from minari.serialization import serialize_space
@@ -105,10 +85,9 @@ def build_metadata(
     from medgym_offline import __version__
     from medgym_offline.envs import TreatmentEnv
 
-    spec, eval_spec = env_specs(recipe, bank.disease.name, patients[1])
+    spec, eval_spec = env_specs(recipe, bank.disease.name, example)
     env = TreatmentEnv(**json.loads(spec)["kwargs"])
     returns = references["returns"]
-    size = data_file.stat().st_size
     return {
         "dataset_id": recipe.id,
         "total_episodes": counts[0],
@@ -120,7 +99,7 @@ def build_metadata(
         "env_spec": spec,
         "eval_env_spec": eval_spec,
         "minari_version": minari.__version__,
-        "dataset_size": round(size / 1e6, 1),
+        "dataset_size": round(ours["bytes"] / 1e6, 1),
         "algorithm_name": recipe.behavior,
         "code_permalink": f"medgym-offline {code_version()}",
         "description": recipe.description,
@@ -128,17 +107,14 @@ def build_metadata(
         "ref_min_score": returns.get("random"),
         "ref_max_score": returns.get("expert"),
         "num_episodes_average_score": references["episodes"],
-        **_package(),
+        "author": [AUTHOR],
         # Our own block: what the flat loader needs without the manifest.
         "medgym": {
-            "patients": list(patients[0]),
+            **ours,
             "disease": bank.disease.name,
             "timing": recipe.timing,
             "decisions": recipe.decisions,
             "reward": recipe.reward,
-            "identity": identity,
-            "content_hash": content_hash,
-            "bytes": size,
             **({"view": recipe.view, "behavior_log_prob_estimated": True} if recipe.records else {}),
         },
     }
@@ -148,17 +124,11 @@ def statistics(transitions: Transitions) -> dict[str, dict[str, Any]]:
     """Minimum, maximum, mean and standard deviation of every column (lists for columns of vectors)."""
     found = {}
     for name in COLUMNS:
-        if name in ("patient", "episode"):
-            continue
         array = getattr(transitions, name)
-        if np.isnan(array).any():
-            continue  # probabilities of a behavior without noise
-        numbers = {
-            "min": array.min(0),
-            "max": array.max(0),
-            "mean": array.mean(0, dtype=np.float64),
-            "std": array.std(0, dtype=np.float64),
-        }
+        if name in ("patient", "episode") or np.isnan(array).any():
+            continue  # NaN: probabilities of a behavior without noise
+        numbers = {"min": array.min(0), "max": array.max(0)}
+        numbers |= {"mean": array.mean(0, dtype=np.float64), "std": array.std(0, dtype=np.float64)}
         found[name] = {k: np.round(np.asarray(v, np.float64), 6).tolist() for k, v in numbers.items()}
     return found
 
@@ -166,7 +136,7 @@ def statistics(transitions: Transitions) -> dict[str, dict[str, Any]]:
 def facts(transitions: Transitions) -> dict[str, Any]:
     """What a manifest says of the rows alone: patients, counts, lengths, returns and column statistics."""
     starts = transitions.episode_starts()
-    lengths = np.diff(np.r_[starts, len(transitions)])
+    lengths = transitions.episode_lengths()
     returns = np.add.reduceat(transitions.rewards.astype(np.float64), starts)
     return {
         "patients": transitions.present.tolist(),
@@ -193,19 +163,8 @@ def facts_differ(found: Any, stated: Any, name: str = "") -> str | None:
     return None if same else name
 
 
-def statistics_differ(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-3) -> list[str]:
-    """Columns whose means or deviations differ by more than `tolerance` of the deviation (plus 1e-6)."""
-    differ = []
-    for name, numbers in one.items():
-        scale = np.asarray(numbers["std"]) * tolerance + 1e-6
-        gaps = [np.abs(np.asarray(numbers[k]) - np.asarray(other[name][k])) for k in ("mean", "std")]
-        if any((gap > scale).any() for gap in gaps):
-            differ.append(name)
-    return differ
-
-
 def making(
-    recipe: Recipe, source: Recipe, patients: list[int], bank: dict[str, str], behavior: dict[str, Any]
+    recipe: Recipe, source: Recipe, patients: list[int], bank: SimulatorBank, behavior: dict[str, Any]
 ) -> dict[str, Any]:
     """The part of a manifest that its identity is of.
 
@@ -213,72 +172,55 @@ def making(
         recipe: With the id and the number of episodes as written.
         source: The recipe it was made from; its id names the random streams.
         patients: Their indices in the bank.
-        bank, behavior: Name and hash of what made it.
+        bank: The whole bank.
+        behavior: Name and hash of who acted.
     """
     return {
         "generator": GENERATOR,
         "recipe": recipe.to_json(),
         "source": source.id,
         "patients": patients,
-        "bank": bank,
+        "bank": {
+            "name": bank.name,
+            "content_hash": bank.content_hash,
+            "source": str(bank.metadata.get("source", "")),
+        },
         "behavior": behavior,
     }
 
 
-def expected_making(recipe: Recipe, bank: SimulatorBank) -> dict[str, Any]:
-    """What makes a dataset of this recipe if it is made here and now: the part of a manifest its identity is of.
-
-    Args:
-        recipe: Of the whole dataset.
-        bank: Its bank, of all patients.
-    """
-    from medgym_offline.datasets.behaviors import recipe_behavior
-
-    source = str(bank.metadata.get("source", ""))
-    made = {"name": bank.name, "content_hash": bank.content_hash, "source": source}
-    return making(recipe, recipe, list(range(len(bank))), made, recipe_behavior(recipe, bank).to_json())
-
-
 def build_manifest(
-    recipe: Recipe,
-    source: Recipe,
-    transitions: Transitions,
+    made: dict[str, Any],
+    metadata: dict[str, Any],
+    rows: Transitions,
     seeds: np.ndarray,
-    content_hash: str,
     folder: Path,
     references: dict[str, Any],
-    bank: dict[str, str],
-    behavior: dict[str, Any],
-    example: str,
 ) -> dict[str, Any]:
     """The manifest of a finished dataset folder: what made it, what it is, and a checksum of every file.
 
     Args:
-        recipe: With the id and the number of episodes as written.
-        source: The recipe it was made from; its id names the random streams.
-        transitions: All rows.
+        made: From :func:`making`.
+        metadata: Minari's, from :func:`build_metadata`.
+        rows: All of the dataset.
         seeds: (E,) of the episodes.
-        content_hash: Of the rows.
         folder: The dataset's folder, with its files under `data/`.
         references: From `reference_returns`.
-        bank, behavior: Name and hash of what made it.
-        example: The bank's patient that the environment specs name.
     """
     files = sorted(p for p in (folder / "data").iterdir() if p.is_file() and p.name != "manifest.json")
-    spec, eval_spec = env_specs(recipe, transitions.disease, example)
     return {
         "format": MANIFEST_FORMAT,
-        "id": recipe.id,
-        "disease": transitions.disease,
-        "identity": transitions.identity,
-        **making(recipe, source, transitions.present.tolist(), bank, behavior),
-        **facts(transitions),
-        "content_hash": content_hash,
+        "id": rows.dataset_id,
+        "disease": rows.disease,
+        "identity": rows.identity,
+        **made,
+        **facts(rows),
+        "content_hash": metadata["medgym"]["content_hash"],
         # Of records nothing goes where a manifest may go: a fingerprint keeps some episodes whole.
-        "fingerprint": "" if recipe.records else Fingerprint.of(transitions, seeds).to_text(),
+        "fingerprint": "" if made["recipe"].get("records") else Fingerprint.of(rows, seeds).to_text(),
         "references": references,
-        "env_spec": json.loads(spec),
-        "eval_env_spec": json.loads(eval_spec),
+        "env_spec": json.loads(metadata["env_spec"]),
+        "eval_env_spec": json.loads(metadata["eval_env_spec"]),
         "code_version": code_version(),
         "files": {f"data/{p.name}": {"sha256": sha256_file(p), "bytes": p.stat().st_size} for p in files},
     }

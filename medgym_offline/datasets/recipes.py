@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,6 @@ from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
 from medgym_offline.files import release_folder
 
 __all__ = [
-    "LARGE_EPISODES",
     "Recipe",
     "UnknownDatasetError",
     "find_recipe",
@@ -28,12 +27,8 @@ __all__ = [
     "unknown_dataset",
 ]
 
-LARGE_EPISODES = 1000
-"""Episodes per patient of the `-large` form of a dataset, made on demand and never shipped."""
-
 # Minari's own rule, with the namespace and the version required: an id without a version cannot be loaded by it.
 _ID = re.compile(r"^[-_\w][-_\w/]*[-_\w]+/[-_\w]+?-v\d+$")
-_LARGE = re.compile(r"-large(-v\d+)$")
 
 
 class UnknownDatasetError(DatasetError, UnknownNameError):
@@ -140,19 +135,12 @@ def is_id(name: str) -> bool:
 
 
 def stream_of(dataset: str) -> str:
-    """Purpose of the seeds of a dataset id; the `-large` form continues the episodes of the dataset it enlarges."""
-    return "dataset:" + _LARGE.sub(r"\1", dataset)
+    """Purpose of the seeds of a dataset id."""
+    return f"dataset:{dataset}"
 
 
-def unknown_dataset(name: str, known: list[str]) -> UnknownDatasetError:
-    """Error for an id that names no dataset, with the nearest ones; it says so if the version is what is missing."""
-    versions = [other for other in known if re.fullmatch(re.escape(name) + r"-v\d+", other)]
-    if versions:
-        return UnknownDatasetError(f"dataset {name!r} lacks its version; did you mean {versions[-1]!r}?")
-    other_versions = [o for o in known if re.sub(r"-v\d+$", "", o) == re.sub(r"-v\d+$", "", name)]
-    if other_versions:
-        found = " or ".join(repr(other) for other in other_versions)
-        return UnknownDatasetError(f"dataset {name!r} has no such version; did you mean {found}?")
+def unknown_dataset(name: str, known: Iterable[str]) -> UnknownDatasetError:
+    """Error for an id that names no dataset, with the nearest ones."""
     return UnknownDatasetError(f"{unknown_name('dataset', name, known)}; see: medgym-offline list")
 
 
@@ -235,15 +223,8 @@ def list_recipes(records: bool = False) -> dict[str, Recipe]:
 
 
 def known_recipe(dataset: str) -> Recipe | None:
-    """The release's recipe of an id, or of the `-large` form of one; None if it has none."""
-    recipes = list_recipes(records=True)
-    if dataset in recipes or not _LARGE.search(dataset):
-        return recipes.get(dataset)
-    base = recipes.get(_LARGE.sub(r"\1", dataset))
-    if base is None:
-        return None
-    text = f"{base.description} {LARGE_EPISODES} episodes per patient."
-    return dataclasses.replace(base, id=dataset, episodes=LARGE_EPISODES, description=text)
+    """The release's recipe of an id; None if it has none."""
+    return list_recipes(records=True).get(dataset)
 
 
 def find_recipe(name: str | Path | Recipe) -> Recipe:
@@ -254,5 +235,5 @@ def find_recipe(name: str | Path | Recipe) -> Recipe:
         return read_recipe(name)
     recipe = known_recipe(str(name))
     if recipe is None:
-        raise unknown_dataset(str(name), list(list_recipes(records=True)))
+        raise unknown_dataset(str(name), list_recipes(records=True))
     return recipe

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -67,29 +67,28 @@ def check_rows(
         simulated: Whether a simulator made the rows. Stays in records may end before the horizon, and what was charted
             need not be what is observed.
     """
-    checks: list[Check] = []
     try:
         transitions.validate()
     except DatasetError as error:
         return [Check("schema", False, str(error))]
     if not len(transitions):
         return [Check("schema", False, "there are no rows")]
-    checks.append(Check("schema", True, "shapes, types and finite values as documented"))
-
-    def check(name: str, wrong: np.ndarray, meaning: str) -> None:
-        checks.append(_rows(name, wrong, transitions, meaning))
-
-    _check_clock(transitions, check, simulated)
+    found = [*_clock(transitions, simulated)]
     if simulated:
-        _check_medicine(transitions, bank, reward, check)
+        found += _medicine(transitions, bank, reward)
     elif reward == "death":
         paid = transitions.rewards != 0.0
         wrong = paid & ~(transitions.terminations & (transitions.rewards == -1.0))
-        check("reward", wrong, "reward is 0, and -1 where an episode ends in death")
-    return checks
+        found.append(("reward", wrong, "reward is 0, and -1 where an episode ends in death"))
+    schema = Check("schema", True, "shapes, types and finite values as documented")
+    return [schema, *(_rows(name, wrong, transitions, meaning) for name, wrong, meaning in found)]
 
 
-def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None], simulated: bool) -> None:
+_Wrong: TypeAlias = "tuple[str, np.ndarray, str]"
+"""Name of a check, rows in which it does not hold (N,) bool, and what holds in the others."""
+
+
+def _clock(t: Transitions, simulated: bool) -> Iterator[_Wrong]:
     import torch
 
     from medgym_offline.envs.timing import ProcessConfig, action_to_interval, decision_interval
@@ -104,28 +103,28 @@ def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None], 
 
     inside = ~last[:-1]
     broken = _far(t.next_observations[:-1], t.observations[1:], 0.0) & inside
-    check("chain", np.r_[broken, False], "next_observations of a row are the observations of the next in the episode")
+    yield "chain", np.r_[broken, False], "next_observations of a row are the observations of the next in the episode"
     jump = np.r_[False, (np.diff(t.episode) != 1) & first[1:]] | np.r_[False, (np.diff(t.patient) != 0) & inside]
-    check("order", jump, "episodes are numbered one after the other, each of one patient")
+    yield "order", jump, "episodes are numbered one after the other, each of one patient"
     sums = np.cumsum(t.dt, dtype=np.float64)
     before = np.where(first, sums - t.dt, 0.0)[np.maximum.accumulate(np.where(first, np.arange(len(t)), 0))]
-    check("time", _far(t.time, sums - before), "time is the running sum of dt within the episode")
+    yield "time", _far(t.time, sums - before), "time is the running sum of dt within the episode"
     gone = _far(t.observations[:, time] * horizon, horizon - start)
     gone |= _far(t.next_observations[:, time] * horizon, horizon - t.time)
-    check("remaining time", gone, "observed remaining time is (horizon - time)/horizon before and after the decision")
+    yield "remaining time", gone, "observed remaining time is (horizon - time)/horizon before and after the decision"
     left = t.decisions - step
     wrong = _far(t.observations[:, remaining] * t.decisions, left) | _far(
         t.next_observations[:, remaining] * t.decisions, left - 1
     )
-    check("remaining decisions", wrong | (left < 1), "remaining decisions start at K and fall by one")
+    yield "remaining decisions", wrong | (left < 1), "remaining decisions start at K and fall by one"
     at_end = np.abs(t.time - horizon) <= TOLERANCE if simulated else last & (t.time <= horizon + TOLERANCE)
-    check(
+    yield (
         "termination",
         (t.terminations != at_end) | (t.terminations != last),
         "terminated at the horizon, there only, once" if simulated else "terminated at the end, by the horizon, once",
     )
-    check("truncation", t.truncations.copy(), "no episode is truncated")
-    check("action box", (np.abs(t.actions) > 1.0).any(axis=1), "actions lie in [-1, 1]")
+    yield "truncation", t.truncations.copy(), "no episode is truncated"
+    yield "action box", (np.abs(t.actions) > 1.0).any(axis=1), "actions lie in [-1, 1]"
 
     config = ProcessConfig(timing=t.timing, decisions=t.decisions, disease=t.disease)  # type: ignore[arg-type]
     wish = action_to_interval(torch.from_numpy(t.actions[:, -1].copy()), config) if t.timing == "adaptive" else None
@@ -134,17 +133,15 @@ def _check_clock(t: Transitions, check: Callable[[str, np.ndarray, str], None], 
     decided = decision_interval(clock, torch.from_numpy(np.maximum(left, 1).astype(np.float32)), config, wish)
     hours = decided if simulated or wish is None else wish
     limit = t.costs_peak.astype(np.float64) * t.dt[:, None] * (1 + TOLERANCE) + TOLERANCE
-    check(
+    yield (
         "costs along the path",
         ((t.costs_path < 0) | (t.costs_path > limit)).any(axis=1),
         "a cost's integral over the decision lies between 0 and dt times its largest rate",
     )
-    check("dt", _far(t.dt, hours.numpy()), "dt is the feasible interval that the action asks for")
+    yield "dt", _far(t.dt, hours.numpy()), "dt is the feasible interval that the action asks for"
 
 
-def _check_medicine(
-    t: Transitions, bank: SimulatorBank, reward: str, check: Callable[[str, np.ndarray, str], None]
-) -> None:
+def _medicine(t: Transitions, bank: SimulatorBank, reward: str) -> Iterator[_Wrong]:
     disease = bank.disease
     if disease.features:
         return  # what is observed there is not the state; replay checks the rest
@@ -155,15 +152,15 @@ def _check_medicine(
     dose = bank.denormalize_treatment(u)
     name, unit = disease.cost.component, disease.components[disease.monitored].unit
     monitored = after[:, disease.monitored]
-    check(name, _far(t.monitored, monitored), f"{name} is the next observation's, in {unit}")
+    yield name, _far(t.monitored, monitored), f"{name} is the next observation's, in {unit}"
     severity = disease.severity.score(after, dose)
     key = disease.severity.name
-    check(key, _far(t.severity, severity), f"{key} is that of the next observation under the dose given")
+    yield key, _far(t.severity, severity), f"{key} is that of the next observation under the dose given"
     cost = disease.cost.at_end(before[:, disease.monitored], monitored)
-    check("cost", _far(t.costs, cost), f"cost is that of the {name} before and after")
+    yield "cost", _far(t.costs, cost), f"cost is that of the {name} before and after"
     burden = disease.severity.burden(u)
     if reward == "paper":
-        check("reward", _far(t.rewards, -severity - burden), "reward is that of the paper's eq. 4")
+        yield "reward", _far(t.rewards, -severity - burden), "reward is that of the paper's eq. 4"
     elif reward == "authors":
         import torch
 
@@ -171,8 +168,8 @@ def _check_medicine(
 
         numbers = (disease.severity.score(before, dose), severity, burden, t.dt.astype(np.float64))
         expected = authors_reward(*(torch.from_numpy(n) for n in numbers)).numpy()
-        check("reward", _far(t.rewards, expected, 5 * TOLERANCE), "reward is that of the authors' code")
+        yield "reward", _far(t.rewards, expected, 5 * TOLERANCE), "reward is that of the authors' code"
     else:
         # Severity is never negative: the integral over dt cannot be below that of the burden alone.
         outside = t.rewards > -0.1 * t.dt * (burden if reward == "integral" else 0.0) + TOLERANCE
-        check("reward", outside, "reward is in the range of the integral over dt")
+        yield "reward", outside, "reward is in the range of the integral over dt"

@@ -6,9 +6,7 @@ Workers, interruptions and the cut leave no trace: rows are computed in float64 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.datasets.behaviors import Behavior, action_log_prob, play, process_config
-from medgym_offline.datasets.hdf5 import INFOS, EpisodeBlock
+from medgym_offline.datasets.hdf5 import EpisodeBlock
 from medgym_offline.datasets.recipes import Recipe
+from medgym_offline.datasets.transitions import COLUMNS
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import cache_folder
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from medgym_offline.envs.rollout import Rollout
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["SHARD", "SHARD_EPISODES", "played_blocks", "rollout_block", "work_folder"]
+__all__ = ["SHARD", "SHARD_EPISODES", "play_shard", "played_blocks", "rollout_block", "work_folder"]
 
 SHARD = 10
 """Patients rolled out together: the fastest on a CPU."""
@@ -51,62 +50,56 @@ def rollout_block(
     """
     import torch
 
-    count, batch, steps = rolled.rewards.shape
-
-    def flat(tensor: torch.Tensor) -> np.ndarray:
-        return np.ascontiguousarray(tensor.reshape(count * batch, *tensor.shape[2:]).cpu().numpy())
-
-    start = rolled.states[:, :, 0]
-    disease = bank.disease
-    physical = bank.denormalize(start)
-    # As the environment's reset reports them: severity without treatment, nothing else yet.
+    count, batch, _ = rolled.rewards.shape
+    valid, disease = rolled.valid, bank.disease
+    physical = bank.denormalize(rolled.states[:, :, 0])
+    # As the environment's reset reports them: severity without treatment.
     untreated = bank.denormalize_treatment(torch.zeros(count, batch, len(disease.treatments)))
-    at_reset = {
-        "severity": disease.severity.score(physical, untreated),
-        "monitored": physical[..., disease.monitored],
-    }
-    after = {"cost": rolled.costs, "behavior_log_prob": log_prob}
-    after |= {name: getattr(rolled, name) for name in INFOS if name not in after}
-    infos = {
-        name: flat(torch.cat([at_reset.get(name, torch.zeros_like(values[:, :, 0]))[:, :, None], values], 2).float())
-        for name, values in after.items()
-    }
-    return EpisodeBlock(
-        observations=flat(rolled.observations.float()),
-        actions=flat(rolled.actions.float()),
-        rewards=flat(rolled.rewards.float()),
-        terminations=flat(rolled.terminated),
-        truncations=np.zeros((count * batch, steps), bool),
-        infos=infos,
-        lengths=flat(rolled.valid.sum(-1)),
-        seeds=seeds.reshape(-1),
-        patient=np.repeat(np.asarray(patients, np.int32), batch),
-        episode=np.arange(count * batch, dtype=np.int32),
-    )
+    reset = {"severity": disease.severity.score(physical, untreated), "monitored": physical[..., disease.monitored]}
+    rows = {name: getattr(rolled, name) for name in COLUMNS if hasattr(rolled, name)}
+    rows |= {"observations": rolled.observations[:, :, :-1], "next_observations": rolled.observations[:, :, 1:]}
+    rows |= {"terminations": rolled.terminated, "truncations": torch.zeros_like(valid), "behavior_log_prob": log_prob}
+    lengths = valid.sum(-1).flatten().cpu().numpy()
+    columns = {name: values[valid].cpu().numpy().astype(COLUMNS[name]) for name, values in rows.items()}
+    columns["patient"] = np.repeat(np.repeat(np.asarray(patients, np.int32), batch), lengths)
+    columns["episode"] = np.repeat(np.arange(count * batch, dtype=np.int32), lengths)
+    first = {name: values.flatten().float().cpu().numpy() for name, values in reset.items()}
+    return EpisodeBlock(columns, first, seeds.reshape(-1))
 
 
 def play_shard(
     bank: SimulatorBank, behavior: Behavior, recipe: Recipe, seeds: np.ndarray, patients: list[int]
-) -> dict[str, Any]:
-    """One shard's episodes: the fields of an `EpisodeBlock` (a function of its arguments; workers run it)."""
+) -> EpisodeBlock:
+    """Episodes (P, B) of a recipe's behavior.
+
+    Args:
+        bank: P patients, in the recipe's world.
+        behavior: Of these patients; of a mix, turned so that its first part plays the first column.
+        recipe: Gives process and perturbation.
+        seeds: (P, B).
+        patients: Their indices in the whole bank.
+    """
     rolled = play(bank, behavior, process_config(recipe, bank.disease.name), seeds, recipe.perturbation)
-    block = rollout_block(bank, rolled, action_log_prob(rolled, behavior, recipe.perturbation), seeds, patients)
-    return {field.name: getattr(block, field.name) for field in dataclasses.fields(block)}
+    return rollout_block(bank, rolled, action_log_prob(rolled, behavior, recipe.perturbation), seeds, patients)
 
 
-def _joined(parts: list[dict[str, Any]], patients: int, first: int) -> EpisodeBlock:
-    """Shards of the same patients, put together patient by patient."""
+def _shard(*arguments: Any) -> dict[str, Any]:
+    """What a worker returns: the fields of the block of :func:`play_shard`."""
+    return vars(play_shard(*arguments))
 
-    def join(arrays: list[np.ndarray]) -> np.ndarray:
-        grouped = [array.reshape(patients, -1, *array.shape[1:]) for array in arrays]
-        whole = np.concatenate(grouped, axis=1)
-        return whole.reshape(-1, *whole.shape[2:])
 
-    infos = {name: join([part["infos"][name] for part in parts]) for name in parts[0]["infos"]}
-    names = [field.name for field in dataclasses.fields(EpisodeBlock) if field.name not in ("infos", "episode")]
-    columns = {name: join([part[name] for part in parts]) for name in names}
-    numbers = np.arange(first, first + len(columns["lengths"]), dtype=np.int32)
-    return EpisodeBlock(**columns, infos=infos, episode=numbers)
+def _joined(parts: list[dict[str, Any]], first: int) -> EpisodeBlock:
+    """Shards of the same patients, put together patient by patient, and numbered from `first`."""
+    blocks = [EpisodeBlock(**part) for part in parts]
+    rows = {name: np.concatenate([block.columns[name] for block in blocks]) for name in COLUMNS}
+    patients = np.concatenate([block.columns["patient"][block.starts] for block in blocks])
+    lengths = np.concatenate([block.lengths for block in blocks])
+    # Stable: the episodes of a patient stay in the order of the shards.
+    episodes, order = (np.argsort(who, kind="stable") for who in (patients, rows["patient"]))
+    rows = {name: values[order] for name, values in rows.items()}
+    rows["episode"] = np.repeat(np.arange(first, first + len(episodes), dtype=np.int32), lengths[episodes])
+    reset = {n: np.concatenate([block.reset[n] for block in blocks])[episodes] for n in blocks[0].reset}
+    return EpisodeBlock(rows, reset, np.concatenate([block.seeds for block in blocks])[episodes])
 
 
 @contextlib.contextmanager
@@ -133,17 +126,6 @@ def work_folder(target: Path) -> Iterator[Path]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
-
-
-def _is_of(folder: Path, key: Any) -> bool:
-    """Whether the shards in `folder` are of the run with this key; nothing there is fine."""
-    try:
-        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))["key"]
-    except FileNotFoundError:
-        return True
-    except (ValueError, KeyError, TypeError):
-        return False
-    return bool(found == key)
 
 
 def played_blocks(
@@ -184,24 +166,21 @@ def played_blocks(
         names.append([f"p{group[0]:04d}-e{cut.start:05d}" for cut in cuts])
         for name, cut in zip(names[-1], cuts):
             shards[name] = part, who.starting_at(cut.start), recipe, seeds[:, cut.start : cut.stop], group
-    key = {"identity": identity, "shard": [SHARD, SHARD_EPISODES]}
-    fresh = not _is_of(folder, key)
-    before = 0 if fresh else len(list(folder.glob("*.safetensors")))
-    if before and progress:
+    kept = folder / identity[:16]  # shards of another dataset lie beside it
+    if (before := len(list(kept.glob("*.safetensors")))) and progress:
         print(f"{recipe.id}: going on after {before} of {len(shards)} shards", file=sys.stderr, flush=True)
     played = run(
-        play_shard,
+        _shard,
         shards,
         engine="process" if workers > 1 else "local",
         workers=workers if workers > 1 else None,
-        folder=folder,
-        key=key,
-        fresh=fresh,
+        folder=kept,
+        key={"identity": identity, "shard": [SHARD, SHARD_EPISODES]},
         title=f"{recipe.id} (shards of {SHARD} patients)",
         progress=progress,
     )
     first = 0
-    for group, parts in zip(groups, names):
-        block = _joined([played.pop(name) for name in parts], len(group), first)
+    for parts in names:
+        block = _joined([played.pop(name) for name in parts], first)
         first += len(block)
         yield block

@@ -185,6 +185,10 @@ class Transitions:
             return np.zeros(0, dtype=np.int64)
         return np.flatnonzero(np.r_[True, np.diff(self.episode) != 0])
 
+    def episode_lengths(self) -> np.ndarray:
+        """Decisions (int64) of each episode."""
+        return np.diff(np.r_[self.episode_starts(), len(self)])
+
     def validate(self) -> Transitions:
         """Return self if shapes, types and values are those documented; else raise `DatasetError`.
 
@@ -206,22 +210,20 @@ class Transitions:
             if kind == "float32" and odd.any():
                 row = int(np.flatnonzero(odd.reshape(rows, -1).any(axis=1))[0])
                 raise DatasetError(f"{name}: {column} is not finite at row {row}; regenerate")
-        if self.next_observations.shape != self.observations.shape:
-            raise DatasetError(f"{name}: next_observations and observations differ in width; regenerate")
-        seen = self.observation_dim - self.embedded
-        if self.view != FULL and seen != (wanted := len(self.definition.seen(self.view))):
-            raise DatasetError(f"{name}: observations have width {seen}, view {self.view!r} has {wanted}")
-        costs = len(self.definition.costs)
-        for array, column in ((self.costs_path, "costs_path"), (self.costs_peak, "costs_peak")):
-            if array.shape[1] != costs:
-                raise DatasetError(
-                    f"{name}: {column} has {array.shape[1]} costs, {self.disease} has {costs}; regenerate"
-                )
         if self.timing not in ("adaptive", "fixed"):
             raise DatasetError(f"{name}: timing {self.timing!r} is not 'adaptive' or 'fixed'")
-        width = self.definition.action_dim(self.timing)
-        if self.action_dim != width:
-            raise DatasetError(f"{name}: actions have width {self.action_dim}, {self.timing} timing needs {width}")
+        of = self.definition
+        widths = {
+            "next_observations": (self.observation_dim, "observations have"),
+            "actions": (of.action_dim(self.timing), f"{self.timing} timing needs"),
+            "costs_path": (len(of.costs), f"{self.disease} has"),
+            "costs_peak": (len(of.costs), f"{self.disease} has"),
+        }
+        if self.view != FULL:
+            widths["observations"] = len(of.seen(self.view)) + self.embedded, f"view {self.view!r} has"
+        for column, (width, why) in widths.items():
+            if (found := getattr(self, column).shape[1]) != width:
+                raise DatasetError(f"{name}: {column} have width {found}, {why} {width}; regenerate")
         if rows and (self.patient.min() < 0 or self.patient.max() >= len(self.patients)):
             raise DatasetError(f"{name}: patient numbers exceed the {len(self.patients)} patient ids")
         return self

@@ -23,13 +23,10 @@ __all__ = [
     "damaged_files",
     "departures",
     "fetched_manifest",
-    "not_the_releases",
     "recipe_seeds",
     "release_manifest",
     "require_release_rows",
 ]
-
-_FIXED = ("id", "identity", "episodes", "steps", "env_spec", "eval_env_spec")
 
 
 def release_manifest(dataset: str) -> dict[str, Any] | None:
@@ -49,28 +46,22 @@ def fetched_manifest(path: Path, dataset: str, where: str) -> dict[str, Any]:
     return manifest
 
 
-def not_the_releases(manifest: dict[str, Any], dataset: str) -> list[str]:
+def departures(manifest: dict[str, Any], dataset: str) -> list[str]:
     """What made a dataset otherwise than this release makes the one of that id, in words; empty if nothing did.
+
+    Versions of code and packages may differ, and with them the bytes of its files. Whether its rows are the release's
+    is :func:`compare_rows`.
 
     Args:
         manifest: Of the dataset.
         dataset: Id; without a recipe in this release, nothing is compared.
     """
-    recipe = known_recipe(dataset)
+    recipe, release = known_recipe(dataset), release_manifest(dataset)
     if recipe is None:
         return []
     made = {"recipe": recipe.to_json(), "source": recipe.id, "generator": GENERATOR}
-    return made_differently(manifest, {**(release_manifest(dataset) or manifest), **made})
-
-
-def departures(manifest: dict[str, Any], release: dict[str, Any]) -> list[str]:
-    """In what a dataset is not the one the release names, in words: what made it, or a field of the manifest.
-
-    Versions of code and packages may differ, and with them the bytes of its files. Whether its rows are the release's
-    is :func:`compare_rows`.
-    """
-    different = made_differently(manifest, release)
-    return different or [f"{name} differs" for name in _FIXED if manifest[name] != release[name]]
+    different = made_differently(manifest, {**(release or manifest), **made})
+    return different or made_differently(manifest, release or manifest)
 
 
 def recipe_seeds(manifest: dict[str, Any], patients: Sequence[str]) -> np.ndarray:

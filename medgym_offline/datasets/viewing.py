@@ -14,6 +14,7 @@ import numpy as np
 from medgym_offline.datasets.forms import MANIFEST, read_manifest
 from medgym_offline.datasets.identity import GENERATOR
 from medgym_offline.datasets.recipes import Recipe, stream_of
+from medgym_offline.datasets.shards import SHARD
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
@@ -28,8 +29,6 @@ __all__ = ["REPLAY_TOLERANCE", "viewed"]
 REPLAY_TOLERANCE = 5e-3
 """Largest difference allowed between a stored episode and its replay, over all columns: a replay computes one episode
 where generation computed a thousand at once, and float32 sums differ in their last digits, for up to 20 decisions."""
-_TOGETHER = 10
-"""Patients replayed in one batch: the fastest on a CPU."""
 
 
 def viewed(rows: Transitions, view: str, folder: Path, content_hash: str, progress: bool = True) -> Transitions:
@@ -54,8 +53,8 @@ def viewed(rows: Transitions, view: str, folder: Path, content_hash: str, progre
     if missing:
         recipe, bank, stream = _made_by(folder, rows)
         with Progress(f"{rows.dataset_id} as {view!r} (patients)", len(missing), enabled=progress) as bar:
-            for start in range(0, len(missing), _TOGETHER):
-                some = missing[start : start + _TOGETHER]
+            for start in range(0, len(missing), SHARD):
+                some = missing[start : start + SHARD]
                 for patient, pair in zip(some, _replayed(rows, view, recipe, bank, stream, some)):
                     with atomic_path(files[patient]) as temporary, open(temporary, "wb") as handle:
                         np.save(handle, pair)
@@ -96,9 +95,7 @@ def _replayed(
     starts = own.episode_starts()
     if len(starts) != len(patients) * recipe.episodes:
         raise DatasetError(f"{rows.dataset_id}: episodes are missing; regenerate it, or load whole patients")
-    first = np.zeros(len(own), bool)
-    first[starts] = True
-    episode = np.cumsum(first) - 1
+    episode = np.repeat(np.arange(len(starts)), own.episode_lengths())
     actions = torch.zeros(len(starts), config.decisions, own.action_dim, dtype=torch.float64)
     place = episode, np.arange(len(own)) - starts[episode]
     actions[place] = torch.from_numpy(own.actions.astype(np.float64))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from medgym_offline.datasets import COLUMNS
-from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy, to_huggingface, to_parquet, to_tensordict, to_torch
+from medgym_offline.datasets.adapters import to_arrow, to_d3rlpy, to_parquet, to_tensordict, to_torch
 from medgym_offline.datasets.rows import check_rows
 from medgym_offline.errors import DatasetError, MissingExtraError
 
@@ -102,7 +102,7 @@ def test_d3rlpy_is_not_given_what_it_would_misread(rows, take):
 
 @pytest.mark.parametrize(
     ("package", "make"),
-    [("pyarrow", to_arrow), ("datasets", to_huggingface), ("tensordict", to_tensordict), ("d3rlpy", to_d3rlpy)],
+    [("pyarrow", to_arrow), ("tensordict", to_tensordict), ("d3rlpy", to_d3rlpy)],
 )
 def test_a_missing_package_is_named_with_its_extra(rows, monkeypatch, package, make):
     monkeypatch.setitem(sys.modules, package, None)

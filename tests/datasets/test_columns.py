@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.datasets import Recipe, generate, load_dataset
+from medgym_offline.datasets import Recipe, Transitions
 from medgym_offline.datasets.behaviors import action_log_prob, play, process_config, recipe_behavior
+from medgym_offline.datasets.shards import play_shard
 from medgym_offline.envs.process import DecisionProcess
 from medgym_offline.envs.rollout import dense, episode_seeds
 from medgym_offline.policies.density import clipped_normal_log_prob
@@ -14,30 +15,24 @@ from medgym_offline.simulators import load_simulators
 PATIENTS = 3
 
 
-def made(root, behavior, perturbation):
+def made(behavior, perturbation):
+    """Rows of three diabetes patients as generation makes them; their bank, behavior, rollout and process."""
     recipe = Recipe(
-        id=f"medgym/diabetes-{behavior.partition(' ')[0]}-columns-v0",
-        description="for a test",
-        bank="diabetes-v0",
-        behavior=behavior,
-        decisions=5,
-        episodes=4,
-        perturbation=perturbation,
-        seed=3,
-        world="true",
-    )
-    generate(recipe, root=root, patients=PATIENTS, output_id=recipe.id, progress=False)
-    return load_dataset(recipe.id, root=root, progress=False), recipe
+        "medgym/diabetes-columns-v0", "for a test", "diabetes-v0", behavior, decisions=5, episodes=4,
+        perturbation=perturbation, seed=3, world="true",
+    )  # fmt: skip
+    bank = load_simulators(recipe.bank).world(recipe.world).select(list(range(PATIENTS)))
+    acts = recipe_behavior(recipe, bank).select(bank.patients)
+    seeds = episode_seeds(recipe.seed, recipe.stream, bank.patients, recipe.episodes)
+    rows = play_shard(bank, acts, recipe, seeds, list(range(PATIENTS))).columns
+    found = Transitions(**rows, patients=bank.patients, decisions=5, disease="diabetes").validate()
+    played = play(bank, acts, process_config(recipe, "diabetes"), seeds, perturbation)
+    return found, bank, acts, played, process_config(recipe, "diabetes")
 
 
-def test_costs_along_the_path_are_integrals_and_maxima_of_the_rate(tmp_path):
-    rows, recipe = made(tmp_path, "ind", 0.05)
-    bank = load_simulators(recipe.bank).world(recipe.world)
-    part = bank.select(list(range(PATIENTS)))
-    behavior = recipe_behavior(recipe, bank)
-    seeds = episode_seeds(recipe.seed, recipe.stream, part.patients, recipe.episodes)
-    played = play(part, behavior, process_config(recipe, "diabetes"), seeds, recipe.perturbation)
-    process = DecisionProcess(part.to(torch.float64), process_config(recipe, "diabetes"))
+def test_costs_along_the_path_are_integrals_and_maxima_of_the_rate():
+    rows, bank, _, played, config = made("ind", 0.05)
+    process = DecisionProcess(bank.to(torch.float64), config)
     step = 1 / 12  # the path is known every five minutes
     grid = torch.arange(0, 288 + 1, dtype=torch.float64) * step
     states, _ = dense(process, played, grid)
@@ -50,12 +45,10 @@ def test_costs_along_the_path_are_integrals_and_maxima_of_the_rate(tmp_path):
     np.testing.assert_allclose(peaks, rate.amax(-1).numpy().reshape(-1), rtol=1e-3, atol=1e-3)
 
 
-def test_log_probabilities_are_those_of_who_played(tmp_path):
-    rows, recipe = made(tmp_path, "random + ind", 0.2)
-    bank = load_simulators(recipe.bank).world(recipe.world)
-    parts = recipe_behavior(recipe, bank).parts
+def test_log_probabilities_are_those_of_who_played():
+    rows, bank, acts, *_ = made("random + ind", 0.2)
     own = torch.as_tensor(rows.observations)[None]
-    for number, part in enumerate(parts):
+    for number, part in enumerate(acts.parts):
         mine = rows.episode % 2 == number
         if part.name == "random":
             edge = np.abs(rows.actions[mine]).max(1) == 1.0
@@ -68,7 +61,7 @@ def test_log_probabilities_are_those_of_who_played(tmp_path):
             np.testing.assert_allclose(rows.behavior_log_prob[some], wanted.numpy(), rtol=1e-3, atol=1e-3)
 
 
-def test_importance_weights_of_a_known_policy_average_to_one_and_to_its_mean_action(tmp_path):
+def test_importance_weights_of_a_known_policy_average_to_one_and_to_its_mean_action():
     """Of the first decision, under a uniform behavior: E[w] = 1 and E[w a] = E_pi[a], pi a clipped normal."""
     recipe = Recipe(
         "medgym/toy-weights-v0", "for a test", bank="toy-v0", behavior="random", decisions=4, episodes=400, seed=1
@@ -88,8 +81,8 @@ def test_importance_weights_of_a_known_policy_average_to_one_and_to_its_mean_act
         assert found == pytest.approx(normal[:, column].mean(), abs=0.08)
 
 
-def test_an_action_without_noise_has_no_probability(tmp_path):
-    rows, _ = made(tmp_path, "clinician", 0.0)
+def test_an_action_without_noise_has_no_probability():
+    rows = made("clinician", 0.0)[0]
     assert np.isnan(rows.behavior_log_prob).all()
-    uniform, _ = made(tmp_path, "random", 0.0)
+    uniform = made("random", 0.0)[0]
     np.testing.assert_allclose(uniform.behavior_log_prob, -uniform.actions.shape[1] * np.log(2.0), rtol=1e-6)

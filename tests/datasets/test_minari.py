@@ -8,18 +8,11 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
-from minari.storage import get_dataset_path
-
-from medgym_offline.datasets import minari_root
 
 
 @pytest.fixture(autouse=True)
 def _here(root, made, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
-
-
-def test_the_root_is_minaris_own():
-    assert minari_root() == get_dataset_path()
 
 
 def test_its_episodes_are_the_flat_rows(made, rows):
@@ -59,13 +52,6 @@ def test_stored_seed_and_options_replay_every_episode(made):
     np.testing.assert_allclose(observations, [dataset[e].observations[0] for e in chosen], atol=1e-4)
     observations = envs.step(np.array([dataset[e].actions[0] for e in chosen]))[0]
     np.testing.assert_allclose(observations, [dataset[e].observations[1] for e in chosen], atol=1e-4)
-
-
-def test_normalized_scores(made):
-    returns = made.manifest["references"]["returns"]
-    dataset = minari.load_dataset(made.id)
-    ends = np.array([returns["random"], returns["expert"]])
-    np.testing.assert_allclose(minari.get_normalized_score(dataset, ends), [0.0, 1.0], atol=1e-6)
 
 
 def test_recover_environment_in_a_fresh_process(made, root, tmp_path):
