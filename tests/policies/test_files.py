@@ -150,7 +150,7 @@ def test_torchscript_of_wrong_shape_is_refused(tmp_path):
     broken = nn.Linear(9, 4)
     nn.init.constant_(broken.bias, float("nan"))
     unreadable(script(tmp_path / "in.pt", nn.Linear(8, 4), 8), "fails on 2 observations of 9 columns")
-    unreadable(script(tmp_path / "out.pt", nn.Linear(9, 5)), "width 5")
+    unreadable(script(tmp_path / "out.pt", nn.Linear(9, 5)), r"with \(2, 5\), not \(2, 3\) or \(2, 4\)")
     unreadable(script(tmp_path / "nan.pt", broken), "not finite")
 
 
@@ -168,7 +168,7 @@ class OneRow(nn.Module):
 @pytest.mark.parametrize("strict", [True, False])
 def test_torchscript_for_one_observation_names_the_batch(tmp_path, strict):
     torch.jit.save(torch.jit.script(OneRow(strict)), str(tmp_path / "p.pt"))
-    unreadable(tmp_path / "p.pt", "batch axis is fixed at 1")
+    unreadable(tmp_path / "p.pt", r"2 observations .*free batch axis")
 
 
 class Reader(nn.Module):
@@ -251,4 +251,4 @@ def test_onnx_with_weights_in_a_second_file_is_refused(tmp_path, constant, monke
 @pytest.mark.parametrize("batch", [1, 32])
 def test_onnx_with_a_fixed_batch_names_the_axis(tmp_path, batch):
     (tmp_path / "p.onnx").write_bytes(onnx_model(np.ones((9, 4)), (batch, 9)).SerializeToString())
-    unreadable(tmp_path / "p.onnx", f"batch axis is fixed at {batch}, .*dynamic_axes")
+    unreadable(tmp_path / "p.onnx", rf"takes x \({batch}, 9\), .*free batch axis N: dynamic_axes")
