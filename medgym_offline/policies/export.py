@@ -7,7 +7,6 @@ decisions.
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
 from collections.abc import Callable
@@ -152,19 +151,18 @@ def _write_onnx(network: nn.Sequential, header: dict[str, Any], path: Path) -> N
     import onnx
 
     one, names = torch.zeros(2, header["sizes"][0]), ("observations", "actions")
-    content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter by tracing, which needs no further package, is called legacy
         torch.onnx.export(
             network,
             (one,),
-            content,
+            path,
             dynamo=False,
             opset_version=_ONNX_OPERATORS,
             input_names=names[:1],
             output_names=names[1:],
             dynamic_axes={name: {0: "N"} for name in names},
         )
-    model = onnx.load_model_from_string(content.getvalue())
+    model = onnx.load(path)
     onnx.helper.set_model_props(model, {EXTRA_FILE: json.dumps(header, sort_keys=True)})
-    onnx.save(model, str(path))
+    onnx.save(model, path)
