@@ -63,12 +63,12 @@ banks: install
 	  --patients 110 --output runs/cohort.parquet
 	$(BIN)/medgym-offline simulators fit runs/cohort.parquet --recipe generation/sepsis-v0.toml \
 	  --output generation/banks/sepsis-v0.safetensors
-	$(BIN)/medgym-offline behavior train-all --bank sepsis-v0 --output runs/behaviors
+	$(BIN)/medgym-offline behavior train --bank sepsis-v0 --scope all --engine process --output runs/behaviors
 	$(BIN)/medgym-offline simulators fit runs/cohort.parquet --recipe generation/sepsis-plain-v0.toml \
 	  --output generation/banks/sepsis-plain-v0.safetensors
 	$(BIN)/python -m medgym_offline.diseases.sepsis.twin_bank build
 	$(BIN)/python -m medgym_offline.diseases.toy
-	$(BIN)/medgym-offline behavior train-all --bank sepsis-twin-v0 --output runs/behaviors --half
+	$(BIN)/medgym-offline behavior train --bank sepsis-twin-v0 --scope all --engine process --output runs/behaviors --half
 	cp runs/behaviors/sepsis-*.safetensors generation/behaviors/
 	for id in $$($(BIN)/python -c 'from medgym_offline.datasets import list_recipes; print(*list_recipes())'); do \
 	  $(BIN)/medgym-offline generate $$id --release || exit 1; done

@@ -1,106 +1,17 @@
-"""behavior {train, train-all}: the policies that make the data."""
+"""behavior train: the policies that make the data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medgym_offline.commands import completion
-from medgym_offline.commands.common import (
-    Address,
-    Bank,
-    Device,
-    Engine,
-    Patients,
-    Resume,
-    Workers,
-    parse_list,
-    parse_patients,
-    say,
-)
+from medgym_offline.commands.common import Bank, Device, Patients, parse_list, parse_patients, say
 from medgym_offline.errors import unknown_name
 
 __all__ = ["register"]
-
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for policies, report and checkpoints.")]
-Recipe = Annotated[
-    Path | None,
-    typer.Option(
-        "--recipe", help="Recipe (.toml); default: the release's, <disease>-behaviors.toml or else behaviors.toml."
-    ),
-]
-Half = Annotated[bool, typer.Option("--half", help="Store the policies in float16: half the size, weights rounded.")]
-Updates = Annotated[
-    int | None, typer.Option("--updates", min=1, help="Updates of every scope (default: the recipe's).")
-]
-
-
-def _train(
-    bank: str,
-    wanted: Sequence[tuple[str, str]],
-    output: Path,
-    patients: str | None,
-    recipe: Path | None,
-    changes: dict[str, object],
-    updates: int | None,
-    engine: tuple[str, int | None, str | None, str],
-    resume: bool,
-    half: bool,
-) -> None:
-    """Train the (scope, timing) pairs `wanted` and print what was written."""
-    from medgym_offline.online.behavior import EngineOptions, train_behavior_files
-    from medgym_offline.online.config import ALGORITHMS
-    from medgym_offline.online.recipe import SCOPES, behavior_path, load_recipe
-    from medgym_offline.simulators import load_simulators
-
-    # Everything that can be wrong is looked at before anything is trained; what needs no bank, before it is read.
-    for scope, timing in wanted:
-        behavior_path("bank", scope, timing)
-    options = EngineOptions(*engine)
-    options.check()
-    if (algorithm := changes.get("algorithm")) is not None and algorithm not in ALGORITHMS:
-        raise unknown_name("algorithm", str(algorithm), ALGORITHMS)
-    if recipe is not None:
-        load_recipe(recipe)
-    loaded = load_simulators(bank or None)
-    settings = load_recipe(recipe, loaded.disease.name)
-    if updates is not None:
-        own = {str(name): dict(values) for name, values in settings.settings.items()}
-        changes["settings"] = {name: {**own.get(name, {}), "updates": updates} for name in SCOPES}
-        changes["early_updates"] = min(updates, settings.early_updates)
-    settings = replace(settings, **changes)  # type: ignore[arg-type]
-    for _, timing in wanted:
-        settings.process(timing, loaded.disease.name)  # type: ignore[arg-type]
-    chosen = parse_patients(patients, loaded.patients, f"bank {loaded.name!r}")
-    simulators = loaded if chosen is None else loaded.select(chosen)
-    paths = train_behavior_files(
-        simulators,
-        wanted,
-        output,
-        recipe=settings,
-        checkpoints=output / "checkpoints" / loaded.name,
-        options=options,
-        fresh=not resume,
-        report=_has_matplotlib(),
-        half=half,
-    )
-    for path in paths:
-        say(f"wrote {path}")
-    extra = "" if chosen is None else f" --patients {','.join(chosen)}"
-    say(f"next: medgym-offline eval --policy {paths[0]} --bank {bank}{extra}")
-
-
-def _has_matplotlib() -> bool:
-    import importlib.util
-
-    found = importlib.util.find_spec("matplotlib") is not None
-    if not found:
-        say('no training report: pip install "medgym-offline[report]"')
-    return found
 
 
 def behavior_train(
@@ -110,26 +21,13 @@ def behavior_train(
         typer.Option(
             "--scope",
             help="ind, pop, dr, ind-scratch, oracle; early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); "
-            "several separated by commas.",
-            autocompletion=completion.several_of(*completion.BEHAVIORS),
+            "several separated by commas; all: whatever ships with a bank, in both timings.",
         ),
     ] = "ind",
     timing: Annotated[
-        str,
-        typer.Option(
-            "--timing",
-            help="adaptive, fixed, or both separated by a comma.",
-            autocompletion=completion.several_of("adaptive", "fixed"),
-        ),
+        str, typer.Option("--timing", help="adaptive, fixed, or both separated by a comma.")
     ] = "adaptive",
-    algorithm: Annotated[
-        str | None,
-        typer.Option(
-            "--algorithm",
-            help="Default: the recipe's (trpo-lag).",
-            autocompletion=completion.one_of(*completion.ONLINE_ALGORITHMS),
-        ),
-    ] = None,
+    algorithm: Annotated[str | None, typer.Option("--algorithm", help="Default: the recipe's (trpo-lag).")] = None,
     decisions: Annotated[
         int | None, typer.Option("--decisions", min=1, help="Budget K (default: the recipe's).")
     ] = None,
@@ -138,50 +36,83 @@ def behavior_train(
         int | None,
         typer.Option("--patience", min=0, help="Early stop after so many updates without a better return; 0: never."),
     ] = None,
-    output: Output = Path("runs/behaviors"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and checkpoints.")] = Path(
+        "runs/behaviors"
+    ),
     patients: Patients = None,
-    recipe: Recipe = None,
-    updates: Updates = None,
-    engine: Engine = "local",
-    workers: Workers = None,
-    address: Address = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe", help="Recipe (.toml); default: the release's, <disease>-behaviors.toml or else behaviors.toml."
+        ),
+    ] = None,
+    updates: Annotated[
+        int | None, typer.Option("--updates", min=1, help="Updates of every scope (default: the recipe's).")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="local (this process), process (all local cores) or ray.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Jobs at a time (default: every core).")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Ray cluster, HOST:PORT (default: one started here).")
+    ] = None,
     device: Device = "cpu",
-    resume: Resume = True,
-    half: Half = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or forget it and start again.")
+    ] = True,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the policies in float16: half the size, weights rounded.")
+    ] = False,
 ) -> None:
     """Train behavior policies of a bank, all patients at once. A killed run goes on where it was.
 
     Example: medgym-offline behavior train --bank sepsis-v0 --scope ind --timing adaptive --engine process
     """
-    given = {"algorithm": algorithm, "decisions": decisions, "seed": seed, "patience": patience}
-    changes: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-    wanted = [(s, t) for t in parse_list(timing) for s in parse_list(scope)]
+    from medgym_offline.online.behavior import EngineOptions, train_behavior_files
+    from medgym_offline.online.config import ALGORITHMS
+    from medgym_offline.online.recipe import RELEASE, SCOPES, behavior_path, load_recipe
+    from medgym_offline.simulators import load_simulators
+
+    wanted = list(RELEASE) if scope == "all" else [(s, t) for t in parse_list(timing) for s in parse_list(scope)]
     if not wanted:
         raise typer.BadParameter("name at least one scope and one timing")
-    where = (engine, workers, address, device)
-    _train(bank, wanted, output, patients, recipe, changes, updates, where, resume, half)
-
-
-def behavior_train_all(
-    bank: Bank = "",
-    output: Output = Path("runs/behaviors"),
-    patients: Patients = None,
-    recipe: Recipe = None,
-    updates: Updates = None,
-    engine: Engine = "process",
-    workers: Workers = None,
-    address: Address = None,
-    device: Device = "cpu",
-    resume: Resume = True,
-    half: Half = False,
-) -> None:
-    """Train every behavior policy that ships with a bank: ind, pop, dr in both timings, and the early-stopped ones.
-
-    Example: medgym-offline behavior train-all --bank sepsis-v0 --output runs/behaviors
-    """
-    from medgym_offline.online.recipe import RELEASE
-
-    _train(bank, RELEASE, output, patients, recipe, {}, updates, (engine, workers, address, device), resume, half)
+    # Everything that can be wrong is looked at before anything is trained; what needs no bank, before it is read.
+    for name, when in wanted:
+        behavior_path("bank", name, when)
+    options = EngineOptions(engine, workers, address, device)
+    options.check()
+    if algorithm is not None and algorithm not in ALGORITHMS:
+        raise unknown_name("algorithm", algorithm, ALGORITHMS)
+    if recipe is not None:
+        load_recipe(recipe)
+    loaded = load_simulators(bank or None)
+    settings = load_recipe(recipe, loaded.disease.name)
+    given = {"algorithm": algorithm, "decisions": decisions, "seed": seed, "patience": patience}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if updates is not None:
+        own = {str(name): dict(values) for name, values in settings.settings.items()}
+        changes["settings"] = {name: {**own.get(name, {}), "updates": updates} for name in SCOPES}
+        changes["early_updates"] = min(updates, settings.early_updates)
+    settings = replace(settings, **changes)
+    for _, when in wanted:
+        settings.process(when, loaded.disease.name)  # type: ignore[arg-type]
+    chosen = parse_patients(patients, loaded.patients, f"bank {loaded.name!r}")
+    paths = train_behavior_files(
+        loaded if chosen is None else loaded.select(chosen),
+        wanted,
+        output,
+        recipe=settings,
+        checkpoints=output / "checkpoints" / loaded.name,
+        options=options,
+        fresh=not resume,
+        half=half,
+    )
+    for path in paths:
+        say(f"wrote {path}")
+    extra = "" if chosen is None else f" --patients {','.join(chosen)}"
+    say(f"next: medgym-offline eval --policy {paths[0]} --bank {bank}{extra}")
 
 
 def register(app: typer.Typer) -> None:
@@ -190,5 +121,4 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True, help="Policies that generate the datasets. Example: behavior train --bank sepsis-v0"
     )
     behavior.command("train")(behavior_train)
-    behavior.command("train-all")(behavior_train_all)
     app.add_typer(behavior, name="behavior")

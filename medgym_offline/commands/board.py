@@ -1,4 +1,4 @@
-"""submit and leaderboard {add, verify, build, seed}: from results to the leaderboard."""
+"""submit and leaderboard {add, verify, build}: from results to the leaderboard."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medgym_offline.commands.common import Json, parse_list, print_json, print_table, say
+from medgym_offline.commands.common import Json, print_json, print_table, say
 
 if TYPE_CHECKING:
     from medgym_offline.leaderboard import Reexecution
@@ -78,7 +78,7 @@ def leaderboard_verify(
 
     report = verify_submission(folder, bank, fresh, retrain=retrain)
     if report.accepted and file is not None:
-        add_entry(sealed(read_submission(folder, fetch=False).entry, report.record), file)
+        add_entry(sealed(read_submission(folder, complete=False).entry, report.record), file)
     if json:
         print_json(report.to_json())
     else:
@@ -89,8 +89,6 @@ def leaderboard_verify(
 
 def _tell(report: Reexecution, folder: Path, file: Path | None) -> None:
     """Print a re-execution for a person."""
-    from medgym_offline.leaderboard.retrain import WITHIN_NOISE
-
     heads = ("check", "world", "metric", "claimed", "found", "tolerance", "")
     rows = [
         (r.check, r.world, r.metric, f"{r.claimed:.4g}", f"{r.found:.4g}", f"{r.tolerance:.3g}", "ok" if r.ok else "NO")
@@ -106,8 +104,7 @@ def _tell(report: Reexecution, folder: Path, file: Path | None) -> None:
     say(f"{report.id}: {'accepted' if report.accepted else refused}")
     if report.accepted and file is not None:
         say(f"recorded on {file}")
-    elif report.accepted and report.retrained == WITHIN_NOISE:
-        # `add` wants the files, which this machine cannot make.
+    elif report.accepted and report.retrained:
         say("next: the same command with --file BOARD records it; `leaderboard add` needs the policy files")
     elif report.accepted:
         say(f"next: medgym-offline leaderboard add {folder}")
@@ -148,58 +145,6 @@ def leaderboard_build(
     say(f"{len(entries)} entries in {page}")
 
 
-def leaderboard_seed(
-    recipe: Annotated[
-        Path | None, typer.Argument(metavar="RECIPE", help="A recipe (default: leaderboard/seed_entries.toml).")
-    ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Working folder; what is there already is not made again.")
-    ] = Path("runs/seed"),
-    submissions: Annotated[
-        Path | None, typer.Option("--submissions", help="Where submissions go (default: beside the leaderboard).")
-    ] = None,
-    file: Board = None,
-    only: Annotated[
-        str | None,
-        typer.Option("--only", help="Only entries whose folder name is or contains one of these, comma-separated."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and run none.")] = False,
-) -> None:
-    """Train, evaluate, submit and verify the release's own entries onto the board. An interrupted run resumes.
-
-    Example: medgym-offline leaderboard seed --only gcql --dry-run
-    """
-    import shlex
-
-    from medgym_offline.errors import SubmissionError
-    from medgym_offline.files import shown_path
-    from medgym_offline.leaderboard import default_board
-    from medgym_offline.leaderboard.seeding import plan, read_seed_recipe, run_entry
-
-    board = file or shown_path(default_board())
-    entries = plan(read_seed_recipe(recipe), output, submissions or board.parent / "submissions", board)
-    wanted = parse_list(only or "")
-    whole = {e.label for e in entries}.intersection(wanted)  # a whole name is no part of a longer one
-    parts = [part for part in wanted if part not in whole]
-    entries = [e for e in entries if not wanted or e.label in whole or any(part in e.label for part in parts)]
-    made, failed = 0, 0
-    for entry in entries:
-        if dry_run:
-            for mark, argv in entry.steps():
-                say(("# done: " if entry.done(mark) else "") + f"medgym-offline {shlex.join(argv)}")
-            continue
-        try:
-            made += run_entry(entry, say)
-        except SubmissionError as error:
-            failed += 1
-            say(f"failed: {error}")
-    if not dry_run:
-        say(f"{made} of {len(entries)} entries are verified on {board}")
-        say(f"next: medgym-offline leaderboard build --file {board} --output runs/board")
-    if failed:
-        raise SubmissionError(f"{failed} entries failed (above); run the command again to go on")
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     app.command("submit")(submit_command)
@@ -207,5 +152,4 @@ def register(app: typer.Typer) -> None:
     board.command("add")(leaderboard_add)
     board.command("verify")(leaderboard_verify)
     board.command("build")(leaderboard_build)
-    board.command("seed")(leaderboard_seed)
     app.add_typer(board, name="leaderboard")

@@ -9,23 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from medgym_offline.commands import completion
 from medgym_offline.patients import PatientIndex
 
 __all__ = [
-    "Address",
     "Bank",
     "BankArgument",
+    "Dataset",
     "Device",
-    "Engine",
     "Json",
     "MaybeBank",
     "Patients",
-    "Resume",
     "Split",
-    "Timing",
     "View",
-    "Workers",
     "Worlds",
     "ask_patients",
     "parse_list",
@@ -36,68 +31,29 @@ __all__ = [
     "terminal_width",
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for another program to read.")]
-
 _BANK = "Simulator bank: the name of a shipped one, or the path of a bank file"
-Bank = Annotated[str, typer.Option("--bank", help=f"{_BANK}.", autocompletion=completion.banks)]
-MaybeBank = Annotated[
-    str | None, typer.Option("--bank", help=f"{_BANK} (default: the one recorded).", autocompletion=completion.banks)
-]
-BankArgument = Annotated[str, typer.Argument(metavar="BANK", help=f"{_BANK}.", autocompletion=completion.banks)]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for another program to read.")]
+Bank = Annotated[str, typer.Option("--bank", help=f"{_BANK}.")]
+MaybeBank = Annotated[str | None, typer.Option("--bank", help=f"{_BANK} (default: as policy or data say).")]
+BankArgument = Annotated[str, typer.Argument(metavar="BANK", help=f"{_BANK}.")]
+Dataset = Annotated[str, typer.Option("--dataset", metavar="ID", help="Dataset id.")]
 Patients = Annotated[
     str | None, typer.Option("--patients", help="How many patients (the first N), or ids separated by commas.")
 ]
 Split = Annotated[
     str | None,
-    typer.Option(
-        "--split",
-        help="Of the bank's people only those of this side: train, or test (new people).",
-        autocompletion=completion.one_of("train", "test"),
-    ),
-]
-Timing = Annotated[
-    str | None,
-    typer.Option(
-        "--timing",
-        help="adaptive or fixed (default: the policy's).",
-        autocompletion=completion.one_of("adaptive", "fixed"),
-    ),
+    typer.Option("--split", help="Of the bank's people only those of this side: train, or test (new people)."),
 ]
 View = Annotated[
     str | None,
-    typer.Option(
-        "--view",
-        help="What policies see: full, noisy, charted (default: as trained; of a training full).",
-        autocompletion=completion.one_of("full", "noisy", "charted"),
-    ),
+    typer.Option("--view", help="What policies see: full, noisy, charted (default: as trained; of a training full)."),
 ]
 Worlds = Annotated[
     str | None,
-    typer.Option(
-        "--worlds",
-        help="own, crossfit, true; several separated by commas (default: all the bank has).",
-        autocompletion=completion.several_of("own", "crossfit", "true"),
-    ),
+    typer.Option("--worlds", help="own, crossfit, true; several separated by commas (default: all the bank has)."),
 ]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device", help="Torch device of the training: cpu, or cuda.", autocompletion=completion.one_of("cpu", "cuda")
-    ),
-]
-Engine = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        help="local (this process), process (all local cores) or ray.",
-        autocompletion=completion.one_of("local", "process", "ray"),
-    ),
-]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Jobs at a time (default: every core).")]
-Address = Annotated[str | None, typer.Option("--address", help="Ray cluster, HOST:PORT (default: one started here).")]
-Resume = Annotated[
-    bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or forget it and start again.")
-]
+Device = Annotated[str, typer.Option("--device", help="Torch device of the training: cpu, or cuda.")]
 
 
 def say(text: str = "") -> None:
@@ -111,19 +67,13 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
-    """A table for a person; columns whose cells look like numbers are right-aligned."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+    """A table for a person."""
     from rich.console import Console
-    from rich.table import Table
 
-    cells = [[str(cell) for cell in row] for row in rows]
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for n, column in enumerate(columns):
-        numeric = bool(cells) and all(row[n][:1] in "0123456789-+." for row in cells if row[n])
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*row)
-    Console(width=terminal_width()).print(table, markup=False)
+    from medgym_offline import reports
+
+    reports.print_table(reports.Table(title, columns, list(rows)), Console(width=terminal_width()))
 
 
 def terminal_width() -> int:

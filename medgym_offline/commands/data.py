@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands import completion
 from medgym_offline.commands.common import Json, ask_patients, print_json, print_table, say, terminal_width
 
 if TYPE_CHECKING:
@@ -16,12 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-DatasetId = Annotated[
-    str,
-    typer.Argument(
-        metavar="ID", help="Dataset id, for example medgym/sepsis-ind-v0.", autocompletion=completion.datasets
-    ),
-]
+DatasetId = Annotated[str, typer.Argument(metavar="ID", help="Dataset id, for example medgym/sepsis-ind-v0.")]
 Root = Annotated[
     Path | None, typer.Option("--root", help="Folder of Minari datasets (default: Minari's, $MINARI_DATASETS_PATH).")
 ]
@@ -31,23 +25,14 @@ def _plain(info: DatasetInfo) -> dict[str, Any]:
     return asdict(info) | {"path": None if info.path is None else str(info.path)}
 
 
-def list_command(
-    json: Json = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the release's datasets as a markdown table, from their manifests.")
-    ] = False,
-    root: Root = None,
-) -> None:
+def list_command(json: Json = False, root: Root = None) -> None:
     """Show the datasets of this release and those on this machine, with sizes and scores.
 
     Example: medgym-offline list
     """
-    from medgym_offline.datasets import list_datasets, listing_row, listing_table, released_datasets
+    from medgym_offline.datasets import list_datasets, listing_row
     from medgym_offline.datasets.listing import COLUMNS
 
-    if markdown:
-        say(listing_table(released_datasets()))
-        return
     infos = list_datasets(root)
     if json:
         print_json([_plain(info) for info in infos])
@@ -56,9 +41,8 @@ def list_command(
     rows = [(*listing_row(info), "yes" if info.path else "no") for info in infos]
     # A narrow terminal would fold every cell: it gets the columns that choose a dataset.
     narrow = terminal_width() < 120
-    shown = [
-        n for n, name in enumerate(columns) if not narrow or name in ("id", "timing", "decisions", "score", "here")
-    ]
+    few = ("id", "timing", "decisions", "score", "here")
+    shown = [n for n, name in enumerate(columns) if not narrow or name in few]
     print_table([columns[n] for n in shown], [[row[n] for n in shown] for row in rows])
     for info in infos:
         if info.records:
@@ -102,16 +86,7 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
 
 def generate_command(
     dataset: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="ID",
-            help="Dataset id, or the path of a recipe (.toml).",
-            autocompletion=completion.datasets,
-        ),
-    ] = None,
-    all_recipes: Annotated[
-        bool, typer.Option("--all", help="Every dataset of this release, one after the other.")
-    ] = False,
+    dataset: Annotated[str, typer.Argument(metavar="ID", help="Dataset id, or the path of a recipe (.toml).")],
     patients: Annotated[
         str | None, typer.Option("--patients", help="Only the first N patients, or ids; needs --as.")
     ] = None,
@@ -133,41 +108,21 @@ def generate_command(
 
     Example: medgym-offline generate medgym/sepsis-ind-v0
     """
-    from medgym_offline.datasets import generate, list_recipes
-    from medgym_offline.errors import DatasetError, MedGymError
+    from medgym_offline.datasets import generate
 
-    if all_recipes == (dataset is not None):
-        raise typer.BadParameter("name one dataset, or use --all")
-    if not all_recipes:
-        assert dataset is not None
-        made = generate(
-            dataset,
-            root=root,
-            patients=ask_patients(patients),
-            episodes=episodes,
-            output_id=output_id,
-            release=release,
-            workers=workers,
-            records=records,
-        )
-        say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
-        where = "" if root is None else f"MINARI_DATASETS_PATH={root} "
-        say(f"next: {where}medgym-offline train gcql --dataset {made.id} --output runs/gcql --eval")
-        return
-    if (patients, episodes, output_id) != (None, None, None):
-        raise typer.BadParameter("--all makes whole datasets: leave out --patients, --episodes and --as")
-    failed = []
-    for name in list_recipes():
-        try:
-            made = generate(name, root=root, release=release, workers=workers)
-            say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
-        except MedGymError as error:  # the others are made nevertheless
-            failed.append(name)
-            say(f"{name}: {error}")
-    if failed:
-        raise DatasetError(
-            f"{len(failed)} datasets could not be made: {', '.join(failed)}; correct the above, run again"
-        )
+    made = generate(
+        dataset,
+        root=root,
+        patients=ask_patients(patients),
+        episodes=episodes,
+        output_id=output_id,
+        release=release,
+        workers=workers,
+        records=records,
+    )
+    say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
+    where = "" if root is None else f"MINARI_DATASETS_PATH={root} "
+    say(f"next: {where}medgym-offline train gcql --dataset {made.id} --output runs/gcql --eval")
 
 
 def verify_command(dataset: DatasetId, json: Json = False, root: Root = None) -> None:
@@ -211,9 +166,7 @@ def download_command(
 
 
 def publish_command(
-    datasets: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="Dataset ids.", autocompletion=completion.datasets)
-    ],
+    datasets: Annotated[list[str], typer.Argument(metavar="ID...", help="Dataset ids.")],
     remote: Annotated[str, typer.Option("--remote", metavar="URL", help="hf://ORG to publish at.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the files with sizes and checksums; send nothing.")
@@ -230,13 +183,13 @@ def publish_command(
 
     for dataset in datasets:
         sent = publish(dataset, remote, root=root, dry_run=dry_run)
-        if sent.commit is None:
-            say("\n".join(f"{digest}  {size:>12,}  {path}" for path, size, digest in sent.files))
-            total = sum(size for _, size, _ in sent.files)
-            where = f"{sent.repository}, tag {sent.tag}"
-            say(f"{dataset}: {len(sent.files)} files, {total:,} bytes, for {where}; nothing sent")
-        else:
-            say(f"{dataset}: published at {remote} as {sent.repository}, commit {sent.commit[:12]}, tag {sent.tag}")
+        where = f"{sent.repository}, tag {sent.tag}"
+        if sent.commit is not None:
+            say(f"{dataset}: published at {remote} as {where}, commit {sent.commit[:12]}")
+            continue
+        say("\n".join(f"{digest}  {size:>12,}  {path}" for path, size, digest in sent.files))
+        total = sum(size for _, size, _ in sent.files)
+        say(f"{dataset}: {len(sent.files)} files, {total:,} bytes, for {where}; nothing sent")
 
 
 def register(app: typer.Typer) -> None:

@@ -6,7 +6,6 @@ dataset -> DQN, CQL, GCQL (Ind and Pop) -> evaluation in two worlds -> report, r
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sys
 import time
@@ -70,6 +69,7 @@ def run_demos(output: str | Path = "runs/demo", patients: int = 8, seed: int = 0
     return found
 
 
+@one_thread()
 def run_demo(
     output: str | Path = "runs/demo",
     patients: int = 8,
@@ -99,45 +99,33 @@ def run_demo(
         MedGymError: the bank or its behavior policies are missing, or it has fewer patients.
     """
     from medgym_offline.datasets import find_recipe, load_dataset
+    from medgym_offline.evaluation import print_evaluations, write_report
     from medgym_offline.simulators import load_simulators
 
-    folder = Path(output).absolute()
+    folder, started = Path(output).absolute(), time.monotonic()
+    minari = folder / "minari"
     folder.mkdir(parents=True, exist_ok=True)
     source = find_recipe(recipe)
     bank = load_simulators(source.bank)
     chosen = list(bank.patient_index.resolve(patients))
     ids = [bank.patients[i] for i in chosen]
-    started = time.monotonic()
-    with _environment(MINARI_DATASETS_PATH=str(folder / "minari")), one_thread():
-        with _stage("1/5 dataset"):
-            data = load_dataset(_dataset(recipe, bank, chosen))
-        with _stage("2/5 training"):
-            learned = _train(data, ids, seed, updates, folder / "policies")
-        with _stage("3/5 evaluation"):
-            policies = {"behavior": _behavior(source.behavior), **{name: name for name in BASELINES}, **learned}
-            evaluations = _evaluate(policies, data, bank.world(source.world), ids, episodes, folder / "results")
-        with _stage("4/5 report"):
-            from medgym_offline.evaluation import write_report
-
-            write_report(evaluations, folder / "report.html")
-        with _stage("5/5 leaderboard"):
-            _leaderboard(evaluations, folder)
-    _tell(evaluations, folder, source.id, time.monotonic() - started)
+    with _stage("1/5 dataset"):
+        data = load_dataset(_dataset(recipe, bank, chosen, minari), root=minari)
+    with _stage("2/5 training"):
+        learned = _train(data, ids, seed, updates, folder / "policies")
+    with _stage("3/5 evaluation"):
+        policies = {"behavior": _behavior(source.behavior), **{name: name for name in BASELINES}, **learned}
+        evaluations = _evaluate(policies, data, bank.world(source.world), ids, episodes, folder / "results")
+    with _stage("4/5 report"):
+        write_report(evaluations, folder / "report.html")
+    with _stage("5/5 leaderboard"):
+        _leaderboard(evaluations, folder)
+    print()
+    print_evaluations(evaluations)
+    print(f"\nDone in {time.monotonic() - started:.0f} s. What to do next:")
+    for line in _next(folder, source.id):
+        print(f"  {line}")
     return evaluations
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -155,7 +143,7 @@ def _behavior(name: str) -> str:
     return f"behavior:{name}" if name in SHIPPED else name
 
 
-def _dataset(recipe: str | Path, bank: SimulatorBank, chosen: list[int]) -> str:
+def _dataset(recipe: str | Path, bank: SimulatorBank, chosen: list[int], root: Path) -> str:
     """Generate the dataset of the chosen patients, unless it is there, of this very recipe and bank; its id."""
     from medgym_offline.datasets import dataset_folder, find_recipe, generate
     from medgym_offline.datasets.behaviors import recipe_behavior
@@ -166,14 +154,14 @@ def _dataset(recipe: str | Path, bank: SimulatorBank, chosen: list[int]) -> str:
     source = find_recipe(recipe)
     name, _, version = source.id.rpartition("-v")
     part = source.id if len(chosen) == len(bank) else f"{name}-{len(chosen)}-v{version}"
-    path = dataset_folder(part) / "data" / "manifest.json"
+    path = dataset_folder(part, root) / "data" / "manifest.json"
     if path.is_file():
         manifest = read_manifest(path)
         behavior = recipe_behavior(source, bank).to_json()
         if manifest["identity"] == identity_of(making(source, source, chosen, bank, behavior)):
             print(f"  {part} is there already: {manifest['episodes']:,} episodes")
             return part
-    made = generate(recipe, patients=chosen, output_id=part)
+    made = generate(recipe, root=root, patients=chosen, output_id=part)
     print(f"  {made.id}: {made.episodes:,} episodes, {made.steps:,} steps of {len(chosen)} patients")
     return part
 
@@ -234,16 +222,6 @@ def _leaderboard(evaluations: Mapping[str, Evaluation], folder: Path) -> None:
         made = submit([folder / "results" / name], name, folder / "submissions" / name)
         add_entry(made.entry, board)
     build_page(read_board(board), folder / "leaderboard")
-
-
-def _tell(evaluations: dict[str, Evaluation], folder: Path, dataset: str, seconds: float) -> None:
-    from medgym_offline.evaluation import print_evaluations
-
-    print()
-    print_evaluations(evaluations)
-    print(f"\nDone in {seconds:.0f} s. What to do next:")
-    for line in _next(folder, dataset):
-        print(f"  {line}")
 
 
 def _next(folder: Path, dataset: str) -> Sequence[str]:

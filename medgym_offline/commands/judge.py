@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands import completion
 from medgym_offline.commands.common import (
     Json,
+    MaybeBank,
     Patients,
     Split,
-    Timing,
     View,
     Worlds,
     ask_patients,
@@ -26,15 +25,6 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
 
 __all__ = ["evaluate_to", "keep", "register"]
-
-EvaluationBank = Annotated[
-    str | None,
-    typer.Option(
-        "--bank",
-        help="Simulator bank, by name or path (default: that of the disease the policy names).",
-        autocompletion=completion.banks,
-    ),
-]
 
 
 def keep(evaluation: Evaluation, policy: str, output: Path) -> None:
@@ -64,18 +54,14 @@ def evaluate_to(policy: str, output: Path | None, *, show: bool = True, **settin
         print_evaluations(evaluation)
     if output is not None:
         keep(evaluation, policy, output)
-        write_report({evaluation.name: evaluation}, output / "report.html", figures=output / "figures")
+        write_report({evaluation.name: evaluation}, output / "report.html")
     return evaluation
 
 
 def eval_command(
     policy: Annotated[
         str,
-        typer.Option(
-            "--policy",
-            help="Policy file or folder, or zero, max, random, clinician, behavior.",
-            autocompletion=completion.policies,
-        ),
+        typer.Option("--policy", help="Policy file or folder, or zero, max, random, clinician, behavior."),
     ],
     patients: Patients = None,
     split: Split = None,
@@ -83,30 +69,23 @@ def eval_command(
         int | None, typer.Option("--episodes", min=1, help="Per patient (default: protocol's).")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the episodes (default: protocol's).")] = None,
-    timing: Timing = None,
+    timing: Annotated[str | None, typer.Option("--timing", help="adaptive or fixed (default: the policy's).")] = None,
     decisions: Annotated[
         int | None, typer.Option("--decisions", min=1, help="Most decisions of an episode (default: the policy's).")
     ] = None,
     worlds: Worlds = None,
     view: View = None,
-    bank: EvaluationBank = None,
+    bank: MaybeBank = None,
     dataset: Annotated[
         str | None,
-        typer.Option(
-            "--dataset",
-            metavar="ID",
-            help="Behavior data: adds support distance and normalized score.",
-            autocompletion=completion.datasets,
-        ),
+        typer.Option("--dataset", metavar="ID", help="Behavior data: adds support distance and normalized score."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Worlds scored at a time (default: one per core).")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="Folder for result.json, result.parquet, report.html, figures, the policy."
-        ),
+        typer.Option("--output", "-o", help="Folder for result.json, result.parquet, report.html, the policy."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands import behavior, completion
-from medgym_offline.commands.common import Device, Patients, Split, View, parse_patients, say
+from medgym_offline.commands import behavior
+from medgym_offline.commands.common import Dataset, Device, Patients, Split, View, parse_patients, say
 from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
-    from medgym_offline.evaluation import Evaluation
-    from medgym_offline.offline import OfflineConfig
     from medgym_offline.people import Clusters, Contexts
 
 __all__ = ["register", "write_log"]
+
+SHARED = ("clu", "context")
+"""Scopes that tell new patients apart by a record of theirs."""
 
 
 def write_log(path: str | Path, log: list[dict[str, Any]]) -> None:
@@ -42,12 +42,9 @@ def train_command(
         typer.Argument(
             metavar="ALGO",
             help="bc; dqn, cql or gcql; one of these with -discrete; or d3rlpy-bc, -iql, -td3bc, -cql, -discrete-cql.",
-            autocompletion=completion.one_of(*completion.ALGORITHMS),
         ),
     ],
-    dataset: Annotated[
-        str, typer.Option("--dataset", metavar="ID", help="Dataset id.", autocompletion=completion.datasets)
-    ],
+    dataset: Dataset,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and logs.")],
     scope: Annotated[
         str | None,
@@ -55,7 +52,6 @@ def train_command(
             "--scope",
             help="ind: a policy per patient (default); clu: one per cluster; pop: one for all (d3rlpy's: always); "
             "context: one for all that reads the patient's record.",
-            autocompletion=completion.one_of("ind", "clu", "pop", "context"),
         ),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of training seeds: 0 to N-1.")] = 1,
@@ -67,14 +63,7 @@ def train_command(
             "--record", min=1, help="Of clu and context: sessions (days, operations) that tell who a patient is."
         ),
     ] = 1,
-    profile: Annotated[
-        str,
-        typer.Option(
-            "--profile",
-            help="quick, or paper (the published sizes).",
-            autocompletion=completion.one_of("quick", "paper"),
-        ),
-    ] = "quick",
+    profile: Annotated[str, typer.Option("--profile", help="quick, or paper (the published sizes).")] = "quick",
     updates: Annotated[
         int | None, typer.Option("--updates", min=1, help="Gradient steps (default: profile's).")
     ] = None,
@@ -101,137 +90,72 @@ def train_command(
     if foreign and algorithm not in BASELINES:
         raise unknown_name("offline algorithm", algorithm, [*ALGORITHMS, *BASELINES])
     scope = scope or ("pop" if foreign else "ind")
-    for kind, value, known in (
-        ("scope", scope, ["ind", "clu", "pop", "context"]),
-        ("profile", profile, list(PROFILES)),
-    ):
+    for kind, value, known in (("scope", scope, ["ind", "pop", *SHARED]), ("profile", profile, list(PROFILES))):
         if value not in known:
             raise unknown_name(kind, value, known)
     if foreign and scope != "pop":
         raise MedGymError(f"{algorithm} learns one policy for all patients; use --scope pop, or leave it out")
-    shared = scope in ("clu", "context")
-    if shared and (split != "train" or patients is not None):
+    if scope in SHARED and (split != "train" or patients is not None):
         raise MedGymError(f"--scope {scope} is for new patients: it learns from all train people; add --split train")
     config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
-    fit: Fit
+    given: dict[str, Any] = {"checkpoints": checkpoints, "device": device}
     if foreign:
-        config, own = read_settings(algorithm, config, settings or [])
-        fit = _third_party(algorithm, config, own, device)
+        config, given["own"] = read_settings(algorithm, config, settings or [])
     else:
         algorithm, config = algorithm_name(algorithm), config.changed(settings or [])
-        people = None
-        if shared:
-            from medgym_offline.people import people_of
-            from medgym_offline.simulators import load_simulators
-
-            people = people_of(scope, load_simulators(_bank_of(dataset)), record)
-        fit = _stacked(algorithm, scope, config, device, people)
+        given |= {"scope": scope, "people": _people(scope, dataset, record)}
     transitions = load_dataset(dataset, split=split, view=view or "full")
-    chosen = parse_patients(patients, transitions.present_ids, dataset)
+    given["patients"] = parse_patients(patients, transitions.present_ids, dataset)
     output.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    series: dict[Path, dict[int, Path]] = {}
     for seed in range(seeds):
         path = output / f"{algorithm}-{scope}-seed{seed}{'.pt' if foreign else '.safetensors'}"
         resumed, started = path.with_suffix(".state").exists(), time.monotonic()
-        early, log, note = fit(transitions, chosen, seed, path, checkpoints)
+        fit = _fit_d3rlpy if foreign else _fit
+        log, note = fit(path, algorithm, transitions, seed=seed, config=config, **given)
         wall = None if resumed else round(time.monotonic() - started, 1)
         Compute(hardware(device), wall, config.updates).save(path)
-        if checkpoints:
-            series[path] = {**early, config.updates: path}
         write_log(path.with_suffix(".csv"), log)
         written.append(path)
         say(f"wrote {path}{note}")
-    ids = _evaluated_patients(transitions, chosen)
-    if evaluate:
-        from medgym_offline.commands.judge import evaluate_to
-
-        for path in written:
-            last = evaluate_to(str(path), path.with_suffix(""), dataset=dataset, patients=ids, bank=_bank_of(dataset))
-            if path in series:
-                rows = []
-                for update, file in series[path].items():
-                    found_there = last
-                    if file != path:
-                        where = {"dataset": dataset, "patients": ids, "bank": _bank_of(dataset)}
-                        found_there = evaluate_to(str(file), None, show=False, **where)
-                    rows.append({"update": update, **_scores(found_there)})
-                table = path.with_name(f"{path.stem}-checkpoints.csv")
-                write_log(table, rows)
-                best = max(rows, key=lambda row: row["return"])
-                say(f"checkpoints of {path.name}, own world: last (update {rows[-1]['update']}) {_told(rows[-1])};")
-                say(f"  best return (update {best['update']}) {_told(best)}: chosen on this score, so optimistic")
-                say(f"wrote {table}")
-    for path in written:
-        extra = "" if ids is None else f" --patients {','.join(ids)}"
-        bank = f" --bank {_bank_of(dataset)}"
-        command = f"eval --policy {path} --dataset {dataset}{bank}{extra} --output {path.with_suffix('')}"
-        if evaluate:
-            command = f"submit {path.with_suffix('')} --name NAME --output runs/submission"
-        say(f"next: medgym-offline {command}")
+    _go_on(written, dataset, _evaluated_patients(transitions, given["patients"]), evaluate)
 
 
-Fit = Callable[["Transitions", "list[str] | None", int, Path, int], tuple[dict[int, Path], list[dict[str, float]], str]]
-"""Trains one seed: (transitions, patients, seed, path, checkpoints) -> checkpoint files by update, log, note."""
+def _people(scope: str, dataset: str, record: int) -> Clusters | Contexts | None:
+    """Who the patients are, where policies are shared by some of them."""
+    if scope not in SHARED:
+        return None
+    from medgym_offline.people import people_of
+    from medgym_offline.simulators import load_simulators
+
+    return people_of(scope, load_simulators(_bank_of(dataset)), record)
 
 
-def _stacked(algorithm: str, scope: str, config: OfflineConfig, device: str, people: Clusters | Contexts | None) -> Fit:
-    """One of our algorithms."""
+def _fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[list[dict[str, float]], str]:
+    """Train one of our algorithms to the file `path`, checkpoints beside it; the log, and what else to say."""
     from medgym_offline.offline import train
     from medgym_offline.policies import save_policy
 
-    def fit(
-        transitions: Transitions, patients: list[str] | None, seed: int, path: Path, checkpoints: int
-    ) -> tuple[dict[int, Path], list[dict[str, float]], str]:
-        found = train(
-            algorithm,
-            transitions,
-            scope,
-            seed,
-            config,
-            patients=patients,
-            people=people,
-            resume=path.with_suffix(".state"),
-            device=device,
-            checkpoints=checkpoints,
-        )
-        save_policy(found.policy, path)
-        early = {at: _early(path, at) for at in found.checkpoints if at < config.updates}
-        for at, file in early.items():
-            save_policy(found.checkpoints[at], file)
-        note = f" ({len(found.stopped)} learners stopped early)" if found.stopped else ""
-        return early, found.log, note
-
-    return fit
+    found = train(algorithm, transitions, resume=path.with_suffix(".state"), **given)
+    save_policy(found.policy, path)
+    for update, policy in found.checkpoints.items():
+        if update < given["config"].updates:
+            save_policy(policy, _early(path, update))
+    return found.log, f" ({len(found.stopped)} learners stopped early)" if found.stopped else ""
 
 
-def _third_party(algorithm: str, config: OfflineConfig, own: dict[str, Any], device: str) -> Fit:
-    """One of d3rlpy's algorithms."""
+def _fit_d3rlpy(
+    path: Path, algorithm: str, transitions: Transitions, **given: Any
+) -> tuple[list[dict[str, float]], str]:
+    """The same for one of d3rlpy's."""
     from medgym_offline.third_party.training import Baseline, train_baseline
 
-    def fit(
-        transitions: Transitions, patients: list[str] | None, seed: int, path: Path, checkpoints: int
-    ) -> tuple[dict[int, Path], list[dict[str, float]], str]:
-        early: dict[int, Path] = {}
+    def keep(update: int, baseline: Baseline) -> None:
+        baseline.save(_early(path, update))
 
-        def keep(at: int, baseline: Baseline) -> None:
-            early[at] = baseline.save(_early(path, at))
-
-        found = train_baseline(
-            algorithm,
-            transitions,
-            seed,
-            config,
-            own,
-            patients=patients,
-            device=device,
-            checkpoints=checkpoints,
-            on_checkpoint=keep,
-        )
-        found.save(path)
-        return early, found.log, f", and d3rlpy's checkpoint {path.with_suffix('.d3').name}"
-
-    return fit
+    found = train_baseline(algorithm, transitions, on_checkpoint=keep, **given)
+    found.save(path)
+    return found.log, f", and d3rlpy's checkpoint {path.with_suffix('.d3').name}"
 
 
 def _early(path: Path, update: int) -> Path:
@@ -239,13 +163,21 @@ def _early(path: Path, update: int) -> Path:
     return path.with_name(f"{path.stem}-update{update}{path.suffix}")
 
 
-def _scores(evaluation: Evaluation) -> dict[str, Any]:
-    """Return and mean severity of an evaluation in its first world."""
-    return {"return": evaluation.metrics["return"], "severity": evaluation.metrics["severity_mean"]}
+def _go_on(written: list[Path], dataset: str, ids: list[str] | None, evaluate: bool) -> None:
+    """Evaluate the policies if asked to, and say what comes next."""
+    from medgym_offline.commands.judge import evaluate_to
 
-
-def _told(row: dict[str, Any]) -> str:
-    return f"return {row['return']:.2f}, severity {row['severity']:.3f}"
+    bank = _bank_of(dataset)
+    extra = "" if ids is None else f" --patients {','.join(ids)}"
+    for path in written:
+        if evaluate:
+            evaluate_to(str(path), path.with_suffix(""), dataset=dataset, patients=ids, bank=bank)
+    for path in written:
+        result = path.with_suffix("")
+        command = f"eval --policy {path} --dataset {dataset} --bank {bank}{extra} --output {result}"
+        if evaluate:
+            command = f"submit {result} --name NAME --output runs/submission"
+        say(f"next: medgym-offline {command}")
 
 
 def _evaluated_patients(transitions: Transitions, chosen: list[str] | None) -> list[str] | None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medgym_offline.commands import completion
 from medgym_offline.commands.common import (
+    Dataset,
     Json,
     MaybeBank,
     Patients,
@@ -51,7 +51,6 @@ def print_audit(found: OpeAudit) -> None:
     print_table(columns, rows, title)
     if worlds:
         keys = list(found.scores[worlds[0]][names[0]])
-        say()
         print_table(
             ("truth", "estimator", *(key.replace("_", " ") for key in keys)),
             [(w, name, *(_number(found.scores[w][name][key]) for key in keys)) for w in worlds for name in names],
@@ -62,17 +61,10 @@ def print_audit(found: OpeAudit) -> None:
 
 
 def ope_command(
-    dataset: Annotated[
-        str,
-        typer.Option("--dataset", metavar="ID", help="Dataset to estimate from.", autocompletion=completion.datasets),
-    ],
+    dataset: Dataset,
     policy: Annotated[
         list[str],
-        typer.Option(
-            "--policy",
-            help="Policy file, or zero, max, random, clinician, behavior; repeat for several.",
-            autocompletion=completion.policies,
-        ),
+        typer.Option("--policy", help="Policy file, or zero, max, random, clinician, behavior; repeat for several."),
     ],
     bank: MaybeBank = None,
     patients: Patients = None,

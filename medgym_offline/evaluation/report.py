@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from medgym_offline.evaluation.result import Evaluation
 from medgym_offline.evaluation.tables import (
     changes,
     comparison_table,
-    curve_table,
     disagreements,
     gain_table,
     metric_label,
@@ -23,7 +21,7 @@ from medgym_offline.evaluation.tables import (
     shared_worlds,
     subgroup_table,
 )
-from medgym_offline.reports import INK, Details, Facts, Figure, Legend, Page, Section, Warn, write_page, write_svg
+from medgym_offline.reports import INK, Details, Facts, Legend, Page, Section, Warn, write_page
 
 __all__ = ["evaluation_page", "write_report"]
 
@@ -36,7 +34,6 @@ def write_report(
     evaluations: Mapping[str, Evaluation],
     path: str | Path,
     title: str = "Evaluation",
-    figures: str | Path | None = None,
 ) -> Path:
     """Write the report of `evaluations` to `path` (HTML), atomically; return the path.
 
@@ -45,18 +42,11 @@ def write_report(
             `x-adaptive` with `x-fixed`, and every learned policy with the one whose name starts with "behavior".
         path: Of the page. Without matplotlib (extra `report`) it has tables, and says that figures are left out.
         title: Heading of the page.
-        figures: Folder for the figures as SVG files of their own.
 
     Raises:
         ProtocolError: If there is nothing to show, or two results to be compared are not comparable.
     """
-    page = evaluation_page(evaluations, title)
-    target = write_page(path, page)
-    shown = [block for section in page.sections for block in section.blocks if isinstance(block, Figure) and block.svg]
-    for figure in shown if figures is not None else ():
-        stem = re.sub(r"[^a-z0-9]+", "-", figure.title.lower()).strip("-")
-        write_svg(Path(str(figures)) / f"{stem}.svg", figure)
-    return target
+    return write_page(path, evaluation_page(evaluations, title))
 
 
 def evaluation_page(evaluations: Mapping[str, Evaluation], title: str = "Evaluation") -> Page:
@@ -95,7 +85,6 @@ def evaluation_page(evaluations: Mapping[str, Evaluation], title: str = "Evaluat
                 Legend(items),
                 *(draw.curve_figure(evaluations, key, label, styles) for key, label in curves.items()),
                 support,
-                Details("The curves as tables", [curve_table(evaluations, *curve) for curve in curves.items()]),
             ),
             Section(
                 "Subgroups",

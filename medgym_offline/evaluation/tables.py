@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "changes", "comparison_table", "curve_table", "disagreements", "evaluation_table", "gain_table", "metric_label",
+    "changes", "comparison_table", "disagreements", "evaluation_table", "gain_table", "metric_label",
     "metric_table", "plain", "print_evaluations", "provenance_table", "shared_worlds", "subgroup_table",
 ]  # fmt: skip
 
@@ -22,7 +22,6 @@ _HEADLINE = (
     "severity_end", "safe_hourly", "return", "normalized_score", "support_distance", "support_percentile",
 )  # fmt: skip
 _SUFFIXES = {"_worst_decile": ", worst decile", "_iqm": ", IQM"}
-_CURVE_POINTS = 7
 
 Evaluations = Mapping[str, Evaluation]
 
@@ -74,12 +73,7 @@ def comparison_table(evaluations: Evaluations, headline: Sequence[str] = _HEADLI
         for name, e in evaluations.items()
     ]
     caption = f"Mean over patients with its interval, best first; {worlds[0]} world unless a column says otherwise"
-    notes = [
-        "",
-        *(definitions["severity_mean"].definition for _ in worlds),
-        *(definitions[n].definition for n in names),
-    ]
-    return Table(caption, heads, rows, order=1, bars=True, notes=notes)
+    return Table(caption, heads, rows, order=1)
 
 
 def metric_table(
@@ -117,7 +111,7 @@ def gain_table(by_world: Mapping[str, Sequence[tuple[str, Comparison]]]) -> Tabl
     heads = ["Comparison", *(f"Gain %, {w}" for w in by_world), *(f"Better in %, {w}" for w in by_world)]
     label = next((c.label for pairs in by_world.values() for _, c in pairs if c.label), "")
     caption = "Paired over patients" + (f"; {label}" if label else "")
-    return Table(caption, [*heads, "P(better run) %"], rows, bars=True) if rows else None
+    return Table(caption, [*heads, "P(better run) %"], rows) if rows else None
 
 
 def disagreements(by_world: Mapping[str, Sequence[tuple[str, Comparison]]]) -> list[str]:
@@ -148,15 +142,6 @@ def subgroup_table(evaluations: Evaluations, world: str) -> Table | None:
     rows = [[f"{by}: {group}", count, *map(cells.get, names)] for (by, group, count), cells in groups.items()]
     caption = f"{metric_label(definitions, 'severity_mean')} by what is known at the start, {world} world"
     return Table(caption, ["Subgroup", "Patients", *names], rows)
-
-
-def curve_table(evaluations: Evaluations, key: str, label: str) -> Table:
-    """Mean over patients of the curve `key` ("severity", "monitored") at a few times."""
-    first = next(iter(evaluations.values()))
-    times, unit = first.curves["times"], first.disease.process.unit
-    shown = [round(i * (len(times) - 1) / (_CURVE_POINTS - 1)) for i in range(_CURVE_POINTS)]
-    rows = [[name, *(Estimate(e.curves[key]["mean"][i]) for i in shown)] for name, e in evaluations.items()]
-    return Table(f"{label}, mean over patients", ["Policy", *(f"{times[i]:g} {unit}" for i in shown)], rows)
 
 
 def plain(value: Any) -> str:

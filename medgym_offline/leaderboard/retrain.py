@@ -15,7 +15,7 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MedGymError, SubmissionError
 from medgym_offline.files import sha256_file
 from medgym_offline.leaderboard.entry import BuiltIn, PolicyFile
-from medgym_offline.leaderboard.submission import Submission, keep_asset
+from medgym_offline.leaderboard.submission import Submission
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
@@ -43,10 +43,8 @@ class Training:
 def train_again(submission: Submission, work: Path, progress: bool = True) -> tuple[Submission, str]:
     """Train every policy of a submission again.
 
-    Policies that come out with the sha256 of the entry are kept where `read_submission` finds them.
-
     Args:
-        submission: From `read_submission(folder, fetch=False)`.
+        submission: From `read_submission(folder, complete=False)`.
         work: Folder for the policy files.
         progress: Show progress on standard error.
 
@@ -77,14 +75,14 @@ def train_again(submission: Submission, work: Path, progress: bool = True) -> tu
             made = f"was trained on data made by other means than {task.dataset} on this machine"
             raise SubmissionError(f"{policy.file} {made}; generate it again, with the release that the entry names")
         files.append(_train(submission, policy, task, loaded[task.dataset], work, progress))
+    again = replace(submission, policies=tuple(files))
     if all(sha256_file(file) == policy.sha256 for file, policy in zip(files, described)):
-        kept = tuple(keep_asset(policy, file) for file, policy in zip(files, described))
-        return replace(submission, policies=kept), SAME_BYTES
+        return again, SAME_BYTES
     if submission.entry.scope != "ind" or len(files) < 2:
         why = "by how much training magnifies that can be told only of two or more seeds with a policy per patient"
         bits = "the weights differ in their last bits on this machine"
         raise SubmissionError(f"{submission.folder}: trained again, {bits}; {why}: verify with the policy files")
-    return replace(submission, policies=tuple(files)), WITHIN_NOISE
+    return again, WITHIN_NOISE
 
 
 def _task(policy: PolicyFile) -> Training:

@@ -103,7 +103,7 @@ def verify_submission(
     from medgym_offline.datasets import load_dataset
     from medgym_offline.datasets.trust import require_release_rows
 
-    submission, retrained = read_submission(folder, fetch=not retrain), None
+    submission, retrained = read_submission(folder, complete=not retrain), None
     simulators = _bank(submission.entry, bank)
     require_new_people(submission.entry, simulators)
     if (dataset := submission.entry.dataset) is not None:

@@ -302,7 +302,6 @@ def train_behavior_files(
     checkpoints: str | Path | None = None,
     options: EngineOptions | None = None,
     fresh: bool = False,
-    report: bool = False,
     half: bool = False,
 ) -> list[Path]:
     """Train behavior policies and write `<bank>-<scope>-<timing>.safetensors`; what several need is trained once.
@@ -316,11 +315,10 @@ def train_behavior_files(
         checkpoints: Folder for finished parts and checkpoints, to resume a killed run.
         options: Engine, workers, device.
         fresh: Forget what `checkpoints` holds.
-        report: Write `<bank>-training.html` beside the policies (extra `report`).
         half: Store every policy in float16, half the size; training itself is the same. Early-stopped ones always are.
 
     Returns:
-        The files written, policies first.
+        The files written.
     """
     from medgym_offline.policies.files import save_policy
 
@@ -335,8 +333,4 @@ def train_behavior_files(
         actor = made.early[name] if name in made.early else made.results[name].policy
         small = half or name in made.early
         written.append(save_policy(actor, path, torch.float16 if small else torch.float32))
-    if report:
-        from medgym_offline.online.report import write_training_report
-
-        written.append(write_training_report(made, written[0].with_name(f"{bank.name}-training.html")))
     return written

@@ -168,23 +168,17 @@ class StackedActor(nn.Module):
     def take(self, index: Sequence[int], patients: Sequence[str], net: StackedMLP | None = None) -> StackedActor:
         """The networks at `index` (repeats allowed) for these patients; `net` in place of them, if given."""
         index = list(index)
-        log_std = self.log_std
-        if log_std is not None and log_std.shape[0] > 1:
-            log_std = log_std[index]
-        codebook = self.codebook
-        if codebook is not None and codebook.shape[0] > 1:
-            codebook = codebook[index]
-        return StackedActor(
-            self.net.select(index) if net is None else net,
-            patients,
-            self.decisions,
-            log_std,
-            self.provenance,
-            codebook,
-            self.disease,
-            self.gate,
-            self.view,
-        )
+
+        def rows(of: Tensor | None) -> Tensor | None:
+            return of if of is None or len(of) == 1 else of[index]
+
+        own = (self.decisions, rows(self.log_std), self.provenance, rows(self.codebook), *self._kind)
+        return StackedActor(self.net.select(index) if net is None else net, patients, *own)
+
+    @property
+    def _kind(self) -> tuple[str, float | None, str]:
+        """The last arguments of the constructor."""
+        return self.disease, self.gate, self.view
 
     @classmethod
     @own_defaults()
@@ -198,20 +192,15 @@ class StackedActor(nn.Module):
         first = actors[0]
 
         def form(actor: StackedActor) -> tuple[Any, ...]:
-            code = None if actor.codebook is None else actor.codebook.shape[1:]
-            net = actor.net
-            return (
-                *net.sizes,
-                net.activation,
-                net.output,
-                net.kind,
-                actor.decisions,
-                actor.log_std is None,
-                code,
-                actor.disease,
-                actor.gate,
-                actor.view,
-            )
+            code, net = None if actor.codebook is None else actor.codebook.shape[1:], actor.net
+            own = (actor.decisions, actor.log_std is None, code, actor._kind)
+            return (net.sizes, net.activation, net.output, net.kind, *own)
+
+        def joined(name: str) -> Tensor | None:
+            parts = [(getattr(actor, name), actor.net.patients) for actor in actors]
+            if parts[0][0] is None:
+                return None
+            return torch.cat([part.expand(count, *part.shape[1:]) for part, count in parts])
 
         for actor in actors:
             if actor.patients is None:
@@ -222,15 +211,8 @@ class StackedActor(nn.Module):
         net = first.net.like(len(ids))
         states = [actor.net.state_dict() for actor in actors]
         net.load_state_dict({name: torch.cat([state[name] for state in states]) for name in states[0]})
-        log_std = None
-        if first.log_std is not None:
-            rows = [a.log_std.expand(a.net.patients, -1) for a in actors if a.log_std is not None]
-            log_std = torch.cat(rows)
-        codebook = None
-        if first.codebook is not None:
-            codebook = torch.cat([a.codebook.expand(a.net.patients, -1, -1) for a in actors if a.codebook is not None])
-        rest = (first.provenance, codebook, first.disease, first.gate, first.view)
-        return cls(net, ids, first.decisions, log_std, *rest)
+        own = (first.decisions, joined("log_std"), first.provenance, joined("codebook"))
+        return cls(net, ids, *own, *first._kind)
 
 
 def gated(outputs: Tensor, gate: float) -> Tensor:

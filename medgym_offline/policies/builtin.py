@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import CLOCKS
@@ -16,7 +18,7 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.timing import ProcessConfig, interval_to_action
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.patients import PatientIndex
-from medgym_offline.policies.protocol import default_interval_action, torch_or_numpy
+from medgym_offline.policies.protocol import torch_or_numpy
 from medgym_offline.seeds import derive_seed, generator
 
 __all__ = ["BUILTIN_POLICIES", "ClinicianPolicy", "ConstantPolicy", "RandomPolicy", "RulePolicy", "builtin_policy"]
@@ -37,32 +39,42 @@ class _Builtin:
         view: str = FULL,
     ):
         definition = disease(of)
-        decisions = definition.process.decisions if decisions is None else decisions
+        process = definition.process
+        self.decisions: int = process.decisions if decisions is None else decisions
         if timing not in ("adaptive", "fixed"):
             raise unknown_name("timing", timing, ("adaptive", "fixed"))
-        if decisions < 1:
+        if self.decisions < 1:
             raise PolicyError(f"decisions is {decisions}; at least 1 is needed")
-        self.timing: str = timing
-        self.disease = of
-        self.decisions: int | None = decisions
+        self.timing, self.disease, self.view = timing, of, view
         self.patients: tuple[str, ...] | None = None if patients is None else tuple(patients)
-        self.view, self.observation_dim = view, len(definition.seen(view))
-        self.action_dim = definition.action_dim(timing)
-        self._horizon = definition.process.horizon
+        self.observation_dim, self.action_dim = len(definition.seen(view)), definition.action_dim(timing)
+        self._horizon = process.horizon
         self._treatments = definition.treatment_names
         self._time, self._left = self.observation_dim - 2, self.observation_dim - 1
-        self._interval = default_interval_action(definition, decisions)
-        self._budget = decisions
+        # The action that asks for the default interval, horizon / K, or for the nearest possible.
+        shortest, longest = process.min_interval, process.max_interval
+        interval = min(max(process.horizon / self.decisions, shortest), longest)
+        self._interval = 2.0 * (interval - shortest) / (longest - shortest) - 1.0
 
     def _actions(self, u: Tensor) -> Tensor:
-        """Normalized treatments (P, B, T) in [0, 1] -> actions; adaptive timing asks for horizon / K."""
+        """Normalized treatments (P, B, T) in [0, 1] -> actions; adaptive timing asks for the default interval."""
         a = 2.0 * u - 1.0
         if self.timing == "adaptive":
             a = torch.cat([a, torch.full_like(a[..., :1], self._interval)], dim=-1)
         return a
 
-    def _positions(self, patients: Sequence[str]) -> list[int]:
-        return PatientIndex(self.patients or (), "this policy").resolve(patients, repeats=True)
+    def select(self, patients: Sequence[str]) -> Self:
+        """The same policy for these patients, in that order; one that is shared by all returns itself."""
+        if self.patients is None:
+            return self
+        chosen, rows = copy.copy(self), PatientIndex(self.patients, "this policy").resolve(patients, repeats=True)
+        chosen.patients = tuple(patients)
+        chosen._keep(rows)
+        return chosen
+
+    def _keep(self, rows: list[int]) -> None:
+        """Leave these rows of what is held for each patient."""
+        raise NotImplementedError
 
 
 class ConstantPolicy(_Builtin):
@@ -104,13 +116,8 @@ class ConstantPolicy(_Builtin):
         u = self.treatment if self.patients is None else self.treatment[:, None, :]
         return self._actions(u.expand(*observations.shape[:2], u.shape[-1]))
 
-    def select(self, patients: Sequence[str]) -> ConstantPolicy:
-        """The constants of these patients."""
-        if self.patients is None:
-            return self
-        return ConstantPolicy(
-            self.treatment[self._positions(patients)], self.timing, self._budget, patients, self.disease, self.view
-        )
+    def _keep(self, rows: list[int]) -> None:
+        self.treatment = self.treatment[rows]
 
 
 class RandomPolicy(_Builtin):
@@ -148,7 +155,7 @@ class RandomPolicy(_Builtin):
         self._draw([[int(s) for s in row] for row in seeds])
 
     def _draw(self, seeds: list[list[int]]) -> None:
-        shape = (self._budget, self.action_dim)
+        shape = (self.decisions, self.action_dim)
         rows = [[generator(s, "random-policy").uniform(-1.0, 1.0, shape) for s in row] for row in seeds]
         self._table = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
 
@@ -166,13 +173,11 @@ class RandomPolicy(_Builtin):
             ]
             self._draw(keys)
         assert self._table is not None
-        done = torch.round((1.0 - observations[..., self._left]) * self._budget).long().clamp(0, self._budget - 1)
+        done = torch.round((1.0 - observations[..., self._left]) * self.decisions).long().clamp(0, self.decisions - 1)
         return self._table.gather(2, done[..., None, None].expand(-1, -1, 1, self.action_dim))[:, :, 0]
 
-    def select(self, patients: Sequence[str]) -> RandomPolicy:
-        """A random policy for these patients."""
-        self._positions(patients)
-        return RandomPolicy(patients, self.timing, self._budget, self.seed, self.disease, self.view)
+    def _keep(self, rows: list[int]) -> None:
+        self._table, self._was_reset = None, False
 
 
 class ClinicianPolicy(_Builtin):
@@ -231,15 +236,12 @@ class ClinicianPolicy(_Builtin):
         """(P, B, d) -> (P, B, A)."""
         left = observations[..., self._time].double()
         start = (self._horizon * (1.0 - left)).clamp(0.0, self._horizon - 1e-3)
-        end = (start + self._horizon / self._budget).clamp(max=self._horizon)
+        end = (start + self._horizon / self.decisions).clamp(max=self._horizon)
         u = (self._given(end) - self._given(start)) / (end - start)[..., None]
         return self._actions(u.clamp(0.0, 1.0).to(observations.dtype))
 
-    def select(self, patients: Sequence[str]) -> ClinicianPolicy:
-        """The schedules of these patients."""
-        return ClinicianPolicy(
-            self.schedule[self._positions(patients)], patients, self.timing, self._budget, self.disease, self.view
-        )
+    def _keep(self, rows: list[int]) -> None:
+        self.schedule, self._total = self.schedule[rows], self._total[rows]
 
 
 class RulePolicy(_Builtin):
@@ -262,16 +264,15 @@ class RulePolicy(_Builtin):
         bank, definition = self._bank, self._bank.disease
         context, described = bank.context.to(observations), definition.observation_dim - len(CLOCKS)
         observations = torch.cat([observations[..., :described], observations[..., -len(CLOCKS) :]], -1)
-        dose, hours = definition.clinician(context, observations, self._horizon, self._budget)
+        dose, hours = definition.clinician(context, observations, self._horizon, self.decisions)
         action = 2.0 * bank.normalize_treatment(dose) - 1.0
         if self.timing == "adaptive":
-            config = ProcessConfig(decisions=self._budget, disease=definition.name)
+            config = ProcessConfig(decisions=self.decisions, disease=definition.name)
             action = torch.cat([action, interval_to_action(hours, config)[..., None]], -1)
         return action.to(observations.dtype)
 
-    def select(self, patients: Sequence[str]) -> RulePolicy:
-        """The rule for these patients."""
-        return RulePolicy(self._bank.select(list(patients)), self.timing, self._budget, self.view)
+    def _keep(self, rows: list[int]) -> None:
+        self._bank = self._bank.select(list(self.patients or ()))
 
 
 @own_defaults()

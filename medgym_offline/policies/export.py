@@ -1,4 +1,4 @@
-"""Export of stacked actors to TorchScript, `torch.export` and ONNX, for use without this package.
+"""Export of stacked actors to TorchScript and ONNX, for use without this package.
 
 Either file is a function from observations (N, d) to actions (N, A), so policies with a history are refused. It holds
 our header (as an extra file, or as model metadata), from which `load_policy` takes the disease and the number of
@@ -24,11 +24,10 @@ from medgym_offline.policies.files import actor_header, patient_file_stem
 from medgym_offline.policies.foreign import EXTRA_FILE
 from medgym_offline.policies.history import HistoryPolicy
 
-__all__ = ["export_onnx", "export_program", "export_torchscript", "plain_network"]
+__all__ = ["export_onnx", "export_torchscript", "plain_network"]
 
 _MODULES: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "identity": nn.Identity}
-# IR 8 and operators 17 (2022): old enough for every runtime that `onnxruntime>=1.17` can be.
-_ONNX_IR, _ONNX_OPERATORS = 8, 17
+_ONNX_OPERATORS = 17  # of 2022: old enough for every runtime that `onnxruntime>=1.17` can be
 
 
 class Lookup(nn.Module):
@@ -98,23 +97,10 @@ def export_torchscript(policy: StackedActor | HistoryPolicy, path: str | Path, p
 
 
 @own_defaults()
-def export_program(policy: StackedActor | HistoryPolicy, path: str | Path, patient: str | None = None) -> Path:
-    """Write a deterministic policy as a program of `torch.export`: observations (N, d) -> actions (N, A), N free.
-
-    Files and folders as in `export_torchscript`, with the suffix .pt2.
-
-    Raises:
-        UnknownNameError: If the patient is not in the stack.
-    """
-    return _export(policy, path, patient, ".pt2", _write_program)
-
-
-@own_defaults()
 def export_onnx(policy: StackedActor | HistoryPolicy, path: str | Path, patient: str | None = None) -> Path:
     """Write a deterministic policy as ONNX: "observations" (N, d) -> "actions" (N, A), float32.
 
-    Files and folders as in `export_torchscript`, with the suffix .onnx. Operators: Gemm, the activation, and Tanh, or
-    for a codebook ArgMax and Gather (with a gate also Split, ReduceMax, Sub, Less and Where).
+    Files and folders as in `export_torchscript`, with the suffix .onnx.
 
     Raises:
         UnknownNameError: If the patient is not in the stack.
@@ -161,61 +147,22 @@ def _write_torchscript(network: nn.Sequential, header: dict[str, Any], path: Pat
         torch.jit.save(module, str(path), _extra_files={EXTRA_FILE: json.dumps(header, sort_keys=True)})
 
 
-def _write_program(network: nn.Sequential, header: dict[str, Any], path: Path) -> None:
-    shape = {0: torch.export.Dim("N")}
-    program = torch.export.export(network, (torch.zeros(3, header["sizes"][0]),), dynamic_shapes=(shape,))
-    extra = {EXTRA_FILE: json.dumps(header, sort_keys=True)}
-    with open(path, "wb") as stream:  # not by name: torch refuses other suffixes
-        torch.export.save(program, stream, extra_files=extra)
-
-
 def _write_onnx(network: nn.Sequential, header: dict[str, Any], path: Path) -> None:
-    from onnx import TensorProto, helper, numpy_helper, save
+    import onnx
 
-    nodes: list[Any] = []
-    constants: list[Any] = []
-    current, width = "observations", header["sizes"][-1]
-
-    def add(operator: str, *inputs: str, **attributes: Any) -> None:
-        nonlocal current
-        name = f"t{len(nodes)}"
-        nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
-        current = name
-
-    def constant(name: str, value: Tensor) -> str:
-        constants.append(numpy_helper.from_array(value.detach().cpu().contiguous().numpy(), name))
-        return name
-
-    for i, module in enumerate(network):
-        if isinstance(module, nn.Linear):
-            weight, bias = constant(f"weight{i}", module.weight.T), constant(f"bias{i}", module.bias)
-            add("Gemm", current, weight, bias)
-        elif isinstance(module, Lookup):
-            if module.gate is not None:
-                nodes.append(helper.make_node("Split", [current], ["values", "logits"], axis=1))
-                add("ReduceMax", "logits", axes=[1], keepdims=1)
-                add("Sub", "logits", current)
-                add("Less", current, constant("gate", torch.tensor(module.gate)))
-                add("Where", current, constant("never", torch.tensor(-torch.inf)), "values")
-            add("ArgMax", current, axis=1, keepdims=0)
-            add("Gather", constant("codebook", module.codebook), current, axis=0)
-            width = module.codebook.shape[1]
-        elif isinstance(module, nn.SiLU):
-            before = current
-            add("Sigmoid", before)
-            add("Mul", before, current)
-        elif not isinstance(module, nn.Identity):
-            add({nn.Tanh: "Tanh", nn.ReLU: "Relu"}[type(module)], current)
-    add("Identity", current)
-    nodes[-1].output[0] = "actions"
-    graph = helper.make_graph(
-        nodes,
-        "policy",
-        [helper.make_tensor_value_info("observations", TensorProto.FLOAT, ["N", header["sizes"][0]])],
-        [helper.make_tensor_value_info("actions", TensorProto.FLOAT, ["N", width])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _ONNX_OPERATORS)])
-    model.ir_version = _ONNX_IR
-    helper.set_model_props(model, {EXTRA_FILE: json.dumps(header, sort_keys=True)})
-    save(model, str(path))
+    one, names = torch.zeros(2, header["sizes"][0]), ("observations", "actions")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter by tracing, which needs no further package, is called legacy
+        torch.onnx.export(
+            network,
+            (one,),
+            path,
+            dynamo=False,
+            opset_version=_ONNX_OPERATORS,
+            input_names=names[:1],
+            output_names=names[1:],
+            dynamic_axes={name: {0: "N"} for name in names},
+        )
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {EXTRA_FILE: json.dumps(header, sort_keys=True)})
+    onnx.save(model, path)

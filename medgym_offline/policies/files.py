@@ -32,14 +32,13 @@ from torch import Tensor
 
 from medgym_offline.config import configuration, from_values
 from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.registry import DEFAULT, list_diseases
+from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.diseases.views import FULL
-from medgym_offline.errors import PolicyError
+from medgym_offline.errors import MedGymError, PolicyError
 from medgym_offline.files import atomic_path, code_version
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.history import HistoryPolicy
-from medgym_offline.policies.protocol import seen_width
 from medgym_offline.sequences import NETWORKS
 from medgym_offline.stack import Steps
 from medgym_offline.windows import LONGEST, window_width
@@ -204,58 +203,47 @@ def load_checkpoint(path: Path, max_bytes: int) -> StackedActor | HistoryPolicy:
 
 
 def _build(path: Path, text: str, tensors: Mapping[str, Tensor]) -> StackedActor | HistoryPolicy:
-    """The actor that header and tensors describe, with everything checked against everything."""
-
-    def bad(what: str) -> PolicyError:
-        return PolicyError(f"{path}: {what}; save the policy again")
-
+    """The actor that header and tensors describe; whatever is wrong names the file."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise bad(f"its header is not JSON ({error})") from None
+        raise PolicyError(f"{path}: its header is not JSON ({error}); save the policy again") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = values.get("format") if isinstance(values, dict) else type(values).__name__
         raise PolicyError(f"{path}: policy format {found!r} is not {FORMAT!r}; update medgym-offline or save it again")
     header = from_values(Header, values, str(path))
-    if header.disease not in list_diseases():
-        raise PolicyError(f"{path}: disease {header.disease!r} is not installed; known: {', '.join(list_diseases())}")
-    disease, sizes, timing, patients = find_disease(header.disease), header.sizes, header.timing, header.patients
+    try:
+        return _assemble(header, tensors)
+    except MedGymError as error:
+        raise PolicyError(f"{path}: {error}; save the policy again, or train it on our data") from None
+
+
+def _assemble(header: Header, tensors: Mapping[str, Tensor]) -> StackedActor | HistoryPolicy:
+    """The actor, with everything checked against everything."""
+    disease, sizes, timing = find_disease(header.disease), header.sizes, header.timing
     steps = Steps(header.history, disease.action_dim(timing))
-    expected = window_width(seen_width(disease, header.view, str(path)), steps.action, steps.history)
+    expected = window_width(len(disease.seen(header.view)), steps.action, steps.history)
     if sizes[0] != expected:
         what = "observation columns" if steps.history == 1 else f"columns of history={steps.history}"
-        under = "" if header.view == FULL else f" under view {header.view!r}"
-        raise PolicyError(
-            f"{path}: input width {sizes[0]}, expected {expected} {what} of {disease.name}{under}; retrain on our data"
-        )
+        seen = f"{disease.name} under view {header.view!r}"
+        raise PolicyError(f"input width {sizes[0]}, expected {expected} {what} of {seen}")
     codebook = tensors.get("codebook")
     width = sizes[-1] if codebook is None or codebook.dim() != 3 else codebook.shape[-1]
-    if disease.action_dim(timing) != width:
-        few, many = disease.action_dim("fixed"), disease.action_dim("adaptive")
-        raise PolicyError(
-            f"{path}: output width {width} with timing {timing!r}; fixed timing needs {few} actions, adaptive {many}"
-        )
+    if width != steps.action:
+        raise PolicyError(f"output width {width} with timing {timing!r}, which needs {steps.action} actions")
     if header.gate is not None and codebook is None:
-        raise bad("header field gate is the logarithm of a ratio beside a codebook, and there is none")
-    count = 1 if patients is None else len(patients)
-    kind = NETWORKS[header.network]
+        raise PolicyError("header field gate is the logarithm of a ratio beside a codebook, and there is none")
     if header.network != "mlp" and (steps.history == 1 or len(sizes) == 2):
-        raise bad(f"a network {header.network!r} with sizes {list(sizes)} and history {steps.history}")
-    try:
-        wanted = kind.shapes(count, sizes, steps)
-    except PolicyError as error:
-        raise bad(str(error)) from None
-    weights = {name: t for name, t in tensors.items() if name not in ("log_std", "codebook")}
-    if {name: tuple(t.shape) for name, t in weights.items()} != wanted:
-        raise bad(f"its tensors do not have the shapes of {count} networks of sizes {list(sizes)}")
+        raise PolicyError(f"a network {header.network!r} with sizes {list(sizes)} and history {steps.history}")
+    count, kind = 1 if header.patients is None else len(header.patients), NETWORKS[header.network]
+    weights = {name: tensor for name, tensor in tensors.items() if name not in ("log_std", "codebook")}
+    if {name: tuple(t.shape) for name, t in weights.items()} != kind.shapes(count, sizes, steps):
+        raise PolicyError(f"its tensors do not have the shapes of {count} networks of sizes {list(sizes)}")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise bad(f"tensor {name} is not finite floating point")
+            raise PolicyError(f"tensor {name} is not finite floating point")
     net = kind(count, sizes, header.activation, seeds=[0] * count, steps=steps)
-    net.load_state_dict({name: t.to(torch.float32) for name, t in weights.items()})
+    net.load_state_dict({name: tensor.to(torch.float32) for name, tensor in weights.items()})
     rest = (tensors.get("log_std"), header.provenance, codebook, disease.name, header.gate, header.view)
-    try:
-        actor = StackedActor(net, patients, header.decisions, *rest)
-    except PolicyError as error:
-        raise bad(str(error)) from None
+    actor = StackedActor(net, header.patients, header.decisions, *rest)
     return actor if steps.history == 1 else HistoryPolicy(actor, steps.history)

@@ -21,7 +21,7 @@ from medgym_offline.errors import MissingExtraError, PolicyError, unknown_name
 from medgym_offline.policies.limits import TimeLimits
 from medgym_offline.policies.protocol import Policy, disease_of_policy, seen_width, timing_of_width, torch_or_numpy
 
-__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "facts_of", "load_onnx", "load_torchscript"]
+__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "load_onnx", "load_torchscript"]
 
 EXTRA_FILE = "medgym-policy.json"
 """Name of the header inside the TorchScript and ONNX files that this package exports."""
@@ -29,6 +29,9 @@ EXTRA_FILE = "medgym-policy.json"
 # TorchScript runs in its own interpreter without Python, but these operators reach the file system, and
 # __setstate__ would run while loading. A policy needs none of them.
 _FORBIDDEN = re.compile(rb"\b(from_file|__setstate__|torch\.save|torch\.load|ops\.(?!aten\b|prim\b)\w+|aten\.save)\b")
+_FREE = (
+    "with a free batch axis N: dynamic_axes={'INPUT': {0: 'N'}} of torch.onnx.export, or TorchScript without its size"
+)
 
 
 class ModulePolicy:
@@ -61,53 +64,41 @@ class ModulePolicy:
         disease: str = DEFAULT,
         view: str = FULL,
     ):
-        self.disease, definition = disease, find_disease(disease)
-        self.view, self.observation_dim = view, seen_width(definition, view, name)
-        width = self.observation_dim
-        few, many = definition.action_dim("fixed"), definition.action_dim("adaptive")
-        self._module, self._name, self._limits = module, name, limits or TimeLimits()
+        definition = find_disease(disease)
+        self.disease, self.view, self.observation_dim = disease, view, seen_width(definition, view, name)
         self.decisions, self.provenance = decisions, dict(provenance or {})
+        self._module, self._name, self._limits = module, name, limits or TimeLimits()
+        self._widths = tuple(definition.action_dim(timing) for timing in ("fixed", "adaptive"))
+        width = self.observation_dim
         try:
             answer = self._answer(torch.zeros(2, width))
         except PolicyError:
             raise
         except Exception as error:  # whatever the foreign module raises; its last line says why
-            self._refuse_fixed_batch()
-            reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+            form = f"export a function from observations (N, {width}) to actions, {_FREE}"
             raise PolicyError(
-                f"{name}: fails on 2 observations of {width} columns ({reason[:160]}); "
-                f"export a module from observations (N, {width}) to actions (N, {few} or {many})"
+                f"{name}: fails on 2 observations of {width} columns ({_reason(error, -1)}); {form}"
             ) from None
-        if isinstance(answer, Tensor) and len(answer.shape) and len(answer) != 2:
-            self._refuse_fixed_batch()
-        if not isinstance(answer, Tensor) or answer.dim() != 2 or answer.shape[0] != 2:
-            found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-            raise PolicyError(
-                f"{name}: answers 2 observations with {found}, expected actions (2, {few}) or (2, {many})"
-            )
         if not bool(torch.isfinite(answer.float()).all()):
             raise PolicyError(f"{name}: answers an observation of zeros with values that are not finite; retrain it")
         self.action_dim = int(answer.shape[1])
-        try:
-            self.timing = timing_of_width(definition, self.action_dim)
-        except PolicyError as error:
-            raise PolicyError(f"{name}: {error}") from None
+        self._widths = (self.action_dim,)
+        self.timing = timing_of_width(definition, self.action_dim)
 
-    def _refuse_fixed_batch(self) -> None:
-        """Raise `PolicyError` if the module, which cannot answer two observations, can answer one."""
-        try:
-            answer = self._answer(torch.zeros(1, self.observation_dim))
-        except Exception:  # not even one: the batch is not what is wrong
-            return
-        if isinstance(answer, Tensor) and answer.dim() == 2 and len(answer) == 1:
-            raise _fixed_batch(self._name, 1)
+    def _answer(self, rows: Tensor) -> Tensor:
+        """The module's actions (N, A) for observations (N, d), checked and in time."""
 
-    def _answer(self, rows: Tensor) -> Any:
         def call() -> Any:
             with torch.no_grad():  # of the thread that calls
                 return self._module(rows)
 
-        return self._limits.run(call, len(rows), self._name)
+        answer = self._limits.run(call, len(rows), self._name)
+        found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        wanted = [(len(rows), width) for width in self._widths]
+        if found not in wanted:
+            expected = " or ".join(map(str, wanted))
+            raise PolicyError(f"{self._name}: answers {len(rows)} observations with {found}, not {expected}; {_FREE}")
+        return answer
 
     @torch_or_numpy
     def act(self, observations: Tensor) -> Tensor:
@@ -116,14 +107,8 @@ class ModulePolicy:
         Raises:
             PolicyError: If it takes too long, or answers with another shape.
         """
-        count, episodes = observations.shape[:2]
-        asked = observations.reshape(-1, self.observation_dim).to(torch.float32)
-        rows = self._answer(asked)
-        wanted = (len(asked), self.action_dim)
-        if not isinstance(rows, Tensor) or rows.shape != wanted:
-            found = tuple(rows.shape) if isinstance(rows, Tensor) else type(rows).__name__
-            raise PolicyError(f"{self._name}: answers {len(asked)} observations with {found}, expected {wanted}")
-        return rows.to(observations.dtype).reshape(count, episodes, self.action_dim)
+        rows = self._answer(observations.reshape(-1, self.observation_dim).to(torch.float32))
+        return rows.to(observations.dtype).reshape(*observations.shape[:2], self.action_dim)
 
     def select(self, patients: Sequence[str]) -> ModulePolicy:
         """Itself: it serves every patient."""
@@ -146,19 +131,13 @@ class PolicyCollection:
         self._policies = dict(policies)
         first_id, first = next(iter(self._policies.items()))
         for patient, policy in self._policies.items():
-            if disease_of_policy(policy) != disease_of_policy(first):
-                raise PolicyError(f"the policies of {first_id} and {patient} are for different diseases")
-            if getattr(policy, "view", FULL) != getattr(first, "view", FULL):
-                raise PolicyError(f"the policies of {first_id} and {patient} are for different views")
-            if policy.timing != first.timing or policy.decisions != first.decisions:
-                raise PolicyError(
-                    f"the policies of {first_id} and {patient} differ: {first.timing} timing, K={first.decisions} "
-                    f"and {policy.timing} timing, K={policy.decisions}"
-                )
-        self.disease, self.observation_dim = disease_of_policy(first), first.observation_dim
-        self.view = getattr(first, "view", FULL)
+            if _made_for(policy) != _made_for(first):
+                differ = f"differ: {_made_for(first)} and {_made_for(policy)}"
+                raise PolicyError(f"the policies of {first_id} and {patient} {differ}")
+        self.disease, self.view = disease_of_policy(first), getattr(first, "view", FULL)
         self.patients: tuple[str, ...] | None = tuple(self._policies)
-        self.timing, self.decisions, self.action_dim = first.timing, first.decisions, first.action_dim
+        self.timing, self.decisions = first.timing, first.decisions
+        self.observation_dim, self.action_dim = first.observation_dim, first.action_dim
         self.provenance: dict[str, Any] = getattr(first, "provenance", {})
 
     @torch_or_numpy
@@ -174,43 +153,27 @@ class PolicyCollection:
         return PolicyCollection({p: self._policies[p] for p in patients})
 
 
+def _made_for(policy: Policy) -> str:
+    """What policies of a collection have in common, in words."""
+    view = getattr(policy, "view", FULL)
+    return f"{disease_of_policy(policy)}, view {view}, {policy.timing} timing, K={policy.decisions}"
+
+
 def load_torchscript(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy:
     """A TorchScript module as a policy; refused if its code touches files. See `load_policy`."""
+    extra = {EXTRA_FILE: ""}
     try:
         with zipfile.ZipFile(path) as archive:
-            for entry in archive.namelist():
-                found = _FORBIDDEN.search(archive.read(entry)) if entry.endswith(".py") else None
-                if found:
-                    raise PolicyError(
-                        f"{path}: the TorchScript code uses {found.group(1).decode()!r}, which a policy does not need; "
-                        "export the bare network"
-                    )
-        extra = {EXTRA_FILE: ""}
+            code = b"\n".join(archive.read(name) for name in archive.namelist() if name.endswith(".py"))
+        if found := _FORBIDDEN.search(code):
+            used = f"the TorchScript code uses {found.group(1).decode()!r}, which a policy does not need"
+            raise PolicyError(f"{path}: {used}; export the bare network")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()
     except (RuntimeError, zipfile.BadZipFile, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PolicyError(f"{path}: damaged TorchScript file ({reason[:160]}); export it again") from None
-    decisions, provenance, named, view = facts_of(extra[EXTRA_FILE], path, disease, view)
-    return ModulePolicy(module, str(path), decisions, provenance, disease=named, view=view)
-
-
-def facts_of(
-    header: str | bytes, path: Path, disease: str | None, view: str | None = None
-) -> tuple[int | None, dict[str, Any], str, str]:
-    """Decisions, provenance, disease and view that our header inside a foreign file states, where there is one."""
-    try:
-        found = json.loads(header, parse_constant=lambda _: None)  # results are JSON, which knows no NaN
-        decisions, provenance, named = found.get("decisions"), found.get("provenance"), found.get("disease")
-    except (ValueError, AttributeError, RecursionError):
-        return None, {}, disease or DEFAULT, view or FULL
-    if named is not None and named not in list_diseases():
-        raise PolicyError(f"{path}: disease {named!r} is not installed; known: {', '.join(list_diseases())}")
-    known = isinstance(decisions, int) and not isinstance(decisions, bool) and decisions > 0
-    facts = provenance if isinstance(provenance, dict) else {}
-    seen = str(found.get("view") or FULL)  # our own header leaves out what is usual
-    return decisions if known else None, facts, named or disease or DEFAULT, seen
+        raise PolicyError(f"{path}: damaged TorchScript file ({_reason(error)}); export it again") from None
+    return ModulePolicy(module, str(path), **_facts(extra[EXTRA_FILE], path, disease, view))
 
 
 def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy:
@@ -231,28 +194,44 @@ def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -
     except PolicyError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PolicyError(f"{path}: damaged ONNX file ({reason[:160]}); export it again") from None
-    if len(inputs := session.get_inputs()) != 1:
-        names = ", ".join(i.name for i in inputs)
-        raise PolicyError(f"{path}: takes {len(inputs)} inputs ({names[:80]}); export a function of the observations")
-    name, shape = inputs[0].name, inputs[0].shape
-    header = session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, "")
-    decisions, provenance, named, view = facts_of(header, path, disease, view)
-    width = seen_width(find_disease(named), view, str(path))
-    # Axes without a name are numbers: fixed.
-    if len(shape) != 2 or (isinstance(shape[1], int) and shape[1] != width):
-        raise PolicyError(
-            f"{path}: takes observations of shape {tuple(shape)}, not (N, {width}), as {named} has them; export a "
-            f"module from observations (N, {width}) to actions"
-        )
-    if isinstance(shape[0], int):
-        raise _fixed_batch(str(path), shape[0])
+        raise PolicyError(f"{path}: damaged ONNX file ({_reason(error)}); export it again") from None
+    facts = _facts(session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, ""), path, disease, view)
+    width = seen_width(find_disease(facts["disease"]), facts["view"], str(path))
+    shapes = {put.name: put.shape for put in session.get_inputs()}
+    name, shape = next(iter(shapes.items()))
+    # An axis that is free has a name, one that is fixed is a number.
+    free = len(shapes) == 1 and len(shape) == 2 and not isinstance(shape[0], int)
+    if not free or (isinstance(shape[1], int) and shape[1] != width):
+        takes = "; ".join(f"{name[:40]} {tuple(shape)}" for name, shape in shapes.items())
+        raise PolicyError(f"{path}: takes {takes[:120]}, not observations (N, {width}) alone; export it so, {_FREE}")
 
     def run(observations: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))
 
-    return ModulePolicy(run, str(path), decisions, provenance, disease=named, view=view)
+    return ModulePolicy(run, str(path), **facts)
+
+
+def _reason(error: Exception, line: int = 0) -> str:
+    """One line of an error of somebody else's code."""
+    return (str(error).strip() or type(error).__name__).splitlines()[line].strip()[:160]
+
+
+def _facts(header: str, path: Path, disease: str | None, view: str | None) -> dict[str, Any]:
+    """Arguments of `ModulePolicy` that our header inside a foreign file states, where there is one."""
+    try:
+        found = json.loads(header, parse_constant=lambda _: None)  # results are JSON, which knows no NaN
+        decisions, provenance, named = found.get("decisions"), found.get("provenance"), found.get("disease")
+    except (ValueError, AttributeError, RecursionError):
+        return {"disease": disease or DEFAULT, "view": view or FULL}
+    if named is not None and named not in list_diseases():
+        raise PolicyError(f"{path}: disease {named!r} is not installed; known: {', '.join(list_diseases())}")
+    known = isinstance(decisions, int) and not isinstance(decisions, bool) and decisions > 0
+    return {
+        "decisions": decisions if known else None,
+        "provenance": provenance if isinstance(provenance, dict) else {},
+        "disease": named or disease or DEFAULT,
+        "view": str(found.get("view") or FULL),  # our own header leaves out what is usual
+    }
 
 
 def _outside(message: Any) -> Iterator[str]:
@@ -267,11 +246,3 @@ def _outside(message: Any) -> Iterator[str]:
                 yield from _outside(part)
             else:
                 break  # numbers or text
-
-
-def _fixed_batch(name: str, count: int) -> PolicyError:
-    return PolicyError(
-        f"{name}: its batch axis is fixed at {count}, and {count} observation{'s' * (count != 1)} at a time is all it "
-        "takes; export it with a free one: dynamic_axes={'INPUT': {0: 'N'}} of torch.onnx.export (dynamic_shapes with "
-        "dynamo=True), or trace TorchScript without the batch size in it"
-    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -44,36 +46,27 @@ class TimeLimits:
         """
         one = self.call_s + self.row_s * rows
         allowed = min(one, self.file_s - self.used_s)
-        answers: list[Tensor] = []
-        errors: list[BaseException] = []
+        answer: Future[Tensor] = Future()
 
         def work() -> None:
             try:
-                answers.append(call())
+                answer.set_result(call())
             except BaseException as error:  # raised again in the thread that asked
-                errors.append(error)
+                answer.set_exception(error)
 
         began = time.perf_counter()
-        thread = threading.Thread(target=work, name="policy", daemon=True)
-        thread.start()
-        thread.join(max(0.0, allowed))
+        threading.Thread(target=work, name="policy", daemon=True).start()
+        wait([answer], max(0.0, allowed))
         self.used_s += time.perf_counter() - began
-        if thread.is_alive():
+        if not answer.done():
             _leave_behind()
-            what = (
-                f"{rows} observations took more than {one:.3g} s"
-                if allowed == one
-                else f"it took more than {self.file_s:.3g} s in all"
-            )
+            each = f"{rows} observations took more than {one:.3g} s"
+            what = each if allowed == one else f"it took more than {self.file_s:.3g} s in all"
             raise PolicyError(f"{name}: {what}, the limit for a policy; export a smaller network without loops")
-        if errors:
-            raise errors[0]
-        return answers[0]
+        return answer.result()
 
 
-_left: list[bool] = []
-
-
+@functools.cache  # once is enough
 def _leave_behind() -> None:
     """End the process at its exit without waiting: the interpreter aborts noisily while such a thread runs."""
 
@@ -82,6 +75,4 @@ def _leave_behind() -> None:
         sys.stderr.flush()
         os._exit(1)
 
-    if not _left:
-        _left.append(True)
-        atexit.register(leave)
+    atexit.register(leave)

@@ -25,9 +25,7 @@ __all__ = [
     "Policy",
     "Timing",
     "check_observations",
-    "default_interval_action",
     "disease_of_policy",
-    "interval_action",
     "reset_policy",
     "seen_width",
     "timing_of_width",
@@ -98,17 +96,6 @@ def timing_of_width(disease: Disease, width: int) -> str:
             return timing
     few, many = disease.action_dim("fixed"), disease.action_dim("adaptive")
     raise PolicyError(f"actions have width {width}; {disease.name}: fixed timing needs {few}, adaptive timing {many}")
-
-
-def interval_action(disease: Disease, interval: float) -> float:
-    """The action in [-1, 1] that asks for an interval (affine between the disease's shortest and longest, clipped)."""
-    shortest, longest = disease.process.min_interval, disease.process.max_interval
-    return 2.0 * (min(max(interval, shortest), longest) - shortest) / (longest - shortest) - 1.0
-
-
-def default_interval_action(disease: Disease, decisions: int) -> float:
-    """The action that asks for the default interval, horizon / K."""
-    return interval_action(disease, disease.process.horizon / decisions)
 
 
 def check_observations(policy: Policy, observations: Tensor) -> None:

@@ -19,7 +19,6 @@ from medgym_offline.reports.blocks import (
     Link,
     Page,
     Section,
-    Shade,
     Table,
     Warn,
 )
@@ -33,7 +32,6 @@ from medgym_offline.reports.figures import (
     draw_figure,
     draw_png,
     style,
-    write_svg,
 )
 from medgym_offline.reports.page import page_html, write_page
 from medgym_offline.reports.text import markdown, print_table
@@ -54,7 +52,6 @@ __all__ = [
     "Link",
     "Page",
     "Section",
-    "Shade",
     "Table",
     "Warn",
     "can_draw",
@@ -65,5 +62,4 @@ __all__ = [
     "print_table",
     "style",
     "write_page",
-    "write_svg",
 ]

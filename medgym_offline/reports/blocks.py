@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
-    "Block", "Cell", "Details", "Estimate", "Facts", "Figure", "Legend", "Link", "Page", "Section", "Shade",
-    "Table", "Warn",
+    "Block", "Cell", "Details", "Estimate", "Facts", "Figure", "Legend", "Link", "Page", "Section", "Table",
+    "Warn",
 ]  # fmt: skip
 
 
@@ -64,15 +64,7 @@ class Warn:
     text: str
 
 
-@dataclass(frozen=True)
-class Shade:
-    """A cell of a heat map: text on a background, `share` from 0 (none) to 1 (strongest)."""
-
-    text: str
-    share: float
-
-
-Cell = str | int | float | None | Estimate | Link | Shade | Warn
+Cell = str | int | float | None | Estimate | Link | Warn
 """Of a table; None is shown as "-"."""
 
 
@@ -86,8 +78,6 @@ class Table:
         rows: Of cells (:data:`Cell`), each as long as `heads`.
         order: Column to sort by, best first; None keeps the order given.
         better: -1 if lower is better in that column, 1 if higher.
-        bars: Draw the intervals in the cells, each column on its own scale.
-        notes: What hovering over a head says, one per head, or none.
     """
 
     caption: str
@@ -95,8 +85,6 @@ class Table:
     rows: Sequence[Sequence[Any]]
     order: int | None = None
     better: int = -1
-    bars: bool = False
-    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if wrong := [row for row in self.rows if len(row) != len(self.heads)]:

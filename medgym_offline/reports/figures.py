@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgym_offline.errors import MissingExtraError
-from medgym_offline.files import atomic_path, write_text
+from medgym_offline.files import atomic_path
 from medgym_offline.reports.blocks import Figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["COLORS", "INK", "LINE", "MUTED", "SERIES", "can_draw", "draw_figure", "draw_png", "style", "write_svg"]
+__all__ = ["COLORS", "INK", "LINE", "MUTED", "SERIES", "can_draw", "draw_figure", "draw_png", "style"]
 
 COLORS = {
     "page": ("#fefefe", "#14171a"),
@@ -133,11 +133,3 @@ def draw_png(
     """
     with style(), atomic_path(path) as temporary:
         _canvas(draw, size).savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
-
-
-def write_svg(path: str | Path, figure: Figure) -> None:
-    """Write a figure to a file of its own, atomically: on white, in the colors of a light page."""
-    text = figure.svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    for name, (light, _) in COLORS.items():
-        text = text.replace(f"var(--{name})", light)
-    write_text(path, text.replace(">", '>\n<rect width="100%" height="100%" fill="#fff"/>', 1) + "\n")

@@ -20,7 +20,6 @@ from medgym_offline.reports.blocks import (
     Legend,
     Link,
     Page,
-    Shade,
     Table,
     Warn,
 )
@@ -105,27 +104,20 @@ def _line(name: str, color: str, dash: Sequence[float], width: float) -> str:
 
 def _is_number(cell: Cell) -> bool:
     return (
-        not isinstance(cell, str | Link | Shade | Warn)
-        or cell == ""
-        or (isinstance(cell, str) and cell[0] in "0123456789-+.<")
+        not isinstance(cell, str | Link | Warn) or cell == "" or (isinstance(cell, str) and cell[0] in "0123456789-+.<")
     )
 
 
 def _table(table: Table) -> str:
     columns = list(zip(*table.rows)) or [()] * len(table.heads)
     prose = [n == 0 or not all(map(_is_number, column)) for n, column in enumerate(columns)]
-    spans = [_span(column) if table.bars else None for column in columns]
-    notes = table.notes or [""] * len(table.heads)
     head = "".join(
-        f'<th scope="col" class="{"text" if is_prose else "number"}" title="{html.escape(n)}">{_text(h)}</th>'
-        for h, is_prose, n in zip(table.heads, prose, notes)
+        f'<th scope="col" class="{"text" if is_prose else "number"}">{_text(h)}</th>'
+        for h, is_prose in zip(table.heads, prose)
     )
     body = "".join(
-        f'<tr><th scope="row">{_cell(row[0], None)}</th>'
-        + "".join(
-            f"<td{_wrapped(cell) * is_prose}>{_cell(cell, span)}</td>"
-            for cell, is_prose, span in zip(row[1:], prose[1:], spans[1:])
-        )
+        f'<tr><th scope="row">{_cell(row[0])}</th>'
+        + "".join(f"<td{_wrapped(cell) * is_prose}>{_cell(cell)}</td>" for cell, is_prose in zip(row[1:], prose[1:]))
         + "</tr>\n"
         for row in table.rows
     )
@@ -140,29 +132,12 @@ def _wrapped(cell: Cell) -> str:
     return ' class="wrap"' if isinstance(cell, str) and len(cell) > _PROSE else ' class="text"'
 
 
-def _span(column: Sequence[Cell]) -> tuple[float, float] | None:
-    ends = [e for c in column if isinstance(c, Estimate) and c.interval for e in (c.low, c.high) if e is not None]
-    return (min(ends), max(ends)) if ends else None
-
-
-def _cell(cell: Cell, span: tuple[float, float] | None) -> str:
+def _cell(cell: Cell) -> str:
     if isinstance(cell, Link):
         return f'<a href="{html.escape(cell.address)}">{_text(cell.text)}</a>'
-    if isinstance(cell, Shade):
-        return f'<span class="shade" style="--share:{min(max(cell.share, 0.0), 1.0):.0%}">{_text(cell.text)}</span>'
     if isinstance(cell, Warn):
         return f'<span class="warn">{_text(cell.text)}</span>'
     if not isinstance(cell, Estimate):
         return "-" if cell is None else _text(f"{cell:g}" if isinstance(cell, float) else cell)
-    if not cell.interval:
-        return _text(cell.text)
-    return f'{_text(cell.text)}<span class="interval">{_text(cell.interval)}</span>{_bar(cell, span)}'
-
-
-def _bar(cell: Estimate, span: tuple[float, float] | None) -> str:
-    if span is None or cell.low is None or cell.high is None:
-        return ""
-    width = span[1] - span[0] or 1.0
-    low, middle, high = (100 * (v - span[0]) / width for v in (cell.low, cell.value, cell.high))
-    drawn = f'<path d="M{low:.1f} 5H{high:.1f}"/><path class="dot" d="M{middle:.1f} 1V9"/>'
-    return f'<svg class="bar" viewBox="-1 0 102 10" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>'
+    interval = f'<span class="interval">{_text(cell.interval)}</span>' if cell.interval else ""
+    return _text(cell.text) + interval

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medgym_offline.reports.blocks import Cell, Estimate, Link, Shade, Table, Warn
+from medgym_offline.reports.blocks import Cell, Estimate, Link, Table, Warn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,17 +17,11 @@ def _words(cell: Cell) -> str:
         # Where a column is narrow the line breaks before the interval, not in it.
         interval = cell.interval.replace(" to ", ",\u00a0")
         return f"{cell.text} [{interval}]" if interval else cell.text
-    if isinstance(cell, Link | Shade | Warn):
+    if isinstance(cell, Link | Warn):
         return cell.text
-    return (
-        "-"
-        if cell is None
-        else f"{cell:g}"
-        if isinstance(cell, float)
-        else cell
-        if isinstance(cell, str)
-        else str(cell)
-    )
+    if cell is None:
+        return "-"
+    return f"{cell:g}" if isinstance(cell, float) else str(cell)
 
 
 def print_table(table: Table, console: Console | None = None, intervals: int = 99) -> None:

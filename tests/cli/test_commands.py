@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from medgym_offline.commands import completion
 from tests.leaderboard.workshop import DATASET, PATIENTS, refused, run
 
 COMMANDS = "demo, list, info, download, verify, generate, train, eval, ope, report, submit, leaderboard add"
 COMMANDS += ", leaderboard verify, leaderboard build, cohort build, cohort card, simulators fit, simulators info"
-COMMANDS += ", simulators audit, behavior train, behavior train-all, publish"
+COMMANDS += ", simulators audit, behavior train, publish"
 
 
 @pytest.mark.parametrize("command", COMMANDS.split(", "))
@@ -106,25 +105,6 @@ def test_eval_prints_the_json_of_the_file_with_every_patient(shop):
 PROGRAM = Path(sys.executable).with_name("medgym-offline")
 
 
-def complete(*words):
-    """What Tab offers in bash after `medgym-offline words`, the last of which is being typed."""
-    asked = {
-        "_MEDGYM_OFFLINE_COMPLETE": "complete_bash",
-        "COMP_WORDS": " ".join(("medgym-offline", *words)),
-        "COMP_CWORD": str(len(words)),
-    }
-    done = subprocess.run([PROGRAM], capture_output=True, text=True, env=os.environ | asked, check=False, timeout=60)
-    assert done.stderr == ""
-    return done.stdout.split()
-
-
-def test_commands_options_and_values_are_completed(shop, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(shop.minari))
-    assert complete("info", "medgym/sepsis-ind-v") == ["medgym/sepsis-ind-v0"]
-    assert complete("train", "gcql", "--dataset", "medgym/work") == [DATASET]  # one that is only on this machine
-    assert complete("eval", "--worlds", "own,c") == ["own,crossfit"]
-
-
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")
 def test_the_script_for_bash_works_there():
     lines = (
@@ -138,61 +118,33 @@ def test_the_script_for_bash_works_there():
     assert "offers verify" in done.stdout, done.stderr
 
 
-def test_unknown_names_suggest_the_nearest(shop):
+def test_what_a_user_gets_wrong_is_one_line_that_helps(shop, tmp_path):
     zero = shop.evaluate("--policy", "zero")
-    assert "prior/0" in refused(*zero, "--patients", "prior/00")
-    assert "adaptive" in refused(*zero, "--timing", "adaptiv")
-    assert "crossfit" in refused(*zero, "--worlds", "heldout")
-    assert "clinician" in refused(*shop.evaluate("--policy", "clinican"))
-    assert "medgym/sepsis-ind-v0" in refused("info", "medgym/sepsis-in-v0")
-    assert "medgym/sepsis-ind-v0" in refused("verify", "medgym/sepsis-in-v0")
-    assert "medgym/sepsis-ind-v0" in refused("generate", "medgym/sepsis-in-v0")
-    assert "medgym/sepsis-ind-v0" in refused("download", "medgym/sepsis-in-v0")
-    assert DATASET in refused("train", "cql", "--dataset", "medgym/workshp-v0", "--output", "x")
-    assert "gcql" in refused("train", "gccql", "--dataset", DATASET, "--output", "x")
-    assert "ind" in refused("train", "cql", "--dataset", DATASET, "--scope", "idn", "--output", "x")
-    assert "no-such-bank" in refused("simulators", "info", "no-such-bank")
-
-
-def test_numbers_out_of_range(shop):
-    assert "96" in refused(*shop.evaluate("--policy", "zero", "--decisions", "2"))
-    assert "1 to 3" in refused(*shop.evaluate("--policy", "zero", "--patients", "4"))
-    assert "1 to 3" in refused(*shop.evaluate("--policy", "zero", "--patients", "0"))
-    assert "nobody" in refused(*shop.evaluate("--policy", "zero", "--patients", ","))
-
-
-def test_a_policy_for_another_timing_or_without_the_patients(shop):
-    assert "timing" in refused(*shop.evaluate("--policy", shop.policy(), "--timing", "fixed"))
+    (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "file").write_text("in the way")
     done = run("train", "dqn", "--dataset", DATASET, "--updates", "1", "--patients", "1", "--output", "one")
     assert done.code == 0, done.err
-    assert "prior/2" in refused(*shop.evaluate("--policy", "one/dqn-ind-seed0.safetensors"))
-
-
-def test_results_that_are_none(shop, tmp_path):
-    other = tmp_path / "other.json"
-    other.write_text("{}")
-    assert "other.json" in refused("report", other, "--output", "r.html")
-    assert "absent.json" in refused("report", "absent.json", "--output", "r.html")
-    assert "absent" in refused("submit", "absent", "--name", "X", "--output", "s")
-
-
-def test_a_folder_that_cannot_be_written(shop, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    assert "file" in refused(
-        *shop.evaluate("--policy", "zero", "--patients", "1", "--output", tmp_path / "file" / "out")
-    )
-
-
-def test_names_are_those_of_the_library():
-    from medgym_offline.offline import ALGORITHMS
-    from medgym_offline.online.config import ALGORITHMS as ONLINE
-    from medgym_offline.online.recipe import BEHAVIORS, SCOPES
-    from medgym_offline.policies.builtin import BUILTIN_POLICIES
-    from medgym_offline.simulators.files import list_banks
-    from medgym_offline.third_party import BASELINES
-
-    assert set(completion.ALGORITHMS) == set(ALGORITHMS) | set(BASELINES)
-    assert set(completion.ONLINE_ALGORITHMS) == set(ONLINE)
-    assert set(completion.BEHAVIORS) == {*BEHAVIORS, *SCOPES}
-    assert set(completion.POLICIES) == {*BUILTIN_POLICIES, "behavior"} - {"constant"}  # a constant needs its numbers
-    assert completion.bank_names() == list_banks()
+    wrong = [
+        ((*zero, "--patients", "prior/00"), "prior/0"),
+        ((*zero, "--patients", "4"), "1 to 3"),
+        ((*zero, "--patients", "0"), "1 to 3"),
+        ((*zero, "--patients", ","), "nobody"),
+        ((*zero, "--timing", "adaptiv"), "adaptive"),
+        ((*zero, "--worlds", "heldout"), "crossfit"),
+        ((*zero, "--decisions", "2"), "96"),
+        ((*zero, "--patients", "1", "--output", tmp_path / "file" / "out"), "file"),
+        (shop.evaluate("--policy", "clinican"), "clinician"),
+        (shop.evaluate("--policy", shop.policy(), "--timing", "fixed"), "timing"),
+        (shop.evaluate("--policy", "one/dqn-ind-seed0.safetensors"), "prior/2"),
+        *(((command, "medgym/sepsis-in-v0"), "medgym/sepsis-ind-v0") for command in ("info", "verify", "generate")),
+        (("download", "medgym/sepsis-in-v0"), "medgym/sepsis-ind-v0"),
+        (("train", "cql", "--dataset", "medgym/workshp-v0", "--output", "x"), DATASET),
+        (("train", "gccql", "--dataset", DATASET, "--output", "x"), "gcql"),
+        (("train", "cql", "--dataset", DATASET, "--scope", "idn", "--output", "x"), "ind"),
+        (("simulators", "info", "no-such-bank"), "no-such-bank"),
+        (("report", tmp_path / "other.json", "--output", "r.html"), "other.json"),
+        (("report", "absent.json", "--output", "r.html"), "absent.json"),
+        (("submit", "absent", "--name", "X", "--output", "s"), "absent"),
+    ]
+    for argv, words in wrong:
+        assert words in refused(*argv), argv
