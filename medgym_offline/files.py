@@ -40,7 +40,7 @@ __all__ = [
     "write_text",
 ]
 
-POLICY_SUFFIXES = (".pt", ".safetensors", ".onnx")
+POLICY_SUFFIXES = (".pt", ".pt2", ".safetensors", ".onnx")
 """Of policy files; what is in them is told by their content."""
 
 _REPLACED = ".replaced"

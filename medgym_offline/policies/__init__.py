@@ -11,7 +11,7 @@ from medgym_offline.policies.builtin import (
     RulePolicy,
     builtin_policy,
 )
-from medgym_offline.policies.export import export_onnx, export_torchscript
+from medgym_offline.policies.export import export_onnx, export_program, export_torchscript
 from medgym_offline.policies.files import save_policy
 from medgym_offline.policies.foreign import ModulePolicy, PolicyCollection
 from medgym_offline.policies.history import HistoryPolicy
@@ -31,6 +31,7 @@ __all__ = [
     "StackedActor",
     "builtin_policy",
     "export_onnx",
+    "export_program",
     "export_torchscript",
     "load_policy",
     "reset_policy",

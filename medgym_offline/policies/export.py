@@ -1,4 +1,4 @@
-"""Export of stacked actors to TorchScript and ONNX, for use without this package.
+"""Export of stacked actors to TorchScript, `torch.export` and ONNX, for use without this package.
 
 Either file is a function from observations (N, d) to actions (N, A), so policies with a history are refused. It holds
 our header (as an extra file, or as model metadata), from which `load_policy` takes the disease and the number of
@@ -24,7 +24,7 @@ from medgym_offline.policies.files import actor_header, patient_file_stem
 from medgym_offline.policies.foreign import EXTRA_FILE
 from medgym_offline.policies.history import HistoryPolicy
 
-__all__ = ["export_onnx", "export_torchscript", "plain_network"]
+__all__ = ["export_onnx", "export_program", "export_torchscript", "plain_network"]
 
 _MODULES: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "identity": nn.Identity}
 _ONNX_OPERATORS = 17  # of 2022: old enough for every runtime that `onnxruntime>=1.17` can be
@@ -97,6 +97,18 @@ def export_torchscript(policy: StackedActor | HistoryPolicy, path: str | Path, p
 
 
 @own_defaults()
+def export_program(policy: StackedActor | HistoryPolicy, path: str | Path, patient: str | None = None) -> Path:
+    """Write a deterministic policy as a program of `torch.export`: observations (N, d) -> actions (N, A), N free.
+
+    Files and folders as in `export_torchscript`, with the suffix .pt2.
+
+    Raises:
+        UnknownNameError: If the patient is not in the stack.
+    """
+    return _export(policy, path, patient, ".pt2", _write_program)
+
+
+@own_defaults()
 def export_onnx(policy: StackedActor | HistoryPolicy, path: str | Path, patient: str | None = None) -> Path:
     """Write a deterministic policy as ONNX: "observations" (N, d) -> "actions" (N, A), float32.
 
@@ -145,6 +157,14 @@ def _write_torchscript(network: nn.Sequential, header: dict[str, Any], path: Pat
         warnings.simplefilter("ignore")  # torch announces TorchScript's retirement on every call
         module = torch.jit.trace(network, torch.zeros(2, header["sizes"][0]))
         torch.jit.save(module, str(path), _extra_files={EXTRA_FILE: json.dumps(header, sort_keys=True)})
+
+
+def _write_program(network: nn.Sequential, header: dict[str, Any], path: Path) -> None:
+    shape = {0: torch.export.Dim("N")}
+    program = torch.export.export(network, (torch.zeros(3, header["sizes"][0]),), dynamic_shapes=(shape,))
+    extra = {EXTRA_FILE: json.dumps(header, sort_keys=True)}
+    with open(path, "wb") as stream:  # not by name: torch refuses other suffixes
+        torch.export.save(program, stream, extra_files=extra)
 
 
 def _write_onnx(network: nn.Sequential, header: dict[str, Any], path: Path) -> None:

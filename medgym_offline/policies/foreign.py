@@ -21,7 +21,7 @@ from medgym_offline.errors import MissingExtraError, PolicyError, unknown_name
 from medgym_offline.policies.limits import TimeLimits
 from medgym_offline.policies.protocol import Policy, disease_of_policy, seen_width, timing_of_width, torch_or_numpy
 
-__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "load_onnx", "load_torchscript"]
+__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "facts_of", "load_onnx", "load_torchscript"]
 
 EXTRA_FILE = "medgym-policy.json"
 """Name of the header inside the TorchScript and ONNX files that this package exports."""
@@ -173,7 +173,7 @@ def load_torchscript(path: Path, disease: str | None = None, view: str | None = 
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()
     except (RuntimeError, zipfile.BadZipFile, OSError) as error:
         raise PolicyError(f"{path}: damaged TorchScript file ({_reason(error)}); export it again") from None
-    return ModulePolicy(module, str(path), **_facts(extra[EXTRA_FILE], path, disease, view))
+    return ModulePolicy(module, str(path), **facts_of(extra[EXTRA_FILE], path, disease, view))
 
 
 def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy:
@@ -195,7 +195,7 @@ def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -
         raise
     except Exception as error:
         raise PolicyError(f"{path}: damaged ONNX file ({_reason(error)}); export it again") from None
-    facts = _facts(session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, ""), path, disease, view)
+    facts = facts_of(session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, ""), path, disease, view)
     width = seen_width(find_disease(facts["disease"]), facts["view"], str(path))
     shapes = {put.name: put.shape for put in session.get_inputs()}
     name, shape = next(iter(shapes.items()))
@@ -216,7 +216,7 @@ def _reason(error: Exception, line: int = 0) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[line].strip()[:160]
 
 
-def _facts(header: str, path: Path, disease: str | None, view: str | None) -> dict[str, Any]:
+def facts_of(header: str, path: Path, disease: str | None, view: str | None) -> dict[str, Any]:
     """Arguments of `ModulePolicy` that our header inside a foreign file states, where there is one."""
     try:
         found = json.loads(header, parse_constant=lambda _: None)  # results are JSON, which knows no NaN

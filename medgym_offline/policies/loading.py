@@ -1,4 +1,4 @@
-"""Opening a policy of any kind: our files, TorchScript, ONNX, or a folder with one file per patient."""
+"""Opening a policy of any kind: our files, TorchScript, torch.export, ONNX, or a folder with one file per patient."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from medgym_offline.policies.files import (
 )
 from medgym_offline.policies.foreign import PolicyCollection, load_onnx, load_torchscript
 from medgym_offline.policies.history import HistoryPolicy
+from medgym_offline.policies.program import is_program, load_program
 from medgym_offline.policies.protocol import Policy
 
 __all__ = ["load_folder", "load_policy"]
@@ -30,9 +31,9 @@ def load_policy(
     """Open a policy file, or a folder with one file per patient; the kind is recognized by content.
 
     Accepted: our .safetensors and weights-only .pt; a TorchScript module from observations (N, d) to actions (N, A),
-    as d3rlpy's `save_policy` writes; an ONNX model (extra `onnx`) of the same signature; a folder of such files named
-    by patient id, "/" written as "__" (`patient_file_stem`). A policy is its file: an ONNX model whose weights lie in
-    a second one is refused.
+    as d3rlpy's `save_policy` writes; a program of `torch.export` (.pt2) or an ONNX model (extra `onnx`) of the same
+    signature; a folder of such files named by patient id, "/" written as "__" (`patient_file_stem`). A policy is its
+    file: an ONNX model whose weights lie in a second one is refused.
 
     Args:
         path: File or folder.
@@ -59,6 +60,8 @@ def load_policy(
         names = zip_names(path, max_bytes)
         if any(part.split("/")[1:2] == ["code"] for part in names):
             return load_torchscript(path, disease, view)
+        if is_program(names):
+            return load_program(path, disease, view)
         return load_checkpoint(path, max_bytes)
     if len(head) > 8 and head[8:9] == b"{":
         return load_safetensors(path)

@@ -22,6 +22,7 @@ from medgym_offline.policies import (
     HistoryPolicy,
     StackedActor,
     export_onnx,
+    export_program,
     export_torchscript,
     load_policy,
     reset_policy,
@@ -107,7 +108,7 @@ def test_files_and_exports_act_alike(case, tmp_path):
     policy, wanted = base(case), answers(base(case))
     exports = [save_policy(policy, tmp_path / "own.safetensors")]
     if isinstance(policy, HistoryPolicy):
-        for export in (export_torchscript, export_onnx):
+        for export in (export_torchscript, export_program, export_onnx):
             with pytest.raises(PolicyError, match=r"one.pt: a function of one observation.*history=\d.*save_policy"):
                 export(policy, tmp_path / "one.pt", patient="toy/1")
     else:

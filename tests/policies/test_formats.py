@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from medgym_offline.errors import MedGymError
-from medgym_offline.policies import StackedActor, export_onnx, export_torchscript, load_policy
+from medgym_offline.policies import StackedActor, export_onnx, export_program, export_torchscript, load_policy
 from medgym_offline.policies import save_policy as save
 from medgym_offline.policies.files import patient_file_stem, patient_of_stem
 from medgym_offline.stack import StackedMLP
@@ -14,7 +14,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 IDS = ("mimic-iii/1", "mimic-iv/2", "c")
 OBSERVATIONS = torch.randn(3, 20, 9, generator=torch.Generator().manual_seed(0))
 KINDS = ("tanh", "relu", "silu", "codebook")
-EXPORTS = {".pt": export_torchscript, ".onnx": export_onnx}
+EXPORTS = {".pt": export_torchscript, ".pt2": export_program, ".onnx": export_onnx}
+NEEDS = {".pt2": "torch.export.pt2_archive", ".onnx": "onnxruntime"}
 
 
 def actor(kind, shared, width=4):
@@ -53,8 +54,8 @@ def test_own_files_hold_everything(tmp_path, suffix, kind, shared, width):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shared", [False, True])
 def test_exports_act_alike(tmp_path, suffix, kind, shared):
-    if suffix == ".onnx":
-        pytest.importorskip("onnxruntime")
+    if suffix in NEEDS:
+        pytest.importorskip(NEEDS[suffix])
     export = EXPORTS[suffix]
     policy = actor(kind, shared)
     wanted = policy.act(OBSERVATIONS)
