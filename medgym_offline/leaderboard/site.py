@@ -14,8 +14,8 @@ from medgym_offline.evaluation.metrics import metrics_of
 from medgym_offline.files import atomic_path, json_text
 from medgym_offline.leaderboard.board import FORMAT, Board
 from medgym_offline.leaderboard.entry import Entry, PolicyFile, World, slug
-from medgym_offline.leaderboard.ranks import RULE, Group, Ranking, groups, rank
-from medgym_offline.reports import Cell, Details, Estimate, Facts, Link, Page, Section, Table, write_page
+from medgym_offline.leaderboard.ranks import LEVEL, RULE, Group, Ranking, groups, rank
+from medgym_offline.reports import Cell, Details, Estimate, Facts, Link, Page, Section, Shade, Table, write_page
 
 __all__ = ["build_page"]
 
@@ -44,20 +44,39 @@ def build_page(entries: Sequence[Entry], output: str | Path) -> Path:
         board = json_text(to_values(Board(FORMAT, tuple(entries))))
         (temporary / "leaderboard.json").write_text(board, encoding="utf-8")
         rows: list[Sequence[Cell]] = []
+        overview: dict[str, Ranking] = {}
         for group, members in groups(entries).items():
             name = f"{slug(group.data)}-{group.timing}-{group.decisions}-{group.key[:8]}.html"
             rankings = {world: rank(members, world) for world in reversed(members[0].worlds)}
             write_page(temporary / name, _group_page(group, rankings))
             strictest = next(iter(rankings.values()))
             leaders = ", ".join(e.name for e in strictest.entries if strictest.ranks[e.id] == 1)
+            overview[f"{group.data}, {group.timing}"] = strictest
             rows.append((Link(group.data, name), group.disease, group.timing, len(members), leaders, group.how))
         heads = ("Data", "Disease", "Timing", "Entries", "First", "How")
         tables = Table("Entries of a table were made alike", heads, rows) if rows else "No entries yet."
         raw = Table("For programs", ("File",), [(Link("leaderboard.json", "leaderboard.json"),)])
-        ranked = Section("How entries are ranked", RULE)
-        sections = [Section("Tables", tables), ranked, Section("Raw data", raw)]
+        sections = [
+            Section("Tables", tables),
+            Section("Ranks at a glance", _overview(overview) if overview else None),
+            Section("How entries are ranked", RULE),
+            Section("Raw data", raw),
+        ]
         write_page(temporary / "index.html", Page("MedGym Offline leaderboard", sections, _LEAD))
     return folder / "index.html"
+
+
+def _overview(rankings: Mapping[str, Ranking]) -> Table:
+    """A heat map of methods and tables: the darker, the better the rank in the strictest world."""
+    methods = dict.fromkeys(f"{e.name} ({e.scope})" for ranking in rankings.values() for e in ranking.entries)
+    cells: dict[tuple[str, str], Shade] = {}
+    for data, ranking in rankings.items():
+        last = max(len(ranking.entries) - 1, 1)
+        for e in ranking.entries:
+            rank_here = ranking.ranks[e.id]
+            cells[f"{e.name} ({e.scope})", data] = Shade(str(rank_here), 1 - (rank_here - 1) / last)
+    rows = [(method, *(cells.get((method, data)) for data in rankings)) for method in methods]
+    return Table("Ranks in the strictest world of each table; the darker the better", ("Method", *rankings), rows)
 
 
 def _group_page(group: Group, rankings: Mapping[World, Ranking]) -> Page:
@@ -79,16 +98,31 @@ def _ranks(ranking: Ranking, world: World, known: Mapping[str, Metric]) -> Table
         for pair in ranking.pairs
         if pair.first == entries[0].id
     }
+    within: dict[str, int] = {}
+    for scope in {e.scope for e in entries}:
+        within |= rank([e for e in entries if e.scope == scope], world).ranks
+    better: dict[str, list[str]] = {e.id: [] for e in entries}
+    worse: dict[str, list[str]] = {e.id: [] for e in entries}
+    names = {e.id: f"{e.name} ({e.scope})" for e in entries}
+    for pair in ranking.pairs:
+        if pair.adjusted < LEVEL:
+            winner, loser = (pair.first, pair.second) if pair.difference < 0 else (pair.second, pair.first)
+            better[loser].append(names[winner])
+            worse[winner].append(names[loser])
     rows = [
         (
-            *(e.name, ranking.ranks[e.id], e.scope, len(e.runs), behind.get(e.id)),
+            *(e.name, ranking.ranks[e.id], within[e.id], e.scope, len(e.runs), behind.get(e.id)),
             *(_cell(e, world, metric) for metric in shown),
             "yes" if e.verification else "no",
+            *("; ".join(found[e.id]) or "nobody" for found in (better, worse)),
         )
         for e in entries
     ]
     units = [f"{m.label}{', ' + m.unit if m.unit else ''}" for m in shown]
-    heads = ("Method", "Rank", "Scope", "Runs", "Behind the first", *units, "Verified")
+    heads = (
+        *("Method", "Rank", "In its scope", "Scope", "Runs", "Behind the first", *units),
+        *("Verified", "Worse than", "Better than"),
+    )
     caption = (
         f"Behind the first: paired difference in {severity.label} with its 95 % interval. Other columns: "
         "means over patients and training runs with unpaired 95 % intervals, by which entries must not be compared"

@@ -19,6 +19,7 @@ from medgym_offline.reports.blocks import (
     Link,
     Page,
     Section,
+    Shade,
     Table,
     Warn,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "Link",
     "Page",
     "Section",
+    "Shade",
     "Table",
     "Warn",
     "can_draw",

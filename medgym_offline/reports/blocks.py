@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
-    "Block", "Cell", "Details", "Estimate", "Facts", "Figure", "Legend", "Link", "Page", "Section", "Table",
-    "Warn",
+    "Block", "Cell", "Details", "Estimate", "Facts", "Figure", "Legend", "Link", "Page", "Section", "Shade",
+    "Table", "Warn",
 ]  # fmt: skip
 
 
@@ -64,7 +64,15 @@ class Warn:
     text: str
 
 
-Cell = str | int | float | None | Estimate | Link | Warn
+@dataclass(frozen=True)
+class Shade:
+    """A cell of a heat map: text on a background, `share` from 0 (none) to 1 (strongest)."""
+
+    text: str
+    share: float
+
+
+Cell = str | int | float | None | Estimate | Link | Shade | Warn
 """Of a table; None is shown as "-"."""
 
 

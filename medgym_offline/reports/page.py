@@ -20,6 +20,7 @@ from medgym_offline.reports.blocks import (
     Legend,
     Link,
     Page,
+    Shade,
     Table,
     Warn,
 )
@@ -104,7 +105,9 @@ def _line(name: str, color: str, dash: Sequence[float], width: float) -> str:
 
 def _is_number(cell: Cell) -> bool:
     return (
-        not isinstance(cell, str | Link | Warn) or cell == "" or (isinstance(cell, str) and cell[0] in "0123456789-+.<")
+        not isinstance(cell, str | Link | Shade | Warn)
+        or cell == ""
+        or (isinstance(cell, str) and cell[0] in "0123456789-+.<")
     )
 
 
@@ -135,6 +138,8 @@ def _wrapped(cell: Cell) -> str:
 def _cell(cell: Cell) -> str:
     if isinstance(cell, Link):
         return f'<a href="{html.escape(cell.address)}">{_text(cell.text)}</a>'
+    if isinstance(cell, Shade):
+        return f'<span class="shade" style="--share:{min(max(cell.share, 0.0), 1.0):.0%}">{_text(cell.text)}</span>'
     if isinstance(cell, Warn):
         return f'<span class="warn">{_text(cell.text)}</span>'
     if not isinstance(cell, Estimate):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medgym_offline.reports.blocks import Cell, Estimate, Link, Table, Warn
+from medgym_offline.reports.blocks import Cell, Estimate, Link, Shade, Table, Warn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +17,7 @@ def _words(cell: Cell) -> str:
         # Where a column is narrow the line breaks before the interval, not in it.
         interval = cell.interval.replace(" to ", ",\u00a0")
         return f"{cell.text} [{interval}]" if interval else cell.text
-    if isinstance(cell, Link | Warn):
+    if isinstance(cell, Link | Shade | Warn):
         return cell.text
     if cell is None:
         return "-"
