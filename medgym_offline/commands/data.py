@@ -85,7 +85,6 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
 
 
 def generate_command(
-    dataset: Annotated[
     dataset: Annotated[str, typer.Argument(metavar="ID", help="Dataset id, or the path of a recipe (.toml).")],
     patients: Annotated[
         str | None, typer.Option("--patients", help="Only the first N patients, or ids; needs --as.")
