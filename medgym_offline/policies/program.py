@@ -152,7 +152,7 @@ def _store(output: Mapping[str, Any], value: Any, known: dict[str, Any]) -> None
             known[target.get("name") or target["as_name"]] = value
 
 
-def _read(archive: zipfile.ZipFile, path: Path) -> tuple[_Program, str | bytes]:
+def _read(archive: zipfile.ZipFile, path: Path) -> tuple[_Program, str]:
     names = archive.namelist()
     models = [n for n in names if n.partition("/")[2].startswith("models/") and n.endswith(".json")]
     if len(models) != 1:
@@ -177,7 +177,7 @@ def _read(archive: zipfile.ZipFile, path: Path) -> tuple[_Program, str | bytes]:
     if len(inputs) != 1:
         raise PolicyError(f"{path}: takes {len(inputs)} inputs; export a function of the observations")
     extra = f"{root}/extra/{EXTRA_FILE}"
-    return _Program(graph["graph"], values, inputs[0], path), archive.read(extra) if extra in names else ""
+    return _Program(graph["graph"], values, inputs[0], path), archive.read(extra).decode(errors="replace") if extra in names else ""
 
 
 def _tensor(archive: zipfile.ZipFile, name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
