@@ -33,7 +33,7 @@ SCOPES = ("ind", "pop")
 BASELINES = ("clinician", "random", "zero")
 
 
-def run_demos(output: str | Path = "runs/demo", patients: int = 8, seed: int = 0) -> Path:
+def run_demos(output: str | Path = "runs/demo", patients: int = 5, seed: int = 0) -> Path:
     """Run the chain for every disease of :data:`DATASETS`, each in a folder of `output`, and write a page on both.
 
     Args:
@@ -72,7 +72,7 @@ def run_demos(output: str | Path = "runs/demo", patients: int = 8, seed: int = 0
 @one_thread()
 def run_demo(
     output: str | Path = "runs/demo",
-    patients: int = 8,
+    patients: int = 5,
     seed: int = 0,
     *,
     recipe: str | Path = DATASETS[0],
@@ -245,7 +245,7 @@ def demo_command(
     ),
     patients: Annotated[
         int, typer.Option("--patients", min=1, help="How many patients of each disease (the bank's first N).")
-    ] = 8,
+    ] = 5,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training.")] = 0,
 ) -> None:
     """Run the whole chain on a handful of patients of two diseases: dataset, training, evaluation, report, leaderboard.
