@@ -385,6 +385,7 @@ def test_from_the_command_line_to_a_verified_entry_on_new_people(tmp_path):
          "--output", result),
         ("submit", result, "--name", "Clustered", "--output", tmp_path / "s"),
         ("leaderboard", "verify", tmp_path / "s"),
+        ("leaderboard", "verify", tmp_path / "s", "--retrain"),
     )  # fmt: skip
     for step in steps:
         done = run(*step)

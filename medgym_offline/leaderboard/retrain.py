@@ -38,6 +38,7 @@ class Training:
     config: dict[str, Any]
     view: str = FULL
     people: dict[str, str] = field(default_factory=dict)
+    record: dict[str, float | None] = field(default_factory=dict)
 
 
 def train_again(submission: Submission, work: Path, progress: bool = True) -> tuple[Submission, str]:
@@ -103,16 +104,27 @@ def _task(policy: PolicyFile) -> Training:
 def _train(
     submission: Submission, policy: PolicyFile, task: Training, data: Transitions, work: Path, progress: bool
 ) -> Path:
+    from medgym_offline.datasets import dataset_info
     from medgym_offline.offline import OfflineConfig, train
+    from medgym_offline.people import people_of
     from medgym_offline.policies import save_policy
+    from medgym_offline.simulators import load_simulators
 
     try:
         config = OfflineConfig.from_dict(task.config)
     except (MedGymError, TypeError, ValueError) as error:
         raise SubmissionError(f"{policy.file} cannot be trained again: config: {error}") from None
+    people = None
+    if task.scope in ("clu", "context"):
+        if set(task.record) != {"sessions", "hours", "seed"}:
+            raise SubmissionError(f"{policy.file} cannot be trained again: it does not say what `people_of` was asked")
+        sessions, hours, seed = int(task.record["sessions"] or 0), task.record["hours"], int(task.record["seed"] or 0)
+        people = people_of(task.scope, load_simulators(dataset_info(task.dataset).bank), sessions, hours, seed)
     entry = submission.entry
     patients = list(entry.patients) if "patients" in entry.protocol.deviations and not task.people else None
-    found = train(task.algorithm, data, task.scope, task.seed, config, patients=patients, progress=progress).policy
+    found = train(
+        task.algorithm, data, task.scope, task.seed, config, patients=patients, progress=progress, people=people
+    ).policy
     # The record is part of the file: with the entry's own, equal weights are equal bytes.
     found.provenance = dict(policy.training)
     return save_policy(found, work / Path(policy.file).name)

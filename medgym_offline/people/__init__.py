@@ -39,9 +39,12 @@ def people_of(
     if scope not in ("clu", "context"):
         raise unknown_name("scope that shares policies", scope, ("clu", "context"))
     train = bank.select(list(bank.people("train")))
+    asked = {"sessions": sessions, "hours": hours, "seed": seed}  # a policy trained again needs it
     written = record(true_world(bank), sessions, seed)
     written = written if hours is None else written.until(hours)
     if scope == "clu":
-        return assign(find_clusters(train, seed), bank, written.select(bank.people("test")))
+        return dataclasses.replace(
+            assign(find_clusters(train, seed), bank, written.select(bank.people("test"))), asked=asked
+        )
     encoder = learn_encoder(train, dataclasses.replace(config or ContextConfig(), seed=seed), hours)
-    return Contexts(bank.patients, encoder.embed(written))
+    return Contexts(bank.patients, encoder.embed(written), {} if config else asked)

@@ -8,7 +8,7 @@ whose medoid's simulator best predicts the person's record.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,12 +48,14 @@ class Clusters:
         of: Person -> number of the cluster: train people, and those who joined.
         learned_from: The people that were clustered, who are learned from.
         silhouette: Mean over them.
+        asked: Of :func:`~medgym_offline.people.people_of`.
     """
 
     medoids: tuple[str, ...]
     of: Mapping[str, int]
     learned_from: tuple[str, ...]
     silhouette: float
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     scope = "clu"
 
@@ -70,7 +72,8 @@ class Clusters:
 
     def facts(self) -> dict[str, Any]:
         """What a policy's file says of them."""
-        return {"clusters": {"medoids": list(self.medoids), "silhouette": round(self.silhouette, 4)}}
+        about = {"medoids": list(self.medoids), "silhouette": round(self.silhouette, 4)}
+        return {"clusters": about, "record": dict(self.asked)}
 
 
 @own_defaults()

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -154,10 +155,11 @@ def learn_encoder(bank: SimulatorBank, config: ContextConfig | None = None, hour
 
 @dataclass(frozen=True)
 class Contexts:
-    """Embeddings of people, (P, numbers) in the order of `patients`."""
+    """Embeddings of people, (P, numbers) in the order of `patients`; `asked` of `people_of`, if it can be again."""
 
     patients: tuple[str, ...]
     embeddings: Tensor
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     scope = "context"
 
@@ -209,4 +211,4 @@ class Contexts:
 
     def facts(self) -> dict[str, Any]:
         """What a policy's file says of them."""
-        return {"context": {"numbers": self.embeddings.shape[1]}}
+        return {"context": {"numbers": self.embeddings.shape[1]}, "record": dict(self.asked)}
