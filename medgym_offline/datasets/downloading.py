@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root, unknown_id
+from medgym_offline.datasets.flat import transitions_of
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA, read_manifest
-from medgym_offline.datasets.load import read_columns, transitions_of
+from medgym_offline.datasets.load import read_columns
 from medgym_offline.datasets.manifest import write_namespace
 from medgym_offline.datasets.recipes import UnknownDatasetError, is_id, known_recipe
 from medgym_offline.datasets.remotes import Remote, RemoteError, parse_remote, remotes_of, split_id

@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from medgym_offline.datasets.transitions import COLUMNS
+from medgym_offline.datasets.transitions import COLUMNS, Transitions
+from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.registry import disease, list_diseases
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
 
-__all__ = ["ContentHash", "flat_name", "read_flat", "write_flat"]
+__all__ = ["ContentHash", "disease_of", "flat_name", "read_flat", "transitions_of", "write_flat"]
 
 
 class ContentHash:
@@ -82,3 +85,30 @@ def read_flat(folder: str | Path) -> dict[str, np.ndarray]:
     if len({len(array) for array in columns.values()}) != 1:
         raise DatasetError(f"{folder}: columns differ in length; delete it, it is rebuilt")
     return columns
+
+
+def disease_of(metadata: dict[str, Any]) -> Disease:
+    """The disease that Minari's metadata of a dataset of ours name; a `DatasetError` if it is not installed."""
+    named = metadata["medgym"]["disease"]
+    if named not in list_diseases():
+        raise DatasetError(
+            f"{metadata['dataset_id']}: disease {named!r} is not installed; known: {', '.join(list_diseases())}"
+        )
+    return disease(named)
+
+
+def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> Transitions:
+    """Columns with the meaning that Minari's metadata of the dataset give them."""
+    ours = metadata["medgym"]
+    return Transitions(
+        **columns,
+        patients=tuple(ours["patients"]),
+        timing=ours["timing"],
+        decisions=int(ours["decisions"]),
+        disease=disease_of(metadata).name,
+        dataset_id=metadata["dataset_id"],
+        identity=ours["identity"],
+        view=ours.get("view", FULL),
+        split="",
+        embedded=0,
+    )

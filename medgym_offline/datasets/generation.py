@@ -14,11 +14,10 @@ import numpy as np
 from medgym_offline.datasets.behaviors import recipe_behavior
 from medgym_offline.datasets.card import write_card
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
-from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, write_flat
+from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of, write_flat
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA
 from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter
 from medgym_offline.datasets.identity import identity_of
-from medgym_offline.datasets.load import transitions_of
 from medgym_offline.datasets.manifest import build_manifest, build_metadata, making, write_namespace
 from medgym_offline.datasets.recipes import Recipe, find_recipe
 from medgym_offline.datasets.reference import reference_returns

@@ -15,19 +15,17 @@ import numpy as np
 
 from medgym_offline.config import check, read_json
 from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_folder
-from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, write_flat
+from medgym_offline.datasets.flat import ContentHash, disease_of, flat_name, read_flat, transitions_of, write_flat
 from medgym_offline.datasets.forms import MANIFEST, METADATA, Metadata, read_manifest
 from medgym_offline.datasets.hdf5 import read_blocks
 from medgym_offline.datasets.recipes import known_recipe
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.diseases.base import Disease
-from medgym_offline.diseases.registry import disease, list_diseases
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path, cache_folder
 from medgym_offline.progress import Progress
 
-__all__ = ["load_dataset", "read_columns", "read_metadata", "transitions_of"]
+__all__ = ["load_dataset", "read_columns", "read_metadata"]
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -66,33 +64,6 @@ def read_columns(
     if not blocks:
         raise DatasetError(f"{file}: holds no episodes; regenerate the dataset")
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, np.concatenate(seeds)
-
-
-def disease_of(metadata: dict[str, Any]) -> Disease:
-    """The disease that Minari's metadata of a dataset of ours name; a `DatasetError` if it is not installed."""
-    named = metadata["medgym"]["disease"]
-    if named not in list_diseases():
-        raise DatasetError(
-            f"{metadata['dataset_id']}: disease {named!r} is not installed; known: {', '.join(list_diseases())}"
-        )
-    return disease(named)
-
-
-def transitions_of(columns: dict[str, np.ndarray], metadata: dict[str, Any]) -> Transitions:
-    """Columns with the meaning that Minari's metadata of the dataset give them."""
-    ours = metadata["medgym"]
-    return Transitions(
-        **columns,
-        patients=tuple(ours["patients"]),
-        timing=ours["timing"],
-        decisions=int(ours["decisions"]),
-        disease=disease_of(metadata).name,
-        dataset_id=metadata["dataset_id"],
-        identity=ours["identity"],
-        view=ours.get("view", FULL),
-        split="",
-        embedded=0,
-    )
 
 
 def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str, np.ndarray]:

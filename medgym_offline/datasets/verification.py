@@ -13,10 +13,10 @@ import numpy as np
 
 from medgym_offline.datasets.behaviors import process_config
 from medgym_offline.datasets.catalogue import local_folder
-from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
+from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, read_manifest
 from medgym_offline.datasets.identity import identity_of
-from medgym_offline.datasets.load import read_columns, read_metadata, transitions_of
+from medgym_offline.datasets.load import read_columns, read_metadata
 from medgym_offline.datasets.manifest import facts, facts_differ
 from medgym_offline.datasets.recipes import Recipe, known_recipe
 from medgym_offline.datasets.replay import check_replay

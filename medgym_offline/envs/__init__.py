@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
-from medgym_offline.envs.rollout import EpisodeNoise, Rollout, dense, draw_noise, episode_seeds
-from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
-from medgym_offline.envs.treatment_env import TreatmentEnv
-from medgym_offline.envs.vector_env import TreatmentVectorEnv
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
+    from medgym_offline.envs.rollout import EpisodeNoise, Rollout, dense, draw_noise, episode_seeds
+    from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
+    from medgym_offline.envs.treatment_env import TreatmentEnv
+    from medgym_offline.envs.vector_env import TreatmentVectorEnv
 
 __all__ = [
     "DecisionProcess",
@@ -16,10 +19,28 @@ __all__ = [
     "ProcessConfig",
     "RewardKind",
     "Rollout",
-    "Timing",
     "TreatmentEnv",
     "TreatmentVectorEnv",
+    "Timing",
     "dense",
     "draw_noise",
     "episode_seeds",
 ]
+
+_HOMES = {
+    "process": ("DecisionProcess", "Episodes", "Outcome"),
+    "rollout": ("EpisodeNoise", "Rollout", "dense", "draw_noise", "episode_seeds"),
+    "treatment_env": ("TreatmentEnv",),
+    "timing": ("ProcessConfig", "RewardKind", "Timing"),
+    "vector_env": ("TreatmentVectorEnv",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # torch and gymnasium are imported with the first name asked for, not with the package.
+    import importlib
+
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
