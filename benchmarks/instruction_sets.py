@@ -100,8 +100,8 @@ def entries(folder: str) -> dict[str, Any]:
     """Verification of a shipped entry, on the same and on fresh seeds."""
     from medgym_offline.leaderboard import verify_submission
 
-    again = folder.endswith("-ind")
-    report = verify_submission(ROOT / "leaderboard" / "submissions" / folder, progress=False, retrain=again)
+    home = ROOT / "leaderboard" / "submissions" / folder
+    report = verify_submission(home, progress=False, retrain=folder.endswith("-ind"))
     same = [r for r in report.rows if not r.check.startswith("fresh")]
     worst = max(same, key=lambda r: abs(r.claimed - r.found) / r.tolerance if r.tolerance else 0.0)
     share = abs(worst.claimed - worst.found) / worst.tolerance
@@ -158,8 +158,7 @@ def main() -> None:
     parser.add_argument("--child", nargs=2, metavar=("PART", "NAME"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        part, name = options.child
-        print(json.dumps(PARTS[part](name)))
+        print(json.dumps(PARTS[options.child[0]](options.child[1])))
         return
     import torch
 
@@ -167,9 +166,8 @@ def main() -> None:
     found["processor"] = torch.backends.cpu.get_cpu_capability()
     sets = [kind for kind in options.sets if kind != "avx2" or found["processor"] != "AVX2"]  # the same twice
     for part in options.parts:
-        kept = {} if options.again else found.get(part, {})
-        wanted = [(name, kind) for kind in sets for name in tasks(part) if options.only in name]
-        jobs = [(name, kind) for name, kind in wanted if "error" in kept.get(name, {}).get(kind, {"error": ""})]
+        kept, names = {} if options.again else found.get(part, {}), [n for n in tasks(part) if options.only in n]
+        jobs = [(n, k) for k in sets for n in names if "error" in kept.get(n, {}).get(k, {"error": ""})]
         with ThreadPoolExecutor(options.workers) as pool:
             results = pool.map(run, [part] * len(jobs), *zip(*jobs))
             for (name, kind), result in zip(jobs, results):
