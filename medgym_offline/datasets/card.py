@@ -143,7 +143,11 @@ pretty_name: {manifest["id"]}
     process = of.process
     end = f"{process.horizon:g} {process.unit}"
     name, source = manifest["id"], manifest["source"]
-    part = "" if name == source else f" It is a part of `{source}`."
+    part, again, who = "", f"medgym-offline generate {source}", manifest["patients"]
+    if name != source:
+        chosen = len(who) if who == list(range(len(who))) else "IDS"
+        part = f" It is a part of `{source}`: patients {', '.join(map(str, who))} of the bank."
+        again += f" --patients {chosen} --episodes {recipe['episodes']} --as {name}"
     policy = manifest["behavior"]["name"]
     sigma = recipe["perturbation"]
     noise = f", actions perturbed by N(0, {sigma:g}^2) and clipped" if sigma else ""
@@ -188,7 +192,7 @@ Simulator bank `{manifest["bank"]["name"]}` (sha256 `{manifest["bank"]["content_
 `{policy}` (`{manifest["behavior"]["sha256"][:20]}`){noise}; initial states perturbed by
 N(0, {process.initial_noise:g}^2), residual noise on. Episodes run in {_WORLDS[recipe["world"]]}.
 Root seed {recipe["seed"]}, code {manifest["code_version"]}.{part} To make it again:
-`medgym-offline generate {source}`; to check it: `medgym-offline verify {name}`.
+`{again}`; to check it: `medgym-offline verify {name}`.
 
 ## Columns
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
+from typing_extensions import Self  # typing has it from Python 3.11 on
 
 __all__ = ["StackedTensors"]
 
