@@ -44,14 +44,14 @@ def build_page(entries: Sequence[Entry], output: str | Path) -> Path:
         board = json_text(to_values(Board(FORMAT, tuple(entries))))
         (temporary / "leaderboard.json").write_text(board, encoding="utf-8")
         rows: list[Sequence[Cell]] = []
-        overview: dict[str, Ranking] = {}
+        overview: list[tuple[str, Ranking]] = []  # tables may differ in their bank alone
         for group, members in groups(entries).items():
             name = f"{slug(group.data)}-{group.timing}-{group.decisions}-{group.key[:8]}.html"
             rankings = {world: rank(members, world) for world in reversed(members[0].worlds)}
             write_page(temporary / name, _group_page(group, rankings))
             strictest = next(iter(rankings.values()))
             leaders = ", ".join(e.name for e in strictest.entries if strictest.ranks[e.id] == 1)
-            overview[f"{group.data}, {group.timing}"] = strictest
+            overview.append((f"{group.data}, {group.timing}", strictest))
             rows.append((Link(group.data, name), group.disease, group.timing, len(members), leaders, group.how))
         heads = ("Data", "Disease", "Timing", "Entries", "First", "How")
         tables = Table("Entries of a table were made alike", heads, rows) if rows else "No entries yet."
@@ -66,17 +66,21 @@ def build_page(entries: Sequence[Entry], output: str | Path) -> Path:
     return folder / "index.html"
 
 
-def _overview(rankings: Mapping[str, Ranking]) -> Table:
+def _overview(rankings: Sequence[tuple[str, Ranking]]) -> Table:
     """A heat map of methods and tables: the darker, the better the rank in the strictest world."""
-    methods = dict.fromkeys(f"{e.name} ({e.scope})" for ranking in rankings.values() for e in ranking.entries)
-    cells: dict[tuple[str, str], Shade] = {}
-    for data, ranking in rankings.items():
+    methods = dict.fromkeys(f"{e.name} ({e.scope})" for _, ranking in rankings for e in ranking.entries)
+    cells: dict[tuple[str, int], Shade] = {}
+    for column, (_, ranking) in enumerate(rankings):
         last = max(len(ranking.entries) - 1, 1)
         for e in ranking.entries:
             rank_here = ranking.ranks[e.id]
-            cells[f"{e.name} ({e.scope})", data] = Shade(str(rank_here), 1 - (rank_here - 1) / last)
-    rows = [(method, *(cells.get((method, data)) for data in rankings)) for method in methods]
-    return Table("Ranks in the strictest world of each table; the darker the better", ("Method", *rankings), rows)
+            cells[f"{e.name} ({e.scope})", column] = Shade(str(rank_here), 1 - (rank_here - 1) / last)
+    rows = [(method, *(cells.get((method, n)) for n in range(len(rankings)))) for method in methods]
+    return Table(
+        "Ranks in the strictest world of each table; the darker the better",
+        ("Method", *(data for data, _ in rankings)),
+        rows,
+    )
 
 
 def _group_page(group: Group, rankings: Mapping[World, Ranking]) -> Page:

@@ -109,6 +109,10 @@ def test_a_page_for_every_table_and_nothing_of_a_stranger_is_markup(entry):
     assert not any(re.search("<script|<b>|http-equiv|src=", text) for text in texts)
     both = next(text for text in texts[1:] if "second" in text)
     assert both.index("best") < both.index("second")
+    # Who is told from whom stands in the row of either, and every method of every table in the overview.
+    cells = [re.sub("<[^>]+>", "|", row) for row in both.split("<tr>") if "nobody" in row]
+    assert [("second" in row, "best" in row, "nobody" in row) for row in cells[:2]] == [(True, True, True)] * 2
+    assert all(f">{name} (" in texts[0] for name in ("best", "second", "elsewhere"))
     assert "elsewhere" not in both
     assert json.loads(Path("site/leaderboard.json").read_text())["entries"] == [to_values(row) for row in rows]
 
