@@ -27,7 +27,7 @@ from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulator
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.diseases.views import FULL
 from medgym_offline.files import atomic_path
-from medgym_offline.offline import train_seeds
+from medgym_offline.offline import OfflineConfig, train_seeds
 from medgym_offline.people import people_of
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.builtin import builtin_policy
@@ -112,16 +112,21 @@ class Takeover:
         return torch.where(early, self.before.act(observations), self.policy.select(self.patients).act(observations))
 
 
+def settings(part: Part, arm: Arm, recipe: StudyRecipe) -> OfflineConfig:
+    """Those of the reference table, for the arm's learner and scope, with the study's changes."""
+    table = TableRecipe.load(TABLE)
+    home = find_recipe(part.dataset).bank.removesuffix("-v0").replace("sepsis-twin", "sepsis")
+    known = arm.learner.removeprefix("gru-")
+    _, config, _ = table.config(known, table.part[f"{home}-{'ind' if arm.scope == 'ind' else 'pop'}"])
+    config = config.changed([f"{name}={value}" for name, value in recipe.settings.items()])
+    return replace(config, history=arm.history)
+
+
 def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
     """Rows of an arm, with seed, patient, value (mean severity) of the test people."""
     made = find_recipe(part.dataset)
     bank = load_simulators(made.bank)
-    table = TableRecipe.load(TABLE)
-    home = made.bank.removesuffix("-v0").replace("sepsis-twin", "sepsis")
-    known = arm.learner.removeprefix("gru-")
-    _, config, _ = table.config(known, table.part[f"{home}-{'ind' if arm.scope == 'ind' else 'pop'}"])
-    config = config.changed([f"{name}={value}" for name, value in recipe.settings.items()])
-    config = replace(config, history=arm.history)
+    config = settings(part, arm, recipe)
     side = "test" if arm.scope == "ind" else "train"
     rows = load_dataset(part.dataset, split=side, view=arm.view, progress=False)
     people = people_of(arm.scope, bank, arm.record, part.hours) if arm.scope in ("clu", "context") else None
@@ -143,8 +148,9 @@ def run(recipe: StudyRecipe, name: str, workers: int = 1) -> Path:
     part = recipe.part[name]
     identity, calls = load_dataset(part.dataset, progress=False).identity, {}
     for arm in part.arms(recipe.learner):
-        settings = [recipe.model_dump(exclude={"part", "name"}), TABLE.read_text(encoding="utf-8")]
-        key = digest(identity, part.hours, list(arm), settings)
+        key = digest(
+            identity, part.hours, list(arm), settings(part, arm, recipe).to_dict(), recipe.seeds, recipe.episodes
+        )
         calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = unit, part, arm, recipe
     found = units(calls, Path("runs/people"), workers)
     path = HERE / f"{name}.parquet"
