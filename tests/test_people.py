@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments.people.draw import text
-from experiments.people.study import Takeover, kept
+from experiments.people.study import HERE, Arm, StudyRecipe, kept
 from medgym_offline import load_dataset, load_simulators
 from medgym_offline.datasets import generate
 from medgym_offline.datasets.recipes import Recipe
@@ -408,11 +408,15 @@ def test_what_is_kept_is_a_share_of_a_gain_that_is_there():
     assert kept(ind, ind, pop) is None  # one's own policy is worse
 
 
-def test_a_policy_takes_over_from_the_clinician_at_an_hour():
-    bank = load_simulators("sepsis-twin-v0").select(2)
-    late = StackedActor(StackedMLP(1, (9, 8, 4), seeds=[0]), None, 20)
-    both = Takeover(late, bank, 24.0)
-    seen = torch.rand(2, 3, 9)
-    seen[:, 0, -2], seen[:, 1, -2], seen[:, 2, -2] = 1.0, 73.0 / 96.0, 72.0 / 96.0
-    assert torch.equal(both.act(seen)[:, :2], both.before.act(seen)[:, :2])
-    assert torch.equal(both.act(seen)[:, 2], late.act(seen)[:, 2])
+def test_a_takeover_is_scored_at_every_length_of_record():
+    """What needs no record is trained once; the record of the others ends where they take over."""
+    recipe = StudyRecipe.load(HERE / "study.toml")
+    part = recipe.part["sepsis-twin"]
+    arms = part.arms("iql")
+    assert [arm for arm in arms if not arm.record] == [Arm("ind", "iql"), Arm("pop", "iql")]
+    scored = [one for arm in arms for one in part.scored(arm)]
+    assert sorted(scored) == sorted(
+        Arm(scope, "iql", hours) for hours in (2, 6, 12) for scope in ("ind", "pop", "clu", "context")
+    )
+    plain = recipe.part["anesthesia"].arms("iql")
+    assert [one for arm in plain for one in recipe.part["anesthesia"].scored(arm)] == plain

@@ -3,7 +3,8 @@
     python -m experiments.people.study run diabetes     # a part; what is there is not run again
     python -m experiments.people.study tables           # results.md, from all parts that are there
 
-H is the mean severity of a test person in the world that the data come from, a mean over episodes and training seeds.
+H is the mean severity of a test person in the world that the data come from, a mean over episodes and training seeds;
+where the record is the first hours of the episode itself, from the hour on at which the policy takes over.
 Policies of scope `ind` were learned from each test person's own rows: the oracle. `pop`, `clu` and `context` learned
 from train people alone. What x keeps is 100 (H_pop - H_x) / (H_pop - H_ind), H a mean over test people; its interval
 resamples them, and it is not shown where that of H_pop - H_ind holds 0, or that difference is negative.
@@ -17,23 +18,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
-from torch import Tensor
 
 from experiments.common import Recipe, digest, markdown_table, parts_main, units
 from experiments.reference.table import TableRecipe
-from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulators
+from medgym_offline import evaluate, load_dataset, load_simulators
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.diseases.views import FULL
 from medgym_offline.files import atomic_path
 from medgym_offline.offline import OfflineConfig, train_seeds
 from medgym_offline.people import people_of
-from medgym_offline.policies.actor import StackedActor
-from medgym_offline.policies.builtin import builtin_policy
-from medgym_offline.policies.protocol import torch_or_numpy
 
-__all__ = ["Arm", "Part", "StudyRecipe", "Takeover", "kept", "run", "tables"]
+__all__ = ["Arm", "Part", "StudyRecipe", "kept", "run", "tables"]
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "reference" / "table.toml"
@@ -41,16 +37,16 @@ DRAWS = 10_000
 
 
 class Part(BaseModel):
-    """Data of one disease; lengths of record, in sessions; with `hours` only the first of each, and takeover then.
+    """Data of one disease; lengths of record, in sessions; with `hours` the first so many, and takeover then.
 
     Beside the memoryless policies of view "full": `views` and `histories` of every scope, with the longest record;
-    `shared_views` of `pop`; and learners of sequences, of `pop`.
+    `shared_views` of `pop`; and learners of sequences, of `pop`. With `hours` there are the memoryless policies alone.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     dataset: str
-    records: tuple[PositiveInt, ...] = Field(min_length=1)
-    hours: float | None = None
+    records: tuple[PositiveInt, ...] = Field((1,), min_length=1)
+    hours: tuple[PositiveInt, ...] = ()
     views: tuple[str, ...] = (FULL,)
     histories: tuple[PositiveInt, ...] = (1,)
     shared_views: tuple[str, ...] = ()
@@ -59,7 +55,9 @@ class Part(BaseModel):
     def arms(self, learner: str) -> list[Arm]:
         """What is trained and scored."""
         found = [Arm("ind", learner), Arm("pop", learner)]
-        found += [Arm(scope, learner, n) for n in self.records for scope in ("clu", "context")]
+        found += [Arm(scope, learner, n) for n in self.hours or self.records for scope in ("clu", "context")]
+        if self.hours:
+            return found
         longest = {"ind": 0, "pop": 0, "clu": max(self.records), "context": max(self.records)}
         for view in self.views:
             for history in self.histories:
@@ -68,9 +66,13 @@ class Part(BaseModel):
         found += [Arm("pop", learner, 0, view) for view in self.shared_views]
         return list(dict.fromkeys(found))
 
+    def scored(self, arm: Arm) -> list[Arm]:
+        """The arm at every length of record that it is scored at."""
+        return [arm._replace(record=n) for n in self.hours] if self.hours and not arm.record else [arm]
+
 
 class Arm(NamedTuple):
-    """Whose policy, by which learner, who knows how much of a record, and what it sees."""
+    """Whose policy, by which learner, who knows how much of a record (sessions, or hours), and what it sees."""
 
     scope: str
     learner: str
@@ -89,29 +91,6 @@ class StudyRecipe(Recipe):
     part: dict[str, Part]
 
 
-class Takeover:
-    """The clinician until an hour, then a policy; both see what a policy sees.
-
-    Args:
-        policy: Takes over.
-        bank: The patients.
-        hours: At the first decision from then on.
-    """
-
-    def __init__(self, policy: StackedActor, bank: SimulatorBank, hours: float):
-        self.policy, self.until = policy, 1.0 - hours / bank.disease.process.horizon
-        self.before = builtin_policy("clinician", bank, policy.timing, policy.decisions)
-        self.disease, self.timing, self.decisions = policy.disease, policy.timing, policy.decisions
-        self.patients, self.scope, self.view = bank.patients, policy.scope, policy.view
-        self.observation_dim, self.action_dim = policy.observation_dim, policy.action_dim
-
-    @torch_or_numpy
-    def act(self, observations: Tensor) -> Tensor:
-        """(P, B, d) -> (P, B, A)."""
-        early = observations[..., -2:-1] > self.until + 1e-6
-        return torch.where(early, self.before.act(observations), self.policy.select(self.patients).act(observations))
-
-
 def settings(part: Part, arm: Arm, recipe: StudyRecipe) -> OfflineConfig:
     """Those of the reference table, for the arm's learner and scope, with the study's changes."""
     table = TableRecipe.load(TABLE)
@@ -123,23 +102,30 @@ def settings(part: Part, arm: Arm, recipe: StudyRecipe) -> OfflineConfig:
 
 
 def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
-    """Rows of an arm, with seed, patient, value (mean severity) of the test people."""
+    """Rows of an arm, with seed, patient, value (mean severity) of the test people.
+
+    A policy that needs no record is trained once, and scored after every takeover of the part.
+    """
     made = find_recipe(part.dataset)
     bank = load_simulators(made.bank)
     config = settings(part, arm, recipe)
     side = "test" if arm.scope == "ind" else "train"
     rows = load_dataset(part.dataset, split=side, view=arm.view, progress=False)
-    people = people_of(arm.scope, bank, arm.record, part.hours) if arm.scope in ("clu", "context") else None
+    length = (1, float(arm.record)) if part.hours else (arm.record, None)
+    people = people_of(arm.scope, bank, *length) if arm.scope in ("clu", "context") else None
     found = train_seeds(arm.learner, rows, arm.scope, range(recipe.seeds), config, people=people, progress=False)
     new, frames = bank.select(list(bank.people("test"))), []
     for seed, result in found.items():
-        policy = result.policy if part.hours is None else Takeover(result.policy, new, part.hours)
-        scored = evaluate(policy, bank=new, episodes=recipe.episodes, worlds=(made.world,)).per_patient
-        frames.append(
-            pl.DataFrame({"patient": scored["patient"].tolist(), "value": scored["severity_mean"]}).with_columns(
-                **{name: pl.lit(value) for name, value in arm._asdict().items()}, seed=pl.lit(seed, pl.Int16)
+        for one in part.scored(arm):
+            then = one.record if part.hours else None
+            scored = evaluate(
+                result.policy, bank=new, episodes=recipe.episodes, worlds=(made.world,), takeover=then
+            ).per_patient
+            frames.append(
+                pl.DataFrame({"patient": scored["patient"].tolist(), "value": scored["severity_mean"]}).with_columns(
+                    **{name: pl.lit(value) for name, value in one._asdict().items()}, seed=pl.lit(seed, pl.Int16)
+                )
             )
-        )
     return pl.concat(frames)
 
 
@@ -148,9 +134,8 @@ def run(recipe: StudyRecipe, name: str, workers: int = 1) -> Path:
     part = recipe.part[name]
     identity, calls = load_dataset(part.dataset, progress=False).identity, {}
     for arm in part.arms(recipe.learner):
-        key = digest(
-            identity, part.hours, list(arm), settings(part, arm, recipe).to_dict(), recipe.seeds, recipe.episodes
-        )
+        known = settings(part, arm, recipe).to_dict()
+        key = digest(identity, part.hours or None, list(arm), known, recipe.seeds, recipe.episodes)
         calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = unit, part, arm, recipe
     found = units(calls, Path("runs/people"), workers)
     path = HERE / f"{name}.parquet"
@@ -197,9 +182,12 @@ def tables(recipe: StudyRecipe) -> str:
         frame = pl.read_parquet(path)
         there = {Arm(*row) for row in frame.select(Arm._fields).unique().iter_rows()}
         body = []
-        for arm in (arm for arm in part.arms(recipe.learner) if arm in there):
+        arms = [one for arm in part.arms(recipe.learner) for one in part.scored(arm)]
+        if part.hours:
+            arms.sort(key=lambda arm: arm.record)
+        for arm in (arm for arm in arms if arm in there):
             values = _means(frame, arm)
-            ends = [arm._replace(scope=scope, record=0) for scope in ("pop", "ind")]
+            ends = [arm._replace(scope=scope, record=arm.record if part.hours else 0) for scope in ("pop", "ind")]
             told = ""
             if arm.scope in ("clu", "context") and there.issuperset(ends):
                 pop, ind = (_means(frame, end) for end in ends)
@@ -210,8 +198,12 @@ def tables(recipe: StudyRecipe) -> str:
             cells = [f"`{arm.scope}`", f"`{arm.learner}`", str(arm.record or ""), arm.view, str(arm.history)]
             body.append([*cells, harm, told])
         people = frame["patient"].n_unique()
-        heads = ["", "Learner", "Record, sessions", "View", "History", "Harm", "Kept, %"]
-        blocks.append(markdown_table(f"{name}, {people} test patients", heads, body))
+        caption, record = f"{name}, {people} test patients", "Record, sessions"
+        if part.hours:
+            caption += "; the record is the hours before the takeover, harm that of the hours after it"
+            record = "Takeover, h"
+        heads = ["", "Learner", record, "View", "History", "Harm", "Kept, %"]
+        blocks.append(markdown_table(caption, heads, body))
     return "\n\n".join(blocks) + "\n"
 
 

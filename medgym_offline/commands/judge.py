@@ -75,6 +75,12 @@ def eval_command(
     ] = None,
     worlds: Worlds = None,
     view: View = None,
+    takeover: Annotated[
+        float | None,
+        typer.Option(
+            "--takeover", help="The clinician treats until this time of every episode; metrics count from there."
+        ),
+    ] = None,
     bank: MaybeBank = None,
     dataset: Annotated[
         str | None,
@@ -106,6 +112,7 @@ def eval_command(
         episodes=episodes,
         seed=seed,
         view=view,
+        takeover=takeover,
         worlds=None if worlds is None else parse_list(worlds),
         workers=workers,
     )
@@ -113,7 +120,8 @@ def eval_command(
         print_json(evaluation.to_dict())
     elif output is not None:
         say(f"\nwrote {output / 'result.json'} and {output / 'report.html'}")
-        say(f"next: medgym-offline submit {output} --name NAME --output runs/submission")
+        if takeover is None:
+            say(f"next: medgym-offline submit {output} --name NAME --output runs/submission")
 
 
 def report_command(

@@ -95,13 +95,14 @@ class DecisionProcess:
     Args:
         bank: Simulators of P patients.
         config: Timing, budget, reward and noise; the defaults of the bank's disease if not given.
+        takeover: A time at which a decision falls; until then intervals are equal parts of the horizon. 0: none.
 
     Raises:
         DiseaseError: The process is of another disease than the bank.
     """
 
-    def __init__(self, bank: SimulatorBank, config: ProcessConfig | None = None) -> None:
-        self.bank = bank
+    def __init__(self, bank: SimulatorBank, config: ProcessConfig | None = None, takeover: float = 0.0) -> None:
+        self.bank, self.takeover = bank, takeover
         self.config = config or ProcessConfig(disease=bank.disease.name)
         if self.config.disease != bank.disease.name:
             raise DiseaseError(
@@ -185,7 +186,7 @@ class DecisionProcess:
         bounded = actions.to(episodes.x).clamp(-1.0, 1.0)
         count = len(self.bank.disease.treatments)
         wish = action_to_interval(bounded[..., count], self.config) if self.config.timing == "adaptive" else None
-        dt = decision_interval(episodes.time, episodes.left, self.config, wish)
+        dt = decision_interval(episodes.time, episodes.left, self.config, wish, self.takeover)
         return (bounded[..., :count] + 1.0) / 2.0, torch.where(self.active(episodes), dt, torch.zeros_like(dt))
 
     @own_defaults()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,6 +87,11 @@ class Rollout:
     exogenous: Tensor | None = None
     costs_path: Tensor | None = None
     costs_peak: Tensor | None = None
+
+    def since(self, decision: int) -> Rollout:
+        """The episodes without the decisions before number `decision`."""
+        parts = {n: v[:, :, decision:] for n, v in vars(self).items() if v is not None and n != "exogenous"}
+        return replace(self, **parts)
 
 
 def episode_seeds(root: int, purpose: str, patients: Sequence[str], episodes: int) -> np.ndarray:

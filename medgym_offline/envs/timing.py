@@ -26,6 +26,7 @@ __all__ = [
     "Timing",
     "action_to_interval",
     "decision_interval",
+    "decisions_before",
     "feasible_interval",
     "interval_to_action",
     "on_tick",
@@ -194,7 +195,9 @@ def feasible_interval(time: Tensor, left: Tensor, config: ProcessConfig) -> tupl
     return torch.minimum(lower, upper), upper
 
 
-def decision_interval(time: Tensor, left: Tensor, config: ProcessConfig, wish: Tensor | None = None) -> Tensor:
+def decision_interval(
+    time: Tensor, left: Tensor, config: ProcessConfig, wish: Tensor | None = None, takeover: float = 0.0
+) -> Tensor:
     """Length of the next interval, on the clock's ticks.
 
     Fixed timing cuts what remains into equal parts. Adaptive timing takes the wish into the feasible range. A wish
@@ -207,13 +210,15 @@ def decision_interval(time: Tensor, left: Tensor, config: ProcessConfig, wish: T
         left: Decisions left, the next one included (P, B).
         config: Clock and limits.
         wish: Interval asked for (P, B); needed for adaptive timing only.
+        takeover: Until then intervals are equal parts whatever the timing, and one ends there, however short.
 
     Returns:
         (P, B); 0 where the horizon has been reached.
     """
     remaining = config.horizon - time
+    equal = remaining / left.clamp_min(1.0)
     if config.timing == "fixed":
-        dt = remaining / left.clamp_min(1.0)
+        dt = equal
     else:
         if wish is None:
             raise ProtocolError("adaptive timing needs the interval that the action asks for")
@@ -223,4 +228,29 @@ def decision_interval(time: Tensor, left: Tensor, config: ProcessConfig, wish: T
         short = (rest > 0) & (rest < config.min_interval)
         absorbed = torch.where(remaining <= config.max_interval, remaining, remaining - config.min_interval)
         dt = torch.where(short, absorbed, dt)
+    if takeover:
+        due = takeover - time
+        dt = torch.where(due > config.tick / 2, torch.minimum(equal, due), dt)
     return on_tick(dt, config)
+
+
+def decisions_before(takeover: float, config: ProcessConfig) -> int:
+    """How many decisions are made until a takeover; 0 where there is none (`takeover` 0).
+
+    Raises:
+        ProtocolError: It is not within the horizon, or the decisions that are left then cannot fill the rest.
+    """
+    unit, horizon = config.definition.process.unit, config.horizon
+    if takeover and not 0 < takeover < horizon:
+        raise ProtocolError(f"takeover is {takeover:g} {unit}; give a time between 0 and the horizon of {horizon:g}")
+    time, left = torch.zeros(()), torch.tensor(float(config.decisions))
+    while takeover - float(time) > config.tick / 2:
+        time = on_tick(time + decision_interval(time, left, config, time, takeover), config)
+        left = left - 1
+    rest = int(left)
+    if rest < 1 or (config.timing == "adaptive" and rest * config.max_interval < horizon - takeover):
+        raise ProtocolError(
+            f"takeover is {takeover:g} {unit}: {rest} of {config.decisions} decisions are left then, too few for the "
+            "rest of the episode; choose an earlier time"
+        )
+    return config.decisions - rest

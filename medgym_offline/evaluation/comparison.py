@@ -29,7 +29,9 @@ __all__ = ["Comparison", "behavior_name", "compare", "disagree", "find_pairs", "
 Evaluations = Evaluation | Sequence[Evaluation]
 
 # Settings that must agree for two results to be comparable; timing may differ (that is what FixAdap compares).
-_SAME = ("disease", "episodes", "reward", "noise", "initial_noise", "settled", "grid", "fine", "horizon", "view")
+_SAME = (
+    "disease", "episodes", "reward", "noise", "initial_noise", "settled", "grid", "fine", "horizon", "view", "takeover",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

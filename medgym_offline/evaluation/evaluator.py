@@ -20,7 +20,8 @@ from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import mean_intervals, seed_label, summarize
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_rows
 from medgym_offline.evaluation.support import SupportReference
-from medgym_offline.evaluation.worlds import PatientScores, process_config, score_world
+from medgym_offline.evaluation.takeover import taking_over
+from medgym_offline.evaluation.worlds import Acts, PatientScores, process_config, score_world
 from medgym_offline.files import code_version
 from medgym_offline.policies.protocol import disease_of_policy
 from medgym_offline.progress import Progress
@@ -55,6 +56,7 @@ def evaluate(
     view: str | None = None,
     workers: int | None = 1,
     split: str | None = None,
+    takeover: float | None = None,
 ) -> Evaluation:
     """Score a policy on every patient's own simulator.
 
@@ -82,6 +84,10 @@ def evaluate(
         workers: Threads, each scoring one world at a time (None: one per core); the result is the same. A Python object
             or a policy with `reset` is scored by one, whatever is said here: it may not bear being asked twice at once.
         split: "train" or "test": the people on that side of the bank's split; `patients` is among them.
+        takeover: The disease's clinician treats until this time of every episode (in the disease's unit, a multiple of
+            the protocol's `grid`), at equal intervals, the last of which ends there; then the policy decides, with the
+            decisions that are left. Every metric counts from there. What a policy remembers includes the time before.
+            There is no normalized score: references are of whole episodes.
 
     Raises:
         PolicyError: If it is no policy, its timing differs, patients are missing (named), it answers with actions of
@@ -89,7 +95,8 @@ def evaluate(
         UnknownNameError: For an unknown patient (or one named twice), world, bank, dataset, timing, split or built-in
             policy.
         BankError: If the bank has no split and one is asked for.
-        ProtocolError: For settings out of range or infeasible (K times the longest interval is below the horizon).
+        ProtocolError: For settings out of range or infeasible (K times the longest interval is below the horizon, a
+            takeover that leaves too few decisions).
         DatasetError: If the dataset has another timing or view, or lacks an evaluated patient.
     """
     if bank is None:
@@ -116,14 +123,20 @@ def evaluate(
         deviations["split"] = {"protocol": None, "used": split}
     if len(selected) != len(side):
         deviations["patients"] = {"protocol": len(side), "used": len(selected)}
+    played: Acts = bound
+    if takeover is not None:
+        deviations["takeover"] = {"protocol": None, "used": takeover}
+        played = taking_over(bound, selected, takeover, used)
     support, dataset_info = _behavior_data(dataset, bound, selected, official.reward)
+    if takeover is not None and dataset_info:
+        dataset_info["reference_returns"] = {}
     require_repeatable(bound, selected.patients)
     facts = patient_facts(selected)
     total = len(selected) * used.episodes * len(named_worlds)
     with Progress(f"evaluate {name or bound.name}", total, enabled=progress) as bar:
 
         def score(world: str) -> WorldResult:
-            scores = score_world(bound, selected.world(world), used, support, bar.advance)
+            scores = score_world(played, selected.world(world), used, support, bar.advance, takeover or 0.0)
             return _world_result(scores, facts, full.disease, used, support, dataset_info)
 
         threads = _threads(workers, bound)
@@ -134,7 +147,7 @@ def evaluate(
         name=name or bound.name,
         policy=bound.info,
         bank={"name": full.name, "content_hash": full.content_hash, "patients": len(full)},
-        protocol=used.to_dict(),
+        protocol=used.to_dict() | ({} if takeover is None else {"takeover": takeover}),
         protocol_hash=official.hash,
         deviations=deviations,
         worlds={world: found[world] for world in named_worlds},

@@ -20,6 +20,7 @@ from torch import Tensor
 from medgym_offline.diseases.base import Course
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
+from medgym_offline.envs.timing import decisions_before
 from medgym_offline.evaluation import metrics
 from medgym_offline.evaluation.protocol import Protocol
 from medgym_offline.evaluation.support import SupportReference, calibrated
@@ -49,7 +50,7 @@ class PatientScores:
     Attributes:
         columns: Metric -> (P,), mean over the patient's episodes.
         severity, monitored: Mean curves (P, T) on the coarse grid.
-        times: (T,).
+        times: (T,), from the takeover on.
         distances: Support distances of all evaluated z, per patient; empty without a dataset.
         support_columns: Metric -> (P,) of the support distances; empty without a dataset.
     """
@@ -83,6 +84,7 @@ def score_world(
     protocol: Protocol,
     support: SupportReference | None = None,
     advance: Callable[[int], None] = lambda episodes: None,
+    takeover: float = 0.0,
 ) -> PatientScores:
     """Roll `bound` out on every patient of `bank` and score it.
 
@@ -92,17 +94,18 @@ def score_world(
         protocol: Settings, timing settled.
         support: Behavior data to measure support distances against.
         advance: Called with the number of episodes done, for progress.
+        takeover: What comes before this time does not count.
     """
     config = process_config(protocol)
     points = round(protocol.horizon / protocol.fine) + 1
     stride = round(protocol.grid / protocol.fine)
-    grid = np.arange(points) * protocol.fine
+    grid = np.arange(round(takeover / protocol.fine), points) * protocol.fine
     parts: list[dict[str, np.ndarray]] = []
     distances: list[np.ndarray] = []
     far: list[dict[str, float]] = []
     for rows, cuts in _blocks(len(bank), protocol.episodes, points * bank.state_dim):
         shard = bank.select(list(rows))
-        process = DecisionProcess(shard, config)
+        process = DecisionProcess(shard, config, takeover)
         seeds = episode_seeds(protocol.seed, SEED_PURPOSE, shard.patients, protocol.episodes)
         pieces: dict[str, list[np.ndarray]] = defaultdict(list)
         for cut in cuts:
@@ -137,7 +140,7 @@ def _score_block(
     noise = draw_noise(seeds, bank, config)
     played = rollout(process, bound.act_on(bank.patients, seeds), noise, protocol.action_noise)
     states, treatments = dense(process, played, torch.from_numpy(grid).float())
-    disease = bank.disease
+    played, disease = played.since(decisions_before(process.takeover, config)), bank.disease
     fine = bank.monitored(states).double().numpy()
     coarse = bank.denormalize(states[:, :, ::stride]), bank.denormalize_treatment(treatments[:, :, ::stride])
     severity = disease.severity.score(*coarse).double().numpy()

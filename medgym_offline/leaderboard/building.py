@@ -77,6 +77,8 @@ def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str
     if not evaluations:
         raise SubmissionError("no evaluation result given; run `medgym-offline eval --policy ... --output DIR` first")
     first, alike = evaluations[0], _alike(evaluations[0])
+    if "takeover" in first.protocol:
+        raise SubmissionError(f"result {first.name!r} is of a takeover, an entry of whole episodes; leave takeover out")
     for other in evaluations[1:]:
         for what, value in _alike(other).items():
             if alike.get(what) != value:

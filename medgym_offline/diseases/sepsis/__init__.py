@@ -80,7 +80,8 @@ def _mean(course: Course) -> np.ndarray:
 
 def _clearance(course: Course) -> np.ndarray:
     lactate = course.component("lactate")
-    start, later = (lactate[..., int(np.argmin(np.abs(course.times - t)))] for t in (0.0, CLEARANCE_HOURS))
+    since = course.times - course.times[0]
+    start, later = (lactate[..., int(np.argmin(np.abs(since - t)))] for t in (0.0, CLEARANCE_HOURS))
     return 100.0 * (start - later) / np.maximum(start, _LACTATE_FLOOR)
 
 
