@@ -141,35 +141,35 @@ class StackedTransformer(StackedMLP):
         seen = _visible(present.repeat_interleave(3, 2)[:, :, :-1])
         for at in range(3, len(self.layers) - 1, 4):
             tokens = self._block(tokens, seen, at)
-        return _each(self.layers[-1], _normalized(tokens[:, :, 1::3]))
+        return _each(self.layers[-1], self._normalized(tokens[:, :, 1::3]))
 
     def _block(self, x: Tensor, seen: Tensor, at: int) -> Tensor:
         """Tokens (P, B, L, H) after the block whose layers begin at `at`."""
         shape = x.shape
-        heads = _each(self.layers[at], _normalized(x)).flatten(0, 1).unflatten(-1, (3, _HEADS, -1))
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        asked = _each(self.layers[at], self._normalized(x)).flatten(0, 1).chunk(3, -1)
+        query, key, value = (part.reshape(*part.shape[:2], _HEADS, -1).transpose(1, 2) for part in asked)
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, seen)
         x = x + _each(self.layers[at + 1], mixed.transpose(1, 2).reshape(shape))
-        return x + _each(self.layers[at + 3], activated(self.activation, _each(self.layers[at + 2], _normalized(x))))
+        wide = activated(self.activation, _each(self.layers[at + 2], self._normalized(x)))
+        return x + _each(self.layers[at + 3], wide)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        """Layer normalization; gain and shift would be absorbed by the layer behind it."""
+        return nn.functional.layer_norm(x, self.sizes[1:2])  # not the size of x: an ONNX model takes a number there
 
 
 def _visible(present: Tensor) -> Tensor:
     """Who sees whom, (P, B, L) -> (P*B, 1, L, L): the past, where it is of the episode, and oneself."""
     length = present.shape[-1]
-    itself = torch.eye(length, dtype=torch.bool, device=present.device)
-    past = torch.ones_like(itself).tril()
+    place = torch.arange(length, device=present.device)
+    itself, past = place[:, None] == place, place[:, None] >= place
     return (itself | (past & present.flatten(0, 1)[:, None])).unsqueeze(1)
-
-
-def _normalized(x: Tensor) -> Tensor:
-    """Layer normalization; gain and shift would be absorbed by the layer behind it."""
-    return nn.functional.layer_norm(x, x.shape[-1:])
 
 
 def _each(layer: nn.Module, x: Tensor) -> Tensor:
     """A stacked layer on (P, B, L, in)."""
     found: Tensor = layer(x.flatten(1, 2))
-    return found.unflatten(1, x.shape[1:3])
+    return found.reshape(*x.shape[:3], found.shape[-1])  # `unflatten` would fix the sizes in an ONNX model
 
 
 NETWORKS: dict[str, type[StackedMLP]] = {net.kind: net for net in (StackedMLP, StackedGRU, StackedTransformer)}

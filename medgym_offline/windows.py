@@ -71,6 +71,6 @@ def split_windows(windows: Tensor, action: int, history: int) -> tuple[Tensor, T
         observations are of the episode (..., n), bool.
     """
     nothing = windows.new_zeros(*windows.shape[:-1], action + 2)
-    steps = torch.cat([windows, nothing], -1).unflatten(-1, (history, -1))
+    steps = torch.cat([windows, nothing], -1).reshape(*windows.shape[:-1], history, -1)
     marks = steps[..., :-1, -1] > 0.5
     return steps, torch.cat([torch.ones_like(marks[..., :1]), marks], -1)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import medgym_offline as mgo
-from medgym_offline.datasets import Recipe, generate, load_dataset, verify
+from medgym_offline.datasets import Recipe, dataset_info, find_recipe, generate, load_dataset, verify
+from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.base import Channel, View
 from medgym_offline.envs import DecisionProcess, ProcessConfig, TreatmentEnv, TreatmentVectorEnv, draw_noise
@@ -237,6 +238,34 @@ def test_a_behavior_may_see_less_than_what_is_stored(toy_recipe):
         wish = policy.select([patient]).act(own.observations[None])[0].clip(-1, 1)
         assert np.abs(wish - own.actions).mean() < 0.1, "actions follow what was seen"
     report = verify(recipe.id)
+    assert report.ok, report
+
+
+@pytest.mark.parametrize("name", ["sepsis", "diabetes", "anesthesia"])
+def test_every_disease_has_a_dataset_whose_behavior_sees_what_is_charted(name):
+    recipe = find_recipe(f"medgym/{name}-charted-v0")
+    assert recipe.view == "charted"
+    assert dataset_info(recipe.id).episodes
+
+
+def test_a_shipped_policy_takes_what_is_charted_for_the_state():
+    """Its values alone: ages and masks change nothing, and the actions are those of the policy of view "full"."""
+    recipe, bank = find_recipe("medgym/sepsis-charted-v0"), load_simulators("sepsis-v0").select(3)
+    behavior = recipe_behavior(recipe, bank)
+    plain = resolve_behavior(recipe.behavior, bank, "adaptive", recipe.decisions)
+    assert (behavior.digest, behavior.policy.view) == (plain.digest, "charted")
+    seen = torch.randn(3, 5, behavior.policy.observation_dim, generator=torch.Generator().manual_seed(0))
+    values = torch.cat([seen[..., :7], seen[..., -2:]], -1)
+    torch.testing.assert_close(behavior.policy.act(seen), plain.policy.act(values))
+    generate(recipe, patients=2, episodes=3, output_id="medgym/few-charted-v0", progress=False)
+    full, seen = (load_dataset("medgym/few-charted-v0", progress=False, view=v) for v in ("full", "charted"))
+    for patient in full.present_ids:
+        own = seen.select(patients=[patient])
+        wish = behavior.policy.act(own.observations[None])[0].clip(-1, 1)
+        assert (gap := np.abs(wish - own.actions).mean()) < 0.06, "actions follow what was seen"
+        blind = plain.policy.act(full.select(patients=[patient]).observations[None])[0].clip(-1, 1)
+        assert np.abs(blind - own.actions).mean() > 1.2 * gap, "and not what was so"
+    report = verify("medgym/few-charted-v0")
     assert report.ok, report
 
 

@@ -133,7 +133,8 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
         name: `ind`, `dr`, `pop` and the early-stopped ones (shipped with the bank), `random`, `zero`, `max`,
             `clinician`, or a file's path.
         bank: The whole bank.
-        timing, decisions, view: Of the process it will act in.
+        timing, decisions: Of the process it will act in.
+        view: Likewise; a shipped policy, which was trained on "full", takes what it shows for what is.
 
     Raises:
         DatasetError: no such name, or a policy made for the other timing or another view.
@@ -143,7 +144,8 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
         from medgym_offline.online.behavior import behavior_path, load_behavior
 
         digest = sha256_file(path) if (path := behavior_path(bank.name, name, timing)).is_file() else ""
-        found = Behavior(name, digest, load_behavior(bank.name, name, timing))
+        shipped = load_behavior(bank.name, name, timing)
+        found = Behavior(name, digest, shipped if view == FULL else shipped.under(view))
     elif name in BUILTINS:
         from medgym_offline.policies.builtin import builtin_policy
 

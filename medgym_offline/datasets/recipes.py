@@ -176,6 +176,7 @@ class _CoreData:
     world: Literal["own", "crossfit", "true"] = "own"
     behaviors: tuple[str, ...] | None = None
     policy: dict[str, str] = dataclasses.field(default_factory=dict)
+    description: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 @configuration("core", DatasetError)
@@ -185,7 +186,7 @@ class _Core:
 
     def __post_init__(self) -> None:
         for name, data in self.data.items():
-            for key in (*(data.behaviors or ()), *data.policy):
+            for key in (*(data.behaviors or ()), *data.policy, *data.description):
                 if key not in self.behavior:
                     raise DatasetError(f"data.{name}: {unknown_name('behavior', key, self.behavior)}")
 
@@ -196,7 +197,7 @@ class _Core:
                 behavior = self.behavior[key]
                 yield Recipe(
                     id=f"medgym/{name}-{key}-v0",
-                    description=f"{behavior.description}, {data.where}.",
+                    description=f"{data.description.get(key, behavior.description)}, {data.where}.",
                     bank=data.bank,
                     behavior=data.policy.get(key, behavior.policy),
                     timing=behavior.timing,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.diseases.views import FULL
@@ -174,6 +175,20 @@ class StackedActor(nn.Module):
 
         own = (self.decisions, rows(self.log_std), self.provenance, rows(self.codebook), *self._kind)
         return StackedActor(self.net.select(index) if net is None else net, patients, *own)
+
+    def under(self, view: str) -> StackedActor:
+        """A perceptron of view "full" that takes what `view` shows for what is.
+
+        What the view adds, ages and masks, has the weight 0.
+        """
+        state, clocks = self.net.state_dict(), self.net.sizes[0] - len(CLOCKS)
+        first, width = state["layers.0.weight"], len(find_disease(self.disease).seen(view))
+        more = first.new_zeros(len(first), width - self.net.sizes[0], first.shape[-1])
+        state["layers.0.weight"] = torch.cat([first[:, :clocks], more, first[:, clocks:]], 1)
+        net = StackedMLP(len(first), (width, *self.net.sizes[1:]), self.net.activation, self.net.output)
+        net.load_state_dict(state)
+        own = (self.decisions, self.log_std, self.provenance, self.codebook, self.disease, self.gate)
+        return StackedActor(net, self.patients, *own, view)
 
     @property
     def _kind(self) -> tuple[str, float | None, str]:

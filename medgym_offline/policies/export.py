@@ -1,8 +1,8 @@
 """Export of stacked actors to TorchScript, `torch.export` and ONNX, for use without this package.
 
-Either file is a function from observations (N, d) to actions (N, A), so policies with a history are refused. It holds
-our header (as an extra file, or as model metadata), from which `load_policy` takes the disease and the number of
-decisions.
+Either file is a function from observations (N, d) to actions (N, A); of a policy with a history, from windows (N, W) as
+:mod:`medgym_offline.windows` describes them. It holds our header (as an extra file, or as model metadata), from which
+`load_policy` takes the disease, the number of decisions and the history: windows are built outside the file.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import MissingExtraError, PolicyError
 from medgym_offline.files import atomic_path
 from medgym_offline.policies.actor import StackedActor, gated
-from medgym_offline.policies.files import actor_header, patient_file_stem
+from medgym_offline.policies.files import actor_header, actor_of, patient_file_stem
 from medgym_offline.policies.foreign import EXTRA_FILE
 from medgym_offline.policies.history import HistoryPolicy
+from medgym_offline.stack import StackedMLP
 
 __all__ = ["export_onnx", "export_program", "export_torchscript", "plain_network"]
 
@@ -50,9 +51,22 @@ class Lookup(nn.Module):
         return self.codebook[(scores if self.gate is None else gated(scores, self.gate)).argmax(-1)]
 
 
+class OfStack(nn.Module):
+    """A stack of one on rows: (N, in) -> (N, out)."""
+
+    def __init__(self, net: StackedMLP):
+        super().__init__()
+        self.net = net
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """See the class."""
+        found: Tensor = self.net(rows[None])[0]
+        return found
+
+
 @own_defaults()
 def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequential:
-    """One network of a stack as an ordinary module: observations (N, d) -> actions (N, A).
+    """One network of a stack as an ordinary module: observations or windows (N, d) -> actions (N, A).
 
     Args:
         policy: The stack.
@@ -65,9 +79,9 @@ def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequen
     if patient is None and policy.patients is not None and len(policy.patients) > 1:
         raise PolicyError(f"this policy holds {len(policy.patients)} patients; name the one to export")
     at = 0 if patient is None else policy.index(patient)
-    modules: list[nn.Module] = []
+    modules: list[nn.Module] = [] if policy.net.kind == "mlp" else [OfStack(policy.net.select([at]).eval())]
     last = len(policy.net.layers) - 1
-    for i, layer in enumerate(policy.net.layers):
+    for i, layer in enumerate(() if modules else policy.net.layers):
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, Tensor)
         assert isinstance(bias, Tensor)
@@ -133,14 +147,10 @@ def _export(
     write: Callable[[nn.Sequential, dict[str, Any], Path], None],
 ) -> Path:
     target = Path(path)
-    if isinstance(policy, HistoryPolicy):
-        raise PolicyError(
-            f"{path}: a function of one observation, which a policy with history={policy.history} is not; save_policy "
-            "writes it whole"
-        )
 
     def one(file: Path, name: str | None) -> None:
-        write(plain_network(policy, name), actor_header(policy if name is None else policy.select([name])), file)
+        header = actor_header(policy if name is None else policy.select([name]))
+        write(plain_network(actor_of(policy), name), header, file)
 
     with atomic_path(target) as temporary:
         if patient is None and policy.patients is not None and len(policy.patients) > 1:

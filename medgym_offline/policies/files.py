@@ -23,7 +23,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import unquote
 
 import torch
@@ -48,6 +48,7 @@ __all__ = [
     "MAX_BYTES",
     "REMEDY",
     "actor_header",
+    "actor_of",
     "load_checkpoint",
     "load_safetensors",
     "patient_file_stem",
@@ -98,8 +99,16 @@ class Header:
     network: Literal["mlp", "gru", "transformer"] = "mlp"
 
 
-def actor_header(policy: StackedActor) -> dict[str, Any]:
-    """What a policy file says about its policy."""
+def actor_header(policy: StackedActor | HistoryPolicy) -> dict[str, Any]:
+    """What a policy file says about its policy.
+
+    Raises:
+        PolicyError: It is no `StackedActor`, with a history or without.
+    """
+    if isinstance(policy, HistoryPolicy) and isinstance(policy.inner, StackedActor):
+        return actor_header(policy.inner) | {"history": policy.history, "network": policy.inner.net.kind}
+    if not isinstance(policy, StackedActor):
+        raise PolicyError(f"only stacked actors have a file format, not {type(policy).__name__}")
     gate = {} if policy.gate is None else {"gate": policy.gate}
     return {
         **gate,
@@ -116,6 +125,11 @@ def actor_header(policy: StackedActor) -> dict[str, Any]:
     }
 
 
+def actor_of(policy: StackedActor | HistoryPolicy) -> StackedActor:
+    """The stack itself, without its memory."""
+    return cast(StackedActor, policy.inner) if isinstance(policy, HistoryPolicy) else policy
+
+
 @own_defaults()
 def save_policy(policy: StackedActor | HistoryPolicy, path: str | Path, dtype: torch.dtype = torch.float32) -> Path:
     """Write `policy` to `path` (.safetensors or .pt), whole or not at all; the same policy gives the same bytes.
@@ -125,16 +139,10 @@ def save_policy(policy: StackedActor | HistoryPolicy, path: str | Path, dtype: t
     Raises:
         PolicyError: If the suffix is another one, or the policy is not a `StackedActor`, with a history or without.
     """
-    target, memory = Path(path), {}
-    whole = policy
-    if isinstance(whole, HistoryPolicy) and isinstance(whole.inner, StackedActor):
-        policy = whole.inner
-        memory = {"history": whole.history, "network": policy.net.kind}
-    if not isinstance(policy, StackedActor):
-        raise PolicyError(f"only stacked actors have a file format, not {type(policy).__name__}")
+    target, header = Path(path), json.dumps(actor_header(policy), sort_keys=True, allow_nan=False)
+    policy = actor_of(policy)
     if policy.net.output != "identity":
         raise PolicyError(f"the actor's last layer has activation {policy.net.output!r}; 'identity' is expected")
-    header = json.dumps(actor_header(policy) | memory, sort_keys=True, allow_nan=False)
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in policy.net.state_dict().items()}
     if policy.log_std is not None:
         tensors["log_std"] = policy.log_std.detach().to("cpu", dtype).contiguous()

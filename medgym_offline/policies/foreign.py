@@ -18,10 +18,13 @@ from medgym_offline.diseases.registry import DEFAULT, list_diseases
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MissingExtraError, PolicyError, unknown_name
+from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.policies.limits import TimeLimits
 from medgym_offline.policies.protocol import Policy, disease_of_policy, seen_width, timing_of_width, torch_or_numpy
+from medgym_offline.stack import Steps
+from medgym_offline.windows import LONGEST, window_width
 
-__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "facts_of", "load_onnx", "load_torchscript"]
+__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "facts_of", "load_onnx", "load_torchscript", "remembering"]
 
 EXTRA_FILE = "medgym-policy.json"
 """Name of the header inside the TorchScript and ONNX files that this package exports."""
@@ -35,7 +38,7 @@ _FREE = (
 
 
 class ModulePolicy:
-    """A function from observations (N, d) to actions (N, A), shared by all patients.
+    """A function from observations (N, d) to actions (N, A), or from windows, shared by all patients.
 
     Timing follows from the width of the answer to a probe of zeros.
 
@@ -47,6 +50,7 @@ class ModulePolicy:
         limits: How long it may take.
         disease: Name of the disease; gives A for each timing, and with `view` d.
         view: What it sees.
+        steps: Of the windows that it reads in place of observations; None: it reads observations.
 
     Raises:
         PolicyError: If the probe fails or takes too long, or its answer has another shape or is not finite.
@@ -63,12 +67,14 @@ class ModulePolicy:
         limits: TimeLimits | None = None,
         disease: str = DEFAULT,
         view: str = FULL,
+        steps: Steps | None = None,
     ):
         definition = find_disease(disease)
-        self.disease, self.view, self.observation_dim = disease, view, seen_width(definition, view, name)
+        self.disease, self.view, self.observation_dim = disease, view, _columns(disease, view, steps, name)
         self.decisions, self.provenance = decisions, dict(provenance or {})
         self._module, self._name, self._limits = module, name, limits or TimeLimits()
-        self._widths = tuple(definition.action_dim(timing) for timing in ("fixed", "adaptive"))
+        few, many = (definition.action_dim(timing) for timing in ("fixed", "adaptive"))
+        self._widths: tuple[int, ...] = (few, many) if steps is None else (steps.action,)
         width = self.observation_dim
         try:
             answer = self._answer(torch.zeros(2, width))
@@ -153,13 +159,25 @@ class PolicyCollection:
         return PolicyCollection({p: self._policies[p] for p in patients})
 
 
+def _columns(disease: str, view: str, steps: Steps | None, name: str) -> int:
+    """Width of what a module of that name reads."""
+    width = seen_width(find_disease(disease), view, name)
+    return width if steps is None else window_width(width, steps.action, steps.history)
+
+
+def remembering(module: Callable[[Tensor], Any], path: Path, facts: Mapping[str, Any]) -> ModulePolicy | HistoryPolicy:
+    """The policy of a file's module; with a memory, if what it reads are windows."""
+    policy = ModulePolicy(module, str(path), **facts)
+    return HistoryPolicy(policy, facts["steps"].history) if facts.get("steps") else policy
+
+
 def _made_for(policy: Policy) -> str:
     """What policies of a collection have in common, in words."""
     view = getattr(policy, "view", FULL)
     return f"{disease_of_policy(policy)}, view {view}, {policy.timing} timing, K={policy.decisions}"
 
 
-def load_torchscript(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy:
+def load_torchscript(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy | HistoryPolicy:
     """A TorchScript module as a policy; refused if its code touches files. See `load_policy`."""
     extra = {EXTRA_FILE: ""}
     try:
@@ -173,10 +191,10 @@ def load_torchscript(path: Path, disease: str | None = None, view: str | None = 
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()
     except (RuntimeError, zipfile.BadZipFile, OSError) as error:
         raise PolicyError(f"{path}: damaged TorchScript file ({_reason(error)}); export it again") from None
-    return ModulePolicy(module, str(path), **facts_of(extra[EXTRA_FILE], path, disease, view))
+    return remembering(module, path, facts_of(extra[EXTRA_FILE], path, disease, view))
 
 
-def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy:
+def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy | HistoryPolicy:
     """An ONNX model with one input (N, d) and one output (N, A) as a policy. See `load_policy`."""
     try:
         import onnx
@@ -196,7 +214,7 @@ def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -
     except Exception as error:
         raise PolicyError(f"{path}: damaged ONNX file ({_reason(error)}); export it again") from None
     facts = facts_of(session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, ""), path, disease, view)
-    width = seen_width(find_disease(facts["disease"]), facts["view"], str(path))
+    width = _columns(facts["disease"], facts["view"], facts.get("steps"), str(path))
     shapes = {put.name: put.shape for put in session.get_inputs()}
     name, shape = next(iter(shapes.items()))
     # An axis that is free has a name, one that is fixed is a number.
@@ -208,7 +226,7 @@ def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -
     def run(observations: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))
 
-    return ModulePolicy(run, str(path), **facts)
+    return remembering(run, path, facts)
 
 
 def _reason(error: Exception, line: int = 0) -> str:
@@ -226,11 +244,14 @@ def facts_of(header: str, path: Path, disease: str | None, view: str | None) -> 
     if named is not None and named not in list_diseases():
         raise PolicyError(f"{path}: disease {named!r} is not installed; known: {', '.join(list_diseases())}")
     known = isinstance(decisions, int) and not isinstance(decisions, bool) and decisions > 0
+    definition, history, timing = find_disease(named or disease or DEFAULT), found.get("history"), found.get("timing")
+    windows = type(history) is int and 1 < history <= LONGEST and timing in ("fixed", "adaptive")
     return {
         "decisions": decisions if known else None,
         "provenance": provenance if isinstance(provenance, dict) else {},
         "disease": named or disease or DEFAULT,
         "view": str(found.get("view") or FULL),  # our own header leaves out what is usual
+        "steps": Steps(history, definition.action_dim(timing)) if windows else None,
     }
 
 

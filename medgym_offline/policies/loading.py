@@ -94,8 +94,9 @@ def load_folder(path: Path, max_bytes: int, disease: str | None = None, view: st
         if len(actors) == len(policies) and len({(a.net.sizes, a.net.activation, *histories) for a in actors}) == 1:
             actor = StackedActor.concatenate(actors)
             return actor if histories == {1} else HistoryPolicy(actor, *histories)
-        if histories != {1}:
+        if len(histories) > 1:
             raise PolicyError("policies with a history are of one form in a folder, or in folders of their own")
-        return PolicyCollection(policies)
+        collection = PolicyCollection(found)
+        return collection if histories == {1} else HistoryPolicy(collection, *histories)
     except PolicyError as error:
         raise PolicyError(f"{path}: {error}") from None

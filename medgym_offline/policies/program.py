@@ -19,18 +19,20 @@ import torch
 from torch import Tensor
 
 from medgym_offline.errors import PolicyError
-from medgym_offline.policies.foreign import EXTRA_FILE, ModulePolicy, facts_of
+from medgym_offline.policies.foreign import EXTRA_FILE, ModulePolicy, facts_of, remembering
+from medgym_offline.policies.history import HistoryPolicy
 
 __all__ = ["is_program", "load_program"]
 
 _OPERATORS = """
-    _log_softmax _softmax _to_copy _unsafe_view abs add addmm alias amax amin argmax argmin baddbmm bmm cat ceil
-    chunk clamp clamp_max clamp_min clone concat contiguous cos detach div dropout elu eq exp expand expm1 flatten
-    floor full full_like gather ge gelu gt hardtanh index index_select layer_norm le leaky_relu lift_fresh_copy
-    linear log log1p log_softmax logical_and logical_not lt masked_fill matmul max maximum mean min minimum mish mm
-    mul native_layer_norm ne neg ones ones_like permute pow reciprocal relu reshape round rsqrt rsub scalar_tensor
-    select sigmoid sign silu sin slice softmax softplus split split_with_sizes sqrt square squeeze stack sub sum
-    sym_size t tanh to topk transpose unbind unsqueeze view where zeros zeros_like
+    __and__ __or__ _log_softmax _softmax _to_copy _unsafe_view abs add addmm alias amax amin arange argmax argmin
+    baddbmm bmm cat ceil chunk clamp clamp_max clamp_min clone concat contiguous cos detach div dropout elu eq exp
+    expand expm1 flatten flip floor full full_like gather ge gelu gt hardtanh index index_select layer_norm le
+    leaky_relu lift_fresh_copy linear log log1p log_softmax logical_and logical_not lt masked_fill matmul max
+    maximum mean min minimum mish mm mul native_layer_norm ne neg new_zeros ones ones_like pad permute pow
+    reciprocal relu repeat_interleave reshape round rsqrt rsub scalar_tensor scaled_dot_product_attention select
+    sigmoid sign silu sin slice softmax softplus split split_with_sizes sqrt square squeeze stack sub sum sym_size t
+    tanh to topk transpose unbind unsqueeze view where zeros zeros_like
 """
 _SYMBOLIC = {"add": operator.add, "sub": operator.sub, "mul": operator.mul, "floordiv": operator.floordiv}
 _CHECKS = ("torch.ops.aten._assert_scalar.", "torch.ops.aten._assert_tensor_metadata.", "torch.ops.aten.sym_constrain")
@@ -46,8 +48,8 @@ def is_program(names: list[str]) -> bool:
     return any(name.partition("/")[2].startswith("models/") or "serialized_exported_program" in name for name in names)
 
 
-def load_program(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy:
-    """A program of `torch.export` from observations (N, d) to actions (N, A). See `load_policy`.
+def load_program(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy | HistoryPolicy:
+    """A program of `torch.export` from observations or windows (N, d) to actions (N, A). See `load_policy`.
 
     Raises:
         PolicyError: The file is damaged, pickles its weights, uses an operator that is not listed, or has a fixed
@@ -61,7 +63,7 @@ def load_program(path: Path, disease: str | None = None, view: str | None = None
     except (KeyError, TypeError, ValueError, IndexError, zipfile.BadZipFile, OSError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PolicyError(f"{path}: damaged torch.export program ({reason[:160]}); save it again") from None
-    return ModulePolicy(program, str(path), **facts_of(header, path, disease, view))
+    return remembering(program, path, facts_of(header, path, disease, view))
 
 
 class _Program:

@@ -1,14 +1,27 @@
 """One contract over every format of a policy: what comes back from a file acts as what was written."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from medgym_offline.errors import MedGymError
-from medgym_offline.policies import StackedActor, export_onnx, export_program, export_torchscript, load_policy
+from medgym_offline.evaluation import evaluate
+from medgym_offline.policies import (
+    HistoryPolicy,
+    StackedActor,
+    export_onnx,
+    export_program,
+    export_torchscript,
+    load_policy,
+)
 from medgym_offline.policies import save_policy as save
 from medgym_offline.policies.files import patient_file_stem, patient_of_stem
-from medgym_offline.stack import StackedMLP
+from medgym_offline.policies.foreign import EXTRA_FILE
+from medgym_offline.sequences import NETWORKS
+from medgym_offline.stack import StackedMLP, Steps
+from medgym_offline.windows import window_width
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 IDS = ("mimic-iii/1", "mimic-iv/2", "c")
@@ -70,6 +83,62 @@ def test_exports_act_alike(tmp_path, suffix, kind, shared):
             export(policy, tmp_path / f"x{suffix}", patient="mimic-iv/22")
     torch.testing.assert_close(found.act(OBSERVATIONS), wanted, rtol=0, atol=1e-6)
     assert isinstance(found.act(OBSERVATIONS.numpy()), np.ndarray)
+
+
+def remembering(kind, shared, width=4, history=3):
+    ids, count = (None, 1) if shared else (IDS, 3)
+    sizes = (window_width(9, width, history), 8, 8, width)
+    net = NETWORKS[kind](count, sizes, "relu", seeds=range(count), steps=Steps(history, width))
+    return HistoryPolicy(StackedActor(net, ids, 20, provenance={"algorithm": "test"}), history)
+
+
+@pytest.mark.parametrize("suffix", EXPORTS)
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(("shared", "width"), [(True, 4), (False, 3)])
+def test_what_is_remembered_lies_outside_the_file(tmp_path, suffix, kind, shared, width):
+    """Decision after decision, in a batch of any size, with what was played in place of what was answered."""
+    if suffix in NEEDS:
+        pytest.importorskip(NEEDS[suffix])
+    policy = remembering(kind, shared, width)
+    found = load_policy(EXPORTS[suffix](policy, tmp_path / ("exported" + suffix * shared)))
+    assert isinstance(found, HistoryPolicy)
+    assert (found.history, found.decisions, found.timing) == (3, 20, policy.timing)
+    assert (found.observation_dim, found.action_dim) == (9, width)
+    assert found.provenance["algorithm"] == "test"
+    found = found if shared else found.select(IDS)
+    for episodes in (20, 7):
+        for one in (found, policy):
+            one.reset(np.zeros((3, episodes)))
+        for k in range(5):
+            seen = OBSERVATIONS[:, :episodes].roll(k, 2)
+            seen[..., -2] = 1.0 - 0.1 * k
+            answer = found.act(seen)
+            torch.testing.assert_close(answer, policy.act(seen), rtol=0, atol=1e-5)
+            for one in (found, policy):
+                one.took(answer + 0.1)
+
+
+@pytest.mark.parametrize("suffix", EXPORTS)
+def test_an_exported_history_scores_as_the_native_file(tmp_path, suffix, tiny_bank):
+    if suffix in NEEDS:
+        pytest.importorskip(NEEDS[suffix])
+    policy = remembering("mlp", True)
+    files = [save(policy, tmp_path / "native.safetensors"), EXPORTS[suffix](policy, tmp_path / f"exported{suffix}")]
+    native, exported = (evaluate(file, bank=tiny_bank, episodes=3, worlds=["own"]) for file in files)
+    assert exported.policy["sha256"] != native.policy["sha256"]
+    for name, values in native.metrics.items():
+        assert exported.metrics[name] == pytest.approx(values, rel=1e-3, abs=1e-3), name
+
+
+@pytest.mark.parametrize("change", [{"history": 5}, {"history": 1}, {"history": "3"}, {"timing": "fixed"}])
+def test_a_header_that_contradicts_its_network_is_one_line(tmp_path, change):
+    path = export_torchscript(remembering("mlp", True), tmp_path / "p.pt")
+    extra = {EXTRA_FILE: ""}
+    module = torch.jit.load(str(path), _extra_files=extra)
+    torch.jit.save(module, str(path), _extra_files={EXTRA_FILE: json.dumps(json.loads(extra[EXTRA_FILE]) | change)})
+    with pytest.raises(MedGymError, match=r"p\.pt: ") as caught:
+        load_policy(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_files_of_patients_have_names_of_their_own(tmp_path):
