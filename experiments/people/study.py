@@ -25,26 +25,32 @@ from experiments.common import Recipe, digest, markdown_table, parts_main, units
 from experiments.reference.table import TableRecipe
 from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulators
 from medgym_offline.datasets.recipes import find_recipe
+from medgym_offline.diseases.registry import disease_of_id
 from medgym_offline.diseases.views import FULL
 from medgym_offline.files import atomic_path
 from medgym_offline.offline import train_seeds
-from medgym_offline.people import people_of
+from medgym_offline.online import train_behavior
+from medgym_offline.online.recipe import BehaviorRecipe, load_recipe
+from medgym_offline.people import Clusters, Contexts, people_of
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.builtin import builtin_policy
 from medgym_offline.policies.protocol import torch_or_numpy
+from medgym_offline.policies.result import TrainResult
 
 __all__ = ["Arm", "Part", "StudyRecipe", "Takeover", "kept", "run", "tables"]
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "reference" / "table.toml"
 DRAWS = 10_000
+ONLINE = "trpo-lag"
+"""The learner of arms that are trained in the people's fitted simulators instead of from rows, with one seed."""
 
 
 class Part(BaseModel):
     """Data of one disease; lengths of record, in sessions; with `hours` only the first of each, and takeover then.
 
     Beside the memoryless policies of view "full": `views` and `histories` of every scope, with the longest record;
-    `shared_views` of `pop`; and learners of sequences, of `pop`.
+    `shared_views` of `pop`; and learners of sequences, of `pop`. `online`: every scope by :func:`online`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +61,7 @@ class Part(BaseModel):
     histories: tuple[PositiveInt, ...] = (1,)
     shared_views: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
+    online: bool = False
 
     def arms(self, learner: str) -> list[Arm]:
         """What is trained and scored."""
@@ -66,6 +73,7 @@ class Part(BaseModel):
                 found += [Arm(scope, learner, record, view, history) for scope, record in longest.items()]
             found += [Arm("pop", sequence, 0, view) for sequence in self.sequences]
         found += [Arm("pop", learner, 0, view) for view in self.shared_views]
+        found += [Arm(scope, ONLINE, record) for scope, record in longest.items() if self.online]
         return list(dict.fromkeys(found))
 
 
@@ -125,7 +133,10 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
     side = "test" if arm.scope == "ind" else "train"
     rows = load_dataset(part.dataset, split=side, view=arm.view, progress=False)
     people = people_of(arm.scope, bank, arm.record, part.hours) if arm.scope in ("clu", "context") else None
-    found = train_seeds(arm.learner, rows, arm.scope, range(recipe.seeds), config, people=people, progress=False)
+    if arm.learner == ONLINE:
+        found: dict[int, Any] = {0: online(arm, bank, made.timing, people, load_recipe(disease=bank.disease.name))}
+    else:
+        found = train_seeds(arm.learner, rows, arm.scope, range(recipe.seeds), config, people=people, progress=False)
     new, frames = bank.select(list(bank.people("test"))), []
     for seed, result in found.items():
         policy = result.policy if part.hours is None else Takeover(result.policy, new, part.hours)
@@ -138,12 +149,34 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
     return pl.concat(frames)
 
 
+def online(
+    arm: Arm, bank: SimulatorBank, timing: str, people: Clusters | Contexts | None, recipe: BehaviorRecipe
+) -> TrainResult[dict[str, Tensor]]:
+    """An arm trained in fitted simulators: `ind` in the test people's, the others in the train people's alone.
+
+    `pop` is `dr` of the behaviors: the population simulator was fitted to everybody.
+    """
+    scope, split = ("dr" if arm.scope == "pop" else arm.scope), ("test" if arm.scope == "ind" else "train")
+    return train_behavior(
+        bank.world("own"),
+        timing,
+        scope,
+        recipe=replace(recipe, algorithm=ONLINE),
+        progress=False,
+        split=split,
+        view=arm.view,
+        people=people,
+    )
+
+
 def run(recipe: StudyRecipe, name: str, workers: int = 1) -> Path:
     """Run a part, unit by unit; the finished ones lie in runs/people."""
     part = recipe.part[name]
     identity, calls = load_dataset(part.dataset, progress=False).identity, {}
     for arm in part.arms(recipe.learner):
         settings = [recipe.model_dump(exclude={"part", "name"}), TABLE.read_text(encoding="utf-8")]
+        if arm.learner == ONLINE:
+            settings.append(load_recipe(disease=disease_of_id(part.dataset)).content_hash)
         key = digest(identity, part.hours, list(arm), settings)
         calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = unit, part, arm, recipe
     found = units(calls, Path("runs/people"), workers)
@@ -177,12 +210,13 @@ def tables(recipe: StudyRecipe) -> str:
     blocks = [
         "# New patients, and what is seen",
         "    python -m experiments.people.study run PART; python -m experiments.people.study tables",
-        f"`{recipe.learner}`, {recipe.seeds} training seeds, {recipe.episodes} episodes a test patient. Harm is the "
+        f"`{recipe.learner}`, {recipe.seeds} training seeds, {recipe.episodes} episodes a test patient; `{ONLINE}`, "
+        "one seed, was trained in the people's fitted simulators instead of from rows. Harm is the "
         "mean severity in the world that the data come from, in points. `ind` learned from the test patients "
         "themselves, the others from train patients alone. Kept: 100 (H_pop - H_x) / (H_pop - H_ind) among policies "
         "of the same view and history, with a 95 % interval over test patients; - where H_pop - H_ind cannot be told "
-        "from 0. Behind harm: the difference from the same policy that sees everything and remembers nothing, per "
-        "cent, with its interval.",
+        "from 0. Behind harm: the difference from the same policy that sees everything and remembers nothing (of "
+        f"`{ONLINE}`, from `{recipe.learner}`), per cent, with its interval.",
     ]
     for name, part in recipe.part.items():
         if not (path := HERE / f"{name}.parquet").exists():
