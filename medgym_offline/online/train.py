@@ -191,7 +191,8 @@ def train(
         watch: Called with the state after every update (to log, or to keep something in `state.kept`, which is part
             of a checkpoint); return True to stop.
         embeddings: Numbers `(S, n)` about each patient that actor and critic read too, as columns before the clocks.
-            At the start they mean nothing: it begins as the training without them does.
+            At the start they mean nothing: it begins as the training without them does. The policy reads them too;
+            `medgym_offline.people.Contexts.finish` makes them a bias per patient.
 
     Raises:
         MedGymError: If the checkpoint is of another recipe, `initial` does not fit the process, or a replay buffer
