@@ -19,28 +19,35 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from torch import Tensor
 
 from experiments.common import Recipe, digest, markdown_table, parts_main, units
 from experiments.reference.table import TableRecipe
-from medgym_offline import evaluate, load_dataset, load_simulators
+from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulators
 from medgym_offline.datasets.recipes import find_recipe
+from medgym_offline.diseases.registry import disease_of_id
 from medgym_offline.diseases.views import FULL
 from medgym_offline.files import atomic_path
 from medgym_offline.offline import OfflineConfig, train_seeds
-from medgym_offline.people import people_of
+from medgym_offline.online import train_behavior
+from medgym_offline.online.recipe import BehaviorRecipe, load_recipe
+from medgym_offline.people import Clusters, Contexts, people_of
+from medgym_offline.policies.result import TrainResult
 
 __all__ = ["Arm", "Part", "StudyRecipe", "kept", "run", "tables"]
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "reference" / "table.toml"
 DRAWS = 10_000
+ONLINE = "trpo-lag"
+"""The learner of arms that are trained in the people's fitted simulators instead of from rows, with one seed."""
 
 
 class Part(BaseModel):
     """Data of one disease; lengths of record, in sessions; with `hours` the first so many, and takeover then.
 
     Beside the memoryless policies of view "full": `views` and `histories` of every scope, with the longest record;
-    `shared_views` of `pop`; and learners of sequences, of `pop`. With `hours` there are the memoryless policies alone.
+    `shared_views` of `pop`; and learners of sequences, of `pop`. `online`: every scope by :func:`online`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,19 +58,20 @@ class Part(BaseModel):
     histories: tuple[PositiveInt, ...] = (1,)
     shared_views: tuple[str, ...] = ()
     sequences: tuple[str, ...] = ()
+    online: bool = False
 
     def arms(self, learner: str) -> list[Arm]:
         """What is trained and scored."""
         found = [Arm("ind", learner), Arm("pop", learner)]
-        found += [Arm(scope, learner, n) for n in self.hours or self.records for scope in ("clu", "context")]
-        if self.hours:
-            return found
-        longest = {"ind": 0, "pop": 0, "clu": max(self.records), "context": max(self.records)}
+        lengths = self.hours or self.records
+        found += [Arm(scope, learner, n) for n in lengths for scope in ("clu", "context")]
+        longest = {"ind": 0, "pop": 0, "clu": max(lengths), "context": max(lengths)}
         for view in self.views:
             for history in self.histories:
                 found += [Arm(scope, learner, record, view, history) for scope, record in longest.items()]
             found += [Arm("pop", sequence, 0, view) for sequence in self.sequences]
         found += [Arm("pop", learner, 0, view) for view in self.shared_views]
+        found += [Arm(scope, ONLINE, record) for scope, record in longest.items() if self.online]
         return list(dict.fromkeys(found))
 
     def scored(self, arm: Arm) -> list[Arm]:
@@ -113,7 +121,10 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
     rows = load_dataset(part.dataset, split=side, view=arm.view, progress=False)
     length = (1, float(arm.record)) if part.hours else (arm.record, None)
     people = people_of(arm.scope, bank, *length) if arm.scope in ("clu", "context") else None
-    found = train_seeds(arm.learner, rows, arm.scope, range(recipe.seeds), config, people=people, progress=False)
+    if arm.learner == ONLINE:
+        found: dict[int, Any] = {0: online(arm, bank, made.timing, people, load_recipe(disease=bank.disease.name))}
+    else:
+        found = train_seeds(arm.learner, rows, arm.scope, range(recipe.seeds), config, people=people, progress=False)
     new, frames = bank.select(list(bank.people("test"))), []
     for seed, result in found.items():
         for one in part.scored(arm):
@@ -129,12 +140,34 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
     return pl.concat(frames)
 
 
+def online(
+    arm: Arm, bank: SimulatorBank, timing: str, people: Clusters | Contexts | None, recipe: BehaviorRecipe
+) -> TrainResult[dict[str, Tensor]]:
+    """An arm trained in fitted simulators: `ind` in the test people's, the others in the train people's alone.
+
+    `pop` is `dr` of the behaviors: the population simulator was fitted to everybody.
+    """
+    scope, split = ("dr" if arm.scope == "pop" else arm.scope), ("test" if arm.scope == "ind" else "train")
+    return train_behavior(
+        bank.world("own"),
+        timing,
+        scope,
+        recipe=replace(recipe, algorithm=ONLINE),
+        progress=False,
+        split=split,
+        view=arm.view,
+        people=people,
+    )
+
+
 def run(recipe: StudyRecipe, name: str, workers: int = 1) -> Path:
     """Run a part, unit by unit; the finished ones lie in runs/people."""
     part = recipe.part[name]
     identity, calls = load_dataset(part.dataset, progress=False).identity, {}
     for arm in part.arms(recipe.learner):
-        known = settings(part, arm, recipe).to_dict()
+        known: Any = settings(part, arm, recipe).to_dict()
+        if arm.learner == ONLINE:
+            known = load_recipe(disease=disease_of_id(part.dataset)).content_hash
         key = digest(identity, part.hours or None, list(arm), known, recipe.seeds, recipe.episodes)
         calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = unit, part, arm, recipe
     found = units(calls, Path("runs/people"), workers)
@@ -168,12 +201,13 @@ def tables(recipe: StudyRecipe) -> str:
     blocks = [
         "# New patients, and what is seen",
         "    python -m experiments.people.study run PART; python -m experiments.people.study tables",
-        f"`{recipe.learner}`, {recipe.seeds} training seeds, {recipe.episodes} episodes a test patient. Harm is the "
+        f"`{recipe.learner}`, {recipe.seeds} training seeds, {recipe.episodes} episodes a test patient; `{ONLINE}`, "
+        "one seed, was trained in the people's fitted simulators instead of from rows. Harm is the "
         "mean severity in the world that the data come from, in points. `ind` learned from the test patients "
         "themselves, the others from train patients alone. Kept: 100 (H_pop - H_x) / (H_pop - H_ind) among policies "
         "of the same view and history, with a 95 % interval over test patients; - where H_pop - H_ind cannot be told "
-        "from 0. Behind harm: the difference from the same policy that sees everything and remembers nothing, per "
-        "cent, with its interval.",
+        "from 0. Behind harm: the difference from the same policy that sees everything and remembers nothing (of "
+        f"`{ONLINE}`, from `{recipe.learner}`), per cent, with its interval.",
     ]
     for name, part in recipe.part.items():
         if not (path := HERE / f"{name}.parquet").exists():

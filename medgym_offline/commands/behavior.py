@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from medgym_offline.commands.common import Bank, Device, Patients, parse_list, parse_patients, say
+from medgym_offline.commands.common import (
+    NEW_PEOPLE,
+    Bank,
+    Device,
+    Patients,
+    Record,
+    Split,
+    View,
+    parse_list,
+    parse_patients,
+    require_train_people,
+    say,
+)
 from medgym_offline.errors import unknown_name
 
 __all__ = ["register"]
@@ -20,8 +32,9 @@ def behavior_train(
         str,
         typer.Option(
             "--scope",
-            help="ind, pop, dr, ind-scratch, oracle; early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); "
-            "several separated by commas; all: whatever ships with a bank, in both timings.",
+            help="ind, pop, dr, ind-scratch, oracle; for new people, with --split train: clu, context; "
+            "early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); several separated by commas; all: "
+            "whatever ships with a bank, in both timings.",
         ),
     ] = "ind",
     timing: Annotated[
@@ -40,6 +53,9 @@ def behavior_train(
         "runs/behaviors"
     ),
     patients: Patients = None,
+    split: Split = None,
+    record: Record = 1,
+    view: View = None,
     recipe: Annotated[
         Path | None,
         typer.Option(
@@ -70,9 +86,11 @@ def behavior_train(
 
     Example: medgym-offline behavior train --bank sepsis-v0 --scope ind --timing adaptive --engine process
     """
-    from medgym_offline.online.behavior import EngineOptions, train_behavior_files
+    from medgym_offline.online.behavior import train_behavior_files
     from medgym_offline.online.config import ALGORITHMS
+    from medgym_offline.online.jobs import EngineOptions
     from medgym_offline.online.recipe import RELEASE, SCOPES, behavior_path, load_recipe
+    from medgym_offline.people import people_of
     from medgym_offline.simulators import load_simulators
 
     wanted = list(RELEASE) if scope == "all" else [(s, t) for t in parse_list(timing) for s in parse_list(scope)]
@@ -81,6 +99,7 @@ def behavior_train(
     # Everything that can be wrong is looked at before anything is trained; what needs no bank, before it is read.
     for name, when in wanted:
         behavior_path("bank", name, when)
+        require_train_people(name, split, patients)
     options = EngineOptions(engine, workers, address, device)
     options.check()
     if algorithm is not None and algorithm not in ALGORITHMS:
@@ -97,8 +116,10 @@ def behavior_train(
         changes["early_updates"] = min(updates, settings.early_updates)
     settings = replace(settings, **changes)
     for _, when in wanted:
-        settings.process(when, loaded.disease.name)  # type: ignore[arg-type]
-    chosen = parse_patients(patients, loaded.patients, f"bank {loaded.name!r}")
+        settings.process(when, loaded.disease.name, view or "full")  # type: ignore[arg-type]
+    side = loaded.patients if split is None else loaded.people(split)
+    chosen = parse_patients(patients, side, f"bank {loaded.name!r}")
+    shared = [people_of(name, loaded, record) for name in NEW_PEOPLE if name in dict(wanted)]
     paths = train_behavior_files(
         loaded if chosen is None else loaded.select(chosen),
         wanted,
@@ -108,10 +129,16 @@ def behavior_train(
         options=options,
         fresh=not resume,
         half=half,
+        split=split,
+        view=view or "full",
+        people=shared,
     )
     for path in paths:
         say(f"wrote {path}")
     extra = "" if chosen is None else f" --patients {','.join(chosen)}"
+    if split is not None:
+        new = split == "train" and wanted[0][0] in ("dr", *NEW_PEOPLE)
+        extra = " --split test" if new else f" --split {split}{extra}"
     say(f"next: medgym-offline eval --policy {paths[0]} --bank {bank}{extra}")
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medgym_offline.errors import MedGymError
 from medgym_offline.patients import PatientIndex
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Device",
     "Json",
     "MaybeBank",
+    "NEW_PEOPLE",
     "Patients",
+    "Record",
     "Split",
     "View",
     "Worlds",
@@ -27,6 +30,7 @@ __all__ = [
     "parse_patients",
     "print_json",
     "print_table",
+    "require_train_people",
     "say",
     "terminal_width",
 ]
@@ -45,6 +49,10 @@ Split = Annotated[
     str | None,
     typer.Option("--split", help="Of the bank's people only those of this side: train, or test (new people)."),
 ]
+Record = Annotated[
+    int,
+    typer.Option("--record", min=1, help="Of clu and context: sessions (days, operations) that tell who a patient is."),
+]
 View = Annotated[
     str | None,
     typer.Option("--view", help="What policies see: full, noisy, charted (default: as trained; of a training full)."),
@@ -54,6 +62,10 @@ Worlds = Annotated[
     typer.Option("--worlds", help="own, crossfit, true; several separated by commas (default: all the bank has)."),
 ]
 Device = Annotated[str, typer.Option("--device", help="Torch device of the training: cpu, or cuda.")]
+
+
+NEW_PEOPLE = ("clu", "context")
+"""Scopes that tell new patients apart by a record of theirs."""
 
 
 def say(text: str = "") -> None:
@@ -96,6 +108,12 @@ def ask_patients(text: str | None) -> int | list[str] | None:
         return int(text)
     except ValueError:
         return parse_list(text)
+
+
+def require_train_people(scope: str, split: str | None, patients: str | None) -> None:
+    """Refuse a scope of :data:`NEW_PEOPLE` unless all train people are learned from."""
+    if scope in NEW_PEOPLE and (split != "train" or patients is not None):
+        raise MedGymError(f"--scope {scope} is for new patients: it learns from all train people; add --split train")
 
 
 def parse_patients(text: str | None, known: Sequence[str], whose: str) -> list[str] | None:

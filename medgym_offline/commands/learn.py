@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgym_offline.commands import behavior
-from medgym_offline.commands.common import Dataset, Device, Patients, Split, View, parse_patients, say
+from medgym_offline.commands.common import (
+    NEW_PEOPLE,
+    Dataset,
+    Device,
+    Patients,
+    Record,
+    Split,
+    View,
+    parse_patients,
+    require_train_people,
+    say,
+)
 from medgym_offline.errors import MedGymError
 
 if TYPE_CHECKING:
@@ -18,9 +29,6 @@ if TYPE_CHECKING:
     from medgym_offline.people import Clusters, Contexts
 
 __all__ = ["register", "write_log"]
-
-SHARED = ("clu", "context")
-"""Scopes that tell new patients apart by a record of theirs."""
 
 
 def write_log(path: str | Path, log: list[dict[str, Any]]) -> None:
@@ -57,12 +65,7 @@ def train_command(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of training seeds: 0 to N-1.")] = 1,
     patients: Patients = None,
     split: Split = None,
-    record: Annotated[
-        int,
-        typer.Option(
-            "--record", min=1, help="Of clu and context: sessions (days, operations) that tell who a patient is."
-        ),
-    ] = 1,
+    record: Record = 1,
     profile: Annotated[str, typer.Option("--profile", help="quick, or paper (the published sizes).")] = "quick",
     updates: Annotated[
         int | None, typer.Option("--updates", min=1, help="Gradient steps (default: profile's).")
@@ -90,13 +93,12 @@ def train_command(
     if foreign and algorithm not in BASELINES:
         raise unknown_name("offline algorithm", algorithm, [*ALGORITHMS, *BASELINES])
     scope = scope or ("pop" if foreign else "ind")
-    for kind, value, known in (("scope", scope, ["ind", "pop", *SHARED]), ("profile", profile, list(PROFILES))):
+    for kind, value, known in (("scope", scope, ["ind", "pop", *NEW_PEOPLE]), ("profile", profile, list(PROFILES))):
         if value not in known:
             raise unknown_name(kind, value, known)
     if foreign and scope != "pop":
         raise MedGymError(f"{algorithm} learns one policy for all patients; use --scope pop, or leave it out")
-    if scope in SHARED and (split != "train" or patients is not None):
-        raise MedGymError(f"--scope {scope} is for new patients: it learns from all train people; add --split train")
+    require_train_people(scope, split, patients)
     config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
     given: dict[str, Any] = {"checkpoints": checkpoints, "device": device}
     if foreign:
@@ -123,7 +125,7 @@ def train_command(
 
 def _people(scope: str, dataset: str, record: int) -> Clusters | Contexts | None:
     """Who the patients are, where policies are shared by some of them."""
-    if scope not in SHARED:
+    if scope not in NEW_PEOPLE:
         return None
     from medgym_offline.people import people_of
     from medgym_offline.simulators import load_simulators

@@ -10,31 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.registry import DEFAULT
+from medgym_offline.envs.timing import ProcessConfig
 from medgym_offline.errors import PolicyError
 from medgym_offline.online.networks import GaussianActor
 from medgym_offline.policies.actor import StackedActor
-from medgym_offline.stack import StackedMLP
+from medgym_offline.stack import StackedMLP, Steps
 
-__all__ = ["actor_parameters", "fingerprint", "stacked_actor"]
+__all__ = ["actor_parameters", "fingerprint", "stacked_actor", "tensor_hash"]
 
 
 def stacked_actor(
     shape: GaussianActor,
     theta: Tensor,
     patients: Sequence[str] | None,
-    decisions: int,
+    process: ProcessConfig,
     provenance: Mapping[str, Any] | None = None,
-    disease: str = DEFAULT,
 ) -> StackedActor:
     """The policy with parameters `theta (P, n)`, to be saved and evaluated; `patients` None makes it shared (P = 1)."""
     network, log_std = shape.split(theta.detach().cpu())
-    net = StackedMLP(theta.shape[0], shape.sizes, activation="tanh")
+    net = StackedMLP(theta.shape[0], shape.sizes, activation="tanh", steps=Steps(1, shape.action_dim))
     weights: dict[str, Tensor] = {}
     for i, (weight, bias) in enumerate(shape.network.layers(network)):
         weights |= {f"layers.{i}.weight": weight, f"layers.{i}.bias": bias}
     net.load_state_dict(weights)
-    return StackedActor(net, patients, decisions, log_std.clone(), provenance, disease=disease)
+    known = (process.decisions, log_std.clone(), provenance)
+    return StackedActor(net, patients, *known, disease=process.disease, view=process.view)
 
 
 def actor_parameters(
@@ -67,6 +67,11 @@ def actor_parameters(
     if chosen.log_std is not None:
         log_std = chosen.log_std
     return torch.cat([network, log_std.expand(len(network), -1)], dim=1).expand(len(patients), -1).clone()
+
+
+def tensor_hash(values: Tensor) -> str:
+    """SHA-256 of the numbers of one tensor."""
+    return hashlib.sha256(values.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def fingerprint(actor: StackedActor) -> str:

@@ -1,6 +1,6 @@
 """Training of a bank's behavior policies, which generate its datasets, over an engine, in three stages.
 
-    1  dr, pop           one job each and timing
+    1  dr, pop           one job each and timing; for new people also context, and a job per cluster of clu
     2  ind, ind-scratch  a job per block of patients; ind starts from dr
     3  early             ind-medium, pop-medium, dr-replay: needs the experts
 
@@ -22,7 +22,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -30,35 +29,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.devices import check_device
-from medgym_offline.engine import blocks, check_engine, run
+from medgym_offline.diseases.views import FULL
+from medgym_offline.engine import blocks, run
 from medgym_offline.envs.process import ProcessConfig
-from medgym_offline.errors import MedGymError, unknown_name
 from medgym_offline.files import code_version, command_line
 from medgym_offline.online.actors import fingerprint, stacked_actor
-from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.jobs import early, joined_state, train_block
+from medgym_offline.online.jobs import EngineOptions, early, joined_state, train_block
 from medgym_offline.online.learner import TrainState
 from medgym_offline.online.networks import GaussianActor
+from medgym_offline.online.people import LearnedFrom
 from medgym_offline.online.recipe import (
     EARLY,
+    PEOPLE,
     RELEASE,
-    SCOPES,
     BehaviorRecipe,
     behavior_path,
     load_behavior,
     load_recipe,
+    require_trained,
 )
 from medgym_offline.policies.result import TrainResult
 
 if TYPE_CHECKING:
+    from medgym_offline.people import Clusters, Contexts
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
     "RELEASE",
     "BehaviorRun",
-    "EngineOptions",
     "behavior_path",
     "load_behavior",
     "train_behavior",
@@ -68,27 +67,7 @@ __all__ = [
 Name = tuple[str, str]
 """(scope or early policy, timing)."""
 Trained: TypeAlias = "TrainResult[dict[str, Tensor]]"
-SHARED = ("dr", "pop")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """Where training runs: see :func:`medgym_offline.engine.run`; `device` other than the CPU needs engine "local"."""
-
-    engine: str = "local"
-    workers: int | None = None
-    address: str | None = None
-    device: str = "cpu"
-
-    def check(self) -> None:
-        """Raise for a wrong choice before any work is done.
-
-        Raises:
-            MedGymError: As `check_engine` and `check_device`, and for a GPU shared by several processes.
-        """
-        check_engine(self.engine, self.workers, self.address)
-        if check_device(self.device) != "cpu" and self.engine != "local":
-            raise MedGymError(f"device {self.device!r} needs engine 'local': one process uses the whole GPU")
+SHARED = ("dr", "pop", *PEOPLE)
 
 
 # -- a run -------------------------------------------------------------------------------------------------------------
@@ -103,6 +82,9 @@ class BehaviorRun:
         folder: Keeps finished jobs and checkpoints; None keeps nothing.
         options: Engine and device.
         progress: Show progress on standard error.
+        split: Learn from this side of the bank's people alone.
+        view: What policies see.
+        people: Who shares policies, of the scopes `clu` and `context`.
 
     Attributes:
         results: (scope, timing) -> result.
@@ -116,14 +98,20 @@ class BehaviorRun:
         folder: str | Path | None = None,
         options: EngineOptions | None = None,
         progress: bool = True,
+        *,
+        split: str | None = None,
+        view: str = FULL,
+        people: Sequence[Clusters | Contexts] = (),
     ):
-        self.bank, self.recipe, self.progress = bank, recipe, progress
+        self.bank = bank if split is None else bank.select(list(bank.people(split)))
+        self.learned_from = LearnedFrom(self.bank, split, {one.scope: one for one in people})
+        self.recipe, self.progress, self.view = recipe, progress, view
         self.folder = None if folder is None else Path(folder)
         self.options = options or EngineOptions()
         self.options.check()
         self.results: dict[Name, Trained] = {}
         self.early: dict[Name, StackedActor] = {}
-        self._blocks = [list(block) for block in blocks(len(bank), recipe.shard)]
+        self._blocks = [list(block) for block in blocks(len(self.bank), recipe.shard)]
 
     def train(self, wanted: Iterable[Name]) -> None:
         """Train the policies `wanted`; they are then in `results` (scopes) and `early`."""
@@ -137,6 +125,8 @@ class BehaviorRun:
         trained = {n for n in names if n[0] not in EARLY} | {(_expert(scope), timing) for scope, timing in sources}
         trained |= {source for source in sources if source[0] in SHARED}
         trained |= {("dr", timing) for scope, timing in trained if scope == "ind"}
+        for scope, _ in trained:
+            self.learned_from.require(scope)
         self._stage("shared policies", sorted(n for n in trained if n[0] in SHARED))
         self._stage("individual policies", sorted(n for n in trained if n[0] not in SHARED))
         self._early(sources)
@@ -145,8 +135,7 @@ class BehaviorRun:
         todo = {name: self._jobs(name) for name in names if name not in self.results}
         found = self._run(train_block, {key: job for jobs in todo.values() for key, job in jobs.items()}, title)
         for name, jobs in todo.items():
-            config = next(iter(jobs.values()))[2]
-            self.results[name] = self._result(name, config, joined_state([found[key] for key in jobs]))
+            self.results[name] = self._result(name, jobs, joined_state([found[key] for key in jobs]))
 
     def _run(self, function: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], title: str) -> dict[str, Any]:
         if not jobs:
@@ -157,32 +146,37 @@ class BehaviorRun:
             "bank": {"name": self.bank.name, "hash": self.bank.content_hash, "world": self.bank.current_world},
             "patients": {"count": len(self.bank), "sha256": patients},
             "device": self.options.device.split(":")[0],
+            **({} if self.view == FULL else {"view": self.view}),
         }
         where = {"engine": self.options.engine, "workers": self.options.workers, "address": self.options.address}
         shown = {"title": f"{self.bank.name}: {title}", "progress": self.progress}
         return run(function, jobs, folder=self.folder, key=key, **where, **shown)  # type: ignore[arg-type]
 
     def _process(self, timing: str) -> ProcessConfig:
-        return self.recipe.process(timing, self.bank.disease.name)  # type: ignore[arg-type]
+        return self.recipe.process(timing, self.bank.disease.name, self.view)  # type: ignore[arg-type]
 
     def _jobs(self, name: Name) -> dict[str, tuple[Any, ...]]:
         """Jobs of one scope and timing: arguments of :func:`train_block`."""
         scope, timing = name
-        banks = {"-".join(name): self.bank.population() if scope == "pop" else self.bank}
-        if scope not in SHARED:
+        if scope in SHARED:
+            groups = {f"{scope}-{timing}{end}": group for end, group in self.learned_from.groups(scope).items()}
+        else:
             bank = self.bank.world("true") if scope == "oracle" else self.bank
-            banks = {f"{scope}-{timing}-{n:03d}": bank.select(block) for n, block in enumerate(self._blocks)}
+            groups = {f"{scope}-{timing}-{n:03d}": (bank.select(block), None) for n, block in enumerate(self._blocks)}
         initial = self.results["dr", timing].policy if scope == "ind" else None
         config = self.recipe.config(scope, None if initial is None else fingerprint(cast("StackedActor", initial)))
         rest = (self.recipe.patience, self.options.device)
         states = {
             key: None if self.folder is None else str(self.folder / "checkpoints" / f"{key}.state.safetensors")
-            for key in banks
+            for key in groups
         }
-        return {key: (bank, self._process(timing), config, initial, states[key], *rest) for key, bank in banks.items()}
+        return {
+            key: (bank, self._process(timing), config, initial, states[key], *rest, told)
+            for key, (bank, told) in groups.items()
+        }
 
-    def _result(self, name: Name, config: TrainConfig, state: TrainState) -> Trained:
-        ids = (self.bank.population() if name[0] == "pop" else self.bank).patients
+    def _result(self, name: Name, jobs: Mapping[str, tuple[Any, ...]], state: TrainState) -> Trained:
+        ids, config = [patient for job in jobs.values() for patient in job[0].patients], next(iter(jobs.values()))[2]
         stopped = {ids[i]: int(u) for i, u in enumerate(state.stopped) if u >= 0}
         provenance = {
             "training": config.to_dict(),
@@ -210,10 +204,15 @@ class BehaviorRun:
             "world": self.bank.current_world,
             "code": code_version(),
             "command": command_line(),
+            **self.learned_from.facts(scope),
         }
-        shape = GaussianActor((process.observation_dim, hidden, hidden, process.action_dim))
-        patients = None if scope in SHARED else self.bank.patients
-        return stacked_actor(shape, theta, patients, process.decisions, made | provenance, process.disease)
+        patients: Sequence[str] | None = self.bank.patients
+        if scope in SHARED:
+            patients = None if len(theta) == 1 else [f"{scope} {number}" for number in range(len(theta))]
+        told = next(iter(self.learned_from.groups(scope).values()))[1]
+        width = process.observation_dim + (0 if told is None else told.shape[1])
+        shape = GaussianActor((width, hidden, hidden, process.action_dim))
+        return self.learned_from.finish(scope, stacked_actor(shape, theta, patients, process, made | provenance))
 
     def _early(self, sources: Mapping[Name, list[str]]) -> None:
         """Early policies: (scope whose training they are taken from, timing) -> their names."""
@@ -264,17 +263,25 @@ def train_behavior(
     checkpoints: str | Path | None = None,
     progress: bool = True,
     options: EngineOptions | None = None,
+    split: str | None = None,
+    view: str = FULL,
+    people: Clusters | Contexts | None = None,
 ) -> Trained:
     """Train the behavior policy of one scope and timing.
 
     Args:
         bank: Simulators of P patients.
         timing: "adaptive" or "fixed".
-        scope: "pop", "dr", "ind" (fine-tuned from dr, which is trained first) or "ind-scratch".
+        scope: "pop", "dr", "ind" (fine-tuned from dr, which is trained first) or "ind-scratch"; for new people "clu" or
+            "context", which need `people` and the split "train".
         recipe: Settings; the release's by default.
         checkpoints: Folder for finished parts and checkpoints; a killed run resumes from there.
         progress: Show progress on standard error.
         options: Engine, workers, device.
+        split: Train on the simulators of this side of the bank's people alone ("train" or "test"); not with "pop".
+        view: What actor and critic see.
+        people: Who shares a policy (`medgym_offline.people.people_of`), of scope "clu" or "context". The policy is for
+            everybody in it, seen or new.
 
     Returns:
         The policies with provenance (recipe and its hash, seed, bank and its content hash, code version, command),
@@ -282,12 +289,13 @@ def train_behavior(
 
     Raises:
         UnknownNameError: For an unknown scope or timing.
-        MedGymError: If `checkpoints` belongs to another recipe, or as `EngineOptions.check`.
+        MedGymError: If `checkpoints` belongs to another recipe; as `EngineOptions.check`; a scope for new people
+            without train people, or with `people` that were not made of these.
     """
     behavior_path(bank.name, scope, timing)
-    if scope not in SCOPES:
-        raise unknown_name("trained scope", scope, SCOPES)
-    made = BehaviorRun(bank, recipe or load_recipe(disease=bank.disease.name), checkpoints, options, progress)
+    require_trained(scope)
+    given = (recipe or load_recipe(disease=bank.disease.name), checkpoints, options, progress)
+    made = BehaviorRun(bank, *given, split=split, view=view, people=[] if people is None else [people])
     made.train([(scope, timing)])
     return made.results[scope, timing]
 
@@ -303,6 +311,9 @@ def train_behavior_files(
     options: EngineOptions | None = None,
     fresh: bool = False,
     half: bool = False,
+    split: str | None = None,
+    view: str = FULL,
+    people: Sequence[Clusters | Contexts] = (),
 ) -> list[Path]:
     """Train behavior policies and write `<bank>-<scope>-<timing>.safetensors`; what several need is trained once.
 
@@ -316,6 +327,8 @@ def train_behavior_files(
         options: Engine, workers, device.
         fresh: Forget what `checkpoints` holds.
         half: Store every policy in float16, half the size; training itself is the same. Early-stopped ones always are.
+        split, view: As of :func:`train_behavior`.
+        people: Of each scope for new people that is wanted.
 
     Returns:
         The files written.
@@ -324,7 +337,8 @@ def train_behavior_files(
 
     # Every name is looked at before the first minute of training.
     paths = {(scope, timing): behavior_path(bank.name, scope, timing, output) for scope, timing in wanted}
-    made = BehaviorRun(bank, recipe or load_recipe(disease=bank.disease.name), checkpoints, options, progress)
+    given = (recipe or load_recipe(disease=bank.disease.name), checkpoints, options, progress)
+    made = BehaviorRun(bank, *given, split=split, view=view, people=people)
     if fresh and checkpoints is not None:
         shutil.rmtree(checkpoints, ignore_errors=True)
     made.train(paths)

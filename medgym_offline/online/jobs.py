@@ -1,16 +1,18 @@
-"""The jobs of a run of behavior training: functions that an engine runs, and joining what they return."""
+"""The jobs of a run of behavior training: where they run, functions that an engine runs, joining what they return."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from medgym_offline.engine import report
+from medgym_offline.devices import check_device
+from medgym_offline.engine import check_engine, report
 from medgym_offline.envs.process import ProcessConfig
+from medgym_offline.errors import MedGymError
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import TrainState
 from medgym_offline.online.recipe import BehaviorRecipe
@@ -21,7 +23,27 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["early", "joined_state", "train_block"]
+__all__ = ["EngineOptions", "early", "joined_state", "train_block"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where training runs: see :func:`medgym_offline.engine.run`; `device` other than the CPU needs engine "local"."""
+
+    engine: str = "local"
+    workers: int | None = None
+    address: str | None = None
+    device: str = "cpu"
+
+    def check(self) -> None:
+        """Raise for a wrong choice before any work is done.
+
+        Raises:
+            MedGymError: As `check_engine` and `check_device`, and for a GPU shared by several processes.
+        """
+        check_engine(self.engine, self.workers, self.address)
+        if check_device(self.device) != "cpu" and self.engine != "local":
+            raise MedGymError(f"device {self.device!r} needs engine 'local': one process uses the whole GPU")
 
 
 def train_block(
@@ -32,14 +54,16 @@ def train_block(
     checkpoint: str | None,
     patience: int,
     device: str,
+    embeddings: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Train one policy for all patients (scopes pop, dr), or the policies of one block of patients.
+    """Train one policy for all patients of a bank (or a cluster's), or the policies of one block of patients.
 
     Args:
         bank: Simulators of the block's patients (or the population simulator).
         process, config, initial, checkpoint: As :func:`medgym_offline.online.train.train`.
         patience: Early stop after so many updates without a better return; 0: never.
         device: Torch device.
+        embeddings: As of :func:`medgym_offline.online.train.train`.
 
     Returns:
         The update reached and the state's tensors (but a replay buffer's).
@@ -51,7 +75,16 @@ def train_block(
             keep_way(state, config.updates)
         return patience > 0 and keep_patient(state, patience)
 
-    trained = train(bank.to(device), process, config, initial, checkpoint=checkpoint, progress=False, watch=watch)
+    trained = train(
+        bank.to(device),
+        process,
+        config,
+        initial,
+        checkpoint=checkpoint,
+        progress=False,
+        watch=watch,
+        embeddings=embeddings,
+    )
     state = trained.state.without_replay().to("cpu")
     if patience:
         stopped = state.kept["stopped_at"] >= 0

@@ -59,9 +59,11 @@ class TanhMLP:
 
     Attributes:
         sizes: Width of input, hidden layers and output, for instance `(9, 64, 64, 4)`.
+        silent: Inputs whose first weights are 0: at the start the network is the one without them.
     """
 
     sizes: tuple[int, ...]
+    silent: range = range(0)
 
     @property
     def count(self) -> int:
@@ -92,10 +94,13 @@ class TanhMLP:
         """
         rows = []
         for rng in generators:
-            parts = []
-            for i, (width, out) in enumerate(zip(self.sizes[:-1], self.sizes[1:])):
+            parts, widths = [], (self.sizes[0] - len(self.silent), *self.sizes[1:])
+            for i, (width, out) in enumerate(zip(widths[:-1], widths[1:])):
                 bound = math.sqrt(6.0 / (width + out)) * (output_gain if i == len(self.sizes) - 2 else 1.0)
                 parts += [rng.uniform(-bound, bound, width * out), np.zeros(out)]
+            if self.silent:
+                heard = parts[0].reshape(-1, self.sizes[1])
+                parts[0] = np.insert(heard, [self.silent.start] * len(self.silent), 0.0, axis=0).ravel()
             rows.append(np.concatenate(parts))
         return torch.from_numpy(np.stack(rows).astype(np.float32))
 
@@ -215,9 +220,11 @@ class GaussianActor:
 
     Attributes:
         sizes: Widths of the mean network, `(observation_dim, hidden, .., action_dim)`.
+        silent: As of :class:`TanhMLP`.
     """
 
     sizes: tuple[int, ...]
+    silent: range = range(0)
 
     @property
     def action_dim(self) -> int:
@@ -227,7 +234,7 @@ class GaussianActor:
     @property
     def network(self) -> TanhMLP:
         """The mean network."""
-        return TanhMLP(self.sizes)
+        return TanhMLP(self.sizes, self.silent)
 
     @property
     def count(self) -> int:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from medgym_offline.config import configuration, read, to_values
 from medgym_offline.diseases.registry import DEFAULT
+from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.timing import ProcessConfig, RewardKind, Timing
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.files import release_folder
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BEHAVIORS",
     "EARLY",
+    "PEOPLE",
     "RELEASE",
     "SCOPES",
     "TIMINGS",
@@ -31,6 +33,7 @@ __all__ = [
     "behavior_path",
     "load_behavior",
     "load_recipe",
+    "require_trained",
 ]
 
 SCOPES: dict[str, str] = {
@@ -40,6 +43,12 @@ SCOPES: dict[str, str] = {
     "ind-scratch": "a policy per patient, trained from scratch on the patient's own simulator",
     "oracle": "a policy per patient, trained from scratch on the known truth: what could be reached",
 }
+
+PEOPLE: dict[str, str] = {
+    "clu": "one policy per cluster of train people, trained as dr on the simulators of its members",
+    "context": "one policy on every train person's own simulator that also reads the person's embedding, trained as dr",
+}
+"""Scopes for new people (:mod:`medgym_offline.people`); they have the settings of dr, and none is shipped."""
 
 EARLY: dict[str, tuple[str, float]] = {
     "ind-replay-25": ("ind-scratch", 0.25),
@@ -115,20 +124,19 @@ class BehaviorRecipe:
         Raises:
             UnknownNameError: If there is no such scope.
         """
-        if scope not in SCOPES:
-            raise unknown_name("trained scope", scope, SCOPES)
+        require_trained(scope)
         fixed = {
             "algorithm": self.algorithm,
             "seed": self.seed,
-            "shared": scope in ("pop", "dr"),
+            "shared": scope in ("pop", "dr", *PEOPLE),
             "fine_tune_from": fine_tune_from,
         }
-        return TrainConfig.from_dict({**self.settings.get(scope, {}), **fixed})  # type: ignore[call-overload]
+        return TrainConfig.from_dict({**self.settings.get("dr" if scope in PEOPLE else scope, {}), **fixed})  # type: ignore[call-overload]
 
-    def process(self, timing: Timing, disease: str) -> ProcessConfig:
+    def process(self, timing: Timing, disease: str, view: str = FULL) -> ProcessConfig:
         """The decision process that is trained in; infeasible budgets are refused here."""
         kind = (timing, self.decisions, self.reward)
-        return ProcessConfig(*kind, path_costs=self.path_costs, disease=disease)  # type: ignore[arg-type]
+        return ProcessConfig(*kind, path_costs=self.path_costs, disease=disease, view=view)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able recipe."""
@@ -138,6 +146,12 @@ class BehaviorRecipe:
     def content_hash(self) -> str:
         """SHA-256 of the recipe."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def require_trained(scope: str) -> None:
+    """Raise `UnknownNameError` unless policies of `scope` are trained to their end."""
+    if scope not in (*SCOPES, *PEOPLE):
+        raise unknown_name("trained scope", scope, (*SCOPES, *PEOPLE))
 
 
 def load_recipe(path: str | Path | None = None, disease: str = DEFAULT) -> BehaviorRecipe:
@@ -158,13 +172,13 @@ def behavior_path(
     """Where the behavior policy of (bank, scope, timing) lies: `<bank>-<scope>-<timing>.safetensors`.
 
     `scope` is any of :data:`BEHAVIORS`: "ind", "pop", "dr", "ind-scratch", or early-stopped:
-    "ind-medium", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75".
+    "ind-medium", "pop-medium", "dr-replay-25", "dr-replay-50", "dr-replay-75"; or of :data:`PEOPLE`.
 
     Raises:
         UnknownNameError: For an unknown scope or timing.
     """
-    if scope not in BEHAVIORS:
-        raise unknown_name("behavior scope", scope, BEHAVIORS)
+    if scope not in (*BEHAVIORS, *PEOPLE):
+        raise unknown_name("behavior scope", scope, (*BEHAVIORS, *PEOPLE))
     if timing not in TIMINGS:
         raise unknown_name("timing", timing, TIMINGS)
     home = Path(folder) if folder is not None else release_folder("generation") / "behaviors"

@@ -27,15 +27,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.diseases.base import CLOCKS
+from medgym_offline.diseases.views import FULL
+from medgym_offline.envs.process import DecisionProcess, Episodes
+from medgym_offline.envs.views import Lens
 from medgym_offline.online.networks import GaussianActor
-from medgym_offline.seeds import generator
+from medgym_offline.seeds import derive_seed, generator
 
 if TYPE_CHECKING:
-    from medgym_offline.envs.process import DecisionProcess, ProcessConfig
+    from medgym_offline.envs.timing import ProcessConfig
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
     "Collected",
+    "Told",
     "TrainingNoise",
     "advantages",
     "centered",
@@ -50,12 +55,28 @@ __all__ = [
 @dataclass(frozen=True)
 class TrainingNoise:
     """Standard normal draws: `initial (S, B, D)`, `process (S, K, B, D)`, `action (S, K, B, A)`; and the episodes'
-    events and errors of measurement `exogenous (S, B, F)`, None where the disease has none."""
+    events and errors of measurement `exogenous (S, B, F)`, None where the disease has none; and their measurements
+    before any is taken `view (S, B, slots, 4)`, None under the view "full"."""
 
     initial: Tensor
     process: Tensor
     action: Tensor
     exogenous: Tensor | None = None
+    view: Tensor | None = None
+
+
+class Told(DecisionProcess):
+    """A decision process whose observations hold, before the clocks, the embedding of the patient `(S, n)`."""
+
+    def __init__(self, bank: SimulatorBank, config: ProcessConfig, embeddings: Tensor) -> None:
+        super().__init__(bank, config)
+        self.embeddings = embeddings.to(bank.lower)
+
+    def observe(self, episodes: Episodes) -> Tensor:
+        """Observations `(S, B, d + n)`."""
+        seen = super().observe(episodes)
+        told = self.embeddings[:, None].expand(-1, seen.shape[1], -1)
+        return torch.cat([seen[..., : -len(CLOCKS)], told, seen[..., -len(CLOCKS) :]], -1)
 
 
 @dataclass(frozen=True)
@@ -106,11 +127,20 @@ def training_noise(
             source = generator(root, purpose, patient, update % cycle if cycle else update, "exogenous")
             rows.append(exogenous.draw(source, known, config.horizon, episodes))
         events = torch.from_numpy(np.asarray(rows, np.float32))
+    measured = None
+    if config.view != FULL:
+        lens = Lens(config)
+        tables = [
+            [lens.draw(derive_seed(root, purpose, patient, update, episode)) for episode in range(episodes)]
+            for patient in patients
+        ]
+        measured = torch.from_numpy(np.asarray(tables))
     return TrainingNoise(
         first.reshape(len(patients), episodes, state_dim),
         process.reshape(*shape, state_dim),
         action.reshape(*shape, action_dim),
         events,
+        measured,
     )
 
 
@@ -126,8 +156,8 @@ def collect(process: DecisionProcess, actor: GaussianActor, theta: Tensor, noise
     simulators, decisions, count, width = noise.action.shape
     device = theta.device
     std = actor.split(theta)[1].exp().unsqueeze(1)
-    events = None if noise.exogenous is None else noise.exogenous.to(device)
-    episodes = process.start(count, noise.initial.to(device), events)
+    events, view = (None if part is None else part.to(device) for part in (noise.exogenous, noise.view))
+    episodes = process.start(count, noise.initial.to(device), events, view)
     process_noise, action_noise = noise.process.to(device), noise.action.to(device)
     first = process.observe(episodes)
     observations = first.new_zeros(simulators, decisions, count, first.shape[-1])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +24,16 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
+from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import atomic_path, json_difference
 from medgym_offline.online import ppo, sac, trpo
-from medgym_offline.online.actors import actor_parameters, stacked_actor
+from medgym_offline.online.actors import actor_parameters, stacked_actor, tensor_hash
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import Group, Shapes, TrainState
 from medgym_offline.online.networks import Adam, GaussianActor, interval_bias
-from medgym_offline.online.rollouts import Collected, collect, episode_numbers, training_noise
+from medgym_offline.online.rollouts import Collected, Told, collect, episode_numbers, training_noise
 from medgym_offline.policies.result import TrainResult
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
@@ -173,12 +174,13 @@ def train(
     shard: int = 55,
     progress: bool = True,
     watch: Callable[[TrainState], bool | None] | None = None,
+    embeddings: Tensor | None = None,
 ) -> TrainResult[dict[str, Tensor]]:
     """Train one policy per simulator of `bank`, or one for all of them.
 
     Args:
         bank: Simulators of S patients.
-        process: Timing, budget, reward.
+        process: Timing, budget, reward, and the view that actor and critic have.
         config: Algorithm and its settings.
         initial: Start from these policies (a shared one is copied to every patient) instead of from scratch.
         checkpoint: File to resume from when it exists, written every `checkpoint_every` updates and at the end.
@@ -188,6 +190,9 @@ def train(
         progress: Show progress on standard error.
         watch: Called with the state after every update (to log, or to keep something in `state.kept`, which is part
             of a checkpoint); return True to stop.
+        embeddings: Numbers `(S, n)` about each patient that actor and critic read too, as columns before the clocks.
+            At the start they mean nothing: it begins as the training without them does. The policy reads them too;
+            `medgym_offline.people.Contexts.finish` makes them a bias per patient.
 
     Raises:
         MedGymError: If the checkpoint is of another recipe, `initial` does not fit the process, or a replay buffer
@@ -195,8 +200,10 @@ def train(
     """
     _check_capacity(config, len(bank), process.decisions)
     width, hidden, actions = process.observation_dim, config.hidden, process.action_dim
-    actor = GaussianActor((width, hidden, hidden, actions))
-    critic = _ALGORITHMS[config.base].critic_shape(width, actions, hidden)
+    told, clocks = 0 if embeddings is None else embeddings.shape[1], width - len(CLOCKS)
+    silent = range(clocks, clocks + told)
+    actor = GaussianActor((width + told, hidden, hidden, actions), silent)
+    critic = replace(_ALGORITHMS[config.base].critic_shape(width + told, actions, hidden), silent=silent)
     shapes = Shapes(actor, critic, process.definition.process.reference_interval)
     made_of = {"config": config.to_dict(), "process": process.to_dict()}
     recipe = {
@@ -204,6 +211,7 @@ def train(
         "bank": bank.content_hash,
         "world": bank.current_world,
         "patients": list(bank.patients),
+        **({} if embeddings is None else {"embeddings": tensor_hash(embeddings)}),
     }
     if checkpoint is not None and Path(checkpoint).exists():
         state = load_state(checkpoint, recipe)
@@ -213,7 +221,9 @@ def train(
     processes = []
     for start in range(0, len(bank), shard):
         members = slice(start, min(start + shard, len(bank)))
-        processes.append((members, DecisionProcess(bank.select(range(len(bank))[members]), process)))
+        some = bank.select(range(len(bank))[members])
+        decisions = DecisionProcess(some, process) if embeddings is None else Told(some, process, embeddings[members])
+        processes.append((members, decisions))
 
     whom = f"{'one policy on ' if config.shared else ''}{len(bank)} patients"
     with Progress(f"{config.algorithm} {process.timing}, {whom}", config.updates, enabled=progress) as bar:
@@ -230,7 +240,5 @@ def train(
     stopped = {patient: int(at) for patient, at in zip(bank.patients, state.stopped) if at >= 0}
     provenance = {"training": made_of["config"], "process": made_of["process"], "updates": state.update}
     patients = None if config.shared else bank.patients
-    policy = stacked_actor(
-        actor, state.actor, patients, process.decisions, provenance | {"stopped": stopped}, process.disease
-    )
+    policy = stacked_actor(actor, state.actor, patients, process, provenance | {"stopped": stopped})
     return TrainResult(policy, state.log, stopped, state=state)

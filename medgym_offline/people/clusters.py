@@ -7,7 +7,7 @@ whose medoid's simulator best predicts the person's record.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,10 +61,21 @@ class Clusters:
 
     def arrange(self, transitions: Transitions) -> tuple[Transitions, dict[str, list[str]]]:
         """The rows, and the train people of each cluster by the name of its learner."""
-        return transitions, {
-            f"cluster of {medoid}": [p for p in self.learned_from if self.of[p] == number]
-            for number, medoid in enumerate(self.medoids)
-        }
+        names, groups = (f"cluster of {medoid}" for medoid in self.medoids), self.groups(self.learned_from)
+        return transitions, {name: ids for name, (ids, _) in zip(names, groups)}
+
+    def groups(self, patients: Sequence[str]) -> list[tuple[list[str], None]]:
+        """Those of `patients` from whom each cluster's policy is learned, which is told nothing of them.
+
+        Raises:
+            MedGymError: They are not the people that were clustered.
+        """
+        if odd := {*patients} ^ {*self.learned_from}:
+            raise MedGymError(
+                f"the clusters are of {len(self.learned_from)} people, not of the {len(patients)} that are learned "
+                f"from ({min(odd)} is of one of them alone); give people_of('clu', bank, ...) of this bank"
+            )
+        return [([p for p in patients if self.of[p] == number], None) for number in range(len(self.medoids))]
 
     def finish(self, policy: StackedActor) -> StackedActor:
         """A stack of one network per cluster as one per person."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.errors import MedGymError
+from medgym_offline.patients import PatientIndex
 from medgym_offline.people.records import Record, record
 from medgym_offline.policies.actor import StackedActor
 from medgym_offline.seeds import generator, torch_generator
@@ -183,6 +184,15 @@ class Contexts:
             for o in (transitions.observations, transitions.next_observations)
         )
         return dataclasses.replace(transitions, observations=now, next_observations=then, embedded=table.shape[1]), None
+
+    def groups(self, patients: Sequence[str]) -> list[tuple[list[str], Tensor]]:
+        """All `patients`, from whom one policy is learned, with their embeddings, which it is told.
+
+        Raises:
+            UnknownNameError: One has none.
+        """
+        index = PatientIndex(self.patients, "these embeddings").resolve(patients)
+        return [(list(patients), self.embeddings[index])]
 
     def finish(self, policy: StackedActor) -> StackedActor:
         """The policy as a stack, an embedding being a bias per person: W (o, z) + b = W_o o + (W_z z + b).
