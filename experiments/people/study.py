@@ -238,6 +238,9 @@ def tables(recipe: StudyRecipe) -> str:
             record = "Takeover, h"
         heads = ["", "Learner", record, "View", "History", "Harm", "Kept, %"]
         blocks.append(markdown_table(caption, heads, body))
+        if missing := [arm for arm in arms if arm not in there]:
+            names = sorted({f"`{arm.learner}` ({arm.scope}, {arm.view})" for arm in missing})
+            blocks.append(f"Not run: {', '.join(names)}.")
     return "\n\n".join(blocks) + "\n"
 
 
