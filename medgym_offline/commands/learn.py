@@ -82,6 +82,7 @@ def train_command(
     """
     from medgym_offline.compute import Compute, hardware
     from medgym_offline.datasets import load_dataset
+    from medgym_offline.devices import check_device
     from medgym_offline.errors import unknown_name
     from medgym_offline.offline import ALGORITHMS, PROFILES, algorithm_name
     from medgym_offline.third_party import BASELINES, read_settings
@@ -98,7 +99,7 @@ def train_command(
     if scope in SHARED and (split != "train" or patients is not None):
         raise MedGymError(f"--scope {scope} is for new patients: it learns from all train people; add --split train")
     config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
-    given: dict[str, Any] = {"checkpoints": checkpoints, "device": device}
+    given: dict[str, Any] = {"checkpoints": checkpoints, "device": check_device(device)}
     if foreign:
         config, given["own"] = read_settings(algorithm, config, settings or [])
     else:

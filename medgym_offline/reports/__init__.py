@@ -31,7 +31,7 @@ from medgym_offline.reports.figures import (
     SERIES,
     can_draw,
     draw_figure,
-    draw_png,
+    draw_to,
     style,
 )
 from medgym_offline.reports.page import page_html, write_page
@@ -58,7 +58,7 @@ __all__ = [
     "Warn",
     "can_draw",
     "draw_figure",
-    "draw_png",
+    "draw_to",
     "markdown",
     "page_html",
     "print_table",

@@ -257,6 +257,8 @@ def test_written_and_read_back(results, tmp_path):
     results["zero"].write(tmp_path / "b")
     (tmp_path / "b" / "result.parquet").rename(tmp_path / "a" / "result.parquet")
     refused(ProtocolError, "its sha256 differs", lambda: Evaluation.from_json(tmp_path / "a"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"table": ["x"]}))
+    refused(ProtocolError, "malformed", lambda: Evaluation.from_json(tmp_path / "a"))
     refused(ProtocolError, r"result\.parquet is not beside it", lambda: Evaluation.from_json(tmp_path / "b"))
 
 
@@ -269,6 +271,9 @@ def test_not_an_evaluation(results, tmp_path):
         ("{", "not readable as JSON"),
         (json.dumps(bare), "'protocol_hash' is missing"),
         (json.dumps(value | {"worlds": []}), "worlds is empty"),
+        (json.dumps(value | {"policy": None}), "malformed"),
+        (json.dumps(value | {"protocol": []}), "malformed"),
+        (json.dumps(value | {"bank": {"name": "b"}}), "'bank.content_hash' is missing"),
     ):
         path.write_text(text)
         refused(ProtocolError, words, lambda: Evaluation.from_json(path))

@@ -20,7 +20,7 @@ from medgym_offline.reports import (
     Table,
     Warn,
     draw_figure,
-    draw_png,
+    draw_to,
     page_html,
 )
 
@@ -71,9 +71,10 @@ def test_best_first_and_unknown_last():
 
 def test_the_same_drawing_gives_the_same_files(tmp_path):
     pytest.importorskip("matplotlib")
-    for name in ("a", "b"):
-        draw_png(tmp_path / f"{name}.png", draw)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    for kind in ("png", "svg"):
+        for name in ("a", "b"):
+            draw_to(tmp_path / f"{name}.{kind}", draw)
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
     first, second = (draw_figure("One", draw, "Lines") for _ in range(2))
     assert first == second
     ElementTree.fromstring(first.svg)

@@ -131,8 +131,9 @@ def test_damage_is_named(tiny_bank, tmp_path):
         bad.write_bytes(good.read_bytes()[:cut])
         with pytest.raises(BankError, match=rf"cut{cut}\.safetensors: not a readable bank"):
             load_simulators(bad)
-    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    refused(BankError, "without a bank header", lambda: load_simulators(tmp_path / "foreign.safetensors"))
+    for header in ({}, {"medgym": "[1]"}):
+        save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors", metadata=header)
+        refused(BankError, "without a bank header", lambda: load_simulators(tmp_path / "foreign.safetensors"))
     _edit_header(good, tmp_path / "later.safetensors", format="medgym-bank/9")
     refused(BankError, "medgym-bank/9", lambda: load_simulators(tmp_path / "later.safetensors"))
     _edit_header(good, tmp_path / "worlds.safetensors", worlds=["own", "mars"])
