@@ -23,7 +23,7 @@ from experiments.common import HERE, Row, Scores, read_scores
 from experiments.offline import BEHAVIOR, OfflineRecipe
 from experiments.offline import label as offline_label
 from experiments.online import OnlineRecipe, label
-from medgym_offline.reports import INK, draw_to
+from medgym_offline.reports.figures import INK, draw_to
 
 __all__ = ["draw"]
 

@@ -16,7 +16,7 @@ T = TypeVar("T")
 class Progress:
     """One task's progress on standard error.
 
-    On a terminal it is a rich bar with elapsed and remaining time. Elsewhere (CI, a log file) a line is printed at
+    On a terminal it is a rich bar with the remaining time. Elsewhere (CI, a log file) a line is printed at
     most every `every` seconds, and only once the task has lasted two. `note` shows live numbers (loss, return).
     """
 
@@ -33,24 +33,11 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.enabled and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
             from rich.progress import Progress as RichProgress
+            from rich.progress import TextColumn
 
-            self._bar = RichProgress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
-            )
+            columns = (*RichProgress.get_default_columns(), TextColumn("{task.fields[note]}"))
+            self._bar = RichProgress(*columns, console=Console(stderr=True))
             self._bar.start()
             self._task = self._bar.add_task(self.description, total=self.total, note="")
         return self

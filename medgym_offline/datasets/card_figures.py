@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.reports import MUTED, SERIES, draw_to
+from medgym_offline.reports.figures import MUTED, SERIES, draw_to
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas

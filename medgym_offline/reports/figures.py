@@ -102,7 +102,7 @@ def draw_figure(
     """A figure for a page: `draw(figure)` on an empty matplotlib figure, as an SVG element that follows its colors.
 
     Args:
-        title, description, caption: As in :class:`~medgym_offline.reports.Figure`.
+        title, description, caption: As in :class:`~medgym_offline.reports.blocks.Figure`.
         draw: Uses `INK`, `MUTED`, `LINE` and `SERIES` for colors.
         size: Width and height, inches.
     """

@@ -15,7 +15,7 @@ from medgym_offline.diseases.base import Disease
 from medgym_offline.errors import BankError
 from medgym_offline.files import write_json
 from medgym_offline.progress import track
-from medgym_offline.reports import write_page
+from medgym_offline.reports.page import write_page
 from medgym_offline.simulators.audit_page import audit_page
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import (

@@ -6,23 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from medgym_offline import reports
-from medgym_offline.reports import (
-    COLORS,
-    SERIES,
-    Details,
-    Estimate,
-    Facts,
-    Figure,
-    Link,
-    Page,
-    Section,
-    Table,
-    Warn,
-    draw_figure,
-    draw_to,
-    page_html,
-)
+from medgym_offline.reports import figures
+from medgym_offline.reports.blocks import Details, Estimate, Facts, Figure, Link, Page, Section, Table, Warn
+from medgym_offline.reports.figures import COLORS, SERIES, draw_figure, draw_to
+from medgym_offline.reports.page import page_html
 
 
 def draw(canvas):
@@ -81,7 +68,7 @@ def test_the_same_drawing_gives_the_same_files(tmp_path):
 
 
 def test_without_matplotlib_the_words_remain(monkeypatch):
-    monkeypatch.setattr(reports.figures, "can_draw", lambda: False)
+    monkeypatch.setattr(figures, "can_draw", lambda: False)
     figure = draw_figure("One", draw, "Lines from 1 to 2.")
     assert figure == Figure("One", "", "Lines from 1 to 2.")
     assert "Lines from 1 to 2." in page_html(Page("T", [Section("S", figure)]))

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from experiments.pooling import forecast_ahead
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.field import FieldParameters, Physics
@@ -19,7 +20,6 @@ from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.data import fit_data
 from medgym_offline.simulators.fit import FitConfig, fit_alone, fit_individuals, fit_population
-from medgym_offline.simulators.forecast import forecast_ahead
 from tests.helpers import refused
 
 PATIENTS = 4
