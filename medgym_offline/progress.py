@@ -5,12 +5,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
-from typing import Any, TypeVar
+from typing import Any
 
-__all__ = ["Progress", "track"]
-
-T = TypeVar("T")
+__all__ = ["Progress"]
 
 
 class Progress:
@@ -74,20 +71,3 @@ class Progress:
             elif self.enabled and time.monotonic() - self._last > self.every:
                 self._last = time.monotonic()
                 self._line()
-
-
-def track(iterable: Iterable[T], description: str, total: int | None = None, *, enabled: bool = True) -> Iterator[T]:
-    """Iterate with progress.
-
-    Args:
-        iterable: What to go through.
-        description: Shown before the bar.
-        total: Number of items, when `iterable` has no length.
-        enabled: False shows nothing.
-    """
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
-    with Progress(description, total, enabled=enabled) as progress:
-        for item in iterable:
-            yield item
-            progress.advance()

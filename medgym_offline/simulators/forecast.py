@@ -1,9 +1,9 @@
 """Simulators against the record: forecasts of observations they never saw, and free rollouts.
 
-:func:`forecast_unseen` is the bank's audit: the `own` world is fitted to the even blocks of every stay; here it forecasts
-the observations of the odd blocks, each from the hour of the variable's previous observation (at most 12 h before). The
-start state may come from anywhere earlier in the record, as at the bedside. Errors are in SD of the cohort, so NMSE is
-against variance 1.
+:func:`forecast_unseen` is the bank's audit: the `own` world is fitted to the even blocks of every stay; here it
+forecasts the observations of the odd blocks, each from the hour of the variable's previous observation (at most 12 h
+before). The start state may come from anywhere earlier in the record, as at the bedside. Errors are in SD of the
+cohort, so NMSE is against variance 1.
 
 A rollout (:func:`rollout_errors`; arXiv 2606.01028, figures 3 and 7) is free: it never sees an observation after the
 first state.

@@ -178,12 +178,22 @@ WRONG: list[tuple[type[MedGymError], str, Any, dict[str, Any]]] = [
     (PolicyError, "no act", 42, {}),
     (MedGymError, "no-such-bank", "zero", {"bank": "no-such-bank"}),
     (ProtocolError, "workers is 0; give at least 1", "zero", {"workers": 0}),
+    (PolicyError, "decisions is 0; give a whole number", "zero", {"decisions": 0}),
+    (PolicyError, "decisions is 5.5; give a whole number", "zero", {"decisions": 5.5}),
 ]
 
 
 @pytest.mark.parametrize(("error", "words", "policy", "arguments"), WRONG, ids=[row[1] for row in WRONG])
 def test_mistakes_are_one_line(tiny_bank, error, words, policy, arguments):
     refused(error, words, lambda: evaluate(policy, **{"bank": tiny_bank, "episodes": 1, **arguments}))
+
+
+def test_numbers_may_be_numpys(tiny_bank):
+    one, other = (
+        evaluate("zero", bank=tiny_bank, patients=1, worlds=["own"], **{n: kind(2) for n in ("episodes", "seed")})
+        for kind in (int, np.int64)
+    )
+    assert one.to_json() == other.to_json()
 
 
 def test_worlds_of_the_bank_are_the_protocols(tiny_bank):
