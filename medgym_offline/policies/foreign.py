@@ -198,7 +198,7 @@ def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -
     facts = facts_of(session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, ""), path, disease, view)
     width = seen_width(find_disease(facts["disease"]), facts["view"], str(path))
     shapes = {put.name: put.shape for put in session.get_inputs()}
-    name, shape = next(iter(shapes.items()), ("nothing", ()))
+    name, shape = next(iter(shapes.items()), ("nothing", []))
     # An axis that is free has a name, one that is fixed is a number.
     free = len(shapes) == 1 and len(shape) == 2 and not isinstance(shape[0], int)
     if not free or (isinstance(shape[1], int) and shape[1] != width):
