@@ -209,7 +209,7 @@ def loading(count: int) -> dict[str, Any]:
 def generation(dataset: str, patients: int | None, workers: int) -> dict[str, Any]:
     """`generate` from recipe to finished folder, with references and card: wall and processor seconds."""
     from medgym_offline.datasets import generate, list_recipes
-    from medgym_offline.reports import can_draw
+    from medgym_offline.reports.figures import can_draw
 
     part = {} if patients is None else {"patients": patients, "output_id": "bench/generated-v0"}
     with tempfile.TemporaryDirectory(prefix="dataset-io-") as place:

@@ -146,7 +146,7 @@ def figure() -> str:
     """The figure as an SVG file: for each disease a course, and how policies fare when they leave their simulators."""
     import numpy as np
 
-    from medgym_offline.reports import COLORS, INK, LINE, MUTED, SERIES, draw_figure
+    from medgym_offline.reports.figures import COLORS, INK, LINE, MUTED, SERIES, draw_figure
     from medgym_offline.simulators import load_simulators
 
     colors = dict(zip(POLICIES, (SERIES[0], SERIES[1], INK, MUTED)))

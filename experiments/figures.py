@@ -23,7 +23,7 @@ from experiments.common import HERE, Row, Scores, read_scores
 from experiments.offline import BEHAVIOR, OfflineRecipe
 from experiments.offline import label as offline_label
 from experiments.online import OnlineRecipe, label
-from medgym_offline.reports import INK, draw_figure, write_svg
+from medgym_offline.reports.figures import INK, draw_to
 
 __all__ = ["draw"]
 
@@ -95,9 +95,8 @@ def draw(recipe: OnlineRecipe | OfflineRecipe, frame: pl.DataFrame, home: Path, 
             shown = [*ind, Row("data", "data", timing, rows[0].decisions)]
             figures["support"] = Panel(scores, world, shown, name).support
         for kind, on in figures.items():
-            title = f"{kind}, {timing}, {world} world"
             path = home / f"{kind}-{timing}-{world}.svg"
-            write_svg(path, draw_figure(title, lambda canvas, on=on: on(canvas.subplots()), title, (6.0, 5.0)))
+            draw_to(path, lambda canvas, on=on: on(canvas.subplots()), (6.0, 5.0))
             found.append(path)
     return found
 

@@ -50,9 +50,9 @@ from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.data import FitData, fit_data
 from medgym_offline.simulators.fit import FittedField, fit_alone, fit_individuals, fit_population
-from medgym_offline.simulators.forecast import compare, forecast_ahead, patient_errors
+from medgym_offline.simulators.forecast import compare, patient_errors
 
-__all__ = ["PoolingRecipe", "Split", "before", "markdown", "run", "score"]
+__all__ = ["PoolingRecipe", "Split", "before", "forecast_ahead", "markdown", "run", "score"]
 
 MODELS = ("ind", "pop", "ind from scratch", "persistence", "patient mean")
 
@@ -140,6 +140,36 @@ class Split:
         mean = (self.training.values * self.training.mask).sum(1) / np.maximum(self.training.mask.sum(1), 1)
         last = self.training.start[row, self.begin][:, None]
         return {"persistence": values - last, "patient mean": values - mean[:, None]}
+
+
+def forecast_ahead(
+    bank: SimulatorBank, data: FitData, hidden: np.ndarray, begin: np.ndarray, hours: int = 24
+) -> np.ndarray:
+    """Forecasts of every patient from one hour of the record on, under the charted treatment.
+
+    Args:
+        bank: Simulators, one per patient of `data`; no noise is added.
+        data: Its start states, derived components and treatment are read, no value after `begin`.
+        hidden: (P, T, H) hidden components at each hour.
+        begin: (P,) hour each forecast starts from.
+        hours: How far.
+
+    Returns:
+        (P, T, V) normalized; NaN outside `begin` + 1 to `begin` + `hours`.
+    """
+    row, last = np.arange(len(begin)), data.u.shape[1] - 1
+    x = np.concatenate([data.start, data.derived, hidden], -1)[row, begin]
+    out = np.full(data.values.shape, np.nan, np.float32)
+    solver, hour = bank.with_backend("ode"), torch.ones(len(begin), 1)
+    with torch.inference_mode():
+        state = torch.from_numpy(x).float().unsqueeze(1)
+        for step in range(hours):
+            at = begin + step
+            u = torch.from_numpy(data.u[row, np.minimum(at, last)]).unsqueeze(1)
+            state = solver.flow(state, u, hour)
+            inside = at < last
+            out[row[inside], at[inside] + 1] = state[inside, 0, : data.values.shape[-1]].numpy()
+    return out
 
 
 def _rows(params: FieldParameters, first: int, count: int, total: int) -> FieldParameters:

@@ -169,6 +169,8 @@ def _line(
 ) -> MedGymError:
     """The first thing that is wrong, as an error of one line."""
     first = problem.errors(include_url=False)[0]
+    if first["loc"] and isinstance(first["loc"][0], int) and dataclasses.is_dataclass(form):  # an argument by position
+        first["loc"] = (dataclasses.fields(form)[first["loc"][0]].name, *first["loc"][1:])
     name, end = ".".join(str(part) for part in first["loc"]), f"; {remedy}" if remedy else ""
     cause = (first.get("ctx") or {}).get("error")
     if isinstance(cause, MedGymError):

@@ -5,18 +5,15 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sized
-from typing import Any, TypeVar
+from typing import Any
 
-__all__ = ["Progress", "track"]
-
-T = TypeVar("T")
+__all__ = ["Progress"]
 
 
 class Progress:
     """One task's progress on standard error.
 
-    On a terminal it is a rich bar with elapsed and remaining time. Elsewhere (CI, a log file) a line is printed at
+    On a terminal it is a rich bar with the remaining time. Elsewhere (CI, a log file) a line is printed at
     most every `every` seconds, and only once the task has lasted two. `note` shows live numbers (loss, return).
     """
 
@@ -33,24 +30,11 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.enabled and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
             from rich.progress import Progress as RichProgress
+            from rich.progress import TextColumn
 
-            self._bar = RichProgress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
-            )
+            columns = (*RichProgress.get_default_columns(), TextColumn("{task.fields[note]}"))
+            self._bar = RichProgress(*columns, console=Console(stderr=True))
             self._bar.start()
             self._task = self._bar.add_task(self.description, total=self.total, note="")
         return self
@@ -87,20 +71,3 @@ class Progress:
             elif self.enabled and time.monotonic() - self._last > self.every:
                 self._last = time.monotonic()
                 self._line()
-
-
-def track(iterable: Iterable[T], description: str, total: int | None = None, *, enabled: bool = True) -> Iterator[T]:
-    """Iterate with progress.
-
-    Args:
-        iterable: What to go through.
-        description: Shown before the bar.
-        total: Number of items, when `iterable` has no length.
-        enabled: False shows nothing.
-    """
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
-    with Progress(description, total, enabled=enabled) as progress:
-        for item in iterable:
-            yield item
-            progress.advance()

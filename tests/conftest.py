@@ -41,7 +41,7 @@ def real_figures():
 @pytest.fixture(autouse=True)
 def _quick_figures(request, monkeypatch):
     if "real_figures" not in request.fixturenames:
-        monkeypatch.setattr("medgym_offline.datasets.card_figures.draw_png", lambda path, *_: path.touch())
+        monkeypatch.setattr("medgym_offline.datasets.card_figures.draw_to", lambda path, *_: path.touch())
 
 
 @pytest.fixture(scope="session")

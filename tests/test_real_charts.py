@@ -87,6 +87,13 @@ def test_decisions_fill_the_stay_and_keep_apart(steps, end, tolerance):
     np.testing.assert_allclose((stay.means(times) * dt[:, None]).sum(0), (stay.rates * length[:, None]).sum(0))
 
 
+def test_records_without_an_eligible_stay_say_what_is_asked_of_one(cohort, recipe, tmp_path):
+    blind = replace(cohort, table=cohort.table.filter(pl.col("variable") != "spo2"))
+    blind.write(tmp_path / "twin.parquet")
+    with pytest.raises(DatasetError, match=r"none of the 9 stays .* at least 24 h with spo2, gcs, urine"):
+        read_charts(replace(recipe, records=("twin.parquet",)), "sepsis", tmp_path)
+
+
 def test_a_change_close_to_a_decision_belongs_to_it():
     stay = Given(np.array([0.0, 3.0, 3.5, 3.9]), np.array([[0.0], [2.0], [4.0], [4.1]]), 10.0)
     times = stay.decisions(RULE)

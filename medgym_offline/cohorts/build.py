@@ -21,7 +21,7 @@ from medgym_offline.cohorts.source import CohortSource
 from medgym_offline.cohorts.tables import table_files, unread_files
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
-from medgym_offline.progress import track
+from medgym_offline.progress import Progress
 
 __all__ = ["SOURCES", "CohortSummary", "build_cohort", "detect_source", "read_source"]
 
@@ -136,8 +136,12 @@ def build_cohort(
     paths = [Path(p) for p in source_paths]
     found = {str(p): _source_of(p, definition) for p in paths}
     layouts = {name: "cohort table" if source is None else source.layout for name, source in found.items()}
-    reading = track(paths, "reading clinical records", total=len(paths))
-    cohort = combine([read_source(p, definition) for p in reading])
+    parts = []
+    with Progress("reading clinical records", len(paths)) as bar:
+        for path in paths:
+            parts.append(read_source(path, definition))
+            bar.advance()
+    cohort = combine(parts)
     if patients is not None:
         cohort = select_stays(cohort, patients)
     if not len(cohort):

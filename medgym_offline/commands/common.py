@@ -83,9 +83,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     """A table for a person."""
     from rich.console import Console
 
-    from medgym_offline import reports
+    from medgym_offline.reports import text
+    from medgym_offline.reports.blocks import Table
 
-    reports.print_table(reports.Table(title, columns, list(rows)), Console(width=terminal_width()))
+    text.print_table(Table(title, columns, list(rows)), Console(width=terminal_width()))
 
 
 def terminal_width() -> int:

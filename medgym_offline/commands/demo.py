@@ -20,7 +20,7 @@ from medgym_offline.files import shown_path
 from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
-    from medgym_offline.datasets import Transitions
+    from medgym_offline.datasets import Recipe, Transitions
     from medgym_offline.evaluation import Evaluation
     from medgym_offline.simulators import SimulatorBank
 
@@ -46,7 +46,8 @@ def run_demos(output: str | Path = "runs/demo", patients: int = 5, seed: int = 0
     """
     from medgym_offline.datasets import find_recipe
     from medgym_offline.evaluation.tables import comparison_table
-    from medgym_offline.reports import Link, Page, Section, Table, write_page
+    from medgym_offline.reports.blocks import Link, Page, Section, Table
+    from medgym_offline.reports.page import write_page
     from medgym_offline.simulators import load_simulators
 
     folder, started = Path(output).absolute(), time.monotonic()
@@ -110,7 +111,7 @@ def run_demo(
     chosen = list(bank.patient_index.resolve(patients))
     ids = [bank.patients[i] for i in chosen]
     with _stage("1/5 dataset"):
-        data = load_dataset(_dataset(recipe, bank, chosen, minari), root=minari)
+        data = load_dataset(_dataset(source, bank, chosen, minari), root=minari)
     with _stage("2/5 training"):
         learned = _train(data, ids, seed, updates, folder / "policies")
     with _stage("3/5 evaluation"):
@@ -143,15 +144,14 @@ def _behavior(name: str) -> str:
     return f"behavior:{name}" if name in SHIPPED else name
 
 
-def _dataset(recipe: str | Path, bank: SimulatorBank, chosen: list[int], root: Path) -> str:
+def _dataset(source: Recipe, bank: SimulatorBank, chosen: list[int], root: Path) -> str:
     """Generate the dataset of the chosen patients, unless it is there, of this very recipe and bank; its id."""
-    from medgym_offline.datasets import dataset_folder, find_recipe, generate
+    from medgym_offline.datasets import dataset_folder, generate
     from medgym_offline.datasets.behaviors import recipe_behavior
     from medgym_offline.datasets.catalogue import read_manifest
     from medgym_offline.datasets.identity import identity_of
     from medgym_offline.datasets.manifest import making
 
-    source = find_recipe(recipe)
     name, _, version = source.id.rpartition("-v")
     part = source.id if len(chosen) == len(bank) else f"{name}-{len(chosen)}-v{version}"
     path = dataset_folder(part, root) / "data" / "manifest.json"
@@ -161,7 +161,7 @@ def _dataset(recipe: str | Path, bank: SimulatorBank, chosen: list[int], root: P
         if manifest["identity"] == identity_of(making(source, source, chosen, bank, behavior)):
             print(f"  {part} is there already: {manifest['episodes']:,} episodes")
             return part
-    made = generate(recipe, root=root, patients=chosen, output_id=part)
+    made = generate(source, root=root, patients=chosen, output_id=part)
     print(f"  {made.id}: {made.episodes:,} episodes, {made.steps:,} steps of {len(chosen)} patients")
     return part
 

@@ -85,6 +85,7 @@ def train_command(
     """
     from medgym_offline.compute import Compute, hardware
     from medgym_offline.datasets import load_dataset
+    from medgym_offline.devices import check_device
     from medgym_offline.errors import unknown_name
     from medgym_offline.offline import ALGORITHMS, PROFILES, algorithm_name
     from medgym_offline.third_party import BASELINES, read_settings
@@ -100,7 +101,7 @@ def train_command(
         raise MedGymError(f"{algorithm} learns one policy for all patients; use --scope pop, or leave it out")
     require_train_people(scope, split, patients)
     config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
-    given: dict[str, Any] = {"checkpoints": checkpoints, "device": device}
+    given: dict[str, Any] = {"checkpoints": checkpoints, "device": check_device(device)}
     if foreign:
         config, given["own"] = read_settings(algorithm, config, settings or [])
     else:

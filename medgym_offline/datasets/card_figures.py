@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medgym_offline.datasets.transitions import Transitions
-from medgym_offline.reports import MUTED, SERIES, draw_png
+from medgym_offline.reports.figures import MUTED, SERIES, draw_to
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -110,5 +110,5 @@ def draw_figures(folder: Path, rows: Transitions) -> list[CardFigure]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for figure, draw, height in _FIGURES:
-        draw_png(folder / figure.file, partial(draw, rows), (9.0, height))
+        draw_to(folder / figure.file, partial(draw, rows), (9.0, height))
     return [figure for figure, _, _ in _FIGURES]

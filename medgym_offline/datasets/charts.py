@@ -64,7 +64,7 @@ def read_charts(recipe: Recipe, disease: str, folder: str | Path | None = None) 
         folder: Holds those folders; `$MEDGYM_CLINICAL_DATA` if None.
 
     Raises:
-        DatasetError: nobody says where the records are, or one of the folders is not there.
+        DatasetError: nobody says where the records are, one of the folders is not there, or no stay is eligible.
         CohortError: they cannot be read.
     """
     from medgym_offline.cohorts.build import read_source
@@ -79,7 +79,11 @@ def read_charts(recipe: Recipe, disease: str, folder: str | Path | None = None) 
         raise DatasetError(f"{needs}, and {missing[0]} is not there; set {FOLDER} (or --records) to their folder")
     definition = definition_named(disease, recipe.id)
     cohort = combine([read_source(path, definition) for path in paths])
-    return cohort.select([p for p, fit in zip(cohort.patients, coverage(cohort).eligible) if fit])
+    if not (fit := coverage(cohort).eligible).any():
+        rule = definition.selection
+        asked = f"at least {rule.minimum_hours:g} h with {', '.join(rule.required) or 'any value'}"
+        raise DatasetError(f"{recipe.id}: none of the {len(cohort)} stays in {place} has what rows need: {asked}")
+    return cohort.select([patient for patient, fits in zip(cohort.patients, fit) if fits])
 
 
 def charted_episodes(

@@ -133,14 +133,7 @@ class Fingerprint:
         """As text for a manifest."""
         from safetensors.numpy import save
 
-        arrays = {
-            "lengths": self.lengths,
-            "returns": self.returns,
-            "sums": self.sums,
-            "numbers": self.numbers,
-            "whole": self.whole,
-            "scales": np.array([self.scales[name] for name in _SCALED]),
-        }
+        arrays = vars(self) | {"scales": np.array([self.scales[name] for name in _SCALED])}
         return base64.b64encode(zlib.compress(save(arrays), 9)).decode()
 
     @classmethod

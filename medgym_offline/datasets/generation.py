@@ -25,7 +25,7 @@ from medgym_offline.datasets.shards import played_blocks, work_folder
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
 from medgym_offline.progress import Progress
-from medgym_offline.reports import can_draw
+from medgym_offline.reports.figures import can_draw
 from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:

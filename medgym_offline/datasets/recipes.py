@@ -110,11 +110,6 @@ class Recipe:
         return "integral" if self.reward == "death" else self.reward
 
     @property
-    def stored_view(self) -> str:
-        """What the observations show as they are stored."""
-        return self.view if self.records else FULL
-
-    @property
     def policies(self) -> tuple[str, ...]:
         """Names of the behavior policies, one or the parts of a mix, in turn."""
         return tuple(name.strip() for name in self.behavior.split(" + "))

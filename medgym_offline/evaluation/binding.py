@@ -21,6 +21,7 @@ from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.files import sha256_file
+from medgym_offline.patients import whole_number
 from medgym_offline.policies.protocol import seen_width, timing_of_width
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ def resolve_policy(
     """
     if timing is not None and timing not in TIMINGS:
         raise unknown_name("timing", timing, TIMINGS)
+    if decisions is not None and (whole_number(decisions) or 0) < 1:
+        raise PolicyError(f"decisions is {decisions!r}; give a whole number of at least 1")
     of = bank.disease
     of.view(view or FULL)
     policy, name, info = _opened(policy, bank, timing or "adaptive", decisions or default_decisions, view)

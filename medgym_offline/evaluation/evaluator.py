@@ -214,7 +214,7 @@ def _behavior_data(
         )
     try:
         known = dataset_info(dataset.dataset_id)
-    except (UnknownNameError, DatasetError):  # rows that no recipe makes
+    except UnknownNameError:  # rows that no recipe makes
         known = None
     prepare = SupportReference.of_everyone if known and known.records else SupportReference.from_transitions
     # Reference returns are means over the dataset's patients: they say nothing about some of them.

@@ -11,7 +11,8 @@ import numpy as np
 
 from medgym_offline.evaluation.comparison import Comparison, behavior_name
 from medgym_offline.evaluation.result import Evaluation
-from medgym_offline.reports import INK, MUTED, SERIES, Figure, draw_figure
+from medgym_offline.reports.blocks import Figure
+from medgym_offline.reports.figures import INK, MUTED, SERIES, draw_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,6 +14,8 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medgym_offline.config import configuration, from_values, plain_values, read_json
 from medgym_offline.diseases.registry import DEFAULT as DEFAULT_DISEASE
 from medgym_offline.diseases.registry import disease as find_disease
@@ -129,7 +131,8 @@ class Protocol:
 
     def override(self, **changes: Any) -> tuple[Protocol, dict[str, Any]]:
         """The protocol with the `changes` that are not None, and the deviations {field: {protocol, used}}."""
-        applied = {k: v for k, v in changes.items() if v is not None and v != getattr(self, k)}
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in changes.items()}  # NumPy's numbers too
+        applied = {k: v for k, v in plain.items() if v is not None and v != getattr(self, k)}
         deviations = {k: {"protocol": getattr(self, k), "used": v} for k, v in applied.items()}
         return (dataclasses.replace(self, **applied) if applied else self), deviations
 

@@ -21,7 +21,9 @@ from medgym_offline.evaluation.tables import (
     shared_worlds,
     subgroup_table,
 )
-from medgym_offline.reports import INK, Details, Facts, Legend, Page, Section, Warn, write_page
+from medgym_offline.reports.blocks import Details, Facts, Legend, Page, Section, Warn
+from medgym_offline.reports.figures import INK
+from medgym_offline.reports.page import write_page
 
 __all__ = ["evaluation_page", "write_report"]
 

@@ -27,6 +27,12 @@ RESULT, TABLE = "result.json", "result.parquet"
 COLUMNS = ("method", "scope", "timing", "seed", "patient", "world", "metric", "value")
 """Of :meth:`Evaluation.table`."""
 
+_NEEDED = {
+    "policy": ("scope", "timing"), "bank": ("name", "content_hash"), "protocol": ("disease", "decisions"),
+    "deviations": (), "dataset": (), "software": (), "patients": (),
+}  # fmt: skip
+"""Objects of a `result.json`, and what each holds at least."""
+
 Interval = tuple[float, float]
 
 
@@ -198,8 +204,12 @@ class Evaluation:
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
         if found != FORMAT:
             raise ProtocolError(f"{path} is not an evaluation result: format is {found!r}, expected {FORMAT!r}")
-        columns = _columns(path, value["table"]) if value.get("table") else {}
         try:
+            for name, keys in _NEEDED.items():
+                held = {**value[name]}  # a TypeError, if it is no object
+                if missing := [key for key in keys if key not in held]:
+                    raise KeyError(f"{name}.{missing[0]}")
+            columns = _columns(path, value["table"]) if value.get("table") else {}
             worlds = {w["world"]: WorldResult.from_dict(w, columns.get(w["world"])) for w in value["worlds"]}
             fields = {f.name: value[f.name] for f in dataclasses.fields(cls)}
             made = cls(**fields | {"worlds": worlds, "notes": tuple(value["notes"])})

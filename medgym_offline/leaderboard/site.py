@@ -15,7 +15,8 @@ from medgym_offline.files import atomic_path, json_text
 from medgym_offline.leaderboard.board import FORMAT, Board
 from medgym_offline.leaderboard.entry import Entry, PolicyFile, World, slug
 from medgym_offline.leaderboard.ranks import LEVEL, RULE, Group, Ranking, groups, rank
-from medgym_offline.reports import Cell, Details, Estimate, Facts, Link, Page, Section, Shade, Table, write_page
+from medgym_offline.reports.blocks import Cell, Details, Estimate, Facts, Link, Page, Section, Shade, Table
+from medgym_offline.reports.page import write_page
 
 __all__ = ["build_page"]
 

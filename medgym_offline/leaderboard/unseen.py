@@ -17,7 +17,8 @@ __all__ = ["doubts", "require_new_people", "side_of"]
 
 def side_of(deviations: Mapping[str, Any]) -> Any:
     """The side of a split that was evaluated, as the deviations of an evaluation or an entry say; None: everybody."""
-    return (deviations.get("split") or {}).get("used")
+    split = deviations.get("split")
+    return split.get("used") if isinstance(split, dict) else split
 
 
 def _learned_from(policy: Any) -> dict[str, Any]:

@@ -32,8 +32,9 @@ EXTRA_FILE = "medgym-policy.json"
 # TorchScript runs in its own interpreter without Python, but these operators reach the file system, and
 # __setstate__ would run while loading. A policy needs none of them.
 _FORBIDDEN = re.compile(rb"\b(from_file|__setstate__|torch\.save|torch\.load|ops\.(?!aten\b|prim\b)\w+|aten\.save)\b")
-_FREE = (
-    "with a free batch axis N: dynamic_axes={'INPUT': {0: 'N'}} of torch.onnx.export, or TorchScript without its size"
+_FORM = (
+    "export a function from observations (N, {}) alone to actions, with a free batch axis N: dynamic_axes={{'INPUT': "
+    "{{0: 'N'}}}} of torch.onnx.export, or TorchScript without its size"
 )
 
 
@@ -81,10 +82,8 @@ class ModulePolicy:
         except PolicyError:
             raise
         except Exception as error:  # whatever the foreign module raises; its last line says why
-            form = f"export a function from observations (N, {width}) to actions, {_FREE}"
-            raise PolicyError(
-                f"{name}: fails on 2 observations of {width} columns ({_reason(error, -1)}); {form}"
-            ) from None
+            failed = f"{name}: fails on 2 observations of {width} columns ({_reason(error, -1)})"
+            raise PolicyError(f"{failed}; {_FORM.format(width)}") from None
         if not bool(torch.isfinite(answer.float()).all()):
             raise PolicyError(f"{name}: answers an observation of zeros with values that are not finite; retrain it")
         self.action_dim = int(answer.shape[1])
@@ -103,7 +102,8 @@ class ModulePolicy:
         wanted = [(len(rows), width) for width in self._widths]
         if found not in wanted:
             expected = " or ".join(map(str, wanted))
-            raise PolicyError(f"{self._name}: answers {len(rows)} observations with {found}, not {expected}; {_FREE}")
+            wrong = f"{self._name}: answers {len(rows)} observations with {found}, not {expected}"
+            raise PolicyError(f"{wrong}; {_FORM.format(self.observation_dim)}")
         return answer
 
     @torch_or_numpy
@@ -216,12 +216,12 @@ def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -
     facts = facts_of(session.get_modelmeta().custom_metadata_map.get(EXTRA_FILE, ""), path, disease, view)
     width = _columns(facts["disease"], facts["view"], facts.get("steps"), str(path))
     shapes = {put.name: put.shape for put in session.get_inputs()}
-    name, shape = next(iter(shapes.items()))
+    name, shape = next(iter(shapes.items()), ("nothing", []))
     # An axis that is free has a name, one that is fixed is a number.
     free = len(shapes) == 1 and len(shape) == 2 and not isinstance(shape[0], int)
     if not free or (isinstance(shape[1], int) and shape[1] != width):
-        takes = "; ".join(f"{name[:40]} {tuple(shape)}" for name, shape in shapes.items())
-        raise PolicyError(f"{path}: takes {takes[:120]}, not observations (N, {width}) alone; export it so, {_FREE}")
+        takes = "; ".join(f"{name[:40]} {tuple(shape)}" for name, shape in shapes.items()) or name
+        raise PolicyError(f"{path}: takes {takes[:120]}; {_FORM.format(width)}")
 
     def run(observations: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))

@@ -113,7 +113,7 @@ class Figure:
 
     Attributes:
         title: Its heading.
-        svg: An SVG element (:func:`~medgym_offline.reports.draw_figure`); "" where matplotlib is missing.
+        svg: An SVG element (:func:`~medgym_offline.reports.figures.draw_figure`); "" where matplotlib is missing.
         description: What it shows, in words with numbers, for those who do not see it.
         caption: How to read it, if that needs saying.
     """

@@ -17,7 +17,7 @@ from medgym_offline.reports.blocks import Figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-__all__ = ["COLORS", "INK", "LINE", "MUTED", "SERIES", "can_draw", "draw_figure", "draw_png", "style"]
+__all__ = ["COLORS", "INK", "LINE", "MUTED", "SERIES", "can_draw", "draw_figure", "draw_to", "style"]
 
 COLORS = {
     "page": ("#fefefe", "#14171a"),
@@ -39,6 +39,7 @@ INK, MUTED, LINE = (COLORS[name][0] for name in ("ink", "muted", "line"))
 SERIES = tuple(light for name, (light, _) in COLORS.items() if name.startswith("series"))
 """Draw with these: on a page they become the variables, so that one SVG serves light and dark."""
 
+_STAMP = {"png": "Software", "svg": "Date"}  # what a file would say of its making
 SIZE = (5.0, 3.3)  # inches; 360 points wide, so that a phone shows the text at its nominal size
 
 
@@ -101,7 +102,7 @@ def draw_figure(
     """A figure for a page: `draw(figure)` on an empty matplotlib figure, as an SVG element that follows its colors.
 
     Args:
-        title, description, caption: As in :class:`~medgym_offline.reports.Figure`.
+        title, description, caption: As in :class:`~medgym_offline.reports.blocks.Figure`.
         draw: Uses `INK`, `MUTED`, `LINE` and `SERIES` for colors.
         size: Width and height, inches.
     """
@@ -123,13 +124,12 @@ def draw_figure(
     return Figure(title, re.sub(r"\n\s*", "\n", text).strip(), description, caption)
 
 
-def draw_png(
-    path: str | Path, draw: Callable[[Canvas], None], size: tuple[float, float] = SIZE, dpi: int = 110
-) -> None:
-    """Write `draw(figure)` to `path` as PNG on white, atomically; the same bytes each time.
+def draw_to(path: str | Path, draw: Callable[[Canvas], None], size: tuple[float, float] = SIZE, dpi: int = 110) -> None:
+    """Write `draw(figure)` to `path` (.png or .svg) on white, atomically; the same bytes each time.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+    kind = Path(path).suffix[1:]
     with style(), atomic_path(path) as temporary:
-        _canvas(draw, size).savefig(temporary, format="png", dpi=dpi, metadata={"Software": None})
+        _canvas(draw, size).savefig(temporary, format=kind, dpi=dpi, metadata={_STAMP[kind]: None})

@@ -1,4 +1,4 @@
-"""A :class:`~medgym_offline.reports.Page` as one HTML file."""
+"""A :class:`~medgym_offline.reports.blocks.Page` as one HTML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A :class:`~medgym_offline.reports.Table` in the terminal and in Markdown."""
+"""A :class:`~medgym_offline.reports.blocks.Table` in the terminal and in Markdown."""
 
 from __future__ import annotations
 

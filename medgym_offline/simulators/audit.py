@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from medgym_offline.diseases.base import Disease
 from medgym_offline.errors import BankError
 from medgym_offline.files import write_json
-from medgym_offline.progress import track
-from medgym_offline.reports import write_page
+from medgym_offline.progress import Progress
+from medgym_offline.reports.page import write_page
 from medgym_offline.simulators.audit_page import audit_page
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import (
@@ -55,25 +56,28 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
         "worlds": {},
     }
     chosen = best_constants(bank.world("own")) if "own" in bank.worlds else None
-    process = bank.disease.process
-    intervals = (process.grid, process.reference_interval, process.horizon / 8)
-    for name in track(bank.worlds, "audit worlds", enabled=show):
-        world = bank.world(name)
-        effects = treatment_effects(world, LATE * process.horizon)
-        facts["worlds"][name] = {
-            "backend": world.backend,
-            "constant_policies": constant_policies(world, None if name == "own" else chosen),
-            "signs": _signs(effects, bank.disease),
-            "effects_median": {t: [round(float(m), 3) for m in np.median(e, 0)] for t, e in effects.items()},
-            "effects_range": {
-                t: np.round(np.quantile(e, (0.05, 0.95), axis=0), 3).tolist() for t, e in effects.items()
-            },
-            "bounded": bounded(world),
-            "noise": [round(float(n), 4) for n in world.noise_scale.mean(0)],
-            "noise_partition": noise_partition(world, intervals),
-            **({"solution_map": map_checks(world)} if world.backend == "map" else {}),
-        }
+    with Progress("audit worlds", len(bank.worlds), enabled=show) as bar:
+        for name in bank.worlds:
+            facts["worlds"][name] = _world_facts(bank.world(name), None if name == "own" else chosen)
+            bar.advance()
     return facts
+
+
+def _world_facts(world: SimulatorBank, chosen: Tensor | None) -> dict[str, Any]:
+    process = world.disease.process
+    effects = treatment_effects(world, LATE * process.horizon)
+    ranges = {t: np.quantile(e, (0.05, 0.95), axis=0) for t, e in effects.items()}
+    return {
+        "backend": world.backend,
+        "constant_policies": constant_policies(world, chosen),
+        "signs": _signs(effects, world.disease),
+        "effects_median": {t: [round(float(m), 3) for m in np.median(e, 0)] for t, e in effects.items()},
+        "effects_range": {t: np.round(both, 3).tolist() for t, both in ranges.items()},
+        "bounded": bounded(world),
+        "noise": [round(float(n), 4) for n in world.noise_scale.mean(0)],
+        "noise_partition": noise_partition(world, (process.grid, process.reference_interval, process.horizon / 8)),
+        **({"solution_map": map_checks(world)} if world.backend == "map" else {}),
+    }
 
 
 def add_forecasts(facts: dict[str, Any], bank: SimulatorBank, cohort: Cohort) -> dict[str, Any]:

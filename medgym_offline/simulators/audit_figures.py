@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.diseases.base import Component, Disease, Treatment
-from medgym_offline.reports import INK, MUTED, SERIES, Figure, draw_figure
+from medgym_offline.reports.blocks import Figure
+from medgym_offline.reports.figures import INK, MUTED, SERIES, draw_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

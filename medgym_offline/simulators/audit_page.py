@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from medgym_offline.diseases.base import Disease
-from medgym_offline.reports import Block, Cell, Estimate, Page, Section, Table, Warn
+from medgym_offline.reports.blocks import Block, Cell, Estimate, Page, Section, Table, Warn
 from medgym_offline.simulators import audit_figures as draw
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.checks import response_curves

@@ -74,7 +74,7 @@ def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise BankError(
             f"{path}: not a readable bank ({type(error).__name__}: {error}); download it again or rebuild it"
         ) from None
-    if header is None:
+    if not isinstance(header, dict):
         raise BankError(f"{path}: a safetensors file without a bank header; rebuild it with `simulators fit`")
     if header.get("format") != FORMAT:
         raise BankError(

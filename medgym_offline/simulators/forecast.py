@@ -1,9 +1,9 @@
 """Simulators against the record: forecasts of observations they never saw, and free rollouts.
 
-:func:`forecast_ahead` forecasts a day from one hour. :func:`forecast_unseen` is the bank's audit: the `own` world is
-fitted to the even blocks of every stay; here it forecasts the observations of the odd blocks, each from the
-hour of the variable's previous observation (at most 12 h before). The start state may come from anywhere earlier in the
-record, as at the bedside. Errors are in SD of the cohort, so NMSE is against variance 1.
+:func:`forecast_unseen` is the bank's audit: the `own` world is fitted to the even blocks of every stay; here it
+forecasts the observations of the odd blocks, each from the hour of the variable's previous observation (at most 12 h
+before). The start state may come from anywhere earlier in the record, as at the bedside. Errors are in SD of the
+cohort, so NMSE is against variance 1.
 
 A rollout (:func:`rollout_errors`; arXiv 2606.01028, figures 3 and 7) is free: it never sees an observation after the
 first state.
@@ -25,7 +25,6 @@ from medgym_offline.simulators.noise import one_step_residuals
 __all__ = [
     "compare",
     "examples",
-    "forecast_ahead",
     "forecast_unseen",
     "free_rollout",
     "hidden_course",
@@ -81,36 +80,6 @@ def forecast_unseen(bank: SimulatorBank, data: FitData, parity: int = 1) -> dict
     mean = (seen.values * seen.mask).sum(1) / count
     errors["patient mean"] = data.values - mean[:, None]
     return compare({name: errors[name] for name in MODELS}, used)
-
-
-def forecast_ahead(
-    bank: SimulatorBank, data: FitData, hidden: np.ndarray, begin: np.ndarray, hours: int = 24
-) -> np.ndarray:
-    """Forecasts of every patient from one hour of the record on, under the charted treatment.
-
-    Args:
-        bank: Simulators, one per patient of `data`; no noise is added.
-        data: Its start states, derived components and treatment are read, no value after `begin`.
-        hidden: (P, T, H) hidden components at each hour.
-        begin: (P,) hour each forecast starts from.
-        hours: How far.
-
-    Returns:
-        (P, T, V) normalized; NaN outside `begin` + 1 to `begin` + `hours`.
-    """
-    row, last = np.arange(len(begin)), data.u.shape[1] - 1
-    x = np.concatenate([data.start, data.derived, hidden], -1)[row, begin]
-    out = np.full(data.values.shape, np.nan, np.float32)
-    solver, hour = bank.with_backend("ode"), torch.ones(len(begin), 1)
-    with torch.inference_mode():
-        state = torch.from_numpy(x).float().unsqueeze(1)
-        for step in range(hours):
-            at = begin + step
-            u = torch.from_numpy(data.u[row, np.minimum(at, last)]).unsqueeze(1)
-            state = solver.flow(state, u, hour)
-            inside = at < last
-            out[row[inside], at[inside] + 1] = state[inside, 0, : data.values.shape[-1]].numpy()
-    return out
 
 
 def patient_errors(error: np.ndarray, used: np.ndarray) -> np.ndarray:

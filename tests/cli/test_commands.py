@@ -141,6 +141,8 @@ def test_what_a_user_gets_wrong_is_one_line_that_helps(shop, tmp_path):
         (("train", "cql", "--dataset", "medgym/workshp-v0", "--output", "x"), DATASET),
         (("train", "gccql", "--dataset", DATASET, "--output", "x"), "gcql"),
         (("train", "cql", "--dataset", DATASET, "--scope", "idn", "--output", "x"), "ind"),
+        (("train", "cql", "--dataset", DATASET, "--device", "cpuu", "--output", "x"), "cpu, cuda"),
+        (("ope", "--dataset", DATASET, "--policy", "zero", "--gamma", "2"), "'gamma' is 2.0"),
         (("simulators", "info", "no-such-bank"), "no-such-bank"),
         (("report", tmp_path / "other.json", "--output", "r.html"), "other.json"),
         (("report", "absent.json", "--output", "r.html"), "absent.json"),

@@ -178,12 +178,22 @@ WRONG: list[tuple[type[MedGymError], str, Any, dict[str, Any]]] = [
     (PolicyError, "no act", 42, {}),
     (MedGymError, "no-such-bank", "zero", {"bank": "no-such-bank"}),
     (ProtocolError, "workers is 0; give at least 1", "zero", {"workers": 0}),
+    (PolicyError, "decisions is 0; give a whole number", "zero", {"decisions": 0}),
+    (PolicyError, "decisions is 5.5; give a whole number", "zero", {"decisions": 5.5}),
 ]
 
 
 @pytest.mark.parametrize(("error", "words", "policy", "arguments"), WRONG, ids=[row[1] for row in WRONG])
 def test_mistakes_are_one_line(tiny_bank, error, words, policy, arguments):
     refused(error, words, lambda: evaluate(policy, **{"bank": tiny_bank, "episodes": 1, **arguments}))
+
+
+def test_numbers_may_be_numpys(tiny_bank):
+    one, other = (
+        evaluate("zero", bank=tiny_bank, patients=1, worlds=["own"], **{n: kind(2) for n in ("episodes", "seed")})
+        for kind in (int, np.int64)
+    )
+    assert one.to_json() == other.to_json()
 
 
 def test_worlds_of_the_bank_are_the_protocols(tiny_bank):
@@ -257,6 +267,8 @@ def test_written_and_read_back(results, tmp_path):
     results["zero"].write(tmp_path / "b")
     (tmp_path / "b" / "result.parquet").rename(tmp_path / "a" / "result.parquet")
     refused(ProtocolError, "its sha256 differs", lambda: Evaluation.from_json(tmp_path / "a"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"table": ["x"]}))
+    refused(ProtocolError, "malformed", lambda: Evaluation.from_json(tmp_path / "a"))
     refused(ProtocolError, r"result\.parquet is not beside it", lambda: Evaluation.from_json(tmp_path / "b"))
 
 
@@ -269,6 +281,9 @@ def test_not_an_evaluation(results, tmp_path):
         ("{", "not readable as JSON"),
         (json.dumps(bare), "'protocol_hash' is missing"),
         (json.dumps(value | {"worlds": []}), "worlds is empty"),
+        (json.dumps(value | {"policy": None}), "malformed"),
+        (json.dumps(value | {"protocol": []}), "malformed"),
+        (json.dumps(value | {"bank": {"name": "b"}}), "'bank.content_hash' is missing"),
     ):
         path.write_text(text)
         refused(ProtocolError, words, lambda: Evaluation.from_json(path))

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments import ablation, common, offline, online, pooling
+from experiments import ablation, common, figures, offline, online, pooling
 from experiments.common import Row, Scores
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
@@ -45,6 +45,9 @@ def test_online(two, tmp_path, monkeypatch):
     assert "| TRPO-Lag, Ind, fixed: stays near its limit | too few |" in text
     rows = set(found.filter(pl.col("world") == "own").select(Row._fields).iter_rows())
     assert {tuple(row) for row in recipe.rows()} < rows
+    drawn = figures.draw(recipe, found.filter(world="own", timing="fixed"), tmp_path / "figures", 20)
+    assert {path.name.partition("-")[0] for path in drawn} == {"budget", "lactate", "patients", "scores", "sofa"}
+    assert all("TRPO-Lag" in path.read_text() for path in drawn)
     monkeypatch.setattr(online, "train_behavior", _refuse)
     monkeypatch.setattr(online, "evaluate", _refuse)
     assert online.run(recipe, tmp_path, bank=two).equals(found)

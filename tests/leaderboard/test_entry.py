@@ -110,6 +110,7 @@ def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder, data):
             "disease is 'sepsis', but dataset 'medgym/toy-v0' is of 'toy'",
         ),
         (lambda e: e.update(name="Other"), "id is"),
+        (lambda e: e["protocol"]["deviations"].update(split="x"), "id is"),
         (lambda e: e["metrics"].pop("crossfit"), "metrics has the worlds own, not own, crossfit"),
         (lambda e: e["metrics"]["own"].pop("return"), "return"),
         (lambda e: e["runs"].pop(), "runs, seeds and policies"),

@@ -6,23 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from medgym_offline import reports
-from medgym_offline.reports import (
-    COLORS,
-    SERIES,
-    Details,
-    Estimate,
-    Facts,
-    Figure,
-    Link,
-    Page,
-    Section,
-    Table,
-    Warn,
-    draw_figure,
-    draw_png,
-    page_html,
-)
+from medgym_offline.reports import figures
+from medgym_offline.reports.blocks import Details, Estimate, Facts, Figure, Link, Page, Section, Table, Warn
+from medgym_offline.reports.figures import COLORS, SERIES, draw_figure, draw_to
+from medgym_offline.reports.page import page_html
 
 
 def draw(canvas):
@@ -71,16 +58,17 @@ def test_best_first_and_unknown_last():
 
 def test_the_same_drawing_gives_the_same_files(tmp_path):
     pytest.importorskip("matplotlib")
-    for name in ("a", "b"):
-        draw_png(tmp_path / f"{name}.png", draw)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    for kind in ("png", "svg"):
+        for name in ("a", "b"):
+            draw_to(tmp_path / f"{name}.{kind}", draw)
+        assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
     first, second = (draw_figure("One", draw, "Lines") for _ in range(2))
     assert first == second
     ElementTree.fromstring(first.svg)
 
 
 def test_without_matplotlib_the_words_remain(monkeypatch):
-    monkeypatch.setattr(reports.figures, "can_draw", lambda: False)
+    monkeypatch.setattr(figures, "can_draw", lambda: False)
     figure = draw_figure("One", draw, "Lines from 1 to 2.")
     assert figure == Figure("One", "", "Lines from 1 to 2.")
     assert "Lines from 1 to 2." in page_html(Page("T", [Section("S", figure)]))

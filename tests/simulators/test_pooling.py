@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from experiments.pooling import forecast_ahead
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.field import FieldParameters, Physics
@@ -19,7 +20,6 @@ from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.data import fit_data
 from medgym_offline.simulators.fit import FitConfig, fit_alone, fit_individuals, fit_population
-from medgym_offline.simulators.forecast import forecast_ahead
 from tests.helpers import refused
 
 PATIENTS = 4
@@ -131,8 +131,9 @@ def test_damage_is_named(tiny_bank, tmp_path):
         bad.write_bytes(good.read_bytes()[:cut])
         with pytest.raises(BankError, match=rf"cut{cut}\.safetensors: not a readable bank"):
             load_simulators(bad)
-    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
-    refused(BankError, "without a bank header", lambda: load_simulators(tmp_path / "foreign.safetensors"))
+    for header in ({}, {"medgym": "[1]"}):
+        save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors", metadata=header)
+        refused(BankError, "without a bank header", lambda: load_simulators(tmp_path / "foreign.safetensors"))
     _edit_header(good, tmp_path / "later.safetensors", format="medgym-bank/9")
     refused(BankError, "medgym-bank/9", lambda: load_simulators(tmp_path / "later.safetensors"))
     _edit_header(good, tmp_path / "worlds.safetensors", worlds=["own", "mars"])

@@ -28,7 +28,6 @@ __all__ = [
     "effective_sample_size",
     "log_ratios",
     "per_decision",
-    "plain_weights",
     "self_normalized",
 ]
 
@@ -41,11 +40,6 @@ def discount_at_start(dt: Tensor, gamma: float) -> Tensor:
 def log_ratios(log_target: Tensor, log_behavior: Tensor, valid: Tensor) -> Tensor:
     """log rho_k from the log-probabilities of the decisions, all (P, E, K)."""
     return torch.where(valid, log_target - log_behavior, 0.0).cumsum(-1)
-
-
-def plain_weights(log_rho: Tensor) -> Tensor:
-    """rho_k / E, (P, E, K); may overflow to infinity for policies far from the data."""
-    return log_rho.exp() / log_rho.shape[1]
 
 
 def self_normalized(log_rho: Tensor) -> Tensor:
