@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import medgym_offline as mgo
-from experiments.common import plain_table
+from experiments.common import median_gain, plain_table
 from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.diabetes.people import find
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
@@ -298,58 +298,38 @@ def train(names: Sequence[str]) -> None:
         print(f"done {name}: {time.process_time() - started:.0f} s of CPU", flush=True)
 
 
-def gain(better: np.ndarray, worse: np.ndarray) -> str:
-    """Median and quartiles of the gain per patient, and in how many it is one."""
-    share = 100.0 * (worse - better) / worse
-    low, middle, high = np.quantile(share, [0.25, 0.5, 0.75])
-    return f"{middle:.1f} % ({low:.0f}..{high:.0f}), {(share > 0).sum()} of {len(share)}"
+Known = Mapping[str, pl.DataFrame]
+"""Results by name, of some patients."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """Results as tables ask for them: policies on the true patients, all or some."""
+def of(known: Known, name: str, column: str = "harm", world: str = "true") -> np.ndarray:
+    """One number per patient."""
+    return known[name].filter(world=world)[column].to_numpy()
 
-    parts: dict[str, pl.DataFrame]
-    patients: Sequence[str]
 
-    def column(self, name: str, column: str = "harm", world: str = "true") -> np.ndarray:
-        """One number per patient."""
-        rows = self.parts[name].filter(pl.col("world") == world, pl.col("patient").is_in(list(self.patients)))
-        return rows[column].to_numpy()
+def policies_table(known: Known, names: Iterable[str]) -> str:
+    """A line per policy that is there: harm in both worlds, and on the true patients glucose and its lows."""
 
-    def mean(self, name: str, column: str = "harm", world: str = "true") -> float:
-        """Over patients."""
-        return float(self.column(name, column, world).mean())
+    def shown(name: str, column: str, digits: int, world: str = "true") -> str:
+        values = of(known, name, column, world)
+        return f"{values.mean():.{digits}f}" if len(values) and not np.isnan(values).any() else "-"
 
-    def shown(self, name: str) -> list[str]:
-        """Harm, time in range, below 70 and below 54."""
-        harm, *times = (self.mean(name, k) for k in ("harm", "time_in_range", "time_below_70", "time_below_54"))
-        return [f"**{harm:.2f}**", *(f"{share:.{digits}f}" for share, digits in zip(times, (1, 2, 2)))]
-
-    def unseen(self, name: str) -> list[str]:
-        """Lows and deep lows a day, and how many of them hold no decision."""
-        cells = []
+    rows = []
+    for name in (name for name in names if name in known):
+        cells = [shown(name, "harm", 2, "own"), f"**{shown(name, 'harm', 2)}**", shown(name, "time_in_range", 1)]
+        cells += [shown(name, column, 2) for column in ("time_below_70", "time_below_54", "low_ends")]
         for level in ("low", "very_low"):
-            events, unseen = (self.mean(name, f"{level}_{kind}") for kind in ("events", "unseen"))
+            events, unseen = (of(known, name, f"{level}_{kind}").mean() for kind in ("events", "unseen"))
             cells.append(f"{events:.2f}, {100 * unseen / max(events, 1e-9):.0f} %")
-        return cells
-
-    def gains(self, pairs: Sequence[tuple[str, str]]) -> str:
-        """A table of what each policy gains over another, of the pairs that are there."""
-        there = [pair for pair in pairs if self.parts.keys() >= set(pair)]
-        rows = [[f"{a} over {b}", gain(self.column(a), self.column(b))] for a, b in there]
-        return plain_table(["", "gain"], rows)
+        rows.append([name, *cells])
+    heads = ["policy", "harm own", "**harm true**", "TIR", "< 70", "< 54", "ends below 70, %"]
+    return plain_table([*heads, "lows a day, unseen", "deep lows, unseen"], rows)
 
 
-HARM = ["TIR", "< 70", "< 54"]
-LOWS = ["lows a day, unseen", "deep lows, unseen"]
-
-
-def policies_table(found: Found) -> str:
-    """Every policy of all patients."""
-    names = [name for name in (*(trial.name for trial in TRIALS), *BUILTIN) if name in found.parts]
-    rows = [[n, f"{found.mean(n, world='own'):.2f}", *found.shown(n), *found.unseen(n)] for n in names]
-    return plain_table(["policy", "harm own", "**harm true**", *HARM, *LOWS], rows)
+def gains_table(known: Known, pairs: Iterable[tuple[str, str]]) -> str:
+    """What each policy gains over another, of the pairs that are there."""
+    there = [pair for pair in pairs if known.keys() >= set(pair)]
+    return plain_table(["", "gain"], [[f"{a} over {b}", median_gain(of(known, a), of(known, b))] for a, b in there])
 
 
 def compared_pairs() -> list[tuple[str, str]]:
@@ -361,81 +341,48 @@ def compared_pairs() -> list[tuple[str, str]]:
     return pairs + [(f"ppo-lag-own-{s}-{t}", f"trpo-lag-own-{s}-{t}") for s in ("ind", "pop") for t in TIMINGS]
 
 
-def budgets_table(found: Found) -> str:
-    """What a budget of decisions is worth, and which adaptive one equals which fixed one."""
-    names = {(t.timing, t.decisions): t.name for t in BUDGETED if t.name in found.parts}
-    fixed = [(k, found.mean(names["fixed", k])) for k in BUDGETS if ("fixed", k) in names]
+def equal_budgets(known: Known) -> str:
+    """Which fixed budget has the harm of each adaptive one, by straight lines between those tried."""
+    harm = {(t.timing, t.decisions): of(known, t.name).mean() for t in BUDGETED if t.name in known}
+    fixed = [(k, harm["fixed", k]) for k in BUDGETS if ("fixed", k) in harm]
     rows = []
-    for k in (k for k in BUDGETS if {("adaptive", k), ("fixed", k)} <= names.keys()):
-        a, f = (found.column(names[timing, k]) for timing in TIMINGS)
-        low = [found.mean(names[timing, k], "time_below_70") for timing in ("fixed", "adaptive")]
-        equal = equal_budget(float(a.mean()), fixed)
-        rows.append([str(k), f"{f.mean():.2f}", f"{a.mean():.2f}", gain(a, f), f"{low[0]:.2f}, {low[1]:.2f}", equal])
-    heads = [
-        "K",
-        "harm fixed",
-        "harm adaptive",
-        "adaptive over fixed",
-        "< 70: fixed, adaptive",
-        "as good as fixed at K =",
-    ]
-    return plain_table(heads, rows)
-
-
-def equal_budget(harm: float, fixed: Sequence[tuple[int, float]]) -> str:
-    """The budget at which fixed timing has this harm, by straight lines between those tried."""
-    for (k, before), (more, after) in zip(fixed, fixed[1:]):
-        if after <= harm <= before:
-            return f"{k + (more - k) * (before - harm) / max(before - after, 1e-9):.1f}"
-    return f"more than {fixed[-1][0]}" if harm < fixed[-1][1] else f"less than {fixed[0][0]}"
-
-
-def ceilings_table(found: Found) -> str:
-    """From a plan that never looks to one that knows the day."""
-    meaning = {
-        "blind": f"one plan for all days, never looks (searched on {BLIND_DAYS} other days)",
-        "expert": "each patient's own policy, trained on the truth",
-        "foreseen": "the best plan found for each day, its meals known",
-    }
-    there = {name: kind for name, kind in CEILINGS.items() if name in found.parts}
-    rows = [[meaning[kind], timing, *found.shown(name)] for name, (kind, timing) in there.items()]
-    pairs = [(f"{kind}-adaptive", f"{kind}-fixed") for kind in meaning]
-    pairs += [(f"{a}-{t}", f"{b}-{t}") for a, b in (("expert", "blind"), ("foreseen", "expert")) for t in TIMINGS]
-    return plain_table(["", "timing", "harm", *HARM], rows) + "\n\n" + found.gains(pairs)
-
-
-def costs_table(found: Found) -> str:
-    """The constraint at the decisions' ends against that along the path."""
-    limits = [("nothing", timing, f"trpo-true-oracle-{timing}-k{DECISIONS}") for timing in TIMINGS]
-    limits += [({"path": "time", "end": "ends"}[t.limited], t.timing, t.name) for t in CONSTRAINED]
-    rows = []
-    for limited, timing, name in (row for row in limits if row[-1] in found.parts):
-        ends = found.mean(name, "low_ends")
-        shown = "-" if np.isnan(ends) else f"{ends:.2f}"
-        rows.append([limited, timing, *found.shown(name), shown, *found.unseen(name)])
-    return plain_table(["limited", "timing", "harm", *HARM, "ends below 70, %", *LOWS], rows)
+    for k in (k for k in BUDGETS if ("adaptive", k) in harm and fixed):
+        value = harm["adaptive", k]
+        equal = f"more than {fixed[-1][0]}" if value < fixed[-1][1] else f"less than {fixed[0][0]}"
+        for (less, before), (more, after) in zip(fixed, fixed[1:]):
+            if after <= value <= before:
+                equal = f"{less + (more - less) * (before - value) / max(before - after, 1e-9):.1f}"
+                break
+        rows.append([str(k), equal])
+    return plain_table(["adaptive, K =", "as good as fixed at K ="], rows)
 
 
 def table() -> None:
     """Write the tables."""
-    everyone, some = (Found(results(), bank_of("true", few=few).patients) for few in (False, True))
-    few = len(some.patients)
+    everyone, some = results(), list(bank_of("true", few=True).patients)
+    few = {name: rows.filter(pl.col("patient").is_in(some)) for name, rows in everyone.items()}
+    pairs = [(Trial("trpo", "true", "oracle", t, k, True).name for t in TIMINGS) for k in BUDGETS]
+    kinds = ("blind", "expert", "foreseen")
+    bounds = [(f"{kind}-adaptive", f"{kind}-fixed") for kind in kinds]
+    bounds += [(f"{a}-{t}", f"{b}-{t}") for a, b in (("expert", "blind"), ("foreseen", "expert")) for t in TIMINGS]
     blocks = [
         "# Online learning in type 1 diabetes",
-        f"Made by `{Path(__file__).name} table`; {DAYS} days a patient.",
-        policies_table(everyone),
-        "Gain of harm on the true patients: median (quartiles), better in so many.",
-        everyone.gains(compared_pairs()),
-        f"## Budgets of decisions, {few} patients",
-        f"Each patient's own policy on the truth (TRPO, {SHORT['updates']} updates of {SHORT['episodes']} days).",
-        budgets_table(some),
-        f"## Ceilings, {few} patients, {BOUND_DAYS} days",
-        f"Cross-entropy search, {ROUNDS} rounds of {CANDIDATES} plans; what is found bounds the best from one side.",
-        ceilings_table(some),
-        f"## What is limited to 1 %, {few} patients",
-        "Each patient's own TRPO-Lag on the truth, as short a training: limited is the share of decisions that end "
-        "below 70 mg/dL, or that of the time.",
-        costs_table(some),
+        f"Made by `{Path(__file__).name} table`; {DAYS} days a patient. Of gains of harm on the true patients: median "
+        "(quartiles), better in so many.",
+        policies_table(everyone, (*(trial.name for trial in TRIALS), *BUILTIN)),
+        gains_table(everyone, compared_pairs()),
+        f"## Budgets of decisions, and what is limited to 1 %: {len(some)} patients",
+        f"Each patient's own policy on the truth ({SHORT['updates']} updates of {SHORT['episodes']} days), K decisions "
+        "(k4 to k12). TRPO-Lag limits the time below 70 mg/dL (path), or the share of decisions that end there (end).",
+        policies_table(few, (trial.name for trial in (*BUDGETED, *CONSTRAINED))),
+        gains_table(few, ((adaptive, fixed) for adaptive, fixed in pairs)),
+        equal_budgets(few),
+        f"## Ceilings, {len(some)} patients, {BOUND_DAYS} days",
+        f"Cross-entropy search, {ROUNDS} rounds of {CANDIDATES} plans; what is found bounds the best from one side. "
+        f"Blind: one plan for all days, never looks (searched on {BLIND_DAYS} other days). Expert: each patient's own "
+        "policy, trained on the truth. Foreseen: the best plan found for each day, its meals known.",
+        policies_table(few, CEILINGS),
+        gains_table(few, bounds),
     ]
     write_text(HERE / "online.md", "\n\n".join(blocks) + "\n")
 
