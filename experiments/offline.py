@@ -120,7 +120,8 @@ def run(recipe: OfflineRecipe, folder: Path, workers: int = 1, sources: list[Sou
     for seed, (data, bank), (name, how), scope in product(seeds, sources, recipe.learners().items(), recipe.scopes):
         row, (algorithm, config) = Row(name, scope, data.timing, data.decisions), how
         made = (data.identity, bank.content_hash, bank.patients, recipe.episodes, algorithm, config.to_dict())
-        calls["-".join((*map(str, row), f"seed{seed}", common.digest(*made)))] = (_train, (data, bank), row, algorithm, seed, config, recipe.episodes)
+        unit = "-".join((*map(str, row), f"seed{seed}", common.digest(*made)))
+        calls[unit] = (_train, (data, bank), row, algorithm, seed, config, recipe.episodes)
     return common.units(calls, folder, workers)
 
 

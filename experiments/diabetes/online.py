@@ -15,17 +15,19 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 import medgym_offline as mgo
-from experiments.common import median_gain, plain_table
+from experiments.common import Recipe, median_gain, plain_table
 from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.diabetes.people import find
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
@@ -41,72 +43,70 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "online.parquet"
 RUNS = Path("runs/diabetes-online")
 DAYS, SEED, DECISIONS = 64, 7, 5
-BUDGETS = (4, 5, 6, 8, 10, 12)
 TIMINGS = ("adaptive", "fixed")
 FEWER, SHORT = 6, {"updates": 60, "episodes": 64}
 """Budgets, ceilings and both costs are of every sixth patient; their trainings are a third as long as the release's."""
 BOUND_DAYS, BLIND_DAYS, CANDIDATES, ELITES, ROUNDS = 8, 16, 64, 8, 60
 """Cross-entropy search: days that are foreseen, days that one plan has to serve, plans a round, those kept, rounds."""
-# As a prototype had it best: larger steps and no entropy bonus, since the spread starts small.
-PROXIMAL = {"policy_rate": 1e-3, "policy_epochs": 5, "minibatch": 96, "entropy": 0.0}
-# 1 % of the time, or of the decisions' ends, below 70 mg/dL; costs at ends count 1 instead of 4.8 h.
-LIMITS = {
-    "path": {"cost_limit": 0.048, "multiplier_rate": 1.0, "multiplier_max": 2.0},
-    "end": {"cost_limit": 0.01, "multiplier_rate": 4.8, "multiplier_max": 2.0},
-}
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A policy to train: how, in which world, whose, and when it decides.
+class Group(BaseModel):
+    """Policies that are trained alike: one per scope ("dr-told" sees the daily insulin), timing and budget.
 
     Attributes:
-        algorithm: Of `medgym_offline.online`.
+        name: Beginning of their names, if not that of the group; `end` is the end.
         world: Trained in.
-        scope: Of behavior policies, "dr-told" for one that sees the daily insulin.
-        timing: "adaptive" or "fixed".
-        decisions: Budget K.
-        few: Every sixth patient, a shorter training.
-        limited: What is limited to 1 %: "path", the time below 70 mg/dL, or "end", the decisions that end there.
+        few: Every sixth patient, a shorter training; their names say K.
+        path_costs: Costs along the path, not at the decisions' ends.
+        settings: That differ from the release's.
     """
 
-    algorithm: str
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = ""
+    end: str = ""
+    algorithm: Literal["trpo-lag", "ppo-lag"] = "trpo-lag"
     world: str
+    scopes: tuple[str, ...]
+    decisions: tuple[int, ...] = (DECISIONS,)
+    few: bool = False
+    path_costs: bool = True
+    settings: dict[str, int | float | tuple[float, ...]]
+
+
+class OnlineRecipe(Recipe):
+    """What is trained."""
+
+    group: dict[str, Group]
+
+
+class Trial(NamedTuple):
+    """A policy to train."""
+
+    key: str
+    group: Group
     scope: str
     timing: str
-    decisions: int = DECISIONS
-    few: bool = False
-    limited: str = "path"
-
-    @property
-    def name(self) -> str:
-        """As the results call it."""
-        short = f"-k{self.decisions}" if self.few else ""
-        limited = f"-{self.limited}" if self.few and self.algorithm == "trpo-lag" else ""
-        return f"{self.algorithm}-{self.world}-{self.scope}-{self.timing}{short}{limited}"
+    decisions: int
 
 
-COMPARED = {
-    ("trpo", "true"): ("oracle", "dr", "dr-told"),
-    ("trpo", "own"): ("ind-scratch", "dr"),
-    ("trpo-lag", "own"): ("ind", "dr", "pop"),
-    ("ppo-lag", "own"): ("ind", "dr", "pop"),
-}
-TRIALS = [Trial(*kind, scope, timing) for kind, scopes in COMPARED.items() for scope in scopes for timing in TIMINGS]
-BUDGETED = [Trial("trpo", "true", "oracle", timing, k, True) for k in BUDGETS for timing in TIMINGS]
-CONSTRAINED = [
-    Trial("trpo-lag", "true", "oracle", timing, few=True, limited=what) for what in LIMITS for timing in TIMINGS
-]
-TRAINED = {trial.name: trial for trial in (*TRIALS, *BUDGETED, *CONSTRAINED)}
+def trials() -> dict[str, Trial]:
+    """Every policy to train, by name."""
+    found = {}
+    for key, group in OnlineRecipe.load(HERE / "online.toml").group.items():
+        for k, scope, timing in product(group.decisions, group.scopes, TIMINGS):
+            budget = f"-k{k}" if group.few else ""
+            found[f"{group.name or key}-{scope}-{timing}{budget}{group.end}"] = Trial(key, group, scope, timing, k)
+    return found
+
+
+TRAINED = trials()
 BUILTIN = {f"{name}-adaptive": name for name in ("clinician", "random", "zero")}
-CEILINGS = {
-    f"{kind}-{timing}": (kind, timing) for kind in ("blind", "expert", "foreseen") for timing in ("fixed", "adaptive")
-}
+CEILINGS = {f"{kind}-{timing}": (kind, timing) for kind in ("blind", "expert", "foreseen") for timing in TIMINGS[::-1]}
 EVERYTHING = (*TRAINED, *CEILINGS, *BUILTIN)
 
 
 def bank_of(world: str, scope: str = "", few: bool = False) -> mgo.SimulatorBank:
-    """The 30 patients in a world, or every third; "dr-told" sees the daily insulin."""
+    """The 30 patients in a world, or every sixth; "dr-told" sees the daily insulin."""
     bank = mgo.load_simulators("diabetes-v0").world(world)
     if few:
         bank = bank.select(bank.patients[::FEWER])
@@ -119,32 +119,19 @@ def bank_of(world: str, scope: str = "", few: bool = False) -> mgo.SimulatorBank
 
 def trained(trial: Trial) -> Any:
     """The policy of a trial."""
+    key, group, scope, timing, decisions = trial
     recipe = load_recipe("generation/diabetes-behaviors.toml")
-    changed: dict[str, Any] = {}
-    if trial.algorithm == "trpo":
-        # Without its multiplier the constrained form is plain TRPO.
-        # In the learned simulators 60 updates: more of them exploit what is wrong there.
-        changed = {"multiplier_max": 0.0}
-        if trial.world == "own":
-            changed |= {"updates": 60, "first_doses": (0.014, 0.03)}
-    elif trial.algorithm == "ppo-lag":
-        recipe, changed = replace(recipe, algorithm="ppo-lag"), PROXIMAL
-    elif trial.scope == "oracle":
-        changed = LIMITS[trial.limited]
-    if trial.few:
-        changed = {**changed, **SHORT}
+    changed = group.settings | (SHORT if group.few else {})
     recipe = replace(
         recipe,
-        decisions=trial.decisions,
-        path_costs=trial.limited == "path",
-        settings={scope: {**values, **changed} for scope, values in recipe.settings.items()},
+        algorithm=group.algorithm,
+        decisions=decisions,
+        path_costs=group.path_costs,
+        settings={name: {**values, **changed} for name, values in recipe.settings.items()},
     )
-    apart = f"{trial.algorithm}-{trial.world}" + ("-told" if trial.scope == "dr-told" else "")
-    if trial.few:
-        apart += f"-k{trial.decisions}-{trial.limited}"
-    bank = bank_of(trial.world, trial.scope, trial.few)
-    job = BehaviorRun(bank, recipe, RUNS / apart, progress=False)
-    which = (trial.scope.removesuffix("-told"), trial.timing)
+    apart = f"{key}-k{decisions}" + ("-told" if scope == "dr-told" else "")
+    job = BehaviorRun(bank_of(group.world, scope, group.few), recipe, RUNS / apart, progress=False)
+    which = (scope.removesuffix("-told"), timing)
     job.train([which])
     return job.results[which].policy
 
@@ -282,7 +269,7 @@ def found_rows(name: str) -> pl.DataFrame:
     if name in BUILTIN:
         return score(name, builtin_policy(BUILTIN[name], bank_of("true"), "adaptive"), "", "adaptive")
     trial = TRAINED[name]
-    return score(name, trained(trial), trial.scope, trial.timing, trial.decisions, trial.few)
+    return score(name, trained(trial), trial.scope, trial.timing, trial.decisions, trial.group.few)
 
 
 def train(names: Sequence[str]) -> None:
@@ -335,7 +322,7 @@ def gains_table(known: Known, pairs: Iterable[tuple[str, str]]) -> str:
 def compared_pairs() -> list[tuple[str, str]]:
     """Adaptive and fixed, each patient's own and one for all, PPO and TRPO."""
     pairs = []
-    for kind, (ind, *_) in ((f"{algorithm}-{world}", scopes) for (algorithm, world), scopes in COMPARED.items()):
+    for kind, ind in {t.key: t.group.scopes[0] for t in TRAINED.values() if not t.group.few}.items():
         pairs += [(f"{kind}-{s}-adaptive", f"{kind}-{s}-fixed") for s in (ind, "dr", "pop")]
         pairs += [(f"{kind}-{ind}-{t}", f"{kind}-{s}-{t}") for s in ("dr", "dr-told", "pop") for t in TIMINGS]
     return pairs + [(f"ppo-lag-own-{s}-{t}", f"trpo-lag-own-{s}-{t}") for s in ("ind", "pop") for t in TIMINGS]
@@ -343,10 +330,11 @@ def compared_pairs() -> list[tuple[str, str]]:
 
 def equal_budgets(known: Known) -> str:
     """Which fixed budget has the harm of each adaptive one, by straight lines between those tried."""
-    harm = {(t.timing, t.decisions): of(known, t.name).mean() for t in BUDGETED if t.name in known}
-    fixed = [(k, harm["fixed", k]) for k in BUDGETS if ("fixed", k) in harm]
+    tried = {name: t for name, t in TRAINED.items() if t.key == "budgets" and name in known}
+    harm = {(t.timing, t.decisions): of(known, name).mean() for name, t in tried.items()}
+    fixed = [(k, value) for (timing, k), value in harm.items() if timing == "fixed"]
     rows = []
-    for k in (k for k in BUDGETS if ("adaptive", k) in harm and fixed):
+    for k in (k for timing, k in harm if timing == "adaptive" and fixed):
         value = harm["adaptive", k]
         equal = f"more than {fixed[-1][0]}" if value < fixed[-1][1] else f"less than {fixed[0][0]}"
         for (less, before), (more, after) in zip(fixed, fixed[1:]):
@@ -361,7 +349,8 @@ def table() -> None:
     """Write the tables."""
     everyone, some = results(), list(bank_of("true", few=True).patients)
     few = {name: rows.filter(pl.col("patient").is_in(some)) for name, rows in everyone.items()}
-    pairs = [(Trial("trpo", "true", "oracle", t, k, True).name for t in TIMINGS) for k in BUDGETS]
+    short = [name for name, trial in TRAINED.items() if trial.group.few]
+    budgets = [name for name in short if TRAINED[name].key == "budgets"]
     kinds = ("blind", "expert", "foreseen")
     bounds = [(f"{kind}-adaptive", f"{kind}-fixed") for kind in kinds]
     bounds += [(f"{a}-{t}", f"{b}-{t}") for a, b in (("expert", "blind"), ("foreseen", "expert")) for t in TIMINGS]
@@ -369,13 +358,13 @@ def table() -> None:
         "# Online learning in type 1 diabetes",
         f"Made by `{Path(__file__).name} table`; {DAYS} days a patient. Of gains of harm on the true patients: median "
         "(quartiles), better in so many.",
-        policies_table(everyone, (*(trial.name for trial in TRIALS), *BUILTIN)),
+        policies_table(everyone, [name for name in (*TRAINED, *BUILTIN) if name not in short]),
         gains_table(everyone, compared_pairs()),
         f"## Budgets of decisions, and what is limited to 1 %: {len(some)} patients",
         f"Each patient's own policy on the truth ({SHORT['updates']} updates of {SHORT['episodes']} days), K decisions "
         "(k4 to k12). TRPO-Lag limits the time below 70 mg/dL (path), or the share of decisions that end there (end).",
-        policies_table(few, (trial.name for trial in (*BUDGETED, *CONSTRAINED))),
-        gains_table(few, ((adaptive, fixed) for adaptive, fixed in pairs)),
+        policies_table(few, short),
+        gains_table(few, zip(budgets[::2], budgets[1::2])),
         equal_budgets(few),
         f"## Ceilings, {len(some)} patients, {BOUND_DAYS} days",
         f"Cross-entropy search, {ROUNDS} rounds of {CANDIDATES} plans; what is found bounds the best from one side. "
