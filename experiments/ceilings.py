@@ -74,7 +74,7 @@ def markdown(recipe: CeilingsRecipe, scores: Scores) -> str:
         cells = []
         for statistic in (np.median, np.mean):
             found = bootstrap(
-                (gain,), statistic, n_resamples=scores.bootstrap.resamples, method="percentile",
+                (gain,), statistic, n_resamples=10_000, method="percentile",
                 random_state=np.random.default_rng(0),
             )  # fmt: skip
             cells.append(shown(Estimate(float(statistic(gain)), *found.confidence_interval)))

@@ -37,6 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
+RESAMPLES = 4_000
 
 BETTER = {
     "severity_mean": -1, "severity_end": -1, "safe_hourly": 1, "safe_path": 1, "lactate_mean": -1, "cost_mean": -1,
@@ -279,7 +280,7 @@ class Scores:
         resamples: Of the bootstrap.
     """
 
-    def __init__(self, frame: pl.DataFrame, resamples: int = Bootstrap.resamples):
+    def __init__(self, frame: pl.DataFrame, resamples: int = RESAMPLES):
         self.frame, self.bootstrap = frame, Bootstrap(resamples=resamples)
         keys = [*Row._fields, "world", "metric", "patient"]
         self._of: dict[tuple[Row, str, str], dict[str, list[float]]] = {}

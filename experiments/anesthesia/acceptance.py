@@ -1,16 +1,16 @@
 """What timing and individual policies gain on the published truth: behaviors trained in the fitted simulators.
 
-    python -m experiments.anesthesia.acceptance FOLDER[=PATIENTS]... [--fresh]
+    python -m experiments.anesthesia.acceptance FOLDER[=PATIENTS]...
 
 Each FOLDER is one that `behavior train` wrote for the first so many PATIENTS (110); K is that of its policies. Writes
 `results.md` and `results.parquet` beside this file: harm per patient and operation-minute, events per operation. What
-is there of a K and so many patients is not scored again, unless `--fresh`.
+`results.parquet` has of a K and so many patients is not scored again; without a FOLDER only `results.md` is written.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
@@ -103,17 +103,15 @@ def markdown(table: pl.DataFrame) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Evaluate, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folders", nargs="+", metavar="FOLDER[=PATIENTS]")
-    parser.add_argument("--fresh", action="store_true", help="score everything again")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER[=PATIENTS]")
     studies: dict[tuple[int, int], pl.DataFrame] = {}
-    if RESULTS.exists() and not chosen.fresh:
+    if RESULTS.exists():
         kept = pl.read_parquet(RESULTS).group_by("decisions", "patients", maintain_order=True)
         studies = {(int(k), int(n)): part for (k, n), part in kept}
-    for folder, _, count in (f.partition("=") for f in chosen.folders):
+    for folder, _, count in (f.partition("=") for f in parser.parse_args().folders):
         budget, policies = policies_of(Path(folder))
         key = budget, int(count or 110)
         if key not in studies:
