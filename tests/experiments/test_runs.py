@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments import common, offline, online, pooling
+from experiments import common, figures, offline, online, pooling
 from experiments.common import Row, Scores
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
@@ -81,6 +81,9 @@ def test_offline(source, tmp_path, monkeypatch):
         assert line in text
     scores = Scores(found, 20)
     assert scores.course(Row("data", "data", "fixed", 4), "own", "support_distance")[0] == list(map(float, range(101)))
+    page = figures.page(scores, "tiny")
+    assert [section.heading for section in page.sections] == [f"{w} world, fixed timing" for w in ("Crossfit", "Own")]
+    assert {len(section.blocks) for section in page.sections} == {5}
     monkeypatch.setattr(offline, "train", _refuse)
     assert offline.run(recipe, tmp_path, sources=[source]).equals(found)
 
