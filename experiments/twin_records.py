@@ -23,7 +23,8 @@ from medgym_offline.diseases.scales import Scales
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.files import release_folder, write_json
-from medgym_offline.reports import Table, markdown
+from medgym_offline.reports.blocks import Table
+from medgym_offline.reports.text import markdown
 from medgym_offline.simulators.build import read_recipe
 
 __all__ = ["REAL", "summarize"]
