@@ -4,8 +4,8 @@ Scores are one tidy table: data, method, scope, timing, decisions, seed, patient
 single patient has the patient "all"; facts about a training have the world "training"; `sofa@12` is a course at hour
 12 and `support_distance@q95` a quantile over decisions.
 
-Intervals are percentile bootstrap intervals (`scipy.stats.bootstrap`) over patients and, within each drawn patient,
-over training seeds; comparisons are paired over patients, with `scipy.stats.wilcoxon`.
+Intervals are those of `medgym_offline.evaluation.statistics`: 95 % bootstrap over patients and, within each drawn
+patient, over training seeds; comparisons are paired over patients.
 """
 
 from __future__ import annotations
@@ -16,41 +16,35 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
-import scipy.stats
 from joblib import Parallel, delayed
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medgym_offline import Evaluation, MedGymError
+from medgym_offline.evaluation.protocol import Bootstrap
+from medgym_offline.evaluation.statistics import mean_intervals, paired_difference
 from medgym_offline.files import atomic_path, read_toml, write_text
 
 __all__ = [
-    "BETTER", "HERE", "NAMES", "Claim", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "claims_table", "cut",
-    "digest", "estimate", "facts", "main", "markdown_table", "parts_main", "plain_table", "read_scores", "shown",
-    "shown_cut", "spread", "tidy", "tidy_rows", "units",
+    "BETTER", "HERE", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "compared", "cut", "digest", "facts",
+    "label", "main", "markdown_table", "median_gain", "parts_main", "plain_table", "read_scores", "shown", "shown_cut",
+    "spread", "table", "tidy", "tidy_rows", "units",
 ]  # fmt: skip
 
 HERE = Path(__file__).parent
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
-MINIMUM = 6
-"""Patients for a verdict: with five, all of them better, the two-sided sign test has p = 2 / 2**5 > 0.05."""
+RESAMPLES = 4_000
 
 BETTER = {
     "severity_mean": -1, "severity_end": -1, "safe_hourly": 1, "safe_path": 1, "lactate_mean": -1, "cost_mean": -1,
-    "return": 1, "support_distance": -1, "support_outside": -1, "error": -1, "decisions_used": 0, "first_interval": 0,
+    "return": 1, "support_distance": -1, "support_outside": -1, "decisions_used": 0, "first_interval": 0,
     "last_interval": 0, **dict.fromkeys(("dt_q05", "dt_q25", "dt_q50", "dt_q75", "dt_q95"), 0),
 }  # fmt: skip
 """Metrics that are kept, with the direction that is better."""
-
-NAMES = {"severity_mean": "SOFA (all)", "support_distance": "support distance", "return": "return"}
-"""Metrics that claims compare, as tables call them."""
 
 CURVES = {"severity": "sofa", "monitored": "lactate"}
 """A curve of an evaluation -> its name in the results of the studies, all of which are of sepsis."""
@@ -92,7 +86,7 @@ class Recipe(BaseModel):
 
 def main(
     description: str, default: str, kind: type[R], run: Callable[..., pl.DataFrame],
-    markdown: Callable[[R, pl.DataFrame], str], **files: str,
+    markdown: Callable[[R, Scores], str], **files: str,
 ) -> None:  # fmt: skip
     """The command line of an experiment: run what a recipe asks for, write NAME.parquet and NAME.md.
 
@@ -101,7 +95,7 @@ def main(
         default: Recipe.
         kind: Of the recipe.
         run: (recipe, folder of the finished units, workers, **files) -> tidy table.
-        markdown: (recipe, tidy table) -> text.
+        markdown: (recipe, scores) -> text.
         files: Name of a file that `run` reads -> help.
     """
     parser = argparse.ArgumentParser(description=description)
@@ -123,7 +117,7 @@ def main(
             found = run(recipe, home / "work", options.workers, **given).with_columns(pl.col("value").round(6))
             with atomic_path(path) as temporary:
                 found.unique(maintain_order=True).write_parquet(temporary, compression_level=19)
-        write_text(path.with_suffix(".md"), markdown(recipe, read_scores(path)))
+        write_text(path.with_suffix(".md"), markdown(recipe, Scores(read_scores(path))))
     except MedGymError as error:
         sys.exit(f"error: {error}")
     print(f"wrote {path} and {path.with_suffix('.md')}", file=sys.stderr)
@@ -208,15 +202,15 @@ class Row(NamedTuple):
     decisions: int
 
 
-def facts(data: str, row: Row, seed: int, values: Mapping[str, float | None], world: str = "training") -> pl.DataFrame:
-    """Numbers that belong to no single patient as tidy rows; None is left out."""
-    rows = [(data, *row, seed, "all", world, metric, value) for metric, value in values.items() if value is not None]
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
-
-
 def tidy_rows(data: str, row: Row, seed: int, world: str, metric: str, values: Mapping[str, float]) -> pl.DataFrame:
     """One metric, patient -> value, as tidy rows."""
     rows = [(data, *row, seed, patient, world, metric, float(value)) for patient, value in values.items()]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def facts(data: str, row: Row, seed: int, values: Mapping[str, float | None], world: str = "training") -> pl.DataFrame:
+    """Numbers that belong to no single patient as tidy rows; None is left out."""
+    rows = [(data, *row, seed, "all", world, metric, value) for metric, value in values.items() if value is not None]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
@@ -224,28 +218,21 @@ def tidy(evaluation: Evaluation, data: str, row: Row, seed: int) -> pl.DataFrame
     """An evaluation as tidy rows: every metric of :data:`BETTER` per patient, mean courses, support quantiles."""
     parts = []
     for world, found in evaluation.worlds.items():
-        columns = dict(found.per_patient)
-        patients = [str(p) for p in columns["patient"]]
+        columns = found.per_patient
         for metric in (m for m in BETTER if m in columns):
-            parts.append(tidy_rows(data, row, seed, world, metric, dict(zip(patients, columns[metric]))))
-        courses = {CURVES[k]: v["mean"] for k, v in found.curves.items() if isinstance(v, Mapping)}
-        single = {
-            f"{name}@{h}": float(course[h])
-            for name, course in courses.items()
-            for h in range(0, 97, 4)
-            if h < len(course)
-        }
-        if found.support:
-            single |= _quantiles(found.support["policy"]["quantiles"])
-            if "behavior" in found.support:
-                own = _quantiles(found.support["behavior"]["quantiles"])
-                parts.append(facts(data, Row("data", "data", row.timing, row.decisions), 0, own, world))
+            parts.append(tidy_rows(data, row, seed, world, metric, dict(zip(columns["patient"], columns[metric]))))
+        single = {}
+        for curve, course in found.curves.items():
+            if isinstance(course, Mapping):
+                mean = course["mean"]
+                single |= {f"{CURVES[curve]}@{h}": float(mean[h]) for h in range(0, min(97, len(mean)), 4)}
+        for who, policy in (("policy", row), ("behavior", Row("data", "data", row.timing, row.decisions))):
+            if found.support and who in found.support:
+                quantiles = found.support[who]["quantiles"]
+                distances = {f"support_distance@q{percent}": float(value) for percent, value in enumerate(quantiles)}
+                parts.append(facts(data, policy, seed if policy == row else 0, distances, world))
         parts.append(facts(data, row, seed, single, world))
     return pl.concat(parts)
-
-
-def _quantiles(values: Sequence[float]) -> dict[str, float]:
-    return {f"support_distance@q{percent}": float(value) for percent, value in enumerate(values)}
 
 
 def read_scores(path: str | Path) -> pl.DataFrame:
@@ -263,67 +250,26 @@ def read_scores(path: str | Path) -> pl.DataFrame:
 # -- statistics --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its interval (NaN: none) over so many patients."""
+class Estimate(NamedTuple):
+    """A number with its interval (NaN: none)."""
 
     value: float
     low: float = math.nan
     high: float = math.nan
-    patients: int = 1
 
 
-@dataclass(frozen=True)
-class Gain:
+class Gain(NamedTuple):
     """A method against a reference, paired over patients.
 
     Attributes:
         percent: Gain in per cent of the reference's mean; positive: the method is better.
         wins: Per cent of patients in whom the method is better; ties count one half.
         difference: Mean of method minus reference.
-        p: Wilcoxon signed-rank test over patients, two-sided.
-        ratio: Mean of the method over that of the reference.
     """
 
     percent: Estimate
     wins: Estimate
     difference: Estimate
-    p: float
-    ratio: float
-
-
-def estimate(values: np.ndarray, statistic: Callable[..., Any] = np.mean, resamples: int = RESAMPLES) -> Estimate:
-    """`statistic` of one number per patient, with its interval."""
-    low, high = scipy.stats.bootstrap(
-        (values,), statistic, n_resamples=resamples, method="percentile", confidence_level=CONFIDENCE,
-        random_state=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    return Estimate(float(statistic(values)), float(low), float(high), len(values))
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What must hold: a measure in every world against the value of no effect.
-
-    The verdict is a comparison of the interval with `null`, nothing else: it *holds* if the whole interval lies on the
-    wanted side, *does not hold* if it lies on the other, is *not shown* if it contains the value, and below
-    :data:`MINIMUM` patients there is none.
-    """
-
-    text: str
-    measure: str
-    found: Mapping[str, Estimate]
-    null: float = 0.0
-    better: int = 1
-    digits: int = 1
-
-    def verdict(self, world: str) -> str:
-        """Of one world."""
-        one = self.found[world]
-        if one.patients < MINIMUM:
-            return "too few"
-        ends = [self.better * (end - self.null) for end in (one.low, one.high)]
-        return "holds" if min(ends) > 0 else "does not hold" if max(ends) < 0 else "not shown"
 
 
 class Scores:
@@ -335,9 +281,10 @@ class Scores:
     """
 
     def __init__(self, frame: pl.DataFrame, resamples: int = RESAMPLES):
-        self.frame, self.resamples = frame, resamples
+        self.frame, self.bootstrap = frame, Bootstrap(resamples=resamples)
         keys = [*Row._fields, "world", "metric", "patient"]
         self._of: dict[tuple[Row, str, str], dict[str, list[float]]] = {}
+        self._gains: dict[tuple[Row, Row, str, str], Gain] = {}
         for *row, world, metric, patient, values in frame.group_by(keys, maintain_order=True).agg("value").iter_rows():
             self._of.setdefault((Row(*row), world, metric), {})[patient] = values
 
@@ -353,9 +300,9 @@ class Scores:
         head = next((w for w in ("true", "crossfit") if w in found), next(iter(found)))
         return sorted(found, key=lambda w: w != head)
 
-    def patients(self, row: Row, metric: str = "severity_mean") -> list[str]:
-        """Ids a policy was scored on."""
-        return list(self._of.get((row, self.worlds[0], metric), {}))
+    def patients(self, row: Row) -> int:
+        """On how many a policy was scored."""
+        return len(self._of.get((row, self.worlds[0], "severity_mean"), {}))
 
     def fact(self, row: Row, metric: str, world: str = "training") -> float | None:
         """A number of no single patient, or None."""
@@ -372,79 +319,54 @@ class Scores:
         found.sort()
         return [x for x, _ in found], [y for _, y in found]
 
-    def mean(self, row: Row, world: str, metric: str, patients: Iterable[str] | None = None) -> Estimate | None:
+    def mean(self, row: Row, world: str, metric: str) -> Estimate | None:
         """Mean over patients; None where it was not measured."""
         found = self._of.get((row, world, metric))
         if found is None:
             return None
-        chosen = list(found) if patients is None or "all" in found else [p for p in patients if p in found]
-        return self._estimates(lambda x: x.mean(-1)[None], [np.array([found[p] for p in chosen])])[0]
+        values = np.array(list(found.values())).T
+        interval = mean_intervals(values[None], self.bootstrap)[0] if len(found) > 1 else ()
+        return Estimate(float(values.mean()), *interval)
 
-    def gain(
-        self, method: Row, reference: Row, world: str, metric: str = "severity_mean", among: Iterable[str] | None = None
-    ) -> Gain | None:
-        """`method` against `reference` over the patients that both have (and `among`); None if one was not scored.
+    def gain(self, method: Row, reference: Row, world: str, metric: str = "severity_mean") -> Gain | None:
+        """`method` against `reference` over the patients that both have; None if one was not scored.
 
         A record that kept no seeds may keep `gain METRIC over REFERENCE@low` and `@high`, the interval of the time.
         """
         a, b = self._of.get((method, world, metric)), self._of.get((reference, world, metric))
-        if not a or not b:
+        if not a or not b or method == reference:
             return None
-        wanted = set(b) if among is None else set(among) & set(b)
-        chosen = [p for p in a if p in wanted]
-        x, y = (np.array([one[p] for p in chosen]) for one in (a, b))
-        better = BETTER[metric]
-
-        def compare(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-            mine, base = x.mean(-1), y.mean(-1)
-            wins = np.mean((better * (x - y) > 0) + 0.5 * (x == y), -1)
-            return np.stack([100 * better * (mine - base) / np.abs(base), 100 * wins, mine - base])
-
-        percent, wins, difference = self._estimates(compare, [x, y])
+        if known := self._gains.get((method, reference, world, metric)):
+            return known
+        x, y = (np.array([one[p] for p in a if p in b]).T for one in (a, b))
+        found = paired_difference(x, y, BETTER[metric], self.bootstrap)
         kept = [self.fact(method, f"gain {metric} over {reference.method}@{end}", world) for end in ("low", "high")]
-        if None not in kept:
-            percent = Estimate(percent.value, *kept, percent.patients)
-        gap = x.mean(1) - y.mean(1)
-        p = float(scipy.stats.wilcoxon(gap).pvalue) if np.any(gap) else 1.0
-        return Gain(percent, wins, difference, p, float(x.mean() / y.mean()))
+        percent = found.percent_interval if None in kept else kept
+        wins = Estimate(100 * found.share, *(100 * end for end in found.share_interval))
+        gain = Gain(Estimate(found.percent, *percent), wins, Estimate(found.difference, *found.difference_interval))
+        return self._gains.setdefault((method, reference, world, metric), gain)
 
-    def claim(
-        self, text: str, method: Row, reference: Row, most: bool = False, metric: str = "severity_mean",
-        among: Iterable[str] | None = None,
-    ) -> list[Claim]:  # fmt: skip
-        """That `method` is better than `reference`, in the mean or in `most` patients; none if one was not scored."""
-        gains = {w: g for w in self.worlds if (g := self.gain(method, reference, w, metric, among))}
-        if not gains:
-            return []
-        if most:
-            return [Claim(text, "patients in whom it is better, %", {w: g.wins for w, g in gains.items()}, 50.0)]
-        return [Claim(text, f"gain in mean {NAMES[metric]}, %", {w: g.percent for w, g in gains.items()})]
 
-    def _estimates(self, statistic: Callable[..., np.ndarray], samples: Sequence[np.ndarray]) -> list[Estimate]:
-        """Values of `statistic` of patients' means (..., P), with intervals; `samples` are (P, seeds)."""
-        count, rng = len(samples[0]), np.random.default_rng(0)
-        values = statistic(*(s.mean(1) for s in samples))
-        if count < 2:
-            return [Estimate(float(v), patients=count) for v in values]
-
-        def resampled(patients: np.ndarray, axis: int = -1) -> np.ndarray:
-            drawn = []
-            for scores in samples:
-                seeds = scores.shape[1]
-                if seeds == 1:
-                    drawn.append(scores[patients, 0])
-                else:
-                    drawn.append(scores[patients, rng.integers(seeds, size=(seeds, *patients.shape))].mean(0))
-            return statistic(*drawn)
-
-        ends = scipy.stats.bootstrap(
-            (np.arange(count),), resampled, vectorized=True, n_resamples=self.resamples, batch=2000,
-            method="percentile", confidence_level=CONFIDENCE, random_state=np.random.default_rng(1),
-        ).confidence_interval  # fmt: skip
-        return [Estimate(float(v), float(low), float(high), count) for v, low, high in zip(values, *ends)]
+def median_gain(better: np.ndarray, worse: np.ndarray) -> str:
+    """Gain of harm over patients (P,): median (quartiles), and in how many there is any."""
+    gain = 100.0 * (worse - better) / worse
+    low, middle, high = np.quantile(gain, (0.25, 0.5, 0.75))
+    return f"{middle:.1f} % ({low:.0f}..{high:.0f}), {(gain > 0).sum()} of {len(gain)}"
 
 
 # -- Markdown ----------------------------------------------------------------------------------------------------------
+
+
+def label(row: Row) -> str:
+    """A policy's name in tables: algorithm, timing (A adaptive, F fixed), scope.
+
+    >>> label(Row("trpo-lag", "pop", "fixed", 20)), label(Row("random", "baseline", "adaptive", 20))
+    ('TRPO-Lag-F-Pop', 'random-A')
+    """
+    words = {name: name.upper() for name in ("sac", "ppo", "trpo", "bc", "dqn", "cql", "gcql")}
+    words |= {"lag": "Lag", "dr": "dr"}
+    scope = [] if row.scope in ("baseline", "data") else [words.get(row.scope, row.scope.capitalize())]
+    return "-".join([*(words.get(part, part) for part in row.method.split("-")), row.timing[0].upper(), *scope])
 
 
 def cut(value: float, digits: int = 1) -> str:
@@ -459,20 +381,42 @@ def cut(value: float, digits: int = 1) -> str:
     return f"{math.floor(value * 10**digits + 1e-9) / 10**digits + 0.0:.{digits}f}"
 
 
-def shown(found: Estimate | float | None, digits: int = 2, show: Callable[[float, int], str] | None = None) -> str:
+def shown(
+    found: Estimate | float | None, digits: int = 2, show: Callable[[float, int], str] = "{0:.{1}f}".format
+) -> str:
     """A number, with its interval if it has one, rounded (or by `show`); "-" for None."""
     if found is None:
         return "-"
-    show = show or (lambda value, places: f"{value:.{places}f}")
-    if isinstance(found, float | int):
-        return show(found, digits)
-    text = show(found.value, digits)
-    return text if math.isnan(found.low) else f"{text} ({show(found.low, digits)} to {show(found.high, digits)})"
+    value, low, high = found if isinstance(found, tuple) else Estimate(found)
+    text = show(value, digits)
+    return text if math.isnan(low) else f"{text} ({show(low, digits)} to {show(high, digits)})"
 
 
 def shown_cut(found: Estimate | float | None, digits: int = 1) -> str:
     """As :func:`shown`, cut."""
     return shown(found, digits, cut)
+
+
+def table(caption: str, rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]]) -> str:
+    """A captioned table with a line per policy: its name, and what each column says of it, if it does of any."""
+    cells = {head: [column(row) for row in rows] for head, column in columns.items()}
+    cells = {head: column for head, column in cells.items() if set(column) != {"-"}}
+    return markdown_table(caption, ["Policy", *cells], zip(map(label, rows), *cells.values()))
+
+
+def compared(scores: Scores, world: str, pairs: Iterable[tuple[Row, Row]], metrics: Sequence[str]) -> str:
+    """A line per policy and the one it is compared with, where both were scored: severity, and `metrics`."""
+    body = []
+    for row, other in pairs:
+        if severity := scores.gain(row, other, world):
+            cells = [f"{label(row)} over {label(other)}", shown(severity.percent), shown_cut(severity.wins)]
+            for metric in metrics:
+                found = scores.gain(row, other, world, metric)
+                cells.append(shown(found and (found.difference if metric == "safe_hourly" else found.percent)))
+            body.append(cells)
+    names = {"safe_hourly": "Safe %, points", "support_distance": "distance, %", "return": "return, %"}
+    heads = ["Gain", "SOFA (all), %", "better in, %", *(names[metric] for metric in metrics)]
+    return markdown_table(f"Compared, {world} world", heads, body)
 
 
 def markdown_table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -492,13 +436,3 @@ def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]], rule: str =
     """A table without a caption; `rule` is the line below its heads."""
     first, *lines = ("| " + " | ".join(cells) + " |" for cells in (heads, *rows))
     return "\n".join([first, rule or "|" + "-|" * len(heads), *lines])
-
-
-def claims_table(claims: Sequence[Claim], worlds: Sequence[str]) -> str:
-    """Claims with value, interval and verdict in every world; the verdict that counts is the first world's."""
-    rows = []
-    for claim in claims:
-        show = cut if claim.digits == 1 else None
-        cells = [f"{shown(claim.found[w], claim.digits, show)}, {claim.verdict(w)}" for w in worlds]
-        rows.append([claim.text, claim.verdict(worlds[0]), *cells, claim.measure])
-    return markdown_table("What must hold", ["Claim", "Verdict", *worlds, "Measure"], rows)

@@ -1,8 +1,8 @@
-"""The paper's figures from the results alone: SVG files.
+"""The paper's figures from the results alone: a page per study.
 
     python -m experiments.figures online offline --output runs/figures
 
-For each timing and world: scores with their intervals (Figure 11), Ind against Pop patient by patient (5, 9, 10, 12),
+For each world and timing: scores with their intervals (Figure 11), Ind against Pop patient by patient (5, 9, 10, 12),
 mean courses of severity and lactate (6, 11), of an online study scores by budget (4), of an offline one the distance to
 the data (13).
 """
@@ -10,8 +10,6 @@ the data (13).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,86 +17,75 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from experiments.common import HERE, Row, Scores, read_scores
-from experiments.offline import BEHAVIOR, OfflineRecipe
-from experiments.offline import label as offline_label
-from experiments.online import OnlineRecipe, label
-from medgym_offline.reports.figures import INK, draw_to
+from experiments.common import HERE, Row, Scores, label, read_scores
+from medgym_offline.reports.blocks import Page, Section
+from medgym_offline.reports.figures import INK, draw_figure
+from medgym_offline.reports.page import write_page
 
-__all__ = ["draw"]
-
-COURSES = {"sofa": "SOFA, points", "lactate": "Lactate, mmol/L"}
+__all__ = ["page"]
 
 
-@dataclass(frozen=True)
-class Panel:
-    """What a figure is drawn from: scores, a world, the rows shown, and what they are called."""
+def _intervals(axes: Any, scores: Scores, world: str, rows: list[Row]) -> None:
+    """Mean severity of every row."""
+    for at, row in enumerate(rows):
+        value, low, high = scores.mean(row, world, "severity_mean") or (np.nan,) * 3
+        axes.errorbar([value], [at], xerr=[[value - low], [high - value]], fmt="o")
+    names = [f"{label(row)}, K = {row.decisions}" for row in rows]
+    axes.set(yticks=range(len(rows)), yticklabels=names, xlabel="SOFA (all), points")
 
-    scores: Scores
-    world: str
-    rows: list[Row]
-    name: Callable[[Row], str]
 
-    def intervals(self, axes: Any) -> None:
-        """Mean severity of every row."""
-        for at, row in enumerate(self.rows):
-            one = self.scores.mean(row, self.world, "severity_mean")
-            axes.errorbar([one.value], [at], xerr=[[one.value - one.low], [one.high - one.value]], fmt="o")
-        axes.set(yticks=range(len(self.rows)), yticklabels=map(self.name, self.rows), xlabel="SOFA (all), points")
+def _patients(axes: Any, scores: Scores, world: str, rows: list[Row]) -> None:
+    """Gain of Ind over Pop in every patient, where a row has such a partner."""
 
-    def patients(self, axes: Any) -> None:
-        """Gain of Ind over Pop in every patient, where a row has such a partner."""
-        pairs = [r for r in self.rows if r.scope != "pop" and r._replace(scope="pop") in self.rows]
-        for at, row in enumerate(pairs):
-            gain = np.sort(self._severity(row._replace(scope="pop")) - self._severity(row))
-            axes.plot(gain, at + np.linspace(-0.3, 0.3, len(gain)), ".", markersize=3)
-        axes.axvline(0.0, color=INK, linewidth=0.8)
-        axes.set(yticks=range(len(pairs)), yticklabels=map(self.name, pairs), xlabel="SOFA of Pop minus SOFA of Ind")
-
-    def _severity(self, row: Row) -> np.ndarray:
-        found = self.scores.frame.filter(**row._asdict(), world=self.world, metric="severity_mean")
+    def severity(row: Row) -> np.ndarray:
+        found = scores.frame.filter(**row._asdict(), world=world, metric="severity_mean")
         return found.group_by("patient").agg(pl.mean("value")).sort("patient")["value"].to_numpy()
 
-    def courses(self, axes: Any, variable: str) -> None:
-        """Mean over patients."""
-        for row in self.rows:
-            axes.plot(*self.scores.course(row, self.world, variable), label=self.name(row))
-        axes.set(xlabel="Hours", ylabel=COURSES[variable], xticks=range(0, 97, 24))
-        axes.legend(fontsize=6)
-
-    def support(self, axes: Any) -> None:
-        """Share of decisions within a distance of the behavior data."""
-        for row in self.rows:
-            share, distance = self.scores.course(row, self.world, "support_distance")
-            axes.plot(np.maximum(distance, 1e-3), share, label="the data" if row.method == "data" else self.name(row))
-        axes.set(xscale="log", xlabel="Distance to the nearest behavior data (SD)", ylabel="Decisions within it, %")
-        axes.legend(fontsize=6)
+    pairs = [row for row in rows if row.scope != "pop" and row._replace(scope="pop") in rows]
+    for at, row in enumerate(pairs):
+        gain = np.sort(severity(row._replace(scope="pop")) - severity(row))
+        axes.plot(gain, at + np.linspace(-0.3, 0.3, len(gain)), ".", markersize=3)
+    axes.axvline(0.0, color=INK, linewidth=0.8)
+    axes.set(yticks=range(len(pairs)), yticklabels=map(label, pairs), xlabel="SOFA of Pop minus SOFA of Ind")
 
 
-def draw(recipe: OnlineRecipe | OfflineRecipe, frame: pl.DataFrame, home: Path, resamples: int = 10_000) -> list[Path]:
-    """Write the figures of a study's tidy table below `home`."""
-    scores, found = Scores(frame, resamples), []
-    name = partial(label, recipe=recipe) if isinstance(recipe, OnlineRecipe) else offline_label
+def _courses(axes: Any, scores: Scores, world: str, rows: list[Row], variable: str) -> None:
+    """Mean over patients."""
+    for row in rows:
+        axes.plot(*scores.course(row, world, variable), label=label(row))
+    axes.set(xlabel="Hours", ylabel={"sofa": "SOFA, points", "lactate": "Lactate, mmol/L"}[variable])
+    axes.legend(fontsize=6)
+
+
+def _support(axes: Any, scores: Scores, world: str, rows: list[Row]) -> None:
+    """Share of decisions within a distance of the behavior data."""
+    for row in (*rows, Row("data", "data", rows[0].timing, rows[0].decisions)):
+        share, distance = scores.course(row, world, "support_distance")
+        axes.plot(np.maximum(distance, 1e-3), share, label=label(row))
+    axes.set(xscale="log", xlabel="Distance to the nearest behavior data (SD)", ylabel="Decisions within it, %")
+    axes.legend(fontsize=6)
+
+
+def page(scores: Scores, title: str) -> Page:
+    """The figures of a study."""
+    sections = []
     trained = [row for row in scores.rows if row.scope != "baseline"]
+    most = max(row.decisions for row in trained)
     for world, timing in ((w, t) for w in scores.worlds for t in dict.fromkeys(row.timing for row in trained)):
-        rows = [row for row in trained if row.timing == timing]
-        if isinstance(recipe, OnlineRecipe):
-            rows = [row for row in rows if row.decisions == recipe.decisions]
-        panel = Panel(scores, world, rows, name)
-        figures = {"scores": panel.intervals, "patients": panel.patients}
-        figures |= {variable: partial(panel.courses, variable=variable) for variable in COURSES}
-        if isinstance(recipe, OnlineRecipe):
-            family = recipe.budget_algorithm, recipe.budget_scope, timing
-            figures["budget"] = Panel(scores, world, [Row(*family, k) for k in recipe.budget_decisions], name).intervals
-        else:
-            ind = [row for row in rows if row.scope == "ind"] or [row for row in rows if row.method != BEHAVIOR]
-            shown = [*ind, Row("data", "data", timing, rows[0].decisions)]
-            figures["support"] = Panel(scores, world, shown, name).support
-        for kind, on in figures.items():
-            path = home / f"{kind}-{timing}-{world}.svg"
-            draw_to(path, lambda canvas, on=on: on(canvas.subplots()), (6.0, 5.0))
-            found.append(path)
-    return found
+        rows = [row for row in trained if row.timing == timing and row.decisions == most]
+        kinds = {"Scores": (_intervals, rows), "Ind against Pop": (_patients, rows)}
+        kinds["Severity over time"] = partial(_courses, variable="sofa"), rows
+        kinds["Lactate over time"] = partial(_courses, variable="lactate"), rows
+        if budget := [row for row in trained if row.timing == timing and row.decisions < most]:
+            kinds["Scores by budget"] = _intervals, [*budget, budget[0]._replace(decisions=most)]
+        if "support_distance" in scores.frame["metric"]:
+            kinds["Distance to the data"] = _support, [row for row in rows if row.scope == "ind"] or rows
+        figures = []
+        for name, (draw, shown) in kinds.items():
+            fill = partial(draw, scores=scores, world=world, rows=shown)
+            figures.append(draw_figure(name, lambda canvas, fill=fill: fill(canvas.subplots()), name, (6.0, 5.0)))
+        sections.append(Section(f"{world.capitalize()} world, {timing} timing", *figures))
+    return Page(title, sections)
 
 
 if __name__ == "__main__":
@@ -108,6 +95,6 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, default=Path("runs/figures"))
     options = parser.parse_args()
     for name in options.names:
-        kind = OnlineRecipe if Path(name).stem.startswith("online") else OfflineRecipe
-        scored = read_scores(options.results / f"{Path(name).stem}.parquet")
-        print(*draw(kind.load(name), scored, options.output / Path(name).stem), sep="\n")
+        scored = Scores(read_scores(options.results / f"{name}.parquet"))
+        write_page(options.output / f"{name}.html", page(scored, f"Figures of {name}"))
+        print(options.output / f"{name}.html")

@@ -201,26 +201,25 @@ class _Search:
         # The starts compete as they are: a logit never reaches a dose of exactly 0.
         u_all, all_hours = [u_found, u.expand(-1, -1, hours.shape[-1], -1)], [found, hours]
         if known is not None:
-            u_all.append(known.treatment.unsqueeze(1))
-            all_hours.append(known.hours.unsqueeze(1))
+            u_all.append(known.treatment[:, None])
+            all_hours.append(known.hours[:, None])
         best = self.best(torch.cat(u_all, 1), torch.cat(all_hours, 1))
-        if config.refine and self.bank.backend == "map":
-            one = best.treatment[:, None, :1] if u.shape[2] == 1 else best.treatment[:, None]
-            u_fine, fine = self.run(self.solver, one, best.hours[:, None], free, config.refine, 0.4 * config.lr)
-            both = torch.cat([best.treatment[:, None], u_fine], 1), torch.cat([best.hours[:, None], fine], 1)
-            best = self.best(*both)
-        return best
+        if not config.refine or self.bank.backend != "map":
+            return best
+        before, clock = best.treatment[:, None], best.hours[:, None]
+        one = before[:, :, :1] if u.shape[2] == 1 else before
+        u_fine, fine = self.run(self.solver, one, clock, free, config.refine, 0.4 * config.lr)
+        return self.best(torch.cat([before, u_fine], 1), torch.cat([clock, fine], 1))
 
 
 def _constant_starts(bank: SimulatorBank) -> Tensor:
     """(P, S, 1, treatments): the best grid constant within each of `GROUPS`."""
     grid, severity, _ = constant_scores(bank)
     harm = severity + bank.disease.severity.burden(grid)
-    disease = bank.disease
-    j = disease.treatment_column(disease.needed) if disease.needed else 0
+    needed = grid[:, bank.disease.treatment_column(bank.disease.needed) if bank.disease.needed else 0]
     starts = []
     for low, high in GROUPS:
-        inside = torch.nonzero((grid[:, j] >= low) & (grid[:, j] <= high)).squeeze(1)
+        inside = torch.nonzero((needed >= low) & (needed <= high)).squeeze(1)
         if len(inside):
             starts.append(grid[inside[harm[:, inside].argmin(1)]])
     return torch.stack(starts, 1).unsqueeze(2)
@@ -229,15 +228,12 @@ def _constant_starts(bank: SimulatorBank) -> Tensor:
 def _fixed_starts(bank: SimulatorBank, constant: Tensor, best: Schedules, config: CeilingConfig) -> Tensor:
     """(P, S, K, treatments): the best constant, falling and front-loaded versions of it, other constants, a random
     one."""
-    holds, u_count = config.decisions, len(bank.disease.treatments)
+    shape = holds, _ = config.decisions, len(bank.disease.treatments)
     base = best.treatment[:, None, :1].expand(-1, 1, holds, -1)
     fall = torch.linspace(1.5, 0.5, holds)[:, None]
-    bolus = torch.linspace(1.0, 0.0, holds)
     front = base.clone()
-    front[..., -1] = bolus
-    noise = np.stack(
-        [generator(config.seed, "ceiling-start", p).normal(0.0, 1.0, (holds, u_count)) for p in bank.patients]
-    )
+    front[..., -1] = torch.linspace(1.0, 0.0, holds)
+    noise = np.stack([generator(config.seed, "ceiling-start", p).normal(0.0, 1.0, shape) for p in bank.patients])
     random = torch.sigmoid(torch.logit(base.clamp(0.02, 0.98)) + torch.from_numpy(noise).float().unsqueeze(1))
     others = constant.expand(-1, -1, holds, -1)[:, 1:3]
     return torch.cat([base, (base * fall).clamp(0.0, 1.0), front, random, others], 1)
@@ -250,13 +246,9 @@ def _adaptive_starts(fixed: Schedules, process: Process) -> tuple[Tensor, Tensor
     for ratio in GROWTH:
         clock = ratio ** torch.arange(float(holds))
         clocks.append(intervals(interval_logits(process.horizon * clock / clock.sum(), process), process))
-    treatments = []
-    for clock in clocks:
-        middle = clock.cumsum(0) - 0.5 * clock
-        at = (middle / process.horizon * holds).long().clamp(max=holds - 1)
-        treatments.append(fixed.treatment[:, at])
-    hours = torch.stack(clocks)[None].expand(len(fixed.harm), -1, -1)
-    return torch.stack(treatments, 1), hours
+    hours = torch.stack(clocks)
+    at = ((hours.cumsum(1) - 0.5 * hours) / process.horizon * holds).long().clamp(max=holds - 1)
+    return fixed.treatment[:, at], hours[None].expand(len(fixed.harm), -1, -1)
 
 
 def _fine_starts(fixed: Schedules, adaptive: Schedules, horizon: float) -> Tensor:

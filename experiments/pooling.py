@@ -28,18 +28,7 @@ import polars as pl
 import torch
 from pydantic import Field, PositiveInt
 
-from experiments.common import (
-    Recipe,
-    Row,
-    Scores,
-    digest,
-    facts,
-    main,
-    markdown_table,
-    shown,
-    tidy_rows,
-    units,
-)  # fmt: skip
+from experiments.common import Recipe, Row, Scores, digest, facts, main, markdown_table, shown, units
 from medgym_offline.cohorts import Cohort, select_stays
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.field import FieldParameters
@@ -50,9 +39,9 @@ from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.data import FitData, fit_data
 from medgym_offline.simulators.fit import FittedField, fit_alone, fit_individuals, fit_population
-from medgym_offline.simulators.forecast import compare, patient_errors
+from medgym_offline.simulators.forecast import compare
 
-__all__ = ["PoolingRecipe", "Split", "before", "forecast_ahead", "markdown", "run", "score"]
+__all__ = ["PoolingRecipe", "Split", "chosen", "forecast_ahead", "markdown", "run", "score"]
 
 MODELS = ("ind", "pop", "ind from scratch", "persistence", "patient mean")
 
@@ -85,12 +74,6 @@ class PoolingRecipe(Recipe):
         return replace(found, prior=prior)
 
 
-def before(data: FitData, end: np.ndarray) -> FitData:
-    """The stays cut at hour `end` (P,): no later value, mask or start state is left."""
-    hours = np.arange(data.values.shape[1])[None] < end[:, None]
-    return replace(data.restrict(hours), length=end)
-
-
 @dataclass
 class Split:
     """Training hours of every stay, and the quarter that follows."""
@@ -106,21 +89,15 @@ class Split:
     def of(cls, data: FitData, quarters: int, settings: BankRecipe, hours: int, recency: float = 0.0) -> Split:
         """The first `quarters` of every stay, and the next one."""
         settings = replace(settings, fit=replace(settings.fit, recency=recency))
-        cut = [np.maximum(np.floor(data.length * q / 4).astype(np.int64), 1) for q in (quarters, quarters + 1)]
-        return cls(data, before(data, cut[0]), cut[0] - 1, cut[1], settings, hours)
+        first, second = (np.maximum(data.length * q // 4, 1).astype(np.int64) for q in (quarters, quarters + 1))
+        # No later value, mask or start state is left.
+        training = data.restrict(np.arange(data.values.shape[1])[None] < first[:, None])
+        return cls(data, replace(training, length=first), first - 1, second, settings, hours)
 
     def given(self, root: int) -> dict[str, np.ndarray]:
         """Needs, responses and thresholds of the patients."""
         hours, made = np.arange(self.data.u.shape[1])[None] <= self.begin[:, None], self.settings
         return MODEL.given(self.training, hours, made.physics, made.prior, root, made.fit.recency)
-
-    def _bank(self, params: FieldParameters) -> SimulatorBank:
-        nothing = torch.zeros(len(self.data.patients), 8)
-        return SimulatorBank(
-            name="study", patients=self.data.patients, scales=self.data.scales, physics=self.settings.physics,
-            worlds={"own": World(params, nothing, nothing)}, population=None, trunk=None,
-            clinician=torch.from_numpy(self.data.u), disease=DISEASE,
-        )  # fmt: skip
 
     def scored(self) -> np.ndarray:
         """(P, T, 6) observations a forecast is scored on."""
@@ -130,9 +107,15 @@ class Split:
 
     def ahead(self, params: FieldParameters) -> np.ndarray:
         """Errors (P, T, 6) of the forecast from the last hour fitted to."""
+        nothing = torch.zeros(len(self.data.patients), 8)
+        bank = SimulatorBank(
+            name="study", patients=self.data.patients, scales=self.data.scales, physics=self.settings.physics,
+            worlds={"own": World(params, nothing, nothing)}, population=None, trunk=None,
+            clinician=torch.from_numpy(self.data.u), disease=DISEASE,
+        )  # fmt: skip
         hidden = MODEL.hidden_course(self.settings.physics, MODEL.given_of(params), self.data.u)
         known = replace(self.data, start=self.training.start)
-        return self.data.values - forecast_ahead(self._bank(params), known, hidden, self.begin, self.hours)
+        return self.data.values - forecast_ahead(bank, known, hidden, self.begin, self.hours)
 
     def baselines(self) -> dict[str, np.ndarray]:
         """Errors of persistence and of the patient's mean."""
@@ -185,12 +168,6 @@ def _population(fit: FittedField, patients: int) -> FieldParameters:
     return replace(shared, **{n: t.expand(patients, *t.shape[1:]) for n, t in shared.tensors().items()})
 
 
-def _measures(error: np.ndarray, used: np.ndarray) -> dict[str, float]:
-    found = compare({"one": error}, used)["models"]["one"]
-    names = [f"mae {v.name}" for v in DISEASE.variables]
-    return {"mae": found["mae_mean"], "nmse": found["nmse_mean"], **dict(zip(names, found["mae"]))}
-
-
 def _choose(split: Split, root: int, seed: int, recipe: PoolingRecipe) -> pl.DataFrame:
     """Errors on the third quarter of every strength and stop, of scratch at every stop, and of Pop."""
     made, patients, tried = split.settings, len(split.data.patients), len(recipe.strengths)
@@ -200,8 +177,9 @@ def _choose(split: Split, root: int, seed: int, recipe: PoolingRecipe) -> pl.Dat
 
     def look(model: str, strength: float | None, stop: int, params: FieldParameters) -> None:
         scope = f"recency {fit.recency:g}" + ("" if strength is None else f", strength {strength:g}")
-        found = {"mae": _measures(split.ahead(params), used)["mae"]}
-        parts.append(facts(split.settings.name, Row(model, scope, "ahead", stop), seed, found, "third quarter"))
+        error = compare({model: split.ahead(params)}, used)["models"][model]["mae_mean"]
+        row = Row(model, scope, "ahead", stop)
+        parts.append(facts(split.settings.name, row, seed, {"mae": error}, "third quarter"))
 
     def watch(done: int, params: FieldParameters) -> None:
         for i, strength in enumerate(recipe.strengths):
@@ -235,14 +213,16 @@ def score(split: Split, root: int, strength: float, stop: int, stop_scratch: int
 
 
 def _last(split: Split, root: int, seed: int, strength: float, stop: int, stop_scratch: int) -> pl.DataFrame:
-    """Errors on the last quarter, of the cohort and of every patient."""
+    """Errors on the last quarter, and in how many patients Ind has the smaller one."""
     errors, parts = score(split, root, strength, stop, stop_scratch), []
-    used = split.scored() & np.isfinite(np.stack(list(errors.values()))).all(0)
-    for model in MODELS:
+    found = compare(errors, split.scored() & np.isfinite(np.stack(list(errors.values()))).all(0))
+    for model, measures in found["models"].items():
+        values = {f"mae {variable.name}": error for variable, error in zip(DISEASE.variables, measures["mae"])}
+        values |= {"mae": measures["mae_mean"], "nmse": measures["nmse_mean"]}
+        if paired := found["paired"].get(model):
+            values |= {"ind_better": 100 * paired["ind_better"], "p": paired["p"]}
         row = Row(model, f"recency {split.settings.fit.recency:g}, strength {strength:g}", "ahead", stop)
-        parts.append(facts(split.settings.name, row, seed, _measures(errors[model], used), "last quarter"))
-        each = {p: float(e) for p, e in zip(split.data.patients, patient_errors(errors[model], used)) if e == e}
-        parts.append(tidy_rows(split.settings.name, row, seed, "last quarter", "error", each))
+        parts.append(facts(split.settings.name, row, seed, values, "last quarter"))
     return pl.concat(parts)
 
 
@@ -286,11 +266,10 @@ def run(recipe: PoolingRecipe, folder: Path, workers: int, cohort: Cohort, setti
     return pl.concat([frame, units(found, folder, workers)])
 
 
-def markdown(recipe: PoolingRecipe, frame: pl.DataFrame, resamples: int = 10_000) -> str:
+def markdown(recipe: PoolingRecipe, scores: Scores) -> str:
     """What was chosen, and the forecasts of the last quarter."""
-    recency, strength, stop, alone = chosen(frame)
-    scores = Scores(frame, resamples)
-    error = {(m, s, k): v for m, s, k, v in _third_quarter(frame).iter_rows()}
+    recency, strength, stop, alone = chosen(scores.frame)
+    error = {(m, s, k): v for m, s, k, v in _third_quarter(scores.frame).iter_rows()}
     stops = sorted({k for m, _, k in error if m == "ind"})
     parts = [
         "# Partial pooling, chosen and tested on later hours",
@@ -308,14 +287,13 @@ def markdown(recipe: PoolingRecipe, frame: pl.DataFrame, resamples: int = 10_000
         caption = f"Third quarter, recency {hours:g} h; Pop {pop:.4f}, from scratch at best {best:.4f}"
         parts.append(markdown_table(caption, ["Ind", *(f"{k} steps" for k in stops)], body))
     names = [v.name for v in DISEASE.variables]
-    rows = [Row(m, f"recency {recency:g}, strength {strength:g}", "ahead", stop) for m in MODELS]
     body = []
-    for row in rows:
+    for model in MODELS:
+        row = Row(model, f"recency {recency:g}, strength {strength:g}", "ahead", stop)
         at = partial(scores.fact, row, world="last quarter")
-        gain = scores.gain(rows[0], row, "last quarter", "error") if row != rows[0] else None
-        wins, p = (gain.wins.value, gain.p) if gain else (at("ind_better"), at("p"))
-        values = [shown(at(n), 4) for n in (*(f"mae {name}" for name in names), "mae", "nmse")]
-        body.append([row.method, *values, shown(wins, 1), "-" if p is None else f"{p:.1g}"])
+        p = at("p")
+        errors = [shown(at(n), 4) for n in (*(f"mae {name}" for name in names), "mae", "nmse")]
+        body.append([model, *errors, shown(at("ind_better"), 1), "-" if p is None else f"{p:.1g}"])
     heads = ["Model", *names, "mean", "NMSE", "Ind better in, %", "p"]
     parts.append(markdown_table(f"Last quarter, next {recipe.hours} h", heads, body))
     return "\n\n".join(parts) + "\n"

@@ -1,28 +1,27 @@
 """What timing and individual policies gain on the published truth: behaviors trained in the fitted simulators.
 
-    python -m experiments.anesthesia.acceptance FOLDER[=PATIENTS]... [--fresh]
+    python -m experiments.anesthesia.acceptance FOLDER[=PATIENTS]...
 
 Each FOLDER is one that `behavior train` wrote for the first so many PATIENTS (110); K is that of its policies. Writes
 `results.md` and `results.parquet` beside this file: harm per patient and operation-minute, events per operation. What
-is there of a K and so many patients is not scored again, unless `--fresh`.
+`results.parquet` has of a K and so many patients is not scored again; without a FOLDER only `results.md` is written.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 import medgym_offline as mgo
-from experiments.common import plain_table
+from experiments.common import median_gain, plain_table
 from medgym_offline.diseases.anesthesia import DISEASE
 from medgym_offline.files import atomic_path, write_text
 from medgym_offline.policies.loading import load_policy
 
-__all__ = ["compare", "main", "policies_of", "scores"]
+__all__ = ["main", "markdown", "policies_of", "scores"]
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.parquet"
@@ -64,18 +63,11 @@ def scores(budget: int, patients: int, policies: Mapping[tuple[str, str], str]) 
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _harm(table: pl.DataFrame, scope: str, timing: str) -> np.ndarray | None:
-    chosen = table.filter(scope=scope, timing=timing, world="true", metric="severity_mean").sort("patient")
-    return chosen["value"].to_numpy() if len(chosen) else None
-
-
-def compare(better: np.ndarray | None, worse: np.ndarray | None) -> str:
-    """Median gain in per cent (quartiles), and the share of patients with any."""
-    if better is None or worse is None:
-        return ""
-    gain = 100.0 * (1.0 - better / worse)
-    low, middle, high = np.percentile(gain, (25, 50, 75))
-    return f"{middle:.0f} % ({low:.0f}..{high:.0f}); {100 * (gain > 0).mean():.0f} %"
+def _gain(part: pl.DataFrame, better: tuple[str, str], worse: tuple[str, str]) -> str:
+    """Of one (scope, timing) over another on the truth; "" where one is missing."""
+    harm = part.filter(world="true", metric="severity_mean").sort("patient")
+    one, other = (harm.filter(scope=s, timing=t)["value"].to_numpy() for s, t in (better, worse))
+    return median_gain(one, other) if len(one) and len(other) else ""
 
 
 def _share(part: float, whole: float) -> str:
@@ -84,47 +76,42 @@ def _share(part: float, whole: float) -> str:
 
 def markdown(table: pl.DataFrame) -> str:
     """The tables."""
-    head = ["K", "patients", "policy", "timing"]
-    course = [[*head, "harm, own world", "truth", "ratio", "BIS 40..60", "MAP < 65", "awakening", "first"]]
-    events = [[*head, "mmHg x min below 65", "lows", "unseen", "light sleep", "unseen"]]
+    head = ["K", "patients", "policy", "timing", "harm, own world", "truth", "ratio", "BIS 40..60", "MAP < 65"]
+    head += ["awakening", "first", "mmHg x min below 65", "lows", "unseen", "light sleep", "unseen"]
+    body = []
     kinds = ["decisions", "patients", "scope", "timing"]
-    for *key, part in ((*k, p) for k, p in table.group_by(kinds, maintain_order=True)):
+    for key, part in table.group_by(kinds, maintain_order=True):
         mean = {(w, m): v for w, m, v in part.group_by("world", "metric").agg(pl.mean("value")).iter_rows()}
         own, (harm, inside, low, share, awake, first) = mean["own", COURSE[0]], (mean["true", m] for m in COURSE)
-        numbers = [f"{own:.3f}", f"{harm:.3f}", f"{harm / own:.2f}", f"{inside:.0f} %", f"{share:.1f} %"]
-        course.append([*map(str, key), *numbers, f"{awake:.1f} min", f"{first:.1f} min"])
         lows, low_unseen, lights, light_unseen = (mean["true", m] for m in EVENTS)
-        shares = [f"{lows:.2f}", _share(low_unseen, lows), f"{lights:.2f}", _share(light_unseen, lights)]
+        cells = [f"{own:.3f}", f"{harm:.3f}", f"{harm / own:.2f}", f"{inside:.0f} %", f"{share:.1f} %"]
         # The mean depth times the time is the integral: the cost along the path.
-        events.append([*map(str, key), f"{low * DISEASE.process.horizon:.1f}", *shares])
+        cells += [f"{awake:.1f} min", f"{first:.1f} min", f"{low * DISEASE.process.horizon:.1f}"]
+        cells += [f"{lows:.2f}", _share(low_unseen, lows), f"{lights:.2f}", _share(light_unseen, lights)]
+        body.append([*map(str, key), *cells])
     studies = {f"K = {k}, {n}": part for (k, n), part in table.group_by(kinds[:2], maintain_order=True)}
     pairs = [(f"{s}: adaptive over fixed", (s, "adaptive"), (s, "fixed")) for s in SCOPES]
     pairs += [(f"ind over {s}, {t}", ("ind", t), (s, t)) for s in SCOPES[1:] for t in TIMINGS]
-    gains = [["on the truth", *studies]]
-    for label, one, other in pairs:
-        gains.append([label, *(compare(_harm(part, *one), _harm(part, *other)) for part in studies.values())])
-    said = [
-        f"Trained on, and mean over, the first so many patients; {EPISODES} operations each.",
-        "Per operation on the truth: cost along the path, and events; unseen ones hold no decision.",
+    gains = [[label, *(_gain(part, *pair) for part in studies.values())] for label, *pair in pairs]
+    blocks = [
+        f"Trained on, and mean over, the first so many patients; {EPISODES} operations each. Per operation on the "
+        "truth: cost along the path, and events; unseen ones hold no decision.",
+        plain_table(head, body),
         "Gain of harm by K and patients: median (quartiles); better in so many.",
+        plain_table(["on the truth", *studies], gains),
     ]
-    return (
-        "\n\n".join(f"{text}\n\n{plain_table(rows[0], rows[1:])}" for text, rows in zip(said, (course, events, gains)))
-        + "\n"
-    )
+    return "\n\n".join(blocks) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Evaluate, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folders", nargs="+", metavar="FOLDER[=PATIENTS]")
-    parser.add_argument("--fresh", action="store_true", help="score everything again")
-    chosen = parser.parse_args(arguments)
+    parser.add_argument("folders", nargs="*", metavar="FOLDER[=PATIENTS]")
     studies: dict[tuple[int, int], pl.DataFrame] = {}
-    if RESULTS.exists() and not chosen.fresh:
+    if RESULTS.exists():
         kept = pl.read_parquet(RESULTS).group_by("decisions", "patients", maintain_order=True)
         studies = {(int(k), int(n)): part for (k, n), part in kept}
-    for folder, _, count in (f.partition("=") for f in chosen.folders):
+    for folder, _, count in (f.partition("=") for f in parser.parse_args().folders):
         budget, policies = policies_of(Path(folder))
         key = budget, int(count or 110)
         if key not in studies:

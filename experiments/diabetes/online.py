@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 import medgym_offline as mgo
-from experiments.common import plain_table
+from experiments.common import Recipe, median_gain, plain_table
 from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.diabetes.people import find
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
@@ -41,72 +43,70 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "online.parquet"
 RUNS = Path("runs/diabetes-online")
 DAYS, SEED, DECISIONS = 64, 7, 5
-BUDGETS = (4, 5, 6, 8, 10, 12)
 TIMINGS = ("adaptive", "fixed")
 FEWER, SHORT = 6, {"updates": 60, "episodes": 64}
 """Budgets, ceilings and both costs are of every sixth patient; their trainings are a third as long as the release's."""
 BOUND_DAYS, BLIND_DAYS, CANDIDATES, ELITES, ROUNDS = 8, 16, 64, 8, 60
 """Cross-entropy search: days that are foreseen, days that one plan has to serve, plans a round, those kept, rounds."""
-# As a prototype had it best: larger steps and no entropy bonus, since the spread starts small.
-PROXIMAL = {"policy_rate": 1e-3, "policy_epochs": 5, "minibatch": 96, "entropy": 0.0}
-# 1 % of the time, or of the decisions' ends, below 70 mg/dL; costs at ends count 1 instead of 4.8 h.
-LIMITS = {
-    "path": {"cost_limit": 0.048, "multiplier_rate": 1.0, "multiplier_max": 2.0},
-    "end": {"cost_limit": 0.01, "multiplier_rate": 4.8, "multiplier_max": 2.0},
-}
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A policy to train: how, in which world, whose, and when it decides.
+class Group(BaseModel):
+    """Policies that are trained alike: one per scope ("dr-told" sees the daily insulin), timing and budget.
 
     Attributes:
-        algorithm: Of `medgym_offline.online`.
+        name: Beginning of their names, if not that of the group; `end` is the end.
         world: Trained in.
-        scope: Of behavior policies, "dr-told" for one that sees the daily insulin.
-        timing: "adaptive" or "fixed".
-        decisions: Budget K.
-        few: Every sixth patient, a shorter training.
-        limited: What is limited to 1 %: "path", the time below 70 mg/dL, or "end", the decisions that end there.
+        few: Every sixth patient, a shorter training; their names say K.
+        path_costs: Costs along the path, not at the decisions' ends.
+        settings: That differ from the release's.
     """
 
-    algorithm: str
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = ""
+    end: str = ""
+    algorithm: Literal["trpo-lag", "ppo-lag"] = "trpo-lag"
     world: str
+    scopes: tuple[str, ...]
+    decisions: tuple[int, ...] = (DECISIONS,)
+    few: bool = False
+    path_costs: bool = True
+    settings: dict[str, int | float | tuple[float, ...]]
+
+
+class OnlineRecipe(Recipe):
+    """What is trained."""
+
+    group: dict[str, Group]
+
+
+class Trial(NamedTuple):
+    """A policy to train."""
+
+    key: str
+    group: Group
     scope: str
     timing: str
-    decisions: int = DECISIONS
-    few: bool = False
-    limited: str = "path"
-
-    @property
-    def name(self) -> str:
-        """As the results call it."""
-        short = f"-k{self.decisions}" if self.few else ""
-        limited = f"-{self.limited}" if self.few and self.algorithm == "trpo-lag" else ""
-        return f"{self.algorithm}-{self.world}-{self.scope}-{self.timing}{short}{limited}"
+    decisions: int
 
 
-COMPARED = {
-    ("trpo", "true"): ("oracle", "dr", "dr-told"),
-    ("trpo", "own"): ("ind-scratch", "dr"),
-    ("trpo-lag", "own"): ("ind", "dr", "pop"),
-    ("ppo-lag", "own"): ("ind", "dr", "pop"),
-}
-TRIALS = [Trial(*kind, scope, timing) for kind, scopes in COMPARED.items() for scope in scopes for timing in TIMINGS]
-BUDGETED = [Trial("trpo", "true", "oracle", timing, k, True) for k in BUDGETS for timing in TIMINGS]
-CONSTRAINED = [
-    Trial("trpo-lag", "true", "oracle", timing, few=True, limited=what) for what in LIMITS for timing in TIMINGS
-]
-TRAINED = {trial.name: trial for trial in (*TRIALS, *BUDGETED, *CONSTRAINED)}
+def trials() -> dict[str, Trial]:
+    """Every policy to train, by name."""
+    found = {}
+    for key, group in OnlineRecipe.load(HERE / "online.toml").group.items():
+        for k, scope, timing in product(group.decisions, group.scopes, TIMINGS):
+            budget = f"-k{k}" if group.few else ""
+            found[f"{group.name or key}-{scope}-{timing}{budget}{group.end}"] = Trial(key, group, scope, timing, k)
+    return found
+
+
+TRAINED = trials()
 BUILTIN = {f"{name}-adaptive": name for name in ("clinician", "random", "zero")}
-CEILINGS = {
-    f"{kind}-{timing}": (kind, timing) for kind in ("blind", "expert", "foreseen") for timing in ("fixed", "adaptive")
-}
+CEILINGS = {f"{kind}-{timing}": (kind, timing) for kind in ("blind", "expert", "foreseen") for timing in TIMINGS[::-1]}
 EVERYTHING = (*TRAINED, *CEILINGS, *BUILTIN)
 
 
 def bank_of(world: str, scope: str = "", few: bool = False) -> mgo.SimulatorBank:
-    """The 30 patients in a world, or every third; "dr-told" sees the daily insulin."""
+    """The 30 patients in a world, or every sixth; "dr-told" sees the daily insulin."""
     bank = mgo.load_simulators("diabetes-v0").world(world)
     if few:
         bank = bank.select(bank.patients[::FEWER])
@@ -119,32 +119,19 @@ def bank_of(world: str, scope: str = "", few: bool = False) -> mgo.SimulatorBank
 
 def trained(trial: Trial) -> Any:
     """The policy of a trial."""
+    key, group, scope, timing, decisions = trial
     recipe = load_recipe("generation/diabetes-behaviors.toml")
-    changed: dict[str, Any] = {}
-    if trial.algorithm == "trpo":
-        # Without its multiplier the constrained form is plain TRPO.
-        # In the learned simulators 60 updates: more of them exploit what is wrong there.
-        changed = {"multiplier_max": 0.0}
-        if trial.world == "own":
-            changed |= {"updates": 60, "first_doses": (0.014, 0.03)}
-    elif trial.algorithm == "ppo-lag":
-        recipe, changed = replace(recipe, algorithm="ppo-lag"), PROXIMAL
-    elif trial.scope == "oracle":
-        changed = LIMITS[trial.limited]
-    if trial.few:
-        changed = {**changed, **SHORT}
+    changed = group.settings | (SHORT if group.few else {})
     recipe = replace(
         recipe,
-        decisions=trial.decisions,
-        path_costs=trial.limited == "path",
-        settings={scope: {**values, **changed} for scope, values in recipe.settings.items()},
+        algorithm=group.algorithm,
+        decisions=decisions,
+        path_costs=group.path_costs,
+        settings={name: {**values, **changed} for name, values in recipe.settings.items()},
     )
-    apart = f"{trial.algorithm}-{trial.world}" + ("-told" if trial.scope == "dr-told" else "")
-    if trial.few:
-        apart += f"-k{trial.decisions}-{trial.limited}"
-    bank = bank_of(trial.world, trial.scope, trial.few)
-    job = BehaviorRun(bank, recipe, RUNS / apart, progress=False)
-    which = (trial.scope.removesuffix("-told"), trial.timing)
+    apart = f"{key}-k{decisions}" + ("-told" if scope == "dr-told" else "")
+    job = BehaviorRun(bank_of(group.world, scope, group.few), recipe, RUNS / apart, progress=False)
+    which = (scope.removesuffix("-told"), timing)
     job.train([which])
     return job.results[which].policy
 
@@ -282,7 +269,7 @@ def found_rows(name: str) -> pl.DataFrame:
     if name in BUILTIN:
         return score(name, builtin_policy(BUILTIN[name], bank_of("true"), "adaptive"), "", "adaptive")
     trial = TRAINED[name]
-    return score(name, trained(trial), trial.scope, trial.timing, trial.decisions, trial.few)
+    return score(name, trained(trial), trial.scope, trial.timing, trial.decisions, trial.group.few)
 
 
 def train(names: Sequence[str]) -> None:
@@ -298,144 +285,93 @@ def train(names: Sequence[str]) -> None:
         print(f"done {name}: {time.process_time() - started:.0f} s of CPU", flush=True)
 
 
-def gain(better: np.ndarray, worse: np.ndarray) -> str:
-    """Median and quartiles of the gain per patient, and in how many it is one."""
-    share = 100.0 * (worse - better) / worse
-    low, middle, high = np.quantile(share, [0.25, 0.5, 0.75])
-    return f"{middle:.1f} % ({low:.0f}..{high:.0f}), {(share > 0).sum()} of {len(share)}"
+Known = Mapping[str, pl.DataFrame]
+"""Results by name, of some patients."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """Results as tables ask for them: policies on the true patients, all or some."""
+def of(known: Known, name: str, column: str = "harm", world: str = "true") -> np.ndarray:
+    """One number per patient."""
+    return known[name].filter(world=world)[column].to_numpy()
 
-    parts: dict[str, pl.DataFrame]
-    patients: Sequence[str]
 
-    def column(self, name: str, column: str = "harm", world: str = "true") -> np.ndarray:
-        """One number per patient."""
-        rows = self.parts[name].filter(pl.col("world") == world, pl.col("patient").is_in(list(self.patients)))
-        return rows[column].to_numpy()
+def policies_table(known: Known, names: Iterable[str]) -> str:
+    """A line per policy that is there: harm in both worlds, and on the true patients glucose and its lows."""
 
-    def mean(self, name: str, column: str = "harm", world: str = "true") -> float:
-        """Over patients."""
-        return float(self.column(name, column, world).mean())
+    def shown(name: str, column: str, digits: int, world: str = "true") -> str:
+        values = of(known, name, column, world)
+        return f"{values.mean():.{digits}f}" if len(values) and not np.isnan(values).any() else "-"
 
-    def shown(self, name: str) -> list[str]:
-        """Harm, time in range, below 70 and below 54."""
-        harm, *times = (self.mean(name, k) for k in ("harm", "time_in_range", "time_below_70", "time_below_54"))
-        return [f"**{harm:.2f}**", *(f"{share:.{digits}f}" for share, digits in zip(times, (1, 2, 2)))]
-
-    def unseen(self, name: str) -> list[str]:
-        """Lows and deep lows a day, and how many of them hold no decision."""
-        cells = []
+    rows = []
+    for name in (name for name in names if name in known):
+        cells = [shown(name, "harm", 2, "own"), f"**{shown(name, 'harm', 2)}**", shown(name, "time_in_range", 1)]
+        cells += [shown(name, column, 2) for column in ("time_below_70", "time_below_54", "low_ends")]
         for level in ("low", "very_low"):
-            events, unseen = (self.mean(name, f"{level}_{kind}") for kind in ("events", "unseen"))
+            events, unseen = (of(known, name, f"{level}_{kind}").mean() for kind in ("events", "unseen"))
             cells.append(f"{events:.2f}, {100 * unseen / max(events, 1e-9):.0f} %")
-        return cells
-
-    def gains(self, pairs: Sequence[tuple[str, str]]) -> str:
-        """A table of what each policy gains over another, of the pairs that are there."""
-        there = [pair for pair in pairs if self.parts.keys() >= set(pair)]
-        rows = [[f"{a} over {b}", gain(self.column(a), self.column(b))] for a, b in there]
-        return plain_table(["", "gain"], rows)
+        rows.append([name, *cells])
+    heads = ["policy", "harm own", "**harm true**", "TIR", "< 70", "< 54", "ends below 70, %"]
+    return plain_table([*heads, "lows a day, unseen", "deep lows, unseen"], rows)
 
 
-HARM = ["TIR", "< 70", "< 54"]
-LOWS = ["lows a day, unseen", "deep lows, unseen"]
-
-
-def policies_table(found: Found) -> str:
-    """Every policy of all patients."""
-    names = [name for name in (*(trial.name for trial in TRIALS), *BUILTIN) if name in found.parts]
-    rows = [[n, f"{found.mean(n, world='own'):.2f}", *found.shown(n), *found.unseen(n)] for n in names]
-    return plain_table(["policy", "harm own", "**harm true**", *HARM, *LOWS], rows)
+def gains_table(known: Known, pairs: Iterable[tuple[str, str]]) -> str:
+    """What each policy gains over another, of the pairs that are there."""
+    there = [pair for pair in pairs if known.keys() >= set(pair)]
+    return plain_table(["", "gain"], [[f"{a} over {b}", median_gain(of(known, a), of(known, b))] for a, b in there])
 
 
 def compared_pairs() -> list[tuple[str, str]]:
     """Adaptive and fixed, each patient's own and one for all, PPO and TRPO."""
     pairs = []
-    for kind, (ind, *_) in ((f"{algorithm}-{world}", scopes) for (algorithm, world), scopes in COMPARED.items()):
+    for kind, ind in {t.key: t.group.scopes[0] for t in TRAINED.values() if not t.group.few}.items():
         pairs += [(f"{kind}-{s}-adaptive", f"{kind}-{s}-fixed") for s in (ind, "dr", "pop")]
         pairs += [(f"{kind}-{ind}-{t}", f"{kind}-{s}-{t}") for s in ("dr", "dr-told", "pop") for t in TIMINGS]
     return pairs + [(f"ppo-lag-own-{s}-{t}", f"trpo-lag-own-{s}-{t}") for s in ("ind", "pop") for t in TIMINGS]
 
 
-def budgets_table(found: Found) -> str:
-    """What a budget of decisions is worth, and which adaptive one equals which fixed one."""
-    names = {(t.timing, t.decisions): t.name for t in BUDGETED if t.name in found.parts}
-    fixed = [(k, found.mean(names["fixed", k])) for k in BUDGETS if ("fixed", k) in names]
+def equal_budgets(known: Known) -> str:
+    """Which fixed budget has the harm of each adaptive one, by straight lines between those tried."""
+    tried = {name: t for name, t in TRAINED.items() if t.key == "budgets" and name in known}
+    harm = {(t.timing, t.decisions): of(known, name).mean() for name, t in tried.items()}
+    fixed = [(k, value) for (timing, k), value in harm.items() if timing == "fixed"]
     rows = []
-    for k in (k for k in BUDGETS if {("adaptive", k), ("fixed", k)} <= names.keys()):
-        a, f = (found.column(names[timing, k]) for timing in TIMINGS)
-        low = [found.mean(names[timing, k], "time_below_70") for timing in ("fixed", "adaptive")]
-        equal = equal_budget(float(a.mean()), fixed)
-        rows.append([str(k), f"{f.mean():.2f}", f"{a.mean():.2f}", gain(a, f), f"{low[0]:.2f}, {low[1]:.2f}", equal])
-    heads = [
-        "K",
-        "harm fixed",
-        "harm adaptive",
-        "adaptive over fixed",
-        "< 70: fixed, adaptive",
-        "as good as fixed at K =",
-    ]
-    return plain_table(heads, rows)
-
-
-def equal_budget(harm: float, fixed: Sequence[tuple[int, float]]) -> str:
-    """The budget at which fixed timing has this harm, by straight lines between those tried."""
-    for (k, before), (more, after) in zip(fixed, fixed[1:]):
-        if after <= harm <= before:
-            return f"{k + (more - k) * (before - harm) / max(before - after, 1e-9):.1f}"
-    return f"more than {fixed[-1][0]}" if harm < fixed[-1][1] else f"less than {fixed[0][0]}"
-
-
-def ceilings_table(found: Found) -> str:
-    """From a plan that never looks to one that knows the day."""
-    meaning = {
-        "blind": f"one plan for all days, never looks (searched on {BLIND_DAYS} other days)",
-        "expert": "each patient's own policy, trained on the truth",
-        "foreseen": "the best plan found for each day, its meals known",
-    }
-    there = {name: kind for name, kind in CEILINGS.items() if name in found.parts}
-    rows = [[meaning[kind], timing, *found.shown(name)] for name, (kind, timing) in there.items()]
-    pairs = [(f"{kind}-adaptive", f"{kind}-fixed") for kind in meaning]
-    pairs += [(f"{a}-{t}", f"{b}-{t}") for a, b in (("expert", "blind"), ("foreseen", "expert")) for t in TIMINGS]
-    return plain_table(["", "timing", "harm", *HARM], rows) + "\n\n" + found.gains(pairs)
-
-
-def costs_table(found: Found) -> str:
-    """The constraint at the decisions' ends against that along the path."""
-    limits = [("nothing", timing, f"trpo-true-oracle-{timing}-k{DECISIONS}") for timing in TIMINGS]
-    limits += [({"path": "time", "end": "ends"}[t.limited], t.timing, t.name) for t in CONSTRAINED]
-    rows = []
-    for limited, timing, name in (row for row in limits if row[-1] in found.parts):
-        ends = found.mean(name, "low_ends")
-        shown = "-" if np.isnan(ends) else f"{ends:.2f}"
-        rows.append([limited, timing, *found.shown(name), shown, *found.unseen(name)])
-    return plain_table(["limited", "timing", "harm", *HARM, "ends below 70, %", *LOWS], rows)
+    for k in (k for timing, k in harm if timing == "adaptive" and fixed):
+        value = harm["adaptive", k]
+        equal = f"more than {fixed[-1][0]}" if value < fixed[-1][1] else f"less than {fixed[0][0]}"
+        for (less, before), (more, after) in zip(fixed, fixed[1:]):
+            if after <= value <= before:
+                equal = f"{less + (more - less) * (before - value) / max(before - after, 1e-9):.1f}"
+                break
+        rows.append([str(k), equal])
+    return plain_table(["adaptive, K =", "as good as fixed at K ="], rows)
 
 
 def table() -> None:
     """Write the tables."""
-    everyone, some = (Found(results(), bank_of("true", few=few).patients) for few in (False, True))
-    few = len(some.patients)
+    everyone, some = results(), list(bank_of("true", few=True).patients)
+    few = {name: rows.filter(pl.col("patient").is_in(some)) for name, rows in everyone.items()}
+    short = [name for name, trial in TRAINED.items() if trial.group.few]
+    budgets = [name for name in short if TRAINED[name].key == "budgets"]
+    kinds = ("blind", "expert", "foreseen")
+    bounds = [(f"{kind}-adaptive", f"{kind}-fixed") for kind in kinds]
+    bounds += [(f"{a}-{t}", f"{b}-{t}") for a, b in (("expert", "blind"), ("foreseen", "expert")) for t in TIMINGS]
     blocks = [
         "# Online learning in type 1 diabetes",
-        f"Made by `{Path(__file__).name} table`; {DAYS} days a patient.",
-        policies_table(everyone),
-        "Gain of harm on the true patients: median (quartiles), better in so many.",
-        everyone.gains(compared_pairs()),
-        f"## Budgets of decisions, {few} patients",
-        f"Each patient's own policy on the truth (TRPO, {SHORT['updates']} updates of {SHORT['episodes']} days).",
-        budgets_table(some),
-        f"## Ceilings, {few} patients, {BOUND_DAYS} days",
-        f"Cross-entropy search, {ROUNDS} rounds of {CANDIDATES} plans; what is found bounds the best from one side.",
-        ceilings_table(some),
-        f"## What is limited to 1 %, {few} patients",
-        "Each patient's own TRPO-Lag on the truth, as short a training: limited is the share of decisions that end "
-        "below 70 mg/dL, or that of the time.",
-        costs_table(some),
+        f"Made by `{Path(__file__).name} table`; {DAYS} days a patient. Of gains of harm on the true patients: median "
+        "(quartiles), better in so many.",
+        policies_table(everyone, [name for name in (*TRAINED, *BUILTIN) if name not in short]),
+        gains_table(everyone, compared_pairs()),
+        f"## Budgets of decisions, and what is limited to 1 %: {len(some)} patients",
+        f"Each patient's own policy on the truth ({SHORT['updates']} updates of {SHORT['episodes']} days), K decisions "
+        "(k4 to k12). TRPO-Lag limits the time below 70 mg/dL (path), or the share of decisions that end there (end).",
+        policies_table(few, short),
+        gains_table(few, zip(budgets[::2], budgets[1::2])),
+        equal_budgets(few),
+        f"## Ceilings, {len(some)} patients, {BOUND_DAYS} days",
+        f"Cross-entropy search, {ROUNDS} rounds of {CANDIDATES} plans; what is found bounds the best from one side. "
+        f"Blind: one plan for all days, never looks (searched on {BLIND_DAYS} other days). Expert: each patient's own "
+        "policy, trained on the truth. Foreseen: the best plan found for each day, its meals known.",
+        policies_table(few, CEILINGS),
+        gains_table(few, bounds),
     ]
     write_text(HERE / "online.md", "\n\n".join(blocks) + "\n")
 

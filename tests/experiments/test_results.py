@@ -1,20 +1,19 @@
-"""Recipes parse; the recorded tables are those of the recorded scores; intervals and verdicts are what they say."""
+"""Recipes parse; the recorded tables are those of the recorded scores; intervals are what they say."""
 
 import re
 
 import numpy as np
 import polars as pl
 import pytest
-from scipy import stats
 
-from experiments import ablation, ceilings, offline, online, pooling
-from experiments.common import HERE, Row, Scores, estimate, read_scores, tidy_rows
+from experiments import ceilings, offline, online, pooling
+from experiments.common import HERE, Row, Scores, read_scores, tidy_rows
 from medgym_offline import MedGymError
 
 KINDS = {
     "online": (online.OnlineRecipe, online.markdown),
     "offline": (offline.OfflineRecipe, offline.markdown),
-    "ablation": (ablation.AblationRecipe, ablation.markdown),
+    "ablation": (offline.OfflineRecipe, offline.markdown),
     "ceilings": (ceilings.CeilingsRecipe, ceilings.markdown),
     "pooling": (pooling.PoolingRecipe, pooling.markdown),
 }
@@ -54,16 +53,15 @@ def test_a_wrong_recipe_is_one_line_that_names_file_and_entry(tmp_path, text, sa
 
 
 def _points(text):
-    """Markdown without what the bootstrap decides: intervals and verdicts."""
-    text = re.sub(r" \([-+.\d]+ to [-+.\d]+\)", "", text)
-    return re.sub(r"holds|does not hold|not shown|too few|better|worse", "", text)
+    """Markdown without what the bootstrap decides: intervals."""
+    return re.sub(r" \([-+.\d]+ to [-+.\d]+\)", "", text)
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_tables_are_those_of_the_recorded_scores(name):
     kind, markdown = _kind(name)
     path = HERE / "results" / f"{name}.parquet"
-    found = markdown(kind.load(name), read_scores(path), 20)
+    found = markdown(kind.load(name), Scores(read_scores(path), 20))
     assert _points(found) == _points(path.with_suffix(".md").read_text(encoding="utf-8"))
 
 
@@ -79,7 +77,7 @@ def _scores(a, b):
     return Scores(pl.concat(parts))
 
 
-def test_estimates_agree_with_the_normal_theory_and_with_scipy():
+def test_estimates_agree_with_the_normal_theory():
     rng = np.random.default_rng(0)
     b = rng.normal(5.0, 1.0, (1, 200))
     a = b - rng.normal(0.5, 1.0, (1, 200))
@@ -93,9 +91,6 @@ def test_estimates_agree_with_the_normal_theory_and_with_scipy():
     assert gain.wins.value == pytest.approx(100 * (a < b).mean())
     assert gain.difference.value == pytest.approx((a - b).mean())
     assert gain.difference.low < gain.difference.value < gain.difference.high < 0 < gain.percent.low
-    assert gain.p == pytest.approx(stats.wilcoxon(a[0], b[0]).pvalue)
     back = scores.gain(B, A, "own")
     assert back.wins.value == pytest.approx(100 - gain.wins.value)
     assert back.difference.value == pytest.approx(-gain.difference.value)
-    assert estimate(a[0]).value == pytest.approx(mean.value)
-    assert (estimate(a[0]).low, estimate(a[0]).high) == pytest.approx((mean.low, mean.high), abs=0.1 * half)

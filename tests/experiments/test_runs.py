@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments import ablation, common, figures, offline, online, pooling
+from experiments import common, figures, offline, online, pooling
 from experiments.common import Row, Scores
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
@@ -39,15 +39,11 @@ def test_online(two, tmp_path, monkeypatch):
         settings=dict.fromkeys(("pop", "dr", "ind", "ind-scratch"), SETTINGS),
     )  # fmt: skip
     found = online.run(recipe, tmp_path, bank=two)
-    text = online.markdown(recipe, found, 20)
-    assert "| TRPO-Lag-A-Ind |" in text
-    assert "| K = 3, own |" in text
-    assert "| TRPO-Lag, Ind, fixed: stays near its limit | too few |" in text
+    text = online.markdown(recipe, Scores(found, 20))
+    for line in ("| TRPO-Lag-A-Ind-scratch | 4 |", "| TRPO-Lag-F-Ind | 3 |", "| TRPO-Lag-F-Pop over TRPO-F-Pop |"):
+        assert line in text
     rows = set(found.filter(pl.col("world") == "own").select(Row._fields).iter_rows())
     assert {tuple(row) for row in recipe.rows()} < rows
-    drawn = figures.draw(recipe, found.filter(world="own", timing="fixed"), tmp_path / "figures", 20)
-    assert {path.name.partition("-")[0] for path in drawn} == {"budget", "lactate", "patients", "scores", "sofa"}
-    assert all("TRPO-Lag" in path.read_text() for path in drawn)
     monkeypatch.setattr(online, "train_behavior", _refuse)
     monkeypatch.setattr(online, "evaluate", _refuse)
     assert online.run(recipe, tmp_path, bank=two).equals(found)
@@ -80,26 +76,26 @@ def test_offline(source, tmp_path, monkeypatch):
     monkeypatch.setattr(offline, "_behavior", _behavior)  # none is shipped for four decisions
     recipe = offline.OfflineRecipe(name="tiny", algorithms=("bc", "cql"), seeds=2, episodes=2, settings=SMALL)
     found = offline.run(recipe, tmp_path, sources=[source])
-    text = offline.markdown(recipe, found, 20)
-    for line in ("| CQL-F-Ind |", "| other half of the data |", "| CQL, fixed: Ind beats Pop in most patients |"):
+    text = offline.markdown(recipe, Scores(found, 20))
+    for line in ("| CQL-F-Ind |", "| data-F |", "| CQL-F-Ind over BC-F-Ind |"):
         assert line in text
     scores = Scores(found, 20)
     assert scores.course(Row("data", "data", "fixed", 4), "own", "support_distance")[0] == list(map(float, range(101)))
+    page = figures.page(scores, "tiny")
+    assert [section.heading for section in page.sections] == [f"{w} world, fixed timing" for w in ("Crossfit", "Own")]
+    assert {len(section.blocks) for section in page.sections} == {5}
     monkeypatch.setattr(offline, "train", _refuse)
     assert offline.run(recipe, tmp_path, sources=[source]).equals(found)
 
 
-def test_ablation(source, tmp_path):
-    recipe = ablation.AblationRecipe(
-        name="tiny", reference="cql", default="gcql", patients=0, seeds=1, episodes=1, settings=SMALL,
-        datasets={"medgym/test-fixed-v0": "sepsis-v0"},
-        variants={"cql": {"label": "no guard", "algorithm": "cql"}, "gcql": {"label": "guarded"}},
+def test_variants(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(offline, "_behavior", _behavior)
+    recipe = offline.OfflineRecipe(
+        name="tiny", algorithms=("cql", "gcql"), variants={"wide": {"algorithm": "gcql", "settings": {"theta": 0.75}}},
+        scopes=("ind",), seeds=1, episodes=1, settings=SMALL,
     )  # fmt: skip
-    found = ablation.run(recipe, tmp_path, sources=[source])
-    text = ablation.markdown(recipe, found, 20)
-    assert "| Against no guard, gain % | SOFA (all) | support distance | return |" in text
-    (outside,) = found.filter(pl.col("metric") == "data_outside")["value"]
-    assert 0.0 <= outside <= 100.0
+    text = offline.markdown(recipe, Scores(offline.run(recipe, tmp_path, sources=[source]), 20))
+    assert "| wide-F-Ind over CQL-F-Ind |" in text
 
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
@@ -142,7 +138,7 @@ def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort, tmp_path)
     assert (f"recency {recency:g}, strength {strength:g}", stop) in set(best.select("scope", "decisions").iter_rows())
     assert len(mean) == 8  # two recencies, two strengths, two stops
     assert alone in (2, 4, 6, 8)
-    text = pooling.markdown(POOLING, found, 20)
+    text = pooling.markdown(POOLING, Scores(found, 20))
     assert text.count("| persistence |") == 1
     with pytest.raises(BankError, match="4 stays, the study needs 9"):
         pooling.run(POOLING, tmp_path, 1, cohort, replace(BANK, patients=9))
