@@ -95,20 +95,3 @@ def test_manifests_belong_to_these_artefacts(bank):
             returns = dataset.reference_returns
             assert returns["random"] < returns["behavior"] <= returns["expert"] + 1e-6
             assert dataset.episodes == 110 * 100
-
-
-def test_the_twin_is_fitted_well_enough_to_be_a_model_of_its_truth():
-    twin = load_simulators("sepsis-twin-v0")
-    recipe = read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")
-    assert twin.metadata["recipe_hash"] == recipe.hash
-    assert twin.worlds == ("own", "crossfit", "true")
-    truth = twin.metadata["truth"]
-    assert truth["pop"]["nmse"]["mean"] < 1.0
-    assert truth["ind"]["nmse"]["mean"] < truth["pop"]["nmse"]["mean"] < truth["ind from scratch"]["nmse"]["mean"]
-    for hours in ("4 h", "24 h"):
-        scores = {name: truth[name]["r2"]["random"][hours]["all"] for name in ("ind", "pop", "ind from scratch")}
-        assert scores["ind"] > scores["pop"] > scores["ind from scratch"]
-        assert scores["ind"] > 0.15
-    assert truth["ind"]["nmse"]["mean"] < truth["no change"]["nmse"]["mean"]
-    result = evaluate("clinician", bank=twin.select([0, 1]), episodes=2, worlds=("own", "true"))
-    assert set(result.worlds) == {"own", "true"}

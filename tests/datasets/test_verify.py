@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -38,7 +37,7 @@ def _put(array, place, value):
     return array
 
 
-FAULTS: list[tuple[str, str, Callable[[dict[str, np.ndarray]], object]]] = [
+FAULTS = [
     # What d3rlpy's Minari loader does: observations slip against actions.
     ("chain", "observations", lambda c: np.roll(c["observations"], 1, axis=0)),
     ("termination", "terminations", lambda c: np.roll(c["terminations"], 1)),

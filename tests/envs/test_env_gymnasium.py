@@ -1,7 +1,6 @@
 """The Gymnasium interfaces: official checker, contract of the vector environment, replay, bad input."""
 
 from functools import partial
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -69,7 +68,7 @@ def test_start_state_option(tiny_bank):
         refused(MedGymError, words, partial(env.reset, options={"state": state}))
 
 
-ACTIONS: list[tuple[Any, str]] = [
+ACTIONS = [
     ([0, 0, 0], r"shape \(3,\); expected \(4,\)"),
     ([0, np.nan, 0, 0], r"component 1 \(vasopressor\) is nan; give a number in \[-1, 1\]"),
     ([0, 0, 0, 1.5], r"component 3 \(interval\) is 1.5"),
@@ -94,7 +93,7 @@ def test_bad_actions_and_steps_out_of_turn(tiny_bank):
         env.step(np.zeros(4, np.float32))
 
 
-BAD: list[tuple[type[MedGymError], str, dict[str, Any]]] = [
+BAD = [
     (UnknownNameError, "patient", {"patient": "nobody"}),
     (UnknownNameError, "patient", {"patient": 4}),
     (UnknownNameError, "simulator bank", {"bank": "sepsis-v9"}),
@@ -125,7 +124,7 @@ def test_options_name_the_patient_of_the_episode(tiny_bank):
     assert env.patient == ids[1]
 
 
-WRONG_OPTIONS: list[tuple[Any, str]] = [
+WRONG_OPTIONS = [
     ({"State": [90, 80, 1, 10, 1000, 2]}, "did you mean 'state'"),
     ({"seed": 3}, "reset option 'seed'"),
     ({"patient": "nobody"}, "patient"),

@@ -68,19 +68,6 @@ def test_fqe_finds_the_known_value():
     assert bool((found.v_next[..., -1] == 0).all())
 
 
-def test_fqe_stacked_equals_looped_in_any_order():
-    data = toy(patients=3, episodes=20)
-    config = FqeConfig(updates=30, batch=16, hidden=16)
-
-    def values(ids):
-        return fit_fqe(data, episode_grid(data, ids), perturbed(ids), GAMMA, config=config).value
-
-    ids = data.present_ids
-    whole = values(ids)
-    torch.testing.assert_close(torch.cat([values((p,)) for p in ids]), whole, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(values(ids[::-1]), whole.flip(0), rtol=1e-4, atol=1e-4)
-
-
 def test_grid_holds_the_rows_of_the_dataset(transitions):
     logged = episode_grid(transitions)
     assert logged.valid.shape[:2] == (4, 6)

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
@@ -60,7 +59,7 @@ class Machine:
         command = [sys.executable, "-c", STEPS, json.dumps(steps)]
         ended = subprocess.run(command, env=environment, cwd=self.home, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
-        found: list[dict[str, Any]] = json.loads(ended.stdout.splitlines()[-1])
+        found = json.loads(ended.stdout.splitlines()[-1])
         return found
 
 
@@ -99,7 +98,7 @@ def machines(tmp_path_factory):
 
 
 def manifest(machine):
-    found: dict[str, Any] = json.loads((machine.home / "minari" / DATASET / "data" / "manifest.json").read_text())
+    found = json.loads((machine.home / "minari" / DATASET / "data" / "manifest.json").read_text())
     return found
 
 

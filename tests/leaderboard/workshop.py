@@ -137,5 +137,5 @@ def variant(entry, name, scores=None, **changes):
     }
     scope, timing, decisions = values["scope"], values["timing"], values["decisions"]
     values["id"] = entry_id(name, values["dataset"]["id"], scope, timing, decisions)
-    found: Entry = check(Entry, values, "variant")
+    found = check(Entry, values, "variant")
     return found

@@ -95,7 +95,7 @@ def test_resume_equals_uninterrupted(case, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         short(case, shard=2, resume=state, on_update=stop)
     assert state.exists()
-    counted: list[int] = []
+    counted = []
     result = short(case, shard=2, resume=state, on_update=counted.append)
     assert counted[0] == 91
     assert torch.equal(answers(result.policy), answers(base(case)))
