@@ -24,7 +24,7 @@ from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.forms import Manifest, Metadata
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
-from tests.datasets.conftest import write_recipe
+from tests.helpers import write_recipe
 
 ODD = (None, -1, "many", {})
 

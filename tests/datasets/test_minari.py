@@ -16,8 +16,7 @@ from medgym_offline.datasets import COLUMNS, list_datasets, load_dataset, verify
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat
 from medgym_offline.errors import DatasetError
-from tests.datasets.conftest import write_recipe
-from tests.helpers import refused
+from tests.helpers import refused, write_recipe
 
 
 @pytest.fixture(autouse=True)

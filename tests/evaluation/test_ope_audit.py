@@ -22,7 +22,7 @@ from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import episode_grid
 from medgym_offline.evaluation.ope.returns import monte_carlo_returns
 from tests.evaluation.conftest import Constant
-from tests.helpers import refused
+from tests.helpers import refused, write_recipe
 from tests.leaderboard.workshop import run
 from tests.offline.toy import DECISIONS, toy
 
@@ -136,23 +136,13 @@ def test_mistakes_are_named(transitions, recipe, acted, tiny_bank):
     refused(MedGymError, "answers the same observations differently", lambda: ask(unsteady))
 
 
-RECIPE = """
-id = "medgym/{name}"
-description = "Test."
-bank = "bank.safetensors"
-behavior = "{behavior}"
-episodes = 4
-perturbation = {perturbation}
-"""
-
-
 @pytest.fixture
 def dataset(tiny_bank, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_bank.save("bank.safetensors")
     for name, behavior, perturbation in (("mix-v0", "zero + random", 0.05), ("still-v0", "zero", 0.0)):
-        path = Path(f"{name}.toml")
-        path.write_text(RECIPE.format(name=name, behavior=behavior, perturbation=perturbation))
+        fields = {"id": f"medgym/{name}", "description": "Test.", "bank": "bank.safetensors", "behavior": behavior}
+        path = write_recipe(Path(f"{name}.toml"), **fields, episodes=4, perturbation=perturbation)
         generate(path, progress=False)
     return "medgym/mix-v0"
 

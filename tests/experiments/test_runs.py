@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments import ablation, common, offline, online, pooling
-from experiments.common import Row, Scores
+from experiments.common import Row
 from experiments.open_loop import CeilingConfig, ceilings, interval_logits, intervals, schedule_harm
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
@@ -43,10 +43,7 @@ def test_online(two, tmp_path, monkeypatch):
         settings=dict.fromkeys(("pop", "dr", "ind", "ind-scratch"), SETTINGS),
     )  # fmt: skip
     found = online.run(recipe, tmp_path, bank=two)
-    text = online.markdown(recipe, found, 20)
-    assert "| TRPO-Lag-A-Ind |" in text
-    assert "| K = 3, own |" in text
-    assert "| TRPO-Lag, Ind, fixed: stays near its limit | too few |" in text
+    assert "| TRPO-Lag-A-Ind |" in online.markdown(recipe, found, 20)
     rows = set(found.filter(pl.col("world") == "own").select(Row._fields).iter_rows())
     assert {tuple(row) for row in recipe.rows()} < rows
     monkeypatch.setattr(online, "train_behavior", _refuse)
@@ -81,11 +78,7 @@ def test_offline(source, tmp_path, monkeypatch):
     monkeypatch.setattr(offline, "_behavior", _behavior)  # none is shipped for four decisions
     recipe = offline.OfflineRecipe(name="tiny", algorithms=("bc", "cql"), seeds=2, episodes=2, settings=SMALL)
     found = offline.run(recipe, tmp_path, sources=[source])
-    text = offline.markdown(recipe, found, 20)
-    for line in ("| CQL-F-Ind |", "| other half of the data |", "| CQL, fixed: Ind beats Pop in most patients |"):
-        assert line in text
-    scores = Scores(found, 20)
-    assert scores.course(Row("data", "data", "fixed", 4), "own", "support_distance")[0] == list(map(float, range(101)))
+    assert "| CQL-F-Ind |" in offline.markdown(recipe, found, 20)
     monkeypatch.setattr(offline, "train", _refuse)
     assert offline.run(recipe, tmp_path, sources=[source]).equals(found)
 

@@ -3,7 +3,6 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
@@ -18,7 +17,6 @@ from medgym_offline.leaderboard import Entry, entry_schema, read_submission
 from medgym_offline.leaderboard.building import build_entry
 from medgym_offline.leaderboard.submission import MAX_POLICY_BYTES
 from tests.leaderboard.workshop import DATASET, PATIENTS, change, refused, run
-
 
 
 def fits(values):

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.helpers import write_recipe
+
 SETS = {
     "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2"},
@@ -77,9 +79,8 @@ def machines(tmp_path_factory):
     bank = root / "release" / "bank.safetensors"
     bank.parent.mkdir()
     prior_bank(patients=3, seed=0).save(bank)
-    fields = {"id": DATASET, "description": "Zero.", "bank": bank.name, "behavior": "zero", "timing": "adaptive"}
-    text = "".join(f"{k} = {json.dumps(v)}\n" for k, v in fields.items()) + "episodes = 30\n"
-    (bank.parent / "sepsis-two-machines-v0.toml").write_text(text)
+    fields = {"id": DATASET, "description": "Zero.", "bank": bank.name, "behavior": "zero", "episodes": 30}
+    write_recipe(bank.parent / "sepsis-two-machines-v0.toml", **fields)
     found = {name: Machine(root, name) for name in SETS}
     train = ("train", "bc", "--dataset", DATASET, "--updates", "40", "--seeds", "2", "--output", "bc")
     results = [f"result{n}" for n in (0, 1)]

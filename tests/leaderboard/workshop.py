@@ -13,6 +13,7 @@ import pytest
 from medgym_offline.cli import main
 from medgym_offline.config import check, to_values
 from medgym_offline.leaderboard.entry import Entry, entry_id
+from tests.helpers import write_recipe
 
 DATASET = "medgym/workshop-v0"
 PATIENTS = 3
@@ -89,9 +90,8 @@ def build(root):
 
     shop = Workshop(root)
     prior_bank(patients=PATIENTS, seed=0).save(shop.bank)
-    recipe = root / "recipe.toml"
     fields = {"id": DATASET, "description": "Random.", "bank": "bank.safetensors", "behavior": "random"}
-    recipe.write_text("".join(f'{key} = "{value}"\n' for key, value in fields.items()) + "episodes = 4\n")
+    recipe = write_recipe(root / "recipe.toml", **fields, episodes=4)
     os.environ["MINARI_DATASETS_PATH"] = str(shop.minari)
     os.environ["MEDGYM_CACHE"] = str(root / "cache")
     train = ("train", "dqn", "--dataset", DATASET, "--updates", "5")

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from medgym_offline.datasets.behaviors import Behavior, play
@@ -27,7 +24,7 @@ from medgym_offline.policies import HistoryPolicy, StackedActor, load_policy, sa
 from medgym_offline.sequences import NETWORKS
 from medgym_offline.stack import Steps
 from medgym_offline.windows import split_windows, window_width
-from tests.helpers import refused
+from tests.helpers import edit, refused
 from tests.offline.toy import DECISIONS, toy
 from tests.rolled import rolled
 
@@ -275,8 +272,5 @@ def test_rows_that_are_not_whole_episodes_are_refused():
 )
 def test_files_that_contradict_themselves_are_refused(changes, words, tmp_path):
     path = save_policy(HistoryPolicy(Recorder(("a",), kind="transformer"), 4), tmp_path / "p.safetensors")
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["medgym-policy"]) | changes
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, metadata={"medgym-policy": json.dumps(header)})
+    edit(path, path, changes)
     refused(PolicyError, words, lambda: load_policy(path))

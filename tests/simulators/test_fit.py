@@ -1,6 +1,5 @@
 """Fitting: causality, disjoint worlds, recovery of known noise and needs, independence of batch mates."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -8,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
 from medgym_offline import load_simulators
@@ -28,7 +26,7 @@ from medgym_offline.simulators.fit import FitConfig, fit_alone, fit_individuals,
 from medgym_offline.simulators.flow import SolutionMapConfig
 from medgym_offline.simulators.forecast import forecast_ahead
 from medgym_offline.simulators.noise import noise_variance
-from tests.helpers import refused
+from tests.helpers import edit, refused
 
 PATIENTS = 4
 
@@ -226,14 +224,6 @@ def test_a_bank_from_a_cohort_table(cohort, tmp_path):
     refused(BankError, "asks for 99", lambda: build_bank(cohort, replace(recipe, patients=99), show=False))
 
 
-def _edit_header(source, target, **changes):
-    with safe_open(source, framework="pt") as stream:
-        header = json.loads(stream.metadata()["medgym"])
-        tensors = {k: stream.get_tensor(k) for k in stream.keys()}  # noqa: SIM118
-    header.update(changes)
-    save_file(tensors, target, metadata={"medgym": json.dumps(header)})
-
-
 def test_damage_is_named(tiny_bank, tmp_path):
     good = tmp_path / "good.safetensors"
     tiny_bank.save(good)
@@ -249,5 +239,5 @@ def test_damage_is_named(tiny_bank, tmp_path):
         ("martian", {"kinds": {"own": "martian"}}),
         ("shape", {"patients": ["one"]}),
     ):
-        _edit_header(good, bad, **change)
+        edit(good, bad, change)
         refused(BankError, words, partial(load_simulators, bad))
