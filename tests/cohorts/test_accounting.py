@@ -40,7 +40,7 @@ _POINTS = st.lists(
     max_size=25,
     unique_by=lambda row: row[:2],
 )
-_MANY = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_MANY = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @_MANY

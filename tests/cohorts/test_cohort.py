@@ -208,7 +208,7 @@ def frame(rows):
 
 
 @given(st.lists(interval, max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_summed_intervals_equal_brute_force(rows):
     given_rows = [(p, start, start + width, value / 10) for p, start, width, value in rows]
     summed = sum_overlapping(frame(given_rows))
@@ -223,7 +223,7 @@ def test_summed_intervals_equal_brute_force(rows):
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 20), st.floats(0, 9), st.floats(0, 5)), max_size=20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_cells_conserve_the_integral(rows):
     row = np.array([r[0] for r in rows], dtype=np.int64)
     start = np.array([r[1] for r in rows], dtype=float)

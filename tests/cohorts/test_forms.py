@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.cohorts.layouts import LAYOUTS, RICH, at
 from tests.cohorts.support import read_source
 
-QUICK = settings(max_examples=8, deadline=None)
+QUICK = settings(max_examples=5, deadline=None)
 ADMITTED = dt.datetime(2024, 10, 26, 22, 0, tzinfo=dt.timezone.utc)
 NAIVE = (
     lambda at: f"{at:%Y-%m-%d %H:%M:%S}",
@@ -84,7 +84,7 @@ def write_events(folder, event, admission):
     return folder
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=9, deadline=None)
 @given(data=st.data())
 def test_any_form_of_time_is_the_same_instant(place, data):
     """As text with or without a zone, and as timestamps of any two zones."""
@@ -116,7 +116,7 @@ TIED = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 99), doubled=st.booleans(), suffix=st.sampled_from([".csv.gz", ".CSV", ".parquet", ".tsv"]))
 def test_order_repeats_and_files_change_nothing(place, layout, seed, doubled, suffix):
     record, plain, folder = dataclasses.replace(RICH, extra=TIED.get(layout, {})), place(), place()

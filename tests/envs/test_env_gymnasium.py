@@ -94,14 +94,9 @@ def test_bad_actions_and_steps_out_of_turn(tiny_bank):
 
 
 BAD = [
-    (UnknownNameError, "patient", {"patient": "nobody"}),
-    (UnknownNameError, "patient", {"patient": 4}),
     (UnknownNameError, "simulator bank", {"bank": "sepsis-v9"}),
     (UnknownNameError, "world", {"world": "true"}),
     (BankError, "solution map", {"backend": "map"}),
-    (ProtocolError, "set decisions to 3", {"decisions": 2}),
-    (ProtocolError, "adaptive, fixed", {"timing": "daily"}),
-    (ProtocolError, "integral, state, paper, authors", {"reward": "survival"}),
 ]
 
 

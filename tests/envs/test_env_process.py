@@ -209,7 +209,6 @@ def test_bad_actions_and_noise(tiny_bank):
             process.step(episodes, wrong)
     refused(MedGymError, "noise have shape", lambda: process.step(episodes, actions, torch.zeros(4, 2, 7)))
     refused(MedGymError, "noise have shape", lambda: process.start(3, torch.zeros(4, 2, 8)))
-    refused(ProtocolError, "set decisions to 3", lambda: _process(tiny_bank, decisions=2))
 
 
 ADAPTIVE = ProcessConfig()
