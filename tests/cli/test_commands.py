@@ -1,4 +1,4 @@
-"""The commands: every help, the chain, machine-readable output, completion, and one line for what a user gets wrong."""
+"""The commands: every help, the chain, machine-readable output, and one line for what a user gets wrong."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Cohort object: files, grid, selection, combination, card, build."""
+"""The cohort table: faults, files, rates and intervals, grid, selection, combination, build."""
 
 import json
 

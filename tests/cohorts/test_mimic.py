@@ -1,4 +1,4 @@
-"""One record in every layout, and what MIMIC's tables alone have: items, units, CareVue's points, specimens, stays."""
+"""One record in every layout, and what MIMIC's tables alone have: items, drugs, units, specimens, stays."""
 
 import polars as pl
 import pytest

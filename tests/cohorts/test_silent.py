@@ -1,4 +1,4 @@
-"""Nothing goes wrong silently: what is left out, changed or hardly plausible is named, refused or counted."""
+"""Nothing goes wrong silently: what is left out, changed or ambiguous is named, refused or counted."""
 
 import random
 

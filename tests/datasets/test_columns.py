@@ -1,4 +1,4 @@
-"""Costs along the path and the behavior's log-probabilities, as datasets store them."""
+"""Columns along the path, mixes of policies, worlds, and more episodes of a recipe."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Generation: the same bytes however it is cut, interrupted or run; what a recipe asks for; nothing left behind."""
+"""Recipes, and their generation: the same bytes however it is cut, interrupted or run; nothing left behind."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a user of Minari sees, through Minari's own code."""
+"""Loading and the flat cache, what is changed beneath them, and what a user of Minari sees."""
 
 import os
 import shutil

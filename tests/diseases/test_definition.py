@@ -1,4 +1,4 @@
-"""A definition that contradicts itself is refused, and diseases are found by name, also another package's."""
+"""Definitions: contradictions are refused, diseases found by name, and no name of one leaves its folder."""
 
 import ast
 import dataclasses

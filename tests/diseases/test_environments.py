@@ -1,4 +1,4 @@
-"""One contract over the environment of every disease, world and timing."""
+"""One contract over every disease, world and timing; one disease goes the whole way from records to an entry."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The batched process: rewards and costs against independent computations, invariances, noise, bad input."""
+"""The batched process and its clock: rewards and costs by hand, invariances, bad input."""
 
 import math
 

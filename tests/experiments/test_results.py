@@ -1,4 +1,4 @@
-"""Recipes parse; the recorded tables are those of the recorded scores; intervals and verdicts are what they say."""
+"""Recipes parse, recorded scores are read, and the reference table knows whose scores are told apart."""
 
 import numpy as np
 import polars as pl

@@ -1,4 +1,4 @@
-"""Every experiment from its start to its tables, tiny; what is there is not run again."""
+"""Every experiment from its start to its tables, tiny; harm of open-loop schedules."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The board: sorted, idempotent, locked, sealed; its pages."""
+"""The board: sorted, idempotent, locked, sealed; its pages; the release's own entries."""
 
 import json
 import re

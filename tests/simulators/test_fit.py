@@ -1,4 +1,4 @@
-"""Fitting: causality, disjoint worlds, recovery of known noise and needs, independence of batch mates."""
+"""Fitting: causality, disjoint worlds, known noise and needs, batch mates, early stops; files of banks."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""Drawn patients, schedules, severity, costs, records and the learned law."""
+"""Drawn patients, schedules, phases, severity, costs, records and the learned law."""
 
 from dataclasses import replace
 

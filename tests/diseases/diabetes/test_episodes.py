@@ -1,4 +1,4 @@
-"""The decision process of diabetes: its clock, rewards, seeds, spaces and worlds."""
+"""The decision process of diabetes: clock, rewards, meals, sensor, risk and metrics."""
 
 import functools
 

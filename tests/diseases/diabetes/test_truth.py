@@ -1,4 +1,4 @@
-"""The published truth: golden numbers of another implementation, rest, conservation, stacks, composition."""
+"""The published truth: golden numbers of another implementation, rest, conservation, stacks; its function."""
 
 import csv
 import gzip
