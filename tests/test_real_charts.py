@@ -241,10 +241,7 @@ def test_where_the_records_are(recipe, tmp_path, monkeypatch):
             generate(REAL, root=tmp_path, progress=False, **arguments)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [{"reward": "death"}, {"behavior": "records"}, {"records": ("x",)}],
-)
+@pytest.mark.parametrize("fields", [{"reward": "death"}, {"behavior": "records"}, {"records": ("x",)}])
 def test_recipes_of_records_and_of_simulators_differ(fields):
     with pytest.raises(DatasetError, match="go together"):
         Recipe(**({"id": "medgym/b-v0", "description": "", "bank": "sepsis-v0", "behavior": "random"} | fields))

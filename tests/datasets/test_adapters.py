@@ -102,8 +102,7 @@ def test_d3rlpy_is_not_given_what_it_would_misread(rows, take):
 
 
 @pytest.mark.parametrize(
-    ("package", "make"),
-    [("pyarrow", to_arrow), ("tensordict", to_tensordict), ("d3rlpy", to_d3rlpy)],
+    ("package", "make"), [("pyarrow", to_arrow), ("tensordict", to_tensordict), ("d3rlpy", to_d3rlpy)]
 )
 def test_a_missing_package_is_named_with_its_extra(rows, monkeypatch, package, make):
     monkeypatch.setitem(sys.modules, package, None)

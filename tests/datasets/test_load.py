@@ -50,7 +50,8 @@ def test_stored_seed_and_options_replay_every_episode(made):
             np.testing.assert_allclose(observation, episode.observations[t], atol=1e-4)
             observation, reward, over, _, info = env.step(episode.actions[t])
             assert reward == pytest.approx(episode.rewards[t], rel=1e-3, abs=1e-4)
-            assert info["time"] == pytest.approx(episode.infos["time"][t + 1], abs=1e-4)  # a tick or two: float32
+            for name in ("time", "dt", "cost", "sofa", "lactate"):  # a tick or two: float32
+                assert info[name] == pytest.approx(episode.infos[name][t + 1], rel=1e-3, abs=1e-3), name
         np.testing.assert_allclose(observation, episode.observations[-1], atol=1e-4)
         assert over
     chosen = [1, 5, 10]

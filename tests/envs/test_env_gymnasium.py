@@ -5,13 +5,10 @@ from functools import partial
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import data_equivalence
 
 from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
-from medgym_offline.envs.process import DecisionProcess, ProcessConfig
-from medgym_offline.envs.rollout import draw_noise, rollout
 from medgym_offline.errors import BankError, MedGymError, ProtocolError, UnknownNameError
 from tests.helpers import refused
 
@@ -26,31 +23,6 @@ def test_made_by_name_from_a_bank_file(tiny_bank, tmp_path):
     assert data_equivalence(first, second)
     assert env.unwrapped.patient == tiny_bank.patients[1]
     assert data_equivalence(env.step(np.zeros(4, np.float32)), again.step(np.zeros(4, np.float32)))
-
-
-@pytest.mark.parametrize("timing", ["adaptive", "fixed"])
-def test_reset_with_its_seed_replays_an_episode_of_a_rollout(tiny_bank, timing):
-    process = DecisionProcess(tiny_bank, ProcessConfig(timing=timing, decisions=6))
-    dim = process.config.action_dim
-    seeds = np.array([[11, 2**62 + 5], [3, 4], [5, 6], [7, 8]])
-    wish = torch.tensor([0.2, -0.4, -0.1, -0.7][:dim])
-    run = rollout(
-        process, lambda o: wish + 0.2 * o[..., :dim], draw_noise(seeds, tiny_bank, process.config), action_noise=0.05
-    )
-    for p, b in ((0, 1), (3, 0)):
-        env = TreatmentEnv(bank=tiny_bank, patient=p, timing=timing, decisions=6)
-        observation, info = env.reset(seed=int(seeds[p, b]))
-        np.testing.assert_allclose(observation, run.observations[p, b, 0], atol=1e-6)
-        assert info["seed"] == seeds[p, b]
-        for k in range(int(run.valid[p, b].sum())):
-            observation, reward, over, _, info = env.step(run.actions[p, b, k].numpy())
-            np.testing.assert_allclose(observation, run.observations[p, b, k + 1], atol=2e-5)
-            assert reward == pytest.approx(float(run.rewards[p, b, k]), rel=1e-4)
-            for name, value in (("cost", run.costs), ("dt", run.dt), ("time", run.time), ("sofa", run.severity)):
-                assert info[name] == pytest.approx(float(value[p, b, k]), rel=1e-4, abs=1e-5)
-            assert info["lactate"] == pytest.approx(float(run.monitored[p, b, k]), rel=1e-4)
-            assert over == bool(run.terminated[p, b, k])
-        assert over
 
 
 def test_start_state_option(tiny_bank):

@@ -7,12 +7,7 @@ import torch
 
 from medgym_offline.envs.paths import rectangles
 from medgym_offline.envs.process import DecisionProcess, Episodes, ProcessConfig
-from medgym_offline.envs.timing import (
-    action_to_interval,
-    decision_interval,
-    feasible_interval,
-    interval_to_action,
-)
+from medgym_offline.envs.timing import action_to_interval, decision_interval, feasible_interval, interval_to_action
 from medgym_offline.errors import MedGymError, ProtocolError
 from tests.diseases.sepsis.test_severity import scalar_sofa
 from tests.helpers import refused

@@ -100,7 +100,7 @@ def test_shock_resolves_when_need_is_met():
 def test_fit_improves_and_individuals_fit_better_than_the_population(data):
     physics, given = Physics(), _given(data)
     short = FitConfig(population_steps=2, individual_steps=1, hours=6)
-    config = FitConfig(population_steps=60, individual_steps=50, pooling=0.1, hours=6)
+    config = FitConfig(population_steps=40, individual_steps=30, pooling=0.1, hours=6)
     start = fit_population(data, given, physics, short, show=False)
     population = fit_population(data, given, physics, config, show=False)
     individuals = fit_individuals(data, population, given, physics, config, show=False)
@@ -201,7 +201,7 @@ def test_recent_hours_decide_a_need(data):
     assert (base(48, 6.0) < 0.1 * base(96, 6.0)).all()
 
 
-def test_a_bank_from_a_cohort_table(cohort, tmp_path):
+def test_a_bank_from_a_cohort_table(cohort):
     recipe = BankRecipe(
         name="sepsis-toy",
         patients=0,

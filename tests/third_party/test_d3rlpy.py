@@ -1,9 +1,5 @@
 """d3rlpy's algorithms on our rows: what they see, what they learn, and that the evaluator reads what they leave."""
 
-import csv
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,16 +9,12 @@ from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import load_policy
 from medgym_offline.third_party import BASELINES, import_d3rlpy, own_fields, read_settings
-from tests.leaderboard.conftest import _workshop, shop
-from tests.leaderboard.workshop import DATASET, run
 from tests.offline.toy import DECISIONS, toy
 
 pytest.importorskip("d3rlpy")
 d3rlpy = import_d3rlpy()
 
 from medgym_offline.third_party.training import _buffer, make_algorithm, train_baseline  # noqa: E402
-
-__all__ = ["_workshop", "shop"]
 
 SHORT = OfflineConfig(updates=60, hidden=16, batch=16, codewords=12)
 OBSERVATIONS = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(0))
@@ -126,22 +118,3 @@ def test_settings_have_our_names_or_d3rlpys():
     ):
         with pytest.raises(MedGymError, match=words):
             read_settings("d3rlpy-iql", config, [text])
-
-
-def test_the_command_line_trains_and_evaluates(shop):
-    words = f"train d3rlpy-discrete-cql --dataset {DATASET} --updates 60 --seeds 2 --output runs/d "
-    words += "--set codewords=8 --set alpha=2 --checkpoints 2"
-    done = run(*words.split())
-    assert done.code == 0, done.err
-    stem = Path("runs/d/d3rlpy-discrete-cql-pop-seed1")
-    with open(stem.with_suffix(".csv"), newline="") as stream:
-        assert [line["update"] for line in csv.DictReader(stream)] == ["50.0", "60.0"]
-    assert stem.with_suffix(".d3").is_file()
-    assert stem.with_name(f"{stem.name}-update50.pt").is_file()
-    told = [line for line in done.out.splitlines() if line.startswith("next: medgym-offline ")]
-    argv = told[1].removeprefix("next: medgym-offline ").split()
-    done = run(*argv[:-1], "runs/scored", "--bank", shop.bank, "--episodes", "1")
-    assert done.code == 0, done.err
-    origin = json.loads(Path("runs/scored/result.json").read_text())["policy"]["provenance"]
-    assert (origin["algorithm"], origin["seed"], origin["dataset"]) == ("d3rlpy-discrete-cql", 1, DATASET)
-    assert origin["config"]["alpha"] == 2.0
