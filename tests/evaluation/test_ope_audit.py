@@ -27,7 +27,7 @@ from tests.leaderboard.workshop import run
 from tests.offline.toy import DECISIONS, toy
 
 GAMMA = 0.99
-FAST = FqeConfig(updates=300, batch=64, hidden=32)
+FAST = FqeConfig(updates=60, batch=64, hidden=32)
 
 
 class Follow:
