@@ -1,6 +1,10 @@
-"""What tests of several folders ask of errors."""
+"""What tests of several folders share: errors in one line, recipes as files, and files whose header was changed."""
+
+import json
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 
 def refused(error, words, action):
@@ -8,3 +12,19 @@ def refused(error, words, action):
     with pytest.raises(error, match=words) as caught:
         action()
     assert "\n" not in str(caught.value)
+
+
+def write_recipe(path, recipe=None, **changes):
+    """A recipe as a TOML file, some fields changed."""
+    fields = (recipe.to_json() if recipe else {}) | changes
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()), encoding="utf-8")
+    return path
+
+
+def edit(source, target, header, **tensors):
+    """A safetensors file with some fields of its JSON header and some tensors changed (None removes a tensor)."""
+    with safe_open(source, framework="pt") as stream:
+        ((key, text),) = stream.metadata().items()
+        found = {name: stream.get_tensor(name) for name in stream.keys()} | tensors  # noqa: SIM118
+    kept = {name: tensor for name, tensor in found.items() if tensor is not None}
+    save_file(kept, target, {key: json.dumps(json.loads(text) | header)})

@@ -1,7 +1,6 @@
 """Torch's default type and device are the caller's: results do not depend on them, and they are left as they are."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +8,6 @@ import torch
 
 from medgym_offline.datasets import generate, load_dataset
 from medgym_offline.datasets.recipes import Recipe
-from medgym_offline.defaults import callers_defaults, own_defaults
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.envs import TreatmentEnv, TreatmentVectorEnv
 from medgym_offline.evaluation import evaluate
@@ -29,7 +27,7 @@ def everything(folder):
     folder.mkdir()
     prior_bank(patients=1, seed=3).save(folder / "bank.safetensors")
     bank = load_simulators(folder / "bank.safetensors")
-    found: dict[str, Any] = {"bank": (bank.content_hash, bits(bank.initial_state(), bank.noise_scale))}
+    found = {"bank": (bank.content_hash, bits(bank.initial_state(), bank.noise_scale))}
     for name, env in (("env", TreatmentEnv(bank=bank)), ("envs", TreatmentVectorEnv(bank=bank, num_envs=3))):
         first = env.reset(seed=1, options={"state": [90.0, 80.0, 1.0, 10.0, 1000.0, 2.0]})
         step = env.step(np.zeros(env.action_space.shape, np.float32))
@@ -94,20 +92,3 @@ def test_a_callers_policy_acts_with_its_own_defaults(other):
 
     evaluate(Own(), bank=prior_bank(patients=1), decisions=3, episodes=1, worlds=["own"])
     assert seen == {before}
-
-
-def test_defaults_inside_each_other(other):
-    before, ours = state(), (torch.float32, "cpu")
-    with own_defaults():
-        assert state() == ours
-        with callers_defaults():
-            assert state() == before
-            with own_defaults(), own_defaults():
-                assert state() == ours
-            with callers_defaults():
-                assert state() == before
-            assert state() == before
-        assert state() == ours
-    with pytest.raises(RuntimeError, match="inside"), own_defaults():
-        raise RuntimeError("inside")
-    assert state() == before

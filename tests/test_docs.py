@@ -20,7 +20,7 @@ import pytest
 
 from medgym_offline.datasets import catalogue, recipes, trust
 from medgym_offline.files import release_folder as _folder
-from tests.small_release import SmallRelease, build
+from tests.small_release import build
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -101,7 +101,7 @@ def _run(block, working, namespaces, request, monkeypatch):
         # As many lines before it as on the page, so that a traceback names the page's line.
         exec(compile("\n" * (block.line - 1) + block.code, str(block.page), "exec"), namespace)
         return
-    release: SmallRelease = request.getfixturevalue("small_release")
+    release = request.getfixturevalue("small_release")
     command = ["bash", "-euo", "pipefail", "-c", block.code]
     done = subprocess.run(
         command, env=release.environment, capture_output=True, text=True, timeout=SECONDS, check=False

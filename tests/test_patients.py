@@ -12,6 +12,7 @@ from medgym_offline.evaluation.ope.logged import episode_grid
 from medgym_offline.offline import PROFILES
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.patients import PatientIndex
+from tests.helpers import refused
 from tests.offline.toy import toy
 
 INDEX = PatientIndex(("a/1", "a/2", "7", "b"), "bank 'toy'")
@@ -87,8 +88,7 @@ def test_a_patient_named_twice_is_no_second_patient(tiny_bank):
         if name in ("environments", "evaluate", "learners", "logged"):
             with pytest.raises(UnknownNameError, match="twice"):
                 read([1, 1])
-    with pytest.raises(UnknownNameError, match="twice"):
-        parse_patients("prior/1,prior/1", tiny_bank.patients, "bank")
+    refused(UnknownNameError, "twice", lambda: parse_patients("prior/1,prior/1", tiny_bank.patients, "bank"))
 
 
 def test_a_command_takes_a_number_or_ids(tiny_bank):

@@ -138,17 +138,6 @@ def _result(home, scope, split, **settings):
     return home / "result"
 
 
-@pytest.mark.usefixtures("toy")
-def test_an_entry_on_new_people_is_one_of_policies_that_never_saw_them(tmp_path):
-    made = submit([_result(tmp_path / "a", "pop", "train")], "New", tmp_path / "submission")
-    assert made.entry.split == "test"
-    assert made.entry.id.endswith("-test")
-    assert made.entry.policies[0].training["people"] == {
-        "split": "train",
-        "sha256": people_hash(load_simulators("toy-v0").people("train")),
-    }
-
-
 @pytest.mark.parametrize(
     ("scope", "split", "why"),
     [("pop", None, "does not say"), ("pop", "test", "does not say"), ("ind", "test", "oracle")],

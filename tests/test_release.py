@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 
@@ -43,7 +42,8 @@ def trained_on(bank):
     return {bank.content_hash, str(bank.metadata.get("content_hash_before_renaming"))}
 
 
-@pytest.mark.parametrize("name", ["sepsis-v0", pytest.param("sepsis-twin-v0", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sepsis-v0", "sepsis-twin-v0"])
 def test_banks_pass_every_hard_check_of_their_audit(name, tmp_path):
     found = audit(load_simulators(name), tmp_path, show=False)["hard_checks"]
     assert len(found) == 12
@@ -70,15 +70,10 @@ def test_every_behavior_of_the_release_ships_and_was_trained_on_its_bank(name):
 
 @pytest.mark.parametrize("timing", TIMINGS)
 def test_behaviors_beat_random_and_zero_for_almost_every_patient(bank, timing):
-    some = bank.select(range(0, 110, 4))
-    scores = {
-        name: np.asarray(
-            evaluate(name, timing=timing, bank=some, episodes=6, worlds=("own",)).worlds["own"].per_patient["return"]
-        )
-        for name in ("behavior", "random", "zero")
-    }
-    for other in ("random", "zero"):
-        assert (scores["behavior"] > scores[other]).mean() >= 0.9
+    options = {"timing": timing, "bank": bank.select(range(0, 110, 10)), "episodes": 6, "worlds": ("own",)}
+    behavior, *others = (evaluate(n, **options).per_patient["return"] for n in ("behavior", "random", "zero"))
+    for other in others:
+        assert (behavior > other).mean() >= 0.9
 
 
 def test_manifests_belong_to_these_artefacts(bank):
@@ -95,20 +90,3 @@ def test_manifests_belong_to_these_artefacts(bank):
             returns = dataset.reference_returns
             assert returns["random"] < returns["behavior"] <= returns["expert"] + 1e-6
             assert dataset.episodes == 110 * 100
-
-
-def test_the_twin_is_fitted_well_enough_to_be_a_model_of_its_truth():
-    twin = load_simulators("sepsis-twin-v0")
-    recipe = read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")
-    assert twin.metadata["recipe_hash"] == recipe.hash
-    assert twin.worlds == ("own", "crossfit", "true")
-    truth = twin.metadata["truth"]
-    assert truth["pop"]["nmse"]["mean"] < 1.0
-    assert truth["ind"]["nmse"]["mean"] < truth["pop"]["nmse"]["mean"] < truth["ind from scratch"]["nmse"]["mean"]
-    for hours in ("4 h", "24 h"):
-        scores = {name: truth[name]["r2"]["random"][hours]["all"] for name in ("ind", "pop", "ind from scratch")}
-        assert scores["ind"] > scores["pop"] > scores["ind from scratch"]
-        assert scores["ind"] > 0.15
-    assert truth["ind"]["nmse"]["mean"] < truth["no change"]["nmse"]["mean"]
-    result = evaluate("clinician", bank=twin.select([0, 1]), episodes=2, worlds=("own", "true"))
-    assert set(result.worlds) == {"own", "true"}

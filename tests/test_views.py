@@ -20,13 +20,14 @@ from medgym_offline.envs.views import Lens
 from medgym_offline.errors import DatasetError, DiseaseError, MedGymError, PolicyError, UnknownNameError
 from medgym_offline.evaluation import evaluate
 from medgym_offline.offline import OfflineConfig, train
-from medgym_offline.policies import load_policy, save_policy
+from medgym_offline.policies import export_onnx, export_torchscript, load_policy, save_policy
 from medgym_offline.policies.builtin import builtin_policy
-from medgym_offline.simulators import SimulatorBank, load_simulators
+from medgym_offline.simulators import load_simulators
+from tests.helpers import refused
 
 DISEASES = ("sepsis", "diabetes", "anesthesia", "toy")
 VIEWS = ("noisy", "charted")
-_BANKS: dict[str, SimulatorBank] = {}
+_BANKS = {}
 
 
 def bank_of(disease):
@@ -301,16 +302,17 @@ def test_a_policy_is_evaluated_on_what_it_was_trained_on(stored, tmp_path):
 
 
 def test_exported_policies_say_what_they_see(stored, tmp_path):
-    from medgym_offline.policies import export_torchscript
-
     rows = load_dataset(stored, progress=False, view="charted")
     policy = train("bc", rows, "pop", config=OfflineConfig(updates=2, batch=16, hidden=8), progress=False).policy
-    assert load_policy(export_torchscript(policy, tmp_path / "own.pt")).view == "charted"
+    for export, file in ((export_torchscript, "own.pt"), (export_onnx, "own.onnx")):
+        found = load_policy(export(policy, tmp_path / file))
+        assert (found.view, found.disease, found.observation_dim, found.action_dim) == ("charted", "toy", 5, 2)
+    with pytest.raises(PolicyError, match="was made for toy, bank 'sepsis-v0' is of sepsis"):
+        evaluate(tmp_path / "own.pt", bank="sepsis-v0", patients=1, episodes=1)
     torch.jit.save(torch.jit.script(torch.nn.Linear(5, 2)), str(tmp_path / "foreign.pt"))
     quick = {"bank": load_simulators("toy-v0").select(2), "episodes": 1, "worlds": ("own",)}
     evaluate(tmp_path / "foreign.pt", view="charted", **quick)
-    with pytest.raises(PolicyError, match="fails on 2 observations of 3 columns"):
-        evaluate(tmp_path / "foreign.pt", **quick)
+    refused(PolicyError, "fails on 2 observations of 3 columns", lambda: evaluate(tmp_path / "foreign.pt", **quick))
 
 
 def test_mistakes_are_one_line(stored, toy_recipe):
@@ -325,13 +327,11 @@ def test_mistakes_are_one_line(stored, toy_recipe):
         with pytest.raises(MedGymError) as caught:
             wrong()
         assert "\n" not in str(caught.value)
-    with pytest.raises(UnknownNameError, match="did you mean 'charted'"):
-        load_dataset(stored, progress=False, view="chartd")
+    refused(UnknownNameError, "did you mean 'charted'", lambda: load_dataset(stored, progress=False, view="chartd"))
     with pytest.raises(PolicyError, match=r"behavior.*made for view 'full'.*under view 'charted'"):
         evaluate("behavior", view="charted", patients=1, episodes=1, bank="sepsis-v0")
     process = DecisionProcess(bank, ProcessConfig(disease="toy", view="noisy"))
-    with pytest.raises(MedGymError, match="needs the episodes' measurements"):
-        process.observe(process.start(1))
+    refused(MedGymError, "needs the episodes' measurements", lambda: process.observe(process.start(1)))
     with pytest.raises(DiseaseError, match=r"views 'bad', channel 'sugar': each channel measures a component"):
         dataclasses.replace(bank.disease, views={"bad": View((Channel("sugar"),))})
     rows = load_dataset(stored, progress=False)

@@ -1,9 +1,7 @@
-"""The commands: every help, the chain, machine-readable output, completion, and one line for what a user gets wrong."""
+"""The commands: every help, the chain, machine-readable output, and one line for what a user gets wrong."""
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -64,7 +62,7 @@ def test_options_mean_the_same_in_every_command():
         if not hasattr(command, "commands"):
             yield command
 
-    forms: dict[str, set[tuple[str, ...]]] = {}
+    forms = {}
     for command in leaves(get_command(app)):
         for option in command.params:
             if option.param_type_name == "option":
@@ -102,20 +100,11 @@ def test_eval_prints_the_json_of_the_file_with_every_patient(shop):
     assert page.lstrip().lower().startswith("<!doctype html")
 
 
-PROGRAM = Path(sys.executable).with_name("medgym-offline")
-
-
-@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="needs bash")
-def test_the_script_for_bash_works_there():
-    lines = (
-        'eval "$(medgym-offline --show-completion)"',  # finds out by itself that the shell is bash
-        "name=$(complete -p medgym-offline | sed 's/.*-F \\([^ ]*\\).*/\\1/')",
-        "COMP_WORDS=(medgym-offline leaderboard ver) COMP_CWORD=2",
-        '"$name" medgym-offline && echo "offers ${COMPREPLY[*]}"',
-    )
-    env = os.environ | {"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["/bin/bash", "-c", "\n".join(lines)], capture_output=True, text=True, env=env, check=False)
-    assert "offers verify" in done.stdout, done.stderr
+def test_without_d3rlpy_one_line_says_how_to_install_it(shop, monkeypatch):
+    monkeypatch.setitem(sys.modules, "d3rlpy", None)
+    line = refused("train", "d3rlpy-iql", "--dataset", DATASET, "--output", "runs/iql")
+    assert "d3rlpy-iql needs d3rlpy" in line
+    assert line.endswith('pip install "medgym-offline[d3rlpy]"')
 
 
 def test_what_a_user_gets_wrong_is_one_line_that_helps(shop, tmp_path):

@@ -7,7 +7,6 @@ import polars as pl
 import pytest
 
 COLUMNS = ("patient", "time_h", "end_h", "variable", "value", "source")
-Row = tuple[str, float, float | None, str, float]
 
 
 def long_table(rows):

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from tests.cohorts.conftest import write_csv
 from tests.cohorts.support import DRUGS
 
-Rows = list[tuple[object, ...]]
-
 #: Two saturations, without which a stay is too thin to keep.
 ALWAYS = (("spo2", 1.0, "97"), ("spo2", 2.0, "96"))
 
@@ -64,12 +62,9 @@ def _rate(drug, dose):
     return (repr(float(dose) * 60.0) if dose else dose), "units/hour"
 
 
-Tables = dict[str, tuple[str, Rows]]
-
-
 def _long(charted):
     """Long table, hours since admission."""
-    rows: Rows = [(1, t, "", name, value, _UNIT[name]) for name, t, value in charted.all_points]
+    rows = [(1, t, "", name, value, _UNIT[name]) for name, t, value in charted.all_points]
     rows += [(1, a, b, drug, dose, DRUGS[drug].unit) for drug, a, b, dose in charted.doses]
     rows += [(1, a, b, "fluids", ml, "mL") for a, b, ml in charted.volumes]
     rows += [(1, t, "", "urine", ml, "mL") for t, ml in charted.urine]
@@ -79,9 +74,9 @@ def _long(charted):
 def _normal(charted):
     """Normalized tables."""
     header = "stay_id,subject_id,los_h,age,gender,weight_kg,hospital_expire_flag,sepsis"
-    observed: Rows = [(1, name, t, value) for name, t, value in charted.all_points]
+    observed = [(1, name, t, value) for name, t, value in charted.all_points]
     observed += [(1, "urine", t, ml) for t, ml in charted.urine]
-    doses: Rows = [
+    doses = [
         (1, drug, a, b, dose, repr(float(dose) * DRUGS[drug].factor) if dose else "")
         for drug, a, b, dose in charted.doses
     ]
@@ -102,7 +97,7 @@ def _chart_rows(charted):
 
 
 def _order_rows(charted):
-    rows: Rows = []
+    rows = []
     for drug, start, end, dose in charted.doses:
         rows.append((10, 1, at(start), at(end), _DRUG[drug], 1, "mg", *_rate(drug, dose), 70, "", "01-Drips", ""))
     for start, end, ml in charted.volumes:
@@ -160,7 +155,7 @@ def _mimic_four(charted):
 def _meds(charted):
     """MEDS events of MIMIC-IV; arterial oxygen is the charted one."""
     items = {**_CHART, **_LAB, "pao2": "220224"}
-    rows: Rows = [(10, "2090-03-10 00:00:00", "MEDS_BIRTH", "")]
+    rows = [(10, "2090-03-10 00:00:00", "MEDS_BIRTH", "")]
     rows += [(10, at(0), "ICU_ADMISSION//MICU", ""), (10, at(48), "ICU_DISCHARGE//MICU", "")]
     rows += [(10, at(t), f"LAB//{items[name]}//UNK", value) for name, t, value in charted.all_points]
     rows += [(10, at(t), "SUBJECT_FLUID_OUTPUT//226559//ml", ml) for t, ml in charted.urine]

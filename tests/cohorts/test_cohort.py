@@ -1,16 +1,21 @@
-"""Cohort object: files, grid, selection, combination, card, build."""
+"""The cohort table: faults, files, rates and intervals, grid, selection, combination, build."""
 
 import json
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medgym_offline.cohorts import Cohort, combine, coverage, select_stays
+from medgym_offline.cohorts.frames import Rejections
+from medgym_offline.cohorts.grid import cell_sums
+from medgym_offline.cohorts.intervals import interval_rates, record_rates, sum_overlapping
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.errors import CohortError, UnknownNameError
-from tests.cohorts.conftest import Row, long_table
-from tests.cohorts.support import STATES, build_cohort, from_table
+from tests.cohorts.conftest import long_table
+from tests.cohorts.support import STATES, build_cohort, from_table, validate
 from tests.helpers import refused
 
 
@@ -26,31 +31,19 @@ def cohort(rows):
 @pytest.fixture
 def ward():
     """Eight stays of 60 h, two a person: all variables and vasopressor in even ones, sepsis in odd; lactate 1 + i."""
-    odd: list[tuple[str, float, float | None, float]] = [("fio2", 2.0, 14.0, 50.0), ("fluids", 0.0, 10.0, 100.0)]
+    odd = [("fio2", 2.0, 14.0, 50.0), ("fluids", 0.0, 10.0, 100.0)]
     for hour in np.arange(1.0, 60.0, 2.0).tolist():
         odd += [("spo2", hour, None, 95.0 + hour % 5), ("urine", hour, None, 900.0)]
     odd += [("gcs", hour, None, 12.0) for hour in (2.0, 8.0, 20.0)]
     even = [*odd, ("vasopressor", 1.0, 5.0, 0.1), ("bilirubin", 4.0, None, 0.8)]
     even += [("pao2", 3.0, None, 90.0), ("pao2", 9.0, None, 110.0)]
-    rows: list[Row] = []
+    rows = []
     for i in range(8):
         mine = [*(odd if i % 2 else even), *(("lactate", hour, None, 1.0 + i) for hour in (2.0, 8.0, 20.0))]
         rows += [(f"ward/{100 + i}", start, end, name, value) for name, start, end, value in mine]
     stays = [(f"ward/{100 + i}", f"person {i // 2}", 60.0, i % 2 == 1) for i in range(8)]
     columns = ["patient", "subject", "los_h", "sepsis"]
     return from_table(long_table(rows), pl.DataFrame(stays, schema=columns, orient="row"))
-
-
-def test_a_file_round_trips(cohort, tmp_path):
-    path = tmp_path / "c.parquet"
-    cohort.rejections.reject("a reason", 3)
-    cohort.write(path)
-    back = Cohort.read(path)
-    assert back.table.equals(cohort.table)
-    assert back.stays.equals(cohort.stays)
-    assert back.metadata == cohort.metadata
-    assert back.rejections == cohort.rejections
-    assert [p.name for p in tmp_path.iterdir()] == ["c.parquet"]
 
 
 def test_a_damaged_or_foreign_file_is_an_error(cohort, tmp_path):
@@ -78,7 +71,7 @@ def test_a_foreign_table_without_metadata_is_validated(rows, tmp_path):
 
 
 def test_grid_places_observations_and_averages_treatments(rows):
-    extra: list[Row] = [
+    extra = [
         ("a/1", 1.4, None, "spo2", 91.0),
         ("a/1", 1.45, None, "spo2", 90.0),
         ("a/1", 4.0, 4.5, "fluids", 1000.0),
@@ -107,7 +100,7 @@ def test_grid_places_observations_and_averages_treatments(rows):
 
 
 def test_fluid_balance_is_what_was_charted(rows):
-    extra: list[Row] = [("a/2", 0.0, 4.0, "fluids", 500.0), ("a/2", 4.0, None, "urine", 2400.0)]
+    extra = [("a/2", 0.0, 4.0, "fluids", 500.0), ("a/2", 4.0, None, "urine", 2400.0)]
     grid = from_table(long_table([*rows, *extra]), stays_table(6.0)).to_grid()
     # Urine: 1200 mL/day over (0, 2], 2400 over (2, 4], then the mean of the charted hours, 1800.
     urine = np.array([0.05, 0.05, 0.1, 0.1, 0.075, 0.075])
@@ -179,3 +172,98 @@ def test_selection_takes_each_person_once_while_it_can(ward):
     refused(CohortError, "9 stays asked for, 8 eligible", lambda: select_stays(ward, 9))
     refused(CohortError, r"5 .*, 4 eligible .*one stay a person", lambda: select_stays(ward, 5, one_per_subject=True))
     refused(CohortError, "0 stays asked for", lambda: select_stays(ward, 0))
+
+
+def test_overlaps_are_summed_for_infusions_and_cut_for_oxygen(rows):
+    clean, counts = validate(
+        long_table([*rows, ("a/1", 1.0, 2.0, "vasopressor", 0.2), ("a/1", 1.0, 3.0, "fio2", 60.0)])
+    )
+    spans = {
+        name: clean.filter(pl.col("variable") == name).select("time_h", "end_h", "value").rows()
+        for name in ("vasopressor", "fio2")
+    }
+    assert spans["vasopressor"] == [(0.5, 1.0, 0.1), (1.0, 1.5, pytest.approx(0.3)), (1.5, 2.0, pytest.approx(0.2))]
+    assert spans["fio2"] == [(0.0, 1.0, 40.0), (1.0, 3.0, 60.0)]
+    assert set(counts.repairs) == {
+        "vasopressor: overlapping intervals, summed",
+        "fio2: overlapping settings, cut at the next",
+    }
+
+
+def test_validation_is_idempotent(rows):
+    messy = long_table([*rows[::-1], *rows, ("a/1", 1.0, 2.0, "vasopressor", 0.2), ("a/1", 3.0, 4.0, "fio2", 0.5)])
+    once, _ = validate(messy)
+    twice, counts = validate(once)
+    assert twice.equals(once)
+    assert counts.lines() == []
+
+
+quarter = st.integers(0, 60).map(lambda n: n / 4)
+interval = st.tuples(st.sampled_from(["a", "b"]), quarter, st.integers(1, 40).map(lambda n: n / 4), st.integers(0, 5))
+
+
+def frame(rows):
+    schema = {"patient": pl.String, "t_h": pl.Float64, "end_h": pl.Float64, "value": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+@given(st.lists(interval, max_size=12))
+@settings(max_examples=30, deadline=None)
+def test_summed_intervals_equal_brute_force(rows):
+    given_rows = [(p, start, start + width, value / 10) for p, start, width, value in rows]
+    summed = sum_overlapping(frame(given_rows))
+    for patient in ("a", "b"):
+        mine = summed.filter(pl.col("patient") == patient)
+        assert (mine["end_h"] > mine["t_h"]).all()
+        assert (mine["t_h"].to_numpy()[1:] >= mine["end_h"].to_numpy()[:-1]).all()
+        for t in np.arange(0.125, 26.0, 0.25):
+            expected = sum(v for p, a, b, v in given_rows if p == patient and a <= t < b)
+            found = sum(v for a, b, v in mine.select("t_h", "end_h", "value").iter_rows() if a <= t < b)
+            assert found == pytest.approx(expected, abs=1e-8)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 20), st.floats(0, 9), st.floats(0, 5)), max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_cells_conserve_the_integral(rows):
+    row = np.array([r[0] for r in rows], dtype=np.int64)
+    start = np.array([r[1] for r in rows], dtype=float)
+    end = start + np.array([r[2] for r in rows], dtype=float)
+    value = np.array([r[3] for r in rows], dtype=float)
+    total, covered = cell_sums(row, start, end, value, (3, 24), 1.0)
+    for p in range(3):
+        mine = row == p
+        inside = np.minimum(end, 24.0)[mine] - start[mine]
+        assert total[p].sum() == pytest.approx((inside * value[mine]).sum(), abs=1e-6)
+        assert covered[p].sum() == pytest.approx(inside.sum(), abs=1e-6)
+    assert (covered >= -1e-9).all()
+
+
+def urine(rows):
+    counts = Rejections()
+    volumes = pl.DataFrame([("a", t, v) for t, v in rows], schema=["patient", "t_h", "value"], orient="row")
+    return record_rates(volumes, COHORT.concepts["urine"], counts).select("t_h", "value").rows(), counts
+
+
+def test_urine_records_closer_than_the_window_are_one():
+    rates, counts = urine([(1.0, 10.0), (1.5, 20.0), (1.7, 30.0), (1.8, 24.0)])
+    # The group of 1.0 ends before 1.75: the record at 1.8 starts the next.
+    assert rates[0] == (1.7, pytest.approx(60.0 * 24 / 1.7))
+    assert rates[1] == (1.8, pytest.approx(24.0 * 24 / 0.75))
+    assert counts.repairs["urine: records closer than 0.75 h merged"] == 2
+
+
+def test_urine_long_gap_is_rejected_and_negative_is_zero():
+    rates, counts = urine([(1.0, -50.0), (14.0, 900.0), (15.0, 3000.0)])
+    assert rates == [(1.0, 0.0), (15.0, 72000.0)]
+    assert counts.rows == {"urine: more than 12 h since the record before it": 1}
+    assert counts.repairs["urine: a sum below 0, set to 0"] == 1
+
+
+def test_pushes_are_spread_and_keep_their_volume():
+    counts = Rejections()
+    volumes = pl.DataFrame({"patient": ["a", "a"], "t_h": [1.0, 2.0], "end_h": [1.01, 4.0], "value": [100.0, 100.0]})
+    rates = interval_rates(volumes.with_columns(amount=pl.lit(True)), COHORT.concepts["fluids"], counts)
+    given_ml = ((rates["end_h"] - rates["t_h"]) * rates["value"]).to_list()
+    assert given_ml == pytest.approx([100.0, 100.0])
+    assert rates["value"].to_list() == pytest.approx([400.0, 50.0])
+    assert sum(counts.repairs.values()) == 1

@@ -57,7 +57,7 @@ def write(folder, rows, stays="", header=HEADER):
 
 def values(cohort, stay):
     mine = cohort.table.filter(pl.col("patient").str.ends_with("/" + stay))
-    out: dict[str, list[object]] = {}
+    out = {}
     for variable, *numbers in mine.select("variable", "time_h", "end_h", "value").iter_rows():
         row = tuple(v if v is None else pytest.approx(v, rel=1e-4, abs=1e-9) for v in numbers)
         out.setdefault(variable, []).append(row)

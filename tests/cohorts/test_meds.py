@@ -1,83 +1,52 @@
 """The MEDS source: on a hand-made file, and on the real demo, whose published tables it reproduces."""
 
+import dataclasses
+
 import polars as pl
 import pytest
 
 from medgym_offline.cohorts.meds import MedsEvents
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.diseases.sepsis.cohort.normalized import NormalizedTables
+from tests.cohorts.layouts import LAYOUTS, RICH, at
 from tests.cohorts.support import DRUGS, RANGES, build_cohort, detect_source, given
 
-EVENTS: list[tuple[str, str, str, float | None]] = [
-    ("7", "2120-01-01 00:00:00", "MEDS_BIRTH", None),
-    ("7", "2180-01-01 08:00:00", "HOSPITAL_ADMISSION//URGENT//TRANSFER", None),
-    ("7", "2180-01-01 10:00:00", "ICU_ADMISSION//MICU", None),
-    ("7", "2180-01-01 09:00:00", "LAB//50813//mmol/L", 4.0),
-    ("7", "2180-01-01 11:00:00", "LAB//220277//%", 95.0),
-    ("7", "2180-01-01 11:00:00", "LAB//220045//bpm", 80.0),
-    ("7", "2180-01-01 12:00:00", "LAB//220739//UNK", 4.0),
-    ("7", "2180-01-01 12:00:00", "LAB//223900//UNK", 5.0),
-    ("7", "2180-01-01 12:00:00", "LAB//223901//UNK", 6.0),
-    ("7", "2180-01-01 12:00:00", "LAB//50821//mm Hg", 40.0),
-    ("7", "2180-01-01 12:05:00", "LAB//220224//mmHg", 88.0),
-    ("7", "2180-01-01 12:00:00", "SUBJECT_FLUID_OUTPUT//226559//ml", 200.0),
-    ("7", "2180-01-01 12:00:00", "SUBJECT_FLUID_OUTPUT//227488//ml", 100.0),
-    ("7", "2180-01-01 12:00:00", "INFUSION_START//221906", 0.1),
-    ("7", "2180-01-01 12:00:00", "SUBJECT_WEIGHT_AT_INFUSION//KG", 64.0),
-    ("7", "2180-01-01 13:00:00", "INFUSION_START//222315", 2.4),
-    ("7", "2180-01-01 14:00:00", "INFUSION_END//221906", 1.0),
-    ("7", "2180-01-01 14:00:00", "INFUSION_START//221906", 0.2),
-    ("7", "2180-01-01 15:00:00", "INFUSION_END//221906", 1.0),
-    ("7", "2180-01-01 15:00:00", "INFUSION_END//222315", 4.8),
-    ("7", "2180-01-01 16:00:00", "INFUSION_START//225158", None),
-    ("7", "2180-01-01 18:00:00", "INFUSION_END//225158", 500.0),
-    ("7", "2180-01-01 19:00:00", "INFUSION_START//225158", None),
-    ("7", "2180-01-02 10:00:00", "ICU_DISCHARGE//MICU", None),
-    ("7", "2180-01-02 10:00:00", "ICU_ADMISSION//SICU", None),
-    ("7", "2180-01-02 12:00:00", "LAB//220277//%", 91.0),
-    ("7", "2180-01-02 13:00:00", "LAB//220277//%", 92.0),
-    # Stamped with midnight, hours before the person died in the bed.
-    ("7", "2180-01-03 00:00:00", "HOSPITAL_DISCHARGE//DIED", None),
-    ("7", "2180-01-03 00:00:00", "DIAGNOSIS//ICD//10//A419", None),
-    ("7", "2180-01-03 20:00:00", "ICU_DISCHARGE//SICU", None),
-    ("7", "2180-01-01 08:00:00", "GENDER//F", None),
-]
-
-
-def table():
-    return pl.DataFrame(EVENTS, schema=["subject_id", "time", "code", "value"], orient="row")
+#: A second stay on the ICU; the hospital stay ends at a midnight, hours before the person died in the bed.
+HISTORY = [
+    (-2, "HOSPITAL_ADMISSION//URGENT//TRANSFER", ""), (-2, "GENDER//F", ""), (2, "SUBJECT_WEIGHT_AT_INFUSION//KG", 64),
+    (48, "ICU_ADMISSION//SICU", ""), (50, "LAB//220277//%", 91), (51, "LAB//220277//%", 92),
+    (72, "HOSPITAL_DISCHARGE//DIED", ""), (72, "DIAGNOSIS//ICD//10//A419", ""), (92, "ICU_DISCHARGE//SICU", ""),
+]  # fmt: skip
 
 
 @pytest.fixture
-def records(tmp_path):
-    path = tmp_path / "events.csv"
-    table().write_csv(path)
-    return MedsEvents().read(path, COHORT)
+def source(tmp_path):
+    folder = tmp_path / "h"
+    folder.mkdir()
+    rows = [(10, at(hour), code, value) for hour, code, value in HISTORY]
+    LAYOUTS["meds"](folder, dataclasses.replace(RICH, extra={"events": rows}))
+    return folder
 
 
-def test_stays_are_pairs_of_admission_and_discharge(records):
-    first, second = records.stays.to_dicts()
-    assert (first["stay_id"], second["stay_id"]) == ("7_1", "7_2")
-    assert (first["los_h"], second["los_h"]) == (24.0, 34.0)
-    assert (first["subject"], first["sex"], first["weight_kg"]) == ("7", "F", 64.0)
+def test_stays_are_pairs_of_admission_and_discharge(source):
+    first, second = MedsEvents().read(source, COHORT).stays.to_dicts()
+    assert (first["stay_id"], second["stay_id"]) == ("10_1", "10_2")
+    assert (first["los_h"], second["los_h"]) == (48.0, 44.0)
+    assert (first["subject"], first["sex"], first["weight_kg"]) == ("10", "F", 64.0)
     assert first["age"] == pytest.approx(60.0, abs=0.01)
     # One hospital stay, which both ICU stays belong to; its end and codes are stamped before the second one's.
     assert all(stay[flag] for stay in (first, second) for flag in ("sepsis", "died"))
 
 
-def test_parquet_shards_with_the_standards_names_and_types_read_the_same(records, tmp_path):
-    typed = table().with_columns(
-        pl.col("subject_id").cast(pl.Int64), pl.col("time").str.to_datetime(), pl.col("value").cast(pl.Float32)
-    )
-    folder = tmp_path / "meds"
-    (folder / "data" / "train").mkdir(parents=True)
+def test_parquet_shards_with_the_standards_names_and_types_read_the_same(source, tmp_path):
+    typed = pl.read_csv(source / "events.csv", schema_overrides={"value": pl.Float32}, try_parse_dates=True)
+    shards = tmp_path / "meds" / "data" / "train"
+    shards.mkdir(parents=True)
     for part in range(2):
         shard = typed.gather_every(2, part).rename({"value": "numeric_value"})
-        shard.sort("subject_id", "time", maintain_order=True).write_parquet(
-            folder / "data" / "train" / f"{part}.parquet"
-        )
-    assert detect_source(folder).layout == "MEDS events of MIMIC-IV"
-    again = MedsEvents().read(folder, COHORT)
+        shard.sort("subject_id", "time", maintain_order=True).write_parquet(shards / f"{part}.parquet")
+    assert detect_source(tmp_path / "meds").layout == "MEDS events of MIMIC-IV"
+    again, records = (MedsEvents().read(folder, COHORT) for folder in (tmp_path / "meds", source))
     assert again.stays.equals(records.stays)
     left, right = (r.events.drop("total", "end_h").sort(pl.all()) for r in (again, records))
     assert left.drop("value").equals(right.drop("value"))

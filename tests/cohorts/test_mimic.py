@@ -1,14 +1,14 @@
-"""One record in every layout, and what MIMIC's tables alone have: items, units, CareVue's points, specimens, stays."""
+"""One record in every layout, and what MIMIC's tables alone have: items, drugs, units, specimens, stays."""
 
 import polars as pl
 import pytest
 
 from medgym_offline.errors import CohortError
+from tests.cohorts.conftest import write_csv
 from tests.cohorts.layouts import LAYOUTS, RICH, RICH_ROWS, Charted, at
-from tests.cohorts.support import build_cohort, read_source
+from tests.cohorts.support import DRUGS, build_cohort, read_source
 from tests.helpers import refused
 
-Rows = list[tuple[object, ...]]
 RAW = pytest.mark.parametrize("layout", ["mimic-iii", "mimic-iv"])
 
 
@@ -26,7 +26,7 @@ def about(value):
 
 
 def write(folder, layout, charted):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir()
     LAYOUTS[layout](folder, charted)
     return folder
 
@@ -58,7 +58,7 @@ FLUIDS = [(225158, 100, "ml", 100.0), (225943, 0.1, "L", 100.0), (220995, 50, "m
 
 @RAW
 def test_items_and_units_of_orders(tmp_path, layout):
-    table: Rows = []
+    table = []
     for slot, (item, rate, unit, _) in enumerate(ORDERS):
         table.append((10, 1, at(2 * slot), at(2 * slot + 1), item, 1, "mg", rate, unit, 70, "", "01-Drips", ""))
     for slot, (item, amount, unit, _) in enumerate(FLUIDS):
@@ -79,7 +79,7 @@ def test_points_of_carevue_hold_stop_and_were_given_since_the_last(tmp_path):
         (5, 30018, 100, "ml", "", "", ""),
         (5.5, 30018, 60, "ml", "", "", ""),
     ]
-    extra: dict[str, Rows] = {
+    extra = {
         "INPUTEVENTS_CV": [(10, 1, at(hour), *row) for hour, *row in points],
         "CHARTEVENTS": [(10, 1, 762, at(0), 50, 50, "")],
     }
@@ -166,3 +166,37 @@ def test_folders_of_the_release_are_found_and_the_license_is_the_full_one(tmp_pa
     (entry,) = cohort.metadata["provenance"]
     assert "icu/icustays.csv" in entry["files"]
     assert "Credentialed" in entry["license"]
+
+
+#: Name as it may be written, drug, units of norepinephrine that one of it is worth.
+SYNONYMS = [
+    ("Noradrenaline", "norepinephrine", 1.0),
+    ("NOREPINEPHRINE BITARTRATE", "norepinephrine", 1.0),
+    ("noradrénaline", "norepinephrine", 1.0),
+    ("adrenaline", "epinephrine", 1.0),
+    ("Neo-Synephrine", "phenylephrine", 0.1),
+    ("dopamine HCl", "dopamine", 0.01),
+    ("Argipressin", "vasopressin", 2.5),
+]
+
+
+def test_a_synonym_is_the_drug(tmp_path):
+    rows = [(1, 3 * n, 3 * n + 1, name, 0.1, DRUGS[drug].unit) for n, (name, drug, _) in enumerate(SYNONYMS)]
+    LAYOUTS["long table"](tmp_path, Charted(extra={"events": rows}))
+    cohort = read_source(tmp_path)
+    found = cohort.table.filter(pl.col("variable") == "vasopressor")["value"].to_list()
+    assert found == pytest.approx([0.1 * worth for *_, worth in SYNONYMS])
+    assert sum(cohort.rejections.repairs.values()) == len(SYNONYMS)
+
+
+def test_labels_tell_unlisted_vasopressors_from_other_drugs(tmp_path):
+    rest = (1, "mg", 1.0, "mcg/kg/min", 70, "", "01-Drips", "")
+    orders = [(10, 1, at(3), at(5), item, *rest) for item in (229991, 229992, 229992, 229993)]
+    LAYOUTS["mimic-iv"](tmp_path, Charted(extra={"inputevents": orders}))
+    labels = [(229991, "Norepinephrine (32/250)"), (229992, "Angiotensin II (Giapreza)"), (229993, "Propofol")]
+    write_csv(tmp_path / "d_items.csv", "itemid,label", labels)
+    cohort = read_source(tmp_path)
+    counts = {why: n for why, n in cohort.rejections.rows.items() if "not in the list" in why}
+    assert sorted(counts.values()) == [1, 2]
+    assert all(any(str(item) in why and label in why for why in counts) for item, label in labels[:2])
+    assert not any("229993" in why for why in counts)

@@ -73,7 +73,8 @@ def test_a_table_in_memory_becomes_a_cohort_and_comes_back_from_a_file(tmp_path)
     back = Cohort.read(tmp_path / "c.parquet", DIABETES)
     assert back.table.equals(cohort.table)
     assert back.stays.equals(cohort.stays)
-    assert back.metadata["disease"] == "made-up"
+    assert (back.metadata, back.rejections) == (cohort.metadata, cohort.rejections)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.parquet"]
     grid = back.to_grid(horizon=12.0)
     assert grid.values.shape == (2, 12, 1)
     np.testing.assert_allclose(grid.treatment[0, :8, 0], [0, 2, 3, 1, 0, 0, 3, 0])

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from medgym_offline.datasets import Recipe, generate, load_dataset
+from tests.helpers import write_recipe
 
 ID = "medgym/sepsis-prior-v0"
 
@@ -59,13 +60,6 @@ def copy(made, root, tmp_path):
     """Root of a copy of the dataset that a test may damage."""
     shutil.copytree(root / "medgym" / "sepsis-prior-v0", tmp_path / "medgym" / "sepsis-prior-v0")
     return tmp_path
-
-
-def write_recipe(path, recipe, **changes):
-    """The recipe as a TOML file, some fields changed."""
-    fields = recipe.to_json() | changes
-    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()), encoding="utf-8")
-    return path
 
 
 @pytest.fixture

@@ -249,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 _NAME, _REV = r"([^/]+/[^/]+)", r"([^/]+|refs/heads/[^/]+)"
-_ROUTES: list[tuple[str, Callable]] = [
+_ROUTES = [
     (r"/api/whoami-v2", _Handler.whoami),
     (r"/api/repos/create", _Handler.create),
     (r"/api/validate-yaml", _Handler.check_card),

@@ -6,8 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -26,9 +24,9 @@ from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.forms import Manifest, Metadata
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
-from tests.datasets.conftest import write_recipe
+from tests.helpers import write_recipe
 
-ODD: tuple[Any, ...] = (None, -1, "many", {})
+ODD = (None, -1, "many", {})
 
 
 def said(action):
@@ -133,22 +131,12 @@ def test_a_disk_that_takes_no_more(recipe, made, copy, limit):
     assert [p.name for p in (copy / "medgym").iterdir()] == ["sepsis-prior-v0"]
 
 
-def test_a_dataset_of_an_older_recipe(made, recipe, release, copy):
-    write_recipe(release / "sepsis-prior-v0.toml", recipe, perturbation=0.05)
-    (release / "sepsis-prior-v0.manifest.json").unlink()
-    report = verify(made.id, root=copy, replay=2, progress=False)
-    assert [check.name for check in report.faults] == ["recipe"]
-    assert f"medgym-offline generate {made.id}" in report.faults[0].detail
-    with pytest.warns(UserWarning, match="recipe field perturbation"):
-        assert load_dataset(made.id, 1, root=copy).present.tolist() == [0]
-
-
 def _put(file, path, value):
     del file[path]
     file[path] = value
 
 
-LAYOUTS: dict[str, Callable[[Any], None]] = {
+LAYOUTS = {
     "seed": lambda file: file["episode_3"].attrs.create("seed", "many"),
     "length": lambda file: file["episode_3"].attrs.modify("total_steps", 2**40),
     "flat": lambda file: _put(file, "episode_3/infos", [1.0, 2.0]),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from medgym_offline.datasets import COLUMNS, generate, verify
 from medgym_offline.datasets.catalogue import DATA_FILE
 from medgym_offline.datasets.rows import check_rows
+from medgym_offline.diseases.sepsis.prior import prior_bank
 
 
 def failed(report_or_checks):
@@ -38,7 +38,7 @@ def _put(array, place, value):
     return array
 
 
-FAULTS: list[tuple[str, str, Callable[[dict[str, np.ndarray]], object]]] = [
+FAULTS = [
     # What d3rlpy's Minari loader does: observations slip against actions.
     ("chain", "observations", lambda c: np.roll(c["observations"], 1, axis=0)),
     ("termination", "terminations", lambda c: np.roll(c["terminations"], 1)),
@@ -100,71 +100,72 @@ def _edit(folder, path, edit):
         file[path][...] = edit(file[path][...])
 
 
-def test_a_changed_number_breaks_the_checksum_and_the_content_hash(made, copy):
+def _rewrite(folder, name, change):
+    path = folder / "data" / f"{name}.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.fixture
+def verified(made, copy):
+    """What verification says of the copy that the test may damage."""
+    return lambda replay=0: verify(made.id, root=copy, replay=replay, progress=False)
+
+
+def test_a_changed_number_breaks_the_checksum_and_the_content_hash(made, copy, verified):
     _edit(copy / made.id, "episode_11/rewards", lambda a: a * 1.01)
-    found = failed(verify(made.id, root=copy, replay=2, progress=False))
-    assert {"sha256 main_data.hdf5", "content hash", "flat cache", "replay"} <= set(found)
+    assert {"sha256 main_data.hdf5", "content hash", "flat cache", "replay"} <= set(failed(verified(2)))
 
 
 @pytest.mark.parametrize(
     ("path", "edit", "expected"),
     [
-        ("episode_0/rewards", lambda a: a * 1.01, {"replay"}),
-        ("episode_0/observations", lambda a: a + np.float32(0.02), {"replay"}),
-        ("episode_11/actions", lambda a: a * np.float32(0.99), {"behavior"}),
-        ("episode_0/infos/time", lambda a: a * np.float32(0.5), {"time"}),
+        ("episode_0/rewards", lambda a: a * 1.01, "replay"),
+        ("episode_0/observations", lambda a: a + np.float32(0.02), "replay"),
+        ("episode_11/actions", lambda a: a * np.float32(0.99), "behavior"),
+        ("episode_0/infos/time", lambda a: a * np.float32(0.5), "time"),
+        ("episode_0/infos/behavior_log_prob", lambda a: np.full_like(a, np.nan), "behavior"),
+        ("episode_0/infos/behavior_log_prob", np.zeros_like, "behavior"),
     ],
 )
-def test_forged_checksums_do_not_hide_a_change(made, copy, path, edit, expected):
+def test_forged_checksums_do_not_hide_a_change(made, copy, verified, path, edit, expected):
     _edit(copy / made.id, path, edit)
     _rehash(copy / made.id)
-    report = verify(made.id, root=copy, replay=2, progress=False)
-    found = set(failed(report))
-    assert expected <= found, str(report)
+    found = set(failed(verified(2)))
+    assert expected in found
     assert not found & {"content hash", "sha256 main_data.hdf5"}
 
 
-@pytest.mark.parametrize("value", [np.nan, 0.0])
-def test_probabilities_that_are_gone_or_others_are_found(made, copy, value):
-    _edit(copy / made.id, "episode_0/infos/behavior_log_prob", lambda a: np.full_like(a, value))
-    _rehash(copy / made.id)
-    assert "behavior" in failed(verify(made.id, root=copy, replay=2, progress=False))
-
-
-def test_a_wrong_seed_and_a_wrong_patient(made, copy):
+def test_a_wrong_seed_and_a_wrong_patient(made, copy, verified):
     import h5py
 
     with h5py.File(copy / made.id / DATA_FILE, "r+") as file:
         file["episode_0"].attrs.modify("seed", np.int64(5))
         file["episode_4"].attrs.modify("options/patient_index", np.int64(0))
-    found = failed(verify(made.id, root=copy, replay=2, progress=False))
-    assert {"seeds", "replay"} <= set(found)
+    assert {"seeds", "replay"} <= set(failed(verified(2)))
 
 
-def test_files_that_are_missing_truncated_or_no_json(made, copy):
-    file = copy / made.id / DATA_FILE
+def test_files_that_are_missing_truncated_or_no_json(made, copy, verified):
+    file, manifest = copy / made.id / DATA_FILE, copy / made.id / "data" / "manifest.json"
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    report = verify(made.id, root=copy, replay=0, progress=False)
-    assert {"sha256 main_data.hdf5", "readable"} <= set(failed(report))
+    assert {"sha256 main_data.hdf5", "readable"} <= set(failed(verified()))
     file.unlink()
-    assert {"sha256 main_data.hdf5", "readable"} <= set(failed(verify(made.id, root=copy, replay=0, progress=False)))
+    assert {"sha256 main_data.hdf5", "readable"} <= set(failed(verified()))
     file.write_bytes(whole)
-    manifest = copy / made.id / "data" / "manifest.json"
     manifest.write_text("{")
-    assert failed(verify(made.id, root=copy, replay=0, progress=False)) == ["readable"]
+    assert failed(verified()) == ["readable"]
     manifest.unlink()
-    report = verify(made.id, root=copy, replay=0, progress=False)
-    assert "manifest.json: there is no such file" in report.faults[0].detail
+    assert "manifest.json: there is no such file" in verified().faults[0].detail
 
 
-def test_metadata_that_disagrees(made, copy):
-    path = copy / made.id / "data" / "metadata.json"
-    values = json.loads(path.read_text())
-    values["total_steps"] += 1
-    values["env_spec"] = values["env_spec"].replace("prior/0", "prior/1")
-    path.write_text(json.dumps(values))
-    report = verify(made.id, root=copy, replay=0, progress=False)
+def test_metadata_that_disagrees(made, copy, verified):
+    def change(m):
+        m.update(total_steps=m["total_steps"] + 1, env_spec=m["env_spec"].replace("prior/0", "prior/1"))
+
+    _rewrite(copy / made.id, "metadata", change)
+    report = verified()
     assert {"sha256 metadata.json", "metadata"} <= set(failed(report))
     assert "total_steps, env_spec" in next(c.detail for c in report.checks if c.name == "metadata")
 
@@ -180,23 +181,14 @@ def test_metadata_that_disagrees(made, copy):
         ("columns", lambda m: m["columns"].pop("severity")),
     ],
 )
-def test_numbers_that_are_not_those_of_the_rows(made, copy, name, change):
-    path = copy / made.id / "data" / "manifest.json"
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
-    report = verify(made.id, root=copy, replay=0, progress=False)
+def test_numbers_that_are_not_those_of_the_rows(made, copy, verified, name, change):
+    _rewrite(copy / made.id, "manifest", change)
+    report = verified()
     assert failed(report) == (["identity"] if name == "patients" else []) + ["statistics"]
     assert f"the manifest's {name} is not that of the rows" in report.faults[-1].detail
 
 
-def test_another_bank_under_the_same_name(made, copy, tmp_path):
-    from medgym_offline.diseases.sepsis.prior import prior_bank
-
-    other = tmp_path / "other.safetensors"
-    prior_bank(patients=4, seed=1).save(other)
-    path = copy / made.id / "data" / "manifest.json"
-    values = json.loads(path.read_text())
-    values["recipe"]["bank"] = str(other)
-    path.write_text(json.dumps(values))
-    assert "bank" in failed(verify(made.id, root=copy, replay=0, progress=False))
+def test_another_bank_under_the_same_name(made, copy, verified, tmp_path):
+    prior_bank(patients=4, seed=1).save(tmp_path / "other.safetensors")
+    _rewrite(copy / made.id, "manifest", lambda m: m["recipe"].update(bank=str(tmp_path / "other.safetensors")))
+    assert "bank" in failed(verified())

@@ -1,4 +1,4 @@
-"""The batched process: rewards and costs against independent computations, invariances, noise, bad input."""
+"""The batched process and its clock: rewards and costs by hand, invariances, bad input."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 from medgym_offline.envs.paths import rectangles
 from medgym_offline.envs.process import DecisionProcess, Episodes, ProcessConfig
-from medgym_offline.envs.timing import interval_to_action
+from medgym_offline.envs.timing import action_to_interval, decision_interval, feasible_interval, interval_to_action
 from medgym_offline.errors import MedGymError, ProtocolError
 from tests.diseases.sepsis.test_severity import scalar_sofa
 from tests.helpers import refused
@@ -129,22 +129,6 @@ def test_start_perturbs_only_the_physiology(tiny_bank):
     assert bool((_process(tiny_bank, noise=False).start(3000, draws).x == first).all())
 
 
-def test_patients_and_episodes_do_not_touch(tiny_bank):
-    """Patient i alone is patient i in the stack; an episode alone is that episode in a batch of unlike holds."""
-    together = _process(tiny_bank)
-    random = torch.Generator().manual_seed(3)
-    starts, noise = (torch.randn(4, 40, 8, generator=random) for _ in range(2))
-    actions = _actions(together, 40)
-    all_of_them = together.step(together.start(40, starts), actions, noise)
-    for p, b in ((0, 0), (3, 39), (2, 17)):
-        alone = _process(tiny_bank.select([p]))
-        view = slice(p, p + 1), slice(b, b + 1)
-        one = alone.step(alone.start(1, starts[view]), actions[view], noise[view])
-        for name in ("dt", "reward", "cost", "severity", "monitored", "displacement", "treatment"):
-            torch.testing.assert_close(getattr(one, name), getattr(all_of_them, name)[view], atol=2e-5, rtol=2e-5)
-        torch.testing.assert_close(one.next.x, all_of_them.next.x[view], atol=2e-5, rtol=2e-5)
-
-
 def test_rectangles_cover_every_row_once_and_little_more():
     random = torch.Generator().manual_seed(4)
     counts = (36 * torch.rand(5, 3000, generator=random) ** 4).long()
@@ -220,4 +204,79 @@ def test_bad_actions_and_noise(tiny_bank):
             process.step(episodes, wrong)
     refused(MedGymError, "noise have shape", lambda: process.step(episodes, actions, torch.zeros(4, 2, 7)))
     refused(MedGymError, "noise have shape", lambda: process.start(3, torch.zeros(4, 2, 8)))
-    refused(ProtocolError, "set decisions to 3", lambda: _process(tiny_bank, decisions=2))
+
+
+ADAPTIVE = ProcessConfig()
+
+
+def _one(value):
+    return torch.tensor([[value]], dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("time", "left", "lower", "upper"),
+    [
+        (0.0, 20, 0.5, 36.0),  # 96 - 36*19 < 0.5
+        (0.0, 3, 24.0, 36.0),  # 96 - 72
+        (0.0, 4, 0.5, 36.0),  # 96 - 108 < 0.5
+        (30.0, 2, 30.0, 36.0),  # 66 - 36
+        (60.0, 1, 36.0, 36.0),  # the last takes all
+        (80.0, 5, 0.5, 16.0),  # no more than remains
+        (95.5, 7, 0.5, 0.5),
+        (96.0, 3, 0.0, 0.0),  # over
+    ],
+)
+def test_feasible_range_golden(time, left, lower, upper):
+    low, high = feasible_interval(_one(time), _one(left), ADAPTIVE)
+    assert (low.item(), high.item()) == (lower, upper)
+
+
+@pytest.mark.parametrize(
+    ("time", "left", "wish", "expected"),
+    [
+        (0.0, 20, 4.8, 4.8),
+        (0.0, 3, 1.0, 24.0),
+        (0.0, 20, 99.0, 36.0),
+        (90.0, 20, 5.75, 6.0),  # would leave 0.25 h: takes it
+        (90.0, 20, 5.5, 5.5),  # leaves exactly 0.5 h
+        (59.75, 20, 36.0, 35.75),  # 36.25 h remain: 36 would leave 0.25, so 0.5 is left
+        (60.0, 20, 36.0, 36.0),
+        (70.0, 1, 0.5, 26.0),  # last decision: all that remains
+        (96.0, 4, 3.0, 0.0),
+    ],
+)
+def test_interval_golden(time, left, wish, expected):
+    hours = decision_interval(_one(time), _one(left), ADAPTIVE, _one(wish))
+    assert hours.item() == pytest.approx(expected, abs=ADAPTIVE.tick)
+
+
+def test_action_map_ends_and_inverse():
+    action = torch.linspace(-1, 1, 41)
+    hours = action_to_interval(action, ADAPTIVE)
+    assert (hours[0].item(), hours[-1].item(), hours[20].item()) == (0.5, 36.0, 18.25)
+    torch.testing.assert_close(interval_to_action(hours, ADAPTIVE), action, atol=1e-6, rtol=0)
+    assert interval_to_action(torch.tensor([0.1, 50.0]), ADAPTIVE).tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"decisions": 2}, "cannot fill 96 h; set decisions to 3"),
+        ({"decisions": 193}, "do not fit in 96 h; set decisions to 192"),
+        ({"decisions": 0}, "whole number"),
+        ({"decisions": 7.5}, "whole number"),
+        ({"decisions": True}, "whole number"),
+        ({"decisions": "many"}, "whole number"),
+        ({"decisions": float("inf")}, "whole number"),
+        ({"timing": "sometimes"}, "adaptive, fixed"),
+        ({"reward": "sofa"}, "integral, state, paper, authors"),
+        ({"horizon": float("nan")}, "horizon"),
+        ({"horizon": -1.0}, "horizon"),
+        ({"horizon": 96.0001}, "multiple of 0.000976562"),
+        ({"min_interval": 20.0}, "twice min_interval"),
+        ({"initial_noise": -0.1}, "initial_noise"),
+        ({"cell": 0.0}, "cell"),
+    ],
+)
+def test_bad_configuration(arguments, message):
+    refused(ProtocolError, message, lambda: ProcessConfig(**arguments))

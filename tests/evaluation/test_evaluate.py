@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import threading
-from typing import Any
 
 import jsonschema
 import numpy as np
@@ -163,7 +162,7 @@ def test_actions_that_are_not_finite_name_the_patient(value, tiny_bank):
     refused(PolicyError, "not finite for patient prior/1", lambda: evaluate(Answer(act), bank=tiny_bank, episodes=1))
 
 
-WRONG: list[tuple[type[MedGymError], str, Any, dict[str, Any]]] = [
+WRONG = [
     (PolicyError, "adaptive timing and cannot be evaluated with fixed", actor(None), {"timing": "fixed"}),
     (PolicyError, "width 3", Answer(lambda o: np.zeros((*o.shape[:2], 3)), timing="adaptive"), {}),
     (PolicyError, "observations of width 8", Answer(lambda o: np.zeros((*o.shape[:2], 3)), observation_dim=8), {}),

@@ -111,20 +111,6 @@ def test_the_behavior_itself_gives_the_mean_of_the_data():
     torch.testing.assert_close(log.robust(weights, *nothing), log.returns().mean(1))
 
 
-def test_stacked_equals_looped_and_order_does_not_matter():
-    log = Log(6, 25, MOVE)
-
-    def estimate(rows):
-        rho = ope.log_ratios(log.log_target[rows], log.log_behavior[rows], log.valid[rows])
-        return ope.per_decision(log.rewards[rows], ope.self_normalized(rho), ope.discount_at_start(log.dt[rows], GAMMA))
-
-    whole = estimate(torch.arange(6))
-    looped = torch.cat([estimate(torch.tensor([p])) for p in range(6)])
-    torch.testing.assert_close(whole, looped, rtol=0, atol=1e-14)
-    order = torch.tensor([3, 0, 5, 1, 4, 2])
-    torch.testing.assert_close(estimate(order), whole[order], rtol=0, atol=1e-14)
-
-
 def test_far_policies_neither_overflow_nor_vanish():
     log_rho = torch.tensor([[[-4e4, -9e5], [-3e4, -8e5]]], dtype=torch.float64)
     torch.testing.assert_close(ope.self_normalized(log_rho).sum(1), torch.ones(1, 2, dtype=torch.float64))

@@ -11,19 +11,11 @@ from medgym_offline.errors import PolicyError
 from medgym_offline.evaluation import evaluate
 from medgym_offline.evaluation.protocol import Bootstrap
 from medgym_offline.evaluation.statistics import mean_intervals
-from medgym_offline.evaluation.subgroups import patient_facts, subgroup_members, subgroup_rows
+from medgym_offline.evaluation.subgroups import subgroup_members, subgroup_rows
 from medgym_offline.policies import StackedActor, save_policy
 from medgym_offline.stack import StackedMLP
 
 SEPSIS = disease("sepsis")
-
-
-def test_facts_are_those_of_the_first_states(tiny_bank):
-    facts = patient_facts(tiny_bank)
-    first = tiny_bank.denormalize(tiny_bank.initial_state()[:, None])[:, 0]
-    assert facts["patient"] == list(tiny_bank.patients)
-    assert facts["initial_lactate"] == pytest.approx(first[:, 5].tolist(), abs=1e-3)
-    assert facts["source"] == [p.split("/")[0] for p in tiny_bank.patients]
 
 
 def test_groups_cover_everybody_once_per_kind_and_rows_are_means():

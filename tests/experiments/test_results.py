@@ -1,6 +1,4 @@
-"""Recipes parse; the recorded tables are those of the recorded scores; intervals are what they say."""
-
-import re
+"""Recipes parse, recorded scores are read, intervals are what they say, and the reference table tells scores apart."""
 
 import numpy as np
 import polars as pl
@@ -8,28 +6,36 @@ import pytest
 
 from experiments import ceilings, offline, online, pooling
 from experiments.common import HERE, Row, Scores, read_scores, tidy_rows
+from experiments.reference.table import HERE as REFERENCE
+from experiments.reference.table import Scored, TableRecipe, against
 from medgym_offline import MedGymError
+from medgym_offline.datasets import list_recipes
+from medgym_offline.datasets.trust import release_manifest
+from medgym_offline.offline import ALGORITHMS
+from medgym_offline.third_party import BASELINES
+from tests.helpers import refused
 
 KINDS = {
-    "online": (online.OnlineRecipe, online.markdown),
-    "offline": (offline.OfflineRecipe, offline.markdown),
-    "ablation": (offline.OfflineRecipe, offline.markdown),
-    "ceilings": (ceilings.CeilingsRecipe, ceilings.markdown),
-    "pooling": (pooling.PoolingRecipe, pooling.markdown),
+    "online": online.OnlineRecipe,
+    "offline": offline.OfflineRecipe,
+    "ablation": offline.OfflineRecipe,
+    "ceilings": ceilings.CeilingsRecipe,
+    "pooling": pooling.PoolingRecipe,
 }
 RECIPES = sorted(path.stem for path in HERE.glob("*.toml"))
 RECORDED = sorted(path.stem for path in (HERE / "results").glob("*.parquet"))
 
 
-def _kind(name):
-    return KINDS[name.partition("-")[0]]
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_parses(name):
-    recipe = _kind(name)[0].load(name)
-    assert recipe.name == name
-    assert _kind(name)[0].load(HERE / f"{name}.toml") == recipe
+    kind = KINDS[name.partition("-")[0]]
+    assert kind.load(name).name == name
+    assert kind.load(HERE / f"{name}.toml") == kind.load(name)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_recorded_scores_are_read(name):
+    assert read_scores(HERE / "results" / f"{name}.parquet").height
 
 
 @pytest.mark.parametrize(
@@ -45,24 +51,8 @@ def test_every_recipe_parses(name):
 def test_a_wrong_recipe_is_one_line_that_names_file_and_entry(tmp_path, text, said):
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(MedGymError, match=said) as found:
-        offline.OfflineRecipe.load(path)
-    assert "\n" not in str(found.value)
-    with pytest.raises(MedGymError, match="cannot read the recipe"):
-        offline.OfflineRecipe.load(tmp_path / "none.toml")
-
-
-def _points(text):
-    """Markdown without what the bootstrap decides: intervals."""
-    return re.sub(r" \([-+.\d]+ to [-+.\d]+\)", "", text)
-
-
-@pytest.mark.parametrize("name", RECORDED)
-def test_recorded_tables_are_those_of_the_recorded_scores(name):
-    kind, markdown = _kind(name)
-    path = HERE / "results" / f"{name}.parquet"
-    found = markdown(kind.load(name), Scores(read_scores(path), 20))
-    assert _points(found) == _points(path.with_suffix(".md").read_text(encoding="utf-8"))
+    refused(MedGymError, said, lambda: offline.OfflineRecipe.load(path))
+    refused(MedGymError, "cannot read the recipe", lambda: offline.OfflineRecipe.load(tmp_path / "none.toml"))
 
 
 A, B = Row("a", "ind", "fixed", 5), Row("b", "ind", "fixed", 5)
@@ -94,3 +84,44 @@ def test_estimates_agree_with_the_normal_theory():
     back = scores.gain(B, A, "own")
     assert back.wins.value == pytest.approx(100 - gain.wins.value)
     assert back.difference.value == pytest.approx(-gain.difference.value)
+
+
+DATASET = "medgym/diabetes-medium-v0"
+RECIPE = TableRecipe.load(REFERENCE / "table.toml")
+
+
+@pytest.mark.parametrize("name", sorted(RECIPE.part))
+def test_parts_name_datasets_learners_and_settings_that_exist(name):
+    part = RECIPE.part[name]
+    assert set(part.datasets) <= set(list_recipes())
+    assert {RECIPE.config(learner, part)[0] for learner in part.learners} <= {*ALGORITHMS, *BASELINES}
+
+
+@pytest.fixture(scope="module")
+def scores():
+    """Two learners, three seeds and twelve patients: `good` has 1 point less harm than the behavior, `bad` 0.001 more.
+
+    Returns are such that `good` is halfway between the random policy and the expert.
+    """
+    rng = np.random.default_rng(0)
+    patients = [f"p{i:02d}" for i in range(12)]
+    manifest = release_manifest(DATASET)
+    known = manifest["references"]["returns"]
+    base = rng.normal(10.0, 2.0, len(patients))
+    rows = []
+    for method, shift, seeds in (("behavior", 0.0, 1), ("good", -1.0, 3), ("bad", 0.001, 3)):
+        for seed in range(seeds):
+            noise = rng.normal(0.0, 0.1, len(patients))
+            for patient, value in zip(patients, base + shift + noise):
+                rows.append((DATASET, method, seed, patient, "severity_mean", value))
+                rows.append((DATASET, method, seed, patient, "return", (known["random"] + known["expert"]) / 2))
+    columns = ["dataset", "method", "seed", "patient", "metric", "value"]
+    return Scored(pl.DataFrame(rows, schema=columns, orient="row"))
+
+
+def test_a_learner_is_marked_where_it_is_told_from_the_behavior(scores):
+    assert against(scores, DATASET, ("good", "bad")) == {"good": " +"}
+
+
+def test_normalized_scores_are_those_of_the_manifest(scores):
+    np.testing.assert_allclose(scores.normalized(DATASET, "good"), [50.0] * 3)

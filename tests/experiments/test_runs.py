@@ -1,22 +1,25 @@
-"""Every experiment from its start to its tables, tiny; what is there is not run again."""
+"""Every experiment from its start to its tables, tiny; harm of open-loop schedules."""
 
 from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from experiments import common, figures, offline, online, pooling
 from experiments.common import Row, Scores
+from experiments.open_loop import CeilingConfig, ceilings, interval_logits, intervals, schedule_harm
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
-from medgym_offline.errors import BankError
+from medgym_offline.errors import BankError, MedGymError
 from medgym_offline.policies import StackedActor
 from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.data import fit_data
 from medgym_offline.simulators.fit import FitConfig
 from medgym_offline.stack import StackedMLP
+from tests.helpers import refused
 from tests.rolled import rolled
 
 SETTINGS = {"updates": 2, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1}
@@ -142,3 +145,28 @@ def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort, tmp_path)
     assert text.count("| persistence |") == 1
     with pytest.raises(BankError, match="4 stays, the study needs 9"):
         pooling.run(POOLING, tmp_path, 1, cohort, replace(BANK, patients=9))
+
+
+def test_intervals_are_feasible_and_inverted(tiny_bank):
+    process = DISEASE.process
+    logits = 4.0 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    hours = intervals(logits, process)
+    assert hours.min() >= 0.5 - 1e-4
+    assert hours.max() <= 36 + 1e-4
+    assert torch.allclose(hours.sum(-1), torch.full((200,), 96.0), atol=1e-4)
+    assert torch.allclose(intervals(interval_logits(hours, process), process), hours, atol=0.3)
+    refused(MedGymError, "cannot fill 96 h; choose 3", lambda: ceilings(tiny_bank, CeilingConfig(decisions=1)))
+
+
+def test_harm_is_severity_and_burden_over_time(tiny_bank):
+    u = torch.tensor([0.3, 0.2, 0.1]).expand(4, 1, 3)
+    whole = schedule_harm(tiny_bank, u[:, :, None].expand(-1, -1, 4, -1), torch.full((4, 1, 4), 24.0))
+    cut = schedule_harm(tiny_bank, u[:, :, None].expand(-1, -1, 6, -1), torch.full((4, 1, 6), 16.0))
+    assert torch.allclose(whole, cut, atol=2e-3)
+    curve = tiny_bank.trajectory(tiny_bank.initial_state()[:, None], u, torch.arange(0.0, 36.5, 0.5))
+    severity = tiny_bank.disease.severity.score(
+        tiny_bank.denormalize(curve), tiny_bank.denormalize_treatment(u)[:, :, None]
+    )
+    by_hand = (severity[..., :-1] + severity[..., 1:]).sum(-1) / 2 / 72 + 0.2 * 0.2
+    first = schedule_harm(tiny_bank, u[:, :, None], torch.full((4, 1, 1), 36.0))
+    assert torch.allclose(first, by_hand, atol=5e-3)

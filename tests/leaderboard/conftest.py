@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from medgym_offline.leaderboard import read_submission
-from tests.leaderboard.workshop import Workshop, build, run
+from tests.leaderboard.workshop import build, run
 
-_built: dict[str, Workshop] = {}
+_built = {}
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
-"""The board: sorted, idempotent, locked, sealed; its pages."""
+"""The board: sorted, idempotent, locked, sealed; its pages; the release's own entries."""
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import board as own
 from medgym_offline.config import to_values
 from medgym_offline.errors import SubmissionError
+from medgym_offline.files import read_toml, release_folder
 from medgym_offline.leaderboard import add_entry, build_page, read_board, sealed
 from medgym_offline.leaderboard.entry import Verification
-from tests.leaderboard.workshop import refused, variant
+from tests.leaderboard.workshop import DATASET, refused, variant
 
 RECORD = Verification("x", "0" * 64, 0.0, True, None, "")
 
@@ -123,3 +126,50 @@ def test_build_refuses_other_folders_and_a_missing_board(shop):
     Path("b.json").write_text('{"format": "medgym-leaderboard/2", "entries": []}')
     assert "holds something else" in refused("leaderboard", "build", "--file", "b.json", "--output", "full")
     assert "no such leaderboard" in refused("leaderboard", "build", "--file", "absent.json", "--output", "site")
+
+
+RECIPE = """
+datasets = ["{dataset}"]
+bank = "{bank}"
+seeds = 2
+authors = ["A", "B"]
+train = ["--updates", "3"]
+evaluate = ["--episodes", "2", "--worlds", "own,crossfit"]
+[[entries]]
+name = "Zero"
+policy = "zero"
+[[entries]]
+name = "DQN"
+algorithm = "dqn"
+scopes = ["pop"]
+"""
+
+
+def test_the_board_holds_what_the_recipe_names():
+    expected = dict(own.entries(read_toml(own.RECIPE, ValueError)))
+    board = read_board()
+    assert {(e.name, e.dataset.id) for e in board} == {(e["name"], e["dataset"]) for e in expected.values()}
+    assert all(e.verification is not None and e.verification.fresh_seeds for e in board)
+    folders = {p.name for p in (release_folder("leaderboard") / "submissions").iterdir() if p.is_dir()}
+    assert folders == set(expected)
+
+
+@pytest.mark.slow
+def test_entries_are_made_verified_and_not_made_again(shop, tmp_path, monkeypatch, capsys):
+    recipe, board = tmp_path / "recipe.toml", tmp_path / "b" / "board.json"
+    recipe.write_text(RECIPE.format(dataset=DATASET, bank=shop.bank))
+    argv = ["board", "--recipe", str(recipe), "--work", str(tmp_path / "work"), "--board", str(board)]
+    monkeypatch.setattr("sys.argv", argv)
+    own.main()
+    made = read_board(board)
+    assert [(e.name, len(e.runs), e.authors) for e in made] == [("DQN", 2, ("A", "B")), ("Zero", 1, ("A", "B"))]
+    assert all(e.verification is not None and e.verification.fresh_seeds for e in made)
+    first = capsys.readouterr().out.splitlines()
+    text = (tmp_path / "b" / "submissions" / "dqn-workshop-v0-pop" / "README.md").read_text()
+    assert [line.partition(": ")[2] for line in first if "DQN" in line or "dqn" in line] == [
+        line for line in text.splitlines() if line.startswith("medgym-offline")
+    ]
+    assert shlex.split(first[-1])[-1] == str(board)
+    own.main()
+    assert capsys.readouterr().out == ""
+    assert read_board(board) == made

@@ -3,7 +3,6 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
@@ -18,8 +17,6 @@ from medgym_offline.leaderboard import Entry, entry_schema, read_submission
 from medgym_offline.leaderboard.building import build_entry
 from medgym_offline.leaderboard.submission import MAX_POLICY_BYTES
 from tests.leaderboard.workshop import DATASET, PATIENTS, change, refused, run
-
-Values = dict[str, Any]
 
 
 def fits(values):
@@ -83,7 +80,7 @@ def places(values, path=()):
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_what_the_schema_refuses_the_types_refuse_in_one_line(folder, data):
-    values: Values = json.loads((folder / "entry.json").read_text())
+    values = json.loads((folder / "entry.json").read_text())
     *above, last = data.draw(st.sampled_from(places(values)))
     target = values
     for key in above:

@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
+
+from tests.helpers import write_recipe
 
 SETS = {
     "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
@@ -60,7 +61,7 @@ class Machine:
         command = [sys.executable, "-c", STEPS, json.dumps(steps)]
         ended = subprocess.run(command, env=environment, cwd=self.home, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, ended.stderr
-        found: list[dict[str, Any]] = json.loads(ended.stdout.splitlines()[-1])
+        found = json.loads(ended.stdout.splitlines()[-1])
         return found
 
 
@@ -78,9 +79,8 @@ def machines(tmp_path_factory):
     bank = root / "release" / "bank.safetensors"
     bank.parent.mkdir()
     prior_bank(patients=3, seed=0).save(bank)
-    fields = {"id": DATASET, "description": "Zero.", "bank": bank.name, "behavior": "zero", "timing": "adaptive"}
-    text = "".join(f"{k} = {json.dumps(v)}\n" for k, v in fields.items()) + "episodes = 30\n"
-    (bank.parent / "sepsis-two-machines-v0.toml").write_text(text)
+    fields = {"id": DATASET, "description": "Zero.", "bank": bank.name, "behavior": "zero", "episodes": 30}
+    write_recipe(bank.parent / "sepsis-two-machines-v0.toml", **fields)
     found = {name: Machine(root, name) for name in SETS}
     train = ("train", "bc", "--dataset", DATASET, "--updates", "40", "--seeds", "2", "--output", "bc")
     results = [f"result{n}" for n in (0, 1)]
@@ -99,7 +99,7 @@ def machines(tmp_path_factory):
 
 
 def manifest(machine):
-    found: dict[str, Any] = json.loads((machine.home / "minari" / DATASET / "data" / "manifest.json").read_text())
+    found = json.loads((machine.home / "minari" / DATASET / "data" / "manifest.json").read_text())
     return found
 
 

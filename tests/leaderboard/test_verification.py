@@ -2,10 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +53,7 @@ def exchange(entry):
     entry["per_patient"]["own"]["severity_mean"][0].reverse()
 
 
-FALSE: list[Callable[[dict[str, Any]], object]] = [
+FALSE = [
     lambda e: e["metrics"]["own"].update(severity_mean=e["metrics"]["own"]["severity_mean"] - 0.5),
     lambda e: e["metrics"]["crossfit"].update(safe_hourly=e["metrics"]["crossfit"]["safe_hourly"] + 5),
     lambda e: e["runs"][1]["own"].update({"return": e["runs"][1]["own"]["return"] + 2}),

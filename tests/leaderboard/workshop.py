@@ -13,6 +13,7 @@ import pytest
 from medgym_offline.cli import main
 from medgym_offline.config import check, to_values
 from medgym_offline.leaderboard.entry import Entry, entry_id
+from tests.helpers import write_recipe
 
 DATASET = "medgym/workshop-v0"
 PATIENTS = 3
@@ -89,9 +90,8 @@ def build(root):
 
     shop = Workshop(root)
     prior_bank(patients=PATIENTS, seed=0).save(shop.bank)
-    recipe = root / "recipe.toml"
     fields = {"id": DATASET, "description": "Random.", "bank": "bank.safetensors", "behavior": "random"}
-    recipe.write_text("".join(f'{key} = "{value}"\n' for key, value in fields.items()) + "episodes = 4\n")
+    recipe = write_recipe(root / "recipe.toml", **fields, episodes=4)
     os.environ["MINARI_DATASETS_PATH"] = str(shop.minari)
     os.environ["MEDGYM_CACHE"] = str(root / "cache")
     train = ("train", "dqn", "--dataset", DATASET, "--updates", "5")
@@ -137,5 +137,5 @@ def variant(entry, name, scores=None, **changes):
     }
     scope, timing, decisions = values["scope"], values["timing"], values["decisions"]
     values["id"] = entry_id(name, values["dataset"]["id"], scope, timing, decisions)
-    found: Entry = check(Entry, values, "variant")
+    found = check(Entry, values, "variant")
     return found

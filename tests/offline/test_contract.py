@@ -30,7 +30,7 @@ from medgym_offline.policies import (
 )
 from tests.offline.toy import DECISIONS, center, optimal_value, toy
 
-SHORT = OfflineConfig(updates=60, hidden=16, batch=16, codewords=12)
+SHORT = OfflineConfig(updates=40, hidden=16, batch=16, codewords=12)
 CASES = (
     {name: (name, SHORT) for name in sorted(ALGORITHMS)}
     | {
@@ -88,16 +88,16 @@ def test_resume_equals_uninterrupted(case, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["medgym_offline.offline.train"], "_SAVE_EVERY", 10)
 
     def stop(done):
-        if done == 93:
+        if done == 73:
             raise KeyboardInterrupt
 
     state = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
         short(case, shard=2, resume=state, on_update=stop)
     assert state.exists()
-    counted: list[int] = []
+    counted = []
     result = short(case, shard=2, resume=state, on_update=counted.append)
-    assert counted[0] == 91
+    assert counted[0] == 71
     assert torch.equal(answers(result.policy), answers(base(case)))
     assert result.log == trained(case, 2).log
     assert not state.exists()

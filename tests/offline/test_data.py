@@ -80,8 +80,7 @@ def test_scaling_by_the_dataset_or_not_at_all():
     )
     np.testing.assert_array_equal(plain.rows[0, :, :9], own.observations)
     np.testing.assert_array_equal(plain.rows[0, :, 13], own.rewards)
-    with pytest.raises(UnknownNameError, match="did you mean 'dataset'"):
-        OfflineConfig(state_scaling="datasets")
+    refused(UnknownNameError, "did you mean 'dataset'", lambda: OfflineConfig(state_scaling="datasets"))
 
 
 def test_bad_input_is_named():
@@ -98,7 +97,7 @@ def test_bad_input_is_named():
     refused(DatasetError, "rewards is .*", lambda: stack_transitions(broken, "ind", CONFIG))
 
 
-WRONG: list[tuple[str, str]] = [
+WRONG = [
     ("updates=0", "updates"),
     ("gamma=1.5", "gamma"),
     ("tau=0", "tau"),

@@ -12,7 +12,6 @@ from medgym_offline.offline.algorithms import make_objective
 from medgym_offline.offline.ball import Ball
 from medgym_offline.offline.codebook import build_codebook, nearest
 from medgym_offline.offline.data import stack_transitions
-from medgym_offline.offline.discrete import DiscreteNetworks
 from tests.helpers import refused
 from tests.offline.toy import batch_of, by_hand, toy
 
@@ -63,7 +62,7 @@ def test_more_codewords_than_actions_names_the_patient():
 def test_losses_and_choices_equal_those_worked_out_by_hand(algorithm):
     stacked = stack_transitions(toy(patients=2, episodes=20), "ind", CONFIG)
     objective = make_objective(algorithm, CONFIG, stacked, seed=2)
-    networks: DiscreteNetworks = objective.build([11, 12])
+    networks = objective.build([11, 12])
     with torch.no_grad():  # target and critic apart, so that it matters which is used where
         for parameter in networks.target.parameters():
             parameter.mul_(1.5)

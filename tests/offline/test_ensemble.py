@@ -104,14 +104,3 @@ def test_values_and_gradients_are_autograds(sizes):
     wanted = torch.autograd.grad((plain * weights).sum(), parameters(net))
     for found, reference in zip(gradients, wanted):
         torch.testing.assert_close(found, reference, rtol=1e-5, atol=1e-5)
-
-
-def test_a_learners_bits_do_not_depend_on_the_stack():
-    net = StackedMLP(5, (13, 16, 16, 1), "relu")
-    rows = torch.randn(5, 96, 13, generator=torch.Generator().manual_seed(0))
-    together = torch.autograd.grad(relu_network(net, rows).square().sum(), parameters(net))
-    for p in range(5):
-        one = net.select([p])
-        alone = torch.autograd.grad(relu_network(one, rows[p : p + 1]).square().sum(), parameters(one))
-        for found, wanted in zip(alone, together):
-            assert torch.equal(found[0], wanted[p])

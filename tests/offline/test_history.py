@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from medgym_offline.datasets.behaviors import Behavior, play
@@ -25,8 +22,9 @@ from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import HistoryPolicy, StackedActor, load_policy, save_policy
 from medgym_offline.sequences import NETWORKS
-from medgym_offline.stack import StackedMLP, Steps
+from medgym_offline.stack import Steps
 from medgym_offline.windows import split_windows, window_width
+from tests.helpers import edit, refused
 from tests.offline.toy import DECISIONS, toy
 from tests.rolled import rolled
 
@@ -217,17 +215,6 @@ def test_a_transformer_acts_as_well_as_it_is_asked_to():
         assert abs(float(first[..., 0].mean()) - (2 * share - 1)) < 0.1
 
 
-def test_clocks_are_left_as_they_are_and_scales_repeat():
-    data = toy(episodes=20)
-    one, four = (stack_transitions(data, "ind", OfflineConfig(history=n)) for n in (1, 4))
-    for name in ("mean", "scale"):
-        whole, single = getattr(four, name)[:, 0], getattr(one, name)[:, 0]
-        for k in range(4):
-            assert torch.equal(whole[:, 15 * k : 15 * k + 7], single[:, :7])
-            assert whole[:, 15 * k + 7 : 15 * k + 9].unique().tolist() == [float(name == "scale")]
-    assert torch.allclose(four.scale[:, 0, [13, 28, 43]], torch.tensor(4.8 / 96))  # the reference interval
-
-
 def test_evaluation_is_that_of_every_episode_alone(tiny_bank, tmp_path):
     """From Python and from its file, all patients together and one at a time, to rounding."""
     policy = HistoryPolicy(Recorder(tiny_bank.patients, 4, "gru"), 4)
@@ -260,8 +247,7 @@ def test_another_batch_needs_a_reset():
     fresh = HistoryPolicy(policy.inner, 4).act(later)
     assert torch.equal(found[0, :2], fresh[0, :2])
     assert (found != fresh)[1].any(-1).all()
-    with pytest.raises(PolicyError, match="no window of history=7 with actions of width 4"):
-        HistoryPolicy(policy.inner, 7)
+    refused(PolicyError, "no window of history=7 with actions of width 4", lambda: HistoryPolicy(policy.inner, 7))
 
 
 def test_rows_that_are_not_whole_episodes_are_refused():
@@ -286,22 +272,5 @@ def test_rows_that_are_not_whole_episodes_are_refused():
 )
 def test_files_that_contradict_themselves_are_refused(changes, words, tmp_path):
     path = save_policy(HistoryPolicy(Recorder(("a",), kind="transformer"), 4), tmp_path / "p.safetensors")
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["medgym-policy"]) | changes
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, metadata={"medgym-policy": json.dumps(header)})
-    with pytest.raises(PolicyError, match=words):
-        load_policy(path)
-
-
-def test_a_folder_of_files_is_one_policy(tmp_path):
-    whole = HistoryPolicy(Recorder(("a", "b")), 4)
-    for patient in ("a", "b"):
-        save_policy(whole.select([patient]), tmp_path / f"{patient}.safetensors")
-    again = load_policy(tmp_path)
-    for _ in range(2):
-        observations = torch.rand(2, 3, 9)
-        assert torch.equal(again.act(observations), whole.act(observations))
-    save_policy(StackedActor(StackedMLP(1, (9, 4)), ["c"], 20), tmp_path / "c.safetensors")
-    with pytest.raises(PolicyError, match="policies with a history are of one form in a folder"):
-        load_policy(tmp_path)
+    edit(path, path, changes)
+    refused(PolicyError, words, lambda: load_policy(path))

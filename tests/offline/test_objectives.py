@@ -82,16 +82,6 @@ def test_losses_equal_their_formula(algorithm):
     assert all(value.shape == (2,) for value in numbers.values())
 
 
-def test_terminal_rows_do_not_bootstrap():
-    stacked, networks = data(), nets()
-    d = stacked.state_dim
-    last = stacked.rows[0, 2]  # third decision of the first episode
-    assert last[d + 5] == 0.0
-    objective = make_objective("dqn", CONFIG, stacked)
-    batch = batch_of(stacked)
-    torch.testing.assert_close(objective.target(networks, batch)[:, 2], batch.reward[:, 2])
-
-
 @pytest.mark.parametrize("guard", ["pair", "state"])
 def test_guard_in_the_target_is_subtracted_where_the_episode_goes_on(guard):
     stacked, networks = data(), nets()
@@ -138,25 +128,3 @@ def test_a_guard_on_states_cancels_in_the_logsumexp_and_in_the_actor():
     refused(MedGymError, "did you mean 'state'", lambda: OfflineConfig(guard="stat", beta_target=1.0))
     with pytest.raises(MedGymError, match="gcql-discrete"):
         make_objective("gcql-discrete", OfflineConfig(beta_target=1.0), stacked)
-
-
-def _actor_guard_gradient(action):
-    """g and its gradient with respect to the action, for a state at the center of the data."""
-    stacked = data()
-    objective = make_objective("gcql", CONFIG, stacked)
-    state = torch.zeros(2, 1, 9)  # standardized: the mean of the data
-    action = action.clone().requires_grad_()
-    value = objective.ball.outside(state, action)
-    return value.detach(), torch.autograd.grad(value.sum(), action)[0]
-
-
-def test_actor_guard_has_a_gradient_outside_the_ball_and_none_inside():
-    objective = make_objective("gcql", CONFIG, data())
-    center, limit = objective.ball.center, 0.5 * objective.ball.radius
-    direction = torch.nn.functional.normalize(torch.tensor([1.0, -1.0, 0.5, 2.0]), dim=0)
-    value, gradient = _actor_guard_gradient(center + 0.9 * limit[:, None, None] * direction)
-    assert (value == 0).all()
-    assert (gradient == 0).all()
-    value, gradient = _actor_guard_gradient(center + 1.5 * limit[:, None, None] * direction)
-    torch.testing.assert_close(value[:, 0], 0.5 * limit)
-    torch.testing.assert_close(gradient, direction.expand_as(gradient))

@@ -93,20 +93,6 @@ def test_minibatches_visit_every_valid_row_once_whatever_the_batch_mates():
     assert not torch.equal(index[0, 1].sort()[0], torch.arange(8)), "the order is random"
 
 
-def _step(old, batch, members):
-    part = PolicyBatch(*(value[members] for value in vars(batch).values()))
-    moments = Adam.zeros(old[members])
-    rngs = [np.random.default_rng(20 + p) for p in members]
-    return proximal_step(THREE, ACTOR, old[members], part, moments, rngs)[0], moments
-
-
-def test_stacked_equals_looped_with_unequal_row_counts(old, batch):
-    together, moments = _step(old, batch, list(range(P)))
-    looped = torch.cat([_step(old, batch, [p])[0] for p in range(P)])
-    torch.testing.assert_close(together, looped, rtol=1e-8, atol=1e-10)
-    assert moments.steps.flatten().tolist() == [3 * 4, 3 * 5, 3 * 5, 3 * 6]
-
-
 def test_passes_improve_the_surrogate_and_stay_near(old, batch):
     config = dataclasses.replace(THREE, policy_epochs=10, entropy=0.0, policy_rate=1e-3)
     before = old.clone()

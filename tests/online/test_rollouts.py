@@ -47,14 +47,6 @@ def test_rows_of_a_buffer_are_the_decisions_of_the_episodes(batch):
     assert float(rows.ended.sum()) == 4 * 6
 
 
-def test_noise_belongs_to_the_patient_and_the_update(tiny_bank):
-    both = training_noise(0, "x", tiny_bank.select([2, 1]), ADAPTIVE, 5, 3)
-    alone, later = (training_noise(0, "x", tiny_bank.select([1]), ADAPTIVE, update, 3) for update in (5, 6))
-    for name in ("initial", "process", "action"):
-        assert torch.equal(getattr(both, name)[1:], getattr(alone, name))
-        assert not torch.equal(getattr(alone, name), getattr(later, name))
-
-
 @pytest.mark.parametrize("algorithm", ["trpo-lag", "sac"])
 @pytest.mark.parametrize("name", ["diabetes", "anesthesia"])
 def test_diseases_with_events_train_and_events_belong_to_the_patient(name, algorithm):

@@ -1,7 +1,6 @@
 """Training end to end on unfitted simulators, with every algorithm: learning, independence, resume, damage."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from tests.helpers import refused
 
 FIXED = ProcessConfig(timing="fixed", decisions=5, cell=6.0)
 ADAPTIVE = ProcessConfig(timing="adaptive", decisions=5, cell=6.0)
-COMMON: dict[str, Any] = {"updates": 4, "episodes": 4, "hidden": 8, "value_warmup": 1}
+COMMON = {"updates": 4, "episodes": 4, "hidden": 8, "value_warmup": 1}
 SOFT = TrainConfig("sac", **COMMON, soft_capacity=100, soft_batch=16, soft_steps=3)
 SMALL = {
     "trpo": TrainConfig("trpo-lag", **COMMON),
@@ -105,7 +104,7 @@ def test_resume_equals_uninterrupted(tiny_bank, tmp_path, name, shared):
             raise KilledError
 
     file = tmp_path / "run.safetensors"
-    settings: dict[str, Any] = {"checkpoint": file, "checkpoint_every": 2, "progress": False}
+    settings = {"checkpoint": file, "checkpoint_every": 2, "progress": False}
     with pytest.raises(KilledError):
         train(tiny_bank, ADAPTIVE, config, watch=kill, **settings)
     size = file.stat().st_size

@@ -38,7 +38,7 @@ def test_what_is_kept_is_the_same_after_a_kill(tmp_path, killed):
     """Each policy stops by its own curve, and the way is kept; from a checkpoint it goes on as if nothing had been."""
     updates = np.arange(60)
     returns = torch.tensor(np.stack([np.minimum(updates, 20), np.minimum(updates, 35), 0.0 * updates], 1)).float()
-    kept: dict[str, torch.Tensor] = {}
+    kept = {}
     ended = None
     for update in range(1, 61):
         state = state_at(update, returns, kept)
@@ -62,7 +62,7 @@ def test_what_is_kept_is_the_same_after_a_kill(tmp_path, killed):
 @pytest.fixture(scope="module")
 def trained(tiny_bank):
     """A shared policy's way, and the gap between random and its end."""
-    way: dict[int, torch.Tensor] = {}
+    way = {}
     config = TrainConfig(updates=14, episodes=16, hidden=8, shared=True, radius=0.2, value_warmup=1)
 
     def watch(state):

@@ -1,6 +1,5 @@
 """Policy files: what is written is read back, and everything else is refused in one line."""
 
-import json
 import pickle
 import sys
 import zipfile
@@ -9,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from medgym_offline.errors import MedGymError
 from medgym_offline.policies import ModulePolicy, StackedActor, load_policy, save_policy
+from tests.helpers import edit
 from tests.policies.test_formats import IDS, OBSERVATIONS, actor
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -55,19 +55,6 @@ def test_a_pickle_is_refused_unopened(tmp_path, suffix, kind):
         assert marker.exists()
 
 
-def _edit(policy, path, header=None, **tensors):
-    """Save with some header fields or tensors changed (None removes a tensor)."""
-    save_policy(policy, path)
-    content = load_file(path)
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        metadata = json.loads(file.metadata()["medgym-policy"])
-    content.update({k: v for k, v in tensors.items() if v is not None})
-    content = {k: v for k, v in content.items() if tensors.get(k, 0) is not None}
-    save_file(content, path, {"medgym-policy": json.dumps(metadata | (header or {}))})
-
-
 @pytest.mark.parametrize(
     ("header", "tensors", "words"),
     [
@@ -86,7 +73,7 @@ def _edit(policy, path, header=None, **tensors):
 )
 def test_header_and_tensors_are_checked(tmp_path, header, tensors, words):
     path = tmp_path / "p.safetensors"
-    _edit(actor("tanh", False), path, header, **tensors)
+    edit(save_policy(actor("tanh", False), path), path, header, **tensors)
     unreadable(path, words)
 
 

@@ -4,7 +4,6 @@ import html
 import json
 import re
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -28,7 +27,7 @@ def cohort(tiny_bank):
     u = tiny_bank.normalize_treatment(doses).float().expand(4, 1, 3)
     course = tiny_bank.trajectory(tiny_bank.initial_state()[:, None], u, torch.arange(0.0, 41.0))[:, 0]
     physical = tiny_bank.denormalize(course[..., :6]).numpy()
-    rows: list[tuple[str, float, float | None, str, float, str]] = []
+    rows = []
     for i, patient in enumerate(tiny_bank.patients):
         for hour in range(0, 40, 3):
             for j, variable in enumerate(tiny_bank.disease.variables):
@@ -55,7 +54,7 @@ def test_scores_are_those_of_an_hourly_rollout(tiny_bank):
 
 
 def test_rollouts_of_a_simulator_meet_its_own_record(tiny_bank, cohort):
-    facts: dict[str, Any] = {}
+    facts = {}
     record = add_forecasts(facts, tiny_bank, cohort)
     data = record["data"]
     assert data.patients == tiny_bank.patients

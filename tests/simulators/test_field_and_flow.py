@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from scipy.integrate import solve_ivp
 
+from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis.field import RATE_BOUND, Physics, field
 from medgym_offline.simulators.flow import solve, solve_between
 
@@ -16,12 +18,14 @@ def _states(bank, rows, seed=0):
     return bank.clamp(x), torch.rand((len(bank), rows, 3), generator=g)
 
 
-def test_balance_is_exact_bookkeeping(tiny_bank):
-    x, u = _states(tiny_bank, 5)
-    rate = tiny_bank.field(x, u)[..., 6] * tiny_bank.disease.components[6].scale
-    inflow = tiny_bank.denormalize_treatment(u)[..., 2]
-    urine = tiny_bank.denormalize(x)[..., 4]
-    assert torch.allclose(rate, (inflow - urine / 24 - 40) / 1000, atol=1e-5)
+@pytest.mark.parametrize("world", ["own", "true"])
+def test_balance_is_exact_bookkeeping(world):
+    """Litres per hour: fluids less urine and what evaporates."""
+    bank = load_simulators("sepsis-twin-v0").world(world).select(range(12))
+    x, u = _states(bank, 5)
+    rate = bank.field(x, u)[..., 6].double() * bank.disease.components[6].scale
+    inflow, urine = (v.double() for v in (bank.denormalize_treatment(u)[..., 2], bank.denormalize(x)[..., 4]))
+    torch.testing.assert_close(rate, (inflow - urine / 24 - 40) / 1000, rtol=0, atol=2e-5)
 
 
 def test_physics_is_bounded_and_treatments_act_in_their_direction(tiny_bank):
@@ -64,14 +68,6 @@ def test_solver_agrees_with_scipy(tiny_bank):
         assert error.max() < 0.02
 
 
-def test_a_row_does_not_depend_on_its_batch(tiny_bank):
-    x, u = _states(tiny_bank, 6)
-    dt = torch.linspace(0.5, 36, 24).view(4, 6)
-    together = tiny_bank.flow(x, u, dt)
-    alone = tiny_bank.select([2]).flow(x[2:3, 3:4], u[2:3, 3:4], dt[2:3, 3:4])
-    assert torch.allclose(alone[0, 0], together[2, 3], atol=1e-6)
-
-
 def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank):
     """At the ends of steps it is the solver's state; the grid and the other rows do not matter; nor does order."""
     x, u = _states(tiny_bank, 3)
@@ -81,7 +77,7 @@ def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank):
     nodes = torch.minimum(nodes, hold[..., None])
     found = solve_between(tiny_bank.field, x, u, hold, nodes, *_bounds(tiny_bank))
     torch.testing.assert_close(found, solve(tiny_bank.field, x, u, nodes, *_bounds(tiny_bank)), atol=1e-5, rtol=0)
-    times = torch.rand((4, 3, 50), generator=torch.Generator().manual_seed(0)) * hold[..., None]
+    times = torch.rand((4, 3, 20), generator=torch.Generator().manual_seed(0)) * hold[..., None]
     many = solve_between(tiny_bank.field, x, u, hold, times, *_bounds(tiny_bank))
     few = solve_between(tiny_bank.field, x, u, hold, times[..., 7:9], *_bounds(tiny_bank))
     assert torch.equal(many[..., 7:9, :], few)
@@ -89,7 +85,7 @@ def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank):
     torch.testing.assert_close(alone[:, 0], many[:, 1], atol=1e-6, rtol=0)
     start = solve_between(tiny_bank.field, x, u, hold, torch.zeros(4, 3, 1), *_bounds(tiny_bank))
     assert torch.equal(start[..., 0, :], x)
-    truth = solve(tiny_bank.field, x, u, times.sort(-1).values, *_bounds(tiny_bank), max_step=1 / 32)
+    truth = solve(tiny_bank.field, x, u, times.sort(-1).values, *_bounds(tiny_bank), max_step=1 / 8)
     between = solve_between(tiny_bank.field, x, u, hold, times.sort(-1).values, *_bounds(tiny_bank))
     assert (between - truth).abs().mean() < 2e-3
     assert (between - truth).abs().max() < 0.05

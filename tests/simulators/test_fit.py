@@ -1,66 +1,59 @@
-"""Fitting: causality, disjoint worlds, recovery of known noise and needs, independence of batch mates."""
+"""Fitting: causality, disjoint worlds, known noise and needs, batch mates, early stops; files of banks."""
 
-import itertools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from experiments.pooling import forecast_ahead
+from medgym_offline import load_simulators
 from medgym_offline.cohorts import Cohort
-from medgym_offline.cohorts.grid import GridCohort
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.cohort import COHORT
 from medgym_offline.diseases.sepsis.field import Physics
 from medgym_offline.diseases.sepsis.model import MODEL
 from medgym_offline.diseases.sepsis.needs import NeedPrior, estimate_need, shock_course
 from medgym_offline.diseases.sepsis.prior import prior_bank
+from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.build import BankRecipe, build_bank
 from medgym_offline.simulators.data import block_steps, clinician_schedule, fit_data, start_states
 from medgym_offline.simulators.distill import DistillConfig
-from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
+from medgym_offline.simulators.fit import FitConfig, fit_alone, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
 from medgym_offline.simulators.noise import noise_variance
-from tests.cohorts.conftest import Row, long_table
+from tests.helpers import edit, refused
 
-PATIENTS = 6
-
-
-@pytest.fixture(scope="module")
-def grid():
-    """Records of prior patients: simulated with noise under a tapering treatment, observed irregularly."""
-    bank = prior_bank(PATIENTS, seed=5)
-    g = torch.Generator().manual_seed(0)
-    x = bank.initial_state().unsqueeze(1)
-    states, rng = [x], np.random.default_rng(0)
-    vaso = 0.3 * np.exp(-np.arange(96) / 30.0)[None] * rng.random((PATIENTS, 1))
-    u = np.stack([np.full_like(vaso, 0.4), vaso, np.full_like(vaso, 0.2)], -1).astype(np.float32)
-    for t in range(95):
-        x = bank.step(x, torch.from_numpy(u[:, t : t + 1]), torch.ones(PATIENTS, 1), g)
-        states.append(x)
-    path = torch.cat(states, 1)
-    mask = rng.random((PATIENTS, 96, 6)) < np.array([0.9, 0.2, 0.1, 0.3, 0.9, 0.25])
-    mask[:, 0] = True
-    physical = bank.denormalize(path[..., :6]).numpy()
-    ids = tuple(f"toy/{i}" for i in range(PATIENTS))
-    treatment = bank.denormalize_treatment(torch.from_numpy(u)).numpy()
-    length = np.array([96, 96, 80, 96, 60, 96])
-    balance = 5.0 * path[..., 6].numpy()
-    return GridCohort(
-        ids, ids, 1.0, np.where(mask, physical, np.nan), mask, treatment, length, {"fluid_balance": balance}
-    )
+PATIENTS = 4
 
 
 @pytest.fixture(scope="module")
-def data(grid):
-    return fit_data(grid, SEPSIS)
+def cohort():
+    return twin_cohort(PATIENTS, 1)[0]
+
+
+@pytest.fixture(scope="module")
+def data(cohort):
+    return fit_data(cohort.to_grid(1.0, 96.0), SEPSIS)
+
+
+def _given(data):
+    return MODEL.given(data, np.ones(96, bool), Physics(), NeedPrior(), 0, 0.0)
+
+
+def _same(a, b):
+    return all(torch.equal(x, b.tensors()[n]) for n, x in a.tensors().items())
 
 
 def test_nothing_after_the_stay_is_used(data):
-    assert not data.mask[2, 80:].any()
-    schedule = clinician_schedule(data)
-    assert np.allclose(schedule[4, 60:], data.u[4, 36:60].mean(0))
+    schedule, end = clinician_schedule(data), int(data.length[0])
+    assert end < 96
+    assert not data.mask[0, end:].any()
+    assert np.allclose(schedule[0, end:], data.u[0, end - 24 : end].mean(0))
 
 
 def test_start_states_are_causal_after_the_first_value(data):
@@ -105,10 +98,9 @@ def test_shock_resolves_when_need_is_met():
 
 
 def test_fit_improves_and_individuals_fit_better_than_the_population(data):
-    physics, hours = Physics(), np.ones(96, bool)
-    given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
+    physics, given = Physics(), _given(data)
     short = FitConfig(population_steps=2, individual_steps=1, hours=6)
-    config = FitConfig(population_steps=60, individual_steps=50, pooling=0.1, hours=6)
+    config = FitConfig(population_steps=40, individual_steps=30, pooling=0.1, hours=6)
     start = fit_population(data, given, physics, short, show=False)
     population = fit_population(data, given, physics, config, show=False)
     individuals = fit_individuals(data, population, given, physics, config, show=False)
@@ -120,16 +112,12 @@ def test_fit_improves_and_individuals_fit_better_than_the_population(data):
 
 
 def test_a_patients_fit_does_not_depend_on_batch_mates(data):
-    physics, hours = Physics(), np.ones(96, bool)
-    given = MODEL.given(data, hours, physics, NeedPrior(), 0, 0.0)
+    physics, given, order = Physics(), _given(data), np.array([3, 0, 2, 1])
     config = FitConfig(population_steps=2, individual_steps=5, hours=6)
     population = fit_population(data, given, physics, config, show=False)
     together = fit_individuals(data, population, given, physics, config, show=False)
-    order = np.array([3, 0, 5, 1, 4, 2])
-    shuffled = data.select(order)
-    again = fit_individuals(
-        shuffled, population, {name: array[order] for name, array in given.items()}, physics, config, show=False
-    )
+    mixed = {name: array[order] for name, array in given.items()}
+    again = fit_individuals(data.select(order), population, mixed, physics, config, show=False)
     assert torch.allclose(again.params.set_point, together.params.set_point[order], atol=1e-5)
 
 
@@ -142,20 +130,78 @@ def _holds(value, mask):
     return out
 
 
-def _walk(rng, patients, observed):
-    """Random walks of 0.08 SD per square root of an hour, measured with error 0.1, at some of 96 hours."""
-    walk = rng.normal(0.0, 0.08, (patients, 96)).cumsum(1)
-    return walk + rng.normal(0.0, 0.1, walk.shape), rng.random(walk.shape) < observed
-
-
 def test_noise_variance_separates_measurement_from_process():
+    """Random walks of 0.08 SD per square root of an hour, measured with error 0.1, at some of 96 hours."""
+    rng = np.random.default_rng(0)
+    walk = rng.normal(0.0, 0.08, (300, 96)).cumsum(1)
+    holds = _holds(walk + rng.normal(0.0, 0.1, walk.shape), rng.random(walk.shape) < 0.5)
     for default in (0.02, 0.3):  # with this many observations the prior does not matter
-        found = noise_variance(_holds(*_walk(np.random.default_rng(0), 300, 0.5)), default)
+        found = noise_variance(holds, default)
         assert found.sigma == pytest.approx(0.08, rel=0.1)
         assert np.sqrt(found.measurement / 2) == pytest.approx(0.1, rel=0.25)
 
 
-def test_a_bank_from_a_cohort_table(toy_cohort, tmp_path):
+def test_early_stopping_is_a_cut_of_the_same_fit(data):
+    config, given = FitConfig(population_steps=3, individual_steps=8, hours=3, windows=1), _given(data)
+    population = fit_population(data, given, Physics(), config, show=False)
+    seen = {}
+
+    def watch(done, params):
+        seen[done] = params
+
+    fit_individuals(data, population, given, Physics(), config, show=False, watch=watch, every=3)
+    assert list(seen) == [3, 6, 8]
+    cut = fit_individuals(data, population, given, Physics(), config, show=False, stop=6)
+    assert _same(cut.params, seen[6])
+    assert not _same(cut.params, seen[8])
+    alone = {}
+    fit_alone(data, given, Physics(), config, show=False, watch=alone.__setitem__, every=4)
+    assert list(alone) == [4, 8, 11]
+    assert _same(fit_alone(data, given, Physics(), config, show=False, stop=4).params, alone[4])
+
+
+def test_strengths_may_be_stacked(data):
+    config, given = FitConfig(population_steps=2, individual_steps=6, hours=3, windows=1), _given(data)
+    population = fit_population(data, given, Physics(), config, show=False)
+    penalty = np.repeat([0.1, 30.0], PATIENTS)
+    twice = {name: np.concatenate([array, array]) for name, array in given.items()}
+    both = fit_individuals(data.stack(data), population, twice, Physics(), config, show=False, penalty=penalty)
+    one = fit_individuals(data, population, given, Physics(), replace(config, pooling=0.1), show=False)
+    assert torch.allclose(both.params.set_point[:PATIENTS], one.params.set_point, atol=1e-6)
+    moved = (both.params.set_point - population.params.set_point).abs().mean(1)
+    assert (moved[PATIENTS:] < moved[:PATIENTS]).all()  # the stronger penalty keeps patients nearer to the population
+
+
+def test_forecasts_ahead_are_the_flow_hour_by_hour(data):
+    bank = prior_bank(PATIENTS, seed=1)
+    begin = np.array([3, 20, 50, 94])
+    shock = shock_course(bank.physics, _given(data)["need"], data.u)[..., None]
+    found = forecast_ahead(bank, data, shock, begin, 4)
+    i = 1
+    x = torch.tensor([*data.start[i, 20], *data.derived[i, 20], *shock[i, 20]]).float().expand(PATIENTS, 1, 8)
+    for t in range(20, 24):
+        x = bank.flow(x, torch.from_numpy(data.u[i, t]).expand(PATIENTS, 1, 3), torch.ones(PATIENTS, 1))
+        assert np.allclose(found[i, t + 1], x[i, 0, :6].numpy(), atol=1e-5)
+    assert np.isfinite(found).all(-1).sum(1).tolist() == [4, 4, 4, 1]  # the grid ends at hour 95
+    assert np.isnan(found[0, :4]).all()
+
+
+def test_recent_hours_decide_a_need(data):
+    """Vasopressors begun half a day ago are a lasting need where late hours count more than early ones."""
+    u, start = np.zeros_like(data.u), data.start.copy()
+    u[:, 48:60, 1], start[..., 5] = 0.4, -1.0
+    stay = replace(data, u=u, start=start, length=np.full(PATIENTS, 60))
+    prior = NeedPrior(base=0.02, shock=0.6, hours=6.0)
+
+    def base(hours, recency):
+        return estimate_need(stay, np.arange(96) < hours, Physics(), 0, prior, recency)[:, 0]
+
+    assert np.allclose(base(96, 0.0), base(96, 1e7), atol=1e-4)
+    assert (base(96, 6.0) > 1.5 * base(96, 0.0)).all()
+    assert (base(48, 6.0) < 0.1 * base(96, 6.0)).all()
+
+
+def test_a_bank_from_a_cohort_table(cohort):
     recipe = BankRecipe(
         name="sepsis-toy",
         patients=0,
@@ -163,33 +209,36 @@ def test_a_bank_from_a_cohort_table(toy_cohort, tmp_path):
         distill=DistillConfig(steps=5, pool=4),
         solution_map=SolutionMapConfig(width=16, code=4),
     )
-    # Nobody's urine was charted and nobody got fluids: as of any other, only the prior knows of them.
-    charted = ~toy_cohort.table["variable"].is_in(["urine", "fluids"])
-    bare = Cohort.from_table(toy_cohort.table.filter(charted), COHORT, toy_cohort.stays)
+    # Nobody's urine was charted and nobody got fluids: as of the second one's bilirubin, only the prior knows of them.
+    second, variable = cohort.patients[1], pl.col("variable")
+    own = (variable == "bilirubin") & (pl.col("patient") == second)
+    bare = Cohort.from_table(cohort.table.filter(~variable.is_in(["urine", "fluids"]) & ~own), COHORT, cohort.stays)
     bank = build_bank(bare, recipe, {"license": "none"}, show=False)
-    assert len(bank) == len(toy_cohort)
-    assert bank.worlds == ("own", "crossfit")
-    assert bank.metadata["recipe_hash"] == recipe.hash
-    assert bank.metadata["cohort"]["never_observed"]["bilirubin"] == [bank.patients[1]]
-    assert bank.metadata["cohort"]["never_observed"]["urine"] == list(bank.patients)
-    assert bank.metadata["cohort"]["never_given"] == ["fluids"]
+    assert (len(bank), bank.worlds, bank.metadata["recipe_hash"]) == (PATIENTS, ("own", "crossfit"), recipe.hash)
+    lacking = bank.metadata["cohort"]
+    assert second in lacking["never_observed"]["bilirubin"]
+    assert (lacking["never_observed"]["urine"], lacking["never_given"]) == (list(bank.patients), ["fluids"])
     x, u = bank.initial_state().unsqueeze(1), torch.full((len(bank), 1, 3), 0.2)
     for world in bank.worlds:
         assert torch.isfinite(bank.world(world).flow(x, u, torch.full((len(bank), 1), 36.0))).all()
-    with pytest.raises(BankError, match="asks for 99"):
-        build_bank(toy_cohort, replace(recipe, patients=99), show=False)
+    refused(BankError, "asks for 99", lambda: build_bank(cohort, replace(recipe, patients=99), show=False))
 
 
-@pytest.fixture
-def toy_cohort():
-    """Three stays; the second has no bilirubin at all."""
-    rng = np.random.default_rng(1)
-    values = {"spo2": 95.0, "pao2": 90.0, "gcs": 12.0, "urine": 1400.0, "lactate": 2.0, "bilirubin": 1.0}
-    rows: list[Row] = []
-    for i in range(3):
-        for t, (name, value) in itertools.product(range(0, 72, 4), values.items()):
-            if (name, i) != ("bilirubin", 1):
-                rows.append((f"toy/{i}", float(t), None, name, value * (1 + 0.02 * rng.standard_normal())))
-        rows += [(f"toy/{i}", 0.0, 60.0, "fio2", 40.0), (f"toy/{i}", 0.0, 60.0, "fluids", 80.0)]
-        rows.append((f"toy/{i}", 0.0, 20.0, "vasopressor", 0.05 * i))
-    return Cohort.from_table(long_table(rows), COHORT)
+def test_damage_is_named(tiny_bank, tmp_path):
+    good = tmp_path / "good.safetensors"
+    tiny_bank.save(good)
+    for cut in (0, 7, 100, 4000, good.stat().st_size - 10):
+        bad = tmp_path / f"cut{cut}.safetensors"
+        bad.write_bytes(good.read_bytes()[:cut])
+        refused(BankError, rf"cut{cut}\.safetensors: not a readable bank", partial(load_simulators, bad))
+    for header in ({}, {"medgym": "[1]"}):
+        save_file({"a": torch.zeros(1)}, bad, metadata=header)
+        refused(BankError, "without a bank header", lambda: load_simulators(bad))
+    for words, change in (
+        ("medgym-bank/9", {"format": "medgym-bank/9"}),
+        ("missing", {"worlds": ["own", "mars"]}),
+        ("martian", {"kinds": {"own": "martian"}}),
+        ("shape", {"patients": ["one"]}),
+    ):
+        edit(good, bad, change)
+        refused(BankError, words, partial(load_simulators, bad))

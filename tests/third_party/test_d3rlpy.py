@@ -1,9 +1,5 @@
 """d3rlpy's algorithms on our rows: what they see, what they learn, and that the evaluator reads what they leave."""
 
-import csv
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,16 +9,12 @@ from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import load_policy
 from medgym_offline.third_party import BASELINES, import_d3rlpy, own_fields, read_settings
-from tests.leaderboard.conftest import _workshop, shop
-from tests.leaderboard.workshop import DATASET, run
-from tests.offline.toy import DECISIONS, center, toy
+from tests.offline.toy import DECISIONS, toy
 
 pytest.importorskip("d3rlpy")
 d3rlpy = import_d3rlpy()
 
 from medgym_offline.third_party.training import _buffer, make_algorithm, train_baseline  # noqa: E402
-
-__all__ = ["_workshop", "shop"]
 
 SHORT = OfflineConfig(updates=60, hidden=16, batch=16, codewords=12)
 OBSERVATIONS = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(0))
@@ -108,37 +100,6 @@ def test_seeds_decide_and_leave_the_global_generators_alone(algorithm):
     assert torch.equal(torch.get_rng_state(), before[1])
 
 
-def test_checkpoints_are_policies_of_shorter_trainings(tmp_path):
-    rows, kept = toy(patients=1, episodes=20), {}
-    config = OfflineConfig(updates=120, hidden=16, batch=16)
-
-    def keep(update, baseline):
-        kept[update] = load_policy(baseline.save(tmp_path / f"{update}.pt")).act(OBSERVATIONS[:1])
-
-    train_baseline("d3rlpy-td3bc", rows, 0, config, progress=False, checkpoints=3, on_checkpoint=keep)
-    assert list(kept) == [50, 100]
-    shorter = OfflineConfig(updates=50, hidden=16, batch=16)
-    alone = train_baseline("d3rlpy-td3bc", rows, 0, shorter, progress=False).save(tmp_path / "alone.pt")
-    assert torch.equal(load_policy(alone).act(OBSERVATIONS[:1]), kept[50])
-
-
-@pytest.mark.parametrize("algorithm", ["d3rlpy-bc", "d3rlpy-discrete-cql"])
-def test_it_learns_from_our_rows(algorithm):
-    """The behavior's mean action, or the codeword that pays, of the toy: misaligned rows would show neither."""
-    levels = 5 if "discrete" in algorithm else None
-    rows = toy(patients=1, episodes=300, spread=0.3 if levels is None else 1.0, expert=levels is None, levels=levels)
-    config = OfflineConfig(updates=600, hidden=32, gamma=0.5, critic_lr=3e-3, actor_lr=3e-3, codewords=25)
-    own = {"alpha": 0.05, "target_update_interval": 20} if levels else {}
-    result = train_baseline(algorithm, rows, 0, config, own, progress=False)
-    observations = rows.observations[:200]
-    actions = result.algorithm.predict(observations)
-    if result.codebook is not None:
-        actions = result.codebook.numpy()[actions]
-    best = np.stack([center(np.array(0), observations[:, 0]), np.full(200, 0.2)], 1)
-    lost = np.square(actions[:, [0, 3]] - best).sum(1).mean()
-    assert lost < 0.15, lost  # uniform actions lose about 0.9
-
-
 def test_settings_have_our_names_or_d3rlpys():
     config, own = read_settings(
         "d3rlpy-iql", OfflineConfig(), ["gamma=0.9", "critic_lr=0.01", "expectile=0.8", "n_critics=3", "hidden=8"]
@@ -157,22 +118,3 @@ def test_settings_have_our_names_or_d3rlpys():
     ):
         with pytest.raises(MedGymError, match=words):
             read_settings("d3rlpy-iql", config, [text])
-
-
-def test_the_command_line_trains_and_evaluates(shop):
-    words = f"train d3rlpy-discrete-cql --dataset {DATASET} --updates 60 --seeds 2 --output runs/d "
-    words += "--set codewords=8 --set alpha=2 --checkpoints 2"
-    done = run(*words.split())
-    assert done.code == 0, done.err
-    stem = Path("runs/d/d3rlpy-discrete-cql-pop-seed1")
-    with open(stem.with_suffix(".csv"), newline="") as stream:
-        assert [line["update"] for line in csv.DictReader(stream)] == ["50.0", "60.0"]
-    assert stem.with_suffix(".d3").is_file()
-    assert stem.with_name(f"{stem.name}-update50.pt").is_file()
-    told = [line for line in done.out.splitlines() if line.startswith("next: medgym-offline ")]
-    argv = told[1].removeprefix("next: medgym-offline ").split()
-    done = run(*argv[:-1], "runs/scored", "--bank", shop.bank, "--episodes", "1")
-    assert done.code == 0, done.err
-    origin = json.loads(Path("runs/scored/result.json").read_text())["policy"]["provenance"]
-    assert (origin["algorithm"], origin["seed"], origin["dataset"]) == ("d3rlpy-discrete-cql", 1, DATASET)
-    assert origin["config"]["alpha"] == 2.0

@@ -1,18 +1,20 @@
-"""The decision process of diabetes: its clock, rewards, seeds, spaces and worlds."""
+"""The decision process of diabetes: clock, rewards, meals, sensor, risk and metrics."""
 
 import functools
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.diabetes import DISEASE
 from medgym_offline.diseases.diabetes.bank import BankRecipe, build
 from medgym_offline.diseases.diabetes.episodes import carbohydrate
-from medgym_offline.diseases.diabetes.meals import served
+from medgym_offline.diseases.diabetes.meals import meals, served
 from medgym_offline.diseases.diabetes.people import published
-from medgym_offline.diseases.diabetes.risk import CAP, risk
+from medgym_offline.diseases.diabetes.risk import CAP, below, consensus, integral, risk
 from medgym_offline.diseases.diabetes.truth import start, truth
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout
@@ -20,6 +22,7 @@ from medgym_offline.errors import BankError
 from medgym_offline.policies import builtin_policy, reset_policy
 from medgym_offline.simulators import load_simulators
 from tests.diseases.diabetes.decision import flow
+from tests.helpers import refused
 
 NAMES = ("adolescent#003", "adult#007", "child#001")
 GRID = torch.arange(289) / 12
@@ -113,27 +116,15 @@ def test_what_is_seen_is_bounded_and_says_what_a_person_knows():
     torch.testing.assert_close(informed.observations[..., columns["daily insulin"]], torch.full_like(seen[..., 0], 2.0))
 
 
-def test_the_clinician_is_a_reference():
-    bank = load_simulators("diabetes-v0").world("true")
-    process, played = play(bank, name="clinician", episodes=4)
-    glucose = bank.monitored(dense(process, played, GRID)[0])
-    assert float(risk(glucose).mean()) < 5.5
-    assert float((glucose < 70).float().mean()) < 0.05
-
-
-def test_a_bank_is_built_from_records_and_comes_back_from_its_file(tmp_path):
+def test_a_bank_is_built_from_records(tmp_path):
     bank = build(BankRecipe("diabetes-small", days=2, patients=2, readings="finger"))
     bank.save(tmp_path / "small.safetensors")
     again = load_simulators(tmp_path / "small.safetensors")
     assert again.worlds == ("own", "crossfit", "true")
-    assert again.content_hash == bank.content_hash
     split = again.metadata["split"]
     assert sorted([*split["train"], *split["test"]]) == sorted(bank.patients)
-    for world in (*again.worlds, "population"):
-        one, other = (b.population() if world == "population" else b.world(world) for b in (bank, again))
-        assert torch.equal(play(one)[1].rewards, play(other)[1].rewards)
-    with pytest.raises(BankError, match="unknown people 'alive'"):
-        BankRecipe("x", people="alive")
+    assert torch.equal(*(play(b.population())[1].rewards for b in (bank, again)))
+    refused(BankError, "unknown people 'alive'", lambda: BankRecipe("x", people="alive"))
 
 
 def test_events_are_runs_and_unseen_without_a_decision_inside():
@@ -143,3 +134,62 @@ def test_events_are_runs_and_unseen_without_a_decision_inside():
     count, unseen = course.events(beyond)
     assert count.tolist() == [3, 1]
     assert unseen.tolist() == [2, 0]
+
+
+WEIGHT = np.array([70.0, 35.0])
+SEEDS = np.arange(600).reshape(2, 300)
+
+
+def test_meals_are_those_of_a_day_and_announced_with_an_error():
+    found = meals(SEEDS, WEIGHT)
+    real = torch.isfinite(found.minutes)
+    assert (found.minutes[real] % 5 == 0).all()
+    assert (found.minutes[real] < 1440).all()
+    assert (found.minutes[real] >= 0).all()
+    assert ((found.grams > 0) == real).all()
+    assert (found.minutes[..., 1:] >= found.minutes[..., :-1])[real[..., 1:]].all()
+    early, late = (found.announced_minutes - found.minutes)[real], (found.announced_grams / found.grams)[real].log()
+    assert abs(float(early.std()) - 10.0) < 0.7
+    assert abs(float(late.std()) - 0.1) < 0.01
+    daily = found.grams.sum(-1).mean(-1)
+    assert 180 < daily[0] < 210  # .95 (45 + 70 + 80) + .3 (10 + 10 + 10), rounded
+    assert abs(float(daily[1] / daily[0]) - 0.5**0.75) < 0.03
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**40), st.floats(0, 24), st.sampled_from([24.0, 48.0, 72.0]))
+def test_what_is_served_is_what_is_eaten_at_any_hour_and_horizon(seed, hour, hours):
+    found = meals(np.array([[seed]]), WEIGHT[:1], hours, hour)
+    grid = served(found.minutes, found.grams, int(hours * 12))
+    assert torch.allclose(grid.sum(), found.grams.sum())
+    assert int((grid > 0).sum()) <= int(torch.isfinite(found.minutes).sum())
+
+
+def test_risk_is_least_at_its_published_zero_and_clamped():
+    values = torch.tensor([0.0, 10.0, 112.5, 600.0, 900.0], dtype=torch.float64)
+    found = risk(values)
+    assert found[0] == found[1]
+    assert found[3] == found[4]
+    assert found[2] < 1e-4
+    assert float(risk(torch.tensor(29.0))) > CAP > float(risk(torch.tensor(31.0)))
+    assert float(risk(torch.tensor(415.0))) > CAP > float(risk(torch.tensor(411.0)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(1, 700), min_size=4, max_size=40), st.data())
+def test_integrals_of_parts_add_up_and_metrics_are_shares(values, data):
+    path = torch.tensor(values, dtype=torch.float64)
+    cut = data.draw(st.integers(1, len(values) - 2))
+    for part in (risk, lambda x: (x < 70).double()):
+        both = integral(part(path[: cut + 1])) + integral(part(path[cut:]))
+        torch.testing.assert_close(integral(part(path)), both)
+    found = consensus(path)
+    whole = torch.tensor(100.0, dtype=torch.float64)
+    torch.testing.assert_close(found["time_in_range"] + found["time_below_70"] + found["time_above_180"], whole)
+    assert found["time_below_54"] <= found["time_below_70"]
+    assert found["time_above_250"] <= found["time_above_180"]
+    hours = (len(values) - 1) / 12
+    torch.testing.assert_close(found["lbgi"] + found["hbgi"], integral(risk(path)) / hours)
+    torch.testing.assert_close(found["time_below_70"], 100 * integral(below(path, 70.0)) / hours)
+    for name, value in consensus(path.numpy()).items():
+        np.testing.assert_allclose(value, found[name])

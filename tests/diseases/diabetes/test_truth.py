@@ -1,4 +1,4 @@
-"""The published truth: golden numbers of another implementation, rest, conservation, stacks, composition."""
+"""The published truth: golden numbers of another implementation, rest, conservation, stacks; its function."""
 
 import csv
 import gzip
@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from medgym_offline.diseases.diabetes.people import PARAMETERS, find, interpolated, published, splits
+from medgym_offline.diseases.diabetes import simulate
+from medgym_offline.diseases.diabetes.people import find, interpolated, published
 from medgym_offline.diseases.diabetes.truth import GUT, INSULIN, PLASMA, absorb, play, start, truth
+from medgym_offline.errors import MedGymError, UnknownNameError
 from tests.diseases.diabetes.decision import flow
+from tests.helpers import refused
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -122,22 +127,59 @@ def test_insulin_lowers_and_meals_raise_glucose_of_everyone():
     assert (dosed[..., -1] < rest[..., -1] - 10).all()
 
 
-def test_interpolated_people_lie_between_two_published_of_one_group_and_side():
-    people, sides = interpolated()
-    assert len(people) == 110
-    assert sum(side == "train" for side in sides.values()) == 80
-    assert [sum(1 for n, s in splits().items() if s == "train" and n.startswith(g)) for g in ("ado", "adu", "chi")] == [
-        6
-    ] * 3
-    table = published()
-    for name, row in zip(people.names, people.values):
-        pool = [n for n in table.names if n.split("#")[0] == name.split("-")[0] and splits()[n] == sides[name]]
-        parents = table.select(pool).values
-        between = [
-            (np.minimum(a, b) <= row * (1 + 1e-9)).all() and (row <= np.maximum(a, b) * (1 + 1e-9)).all()
-            for i, a in enumerate(parents)
-            for b in parents[:i]
-        ]
-        assert sum(between) == 1
-    assert np.array_equal(interpolated.__wrapped__(0, 5, 2)[0].values[:5], people.values[:5])
-    assert set(PARAMETERS) >= {"BW", "Gb", "u2ss", "TDI"}
+NAME = "adult#004"
+
+
+def test_samples_are_those_of_a_finer_grid():
+    inputs = {"basal": [(0, 1.0)], "boluses": [(7, 2.0)], "meals": [(13, 40)], "minutes": 90}
+    fine = simulate(NAME, **inputs, every=1)
+    assert fine.shape == (91,)
+    for every in (5, 7, 90):
+        assert np.array_equal(simulate(NAME, **inputs, every=every), fine[::every])
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 30), st.integers(1, 40), st.floats(1, 90), st.floats(0.5, 8))
+def test_later_inputs_move_the_day_by_as_much(minute, delay, grams, units):
+    rate = 0.75 * 1.2
+    day = {"basal": [(0, rate)], "minutes": 80, "every": 1}
+    early = simulate(NAME, boluses=[(minute, units)], meals=[(minute, grams)], **day)
+    late = simulate(NAME, boluses=[(minute + delay, units)], meals=[(minute + delay, grams)], **day)
+    quiet = simulate(NAME, **day)
+    assert np.array_equal(late[: minute + delay + 1], quiet[: minute + delay + 1])
+    assert np.array_equal(early[: minute + 1], quiet[: minute + 1])
+    assert not np.array_equal(early, late)
+
+
+amounts = st.one_of(st.floats(max_value=-1e-9), st.just(float("nan")), st.just(float("inf")), st.just("1"), st.none())
+minutes = st.one_of(st.integers(max_value=-1), st.integers(min_value=60), st.just(2.5), st.just("3"), st.none())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["basal", "boluses", "meals"]),
+    st.one_of(st.tuples(st.just(3), amounts), st.tuples(minutes, st.just(1.0))),
+)
+def test_bad_entries_are_one_line_that_names_the_field(field, entry):
+    with pytest.raises(MedGymError) as error:
+        simulate(NAME, **{field: [(0, 1.0), entry]}, minutes=60)
+    assert str(error.value).startswith(f"{field}[1]: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("every", 0.5), ("every", 0), ("every", 61), ("every", -5), ("minutes", 0), ("minutes", 1.5), ("minutes", "60")],
+)
+def test_bad_clocks_are_one_line_that_names_the_field(field, value):
+    refused(MedGymError, f"^{field}: ", lambda: simulate(NAME, **{"minutes": 60, field: value}))
+
+
+@pytest.mark.parametrize("name", ["adult#011", "adult001", "stay-30001", ""])
+def test_a_patient_of_another_table_is_unknown(name):
+    refused(UnknownNameError, "patient of type 1 diabetes", lambda: simulate(name))
+
+
+@pytest.mark.parametrize("tick", [0, 0.5, 6])
+def test_a_tick_that_is_no_whole_number_of_internal_steps(tick):
+    refused(MedGymError, r"^tick: .* internal steps from 1 to 5", lambda: truth(published(), tick=tick))
