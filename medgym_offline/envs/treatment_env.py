@@ -110,7 +110,7 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     `reset(seed=s)` plays the episode of seed s: the same noise as the episode with that seed in a dataset or in
     `medgym_offline.envs.rollout`. A dataset stores with each episode what repeats it, its patient by id and position:
     `reset(seed=metadata["seed"], options=metadata["options"])`. A reset without seed draws the next episode's seed
-    from `np_random`.
+    from a generator that the last seed given began, or chance.
 
     ## Version history
 
