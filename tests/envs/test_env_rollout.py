@@ -106,6 +106,16 @@ def test_dense_path_is_the_state_at_the_hour(tiny_bank, step):
             assert bool((treatments[p, b, t] == run.treatments[p, b, k]).all())
 
 
+def test_return_is_the_integral_of_dense_severity(tiny_bank):
+    """The integral reward and the evaluation's dense path look at the same curve."""
+    process, run = _run(tiny_bank)
+    hours = torch.arange(0.0, 96.01, 0.0625)
+    states, treatments = dense(process, run, hours)
+    harm = process.severity(states, treatments) + 0.2 * treatments[..., 1]
+    total = -0.1 * 0.0625 * ((harm[..., 1:] + harm[..., :-1]) / 2).sum(-1)
+    torch.testing.assert_close(run.rewards.sum(-1), total, rtol=5e-3, atol=0)
+
+
 def test_bad_input(tiny_bank):
     process, run = _run(tiny_bank)
     zeros, whole = np.zeros((4, 2), np.int64), ProcessConfig()

@@ -22,7 +22,7 @@ from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import HistoryPolicy, StackedActor, load_policy, save_policy
 from medgym_offline.sequences import NETWORKS
-from medgym_offline.stack import Steps
+from medgym_offline.stack import StackedMLP, Steps
 from medgym_offline.windows import split_windows, window_width
 from tests.helpers import edit, refused
 from tests.offline.toy import DECISIONS, toy
@@ -215,6 +215,17 @@ def test_a_transformer_acts_as_well_as_it_is_asked_to():
         assert abs(float(first[..., 0].mean()) - (2 * share - 1)) < 0.1
 
 
+def test_clocks_are_left_as_they_are_and_scales_repeat():
+    data = toy(episodes=20)
+    one, four = (stack_transitions(data, "ind", OfflineConfig(history=n)) for n in (1, 4))
+    for name in ("mean", "scale"):
+        whole, single = getattr(four, name)[:, 0], getattr(one, name)[:, 0]
+        for k in range(4):
+            assert torch.equal(whole[:, 15 * k : 15 * k + 7], single[:, :7])
+            assert whole[:, 15 * k + 7 : 15 * k + 9].unique().tolist() == [float(name == "scale")]
+    assert torch.allclose(four.scale[:, 0, [13, 28, 43]], torch.tensor(4.8 / 96))  # the reference interval
+
+
 def test_evaluation_is_that_of_every_episode_alone(tiny_bank, tmp_path):
     """From Python and from its file, all patients together and one at a time, to rounding."""
     policy = HistoryPolicy(Recorder(tiny_bank.patients, 4, "gru"), 4)
@@ -274,3 +285,15 @@ def test_files_that_contradict_themselves_are_refused(changes, words, tmp_path):
     path = save_policy(HistoryPolicy(Recorder(("a",), kind="transformer"), 4), tmp_path / "p.safetensors")
     edit(path, path, changes)
     refused(PolicyError, words, lambda: load_policy(path))
+
+
+def test_a_folder_of_files_is_one_policy(tmp_path):
+    whole = HistoryPolicy(Recorder(("a", "b")), 4)
+    for patient in ("a", "b"):
+        save_policy(whole.select([patient]), tmp_path / f"{patient}.safetensors")
+    again = load_policy(tmp_path)
+    for _ in range(2):
+        observations = torch.rand(2, 3, 9)
+        assert torch.equal(again.act(observations), whole.act(observations))
+    save_policy(StackedActor(StackedMLP(1, (9, 4)), ["c"], 20), tmp_path / "c.safetensors")
+    refused(PolicyError, "policies with a history are of one form in a folder", lambda: load_policy(tmp_path))
