@@ -9,7 +9,7 @@ from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies import load_policy
 from medgym_offline.third_party import BASELINES, import_d3rlpy, own_fields, read_settings
-from tests.offline.toy import DECISIONS, toy
+from tests.offline.toy import DECISIONS, center, toy
 
 pytest.importorskip("d3rlpy")
 d3rlpy = import_d3rlpy()
@@ -98,6 +98,37 @@ def test_seeds_decide_and_leave_the_global_generators_alone(algorithm):
     assert logs[0] == logs[1] != logs[2]
     np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_checkpoints_are_policies_of_shorter_trainings(tmp_path):
+    rows, kept = toy(patients=1, episodes=20), {}
+    config = OfflineConfig(updates=120, hidden=16, batch=16)
+
+    def keep(update, baseline):
+        kept[update] = load_policy(baseline.save(tmp_path / f"{update}.pt")).act(OBSERVATIONS[:1])
+
+    train_baseline("d3rlpy-td3bc", rows, 0, config, progress=False, checkpoints=3, on_checkpoint=keep)
+    assert list(kept) == [50, 100]
+    shorter = OfflineConfig(updates=50, hidden=16, batch=16)
+    alone = train_baseline("d3rlpy-td3bc", rows, 0, shorter, progress=False).save(tmp_path / "alone.pt")
+    assert torch.equal(load_policy(alone).act(OBSERVATIONS[:1]), kept[50])
+
+
+@pytest.mark.parametrize("algorithm", ["d3rlpy-bc", "d3rlpy-discrete-cql"])
+def test_it_learns_from_our_rows(algorithm):
+    """The behavior's mean action, or the codeword that pays, of the toy: misaligned rows would show neither."""
+    levels = 5 if "discrete" in algorithm else None
+    rows = toy(patients=1, episodes=300, spread=0.3 if levels is None else 1.0, expert=levels is None, levels=levels)
+    config = OfflineConfig(updates=600, hidden=32, gamma=0.5, critic_lr=3e-3, actor_lr=3e-3, codewords=25)
+    own = {"alpha": 0.05, "target_update_interval": 20} if levels else {}
+    result = train_baseline(algorithm, rows, 0, config, own, progress=False)
+    observations = rows.observations[:200]
+    actions = result.algorithm.predict(observations)
+    if result.codebook is not None:
+        actions = result.codebook.numpy()[actions]
+    best = np.stack([center(np.array(0), observations[:, 0]), np.full(200, 0.2)], 1)
+    lost = np.square(actions[:, [0, 3]] - best).sum(1).mean()
+    assert lost < 0.15, lost  # uniform actions lose about 0.9
 
 
 def test_settings_have_our_names_or_d3rlpys():
