@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from experiments.people.draw import text
-from experiments.people.study import HERE, Arm, StudyRecipe, kept
+from experiments.people.study import HERE, Arm, Part, StudyRecipe, kept
 from medgym_offline import load_dataset, load_simulators
 from medgym_offline.datasets import generate
 from medgym_offline.datasets.recipes import Recipe
@@ -400,7 +400,7 @@ def test_what_is_kept_is_a_share_of_a_gain_that_is_there():
 def test_a_takeover_is_scored_at_every_length_of_record():
     """What needs no record is trained once; the record of the others ends where they take over."""
     recipe = StudyRecipe.load(HERE / "study.toml")
-    part = recipe.part["sepsis-twin"]
+    part = Part(dataset="medgym/sepsis-twin-mixed-v0", hours=(2, 6, 12))
     arms = part.arms("iql")
     assert [arm for arm in arms if not arm.record] == [Arm("ind", "iql"), Arm("pop", "iql")]
     scored = [one for arm in arms for one in part.scored(arm)]
