@@ -13,16 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from medgym_offline.errors import PolicyError
 from medgym_offline.offline import ALGORITHMS, OfflineConfig, train
 from medgym_offline.offline.algorithms import settled
 from medgym_offline.offline.data import stack_transitions
 from medgym_offline.offline.learner import Learner
 from medgym_offline.policies import (
-    HistoryPolicy,
     StackedActor,
     export_onnx,
-    export_program,
     export_torchscript,
     load_policy,
     reset_policy,
@@ -106,15 +103,9 @@ def test_resume_equals_uninterrupted(case, tmp_path, monkeypatch):
 @each_case
 def test_files_and_exports_act_alike(case, tmp_path):
     policy, wanted = base(case), answers(base(case))
-    exports = [save_policy(policy, tmp_path / "own.safetensors")]
-    if isinstance(policy, HistoryPolicy):
-        for export in (export_torchscript, export_program, export_onnx):
-            with pytest.raises(PolicyError, match=r"one.pt: a function of one observation.*history=\d.*save_policy"):
-                export(policy, tmp_path / "one.pt", patient="toy/1")
-    else:
-        exports.append(export_torchscript(policy, tmp_path / "scripts"))
-        if find_spec("onnxruntime") is not None:
-            exports.append(export_onnx(policy, tmp_path / "onnx"))
+    exports = [save_policy(policy, tmp_path / "own.safetensors"), export_torchscript(policy, tmp_path / "scripts")]
+    if find_spec("onnxruntime") is not None:
+        exports.append(export_onnx(policy, tmp_path / "onnx"))
     for path in exports:
         found = load_policy(path).select(policy.patients)
         torch.testing.assert_close(answers(found), wanted, rtol=0, atol=1e-6)
