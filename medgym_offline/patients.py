@@ -9,7 +9,10 @@ from typing import Any, TypeAlias
 
 from medgym_offline.errors import UnknownNameError, unknown_name
 
-__all__ = ["PatientIndex", "Patients", "people_hash", "whole_number"]
+__all__ = ["NEW_PEOPLE", "PatientIndex", "Patients", "people_hash", "whole_number"]
+
+NEW_PEOPLE = ("clu", "context")
+"""Scopes that tell new patients apart by a record of theirs (:mod:`medgym_offline.people`)."""
 
 Patients: TypeAlias = "int | str | Iterable[int | str] | None"
 """None (all), a number n (the first n), an id, or several ids and positions."""

@@ -234,14 +234,31 @@ def tables(recipe: StudyRecipe) -> str:
         people = frame["patient"].n_unique()
         caption, record = f"{name}, {people} test patients", "Record, sessions"
         if part.hours:
-            caption += "; the record is the hours before the takeover, harm that of the hours after it"
+            caption += "; the record: as many first hours of another course; harm: of the hours after the takeover"
             record = "Takeover, h"
         heads = ["", "Learner", record, "View", "History", "Harm", "Kept, %"]
         blocks.append(markdown_table(caption, heads, body))
+        if told := _memory(frame, [arm for arm in arms if arm in there], recipe.learner):
+            heads = ["", "Learner", "View", "History", "Against one observation", "Against `ind`, one observation"]
+            blocks.append(markdown_table(f"{name}: difference in harm of memory, under the same view", heads, told))
         if missing := [arm for arm in arms if arm not in there]:
             names = sorted({f"`{arm.learner}` ({arm.scope}, {arm.view})" for arm in missing})
             blocks.append(f"Not run: {', '.join(names)}.")
     return "\n\n".join(blocks) + "\n"
+
+
+def _memory(frame: pl.DataFrame, arms: list[Arm], learner: str) -> list[list[str]]:
+    """Rows of the arms that remember, against the same scope and `ind` that do not; of a takeover the latest."""
+    latest = max(arm.record for arm in arms if arm.scope == "pop")
+    body = []
+    for arm in arms:
+        if (arm.history > 1 or arm.learner not in (learner, ONLINE)) and (arm.scope != "pop" or arm.record == latest):
+            alone = arm._replace(history=1, learner=learner)
+            ends = [one for one in (alone, alone._replace(scope="ind", record=latest)) if one in arms]
+            if len(ends) == 2 and (arm.scope != "ind" or arm.record == latest):
+                cells = [_change(_means(frame, arm), _means(frame, one)) for one in ends]
+                body.append([f"`{arm.scope}`", f"`{arm.learner}`", arm.view, str(arm.history), *cells])
+    return body
 
 
 def _change(one: np.ndarray, other: np.ndarray) -> str:

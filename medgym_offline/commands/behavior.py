@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from medgym_offline.commands.common import (
-    NEW_PEOPLE,
     Bank,
     Device,
     Patients,
@@ -22,6 +21,7 @@ from medgym_offline.commands.common import (
     say,
 )
 from medgym_offline.errors import unknown_name
+from medgym_offline.patients import NEW_PEOPLE
 
 __all__ = ["register"]
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medgym_offline.errors import MedGymError
-from medgym_offline.patients import PatientIndex
+from medgym_offline.patients import NEW_PEOPLE, PatientIndex
 
 __all__ = [
     "Bank",
@@ -19,7 +19,6 @@ __all__ = [
     "Device",
     "Json",
     "MaybeBank",
-    "NEW_PEOPLE",
     "Patients",
     "Record",
     "Split",
@@ -62,10 +61,6 @@ Worlds = Annotated[
     typer.Option("--worlds", help="own, crossfit, true; several separated by commas (default: all the bank has)."),
 ]
 Device = Annotated[str, typer.Option("--device", help="Torch device of the training: cpu, or cuda.")]
-
-
-NEW_PEOPLE = ("clu", "context")
-"""Scopes that tell new patients apart by a record of theirs."""
 
 
 def say(text: str = "") -> None:

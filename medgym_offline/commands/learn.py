@@ -11,7 +11,6 @@ import typer
 
 from medgym_offline.commands import behavior
 from medgym_offline.commands.common import (
-    NEW_PEOPLE,
     Dataset,
     Device,
     Patients,
@@ -23,6 +22,7 @@ from medgym_offline.commands.common import (
     say,
 )
 from medgym_offline.errors import MedGymError
+from medgym_offline.patients import NEW_PEOPLE
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions

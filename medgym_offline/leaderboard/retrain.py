@@ -16,6 +16,7 @@ from medgym_offline.errors import MedGymError, SubmissionError
 from medgym_offline.files import sha256_file
 from medgym_offline.leaderboard.entry import BuiltIn, PolicyFile
 from medgym_offline.leaderboard.submission import Submission
+from medgym_offline.patients import NEW_PEOPLE
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
@@ -115,7 +116,7 @@ def _train(
     except (MedGymError, TypeError, ValueError) as error:
         raise SubmissionError(f"{policy.file} cannot be trained again: config: {error}") from None
     people = None
-    if task.scope in ("clu", "context"):
+    if task.scope in NEW_PEOPLE:
         if set(task.record) != {"sessions", "hours", "seed"}:
             raise SubmissionError(f"{policy.file} cannot be trained again: it does not say what `people_of` was asked")
         sessions, hours, seed = int(task.record["sessions"] or 0), task.record["hours"], int(task.record["seed"] or 0)

@@ -22,6 +22,7 @@ from medgym_offline.offline.assembly import actor_parts, assembled, concatenated
 from medgym_offline.offline.config import OfflineConfig
 from medgym_offline.offline.data import POPULATION, StackedData, stack_transitions
 from medgym_offline.offline.learner import CHECK_EVERY, Learner
+from medgym_offline.patients import NEW_PEOPLE
 from medgym_offline.policies.result import TrainResult
 from medgym_offline.progress import Progress
 from medgym_offline.threads import one_thread
@@ -222,7 +223,7 @@ def _stacked(
     people: Clusters | Contexts | None,
 ) -> StackedData:
     """The slices of all learners; `MedGymError` if the scope needs people and there are none, or others."""
-    if (scope if scope in ("clu", "context") else None) != (None if people is None else people.scope):
+    if (scope if scope in NEW_PEOPLE else None) != (None if people is None else people.scope):
         raise MedGymError(
             f"scope is {scope!r}, people are {'missing' if people is None else f'those of scope {people.scope!r}'}; "
             "give `people_of(scope, bank, ...)` of medgym_offline.people with clu or context, and none with others"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from medgym_offline.errors import unknown_name
+from medgym_offline.patients import NEW_PEOPLE
 from medgym_offline.people.clusters import Clusters, assign, find_clusters
 from medgym_offline.people.context import ContextConfig, Contexts, learn_encoder
 from medgym_offline.people.records import record, true_world
@@ -36,8 +37,8 @@ def people_of(
         BankError: The bank has no split.
         MedGymError: A record that is too short.
     """
-    if scope not in ("clu", "context"):
-        raise unknown_name("scope that shares policies", scope, ("clu", "context"))
+    if scope not in NEW_PEOPLE:
+        raise unknown_name("scope that shares policies", scope, NEW_PEOPLE)
     train = bank.select(list(bank.people("train")))
     asked = {"sessions": sessions, "hours": hours, "seed": seed}  # a policy trained again needs it
     written = record(true_world(bank), sessions, seed)

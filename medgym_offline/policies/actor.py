@@ -15,7 +15,7 @@ from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.diseases.registry import disease as find_disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError
-from medgym_offline.patients import PatientIndex
+from medgym_offline.patients import NEW_PEOPLE, PatientIndex
 from medgym_offline.policies.protocol import timing_of_width, torch_or_numpy
 from medgym_offline.stack import StackedMLP
 
@@ -104,7 +104,7 @@ class StackedActor(nn.Module):
     def scope(self) -> str:
         """ "ind" (a network per patient), "pop" (one for all); "clu" or "context" where its provenance says so."""
         stated = self.provenance.get("scope")
-        return "pop" if self.patients is None else stated if stated in ("clu", "context") else "ind"
+        return "pop" if self.patients is None else stated if stated in NEW_PEOPLE else "ind"
 
     def extra_repr(self) -> str:
         count = "all" if self.patients is None else len(self.patients)

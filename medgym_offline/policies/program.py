@@ -179,9 +179,8 @@ def _read(archive: zipfile.ZipFile, path: Path) -> tuple[_Program, str]:
     if len(inputs) != 1:
         raise PolicyError(f"{path}: takes {len(inputs)} inputs; export a function of the observations")
     extra = f"{root}/extra/{EXTRA_FILE}"
-    return _Program(graph["graph"], values, inputs[0], path), archive.read(extra).decode(
-        errors="replace"
-    ) if extra in names else ""
+    header = archive.read(extra).decode(errors="replace") if extra in names else ""
+    return _Program(graph["graph"], values, inputs[0], path), header
 
 
 def _tensor(archive: zipfile.ZipFile, name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
