@@ -22,6 +22,8 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from experiments.common import Recipe, digest, markdown_table, parts_main, units
+from experiments.reference.transformer import NAME as TRANSFORMER
+from experiments.reference.transformer import train_transformer
 from medgym_offline import Transitions, evaluate, load_dataset, load_policy, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
 from medgym_offline.datasets.recipes import find_recipe
@@ -105,7 +107,9 @@ def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> pl.D
     algorithm, config, alone = recipe.config(learner, part)
     runs, started, stopped = range(recipe.runs(part)), time.process_time(), 0
     try:
-        if algorithm in BASELINES:
+        if algorithm == TRANSFORMER:
+            policies = {seed: train_transformer(data, seed, config) for seed in runs}
+        elif algorithm in BASELINES:
             policies = {seed: baseline(algorithm, data, seed, config, alone) for seed in runs}
         else:
             found = train_seeds(algorithm, data, part.scope, runs, config)
