@@ -273,7 +273,9 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
         return [f"## {title}", f"Scored in `{part.world}`.", blocks[2]]
     pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
     over = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
-    blocks.append(markdown_table(f"Over the {len(datasets)} datasets ({title})", over, pooled))
+    blocks.append(
+        markdown_table(f"Over {len(datasets)} {'datasets' if len(datasets) > 1 else 'dataset'} ({title})", over, pooled)
+    )
     blocks.append(separated(scores, datasets, part.learners, title))
     if name.endswith(("-safe", "-limits")):
         rows = [[f"`{m}`", *(costs(scores, d, m) for d in datasets)] for m in methods]
