@@ -27,6 +27,7 @@ from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulator
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.diseases.registry import disease_of_id
 from medgym_offline.diseases.views import FULL
+from medgym_offline.evaluation.statistics import paired_difference
 from medgym_offline.files import atomic_path
 from medgym_offline.offline import OfflineConfig, train_seeds
 from medgym_offline.online import train_behavior
@@ -39,7 +40,6 @@ __all__ = ["Arm", "Part", "StudyRecipe", "kept", "run", "tables"]
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "reference" / "table.toml"
-DRAWS = 10_000
 ONLINE = "trpo-lag"
 """The learner of arms that are trained in the people's fitted simulators instead of from rows, with one seed."""
 
@@ -188,12 +188,11 @@ def kept(pop: np.ndarray, other: np.ndarray, ind: np.ndarray) -> tuple[float, fl
 
     None where the interval of the mean of pop - ind over people is not above 0.
     """
-    drawn = np.random.default_rng(0).integers(0, len(pop), (DRAWS, len(pop)))
-    gain, part = (pop - ind)[drawn].mean(1), (pop - other)[drawn].mean(1)
-    if np.quantile(gain, 0.025) <= 0.0:
+    if paired_difference(pop, ind).difference_interval[0] <= 0.0:
         return None
-    low, high = np.quantile(100.0 * part / gain, [0.025, 0.975])
-    return float(100.0 * (pop - other).mean() / (pop - ind).mean()), float(low), float(high)
+    found = paired_difference(pop - other, pop - ind, better=1)  # in per cent above the whole gain
+    low, high = found.percent_interval
+    return 100.0 + found.percent, 100.0 + low, 100.0 + high
 
 
 def _means(frame: pl.DataFrame, arm: Arm) -> np.ndarray:
@@ -269,9 +268,9 @@ def _memory(frame: pl.DataFrame, arms: list[Arm], learner: str) -> list[list[str
 
 def _change(one: np.ndarray, other: np.ndarray) -> str:
     """Difference of the mean harm, per cent of the other, with its 95 % interval over people."""
-    drawn = np.random.default_rng(0).integers(0, len(one), (DRAWS, len(one)))
-    low, high = np.quantile(100.0 * ((one - other)[drawn].mean(1) / other[drawn].mean(1)), [0.025, 0.975])
-    return f"{100.0 * (one.mean() / other.mean() - 1.0):+.0f} %, {low:+.0f} to {high:+.0f}"
+    found = paired_difference(one, other, better=1)
+    low, high = found.percent_interval
+    return f"{found.percent:+.0f} %, {low:+.0f} to {high:+.0f}"
 
 
 def main() -> None:
