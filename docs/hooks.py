@@ -1,4 +1,4 @@
-"""Hooks of the documentation site (mkdocs.yml): formulas as MathML, cards from manifests, losses from modules, links that leave the pages.
+"""Hooks of the documentation site (mkdocs.yml): formulas as MathML, cards, losses, links that leave the pages.
 
 Browsers draw MathML by themselves, so the site needs no script for formulas; GitHub draws the same blocks its own way.
 """

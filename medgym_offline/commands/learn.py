@@ -123,7 +123,8 @@ def train_command(
         write_log(path.with_suffix(".csv"), log)
         written.append(path)
         say(f"wrote {path}{note}")
-    _go_on(written, dataset, _evaluated_patients(transitions, given["patients"]), evaluate)
+    new = "" if split != "train" or patients else "--split test" + (f" --takeover {hours:g}" if hours else "")
+    _go_on(written, dataset, _evaluated_patients(transitions, given["patients"]), evaluate, new)
 
 
 def _people(scope: str, dataset: str, record: int, hours: float | None, view: str) -> Clusters | Contexts | None:
@@ -168,12 +169,12 @@ def _early(path: Path, update: int) -> Path:
     return path.with_name(f"{path.stem}-update{update}{path.suffix}")
 
 
-def _go_on(written: list[Path], dataset: str, ids: list[str] | None, evaluate: bool) -> None:
+def _go_on(written: list[Path], dataset: str, ids: list[str] | None, evaluate: bool, new: str) -> None:
     """Evaluate the policies if asked to, and say what comes next."""
     from medgym_offline.commands.judge import evaluate_to
 
     bank = _bank_of(dataset)
-    extra = "" if ids is None else f" --patients {','.join(ids)}"
+    extra = f" {new}" if new else "" if ids is None else f" --patients {','.join(ids)}"
     for path in written:
         if evaluate:
             evaluate_to(str(path), path.with_suffix(""), dataset=dataset, patients=ids, bank=bank)
