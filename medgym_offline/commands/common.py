@@ -17,6 +17,7 @@ __all__ = [
     "BankArgument",
     "Dataset",
     "Device",
+    "Hours",
     "Json",
     "MaybeBank",
     "Patients",
@@ -51,6 +52,12 @@ Split = Annotated[
 Record = Annotated[
     int,
     typer.Option("--record", min=1, help="Of clu and context: sessions (days, operations) that tell who a patient is."),
+]
+Hours = Annotated[
+    float | None,
+    typer.Option(
+        "--hours", help="Of clu and context: of each session only the first so many, for eval with --takeover then."
+    ),
 ]
 View = Annotated[
     str | None,
