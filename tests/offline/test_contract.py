@@ -27,7 +27,7 @@ from medgym_offline.policies import (
 )
 from tests.offline.toy import DECISIONS, center, optimal_value, toy
 
-SHORT = OfflineConfig(updates=40, hidden=16, batch=16, codewords=12)
+SHORT = OfflineConfig(updates=16, hidden=16, batch=16, codewords=12)
 CASES = (
     {name: (name, SHORT) for name in sorted(ALGORITHMS)}
     | {
@@ -82,10 +82,10 @@ def test_seed_decides(algorithm):
 @each_case
 def test_resume_equals_uninterrupted(case, tmp_path, monkeypatch):
     """Stopped in the second shard, between two writes of the state."""
-    monkeypatch.setattr(sys.modules["medgym_offline.offline.train"], "_SAVE_EVERY", 10)
+    monkeypatch.setattr(sys.modules["medgym_offline.offline.train"], "_SAVE_EVERY", 5)
 
     def stop(done):
-        if done == 73:
+        if done == 28:
             raise KeyboardInterrupt
 
     state = tmp_path / "state.pt"
@@ -94,7 +94,7 @@ def test_resume_equals_uninterrupted(case, tmp_path, monkeypatch):
     assert state.exists()
     counted = []
     result = short(case, shard=2, resume=state, on_update=counted.append)
-    assert counted[0] == 71
+    assert counted[0] == 27  # ten updates of the second shard were written
     assert torch.equal(answers(result.policy), answers(base(case)))
     assert result.log == trained(case, 2).log
     assert not state.exists()
