@@ -6,11 +6,13 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("POLARS_MAX_THREADS", "1")  # tables of a few rows: threads cost more than they do
 
 import pytest
 import torch
 
 from medgym_offline.diseases.sepsis.prior import prior_bank
+from tests.helpers import mapped_bank
 
 torch.set_num_threads(1)
 
@@ -46,6 +48,12 @@ def _quick_figures(request, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_bank():
+    """Four patients with a solution map, several times faster than the solver in so small a batch."""
+    return mapped_bank(4)
+
+
+@pytest.fixture(scope="session")
+def solver_bank():
     """Four unfitted patients, solver backend."""
     return prior_bank(patients=4, seed=0)
 

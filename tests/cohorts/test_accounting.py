@@ -131,7 +131,7 @@ FAULTS = [
     ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30120, "", "", 9, "mcgkgmin", ""), "above 5"),
     ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30120, "", "", 0.1, "mlhr", ""), "unit"),
     ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30120, 5, "mg", "", "", ""), "without a rate"),
-    ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30120, "", "", 0.1, "mcgkgmin", "Stopped"), "stop"),
+    ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(11), 30120, "", "", 0.1, "mcgkgmin", "Stopped"), "stop"),
     ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30018, "", "ml", "", "", ""), "no amount"),
     ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30018, 0, "ml", "", "", ""), "nothing given"),
     ("mimic-iii", "INPUTEVENTS_CV", (10, 1, at(9), 30018, 5, "mg", "", "", ""), "'mg'"),
@@ -160,7 +160,7 @@ FAULTS = [
     ("meds", "events", (10, at(9), "LAB//220277//%", ""), "not a number"),
     ("meds", "events", (10, at(9), "INFUSION_START//229999", 0.1), "229999"),
     ("meds", "events", (10, at(9), "INFUSION_START//221906", 0.1), "without an end"),
-    ("meds", "events", (10, at(9), "INFUSION_END//221906", 0.1), "without a start"),
+    ("meds", "events", (10, at(9), "INFUSION_END//221749", 0.1), "without a start"),
     ("meds", "events", (10, at(9), "SUBJECT_WEIGHT_AT_INFUSION//KG", 400), "weight"),
 ]
 
@@ -175,6 +175,5 @@ def test_faulty_rows_change_nothing_and_are_counted_each_under_its_reason(read):
     assert faulty.table.drop("source", "patient").equals(clean.table.drop("source", "patient"))
     new = Counter(faulty.rejections.rows)
     new.subtract(clean.rejections.rows)
-    assert sum(new.values()) == len(mine), +new
-    for *_, words in mine:
-        assert any(words in why for why in +new), words
+    for words, rows_of_it in Counter(words for *_, words in mine).items():
+        assert sum(n for why, n in new.items() if words in why) >= rows_of_it, (words, +new)
