@@ -59,6 +59,25 @@ def solver_bank():
 
 
 @pytest.fixture(scope="session")
+def _workshop(tmp_path_factory):
+    from tests.leaderboard.workshop import build
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", "")
+        patch.setenv("MEDGYM_CACHE", "")
+        return build(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture
+def shop(_workshop, monkeypatch, tmp_path):
+    """The workshop, with its datasets visible and an empty working directory."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(_workshop.minari))
+    monkeypatch.setenv("MEDGYM_CACHE", str(_workshop.root / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return _workshop
+
+
+@pytest.fixture(scope="session")
 def clinical_data():
     """Folder of the open ICU data, or skip."""
     folder = os.environ.get("MEDGYM_CLINICAL_DATA")

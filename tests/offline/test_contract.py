@@ -27,7 +27,7 @@ from medgym_offline.policies import (
 )
 from tests.offline.toy import DECISIONS, center, optimal_value, toy
 
-SHORT = OfflineConfig(updates=16, hidden=16, batch=16, codewords=12)
+SHORT = OfflineConfig(updates=10, hidden=16, batch=16, codewords=12)
 CASES = (
     {name: (name, SHORT) for name in sorted(ALGORITHMS)}
     | {
@@ -86,7 +86,7 @@ def test_resume_equals_uninterrupted(case, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["medgym_offline.offline.train"], "_SAVE_EVERY", 5)
 
     def stop(done):
-        if done == 28:
+        if done == 18:
             raise KeyboardInterrupt
 
     state = tmp_path / "state.pt"
@@ -95,7 +95,7 @@ def test_resume_equals_uninterrupted(case, tmp_path, monkeypatch):
     assert state.exists()
     counted = []
     result = short(case, shard=2, resume=state, on_update=counted.append)
-    assert counted[0] == 27  # ten updates of the second shard were written
+    assert counted[0] == 16  # five updates of the second shard were written
     assert torch.equal(answers(result.policy), answers(base(case)))
     assert result.log == trained(case, 2).log
     assert not state.exists()
