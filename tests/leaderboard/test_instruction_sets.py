@@ -24,10 +24,12 @@ DATASET = "medgym/sepsis-two-machines-v0"
 STEPS = """
 import contextlib, io, json, os, sys
 from pathlib import Path
-from medgym_offline import cli
-from medgym_offline.datasets import card_figures, catalogue, recipes, trust
+from medgym_offline.reports import figures
 
-card_figures.draw_to = lambda path, *_: path.touch()  # seconds, and no part of what is compared
+figures.can_draw = lambda: False  # seconds, and no part of what is compared
+from medgym_offline import cli
+from medgym_offline.datasets import catalogue, recipes, trust
+
 release = Path(os.environ["RELEASE"])
 for module in (catalogue, recipes, trust):
     module.release_folder = lambda name: release
