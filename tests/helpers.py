@@ -19,8 +19,8 @@ def refused(error, words, action):
 def mapped_bank(patients):
     """The first patients of the release's bank, under other names and without a split."""
     ids = tuple(f"prior/{i}" for i in range(patients))
-    bank = load_simulators("sepsis-v0").select(patients)
-    return bank.replace(patients=ids, name=f"prior-{patients}-0", metadata={}, content_hash=None)
+    bank = load_simulators("sepsis-v0").select(patients).replace(patients=ids, name=f"prior-{patients}-0", metadata={})
+    return bank.with_world("own", bank.world_data["own"])  # which gives it a hash of its own
 
 
 def write_recipe(path, recipe=None, **changes):

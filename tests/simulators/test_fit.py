@@ -224,9 +224,9 @@ def test_a_bank_from_a_cohort_table(cohort):
     refused(BankError, "asks for 99", lambda: build_bank(cohort, replace(recipe, patients=99), show=False))
 
 
-def test_damage_is_named(solver_bank, tmp_path):
+def test_damage_is_named(tiny_bank, tmp_path):
     good = tmp_path / "good.safetensors"
-    solver_bank.save(good)
+    tiny_bank.save(good)
     for cut in (0, 7, 100, 4000, good.stat().st_size - 10):
         bad = tmp_path / f"cut{cut}.safetensors"
         bad.write_bytes(good.read_bytes()[:cut])
