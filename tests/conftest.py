@@ -6,11 +6,13 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("POLARS_MAX_THREADS", "1")  # tables of a few rows: threads cost more than they do
 
 import pytest
 import torch
 
 from medgym_offline.diseases.sepsis.prior import prior_bank
+from tests.helpers import mapped_bank
 
 torch.set_num_threads(1)
 
@@ -46,8 +48,33 @@ def _quick_figures(request, monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_bank():
+    """Four patients with a solution map, several times faster than the solver in so small a batch."""
+    return mapped_bank(4)
+
+
+@pytest.fixture(scope="session")
+def solver_bank():
     """Four unfitted patients, solver backend."""
     return prior_bank(patients=4, seed=0)
+
+
+@pytest.fixture(scope="session")
+def _workshop(tmp_path_factory):
+    from tests.leaderboard.workshop import build
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", "")
+        patch.setenv("MEDGYM_CACHE", "")
+        return build(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture
+def shop(_workshop, monkeypatch, tmp_path):
+    """The workshop, with its datasets visible and an empty working directory."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(_workshop.minari))
+    monkeypatch.setenv("MEDGYM_CACHE", str(_workshop.root / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return _workshop
 
 
 @pytest.fixture(scope="session")

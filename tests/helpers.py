@@ -1,4 +1,4 @@
-"""What tests of several folders share: errors in one line, recipes as files, and files whose header was changed."""
+"""What tests of several folders share: errors in one line, a small bank, recipes as files, and files changed."""
 
 import json
 
@@ -6,12 +6,21 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from medgym_offline.simulators import load_simulators
+
 
 def refused(error, words, action):
     """The action fails with this error, in one line that matches the pattern `words`."""
     with pytest.raises(error, match=words) as caught:
         action()
     assert "\n" not in str(caught.value)
+
+
+def mapped_bank(patients):
+    """The first patients of the release's bank, under other names and without a split."""
+    ids = tuple(f"prior/{i}" for i in range(patients))
+    bank = load_simulators("sepsis-v0").select(patients).replace(patients=ids, name=f"prior-{patients}-0", metadata={})
+    return bank.with_world("own", bank.world_data["own"])  # which gives it a hash of its own
 
 
 def write_recipe(path, recipe=None, **changes):

@@ -15,6 +15,7 @@ from medgym_offline.offline import PROFILES, train
 from medgym_offline.policies import StackedActor, export_torchscript, load_policy, save_policy
 from medgym_offline.simulators import load_simulators
 from medgym_offline.stack import StackedMLP
+from tests.helpers import mapped_bank
 
 
 def bits(*values):
@@ -25,9 +26,10 @@ def bits(*values):
 def everything(folder):
     """One result of each entry point, to the bit."""
     folder.mkdir()
-    prior_bank(patients=1, seed=3).save(folder / "bank.safetensors")
+    mapped_bank(1).save(folder / "bank.safetensors")
     bank = load_simulators(folder / "bank.safetensors")
     found = {"bank": (bank.content_hash, bits(bank.initial_state(), bank.noise_scale))}
+    found["prior"] = prior_bank(patients=1, seed=3).content_hash
     for name, env in (("env", TreatmentEnv(bank=bank)), ("envs", TreatmentVectorEnv(bank=bank, num_envs=3))):
         first = env.reset(seed=1, options={"state": [90.0, 80.0, 1.0, 10.0, 1000.0, 2.0]})
         step = env.step(np.zeros(env.action_space.shape, np.float32))

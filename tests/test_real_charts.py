@@ -129,13 +129,13 @@ def test_nothing_later_is_seen(recipe, cohort, bank, charts):
     assert compared
 
 
-def test_results_come_late(recipe, cohort, bank):
+def test_results_come_late(cohort, bank, charts):
     """A laboratory value is unknown until its result is in."""
     disease = bank.disease
     channels = {c.component: c.delay for c in disease.views["charted"].channels}
     slow = max(channels, key=lambda name: channels[name])
     column = disease.column(slow)
-    block = charted_episodes(recipe, cohort, bank, clone=QUICK).block
+    block = charts.block
     names = sorted(zip(cohort.subjects, cohort.patients))
     seen = 0
     for e, (_, patient) in enumerate(names):

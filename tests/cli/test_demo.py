@@ -9,7 +9,7 @@ import pytest
 
 from medgym_offline.commands.demo import run_demo
 from medgym_offline.leaderboard import read_board
-from tests.helpers import write_recipe
+from tests.helpers import mapped_bank, write_recipe
 from tests.leaderboard.workshop import DATASET
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -17,11 +17,10 @@ METHODS = [f"{algorithm}-{scope}" for algorithm in ("dqn", "cql", "gcql") for sc
 
 
 def test_the_demo_runs_the_whole_chain(tmp_path, capsys):
-    from medgym_offline.diseases.sepsis.prior import prior_bank
     from medgym_offline.policies import StackedActor, save_policy
     from medgym_offline.stack import StackedMLP
 
-    bank = prior_bank(patients=3, seed=0)
+    bank = mapped_bank(3)
     bank.save(tmp_path / "bank.safetensors")
     actor = StackedActor(StackedMLP(3, (9, 8, 4), seeds=[1, 2, 3]), bank.patients, 20)
     save_policy(actor, tmp_path / "behavior.safetensors")

@@ -5,7 +5,7 @@ import pytest
 
 from tests.cohorts.support import read_source
 
-HEADER = "stay,subject,time,end,variable,value,unit"
+HEADER = "stay,subject,time,end,variable,value,unit\n"
 #: In the package's own units, hours as the clock.
 ROWS = """\
 1,p,0.5,,spo2,96,%
@@ -47,9 +47,9 @@ stay,admission,discharge,sex,age,weight_kg,sepsis,died
 """
 
 
-def write(folder, rows, stays="", header=HEADER):
+def write(folder, rows, stays=""):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "events.csv").write_text(header + "\n" + rows, encoding="utf-8")
+    (folder / "events.csv").write_text(HEADER + rows, encoding="utf-8")
     if stays:
         (folder / "stays.csv").write_text(stays, encoding="utf-8")
     return folder

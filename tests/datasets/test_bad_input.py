@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import resource
 import subprocess
 import sys
 
@@ -105,28 +103,29 @@ def test_odd_types_in_a_recipe_are_named(recipe, tmp_path, field):
 
 _FULL = """
 import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 from medgym_offline.cli import main
-main(sys.argv[2:])
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+for limit in (2_000, 60_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        main(sys.argv[1:])
+    except SystemExit as ended:
+        assert ended.code == 1
 """
 
 
-@pytest.mark.parametrize("limit", [2_000, 60_000])
-def test_a_disk_that_takes_no_more(recipe, made, copy, limit):
+def test_a_disk_that_takes_no_more(recipe, made, copy):
     """The operating system refuses to let a file grow: the work, or the rows, or what is written last."""
-    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-    assert hard == resource.RLIM_INFINITY or hard > 10**6
     before = sha256_file(copy / made.id / DATA_FILE)
     path = write_recipe(copy / "recipe.toml", recipe, seed=8)
-    words = [str(limit), "generate", str(path), "--root", str(copy)]
+    words = ["generate", str(path), "--root", str(copy)]
     done = subprocess.run(
-        [sys.executable, "-B", "-c", _FULL, *words], env=dict(os.environ), capture_output=True, text=True, timeout=120
+        [sys.executable, "-B", "-c", _FULL, *words], capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 1, done.stderr
-    line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: ")
-    assert "cannot write the dataset (File too large" in line
-    assert "free some space" in line
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 2
+    assert all("cannot write the dataset (File too large" in line and "free some space" in line for line in lines)
     assert sha256_file(copy / made.id / DATA_FILE) == before
     assert [p.name for p in (copy / "medgym").iterdir()] == ["sepsis-prior-v0"]
 

@@ -31,7 +31,7 @@ TIMINGS = ("adaptive", "fixed")
 @pytest.fixture(params=DISEASES)
 def bank(request):
     """Four patients of a disease."""
-    made = {"sepsis": "tiny_bank", "toy": "toy_bank"}.get(request.param)
+    made = {"sepsis": "solver_bank", "toy": "toy_bank"}.get(request.param)
     if made is not None:
         return request.getfixturevalue(made)
     return mgo.load_simulators(f"{request.param}-v0").select(range(4))

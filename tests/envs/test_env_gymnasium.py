@@ -72,9 +72,9 @@ BAD = [
 ]
 
 
-def test_bad_arguments(tiny_bank):
+def test_bad_arguments(tiny_bank, solver_bank):
     for error, words, arguments in BAD:
-        refused(error, words, partial(TreatmentEnv, **{"bank": tiny_bank, **arguments}))
+        refused(error, words, partial(TreatmentEnv, **{"bank": solver_bank, **arguments}))
     refused(MedGymError, "seed is -1", lambda: TreatmentEnv(bank=tiny_bank).reset(seed=-1))
 
 
@@ -131,11 +131,11 @@ def test_the_vector_environment_is_made_by_name(tiny_bank):
     np.testing.assert_array_equal(previous, kept)
 
 
-def test_vector_options_name_patients(tiny_bank):
+def test_vector_options_name_patients(solver_bank):
     """One for all or one each, as of single environments; after an autoreset each is its own patient's again."""
-    ids = tiny_bank.patients
-    envs = TreatmentVectorEnv(bank=tiny_bank, num_envs=6, timing="fixed", decisions=3)
-    singles = [TreatmentEnv(bank=tiny_bank, patient=i % 4, timing="fixed", decisions=3) for i in range(6)]
+    ids = solver_bank.patients
+    envs = TreatmentVectorEnv(bank=solver_bank, num_envs=6, timing="fixed", decisions=3)
+    singles = [TreatmentEnv(bank=solver_bank, patient=i % 4, timing="fixed", decisions=3) for i in range(6)]
     treated = [2, 2, 0, 2, 3, 1]
     actions = np.random.default_rng(0).uniform(-1, 1, (6, 3)).astype(np.float32)
     for options in ({"patient": [ids[p] for p in treated], "patient_index": np.array(treated)}, {"patient": ids[2]}):

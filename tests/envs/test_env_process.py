@@ -48,8 +48,8 @@ def _cost(start, end):
 
 
 @pytest.mark.parametrize("reward", ["integral", "paper", "authors"])
-def test_reward_and_cost_against_the_formulas(tiny_bank, reward):
-    bank = tiny_bank
+def test_reward_and_cost_against_the_formulas(solver_bank, reward):
+    bank = solver_bank
     process = _process(bank, reward=reward, noise=False)
     episodes = process.start(3)
     actions = _actions(process, 3)
@@ -87,8 +87,8 @@ def test_reward_and_cost_against_the_formulas(tiny_bank, reward):
 @pytest.mark.parametrize(
     ("whole", "parts"), [(8.0, (4.0, 4.0)), (8.0, (3.0, 5.0)), (36.0, (12.0, 24.0)), (5.5, (2.5, 3.0))]
 )
-def test_integral_reward_does_not_depend_on_cuts(tiny_bank, whole, parts):
-    process = _process(tiny_bank, noise=False)
+def test_integral_reward_does_not_depend_on_cuts(solver_bank, whole, parts):
+    process = _process(solver_bank, noise=False)
     treatment = [-0.3, 0.2, -0.5]
     once = process.step(process.start(1), _hold(process, 1, treatment, whole))
     total, episodes = torch.zeros_like(once.reward), process.start(1)
@@ -100,33 +100,31 @@ def test_integral_reward_does_not_depend_on_cuts(tiny_bank, whole, parts):
     torch.testing.assert_close(total, once.reward, atol=0, rtol=2e-3)
 
 
-def test_noise_variance_is_linear_in_time(tiny_bank):
-    process = _process(tiny_bank)
+def test_noise_variance_is_linear_in_time(solver_bank):
+    process = _process(solver_bank)
     random = torch.Generator().manual_seed(1)
     draws = torch.randn(4, 4000, 8, generator=random)
     for hours in (1.0, 4.0, 16.0):
         outcome = process.step(process.start(4000), _hold(process, 4000, [0.0, 0.0, 0.0], hours), draws)
-        expected = tiny_bank.noise_scale * hours**0.5
+        expected = solver_bank.noise_scale * hours**0.5
         torch.testing.assert_close(outcome.displacement.std(1), expected, rtol=0.05, atol=1e-7)
     half = process.step(process.start(4000), _hold(process, 4000, [0.0] * 3, 8.0), draws)
     again = process.step(half.next, _hold(process, 4000, [0.0] * 3, 8.0), torch.randn(draws.shape, generator=random))
     two = (half.displacement + again.displacement).std(1)
-    torch.testing.assert_close(two, tiny_bank.noise_scale * 4.0, rtol=0.05, atol=1e-7)
+    torch.testing.assert_close(two, solver_bank.noise_scale * 4.0, rtol=0.05, atol=1e-7)
 
 
-def test_start_perturbs_only_the_physiology(tiny_bank):
-    process = _process(tiny_bank)
+def test_start_perturbs_only_the_physiology(solver_bank):
+    process = _process(solver_bank)
     draws = torch.randn(4, 3000, 8, generator=torch.Generator().manual_seed(2))
-    first = tiny_bank.initial_state()[:, None]
+    first = solver_bank.initial_state()[:, None]
     change = process.start(3000, draws).x - first
     assert bool((change[..., 6:] == 0).all())
-    inside = ((first + 0.25 > tiny_bank.lower) & (first + 0.25 < tiny_bank.upper) & (first - 0.25 > tiny_bank.lower))[
-        ..., :6
-    ]
+    inside = ((first - 0.25 > solver_bank.lower) & (first + 0.25 < solver_bank.upper))[..., :6]
     spread = change[..., :6].std(1)[inside[:, 0]]
     torch.testing.assert_close(spread, torch.full_like(spread, 0.05), rtol=0.1, atol=0)
     assert bool((process.start(5).x == first).all())
-    assert bool((_process(tiny_bank, noise=False).start(3000, draws).x == first).all())
+    assert bool((_process(solver_bank, noise=False).start(3000, draws).x == first).all())
 
 
 def test_rectangles_cover_every_row_once_and_little_more():
@@ -146,8 +144,8 @@ def test_rectangles_cover_every_row_once_and_little_more():
 
 
 @pytest.mark.parametrize("reward", ["integral", "paper", "authors"])
-def test_finished_episodes_are_inert(tiny_bank, reward):
-    process = _process(tiny_bank, decisions=3, reward=reward)
+def test_finished_episodes_are_inert(solver_bank, reward):
+    process = _process(solver_bank, decisions=3, reward=reward)
     episodes = process.start(2)
     x = episodes.x.clone()
     time = torch.tensor([[96.0, 40.0]]).expand(4, 2)
@@ -166,9 +164,9 @@ def test_finished_episodes_are_inert(tiny_bank, reward):
     assert bool((outcome.next.left[:, 1] == 1).all())
 
 
-def test_remission_counts_only_unbroken_calm(tiny_bank):
+def test_remission_counts_only_unbroken_calm(solver_bank):
     """The calm at the end of a hold is the time since severity was last at or above the threshold on the cells."""
-    bank = tiny_bank
+    bank = solver_bank
     plain = _process(bank, noise=False)
     actions = _hold(plain, 1, [0.4, -0.6, -0.4], 30.0)
     u = (actions[..., :3] + 1) / 2
@@ -183,16 +181,16 @@ def test_remission_counts_only_unbroken_calm(tiny_bank):
     assert len(set(calm.tolist())) > 1  # the patients differ, or the test shows nothing
 
 
-def test_gradient_reaches_dose_and_interval(tiny_bank):
-    process = _process(tiny_bank, noise=False)
+def test_gradient_reaches_dose_and_interval(solver_bank):
+    process = _process(solver_bank, noise=False)
     actions = (0.3 * _actions(process, 2)).requires_grad_()
     process.step(process.start(2), actions).reward.sum().backward()
     assert bool(torch.isfinite(actions.grad).all())
     assert bool((actions.grad.abs().amax((0, 1)) > 0).all())
 
 
-def test_bad_actions_and_noise(tiny_bank):
-    process = _process(tiny_bank)
+def test_bad_actions_and_noise(solver_bank):
+    process = _process(solver_bank)
     episodes = process.start(2)
     actions = _actions(process, 2)
     with pytest.raises(MedGymError, match=r"actions have shape \(4, 2, 3\); expected \(4, 2, 4\)"):
@@ -200,7 +198,7 @@ def test_bad_actions_and_noise(tiny_bank):
     for bad in (float("nan"), float("inf")):
         wrong = actions.clone()
         wrong[2, 1, 3] = bad
-        with pytest.raises(MedGymError, match=f"component 3 of patient {tiny_bank.patients[2]}, episode 1, is {bad}"):
+        with pytest.raises(MedGymError, match=f"component 3 of patient {solver_bank.patients[2]}, episode 1, is {bad}"):
             process.step(episodes, wrong)
     refused(MedGymError, "noise have shape", lambda: process.step(episodes, actions, torch.zeros(4, 2, 7)))
     refused(MedGymError, "noise have shape", lambda: process.start(3, torch.zeros(4, 2, 8)))

@@ -30,8 +30,8 @@ def _run(bank, batch=5, action_noise=0.05, **arguments):
 
 
 @pytest.mark.parametrize("timing", ["adaptive", "fixed"])
-def test_bookkeeping(tiny_bank, timing):
-    process, run = _run(tiny_bank, timing=timing, decisions=12)
+def test_bookkeeping(solver_bank, timing):
+    process, run = _run(solver_bank, timing=timing, decisions=12)
     assert run.observations.shape == (4, 5, 13, 9)
     assert run.actions.shape == (4, 5, 12, process.config.action_dim)
     assert run.states.shape == (4, 5, 13, 8)
@@ -57,21 +57,21 @@ def test_bookkeeping(tiny_bank, timing):
     assert bool(over.any()) is (timing == "adaptive")
 
 
-def test_noise_belongs_to_the_episode(tiny_bank):
+def test_noise_belongs_to_the_episode(solver_bank):
     whole, short = ProcessConfig(), ProcessConfig(timing="fixed", decisions=5)
     seeds = episode_seeds(7, "purpose", ["a", "b", "c"], 4)
     assert seeds.dtype == np.int64
     assert len(set(seeds.ravel().tolist())) == 12
     assert (episode_seeds(7, "purpose", ["c", "a"], 2)[1] == seeds[0, :2]).all()
     assert (episode_seeds(8, "purpose", ["a"], 4) != seeds[0]).all()
-    together = draw_noise(seeds, tiny_bank, whole)
-    alone = draw_noise(seeds[1:2, 3:4], tiny_bank, ProcessConfig())
+    together = draw_noise(seeds, solver_bank, whole)
+    alone = draw_noise(seeds[1:2, 3:4], solver_bank, ProcessConfig())
     assert bool((together.process[1, 3] == alone.process[0, 0]).all())
     assert bool((together.initial[1, 3] == alone.initial[0, 0]).all())
-    shorter = draw_noise(seeds, tiny_bank, short)  # a smaller budget and fixed timing see the same numbers
+    shorter = draw_noise(seeds, solver_bank, short)  # a smaller budget and fixed timing see the same numbers
     assert bool((shorter.process == together.process[:, :, :5]).all())
     assert bool((shorter.action == together.action[:, :, :5, :3]).all())
-    many = draw_noise(np.arange(400).reshape(2, 200), tiny_bank, ProcessConfig())
+    many = draw_noise(np.arange(400).reshape(2, 200), solver_bank, ProcessConfig())
     for values in (many.initial, many.process, many.action):
         assert abs(float(values.mean())) < 0.05
         assert abs(float(values.std()) - 1.0) < 0.05
@@ -90,8 +90,8 @@ def _between(process, run, p, b, hour):
 
 
 @pytest.mark.parametrize("step", [1.0, 0.25])
-def test_dense_path_is_the_state_at_the_hour(tiny_bank, step):
-    process, run = _run(tiny_bank)
+def test_dense_path_is_the_state_at_the_hour(solver_bank, step):
+    process, run = _run(solver_bank)
     hours = torch.arange(0.0, 96.0 + step / 2, step)
     states, treatments = dense(process, run, hours)
     assert states.shape == (4, 5, len(hours), 8)
@@ -106,9 +106,9 @@ def test_dense_path_is_the_state_at_the_hour(tiny_bank, step):
             assert bool((treatments[p, b, t] == run.treatments[p, b, k]).all())
 
 
-def test_return_is_the_integral_of_dense_severity(tiny_bank):
+def test_return_is_the_integral_of_dense_severity(solver_bank):
     """The integral reward and the evaluation's dense path look at the same curve."""
-    process, run = _run(tiny_bank)
+    process, run = _run(solver_bank)
     hours = torch.arange(0.0, 96.01, 0.0625)
     states, treatments = dense(process, run, hours)
     harm = process.severity(states, treatments) + 0.2 * treatments[..., 1]
@@ -116,15 +116,15 @@ def test_return_is_the_integral_of_dense_severity(tiny_bank):
     torch.testing.assert_close(run.rewards.sum(-1), total, rtol=5e-3, atol=0)
 
 
-def test_bad_input(tiny_bank):
-    process, run = _run(tiny_bank)
+def test_bad_input(solver_bank):
+    process, run = _run(solver_bank)
     zeros, whole = np.zeros((4, 2), np.int64), ProcessConfig()
-    short, noise = draw_noise(zeros, tiny_bank, ProcessConfig(decisions=5)), draw_noise(zeros, tiny_bank, whole)
+    short, noise = draw_noise(zeros, solver_bank, ProcessConfig(decisions=5)), draw_noise(zeros, solver_bank, whole)
     refused(MedGymError, "noise is for 5 decisions; the process has 20", lambda: rollout(process, _policy, short))
     refused(MedGymError, "must be finite", lambda: rollout(process, lambda o: _policy(o) * float("nan"), noise))
     refused(MedGymError, "actions have shape", lambda: rollout(process, _fixed_policy, noise))
-    refused(MedGymError, "seeds have shape", lambda: draw_noise(zeros[0], tiny_bank, whole))
-    refused(MedGymError, "seeds have shape", lambda: draw_noise(zeros.astype(float), tiny_bank, whole))
+    refused(MedGymError, "seeds have shape", lambda: draw_noise(zeros[0], solver_bank, whole))
+    refused(MedGymError, "seeds have shape", lambda: draw_noise(zeros.astype(float), solver_bank, whole))
     for hours in ([], [-1.0], [97.0], [3.0, 2.0]):
         with pytest.raises(MedGymError, match="times must"):
             dense(process, run, torch.tensor(hours))

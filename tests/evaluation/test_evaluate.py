@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 import threading
 
@@ -160,6 +161,35 @@ def test_actions_that_are_not_finite_name_the_patient(value, tiny_bank):
         return actions
 
     refused(PolicyError, "not finite for patient prior/1", lambda: evaluate(Answer(act), bank=tiny_bank, episodes=1))
+
+
+COUNT = itertools.count()
+UNSTEADY = {
+    "when asked again": lambda seen: torch.full((1, 1, 1), 0.01 * next(COUNT)),
+    "episodes in another order": lambda seen: seen[:, :1, :3],
+    "an episode alone differently": lambda seen: seen[..., :3] - seen[..., :3].mean(1, keepdim=True),
+    "patients in another order": lambda seen: torch.arange(len(seen))[:, None, None] / 10.0,
+    "a patient alone differently": lambda seen: seen[..., :3] - seen[..., :3].mean(0, keepdim=True),
+}
+
+
+@pytest.mark.parametrize("message", UNSTEADY)
+def test_policies_that_depend_on_the_batch_are_refused(message, tiny_bank):
+    policy = Answer(lambda seen: torch.tanh(UNSTEADY[message](seen)).expand(*seen.shape[:2], 3), timing="fixed")
+    refused(PolicyError, message, lambda: evaluate(policy, bank=tiny_bank, episodes=2, worlds=["own"]))
+
+
+def test_a_folder_has_a_hash_of_its_content(tiny_bank, tmp_path):
+    """Otherwise a retrained folder of the same name would go on from the results of the old one."""
+
+    def found(seed):
+        net = StackedMLP(len(tiny_bank), (9, 4, 3), seeds=range(seed, seed + len(tiny_bank)))
+        policy = StackedActor(net, tiny_bank.patients, 20)
+        for patient in tiny_bank.patients:
+            save_policy(policy.select([patient]), tmp_path / "ind" / f"{patient.replace('/', '__')}.safetensors")
+        return evaluate(tmp_path / "ind", bank=tiny_bank, episodes=1, worlds=("own",)).policy["sha256"]
+
+    assert found(0) == found(0) != found(1)
 
 
 WRONG = [

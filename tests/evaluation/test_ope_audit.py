@@ -140,11 +140,8 @@ def test_mistakes_are_named(transitions, recipe, acted, tiny_bank):
 def dataset(tiny_bank, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_bank.save("bank.safetensors")
-    for name, behavior, perturbation in (("mix-v0", "zero + random", 0.05), ("still-v0", "zero", 0.0)):
-        fields = {"id": f"medgym/{name}", "description": "Test.", "bank": "bank.safetensors", "behavior": behavior}
-        path = write_recipe(Path(f"{name}.toml"), **fields, episodes=4, perturbation=perturbation)
-        generate(path, progress=False)
-    return "medgym/mix-v0"
+    fields = {"id": "medgym/mix-v0", "description": "Test.", "bank": "bank.safetensors", "behavior": "zero + random"}
+    return generate(write_recipe(Path("mix.toml"), **fields, episodes=4, perturbation=0.05), progress=False).id
 
 
 def test_tables_file_and_json(dataset):

@@ -20,6 +20,7 @@ from medgym_offline.evaluation.statistics import (
     summarize,
     worst_decile,
 )
+from medgym_offline.evaluation.subgroups import subgroup_members, subgroup_rows
 from medgym_offline.files import release_folder
 
 
@@ -77,6 +78,30 @@ def test_paired_interval_is_narrower_than_unpaired():
     assert mirrored.share == pytest.approx(1 - found.share)
     # Larger is better: the same numbers, the other verdict.
     assert paired_difference(better, base, better=1).share == pytest.approx(1 - found.share)
+
+
+def test_groups_cover_everybody_once_per_kind_and_rows_are_means():
+    g = np.random.default_rng(0)
+    facts = {
+        "patient": [f"a/{i}" for i in range(40)],
+        "source": ["a"] * 25 + ["b"] * 15,
+        "initial_lactate": list(g.uniform(0.5, 8, 40)),
+        "initial_sofa": list(g.uniform(0, 12, 40)),
+    }
+    columns = {"severity_mean": g.uniform(0, 12, 40), "safe_hourly": g.uniform(0, 100, 40)}
+    members = subgroup_members(facts, disease("sepsis"), columns["severity_mean"])
+    for kind in ("initial lactate", "initial SOFA", "data source"):
+        assert (np.sum([m for (by, _), m in members.items() if by == kind], axis=0) == 1).all()
+    worst = members["outcome", "worst decile of SOFA surrogate"]
+    assert worst.sum() == 4
+    assert columns["severity_mean"][worst].min() >= columns["severity_mean"][~worst].max()
+    settings = Bootstrap(resamples=400)
+    for row in subgroup_rows(facts, columns, disease("sepsis"), settings):
+        inside = members[row["by"], row["group"]]
+        assert row["patients"] == inside.sum()
+        for name, values in columns.items():
+            assert row[name][0] == pytest.approx(values[inside].mean())
+            assert row[name][1:] == pytest.approx(mean_intervals(values[inside][None], settings)[0])
 
 
 def test_probability_of_improvement_is_mann_whitney():

@@ -19,6 +19,7 @@ from medgym_offline.policies.builtin import builtin_policy
 from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.stack import StackedMLP, Steps
 from medgym_offline.windows import window_width
+from tests.helpers import refused
 
 # A time at which a decision falls under fixed timing, and one at which none does.
 TIMES = {"sepsis-v0": (24.0, 6.0), "diabetes-v0": (58 / 12, 6.0), "anesthesia-v0": (40.0, 33.0), "toy-v0": (4.0, 5.0)}
@@ -156,16 +157,13 @@ def test_a_history_begins_before_the_takeover(tiny_bank):
     ],
 )
 def test_a_time_that_will_not_do_is_refused_in_one_line(tiny_bank, time, why):
-    with pytest.raises(ProtocolError, match=why) as found:
-        evaluate("zero", bank=tiny_bank, episodes=1, takeover=time)
-    assert "\n" not in str(found.value)
+    refused(ProtocolError, why, lambda: evaluate("zero", bank=tiny_bank, episodes=1, takeover=time))
 
 
 def test_what_is_left_must_fill_the_rest():
     config = ProcessConfig(disease="sepsis", decisions=3)
     assert (decisions_before(0.0, config), decisions_before(32.0, config), decisions_before(60.0, config)) == (0, 1, 2)
-    with pytest.raises(ProtocolError, match="1 of 3 decisions are left then, too few"):
-        decisions_before(40.0, config)  # one of at most 36 h cannot fill 56 h
+    refused(ProtocolError, "1 of 3 decisions are left then, too few", lambda: decisions_before(40.0, config))
     assert decisions_before(40.0, ProcessConfig("fixed", 3, disease="sepsis")) == 2
 
 

@@ -77,10 +77,13 @@ def _behavior(source, row, episodes):
 
 def test_offline(source, tmp_path, monkeypatch):
     monkeypatch.setattr(offline, "_behavior", _behavior)  # none is shipped for four decisions
-    recipe = offline.OfflineRecipe(name="tiny", algorithms=("bc", "cql"), seeds=2, episodes=2, settings=SMALL)
+    recipe = offline.OfflineRecipe(
+        name="tiny", algorithms=("bc", "cql"), seeds=2, episodes=2, settings=SMALL,
+        variants={"wide": {"algorithm": "gcql", "settings": {"theta": 0.75}}},
+    )  # fmt: skip
     found = offline.run(recipe, tmp_path, sources=[source])
     text = offline.markdown(recipe, Scores(found, 20))
-    for line in ("| CQL-F-Ind |", "| data-F |", "| CQL-F-Ind over BC-F-Ind |"):
+    for line in ("| CQL-F-Ind |", "| data-F |", "| CQL-F-Ind over BC-F-Ind |", "| wide-F-Ind over CQL-F-Ind |"):
         assert line in text
     scores = Scores(found, 20)
     assert scores.course(Row("data", "data", "fixed", 4), "own", "support_distance")[0] == list(map(float, range(101)))
@@ -89,16 +92,6 @@ def test_offline(source, tmp_path, monkeypatch):
     assert {len(section.blocks) for section in page.sections} == {5}
     monkeypatch.setattr(offline, "train", _refuse)
     assert offline.run(recipe, tmp_path, sources=[source]).equals(found)
-
-
-def test_variants(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(offline, "_behavior", _behavior)
-    recipe = offline.OfflineRecipe(
-        name="tiny", algorithms=("cql", "gcql"), variants={"wide": {"algorithm": "gcql", "settings": {"theta": 0.75}}},
-        scopes=("ind",), seeds=1, episodes=1, settings=SMALL,
-    )  # fmt: skip
-    text = offline.markdown(recipe, Scores(offline.run(recipe, tmp_path, sources=[source]), 20))
-    assert "| wide-F-Ind over CQL-F-Ind |" in text
 
 
 # -- pooling -----------------------------------------------------------------------------------------------------------
@@ -147,7 +140,7 @@ def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort, tmp_path)
         pooling.run(POOLING, tmp_path, 1, cohort, replace(BANK, patients=9))
 
 
-def test_intervals_are_feasible_and_inverted(tiny_bank):
+def test_intervals_are_feasible_and_inverted(solver_bank):
     process = DISEASE.process
     logits = 4.0 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     hours = intervals(logits, process)
@@ -155,18 +148,18 @@ def test_intervals_are_feasible_and_inverted(tiny_bank):
     assert hours.max() <= 36 + 1e-4
     assert torch.allclose(hours.sum(-1), torch.full((200,), 96.0), atol=1e-4)
     assert torch.allclose(intervals(interval_logits(hours, process), process), hours, atol=0.3)
-    refused(MedGymError, "cannot fill 96 h; choose 3", lambda: ceilings(tiny_bank, CeilingConfig(decisions=1)))
+    refused(MedGymError, "cannot fill 96 h; choose 3", lambda: ceilings(solver_bank, CeilingConfig(decisions=1)))
 
 
-def test_harm_is_severity_and_burden_over_time(tiny_bank):
+def test_harm_is_severity_and_burden_over_time(solver_bank):
     u = torch.tensor([0.3, 0.2, 0.1]).expand(4, 1, 3)
-    whole = schedule_harm(tiny_bank, u[:, :, None].expand(-1, -1, 4, -1), torch.full((4, 1, 4), 24.0))
-    cut = schedule_harm(tiny_bank, u[:, :, None].expand(-1, -1, 6, -1), torch.full((4, 1, 6), 16.0))
+    whole = schedule_harm(solver_bank, u[:, :, None].expand(-1, -1, 4, -1), torch.full((4, 1, 4), 24.0))
+    cut = schedule_harm(solver_bank, u[:, :, None].expand(-1, -1, 6, -1), torch.full((4, 1, 6), 16.0))
     assert torch.allclose(whole, cut, atol=2e-3)
-    curve = tiny_bank.trajectory(tiny_bank.initial_state()[:, None], u, torch.arange(0.0, 36.5, 0.5))
-    severity = tiny_bank.disease.severity.score(
-        tiny_bank.denormalize(curve), tiny_bank.denormalize_treatment(u)[:, :, None]
+    curve = solver_bank.trajectory(solver_bank.initial_state()[:, None], u, torch.arange(0.0, 36.5, 0.5))
+    severity = solver_bank.disease.severity.score(
+        solver_bank.denormalize(curve), solver_bank.denormalize_treatment(u)[:, :, None]
     )
     by_hand = (severity[..., :-1] + severity[..., 1:]).sum(-1) / 2 / 72 + 0.2 * 0.2
-    first = schedule_harm(tiny_bank, u[:, :, None], torch.full((4, 1, 1), 36.0))
+    first = schedule_harm(solver_bank, u[:, :, None], torch.full((4, 1, 1), 36.0))
     assert torch.allclose(first, by_hand, atol=5e-3)

@@ -4,28 +4,7 @@ from pathlib import Path
 import pytest
 
 from medgym_offline.leaderboard import read_submission
-from tests.leaderboard.workshop import build, run
-
-_built = {}
-
-
-@pytest.fixture(scope="session")
-def _workshop(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", "")
-        patch.setenv("MEDGYM_CACHE", "")
-        if "shop" not in _built:
-            _built["shop"] = build(tmp_path_factory.mktemp("workshop"))
-    return _built["shop"]
-
-
-@pytest.fixture
-def shop(_workshop, monkeypatch, tmp_path):
-    """The workshop, with its datasets visible and an empty working directory."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(_workshop.minari))
-    monkeypatch.setenv("MEDGYM_CACHE", str(_workshop.root / "cache"))
-    monkeypatch.chdir(tmp_path)
-    return _workshop
+from tests.leaderboard.workshop import run
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from medgym_offline.cli import main
 from medgym_offline.config import check, to_values
 from medgym_offline.leaderboard.entry import Entry, entry_id
-from tests.helpers import write_recipe
+from tests.helpers import mapped_bank, write_recipe
 
 DATASET = "medgym/workshop-v0"
 PATIENTS = 3
@@ -86,10 +86,8 @@ class Workshop:
 
 def build(root):
     """Bank, dataset, two DQN seeds (Ind), one Pop, and the results of the two."""
-    from medgym_offline.diseases.sepsis.prior import prior_bank
-
     shop = Workshop(root)
-    prior_bank(patients=PATIENTS, seed=0).save(shop.bank)
+    mapped_bank(PATIENTS).save(shop.bank)
     fields = {"id": DATASET, "description": "Random.", "bank": "bank.safetensors", "behavior": "random"}
     recipe = write_recipe(root / "recipe.toml", **fields, episodes=4)
     os.environ["MINARI_DATASETS_PATH"] = str(shop.minari)

@@ -172,7 +172,7 @@ def first_decides(expert):
 def last_error(algorithm, history):
     """Mean squared error of the action at an episode's last decision, in fresh episodes acted out."""
     config = OfflineConfig(
-        updates=500,
+        updates=350,
         hidden=32,
         critic_lr=3e-3,
         actor_lr=3e-3,

@@ -1,6 +1,7 @@
 """The learners that stay near the data, and the safe ones, on one-step bandits whose answer is known."""
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pytest
@@ -35,10 +36,11 @@ def bandit(patients=2, episodes=600):
     return dataclasses.replace(rows, actions=action, rewards=rewards, costs=costs, costs_path=costs[:, None] ** 2)
 
 
-def learned(algorithm, config=CONFIG, scope="ind"):
+@cache
+def learned(algorithm, config=CONFIG):
     """First action of each learner, the mean over states of the data, (P,)."""
     rows = bandit()
-    policy = train(algorithm, rows, scope, 1, config, progress=False).policy
+    policy = train(algorithm, rows, "ind", 1, config, progress=False).policy
     seen = torch.from_numpy(rows.observations[:200])[None].expand(len(policy.net.layers[0].weight), -1, -1)
     return policy.act(seen)[..., 0].mean(1)
 

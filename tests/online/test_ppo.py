@@ -1,4 +1,4 @@
-"""The clipped surrogate: gradient against autograd, clipping, entropy, minibatches, independence."""
+"""The clipped surrogate: gradient against autograd, clipping, entropy, minibatches, independence; Adam."""
 
 import dataclasses
 
@@ -30,6 +30,17 @@ def batch():
     observations, noise = normals(0, P, N, 9), normals(1, P, N, A)
     advantages = noise[..., 0] * (1 + observations[..., 0]) + 0.3 * normals(2, P, N)
     return PolicyBatch(observations, noise, advantages, weights / weights.sum(1, keepdim=True))
+
+
+def test_adam_is_torchs_adam(old):
+    ours, theirs = old.clone(), old.clone().requires_grad_()
+    mine, reference = Adam.zeros(ours), torch.optim.Adam([theirs], lr=0.01)
+    for step in range(5):
+        gradient = normals(10 + step, *old.shape)
+        mine.step_(ours, gradient, 0.01)
+        theirs.grad = gradient
+        reference.step()
+    torch.testing.assert_close(ours, theirs.detach(), rtol=1e-6, atol=1e-7)
 
 
 def _objective(theta, old, batch, clip, entropy):

@@ -1,4 +1,4 @@
-"""The trust-region step: conjugate gradients, radius, line search, independence of patients."""
+"""The trust-region step: Fisher products against autograd, conjugate gradients, radius, line search."""
 
 import dataclasses
 
@@ -40,6 +40,32 @@ def batch():
 def _gain(theta, old, batch):
     """Of the surrogate, from torch's own densities."""
     return surrogate(ACTOR, theta, old, batch)[1] - surrogate(ACTOR, old, old, batch)[1]
+
+
+def test_fisher_product_is_the_dense_hessian_of_kl():
+    actor = GaussianActor((5, 7, 6, 2))
+    policy, x = 0.4 * normals(0, 3, actor.count), normals(2, 3, 17, 5)
+    actor.split(policy)[1].copy_(-1.0 + 0.3 * normals(1, 3, 2))
+    weights = torch.from_numpy(np.random.default_rng(5).uniform(0.5, 1.5, (3, 17)))
+    weights[:, ::4] = 0
+    weights /= weights.sum(1, keepdim=True)
+    seen, precision = actor.run(policy, x), actor.precision(policy, weights)
+    basis, vector = torch.eye(actor.count, dtype=torch.float64), normals(9, 3, actor.count)
+    for p in range(3):
+        own, rows, share = policy[p : p + 1], x[p : p + 1], weights[p : p + 1]
+
+        def divergence(flat, own=own, rows=rows, share=share):
+            before, after = (density(actor, theta, rows).mean for theta in (own, flat[None]))
+            return actor.kl(before, actor.split(own)[1], after, actor.split(flat[None])[1], share)[0]
+
+        dense = torch.autograd.functional.hessian(divergence, policy[p])
+        single, row_precision = actor.run(own, rows), actor.precision(own, share)
+        columns = torch.cat([actor.fisher_product(single, row_precision, row[None]) for row in basis])
+        torch.testing.assert_close(columns, dense, rtol=1e-8, atol=1e-10)
+        assert torch.linalg.eigvalsh(dense).min() > -1e-10
+        torch.testing.assert_close(actor.fisher_product(seen, precision, vector)[p], dense @ vector[p])
+        form = actor.curvature(policy, seen, weights, vector)[p]
+        torch.testing.assert_close(form, vector[p] @ dense @ vector[p])
 
 
 @pytest.mark.parametrize("radius", [0.001, 0.01, 0.1])

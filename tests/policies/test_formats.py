@@ -65,8 +65,9 @@ def test_own_files_hold_everything(tmp_path, suffix, kind, shared, width):
 
 
 @pytest.mark.parametrize("suffix", EXPORTS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "shared"), [("tanh", False), ("relu", True), ("silu", True), ("codebook", False), ("codebook", True)]
+)
 def test_exports_act_alike(tmp_path, suffix, kind, shared):
     if suffix in NEEDS:
         pytest.importorskip(NEEDS[suffix])
@@ -93,8 +94,9 @@ def remembering(kind, shared, width=4, history=3):
 
 
 @pytest.mark.parametrize("suffix", EXPORTS)
-@pytest.mark.parametrize("kind", NETWORKS)
-@pytest.mark.parametrize(("shared", "width"), [(True, 4), (False, 3)])
+@pytest.mark.parametrize(
+    ("kind", "shared", "width"), [("mlp", False, 3), ("gru", True, 4), ("gru", False, 3), ("transformer", True, 4)]
+)
 def test_what_is_remembered_lies_outside_the_file(tmp_path, suffix, kind, shared, width):
     """Decision after decision, in a batch of any size, with what was played in place of what was answered."""
     if suffix in NEEDS:
@@ -136,9 +138,7 @@ def test_a_header_that_contradicts_its_network_is_one_line(tmp_path, change):
     extra = {EXTRA_FILE: ""}
     module = torch.jit.load(str(path), _extra_files=extra)
     torch.jit.save(module, str(path), _extra_files={EXTRA_FILE: json.dumps(json.loads(extra[EXTRA_FILE]) | change)})
-    with pytest.raises(MedGymError, match=r"p\.pt: ") as caught:
-        load_policy(path)
-    assert "\n" not in str(caught.value)
+    refused(MedGymError, r"p\.pt: ", lambda: load_policy(path))
 
 
 def test_files_of_patients_have_names_of_their_own(tmp_path):

@@ -17,7 +17,7 @@ d3rlpy = import_d3rlpy()
 
 from medgym_offline.third_party.training import _buffer, make_algorithm, train_baseline  # noqa: E402
 
-SHORT = OfflineConfig(updates=60, hidden=16, batch=16, codewords=12)
+SHORT = OfflineConfig(updates=20, hidden=16, batch=16, codewords=12)
 OBSERVATIONS = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(0))
 each_algorithm = pytest.mark.parametrize("algorithm", sorted(BASELINES))
 
@@ -70,12 +70,13 @@ def test_the_algorithms_discount_by_the_interval_and_scale_as_we_do():
     torch.testing.assert_close(discount[:, 0], data.rows[0, :, 14], rtol=1e-5, atol=1e-6)
 
 
-@each_algorithm
-@pytest.mark.parametrize("width", [3, 4])
+@pytest.mark.parametrize(
+    ("algorithm", "width"), [*((name, 4) for name in sorted(BASELINES)), ("d3rlpy-bc", 3), ("d3rlpy-discrete-cql", 3)]
+)
 def test_the_policy_file_acts_as_d3rlpy_does(algorithm, width, tmp_path):
     """In the box, with its timing and decisions; d3rlpy's checkpoint gives the same back."""
     result = train_baseline(algorithm, toy(patients=2, episodes=20, width=width), 1, SHORT, progress=False)
-    assert [line["update"] for line in result.log] == [50.0, 60.0]
+    assert [line["update"] for line in result.log] == [20.0]
     policy = load_policy(result.save(tmp_path / "policy.pt"))
     actions = policy.act(OBSERVATIONS)
     assert actions.shape == (2, 50, width)

@@ -1,6 +1,7 @@
 """Drawn patients, schedules, phases, severity, costs, records and the learned law."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scipy import stats
 
 import medgym_offline as mgo
 from medgym_offline.diseases.anesthesia import DISEASE
-from medgym_offline.diseases.anesthesia.bank import build_anesthesia
+from medgym_offline.diseases.anesthesia import bank as bank_module
 from medgym_offline.diseases.anesthesia.clinician import record_operations
 from medgym_offline.diseases.anesthesia.fit import fit_surrogate, predicted_readings
 from medgym_offline.diseases.anesthesia.flow import flow
@@ -206,6 +207,10 @@ def test_unknown_patients_and_impossible_ones_are_refused():
     refused(UnknownNameError, "surgical/01", lambda: people.select(["surgical/01"]))
     refused(UnknownNameError, "110", lambda: people.select([110]))
     refused(MedGymError, "18 to 88", lambda: Patients(("old",), *old, *(np.zeros((1, 17)),) * 3))
-    built = build_anesthesia(people.select([3, 60]), name="small")
-    assert len(built) == 2
     refused(DiseaseError, "recorded operations", lambda: DISEASE.load_model().initial_raw(0))
+
+
+def test_a_bank_is_built_of_the_people_asked_for(people, monkeypatch):
+    monkeypatch.setattr(bank_module, "fit_surrogate", partial(fit_surrogate, iterations=20))
+    built = bank_module.build_anesthesia(people.select([3, 11]), name="small")
+    assert (built.patients, built.worlds) == ((people.ids[3], people.ids[11]), ("own", "crossfit", "true"))

@@ -116,14 +116,12 @@ def test_what_is_seen_is_bounded_and_says_what_a_person_knows():
     torch.testing.assert_close(informed.observations[..., columns["daily insulin"]], torch.full_like(seen[..., 0], 2.0))
 
 
-def test_a_bank_is_built_from_records(tmp_path):
+def test_a_bank_is_built_from_records():
     bank = build(BankRecipe("diabetes-small", days=2, patients=2, readings="finger"))
-    bank.save(tmp_path / "small.safetensors")
-    again = load_simulators(tmp_path / "small.safetensors")
-    assert again.worlds == ("own", "crossfit", "true")
-    split = again.metadata["split"]
+    assert bank.worlds == ("own", "crossfit", "true")
+    split = bank.metadata["split"]
     assert sorted([*split["train"], *split["test"]]) == sorted(bank.patients)
-    assert torch.equal(*(play(b.population())[1].rewards for b in (bank, again)))
+    assert torch.isfinite(play(bank.population())[1].rewards).all()
     refused(BankError, "unknown people 'alive'", lambda: BankRecipe("x", people="alive"))
 
 

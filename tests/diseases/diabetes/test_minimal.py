@@ -1,13 +1,15 @@
-"""The learned model: its equations against a general solver, its signs, and its fit to records."""
+"""Records of people who err, the reference clinician, and the learned model: equations, signs, its fit to records."""
 
 import functools
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from medgym_offline.diseases.diabetes.clinician import DAY, record
+from medgym_offline.diseases.diabetes.clinician import DAY, Records, Seen, decide, prescription, record
 from medgym_offline.diseases.diabetes.minimal import PARAMETERS, STATE, derivative, fit, forecast
 from medgym_offline.diseases.diabetes.people import published
 from medgym_offline.diseases.diabetes.truth import play, start, truth
@@ -52,6 +54,34 @@ def test_insulin_lowers_meals_raise_and_both_die_away():
 def recorded():
     model = truth(published().select(NAMES))
     return model, record(model, days=DAYS), model.values["BW"]
+
+
+def test_a_persons_records_do_not_depend_on_who_else_is_recorded():
+    alone, together = record(truth(published().select(NAMES[2:])), days=1), recorded()[1]
+    for name in Records.__dataclass_fields__:
+        ours, one = getattr(together, name)[2, :DAY], getattr(alone, name)[0]
+        same = (ours == one) | (torch.isnan(ours) & torch.isnan(one))
+        assert same[:270].all(), name  # the last hours' boluses may belong to meals of the next day
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(1, 24), st.integers(1, 6), st.lists(st.floats(0, 24) | st.just(float("inf")), min_size=2, max_size=2))
+def test_the_reference_can_always_cover_what_is_left(hours, decisions, ahead):
+    if decisions * 12 < hours or decisions * 0.5 > hours:
+        return
+    plan = prescription(published().select(["adult#001"]))
+
+    def one(value):
+        return torch.full((1, 1), float(value))
+
+    seen = Seen(
+        one(200), one(0), one(0.2), torch.tensor([[sorted(ahead)]]), torch.ones(1, 1, 2), one(hours), one(decisions)
+    )
+    dose, length = decide(plan, seen)
+    assert (dose >= 0).all()
+    left = hours - float(length)
+    assert -1e-5 <= left <= 12 * (decisions - 1) + 1e-4
+    assert decisions == 1 or 0.5 - 1e-6 <= float(length) <= 12 + 1e-6
 
 
 def test_a_forecast_of_many_parameter_sets_is_that_of_each():

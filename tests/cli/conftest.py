@@ -1,3 +1,0 @@
-from tests.leaderboard.conftest import _workshop, shop
-
-__all__ = ["_workshop", "shop"]
