@@ -31,23 +31,17 @@ def behavior_train(
     scope: Annotated[
         str,
         typer.Option(
-            "--scope",
             help="ind, pop, dr, ind-scratch, oracle; for new people, with --split train: clu, context; "
             "early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); several separated by commas; all: "
-            "whatever ships with a bank, in both timings.",
+            "whatever ships with a bank, in both timings."
         ),
     ] = "ind",
-    timing: Annotated[
-        str, typer.Option("--timing", help="adaptive, fixed, or both separated by a comma.")
-    ] = "adaptive",
-    algorithm: Annotated[str | None, typer.Option("--algorithm", help="Default: the recipe's (trpo-lag).")] = None,
-    decisions: Annotated[
-        int | None, typer.Option("--decisions", min=1, help="Budget K (default: the recipe's).")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Root seed (default: the recipe's).")] = None,
+    timing: Annotated[str, typer.Option(help="adaptive, fixed, or both separated by a comma.")] = "adaptive",
+    algorithm: Annotated[str | None, typer.Option(help="Default: the recipe's (trpo-lag).")] = None,
+    decisions: Annotated[int | None, typer.Option(min=1, help="Budget K (default: the recipe's).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Root seed (default: the recipe's).")] = None,
     patience: Annotated[
-        int | None,
-        typer.Option("--patience", min=0, help="Early stop after so many updates without a better return; 0: never."),
+        int | None, typer.Option(min=0, help="Stop after so many updates without a better return; 0: no.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and checkpoints.")] = Path(
         "runs/behaviors"
@@ -56,31 +50,16 @@ def behavior_train(
     split: Split = None,
     record: Record = 1,
     view: View = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            "--recipe", help="Recipe (.toml); default: the release's, <disease>-behaviors.toml or else behaviors.toml."
-        ),
-    ] = None,
-    updates: Annotated[
-        int | None, typer.Option("--updates", min=1, help="Updates of every scope (default: the recipe's).")
-    ] = None,
-    engine: Annotated[
-        str, typer.Option("--engine", help="local (this process), process (all local cores) or ray.")
-    ] = "local",
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Jobs at a time (default: every core).")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", help="Ray cluster, HOST:PORT (default: one started here).")
-    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe (.toml); default: the release's, of the disease.")] = None,
+    updates: Annotated[int | None, typer.Option(min=1, help="Updates of every scope (default: the recipe's).")] = None,
+    engine: Annotated[str, typer.Option(help="local (this process), process (all local cores) or ray.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at a time (default: every core).")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, HOST:PORT (default: one started here).")] = None,
     device: Device = "cpu",
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or forget it and start again.")
+        bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or start again.")
     ] = True,
-    half: Annotated[
-        bool, typer.Option("--half", help="Store the policies in float16: half the size, weights rounded.")
-    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store weights in float16: half the size.")] = False,
 ) -> None:
     """Train behavior policies of a bank, all patients at once. A killed run goes on where it was.
 

@@ -24,11 +24,9 @@ if TYPE_CHECKING:
 CohortTable = Annotated[
     Path, typer.Argument(metavar="COHORT", help="A cohort table (.parquet), as `cohort build` writes.")
 ]
-DiseaseName = Annotated[str, typer.Option("--disease", help="Whose variables and treatments are read.")]
-Recipe = Annotated[Path | None, typer.Option("--recipe", help="Bank recipe (.toml); default: the release's settings.")]
-Chosen = Annotated[
-    int | None, typer.Option("--patients", min=1, help="How many stays, chosen by the coverage rule (default: all).")
-]
+DiseaseName = Annotated[str, typer.Option(help="Whose variables and treatments are read.")]
+Recipe = Annotated[Path | None, typer.Option(help="Bank recipe (.toml); default: the release's settings.")]
+Chosen = Annotated[int | None, typer.Option(min=1, help="How many stays, chosen by the coverage rule (default: all).")]
 
 
 def cohort_build(
@@ -57,9 +55,7 @@ def cohort_build(
 
 def cohort_card(
     table: CohortTable,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Markdown file to write (default: print it).")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Markdown file (default: print it).")] = None,
 ) -> None:
     """Describe a cohort in numbers: stays, gaps, missing values, treatments, rejections, license.
 
@@ -87,7 +83,7 @@ def simulators_fit(
     output: Annotated[Path, typer.Option("--output", "-o", help="The bank to write (.safetensors).")],
     recipe: Recipe = None,
     patients: Chosen = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the bank (default: the output's stem).")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bank (default: the output's stem).")] = None,
 ) -> None:
     """Fit a simulator to every stay of a cohort table: the population first, then each patient.
 
@@ -143,10 +139,7 @@ def simulators_info(bank: BankArgument = "", json: Json = False) -> None:
 def simulators_audit(
     bank: BankArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for audit.html and audit.json.")],
-    cohort: Annotated[
-        Path | None,
-        typer.Option("--cohort", help="The cohort table the bank was fitted to: adds forecasts and rollouts."),
-    ] = None,
+    cohort: Annotated[Path | None, typer.Option(help="Its cohort table: adds forecasts and rollouts.")] = None,
 ) -> None:
     """Check a bank before anyone trusts it: solution map, fit, treatment effects, bounds.
 

@@ -243,10 +243,8 @@ def demo_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
         "runs/demo"
     ),
-    patients: Annotated[
-        int, typer.Option("--patients", min=1, help="How many patients of each disease (the bank's first N).")
-    ] = 5,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training.")] = 0,
+    patients: Annotated[int, typer.Option(min=1, help="How many patients of each disease (the bank's first N).")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
 ) -> None:
     """Run the whole chain on a handful of patients of two diseases: dataset, training, evaluation, report, leaderboard.
 

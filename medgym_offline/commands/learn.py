@@ -57,24 +57,21 @@ def train_command(
     scope: Annotated[
         str | None,
         typer.Option(
-            "--scope",
             help="ind: a policy per patient (default); clu: one per cluster; pop: one for all (d3rlpy's: always); "
-            "context: one for all that reads the patient's record.",
+            "context: one for all that reads the patient's record."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of training seeds: 0 to N-1.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds: 0 to N-1.")] = 1,
     patients: Patients = None,
     split: Split = None,
     record: Record = 1,
-    profile: Annotated[str, typer.Option("--profile", help="quick, or paper (the published sizes).")] = "quick",
-    updates: Annotated[
-        int | None, typer.Option("--updates", min=1, help="Gradient steps (default: profile's).")
-    ] = None,
+    profile: Annotated[str, typer.Option(help="quick, or paper (the published sizes).")] = "quick",
+    updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps (default: profile's).")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as discount=elapsed; may be repeated."),
     ] = None,
-    checkpoints: Annotated[int, typer.Option("--checkpoints", min=0, help="Also keep N policies along the way.")] = 0,
+    checkpoints: Annotated[int, typer.Option(min=0, help="Also keep N policies along the way.")] = 0,
     view: View = None,
     device: Device = "cpu",
     evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each policy afterwards.")] = False,
