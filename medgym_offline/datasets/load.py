@@ -143,10 +143,12 @@ def load_dataset(
     for home in _homes(folder):
         flat = home / flat_name(ours["content_hash"])
         try:
-            # A file that was opened for writing since may hold other rows: it is read, and its hash compared, again.
+            # Of a file that was opened for writing since, or of other people, the rows are read and hashed again.
             if (flat / "rewards.npy").stat().st_mtime_ns >= written:
-                columns = read_flat(flat)
-                break
+                found = read_flat(flat)
+                if found["patient"][-1] < len(ours["patients"]):
+                    columns = found
+                    break
         except (DatasetError, OSError):
             continue  # a cache that is not there, or damaged, is rebuilt
     transitions = transitions_of(columns or _rebuild(folder, metadata, progress), metadata)

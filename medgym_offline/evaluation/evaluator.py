@@ -196,12 +196,11 @@ def _behavior_data(
     from medgym_offline.datasets.catalogue import dataset_info
 
     if isinstance(dataset, str):
+        info = dataset_info(dataset)
+        if info.path is None:  # of another disease it is refused before it is made
+            _require_disease(dataset, load_simulators(info.bank).disease.name, bank)
         dataset = load_dataset(dataset, view=bound.view)
-    if dataset.disease != bank.disease.name:
-        raise DiseaseError(
-            f"dataset {dataset.dataset_id!r} is of {dataset.disease}, bank {bank.name!r} of {bank.disease.name}; "
-            "name a dataset of the same disease"
-        )
+    _require_disease(dataset.dataset_id, dataset.disease, bank)
     if dataset.timing != bound.timing:
         raise DatasetError(
             f"dataset {dataset.dataset_id!r} has {dataset.timing} timing, the policy {bound.timing}: their actions "
@@ -222,6 +221,14 @@ def _behavior_data(
     returns = dict(known.reference_returns) if known and known.reward == reward and whole else {}
     info = {"id": dataset.dataset_id, "identity": dataset.identity, "reference_returns": returns}
     return prepare(dataset, bank.patients), info
+
+
+def _require_disease(dataset: str, disease: str, bank: SimulatorBank) -> None:
+    if disease != bank.disease.name:
+        raise DiseaseError(
+            f"dataset {dataset!r} is of {disease}, bank {bank.name!r} of {bank.disease.name}; "
+            "name a dataset of the same disease"
+        )
 
 
 def _world_result(

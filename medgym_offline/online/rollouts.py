@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Collected",
-    "Told",
+    "ContextualProcess",
     "TrainingNoise",
     "advantages",
     "centered",
@@ -65,7 +65,7 @@ class TrainingNoise:
     view: Tensor | None = None
 
 
-class Told(DecisionProcess):
+class ContextualProcess(DecisionProcess):
     """A decision process whose observations hold, before the clocks, the embedding of the patient `(S, n)`."""
 
     def __init__(self, bank: SimulatorBank, config: ProcessConfig, embeddings: Tensor) -> None:

@@ -33,7 +33,7 @@ from medgym_offline.online.actors import actor_parameters, stacked_actor, tensor
 from medgym_offline.online.config import TrainConfig
 from medgym_offline.online.learner import Group, Shapes, TrainState
 from medgym_offline.online.networks import Adam, GaussianActor, interval_bias
-from medgym_offline.online.rollouts import Collected, Told, collect, episode_numbers, training_noise
+from medgym_offline.online.rollouts import Collected, ContextualProcess, collect, episode_numbers, training_noise
 from medgym_offline.policies.result import TrainResult
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
@@ -222,7 +222,11 @@ def train(
     for start in range(0, len(bank), shard):
         members = slice(start, min(start + shard, len(bank)))
         some = bank.select(range(len(bank))[members])
-        decisions = DecisionProcess(some, process) if embeddings is None else Told(some, process, embeddings[members])
+        decisions = (
+            DecisionProcess(some, process)
+            if embeddings is None
+            else ContextualProcess(some, process, embeddings[members])
+        )
         processes.append((members, decisions))
 
     whom = f"{'one policy on ' if config.shared else ''}{len(bank)} patients"

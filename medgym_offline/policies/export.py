@@ -51,7 +51,7 @@ class Lookup(nn.Module):
         return self.codebook[(scores if self.gate is None else gated(scores, self.gate)).argmax(-1)]
 
 
-class OfStack(nn.Module):
+class UnstackedNetwork(nn.Module):
     """A stack of one on rows: (N, in) -> (N, out)."""
 
     def __init__(self, net: StackedMLP):
@@ -79,7 +79,7 @@ def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequen
     if patient is None and policy.patients is not None and len(policy.patients) > 1:
         raise PolicyError(f"this policy holds {len(policy.patients)} patients; name the one to export")
     at = 0 if patient is None else policy.index(patient)
-    modules: list[nn.Module] = [] if policy.net.kind == "mlp" else [OfStack(policy.net.select([at]).eval())]
+    modules: list[nn.Module] = [] if policy.net.kind == "mlp" else [UnstackedNetwork(policy.net.select([at]).eval())]
     last = len(policy.net.layers) - 1
     for i, layer in enumerate(() if modules else policy.net.layers):
         weight, bias = layer.weight, layer.bias

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.errors import PolicyError
-from medgym_offline.policies.foreign import EXTRA_FILE, ModulePolicy, facts_of, remembering
+from medgym_offline.policies.foreign import EXTRA_FILE, ModulePolicy, facts_of, policy_of
 from medgym_offline.policies.history import HistoryPolicy
 
 __all__ = ["is_program", "load_program"]
@@ -63,7 +63,7 @@ def load_program(path: Path, disease: str | None = None, view: str | None = None
     except (KeyError, TypeError, ValueError, IndexError, zipfile.BadZipFile, OSError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PolicyError(f"{path}: damaged torch.export program ({reason[:160]}); save it again") from None
-    return remembering(program, path, facts_of(header, path, disease, view))
+    return policy_of(program, path, facts_of(header, path, disease, view))
 
 
 class _Program:
