@@ -29,13 +29,13 @@ def list_command(json: Json = False, root: Root = None) -> None:
     Example: medgym-offline list
     """
     from medgym_offline.datasets import list_datasets, listing_row
-    from medgym_offline.datasets.listing import COLUMNS
+    from medgym_offline.datasets.catalogue import LISTED
 
     infos = list_datasets(root)
     if json:
         print_json([_plain(info) for info in infos])
         return
-    columns = (*COLUMNS, "here")
+    columns = (*LISTED, "here")
     rows = [(*listing_row(info), "yes" if info.path else "no") for info in infos]
     # A narrow terminal would fold every cell: it gets the columns that choose a dataset.
     narrow = terminal_width() < 120

@@ -149,8 +149,8 @@ def _dataset(source: Recipe, bank: SimulatorBank, chosen: list[int], root: Path)
     from medgym_offline.datasets import dataset_folder, generate
     from medgym_offline.datasets.behaviors import recipe_behavior
     from medgym_offline.datasets.catalogue import read_manifest
-    from medgym_offline.datasets.identity import identity_of
     from medgym_offline.datasets.manifest import making
+    from medgym_offline.datasets.trust import identity_of
 
     name, _, version = source.id.rpartition("-v")
     part = source.id if len(chosen) == len(bank) else f"{name}-{len(chosen)}-v{version}"

@@ -17,11 +17,11 @@ from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of, write_flat
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA
 from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter
-from medgym_offline.datasets.identity import identity_of
 from medgym_offline.datasets.manifest import build_manifest, build_metadata, making, write_namespace
 from medgym_offline.datasets.recipes import Recipe, find_recipe
 from medgym_offline.datasets.reference import reference_returns
 from medgym_offline.datasets.shards import played_blocks, work_folder
+from medgym_offline.datasets.trust import identity_of
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
 from medgym_offline.progress import Progress

@@ -10,9 +10,9 @@ import numpy as np
 
 from medgym_offline.datasets.catalogue import MANIFEST_FORMAT
 from medgym_offline.datasets.fingerprint import Fingerprint
-from medgym_offline.datasets.identity import GENERATOR
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
+from medgym_offline.datasets.trust import GENERATOR
 from medgym_offline.files import code_version, sha256_file, write_json
 
 if TYPE_CHECKING:

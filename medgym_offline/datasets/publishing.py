@@ -13,8 +13,8 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from medgym_offline.config import check, read_json
+from medgym_offline.datasets.card import family_card, write_card
 from medgym_offline.datasets.catalogue import local_folder
-from medgym_offline.datasets.family_card import family_card
 from medgym_offline.datasets.forms import MANIFEST
 from medgym_offline.datasets.manifest import NAMESPACE_DESCRIPTION
 from medgym_offline.datasets.remotes import Remote, RemoteError, parse_remote, split_id
@@ -141,7 +141,6 @@ def _require_publishable(dataset: str, root: str | Path | None) -> dict[str, Any
 
 def _lay_out(dataset: str, manifest: dict[str, Any], target: Path, root: str | Path | None, progress: bool) -> None:
     """Verify a dataset and copy what is published of it, with a fresh card, to its place below `target`."""
-    from medgym_offline.datasets.card import write_card
     from medgym_offline.datasets.load import load_dataset
     from medgym_offline.datasets.verification import verify
 

@@ -102,7 +102,7 @@ class Transitions:
     disease: str = DEFAULT
     dataset_id: str = ""
     identity: str = ""
-    """Of what made the whole stored dataset (:mod:`.identity`); unchanged by `select`."""
+    """Of what made the whole stored dataset (:mod:`.trust`); unchanged by `select`."""
     view: str = FULL
     """What the observations show: "full", or another view of the disease."""
     split: str = ""

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.datasets.forms import MANIFEST, read_manifest
-from medgym_offline.datasets.identity import GENERATOR
 from medgym_offline.datasets.recipes import Recipe, stream_of
 from medgym_offline.datasets.shards import SHARD
 from medgym_offline.datasets.transitions import Transitions
+from medgym_offline.datasets.trust import GENERATOR
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import atomic_path, cache_folder
