@@ -196,9 +196,9 @@ def _behavior_data(
     from medgym_offline.datasets.catalogue import dataset_info
 
     if isinstance(dataset, str):
-        info = dataset_info(dataset)
-        if info.path is None:  # of another disease it is refused before it is made
-            _require_disease(dataset, load_simulators(info.bank).disease.name, bank)
+        named = dataset_info(dataset)
+        if named.path is None:  # of another disease it is refused before it is made
+            _require_disease(dataset, load_simulators(named.bank).disease.name, bank)
         dataset = load_dataset(dataset, view=bound.view)
     _require_disease(dataset.dataset_id, dataset.disease, bank)
     if dataset.timing != bound.timing:

@@ -47,14 +47,7 @@ METRICS: dict[str, Metric] = {
             for q in DT_QUANTILES
         ),
         Metric("support_distance", "Support distance", "SD", -1, 2, "mean distance to the behavior data (eq. 16)"),
-        Metric(
-            "support_percentile",
-            "Support percentile",
-            "%",
-            -1,
-            1,
-            "mean percentile among the behavior's own; 50 is its own",
-        ),
+        Metric("support_percentile", "Support percentile", "%", -1, 1, "mean percentile among the behavior's own (50)"),
         Metric("support_states", "Support, states alone", "SD", -1, 2, "the same distance over observations alone"),
         Metric("support_actions", "Support, actions alone", "SD", -1, 2, "the same distance over actions alone"),
         Metric("support_outside", "Outside support", "%", -1, 1, "share beyond the behavior's own 95th percentile"),

@@ -22,7 +22,7 @@ from being trained on cost alone: at lambda = 1 the two count equally.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,17 +43,16 @@ __all__ = [
     "accept",
     "center_rewards",
     "critic_shape",
-    "first_critic",
     "first_scale",
     "fit_critic",
     "on_policy_update",
     "penalized",
+    "start",
     "update_multiplier",
 ]
 
 VALUES = 2
 """Outputs of an on-policy critic: value of the reward, value of the cost."""
-_ADAM = {f.name: f"adam.{f.name}" for f in fields(Adam)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class TrainState:
                 found[name] = value
             elif isinstance(value, dict):
                 found |= {f"{name}.{key}": inner for key, inner in value.items()}
-        return found | {name: getattr(self.optimizer, key) for key, name in _ADAM.items()}
+        return found | self.optimizer.named("adam.")
 
     @classmethod
     def from_tensors(cls, update: int, tensors: dict[str, Tensor]) -> TrainState:
@@ -114,7 +113,7 @@ class TrainState:
             for group in ("log", "learner", "kept")
         }
         single: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
-        return cls(update, optimizer=Adam(*(tensors[name] for name in _ADAM.values())), **single, **parts)
+        return cls(update, optimizer=Adam.of(tensors, "adam."), **single, **parts)
 
     def to(self, device: torch.device | str) -> TrainState:
         """The same state on `device` (log and what is kept stay on the CPU)."""
@@ -214,9 +213,9 @@ def critic_shape(observation_dim: int, action_dim: int, hidden: int) -> TanhMLP:
     return TanhMLP((observation_dim, hidden, hidden, VALUES))
 
 
-def first_critic(shapes: Shapes, seed: int, names: Sequence[str]) -> Tensor:
-    """Its first parameters for each policy of `names`, `(P, m)`."""
-    return shapes.critic.initial([generator(seed, "online-critic", name) for name in names])
+def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Its first parameters for each policy of `names`, `(P, m)`; nothing else is carried along."""
+    return shapes.critic.initial([generator(config.seed, "online-critic", name) for name in names]), {}
 
 
 def penalized(reward_advantage: Tensor, cost_advantage: Tensor, multiplier: Tensor) -> Tensor:
@@ -314,7 +313,6 @@ def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequenc
         policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
         improved, numbers, learner = step(theta, policy)
     targets = torch.stack([flat(f[1]) for f in found], -1) / scale.unsqueeze(1)
-    optimizer = Adam(*(value[rows] for value in vars(state.optimizer).values()))
-    loss = fit_critic(shapes.critic, critic, optimizer, observations, targets, weights, config)
+    loss = fit_critic(shapes.critic, critic, state.optimizer.rows(rows), observations, targets, weights, config)
     accept(group, improved, critic, learner, batch.broken)
     return numbers | {"multiplier": state.multiplier[rows].clone(), "value_loss": loss}

@@ -31,7 +31,7 @@ which is positive semi-definite by construction (the Hessian of a sampled log-ra
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -179,6 +179,19 @@ class Adam:
     def zeros(cls, theta: Tensor) -> Adam:
         """Fresh moments for the parameter `theta (P, n)`."""
         return cls(torch.zeros_like(theta), torch.zeros_like(theta), torch.zeros_like(theta[:, :1]))
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], prefix: str = "") -> Adam:
+        """Inverse of :meth:`named`."""
+        return cls(*(tensors[f"{prefix}{name}"] for name in cls.__annotations__))
+
+    def named(self, prefix: str = "") -> dict[str, Tensor]:
+        """The moments by name, with something before it."""
+        return {f"{prefix}{name}": value for name, value in vars(self).items()}
+
+    def rows(self, rows: slice) -> Adam:
+        """The moments of some policies, views."""
+        return Adam(*(value[rows] for value in vars(self).values()))
 
     def step_(
         self,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,12 +121,6 @@ def _start(
     )
 
 
-def _joined(parts: Sequence[Collected]) -> Collected:
-    if len(parts) == 1:
-        return parts[0]
-    return Collected(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Collected)})
-
-
 def _update(
     processes: Sequence[tuple[slice, DecisionProcess]], config: TrainConfig, shapes: Shapes, state: TrainState
 ) -> dict[str, Tensor]:
@@ -147,7 +141,8 @@ def _update(
         numbers.append(row)
     joined = {name: torch.cat([row[name] for row in numbers]) for name in numbers[0]}
     if config.shared:
-        joined |= learn(Group(config, shapes, state, slice(0, 1), slice(None), (SHARED,)), _joined(collected))
+        whole = Collected(*(torch.cat(values) for values in zip(*(vars(batch).values() for batch in collected))))
+        joined |= learn(Group(config, shapes, state, slice(0, 1), slice(None), (SHARED,)), whole)
     state.update += 1
     return joined
 

@@ -15,14 +15,14 @@ quarter of the radius, for those few percent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.learner import Group, PolicyBatch, Shapes, critic_shape, first_critic, on_policy_update
+from medgym_offline.online.learner import Group, PolicyBatch, critic_shape, on_policy_update, start
 from medgym_offline.online.networks import GaussianActor
 from medgym_offline.online.rollouts import Collected
 
@@ -116,11 +116,6 @@ def trust_region_step(
         if not len(pending):
             break
     return found, numbers
-
-
-def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """First parameters of the critic `(P, m)`; nothing else is carried along."""
-    return first_critic(shapes, config.seed, names), {}
 
 
 def update(group: Group, batch: Collected) -> dict[str, Tensor]:

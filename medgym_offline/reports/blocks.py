@@ -153,14 +153,15 @@ Block = str | Table | Figure | Facts | Warn | Legend | Details
 
 @dataclass(frozen=True, init=False)
 class Section:
-    """A heading and what is under it; an empty one is left out of the page."""
+    """A heading and what is under it, after a `note` on how to read it; an empty one is left out of the page."""
 
     heading: str
     blocks: tuple[Block, ...]
 
-    def __init__(self, heading: str, *blocks: Block | None) -> None:
+    def __init__(self, heading: str, *blocks: Block | None, note: str = "") -> None:
         object.__setattr__(self, "heading", heading)
-        object.__setattr__(self, "blocks", tuple(b for b in blocks if b is not None))
+        shown = tuple(b for b in blocks if b is not None)
+        object.__setattr__(self, "blocks", (note, *shown) if note and shown else shown)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,9 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.evaluation.binding import resolve_policy
 from medgym_offline.evaluation.ope import estimators
-from medgym_offline.evaluation.ope.density import PerturbedPolicy, perturbed_policy
+from medgym_offline.evaluation.ope.density import PerturbedPolicy, monte_carlo_returns, perturbed_policy
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import Logged, episode_grid
-from medgym_offline.evaluation.ope.returns import monte_carlo_returns
-from medgym_offline.evaluation.ope.scores import score_estimates
 from medgym_offline.files import code_version
 from medgym_offline.progress import Progress
 from medgym_offline.threads import one_thread
@@ -224,7 +222,9 @@ def audit(
     played = {world: torch.stack(found).numpy() for world, found in returns.items()}  # (N, P, B)
     truth = {world: found.mean(2) for world, found in played.items()}
     error = {w: np.sqrt((v.var(2, ddof=1) / v.shape[2]).sum(1)) / v.shape[1] for w, v in played.items()}
-    scores = {w: {name: score_estimates(guess, truth[w]) for name, guess in estimates.items()} for w in places}
+    scores = {
+        w: {name: estimators.score_estimates(guess, truth[w]) for name, guess in estimates.items()} for w in places
+    }
     info = {
         "dataset": transitions.dataset_id,
         "identity": transitions.identity,
