@@ -12,9 +12,8 @@ from medgym_offline.diseases.registry import disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import SubmissionError
 from medgym_offline.files import POLICY_SUFFIXES, sha256_file
-from medgym_offline.leaderboard.entry import FORMAT, PAIRED, Entry, entry_id, slug
+from medgym_offline.leaderboard.entry import FORMAT, PAIRED, Entry, entry_id, side_of, slug
 from medgym_offline.leaderboard.submission import Submission, write_submission
-from medgym_offline.leaderboard.unseen import side_of
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
