@@ -92,10 +92,8 @@ def require_whole_episodes(rows: Transitions) -> None:
     broken = np.flatnonzero(~(follows | rows.terminations))
     if len(broken):
         row = int(broken[0])
-        raise DatasetError(
-            f"{rows.dataset_id}: row {row} (episode {int(rows.episode[row])}) is neither terminal nor followed by the "
-            "next decision of its episode; select whole episodes or patients"
-        )
+        which = f"row {row} (episode {int(rows.episode[row])}) is neither terminal nor followed by the next decision"
+        raise DatasetError(f"{rows.dataset_id}: {which} of its episode; select whole episodes or patients")
 
 
 def to_arrow(rows: Transitions) -> Any:

@@ -159,9 +159,8 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
     else:
         raise DatasetError(str(unknown_name("behavior", name, (*SCOPES, *EARLY, *BUILTINS))))
     if found.policy.timing != timing:
-        raise DatasetError(
-            f"behavior {name} was made for {found.policy.timing} timing, the recipe asks for {timing}; change one"
-        )
+        made = f"behavior {name} was made for {found.policy.timing} timing"
+        raise DatasetError(f"{made}, the recipe asks for {timing}; change one")
     if (seen := getattr(found.policy, "view", FULL)) != view:
         raise DatasetError(f"behavior {name} sees view {seen!r}, the recipe asks for {view!r}; change one")
     return found

@@ -82,10 +82,8 @@ def minari_root(root: str | Path | None = None) -> Path:
     try:
         return Path(get_dataset_path())  # which makes it
     except OSError as error:
-        raise DatasetError(
-            f"{error.filename}: the folder of datasets cannot be made ({error.strerror}); set MINARI_DATASETS_PATH to "
-            "one that can be written"
-        ) from None
+        wrong = f"{error.filename}: the folder of datasets cannot be made ({error.strerror})"
+        raise DatasetError(f"{wrong}; set MINARI_DATASETS_PATH to one that can be written") from None
 
 
 def dataset_folder(dataset: str, root: str | Path | None = None) -> Path:

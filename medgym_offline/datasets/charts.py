@@ -152,10 +152,8 @@ def _require(recipe: Recipe, cohort: Cohort, bank: SimulatorBank) -> None:
             raise DatasetError(f"{recipe.id}: the records hold no {name}; rows need every treatment, so add its table")
     unknown = cohort.stays.filter(pl.col("died").is_null())["patient"]
     if recipe.reward == "death" and len(unknown):
-        raise DatasetError(
-            f"{recipe.id}: stay {unknown[0]} does not say whether its patient died in hospital; add `died` to the "
-            "stays, or set reward to integral"
-        )
+        remedy = "add `died` to the stays, or set reward to integral"
+        raise DatasetError(f"{recipe.id}: stay {unknown[0]} does not say whether its patient died; {remedy}")
 
 
 def _derived_until(cohort: Cohort, times: Mapping[str, np.ndarray], hours: float) -> dict[str, np.ndarray]:

@@ -108,9 +108,7 @@ def download(
     tried = f"no remote gave {dataset}: {'; '.join(reasons)}"
     if not known:
         raise UnknownDatasetError(f"{tried}; this release has no recipe: {unknown_id(dataset, root)}")
-    raise DatasetError(
-        f"{tried}; name another with --remote, or make it from its recipe: medgym-offline generate {dataset}"
-    )
+    raise DatasetError(f"{tried}; name another with --remote, or make it: medgym-offline generate {dataset}")
 
 
 @contextlib.contextmanager

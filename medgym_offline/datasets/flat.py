@@ -91,9 +91,8 @@ def disease_of(metadata: dict[str, Any]) -> Disease:
     """The disease that Minari's metadata of a dataset of ours name; a `DatasetError` if it is not installed."""
     named = metadata["medgym"]["disease"]
     if named not in list_diseases():
-        raise DatasetError(
-            f"{metadata['dataset_id']}: disease {named!r} is not installed; known: {', '.join(list_diseases())}"
-        )
+        known = ", ".join(list_diseases())
+        raise DatasetError(f"{metadata['dataset_id']}: disease {named!r} is not installed; known: {known}")
     return disease(named)
 
 

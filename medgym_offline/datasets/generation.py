@@ -83,10 +83,9 @@ class _Origin:
 def _named(source: Recipe, bank: SimulatorBank, chosen: list[int], episodes: int, output: str | None) -> Recipe:
     """The recipe as it is written; a part of a dataset may not carry the name of the whole."""
     if output is None and (len(chosen), episodes) != (len(bank), source.episodes):
-        raise DatasetError(
-            f"{source.id} has all {len(bank)} patients and {source.episodes} episodes of each; give the part of it "
-            f"another name (--as, in Python output_id), for example {source.id.rpartition('-v')[0]}-{len(chosen)}-v0"
-        )
+        example = f"{source.id.rpartition('-v')[0]}-{len(chosen)}-v0"
+        whole = f"{source.id} has all {len(bank)} patients and {source.episodes} episodes of each"
+        raise DatasetError(f"{whole}; give a part another name (--as, in Python output_id), for example {example}")
     return dataclasses.replace(source, id=output or source.id, episodes=episodes)
 
 

@@ -33,9 +33,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / METADATA
     metadata = read_json(path, DatasetError, "regenerate the dataset")
     if not isinstance(metadata, dict) or "medgym" not in metadata:
-        raise DatasetError(
-            f"{path}: no 'medgym' block, so not a dataset of this project; read it with minari.load_dataset"
-        )
+        raise DatasetError(f"{path}: no 'medgym' block, so not a dataset of ours; read it with minari.load_dataset")
     check(Metadata, metadata, str(path), DatasetError, "regenerate the dataset")
     return metadata
 
@@ -74,10 +72,8 @@ def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str
     digest.update(columns)
     found = digest.hexdigest(patients=ours["patients"], timing=ours["timing"], decisions=ours["decisions"])
     if found != ours["content_hash"]:
-        raise DatasetError(
-            f"{folder}: rows do not have the content hash of its metadata; run `medgym-offline verify "
-            f"{metadata['dataset_id']}` or regenerate it"
-        )
+        remedy = f"run `medgym-offline verify {metadata['dataset_id']}` or regenerate it"
+        raise DatasetError(f"{folder}: rows do not have the content hash of its metadata; {remedy}")
     name = flat_name(found)
     for home in _homes(folder):
         try:
@@ -180,11 +176,9 @@ def _written(folder: Path, metadata: dict[str, Any]) -> int:
         raise DatasetError(f"{path}: there is no such file; regenerate the dataset")
     found = path.stat()
     if found.st_size != wanted:
-        raise DatasetError(
-            f"{path}: {found.st_size} bytes, {wanted} were written; truncated, or changed afterwards, as by adding to "
-            f"it through Minari ({metadata['total_episodes']} episodes now): read it with minari.load_dataset, or "
-            "regenerate the dataset"
-        )
+        changed = f"{found.st_size} bytes, {wanted} were written; truncated, or changed afterwards, as by adding to it"
+        remedy = "read it with minari.load_dataset, or regenerate the dataset"
+        raise DatasetError(f"{path}: {changed} through Minari ({metadata['total_episodes']} episodes now): {remedy}")
     return found.st_mtime_ns
 
 

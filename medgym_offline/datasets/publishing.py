@@ -132,10 +132,8 @@ def _require_publishable(dataset: str, root: str | Path | None) -> dict[str, Any
     if manifest["recipe"].get("records"):
         raise DatasetError(f"{dataset} holds rows of clinical records, which are not passed on; publish its recipe")
     if wrong := departures(manifest, dataset):
-        raise DatasetError(
-            f"{dataset} is not the one of this release ({wrong[0]}): generate it again, with --release if the release "
-            "is to change"
-        )
+        again = "generate it again, with --release if the release is to change"
+        raise DatasetError(f"{dataset} is not the one of this release ({wrong[0]}): {again}")
     return manifest
 
 
@@ -195,9 +193,9 @@ def _there(place: Remote, dataset: str, manifest: dict[str, Any]) -> tuple[str, 
     found = (manifests[dataset] or {}).get("identity")
     if found != manifest["identity"] and any(path.startswith(f"{name}/") for path in paths):
         stem, _, version = dataset.rpartition("-v")
+        found, remedy = str(found)[:16], f"give the recipe the id {stem}-v{int(version) + 1}"
         raise DatasetError(
-            f"{place.url} has other rows under {dataset} (identity {str(found)[:16]}); published rows do not "
-            f"change: give the recipe the id {stem}-v{int(version) + 1}"
+            f"{place.url} has other rows under {dataset} ({found}); published rows do not change: {remedy}"
         )
     return commit, namespace, manifests
 

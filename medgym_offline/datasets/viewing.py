@@ -71,10 +71,8 @@ def _made_by(folder: Path, rows: Transitions) -> tuple[Recipe, SimulatorBank, st
     recipe = Recipe.from_fields(manifest["recipe"] | {"id": rows.dataset_id}, str(folder / MANIFEST))
     bank = load_simulators(recipe.bank)
     if bank.content_hash != manifest["bank"]["content_hash"]:
-        raise DatasetError(
-            f"{rows.dataset_id}: made with another version of bank {recipe.bank!r}, so it cannot be played again; "
-            f"regenerate it: medgym-offline generate {rows.dataset_id}"
-        )
+        made = f"{rows.dataset_id}: made with another version of bank {recipe.bank!r}"
+        raise DatasetError(f"{made}, so it cannot be played again; medgym-offline generate {rows.dataset_id}")
     return recipe, bank.world(recipe.world), stream_of(manifest["source"])
 
 
@@ -118,10 +116,8 @@ def _replayed(
     alike = int(valid.sum()) == len(own)
     gap = max(float(np.abs(found.numpy() - stored).max()) for found, stored in pairs) if alike else float("inf")
     if not gap <= REPLAY_TOLERANCE:
-        raise DatasetError(
-            f"{rows.dataset_id}: its episodes do not come out again from their seeds (largest difference {gap:.1e}); "
-            f"regenerate it: medgym-offline generate {rows.dataset_id}"
-        )
+        again = f"its episodes do not come out again from their seeds (largest difference {gap:.1e})"
+        raise DatasetError(f"{rows.dataset_id}: {again}; medgym-offline generate {rows.dataset_id}")
     seen = torch.stack([rolled.observations[:, :, :-1][valid], rolled.observations[:, :, 1:][valid]]).float().numpy()
     cuts = np.searchsorted(own.patient, patients)[1:]
     return np.split(seen, cuts, axis=1)

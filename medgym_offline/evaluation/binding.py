@@ -135,35 +135,29 @@ def resolve_policy(
         return getattr(policy, attribute, None) or otherwise
 
     if not callable(said("act")):
-        raise PolicyError(
-            f"{policy!r} is not a policy: it has no act(observations); pass a policy file, an object with act, "
-            f"or one of {', '.join(BUILTIN_NAMES)}"
-        )
+        known = f"pass a policy file, an object with act, or one of {', '.join(BUILTIN_NAMES)}"
+        raise PolicyError(f"{policy!r} is not a policy: it has no act(observations); {known}")
     if (made_for := said("disease", of.name)) != of.name:
-        raise PolicyError(
-            f"policy {name!r} was made for {made_for}, bank {bank.name!r} is of {of.name}; "
-            f"evaluate it on a bank of {made_for}"
-        )
+        where = f"bank {bank.name!r} is of {of.name}; evaluate it on a bank of {made_for}"
+        raise PolicyError(f"policy {name!r} was made for {made_for}, {where}")
     patients = getattr(policy, "patients", None)
     _require_patients(patients, bank, name)
     seen = str(said("view", view or FULL))
     if view is not None and seen != view:
+        remedy = f"leave view out, or train one on a dataset with view={view!r}"
         raise PolicyError(
-            f"policy {name!r} was made for view {seen!r} and cannot be evaluated under view {view!r}; "
-            f"leave view out, or train one on a dataset with view={view!r}"
+            f"policy {name!r} was made for view {seen!r} and cannot be evaluated under {view!r}; {remedy}"
         )
     takes_torch, width = _probe(policy, len(bank) if patients is None else len(patients), of, name, seen)
     own = said("timing") or timing_of_width(of, width)
     if own not in TIMINGS:
         raise unknown_name("timing", own, TIMINGS)
     if timing is not None and own != timing:
-        raise PolicyError(
-            f"policy {name!r} is for {own} timing and cannot be evaluated with {timing} timing; "
-            f"leave timing out, or train one with timing={timing!r}"
-        )
+        remedy = f"leave timing out, or train one with timing={timing!r}"
+        raise PolicyError(f"policy {name!r} is for {own} timing and cannot be evaluated with {timing} timing; {remedy}")
     if width != (wanted := of.action_dim(own)):
         raise PolicyError(
-            f"policy {name!r} says {own} timing, which needs actions of width {wanted}, but gives width {width}"
+            f"policy {name!r} says {own} timing, which needs actions of width {wanted}, but gives {width}"
         )
     baseline = info["kind"] == "built-in" and not name.startswith("behavior")
     info |= {
@@ -207,10 +201,8 @@ def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
     for who, which, words in cases:
         answer = bound.act_on(list(names[who]), seeds[who][:, which])(asked[who][:, which])
         if not torch.allclose(answer, first[who][:, which], rtol=1e-4, atol=1e-4):
-            raise PolicyError(
-                f"policy {bound.name!r} answers {words}: results would depend on the batch; make act a function of the "
-                "observation alone, or give it reset(seeds)"
-            )
+            needs = "make act a function of the observation alone, or give it reset(seeds)"
+            raise PolicyError(f"policy {bound.name!r} answers {words}: results would depend on the batch; {needs}")
 
 
 def _opened(
@@ -247,9 +239,9 @@ def _require_patients(own: Sequence[str] | None, bank: SimulatorBank, name: str)
     known = set(bank.patients if own is None else own)
     if missing := [p for p in bank.patients if p not in known]:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        lacks = f"{len(missing)} of the {len(bank)} patients of bank {bank.name!r}: {shown}"
         raise PolicyError(
-            f"policy {name!r} has no network for {len(missing)} of the {len(bank)} patients of bank {bank.name!r}: "
-            f"{shown}; evaluate only the patients it has, or train it on these"
+            f"policy {name!r} has no network for {lacks}; evaluate the patients it has, or train it on these"
         )
 
 
@@ -257,9 +249,8 @@ def _probe(policy: Any, count: int, of: Disease, name: str, view: str) -> tuple[
     """Whether `act` takes tensors, and the width of its actions, from one call on `count` patients' first states."""
     wanted = seen_width(of, view, f"policy {name!r}")
     if (width := getattr(policy, "observation_dim", None)) not in (None, wanted):
-        raise PolicyError(
-            f"policy {name!r} takes observations of width {width}; those of {of.name} have {wanted} under view {view!r}"
-        )
+        seen = f"those of {of.name} have {wanted} under view {view!r}"
+        raise PolicyError(f"policy {name!r} takes observations of width {width}; {seen}")
     observations = torch.zeros(count, 1, wanted)
     observations[..., -2:] = 1.0
     few, many = ((count, 1, of.action_dim(timing)) for timing in ("fixed", "adaptive"))
@@ -278,10 +269,9 @@ def _probe(policy: Any, count: int, of: Disease, name: str, view: str) -> tuple[
             problems.append(f"{type(error).__name__}: {error}".splitlines()[0])
             continue
         if actions.shape not in (few, many):
-            raise PolicyError(
-                f"policy {name!r} answered observations of shape {tuple(observations.shape)} with actions of shape "
-                f"{tuple(actions.shape)}; expected {few}, fixed timing, or {many}, adaptive"
-            )
+            shapes = f"shape {tuple(observations.shape)} with actions of shape {tuple(actions.shape)}"
+            expected = f"expected {few}, fixed timing, or {many}, adaptive"
+            raise PolicyError(f"policy {name!r} answered observations of {shapes}; {expected}")
         return takes_torch, int(actions.shape[2])
     raise PolicyError(f"policy {name!r} failed on observations of shape {tuple(observations.shape)}: {problems[0]}")
 

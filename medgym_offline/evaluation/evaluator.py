@@ -202,15 +202,11 @@ def _behavior_data(
         dataset = load_dataset(dataset, view=bound.view)
     _require_disease(dataset.dataset_id, dataset.disease, bank)
     if dataset.timing != bound.timing:
-        raise DatasetError(
-            f"dataset {dataset.dataset_id!r} has {dataset.timing} timing, the policy {bound.timing}: their actions "
-            "cannot be compared; name a dataset with the policy's timing"
-        )
+        apart = f"has {dataset.timing} timing, the policy {bound.timing}: their actions cannot be compared"
+        raise DatasetError(f"dataset {dataset.dataset_id!r} {apart}; name a dataset with the policy's timing")
     if dataset.view != bound.view:
-        raise DatasetError(
-            f"dataset {dataset.dataset_id!r} was loaded with view {dataset.view!r}, the policy sees {bound.view!r}; "
-            f"load it with view={bound.view!r}"
-        )
+        seen = f"the policy sees {bound.view!r}; load it with view={bound.view!r}"
+        raise DatasetError(f"dataset {dataset.dataset_id!r} was loaded with view {dataset.view!r}, {seen}")
     try:
         known = dataset_info(dataset.dataset_id)
     except UnknownNameError:  # rows that no recipe makes
@@ -225,10 +221,8 @@ def _behavior_data(
 
 def _require_disease(dataset: str, disease: str, bank: SimulatorBank) -> None:
     if disease != bank.disease.name:
-        raise DiseaseError(
-            f"dataset {dataset!r} is of {disease}, bank {bank.name!r} of {bank.disease.name}; "
-            "name a dataset of the same disease"
-        )
+        where = f"bank {bank.name!r} of {bank.disease.name}; name a dataset of the same disease"
+        raise DiseaseError(f"dataset {dataset!r} is of {disease}, {where}")
 
 
 def _world_result(

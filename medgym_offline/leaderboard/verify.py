@@ -133,10 +133,9 @@ def _bank(entry: Entry, bank: str | Path | SimulatorBank | None) -> SimulatorBan
     found = load_simulators(named) if isinstance(named, str | Path) else named
     wanted, here = (entry.disease, entry.bank.content_hash), (found.disease.name, found.content_hash)
     if wanted != here:
-        raise SubmissionError(
-            f"entry {entry.id!r} is of {wanted[0]} in bank {entry.bank.name!r} {wanted[1][:12]}..., this bank is of "
-            f"{here[0]}, {here[1][:12]}...; name the entry's own bank with --bank, or evaluate in this one"
-        )
+        here = f"this bank is of {here[0]}, {here[1][:12]}...; name the entry's own bank with --bank"
+        stated = f"{wanted[0]} in bank {entry.bank.name!r} {wanted[1][:12]}..."
+        raise SubmissionError(f"entry {entry.id!r} is of {stated}, {here}, or evaluate in this one")
     return found
 
 
@@ -147,10 +146,8 @@ def _require_new_people(entry: Entry, bank: SimulatorBank) -> None:
     people = bank.people("train")
     for policy in entry.policies:
         if learned_from(policy).get("sha256") != people_hash(people):
-            raise SubmissionError(
-                f"{policy.identity[:12]} learned from other people than the {len(people)} of the train split of bank "
-                f"{bank.name!r}; train it with --split train on a dataset of this bank"
-            )
+            others = f"other people than the {len(people)} of the train split of bank {bank.name!r}"
+            raise SubmissionError(f"{policy.identity[:12]} learned from {others}; train it with --split train")
 
 
 def _evaluate(submission: Submission, number: int, bank: SimulatorBank, progress: bool, seed: int) -> Evaluation:

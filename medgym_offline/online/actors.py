@@ -53,10 +53,8 @@ def actor_parameters(
         PolicyError: If the sizes differ, or `shared` and the actor is not.
     """
     if tuple(actor.net.sizes) != shape.sizes or actor.net.activation != "tanh":
-        raise PolicyError(
-            f"the initial policy is a {actor.net.activation} network {tuple(actor.net.sizes)}; "
-            f"training expects a tanh network {shape.sizes} (check timing and hidden width)"
-        )
+        wanted = f"training expects a tanh network {shape.sizes} (check timing and hidden width)"
+        raise PolicyError(f"the initial policy is a {actor.net.activation} network {actor.net.sizes}; {wanted}")
     if shared and actor.patients is not None:
         raise PolicyError("a shared policy cannot start from a policy per patient; give a shared one")
     chosen = actor.select(patients)

@@ -172,10 +172,8 @@ def accept(group: Group, actor: Tensor, critic: Tensor, learner: dict[str, Tenso
     shared, state, rows = group.config.shared, group.state, group.rows
     finite = torch.isfinite(actor).all(-1) & torch.isfinite(critic).all(-1)
     if shared and not bool(finite.all()):
-        raise MedGymError(
-            f"training of the shared policy met a non-finite number at update {state.update}; "
-            "lower the learning rate or the radius, or check the simulators"
-        )
+        met = f"training of the shared policy met a non-finite number at update {state.update}"
+        raise MedGymError(f"{met}; lower the learning rate or the radius, or check the simulators")
     stopped = state.stopped[group.simulators]
     stopped[(broken if shared else broken | ~finite) & (stopped < 0)] = state.update
     go = finite if shared else stopped < 0

@@ -198,10 +198,8 @@ def load_behavior(bank_name: str, scope: str = "ind", timing: str = "adaptive") 
     path = behavior_path(bank_name, scope, timing)
     if not path.exists():
         have = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors"))) or "none"
-        raise PolicyError(
-            f"no behavior policy {path.stem!r} (shipped: {have}); "
-            f"train it with: medgym-offline behavior train --bank {bank_name} --scope {scope} --timing {timing}"
-        )
+        train = f"medgym-offline behavior train --bank {bank_name} --scope {scope} --timing {timing}"
+        raise PolicyError(f"no behavior policy {path.stem!r} (shipped: {have}); train it with: {train}")
     policy = load_policy(path)
     if not isinstance(policy, StackedActor):
         raise PolicyError(f"{path}: not a stacked actor; a behavior policy must be one")

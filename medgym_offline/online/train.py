@@ -150,10 +150,8 @@ def _update(
 def _check_capacity(config: TrainConfig, simulators: int, decisions: int) -> None:
     rows = config.episodes * decisions * (simulators if config.shared else 1)
     if config.base == "sac" and config.soft_capacity < rows:
-        raise MedGymError(
-            f"training setting soft_capacity is {config.soft_capacity}, but one update brings a policy up to {rows} "
-            "decisions; raise it, or lower episodes"
-        )
+        needs = f"one update brings a policy up to {rows} decisions; raise it, or lower episodes"
+        raise MedGymError(f"training setting soft_capacity is {config.soft_capacity}, but {needs}")
 
 
 @own_defaults()

@@ -107,10 +107,8 @@ def _function(target: str, path: Path) -> Callable[..., Any]:
             return function
     if target.startswith("_operator.") and (symbolic := _SYMBOLIC.get(target.removeprefix("_operator."))):
         return symbolic
-    raise PolicyError(
-        f"{path}: the program uses {target[:60]!r}, which is none of the operators that a policy may hold; export the "
-        "bare network"
-    )
+    uses = f"the program uses {target[:60]!r}, which is none of the operators that a policy may hold"
+    raise PolicyError(f"{path}: {uses}; export the bare network")
 
 
 def _value(argument: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
@@ -185,10 +183,8 @@ def _read(archive: zipfile.ZipFile, path: Path) -> tuple[_Program, str]:
 
 def _tensor(archive: zipfile.ZipFile, name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
     if entry.get("use_pickle"):
-        raise PolicyError(
-            f"{path}: {name.rpartition('/')[2]} is a Python pickle, which could run code when opened, so it was not; "
-            "export the bare network in float32 on the CPU"
-        )
+        file, remedy = name.rpartition("/")[2], "export the bare network in float32 on the CPU"
+        raise PolicyError(f"{path}: {file} is a Python pickle, which could run code, so it was not opened; {remedy}")
     about = entry["tensor_meta"]
     sizes, strides = ([int(v["as_int"]) for v in about[key]] for key in ("sizes", "strides"))
     kind, offset = _TYPES[about["dtype"]], int(about["storage_offset"]["as_int"])

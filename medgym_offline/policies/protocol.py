@@ -101,10 +101,8 @@ def _check_observations(policy: Policy, observations: Tensor) -> None:
     if observations.dim() != 3 or shape[-1] != policy.observation_dim:
         raise PolicyError(f"observations have shape {shape}, expected (patients, episodes, {policy.observation_dim})")
     if policy.patients is not None and shape[0] != len(policy.patients):
-        raise PolicyError(
-            f"observations hold {shape[0]} patients, the policy {len(policy.patients)}; "
-            "choose the policy's patients with policy.select(ids)"
-        )
+        remedy = "choose the policy's patients with policy.select(ids)"
+        raise PolicyError(f"observations hold {shape[0]} patients, the policy {len(policy.patients)}; {remedy}")
 
 
 P = TypeVar("P")

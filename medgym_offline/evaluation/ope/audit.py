@@ -132,10 +132,9 @@ def audit_dataset(
     else:
         behavior = recipe_behavior(recipe, home)
     if (made := manifest.get("behavior", {}).get("sha256", behavior.digest)) != behavior.digest:
-        raise DatasetError(
-            f"{path}: made by another version of behavior {recipe.behavior!r} (sha256 {made[:12]}, here "
-            f"{behavior.digest[:12]}), so its action probabilities are unknown; generate {dataset} again"
-        )
+        made = f"behavior {recipe.behavior!r} (sha256 {made[:12]}, here {behavior.digest[:12]})"
+        unknown = "so its action probabilities are unknown"
+        raise DatasetError(f"{path}: made by another version of {made}, {unknown}; generate {dataset} again")
     simulators = home if bank is None else load_simulators(bank)
     found = audit(
         transitions, recipe, behavior, simulators, policies, worlds=worlds, settings=settings, progress=progress
@@ -181,16 +180,12 @@ def audit(
     if not policies:
         raise MedGymError("no policy to evaluate; name at least one")
     sigma = CLINICIAN_SPREAD if recipe.records else recipe.perturbation
+    perturbs = "choose a dataset whose recipe perturbs actions"
     if not sigma > 0:
-        raise DatasetError(
-            f"{recipe.id}: perturbation is 0, so a deterministic policy has no probability of its actions; "
-            "choose a dataset whose recipe perturbs actions"
-        )
+        raise DatasetError(f"{recipe.id}: perturbation is 0: a deterministic policy has no probabilities; {perturbs}")
     logged = episode_grid(transitions)
     if bool(torch.isnan(logged.behavior_log_prob).any()):
-        raise DatasetError(
-            f"{recipe.id}: behavior_log_prob is not known in some rows; choose a dataset whose recipe perturbs actions"
-        )
+        raise DatasetError(f"{recipe.id}: behavior_log_prob is not known in some rows; {perturbs}")
     places: dict[str, SimulatorBank] = {}
     if not recipe.records:  # of those whom records describe there are no simulators
         bank = bank.select([bank.index(p) for p in logged.patients])
@@ -200,9 +195,7 @@ def audit(
     bound = [resolve_policy(p, bank, *clock, recipe.decisions, transitions.view) for p in policies]
     names = tuple(policy.name for policy in bound)
     if twice := [name for name in names if names.count(name) > 1]:
-        raise MedGymError(
-            f"two policies are called {twice[0]!r}; rename one file, so that the table can tell them apart"
-        )
+        raise MedGymError(f"two policies are called {twice[0]!r}; rename one file, so that a table can tell them apart")
     config = replace(process_config(recipe, bank.disease.name), view=transitions.view)
     values: dict[str, list[Tensor]] = defaultdict(list)
     returns: dict[str, list[Tensor]] = {world: [] for world in places}

@@ -67,10 +67,8 @@ class PerturbedPolicy:
 def perturbed_policy(bound: BoundPolicy, patients: tuple[str, ...], sigma: float) -> PerturbedPolicy:
     """The policy with noise; `PolicyError` if its actions depend on more than the observation."""
     if (history := getattr(bound.policy, "history", 1)) > 1:
-        raise PolicyError(
-            f"policy {bound.name!r} acts on history={history} observations; off-policy evaluation needs a function of "
-            "the observation: train it with history=1"
-        )
+        needs = "off-policy evaluation needs a function of the observation: train it with history=1"
+        raise PolicyError(f"policy {bound.name!r} acts on history={history} observations; {needs}")
     require_repeatable(bound, patients)
     return PerturbedPolicy(bound, patients, sigma)
 
