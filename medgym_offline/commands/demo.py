@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
     from medgym_offline.simulators import SimulatorBank
 
-__all__ = ["DATASETS", "run_demo", "run_demos"]
+__all__ = ["run_demo"]
 
 DATASETS = (f"medgym/{DEFAULT}-ind-v0", "medgym/diabetes-ind-v0")
 """Simulators fitted to real patients, and patients whose truth is published."""

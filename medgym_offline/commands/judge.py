@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
     from medgym_offline.evaluation.ope import OpeAudit
 
-__all__ = ["evaluate_to", "keep", "print_audit", "register"]
+__all__ = ["evaluate_to", "keep", "register"]
 
 
 def keep(evaluation: Evaluation, policy: str, output: Path) -> None:

@@ -25,7 +25,6 @@ __all__ = [
     "listing_row",
     "listing_table",
     "local_folder",
-    "local_ids",
     "minari_root",
     "normalized_score",
     "read_manifest",

@@ -34,7 +34,7 @@ from medgym_offline.errors import DatasetError
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["FOLDER", "Charts", "charted_episodes", "read_charts"]
+__all__ = ["FOLDER", "charted_episodes", "read_charts"]
 
 FOLDER = "MEDGYM_CLINICAL_DATA"
 """Environment variable that names the folder of the records."""

@@ -35,7 +35,7 @@ from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
 
-__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "info_names", "pack_episodes", "read_blocks"]
+__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "pack_episodes", "read_blocks"]
 
 INFOS = ("cost", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
 """What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; severity and

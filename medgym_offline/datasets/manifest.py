@@ -22,7 +22,6 @@ __all__ = [
     "NAMESPACE_DESCRIPTION",
     "build_manifest",
     "build_metadata",
-    "env_specs",
     "facts",
     "facts_differ",
     "making",

@@ -19,7 +19,7 @@ from medgym_offline.progress import Progress
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["REFERENCE_EPISODES", "reference_returns"]
+__all__ = ["reference_returns"]
 
 REFERENCE_EPISODES = 10
 """Episodes per patient and policy."""

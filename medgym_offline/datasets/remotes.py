@@ -16,7 +16,7 @@ from typing import Any
 
 from medgym_offline.errors import DatasetError, MedGymError
 
-__all__ = ["DEFAULT_REMOTES", "Remote", "RemoteError", "parse_remote", "remotes_of", "split_id"]
+__all__ = ["Remote", "RemoteError", "parse_remote", "remotes_of", "split_id"]
 
 DEFAULT_REMOTES = ("hf://medgym", "hf://farama-minari")
 """Where datasets are looked for, in order, after `$MINARI_REMOTE`: the project's own place and Minari's."""

@@ -14,15 +14,7 @@ from numpy.typing import NDArray
 
 from medgym_offline.diseases.base import Disease, Metric
 
-__all__ = [
-    "DT_QUANTILES",
-    "METRICS",
-    "interval_metrics",
-    "metrics_of",
-    "normalized_score",
-    "safe_share",
-    "time_mean",
-]
+__all__ = ["METRICS", "interval_metrics", "metrics_of", "normalized_score", "safe_share", "time_mean"]
 
 Array = NDArray[np.floating]
 

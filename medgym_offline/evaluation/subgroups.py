@@ -20,7 +20,7 @@ from medgym_offline.evaluation.statistics import mean_intervals
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["SUBGROUP_METRICS", "patient_facts", "subgroup_members", "subgroup_rows"]
+__all__ = ["patient_facts", "subgroup_members", "subgroup_rows"]
 
 SUBGROUP_METRICS = ("severity_mean", "severity_end", "safe_hourly", "return")
 

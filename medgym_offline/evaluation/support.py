@@ -21,7 +21,7 @@ from medgym_offline.errors import DatasetError
 if TYPE_CHECKING:
     from medgym_offline.datasets.transitions import Transitions
 
-__all__ = ["PARTS", "SupportReference", "calibrated", "coordinate_scale", "split_halves", "support_distance"]
+__all__ = ["PARTS", "SupportReference", "calibrated", "split_halves", "support_distance"]
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.leaderboard.entry import PAIRED, Entry, World
 from medgym_offline.seeds import generator
 
-__all__ = ["LEVEL", "RULE", "Group", "Pair", "Ranking", "compare", "groups", "holm", "rank"]
+__all__ = ["LEVEL", "RULE", "Group", "Ranking", "compare", "groups", "holm", "rank"]
 
 LEVEL = 0.05
 _DRAWS = 10_000

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
     from medgym_offline.simulators import SimulatorBank
 
-__all__ = ["Reexecution", "fresh_seed", "verify_submission"]
+__all__ = ["Reexecution", "verify_submission"]
 
 
 @dataclass(frozen=True)

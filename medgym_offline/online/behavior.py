@@ -56,14 +56,7 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = [
-    "RELEASE",
-    "BehaviorRun",
-    "behavior_path",
-    "load_behavior",
-    "train_behavior",
-    "train_behavior_files",
-]
+__all__ = ["RELEASE", "BehaviorRun", "behavior_path", "load_behavior", "train_behavior", "train_behavior_files"]
 
 Name = tuple[str, str]
 """(scope or early policy, timing)."""

@@ -39,14 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "LOG_STD_RANGE",
-    "Adam",
-    "GaussianActor",
-    "Pass",
-    "TanhMLP",
-    "interval_bias",
-]
+__all__ = ["Adam", "GaussianActor", "TanhMLP", "interval_bias"]
 
 LOG_STD_RANGE = (-3.0, 0.0)
 """Bounds of the log standard deviation before squashing (arXiv 2606.01028)."""

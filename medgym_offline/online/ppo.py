@@ -29,16 +29,7 @@ from medgym_offline.online.networks import Adam, GaussianActor
 from medgym_offline.online.rollouts import Collected
 from medgym_offline.seeds import generator
 
-__all__ = [
-    "ProximalRows",
-    "critic_shape",
-    "minibatch_rows",
-    "proximal_gradient",
-    "proximal_rows",
-    "proximal_step",
-    "start",
-    "update",
-]
+__all__ = ["critic_shape", "minibatch_rows", "proximal_gradient", "proximal_rows", "proximal_step", "start", "update"]
 
 LOG_RATIO_MAX = 20.0
 """Log ratios are clamped to this: exp() stays finite, and with it one row cannot end a patient's training."""

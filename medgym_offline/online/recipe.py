@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
 
 __all__ = [
-    "BEHAVIORS",
     "EARLY",
     "PEOPLE",
     "RELEASE",

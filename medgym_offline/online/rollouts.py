@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Collected",
     "ContextualProcess",
-    "TrainingNoise",
     "advantages",
     "centered",
     "collect",

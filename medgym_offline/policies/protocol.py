@@ -20,14 +20,7 @@ from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import DEFAULT
 from medgym_offline.errors import PolicyError, UnknownNameError
 
-__all__ = [
-    "Policy",
-    "disease_of_policy",
-    "reset_policy",
-    "seen_width",
-    "timing_of_width",
-    "torch_or_numpy",
-]
+__all__ = ["Policy", "disease_of_policy", "reset_policy", "seen_width", "timing_of_width", "torch_or_numpy"]
 
 
 @runtime_checkable
