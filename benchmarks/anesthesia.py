@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.timing import arguments
 from experiments.anesthesia.scoring import RandomDoses, score_surrogate
 from medgym_offline.diseases.anesthesia.clinician import record_operations
 from medgym_offline.diseases.anesthesia.fit import fit_surrogate
@@ -79,9 +80,10 @@ def needs(law: Truth | Surrogate) -> np.ndarray:
 
 def main() -> None:
     """Measure, print and write."""
+    (count,) = arguments(__doc__, patients=110)
     torch.set_num_threads(1)
     people = load_patients()
-    some = people.select(range(int(sys.argv[1]) if len(sys.argv) > 1 else 110))
+    some = people.select(range(count))
     truth = published(people)
     result: dict[str, object] = {"command": " ".join(["python -m benchmarks.anesthesia", *sys.argv[1:]])}
     random = record_operations(some, range(2), doses=RandomDoses)

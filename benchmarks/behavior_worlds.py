@@ -7,12 +7,12 @@ Writes benchmarks/results/behavior_worlds-BANK.json. The table of docs/science.m
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
 import medgym_offline as mgo
+from benchmarks.timing import arguments
 from medgym_offline.files import write_json
 
 POLICIES = ("behavior", "behavior:dr", "behavior:pop", "clinician", "zero", "random")
@@ -20,7 +20,7 @@ POLICIES = ("behavior", "behavior:dr", "behavior:pop", "clinician", "zero", "ran
 
 def main() -> None:
     """Evaluate, print a row per policy, timing and world, and write them all."""
-    episodes, bank = int(sys.argv[1]) if len(sys.argv) > 1 else 10, (sys.argv[2:] or ["sepsis-v0"])[0]
+    episodes, bank = arguments(__doc__, episodes=10, bank="sepsis-v0")
     rows = []
     for timing in ("fixed", "adaptive"):
         found = {name: mgo.evaluate(name, timing=timing, episodes=episodes, bank=bank) for name in POLICIES}

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timing import machine, seconds
 
+from benchmarks.timing import machine, seconds
 from medgym_offline.diseases.diabetes.clinician import record
 from medgym_offline.diseases.diabetes.meals import meals, served
 from medgym_offline.diseases.diabetes.minimal import fit

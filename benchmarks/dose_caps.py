@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.timing import arguments
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
 from medgym_offline.files import write_json
@@ -40,7 +41,7 @@ def capped(policy: StackedActor, index: int, cap: float) -> Callable[[Tensor], T
 
 def main() -> None:
     """Roll out, print a line per policy and cap, and write them all."""
-    episodes, name = int(sys.argv[1]) if len(sys.argv) > 1 else 10, (sys.argv[2:] or ["sepsis-twin-v0"])[0]
+    episodes, name = arguments(__doc__, episodes=10, bank="sepsis-twin-v0")
     bank, process = load_simulators(name), ProcessConfig(timing="fixed")
     seeds = episode_seeds(0, "dose-caps", bank.patients, episodes)
     noise = draw_noise(seeds, bank, process)

@@ -31,7 +31,8 @@ from medgym_offline.offline.learner import CHECK_EVERY
 from medgym_offline.third_party import import_d3rlpy
 from medgym_offline.threads import keep_memory
 
-RIVALS = {"cql": "d3rlpy-cql", "gcql": "d3rlpy-cql", "cql-discrete": "d3rlpy-discrete-cql"}
+RIVALS = {name: f"d3rlpy-{name}" for name in ("bc", "td3bc", "iql", "rebrac", "awac", "cql")}
+RIVALS |= {"gcql": "d3rlpy-cql", "cql-discrete": "d3rlpy-discrete-cql", "bcq-discrete": "d3rlpy-discrete-bcq"}
 EPISODES, DECISIONS = 50, 20
 
 

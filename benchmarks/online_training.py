@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import machine, rounded
 
+from benchmarks.timing import machine, rounded
 from medgym_offline.diseases.sepsis.prior import prior_bank
 from medgym_offline.envs import TreatmentEnv
 from medgym_offline.envs.process import ProcessConfig

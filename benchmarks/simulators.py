@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from timing import machine, rounded, seconds
 from torch import Tensor, nn
 
+from benchmarks.timing import machine, rounded, seconds
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.files import release_folder, write_json
 from medgym_offline.simulators import SimulatorBank, load_simulators

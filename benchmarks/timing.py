@@ -1,7 +1,8 @@
-"""What the benchmarks share: the least time of several calls, four digits, what a machine is."""
+"""What the benchmarks share: arguments by place, the least time of several calls, four digits, what a machine is."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import time
@@ -10,7 +11,15 @@ from typing import Any
 
 import torch
 
-__all__ = ["machine", "rounded", "seconds"]
+__all__ = ["arguments", "machine", "rounded", "seconds"]
+
+
+def arguments(about: str | None, **defaults: Any) -> list[Any]:
+    """What the command line gives in this order, else the defaults; `--help` shows `about`."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        parser.add_argument(name, nargs="?", type=type(default), default=default, help=f"default: {default}")
+    return list(vars(parser.parse_args()).values())
 
 
 def seconds(

@@ -8,18 +8,18 @@ SOFA under fixed and adaptive timing, the mean paired gain of adaptive, and in h
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
 import medgym_offline as mgo
+from benchmarks.timing import arguments
 from medgym_offline.files import write_json
 
 
 def main() -> None:
     """Evaluate both timings with both backends and write the comparison."""
-    episodes = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    (episodes,) = arguments(__doc__, episodes=10)
     rows = []
     for backend in ("map", "ode"):
         bank = mgo.load_simulators("sepsis-v0").with_backend(backend)  # type: ignore[arg-type]

@@ -12,8 +12,8 @@ benchmarks/results/twin_variants.json, keeping the variants that are there.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,12 @@ def judge(recipe: BankRecipe) -> dict[str, Any]:
 
 def main() -> None:
     """Judge the variants named (default: all) and print what the file then holds."""
+    parser, known = argparse.ArgumentParser(description=__doc__), variants()
+    parser.add_argument("names", nargs="*", choices=[*known, []], metavar="VARIANT", help=", ".join(known))
+    names = parser.parse_args().names or known
     torch.set_num_threads(1)
-    known = variants()
     found = json.loads(RESULTS.read_text("utf-8"))["variants"] if RESULTS.is_file() else {}
-    for name in sys.argv[1:] or known:
+    for name in names:
         found[name] = judge(known[name])
         print(name, json.dumps(found[name]), sep="\t", flush=True)
         kept = {name: found[name] for name in known if name in found}

@@ -1,4 +1,4 @@
-"""Hooks of the documentation site (mkdocs.yml): formulas as MathML, cards from manifests, links that leave the pages.
+"""Hooks of the documentation site (mkdocs.yml): formulas as MathML, cards, losses, links that leave the pages.
 
 Browsers draw MathML by themselves, so the site needs no script for formulas; GitHub draws the same blocks its own way.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+LOSSES = "<!-- losses: docs/hooks.py -->"
 REPOSITORY_FILES = re.compile(r"\]\(\.\./([^)]+)\)")
 
 
@@ -53,5 +54,11 @@ def on_page_content(html: str, **_: Any) -> str:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links to files of the repository, which are no pages, become their names."""
+    """The losses of every algorithm, from its module; links to files of the repository become their names."""
+    if LOSSES in markdown:
+        from medgym_offline.offline import ALGORITHMS
+
+        modules = dict.fromkeys(objective.__module__ for objective in ALGORITHMS.values())
+        loss = "::: {}\n    options: {{members: false}}"
+        markdown = markdown.replace(LOSSES, "\n".join(map(loss.format, modules)))
     return re.sub(r"\[([^\]]+)" + REPOSITORY_FILES.pattern, r"\1", markdown)

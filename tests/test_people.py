@@ -17,18 +17,22 @@ from medgym_offline.datasets import generate
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.diseases.diabetes.people import interpolated, published, splits
 from medgym_offline.envs import DecisionProcess, ProcessConfig, draw_noise
+from medgym_offline.envs.rollout import episode_seeds, rollout
 from medgym_offline.errors import BankError, MedGymError, UnknownNameError
-from medgym_offline.evaluation import evaluate
+from medgym_offline.evaluation import Protocol, evaluate
+from medgym_offline.evaluation.binding import resolve_policy
+from medgym_offline.evaluation.takeover import taking_over
 from medgym_offline.files import release_folder
 from medgym_offline.leaderboard import submit, verify_submission
 from medgym_offline.offline import OfflineConfig, train
 from medgym_offline.patients import people_hash
-from medgym_offline.people import Contexts, people_of
+from medgym_offline.people import Contexts, IdentifyingPolicy, people_of
 from medgym_offline.people.clusters import assign, distances, find_clusters, k_medoids, silhouette
 from medgym_offline.people.context import ContextConfig, _rows, learn_encoder
 from medgym_offline.people.records import Record, record
-from medgym_offline.policies import save_policy
+from medgym_offline.policies import load_policy, save_policy
 from medgym_offline.policies.actor import StackedActor
+from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.simulators import list_banks
 from medgym_offline.simulators.splits import drawn
 from medgym_offline.stack import StackedMLP, Steps
@@ -184,16 +188,19 @@ def test_a_record_is_of_what_was_seen_and_of_nobody_else():
     names = bank.disease.exogenous.names
     assert (whole.exogenous[..., names.index("sensor")] == 0).all()
     assert (whole.exogenous[..., names.index("grams_0")] > 0).any()
-    first = whole.until(6.0)
-    assert torch.equal(first.treatments, whole.treatments[:, :, :5])
-    assert float(first.times.max()) <= 6.0
+    first = record(bank, 2, hours=6.0)
+    assert torch.allclose(first.times[..., -1], torch.tensor(6.0))
+    assert first.treatments.shape[2] == 2  # of decisions at 0 and 24/5 h
 
 
 @pytest.mark.parametrize(
     "attempt",
     [
         lambda bank: record(bank, 0),
-        lambda bank: record(bank).until(0.1),
+        lambda bank: record(bank, hours=0.0),
+        lambda bank: record(bank, hours=24.0),
+        lambda bank: record(bank, view="x-ray"),
+        lambda bank: people_of("clu", bank, hours=float("nan")),
         lambda bank: people_of("pop", bank),
         lambda bank: find_clusters(bank.select(2)),
         lambda bank: record(bank).select(["nobody"]),
@@ -309,6 +316,109 @@ def test_an_embedding_folded_into_a_bias_is_the_policy_that_reads_it(history):
         whole = extend_windows(whole, acted, read) if look else begin_windows(read, 2, history)
         assert torch.allclose(stack.act(seen), wide.act(whole), atol=1e-6)
     assert stack.observation_dim == window_width(3, 2, history)
+
+
+# -- whom an episode is of ---------------------------------------------------------------------------------------------
+
+
+class Told:
+    """Scope `clu` of the toy disease that remembers the records it was asked about."""
+
+    scope = "clu"
+
+    def __init__(self, people):
+        self.people, self.asked = people, []
+
+    def anybody(self):
+        return self.people.anybody()
+
+    def recognize(self, bank, found):
+        self.asked.append(found)
+        return self.people.recognize(bank, found)
+
+    def stack(self, policy, told, patients):
+        return self.people.stack(policy, told, patients)
+
+
+@pytest.mark.parametrize("view", ["full", "charted"])
+@pytest.mark.parametrize("scope", ["clu", "context"])
+@pytest.mark.parametrize("history", [1, 3])
+def test_an_episode_is_identified_by_its_own_first_hours(scope, view, history):
+    """By what `record` writes down of the same course; then it is treated as those are who have such a record."""
+    bank, hours = load_simulators("toy-v0").world("true"), 6.0
+    people = people_of(scope, bank, 1, hours, config=ContextConfig(3, 8, 20, sessions=2), view=view)
+    names = [f"cluster {i}" for i in range(len(people.medoids))] if scope == "clu" else None
+    width = window_width(len(bank.disease.seen(view)) + 3 * (scope == "context"), 1, history)
+    net = StackedMLP(len(names or "1"), (width, 8, 1), steps=Steps(history, 1))
+    wide = StackedActor(net, names, 6, provenance={"scope": scope}, disease="toy", view=view)
+    stack = people.finish(wide)
+    policy = stack if history == 1 else HistoryPolicy(stack, history)
+    few = bank.select([1, 4])
+    expected = record(few, 3, hours=hours, view=view)
+    spy = Told(people)
+    spy.scope = scope
+    finds = IdentifyingPolicy(policy, spy, bank, hours)
+    seeds = episode_seeds(0, "record clinician", few.patients, 3)
+    config = ProcessConfig(timing="fixed", reward="paper", disease="toy", view=view)
+    bound = resolve_policy(finds, few, None, None, 6)
+    protocol = Protocol(timing="fixed", disease="toy", view=view)
+    act = taking_over(bound, few, hours, protocol).act_on(few.patients, seeds)
+    played = rollout(DecisionProcess(few, config, hours), act, draw_noise(seeds, few, config))
+    asked = spy.asked[-1]
+    assert len(spy.asked) == 1
+    for part in ("times", "observed", "treatments"):
+        assert torch.allclose(getattr(asked, part)[:, 0], getattr(expected, part).flatten(0, 1), atol=1e-5), part
+    # From there on: the policy of people with these records, told what went before.
+    alike = people.stack(stack, people.recognize(bank, asked), asked.patients)
+    alike = alike if history == 1 else HistoryPolicy(alike, history)
+    before = expected.treatments.shape[2]
+    for k in range(6):
+        own = alike.act(played.observations[:, :, k].flatten(0, 1)[:, None])
+        given = played.actions[:, :, k].flatten(0, 1)[:, None]
+        if k >= before:
+            assert torch.allclose(own, given, atol=1e-5), k
+        elif history > 1:
+            alike.took(given)
+    # A patient alone, and one episode of it, is treated as in company.
+    single = IdentifyingPolicy(policy, people, bank, hours)
+    act = taking_over(resolve_policy(single, few, None, None, 6), few, hours, protocol)
+    one = few.select([1])
+    noise = draw_noise(seeds[1:, 2:], one, config)
+    alone = rollout(DecisionProcess(one, config, hours), act.act_on(one.patients, seeds[1:, 2:]), noise)
+    assert torch.allclose(alone.actions[0, 0], played.actions[1, 2], atol=1e-4)
+
+
+def test_networks_of_people_are_found_again_from_their_embeddings():
+    names, seed = tuple(f"toy/{i}" for i in range(6)), torch.Generator().manual_seed(0)
+    people = Contexts(names, torch.randn(6, 2, generator=seed))
+    stack = people.finish(StackedActor(StackedMLP(1, (3 + 2, 8, 2), steps=Steps(1, 2)), None, 6, disease="toy"))
+    again = people.stack(stack, people.embeddings, people.patients)
+    seen = torch.rand(6, 4, 3)
+    assert torch.allclose(again.act(seen), stack.act(seen), atol=1e-6)
+    other = Contexts(people.patients, people.embeddings.flip(0) ** 2)
+    for wrong in (other, Contexts(people.patients[:2], people.embeddings[:2])):
+        with pytest.raises(MedGymError) as found:
+            wrong.stack(stack, people.embeddings, people.patients)
+        assert "\n" not in str(found.value)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_policy_of_first_hours_finds_people_by_itself_at_a_takeover_and_no_other(tmp_path):
+    done = run("train", "bc", "--dataset", TOY, "--scope", "clu", "--split", "train", "--hours", "4", "--updates", "3",
+               "--output", tmp_path)  # fmt: skip
+    assert done.code == 0, done.err
+    policy, bank = tmp_path / "bc-clu-seed0.safetensors", load_simulators("toy-v0")
+    found = evaluate(policy, bank=bank, split="test", episodes=2, takeover=4.0)
+    people = people_of("clu", bank, 1, 4.0)
+    own = IdentifyingPolicy(load_policy(policy), people, bank, 4.0)
+    again = evaluate(own, bank=bank, split="test", episodes=2, takeover=4.0)
+    assert found.metrics["return"] == again.metrics["return"]
+    assert "takeover is 5" in refused("eval", "--policy", policy, "--split", "test", "--takeover", "5")
+    with pytest.raises(MedGymError, match="learned with them"):
+        IdentifyingPolicy(load_policy(policy), Contexts(("a",), torch.zeros(1, 2)), bank, 4.0)
+    diabetes = load_simulators("diabetes-v0")
+    with pytest.raises(MedGymError, match="events of an episode"):
+        IdentifyingPolicy(load_policy(policy), people, diabetes, 4.0)
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------

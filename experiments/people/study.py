@@ -27,18 +27,19 @@ from medgym_offline import SimulatorBank, evaluate, load_dataset, load_simulator
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.diseases.registry import disease_of_id
 from medgym_offline.diseases.views import FULL
+from medgym_offline.evaluation.statistics import paired_difference
 from medgym_offline.files import atomic_path
 from medgym_offline.offline import OfflineConfig, train_seeds
 from medgym_offline.online import train_behavior
 from medgym_offline.online.recipe import BehaviorRecipe, load_recipe
-from medgym_offline.people import Clusters, Contexts, people_of
+from medgym_offline.patients import NEW_PEOPLE
+from medgym_offline.people import Clusters, Contexts, IdentifyingPolicy, people_of
 from medgym_offline.policies.result import TrainResult
 
 __all__ = ["Arm", "Part", "StudyRecipe", "kept", "run", "tables"]
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "reference" / "table.toml"
-DRAWS = 10_000
 ONLINE = "trpo-lag"
 """The learner of arms that are trained in the people's fitted simulators instead of from rows, with one seed."""
 
@@ -120,7 +121,7 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
     side = "test" if arm.scope == "ind" else "train"
     rows = load_dataset(part.dataset, split=side, view=arm.view, progress=False)
     length = (1, float(arm.record)) if part.hours else (arm.record, None)
-    people = people_of(arm.scope, bank, *length) if arm.scope in ("clu", "context") else None
+    people = people_of(arm.scope, bank, *length, view=arm.view) if arm.scope in NEW_PEOPLE else None
     if arm.learner == ONLINE:
         found: dict[int, Any] = {0: online(arm, bank, made.timing, people, load_recipe(disease=bank.disease.name))}
     else:
@@ -128,9 +129,11 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
     new, frames = bank.select(list(bank.people("test"))), []
     for seed, result in found.items():
         for one in part.scored(arm):
-            then = one.record if part.hours else None
+            policy, then = result.policy, float(one.record) if part.hours else None
+            if people is not None and then is not None:
+                policy = IdentifyingPolicy(policy, people, bank, then)
             scored = evaluate(
-                result.policy, bank=new, episodes=recipe.episodes, worlds=(made.world,), takeover=then
+                policy, bank=new, episodes=recipe.episodes, worlds=(made.world,), takeover=then
             ).per_patient
             frames.append(
                 pl.DataFrame({"patient": scored["patient"].tolist(), "value": scored["severity_mean"]}).with_columns(
@@ -168,7 +171,10 @@ def run(recipe: StudyRecipe, name: str, workers: int = 1) -> Path:
         known: Any = settings(part, arm, recipe).to_dict()
         if arm.learner == ONLINE:
             known = load_recipe(disease=disease_of_id(part.dataset)).content_hash
-        key = digest(identity, part.hours or None, list(arm), known, recipe.seeds, recipe.episodes)
+        told = arm.scope in NEW_PEOPLE and (part.hours or arm.view != FULL)
+        key = digest(
+            identity, part.hours or None, list(arm), known, recipe.seeds, recipe.episodes, *["seen"] * bool(told)
+        )
         calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = unit, part, arm, recipe
     found = units(calls, Path("runs/people"), workers)
     path = HERE / f"{name}.parquet"
@@ -182,12 +188,11 @@ def kept(pop: np.ndarray, other: np.ndarray, ind: np.ndarray) -> tuple[float, fl
 
     None where the interval of the mean of pop - ind over people is not above 0.
     """
-    drawn = np.random.default_rng(0).integers(0, len(pop), (DRAWS, len(pop)))
-    gain, part = (pop - ind)[drawn].mean(1), (pop - other)[drawn].mean(1)
-    if np.quantile(gain, 0.025) <= 0.0:
+    if paired_difference(pop, ind).difference_interval[0] <= 0.0:
         return None
-    low, high = np.quantile(100.0 * part / gain, [0.025, 0.975])
-    return float(100.0 * (pop - other).mean() / (pop - ind).mean()), float(low), float(high)
+    found = paired_difference(pop - other, pop - ind, better=1)  # in per cent above the whole gain
+    low, high = found.percent_interval
+    return 100.0 + found.percent, 100.0 + low, 100.0 + high
 
 
 def _means(frame: pl.DataFrame, arm: Arm) -> np.ndarray:
@@ -223,7 +228,7 @@ def tables(recipe: StudyRecipe) -> str:
             values = _means(frame, arm)
             ends = [arm._replace(scope=scope, record=arm.record if part.hours else 0) for scope in ("pop", "ind")]
             told = ""
-            if arm.scope in ("clu", "context") and there.issuperset(ends):
+            if arm.scope in NEW_PEOPLE and there.issuperset(ends):
                 pop, ind = (_means(frame, end) for end in ends)
                 share = kept(pop, values, ind)
                 told = "-" if share is None else f"{share[0]:.0f} ({share[1]:.0f} to {share[2]:.0f})"
@@ -234,7 +239,7 @@ def tables(recipe: StudyRecipe) -> str:
         people = frame["patient"].n_unique()
         caption, record = f"{name}, {people} test patients", "Record, sessions"
         if part.hours:
-            caption += "; the record: as many first hours of another course; harm: of the hours after the takeover"
+            caption += "; the record: the hours of the same episode before the takeover; harm: of those after it"
             record = "Takeover, h"
         heads = ["", "Learner", record, "View", "History", "Harm", "Kept, %"]
         blocks.append(markdown_table(caption, heads, body))
@@ -263,9 +268,9 @@ def _memory(frame: pl.DataFrame, arms: list[Arm], learner: str) -> list[list[str
 
 def _change(one: np.ndarray, other: np.ndarray) -> str:
     """Difference of the mean harm, per cent of the other, with its 95 % interval over people."""
-    drawn = np.random.default_rng(0).integers(0, len(one), (DRAWS, len(one)))
-    low, high = np.quantile(100.0 * ((one - other)[drawn].mean(1) / other[drawn].mean(1)), [0.025, 0.975])
-    return f"{100.0 * (one.mean() / other.mean() - 1.0):+.0f} %, {low:+.0f} to {high:+.0f}"
+    found = paired_difference(one, other, better=1)
+    low, high = found.percent_interval
+    return f"{found.percent:+.0f} %, {low:+.0f} to {high:+.0f}"
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from experiments.common import Recipe, digest, markdown_table, parts_main, units
+from experiments.reference.transformer import NAME as TRANSFORMER
+from experiments.reference.transformer import train_transformer
 from medgym_offline import Transitions, evaluate, load_dataset, load_policy, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
 from medgym_offline.datasets.recipes import find_recipe
@@ -105,7 +107,9 @@ def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> pl.D
     algorithm, config, alone = recipe.config(learner, part)
     runs, started, stopped = range(recipe.runs(part)), time.process_time(), 0
     try:
-        if algorithm in BASELINES:
+        if algorithm == TRANSFORMER:
+            policies = {seed: train_transformer(data, seed, config) for seed in runs}
+        elif algorithm in BASELINES:
             policies = {seed: baseline(algorithm, data, seed, config, alone) for seed in runs}
         else:
             found = train_seeds(algorithm, data, part.scope, runs, config)
@@ -269,7 +273,9 @@ def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
         return [f"## {title}", f"Scored in `{part.world}`.", blocks[2]]
     pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
     over = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
-    blocks.append(markdown_table(f"Over the {len(datasets)} datasets ({title})", over, pooled))
+    blocks.append(
+        markdown_table(f"Over {len(datasets)} {'datasets' if len(datasets) > 1 else 'dataset'} ({title})", over, pooled)
+    )
     blocks.append(separated(scores, datasets, part.learners, title))
     if name.endswith(("-safe", "-limits")):
         rows = [[f"`{m}`", *(costs(scores, d, m) for d in datasets)] for m in methods]

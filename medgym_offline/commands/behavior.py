@@ -11,6 +11,7 @@ import typer
 from medgym_offline.commands.common import (
     Bank,
     Device,
+    Hours,
     Patients,
     Record,
     Split,
@@ -49,6 +50,7 @@ def behavior_train(
     patients: Patients = None,
     split: Split = None,
     record: Record = 1,
+    hours: Hours = None,
     view: View = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe (.toml); default: the release's, of the disease.")] = None,
     updates: Annotated[int | None, typer.Option(min=1, help="Updates of every scope (default: the recipe's).")] = None,
@@ -98,7 +100,9 @@ def behavior_train(
         settings.process(when, loaded.disease.name, view or "full")  # type: ignore[arg-type]
     side = loaded.patients if split is None else loaded.people(split)
     chosen = parse_patients(patients, side, f"bank {loaded.name!r}")
-    shared = [people_of(name, loaded, record) for name in NEW_PEOPLE if name in dict(wanted)]
+    shared = [
+        people_of(name, loaded, record, hours, view=view or "full") for name in NEW_PEOPLE if name in dict(wanted)
+    ]
     paths = train_behavior_files(
         loaded if chosen is None else loaded.select(chosen),
         wanted,

@@ -17,6 +17,7 @@ __all__ = [
     "BankArgument",
     "Dataset",
     "Device",
+    "Hours",
     "Json",
     "MaybeBank",
     "Patients",
@@ -44,6 +45,7 @@ Dataset = Annotated[str, typer.Option(metavar="ID", help="Dataset id.")]
 Patients = Annotated[str | None, typer.Option(help="How many patients (the first N), or ids separated by commas.")]
 Split = Annotated[str | None, typer.Option(help="Only the bank's people of this side: train, or test (new people).")]
 Record = Annotated[int, typer.Option(min=1, help="Of clu and context: sessions that tell who a patient is.")]
+Hours = Annotated[float | None, typer.Option(help="Of each session only the first so many, for eval --takeover.")]
 View = Annotated[str | None, typer.Option(help="What policies see: full, noisy, charted (default: as trained).")]
 Worlds = Annotated[str | None, typer.Option(help="own, crossfit, true, separated by commas (default: all there are).")]
 Device = Annotated[str, typer.Option(help="Torch device of the training: cpu, or cuda.")]

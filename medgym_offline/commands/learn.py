@@ -13,6 +13,7 @@ from medgym_offline.commands import behavior
 from medgym_offline.commands.common import (
     Dataset,
     Device,
+    Hours,
     Patients,
     Record,
     Split,
@@ -65,6 +66,7 @@ def train_command(
     patients: Patients = None,
     split: Split = None,
     record: Record = 1,
+    hours: Hours = None,
     profile: Annotated[str, typer.Option(help="quick, or paper (the published sizes).")] = "quick",
     updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps (default: profile's).")] = None,
     settings: Annotated[
@@ -103,7 +105,7 @@ def train_command(
         config, given["own"] = read_settings(algorithm, config, settings or [])
     else:
         algorithm, config = algorithm_name(algorithm), config.changed(settings or [])
-        given |= {"scope": scope, "people": _people(scope, dataset, record)}
+        given |= {"scope": scope, "people": _people(scope, dataset, record, hours, view or "full")}
     transitions = load_dataset(dataset, split=split, view=view or "full")
     given["patients"] = parse_patients(patients, transitions.present_ids, dataset)
     output.mkdir(parents=True, exist_ok=True)
@@ -118,17 +120,18 @@ def train_command(
         write_log(path.with_suffix(".csv"), log)
         written.append(path)
         say(f"wrote {path}{note}")
-    _go_on(written, dataset, _evaluated_patients(transitions, given["patients"]), evaluate)
+    new = "" if split != "train" or patients else "--split test" + (f" --takeover {hours:g}" if hours else "")
+    _go_on(written, dataset, _evaluated_patients(transitions, given["patients"]), evaluate, new)
 
 
-def _people(scope: str, dataset: str, record: int) -> Clusters | Contexts | None:
+def _people(scope: str, dataset: str, record: int, hours: float | None, view: str) -> Clusters | Contexts | None:
     """Who the patients are, where policies are shared by some of them."""
     if scope not in NEW_PEOPLE:
         return None
     from medgym_offline.people import people_of
     from medgym_offline.simulators import load_simulators
 
-    return people_of(scope, load_simulators(_bank_of(dataset)), record)
+    return people_of(scope, load_simulators(_bank_of(dataset)), record, hours, view=view)
 
 
 def _fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[list[dict[str, float]], str]:
@@ -163,12 +166,12 @@ def _early(path: Path, update: int) -> Path:
     return path.with_name(f"{path.stem}-update{update}{path.suffix}")
 
 
-def _go_on(written: list[Path], dataset: str, ids: list[str] | None, evaluate: bool) -> None:
+def _go_on(written: list[Path], dataset: str, ids: list[str] | None, evaluate: bool, new: str) -> None:
     """Evaluate the policies if asked to, and say what comes next."""
     from medgym_offline.commands.judge import evaluate_to
 
     bank = _bank_of(dataset)
-    extra = "" if ids is None else f" --patients {','.join(ids)}"
+    extra = f" {new}" if new else "" if ids is None else f" --patients {','.join(ids)}"
     for path in written:
         if evaluate:
             evaluate_to(str(path), path.with_suffix(""), dataset=dataset, patients=ids, bank=bank)

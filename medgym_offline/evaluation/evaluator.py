@@ -20,7 +20,7 @@ from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import mean_intervals, seed_label, summarize
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_rows
 from medgym_offline.evaluation.support import SupportReference
-from medgym_offline.evaluation.takeover import taking_over
+from medgym_offline.evaluation.takeover import identifying, taking_over
 from medgym_offline.evaluation.worlds import Acts, PatientScores, process_config, score_world
 from medgym_offline.files import code_version
 from medgym_offline.policies.protocol import disease_of_policy
@@ -86,7 +86,8 @@ def evaluate(
         split: "train" or "test": the people on that side of the bank's split; `patients` is among them.
         takeover: The disease's clinician treats until this time of every episode (in the disease's unit, a multiple of
             the protocol's `grid`), at equal intervals, the last of which ends there; then the policy decides, with the
-            decisions that are left. Every metric counts from there. What a policy remembers includes the time before.
+            decisions that are left. Every metric counts from there. What a policy remembers includes the time before;
+            one whose file says that it knows people by so many first hours finds out in every episode who that is.
             There is no normalized score: references are of whole episodes.
 
     Raises:
@@ -126,6 +127,7 @@ def evaluate(
     played: Acts = bound
     if takeover is not None:
         deviations["takeover"] = {"protocol": None, "used": takeover}
+        bound = identifying(bound, full, takeover)
         played = taking_over(bound, selected, takeover, used)
     support, dataset_info = _behavior_data(dataset, bound, selected, official.reward)
     if takeover is not None and dataset_info:

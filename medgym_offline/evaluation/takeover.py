@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -14,9 +14,10 @@ from medgym_offline.errors import ProtocolError
 from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
 from medgym_offline.evaluation.protocol import Protocol
 from medgym_offline.evaluation.worlds import process_config
+from medgym_offline.people import IdentifyingPolicy, people_of
 from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["Takeover", "taking_over"]
+__all__ = ["Takeover", "identifying", "taking_over"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,27 @@ class Takeover:
 
         act.took = getattr(then, "took", None)  # type: ignore[attr-defined]
         return act
+
+
+def identifying(policy: BoundPolicy, bank: SimulatorBank, hours: float) -> BoundPolicy:
+    """A policy whose file says that it knows people by the first `hours`: it finds out anew in every episode.
+
+    Any other policy is returned as it is.
+
+    Raises:
+        ProtocolError: It knows them by other hours.
+    """
+    told = policy.info["provenance"].get("record") or {}
+    if isinstance(policy.policy, IdentifyingPolicy) or told.get("hours") is None:
+        return policy
+    if told["hours"] != hours:
+        unit = bank.disease.process.unit
+        raise ProtocolError(
+            f"policy {policy.name!r} knows people by their first {told['hours']:g} {unit}; takeover is {hours:g} "
+            f"{unit}, give {told['hours']:g}"
+        )
+    people = people_of(policy.info["scope"], bank, **told)
+    return replace(policy, policy=IdentifyingPolicy(policy.policy, people, bank, hours))
 
 
 def taking_over(policy: BoundPolicy, bank: SimulatorBank, hours: float, protocol: Protocol) -> Takeover:

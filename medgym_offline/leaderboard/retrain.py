@@ -39,7 +39,7 @@ class Training:
     config: dict[str, Any]
     view: str = FULL
     people: dict[str, str] = field(default_factory=dict)
-    record: dict[str, float | None] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 def train_again(submission: Submission, work: Path, progress: bool = True) -> tuple[Submission, str]:
@@ -117,10 +117,9 @@ def _train(
         raise SubmissionError(f"{policy.file} cannot be trained again: config: {error}") from None
     people = None
     if task.scope in NEW_PEOPLE:
-        if set(task.record) != {"sessions", "hours", "seed"}:
+        if set(task.record) != {"sessions", "hours", "seed", "view"}:
             raise SubmissionError(f"{policy.file} cannot be trained again: it does not say what `people_of` was asked")
-        sessions, hours, seed = int(task.record["sessions"] or 0), task.record["hours"], int(task.record["seed"] or 0)
-        people = people_of(task.scope, load_simulators(dataset_info(task.dataset).bank), sessions, hours, seed)
+        people = people_of(task.scope, load_simulators(dataset_info(task.dataset).bank), **task.record)
     entry = submission.entry
     patients = list(entry.patients) if "patients" in entry.protocol.deviations and not task.people else None
     found = train(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import CLOCKS
+from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import MedGymError
 from medgym_offline.patients import PatientIndex
 from medgym_offline.people.records import Record, record
@@ -116,18 +117,19 @@ class Encoder(nn.Module):
 
 @own_defaults()
 @one_thread()
-def learn_encoder(bank: SimulatorBank, config: ContextConfig | None = None, hours: float | None = None) -> Encoder:
+def learn_encoder(
+    bank: SimulatorBank, config: ContextConfig | None = None, hours: float | None = None, view: str = FULL
+) -> Encoder:
     """The encoder of the people of `bank` (train people), learned in its world `own`.
 
     Each step a person's embedding is made of a random number of recorded sessions, so that it serves short records and
-    long ones, and predicts rows of other sessions, under random treatments and under the clinician's. Of a recorded
-    session only the first `hours` are read, if given.
+    long ones, and predicts rows of other sessions, under random treatments and under the clinician's. `hours` and
+    `view` are those of :func:`~medgym_offline.people.records.record`.
     """
     config = config or ContextConfig()
     own, readings = bank.world("own"), len(bank.disease.variables)
-    whole = record(own, config.sessions, config.seed)
-    known = _rows(whole if hours is None else whole.until(hours), readings)
-    other = [record(own, config.sessions, config.seed + 1, who) for who in ("random", "clinician")]
+    known = _rows(record(own, config.sessions, config.seed, hours=hours, view=view), readings)
+    other = [record(own, config.sessions, config.seed + 1, who, view=view) for who in ("random", "clinician")]
     asked = torch.cat([_rows(one, readings) for one in other], 1).flatten(1, 2)
     encoder = Encoder(known.shape[-1], readings, config)
     optimizer = torch.optim.Adam(encoder.parameters(), lr=config.lr)
@@ -156,11 +158,19 @@ def learn_encoder(bank: SimulatorBank, config: ContextConfig | None = None, hour
 
 @dataclass(frozen=True)
 class Contexts:
-    """Embeddings of people, (P, numbers) in the order of `patients`; `asked` of `people_of`, if it can be again."""
+    """Embeddings of people, and how to have those of others.
+
+    Attributes:
+        patients: P ids.
+        embeddings: (P, numbers).
+        asked: Of :func:`~medgym_offline.people.people_of`, if it can be asked again.
+        encoder: Made them.
+    """
 
     patients: tuple[str, ...]
     embeddings: Tensor
     asked: Mapping[str, Any] = field(default_factory=dict)
+    encoder: Encoder | None = None
 
     scope = "context"
 
@@ -218,6 +228,44 @@ class Contexts:
         narrow = StackedMLP(count, sizes, net.activation, net.output, seeds=[0] * count, steps=steps)
         narrow.load_state_dict({name: value.float() for name, value in state.items()})
         return policy.take([0] * count, self.patients, narrow)
+
+    def anybody(self) -> Tensor:
+        """(1, numbers) the mean embedding of train people, for who is not identified yet."""
+        return torch.zeros_like(self.embeddings[:1])
+
+    def recognize(self, bank: SimulatorBank, found: Record) -> Tensor:
+        """(P, numbers) embeddings of the people of a record; nothing of `bank` is looked at.
+
+        Raises:
+            MedGymError: There is no encoder.
+        """
+        if self.encoder is None:
+            raise MedGymError("these embeddings came without their encoder; take those of `people_of`")
+        return self.encoder.embed(found)
+
+    def stack(self, policy: StackedActor, told: Tensor, patients: Sequence[str]) -> StackedActor:
+        """From a finished policy the networks of people with the embeddings `told` (P, numbers).
+
+        The bias is affine in the embedding, b + W_z z, so the people of the policy determine b and W_z.
+
+        Raises:
+            MedGymError: They do not: the policy was learned with other embeddings, or its people are too few.
+        """
+        order = PatientIndex(self.patients, "these embeddings").resolve(policy.patients or ())
+        known, bias = self.embeddings[order].double(), policy.net.state_dict()["layers.0.bias"][:, 0].double()
+        rows = torch.cat([torch.ones_like(known[:, :1]), known], 1)
+        # Directions in which no two people differ say nothing, of new people too: the encoder has none there.
+        affine = torch.linalg.lstsq(rows, bias, rcond=1e-5, driver="gelsd").solution
+        off = float((rows @ affine - bias).abs().max())
+        if len(rows) < rows.shape[1] or off > 1e-4 * float(bias.abs().max()):
+            raise MedGymError(
+                f"a policy of {len(rows)} people does not say what an embedding does to it; train it again with "
+                "`people_of` of this bank, for more people than the embedding has numbers"
+            )
+        net = policy.net.select([0] * len(told))
+        moved = torch.cat([torch.ones_like(told[:, :1]), told], 1).double() @ affine
+        net.load_state_dict({**net.state_dict(), "layers.0.bias": moved[:, None].float()})
+        return policy.take([0] * len(told), patients, net)
 
     def facts(self) -> dict[str, Any]:
         """What a policy's file says of them."""

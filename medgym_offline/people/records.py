@@ -7,7 +7,6 @@ errors of the instruments, what was given and when, and the events that were not
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,10 @@ from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import CLOCKS
+from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import draw_noise, episode_seeds, rollout
+from medgym_offline.envs.timing import decisions_before
 from medgym_offline.errors import MedGymError
 from medgym_offline.patients import PatientIndex
 from medgym_offline.policies.builtin import builtin_policy
@@ -68,23 +69,6 @@ class Record:
         events = None if self.exogenous is None else self.exogenous[index]
         return Record(tuple(patients), times, observed, treatments, events)
 
-    def until(self, hours: float) -> Record:
-        """The part of every session that ends by `hours` after its start (in the disease's unit).
-
-        Raises:
-            MedGymError: That is before the first look.
-        """
-        kept = int((self.times[0, 0] <= hours + 1e-6).sum()) - 1
-        if kept < 1:
-            first = float(self.times[0, 0, 1])
-            raise MedGymError(f"a record of {hours:g} ends before the second look at {first:g}; make it longer")
-        return dataclasses.replace(
-            self,
-            times=self.times[..., : kept + 1],
-            observed=self.observed[..., : kept + 1, :],
-            treatments=self.treatments[..., :kept, :],
-        )
-
 
 def true_world(bank: SimulatorBank) -> SimulatorBank:
     """The bank in the world that its people live in: the true one, where there is one, else `own`."""
@@ -100,7 +84,14 @@ def blinded(bank: SimulatorBank, events: Tensor | None) -> Tensor | None:
 
 
 @own_defaults()
-def record(bank: SimulatorBank, sessions: int = 1, seed: int = 0, behavior: str = "clinician") -> Record:
+def record(
+    bank: SimulatorBank,
+    sessions: int = 1,
+    seed: int = 0,
+    behavior: str = "clinician",
+    hours: float | None = None,
+    view: str = FULL,
+) -> Record:
     """Sessions of every person of `bank`, in the world it is in.
 
     A session depends on the seed, the person and its number alone; more sessions begin with the same ones.
@@ -110,20 +101,25 @@ def record(bank: SimulatorBank, sessions: int = 1, seed: int = 0, behavior: str 
         sessions: S, each as long as an episode.
         seed: Root of the streams.
         behavior: Who treats: a built-in policy without learning.
+        hours: The first so many of each session (in the disease's unit), as an episode has them in which a policy takes
+            over then: with its decisions and no other looks, and exactly what the clinician would give.
+        view: What is seen of the state.
 
     Raises:
-        MedGymError: Fewer than one session.
+        MedGymError: Fewer than one session, no hours, or hours at which nobody can take over.
     """
-    if sessions < 1:
-        raise MedGymError(f"a record of {sessions} sessions; give at least 1")
-    disease = bank.disease
-    looks = _LOOKS * disease.process.decisions
-    config = ProcessConfig(timing="fixed", decisions=looks, reward="paper", disease=disease.name)
+    if sessions < 1 or (hours is not None and not hours > 0):
+        raise MedGymError(f"a record of {sessions} sessions, hours {hours}; give at least 1, and hours above 0")
+    disease, looks = bank.disease, _LOOKS if hours is None else 1
+    decisions = looks * disease.process.decisions
+    config = ProcessConfig(timing="fixed", decisions=decisions, reward="paper", disease=disease.name, view=view)
+    kept = decisions if hours is None else decisions_before(hours, config)
     seeds = episode_seeds(seed, f"record {behavior}", bank.patients, sessions)
-    policy = builtin_policy(behavior, bank, "fixed", looks)
+    policy = builtin_policy(behavior, bank, "fixed", decisions, view=view)
     if hasattr(policy, "reset"):
         policy.reset(seeds)
-    played = rollout(DecisionProcess(bank, config), policy.act, draw_noise(seeds, bank, config), HUMAN_ERROR)
-    times = torch.cat([torch.zeros_like(played.time[..., :1]), played.time], -1)
-    seen = played.observations[..., : -len(CLOCKS)]
-    return Record(bank.patients, times, seen, played.treatments, blinded(bank, played.exogenous))
+    process, error = DecisionProcess(bank, config, hours or 0.0), HUMAN_ERROR if hours is None else 0.0
+    played = rollout(process, policy.act, draw_noise(seeds, bank, config), error)
+    times = torch.cat([torch.zeros_like(played.time[..., :1]), played.time[..., :kept]], -1)
+    seen = played.observations[:, :, : kept + 1, : -len(CLOCKS)]
+    return Record(bank.patients, times, seen, played.treatments[:, :, :kept], blinded(bank, played.exogenous))

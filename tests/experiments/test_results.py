@@ -8,6 +8,7 @@ from experiments import ceilings, offline, online, pooling
 from experiments.common import HERE, Row, Scores, read_scores, tidy_rows
 from experiments.reference.table import HERE as REFERENCE
 from experiments.reference.table import Scored, TableRecipe, against
+from experiments.reference.transformer import NAME as TRANSFORMER
 from medgym_offline import MedGymError
 from medgym_offline.datasets import list_recipes
 from medgym_offline.datasets.trust import release_manifest
@@ -94,7 +95,7 @@ RECIPE = TableRecipe.load(REFERENCE / "table.toml")
 def test_parts_name_datasets_learners_and_settings_that_exist(name):
     part = RECIPE.part[name]
     assert set(part.datasets) <= set(list_recipes())
-    assert {RECIPE.config(learner, part)[0] for learner in part.learners} <= {*ALGORITHMS, *BASELINES}
+    assert {RECIPE.config(learner, part)[0] for learner in part.learners} <= {*ALGORITHMS, *BASELINES, TRANSFORMER}
 
 
 @pytest.fixture(scope="module")

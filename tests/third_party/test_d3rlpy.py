@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.reference.transformer import train_transformer
 from medgym_offline.errors import MedGymError
 from medgym_offline.offline import OfflineConfig
 from medgym_offline.offline.data import stack_transitions
@@ -149,3 +150,22 @@ def test_settings_have_our_names_or_d3rlpys():
     ):
         with pytest.raises(MedGymError, match=words):
             read_settings("d3rlpy-iql", config, [text])
+
+
+def test_the_transformer_acts_in_batches_as_d3rlpys_wrapper_does_on_one_episode():
+    """d3rlpy's wrapper, given rewards that leave of the return the share of time that remains."""
+    config = OfflineConfig(updates=30, hidden=16, batch=16, target_return=0.8)
+    policy = train_transformer(toy(patients=3, episodes=7, width=3), 0, config)
+    wrapper, looks = policy.algorithm.as_stateful_wrapper(target_return=0.8), 12
+    seen = torch.randn(looks, 2, 3, 9, generator=torch.Generator().manual_seed(1))
+    seen[..., -2] = torch.linspace(1.0, 0.1, looks)[:, None, None]
+    policy.reset(np.zeros((2, 3)))
+    for k in range(looks):
+        earned = 0.8 * float(seen[k - 1, 1, 2, -2] - seen[k, 1, 2, -2]) if k else 0.0
+        expected = wrapper.predict(seen[k, 1, 2].numpy(), earned)
+        answer = policy.act(seen[k])
+        assert np.allclose(answer[1, 2].numpy(), expected, atol=1e-5), k
+        policy.took(answer)
+    other = train_transformer(toy(patients=3, episodes=7, width=3), 1, config)
+    policy.reset(np.zeros((2, 3)))
+    assert not torch.allclose(other.act(seen[0]), policy.act(seen[0]))
