@@ -8,19 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medgym_offline.commands.common import (
-    Bank,
-    Device,
-    Hours,
-    Patients,
-    Record,
-    Split,
-    View,
-    parse_list,
-    parse_patients,
-    require_train_people,
-    say,
-)
+from medgym_offline.commands import common
 from medgym_offline.errors import unknown_name
 from medgym_offline.patients import NEW_PEOPLE
 
@@ -28,7 +16,7 @@ __all__ = ["register"]
 
 
 def behavior_train(
-    bank: Bank = "",
+    bank: common.Bank = "",
     scope: Annotated[
         str,
         typer.Option(
@@ -47,17 +35,17 @@ def behavior_train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and checkpoints.")] = Path(
         "runs/behaviors"
     ),
-    patients: Patients = None,
-    split: Split = None,
-    record: Record = 1,
-    hours: Hours = None,
-    view: View = None,
+    patients: common.Patients = None,
+    split: common.Split = None,
+    record: common.Record = 1,
+    hours: common.Hours = None,
+    view: common.View = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe (.toml); default: the release's, of the disease.")] = None,
     updates: Annotated[int | None, typer.Option(min=1, help="Updates of every scope (default: the recipe's).")] = None,
     engine: Annotated[str, typer.Option(help="local (this process), process (all local cores) or ray.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Jobs at a time (default: every core).")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster, HOST:PORT (default: one started here).")] = None,
-    device: Device = "cpu",
+    device: common.Device = "cpu",
     resume: Annotated[
         bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or start again.")
     ] = True,
@@ -74,13 +62,17 @@ def behavior_train(
     from medgym_offline.people import people_of
     from medgym_offline.simulators import load_simulators
 
-    wanted = list(RELEASE) if scope == "all" else [(s, t) for t in parse_list(timing) for s in parse_list(scope)]
+    wanted = (
+        list(RELEASE)
+        if scope == "all"
+        else [(s, t) for t in common.parse_list(timing) for s in common.parse_list(scope)]
+    )
     if not wanted:
         raise typer.BadParameter("name at least one scope and one timing")
     # Everything that can be wrong is looked at before anything is trained; what needs no bank, before it is read.
     for name, when in wanted:
         behavior_path("bank", name, when)
-        require_train_people(name, split, patients)
+        common.require_train_people(name, split, patients)
     options = EngineOptions(engine, workers, address, device)
     options.check()
     if algorithm is not None and algorithm not in ALGORITHMS:
@@ -99,7 +91,7 @@ def behavior_train(
     for _, when in wanted:
         settings.process(when, loaded.disease.name, view or "full")  # type: ignore[arg-type]
     side = loaded.patients if split is None else loaded.people(split)
-    chosen = parse_patients(patients, side, f"bank {loaded.name!r}")
+    chosen = common.parse_patients(patients, side, f"bank {loaded.name!r}")
     shared = [
         people_of(name, loaded, record, hours, view=view or "full") for name in NEW_PEOPLE if name in dict(wanted)
     ]
@@ -117,12 +109,12 @@ def behavior_train(
         people=shared,
     )
     for path in paths:
-        say(f"wrote {path}")
+        common.say(f"wrote {path}")
     extra = "" if chosen is None else f" --patients {','.join(chosen)}"
     if split is not None:
         new = split == "train" and wanted[0][0] in ("dr", *NEW_PEOPLE)
         extra = " --split test" if new else f" --split {split}{extra}"
-    say(f"next: medgym-offline eval --policy {paths[0]} --bank {bank}{extra}")
+    common.say(f"next: medgym-offline eval --policy {paths[0]} --bank {bank}{extra}")
 
 
 def register(app: typer.Typer) -> None:

@@ -9,20 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands.common import (
-    Dataset,
-    Json,
-    MaybeBank,
-    Patients,
-    Split,
-    View,
-    Worlds,
-    ask_patients,
-    parse_list,
-    print_json,
-    print_table,
-    say,
-)
+from medgym_offline.commands import common
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
@@ -64,21 +51,21 @@ def evaluate_to(policy: str, output: Path | None, *, show: bool = True, **settin
 
 def eval_command(
     policy: Annotated[str, typer.Option(help="Policy file or folder, or zero, max, random, clinician, behavior.")],
-    patients: Patients = None,
-    split: Split = None,
+    patients: common.Patients = None,
+    split: common.Split = None,
     episodes: Annotated[int | None, typer.Option(min=1, help="Per patient (default: protocol's).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the episodes (default: protocol's).")] = None,
     timing: Annotated[str | None, typer.Option(help="adaptive or fixed (default: the policy's).")] = None,
     decisions: Annotated[
         int | None, typer.Option(min=1, help="Most decisions of an episode (default: the policy's).")
     ] = None,
-    worlds: Worlds = None,
-    view: View = None,
+    worlds: common.Worlds = None,
+    view: common.View = None,
     takeover: Annotated[
         float | None,
         typer.Option(help="The clinician treats until this time of every episode; metrics count from there."),
     ] = None,
-    bank: MaybeBank = None,
+    bank: common.MaybeBank = None,
     dataset: Annotated[
         str | None, typer.Option(metavar="ID", help="Behavior data: adds support distance and normalized score.")
     ] = None,
@@ -87,7 +74,7 @@ def eval_command(
         Path | None,
         typer.Option("--output", "-o", help="Folder for result.json, result.parquet, report.html, the policy."),
     ] = None,
-    json: Json = False,
+    json: common.Json = False,
 ) -> None:
     """Score a policy on every patient's own simulator.
 
@@ -98,7 +85,7 @@ def eval_command(
         output,
         dataset=dataset,
         bank=bank,
-        patients=ask_patients(patients),
+        patients=common.ask_patients(patients),
         split=split,
         show=not json,
         timing=timing,
@@ -107,15 +94,15 @@ def eval_command(
         seed=seed,
         view=view,
         takeover=takeover,
-        worlds=None if worlds is None else parse_list(worlds),
+        worlds=None if worlds is None else common.parse_list(worlds),
         workers=workers,
     )
     if json:
-        print_json(evaluation.to_dict())
+        common.print_json(evaluation.to_dict())
     elif output is not None:
-        say(f"\nwrote {output / 'result.json'} and {output / 'report.html'}")
+        common.say(f"\nwrote {output / 'result.json'} and {output / 'report.html'}")
         if takeover is None:
-            say(f"next: medgym-offline submit {output} --name NAME --output runs/submission")
+            common.say(f"next: medgym-offline submit {output} --name NAME --output runs/submission")
 
 
 def report_command(
@@ -143,7 +130,7 @@ def report_command(
         evaluations[found.name if not alike else f"{found.name} ({alike + 1})"] = found
     print_evaluations(evaluations)
     write_report(evaluations, output)
-    say(f"\nwrote {output}")
+    common.say(f"\nwrote {output}")
 
 
 def _number(value: float | None) -> str:
@@ -167,33 +154,33 @@ def print_audit(found: OpeAudit) -> None:
         guessed = (f"{found.estimates[name][i].mean():.2f}" for name in names)
         ess = median(found.sample_size[i])
         rows.append((policy, *true, *guessed, f"{ess:.1f}"))
-    print_table(columns, rows, title)
+    common.print_table(columns, rows, title)
     if worlds:
         keys = list(found.scores[worlds[0]][names[0]])
-        print_table(
+        common.print_table(
             ("truth", "estimator", *(key.replace("_", " ") for key in keys)),
             [(w, name, *(_number(found.scores[w][name][key]) for key in keys)) for w in worlds for name in names],
             "Estimates against the truth",
         )
     for warning in found.warnings:
-        say(f"warning: {warning}")
+        common.say(f"warning: {warning}")
 
 
 def ope_command(
-    dataset: Dataset,
+    dataset: common.Dataset,
     policy: Annotated[
         list[str], typer.Option(help="Policy file, or zero, max, random, clinician, behavior; repeat for several.")
     ],
-    bank: MaybeBank = None,
-    patients: Patients = None,
+    bank: common.MaybeBank = None,
+    patients: common.Patients = None,
     episodes: Annotated[int, typer.Option(min=2, help="Monte-Carlo episodes per patient.")] = 50,
-    worlds: Worlds = None,
+    worlds: common.Worlds = None,
     gamma: Annotated[float, typer.Option(help="Discount per unit of time, in (0, 1]; 1 is undiscounted.")] = 1.0,
     updates: Annotated[int, typer.Option(min=1, help="Gradient steps of fitted Q evaluation.")] = 2000,
     min_ess: Annotated[float, typer.Option(min=1.0, help="Warn below this effective sample size (episodes).")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="Of networks and episodes.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for ope.json.")] = None,
-    json: Json = False,
+    json: common.Json = False,
 ) -> None:
     """Estimate policies from a dataset (FQE, WIS, doubly robust, simulator) and compare with their true returns.
 
@@ -208,19 +195,19 @@ def ope_command(
         dataset,
         policy,
         bank=bank,
-        patients=ask_patients(patients),
-        worlds=None if worlds is None else parse_list(worlds),
+        patients=common.ask_patients(patients),
+        worlds=None if worlds is None else common.parse_list(worlds),
         settings=settings,
         progress=True,
     )
     if output is not None:
         write_json(output / "ope.json", found.to_dict())
     if json:
-        print_json(found.to_dict())
+        common.print_json(found.to_dict())
         return
     print_audit(found)
     if output is not None:
-        say(f"\nwrote {output / 'ope.json'}")
+        common.say(f"\nwrote {output / 'ope.json'}")
 
 
 def register(app: typer.Typer) -> None:

@@ -9,19 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands import behavior
-from medgym_offline.commands.common import (
-    Dataset,
-    Device,
-    Hours,
-    Patients,
-    Record,
-    Split,
-    View,
-    parse_patients,
-    require_train_people,
-    say,
-)
+from medgym_offline.commands import behavior, common
 from medgym_offline.errors import MedGymError
 from medgym_offline.patients import NEW_PEOPLE
 
@@ -53,7 +41,7 @@ def train_command(
             help="bc; dqn, cql or gcql; one of these with -discrete; or d3rlpy-bc, -iql, -td3bc, -cql, -discrete-cql.",
         ),
     ],
-    dataset: Dataset,
+    dataset: common.Dataset,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and logs.")],
     scope: Annotated[
         str | None,
@@ -63,10 +51,10 @@ def train_command(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds: 0 to N-1.")] = 1,
-    patients: Patients = None,
-    split: Split = None,
-    record: Record = 1,
-    hours: Hours = None,
+    patients: common.Patients = None,
+    split: common.Split = None,
+    record: common.Record = 1,
+    hours: common.Hours = None,
     profile: Annotated[str, typer.Option(help="quick, or paper (the published sizes).")] = "quick",
     updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps (default: profile's).")] = None,
     settings: Annotated[
@@ -74,8 +62,8 @@ def train_command(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as discount=elapsed; may be repeated."),
     ] = None,
     checkpoints: Annotated[int, typer.Option(min=0, help="Also keep N policies along the way.")] = 0,
-    view: View = None,
-    device: Device = "cpu",
+    view: common.View = None,
+    device: common.Device = "cpu",
     evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each policy afterwards.")] = False,
 ) -> None:
     """Train an offline algorithm on a dataset, all patients at once. An interrupted run resumes (not d3rlpy's).
@@ -98,7 +86,7 @@ def train_command(
             raise unknown_name(kind, value, known)
     if foreign and scope != "pop":
         raise MedGymError(f"{algorithm} learns one policy for all patients; use --scope pop, or leave it out")
-    require_train_people(scope, split, patients)
+    common.require_train_people(scope, split, patients)
     config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
     given: dict[str, Any] = {"checkpoints": checkpoints, "device": check_device(device)}
     if foreign:
@@ -107,7 +95,7 @@ def train_command(
         algorithm, config = algorithm_name(algorithm), config.changed(settings or [])
         given |= {"scope": scope, "people": _people(scope, dataset, record, hours, view or "full")}
     transitions = load_dataset(dataset, split=split, view=view or "full")
-    given["patients"] = parse_patients(patients, transitions.present_ids, dataset)
+    given["patients"] = common.parse_patients(patients, transitions.present_ids, dataset)
     output.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for seed in range(seeds):
@@ -119,7 +107,7 @@ def train_command(
         Compute(hardware(device), wall, config.updates).save(path)
         write_log(path.with_suffix(".csv"), log)
         written.append(path)
-        say(f"wrote {path}{note}")
+        common.say(f"wrote {path}{note}")
     new = "" if split != "train" or patients else "--split test" + (f" --takeover {hours:g}" if hours else "")
     _go_on(written, dataset, _evaluated_patients(transitions, given["patients"]), evaluate, new)
 
@@ -180,7 +168,7 @@ def _go_on(written: list[Path], dataset: str, ids: list[str] | None, evaluate: b
         command = f"eval --policy {path} --dataset {dataset} --bank {bank}{extra} --output {result}"
         if evaluate:
             command = f"submit {result} --name NAME --output runs/submission"
-        say(f"next: medgym-offline {command}")
+        common.say(f"next: medgym-offline {command}")
 
 
 def _evaluated_patients(transitions: Transitions, chosen: list[str] | None) -> list[str] | None:

@@ -1,7 +1,7 @@
 """Download: a published dataset, checked against what this release says it is before it is put in place.
 
-Remotes are dataset repositories on a Hub, read at one commit through `huggingface_hub`: `NAMESPACE/NAME-vN` at the remote
-`hf://ORG` lies where Minari looks for it, in the dataset repository `ORG/NAMESPACE`, folder `NAME-vN`.
+Remotes are dataset repositories on a Hub, read at one commit through `huggingface_hub`: `NAMESPACE/NAME-vN` at the
+remote `hf://ORG` lies where Minari looks for it, in the dataset repository `ORG/NAMESPACE`, folder `NAME-vN`.
 
 Files come into a hidden folder beside the dataset. It stays when a download is interrupted, so that the next one goes
 on after the files that are complete, and is moved into place in one step when all are there and right.
