@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgym_offline.config import from_values
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST_FORMAT, read_manifest
 from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.errors import DatasetError
@@ -134,8 +135,8 @@ def _info(recipe: Recipe, manifest: dict[str, Any] | None, path: Path | None) ->
 
 def info_of(manifest: dict[str, Any], path: Path | None = None) -> DatasetInfo:
     """What a manifest says of its dataset; `path` is where it lies."""
-    recipe = Recipe.from_fields(manifest["recipe"] | {"id": manifest["id"]}, f"manifest of {manifest['id']}")
-    return _info(recipe, manifest, path)
+    fields = manifest["recipe"] | {"id": manifest["id"]}
+    return _info(from_values(Recipe, fields, f"manifest of {manifest['id']}"), manifest, path)
 
 
 def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:

@@ -17,7 +17,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,9 +30,7 @@ from medgym_offline.datasets.clone import CloneConfig, estimate_log_prob
 from medgym_offline.datasets.hdf5 import EpisodeBlock, pack_episodes
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.errors import DatasetError
-
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["FOLDER", "charted_episodes", "read_charts"]
 

@@ -19,20 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medgym_offline.datasets import trust
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root, unknown_id
 from medgym_offline.datasets.flat import transitions_of
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA, read_manifest
 from medgym_offline.datasets.load import read_columns
 from medgym_offline.datasets.manifest import write_namespace
 from medgym_offline.datasets.recipes import UnknownDatasetError, is_id, known_recipe
-from medgym_offline.datasets.trust import (
-    check_metadata,
-    compare_rows,
-    damaged_files,
-    departures,
-    fetched_manifest,
-    release_manifest,
-)
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path
 
@@ -89,9 +82,9 @@ def download(
     asked = is_id(dataset) and (remotes or os.environ.get("MINARI_REMOTE"))
     if not known and not here and not asked:
         raise unknown_id(dataset, root)
-    damaged = damaged_files(folder) if here else []
+    damaged = trust.damaged_files(folder) if here else []
     if here and not damaged and not force:
-        wrong = departures(read_manifest(folder / MANIFEST), dataset)
+        wrong = trust.departures(read_manifest(folder / MANIFEST), dataset)
         note = f"it is not the one of this release: {wrong[0]}" if wrong else "checksums agree"
         text = f"{dataset} is already here: {folder}; {note} (fetch it again with --force)"
         return Download(dataset, folder, "local", text)
@@ -137,29 +130,29 @@ def _fetch(remote: Remote, dataset: str, folder: Path, progress: bool) -> str:
     repository, name = split_id(dataset)
     commit = remote.commit(repository)
     where = f"{remote.url} ({remote.organisation}/{repository} at {commit[:8]})"
-    release = release_manifest(dataset)
+    release = trust.release_manifest(dataset)
     with _staging(folder) as work:
         came = work / name
         remote.fetch(repository, commit, [f"{name}/{MANIFEST}"], work, progress)
         if not (came / MANIFEST).is_file():
             raise RemoteError(f"{where} does not have it with a {MANIFEST}")
-        manifest = fetched_manifest(came / MANIFEST, dataset, f"{where}: {MANIFEST}")
-        different = departures(manifest, dataset)
+        manifest = trust.fetched_manifest(came / MANIFEST, dataset, f"{where}: {MANIFEST}")
+        different = trust.departures(manifest, dataset)
         different += [f"{name} differs" for name in _STATED if release and manifest[name] != release[name]]
         if different:
             raise RemoteError(f"{where} holds another {dataset} than this release names: {different[0]}")
         wanted = (*manifest["files"], "README.md", "figures/*")
         remote.fetch(repository, commit, [f"{name}/{file}" for file in wanted], work, progress)
-        if damaged := damaged_files(came):
+        if damaged := trust.damaged_files(came):
             for file in damaged:
                 (came / file).unlink(missing_ok=True)
             raise RemoteError(f"{where}: {', '.join(damaged)}: missing or wrong checksum; run again to fetch anew")
-        check_metadata(came / METADATA, manifest, where)
+        trust.check_metadata(came / METADATA, manifest, where)
         if release and manifest["files"][DATA_FILE] != release["files"][DATA_FILE]:
             # Other bytes (of another HDF5 library, another processor) may hold the release's rows.
             metadata = json.loads((came / METADATA).read_text(encoding="utf-8"))
             rows = transitions_of(read_columns(came / DATA_FILE, metadata)[0], metadata)
-            if faults := compare_rows(rows, release).faults:
+            if faults := trust.compare_rows(rows, release).faults:
                 raise RemoteError(f"{where} holds other rows than this release: {faults[0]}")
         with atomic_path(folder) as temporary:
             os.rename(came, temporary)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.config import check, read_json
+from medgym_offline.config import check, from_values, read_json
 from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_folder
 from medgym_offline.datasets.flat import ContentHash, disease_of, flat_name, read_flat, transitions_of, write_flat
 from medgym_offline.datasets.forms import MANIFEST, METADATA, Metadata, read_manifest
@@ -242,7 +242,7 @@ def _made_by(folder: Path, rows: Transitions) -> tuple[Recipe, SimulatorBank, st
     from medgym_offline.simulators.files import load_simulators
 
     manifest: dict[str, Any] = read_manifest(folder / MANIFEST)
-    recipe = Recipe.from_fields(manifest["recipe"] | {"id": rows.dataset_id}, str(folder / MANIFEST))
+    recipe = from_values(Recipe, manifest["recipe"] | {"id": rows.dataset_id}, str(folder / MANIFEST))
     bank = load_simulators(recipe.bank)
     if bank.content_hash != manifest["bank"]["content_hash"]:
         made = f"{rows.dataset_id}: made with another version of bank {recipe.bank!r}"

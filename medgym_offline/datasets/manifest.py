@@ -74,7 +74,7 @@ def build_metadata(
         bank: The whole bank.
         example: Patient of the bank that the environment specs name.
         counts: Episodes and steps.
-        references: From `reference_returns`.
+        references: What a normalized score refers to.
         ours: What our own block says beside the recipe: `patients` (the ids that rows count in), `identity`,
             `content_hash`, and `bytes` of the HDF5 file.
     """
@@ -204,7 +204,7 @@ def build_manifest(
         rows: All of the dataset.
         seeds: (E,) of the episodes.
         folder: The dataset's folder, with its files under `data/`.
-        references: From `reference_returns`.
+        references: What a normalized score refers to.
     """
     files = sorted(p for p in (folder / "data").iterdir() if p.is_file() and p.name != "manifest.json")
     return {

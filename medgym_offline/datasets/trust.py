@@ -32,6 +32,7 @@ __all__ = [
     "fetched_manifest",
     "identity_of",
     "made_differently",
+    "metadata_differs",
     "recipe_seeds",
     "release_manifest",
     "require_release_rows",
@@ -162,6 +163,16 @@ def require_release_rows(rows: Transitions) -> None:
         raise DatasetError(f"{rows.dataset_id} on this machine has other rows than the release: {faults[0]}; {remedy}")
 
 
+def metadata_differs(metadata: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+    """Names of entries in which Minari's metadata, as :class:`.forms.Metadata`, are not those of the manifest."""
+    same = {"dataset_id": "id", "total_episodes": "episodes", "total_steps": "steps"}
+    same |= {name: name for name in ("env_spec", "eval_env_spec", "identity", "content_hash")}
+    wanted = {name: manifest[stated] for name, stated in same.items()}
+    wanted |= {"bytes": manifest["files"][DATA_FILE]["bytes"]}
+    stated = {**metadata, **metadata["medgym"]}
+    return [name for name, value in wanted.items() if stated[name] != value]
+
+
 def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
     """Minari's metadata of a fetched dataset names the manifest's environment and counts; else a `DatasetError`.
 
@@ -169,12 +180,8 @@ def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
     """
     where = f"{where}: metadata.json"
     found = check(Metadata, read_json(path, DatasetError, where=where), where, DatasetError)
-    same = {"dataset_id": "id", "total_episodes": "episodes", "total_steps": "steps"}
-    same |= {name: name for name in ("env_spec", "eval_env_spec", "identity", "content_hash")}
-    wanted = {name: manifest[stated] for name, stated in same.items()}
-    for name, value in (wanted | {"bytes": manifest["files"][DATA_FILE]["bytes"]}).items():
-        if {**found, **found["medgym"]}[name] != value:
-            raise DatasetError(f"{where} and the manifest disagree on {name!r}")
+    if wrong := metadata_differs(found, manifest):
+        raise DatasetError(f"{where} and the manifest disagree on {wrong[0]!r}")
     for name in ("env_spec", "eval_env_spec"):
         for point in ("entry_point", "vector_entry_point"):
             entry = found[name].get(point)

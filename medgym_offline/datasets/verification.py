@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medgym_offline.config import check, from_values
 from medgym_offline.datasets.behaviors import process_config, recipe_behavior
 from medgym_offline.datasets.catalogue import local_folder
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of
-from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, read_manifest
+from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA, Metadata, read_manifest
 from medgym_offline.datasets.load import REPLAY_TOLERANCE, read_columns, read_metadata
 from medgym_offline.datasets.manifest import facts, facts_differ
 from medgym_offline.datasets.recipes import Recipe, known_recipe
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
 from medgym_offline.datasets.shards import SHARD_EPISODES, play_shard
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
-from medgym_offline.datasets.trust import compare_rows, departures, identity_of, recipe_seeds, release_manifest
+from medgym_offline.datasets.trust import (
+    compare_rows,
+    departures,
+    identity_of,
+    metadata_differs,
+    recipe_seeds,
+    release_manifest,
+)
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import sha256_file
 from medgym_offline.threads import one_thread
@@ -91,7 +98,7 @@ def _checks(dataset: str, folder: Path, replay: int, progress: bool) -> Iterator
     """All checks in order; they stop where nothing further can be read."""
     try:
         manifest = read_manifest(folder / MANIFEST)
-        recipe = Recipe.from_fields(manifest["recipe"], "manifest.json")
+        recipe = from_values(Recipe, manifest["recipe"], "manifest.json")
         process_config(recipe, manifest["disease"])  # K decisions must fill the horizon
         yield Check("manifest", manifest["id"] == dataset, f"manifest of {manifest['id']}")
         yield from _check_making(dataset, manifest)
@@ -102,7 +109,7 @@ def _checks(dataset: str, folder: Path, replay: int, progress: bool) -> Iterator
         yield Check("readable", False, str(error))
         return
     yield Check("readable", True, f"{len(seeds)} episodes, {len(columns['rewards'])} steps")
-    yield _check_metadata(dataset, metadata, manifest, columns, len(seeds))
+    yield _check_metadata(metadata, manifest, columns)
     rows = transitions_of(columns, metadata)
     rows = dataclasses.replace(rows, timing=recipe.timing, decisions=recipe.decisions)
     yield from _check_content(folder, rows, manifest)
@@ -168,19 +175,13 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> Iterator[Check]:
         yield Check(f"sha256 {path.name}", ok, f"{digest[:16]}, {size} bytes" + ("" if ok else expected))
 
 
-def _check_metadata(
-    dataset: str, metadata: dict[str, Any], manifest: dict[str, Any], columns: dict[str, np.ndarray], episodes: int
-) -> Check:
-    """Minari's metadata agree with the rows and the manifest."""
+def _check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], columns: dict[str, np.ndarray]) -> Check:
+    """Minari's metadata agree with the manifest, and the rows lie in its spaces."""
     from minari.serialization import deserialize_space
 
-    stated = {**metadata, **{f"medgym.{name}": value for name, value in metadata["medgym"].items()}}
-    same = {"dataset_id": dataset, "total_episodes": episodes, "total_steps": len(columns["rewards"])}
-    same |= {f"medgym.{name}": manifest["recipe"][name] for name in ("timing", "decisions")}
-    same |= {f"medgym.{name}": manifest[name] for name in ("identity", "content_hash")}
-    wrong = [name for name, value in same.items() if stated[name] != value]
+    wrong = metadata_differs(check(Metadata, metadata, METADATA, DatasetError), manifest)
+    wrong += [name for name in ("timing", "decisions") if metadata["medgym"][name] != manifest["recipe"][name]]
     try:
-        wrong += [name for name in ("env_spec", "eval_env_spec") if json.loads(metadata[name]) != manifest[name]]
         for name, column in (("observation_space", "observations"), ("action_space", "actions")):
             space: Any = deserialize_space(metadata[name])
             rows = columns[column]
@@ -188,7 +189,7 @@ def _check_metadata(
             if space.shape != rows.shape[1:] or not inside.all():
                 wrong.append(f"{column} outside {name}")
     except (KeyError, TypeError, ValueError, NotImplementedError) as error:
-        wrong.append(f"spaces and specs ({type(error).__name__}: {error})")
+        wrong.append(f"spaces ({type(error).__name__}: {error})")
     detail = f"wrong: {', '.join(wrong)}" if wrong else "counts, id, spaces and environment specs agree"
     return Check("metadata", not wrong, detail)
 
@@ -252,11 +253,11 @@ def _check_replay(
     again = play_shard(part, behavior.select(part.patients), recipe, own, chosen).columns
     stored = rows.select(rows.episode % recipe.episodes < SHARD_EPISODES, patients=chosen)
     gaps = {name: _gap(again[name], getattr(stored, name)) for name in COLUMNS if name != "episode"}
-    for check, acted in (("replay", False), ("behavior", True)):
+    for title, acted in (("replay", False), ("behavior", True)):
         worst = max((name for name in gaps if (name in _ACTED) == acted), key=lambda name: gaps[name])
         detail = f"{own.size} episodes of {len(chosen)} patients again from their seeds, by policy {behavior.name}"
         detail += f"; largest difference {gaps[worst]:.1e} ({worst})"
-        yield Check(check, gaps[worst] <= REPLAY_TOLERANCE, detail)
+        yield Check(title, gaps[worst] <= REPLAY_TOLERANCE, detail)
 
 
 def _gap(again: np.ndarray, stored: np.ndarray) -> float:

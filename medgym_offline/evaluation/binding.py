@@ -10,23 +10,21 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medgym_offline.defaults import callers_defaults
+from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.files import sha256_file
 from medgym_offline.patients import whole_number
 from medgym_offline.policies.protocol import seen_width, timing_of_width
-
-if TYPE_CHECKING:
-    from medgym_offline.diseases.base import Disease
-    from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["BUILTIN_NAMES", "BoundPolicy", "require_repeatable", "resolve_policy"]
 

@@ -6,10 +6,11 @@ import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import DatasetError, DiseaseError, ProtocolError, UnknownNameError
@@ -25,12 +26,9 @@ from medgym_offline.evaluation.worlds import Acts, PatientScores, process_config
 from medgym_offline.files import code_version
 from medgym_offline.policies.protocol import disease_of_policy
 from medgym_offline.progress import Progress
+from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.files import load_simulators
 from medgym_offline.threads import cores, one_thread, side_by_side
-
-if TYPE_CHECKING:
-    from medgym_offline.datasets.transitions import Transitions
-    from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["evaluate"]
 

@@ -21,7 +21,6 @@ lambda decays per decision. Every episode ends in a true terminal at the horizon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,13 +29,11 @@ from torch import Tensor
 from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.process import DecisionProcess, Episodes
+from medgym_offline.envs.timing import ProcessConfig
 from medgym_offline.envs.views import Lens
 from medgym_offline.online.networks import GaussianActor
 from medgym_offline.seeds import derive_seed, generator
-
-if TYPE_CHECKING:
-    from medgym_offline.envs.timing import ProcessConfig
-    from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
     "Collected",

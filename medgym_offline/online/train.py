@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,10 +38,8 @@ from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.result import TrainResult
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
+from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.stack import StackedMLP, Steps
-
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["fingerprint", "live_numbers", "load_state", "save_state", "stacked_actor", "tensor_hash", "train"]
 

@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from medgym_offline.config import configuration
+from medgym_offline.config import configuration, from_values
 from medgym_offline.datasets.behaviors import Behavior, process_config, recipe_behavior
 from medgym_offline.datasets.catalogue import dataset_folder, read_manifest
 from medgym_offline.datasets.load import load_dataset
@@ -28,10 +28,8 @@ from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import Logged, episode_grid
 from medgym_offline.files import code_version
 from medgym_offline.progress import Progress
+from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.threads import one_thread
-
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["OpeAudit", "OpeSettings", "audit", "audit_dataset"]
 
@@ -123,7 +121,7 @@ def audit_dataset(
     transitions = load_dataset(dataset, patients, root=root, progress=progress)
     path = dataset_folder(dataset, root) / "data" / "manifest.json"
     manifest = read_manifest(path)
-    recipe = Recipe.from_fields(manifest["recipe"] | {"id": dataset}, str(path))
+    recipe = from_values(Recipe, manifest["recipe"] | {"id": dataset}, str(path))
     home = load_simulators(recipe.bank)
     if recipe.records:
         # A person in the records has one stay or two.

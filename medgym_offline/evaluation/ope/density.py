@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,9 +15,7 @@ from medgym_offline.evaluation.binding import BoundPolicy, require_repeatable
 from medgym_offline.evaluation.ope.estimators import discount_at_start
 from medgym_offline.policies.builtin import RandomPolicy
 from medgym_offline.policies.density import clipped_normal_log_prob, clipped_uniform_log_prob
-
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["PerturbedPolicy", "monte_carlo_returns", "perturbed_policy"]
 
