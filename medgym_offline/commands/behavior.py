@@ -62,11 +62,9 @@ def behavior_train(
     from medgym_offline.people import people_of
     from medgym_offline.simulators import load_simulators
 
-    wanted = (
-        list(RELEASE)
-        if scope == "all"
-        else [(s, t) for t in common.parse_list(timing) for s in common.parse_list(scope)]
-    )
+    wanted = [(s, t) for t in common.parse_list(timing) for s in common.parse_list(scope)]
+    if scope == "all":
+        wanted = list(RELEASE)
     if not wanted:
         raise typer.BadParameter("name at least one scope and one timing")
     # Everything that can be wrong is looked at before anything is trained; what needs no bank, before it is read.
@@ -92,9 +90,7 @@ def behavior_train(
         settings.process(when, loaded.disease.name, view or "full")  # type: ignore[arg-type]
     side = loaded.patients if split is None else loaded.people(split)
     chosen = common.parse_patients(patients, side, f"bank {loaded.name!r}")
-    shared = [
-        people_of(name, loaded, record, hours, view=view or "full") for name in NEW_PEOPLE if name in dict(wanted)
-    ]
+    shared = [people_of(s, loaded, record, hours, view=view or "full") for s in NEW_PEOPLE if s in dict(wanted)]
     paths = train_behavior_files(
         loaded if chosen is None else loaded.select(chosen),
         wanted,
@@ -120,7 +116,7 @@ def behavior_train(
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     behavior = typer.Typer(
-        no_args_is_help=True, help="Policies that generate the datasets. Example: behavior train --bank sepsis-v0"
+        no_args_is_help=True, help="Policies that make datasets. Example: behavior train --bank sepsis-v0"
     )
     behavior.command("train")(behavior_train)
     app.add_typer(behavior, name="behavior")

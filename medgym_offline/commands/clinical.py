@@ -15,9 +15,7 @@ __all__ = ["register"]
 if TYPE_CHECKING:
     from medgym_offline.cohorts import Cohort
 
-CohortTable = Annotated[
-    Path, typer.Argument(metavar="COHORT", help="A cohort table (.parquet), as `cohort build` writes.")
-]
+CohortTable = Annotated[Path, typer.Argument(metavar="COHORT", help="A table (.parquet), as `cohort build` writes.")]
 DiseaseName = Annotated[str, typer.Option(help="Whose variables and treatments are read.")]
 Recipe = Annotated[Path | None, typer.Option(help="Bank recipe (.toml); default: the release's settings.")]
 Chosen = Annotated[int | None, typer.Option(min=1, help="How many stays, chosen by the coverage rule (default: all).")]
@@ -157,9 +155,7 @@ def simulators_audit(
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
-    cohort = typer.Typer(
-        no_args_is_help=True, help="Clinical records to one cohort table. Example: cohort build DIR -o T"
-    )
+    cohort = typer.Typer(no_args_is_help=True, help="Clinical records to one table. Example: cohort build DIR -o T")
     cohort.command("build")(cohort_build)
     cohort.command("card")(cohort_card)
     simulators = typer.Typer(no_args_is_help=True, help="Patient simulators. Example: simulators info sepsis-v0")

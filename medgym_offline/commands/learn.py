@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["register", "write_log"]
 
 
-def write_log(path: str | Path, log: list[dict[str, Any]]) -> None:
+Log = list[dict[str, float]]
+
+
+def write_log(path: str | Path, log: Log) -> None:
     """Write a training log as CSV, one line per look."""
     import csv
 
@@ -122,7 +125,7 @@ def _people(scope: str, dataset: str, record: int, hours: float | None, view: st
     return people_of(scope, load_simulators(_bank_of(dataset)), record, hours, view=view)
 
 
-def _fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[list[dict[str, float]], str]:
+def _fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[Log, str]:
     """Train one of our algorithms to the file `path`, checkpoints beside it; the log, and what else to say."""
     from medgym_offline.offline import train
     from medgym_offline.policies import save_policy
@@ -135,9 +138,7 @@ def _fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> 
     return found.log, f" ({len(found.stopped)} learners stopped early)" if found.stopped else ""
 
 
-def _fit_d3rlpy(
-    path: Path, algorithm: str, transitions: Transitions, **given: Any
-) -> tuple[list[dict[str, float]], str]:
+def _fit_d3rlpy(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[Log, str]:
     """The same for one of d3rlpy's."""
     from medgym_offline.third_party.training import Baseline, train_baseline
 

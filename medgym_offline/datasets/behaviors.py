@@ -175,9 +175,7 @@ def recipe_behavior(recipe: Recipe, bank: SimulatorBank) -> Behavior:
     return Behavior(" + ".join(part.name for part in parts), digest, None, tuple(parts))
 
 
-def play(
-    bank: SimulatorBank, behavior: Behavior, config: ProcessConfig, seeds: np.ndarray, perturbation: float
-) -> Rollout:
+def play(bank: SimulatorBank, behavior: Behavior, config: ProcessConfig, seeds: np.ndarray, sigma: float) -> Rollout:
     """Episodes of `behavior` on every patient of `bank`.
 
     Args:
@@ -185,7 +183,7 @@ def play(
         behavior: Acts for them; of a mix, part b mod n acts in column b.
         config: The process.
         seeds: (P, B) int64, one per episode: everything random in it derives from its seed alone.
-        perturbation: Standard deviation of the action noise.
+        sigma: Standard deviation of the action noise.
 
     Returns:
         What they were; observations are "full", whatever the process shows its policy.
@@ -201,7 +199,7 @@ def play(
     policy = behavior.for_patients(bank.patients, torch.float64)
     reset_policy(policy, seeds)
     noise = draw_noise(seeds, bank, config)
-    rolled = rollout(DecisionProcess(exact, config), policy.act, noise, perturbation)
+    rolled = rollout(DecisionProcess(exact, config), policy.act, noise, sigma)
     if config.view == FULL:
         return rolled
     plain = DecisionProcess(exact, dataclasses.replace(config, view=FULL))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +55,11 @@ def flat_name(content_hash: str) -> str:
     return f"flat-{content_hash[:16]}"
 
 
-def write_flat(folder: str | Path, blocks: Sequence[dict[str, np.ndarray]]) -> None:
-    """Write the flat cache of rows that come in blocks, in order, into a new folder."""
+def write_flat(folder: str | Path, columns: dict[str, np.ndarray]) -> None:
+    """Write the flat cache of the rows of a dataset into a new folder."""
     Path(folder).mkdir(parents=True)
     for name, kind in COLUMNS.items():
-        np.save(
-            Path(folder) / f"{name}.npy", np.concatenate([block[name] for block in blocks]).astype(kind, copy=False)
-        )
+        np.save(Path(folder) / f"{name}.npy", columns[name].astype(kind, copy=False))
 
 
 def read_flat(folder: str | Path) -> dict[str, np.ndarray]:

@@ -11,14 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.behaviors import (
-    SCOPES,
-    Behavior,
-    play,
-    process_config,
-    recipe_behavior,
-    resolve_behavior,
-)
+from medgym_offline.datasets import behaviors
+from medgym_offline.datasets.behaviors import Behavior
 from medgym_offline.datasets.card import write_card
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of, write_flat
@@ -27,6 +21,7 @@ from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter, hdf5_reaso
 from medgym_offline.datasets.manifest import build_manifest, build_metadata, making, write_namespace
 from medgym_offline.datasets.recipes import Recipe, find_recipe
 from medgym_offline.datasets.shards import SHARD, played_blocks, work_folder
+from medgym_offline.datasets.transitions import COLUMNS
 from medgym_offline.datasets.trust import identity_of
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError, PolicyError
@@ -176,7 +171,7 @@ def _played(
     recipe: Recipe, source: Recipe, bank: SimulatorBank, chosen: list[int], workers: int, progress: bool
 ) -> _Origin:
     """Episodes played in the bank's simulators."""
-    behavior = recipe_behavior(recipe, bank)
+    behavior = behaviors.recipe_behavior(recipe, bank)
 
     def blocks(identity: str, work: Path) -> Iterable[EpisodeBlock]:
         return played_blocks(recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress)
@@ -224,7 +219,8 @@ def _write(
             bar.advance(len(block))
     content = digest.hexdigest(patients=list(origin.patients), timing=recipe.timing, decisions=recipe.decisions)
     # After the HDF5 file: a flat cache that is older is not trusted.
-    write_flat(folder / flat_name(content), columns)
+    whole = {name: np.concatenate([part[name] for part in columns]) for name in COLUMNS}
+    write_flat(folder / flat_name(content), whole)
     total = sum(float(part["rewards"].sum(dtype=np.float64)) for part in columns)
     references = origin.references(total / writer.episodes)
     ours: dict[str, Any] = {"patients": list(origin.patients), "identity": identity, "content_hash": content}
@@ -247,13 +243,13 @@ def _candidates(recipe: Recipe, bank: SimulatorBank, behavior: Behavior) -> dict
     """The policies to score: random, zero, the behavior, and every behavior shipped for the bank."""
     found: dict[str, tuple[Behavior, Recipe]] = {}
     for name in ("random", "zero"):
-        found[name] = resolve_behavior(name, bank, recipe.timing, recipe.decisions, recipe.view), recipe
+        found[name] = behaviors.resolve_behavior(name, bank, recipe.timing, recipe.decisions, recipe.view), recipe
     found["behavior"] = behavior, recipe
     for timing in ("adaptive", "fixed"):
         other = dataclasses.replace(recipe, timing=timing, view=FULL)  # what they were trained on
-        for scope in SCOPES:
+        for scope in behaviors.SCOPES:
             try:
-                shipped = resolve_behavior(scope, bank, timing, recipe.decisions)
+                shipped = behaviors.resolve_behavior(scope, bank, timing, recipe.decisions)
             except PolicyError:
                 continue  # not shipped for this bank
             if recipe.view != FULL or shipped.digest != behavior.digest:
@@ -309,7 +305,8 @@ def _reference_returns(
             totals = []
             for rows in shards:
                 part = world.select([chosen[i] for i in rows])
-                rolled = play(part, policy, process_config(how, bank.disease.name), seeds[rows.start : rows.stop], 0.0)
+                config = behaviors.process_config(how, bank.disease.name)
+                rolled = behaviors.play(part, policy, config, seeds[rows.start : rows.stop], 0.0)
                 totals.append(rolled.rewards.double().sum(-1).mean(-1).numpy())
                 bar.advance(1, policy=name)
             _SCORED[key] = round(float(np.concatenate(totals).mean()), 4)

@@ -92,7 +92,7 @@ def _rebuild(folder: Path, metadata: dict[str, Any], progress: bool) -> dict[str
     for home in _homes(folder):
         try:
             with atomic_path(home / name) as temporary:
-                write_flat(temporary, [columns])
+                write_flat(temporary, columns)
         except OSError:
             continue  # a read-only or full place: the next one, or memory
         return read_flat(home / name)
@@ -280,9 +280,8 @@ def _replayed(
     actions = actions.view(*shape, config.decisions, own.action_dim)
     seeds = episode_seeds(recipe.seed, stream, exact.patients, recipe.episodes)
     number = count()
-    rolled = rollout(
-        DecisionProcess(exact, config), lambda _: actions[:, :, next(number)], draw_noise(seeds, exact, config)
-    )
+    noise = draw_noise(seeds, exact, config)
+    rolled = rollout(DecisionProcess(exact, config), lambda _: actions[:, :, next(number)], noise)
     full = observed(DecisionProcess(exact, replace(config, view=FULL)), rolled)
     valid = rolled.valid
     pairs = [(rolled.rewards[valid], own.rewards), (rolled.dt[valid], own.dt)]

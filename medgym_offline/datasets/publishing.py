@@ -194,9 +194,7 @@ def _there(place: Remote, dataset: str, manifest: dict[str, Any]) -> tuple[str, 
     if found != manifest["identity"] and any(path.startswith(f"{name}/") for path in paths):
         stem, _, version = dataset.rpartition("-v")
         found, remedy = str(found)[:16], f"give the recipe the id {stem}-v{int(version) + 1}"
-        raise DatasetError(
-            f"{place.url} has other rows under {dataset} ({found}); published rows do not change: {remedy}"
-        )
+        raise DatasetError(f"{place.url} has other rows under {dataset} ({found}); these do not change: {remedy}")
     return commit, namespace, manifests
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medgym_offline.config import check, from_values
+from medgym_offline.datasets import trust
 from medgym_offline.datasets.behaviors import process_config, recipe_behavior
 from medgym_offline.datasets.catalogue import local_folder
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of
@@ -21,14 +22,6 @@ from medgym_offline.datasets.recipes import Recipe, known_recipe
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
 from medgym_offline.datasets.shards import SHARD_EPISODES, play_shard
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
-from medgym_offline.datasets.trust import (
-    compare_rows,
-    departures,
-    identity_of,
-    metadata_differs,
-    recipe_seeds,
-    release_manifest,
-)
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import sha256_file
 from medgym_offline.threads import one_thread
@@ -134,12 +127,12 @@ def _checks(dataset: str, folder: Path, replay: int, progress: bool) -> Iterator
 
 def _check_making(dataset: str, manifest: dict[str, Any]) -> Iterator[Check]:
     """The identity is that of what the manifest says made it, and the release's where this release has the dataset."""
-    stated = identity_of(manifest) == manifest["identity"]
+    stated = trust.identity_of(manifest) == manifest["identity"]
     made = f"{manifest['identity'][:16]}, of recipe, bank, behavior and generator {manifest['generator']}"
     wrong = "the manifest's identity is not that of the recipe, bank and behavior it names"
     yield Check("identity", stated, made if stated else wrong)
     if known_recipe(dataset) is not None:
-        different = departures(manifest, dataset)
+        different = trust.departures(manifest, dataset)
         remedy = f"make it again: medgym-offline generate {dataset}"
         wrong = f"not made as the release's: {'; '.join(different[:3])}; {remedy}"
         yield Check("recipe", not different, wrong if different else "made as this release makes it")
@@ -147,11 +140,11 @@ def _check_making(dataset: str, manifest: dict[str, Any]) -> Iterator[Check]:
 
 def _check_release(rows: Transitions, manifest: dict[str, Any]) -> Iterator[Check]:
     """The rows are those of the release's manifest (not of the one beside the copy): it says how nearly."""
-    release = release_manifest(rows.dataset_id)
+    release = trust.release_manifest(rows.dataset_id)
     if release is None or not len(rows):
         return
     try:
-        found = compare_rows(rows, release)
+        found = trust.compare_rows(rows, release)
     except MedGymError as error:
         yield Check("release", False, str(error))
         return
@@ -179,7 +172,7 @@ def _check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], columns:
     """Minari's metadata agree with the manifest, and the rows lie in its spaces."""
     from minari.serialization import deserialize_space
 
-    wrong = metadata_differs(check(Metadata, metadata, METADATA, DatasetError), manifest)
+    wrong = trust.metadata_differs(check(Metadata, metadata, METADATA, DatasetError), manifest)
     wrong += [name for name in ("timing", "decisions") if metadata["medgym"][name] != manifest["recipe"][name]]
     try:
         for name, column in (("observation_space", "observations"), ("action_space", "actions")):
@@ -233,7 +226,7 @@ def _check_replay(
         count: Patients to play again, spread over the dataset: up to `SHARD_EPISODES` first episodes of each.
     """
     present = rows.present
-    expected = recipe_seeds(manifest, rows.present_ids)
+    expected = trust.recipe_seeds(manifest, rows.present_ids)
     layout = np.repeat(present, recipe.episodes)
     same = np.array_equal(seeds, expected) and np.array_equal(rows.patient[rows.episode_starts()], layout)
     detail = f"{recipe.episodes} episodes of each of {len(present)} patients, seeded from {recipe.seed}"

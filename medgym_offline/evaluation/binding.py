@@ -143,9 +143,7 @@ def resolve_policy(
     seen = str(said("view", view or FULL))
     if view is not None and seen != view:
         remedy = f"leave view out, or train one on a dataset with view={view!r}"
-        raise PolicyError(
-            f"policy {name!r} was made for view {seen!r} and cannot be evaluated under {view!r}; {remedy}"
-        )
+        raise PolicyError(f"policy {name!r} was made for view {seen!r} and cannot be scored under {view!r}; {remedy}")
     takes_torch, width = _probe(policy, len(bank) if patients is None else len(patients), of, name, seen)
     own = said("timing") or timing_of_width(of, width)
     if own not in TIMINGS:
@@ -154,9 +152,7 @@ def resolve_policy(
         remedy = f"leave timing out, or train one with timing={timing!r}"
         raise PolicyError(f"policy {name!r} is for {own} timing and cannot be evaluated with {timing} timing; {remedy}")
     if width != (wanted := of.action_dim(own)):
-        raise PolicyError(
-            f"policy {name!r} says {own} timing, which needs actions of width {wanted}, but gives {width}"
-        )
+        raise PolicyError(f"policy {name!r} says {own} timing, with actions of width {wanted}, but gives {width}")
     baseline = info["kind"] == "built-in" and not name.startswith("behavior")
     info |= {
         "scope": "baseline" if baseline else said("scope", "pop" if patients is None else "ind"),
@@ -238,9 +234,7 @@ def _require_patients(own: Sequence[str] | None, bank: SimulatorBank, name: str)
     if missing := [p for p in bank.patients if p not in known]:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         lacks = f"{len(missing)} of the {len(bank)} patients of bank {bank.name!r}: {shown}"
-        raise PolicyError(
-            f"policy {name!r} has no network for {lacks}; evaluate the patients it has, or train it on these"
-        )
+        raise PolicyError(f"policy {name!r} has no network for {lacks}; evaluate those it has, or train it on these")
 
 
 def _probe(policy: Any, count: int, of: Disease, name: str, view: str) -> tuple[bool, int]:
@@ -287,9 +281,8 @@ def _call(policy: Any, observations: Tensor, takes_torch: bool, name: str) -> Te
 
 def _checked(actions: Tensor, shape: tuple[int, ...], patients: Sequence[str], name: str, timing: str) -> Tensor:
     if tuple(actions.shape) != shape:
-        raise PolicyError(
-            f"policy {name!r} returned actions of shape {tuple(actions.shape)}; {timing} timing needs {shape}"
-        )
+        found = tuple(actions.shape)
+        raise PolicyError(f"policy {name!r} returned actions of shape {found}; {timing} timing needs {shape}")
     finite = torch.isfinite(actions).all(-1).all(-1)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0, 0])

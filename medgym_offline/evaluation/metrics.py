@@ -103,11 +103,7 @@ def interval_metrics(dt: Array, valid: NDArray[np.bool_]) -> dict[str, Array]:
     count = valid.sum(axis=-1)
     last = np.take_along_axis(dt, np.maximum(count - 1, 0)[..., None], axis=-1)[..., 0]
     quantiles = np.nanquantile(np.where(valid, dt, np.nan).reshape(len(dt), -1), DT_QUANTILES, axis=-1)
-    result: dict[str, Array] = {
-        "decisions_used": count.astype(float),
-        "first_interval": dt[..., 0],
-        "last_interval": last,
-    }
+    result = {"decisions_used": count.astype(float), "first_interval": dt[..., 0], "last_interval": last}
     return result | {f"dt_q{100 * q:02.0f}": row for q, row in zip(DT_QUANTILES, quantiles)}
 
 

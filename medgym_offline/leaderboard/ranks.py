@@ -131,9 +131,7 @@ def rank(entries: Sequence[Entry], world: World, metric: str = PAIRED[0]) -> Ran
     return Ranking(tuple(sorted(rows, key=lambda e: ranks[e.id])), ranks, pairs)
 
 
-def compare(
-    scores: Sequence[NDArray[np.float64]],
-) -> list[tuple[float, tuple[float, float], float, float]]:
+def compare(scores: Sequence[NDArray[np.float64]]) -> list[tuple[float, tuple[float, float], float, float]]:
     """Every two of several methods, paired over patients by the rule :data:`RULE`.
 
     Args:

@@ -178,9 +178,8 @@ def early(
         when shared; and the returns `random` and `expert` `(P,)`.
     """
     bank = bank.to(device)
-    gap = Gap.measure(
-        bank.world(recipe.early_world or bank.current_world), process, expert, recipe.seed, recipe.early_episodes
-    )
+    place = bank.world(recipe.early_world or bank.current_world)
+    gap = Gap.measure(place, process, expert, recipe.seed, recipe.early_episodes)
     if way is not None:
         found = nearest_to_share(gap, way_of(way), shares)
     else:

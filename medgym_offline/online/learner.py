@@ -152,15 +152,13 @@ def center_rewards(group: Group, batch: Collected) -> Tensor:
     return centered(batch.rewards, batch.dt, harm) if config.center else batch.rewards
 
 
-def first_scale(
-    signals: Sequence[Tensor], discount: Tensor, batch: Collected, policies: int, floor: float = 1e-2
-) -> Tensor:
+def first_scale(signals: Sequence[Tensor], discount: Tensor, batch: Collected, policies: int) -> Tensor:
     """Root mean square `(P, signals)` of the discounted sums to come of each signal `(S, K, B)`."""
     weights = batch.valid.reshape(policies, -1)
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1.0)
     ahead = [advantages(signal, torch.zeros_like(signal), discount, batch.valid, 1.0)[1] for signal in signals]
     targets = torch.stack([value.reshape(policies, -1) for value in ahead], -1)
-    return (targets.square() * weights.unsqueeze(-1)).sum(1).sqrt().clamp_min(floor)
+    return (targets.square() * weights.unsqueeze(-1)).sum(1).sqrt().clamp_min(1e-2)
 
 
 def accept(group: Group, actor: Tensor, critic: Tensor, learner: dict[str, Tensor], broken: Tensor) -> None:
@@ -222,9 +220,7 @@ def penalized(reward_advantage: Tensor, cost_advantage: Tensor, multiplier: Tens
     return (reward_advantage - weight * cost_advantage) / (1.0 + weight)
 
 
-def update_multiplier(
-    multiplier: Tensor, mean_cost: Tensor, limit: float, rate: float, ceiling: float = float("inf")
-) -> Tensor:
+def update_multiplier(multiplier: Tensor, mean_cost: Tensor, limit: float, rate: float, ceiling: float) -> Tensor:
     """lambda after one update, `(P,)`, from the mean cost per decision `(P,)`."""
     return (multiplier + rate * (mean_cost - limit)).clamp(0.0, ceiling)
 
@@ -300,9 +296,8 @@ def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequenc
     advantage = standardize(flat(found[0][0]), weights)
     if config.constrained:
         multiplier, cost = state.multiplier[rows], (flat(batch.costs) * weights).sum(-1)
-        multiplier.copy_(
-            update_multiplier(multiplier, cost, config.cost_limit, config.multiplier_rate, config.multiplier_max)
-        )
+        settings = config.cost_limit, config.multiplier_rate, config.multiplier_max
+        multiplier.copy_(update_multiplier(multiplier, cost, *settings))
         advantage = penalized(advantage, standardize(flat(found[1][0]), weights), multiplier)
         advantage = standardize(advantage, weights)
     improved, numbers = theta, {name: theta.new_zeros(policies) for name in logged}

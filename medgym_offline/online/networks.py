@@ -68,9 +68,8 @@ class TanhMLP:
         patients, found, start = theta.shape[0], [], 0
         for width, out in zip(self.sizes[:-1], self.sizes[1:]):
             middle, stop = start + width * out, start + width * out + out
-            found.append(
-                (theta[:, start:middle].view(patients, width, out), theta[:, middle:stop].view(patients, 1, out))
-            )
+            weight, bias = theta[:, start:middle], theta[:, middle:stop]
+            found.append((weight.view(patients, width, out), bias.view(patients, 1, out)))
             start = stop
         return found
 

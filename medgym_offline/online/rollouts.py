@@ -238,15 +238,16 @@ def advantages(rewards: Tensor, values: Tensor, discount: Tensor, valid: Tensor,
     return found, (found + values) * valid
 
 
-def standardize(values: Tensor, weights: Tensor, floor: float = 1e-6) -> Tensor:
+def standardize(values: Tensor, weights: Tensor) -> Tensor:
     """`values (P, N)` with weighted mean 0 and standard deviation 1 per patient; 0 where the weight is 0.
+
+    No standard deviation below 1e-6 is divided by, so that a constant advantage stays 0.
 
     Args:
         values: `(P, N)`.
         weights: `(P, N)`, non-negative, summing to 1 per patient.
-        floor: Smallest standard deviation divided by, so that a constant advantage stays 0.
     """
     mean = (values * weights).sum(-1, keepdim=True)
     shifted = values - mean
     spread = (shifted.square() * weights).sum(-1, keepdim=True).sqrt()
-    return torch.where(weights > 0, shifted / spread.clamp_min(floor), torch.zeros_like(values))
+    return torch.where(weights > 0, shifted / spread.clamp_min(1e-6), torch.zeros_like(values))

@@ -188,13 +188,12 @@ def soft_step(
         config: Rates (`soft_..`).
         acts: Actor and alpha learn too, and not the critics alone.
     """
-    target = soft_targets(actor, network, learner, rows, reward, discount, noise[0])
+    ahead, now = noise
+    target = soft_targets(actor, network, learner, rows, reward, discount, ahead)
     gradient, loss = critic_gradient(network, learner.critic, rows.observations, rows.actions, target)
     learner.critic_adam.step_(learner.critic, gradient, config.soft_rate)
     alpha = learner.log_alpha.exp()
-    gradient, density = actor_gradient(
-        actor, learner.actor, network, learner.critic, rows.observations, noise[1], alpha
-    )
+    gradient, density = actor_gradient(actor, learner.actor, network, learner.critic, rows.observations, now, alpha)
     if acts:
         learner.actor_adam.step_(learner.actor, gradient, config.soft_rate)
         learner.actor.copy_(actor.project(learner.actor))
@@ -232,9 +231,8 @@ def _learner(state: TrainState, rows: slice) -> SoftLearner:
     """The learner of the policies `rows`: copies, but for the critics' moments, which are those of the state."""
     kept = {name: value[rows].clone() for name, value in state.learner.items() if name not in ("replay", "filled")}
     moments = Adam.of(kept, "actor_"), state.optimizer.rows(rows), Adam.of(kept, "alpha_")
-    return SoftLearner(
-        state.actor[rows].clone(), state.critic[rows].clone(), kept["target"], kept["log_alpha"], *moments
-    )
+    actor, critic = state.actor[rows].clone(), state.critic[rows].clone()
+    return SoftLearner(actor, critic, kept["target"], kept["log_alpha"], *moments)
 
 
 def update(group: Group, batch: Collected) -> dict[str, Tensor]:

@@ -276,11 +276,9 @@ def train(
     for start in range(0, len(bank), shard):
         members = slice(start, min(start + shard, len(bank)))
         some = bank.select(range(len(bank))[members])
-        decisions = (
-            DecisionProcess(some, process)
-            if embeddings is None
-            else ContextualProcess(some, process, embeddings[members])
-        )
+        decisions = DecisionProcess(some, process)
+        if embeddings is not None:
+            decisions = ContextualProcess(some, process, embeddings[members])
         processes.append((members, decisions))
 
     whom = f"{'one policy on ' if config.shared else ''}{len(bank)} patients"

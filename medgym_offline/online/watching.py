@@ -106,13 +106,11 @@ class Gap:
     expert: np.ndarray
 
     @classmethod
-    def measure(
-        cls, bank: SimulatorBank, process: ProcessConfig, expert: StackedActor, seed: int, episodes: int
-    ) -> Gap:
+    def measure(cls, bank: SimulatorBank, config: ProcessConfig, expert: StackedActor, seed: int, episodes: int) -> Gap:
         """Roll random and `expert` out on every simulator of `bank`."""
         seeds = episode_seeds(seed, "behaviour-gap", bank.patients, episodes)
-        noise, decisions = draw_noise(seeds, bank, process), DecisionProcess(bank, process)
-        random = builtin_policy("random", bank, process.timing, process.decisions)
+        noise, decisions = draw_noise(seeds, bank, config), DecisionProcess(bank, config)
+        random = builtin_policy("random", bank, config.timing, config.decisions)
         reset_policy(random, seeds)
         chosen = expert.select(bank.patients).to(bank.device)
         ends = [_mean_returns(decisions, policy.act, noise) for policy in (random, chosen)]

@@ -213,9 +213,7 @@ def audit(
     played = {world: torch.stack(found).numpy() for world, found in returns.items()}  # (N, P, B)
     truth = {world: found.mean(2) for world, found in played.items()}
     error = {w: np.sqrt((v.var(2, ddof=1) / v.shape[2]).sum(1)) / v.shape[1] for w, v in played.items()}
-    scores = {
-        w: {name: estimators.score_estimates(guess, truth[w]) for name, guess in estimates.items()} for w in places
-    }
+    scores = {w: {name: estimators.score_estimates(own, truth[w]) for name, own in estimates.items()} for w in places}
     info = {
         "dataset": transitions.dataset_id,
         "identity": transitions.identity,
@@ -276,7 +274,5 @@ def _warnings(
     if far := [f"{n} ({count} of {fqe.shape[1]})" for n, count in zip(names, beyond) if count]:
         found.append("FQE extrapolates beyond the patient's logged returns, patients: " + ", ".join(far))
     if home == "own" and "own" in worlds:
-        found.append(
-            "the dataset comes from the own world: there the model-based estimate is the truth, up to sampling"
-        )
+        found.append("the dataset is of the own world: there the model-based estimate is the truth, up to sampling")
     return tuple(found)
