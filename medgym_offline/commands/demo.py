@@ -167,18 +167,16 @@ def _dataset(source: Recipe, bank: SimulatorBank, chosen: list[int], root: Path)
 
 
 def _train(data: Transitions, ids: list[str], seed: int, updates: int | None, folder: Path) -> dict[str, str]:
-    from medgym_offline.commands.learn import write_log
-    from medgym_offline.offline import OfflineConfig, train
-    from medgym_offline.policies import save_policy
+    from medgym_offline.commands.learn import fit, write_log
+    from medgym_offline.offline import OfflineConfig
 
     config = OfflineConfig() if updates is None else OfflineConfig(updates=updates)
     written = {}
     for algorithm in ALGORITHMS:
         for scope in SCOPES:
-            found = train(algorithm, data, scope, seed, config, patients=ids)
             path = folder / f"{algorithm}-{scope}-seed{seed}.safetensors"
-            save_policy(found.policy, path)
-            write_log(path.with_suffix(".csv"), found.log)
+            log, _ = fit(path, algorithm, data, scope=scope, seed=seed, config=config, patients=ids)
+            write_log(path.with_suffix(".csv"), log)
             written[f"{algorithm}-{scope}"] = str(path)
     return written
 

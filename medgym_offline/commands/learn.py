@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
     from medgym_offline.people import Clusters, Contexts
 
-__all__ = ["register", "write_log"]
+__all__ = ["fit", "register", "write_log"]
 
 
 Log = list[dict[str, float]]
@@ -104,8 +104,8 @@ def train_command(
     for seed in range(seeds):
         path = output / f"{algorithm}-{scope}-seed{seed}{'.pt' if foreign else '.safetensors'}"
         resumed, started = path.with_suffix(".state").exists(), time.monotonic()
-        fit = _fit_d3rlpy if foreign else _fit
-        log, note = fit(path, algorithm, transitions, seed=seed, config=config, **given)
+        learner = _fit_d3rlpy if foreign else fit
+        log, note = learner(path, algorithm, transitions, seed=seed, config=config, **given)
         wall = None if resumed else round(time.monotonic() - started, 1)
         Compute(hardware(device), wall, config.updates).save(path)
         write_log(path.with_suffix(".csv"), log)
@@ -125,7 +125,7 @@ def _people(scope: str, dataset: str, record: int, hours: float | None, view: st
     return people_of(scope, load_simulators(_bank_of(dataset)), record, hours, view=view)
 
 
-def _fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[Log, str]:
+def fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[Log, str]:
     """Train one of our algorithms to the file `path`, checkpoints beside it; the log, and what else to say."""
     from medgym_offline.offline import train
     from medgym_offline.policies import save_policy

@@ -111,9 +111,7 @@ def build_metadata(
         "medgym": {
             **ours,
             "disease": bank.disease.name,
-            "timing": recipe.timing,
-            "decisions": recipe.decisions,
-            "reward": recipe.reward,
+            **{name: getattr(recipe, name) for name in ("timing", "decisions", "reward")},
             **({"view": recipe.view, "behavior_log_prob_estimated": True} if recipe.records else {}),
         },
     }

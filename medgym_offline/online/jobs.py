@@ -133,16 +133,8 @@ def train_block(
             keep_way(state, config.updates)
         return patience > 0 and keep_patient(state, patience)
 
-    trained = train(
-        bank.to(device),
-        process,
-        config,
-        initial,
-        checkpoint=checkpoint,
-        progress=False,
-        watch=watch,
-        embeddings=embeddings,
-    )
+    there, told = bank.to(device), {"checkpoint": checkpoint, "watch": watch, "embeddings": embeddings}
+    trained = train(there, process, config, initial, progress=False, **told)  # type: ignore[arg-type]
     state = trained.state.without_replay().to("cpu")
     if patience:
         stopped = state.kept["stopped_at"] >= 0

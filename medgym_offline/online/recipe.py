@@ -124,12 +124,8 @@ class BehaviorRecipe:
             UnknownNameError: If there is no such scope.
         """
         require_trained(scope)
-        fixed = {
-            "algorithm": self.algorithm,
-            "seed": self.seed,
-            "shared": scope in ("pop", "dr", *PEOPLE),
-            "fine_tune_from": fine_tune_from,
-        }
+        fixed = {"algorithm": self.algorithm, "seed": self.seed, "fine_tune_from": fine_tune_from}
+        fixed |= {"shared": scope in ("pop", "dr", *PEOPLE)}
         return TrainConfig.from_dict({**self.settings.get("dr" if scope in PEOPLE else scope, {}), **fixed})  # type: ignore[call-overload]
 
     def process(self, timing: Timing, disease: str, view: str = FULL) -> ProcessConfig:

@@ -21,7 +21,6 @@ class Estimate:
         value: The number; NaN is shown as "-".
         low, high: Ends of its interval, or None.
         digits: After the point.
-        unit: Written after the number ("%").
         signed: Show the sign of positive numbers (gains).
     """
 
@@ -29,7 +28,6 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     digits: int = 2
-    unit: str = ""
     signed: bool = False
 
     def _number(self, value: float) -> str:
@@ -38,8 +36,7 @@ class Estimate:
     @property
     def text(self) -> str:
         """The number in words."""
-        unit = f" {self.unit}" if self.unit else ""
-        return "-" if math.isnan(self.value) else self._number(self.value) + unit
+        return "-" if math.isnan(self.value) else self._number(self.value)
 
     @property
     def interval(self) -> str:
