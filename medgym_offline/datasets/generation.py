@@ -158,8 +158,8 @@ def generate(
         # The HDF5 library reports a full disk as a RuntimeError where a file is closed.
         if not isinstance(error, OSError) and "errno" not in str(error):
             raise
-        at = f": {error.filename}" if getattr(error, "filename", None) else ""
-        why = f"{folder}: cannot write the dataset ({getattr(error, 'strerror', None) or hdf5_reason(error)}{at})"
+        file, reason = (getattr(error, name, None) for name in ("filename", "strerror"))
+        why = f"{folder}: cannot write the dataset ({reason or hdf5_reason(error)}{f': {file}' if file else ''})"
         remedy = "set MINARI_DATASETS_PATH (datasets) and MEDGYM_CACHE (work) to other folders"
         raise DatasetError(f"{why}; free some space, or {remedy}") from error
     if release:

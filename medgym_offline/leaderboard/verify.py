@@ -133,9 +133,9 @@ def _bank(entry: Entry, bank: str | Path | SimulatorBank | None) -> SimulatorBan
     found = load_simulators(named) if isinstance(named, str | Path) else named
     wanted, here = (entry.disease, entry.bank.content_hash), (found.disease.name, found.content_hash)
     if wanted != here:
-        here = f"this bank is of {here[0]}, {here[1][:12]}...; name the entry's own bank with --bank"
         stated = f"{wanted[0]} in bank {entry.bank.name!r} {wanted[1][:12]}..."
-        raise SubmissionError(f"entry {entry.id!r} is of {stated}, {here}, or evaluate in this one")
+        this = f"this bank is of {here[0]}, {here[1][:12]}...; name the entry's own bank with --bank"
+        raise SubmissionError(f"entry {entry.id!r} is of {stated}, {this}, or evaluate in this one")
     return found
 
 
