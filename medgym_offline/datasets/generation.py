@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["GeneratedDataset", "generate"]
 
 REFERENCE_EPISODES = 10
-"""Episodes per patient and policy."""
+"""Of the references of a normalized score: episodes per patient and policy."""
 
 _SCORED: dict[str, float] = {}
 """What this process has scored: the datasets of a bank share most of their references."""

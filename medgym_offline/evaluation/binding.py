@@ -152,7 +152,7 @@ def resolve_policy(
         remedy = f"leave timing out, or train one with timing={timing!r}"
         raise PolicyError(f"policy {name!r} is for {own} timing and cannot be evaluated with {timing} timing; {remedy}")
     if width != (wanted := of.action_dim(own)):
-        raise PolicyError(f"policy {name!r} says {own} timing, with actions of width {wanted}, but gives {width}")
+        raise PolicyError(f"policy {name!r} says {own} timing, of width {wanted}, but gives actions of width {width}")
     baseline = info["kind"] == "built-in" and not name.startswith("behavior")
     info |= {
         "scope": "baseline" if baseline else said("scope", "pop" if patients is None else "ind"),
