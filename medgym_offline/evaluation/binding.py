@@ -142,8 +142,8 @@ def resolve_policy(
     _require_patients(patients, bank, name)
     seen = str(said("view", view or FULL))
     if view is not None and seen != view:
-        remedy = f"leave view out, or train one on a dataset with view={view!r}"
-        raise PolicyError(f"policy {name!r} was made for view {seen!r} and cannot be scored under {view!r}; {remedy}")
+        fix = f"leave view out, or train one on a dataset with view={view!r}"
+        raise PolicyError(f"policy {name!r} was made for view {seen!r} and cannot be asked under view {view!r}; {fix}")
     takes_torch, width = _probe(policy, len(bank) if patients is None else len(patients), of, name, seen)
     own = said("timing") or timing_of_width(of, width)
     if own not in TIMINGS:
