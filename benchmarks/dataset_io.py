@@ -121,7 +121,7 @@ def write_ours(block: Any, root: Path) -> None:
     digest.update(block.columns)
     ours: dict[str, Any] = {"patients": patients, "timing": "adaptive", "decisions": DECISIONS}
     ours |= {"content_hash": digest.hexdigest(**ours), "bytes": file.stat().st_size}
-    write_flat(folder / flat_name(ours["content_hash"]), [block.columns])
+    write_flat(folder / flat_name(ours["content_hash"]), block.columns)
     ours |= {"disease": "sepsis", "identity": "0" * 64}
     counts = {"dataset_id": OURS, "total_episodes": writer.episodes, "total_steps": writer.steps}
     counts |= {"env_spec": "{}", "eval_env_spec": "{}"}

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from medgym_offline.commands import board, clinical, data, demo, judge, learn, ope
+from medgym_offline.commands import board, clinical, data, demo, judge, learn
 from medgym_offline.errors import MedGymError
 from medgym_offline.threads import keep_memory
 
@@ -97,7 +97,7 @@ def _options(
         os.environ["MEDGYM_DEBUG"] = "1"
 
 
-for _module in (demo, judge, ope, data, learn, board, clinical):
+for _module in (demo, judge, data, learn, board, clinical):
     _module.register(app)
 
 

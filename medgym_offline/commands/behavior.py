@@ -8,19 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medgym_offline.commands.common import (
-    Bank,
-    Device,
-    Hours,
-    Patients,
-    Record,
-    Split,
-    View,
-    parse_list,
-    parse_patients,
-    require_train_people,
-    say,
-)
+from medgym_offline.commands import common
 from medgym_offline.errors import unknown_name
 from medgym_offline.patients import NEW_PEOPLE
 
@@ -28,61 +16,40 @@ __all__ = ["register"]
 
 
 def behavior_train(
-    bank: Bank = "",
+    bank: common.Bank = "",
     scope: Annotated[
         str,
         typer.Option(
-            "--scope",
             help="ind, pop, dr, ind-scratch, oracle; for new people, with --split train: clu, context; "
             "early-stopped: ind-medium, pop-medium, dr-replay-25 (-50, -75); several separated by commas; all: "
-            "whatever ships with a bank, in both timings.",
+            "whatever ships with a bank, in both timings."
         ),
     ] = "ind",
-    timing: Annotated[
-        str, typer.Option("--timing", help="adaptive, fixed, or both separated by a comma.")
-    ] = "adaptive",
-    algorithm: Annotated[str | None, typer.Option("--algorithm", help="Default: the recipe's (trpo-lag).")] = None,
-    decisions: Annotated[
-        int | None, typer.Option("--decisions", min=1, help="Budget K (default: the recipe's).")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Root seed (default: the recipe's).")] = None,
+    timing: Annotated[str, typer.Option(help="adaptive, fixed, or both separated by a comma.")] = "adaptive",
+    algorithm: Annotated[str | None, typer.Option(help="Default: the recipe's (trpo-lag).")] = None,
+    decisions: Annotated[int | None, typer.Option(min=1, help="Budget K (default: the recipe's).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Root seed (default: the recipe's).")] = None,
     patience: Annotated[
-        int | None,
-        typer.Option("--patience", min=0, help="Early stop after so many updates without a better return; 0: never."),
+        int | None, typer.Option(min=0, help="Stop after so many updates without a better return; 0: no.")
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and checkpoints.")] = Path(
         "runs/behaviors"
     ),
-    patients: Patients = None,
-    split: Split = None,
-    record: Record = 1,
-    hours: Hours = None,
-    view: View = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            "--recipe", help="Recipe (.toml); default: the release's, <disease>-behaviors.toml or else behaviors.toml."
-        ),
-    ] = None,
-    updates: Annotated[
-        int | None, typer.Option("--updates", min=1, help="Updates of every scope (default: the recipe's).")
-    ] = None,
-    engine: Annotated[
-        str, typer.Option("--engine", help="local (this process), process (all local cores) or ray.")
-    ] = "local",
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Jobs at a time (default: every core).")
-    ] = None,
-    address: Annotated[
-        str | None, typer.Option("--address", help="Ray cluster, HOST:PORT (default: one started here).")
-    ] = None,
-    device: Device = "cpu",
+    patients: common.Patients = None,
+    split: common.Split = None,
+    record: common.Record = 1,
+    hours: common.Hours = None,
+    view: common.View = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe (.toml); default: the release's, of the disease.")] = None,
+    updates: Annotated[int | None, typer.Option(min=1, help="Updates of every scope (default: the recipe's).")] = None,
+    engine: Annotated[str, typer.Option(help="local (this process), process (all local cores) or ray.")] = "local",
+    workers: Annotated[int | None, typer.Option(min=1, help="Jobs at a time (default: every core).")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, HOST:PORT (default: one started here).")] = None,
+    device: common.Device = "cpu",
     resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or forget it and start again.")
+        bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or start again.")
     ] = True,
-    half: Annotated[
-        bool, typer.Option("--half", help="Store the policies in float16: half the size, weights rounded.")
-    ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Store weights in float16: half the size.")] = False,
 ) -> None:
     """Train behavior policies of a bank, all patients at once. A killed run goes on where it was.
 
@@ -95,13 +62,15 @@ def behavior_train(
     from medgym_offline.people import people_of
     from medgym_offline.simulators import load_simulators
 
-    wanted = list(RELEASE) if scope == "all" else [(s, t) for t in parse_list(timing) for s in parse_list(scope)]
+    wanted = [(s, t) for t in common.parse_list(timing) for s in common.parse_list(scope)]
+    if scope == "all":
+        wanted = list(RELEASE)
     if not wanted:
         raise typer.BadParameter("name at least one scope and one timing")
     # Everything that can be wrong is looked at before anything is trained; what needs no bank, before it is read.
     for name, when in wanted:
         behavior_path("bank", name, when)
-        require_train_people(name, split, patients)
+        common.require_train_people(name, split, patients)
     options = EngineOptions(engine, workers, address, device)
     options.check()
     if algorithm is not None and algorithm not in ALGORITHMS:
@@ -120,10 +89,8 @@ def behavior_train(
     for _, when in wanted:
         settings.process(when, loaded.disease.name, view or "full")  # type: ignore[arg-type]
     side = loaded.patients if split is None else loaded.people(split)
-    chosen = parse_patients(patients, side, f"bank {loaded.name!r}")
-    shared = [
-        people_of(name, loaded, record, hours, view=view or "full") for name in NEW_PEOPLE if name in dict(wanted)
-    ]
+    chosen = common.parse_patients(patients, side, f"bank {loaded.name!r}")
+    shared = [people_of(s, loaded, record, hours, view=view or "full") for s in NEW_PEOPLE if s in dict(wanted)]
     paths = train_behavior_files(
         loaded if chosen is None else loaded.select(chosen),
         wanted,
@@ -138,18 +105,18 @@ def behavior_train(
         people=shared,
     )
     for path in paths:
-        say(f"wrote {path}")
+        common.say(f"wrote {path}")
     extra = "" if chosen is None else f" --patients {','.join(chosen)}"
     if split is not None:
         new = split == "train" and wanted[0][0] in ("dr", *NEW_PEOPLE)
         extra = " --split test" if new else f" --split {split}{extra}"
-    say(f"next: medgym-offline eval --policy {paths[0]} --bank {bank}{extra}")
+    common.say(f"next: medgym-offline eval --policy {paths[0]} --bank {bank}{extra}")
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     behavior = typer.Typer(
-        no_args_is_help=True, help="Policies that generate the datasets. Example: behavior train --bank sepsis-v0"
+        no_args_is_help=True, help="Policies that make datasets. Example: behavior train --bank sepsis-v0"
     )
     behavior.command("train")(behavior_train)
     app.add_typer(behavior, name="behavior")

@@ -15,31 +15,21 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A submission folder, as `submit` writes it.")]
-Board = Annotated[
-    Path | None, typer.Option("--file", help="Another leaderboard.json (default: this checkout's leaderboard/).")
-]
+Board = Annotated[Path | None, typer.Option(help="Another leaderboard.json (default: this checkout's leaderboard/).")]
 
 
 def submit_command(
     results: Annotated[
         list[Path], typer.Argument(metavar="RESULTS...", help="result.json files, or the folders of `eval --output`.")
     ],
-    name: Annotated[str, typer.Option("--name", help="Name of the method, as the board shows it.")],
+    name: Annotated[str, typer.Option(help="Name of the method, as the board shows it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Submission folder to write.")],
-    authors: Annotated[str, typer.Option("--authors", help="Names, separated by semicolons.")] = "",
-    link: Annotated[
-        list[str] | None, typer.Option("--link", help="Paper or project (http or https); may be repeated.")
-    ] = None,
-    code: Annotated[str | None, typer.Option("--code", help="Where the code lies (http or https).")] = None,
-    hardware: Annotated[
-        str | None, typer.Option("--hardware", help="It was trained on (default: as `train` recorded it).")
-    ] = None,
-    wall_seconds: Annotated[
-        float | None, typer.Option("--wall-seconds", min=0, help="Of all trainings together (default: as recorded).")
-    ] = None,
-    updates: Annotated[
-        int | None, typer.Option("--updates", min=1, help="Gradient steps of each training (default: as recorded).")
-    ] = None,
+    authors: Annotated[str, typer.Option(help="Names, separated by semicolons.")] = "",
+    link: Annotated[list[str] | None, typer.Option(help="Paper or project (http or https); may be repeated.")] = None,
+    code: Annotated[str | None, typer.Option(help="Where the code lies (http or https).")] = None,
+    hardware: Annotated[str | None, typer.Option(help="It was trained on (default: as `train` recorded it).")] = None,
+    wall_seconds: Annotated[float | None, typer.Option(min=0, help="Of all trainings (default: as recorded).")] = None,
+    updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps of each (default: as recorded).")] = None,
 ) -> None:
     """Build a leaderboard submission: one method, one result per training seed.
 
@@ -60,14 +50,10 @@ def submit_command(
 
 def leaderboard_verify(
     folder: Folder,
-    file: Annotated[
-        Path | None, typer.Option("--file", help="On success, also record the verification on this leaderboard.json.")
-    ] = None,
-    bank: Annotated[str | None, typer.Option("--bank", help="Bank file, where the bank does not ship.")] = None,
+    file: Annotated[Path | None, typer.Option(help="On success, record it on this leaderboard.json.")] = None,
+    bank: Annotated[str | None, typer.Option(help="Bank file, where the bank does not ship.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh/--no-fresh", help="Also evaluate on fresh seeds.")] = True,
-    retrain: Annotated[
-        bool, typer.Option("--retrain", help="Train the policies again from what they record; needs no policy file.")
-    ] = False,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Train the policies again; needs no policy file.")] = False,
     json: Json = False,
 ) -> None:
     """Run the policies of a submission again and compare every number. Exit code 1 if one does not hold.

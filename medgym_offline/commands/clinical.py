@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medgym_offline.commands.common import (
-    BankArgument,
-    Json,
-    print_json,
-    print_table,
-    say,
-)
+from medgym_offline.commands import common
 from medgym_offline.diseases.registry import DEFAULT
 
 __all__ = ["register"]
@@ -21,14 +15,10 @@ __all__ = ["register"]
 if TYPE_CHECKING:
     from medgym_offline.cohorts import Cohort
 
-CohortTable = Annotated[
-    Path, typer.Argument(metavar="COHORT", help="A cohort table (.parquet), as `cohort build` writes.")
-]
-DiseaseName = Annotated[str, typer.Option("--disease", help="Whose variables and treatments are read.")]
-Recipe = Annotated[Path | None, typer.Option("--recipe", help="Bank recipe (.toml); default: the release's settings.")]
-Chosen = Annotated[
-    int | None, typer.Option("--patients", min=1, help="How many stays, chosen by the coverage rule (default: all).")
-]
+CohortTable = Annotated[Path, typer.Argument(metavar="COHORT", help="A table (.parquet), as `cohort build` writes.")]
+DiseaseName = Annotated[str, typer.Option(help="Whose variables and treatments are read.")]
+Recipe = Annotated[Path | None, typer.Option(help="Bank recipe (.toml); default: the release's settings.")]
+Chosen = Annotated[int | None, typer.Option(min=1, help="How many stays, chosen by the coverage rule (default: all).")]
 
 
 def cohort_build(
@@ -38,7 +28,7 @@ def cohort_build(
     output: Annotated[Path, typer.Option("--output", "-o", help="The cohort table to write (.parquet).")],
     patients: Chosen = None,
     disease: DiseaseName = DEFAULT,
-    json: Json = False,
+    json: common.Json = False,
 ) -> None:
     """Read clinical records, check them, and write one cohort table; says what was rejected and why.
 
@@ -48,18 +38,16 @@ def cohort_build(
 
     summary = build_cohort(sources, output, definition_named(disease, "--disease"), patients)
     if json:
-        print_json(summary.to_json())
+        common.print_json(summary.to_json())
         return
     for line in summary.lines():
-        say(line)
-    say(f"next: medgym-offline simulators fit {output} --output runs/bank.safetensors")
+        common.say(line)
+    common.say(f"next: medgym-offline simulators fit {output} --output runs/bank.safetensors")
 
 
 def cohort_card(
     table: CohortTable,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Markdown file to write (default: print it).")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Markdown file (default: print it).")] = None,
 ) -> None:
     """Describe a cohort in numbers: stays, gaps, missing values, treatments, rejections, license.
 
@@ -70,10 +58,10 @@ def cohort_card(
 
     card = cohorts.cohort_card(cohorts.Cohort.read(table))
     if output is None:
-        say(card)
+        common.say(card)
     else:
         write_text(output, card)
-        say(f"written to {output}")
+        common.say(f"written to {output}")
 
 
 def _bank_name(output: Path, cohort: Cohort) -> str:
@@ -87,7 +75,7 @@ def simulators_fit(
     output: Annotated[Path, typer.Option("--output", "-o", help="The bank to write (.safetensors).")],
     recipe: Recipe = None,
     patients: Chosen = None,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the bank (default: the output's stem).")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bank (default: the output's stem).")] = None,
 ) -> None:
     """Fit a simulator to every stay of a cohort table: the population first, then each patient.
 
@@ -110,11 +98,11 @@ def simulators_fit(
     )
     bank = build_bank(cohort, settings, cohort_provenance(cohort, table))
     bank.save(output)
-    say(f"{output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}, {output.stat().st_size / 1e6:.1f} MB")
-    say(f"next: medgym-offline behavior train --bank {output}")
+    common.say(f"{output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}, {output.stat().st_size / 1e6:.1f} MB")
+    common.say(f"next: medgym-offline behavior train --bank {output}")
 
 
-def simulators_info(bank: BankArgument = "", json: Json = False) -> None:
+def simulators_info(bank: common.BankArgument = "", json: common.Json = False) -> None:
     """Show what a bank holds and where it came from.
 
     Example: medgym-offline simulators info sepsis-v0
@@ -131,22 +119,19 @@ def simulators_info(bank: BankArgument = "", json: Json = False) -> None:
         "content_hash": loaded.content_hash,
     }
     if json:
-        print_json(facts | {"patient_ids": list(loaded.patients), "metadata": loaded.metadata})
+        common.print_json(facts | {"patient_ids": list(loaded.patients), "metadata": loaded.metadata})
         return
-    print_table(("", ""), [(k, ", ".join(v) if isinstance(v, list) else v) for k, v in facts.items()])
+    common.print_table(("", ""), [(k, ", ".join(v) if isinstance(v, list) else v) for k, v in facts.items()])
     for key in ("license", "recipe_hash", "code_version", "build_seconds"):
         if key in loaded.metadata:
-            say(f"{key.replace('_', ' ')}: {loaded.metadata[key]}")
-    say(f"patients: {', '.join(loaded.patients)}")
+            common.say(f"{key.replace('_', ' ')}: {loaded.metadata[key]}")
+    common.say(f"patients: {', '.join(loaded.patients)}")
 
 
 def simulators_audit(
-    bank: BankArgument,
+    bank: common.BankArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for audit.html and audit.json.")],
-    cohort: Annotated[
-        Path | None,
-        typer.Option("--cohort", help="The cohort table the bank was fitted to: adds forecasts and rollouts."),
-    ] = None,
+    cohort: Annotated[Path | None, typer.Option(help="Its cohort table: adds forecasts and rollouts.")] = None,
 ) -> None:
     """Check a bank before anyone trusts it: solution map, fit, treatment effects, bounds.
 
@@ -162,17 +147,15 @@ def simulators_audit(
         table = Cohort.read(cohort)
     # Raises after writing if a check that must hold does not.
     facts = audit(load_simulators(bank or None), output, cohort=table)
-    print_table(("holds", "check", "found"), [("yes", c["check"], c["found"]) for c in facts["hard_checks"]])
+    common.print_table(("holds", "check", "found"), [("yes", c["check"], c["found"]) for c in facts["hard_checks"]])
     rows = [("met" if g["met"] else "missed", g["goal"], g["found"]) for g in facts["goals"]]
-    print_table(("", "goal", "found"), rows)
-    say(f"\nwritten to {output}")
+    common.print_table(("", "goal", "found"), rows)
+    common.say(f"\nwritten to {output}")
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
-    cohort = typer.Typer(
-        no_args_is_help=True, help="Clinical records to one cohort table. Example: cohort build DIR -o T"
-    )
+    cohort = typer.Typer(no_args_is_help=True, help="Clinical records to one table. Example: cohort build DIR -o T")
     cohort.command("build")(cohort_build)
     cohort.command("card")(cohort_card)
     simulators = typer.Typer(no_args_is_help=True, help="Patient simulators. Example: simulators info sepsis-v0")

@@ -38,36 +38,17 @@ __all__ = [
 _BANK = "Simulator bank: the name of a shipped one, or the path of a bank file"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for another program to read.")]
-Bank = Annotated[str, typer.Option("--bank", help=f"{_BANK}.")]
-MaybeBank = Annotated[str | None, typer.Option("--bank", help=f"{_BANK} (default: as policy or data say).")]
+Bank = Annotated[str, typer.Option(help=f"{_BANK}.")]
+MaybeBank = Annotated[str | None, typer.Option(help=f"{_BANK} (default: as policy or data say).")]
 BankArgument = Annotated[str, typer.Argument(metavar="BANK", help=f"{_BANK}.")]
-Dataset = Annotated[str, typer.Option("--dataset", metavar="ID", help="Dataset id.")]
-Patients = Annotated[
-    str | None, typer.Option("--patients", help="How many patients (the first N), or ids separated by commas.")
-]
-Split = Annotated[
-    str | None,
-    typer.Option("--split", help="Of the bank's people only those of this side: train, or test (new people)."),
-]
-Record = Annotated[
-    int,
-    typer.Option("--record", min=1, help="Of clu and context: sessions (days, operations) that tell who a patient is."),
-]
-Hours = Annotated[
-    float | None,
-    typer.Option(
-        "--hours", help="Of clu and context: of each session only the first so many, for eval with --takeover then."
-    ),
-]
-View = Annotated[
-    str | None,
-    typer.Option("--view", help="What policies see: full, noisy, charted (default: as trained; of a training full)."),
-]
-Worlds = Annotated[
-    str | None,
-    typer.Option("--worlds", help="own, crossfit, true; several separated by commas (default: all the bank has)."),
-]
-Device = Annotated[str, typer.Option("--device", help="Torch device of the training: cpu, or cuda.")]
+Dataset = Annotated[str, typer.Option(metavar="ID", help="Dataset id.")]
+Patients = Annotated[str | None, typer.Option(help="How many patients (the first N), or ids separated by commas.")]
+Split = Annotated[str | None, typer.Option(help="Only the bank's people of this side: train, or test (new people).")]
+Record = Annotated[int, typer.Option(min=1, help="Of clu and context: sessions that tell who a patient is.")]
+Hours = Annotated[float | None, typer.Option(help="Of each session only the first so many, for eval --takeover.")]
+View = Annotated[str | None, typer.Option(help="What policies see: full, noisy, charted (default: as trained).")]
+Worlds = Annotated[str | None, typer.Option(help="own, crossfit, true, separated by commas (default: all there are).")]
+Device = Annotated[str, typer.Option(help="Torch device of the training: cpu, or cuda.")]
 
 
 def say(text: str = "") -> None:

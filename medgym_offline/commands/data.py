@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 DatasetId = Annotated[str, typer.Argument(metavar="ID", help="Dataset id, for example medgym/sepsis-ind-v0.")]
-Root = Annotated[
-    Path | None, typer.Option("--root", help="Folder of Minari datasets (default: Minari's, $MINARI_DATASETS_PATH).")
-]
+Root = Annotated[Path | None, typer.Option(help="Folder of datasets (default: Minari's, $MINARI_DATASETS_PATH).")]
 
 
 def _plain(info: DatasetInfo) -> dict[str, Any]:
@@ -31,13 +29,13 @@ def list_command(json: Json = False, root: Root = None) -> None:
     Example: medgym-offline list
     """
     from medgym_offline.datasets import list_datasets, listing_row
-    from medgym_offline.datasets.listing import COLUMNS
+    from medgym_offline.datasets.catalogue import LISTED
 
     infos = list_datasets(root)
     if json:
         print_json([_plain(info) for info in infos])
         return
-    columns = (*COLUMNS, "here")
+    columns = (*LISTED, "here")
     rows = [(*listing_row(info), "yes" if info.path else "no") for info in infos]
     # A narrow terminal would fold every cell: it gets the columns that choose a dataset.
     narrow = terminal_width() < 120
@@ -86,22 +84,15 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
 
 def generate_command(
     dataset: Annotated[str, typer.Argument(metavar="ID", help="Dataset id, or the path of a recipe (.toml).")],
-    patients: Annotated[
-        str | None, typer.Option("--patients", help="Only the first N patients, or ids; needs --as.")
-    ] = None,
-    episodes: Annotated[int | None, typer.Option("--episodes", min=1, help="Per patient; needs --as.")] = None,
-    output_id: Annotated[
-        str | None, typer.Option("--as", metavar="ID", help="Id to write a part of a dataset under.")
-    ] = None,
+    patients: Annotated[str | None, typer.Option(help="Only the first N patients, or ids; needs --as.")] = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Per patient; needs --as.")] = None,
+    output_id: Annotated[str | None, typer.Option("--as", metavar="ID", help="Id of a part of a dataset.")] = None,
     root: Root = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; the result is the same.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the result is the same.")] = 1,
     records: Annotated[
-        Path | None,
-        typer.Option("--records", help="Folder of the clinical records of such a dataset ($MEDGYM_CLINICAL_DATA)."),
+        Path | None, typer.Option(help="Folder of clinical records (default: $MEDGYM_CLINICAL_DATA).")
     ] = None,
-    release: Annotated[
-        bool, typer.Option("--release", help="Maintainers: also write the manifest beside the recipe.")
-    ] = False,
+    release: Annotated[bool, typer.Option("--release", help="Also write the manifest beside the recipe.")] = False,
 ) -> None:
     """Make a dataset from its recipe, where Minari finds it. An interrupted run continues where it stopped.
 
@@ -144,11 +135,7 @@ def download_command(
     dataset: DatasetId,
     remote: Annotated[
         list[str] | None,
-        typer.Option(
-            "--remote",
-            metavar="URL",
-            help="hf://ORG; several are tried in order (default: $MINARI_REMOTE, then the project's).",
-        ),
+        typer.Option(metavar="URL", help="hf://ORG, tried in order (default: $MINARI_REMOTE, the project's)."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is here.")] = False,
     root: Root = None,
@@ -166,10 +153,8 @@ def download_command(
 
 def publish_command(
     datasets: Annotated[list[str], typer.Argument(metavar="ID...", help="Dataset ids.")],
-    remote: Annotated[str, typer.Option("--remote", metavar="URL", help="hf://ORG to publish at.")],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the files with sizes and checksums; send nothing.")
-    ] = False,
+    remote: Annotated[str, typer.Option(metavar="URL", help="hf://ORG to publish at.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files; send nothing.")] = False,
     root: Root = None,
 ) -> None:
     """Publish datasets of this machine, each in one commit with its card and a tag. They are verified first.

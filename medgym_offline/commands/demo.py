@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
     from medgym_offline.simulators import SimulatorBank
 
-__all__ = ["DATASETS", "run_demo", "run_demos"]
+__all__ = ["run_demo"]
 
 DATASETS = (f"medgym/{DEFAULT}-ind-v0", "medgym/diabetes-ind-v0")
 """Simulators fitted to real patients, and patients whose truth is published."""
@@ -45,7 +45,7 @@ def run_demos(output: str | Path = "runs/demo", patients: int = 5, seed: int = 0
         The page.
     """
     from medgym_offline.datasets import find_recipe
-    from medgym_offline.evaluation.tables import comparison_table
+    from medgym_offline.evaluation.report import comparison_table
     from medgym_offline.reports.blocks import Link, Page, Section, Table
     from medgym_offline.reports.page import write_page
     from medgym_offline.simulators import load_simulators
@@ -149,8 +149,8 @@ def _dataset(source: Recipe, bank: SimulatorBank, chosen: list[int], root: Path)
     from medgym_offline.datasets import dataset_folder, generate
     from medgym_offline.datasets.behaviors import recipe_behavior
     from medgym_offline.datasets.catalogue import read_manifest
-    from medgym_offline.datasets.identity import identity_of
     from medgym_offline.datasets.manifest import making
+    from medgym_offline.datasets.trust import identity_of
 
     name, _, version = source.id.rpartition("-v")
     part = source.id if len(chosen) == len(bank) else f"{name}-{len(chosen)}-v{version}"
@@ -167,18 +167,16 @@ def _dataset(source: Recipe, bank: SimulatorBank, chosen: list[int], root: Path)
 
 
 def _train(data: Transitions, ids: list[str], seed: int, updates: int | None, folder: Path) -> dict[str, str]:
-    from medgym_offline.commands.learn import write_log
-    from medgym_offline.offline import OfflineConfig, train
-    from medgym_offline.policies import save_policy
+    from medgym_offline.commands.learn import fit, write_log
+    from medgym_offline.offline import OfflineConfig
 
     config = OfflineConfig() if updates is None else OfflineConfig(updates=updates)
     written = {}
     for algorithm in ALGORITHMS:
         for scope in SCOPES:
-            found = train(algorithm, data, scope, seed, config, patients=ids)
             path = folder / f"{algorithm}-{scope}-seed{seed}.safetensors"
-            save_policy(found.policy, path)
-            write_log(path.with_suffix(".csv"), found.log)
+            log, _ = fit(path, algorithm, data, scope=scope, seed=seed, config=config, patients=ids)
+            write_log(path.with_suffix(".csv"), log)
             written[f"{algorithm}-{scope}"] = str(path)
     return written
 
@@ -243,10 +241,8 @@ def demo_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
         "runs/demo"
     ),
-    patients: Annotated[
-        int, typer.Option("--patients", min=1, help="How many patients of each disease (the bank's first N).")
-    ] = 5,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training.")] = 0,
+    patients: Annotated[int, typer.Option(min=1, help="How many patients of each disease (the bank's first N).")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
 ) -> None:
     """Run the whole chain on a handful of patients of two diseases: dataset, training, evaluation, report, leaderboard.
 

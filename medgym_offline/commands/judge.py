@@ -1,28 +1,19 @@
-"""eval and report: what a policy is worth."""
+"""eval, report and ope: what a policy is worth."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands.common import (
-    Json,
-    MaybeBank,
-    Patients,
-    Split,
-    View,
-    Worlds,
-    ask_patients,
-    parse_list,
-    print_json,
-    say,
-)
+from medgym_offline.commands import common
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
+    from medgym_offline.evaluation.ope import OpeAudit
 
 __all__ = ["evaluate_to", "keep", "register"]
 
@@ -59,41 +50,31 @@ def evaluate_to(policy: str, output: Path | None, *, show: bool = True, **settin
 
 
 def eval_command(
-    policy: Annotated[
-        str,
-        typer.Option("--policy", help="Policy file or folder, or zero, max, random, clinician, behavior."),
-    ],
-    patients: Patients = None,
-    split: Split = None,
-    episodes: Annotated[
-        int | None, typer.Option("--episodes", min=1, help="Per patient (default: protocol's).")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the episodes (default: protocol's).")] = None,
-    timing: Annotated[str | None, typer.Option("--timing", help="adaptive or fixed (default: the policy's).")] = None,
+    policy: Annotated[str, typer.Option(help="Policy file or folder, or zero, max, random, clinician, behavior.")],
+    patients: common.Patients = None,
+    split: common.Split = None,
+    episodes: Annotated[int | None, typer.Option(min=1, help="Per patient (default: protocol's).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the episodes (default: protocol's).")] = None,
+    timing: Annotated[str | None, typer.Option(help="adaptive or fixed (default: the policy's).")] = None,
     decisions: Annotated[
-        int | None, typer.Option("--decisions", min=1, help="Most decisions of an episode (default: the policy's).")
+        int | None, typer.Option(min=1, help="Most decisions of an episode (default: the policy's).")
     ] = None,
-    worlds: Worlds = None,
-    view: View = None,
+    worlds: common.Worlds = None,
+    view: common.View = None,
     takeover: Annotated[
         float | None,
-        typer.Option(
-            "--takeover", help="The clinician treats until this time of every episode; metrics count from there."
-        ),
+        typer.Option(help="The clinician treats until this time of every episode; metrics count from there."),
     ] = None,
-    bank: MaybeBank = None,
+    bank: common.MaybeBank = None,
     dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", metavar="ID", help="Behavior data: adds support distance and normalized score."),
+        str | None, typer.Option(metavar="ID", help="Behavior data: adds support distance and normalized score.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Worlds scored at a time (default: one per core).")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worlds scored at a time (default: one per core).")] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Folder for result.json, result.parquet, report.html, the policy."),
     ] = None,
-    json: Json = False,
+    json: common.Json = False,
 ) -> None:
     """Score a policy on every patient's own simulator.
 
@@ -104,7 +85,7 @@ def eval_command(
         output,
         dataset=dataset,
         bank=bank,
-        patients=ask_patients(patients),
+        patients=common.ask_patients(patients),
         split=split,
         show=not json,
         timing=timing,
@@ -113,15 +94,15 @@ def eval_command(
         seed=seed,
         view=view,
         takeover=takeover,
-        worlds=None if worlds is None else parse_list(worlds),
+        worlds=None if worlds is None else common.parse_list(worlds),
         workers=workers,
     )
     if json:
-        print_json(evaluation.to_dict())
+        common.print_json(evaluation.to_dict())
     elif output is not None:
-        say(f"\nwrote {output / 'result.json'} and {output / 'report.html'}")
+        common.say(f"\nwrote {output / 'result.json'} and {output / 'report.html'}")
         if takeover is None:
-            say(f"next: medgym-offline submit {output} --name NAME --output runs/submission")
+            common.say(f"next: medgym-offline submit {output} --name NAME --output runs/submission")
 
 
 def report_command(
@@ -149,10 +130,88 @@ def report_command(
         evaluations[found.name if not alike else f"{found.name} ({alike + 1})"] = found
     print_evaluations(evaluations)
     write_report(evaluations, output)
-    say(f"\nwrote {output}")
+    common.say(f"\nwrote {output}")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def print_audit(found: OpeAudit) -> None:
+    """Two tables: values per policy, and scores per estimator and world."""
+    info = found.info
+    gamma = info["settings"]["gamma"]
+    discount = "undiscounted" if gamma == 1 else f"discounted by {gamma:g} per unit of time"
+    worlds, names = list(found.truth), list(found.estimates)
+    title = (
+        f"{info['dataset']}: {len(found.patients)} patients x {info['logged_episodes']} logged episodes; returns "
+        f"{discount}, of policies perturbed by N(0, {info['perturbation']:g}^2)"
+    )
+    columns = ("policy", *(f"true, {w}" for w in worlds), *names, "ESS")
+    rows = []
+    for i, policy in enumerate(found.policies):
+        true = (f"{found.truth[w][i].mean():.2f} ± {found.error[w][i]:.2f}" for w in worlds)
+        guessed = (f"{found.estimates[name][i].mean():.2f}" for name in names)
+        ess = median(found.sample_size[i])
+        rows.append((policy, *true, *guessed, f"{ess:.1f}"))
+    common.print_table(columns, rows, title)
+    if worlds:
+        keys = list(found.scores[worlds[0]][names[0]])
+        common.print_table(
+            ("truth", "estimator", *(key.replace("_", " ") for key in keys)),
+            [(w, name, *(_number(found.scores[w][name][key]) for key in keys)) for w in worlds for name in names],
+            "Estimates against the truth",
+        )
+    for warning in found.warnings:
+        common.say(f"warning: {warning}")
+
+
+def ope_command(
+    dataset: common.Dataset,
+    policy: Annotated[
+        list[str], typer.Option(help="Policy file, or zero, max, random, clinician, behavior; repeat for several.")
+    ],
+    bank: common.MaybeBank = None,
+    patients: common.Patients = None,
+    episodes: Annotated[int, typer.Option(min=2, help="Monte-Carlo episodes per patient.")] = 50,
+    worlds: common.Worlds = None,
+    gamma: Annotated[float, typer.Option(help="Discount per unit of time, in (0, 1]; 1 is undiscounted.")] = 1.0,
+    updates: Annotated[int, typer.Option(min=1, help="Gradient steps of fitted Q evaluation.")] = 2000,
+    min_ess: Annotated[float, typer.Option(min=1.0, help="Warn below this effective sample size (episodes).")] = 10.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of networks and episodes.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for ope.json.")] = None,
+    json: common.Json = False,
+) -> None:
+    """Estimate policies from a dataset (FQE, WIS, doubly robust, simulator) and compare with their true returns.
+
+    Example: medgym-offline ope --dataset medgym/sepsis-ind-v0 --policy random --policy zero --policy behavior
+    """
+    from medgym_offline.evaluation.ope import OpeSettings, audit_dataset
+    from medgym_offline.evaluation.ope.fqe import FqeConfig
+    from medgym_offline.files import write_json
+
+    settings = OpeSettings(gamma, episodes, seed, min_ess, FqeConfig(updates=updates))
+    found = audit_dataset(
+        dataset,
+        policy,
+        bank=bank,
+        patients=common.ask_patients(patients),
+        worlds=None if worlds is None else common.parse_list(worlds),
+        settings=settings,
+        progress=True,
+    )
+    if output is not None:
+        write_json(output / "ope.json", found.to_dict())
+    if json:
+        common.print_json(found.to_dict())
+        return
+    print_audit(found)
+    if output is not None:
+        common.say(f"\nwrote {output / 'ope.json'}")
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     app.command("eval")(eval_command)
     app.command("report")(report_command)
+    app.command("ope")(ope_command)

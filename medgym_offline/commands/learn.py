@@ -9,19 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands import behavior
-from medgym_offline.commands.common import (
-    Dataset,
-    Device,
-    Hours,
-    Patients,
-    Record,
-    Split,
-    View,
-    parse_patients,
-    require_train_people,
-    say,
-)
+from medgym_offline.commands import behavior, common
 from medgym_offline.errors import MedGymError
 from medgym_offline.patients import NEW_PEOPLE
 
@@ -29,10 +17,13 @@ if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
     from medgym_offline.people import Clusters, Contexts
 
-__all__ = ["register", "write_log"]
+__all__ = ["fit", "register", "write_log"]
 
 
-def write_log(path: str | Path, log: list[dict[str, Any]]) -> None:
+Log = list[dict[str, float]]
+
+
+def write_log(path: str | Path, log: Log) -> None:
     """Write a training log as CSV, one line per look."""
     import csv
 
@@ -53,32 +44,29 @@ def train_command(
             help="bc; dqn, cql or gcql; one of these with -discrete; or d3rlpy-bc, -iql, -td3bc, -cql, -discrete-cql.",
         ),
     ],
-    dataset: Dataset,
+    dataset: common.Dataset,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and logs.")],
     scope: Annotated[
         str | None,
         typer.Option(
-            "--scope",
             help="ind: a policy per patient (default); clu: one per cluster; pop: one for all (d3rlpy's: always); "
-            "context: one for all that reads the patient's record.",
+            "context: one for all that reads the patient's record."
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Number of training seeds: 0 to N-1.")] = 1,
-    patients: Patients = None,
-    split: Split = None,
-    record: Record = 1,
-    hours: Hours = None,
-    profile: Annotated[str, typer.Option("--profile", help="quick, or paper (the published sizes).")] = "quick",
-    updates: Annotated[
-        int | None, typer.Option("--updates", min=1, help="Gradient steps (default: profile's).")
-    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds: 0 to N-1.")] = 1,
+    patients: common.Patients = None,
+    split: common.Split = None,
+    record: common.Record = 1,
+    hours: common.Hours = None,
+    profile: Annotated[str, typer.Option(help="quick, or paper (the published sizes).")] = "quick",
+    updates: Annotated[int | None, typer.Option(min=1, help="Gradient steps (default: profile's).")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting, such as discount=elapsed; may be repeated."),
     ] = None,
-    checkpoints: Annotated[int, typer.Option("--checkpoints", min=0, help="Also keep N policies along the way.")] = 0,
-    view: View = None,
-    device: Device = "cpu",
+    checkpoints: Annotated[int, typer.Option(min=0, help="Also keep N policies along the way.")] = 0,
+    view: common.View = None,
+    device: common.Device = "cpu",
     evaluate: Annotated[bool, typer.Option("--eval", help="Evaluate each policy afterwards.")] = False,
 ) -> None:
     """Train an offline algorithm on a dataset, all patients at once. An interrupted run resumes (not d3rlpy's).
@@ -101,7 +89,7 @@ def train_command(
             raise unknown_name(kind, value, known)
     if foreign and scope != "pop":
         raise MedGymError(f"{algorithm} learns one policy for all patients; use --scope pop, or leave it out")
-    require_train_people(scope, split, patients)
+    common.require_train_people(scope, split, patients)
     config = PROFILES[profile] if updates is None else replace(PROFILES[profile], updates=updates)
     given: dict[str, Any] = {"checkpoints": checkpoints, "device": check_device(device)}
     if foreign:
@@ -110,19 +98,19 @@ def train_command(
         algorithm, config = algorithm_name(algorithm), config.changed(settings or [])
         given |= {"scope": scope, "people": _people(scope, dataset, record, hours, view or "full")}
     transitions = load_dataset(dataset, split=split, view=view or "full")
-    given["patients"] = parse_patients(patients, transitions.present_ids, dataset)
+    given["patients"] = common.parse_patients(patients, transitions.present_ids, dataset)
     output.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for seed in range(seeds):
         path = output / f"{algorithm}-{scope}-seed{seed}{'.pt' if foreign else '.safetensors'}"
         resumed, started = path.with_suffix(".state").exists(), time.monotonic()
-        fit = _fit_d3rlpy if foreign else _fit
-        log, note = fit(path, algorithm, transitions, seed=seed, config=config, **given)
+        learner = _fit_d3rlpy if foreign else fit
+        log, note = learner(path, algorithm, transitions, seed=seed, config=config, **given)
         wall = None if resumed else round(time.monotonic() - started, 1)
         Compute(hardware(device), wall, config.updates).save(path)
         write_log(path.with_suffix(".csv"), log)
         written.append(path)
-        say(f"wrote {path}{note}")
+        common.say(f"wrote {path}{note}")
     new = "" if split != "train" or patients else "--split test" + (f" --takeover {hours:g}" if hours else "")
     _go_on(written, dataset, _evaluated_patients(transitions, given["patients"]), evaluate, new)
 
@@ -137,7 +125,7 @@ def _people(scope: str, dataset: str, record: int, hours: float | None, view: st
     return people_of(scope, load_simulators(_bank_of(dataset)), record, hours, view=view)
 
 
-def _fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[list[dict[str, float]], str]:
+def fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[Log, str]:
     """Train one of our algorithms to the file `path`, checkpoints beside it; the log, and what else to say."""
     from medgym_offline.offline import train
     from medgym_offline.policies import save_policy
@@ -150,9 +138,7 @@ def _fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> 
     return found.log, f" ({len(found.stopped)} learners stopped early)" if found.stopped else ""
 
 
-def _fit_d3rlpy(
-    path: Path, algorithm: str, transitions: Transitions, **given: Any
-) -> tuple[list[dict[str, float]], str]:
+def _fit_d3rlpy(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[Log, str]:
     """The same for one of d3rlpy's."""
     from medgym_offline.third_party.training import Baseline, train_baseline
 
@@ -183,7 +169,7 @@ def _go_on(written: list[Path], dataset: str, ids: list[str] | None, evaluate: b
         command = f"eval --policy {path} --dataset {dataset} --bank {bank}{extra} --output {result}"
         if evaluate:
             command = f"submit {result} --name NAME --output runs/submission"
-        say(f"next: medgym-offline {command}")
+        common.say(f"next: medgym-offline {command}")
 
 
 def _evaluated_patients(transitions: Transitions, chosen: list[str] | None) -> list[str] | None:

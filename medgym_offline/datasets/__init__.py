@@ -10,12 +10,14 @@ from medgym_offline.datasets.catalogue import (
     dataset_folder,
     dataset_info,
     list_datasets,
+    listing_row,
+    listing_table,
     minari_root,
+    normalized_score,
     released_datasets,
 )
 from medgym_offline.datasets.downloading import Download, download
 from medgym_offline.datasets.generation import GeneratedDataset, generate
-from medgym_offline.datasets.listing import listing_row, listing_table, normalized_score
 from medgym_offline.datasets.load import load_dataset
 from medgym_offline.datasets.publishing import Publication, publish
 from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, find_recipe, list_recipes, read_recipe

@@ -86,16 +86,13 @@ def require_whole_episodes(rows: Transitions) -> None:
     if not len(rows):
         raise DatasetError(f"{rows.dataset_id}: there are no rows")
     follows = np.zeros(len(rows), bool)
-    follows[:-1] = (rows.episode[1:] == rows.episode[:-1]) & (rows.next_observations[:-1] == rows.observations[1:]).all(
-        1
-    )
+    alike = (rows.next_observations[:-1] == rows.observations[1:]).all(1)
+    follows[:-1] = (rows.episode[1:] == rows.episode[:-1]) & alike
     broken = np.flatnonzero(~(follows | rows.terminations))
     if len(broken):
         row = int(broken[0])
-        raise DatasetError(
-            f"{rows.dataset_id}: row {row} (episode {int(rows.episode[row])}) is neither terminal nor followed by the "
-            "next decision of its episode; select whole episodes or patients"
-        )
+        which = f"row {row} (episode {int(rows.episode[row])}) is neither terminal nor followed by the next decision"
+        raise DatasetError(f"{rows.dataset_id}: {which} of its episode; select whole episodes or patients")
 
 
 def to_arrow(rows: Transitions) -> Any:

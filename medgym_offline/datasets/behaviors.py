@@ -116,14 +116,8 @@ def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
     """The decision process that a recipe describes, of the disease of its bank."""
     from medgym_offline.envs.process import ProcessConfig
 
-    return ProcessConfig(
-        timing=recipe.timing,
-        decisions=recipe.decisions,
-        reward=recipe.played_reward,
-        path_costs=True,
-        disease=disease,
-        view=recipe.view,
-    )
+    kind = (recipe.timing, recipe.decisions, recipe.played_reward)
+    return ProcessConfig(*kind, path_costs=True, disease=disease, view=recipe.view)
 
 
 def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int, view: str = FULL) -> Behavior:
@@ -159,9 +153,8 @@ def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int
     else:
         raise DatasetError(str(unknown_name("behavior", name, (*SCOPES, *EARLY, *BUILTINS))))
     if found.policy.timing != timing:
-        raise DatasetError(
-            f"behavior {name} was made for {found.policy.timing} timing, the recipe asks for {timing}; change one"
-        )
+        made = f"behavior {name} was made for {found.policy.timing} timing"
+        raise DatasetError(f"{made}, the recipe asks for {timing}; change one")
     if (seen := getattr(found.policy, "view", FULL)) != view:
         raise DatasetError(f"behavior {name} sees view {seen!r}, the recipe asks for {view!r}; change one")
     return found
@@ -176,9 +169,7 @@ def recipe_behavior(recipe: Recipe, bank: SimulatorBank) -> Behavior:
     return Behavior(" + ".join(part.name for part in parts), digest, None, tuple(parts))
 
 
-def play(
-    bank: SimulatorBank, behavior: Behavior, config: ProcessConfig, seeds: np.ndarray, perturbation: float
-) -> Rollout:
+def play(bank: SimulatorBank, behavior: Behavior, config: ProcessConfig, seeds: np.ndarray, sigma: float) -> Rollout:
     """Episodes of `behavior` on every patient of `bank`.
 
     Args:
@@ -186,7 +177,7 @@ def play(
         behavior: Acts for them; of a mix, part b mod n acts in column b.
         config: The process.
         seeds: (P, B) int64, one per episode: everything random in it derives from its seed alone.
-        perturbation: Standard deviation of the action noise.
+        sigma: Standard deviation of the action noise.
 
     Returns:
         What they were; observations are "full", whatever the process shows its policy.
@@ -202,7 +193,7 @@ def play(
     policy = behavior.for_patients(bank.patients, torch.float64)
     reset_policy(policy, seeds)
     noise = draw_noise(seeds, bank, config)
-    rolled = rollout(DecisionProcess(exact, config), policy.act, noise, perturbation)
+    rolled = rollout(DecisionProcess(exact, config), policy.act, noise, sigma)
     if config.view == FULL:
         return rolled
     plain = DecisionProcess(exact, dataclasses.replace(config, view=FULL))

@@ -1,25 +1,25 @@
-"""Dataset cards: a README with Hub front matter, from the manifest, and figures from the rows."""
+"""Cards with Hub front matter: of a dataset, from its manifest and rows, and of a repository that holds several."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgym_offline.datasets.catalogue import DATA_FILE
+from medgym_offline.datasets.catalogue import DATA_FILE, info_of, listing_table
 from medgym_offline.datasets.records_card import records_card
 from medgym_offline.diseases.base import Disease
-from medgym_offline.diseases.registry import disease
+from medgym_offline.diseases.registry import disease, disease_of_id
 from medgym_offline.diseases.views import FULL
 
 if TYPE_CHECKING:
     from medgym_offline.datasets.card_figures import CardFigure
     from medgym_offline.datasets.transitions import Transitions
 
-__all__ = ["dataset_card", "hub_tags", "write_card"]
+__all__ = ["dataset_card", "family_card", "write_card"]
 
 
-def hub_tags(diseases: Sequence[str]) -> str:
+def _hub_tags(diseases: Sequence[str]) -> str:
     """Front matter that all cards on the Hub share."""
     tags = "\n".join(f"- {tag}" for tag in ("offline-rl", "minari", "medical", *diseases, "simulation"))
     return f"task_categories:\n- reinforcement-learning\ntags:\n{tags}\n"
@@ -135,7 +135,7 @@ def dataset_card(manifest: dict[str, Any], figures: Sequence[CardFigure] = ()) -
     head = f"""---
 license: {of.license}
 pretty_name: {manifest["id"]}
-{hub_tags([of.name])}viewer: false
+{_hub_tags([of.name])}viewer: false
 ---
 """
     if "records" in manifest:
@@ -220,4 +220,50 @@ Normalized score: 100 x (return - random) / (expert - random).
 
 {of.license.upper()}. The episodes are output of simulators{origin}. {of.lineage} The code is under the MIT license.
 Cite MedGym Offline (code {manifest["code_version"]}), this dataset's id and its identity, and the sources above.
+"""
+
+
+def family_card(remote: str, manifests: Mapping[str, dict[str, Any] | None]) -> str:
+    """Card of a namespace as markdown with Hub front matter.
+
+    Args:
+        remote: `hf://ORG` it is published at.
+        manifests: Of each of its datasets, by id; None where it has none, and is not in the table.
+    """
+    first = min(manifests)
+    namespace = first.partition("/")[0]
+    table = listing_table(info_of(manifest) for _, manifest in sorted(manifests.items()) if manifest is not None)
+    for dataset in manifests:
+        table = table.replace(f"`{dataset}`", f"[`{dataset}`]({dataset.partition('/')[2]}/README.md)")
+    kinds = sorted({disease_of_id(dataset) for dataset in manifests})
+    known = [disease(kind) for kind in kinds]
+    lineage = "\n".join(f"- {one.label}: {one.license.upper()}. {one.lineage}".rstrip() for one in known)
+    licenses = {one.license for one in known}
+    return f"""---
+license: {licenses.pop() if len(licenses) == 1 else "other"}
+pretty_name: {namespace}
+viewer: false
+{_hub_tags(kinds)}---
+
+# {namespace}
+
+Datasets of simulated episodes of treatment, for research on offline reinforcement learning, in [Minari](https://minari.farama.org)'s
+format. No row is a record of a patient, and nothing learned from them is fit for care.
+
+{table}
+
+`random`, `behavior` and `expert` (the best policy shipped for the simulators) are mean undiscounted returns of an
+episode; `score` is the behavior's between the two others, in percent. Each dataset has a card and a manifest with
+checksums (`data/manifest.json`).
+
+```bash
+medgym-offline download {first} --remote {remote}
+MINARI_REMOTE={remote} minari download {first}
+```
+
+The first compares every file with the checksums that the package ships or the manifest states.
+
+{lineage}
+
+Cite the sources, MedGym Offline, and the dataset's id and identity.
 """

@@ -1,11 +1,13 @@
-"""Which datasets exist: the release's recipes and manifests, and what lies in the local Minari folder."""
+"""Which datasets exist: the release's recipes and manifests, what lies in the local Minari folder, and their table."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medgym_offline.config import from_values
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST_FORMAT, read_manifest
 from medgym_offline.datasets.recipes import Recipe, UnknownDatasetError, known_recipe, list_recipes, unknown_dataset
 from medgym_offline.errors import DatasetError
@@ -14,15 +16,18 @@ from medgym_offline.files import release_folder
 __all__ = [
     "DATA_FILE",
     "MANIFEST_FORMAT",
+    "LISTED",
     "NAMESPACE",
     "DatasetInfo",
     "dataset_folder",
     "dataset_info",
     "info_of",
     "list_datasets",
+    "listing_row",
+    "listing_table",
     "local_folder",
-    "local_ids",
     "minari_root",
+    "normalized_score",
     "read_manifest",
     "released_datasets",
     "unknown_id",
@@ -77,10 +82,8 @@ def minari_root(root: str | Path | None = None) -> Path:
     try:
         return Path(get_dataset_path())  # which makes it
     except OSError as error:
-        raise DatasetError(
-            f"{error.filename}: the folder of datasets cannot be made ({error.strerror}); set MINARI_DATASETS_PATH to "
-            "one that can be written"
-        ) from None
+        wrong = f"{error.filename}: the folder of datasets cannot be made ({error.strerror})"
+        raise DatasetError(f"{wrong}; set MINARI_DATASETS_PATH to one that can be written") from None
 
 
 def dataset_folder(dataset: str, root: str | Path | None = None) -> Path:
@@ -132,8 +135,8 @@ def _info(recipe: Recipe, manifest: dict[str, Any] | None, path: Path | None) ->
 
 def info_of(manifest: dict[str, Any], path: Path | None = None) -> DatasetInfo:
     """What a manifest says of its dataset; `path` is where it lies."""
-    recipe = Recipe.from_fields(manifest["recipe"] | {"id": manifest["id"]}, f"manifest of {manifest['id']}")
-    return _info(recipe, manifest, path)
+    fields = manifest["recipe"] | {"id": manifest["id"]}
+    return _info(from_values(Recipe, fields, f"manifest of {manifest['id']}"), manifest, path)
 
 
 def dataset_info(dataset: str, root: str | Path | None = None) -> DatasetInfo:
@@ -166,3 +169,44 @@ def list_datasets(root: str | Path | None = None) -> list[DatasetInfo]:
 def released_datasets() -> list[DatasetInfo]:
     """The release's datasets as its recipes and manifests say, whatever lies on this machine."""
     return [_released(recipe) for recipe in list_recipes().values()]
+
+
+LISTED = ("id", "policy", "timing", "episodes", "decisions", "MB", "random", "behavior", "expert", "score")
+"""Columns of a listing: returns are means per episode, `score` is the behavior's normalized score."""
+
+
+def normalized_score(returns: dict[str, float], key: str) -> float | None:
+    """100 (return - random) / (expert - random) of one of the reference returns; None where that is not defined."""
+    if not {key, "random", "expert"} <= returns.keys() or returns["expert"] == returns["random"]:
+        return None
+    return 100.0 * (returns[key] - returns["random"]) / (returns["expert"] - returns["random"])
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def listing_row(info: DatasetInfo) -> tuple[str, ...]:
+    """Cells of one dataset, in the order of `LISTED`; empty where nothing is known."""
+    returns = info.reference_returns
+    parts = info.behavior.split(" + ")
+    return (
+        info.id,
+        info.behavior if len(parts) == 1 else f"mix of {len(parts)}",
+        info.timing,
+        _number(info.episodes, ","),
+        _number(info.steps, ","),
+        _number(None if info.size is None else info.size / 1e6, ".1f"),
+        *(_number(returns.get(key), ".1f") for key in ("random", "behavior", "expert")),
+        _number(normalized_score(returns, "behavior"), ".0f"),
+    )
+
+
+def listing_table(infos: Iterable[DatasetInfo]) -> str:
+    """A markdown table of the datasets that have a manifest, one line each."""
+    lines = ["| " + " | ".join(LISTED) + " |", "|" + "-|" * 3 + "-:|" * (len(LISTED) - 3)]
+    for info in infos:
+        if info.episodes is not None:
+            name, *cells = listing_row(info)
+            lines.append("| " + " | ".join((f"`{name}`", *cells)) + " |")
+    return "\n".join(lines)

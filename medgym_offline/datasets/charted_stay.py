@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
 from medgym_offline.cohorts.cohort import definition_named
 from medgym_offline.cohorts.decisions import Given
+from medgym_offline.datasets.behaviors import process_config
 from medgym_offline.datasets.recipes import Recipe
-
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.diseases.base import Sight
+from medgym_offline.envs.timing import interval_to_action
+from medgym_offline.envs.views import Lens
+from medgym_offline.seeds import derive_seed
+from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["ChartedStay", "least_severe"]
 
@@ -69,11 +73,6 @@ class ChartedStay:
 
     def episode(self, recipe: Recipe, bank: SimulatorBank, died: bool) -> dict[str, Any]:
         """The arrays of `pack_episodes`, the patient aside."""
-        import torch
-
-        from medgym_offline.datasets.behaviors import process_config
-        from medgym_offline.envs.timing import interval_to_action
-        from medgym_offline.seeds import derive_seed
 
         disease, dt = bank.disease, np.diff(self.times)
         config, steps = process_config(recipe, disease.name), len(dt)
@@ -132,11 +131,6 @@ class ChartedStay:
 
     def _observations(self, recipe: Recipe, bank: SimulatorBank) -> np.ndarray:
         """(K + 1, d) of the recipe's view."""
-        import torch
-
-        from medgym_offline.datasets.behaviors import process_config
-        from medgym_offline.diseases.base import Sight
-        from medgym_offline.envs.views import Lens
 
         disease, count = bank.disease, len(self.times)
         lens = Lens(process_config(recipe, disease.name), [max(1, len(taken)) for taken, _ in self.charted])

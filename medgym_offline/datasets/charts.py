@@ -17,7 +17,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,11 +30,9 @@ from medgym_offline.datasets.clone import CloneConfig, estimate_log_prob
 from medgym_offline.datasets.hdf5 import EpisodeBlock, pack_episodes
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.errors import DatasetError
+from medgym_offline.simulators.bank import SimulatorBank
 
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
-
-__all__ = ["FOLDER", "Charts", "charted_episodes", "read_charts"]
+__all__ = ["FOLDER", "charted_episodes", "read_charts"]
 
 FOLDER = "MEDGYM_CLINICAL_DATA"
 """Environment variable that names the folder of the records."""
@@ -152,10 +150,8 @@ def _require(recipe: Recipe, cohort: Cohort, bank: SimulatorBank) -> None:
             raise DatasetError(f"{recipe.id}: the records hold no {name}; rows need every treatment, so add its table")
     unknown = cohort.stays.filter(pl.col("died").is_null())["patient"]
     if recipe.reward == "death" and len(unknown):
-        raise DatasetError(
-            f"{recipe.id}: stay {unknown[0]} does not say whether its patient died in hospital; add `died` to the "
-            "stays, or set reward to integral"
-        )
+        remedy = "add `died` to the stays, or set reward to integral"
+        raise DatasetError(f"{recipe.id}: stay {unknown[0]} does not say whether its patient died; {remedy}")
 
 
 def _derived_until(cohort: Cohort, times: Mapping[str, np.ndarray], hours: float) -> dict[str, np.ndarray]:

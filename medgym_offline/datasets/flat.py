@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +55,11 @@ def flat_name(content_hash: str) -> str:
     return f"flat-{content_hash[:16]}"
 
 
-def write_flat(folder: str | Path, blocks: Sequence[dict[str, np.ndarray]]) -> None:
-    """Write the flat cache of rows that come in blocks, in order, into a new folder."""
+def write_flat(folder: str | Path, columns: dict[str, np.ndarray]) -> None:
+    """Write the flat cache of the rows of a dataset into a new folder."""
     Path(folder).mkdir(parents=True)
     for name, kind in COLUMNS.items():
-        np.save(
-            Path(folder) / f"{name}.npy", np.concatenate([block[name] for block in blocks]).astype(kind, copy=False)
-        )
+        np.save(Path(folder) / f"{name}.npy", columns[name].astype(kind, copy=False))
 
 
 def read_flat(folder: str | Path) -> dict[str, np.ndarray]:
@@ -91,9 +88,8 @@ def disease_of(metadata: dict[str, Any]) -> Disease:
     """The disease that Minari's metadata of a dataset of ours name; a `DatasetError` if it is not installed."""
     named = metadata["medgym"]["disease"]
     if named not in list_diseases():
-        raise DatasetError(
-            f"{metadata['dataset_id']}: disease {named!r} is not installed; known: {', '.join(list_diseases())}"
-        )
+        known = ", ".join(list_diseases())
+        raise DatasetError(f"{metadata['dataset_id']}: disease {named!r} is not installed; known: {known}")
     return disease(named)
 
 

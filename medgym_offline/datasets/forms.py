@@ -103,7 +103,7 @@ class Manifest(_Open):
 class Ours(_Open):
     """Our block of Minari's metadata."""
 
-    patients: list[str]
+    patients: Annotated[list[str], Field(min_length=1)]
     disease: str
     timing: Literal["adaptive", "fixed"]
     decisions: Count

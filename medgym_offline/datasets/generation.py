@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.behaviors import recipe_behavior
+from medgym_offline.datasets import behaviors
+from medgym_offline.datasets.behaviors import Behavior
 from medgym_offline.datasets.card import write_card
 from medgym_offline.datasets.catalogue import dataset_folder, minari_root
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of, write_flat
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA
-from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter
-from medgym_offline.datasets.identity import identity_of
+from medgym_offline.datasets.hdf5 import EpisodeBlock, EpisodeWriter, hdf5_reason
 from medgym_offline.datasets.manifest import build_manifest, build_metadata, making, write_namespace
 from medgym_offline.datasets.recipes import Recipe, find_recipe
-from medgym_offline.datasets.reference import reference_returns
-from medgym_offline.datasets.shards import played_blocks, work_folder
-from medgym_offline.errors import DatasetError
+from medgym_offline.datasets.shards import SHARD, played_blocks, work_folder
+from medgym_offline.datasets.transitions import COLUMNS
+from medgym_offline.datasets.trust import identity_of
+from medgym_offline.diseases.views import FULL
+from medgym_offline.errors import DatasetError, PolicyError
 from medgym_offline.files import atomic_path, json_text, release_folder, write_json
 from medgym_offline.progress import Progress
 from medgym_offline.reports.figures import can_draw
@@ -32,6 +34,12 @@ if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["GeneratedDataset", "generate"]
+
+REFERENCE_EPISODES = 10
+"""Of the references of a normalized score: episodes per patient and policy."""
+
+_SCORED: dict[str, float] = {}
+"""What this process has scored: the datasets of a bank share most of their references."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class _Origin:
         who: Name and hash of who acted, as the manifest has them.
         episodes: How many there are.
         blocks: Identity of the dataset, and a folder for what is half done -> the episodes.
-        references: Mean return of the episodes -> what `reference_returns` gives.
+        references: Mean return of the episodes -> what a normalized score refers to.
         facts: Further entries of the manifest.
     """
 
@@ -83,10 +91,9 @@ class _Origin:
 def _named(source: Recipe, bank: SimulatorBank, chosen: list[int], episodes: int, output: str | None) -> Recipe:
     """The recipe as it is written; a part of a dataset may not carry the name of the whole."""
     if output is None and (len(chosen), episodes) != (len(bank), source.episodes):
-        raise DatasetError(
-            f"{source.id} has all {len(bank)} patients and {source.episodes} episodes of each; give the part of it "
-            f"another name (--as, in Python output_id), for example {source.id.rpartition('-v')[0]}-{len(chosen)}-v0"
-        )
+        example = f"{source.id.rpartition('-v')[0]}-{len(chosen)}-v0"
+        whole = f"{source.id} has all {len(bank)} patients and {source.episodes} episodes of each"
+        raise DatasetError(f"{whole}; give a part another name (--as, in Python output_id), for example {example}")
     return dataclasses.replace(source, id=output or source.id, episodes=episodes)
 
 
@@ -147,40 +154,30 @@ def generate(
         with work_folder(folder) as work, atomic_path(folder) as temporary:
             manifest = _write(temporary, recipe, source, bank, origin, work, progress)
         write_namespace(minari_root(root), recipe.id.rpartition("/")[0])
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         # The HDF5 library reports a full disk as a RuntimeError where a file is closed.
-        if "errno" not in str(error):
+        if not isinstance(error, OSError) and "errno" not in str(error):
             raise
-        raise _cannot_write(folder, error) from error
+        file, reason = (getattr(error, name, None) for name in ("filename", "strerror"))
+        why = f"{folder}: cannot write the dataset ({reason or hdf5_reason(error)}{f': {file}' if file else ''})"
+        remedy = "set MINARI_DATASETS_PATH (datasets) and MEDGYM_CACHE (work) to other folders"
+        raise DatasetError(f"{why}; free some space, or {remedy}") from error
     if release:
         write_json(release_folder("datasets") / f"{recipe.name}.manifest.json", manifest)
     return GeneratedDataset(recipe.id, folder, manifest)
-
-
-def _cannot_write(folder: Path, error: OSError | RuntimeError) -> DatasetError:
-    text = getattr(error, "strerror", None) or " ".join(str(error).split())
-    # HDF5's own report is a paragraph around the message of the operating system.
-    if inner := re.search(r"error message = '([^']+)'", text):
-        text = inner[1]
-    place = getattr(error, "filename", None)
-    where = f"{folder}: cannot write the dataset ({text}{f': {place}' if place else ''})"
-    remedy = "free some space, or set MINARI_DATASETS_PATH (datasets) and MEDGYM_CACHE (work) to other folders"
-    return DatasetError(f"{where}; {remedy}")
 
 
 def _played(
     recipe: Recipe, source: Recipe, bank: SimulatorBank, chosen: list[int], workers: int, progress: bool
 ) -> _Origin:
     """Episodes played in the bank's simulators."""
-    behavior = recipe_behavior(recipe, bank)
+    behavior = behaviors.recipe_behavior(recipe, bank)
 
     def blocks(identity: str, work: Path) -> Iterable[EpisodeBlock]:
         return played_blocks(recipe, bank, chosen, behavior, source.stream, identity, work, workers, progress)
 
     def references(_: float) -> dict[str, Any]:
-        return reference_returns(recipe, bank, chosen, behavior, progress=progress)
+        return _reference_returns(recipe, bank, chosen, behavior, progress)
 
     total = len(chosen) * recipe.episodes
     return _Origin(bank.patients, chosen, behavior.to_json(), total, blocks, references)
@@ -222,7 +219,8 @@ def _write(
             bar.advance(len(block))
     content = digest.hexdigest(patients=list(origin.patients), timing=recipe.timing, decisions=recipe.decisions)
     # After the HDF5 file: a flat cache that is older is not trusted.
-    write_flat(folder / flat_name(content), columns)
+    whole = {name: np.concatenate([part[name] for part in columns]) for name in COLUMNS}
+    write_flat(folder / flat_name(content), whole)
     total = sum(float(part["rewards"].sum(dtype=np.float64)) for part in columns)
     references = origin.references(total / writer.episodes)
     ours: dict[str, Any] = {"patients": list(origin.patients), "identity": identity, "content_hash": content}
@@ -236,3 +234,99 @@ def _write(
     (folder / MANIFEST).write_text(json_text(manifest), encoding="utf-8")
     write_card(folder, manifest, rows, figures=can_draw() and not recipe.records)
     return manifest
+
+
+# -- what 0 and 100 of a normalized score mean ------------------------------------------------------------------------
+
+
+def _candidates(recipe: Recipe, bank: SimulatorBank, behavior: Behavior) -> dict[str, tuple[Behavior, Recipe]]:
+    """The policies to score: random, zero, the behavior, and every behavior shipped for the bank."""
+    found: dict[str, tuple[Behavior, Recipe]] = {}
+    for name in ("random", "zero"):
+        found[name] = behaviors.resolve_behavior(name, bank, recipe.timing, recipe.decisions, recipe.view), recipe
+    found["behavior"] = behavior, recipe
+    for timing in ("adaptive", "fixed"):
+        other = dataclasses.replace(recipe, timing=timing, view=FULL)  # what they were trained on
+        for scope in behaviors.SCOPES:
+            try:
+                shipped = behaviors.resolve_behavior(scope, bank, timing, recipe.decisions)
+            except PolicyError:
+                continue  # not shipped for this bank
+            if recipe.view != FULL or shipped.digest != behavior.digest:
+                found[f"{scope}-{timing}"] = shipped, other
+    return found
+
+
+def _reference_returns(
+    recipe: Recipe,
+    bank: SimulatorBank,
+    chosen: Sequence[int],
+    behavior: Behavior,
+    progress: bool,
+) -> dict[str, Any]:
+    """Mean undiscounted returns in the disease's default world, with residual and initial noise, actions unperturbed.
+
+    `expert` is the best in that world of the policies shipped for the bank (either timing: with the "integral"
+    reward returns do not depend on how time is cut) and the dataset's own. All policies meet the same noise. Where
+    the data come from another world (the twin's truth) its returns stand beside: the expert is still chosen in the
+    default one; where that is "own", the true one is not known at a bedside.
+
+    Args:
+        recipe: Of the dataset.
+        bank: The whole bank, in the recipe's world.
+        chosen: Indices of the dataset's patients.
+        behavior: The dataset's behavior policy.
+        progress: Show progress on standard error.
+
+    Returns:
+        `returns` {random, zero, behavior, expert}, `expert` (the name of the best), `candidates` (all scores),
+        `episodes` (per patient), `patients`, `reward`, `world` (the default one), and, for data of another world,
+        `data_world` {world, returns}.
+    """
+    from medgym_offline.envs.rollout import episode_seeds
+
+    candidates = _candidates(recipe, bank, behavior)
+    # The name, not the path: the same bank in another folder has the same references.
+    ids = [bank.patients[i] for i in chosen]
+    seeds = episode_seeds(recipe.seed, f"reference:{bank.name}", ids, REFERENCE_EPISODES)
+    shards = [range(i, min(i + SHARD, len(chosen))) for i in range(0, len(chosen), SHARD)]
+    home = bank.disease.world if bank.disease.world in bank.worlds else "own"
+    other = recipe.world != home
+    names = ("random", "zero", "behavior")
+    with Progress("reference returns", (len(candidates) + 4 * other) * len(shards), enabled=progress) as bar:
+
+        def score(name: str, world: SimulatorBank) -> float:
+            policy, how = candidates[name]
+            settings = (how.timing, how.decisions, how.reward, how.seed, how.view, REFERENCE_EPISODES, list(chosen))
+            key = json.dumps([world.content_hash, world.current_world, policy.digest, *settings])
+            if policy.digest and key in _SCORED:
+                bar.advance(len(shards), policy=name)
+                return _SCORED[key]
+            totals = []
+            for rows in shards:
+                part = world.select([chosen[i] for i in rows])
+                config = behaviors.process_config(how, bank.disease.name)
+                rolled = behaviors.play(part, policy, config, seeds[rows.start : rows.stop], 0.0)
+                totals.append(rolled.rewards.double().sum(-1).mean(-1).numpy())
+                bar.advance(1, policy=name)
+            _SCORED[key] = round(float(np.concatenate(totals).mean()), 4)
+            return _SCORED[key]
+
+        at_home = bank.world(home)
+        scores = {name: score(name, at_home) for name in candidates}
+        learned = [name for name in candidates if not candidates[name][0].digest.startswith("builtin:")]
+        # A bank without any trained policy has no expert; the best of what there is keeps the score defined.
+        expert = max(learned or scores, key=lambda name: scores[name])
+        found: dict[str, Any] = {"returns": {name: scores[name] for name in names} | {"expert": scores[expert]}}
+        if other:
+            there = {name: score(name, bank) for name in names}
+            there["expert"] = there["behavior"] if expert == "behavior" else score(expert, bank)
+            found["data_world"] = {"world": recipe.world, "returns": there}
+    return found | {
+        "expert": f"{behavior.name}-{recipe.timing}" if expert == "behavior" else expert,
+        "candidates": scores,
+        "episodes": REFERENCE_EPISODES,
+        "patients": len(chosen),
+        "reward": recipe.reward,
+        "world": home,
+    }

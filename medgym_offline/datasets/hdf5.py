@@ -26,7 +26,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError
 
-__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "info_names", "pack_episodes", "read_blocks"]
+__all__ = ["INFOS", "EpisodeBlock", "EpisodeWriter", "hdf5_reason", "pack_episodes", "read_blocks"]
 
 INFOS = ("cost", "dt", "time", "severity", "monitored", "costs_path", "costs_peak", "behavior_log_prob")
 """What is under `infos`, (T + 1,) float32, or (T + 1, number of costs) for the costs along the path; severity and
@@ -147,9 +146,7 @@ class EpisodeWriter:
         self._templates: dict[int, _Template] = {}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._memory.close()
         self._file.close()
 
@@ -287,17 +284,21 @@ def read_blocks(
         raise _locked(path, error) or wrong from None
 
 
+def hdf5_reason(error: Exception) -> str:
+    """One line of an error of the HDF5 library, which writes a paragraph around the operating system's message."""
+    text = " ".join(str(error).split())
+    inner = re.search(r"error message = '([^']+)'", text)
+    return inner[1] if inner else text
+
+
 def _locked(path: Path, error: Exception) -> DatasetError | None:
     """What to say where HDF5 could not lock a file (with which nothing is wrong); None where it failed otherwise."""
     text = " ".join(str(error).split())
     if "lock" not in text and "already open" not in text:
         return None
-    if inner := re.search(r"error message = '([^']+)'", text):
-        text = inner[1]
-    return DatasetError(
-        f"{path}: HDF5 cannot lock the file ({text}): another program has it open for writing, or this file system "
-        "has no locks; close that program, or set HDF5_USE_FILE_LOCKING=FALSE where nobody is writing"
-    )
+    cause = "another program has it open for writing, or this file system has no locks"
+    remedy = "close that program, or set HDF5_USE_FILE_LOCKING=FALSE where nobody is writing"
+    return DatasetError(f"{path}: HDF5 cannot lock the file ({hdf5_reason(error)}): {cause}; {remedy}")
 
 
 def pack_episodes(episodes: list[dict[str, Any]], first: int) -> EpisodeBlock:

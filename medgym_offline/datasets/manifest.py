@@ -10,9 +10,9 @@ import numpy as np
 
 from medgym_offline.datasets.catalogue import MANIFEST_FORMAT
 from medgym_offline.datasets.fingerprint import Fingerprint
-from medgym_offline.datasets.identity import GENERATOR
 from medgym_offline.datasets.recipes import Recipe
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
+from medgym_offline.datasets.trust import GENERATOR
 from medgym_offline.files import code_version, sha256_file, write_json
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ __all__ = [
     "NAMESPACE_DESCRIPTION",
     "build_manifest",
     "build_metadata",
-    "env_specs",
     "facts",
     "facts_differ",
     "making",
@@ -75,7 +74,7 @@ def build_metadata(
         bank: The whole bank.
         example: Patient of the bank that the environment specs name.
         counts: Episodes and steps.
-        references: From `reference_returns`.
+        references: What a normalized score refers to.
         ours: What our own block says beside the recipe: `patients` (the ids that rows count in), `identity`,
             `content_hash`, and `bytes` of the HDF5 file.
     """
@@ -112,9 +111,7 @@ def build_metadata(
         "medgym": {
             **ours,
             "disease": bank.disease.name,
-            "timing": recipe.timing,
-            "decisions": recipe.decisions,
-            "reward": recipe.reward,
+            **{name: getattr(recipe, name) for name in ("timing", "decisions", "reward")},
             **({"view": recipe.view, "behavior_log_prob_estimated": True} if recipe.records else {}),
         },
     }
@@ -205,7 +202,7 @@ def build_manifest(
         rows: All of the dataset.
         seeds: (E,) of the episodes.
         folder: The dataset's folder, with its files under `data/`.
-        references: From `reference_returns`.
+        references: What a normalized score refers to.
     """
     files = sorted(p for p in (folder / "data").iterdir() if p.is_file() and p.name != "manifest.json")
     return {

@@ -13,11 +13,11 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from medgym_offline.config import check, read_json
+from medgym_offline.datasets.card import family_card, write_card
 from medgym_offline.datasets.catalogue import local_folder
-from medgym_offline.datasets.family_card import family_card
+from medgym_offline.datasets.downloading import Remote, RemoteError, parse_remote, split_id
 from medgym_offline.datasets.forms import MANIFEST
 from medgym_offline.datasets.manifest import NAMESPACE_DESCRIPTION
-from medgym_offline.datasets.remotes import Remote, RemoteError, parse_remote, split_id
 from medgym_offline.datasets.trust import departures, fetched_manifest
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import json_text, sha256_file
@@ -132,16 +132,13 @@ def _require_publishable(dataset: str, root: str | Path | None) -> dict[str, Any
     if manifest["recipe"].get("records"):
         raise DatasetError(f"{dataset} holds rows of clinical records, which are not passed on; publish its recipe")
     if wrong := departures(manifest, dataset):
-        raise DatasetError(
-            f"{dataset} is not the one of this release ({wrong[0]}): generate it again, with --release if the release "
-            "is to change"
-        )
+        again = "generate it again, with --release if the release is to change"
+        raise DatasetError(f"{dataset} is not the one of this release ({wrong[0]}): {again}")
     return manifest
 
 
 def _lay_out(dataset: str, manifest: dict[str, Any], target: Path, root: str | Path | None, progress: bool) -> None:
     """Verify a dataset and copy what is published of it, with a fresh card, to its place below `target`."""
-    from medgym_offline.datasets.card import write_card
     from medgym_offline.datasets.load import load_dataset
     from medgym_offline.datasets.verification import verify
 
@@ -196,10 +193,8 @@ def _there(place: Remote, dataset: str, manifest: dict[str, Any]) -> tuple[str, 
     found = (manifests[dataset] or {}).get("identity")
     if found != manifest["identity"] and any(path.startswith(f"{name}/") for path in paths):
         stem, _, version = dataset.rpartition("-v")
-        raise DatasetError(
-            f"{place.url} has other rows under {dataset} (identity {str(found)[:16]}); published rows do not "
-            f"change: give the recipe the id {stem}-v{int(version) + 1}"
-        )
+        found, remedy = str(found)[:16], f"give the recipe the id {stem}-v{int(version) + 1}"
+        raise DatasetError(f"{place.url} has other rows under {dataset} ({found}); these do not change: {remedy}")
     return commit, namespace, manifests
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from medgym_offline.config import configuration, from_values, plain_values, read
+from medgym_offline.config import configuration, plain_values, read
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
 from medgym_offline.files import release_folder
@@ -117,11 +117,6 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """The fields as plain JSON values; those about records only where there are any."""
         return {k: v for k, v in plain_values(self).items() if v or k not in ("records", "license")}
-
-    @staticmethod
-    def from_fields(fields: dict[str, Any], source: str) -> Recipe:
-        """Recipe from parsed fields; `DatasetError` names `source` and the field that is wrong."""
-        return from_values(Recipe, fields, source)
 
 
 def is_id(name: str) -> bool:

@@ -113,9 +113,8 @@ def _clock(t: Transitions, simulated: bool) -> Iterator[_Wrong]:
     gone |= _far(t.next_observations[:, time] * horizon, horizon - t.time)
     yield "remaining time", gone, "observed remaining time is (horizon - time)/horizon before and after the decision"
     left = t.decisions - step
-    wrong = _far(t.observations[:, remaining] * t.decisions, left) | _far(
-        t.next_observations[:, remaining] * t.decisions, left - 1
-    )
+    wrong = _far(t.observations[:, remaining] * t.decisions, left)
+    wrong |= _far(t.next_observations[:, remaining] * t.decisions, left - 1)
     yield "remaining decisions", wrong | (left < 1), "remaining decisions start at K and fall by one"
     at_end = np.abs(t.time - horizon) <= TOLERANCE if simulated else last & (t.time <= horizon + TOLERANCE)
     yield (

@@ -117,9 +117,8 @@ def work_folder(target: Path) -> Iterator[Path]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise DatasetError(
-            f"{target}: another process is generating this dataset; wait for it (lock {lock.lock_file})"
-        ) from None
+        busy = "another process is generating this dataset"
+        raise DatasetError(f"{target}: {busy}; wait for it (lock {lock.lock_file})") from None
     try:
         yield folder
         shutil.rmtree(folder, ignore_errors=True)

@@ -102,7 +102,7 @@ class Transitions:
     disease: str = DEFAULT
     dataset_id: str = ""
     identity: str = ""
-    """Of what made the whole stored dataset (:mod:`.identity`); unchanged by `select`."""
+    """Of what made the whole stored dataset (:mod:`.trust`); unchanged by `select`."""
     view: str = FULL
     """What the observations show: "full", or another view of the disease."""
     split: str = ""
@@ -201,9 +201,7 @@ class Transitions:
             wanted = 2 if column in _VECTORS else 1
             if not isinstance(array, np.ndarray) or array.ndim != wanted or len(array) != rows:
                 shape = getattr(array, "shape", None)
-                raise DatasetError(
-                    f"{name}: {column} has shape {shape}, expected {wanted} axes and {rows} rows; regenerate"
-                )
+                raise DatasetError(f"{name}: {column} has shape {shape}, not {wanted} axes and {rows} rows; regenerate")
             if array.dtype != np.dtype(kind):
                 raise DatasetError(f"{name}: {column} is {array.dtype}, expected {kind}; regenerate")
             odd = np.isinf(array) if column == "behavior_log_prob" else ~np.isfinite(array)

@@ -1,8 +1,15 @@
-"""What a manifest from elsewhere must be before anything it names is believed."""
+"""What a dataset is, and whether a copy of it may be believed.
+
+Rows come out again to the last stored digit on almost every machine, and nowhere further than rounding, so their bytes
+are no name for a dataset. What made them is: the recipe, the bank, the behavior, and the rules of generation.
+Whether a copy really has those rows is another question, answered by its fingerprint (:mod:`.fingerprint`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +18,77 @@ import numpy as np
 from medgym_offline.config import check, read_json
 from medgym_offline.datasets.fingerprint import Comparison, Fingerprint
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, Metadata, read_manifest
-from medgym_offline.datasets.identity import GENERATOR, made_differently
 from medgym_offline.datasets.recipes import known_recipe, stream_of
 from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError
 from medgym_offline.files import release_folder, sha256_file
 
 __all__ = [
+    "GENERATOR",
     "check_metadata",
     "compare_rows",
     "damaged_files",
     "departures",
     "fetched_manifest",
+    "identity_of",
+    "made_differently",
+    "metadata_differs",
     "recipe_seeds",
     "release_manifest",
     "require_release_rows",
 ]
+
+
+GENERATOR = 3
+"""Version of the rules by which a recipe becomes rows. Whoever changes what any recipe gives, beyond the tolerance of
+the fingerprint, raises it. 1: integrated and sampled in float32; 2: in float64, stored as float32; 3: costs along the
+path and the behavior's log-probabilities are columns."""
+
+_LABELS = ("id", "description", "bank", "behavior", "records", "license")
+"""Fields of a recipe that are names; what they name is in the identity by its hash."""
+
+
+def _parts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = {name: value for name, value in manifest["recipe"].items() if name not in _LABELS}
+    return {
+        "generator": manifest["generator"],
+        "random streams": manifest["source"],
+        **{f"recipe field {name}": value for name, value in recipe.items()},
+        "patients": list(manifest["patients"]),
+        "bank": manifest["bank"]["content_hash"],
+        "behavior": manifest["behavior"]["sha256"],
+    }
+
+
+def identity_of(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what made a dataset; the id it is stored under is not part of it.
+
+    Args:
+        manifest: With `generator`, `source` (the id that names the random streams), `recipe`, `patients` (indices in
+            the bank), and the hashes of `bank` and `behavior`.
+    """
+    return hashlib.sha256(json.dumps(_parts(manifest), sort_keys=True).encode()).hexdigest()
+
+
+def made_differently(manifest: Mapping[str, Any], release: Mapping[str, Any]) -> list[str]:
+    """What differs in the making of two datasets, in words: `bank sepsis-v0 (3f2a.. here, 9c01.. there)`; may be empty.
+
+    Args:
+        manifest, release: Of the one here, and of the one it should be.
+    """
+    ours, theirs = _parts(manifest), _parts(release)
+    lines = []
+    for name in [*ours, *(key for key in theirs if key not in ours)]:
+        one, other = ours.get(name), theirs.get(name)
+        if one != other:
+            label = f"{name} {manifest[name]['name']}" if name in ("bank", "behavior") else name
+            lines.append(f"{label} ({_short(one)} here, {_short(other)} there)")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}.."
 
 
 def release_manifest(dataset: str) -> dict[str, Any] | None:
@@ -101,6 +163,16 @@ def require_release_rows(rows: Transitions) -> None:
         raise DatasetError(f"{rows.dataset_id} on this machine has other rows than the release: {faults[0]}; {remedy}")
 
 
+def metadata_differs(metadata: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+    """Names of entries in which Minari's metadata, as :class:`.forms.Metadata`, are not those of the manifest."""
+    same = {"dataset_id": "id", "total_episodes": "episodes", "total_steps": "steps"}
+    same |= {name: name for name in ("env_spec", "eval_env_spec", "identity", "content_hash")}
+    wanted = {name: manifest[stated] for name, stated in same.items()}
+    wanted |= {"bytes": manifest["files"][DATA_FILE]["bytes"]}
+    stated = {**metadata, **metadata["medgym"]}
+    return [name for name, value in wanted.items() if stated[name] != value]
+
+
 def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
     """Minari's metadata of a fetched dataset names the manifest's environment and counts; else a `DatasetError`.
 
@@ -108,12 +180,8 @@ def check_metadata(path: Path, manifest: dict[str, Any], where: str) -> None:
     """
     where = f"{where}: metadata.json"
     found = check(Metadata, read_json(path, DatasetError, where=where), where, DatasetError)
-    same = {"dataset_id": "id", "total_episodes": "episodes", "total_steps": "steps"}
-    same |= {name: name for name in ("env_spec", "eval_env_spec", "identity", "content_hash")}
-    wanted = {name: manifest[stated] for name, stated in same.items()}
-    for name, value in (wanted | {"bytes": manifest["files"][DATA_FILE]["bytes"]}).items():
-        if {**found, **found["medgym"]}[name] != value:
-            raise DatasetError(f"{where} and the manifest disagree on {name!r}")
+    if wrong := metadata_differs(found, manifest):
+        raise DatasetError(f"{where} and the manifest disagree on {wrong[0]!r}")
     for name in ("env_spec", "eval_env_spec"):
         for point in ("entry_point", "vector_entry_point"):
             entry = found[name].get(point)

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgym_offline.datasets.behaviors import process_config
+from medgym_offline.config import check, from_values
+from medgym_offline.datasets import trust
+from medgym_offline.datasets.behaviors import process_config, recipe_behavior
 from medgym_offline.datasets.catalogue import local_folder
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of
-from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, read_manifest
-from medgym_offline.datasets.identity import identity_of
-from medgym_offline.datasets.load import read_columns, read_metadata
+from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA, Metadata, read_manifest
+from medgym_offline.datasets.load import REPLAY_TOLERANCE, read_columns, read_metadata
 from medgym_offline.datasets.manifest import facts, facts_differ
 from medgym_offline.datasets.recipes import Recipe, known_recipe
-from medgym_offline.datasets.replay import check_replay
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
+from medgym_offline.datasets.shards import SHARD_EPISODES, play_shard
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
-from medgym_offline.datasets.trust import compare_rows, departures, release_manifest
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import sha256_file
 from medgym_offline.threads import one_thread
+
+if TYPE_CHECKING:
+    from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["VerificationReport", "verify"]
 
@@ -89,7 +91,7 @@ def _checks(dataset: str, folder: Path, replay: int, progress: bool) -> Iterator
     """All checks in order; they stop where nothing further can be read."""
     try:
         manifest = read_manifest(folder / MANIFEST)
-        recipe = Recipe.from_fields(manifest["recipe"], "manifest.json")
+        recipe = from_values(Recipe, manifest["recipe"], "manifest.json")
         process_config(recipe, manifest["disease"])  # K decisions must fill the horizon
         yield Check("manifest", manifest["id"] == dataset, f"manifest of {manifest['id']}")
         yield from _check_making(dataset, manifest)
@@ -100,7 +102,7 @@ def _checks(dataset: str, folder: Path, replay: int, progress: bool) -> Iterator
         yield Check("readable", False, str(error))
         return
     yield Check("readable", True, f"{len(seeds)} episodes, {len(columns['rewards'])} steps")
-    yield _check_metadata(dataset, metadata, manifest, columns, len(seeds))
+    yield _check_metadata(metadata, manifest, columns)
     rows = transitions_of(columns, metadata)
     rows = dataclasses.replace(rows, timing=recipe.timing, decisions=recipe.decisions)
     yield from _check_content(folder, rows, manifest)
@@ -120,17 +122,17 @@ def _checks(dataset: str, folder: Path, replay: int, progress: bool) -> Iterator
     # Replay needs rows that can be read as episodes, and the same simulators.
     readable = all(check.ok for check in meaning if check.name in ("schema", "order", "time", "action box"))
     if replay and same and readable and not recipe.records:
-        yield from check_replay(rows, seeds, bank, recipe, manifest, replay)
+        yield from _check_replay(rows, seeds, bank, recipe, manifest, replay)
 
 
 def _check_making(dataset: str, manifest: dict[str, Any]) -> Iterator[Check]:
     """The identity is that of what the manifest says made it, and the release's where this release has the dataset."""
-    stated = identity_of(manifest) == manifest["identity"]
+    stated = trust.identity_of(manifest) == manifest["identity"]
     made = f"{manifest['identity'][:16]}, of recipe, bank, behavior and generator {manifest['generator']}"
     wrong = "the manifest's identity is not that of the recipe, bank and behavior it names"
     yield Check("identity", stated, made if stated else wrong)
     if known_recipe(dataset) is not None:
-        different = departures(manifest, dataset)
+        different = trust.departures(manifest, dataset)
         remedy = f"make it again: medgym-offline generate {dataset}"
         wrong = f"not made as the release's: {'; '.join(different[:3])}; {remedy}"
         yield Check("recipe", not different, wrong if different else "made as this release makes it")
@@ -138,11 +140,11 @@ def _check_making(dataset: str, manifest: dict[str, Any]) -> Iterator[Check]:
 
 def _check_release(rows: Transitions, manifest: dict[str, Any]) -> Iterator[Check]:
     """The rows are those of the release's manifest (not of the one beside the copy): it says how nearly."""
-    release = release_manifest(rows.dataset_id)
+    release = trust.release_manifest(rows.dataset_id)
     if release is None or not len(rows):
         return
     try:
-        found = compare_rows(rows, release)
+        found = trust.compare_rows(rows, release)
     except MedGymError as error:
         yield Check("release", False, str(error))
         return
@@ -166,19 +168,13 @@ def _check_files(folder: Path, manifest: dict[str, Any]) -> Iterator[Check]:
         yield Check(f"sha256 {path.name}", ok, f"{digest[:16]}, {size} bytes" + ("" if ok else expected))
 
 
-def _check_metadata(
-    dataset: str, metadata: dict[str, Any], manifest: dict[str, Any], columns: dict[str, np.ndarray], episodes: int
-) -> Check:
-    """Minari's metadata agree with the rows and the manifest."""
+def _check_metadata(metadata: dict[str, Any], manifest: dict[str, Any], columns: dict[str, np.ndarray]) -> Check:
+    """Minari's metadata agree with the manifest, and the rows lie in its spaces."""
     from minari.serialization import deserialize_space
 
-    stated = {**metadata, **{f"medgym.{name}": value for name, value in metadata["medgym"].items()}}
-    same = {"dataset_id": dataset, "total_episodes": episodes, "total_steps": len(columns["rewards"])}
-    same |= {f"medgym.{name}": manifest["recipe"][name] for name in ("timing", "decisions")}
-    same |= {f"medgym.{name}": manifest[name] for name in ("identity", "content_hash")}
-    wrong = [name for name, value in same.items() if stated[name] != value]
+    wrong = trust.metadata_differs(check(Metadata, metadata, METADATA, DatasetError), manifest)
+    wrong += [name for name in ("timing", "decisions") if metadata["medgym"][name] != manifest["recipe"][name]]
     try:
-        wrong += [name for name in ("env_spec", "eval_env_spec") if json.loads(metadata[name]) != manifest[name]]
         for name, column in (("observation_space", "observations"), ("action_space", "actions")):
             space: Any = deserialize_space(metadata[name])
             rows = columns[column]
@@ -186,7 +182,7 @@ def _check_metadata(
             if space.shape != rows.shape[1:] or not inside.all():
                 wrong.append(f"{column} outside {name}")
     except (KeyError, TypeError, ValueError, NotImplementedError) as error:
-        wrong.append(f"spaces and specs ({type(error).__name__}: {error})")
+        wrong.append(f"spaces ({type(error).__name__}: {error})")
     detail = f"wrong: {', '.join(wrong)}" if wrong else "counts, id, spaces and environment specs agree"
     return Check("metadata", not wrong, detail)
 
@@ -210,3 +206,58 @@ def _check_content(folder: Path, rows: Transitions, manifest: dict[str, Any]) ->
         different = [name for name in COLUMNS if not np.array_equal(columns[name], getattr(rows, name), equal_nan=True)]
         detail = f"{', '.join(different)} differ from the HDF5 file; delete {flat}" if different else "same rows"
         yield Check("flat cache", not different, detail)
+
+
+_ACTED = ("actions", "behavior_log_prob")
+"""Columns that the behavior decides; the others are what the simulators make of it."""
+
+
+def _check_replay(
+    rows: Transitions, seeds: np.ndarray, bank: SimulatorBank, recipe: Recipe, manifest: dict[str, Any], count: int
+) -> Iterator[Check]:
+    """Checks: seeds are the recipe's, the behavior is the one named, and the episodes come out again.
+
+    Args:
+        rows: All rows, in order.
+        seeds: (E,) of the episodes.
+        bank: The bank the dataset was made with, in its world.
+        recipe: As the manifest states it.
+        manifest: Of the dataset.
+        count: Patients to play again, spread over the dataset: up to `SHARD_EPISODES` first episodes of each.
+    """
+    present = rows.present
+    expected = trust.recipe_seeds(manifest, rows.present_ids)
+    layout = np.repeat(present, recipe.episodes)
+    same = np.array_equal(seeds, expected) and np.array_equal(rows.patient[rows.episode_starts()], layout)
+    detail = f"{recipe.episodes} episodes of each of {len(present)} patients, seeded from {recipe.seed}"
+    yield Check("seeds", same, detail if same else f"seeds or patients are not those of the recipe ({detail})")
+    try:
+        behavior = recipe_behavior(recipe, bank)
+    except MedGymError as error:
+        yield Check("behavior", False, str(error))
+        return
+    if behavior.digest != manifest["behavior"]["sha256"]:
+        yield Check("behavior", False, f"policy {behavior.name} is not the one the dataset was made with")
+        return
+    places = np.unique(np.linspace(0, len(present) - 1, min(count, len(present))).round().astype(int))
+    chosen = present[places].tolist()
+    part = bank.select(chosen)
+    own = expected.reshape(len(present), recipe.episodes)[places, :SHARD_EPISODES]
+    again = play_shard(part, behavior.select(part.patients), recipe, own, chosen).columns
+    stored = rows.select(rows.episode % recipe.episodes < SHARD_EPISODES, patients=chosen)
+    gaps = {name: _gap(again[name], getattr(stored, name)) for name in COLUMNS if name != "episode"}
+    for title, acted in (("replay", False), ("behavior", True)):
+        worst = max((name for name in gaps if (name in _ACTED) == acted), key=lambda name: gaps[name])
+        detail = f"{own.size} episodes of {len(chosen)} patients again from their seeds, by policy {behavior.name}"
+        detail += f"; largest difference {gaps[worst]:.1e} ({worst})"
+        yield Check(title, gaps[worst] <= REPLAY_TOLERANCE, detail)
+
+
+def _gap(again: np.ndarray, stored: np.ndarray) -> float:
+    """Largest difference, relative where values are large: a log-probability divides by the noise's variance."""
+    if again.shape != stored.shape:
+        return float("inf")
+    one, other = again.astype(np.float64), stored.astype(np.float64)
+    gap = np.abs(one - other) / np.maximum(1.0, np.abs(other))
+    gap[np.isnan(one) & np.isnan(other)] = 0.0  # no probability, then as now
+    return float(np.nan_to_num(gap, nan=np.inf).max())

@@ -49,9 +49,7 @@ def encode(value: Any) -> bytes:
             return {"tuple": items} if isinstance(value, tuple) else items
         if value is None or isinstance(value, str | bool | int | float):
             return value
-        raise TypeError(
-            f"a shard returned a {type(value).__name__}; it may return numbers, text, arrays, lists and dicts"
-        )
+        raise TypeError(f"a shard returned a {type(value).__name__}; it may return numbers, text, arrays, lists, dicts")
 
     tree = json.dumps(pack(value))
     return save(tensors | {_TREE: torch.frombuffer(bytearray(tree.encode()), dtype=torch.uint8)})
@@ -104,10 +102,8 @@ class RunFolder:
         theirs = read_json(record, remedy=f"delete {self.folder} to start again")
         if theirs != ours:
             lines = "; ".join(json_difference(ours["key"], theirs.get("key") if isinstance(theirs, dict) else theirs))
-            raise MedGymError(
-                f"{self.folder}: holds the shards of another recipe ({lines}); "
-                "use that recipe, another folder, or start again with --fresh"
-            )
+            remedy = "use that recipe, another folder, or start again with --fresh"
+            raise MedGymError(f"{self.folder}: holds the shards of another recipe ({lines}); {remedy}")
 
     def path(self, shard: str) -> Path:
         """File of one shard's result."""

@@ -11,11 +11,10 @@ from medgym_offline.diseases.base import Metric
 from medgym_offline.evaluation.comparison import Comparison, compare
 from medgym_offline.evaluation.metrics import METRICS, metrics_of
 from medgym_offline.evaluation.protocol import Protocol, load_protocol
-from medgym_offline.evaluation.report import write_report
+from medgym_offline.evaluation.report import print_evaluations, write_report
 from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import paired_difference, probability_of_improvement, summarize
 from medgym_offline.evaluation.support import SupportReference, split_halves, support_distance
-from medgym_offline.evaluation.tables import print_evaluations
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation.evaluator import evaluate

@@ -10,23 +10,21 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medgym_offline.defaults import callers_defaults
+from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import PolicyError, unknown_name
 from medgym_offline.files import sha256_file
 from medgym_offline.patients import whole_number
 from medgym_offline.policies.protocol import seen_width, timing_of_width
-
-if TYPE_CHECKING:
-    from medgym_offline.diseases.base import Disease
-    from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["BUILTIN_NAMES", "BoundPolicy", "require_repeatable", "resolve_policy"]
 
@@ -135,36 +133,26 @@ def resolve_policy(
         return getattr(policy, attribute, None) or otherwise
 
     if not callable(said("act")):
-        raise PolicyError(
-            f"{policy!r} is not a policy: it has no act(observations); pass a policy file, an object with act, "
-            f"or one of {', '.join(BUILTIN_NAMES)}"
-        )
+        known = f"pass a policy file, an object with act, or one of {', '.join(BUILTIN_NAMES)}"
+        raise PolicyError(f"{policy!r} is not a policy: it has no act(observations); {known}")
     if (made_for := said("disease", of.name)) != of.name:
-        raise PolicyError(
-            f"policy {name!r} was made for {made_for}, bank {bank.name!r} is of {of.name}; "
-            f"evaluate it on a bank of {made_for}"
-        )
+        where = f"bank {bank.name!r} is of {of.name}; evaluate it on a bank of {made_for}"
+        raise PolicyError(f"policy {name!r} was made for {made_for}, {where}")
     patients = getattr(policy, "patients", None)
     _require_patients(patients, bank, name)
     seen = str(said("view", view or FULL))
     if view is not None and seen != view:
-        raise PolicyError(
-            f"policy {name!r} was made for view {seen!r} and cannot be evaluated under view {view!r}; "
-            f"leave view out, or train one on a dataset with view={view!r}"
-        )
+        fix = f"leave view out, or train one on a dataset with view={view!r}"
+        raise PolicyError(f"policy {name!r} was made for view {seen!r} and cannot be asked under view {view!r}; {fix}")
     takes_torch, width = _probe(policy, len(bank) if patients is None else len(patients), of, name, seen)
     own = said("timing") or timing_of_width(of, width)
     if own not in TIMINGS:
         raise unknown_name("timing", own, TIMINGS)
     if timing is not None and own != timing:
-        raise PolicyError(
-            f"policy {name!r} is for {own} timing and cannot be evaluated with {timing} timing; "
-            f"leave timing out, or train one with timing={timing!r}"
-        )
+        remedy = f"leave timing out, or train one with timing={timing!r}"
+        raise PolicyError(f"policy {name!r} is for {own} timing and cannot be evaluated with {timing} timing; {remedy}")
     if width != (wanted := of.action_dim(own)):
-        raise PolicyError(
-            f"policy {name!r} says {own} timing, which needs actions of width {wanted}, but gives width {width}"
-        )
+        raise PolicyError(f"policy {name!r} says {own} timing, of width {wanted}, but gives actions of width {width}")
     baseline = info["kind"] == "built-in" and not name.startswith("behavior")
     info |= {
         "scope": "baseline" if baseline else said("scope", "pop" if patients is None else "ind"),
@@ -207,10 +195,8 @@ def require_repeatable(bound: BoundPolicy, patients: Sequence[str]) -> None:
     for who, which, words in cases:
         answer = bound.act_on(list(names[who]), seeds[who][:, which])(asked[who][:, which])
         if not torch.allclose(answer, first[who][:, which], rtol=1e-4, atol=1e-4):
-            raise PolicyError(
-                f"policy {bound.name!r} answers {words}: results would depend on the batch; make act a function of the "
-                "observation alone, or give it reset(seeds)"
-            )
+            needs = "make act a function of the observation alone, or give it reset(seeds)"
+            raise PolicyError(f"policy {bound.name!r} answers {words}: results would depend on the batch; {needs}")
 
 
 def _opened(
@@ -247,19 +233,16 @@ def _require_patients(own: Sequence[str] | None, bank: SimulatorBank, name: str)
     known = set(bank.patients if own is None else own)
     if missing := [p for p in bank.patients if p not in known]:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        raise PolicyError(
-            f"policy {name!r} has no network for {len(missing)} of the {len(bank)} patients of bank {bank.name!r}: "
-            f"{shown}; evaluate only the patients it has, or train it on these"
-        )
+        lacks = f"{len(missing)} of the {len(bank)} patients of bank {bank.name!r}: {shown}"
+        raise PolicyError(f"policy {name!r} has no network for {lacks}; evaluate those it has, or train it on these")
 
 
 def _probe(policy: Any, count: int, of: Disease, name: str, view: str) -> tuple[bool, int]:
     """Whether `act` takes tensors, and the width of its actions, from one call on `count` patients' first states."""
     wanted = seen_width(of, view, f"policy {name!r}")
     if (width := getattr(policy, "observation_dim", None)) not in (None, wanted):
-        raise PolicyError(
-            f"policy {name!r} takes observations of width {width}; those of {of.name} have {wanted} under view {view!r}"
-        )
+        seen = f"those of {of.name} have {wanted} under view {view!r}"
+        raise PolicyError(f"policy {name!r} takes observations of width {width}; {seen}")
     observations = torch.zeros(count, 1, wanted)
     observations[..., -2:] = 1.0
     few, many = ((count, 1, of.action_dim(timing)) for timing in ("fixed", "adaptive"))
@@ -278,10 +261,9 @@ def _probe(policy: Any, count: int, of: Disease, name: str, view: str) -> tuple[
             problems.append(f"{type(error).__name__}: {error}".splitlines()[0])
             continue
         if actions.shape not in (few, many):
-            raise PolicyError(
-                f"policy {name!r} answered observations of shape {tuple(observations.shape)} with actions of shape "
-                f"{tuple(actions.shape)}; expected {few}, fixed timing, or {many}, adaptive"
-            )
+            shapes = f"shape {tuple(observations.shape)} with actions of shape {tuple(actions.shape)}"
+            expected = f"expected {few}, fixed timing, or {many}, adaptive"
+            raise PolicyError(f"policy {name!r} answered observations of {shapes}; {expected}")
         return takes_torch, int(actions.shape[2])
     raise PolicyError(f"policy {name!r} failed on observations of shape {tuple(observations.shape)}: {problems[0]}")
 
@@ -299,9 +281,8 @@ def _call(policy: Any, observations: Tensor, takes_torch: bool, name: str) -> Te
 
 def _checked(actions: Tensor, shape: tuple[int, ...], patients: Sequence[str], name: str, timing: str) -> Tensor:
     if tuple(actions.shape) != shape:
-        raise PolicyError(
-            f"policy {name!r} returned actions of shape {tuple(actions.shape)}; {timing} timing needs {shape}"
-        )
+        found = tuple(actions.shape)
+        raise PolicyError(f"policy {name!r} returned actions of shape {found}; {timing} timing needs {shape}")
     finite = torch.isfinite(actions).all(-1).all(-1)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0, 0])

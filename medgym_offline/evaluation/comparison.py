@@ -145,10 +145,8 @@ def _require_comparable(a: Evaluation, b: Evaluation, world: str) -> None:
         if world not in side.worlds:
             raise ProtocolError(f"{side.name!r} was not evaluated in world {world!r}; it has {', '.join(side.worlds)}")
     if a.bank["content_hash"] != b.bank["content_hash"]:
-        raise ProtocolError(
-            f"{a.name!r} and {b.name!r} were scored on different banks ({a.bank['name']!r}, {b.bank['name']!r}); "
-            "evaluate both on the same one"
-        )
+        banks = f"({a.bank['name']!r}, {b.bank['name']!r}); evaluate both on the same one"
+        raise ProtocolError(f"{a.name!r} and {b.name!r} were scored on different banks {banks}")
     for setting in _SAME:
         x, y = a.protocol.get(setting), b.protocol.get(setting)
         if x != y:

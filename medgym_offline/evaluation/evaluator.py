@@ -6,10 +6,11 @@ import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease
 from medgym_offline.errors import DatasetError, DiseaseError, ProtocolError, UnknownNameError
@@ -25,12 +26,9 @@ from medgym_offline.evaluation.worlds import Acts, PatientScores, process_config
 from medgym_offline.files import code_version
 from medgym_offline.policies.protocol import disease_of_policy
 from medgym_offline.progress import Progress
+from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.files import load_simulators
 from medgym_offline.threads import cores, one_thread, side_by_side
-
-if TYPE_CHECKING:
-    from medgym_offline.datasets.transitions import Transitions
-    from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["evaluate"]
 
@@ -198,22 +196,17 @@ def _behavior_data(
     from medgym_offline.datasets.catalogue import dataset_info
 
     if isinstance(dataset, str):
+        named = dataset_info(dataset)
+        if named.path is None:  # of another disease it is refused before it is made
+            _require_disease(dataset, load_simulators(named.bank).disease.name, bank)
         dataset = load_dataset(dataset, view=bound.view)
-    if dataset.disease != bank.disease.name:
-        raise DiseaseError(
-            f"dataset {dataset.dataset_id!r} is of {dataset.disease}, bank {bank.name!r} of {bank.disease.name}; "
-            "name a dataset of the same disease"
-        )
+    _require_disease(dataset.dataset_id, dataset.disease, bank)
     if dataset.timing != bound.timing:
-        raise DatasetError(
-            f"dataset {dataset.dataset_id!r} has {dataset.timing} timing, the policy {bound.timing}: their actions "
-            "cannot be compared; name a dataset with the policy's timing"
-        )
+        apart = f"has {dataset.timing} timing, the policy {bound.timing}: their actions cannot be compared"
+        raise DatasetError(f"dataset {dataset.dataset_id!r} {apart}; name a dataset with the policy's timing")
     if dataset.view != bound.view:
-        raise DatasetError(
-            f"dataset {dataset.dataset_id!r} was loaded with view {dataset.view!r}, the policy sees {bound.view!r}; "
-            f"load it with view={bound.view!r}"
-        )
+        seen = f"the policy sees {bound.view!r}; load it with view={bound.view!r}"
+        raise DatasetError(f"dataset {dataset.dataset_id!r} was loaded with view {dataset.view!r}, {seen}")
     try:
         known = dataset_info(dataset.dataset_id)
     except UnknownNameError:  # rows that no recipe makes
@@ -224,6 +217,12 @@ def _behavior_data(
     returns = dict(known.reference_returns) if known and known.reward == reward and whole else {}
     info = {"id": dataset.dataset_id, "identity": dataset.identity, "reference_returns": returns}
     return prepare(dataset, bank.patients), info
+
+
+def _require_disease(dataset: str, disease: str, bank: SimulatorBank) -> None:
+    if disease != bank.disease.name:
+        where = f"bank {bank.name!r} of {bank.disease.name}; name a dataset of the same disease"
+        raise DiseaseError(f"dataset {dataset!r} is of {disease}, {where}")
 
 
 def _world_result(

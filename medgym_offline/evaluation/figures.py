@@ -17,7 +17,7 @@ from medgym_offline.reports.figures import INK, MUTED, SERIES, draw_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Style", "curve_figure", "line_styles", "pair_figure", "support_figure"]
+__all__ = ["curve_figure", "line_styles", "pair_figure", "support_figure"]
 
 Evaluations = Mapping[str, Evaluation]
 _BAND_POLICIES = 3  # with more lines than this, bands hide each other

@@ -14,15 +14,7 @@ from numpy.typing import NDArray
 
 from medgym_offline.diseases.base import Disease, Metric
 
-__all__ = [
-    "DT_QUANTILES",
-    "METRICS",
-    "interval_metrics",
-    "metrics_of",
-    "normalized_score",
-    "safe_share",
-    "time_mean",
-]
+__all__ = ["METRICS", "interval_metrics", "metrics_of", "normalized_score", "safe_share", "time_mean"]
 
 Array = NDArray[np.floating]
 
@@ -47,14 +39,7 @@ METRICS: dict[str, Metric] = {
             for q in DT_QUANTILES
         ),
         Metric("support_distance", "Support distance", "SD", -1, 2, "mean distance to the behavior data (eq. 16)"),
-        Metric(
-            "support_percentile",
-            "Support percentile",
-            "%",
-            -1,
-            1,
-            "mean percentile among the behavior's own; 50 is its own",
-        ),
+        Metric("support_percentile", "Support percentile", "%", -1, 1, "mean percentile among the behavior's own (50)"),
         Metric("support_states", "Support, states alone", "SD", -1, 2, "the same distance over observations alone"),
         Metric("support_actions", "Support, actions alone", "SD", -1, 2, "the same distance over actions alone"),
         Metric("support_outside", "Outside support", "%", -1, 1, "share beyond the behavior's own 95th percentile"),
@@ -118,11 +103,7 @@ def interval_metrics(dt: Array, valid: NDArray[np.bool_]) -> dict[str, Array]:
     count = valid.sum(axis=-1)
     last = np.take_along_axis(dt, np.maximum(count - 1, 0)[..., None], axis=-1)[..., 0]
     quantiles = np.nanquantile(np.where(valid, dt, np.nan).reshape(len(dt), -1), DT_QUANTILES, axis=-1)
-    result: dict[str, Array] = {
-        "decisions_used": count.astype(float),
-        "first_interval": dt[..., 0],
-        "last_interval": last,
-    }
+    result = {"decisions_used": count.astype(float), "first_interval": dt[..., 0], "last_interval": last}
     return result | {f"dt_q{100 * q:02.0f}": row for q, row in zip(DT_QUANTILES, quantiles)}
 
 

@@ -23,7 +23,7 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import ProtocolError
 from medgym_offline.files import release_folder
 
-__all__ = ["Bootstrap", "Protocol", "SupportSettings", "load_protocol"]
+__all__ = ["Bootstrap", "Protocol", "load_protocol"]
 
 DEFAULT = "protocol-v0"
 

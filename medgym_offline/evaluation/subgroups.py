@@ -7,7 +7,7 @@ of one policy says nothing about treatment; compare two policies inside a group.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +16,9 @@ from medgym_offline.diseases.base import Disease
 from medgym_offline.evaluation.metrics import METRICS
 from medgym_offline.evaluation.protocol import Bootstrap
 from medgym_offline.evaluation.statistics import mean_intervals
+from medgym_offline.simulators.bank import SimulatorBank
 
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
-
-__all__ = ["SUBGROUP_METRICS", "patient_facts", "subgroup_members", "subgroup_rows"]
+__all__ = ["patient_facts", "subgroup_members", "subgroup_rows"]
 
 SUBGROUP_METRICS = ("severity_mean", "severity_end", "safe_hourly", "return")
 

@@ -21,7 +21,7 @@ from medgym_offline.errors import DatasetError
 if TYPE_CHECKING:
     from medgym_offline.datasets.transitions import Transitions
 
-__all__ = ["PARTS", "SupportReference", "calibrated", "coordinate_scale", "split_halves", "support_distance"]
+__all__ = ["PARTS", "SupportReference", "calibrated", "split_halves", "support_distance"]
 
 Array = NDArray[np.float64]
 
@@ -131,10 +131,9 @@ class SupportReference:
         present = transitions.present_ids
         wanted = tuple(present if patients is None else patients)
         if missing := [p for p in wanted if p not in present]:
-            raise DatasetError(
-                f"dataset {transitions.dataset_id or '(unnamed)'} has no episode of patient {', '.join(missing[:5])}"
-                f"{' ...' if len(missing) > 5 else ''}; evaluate only its patients, or name another dataset"
-            )
+            lacks = f"no episode of patient {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}"
+            remedy = "evaluate only its patients, or name another dataset"
+            raise DatasetError(f"dataset {transitions.dataset_id or '(unnamed)'} has {lacks}; {remedy}")
         is_reference, _ = split_halves(transitions.patient, transitions.episode)
         made = cls(transitions.observation_dim, {}, {}, {part: {} for part in PARTS})
         for name in wanted:

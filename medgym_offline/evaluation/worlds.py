@@ -10,7 +10,6 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from typing import Protocol as TypingProtocol
 
 import numpy as np
@@ -24,9 +23,7 @@ from medgym_offline.envs.timing import decisions_before
 from medgym_offline.evaluation import metrics
 from medgym_offline.evaluation.protocol import Protocol
 from medgym_offline.evaluation.support import SupportReference, calibrated
-
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["Acts", "PatientScores", "process_config", "score_world"]
 

@@ -12,9 +12,8 @@ from medgym_offline.diseases.registry import disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import SubmissionError
 from medgym_offline.files import POLICY_SUFFIXES, sha256_file
-from medgym_offline.leaderboard.entry import FORMAT, PAIRED, Entry, entry_id, slug
+from medgym_offline.leaderboard.entry import FORMAT, PAIRED, Entry, entry_id, side_of, slug
 from medgym_offline.leaderboard.submission import Submission, write_submission
-from medgym_offline.leaderboard.unseen import side_of
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
@@ -85,20 +84,18 @@ def build_entry(evaluations: Sequence[Evaluation], policies: Sequence[Path | str
                 differ = f"differ in {what} ({str(alike.get(what))[:60]} and {str(value)[:60]})"
                 remedy = "an entry is one method under one protocol: submit two entries, or evaluate alike"
                 raise SubmissionError(f"results {first.name!r} and {other.name!r} {differ}; {remedy}")
-    scope, timing, decisions = first.policy["scope"], first.policy["timing"], int(first.protocol["decisions"])
-    view = first.protocol.get("view", FULL)
+    scope, view = first.policy["scope"], first.protocol.get("view", FULL)
+    kind = {"scope": scope, "timing": first.policy["timing"], "decisions": int(first.protocol["decisions"])}
     dataset, split, seeds = alike["dataset"], alike["split"], [_seed(e) for e in evaluations]
     metrics, intervals = _summaries(evaluations)
     told = {"authors": [], "links": [], "code": None, "compute": None, **told}
     entry = {
         **told,
         "format": FORMAT,
-        "id": entry_id(name, dataset["id"] if dataset else first.bank["name"], scope, timing, decisions, view, split),
+        "id": entry_id(name, dataset["id"] if dataset else first.bank["name"], **kind, view=view, split=split),
         "disease": first.protocol["disease"],
         "name": name,
-        "scope": scope,
-        "timing": timing,
-        "decisions": decisions,
+        **kind,
         "dataset": dataset,
         "bank": {"name": first.bank["name"], "content_hash": first.bank["content_hash"]},
         "protocol": {"hash": first.protocol_hash, "settings": first.protocol, "deviations": first.deviations},

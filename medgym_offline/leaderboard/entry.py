@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter
@@ -20,11 +20,10 @@ from medgym_offline.diseases.registry import list_diseases
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation.protocol import Protocol
-from medgym_offline.leaderboard.unseen import doubts, side_of
 
 __all__ = [
-    "FORMAT", "HEADLINE", "PAIRED", "WORLDS", "BankUsed", "BuiltIn", "DatasetUsed", "Entry", "PolicyFile",
-    "ProtocolUsed", "TrainingCost", "Verification", "World", "entry_id", "entry_schema", "gaps", "slug",
+    "FORMAT", "HEADLINE", "PAIRED", "WORLDS", "BuiltIn", "Entry", "PolicyFile", "Verification", "World", "entry_id",
+    "entry_schema", "gaps", "learned_from", "side_of", "slug",
 ]  # fmt: skip
 
 FORMAT = "medgym-entry/2"
@@ -237,7 +236,7 @@ def _contradictions(entry: Entry) -> Iterator[str]:
     named = (entry.name, data, entry.scope, entry.timing, entry.decisions, entry.view, entry.split)
     if entry.id != (right := entry_id(*named)):
         yield f"id is {entry.id!r}, but its name, dataset, scope and timing give {right!r}"
-    yield from doubts(entry)
+    yield from _doubts(entry)
     held: dict[str, Any] = {name: getattr(entry, name) for name in ("metrics", "intervals", "per_patient")}
     for field, by_world in {**held, **{f"runs.{n}": run for n, run in enumerate(entry.runs)}}.items():
         if set(by_world) != set(entry.protocol.settings.worlds):
@@ -257,6 +256,32 @@ def _contradictions(entry: Entry) -> Iterator[str]:
                 # Both are rounded to seven digits.
                 if row and not math.isclose(sum(row) / len(row), run[world][metric], rel_tol=1e-5, abs_tol=1e-6):
                     yield f"runs.{number}.{world}.{metric} is not the mean over patients of per_patient"
+
+
+def side_of(deviations: Mapping[str, Any]) -> Any:
+    """The side of a split that was evaluated, as the deviations of an evaluation or an entry say; None: everybody."""
+    split = deviations.get("split")
+    return split.get("used") if isinstance(split, dict) else split
+
+
+def learned_from(policy: Any) -> dict[str, Any]:
+    """What a policy says of whom it learned from; empty if nothing."""
+    people = getattr(policy, "training", {}).get("people")
+    return people if isinstance(people, dict) else {}
+
+
+def _doubts(entry: Entry) -> Iterator[str]:
+    """One line for each reason why an entry on test people may not be on new ones."""
+    if entry.split not in (None, "train", "test"):
+        yield f"split is {entry.split!r}, not 'train' or 'test'"
+    if entry.split != "test" or entry.scope == "baseline":
+        return
+    if entry.scope == "ind":
+        yield "a policy of each test person's own has seen that person: it is an oracle, no entry on new people"
+    for policy in entry.policies:
+        if learned_from(policy).get("split") != "train":
+            name = getattr(policy, "file", policy.identity)
+            yield f"{name} does not say that it learned from train people alone; train it with --split train"
 
 
 def slug(name: str) -> str:

@@ -16,7 +16,7 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.leaderboard.entry import PAIRED, Entry, World
 from medgym_offline.seeds import generator
 
-__all__ = ["LEVEL", "RULE", "Group", "Pair", "Ranking", "compare", "groups", "holm", "rank"]
+__all__ = ["LEVEL", "RULE", "Group", "Ranking", "compare", "groups", "holm", "rank"]
 
 LEVEL = 0.05
 _DRAWS = 10_000
@@ -131,9 +131,7 @@ def rank(entries: Sequence[Entry], world: World, metric: str = PAIRED[0]) -> Ran
     return Ranking(tuple(sorted(rows, key=lambda e: ranks[e.id])), ranks, pairs)
 
 
-def compare(
-    scores: Sequence[NDArray[np.float64]],
-) -> list[tuple[float, tuple[float, float], float, float]]:
+def compare(scores: Sequence[NDArray[np.float64]]) -> list[tuple[float, tuple[float, float], float, float]]:
     """Every two of several methods, paired over patients by the rule :data:`RULE`.
 
     Args:

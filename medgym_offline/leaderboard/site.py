@@ -13,7 +13,7 @@ from medgym_offline.errors import SubmissionError
 from medgym_offline.evaluation.metrics import metrics_of
 from medgym_offline.files import atomic_path, json_text
 from medgym_offline.leaderboard.board import FORMAT, Board
-from medgym_offline.leaderboard.entry import Entry, PolicyFile, World, slug
+from medgym_offline.leaderboard.entry import BuiltIn, Entry, World, slug
 from medgym_offline.leaderboard.ranks import LEVEL, RULE, Group, Ranking, groups, rank
 from medgym_offline.reports.blocks import Cell, Details, Estimate, Facts, Link, Page, Section, Shade, Table
 from medgym_offline.reports.page import write_page
@@ -77,11 +77,8 @@ def _overview(rankings: Sequence[tuple[str, Ranking]]) -> Table:
             rank_here = ranking.ranks[e.id]
             cells[f"{e.name} ({e.scope})", column] = Shade(str(rank_here), 1 - (rank_here - 1) / last)
     rows = [(method, *(cells.get((method, n)) for n in range(len(rankings)))) for method in methods]
-    return Table(
-        "Ranks in the strictest world of each table; the darker the better",
-        ("Method", *(data for data, _ in rankings)),
-        rows,
-    )
+    heads = ("Method", *(data for data, _ in rankings))
+    return Table("Ranks in the strictest world of each table; the darker the better", heads, rows)
 
 
 def _group_page(group: Group, rankings: Mapping[World, Ranking]) -> Page:
@@ -162,9 +159,7 @@ def _facts(entry: Entry) -> Facts:
         f"by medgym-offline {record.version}, fresh seeds: {'yes' if record.fresh_seeds else 'no'}, trained again: "
         f"{record.retrained or 'no'}; largest deviation {record.largest_deviation:.3g} of its tolerance"
     )
-    files = [
-        f"{p.file} ({p.sha256})" if isinstance(p, PolicyFile) else f"{p.builtin}, built in" for p in entry.policies
-    ]
+    files = [f"{p.builtin}, built in" if isinstance(p, BuiltIn) else f"{p.file} ({p.sha256})" for p in entry.policies]
     pairs = {
         "Id": entry.id,
         "Authors": "; ".join(entry.authors) or "not stated",

@@ -15,9 +15,7 @@ from medgym_offline.errors import SubmissionError
 from medgym_offline.files import atomic_path, json_text, sha256_file
 from medgym_offline.leaderboard.entry import BuiltIn, Entry, PolicyFile
 
-__all__ = [
-    "MAX_ENTRY_BYTES", "MAX_POLICY_BYTES", "Submission", "read_submission", "write_submission",
-]  # fmt: skip
+__all__ = ["MAX_POLICY_BYTES", "Submission", "read_submission", "write_submission"]
 
 MAX_ENTRY_BYTES = 4 * 2**20
 MAX_POLICY_BYTES = 256 * 2**20

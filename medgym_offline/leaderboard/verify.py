@@ -14,17 +14,17 @@ from medgym_offline.errors import SubmissionError
 from medgym_offline.files import code_version, json_difference
 from medgym_offline.leaderboard.building import build_entry
 from medgym_offline.leaderboard.comparison import Row, fresh_rows, rows_of, training_rows
-from medgym_offline.leaderboard.entry import Entry, PolicyFile, Verification
+from medgym_offline.leaderboard.entry import Entry, PolicyFile, Verification, learned_from
 from medgym_offline.leaderboard.retrain import WITHIN_NOISE, train_again
 from medgym_offline.leaderboard.submission import Submission, read_submission
-from medgym_offline.leaderboard.unseen import require_new_people
+from medgym_offline.patients import people_hash
 from medgym_offline.seeds import derive_seed
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation import Evaluation
     from medgym_offline.simulators import SimulatorBank
 
-__all__ = ["Reexecution", "fresh_seed", "verify_submission"]
+__all__ = ["Reexecution", "verify_submission"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def verify_submission(
 
     submission, retrained = read_submission(folder, complete=not retrain), None
     simulators = _bank(submission.entry, bank)
-    require_new_people(submission.entry, simulators)
+    _require_new_people(submission.entry, simulators)
     if (dataset := submission.entry.dataset) is not None:
         require_release_rows(load_dataset(dataset.id, progress=progress))
     with tempfile.TemporaryDirectory(prefix="medgym-") as work:
@@ -133,11 +133,21 @@ def _bank(entry: Entry, bank: str | Path | SimulatorBank | None) -> SimulatorBan
     found = load_simulators(named) if isinstance(named, str | Path) else named
     wanted, here = (entry.disease, entry.bank.content_hash), (found.disease.name, found.content_hash)
     if wanted != here:
-        raise SubmissionError(
-            f"entry {entry.id!r} is of {wanted[0]} in bank {entry.bank.name!r} {wanted[1][:12]}..., this bank is of "
-            f"{here[0]}, {here[1][:12]}...; name the entry's own bank with --bank, or evaluate in this one"
-        )
+        stated = f"{wanted[0]} in bank {entry.bank.name!r} {wanted[1][:12]}..."
+        this = f"this bank is of {here[0]}, {here[1][:12]}...; name the entry's own bank with --bank"
+        raise SubmissionError(f"entry {entry.id!r} is of {stated}, {this}, or evaluate in this one")
     return found
+
+
+def _require_new_people(entry: Entry, bank: SimulatorBank) -> None:
+    """The policies of an entry on new people learned from all train people of the bank; `SubmissionError` if not."""
+    if entry.split != "test" or entry.scope == "baseline":
+        return
+    people = bank.people("train")
+    for policy in entry.policies:
+        if learned_from(policy).get("sha256") != people_hash(people):
+            others = f"other people than the {len(people)} of the train split of bank {bank.name!r}"
+            raise SubmissionError(f"{policy.identity[:12]} learned from {others}; train it with --split train")
 
 
 def _evaluate(submission: Submission, number: int, bank: SimulatorBank, progress: bool, seed: int) -> Evaluation:

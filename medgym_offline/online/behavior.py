@@ -28,16 +28,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict, Unpack
 
 from medgym_offline.diseases.views import FULL
 from medgym_offline.engine import blocks, run
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.files import code_version, command_line
-from medgym_offline.online.actors import fingerprint, stacked_actor
-from medgym_offline.online.jobs import EngineOptions, early, joined_state, train_block
+from medgym_offline.online.jobs import EngineOptions, LearnedFrom, early, joined_state, train_block
 from medgym_offline.online.learner import TrainState
 from medgym_offline.online.networks import GaussianActor
-from medgym_offline.online.people import LearnedFrom
 from medgym_offline.online.recipe import (
     EARLY,
     PEOPLE,
@@ -48,6 +47,7 @@ from medgym_offline.online.recipe import (
     load_recipe,
     require_trained,
 )
+from medgym_offline.online.train import fingerprint, stacked_actor
 from medgym_offline.policies.result import TrainResult
 
 if TYPE_CHECKING:
@@ -55,14 +55,7 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = [
-    "RELEASE",
-    "BehaviorRun",
-    "behavior_path",
-    "load_behavior",
-    "train_behavior",
-    "train_behavior_files",
-]
+__all__ = ["RELEASE", "BehaviorRun", "behavior_path", "load_behavior", "train_behavior", "train_behavior_files"]
 
 Name = tuple[str, str]
 """(scope or early policy, timing)."""
@@ -73,13 +66,23 @@ SHARED = ("dr", "pop", *PEOPLE)
 # -- a run -------------------------------------------------------------------------------------------------------------
 
 
+class RunOptions(TypedDict, total=False):
+    """What both entry points take besides names: see :func:`train_behavior`."""
+
+    recipe: BehaviorRecipe | None
+    checkpoints: str | Path | None
+    options: EngineOptions | None
+    split: str | None
+    view: str
+
+
 class BehaviorRun:
     """Trains what is asked for, and what that needs, once.
 
     Args:
         bank: Simulators of P patients.
-        recipe: Settings.
-        folder: Keeps finished jobs and checkpoints; None keeps nothing.
+        recipe: Settings; the release's by default.
+        checkpoints: Folder for finished jobs and checkpoints; None keeps nothing.
         options: Engine and device.
         progress: Show progress on standard error.
         split: Learn from this side of the bank's people alone.
@@ -94,8 +97,8 @@ class BehaviorRun:
     def __init__(
         self,
         bank: SimulatorBank,
-        recipe: BehaviorRecipe,
-        folder: str | Path | None = None,
+        recipe: BehaviorRecipe | None = None,
+        checkpoints: str | Path | None = None,
         options: EngineOptions | None = None,
         progress: bool = True,
         *,
@@ -105,13 +108,13 @@ class BehaviorRun:
     ):
         self.bank = bank if split is None else bank.select(list(bank.people(split)))
         self.learned_from = LearnedFrom(self.bank, split, {one.scope: one for one in people})
-        self.recipe, self.progress, self.view = recipe, progress, view
-        self.folder = None if folder is None else Path(folder)
+        self.recipe, self.progress, self.view = recipe or load_recipe(disease=bank.disease.name), progress, view
+        self.folder = None if checkpoints is None else Path(checkpoints)
         self.options = options or EngineOptions()
         self.options.check()
         self.results: dict[Name, Trained] = {}
         self.early: dict[Name, StackedActor] = {}
-        self._blocks = [list(block) for block in blocks(len(self.bank), recipe.shard)]
+        self._blocks = [list(block) for block in blocks(len(self.bank), self.recipe.shard)]
 
     def train(self, wanted: Iterable[Name]) -> None:
         """Train the policies `wanted`; they are then in `results` (scopes) and `early`."""
@@ -148,9 +151,9 @@ class BehaviorRun:
             "device": self.options.device.split(":")[0],
             **({} if self.view == FULL else {"view": self.view}),
         }
-        where = {"engine": self.options.engine, "workers": self.options.workers, "address": self.options.address}
-        shown = {"title": f"{self.bank.name}: {title}", "progress": self.progress}
-        return run(function, jobs, folder=self.folder, key=key, **where, **shown)  # type: ignore[arg-type]
+        where, of = self.options, f"{self.bank.name}: {title}"
+        place = {"engine": where.engine, "workers": where.workers, "address": where.address, "folder": self.folder}
+        return run(function, jobs, key=key, title=of, progress=self.progress, **place)  # type: ignore[arg-type]
 
     def _process(self, timing: str) -> ProcessConfig:
         return self.recipe.process(timing, self.bank.disease.name, self.view)  # type: ignore[arg-type]
@@ -166,14 +169,12 @@ class BehaviorRun:
         initial = self.results["dr", timing].policy if scope == "ind" else None
         config = self.recipe.config(scope, None if initial is None else fingerprint(cast("StackedActor", initial)))
         rest = (self.recipe.patience, self.options.device)
-        states = {
-            key: None if self.folder is None else str(self.folder / "checkpoints" / f"{key}.state.safetensors")
-            for key in groups
-        }
-        return {
-            key: (bank, self._process(timing), config, initial, states[key], *rest, told)
-            for key, (bank, told) in groups.items()
-        }
+
+        def job(key: str, bank: SimulatorBank, told: Tensor | None) -> tuple[Any, ...]:
+            state = self.folder and str(self.folder / "checkpoints" / f"{key}.state.safetensors")
+            return bank, self._process(timing), config, initial, state, *rest, told
+
+        return {key: job(key, *group) for key, group in groups.items()}
 
     def _result(self, name: Name, jobs: Mapping[str, tuple[Any, ...]], state: TrainState) -> Trained:
         ids, config = [patient for job in jobs.values() for patient in job[0].patients], next(iter(jobs.values()))[2]
@@ -259,13 +260,9 @@ def train_behavior(
     timing: str,
     scope: str = "ind",
     *,
-    recipe: BehaviorRecipe | None = None,
-    checkpoints: str | Path | None = None,
     progress: bool = True,
-    options: EngineOptions | None = None,
-    split: str | None = None,
-    view: str = FULL,
     people: Clusters | Contexts | None = None,
+    **given: Unpack[RunOptions],
 ) -> Trained:
     """Train the behavior policy of one scope and timing.
 
@@ -274,14 +271,12 @@ def train_behavior(
         timing: "adaptive" or "fixed".
         scope: "pop", "dr", "ind" (fine-tuned from dr, which is trained first) or "ind-scratch"; for new people "clu" or
             "context", which need `people` and the split "train".
-        recipe: Settings; the release's by default.
-        checkpoints: Folder for finished parts and checkpoints; a killed run resumes from there.
         progress: Show progress on standard error.
-        options: Engine, workers, device.
-        split: Train on the simulators of this side of the bank's people alone ("train" or "test"); not with "pop".
-        view: What actor and critic see.
         people: Who shares a policy (`medgym_offline.people.people_of`), of scope "clu" or "context". The policy is for
             everybody in it, seen or new.
+        given: `recipe`: settings; the release's by default. `checkpoints`: folder for finished parts and checkpoints; a
+            killed run resumes from there. `options`: engine, workers, device. `split`: train on the simulators of this
+            side of the bank's people alone ("train" or "test"); not with "pop". `view`: what actor and critic see.
 
     Returns:
         The policies with provenance (recipe and its hash, seed, bank and its content hash, code version, command),
@@ -294,26 +289,21 @@ def train_behavior(
     """
     behavior_path(bank.name, scope, timing)
     require_trained(scope)
-    given = (recipe or load_recipe(disease=bank.disease.name), checkpoints, options, progress)
-    made = BehaviorRun(bank, *given, split=split, view=view, people=[] if people is None else [people])
+    made = BehaviorRun(bank, progress=progress, **given, people=[] if people is None else [people])
     made.train([(scope, timing)])
     return made.results[scope, timing]
 
 
 def train_behavior_files(
     bank: SimulatorBank,
-    wanted: Sequence[tuple[str, str]] = RELEASE,
+    wanted: Sequence[Name] = RELEASE,
     output: str | Path | None = None,
     progress: bool = True,
     *,
-    recipe: BehaviorRecipe | None = None,
-    checkpoints: str | Path | None = None,
-    options: EngineOptions | None = None,
     fresh: bool = False,
     half: bool = False,
-    split: str | None = None,
-    view: str = FULL,
     people: Sequence[Clusters | Contexts] = (),
+    **given: Unpack[RunOptions],
 ) -> list[Path]:
     """Train behavior policies and write `<bank>-<scope>-<timing>.safetensors`; what several need is trained once.
 
@@ -322,13 +312,10 @@ def train_behavior_files(
         wanted: Pairs (scope or early policy, timing).
         output: Folder; the release's `generation/behaviors` by default.
         progress: Show progress on standard error.
-        recipe: Settings; the release's by default.
-        checkpoints: Folder for finished parts and checkpoints, to resume a killed run.
-        options: Engine, workers, device.
         fresh: Forget what `checkpoints` holds.
         half: Store every policy in float16, half the size; training itself is the same. Early-stopped ones always are.
-        split, view: As of :func:`train_behavior`.
         people: Of each scope for new people that is wanted.
+        given: `recipe`, `checkpoints`, `options`, `split`, `view` as of :func:`train_behavior`.
 
     Returns:
         The files written.
@@ -337,10 +324,9 @@ def train_behavior_files(
 
     # Every name is looked at before the first minute of training.
     paths = {(scope, timing): behavior_path(bank.name, scope, timing, output) for scope, timing in wanted}
-    given = (recipe or load_recipe(disease=bank.disease.name), checkpoints, options, progress)
-    made = BehaviorRun(bank, *given, split=split, view=view, people=people)
-    if fresh and checkpoints is not None:
-        shutil.rmtree(checkpoints, ignore_errors=True)
+    made = BehaviorRun(bank, progress=progress, people=people, **given)
+    if fresh and made.folder is not None:
+        shutil.rmtree(made.folder, ignore_errors=True)
     made.train(paths)
     written = []
     for name, path in paths.items():

@@ -22,7 +22,7 @@ from being trained on cost alone: at lambda = 1 the two count equally.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,17 +43,16 @@ __all__ = [
     "accept",
     "center_rewards",
     "critic_shape",
-    "first_critic",
     "first_scale",
     "fit_critic",
     "on_policy_update",
     "penalized",
+    "start",
     "update_multiplier",
 ]
 
 VALUES = 2
 """Outputs of an on-policy critic: value of the reward, value of the cost."""
-_ADAM = {f.name: f"adam.{f.name}" for f in fields(Adam)}
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class TrainState:
                 found[name] = value
             elif isinstance(value, dict):
                 found |= {f"{name}.{key}": inner for key, inner in value.items()}
-        return found | {name: getattr(self.optimizer, key) for key, name in _ADAM.items()}
+        return found | self.optimizer.named("adam.")
 
     @classmethod
     def from_tensors(cls, update: int, tensors: dict[str, Tensor]) -> TrainState:
@@ -114,7 +113,7 @@ class TrainState:
             for group in ("log", "learner", "kept")
         }
         single: dict[str, Any] = {name: value for name, value in tensors.items() if "." not in name}
-        return cls(update, optimizer=Adam(*(tensors[name] for name in _ADAM.values())), **single, **parts)
+        return cls(update, optimizer=Adam.of(tensors, "adam."), **single, **parts)
 
     def to(self, device: torch.device | str) -> TrainState:
         """The same state on `device` (log and what is kept stay on the CPU)."""
@@ -153,15 +152,13 @@ def center_rewards(group: Group, batch: Collected) -> Tensor:
     return centered(batch.rewards, batch.dt, harm) if config.center else batch.rewards
 
 
-def first_scale(
-    signals: Sequence[Tensor], discount: Tensor, batch: Collected, policies: int, floor: float = 1e-2
-) -> Tensor:
+def first_scale(signals: Sequence[Tensor], discount: Tensor, batch: Collected, policies: int) -> Tensor:
     """Root mean square `(P, signals)` of the discounted sums to come of each signal `(S, K, B)`."""
     weights = batch.valid.reshape(policies, -1)
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1.0)
     ahead = [advantages(signal, torch.zeros_like(signal), discount, batch.valid, 1.0)[1] for signal in signals]
     targets = torch.stack([value.reshape(policies, -1) for value in ahead], -1)
-    return (targets.square() * weights.unsqueeze(-1)).sum(1).sqrt().clamp_min(floor)
+    return (targets.square() * weights.unsqueeze(-1)).sum(1).sqrt().clamp_min(1e-2)
 
 
 def accept(group: Group, actor: Tensor, critic: Tensor, learner: dict[str, Tensor], broken: Tensor) -> None:
@@ -173,10 +170,8 @@ def accept(group: Group, actor: Tensor, critic: Tensor, learner: dict[str, Tenso
     shared, state, rows = group.config.shared, group.state, group.rows
     finite = torch.isfinite(actor).all(-1) & torch.isfinite(critic).all(-1)
     if shared and not bool(finite.all()):
-        raise MedGymError(
-            f"training of the shared policy met a non-finite number at update {state.update}; "
-            "lower the learning rate or the radius, or check the simulators"
-        )
+        met = f"training of the shared policy met a non-finite number at update {state.update}"
+        raise MedGymError(f"{met}; lower the learning rate or the radius, or check the simulators")
     stopped = state.stopped[group.simulators]
     stopped[(broken if shared else broken | ~finite) & (stopped < 0)] = state.update
     go = finite if shared else stopped < 0
@@ -214,9 +209,9 @@ def critic_shape(observation_dim: int, action_dim: int, hidden: int) -> TanhMLP:
     return TanhMLP((observation_dim, hidden, hidden, VALUES))
 
 
-def first_critic(shapes: Shapes, seed: int, names: Sequence[str]) -> Tensor:
-    """Its first parameters for each policy of `names`, `(P, m)`."""
-    return shapes.critic.initial([generator(seed, "online-critic", name) for name in names])
+def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Its first parameters for each policy of `names`, `(P, m)`; nothing else is carried along."""
+    return shapes.critic.initial([generator(config.seed, "online-critic", name) for name in names]), {}
 
 
 def penalized(reward_advantage: Tensor, cost_advantage: Tensor, multiplier: Tensor) -> Tensor:
@@ -225,9 +220,7 @@ def penalized(reward_advantage: Tensor, cost_advantage: Tensor, multiplier: Tens
     return (reward_advantage - weight * cost_advantage) / (1.0 + weight)
 
 
-def update_multiplier(
-    multiplier: Tensor, mean_cost: Tensor, limit: float, rate: float, ceiling: float = float("inf")
-) -> Tensor:
+def update_multiplier(multiplier: Tensor, mean_cost: Tensor, limit: float, rate: float, ceiling: float) -> Tensor:
     """lambda after one update, `(P,)`, from the mean cost per decision `(P,)`."""
     return (multiplier + rate * (mean_cost - limit)).clamp(0.0, ceiling)
 
@@ -303,9 +296,8 @@ def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequenc
     advantage = standardize(flat(found[0][0]), weights)
     if config.constrained:
         multiplier, cost = state.multiplier[rows], (flat(batch.costs) * weights).sum(-1)
-        multiplier.copy_(
-            update_multiplier(multiplier, cost, config.cost_limit, config.multiplier_rate, config.multiplier_max)
-        )
+        settings = config.cost_limit, config.multiplier_rate, config.multiplier_max
+        multiplier.copy_(update_multiplier(multiplier, cost, *settings))
         advantage = penalized(advantage, standardize(flat(found[1][0]), weights), multiplier)
         advantage = standardize(advantage, weights)
     improved, numbers = theta, {name: theta.new_zeros(policies) for name in logged}
@@ -314,7 +306,6 @@ def on_policy_update(group: Group, batch: Collected, step: Step, logged: Sequenc
         policy = PolicyBatch(observations, flat(batch.noise), advantage, weights)
         improved, numbers, learner = step(theta, policy)
     targets = torch.stack([flat(f[1]) for f in found], -1) / scale.unsqueeze(1)
-    optimizer = Adam(*(value[rows] for value in vars(state.optimizer).values()))
-    loss = fit_critic(shapes.critic, critic, optimizer, observations, targets, weights, config)
+    loss = fit_critic(shapes.critic, critic, state.optimizer.rows(rows), observations, targets, weights, config)
     accept(group, improved, critic, learner, batch.broken)
     return numbers | {"multiplier": state.multiplier[rows].clone(), "value_loss": loss}

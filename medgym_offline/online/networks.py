@@ -31,7 +31,7 @@ which is positive semi-definite by construction (the Hessian of a sampled log-ra
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -39,14 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "LOG_STD_RANGE",
-    "Adam",
-    "GaussianActor",
-    "Pass",
-    "TanhMLP",
-    "interval_bias",
-]
+__all__ = ["Adam", "GaussianActor", "TanhMLP", "interval_bias"]
 
 LOG_STD_RANGE = (-3.0, 0.0)
 """Bounds of the log standard deviation before squashing (arXiv 2606.01028)."""
@@ -75,9 +68,8 @@ class TanhMLP:
         patients, found, start = theta.shape[0], [], 0
         for width, out in zip(self.sizes[:-1], self.sizes[1:]):
             middle, stop = start + width * out, start + width * out + out
-            found.append(
-                (theta[:, start:middle].view(patients, width, out), theta[:, middle:stop].view(patients, 1, out))
-            )
+            weight, bias = theta[:, start:middle], theta[:, middle:stop]
+            found.append((weight.view(patients, width, out), bias.view(patients, 1, out)))
             start = stop
         return found
 
@@ -179,6 +171,19 @@ class Adam:
     def zeros(cls, theta: Tensor) -> Adam:
         """Fresh moments for the parameter `theta (P, n)`."""
         return cls(torch.zeros_like(theta), torch.zeros_like(theta), torch.zeros_like(theta[:, :1]))
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], prefix: str = "") -> Adam:
+        """Inverse of :meth:`named`."""
+        return cls(*(tensors[f"{prefix}{name}"] for name in cls.__annotations__))
+
+    def named(self, prefix: str = "") -> dict[str, Tensor]:
+        """The moments by name, with something before it."""
+        return {f"{prefix}{name}": value for name, value in vars(self).items()}
+
+    def rows(self, rows: slice) -> Adam:
+        """The moments of some policies, views."""
+        return Adam(*(value[rows] for value in vars(self).values()))
 
     def step_(
         self,

@@ -22,22 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.online import learner
 from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.learner import Group, PolicyBatch, Shapes, critic_shape, first_critic, on_policy_update
+from medgym_offline.online.learner import Group, PolicyBatch, Shapes, critic_shape, on_policy_update
 from medgym_offline.online.networks import Adam, GaussianActor
 from medgym_offline.online.rollouts import Collected
 from medgym_offline.seeds import generator
 
-__all__ = [
-    "ProximalRows",
-    "critic_shape",
-    "minibatch_rows",
-    "proximal_gradient",
-    "proximal_rows",
-    "proximal_step",
-    "start",
-    "update",
-]
+__all__ = ["critic_shape", "minibatch_rows", "proximal_gradient", "proximal_rows", "proximal_step", "start", "update"]
 
 LOG_RATIO_MAX = 20.0
 """Log ratios are clamped to this: exp() stays finite, and with it one row cannot end a patient's training."""
@@ -170,7 +162,7 @@ def proximal_step(
 
 def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
     """First parameters of the critic `(P, m)`, and Adam's moments of `actor (P, n)`."""
-    return first_critic(shapes, config.seed, names), dict(vars(Adam.zeros(actor)))
+    return learner.start(config, shapes, actor, names)[0], Adam.zeros(actor).named()
 
 
 def update(group: Group, batch: Collected) -> dict[str, Tensor]:
@@ -178,8 +170,8 @@ def update(group: Group, batch: Collected) -> dict[str, Tensor]:
     config, state = group.config, group.state
 
     def step(theta: Tensor, policy: PolicyBatch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        moments = Adam(**{name: value[group.rows].clone() for name, value in state.learner.items()})
+        moments = Adam.of({name: value[group.rows].clone() for name, value in state.learner.items()})
         order = [generator(config.seed, "online-minibatches", name, state.update) for name in group.names]
-        return *proximal_step(config, group.shapes.actor, theta, policy, moments, order), dict(vars(moments))
+        return *proximal_step(config, group.shapes.actor, theta, policy, moments, order), moments.named()
 
     return on_policy_update(group, batch, step, ("kl", "gain", "clipped"))

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from medgym_offline.policies.actor import StackedActor
 
 __all__ = [
-    "BEHAVIORS",
     "EARLY",
     "PEOPLE",
     "RELEASE",
@@ -125,12 +124,8 @@ class BehaviorRecipe:
             UnknownNameError: If there is no such scope.
         """
         require_trained(scope)
-        fixed = {
-            "algorithm": self.algorithm,
-            "seed": self.seed,
-            "shared": scope in ("pop", "dr", *PEOPLE),
-            "fine_tune_from": fine_tune_from,
-        }
+        fixed = {"algorithm": self.algorithm, "seed": self.seed, "fine_tune_from": fine_tune_from}
+        fixed |= {"shared": scope in ("pop", "dr", *PEOPLE)}
         return TrainConfig.from_dict({**self.settings.get("dr" if scope in PEOPLE else scope, {}), **fixed})  # type: ignore[call-overload]
 
     def process(self, timing: Timing, disease: str, view: str = FULL) -> ProcessConfig:
@@ -198,10 +193,8 @@ def load_behavior(bank_name: str, scope: str = "ind", timing: str = "adaptive") 
     path = behavior_path(bank_name, scope, timing)
     if not path.exists():
         have = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors"))) or "none"
-        raise PolicyError(
-            f"no behavior policy {path.stem!r} (shipped: {have}); "
-            f"train it with: medgym-offline behavior train --bank {bank_name} --scope {scope} --timing {timing}"
-        )
+        train = f"medgym-offline behavior train --bank {bank_name} --scope {scope} --timing {timing}"
+        raise PolicyError(f"no behavior policy {path.stem!r} (shipped: {have}); train it with: {train}")
     policy = load_policy(path)
     if not isinstance(policy, StackedActor):
         raise PolicyError(f"{path}: not a stacked actor; a behavior policy must be one")

@@ -21,7 +21,6 @@ lambda decays per decision. Every episode ends in a true terminal at the horizon
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,18 +29,15 @@ from torch import Tensor
 from medgym_offline.diseases.base import CLOCKS
 from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.process import DecisionProcess, Episodes
+from medgym_offline.envs.timing import ProcessConfig
 from medgym_offline.envs.views import Lens
 from medgym_offline.online.networks import GaussianActor
 from medgym_offline.seeds import derive_seed, generator
-
-if TYPE_CHECKING:
-    from medgym_offline.envs.timing import ProcessConfig
-    from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = [
     "Collected",
-    "Told",
-    "TrainingNoise",
+    "ContextualProcess",
     "advantages",
     "centered",
     "collect",
@@ -65,7 +61,7 @@ class TrainingNoise:
     view: Tensor | None = None
 
 
-class Told(DecisionProcess):
+class ContextualProcess(DecisionProcess):
     """A decision process whose observations hold, before the clocks, the embedding of the patient `(S, n)`."""
 
     def __init__(self, bank: SimulatorBank, config: ProcessConfig, embeddings: Tensor) -> None:
@@ -242,15 +238,16 @@ def advantages(rewards: Tensor, values: Tensor, discount: Tensor, valid: Tensor,
     return found, (found + values) * valid
 
 
-def standardize(values: Tensor, weights: Tensor, floor: float = 1e-6) -> Tensor:
+def standardize(values: Tensor, weights: Tensor) -> Tensor:
     """`values (P, N)` with weighted mean 0 and standard deviation 1 per patient; 0 where the weight is 0.
+
+    No standard deviation below 1e-6 is divided by, so that a constant advantage stays 0.
 
     Args:
         values: `(P, N)`.
         weights: `(P, N)`, non-negative, summing to 1 per patient.
-        floor: Smallest standard deviation divided by, so that a constant advantage stays 0.
     """
     mean = (values * weights).sum(-1, keepdim=True)
     shifted = values - mean
     spread = (shifted.square() * weights).sum(-1, keepdim=True).sqrt()
-    return torch.where(weights > 0, shifted / spread.clamp_min(floor), torch.zeros_like(values))
+    return torch.where(weights > 0, shifted / spread.clamp_min(1e-6), torch.zeros_like(values))

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -84,9 +84,8 @@ class SoftLearner:
 
     def carried(self) -> dict[str, Tensor]:
         """What a state keeps under `learner`; actor, critics and the critics' moments have places of their own."""
-        moments = {f"actor_{name}": value for name, value in vars(self.actor_adam).items()}
-        moments |= {f"alpha_{name}": value for name, value in vars(self.alpha_adam).items()}
-        return {"target": self.target, "log_alpha": self.log_alpha, **moments}
+        kept = {"target": self.target, "log_alpha": self.log_alpha}
+        return kept | self.actor_adam.named("actor_") | self.alpha_adam.named("alpha_")
 
 
 def _twins(critic: Tensor) -> Tensor:
@@ -189,13 +188,12 @@ def soft_step(
         config: Rates (`soft_..`).
         acts: Actor and alpha learn too, and not the critics alone.
     """
-    target = soft_targets(actor, network, learner, rows, reward, discount, noise[0])
+    ahead, now = noise
+    target = soft_targets(actor, network, learner, rows, reward, discount, ahead)
     gradient, loss = critic_gradient(network, learner.critic, rows.observations, rows.actions, target)
     learner.critic_adam.step_(learner.critic, gradient, config.soft_rate)
     alpha = learner.log_alpha.exp()
-    gradient, density = actor_gradient(
-        actor, learner.actor, network, learner.critic, rows.observations, noise[1], alpha
-    )
+    gradient, density = actor_gradient(actor, learner.actor, network, learner.critic, rows.observations, now, alpha)
     if acts:
         learner.actor_adam.step_(learner.actor, gradient, config.soft_rate)
         learner.actor.copy_(actor.project(learner.actor))
@@ -232,10 +230,9 @@ def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[st
 def _learner(state: TrainState, rows: slice) -> SoftLearner:
     """The learner of the policies `rows`: copies, but for the critics' moments, which are those of the state."""
     kept = {name: value[rows].clone() for name, value in state.learner.items() if name not in ("replay", "filled")}
-    actor_adam, alpha_adam = (Adam(*(kept[f"{of}_{f.name}"] for f in fields(Adam))) for of in ("actor", "alpha"))
-    critic_adam = Adam(*(value[rows] for value in vars(state.optimizer).values()))
+    moments = Adam.of(kept, "actor_"), state.optimizer.rows(rows), Adam.of(kept, "alpha_")
     actor, critic = state.actor[rows].clone(), state.critic[rows].clone()
-    return SoftLearner(actor, critic, kept["target"], kept["log_alpha"], actor_adam, critic_adam, alpha_adam)
+    return SoftLearner(actor, critic, kept["target"], kept["log_alpha"], *moments)
 
 
 def update(group: Group, batch: Collected) -> dict[str, Tensor]:

@@ -15,34 +15,33 @@ quarter of the radius, for those few percent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from medgym_offline.online.config import TrainConfig
-from medgym_offline.online.learner import Group, PolicyBatch, Shapes, critic_shape, first_critic, on_policy_update
+from medgym_offline.online.learner import Group, PolicyBatch, critic_shape, on_policy_update, start
 from medgym_offline.online.networks import GaussianActor
 from medgym_offline.online.rollouts import Collected
 
 __all__ = ["conjugate_gradients", "critic_shape", "start", "trust_region_step", "update"]
 
 LOGGED = ("kl", "gain", "accepted")
+CONVERGED = 1e-10
+"""Squared residual of conjugate gradients below which a patient is left alone."""
 MARGIN = 0.9
 """Share of the quadratic model's longest step that the first candidate takes."""
 
 
-def conjugate_gradients(
-    product: Callable[[Tensor], Tensor], target: Tensor, iterations: int, tolerance: float = 1e-10
-) -> Tensor:
+def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
     """Solve `A x = target` per patient for symmetric positive definite A given by `product`.
 
     Args:
         product: `v (P, n) -> A v (P, n)`.
         target: `(P, n)`.
         iterations: At most this many products.
-        tolerance: A patient whose squared residual is below this is left alone.
 
     Returns:
         `x (P, n)`.
@@ -50,7 +49,7 @@ def conjugate_gradients(
     solution, residual, direction = torch.zeros_like(target), target.clone(), target.clone()
     size = residual.square().sum(-1, keepdim=True)
     for _ in range(iterations):
-        active = size > tolerance
+        active = size > CONVERGED
         if not bool(active.any()):
             break
         image = product(direction)
@@ -116,11 +115,6 @@ def trust_region_step(
         if not len(pending):
             break
     return found, numbers
-
-
-def start(config: TrainConfig, shapes: Shapes, actor: Tensor, names: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """First parameters of the critic `(P, m)`; nothing else is carried along."""
-    return first_critic(shapes, config.seed, names), {}
 
 
 def update(group: Group, batch: Collected) -> dict[str, Tensor]:

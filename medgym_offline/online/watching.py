@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,12 +25,10 @@ from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import EpisodeNoise, draw_noise, episode_seeds, rollout
 from medgym_offline.online.learner import TrainState
 from medgym_offline.online.networks import GaussianActor
+from medgym_offline.policies.actor import StackedActor
 from medgym_offline.policies.builtin import builtin_policy
 from medgym_offline.policies.protocol import reset_policy
-
-if TYPE_CHECKING:
-    from medgym_offline.policies.actor import StackedActor
-    from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["Gap", "Passing", "keep_patient", "keep_way", "nearest_to_share", "rounded", "way_of", "way_updates"]
 
@@ -109,13 +106,11 @@ class Gap:
     expert: np.ndarray
 
     @classmethod
-    def measure(
-        cls, bank: SimulatorBank, process: ProcessConfig, expert: StackedActor, seed: int, episodes: int
-    ) -> Gap:
+    def measure(cls, bank: SimulatorBank, config: ProcessConfig, expert: StackedActor, seed: int, episodes: int) -> Gap:
         """Roll random and `expert` out on every simulator of `bank`."""
         seeds = episode_seeds(seed, "behaviour-gap", bank.patients, episodes)
-        noise, decisions = draw_noise(seeds, bank, process), DecisionProcess(bank, process)
-        random = builtin_policy("random", bank, process.timing, process.decisions)
+        noise, decisions = draw_noise(seeds, bank, config), DecisionProcess(bank, config)
+        random = builtin_policy("random", bank, config.timing, config.decisions)
         reset_policy(random, seeds)
         chosen = expert.select(bank.patients).to(bank.device)
         ends = [_mean_returns(decisions, policy.act, noise) for policy in (random, chosen)]

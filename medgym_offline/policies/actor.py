@@ -236,17 +236,15 @@ def gated(outputs: Tensor, gate: float) -> Tensor:
     return values.masked_fill(logits - logits.amax(-1, keepdim=True) < gate, -math.inf)
 
 
-def _checked_codebook(
-    codebook: Tensor, patients: int, outputs: int, log_std: Tensor | None, gate: float | None
-) -> Tensor:
+def _checked_codebook(book: Tensor, patients: int, outputs: int, log_std: Tensor | None, gate: float | None) -> Tensor:
     """A float32 copy, if it fits the network."""
     if log_std is not None:
         raise PolicyError("a policy with a codebook is deterministic; it cannot have a log_std")
     words = outputs if gate is None else outputs / 2
     if gate is not None and gate > 0:
         raise PolicyError(f"gate is {gate}, the logarithm of a ratio of probabilities; it is at most 0")
-    if codebook.dim() != 3 or codebook.shape[0] not in (1, patients) or codebook.shape[1] != words:
-        raise PolicyError(f"codebook has shape {tuple(codebook.shape)}, expected ({patients} or 1, {words}, A)")
-    if not bool((codebook.abs() <= 1.0).all()):
+    if book.dim() != 3 or book.shape[0] not in (1, patients) or book.shape[1] != words:
+        raise PolicyError(f"codebook has shape {tuple(book.shape)}, expected ({patients} or 1, {words}, A)")
+    if not bool((book.abs() <= 1.0).all()):
         raise PolicyError("codebook holds actions outside [-1, 1]")
-    return codebook.detach().clone().to(torch.float32)
+    return book.detach().clone().to(torch.float32)

@@ -165,13 +165,9 @@ class RandomPolicy(_Builtin):
         count, episodes = observations.shape[:2]
         if self._table is None or self._table.shape[:2] != (count, episodes):
             if self._was_reset:
-                raise PolicyError(
-                    "the random policy was reset for another number of patients or episodes; call reset(seeds) first"
-                )
-            keys = [
-                [derive_seed(self.seed, "random-policy", p, b) for b in range(episodes)] for p in self.patients or ()
-            ]
-            self._draw(keys)
+                raise PolicyError("the random policy was reset for another number of episodes; call reset(seeds) first")
+            own = self.patients or ()
+            self._draw([[derive_seed(self.seed, "random-policy", p, b) for b in range(episodes)] for p in own])
         assert self._table is not None
         done = torch.round((1.0 - observations[..., self._left]) * self.decisions).long().clamp(0, self.decisions - 1)
         return self._table.gather(2, done[..., None, None].expand(-1, -1, 1, self.action_dim))[:, :, 0]
@@ -281,17 +277,14 @@ def builtin_policy(
     bank: Any,
     timing: str = "adaptive",
     decisions: int | None = None,
-    treatment: Any = None,
     view: str = FULL,
 ) -> ConstantPolicy | RandomPolicy | ClinicianPolicy | RulePolicy:
     """A policy without learning, by name.
 
     Args:
-        name: "zero" (no treatment), "max", "random", "clinician", or "constant"; the constant treatment is `treatment`,
-            or written into the name: "constant:0.4,0.05,0.3".
+        name: "zero" (no treatment), "max", "random", "clinician", or a constant one: "constant:0.4,0.05,0.3".
         bank: Simulator bank: its disease and patients, and for "clinician" its `clinician_treatment` (P, H, T).
         timing, decisions: Of the decision process; None is the disease's K.
-        treatment: Normalized (T,), or (P, T) in the order of `bank.patients`.
         view: What is observed.
 
     Raises:
@@ -309,22 +302,16 @@ def builtin_policy(
     if base == "clinician" and bank.disease.clinician is not None:
         return RulePolicy(bank, timing, decisions, view)
     if base == "clinician":
-        schedule = getattr(bank, "clinician_treatment", None)
-        if schedule is None:
-            bank_name = getattr(bank, "name", "given")
-            raise PolicyError(
-                f"bank {bank_name!r} holds no charted treatment; the clinician policy needs a bank fitted to stays"
-            )
+        if (schedule := getattr(bank, "clinician_treatment", None)) is None:
+            needs = "the clinician policy needs a bank fitted to stays"
+            raise PolicyError(f"bank {getattr(bank, 'name', 'given')!r} holds no charted treatment; {needs}")
         return ClinicianPolicy(schedule, bank.patients, timing, decisions, of, view)
-    if values:
-        try:
-            treatment = [float(v) for v in values.split(",")]
-        except ValueError:
-            form = ",".join(n.upper() for n in names)
-            raise PolicyError(f"cannot read {name!r}; write constant:{form} with numbers") from None
-    if treatment is None:
-        raise PolicyError(
-            f"a constant policy needs a treatment; write for example constant:{','.join(['0.1'] * len(names))}"
-        )
-    u = torch.as_tensor(treatment, dtype=torch.float32)
-    return ConstantPolicy(u, timing, decisions, bank.patients if u.dim() == 2 else None, of, view)
+    if not values:
+        example = ",".join(["0.1"] * len(names))
+        raise PolicyError(f"a constant policy needs a treatment; write for example constant:{example}")
+    try:
+        treatment = [float(v) for v in values.split(",")]
+    except ValueError:
+        form = ",".join(n.upper() for n in names)
+        raise PolicyError(f"cannot read {name!r}; write constant:{form} with numbers") from None
+    return ConstantPolicy(treatment, timing, decisions, of=of, view=view)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.errors import MissingExtraError, PolicyError
+from medgym_offline.errors import MissingExtraError
 from medgym_offline.files import atomic_path
 from medgym_offline.policies.actor import StackedActor, gated
 from medgym_offline.policies.files import actor_header, actor_of, patient_file_stem
@@ -25,9 +25,8 @@ from medgym_offline.policies.foreign import EXTRA_FILE
 from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.stack import StackedMLP
 
-__all__ = ["export_onnx", "export_program", "export_torchscript", "plain_network"]
+__all__ = ["export_onnx", "export_program", "export_torchscript"]
 
-_MODULES: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU, "identity": nn.Identity}
 _ONNX_OPERATORS = 17  # of 2022: old enough for every runtime that `onnxruntime>=1.17` can be
 
 
@@ -51,7 +50,7 @@ class Lookup(nn.Module):
         return self.codebook[(scores if self.gate is None else gated(scores, self.gate)).argmax(-1)]
 
 
-class OfStack(nn.Module):
+class UnstackedNetwork(nn.Module):
     """A stack of one on rows: (N, in) -> (N, out)."""
 
     def __init__(self, net: StackedMLP):
@@ -64,36 +63,10 @@ class OfStack(nn.Module):
         return found
 
 
-@own_defaults()
-def plain_network(policy: StackedActor, patient: str | None = None) -> nn.Sequential:
-    """One network of a stack as an ordinary module: observations or windows (N, d) -> actions (N, A).
-
-    Args:
-        policy: The stack.
-        patient: Whose network; None for a shared actor or a stack of one.
-
-    Raises:
-        PolicyError: If `patient` is None and the stack holds several.
-        UnknownNameError: If the patient is not in the stack.
-    """
-    if patient is None and policy.patients is not None and len(policy.patients) > 1:
-        raise PolicyError(f"this policy holds {len(policy.patients)} patients; name the one to export")
-    at = 0 if patient is None else policy.index(patient)
-    modules: list[nn.Module] = [] if policy.net.kind == "mlp" else [OfStack(policy.net.select([at]).eval())]
-    last = len(policy.net.layers) - 1
-    for i, layer in enumerate(() if modules else policy.net.layers):
-        weight, bias = layer.weight, layer.bias
-        assert isinstance(weight, Tensor)
-        assert isinstance(bias, Tensor)
-        linear = nn.Linear(weight.shape[1], weight.shape[2])
-        with torch.no_grad():
-            linear.weight.copy_(weight[at].T)
-            linear.bias.copy_(bias[at, 0])
-        modules += [linear, _MODULES[policy.net.output if i == last else policy.net.activation]()]
-    if policy.codebook is None:
-        return nn.Sequential(*modules, nn.Tanh()).eval()
-    book = policy.codebook[at if len(policy.codebook) > 1 else 0]
-    return nn.Sequential(*modules, Lookup(book, policy.gate)).eval()
+def _plain_network(policy: StackedActor) -> nn.Sequential:
+    """A shared actor or a stack of one as a module without a patient axis: observations or windows (N, d) -> (N, A)."""
+    answer = nn.Tanh() if policy.codebook is None else Lookup(policy.codebook[0], policy.gate)
+    return nn.Sequential(UnstackedNetwork(policy.net.select([0])), answer).eval()
 
 
 @own_defaults()
@@ -146,20 +119,14 @@ def _export(
     suffix: str,
     write: Callable[[nn.Sequential, dict[str, Any], Path], None],
 ) -> Path:
-    target = Path(path)
-
-    def one(file: Path, name: str | None) -> None:
-        header = actor_header(policy if name is None else policy.select([name]))
-        write(plain_network(actor_of(policy), name), header, file)
-
-    with atomic_path(target) as temporary:
+    with atomic_path(path) as temporary:
+        files = {temporary: policy if patient is None else policy.select([patient])}
         if patient is None and policy.patients is not None and len(policy.patients) > 1:
             temporary.mkdir()
-            for name in policy.patients:
-                one(temporary / f"{patient_file_stem(name)}{suffix}", name)
-        else:
-            one(temporary, patient)
-    return target
+            files = {temporary / f"{patient_file_stem(p)}{suffix}": policy.select([p]) for p in policy.patients}
+        for file, one in files.items():
+            write(_plain_network(actor_of(one)), actor_header(one), file)
+    return Path(path)
 
 
 def _write_torchscript(network: nn.Sequential, header: dict[str, Any], path: Path) -> None:

@@ -109,9 +109,8 @@ def actor_header(policy: StackedActor | HistoryPolicy) -> dict[str, Any]:
         return actor_header(policy.inner) | {"history": policy.history, "network": policy.inner.net.kind}
     if not isinstance(policy, StackedActor):
         raise PolicyError(f"only stacked actors have a file format, not {type(policy).__name__}")
-    gate = {} if policy.gate is None else {"gate": policy.gate}
     return {
-        **gate,
+        **({} if policy.gate is None else {"gate": policy.gate}),
         **({} if policy.view == FULL else {"view": policy.view}),
         "format": FORMAT,
         "disease": policy.disease,
@@ -143,11 +142,9 @@ def save_policy(policy: StackedActor | HistoryPolicy, path: str | Path, dtype: t
     policy = actor_of(policy)
     if policy.net.output != "identity":
         raise PolicyError(f"the actor's last layer has activation {policy.net.output!r}; 'identity' is expected")
-    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in policy.net.state_dict().items()}
-    if policy.log_std is not None:
-        tensors["log_std"] = policy.log_std.detach().to("cpu", dtype).contiguous()
-    if policy.codebook is not None:
-        tensors["codebook"] = policy.codebook.detach().to("cpu", dtype).contiguous()
+    own = {"log_std": policy.log_std, "codebook": policy.codebook}
+    held = policy.net.state_dict() | {name: value for name, value in own.items() if value is not None}
+    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in held.items()}
     with atomic_path(target) as temporary:
         if target.suffix == ".safetensors":
             from safetensors.torch import save_file

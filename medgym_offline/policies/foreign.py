@@ -24,7 +24,7 @@ from medgym_offline.policies.protocol import Policy, disease_of_policy, seen_wid
 from medgym_offline.stack import Steps
 from medgym_offline.windows import LONGEST, window_width
 
-__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "facts_of", "load_onnx", "load_torchscript", "remembering"]
+__all__ = ["EXTRA_FILE", "ModulePolicy", "PolicyCollection", "facts_of", "load_onnx", "load_torchscript", "policy_of"]
 
 EXTRA_FILE = "medgym-policy.json"
 """Name of the header inside the TorchScript and ONNX files that this package exports."""
@@ -165,7 +165,7 @@ def _columns(disease: str, view: str, steps: Steps | None, name: str) -> int:
     return width if steps is None else window_width(width, steps.action, steps.history)
 
 
-def remembering(module: Callable[[Tensor], Any], path: Path, facts: Mapping[str, Any]) -> ModulePolicy | HistoryPolicy:
+def policy_of(module: Callable[[Tensor], Any], path: Path, facts: Mapping[str, Any]) -> ModulePolicy | HistoryPolicy:
     """The policy of a file's module; with a memory, if what it reads are windows."""
     policy = ModulePolicy(module, str(path), **facts)
     return HistoryPolicy(policy, facts["steps"].history) if facts.get("steps") else policy
@@ -191,7 +191,7 @@ def load_torchscript(path: Path, disease: str | None = None, view: str | None = 
             module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra).eval()
     except (RuntimeError, zipfile.BadZipFile, OSError) as error:
         raise PolicyError(f"{path}: damaged TorchScript file ({_reason(error)}); export it again") from None
-    return remembering(module, path, facts_of(extra[EXTRA_FILE], path, disease, view))
+    return policy_of(module, path, facts_of(extra[EXTRA_FILE], path, disease, view))
 
 
 def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -> ModulePolicy | HistoryPolicy:
@@ -226,7 +226,7 @@ def load_onnx(path: Path, disease: str | None = None, view: str | None = None) -
     def run(observations: Tensor) -> Tensor:
         return torch.from_numpy(np.asarray(session.run(None, {name: observations.numpy()})[0], dtype=np.float32))
 
-    return remembering(run, path, facts)
+    return policy_of(run, path, facts)
 
 
 def _reason(error: Exception, line: int = 0) -> str:

@@ -21,7 +21,7 @@ from medgym_offline.policies.history import HistoryPolicy
 from medgym_offline.policies.program import is_program, load_program
 from medgym_offline.policies.protocol import Policy
 
-__all__ = ["load_folder", "load_policy"]
+__all__ = ["load_policy"]
 
 
 @own_defaults()

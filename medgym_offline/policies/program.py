@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from medgym_offline.errors import PolicyError
-from medgym_offline.policies.foreign import EXTRA_FILE, ModulePolicy, facts_of, remembering
+from medgym_offline.policies.foreign import EXTRA_FILE, ModulePolicy, facts_of, policy_of
 from medgym_offline.policies.history import HistoryPolicy
 
 __all__ = ["is_program", "load_program"]
@@ -63,7 +63,7 @@ def load_program(path: Path, disease: str | None = None, view: str | None = None
     except (KeyError, TypeError, ValueError, IndexError, zipfile.BadZipFile, OSError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PolicyError(f"{path}: damaged torch.export program ({reason[:160]}); save it again") from None
-    return remembering(program, path, facts_of(header, path, disease, view))
+    return policy_of(program, path, facts_of(header, path, disease, view))
 
 
 class _Program:
@@ -107,10 +107,8 @@ def _function(target: str, path: Path) -> Callable[..., Any]:
             return function
     if target.startswith("_operator.") and (symbolic := _SYMBOLIC.get(target.removeprefix("_operator."))):
         return symbolic
-    raise PolicyError(
-        f"{path}: the program uses {target[:60]!r}, which is none of the operators that a policy may hold; export the "
-        "bare network"
-    )
+    uses = f"the program uses {target[:60]!r}, which is none of the operators that a policy may hold"
+    raise PolicyError(f"{path}: {uses}; export the bare network")
 
 
 def _value(argument: Mapping[str, Any], known: Mapping[str, Any]) -> Any:
@@ -185,10 +183,8 @@ def _read(archive: zipfile.ZipFile, path: Path) -> tuple[_Program, str]:
 
 def _tensor(archive: zipfile.ZipFile, name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
     if entry.get("use_pickle"):
-        raise PolicyError(
-            f"{path}: {name.rpartition('/')[2]} is a Python pickle, which could run code when opened, so it was not; "
-            "export the bare network in float32 on the CPU"
-        )
+        file, remedy = name.rpartition("/")[2], "export the bare network in float32 on the CPU"
+        raise PolicyError(f"{path}: {file} is a Python pickle, which could run code, so it was not opened; {remedy}")
     about = entry["tensor_meta"]
     sizes, strides = ([int(v["as_int"]) for v in about[key]] for key in ("sizes", "strides"))
     kind, offset = _TYPES[about["dtype"]], int(about["storage_offset"]["as_int"])

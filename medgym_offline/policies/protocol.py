@@ -18,19 +18,9 @@ from torch import Tensor
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import DEFAULT
-from medgym_offline.envs.timing import Timing
 from medgym_offline.errors import PolicyError, UnknownNameError
 
-__all__ = [
-    "Policy",
-    "Timing",
-    "check_observations",
-    "disease_of_policy",
-    "reset_policy",
-    "seen_width",
-    "timing_of_width",
-    "torch_or_numpy",
-]
+__all__ = ["Policy", "disease_of_policy", "reset_policy", "seen_width", "timing_of_width", "torch_or_numpy"]
 
 
 @runtime_checkable
@@ -98,16 +88,14 @@ def timing_of_width(disease: Disease, width: int) -> str:
     raise PolicyError(f"actions have width {width}; {disease.name}: fixed timing needs {few}, adaptive timing {many}")
 
 
-def check_observations(policy: Policy, observations: Tensor) -> None:
+def _check_observations(policy: Policy, observations: Tensor) -> None:
     """Raise `PolicyError` unless `observations` is (P, B, d) with the policy's d and number of patients."""
     shape = tuple(observations.shape)
     if observations.dim() != 3 or shape[-1] != policy.observation_dim:
         raise PolicyError(f"observations have shape {shape}, expected (patients, episodes, {policy.observation_dim})")
     if policy.patients is not None and shape[0] != len(policy.patients):
-        raise PolicyError(
-            f"observations hold {shape[0]} patients, the policy {len(policy.patients)}; "
-            "choose the policy's patients with policy.select(ids)"
-        )
+        remedy = "choose the policy's patients with policy.select(ids)"
+        raise PolicyError(f"observations hold {shape[0]} patients, the policy {len(policy.patients)}; {remedy}")
 
 
 P = TypeVar("P")
@@ -123,11 +111,11 @@ def torch_or_numpy(act: Callable[[P, Tensor], Tensor]) -> Callable[[P, Any], Any
     @functools.wraps(act)
     def wrapped(self: P, observations: Any) -> Any:
         if isinstance(observations, Tensor):
-            check_observations(self, observations)  # type: ignore[arg-type]
+            _check_observations(self, observations)  # type: ignore[arg-type]
             with torch.no_grad():
                 return act(self, observations)
         tensor = torch.as_tensor(np.asarray(observations, dtype=np.float32))
-        check_observations(self, tensor)  # type: ignore[arg-type]
+        _check_observations(self, tensor)  # type: ignore[arg-type]
         with torch.no_grad():
             return act(self, tensor).numpy()
 

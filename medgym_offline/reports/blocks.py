@@ -21,7 +21,6 @@ class Estimate:
         value: The number; NaN is shown as "-".
         low, high: Ends of its interval, or None.
         digits: After the point.
-        unit: Written after the number ("%").
         signed: Show the sign of positive numbers (gains).
     """
 
@@ -29,7 +28,6 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     digits: int = 2
-    unit: str = ""
     signed: bool = False
 
     def _number(self, value: float) -> str:
@@ -38,8 +36,7 @@ class Estimate:
     @property
     def text(self) -> str:
         """The number in words."""
-        unit = f" {self.unit}" if self.unit else ""
-        return "-" if math.isnan(self.value) else self._number(self.value) + unit
+        return "-" if math.isnan(self.value) else self._number(self.value)
 
     @property
     def interval(self) -> str:
@@ -153,14 +150,15 @@ Block = str | Table | Figure | Facts | Warn | Legend | Details
 
 @dataclass(frozen=True, init=False)
 class Section:
-    """A heading and what is under it; an empty one is left out of the page."""
+    """A heading and what is under it, after a `note` on how to read it; an empty one is left out of the page."""
 
     heading: str
     blocks: tuple[Block, ...]
 
-    def __init__(self, heading: str, *blocks: Block | None) -> None:
+    def __init__(self, heading: str, *blocks: Block | None, note: str = "") -> None:
         object.__setattr__(self, "heading", heading)
-        object.__setattr__(self, "blocks", tuple(b for b in blocks if b is not None))
+        shown = tuple(b for b in blocks if b is not None)
+        object.__setattr__(self, "blocks", (note, *shown) if note and shown else shown)
 
 
 @dataclass(frozen=True)

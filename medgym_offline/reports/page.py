@@ -10,20 +10,7 @@ from pathlib import Path
 from string import Template
 
 from medgym_offline.files import write_text
-from medgym_offline.reports.blocks import (
-    Block,
-    Cell,
-    Details,
-    Estimate,
-    Facts,
-    Figure,
-    Legend,
-    Link,
-    Page,
-    Shade,
-    Table,
-    Warn,
-)
+from medgym_offline.reports import blocks
 from medgym_offline.reports.figures import COLORS
 
 __all__ = ["page_html", "write_page"]
@@ -33,13 +20,13 @@ _CONTENTS_FROM = 5  # sections, from which on a page begins with links to them
 _PROSE = 30  # characters, from which on a cell may wrap
 
 
-def write_page(path: str | Path, page: Page) -> Path:
+def write_page(path: str | Path, page: blocks.Page) -> Path:
     """Write `page` to `path`, atomically; return the path."""
     write_text(path, page_html(page))
     return Path(path)
 
 
-def page_html(page: Page) -> str:
+def page_html(page: blocks.Page) -> str:
     """The page as HTML text."""
     sections = [s for s in page.sections if s.blocks]
     names = [re.sub(r"[^a-z0-9]+", "-", s.heading.lower()).strip("-") for s in sections]
@@ -65,30 +52,30 @@ def _text(value: object) -> str:
     return html.escape(str(value)).replace("\n", "<br>")
 
 
-def _blocks(blocks: Sequence[Block]) -> str:
+def _blocks(shown: Sequence[blocks.Block]) -> str:
     parts = []
-    for kind, group in itertools.groupby(blocks, lambda block: isinstance(block, Figure)):
+    for kind, group in itertools.groupby(shown, lambda block: isinstance(block, blocks.Figure)):
         inside = "\n".join(map(_block, group))
         parts.append(f'<div class="figures">\n{inside}\n</div>\n' if kind else inside + "\n")
     return "".join(parts)
 
 
-def _block(block: Block) -> str:
+def _block(block: blocks.Block) -> str:
     if isinstance(block, str):
         return f"<p>{_text(block)}</p>"
-    if isinstance(block, Warn):
+    if isinstance(block, blocks.Warn):
         return f'<p class="warn">{_text(block.text)}</p>'
-    if isinstance(block, Facts):
+    if isinstance(block, blocks.Facts):
         return f"<dl>{''.join(f'<dt>{_text(k)}</dt><dd>{_text(v)}</dd>' for k, v in block.pairs)}</dl>"
-    if isinstance(block, Details):
+    if isinstance(block, blocks.Details):
         opened = " open" if block.opened else ""
         return f"<details{opened}><summary>{_text(block.summary)}</summary>{_blocks(block.blocks)}</details>"
-    if isinstance(block, Legend):
+    if isinstance(block, blocks.Legend):
         return f'<ul class="legend">{"".join(_line(*item) for item in block.items)}</ul>'
-    return _figure(block) if isinstance(block, Figure) else _table(block)
+    return _figure(block) if isinstance(block, blocks.Figure) else _table(block)
 
 
-def _figure(figure: Figure) -> str:
+def _figure(figure: blocks.Figure) -> str:
     label = f' aria-label="{html.escape(figure.description)}"' if figure.svg else ""
     shown = f'<div role="img"{label}>{figure.svg}</div>' + ("" if figure.svg else f"<p>{_text(figure.description)}</p>")
     caption = f"<figcaption>{_text(figure.caption)}</figcaption>" if figure.caption else ""
@@ -103,15 +90,15 @@ def _line(name: str, color: str, dash: Sequence[float], width: float) -> str:
     return f"<li>{drawn}{_text(name)}</li>"
 
 
-def _is_number(cell: Cell) -> bool:
+def _is_number(cell: blocks.Cell) -> bool:
     return (
-        not isinstance(cell, str | Link | Shade | Warn)
+        not isinstance(cell, str | blocks.Link | blocks.Shade | blocks.Warn)
         or cell == ""
         or (isinstance(cell, str) and cell[0] in "0123456789-+.<")
     )
 
 
-def _table(table: Table) -> str:
+def _table(table: blocks.Table) -> str:
     columns = list(zip(*table.rows)) or [()] * len(table.heads)
     prose = [n == 0 or not all(map(_is_number, column)) for n, column in enumerate(columns)]
     head = "".join(
@@ -131,18 +118,18 @@ def _table(table: Table) -> str:
     )
 
 
-def _wrapped(cell: Cell) -> str:
+def _wrapped(cell: blocks.Cell) -> str:
     return ' class="wrap"' if isinstance(cell, str) and len(cell) > _PROSE else ' class="text"'
 
 
-def _cell(cell: Cell) -> str:
-    if isinstance(cell, Link):
+def _cell(cell: blocks.Cell) -> str:
+    if isinstance(cell, blocks.Link):
         return f'<a href="{html.escape(cell.address)}">{_text(cell.text)}</a>'
-    if isinstance(cell, Shade):
+    if isinstance(cell, blocks.Shade):
         return f'<span class="shade" style="--share:{min(max(cell.share, 0.0), 1.0):.0%}">{_text(cell.text)}</span>'
-    if isinstance(cell, Warn):
+    if isinstance(cell, blocks.Warn):
         return f'<span class="warn">{_text(cell.text)}</span>'
-    if not isinstance(cell, Estimate):
+    if not isinstance(cell, blocks.Estimate):
         return "-" if cell is None else _text(f"{cell:g}" if isinstance(cell, float) else cell)
     interval = f'<span class="interval">{_text(cell.interval)}</span>' if cell.interval else ""
     return _text(cell.text) + interval

@@ -34,9 +34,7 @@ def print_table(table: Table, console: Console | None = None, intervals: int = 9
         [cell.text if n > intervals and isinstance(cell, Estimate) else _words(cell) for n, cell in enumerate(row)]
         for row in table.rows
     ]
-    shown = RichTable(
-        title=Text(table.caption, style="bold"), title_justify="left", box=None, pad_edge=False, header_style="bold"
-    )
+    shown = RichTable(title=Text(table.caption, style="bold"), title_justify="left", box=None, pad_edge=False)
     for n, head in enumerate(table.heads):
         numeric = n > 0 and all(row[n][:1] in "0123456789-+." for row in rows if row[n])
         shown.add_column(Text(head), justify="right" if numeric else "left", overflow="fold", min_width=0 if n else 10)

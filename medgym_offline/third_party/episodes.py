@@ -15,7 +15,7 @@ from d3rlpy.dataset import BasicTransitionPicker, Episode, InfiniteBuffer, Repla
 from medgym_offline.datasets.adapters import require_whole_episodes
 from medgym_offline.datasets.transitions import Transitions
 
-__all__ = ["TimedEpisode", "TimedPicker", "replay_buffer"]
+__all__ = ["replay_buffer"]
 
 
 @dataclass(frozen=True)

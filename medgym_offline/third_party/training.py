@@ -35,7 +35,7 @@ from medgym_offline.offline.learner import CHECK_EVERY
 from medgym_offline.offline.train import asked, checkpoint_updates
 from medgym_offline.policies.foreign import EXTRA_FILE
 from medgym_offline.progress import Progress
-from medgym_offline.third_party.config import BASELINES, default_settings
+from medgym_offline.third_party import BASELINES, default_settings
 from medgym_offline.third_party.episodes import replay_buffer
 from medgym_offline.threads import one_thread
 

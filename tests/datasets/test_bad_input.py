@@ -24,7 +24,7 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
 from tests.helpers import write_recipe
 
-ODD = (None, -1, "many", {})
+ODD = (None, -1, "many", {}, [])
 
 
 def said(action):

@@ -12,7 +12,7 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.online import TrainConfig, train, train_behavior, train_behavior_files
 from medgym_offline.online.networks import GaussianActor
 from medgym_offline.online.recipe import BehaviorRecipe
-from medgym_offline.online.rollouts import Told, collect, training_noise
+from medgym_offline.online.rollouts import ContextualProcess, collect, training_noise
 from medgym_offline.patients import people_hash
 from medgym_offline.people import Clusters, Contexts
 from medgym_offline.policies import load_policy
@@ -88,7 +88,7 @@ def test_an_embedding_of_zeros_changes_nothing(bank, algorithm):
 def test_what_is_told_stands_before_the_clocks_and_reaches_the_saved_policy(bank):
     some, process = bank.select(2), ProcessConfig(disease="toy")
     told = EMBEDDINGS[:2]
-    plain, wide = DecisionProcess(some, process), Told(some, process, told)
+    plain, wide = DecisionProcess(some, process), ContextualProcess(some, process, told)
     seen, more = plain.observe(plain.start(3)), wide.observe(wide.start(3))
     assert torch.equal(more[..., -2:], seen[..., -2:])
     assert torch.equal(more[..., -10:-2], told[:, None].expand(-1, 3, -1))

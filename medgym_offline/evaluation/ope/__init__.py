@@ -1,8 +1,8 @@
 """Off-policy evaluation, audited: what a dataset alone says a policy is worth, against what it is worth.
 
-    density      probabilities of clipped, perturbed actions        logged      a dataset as a grid of episodes
-    estimators   importance sampling and doubly robust              fqe         fitted Q evaluation, stacked
-    returns      returns in the simulators                          audit       everything, for a set of policies
+    density      policies with perturbed actions, their returns     logged      a dataset as a grid of episodes
+    estimators   importance sampling, doubly robust, their errors   fqe         fitted Q evaluation, stacked
+    audit        everything, for a set of policies
 
 See `docs/evaluation.md`.
 """

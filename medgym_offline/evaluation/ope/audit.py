@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from medgym_offline.config import configuration
+from medgym_offline.config import configuration, from_values
 from medgym_offline.datasets.behaviors import Behavior, process_config, recipe_behavior
 from medgym_offline.datasets.catalogue import dataset_folder, read_manifest
 from medgym_offline.datasets.load import load_dataset
@@ -23,17 +23,13 @@ from medgym_offline.datasets.transitions import Transitions
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.evaluation.binding import resolve_policy
 from medgym_offline.evaluation.ope import estimators
-from medgym_offline.evaluation.ope.density import PerturbedPolicy, perturbed_policy
+from medgym_offline.evaluation.ope.density import PerturbedPolicy, monte_carlo_returns, perturbed_policy
 from medgym_offline.evaluation.ope.fqe import FqeConfig, fit_fqe
 from medgym_offline.evaluation.ope.logged import Logged, episode_grid
-from medgym_offline.evaluation.ope.returns import monte_carlo_returns
-from medgym_offline.evaluation.ope.scores import score_estimates
 from medgym_offline.files import code_version
 from medgym_offline.progress import Progress
+from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.threads import one_thread
-
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
 
 __all__ = ["OpeAudit", "OpeSettings", "audit", "audit_dataset"]
 
@@ -125,7 +121,7 @@ def audit_dataset(
     transitions = load_dataset(dataset, patients, root=root, progress=progress)
     path = dataset_folder(dataset, root) / "data" / "manifest.json"
     manifest = read_manifest(path)
-    recipe = Recipe.from_fields(manifest["recipe"] | {"id": dataset}, str(path))
+    recipe = from_values(Recipe, manifest["recipe"] | {"id": dataset}, str(path))
     home = load_simulators(recipe.bank)
     if recipe.records:
         # A person in the records has one stay or two.
@@ -134,10 +130,9 @@ def audit_dataset(
     else:
         behavior = recipe_behavior(recipe, home)
     if (made := manifest.get("behavior", {}).get("sha256", behavior.digest)) != behavior.digest:
-        raise DatasetError(
-            f"{path}: made by another version of behavior {recipe.behavior!r} (sha256 {made[:12]}, here "
-            f"{behavior.digest[:12]}), so its action probabilities are unknown; generate {dataset} again"
-        )
+        made = f"behavior {recipe.behavior!r} (sha256 {made[:12]}, here {behavior.digest[:12]})"
+        unknown = "so its action probabilities are unknown"
+        raise DatasetError(f"{path}: made by another version of {made}, {unknown}; generate {dataset} again")
     simulators = home if bank is None else load_simulators(bank)
     found = audit(
         transitions, recipe, behavior, simulators, policies, worlds=worlds, settings=settings, progress=progress
@@ -183,16 +178,12 @@ def audit(
     if not policies:
         raise MedGymError("no policy to evaluate; name at least one")
     sigma = CLINICIAN_SPREAD if recipe.records else recipe.perturbation
+    perturbs = "choose a dataset whose recipe perturbs actions"
     if not sigma > 0:
-        raise DatasetError(
-            f"{recipe.id}: perturbation is 0, so a deterministic policy has no probability of its actions; "
-            "choose a dataset whose recipe perturbs actions"
-        )
+        raise DatasetError(f"{recipe.id}: perturbation is 0: a deterministic policy has no probabilities; {perturbs}")
     logged = episode_grid(transitions)
     if bool(torch.isnan(logged.behavior_log_prob).any()):
-        raise DatasetError(
-            f"{recipe.id}: behavior_log_prob is not known in some rows; choose a dataset whose recipe perturbs actions"
-        )
+        raise DatasetError(f"{recipe.id}: behavior_log_prob is not known in some rows; {perturbs}")
     places: dict[str, SimulatorBank] = {}
     if not recipe.records:  # of those whom records describe there are no simulators
         bank = bank.select([bank.index(p) for p in logged.patients])
@@ -202,9 +193,7 @@ def audit(
     bound = [resolve_policy(p, bank, *clock, recipe.decisions, transitions.view) for p in policies]
     names = tuple(policy.name for policy in bound)
     if twice := [name for name in names if names.count(name) > 1]:
-        raise MedGymError(
-            f"two policies are called {twice[0]!r}; rename one file, so that the table can tell them apart"
-        )
+        raise MedGymError(f"two policies are called {twice[0]!r}; rename one file, so that a table can tell them apart")
     config = replace(process_config(recipe, bank.disease.name), view=transitions.view)
     values: dict[str, list[Tensor]] = defaultdict(list)
     returns: dict[str, list[Tensor]] = {world: [] for world in places}
@@ -224,15 +213,13 @@ def audit(
     played = {world: torch.stack(found).numpy() for world, found in returns.items()}  # (N, P, B)
     truth = {world: found.mean(2) for world, found in played.items()}
     error = {w: np.sqrt((v.var(2, ddof=1) / v.shape[2]).sum(1)) / v.shape[1] for w, v in played.items()}
-    scores = {w: {name: score_estimates(guess, truth[w]) for name, guess in estimates.items()} for w in places}
+    scores = {w: {name: estimators.score_estimates(own, truth[w]) for name, own in estimates.items()} for w in places}
     info = {
         "dataset": transitions.dataset_id,
         "identity": transitions.identity,
         "behavior": behavior.to_json(),
         "world_of_dataset": recipe.world,
-        "reward": recipe.reward,
-        "timing": recipe.timing,
-        "decisions": recipe.decisions,
+        **{name: getattr(recipe, name) for name in ("reward", "timing", "decisions")},
         "perturbation": sigma,
         "logged_episodes": int(logged.valid.shape[1]),
         "bank": {"name": bank.name, "content_hash": bank.content_hash},
@@ -285,7 +272,5 @@ def _warnings(
     if far := [f"{n} ({count} of {fqe.shape[1]})" for n, count in zip(names, beyond) if count]:
         found.append("FQE extrapolates beyond the patient's logged returns, patients: " + ", ".join(far))
     if home == "own" and "own" in worlds:
-        found.append(
-            "the dataset comes from the own world: there the model-based estimate is the truth, up to sampling"
-        )
+        found.append("the dataset is of the own world: there the model-based estimate is the truth, up to sampling")
     return tuple(found)

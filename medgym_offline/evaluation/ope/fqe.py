@@ -26,7 +26,7 @@ from medgym_offline.offline.data import BatchSampler, StackedData, stack_transit
 from medgym_offline.seeds import derive_seed, torch_generator
 from medgym_offline.stack import StackedMLP, clip_gradients
 
-__all__ = ["FqeConfig", "FqeValues", "fit_fqe"]
+__all__ = ["FqeConfig", "fit_fqe"]
 
 
 _Count = Annotated[int, Field(ge=1)]

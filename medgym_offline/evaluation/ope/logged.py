@@ -63,10 +63,9 @@ def episode_grid(transitions: Transitions, patients: Sequence[str] | None = None
     groups = [np.flatnonzero(owner == p) for p in positions]
     for patient, group in zip(ids, groups):
         if len(group) != len(groups[0]):
-            raise DatasetError(
-                f"{name}: patient {patient} has {len(group)} episodes, {ids[0]} has {len(groups[0])}; off-policy "
-                "evaluation needs as many for everyone: choose other --patients or generate the dataset again"
-            )
+            counts = f"patient {patient} has {len(group)} episodes, {ids[0]} has {len(groups[0])}"
+            needs = "off-policy evaluation needs as many for everyone: choose other --patients"
+            raise DatasetError(f"{name}: {counts}; {needs}, or generate the dataset again")
     if not groups:
         raise DatasetError(f"{name}: no episodes; generate the dataset again")
     chosen = np.stack(groups)
