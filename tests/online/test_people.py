@@ -23,7 +23,7 @@ from tests.leaderboard.workshop import run
 QUICK = {"updates": 3, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1, "damping": 1.0}
 RECIPE = BehaviorRecipe(decisions=6, early_updates=4, early_episodes=4, settings={"dr": QUICK, "ind-scratch": QUICK})
 GIVEN = {"recipe": RECIPE, "split": "train", "progress": False}
-ASKED = {"sessions": 1, "hours": None, "seed": 0}
+ASKED = {"sessions": 1, "hours": None, "seed": 0, "view": "full"}
 EMBEDDINGS = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -164,7 +164,7 @@ def test_the_command_trains_for_new_people_and_an_entry_of_theirs_is_verified(tm
     assert done.code == 0, done.err
     assert "--split test" in done.out
     file = tmp_path / "runs/toy-v0-clu-adaptive.safetensors"
-    assert load_policy(file).provenance["record"] == {"sessions": 2, "hours": None, "seed": 0}
+    assert load_policy(file).provenance["record"] == {"sessions": 2, "hours": None, "seed": 0, "view": "full"}
     result = ("--bank", "toy-v0", "--split", "test", "--episodes", "2", "--output", tmp_path / "result")
     for step in (
         ("eval", "--policy", file, *result),
