@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pkgutil import resolve_name
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from medgym_offline.diseases.base import (
     Subgroup,
     Treatment,
 )
-from medgym_offline.diseases.scales import Array
 from medgym_offline.diseases.sepsis.seen import VIEWS
 from medgym_offline.diseases.sepsis.severity import LACTATE, cost, cost_level, sofa, sofa_components
 
@@ -62,18 +60,6 @@ _LACTATE_FLOOR = 0.1  # mmol/L, below what a blood gas analyzer reports; keeps t
 CLEARANCE_HOURS = 6.0
 
 
-def _severity(state: Array, dose: Array) -> Array:
-    return sofa(state, dose[..., VASOPRESSOR])
-
-
-def _parts(state: Array, dose: Array) -> Array:
-    return sofa_components(state, dose[..., VASOPRESSOR])
-
-
-def _burden(u: Array) -> Array:
-    return 0.2 * u[..., VASOPRESSOR]
-
-
 def _mean(course: Course) -> np.ndarray:
     return course.component("lactate")[..., :: course.stride].mean(-1)
 
@@ -85,12 +71,9 @@ def _clearance(course: Course) -> np.ndarray:
     return 100.0 * (start - later) / np.maximum(start, _LACTATE_FLOOR)
 
 
-def _hours_above(level: float) -> Any:
-    def compute(course: Course) -> np.ndarray:
-        above = (course.component("lactate") > level).astype(float)
-        return (np.diff(course.times) * (above[..., 1:] + above[..., :-1]) / 2.0).sum(-1)
-
-    return compute
+def _hours_above(course: Course, level: float) -> np.ndarray:
+    above = (course.component("lactate") > level).astype(float)
+    return (np.diff(course.times) * (above[..., 1:] + above[..., :-1]) / 2.0).sum(-1)
 
 
 def _vasopressor(course: Course) -> np.ndarray:
@@ -101,14 +84,21 @@ def _fluids(course: Course) -> np.ndarray:
     return (course.dose("fluids") * course.dt).sum(-1) / 1000.0
 
 
+_ABOVE = "time above {} mmol/L, 0.25 h grid"
 METRICS = (
     Metric("lactate_mean", "Lactate", "mmol/L", -1, 2, "mean over the hours 0..96", _mean),
     Metric("lactate_clearance_6h", "Clearance at 6 h", "%", 1, 1, "100 (l(0) - l(6)) / l(0)", _clearance),
     *(
         Metric(
-            f"hours_lactate_above_{n}", f"Lactate above {n}", "h", -1, 1, f"time above {n} mmol/L, 0.25 h grid", above
+            f"hours_lactate_above_{n}",
+            f"Lactate above {n}",
+            "h",
+            -1,
+            1,
+            _ABOVE.format(n),
+            partial(_hours_above, level=n),
         )
-        for n, above in ((2, _hours_above(2.0)), (4, _hours_above(4.0)))
+        for n in (2, 4)
     ),
     Metric("vasopressor_total", "Vasopressor", "mg/kg", 0, 2, "norepinephrine equivalents given in 96 h", _vasopressor),
     Metric("fluids_total", "Fluids", "L", 0, 1, "fluids given in 96 h", _fluids),
@@ -133,10 +123,10 @@ DISEASE = Disease(
         "sofa",
         "SOFA surrogate",
         "points",
-        _severity,
-        _burden,
+        lambda state, dose: sofa(state, dose[..., VASOPRESSOR]),
+        lambda u: 0.2 * u[..., VASOPRESSOR],
         parts=("respiratory", "hepatic", "neurologic", "renal", "cardiovascular"),
-        score_parts=_parts,
+        score_parts=lambda state, dose: sofa_components(state, dose[..., VASOPRESSOR]),
         definition="a smooth SOFA surrogate",
         burden_text="0.2 x normalized vasopressor",
     ),

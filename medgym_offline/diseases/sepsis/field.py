@@ -41,7 +41,8 @@ __all__ = ["K_MAX", "K_MIN", "FieldParameters", "Physics", "Rates", "balance_rat
 class Rates(NamedTuple):
     """The fourteen rates of the paper's prior, per hour, none negative (arXiv 2606.01028, eqs. 7 to 12).
 
-    Each names what it acts on and what by; k1 to k14 in the order of the equations.
+    Each names what it acts on and what by; k1 to k14 in the order of the equations. The defaults are upper bounds
+    (chosen: no effect faster than two hours, bilirubin slower than half a day).
 
     Attributes:
         pao2_to_fio2: Pull of PaO2 towards what FiO2 sustains.
@@ -60,39 +61,24 @@ class Rates(NamedTuple):
         bilirubin_clearance: Clearance of bilirubin above the cohort's mean.
     """
 
-    pao2_to_fio2: Any
-    pao2_by_lactate: Any
-    pao2_by_fluids: Any
-    spo2_to_pao2: Any
-    gcs_by_lactate: Any
-    gcs_by_hypoxia: Any
-    lactate_by_vasopressor: Any
-    lactate_clearance: Any
-    lactate_by_fluids: Any
-    urine_by_fluids: Any
-    urine_by_lactate: Any
-    urine_by_vasopressor: Any
-    bilirubin_by_lactate: Any
-    bilirubin_clearance: Any
+    pao2_to_fio2: Any = 0.5
+    pao2_by_lactate: Any = 0.1
+    pao2_by_fluids: Any = 0.05
+    spo2_to_pao2: Any = 0.3
+    gcs_by_lactate: Any = 0.1
+    gcs_by_hypoxia: Any = 0.1
+    lactate_by_vasopressor: Any = 0.5
+    lactate_clearance: Any = 0.5
+    lactate_by_fluids: Any = 0.1
+    urine_by_fluids: Any = 0.5
+    urine_by_lactate: Any = 0.1
+    urine_by_vasopressor: Any = 0.1
+    bilirubin_by_lactate: Any = 0.05
+    bilirubin_clearance: Any = 0.1
 
 
-K_MAX = Rates(
-    pao2_to_fio2=0.5,
-    pao2_by_lactate=0.1,
-    pao2_by_fluids=0.05,
-    spo2_to_pao2=0.3,
-    gcs_by_lactate=0.1,
-    gcs_by_hypoxia=0.1,
-    lactate_by_vasopressor=0.5,
-    lactate_clearance=0.5,
-    lactate_by_fluids=0.1,
-    urine_by_fluids=0.5,
-    urine_by_lactate=0.1,
-    urine_by_vasopressor=0.1,
-    bilirubin_by_lactate=0.05,
-    bilirubin_clearance=0.1,
-)
-"""Upper bounds, per hour. Chosen: no effect faster than two hours, bilirubin slower than half a day."""
+K_MAX = Rates()
+"""Upper bounds, per hour."""
 
 K_MIN = Rates(*(14 * (0.0,)))._replace(spo2_to_pao2=0.08, lactate_by_fluids=0.05, urine_by_fluids=0.06)
 """Lower bounds. Chosen: three effects that physiology is sure of and one stay is too confounded to show: oxygen
