@@ -157,15 +157,15 @@ def _fit_world(data: FitData, parity: int, recipe: BankRecipe, name: str, show: 
         disease=disease,
         scales=data.scales,
         physics=recipe.physics,
-        worlds={name: world},
-        population=None,
-        trunk=None,
-        clinician=torch.from_numpy(clinician_schedule(data)),
+        world_data={name: world},
+        clinician_treatment=torch.from_numpy(clinician_schedule(data)),
     )
     hidden = model.hidden_course(recipe.physics, given, data.u)
     estimated, found = estimate_noise(bank, usable, hidden)
     world = replace(world, noise=torch.from_numpy(estimated))
-    return _WorldFit(bank.replace(worlds={name: world}), population.params, found, [population.loss, individuals.loss])
+    return _WorldFit(
+        bank.replace(world_data={name: world}), population.params, found, [population.loss, individuals.loss]
+    )
 
 
 def _population_world(fit: _WorldFit, how: str) -> World:
@@ -227,13 +227,13 @@ def build_bank(
         "fit_loss": {name: fit.loss for name, fit in fits.items()},
         **(provenance or {}),
     }
-    bank = fits["own"].bank.replace(worlds=worlds, population=population, metadata=metadata, content_hash=None)
+    bank = fits["own"].bank.replace(world_data=worlds, population_data=population, metadata=metadata, known_hash=None)
     if recipe.distill.steps:
         parts = [bank.world("own"), bank.world("crossfit"), bank.population()]
         trunk, codes = distill(parts, recipe.distill, recipe.solution_map, show)
         coded = {n: replace(w, code=code) for (n, w), code in zip(worlds.items(), codes)}
         population = replace(population, code=codes[2])
-        bank = bank.replace(worlds=coded, population=population, trunk=trunk, backend="map", content_hash=None)
+        bank = bank.replace(world_data=coded, population_data=population, trunk=trunk, known_hash=None)
         bank.metadata["solution_map_errors"] = map_checks(bank, rows=8)
     bank.metadata["build_seconds"] = round(time.monotonic() - started)
     return bank

@@ -105,13 +105,13 @@ def _read(path: Path) -> SimulatorBank:
             disease=of,
             scales=_made(Scales, header["scales"]),
             physics=_made(model.physics, header["physics"]),
-            worlds={name: _world(tensors, name, model.kinds[header["kinds"][name]]) for name in header["worlds"]},
-            population=population,
+            world_data={name: _world(tensors, name, model.kinds[header["kinds"][name]]) for name in header["worlds"]},
+            population_data=population,
             trunk=trunk,
-            clinician=tensors["clinician"],
+            clinician_treatment=tensors["clinician"],
             metadata=header["metadata"],
-            context=tensors.get("context"),
-            content_hash=header["content_hash"],
+            context=tensors.get("context", torch.zeros(0)),
+            known_hash=header["content_hash"],
         )
     except (KeyError, TypeError) as error:
         raise BankError(f"{path}: bank header or tensor missing ({error}); rebuild it with `simulators fit`") from None

@@ -45,7 +45,7 @@ def population_for_all(bank: SimulatorBank) -> SimulatorBank:
     dynamics: Any = type(world.params)
     params = dynamics(**{n: t[index] for n, t in world.params.tensors().items()})
     copies = World(params, world.noise[index], bank.initial_state(), None)
-    return bank.replace(worlds={"own": copies}, current_world="own", backend="ode")
+    return bank.replace(world_data={"own": copies}, current_world="own", flow_by="ode")
 
 
 def hidden_course(bank: SimulatorBank, data: FitData) -> np.ndarray:

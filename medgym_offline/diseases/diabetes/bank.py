@@ -28,7 +28,7 @@ from medgym_offline.diseases.diabetes.episodes import SLOTS
 from medgym_offline.diseases.diabetes.minimal import fit
 from medgym_offline.diseases.diabetes.people import interpolated, published, splits
 from medgym_offline.diseases.diabetes.truth import truth
-from medgym_offline.diseases.diabetes.worlds import MODEL, Learned, Published
+from medgym_offline.diseases.diabetes.worlds import Learned, Published
 from medgym_offline.errors import BankError
 from medgym_offline.files import code_version
 from medgym_offline.simulators.bank import SimulatorBank, World
@@ -94,14 +94,12 @@ def learn(
     charted = scales.normalize_treatment(DISEASE, dose)[:, None].expand(-1, 24, -1)
     return SimulatorBank(
         name=name,
-        patients=patients,
+        patients=tuple(patients),
         disease=DISEASE,
         scales=scales,
-        physics=MODEL.physics(),
-        worlds={**worlds, **(known or {})},
-        population=_world(center, average, center.rest(average, basal)),
-        trunk=None,
-        clinician=charted.contiguous(),
+        world_data={**worlds, **(known or {})},
+        population_data=_world(center, average, center.rest(average, basal)),
+        clinician_treatment=charted.contiguous(),
         context=context,
         metadata={
             **metadata,

@@ -88,7 +88,7 @@ def prior_bank(patients: int = 8, seed: int = 0) -> SimulatorBank:
 
     Not a model of anybody: it is for tests and for trying code without a fitted bank.
     """
-    ids = [f"prior/{i}" for i in range(patients)]
+    ids = tuple(f"prior/{i}" for i in range(patients))
     scales = DISEASE.default_scales()
     noise = torch.tensor([c.noise for c in DISEASE.components]).repeat(patients, 1)
     worlds = {}
@@ -110,10 +110,9 @@ def prior_bank(patients: int = 8, seed: int = 0) -> SimulatorBank:
         patients=ids,
         scales=scales,
         physics=Physics(),
-        worlds=worlds,
-        population=population,
-        trunk=None,
-        clinician=torch.tensor(clinician.astype(np.float32)),
+        world_data=worlds,
+        population_data=population,
+        clinician_treatment=torch.tensor(clinician.astype(np.float32)),
         disease=DISEASE,
         metadata={"source": "prior draws, fitted to nobody", "seed": seed},
     )
