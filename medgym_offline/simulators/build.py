@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import Disease, Dynamics
+from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
 from medgym_offline.errors import BankError
 from medgym_offline.files import code_version, command_line, json_text, read_toml, sha256_file
@@ -129,18 +129,9 @@ def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
     }
 
 
-@dataclass
-class _WorldFit:
-    """One world fitted: a bank of it alone, the population's parameters, what its noise rests on, last losses."""
-
-    bank: SimulatorBank
-    population: Dynamics
-    noise: dict[str, dict[str, Any]]
-    loss: list[float]
-
-
-def _fit_world(data: FitData, parity: int, recipe: BankRecipe, name: str, show: bool) -> _WorldFit:
-    """The world that reads the blocks of one parity; first states are of the whole record."""
+def _fit_world(data: FitData, parity: int, recipe: BankRecipe, name: str, show: bool) -> SimulatorBank:
+    """A bank of the world that reads the blocks of one parity (first states are of the whole record), with what its
+    noise rests on and the last losses."""
     disease, model, count = data.disease, data.disease.load_model(), len(data.patients)
     root, steps = derive_seed(recipe.seed, "world", name), block_steps(parity, disease)
     usable = data.restrict(steps)
@@ -160,18 +151,13 @@ def _fit_world(data: FitData, parity: int, recipe: BankRecipe, name: str, show: 
         world_data={name: world},
         clinician_treatment=torch.from_numpy(clinician_schedule(data)),
     )
-    hidden = model.hidden_course(recipe.physics, given, data.u)
-    estimated, found = estimate_noise(bank, usable, hidden)
+    estimated, found = estimate_noise(bank, usable, model.hidden_course(recipe.physics, given, data.u))
     world = replace(world, noise=torch.from_numpy(estimated))
-    return _WorldFit(
-        bank.replace(world_data={name: world}), population.params, found, [population.loss, individuals.loss]
-    )
-
-
-def _population_world(fit: _WorldFit, how: str) -> World:
-    """The population's world: shared field, what is given averaged, mean first state."""
-    own, average = fit.bank.current(), fit.bank.disease.load_model().average(fit.population, how)
-    return World(average, own.noise.mean(0, keepdim=True), own.initial.mean(0, keepdim=True))
+    # The population shares its field; what is given of patients, their noise and first states are averaged.
+    average = model.average(population.params, recipe.population)
+    shared = World(average, world.noise.mean(0, keepdim=True), world.initial.mean(0, keepdim=True))
+    facts = {"noise": found, "fit_loss": [population.loss, individuals.loss]}
+    return bank.replace(world_data={name: world}, population_data=shared, metadata=facts)
 
 
 @own_defaults()
@@ -207,8 +193,7 @@ def build_bank(
     data = fit_data(grid, disease)
     names = ("own", "crossfit")
     fits = {name: _fit_world(data, parity, recipe, name, show) for parity, name in enumerate(names)}
-    worlds = {name: fit.bank.current() for name, fit in fits.items()}
-    population = _population_world(fits["own"], recipe.population)
+    worlds, bank = {name: fit.current() for name, fit in fits.items()}, fits["own"]
     never = np.logical_not(data.mask.any(axis=1))
     metadata: dict[str, Any] = {
         "recipe": asdict(recipe),
@@ -223,17 +208,16 @@ def build_bank(
                 for j, v in enumerate(disease.variables)
             },
         },
-        "noise": {name: fit.noise for name, fit in fits.items()},
-        "fit_loss": {name: fit.loss for name, fit in fits.items()},
+        **{fact: {name: fit.metadata[fact] for name, fit in fits.items()} for fact in ("noise", "fit_loss")},
         **(provenance or {}),
     }
-    bank = fits["own"].bank.replace(world_data=worlds, population_data=population, metadata=metadata, known_hash=None)
+    bank = bank.replace(world_data=worlds, metadata=metadata)
     if recipe.distill.steps:
         parts = [bank.world("own"), bank.world("crossfit"), bank.population()]
         trunk, codes = distill(parts, recipe.distill, recipe.solution_map, show)
         coded = {n: replace(w, code=code) for (n, w), code in zip(worlds.items(), codes)}
-        population = replace(population, code=codes[2])
-        bank = bank.replace(world_data=coded, population_data=population, trunk=trunk, known_hash=None)
+        population = replace(parts[2].current(), code=codes[2])
+        bank = bank.replace(world_data=coded, population_data=population, trunk=trunk)
         bank.metadata["solution_map_errors"] = map_checks(bank, rows=8)
     bank.metadata["build_seconds"] = round(time.monotonic() - started)
     return bank

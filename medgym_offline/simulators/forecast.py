@@ -187,9 +187,7 @@ def examples(data: FitData, path: np.ndarray, count: int = 6) -> list[int]:
 
     Among patients with at least four observations of the monitored variable; by mean absolute error.
     """
-    seen = data.mask.sum(1)
-    error = np.where(data.mask, np.abs(path - data.values), 0.0).sum(1) / np.maximum(seen, 1)
-    score = np.where(seen > 0, error, 0.0).sum(1) / np.maximum((seen > 0).sum(1), 1)
+    seen, score = data.mask.sum(1), patient_errors(path - data.values, data.mask)
     known = np.flatnonzero(seen[:, data.disease.monitored] >= 4)
     known = known if known.size else np.flatnonzero(seen.sum(1) > 0)
     order = known[np.argsort(score[known], kind="stable")]

@@ -17,8 +17,8 @@ from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.anesthesia import DISEASE, SLOTS
 from medgym_offline.diseases.anesthesia.clinician import RECORD_TICKS, Records, record_operations
 from medgym_offline.diseases.anesthesia.fit import fit_surrogate
+from medgym_offline.diseases.anesthesia.flow import FIRST, Law
 from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
-from medgym_offline.diseases.anesthesia.stack import FIRST, Stacked
 from medgym_offline.diseases.anesthesia.surrogate import Surrogate
 from medgym_offline.diseases.anesthesia.truth import Truth, published
 from medgym_offline.diseases.model import WorldsOnly
@@ -37,11 +37,11 @@ MODEL = WorldsOnly(
 )
 
 
-def _world(law: Stacked) -> World:
+def _world(law: Law) -> World:
     first = law.first_state()
     first = torch.nn.functional.pad(first, (0, FIRST + SLOTS - first.shape[-1]))
     # What is unexplained comes with the operation, minute by minute, not as residual noise of a decision.
-    return World(law, torch.zeros_like(first), DISEASE.default_scales().normalize(DISEASE, first))  # type: ignore[arg-type]
+    return World(law, torch.zeros_like(first), DISEASE.default_scales().normalize(DISEASE, first))
 
 
 def _charted(records: Records) -> Tensor:
