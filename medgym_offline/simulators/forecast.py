@@ -12,11 +12,13 @@ first state.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import wilcoxon
+from torch import Tensor
 
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.data import FitData, block_steps
@@ -25,6 +27,7 @@ from medgym_offline.simulators.noise import one_step_residuals
 __all__ = [
     "compare",
     "examples",
+    "follow",
     "forecast_unseen",
     "free_rollout",
     "hidden_course",
@@ -68,12 +71,12 @@ def forecast_unseen(bank: SimulatorBank, data: FitData, parity: int = 1) -> dict
     """
     hours = block_steps(parity, bank.disease)
     errors: dict[str, np.ndarray] = {}
-    errors["ind"], gap, _ = one_step_residuals(bank, data, hidden_course(bank, data))
+    errors["ind"], gap = one_step_residuals(bank, data, hidden_course(bank, data))
     pop = population_for_all(bank)
-    errors["pop"], _, _ = one_step_residuals(pop, data, hidden_course(pop, data))
+    errors["pop"], _ = one_step_residuals(pop, data, hidden_course(pop, data))
     used = np.isfinite(errors["ind"]) & hours[None, :, None]
     row = np.arange(len(data.patients))[:, None, None]
-    previous = np.maximum(np.arange(data.values.shape[1])[None, :, None] - gap.astype(int), 0)
+    previous = np.maximum(np.arange(data.values.shape[1])[None, :, None] - gap, 0)
     errors["persistence"] = data.values - data.start[row, previous, np.arange(data.values.shape[-1])[None, None]]
     seen = data.restrict(block_steps(1 - parity, bank.disease))
     count = np.maximum(seen.mask.sum(1), 1)
@@ -131,18 +134,22 @@ def paired(first: np.ndarray, other: np.ndarray, name: str = "ind") -> dict[str,
     }
 
 
+def follow(flow: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, schedule: Tensor) -> Tensor:
+    """(P, B, D) and (P, B, H, treatments) -> states after each unit of time, (P, B, H, D)."""
+    out, hour = [], torch.ones(x.shape[:2])
+    with torch.inference_mode():
+        for t in range(schedule.shape[2]):
+            x = flow(x, schedule[:, :, t], hour)
+            out.append(x)
+    return torch.stack(out, 2)
+
+
 def free_rollout(bank: SimulatorBank, data: FitData) -> np.ndarray:
     """(P, T, V) normalized course, hour by hour, of every patient under the charted treatment (solver, no noise)."""
     solver = bank.with_backend("ode")
-    u = torch.from_numpy(data.u)
-    with torch.inference_mode():
-        x = solver.initial_state().unsqueeze(1)
-        hour = torch.ones(x.shape[:2])
-        path = [x]
-        for t in range(u.shape[1] - 1):
-            x = solver.flow(x, u[:, t : t + 1], hour)
-            path.append(x)
-    return torch.cat(path, 1)[..., : data.values.shape[-1]].numpy()
+    first = solver.initial_state().unsqueeze(1)
+    later = follow(solver.flow, first, torch.from_numpy(data.u[:, None, :-1]))[:, 0]
+    return torch.cat([first, later], 1)[..., : data.values.shape[-1]].numpy()
 
 
 def rollout_errors(bank: SimulatorBank, data: FitData) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
