@@ -32,6 +32,7 @@ from medgym_offline.diseases.diabetes.worlds import Learned, Published
 from medgym_offline.errors import BankError
 from medgym_offline.files import code_version
 from medgym_offline.simulators.bank import SimulatorBank, World
+from medgym_offline.simulators.files import ship
 
 __all__ = ["BankRecipe", "build", "learn", "read_recipe"]
 
@@ -148,9 +149,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("generation/banks"), help="Folder.")
     options = parser.parse_args()
     bank = build(read_recipe(options.recipe))
-    path = options.output / f"{bank.name}.safetensors"
-    bank.save(path)
-    print(f"wrote {path}: {len(bank)} patients, {path.stat().st_size // 1024} KB")
+    ship(bank, options.output / f"{bank.name}.safetensors")
 
 
 if __name__ == "__main__":
