@@ -20,20 +20,7 @@ from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
 from medgym_offline.diseases.stacked import StackedTensors
 
-__all__ = [
-    "FIRST",
-    "MOST_TICKS",
-    "Course",
-    "Doses",
-    "Law",
-    "combine",
-    "exact_step",
-    "flow",
-    "play",
-    "power",
-    "powers",
-    "usual",
-]
+__all__ = ["FIRST", "MOST_TICKS", "Course", "Doses", "Law", "combine", "exact_step", "flow", "power", "powers", "usual"]
 
 MOST_TICKS = 240
 """An hour, the longest interval: so many steps are computed at once."""

@@ -7,18 +7,8 @@ from pkgutil import resolve_name
 
 import numpy as np
 
-from medgym_offline.diseases.base import (
-    Component,
-    Cost,
-    Course,
-    Disease,
-    Metric,
-    Process,
-    Severity,
-    SignCheck,
-    Subgroup,
-    Treatment,
-)
+from medgym_offline.diseases import base
+from medgym_offline.diseases.base import Component, Course, Metric, SignCheck, Treatment
 from medgym_offline.diseases.sepsis.seen import VIEWS
 from medgym_offline.diseases.sepsis.severity import LACTATE, cost, cost_level, sofa, sofa_components
 
@@ -105,12 +95,12 @@ METRICS = (
 )
 
 
-DISEASE = Disease(
+DISEASE = base.Disease(
     name="sepsis",
     label="sepsis",
     components=COMPONENTS,
     treatments=TREATMENTS,
-    process=Process(
+    process=base.Process(
         horizon=96.0,
         min_interval=0.5,
         max_interval=36.0,
@@ -119,7 +109,7 @@ DISEASE = Disease(
         reference_interval=4.8,  # 96 h / 20
         remission=(2.0, 12.0),  # chosen: less than the change of SOFA that defines sepsis, for half a day
     ),
-    severity=Severity(
+    severity=base.Severity(
         "sofa",
         "SOFA surrogate",
         "points",
@@ -131,7 +121,7 @@ DISEASE = Disease(
         burden_text="0.2 x normalized vasopressor",
     ),
     costs=(
-        Cost(
+        base.Cost(
             "lactate",
             "lactate",
             4.0,  # septic shock in the Sepsis-3 and SSC definitions takes 2 with vasopressors; 4 is SSC's high risk
@@ -146,10 +136,10 @@ DISEASE = Disease(
     metrics=METRICS,
     subgroups=(
         # mmol/L: raised, and the level of high risk in the SSC guideline.
-        Subgroup(
+        base.Subgroup(
             "initial lactate", "initial_lactate", lambda state, severity: state[..., LACTATE], (2.0, 4.0), "mmol/L"
         ),
-        Subgroup("initial SOFA", "initial_sofa", lambda state, severity: severity),
+        base.Subgroup("initial SOFA", "initial_sofa", lambda state, severity: severity),
     ),
     sign_checks=(
         SignCheck("FiO2 raises PaO2", "fio2", "pao2", 1, 0.95),
