@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
+from medgym_offline.config import check, configuration
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["BankRecipe", "build_bank", "cohort_provenance", "read_recipe"]
 
 
-@dataclass(frozen=True)
+@configuration("bank recipe", BankError)
 class BankRecipe:
     """Everything that decides a bank, apart from the cohort table.
 
@@ -52,10 +54,10 @@ class BankRecipe:
     """
 
     name: str
-    patients: int = 110
+    patients: Annotated[int, Field(ge=0)] = 110
     seed: int = 20260101
     population: Literal["mean", "median"] = "mean"
-    spread: float = 1.0
+    spread: Annotated[float, Field(ge=0)] = 1.0
     prior: Any = None
     physics: Any = None
     fit: FitConfig = field(default_factory=FitConfig)
@@ -83,27 +85,16 @@ def read_recipe(path: str | Path) -> BankRecipe:
     """Read a bank recipe (TOML with tables prior, physics, fit, distill, solution_map).
 
     Raises:
-        BankError: Not TOML, or an unknown field.
+        BankError: Not TOML, an unknown field, or a value of another type or out of range.
     """
     values = read_toml(path, BankError)
     model = disease(disease_of_id(str(values.get("name", "")))).load_model()
-    kinds: dict[str, Any] = {
-        "prior": model.prior,
-        "physics": model.physics,
-        "fit": FitConfig,
-        "distill": DistillConfig,
-        "solution_map": SolutionMapConfig,
-    }
-    parts: dict[str, Any] = {}
-    for key, kind in kinds.items():
-        table = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop(key, {}).items()}
-        try:
-            parts[key] = kind(**table)
-        except (TypeError, BankError) as error:
-            raise BankError(f"{path}: table [{key}]: {error}") from None
+    kinds: dict[str, Any] = {"prior": model.prior, "physics": model.physics, "fit": FitConfig, "distill": DistillConfig}
+    kinds["solution_map"] = SolutionMapConfig
+    parts = {key: check(kind, values.pop(key, {}), f"{path}: [{key}]", BankError) for key, kind in kinds.items()}
     try:
         return BankRecipe(**values, **parts)
-    except TypeError as error:
+    except BankError as error:
         raise BankError(f"{path}: {error}") from None
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.config import configuration
 from medgym_offline.defaults import own_defaults
+from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import torch_generator
 from medgym_offline.simulators.bank import SimulatorBank
@@ -32,7 +33,7 @@ START_SD, CHECK_SD = (0.3, 0.0, 0.1), (0.15, 0.0, 0.05)
 pool."""
 
 
-@dataclass(frozen=True)
+@configuration("distill", BankError)
 class DistillConfig:
     """How the solution map is trained.
 

@@ -18,12 +18,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from medgym_offline.config import configuration
 from medgym_offline.diseases.base import Dynamics
 from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
@@ -37,7 +39,7 @@ Watch = Callable[[int, Dynamics], None]
 """Called as `(steps done, parameters)` every so often during a fit, for early stopping."""
 
 
-@dataclass(frozen=True)
+@configuration("fit", BankError)
 class FitConfig:
     """How the field is fitted.
 
@@ -63,12 +65,8 @@ class FitConfig:
     start_noise: float = 0.1
     pooling: float = 1.0
     weight_decay: float = 0.1
-    recency: float = 0.0
+    recency: Annotated[float, Field(ge=0)] = 0.0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.recency, (int, float)) and 0.0 <= self.recency < math.inf):
-            raise BankError(f"fit.recency is {self.recency!r}; it is hours, 0 (all hours alike) or more")
 
 
 @dataclass

@@ -24,6 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medgym_offline.config import configuration
+from medgym_offline.errors import BankError
+
 __all__ = ["SolutionMap", "SolutionMapConfig", "exponential_step", "heun_step", "solve", "solve_between"]
 
 FieldFunction = Callable[[Tensor, Tensor], Tensor]
@@ -153,7 +156,7 @@ def _first_running(running: Tensor) -> int:
     return int(columns.to(torch.uint8).argmax()) if bool(columns.any()) else running.shape[1]
 
 
-@dataclass(frozen=True)
+@configuration("solution_map", BankError)
 class SolutionMapConfig:
     """Shape of a solution map.
 

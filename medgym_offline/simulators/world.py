@@ -10,8 +10,8 @@ from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease, Dynamics
-from medgym_offline.diseases.model import NoChoices
 from medgym_offline.diseases.scales import Scales
+from medgym_offline.diseases.stacked import NoChoices
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.flow import SolutionMap, solve, solve_between
 

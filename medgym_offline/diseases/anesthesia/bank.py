@@ -20,7 +20,7 @@ from medgym_offline.diseases.anesthesia.flow import FIRST, Law
 from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
 from medgym_offline.diseases.anesthesia.surrogate import Surrogate
 from medgym_offline.diseases.anesthesia.truth import Truth, published
-from medgym_offline.diseases.model import WorldsOnly
+from medgym_offline.diseases.stacked import WorldsOnly
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.files import ship
 

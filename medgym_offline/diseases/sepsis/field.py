@@ -31,9 +31,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from medgym_offline.config import configuration
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
 from medgym_offline.diseases.stacked import StackedTensors
+from medgym_offline.errors import BankError
 
 __all__ = ["K_MAX", "K_MIN", "FieldParameters", "Physics", "Rates", "balance_rate", "field", "supply"]
 
@@ -95,7 +97,7 @@ RATE_BOUND = (1.0, 2.0, 0.2, 0.5, 2.0, 2.0)
 """Smooth bound of the physics per variable (SpO2, PaO2, bilirubin, GCS, urine, lactate), per hour."""
 
 
-@dataclass(frozen=True)
+@configuration("physics", BankError)
 class Physics:
     """Strengths that are choices, not estimates; stored in every bank.
 

@@ -8,12 +8,12 @@ tell is drawn from the prior: a lognormal factor on each of the three numbers, f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
+from medgym_offline.config import configuration
 from medgym_offline.diseases.sepsis.field import Physics, supply
+from medgym_offline.errors import BankError
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.data import FitData
 
@@ -24,7 +24,7 @@ LACTATE_SHARE = 0.35
 DRAW_SD = 0.1
 
 
-@dataclass(frozen=True)
+@configuration("prior", BankError)
 class NeedPrior:
     """Prior of a patient's need, as if it had been seen for some hours.
 

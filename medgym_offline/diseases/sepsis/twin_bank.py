@@ -66,8 +66,6 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
     """
     if recipe.patients < 1:
         raise BankError(f"recipe {recipe.name!r}: a twin needs `patients`, how many to draw")
-    if not isinstance(recipe.spread, int | float) or not 0.0 <= recipe.spread < float("inf"):
-        raise BankError(f"recipe {recipe.name!r}: spread must be a number of at least 0, not {recipe.spread!r}")
     cohort, _ = twin_cohort(recipe.patients, recipe.seed, recipe.spread)
     bank = build_bank(cohort, recipe, {"license": "MIT, synthetic"}, show)
     truth = replace(true_world(recipe.seed, bank.patients, bank.scales, recipe.spread), noise=bank.noise_scale)

@@ -163,9 +163,7 @@ def test_mistakes_are_named(tiny_bank):
     refused(BankError, "is fitted", lambda: TwinPatients(tiny_bank))
     refused(BankError, "how many to draw", lambda: build_twin(replace(BankRecipe("sepsis-x"), patients=0)))
     for spread in (-1.0, float("nan"), "wide"):
-        refused(
-            BankError, "spread must be a number", partial(build_twin, replace(BankRecipe("sepsis-x"), spread=spread))
-        )
+        refused(BankError, "bank recipe: 'spread' is", partial(BankRecipe, "sepsis-x", spread=spread))
 
 
 def test_truth_is_the_same_in_other_coordinates(truth):
