@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from medgym_offline.diseases.base import Disease
@@ -59,7 +60,8 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
 
 def _world_facts(world: SimulatorBank, chosen: Tensor | None) -> dict[str, Any]:
     process = world.disease.process
-    effects = checks.treatment_effects(world, LATE * process.horizon)
+    late = torch.tensor([LATE * process.horizon])
+    effects = {name: curve[:, 0] for name, curve in checks.response_curves(world, late).items()}
     ranges = {t: np.quantile(e, (0.05, 0.95), axis=0) for t, e in effects.items()}
     return {
         "backend": world.backend,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -188,7 +188,7 @@ class Motion:
             if interval is not None:
                 return solve_between(self.field, x, u, interval, times, self.lower, self.upper, step)
             return solve(self.field, x, u, times, self.lower, self.upper, step)
-        return self.trunk.with_code(world.code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
+        return replace(self.trunk, code=world.code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
 
     def _path(self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None) -> Tensor:
         dynamics: Any = self.current().params

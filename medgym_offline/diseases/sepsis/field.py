@@ -262,14 +262,10 @@ def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParam
         if physics.growing_overload:
             d_lactate = d_lactate + k.lactate_by_fluids * overload * fluids
             overload = torch.log1p(beyond)
-        d_lactate = (
-            d_lactate
-            + physics.lactate * harm[..., 0] * unmet
-            + (k.lactate_by_vasopressor + physics.ischaemia[0]) * excess
-        )
-        d_urine = (
-            d_urine - physics.urine * harm[..., 1] * unmet - (k.urine_by_vasopressor + physics.ischaemia[1]) * excess
-        )
+        d_lactate = d_lactate + physics.lactate * harm[..., 0] * unmet
+        d_lactate = d_lactate + (k.lactate_by_vasopressor + physics.ischaemia[0]) * excess
+        d_urine = d_urine - physics.urine * harm[..., 1] * unmet
+        d_urine = d_urine - (k.urine_by_vasopressor + physics.ischaemia[1]) * excess
         d_urine = d_urine - physics.overload[2] * overload
         d_gcs = d_gcs - physics.gcs * harm[..., 2] * unmet
         d_pao2 = d_pao2 - physics.overload[0] * overload

@@ -84,9 +84,7 @@ def estimate_need(
         need[better] = np.concatenate([coefficient, np.full((patients, 1), tau)], 1)[better]
     draws = np.stack([generator(root, "prior-need", p).normal(0.0, DRAW_SD, 3) for p in data.patients])
     need *= np.exp(draws)
-    return np.stack([need[:, 0].clip(0.02, 1.5), need[:, 1].clip(0.05, 2.0), need[:, 2].clip(4.0, 40.0)], 1).astype(
-        np.float32
-    )
+    return np.clip(need, (0.02, 0.05, 4.0), (1.5, 2.0, 40.0)).astype(np.float32)
 
 
 def shock_course(physics: Physics, need: np.ndarray, u: np.ndarray) -> np.ndarray:
