@@ -184,15 +184,9 @@ def _read_stays(events: pl.DataFrame, path: Path, definition: CohortDefinition, 
     outcomes = _outcomes(events, stays, definition)
     for part, key in ((births, "subject"), (sexes, "subject"), (outcomes, "stay_id"), (weights, "stay_id")):
         stays = stays.join(part, on=key, how="left", maintain_order="left")
-    flags, died, age = (
-        flags_of(definition),
-        pl.col("died").fill_null(False),
-        years_between(pl.col("birth"), pl.col("intime")).alias("age"),
-    )
-    known = stays.with_columns(age, died).select(
-        "stay_id", "subject", "intime", "los_h", "age", "sex", "weight_kg", *flags
-    )
-    intake.stays = known.sort("stay_id")
+    died, age = pl.col("died").fill_null(False), years_between(pl.col("birth"), pl.col("intime")).alias("age")
+    names = ("stay_id", "subject", "intime", "los_h", "age", "sex", "weight_kg", *flags_of(definition))
+    intake.stays = stays.with_columns(age, died).select(names).sort("stay_id")
     return intake
 
 
