@@ -66,7 +66,7 @@ banks: install
 	$(BIN)/medgym-offline behavior train --bank sepsis-v0 --scope all --engine process --output runs/behaviors
 	$(BIN)/medgym-offline simulators fit runs/cohort.parquet --recipe generation/sepsis-plain-v0.toml \
 	  --output generation/banks/sepsis-plain-v0.safetensors
-	$(BIN)/python -m medgym_offline.diseases.sepsis.twin_bank build
+	$(BIN)/python -m medgym_offline.diseases.sepsis.twin_bank
 	$(BIN)/python -m medgym_offline.diseases.toy
 	$(BIN)/medgym-offline behavior train --bank sepsis-twin-v0 --scope all --engine process --output runs/behaviors --half
 	cp runs/behaviors/sepsis-*.safetensors generation/behaviors/

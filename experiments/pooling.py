@@ -110,8 +110,8 @@ class Split:
         nothing = torch.zeros(len(self.data.patients), 8)
         bank = SimulatorBank(
             name="study", patients=self.data.patients, scales=self.data.scales, physics=self.settings.physics,
-            worlds={"own": World(params, nothing, nothing)}, population=None, trunk=None,
-            clinician=torch.from_numpy(self.data.u), disease=DISEASE,
+            world_data={"own": World(params, nothing, nothing)}, clinician_treatment=torch.from_numpy(self.data.u),
+            disease=DISEASE,
         )  # fmt: skip
         hidden = MODEL.hidden_course(self.settings.physics, MODEL.given_of(params), self.data.u)
         known = replace(self.data, start=self.training.start)

@@ -6,12 +6,12 @@ costs neither torch nor Minari. Importing it registers the Gymnasium environment
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
 from medgym_offline.errors import MedGymError
+from medgym_offline.lazy import imported_late
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import DatasetInfo, Transitions, list_datasets, load_dataset
@@ -52,13 +52,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for folder, names in _HOMES.items():
-        if name in names:
-            value = getattr(importlib.import_module(f"medgym_offline.{folder}"), name)
-            globals()[name] = value
-            return value
-    raise AttributeError(f"module 'medgym_offline' has no attribute {name!r}")
+__getattr__ = imported_late(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

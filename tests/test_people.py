@@ -452,7 +452,7 @@ def test_learners_see_train_people_alone(scope, tmp_path, monkeypatch):
     world = bank.current("own")
     index = torch.arange(len(bank))
     index[[bank.index(p) for p in bank.people("test")]] = bank.index(bank.people("train")[0])
-    other = people_of(scope, bank.replace(worlds={**bank.world_data, "own": world.select(index)}), 2, config=config)
+    other = people_of(scope, bank.replace(world_data={**bank.world_data, "own": world.select(index)}), 2, config=config)
     kept = [bank.index(p) for p in bank.people("train")]
     if scope == "clu":
         assert other.medoids == people.medoids

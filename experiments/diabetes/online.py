@@ -114,7 +114,7 @@ def bank_of(world: str, scope: str = "", few: bool = False) -> mgo.SimulatorBank
         return bank
     context = bank.context.clone()
     context[:, 1] = torch.from_numpy(find(bank.patients)["TDI"]).float()
-    return bank.replace(context=context, content_hash=None)
+    return bank.replace(context=context, known_hash=None)
 
 
 def trained(trial: Trial) -> Any:

@@ -4,7 +4,7 @@
     grid = select_stays(cohort, patients=110).to_grid()
 
 What is read, and what it means, is a `CohortDefinition` (`medgym_offline.diseases.concepts`), which each disease has;
-this package knows no disease. A cohort's file needs the extra `cohort` (pyarrow).
+this package knows no disease.
 """
 
 from __future__ import annotations

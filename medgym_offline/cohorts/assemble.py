@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import polars as pl
 
+from medgym_offline.cohorts import intervals
 from medgym_offline.cohorts.cohort import COLUMNS, Cohort
 from medgym_offline.cohorts.frames import Rejections
-from medgym_offline.cohorts.intervals import (
-    RATE_DIGITS,
-    clip_intervals,
-    hold_settings,
-    interval_rates,
-    record_rates,
-    sum_overlapping,
-)
 from medgym_offline.cohorts.names import nearly_equal_ids
 from medgym_offline.cohorts.plausible import doubt_clock, ranged_attributes
 from medgym_offline.cohorts.source import Records
@@ -122,7 +115,7 @@ def _rate(rows: pl.DataFrame, concept: Concept, rejections: Rejections) -> pl.Da
         (time < 0.0, f"{name}: negative time (too long before admission)"),
     )
     columns = ("patient", "t_h", "value")
-    amounts = record_rates(rows.filter(~charted).select(columns), concept, rejections)
+    amounts = intervals.record_rates(rows.filter(~charted).select(columns), concept, rejections)
     rates = pl.concat([rows.filter(charted).select(columns), amounts])
     merged = _averaged(rates, rejections)
     if cap is not None:
@@ -149,9 +142,9 @@ def _held(settings: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
         (~value.is_between(*concept.range), f"{name}: impossible value"),
         (pl.col("t_h") < -concept.lookback, f"{name}: negative time (too long before admission)"),
     )
-    held = hold_settings(_averaged(settings, rejections, pl.col("end_h").max()), concept.hold_hours)
+    held = intervals.hold_settings(_averaged(settings, rejections, pl.col("end_h").max()), concept.hold_hours)
     held = rejections.drop(held, (pl.col("end_h") <= 0.0, f"{name}: a setting that ended before admission"))
-    return clip_intervals(held, stays, name, rejections)
+    return intervals.clip_intervals(held, stays, name, rejections)
 
 
 def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
@@ -167,7 +160,7 @@ def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
     factor = pl.col("name").replace_strict(
         {name: 1.0, **{p.name: p.factor for p in concept.parts}}, return_dtype=pl.Float64
     )
-    rows = interval_rates(rows.with_columns(value=pl.coalesce("total", value * factor)), concept, rejections)
+    rows = intervals.interval_rates(rows.with_columns(value=pl.coalesce("total", value * factor)), concept, rejections)
     rows = rejections.drop(
         rows,
         (start.is_null(), f"{name}: time is missing or not a number"),
@@ -176,11 +169,11 @@ def _infusion(rows: pl.DataFrame, concept: Concept, stays: pl.DataFrame, rejecti
         (value.is_null() | ~value.is_finite(), f"{name}: value is missing or not a number"),
         (value < 0.0, f"{name}: impossible value"),
         (value > high, f"{name}: above {high:g} {concept.unit}"),
-        (value.round(RATE_DIGITS) == 0.0, f"{name}: nothing given (0)"),
+        (value.round(intervals.RATE_DIGITS) == 0.0, f"{name}: nothing given (0)"),
     )
-    rows = clip_intervals(rows, stays, name, rejections)
-    summed = sum_overlapping(rows)
+    rows = intervals.clip_intervals(rows, stays, name, rejections)
+    summed = intervals.sum_overlapping(rows)
     keys = ["patient", "t_h", "end_h", "value"]
-    same = rows.with_columns(value.round(RATE_DIGITS)).join(summed, on=keys, how="semi")
+    same = rows.with_columns(value.round(intervals.RATE_DIGITS)).join(summed, on=keys, how="semi")
     rejections.repair(f"{name}: interval joined to or summed with others", rows.height - same.height)
     return summed

@@ -100,7 +100,10 @@ def read_source(path: str | Path, definition: CohortDefinition) -> Cohort:
         CohortError: unknown layout or a structural fault.
     """
     path = Path(path)
-    source = _source_of(path, definition)
+    return _read(path, _source_of(path, definition), definition)
+
+
+def _read(path: Path, source: CohortSource | None, definition: CohortDefinition) -> Cohort:
     if source is None:
         return Cohort.read(path, definition)
     records = source.read(path, definition)
@@ -133,23 +136,22 @@ def build_cohort(
     """
     if not source_paths:
         raise CohortError("cohort build: no source named; give at least one folder of clinical tables")
-    paths = [Path(p) for p in source_paths]
-    found = {str(p): _source_of(p, definition) for p in paths}
-    layouts = {name: "cohort table" if source is None else source.layout for name, source in found.items()}
+    found = [(Path(path), _source_of(Path(path), definition)) for path in source_paths]
+    layouts = {str(path): "cohort table" if source is None else source.layout for path, source in found}
     parts = []
-    with Progress("reading clinical records", len(paths)) as bar:
-        for path in paths:
-            parts.append(read_source(path, definition))
+    with Progress("reading clinical records", len(found)) as bar:
+        for path, source in found:
+            parts.append(_read(path, source, definition))
             bar.advance()
     cohort = combine(parts)
     if patients is not None:
         cohort = select_stays(cohort, patients)
     if not len(cohort):
         raise CohortError(
-            f"{paths[0]}: no stay with two observations is left; {'; '.join(cohort.rejections.lines()[:3])}"
+            f"{found[0][0]}: no stay with two observations is left; {'; '.join(cohort.rejections.lines()[:3])}"
         )
     # Names, not places: where the data lie on one machine says nothing to another.
-    words = [*(p.name for p in paths), *([] if patients is None else ["--patients", str(patients)])]
+    words = [*(path.name for path, _ in found), *([] if patients is None else ["--patients", str(patients)])]
     cohort.metadata["command"] = f"medgym-offline cohort build {' '.join(words)} --output {Path(output).name}"
     flags = observation_flags(cohort.to_grid(), definition)
     cohort.write(output)

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from medgym_offline.cohorts.source import flags_of
 from medgym_offline.cohorts.validate import COLUMNS, validate
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.diseases.registry import disease, list_diseases
-from medgym_offline.errors import CohortError, MissingExtraError, unknown_name
+from medgym_offline.errors import CohortError, unknown_name
 from medgym_offline.files import atomic_path
 
 __all__ = ["COLUMNS", "FORMAT", "Cohort", "combine", "definition_named"]
@@ -166,19 +166,11 @@ class Cohort:
 
     def write(self, path: str | Path) -> None:
         """Write one Parquet file, whole or not at all; metadata, stays and counts are JSON under the key `medgym`."""
-        parquet, arrow = _require_pyarrow()
         stays = self.stays.to_dict(as_series=False)
-        payload = {**self.metadata, "rejections": self.rejections.to_json(), "stays": stays}
+        payload = {**self.metadata, "rejections": asdict(self.rejections), "stays": stays}
         text = json.dumps(payload, sort_keys=True, allow_nan=False)
-        data = self.table.select(COLUMNS).to_arrow(compat_level=pl.CompatLevel.oldest())
-        # Plain types, whatever polars prefers: other readers must open the file.
-        kinds = {
-            **dict.fromkeys(COLUMNS, arrow.string()),
-            **dict.fromkeys(("time_h", "end_h", "value"), arrow.float64()),
-        }
-        data = data.cast(arrow.schema(list(kinds.items()))).replace_schema_metadata({b"medgym": text.encode()})
         with atomic_path(path) as temporary:
-            parquet.write_table(data, temporary, compression="zstd")
+            self.table.select(COLUMNS).write_parquet(temporary, metadata={"medgym": text})
 
     @classmethod
     def read(cls, path: str | Path, definition: CohortDefinition | None = None) -> Cohort:
@@ -192,21 +184,19 @@ class Cohort:
             CohortError: no such file, no Parquet, a damaged file, another or no known disease, or a structural fault
                 (see `validate`).
         """
-        parquet, arrow = _require_pyarrow()
         path = Path(path)
         if not path.is_file():
             raise CohortError(
                 f"{path}: no such file; build one with: medgym-offline cohort build PATH... --output {path}"
             )
         try:
-            data = parquet.read_table(path)
-            payload = json.loads((data.schema.metadata or {}).get(b"medgym", b"{}"))
-            table = pl.from_arrow(data)
-        except (arrow.ArrowException, OSError, ValueError) as error:
+            table = pl.read_parquet(path, glob=False)
+            payload = json.loads(pl.read_parquet_metadata(path).get("medgym", "{}"))
+        except (pl.exceptions.PolarsError, OSError, ValueError) as error:
             raise CohortError(
                 f"{path}: not a readable Parquet table (damaged or another format); build it again"
             ) from error
-        if not isinstance(table, pl.DataFrame) or not isinstance(payload, dict):
+        if not isinstance(payload, dict):
             raise CohortError(f"{path}: metadata key 'medgym' is not a JSON object; build the table again")
         named = payload.get("disease")
         if definition is None and named is None:
@@ -280,12 +270,3 @@ def _stays_of(
     for patient in sorted(set(ends["patient"].to_list()) - described):
         rejections.stays[patient] = "no length of stay" if patient in bad else "no row in the stays table"
     return stays.filter(pl.col("patient").is_in(ends["patient"].to_list())).sort("patient")
-
-
-def _require_pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError.of("pyarrow", "cohort", "A cohort table") from error
-    return pyarrow.parquet, pyarrow

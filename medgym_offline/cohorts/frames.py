@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import polars as pl
@@ -94,13 +94,9 @@ class Rejections:
             out += [f"{len(names)} {words}: {why}: {first_of(names)}" for why, names in by_reason.items()]
         return out
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, for the metadata of a table."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Rejections:
-        """Inverse of :meth:`to_json`."""
+        """From the plain dictionaries of a table's metadata."""
         return cls(**{part.name: dict(data.get(part.name, {})) for part in fields(cls)})
 
 

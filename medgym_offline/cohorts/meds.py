@@ -14,7 +14,7 @@ import polars as pl
 from medgym_offline.cohorts.cells import hours_since, numbers, on_one_clock, times
 from medgym_offline.cohorts.frames import Rejections
 from medgym_offline.cohorts.intake import Intake, coded, possible_weights, years_between
-from medgym_offline.cohorts.source import Records, event_frame, provenance_of
+from medgym_offline.cohorts.source import Records, event_frame, flags_of, provenance_of
 from medgym_offline.cohorts.tables import collect, column_names, only_file, scan_file, table_files, table_stem
 from medgym_offline.diseases.concepts import CohortDefinition, Concept
 from medgym_offline.errors import CohortError
@@ -185,17 +185,8 @@ def _read_stays(events: pl.DataFrame, path: Path, definition: CohortDefinition, 
     for part, key in ((births, "subject"), (sexes, "subject"), (outcomes, "stay_id"), (weights, "stay_id")):
         stays = stays.join(part, on=key, how="left", maintain_order="left")
     died, age = pl.col("died").fill_null(False), years_between(pl.col("birth"), pl.col("intime")).alias("age")
-    names = (
-        "stay_id",
-        "subject",
-        "intime",
-        "los_h",
-        "age",
-        "sex",
-        "weight_kg",
-        *(d.name for d in definition.diagnoses),
-    )
-    intake.stays = stays.with_columns(age, died).select(*names, "died").sort("stay_id")
+    names = ("stay_id", "subject", "intime", "los_h", "age", "sex", "weight_kg", *flags_of(definition))
+    intake.stays = stays.with_columns(age, died).select(names).sort("stay_id")
     return intake
 
 

@@ -192,12 +192,8 @@ class MimicTables:
 
     def _weighed(self, icu: Path, stays: pl.DataFrame, chart: pl.DataFrame, rejections: Rejections) -> pl.DataFrame:
         """`stays` with weight_kg: the median charted weight; for a stay without, the one its infusion orders name."""
-        stays = stays.join(
-            possible_weights(chart.filter(pl.col("item").is_in(_WEIGHTS)), rejections),
-            on="stay_id",
-            how="left",
-            maintain_order="left",
-        )
+        charted = possible_weights(chart.filter(pl.col("item").is_in(_WEIGHTS)), rejections)
+        stays = stays.join(charted, on="stay_id", how="left", maintain_order="left")
         for table in (name for name in self._inputs(icu) if not name.endswith("_CV")):
             names = {self.stay: "stay_id", "patientweight": "value"}
             rows = typed(scan_table(icu, table, tuple(names)).rename(names), icu / table, numeric=["value"])

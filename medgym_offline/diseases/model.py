@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
-
-from medgym_offline.errors import DiseaseError
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
 
-__all__ = ["Dynamics", "Model", "NoChoices", "WorldsOnly"]
+__all__ = ["Dynamics", "Model"]
 
 
 class Dynamics(Protocol):
@@ -45,8 +42,8 @@ class Model(Protocol):
     """How simulators of a disease are learned from records: the parts of :mod:`medgym_offline.simulators.fit`.
 
     Attributes:
-        physics: Frozen dataclass of strengths that are choices, not estimates.
-        prior: Frozen dataclass of what records cannot tell.
+        physics: Strengths that are choices, not estimates: a :func:`~medgym_offline.config.configuration`.
+        prior: What records cannot tell: another.
         kinds: Classes a world's dynamics may be of, by the kind in a bank's header.
         pooled: Names of raw tensors in which a patient deviates from the population.
         decayed: Names of raw tensors with weight decay.
@@ -75,30 +72,3 @@ class Model(Protocol):
 
     def average(self, dynamics: Dynamics, how: str) -> Dynamics:
         """The population's: what is individual averaged, "mean" or "median"."""
-
-
-@dataclass(frozen=True)
-class NoChoices:
-    """Nothing is a choice of strength, or has a prior."""
-
-
-class WorldsOnly:
-    """:class:`Model` of a disease whose banks are not fitted to cohort tables: the kinds of their worlds.
-
-    Args:
-        kinds: See :class:`Model`.
-        remedy: How banks are built, for the error that everything else raises.
-    """
-
-    physics: type[Any] = NoChoices
-    prior: type[Any] = NoChoices
-    pooled: tuple[str, ...] = ()
-    decayed: tuple[str, ...] = ()
-
-    def __init__(self, kinds: Mapping[str, type[Any]], remedy: str):
-        self.kinds, self._remedy = kinds, remedy
-
-    def _refuse(self, *arguments: Any, **named: Any) -> NoReturn:
-        raise DiseaseError(self._remedy)
-
-    initial_raw = given = parameters = hidden_course = given_of = average = _refuse

@@ -36,21 +36,13 @@ def stack_last(columns: Sequence[Array]) -> Array:
 
 
 def _forward(transform: Transform, x: Array) -> Array:
-    xp = namespace(x)
-    if transform == "log":
-        return xp.log(x)
-    if transform == "log1p":
-        return xp.log1p(x)
-    return xp.sqrt(x) if transform == "sqrt" else x
+    return x if transform == "identity" else getattr(namespace(x), transform)(x)
 
 
 def _inverse(transform: Transform, y: Array) -> Array:
-    xp = namespace(y)
-    if transform == "log":
-        return xp.exp(y)
-    if transform == "log1p":
-        return xp.expm1(y)
-    return y * y if transform == "sqrt" else y
+    if transform in ("identity", "sqrt"):
+        return y if transform == "identity" else y * y
+    return getattr(namespace(y), {"log": "exp", "log1p": "expm1"}[transform])(y)
 
 
 @functools.lru_cache(maxsize=256)

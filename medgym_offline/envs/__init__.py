@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from medgym_offline.lazy import imported_late
 
 if TYPE_CHECKING:
     from medgym_offline.envs.process import DecisionProcess, Episodes, Outcome
@@ -35,12 +37,5 @@ _HOMES = {
     "vector_env": ("TreatmentVectorEnv",),
 }
 
-
-def __getattr__(name: str) -> Any:
-    # torch and gymnasium are imported with the first name asked for, not with the package.
-    import importlib
-
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Torch and gymnasium are imported with the first name asked for, not with the package.
+__getattr__ = imported_late(__name__, _HOMES)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medgym_offline.diseases.base import Metric
 from medgym_offline.evaluation.comparison import Comparison, compare
@@ -15,6 +15,7 @@ from medgym_offline.evaluation.report import print_evaluations, write_report
 from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import paired_difference, probability_of_improvement, summarize
 from medgym_offline.evaluation.support import SupportReference, split_halves, support_distance
+from medgym_offline.lazy import imported_late
 
 if TYPE_CHECKING:
     from medgym_offline.evaluation.evaluator import evaluate
@@ -26,10 +27,4 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name != "evaluate":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from medgym_offline.evaluation.evaluator import evaluate
-
-    globals()[name] = evaluate
-    return evaluate
+__getattr__ = imported_late(__name__, {"evaluator": ["evaluate"]})

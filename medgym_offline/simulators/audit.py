@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from medgym_offline.diseases.base import Disease
@@ -17,15 +18,9 @@ from medgym_offline.errors import BankError
 from medgym_offline.files import write_json
 from medgym_offline.progress import Progress
 from medgym_offline.reports.page import write_page
+from medgym_offline.simulators import checks
 from medgym_offline.simulators.audit_page import audit_page
 from medgym_offline.simulators.bank import SimulatorBank
-from medgym_offline.simulators.checks import (
-    best_constants,
-    bounded,
-    constant_policies,
-    noise_partition,
-    treatment_effects,
-)
 from medgym_offline.simulators.data import fit_data
 from medgym_offline.simulators.forecast import examples, forecast_unseen, rollout_errors
 from medgym_offline.simulators.map_checks import map_checks
@@ -55,7 +50,7 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
         "never_given": bank.metadata.get("cohort", {}).get("never_given", []),
         "worlds": {},
     }
-    chosen = best_constants(bank.world("own")) if "own" in bank.worlds else None
+    chosen = checks.best_constants(bank.world("own")) if "own" in bank.worlds else None
     with Progress("audit worlds", len(bank.worlds), enabled=show) as bar:
         for name in bank.worlds:
             facts["worlds"][name] = _world_facts(bank.world(name), None if name == "own" else chosen)
@@ -65,17 +60,20 @@ def audit_facts(bank: SimulatorBank, show: bool = True) -> dict[str, Any]:
 
 def _world_facts(world: SimulatorBank, chosen: Tensor | None) -> dict[str, Any]:
     process = world.disease.process
-    effects = treatment_effects(world, LATE * process.horizon)
+    late = torch.tensor([LATE * process.horizon])
+    effects = {name: curve[:, 0] for name, curve in checks.response_curves(world, late).items()}
     ranges = {t: np.quantile(e, (0.05, 0.95), axis=0) for t, e in effects.items()}
     return {
         "backend": world.backend,
-        "constant_policies": constant_policies(world, chosen),
+        "constant_policies": checks.constant_policies(world, chosen),
         "signs": _signs(effects, world.disease),
         "effects_median": {t: [round(float(m), 3) for m in np.median(e, 0)] for t, e in effects.items()},
         "effects_range": {t: np.round(both, 3).tolist() for t, both in ranges.items()},
-        "bounded": bounded(world),
+        "bounded": checks.bounded(world),
         "noise": [round(float(n), 4) for n in world.noise_scale.mean(0)],
-        "noise_partition": noise_partition(world, (process.grid, process.reference_interval, process.horizon / 8)),
+        "noise_partition": checks.noise_partition(
+            world, (process.grid, process.reference_interval, process.horizon / 8)
+        ),
         **({"solution_map": map_checks(world)} if world.backend == "map" else {}),
     }
 
@@ -189,10 +187,9 @@ def audit(bank: SimulatorBank, output: str | Path, show: bool = True, cohort: Co
     facts["goals"] = [{"goal": c, "met": p, "found": f} for c, p, f in goals(facts, bank.disease.process.unit)]
     write_json(folder / "audit.json", facts)
     write_page(folder / "audit.html", audit_page(facts, bank, record))
-    checks = facts["hard_checks"]
-    failed = [c["check"] for c in checks if not c["passed"]]
+    failed = [c["check"] for c in facts["hard_checks"] if not c["passed"]]
     if failed:
-        words = f"bank {bank.name!r} fails {len(failed)} of {len(checks)} checks: {'; '.join(failed)}"
+        words = f"bank {bank.name!r} fails {len(failed)} of {len(facts['hard_checks'])} checks: {'; '.join(failed)}"
         if facts["never_given"]:
             words += (
                 f". Its cohort charts no {' and no '.join(facts['never_given'])} at all (not charted is not 'not "

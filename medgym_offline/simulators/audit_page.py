@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from medgym_offline.diseases.base import Disease
 from medgym_offline.reports.blocks import Block, Cell, Estimate, Page, Section, Table, Warn
 from medgym_offline.simulators import audit_figures as draw
 from medgym_offline.simulators.bank import SimulatorBank
@@ -22,32 +19,30 @@ __all__ = ["audit_page"]
 _SHARES = (0.0, 0.02, 0.04, 0.08, 0.17, 0.25, 0.375, 0.5, 0.67, 0.83, 1.0)  # of the time that responses are shown
 
 Facts = dict[str, Any]
-Line = Callable[[Facts], Cell]
-"""What a row says of a world's facts."""
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+def _cells(fact: Any, label: str = "") -> Iterator[tuple[str, Cell]]:
+    """The numbers of nested facts, each under the keys that lead to it; a pair is one cell."""
+    if isinstance(fact, Mapping):
+        for key, value in fact.items():
+            words = str(key).replace("_", " ")
+            yield from _cells(value, f"{label}, {words}" if label else words)
+    elif isinstance(fact, list):
+        yield label, " / ".join(f"{n:.3f}" if isinstance(n, float) else str(n) for n in fact)
+    else:
+        yield label, Estimate(fact, digits=3) if isinstance(fact, float) else fact
 
 
-def _number(value: float) -> Estimate:
-    return Estimate(value, digits=3)
+def _table(caption: str, columns: Mapping[str, Any]) -> Table:
+    """A column of nested facts per world or model, and a row per fact that one of them has."""
+    found = {name: dict(_cells(facts)) for name, facts in columns.items()}
+    labels = dict.fromkeys(label for cells in found.values() for label in cells)
+    return Table(caption, ["", *found], [[label, *(cells.get(label) for cells in found.values())] for label in labels])
 
 
-def _pair(pair: Sequence[float]) -> str:
-    return f"{pair[0]:.3f} / {pair[1]:.3f}"
-
-
-def _at(show: Callable[[Any], Cell], *keys: Any) -> Line:
-    """What `show` makes of the fact under `keys`."""
-    return lambda found: show(functools.reduce(operator.getitem, keys, found))
-
-
-def _by_world(facts: Facts, caption: str, lines: Mapping[str, Line]) -> Table:
-    """A column per world, and a row per line."""
-    worlds = facts["worlds"]
-    rows = [[name, *(cell(found) for found in worlds.values())] for name, cell in lines.items()]
-    return Table(caption, ["", *worlds], rows)
+def _of_worlds(facts: Facts, key: str) -> dict[str, Any]:
+    """World -> its facts of that name."""
+    return {name: world.get(key, {}) for name, world in facts["worlds"].items()}
 
 
 def _verdict(facts: Facts) -> list[Block]:
@@ -59,97 +54,41 @@ def _verdict(facts: Facts) -> list[Block]:
     ]
 
 
-def _map(facts: Facts, unit: str) -> list[Block]:
-    kinds = {
-        "error": "Error against the solver (SD)",
-        "composition": "Composition: F over a third of the interval, then the rest, against the whole (SD)",
-        "rate": f"Rate: dF/dt by autograd against the field (SD per {unit})",
-    }
-    out: list[Block] = []
-    for world, found in facts["worlds"].items():
-        if (checks := found.get("solution_map")) is None:
-            out.append(f"World {world} is computed by the solver: there is no map to check.")
-            continue
-        rows = [[text, *map(_pair, checks[kind].values())] for kind, text in kinds.items()]
-        caption = f"Solution map, world {world}; at interval 0 it is the identity to {checks['identity']:.0e}"
-        out.append(Table(caption, ["median / p99", *(f"{t} {unit}" for t in checks["error"])], rows))
-    return out
-
-
-def _constants(facts: Facts, disease: Disease) -> list[Block]:
-    process, cost = disease.process, disease.cost
-    names = max((list(w["constant_policies"]["table"]) for w in facts["worlds"].values()), key=len)
-
-    def scored(policy: str) -> Line:
-        def cell(table: Facts) -> Cell:
-            return f"{table[policy]['severity']:.2f} ({_percent(table[policy]['safe'])})" if policy in table else None
-
-        return _at(cell, "constant_policies", "table")
-
-    def exact(share: float) -> str:
-        return f"{100 * share:.1f} %"
-
-    lines = {
-        "gain of the patient's over the cohort's best": _at(exact, "constant_policies", "gain"),
-        "bests at corners": _at(exact, "constant_policies", "corners"),
-        "mean regret of another patient's best": _at(Estimate, "constant_policies", "wrong_patient_regret"),
-    }
-    if disease.needed:
-        treated = _at(lambda pair: f"{pair[0]} (of {pair[1]} given it)", "constant_policies", "needed_best_treated")
-        lines[f"best {disease.needed} above 0, patients"] = _at(int, "constant_policies", "needed_best")
-        lines["of them given it by clinicians"] = treated
-    caption = (
-        f"Constant treatments over {process.horizon:g} {process.unit}: mean {disease.severity.label}, and share of "
-    )
-    caption += f"times after {process.settled:g} {process.unit} with {cost.component} safe (limit {cost.limit:g})"
-    return [
-        _by_world(facts, caption, {name: scored(name) for name in names}),
-        _by_world(facts, "Do treatments matter, and whose?", lines),
-    ]
-
-
 def _effects(facts: Facts, bank: SimulatorBank) -> list[Block]:
-    disease, process = bank.disease, bank.disease.process
-    shown = process.horizon / 4
+    disease, shown, columns = bank.disease, bank.disease.process.horizon / 4, {}
     times = torch.tensor([share * shown for share in _SHARES])
     curves = response_curves(bank.world("own"), times)
-    out: list[Block] = [draw.responses(t, times.numpy(), curves[t.name], disease) for t in disease.treatments]
-    late = f"{shown:g} {process.unit}"
-    signs = {c.statement: _at(_percent, "signs", c.statement) for c in disease.sign_checks}
-    out.append(_by_world(facts, f"Signs of the effect of a full step after {late}: share of patients", signs))
     for name, world in facts["worlds"].items():
-        rows = []
-        for treatment in disease.treatments:
-            low, high = world["effects_range"][treatment.name]
-            cells = zip(world["effects_median"][treatment.name], low, high)
-            rows.append([draw.label(treatment), *(Estimate(*c, signed=True) for c in cells)])
-        caption = f"Effect of a full step after {late} (SD): median, and 5 to 95 % of patients, world {name}"
-        out.append(Table(caption, ["", *map(draw.label, disease.variables)], rows))
-    return out
-
-
-def _bounds(facts: Facts, disease: Disease) -> list[Block]:
-    process, components = disease.process, [(c.name, draw.label(c)) for c in disease.components]
-    bounds = {"every state finite": _at(lambda share: "yes" if share == 1 else Warn("NO"), "bounded", "finite")}
-    bounds |= {f"stuck: {label}": _at(_percent, "bounded", name) for name, label in components}
-    noise = {label: _at(_number, "noise", j) for j, (_, label) in enumerate(components)}
-    halves = [
-        [f"{name}, {h} {process.unit}", _number(f["mean_difference"]), *map(_pair, f["spread"].values())]
-        for name, w in facts["worlds"].items()
-        for h, f in w["noise_partition"].items()
-    ]
-    seen = ["World, interval", "Means differ by", *map(draw.label, disease.variables)]
-    stuck = f"Stuck at a bound after {process.horizon:g} {process.unit} of random, zero and maximal treatment alike"
+        ranges = {t: zip(m, *world["effects_range"][t]) for t, m in world["effects_median"].items()}
+        columns[name] = {
+            t: {v.name: Estimate(m, low, high, signed=True) for v, (m, low, high) in zip(disease.variables, cells)}
+            for t, cells in ranges.items()
+        }
+    late = f"of a full step after {shown:g} {disease.process.unit}"
     return [
-        _by_world(facts, stuck, bounds),
-        _by_world(facts, f"Residual noise, mean over patients (SD per square root of {process.unit})", noise),
-        Table("Noise of one step / of two half-steps: spread (SD, median over patients)", seen, halves),
+        *(draw.responses(t, times.numpy(), curves[t.name], disease) for t in disease.treatments),
+        _table(f"Signs of the effect {late}: share of patients", _of_worlds(facts, "signs")),
+        _table(f"Effect {late} (SD): median, and 5 to 95 % of patients", columns),
+    ]
+
+
+def _noise(facts: Facts, bank: SimulatorBank) -> list[Block]:
+    process, names = bank.disease.process, bank.disease.state_names
+    noise = {name: dict(zip(names, levels)) for name, levels in _of_worlds(facts, "noise").items()}
+    stuck = f"Every state finite (1), and share of patients stuck at a bound after {process.horizon:g} {process.unit}"
+    return [
+        _table(f"{stuck} of random, zero and maximal treatment alike", _of_worlds(facts, "bounded")),
+        _table(f"Residual noise, mean over patients (SD per square root of {process.unit})", noise),
+        _table(
+            f"Noise of one step / of two half-steps of so many {process.unit}: largest difference of means, and spread "
+            "(SD, median over patients)",
+            _of_worlds(facts, "noise_partition"),
+        ),
     ]
 
 
 def _record(facts: Facts, bank: SimulatorBank, record: Facts | None) -> list[Block]:
     disease, names = bank.disease, [v.name for v in bank.disease.variables]
-    labels = [draw.label(v) for v in disease.variables]
     out: list[Block] = []
     for i in record["examples"] if record else ():
         data, paths = record["data"], record["paths"]  # type: ignore[index]
@@ -158,39 +97,14 @@ def _record(facts: Facts, bank: SimulatorBank, record: Facts | None) -> list[Blo
         error = {k: np.abs(p[i] - data.values[i])[data.mask[i]].mean() for k, p in paths.items()}
         caption = f"MAE over the stay: Ind {error['ind']:.2f}, Pop {error['pop']:.2f} SD."
         out.append(draw.rollout(data.patients[i], observed, block_steps(1, disease), shown, disease, caption))
-    models = [
-        [name, _number(m["mae_mean"]), _number(m["nmse_mean"]), *map(_number, m["mae"])]
-        for name, m in facts["forecast"]["models"].items()
-    ]
-    paired = [
-        [f"against {n}", _percent(p["ind_better"]), Estimate(p["median_gain"], digits=4, signed=True), f"{p['p']:.2g}"]
-        for n, p in facts["forecast"]["paired"].items()
-    ]
-    free = [
-        [f"{model}, {blocks}", metric.upper(), _number(found["mean"]), *(_number(found.get(v, np.nan)) for v in names)]
-        for blocks, by_model in facts["rollout"].items()
-        for model, metrics in by_model.items()
-        for metric, found in metrics.items()
-    ]
-    caption = (
-        "Forecasts of held-out blocks, from a variable's previous value to its next (SD): MAE, NMSE, MAE per variable"
-    )
+    models = {name: {**m, "mae": dict(zip(names, m["mae"]))} for name, m in facts["forecast"]["models"].items()}
+    free = {f"{model}, {blocks}": found for blocks, each in facts["rollout"].items() for model, found in each.items()}
     return [
         *out,
-        Table(caption, ["", "MAE", "NMSE", *labels], models),
-        Table("Ind, paired over patients", ("", "Ind better", "Median gain (SD)", "Wilcoxon p"), paired),
-        Table("Free rollouts from the first state over the whole stay (SD)", ["", "", "Mean", *labels], free),
+        _table("Forecasts of held-out blocks, from a variable's previous value to its next (SD)", models),
+        _table("Ind, paired over patients, against", facts["forecast"]["paired"]),
+        _table("Free rollouts from the first state over the whole stay (SD)", free),
     ]
-
-
-def _truth(facts: Facts, horizon: str) -> list[Block]:
-    cases = [(regime, lead) for regime, leads in next(iter(facts["truth"].values()))["r2"].items() for lead in leads]
-    rows = [
-        [model, Estimate(found["nmse"]["mean"]), *(Estimate(found["r2"][r][lead]["all"]) for r, lead in cases)]
-        for model, found in facts["truth"].items()
-    ]
-    heads = ["", f"NMSE {horizon}", *(f"R2 {regime} {lead}" for regime, lead in cases)]
-    return [Table("New trajectories, and responses to other treatment", heads, rows)]
 
 
 def audit_page(facts: Facts, bank: SimulatorBank, record: Facts | None = None) -> Page:
@@ -201,13 +115,19 @@ def audit_page(facts: Facts, bank: SimulatorBank, record: Facts | None = None) -
         bank: The bank audited, for response curves.
         record: Rollouts against the record, where a cohort was given.
     """
-    disease, process = bank.disease, bank.disease.process
+    disease, process, cost = bank.disease, bank.disease.process, bank.disease.cost
+    safe = (
+        f"Constant treatments over {process.horizon:g} {process.unit}: mean {disease.severity.label}, and share of "
+        f"times after {process.settled:g} {process.unit} with {cost.component} safe (limit {cost.limit:g})"
+    )
     parts: list[tuple[str, str, list[Block]]] = [
         ("Verdict", "", _verdict(facts)),
         (
             "Solution map",
-            "On states and intervals it was not trained on; dF/dt leaves out states at a bound.",
-            _map(facts, process.unit),
+            "On states and intervals it was not trained on. Error is against the solver, composition is F over a third "
+            "of the interval, then the rest, against the whole, rate is dF/dt by autograd against the field, without "
+            "states at a bound. A world without numbers is computed by the solver.",
+            [_table(f"Median / 99th percentile, SD, by interval ({process.unit})", _of_worlds(facts, "solution_map"))],
         ),
         (
             "Against the record",
@@ -218,11 +138,11 @@ def audit_page(facts: Facts, bank: SimulatorBank, record: Facts | None = None) -
         (
             "Against the truth",
             "The true dynamics of this bank's patients are known.",
-            _truth(facts, f"{process.horizon:g} {process.unit}") if "truth" in facts else [],
+            [_table("New trajectories, and responses to other treatment", facts["truth"])] if "truth" in facts else [],
         ),
         ("Treatment effects", "What a step from none to the full dose does.", _effects(facts, bank)),
-        ("Do treatments matter?", "", _constants(facts, disease)),
-        ("Bounds and noise", "", _bounds(facts, disease)),
+        ("Do treatments matter?", "", [_table(safe, _of_worlds(facts, "constant_policies"))]),
+        ("Bounds and noise", "", _noise(facts, bank)),
     ]
     lead = f"{facts['patients']} patients, worlds {', '.join(facts['worlds'])}, hash {facts['content_hash'][:16]}. "
     sections = [Section(heading, intro or None, *blocks) for heading, intro, blocks in parts if blocks]

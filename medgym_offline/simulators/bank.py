@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import inspect
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,9 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import Disease
-from medgym_offline.diseases.scales import Scales
 from medgym_offline.errors import BankError, unknown_name
 from medgym_offline.files import atomic_path
 from medgym_offline.patients import PatientIndex, Patients
-from medgym_offline.simulators.flow import SolutionMap
 from medgym_offline.simulators.splits import SIDES, split_of
 from medgym_offline.simulators.world import Backend, Motion, World
 
@@ -32,53 +28,9 @@ FORMAT = "medgym-bank/2"
 class SimulatorBank(Motion):
     """P patient simulators that run as one batched program.
 
-    Shapes and units are those of :class:`~medgym_offline.simulators.world.Motion`. A bank is not changed; its methods
-    give other banks.
-
-    Args:
-        name: Name of the bank.
-        patients: One id per patient.
-        disease: The disease simulated.
-        scales: The cohort's affine maps.
-        physics: Strengths of the dynamics that are choices; the disease's own dataclass.
-        worlds: `own` and possibly `crossfit` and `true`, each over all patients.
-        population: The population model, a world of one patient.
-        trunk: Shared trunk of the solution maps (its codes are unused), or None.
-        clinician: (P, T, treatments) charted treatment per unit of time, normalized.
-        metadata: Provenance; plain JSON types.
-        context: (P, C) what is known of the patients, in the order of `disease.context`.
-        backend: "map" (solution map) or "ode" (solver). A world without codes of the map is solved whatever it says:
-            a known truth is not approximated.
-        current_world: The world it is in; `own`, or the first.
+    Attributes, shapes and units are those of :class:`~medgym_offline.simulators.world.Motion`. A bank is not changed:
+    its methods give other banks.
     """
-
-    def __init__(
-        self,
-        name: str,
-        patients: Sequence[str],
-        disease: Disease,
-        scales: Scales,
-        physics: Any,
-        worlds: dict[str, World],
-        population: World | None,
-        trunk: SolutionMap | None,
-        clinician: Tensor,
-        metadata: dict[str, Any] | None = None,
-        context: Tensor | None = None,
-        backend: Backend | None = None,
-        current_world: str | None = None,
-        content_hash: str | None = None,
-    ):
-        self.name, self.patients, self.scales, self.physics = name, tuple(patients), scales, physics
-        self.world_data, self.population_data, self.trunk = worlds, population, trunk
-        self.clinician_treatment, self.metadata, self.disease = clinician, dict(metadata or {}), disease
-        self.current_world = current_world or ("own" if "own" in worlds else next(iter(worlds)))
-        self.context = torch.zeros(len(self.patients), len(disease.context)) if context is None else context
-        self._backend: Backend = backend or ("map" if trunk is not None else "ode")
-        self._content_hash = content_hash
-        # Of the precision and on the device of the rest.
-        lower, upper = (torch.from_numpy(b).to(self.current().noise) for b in scales.bounds(disease))
-        self.lower, self.upper = lower, upper
 
     # -- who and what ----------------------------------------------------------------------------------------------
 
@@ -99,12 +51,12 @@ class SimulatorBank(Motion):
     @property
     def content_hash(self) -> str:
         """SHA-256 of all tensors and patient ids; a selection keeps the hash of the bank it came from."""
-        if self._content_hash is None:
+        if self.known_hash is None:
             digest = hashlib.sha256("\n".join((self.name, *self.patients)).encode())
             for key, tensor in sorted(self.tensors().items()):
                 digest.update(key.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
-            self._content_hash = digest.hexdigest()
-        return self._content_hash
+            self.known_hash = digest.hexdigest()
+        return self.known_hash
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by their name in the file."""
@@ -155,9 +107,8 @@ class SimulatorBank(Motion):
     # -- views -----------------------------------------------------------------------------------------------------
 
     def replace(self, **changes: Any) -> SimulatorBank:
-        """The same bank with other arguments; it keeps its hash unless `content_hash=None` is among them."""
-        kept = {n: getattr(self, _KEPT_AS.get(n, n)) for n in _ARGUMENTS if n not in changes}
-        return SimulatorBank(**kept, **changes)
+        """The same bank with other attributes; it keeps its hash unless `known_hash=None` is among them."""
+        return dataclasses.replace(self, **changes)
 
     @own_defaults()
     def select(self, patients: Patients) -> SimulatorBank:
@@ -170,8 +121,8 @@ class SimulatorBank(Motion):
         index = torch.tensor(positions, device=self.device)
         return self.replace(
             patients=tuple(self.patients[i] for i in positions),
-            worlds={name: world.select(index) for name, world in self.world_data.items()},
-            clinician=self.clinician_treatment[index],
+            world_data={name: world.select(index) for name, world in self.world_data.items()},
+            clinician_treatment=self.clinician_treatment[index],
             context=self.context[index],
         )
 
@@ -188,7 +139,7 @@ class SimulatorBank(Motion):
             raise BankError(
                 f"bank {self.name!r}: world {name!r} has first states {shapes[0]}, the bank's are {shapes[1]}"
             )
-        return self.replace(worlds={**self.world_data, name: world}, content_hash=None)
+        return self.replace(world_data={**self.world_data, name: world}, known_hash=None)
 
     def population(self) -> SimulatorBank:
         """The population simulator: a bank of one patient, `population`."""
@@ -196,9 +147,9 @@ class SimulatorBank(Motion):
             raise BankError(f"bank {self.name!r} has no population simulator; rebuild it with `simulators fit`")
         return self.replace(
             patients=("population",),
-            worlds={"own": self.population_data},
+            world_data={"own": self.population_data},
             current_world="own",
-            clinician=self.clinician_treatment.mean(0, keepdim=True),
+            clinician_treatment=self.clinician_treatment.mean(0, keepdim=True),
             context=self.context.mean(0, keepdim=True),
         )
 
@@ -210,15 +161,15 @@ class SimulatorBank(Motion):
             raise BankError(
                 f"bank {self.name!r}: world {self.current_world!r} has no solution map; use backend='ode' or rebuild it"
             )
-        return self.replace(backend=backend)
+        return self.replace(flow_by=backend)
 
     def to(self, where: torch.device | torch.dtype | str) -> SimulatorBank:
         """The same bank on another device, or in another precision (float64: what datasets are generated in)."""
         return self.replace(
-            worlds={name: world.to(where) for name, world in self.world_data.items()},
-            population=None if self.population_data is None else self.population_data.to(where),
+            world_data={name: world.to(where) for name, world in self.world_data.items()},
+            population_data=None if self.population_data is None else self.population_data.to(where),
             trunk=None if self.trunk is None else self.trunk.to(where),
-            clinician=self.clinician_treatment.to(where),
+            clinician_treatment=self.clinician_treatment.to(where),
             context=self.context.to(where),
         )
 
@@ -232,25 +183,15 @@ class SimulatorBank(Motion):
             "name": self.name,
             "disease": self.disease.name,
             "patients": list(self.patients),
-            "scales": asdict(self.scales),
-            "physics": asdict(self.physics),
+            "scales": dataclasses.asdict(self.scales),
+            "physics": dataclasses.asdict(self.physics),
             "worlds": list(self.worlds),
             "kinds": {name: world.params.kind for name, world in self.world_data.items()},
             "population_kind": None if self.population_data is None else self.population_data.params.kind,
-            "solution_map": None if self.trunk is None else asdict(self.trunk.config),
+            "solution_map": None if self.trunk is None else dataclasses.asdict(self.trunk.config),
             "content_hash": self.content_hash,
             "metadata": self.metadata,
         }
         tensors = {k: t.detach().to("cpu", torch.float32).contiguous().clone() for k, t in self.tensors().items()}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={"medgym": json.dumps(header, sort_keys=True)})
-
-
-_ARGUMENTS = tuple(inspect.signature(SimulatorBank).parameters)
-_KEPT_AS = {
-    "worlds": "world_data",
-    "population": "population_data",
-    "clinician": "clinician_treatment",
-    "backend": "_backend",
-}
-"""Arguments of a bank whose attributes have other names."""

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 
+from medgym_offline.config import check, configuration
 from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import Disease, Dynamics
+from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
 from medgym_offline.errors import BankError
 from medgym_offline.files import code_version, command_line, json_text, read_toml, sha256_file
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["BankRecipe", "build_bank", "cohort_provenance", "read_recipe"]
 
 
-@dataclass(frozen=True)
+@configuration("bank recipe", BankError)
 class BankRecipe:
     """Everything that decides a bank, apart from the cohort table.
 
@@ -52,10 +54,10 @@ class BankRecipe:
     """
 
     name: str
-    patients: int = 110
+    patients: Annotated[int, Field(ge=0)] = 110
     seed: int = 20260101
     population: Literal["mean", "median"] = "mean"
-    spread: float = 1.0
+    spread: Annotated[float, Field(ge=0)] = 1.0
     prior: Any = None
     physics: Any = None
     fit: FitConfig = field(default_factory=FitConfig)
@@ -83,27 +85,16 @@ def read_recipe(path: str | Path) -> BankRecipe:
     """Read a bank recipe (TOML with tables prior, physics, fit, distill, solution_map).
 
     Raises:
-        BankError: Not TOML, or an unknown field.
+        BankError: Not TOML, an unknown field, or a value of another type or out of range.
     """
     values = read_toml(path, BankError)
     model = disease(disease_of_id(str(values.get("name", "")))).load_model()
-    kinds: dict[str, Any] = {
-        "prior": model.prior,
-        "physics": model.physics,
-        "fit": FitConfig,
-        "distill": DistillConfig,
-        "solution_map": SolutionMapConfig,
-    }
-    parts: dict[str, Any] = {}
-    for key, kind in kinds.items():
-        table = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop(key, {}).items()}
-        try:
-            parts[key] = kind(**table)
-        except (TypeError, BankError) as error:
-            raise BankError(f"{path}: table [{key}]: {error}") from None
+    kinds: dict[str, Any] = {"prior": model.prior, "physics": model.physics, "fit": FitConfig, "distill": DistillConfig}
+    kinds["solution_map"] = SolutionMapConfig
+    parts = {key: check(kind, values.pop(key, {}), f"{path}: [{key}]", BankError) for key, kind in kinds.items()}
     try:
         return BankRecipe(**values, **parts)
-    except TypeError as error:
+    except BankError as error:
         raise BankError(f"{path}: {error}") from None
 
 
@@ -129,18 +120,9 @@ def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
     }
 
 
-@dataclass
-class _WorldFit:
-    """One world fitted: a bank of it alone, the population's parameters, what its noise rests on, last losses."""
-
-    bank: SimulatorBank
-    population: Dynamics
-    noise: dict[str, dict[str, Any]]
-    loss: list[float]
-
-
-def _fit_world(data: FitData, parity: int, recipe: BankRecipe, name: str, show: bool) -> _WorldFit:
-    """The world that reads the blocks of one parity; first states are of the whole record."""
+def _fit_world(data: FitData, parity: int, recipe: BankRecipe, name: str, show: bool) -> SimulatorBank:
+    """A bank of the world that reads the blocks of one parity (first states are of the whole record), with what its
+    noise rests on and the last losses."""
     disease, model, count = data.disease, data.disease.load_model(), len(data.patients)
     root, steps = derive_seed(recipe.seed, "world", name), block_steps(parity, disease)
     usable = data.restrict(steps)
@@ -157,21 +139,16 @@ def _fit_world(data: FitData, parity: int, recipe: BankRecipe, name: str, show: 
         disease=disease,
         scales=data.scales,
         physics=recipe.physics,
-        worlds={name: world},
-        population=None,
-        trunk=None,
-        clinician=torch.from_numpy(clinician_schedule(data)),
+        world_data={name: world},
+        clinician_treatment=torch.from_numpy(clinician_schedule(data)),
     )
-    hidden = model.hidden_course(recipe.physics, given, data.u)
-    estimated, found = estimate_noise(bank, usable, hidden)
+    estimated, found = estimate_noise(bank, usable, model.hidden_course(recipe.physics, given, data.u))
     world = replace(world, noise=torch.from_numpy(estimated))
-    return _WorldFit(bank.replace(worlds={name: world}), population.params, found, [population.loss, individuals.loss])
-
-
-def _population_world(fit: _WorldFit, how: str) -> World:
-    """The population's world: shared field, what is given averaged, mean first state."""
-    own, average = fit.bank.current(), fit.bank.disease.load_model().average(fit.population, how)
-    return World(average, own.noise.mean(0, keepdim=True), own.initial.mean(0, keepdim=True))
+    # The population shares its field; what is given of patients, their noise and first states are averaged.
+    average = model.average(population.params, recipe.population)
+    shared = World(average, world.noise.mean(0, keepdim=True), world.initial.mean(0, keepdim=True))
+    facts = {"noise": found, "fit_loss": [population.loss, individuals.loss]}
+    return bank.replace(world_data={name: world}, population_data=shared, metadata=facts)
 
 
 @own_defaults()
@@ -207,8 +184,7 @@ def build_bank(
     data = fit_data(grid, disease)
     names = ("own", "crossfit")
     fits = {name: _fit_world(data, parity, recipe, name, show) for parity, name in enumerate(names)}
-    worlds = {name: fit.bank.current() for name, fit in fits.items()}
-    population = _population_world(fits["own"], recipe.population)
+    worlds, bank = {name: fit.current() for name, fit in fits.items()}, fits["own"]
     never = np.logical_not(data.mask.any(axis=1))
     metadata: dict[str, Any] = {
         "recipe": asdict(recipe),
@@ -223,17 +199,16 @@ def build_bank(
                 for j, v in enumerate(disease.variables)
             },
         },
-        "noise": {name: fit.noise for name, fit in fits.items()},
-        "fit_loss": {name: fit.loss for name, fit in fits.items()},
+        **{fact: {name: fit.metadata[fact] for name, fit in fits.items()} for fact in ("noise", "fit_loss")},
         **(provenance or {}),
     }
-    bank = fits["own"].bank.replace(worlds=worlds, population=population, metadata=metadata, content_hash=None)
+    bank = bank.replace(world_data=worlds, metadata=metadata)
     if recipe.distill.steps:
         parts = [bank.world("own"), bank.world("crossfit"), bank.population()]
         trunk, codes = distill(parts, recipe.distill, recipe.solution_map, show)
         coded = {n: replace(w, code=code) for (n, w), code in zip(worlds.items(), codes)}
-        population = replace(population, code=codes[2])
-        bank = bank.replace(worlds=coded, population=population, trunk=trunk, backend="map", content_hash=None)
+        population = replace(parts[2].current(), code=codes[2])
+        bank = bank.replace(world_data=coded, population_data=population, trunk=trunk)
         bank.metadata["solution_map_errors"] = map_checks(bank, rows=8)
     bank.metadata["build_seconds"] = round(time.monotonic() - started)
     return bank

@@ -22,7 +22,6 @@ __all__ = [
     "noise_partition",
     "response_curves",
     "schedule_scores",
-    "treatment_effects",
 ]
 
 PIECE = 24
@@ -146,11 +145,6 @@ def response_curves(bank: SimulatorBank, hours: Tensor) -> dict[str, np.ndarray]
             change = bank.trajectory(x, high, hours) - bank.trajectory(x, low, hours)
             out[treatment.name] = change[:, 0, :, : len(bank.disease.variables)].numpy()
     return out
-
-
-def treatment_effects(bank: SimulatorBank, hours: float = 24.0) -> dict[str, np.ndarray]:
-    """:func:`response_curves` after `hours` only: per treatment name, (P, V)."""
-    return {name: curve[:, 0] for name, curve in response_curves(bank, torch.tensor([hours])).items()}
 
 
 def noise_partition(

@@ -65,9 +65,11 @@ class FitData:
 
     def first_state(self) -> np.ndarray:
         """(P, V) first observed value of each variable; 0 (the cohort's mean) where it was never observed."""
-        index = self.mask.argmax(1)
-        first = np.take_along_axis(self.values, index[:, None], 1)[:, 0]
-        return np.where(self.mask.any(1), first, 0.0).astype(np.float32)
+        return _first(self.values, self.mask).astype(np.float32)
+
+
+def _first(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.where(mask.any(1), np.take_along_axis(values, mask.argmax(1)[:, None], 1)[:, 0], 0.0)
 
 
 def cohort_scales(grid: GridCohort, disease: Disease) -> Scales:
@@ -116,8 +118,7 @@ def start_states(values: np.ndarray, mask: np.ndarray, disease: Disease) -> np.n
         (P, T, V).
     """
     patients, hours, count = values.shape
-    first = np.where(mask.any(1), np.take_along_axis(values, mask.argmax(1)[:, None], 1)[:, 0], 0.0)
-    last = first.copy()
+    last = _first(values, mask)
     decay = np.exp(-1.0 / SMOOTHING_STEPS)
     total, weight = np.zeros((patients, count)), np.zeros((patients, count))
     out = np.empty((patients, hours, count), np.float32)

@@ -8,18 +8,20 @@ afterwards (:mod:`.map_checks`); as training losses they did not help.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.config import configuration
 from medgym_offline.defaults import own_defaults
+from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import torch_generator
 from medgym_offline.simulators.bank import SimulatorBank
-from medgym_offline.simulators.fit import warm_cosine
+from medgym_offline.simulators.fit import optimize
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
 
 __all__ = ["CHECK_SD", "DistillConfig", "distill", "random_treatments"]
@@ -31,7 +33,7 @@ START_SD, CHECK_SD = (0.3, 0.0, 0.1), (0.15, 0.0, 0.05)
 pool."""
 
 
-@dataclass(frozen=True)
+@configuration("distill", BankError)
 class DistillConfig:
     """How the solution map is trained.
 
@@ -103,11 +105,6 @@ def distill(
     with torch.no_grad():
         x, u, curve = _pool(banks, config)
     times = torch.tensor(TIMES)
-    tensors = {**learned.tensors(), "code": learned.code}
-    for t in tensors.values():
-        t.requires_grad_(True)
-    optimizer = torch.optim.Adam(list(tensors.values()), lr=config.lr)
-    schedule = warm_cosine(optimizer, config.steps, 0.15)
     lower, upper = banks[0].lower, banks[0].upper
     split = np.cumsum([0, *sizes])
 
@@ -116,25 +113,22 @@ def distill(
         parts = zip(banks, split[:-1], split[1:])
         inputs = torch.cat([learned.inputs(b.field, x[a:z], u[a:z], b.relaxation, lower, upper) for b, a, z in parts])
     rows = torch.arange(total).unsqueeze(1)
+
+    def loss_of() -> tuple[Tensor, Tensor]:
+        pick = torch.randint(0, x.shape[1], (total, config.batch), generator=g)
+        at = torch.randint(0, len(TIMES), (total, config.batch, config.times), generator=g)
+        target = curve[rows.unsqueeze(-1), pick.unsqueeze(-1), at]
+        change = learned.basis(times[at]) @ learned.amplitudes(inputs[rows, pick], dim)
+        raw = x[rows, pick].unsqueeze(-2) + change
+        # Where the truth sits at a bound, beyond it is as good as at it; elsewhere the prediction is not clamped, since
+        # a clamped one has no gradient to come back.
+        held = (target <= lower) | (target >= upper)
+        error = torch.where(held, raw.clamp(lower, upper), raw) - target
+        loss = 2.0 * torch.nn.functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
+        loss = loss + 2.0 * error.square().clamp(max=4.0).mean()
+        return loss, loss.detach()
+
+    trained = {**learned.tensors(), "code": learned.code}
     with Progress("distill solution map", config.steps, enabled=show) as progress:
-        for _ in range(config.steps):
-            pick = torch.randint(0, x.shape[1], (total, config.batch), generator=g)
-            at = torch.randint(0, len(TIMES), (total, config.batch, config.times), generator=g)
-            target = curve[rows.unsqueeze(-1), pick.unsqueeze(-1), at]
-            change = learned.basis(times[at]) @ learned.amplitudes(inputs[rows, pick], dim)
-            raw = x[rows, pick].unsqueeze(-2) + change
-            # Where the truth sits at a bound, beyond it is as good as at it; elsewhere the prediction is not
-            # clamped, since a clamped one has no gradient to come back.
-            held = (target <= lower) | (target >= upper)
-            error = torch.where(held, raw.clamp(lower, upper), raw) - target
-            loss = 2.0 * torch.nn.functional.smooth_l1_loss(error, torch.zeros_like(error), beta=0.1)
-            loss = loss + 2.0 * error.square().clamp(max=4.0).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            progress.advance(1, loss=float(loss.detach()))
-    for t in tensors.values():
-        t.requires_grad_(False)
-    codes = list(learned.code.detach().split(sizes))
-    return learned, codes
+        optimize(trained, loss_of, config.steps, config.lr, progress, warm=0.15, clip=math.inf)
+    return learned, list(learned.code.detach().split(sizes))

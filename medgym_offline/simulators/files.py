@@ -17,7 +17,7 @@ from medgym_offline.files import release_folder
 from medgym_offline.simulators.bank import FORMAT, SimulatorBank, World
 from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
 
-__all__ = ["list_banks", "load_simulators"]
+__all__ = ["list_banks", "load_simulators", "ship"]
 
 
 def _made(kind: type[Any], values: dict[str, Any]) -> Any:
@@ -60,6 +60,13 @@ def load_simulators(name: str | Path | None = None) -> SimulatorBank:
     if not path.is_file():
         raise BankError(f"{path}: no such bank file; give a path to a .safetensors bank or one of {list_banks()}")
     return _read(path)
+
+
+def ship(bank: SimulatorBank, path: Path | None = None) -> None:
+    """Write a bank to `path`, or to where the release's stand, and say so."""
+    path = path or release_folder("generation") / "banks" / f"{bank.name}.safetensors"
+    bank.save(path)
+    print(f"{path}: {len(bank)} patients, worlds {', '.join(bank.worlds)}, {path.stat().st_size // 1024} KB")
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -105,13 +112,13 @@ def _read(path: Path) -> SimulatorBank:
             disease=of,
             scales=_made(Scales, header["scales"]),
             physics=_made(model.physics, header["physics"]),
-            worlds={name: _world(tensors, name, model.kinds[header["kinds"][name]]) for name in header["worlds"]},
-            population=population,
+            world_data={name: _world(tensors, name, model.kinds[header["kinds"][name]]) for name in header["worlds"]},
+            population_data=population,
             trunk=trunk,
-            clinician=tensors["clinician"],
+            clinician_treatment=tensors["clinician"],
             metadata=header["metadata"],
-            context=tensors.get("context"),
-            content_hash=header["content_hash"],
+            context=tensors.get("context", torch.zeros(0)),
+            known_hash=header["content_hash"],
         )
     except (KeyError, TypeError) as error:
         raise BankError(f"{path}: bank header or tensor missing ({error}); rebuild it with `simulators fit`") from None

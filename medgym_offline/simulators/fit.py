@@ -18,12 +18,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from medgym_offline.config import configuration
 from medgym_offline.diseases.base import Dynamics
 from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
@@ -31,13 +33,13 @@ from medgym_offline.seeds import generator
 from medgym_offline.simulators.data import FitData
 from medgym_offline.simulators.flow import heun_step
 
-__all__ = ["FitConfig", "FittedField", "Watch", "fit_alone", "fit_individuals", "fit_population", "warm_cosine"]
+__all__ = ["FitConfig", "FittedField", "Watch", "fit_alone", "fit_individuals", "fit_population", "optimize"]
 
 Watch = Callable[[int, Dynamics], None]
 """Called as `(steps done, parameters)` every so often during a fit, for early stopping."""
 
 
-@dataclass(frozen=True)
+@configuration("fit", BankError)
 class FitConfig:
     """How the field is fitted.
 
@@ -63,12 +65,8 @@ class FitConfig:
     start_noise: float = 0.1
     pooling: float = 1.0
     weight_decay: float = 0.1
-    recency: float = 0.0
+    recency: Annotated[float, Field(ge=0)] = 0.0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (isinstance(self.recency, (int, float)) and 0.0 <= self.recency < math.inf):
-            raise BankError(f"fit.recency is {self.recency!r}; it is hours, 0 (all hours alike) or more")
 
 
 @dataclass
@@ -146,17 +144,7 @@ def _late(draws: np.ndarray, hours: np.ndarray, recency: float) -> np.ndarray:
     return np.clip(share, 0.0, np.nextafter(1.0, 0.0))
 
 
-def warm_cosine(optimizer: torch.optim.Optimizer, steps: int, warm: float) -> torch.optim.lr_scheduler.LambdaLR:
-    """Learning rate: linear rise over the first `warm` share of `steps`, then a cosine to zero."""
-
-    def factor(step: int) -> float:
-        done = (step + 1) / steps
-        return done / warm if done < warm else 0.5 * (1.0 + math.cos(math.pi * (done - warm) / (1.0 - warm)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-
-
-def _optimize(
+def optimize(
     trained: dict[str, Tensor],
     loss_of: Callable[[], tuple[Tensor, Tensor]],
     steps: int,
@@ -164,17 +152,28 @@ def _optimize(
     progress: Progress,
     stop: int | None = None,
     watch: Callable[[int], None] | None = None,
+    warm: float = 0.2,
+    clip: float = 1.0,
 ) -> float:
-    """Minimize; the learning rate follows a schedule of `steps` steps, of which only the first `stop` are taken."""
+    """Minimize by Adam, gradients clipped at `clip`; the mean of the last 50 losses shown.
+
+    The learning rate rises linearly over the first `warm` share of `steps`, then falls as a cosine to zero; only the
+    first `stop` steps are taken.
+    """
+
+    def rate(step: int) -> float:
+        done = (step + 1) / steps
+        return done / warm if done < warm else 0.5 * (1.0 + math.cos(math.pi * (done - warm) / (1.0 - warm)))
+
     variables = [t.requires_grad_(True) for t in trained.values()]
     optimizer = torch.optim.Adam(variables, lr=lr)
-    schedule = warm_cosine(optimizer, steps, 0.2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     recent: list[float] = []
     for done in range(1, (stop or steps) + 1):
         optimizer.zero_grad(set_to_none=True)
         loss, shown = loss_of()
         loss.backward()
-        torch.nn.utils.clip_grad_value_(variables, 1.0)
+        torch.nn.utils.clip_grad_value_(variables, clip)
         optimizer.step()
         schedule.step()
         recent.append(float(shown))
@@ -213,7 +212,7 @@ def fit_population(
         return data_term + 1e-3 * config.weight_decay * decay, data_term.detach()
 
     with Progress("fit population", config.population_steps, enabled=show) as progress:
-        loss = _optimize(raw, loss_of, config.population_steps, config.population_lr, progress)
+        loss = optimize(raw, loss_of, config.population_steps, config.population_lr, progress)
     return FittedField(model.parameters(raw, physics, fixed), loss, raw)
 
 
@@ -264,7 +263,7 @@ def fit_individuals(
 
     with Progress("fit individuals", last, enabled=show) as progress:
         steps, lr = config.individual_steps, config.individual_lr
-        loss = _optimize(deviation, loss_of, steps, lr, progress, last, look)
+        loss = optimize(deviation, loss_of, steps, lr, progress, last, look)
     raw = {n: t.detach() for n, t in current().items()}
     return FittedField(model.parameters(raw, physics, fixed), loss, raw)
 

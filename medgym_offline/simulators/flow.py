@@ -24,6 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medgym_offline.config import configuration
+from medgym_offline.errors import BankError
+
 __all__ = ["SolutionMap", "SolutionMapConfig", "exponential_step", "heun_step", "solve", "solve_between"]
 
 FieldFunction = Callable[[Tensor, Tensor], Tensor]
@@ -153,7 +156,7 @@ def _first_running(running: Tensor) -> int:
     return int(columns.to(torch.uint8).argmax()) if bool(columns.any()) else running.shape[1]
 
 
-@dataclass(frozen=True)
+@configuration("solution_map", BankError)
 class SolutionMapConfig:
     """Shape of a solution map.
 
@@ -170,10 +173,6 @@ class SolutionMapConfig:
     taus: tuple[float, ...] = (0.7, 1.6, 3.5, 7.5, 16.0, 36.0, 80.0)
     longest: float = 36.0
     skeleton: tuple[float, ...] = (2.0, 6.0, 14.0, 20.0)
-
-    def inputs(self, state_dim: int, treatments: int) -> int:
-        """Width of the trunk's input."""
-        return state_dim * (1 + len(self.skeleton)) + treatments
 
 
 @dataclass
@@ -205,7 +204,7 @@ class SolutionMap:
     ) -> SolutionMap:
         """A map with random trunk and codes, near the identity."""
         g = torch.Generator().manual_seed(seed)
-        n, w, k = config.inputs(state_dim, treatments), config.width, len(config.taus) + 1
+        n, w, k = state_dim * (1 + len(config.skeleton)) + treatments, config.width, len(config.taus) + 1
 
         def uniform(a: int, b: int, gain: float = 1.0) -> Tensor:
             return (2.0 * torch.rand((a, b), generator=g) - 1.0) * gain * (3.0 / a) ** 0.5
@@ -227,10 +226,6 @@ class SolutionMap:
         """Trunk tensors by name (everything but the codes)."""
         names = [f.name for f in dataclasses.fields(self) if f.name not in ("config", "code")]
         return {n: getattr(self, n) for n in names}
-
-    def with_code(self, code: Tensor) -> SolutionMap:
-        """The same trunk with other patients' codes."""
-        return dataclasses.replace(self, code=code)
 
     def to(self, where: torch.device | torch.dtype | str) -> SolutionMap:
         """The same on another device or in another precision."""

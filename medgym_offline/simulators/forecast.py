@@ -12,32 +12,24 @@ first state.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import wilcoxon
+from torch import Tensor
 
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.data import FitData, block_steps
 from medgym_offline.simulators.noise import one_step_residuals
 
-__all__ = [
-    "compare",
-    "examples",
-    "forecast_unseen",
-    "free_rollout",
-    "hidden_course",
-    "paired",
-    "patient_errors",
-    "population_for_all",
-    "rollout_errors",
-]
+__all__ = ["compare", "examples", "follow", "forecast_unseen", "free_rollout", "rollout_errors"]
 
 MODELS = ("ind", "pop", "persistence", "patient mean")
 
 
-def population_for_all(bank: SimulatorBank) -> SimulatorBank:
+def _population_for_all(bank: SimulatorBank) -> SimulatorBank:
     """The population simulator once per patient of `bank`, so that both answer for the same rows."""
     one = bank.population()
     world = one.current("own")
@@ -45,10 +37,10 @@ def population_for_all(bank: SimulatorBank) -> SimulatorBank:
     dynamics: Any = type(world.params)
     params = dynamics(**{n: t[index] for n, t in world.params.tensors().items()})
     copies = World(params, world.noise[index], bank.initial_state(), None)
-    return bank.replace(worlds={"own": copies}, current_world="own", backend="ode")
+    return bank.replace(world_data={"own": copies}, current_world="own", flow_by="ode")
 
 
-def hidden_course(bank: SimulatorBank, data: FitData) -> np.ndarray:
+def _hidden_course(bank: SimulatorBank, data: FitData) -> np.ndarray:
     """(P, T, H) hidden components of the `own` world along a record's treatment; `BankError` if it was not fitted."""
     model = bank.disease.load_model()
     return model.hidden_course(bank.physics, model.given_of(bank.current("own").params), data.u)
@@ -68,12 +60,12 @@ def forecast_unseen(bank: SimulatorBank, data: FitData, parity: int = 1) -> dict
     """
     hours = block_steps(parity, bank.disease)
     errors: dict[str, np.ndarray] = {}
-    errors["ind"], gap, _ = one_step_residuals(bank, data, hidden_course(bank, data))
-    pop = population_for_all(bank)
-    errors["pop"], _, _ = one_step_residuals(pop, data, hidden_course(pop, data))
+    errors["ind"], gap = one_step_residuals(bank, data, _hidden_course(bank, data))
+    pop = _population_for_all(bank)
+    errors["pop"], _ = one_step_residuals(pop, data, _hidden_course(pop, data))
     used = np.isfinite(errors["ind"]) & hours[None, :, None]
     row = np.arange(len(data.patients))[:, None, None]
-    previous = np.maximum(np.arange(data.values.shape[1])[None, :, None] - gap.astype(int), 0)
+    previous = np.maximum(np.arange(data.values.shape[1])[None, :, None] - gap, 0)
     errors["persistence"] = data.values - data.start[row, previous, np.arange(data.values.shape[-1])[None, None]]
     seen = data.restrict(block_steps(1 - parity, bank.disease))
     count = np.maximum(seen.mask.sum(1), 1)
@@ -82,7 +74,7 @@ def forecast_unseen(bank: SimulatorBank, data: FitData, parity: int = 1) -> dict
     return compare({name: errors[name] for name in MODELS}, used)
 
 
-def patient_errors(error: np.ndarray, used: np.ndarray) -> np.ndarray:
+def _patient_errors(error: np.ndarray, used: np.ndarray) -> np.ndarray:
     """(P,) mean absolute error of each patient from errors (P, T, V) at `used`; NaN where none is.
 
     The mean is over variables first, so that what is measured hourly does not drown the laboratory.
@@ -106,7 +98,7 @@ def compare(errors: dict[str, np.ndarray], used: np.ndarray) -> dict[str, Any]:
         of patients where the first model is better, median gain, Wilcoxon p-value.
     """
     out: dict[str, Any] = {"counts": [int(n) for n in used.sum((0, 1))], "models": {}}
-    per_patient = {name: patient_errors(e, used) for name, e in errors.items()}
+    per_patient = {name: _patient_errors(e, used) for name, e in errors.items()}
     for name, error in errors.items():
         e = np.where(used, np.nan_to_num(error), 0.0)
         total = np.maximum(used.sum((0, 1)), 1)
@@ -117,11 +109,11 @@ def compare(errors: dict[str, np.ndarray], used: np.ndarray) -> dict[str, Any]:
             "nmse_mean": round(float(mse.mean()), 4),
         }
     first, *others = per_patient
-    out["paired"] = {name: paired(per_patient[first], per_patient[name], first) for name in others}
+    out["paired"] = {name: _paired(per_patient[first], per_patient[name], first) for name in others}
     return out
 
 
-def paired(first: np.ndarray, other: np.ndarray, name: str = "ind") -> dict[str, float]:
+def _paired(first: np.ndarray, other: np.ndarray, name: str = "ind") -> dict[str, float]:
     """Errors (P,) of a model against another's, over patients who have both: share better, median gain, Wilcoxon p."""
     gain = (other - first)[np.isfinite(other - first)]
     return {
@@ -131,18 +123,22 @@ def paired(first: np.ndarray, other: np.ndarray, name: str = "ind") -> dict[str,
     }
 
 
+def follow(flow: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, schedule: Tensor) -> Tensor:
+    """(P, B, D) and (P, B, H, treatments) -> states after each unit of time, (P, B, H, D)."""
+    out, hour = [], torch.ones(x.shape[:2])
+    with torch.inference_mode():
+        for t in range(schedule.shape[2]):
+            x = flow(x, schedule[:, :, t], hour)
+            out.append(x)
+    return torch.stack(out, 2)
+
+
 def free_rollout(bank: SimulatorBank, data: FitData) -> np.ndarray:
     """(P, T, V) normalized course, hour by hour, of every patient under the charted treatment (solver, no noise)."""
     solver = bank.with_backend("ode")
-    u = torch.from_numpy(data.u)
-    with torch.inference_mode():
-        x = solver.initial_state().unsqueeze(1)
-        hour = torch.ones(x.shape[:2])
-        path = [x]
-        for t in range(u.shape[1] - 1):
-            x = solver.flow(x, u[:, t : t + 1], hour)
-            path.append(x)
-    return torch.cat(path, 1)[..., : data.values.shape[-1]].numpy()
+    first = solver.initial_state().unsqueeze(1)
+    later = follow(solver.flow, first, torch.from_numpy(data.u[:, None, :-1]))[:, 0]
+    return torch.cat([first, later], 1)[..., : data.values.shape[-1]].numpy()
 
 
 def rollout_errors(bank: SimulatorBank, data: FitData) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -157,7 +153,7 @@ def rollout_errors(bank: SimulatorBank, data: FitData) -> tuple[dict[str, Any], 
         (normalized units; NMSE against the variance of the observations), and {"ind", "pop": (P, T, V)}.
     """
     own = bank.world("own")
-    paths = {"ind": free_rollout(own, data), "pop": free_rollout(population_for_all(own), data)}
+    paths = {"ind": free_rollout(own, data), "pop": free_rollout(_population_for_all(own), data)}
     later = np.arange(data.values.shape[1]) > 0
     out: dict[str, Any] = {}
     for name, parity in (("fitted", 0), ("held out", 1)):
@@ -187,9 +183,7 @@ def examples(data: FitData, path: np.ndarray, count: int = 6) -> list[int]:
 
     Among patients with at least four observations of the monitored variable; by mean absolute error.
     """
-    seen = data.mask.sum(1)
-    error = np.where(data.mask, np.abs(path - data.values), 0.0).sum(1) / np.maximum(seen, 1)
-    score = np.where(seen > 0, error, 0.0).sum(1) / np.maximum((seen > 0).sum(1), 1)
+    seen, score = data.mask.sum(1), _patient_errors(path - data.values, data.mask)
     known = np.flatnonzero(seen[:, data.disease.monitored] >= 4)
     known = known if known.size else np.flatnonzero(seen.sum(1) > 0)
     order = known[np.argsort(score[known], kind="stable")]

@@ -65,10 +65,8 @@ class Noise:
     dispersion: float
 
 
-def one_step_residuals(
-    bank: SimulatorBank, data: FitData, hidden: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Forecast errors from the hour of a variable's previous value to its next, at most 12 hours later.
+def interval_residuals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> np.ndarray:
+    """Errors of all intervals of 1 to 12 h that begin and end at an observation of the variable.
 
     Args:
         bank: Simulators, one per patient of `data`, without noise.
@@ -76,54 +74,36 @@ def one_step_residuals(
         hidden: (P, T, H) hidden components at each hour.
 
     Returns:
-        `error` (P, T, V) normalized, NaN where there is none; `gap` (P, T, V) hours; both at the later hour;
-        `forecast` (P, T, V).
+        (12, P, T, V) normalized, at the later hour; NaN where there is no such pair.
     """
-    patients, hours, count = data.values.shape
-    previous = np.full((patients, hours, count), -1)
-    last = np.full((patients, count), -1)
-    for t in range(hours):
-        previous[:, t] = last
-        last = np.where(data.mask[:, t], t, last)
-    gap = np.arange(hours)[None, :, None] - previous
-    usable = data.mask & (previous >= 0) & (gap <= LARGEST_GAP)
-    error = np.full(data.values.shape, np.nan, np.float32)
-    forecast = np.full(data.values.shape, np.nan, np.float32)
-    for step, value in enumerate(_intervals(bank, data, hidden), 1):
-        at = np.arange(step, hours)
-        hit = usable[:, at] & (gap[:, at] == step)
-        error[:, at] = np.where(hit, data.values[:, at] - value, error[:, at])
-        forecast[:, at] = np.where(hit, value, forecast[:, at])
-    return error, np.where(usable, gap, 0), forecast
-
-
-def _intervals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> list[np.ndarray]:
-    """Forecasts 1, 2, ... hours after every hour: element g - 1 is (P, T - g, V), its row t the forecast for t + g."""
     x = torch.from_numpy(np.concatenate([data.start, data.derived, hidden], -1)).float()
     u, hour = torch.from_numpy(data.u), torch.ones(data.u.shape[:2])
-    solver, out = bank.with_backend("ode"), []
+    solver, out = bank.with_backend("ode"), np.full((LARGEST_GAP, *data.values.shape), np.nan, np.float32)
     with torch.inference_mode():
         for step in range(1, min(LARGEST_GAP, data.u.shape[1] - 1) + 1):
-            # All start hours advance together.
+            # All start hours advance together: row t is the forecast from t for t + step.
             x = solver.flow(x, torch.roll(u, -(step - 1), 1), hour)
-            out.append(x[:, : data.u.shape[1] - step, : data.values.shape[-1]].numpy().copy())
+            error = data.values[:, step:] - x[:, :-step, : data.values.shape[-1]].numpy()
+            out[step - 1, :, step:] = np.where(data.mask[:, step:] & data.mask[:, :-step], error, np.nan)
     return out
 
 
-def interval_residuals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> np.ndarray:
-    """Errors of all intervals of 1 to 12 h that begin and end at an observation of the variable.
+def one_step_residuals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Forecast errors from the hour of a variable's previous value to its next, at most 12 hours later.
 
     Args:
-        bank, data, hidden: As for :func:`one_step_residuals`.
+        bank, data, hidden: As for :func:`interval_residuals`.
 
     Returns:
-        (12, P, T, 6) normalized, at the later hour; NaN where there is no such pair.
+        `error` (P, T, V) normalized, NaN where there is none; `gap` (P, T, V) hours; both at the later hour.
     """
-    out = np.full((LARGEST_GAP, *data.values.shape), np.nan, np.float32)
-    for step, value in enumerate(_intervals(bank, data, hidden), 1):
-        pair = data.mask[:, step:] & data.mask[:, :-step]
-        out[step - 1, :, step:] = np.where(pair, data.values[:, step:] - value, np.nan)
-    return out
+    hours = np.arange(data.mask.shape[1])[None, :, None]
+    last = np.maximum.accumulate(np.where(data.mask, hours, -1), 1)
+    previous = np.concatenate([np.full_like(last[:, :1], -1), last[:, :-1]], 1)
+    usable = data.mask & (previous >= 0) & (hours - previous <= LARGEST_GAP)
+    gap = np.where(usable, hours - previous, 0)
+    error = np.take_along_axis(interval_residuals(bank, data, hidden), np.maximum(gap, 1)[None] - 1, 0)[0]
+    return np.where(usable, error, np.float32(np.nan)), gap
 
 
 def noise_variance(error: np.ndarray, default: float) -> Noise:
@@ -144,34 +124,26 @@ def noise_variance(error: np.ndarray, default: float) -> Noise:
     spread = PRIOR_FACTOR ** np.linspace(-4.0, 4.0, 161)
     prior = np.exp(-0.5 * np.linspace(-4.0, 4.0, 161) ** 2)
     level: np.ndarray = np.ones(error.shape[1])
+    sigma, dispersion = default * spread, 1.0
+    found = _posterior(sigma, prior, 0.0, level, 0, dispersion)
     if not seen.any():
-        return _posterior(default * spread, prior, 0.0, level, 0, 1.0)
+        return found
     squared = np.where(seen, error.astype(float), 0.0) ** 2
     squared = np.minimum(squared, CLIP * np.median(squared[seen]) + 1e-9)
     total = (share * squared).sum(2)  # (G, P)
     overall = total.sum() / weight.sum()
     measurement = overall * np.logspace(-3.0, 0.5, 100)
-    sigma, dispersion, found = default * spread, 1.0, None
-    mean: np.ndarray = np.full(len(gap), overall)
     for _ in range(6):
         at_gap, scaled = weight.sum(1), (total / level).sum(1)
         mu = measurement[:, None, None] + sigma[None, :, None] ** 2 * gap  # (M, S, G)
         likelihood = -0.5 * (at_gap * np.log(mu) + scaled / mu).sum(2) / dispersion
         posterior = np.exp(likelihood - likelihood.max()) * prior
         posterior /= posterior.sum()
-        over_m = posterior.sum(1)
-        found = _posterior(
-            sigma,
-            posterior.sum(0),
-            float(np.exp(over_m @ np.log(measurement))),
-            level,
-            int((pairs > 0).sum()),
-            dispersion,
-        )
+        at_zero, observed = float(np.exp(posterior.sum(1) @ np.log(measurement))), int((pairs > 0).sum())
+        found = _posterior(sigma, posterior.sum(0), at_zero, level, observed, dispersion)
         mean = found.measurement + found.sigma**2 * gap
         level = (LEVEL_OBSERVATIONS + (total / mean[:, None]).sum(0)) / (LEVEL_OBSERVATIONS + weight.sum(0))
         dispersion = _dispersion(weight, total / level, mean, gap)
-    assert found is not None
     return found
 
 
@@ -199,7 +171,7 @@ def estimate_noise(
     """Residual noise of every patient.
 
     Args:
-        bank, data, hidden: As for :func:`one_step_residuals`.
+        bank, data, hidden: As for :func:`interval_residuals`.
 
     Returns:
         (P, D) residual SD per square root of the unit of time, normalized; and per variable sigma, its 90 % interval,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease, Dynamics
 from medgym_offline.diseases.scales import Scales
+from medgym_offline.diseases.stacked import NoChoices
 from medgym_offline.errors import BankError
 from medgym_offline.simulators.flow import SolutionMap, solve, solve_between
 
@@ -46,23 +47,57 @@ class World:
         return World(self.params.to(where), self.noise.to(where), self.initial.to(where), code)
 
 
+@dataclass(eq=False, repr=False)
 class Motion:
     """The flow of P patients in the current world of a bank (:class:`~medgym_offline.simulators.bank.SimulatorBank`).
 
     States are normalized, (P, B, D): the disease's components. Treatments are in [0, 1], (P, B, treatments). Times are
     in the disease's unit. All tensors are float32.
+
+    Attributes:
+        name: Name of the bank.
+        patients: One id per patient.
+        disease: The disease simulated.
+        scales: The cohort's affine maps.
+        world_data: `own` and possibly `crossfit` and `true`, each over all patients.
+        clinician_treatment: (P, T, treatments) charted treatment per unit of time, normalized.
+        physics: Strengths of the dynamics that are choices; the disease's own dataclass.
+        population_data: The population model, a world of one patient.
+        trunk: Shared trunk of the solution maps (its codes are unused), or None.
+        metadata: Provenance; plain JSON types.
+        context: (P, C) what is known of the patients, in the order of `disease.context`.
+        flow_by: "map" (solution map) or "ode" (solver). A world without codes of the map is solved whatever it says: a
+            known truth is not approximated.
+        current_world: The world it is in; `own`, or the first.
+        known_hash: The hash of the file, or of the bank that it was selected from; None: of what is in it.
+        lower, upper: (D,) normalized bounds.
     """
 
     name: str
+    patients: tuple[str, ...]
     disease: Disease
     scales: Scales
-    physics: Any
-    trunk: SolutionMap | None
-    current_world: str
     world_data: dict[str, World]
-    lower: Tensor
-    upper: Tensor
-    _backend: Backend
+    clinician_treatment: Tensor
+    physics: Any = field(default_factory=NoChoices)
+    population_data: World | None = None
+    trunk: SolutionMap | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    context: Tensor = field(default_factory=lambda: torch.zeros(0))
+    flow_by: Backend = "map"
+    current_world: str = ""
+    known_hash: str | None = None
+    lower: Tensor = field(init=False)
+    upper: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.patients, self.metadata = tuple(self.patients), dict(self.metadata)
+        self.current_world = self.current_world or ("own" if "own" in self.world_data else next(iter(self.world_data)))
+        # All of the precision and on the device of the rest.
+        like = self.current().noise
+        if not self.context.numel():
+            self.context = like.new_zeros(len(self.patients), len(self.disease.context))
+        self.lower, self.upper = (torch.from_numpy(b).to(like) for b in self.scales.bounds(self.disease))
 
     def current(self, world: str | None = None) -> World:
         """Tensors of the current world, or of the one named."""
@@ -86,7 +121,7 @@ class Motion:
     @property
     def backend(self) -> Backend:
         """How the current world's flow is computed."""
-        return self._backend if self.trunk is not None and self.current().code is not None else "ode"
+        return self.flow_by if self.trunk is not None and self.current().code is not None else "ode"
 
     @property
     def padding(self) -> str:
@@ -153,7 +188,7 @@ class Motion:
             if interval is not None:
                 return solve_between(self.field, x, u, interval, times, self.lower, self.upper, step)
             return solve(self.field, x, u, times, self.lower, self.upper, step)
-        return self.trunk.with_code(world.code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
+        return replace(self.trunk, code=world.code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
 
     def _path(self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None) -> Tensor:
         dynamics: Any = self.current().params

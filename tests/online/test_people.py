@@ -126,7 +126,7 @@ def test_only_train_people_are_learned_from_and_the_file_says_so(bank, scope, tm
     people = [clusters(bank, ids[:2], ids[2:]), Contexts(bank.patients, EMBEDDINGS, ASKED)]
     policies = []
     given = {"recipe": RECIPE, "split": "train", "people": people}
-    for number, one in enumerate((bank, bank.replace(worlds={**bank.world_data, "own": changed}))):
+    for number, one in enumerate((bank, bank.replace(world_data={**bank.world_data, "own": changed}))):
         (path,) = train_behavior_files(one, [(scope, "adaptive")], tmp_path / str(number), False, **given)
         policies.append(load_policy(path))
     assert same(*policies)

@@ -77,7 +77,7 @@ def test_a_bank_that_fails_is_written_down_and_named(tiny_bank, cohort, tmp_path
     own, crossfit = (tiny_bank.world_data[name] for name in tiny_bank.worlds)
     worlds = {"own": own, "crossfit": replace(crossfit, code=trunk.code)}
     physics, metadata = replace(tiny_bank.physics, extension=False), {"cohort": {"never_given": ["fluids"]}}
-    bank = tiny_bank.replace(worlds=worlds, physics=physics, trunk=trunk, backend="map", metadata=metadata)
+    bank = tiny_bank.replace(world_data=worlds, physics=physics, trunk=trunk, metadata=metadata)
     bank.save(tmp_path / "bank.safetensors")
     cohort.write(tmp_path / "cohort.parquet")
     arguments = (tmp_path / "bank.safetensors", "--cohort", tmp_path / "cohort.parquet", "--output", tmp_path / "out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +12,12 @@ from medgym_offline.diseases import base
 from medgym_offline.diseases.anesthesia import severity as rules
 from medgym_offline.diseases.base import Channel, Component, Cost, Feature, SignCheck, Treatment, View
 from medgym_offline.diseases.scales import Array
+from medgym_offline.lazy import imported_late
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from medgym_offline.diseases.anesthesia.typical import effect_site
 
 __all__ = ["AHEAD_SCALE", "ANNOUNCEMENT_ERROR", "DISEASE", "SLOTS", "effect_site"]
 
@@ -65,7 +68,7 @@ def _draw(random: np.random.Generator, context: np.ndarray, horizon: float, epis
 def _observe(sight: base.Sight) -> Tensor:
     import torch
 
-    from medgym_offline.diseases.anesthesia.stack import usual
+    from medgym_offline.diseases.anesthesia.flow import usual
     from medgym_offline.diseases.anesthesia.stimulation import schedule_of
 
     numbers = usual(sight.time) if sight.exogenous is None else sight.exogenous
@@ -161,11 +164,5 @@ DISEASE = base.Disease(
 )
 """General anesthesia."""
 
-
-def __getattr__(name: str) -> Any:
-    # Torch is imported when the function is asked for, not when diseases are listed.
-    if name == "effect_site":
-        from medgym_offline.diseases.anesthesia.typical import effect_site
-
-        return effect_site
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Torch is imported when the function is asked for, not when diseases are listed.
+__getattr__ = imported_late(__name__, {"typical": ["effect_site"]})

@@ -6,7 +6,6 @@ python -m medgym_offline.diseases.anesthesia.bank OUTPUT.safetensors
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,15 @@ from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.anesthesia import DISEASE, SLOTS
 from medgym_offline.diseases.anesthesia.clinician import RECORD_TICKS, Records, record_operations
 from medgym_offline.diseases.anesthesia.fit import fit_surrogate
+from medgym_offline.diseases.anesthesia.flow import FIRST, Law
 from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
-from medgym_offline.diseases.anesthesia.stack import FIRST, Stacked
 from medgym_offline.diseases.anesthesia.surrogate import Surrogate
 from medgym_offline.diseases.anesthesia.truth import Truth, published
-from medgym_offline.diseases.model import WorldsOnly
-from medgym_offline.files import release_folder
+from medgym_offline.diseases.stacked import WorldsOnly
 from medgym_offline.simulators.bank import SimulatorBank, World
+from medgym_offline.simulators.files import ship
 
-__all__ = ["MODEL", "build_anesthesia", "main"]
+__all__ = ["MODEL", "build_anesthesia"]
 
 _NAME = "anesthesia-v0"
 
@@ -37,11 +36,11 @@ MODEL = WorldsOnly(
 )
 
 
-def _world(law: Stacked) -> World:
+def _world(law: Law) -> World:
     first = law.first_state()
     first = torch.nn.functional.pad(first, (0, FIRST + SLOTS - first.shape[-1]))
     # What is unexplained comes with the operation, minute by minute, not as residual noise of a decision.
-    return World(law, torch.zeros_like(first), DISEASE.default_scales().normalize(DISEASE, first))  # type: ignore[arg-type]
+    return World(law, torch.zeros_like(first), DISEASE.default_scales().normalize(DISEASE, first))
 
 
 def _charted(records: Records) -> Tensor:
@@ -53,19 +52,11 @@ def _charted(records: Records) -> Tensor:
 
 
 @own_defaults()
-def build_anesthesia(
-    people: Patients | None = None, name: str = _NAME, own: Sequence[int] = (0,), crossfit: Sequence[int] = (1,)
-) -> SimulatorBank:
-    """The bank of `people` (the release's 110): worlds `own`, `crossfit` and `true`, and the population.
-
-    Args:
-        people: P patients.
-        name: Of the bank.
-        own, crossfit: Numbers of the recorded operations that the worlds are fitted to, 0 to 5; of three, say (0, 2, 4)
-            and (1, 3, 5).
-    """
+def build_anesthesia(people: Patients | None = None, name: str = _NAME) -> SimulatorBank:
+    """The bank of `people` (the release's 110): worlds `own` and `crossfit`, fitted to the first and to the second
+    recorded operation of each, `true`, and the population."""
     people = load_patients() if people is None else people
-    records = [record_operations(people, numbers) for numbers in (own, crossfit)]
+    records = [record_operations(people, numbers) for numbers in ((0,), (1,))]
     first, second = (fit_surrogate(people, some) for some in records)
     middle = Surrogate(first.center.values[:1], first.center.lag.mean(0, keepdim=True), first.center.noise[:1])
     split = {side: [p for p, s in zip(people.ids, people.split) if s == side] for side in ("train", "test")}
@@ -76,16 +67,14 @@ def build_anesthesia(
         patients=people.ids,
         disease=DISEASE,
         scales=DISEASE.default_scales(),
-        physics=MODEL.physics(),
-        worlds=worlds,
-        population=_world(middle),
-        trunk=None,
-        clinician=_charted(records[0]),
+        world_data=worlds,
+        population_data=_world(middle),
+        clinician_treatment=_charted(records[0]),
         metadata={
             "license": "MIT",
             "split": split,
-            "own_operations": [o + 1 for o in own],
-            "crossfit_operations": [o + 1 for o in crossfit],
+            "own_operations": [1],
+            "crossfit_operations": [2],
             "record_minutes": RECORD_TICKS // 4,
             "command": f"python -m medgym_offline.diseases.anesthesia.bank {name}.safetensors",
         },
@@ -93,13 +82,7 @@ def build_anesthesia(
     )
 
 
-def main(arguments: list[str]) -> None:
-    """Build and write."""
-    output = Path(arguments[0]) if arguments else release_folder("generation") / "banks" / f"{_NAME}.safetensors"
-    build_anesthesia(name=output.stem).save(output)
-    print(f"{output}: {output.stat().st_size / 1e3:.0f} kB")
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1:])
+    where = Path(sys.argv[1]) if sys.argv[1:] else None
+    ship(build_anesthesia(name=where.stem if where else _NAME), where)

@@ -37,7 +37,6 @@ class Fit:
 
     individual: Surrogate
     center: Surrogate
-    losses: list[float]
 
 
 def predicted_readings(law: Surrogate, records: Records) -> tuple[Tensor, Tensor]:
@@ -83,7 +82,6 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
         bounded = torch.maximum(torch.minimum(logs, high), low).exp()
         return Surrogate(bounded, lag, torch.zeros(len(people), 4) if noise is None else noise)
 
-    losses = []
     for _ in range(iterations):
         optimizer.zero_grad()
         bis, pressure = predicted_readings(law(center + deviation), records)
@@ -97,13 +95,12 @@ def fit_surrogate(people: Patients, records: Records, iterations: int = 100) -> 
         torch.nn.utils.clip_grad_norm_([center, deviation], 500.0)
         optimizer.step()
         decay.step()
-        losses.append(float(loss.detach()))
     with torch.no_grad():
         bis, pressure = predicted_readings(law(center + deviation), records)
         depth = _unexplained(bis - records.bis, records.bis_known, BIS_NOISE)
         circulation = _unexplained(pressure - records.pressure, records.pressure_known, CUFF_NOISE)
         noise = torch.tensor(depth + circulation).expand(len(people), 4).contiguous()
-        return Fit(law(center + deviation, noise), law(center.expand(len(people), -1), noise), losses)
+        return Fit(law(center + deviation, noise), law(center.expand(len(people), -1), noise))
 
 
 def _unexplained(error: Tensor, known: Tensor, reading_noise: float) -> tuple[float, float]:

@@ -9,18 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.severity import BIS_BOUNDS, PRESSURE_BOUNDS
-from medgym_offline.diseases.anesthesia.stimulation import Schedule
+from medgym_offline.diseases.anesthesia.severity import BIS_BOUNDS, NUMBERS, PER_MINUTE, PRESSURE_BOUNDS, phase_of
+from medgym_offline.diseases.anesthesia.stimulation import Schedule, schedule_of
+from medgym_offline.diseases.base import Disease
+from medgym_offline.diseases.scales import Scales, stack_last
+from medgym_offline.diseases.stacked import StackedTensors
 
-__all__ = ["MOST_TICKS", "Course", "Doses", "Law", "combine", "exact_step", "flow", "play", "power", "powers"]
+__all__ = ["FIRST", "MOST_TICKS", "Course", "Doses", "Law", "combine", "exact_step", "flow", "power", "powers", "usual"]
 
 MOST_TICKS = 240
 """An hour, the longest interval: so many steps are computed at once."""
+
+
+FIRST = 8
+"""Components of the bank's state before those that a law hides: bis, pressure, phase, infusing_propofol,
+infusing_norepinephrine, bis_now, bis_before, surgical_bis."""
+
+_USUAL = (7.0, 24.5, 79.5) * 2 + (0.0,) * 11
+
+
+def usual(like: Tensor) -> Tensor:
+    """(*like.shape, 17) numbers of an operation where none are given: events at the middle times, no stimulation."""
+    return like.new_tensor(_USUAL).expand(*like.shape, -1)
 
 
 @dataclass(frozen=True)
@@ -36,26 +51,6 @@ class Doses:
         return Doses(*(dose[..., tick] for dose in vars(self).values()))
 
 
-class Law(Protocol):
-    """P patients' dynamics; `hidden` names the components of a state (P, E, C) that follow BIS now, BIS a
-    tick ago, BIS as the monitor shows it (late) and mean arterial pressure (mmHg)."""
-
-    hidden: ClassVar[tuple[str, ...]]
-
-    lag: Tensor
-    """(P, 1), see `truth.bis_lag`."""
-
-    def initial_state(self, episodes: int) -> Tensor:
-        """(P, episodes, C): awake, no drug."""
-
-    def course(self, hidden: Sequence[Tensor], doses: Doses, ticks: int) -> Course:
-        """What follows hidden components (P, E) in the ticks after the bolus, under the held rates."""
-
-    def disturbance(self, schedule: Schedule, unexplained: Tensor | None = None, start: Tensor | int = 0) -> Tensor:
-        """(P, E, N, 2) additions to BIS and pressure by stimulation, and by what the law cannot explain: standard
-        normal numbers of each minute (P, E, minutes, 2), the schedule beginning at tick `start`."""
-
-
 @dataclass(frozen=True)
 class Course:
     """After each tick, (P, E, N): BIS and pressure without stimulation, effect-site level, hidden components."""
@@ -64,6 +59,69 @@ class Course:
     pressure: Tensor
     effect: Tensor
     hidden: list[Tensor]
+
+
+class Law(StackedTensors):
+    """P patients' dynamics, a frozen dataclass of tensors, as a world of a bank.
+
+    `hidden` names the components of a state (P, E, C) that follow BIS now, BIS a tick ago, BIS as the monitor shows it
+    (late) and mean arterial pressure (mmHg); `lag` is (P, 1), see `truth.bis_lag`.
+    """
+
+    kind: ClassVar[str]
+    hidden: ClassVar[tuple[str, ...]]
+    lag: Tensor
+
+    def initial_state(self, episodes: int) -> Tensor:
+        """(P, episodes, C): awake, no drug."""
+        raise NotImplementedError
+
+    def course(self, hidden: Sequence[Tensor], doses: Doses, ticks: int) -> Course:
+        """What follows hidden components (P, E) in the ticks after the bolus, under the held rates."""
+        raise NotImplementedError
+
+    def disturbance(self, schedule: Schedule, unexplained: Tensor | None = None, start: Tensor | int = 0) -> Tensor:
+        """(P, E, N, 2) additions to BIS and pressure by stimulation, and by what the law cannot explain: standard
+        normal numbers of each minute (P, E, minutes, 2), the schedule beginning at tick `start`."""
+        raise NotImplementedError
+
+    def first_state(self) -> Tensor:
+        """(P, FIRST + slots) physical state of the bank at the start: awake, no drug."""
+        bis, before, shown, pressure, *hidden = self.initial_state(1)[:, 0].unbind(-1)
+        none = torch.zeros_like(bis)
+        return torch.stack([shown, pressure, none, none, none, bis, before, none, *hidden], -1)
+
+    def path(
+        self,
+        disease: Disease,
+        scales: Scales,
+        physics: Any,
+        x: Tensor,
+        u: Tensor,
+        start: Tensor,
+        ticks: int,
+        exogenous: Tensor | None,
+    ) -> Tensor:
+        """States (P, B, ticks, D) after each tick; see :class:`~medgym_offline.diseases.model.Dynamics`."""
+        if not ticks:
+            return x.new_zeros(*x.shape[:2], 0, x.shape[-1])
+        begin = (start * PER_MINUTE).round().long()
+        schedule = schedule_of(usual(start) if exogenous is None else exogenous, ticks, begin)
+        unexplained = None if exogenous is None else exogenous[..., len(NUMBERS) :].unflatten(-1, (-1, 2))
+        shift = self.disturbance(schedule, unexplained, begin)
+        given = scales.denormalize_treatment(disease, u)
+        columns = {j: scales.physical_column(disease, x[..., j], j) for j in (0, 1, 5, 6)}
+        hidden = x[..., FIRST : FIRST + len(self.hidden)].unbind(-1)
+        state = torch.stack([columns[5], columns[6], columns[0], columns[1], *hidden], -1)
+        bis, before, shown, pressure, *reached, _ = play(self, state, Doses(*given.unbind(-1)), ticks, shift)
+        zero = torch.zeros_like(bis)
+        rate, _, pressor = ((d[..., None] + zero) for d in given.unbind(-1))
+        phase = phase_of(schedule.surgery, schedule.after).to(bis)
+        surgical = bis * schedule.surgery
+        seen = [shown, pressure, phase, rate, pressor, bis, before, surgical]
+        normal = [scales.normal_column(disease, column, j) for j, column in enumerate(seen)]
+        rest = disease.state_dim - FIRST - len(reached)
+        return stack_last([*normal, *reached, *[zero] * rest])
 
 
 def exact_step(rates: Tensor, inputs: Tensor, minutes: float) -> tuple[Tensor, Tensor]:

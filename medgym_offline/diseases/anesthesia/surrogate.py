@@ -15,9 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.flow import MOST_TICKS, Course, Doses, combine, exact_step, power, powers
+from medgym_offline.diseases.anesthesia.flow import MOST_TICKS, Course, Doses, Law, combine, exact_step, power, powers
 from medgym_offline.diseases.anesthesia.severity import PER_MINUTE, TICK_SECONDS
-from medgym_offline.diseases.anesthesia.stack import Stacked
 from medgym_offline.diseases.anesthesia.stimulation import Schedule
 
 __all__ = ["PARAMETERS", "Parameter", "Surrogate", "law_step", "respond"]
@@ -99,7 +98,7 @@ def respond(
 
 
 @dataclass(frozen=True)
-class Surrogate(Stacked):
+class Surrogate(Law):
     """P learned patients.
 
     Attributes:

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medgym_offline.diseases.anesthesia.flow import MOST_TICKS, Course, Doses, combine, exact_step, power, powers
+from medgym_offline.diseases.anesthesia.flow import MOST_TICKS, Course, Doses, Law, combine, exact_step, power, powers
 from medgym_offline.diseases.anesthesia.patients import Patients
 from medgym_offline.diseases.anesthesia.severity import TICK_SECONDS
-from medgym_offline.diseases.anesthesia.stack import Stacked
 from medgym_offline.diseases.anesthesia.stimulation import Schedule
 
 __all__ = ["BIS_AWAKE", "Truth", "bis_lag", "bis_of", "half_effect", "propofol_rates", "published"]
@@ -111,7 +110,7 @@ def bis_of(effect_site: Tensor, ce50: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Truth(Stacked):
+class Truth(Law):
     """P published patients at one length of tick; tensors are (P, 1) unless said.
 
     Attributes:

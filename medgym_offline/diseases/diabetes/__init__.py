@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pkgutil import resolve_name
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medgym_offline.diseases import base
 from medgym_offline.diseases.diabetes.episodes import CONTEXT, EVENTS, FEATURES, SLOTS, VIEWS, clinician, observe
 from medgym_offline.diseases.diabetes.people import TICK
 from medgym_offline.diseases.diabetes.risk import CAP, LOW, VERY_LOW, below, consensus, risk
+from medgym_offline.lazy import imported_late
 
 __all__ = ["DISEASE", "simulate"]
 
 
-def __getattr__(name: str) -> Any:
-    if name != "simulate":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if TYPE_CHECKING:
     from medgym_offline.diseases.diabetes.simulation import simulate
 
-    return simulate
-
+__getattr__ = imported_late(__name__, {"simulation": ["simulate"]})
 
 COMPONENTS = (
     # Center and scale: chosen, where the published patients rest and about how far they stray.

@@ -28,10 +28,11 @@ from medgym_offline.diseases.diabetes.episodes import SLOTS
 from medgym_offline.diseases.diabetes.minimal import fit
 from medgym_offline.diseases.diabetes.people import interpolated, published, splits
 from medgym_offline.diseases.diabetes.truth import truth
-from medgym_offline.diseases.diabetes.worlds import MODEL, Learned, Published
+from medgym_offline.diseases.diabetes.worlds import Learned, Published
 from medgym_offline.errors import BankError
 from medgym_offline.files import code_version
 from medgym_offline.simulators.bank import SimulatorBank, World
+from medgym_offline.simulators.files import ship
 
 __all__ = ["BankRecipe", "build", "learn", "read_recipe"]
 
@@ -94,14 +95,12 @@ def learn(
     charted = scales.normalize_treatment(DISEASE, dose)[:, None].expand(-1, 24, -1)
     return SimulatorBank(
         name=name,
-        patients=patients,
+        patients=tuple(patients),
         disease=DISEASE,
         scales=scales,
-        physics=MODEL.physics(),
-        worlds={**worlds, **(known or {})},
-        population=_world(center, average, center.rest(average, basal)),
-        trunk=None,
-        clinician=charted.contiguous(),
+        world_data={**worlds, **(known or {})},
+        population_data=_world(center, average, center.rest(average, basal)),
+        clinician_treatment=charted.contiguous(),
         context=context,
         metadata={
             **metadata,
@@ -150,9 +149,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("generation/banks"), help="Folder.")
     options = parser.parse_args()
     bank = build(read_recipe(options.recipe))
-    path = options.output / f"{bank.name}.safetensors"
-    bank.save(path)
-    print(f"wrote {path}: {len(bank)} patients, {path.stat().st_size // 1024} KB")
+    ship(bank, options.output / f"{bank.name}.safetensors")
 
 
 if __name__ == "__main__":

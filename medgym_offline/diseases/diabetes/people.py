@@ -3,7 +3,43 @@
 The published parameters (Kovatchev, Breton, Dalla Man and Cobelli, J Diabetes Sci Technol 3:44, 2009) stand in
 `patients.csv`, from the package simglucose (MIT; notice in `patients.csv.LICENSE`): 10 adolescents, 10 adults and 10
 children. An interpolated patient is no measured person: each parameter lies between those of two published patients of
-one age group, on the logarithmic scale, and its steady state is computed from the mixed values.
+one age group, on the logarithmic scale, and its steady state is computed from the mixed values. The table has
+
+    BW    body weight, kg
+    EGPb  basal endogenous glucose production, mg/kg/min
+    Gb    basal glucose, mg/dL
+    kabs  absorption from the gut, 1/min
+    kmax  grinding and fastest gastric emptying, 1/min
+    kmin  slowest gastric emptying, 1/min
+    b     share of a meal left where emptying slows
+    d     share of a meal left where emptying quickens again
+    f     share of absorbed glucose that appears in plasma
+    Vg    glucose volume, dL/kg
+    Vi    insulin volume, L/kg
+    m1    insulin, liver to plasma, 1/min
+    m2    insulin, plasma to liver, 1/min
+    m4    insulin, peripheral clearance, 1/min
+    HEb   basal hepatic extraction of insulin
+    k1    glucose, plasma to tissue, 1/min
+    k2    glucose, tissue to plasma, 1/min
+    Vmx   insulin-dependent uptake, mg/kg/min per pmol/L
+    Km0   tissue glucose at half of the largest uptake, mg/kg
+    p2u   rate of insulin action on uptake, 1/min
+    ki    rate of each insulin delay before the liver, 1/min
+    kp2   liver's glucose effectiveness, 1/min
+    kp3   liver's insulin sensitivity, mg/kg/min per pmol/L
+    ke1   glomerular filtration, 1/min
+    ke2   renal threshold, mg/kg
+    Fsnc  insulin-independent uptake, mg/kg/min
+    kd    insulin, first to second depot, 1/min
+    ka1   insulin absorption from the first depot, 1/min
+    ka2   insulin absorption from the second depot, 1/min
+    ksc   equilibration of the sensor's site, 1/min
+    u2ss  insulin infusion that holds the basal state, pmol/kg/min
+    CR    carbohydrate ratio, g/U
+    CF    correction factor, mg/dL/U
+    age   age, years
+    TDI   total daily insulin, U
 """
 
 from __future__ import annotations
@@ -23,43 +59,8 @@ __all__ = ["AGE_GROUPS", "PARAMETERS", "TICK", "Patients", "find", "interpolated
 
 AGE_GROUPS = ("adolescent", "adult", "child")
 
-PARAMETERS = {
-    "BW": "body weight, kg",
-    "EGPb": "basal endogenous glucose production, mg/kg/min",
-    "Gb": "basal glucose, mg/dL",
-    "kabs": "absorption from the gut, 1/min",
-    "kmax": "grinding and fastest gastric emptying, 1/min",
-    "kmin": "slowest gastric emptying, 1/min",
-    "b": "share of a meal left where emptying slows",
-    "d": "share of a meal left where emptying quickens again",
-    "f": "share of absorbed glucose that appears in plasma",
-    "Vg": "glucose volume, dL/kg",
-    "Vi": "insulin volume, L/kg",
-    "m1": "insulin, liver to plasma, 1/min",
-    "m2": "insulin, plasma to liver, 1/min",
-    "m4": "insulin, peripheral clearance, 1/min",
-    "HEb": "basal hepatic extraction of insulin",
-    "k1": "glucose, plasma to tissue, 1/min",
-    "k2": "glucose, tissue to plasma, 1/min",
-    "Vmx": "insulin-dependent uptake, mg/kg/min per pmol/L",
-    "Km0": "tissue glucose at half of the largest uptake, mg/kg",
-    "p2u": "rate of insulin action on uptake, 1/min",
-    "ki": "rate of each insulin delay before the liver, 1/min",
-    "kp2": "liver's glucose effectiveness, 1/min",
-    "kp3": "liver's insulin sensitivity, mg/kg/min per pmol/L",
-    "ke1": "glomerular filtration, 1/min",
-    "ke2": "renal threshold, mg/kg",
-    "Fsnc": "insulin-independent uptake, mg/kg/min",
-    "kd": "insulin, first to second depot, 1/min",
-    "ka1": "insulin absorption from the first depot, 1/min",
-    "ka2": "insulin absorption from the second depot, 1/min",
-    "ksc": "equilibration of the sensor's site, 1/min",
-    "u2ss": "insulin infusion that holds the basal state, pmol/kg/min",
-    "CR": "carbohydrate ratio, g/U",
-    "CF": "correction factor, mg/dL/U",
-    "age": "age, years",
-    "TDI": "total daily insulin, U",
-}
+_NAMES, *_ROWS = csv.reader(Path(__file__).with_name("patients.csv").read_text(encoding="utf-8").splitlines())
+PARAMETERS = tuple(_NAMES[1:])
 """Columns of the table, in order."""
 
 TICK = 5
@@ -77,7 +78,7 @@ class Patients:
 
     def __getitem__(self, parameter: str) -> np.ndarray:
         """One parameter of all patients, (P,)."""
-        return self.values[:, list(PARAMETERS).index(parameter)]
+        return self.values[:, PARAMETERS.index(parameter)]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -96,11 +97,7 @@ class Patients:
 @functools.cache
 def published() -> Patients:
     """The 30 published patients, `adolescent#001` to `child#010`."""
-    with open(Path(__file__).with_name("patients.csv"), newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return Patients(
-        tuple(row["name"] for row in rows), np.array([[float(row[name]) for name in PARAMETERS] for row in rows])
-    )
+    return Patients(tuple(row[0] for row in _ROWS), np.array([row[1:] for row in _ROWS], float))
 
 
 @functools.cache

@@ -33,27 +33,26 @@ BOLUS_MINUTES = 5
 EATING = 5.0
 """Grams of carbohydrate eaten per minute (as simglucose does)."""
 
-STATE = {
-    "stomach_solid": "q1, mg",
-    "stomach_liquid": "q2, mg",
-    "gut": "q3, mg",
-    "plate": "served and not yet eaten, mg",
-    "meal": "what was in the stomach when the meal began and was eaten since, mg",
-    "insulin_action": "X, pmol/L",
-    "delayed_insulin_at_liver": "Id, pmol/L",
-    "delayed_insulin": "I1, pmol/L",
-    "plasma_insulin": "Ip, pmol/kg",
-    "liver_insulin": "Il, pmol/kg",
-    "second_depot": "S2, pmol/kg",
-    "first_depot": "S1, pmol/kg",
-    "plasma_glucose": "Gp, mg/kg",
-    "tissue_glucose": "Gt, mg/kg",
-    "sensor_glucose": "Gs, mg/kg",
-}
-"""Components of a state, in order: five of the gut, seven of insulin, three of glucose."""
 GUT, INSULIN = slice(0, 5), slice(5, 12)
 PLASMA, TISSUE, SENSOR = 12, 13, 14
-"""Where they stand in a state."""
+"""Where they stand in a state, whose components are
+
+    stomach_solid             q1, mg
+    stomach_liquid            q2, mg
+    gut                       q3, mg
+    plate                     served and not yet eaten, mg
+    meal                      what was in the stomach when the meal began and was eaten since, mg
+    insulin_action            X, pmol/L
+    delayed_insulin_at_liver  Id, pmol/L
+    delayed_insulin           I1, pmol/L
+    plasma_insulin            Ip, pmol/kg
+    liver_insulin             Il, pmol/kg
+    second_depot              S2, pmol/kg
+    first_depot               S1, pmol/kg
+    plasma_glucose            Gp, mg/kg
+    tissue_glucose            Gt, mg/kg
+    sensor_glucose            Gs, mg/kg
+"""
 
 _REACH = [(6, slice(7)), (5, slice(6)), (4, slice(5)), (3, slice(5)), (2, slice(1, 3)), (1, slice(1, 2)), (0, slice(1))]
 """Components of insulin and those that each of them reaches; the rest of the matrix exponential is zero."""

@@ -20,9 +20,8 @@ from medgym_offline.diseases.diabetes.meals import served
 from medgym_offline.diseases.diabetes.minimal import advance
 from medgym_offline.diseases.diabetes.people import TICK, Patients
 from medgym_offline.diseases.diabetes.truth import Gut, Truth, absorb, follow, start, truth
-from medgym_offline.diseases.model import WorldsOnly
 from medgym_offline.diseases.scales import Scales
-from medgym_offline.diseases.stacked import StackedTensors
+from medgym_offline.diseases.stacked import StackedTensors, WorldsOnly
 
 __all__ = ["MODEL", "Learned", "Published"]
 

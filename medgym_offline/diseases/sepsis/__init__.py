@@ -4,23 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pkgutil import resolve_name
-from typing import Any
 
 import numpy as np
 
-from medgym_offline.diseases.base import (
-    Component,
-    Cost,
-    Course,
-    Disease,
-    Metric,
-    Process,
-    Severity,
-    SignCheck,
-    Subgroup,
-    Treatment,
-)
-from medgym_offline.diseases.scales import Array
+from medgym_offline.diseases import base
+from medgym_offline.diseases.base import Component, Course, Metric, SignCheck, Treatment
 from medgym_offline.diseases.sepsis.seen import VIEWS
 from medgym_offline.diseases.sepsis.severity import LACTATE, cost, cost_level, sofa, sofa_components
 
@@ -62,18 +50,6 @@ _LACTATE_FLOOR = 0.1  # mmol/L, below what a blood gas analyzer reports; keeps t
 CLEARANCE_HOURS = 6.0
 
 
-def _severity(state: Array, dose: Array) -> Array:
-    return sofa(state, dose[..., VASOPRESSOR])
-
-
-def _parts(state: Array, dose: Array) -> Array:
-    return sofa_components(state, dose[..., VASOPRESSOR])
-
-
-def _burden(u: Array) -> Array:
-    return 0.2 * u[..., VASOPRESSOR]
-
-
 def _mean(course: Course) -> np.ndarray:
     return course.component("lactate")[..., :: course.stride].mean(-1)
 
@@ -85,12 +61,9 @@ def _clearance(course: Course) -> np.ndarray:
     return 100.0 * (start - later) / np.maximum(start, _LACTATE_FLOOR)
 
 
-def _hours_above(level: float) -> Any:
-    def compute(course: Course) -> np.ndarray:
-        above = (course.component("lactate") > level).astype(float)
-        return (np.diff(course.times) * (above[..., 1:] + above[..., :-1]) / 2.0).sum(-1)
-
-    return compute
+def _hours_above(course: Course, level: float) -> np.ndarray:
+    above = (course.component("lactate") > level).astype(float)
+    return (np.diff(course.times) * (above[..., 1:] + above[..., :-1]) / 2.0).sum(-1)
 
 
 def _vasopressor(course: Course) -> np.ndarray:
@@ -101,26 +74,33 @@ def _fluids(course: Course) -> np.ndarray:
     return (course.dose("fluids") * course.dt).sum(-1) / 1000.0
 
 
+_ABOVE = "time above {} mmol/L, 0.25 h grid"
 METRICS = (
     Metric("lactate_mean", "Lactate", "mmol/L", -1, 2, "mean over the hours 0..96", _mean),
     Metric("lactate_clearance_6h", "Clearance at 6 h", "%", 1, 1, "100 (l(0) - l(6)) / l(0)", _clearance),
     *(
         Metric(
-            f"hours_lactate_above_{n}", f"Lactate above {n}", "h", -1, 1, f"time above {n} mmol/L, 0.25 h grid", above
+            f"hours_lactate_above_{n}",
+            f"Lactate above {n}",
+            "h",
+            -1,
+            1,
+            _ABOVE.format(n),
+            partial(_hours_above, level=n),
         )
-        for n, above in ((2, _hours_above(2.0)), (4, _hours_above(4.0)))
+        for n in (2, 4)
     ),
     Metric("vasopressor_total", "Vasopressor", "mg/kg", 0, 2, "norepinephrine equivalents given in 96 h", _vasopressor),
     Metric("fluids_total", "Fluids", "L", 0, 1, "fluids given in 96 h", _fluids),
 )
 
 
-DISEASE = Disease(
+DISEASE = base.Disease(
     name="sepsis",
     label="sepsis",
     components=COMPONENTS,
     treatments=TREATMENTS,
-    process=Process(
+    process=base.Process(
         horizon=96.0,
         min_interval=0.5,
         max_interval=36.0,
@@ -129,19 +109,19 @@ DISEASE = Disease(
         reference_interval=4.8,  # 96 h / 20
         remission=(2.0, 12.0),  # chosen: less than the change of SOFA that defines sepsis, for half a day
     ),
-    severity=Severity(
+    severity=base.Severity(
         "sofa",
         "SOFA surrogate",
         "points",
-        _severity,
-        _burden,
+        lambda state, dose: sofa(state, dose[..., VASOPRESSOR]),
+        lambda u: 0.2 * u[..., VASOPRESSOR],
         parts=("respiratory", "hepatic", "neurologic", "renal", "cardiovascular"),
-        score_parts=_parts,
+        score_parts=lambda state, dose: sofa_components(state, dose[..., VASOPRESSOR]),
         definition="a smooth SOFA surrogate",
         burden_text="0.2 x normalized vasopressor",
     ),
     costs=(
-        Cost(
+        base.Cost(
             "lactate",
             "lactate",
             4.0,  # septic shock in the Sepsis-3 and SSC definitions takes 2 with vasopressors; 4 is SSC's high risk
@@ -156,10 +136,10 @@ DISEASE = Disease(
     metrics=METRICS,
     subgroups=(
         # mmol/L: raised, and the level of high risk in the SSC guideline.
-        Subgroup(
+        base.Subgroup(
             "initial lactate", "initial_lactate", lambda state, severity: state[..., LACTATE], (2.0, 4.0), "mmol/L"
         ),
-        Subgroup("initial SOFA", "initial_sofa", lambda state, severity: severity),
+        base.Subgroup("initial SOFA", "initial_sofa", lambda state, severity: severity),
     ),
     sign_checks=(
         SignCheck("FiO2 raises PaO2", "fio2", "pao2", 1, 0.95),

@@ -31,9 +31,11 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from medgym_offline.config import configuration
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales, stack_last
 from medgym_offline.diseases.stacked import StackedTensors
+from medgym_offline.errors import BankError
 
 __all__ = ["K_MAX", "K_MIN", "FieldParameters", "Physics", "Rates", "balance_rate", "field", "supply"]
 
@@ -41,7 +43,8 @@ __all__ = ["K_MAX", "K_MIN", "FieldParameters", "Physics", "Rates", "balance_rat
 class Rates(NamedTuple):
     """The fourteen rates of the paper's prior, per hour, none negative (arXiv 2606.01028, eqs. 7 to 12).
 
-    Each names what it acts on and what by; k1 to k14 in the order of the equations.
+    Each names what it acts on and what by; k1 to k14 in the order of the equations. The defaults are upper bounds
+    (chosen: no effect faster than two hours, bilirubin slower than half a day).
 
     Attributes:
         pao2_to_fio2: Pull of PaO2 towards what FiO2 sustains.
@@ -60,39 +63,24 @@ class Rates(NamedTuple):
         bilirubin_clearance: Clearance of bilirubin above the cohort's mean.
     """
 
-    pao2_to_fio2: Any
-    pao2_by_lactate: Any
-    pao2_by_fluids: Any
-    spo2_to_pao2: Any
-    gcs_by_lactate: Any
-    gcs_by_hypoxia: Any
-    lactate_by_vasopressor: Any
-    lactate_clearance: Any
-    lactate_by_fluids: Any
-    urine_by_fluids: Any
-    urine_by_lactate: Any
-    urine_by_vasopressor: Any
-    bilirubin_by_lactate: Any
-    bilirubin_clearance: Any
+    pao2_to_fio2: Any = 0.5
+    pao2_by_lactate: Any = 0.1
+    pao2_by_fluids: Any = 0.05
+    spo2_to_pao2: Any = 0.3
+    gcs_by_lactate: Any = 0.1
+    gcs_by_hypoxia: Any = 0.1
+    lactate_by_vasopressor: Any = 0.5
+    lactate_clearance: Any = 0.5
+    lactate_by_fluids: Any = 0.1
+    urine_by_fluids: Any = 0.5
+    urine_by_lactate: Any = 0.1
+    urine_by_vasopressor: Any = 0.1
+    bilirubin_by_lactate: Any = 0.05
+    bilirubin_clearance: Any = 0.1
 
 
-K_MAX = Rates(
-    pao2_to_fio2=0.5,
-    pao2_by_lactate=0.1,
-    pao2_by_fluids=0.05,
-    spo2_to_pao2=0.3,
-    gcs_by_lactate=0.1,
-    gcs_by_hypoxia=0.1,
-    lactate_by_vasopressor=0.5,
-    lactate_clearance=0.5,
-    lactate_by_fluids=0.1,
-    urine_by_fluids=0.5,
-    urine_by_lactate=0.1,
-    urine_by_vasopressor=0.1,
-    bilirubin_by_lactate=0.05,
-    bilirubin_clearance=0.1,
-)
-"""Upper bounds, per hour. Chosen: no effect faster than two hours, bilirubin slower than half a day."""
+K_MAX = Rates()
+"""Upper bounds, per hour."""
 
 K_MIN = Rates(*(14 * (0.0,)))._replace(spo2_to_pao2=0.08, lactate_by_fluids=0.05, urine_by_fluids=0.06)
 """Lower bounds. Chosen: three effects that physiology is sure of and one stay is too confounded to show: oxygen
@@ -109,7 +97,7 @@ RATE_BOUND = (1.0, 2.0, 0.2, 0.5, 2.0, 2.0)
 """Smooth bound of the physics per variable (SpO2, PaO2, bilirubin, GCS, urine, lactate), per hour."""
 
 
-@dataclass(frozen=True)
+@configuration("physics", BankError)
 class Physics:
     """Strengths that are choices, not estimates; stored in every bank.
 
@@ -274,14 +262,10 @@ def field(disease: Disease, scales: Scales, physics: Physics, params: FieldParam
         if physics.growing_overload:
             d_lactate = d_lactate + k.lactate_by_fluids * overload * fluids
             overload = torch.log1p(beyond)
-        d_lactate = (
-            d_lactate
-            + physics.lactate * harm[..., 0] * unmet
-            + (k.lactate_by_vasopressor + physics.ischaemia[0]) * excess
-        )
-        d_urine = (
-            d_urine - physics.urine * harm[..., 1] * unmet - (k.urine_by_vasopressor + physics.ischaemia[1]) * excess
-        )
+        d_lactate = d_lactate + physics.lactate * harm[..., 0] * unmet
+        d_lactate = d_lactate + (k.lactate_by_vasopressor + physics.ischaemia[0]) * excess
+        d_urine = d_urine - physics.urine * harm[..., 1] * unmet
+        d_urine = d_urine - (k.urine_by_vasopressor + physics.ischaemia[1]) * excess
         d_urine = d_urine - physics.overload[2] * overload
         d_gcs = d_gcs - physics.gcs * harm[..., 2] * unmet
         d_pao2 = d_pao2 - physics.overload[0] * overload

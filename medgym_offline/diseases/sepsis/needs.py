@@ -8,12 +8,12 @@ tell is drawn from the prior: a lognormal factor on each of the three numbers, f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
+from medgym_offline.config import configuration
 from medgym_offline.diseases.sepsis.field import Physics, supply
+from medgym_offline.errors import BankError
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.data import FitData
 
@@ -24,7 +24,7 @@ LACTATE_SHARE = 0.35
 DRAW_SD = 0.1
 
 
-@dataclass(frozen=True)
+@configuration("prior", BankError)
 class NeedPrior:
     """Prior of a patient's need, as if it had been seen for some hours.
 
@@ -84,9 +84,7 @@ def estimate_need(
         need[better] = np.concatenate([coefficient, np.full((patients, 1), tau)], 1)[better]
     draws = np.stack([generator(root, "prior-need", p).normal(0.0, DRAW_SD, 3) for p in data.patients])
     need *= np.exp(draws)
-    return np.stack([need[:, 0].clip(0.02, 1.5), need[:, 1].clip(0.05, 2.0), need[:, 2].clip(4.0, 40.0)], 1).astype(
-        np.float32
-    )
+    return np.clip(need, (0.02, 0.05, 4.0), (1.5, 2.0, 40.0)).astype(np.float32)
 
 
 def shock_course(physics: Physics, need: np.ndarray, u: np.ndarray) -> np.ndarray:

@@ -42,22 +42,15 @@ def draw_threshold(root: int, patients: Sequence[str]) -> np.ndarray:
     return np.stack([ischaemia, overload, hyperoxia], 1).astype(np.float32)
 
 
-def prior_parameters(root: int, patients: Sequence[str], hidden: int = RESIDUAL_HIDDEN) -> FieldParameters:
+def prior_parameters(root: int, patients: Sequence[str]) -> FieldParameters:
     """Parameters drawn from the prior: rates around a fifth of their bounds, needs lognormal, a small residual."""
-    count = len(patients)
+    count, hidden = len(patients), RESIDUAL_HIDDEN
     streams = [generator(root, "prior-field", p) for p in patients]
     normal = np.stack([g.normal(size=14 + 6 + 6 + 3) for g in streams])
     k = np.array(K_MAX) / (1.0 + np.exp(1.4 - 0.4 * normal[:, :14]))
     set_point = 0.5 * normal[:, 14:20]
     reversion = R_MAX / (1.0 + np.exp(1.2 - 0.3 * normal[:, 20:26]))
-    need = np.stack(
-        [
-            0.35 * np.exp(0.5 * normal[:, 26]),
-            0.8 * np.exp(0.5 * normal[:, 27]),
-            14.0 * np.exp(0.4 * normal[:, 28]),
-        ],
-        1,
-    )
+    need = np.array([0.35, 0.8, 14.0]) * np.exp(np.array([0.5, 0.5, 0.4]) * normal[:, 26:])
 
     def tensor(a: np.ndarray) -> torch.Tensor:
         return torch.tensor(np.asarray(a, np.float32))
@@ -88,7 +81,7 @@ def prior_bank(patients: int = 8, seed: int = 0) -> SimulatorBank:
 
     Not a model of anybody: it is for tests and for trying code without a fitted bank.
     """
-    ids = [f"prior/{i}" for i in range(patients)]
+    ids = tuple(f"prior/{i}" for i in range(patients))
     scales = DISEASE.default_scales()
     noise = torch.tensor([c.noise for c in DISEASE.components]).repeat(patients, 1)
     worlds = {}
@@ -110,10 +103,9 @@ def prior_bank(patients: int = 8, seed: int = 0) -> SimulatorBank:
         patients=ids,
         scales=scales,
         physics=Physics(),
-        worlds=worlds,
-        population=population,
-        trunk=None,
-        clinician=torch.tensor(clinician.astype(np.float32)),
+        world_data=worlds,
+        population_data=population,
+        clinician_treatment=torch.tensor(clinician.astype(np.float32)),
         disease=DISEASE,
         metadata={"source": "prior draws, fitted to nobody", "seed": seed},
     )

@@ -35,11 +35,12 @@ from medgym_offline.diseases.sepsis.twin_people import TwinPatients
 from medgym_offline.errors import BankError
 from medgym_offline.seeds import derive_seed, generator
 from medgym_offline.simulators.bank import SimulatorBank
+from medgym_offline.simulators.forecast import follow
 
 __all__ = ["Model", "TrueCases", "bank_model", "score", "true_cases", "truth_checks"]
 
 LEADS = (4, 24)
-STARTS = tuple(range(0, 72, 6))
+STARTS = list(range(0, 72, 6))
 
 
 @dataclass(frozen=True)
@@ -63,27 +64,15 @@ class TrueCases:
         states: (P, 97, D) normalized, hourly, with process noise.
         expected: (P, 96, D) the course without noise from the same first state, hours 1 to 96.
         treatment: (P, 96, 3) in [0, 1].
-        starts: (B,) hours from which displacements are taken.
-        schedules: Per regime, (P, B, 24, 3) treatment after each start.
+        schedules: Per regime, (P, B, 24, 3) treatment after each of `STARTS`.
         ends: Per regime, (P, B, 24, D) true states 1 to 24 h after each start.
     """
 
     states: Tensor
     expected: Tensor
     treatment: Tensor
-    starts: np.ndarray
     schedules: dict[str, Tensor]
     ends: dict[str, Tensor]
-
-
-def _follow(flow: Callable[[Tensor, Tensor, Tensor], Tensor], x: Tensor, schedule: Tensor) -> Tensor:
-    """(P, B, D) and (P, B, H, 3) -> states after each hour, (P, B, H, D)."""
-    out, hour = [], torch.ones(x.shape[:2])
-    with torch.inference_mode():
-        for t in range(schedule.shape[2]):
-            x = flow(x, schedule[:, :, t], hour)
-            out.append(x)
-    return torch.stack(out, 2)
 
 
 def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
@@ -102,15 +91,14 @@ def true_cases(bank: SimulatorBank, seed: int = 1) -> TrueCases:
     course = live(TwinPatients(truth), derive_seed(seed, "truth-checks"), "new clinician")
     states = bank.normalize(torch.from_numpy(course.states[:, ::STEPS]).float())
     treatment = bank.normalize_treatment(torch.from_numpy(course.doses).float())
-    starts = np.array(STARTS)
-    x = states[:, starts]
+    x = states[:, STARTS]
     behavior = torch.stack([treatment[:, t : t + LEADS[-1]] for t in STARTS], 1)
     draws = np.stack([generator(seed, "random-treatment", p).random((len(STARTS), 1, 3)) for p in bank.patients])
     random = torch.from_numpy(draws).float().expand(-1, -1, LEADS[-1], -1)
     schedules = {"behavior": behavior, "random": random}
-    expected = _follow(truth.flow, states[:, :1], treatment.unsqueeze(1))[:, 0]
-    ends = {n: _follow(truth.flow, x, s) for n, s in schedules.items()}
-    return TrueCases(states, expected, treatment, starts, schedules, ends)
+    expected = follow(truth.flow, states[:, :1], treatment.unsqueeze(1))[:, 0]
+    ends = {n: follow(truth.flow, x, s) for n, s in schedules.items()}
+    return TrueCases(states, expected, treatment, schedules, ends)
 
 
 def bank_model(bank: SimulatorBank, cases: TrueCases) -> Model:
@@ -136,16 +124,16 @@ def score(model: Model, cases: TrueCases, variables: Sequence[str]) -> dict[str,
         {"all": ...}.
     """
     first = torch.cat([cases.states[:, :1, :7], model.hidden[:, :1, None]], -1)
-    error = _follow(model.flow, first, cases.treatment.unsqueeze(1))[:, 0, :, :6] - cases.expected[..., :6]
+    error = follow(model.flow, first, cases.treatment.unsqueeze(1))[:, 0, :, :6] - cases.expected[..., :6]
     variance = cases.states[:, 1:, :6].flatten(0, 1).var(0, unbiased=False)
     out: dict[str, Any] = {
         "nmse": _named(error.square().mean((0, 1)) / variance, variables),
         "mae": _named(error.abs().mean((0, 1)), variables),
         "r2": {},
     }
-    x = torch.cat([cases.states[:, cases.starts, :7], model.hidden[:, cases.starts].unsqueeze(-1)], -1)
+    x = torch.cat([cases.states[:, STARTS, :7], model.hidden[:, STARTS].unsqueeze(-1)], -1)
     for regime, schedule in cases.schedules.items():
-        path, out["r2"][regime] = _follow(model.flow, x, schedule), {}
+        path, out["r2"][regime] = follow(model.flow, x, schedule), {}
         for lead in LEADS:
             true = (cases.ends[regime][:, :, lead - 1, :6] - x[..., :6]).flatten(0, 1)
             missed = (path[:, :, lead - 1, :6] - x[..., :6]).flatten(0, 1) - true

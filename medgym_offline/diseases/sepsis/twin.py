@@ -106,24 +106,15 @@ class TwinField(StackedTensors):
         sick = _hill_of_log(log_m, 1.2, 2.0)
 
         shunt = (1.0 - 0.3 * sick) * (1.0 - 0.5 * over) * (1.0 - 0.3 * _hill(oxygen, 0.85, 12.0))
+        alert = 12.0 * g * (1.0 - 0.65 * hypoperfused) * (1.0 - 0.4 * hypoxia)
+        filtered = u0 * (1.0 - 0.85 * hypoperfused) * (1.0 - 0.5 * ischaemia) * (1.0 - 0.4 * over)
         target = stack_last(
             [
                 100.0 * _hill_of_log(log_pao2, 26.8 * (1.0 + 0.15 * acid), 2.7) + s,
                 30.0 + q * oxygen**0.85 * shunt,
                 b0 * (1.0 + 6.0 * _hill_of_log(log_lactate, 4.0, 2.0)) + 2.0 * over + 2.0 * ischaemia,
-                3.0
-                + 12.0
-                * g
-                * (1.0 - 0.65 * hypoperfused)
-                * (1.0 - 0.4 * hypoxia)
-                * (1.0 - 0.4 * liver)
-                * (1.0 - 0.65 * sick),
-                u0
-                * (1.0 - 0.85 * hypoperfused)
-                * (1.0 - 0.5 * ischaemia)
-                * (1.0 - 0.4 * over)
-                * (1.0 + 0.9 * _hill_of_log(log_f, 200.0, 1.5))
-                * (1.0 + 0.2 * fill),
+                3.0 + alert * (1.0 - 0.4 * liver) * (1.0 - 0.65 * sick),
+                filtered * (1.0 + 0.9 * _hill_of_log(log_f, 200.0, 1.5)) * (1.0 + 0.2 * fill),
                 (l0 + l1 * hypoperfused + 3.0 * hypoxia + 4.0 * ischaemia + 1.5 * sick) * (1.0 + 0.5 * liver),
             ]
         )

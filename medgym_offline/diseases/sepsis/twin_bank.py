@@ -1,11 +1,11 @@
-"""The twin bank: records drawn from patients whose true field is known, the bank fitted to them, and the truth."""
+"""The twin bank: records drawn from patients whose true field is known, the bank fitted to them, and the truth.
+
+`python -m medgym_offline.diseases.sepsis.twin_bank` builds the release's.
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from medgym_offline.cohorts import Cohort
 from medgym_offline.defaults import own_defaults
@@ -15,15 +15,16 @@ from medgym_offline.diseases.sepsis.field import FieldParameters
 from medgym_offline.diseases.sepsis.model import MODEL
 from medgym_offline.diseases.sepsis.truth import truth_checks
 from medgym_offline.diseases.sepsis.twin_people import WIDE, TwinPatients, bare_bank, true_world, twin_ids
-from medgym_offline.errors import BankError, MedGymError
+from medgym_offline.errors import BankError
 from medgym_offline.files import release_folder
 from medgym_offline.seeds import derive_seed
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, build_bank, read_recipe
 from medgym_offline.simulators.data import block_steps, fit_data
+from medgym_offline.simulators.files import ship
 from medgym_offline.simulators.fit import fit_alone
 
-__all__ = ["build_twin", "main", "scratch_world", "twin_cohort"]
+__all__ = ["build_twin", "scratch_world", "twin_cohort"]
 
 
 @own_defaults()
@@ -65,8 +66,6 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
     """
     if recipe.patients < 1:
         raise BankError(f"recipe {recipe.name!r}: a twin needs `patients`, how many to draw")
-    if not isinstance(recipe.spread, int | float) or not 0.0 <= recipe.spread < float("inf"):
-        raise BankError(f"recipe {recipe.name!r}: spread must be a number of at least 0, not {recipe.spread!r}")
     cohort, _ = twin_cohort(recipe.patients, recipe.seed, recipe.spread)
     bank = build_bank(cohort, recipe, {"license": "MIT, synthetic"}, show)
     truth = replace(true_world(recipe.seed, bank.patients, bank.scales, recipe.spread), noise=bank.noise_scale)
@@ -76,31 +75,5 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
     return bank
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The synthetic twin of a recipe: build its bank, or write its records alone."""
-    folder = release_folder("generation")
-    parser = argparse.ArgumentParser(
-        prog="python -m medgym_offline.diseases.sepsis.twin_bank", description=main.__doc__
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("build", help="fit the bank and add the truth")
-    build.add_argument("--output", type=Path, default=folder / "banks/sepsis-twin-v0.safetensors")
-    records = commands.add_parser("records", help="write the twin's records as a cohort table (.parquet)")
-    records.add_argument("output", type=Path)
-    for command in (build, records):
-        command.add_argument("--recipe", type=Path, default=folder / "sepsis-twin-v0.toml")
-    options = parser.parse_args(arguments)
-    try:
-        recipe = read_recipe(options.recipe)
-        if options.command == "records":
-            twin_cohort(recipe.patients, recipe.seed, recipe.spread)[0].write(options.output)
-            return
-        bank = build_twin(recipe)
-    except MedGymError as error:
-        raise SystemExit(f"error: {error}") from None
-    bank.save(options.output)
-    print(f"{options.output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}")
-
-
 if __name__ == "__main__":
-    main()
+    ship(build_twin(read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")))

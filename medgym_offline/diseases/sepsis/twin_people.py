@@ -67,13 +67,11 @@ def true_world(root: int, patients: Sequence[str], scales: Scales, spread: float
 def bare_bank(patients: Sequence[str], scales: Scales, world: World) -> SimulatorBank:
     return SimulatorBank(
         name="twin",
-        patients=patients,
+        patients=tuple(patients),
         scales=scales,
         physics=Physics(),
-        worlds={"true": world},
-        population=None,
-        trunk=None,
-        clinician=torch.zeros(len(patients), 96, 3),
+        world_data={"true": world},
+        clinician_treatment=torch.zeros(len(patients), 96, 3),
         disease=DISEASE,
     )
 

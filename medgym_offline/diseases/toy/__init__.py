@@ -12,18 +12,7 @@ from pkgutil import resolve_name
 
 import numpy as np
 
-from medgym_offline.diseases.base import (
-    Channel,
-    Component,
-    Cost,
-    Disease,
-    Process,
-    Severity,
-    SignCheck,
-    Subgroup,
-    Treatment,
-    View,
-)
+from medgym_offline.diseases import base
 from medgym_offline.diseases.scales import Array, namespace
 
 __all__ = ["DISEASE", "risk"]
@@ -57,27 +46,31 @@ def _first_glucose(state: np.ndarray, severity: np.ndarray) -> np.ndarray:
     return np.asarray(state[..., 0])
 
 
-DISEASE = Disease(
+DISEASE = base.Disease(
     name="toy",
     label="the toy disease",
     components=(
         # Ratios matter, so the logarithm; 10 to 1000 mg/dL is what meters can tell. Center and scale: chosen, about
         # 180.
-        Component("glucose", "mg/dL", 10.0, 1000.0, "log", 5.2, 0.4, noise=0.05),
+        base.Component("glucose", "mg/dL", 10.0, 1000.0, "log", 5.2, 0.4, noise=0.05),
         # Insulin where it acts, which lags behind plasma: X / (p3/p2) of the paper.
-        Component("insulin_action", "uU/mL", 0.0, 60.0, scale=30.0, kind="hidden"),
+        base.Component("insulin_action", "uU/mL", 0.0, 60.0, scale=30.0, kind="hidden"),
     ),
-    treatments=(Treatment("insulin", "uU/mL above basal", 0.0, 60.0, transform="identity"),),
-    process=Process(horizon=24.0, min_interval=0.5, max_interval=12.0, decisions=6, cell=0.25, reference_interval=4.0),
-    severity=Severity("risk", "risk of glucose", "points", _score, _no_burden, definition="the risk of a glucose"),
-    costs=(Cost("low", "glucose", 70.0, "below", _low_at_end, _low, definition="1 where glucose ends below 70 mg/dL"),),
+    treatments=(base.Treatment("insulin", "uU/mL above basal", 0.0, 60.0, transform="identity"),),
+    process=base.Process(
+        horizon=24.0, min_interval=0.5, max_interval=12.0, decisions=6, cell=0.25, reference_interval=4.0
+    ),
+    severity=base.Severity("risk", "risk of glucose", "points", _score, _no_burden, definition="the risk of a glucose"),
+    costs=(
+        base.Cost("low", "glucose", 70.0, "below", _low_at_end, _low, definition="1 where glucose ends below 70 mg/dL"),
+    ),
     views={
         # Chosen: a meter that errs by 5 %, at every decision, or every three hours or so with a delay of half an hour.
-        "noisy": View((Channel("glucose", relative=0.05),)),
-        "charted": View((Channel("glucose", relative=0.05, gap=3.0, spread=0.3, delay=0.5, missing=0.1),)),
+        "noisy": base.View((base.Channel("glucose", relative=0.05),)),
+        "charted": base.View((base.Channel("glucose", relative=0.05, gap=3.0, spread=0.3, delay=0.5, missing=0.1),)),
     },
-    subgroups=(Subgroup("initial glucose", "initial_glucose", _first_glucose),),
-    sign_checks=(SignCheck("insulin lowers glucose", "insulin", "glucose", -1, 0.95),),
+    subgroups=(base.Subgroup("initial glucose", "initial_glucose", _first_glucose),),
+    sign_checks=(base.SignCheck("insulin lowers glucose", "insulin", "glucose", -1, 0.95),),
     bank="toy-v0",
     # Torch and polars are imported when they are asked for.
     model=partial(resolve_name, f"{__name__}.model:MODEL"),

@@ -8,7 +8,6 @@ import torch
 
 from medgym_offline.cohorts import Cohort
 from medgym_offline.diseases.concepts import CohortDefinition, Concept, Selection
-from medgym_offline.diseases.model import NoChoices
 from medgym_offline.diseases.toy import DISEASE
 from medgym_offline.diseases.toy.model import draw_people
 from medgym_offline.seeds import generator
@@ -40,14 +39,11 @@ def records(patients: int = 6, seed: int = 0) -> Cohort:
     names = [f"toy/{i}" for i in range(patients)]
     bank = SimulatorBank(
         name="toy-truth",
-        patients=names,
+        patients=tuple(names),
         disease=DISEASE,
         scales=DISEASE.default_scales(),
-        physics=NoChoices(),
-        worlds={"true": true_world(seed, names)},
-        population=None,
-        trunk=None,
-        clinician=torch.zeros(patients, 24, 1),
+        world_data={"true": true_world(seed, names)},
+        clinician_treatment=torch.zeros(patients, 24, 1),
     )
     streams = [generator(seed, "toy-records", name) for name in names]
     x, dose, hour = bank.initial_state().unsqueeze(1), np.zeros(patients), torch.ones(patients, 1)

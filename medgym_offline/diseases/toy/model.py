@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medgym_offline.config import configuration
 from medgym_offline.diseases.base import Disease, Dynamics
-from medgym_offline.diseases.model import NoChoices
 from medgym_offline.diseases.scales import Scales, stack_last
-from medgym_offline.diseases.stacked import StackedTensors
+from medgym_offline.diseases.stacked import NoChoices, StackedTensors
 from medgym_offline.errors import BankError
 from medgym_offline.seeds import generator
 
@@ -61,7 +61,7 @@ class MinimalModel(StackedTensors):
         return torch.cat([self.p1.expand(patients, 1), self.p2.expand(patients, 1)], -1)
 
 
-@dataclass(frozen=True)
+@configuration("prior", BankError)
 class SpeedPrior:
     """What hourly records cannot tell: the SD of the logarithm of p2 between people. Chosen."""
 

@@ -13,7 +13,7 @@ from medgym_offline import load_simulators
 from medgym_offline.diseases.scales import Scales
 from medgym_offline.diseases.sepsis import DISEASE as SEPSIS
 from medgym_offline.diseases.sepsis.cohort.synthetic import live
-from medgym_offline.diseases.sepsis.truth import Model, bank_model, score, true_cases
+from medgym_offline.diseases.sepsis.truth import STARTS, Model, bank_model, score, true_cases
 from medgym_offline.diseases.sepsis.twin_bank import build_twin, twin_cohort
 from medgym_offline.diseases.sepsis.twin_people import WIDE, TwinPatients, bare_bank, true_world, twin_ids
 from medgym_offline.errors import BankError
@@ -145,7 +145,7 @@ def test_score_by_hand(bank):
     cases = true_cases(bank)
     assert score(bank_model(bank.world("true"), cases), cases, VARIABLES)["mae"]["mean"] == pytest.approx(0, abs=1e-5)
     still = score(Model(lambda x, u, dt: x, cases.states[..., 7]), cases, VARIABLES)
-    true = (cases.ends["random"][:, :, 3, :6] - cases.states[:, cases.starts, :6]).double().numpy().reshape(-1, 6)
+    true = (cases.ends["random"][:, :, 3, :6] - cases.states[:, STARTS, :6]).double().numpy().reshape(-1, 6)
     r2 = 1.0 - (true**2).sum(0) / ((true - true.mean(0)) ** 2).sum(0)
     assert [still["r2"]["random"]["4 h"][v] for v in VARIABLES] == pytest.approx(list(r2), abs=1e-3)
     error = (cases.states[:, :1, :6] - cases.expected[..., :6]).double().numpy()
@@ -159,9 +159,7 @@ def test_mistakes_are_named(solver_bank):
     refused(BankError, "is fitted", lambda: TwinPatients(solver_bank))
     refused(BankError, "how many to draw", lambda: build_twin(replace(BankRecipe("sepsis-x"), patients=0)))
     for spread in (-1.0, float("nan"), "wide"):
-        refused(
-            BankError, "spread must be a number", partial(build_twin, replace(BankRecipe("sepsis-x"), spread=spread))
-        )
+        refused(BankError, "bank recipe: 'spread' is", partial(BankRecipe, "sepsis-x", spread=spread))
 
 
 def test_truth_is_the_same_in_other_coordinates(truth):
