@@ -173,7 +173,7 @@ def run(recipe: StudyRecipe, name: str, workers: int = 1) -> Path:
             known = load_recipe(disease=disease_of_id(part.dataset)).content_hash
         told = arm.scope in NEW_PEOPLE and (part.hours or arm.view != FULL)
         key = digest(
-            identity, part.hours or None, list(arm), known, recipe.seeds, recipe.episodes, *["seen"] * bool(told)
+            identity, part.hours or None, list(arm), known, recipe.seeds, recipe.episodes, *["own"] * bool(told)
         )
         calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = unit, part, arm, recipe
     found = units(calls, Path("runs/people"), workers)
