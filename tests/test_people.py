@@ -413,6 +413,8 @@ def test_a_policy_of_first_hours_finds_people_by_itself_at_a_takeover_and_no_oth
     own = IdentifyingPolicy(load_policy(policy), people, bank, 4.0)
     again = evaluate(own, bank=bank, split="test", episodes=2, takeover=4.0)
     assert found.metrics["return"] == again.metrics["return"]
+    assert not [note for note in found.notes if "another course" in note]
+    assert [note for note in evaluate(policy, bank=bank, episodes=1).notes if "give takeover=4" in note]
     assert "takeover is 5" in refused("eval", "--policy", policy, "--split", "test", "--takeover", "5")
     with pytest.raises(MedGymError, match="learned with them"):
         IdentifyingPolicy(load_policy(policy), Contexts(("a",), torch.zeros(1, 2)), bank, 4.0)

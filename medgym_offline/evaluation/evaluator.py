@@ -24,6 +24,7 @@ from medgym_offline.evaluation.support import SupportReference
 from medgym_offline.evaluation.takeover import identifying, taking_over
 from medgym_offline.evaluation.worlds import Acts, PatientScores, process_config, score_world
 from medgym_offline.files import code_version
+from medgym_offline.people import IdentifyingPolicy
 from medgym_offline.policies.protocol import disease_of_policy
 from medgym_offline.progress import Progress
 from medgym_offline.simulators.bank import SimulatorBank
@@ -163,6 +164,9 @@ def _notes(bound: BoundPolicy, worlds: Sequence[str]) -> Iterator[str]:
         yield f"the policy was made for K = {bound.info['decisions']} and is scored with K = {bound.decisions}"
     if tuple(worlds) == ("own",):
         yield "own world only: the policy may exploit errors of the simulator it was trained in"
+    hours = (bound.info["provenance"].get("record") or {}).get("hours")
+    if hours is not None and not isinstance(bound.policy, IdentifyingPolicy):
+        yield f"people are known by another course's first {hours:g}; give takeover={hours:g} for those of each episode"
     if bound.info["scope"] != "baseline":
         yield seed_label(1)
 
