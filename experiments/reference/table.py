@@ -210,7 +210,9 @@ class Scored:
         values, manifest = self.get(dataset, method, "return"), release_manifest(dataset)
         if values is None or manifest is None:
             return None
-        low, high = (manifest["references"]["returns"][key] for key in ("random", "expert"))
+        references = manifest["references"]
+        of = references.get("data_world", references)["returns"]  # where that is not the world the expert is chosen in
+        low, high = of["random"], of["expert"]
         return 100.0 * (values.mean(1) - low) / (high - low)
 
 
