@@ -111,7 +111,8 @@ def train_command(
         write_log(path.with_suffix(".csv"), log)
         written.append(path)
         common.say(f"wrote {path}{note}")
-    new = "" if split != "train" or patients else "--split test" + (f" --takeover {hours:g}" if hours else "")
+    new = "--split test" if split == "train" and not patients and scope != "ind" else ""
+    new += f" --takeover {hours:g}" if new and hours and scope in NEW_PEOPLE else ""
     _go_on(written, dataset, _evaluated_patients(transitions, given["patients"]), evaluate, new)
 
 

@@ -159,7 +159,7 @@ def generate(
         if not isinstance(error, OSError) and "errno" not in str(error):
             raise
         file, reason = (getattr(error, name, None) for name in ("filename", "strerror"))
-        why = f"{folder}: cannot write the dataset ({reason or hdf5_reason(error)}{f': {file}' if file else ''})"
+        why = f"{folder}: cannot write the dataset ({hdf5_reason(reason or error)}{f': {file}' if file else ''})"
         remedy = "set MINARI_DATASETS_PATH (datasets) and MEDGYM_CACHE (work) to other folders"
         raise DatasetError(f"{why}; free some space, or {remedy}") from error
     if release:

@@ -284,7 +284,7 @@ def read_blocks(
         raise _locked(path, error) or wrong from None
 
 
-def hdf5_reason(error: Exception) -> str:
+def hdf5_reason(error: Exception | str) -> str:
     """One line of an error of the HDF5 library, which writes a paragraph around the operating system's message."""
     text = " ".join(str(error).split())
     inner = re.search(r"error message = '([^']+)'", text)

@@ -156,7 +156,7 @@ def load_dataset(
             # Of a file that was opened for writing since, or of other people, the rows are read and hashed again.
             if (flat / "rewards.npy").stat().st_mtime_ns >= written:
                 found = read_flat(flat)
-                if found["patient"][-1] < len(ours["patients"]):
+                if len(found["patient"]) and found["patient"][-1] < len(ours["patients"]):
                     columns = found
                     break
         except (DatasetError, OSError):

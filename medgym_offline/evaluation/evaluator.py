@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -21,7 +22,7 @@ from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import mean_intervals, seed_label, summarize
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_rows
 from medgym_offline.evaluation.support import SupportReference
-from medgym_offline.evaluation.takeover import identifying, taking_over
+from medgym_offline.evaluation.takeover import identifying, known_hours, taking_over
 from medgym_offline.evaluation.worlds import Acts, PatientScores, process_config, score_world
 from medgym_offline.files import code_version
 from medgym_offline.people import IdentifyingPolicy
@@ -164,7 +165,7 @@ def _notes(bound: BoundPolicy, worlds: Sequence[str]) -> Iterator[str]:
         yield f"the policy was made for K = {bound.info['decisions']} and is scored with K = {bound.decisions}"
     if tuple(worlds) == ("own",):
         yield "own world only: the policy may exploit errors of the simulator it was trained in"
-    hours = (bound.info["provenance"].get("record") or {}).get("hours")
+    hours = known_hours(bound)
     if hours is not None and not isinstance(bound.policy, IdentifyingPolicy):
         yield f"people are known by another course's first {hours:g}; give takeover={hours:g} for those of each episode"
     if bound.info["scope"] != "baseline":
@@ -200,9 +201,10 @@ def _behavior_data(
     from medgym_offline.datasets.catalogue import dataset_info
 
     if isinstance(dataset, str):
-        named = dataset_info(dataset)
-        if named.path is None:  # of another disease it is refused before it is made
-            _require_disease(dataset, load_simulators(named.bank).disease.name, bank)
+        with contextlib.suppress(UnknownNameError):  # what there is here need not be known
+            named = dataset_info(dataset)
+            if named.path is None:  # of another disease it is refused before it is made
+                _require_disease(dataset, load_simulators(named.bank).disease.name, bank)
         dataset = load_dataset(dataset, view=bound.view)
     _require_disease(dataset.dataset_id, dataset.disease, bank)
     if dataset.timing != bound.timing:

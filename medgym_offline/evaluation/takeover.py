@@ -14,10 +14,11 @@ from medgym_offline.errors import ProtocolError
 from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
 from medgym_offline.evaluation.protocol import Protocol
 from medgym_offline.evaluation.worlds import process_config
+from medgym_offline.patients import NEW_PEOPLE
 from medgym_offline.people import IdentifyingPolicy, people_of
 from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["Takeover", "identifying", "taking_over"]
+__all__ = ["Takeover", "identifying", "known_hours", "taking_over"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class Takeover:
         return act
 
 
+def known_hours(policy: BoundPolicy) -> float | None:
+    """By how many first hours a policy of scope `clu` or `context` knows people, if its file says so."""
+    told, asked = policy.info["provenance"].get("record"), {"sessions", "hours", "seed", "view"}
+    if policy.info["scope"] not in NEW_PEOPLE or not isinstance(told, dict) or not asked <= set(told):
+        return None
+    return float(told["hours"]) if isinstance(told["hours"], (int, float)) else None
+
+
 def identifying(policy: BoundPolicy, bank: SimulatorBank, hours: float) -> BoundPolicy:
     """A policy whose file says that it knows people by the first `hours`: it finds out anew in every episode.
 
@@ -57,16 +66,18 @@ def identifying(policy: BoundPolicy, bank: SimulatorBank, hours: float) -> Bound
     Raises:
         ProtocolError: It knows them by other hours.
     """
-    told = policy.info["provenance"].get("record") or {}
-    if isinstance(policy.policy, IdentifyingPolicy) or told.get("hours") is None:
+    known = known_hours(policy)
+    if isinstance(policy.policy, IdentifyingPolicy) or known is None:
         return policy
-    if told["hours"] != hours:
-        unit = bank.disease.process.unit
+    told, unit = policy.info["provenance"]["record"], bank.disease.process.unit
+    if known != hours:
         raise ProtocolError(
-            f"policy {policy.name!r} knows people by their first {told['hours']:g} {unit}; takeover is {hours:g} "
-            f"{unit}, give {told['hours']:g}"
+            f"policy {policy.name!r} knows people by their first {known:g} {unit}; takeover is {hours:g} {unit}, give "
+            f"{known:g}"
         )
-    people = people_of(policy.info["scope"], bank, **told)
+    people = people_of(
+        policy.info["scope"], bank, **{name: told[name] for name in ("sessions", "hours", "seed", "view")}
+    )
     return replace(policy, policy=IdentifyingPolicy(policy.policy, people, bank, hours))
 
 

@@ -117,7 +117,8 @@ def _train(
         raise SubmissionError(f"{policy.file} cannot be trained again: config: {error}") from None
     people = None
     if task.scope in NEW_PEOPLE:
-        if set(task.record) != {"sessions", "hours", "seed", "view"}:
+        kinds = {"sessions": int, "hours": (int, float, type(None)), "seed": int, "view": str}
+        if set(task.record) != set(kinds) or not all(isinstance(task.record[n], kinds[n]) for n in kinds):  # type: ignore[arg-type]
             raise SubmissionError(f"{policy.file} cannot be trained again: it does not say what `people_of` was asked")
         people = people_of(task.scope, load_simulators(dataset_info(task.dataset).bank), **task.record)
     entry = submission.entry
