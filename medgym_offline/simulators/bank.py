@@ -108,7 +108,7 @@ class SimulatorBank(Motion):
 
     def replace(self, **changes: Any) -> SimulatorBank:
         """The same bank with other attributes; it keeps its hash unless `known_hash=None` is among them."""
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **{"known_hash": self.content_hash} | changes)
 
     @own_defaults()
     def select(self, patients: Patients) -> SimulatorBank:

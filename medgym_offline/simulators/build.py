@@ -202,13 +202,13 @@ def build_bank(
         **{fact: {name: fit.metadata[fact] for name, fit in fits.items()} for fact in ("noise", "fit_loss")},
         **(provenance or {}),
     }
-    bank = bank.replace(world_data=worlds, metadata=metadata)
+    bank = bank.replace(world_data=worlds, metadata=metadata, known_hash=None)
     if recipe.distill.steps:
         parts = [bank.world("own"), bank.world("crossfit"), bank.population()]
         trunk, codes = distill(parts, recipe.distill, recipe.solution_map, show)
         coded = {n: replace(w, code=code) for (n, w), code in zip(worlds.items(), codes)}
         population = replace(parts[2].current(), code=codes[2])
-        bank = bank.replace(world_data=coded, population_data=population, trunk=trunk)
+        bank = bank.replace(world_data=coded, population_data=population, trunk=trunk, known_hash=None)
         bank.metadata["solution_map_errors"] = map_checks(bank, rows=8)
     bank.metadata["build_seconds"] = round(time.monotonic() - started)
     return bank
