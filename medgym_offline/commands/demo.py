@@ -45,7 +45,7 @@ def run_demos(output: str | Path = "runs/demo", patients: int = 5, seed: int = 0
         The page.
     """
     from medgym_offline.datasets import find_recipe
-    from medgym_offline.evaluation.report import comparison_table
+    from medgym_offline.evaluation.tables import comparison_table
     from medgym_offline.reports.blocks import Link, Page, Section, Table
     from medgym_offline.reports.page import write_page
     from medgym_offline.simulators import load_simulators

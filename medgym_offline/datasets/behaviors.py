@@ -116,8 +116,14 @@ def process_config(recipe: Recipe, disease: str) -> ProcessConfig:
     """The decision process that a recipe describes, of the disease of its bank."""
     from medgym_offline.envs.process import ProcessConfig
 
-    kind = (recipe.timing, recipe.decisions, recipe.played_reward)
-    return ProcessConfig(*kind, path_costs=True, disease=disease, view=recipe.view)
+    return ProcessConfig(
+        timing=recipe.timing,
+        decisions=recipe.decisions,
+        reward=recipe.played_reward,
+        path_costs=True,
+        disease=disease,
+        view=recipe.view,
+    )
 
 
 def resolve_behavior(name: str, bank: SimulatorBank, timing: str, decisions: int, view: str = FULL) -> Behavior:

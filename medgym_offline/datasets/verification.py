@@ -16,12 +16,13 @@ from medgym_offline.datasets.behaviors import process_config, recipe_behavior
 from medgym_offline.datasets.catalogue import local_folder
 from medgym_offline.datasets.flat import ContentHash, flat_name, read_flat, transitions_of
 from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA, Metadata, read_manifest
-from medgym_offline.datasets.load import REPLAY_TOLERANCE, read_columns, read_metadata
+from medgym_offline.datasets.load import read_columns, read_metadata
 from medgym_offline.datasets.manifest import facts, facts_differ
 from medgym_offline.datasets.recipes import Recipe, known_recipe
 from medgym_offline.datasets.rows import TOLERANCE, Check, check_rows
 from medgym_offline.datasets.shards import SHARD_EPISODES, play_shard
 from medgym_offline.datasets.transitions import COLUMNS, Transitions
+from medgym_offline.datasets.viewing import REPLAY_TOLERANCE
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import sha256_file
 from medgym_offline.threads import one_thread

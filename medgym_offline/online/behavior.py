@@ -34,9 +34,11 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.engine import blocks, run
 from medgym_offline.envs.process import ProcessConfig
 from medgym_offline.files import code_version, command_line
-from medgym_offline.online.jobs import EngineOptions, LearnedFrom, early, joined_state, train_block
+from medgym_offline.online.actors import fingerprint, stacked_actor
+from medgym_offline.online.jobs import EngineOptions, early, joined_state, train_block
 from medgym_offline.online.learner import TrainState
 from medgym_offline.online.networks import GaussianActor
+from medgym_offline.online.people import LearnedFrom
 from medgym_offline.online.recipe import (
     EARLY,
     PEOPLE,
@@ -47,7 +49,6 @@ from medgym_offline.online.recipe import (
     load_recipe,
     require_trained,
 )
-from medgym_offline.online.train import fingerprint, stacked_actor
 from medgym_offline.policies.result import TrainResult
 
 if TYPE_CHECKING:
