@@ -7,12 +7,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from typing_extensions import TypedDict
+
 from medgym_offline.errors import UnknownNameError, unknown_name
 
-__all__ = ["NEW_PEOPLE", "PatientIndex", "Patients", "people_hash", "whole_number"]
+__all__ = ["RecordSettings", "NEW_PEOPLE", "PatientIndex", "Patients", "people_hash", "whole_number"]
 
 NEW_PEOPLE = ("clu", "context")
 """Scopes that tell new patients apart by a record of theirs (:mod:`medgym_offline.people`)."""
+
+
+class RecordSettings(TypedDict):
+    """What :func:`~medgym_offline.people.people_of` was asked besides scope and bank, as a policy's file keeps it."""
+
+    sessions: int
+    hours: float | None
+    seed: int
+    view: str
+
 
 Patients: TypeAlias = "int | str | Iterable[int | str] | None"
 """None (all), a number n (the first n), an id, or several ids and positions."""

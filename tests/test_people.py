@@ -329,15 +329,15 @@ class Told:
     def __init__(self, people):
         self.people, self.asked = people, []
 
-    def anybody(self):
-        return self.people.anybody()
+    def default_identity(self):
+        return self.people.default_identity()
 
-    def recognize(self, bank, found):
+    def identify(self, bank, found):
         self.asked.append(found)
-        return self.people.recognize(bank, found)
+        return self.people.identify(bank, found)
 
-    def stack(self, policy, told, patients):
-        return self.people.stack(policy, told, patients)
+    def policy_for(self, policy, told, patients):
+        return self.people.policy_for(policy, told, patients)
 
 
 @pytest.mark.parametrize("view", ["full", "charted"])
@@ -369,7 +369,7 @@ def test_an_episode_is_identified_by_its_own_first_hours(scope, view, history):
     for part in ("times", "observed", "treatments"):
         assert torch.allclose(getattr(asked, part)[:, 0], getattr(expected, part).flatten(0, 1), atol=1e-5), part
     # From there on: the policy of people with these records, told what went before.
-    alike = people.stack(stack, people.recognize(bank, asked), asked.patients)
+    alike = people.policy_for(stack, people.identify(bank, asked), asked.patients)
     alike = alike if history == 1 else HistoryPolicy(alike, history)
     before = expected.treatments.shape[2]
     for k in range(6):
@@ -392,13 +392,13 @@ def test_networks_of_people_are_found_again_from_their_embeddings():
     names, seed = tuple(f"toy/{i}" for i in range(6)), torch.Generator().manual_seed(0)
     people = Contexts(names, torch.randn(6, 2, generator=seed))
     stack = people.finish(StackedActor(StackedMLP(1, (3 + 2, 8, 2), steps=Steps(1, 2)), None, 6, disease="toy"))
-    again = people.stack(stack, people.embeddings, people.patients)
+    again = people.policy_for(stack, people.embeddings, people.patients)
     seen = torch.rand(6, 4, 3)
     assert torch.allclose(again.act(seen), stack.act(seen), atol=1e-6)
     other = Contexts(people.patients, people.embeddings.flip(0) ** 2)
     for wrong in (other, Contexts(people.patients[:2], people.embeddings[:2])):
         with pytest.raises(MedGymError) as found:
-            wrong.stack(stack, people.embeddings, people.patients)
+            wrong.policy_for(stack, people.embeddings, people.patients)
         assert "\n" not in str(found.value)
 
 
@@ -414,7 +414,7 @@ def test_a_policy_of_first_hours_finds_people_by_itself_at_a_takeover_and_no_oth
     again = evaluate(own, bank=bank, split="test", episodes=2, takeover=4.0)
     assert found.metrics["return"] == again.metrics["return"]
     assert not [note for note in found.notes if "another course" in note]
-    assert [note for note in evaluate(policy, bank=bank, episodes=1).notes if "give takeover=4" in note]
+    assert [note for note in evaluate(policy, bank=bank, episodes=1).notes if "first 4 h of another course" in note]
     assert "takeover is 5" in refused("eval", "--policy", policy, "--split", "test", "--takeover", "5")
     with pytest.raises(MedGymError, match="learned with them"):
         IdentifyingPolicy(load_policy(policy), Contexts(("a",), torch.zeros(1, 2)), bank, 4.0)

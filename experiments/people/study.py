@@ -171,10 +171,7 @@ def run(recipe: StudyRecipe, name: str, workers: int = 1) -> Path:
         known: Any = settings(part, arm, recipe).to_dict()
         if arm.learner == ONLINE:
             known = load_recipe(disease=disease_of_id(part.dataset)).content_hash
-        told = arm.scope in NEW_PEOPLE and (part.hours or arm.view != FULL)
-        key = digest(
-            identity, part.hours or None, list(arm), known, recipe.seeds, recipe.episodes, *["own"] * bool(told)
-        )
+        key = digest(identity, part.hours or None, list(arm), known, recipe.seeds, recipe.episodes)
         calls[f"{name}-{'-'.join(map(str, arm))}-{key}"] = unit, part, arm, recipe
     found = units(calls, Path("runs/people"), workers)
     path = HERE / f"{name}.parquet"

@@ -192,7 +192,7 @@ class Cohort:
         try:
             table = pl.read_parquet(path, glob=False)
             payload = json.loads(pl.read_parquet_metadata(path).get("medgym", "{}"))
-        except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
             raise CohortError(
                 f"{path}: not a readable Parquet table (damaged or another format); build it again"
             ) from error

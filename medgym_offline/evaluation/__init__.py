@@ -11,10 +11,11 @@ from medgym_offline.diseases.base import Metric
 from medgym_offline.evaluation.comparison import Comparison, compare
 from medgym_offline.evaluation.metrics import METRICS, metrics_of
 from medgym_offline.evaluation.protocol import Protocol, load_protocol
-from medgym_offline.evaluation.report import print_evaluations, write_report
+from medgym_offline.evaluation.report import write_report
 from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import paired_difference, probability_of_improvement, summarize
 from medgym_offline.evaluation.support import SupportReference, split_halves, support_distance
+from medgym_offline.evaluation.tables import print_evaluations
 from medgym_offline.lazy import imported_late
 
 if TYPE_CHECKING:

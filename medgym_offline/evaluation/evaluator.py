@@ -22,7 +22,7 @@ from medgym_offline.evaluation.result import Evaluation, WorldResult
 from medgym_offline.evaluation.statistics import mean_intervals, seed_label, summarize
 from medgym_offline.evaluation.subgroups import patient_facts, subgroup_rows
 from medgym_offline.evaluation.support import SupportReference
-from medgym_offline.evaluation.takeover import identifying, known_hours, taking_over
+from medgym_offline.evaluation.takeover import asked_of, identifying, taking_over
 from medgym_offline.evaluation.worlds import Acts, PatientScores, process_config, score_world
 from medgym_offline.files import code_version
 from medgym_offline.people import IdentifyingPolicy
@@ -165,9 +165,10 @@ def _notes(bound: BoundPolicy, worlds: Sequence[str]) -> Iterator[str]:
         yield f"the policy was made for K = {bound.info['decisions']} and is scored with K = {bound.decisions}"
     if tuple(worlds) == ("own",):
         yield "own world only: the policy may exploit errors of the simulator it was trained in"
-    hours = known_hours(bound)
-    if hours is not None and not isinstance(bound.policy, IdentifyingPolicy):
-        yield f"people are known by another course's first {hours:g}; give takeover={hours:g} for those of each episode"
+    asked = asked_of(bound)
+    if asked is not None and asked["hours"] is not None and not isinstance(bound.policy, IdentifyingPolicy):
+        first = f"{asked['hours']:g} {disease(bound.disease).process.unit}"
+        yield f"people are known by the first {first} of another course; a takeover then takes each episode's own"
     if bound.info["scope"] != "baseline":
         yield seed_label(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,16 +10,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from medgym_offline.config import check
 from medgym_offline.envs.timing import decisions_before
-from medgym_offline.errors import ProtocolError
+from medgym_offline.errors import MedGymError, ProtocolError
 from medgym_offline.evaluation.binding import BoundPolicy, resolve_policy
 from medgym_offline.evaluation.protocol import Protocol
 from medgym_offline.evaluation.worlds import process_config
-from medgym_offline.patients import NEW_PEOPLE
+from medgym_offline.patients import NEW_PEOPLE, RecordSettings
 from medgym_offline.people import IdentifyingPolicy, people_of
 from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["Takeover", "identifying", "known_hours", "taking_over"]
+__all__ = ["Takeover", "asked_of", "identifying", "taking_over"]
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,13 @@ class Takeover:
         return act
 
 
-def known_hours(policy: BoundPolicy) -> float | None:
-    """By how many first hours a policy of scope `clu` or `context` knows people, if its file says so."""
-    told, asked = policy.info["provenance"].get("record"), {"sessions", "hours", "seed", "view"}
-    if policy.info["scope"] not in NEW_PEOPLE or not isinstance(told, dict) or not asked <= set(told):
-        return None
-    return float(told["hours"]) if isinstance(told["hours"], (int, float)) else None
+def asked_of(policy: BoundPolicy) -> RecordSettings | None:
+    """What `people_of` was asked for a policy of scope `clu` or `context`, if its file says so."""
+    if policy.info["scope"] in NEW_PEOPLE:
+        with contextlib.suppress(MedGymError):
+            asked: RecordSettings = check(RecordSettings, policy.info["provenance"].get("record"), policy.name)
+            return asked
+    return None
 
 
 def identifying(policy: BoundPolicy, bank: SimulatorBank, hours: float) -> BoundPolicy:
@@ -66,18 +69,13 @@ def identifying(policy: BoundPolicy, bank: SimulatorBank, hours: float) -> Bound
     Raises:
         ProtocolError: It knows them by other hours.
     """
-    known = known_hours(policy)
-    if isinstance(policy.policy, IdentifyingPolicy) or known is None:
+    asked, unit = asked_of(policy), bank.disease.process.unit
+    if asked is None or asked["hours"] is None or isinstance(policy.policy, IdentifyingPolicy):
         return policy
-    told, unit = policy.info["provenance"]["record"], bank.disease.process.unit
-    if known != hours:
-        raise ProtocolError(
-            f"policy {policy.name!r} knows people by their first {known:g} {unit}; takeover is {hours:g} {unit}, give "
-            f"{known:g}"
-        )
-    people = people_of(
-        policy.info["scope"], bank, **{name: told[name] for name in ("sessions", "hours", "seed", "view")}
-    )
+    if asked["hours"] != hours:
+        known = f"knows people by their first {asked['hours']:g} {unit}"
+        raise ProtocolError(f"policy {policy.name!r} {known}; takeover is {hours:g} {unit}, give {asked['hours']:g}")
+    people = people_of(policy.info["scope"], bank, **asked)
     return replace(policy, policy=IdentifyingPolicy(policy.policy, people, bank, hours))
 
 

@@ -16,7 +16,7 @@ from medgym_offline.errors import MedGymError, SubmissionError
 from medgym_offline.files import sha256_file
 from medgym_offline.leaderboard.entry import BuiltIn, PolicyFile
 from medgym_offline.leaderboard.submission import Submission
-from medgym_offline.patients import NEW_PEOPLE
+from medgym_offline.patients import NEW_PEOPLE, RecordSettings
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
@@ -39,7 +39,7 @@ class Training:
     config: dict[str, Any]
     view: str = FULL
     people: dict[str, str] = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)
+    record: RecordSettings | None = None
 
 
 def train_again(submission: Submission, work: Path, progress: bool = True) -> tuple[Submission, str]:
@@ -117,8 +117,7 @@ def _train(
         raise SubmissionError(f"{policy.file} cannot be trained again: config: {error}") from None
     people = None
     if task.scope in NEW_PEOPLE:
-        kinds = {"sessions": int, "hours": (int, float, type(None)), "seed": int, "view": str}
-        if set(task.record) != set(kinds) or not all(isinstance(task.record[n], kinds[n]) for n in kinds):  # type: ignore[arg-type]
+        if task.record is None:
             raise SubmissionError(f"{policy.file} cannot be trained again: it does not say what `people_of` was asked")
         people = people_of(task.scope, load_simulators(dataset_info(task.dataset).bank), **task.record)
     entry = submission.entry

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import unknown_name
-from medgym_offline.patients import NEW_PEOPLE
+from medgym_offline.patients import NEW_PEOPLE, RecordSettings
 from medgym_offline.people.clusters import Clusters, assign, find_clusters
 from medgym_offline.people.context import ContextConfig, Contexts, learn_encoder
 from medgym_offline.people.identifying import IdentifyingPolicy
@@ -45,7 +46,7 @@ def people_of(
     if scope not in NEW_PEOPLE:
         raise unknown_name("scope that shares policies", scope, NEW_PEOPLE)
     train = bank.select(list(bank.people("train")))
-    asked = {"sessions": sessions, "hours": hours, "seed": seed, "view": view}  # a policy trained again needs it
+    asked: Any = RecordSettings(sessions=sessions, hours=hours, seed=seed, view=view)
     written = record(true_world(bank), sessions, seed, hours=hours, view=view)
     if scope == "clu":
         joined = assign(find_clusters(train, seed), bank, written.select(bank.people("test")))

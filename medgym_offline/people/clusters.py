@@ -81,17 +81,17 @@ class Clusters:
         """A stack of one network per cluster as one per person."""
         return policy.take(list(self.of.values()), tuple(self.of))
 
-    def anybody(self) -> Tensor:
+    def default_identity(self) -> Tensor:
         """(1,) the cluster of most of those who were clustered, for who is not identified yet."""
         return torch.tensor([self.of[p] for p in self.learned_from]).mode().values[None]
 
-    def recognize(self, bank: SimulatorBank, found: Record) -> Tensor:
+    def identify(self, bank: SimulatorBank, found: Record) -> Tensor:
         """(P,) the cluster whose medoid's fitted simulator, of `bank`, best predicts the record of each of P people."""
         return prediction_errors(bank.world("own").select(list(self.medoids)), found).argmin(0)
 
-    def stack(self, policy: StackedActor, told: Tensor, patients: Sequence[str]) -> StackedActor:
-        """From a finished policy the networks of the clusters `told` (P,), for these people."""
-        return policy.take([policy.index(self.medoids[number]) for number in told.tolist()], patients)
+    def policy_for(self, policy: StackedActor, identities: Tensor, patients: Sequence[str]) -> StackedActor:
+        """From a finished policy the networks of the clusters `identities` (P,), for these people."""
+        return policy.take([policy.index(self.medoids[number]) for number in identities.tolist()], patients)
 
     def facts(self) -> dict[str, Any]:
         """What a policy's file says of them."""
@@ -206,5 +206,5 @@ def prediction_errors(bank: SimulatorBank, record: Record) -> Tensor:
 
 def assign(clusters: Clusters, bank: SimulatorBank, record: Record) -> Clusters:
     """The clusters with the people of `record` in the one whose medoid's fitted simulator predicts them best."""
-    joined = dict(zip(record.patients, clusters.recognize(bank, record).tolist()))
+    joined = dict(zip(record.patients, clusters.identify(bank, record).tolist()))
     return Clusters(clusters.medoids, {**clusters.of, **joined}, clusters.learned_from, clusters.silhouette)

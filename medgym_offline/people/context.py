@@ -229,11 +229,11 @@ class Contexts:
         narrow.load_state_dict({name: value.float() for name, value in state.items()})
         return policy.take([0] * count, self.patients, narrow)
 
-    def anybody(self) -> Tensor:
+    def default_identity(self) -> Tensor:
         """(1, numbers) the mean embedding of train people, for who is not identified yet."""
         return torch.zeros_like(self.embeddings[:1])
 
-    def recognize(self, bank: SimulatorBank, found: Record) -> Tensor:
+    def identify(self, bank: SimulatorBank, found: Record) -> Tensor:
         """(P, numbers) embeddings of the people of a record; nothing of `bank` is looked at.
 
         Raises:
@@ -243,8 +243,8 @@ class Contexts:
             raise MedGymError("these embeddings came without their encoder; take those of `people_of`")
         return self.encoder.embed(found)
 
-    def stack(self, policy: StackedActor, told: Tensor, patients: Sequence[str]) -> StackedActor:
-        """From a finished policy the networks of people with the embeddings `told` (P, numbers).
+    def policy_for(self, policy: StackedActor, identities: Tensor, patients: Sequence[str]) -> StackedActor:
+        """From a finished policy the networks of people with the embeddings `identities` (P, numbers).
 
         The bias is affine in the embedding, b + W_z z, so the people of the policy determine b and W_z.
 
@@ -262,10 +262,10 @@ class Contexts:
                 f"a policy of {len(rows)} people does not say what an embedding does to it; train it again with "
                 "`people_of` of this bank, for more people than the embedding has numbers"
             )
-        net = policy.net.select([0] * len(told))
-        moved = torch.cat([torch.ones_like(told[:, :1]), told], 1).double() @ affine
+        net = policy.net.select([0] * len(identities))
+        moved = torch.cat([torch.ones_like(identities[:, :1]), identities], 1).double() @ affine
         net.load_state_dict({**net.state_dict(), "layers.0.bias": moved[:, None].float()})
-        return policy.take([0] * len(told), patients, net)
+        return policy.take([0] * len(identities), patients, net)
 
     def facts(self) -> dict[str, Any]:
         """What a policy's file says of them."""

@@ -77,8 +77,8 @@ class IdentifyingPolicy:
         """
         seen = observations.to(torch.float32).flatten(0, 1)[:, None]  # every episode is a person of its own
         if not self._seen:
-            nobody = self._people.anybody()
-            self._told, self._known = nobody.repeat(len(seen), *[1] * (nobody.dim() - 1)), torch.zeros(len(seen)) > 0
+            self._identities = torch.cat([self._people.default_identity()] * len(seen))
+            self._known = torch.zeros(len(seen), dtype=torch.bool)
             self._played: list[Tensor] = []
             self._policy = self._network(len(seen))
         elif seen.shape != self._seen[-1].shape or bool((seen > self._seen[-1])[..., REMAINING].any()):
@@ -86,7 +86,7 @@ class IdentifyingPolicy:
         self._seen.append(seen)
         due = ~self._known & (self._times()[:, 0, -1] > self._hours - _EPSILON)
         if len(self._seen) > 1 and bool(due.any()):
-            self._told[due] = self._people.recognize(self._bank, self._record(due))
+            self._identities[due] = self._people.identify(self._bank, self._record(due))
             self._known |= due
             self._policy = self._network(len(seen))
         actions = self._policy.act(seen)
@@ -114,7 +114,7 @@ class IdentifyingPolicy:
 
     def _network(self, count: int) -> StackedActor | HistoryPolicy:
         """The networks of `count` episodes, with the memory of them that they have."""
-        stack = self._people.stack(self._actor, self._told, tuple(map(str, range(count))))
+        stack = self._people.policy_for(self._actor, self._identities, tuple(map(str, range(count))))
         if self._history == 1:
             return stack
         policy = HistoryPolicy(stack, self._history)

@@ -30,7 +30,8 @@ def _cells(fact: Any, label: str = "") -> Iterator[tuple[str, Cell]]:
     elif isinstance(fact, list):
         yield label, " / ".join(f"{n:.3f}" if isinstance(n, float) else str(n) for n in fact)
     else:
-        yield label, Estimate(fact, digits=3) if isinstance(fact, float) else fact
+        small = isinstance(fact, float) and 0.0 < abs(fact) < 0.001
+        yield label, f"{fact:.1e}" if small else Estimate(fact, digits=3) if isinstance(fact, float) else fact
 
 
 def _table(caption: str, columns: Mapping[str, Any]) -> Table:

@@ -120,8 +120,10 @@ def _read(path: Path) -> SimulatorBank:
             context=tensors.get("context", torch.zeros(0)),
             known_hash=header["content_hash"],
         )
-    except (KeyError, TypeError) as error:
-        raise BankError(f"{path}: bank header or tensor missing ({error}); rebuild it with `simulators fit`") from None
+    except (KeyError, TypeError, BankError) as error:
+        raise BankError(
+            f"{path}: bank header or tensor missing or wrong ({error}); rebuild it with `simulators fit`"
+        ) from None
     if bank.initial_state().shape != (len(bank), bank.state_dim):
         shape = tuple(bank.initial_state().shape)
         raise BankError(f"{path}: initial states have shape {shape}, not {(len(bank), bank.state_dim)}; rebuild it")

@@ -39,7 +39,7 @@ from medgym_offline.third_party import BASELINES, default_settings
 from medgym_offline.third_party.episodes import replay_buffer
 from medgym_offline.threads import one_thread
 
-__all__ = ["Baseline", "make_algorithm", "train_baseline"]
+__all__ = ["Baseline", "make_algorithm", "seeded", "train_baseline"]
 
 
 class Exported(nn.Module):
@@ -157,7 +157,7 @@ def train_baseline(
         "torch": torch.__version__,
     }
     kept = checkpoint_updates(config.updates, checkpoints)
-    with one_thread(device), _seeded(seed), Progress(f"{algorithm} pop", config.updates, enabled=progress) as bar:
+    with one_thread(device), seeded(seed), Progress(f"{algorithm} pop", config.updates, enabled=progress) as bar:
         result = Baseline(make_algorithm(algorithm, data, config, own, device), book, facts, [])
         buffer, done = _buffer(rows, data, config, book), 0
         for metrics in _epochs(result.algorithm, buffer, config.updates, bar):
@@ -241,7 +241,7 @@ def _told(numbers: Mapping[str, float]) -> str:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Inside the block the global generators are those of `d3rlpy.seed`; afterwards they are what they were."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - d3rlpy draws from these
     deterministic = torch.backends.cudnn.deterministic

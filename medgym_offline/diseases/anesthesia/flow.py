@@ -7,6 +7,7 @@ others gives the same bits as alone.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -61,7 +62,7 @@ class Course:
     hidden: list[Tensor]
 
 
-class Law(StackedTensors):
+class Law(StackedTensors, ABC):
     """P patients' dynamics, a frozen dataclass of tensors, as a world of a bank.
 
     `hidden` names the components of a state (P, E, C) that follow BIS now, BIS a tick ago, BIS as the monitor shows it
@@ -72,18 +73,18 @@ class Law(StackedTensors):
     hidden: ClassVar[tuple[str, ...]]
     lag: Tensor
 
+    @abstractmethod
     def initial_state(self, episodes: int) -> Tensor:
         """(P, episodes, C): awake, no drug."""
-        raise NotImplementedError
 
+    @abstractmethod
     def course(self, hidden: Sequence[Tensor], doses: Doses, ticks: int) -> Course:
         """What follows hidden components (P, E) in the ticks after the bolus, under the held rates."""
-        raise NotImplementedError
 
+    @abstractmethod
     def disturbance(self, schedule: Schedule, unexplained: Tensor | None = None, start: Tensor | int = 0) -> Tensor:
         """(P, E, N, 2) additions to BIS and pressure by stimulation, and by what the law cannot explain: standard
         normal numbers of each minute (P, E, minutes, 2), the schedule beginning at tick `start`."""
-        raise NotImplementedError
 
     def first_state(self) -> Tensor:
         """(P, FIRST + slots) physical state of the bank at the start: awake, no drug."""

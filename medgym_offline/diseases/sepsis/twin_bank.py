@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 from medgym_offline.cohorts import Cohort
@@ -76,4 +77,6 @@ def build_twin(recipe: BankRecipe, scratch: bool = True, show: bool = True) -> S
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        raise SystemExit(f"error: no arguments are taken, not {sys.argv[1]!r}; copy the recipe, and call build_twin")
     ship(build_twin(read_recipe(release_folder("generation") / "sepsis-twin-v0.toml")))
