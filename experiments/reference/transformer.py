@@ -18,6 +18,7 @@ from torch import Tensor
 from medgym_offline import Transitions
 from medgym_offline.defaults import own_defaults
 from medgym_offline.offline import OfflineConfig
+from medgym_offline.offline.data import stack_transitions
 from medgym_offline.policies.protocol import torch_or_numpy
 from medgym_offline.third_party import import_d3rlpy
 from medgym_offline.threads import one_thread
@@ -72,21 +73,19 @@ class TransformerPolicy:
 @one_thread()
 def train_transformer(data: Transitions, seed: int, config: OfflineConfig) -> TransformerPolicy:
     """d3rlpy's Decision Transformer on the rows of all patients, with our widths, step size and number of updates."""
-    d3rlpy = import_d3rlpy(NAME)
+    from medgym_offline.third_party.training import seeded
+
+    d3rlpy, stacked = import_d3rlpy(NAME), stack_transitions(data, "pop", config)
+    # Share of the patient's episodes with no higher return: what ours is told.
+    good = 1.0 - stacked.more[0, : len(data), -2].numpy()
     starts = data.episode_starts()
-    ends = np.r_[starts[1:], len(data)]
-    returns, patient = np.add.reduceat(data.rewards, starts), data.patient[starts]
-    good = np.zeros(len(starts), np.float32)
-    for one in np.unique(patient):
-        mine = patient == one
-        good[mine] = (returns[mine][:, None] >= returns[mine]).mean(1)
     episodes = []
-    for a, b, quantile in zip(starts, ends, good):
+    for a, b in zip(starts, np.r_[starts[1:], len(data)]):
         left = np.append(data.observations[a:b, REMAINING], 0.0)
-        rewards = (quantile * (left[:-1] - left[1:])).astype(np.float32)[:, None]
+        rewards = (good[a] * (left[:-1] - left[1:])).astype(np.float32)[:, None]
         episodes.append(d3rlpy.dataset.Episode(data.observations[a:b], data.actions[a:b], rewards, True))
     scaler = d3rlpy.preprocessing.StandardObservationScaler(
-        mean=data.observations.mean(0), std=data.observations.std(0).clip(1e-3), eps=0.0
+        mean=stacked.mean[0, 0].numpy(), std=stacked.scale[0, 0].numpy(), eps=0.0
     )
     settings = d3rlpy.algos.DecisionTransformerConfig(
         batch_size=config.batch,
@@ -97,8 +96,7 @@ def train_transformer(data: Transitions, seed: int, config: OfflineConfig) -> Tr
         encoder_factory=d3rlpy.models.VectorEncoderFactory(hidden_units=[config.hidden] * config.depth),
         observation_scaler=scaler,
     )
-    with contextlib.redirect_stdout(io.StringIO()):
-        d3rlpy.seed(seed)
+    with contextlib.redirect_stdout(io.StringIO()), seeded(seed):
         buffer = d3rlpy.dataset.ReplayBuffer(d3rlpy.dataset.InfiniteBuffer(), episodes=episodes)
         algorithm, quiet = settings.create(device="cpu:0"), d3rlpy.logging.NoopAdapterFactory()
         algorithm.fit(buffer, config.updates, config.updates, logger_adapter=quiet, show_progress=False)
