@@ -120,7 +120,10 @@ def unit(part: Part, arm: Arm, recipe: StudyRecipe) -> pl.DataFrame:
         found = {0: online(arm, bank, made.timing, people, load_recipe(disease=bank.disease.name))}
     else:
         side = "test" if arm.scope == "ind" else "train"
-        rows, config = load_dataset(part.dataset, split=side, view=arm.view, progress=False), settings(part, arm, recipe)
+        rows, config = (
+            load_dataset(part.dataset, split=side, view=arm.view, progress=False),
+            settings(part, arm, recipe),
+        )
         found = train_seeds(arm.learner, rows, arm.scope, range(recipe.seeds), config, people=people, progress=False)
     new, frames = bank.select(list(bank.people("test"))), []
     for seed, result in found.items():
