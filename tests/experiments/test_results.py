@@ -7,7 +7,7 @@ import pytest
 from experiments import ceilings, offline, online, pooling
 from experiments.common import HERE, Row, Scores, read_scores, tidy_rows
 from experiments.reference.table import HERE as REFERENCE
-from experiments.reference.table import Scored, TableRecipe, against
+from experiments.reference.table import TableRecipe, against, arrays, normalized
 from experiments.reference.transformer import NAME as TRANSFORMER
 from medgym_offline import MedGymError
 from medgym_offline.datasets import list_recipes
@@ -75,16 +75,15 @@ def test_estimates_agree_with_the_normal_theory():
     scores = _scores(a, b)
     mean, gain = scores.mean(A, "own", "severity_mean"), scores.gain(A, B, "own")
     half = 1.96 * a.std() / np.sqrt(200)
-    assert (mean.value, mean.low, mean.high) == pytest.approx(
-        (a.mean(), a.mean() - half, a.mean() + half), abs=0.1 * half
-    )
-    assert gain.percent.value == pytest.approx(100 * (b.mean() - a.mean()) / b.mean())
-    assert gain.wins.value == pytest.approx(100 * (a < b).mean())
-    assert gain.difference.value == pytest.approx((a - b).mean())
-    assert gain.difference.low < gain.difference.value < gain.difference.high < 0 < gain.percent.low
+    assert mean == pytest.approx((a.mean(), a.mean() - half, a.mean() + half), abs=0.1 * half)
+    assert gain["percent"][0] == pytest.approx(100 * (b.mean() - a.mean()) / b.mean())
+    assert gain["wins"][0] == pytest.approx(100 * (a < b).mean())
+    value, low, high = gain["difference"]
+    assert value == pytest.approx((a - b).mean())
+    assert low < value < high < 0 < gain["percent"][1]
     back = scores.gain(B, A, "own")
-    assert back.wins.value == pytest.approx(100 - gain.wins.value)
-    assert back.difference.value == pytest.approx(-gain.difference.value)
+    assert back["wins"][0] == pytest.approx(100 - gain["wins"][0])
+    assert back["difference"][0] == pytest.approx(-value)
 
 
 DATASET = "medgym/diabetes-medium-v0"
@@ -117,7 +116,7 @@ def scores():
                 rows.append((DATASET, method, seed, patient, "severity_mean", value))
                 rows.append((DATASET, method, seed, patient, "return", (known["random"] + known["expert"]) / 2))
     columns = ["dataset", "method", "seed", "patient", "metric", "value"]
-    return Scored(pl.DataFrame(rows, schema=columns, orient="row"))
+    return arrays(pl.DataFrame(rows, schema=columns, orient="row"))
 
 
 def test_a_learner_is_marked_where_it_is_told_from_the_behavior(scores):
@@ -125,4 +124,4 @@ def test_a_learner_is_marked_where_it_is_told_from_the_behavior(scores):
 
 
 def test_normalized_scores_are_those_of_the_manifest(scores):
-    np.testing.assert_allclose(scores.normalized(DATASET, "good"), [50.0] * 3)
+    np.testing.assert_allclose(normalized(scores, DATASET, "good"), [50.0] * 3)
