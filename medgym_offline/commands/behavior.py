@@ -65,7 +65,7 @@ def behavior_train(
     settings = load_recipe(recipe, loaded.disease.name)
     settings = replace(settings, seed=settings.seed if seed is None else seed)
     if updates is not None:
-        own: dict[str, Any] = dict(settings.settings)
+        own: Any = settings.settings
         changed: Any = {name: {**own.get(name, {}), "updates": updates} for name in SCOPES}
         settings = replace(settings, settings=changed, early_updates=min(updates, settings.early_updates))
     for _, when in wanted:
