@@ -24,15 +24,11 @@ Log = list[dict[str, float]]
 
 def write_log(path: str | Path, log: Log) -> None:
     """Write a training log as CSV, one line per look."""
-    import csv
+    import polars as pl
 
-    from medgym_offline.files import atomic_path
+    from medgym_offline.files import write_text
 
-    columns = list(dict.fromkeys(name for line in log for name in line))
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(log)
+    write_text(path, pl.from_dicts(log, infer_schema_length=None).write_csv())
 
 
 def train_command(
