@@ -18,9 +18,9 @@ cohort's mean and SD per variable, units only) come from the whole table.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from medgym_offline.cohorts import Cohort, select_stays
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.field import FieldParameters
 from medgym_offline.diseases.sepsis.model import MODEL
-from medgym_offline.errors import BankError
 from medgym_offline.files import release_folder
 from medgym_offline.seeds import derive_seed
 from medgym_offline.simulators.bank import SimulatorBank, World
@@ -68,13 +67,13 @@ class PoolingRecipe(Recipe):
 
 @dataclass
 class Split:
-    """Training hours of every stay, and the quarter that follows; fits to the former with one root seed."""
+    """Training hours of every stay, the first so many quarters, and the quarter that follows; the population."""
 
     data: FitData
     settings: BankRecipe
     hours: int
+    seed: int
     quarters: int
-    root: int = 0
 
     def __post_init__(self) -> None:
         first, self.end = (
@@ -84,8 +83,9 @@ class Split:
         training = self.data.restrict(np.arange(self.data.values.shape[1])[None] < first[:, None])
         self.training, self.begin = replace(training, length=first), first - 1
         hours, made = np.arange(self.data.u.shape[1])[None] <= self.begin[:, None], self.settings
-        self.given = MODEL.given(self.training, hours, made.physics, made.prior, self.root, made.fit.recency)
-        self.fit = replace(made.fit, seed=derive_seed(self.root, "fit"))
+        root = derive_seed(made.seed, "pooling-study", self.seed)
+        self.given = MODEL.given(self.training, hours, made.physics, made.prior, root, made.fit.recency)
+        self.fit = replace(made.fit, seed=derive_seed(root, "fit"))
         self.population = fit_population(self.training, self.given, made.physics, self.fit, False)
 
     def scored(self) -> np.ndarray:
@@ -149,14 +149,14 @@ def forecast_ahead(
 # -- the study ---------------------------------------------------------------------------------------------------------
 
 
-def _choose(made: Callable[[], Split], seed: int, recipe: PoolingRecipe) -> pl.DataFrame:
+def _choose(recipe: PoolingRecipe, *given: Any) -> pl.DataFrame:
     """Errors on the third quarter of every strength and stop, of scratch at every stop, and of Pop."""
-    split, parts = made(), list[pl.DataFrame]()
+    split, parts = Split(*given, 2), list[pl.DataFrame]()
 
     def look(model: str, strength: str, stop: int, params: FieldParameters) -> None:
         error = compare({model: split.ahead(params)}, split.scored())["models"][model]["mae_mean"]
         row = Row(model, f"recency {split.fit.recency:g}{strength}", "ahead", stop)
-        parts.append(facts(split.settings.name, row, seed, {"mae": error}, "third quarter"))
+        parts.append(facts(split.settings.name, row, split.seed, {"mae": error}, "third quarter"))
 
     def watch(stop: int, params: FieldParameters) -> None:
         for i, strength in enumerate(recipe.strengths):
@@ -192,10 +192,10 @@ def score(split: Split, strength: float, stop: int, stop_scratch: int) -> dict[s
     return {name: split.ahead(params) for name, params in models.items()} | split.baselines()
 
 
-def _last(made: Callable[[], Split], seed: int, strength: float, stop: int, stop_scratch: int) -> pl.DataFrame:
+def _last(best: tuple[float, int, int], *given: Any) -> pl.DataFrame:
     """Errors on the last quarter, and in how many patients Ind has the smaller one."""
-    split = made()
-    errors, parts = score(split, strength, stop, stop_scratch), []
+    split, (strength, stop, _) = Split(*given, 3), best
+    errors, parts = score(split, *best), []
     found = compare(errors, split.scored() & np.isfinite(np.stack(list(errors.values()))).all(0))
     for model, measures in found["models"].items():
         values = {f"mae {variable.name}": error for variable, error in zip(DISEASE.variables, measures["mae"])}
@@ -203,7 +203,7 @@ def _last(made: Callable[[], Split], seed: int, strength: float, stop: int, stop
         if paired := found["paired"].get(model):
             values |= {"ind_better": 100 * paired["ind_better"], "p": paired["p"]}
         row = Row(model, f"recency {split.fit.recency:g}, strength {strength:g}", "ahead", stop)
-        parts.append(facts(split.settings.name, row, seed, values, "last quarter"))
+        parts.append(facts(split.settings.name, row, split.seed, values, "last quarter"))
     return pl.concat(parts)
 
 
@@ -224,32 +224,25 @@ def chosen(frame: pl.DataFrame) -> tuple[float, float, int, int]:
 def run(
     recipe: PoolingRecipe, folder: Path, workers: int, cohort: Path, settings: BankRecipe | None = None
 ) -> pl.DataFrame:
-    """Choose on the third quarter of every stay, and score on the last; finished fits are kept in `folder`.
-
-    Raises:
-        BankError: Fewer stays than the bank's recipe asks for, or than two.
-    """
+    """Choose on the third quarter of every stay, and score on the last; finished fits are kept in `folder`."""
     made, stays = settings or read_recipe(release_folder("generation") / "sepsis-v0.toml"), Cohort.read(cohort)
     if recipe.need_hours:
         made = replace(made, prior=replace(made.prior, hours=recipe.need_hours))
-    if len(stays) < (needed := max(made.patients, 2)):
-        raise BankError(f"the cohort has {len(stays)} stays, the study needs {needed}; lower `patients`, or add stays")
     stays = select_stays(stays, made.patients) if made.patients else stays
     data = fit_data(stays.to_grid(1.0, DISEASE.process.horizon), DISEASE)
     name = digest(recipe.model_dump(exclude={"name", "recency", "seeds"}), made.hash, data.values.tobytes().hex())
-
-    def quarters(which: str, after: int, recency: float, function: Any, *values: Any) -> dict[str, tuple[Any, ...]]:
-        late = replace(made, fit=replace(made.fit, recency=recency))
-        roots = [derive_seed(made.seed, "pooling-study", seed) for seed in range(recipe.seeds)]
-        splits = {seed: partial(Split, data, late, recipe.hours, after, root) for seed, root in enumerate(roots)}
-        return {f"{which}-{recency:g}-{s}-{name}": (function, split, s, *values) for s, split in splits.items()}
-
-    calls: dict[str, tuple[Any, ...]] = {}
-    for recency in recipe.recency:
-        calls |= quarters("third", 2, recency, _choose, recipe)
-    frame = units(calls, folder, workers)
+    late = {recency: replace(made, fit=replace(made.fit, recency=recency)) for recency in recipe.recency}
+    third = {
+        f"third-{recency:g}-{seed}-{name}": (_choose, recipe, data, late[recency], recipe.hours, seed)
+        for recency, seed in product(recipe.recency, range(recipe.seeds))
+    }
+    frame = units(third, folder, workers)
     recency, *best = chosen(frame)
-    return pl.concat([frame, units(quarters("last", 3, recency, _last, *best), folder, workers)])
+    last = {
+        f"last-{recency:g}-{seed}-{name}": (_last, best, data, late[recency], recipe.hours, seed)
+        for seed in range(recipe.seeds)
+    }
+    return pl.concat([frame, units(last, folder, workers)])
 
 
 def markdown(recipe: PoolingRecipe, scores: Scores) -> str:
