@@ -7,17 +7,17 @@ import polars as pl
 import pytest
 import torch
 
-from experiments import common, figures, offline, online, pooling
+from experiments import figures, offline, online, pooling
 from experiments.ceilings import CeilingsRecipe, ceilings, interval_logits, intervals, schedule_harm
 from experiments.common import Row, Scores
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
-from medgym_offline.policies import StackedActor
+from medgym_offline.envs.timing import ProcessConfig
+from medgym_offline.online import load_behavior
 from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.data import fit_data
 from medgym_offline.simulators.fit import FitConfig
-from medgym_offline.stack import StackedMLP
 from tests.rolled import rolled
 
 SETTINGS = {"updates": 2, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1}
@@ -52,29 +52,13 @@ def test_online(two, tmp_path, monkeypatch):
         online.run(recipe.model_copy(update={"episodes": 1}), tmp_path, bank=two)
 
 
-@pytest.fixture(scope="module")
-def source():
-    bank = load_simulators("sepsis-v0").select(range(6))
-    net = StackedMLP(6, (9, 8, 3), "tanh", seeds=list(range(6)))
-    actor = StackedActor(net, bank.patients, 4).requires_grad_(False)
-    from medgym_offline.envs.timing import ProcessConfig
-
-    return rolled(bank, actor.act, 6, ProcessConfig(timing="fixed", decisions=4), "medgym/test-fixed-v0"), bank
-
-
 SMALL = {"updates": 12, "hidden": 8, "batch": 8, "codewords": 4, "candidates": [2, 2, 1]}
 
 
-def _behavior(source, row, episodes):
-    from medgym_offline import evaluate
-
-    data, bank = source
-    found = evaluate("zero", "fixed", 4, bank=bank, dataset=data, episodes=episodes)
-    return common.tidy(found, data.dataset_id, row, 0)
-
-
-def test_offline(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(offline, "_behavior", _behavior)  # none is shipped for four decisions
+def test_offline(tmp_path, monkeypatch):
+    bank = load_simulators("sepsis-v0").select(range(6))
+    actor = load_behavior("sepsis-v0", "ind", "fixed").select(bank.patients)
+    source = rolled(bank, actor.act, 4, ProcessConfig(timing="fixed"), "medgym/test-fixed-v0"), bank
     recipe = offline.OfflineRecipe(
         name="tiny", algorithms=("bc", "cql"), seeds=2, episodes=2, settings=SMALL,
         variants={"wide": {"algorithm": "gcql", "settings": {"theta": 0.75}}},
@@ -84,7 +68,7 @@ def test_offline(source, tmp_path, monkeypatch):
     for line in ("| CQL-F-Ind |", "| data-F |", "| CQL-F-Ind over BC-F-Ind |", "| wide-F-Ind over CQL-F-Ind |"):
         assert line in text
     scores = Scores(found, 20)
-    assert scores.course(Row("data", "data", "fixed", 4), "own", "support_distance")[0] == list(map(float, range(101)))
+    assert scores.course(Row("data", "data", "fixed", 20), "own", "support_distance")[0] == list(map(float, range(101)))
     page = figures.page(scores, "tiny")
     assert [section.heading for section in page.sections] == [f"{w} world, fixed timing" for w in ("Crossfit", "Own")]
     assert {len(section.blocks) for section in page.sections} == {5}
