@@ -179,7 +179,7 @@ def units(calls: Mapping[str, tuple[Any, ...]], folder: Path, workers: int = 1) 
     paths = {name: folder / f"{name}.parquet" for name in calls}
     missing = [name for name, path in paths.items() if not path.exists()]
     print(f"{len(calls) - len(missing)} of {len(calls)} units are there", file=sys.stderr)
-    Parallel(n_jobs=workers)(delayed(one)(paths[name], *calls[name]) for name in missing)
+    Parallel(n_jobs=workers, verbose=5)(delayed(one)(paths[name], *calls[name]) for name in missing)
     return pl.concat([pl.read_parquet(path) for path in paths.values()])
 
 

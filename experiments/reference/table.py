@@ -82,19 +82,17 @@ class TableRecipe(Recipe):
 
 def unit(dataset: str, part: Part, method: str, recipe: TableRecipe) -> pl.DataFrame:
     """Everything of one row and column of the table: all seeds of a learner, or a reference."""
-    started, stopped, facts = time.process_time(), 0, {}
-    try:
-        if method in REFERENCES:
-            policies = [(0, policy) for policy in reference(dataset, method)]
-        else:
+    policies, facts, started = [], {}, time.process_time()
+    if method in REFERENCES:
+        policies = [(0, policy) for policy in reference(dataset, method)]
+    else:
+        try:
             policies, stopped = learned(dataset, part, method, recipe)
             facts = {"seconds": (time.process_time() - started) / len(policies), "stopped": float(stopped)}
-        frames = [scored(policy, dataset, part, recipe.episodes, seed) for seed, policy in policies]
-    except MedGymError as error:  # a limit that no episode meets, a learner that diverges: a result too
-        if method in REFERENCES:
-            raise
-        print(f"{dataset}, {method}: {error}", file=sys.stderr)
-        frames, facts = [], {"failed": 1.0}
+        except MedGymError as error:  # a limit that no episode meets, a learner that diverges: a result too
+            print(f"{dataset}, {method}: {error}", file=sys.stderr)
+            facts = {"failed": 1.0}
+    frames = [scored(policy, dataset, part, recipe.episodes, seed) for seed, policy in policies]
     rows = [("all", metric, value, 0) for metric, value in facts.items()]
     schema = {"patient": pl.String, "metric": pl.String, "value": pl.Float32, "seed": pl.Int16}
     frame = pl.concat([*frames, pl.DataFrame(rows, schema, orient="row")])

@@ -69,8 +69,8 @@ def leaderboard_verify(
         print_json(report.to_json())
     else:
         _tell(report)
-        if report.accepted and file is None:
-            say(f"next: medgym-offline leaderboard verify {folder} --file BOARD")
+        if report.accepted and file is None and not report.retrained:
+            say(f"next: medgym-offline leaderboard add {folder}")
     if not report.accepted:
         raise typer.Exit(1)
 

@@ -99,7 +99,7 @@ def simulators_info(bank: common.BankArgument, json: common.Json = False) -> Non
 
     loaded = load_simulators(bank)
     names = ("name", "worlds", "backend", "state_dim", "content_hash")
-    facts = {"patients": len(loaded), **{name: getattr(loaded, name) for name in names}}
+    facts = {name: getattr(loaded, name) for name in names} | {"patients": len(loaded)}
     if json:
         common.print_json(facts | {"patient_ids": list(loaded.patients), "metadata": loaded.metadata})
         return

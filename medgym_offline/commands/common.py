@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from medgym_offline.patients import NEW_PEOPLE, PatientIndex
 __all__ = [
     "Bank", "BankArgument", "Dataset", "Device", "Hours", "Json", "MaybeBank", "Patients", "Record", "Split",
     "View", "Worlds", "ask_patients", "parse_list", "parse_patients", "print_json", "print_table",
-    "require_train_people", "say",
+    "require_train_people", "say", "terminal_width",
 ]  # fmt: skip
 
 _BANK = "Simulator bank: the name of a shipped one, or the path of a bank file"
@@ -46,13 +47,18 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """A table for a person; 160 columns wide where output is piped, so that lines are not cut there."""
+    """A table for a person."""
     from rich.console import Console
 
     from medgym_offline.reports import text
     from medgym_offline.reports.blocks import Table
 
-    text.print_table(Table(title, columns, list(rows)), Console(width=None if sys.stdout.isatty() else 160))
+    text.print_table(Table(title, columns, list(rows)), Console(width=terminal_width()))
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 160 where output is piped, so that lines are not cut there."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
 
 
 def parse_list(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medgym_offline.commands.common import Json, ask_patients, print_json, print_table, say
+from medgym_offline.commands.common import Json, ask_patients, print_json, print_table, say, terminal_width
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import DatasetInfo
@@ -35,7 +35,11 @@ def list_command(json: Json = False, root: Root = None) -> None:
     if json:
         print_json([_plain(info) for info in infos])
         return
-    print_table((*LISTED, "here"), [(*listing_row(info), "yes" if info.path else "no") for info in infos])
+    columns, rows = (*LISTED, "here"), [(*listing_row(info), "yes" if info.path else "no") for info in infos]
+    # A narrow terminal would fold every cell: it gets the columns that choose a dataset.
+    few = columns if terminal_width() >= 120 else ("id", "timing", "score", "here")
+    shown = [n for n, name in enumerate(columns) if name in few]
+    print_table([columns[n] for n in shown], [[row[n] for n in shown] for row in rows])
     say("\nreturns are means per episode; score: the behavior's, 0 = random, 100 = the best policy shipped")
     say("next: medgym-offline info ID, or medgym-offline generate ID")
 
