@@ -105,8 +105,8 @@ def main() -> None:
     table = pl.read_parquet(RESULTS)
     for folder, _, count in (f.partition("=") for f in parser.parse_args().folders):
         table = pl.concat([table, scores(Path(folder), int(count or 110), table)])
-    table = table.sort(KINDS[:2], maintain_order=True)
-    write(RESULTS, table)
+        table = table.sort(KINDS[:2], maintain_order=True)
+        write(RESULTS, table)
     write_text(HERE / "results.md", markdown(table))
 
 
