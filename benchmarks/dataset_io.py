@@ -185,7 +185,7 @@ def compare(count: int) -> dict[str, Any]:
     }
 
 
-def generation(dataset: str, patients: int | None, workers: int) -> dict[str, Any]:
+def generation(dataset: str, patients: int | None) -> dict[str, Any]:
     """`generate` from recipe to finished folder, with references and card: wall and processor seconds."""
     from medgym_offline.datasets import generate, list_recipes
     from medgym_offline.reports.figures import can_draw
@@ -194,7 +194,7 @@ def generation(dataset: str, patients: int | None, workers: int) -> dict[str, An
     with tempfile.TemporaryDirectory(prefix="dataset-io-") as place:
         os.environ["MEDGYM_CACHE"] = str(Path(place) / "cache")
         before, start = time.process_time(), time.perf_counter()
-        made = generate(dataset, root=Path(place) / "minari", workers=workers, progress=False, **part)
+        made = generate(dataset, root=Path(place) / "minari", progress=False, **part)
         wall, processor = time.perf_counter() - start, time.process_time() - before
         file = made.manifest["files"]["data/main_data.hdf5"]["bytes"]
         return {
@@ -202,10 +202,9 @@ def generation(dataset: str, patients: int | None, workers: int) -> dict[str, An
             "patients": len(made.manifest["patients"]),
             "episodes_per_patient": list_recipes()[dataset].episodes,
             "rows": made.steps,
-            "workers": workers,
             "figures": can_draw(),
             "wall_s": round(wall, 1),
-            "cpu_s": round(processor, 1) if workers == 1 else None,
+            "cpu_s": round(processor, 1),
             "bytes_per_episode": round(file / made.episodes),
         }
 
@@ -216,8 +215,6 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=2000, help="of the comparison with Minari's route")
     parser.add_argument("--dataset", default="medgym/sepsis-ind-v0", help="to generate")
     parser.add_argument("--patients", type=int, help="of the generated dataset; all by default")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the generation")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     import h5py
     import minari
@@ -226,10 +223,10 @@ def main() -> None:
 
     compare(20)  # imports and first files
     found = compare(arguments.episodes)
-    found["generation"] = generation(arguments.dataset, arguments.patients, arguments.workers)
+    found["generation"] = generation(arguments.dataset, arguments.patients)
     versions = {"minari": minari.__version__, "h5py": h5py.__version__}
     found["machine"] = timing.machine(nice=os.nice(0), **versions)
-    write_json(arguments.output, found)
+    write_json(RESULTS, found)
     print(json_text(found))
 
 
