@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.anesthesia_scoring import RandomDoses, score_surrogate
 from benchmarks.timing import arguments
-from experiments.anesthesia.scoring import RandomDoses, score_surrogate
 from medgym_offline.diseases.anesthesia.clinician import record_operations
 from medgym_offline.diseases.anesthesia.fit import fit_surrogate
 from medgym_offline.diseases.anesthesia.flow import Doses, flow

@@ -16,9 +16,7 @@ import gzip
 import io
 import json
 import os
-import platform
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -185,31 +183,27 @@ def main() -> None:
     if args.build is not None:
         build(args.build)
         return
-    scratch = Path(tempfile.mkdtemp(prefix="cohort-streaming-"))
-    try:
-        runs = []
-        for rows in (args.rows // PARTS, args.rows):
-            folder = scratch / f"mimic-iii-{rows}"
-            folder.mkdir()
-            sizes = apart("--write", str(folder), "--rows", str(rows))
-            found = apart("--build", str(folder))
-            runs.append({"rows": rows, "rows_per_second": rows / found["seconds"], **sizes, **found})
-            print(f"{rows} rows: {found['seconds']:.1f} s, peak {found['peak_mb']:.0f} MB", flush=True)
-            shutil.rmtree(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    runs = []
+    for rows in (args.rows // PARTS, args.rows):
+        with tempfile.TemporaryDirectory(prefix="cohort-streaming-") as folder:
+            sizes = apart("--write", folder, "--rows", str(rows))
+            found = apart("--build", folder)
+        runs.append({"rows": rows, "rows_per_second": rows / found["seconds"], **sizes, **found})
+        print(f"{rows} rows: {found['seconds']:.1f} s, peak {found['peak_mb']:.0f} MB", flush=True)
+    # Imported last: a process inherits the peak of the one that starts it.
+    from benchmarks.timing import machine
+    from medgym_offline.files import write_json
+
     result = {
         "what": "raw MIMIC-III tables with a synthetic CHARTEVENTS.csv.gz -> cohort table (Parquet), one process",
         "command": f"POLARS_MAX_THREADS={os.environ.get('POLARS_MAX_THREADS', '')} python benchmarks/"
         f"cohort_streaming.py --rows {args.rows}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, shared; {platform.python_implementation()} "
-        f"{platform.python_version()}, polars {version('polars')}",
+        "machine": machine(polars=version("polars")),
         "kept_share": sum(KEPT.values()),
         "runs": runs,
         "projected_full_mimic_iii": project(runs[0], runs[1]),
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(args.output, result)
     print(json.dumps(result["projected_full_mimic_iii"], indent=2))
 
 

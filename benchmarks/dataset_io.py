@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import tempfile
 import time
 import warnings
@@ -37,6 +36,8 @@ def episodes_of(count: int, decisions: int = DECISIONS) -> Any:
     rng, rows = np.random.default_rng(0), count * decisions
     widths = {"observations": (9,), "next_observations": (9,), "actions": (4,), "costs_path": (1,), "costs_peak": (1,)}
     columns = {name: rng.standard_normal((rows, *widths.get(name, ())), dtype=np.float32) for name in COLUMNS}
+    seen = rng.standard_normal((count, decisions + 1, 9), dtype=np.float32)
+    columns["observations"], columns["next_observations"] = (x.reshape(rows, 9) for x in (seen[:, :-1], seen[:, 1:]))
     columns["actions"] = np.tanh(columns["actions"])
     columns["terminations"] = np.arange(rows) % decisions == decisions - 1
     columns["truncations"] = np.zeros(rows, bool)
@@ -136,11 +137,11 @@ def iterate_stock() -> float:
     return float(sum(np.concatenate(part).sum(dtype=np.float64) for part in zip(*episodes)))
 
 
-def load_ours(root: Path, patients: Any = None) -> float:
+def load_ours(root: Path) -> float:
     """Our route: `load_dataset`, every number of three columns read."""
     from medgym_offline.datasets import load_dataset
 
-    rows = load_dataset(OURS, patients, root=root, progress=False)
+    rows = load_dataset(OURS, root=root, progress=False)
     return float(sum(getattr(rows, name).sum(dtype=np.float64) for name in ("observations", "actions", "rewards")))
 
 
@@ -184,29 +185,7 @@ def compare(count: int) -> dict[str, Any]:
     }
 
 
-def loading(count: int) -> dict[str, Any]:
-    """`load_dataset` of `count` episodes: the first call, later ones, one patient, and with every number read."""
-    from medgym_offline.datasets import load_dataset
-
-    block = episodes_of(count)
-    with tempfile.TemporaryDirectory(prefix="dataset-io-") as place:
-        write = seconds(lambda: write_ours(block, Path(place)))
-
-        def load(patients: Any = None) -> Any:
-            return load_dataset(OURS, patients, root=place, progress=False)
-
-        return {
-            "episodes": count,
-            "rows": len(block.columns["rewards"]),
-            "write_s": round(write, 2),
-            "first_s": round(seconds(load), 4),
-            "again_s": round(seconds(load, 5), 4),
-            "one_patient_s": round(seconds(lambda: load(1), 5), 4),
-            "read_three_columns_s": round(seconds(lambda: load_ours(Path(place)), 3), 4),
-        }
-
-
-def generation(dataset: str, patients: int | None, workers: int) -> dict[str, Any]:
+def generation(dataset: str, patients: int | None) -> dict[str, Any]:
     """`generate` from recipe to finished folder, with references and card: wall and processor seconds."""
     from medgym_offline.datasets import generate, list_recipes
     from medgym_offline.reports.figures import can_draw
@@ -214,38 +193,28 @@ def generation(dataset: str, patients: int | None, workers: int) -> dict[str, An
     part = {} if patients is None else {"patients": patients, "output_id": "bench/generated-v0"}
     with tempfile.TemporaryDirectory(prefix="dataset-io-") as place:
         os.environ["MEDGYM_CACHE"] = str(Path(place) / "cache")
-        before, start = _processor(), time.perf_counter()
-        made = generate(dataset, root=Path(place) / "minari", workers=workers, progress=False, **part)
-        wall, processor = time.perf_counter() - start, _processor() - before
+        before, start = time.process_time(), time.perf_counter()
+        made = generate(dataset, root=Path(place) / "minari", progress=False, **part)
+        wall, processor = time.perf_counter() - start, time.process_time() - before
         file = made.manifest["files"]["data/main_data.hdf5"]["bytes"]
         return {
             "dataset": dataset,
             "patients": len(made.manifest["patients"]),
             "episodes_per_patient": list_recipes()[dataset].episodes,
             "rows": made.steps,
-            "workers": workers,
             "figures": can_draw(),
             "wall_s": round(wall, 1),
-            "cpu_s": round(processor, 1) if workers == 1 else None,
+            "cpu_s": round(processor, 1),
             "bytes_per_episode": round(file / made.episodes),
         }
-
-
-def _processor() -> float:
-    """Processor seconds of this process so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
     """Measure, print and store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=2000, help="of the comparison with Minari's route")
-    parser.add_argument("--load", type=int, default=11_000, help="episodes of the loading test")
     parser.add_argument("--dataset", default="medgym/sepsis-ind-v0", help="to generate")
     parser.add_argument("--patients", type=int, help="of the generated dataset; all by default")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the generation")
-    parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     import h5py
     import minari
@@ -254,11 +223,10 @@ def main() -> None:
 
     compare(20)  # imports and first files
     found = compare(arguments.episodes)
-    found["loading"] = loading(arguments.load)
-    found["generation"] = generation(arguments.dataset, arguments.patients, arguments.workers)
+    found["generation"] = generation(arguments.dataset, arguments.patients)
     versions = {"minari": minari.__version__, "h5py": h5py.__version__}
     found["machine"] = timing.machine(nice=os.nice(0), **versions)
-    write_json(arguments.output, found)
+    write_json(RESULTS, found)
     print(json_text(found))
 
 

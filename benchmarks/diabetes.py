@@ -13,6 +13,7 @@ CPU seconds of this process, the least of several repeats. Writes `benchmarks/re
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from medgym_offline.diseases.diabetes.meals import meals, served
 from medgym_offline.diseases.diabetes.minimal import fit
 from medgym_offline.diseases.diabetes.people import published
 from medgym_offline.diseases.diabetes.truth import play, start, truth
-from medgym_offline.files import write_json
+from medgym_offline.files import json_text, write_json
 
 RESULTS = Path(__file__).parent / "results" / "diabetes.json"
 RECORDED = 181.0 / 30
@@ -55,14 +56,11 @@ def stacks(episodes: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--simglucose", action="store_true", help="measure the other package instead of its recorded time"
-    )
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    options = parser.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--simglucose", action="store_true", help="measure it instead of taking its recorded time")
+    measured = parser.parse_args().simglucose
     torch.set_num_threads(1)
-    other = simglucose() if options.simglucose else RECORDED
+    other = simglucose() if measured else RECORDED
     rows = []
     for episodes in (16, 128, 512):
         own = stacks(episodes)
@@ -76,15 +74,15 @@ def main() -> None:
     begin = time.process_time()
     fit(found.sensor, (found.basal / 12 + found.bolus) / weight, found.logged / weight, parity=0)
     results = {
-        "command": "python benchmarks/diabetes.py" + (" --simglucose" if options.simglucose else ""),
+        "command": " ".join(["python", *sys.argv]),
         "machine": machine(),
-        "simglucose": {"seconds_per_patient_day": round(other, 3), "measured": options.simglucose},
+        "simglucose": {"seconds_per_patient_day": round(other, 3), "measured": measured},
         "truth": rows,
         "records_of_30_patients_14_days_seconds": round(recording, 1),
         "fit_of_30_patients_seconds": round(time.process_time() - begin, 1),
     }
-    write_json(options.output, results)
-    print(options.output.read_text(encoding="utf-8"))
+    write_json(RESULTS, results)
+    print(json_text(results))
 
 
 if __name__ == "__main__":

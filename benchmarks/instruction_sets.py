@@ -151,8 +151,6 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--parts", nargs="*", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--sets", nargs="*", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--only", default="", help="tasks whose name contains this")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--again", action="store_true", help="also what is recorded")
     parser.add_argument("--child", nargs=2, metavar=("PART", "NAME"), help=argparse.SUPPRESS)
@@ -164,9 +162,9 @@ def main() -> None:
 
     found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     found["processor"] = torch.backends.cpu.get_cpu_capability()
-    sets = [kind for kind in options.sets if kind != "avx2" or found["processor"] != "AVX2"]  # the same twice
+    sets = [kind for kind in SETS if kind != "avx2" or found["processor"] != "AVX2"]  # the same twice
     for part in options.parts:
-        kept, names = {} if options.again else found.get(part, {}), [n for n in tasks(part) if options.only in n]
+        kept, names = {} if options.again else found.get(part, {}), tasks(part)
         jobs = [(n, k) for k in sets for n in names if "error" in kept.get(n, {}).get(k, {"error": ""})]
         with ThreadPoolExecutor(options.workers) as pool:
             results = pool.map(run, [part] * len(jobs), *zip(*jobs))

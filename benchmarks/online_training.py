@@ -1,13 +1,12 @@
 """How fast is online training? Parts of an update, and ratios to other ways of doing it, side by side in one run.
 
     python benchmarks/online_training.py --bank sepsis-v0 --patients 11 110 --shards 22 55
-    python benchmarks/online_training.py --bank sepsis-v0 --measure loop library workers
+    python benchmarks/online_training.py --bank sepsis-v0 --measure library workers
 
 parts    CPU milliseconds per patient and update, and where they go, for each of `--algorithms`; and what 200,000
          decisions of every patient would take
-loop     TRPO-Lag of all patients against `one_environment.py`: one patient, one environment, one step after another
-library  the same against TRPO of sb3-contrib and PPO of stable-baselines3, on one patient in our single environment
-         (pip install sb3-contrib; left out, with a line that says so, where it is missing)
+library  TRPO-Lag of all patients against TRPO of sb3-contrib and PPO of stable-baselines3, on one patient in our single
+         environment (pip install sb3-contrib; left out, with a line that says so, where it is missing)
 workers  two local workers against one: wall time of `individual policies` of all patients
 
 CPU seconds of this process (not wall time), so that a shared machine gives the same answer, but for the workers; one
@@ -96,16 +95,6 @@ def measure(bank: SimulatorBank, algorithm: str, timing: str, updates: int, shar
     return facts | {"ms": total * scale, "parts_ms": parts, "steps_per_s": speed, "minutes_of_200k": whole}
 
 
-def one_environment(updates: int) -> dict[str, Any]:
-    """Steps per CPU second of the one-environment implementation."""
-    from one_environment import OneEnvironmentTrainer
-
-    trainer = OneEnvironmentTrainer()
-    trainer.update(40)  # the first call of everything does not count
-    steps = EPISODES * 20
-    return {"steps_per_s": updates * steps / sum(trainer.update(steps) for _ in range(updates)), "goal": 20}
-
-
 def library(bank: SimulatorBank, updates: int) -> dict[str, dict[str, Any]]:
     """Steps per CPU second of a library's TRPO and PPO on one patient; empty where it is not installed."""
     if importlib.util.find_spec("sb3_contrib") is None:
@@ -128,12 +117,10 @@ def library(bank: SimulatorBank, updates: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def compare(bank: SimulatorBank, updates: int, shard: int, wanted: list[str]) -> dict[str, Any]:
+def compare(bank: SimulatorBank, updates: int, shard: int) -> dict[str, Any]:
     """Our TRPO-Lag of all patients of `bank`, and how much faster it is than the others."""
     ours = measure(bank, "trpo-lag", "adaptive", updates, shard)
-    others: dict[str, Any] = {"loop": one_environment(updates)} if "loop" in wanted else {}
-    if "library" in wanted:
-        others |= library(bank, updates)
+    others = library(bank, updates)
     for name, facts in others.items():
         facts["ratio"] = ours["steps_per_s"] / facts["steps_per_s"]
         speed, ratio, goal = facts["steps_per_s"], facts["ratio"], facts["goal"]
@@ -160,7 +147,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bank", default="prior", help="a bank, or 'prior' for unfitted draws (solver backend)")
-    kinds = ("parts", "loop", "library", "workers")
+    kinds = ("parts", "library", "workers")
     parser.add_argument("--measure", nargs="+", choices=kinds, default=["parts"])
     parser.add_argument("--algorithms", nargs="+", default=["trpo-lag"])
     parser.add_argument("--patients", type=int, nargs="+", default=[1, 11, 110], help="the last counts for the ratios")
@@ -187,8 +174,8 @@ def main() -> None:
             for shard in options.shards
         ]
     bank, shard = whole.select(range(options.patients[-1])), options.shards[-1]
-    if {"loop", "library"} & set(options.measure):
-        results["ratios"] = compare(bank, options.updates, shard, options.measure)
+    if "library" in options.measure:
+        results["ratios"] = compare(bank, options.updates, shard)
     if "workers" in options.measure:
         results["workers"] = workers(bank, options.worker_updates, shard)
     write_json(options.output, rounded(results))

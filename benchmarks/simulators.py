@@ -18,6 +18,7 @@ Writes `benchmarks/results/simulators.json`.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -144,7 +145,7 @@ def holds(bank: SimulatorBank, times: Tensor, repeats: int, goal: float) -> dict
     return {"map_ms": 1e3 * fast, "solver_ms": 1e3 * slow, "ratio": slow / fast, "goal": goal}
 
 
-def fits(cohort_path: Path, bank: SimulatorBank, steps: int, sample: int) -> dict[str, Any]:
+def fits(cohort_path: Path, bank: SimulatorBank, steps: int = 3, sample: int = 4) -> dict[str, Any]:
     """(d): all Ind models stacked against one by one."""
     from medgym_offline.cohorts import Cohort
     from medgym_offline.diseases.sepsis.model import MODEL
@@ -191,9 +192,8 @@ def fits(cohort_path: Path, bank: SimulatorBank, steps: int, sample: int) -> dic
 
 def loading(name: str, repeats: int) -> dict[str, Any]:
     """(e)."""
-    path = (
-        Path(name) if name.endswith(".safetensors") else release_folder("generation") / "banks" / f"{name}.safetensors"
-    )
+    shipped = release_folder("generation") / "banks" / f"{name}.safetensors"
+    path = shipped if shipped.exists() else Path(name)
     took = seconds(lambda: load_simulators(path), repeats)
     return {"load_s": took, "megabytes": path.stat().st_size / 1e6, "goal_s": 0.5, "goal_megabytes": 10}
 
@@ -204,8 +204,6 @@ def main() -> None:
     parser.add_argument("--bank", default="sepsis-v0")
     parser.add_argument("--cohort", type=Path, help="cohort table, for (d)")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--fit-steps", type=int, default=3)
-    parser.add_argument("--fit-sample", type=int, default=4)
     parser.add_argument("--return-memory", action="store_true", help="without what the command line does to memory")
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -213,8 +211,7 @@ def main() -> None:
     kept = not options.return_memory and keep_memory()
     bank = load_simulators(options.bank)
     results: dict[str, Any] = {
-        "command": f"python benchmarks/simulators.py --bank {options.bank}"
-        + (f" --cohort {options.cohort}" if options.cohort else ""),
+        "command": " ".join(["python", *sys.argv]),
         "bank": bank.name,
         "patients": len(bank),
         "episodes": EPISODES,
@@ -225,7 +222,7 @@ def main() -> None:
         "load": loading(options.bank, options.repeats),
     }
     if options.cohort:
-        results["fit_individuals"] = fits(options.cohort, bank, options.fit_steps, options.fit_sample)
+        results["fit_individuals"] = fits(options.cohort, bank)
     write_json(options.output, rounded(results))
     print(options.output.read_text(encoding="utf-8"))
 

@@ -1,8 +1,6 @@
 """The release's own entries on the leaderboard, made by the commands that a contributor would type.
 
     python -m experiments.board                 # trains, evaluates, submits and verifies every entry
-    python -m experiments.board gcql random     # only entries whose name holds one of these
-    python -m experiments.board --dry-run       # prints the commands
 
 leaderboard/seed_entries.toml names the entries. Each command runs in a process of its own, and only while what it
 makes is missing, so that an interrupted run goes on; delete an entry's folders to make it again. The commands are kept
@@ -48,7 +46,7 @@ def entries(recipe: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             if dataset not in method.get("datasets", [dataset]):
                 continue
             for scope in method.get("scopes", ("ind",)) if "algorithm" in method else ("",):
-                label = "-".join(part for part in (slug(method["name"]), dataset.rpartition("/")[2], scope) if part)
+                label = f"{slug(method['name'])}-{dataset.rpartition('/')[2]}-{scope}".removesuffix("-")
                 yield label, {**recipe, **method, "dataset": dataset, "scope": scope}
 
 
@@ -70,14 +68,9 @@ def steps(label: str, entry: dict[str, Any], work: Path, board: Path) -> Iterato
     named = ["--name", entry["name"], "--authors", "; ".join(entry["authors"])]
     packed = submission / "entry.json"
     yield packed, ["submit", *map(str, policies), *named, "--output", str(submission)]
-    if not packed.exists() or not on_board(packed, board):
-        yield folder / "absent", ["leaderboard", "verify", str(submission), *bank, "--file", str(board)]
-
-
-def on_board(packed: Path, board: Path) -> bool:
-    """Whether the entry of a submission is verified on a board."""
     known = json.loads(packed.read_text("utf-8"))["id"]
-    return any(entry.id == known and entry.verification for entry in read_board(board))
+    if not any(one.id == known and one.verification for one in read_board(board)):
+        yield folder / "absent", ["leaderboard", "verify", str(submission), *bank, "--file", str(board)]
 
 
 def make(label: str, entry: dict[str, Any], work: Path, board: Path) -> None:
@@ -98,21 +91,13 @@ def make(label: str, entry: dict[str, Any], work: Path, board: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="only entries whose name holds one of these")
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--work", type=Path, default=Path("runs/board"), help="policies and results")
     parser.add_argument("--board", type=Path, default=default_board(), help="beside it lie the submissions")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands")
     options = parser.parse_args()
     for label, entry in entries(read_toml(options.recipe, SubmissionError)):
-        if options.names and not any(name in label for name in options.names):
-            continue
-        if not options.dry_run:
-            make(label, entry, options.work, options.board)
-            continue
-        for _, argv in steps(label, entry, options.work, options.board):
-            print(f"medgym-offline {shlex.join(argv)}")
+        make(label, entry, options.work, options.board)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,39 +29,36 @@ from medgym_offline.evaluation.protocol import Bootstrap
 from medgym_offline.evaluation.statistics import mean_intervals, paired_difference
 from medgym_offline.files import atomic_path, read_toml, write_text
 
-__all__ = [
-    "BETTER", "HERE", "Estimate", "Gain", "Recipe", "Row", "Scores", "SCHEMA", "compared", "cut", "digest", "facts",
-    "label", "main", "markdown_table", "median_gain", "parts_main", "plain_table", "read_scores", "shown", "shown_cut",
-    "spread", "table", "tidy", "tidy_rows", "units",
-]  # fmt: skip
-
 HERE = Path(__file__).parent
-RESAMPLES = 4_000
-
 BETTER = {
     "severity_mean": -1, "severity_end": -1, "safe_hourly": 1, "safe_path": 1, "lactate_mean": -1, "cost_mean": -1,
     "return": 1, "support_distance": -1, "support_outside": -1, "decisions_used": 0, "first_interval": 0,
     "last_interval": 0, **dict.fromkeys(("dt_q05", "dt_q25", "dt_q50", "dt_q75", "dt_q95"), 0),
 }  # fmt: skip
 """Metrics that are kept, with the direction that is better."""
-
 CURVES = {"severity": "sofa", "monitored": "lactate"}
 """A curve of an evaluation -> its name in the results of the studies, all of which are of sepsis."""
-
 SCHEMA = {
     "data": pl.String, "method": pl.String, "scope": pl.String, "timing": pl.String, "decisions": pl.Int16,
     "seed": pl.Int16, "patient": pl.String, "world": pl.String, "metric": pl.String, "value": pl.Float64,
 }  # fmt: skip
+Estimate = tuple[float, ...]
+"""A number, and its interval if it has one."""
 R = TypeVar("R", bound="Recipe")
 
 
-# -- recipes -----------------------------------------------------------------------------------------------------------
+# -- recipes and command lines -----------------------------------------------------------------------------------------
 
 
-class Recipe(BaseModel):
-    """A recipe: TOML with known entries alone. `extends` names another recipe that gives the entries left out."""
+class Form(BaseModel):
+    """Settings of a recipe: known entries alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Recipe(Form):
+    """A recipe, from TOML. `extends` names another recipe that gives the entries left out."""
+
     name: str
 
     @classmethod
@@ -72,8 +68,7 @@ class Recipe(BaseModel):
         Raises:
             MedGymError: If the file is missing, is no TOML, or holds an unknown or wrong entry (named).
         """
-        path = Path(name_or_path)
-        path = path if path.suffix == ".toml" else HERE / f"{name_or_path}.toml"
+        path = HERE / f"{name_or_path}.toml" if Path(name_or_path).suffix != ".toml" else Path(name_or_path)
         values = read_toml(path, MedGymError)
         if "extends" in values:
             values = read_toml(path.parent / f"{values.pop('extends')}.toml", MedGymError) | values
@@ -85,38 +80,32 @@ class Recipe(BaseModel):
 
 
 def main(
-    description: str, default: str, kind: type[R], run: Callable[..., pl.DataFrame],
-    markdown: Callable[[R, Scores], str], **files: str,
+    description: str | None, kind: type[R], run: Callable[..., pl.DataFrame], markdown: Callable[[R, Scores], str],
+    **files: str,
 ) -> None:  # fmt: skip
     """The command line of an experiment: run what a recipe asks for, write NAME.parquet and NAME.md.
 
     Args:
         description: Help.
-        default: Recipe.
         kind: Of the recipe.
         run: (recipe, folder of the finished units, workers, **files) -> tidy table.
         markdown: (recipe, scores) -> text.
         files: Name of a file that `run` reads -> help.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("recipe", nargs="?", default=default, help="name of a recipe in experiments/, or a .toml file")
+    parser.add_argument("recipe", help="name of a recipe in experiments/, or a .toml file")
     parser.add_argument("--output", type=Path, help="folder for NAME.parquet, NAME.md and work/ (default: runs/NAME)")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
     parser.add_argument("--tables", action="store_true", help="only write NAME.md again, from NAME.parquet")
     for name, words in files.items():
-        parser.add_argument(f"--{name}", type=Path, help=words)
+        parser.add_argument(f"--{name}", type=Path, default=Path(f"runs/{name}.parquet"), help=words)
     options = parser.parse_args()
-    home = options.output or Path("runs") / Path(options.recipe).stem
     try:
         recipe = kind.load(options.recipe)
-        path = home / f"{recipe.name}.parquet"
+        path = (options.output or Path("runs") / recipe.name) / f"{recipe.name}.parquet"
         if not options.tables:
-            given = {name: getattr(options, name) for name in files}
-            if missing := [name for name, value in given.items() if value is None]:
-                parser.error(f"--{missing[0]} is needed: {files[missing[0]]}")
-            found = run(recipe, home / "work", options.workers, **given).with_columns(pl.col("value").round(6))
-            with atomic_path(path) as temporary:
-                found.unique(maintain_order=True).write_parquet(temporary, compression_level=19)
+            found = run(recipe, path.parent / "work", options.workers, *(getattr(options, name) for name in files))
+            write(path, found.with_columns(pl.col("value").round(6)).unique(maintain_order=True))
         write_text(path.with_suffix(".md"), markdown(recipe, Scores(read_scores(path))))
     except MedGymError as error:
         sys.exit(f"error: {error}")
@@ -124,7 +113,7 @@ def main(
 
 
 def parts_main(
-    description: str, recipe: Any, run: Callable[[Any, str, int], Path], tables: Callable[[Any], str], page: Path
+    description: str | None, recipe: Any, run: Callable[[Any, str, int], Path], tables: Callable[[Any], str], page: Path
 ) -> None:
     """The command line of a study in parts: `run PART...`, and `tables`, which writes `page` from those that are there.
 
@@ -140,13 +129,12 @@ def parts_main(
     running = commands.add_parser("run", help="run parts")
     running.add_argument("parts", nargs="+", choices=list(recipe.part), metavar="PART", help=", ".join(recipe.part))
     running.add_argument("--workers", type=int, default=1, help="processes at a time")
-    commands.add_parser("tables", help=f"write {page.name}")
+    commands.add_parser("tables", help=f"write {page.name}").set_defaults(parts=[])
     options = parser.parse_args()
-    if options.command == "tables":
-        write_text(page, tables(recipe))
-        return
     for name in options.parts:
         print(f"wrote {run(recipe, name, options.workers)}", file=sys.stderr)
+    if options.command == "tables":
+        write_text(page, tables(recipe))
 
 
 def spread(patients: Sequence[str], count: int) -> tuple[str, ...]:
@@ -168,6 +156,13 @@ def digest(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def write(path: Path, table: pl.DataFrame) -> Path:
+    """Write a table of results whole, or not at all."""
+    with atomic_path(path) as temporary:
+        table.write_parquet(temporary, compression_level=19)
+    return path
+
+
 def units(calls: Mapping[str, tuple[Any, ...]], folder: Path, workers: int = 1) -> pl.DataFrame:
     """The tables of every call, below each other; each is kept in `folder` as it finishes.
 
@@ -178,16 +173,14 @@ def units(calls: Mapping[str, tuple[Any, ...]], folder: Path, workers: int = 1) 
         workers: Processes at a time.
     """
 
-    def one(name: str, function: Callable[..., pl.DataFrame], *values: Any) -> None:
-        found = function(*values)
-        with atomic_path(folder / f"{name}.parquet") as path:
-            found.write_parquet(path)
+    def one(path: Path, function: Callable[..., pl.DataFrame], *values: Any) -> None:
+        write(path, function(*values))
 
-    missing = [name for name in calls if not (folder / f"{name}.parquet").exists()]
+    paths = {name: folder / f"{name}.parquet" for name in calls}
+    missing = [name for name, path in paths.items() if not path.exists()]
     print(f"{len(calls) - len(missing)} of {len(calls)} units are there", file=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
-    Parallel(n_jobs=workers, verbose=5 if missing else 0)(delayed(one)(name, *calls[name]) for name in missing)
-    return pl.concat([pl.read_parquet(folder / f"{name}.parquet") for name in calls])
+    Parallel(n_jobs=workers, verbose=5)(delayed(one)(paths[name], *calls[name]) for name in missing)
+    return pl.concat([pl.read_parquet(path) for path in paths.values()])
 
 
 # -- tidy scores -------------------------------------------------------------------------------------------------------
@@ -221,16 +214,13 @@ def tidy(evaluation: Evaluation, data: str, row: Row, seed: int) -> pl.DataFrame
         columns = found.per_patient
         for metric in (m for m in BETTER if m in columns):
             parts.append(tidy_rows(data, row, seed, world, metric, dict(zip(columns["patient"], columns[metric]))))
-        single = {}
-        for curve, course in found.curves.items():
-            if isinstance(course, Mapping):
-                mean = course["mean"]
-                single |= {f"{CURVES[curve]}@{h}": float(mean[h]) for h in range(0, min(97, len(mean)), 4)}
         for who, policy in (("policy", row), ("behavior", Row("data", "data", row.timing, row.decisions))):
             if found.support and who in found.support:
                 quantiles = found.support[who]["quantiles"]
                 distances = {f"support_distance@q{percent}": float(value) for percent, value in enumerate(quantiles)}
                 parts.append(facts(data, policy, seed if policy == row else 0, distances, world))
+        means = {name: found.curves[curve]["mean"][:97:4] for curve, name in CURVES.items() if curve in found.curves}
+        single = {f"{name}@{4 * i}": float(v) for name, mean in means.items() for i, v in enumerate(mean)}
         parts.append(facts(data, row, seed, single, world))
     return pl.concat(parts)
 
@@ -250,55 +240,28 @@ def read_scores(path: str | Path) -> pl.DataFrame:
 # -- statistics --------------------------------------------------------------------------------------------------------
 
 
-class Estimate(NamedTuple):
-    """A number with its interval (NaN: none)."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
-
-
-class Gain(NamedTuple):
-    """A method against a reference, paired over patients.
-
-    Attributes:
-        percent: Gain in per cent of the reference's mean; positive: the method is better.
-        wins: Per cent of patients in whom the method is better; ties count one half.
-        difference: Mean of method minus reference.
-    """
-
-    percent: Estimate
-    wins: Estimate
-    difference: Estimate
-
-
 class Scores:
-    """Estimates and comparisons of a tidy table.
+    """Estimates and comparisons of a tidy table, and columns of tables that show them.
 
     Args:
         frame: Of :func:`tidy`.
         resamples: Of the bootstrap.
     """
 
-    def __init__(self, frame: pl.DataFrame, resamples: int = RESAMPLES):
+    def __init__(self, frame: pl.DataFrame, resamples: int = 4_000):
         self.frame, self.bootstrap = frame, Bootstrap(resamples=resamples)
         keys = [*Row._fields, "world", "metric", "patient"]
         self._of: dict[tuple[Row, str, str], dict[str, list[float]]] = {}
-        self._gains: dict[tuple[Row, Row, str, str], Gain] = {}
+        self._gains: dict[tuple[Row, Row, str, str], dict[str, Estimate]] = {}
         for *row, world, metric, patient, values in frame.group_by(keys, maintain_order=True).agg("value").iter_rows():
             self._of.setdefault((Row(*row), world, metric), {})[patient] = values
-
-    @cached_property
-    def rows(self) -> list[Row]:
+        scored = [(row, world) for row, world, metric in self._of if metric in BETTER]
+        self.rows = list(dict.fromkeys(row for row, _ in scored))
         """Policies, in the order of the table."""
-        return list(dict.fromkeys(row for row, _, metric in self._of if metric in BETTER))
-
-    @cached_property
-    def worlds(self) -> list[str]:
-        """Worlds, the one that decides first: "true", else "crossfit", else the first."""
-        found = dict.fromkeys(world for _, world, metric in self._of if metric in BETTER)
-        head = next((w for w in ("true", "crossfit") if w in found), next(iter(found)))
-        return sorted(found, key=lambda w: w != head)
+        found = list(dict.fromkeys(world for _, world in scored))
+        head = next((world for world in ("true", "crossfit") if world in found), found[0] if found else "")
+        self.worlds = sorted(found, key=lambda world: world != head)
+        """The one that decides first: "true", else "crossfit", else the first."""
 
     def patients(self, row: Row) -> int:
         """On how many a policy was scored."""
@@ -311,13 +274,11 @@ class Scores:
 
     def course(self, row: Row, world: str, name: str) -> tuple[list[float], list[float]]:
         """Positions and values of `name@position`, in order of position."""
-        found = []
-        for (one, where, metric), values in self._of.items():
-            variable, _, place = metric.partition("@")
-            if (one, where, variable) == (row, world, name) and place and "all" in values:
-                found.append((float(place.removeprefix("q")), float(np.mean(values["all"]))))
-        found.sort()
-        return [x for x, _ in found], [y for _, y in found]
+        places = (metric.split("@")[1] for one, where, metric in self._of if (one, where) == (row, world)
+                  and metric.startswith(f"{name}@"))  # fmt: skip
+        ordered = sorted(places, key=lambda place: float(place.removeprefix("q")))
+        values = [self.fact(row, f"{name}@{place}", world) or 0.0 for place in ordered]
+        return [float(place.removeprefix("q")) for place in ordered], values
 
     def mean(self, row: Row, world: str, metric: str) -> Estimate | None:
         """Mean over patients; None where it was not measured."""
@@ -326,25 +287,40 @@ class Scores:
             return None
         values = np.array(list(found.values())).T
         interval = mean_intervals(values[None], self.bootstrap)[0] if len(found) > 1 else ()
-        return Estimate(float(values.mean()), *interval)
+        return float(values.mean()), *interval
 
-    def gain(self, method: Row, reference: Row, world: str, metric: str = "severity_mean") -> Gain | None:
-        """`method` against `reference` over the patients that both have; None if one was not scored.
+    def gain(self, method: Row, reference: Row, world: str, metric: str = "severity_mean") -> dict[str, Estimate]:
+        """`method` against `reference` over the patients that both have; empty if one was not scored.
 
         A record that kept no seeds may keep `gain METRIC over REFERENCE@low` and `@high`, the interval of the time.
+
+        Returns:
+            `percent`: gain in per cent of the reference's mean, positive if the method is better; `wins`: per cent of
+            patients in whom it is, ties count one half; `difference`: mean of method minus reference.
         """
         a, b = self._of.get((method, world, metric)), self._of.get((reference, world, metric))
         if not a or not b or method == reference:
-            return None
-        if known := self._gains.get((method, reference, world, metric)):
-            return known
-        x, y = (np.array([one[p] for p in a if p in b]).T for one in (a, b))
-        found = paired_difference(x, y, BETTER[metric], self.bootstrap)
-        kept = [self.fact(method, f"gain {metric} over {reference.method}@{end}", world) for end in ("low", "high")]
-        percent = found.percent_interval if None in kept else kept
-        wins = Estimate(100 * found.share, *(100 * end for end in found.share_interval))
-        gain = Gain(Estimate(found.percent, *percent), wins, Estimate(found.difference, *found.difference_interval))
-        return self._gains.setdefault((method, reference, world, metric), gain)
+            return {}
+        key = method, reference, world, metric
+        if key not in self._gains:
+            x, y = (np.array([one[p] for p in a if p in b]).T for one in (a, b))
+            found = paired_difference(x, y, BETTER[metric], self.bootstrap)
+            kept = [self.fact(method, f"gain {metric} over {reference.method}@{end}", world) for end in ("low", "high")]
+            percent = [end for end in kept if end is not None] or found.percent_interval
+            self._gains[key] = {
+                "percent": (found.percent, *percent),
+                "wins": (100 * found.share, *(100 * end for end in found.share_interval)),
+                "difference": (found.difference, *found.difference_interval),
+            }
+        return self._gains[key]
+
+    def means(self, world: str, metric: str, show: Callable[..., str] | None = None) -> Callable[[Row], str]:
+        """Column of the means of a metric."""
+        return lambda row: (show or shown)(self.mean(row, world, metric))
+
+    def gains(self, world: str, what: str, **other: str) -> Callable[[Row], str]:
+        """Column of the gains in severity over the policy that differs in `other`."""
+        return lambda row: shown_cut(self.gain(row, row._replace(**other), world).get(what))
 
 
 def median_gain(better: np.ndarray, worse: np.ndarray) -> str:
@@ -387,9 +363,8 @@ def shown(
     """A number, with its interval if it has one, rounded (or by `show`); "-" for None."""
     if found is None:
         return "-"
-    value, low, high = found if isinstance(found, tuple) else Estimate(found)
-    text = show(value, digits)
-    return text if math.isnan(low) else f"{text} ({show(low, digits)} to {show(high, digits)})"
+    text, *ends = (show(value, digits) for value in (found if isinstance(found, tuple) else (found,)))
+    return f"{text} ({' to '.join(ends)})" if ends else text
 
 
 def shown_cut(found: Estimate | float | None, digits: int = 1) -> str:
@@ -409,10 +384,10 @@ def compared(scores: Scores, world: str, pairs: Iterable[tuple[Row, Row]], metri
     body = []
     for row, other in pairs:
         if severity := scores.gain(row, other, world):
-            cells = [f"{label(row)} over {label(other)}", shown(severity.percent), shown_cut(severity.wins)]
+            cells = [f"{label(row)} over {label(other)}", shown(severity["percent"]), shown_cut(severity["wins"])]
             for metric in metrics:
-                found = scores.gain(row, other, world, metric)
-                cells.append(shown(found and (found.difference if metric == "safe_hourly" else found.percent)))
+                what = "difference" if metric == "safe_hourly" else "percent"
+                cells.append(shown(scores.gain(row, other, world, metric).get(what)))
             body.append(cells)
     names = {"safe_hourly": "Safe %, points", "support_distance": "distance, %", "return": "return, %"}
     heads = ["Gain", "SOFA (all), %", "better in, %", *(names[metric] for metric in metrics)]

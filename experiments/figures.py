@@ -22,8 +22,6 @@ from medgym_offline.reports.blocks import Page, Section
 from medgym_offline.reports.figures import INK, draw_figure
 from medgym_offline.reports.page import write_page
 
-__all__ = ["page"]
-
 
 def _intervals(axes: Any, scores: Scores, world: str, rows: list[Row]) -> None:
     """Mean severity of every row."""
@@ -37,13 +35,12 @@ def _intervals(axes: Any, scores: Scores, world: str, rows: list[Row]) -> None:
 def _patients(axes: Any, scores: Scores, world: str, rows: list[Row]) -> None:
     """Gain of Ind over Pop in every patient, where a row has such a partner."""
 
-    def severity(row: Row) -> np.ndarray:
-        found = scores.frame.filter(**row._asdict(), world=world, metric="severity_mean")
-        return found.group_by("patient").agg(pl.mean("value")).sort("patient")["value"].to_numpy()
-
+    found = scores.frame.filter(world=world, metric="severity_mean").group_by("patient", *Row._fields)
+    mean = found.agg(pl.mean("value")).sort("patient")
     pairs = [row for row in rows if row.scope != "pop" and row._replace(scope="pop") in rows]
     for at, row in enumerate(pairs):
-        gain = np.sort(severity(row._replace(scope="pop")) - severity(row))
+        ind, pop = (mean.filter(**one._asdict())["value"] for one in (row, row._replace(scope="pop")))
+        gain = (pop - ind).sort()
         axes.plot(gain, at + np.linspace(-0.3, 0.3, len(gain)), ".", markersize=3)
     axes.axvline(0.0, color=INK, linewidth=0.8)
     axes.set(yticks=range(len(pairs)), yticklabels=map(label, pairs), xlabel="SOFA of Pop minus SOFA of Ind")

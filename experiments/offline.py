@@ -16,28 +16,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from experiments import common
-from experiments.common import Recipe, Row, Scores, label, shown, shown_cut, table
+from experiments.common import Form, Recipe, Row, Scores, label, shown, shown_cut, table
 from medgym_offline import SimulatorBank, Transitions, evaluate, load_dataset, load_simulators
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.offline import ALGORITHMS, PROFILES, OfflineConfig, train
 from medgym_offline.online import load_behavior
 
-__all__ = ["BEHAVIOR", "OfflineRecipe", "Variant", "markdown", "run"]
-
 Algorithm = Literal[tuple(ALGORITHMS)]  # type: ignore[valid-type]
 Scope = Literal["ind", "pop"]
-BEHAVIOR = "trpo-lag"  # the algorithm of the release's behaviors
+BEHAVIOR = "trpo-lag"  # the algorithm of the release's behaviors; the data are of its individual policies
 CHAIN = (("cql", "dqn"), ("gcql", "cql"), ("cql-discrete", "dqn-discrete"), ("gcql-discrete", "cql-discrete"))
 Source = tuple[Transitions, SimulatorBank]
 
 
-class Variant(BaseModel):
+class Variant(Form):
     """An algorithm with the settings of `OfflineConfig` that differ from the common ones."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     algorithm: Algorithm
     settings: dict[str, Any] = Field(default_factory=dict)
 
@@ -46,22 +43,19 @@ class OfflineRecipe(Recipe):
     """Who learns from which data.
 
     Attributes:
-        datasets: Ids, one per timing of a bank, made by the behavior of scope `behavior`.
+        datasets: Ids, one per timing of a bank.
         patients: Evenly spread over the bank; 0: all.
         variants: More learners, by the name that they have in tables; compared with CQL and GCQL.
-        profile, settings: The profile of `OfflineConfig`, and what differs from it.
+        settings: What differs from the quick profile of `OfflineConfig`.
     """
 
     datasets: tuple[str, ...] = Field(("medgym/sepsis-ind-fixed-v0", "medgym/sepsis-ind-v0"), min_length=1)
-    behavior: Scope = "ind"
     algorithms: tuple[Algorithm, ...] = Field(tuple(ALGORITHMS), min_length=1)
     variants: dict[str, Variant] = Field(default_factory=dict)
     scopes: tuple[Scope, ...] = Field(("ind", "pop"), min_length=1)
     patients: NonNegativeInt = 0
-    seed: NonNegativeInt = 0
     seeds: PositiveInt = 5
     episodes: PositiveInt = 50
-    profile: Literal[tuple(PROFILES)] = "quick"  # type: ignore[valid-type]
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -71,21 +65,21 @@ class OfflineRecipe(Recipe):
 
     def learners(self) -> dict[str, tuple[str, OfflineConfig]]:
         """Name -> algorithm and its settings."""
-        common = PROFILES[self.profile].to_dict() | self.settings
+        common = PROFILES["quick"].to_dict() | self.settings
         every = {a: Variant(algorithm=a) for a in self.algorithms} | self.variants
         return {name: (v.algorithm, OfflineConfig.from_dict(common | v.settings)) for name, v in every.items()}
 
     def pairs(self, row: Row) -> list[tuple[Row, Row]]:
         """Which learners are compared, of the scope and timing of `row`."""
         names = [(a, "bc") for a in self.algorithms if a != "bc"] + list(CHAIN)
-        names += [(name, one) for one in ("cql", "gcql") for name in self.variants]
+        names += [(name, one) for one, name in product(("cql", "gcql"), self.variants)]
         return [(row._replace(method=a), row._replace(method=b)) for a, b in names]
 
 
 # -- training and scoring ----------------------------------------------------------------------------------------------
 
 
-def _train(source: Source, row: Row, algorithm: str, seed: int, config: OfflineConfig, episodes: int) -> pl.DataFrame:
+def _train(source: Source, row: Row, episodes: int, seed: int, algorithm: str, config: OfflineConfig) -> pl.DataFrame:
     """Train one row at one seed on the data of the bank's patients, and score it in every world."""
     data, bank = source
     started = time.monotonic()
@@ -112,16 +106,25 @@ def run(recipe: OfflineRecipe, folder: Path, workers: int = 1, sources: list[Sou
     """Train and score everything a recipe asks for, seed by seed; finished units are kept in `folder`."""
     sources = sources or [load_source(dataset, recipe.patients) for dataset in recipe.datasets]
     calls: dict[str, tuple[Any, ...]] = {}
-    for (data, bank), scope in product(sources, ("ind", "pop")):
-        row = Row(BEHAVIOR, scope, data.timing, data.decisions)
-        made = common.digest(data.identity, bank.content_hash, bank.patients, recipe.episodes)
-        calls["-".join((*map(str, row), made))] = (_behavior, (data, bank), row, recipe.episodes)
-    seeds = range(recipe.seed, recipe.seed + recipe.seeds)
-    for seed, (data, bank), (name, how), scope in product(seeds, sources, recipe.learners().items(), recipe.scopes):
-        row, (algorithm, config) = Row(name, scope, data.timing, data.decisions), how
-        made = (data.identity, bank.content_hash, bank.patients, recipe.episodes, algorithm, config.to_dict())
-        unit = "-".join((*map(str, row), f"seed{seed}", common.digest(*made)))
-        calls[unit] = (_train, (data, bank), row, algorithm, seed, config, recipe.episodes)
+
+    def add(function: Callable[..., pl.DataFrame], source: Source, method: str, scope: str, *how: Any) -> None:
+        data, bank = source
+        row = Row(method, scope, data.timing, data.decisions)
+        made = (data.identity, bank.content_hash, bank.patients, recipe.episodes, *how)
+        calls["-".join(map(str, (*row, *how[:1], common.digest(*made))))] = (
+            function,
+            source,
+            row,
+            recipe.episodes,
+            *how,
+        )
+
+    for source, scope in product(sources, ("ind", "pop")):
+        add(_behavior, source, BEHAVIOR, scope)
+    for seed, source, (name, how), scope in product(
+        range(recipe.seeds), sources, recipe.learners().items(), recipe.scopes
+    ):
+        add(_train, source, name, scope, seed, *how)
     return common.units(calls, folder, workers)
 
 
@@ -155,36 +158,30 @@ def markdown(recipe: OfflineRecipe, found: Scores) -> str:
 
 def _world(recipe: OfflineRecipe, scores: Scores, world: str) -> list[str]:
     """Policies in a world, Figure 13 as numbers, and comparisons."""
-    made_by = scores.rows[0]._replace(method=BEHAVIOR, scope=recipe.behavior)
-
-    def mean(metric: str, show: Callable[..., str] = shown) -> Callable[[Row], str]:
-        return lambda row: show(scores.mean(row, world, metric))
-
-    def gain(what: str, **other: str) -> Callable[[Row], str]:
-        return lambda row: shown_cut(getattr(scores.gain(row, row._replace(**other), world), what, None))
+    made_by = scores.rows[0]._replace(method=BEHAVIOR, scope="ind")
 
     def times(row: Row) -> str:
         one, other = (scores.mean(r, world, "support_distance") for r in (row, made_by))
-        return shown(one.value / other.value, 1) if one and other else "-"
+        return shown(one[0] / other[0], 1) if one and other else "-"
 
     def quantile(percent: int) -> Callable[[Row], str]:
         return lambda row: shown(scores.fact(row, f"support_distance@q{percent}", world))
 
     columns = {
-        "SOFA (all)": mean("severity_mean"),
-        "PopInd %": gain("percent", scope="pop"),
-        "Ind wins %": gain("wins", scope="pop"),
-        "BehaviorMethod %": gain("percent", method=BEHAVIOR, scope=recipe.behavior),
-        "SOFA (96 h)": mean("severity_end"),
-        "Safe %": mean("safe_hourly", shown_cut),
-        "Return": mean("return"),
+        "SOFA (all)": scores.means(world, "severity_mean"),
+        "PopInd %": scores.gains(world, "percent", scope="pop"),
+        "Ind wins %": scores.gains(world, "wins", scope="pop"),
+        "BehaviorMethod %": scores.gains(world, "percent", method=BEHAVIOR, scope="ind"),
+        "SOFA (96 h)": scores.means(world, "severity_end"),
+        "Safe %": scores.means(world, "safe_hourly", shown_cut),
+        "Return": scores.means(world, "return"),
     }
     near = {
-        "Mean distance, SD": mean("support_distance"),
+        "Mean distance, SD": scores.means(world, "support_distance"),
         "Times the behavior's": times,
         "Median": quantile(50),
         "95 % quantile": quantile(95),
-        "Outside %": mean("support_outside", shown_cut),
+        "Outside %": scores.means(world, "support_outside", shown_cut),
     }
     rows = [Row("data", "data", made_by.timing, made_by.decisions), *scores.rows]
     pairs = [pair for scope in recipe.scopes for pair in recipe.pairs(made_by._replace(scope=scope))]
@@ -196,4 +193,4 @@ def _world(recipe: OfflineRecipe, scores: Scores, world: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    common.main(__doc__ or "", "offline-quick", OfflineRecipe, run, markdown)
+    common.main(__doc__, OfflineRecipe, run, markdown)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,21 @@ from medgym_offline.cohorts import Cohort, select_stays
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.field import FieldParameters
 from medgym_offline.diseases.sepsis.model import MODEL
-from medgym_offline.errors import BankError
+from medgym_offline.files import release_folder
 from medgym_offline.seeds import derive_seed
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.build import BankRecipe, read_recipe
 from medgym_offline.simulators.data import FitData, fit_data
-from medgym_offline.simulators.fit import FittedField, fit_alone, fit_individuals, fit_population
-from medgym_offline.simulators.forecast import compare
-
-__all__ = ["PoolingRecipe", "Split", "chosen", "forecast_ahead", "markdown", "run", "score"]
+from medgym_offline.simulators.fit import fit_alone, fit_individuals, fit_population
+from medgym_offline.simulators.forecast import compare, follow
 
 MODELS = ("ind", "pop", "ind from scratch", "persistence", "patient mean")
 
 
 class PoolingRecipe(Recipe):
-    """What is tried.
+    """What is tried, with the physics and fit of `sepsis-v0`.
 
     Attributes:
-        bank_recipe: Gives physics and fit; its own strength is not used.
         need_hours: Replaces `hours` of its prior of needs.
         strengths: Strengths of the penalty.
         recency: Hours after which a record counts 1/e; 0: all hours alike, as a bank is fitted.
@@ -59,7 +57,6 @@ class PoolingRecipe(Recipe):
         hours: Length of the forecast.
     """
 
-    bank_recipe: Path = Path("generation/sepsis-v0.toml")
     need_hours: float | None = None
     strengths: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 4.0)
     recency: tuple[float, ...] = Field((0.0, 12.0), min_length=1)
@@ -67,43 +64,41 @@ class PoolingRecipe(Recipe):
     every: PositiveInt = 50
     hours: PositiveInt = 24
 
-    def settings(self) -> BankRecipe:
-        """The bank's recipe."""
-        found = read_recipe(self.bank_recipe)
-        prior = replace(found.prior, hours=self.need_hours) if self.need_hours else found.prior
-        return replace(found, prior=prior)
-
 
 @dataclass
 class Split:
-    """Training hours of every stay, and the quarter that follows."""
+    """Training hours of every stay, the first so many quarters, and the quarter that follows; the population."""
 
     data: FitData
-    training: FitData
-    begin: np.ndarray
-    end: np.ndarray
     settings: BankRecipe
     hours: int
+    seed: int
+    quarters: int
 
-    @classmethod
-    def of(cls, data: FitData, quarters: int, settings: BankRecipe, hours: int, recency: float = 0.0) -> Split:
-        """The first `quarters` of every stay, and the next one."""
-        settings = replace(settings, fit=replace(settings.fit, recency=recency))
-        first, second = (np.maximum(data.length * q // 4, 1).astype(np.int64) for q in (quarters, quarters + 1))
+    def __post_init__(self) -> None:
+        first, self.end = (
+            np.maximum(self.data.length * q // 4, 1).astype(np.int64) for q in (self.quarters, self.quarters + 1)
+        )
         # No later value, mask or start state is left.
-        training = data.restrict(np.arange(data.values.shape[1])[None] < first[:, None])
-        return cls(data, replace(training, length=first), first - 1, second, settings, hours)
-
-    def given(self, root: int) -> dict[str, np.ndarray]:
-        """Needs, responses and thresholds of the patients."""
+        training = self.data.restrict(np.arange(self.data.values.shape[1])[None] < first[:, None])
+        self.training, self.begin = replace(training, length=first), first - 1
         hours, made = np.arange(self.data.u.shape[1])[None] <= self.begin[:, None], self.settings
-        return MODEL.given(self.training, hours, made.physics, made.prior, root, made.fit.recency)
+        root = derive_seed(made.seed, "pooling-study", self.seed)
+        self.given = MODEL.given(self.training, hours, made.physics, made.prior, root, made.fit.recency)
+        self.fit = replace(made.fit, seed=derive_seed(root, "fit"))
+        self.population = fit_population(self.training, self.given, made.physics, self.fit, False)
 
     def scored(self) -> np.ndarray:
         """(P, T, 6) observations a forecast is scored on."""
         hours = np.arange(self.data.u.shape[1])[None]
         last = np.minimum(self.end - 1, self.begin + self.hours)
         return self.data.mask & ((hours > self.begin[:, None]) & (hours <= last[:, None]))[..., None]
+
+    def everyone(self) -> FieldParameters:
+        """The shared field with the cohort's mean need, response and threshold, as in a bank, once per patient."""
+        assert isinstance(self.population.params, FieldParameters)
+        shared, patients = MODEL.average(self.population.params, "mean"), len(self.data.patients)
+        return replace(shared, **{n: t.expand(patients, *t.shape[1:]) for n, t in shared.tensors().items()})
 
     def ahead(self, params: FieldParameters) -> np.ndarray:
         """Errors (P, T, 6) of the forecast from the last hour fitted to."""
@@ -141,88 +136,74 @@ def forecast_ahead(
         (P, T, V) normalized; NaN outside `begin` + 1 to `begin` + `hours`.
     """
     row, last = np.arange(len(begin)), data.u.shape[1] - 1
-    x = np.concatenate([data.start, data.derived, hidden], -1)[row, begin]
+    x = torch.from_numpy(np.concatenate([data.start, data.derived, hidden], -1)[row, begin]).float()
     out = np.full(data.values.shape, np.nan, np.float32)
-    solver, hour = bank.with_backend("ode"), torch.ones(len(begin), 1)
-    with torch.inference_mode():
-        state = torch.from_numpy(x).float().unsqueeze(1)
-        for step in range(hours):
-            at = begin + step
-            u = torch.from_numpy(data.u[row, np.minimum(at, last)]).unsqueeze(1)
-            state = solver.flow(state, u, hour)
-            inside = at < last
-            out[row[inside], at[inside] + 1] = state[inside, 0, : data.values.shape[-1]].numpy()
+    at = begin[:, None] + np.arange(hours)
+    doses = torch.from_numpy(data.u[row[:, None], np.minimum(at, last)])
+    path = follow(bank.with_backend("ode").flow, x.unsqueeze(1), doses.unsqueeze(1))[:, 0].numpy()
+    patient, step = np.nonzero(at < last)
+    out[patient, at[patient, step] + 1] = path[patient, step, : out.shape[-1]]
     return out
 
 
-def _rows(params: FieldParameters, first: int, count: int, total: int) -> FieldParameters:
-    """Patients `first` to `first + count` of a stack of `total`; what all share stays shared."""
-    part = {n: t[first : first + count] if len(t) == total else t for n, t in params.tensors().items()}
-    return replace(params, **part)
+# -- the study ---------------------------------------------------------------------------------------------------------
 
 
-def _population(fit: FittedField, patients: int) -> FieldParameters:
-    """The shared field with the cohort's mean need, response and threshold, as in a bank, once per patient."""
-    assert isinstance(fit.params, FieldParameters)
-    shared = MODEL.average(fit.params, "mean")
-    return replace(shared, **{n: t.expand(patients, *t.shape[1:]) for n, t in shared.tensors().items()})
-
-
-def _choose(split: Split, root: int, seed: int, recipe: PoolingRecipe) -> pl.DataFrame:
+def _choose(recipe: PoolingRecipe, *given: Any) -> pl.DataFrame:
     """Errors on the third quarter of every strength and stop, of scratch at every stop, and of Pop."""
-    made, patients, tried = split.settings, len(split.data.patients), len(recipe.strengths)
-    given, fit, used = split.given(root), replace(made.fit, seed=derive_seed(root, "fit")), split.scored()
-    population = fit_population(split.training, given, made.physics, fit, False)
-    parts: list[pl.DataFrame] = []
+    split, parts = Split(*given, 2), list[pl.DataFrame]()
 
-    def look(model: str, strength: float | None, stop: int, params: FieldParameters) -> None:
-        scope = f"recency {fit.recency:g}" + ("" if strength is None else f", strength {strength:g}")
-        error = compare({model: split.ahead(params)}, used)["models"][model]["mae_mean"]
-        row = Row(model, scope, "ahead", stop)
-        parts.append(facts(split.settings.name, row, seed, {"mae": error}, "third quarter"))
+    def look(model: str, strength: str, stop: int, params: FieldParameters) -> None:
+        error = compare({model: split.ahead(params)}, split.scored())["models"][model]["mae_mean"]
+        row = Row(model, f"recency {split.fit.recency:g}{strength}", "ahead", stop)
+        parts.append(facts(split.settings.name, row, split.seed, {"mae": error}, "third quarter"))
 
-    def watch(done: int, params: FieldParameters) -> None:
+    def watch(stop: int, params: FieldParameters) -> None:
         for i, strength in enumerate(recipe.strengths):
-            look("ind", strength, done, _rows(params, i * patients, patients, tried * patients))
+            rows, tensors = slice(i * patients, (i + 1) * patients), params.tensors()
+            own = {n: t[rows] for n, t in tensors.items() if len(t) == len(stack.patients)}
+            look("ind", f", strength {strength:g}", stop, replace(params, **own))
 
-    stack = split.training
+    # Every patient once per strength.
+    patients, tried, stack = len(split.data.patients), len(recipe.strengths), split.training
     for _ in recipe.strengths[1:]:
         stack = stack.stack(split.training)
-    stacked = {name: np.concatenate([array] * tried) for name, array in given.items()}
+    given = {name: np.concatenate([array] * tried) for name, array in split.given.items()}
     fit_individuals(
-        stack, population, stacked, made.physics, fit, False,
-        penalty=np.repeat(np.array(recipe.strengths), patients), watch=watch, every=recipe.every,
+        stack, split.population, given, split.settings.physics, split.fit, False,
+        penalty=np.repeat(recipe.strengths, patients), watch=watch, every=recipe.every,
     )  # fmt: skip
-    fit_alone(split.training, given, made.physics, fit, False, watch=partial(look, "ind from scratch", None),
-              every=recipe.every)  # fmt: skip
-    look("pop", None, 0, _population(population, patients))
+    fit_alone(
+        split.training, split.given, split.settings.physics, split.fit, False,
+        watch=partial(look, "ind from scratch", ""), every=recipe.every,
+    )  # fmt: skip
+    look("pop", "", 0, split.everyone())
     return pl.concat(parts)
 
 
-def score(split: Split, root: int, strength: float, stop: int, stop_scratch: int) -> dict[str, np.ndarray]:
+def score(split: Split, strength: float, stop: int, stop_scratch: int) -> dict[str, np.ndarray]:
     """Errors (P, T, 6) of every model on the last quarter; NaN where not scored."""
-    made, patients = split.settings, len(split.data.patients)
-    fit, given = replace(made.fit, seed=derive_seed(root, "fit"), pooling=strength), split.given(root)
-    population = fit_population(split.training, given, made.physics, fit, False)
-    models = {
-        "ind": fit_individuals(split.training, population, given, made.physics, fit, False, stop=stop).params,
-        "pop": _population(population, patients),
-        "ind from scratch": fit_alone(split.training, given, made.physics, fit, False, stop=stop_scratch).params,
+    given, fit = (split.given, split.settings.physics), replace(split.fit, pooling=strength)
+    models: dict[str, Any] = {
+        "ind": fit_individuals(split.training, split.population, *given, fit, False, stop=stop).params,
+        "pop": split.everyone(),
+        "ind from scratch": fit_alone(split.training, *given, fit, False, stop=stop_scratch).params,
     }
     return {name: split.ahead(params) for name, params in models.items()} | split.baselines()
 
 
-def _last(split: Split, root: int, seed: int, strength: float, stop: int, stop_scratch: int) -> pl.DataFrame:
+def _last(best: tuple[float, int, int], *given: Any) -> pl.DataFrame:
     """Errors on the last quarter, and in how many patients Ind has the smaller one."""
-    errors, parts = score(split, root, strength, stop, stop_scratch), []
+    split, (strength, stop, _) = Split(*given, 3), best
+    errors, parts = score(split, *best), []
     found = compare(errors, split.scored() & np.isfinite(np.stack(list(errors.values()))).all(0))
     for model, measures in found["models"].items():
         values = {f"mae {variable.name}": error for variable, error in zip(DISEASE.variables, measures["mae"])}
         values |= {"mae": measures["mae_mean"], "nmse": measures["nmse_mean"]}
         if paired := found["paired"].get(model):
             values |= {"ind_better": 100 * paired["ind_better"], "p": paired["p"]}
-        row = Row(model, f"recency {split.settings.fit.recency:g}, strength {strength:g}", "ahead", stop)
-        parts.append(facts(split.settings.name, row, seed, values, "last quarter"))
+        row = Row(model, f"recency {split.fit.recency:g}, strength {strength:g}", "ahead", stop)
+        parts.append(facts(split.settings.name, row, split.seed, values, "last quarter"))
     return pl.concat(parts)
 
 
@@ -234,36 +215,34 @@ def _third_quarter(frame: pl.DataFrame) -> pl.DataFrame:
 
 def chosen(frame: pl.DataFrame) -> tuple[float, float, int, int]:
     """Recency, strength and stop of Ind, and the stop of scratch at that recency, with the lowest mean error."""
-    errors = _third_quarter(frame)
-    best = errors.filter(pl.col("method") == "ind").sort("value", maintain_order=True).row(0, named=True)
-    recency, strength = (float(part.split()[1]) for part in best["scope"].split(", "))
-    alone = errors.filter(pl.col("method") == "ind from scratch", pl.col("scope") == f"recency {recency:g}")
-    return recency, strength, best["decisions"], alone.sort("value", maintain_order=True)["decisions"][0]
+    errors = _third_quarter(frame).sort("value", maintain_order=True)
+    _, scope, stop, _ = errors.filter(method="ind").row(0)
+    recency, strength = (float(part.split()[1]) for part in scope.split(", "))
+    return recency, strength, stop, errors.filter(method="ind from scratch", scope=scope.split(", ")[0])["decisions"][0]
 
 
-def run(recipe: PoolingRecipe, folder: Path, workers: int, cohort: Cohort, settings: BankRecipe) -> pl.DataFrame:
-    """Choose on the third quarter of every stay, and score on the last; finished fits are kept in `folder`.
-
-    Raises:
-        BankError: Fewer stays than the bank's recipe asks for, or than two.
-    """
-    needed = max(settings.patients, 2)
-    if len(cohort) < needed:
-        raise BankError(f"the cohort has {len(cohort)} stays, the study needs {needed}; lower `patients`, or add stays")
-    cohort = select_stays(cohort, settings.patients) if settings.patients else cohort
-    data = fit_data(cohort.to_grid(1.0, DISEASE.process.horizon), DISEASE)
-    roots = [derive_seed(settings.seed, "pooling-study", seed) for seed in range(recipe.seeds)]
-    tried = recipe.model_dump(exclude={"name", "bank_recipe", "recency", "seeds"})
-    made = digest(tried, settings.hash, data.values.tobytes().hex())
-    calls: dict[str, tuple[Any, ...]] = {}
-    for recency in recipe.recency:
-        third = Split.of(data, 2, settings, recipe.hours, recency)
-        calls |= {f"third-{recency:g}-{s}-{made}": (_choose, third, root, s, recipe) for s, root in enumerate(roots)}
-    frame = units(calls, folder, workers)
+def run(
+    recipe: PoolingRecipe, folder: Path, workers: int, cohort: Path, settings: BankRecipe | None = None
+) -> pl.DataFrame:
+    """Choose on the third quarter of every stay, and score on the last; finished fits are kept in `folder`."""
+    made, stays = settings or read_recipe(release_folder("generation") / "sepsis-v0.toml"), Cohort.read(cohort)
+    if recipe.need_hours:
+        made = replace(made, prior=replace(made.prior, hours=recipe.need_hours))
+    stays = select_stays(stays, made.patients) if made.patients else stays
+    data = fit_data(stays.to_grid(1.0, DISEASE.process.horizon), DISEASE)
+    name = digest(recipe.model_dump(exclude={"name", "recency", "seeds"}), made.hash, data.values.tobytes().hex())
+    late = {recency: replace(made, fit=replace(made.fit, recency=recency)) for recency in recipe.recency}
+    third = {
+        f"third-{recency:g}-{seed}-{name}": (_choose, recipe, data, late[recency], recipe.hours, seed)
+        for recency, seed in product(recipe.recency, range(recipe.seeds))
+    }
+    frame = units(third, folder, workers)
     recency, *best = chosen(frame)
-    last = Split.of(data, 3, settings, recipe.hours, recency)
-    found = {f"last-{s}-{made}": (_last, last, root, s, *best) for s, root in enumerate(roots)}
-    return pl.concat([frame, units(found, folder, workers)])
+    last = {
+        f"last-{recency:g}-{seed}-{name}": (_last, best, data, late[recency], recipe.hours, seed)
+        for seed in range(recipe.seeds)
+    }
+    return pl.concat([frame, units(last, folder, workers)])
 
 
 def markdown(recipe: PoolingRecipe, scores: Scores) -> str:
@@ -299,10 +278,5 @@ def markdown(recipe: PoolingRecipe, scores: Scores) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _from_file(recipe: PoolingRecipe, folder: Path, workers: int, cohort: Path) -> pl.DataFrame:
-    return run(recipe, folder, workers, Cohort.read(cohort), recipe.settings())
-
-
 if __name__ == "__main__":
-    words = "the cohort table that the bank was fitted to (.parquet)"
-    main(__doc__ or "", "pooling", PoolingRecipe, _from_file, markdown, cohort=words)
+    main(__doc__, PoolingRecipe, run, markdown, cohort="the cohort table that the bank was fitted to (.parquet)")

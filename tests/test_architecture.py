@@ -1,6 +1,7 @@
 """Folders import in one direction, and no module imports itself through others."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import medgym_offline
@@ -30,25 +31,18 @@ def _folder(module):
     return parts[0]
 
 
+def _nodes(node, lazy):
+    """Everything below a node, types apart; with `lazy` the insides of functions too."""
+    for child in ast.iter_child_nodes(node):
+        types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not types and (lazy or not isinstance(child, ast.FunctionDef)):
+            yield child
+            yield from _nodes(child, lazy)
+
+
 def _imports(module, lazy):
-    """Modules of the package that one imports, types apart; with `lazy` those inside functions too."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    inside = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef)
-        for inner in ast.walk(node)
-        if inner is not node
-    }
-    for node in ast.walk(tree):
-        if id(node) in types or (not lazy and id(node) in inside):
-            continue
+    """Modules of the package that one imports."""
+    for node in _nodes(ast.parse(MODULES[module].read_text(encoding="utf-8")), lazy):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("medgym_offline"):
             for alias in node.names:
                 deeper = f"{node.module}.{alias.name}"
@@ -71,14 +65,4 @@ def test_there_are_no_circles():
     """Not even through imports inside functions, of modules (a package's `__init__` offers names and is left out)."""
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
     graph = {m: {o for o in _imports(m, lazy=True) if o not in packages} - {m} for m in MODULES if m not in packages}
-    while graph:
-        free = [module for module, others in graph.items() if not others & graph.keys()]
-        if not free:
-            break
-        for module in free:
-            del graph[module]
-    # What is left imports itself or something that does: show only what is on a circle.
-    for _ in range(len(graph)):
-        used = {other for others in graph.values() for other in others}
-        graph = {module: others for module, others in graph.items() if module in used}
-    assert not graph, "\n".join(f"{m} -> {', '.join(sorted(o & graph.keys()))}" for m, o in sorted(graph.items()))
+    TopologicalSorter(graph).prepare()  # a CycleError names the modules

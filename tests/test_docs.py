@@ -13,8 +13,8 @@ block says what else it needs:
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -32,8 +32,7 @@ BLOCK = re.compile(
 SECONDS = 1800
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """A block of code: its page, the line it begins in, its language, its text and the comment before it."""
 
     page: Path
@@ -54,13 +53,9 @@ def read_blocks(page):
 def _parameters(page):
     for block in read_blocks(page):
         kind, _, what = block.mark.partition(": ")
-        marks = {
-            "": [],
-            "slow": [pytest.mark.slow],
-            "clinical": [pytest.mark.slow, pytest.mark.clinical],
-            "needs": [pytest.mark.slow] if what.endswith(", slow") else [],
-            "skip": [pytest.mark.skip(reason=what)],
-        }[kind]
+        marks = [pytest.mark.slow] if kind in ("slow", "clinical") or what.endswith(", slow") else []
+        marks += [pytest.mark.clinical] if kind == "clinical" else []
+        marks += [pytest.mark.skip(reason=what)] if kind == "skip" else []
         yield pytest.param(block, id=f"{page.stem}:{block.line}", marks=marks)
 
 

@@ -10,57 +10,53 @@ Each FOLDER is one that `behavior train` wrote for the first so many PATIENTS (1
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
 import medgym_offline as mgo
-from experiments.common import median_gain, plain_table
+from experiments.common import median_gain, plain_table, write
 from medgym_offline.diseases.anesthesia import DISEASE
-from medgym_offline.files import atomic_path, write_text
+from medgym_offline.files import write_text
 from medgym_offline.policies.loading import load_policy
-
-__all__ = ["main", "markdown", "policies_of", "scores"]
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.parquet"
 COURSE = ("severity_mean", "bis_in_range", "low_pressure", "low_pressure_share", "awakening", "first_interval")
 EVENTS = ("low_events", "low_unseen", "light_events", "light_unseen")
+KINDS = ("decisions", "patients", "scope", "timing")
 SCOPES = ("ind", "dr", "pop", "clinician")
 TIMINGS = ("adaptive", "fixed")
 WORLDS = ("own", "true")
 EPISODES = 16
 
 
-def policies_of(folder: Path) -> tuple[int, dict[tuple[str, str], str]]:
-    """K, and what is scored by scope and timing: the policies that `folder` holds; with individual ones the clinician.
+def scores(folder: Path, patients: int, known: pl.DataFrame) -> pl.DataFrame:
+    """A row per policy of a folder, world, patient and metric, of the first so many patients; with individual policies
+    those of the clinician. Empty if their K is `known`.
 
     Raises:
-        SystemExit: If there are none, or of several K.
+        SystemExit: If the folder has no policies, or some of several K.
     """
     paths = {(s, t): folder / f"anesthesia-v0-{s}-{t}.safetensors" for s in SCOPES for t in TIMINGS}
-    found = {key: path for key, path in paths.items() if path.exists()}
-    decisions = {load_policy(path).decisions or 0 for path in found.values()}
+    policies = {key: str(path) for key, path in paths.items() if path.exists()}
+    decisions = {load_policy(path).decisions or 0 for path in policies.values()}
     if len(decisions) != 1:
         raise SystemExit(f"{folder}: holds policies of K = {sorted(decisions)}; one K is needed")
-    policies = {key: str(path) for key, path in found.items()}
-    if any(scope == "ind" for scope, _ in found):
+    (budget,) = decisions
+    if len(known.filter(decisions=budget, patients=patients)):
+        return known.clear()
+    if any(scope == "ind" for scope, _ in policies):
         policies |= {("clinician", timing): "clinician" for timing in TIMINGS}
-    return decisions.pop(), policies
-
-
-def scores(budget: int, patients: int, policies: Mapping[tuple[str, str], str]) -> pl.DataFrame:
-    """A row per scope, timing, world, patient and metric, of the first so many patients."""
-    rows = []
+    parts = []
     for (scope, timing), policy in policies.items():
         scored = mgo.evaluate(policy, timing, budget, patients, EPISODES, 0, "anesthesia-v0", WORLDS)
         for world in WORLDS:
-            for metric in COURSE + EVENTS:
-                values = scored.worlds[world].per_patient[metric]
-                rows += [(budget, patients, scope, timing, world, i, metric, float(v)) for i, v in enumerate(values)]
-    schema = ["decisions", "patients", "scope", "timing", "world", "patient", "metric", "value"]
-    return pl.DataFrame(rows, schema=schema, orient="row")
+            found = pl.DataFrame({metric: scored.worlds[world].per_patient[metric] for metric in COURSE + EVENTS})
+            rows = found.cast(pl.Float64).with_row_index("patient").unpivot(index="patient", variable_name="metric")
+            key = dict(zip(KINDS, (budget, patients, scope, timing)))
+            parts.append(rows.with_columns(**{n: pl.lit(v) for n, v in key.items()}, world=pl.lit(world)))
+    return pl.concat(parts).select(known.columns).cast(known.schema)  # type: ignore[arg-type]
 
 
 def _gain(part: pl.DataFrame, better: tuple[str, str], worse: tuple[str, str]) -> str:
@@ -79,8 +75,7 @@ def markdown(table: pl.DataFrame) -> str:
     head = ["K", "patients", "policy", "timing", "harm, own world", "truth", "ratio", "BIS 40..60", "MAP < 65"]
     head += ["awakening", "first", "mmHg x min below 65", "lows", "unseen", "light sleep", "unseen"]
     body = []
-    kinds = ["decisions", "patients", "scope", "timing"]
-    for key, part in table.group_by(kinds, maintain_order=True):
+    for key, part in table.group_by(KINDS, maintain_order=True):
         mean = {(w, m): v for w, m, v in part.group_by("world", "metric").agg(pl.mean("value")).iter_rows()}
         own, (harm, inside, low, share, awake, first) = mean["own", COURSE[0]], (mean["true", m] for m in COURSE)
         lows, low_unseen, lights, light_unseen = (mean["true", m] for m in EVENTS)
@@ -89,7 +84,7 @@ def markdown(table: pl.DataFrame) -> str:
         cells += [f"{awake:.1f} min", f"{first:.1f} min", f"{low * DISEASE.process.horizon:.1f}"]
         cells += [f"{lows:.2f}", _share(low_unseen, lows), f"{lights:.2f}", _share(light_unseen, lights)]
         body.append([*map(str, key), *cells])
-    studies = {f"K = {k}, {n}": part for (k, n), part in table.group_by(kinds[:2], maintain_order=True)}
+    studies = {f"K = {k}, {n}": part for (k, n), part in table.group_by(KINDS[:2], maintain_order=True)}
     pairs = [(f"{s}: adaptive over fixed", (s, "adaptive"), (s, "fixed")) for s in SCOPES]
     pairs += [(f"ind over {s}, {t}", ("ind", t), (s, t)) for s in SCOPES[1:] for t in TIMINGS]
     gains = [[label, *(_gain(part, *pair) for part in studies.values())] for label, *pair in pairs]
@@ -104,21 +99,14 @@ def markdown(table: pl.DataFrame) -> str:
 
 
 def main() -> None:
-    """Evaluate, print and write."""
+    """Evaluate what is new, and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folders", nargs="*", metavar="FOLDER[=PATIENTS]")
-    studies: dict[tuple[int, int], pl.DataFrame] = {}
-    if RESULTS.exists():
-        kept = pl.read_parquet(RESULTS).group_by("decisions", "patients", maintain_order=True)
-        studies = {(int(k), int(n)): part for (k, n), part in kept}
+    table = pl.read_parquet(RESULTS)
     for folder, _, count in (f.partition("=") for f in parser.parse_args().folders):
-        budget, policies = policies_of(Path(folder))
-        key = budget, int(count or 110)
-        if key not in studies:
-            studies[key] = scores(*key, policies)
-    table = pl.concat(studies[key] for key in sorted(studies))
-    with atomic_path(RESULTS) as temporary:
-        table.write_parquet(temporary)
+        table = pl.concat([table, scores(Path(folder), int(count or 110), table)])
+        table = table.sort(KINDS[:2], maintain_order=True)
+        write(RESULTS, table)
     write_text(HERE / "results.md", markdown(table))
 
 

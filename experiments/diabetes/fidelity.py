@@ -56,10 +56,10 @@ def main() -> None:
     rows = []
     for model, value in found.items():
         for j, hour in enumerate(HOURS, 1):
-            error, spread = value[..., j] - truth[..., j], truth[..., j] - truth[..., j].mean(-1, keepdims=True)
-            r2 = 1.0 - (error**2).sum(-1) / (spread**2).sum(-1)
-            part = {"model": model, "hour": hour, "patient": bank.patients, "r2": r2}
-            rows.append(pl.DataFrame({**part, "rmse": np.sqrt((error**2).mean(-1)), "bias": error.mean(-1)}))
+            error, now = value[..., j] - truth[..., j], truth[..., j]
+            scores = {"r2": 1.0 - (error**2).mean(-1) / now.var(-1), "rmse": np.sqrt((error**2).mean(-1))}
+            part = {"model": model, "hour": hour, "patient": bank.patients, **scores, "bias": error.mean(-1)}
+            rows.append(pl.DataFrame(part))
     table = pl.concat(rows)
     table.write_parquet(HERE / "fidelity.parquet")
     write_text(HERE / "fidelity.md", markdown(table))

@@ -23,17 +23,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 import medgym_offline as mgo
-from experiments.common import Recipe, median_gain, plain_table
+from experiments.common import Form, Recipe, median_gain, plain_table, write
 from medgym_offline.diseases.base import Course
 from medgym_offline.diseases.diabetes.people import find
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import EpisodeNoise, Rollout, dense, draw_noise, episode_seeds, rollout
 from medgym_offline.envs.timing import interval_to_action
-from medgym_offline.files import atomic_path, write_text
+from medgym_offline.files import write_text
 from medgym_offline.online.behavior import BehaviorRun
 from medgym_offline.online.recipe import load_behavior, load_recipe
 from medgym_offline.policies import builtin_policy, reset_policy
@@ -50,7 +49,7 @@ BOUND_DAYS, BLIND_DAYS, CANDIDATES, ELITES, ROUNDS = 8, 16, 64, 8, 60
 """Cross-entropy search: days that are foreseen, days that one plan has to serve, plans a round, those kept, rounds."""
 
 
-class Group(BaseModel):
+class Group(Form):
     """Policies that are trained alike: one per scope ("dr-told" sees the daily insulin), timing and budget.
 
     Attributes:
@@ -61,7 +60,6 @@ class Group(BaseModel):
         settings: That differ from the release's.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = ""
     end: str = ""
     algorithm: Literal["trpo-lag", "ppo-lag"] = "trpo-lag"
@@ -80,7 +78,7 @@ class OnlineRecipe(Recipe):
 
 
 class Trial(NamedTuple):
-    """A policy to train."""
+    """A policy to train, and how it is scored."""
 
     key: str
     group: Group
@@ -89,17 +87,13 @@ class Trial(NamedTuple):
     decisions: int
 
 
-def trials() -> dict[str, Trial]:
-    """Every policy to train, by name."""
-    found = {}
-    for key, group in OnlineRecipe.load(HERE / "online.toml").group.items():
-        for k, scope, timing in product(group.decisions, group.scopes, TIMINGS):
-            budget = f"-k{k}" if group.few else ""
-            found[f"{group.name or key}-{scope}-{timing}{budget}{group.end}"] = Trial(key, group, scope, timing, k)
-    return found
-
-
-TRAINED = trials()
+TRAINED = {
+    f"{group.name or key}-{scope}-{timing}{f'-k{k}' if group.few else ''}{group.end}": Trial(
+        key, group, scope, timing, k
+    )
+    for key, group in OnlineRecipe.load(HERE / "online.toml").group.items()
+    for k, scope, timing in product(group.decisions, group.scopes, TIMINGS)
+}
 BUILTIN = {f"{name}-adaptive": name for name in ("clinician", "random", "zero")}
 CEILINGS = {f"{kind}-{timing}": (kind, timing) for kind in ("blind", "expert", "foreseen") for timing in TIMINGS[::-1]}
 EVERYTHING = (*TRAINED, *CEILINGS, *BUILTIN)
@@ -108,8 +102,7 @@ EVERYTHING = (*TRAINED, *CEILINGS, *BUILTIN)
 def bank_of(world: str, scope: str = "", few: bool = False) -> mgo.SimulatorBank:
     """The 30 patients in a world, or every sixth; "dr-told" sees the daily insulin."""
     bank = mgo.load_simulators("diabetes-v0").world(world)
-    if few:
-        bank = bank.select(bank.patients[::FEWER])
+    bank = bank.select(bank.patients[:: FEWER if few else 1])
     if scope != "dr-told":
         return bank
     context = bank.context.clone()
@@ -122,56 +115,67 @@ def trained(trial: Trial) -> Any:
     key, group, scope, timing, decisions = trial
     recipe = load_recipe("generation/diabetes-behaviors.toml")
     changed = group.settings | (SHORT if group.few else {})
-    recipe = replace(
-        recipe,
-        algorithm=group.algorithm,
-        decisions=decisions,
-        path_costs=group.path_costs,
-        settings={name: {**values, **changed} for name, values in recipe.settings.items()},
-    )
+    settings = {name: {**values, **changed} for name, values in recipe.settings.items()}
+    own = {"algorithm": group.algorithm, "decisions": decisions, "path_costs": group.path_costs, "settings": settings}
     apart = f"{key}-k{decisions}" + ("-told" if scope == "dr-told" else "")
-    job = BehaviorRun(bank_of(group.world, scope, group.few), recipe, RUNS / apart, progress=False)
+    bank = bank_of(group.world, scope, group.few)
+    job = BehaviorRun(bank, replace(recipe, **own), RUNS / apart, progress=False)  # type: ignore[arg-type]
     which = (scope.removesuffix("-told"), timing)
     job.train([which])
     return job.results[which].policy
 
 
-def measured(name: str, world: str, process: DecisionProcess, played: Rollout) -> pl.DataFrame:
+# -- scores ------------------------------------------------------------------------------------------------------------
+
+
+def process_of(bank: mgo.SimulatorBank, timing: Any, decisions: int = DECISIONS) -> DecisionProcess:
+    """How days are played."""
+    return DecisionProcess(bank, ProcessConfig(timing=timing, decisions=decisions, disease="diabetes", path_costs=True))
+
+
+def played(process: DecisionProcess, policy: Any, days: int) -> tuple[Rollout, EpisodeNoise]:
+    """The days that no training saw."""
+    seeds = episode_seeds(SEED, "diabetes-online", process.bank.patients, days)
+    noise = draw_noise(seeds, process.bank, process.config)
+    reset_policy(policy, seeds)
+    return rollout(process, policy.act, noise), noise
+
+
+def measured(name: str, world: str, process: DecisionProcess, days: Rollout) -> pl.DataFrame:
     """Metrics per patient of played days; `low_ends` is the share of decisions that end below 70 mg/dL, %."""
-    bank = process.bank
-    grid = np.arange(289) / 12
-    states, _ = dense(process, played, torch.from_numpy(grid).float())
-    course = Course(bank.disease, bank.scales, grid, 1, states, played.treatments, played.dt.numpy())
+    bank, grid = process.bank, np.arange(289) / 12
+    states, _ = dense(process, days, torch.from_numpy(grid).float())
+    course = Course(bank.disease, bank.scales, grid, 1, states, days.treatments, days.dt.numpy())
     found = {m.name: m.compute(course).mean(-1) for m in bank.disease.metrics if m.compute}
     found["harm"] = found["lbgi"] + found["hbgi"]
-    found["return"] = played.rewards.sum(-1).mean(-1).numpy()
-    found["decisions"] = played.valid.float().sum(-1).mean(-1).numpy()
-    found["low_ends"] = 100.0 * (played.costs.sum((1, 2)) / played.valid.sum((1, 2))).double().numpy()
+    found["return"] = days.rewards.sum(-1).mean(-1).numpy()
+    found["decisions"] = days.valid.float().sum(-1).mean(-1).numpy()
+    found["low_ends"] = 100.0 * (days.costs.sum((1, 2)) / days.valid.sum((1, 2))).double().numpy()
     return pl.DataFrame({"name": name, "world": world, "patient": bank.patients, **found})
 
 
 def score(
-    name: str, policy: Any, scope: str, timing: str, decisions: int = DECISIONS, few: bool = False
+    name: str, policy: Any, scope: str = "", timing: str = "adaptive", decisions: int = DECISIONS, few: bool = False
 ) -> pl.DataFrame:
     """Metrics per world and patient."""
     rows = []
     for world in ("own", "true"):
-        bank = bank_of(world, scope, few)
-        config = ProcessConfig(timing=timing, decisions=decisions, disease="diabetes", path_costs=True)  # type: ignore[arg-type]
-        process = DecisionProcess(bank, config)
-        seeds = episode_seeds(SEED, "diabetes-online", bank.patients, DAYS)
-        reset_policy(policy, seeds)
-        rows.append(measured(name, world, process, rollout(process, policy.act, draw_noise(seeds, bank, config))))
+        process = process_of(bank_of(world, scope, few), timing, decisions)
+        rows.append(measured(name, world, process, played(process, policy, DAYS)[0]))
     return pl.concat(rows)
 
 
+def found_rows(name: str) -> pl.DataFrame:
+    """Train, or search, and score."""
+    if name in CEILINGS:
+        return ceiling(*CEILINGS[name])
+    if name in BUILTIN:
+        return score(name, builtin_policy(BUILTIN[name], bank_of("true"), "adaptive"))
+    _, group, scope, timing, decisions = TRAINED[name]
+    return score(name, trained(TRAINED[name]), scope, timing, decisions, group.few)
+
+
 # -- ceilings ----------------------------------------------------------------------------------------------------------
-
-
-def repeated(noise: EpisodeNoise, times: int) -> EpisodeNoise:
-    """Every episode `times` times, side by side."""
-    parts = (noise.initial, noise.process, noise.action, noise.exogenous)
-    return EpisodeNoise(*(None if x is None else x.repeat_interleave(times, 1) for x in parts))  # type: ignore[arg-type]
 
 
 def played_plans(process: DecisionProcess, noise: EpisodeNoise, plans: Tensor) -> Rollout:
@@ -185,8 +189,10 @@ def searched(process: DecisionProcess, noise: EpisodeNoise, starts: Sequence[Ten
 
     With `shared` one plan serves all days of a patient; the days are then drawn for the search alone.
     """
-    patients, days = noise.initial.shape[:2]
-    many, group = repeated(noise, CANDIDATES), 1 if shared else days
+    days, group = noise.initial.shape[1], 1 if shared else noise.initial.shape[1]
+    # Every day once per candidate, side by side.
+    parts = (noise.initial, noise.process, noise.action, noise.exogenous)
+    many = EpisodeNoise(*(None if x is None else x.repeat_interleave(CANDIDATES, 1) for x in parts))  # type: ignore[arg-type]
     source = torch_generator(SEED, "diabetes plans")
 
     def returns(plans: Tensor) -> Tensor:
@@ -195,24 +201,22 @@ def searched(process: DecisionProcess, noise: EpisodeNoise, starts: Sequence[Ten
         found = played_plans(process, many, every).rewards.sum(-1).unflatten(1, (days, CANDIDATES))
         return found.mean(1, keepdim=True) if shared else found
 
-    shape = (patients, group, CANDIDATES, *starts[0].shape[2:])
+    def chosen(plans: Tensor, index: Tensor) -> Tensor:
+        return torch.take_along_dim(plans, index[..., None, None], 2)
+
     tried = torch.stack([starts[i % len(starts)][:, :group] for i in range(CANDIDATES)], 2)
-    best, top = starts[0][:, :group].clone(), torch.full((patients, group), -torch.inf)
-    middle, spread = best, torch.full_like(best, 0.3)
+    best = middle = starts[0][:, :group]
+    top, spread = torch.full(best.shape[:2], -torch.inf), torch.full_like(best, 0.3)
     for number in range(ROUNDS + 1):
         value = returns(tried)
-        first = value.argmax(-1)
-        pick = tried.gather(2, first[..., None, None, None].expand(-1, -1, 1, *shape[3:]))[:, :, 0]
-        higher = value.amax(-1) > top
-        best = torch.where(higher[..., None, None], pick, best)
-        top = torch.maximum(top, value.amax(-1))
+        highest, first = value.max(-1)
+        best = torch.where((highest > top)[..., None, None], chosen(tried, first[..., None])[:, :, 0], best)
+        top = torch.maximum(top, highest)
+        middle = middle if number else best
         if number:
-            elite = value.topk(ELITES, -1).indices[..., None, None].expand(-1, -1, -1, *shape[3:])
-            chosen = tried.gather(2, elite)
-            middle, spread = 0.3 * middle + 0.7 * chosen.mean(2), 0.3 * spread + 0.7 * chosen.std(2)
-        else:
-            middle = best
-        tried = middle[:, :, None] + (spread + 0.01)[:, :, None] * torch.randn(shape, generator=source)
+            elite = chosen(tried, value.topk(ELITES, -1).indices)
+            middle, spread = 0.3 * middle + 0.7 * elite.mean(2), 0.3 * spread + 0.7 * elite.std(2)
+        tried = middle[:, :, None] + (spread + 0.01)[:, :, None] * torch.randn(tried.shape, generator=source)
         tried = tried.clamp(-1.0, 1.0)
         tried[:, :, 0] = best
     return best.expand(-1, days, -1, -1)
@@ -221,35 +225,27 @@ def searched(process: DecisionProcess, noise: EpisodeNoise, starts: Sequence[Ten
 def ceiling(kind: str, timing: str) -> pl.DataFrame:
     """What a day can be: `foreseen`, the best plan found for a day whose meals are known; `expert`, each patient's own
     policy trained on the truth, on the same days; `blind`, one plan for all days that never looks."""
-    bank = bank_of("true", few=True)
-    config = ProcessConfig(timing=timing, disease="diabetes", path_costs=True)  # type: ignore[arg-type]
-    process = DecisionProcess(bank, config)
-    noise = draw_noise(episode_seeds(SEED, "diabetes-online", bank.patients, BOUND_DAYS), bank, config)
-    expert = load_behavior(bank.name, "oracle", timing).select(bank.patients)
-    played = rollout(process, expert.act, noise)
+    bank, name, blind = bank_of("true", few=True), f"{kind}-{timing}", kind == "blind"
+    process, experts = process_of(bank, timing), {t: load_behavior(bank.name, "oracle", t) for t in TIMINGS}
+    days, noise = played(process, experts[timing].select(bank.patients), BOUND_DAYS)
     if kind == "expert":
-        return measured(f"{kind}-{timing}", "true", process, played)
-    starts, drawn = [played.actions], noise
-    if kind == "blind":
-        seeds = episode_seeds(SEED, "diabetes-blind", bank.patients, BLIND_DAYS)
-        drawn = draw_noise(seeds, bank, config)
-        mean = played.actions.mean(1, keepdim=True)
-        starts = [mean.expand(-1, BLIND_DAYS, -1, -1)]
+        return measured(name, "true", process, days)
+    first, drawn = days.actions, noise
+    if blind:
+        drawn = draw_noise(episode_seeds(SEED, "diabetes-blind", bank.patients, BLIND_DAYS), bank, process.config)
+        first = first.mean(1, keepdim=True).expand(-1, BLIND_DAYS, -1, -1)
+    starts = [first]
     if timing == "adaptive":
         # What fixed timing reaches is within reach.
-        fixed = DecisionProcess(bank, replace(config, timing="fixed"))
-        plain = replace(drawn, action=drawn.action[..., :-1])
-        own = load_behavior(bank.name, "oracle", "fixed").select(bank.patients)
-        first = rollout(fixed, own.act, plain).actions
-        if kind == "blind":
-            first = first.mean(1, keepdim=True).expand_as(first)
-        found = searched(fixed, plain, [first], kind == "blind")
+        fixed, plain = process_of(bank, "fixed"), replace(drawn, action=drawn.action[..., :-1])
+        start = rollout(fixed, experts["fixed"].select(bank.patients).act, plain).actions
+        found = searched(fixed, plain, [start.mean(1, keepdim=True).expand_as(start) if blind else start], blind)
+        config = process.config
         even = interval_to_action(torch.full((*found.shape[:3], 1), config.horizon / DECISIONS), config)
         starts.append(torch.cat([found, even.to(found)], -1))
-    plans = searched(process, drawn, starts, kind == "blind")
-    if kind == "blind":
-        plans = plans[:, :1].expand(-1, BOUND_DAYS, -1, -1)
-    return measured(f"{kind}-{timing}", "true", process, played_plans(process, noise, plans))
+    plans = searched(process, drawn, starts, blind)
+    plans = plans[:, :1].expand(-1, BOUND_DAYS, -1, -1) if blind else plans
+    return measured(name, "true", process, played_plans(process, noise, plans))
 
 
 # -- runs and tables ---------------------------------------------------------------------------------------------------
@@ -262,27 +258,14 @@ def results() -> dict[str, pl.DataFrame]:
     return {str(name): rows for (name,), rows in pl.read_parquet(RESULTS).group_by("name", maintain_order=True)}
 
 
-def found_rows(name: str) -> pl.DataFrame:
-    """Train, or search, and score."""
-    if name in CEILINGS:
-        return ceiling(*CEILINGS[name])
-    if name in BUILTIN:
-        return score(name, builtin_policy(BUILTIN[name], bank_of("true"), "adaptive"), "", "adaptive")
-    trial = TRAINED[name]
-    return score(name, trained(trial), trial.scope, trial.timing, trial.decisions, trial.group.few)
-
-
 def train(names: Sequence[str]) -> None:
     """Train and score; what is there is left."""
-    asked = [one for part in names for one in (EVERYTHING if part == "all" else [part])]
-    for name in dict.fromkeys(asked):
-        if name in (known := results()):
-            continue
-        started = time.process_time()
-        known[name] = found_rows(name)
-        with atomic_path(RESULTS) as temporary:
-            pl.concat([known[n] for n in sorted(known)], how="diagonal").write_parquet(temporary)
-        print(f"done {name}: {time.process_time() - started:.0f} s of CPU", flush=True)
+    for name in EVERYTHING if "all" in names else names:
+        if name not in (known := results()):
+            started = time.process_time()
+            known[name] = found_rows(name)
+            write(RESULTS, pl.concat([known[n] for n in sorted(known)], how="diagonal"))
+            print(f"done {name}: {time.process_time() - started:.0f} s of CPU", flush=True)
 
 
 Known = Mapping[str, pl.DataFrame]
@@ -330,12 +313,12 @@ def compared_pairs() -> list[tuple[str, str]]:
 
 def equal_budgets(known: Known) -> str:
     """Which fixed budget has the harm of each adaptive one, by straight lines between those tried."""
-    tried = {name: t for name, t in TRAINED.items() if t.key == "budgets" and name in known}
-    harm = {(t.timing, t.decisions): of(known, name).mean() for name, t in tried.items()}
+    harm = {
+        (t.timing, t.decisions): of(known, n).mean() for n, t in TRAINED.items() if t.key == "budgets" and n in known
+    }
     fixed = [(k, value) for (timing, k), value in harm.items() if timing == "fixed"]
     rows = []
-    for k in (k for timing, k in harm if timing == "adaptive" and fixed):
-        value = harm["adaptive", k]
+    for k, value in ((k, value) for (timing, k), value in harm.items() if timing == "adaptive" and fixed):
         equal = f"more than {fixed[-1][0]}" if value < fixed[-1][1] else f"less than {fixed[0][0]}"
         for (less, before), (more, after) in zip(fixed, fixed[1:]):
             if after <= value <= before:

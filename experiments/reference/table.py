@@ -13,18 +13,19 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-from experiments.common import Recipe, digest, markdown_table, parts_main, units
+from experiments.common import Form, Recipe, digest, markdown_table, parts_main, units, write
 from experiments.reference.transformer import NAME as TRANSFORMER
 from experiments.reference.transformer import train_transformer
-from medgym_offline import Transitions, evaluate, load_dataset, load_policy, load_simulators
+from medgym_offline import evaluate, load_dataset, load_policy, load_simulators
 from medgym_offline.datasets.behaviors import recipe_behavior, resolve_behavior
 from medgym_offline.datasets.recipes import find_recipe
 from medgym_offline.datasets.trust import release_manifest
@@ -36,18 +37,18 @@ from medgym_offline.offline.train import train_seeds
 from medgym_offline.third_party import BASELINES, SHARED, default_settings
 
 HERE = Path(__file__).parent
+COLUMNS = ("patient", "value", "method", "seed", "metric", "dataset")
 METRICS = ("return", "severity_mean", "safe_path", "cost_mean", "decisions_used", "support_distance")
 REFERENCES = ("expert", "behavior", "random")
 HARM = "severity_mean"
 
 
-class Part(BaseModel):
+class Part(Form):
     """Learners of one scope on the datasets of one disease; `settings`, and `seeds`, may differ from the table's.
 
     Scored in `world`, by default the one that the data come from.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     datasets: tuple[str, ...]
     scope: str
     learners: tuple[str, ...]
@@ -65,10 +66,6 @@ class TableRecipe(Recipe):
     learner: dict[str, dict[str, Any]] = Field(default_factory=dict)
     part: dict[str, Part]
 
-    def runs(self, part: Part) -> int:
-        """Training seeds of a part."""
-        return part.seeds or self.seeds
-
     def config(self, learner: str, part: Part) -> tuple[str, OfflineConfig, dict[str, Any]]:
         """Algorithm of a row of a part, its settings, and those that d3rlpy alone knows.
 
@@ -83,51 +80,51 @@ class TableRecipe(Recipe):
 # -- running a part ----------------------------------------------------------------------------------------------------
 
 
-def scored(policy: Any, data: Transitions, part: Part, episodes: int, method: str, seed: int) -> pl.DataFrame:
-    """Rows method, seed, patient, metric, value of a policy."""
-    made = find_recipe(data.dataset_id)
+def unit(dataset: str, part: Part, method: str, recipe: TableRecipe) -> pl.DataFrame:
+    """Everything of one row and column of the table: all seeds of a learner, or a reference."""
+    policies, facts, started = [], {}, time.process_time()
+    if method in REFERENCES:
+        policies = [(0, policy) for policy in reference(dataset, method)]
+    else:
+        try:
+            policies, stopped = learned(dataset, part, method, recipe)
+            facts = {"seconds": (time.process_time() - started) / len(policies), "stopped": float(stopped)}
+        except MedGymError as error:  # a limit that no episode meets, a learner that diverges: a result too
+            print(f"{dataset}, {method}: {error}", file=sys.stderr)
+            facts = {"failed": 1.0}
+    frames = [scored(policy, dataset, part, recipe.episodes, seed) for seed, policy in policies]
+    rows = [("all", metric, value, 0) for metric, value in facts.items()]
+    schema = {"patient": pl.String, "metric": pl.String, "value": pl.Float32, "seed": pl.Int16}
+    frame = pl.concat([*frames, pl.DataFrame(rows, schema, orient="row")])
+    # Of a mix each policy plays as many episodes as the others.
+    mean = frame.group_by("patient", "metric", "seed", maintain_order=True).agg(pl.col("value").mean())
+    return mean.with_columns(method=pl.lit(method), dataset=pl.lit(dataset)).select(COLUMNS)
+
+
+def scored(policy: Any, dataset: str, part: Part, episodes: int, seed: int) -> pl.DataFrame:
+    """Rows patient, metric, value, seed of a policy."""
+    made, data = find_recipe(dataset), load_dataset(dataset, progress=False)
     world = part.world or made.world
     # The expert of data with fixed timing may be an adaptive policy: its actions have no distance to the data's.
     near = data if policy.timing == data.timing else None
     result = evaluate(policy, episodes=episodes, bank=load_simulators(made.bank), worlds=(world,), dataset=near)
     found = result.worlds[world].per_patient
-    parts = [
-        pl.DataFrame({"patient": found["patient"], "value": np.asarray(found[metric], np.float32)}).with_columns(
-            method=pl.lit(method), seed=pl.lit(seed, pl.Int16), metric=pl.lit(metric)
-        )
-        for metric in METRICS
-        if metric in found
-    ]
-    return pl.concat(parts)
+    values = {metric: np.asarray(found[metric], np.float32) for metric in METRICS if metric in found}
+    frame = pl.DataFrame({"patient": found["patient"], **values}).unpivot(index="patient", variable_name="metric")
+    return frame.with_columns(seed=pl.lit(seed, pl.Int16))
 
 
-def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> pl.DataFrame:
-    """One learner on one dataset, all seeds in one stack."""
+def learned(dataset: str, part: Part, learner: str, recipe: TableRecipe) -> tuple[list[tuple[int, Any]], int]:
+    """(Seed, policy) of one learner on one dataset, all seeds in one stack; how many learners stopped early."""
     data = load_dataset(dataset, progress=False)
     algorithm, config, alone = recipe.config(learner, part)
-    runs, started, stopped = range(recipe.runs(part)), time.process_time(), 0
-    try:
-        if algorithm == TRANSFORMER:
-            policies = {seed: train_transformer(data, seed, config) for seed in runs}
-        elif algorithm in BASELINES:
-            policies = {seed: baseline(algorithm, data, seed, config, alone) for seed in runs}
-        else:
-            found = train_seeds(algorithm, data, part.scope, runs, config)
-            policies = {seed: result.policy for seed, result in found.items()}
-            stopped = sum(len(result.stopped) for result in found.values())
-    except MedGymError as error:  # a limit that no episode meets, a learner that diverges: a result too
-        print(f"{dataset}, {learner}: {error}", file=sys.stderr)
-        return pl.DataFrame({
-            "patient": ["all"], "value": pl.Series([1.0], dtype=pl.Float32), "method": [learner],
-            "seed": pl.Series([0], dtype=pl.Int16), "metric": ["failed"],
-        })  # fmt: skip
-    seconds = (time.process_time() - started) / len(runs)
-    parts = [scored(policy, data, part, recipe.episodes, learner, seed) for seed, policy in policies.items()]
-    facts = {"seconds": seconds, "stopped": float(stopped)}
-    extra = pl.DataFrame({
-        "patient": ["all"] * len(facts), "value": np.array(list(facts.values()), np.float32),
-    }).with_columns(method=pl.lit(learner), seed=pl.lit(0, pl.Int16), metric=pl.Series(list(facts)))  # fmt: skip
-    return pl.concat([*parts, extra.select(parts[0].columns)])
+    runs = range(part.seeds or recipe.seeds)
+    if algorithm == TRANSFORMER:
+        return [(seed, train_transformer(data, seed, config)) for seed in runs], 0
+    if algorithm in BASELINES:
+        return [(seed, baseline(algorithm, data, seed, config, alone)) for seed in runs], 0
+    found = train_seeds(algorithm, data, part.scope, runs, config)
+    return [(seed, one.policy) for seed, one in found.items()], sum(len(one.stopped) for one in found.values())
 
 
 def baseline(algorithm: str, data: Any, seed: int, config: OfflineConfig, alone: dict[str, Any]) -> Any:
@@ -139,33 +136,18 @@ def baseline(algorithm: str, data: Any, seed: int, config: OfflineConfig, alone:
         return load_policy(trained.save(Path(folder) / "policy.pt"))
 
 
-def reference(dataset: str, part: Part, name: str, recipe: TableRecipe) -> pl.DataFrame:
-    """The behavior without its noise, the expert of the dataset's manifest, or the random policy."""
-    made = find_recipe(dataset)
-    home = load_simulators(made.bank).world(made.world)
-    wanted, timing = name, made.timing
-    manifest = release_manifest(dataset)
+def reference(dataset: str, name: str) -> Sequence[Any]:
+    """The behavior without its noise (all of a mix), the expert of the dataset's manifest, or the random policy."""
+    made, manifest = find_recipe(dataset), release_manifest(dataset)
     assert manifest is not None
-    if name == "expert" and manifest["references"]["expert"] != "behavior":
-        wanted, _, timing = manifest["references"]["expert"].rpartition("-")
-    whole = (
-        resolve_behavior(wanted, home, timing, made.decisions)
-        if wanted not in ("expert", "behavior")
-        else recipe_behavior(made, home)
-    )
-    policies = [one.policy for one in whole.parts or (whole,)]
-    # Of a mix each policy plays as many episodes as the others.
-    data = load_dataset(dataset, progress=False)
-    frames = [scored(policy, data, part, recipe.episodes, name, 0) for policy in policies]
-    keys = [column for column in frames[0].columns if column != "value"]
-    return pl.concat(frames).group_by(keys, maintain_order=True).agg(pl.col("value").mean()).select(frames[0].columns)
-
-
-def unit(dataset: str, part: Part, method: str, recipe: TableRecipe) -> pl.DataFrame:
-    """Everything of one row and column of the table."""
-    run_of = reference if method in REFERENCES else learned
-    found = run_of(dataset, part, method, recipe)
-    return found.with_columns(dataset=pl.lit(dataset))
+    home = load_simulators(made.bank).world(made.world)
+    expert = manifest["references"]["expert"]
+    if name == "behavior" or (name, expert) == ("expert", "behavior"):
+        whole = recipe_behavior(made, home)
+    else:
+        wanted, _, timing = expert.rpartition("-") if name == "expert" else (name, "", made.timing)
+        whole = resolve_behavior(wanted, home, timing, made.decisions)
+    return [one.policy for one in whole.parts or (whole,)]
 
 
 def run(recipe: TableRecipe, name: str, workers: int) -> Path:
@@ -174,56 +156,40 @@ def run(recipe: TableRecipe, name: str, workers: int) -> Path:
     for dataset in part.datasets:
         identity = load_dataset(dataset, progress=False).identity
         for method in (*REFERENCES, *part.learners):
-            config = []
-            if method not in REFERENCES:
-                _, settings, alone = recipe.config(method, part)
-                config = [settings.to_dict() | alone, recipe.runs(part), part.scope]
-            key = digest(identity, recipe.episodes, method, config, *filter(None, [part.world]))
+            made = (None if method in REFERENCES else recipe.config(method, part), part.seeds or recipe.seeds)
+            key = digest(identity, recipe.episodes, method, part.world, made)
             calls[f"{dataset.rsplit('/')[-1]}-{part.scope}-{method}-{key}"] = unit, dataset, part, method, recipe
     found = units(calls, Path("runs/table"), workers)
-    path = HERE / f"{name}.parquet"
-    found.sort("dataset", "method", "metric", "seed", "patient").write_parquet(path, compression_level=19)
-    return path
+    return write(HERE / f"{name}.parquet", found.sort("dataset", "method", "metric", "seed", "patient"))
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------
 
-
-class Scored:
-    """A part's scores as arrays (runs, patients)."""
-
-    def __init__(self, frame: pl.DataFrame):
-        self.frame = frame
-        self.datasets = frame["dataset"].unique(maintain_order=True).to_list()
-        self._of: dict[tuple[str, str, str], np.ndarray] = {}
-        for (dataset, method, metric), rows in frame.group_by("dataset", "method", "metric", maintain_order=True):
-            runs = rows["seed"].n_unique()
-            ordered = rows.sort("seed", "patient")["value"].to_numpy().reshape(runs, -1).astype(float)
-            self._of[str(dataset), str(method), str(metric)] = ordered
-
-    def get(self, dataset: str, method: str, metric: str) -> np.ndarray | None:
-        """(runs, patients), or None where it was not run."""
-        return self._of.get((dataset, method, metric))
-
-    def normalized(self, dataset: str, method: str) -> np.ndarray | None:
-        """Score of every run: 100 (return - random) / (expert - random), by the dataset's reference returns."""
-        values, manifest = self.get(dataset, method, "return"), release_manifest(dataset)
-        if values is None or manifest is None:
-            return None
-        references = manifest["references"]
-        of = references.get("data_world", references)["returns"]  # where that is not the world the expert is chosen in
-        low, high = of["random"], of["expert"]
-        return 100.0 * (values.mean(1) - low) / (high - low)
+Scored = Mapping[tuple[str, str, str], np.ndarray]
+"""A part's scores: (dataset, method, metric) -> (runs, patients)."""
 
 
-def short(dataset: str) -> str:
-    """The behavior's part of an id."""
-    return dataset.rsplit("/")[-1].removesuffix("-v0").split("-", 1)[1]
+def arrays(frame: pl.DataFrame) -> Scored:
+    """The scores of a part."""
+    found = {}
+    for (dataset, method, metric), rows in frame.group_by("dataset", "method", "metric", maintain_order=True):
+        values = rows.sort("seed", "patient")["value"].to_numpy().astype(float)
+        found[str(dataset), str(method), str(metric)] = values.reshape(rows["seed"].n_unique(), -1)
+    return found
+
+
+def normalized(scores: Scored, dataset: str, method: str) -> np.ndarray | None:
+    """Score of every run: 100 (return - random) / (expert - random), by the dataset's reference returns."""
+    values, manifest = scores.get((dataset, method, "return")), release_manifest(dataset)
+    if values is None or manifest is None:
+        return None
+    references = manifest["references"]
+    of = references.get("data_world", references)["returns"]  # where that is not the world the expert is chosen in
+    return 100.0 * (values.mean(1) - of["random"]) / (of["expert"] - of["random"])
 
 
 def tables(recipe: TableRecipe) -> str:
     """Every table of every part that is there; what is not there is named."""
-    there = {name: HERE / f"{name}.parquet" for name in recipe.part}
     blocks = [
         "# The reference table" if recipe.name == "table" else "# Settings that were tried",
         f"    python -m experiments.reference.{recipe.name} run PART, then tables",
@@ -235,82 +201,81 @@ def tables(recipe: TableRecipe) -> str:
         "marks a learner that is better than the behavior without its noise and - one that is worse: paired over "
         "patients, Holm's correction over all pairs of the dataset at 5 %.",
     ]
-    found = {name: Scored(pl.read_parquet(path)) for name, path in there.items() if path.exists()}
+    there = {name: HERE / f"{name}.parquet" for name in recipe.part}
+    found = {name: arrays(pl.read_parquet(path)) for name, path in there.items() if path.exists()}
     for name, scores in found.items():
         blocks += part_tables(name, recipe.part[name], scores)
     if any(not part.world for part in recipe.part.values()):
         blocks += ["## Whose policy, which timing", *compared(recipe, found)]
-    if missing := [name for name, path in there.items() if not path.exists()]:
+    if missing := [name for name in there if name not in found]:
         blocks.append(f"Not run: {', '.join(missing)}.")
     return "\n\n".join(blocks) + "\n"
 
 
 def part_tables(name: str, part: Part, scores: Scored) -> list[str]:
     """Scores, harm, and who is told from whom, of one part."""
-    methods = (*part.learners, *REFERENCES)
-    datasets = [d for d in part.datasets if d in scores.datasets]
-    heads, body, harm = ["", *map(short, datasets)], [], []
+    known = {dataset for dataset, _, _ in scores}
+    datasets = [dataset for dataset in part.datasets if dataset in known]
     marks = {dataset: against(scores, dataset, part.learners) for dataset in datasets}
-    for method in methods:
-        cells, harms = [], []
-        for dataset in datasets:
-            found, values = scores.normalized(dataset, method), scores.get(dataset, method, HARM)
-            if found is None or values is None:
-                word = "not run" if scores.get(dataset, method, "failed") is None else "failed"
-                cells.append(word), harms.append(word)
-                continue
-            spread = f" ± {found.std(ddof=1):.0f}" if len(found) > 1 else ""
-            cells.append(f"{found.mean():.0f}{spread}")
-            harms.append(f"{values.mean():.2f}{marks[dataset].get(method, '')}")
-        body.append([f"`{method}`", *cells])
-        harm.append([f"`{method}`", *harms])
-    title = f"{name.replace('-', ', ')}" + (f", {part.seeds} seeds" if part.seeds else "")
-    blocks = [f"## {title}", markdown_table(f"Normalized score, mean ± SD over seeds ({title})", heads, body)]
-    blocks.append(markdown_table(f"Harm, points ({title})", heads, harm))
-    if measured := [d for d in datasets if scores.get(d, "behavior", "support_distance") is not None]:
-        near = [[f"`{m}`", *(mean_of(scores, d, m, "support_distance") for d in measured)] for m in methods]
-        legend = f"Distance of states and actions to the data's, standard deviations ({title})"
-        blocks.append(markdown_table(legend, ["", *map(short, measured)], near))
+    title = name.replace("-", ", ") + (f", {part.seeds} seeds" if part.seeds else "")
+
+    def by_dataset(caption: str, cell: Callable[[str, str], str], columns: Sequence[str] = datasets) -> str:
+        # The behavior's part of an id.
+        heads = [dataset.rsplit("/")[-1].removesuffix("-v0").split("-", 1)[1] for dataset in columns]
+        body = [[f"`{method}`", *(cell(d, method) for d in columns)] for method in (*part.learners, *REFERENCES)]
+        return markdown_table(f"{caption} ({title})", ["", *heads], body)
+
+    def absent(dataset: str, method: str) -> str:
+        return "failed" if (dataset, method, "failed") in scores else "not run"
+
+    def score(dataset: str, method: str) -> str:
+        found = normalized(scores, dataset, method)
+        if found is None:
+            return absent(dataset, method)
+        return f"{found.mean():.0f}" + (f" ± {found.std(ddof=1):.0f}" if len(found) > 1 else "")
+
+    def harm(dataset: str, method: str) -> str:
+        found = scores.get((dataset, method, HARM))
+        return absent(dataset, method) if found is None else f"{found.mean():.2f}{marks[dataset].get(method, '')}"
+
+    def distance(dataset: str, method: str) -> str:
+        found = scores.get((dataset, method, "support_distance"))
+        return "-" if found is None else f"{found.mean():.2f}"
+
+    def costs(dataset: str, method: str) -> str:
+        end, path = (scores.get((dataset, method, metric)) for metric in ("cost_mean", "safe_path"))
+        return "not run" if end is None or path is None else f"{end.mean():.3f}, {path.mean():.1f}"
+
+    harms = by_dataset("Harm, points", harm)
     if part.world:  # reference returns are of the world of the data
-        return [f"## {title}", f"Scored in `{part.world}`.", blocks[2]]
+        return [f"## {title}", f"Scored in `{part.world}`.", harms]
+    blocks = [f"## {title}", by_dataset("Normalized score, mean ± SD over seeds", score), harms]
+    if measured := [d for d in datasets if (d, "behavior", "support_distance") in scores]:
+        caption = "Distance of states and actions to the data's, standard deviations"
+        blocks.append(by_dataset(caption, distance, measured))
     pooled = [pooled_row(scores, datasets, method, marks) for method in part.learners]
     over = ["", "IQM of scores", "better than `bc`, %", "datasets better / worse than behavior", "training, s a seed"]
-    blocks.append(
-        markdown_table(f"Over {len(datasets)} {'datasets' if len(datasets) > 1 else 'dataset'} ({title})", over, pooled)
-    )
+    plural = "s" if len(datasets) > 1 else ""
+    blocks.append(markdown_table(f"Over {len(datasets)} dataset{plural} ({title})", over, pooled))
     blocks.append(separated(scores, datasets, part.learners, title))
     if name.endswith(("-safe", "-limits")):
-        rows = [[f"`{m}`", *(costs(scores, d, m) for d in datasets)] for m in methods]
-        legend = f"Mean cost of a decision at its end, and share of the time that is safe, % ({title})"
-        blocks.append(markdown_table(legend, heads, rows))
+        blocks.append(by_dataset("Mean cost of a decision at its end, and share of the time that is safe, %", costs))
     return blocks
-
-
-def mean_of(scores: Scored, dataset: str, method: str, metric: str) -> str:
-    """Mean of a metric over runs and patients, as a cell."""
-    found = scores.get(dataset, method, metric)
-    return "-" if found is None else f"{found.mean():.2f}"
-
-
-def costs(scores: Scored, dataset: str, method: str) -> str:
-    """Both forms of the first cost, as a cell."""
-    end, path = (scores.get(dataset, method, metric) for metric in ("cost_mean", "safe_path"))
-    return "not run" if end is None or path is None else f"{end.mean():.3f}, {path.mean():.1f}"
 
 
 def compared(recipe: TableRecipe, found: Mapping[str, Scored]) -> list[str]:
     """What a learner gains by a policy per patient, and by data of adaptive timing, of harm."""
-    shared = [scores for name, scores in found.items() if recipe.part[name].scope == "pop"]
+    shared: dict[tuple[str, str], np.ndarray] = {}
+    for scores in (scores for name, scores in reversed(found.items()) if recipe.part[name].scope == "pop"):
+        shared |= {(d, m): values for (d, m, metric), values in scores.items() if metric == HARM}
     whose: list[list[str]] = []
     when: list[list[str]] = []
     for name, scores in found.items():
         part = recipe.part[name]
         for dataset, learner in ((d, m) for d in part.datasets for m in part.learners):
-            own, label = scores.get(dataset, learner, HARM), dataset.rsplit("/")[-1].removesuffix("-v0")
-            fixed = scores.get(f"medgym/{label}-fixed-v0", learner, HARM)
-            others = (other.get(dataset, learner, HARM) for other in shared if part.scope == "ind")
-            pop = next((values for values in others if values is not None), None)
-            if own is not None and pop is not None:
+            own, label = scores.get((dataset, learner, HARM)), dataset.rsplit("/")[-1].removesuffix("-v0")
+            fixed, pop = scores.get((f"medgym/{label}-fixed-v0", learner, HARM)), shared.get((dataset, learner))
+            if own is not None and pop is not None and part.scope == "ind":
                 whose.append([label, f"`{learner}`", gain(own, pop)])
             if own is not None and fixed is not None:
                 when.append([label, part.scope, f"`{learner}`", gain(own, fixed)])
@@ -333,62 +298,48 @@ def pooled_row(
     scores: Scored, datasets: Sequence[str], method: str, marks: Mapping[str, Mapping[str, str]]
 ) -> list[str]:
     """A learner over all datasets of a part; intervals resample datasets and seeds."""
-    runs = [found for dataset in datasets if (found := scores.normalized(dataset, method)) is not None]
+    runs = [found for dataset in datasets if (found := normalized(scores, dataset, method)) is not None]
     if len(runs) < len(datasets):
         return [f"`{method}`", *["-"] * 4]
     over = np.stack(runs)  # (datasets, seeds)
     low, high = summarize(over.T, better=1).iqm_interval
-    pairs = [(scores.get(dataset, method, HARM), scores.get(dataset, "bc", HARM)) for dataset in datasets]
-    chances = [probability_of_improvement(a, b) for a, b in pairs if a is not None and b is not None]
+    pairs = [(scores[d, method, HARM], scores[d, "bc", HARM]) for d in datasets if (d, "bc", HARM) in scores]
+    chances = [probability_of_improvement(a, b) for a, b in pairs if method != "bc"]
     better, worse = (sum(sign in marks[dataset].get(method, "") for dataset in datasets) for sign in "+-")
     return [
         f"`{method}`",
         f"{float(iqm(over.reshape(-1))):.0f} ({low:.0f} to {high:.0f})",
-        "-" if method == "bc" or not chances else f"{100 * np.mean(chances):.0f}",
+        f"{100 * np.mean(chances):.0f}" if chances else "-",
         f"{better} / {worse}",
-        f"{seconds(scores, method):.1f}",
+        f"{np.mean([scores[dataset, method, 'seconds'] for dataset in datasets]):.1f}",
     ]
 
 
-def seconds(scores: Scored, method: str) -> float:
-    """CPU time of a training seed, mean over datasets."""
-    found = scores.frame.filter((pl.col("method") == method) & (pl.col("metric") == "seconds"))["value"]
-    return float(found.mean() or float("nan"))  # type: ignore[arg-type]
+def told_apart(scores: Scored, dataset: str, methods: Sequence[str]) -> dict[tuple[str, str], float]:
+    """Every two methods that are told apart in harm, after Holm's correction -> mean difference."""
+    there = {m: values for m in methods if (values := scores.get((dataset, m, HARM))) is not None}
+    found = zip(combinations(there, 2), compare(list(there.values())))
+    return {pair: difference for pair, (difference, *_, adjusted) in found if adjusted < LEVEL}
 
 
 def against(scores: Scored, dataset: str, learners: Sequence[str]) -> Mapping[str, str]:
     """Learner -> " +" or " -" where its harm is told from that of the behavior without its noise."""
     found = told_apart(scores, dataset, ("behavior", *learners))
-    marks = {}
-    for (one, other), (difference, adjusted) in found.items():
-        if one == "behavior" and adjusted < LEVEL:
-            marks[other] = " +" if difference > 0 else " -"
-    return marks
-
-
-def told_apart(scores: Scored, dataset: str, methods: Sequence[str]) -> dict[tuple[str, str], tuple[float, float]]:
-    """Every two methods -> mean difference of harm, and p after Holm's correction."""
-    there = [m for m in methods if scores.get(dataset, m, HARM) is not None]
-    values = [v for m in there if (v := scores.get(dataset, m, HARM)) is not None]
-    pairs = [(a, b) for i, a in enumerate(there) for b in there[i + 1 :]]
-    return {pair: (found[0], found[3]) for pair, found in zip(pairs, compare(values))}
+    return {other: " +" if value > 0 else " -" for (one, other), value in found.items() if one == "behavior"}
 
 
 def separated(scores: Scored, datasets: Sequence[str], learners: Sequence[str], title: str) -> str:
     """On how many datasets the learner of the row is better than that of the column."""
-    wins = dict.fromkeys(((a, b) for a in learners for b in learners), 0)
-    for dataset in datasets:
-        for (a, b), (difference, adjusted) in told_apart(scores, dataset, learners).items():
-            if adjusted < LEVEL:
-                wins[(a, b) if difference < 0 else (b, a)] += 1
-    body = [[f"`{a}`", *("" if a == b else str(wins[a, b]) for b in learners)] for a in learners]
+    told = [pair for dataset in datasets for pair in told_apart(scores, dataset, learners).items()]
+    better = [(a, b) if difference < 0 else (b, a) for (a, b), difference in told]
+    body = [[f"`{a}`", *("" if a == b else str(better.count((a, b))) for b in learners)] for a in learners]
     caption = f"Datasets of {len(datasets)} on which the row's learner does less harm than the column's ({title})"
     return markdown_table(caption, ["", *(f"`{b}`" for b in learners)], body)
 
 
 def main(name: str = "table") -> None:
     """The command line of a recipe."""
-    parts_main(__doc__ or "", TableRecipe.load(HERE / f"{name}.toml"), run, tables, HERE / f"{name}.md")
+    parts_main(__doc__, TableRecipe.load(HERE / f"{name}.toml"), run, tables, HERE / f"{name}.md")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from medgym_offline.commands import common
-from medgym_offline.errors import unknown_name
 from medgym_offline.patients import NEW_PEOPLE
 
 __all__ = ["register"]
@@ -26,15 +25,8 @@ def behavior_train(
         ),
     ] = "ind",
     timing: Annotated[str, typer.Option(help="adaptive, fixed, or both separated by a comma.")] = "adaptive",
-    algorithm: Annotated[str | None, typer.Option(help="Default: the recipe's (trpo-lag).")] = None,
-    decisions: Annotated[int | None, typer.Option(min=1, help="Budget K (default: the recipe's).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Root seed (default: the recipe's).")] = None,
-    patience: Annotated[
-        int | None, typer.Option(min=0, help="Stop after so many updates without a better return; 0: no.")
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for policies and checkpoints.")] = Path(
-        "runs/behaviors"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of policies.")] = Path("runs/behaviors"),
     patients: common.Patients = None,
     split: common.Split = None,
     record: common.Record = 1,
@@ -46,9 +38,7 @@ def behavior_train(
     workers: Annotated[int | None, typer.Option(min=1, help="Jobs at a time (default: every core).")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster, HOST:PORT (default: one started here).")] = None,
     device: common.Device = "cpu",
-    resume: Annotated[
-        bool, typer.Option("--resume/--fresh", help="Go on from what --output holds, or start again.")
-    ] = True,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on from --output, or start again.")] = True,
     half: Annotated[bool, typer.Option("--half", help="Store weights in float16: half the size.")] = False,
 ) -> None:
     """Train behavior policies of a bank, all patients at once. A killed run goes on where it was.
@@ -56,15 +46,13 @@ def behavior_train(
     Example: medgym-offline behavior train --bank sepsis-v0 --scope ind --timing adaptive --engine process
     """
     from medgym_offline.online.behavior import train_behavior_files
-    from medgym_offline.online.config import ALGORITHMS
     from medgym_offline.online.jobs import EngineOptions
     from medgym_offline.online.recipe import RELEASE, SCOPES, behavior_path, load_recipe
     from medgym_offline.people import people_of
     from medgym_offline.simulators import load_simulators
 
-    wanted = [(s, t) for t in common.parse_list(timing) for s in common.parse_list(scope)]
-    if scope == "all":
-        wanted = list(RELEASE)
+    asked = [(s, t) for t in common.parse_list(timing) for s in common.parse_list(scope)]
+    wanted = list(RELEASE) if scope == "all" else asked
     if not wanted:
         raise typer.BadParameter("name at least one scope and one timing")
     # Everything that can be wrong is looked at before anything is trained; what needs no bank, before it is read.
@@ -73,19 +61,13 @@ def behavior_train(
         common.require_train_people(name, split, patients)
     options = EngineOptions(engine, workers, address, device)
     options.check()
-    if algorithm is not None and algorithm not in ALGORITHMS:
-        raise unknown_name("algorithm", algorithm, ALGORITHMS)
-    if recipe is not None:
-        load_recipe(recipe)
     loaded = load_simulators(bank or None)
     settings = load_recipe(recipe, loaded.disease.name)
-    given = {"algorithm": algorithm, "decisions": decisions, "seed": seed, "patience": patience}
-    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    settings = replace(settings, seed=settings.seed if seed is None else seed)
     if updates is not None:
-        own = {str(name): dict(values) for name, values in settings.settings.items()}
-        changes["settings"] = {name: {**own.get(name, {}), "updates": updates} for name in SCOPES}
-        changes["early_updates"] = min(updates, settings.early_updates)
-    settings = replace(settings, **changes)
+        own: Any = settings.settings
+        changed: Any = {name: {**own.get(name, {}), "updates": updates} for name in SCOPES}
+        settings = replace(settings, settings=changed, early_updates=min(updates, settings.early_updates))
     for _, when in wanted:
         settings.process(when, loaded.disease.name, view or "full")  # type: ignore[arg-type]
     side = loaded.patients if split is None else loaded.people(split)

@@ -68,12 +68,14 @@ def leaderboard_verify(
     if json:
         print_json(report.to_json())
     else:
-        _tell(report, folder, file)
+        _tell(report)
+        if report.accepted and file is None and not report.retrained:
+            say(f"next: medgym-offline leaderboard add {folder}")
     if not report.accepted:
         raise typer.Exit(1)
 
 
-def _tell(report: Reexecution, folder: Path, file: Path | None) -> None:
+def _tell(report: Reexecution) -> None:
     """Print a re-execution for a person."""
     heads = ("check", "world", "metric", "claimed", "found", "tolerance", "")
     rows = [
@@ -88,12 +90,6 @@ def _tell(report: Reexecution, folder: Path, file: Path | None) -> None:
         say(f"trained again: {report.retrained}")
     refused = f"refused, {len(report.faults)} of {len(report.rows)} numbers do not hold"
     say(f"{report.id}: {'accepted' if report.accepted else refused}")
-    if report.accepted and file is not None:
-        say(f"recorded on {file}")
-    elif report.accepted and report.retrained:
-        say("next: the same command with --file BOARD records it; `leaderboard add` needs the policy files")
-    elif report.accepted:
-        say(f"next: medgym-offline leaderboard add {folder}")
 
 
 def leaderboard_add(folder: Folder, file: Board = None) -> None:

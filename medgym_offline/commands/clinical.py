@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from medgym_offline.commands import common
 from medgym_offline.diseases.registry import DEFAULT
 
 __all__ = ["register"]
-
-if TYPE_CHECKING:
-    from medgym_offline.cohorts import Cohort
 
 CohortTable = Annotated[Path, typer.Argument(metavar="COHORT", help="A table (.parquet), as `cohort build` writes.")]
 DiseaseName = Annotated[str, typer.Option(help="Whose variables and treatments are read.")]
@@ -57,17 +54,9 @@ def cohort_card(
     from medgym_offline.files import write_text
 
     card = cohorts.cohort_card(cohorts.Cohort.read(table))
-    if output is None:
-        common.say(card)
-    else:
+    if output is not None:
         write_text(output, card)
-        common.say(f"written to {output}")
-
-
-def _bank_name(output: Path, cohort: Cohort) -> str:
-    """The file's name, after the cohort's disease where it does not begin with that."""
-    of = cohort.definition.disease
-    return output.stem if output.stem.startswith(f"{of}-") else f"{of}-{output.stem}"
+    common.say(card if output is None else f"written to {output}")
 
 
 def simulators_fit(
@@ -90,42 +79,33 @@ def simulators_fit(
     if output.suffix != ".safetensors":
         raise BankError(f"{output}: a bank is a .safetensors file; choose such an --output")
     cohort = Cohort.read(table)
-    settings = read_recipe(recipe) if recipe is not None else BankRecipe(name=_bank_name(output, cohort), patients=0)
-    settings = replace(
-        settings,
-        name=settings.name if name is None else name,
-        patients=settings.patients if patients is None else patients,
-    )
+    # The file's name, after the cohort's disease.
+    begin = f"{cohort.definition.disease}-"
+    named = begin + output.stem.removeprefix(begin)
+    settings = BankRecipe(name=named, patients=0) if recipe is None else read_recipe(recipe)
+    settings = replace(settings, name=name or settings.name, patients=patients or settings.patients)
     bank = build_bank(cohort, settings, cohort_provenance(cohort, table))
     bank.save(output)
     common.say(f"{output}: {len(bank)} patients, worlds {', '.join(bank.worlds)}, {output.stat().st_size / 1e6:.1f} MB")
     common.say(f"next: medgym-offline behavior train --bank {output}")
 
 
-def simulators_info(bank: common.BankArgument = "", json: common.Json = False) -> None:
+def simulators_info(bank: common.BankArgument, json: common.Json = False) -> None:
     """Show what a bank holds and where it came from.
 
     Example: medgym-offline simulators info sepsis-v0
     """
     from medgym_offline.simulators import load_simulators
 
-    loaded = load_simulators(bank or None)
-    facts = {
-        "name": loaded.name,
-        "patients": len(loaded),
-        "worlds": list(loaded.worlds),
-        "backend": loaded.backend,
-        "state_dim": loaded.state_dim,
-        "content_hash": loaded.content_hash,
-    }
+    loaded = load_simulators(bank)
+    names = ("name", "worlds", "backend", "state_dim", "content_hash")
+    facts = {name: getattr(loaded, name) for name in names} | {"patients": len(loaded)}
     if json:
         common.print_json(facts | {"patient_ids": list(loaded.patients), "metadata": loaded.metadata})
         return
-    common.print_table(("", ""), [(k, ", ".join(v) if isinstance(v, list) else v) for k, v in facts.items()])
-    for key in ("license", "recipe_hash", "code_version", "build_seconds"):
-        if key in loaded.metadata:
-            common.say(f"{key.replace('_', ' ')}: {loaded.metadata[key]}")
-    common.say(f"patients: {', '.join(loaded.patients)}")
+    facts |= {"license": loaded.metadata.get("license", ""), "patients": ", ".join(loaded.patients)}
+    for key, value in facts.items():
+        common.say(f"{key.replace('_', ' ')}: {', '.join(value) if isinstance(value, tuple) else value}")
 
 
 def simulators_audit(
@@ -137,16 +117,13 @@ def simulators_audit(
 
     Example: medgym-offline simulators audit sepsis-v0 --cohort runs/cohort.parquet --output runs/audit
     """
+    from medgym_offline.cohorts import Cohort
     from medgym_offline.simulators import load_simulators
     from medgym_offline.simulators.audit import audit
 
-    table = None
-    if cohort is not None:
-        from medgym_offline.cohorts import Cohort
-
-        table = Cohort.read(cohort)
+    table = None if cohort is None else Cohort.read(cohort)
     # Raises after writing if a check that must hold does not.
-    facts = audit(load_simulators(bank or None), output, cohort=table)
+    facts = audit(load_simulators(bank), output, cohort=table)
     common.print_table(("holds", "check", "found"), [("yes", c["check"], c["found"]) for c in facts["hard_checks"]])
     rows = [("met" if g["met"] else "missed", g["goal"], g["found"]) for g in facts["goals"]]
     common.print_table(("", "goal", "found"), rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -13,27 +14,10 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.patients import NEW_PEOPLE, PatientIndex
 
 __all__ = [
-    "Bank",
-    "BankArgument",
-    "Dataset",
-    "Device",
-    "Hours",
-    "Json",
-    "MaybeBank",
-    "Patients",
-    "Record",
-    "Split",
-    "View",
-    "Worlds",
-    "ask_patients",
-    "parse_list",
-    "parse_patients",
-    "print_json",
-    "print_table",
-    "require_train_people",
-    "say",
-    "terminal_width",
-]
+    "Bank", "BankArgument", "Dataset", "Device", "Hours", "Json", "MaybeBank", "Patients", "Record", "Split",
+    "View", "Worlds", "ask_patients", "parse_list", "parse_patients", "print_json", "print_table",
+    "require_train_people", "say", "terminal_width",
+]  # fmt: skip
 
 _BANK = "Simulator bank: the name of a shipped one, or the path of a bank file"
 
@@ -74,8 +58,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
 def terminal_width() -> int:
     """Columns of the terminal; 160 where output is piped, so that lines are not cut there."""
-    import shutil
-
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
 
 

@@ -35,18 +35,13 @@ def list_command(json: Json = False, root: Root = None) -> None:
     if json:
         print_json([_plain(info) for info in infos])
         return
-    columns = (*LISTED, "here")
-    rows = [(*listing_row(info), "yes" if info.path else "no") for info in infos]
+    columns, rows = (*LISTED, "here"), [(*listing_row(info), "yes" if info.path else "no") for info in infos]
     # A narrow terminal would fold every cell: it gets the columns that choose a dataset.
-    narrow = terminal_width() < 120
-    few = ("id", "timing", "decisions", "score", "here")
-    shown = [n for n, name in enumerate(columns) if not narrow or name in few]
+    few = columns if terminal_width() >= 120 else ("id", "timing", "score", "here")
+    shown = [n for n, name in enumerate(columns) if name in few]
     print_table([columns[n] for n in shown], [[row[n] for n in shown] for row in rows])
-    for info in infos:
-        if info.records:
-            say(f"\n{info.id} is made from records ({info.license}) below $MEDGYM_CLINICAL_DATA: {info.records}")
     say("\nreturns are means per episode; score: the behavior's, 0 = random, 100 = the best policy shipped")
-    say("next: medgym-offline info ID, or medgym-offline generate ID" + ("; --json shows more" if narrow else ""))
+    say("next: medgym-offline info ID, or medgym-offline generate ID")
 
 
 def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> None:
@@ -62,24 +57,14 @@ def info_command(dataset: DatasetId, json: Json = False, root: Root = None) -> N
         return
     values = _plain(info)
     returns = values.pop("reference_returns")
-    for name in ("episodes", "steps", "size"):
-        values[name] = None if values[name] is None else f"{values[name]:,}"
-    values["size"] = values["size"] and f"{values['size']} bytes"
-    path = values.pop("path") or "not on this machine"
-    if info.records:
-        values["records"] += ", needed below $MEDGYM_CLINICAL_DATA or generate --records"
-    else:
-        values = {name: value for name, value in values.items() if name not in ("records", "license")}
-    for name, value in (values | {"path": path}).items():
-        say(f"{name.replace('_', ' '):>13}  {'unknown' if value in (None, '') else value}")
-    if returns:
-        say(f"{'scores':>13}  mean return of an episode, and normalized: 0 = random, 100 = expert")
-        for key in sorted(returns, key=lambda key: returns[key]):
-            score = normalized_score(returns, key)
-            say(f"{key:>13}  {returns[key]:8.2f}" + ("" if score is None else f"  {score:6.1f}"))
+    for name, value in values.items():
+        if value not in (None, ""):
+            say(f"{name.replace('_', ' '):>13}  {f'{value:,}' if isinstance(value, int) else value}")
+    for key in sorted(returns, key=lambda key: returns[key]):
+        score = normalized_score(returns, key)
+        say(f"{key:>13}  mean return {returns[key]:.2f}" + ("" if score is None else f", normalized {score:.1f}"))
     where = "" if root is None else f" --root {root}"
-    action = f"verify {info.id}{where}" if info.path else f"generate {info.id}{where}"
-    say(f"\nnext: medgym-offline {action}")
+    say(f"\nnext: medgym-offline {'verify' if info.path else 'generate'} {info.id}{where}")
 
 
 def generate_command(
@@ -89,9 +74,7 @@ def generate_command(
     output_id: Annotated[str | None, typer.Option("--as", metavar="ID", help="Id of a part of a dataset.")] = None,
     root: Root = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; the result is the same.")] = 1,
-    records: Annotated[
-        Path | None, typer.Option(help="Folder of clinical records (default: $MEDGYM_CLINICAL_DATA).")
-    ] = None,
+    records: Annotated[Path | None, typer.Option(help="Clinical records (default: $MEDGYM_CLINICAL_DATA).")] = None,
     release: Annotated[bool, typer.Option("--release", help="Also write the manifest beside the recipe.")] = False,
 ) -> None:
     """Make a dataset from its recipe, where Minari finds it. An interrupted run continues where it stopped.
@@ -100,16 +83,8 @@ def generate_command(
     """
     from medgym_offline.datasets import generate
 
-    made = generate(
-        dataset,
-        root=root,
-        patients=ask_patients(patients),
-        episodes=episodes,
-        output_id=output_id,
-        release=release,
-        workers=workers,
-        records=records,
-    )
+    given = {"episodes": episodes, "output_id": output_id, "release": release, "workers": workers, "records": records}
+    made = generate(dataset, root=root, patients=ask_patients(patients), **given)  # type: ignore[arg-type]
     say(f"{made.id}: {made.episodes:,} episodes, {made.steps:,} steps in {made.path}")
     where = "" if root is None else f"MINARI_DATASETS_PATH={root} "
     say(f"next: {where}medgym-offline train gcql --dataset {made.id} --output runs/gcql --eval")
@@ -133,10 +108,7 @@ def verify_command(dataset: DatasetId, json: Json = False, root: Root = None) ->
 
 def download_command(
     dataset: DatasetId,
-    remote: Annotated[
-        list[str] | None,
-        typer.Option(metavar="URL", help="hf://ORG, tried in order (default: $MINARI_REMOTE, the project's)."),
-    ] = None,
+    remote: Annotated[list[str] | None, typer.Option(metavar="URL", help="hf://ORG (default: $MINARI_REMOTE).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch it again although it is here.")] = False,
     root: Root = None,
 ) -> None:
@@ -168,19 +140,11 @@ def publish_command(
     for dataset in datasets:
         sent = publish(dataset, remote, root=root, dry_run=dry_run)
         where = f"{sent.repository}, tag {sent.tag}"
-        if sent.commit is not None:
-            say(f"{dataset}: published at {remote} as {where}, commit {sent.commit[:12]}")
-            continue
         say("\n".join(f"{digest}  {size:>12,}  {path}" for path, size, digest in sent.files))
-        total = sum(size for _, size, _ in sent.files)
-        say(f"{dataset}: {len(sent.files)} files, {total:,} bytes, for {where}; nothing sent")
+        say(f"{dataset}: {where}, " + (f"commit {sent.commit[:12]} at {remote}" if sent.commit else "nothing sent"))
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
-    app.command("list")(list_command)
-    app.command("info")(info_command)
-    app.command("download")(download_command)
-    app.command("publish")(publish_command)
-    app.command("verify")(verify_command)
-    app.command("generate")(generate_command)
+    for command in (list_command, info_command, download_command, publish_command, verify_command, generate_command):
+        app.command(command.__name__.removesuffix("_command"))(command)

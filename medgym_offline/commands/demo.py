@@ -5,13 +5,12 @@ dataset -> DQN, CQL, GCQL (Ind and Pop) -> evaluation in two worlds -> report, r
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,29 +19,21 @@ from medgym_offline.files import shown_path
 from medgym_offline.threads import one_thread
 
 if TYPE_CHECKING:
-    from medgym_offline.datasets import Recipe, Transitions
     from medgym_offline.evaluation import Evaluation
-    from medgym_offline.simulators import SimulatorBank
 
 __all__ = ["run_demo"]
 
 DATASETS = (f"medgym/{DEFAULT}-ind-v0", "medgym/diabetes-ind-v0")
 """Simulators fitted to real patients, and patients whose truth is published."""
-ALGORITHMS = ("dqn", "cql", "gcql")
-SCOPES = ("ind", "pop")
 BASELINES = ("clinician", "random", "zero")
 
 
-def run_demos(output: str | Path = "runs/demo", patients: int = 5, seed: int = 0) -> Path:
+def run_demos(output: Path, patients: int) -> None:
     """Run the chain for every disease of :data:`DATASETS`, each in a folder of `output`, and write a page on both.
 
     Args:
         output: Folder; `report.html` in it leads to `<disease>/report.html`.
         patients: Of each bank, as in :func:`run_demo`.
-        seed: Of the training.
-
-    Returns:
-        The page.
     """
     from medgym_offline.datasets import find_recipe
     from medgym_offline.evaluation.tables import comparison_table
@@ -50,32 +41,24 @@ def run_demos(output: str | Path = "runs/demo", patients: int = 5, seed: int = 0
     from medgym_offline.reports.page import write_page
     from medgym_offline.simulators import load_simulators
 
-    folder, started = Path(output).absolute(), time.monotonic()
-    links, sections = [], []
+    folder, links, sections = output.absolute(), [], []
     for dataset in DATASETS:
         disease = load_simulators(find_recipe(dataset).bank).disease
         print(f"\n== {disease.label} ==", flush=True)
-        evaluations = run_demo(folder / disease.name, patients, seed, recipe=dataset)
+        evaluations = run_demo(folder / disease.name, patients, dataset)
         pages = ("report.html", "leaderboard/index.html")
         links.append([disease.label, dataset, *(Link(page, f"{disease.name}/{page}") for page in pages)])
         sections.append(Section(f"In {disease.label}", comparison_table(evaluations)))
     where = Table("One folder per disease", ("Disease", "Dataset", "Report", "Leaderboard"), links)
-    page = Page(
-        "Demo",
-        (Section("Reports", where), *sections),
-        f"The whole chain on {patients} patients of each disease, one seed of training: no evidence beyond them.",
-    )
-    found = write_page(folder / "report.html", page)
-    print(f"\nAll in {time.monotonic() - started:.0f} s: {shown_path(found)}")
-    return found
+    note = f"The whole chain on {patients} patients of each disease, one seed of training: no evidence beyond them."
+    found = write_page(folder / "report.html", Page("Demo", (Section("Reports", where), *sections), note))
+    print(f"\nAll in {shown_path(found)}")
 
 
 @one_thread()
 def run_demo(
-    output: str | Path = "runs/demo",
+    output: Path,
     patients: int = 5,
-    seed: int = 0,
-    *,
     recipe: str | Path = DATASETS[0],
     updates: int | None = None,
     episodes: int | None = None,
@@ -83,13 +66,12 @@ def run_demo(
     """Run the chain and say what came out.
 
     Writes into `output`: `minari/` (the dataset), `policies/`, `results/<policy>/result.json`, `report.html`,
-    `submissions/<policy>/`, `leaderboard.json` and `leaderboard/index.html`. A dataset already there is used again.
+    `submissions/<policy>/`, `leaderboard.json` and `leaderboard/index.html`.
 
     Args:
         output: Folder.
         patients: Data are made of the bank's first so many, which are trained and evaluated on; a part of the dataset
             takes a fraction of the time of the whole.
-        seed: Of the training.
         recipe: Dataset id, or the path of a recipe: another dataset, of a bank of your own.
         updates, episodes: Of training and evaluation; by default the quick profile's and the protocol's.
 
@@ -99,115 +81,54 @@ def run_demo(
     Raises:
         MedGymError: the bank or its behavior policies are missing, or it has fewer patients.
     """
-    from medgym_offline.datasets import find_recipe, load_dataset
-    from medgym_offline.evaluation import print_evaluations, write_report
+    from medgym_offline.commands.judge import keep
+    from medgym_offline.commands.learn import fit
+    from medgym_offline.datasets import find_recipe, generate, load_dataset
+    from medgym_offline.datasets.behaviors import SCOPES as SHIPPED
+    from medgym_offline.evaluation import evaluate, print_evaluations, write_report
+    from medgym_offline.offline import OfflineConfig
     from medgym_offline.simulators import load_simulators
 
-    folder, started = Path(output).absolute(), time.monotonic()
-    minari = folder / "minari"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, started = output.absolute(), time.monotonic()
     source = find_recipe(recipe)
-    bank = load_simulators(source.bank)
+    bank = load_simulators(source.bank).world(source.world)
     chosen = list(bank.patient_index.resolve(patients))
-    ids = [bank.patients[i] for i in chosen]
-    with _stage("1/5 dataset"):
-        data = load_dataset(_dataset(source, bank, chosen, minari), root=minari)
-    with _stage("2/5 training"):
-        learned = _train(data, ids, seed, updates, folder / "policies")
-    with _stage("3/5 evaluation"):
-        policies = {"behavior": _behavior(source.behavior), **{name: name for name in BASELINES}, **learned}
-        evaluations = _evaluate(policies, data, bank.world(source.world), ids, episodes, folder / "results")
-    with _stage("4/5 report"):
-        write_report(evaluations, folder / "report.html")
-    with _stage("5/5 leaderboard"):
-        _leaderboard(evaluations, folder)
-    print()
-    print_evaluations(evaluations)
-    print(f"\nDone in {time.monotonic() - started:.0f} s. What to do next:")
-    for line in _next(folder, source.id):
-        print(f"  {line}")
-    return evaluations
-
-
-@contextlib.contextmanager
-def _stage(name: str) -> Iterator[None]:
-    print(f"{name} ...", flush=True)
-    started = time.monotonic()
-    yield
-    print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
-
-
-def _behavior(name: str) -> str:
-    """What `evaluate` calls the policy that a recipe calls `name`."""
-    from medgym_offline.datasets.behaviors import SCOPES as SHIPPED
-
-    return f"behavior:{name}" if name in SHIPPED else name
-
-
-def _dataset(source: Recipe, bank: SimulatorBank, chosen: list[int], root: Path) -> str:
-    """Generate the dataset of the chosen patients, unless it is there, of this very recipe and bank; its id."""
-    from medgym_offline.datasets import dataset_folder, generate
-    from medgym_offline.datasets.behaviors import recipe_behavior
-    from medgym_offline.datasets.catalogue import read_manifest
-    from medgym_offline.datasets.manifest import making
-    from medgym_offline.datasets.trust import identity_of
-
+    ids, minari = [bank.patients[i] for i in chosen], folder / "minari"
+    print("1/5 dataset", flush=True)
     name, _, version = source.id.rpartition("-v")
     part = source.id if len(chosen) == len(bank) else f"{name}-{len(chosen)}-v{version}"
-    path = dataset_folder(part, root) / "data" / "manifest.json"
-    if path.is_file():
-        manifest = read_manifest(path)
-        behavior = recipe_behavior(source, bank).to_json()
-        if manifest["identity"] == identity_of(making(source, source, chosen, bank, behavior)):
-            print(f"  {part} is there already: {manifest['episodes']:,} episodes")
-            return part
-    made = generate(source, root=root, patients=chosen, output_id=part)
-    print(f"  {made.id}: {made.episodes:,} episodes, {made.steps:,} steps of {len(chosen)} patients")
-    return part
-
-
-def _train(data: Transitions, ids: list[str], seed: int, updates: int | None, folder: Path) -> dict[str, str]:
-    from medgym_offline.commands.learn import fit, write_log
-    from medgym_offline.offline import OfflineConfig
-
+    generate(source, root=minari, patients=chosen, output_id=part)
+    data = load_dataset(part, root=minari)
+    print("2/5 training", flush=True)
+    policies = {"behavior": f"behavior:{source.behavior}" if source.behavior in SHIPPED else source.behavior}
+    policies |= {name: name for name in BASELINES}
     config = OfflineConfig() if updates is None else OfflineConfig(updates=updates)
-    written = {}
-    for algorithm in ALGORITHMS:
-        for scope in SCOPES:
-            path = folder / f"{algorithm}-{scope}-seed{seed}.safetensors"
-            log, _ = fit(path, algorithm, data, scope=scope, seed=seed, config=config, patients=ids)
-            write_log(path.with_suffix(".csv"), log)
-            written[f"{algorithm}-{scope}"] = str(path)
-    return written
-
-
-def _evaluate(
-    policies: Mapping[str, str],
-    data: Transitions,
-    bank: SimulatorBank,
-    ids: list[str],
-    episodes: int | None,
-    folder: Path,
-) -> dict[str, Evaluation]:
-    from medgym_offline.commands.judge import keep
-    from medgym_offline.evaluation import evaluate
-
+    for algorithm, scope in product(("dqn", "cql", "gcql"), ("ind", "pop")):
+        path = folder / "policies" / f"{algorithm}-{scope}-seed0.safetensors"
+        fit(path, algorithm, data, scope=scope, seed=0, config=config, patients=ids)
+        policies[f"{algorithm}-{scope}"] = str(path)
+    print("3/5 evaluation", flush=True)
     # Where the data come from, and a world that nobody learned in.
     worlds = [world for world in dict.fromkeys((bank.current_world, "crossfit")) if world in bank.worlds]
-    evaluations = {}
+    asked: dict[str, Any] = {"timing": data.timing, "patients": ids, "episodes": episodes, "bank": bank}
+    asked |= {"worlds": worlds, "dataset": data, "progress": True, "workers": None}
+    evaluations = {name: evaluate(policy, **asked) for name, policy in policies.items()}
     for name, policy in policies.items():
-        evaluations[name] = evaluate(
-            policy,
-            timing=data.timing,
-            patients=ids,
-            episodes=episodes,
-            bank=bank,
-            worlds=worlds,
-            dataset=data,
-            progress=True,
-            workers=None,
-        )
-        keep(evaluations[name], policy, folder / name)
+        keep(evaluations[name], policy, folder / "results" / name)
+    print("4/5 report", flush=True)
+    write_report(evaluations, folder / "report.html")
+    print("5/5 leaderboard", flush=True)
+    _leaderboard(evaluations, folder)
+    print()
+    print_evaluations(evaluations)
+    shown, program = shown_path(folder), shown_path(Path(sys.executable).parent / "medgym-offline")
+    command = f"MINARI_DATASETS_PATH={shown / 'minari'} {program}"
+    print(f"""
+Done in {time.monotonic() - started:.0f} s. What to do next:
+  look at             {shown / "report.html"} and {shown / "leaderboard" / "index.html"}
+  re-execute an entry {command} leaderboard verify {shown / "submissions" / "gcql-ind"}
+  all patients        {command} train gcql --dataset {source.id} --seeds 3 -o runs/gcql --eval
+  your own algorithm  examples/own_policy_torch.py""")
     return evaluations
 
 
@@ -222,33 +143,15 @@ def _leaderboard(evaluations: Mapping[str, Evaluation], folder: Path) -> None:
     build_page(read_board(board), folder / "leaderboard")
 
 
-def _next(folder: Path, dataset: str) -> Sequence[str]:
-    shown = shown_path(folder)
-    # Inside a virtual environment that is not activated, the bare name would not be found.
-    command = "medgym-offline"
-    if shutil.which(command) is None:
-        command = str(shown_path(Path(sys.executable).parent / command))
-    minari = f"MINARI_DATASETS_PATH={shown / 'minari'}"
-    return (
-        f"look at             {shown / 'report.html'} and {shown / 'leaderboard' / 'index.html'}",
-        f"re-execute an entry {minari} {command} leaderboard verify {shown / 'submissions' / 'gcql-ind'}",
-        f"all patients        {minari} {command} train gcql --dataset {dataset} --seeds 3 -o runs/gcql --eval",
-        "your own algorithm  examples/own_policy_torch.py",
-    )
-
-
 def demo_command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path(
-        "runs/demo"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for all of it.")] = Path("runs/demo"),
     patients: Annotated[int, typer.Option(min=1, help="How many patients of each disease (the bank's first N).")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
 ) -> None:
     """Run the whole chain on a handful of patients of two diseases: dataset, training, evaluation, report, leaderboard.
 
     Example: medgym-offline demo --output runs/demo
     """
-    run_demos(output, patients, seed)
+    run_demos(output, patients)
 
 
 def register(app: typer.Typer) -> None:

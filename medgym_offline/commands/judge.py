@@ -33,14 +33,16 @@ def keep(evaluation: Evaluation, policy: str, output: Path) -> None:
     evaluation.write(output)
 
 
-def evaluate_to(policy: str, output: Path | None, *, show: bool = True, **settings: Any) -> Evaluation:
+def evaluate_to(
+    policy: str, output: Path | None, *, show: bool = True, workers: int | None = None, **settings: Any
+) -> Evaluation:
     """Evaluate one policy; print its table unless `show` is False; write result and report into `output` if named.
 
     `settings` are those of :func:`~medgym_offline.evaluation.evaluate`.
     """
     from medgym_offline.evaluation import evaluate, print_evaluations, write_report
 
-    evaluation = evaluate(policy, progress=True, workers=settings.pop("workers", None), **settings)
+    evaluation = evaluate(policy, progress=True, workers=workers, **settings)
     if show:
         print_evaluations(evaluation)
     if output is not None:
@@ -56,24 +58,16 @@ def eval_command(
     episodes: Annotated[int | None, typer.Option(min=1, help="Per patient (default: protocol's).")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of the episodes (default: protocol's).")] = None,
     timing: Annotated[str | None, typer.Option(help="adaptive or fixed (default: the policy's).")] = None,
-    decisions: Annotated[
-        int | None, typer.Option(min=1, help="Most decisions of an episode (default: the policy's).")
-    ] = None,
+    decisions: Annotated[int | None, typer.Option(min=1, help="Of an episode (default: the policy's).")] = None,
     worlds: common.Worlds = None,
     view: common.View = None,
     takeover: Annotated[
-        float | None,
-        typer.Option(help="The clinician treats until this time of every episode; metrics count from there."),
+        float | None, typer.Option(help="The clinician treats until this time; metrics follow.")
     ] = None,
     bank: common.MaybeBank = None,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="ID", help="Behavior data: adds support distance and normalized score.")
-    ] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="ID", help="Adds support distance, normalized score.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Worlds scored at a time (default: one per core).")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Folder for result.json, result.parquet, report.html, the policy."),
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for result, report, policy.")] = None,
     json: common.Json = False,
 ) -> None:
     """Score a policy on every patient's own simulator.
@@ -107,22 +101,16 @@ def eval_command(
 
 def report_command(
     results: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="[compare] RESULT...",
-            help="result.json files, or the folders of `eval --output`; `compare` may be said.",
-        ),
+        list[Path], typer.Argument(metavar="RESULT...", help="result.json files, or the folders of `eval --output`.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
 ) -> None:
     """Put results side by side in one self-contained HTML report, with paired intervals between those that pair.
 
-    Example: medgym-offline report compare runs/a/result.json runs/b/result.json --output runs/report.html
+    Example: medgym-offline report runs/a/result.json runs/b/result.json --output runs/report.html
     """
     from medgym_offline.evaluation import Evaluation, print_evaluations, write_report
 
-    if len(results) > 1 and results[0].name == "compare" and not results[0].exists():
-        results = results[1:]
     evaluations: dict[str, Evaluation] = {}
     for path in results:
         found = Evaluation.from_json(path)
@@ -131,10 +119,6 @@ def report_command(
     print_evaluations(evaluations)
     write_report(evaluations, output)
     common.say(f"\nwrote {output}")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def print_audit(found: OpeAudit) -> None:
@@ -148,20 +132,21 @@ def print_audit(found: OpeAudit) -> None:
         f"{discount}, of policies perturbed by N(0, {info['perturbation']:g}^2)"
     )
     columns = ("policy", *(f"true, {w}" for w in worlds), *names, "ESS")
-    rows = []
-    for i, policy in enumerate(found.policies):
-        true = (f"{found.truth[w][i].mean():.2f} ± {found.error[w][i]:.2f}" for w in worlds)
-        guessed = (f"{found.estimates[name][i].mean():.2f}" for name in names)
-        ess = median(found.sample_size[i])
-        rows.append((policy, *true, *guessed, f"{ess:.1f}"))
-    common.print_table(columns, rows, title)
-    if worlds:
-        keys = list(found.scores[worlds[0]][names[0]])
-        common.print_table(
-            ("truth", "estimator", *(key.replace("_", " ") for key in keys)),
-            [(w, name, *(_number(found.scores[w][name][key]) for key in keys)) for w in worlds for name in names],
-            "Estimates against the truth",
+    rows = [
+        (
+            policy,
+            *(f"{found.truth[w][i].mean():.2f} ± {found.error[w][i]:.2f}" for w in worlds),
+            *(f"{found.estimates[name][i].mean():.2f}" for name in names),
+            f"{median(found.sample_size[i]):.1f}",
         )
+        for i, policy in enumerate(found.policies)
+    ]
+    common.print_table(columns, rows, title)
+    scores = [(w, name, found.scores[w][name]) for w in worlds for name in names]
+    if scores:
+        heads = ("truth", "estimator", *(key.replace("_", " ") for key in scores[0][2]))
+        cells = [(w, name, *("" if v is None else f"{v:.2f}" for v in of.values())) for w, name, of in scores]
+        common.print_table(heads, cells, "Estimates against the truth")
     for warning in found.warnings:
         common.say(f"warning: {warning}")
 

@@ -15,7 +15,6 @@ from medgym_offline.patients import NEW_PEOPLE
 
 if TYPE_CHECKING:
     from medgym_offline.datasets import Transitions
-    from medgym_offline.people import Clusters, Contexts
 
 __all__ = ["fit", "register", "write_log"]
 
@@ -25,15 +24,11 @@ Log = list[dict[str, float]]
 
 def write_log(path: str | Path, log: Log) -> None:
     """Write a training log as CSV, one line per look."""
-    import csv
+    import polars as pl
 
-    from medgym_offline.files import atomic_path
+    from medgym_offline.files import write_text
 
-    columns = list(dict.fromkeys(name for line in log for name in line))
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, columns)
-        writer.writeheader()
-        writer.writerows(log)
+    write_text(path, pl.from_dicts(log, infer_schema_length=None).write_csv())
 
 
 def train_command(
@@ -73,11 +68,14 @@ def train_command(
 
     Example: medgym-offline train gcql --dataset medgym/sepsis-ind-v0 --scope ind --seeds 3 --output runs/gcql
     """
+    from medgym_offline.commands.judge import evaluate_to
     from medgym_offline.compute import Compute, hardware
     from medgym_offline.datasets import load_dataset
     from medgym_offline.devices import check_device
     from medgym_offline.errors import unknown_name
     from medgym_offline.offline import ALGORITHMS, PROFILES, algorithm_name
+    from medgym_offline.people import people_of
+    from medgym_offline.simulators import load_simulators
     from medgym_offline.third_party import BASELINES, read_settings
 
     foreign = algorithm.startswith("d3rlpy")
@@ -96,7 +94,9 @@ def train_command(
         config, given["own"] = read_settings(algorithm, config, settings or [])
     else:
         algorithm, config = algorithm_name(algorithm), config.changed(settings or [])
-        given |= {"scope": scope, "people": _people(scope, dataset, record, hours, view or "full")}
+        given["scope"] = scope
+        if scope in NEW_PEOPLE:
+            given["people"] = people_of(scope, load_simulators(_bank_of(dataset)), record, hours, view=view or "full")
     transitions = load_dataset(dataset, split=split, view=view or "full")
     given["patients"] = common.parse_patients(patients, transitions.present_ids, dataset)
     output.mkdir(parents=True, exist_ok=True)
@@ -104,26 +104,26 @@ def train_command(
     for seed in range(seeds):
         path = output / f"{algorithm}-{scope}-seed{seed}{'.pt' if foreign else '.safetensors'}"
         resumed, started = path.with_suffix(".state").exists(), time.monotonic()
-        learner = _fit_d3rlpy if foreign else fit
-        log, note = learner(path, algorithm, transitions, seed=seed, config=config, **given)
+        log, note = (_fit_d3rlpy if foreign else fit)(path, algorithm, transitions, seed=seed, config=config, **given)
         wall = None if resumed else round(time.monotonic() - started, 1)
         Compute(hardware(device), wall, config.updates).save(path)
         write_log(path.with_suffix(".csv"), log)
         written.append(path)
         common.say(f"wrote {path}{note}")
-    new = "--split test" if split == "train" and not patients and scope != "ind" else ""
-    new += f" --takeover {hours:g}" if new and hours and scope in NEW_PEOPLE else ""
-    _go_on(written, dataset, _evaluated_patients(transitions, given["patients"]), evaluate, new)
-
-
-def _people(scope: str, dataset: str, record: int, hours: float | None, view: str) -> Clusters | Contexts | None:
-    """Who the patients are, where policies are shared by some of them."""
-    if scope not in NEW_PEOPLE:
-        return None
-    from medgym_offline.people import people_of
-    from medgym_offline.simulators import load_simulators
-
-    return people_of(scope, load_simulators(_bank_of(dataset)), record, hours, view=view)
+    # Who is evaluated: those trained on, where that is not everybody in the bank; or new people.
+    ids: list[str] | None = given["patients"] or list(transitions.present_ids)
+    ids = None if ids is None or len(ids) == len(transitions.patients) else ids
+    who = "" if ids is None else f" --patients {','.join(ids)}"
+    if split == "train" and not patients and scope != "ind":
+        who = " --split test" + (f" --takeover {hours:g}" if hours and scope in NEW_PEOPLE else "")
+    bank, results = _bank_of(dataset), {path: path.with_suffix("") for path in written}
+    for path, result in results.items():
+        if evaluate:
+            evaluate_to(str(path), result, dataset=dataset, patients=ids, bank=bank)
+    for path, result in results.items():
+        command = f"eval --policy {path} --dataset {dataset} --bank {bank}{who} --output {result}"
+        command = f"submit {result} --name NAME --output runs/submission" if evaluate else command
+        common.say(f"next: medgym-offline {command}")
 
 
 def fit(path: Path, algorithm: str, transitions: Transitions, **given: Any) -> tuple[Log, str]:
@@ -154,29 +154,6 @@ def _fit_d3rlpy(path: Path, algorithm: str, transitions: Transitions, **given: A
 def _early(path: Path, update: int) -> Path:
     """The file of a checkpoint of the policy `path`."""
     return path.with_name(f"{path.stem}-update{update}{path.suffix}")
-
-
-def _go_on(written: list[Path], dataset: str, ids: list[str] | None, evaluate: bool, new: str) -> None:
-    """Evaluate the policies if asked to, and say what comes next."""
-    from medgym_offline.commands.judge import evaluate_to
-
-    bank = _bank_of(dataset)
-    extra = f" {new}" if new else "" if ids is None else f" --patients {','.join(ids)}"
-    for path in written:
-        if evaluate:
-            evaluate_to(str(path), path.with_suffix(""), dataset=dataset, patients=ids, bank=bank)
-    for path in written:
-        result = path.with_suffix("")
-        command = f"eval --policy {path} --dataset {dataset} --bank {bank}{extra} --output {result}"
-        if evaluate:
-            command = f"submit {result} --name NAME --output runs/submission"
-        common.say(f"next: medgym-offline {command}")
-
-
-def _evaluated_patients(transitions: Transitions, chosen: list[str] | None) -> list[str] | None:
-    """Patients to evaluate on: those trained on, or None where that is everybody in the bank."""
-    ids = list(transitions.present_ids) if chosen is None else chosen
-    return None if len(ids) == len(transitions.patients) else ids
 
 
 def _bank_of(dataset: str) -> str:

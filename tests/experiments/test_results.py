@@ -1,4 +1,4 @@
-"""Recipes parse, recorded scores are read, intervals are what they say, and the reference table tells scores apart."""
+"""Recipes parse, tables are those of the recorded scores, intervals and marks are what they say."""
 
 import numpy as np
 import polars as pl
@@ -6,8 +6,8 @@ import pytest
 
 from experiments import ceilings, offline, online, pooling
 from experiments.common import HERE, Row, Scores, read_scores, tidy_rows
-from experiments.reference.table import HERE as REFERENCE
-from experiments.reference.table import Scored, TableRecipe, against
+from experiments.people import study
+from experiments.reference import table
 from experiments.reference.transformer import NAME as TRANSFORMER
 from medgym_offline import MedGymError
 from medgym_offline.datasets import list_recipes
@@ -16,27 +16,27 @@ from medgym_offline.offline import ALGORITHMS
 from medgym_offline.third_party import BASELINES
 from tests.helpers import refused
 
-KINDS = {
-    "online": online.OnlineRecipe,
-    "offline": offline.OfflineRecipe,
-    "ablation": offline.OfflineRecipe,
-    "ceilings": ceilings.CeilingsRecipe,
-    "pooling": pooling.PoolingRecipe,
-}
+KINDS = {"online": (online, online.OnlineRecipe), "offline": (offline, offline.OfflineRecipe)}
+KINDS |= {"pooling": (pooling, pooling.PoolingRecipe), "ceilings": (ceilings, ceilings.CeilingsRecipe)}
+KINDS["ablation"] = KINDS["offline"]
 RECIPES = sorted(path.stem for path in HERE.glob("*.toml"))
-RECORDED = sorted(path.stem for path in (HERE / "results").glob("*.parquet"))
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_parses(name):
-    kind = KINDS[name.partition("-")[0]]
-    assert kind.load(name).name == name
-    assert kind.load(HERE / f"{name}.toml") == kind.load(name)
+def test_every_recipe_parses_and_its_table_is_that_of_the_recorded_scores(name):
+    module, kind = KINDS[name.partition("-")[0]]
+    recipe = kind.load(name)
+    page = HERE / "results" / f"{name}.md"
+    scores = read_scores(page.with_suffix(".parquet")) if page.exists() else []
+    if 0 < len(scores) < 30_000:  # the others take many seconds of bootstrap
+        assert module.markdown(recipe, Scores(scores)) == page.read_text()
 
 
-@pytest.mark.parametrize("name", RECORDED)
-def test_recorded_scores_are_read(name):
-    assert read_scores(HERE / "results" / f"{name}.parquet").height
+def test_the_tables_of_parts_are_those_of_the_recorded_scores():
+    recipe = table.TableRecipe.load(table.HERE / "tuning.toml")
+    assert table.tables(recipe) == (table.HERE / "tuning.md").read_text()
+    recipe = study.StudyRecipe.load(study.HERE / "study.toml")
+    assert study.tables(recipe) == (study.HERE / "results.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -53,76 +53,49 @@ def test_a_wrong_recipe_is_one_line_that_names_file_and_entry(tmp_path, text, sa
     path = tmp_path / "mine.toml"
     path.write_text(text, encoding="utf-8")
     refused(MedGymError, said, lambda: offline.OfflineRecipe.load(path))
-    refused(MedGymError, "cannot read the recipe", lambda: offline.OfflineRecipe.load(tmp_path / "none.toml"))
-
-
-A, B = Row("a", "ind", "fixed", 5), Row("b", "ind", "fixed", 5)
-
-
-def _scores(a, b):
-    """Scores (seeds, patients) of two methods."""
-    parts = []
-    for row, values in ((A, a), (B, b)):
-        for seed, line in enumerate(values):
-            parts.append(tidy_rows("bank", row, seed, "own", "severity_mean", {str(i): v for i, v in enumerate(line)}))
-    return Scores(pl.concat(parts))
 
 
 def test_estimates_agree_with_the_normal_theory():
     rng = np.random.default_rng(0)
-    b = rng.normal(5.0, 1.0, (1, 200))
-    a = b - rng.normal(0.5, 1.0, (1, 200))
-    scores = _scores(a, b)
-    mean, gain = scores.mean(A, "own", "severity_mean"), scores.gain(A, B, "own")
+    b = rng.normal(5.0, 1.0, 200)
+    values = {Row("a", "ind", "fixed", 5): b - rng.normal(0.5, 1.0, 200), Row("b", "ind", "fixed", 5): b}
+    parts = [
+        tidy_rows("bank", row, 0, "own", "severity_mean", dict(zip(map(str, range(200)), of)))
+        for row, of in values.items()
+    ]
+    scores, (one, other), a = Scores(pl.concat(parts)), values, next(iter(values.values()))
     half = 1.96 * a.std() / np.sqrt(200)
-    assert (mean.value, mean.low, mean.high) == pytest.approx(
-        (a.mean(), a.mean() - half, a.mean() + half), abs=0.1 * half
-    )
-    assert gain.percent.value == pytest.approx(100 * (b.mean() - a.mean()) / b.mean())
-    assert gain.wins.value == pytest.approx(100 * (a < b).mean())
-    assert gain.difference.value == pytest.approx((a - b).mean())
-    assert gain.difference.low < gain.difference.value < gain.difference.high < 0 < gain.percent.low
-    back = scores.gain(B, A, "own")
-    assert back.wins.value == pytest.approx(100 - gain.wins.value)
-    assert back.difference.value == pytest.approx(-gain.difference.value)
+    mean = scores.mean(one, "own", "severity_mean")
+    assert mean == pytest.approx((a.mean(), a.mean() - half, a.mean() + half), abs=0.1 * half)
+    gain, back = scores.gain(one, other, "own"), scores.gain(other, one, "own")
+    assert gain["percent"][0] == pytest.approx(100 * (b.mean() - a.mean()) / b.mean())
+    assert gain["wins"][0] == pytest.approx(100 * (a < b).mean()) == pytest.approx(100 - back["wins"][0])
+    value, low, high = gain["difference"]
+    assert value == pytest.approx((a - b).mean()) == pytest.approx(-back["difference"][0])
+    assert low < value < high < 0 < gain["percent"][1]
 
 
-DATASET = "medgym/diabetes-medium-v0"
-RECIPE = TableRecipe.load(REFERENCE / "table.toml")
-
-
-@pytest.mark.parametrize("name", sorted(RECIPE.part))
+@pytest.mark.parametrize("name", sorted((RECIPE := table.TableRecipe.load(table.HERE / "table.toml")).part))
 def test_parts_name_datasets_learners_and_settings_that_exist(name):
     part = RECIPE.part[name]
     assert set(part.datasets) <= set(list_recipes())
     assert {RECIPE.config(learner, part)[0] for learner in part.learners} <= {*ALGORITHMS, *BASELINES, TRANSFORMER}
 
 
-@pytest.fixture(scope="module")
-def scores():
-    """Two learners, three seeds and twelve patients: `good` has 1 point less harm than the behavior, `bad` 0.001 more.
-
-    Returns are such that `good` is halfway between the random policy and the expert.
-    """
-    rng = np.random.default_rng(0)
-    patients = [f"p{i:02d}" for i in range(12)]
-    manifest = release_manifest(DATASET)
-    known = manifest["references"]["returns"]
-    base = rng.normal(10.0, 2.0, len(patients))
-    rows = []
+def test_a_learner_is_normalized_by_the_manifest_and_marked_where_it_is_told_from_the_behavior():
+    """`good` has 1 point less harm than the behavior, `bad` 0.001 more; returns are halfway from random to expert."""
+    rng, dataset, rows = np.random.default_rng(0), "medgym/diabetes-medium-v0", []
+    returns = release_manifest(dataset)["references"]["returns"]
+    base = rng.normal(10.0, 2.0, 12)
     for method, shift, seeds in (("behavior", 0.0, 1), ("good", -1.0, 3), ("bad", 0.001, 3)):
         for seed in range(seeds):
-            noise = rng.normal(0.0, 0.1, len(patients))
-            for patient, value in zip(patients, base + shift + noise):
-                rows.append((DATASET, method, seed, patient, "severity_mean", value))
-                rows.append((DATASET, method, seed, patient, "return", (known["random"] + known["expert"]) / 2))
+            for patient, value in enumerate(base + shift + rng.normal(0.0, 0.1, 12)):
+                rows.append((dataset, method, seed, f"{patient:02}", "severity_mean", value))
+                rows.append((dataset, method, seed, f"{patient:02}", "return", sum(map(returns.get, HALF)) / 2))
     columns = ["dataset", "method", "seed", "patient", "metric", "value"]
-    return Scored(pl.DataFrame(rows, schema=columns, orient="row"))
+    scores = table.arrays(pl.DataFrame(rows, schema=columns, orient="row"))
+    assert table.against(scores, dataset, ("good", "bad")) == {"good": " +"}
+    np.testing.assert_allclose(table.normalized(scores, dataset, "good"), [50.0] * 3)
 
 
-def test_a_learner_is_marked_where_it_is_told_from_the_behavior(scores):
-    assert against(scores, DATASET, ("good", "bad")) == {"good": " +"}
-
-
-def test_normalized_scores_are_those_of_the_manifest(scores):
-    np.testing.assert_allclose(scores.normalized(DATASET, "good"), [50.0] * 3)
+HALF = ("random", "expert")

@@ -7,19 +7,17 @@ import polars as pl
 import pytest
 import torch
 
-from experiments import common, figures, offline, online, pooling
+from experiments import figures, offline, online, pooling
+from experiments.ceilings import CeilingsRecipe, ceilings, interval_logits, intervals, schedule_harm
 from experiments.common import Row, Scores
-from experiments.open_loop import CeilingConfig, ceilings, interval_logits, intervals, schedule_harm
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis import DISEASE
 from medgym_offline.diseases.sepsis.twin_bank import twin_cohort
-from medgym_offline.errors import BankError, MedGymError
-from medgym_offline.policies import StackedActor
+from medgym_offline.envs.timing import ProcessConfig
+from medgym_offline.online import load_behavior
 from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.data import fit_data
 from medgym_offline.simulators.fit import FitConfig
-from medgym_offline.stack import StackedMLP
-from tests.helpers import refused
 from tests.rolled import rolled
 
 SETTINGS = {"updates": 2, "episodes": 4, "hidden": 8, "value_warmup": 1, "radius": 0.1}
@@ -37,13 +35,13 @@ def _refuse(*_, **__):
 
 def test_online(two, tmp_path, monkeypatch):
     recipe = online.OnlineRecipe(
-        name="tiny", bank="sepsis-v0", algorithms=("trpo", "trpo-lag"), timings=("fixed", "adaptive"), decisions=4,
-        budget_decisions=(3, 4), release=False, episodes=2, backend="map", shard=2,
+        name="tiny", bank="sepsis-v0", algorithms=("trpo", "trpo-lag"), episodes=2, shard=2,
         settings=dict.fromkeys(("pop", "dr", "ind", "ind-scratch"), SETTINGS),
     )  # fmt: skip
+    monkeypatch.setattr(online, "BUDGETS", (5,))
     found = online.run(recipe, tmp_path, bank=two)
     text = online.markdown(recipe, Scores(found, 20))
-    for line in ("| TRPO-Lag-A-Ind-scratch | 4 |", "| TRPO-Lag-F-Ind | 3 |", "| TRPO-Lag-F-Pop over TRPO-F-Pop |"):
+    for line in ("| TRPO-Lag-A-Ind-scratch | 20 |", "| TRPO-Lag-F-Ind | 5 |", "| TRPO-Lag-F-Pop over TRPO-F-Pop |"):
         assert line in text
     rows = set(found.filter(pl.col("world") == "own").select(Row._fields).iter_rows())
     assert {tuple(row) for row in recipe.rows()} < rows
@@ -51,32 +49,16 @@ def test_online(two, tmp_path, monkeypatch):
     monkeypatch.setattr(online, "evaluate", _refuse)
     assert online.run(recipe, tmp_path, bank=two).equals(found)
     with pytest.raises(AssertionError, match="run again"):
-        online.run(recipe.model_copy(update={"seed": 1}), tmp_path, bank=two)
-
-
-@pytest.fixture(scope="module")
-def source():
-    bank = load_simulators("sepsis-v0").select(range(6))
-    net = StackedMLP(6, (9, 8, 3), "tanh", seeds=list(range(6)))
-    actor = StackedActor(net, bank.patients, 4).requires_grad_(False)
-    from medgym_offline.envs.timing import ProcessConfig
-
-    return rolled(bank, actor.act, 6, ProcessConfig(timing="fixed", decisions=4), "medgym/test-fixed-v0"), bank
+        online.run(recipe.model_copy(update={"episodes": 1}), tmp_path, bank=two)
 
 
 SMALL = {"updates": 12, "hidden": 8, "batch": 8, "codewords": 4, "candidates": [2, 2, 1]}
 
 
-def _behavior(source, row, episodes):
-    from medgym_offline import evaluate
-
-    data, bank = source
-    found = evaluate("zero", "fixed", 4, bank=bank, dataset=data, episodes=episodes)
-    return common.tidy(found, data.dataset_id, row, 0)
-
-
-def test_offline(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(offline, "_behavior", _behavior)  # none is shipped for four decisions
+def test_offline(tmp_path, monkeypatch):
+    bank = load_simulators("sepsis-v0").select(range(6))
+    actor = load_behavior("sepsis-v0", "ind", "fixed").select(bank.patients)
+    source = rolled(bank, actor.act, 4, ProcessConfig(timing="fixed"), "medgym/test-fixed-v0"), bank
     recipe = offline.OfflineRecipe(
         name="tiny", algorithms=("bc", "cql"), seeds=2, episodes=2, settings=SMALL,
         variants={"wide": {"algorithm": "gcql", "settings": {"theta": 0.75}}},
@@ -86,7 +68,7 @@ def test_offline(source, tmp_path, monkeypatch):
     for line in ("| CQL-F-Ind |", "| data-F |", "| CQL-F-Ind over BC-F-Ind |", "| wide-F-Ind over CQL-F-Ind |"):
         assert line in text
     scores = Scores(found, 20)
-    assert scores.course(Row("data", "data", "fixed", 4), "own", "support_distance")[0] == list(map(float, range(101)))
+    assert scores.course(Row("data", "data", "fixed", 20), "own", "support_distance")[0] == list(map(float, range(101)))
     page = figures.page(scores, "tiny")
     assert [section.heading for section in page.sections] == [f"{w} world, fixed timing" for w in ("Crossfit", "Own")]
     assert {len(section.blocks) for section in page.sections} == {5}
@@ -114,11 +96,11 @@ def data(cohort):
 
 @pytest.mark.parametrize("recency", [0.0, 6.0])
 def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(data, recency):
-    split = pooling.Split.of(data, 3, BANK, 6, recency)
+    bank = replace(BANK, fit=replace(BANK.fit, recency=recency))
+    split = pooling.Split(data, bank, 6, 7, 3)
     late = (np.arange(96)[None] > split.begin[:, None])[..., None]
     other = replace(data, values=np.where(late, data.values + 3.0, data.values).astype(np.float32))
-    changed = pooling.Split.of(other, 3, BANK, 6, recency)
-    first, second = (pooling.score(s, 7, 0.1, 3, 5) for s in (split, changed))
+    first, second = (pooling.score(s, 0.1, 3, 5) for s in (split, pooling.Split(other, bank, 6, 7, 3)))
     for model in first:
         shift = (second[model] - first[model])[split.scored()]
         assert shift.size > 10
@@ -126,7 +108,8 @@ def test_forecasts_of_the_last_quarter_do_not_depend_on_what_happened_then(data,
 
 
 def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort, tmp_path):
-    found = pooling.run(POOLING, tmp_path, 1, cohort, BANK)
+    cohort.write(tmp_path / "cohort.parquet")
+    found = pooling.run(POOLING, tmp_path, 1, tmp_path / "cohort.parquet", BANK)
     third = found.filter(pl.col("world") == "third quarter", pl.col("method") == "ind")
     mean = third.group_by("scope", "decisions").agg(pl.col("value").mean())
     recency, strength, stop, alone = pooling.chosen(found)
@@ -136,11 +119,17 @@ def test_pooling_chooses_the_lowest_error_of_the_third_quarter(cohort, tmp_path)
     assert alone in (2, 4, 6, 8)
     text = pooling.markdown(POOLING, Scores(found, 20))
     assert text.count("| persistence |") == 1
-    with pytest.raises(BankError, match="4 stays, the study needs 9"):
-        pooling.run(POOLING, tmp_path, 1, cohort, replace(BANK, patients=9))
 
 
-def test_intervals_are_feasible_and_inverted(solver_bank):
+def test_no_class_of_schedules_is_worse_than_the_one_that_it_contains(two):
+    found = ceilings(two, CeilingsRecipe(name="tiny", steps=3, refine=1))
+    harm = {name: schedules.harm for name, schedules in found.items()}
+    for better, worse in (("fixed", "constant"), ("adaptive", "fixed"), ("fine", "fixed")):
+        assert (harm[better] <= harm[worse]).all()
+    assert torch.allclose(found["adaptive"].hours.sum(-1), torch.full((2,), 96.0), atol=1e-4)
+
+
+def test_intervals_are_feasible_and_inverted():
     process = DISEASE.process
     logits = 4.0 * torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
     hours = intervals(logits, process)
@@ -148,7 +137,6 @@ def test_intervals_are_feasible_and_inverted(solver_bank):
     assert hours.max() <= 36 + 1e-4
     assert torch.allclose(hours.sum(-1), torch.full((200,), 96.0), atol=1e-4)
     assert torch.allclose(intervals(interval_logits(hours, process), process), hours, atol=0.3)
-    refused(MedGymError, "cannot fill 96 h; choose 3", lambda: ceilings(solver_bank, CeilingConfig(decisions=1)))
 
 
 def test_harm_is_severity_and_burden_over_time(solver_bank):

@@ -129,7 +129,7 @@ def test_the_whole_stack_trains_on_a_gpu(local, bank):
 
 PATIENCE = 300
 """Seconds that a busy machine may take for what takes a few."""
-SETTINGS = "decisions = 4\nshard = 2\n[settings.ind-scratch]\nupdates = 60\nepisodes = 4\nhidden = 8\n"
+SETTINGS = "decisions = 4\nshard = 2\npatience = 1000\n[settings.ind-scratch]\nupdates = 60\nepisodes = 4\nhidden = 8\n"
 
 
 def test_a_killed_run_ends_with_the_same_bits(bank, tmp_path):
@@ -138,7 +138,7 @@ def test_a_killed_run_ends_with_the_same_bits(bank, tmp_path):
 
     def words(folder):
         found = ["behavior", "train", "--bank", str(tmp_path / "bank.safetensors"), "--scope", "ind-scratch"]
-        found += ["--recipe", str(tmp_path / "recipe.toml"), "--patience", "1000", "--output", str(tmp_path / folder)]
+        found += ["--recipe", str(tmp_path / "recipe.toml"), "--output", str(tmp_path / folder)]
         return found
 
     command = [sys.executable, "-c", "from medgym_offline.cli import main; main()", *words("killed")]
