@@ -69,7 +69,9 @@ def leaderboard_verify(
         print_json(report.to_json())
     else:
         _tell(report)
-        if report.accepted and file is None and not report.retrained:
+        if report.accepted and file is not None:
+            say(f"recorded on {file}")
+        elif report.accepted and not report.retrained:
             say(f"next: medgym-offline leaderboard add {folder}")
     if not report.accepted:
         raise typer.Exit(1)

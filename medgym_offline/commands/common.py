@@ -14,10 +14,27 @@ from medgym_offline.errors import MedGymError
 from medgym_offline.patients import NEW_PEOPLE, PatientIndex
 
 __all__ = [
-    "Bank", "BankArgument", "Dataset", "Device", "Hours", "Json", "MaybeBank", "Patients", "Record", "Split",
-    "View", "Worlds", "ask_patients", "parse_list", "parse_patients", "print_json", "print_table",
-    "require_train_people", "say", "terminal_width",
-]  # fmt: skip
+    "Bank",
+    "BankArgument",
+    "Dataset",
+    "Device",
+    "Hours",
+    "Json",
+    "MaybeBank",
+    "Patients",
+    "Record",
+    "Split",
+    "View",
+    "Worlds",
+    "ask_patients",
+    "parse_list",
+    "parse_patients",
+    "print_json",
+    "print_table",
+    "require_train_people",
+    "say",
+    "terminal_width",
+]
 
 _BANK = "Simulator bank: the name of a shipped one, or the path of a bank file"
 
