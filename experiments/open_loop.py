@@ -214,7 +214,7 @@ class _Search:
 
 def _constant_starts(bank: SimulatorBank) -> Tensor:
     """(P, S, 1, treatments): the best grid constant within each of `GROUPS`."""
-    grid, severity, _ = constant_scores(bank)
+    grid, severity = constant_scores(bank)
     harm = severity + bank.disease.severity.burden(grid)
     needed = grid[:, bank.disease.treatment_column(bank.disease.needed) if bank.disease.needed else 0]
     starts = []

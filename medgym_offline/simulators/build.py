@@ -25,11 +25,11 @@ from medgym_offline.errors import BankError
 from medgym_offline.files import code_version, command_line, json_text, read_toml, sha256_file
 from medgym_offline.seeds import derive_seed
 from medgym_offline.simulators.bank import SimulatorBank, World
+from medgym_offline.simulators.checks import map_checks
 from medgym_offline.simulators.data import FitData, block_steps, clinician_schedule, fit_data
 from medgym_offline.simulators.distill import DistillConfig, distill
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
-from medgym_offline.simulators.map_checks import map_checks
 from medgym_offline.simulators.noise import estimate_noise
 
 if TYPE_CHECKING:
