@@ -66,10 +66,9 @@ class SimulatorBank(Motion):
         shared = {} if self.population_data is None else {"population": self.population_data}
         for name, world in (self.world_data | shared).items():
             found |= {f"{name}/field/{k}": t for k, t in world.params.tensors().items()}
-            found |= {f"{name}/noise": world.noise, f"{name}/initial": world.initial}
-            if world.code is not None:
-                found[f"{name}/code"] = world.code
-        return found | ({} if self.trunk is None else {f"trunk/{k}": t for k, t in self.trunk.tensors().items()})
+            found |= {f"{name}/{k}": t for k, t in world.tensors().items()}
+        trunk = {} if self.trunk is None else self.trunk.tensors()
+        return found | {f"trunk/{k}": t for k, t in trunk.items() if k != "code"}
 
     @property
     def patient_index(self) -> PatientIndex:

@@ -31,7 +31,7 @@ from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.data import FitData
-from medgym_offline.simulators.flow import heun_step
+from medgym_offline.simulators.flow import BoundedField
 
 __all__ = ["FitConfig", "FittedField", "Watch", "fit_alone", "fit_individuals", "fit_population", "optimize"]
 
@@ -118,7 +118,6 @@ class _Windows:
     def loss(self, params: Any, physics: Any) -> Tensor:
         """(P,) data term of every patient on freshly drawn windows."""
         x, u, target, weight = self.draw()
-        lower, upper = (torch.from_numpy(b) for b in self.data.scales.bounds(self.data.disease))
         # The solver's step: at most the disease's cell.
         count = math.ceil(1.0 / self.data.disease.process.cell)
         step = torch.full((1, 1, 1), 1.0 / count)
@@ -126,10 +125,11 @@ class _Windows:
         def rhs(x: Tensor, u: Tensor) -> Tensor:
             return params.rate(self.data.disease, self.data.scales, physics, x, u)
 
+        field = BoundedField(rhs, *(torch.from_numpy(b) for b in self.data.scales.bounds(self.data.disease)))
         total = x.new_zeros(x.shape[0])
         for t in range(self.config.hours):
             for _ in range(count):
-                x = heun_step(rhs, x, u[:, :, t], step, lower, upper)
+                x = field.heun_step(x, u[:, :, t], step)
             error = torch.nn.functional.smooth_l1_loss(
                 x[..., : self.data.values.shape[-1]], target[:, :, t], reduction="none", beta=0.5
             )

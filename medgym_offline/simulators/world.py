@@ -11,9 +11,9 @@ from torch import Tensor
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease, Dynamics
 from medgym_offline.diseases.scales import Scales
-from medgym_offline.diseases.stacked import NoChoices
+from medgym_offline.diseases.stacked import NoChoices, StackedTensors
 from medgym_offline.errors import BankError
-from medgym_offline.simulators.flow import SolutionMap, solve, solve_between
+from medgym_offline.simulators.flow import BoundedField, SolutionMap
 
 __all__ = ["Backend", "Motion", "World"]
 
@@ -21,7 +21,7 @@ Backend = Literal["map", "ode"]
 
 
 @dataclass
-class World:
+class World(StackedTensors):
     """One version of every patient's dynamics: what policies train in, a second fit, the truth, the population's.
 
     Attributes:
@@ -38,13 +38,11 @@ class World:
 
     def select(self, index: Tensor) -> World:
         """The world of the patients at `index`."""
-        code = None if self.code is None else self.code[index]
-        return World(self.params.select(index), self.noise[index], self.initial[index], code)
+        return replace(super().select(index), params=self.params.select(index))
 
     def to(self, where: torch.device | torch.dtype | str) -> World:
         """The same world on another device or in another precision."""
-        code = None if self.code is None else self.code.to(where)
-        return World(self.params.to(where), self.noise.to(where), self.initial.to(where), code)
+        return replace(super().to(where), params=self.params.to(where))
 
 
 @dataclass(eq=False, repr=False)
@@ -170,8 +168,7 @@ class Motion:
             u: (P, B, treatments); a bolus is given at the start.
             times: (P, B, T) or (T,) since the start, ascending, at most a little above the longest interval.
             interval: (P, B) for how long the treatment is held, at least the last of `times`. With it a solver steps
-                through the interval as it would to reach its end, and interpolates (:func:`.flow.solve_between`);
-                without it, from time to time. The map gives the same either way.
+                through the interval as it would to reach its end, and interpolates; without it, from time to time. The map gives the same either way.
             start: (P, B) time of the start, for worlds in which the clock or events matter; 0 if not given.
             exogenous: (P, B, F) the episodes' events; none if not given.
 
@@ -183,12 +180,13 @@ class Motion:
         world = self.current()
         if hasattr(world.params, "path"):
             return self._path(x, u, times.expand(*x.shape[:-1], times.shape[-1]), start, exogenous)
-        if self.backend == "ode" or self.trunk is None or world.code is None:
-            times, step = times.expand(*x.shape[:-1], times.shape[-1]), self.disease.process.cell
-            if interval is not None:
-                return solve_between(self.field, x, u, interval, times, self.lower, self.upper, step)
-            return solve(self.field, x, u, times, self.lower, self.upper, step)
-        return replace(self.trunk, code=world.code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
+        field = BoundedField(self.field, self.lower, self.upper)
+        if self.backend == "map" and self.trunk is not None and world.code is not None:
+            return replace(self.trunk, code=world.code)(field, x, u, times, self.relaxation)
+        times, step = times.expand(*x.shape[:-1], times.shape[-1]), self.disease.process.cell
+        if interval is None:
+            return field.solve(x, u, times, step)
+        return field.solve_between(x, u, interval, times, step)
 
     def _path(self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None) -> Tensor:
         dynamics: Any = self.current().params

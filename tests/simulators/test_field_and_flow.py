@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 
 from medgym_offline import load_simulators
 from medgym_offline.diseases.sepsis.field import RATE_BOUND, Physics, field
-from medgym_offline.simulators.flow import solve, solve_between
+from medgym_offline.simulators.flow import BoundedField
 
 
 def _states(bank, rows, seed=0):
@@ -71,22 +71,23 @@ def test_solver_agrees_with_scipy(tiny_bank):
 def test_the_curve_between_steps_belongs_to_the_steps(tiny_bank):
     """At the ends of steps it is the solver's state; the grid and the other rows do not matter; nor does order."""
     x, u = _states(tiny_bank, 3)
+    own = BoundedField(tiny_bank.field, tiny_bank.lower, tiny_bank.upper)
     hold = torch.tensor([0.4, 7.3, 36.0]).expand(4, 3).contiguous()
     steps = torch.ceil(hold)
     nodes = torch.arange(37.0).clamp(max=steps[0, 2].item()) * (hold / steps)[..., None]
     nodes = torch.minimum(nodes, hold[..., None])
-    found = solve_between(tiny_bank.field, x, u, hold, nodes, *_bounds(tiny_bank))
-    torch.testing.assert_close(found, solve(tiny_bank.field, x, u, nodes, *_bounds(tiny_bank)), atol=1e-5, rtol=0)
+    found = own.solve_between(x, u, hold, nodes)
+    torch.testing.assert_close(found, own.solve(x, u, nodes), atol=1e-5, rtol=0)
     times = torch.rand((4, 3, 20), generator=torch.Generator().manual_seed(0)) * hold[..., None]
-    many = solve_between(tiny_bank.field, x, u, hold, times, *_bounds(tiny_bank))
-    few = solve_between(tiny_bank.field, x, u, hold, times[..., 7:9], *_bounds(tiny_bank))
+    many = own.solve_between(x, u, hold, times)
+    few = own.solve_between(x, u, hold, times[..., 7:9])
     assert torch.equal(many[..., 7:9, :], few)
-    alone = solve_between(tiny_bank.field, x[:, 1:2], u[:, 1:2], hold[:, 1:2], times[:, 1:2], *_bounds(tiny_bank))
+    alone = own.solve_between(x[:, 1:2], u[:, 1:2], hold[:, 1:2], times[:, 1:2])
     torch.testing.assert_close(alone[:, 0], many[:, 1], atol=1e-6, rtol=0)
-    start = solve_between(tiny_bank.field, x, u, hold, torch.zeros(4, 3, 1), *_bounds(tiny_bank))
+    start = own.solve_between(x, u, hold, torch.zeros(4, 3, 1))
     assert torch.equal(start[..., 0, :], x)
-    truth = solve(tiny_bank.field, x, u, times.sort(-1).values, *_bounds(tiny_bank), max_step=1 / 8)
-    between = solve_between(tiny_bank.field, x, u, hold, times.sort(-1).values, *_bounds(tiny_bank))
+    truth = own.solve(x, u, times.sort(-1).values, max_step=1 / 8)
+    between = own.solve_between(x, u, hold, times.sort(-1).values)
     assert (between - truth).abs().mean() < 2e-3
     assert (between - truth).abs().max() < 0.05
 
@@ -100,12 +101,8 @@ def test_a_parabola_is_followed_exactly_between_steps():
     x, u, wide = torch.zeros(2, 3, 2, dtype=torch.float64), torch.zeros(2, 3, 3), torch.full((2,), 1e6)
     hold = torch.tensor([[0.3, 2.0, 9.5], [4.0, 0.1, 5.2]], dtype=torch.float64)
     times = torch.rand((2, 3, 20), dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * hold[..., None]
-    found = solve_between(field, x, u, hold, times, -wide, wide)
+    found = BoundedField(field, -wide, wide).solve_between(x, u, hold, times)
     torch.testing.assert_close(found, torch.stack([times**2 / 2, times], -1), atol=1e-12, rtol=0)
-
-
-def _bounds(bank):
-    return bank.lower, bank.upper
 
 
 def test_growing_overload_has_no_ceiling_and_ends_the_response_to_fluid(tiny_bank):
