@@ -127,6 +127,6 @@ def distill(
         loss = loss + 2.0 * error.square().clamp(max=4.0).mean()
         return loss, loss.detach()
 
-    with Progress("distill solution map", config.steps, enabled=show) as progress:
-        optimize(learned.tensors(), loss_of, config.steps, config.lr, progress, warm=0.15, clip=math.inf)
+    progress = Progress("distill solution map", config.steps, enabled=show)
+    optimize(learned.tensors(), loss_of, config.steps, config.lr, progress, warm=0.15, clip=math.inf)
     return learned, list(learned.code.detach().split(sizes))

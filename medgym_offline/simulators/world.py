@@ -168,7 +168,8 @@ class Motion:
             u: (P, B, treatments); a bolus is given at the start.
             times: (P, B, T) or (T,) since the start, ascending, at most a little above the longest interval.
             interval: (P, B) for how long the treatment is held, at least the last of `times`. With it a solver steps
-                through the interval as it would to reach its end, and interpolates; without it, from time to time. The map gives the same either way.
+                through the interval as it would to reach its end, and interpolates; without it, from time to time.
+                The map gives the same either way.
             start: (P, B) time of the start, for worlds in which the clock or events matter; 0 if not given.
             exogenous: (P, B, F) the episodes' events; none if not given.
 
