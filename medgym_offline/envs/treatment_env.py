@@ -8,8 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from medgym_offline.envs.interface import checked_actions, checked_options, checked_seed
-from medgym_offline.envs.vector_env import TreatmentVectorEnv
+from medgym_offline.envs.vector_env import TreatmentVectorEnv, checked_actions, checked_seed
 
 __all__ = ["TreatmentEnv"]
 
@@ -134,7 +133,7 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; options "state" and "patient" (or "patient_index") set who and how ill (see the class)."""
         given = None if seed is None else checked_seed(seed)
-        observations, infos = self._envs.reset(seed=given, options=checked_options(options))
+        observations, infos = self._envs.reset(seed=given, options=options)
         super().reset(seed=given)
         return observations[0], self._info(infos)
 
@@ -142,7 +141,8 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Carry out one decision."""
         if not self._envs.running.all():
             raise ResetNeeded("the episode is over or has not begun; call reset() before step()")
-        values = checked_actions(action, (self._envs.process.config.action_dim,), self._envs.process.bank)
+        config = self._envs.process.config
+        values = checked_actions(action, (config.action_dim,), config.definition.action_names)
         observations, rewards, terminated, _, infos = self._envs.step(values[None])
         return observations[0], float(rewards[0]), bool(terminated[0]), False, self._info(infos)
 

@@ -74,7 +74,7 @@ class FitConfig:
 class FittedField:
     """Fitted parameters and the training loss at the end of the fit."""
 
-    params: Dynamics
+    params: Any
     loss: float
     raw: dict[str, Tensor]
 
@@ -269,20 +269,14 @@ def fit_individuals(
 
 
 def fit_alone(
-    data: FitData,
-    given: Mapping[str, np.ndarray],
-    physics: Any,
-    config: FitConfig,
-    show: bool = True,
-    stop: int | None = None,
-    watch: Watch | None = None,
-    every: int = 50,
+    data: FitData, given: Mapping[str, np.ndarray], physics: Any, config: FitConfig, show: bool = True, **how: Any
 ) -> FittedField:
     """Fit every patient from scratch: no population and no penalty, as many steps as both fits together.
 
-    Every patient starts from the same untrained network and mid-range rates. Arguments as for :func:`fit_individuals`.
+    Every patient starts from the same untrained network and mid-range rates. Arguments, `stop`, `watch` and `every`
+    among them, are as for :func:`fit_individuals`.
     """
     raw = data.disease.load_model().initial_raw(config.seed)
     nobody = FittedField(None, math.nan, raw)
     alone = replace(config, individual_steps=config.individual_steps + config.population_steps, pooling=0.0)
-    return fit_individuals(data, nobody, given, physics, alone, show, stop=stop, watch=watch, every=every)
+    return fit_individuals(data, nobody, given, physics, alone, show, **how)
