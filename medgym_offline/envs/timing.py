@@ -115,7 +115,7 @@ class ProcessConfig:
         if not self.decisions * shortest <= self.horizon <= self.decisions * longest:
             least, most = math.ceil(self.horizon / longest), math.floor(self.horizon / shortest)
             raise ProtocolError(
-                f"{self.decisions} decisions of {shortest:g} to {longest:g} {unit} cannot fill {self.horizon:g}; "
+                f"{self.decisions} decisions of {shortest:g} to {longest:g} cannot fill {self.horizon:g} {unit}; "
                 f"set decisions to {least} or more, and {most} or fewer"
             )
 

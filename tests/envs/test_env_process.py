@@ -259,8 +259,8 @@ def test_action_map_ends_and_inverse():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"decisions": 2}, "cannot fill 96; set decisions to 3 or more"),
-        ({"decisions": 193}, "cannot fill 96; .* and 192 or fewer"),
+        ({"decisions": 2}, "cannot fill 96 h; set decisions to 3 or more"),
+        ({"decisions": 193}, "cannot fill 96 h; .* and 192 or fewer"),
         ({"decisions": 0}, "'decisions' is 0"),
         ({"decisions": True}, "a whole number"),
         ({"decisions": "many"}, "a whole number"),
