@@ -29,9 +29,7 @@ def _debug() -> bool:
 
 
 def _fail(message: str) -> NoReturn:
-    line = " ".join(message.split())  # one line, however the message was made
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    print(f"\033[31merror:\033[0m {line}" if color else f"error: {line}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)  # one line, however the message was made
     raise typer.Exit(1)
 
 
@@ -89,12 +87,8 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show a full traceback on errors (or set MEDGYM_DEBUG=1).")
-    ] = False,
 ) -> None:
-    if traceback:
-        os.environ["MEDGYM_DEBUG"] = "1"
+    pass
 
 
 for _module in (demo, judge, data, learn, board, clinical):

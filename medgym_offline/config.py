@@ -83,16 +83,14 @@ def check(form: Any, values: Any, where: str, error: type[MedGymError] = MedGymE
         raise _line(problem, form, where, error, remedy) from None
 
 
-def from_values(cls: type[T], values: Mapping[str, Any], where: str, error: type[MedGymError] | None = None) -> T:
+def from_values(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """A configuration from JSON values (lists become tuples, objects configurations); errors as of the class."""
-    return check(cls, dict(values), where, _error(cls, error))
+    return check(cls, dict(values), where, getattr(cls, "__config_error__", MedGymError))
 
 
-def read(cls: type[T], path: str | Path, error: type[MedGymError] | None = None) -> T:
-    """A configuration from a `.toml` or `.json` file; the error names the file, and the field if it can be read."""
-    error = _error(cls, error)
-    values = read_json(path, error) if str(path).endswith(".json") else read_toml(path, error)
-    return check(cls, values, str(path), error)
+def read(cls: type[T], path: str | Path) -> T:
+    """A configuration from a `.toml` file; the error names the file, and the field if it can be read."""
+    return from_values(cls, read_toml(path, getattr(cls, "__config_error__", MedGymError)), str(path))
 
 
 def read_json(path: str | Path, error: type[MedGymError] = MedGymError, remedy: str = "", where: str = "") -> Any:
@@ -147,11 +145,6 @@ def from_text(
         except pydantic.ValidationError as problem:
             raise MedGymError(f"{kind} {name} is {value!r}{_wanted(problem.errors()[0])}") from None
     return found
-
-
-def _error(cls: type[Any], error: type[MedGymError] | None) -> type[MedGymError]:
-    own: type[MedGymError] = getattr(cls, "__config_error__", MedGymError)
-    return error or own
 
 
 @functools.cache
