@@ -76,21 +76,22 @@ def check(form: Any, values: Any, where: str, error: type[MedGymError] = MedGymE
         remedy: What to do, appended to it.
     """
     # What JSON has no word for (a date of TOML) becomes an object, which fits nowhere and is shown.
-    text = json.dumps(values, default=lambda value: {type(value).__name__: str(value)})
+    text = json.dumps(values, default=lambda v: dict(v) if isinstance(v, Mapping) else {type(v).__name__: str(v)})
     try:
         return _adapter(form).validate_json(text)
     except pydantic.ValidationError as problem:
         raise _line(problem, form, where, error, remedy) from None
 
 
-def from_values(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+def from_values(cls: type[T], values: Any, where: str) -> T:
     """A configuration from JSON values (lists become tuples, objects configurations); errors as of the class."""
-    return check(cls, dict(values), where, getattr(cls, "__config_error__", MedGymError))
+    return check(cls, values, where, getattr(cls, "__config_error__", MedGymError))
 
 
 def read(cls: type[T], path: str | Path) -> T:
-    """A configuration from a `.toml` file; the error names the file, and the field if it can be read."""
-    return from_values(cls, read_toml(path, getattr(cls, "__config_error__", MedGymError)), str(path))
+    """A configuration from a `.toml` or `.json` file; the error names the file, and the field if it can be read."""
+    read_file = read_json if str(path).endswith(".json") else read_toml
+    return from_values(cls, read_file(path, getattr(cls, "__config_error__", MedGymError)), str(path))
 
 
 def read_json(path: str | Path, error: type[MedGymError] = MedGymError, remedy: str = "", where: str = "") -> Any:
