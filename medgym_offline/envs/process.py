@@ -98,10 +98,8 @@ class DecisionProcess:
         self.bank, self.takeover = bank, takeover
         self.config = config or ProcessConfig(disease=bank.disease.name)
         if self.config.disease != bank.disease.name:
-            raise DiseaseError(
-                f"the process is of disease {self.config.disease!r}, bank {bank.name!r} of {bank.disease.name!r}; "
-                f"give ProcessConfig(disease={bank.disease.name!r})"
-            )
+            whose = f"the process is of disease {self.config.disease!r}, bank {bank.name!r} of {bank.disease.name!r}"
+            raise DiseaseError(f"{whose}; give ProcessConfig(disease={bank.disease.name!r})")
         self.lens = None if self.config.view == FULL else Lens(self.config)
 
     @own_defaults()
@@ -161,12 +159,12 @@ class DecisionProcess:
             MedGymError: Actions of the wrong shape, or not finite.
         """
         self._expect(actions, (*episodes.time.shape, self.config.action_dim), "actions")
-        if not bool(torch.isfinite(actions).all()):
-            p, b, a = torch.nonzero(~torch.isfinite(actions))[0].tolist()
-            raise MedGymError(
-                f"action component {a} of patient {self.bank.patients[p]}, episode {b}, is {actions[p, b, a].item()}; "
-                "actions must be finite, in [-1, 1]"
+        if len(wrong := torch.nonzero(~torch.isfinite(actions))):
+            p, b, a = wrong[0].tolist()
+            where = (
+                f"action component {a} of patient {self.bank.patients[p]}, episode {b}, is {actions[p, b, a].item()}"
             )
+            raise MedGymError(f"{where}; actions must be finite, in [-1, 1]")
         bounded = actions.to(episodes.x).clamp(-1.0, 1.0)
         count = len(self.bank.disease.treatments)
         wish = action_to_interval(bounded[..., count], self.config) if self.config.timing == "adaptive" else None

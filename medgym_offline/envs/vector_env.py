@@ -220,11 +220,6 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return self._observation(episodes), rewards, terminated, truncated, self._infos(columns)
 
     @property
-    def running(self) -> np.ndarray:
-        """Which environments are within an episode, (num_envs,) bool; the others start one with the next step."""
-        return np.full(self.num_envs, self._episodes is not None) & ~self._over
-
-    @property
     def patients(self) -> tuple[str, ...]:
         """Id of each environment's patient in its episode."""
         return self.process.bank.patients

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from medgym_offline.config import check, configuration
+from medgym_offline.config import check, configuration, from_values
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
@@ -88,14 +88,10 @@ def read_recipe(path: str | Path) -> BankRecipe:
         BankError: Not TOML, an unknown field, or a value of another type or out of range.
     """
     values = read_toml(path, BankError)
-    model = disease(disease_of_id(str(values.get("name", "")))).load_model()
-    kinds: dict[str, Any] = {"prior": model.prior, "physics": model.physics, "fit": FitConfig, "distill": DistillConfig}
-    kinds["solution_map"] = SolutionMapConfig
-    parts = {key: check(kind, values.pop(key, {}), f"{path}: [{key}]", BankError) for key, kind in kinds.items()}
-    try:
-        return BankRecipe(**values, **parts)
-    except BankError as error:
-        raise BankError(f"{path}: {error}") from None
+    model, parts = disease(disease_of_id(str(values.get("name", "")))).load_model(), {}
+    for part in ("prior", "physics"):
+        parts[part] = check(getattr(model, part), values.pop(part, {}), f"{path}: [{part}]", BankError)
+    return replace(from_values(BankRecipe, values, str(path)), **parts)
 
 
 def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
@@ -182,8 +178,7 @@ def build_bank(
     disease = recipe.disease
     grid = cohort.to_grid(1.0, disease.process.horizon)
     data = fit_data(grid, disease)
-    names = ("own", "crossfit")
-    fits = {name: _fit_world(data, parity, recipe, name, show) for parity, name in enumerate(names)}
+    fits = {name: _fit_world(data, p, recipe, name, show) for p, name in enumerate(("own", "crossfit"))}
     worlds, bank = {name: fit.current() for name, fit in fits.items()}, fits["own"]
     never = np.logical_not(data.mask.any(axis=1))
     metadata: dict[str, Any] = {

@@ -63,25 +63,22 @@ def random_treatments(patients: int, rows: int, count: int, generator: torch.Gen
 
 def _pool(banks: Sequence[SimulatorBank], config: DistillConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Starts (F, N, D), treatments (F, N, treatments) and solutions (F, N, T, D) of all patients of all banks."""
-    times = torch.tensor(TIMES)
-    starts, treatments, curves = [], [], []
+    times, pools = torch.tensor(TIMES), []
     for number, bank in enumerate(banks):
-        g = torch_generator(config.seed, "distill-pool", number)
+        g, solver = torch_generator(config.seed, "distill-pool", number), bank.with_backend("ode")
         x = bank.initial_state().unsqueeze(1).repeat(1, config.pool, 1)
         noise = torch.randn(x.shape, generator=g)
         x = bank.clamp(x + noise * noise.new_tensor(bank.disease.by_kind(*START_SD)))
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        solver = bank.with_backend("ode")
+        parts = []
         for _ in range(3):
             u = random_treatments(len(bank), config.pool, len(bank.disease.treatments), g)
             curve = solver.trajectory(x, u, times)
             parts.append((x, u, curve))
             at = torch.randint(2, len(TIMES), x.shape[:2], generator=g)
             x = torch.take_along_dim(curve, at[..., None, None], 2).squeeze(2)
-        starts.append(torch.cat([p[0] for p in parts], 1))
-        treatments.append(torch.cat([p[1] for p in parts], 1))
-        curves.append(torch.cat([p[2] for p in parts], 1))
-    return torch.cat(starts), torch.cat(treatments), torch.cat(curves)
+        pools.append([torch.cat(part, 1) for part in zip(*parts)])
+    x, u, curve = (torch.cat(pool) for pool in zip(*pools))
+    return x, u, curve
 
 
 @own_defaults()

@@ -27,17 +27,13 @@ from pydantic import Field
 from torch import Tensor
 
 from medgym_offline.config import configuration
-from medgym_offline.diseases.base import Dynamics
 from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.data import FitData
 from medgym_offline.simulators.flow import BoundedField
 
-__all__ = ["FitConfig", "FittedField", "Watch", "fit_alone", "fit_individuals", "fit_population", "optimize"]
-
-Watch = Callable[[int, Dynamics], None]
-"""Called as `(steps done, parameters)` every so often during a fit, for early stopping."""
+__all__ = ["FitConfig", "FittedField", "fit_alone", "fit_individuals", "fit_population", "optimize"]
 
 
 @configuration("fit", BankError)
@@ -120,7 +116,7 @@ class _Windows:
         weight = torch.from_numpy(usable.astype(np.float32)) * self.weight
         return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(u), torch.from_numpy(target), weight
 
-    def parameters(self, raw: Mapping[str, Tensor]) -> Dynamics:
+    def parameters(self, raw: Mapping[str, Tensor]) -> Any:
         """Dynamics from free numbers, and what is given of the patients."""
         return self.model.parameters(raw, self.physics, self.given)
 
@@ -130,8 +126,7 @@ class _Windows:
         # The solver's step: at most the disease's cell.
         count = math.ceil(1.0 / self.data.disease.process.cell)
         step = torch.full((1, 1, 1), 1.0 / count)
-        dynamics: Any = self.parameters(raw)
-        rate = functools.partial(dynamics.rate, self.data.disease, self.data.scales, self.physics)
+        rate = functools.partial(self.parameters(raw).rate, self.data.disease, self.data.scales, self.physics)
         field = BoundedField(rate, *(torch.from_numpy(b) for b in self.data.scales.bounds(self.data.disease)))
         total = x.new_zeros(x.shape[0])
         for t in range(self.config.hours):
@@ -229,7 +224,7 @@ def fit_individuals(
     show: bool = True,
     penalty: np.ndarray | None = None,
     stop: int | None = None,
-    watch: Watch | None = None,
+    watch: Callable[[int, Any], None] | None = None,
     every: int = 50,
 ) -> FittedField:
     """Fit every patient as population plus deviation, all patients of the stack together.
@@ -241,7 +236,7 @@ def fit_individuals(
         physics, config, show: See there.
         penalty: (P,) each patient's own, instead of `config.pooling`; a patient may be stacked once per strength.
         stop: Early stopping: take this many steps of a schedule of `config.individual_steps`.
-        watch: Called with the parameters after every `every` steps, and after the last.
+        watch: Called as `(steps done, parameters)` after every `every` steps, and after the last.
         every: See `watch`.
     """
     windows = _Windows(data, given, physics, config, "fit-individual")
