@@ -21,8 +21,6 @@ from medgym_offline.threads import keep_memory
 
 __all__ = ["app", "main"]
 
-_EPILOG = "Example: medgym-offline demo.  Every command has --help with an example. A full traceback: MEDGYM_DEBUG=1."
-
 
 def _debug() -> bool:
     return os.environ.get("MEDGYM_DEBUG", "") not in ("", "0")
@@ -66,7 +64,7 @@ app = typer.Typer(
     cls=_OneLine,
     name="medgym-offline",
     help="Offline reinforcement learning for treatment: simulators, datasets, algorithms, evaluator, leaderboard.",
-    epilog=_EPILOG,
+    epilog="Example: medgym-offline demo.  Every command has --help with an example. A full traceback: MEDGYM_DEBUG=1.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -88,7 +86,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    """Options of every command."""
 
 
 for _module in (demo, judge, data, learn, board, clinical):

@@ -14,12 +14,12 @@ class Progress:
     """One task's progress on standard error.
 
     On a terminal it is a rich bar with the remaining time. Elsewhere (CI, a log file) a line is printed at
-    most every 15 seconds, and only once the task has lasted two. `note` shows live numbers (loss, return).
+    most every 15 seconds, and at its end if it lasted two. `note` shows live numbers (loss, return).
     """
 
     def __init__(self, description: str, total: int, *, enabled: bool = True):
         self.description, self.total, self.enabled = description, total, enabled
-        self.done, self._skipped, self.note = 0.0, 0.0, ""
+        self.done, self.note = 0.0, ""
         self._started = self._last = time.monotonic()
         self._lock = threading.Lock()
         self._bar: Any = None
@@ -42,18 +42,12 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        seconds, worked = time.monotonic() - self._started, self.done - self._skipped
-        text = f"{self.description}: {round(self.done, 2):g}/{self.total}, {seconds:.0f} s"
-        if worked > 0 and self.done < self.total:
-            text += f", {seconds * (self.total - self.done) / worked:.0f} s to go"
+        text = f"{self.description}: {round(self.done, 2):g}/{self.total}, {time.monotonic() - self._started:.0f} s"
         print(f"{text} {self.note}".rstrip(), file=sys.stderr, flush=True)
 
     def skip(self, steps: float) -> None:
-        """Count `steps` that an earlier run did; they say nothing about the time that is left."""
-        self.done += steps
-        self._skipped += steps
-        if self._bar is not None:
-            self._bar.update(0, completed=self.done)
+        """Count `steps` that an earlier run did."""
+        self.advance(steps)
 
     def advance(self, steps: float = 1, **numbers: float | str) -> None:
         """Count `steps` more, from any thread; `numbers` are shown as name=value."""
@@ -62,7 +56,7 @@ class Progress:
             if numbers:
                 self.note = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items())
             if self._bar is not None:
-                self._bar.update(0, advance=steps, note=self.note)
+                self._bar.update(0, completed=self.done, note=self.note)
             elif self.enabled and time.monotonic() - self._last > 15.0:
                 self._last = time.monotonic()
                 self._line()

@@ -62,12 +62,7 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T], threads: int) -> li
     if threads == 1 or len(items) == 1:
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(threads, len(items)), "medgym") as pool:
-        begun = [pool.submit(work, item) for item in items]
-        try:
-            return [task.result() for task in begun]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        return list(pool.map(work, items))
 
 
 def keep_memory() -> bool:
