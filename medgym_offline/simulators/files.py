@@ -57,8 +57,6 @@ def load_simulators(name: str | Path | None = None) -> SimulatorBank:
         path = release_folder("generation") / "banks" / f"{name}.safetensors"
         if not path.is_file():
             raise unknown_name("simulator bank", name, list_banks())
-    if not path.is_file():
-        raise BankError(f"{path}: no such bank file; give a path to a .safetensors bank or one of {list_banks()}")
     return _read(path)
 
 

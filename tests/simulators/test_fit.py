@@ -130,9 +130,9 @@ def test_noise_variance_separates_measurement_from_process():
     for g in range(1, 13):
         holds[g - 1, :, g:] = np.where(mask[:, g:] & mask[:, :-g], value[:, g:] - value[:, :-g], np.nan)
     for default in (0.02, 0.3):  # with this many observations the prior does not matter
-        found = noise_variance(holds, default)
-        assert found.sigma == pytest.approx(0.08, rel=0.1)
-        assert np.sqrt(found.measurement / 2) == pytest.approx(0.1, rel=0.25)
+        found = noise_variance(holds, default)[1]
+        assert found["sigma"] == pytest.approx(0.08, rel=0.1)
+        assert np.sqrt(found["measurement_variance"] / 2) == pytest.approx(0.1, rel=0.25)
 
 
 def test_early_stopping_is_a_cut_of_the_same_fit(data, quick):
