@@ -159,12 +159,10 @@ class DecisionProcess:
             MedGymError: Actions of the wrong shape, or not finite.
         """
         self._expect(actions, (*episodes.time.shape, self.config.action_dim), "actions")
-        if len(wrong := torch.nonzero(~torch.isfinite(actions))):
-            p, b, a = wrong[0].tolist()
-            where = (
-                f"action component {a} of patient {self.bank.patients[p]}, episode {b}, is {actions[p, b, a].item()}"
-            )
-            raise MedGymError(f"{where}; actions must be finite, in [-1, 1]")
+        if not bool(torch.isfinite(actions).all()):
+            p, b, a = torch.nonzero(~torch.isfinite(actions))[0].tolist()
+            where = f"component {a} of patient {self.bank.patients[p]}, episode {b}, is {float(actions[p, b, a])}"
+            raise MedGymError(f"action {where}; actions must be finite, in [-1, 1]")
         bounded = actions.to(episodes.x).clamp(-1.0, 1.0)
         count = len(self.bank.disease.treatments)
         wish = action_to_interval(bounded[..., count], self.config) if self.config.timing == "adaptive" else None

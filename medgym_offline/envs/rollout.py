@@ -33,6 +33,8 @@ __all__ = ["EpisodeNoise", "Rollout", "dense", "draw_noise", "episode_seeds", "o
 _SAME = ("severity", "dt", "monitored", "terminated", "displacement", "costs_path", "costs_peak")
 _RECORDED = {"rewards": "reward", "costs": "cost", "treatments": "treatment"} | {name: name for name in _SAME}
 """Field of a rollout -> that of an outcome."""
+_STILL = ("observations", "states", "time", "severity", "monitored", "treatments", "terminated")
+"""What stays as it is after the end of an episode; all else is 0."""
 
 
 @dataclass(frozen=True)
@@ -172,35 +174,33 @@ def rollout(
     rows: dict[str, list[Tensor]] = defaultdict(list)
     rows["observations"].append(observation)
     rows["states"].append(episodes.x)
-    record: dict[str, Tensor] = {}
     took = getattr(getattr(act, "__self__", act), "took", None)
     for k in range(decisions):
         valid = process.active(episodes)
-        if bool(valid.any()):
-            with callers_defaults():
-                intended = actions = act(observation).to(observation.dtype)
-            if action_noise:
-                actions = intended + action_noise * noise.action[:, :, k].to(actions)
-            actions = actions.clamp(-1.0, 1.0)
-            if took is not None:
-                took(actions)
-            outcome = process.step(episodes, actions, noise.process[:, :, k])
-            episodes = outcome.next
-            observation = process.observe(episodes)
-            now = {name: getattr(outcome, of) for name, of in _RECORDED.items() if getattr(outcome, of) is not None}
-            now |= {"actions": actions * valid[..., None], "intended": intended * valid[..., None]}
+        if not bool(valid.any()):
+            break
+        with callers_defaults():
+            intended = actions = act(observation).to(observation.dtype)
+        if action_noise:
+            actions = intended + action_noise * noise.action[:, :, k].to(actions)
+        actions = actions.clamp(-1.0, 1.0)
+        if took is not None:
+            took(actions)
+        outcome = process.step(episodes, actions, noise.process[:, :, k])
+        episodes = outcome.next
+        observation = process.observe(episodes)
+        now = {name: getattr(outcome, of) for name, of in _RECORDED.items() if getattr(outcome, of) is not None}
+        now |= {"actions": actions * valid[..., None], "intended": intended * valid[..., None], "valid": valid}
+        now |= {"observations": observation, "states": episodes.x, "time": episodes.time}
+        if k:
             # What held at the end of an episode keeps holding in the rows after it, whatever the policy says there.
-            for name in ("severity", "treatments"):
-                if record:
-                    mask = valid if name == "severity" else valid[..., None]
-                    now[name] = torch.where(mask, now[name], record[name])
-            record = now
-        else:
-            still = ("severity", "monitored", "treatments", "terminated")
-            record = {n: v if n in still else torch.zeros_like(v) for n, v in record.items()}
-        reached = {"observations": observation, "valid": valid, "states": episodes.x, "time": episodes.time}
-        for name, value in (record | reached).items():
+            now["severity"] = torch.where(valid, now["severity"], rows["severity"][-1])
+            now["treatments"] = torch.where(valid[..., None], now["treatments"], rows["treatments"][-1])
+        for name, value in now.items():
             rows[name].append(value)
+    missing = decisions - len(rows["valid"])
+    for name, values in rows.items():
+        values += [values[-1] if name in _STILL else torch.zeros_like(values[-1])] * missing
     return Rollout(**{name: torch.stack(values, 2) for name, values in rows.items()}, exogenous=events)
 
 

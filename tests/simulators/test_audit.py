@@ -1,6 +1,7 @@
 """The audit: its numbers against direct rollouts, its page; a failing bank is named."""
 
 import html
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -28,13 +29,13 @@ def cohort(tiny_bank):
     u = tiny_bank.normalize_treatment(doses).float().expand(4, 1, 3)
     course = tiny_bank.trajectory(tiny_bank.initial_state()[:, None], u, torch.arange(0.0, 41.0))[:, 0]
     physical = tiny_bank.denormalize(course[..., :6]).numpy()
-    rows = []
-    for i, patient in enumerate(tiny_bank.patients):
-        for hour in range(0, 40, 3):
-            for j, variable in enumerate(tiny_bank.disease.variables):
-                rows.append((patient, hour + 0.1, None, variable.name, float(physical[i, hour, j]), "test"))
-        for j, treatment in enumerate(tiny_bank.disease.treatments):
-            rows.append((patient, 0.0, 40.0, treatment.name, float(doses[j]), "test"))
+    people, variables = enumerate(tiny_bank.patients), list(enumerate(tiny_bank.disease.variables))
+    rows = [
+        (patient, hour + 0.1, None, variable.name, float(physical[i, hour, j]), "test")
+        for (i, patient), hour, (j, variable) in itertools.product(people, range(0, 40, 3), variables)
+    ]
+    given = itertools.product(tiny_bank.patients, zip(tiny_bank.disease.treatments, doses.tolist()))
+    rows += [(patient, 0.0, 40.0, treatment.name, dose, "test") for patient, (treatment, dose) in given]
     names = ["patient", "time_h", "end_h", "variable", "value", "source"]
     table = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
     return Cohort.from_table(table, COHORT, pl.DataFrame({"patient": list(tiny_bank.patients), "los_h": [40.0] * 4}))
