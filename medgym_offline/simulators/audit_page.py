@@ -63,18 +63,9 @@ def _responses(treatment: Treatment, times: np.ndarray, curves: np.ndarray, dise
         canvas.supxlabel(f"Time since the step ({unit})", fontsize=10.5)
         canvas.supylabel("Change (SD)", fontsize=10.5)
 
-    end = curves[:, -1]
-    described = "; ".join(
-        f"{_label(v)} rises in {100 * (end[:, j] > 0).mean():.0f} %, median {np.median(end[:, j]):+.2f}"
-        for j, v in enumerate(disease.variables)
-    )
-    return draw_figure(
-        f"{_label(treatment)}: none to full",
-        draw,
-        f"Line charts of the change of every variable, a line per patient. After {last:g} {unit}: {described}.",
-        (5.0, 0.6 + 1.6 * rows),
-        "One line per patient, the median in ink. Own world; the other treatments at the patient's mean dose.",
-    )
+    caption = "One line per patient, the median in ink. Own world; the other treatments at the patient's mean dose."
+    description = "Line charts of the change of every variable, a line per patient; the tables below give quantiles."
+    return draw_figure(f"{_label(treatment)}: none to full", draw, description, (5.0, 0.6 + 1.6 * rows), caption)
 
 
 def audit_page(facts: Facts, bank: SimulatorBank) -> Page:
