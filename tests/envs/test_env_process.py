@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from medgym_offline.diseases.sepsis import cost
-from medgym_offline.envs.paths import rectangles
 from medgym_offline.envs.process import DecisionProcess, Episodes, ProcessConfig
 from medgym_offline.envs.timing import action_to_interval, decision_interval, interval_to_action
 from medgym_offline.errors import MedGymError, ProtocolError
@@ -100,19 +99,6 @@ def test_start_perturbs_only_the_physiology(solver_bank):
     torch.testing.assert_close(spread, torch.full_like(spread, 0.05), rtol=0.1, atol=0)
     for still in (process.start(5), _process(solver_bank, noise=False).start(3000, draws)):
         assert bool((still.x == first).all())
-
-
-def test_rectangles_cover_every_row_once_and_little_more():
-    counts = (36 * torch.rand(5, 3000, generator=torch.Generator().manual_seed(4)) ** 4).long()
-    seen, area = torch.zeros_like(counts), 0
-    for rows, width in rectangles(counts):
-        assert bool((torch.gather(counts, 1, rows) <= width).all())
-        seen.scatter_add_(1, rows, torch.ones_like(rows))
-        area += rows.numel() * width
-    assert bool((seen[counts > 0] == 1).all())
-    assert bool((seen <= 1).all())
-    assert area < 1.5 * int(counts.sum())
-    assert list(rectangles(torch.zeros(2, 3, dtype=torch.long))) == []
 
 
 @pytest.mark.parametrize("reward", ["integral", "paper"])

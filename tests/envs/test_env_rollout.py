@@ -31,13 +31,8 @@ def _run(bank, **arguments):
 @pytest.mark.parametrize("timing", ["adaptive", "fixed"])
 def test_bookkeeping(solver_bank, timing):
     process, run = _run(solver_bank, timing=timing, decisions=12)
-    widths = {
-        "observations": (13, 9),
-        "actions": (12, process.config.action_dim),
-        "states": (13, 8),
-        "treatments": (12, 3),
-    }
-    assert {name: getattr(run, name).shape for name in widths} == {name: (4, 5, *w) for name, w in widths.items()}
+    shapes = [run.observations.shape[2:], run.actions.shape[2:], run.states.shape[2:], run.treatments.shape[2:]]
+    assert shapes == [(13, 9), (12, process.config.action_dim), (13, 8), (12, 3)]
     assert bool((run.dt.sum(-1) == 96).all())
     torch.testing.assert_close(run.time, run.dt.cumsum(-1), atol=0, rtol=0)
     assert bool(run.valid[..., 0].all())

@@ -194,9 +194,9 @@ def test_a_bank_says_what_its_cohort_table_lacks(cohort):
     refused(BankError, "asks for 99", lambda: build_bank(cohort, replace(recipe, patients=99), show=False))
 
 
-def test_damage_is_named(tiny_bank, tmp_path):
+def test_damage_is_named(solver_bank, tmp_path):
     good = tmp_path / "good.safetensors"
-    tiny_bank.save(good)
+    solver_bank.save(good)
     for cut in (0, 7, 100, 4000, good.stat().st_size - 10):
         bad = tmp_path / f"cut{cut}.safetensors"
         bad.write_bytes(good.read_bytes()[:cut])
