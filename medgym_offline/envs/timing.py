@@ -207,8 +207,7 @@ def decision_interval(
     if config.timing == "fixed":
         dt = equal
     else:
-        if wish is None:
-            raise ProtocolError("adaptive timing needs the interval that the action asks for")
+        assert wish is not None
         lower, upper = feasible_interval(time, left, config)
         dt = torch.maximum(torch.minimum(wish, upper), lower)
         rest = remaining - dt
