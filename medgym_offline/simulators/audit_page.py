@@ -86,8 +86,16 @@ def audit_page(facts: Facts, bank: SimulatorBank) -> Page:
     def worlds(caption: str, fact: str) -> Table:
         return _table(caption, {name: world.get(fact, {}) for name, world in facts["worlds"].items()})
 
+    learned: list[Block] = []
+    if any("solution_map" in world for world in facts["worlds"].values()):
+        learned = [
+            "On states and intervals it was not trained on. Error is against the solver, composition is F over a third of "
+            "the interval, then the rest, against the whole, rate is dF/dt by autograd against the field.",
+            worlds(f"Median / 99th percentile, SD, by interval ({unit})", "solution_map"),
+        ]
     record: list[Block] = []
     if "forecast" in facts:
+        record.append(f"The own world read the even blocks ({process.block:g} {unit}) of every stay.")
         found = {"held-out blocks, from a variable's previous value to its next": facts["forecast"]}
         found |= {
             f"{blocks} blocks, free rollouts from the first state": each for blocks, each in facts["rollout"].items()
@@ -107,7 +115,7 @@ def audit_page(facts: Facts, bank: SimulatorBank) -> Page:
             Table("Hard checks, world own", ("Check", "", "Found"), hard),
             Table("Goals: what a bank aims for, and may miss", ("Goal", "", "Found"), soft),
         ),
-        Section("Solution map", worlds(f"Median / 99th percentile, SD, by interval ({unit})", "solution_map")),
+        Section("Solution map", *learned),
         Section("Against the record", *record),
         Section("Against the truth", truth),
         Section(
