@@ -324,13 +324,8 @@ class TreatmentVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self, x: Tensor, severity: Tensor, monitored: Tensor, cost: Tensor, dt: Tensor, time: Tensor
     ) -> dict[str, np.ndarray]:
         disease = self._bank.disease
-        named = {
-            "cost": cost,
-            "dt": dt,
-            "time": time,
-            disease.severity.name: severity,
-            disease.cost.component: monitored,
-        }
+        named = {"cost": cost, "dt": dt, "time": time}
+        named |= {disease.severity.name: severity, disease.cost.component: monitored}
         state = self._bank.denormalize(x[:, 0])[..., : disease.observed_dim].float().numpy()
         return {name: value[:, 0].double().numpy() for name, value in named.items()} | {"state": state}
 

@@ -89,8 +89,8 @@ def audit_page(facts: Facts, bank: SimulatorBank) -> Page:
     learned: list[Block] = []
     if any("solution_map" in world for world in facts["worlds"].values()):
         learned = [
-            "On states and intervals it was not trained on. Error is against the solver, composition is F over a third of "
-            "the interval, then the rest, against the whole, rate is dF/dt by autograd against the field.",
+            "On states and intervals it was not trained on. Error is against the solver, composition is F over a third "
+            "of the interval, then the rest, against the whole, rate is dF/dt by autograd against the field.",
             worlds(f"Median / 99th percentile, SD, by interval ({unit})", "solution_map"),
         ]
     record: list[Block] = []

@@ -106,12 +106,8 @@ def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
     return {
         "source": f"{len(cohort)} stays from " + " and ".join(folders or [Path(table).name]),
         "license": known.get("license", "not stated in the cohort table"),
-        "cohort_table": {
-            "sha256": sha256_file(table),
-            "command": known.get("command"),
-            "provenance": known.get("provenance"),
-            "definitions": known.get("definitions"),
-        },
+        "cohort_table": {"sha256": sha256_file(table)}
+        | {fact: known.get(fact) for fact in ("command", "provenance", "definitions")},
         "command": command_line(),
     }
 
@@ -129,15 +125,8 @@ def _fit_world(data: FitData, parity: int, recipe: BankRecipe, name: str, show: 
     initial = np.concatenate([data.first_state(), np.tile(np.array(disease.first_unobserved()), (count, 1))], 1)
     noise = torch.tensor([c.noise for c in disease.components]).repeat(count, 1)
     world = World(individuals.params, noise, torch.tensor(initial.astype(np.float32)))
-    bank = SimulatorBank(
-        name=recipe.name,
-        patients=data.patients,
-        disease=disease,
-        scales=data.scales,
-        physics=recipe.physics,
-        world_data={name: world},
-        clinician_treatment=torch.from_numpy(clinician_schedule(data)),
-    )
+    clinician = torch.from_numpy(clinician_schedule(data))
+    bank = SimulatorBank(recipe.name, data.patients, disease, data.scales, {name: world}, clinician, recipe.physics)
     estimated, found = estimate_noise(bank, usable, model.hidden_course(recipe.physics, given, data.u))
     world = replace(world, noise=torch.from_numpy(estimated))
     # The population shares its field; what is given of patients, their noise and first states are averaged.
