@@ -211,7 +211,7 @@ def _searched(
 
 def _constant_starts(bank: SimulatorBank) -> Tensor:
     """(P, S, 1, treatments): the best grid constant within each of `GROUPS`."""
-    grid, severity, _ = constant_scores(bank)
+    grid, severity = constant_scores(bank)
     harm = severity + bank.disease.severity.burden(grid)
     needed = grid[:, bank.disease.treatment_column(bank.disease.needed)]
     groups = (torch.nonzero((needed >= low) & (needed <= high)).squeeze(1) for low, high in GROUPS)

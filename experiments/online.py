@@ -117,7 +117,7 @@ def _baseline(bank: SimulatorBank, row: Row, episodes: int) -> pl.DataFrame:
     """A policy that does not learn. Constants are the best of a grid in the own world, without noise."""
     policy: Any
     if row.method.endswith("-constant"):
-        grid, severity, _ = constant_scores(bank.with_backend("ode").world("own"))
+        grid, severity = constant_scores(bank.with_backend("ode").world("own"))
         best = grid[severity.argmin(1)] if row.method == "patient-constant" else grid[int(severity.mean(0).argmin())]
         policy = ConstantPolicy(best, "fixed", row.decisions, *([bank.patients] if best.ndim > 1 else []))
     elif row.method == "wrong-patient":

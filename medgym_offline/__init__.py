@@ -6,7 +6,7 @@ costs neither torch nor Minari. Importing it registers the Gymnasium environment
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gymnasium
 
@@ -62,17 +62,11 @@ def __dir__() -> list[str]:
 def _register() -> None:
     from medgym_offline.diseases.registry import list_diseases, own_environments
 
-    chosen: dict[str, dict[str, Any]] = {
-        f"medgym/{name.capitalize()}-v0": {"disease": name} for name in list_diseases()
-    }
-    for name, arguments in (chosen | own_environments()).items():
+    chosen = {f"medgym/{name.capitalize()}-v0": {"disease": name} for name in list_diseases()} | own_environments()
+    entry, vector = (f"medgym_offline.envs:{name}" for name in ("TreatmentEnv", "TreatmentVectorEnv"))
+    for name, arguments in chosen.items():
         if name not in gymnasium.registry:
-            gymnasium.register(
-                id=name,
-                entry_point="medgym_offline.envs:TreatmentEnv",
-                vector_entry_point="medgym_offline.envs:TreatmentVectorEnv",
-                kwargs=arguments,
-            )
+            gymnasium.register(name, entry, vector_entry_point=vector, kwargs=arguments)
 
 
 _register()

@@ -21,17 +21,13 @@ from medgym_offline.threads import keep_memory
 
 __all__ = ["app", "main"]
 
-_EPILOG = "Example: medgym-offline demo.  Every command has --help with an example. A full traceback: MEDGYM_DEBUG=1."
-
 
 def _debug() -> bool:
     return os.environ.get("MEDGYM_DEBUG", "") not in ("", "0")
 
 
 def _fail(message: str) -> NoReturn:
-    line = " ".join(message.split())  # one line, however the message was made
-    color = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    print(f"\033[31merror:\033[0m {line}" if color else f"error: {line}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)  # one line, however the message was made
     raise typer.Exit(1)
 
 
@@ -68,7 +64,7 @@ app = typer.Typer(
     cls=_OneLine,
     name="medgym-offline",
     help="Offline reinforcement learning for treatment: simulators, datasets, algorithms, evaluator, leaderboard.",
-    epilog=_EPILOG,
+    epilog="Example: medgym-offline demo.  Every command has --help with an example. A full traceback: MEDGYM_DEBUG=1.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -89,12 +85,8 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show a full traceback on errors (or set MEDGYM_DEBUG=1).")
-    ] = False,
 ) -> None:
-    if traceback:
-        os.environ["MEDGYM_DEBUG"] = "1"
+    """Options of every command."""
 
 
 for _module in (demo, judge, data, learn, board, clinical):

@@ -48,19 +48,12 @@ def read_compute(policy: str | Path) -> Compute | None:
 
 def hardware(device: str = "cpu") -> str:
     """What computes on `device`: the accelerator's name, or the processor's and how many cores this process may use."""
-    if device != "cpu":
+    if device.startswith("cuda"):
         import torch
 
-        if device.startswith("cuda") and torch.cuda.is_available():
-            return str(torch.cuda.get_device_name(device))
-    count = cores()
-    return f"{_processor()}, {count} core{'s' if count > 1 else ''}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    except OSError:
-        lines = []
+        return str(torch.cuda.get_device_name(device))
+    cpus, count = Path("/proc/cpuinfo"), cores()
+    lines = cpus.read_text("utf-8").splitlines() if cpus.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+    processor = next(named, "") or platform.processor() or platform.machine()
+    return f"{processor}, {count} core{'s' if count > 1 else ''}"

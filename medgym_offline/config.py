@@ -76,23 +76,22 @@ def check(form: Any, values: Any, where: str, error: type[MedGymError] = MedGymE
         remedy: What to do, appended to it.
     """
     # What JSON has no word for (a date of TOML) becomes an object, which fits nowhere and is shown.
-    text = json.dumps(values, default=lambda value: {type(value).__name__: str(value)})
+    text = json.dumps(values, default=lambda v: dict(v) if isinstance(v, Mapping) else {type(v).__name__: str(v)})
     try:
         return _adapter(form).validate_json(text)
     except pydantic.ValidationError as problem:
         raise _line(problem, form, where, error, remedy) from None
 
 
-def from_values(cls: type[T], values: Mapping[str, Any], where: str, error: type[MedGymError] | None = None) -> T:
+def from_values(cls: type[T], values: Any, where: str) -> T:
     """A configuration from JSON values (lists become tuples, objects configurations); errors as of the class."""
-    return check(cls, dict(values), where, _error(cls, error))
+    return check(cls, values, where, getattr(cls, "__config_error__", MedGymError))
 
 
-def read(cls: type[T], path: str | Path, error: type[MedGymError] | None = None) -> T:
+def read(cls: type[T], path: str | Path) -> T:
     """A configuration from a `.toml` or `.json` file; the error names the file, and the field if it can be read."""
-    error = _error(cls, error)
-    values = read_json(path, error) if str(path).endswith(".json") else read_toml(path, error)
-    return check(cls, values, str(path), error)
+    read_file = read_json if str(path).endswith(".json") else read_toml
+    return from_values(cls, read_file(path, getattr(cls, "__config_error__", MedGymError)), str(path))
 
 
 def read_json(path: str | Path, error: type[MedGymError] = MedGymError, remedy: str = "", where: str = "") -> Any:
@@ -147,11 +146,6 @@ def from_text(
         except pydantic.ValidationError as problem:
             raise MedGymError(f"{kind} {name} is {value!r}{_wanted(problem.errors()[0])}") from None
     return found
-
-
-def _error(cls: type[Any], error: type[MedGymError] | None) -> type[MedGymError]:
-    own: type[MedGymError] = getattr(cls, "__config_error__", MedGymError)
-    return error or own
 
 
 @functools.cache

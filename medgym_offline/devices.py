@@ -15,15 +15,11 @@ def check_device(name: str) -> str:
     """
     import torch
 
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise MedGymError(f"unknown device {name!r}; known: cpu, cuda, cuda:N, mps")
     try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise MedGymError(f"unknown device {name!r}; known: cpu, cuda, cuda:N, mps") from None
-    try:
-        torch.zeros(1, device=device).cpu()
+        torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise MedGymError(
-            f"device {name!r} is not available here (torch {torch.__version__}, "
-            f"{torch.cuda.device_count()} CUDA GPUs); use --device cpu"
-        ) from None
+        have = f"torch {torch.__version__}, {torch.cuda.device_count()} CUDA GPUs"
+        raise MedGymError(f"device {name!r} is not available here ({have}); use --device cpu") from None
     return name

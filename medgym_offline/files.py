@@ -73,22 +73,25 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             aside = temporary.with_name(temporary.name + _REPLACED)
             os.rename(target, aside)
             os.rename(temporary, target)
-            shutil.rmtree(aside, ignore_errors=True)
+            _delete(aside)
         else:
             os.replace(temporary, target)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _delete(temporary)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @functools.cache
 def _machine() -> str:
     """Whose process numbers are ours: this machine, and on Linux this container."""
-    with contextlib.suppress(OSError):
-        return hashlib.sha256(f"{platform.node()} {os.stat('/proc/self/ns/pid').st_ino}".encode()).hexdigest()[:8]
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    space = Path("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {space.stat().st_ino if space.exists() else ''}".encode()).hexdigest()[:8]
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -96,20 +99,17 @@ def _remove_leftovers(target: Path) -> None:
     if os.name != "posix":  # elsewhere a process cannot be asked whether it lives
         return
     form = re.compile(rf"\.{re.escape(target.stem)}-{_machine()}\.(\d+)-.*")
-    with os.scandir(target.parent) as entries:
-        found = [(entry.path, match) for entry in entries if (match := form.fullmatch(entry.name))]
-    for path, match in found:
-        try:
-            os.kill(int(match[1]), 0)
-        except ProcessLookupError:
-            if not path.endswith(_REPLACED):
-                shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else Path(path).unlink(missing_ok=True)
-            elif target.exists():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                os.rename(path, target)
-        except OSError:
-            continue  # somebody else's process
+    for path in list(target.parent.iterdir()):
+        if match := form.fullmatch(path.name):
+            try:
+                os.kill(int(match[1]), 0)
+            except ProcessLookupError:
+                if path.name.endswith(_REPLACED) and not target.exists():
+                    os.rename(path, target)
+                else:
+                    _delete(path)
+            except OSError:
+                continue  # somebody else's process
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -165,9 +165,7 @@ def release_folder(name: ReleaseFolder) -> Path:
     """The declarative folder `name` of this release: the checkout's, or the copy packaged in the wheel."""
     package = Path(__file__).resolve().parent
     packaged = package / "_release" / name
-    if packaged.is_dir():
-        return packaged
-    return package.parent / name
+    return packaged if packaged.is_dir() else package.parent / name
 
 
 def cache_folder(*parts: str, write: bool = False) -> Path:
@@ -214,15 +212,9 @@ def code_version() -> str:
     from medgym_offline import __version__
 
     root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return __version__
+    command = ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        commit = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-        return f"{__version__}+{commit.stdout.strip()}"
+        if (root / ".git").exists():
+            commit = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+            return f"{__version__}+{commit.stdout.strip()}"
     return __version__

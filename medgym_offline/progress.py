@@ -14,29 +14,25 @@ class Progress:
     """One task's progress on standard error.
 
     On a terminal it is a rich bar with the remaining time. Elsewhere (CI, a log file) a line is printed at
-    most every `every` seconds, and only once the task has lasted two. `note` shows live numbers (loss, return).
+    most every 15 seconds, and at its end if it lasted two. `note` shows live numbers (loss, return).
     """
 
-    def __init__(self, description: str, total: int | None = None, *, enabled: bool = True, every: float = 15.0):
-        self.description, self.total, self.enabled, self.every = description, total, enabled, every
-        self.done: float = 0
-        self.note = ""
-        self._skipped: float = 0
+    def __init__(self, description: str, total: int, *, enabled: bool = True):
+        self.description, self.total, self.enabled = description, total, enabled
+        self.done, self.note = 0.0, ""
         self._started = self._last = time.monotonic()
         self._lock = threading.Lock()
         self._bar: Any = None
-        self._task: Any = None
 
     def __enter__(self) -> Progress:
         if self.enabled and sys.stderr.isatty():
+            from rich import progress
             from rich.console import Console
-            from rich.progress import Progress as RichProgress
-            from rich.progress import TextColumn
 
-            columns = (*RichProgress.get_default_columns(), TextColumn("{task.fields[note]}"))
-            self._bar = RichProgress(*columns, console=Console(stderr=True))
+            columns = (*progress.Progress.get_default_columns(), progress.TextColumn("{task.fields[note]}"))
+            self._bar = progress.Progress(*columns, console=Console(stderr=True))
             self._bar.start()
-            self._task = self._bar.add_task(self.description, total=self.total, note="")
+            self._bar.add_task(self.description, total=self.total, note="")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -46,19 +42,12 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        of = f"/{self.total}" if self.total else ""
-        seconds, worked = time.monotonic() - self._started, self.done - self._skipped
-        text = f"{self.description}: {round(self.done, 2):g}{of}, {seconds:.0f} s"
-        if self.total and worked > 0 and self.done < self.total:
-            text += f", {seconds * (self.total - self.done) / worked:.0f} s to go"
+        text = f"{self.description}: {round(self.done, 2):g}/{self.total}, {time.monotonic() - self._started:.0f} s"
         print(f"{text} {self.note}".rstrip(), file=sys.stderr, flush=True)
 
     def skip(self, steps: float) -> None:
-        """Count `steps` that an earlier run did; they say nothing about the time that is left."""
-        self.done += steps
-        self._skipped += steps
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done)
+        """Count `steps` that an earlier run did."""
+        self.advance(steps)
 
     def advance(self, steps: float = 1, **numbers: float | str) -> None:
         """Count `steps` more, from any thread; `numbers` are shown as name=value."""
@@ -67,7 +56,7 @@ class Progress:
             if numbers:
                 self.note = " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in numbers.items())
             if self._bar is not None:
-                self._bar.update(self._task, advance=steps, note=self.note)
-            elif self.enabled and time.monotonic() - self._last > self.every:
+                self._bar.update(0, completed=self.done, note=self.note)
+            elif self.enabled and time.monotonic() - self._last > 15.0:
                 self._last = time.monotonic()
                 self._line()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -63,12 +62,7 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T], threads: int) -> li
     if threads == 1 or len(items) == 1:
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(threads, len(items)), "medgym") as pool:
-        begun = [pool.submit(work, item) for item in items]
-        try:
-            return [task.result() for task in begun]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        return list(pool.map(work, items))
 
 
 def keep_memory() -> bool:
@@ -80,10 +74,8 @@ def keep_memory() -> bool:
     Returns:
         Whether the C library took it (Linux with glibc); elsewhere nothing happens.
     """
-    if not sys.platform.startswith("linux"):
-        return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
+    except (OSError, AttributeError, TypeError):  # another C library
         return False
     return all(mallopt(*pair) == 1 for pair in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _AT_ONCE)))

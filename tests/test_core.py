@@ -3,9 +3,11 @@
 import importlib
 import os
 import pkgutil
+import signal
 import subprocess
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +28,7 @@ def test_streams_differ_by_every_part_of_their_name_and_repeat():
     assert len(set(seeds)) == len(names)
     assert all(0 <= s < 2**63 for s in seeds)
     assert (generator(3, "x", 5).random(4) == generator(3, "x", 5).random(4)).all()
-    assert torch.equal(
-        torch.rand(3, generator=torch_generator(3, "x")), torch.rand(3, generator=torch_generator(3, "x"))
-    )
+    assert torch.equal(*(torch.rand(3, generator=torch_generator(3, "x")) for _ in range(2)))
 
 
 HELP = "import medgym_offline.cli as c, contextlib\nwith contextlib.suppress(SystemExit): c.main(['train', '--help'])"
@@ -78,36 +78,31 @@ def _raise(name):
     raise ImportError(f"{name} cannot be imported")
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from medgym_offline.files import atomic_path
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-target, at = Path(sys.argv[1]), sys.argv[2]
-if at == "between":
-    rename = os.rename
-    os.rename = lambda a, b: (rename(a, b), die())
-with atomic_path(target) as temporary:
-    temporary.mkdir()
-    (temporary / "new").write_text("half")
-    if at == "inside":
-        die()
-"""
+def _killed_writing(target, at, monkeypatch):
+    """A process writes a folder, and is killed inside the block, or between the two renames."""
+    if os.fork():
+        assert os.WTERMSIG(os.wait()[1]) == signal.SIGKILL
+        return
+    die, rename = partial(os.kill, os.getpid(), signal.SIGKILL), os.rename
+    if at == "between":
+        monkeypatch.setattr(os, "rename", lambda old, new: (rename(old, new), die()))
+    with atomic_path(target) as temporary:
+        temporary.mkdir()
+        (temporary / "new").write_text("half")
+        if at == "inside":
+            die()
+    os._exit(1)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
 @pytest.mark.parametrize("at", ["inside", "between"])
-def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, at):
+def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path, at, monkeypatch):
     """Also between the two renames of a replaced folder: then the old one is put back first."""
     target, other = tmp_path / "folder", tmp_path / ".folder-other.tmp"
     target.mkdir()
     other.mkdir()
     (target / "old").write_text("whole")
-    done = subprocess.run([sys.executable, "-c", KILLED, str(target), at], check=False)
-    assert done.returncode == -9
+    _killed_writing(target, at, monkeypatch)
     assert len(list(tmp_path.iterdir())) == 3
     assert target.exists() == (at == "inside")
     with pytest.raises(RuntimeError, match="fails"), atomic_path(target):

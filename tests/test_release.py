@@ -13,7 +13,7 @@ from medgym_offline.online import load_behavior
 from medgym_offline.online.behavior import RELEASE
 from medgym_offline.simulators.audit import audit
 from medgym_offline.simulators.build import read_recipe
-from medgym_offline.simulators.map_checks import map_checks
+from medgym_offline.simulators.checks import map_checks
 
 TIMINGS = ("adaptive", "fixed")
 

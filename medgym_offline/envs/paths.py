@@ -89,9 +89,7 @@ class Held:
 
     def rows(self, rows: Tensor) -> Held:
         """The intervals at `rows` (P, G)."""
-        events = None if self.exogenous is None else gather_rows(self.exogenous, rows)
-        x, u, dt, displacement = (gather_rows(part, rows) for part in (self.x, self.u, self.dt, self.displacement))
-        return Held(x, u, dt, displacement, gather_rows(self.time, rows), events)
+        return Held(**{name: gather_rows(part, rows) for name, part in vars(self).items() if part is not None})
 
 
 def held_path(bank: SimulatorBank, held: Held, times: Tensor, between: bool = False) -> Tensor:

@@ -19,22 +19,15 @@ from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Sight, default_observation
 from medgym_offline.diseases.views import FULL
 from medgym_offline.envs.paths import Held
-from medgym_offline.envs.reward import authors_reward, integrate, paper_reward, severity
-from medgym_offline.envs.timing import (
-    ProcessConfig,
-    RewardKind,
-    Timing,
-    action_to_interval,
-    decision_interval,
-    on_tick,
-)
+from medgym_offline.envs.reward import authors_reward, integrate, severity
+from medgym_offline.envs.timing import ProcessConfig, action_to_interval, decision_interval, on_tick
 from medgym_offline.envs.views import Lens
 from medgym_offline.errors import DiseaseError, MedGymError
 
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["DecisionProcess", "Episodes", "Outcome", "ProcessConfig", "RewardKind", "Timing"]
+__all__ = ["DecisionProcess", "Episodes", "Outcome", "ProcessConfig"]
 
 
 @dataclass(frozen=True)
@@ -105,10 +98,8 @@ class DecisionProcess:
         self.bank, self.takeover = bank, takeover
         self.config = config or ProcessConfig(disease=bank.disease.name)
         if self.config.disease != bank.disease.name:
-            raise DiseaseError(
-                f"the process is of disease {self.config.disease!r}, bank {bank.name!r} of {bank.disease.name!r}; "
-                f"give ProcessConfig(disease={bank.disease.name!r})"
-            )
+            whose = f"the process is of disease {self.config.disease!r}, bank {bank.name!r} of {bank.disease.name!r}"
+            raise DiseaseError(f"{whose}; give ProcessConfig(disease={bank.disease.name!r})")
         self.lens = None if self.config.view == FULL else Lens(self.config)
 
     @own_defaults()
@@ -139,17 +130,8 @@ class DecisionProcess:
     def observe(self, episodes: Episodes) -> Tensor:
         """Observations (P, B, d), of the precision of the bank; the columns are `bank.disease.seen(config.view)`."""
         bank = self.bank
-        sight = Sight(
-            episodes.x,
-            episodes.time,
-            episodes.left,
-            self.config.horizon,
-            self.config.decisions,
-            episodes.exogenous,
-            bank.context,
-            bank.disease,
-            bank.scales,
-        )
+        clock = episodes.time, episodes.left, self.config.horizon, self.config.decisions
+        sight = Sight(episodes.x, *clock, episodes.exogenous, bank.context, bank.disease, bank.scales)
         if self.lens is None:
             return (bank.disease.observe or default_observation)(sight)
         return self.lens.observe(sight, self._read(self.lens, episodes))
@@ -179,10 +161,8 @@ class DecisionProcess:
         self._expect(actions, (*episodes.time.shape, self.config.action_dim), "actions")
         if not bool(torch.isfinite(actions).all()):
             p, b, a = torch.nonzero(~torch.isfinite(actions))[0].tolist()
-            raise MedGymError(
-                f"action component {a} of patient {self.bank.patients[p]}, episode {b}, is {actions[p, b, a].item()}; "
-                "actions must be finite, in [-1, 1]"
-            )
+            where = f"component {a} of patient {self.bank.patients[p]}, episode {b}, is {float(actions[p, b, a])}"
+            raise MedGymError(f"action {where}; actions must be finite, in [-1, 1]")
         bounded = actions.to(episodes.x).clamp(-1.0, 1.0)
         count = len(self.bank.disease.treatments)
         wish = action_to_interval(bounded[..., count], self.config) if self.config.timing == "adaptive" else None
@@ -211,11 +191,10 @@ class DecisionProcess:
             displacement = bank.noise_scale[:, None, :] * dt.sqrt()[..., None] * noise.to(x)
         else:
             displacement = torch.zeros_like(x)
-        burden = disease.severity.burden(u)
-        calm, along = episodes.calm, None
+        held = Held(x, u, dt, displacement, episodes.time, episodes.exogenous)
+        burden, calm, along = disease.severity.burden(u), episodes.calm, None
         if config.reward in ("integral", "state") or config.remission or config.path_costs:
             threshold = config.remission_severity if config.remission else None
-            held = Held(x, u, dt, displacement, episodes.time, episodes.exogenous)
             along = integrate(bank, held, config.cell, threshold, config.path_costs, config.reward != "state")
             end = along.end
             if config.remission:
@@ -223,16 +202,15 @@ class DecisionProcess:
         else:
             end = bank.clamp(bank.flow(x, u, dt, episodes.time, episodes.exogenous) + displacement)
         end = torch.where(running[..., None], end, x)
-        before, after = bank.denormalize(x), bank.denormalize(end)
-        dose = bank.denormalize_treatment(u)
+        before, after, dose = bank.denormalize(x), bank.denormalize(end), bank.denormalize_treatment(u)
         reached = disease.severity.score(after, dose)
-        if config.reward in ("integral", "state"):
+        if config.reward == "paper":
+            reward = -reached - burden
+        elif config.reward == "authors":
+            reward = authors_reward(disease.severity.score(before, dose), reached, burden, dt)
+        else:
             assert along is not None
             reward = -0.1 * (along.severity + (burden * dt if config.reward == "integral" else 0.0))
-        elif config.reward == "paper":
-            reward = paper_reward(reached, burden)
-        else:
-            reward = authors_reward(disease.severity.score(before, dose), reached, burden, dt)
         monitored = after[..., disease.monitored]
         cost = disease.cost.at_end(before[..., disease.monitored], monitored)
         zero = torch.zeros_like(dt)
@@ -241,7 +219,6 @@ class DecisionProcess:
             time = on_tick(time, config)  # sums of ticks that are no binary fractions
         following = replace(episodes, x=end, time=time, left=left, calm=calm)
         if self.lens is not None:
-            held = Held(x, u, dt, displacement, episodes.time, episodes.exogenous)
             following = replace(following, view=self.lens.follow(bank, self._read(self.lens, episodes), held))
         return Outcome(
             next=following,

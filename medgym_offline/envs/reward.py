@@ -30,18 +30,13 @@ from medgym_offline.envs.paths import Held, held_path, rectangles
 if TYPE_CHECKING:
     from medgym_offline.simulators.bank import SimulatorBank
 
-__all__ = ["Along", "authors_reward", "integrate", "paper_reward", "severity"]
+__all__ = ["Along", "authors_reward", "integrate", "severity"]
 
 
 def severity(bank: SimulatorBank, x: Tensor, u: Tensor) -> Tensor:
     """Severity of normalized states (..., D) under normalized treatments (..., treatments): (...)."""
     read = bank.disease.severity.reads
     return bank.disease.severity.score(bank.denormalize(x[..., :read]), bank.denormalize_treatment(u))
-
-
-def paper_reward(end: Tensor, burden: Tensor) -> Tensor:
-    """Eq. 4 of arXiv 2606.01028: `-S_end - v`."""
-    return -end - burden
 
 
 def authors_reward(start: Tensor, end: Tensor, burden: Tensor, dt: Tensor) -> Tensor:

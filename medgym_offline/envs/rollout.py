@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["EpisodeNoise", "Rollout", "dense", "draw_noise", "episode_seeds", "observed", "rollout"]
 
 
+_SAME = ("severity", "dt", "monitored", "terminated", "displacement", "costs_path", "costs_peak")
+_RECORDED = {"rewards": "reward", "costs": "cost", "treatments": "treatment"} | {name: name for name in _SAME}
+"""Field of a rollout -> that of an outcome."""
+_STILL = ("observations", "states", "time", "severity", "monitored", "treatments", "terminated")
+"""What stays as it is after the end of an episode; all else is 0."""
+
+
 @dataclass(frozen=True)
 class EpisodeNoise:
     """Standard normal noise of P x B episodes.
@@ -118,32 +125,26 @@ def draw_noise(seeds: np.ndarray, bank: SimulatorBank, config: ProcessConfig) ->
         )
     # As many action columns whatever the timing, so that a seed means the same noise under both.
     state_dim, width = disease.state_dim, disease.state_dim + disease.action_dim("adaptive")
-    initial = np.empty((*seeds.shape, state_dim), np.float32)
-    block = np.empty((*seeds.shape, decisions, width), np.float32)
-    events = None
-    if disease.exogenous is not None:
-        events = np.empty((*seeds.shape, len(disease.exogenous.names)), np.float32)
     lens = None if config.view == FULL else Lens(config)
-    measured = None if lens is None else np.empty((*seeds.shape, lens.slots, 4), np.float32)
-    for index in np.ndindex(*seeds.shape):
-        source = np.random.default_rng(int(seeds[index]))
-        initial[index] = source.standard_normal(state_dim, dtype=np.float32)
-        block[index] = source.standard_normal((decisions, width), dtype=np.float32)
-        if events is not None and disease.exogenous is not None:
-            # A stream of their own: what happens does not depend on the budget of decisions.
-            own = generator(int(seeds[index]), "exogenous")
-            known = bank.context[index[0]].double().cpu().numpy()
-            events[index] = disease.exogenous.draw(own, known, config.horizon, 1)[0]
-        if measured is not None and lens is not None:
-            measured[index] = lens.draw(int(seeds[index]))
-    process, action = np.split(block, [state_dim], axis=-1)
-    return EpisodeNoise(
-        torch.from_numpy(initial),
-        torch.from_numpy(np.ascontiguousarray(process)),
-        torch.from_numpy(np.ascontiguousarray(action[..., : config.action_dim])),
-        None if events is None else torch.from_numpy(events),
-        None if measured is None else torch.from_numpy(measured),
-    )
+    parts: dict[str, list[np.ndarray]] = defaultdict(list)
+    for row, known in zip(seeds.tolist(), bank.context.double().cpu().numpy()):
+        for seed in row:
+            source = np.random.default_rng(seed)
+            parts["initial"].append(source.standard_normal(state_dim, dtype=np.float32))
+            parts["block"].append(source.standard_normal((decisions, width), dtype=np.float32))
+            if disease.exogenous is not None:
+                # A stream of their own: what happens does not depend on the budget of decisions.
+                own = generator(seed, "exogenous")
+                parts["exogenous"].append(disease.exogenous.draw(own, known, config.horizon, 1)[0])
+            if lens is not None:
+                parts["view"].append(lens.draw(seed))
+    drawn = {
+        name: torch.from_numpy(np.array(rows, np.float32).reshape(*seeds.shape, *rows[0].shape))
+        for name, rows in parts.items()
+    }
+    block = drawn.pop("block")
+    action = block[..., state_dim : state_dim + config.action_dim].contiguous()
+    return EpisodeNoise(process=block[..., :state_dim].contiguous(), action=action, **drawn)
 
 
 @own_defaults()
@@ -173,47 +174,33 @@ def rollout(
     rows: dict[str, list[Tensor]] = defaultdict(list)
     rows["observations"].append(observation)
     rows["states"].append(episodes.x)
-    record: dict[str, Tensor] = {}
     took = getattr(getattr(act, "__self__", act), "took", None)
     for k in range(decisions):
         valid = process.active(episodes)
-        if bool(valid.any()):
-            with callers_defaults():
-                intended = actions = act(observation).to(observation.dtype)
-            if action_noise:
-                actions = intended + action_noise * noise.action[:, :, k].to(actions)
-            actions = actions.clamp(-1.0, 1.0)
-            if took is not None:
-                took(actions)
-            outcome = process.step(episodes, actions, noise.process[:, :, k])
-            episodes = outcome.next
-            observation = process.observe(episodes)
-            now = {
-                "actions": actions * valid[..., None],
-                "intended": intended * valid[..., None],
-                "severity": outcome.severity,
-                "treatments": outcome.treatment,
-                "rewards": outcome.reward,
-                "costs": outcome.cost,
-                "dt": outcome.dt,
-                "monitored": outcome.monitored,
-                "terminated": outcome.terminated,
-                "displacement": outcome.displacement,
-            }
-            if outcome.costs_path is not None and outcome.costs_peak is not None:
-                now |= {"costs_path": outcome.costs_path, "costs_peak": outcome.costs_peak}
+        if not bool(valid.any()):
+            break
+        with callers_defaults():
+            intended = actions = act(observation).to(observation.dtype)
+        if action_noise:
+            actions = intended + action_noise * noise.action[:, :, k].to(actions)
+        actions = actions.clamp(-1.0, 1.0)
+        if took is not None:
+            took(actions)
+        outcome = process.step(episodes, actions, noise.process[:, :, k])
+        episodes = outcome.next
+        observation = process.observe(episodes)
+        now = {name: getattr(outcome, of) for name, of in _RECORDED.items() if getattr(outcome, of) is not None}
+        now |= {"actions": actions * valid[..., None], "intended": intended * valid[..., None], "valid": valid}
+        now |= {"observations": observation, "states": episodes.x, "time": episodes.time}
+        if k:
             # What held at the end of an episode keeps holding in the rows after it, whatever the policy says there.
-            for name in ("severity", "treatments"):
-                if record:
-                    mask = valid if name == "severity" else valid[..., None]
-                    now[name] = torch.where(mask, now[name], record[name])
-            record = now
-        else:
-            still = ("severity", "monitored", "treatments", "terminated")
-            record = {n: v if n in still else torch.zeros_like(v) for n, v in record.items()}
-        reached = {"observations": observation, "valid": valid, "states": episodes.x, "time": episodes.time}
-        for name, value in (record | reached).items():
+            now["severity"] = torch.where(valid, now["severity"], rows["severity"][-1])
+            now["treatments"] = torch.where(valid[..., None], now["treatments"], rows["treatments"][-1])
+        for name, value in now.items():
             rows[name].append(value)
+    missing = decisions - len(rows["valid"])
+    for name, values in rows.items():
+        values += [values[-1] if name in _STILL else torch.zeros_like(values[-1])] * missing
     return Rollout(**{name: torch.stack(values, 2) for name, values in rows.items()}, exogenous=events)
 
 
@@ -251,33 +238,28 @@ def dense(process: DecisionProcess, episodes: Rollout, times: Tensor) -> tuple[T
         States (P, B, T, D), normalized, and treatments in force (P, B, T, treatments): at the end of a decision its
         own, at time 0 the first. Beyond the end of an episode (remission) both keep their last value.
     """
-    times = times.to(episodes.time)
-    horizon = process.config.horizon
-    if times.ndim != 1 or len(times) == 0 or not bool(((times >= 0) & (times <= horizon)).all()):
-        raise MedGymError(f"times must be a non-empty list within [0, {horizon:g}]")
-    if not bool((times.diff() > 0).all()):
-        raise MedGymError("times must increase")
+    times, horizon = times.to(episodes.time), process.config.horizon
+    inside = times.ndim == 1 and len(times) > 0 and bool(times[0] >= 0) and bool(times[-1] <= horizon)
+    if not inside or not bool((times.diff() > 0).all()):
+        raise MedGymError(f"times must be a list of numbers that increase within [0, {horizon:g}]")
     patients, batch, decisions = episodes.time.shape
-    rows = patients, batch * decisions
-    ends = episodes.time.reshape(rows)
-    starts = ends - episodes.dt.reshape(rows)
+
+    def flat(part: Tensor) -> Tensor:
+        return part.reshape(patients, batch * decisions, *part.shape[3:])
+
+    ends, dt, reached = flat(episodes.time), flat(episodes.dt), flat(episodes.states[:, :, 1:])
+    starts = ends - dt
     # Grid points in (start, end]; time 0 is the first state, and comes for free.
     first = torch.searchsorted(times, starts.contiguous(), right=True)
     counts = torch.searchsorted(times, ends.contiguous(), right=True) - first
-    x = episodes.states[:, :, :-1].reshape(*rows, -1)
-    u = episodes.treatments.reshape(*rows, -1)
-    reached = episodes.states[:, :, 1:].reshape(*rows, -1)
-    displacement = episodes.displacement.reshape(*rows, -1)
-    dt = episodes.dt.reshape(rows)
-    events = None
-    if episodes.exogenous is not None:
-        events = episodes.exogenous[:, :, None].expand(-1, -1, decisions, -1).reshape(*rows, -1)
-    intervals = Held(x, u, dt, displacement, starts, events)
+    x, u, events = flat(episodes.states[:, :, :-1]), flat(episodes.treatments), episodes.exogenous
+    if events is not None:
+        events = flat(events[:, :, None].expand(-1, -1, decisions, -1))
+    intervals = Held(x, u, dt, flat(episodes.displacement), starts, events)
     # One column more than there are times: padding of the rectangles lands there.
     total = len(times)
     states = x.new_empty(patients, batch, total + 1, x.shape[-1])
     treatments = u.new_empty(patients, batch, total + 1, u.shape[-1])
-    beyond = times > episodes.time[:, :, -1:]
     patient = torch.arange(patients, device=x.device)[:, None, None]
     for chosen, width in rectangles(counts, process.bank.padding):
         begin, n = gather_rows(first, chosen)[..., None], gather_rows(counts, chosen)[..., None]
@@ -298,9 +280,8 @@ def dense(process: DecisionProcess, episodes: Rollout, times: Tensor) -> tuple[T
     if times[0] == 0:
         states[:, :, 0] = episodes.states[:, :, 0]
         treatments[:, :, 0] = episodes.treatments[:, :, 0]
+    beyond = (times > episodes.time[:, :, -1:])[..., None]
     if not bool(beyond.any()):
         return states, treatments
-    states = torch.where(beyond[..., None], episodes.states[:, :, -1:], states)
-    last = episodes.valid.sum(-1).clamp_min(1) - 1
-    final = torch.gather(episodes.treatments, 2, last[..., None, None].expand(-1, -1, 1, u.shape[-1]))
-    return states, torch.where(beyond[..., None], final, treatments)
+    states = torch.where(beyond, episodes.states[:, :, -1:], states)
+    return states, torch.where(beyond, episodes.treatments[:, :, -1:], treatments)

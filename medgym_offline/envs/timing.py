@@ -7,18 +7,18 @@ that occurs is one float32 number, and an episode ends at exactly the horizon, h
 from __future__ import annotations
 
 import math
-import numbers
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, WrapValidator
 from torch import Tensor
 
-from medgym_offline.config import plain_values
+from medgym_offline.config import configuration, plain_values
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import DEFAULT, disease
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import ProtocolError
+from medgym_offline.patients import whole_number
 
 __all__ = [
     "ProcessConfig",
@@ -36,7 +36,18 @@ Timing = Literal["adaptive", "fixed"]
 RewardKind = Literal["integral", "state", "paper", "authors"]
 
 
-@dataclass(frozen=True)
+def _or_default(value: Any, check: Any) -> Any:
+    number = whole_number(value)  # NumPy's too
+    return None if value is None else check(value if number is None else number)
+
+
+# None is the disease's own.
+_Count = Annotated[int, Field(ge=1), WrapValidator(_or_default)]
+_Number = Annotated[float, Field(ge=0), WrapValidator(_or_default)]
+_Time = Annotated[float, Field(gt=0), WrapValidator(_or_default)]
+
+
+@configuration("process", ProtocolError)
 class ProcessConfig:
     """The decision process around a simulator.
 
@@ -66,70 +77,46 @@ class ProcessConfig:
     """
 
     timing: Timing = "adaptive"
-    decisions: int = None  # type: ignore[assignment]
+    decisions: _Count = None  # type: ignore[assignment]
     reward: RewardKind = "integral"
     noise: bool = True
-    horizon: float = None  # type: ignore[assignment]
-    min_interval: float = None  # type: ignore[assignment]
-    max_interval: float = None  # type: ignore[assignment]
-    initial_noise: float = None  # type: ignore[assignment]
-    cell: float = None  # type: ignore[assignment]
+    horizon: _Time = None  # type: ignore[assignment]
+    min_interval: _Time = None  # type: ignore[assignment]
+    max_interval: _Time = None  # type: ignore[assignment]
+    initial_noise: _Number = None  # type: ignore[assignment]
+    cell: _Time = None  # type: ignore[assignment]
     path_costs: bool = False
     remission: bool = False
-    remission_severity: float = None  # type: ignore[assignment]
-    remission_time: float = None  # type: ignore[assignment]
+    remission_severity: _Number = None  # type: ignore[assignment]
+    remission_time: _Time = None  # type: ignore[assignment]
     disease: str = DEFAULT
     view: str = FULL
 
     def __post_init__(self) -> None:
-        process = self.definition.process
+        process, unit = self.definition.process, self.definition.process.unit
         self.definition.view(self.view)
-        for name in ("decisions", "horizon", "min_interval", "max_interval", "initial_noise", "cell"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(process, name))
+        shared = ("decisions", "horizon", "min_interval", "max_interval", "initial_noise", "cell")
+        own = {name: getattr(process, name) for name in shared}
         if self.remission:
             if process.remission is None:
                 raise ProtocolError(f"{self.definition.label} has no remission; leave `remission` out")
-            for name, value in zip(("remission_severity", "remission_time"), process.remission):
-                if getattr(self, name) is None:
-                    object.__setattr__(self, name, value)
-        if self.timing not in get_args(Timing):
-            raise ProtocolError(f"timing is {self.timing!r}; choose one of {', '.join(get_args(Timing))}")
-        if self.reward not in get_args(RewardKind):
-            raise ProtocolError(f"reward is {self.reward!r}; choose one of {', '.join(get_args(RewardKind))}")
-        count = self.decisions
-        if isinstance(count, bool) or not isinstance(count, numbers.Real) or count % 1 != 0 or count < 1:
-            raise ProtocolError(f"decisions is {self.decisions!r}; give a whole number of at least 1")
-        object.__setattr__(self, "decisions", int(self.decisions))
-        for name in ("horizon", "min_interval", "max_interval", "cell", *(["remission_time"] * self.remission)):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ProtocolError(f"{name} is {value!r}; give a positive number of {process.unit}")
-        if not (math.isfinite(self.initial_noise) and self.initial_noise >= 0):
-            raise ProtocolError(f"initial_noise is {self.initial_noise!r}; give a number of at least 0")
-        if self.max_interval < 2 * self.min_interval:
+            own |= dict(zip(("remission_severity", "remission_time"), process.remission))
+        for name, value in own.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        shortest, longest, step = self.min_interval, self.max_interval, process.tick or 1 / 1024
+        if longest < 2 * shortest:
             raise ProtocolError("max_interval is below twice min_interval; widen the range of intervals")
-        step = process.tick or 1 / 1024
         for name in ("horizon", "min_interval", "max_interval"):
             value = getattr(self, name)
             if abs(value / step - round(value / step)) > 1e-6 or value > 2**23 * step:
                 # Only such times lie on the ticks of the clock.
-                raise ProtocolError(
-                    f"{name} is {value!r} {process.unit}; give a multiple of {step:g}, within 2^23 of it"
-                )
-        if self.decisions * self.max_interval < self.horizon:
-            least = math.ceil(self.horizon / self.max_interval)
+                raise ProtocolError(f"{name} is {value!r} {unit}; give a multiple of {step:g}, within 2^23 of it")
+        if not self.decisions * shortest <= self.horizon <= self.decisions * longest:
+            least, most = math.ceil(self.horizon / longest), math.floor(self.horizon / shortest)
             raise ProtocolError(
-                f"{self.decisions} decisions of at most {self.max_interval:g} {process.unit} cannot fill "
-                f"{self.horizon:g} {process.unit}; "
-                f"set decisions to {least} or more"
-            )
-        if self.decisions * self.min_interval > self.horizon:
-            most = math.floor(self.horizon / self.min_interval)
-            raise ProtocolError(
-                f"{self.decisions} decisions of at least {self.min_interval:g} {process.unit} do not fit in "
-                f"{self.horizon:g} {process.unit}; "
-                f"set decisions to {most} or fewer"
+                f"{self.decisions} decisions of {shortest:g} to {longest:g} cannot fill {self.horizon:g} {unit}; "
+                f"set decisions to {least} or more, and {most} or fewer"
             )
 
     @property
@@ -220,8 +207,7 @@ def decision_interval(
     if config.timing == "fixed":
         dt = equal
     else:
-        if wish is None:
-            raise ProtocolError("adaptive timing needs the interval that the action asks for")
+        assert wish is not None
         lower, upper = feasible_interval(time, left, config)
         dt = torch.maximum(torch.minimum(wish, upper), lower)
         rest = remaining - dt

@@ -8,8 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from medgym_offline.envs.interface import checked_actions, checked_options, checked_seed
-from medgym_offline.envs.vector_env import TreatmentVectorEnv
+from medgym_offline.envs.vector_env import TreatmentVectorEnv, checked_actions, checked_seed
 
 __all__ = ["TreatmentEnv"]
 
@@ -123,6 +122,7 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._envs = TreatmentVectorEnv(1, patient=patient, **arguments)
         self.observation_space = self._envs.single_observation_space
         self.action_space = self._envs.single_action_space
+        self._over = True
 
     @property
     def patient(self) -> str:
@@ -134,17 +134,20 @@ class TreatmentEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Start an episode; options "state" and "patient" (or "patient_index") set who and how ill (see the class)."""
         given = None if seed is None else checked_seed(seed)
-        observations, infos = self._envs.reset(seed=given, options=checked_options(options))
+        observations, infos = self._envs.reset(seed=given, options=options)
         super().reset(seed=given)
+        self._over = False
         return observations[0], self._info(infos)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Carry out one decision."""
-        if not self._envs.running.all():
+        if self._over:
             raise ResetNeeded("the episode is over or has not begun; call reset() before step()")
-        values = checked_actions(action, (self._envs.process.config.action_dim,), self._envs.process.bank)
+        config = self._envs.process.config
+        values = checked_actions(action, (config.action_dim,), config.definition.action_names)
         observations, rewards, terminated, _, infos = self._envs.step(values[None])
-        return observations[0], float(rewards[0]), bool(terminated[0]), False, self._info(infos)
+        self._over = bool(terminated[0])
+        return observations[0], float(rewards[0]), self._over, False, self._info(infos)
 
     def _info(self, columns: dict[str, np.ndarray]) -> dict[str, Any]:
         # NumPy's numbers, which have a type: collectors of other libraries make room for each by it.

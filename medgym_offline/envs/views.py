@@ -44,19 +44,12 @@ class Lens:
         view = self._disease.view(config.view)
         assert view is not None
         self.view: View = view
-        self._slots: list[slice] = []
-        self.slots = 0
-        for i, channel in enumerate(view.channels):
-            count = config.decisions + 1
-            if counts is not None:
-                count = counts[i]
-            elif channel.gap is not None:
-                count = math.floor(config.horizon / _shortest(channel)) + 2
-            self._slots.append(slice(self.slots, self.slots + count))
-            self.slots += count
+        channels, slots = view.channels, config.decisions + 1
+        counts = counts or [slots if c.gap is None else _scheduled(c, config.horizon) for c in channels]
+        ends = np.cumsum(counts).tolist()
+        self._slots, self.slots = [slice(end - count, end) for count, end in zip(counts, ends)], ends[-1]
         self._columns = [self._disease.column(channel.component) for channel in view.channels]
-        known = [c.kind == "derived" for c in self._disease.components]
-        self._known = torch.tensor(known)
+        self._known = torch.tensor([c.kind == "derived" for c in self._disease.components])
 
     def draw(self, seed: int) -> np.ndarray:
         """The table of one episode (slots, 4) before anything is measured, float32."""
@@ -148,6 +141,7 @@ class Lens:
         return read.clamp(bank.lower[j], bank.upper[j])
 
 
-def _shortest(channel: Channel) -> float:
+def _scheduled(channel: Channel, horizon: float) -> int:
+    """How many measurements a channel with gaps takes at most."""
     assert channel.gap is not None
-    return channel.gap * math.exp(-SPREAD_LIMIT * (channel.spread + channel.between))
+    return math.floor(horizon / (channel.gap * math.exp(-SPREAD_LIMIT * (channel.spread + channel.between)))) + 2

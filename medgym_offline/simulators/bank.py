@@ -17,7 +17,7 @@ from medgym_offline.defaults import own_defaults
 from medgym_offline.errors import BankError, unknown_name
 from medgym_offline.files import atomic_path
 from medgym_offline.patients import PatientIndex, Patients
-from medgym_offline.simulators.splits import SIDES, split_of
+from medgym_offline.simulators.splits import SIDES, read_draws
 from medgym_offline.simulators.world import Backend, Motion, World
 
 __all__ = ["FORMAT", "Backend", "SimulatorBank", "World"]
@@ -66,10 +66,9 @@ class SimulatorBank(Motion):
         shared = {} if self.population_data is None else {"population": self.population_data}
         for name, world in (self.world_data | shared).items():
             found |= {f"{name}/field/{k}": t for k, t in world.params.tensors().items()}
-            found |= {f"{name}/noise": world.noise, f"{name}/initial": world.initial}
-            if world.code is not None:
-                found[f"{name}/code"] = world.code
-        return found | ({} if self.trunk is None else {f"trunk/{k}": t for k, t in self.trunk.tensors().items()})
+            found |= {f"{name}/{k}": t for k, t in world.tensors().items()}
+        trunk = {} if self.trunk is None else self.trunk.tensors()
+        return found | {f"trunk/{k}": t for k, t in trunk.items() if k != "code"}
 
     @property
     def patient_index(self) -> PatientIndex:
@@ -78,8 +77,22 @@ class SimulatorBank(Motion):
 
     @property
     def split(self) -> Mapping[str, tuple[str, ...]]:
-        """ "train" and "test" -> ids of the people on that side; `BankError` if the bank has none."""
-        return split_of(self)
+        """ "train" and "test" -> ids of the people on that side, in the bank's order.
+
+        Raises:
+            BankError: No split names this bank, or it leaves somebody out or has somebody on both sides.
+        """
+        sides = self.metadata.get("split")
+        if sides is None:
+            draw = next((d for d in read_draws().values() if self.name in d.banks), None)
+            sides = {} if draw is None else {"train": draw.train, "test": draw.test}
+        known = {side: set(sides.get(side, ())) for side in SIDES}
+        if not set(self.patients) <= set.union(*known.values()) or set.intersection(*known.values()):
+            raise BankError(
+                f"bank {self.name!r} has no split of its people into train and test; leave split out, or build it with "
+                'metadata {"split": {"train": [ids], "test": [ids]}}'
+            )
+        return {side: tuple(p for p in self.patients if p in known[side]) for side in SIDES}
 
     def people(self, side: str) -> tuple[str, ...]:
         """Ids of the people of the side "train" or "test", in the bank's order.

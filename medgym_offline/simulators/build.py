@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from medgym_offline.config import check, configuration
+from medgym_offline.config import check, configuration, from_values
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.registry import disease, disease_of_id
@@ -25,11 +25,11 @@ from medgym_offline.errors import BankError
 from medgym_offline.files import code_version, command_line, json_text, read_toml, sha256_file
 from medgym_offline.seeds import derive_seed
 from medgym_offline.simulators.bank import SimulatorBank, World
+from medgym_offline.simulators.checks import map_checks
 from medgym_offline.simulators.data import FitData, block_steps, clinician_schedule, fit_data
 from medgym_offline.simulators.distill import DistillConfig, distill
 from medgym_offline.simulators.fit import FitConfig, fit_individuals, fit_population
 from medgym_offline.simulators.flow import SolutionMapConfig
-from medgym_offline.simulators.map_checks import map_checks
 from medgym_offline.simulators.noise import estimate_noise
 
 if TYPE_CHECKING:
@@ -88,14 +88,10 @@ def read_recipe(path: str | Path) -> BankRecipe:
         BankError: Not TOML, an unknown field, or a value of another type or out of range.
     """
     values = read_toml(path, BankError)
-    model = disease(disease_of_id(str(values.get("name", "")))).load_model()
-    kinds: dict[str, Any] = {"prior": model.prior, "physics": model.physics, "fit": FitConfig, "distill": DistillConfig}
-    kinds["solution_map"] = SolutionMapConfig
-    parts = {key: check(kind, values.pop(key, {}), f"{path}: [{key}]", BankError) for key, kind in kinds.items()}
-    try:
-        return BankRecipe(**values, **parts)
-    except BankError as error:
-        raise BankError(f"{path}: {error}") from None
+    model, parts = disease(disease_of_id(str(values.get("name", "")))).load_model(), {}
+    for part in ("prior", "physics"):
+        parts[part] = check(getattr(model, part), values.pop(part, {}), f"{path}: [{part}]", BankError)
+    return replace(from_values(BankRecipe, values, str(path)), **parts)
 
 
 def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
@@ -110,12 +106,8 @@ def cohort_provenance(cohort: Cohort, table: str | Path) -> dict[str, Any]:
     return {
         "source": f"{len(cohort)} stays from " + " and ".join(folders or [Path(table).name]),
         "license": known.get("license", "not stated in the cohort table"),
-        "cohort_table": {
-            "sha256": sha256_file(table),
-            "command": known.get("command"),
-            "provenance": known.get("provenance"),
-            "definitions": known.get("definitions"),
-        },
+        "cohort_table": {"sha256": sha256_file(table)}
+        | {fact: known.get(fact) for fact in ("command", "provenance", "definitions")},
         "command": command_line(),
     }
 
@@ -133,15 +125,8 @@ def _fit_world(data: FitData, parity: int, recipe: BankRecipe, name: str, show: 
     initial = np.concatenate([data.first_state(), np.tile(np.array(disease.first_unobserved()), (count, 1))], 1)
     noise = torch.tensor([c.noise for c in disease.components]).repeat(count, 1)
     world = World(individuals.params, noise, torch.tensor(initial.astype(np.float32)))
-    bank = SimulatorBank(
-        name=recipe.name,
-        patients=data.patients,
-        disease=disease,
-        scales=data.scales,
-        physics=recipe.physics,
-        world_data={name: world},
-        clinician_treatment=torch.from_numpy(clinician_schedule(data)),
-    )
+    clinician = torch.from_numpy(clinician_schedule(data))
+    bank = SimulatorBank(recipe.name, data.patients, disease, data.scales, {name: world}, clinician, recipe.physics)
     estimated, found = estimate_noise(bank, usable, model.hidden_course(recipe.physics, given, data.u))
     world = replace(world, noise=torch.from_numpy(estimated))
     # The population shares its field; what is given of patients, their noise and first states are averaged.
@@ -182,8 +167,7 @@ def build_bank(
     disease = recipe.disease
     grid = cohort.to_grid(1.0, disease.process.horizon)
     data = fit_data(grid, disease)
-    names = ("own", "crossfit")
-    fits = {name: _fit_world(data, parity, recipe, name, show) for parity, name in enumerate(names)}
+    fits = {name: _fit_world(data, p, recipe, name, show) for p, name in enumerate(("own", "crossfit"))}
     worlds, bank = {name: fit.current() for name, fit in fits.items()}, fits["own"]
     never = np.logical_not(data.mask.any(axis=1))
     metadata: dict[str, Any] = {

@@ -12,23 +12,16 @@ from torch import Tensor
 
 from medgym_offline.seeds import torch_generator
 from medgym_offline.simulators.bank import SimulatorBank
-from medgym_offline.simulators.distill import random_treatments
+from medgym_offline.simulators.distill import CHECK_SD, random_treatments
 
-__all__ = [
-    "best_constants",
-    "bounded",
-    "constant_policies",
-    "constant_scores",
-    "noise_partition",
-    "response_curves",
-    "schedule_scores",
-]
+__all__ = ["bounded", "constant_policies", "constant_scores", "map_checks", "response_curves", "schedule_scores"]
 
+HOURS = (0.5, 2.0, 6.0, 12.0, 24.0, 36.0)
 PIECE = 24
 """Steps of a constant treatment that are computed at once."""
 
 
-def schedule_scores(bank: SimulatorBank, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def schedule_scores(bank: SimulatorBank, u: Tensor) -> tuple[Tensor, Tensor]:
     """Score treatment schedules without noise, from every patient's first state.
 
     Args:
@@ -37,7 +30,7 @@ def schedule_scores(bank: SimulatorBank, u: Tensor) -> tuple[Tensor, Tensor, Ten
 
     Returns:
         Mean severity over the times 1, 2, ... to the horizon (P, B); share of those after `process.settled` at which
-        the monitored component is safe (P, B); final state (P, B, D).
+        the monitored component is safe (P, B).
     """
     disease = bank.disease
     horizon, settled = round(disease.process.horizon), disease.process.settled
@@ -57,38 +50,24 @@ def schedule_scores(bank: SimulatorBank, u: Tensor) -> tuple[Tensor, Tensor, Ten
             low = ~disease.unsafe(physical[..., disease.monitored])
             late = torch.arange(start + 1, start + piece + 1) > settled
             safe += (low & late).float().sum(-1)
-    return total / horizon, safe / (horizon - math.floor(settled)), x
+    return total / horizon, safe / (horizon - math.floor(settled))
 
 
-def constant_scores(bank: SimulatorBank) -> tuple[Tensor, Tensor, Tensor]:
-    """The grid of constant treatments (B, treatments), and each patient's mean severity (P, B) and safe share (P,
-    B)."""
+def constant_scores(bank: SimulatorBank) -> tuple[Tensor, Tensor]:
+    """The grid of constant treatments (B, treatments), and each patient's mean severity under them (P, B)."""
     grid = torch.tensor(list(itertools.product(*(t.levels for t in bank.disease.treatments))))
-    severity, safe, _ = schedule_scores(bank, grid[None, :, None].expand(len(bank), -1, -1, -1))
-    return grid, severity, safe
+    return grid, schedule_scores(bank, grid[None, :, None].expand(len(bank), -1, -1, -1))[0]
 
 
-def best_constants(bank: SimulatorBank) -> Tensor:
-    """(P, treatments) each patient's constant of the grid with the lowest mean severity in the current world."""
-    grid, severity, _ = constant_scores(bank)
-    return grid[severity.argmin(1)]
-
-
-def constant_policies(bank: SimulatorBank, chosen_elsewhere: Tensor | None = None) -> dict[str, Any]:
+def constant_policies(bank: SimulatorBank) -> dict[str, Any]:
     """Do treatments matter? Zero, maximal, the clinicians' and the best constant treatments compared.
-
-    Args:
-        bank: P patients in one world.
-        chosen_elsewhere: (P, treatments) each patient's best constant of another world, to be scored in this one.
 
     Returns:
         `table` (mean severity and safe share of named policies), `gain` of the per-patient best over the cohort's
-        best constant, share of bests at corners, patients whose best has the `needed` treatment, by whether clinicians
-        gave it, and the mean regret of another patient's best constant.
+        best constant, share of bests at corners, and of patients whose best has the `needed` treatment.
     """
-    grid, severity, _ = constant_scores(bank)
-    best, shared = severity.argmin(1), severity.mean(0).argmin()
-    chosen, lowest = grid[best], severity.amin(1)
+    grid, severity = constant_scores(bank)
+    chosen, shared = grid[severity.argmin(1)], severity.mean(0).argmin()
     policies = {
         "zero": torch.zeros_like(chosen)[:, None],
         "maximal": torch.ones_like(chosen)[:, None],
@@ -96,33 +75,19 @@ def constant_policies(bank: SimulatorBank, chosen_elsewhere: Tensor | None = Non
         "best constant of the cohort": grid[shared].expand_as(chosen)[:, None],
         "best constant of each patient": chosen[:, None],
     }
-    if chosen_elsewhere is not None:
-        policies["best constant of each patient, chosen in own"] = chosen_elsewhere[:, None]
     table = {}
     for name, u in policies.items():
-        points, safe, _ = schedule_scores(bank, u.unsqueeze(1))
+        points, safe = schedule_scores(bank, u.unsqueeze(1))
         table[name] = {"severity": float(points.mean()), "safe": float(safe.mean())}
-    regret = severity[:, best] - lowest[:, None]
-    # In a bank of one there is nobody whose policy could be given to another.
-    others = regret[~torch.eye(len(bank), dtype=torch.bool)] if len(bank) > 1 else regret.new_zeros(1)
-    return {
+    found = {
         "table": table,
-        "gain": float(1.0 - lowest.mean() / severity[:, shared].mean()),
+        "gain": float(1.0 - severity.amin(1).mean() / severity[:, shared].mean()),
         "corners": float(((chosen == 0) | (chosen == 1)).all(1).float().mean()),
-        "wrong_patient_regret": float(others.mean()),
-        **_needed(bank, chosen),
     }
-
-
-def _needed(bank: SimulatorBank, chosen: Tensor) -> dict[str, Any]:
-    """How many patients' best constant (P, treatments) has the treatment that some of them must need."""
-    if not bank.disease.needed:
-        return {}
-    j = bank.disease.treatment_column(bank.disease.needed)
-    has = chosen[:, j] > 0
-    given = bank.denormalize_treatment(bank.clinician_treatment)[..., j] > 0.02
-    treated = given.float().mean(1) > 0.1
-    return {"needed_best": int(has.sum()), "needed_best_treated": [int(has[treated].sum()), int(treated.sum())]}
+    if bank.disease.needed:
+        needed = chosen[:, bank.disease.treatment_column(bank.disease.needed)]
+        found["needed_best"] = float((needed > 0).float().mean())
+    return found
 
 
 def response_curves(bank: SimulatorBank, hours: Tensor) -> dict[str, np.ndarray]:
@@ -147,40 +112,7 @@ def response_curves(bank: SimulatorBank, hours: Tensor) -> dict[str, np.ndarray]
     return out
 
 
-def noise_partition(
-    bank: SimulatorBank, hours: tuple[float, ...] = (1.0, 4.8, 12.0), draws: int = 64, seed: int = 0
-) -> dict[str, dict[str, Any]]:
-    """Is the residual noise the same however an interval is cut? One step of `hours` against two half-steps.
-
-    From the first states under the clinicians' mean doses. The variance of the noise itself is linear in time, so the
-    halves add up to the whole exactly. What is measured here is what the dynamics do with the first half's displacement
-    (where they contract, two halves spread less; where variables are coupled, a quiet one spreads more) and the bounds.
-
-    Returns:
-        {hours: {"mean_difference": largest over variables of |mean of two - mean of one|, averaged over patients (SD);
-        "spread": {variable: [standard deviation after one step, after two]}, median over patients (SD)}}.
-    """
-    g = torch_generator(seed, "noise-partition")
-    u = bank.clinician_treatment.mean(1, keepdim=True).expand(-1, draws, -1)
-    x = bank.initial_state().unsqueeze(1).expand(-1, draws, -1)
-    seen = len(bank.disease.variables)
-    out: dict[str, dict[str, Any]] = {}
-    with torch.inference_mode():
-        for h in hours:
-            whole, half = torch.full(x.shape[:2], h), torch.full(x.shape[:2], h / 2.0)
-            one = bank.step(x, u, whole, g)[..., :seen]
-            two = bank.step(bank.step(x, u, half, g), u, half, g)[..., :seen]
-            shift = (two.mean(1) - one.mean(1)).mean(0).abs()
-            spread = torch.stack([one.std(1).median(0).values, two.std(1).median(0).values], 1)
-            names = [v.name for v in bank.disease.variables]
-            out[f"{h:g}"] = {
-                "mean_difference": round(float(shift.max()), 4),
-                "spread": {n: [round(float(a), 4) for a in pair] for n, pair in zip(names, spread)},
-            }
-    return out
-
-
-def bounded(bank: SimulatorBank, rows: int = 4, seed: int = 0) -> dict[str, float]:
+def bounded(bank: SimulatorBank) -> dict[str, float]:
     """An episode under random, zero and maximal treatment with noise: any NaN, and the share of patients stuck at a
     bound.
 
@@ -188,7 +120,7 @@ def bounded(bank: SimulatorBank, rows: int = 4, seed: int = 0) -> dict[str, floa
         `finite` (1.0 when every state is finite) and, per state component, the share of patients whose final state
         is at a bound under all three.
     """
-    g = torch_generator(seed, "bounded")
+    g, rows = torch_generator(0, "bounded"), 4
     stuck, finite = torch.ones(len(bank), bank.state_dim, dtype=torch.bool), True
     with torch.inference_mode():
         for kind in ("random", "zero", "maximal"):
@@ -201,3 +133,56 @@ def bounded(bank: SimulatorBank, rows: int = 4, seed: int = 0) -> dict[str, floa
             stuck &= ((x <= bank.lower + 1e-4) | (x >= bank.upper - 1e-4)).all(1)
     shares = stuck.float().mean(0)
     return {"finite": float(finite), **{n: float(s) for n, s in zip(bank.disease.state_names, shares)}}
+
+
+def map_checks(bank: SimulatorBank, rows: int = 6) -> dict[str, Any]:
+    """Errors of a bank's solution map, on states and intervals it was not trained on.
+
+    From every patient's first state (perturbed) three holds in a row under random, small and extreme treatments;
+    normalized units, against a solver that steps by a quarter of an hour.
+
+    Args:
+        bank: Backend "map".
+        rows: Holds per patient and lot.
+
+    Returns:
+        `identity`: largest |F(x, u, 0) - x|. `error`, `composition` (F over a third of the interval, then the rest,
+        against the whole) and `rate` (per hour): {hours: [median, p99]} over all variables.
+    """
+    times, fine = torch.tensor(HOURS), torch.arange(0.25, HOURS[-1] + 0.01, 0.25)
+    found: dict[str, list[Tensor]] = {"error": [], "composition": [], "rate": []}
+    identity, solver, g = 0.0, bank.with_backend("ode"), torch_generator(1, "map-checks")
+    x = bank.initial_state().unsqueeze(1).repeat(1, rows, 1)
+    x = bank.clamp(x + torch.randn(x.shape, generator=g) * x.new_tensor(bank.disease.by_kind(*CHECK_SD)))
+    for _ in range(3):
+        u = random_treatments(len(bank), rows, len(bank.disease.treatments), g)
+        found["rate"].append(_rate(bank, x, u, times))
+        with torch.no_grad():
+            still = bank.trajectory(x, u, torch.zeros(1)).squeeze(-2)
+            identity = max(identity, float((still - x).abs().max()))
+            learned = bank.trajectory(x, u, times)
+            solved = solver.trajectory(x, u, fine)[:, :, [round(t / 0.25) - 1 for t in HOURS]]
+            found["error"].append((learned - solved).abs())
+            thirds = [bank.flow(x, u, torch.full(x.shape[:2], t / 3.0)) for t in HOURS]
+            twice = [bank.flow(y, u, torch.full(x.shape[:2], 2.0 * t / 3.0)) for y, t in zip(thirds, HOURS)]
+            found["composition"].append((torch.stack(twice, -2) - learned).abs())
+            x = bank.flow(x, u, torch.rand(x.shape[:2], generator=g) * 20.0 + 0.5)
+    out: dict[str, Any] = {"identity": identity}
+    for check, tensors in found.items():
+        values = torch.cat(tensors, 1).double().transpose(0, 2).flatten(1).numpy()  # a row per time
+        out[check] = {str(h): np.nanquantile(v, (0.5, 0.99)).round(5).tolist() for h, v in zip(HOURS, values)}
+    return out
+
+
+def _rate(bank: SimulatorBank, x: Tensor, u: Tensor, times: Tensor) -> Tensor:
+    """|dF/dt - f(F, u)| by autograd at each time, (P, B, T, D) per hour; NaN where F is held by a bound."""
+    clock = times.expand(*x.shape[:2], -1).clone().requires_grad_(True)
+    curve = bank.trajectory(x, u, clock)
+    # A value depends on its own time only, so the gradient of the sum is each value's derivative.
+    sums = [curve[..., j].sum() for j in range(curve.shape[-1])]
+    slopes = [torch.autograd.grad(total, clock, retain_graph=True)[0] for total in sums]
+    with torch.no_grad():
+        wide = u.unsqueeze(2).expand(-1, -1, len(times), -1).flatten(1, 2)
+        field = bank.field(curve.detach().flatten(1, 2), wide).reshape(curve.shape)
+        held = (curve <= bank.lower + 1e-5) | (curve >= bank.upper - 1e-5)
+        return torch.where(held, torch.nan, (torch.stack(slopes, -1) - field).abs())

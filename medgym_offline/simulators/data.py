@@ -79,19 +79,17 @@ def cohort_scales(grid: GridCohort, disease: Disease) -> Scales:
         grid: Hourly grid in physical units.
         disease: Gives transforms and bounds.
     """
-    identity = Scales(
-        (0.0,) * len(disease.variables), (1.0,) * len(disease.variables), tuple(t.upper for t in disease.treatments)
-    )
+    count, doses = len(disease.variables), tuple(t.upper for t in disease.treatments)
+    identity = Scales((0.0,) * count, (1.0,) * count, doses)
     transformed = identity.normalize(disease, np.nan_to_num(grid.values.astype(np.float64)))
     center, scale = [], []
     for j, variable in enumerate(disease.variables):
         seen = transformed[..., j][grid.mask[..., j]]
-        if seen.size < 2 or seen.std() < 1e-6:  # never observed, or never varies: the default carries it
-            center.append(variable.center)
-            scale.append(variable.scale)
-        else:
-            center.append(round(float(seen.mean()), 4))
-            scale.append(round(float(seen.std()), 4))
+        known = (
+            seen.size > 1 and seen.std() >= 1e-6
+        )  # else it was never observed, or never varies: the default carries it
+        center.append(round(float(seen.mean()), 4) if known else variable.center)
+        scale.append(round(float(seen.std()), 4) if known else variable.scale)
     inside = np.arange(grid.treatment.shape[1])[None] < grid.length[:, None]
     upper = []
     for j, treatment in enumerate(disease.treatments):
@@ -146,13 +144,11 @@ def fit_data(grid: GridCohort, disease: Disease, scales: Scales | None = None) -
     values = scales.normalize(disease, np.where(mask, grid.values, 1.0).astype(np.float64))
     values = np.where(mask, values, 0.0).astype(np.float32)
     u = scales.normalize_treatment(disease, grid.treatment.astype(np.float64)).astype(np.float32)
-    derived = np.zeros((*values.shape[:2], 0), np.float32)
     charted = [(j, c.name) for j, c in enumerate(disease.components) if c.kind == "derived"]
-    if charted:
-        columns = [scales.normal_column(disease, grid.derived[name], j) for j, name in charted]
-        derived = np.stack(columns, -1).astype(np.float32)
+    columns = [scales.normal_column(disease, grid.derived[name], j) for j, name in charted]
+    derived = np.stack(columns, -1) if columns else np.zeros((*values.shape[:2], 0))
     length, start = grid.length.astype(np.int64), start_states(values, mask, disease)
-    return FitData(disease, tuple(grid.patients), scales, values, mask, u, derived, length, start)
+    return FitData(disease, tuple(grid.patients), scales, values, mask, u, derived.astype(np.float32), length, start)
 
 
 def block_steps(parity: int, disease: Disease) -> np.ndarray:

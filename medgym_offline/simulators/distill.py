@@ -3,7 +3,7 @@
 The pool is what the map is trained on: from every patient's first state (with noise) three holds in a row under
 random, extreme and small treatments, each solved for longer than any interval in use, because the error grows towards
 the end of the range. Physics residual and composition error are measured
-afterwards (:mod:`.map_checks`); as training losses they did not help.
+afterwards (:func:`.checks.map_checks`); as training losses they did not help.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from medgym_offline.progress import Progress
 from medgym_offline.seeds import torch_generator
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.fit import optimize
-from medgym_offline.simulators.flow import SolutionMap, SolutionMapConfig
+from medgym_offline.simulators.flow import BoundedField, SolutionMap, SolutionMapConfig
 
 __all__ = ["CHECK_SD", "DistillConfig", "distill", "random_treatments"]
 
@@ -64,25 +63,22 @@ def random_treatments(patients: int, rows: int, count: int, generator: torch.Gen
 
 def _pool(banks: Sequence[SimulatorBank], config: DistillConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Starts (F, N, D), treatments (F, N, treatments) and solutions (F, N, T, D) of all patients of all banks."""
-    times = torch.tensor(TIMES)
-    starts, treatments, curves = [], [], []
+    times, pools = torch.tensor(TIMES), []
     for number, bank in enumerate(banks):
-        g = torch_generator(config.seed, "distill-pool", number)
+        g, solver = torch_generator(config.seed, "distill-pool", number), bank.with_backend("ode")
         x = bank.initial_state().unsqueeze(1).repeat(1, config.pool, 1)
         noise = torch.randn(x.shape, generator=g)
         x = bank.clamp(x + noise * noise.new_tensor(bank.disease.by_kind(*START_SD)))
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        solver = bank.with_backend("ode")
+        parts = []
         for _ in range(3):
             u = random_treatments(len(bank), config.pool, len(bank.disease.treatments), g)
             curve = solver.trajectory(x, u, times)
             parts.append((x, u, curve))
             at = torch.randint(2, len(TIMES), x.shape[:2], generator=g)
             x = torch.take_along_dim(curve, at[..., None, None], 2).squeeze(2)
-        starts.append(torch.cat([p[0] for p in parts], 1))
-        treatments.append(torch.cat([p[1] for p in parts], 1))
-        curves.append(torch.cat([p[2] for p in parts], 1))
-    return torch.cat(starts), torch.cat(treatments), torch.cat(curves)
+        pools.append([torch.cat(part, 1) for part in zip(*parts)])
+    x, u, curve = (torch.cat(pool) for pool in zip(*pools))
+    return x, u, curve
 
 
 @own_defaults()
@@ -106,12 +102,12 @@ def distill(
         x, u, curve = _pool(banks, config)
     times = torch.tensor(TIMES)
     lower, upper = banks[0].lower, banks[0].upper
-    split = np.cumsum([0, *sizes])
 
     with torch.no_grad():
         # The skeleton needs the fields, not the map: computed once for the pool.
-        parts = zip(banks, split[:-1], split[1:])
-        inputs = torch.cat([learned.inputs(b.field, x[a:z], u[a:z], b.relaxation, lower, upper) for b, a, z in parts])
+        fields = [BoundedField(b.field, lower, upper) for b in banks]
+        parts = zip(fields, x.split(sizes), u.split(sizes), (b.relaxation for b in banks))
+        inputs = torch.cat([learned.inputs(*part) for part in parts])
     rows = torch.arange(total).unsqueeze(1)
 
     def loss_of() -> tuple[Tensor, Tensor]:
@@ -128,7 +124,6 @@ def distill(
         loss = loss + 2.0 * error.square().clamp(max=4.0).mean()
         return loss, loss.detach()
 
-    trained = {**learned.tensors(), "code": learned.code}
-    with Progress("distill solution map", config.steps, enabled=show) as progress:
-        optimize(trained, loss_of, config.steps, config.lr, progress, warm=0.15, clip=math.inf)
+    progress = Progress("distill solution map", config.steps, enabled=show)
+    optimize(learned.tensors(), loss_of, config.steps, config.lr, progress, warm=0.15, clip=math.inf)
     return learned, list(learned.code.detach().split(sizes))

@@ -78,29 +78,23 @@ def _opened(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             header = json.loads((stream.metadata() or {}).get("medgym", "null"))
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors raises its own type for truncated or foreign files
-        raise BankError(
-            f"{path}: not a readable bank ({type(error).__name__}: {error}); download it again or rebuild it"
-        ) from None
+        wrong = f"not a readable bank ({type(error).__name__}: {error}); download it again or rebuild it"
+        raise BankError(f"{path}: {wrong}") from None
     if not isinstance(header, dict):
         raise BankError(f"{path}: a safetensors file without a bank header; rebuild it with `simulators fit`")
-    if header.get("format") != FORMAT:
-        raise BankError(
-            f"{path}: format {header.get('format')!r}, this version reads {FORMAT!r}; "
-            "upgrade medgym-offline or rebuild the bank"
-        )
-    if header.get("disease") not in list_diseases():
-        raise BankError(
-            f"{path}: disease {header.get('disease')!r} is not installed; known: {', '.join(list_diseases())}"
-        )
+    if (form := header.get("format")) != FORMAT:
+        remedy = "upgrade medgym-offline or rebuild the bank"
+        raise BankError(f"{path}: format {form!r}, this version reads {FORMAT!r}; {remedy}")
+    if (name := header.get("disease")) not in list_diseases():
+        raise BankError(f"{path}: disease {name!r} is not installed; known: {', '.join(list_diseases())}")
     return header, tensors
 
 
 def _read(path: Path) -> SimulatorBank:
     header, tensors = _opened(path)
     of = disease(header["disease"])
-    model = of.load_model()
+    model, trunk, population = of.load_model(), None, None
     try:
-        trunk = population = None
         if header["solution_map"] is not None:
             config = _made(SolutionMapConfig, header["solution_map"])
             trunk = SolutionMap(config=config, code=torch.zeros(0, config.code), **_below(tensors, "trunk/"))
@@ -120,11 +114,9 @@ def _read(path: Path) -> SimulatorBank:
             context=tensors.get("context", torch.zeros(0)),
             known_hash=header["content_hash"],
         )
+        if (shape := tuple(bank.initial_state().shape)) != (len(bank), bank.state_dim):
+            raise BankError(f"initial states have shape {shape}, not {(len(bank), bank.state_dim)}")
     except (KeyError, TypeError, BankError) as error:
-        raise BankError(
-            f"{path}: bank header or tensor missing or wrong ({error}); rebuild it with `simulators fit`"
-        ) from None
-    if bank.initial_state().shape != (len(bank), bank.state_dim):
-        shape = tuple(bank.initial_state().shape)
-        raise BankError(f"{path}: initial states have shape {shape}, not {(len(bank), bank.state_dim)}; rebuild it")
+        wrong = f"bank header or tensor missing or wrong ({error}); rebuild it with `simulators fit`"
+        raise BankError(f"{path}: {wrong}") from None
     return bank

@@ -14,6 +14,7 @@ later time.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -26,17 +27,13 @@ from pydantic import Field
 from torch import Tensor
 
 from medgym_offline.config import configuration
-from medgym_offline.diseases.base import Dynamics
 from medgym_offline.errors import BankError
 from medgym_offline.progress import Progress
 from medgym_offline.seeds import generator
 from medgym_offline.simulators.data import FitData
-from medgym_offline.simulators.flow import heun_step
+from medgym_offline.simulators.flow import BoundedField
 
-__all__ = ["FitConfig", "FittedField", "Watch", "fit_alone", "fit_individuals", "fit_population", "optimize"]
-
-Watch = Callable[[int, Dynamics], None]
-"""Called as `(steps done, parameters)` every so often during a fit, for early stopping."""
+__all__ = ["FitConfig", "FittedField", "fit_alone", "fit_individuals", "fit_population", "optimize"]
 
 
 @configuration("fit", BankError)
@@ -73,16 +70,20 @@ class FitConfig:
 class FittedField:
     """Fitted parameters and the training loss at the end of the fit."""
 
-    params: Dynamics
+    params: Any
     loss: float
     raw: dict[str, Tensor]
 
 
 class _Windows:
-    """Random rollout windows; every patient draws from its own stream."""
+    """The data term on random rollout windows; every patient draws from its own stream."""
 
-    def __init__(self, data: FitData, hidden: np.ndarray, config: FitConfig, purpose: str):
-        self.data, self.hidden, self.config = data, hidden, config
+    def __init__(
+        self, data: FitData, given: Mapping[str, np.ndarray], physics: Any, config: FitConfig, purpose: str
+    ) -> None:
+        self.data, self.physics, self.config, self.model = data, physics, config, data.disease.load_model()
+        self.hidden = self.model.hidden_course(physics, given, data.u)
+        self.given = {n: torch.from_numpy(a) for n, a in given.items()}
         # A patient stacked once per world draws a different stream in each: the n-th time it occurs.
         seen: Counter[str] = Counter()
         self.streams = []
@@ -115,21 +116,22 @@ class _Windows:
         weight = torch.from_numpy(usable.astype(np.float32)) * self.weight
         return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(u), torch.from_numpy(target), weight
 
-    def loss(self, params: Any, physics: Any) -> Tensor:
+    def parameters(self, raw: Mapping[str, Tensor]) -> Any:
+        """Dynamics from free numbers, and what is given of the patients."""
+        return self.model.parameters(raw, self.physics, self.given)
+
+    def loss(self, raw: Mapping[str, Tensor]) -> Tensor:
         """(P,) data term of every patient on freshly drawn windows."""
         x, u, target, weight = self.draw()
-        lower, upper = (torch.from_numpy(b) for b in self.data.scales.bounds(self.data.disease))
         # The solver's step: at most the disease's cell.
         count = math.ceil(1.0 / self.data.disease.process.cell)
         step = torch.full((1, 1, 1), 1.0 / count)
-
-        def rhs(x: Tensor, u: Tensor) -> Tensor:
-            return params.rate(self.data.disease, self.data.scales, physics, x, u)
-
+        rate = functools.partial(self.parameters(raw).rate, self.data.disease, self.data.scales, self.physics)
+        field = BoundedField(rate, *(torch.from_numpy(b) for b in self.data.scales.bounds(self.data.disease)))
         total = x.new_zeros(x.shape[0])
         for t in range(self.config.hours):
             for _ in range(count):
-                x = heun_step(rhs, x, u[:, :, t], step, lower, upper)
+                x = field.heun_step(x, u[:, :, t], step)
             error = torch.nn.functional.smooth_l1_loss(
                 x[..., : self.data.values.shape[-1]], target[:, :, t], reduction="none", beta=0.5
             )
@@ -169,18 +171,19 @@ def optimize(
     optimizer = torch.optim.Adam(variables, lr=lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     recent: list[float] = []
-    for done in range(1, (stop or steps) + 1):
-        optimizer.zero_grad(set_to_none=True)
-        loss, shown = loss_of()
-        loss.backward()
-        torch.nn.utils.clip_grad_value_(variables, clip)
-        optimizer.step()
-        schedule.step()
-        recent.append(float(shown))
-        progress.advance(1, loss=float(np.mean(recent[-50:])))
-        if watch is not None:
-            with torch.no_grad():
-                watch(done)
+    with progress:
+        for done in range(1, (stop or steps) + 1):
+            optimizer.zero_grad(set_to_none=True)
+            loss, shown = loss_of()
+            loss.backward()
+            torch.nn.utils.clip_grad_value_(variables, clip)
+            optimizer.step()
+            schedule.step()
+            recent.append(float(shown))
+            progress.advance(1, loss=float(np.mean(recent[-50:])))
+            if watch is not None:
+                with torch.no_grad():
+                    watch(done)
     for t in variables:
         t.requires_grad_(False)
     return float(np.mean(recent[-50:]))
@@ -199,21 +202,17 @@ def fit_population(
     Returns:
         Parameters with leading axis 1 (what was given keeps P).
     """
-    model = data.disease.load_model()
-    raw = model.initial_raw(config.seed)
-    fixed = {n: torch.from_numpy(a) for n, a in given.items()}
-    windows = _Windows(data, model.hidden_course(physics, given, data.u), config, "fit-population")
+    windows = _Windows(data, given, physics, config, "fit-population")
+    raw, decayed = windows.model.initial_raw(config.seed), windows.model.decayed
 
     def loss_of() -> tuple[Tensor, Tensor]:
-        data_term = windows.loss(model.parameters(raw, physics, fixed), physics).mean()
-        if not model.decayed:
-            return data_term, data_term.detach()
-        decay = torch.stack([raw[n].square().sum() for n in model.decayed]).sum()
+        data_term = windows.loss(raw).mean()
+        decay = sum(raw[n].square().sum() for n in decayed)
         return data_term + 1e-3 * config.weight_decay * decay, data_term.detach()
 
-    with Progress("fit population", config.population_steps, enabled=show) as progress:
-        loss = optimize(raw, loss_of, config.population_steps, config.population_lr, progress)
-    return FittedField(model.parameters(raw, physics, fixed), loss, raw)
+    progress = Progress("fit population", config.population_steps, enabled=show)
+    loss = optimize(raw, loss_of, config.population_steps, config.population_lr, progress)
+    return FittedField(windows.parameters(raw), loss, raw)
 
 
 def fit_individuals(
@@ -225,7 +224,7 @@ def fit_individuals(
     show: bool = True,
     penalty: np.ndarray | None = None,
     stop: int | None = None,
-    watch: Watch | None = None,
+    watch: Callable[[int, Any], None] | None = None,
     every: int = 50,
 ) -> FittedField:
     """Fit every patient as population plus deviation, all patients of the stack together.
@@ -237,54 +236,42 @@ def fit_individuals(
         physics, config, show: See there.
         penalty: (P,) each patient's own, instead of `config.pooling`; a patient may be stacked once per strength.
         stop: Early stopping: take this many steps of a schedule of `config.individual_steps`.
-        watch: Called with the parameters after every `every` steps, and after the last.
+        watch: Called as `(steps done, parameters)` after every `every` steps, and after the last.
         every: See `watch`.
     """
-    model = data.disease.load_model()
-    patients = len(data.patients)
-    base = {n: t.detach() for n, t in population.raw.items()}
-    deviation = {n: torch.zeros(patients, *base[n].shape[1:]) for n in model.pooled}
-    fixed = {n: torch.from_numpy(a) for n, a in given.items()}
-    windows = _Windows(data, model.hidden_course(physics, given, data.u), config, "fit-individual")
+    windows = _Windows(data, given, physics, config, "fit-individual")
+    patients, base = len(data.patients), {n: t.detach() for n, t in population.raw.items()}
+    deviation = {n: torch.zeros(patients, *base[n].shape[1:]) for n in windows.model.pooled}
     strength = torch.full((patients,), config.pooling) if penalty is None else torch.from_numpy(np.float32(penalty))
     last = config.individual_steps if stop is None else stop
 
     def current() -> dict[str, Tensor]:
-        return {n: base[n] + deviation[n] if n in deviation else base[n] for n in base}
+        return base | {n: base[n] + d for n, d in deviation.items()}
 
     def loss_of() -> tuple[Tensor, Tensor]:
-        data_term = windows.loss(model.parameters(current(), physics, fixed), physics)
+        data_term = windows.loss(current())
         deviated = torch.stack([d.square().flatten(1).sum(1) for d in deviation.values()]).sum(0)
         return (data_term + strength * deviated).sum(), data_term.detach().mean()
 
     def look(done: int) -> None:
         if watch is not None and (done % every == 0 or done == last):
-            watch(done, model.parameters(current(), physics, fixed))
+            watch(done, windows.parameters(current()))
 
-    with Progress("fit individuals", last, enabled=show) as progress:
-        steps, lr = config.individual_steps, config.individual_lr
-        loss = optimize(deviation, loss_of, steps, lr, progress, last, look)
+    progress = Progress("fit individuals", last, enabled=show)
+    loss = optimize(deviation, loss_of, config.individual_steps, config.individual_lr, progress, last, look)
     raw = {n: t.detach() for n, t in current().items()}
-    return FittedField(model.parameters(raw, physics, fixed), loss, raw)
+    return FittedField(windows.parameters(raw), loss, raw)
 
 
 def fit_alone(
-    data: FitData,
-    given: Mapping[str, np.ndarray],
-    physics: Any,
-    config: FitConfig,
-    show: bool = True,
-    stop: int | None = None,
-    watch: Watch | None = None,
-    every: int = 50,
+    data: FitData, given: Mapping[str, np.ndarray], physics: Any, config: FitConfig, show: bool = True, **how: Any
 ) -> FittedField:
     """Fit every patient from scratch: no population and no penalty, as many steps as both fits together.
 
-    Every patient starts from the same untrained network and mid-range rates. Arguments as for :func:`fit_individuals`.
+    Every patient starts from the same untrained network and mid-range rates. Arguments, `stop`, `watch` and `every`
+    among them, are as for :func:`fit_individuals`.
     """
-    model = data.disease.load_model()
-    raw = model.initial_raw(config.seed)
-    fixed = {n: torch.from_numpy(a) for n, a in given.items()}
-    nobody = FittedField(model.parameters(raw, physics, fixed), math.nan, raw)
+    raw = data.disease.load_model().initial_raw(config.seed)
+    nobody = FittedField(None, math.nan, raw)
     alone = replace(config, individual_steps=config.individual_steps + config.population_steps, pooling=0.0)
-    return fit_individuals(data, nobody, given, physics, alone, show, stop=stop, watch=watch, every=every)
+    return fit_individuals(data, nobody, given, physics, alone, show, **how)

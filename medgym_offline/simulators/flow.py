@@ -2,8 +2,8 @@
 
 Both give the state after holding a treatment for any time in one call, and the whole curve in between:
 
-- :func:`solve` integrates the field with Heun's method at steps of at most `max_step` hours. It is the definition of
-  the truth. (Heun is as accurate as RK4 here: the error comes from the bounds, not from the order.)
+- :meth:`BoundedField.solve` integrates the field with Heun's method at steps of at most `max_step` hours. It is the
+  definition of the truth. (Heun is as accurate as RK4 here: the error comes from the bounds, not from the order.)
 - :class:`SolutionMap` is the physics-informed network F(x, u, t), distilled from the solver:
 
       F(x, u, t) = clamp( x + sum_k phi_k(t) A_k(x, u, patient) )        phi_k(t) = 1 - exp(-t/tau_k),  phi_K(t) = t/36
@@ -16,138 +16,128 @@ Both give the state after holding a treatment for any time in one call, and the 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from medgym_offline.config import configuration
+from medgym_offline.diseases.stacked import StackedTensors
 from medgym_offline.errors import BankError
 
-__all__ = ["SolutionMap", "SolutionMapConfig", "exponential_step", "heun_step", "solve", "solve_between"]
-
-FieldFunction = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["BoundedField", "SolutionMap", "SolutionMapConfig"]
 
 
-def heun_step(
-    field: FieldFunction, x: Tensor, u: Tensor, h: Tensor, lower: Tensor, upper: Tensor, first: Tensor | None = None
-) -> Tensor:
-    """One step of Heun's method, projected on the bounds; `h` is (P, B, 1) hours and may be 0, `first` field(x, u)."""
-    first = field(x, u) if first is None else first
-    second = field((x + h * first).clamp(lower, upper), u)
-    return (x + 0.5 * h * (first + second)).clamp(lower, upper)
+@dataclass(frozen=True)
+class BoundedField:
+    """A vector field and the bounds on which its states are projected.
 
-
-def exponential_step(
-    field: FieldFunction, x: Tensor, u: Tensor, h: float, relaxation: Tensor, lower: Tensor, upper: Tensor
-) -> Tensor:
-    """One exponential-Euler step of length `h` with diagonal linear rates `relaxation` (P, 1, D) per hour.
-
-    Exact for dx/dt = c - L x with the given L; stable for every h.
-    """
-    decay = relaxation * h
-    weight = torch.where(decay > 1e-4, -torch.expm1(-decay) / decay.clamp(min=1e-4), torch.ones_like(decay))
-    return (x + h * weight * field(x, u)).clamp(lower, upper)
-
-
-def solve(
-    field: FieldFunction, x: Tensor, u: Tensor, times: Tensor, lower: Tensor, upper: Tensor, max_step: float = 1.0
-) -> Tensor:
-    """Dense solution of dx/dt = field(x, u) with u held.
-
-    Every row takes its own number of equal steps between its own times, so a row's result does not depend on the
-    rows it shares a batch with. Rows whose last time has passed take no more part: with rows sorted by it (as
-    :func:`medgym_offline.envs.paths.rectangles` does) the work is the sum of their lengths.
-
-    Args:
-        field: `(x, u) -> dx/dt`.
-        x: (P, B, D) states at time 0.
-        u: (P, B, treatments).
-        times: (P, B, T) hours, not decreasing along T.
+    Attributes:
+        rate: dx/dt per hour, (P, B, D), (P, B, treatments) -> (P, B, D).
         lower, upper: (D,) bounds.
-        max_step: Longest step, hours.
-
-    Returns:
-        (P, B, T, D).
     """
-    curve = []
-    now = torch.zeros_like(times[..., 0])
-    for j in range(times.shape[-1]):
-        gap = (times[..., j] - now).clamp(min=0.0)
-        steps = torch.ceil(gap / max_step - 1e-6).clamp(min=1.0)
-        h = gap / steps
-        begin = _first_running(times[..., -1] > now)
-        y, held = x[:, begin:], u[:, begin:]
-        for i in range(int(steps[:, begin:].max()) if begin < x.shape[1] else 0):
-            length = torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None]
-            y = heun_step(field, y, held, length, lower, upper)
-        x = torch.cat([x[:, :begin], y], 1) if begin else y
-        now = times[..., j]
-        curve.append(x)
-    return torch.stack(curve, -2)
 
+    rate: Callable[[Tensor, Tensor], Tensor]
+    lower: Tensor
+    upper: Tensor
 
-def solve_between(
-    field: FieldFunction,
-    x: Tensor,
-    u: Tensor,
-    interval: Tensor,
-    times: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    max_step: float = 1.0,
-) -> Tensor:
-    """The curve inside holds on the very steps that :func:`solve` takes to their ends, for any number of times.
+    def heun_step(self, x: Tensor, u: Tensor, h: Tensor, first: Tensor | None = None) -> Tensor:
+        """One step of Heun's method; `h` is (P, B, 1) hours and may be 0, `first` the rate at `x`."""
+        first = self.rate(x, u) if first is None else first
+        second = self.rate((x + h * first).clamp(self.lower, self.upper), u)
+        return (x + 0.5 * h * (first + second)).clamp(self.lower, self.upper)
 
-    Between the ends of a step the state is the cubic with their states and rates (Hermite; its error is of order h^4,
-    the step's own of order h^2), so the work does not grow with the times asked for.
+    def exponential_step(self, x: Tensor, u: Tensor, h: float, relaxation: Tensor) -> Tensor:
+        """One exponential-Euler step of length `h` with diagonal linear rates `relaxation` (P, 1, D) per hour.
 
-    Args:
-        field, x, u, lower, upper, max_step: As in :func:`solve`.
-        interval: (P, B) hours that the treatment is held.
-        times: (P, B, T) hours in [0, interval], in any order.
+        Exact for dx/dt = c - L x with the given L; stable for every h.
+        """
+        decay = relaxation * h
+        weight = torch.where(decay > 1e-4, -torch.expm1(-decay) / decay.clamp(min=1e-4), torch.ones_like(decay))
+        return (x + h * weight * self.rate(x, u)).clamp(self.lower, self.upper)
 
-    Returns:
-        (P, B, T, D).
-    """
-    steps = torch.ceil(interval / max_step - 1e-6).clamp(min=1.0)
-    h = interval / steps
-    count = int(steps.max())
-    ends, slopes = [x], []
-    for i in range(count):
-        begin = _first_running(steps > i)
-        y, held, length = x[:, begin:], u[:, begin:], torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None]
-        first = field(y, held)
-        y = heun_step(field, y, held, length, lower, upper, first)
-        x = torch.cat([x[:, :begin], y], 1) if begin else y
-        ends.append(x)
-        slopes.append(torch.cat([torch.zeros_like(x[:, :begin]), first], 1) if begin else first)
-    last = field(x, u)
-    # A row's last step ends with the rate there; steps after it have no length and are not asked for.
-    scaled = h[..., None, None] * torch.stack(slopes, 2)
-    following = torch.cat([scaled[:, :, 1:], torch.zeros_like(scaled[:, :, :1])], 2)
-    at_last = torch.arange(count, device=x.device) == (steps - 1.0)[..., None]
-    following = torch.where(at_last[..., None], (h[..., None] * last)[:, :, None], following)
-    path = torch.stack(ends, 2)
-    change = path[:, :, 1:] - path[:, :, :-1]
-    cubic = scaled + following - 2.0 * change
-    square = 3.0 * change - 2.0 * scaled - following
-    place = times / h.clamp_min(torch.finfo(h.dtype).tiny)[..., None]
-    cell = torch.minimum(place.floor(), steps[..., None] - 1.0).clamp(min=0.0)
-    share = (place - cell).unsqueeze(-1)
-    row = torch.arange(cell[..., 0].numel(), device=x.device).reshape(*cell.shape[:2], 1)
-    index = (row * count + cell.long()).flatten()
+    def solve(self, x: Tensor, u: Tensor, times: Tensor, max_step: float = 1.0) -> Tensor:
+        """Dense solution with u held.
 
-    def there(values: Tensor) -> Tensor:
-        return values.reshape(-1, values.shape[-1]).index_select(0, index).reshape(*cell.shape, -1)
+        Every row takes its own number of equal steps between its own times, so a row's result does not depend on the
+        rows it shares a batch with. Rows whose last time has passed take no more part: with rows sorted by it (as
+        :func:`medgym_offline.envs.paths.rectangles` does) the work is the sum of their lengths.
 
-    out = there(cubic)
-    for coefficient in (square, scaled, path[:, :, :-1]):
-        out = out * share + there(coefficient)
-    return out.clamp(lower, upper)
+        Args:
+            x: (P, B, D) states at time 0.
+            u: (P, B, treatments).
+            times: (P, B, T) hours, not decreasing along T.
+            max_step: Longest step, hours.
+
+        Returns:
+            (P, B, T, D).
+        """
+        curve = []
+        now = torch.zeros_like(times[..., 0])
+        for j in range(times.shape[-1]):
+            gap = (times[..., j] - now).clamp(min=0.0)
+            steps = torch.ceil(gap / max_step - 1e-6).clamp(min=1.0)
+            h = gap / steps
+            begin = _first_running(times[..., -1] > now)
+            y, held = x[:, begin:], u[:, begin:]
+            for i in range(int(steps[:, begin:].max()) if begin < x.shape[1] else 0):
+                y = self.heun_step(y, held, torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None])
+            x = torch.cat([x[:, :begin], y], 1) if begin else y
+            now = times[..., j]
+            curve.append(x)
+        return torch.stack(curve, -2)
+
+    def solve_between(self, x: Tensor, u: Tensor, interval: Tensor, times: Tensor, max_step: float = 1.0) -> Tensor:
+        """The curve inside holds on the very steps that :meth:`solve` takes to their ends, for any number of times.
+
+        Between the ends of a step the state is the cubic with their states and rates (Hermite; its error is of order
+        h^4, the step's own of order h^2), so the work does not grow with the times asked for.
+
+        Args:
+            x, u, max_step: As in :meth:`solve`.
+            interval: (P, B) hours that the treatment is held.
+            times: (P, B, T) hours in [0, interval], in any order.
+
+        Returns:
+            (P, B, T, D).
+        """
+        steps = torch.ceil(interval / max_step - 1e-6).clamp(min=1.0)
+        h = interval / steps
+        count = int(steps.max())
+        ends, slopes = [x], []
+        for i in range(count):
+            begin = _first_running(steps > i)
+            y, held, length = (
+                x[:, begin:],
+                u[:, begin:],
+                torch.where(steps > i, h, torch.zeros_like(h))[:, begin:, None],
+            )
+            first = self.rate(y, held)
+            y = self.heun_step(y, held, length, first)
+            x = torch.cat([x[:, :begin], y], 1) if begin else y
+            ends.append(x)
+            slopes.append(torch.cat([torch.zeros_like(x[:, :begin]), first], 1) if begin else first)
+        last = self.rate(x, u)
+        # A row's last step ends with the rate there; steps after it have no length and are not asked for.
+        scaled = h[..., None, None] * torch.stack(slopes, 2)
+        following = torch.cat([scaled[:, :, 1:], torch.zeros_like(scaled[:, :, :1])], 2)
+        at_last = torch.arange(count, device=x.device) == (steps - 1.0)[..., None]
+        following = torch.where(at_last[..., None], (h[..., None] * last)[:, :, None], following)
+        path = torch.stack(ends, 2)
+        change = path[:, :, 1:] - path[:, :, :-1]
+        cubic = scaled + following - 2.0 * change
+        square = 3.0 * change - 2.0 * scaled - following
+        place = times / h.clamp_min(torch.finfo(h.dtype).tiny)[..., None]
+        cell = torch.minimum(place.floor(), steps[..., None] - 1.0).clamp(min=0.0)
+        share = (place - cell).unsqueeze(-1)
+        row = torch.arange(cell[..., 0].numel(), device=x.device).reshape(*cell.shape[:2], 1)
+        index = (row * count + cell.long()).flatten()
+        out = x.new_zeros(())
+        for coefficient in (cubic, square, scaled, path[:, :, :-1]):
+            there = coefficient.reshape(-1, x.shape[-1]).index_select(0, index).reshape(*cell.shape, -1)
+            out = out * share + there
+        return out.clamp(self.lower, self.upper)
 
 
 def _first_running(running: Tensor) -> int:
@@ -176,7 +166,7 @@ class SolutionMapConfig:
 
 
 @dataclass
-class SolutionMap:
+class SolutionMap(StackedTensors):
     """Weights of the shared trunk and the patients' codes.
 
     Attributes:
@@ -222,23 +212,11 @@ class SolutionMap:
             0.5 * torch.randn((patients, config.code), generator=g),
         )
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Trunk tensors by name (everything but the codes)."""
-        names = [f.name for f in dataclasses.fields(self) if f.name not in ("config", "code")]
-        return {n: getattr(self, n) for n in names}
-
-    def to(self, where: torch.device | torch.dtype | str) -> SolutionMap:
-        """The same on another device or in another precision."""
-        moved: dict[str, Any] = {n: t.to(where) for n, t in self.tensors().items()}
-        return dataclasses.replace(self, code=self.code.to(where), **moved)
-
-    def inputs(
-        self, field: FieldFunction, x: Tensor, u: Tensor, relaxation: Tensor, lower: Tensor, upper: Tensor
-    ) -> Tensor:
+    def inputs(self, field: BoundedField, x: Tensor, u: Tensor, relaxation: Tensor) -> Tensor:
         """The trunk's inputs (state, treatment, skeleton displacements): (P, B, D), (P, B, treatments) -> (P, B, N)."""
         parts, y = [x, u], x
         for h in self.config.skeleton:
-            y = exponential_step(field, y, u, h, relaxation.unsqueeze(1), lower, upper)
+            y = field.exponential_step(y, u, h, relaxation.unsqueeze(1))
             parts.append(y - x)
         # Bounded inputs: a state far outside the training range must not extrapolate linearly.
         return torch.cat(parts, -1).clamp(-6.0, 6.0)
@@ -265,22 +243,12 @@ class SolutionMap:
         relaxing = -torch.expm1(-times.unsqueeze(-1) * torch.exp(-self.log_tau))
         return torch.cat([relaxing, times.unsqueeze(-1) / self.config.longest], -1)
 
-    def __call__(
-        self,
-        field: FieldFunction,
-        x: Tensor,
-        u: Tensor,
-        times: Tensor,
-        relaxation: Tensor,
-        lower: Tensor,
-        upper: Tensor,
-    ) -> Tensor:
+    def __call__(self, field: BoundedField, x: Tensor, u: Tensor, times: Tensor, relaxation: Tensor) -> Tensor:
         """Curve at `times` (P, B, T), or (T,) the same for all: (P, B, T, D); `relaxation` (P, D) for the skeleton."""
-        inputs = self.inputs(field, x, u, relaxation, lower, upper)
-        change = self.basis(times) @ self.amplitudes(inputs, x.shape[-1])
+        change = self.basis(times) @ self.amplitudes(self.inputs(field, x, u, relaxation), x.shape[-1])
         if torch.is_grad_enabled():
-            return (x.unsqueeze(-2) + change).clamp(lower, upper)
+            return (x.unsqueeze(-2) + change).clamp(field.lower, field.upper)
         # A dense curve is large: no second piece of memory for it, and bounds in rows as long as a whole curve.
         count, state_dim = change.shape[-2:]
         curve = change.add_(x.unsqueeze(-2)).flatten(-2)
-        return curve.clamp_(lower.repeat(count), upper.repeat(count)).unflatten(-1, (count, state_dim))
+        return curve.clamp_(field.lower.repeat(count), field.upper.repeat(count)).unflatten(-1, (count, state_dim))

@@ -21,7 +21,6 @@ Variance is linear in time, so two half-steps have the noise of one step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ import torch
 from medgym_offline.simulators.bank import SimulatorBank
 from medgym_offline.simulators.data import FitData
 
-__all__ = ["Noise", "estimate_noise", "interval_residuals", "noise_variance", "one_step_residuals"]
+__all__ = ["estimate_noise", "interval_residuals", "noise_variance", "one_step_residuals"]
 
 LARGEST_GAP = 12
 LEVEL_OBSERVATIONS = 20.0
@@ -41,28 +40,6 @@ FACTOR = (0.25, 4.0)
 """A patient's noise stays between these fractions of the default."""
 CLIP = 25.0
 """Squared errors are cut at this many times their median: charting errors must not set the variance."""
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Posterior of one variable's noise.
-
-    Attributes:
-        sigma: SD per square root of an hour, geometric mean.
-        low, high: 5th and 95th percentile.
-        measurement: m, variance of an interval of no length.
-        level: (P,) f_p of each patient.
-        observations: Observations at which an interval ends.
-        dispersion: Variance of the slope's score over that of independent Gaussian errors; at least 1.
-    """
-
-    sigma: float
-    low: float
-    high: float
-    measurement: float
-    level: np.ndarray
-    observations: int
-    dispersion: float
 
 
 def interval_residuals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -> np.ndarray:
@@ -106,7 +83,7 @@ def one_step_residuals(bank: SimulatorBank, data: FitData, hidden: np.ndarray) -
     return np.where(usable, error, np.float32(np.nan)), gap
 
 
-def noise_variance(error: np.ndarray, default: float) -> Noise:
+def noise_variance(error: np.ndarray, default: float) -> tuple[np.ndarray, dict[str, Any]]:
     """Posterior of the noise of one variable.
 
     Args:
@@ -114,37 +91,49 @@ def noise_variance(error: np.ndarray, default: float) -> Noise:
         default: Prior median of sigma, SD per square root of an hour.
 
     Returns:
-        The default, with the prior's interval, where no hold ends at an observation.
+        (P,) each patient's sigma; and of the cohort, rounded: sigma (geometric mean), its 90 % interval, m, the number
+        of observations at which an interval ends, the dispersion (variance of the slope's score over that of
+        independent Gaussian errors; at least 1), and the prior. All is the prior's where no interval ends.
     """
     seen = np.isfinite(error)
     gap = np.arange(1.0, len(error) + 1.0)
     pairs = seen.sum(0)
     share = seen / np.maximum(pairs, 1)  # (G, P, T): an observation counts once
     weight = share.sum(2)  # (G, P)
-    spread = PRIOR_FACTOR ** np.linspace(-4.0, 4.0, 161)
-    prior = np.exp(-0.5 * np.linspace(-4.0, 4.0, 161) ** 2)
+    grid = np.linspace(-4.0, 4.0, 161)
+    sigmas, mass = default * PRIOR_FACTOR**grid, np.exp(-0.5 * grid**2)
+    prior, measurement, dispersion = mass, 0.0, 1.0
     level: np.ndarray = np.ones(error.shape[1])
-    sigma, dispersion = default * spread, 1.0
-    found = _posterior(sigma, prior, 0.0, level, 0, dispersion)
-    if not seen.any():
-        return found
-    squared = np.where(seen, error.astype(float), 0.0) ** 2
-    squared = np.minimum(squared, CLIP * np.median(squared[seen]) + 1e-9)
-    total = (share * squared).sum(2)  # (G, P)
-    overall = total.sum() / weight.sum()
-    measurement = overall * np.logspace(-3.0, 0.5, 100)
-    for _ in range(6):
-        at_gap, scaled = weight.sum(1), (total / level).sum(1)
-        mu = measurement[:, None, None] + sigma[None, :, None] ** 2 * gap  # (M, S, G)
-        likelihood = -0.5 * (at_gap * np.log(mu) + scaled / mu).sum(2) / dispersion
-        posterior = np.exp(likelihood - likelihood.max()) * prior
-        posterior /= posterior.sum()
-        at_zero, observed = float(np.exp(posterior.sum(1) @ np.log(measurement))), int((pairs > 0).sum())
-        found = _posterior(sigma, posterior.sum(0), at_zero, level, observed, dispersion)
-        mean = found.measurement + found.sigma**2 * gap
-        level = (LEVEL_OBSERVATIONS + (total / mean[:, None]).sum(0)) / (LEVEL_OBSERVATIONS + weight.sum(0))
-        dispersion = _dispersion(weight, total / level, mean, gap)
-    return found
+    sigma = _geometric_mean(sigmas, mass)
+    if seen.any():
+        squared = np.where(seen, error.astype(float), 0.0) ** 2
+        squared = np.minimum(squared, CLIP * np.median(squared[seen]) + 1e-9)
+        total = (share * squared).sum(2)  # (G, P)
+        measurements = total.sum() / weight.sum() * np.logspace(-3.0, 0.5, 100)
+        for step in range(6):
+            if step:
+                mean = measurement + sigma**2 * gap
+                level = (LEVEL_OBSERVATIONS + (total / mean[:, None]).sum(0)) / (LEVEL_OBSERVATIONS + weight.sum(0))
+                dispersion = _dispersion(weight, total / level, mean, gap)
+            mu = measurements[:, None, None] + sigmas[None, :, None] ** 2 * gap  # (M, S, G)
+            expected = weight.sum(1) * np.log(mu) + (total / level).sum(1) / mu
+            likelihood = -0.5 * expected.sum(2) / dispersion
+            posterior = np.exp(likelihood - likelihood.max()) * prior
+            posterior /= posterior.sum()
+            mass = posterior.sum(0)
+            sigma, measurement = _geometric_mean(sigmas, mass), float(np.exp(posterior.sum(1) @ np.log(measurements)))
+    return sigma * np.sqrt(level), {
+        "sigma": round(sigma, 4),
+        "interval_90": [round(float(s), 4) for s in np.interp((0.05, 0.95), np.cumsum(mass / mass.sum()), sigmas)],
+        "measurement_variance": round(measurement, 4),
+        "observations": int((pairs > 0).sum()),
+        "dispersion": round(dispersion, 2),
+        "prior": default,
+    }
+
+
+def _geometric_mean(sigmas: np.ndarray, mass: np.ndarray) -> float:
+    return float(np.exp(mass / mass.sum() @ np.log(sigmas)))
 
 
 def _dispersion(weight: np.ndarray, total: np.ndarray, mean: np.ndarray, gap: np.ndarray) -> float:
@@ -154,15 +143,6 @@ def _dispersion(weight: np.ndarray, total: np.ndarray, mean: np.ndarray, gap: np
     score = (lever[:, None] * (total / mean[:, None] - weight)).sum(0)
     expected = 2.0 * (weight.sum(1) * lever**2).sum()
     return max(1.0, float((score**2).sum() / max(expected, 1e-12)))
-
-
-def _posterior(
-    sigma: np.ndarray, mass: np.ndarray, measurement: float, level: np.ndarray, observations: int, dispersion: float
-) -> Noise:
-    mass = mass / mass.sum()
-    low, high = np.interp((0.05, 0.95), np.cumsum(mass), sigma)
-    middle = float(np.exp(mass @ np.log(sigma)))
-    return Noise(middle, float(low), float(high), measurement, level, observations, dispersion)
 
 
 def estimate_noise(
@@ -180,15 +160,7 @@ def estimate_noise(
     noise = np.tile(np.array([c.noise for c in data.disease.components], np.float32), (len(data.patients), 1))
     error, found = interval_residuals(bank, data, hidden), {}
     for j, variable in enumerate(data.disease.variables):
-        posterior = noise_variance(error[..., j], variable.noise)
+        sigma, found[variable.name] = noise_variance(error[..., j], variable.noise)
         low, high = (f * variable.noise for f in FACTOR)
-        noise[:, j] = np.clip(posterior.sigma * np.sqrt(posterior.level), low, high)
-        found[variable.name] = {
-            "sigma": round(posterior.sigma, 4),
-            "interval_90": [round(posterior.low, 4), round(posterior.high, 4)],
-            "measurement_variance": round(posterior.measurement, 4),
-            "observations": posterior.observations,
-            "dispersion": round(posterior.dispersion, 2),
-            "prior": variable.noise,
-        }
+        noise[:, j] = np.clip(sigma, low, high)
     return noise, found

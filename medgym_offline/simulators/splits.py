@@ -9,8 +9,8 @@ Beside the banks, not in them: a bank's file, and with it the identity of every 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 
@@ -19,10 +19,7 @@ from medgym_offline.errors import BankError
 from medgym_offline.files import read_toml, release_folder
 from medgym_offline.seeds import derive_seed
 
-if TYPE_CHECKING:
-    from medgym_offline.simulators.bank import SimulatorBank
-
-__all__ = ["FILE", "SIDES", "Draw", "drawn", "read_draws", "split_of"]
+__all__ = ["FILE", "SIDES", "Draw", "drawn", "read_draws"]
 
 SIDES = ("train", "test")
 FILE = "splits.toml"
@@ -49,22 +46,3 @@ def read_draws() -> dict[str, Draw]:
     """The draws of the release by name; a `BankError` names an entry that is wrong."""
     path = release_folder("generation") / FILE
     return {name: from_values(Draw, values, f"{path}: {name}") for name, values in read_toml(path, BankError).items()}
-
-
-def split_of(bank: SimulatorBank) -> Mapping[str, tuple[str, ...]]:
-    """Side -> ids of its people in this bank, in the bank's order.
-
-    Raises:
-        BankError: No split names this bank, or it leaves somebody out or has somebody on both sides.
-    """
-    sides = bank.metadata.get("split")
-    if sides is None:
-        draw = next((d for d in read_draws().values() if bank.name in d.banks), None)
-        sides = {} if draw is None else {"train": draw.train, "test": draw.test}
-    known = {side: set(sides.get(side, ())) for side in SIDES}
-    if not set(bank.patients) <= set.union(*known.values()) or set.intersection(*known.values()):
-        raise BankError(
-            f"bank {bank.name!r} has no split of its people into train and test; leave split out, or build it with "
-            'metadata {"split": {"train": [ids], "test": [ids]}}'
-        )
-    return {side: tuple(p for p in bank.patients if p in known[side]) for side in SIDES}

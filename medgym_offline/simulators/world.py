@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from medgym_offline.defaults import own_defaults
-from medgym_offline.diseases.base import Disease, Dynamics
+from medgym_offline.diseases.base import Disease
 from medgym_offline.diseases.scales import Scales
-from medgym_offline.diseases.stacked import NoChoices
+from medgym_offline.diseases.stacked import NoChoices, StackedTensors
 from medgym_offline.errors import BankError
-from medgym_offline.simulators.flow import SolutionMap, solve, solve_between
+from medgym_offline.simulators.flow import BoundedField, SolutionMap
 
 __all__ = ["Backend", "Motion", "World"]
 
@@ -21,30 +21,28 @@ Backend = Literal["map", "ode"]
 
 
 @dataclass
-class World:
+class World(StackedTensors):
     """One version of every patient's dynamics: what policies train in, a second fit, the truth, the population's.
 
     Attributes:
-        params: The dynamics, leading axis P.
+        params: The dynamics, :class:`~medgym_offline.diseases.base.Dynamics`, leading axis P.
         noise: (P, D) residual SD per square root of the unit of time, normalized.
         initial: (P, D) normalized first state.
         code: (P, C) codes of the solution map, or None where only the solver exists.
     """
 
-    params: Dynamics
+    params: Any
     noise: Tensor
     initial: Tensor
     code: Tensor | None = None
 
     def select(self, index: Tensor) -> World:
         """The world of the patients at `index`."""
-        code = None if self.code is None else self.code[index]
-        return World(self.params.select(index), self.noise[index], self.initial[index], code)
+        return replace(super().select(index), params=self.params.select(index))
 
     def to(self, where: torch.device | torch.dtype | str) -> World:
         """The same world on another device or in another precision."""
-        code = None if self.code is None else self.code.to(where)
-        return World(self.params.to(where), self.noise.to(where), self.initial.to(where), code)
+        return replace(super().to(where), params=self.params.to(where))
 
 
 @dataclass(eq=False, repr=False)
@@ -140,18 +138,15 @@ class Motion:
     @own_defaults()
     def field(self, x: Tensor, u: Tensor) -> Tensor:
         """The vector field, (P, B, D), (P, B, treatments) -> (P, B, D) per unit of time; worlds on a grid have none."""
-        dynamics: Any = self.current().params
+        dynamics = self.current().params
         if not hasattr(dynamics, "rate"):
             raise BankError(f"bank {self.name!r}: world {self.current_world!r} steps on its own grid and has no field")
-        rate: Tensor = dynamics.rate(self.disease, self.scales, self.physics, x, u)
-        return rate
+        return dynamics.rate(self.disease, self.scales, self.physics, x, u)
 
     @property
     def relaxation(self) -> Tensor:
         """(P, D) rough linear rate at which each component returns, per hour (for the solution map's inputs)."""
-        dynamics: Any = self.current().params
-        relaxation: Tensor = dynamics.relaxation()
-        return relaxation
+        return self.current().params.relaxation()
 
     @own_defaults()
     def trajectory(
@@ -170,8 +165,8 @@ class Motion:
             u: (P, B, treatments); a bolus is given at the start.
             times: (P, B, T) or (T,) since the start, ascending, at most a little above the longest interval.
             interval: (P, B) for how long the treatment is held, at least the last of `times`. With it a solver steps
-                through the interval as it would to reach its end, and interpolates (:func:`.flow.solve_between`);
-                without it, from time to time. The map gives the same either way.
+                through the interval as it would to reach its end, and interpolates; without it, from time to time.
+                The map gives the same either way.
             start: (P, B) time of the start, for worlds in which the clock or events matter; 0 if not given.
             exogenous: (P, B, F) the episodes' events; none if not given.
 
@@ -183,20 +178,19 @@ class Motion:
         world = self.current()
         if hasattr(world.params, "path"):
             return self._path(x, u, times.expand(*x.shape[:-1], times.shape[-1]), start, exogenous)
-        if self.backend == "ode" or self.trunk is None or world.code is None:
-            times, step = times.expand(*x.shape[:-1], times.shape[-1]), self.disease.process.cell
-            if interval is not None:
-                return solve_between(self.field, x, u, interval, times, self.lower, self.upper, step)
-            return solve(self.field, x, u, times, self.lower, self.upper, step)
-        return replace(self.trunk, code=world.code)(self.field, x, u, times, self.relaxation, self.lower, self.upper)
+        field = BoundedField(self.field, self.lower, self.upper)
+        if self.backend == "map" and self.trunk is not None and world.code is not None:
+            return replace(self.trunk, code=world.code)(field, x, u, times, self.relaxation)
+        times, step = times.expand(*x.shape[:-1], times.shape[-1]), self.disease.process.cell
+        if interval is None:
+            return field.solve(x, u, times, step)
+        return field.solve_between(x, u, interval, times, step)
 
     def _path(self, x: Tensor, u: Tensor, times: Tensor, start: Tensor | None, exogenous: Tensor | None) -> Tensor:
-        dynamics: Any = self.current().params
-        tick = self.disease.process.tick or 1.0
-        ticks = torch.floor(times / tick + 1e-4).long().clamp(min=0)
+        ticks = torch.floor(times / (self.disease.process.tick or 1.0) + 1e-4).long().clamp(min=0)
         start = torch.zeros_like(x[..., 0]) if start is None else start
         count = int(ticks.max()) if ticks.numel() else 0
-        steps = dynamics.path(self.disease, self.scales, self.physics, x, u, start, count, exogenous)
+        steps = self.current().params.path(self.disease, self.scales, self.physics, x, u, start, count, exogenous)
         whole = torch.cat([x.unsqueeze(2), steps], 2)
         return torch.gather(whole, 2, ticks[..., None].expand(*ticks.shape, x.shape[-1]))
 

@@ -21,7 +21,7 @@ from medgym_offline.simulators import World
 from medgym_offline.simulators.build import BankRecipe
 from medgym_offline.simulators.distill import DistillConfig
 from medgym_offline.simulators.fit import FitConfig
-from medgym_offline.simulators.flow import SolutionMapConfig, solve
+from medgym_offline.simulators.flow import BoundedField, SolutionMapConfig
 from tests.helpers import refused
 
 SEED, RELEASE = 11, 20260102
@@ -84,7 +84,7 @@ def test_solver_steps_of_an_hour_are_enough():
     g, count = torch.Generator().manual_seed(2), len(truth)
     x, u = truth.initial_state().unsqueeze(1).expand(-1, 4, -1), torch.rand((count, 4, 3), generator=g)
     hours = torch.tensor([2.0, 12.0, 36.0]).expand(count, 4, 3)
-    parts = [solve(truth.field, x, u, hours, truth.lower, truth.upper, max_step=s) for s in (1.0, 0.1)]
+    parts = [BoundedField(truth.field, truth.lower, truth.upper).solve(x, u, hours, s) for s in (1.0, 0.1)]
     error = (parts[0] - parts[1]).abs()
     assert error.quantile(0.99) < 0.04
     assert error.median() < 2e-3
