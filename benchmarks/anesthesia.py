@@ -21,10 +21,9 @@ from torch import Tensor
 from benchmarks.anesthesia_scoring import RandomDoses, score_surrogate
 from benchmarks.timing import arguments
 from medgym_offline.diseases.anesthesia.clinician import record_operations
-from medgym_offline.diseases.anesthesia.fit import fit_surrogate
 from medgym_offline.diseases.anesthesia.flow import Doses, flow
 from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
-from medgym_offline.diseases.anesthesia.surrogate import Surrogate
+from medgym_offline.diseases.anesthesia.surrogate import Surrogate, fit_surrogate
 from medgym_offline.diseases.anesthesia.truth import BIS_AWAKE, GAMMA_BELOW, Truth, published
 from medgym_offline.files import write_json
 

@@ -21,7 +21,6 @@ from medgym_offline.cohorts.source import CohortSource
 from medgym_offline.cohorts.tables import table_files, unread_files
 from medgym_offline.diseases.concepts import CohortDefinition
 from medgym_offline.errors import CohortError
-from medgym_offline.progress import Progress
 
 __all__ = ["SOURCES", "CohortSummary", "build_cohort", "detect_source", "read_source"]
 
@@ -138,12 +137,7 @@ def build_cohort(
         raise CohortError("cohort build: no source named; give at least one folder of clinical tables")
     found = [(Path(path), _source_of(Path(path), definition)) for path in source_paths]
     layouts = {str(path): "cohort table" if source is None else source.layout for path, source in found}
-    parts = []
-    with Progress("reading clinical records", len(found)) as bar:
-        for path, source in found:
-            parts.append(_read(path, source, definition))
-            bar.advance()
-    cohort = combine(parts)
+    cohort = combine([_read(path, source, definition) for path, source in found])
     if patients is not None:
         cohort = select_stays(cohort, patients)
     if not len(cohort):

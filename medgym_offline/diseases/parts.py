@@ -141,9 +141,8 @@ class Severity:
         name: Key in infos of datasets ("sofa", "risk").
         label, unit: In tables and figures.
         score: (physical state (..., D or the observed ones), physical dose (..., T)) -> (...) points.
-        burden: Normalized treatment (..., T) -> (...): what treating costs per unit of time, in points.
-        parts: Names of the terms that `score_parts` gives, (..., len(parts)).
-        score_parts: See `parts`.
+        burden: Normalized treatment (..., T) -> (...): what treating costs per unit of time, in points; nothing if not
+            given.
         cap: In the reward, severity counts at most this; metrics are not capped.
         reads: The score looks at the first so many components only; None: at all.
         definition: One line for cards.
@@ -154,9 +153,7 @@ class Severity:
     label: str
     unit: str
     score: Callable[[Array, Array], Array]
-    burden: Callable[[Array], Array]
-    parts: tuple[str, ...] = ()
-    score_parts: Callable[[Array, Array], Array] | None = None
+    burden: Callable[[Array], Array] = lambda u: 0.0 * u[..., 0]
     cap: float = math.inf
     reads: int | None = None
     definition: str = ""

@@ -11,7 +11,6 @@ import numpy as np
 from medgym_offline.diseases import base
 from medgym_offline.diseases.anesthesia import severity as rules
 from medgym_offline.diseases.base import Channel, Component, Cost, Feature, SignCheck, Treatment, View
-from medgym_offline.diseases.scales import Array
 from medgym_offline.lazy import imported_late
 
 if TYPE_CHECKING:
@@ -98,10 +97,6 @@ _LOW = "mmHg of arterial pressure below 65; its integral is in mmHg x min"
 _AWARE = "BIS points above 60 from intubation to the end of surgery"
 
 
-def _parts(state: Array, dose: Array) -> Array:
-    return rules.severity_parts(state[..., _BIS], state[..., _PRESSURE], state[..., _PHASE])
-
-
 DISEASE = base.Disease(
     name="anesthesia",
     label="general anesthesia",
@@ -113,10 +108,7 @@ DISEASE = base.Disease(
         "harm",
         "harm",
         "points",
-        lambda state, dose: _parts(state, dose).sum(-1),
-        lambda u: 0.0 * u[..., 0],
-        parts=rules.PARTS,
-        score_parts=_parts,
+        lambda state, dose: rules.severity_parts(state[..., _BIS], state[..., _PRESSURE], state[..., _PHASE]).sum(-1),
         definition="10 BIS points outside 40..60 in surgery, 20 below 80 after it, 10 mmHg outside 65..110 count 1",
     ),
     costs=(

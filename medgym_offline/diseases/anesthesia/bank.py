@@ -15,10 +15,9 @@ from torch import Tensor
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.anesthesia import DISEASE, SLOTS
 from medgym_offline.diseases.anesthesia.clinician import RECORD_TICKS, Records, record_operations
-from medgym_offline.diseases.anesthesia.fit import fit_surrogate
 from medgym_offline.diseases.anesthesia.flow import FIRST, Law
 from medgym_offline.diseases.anesthesia.patients import Patients, load_patients
-from medgym_offline.diseases.anesthesia.surrogate import Surrogate
+from medgym_offline.diseases.anesthesia.surrogate import Surrogate, fit_surrogate
 from medgym_offline.diseases.anesthesia.truth import Truth, published
 from medgym_offline.diseases.stacked import WorldsOnly
 from medgym_offline.simulators.bank import SimulatorBank, World

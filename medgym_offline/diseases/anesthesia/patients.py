@@ -1,22 +1,17 @@
 """Simulated surgical patients: covariates and how far each one's physiology is from the typical one of its covariates.
 
-The 110 patients of the release stand in `patients.csv`, drawn once from the published variances between patients with
-seed 0 by
-
-    python -m medgym_offline.diseases.anesthesia.patients
+The 110 patients of the release are drawn from the published variances between patients with seed 0.
 """
 
 from __future__ import annotations
 
-import csv
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 
 from medgym_offline.errors import MedGymError
-from medgym_offline.files import write_text
 from medgym_offline.patients import PatientIndex
 from medgym_offline.seeds import generator
 
@@ -61,7 +56,6 @@ VARIANCES = {
 _PRESSURE = ("stroke_volume", "resistance", "heart_rate")
 _PRESSURE_COVARIANCE = np.array([[0.0328, -0.0244, 0.0], [-0.0244, 0.0528, -0.0233], [0.0, -0.0233, 0.0242]])
 
-_TABLE = Path(__file__).with_name("patients.csv")
 _TEST_PATIENTS = 30
 
 
@@ -138,27 +132,7 @@ def draw_patients(count: int, seed: int = 0) -> Patients:
     return Patients(ids, age, weight, height, columns[3], split, columns[4].round(6))
 
 
+@functools.cache
 def load_patients() -> Patients:
-    """The 110 patients of the release, from the stored table."""
-    with _TABLE.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    number = {name: np.array([float(r[name]) for r in rows]) for name in ("age", "weight", "height", *VARIANCES)}
-    return Patients(
-        ids=tuple(r["patient"] for r in rows),
-        male=np.array([r["sex"] == "m" for r in rows]),
-        split=np.array([r["split"] for r in rows]),
-        deviations=np.stack([number.pop(name) for name in VARIANCES], 1),
-        **number,
-    )
-
-
-def _write(patients: Patients) -> None:
-    sexes = np.where(patients.male, "m", "f")
-    lines = [("patient", "split", "age", "weight", "height", "sex", *VARIANCES)]
-    columns = (patients.ids, patients.split, patients.age, patients.weight, patients.height, sexes)
-    lines += [(*map(str, row), *map(str, d)) for *row, d in zip(*columns, patients.deviations)]
-    write_text(_TABLE, "".join(",".join(line) + "\n" for line in lines))
-
-
-if __name__ == "__main__":
-    _write(draw_patients(110))
+    """The 110 patients of the release."""
+    return draw_patients(110)

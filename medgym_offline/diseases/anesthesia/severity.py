@@ -27,8 +27,6 @@ _SURPRISES = tuple(f"surprise_{i}_{part}" for i in (1, 2, 3) for part in ("start
 NUMBERS = (*EVENTS, *_TOLD, "intubation_size", "surgery_size", *_SURPRISES)
 """What an operation is made of: minutes, and points on BIS."""
 
-PARTS = ("depth", "awakening", "pressure")
-
 BIS_RANGE = (40.0, 60.0)
 """The range the monitor's maker recommends for general anesthesia, and the trials of awareness used (Avidan 2008)."""
 AWAKE_BIS = 80.0
@@ -50,7 +48,7 @@ def _excess(value: Array) -> Array:
 
 
 def severity_parts(bis: Array, pressure: Array, phase: Array) -> Array:
-    """(..., 3) parts of the severity of (...) states, in the order of `PARTS`; the severity is their sum.
+    """(..., 3) depth, awakening and pressure: the parts whose sum is the severity of (...) states.
 
     10 BIS points outside 40..60 during surgery count 1, so do 20 points below 80 after its end (a late awakening) and
     10 mmHg outside 65..110 at any time (weights chosen: each about as large in ordinary care).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from medgym_offline.diseases.anesthesia.flow import exact_step
 from medgym_offline.diseases.anesthesia.patients import VARIANCES, Patients
 from medgym_offline.diseases.anesthesia.truth import bis_of, half_effect, propofol_rates
 from medgym_offline.errors import MedGymError
+from medgym_offline.patients import whole_number
 
 __all__ = ["effect_site", "typical_patient"]
 
@@ -64,25 +66,23 @@ def effect_site(
         MedGymError: Covariates outside the model's population, or doses that are negative or not within 0 to `seconds`.
     """
     people = typical_patient(age, weight, height, sex)
-    seconds, every = _whole("seconds", seconds), _whole("every", every)
-    pieces = [(s, e, rate / 60.0) for s, e, rate in _doses("infusion", infusion, seconds, instant=False)]
-    given = _doses("boluses", boluses, seconds, instant=True)
+    for name, value in (("seconds", seconds), ("every", every)):
+        if (whole_number(value) or 0) < 1:
+            raise MedGymError(f"{name} {value!r} is not a whole number of seconds; give 1 or more")
+    pieces = [(s, e, rate / 60.0) for s, e, rate in _doses("infusion", infusion, seconds)]
+    given = _doses("boluses", boluses, seconds)
     pieces += [(s, e, 60.0 * dose / (e - s)) for s, e, dose in given if e > s]
     grid = np.arange(0, seconds + 1, every, dtype=float)
     edges = np.unique(np.concatenate([grid, [t for s, e, _ in (*pieces, *given) for t in (s, e)]]))
     a, b, _ = propofol_rates(people)
-    steps: dict[float, tuple[torch.Tensor, torch.Tensor]] = {}
-    state = torch.zeros(4, 1, dtype=torch.float64)
-    level = {}
+    step = functools.cache(lambda length: exact_step(a[0], b[0], length / 60.0))
+    state, level = torch.zeros(4, 1, dtype=torch.float64), {}
     for start, end in zip(edges, [*edges[1:], edges[-1]]):
         level[start] = float(state[3, 0])
         impulse = sum(dose for s, e, dose in given if s == e == start)
         rate = sum(r for s, e, r in pieces if s <= start < e)
-        length = round(float(end - start), 9)
-        if length not in steps:
-            steps[length] = exact_step(a[0], b[0], length / 60.0)
-        step, gain = steps[length]
-        state = step @ (state + b[0] * impulse * weight) + gain * rate * weight
+        kept, gain = step(round(float(end - start), 9))
+        state = kept @ (state + b[0] * impulse * weight) + gain * rate * weight
     ce = torch.tensor([level[t] for t in grid], dtype=torch.float64)
     return ce.numpy(), bis_of(ce, torch.tensor(half_effect(people))).numpy()
 
@@ -97,23 +97,16 @@ def _number(name: str, value: float) -> float:
     return number
 
 
-def _whole(name: str, value: int) -> int:
-    number = _number(name, value)
-    if number < 1 or number != int(number):
-        raise MedGymError(f"{name} {value!r} is not a whole number of seconds; give 1 or more")
-    return int(number)
-
-
-def _doses(name: str, doses: Sequence[Dose], seconds: int, instant: bool) -> list[Dose]:
+def _doses(name: str, doses: Sequence[Dose], seconds: int) -> list[Dose]:
     checked: list[Dose] = []
     for i, dose in enumerate(doses):
         where = f"{name}[{i}]"
-        if not isinstance(dose, Sequence) or isinstance(dose, str) or len(dose) != 3:
-            raise MedGymError(f"{where} {dose!r} is not (start in s, end in s, {'mg/kg' if instant else 'mg/kg/h'})")
+        if not isinstance(dose, (tuple, list)) or len(dose) != 3:
+            raise MedGymError(f"{where} {dose!r} is not (start in s, end in s, dose)")
         start, end, amount = (_number(where, value) for value in dose)
         if amount < 0:
             raise MedGymError(f"{where} has the negative dose {amount:g}; give 0 or more")
-        if end < start or (end == start and not instant):
+        if end < start or (end == start and name == "infusion"):
             raise MedGymError(f"{where} ends at {end:g} s, not after its start at {start:g} s")
         if start < 0 or end > seconds:
             raise MedGymError(f"{where} lies at {start:g} to {end:g} s, outside 0 to {seconds} s; give more seconds")

@@ -103,7 +103,6 @@ DISEASE = base.Disease(
         "Risk",
         "points",
         lambda state, dose: risk(state[..., 0]),
-        lambda u: 0.0 * u[..., 0],
         cap=CAP,
         reads=1,
         definition="the risk of glucose of Kovatchev et al. (1997), of glucose clamped to 10..600 mg/dL",

@@ -23,7 +23,7 @@ from torch import Tensor
 from medgym_offline.config import configuration, read
 from medgym_offline.defaults import own_defaults
 from medgym_offline.diseases.diabetes import DISEASE
-from medgym_offline.diseases.diabetes.clinician import HumanError, record
+from medgym_offline.diseases.diabetes.clinician import HUMAN_ERROR, record
 from medgym_offline.diseases.diabetes.episodes import SLOTS
 from medgym_offline.diseases.diabetes.minimal import fit
 from medgym_offline.diseases.diabetes.people import interpolated, published, splits
@@ -34,7 +34,7 @@ from medgym_offline.files import code_version
 from medgym_offline.simulators.bank import SimulatorBank, World
 from medgym_offline.simulators.files import ship
 
-__all__ = ["BankRecipe", "build", "learn", "read_recipe"]
+__all__ = ["BankRecipe", "build", "learn"]
 
 
 @configuration("bank recipe", BankError)
@@ -47,11 +47,6 @@ class BankRecipe:
     seed: int = 0
     readings: Literal["sensor", "finger"] = "sensor"
     patients: Annotated[int, Field(ge=0)] = 0
-
-
-def read_recipe(path: str | Path) -> BankRecipe:
-    """Recipe from a TOML file; a `BankError` names an entry that is unknown, missing or wrong."""
-    return read(BankRecipe, path)
 
 
 def _world(dynamics: Learned | Published, glucose: Tensor, hidden: Tensor) -> World:
@@ -133,7 +128,7 @@ def build(recipe: BankRecipe) -> SimulatorBank:
         (getattr(found, recipe.readings), (found.basal / 12.0 + found.bolus) / weight, found.logged / weight),
         {
             "recipe": dataclasses.asdict(recipe),
-            "human_error": dataclasses.asdict(HumanError()),
+            "human_error": HUMAN_ERROR,
             "split": {side: [name for name in people.names if sides[name] == side] for side in ("train", "test")},
             "source": f"{len(people)} {recipe.people} virtual patients of the UVA/Padova model S2008",
             "license": "parameters MIT (simglucose), records synthetic",
@@ -148,7 +143,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--output", type=Path, default=Path("generation/banks"), help="Folder.")
     options = parser.parse_args()
-    bank = build(read_recipe(options.recipe))
+    bank = build(read(BankRecipe, options.recipe))
     ship(bank, options.output / f"{bank.name}.safetensors")
 
 

@@ -18,7 +18,7 @@ from medgym_offline.diseases.diabetes.people import TICK, Patients
 from medgym_offline.diseases.diabetes.truth import PLASMA, SENSOR, Truth, play, start
 from medgym_offline.seeds import derive_seed, generator
 
-__all__ = ["HumanError", "Prescription", "Records", "Seen", "decide", "prescription", "record"]
+__all__ = ["HUMAN_ERROR", "Prescription", "Records", "decide", "prescription", "record"]
 
 DAY = 1440 // TICK
 """Ticks of a day."""
@@ -26,32 +26,29 @@ INSULIN_HALF_LIFE = 125.0
 """Half-life of insulin on board, minutes (chosen: the depots' absorption in the middle of the table)."""
 TARGET, TOLERATED = 130.0, 150.0
 """Glucose a correction aims at, and above which it is given, mg/dL (chosen)."""
+SHORTEST, LONGEST = 0.5, 12.0
+"""Hours of an interval of the reference."""
 MEAL_SHARE, CORRECTION_SHARE = 0.9, 0.3
 """What the reference gives of a meal's bolus and of a correction, since nobody looks again for hours (chosen: on the
 published patients the mean risk is least about there; in full they give 7 instead of 4 % of time below 70 mg/dL)."""
 
 
-@dataclass(frozen=True)
-class HumanError:
-    """How a person errs; standard deviations are of logarithms (all chosen; they give 70 to 80 % of time in range).
-
-    Attributes:
-        ratio, basal: Of the prescribed ratios and basal rate, for good.
-        temporary: Of the basal rate, drawn anew every 6 hours.
-        counting: Of counted carbohydrate.
-        earliest, latest: Minutes from the meal to its bolus, uniform.
-        missed: Probability that a meal gets no bolus.
-        unlogged: Probability that a meal is not written down.
-    """
-
-    ratio: float = 0.25
-    basal: float = 0.20
-    temporary: float = 0.25
-    counting: float = 0.20
-    earliest: float = -10.0
-    latest: float = 30.0
-    missed: float = 0.10
-    unlogged: float = 0.10
+HUMAN_ERROR = {
+    # Of the prescribed ratios and basal rate, for good.
+    "ratio": 0.25,
+    "basal": 0.20,
+    # Of the basal rate, drawn anew every 6 hours.
+    "temporary": 0.25,
+    # Of counted carbohydrate.
+    "counting": 0.20,
+    # Minutes from the meal to its bolus, uniform.
+    "earliest": -10.0,
+    "latest": 30.0,
+    # Probabilities that a meal gets no bolus, and that it is not written down.
+    "missed": 0.10,
+    "unlogged": 0.10,
+}
+"""How a person errs; standard deviations are of logarithms (all chosen; they give 70 to 80 % of time in range)."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +83,11 @@ class Records:
     logged: Tensor
 
 
-def prescription(patients: Patients, error: HumanError | None = None, seed: int = 0) -> Prescription:
-    """The published ratios and the infusion that holds the basal state; with `error`, each wrong for good."""
+def prescription(patients: Patients, seed: int | None = None) -> Prescription:
+    """The published ratios and the infusion that holds the basal state; with a `seed`, each wrong for good."""
     z = np.zeros((len(patients), 3))
-    if error is not None:
-        scale = np.array([error.basal, error.ratio, error.ratio])
+    if seed is not None:
+        scale = np.array([HUMAN_ERROR[name] for name in ("basal", "ratio", "ratio")])
         z = scale * np.stack([generator(seed, "prescription", name).standard_normal(3) for name in patients.names])
     exact = np.stack([patients.basal, patients["CR"], patients["CF"] * patients["BW"]], -1)
     return Prescription(*(torch.from_numpy(exact * np.exp(z)).float()[:, i : i + 1] for i in range(3)))
@@ -108,11 +105,11 @@ def record(model: Truth, days: int = 14, seed: int = 0) -> Records:
     sometimes corrects a glucose above 230 between meals, at most every 3 hours. A patient's days depend on `seed` and
     its name, not on who else is in the stack; more days begin with the same ones.
     """
-    error, people, count, total = HumanError(), model.patients, len(model.patients), days * DAY
+    people, count, total = model.patients, len(model.patients), days * DAY
     weight = torch.from_numpy(people["BW"]).float()[:, None]
     seeds = np.array([[derive_seed(seed, "diabetes records", name)] for name in people.names])
     eaten = meals(seeds, people["BW"], 24.0 * days, 0.0)
-    grid, plan = served(eaten.minutes, eaten.grams, total)[:, 0], prescription(people, error, seed)
+    grid, plan = served(eaten.minutes, eaten.grams, total)[:, 0], prescription(people, seed)
 
     def stream(purpose: str) -> list[np.random.Generator]:
         return [generator(seed, purpose, name) for name in people.names]
@@ -120,13 +117,15 @@ def record(model: Truth, days: int = 14, seed: int = 0) -> Records:
     draws = torch.from_numpy(np.stack([g.random((total, 4)) for g in stream("diabetes habits")])).float()
     spread = torch.from_numpy(np.stack([g.standard_normal((total, 2)) for g in stream("diabetes errors")])).float()
     late, missed, unlogged, notices = draws.unbind(-1)
-    counted = grid * torch.exp(error.counting * spread[..., 0])
-    logged = torch.where(unlogged < error.unlogged, 0.0, counted)
-    given = torch.where((missed < error.missed) | (grid <= 0), 0.0, counted / plan.ratio)
-    delay = torch.round((error.earliest + (error.latest - error.earliest) * late) / TICK).long()
+    counted = grid * torch.exp(HUMAN_ERROR["counting"] * spread[..., 0])
+    logged = torch.where(unlogged < HUMAN_ERROR["unlogged"], 0.0, counted)
+    given = torch.where((missed < HUMAN_ERROR["missed"]) | (grid <= 0), 0.0, counted / plan.ratio)
+    delay = torch.round(
+        (HUMAN_ERROR["earliest"] + (HUMAN_ERROR["latest"] - HUMAN_ERROR["earliest"]) * late) / TICK
+    ).long()
     moment = (torch.arange(total) + delay).clamp(0, total - 1)
     for_meals = torch.zeros(count, total).scatter_add_(1, moment, given)
-    temporary = torch.exp(error.temporary * spread[:, :: DAY // 4, 1]).repeat_interleave(DAY // 4, 1)
+    temporary = torch.exp(HUMAN_ERROR["temporary"] * spread[:, :: DAY // 4, 1]).repeat_interleave(DAY // 4, 1)
 
     state, on_board = start(model, 1), torch.zeros(count, 1)
     rescued, corrected = torch.full((count, 1), -total), torch.full((count, 1), -total)
@@ -163,44 +162,42 @@ def _fingersticks(glucose: Tensor, meal: Tensor, seeds: np.ndarray) -> Tensor:
     return torch.where(eaten | second | bedtime, glucose * error, torch.nan)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the reference clinician looks at when it decides; (P, E) each, announcements (P, E, 2).
-
-    Attributes:
-        reading: Sensor, mg/dL.
-        on_board: Insulin on board, U/kg.
-        uncovered: Reported carbohydrate eaten without a bolus, g/kg.
-        ahead: Hours to the next two announced meals; overdue ones at 0, infinity where none.
-        grams: Their announced carbohydrate, g/kg.
-        hours: Hours left.
-        decisions: Decisions left, this one included.
-    """
-
-    reading: Tensor
-    on_board: Tensor
-    uncovered: Tensor
-    ahead: Tensor
-    grams: Tensor
-    hours: Tensor
-    decisions: Tensor
-
-
-def decide(plan: Prescription, seen: Seen, shortest: float = 0.5, longest: float = 12.0) -> tuple[Tensor, Tensor]:
+def decide(
+    plan: Prescription,
+    reading: Tensor,
+    on_board: Tensor,
+    uncovered: Tensor,
+    ahead: Tensor,
+    grams: Tensor,
+    left: Tensor,
+    decisions: Tensor,
+) -> tuple[Tensor, Tensor]:
     """The reference: treats meals that are eaten or due within half an hour, and holds until the next one after them.
 
-    The interval is kept long enough that the decisions that remain can cover the hours that remain. Where a meal falls
-    before the interval can end, its bolus is given now. Returns basal, U/kg/h, and bolus, U/kg, (P, E, 2), and for how
-    many hours, (P, E).
+    The interval, 0.5 to 12 h, is kept long enough that the decisions that remain can cover the hours that remain. Where
+    a meal falls before the interval can end, its bolus is given now.
+
+    Args:
+        plan: The patients' numbers.
+        reading: Sensor, mg/dL; this and the others (P, E).
+        on_board: Insulin on board, U/kg.
+        uncovered: Reported carbohydrate eaten without a bolus, g/kg.
+        ahead: Hours to the next two announced meals (P, E, 2); overdue ones at 0, infinity where none.
+        grams: Their announced carbohydrate, g/kg (P, E, 2).
+        left: Hours left.
+        decisions: Decisions left, this one included.
+
+    Returns:
+        Basal, U/kg/h, and bolus, U/kg, (P, E, 2), and for how many hours, (P, E).
     """
-    least = torch.maximum(torch.full_like(seen.hours, shortest), seen.hours - longest * (seen.decisions - 1.0))
-    covered = seen.ahead <= least[..., None]
-    later = torch.where(covered, torch.inf, seen.ahead).amin(-1)
-    even = seen.hours / seen.decisions.clamp_min(1.0)
-    hours = torch.where(torch.isfinite(later), later, even).clamp(max=longest)
-    hours = torch.minimum(torch.maximum(hours, least).clamp(max=longest), seen.hours)
-    hours = torch.where(seen.decisions <= 1.0, seen.hours, hours)
-    carbohydrate = seen.uncovered + torch.where(covered, seen.grams, 0.0).sum(-1)
-    bolus = MEAL_SHARE * carbohydrate / plan.ratio + CORRECTION_SHARE * _correction(plan, seen.reading, seen.on_board)
-    basal = torch.where(seen.reading > 80.0, plan.basal, 0.5 * plan.basal)
+    least = (left - LONGEST * (decisions - 1.0)).clamp_min(SHORTEST)
+    covered = ahead <= least[..., None]
+    later = torch.where(covered, torch.inf, ahead).amin(-1)
+    even = left / decisions.clamp_min(1.0)
+    hours = torch.where(torch.isfinite(later), later, even).clamp(max=LONGEST)
+    hours = torch.minimum(torch.maximum(hours, least).clamp(max=LONGEST), left)
+    hours = torch.where(decisions <= 1.0, left, hours)
+    carbohydrate = uncovered + torch.where(covered, grams, 0.0).sum(-1)
+    bolus = MEAL_SHARE * carbohydrate / plan.ratio + CORRECTION_SHARE * _correction(plan, reading, on_board)
+    basal = torch.where(reading > 80.0, plan.basal, 0.5 * plan.basal)
     return torch.stack([basal, bolus], -1), hours

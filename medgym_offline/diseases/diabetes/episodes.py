@@ -189,7 +189,7 @@ def clinician(context: Tensor, observations: Tensor, horizon: float, decisions: 
     """The reference clinician's doses (P, B, 2) and intervals (P, B), h, from what a policy sees (P, B, 17)."""
     import torch
 
-    from medgym_offline.diseases.diabetes.clinician import MEAL_SHARE, Prescription, Seen, decide
+    from medgym_offline.diseases.diabetes.clinician import MEAL_SHARE, Prescription, decide
 
     o = list(observations.unbind(-1))
     plan = Prescription(*(context[:, i : i + 1] for i in (2, 3, 4)))
@@ -200,5 +200,4 @@ def clinician(context: Tensor, observations: Tensor, horizon: float, decisions: 
     since = 4.0 * (o[13] + 1.0)
     forced = hours + since - 12.0 * left > SOON
     uncovered = torch.where(forced, (o[8] - o[10] / 10.0 * plan.ratio / MEAL_SHARE).clamp_min(0.0), o[8])
-    seen = Seen(140.0 + 60.0 * o[0], o[2] / 10.0, uncovered, ahead, grams, hours, left)
-    return decide(plan, seen)
+    return decide(plan, 140.0 + 60.0 * o[0], o[2] / 10.0, uncovered, ahead, grams, hours, left)

@@ -10,9 +10,9 @@ import numpy as np
 from medgym_offline.diseases import base
 from medgym_offline.diseases.base import Component, Course, Metric, SignCheck, Treatment
 from medgym_offline.diseases.sepsis.seen import VIEWS
-from medgym_offline.diseases.sepsis.severity import LACTATE, cost, cost_level, sofa, sofa_components
+from medgym_offline.diseases.sepsis.severity import LACTATE, cost, cost_level, sofa
 
-__all__ = ["DISEASE", "cost", "sofa", "sofa_components"]
+__all__ = ["DISEASE", "cost", "sofa"]
 
 # Centers and scales are about those of the release's cohort, which its bank stores.
 COMPONENTS = (
@@ -115,8 +115,6 @@ DISEASE = base.Disease(
         "points",
         lambda state, dose: sofa(state, dose[..., VASOPRESSOR]),
         lambda u: 0.2 * u[..., VASOPRESSOR],
-        parts=("respiratory", "hepatic", "neurologic", "renal", "cardiovascular"),
-        score_parts=lambda state, dose: sofa_components(state, dose[..., VASOPRESSOR]),
         definition="a smooth SOFA surrogate",
         burden_text="0.2 x normalized vasopressor",
     ),

@@ -1,8 +1,7 @@
 """The severity of sepsis, a smooth SOFA surrogate, and the lactate cost.
 
 The surrogate has the Sequential Organ Failure Assessment's cut-offs, so that it can be integrated and differentiated.
-It
-is not the clinical score: it has no coagulation term, reads oxygenation from SpO2, and must not be used for care.
+It is not the clinical score: it has no coagulation term, reads oxygenation from SpO2, and must not be used for care.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 
 from medgym_offline.diseases.scales import Array, namespace
 
-__all__ = ["BILIRUBIN", "GCS", "LACTATE", "PAO2", "SPO2", "URINE", "cost", "cost_level", "sofa", "sofa_components"]
+__all__ = ["BILIRUBIN", "GCS", "LACTATE", "PAO2", "SPO2", "URINE", "cost", "cost_level", "sofa"]
 
 SPO2, PAO2, BILIRUBIN, GCS, URINE, LACTATE = range(6)
 """Columns of the state."""
@@ -26,7 +25,6 @@ class Cutoff(NamedTuple):
         weight * (0.7 sigmoid(z / narrow) + 0.3 sigmoid(z / wide)),   z = worse * (variable - at)
 
     Attributes:
-        organ: Index into the organs of :func:`sofa_components`.
         column: The variable; `DOSE` is the vasopressor.
         worse: +1 if the patient is worse above `at`, -1 if below.
         at: The cut-off, in the variable's unit.
@@ -35,7 +33,6 @@ class Cutoff(NamedTuple):
             the ratio of PaO2 to FiO2), the last renal step two (SOFA has none between 500 and 200 mL/day).
     """
 
-    organ: int
     column: int
     worse: float
     at: float
@@ -44,19 +41,18 @@ class Cutoff(NamedTuple):
     weight: float
 
 
-RESPIRATORY, HEPATIC, NEUROLOGIC, RENAL, CARDIOVASCULAR = range(5)
 DOSE = 6
 
 CUTOFFS = (
-    *(Cutoff(RESPIRATORY, SPO2, -1.0, at, 1.0, 3.0, 0.7) for at in (94.0, 90.0, 85.0, 80.0)),  # %
-    *(Cutoff(HEPATIC, BILIRUBIN, 1.0, at, 0.3, 1.5, 1.0) for at in (1.2, 2.0, 6.0, 12.0)),  # mg/dL
-    *(Cutoff(NEUROLOGIC, GCS, -1.0, at, 0.5, 1.5, 1.0) for at in (15.0, 13.0, 10.0, 6.0)),  # points
-    Cutoff(RENAL, URINE, -1.0, 500.0, 50.0, 120.0, 1.0),  # mL/day
-    Cutoff(RENAL, URINE, -1.0, 200.0, 50.0, 120.0, 2.0),
-    Cutoff(CARDIOVASCULAR, DOSE, 1.0, 0.01, 0.003, 0.01, 1.0),  # mcg/kg/min norepinephrine equivalents
-    Cutoff(CARDIOVASCULAR, DOSE, 1.0, 0.05, 0.01, 0.03, 1.0),
-    Cutoff(CARDIOVASCULAR, DOSE, 1.0, 0.1, 0.02, 0.05, 1.0),
-    Cutoff(CARDIOVASCULAR, DOSE, 1.0, 0.25, 0.03, 0.08, 1.0),
+    *(Cutoff(SPO2, -1.0, at, 1.0, 3.0, 0.7) for at in (94.0, 90.0, 85.0, 80.0)),  # %
+    *(Cutoff(BILIRUBIN, 1.0, at, 0.3, 1.5, 1.0) for at in (1.2, 2.0, 6.0, 12.0)),  # mg/dL
+    *(Cutoff(GCS, -1.0, at, 0.5, 1.5, 1.0) for at in (15.0, 13.0, 10.0, 6.0)),  # points
+    Cutoff(URINE, -1.0, 500.0, 50.0, 120.0, 1.0),  # mL/day
+    Cutoff(URINE, -1.0, 200.0, 50.0, 120.0, 2.0),
+    Cutoff(DOSE, 1.0, 0.01, 0.003, 0.01, 1.0),  # mcg/kg/min norepinephrine equivalents
+    Cutoff(DOSE, 1.0, 0.05, 0.01, 0.03, 1.0),
+    Cutoff(DOSE, 1.0, 0.1, 0.02, 0.05, 1.0),
+    Cutoff(DOSE, 1.0, 0.25, 0.03, 0.08, 1.0),
 )
 """Cut-offs of the paper (arXiv 2606.01028, appendix, "Reward Function"), after SOFA (Vincent et al., 1996). Its first
 vasopressor cut-off is 0; a smooth step there would score half a point without any dose, so ours is 0.01."""
@@ -65,16 +61,14 @@ _COLUMNS = [cutoff.column for cutoff in CUTOFFS]
 
 @functools.lru_cache(maxsize=16)
 def _constants(like: tuple[Any, ...]) -> tuple[Array, ...]:
-    """Column of each cut-off (7, 18), half of sign/narrow and of cut/narrow, narrow/wide and the weights (18, 5).
+    """Column of each cut-off (7, 18), half of sign/narrow and of cut/narrow, narrow/wide and the weights (18,).
 
     As arrays of one kind, precision and device.
     """
-    sign, cut, narrow, wide, weight = np.array([cutoff[2:] for cutoff in CUTOFFS]).T
-    organs = np.zeros((len(CUTOFFS), 5))
-    organs[np.arange(len(CUTOFFS)), [cutoff.organ for cutoff in CUTOFFS]] = weight
+    sign, cut, narrow, wide, weight = np.array([cutoff[1:] for cutoff in CUTOFFS]).T
     picked = np.zeros((7, len(CUTOFFS)))
     picked[_COLUMNS, np.arange(len(CUTOFFS))] = 1.0
-    parts = (picked, 0.5 * sign / narrow, 0.5 * sign * cut / narrow, narrow / wide, organs)
+    parts = (picked, 0.5 * sign / narrow, 0.5 * sign * cut / narrow, narrow / wide, weight)
     if like[0] == "numpy":
         return tuple(p.astype(like[1]) for p in parts)
     import torch
@@ -93,13 +87,21 @@ def _exact_matmul(x: Array) -> bool:
     return torch is not np and x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
 
 
-def _scores(state: Array, vasopressor: Array) -> tuple[Array, Array]:
-    """s(z; a, b) = 0.7 sigmoid(z/a) + 0.3 sigmoid(z/b) of every cut-off (..., 18), and the weights (18, 5)."""
+def sofa(state: Array, vasopressor: Array) -> Array:
+    """Smooth SOFA surrogate: the sum over the cut-offs of weight (0.7 sigmoid(z/narrow) + 0.3 sigmoid(z/wide)).
+
+    Args:
+        state: (..., 6 or 7 or more) physical units: SpO2 %, PaO2 mmHg, bilirubin mg/dL, GCS, urine mL/day, lactate
+            mmol/L; the first six columns count.
+        vasopressor: (...) mcg/kg/min norepinephrine equivalents.
+
+    Returns:
+        (...) severity points, between 0 and about 17.8.
+    """
     xp = namespace(state)
-    torch_like = xp is not np
     dose = vasopressor + 0.0 * state[..., SPO2]  # a dose shared by many states broadcasts
     seven = xp.concatenate([state[..., :6], dose[..., None]], -1)
-    like = ("torch", seven.dtype, seven.device) if torch_like else ("numpy", np.result_type(seven, np.float32).str)
+    like = ("numpy", np.result_type(seven, np.float32).str) if xp is np else ("torch", seven.dtype, seven.device)
     picked, gain, offset, ratio, weights = _constants(like)
     z = (seven @ picked if _exact_matmul(seven) else seven[..., _COLUMNS]) * gain
     z -= offset
@@ -107,35 +109,7 @@ def _scores(state: Array, vasopressor: Array) -> tuple[Array, Array]:
     scores = 0.35 * xp.tanh(z)
     scores += 0.5
     scores += 0.15 * xp.tanh(ratio * z)
-    return scores, weights
-
-
-def sofa_components(state: Array, vasopressor: Array) -> Array:
-    """The five organ terms of the SOFA surrogate.
-
-    Args:
-        state: (..., 6 or more) physical units: SpO2 %, PaO2 mmHg, bilirubin mg/dL, GCS, urine mL/day, lactate mmol/L.
-        vasopressor: (...) mcg/kg/min norepinephrine equivalents.
-
-    Returns:
-        (..., 5): respiratory, hepatic, neurologic, renal, cardiovascular.
-    """
-    scores, weights = _scores(state, vasopressor)
     return scores @ weights
-
-
-def sofa(state: Array, vasopressor: Array) -> Array:
-    """Smooth SOFA surrogate: the sum of :func:`sofa_components`.
-
-    Args:
-        state: (..., 6 or 7 or more) physical units; the first six columns count.
-        vasopressor: (...) mcg/kg/min norepinephrine equivalents.
-
-    Returns:
-        (...) severity points, between 0 and about 17.8.
-    """
-    scores, weights = _scores(state, vasopressor)
-    return scores @ weights.sum(-1)
 
 
 def cost_level(lactate: Array) -> Array:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from functools import partial
 from pkgutil import resolve_name
 
-import numpy as np
-
 from medgym_offline.diseases import base
 from medgym_offline.diseases.scales import Array, namespace
 
@@ -25,25 +23,9 @@ def risk(glucose: Array) -> Array:
     return 10.0 * f * f
 
 
-def _score(state: Array, dose: Array) -> Array:
-    return risk(state[..., 0])
-
-
-def _no_burden(u: Array) -> Array:
-    return 0.0 * u[..., 0]
-
-
 def _low(glucose: Array) -> Array:
     """Cost per hour: 1 below 70 mg/dL, rising from 0 over the 10 above it."""
     return namespace(glucose).clip((80.0 - glucose) / 10.0, 0.0, 1.0)
-
-
-def _low_at_end(before: Array, after: Array) -> Array:
-    return _low(after)
-
-
-def _first_glucose(state: np.ndarray, severity: np.ndarray) -> np.ndarray:
-    return np.asarray(state[..., 0])
 
 
 DISEASE = base.Disease(
@@ -60,16 +42,26 @@ DISEASE = base.Disease(
     process=base.Process(
         horizon=24.0, min_interval=0.5, max_interval=12.0, decisions=6, cell=0.25, reference_interval=4.0
     ),
-    severity=base.Severity("risk", "risk of glucose", "points", _score, _no_burden, definition="the risk of a glucose"),
+    severity=base.Severity(
+        "risk", "risk of glucose", "points", lambda state, dose: risk(state[..., 0]), definition="the risk of a glucose"
+    ),
     costs=(
-        base.Cost("low", "glucose", 70.0, "below", _low_at_end, _low, definition="1 where glucose ends below 70 mg/dL"),
+        base.Cost(
+            "low",
+            "glucose",
+            70.0,
+            "below",
+            lambda _, end: _low(end),
+            _low,
+            definition="1 where glucose ends below 70 mg/dL",
+        ),
     ),
     views={
         # Chosen: a meter that errs by 5 %, at every decision, or every three hours or so with a delay of half an hour.
         "noisy": base.View((base.Channel("glucose", relative=0.05),)),
         "charted": base.View((base.Channel("glucose", relative=0.05, gap=3.0, spread=0.3, delay=0.5, missing=0.1),)),
     },
-    subgroups=(base.Subgroup("initial glucose", "initial_glucose", _first_glucose),),
+    subgroups=(base.Subgroup("initial glucose", "initial_glucose", lambda state, severity: state[..., 0]),),
     sign_checks=(base.SignCheck("insulin lowers glucose", "insulin", "glucose", -1, 0.95),),
     bank="toy-v0",
     # Torch and polars are imported when they are asked for.

@@ -14,11 +14,11 @@ import medgym_offline as mgo
 from medgym_offline.diseases.anesthesia import DISEASE
 from medgym_offline.diseases.anesthesia import bank as bank_module
 from medgym_offline.diseases.anesthesia.clinician import record_operations
-from medgym_offline.diseases.anesthesia.fit import fit_surrogate, predicted_readings
 from medgym_offline.diseases.anesthesia.flow import flow
 from medgym_offline.diseases.anesthesia.patients import VARIANCES, Patients, draw_patients, load_patients
 from medgym_offline.diseases.anesthesia.severity import awareness, hypotension, phase_of, severity_parts
 from medgym_offline.diseases.anesthesia.stimulation import Schedule, draw_schedule, operation_numbers, schedule_of
+from medgym_offline.diseases.anesthesia.surrogate import fit_surrogate, predicted_readings
 from medgym_offline.diseases.base import Course
 from medgym_offline.envs.process import DecisionProcess, ProcessConfig
 from medgym_offline.envs.rollout import dense, draw_noise, episode_seeds, rollout

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
-from medgym_offline.diseases.diabetes.clinician import DAY, Records, Seen, decide, prescription, record
+from medgym_offline.diseases.diabetes.clinician import DAY, Records, decide, prescription, record
 from medgym_offline.diseases.diabetes.minimal import PARAMETERS, STATE, derivative, fit, forecast
 from medgym_offline.diseases.diabetes.people import published
 from medgym_offline.diseases.diabetes.truth import play, start, truth
@@ -74,10 +74,8 @@ def test_the_reference_can_always_cover_what_is_left(hours, decisions, ahead):
     def one(value):
         return torch.full((1, 1), float(value))
 
-    seen = Seen(
-        one(200), one(0), one(0.2), torch.tensor([[sorted(ahead)]]), torch.ones(1, 1, 2), one(hours), one(decisions)
-    )
-    dose, length = decide(plan, seen)
+    meals = torch.tensor([[sorted(ahead)]]), torch.ones(1, 1, 2)
+    dose, length = decide(plan, one(200), one(0), one(0.2), *meals, one(hours), one(decisions))
     assert (dose >= 0).all()
     left = hours - float(length)
     assert -1e-5 <= left <= 12 * (decisions - 1) + 1e-4
