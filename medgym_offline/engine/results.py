@@ -7,7 +7,6 @@ engine passes it through :func:`encode` and :func:`decode`.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,19 +83,15 @@ class RunFolder:
     Args:
         folder: Made if it is missing.
         key: What decides the results (recipe, hashes of the data, sizes of the shards), as JSON.
-        fresh: Delete what an earlier run left.
 
     Raises:
         MedGymError: If the folder belongs to a run with another key; the entries that differ are named.
     """
 
-    def __init__(self, folder: str | Path, key: Any, fresh: bool = False):
+    def __init__(self, folder: str | Path, key: Any):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         record, ours = self.folder / "run.json", json.loads(json.dumps({"key": key}))
-        if fresh:
-            for path in [record, *self.folder.glob("*.safetensors")]:
-                path.unlink(missing_ok=True)
         if not record.exists():
             write_text(record, json_text(ours))
         theirs = read_json(record, remedy=f"delete {self.folder} to start again")
@@ -107,8 +102,6 @@ class RunFolder:
 
     def path(self, shard: str) -> Path:
         """File of one shard's result."""
-        if not re.fullmatch(r"\w[\w.-]*", shard):
-            raise MedGymError(f"shard name {shard!r}: use letters, digits, '.', '_' and '-'")
         return self.folder / f"{shard}.safetensors"
 
     def write(self, shard: str, data: bytes) -> None:

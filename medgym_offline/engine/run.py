@@ -43,7 +43,6 @@ def run(
     address: str | None = None,
     folder: str | Path | None = None,
     key: Any = None,
-    fresh: bool = False,
     retries: int = 1,
     title: str = "shards",
     progress: bool = True,
@@ -64,7 +63,6 @@ def run(
         address: Of the Ray cluster, HOST:PORT; by default one is started on this machine.
         folder: Keeps results as they finish.
         key: What decides the results, as JSON: a folder of another key is refused. Needed with `folder`.
-        fresh: Forget what `folder` holds.
         retries: Further attempts at a shard whose worker died.
         title, progress: Shown on standard error.
 
@@ -73,7 +71,7 @@ def run(
             whatever `function` raised, after the other shards have finished.
     """
     check_engine(engine, workers, address)
-    kept = None if folder is None else RunFolder(folder, key, fresh)
+    kept = None if folder is None else RunFolder(folder, key)
     stored = {shard: kept.read(shard) if kept else None for shard in shards}
     results = {shard: data for shard, data in stored.items() if data is not None}
     todo = deque(shard for shard in shards if shard not in results)

@@ -185,22 +185,16 @@ class Adam:
         """The moments of some policies, views."""
         return Adam(*(value[rows] for value in vars(self).values()))
 
-    def step_(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        rate: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        active: Tensor | None = None,
-    ) -> None:
+    def step_(self, theta: Tensor, gradient: Tensor, rate: float, active: Tensor | None = None) -> None:
         """Move `theta` in place down `gradient`, both `(P, n)`; only the patients `active (P,)` bool, when given."""
         if active is not None:
             some = Adam(self.mean[active], self.square[active], self.steps[active])
             moved = theta[active]
-            some.step_(moved, gradient[active], rate, betas)
+            some.step_(moved, gradient[active], rate)
             theta[active], self.mean[active], self.square[active] = moved, some.mean, some.square
             self.steps[active] = some.steps
             return
+        betas = (0.9, 0.999)
         self.steps += 1.0
         self.mean.mul_(betas[0]).add_(gradient, alpha=1.0 - betas[0])
         self.square.mul_(betas[1]).addcmul_(gradient, gradient, value=1.0 - betas[1])

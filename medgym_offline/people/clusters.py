@@ -8,7 +8,7 @@ whose medoid's simulator best predicts the person's record.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -207,4 +207,4 @@ def prediction_errors(bank: SimulatorBank, record: Record) -> Tensor:
 def assign(clusters: Clusters, bank: SimulatorBank, record: Record) -> Clusters:
     """The clusters with the people of `record` in the one whose medoid's fitted simulator predicts them best."""
     joined = dict(zip(record.patients, clusters.identify(bank, record).tolist()))
-    return Clusters(clusters.medoids, {**clusters.of, **joined}, clusters.learned_from, clusters.silhouette)
+    return replace(clusters, of={**clusters.of, **joined})

@@ -57,17 +57,11 @@ class Record:
         """(P, S, L) length of each interval."""
         return self.times.diff(dim=-1)
 
-    @property
-    def sessions(self) -> int:
-        """S."""
-        return self.times.shape[1]
-
     def select(self, patients: Sequence[str]) -> Record:
         """The records of these people, in that order."""
         index = PatientIndex(self.patients, "this record").resolve(patients)
-        times, observed, treatments = (part[index] for part in (self.times, self.observed, self.treatments))
-        events = None if self.exogenous is None else self.exogenous[index]
-        return Record(tuple(patients), times, observed, treatments, events)
+        parts = (self.times, self.observed, self.treatments, self.exogenous)
+        return Record(tuple(patients), *(None if part is None else part[index] for part in parts))  # type: ignore[arg-type]
 
 
 def true_world(bank: SimulatorBank) -> SimulatorBank:

@@ -39,8 +39,8 @@ def test_results_go_through_bytes_and_come_back():
         decode(encode(value)[:-1])
 
 
-@pytest.mark.parametrize("victim", ["d"])
-def test_a_killed_worker_costs_its_shard(victim, undisturbed, tmp_path, capfd):
+def test_a_killed_worker_costs_its_shard(undisturbed, tmp_path, capfd):
+    victim = "d"
     shards = {name: (name, str(tmp_path), victim) for name in NAMES}
     found = run(killed_once, shards, engine="process", workers=2, progress=False)
     assert same(found, undisturbed)
@@ -57,25 +57,19 @@ def test_a_shard_lost_for_good_is_named_and_the_others_are_kept(undisturbed, tmp
     assert sorted(file.stem for file in tmp_path.glob("*.safetensors")) == ["a", "c", "d"]
     # With the cause gone, only the lost shard is computed.
     (tmp_path / "marks").mkdir()
-    found = run(
-        killed_once,
-        {name: (name, str(tmp_path / "marks"), "") for name in NAMES},
-        folder=tmp_path,
-        key=1,
-        progress=False,
-    )
+    again = {name: (name, str(tmp_path / "marks"), "") for name in NAMES}
+    found = run(killed_once, again, folder=tmp_path, key=1, progress=False)
     assert [path.name for path in (tmp_path / "marks").iterdir()] == ["b"]
     assert same(found, undisturbed)
 
 
-@pytest.mark.parametrize("engine", ["local"])
-def test_an_error_in_a_shard_is_raised_after_the_others(engine, tmp_path):
+def test_an_error_in_a_shard_is_raised_after_the_others(tmp_path):
     shards = {name: (name, "b", True) for name in NAMES}
     with pytest.raises(MedGymError, match="shard b: dose is -1"):
-        run(refuses, shards, engine=engine, workers=2, folder=tmp_path, key=1, progress=False)
+        run(refuses, shards, folder=tmp_path, key=1, progress=False)
     assert sorted(file.stem for file in tmp_path.glob("*.safetensors")) == ["a", "c", "d"]
     with pytest.raises(ZeroDivisionError):  # a bug stays a bug
-        run(refuses, {"b": ("b", "b", False)}, engine=engine, workers=1, progress=False)
+        run(refuses, {"b": ("b", "b", False)}, progress=False)
 
 
 def test_finished_shards_are_not_done_again_and_damaged_ones_are(tmp_path):
@@ -93,7 +87,6 @@ def test_a_folder_of_another_recipe_is_refused_with_the_difference(tmp_path):
     run(chain, {"a": ("a",)}, folder=tmp_path, key={"training": {"radius": 0.01}, "seed": 0}, progress=False)
     with pytest.raises(MedGymError, match=r"another recipe \(training.radius: 0.01 -> 0.02\)"):
         run(chain, {"a": ("a",)}, folder=tmp_path, key={"training": {"radius": 0.02}, "seed": 0}, progress=False)
-    run(chain, {"a": ("a",)}, folder=tmp_path, key={"seed": 1}, fresh=True, progress=False)
 
 
 def test_wrong_choices_are_one_line(monkeypatch):

@@ -13,7 +13,6 @@ from medgym_offline.diseases.anesthesia.flow import exact_step
 from medgym_offline.diseases.anesthesia.patients import VARIANCES, Patients
 from medgym_offline.diseases.anesthesia.truth import bis_of, half_effect, propofol_rates
 from medgym_offline.errors import MedGymError
-from medgym_offline.patients import whole_number
 
 __all__ = ["effect_site", "typical_patient"]
 
@@ -67,7 +66,7 @@ def effect_site(
     """
     people = typical_patient(age, weight, height, sex)
     for name, value in (("seconds", seconds), ("every", every)):
-        if (whole_number(value) or 0) < 1:
+        if (number := _number(name, value)) < 1 or number % 1:
             raise MedGymError(f"{name} {value!r} is not a whole number of seconds; give 1 or more")
     pieces = [(s, e, rate / 60.0) for s, e, rate in _doses("infusion", infusion, seconds)]
     given = _doses("boluses", boluses, seconds)
