@@ -209,7 +209,6 @@ def loading(count: int) -> dict[str, Any]:
 def generation(dataset: str, patients: int | None, workers: int) -> dict[str, Any]:
     """`generate` from recipe to finished folder, with references and card: wall and processor seconds."""
     from medgym_offline.datasets import generate, list_recipes
-    from medgym_offline.reports.figures import can_draw
 
     part = {} if patients is None else {"patients": patients, "output_id": "bench/generated-v0"}
     with tempfile.TemporaryDirectory(prefix="dataset-io-") as place:
@@ -224,7 +223,6 @@ def generation(dataset: str, patients: int | None, workers: int) -> dict[str, An
             "episodes_per_patient": list_recipes()[dataset].episodes,
             "rows": made.steps,
             "workers": workers,
-            "figures": can_draw(),
             "wall_s": round(wall, 1),
             "cpu_s": round(processor, 1) if workers == 1 else None,
             "bytes_per_episode": round(file / made.episodes),

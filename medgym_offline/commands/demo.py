@@ -148,7 +148,7 @@ def _dataset(source: Recipe, bank: SimulatorBank, chosen: list[int], root: Path)
     """Generate the dataset of the chosen patients, unless it is there, of this very recipe and bank; its id."""
     from medgym_offline.datasets import dataset_folder, generate
     from medgym_offline.datasets.behaviors import recipe_behavior
-    from medgym_offline.datasets.catalogue import read_manifest
+    from medgym_offline.datasets.forms import read_manifest
     from medgym_offline.datasets.manifest import making
     from medgym_offline.datasets.trust import identity_of
 

@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from medgym_offline.config import check, read_json
-from medgym_offline.datasets.catalogue import DATA_FILE, dataset_folder, local_folder
+from medgym_offline.datasets.catalogue import dataset_folder, local_folder
 from medgym_offline.datasets.flat import ContentHash, disease_of, flat_name, read_flat, transitions_of, write_flat
-from medgym_offline.datasets.forms import MANIFEST, METADATA, Metadata, read_manifest
+from medgym_offline.datasets.forms import DATA_FILE, MANIFEST, METADATA, Metadata, read_manifest
 from medgym_offline.datasets.hdf5 import read_blocks
 from medgym_offline.datasets.recipes import known_recipe
 from medgym_offline.datasets.transitions import Transitions
@@ -26,9 +26,6 @@ from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError, MedGymError
 from medgym_offline.files import atomic_path, cache_folder
 from medgym_offline.progress import Progress
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["load_dataset", "read_columns", "read_metadata"]
 

@@ -13,9 +13,9 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from medgym_offline.config import check, read_json
-from medgym_offline.datasets.card import family_card, write_card
+from medgym_offline.datasets.card import dataset_card, family_card
 from medgym_offline.datasets.catalogue import local_folder
-from medgym_offline.datasets.forms import MANIFEST
+from medgym_offline.datasets.forms import MANIFEST, read_manifest
 from medgym_offline.datasets.manifest import NAMESPACE_DESCRIPTION
 from medgym_offline.datasets.remotes import Remote, RemoteError, parse_remote, split_id
 from medgym_offline.datasets.trust import departures, fetched_manifest
@@ -58,7 +58,7 @@ def publish(
 ) -> Publication:
     """Publish a dataset of this machine at `hf://ORG`, in the dataset repository `ORG/NAMESPACE`.
 
-    One commit holds the rows, Minari's metadata, the manifest, the card with its figures, the namespace's metadata and
+    One commit holds the rows, Minari's metadata, the manifest, the card, the namespace's metadata and
     its README; then a tag names it (`sepsis-ind-v0`). If somebody commits in between, the commit is prepared again on
     top of theirs. The token is that of `HF_TOKEN` or of `hf auth login`.
 
@@ -76,24 +76,17 @@ def publish(
         RemoteError: no token, a token that was refused, or a remote that does not answer.
     """
     place, (namespace, name) = parse_remote(remote), split_id(dataset)
-    tag, repository = name.replace("/", "-"), f"{place.organisation}/{namespace}"
-    manifest = _require_publishable(dataset, root)
-    if not dry_run:  # what the remote would refuse is noticed before minutes of verifying
+    tag, commit = name.replace("/", "-"), None
+    if not dry_run:  # a token that is refused is noticed before minutes of verifying
         with place.errors(f"{dataset} was not taken"):
             place.api().whoami()
-            if place.api().repo_exists(repository, repo_type="dataset"):
-                _there(place, dataset, manifest)
     with tempfile.TemporaryDirectory() as work:
-        target, commit = Path(work), None
-        _lay_out(dataset, manifest, target, root, progress)
-        if dry_run:
-            _write_shared(target, place, {dataset: manifest}, {})
-        else:
+        files = layout([dataset], work, remote, root=root, progress=progress)
+        if not dry_run:
             with place.errors(f"{dataset} was not taken"):
-                commit = _send(place, dataset, manifest, target, tag)
-        files = [(path.relative_to(target).as_posix(), path) for path in _files(target)]
-        rows = tuple((name, path.stat().st_size, sha256_file(path)) for name, path in files)
-    return Publication(dataset, repository, rows, commit, tag)
+                commit = _send(place, dataset, Path(work), tag)
+        rows = tuple((path.relative_to(work).as_posix(), path.stat().st_size, sha256_file(path)) for path in files)
+    return Publication(dataset, f"{place.organisation}/{namespace}", rows, commit, tag)
 
 
 def layout(
@@ -114,15 +107,12 @@ def layout(
     Raises:
         As :func:`publish`.
     """
+    target = Path(target)
     manifests = {dataset: _require_publishable(dataset, root) for dataset in datasets}
     for dataset, manifest in manifests.items():
-        _lay_out(dataset, manifest, Path(target), root, progress)
-    _write_shared(Path(target), parse_remote(remote), manifests, {})
-    return _files(Path(target))
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+        _lay_out(dataset, manifest, target, root, progress)
+    _write_shared(target, parse_remote(remote), manifests, {})
+    return sorted(path for path in target.rglob("*") if path.is_file())
 
 
 def _require_publishable(dataset: str, root: str | Path | None) -> dict[str, Any]:
@@ -139,7 +129,6 @@ def _require_publishable(dataset: str, root: str | Path | None) -> dict[str, Any
 
 def _lay_out(dataset: str, manifest: dict[str, Any], target: Path, root: str | Path | None, progress: bool) -> None:
     """Verify a dataset and copy what is published of it, with a fresh card, to its place below `target`."""
-    from medgym_offline.datasets.load import load_dataset
     from medgym_offline.datasets.verification import verify
 
     report = verify(dataset, root=root, progress=progress)
@@ -150,7 +139,7 @@ def _lay_out(dataset: str, manifest: dict[str, Any], target: Path, root: str | P
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for file in (*manifest["files"], MANIFEST):
         shutil.copyfile(local_folder(dataset, root) / file, folder / file)
-    write_card(folder, manifest, load_dataset(dataset, root=root, generate=False, progress=False))
+    (folder / "README.md").write_text(dataset_card(manifest), encoding="utf-8")
 
 
 def _write_shared(
@@ -198,11 +187,12 @@ def _there(place: Remote, dataset: str, manifest: dict[str, Any]) -> tuple[str, 
     return commit, namespace, manifests
 
 
-def _send(place: Remote, dataset: str, manifest: dict[str, Any], target: Path, tag: str) -> str:
+def _send(place: Remote, dataset: str, target: Path, tag: str) -> str:
     """Create the repository if need be, commit on top of its newest commit, tag; the commit."""
     from huggingface_hub.errors import HfHubHTTPError
 
     api, (namespace, name) = place.api(), split_id(dataset)
+    manifest = read_manifest(target / name / MANIFEST)
     repository, data = f"{place.organisation}/{namespace}", "dataset"
     api.create_repo(repository, repo_type=data, exist_ok=True)
     title = f"{dataset}: identity {manifest['identity'][:16]}"

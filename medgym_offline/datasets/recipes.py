@@ -13,7 +13,7 @@ from pydantic import Field
 from medgym_offline.config import configuration, plain_values, read
 from medgym_offline.diseases.views import FULL
 from medgym_offline.errors import DatasetError, UnknownNameError, unknown_name
-from medgym_offline.files import release_folder
+from medgym_offline.files import read_toml, release_folder
 
 __all__ = [
     "Recipe",
@@ -147,57 +147,18 @@ def read_recipe(path: str | Path) -> Recipe:
     return recipe
 
 
-@configuration("behavior", DatasetError)
-class _CoreBehavior:
-    policy: str
-    description: str
-    perturbation: float
-    timing: Literal["adaptive", "fixed"] = "adaptive"
-    view: str = FULL
-
-
-@configuration("data", DatasetError)
-class _CoreData:
-    bank: str
-    decisions: int
-    episodes: int
-    seed: int
-    where: str
-    world: Literal["own", "crossfit", "true"] = "own"
-    behaviors: tuple[str, ...] | None = None
-    policy: dict[str, str] = dataclasses.field(default_factory=dict)
-    description: dict[str, str] = dataclasses.field(default_factory=dict)
-
-
-@configuration("core", DatasetError)
-class _Core:
-    behavior: dict[str, _CoreBehavior]
-    data: dict[str, _CoreData]
-
-    def __post_init__(self) -> None:
-        for name, data in self.data.items():
-            for key in (*(data.behaviors or ()), *data.policy, *data.description):
-                if key not in self.behavior:
-                    raise DatasetError(f"data.{name}: {unknown_name('behavior', key, self.behavior)}")
-
-    def recipes(self) -> Iterator[Recipe]:
-        """Every behavior on every disease's patients."""
-        for name, data in self.data.items():
-            for key in data.behaviors or self.behavior:
-                behavior = self.behavior[key]
-                yield Recipe(
-                    id=f"medgym/{name}-{key}-v0",
-                    description=f"{data.description.get(key, behavior.description)}, {data.where}.",
-                    bank=data.bank,
-                    behavior=data.policy.get(key, behavior.policy),
-                    timing=behavior.timing,
-                    decisions=data.decisions,
-                    episodes=data.episodes,
-                    perturbation=behavior.perturbation,
-                    seed=data.seed,
-                    world=data.world,
-                    view=behavior.view,
-                )
+def _core(path: Path) -> Iterator[Recipe]:
+    """Every behavior on every disease's patients."""
+    core = read_toml(path, DatasetError)
+    for name, data in core["data"].items():
+        shared = {field: data[field] for field in ("bank", "decisions", "episodes", "seed", "world") if field in data}
+        for key in data.get("behaviors", core["behavior"]):
+            behavior = dict(core["behavior"][key])
+            policy, description = (
+                data.get(field, {}).get(key, behavior.pop(field)) for field in ("policy", "description")
+            )
+            about = f"{description}, {data['where']}."
+            yield Recipe(id=f"medgym/{name}-{key}-v0", description=about, behavior=policy, **shared, **behavior)
 
 
 def list_recipes(records: bool = False) -> dict[str, Recipe]:
@@ -208,7 +169,7 @@ def list_recipes(records: bool = False) -> dict[str, Recipe]:
     """
     found: list[Recipe] = []
     for path in release_folder("datasets").glob("*.toml"):
-        found += read(_Core, path).recipes() if path.name == "core.toml" else [read_recipe(path)]
+        found += _core(path) if path.name == "core.toml" else [read_recipe(path)]
     chosen = (recipe for recipe in found if records or not recipe.records)
     return {recipe.id: recipe for recipe in sorted(chosen, key=lambda recipe: recipe.id)}
 

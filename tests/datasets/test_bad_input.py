@@ -18,8 +18,7 @@ from medgym_offline.datasets import (
     read_recipe,
     verify,
 )
-from medgym_offline.datasets.catalogue import DATA_FILE
-from medgym_offline.datasets.forms import Manifest, Metadata
+from medgym_offline.datasets.forms import DATA_FILE, Manifest, Metadata
 from medgym_offline.errors import MedGymError
 from medgym_offline.files import sha256_file
 from tests.helpers import write_recipe
@@ -105,7 +104,7 @@ _FULL = """
 import resource, sys
 from medgym_offline.cli import main
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-for limit in (2_000, 60_000):
+for limit in (2_000, 20_000):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         main(sys.argv[1:])
